@@ -1,0 +1,116 @@
+//! The policy after parsing and inheritance: what the operator declared, with nothing left to look up.
+
+use bailiwick_types::{
+    Door, IdPool, ImageName, Limits, LoginName, PlanName, Profile, Resource, ServiceName, TenantName,
+};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Everything that the files declare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// `bailiwick.toml`.
+    pub host: Host,
+    /// `plans.d`, each after inheritance from its parents.
+    pub plans: BTreeMap<PlanName, Plan>,
+    /// `tenants.d`, each after inheritance from its plan.
+    pub tenants: BTreeMap<TenantName, Tenant>,
+}
+
+/// The host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Host {
+    /// Images, tenants' storage, ledger, history. Absolute.
+    pub state_dir: PathBuf,
+    /// Sockets and runtime state. Absolute.
+    pub runtime_dir: PathBuf,
+    /// What tenants' ranges are cut from.
+    pub ids: IdPool,
+    /// Tenants whose limits here cannot be enforced are refused.
+    pub require: BTreeSet<Resource>,
+    /// Who may use the control socket for every tenant.
+    pub admins: Vec<Principal>,
+    /// The user that `bailiwickd` runs as: a name of the host's user database, or a number.
+    pub user: String,
+}
+
+/// A user or a group of the host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Principal {
+    /// `"root"`.
+    User(String),
+    /// `"group:bailiwick-admin"`.
+    Group(String),
+}
+
+/// A plan after inheritance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Its name.
+    pub name: PlanName,
+    /// The plan that it inherits from.
+    pub parent: Option<PlanName>,
+    /// The settings.
+    pub settings: Settings,
+}
+
+/// What a plan gives and a tenant may override.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// The root file system; `host` is built in.
+    pub image: ImageName,
+    /// How tightly the jail is confined.
+    pub profile: Profile,
+    /// The ways in.
+    pub doors: BTreeSet<Door>,
+    /// The bounds.
+    pub limits: Limits,
+}
+
+/// A tenant after inheritance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tenant {
+    /// Its name.
+    pub name: TenantName,
+    /// Its plan.
+    pub plan: PlanName,
+    /// Whether it may run.
+    pub state: Declared,
+    /// The settings, the tenant's own before its plan's.
+    pub settings: Settings,
+    /// Its user inside, beside root.
+    pub login: Login,
+    /// Its long-running programs.
+    pub services: Vec<Service>,
+}
+
+/// The declared state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Declared {
+    /// The jail is to run.
+    Active,
+    /// The jail is to be down, its doors closed, its data kept.
+    Suspended {
+        /// What the operator wrote.
+        reason: Option<String>,
+    },
+}
+
+/// The tenant's own user inside the jail, user and group 1000.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Login {
+    /// Its name; the tenant's own name where nothing is written.
+    pub user: LoginName,
+    /// `authorized_keys` lines, one each, checked for shape and free of line ends.
+    pub ssh_keys: Vec<String>,
+}
+
+/// A long-running program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// Program (absolute path inside the jail) and arguments.
+    pub command: Vec<String>,
+}

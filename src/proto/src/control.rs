@@ -1,0 +1,232 @@
+//! What the command line may ask of `bailiwickd`.
+
+use crate::init::WindowSize;
+use crate::{Bytes, Failure};
+use bailiwick_types::{
+    AuditReport, Change, ExitStatus, IdRange, ImageName, LimitReport, PlanName, Profile, TenantName,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A request. An empty list of tenants means all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ControlRequest {
+    /// Which version speaks, and since when.
+    Status,
+    /// Everyone.
+    List,
+    /// One tenant.
+    Show {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// Read the policy again.
+    Reload,
+    /// The difference between declared and actual.
+    Plan {
+        /// Whose.
+        tenants: Vec<TenantName>,
+    },
+    /// Read the policy again and make it so.
+    Apply {
+        /// Whose.
+        tenants: Vec<TenantName>,
+    },
+    /// Change the state of jails.
+    Lifecycle {
+        /// How.
+        verb: Verb,
+        /// Whose; never empty.
+        tenants: Vec<TenantName>,
+    },
+    /// The proof.
+    Audit {
+        /// Whose.
+        tenants: Vec<TenantName>,
+    },
+    /// Destroy the data of a tenant whose file is gone.
+    Purge {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// Start a session. Descriptors without a terminal: stdin, stdout, stderr, each a pipe.
+    Exec(Exec),
+}
+
+/// What happens to a jail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// Make it.
+    Start,
+    /// End it and hold it down.
+    Stop,
+    /// End it and make it anew.
+    Restart,
+    /// Stop its processes where they are.
+    Freeze,
+    /// Let them go on.
+    Thaw,
+}
+
+/// A command to run in a jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// In whose jail.
+    pub tenant: TenantName,
+    /// Who runs it inside: a name that the policy knows (`root`, the login user) or a number; root when `None`.
+    pub user: Option<String>,
+    /// The command; empty for a login shell.
+    pub argv: Vec<Bytes>,
+    /// Added to the clean environment that a session starts with.
+    pub env: Vec<(Bytes, Bytes)>,
+    /// Where it starts, inside.
+    pub cwd: Option<Bytes>,
+    /// A terminal of this size.
+    pub terminal: Option<WindowSize>,
+}
+
+/// A reply. `Progress` may come several times before the last one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ControlReply {
+    /// Long work goes on.
+    Progress {
+        /// How many tenants are done.
+        done: u64,
+        /// Of how many.
+        total: u64,
+    },
+    /// To `Status`.
+    Status(HostStatus),
+    /// To `List`.
+    List(Vec<TenantSummary>),
+    /// To `Show`.
+    Show(Box<TenantDetail>),
+    /// To `Plan`.
+    Plan(Vec<Change>),
+    /// To `Apply`, `Lifecycle`, `Purge` and `Reload`: what was done for each tenant that was touched or failed.
+    Outcome(Vec<TenantOutcome>),
+    /// To `Audit`.
+    Audit(Box<AuditReport>),
+    /// To `Exec`: the session's channel comes with this message.
+    Session,
+    /// It could not be done.
+    Failed(Failure),
+}
+
+/// How the service is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Version of `bailiwickd`.
+    pub version: String,
+    /// Version of the warden, when it answers.
+    pub warden: Option<String>,
+    /// Seconds since `bailiwickd` started.
+    pub uptime: u64,
+    /// Tenants by state.
+    pub tenants: BTreeMap<String, u64>,
+    /// Problems of the policy files, as text; empty when the policy is clean.
+    pub problems: Vec<String>,
+    /// Sessions that were let in and whose client is still connected.
+    pub sessions: u64,
+}
+
+/// How a tenant is, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TenantState {
+    /// The jail runs.
+    Running,
+    /// The jail runs and is frozen.
+    Frozen,
+    /// Declared active, and down.
+    Down,
+    /// An operator stopped it.
+    Stopped,
+    /// Declared suspended.
+    Suspended,
+    /// Its file is gone, its data is not.
+    Deleted,
+    /// Its file cannot be read.
+    Invalid,
+}
+
+impl TenantState {
+    /// The word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Frozen => "frozen",
+            Self::Down => "down",
+            Self::Stopped => "stopped",
+            Self::Suspended => "suspended",
+            Self::Deleted => "deleted",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// A line of `list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantSummary {
+    /// Its name.
+    pub name: TenantName,
+    /// How it is.
+    pub state: TenantState,
+    /// Its plan; `None` when the tenant is no longer declared.
+    pub plan: Option<PlanName>,
+    /// Its image.
+    pub image: Option<ImageName>,
+    /// Its profile.
+    pub profile: Option<Profile>,
+}
+
+/// All of `show`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantDetail {
+    /// The line of `list`.
+    #[serde(flatten)]
+    pub summary: TenantSummary,
+    /// Why it is suspended.
+    pub suspend_reason: Option<String>,
+    /// Init, as the host counts; `None` when down.
+    pub pid: Option<u32>,
+    /// Its host ids; `None` when it never ran.
+    pub ids: Option<IdRange>,
+    /// Control group by hierarchy; empty when down.
+    pub cgroup: BTreeMap<String, String>,
+    /// Its login user inside.
+    pub login: Option<String>,
+    /// Its doors.
+    pub doors: Vec<String>,
+    /// Declared and enforced.
+    pub limits: Vec<LimitReport>,
+}
+
+/// What was done for one tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantOutcome {
+    /// Whose.
+    pub tenant: TenantName,
+    /// `started`, `stopped`, `limits written`, ...; `unchanged`.
+    pub done: String,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+}
+
+/// The exit status of a command over several tenants: all done, some failed, or all failed with one status.
+#[must_use]
+pub fn overall(outcomes: &[TenantOutcome]) -> ExitStatus {
+    let failures: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.failure.as_ref()).collect();
+    match failures.as_slice() {
+        [] => ExitStatus::Done,
+        [first, rest @ ..] if failures.len() == outcomes.len() => {
+            if rest.iter().all(|failure| failure.status == first.status) { first.status } else { ExitStatus::Failed }
+        }
+        _ => ExitStatus::Partly,
+    }
+}

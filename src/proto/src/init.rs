@@ -1,0 +1,107 @@
+//! What init of a jail is asked, and what a session says.
+//!
+//! Init belongs to the tenant. What it answers has a fixed shape and is at most [`crate::frame::MAX_EVENT`] bytes; it
+//! is never used for identity or accounting.
+//!
+//! A session has a channel of its own: a `SOCK_SEQPACKET` pair with one end at init and one at the client, one message
+//! a datagram. No daemon stands between, so sessions survive the daemons.
+
+use crate::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A request to init, with its descriptors beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum InitRequest {
+    /// Start a session. Descriptors: the channel, and without a terminal stdin, stdout and stderr (pipes).
+    Spawn(Spawn),
+    /// Fork a process that tries what must fail. Answered with [`InitReply::Probed`].
+    Probe,
+}
+
+/// One session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spawn {
+    /// Who runs it, inside the jail.
+    pub user: JailUser,
+    /// The command; the first is looked up in `PATH` of `env` when it holds no slash.
+    pub argv: Vec<Bytes>,
+    /// The first argument that the program sees, when it is not `argv[0]`: `-bash` for a login shell.
+    pub arg0: Option<Bytes>,
+    /// The whole environment.
+    pub env: Vec<(Bytes, Bytes)>,
+    /// Where it starts; the user's home when `None`. A directory that cannot be entered is replaced by `/`.
+    pub cwd: Option<Bytes>,
+    /// A terminal of the jail's own `devpts` of this size.
+    pub terminal: Option<WindowSize>,
+}
+
+/// A user inside the jail, by number: nothing of the tenant's is read to make a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JailUser {
+    /// User id inside.
+    pub uid: u32,
+    /// Group id inside.
+    pub gid: u32,
+    /// Home directory inside.
+    pub home: String,
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters a line.
+    pub columns: u16,
+}
+
+/// A reply of init on the connection that a request came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum InitReply {
+    /// The request was understood; what follows comes on the session's channel.
+    Accepted,
+    /// The request was not understood, or there are too many sessions.
+    Refused,
+    /// To `Probe`.
+    Probed {
+        /// Whether opening the canary that only Landlock guards was refused.
+        canary_denied: bool,
+    },
+}
+
+/// From the client to init.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SessionSignal {
+    /// Send a signal to the session's process group.
+    Signal(i32),
+    /// The client's terminal changed its size.
+    Resize(WindowSize),
+}
+
+/// From init to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SessionEvent {
+    /// The command runs. With a terminal its master side comes with this message.
+    Started,
+    /// The command could not be executed.
+    ExecFailed {
+        /// Error number of `execve(2)`.
+        errno: i32,
+    },
+    /// The session could not be set up.
+    SetupFailed {
+        /// Error number.
+        errno: i32,
+    },
+    /// The command ended with this status.
+    Exited(u8),
+    /// The command was ended by this signal.
+    Killed(u8),
+}

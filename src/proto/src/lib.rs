@@ -1,0 +1,51 @@
+//! Floor 2: bounded messages between the programs.
+//!
+//! Every connection is a stream of frames: four bytes of length, little-endian, then that many bytes of JSON. Whoever
+//! reads says how large a frame may be, so a peer cannot make it allocate more. Descriptors travel beside a frame
+//! (`SCM_RIGHTS`, `unix(7)`); this crate only says how many belong to which message.
+//!
+//! Danger: what `init` sends is written by the tenant. Replies of init carry numbers and fixed words only.
+
+pub mod bytes;
+pub mod control;
+pub mod frame;
+pub mod init;
+pub mod warden;
+
+pub use bytes::Bytes;
+pub use control::{ControlReply, ControlRequest};
+pub use frame::{Decoder, FrameError, decode, encode};
+pub use init::{InitReply, InitRequest, SessionEvent, SessionSignal};
+pub use warden::{WardenReply, WardenRequest};
+
+use bailiwick_types::ExitStatus;
+use serde::{Deserialize, Serialize};
+
+/// Why a request failed, ready to be shown: the message holds the whole chain of causes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What the command should exit with.
+    pub status: ExitStatus,
+    /// What was tried, on what, and why it failed.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with the chain of causes of `error`, joined with `": "`.
+    pub fn new(status: ExitStatus, error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self { status, message }
+    }
+
+    /// A failure with a message of its own.
+    pub fn of(status: ExitStatus, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+}

@@ -1,0 +1,93 @@
+//! What `bailiwickd` may ask of the warden: a verb and a tenant's name, nothing else.
+//!
+//! The warden looks everything else up in the root-owned policy, so a `bailiwickd` in an attacker's hands can only do
+//! to a tenant what the operator wrote down for it. Each verb says why it is safe to grant.
+
+use crate::Failure;
+use bailiwick_types::{IdRange, Observed, TenantName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum WardenRequest {
+    /// Which version speaks. Safe: tells nothing that the binary does not.
+    Hello,
+    /// Make the jail that the policy declares. Safe: refused unless the policy has the tenant as active; the plan
+    /// comes from the policy. A jail that runs already is left alone.
+    Start {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// End the jail. Safe: no data is touched.
+    Stop {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// Write the declared limits to the running jail, read them back. Safe: the values come from the policy.
+    Limit {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// Stop all processes of the jail where they are (`cgroup.freeze`). Safe: nothing is lost.
+    Freeze {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// Let them go on.
+    Thaw {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// Destroy the data of a tenant and give its ids back. Safe: refused while the policy still has the tenant or its
+    /// jail runs, so the operator must have removed the tenant's file first.
+    Purge {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// Read the kernel's view of a tenant. Safe: changes nothing.
+    Observe {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// Who is known, who runs. Safe: changes nothing.
+    Roster,
+}
+
+/// A reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum WardenReply {
+    /// To `Hello`.
+    Hello {
+        /// Version of the warden.
+        version: String,
+    },
+    /// Done, and it changed something.
+    Done,
+    /// Nothing had to be done.
+    Unchanged,
+    /// To `Observe`.
+    Observed(Box<Observed>),
+    /// To `Roster`.
+    Roster(BTreeMap<TenantName, RosterEntry>),
+    /// It could not be done; nothing is half done.
+    Failed(Failure),
+}
+
+/// What the warden knows of a tenant without reading the kernel at length.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RosterEntry {
+    /// The tenant's ids.
+    pub ids: IdRange,
+    /// Init of the running jail, as the host counts.
+    pub pid: Option<u32>,
+    /// Whether the jail is frozen.
+    pub frozen: bool,
+    /// Whether an operator stopped it and it must not be started by itself.
+    pub held: bool,
+    /// Control group by hierarchy; empty when down.
+    pub cgroups: BTreeMap<String, String>,
+}

@@ -1,0 +1,240 @@
+//! Files by descriptor: every name is resolved below a directory that is already open, and never through a link.
+//!
+//! `openat2(2)` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`: a name that a tenant or a
+//! careless operator swapped for a link is an error, not a way out.
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+/// What `openat2(2)` refuses to follow when a name is looked up below a directory.
+const CONFINED: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// Owner, permissions and kind of an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metadata {
+    /// Kind.
+    pub kind: FileType,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner as the host counts.
+    pub uid: u32,
+    /// Group as the host counts.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Inode.
+    pub inode: u64,
+    /// Device the file is on.
+    pub device: u64,
+    /// Device the file stands for, if it is a device node.
+    pub stands_for: u64,
+    /// Modification time in nanoseconds since 1970.
+    pub modified: i128,
+}
+
+/// Opens a directory by an absolute path that must hold no symbolic link at all (`RESOLVE_NO_SYMLINKS`).
+///
+/// # Errors
+/// `ELOOP` when the path holds a link, else what `openat2(2)` says.
+pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat2(
+        rustix::fs::CWD,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    )?)
+}
+
+/// Opens a directory below `dir`.
+///
+/// # Errors
+/// What `openat2(2)` says; `ELOOP` or `EXDEV` when the name leads out of `dir`.
+pub fn open_dir_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<OwnedFd> {
+    open_at(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Opens a file below `dir` for reading. Does not wait for a writer of a FIFO.
+///
+/// # Errors
+/// As [`open_dir_at`].
+pub fn open_file_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<OwnedFd> {
+    open_at(dir, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
+}
+
+/// Opens a file below `dir` with flags of the caller's; `O_CLOEXEC` is always set.
+///
+/// # Errors
+/// As [`open_dir_at`].
+pub fn open_at(dir: impl AsFd, name: impl AsRef<Path>, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat2(dir, name.as_ref(), flags | OFlags::CLOEXEC, mode, CONFINED)?)
+}
+
+/// Metadata of an open file.
+///
+/// # Errors
+/// What `fstat(2)` says.
+pub fn metadata(fd: impl AsFd) -> io::Result<Metadata> {
+    Ok(convert(&rustix::fs::fstat(fd)?))
+}
+
+/// Metadata of a name in `dir`, of the link itself if it is one.
+///
+/// # Errors
+/// What `fstatat(2)` says.
+pub fn metadata_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<Metadata> {
+    Ok(convert(&rustix::fs::statat(dir, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW)?))
+}
+
+fn convert(stat: &rustix::fs::Stat) -> Metadata {
+    Metadata {
+        kind: FileType::from_raw_mode(stat.st_mode),
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        inode: stat.st_ino,
+        device: stat.st_dev,
+        stands_for: stat.st_rdev,
+        modified: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+    }
+}
+
+/// Reads an open file to its end, but no more than `max` bytes.
+///
+/// # Errors
+/// `EFBIG` when the file holds more than `max` bytes, else what `read(2)` says.
+pub fn read_bounded(fd: OwnedFd, max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    std::fs::File::from(fd).take(limit).read_to_end(&mut bytes)?;
+    if bytes.len() > max { Err(io::Error::from_raw_os_error(libc::EFBIG)) } else { Ok(bytes) }
+}
+
+/// The names in a directory, without `.` and `..`, sorted.
+///
+/// # Errors
+/// What `getdents64(2)` says.
+pub fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Makes a directory below `dir` and opens it; one that is there already is opened as it is.
+///
+/// # Errors
+/// What `mkdirat(2)` and `openat2(2)` say.
+pub fn ensure_dir_at(dir: impl AsFd, name: impl AsRef<Path>, mode: u32) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(dir.as_fd(), name.as_ref(), Mode::from_raw_mode(mode)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    open_dir_at(dir, name)
+}
+
+/// Makes a directory that must not be there yet.
+///
+/// # Errors
+/// What `mkdirat(2)` says.
+pub fn make_dir_at(dir: impl AsFd, name: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::mkdirat(dir, name.as_ref(), Mode::from_raw_mode(mode))?)
+}
+
+/// Removes a name in `dir` that is not a directory. One that is not there is no error.
+///
+/// # Errors
+/// What `unlinkat(2)` says.
+pub fn remove_file_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<()> {
+    match rustix::fs::unlinkat(dir, name.as_ref(), AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes an empty directory in `dir`. One that is not there is no error.
+///
+/// # Errors
+/// What `unlinkat(2)` says.
+pub fn remove_dir_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<()> {
+    match rustix::fs::unlinkat(dir, name.as_ref(), AtFlags::REMOVEDIR) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Replaces a file in `dir` in one step: the old content or the new, never a part, also over a power cut
+/// (write beside, `fsync(2)`, `rename(2)`, `fsync(2)` of the directory).
+///
+/// # Errors
+/// The first step that failed; the file beside it is removed.
+pub fn replace_at(dir: impl AsFd, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
+    let beside = format!(".{name}.new");
+    let write = || -> io::Result<()> {
+        remove_file_at(dir.as_fd(), &beside)?;
+        let fd =
+            open_at(dir.as_fd(), &beside, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode))?;
+        let mut file = std::fs::File::from(fd);
+        file.write_all(content)?;
+        // The umask may have taken bits away.
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        file.sync_all()?;
+        rustix::fs::renameat(dir.as_fd(), &beside, dir.as_fd(), name)?;
+        Ok(rustix::fs::fsync(dir.as_fd())?)
+    };
+    write().inspect_err(|_| {
+        // The first error is the one to report; a file that cannot be removed now is removed by the next call.
+        drop(remove_file_at(dir.as_fd(), &beside));
+    })
+}
+
+/// Takes a lock on an open file for as long as the descriptor lives (`flock(2)`), without waiting.
+///
+/// # Errors
+/// `EWOULDBLOCK` when somebody else holds it.
+pub fn lock(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::flock(fd, rustix::fs::FlockOperation::NonBlockingLockExclusive)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_never_followed() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let root = temp.path().canonicalize().expect("real path");
+        std::os::unix::fs::symlink("/etc", root.join("link")).expect("symlink");
+        std::fs::create_dir(root.join("real")).expect("mkdir");
+        let dir = open_dir(&root).expect("opens");
+        assert_eq!(open_dir_at(&dir, "link").unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(open_dir(&root.join("link")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(open_dir_at(&dir, "../").unwrap_err().raw_os_error(), Some(libc::EXDEV));
+        assert!(open_dir_at(&dir, "real").is_ok());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_a_large_one_refused() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let dir = open_dir(&temp.path().canonicalize().expect("real path")).expect("opens");
+        replace_at(&dir, "f", b"one", 0o600).expect("writes");
+        replace_at(&dir, "f", b"two", 0o640).expect("writes");
+        let fd = open_file_at(&dir, "f").expect("opens");
+        assert_eq!(metadata(&fd).expect("stat").mode, 0o640);
+        assert_eq!(read_bounded(fd, 3).expect("reads"), b"two");
+        let fd = open_file_at(&dir, "f").expect("opens");
+        assert_eq!(read_bounded(fd, 2).unwrap_err().raw_os_error(), Some(libc::EFBIG));
+        assert_eq!(names(&dir).expect("lists"), ["f"]);
+    }
+}

@@ -1,0 +1,128 @@
+//! Unix sockets: descriptors beside a message (`SCM_RIGHTS`), and who is at the other end.
+//!
+//! Danger: a peer can send descriptors that nobody asked for. [`receive`] takes at most the number that its caller
+//! names and closes the rest, and every one is `CLOEXEC` from the start.
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The most descriptors that cross beside one message: the session's channel and three pipes.
+pub const MAX_FDS: usize = 4;
+
+/// Who is at the other end of a connected Unix socket, as it was when the connection was made (`SO_PEERCRED`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Process, as this process's pid namespace counts.
+    pub pid: i32,
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+}
+
+/// Credentials of the peer.
+///
+/// # Errors
+/// What `getsockopt(2)` says.
+pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
+    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+    Ok(Peer {
+        pid: credentials.pid.as_raw_nonzero().get(),
+        uid: credentials.uid.as_raw(),
+        gid: credentials.gid.as_raw(),
+    })
+}
+
+/// Sends bytes with descriptors beside them. How many bytes went out is returned; the descriptors went with the first.
+///
+/// # Errors
+/// What `sendmsg(2)` says; a closed peer is `EPIPE`, not a signal.
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
+    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
+}
+
+/// Receives bytes and the descriptors beside them, at most `max_fds`. Zero bytes mean that the peer has gone.
+///
+/// # Errors
+/// `EMSGSIZE` when a datagram did not fit, `E2BIG` when there were more descriptors than `max_fds` (all are closed),
+/// else what `recvmsg(2)` says.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8], max_fds: usize) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    // Without room for control data the kernel closes what came, so that nothing can be planted here.
+    let space = if max_fds == 0 { &mut space[..0] } else { &mut space[..] };
+    let mut ancillary = RecvAncillaryBuffer::new(space);
+    let message =
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fds = Vec::new();
+    for item in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(items) = item {
+            fds.extend(items);
+        }
+    }
+    if message.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    if fds.len() > max_fds || (max_fds > 0 && message.flags.contains(ReturnFlags::CTRUNC)) {
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
+    Ok((message.bytes, fds))
+}
+
+/// A connected pair of datagram sockets that keep order and message boundaries and report the end.
+///
+/// # Errors
+/// What `socketpair(2)` says.
+pub fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_cross_and_uninvited_ones_do_not() {
+        let (a, b) = channel().expect("pair");
+        let (read, write) = rustix::pipe::pipe().expect("pipe");
+        send(&a, b"x", &[read.as_fd(), write.as_fd()]).expect("sends");
+        let mut buffer = [0; 8];
+        let (len, fds) = receive(&b, &mut buffer, 2).expect("receives");
+        assert_eq!((len, fds.len()), (1, 2));
+        for fd in &fds {
+            assert!(rustix::io::fcntl_getfd(fd).expect("flags").contains(rustix::io::FdFlags::CLOEXEC));
+        }
+        send(&a, b"x", &[read.as_fd()]).expect("sends");
+        assert_eq!(receive(&b, &mut buffer, 0).expect("bytes only").1.len(), 0);
+        send(&a, b"x", &[read.as_fd(), write.as_fd()]).expect("sends");
+        assert_eq!(receive(&b, &mut buffer, 1).unwrap_err().raw_os_error(), Some(libc::E2BIG));
+    }
+
+    #[test]
+    fn a_datagram_that_does_not_fit_is_an_error() {
+        let (a, b) = channel().expect("pair");
+        send(&a, b"0123456789", &[]).expect("sends");
+        assert_eq!(receive(&b, &mut [0; 4], 0).unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
+    }
+
+    #[test]
+    fn the_peer_is_this_process() {
+        let (a, _b) = channel().expect("pair");
+        let peer = peer(&a).expect("credentials");
+        assert_eq!(u32::try_from(peer.pid).expect("positive"), std::process::id());
+    }
+}

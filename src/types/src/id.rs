@@ -1,0 +1,142 @@
+//! User and group ids of the host, and the ranges of them that tenants get.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A user id as the host's initial user namespace counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HostUid(pub u32);
+
+/// A group id as the host's initial user namespace counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HostGid(pub u32);
+
+impl fmt::Display for HostUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for HostGid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A run of host ids that belongs to one tenant: id 0 inside is `first` outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The host id of the jail's id 0.
+    pub first: u32,
+    /// How many ids.
+    pub count: u32,
+}
+
+impl IdRange {
+    /// The host user that the jail's root is; it also owns the jail's user namespace (`user_namespaces(7)`), so that
+    /// what the tenant exhausts is counted against the tenant's own user, never against the host's root.
+    #[must_use]
+    pub fn root_uid(self) -> HostUid {
+        HostUid(self.first)
+    }
+
+    /// The host group of the jail's group 0.
+    #[must_use]
+    pub fn root_gid(self) -> HostGid {
+        HostGid(self.first)
+    }
+
+    /// Whether a host id belongs to the range.
+    #[must_use]
+    pub fn contains(self, id: u32) -> bool {
+        id.checked_sub(self.first).is_some_and(|offset| offset < self.count)
+    }
+}
+
+/// How many ids a tenant gets unless `ids.per_tenant` says otherwise: what a distribution's userland expects to have.
+pub const IDS_PER_TENANT: u32 = 65_536;
+
+/// The ids that tenants' ranges are cut from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdPool {
+    first: u32,
+    per_tenant: u32,
+}
+
+/// Why two numbers are no pool of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdPoolError {
+    /// The pool would hold ids that the host's own users have.
+    #[error("the first id must be at least 100000, so that no user of the host is in a tenant's range, not {0}")]
+    First(u32),
+    /// A tenant would have too few ids for `nobody`, or more than are useful.
+    #[error("a tenant needs 65536 ids (so that \"nobody\", 65534, exists inside), not {0}")]
+    PerTenant(u32),
+}
+
+impl IdPool {
+    /// A pool that starts at host id `first` and gives each tenant `per_tenant` ids.
+    ///
+    /// # Errors
+    /// Refuses ranges that touch the host's own users, and any `per_tenant` but 65,536.
+    pub fn new(first: u32, per_tenant: u32) -> Result<Self, IdPoolError> {
+        if first < 100_000 {
+            return Err(IdPoolError::First(first));
+        }
+        if per_tenant != IDS_PER_TENANT {
+            return Err(IdPoolError::PerTenant(per_tenant));
+        }
+        Ok(Self { first, per_tenant })
+    }
+
+    /// The first host id of the pool.
+    #[must_use]
+    pub fn first(self) -> u32 {
+        self.first
+    }
+
+    /// How many ids a tenant gets.
+    #[must_use]
+    pub fn per_tenant(self) -> u32 {
+        self.per_tenant
+    }
+
+    /// The `index`-th range, or `None` past the last id (4294967295 means "no id" to the kernel and is never given).
+    #[must_use]
+    pub fn range(self, index: u32) -> Option<IdRange> {
+        let first = self.first.checked_add(index.checked_mul(self.per_tenant)?)?;
+        let end = first.checked_add(self.per_tenant)?;
+        (end < u32::MAX).then_some(IdRange { first, count: self.per_tenant })
+    }
+}
+
+impl Default for IdPool {
+    fn default() -> Self {
+        Self { first: 10_000_000, per_tenant: IDS_PER_TENANT }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_disjoint_and_end_before_the_invalid_id() {
+        let pool = IdPool::new(10_000_000, 65_536).expect("valid");
+        let a = pool.range(0).expect("first");
+        let b = pool.range(1).expect("second");
+        assert_eq!(a.first + a.count, b.first);
+        assert!(a.contains(10_065_535) && !a.contains(10_065_536) && !a.contains(9_999_999));
+        assert_eq!(pool.range(u32::MAX), None);
+        let high = IdPool::new(u32::MAX - 65_536, 65_536).expect("valid");
+        assert_eq!(high.range(0), None, "4294967295 must never be inside a range");
+    }
+
+    #[test]
+    fn refuses_the_hosts_own_ids() {
+        assert_eq!(IdPool::new(0, 65_536), Err(IdPoolError::First(0)));
+        assert_eq!(IdPool::new(1_000_000, 10), Err(IdPoolError::PerTenant(10)));
+    }
+}

@@ -1,0 +1,25 @@
+//! Floor 0: names, ids, sizes and limits. Pure values, parsed once, valid by construction.
+//!
+//! A value of a type from this crate has passed its check; nothing above floor 0 checks it again.
+//! Nothing here reads a file, a clock or the kernel.
+
+mod exit;
+mod id;
+mod limit;
+mod name;
+mod observed;
+mod quantity;
+mod report;
+mod tenant;
+
+pub use exit::ExitStatus;
+pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
+pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
+pub use name::{ImageName, LoginName, NameError, PlanName, ServiceName, TenantName};
+pub use observed::{LimitFact, MAX_PROCESSES, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts};
+pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
+pub use report::{
+    Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, Severity, TenantReport,
+    Verdict, WallReport,
+};
+pub use tenant::{Door, Profile, UnknownWord};

@@ -1,0 +1,244 @@
+//! Limits: bounds on resources, soft or hard.
+
+use crate::{ByteSize, Count, CpuShare, Period};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A bound, or the word `unlimited`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound<T> {
+    /// No bound.
+    Unlimited,
+    /// At most this.
+    At(T),
+}
+
+impl<T> Bound<T> {
+    /// The value, if there is a bound.
+    pub fn value(self) -> Option<T> {
+        match self {
+            Self::Unlimited => None,
+            Self::At(value) => Some(value),
+        }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Bound<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unlimited => f.pad("unlimited"),
+            Self::At(value) => value.fmt(f),
+        }
+    }
+}
+
+impl<T: FromStr> FromStr for Bound<T> {
+    type Err = T::Err;
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        if text == "unlimited" { Ok(Self::Unlimited) } else { text.parse().map(Self::At) }
+    }
+}
+
+/// A soft bound that may be passed for a grace period and a hard one that may not: `"10G:11G"`; one value is both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SoftHard<T> {
+    /// May be passed for the grace period.
+    pub soft: T,
+    /// May never be passed.
+    pub hard: T,
+}
+
+/// Why a text is no pair of a soft and a hard bound.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseBoundError<E: std::error::Error + 'static> {
+    /// One side does not parse.
+    #[error(transparent)]
+    Value(#[from] E),
+    /// The soft bound is larger than the hard one.
+    #[error("the soft limit is above the hard one")]
+    SoftAboveHard,
+}
+
+impl<T: FromStr<Err = E> + PartialOrd + Copy, E: std::error::Error + 'static> FromStr for SoftHard<T> {
+    type Err = ParseBoundError<E>;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (soft, hard) = text.split_once(':').unwrap_or((text, text));
+        let (soft, hard) = (soft.parse::<T>()?, hard.parse::<T>()?);
+        if soft > hard {
+            return Err(ParseBoundError::SoftAboveHard);
+        }
+        Ok(Self { soft, hard })
+    }
+}
+
+impl<T: fmt::Display + PartialEq> fmt::Display for SoftHard<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.soft == self.hard { self.hard.fmt(f) } else { f.pad(&format!("{}:{}", self.soft, self.hard)) }
+    }
+}
+
+/// What can be limited, and what `require` in `bailiwick.toml` lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resource {
+    /// Processor time.
+    Cpu,
+    /// Memory, with page cache and kernel memory.
+    Memory,
+    /// Swap space.
+    Swap,
+    /// Processes and threads.
+    Tasks,
+    /// Bytes and operations of block devices.
+    Io,
+    /// Bytes on disk.
+    Disk,
+    /// Files on disk.
+    Inodes,
+    /// Concurrent entries through doors.
+    Sessions,
+    /// Open descriptors of one process.
+    OpenFiles,
+}
+
+impl Resource {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 9] = [
+        Self::Cpu,
+        Self::Memory,
+        Self::Swap,
+        Self::Tasks,
+        Self::Io,
+        Self::Disk,
+        Self::Inodes,
+        Self::Sessions,
+        Self::OpenFiles,
+    ];
+
+    /// The word that configuration and reports use.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Swap => "swap",
+            Self::Tasks => "tasks",
+            Self::Io => "io",
+            Self::Disk => "disk",
+            Self::Inodes => "inodes",
+            Self::Sessions => "sessions",
+            Self::OpenFiles => "open_files",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+/// A word that names no resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no such resource; one of cpu, memory, swap, tasks, io, disk, inodes, sessions, open_files")]
+pub struct UnknownResource;
+
+impl FromStr for Resource {
+    type Err = UnknownResource;
+    fn from_str(text: &str) -> Result<Self, UnknownResource> {
+        Self::ALL.into_iter().find(|resource| resource.word() == text).ok_or(UnknownResource)
+    }
+}
+
+/// Every limit of one tenant after inheritance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Hard bound on processor time.
+    pub cpu: Bound<CpuShare>,
+    /// How much unused processor time may be saved up and spent above `cpu`, as a share of one period.
+    pub cpu_burst: Bound<CpuShare>,
+    /// Share when processors are contended, 1 to 10,000; 100 is the norm.
+    pub cpu_weight: u32,
+    /// Hard bound; past it the kernel kills inside the jail.
+    pub memory: Bound<ByteSize>,
+    /// Past it the kernel reclaims and slows down.
+    pub memory_high: Bound<ByteSize>,
+    /// Swap space beside memory.
+    pub swap: Bound<ByteSize>,
+    /// Processes and threads.
+    pub tasks: Bound<u64>,
+    /// Bytes read a second from the device that holds the state directory.
+    pub io_read: Bound<ByteSize>,
+    /// Bytes written a second.
+    pub io_write: Bound<ByteSize>,
+    /// Read operations a second.
+    pub iops_read: Bound<Count>,
+    /// Write operations a second.
+    pub iops_write: Bound<Count>,
+    /// Share when the device is contended, 1 to 10,000; 100 is the norm.
+    pub io_weight: u32,
+    /// Bytes on disk, soft and hard.
+    pub disk: Bound<SoftHard<ByteSize>>,
+    /// How long the soft disk limit may be passed.
+    pub disk_grace: Period,
+    /// Files on disk, soft and hard.
+    pub inodes: Bound<SoftHard<Count>>,
+    /// Concurrent entries through doors.
+    pub sessions: Bound<u64>,
+    /// `RLIMIT_NOFILE` of every process.
+    pub open_files: u64,
+    /// Size of `/tmp`; what lies there counts as memory of the tenant.
+    pub tmp: ByteSize,
+    /// Size of `/dev/shm`; what lies there counts as memory of the tenant.
+    pub shm: ByteSize,
+}
+
+impl Default for Limits {
+    /// What a tenant gets when neither it nor its plan says anything: small, and never unlimited where a neighbour
+    /// could be hurt.
+    fn default() -> Self {
+        Self {
+            cpu: Bound::At(CpuShare(100_000)),
+            cpu_burst: Bound::At(CpuShare(0)),
+            cpu_weight: 100,
+            memory: Bound::At(ByteSize(1 << 30)),
+            memory_high: Bound::Unlimited,
+            swap: Bound::At(ByteSize(0)),
+            tasks: Bound::At(100),
+            io_read: Bound::Unlimited,
+            io_write: Bound::Unlimited,
+            iops_read: Bound::Unlimited,
+            iops_write: Bound::Unlimited,
+            io_weight: 100,
+            disk: Bound::Unlimited,
+            disk_grace: Period(7 * 86_400),
+            inodes: Bound::Unlimited,
+            sessions: Bound::At(20),
+            open_files: 4096,
+            tmp: ByteSize(256 << 20),
+            shm: ByteSize(64 << 20),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn soft_and_hard() {
+        assert_eq!("10G:11G".parse(), Ok(SoftHard { soft: ByteSize(10 << 30), hard: ByteSize(11 << 30) }));
+        assert_eq!("10G".parse(), Ok(SoftHard { soft: ByteSize(10 << 30), hard: ByteSize(10 << 30) }));
+        assert_eq!("2G:1G".parse::<SoftHard<ByteSize>>(), Err(ParseBoundError::SoftAboveHard));
+        assert!("2G:".parse::<SoftHard<ByteSize>>().is_err());
+    }
+
+    #[test]
+    fn every_resource_has_its_own_word() {
+        for resource in Resource::ALL {
+            assert_eq!(resource.word().parse(), Ok(resource));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What the kernel says of a jail, as plain facts. Filled by `observe`, compared by `plan` and `audit`.
+//!
+//! Danger: some texts here (`command`, mount points) can be chosen by a tenant. They are bounded and must be escaped
+//! before they reach a terminal; no decision may rest on them.
+
+use crate::{IdRange, TenantName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The kinds of namespace a jail has, as `/proc/PID/ns` names them.
+pub const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time"];
+
+/// What is known of one tenant on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Whose facts these are.
+    pub tenant: TenantName,
+    /// The ids the ledger gave; `None` when the tenant never ran.
+    pub ids: Option<IdRange>,
+    /// The jail, when its init lives.
+    pub jail: Option<ObservedJail>,
+    /// Processes with an id of the tenant's range that are not in its control group: every one is a breach.
+    pub strays: Vec<ProcessFacts>,
+}
+
+/// A running jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedJail {
+    /// PID 1 of the jail.
+    pub init: ProcessFacts,
+    /// The host user that owns the jail's user namespace (`ioctl_nsfs(2)`, `NS_GET_OWNER_UID`).
+    pub namespace_owner: u32,
+    /// Rows of `/proc/PID/uid_map`: inside, outside, count.
+    pub uid_map: Vec<[u32; 3]>,
+    /// Rows of `/proc/PID/gid_map`.
+    pub gid_map: Vec<[u32; 3]>,
+    /// The mount table of init, in the kernel's order.
+    pub mounts: Vec<MountFact>,
+    /// Every process in the jail's control group, init among them; at most [`MAX_PROCESSES`].
+    pub processes: Vec<ProcessFacts>,
+    /// Whether there were more processes than are listed.
+    pub processes_cut: bool,
+    /// Control group by hierarchy: `"unified"`, `"memory"`, ... -> path below the hierarchy's root.
+    pub cgroups: BTreeMap<String, String>,
+    /// Whether the control group is frozen.
+    pub frozen: bool,
+    /// Limits as the kernel reports them.
+    pub limits: Vec<LimitFact>,
+    /// Whether a process forked inside was refused the canary that only Landlock guards; `None` when init did not
+    /// answer. Init is the tenant's, so this is evidence of a lost wall, not proof of a standing one.
+    pub landlock_denies_canary: Option<bool>,
+}
+
+/// The most processes of one jail that are listed.
+pub const MAX_PROCESSES: usize = 4096;
+
+/// One process, as `/proc/PID` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessFacts {
+    /// As the host counts.
+    pub pid: u32,
+    /// Clock ticks after boot (`proc_pid_stat(5)`, field 22): with the pid, the identity of a process.
+    pub start_time: u64,
+    /// First 15 bytes of the program's name; chosen by the tenant.
+    pub command: String,
+    /// Real, effective, saved and file-system user, as the host counts.
+    pub uids: [u32; 4],
+    /// Inode of each namespace by kind.
+    pub namespaces: BTreeMap<String, u64>,
+    /// Bounding set of capabilities, one bit each (`capabilities(7)`).
+    pub cap_bounding: u64,
+    /// Permitted set.
+    pub cap_permitted: u64,
+    /// Inheritable set: must be empty.
+    pub cap_inheritable: u64,
+    /// Ambient set: must be empty.
+    pub cap_ambient: u64,
+    /// `no_new_privs`.
+    pub no_new_privs: bool,
+    /// Mode of seccomp: 0 none, 1 strict, 2 filter.
+    pub seccomp: u32,
+    /// Number of seccomp filters.
+    pub seccomp_filters: u32,
+    /// Control group by hierarchy.
+    pub cgroups: BTreeMap<String, String>,
+}
+
+/// One row of a mount table (`proc_pid_mountinfo(5)`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountFact {
+    /// Where it is, as the jail sees it.
+    pub target: String,
+    /// Root of the mount within its file system.
+    pub root: String,
+    /// `ext4`, `tmpfs`, ...
+    pub fs_type: String,
+    /// Per-mount options: `ro`, `nosuid`, `nodev`, `noexec`, `idmapped`, ...
+    pub options: Vec<String>,
+    /// Options of the file system.
+    pub super_options: Vec<String>,
+    /// `shared:N`, `master:N`, ...: must be empty.
+    pub propagation: Vec<String>,
+}
+
+/// One limit, as the kernel reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitFact {
+    /// The word of the limit in `[limits]`: `cpu`, `memory`, `tasks`, ...
+    pub resource: String,
+    /// The kernel's file that was read, such as `memory.max`.
+    pub file: String,
+    /// What the kernel enforces, in the kernel's unit; `None` is "no limit".
+    pub enforced: Option<u64>,
+    /// In use now.
+    pub used: Option<u64>,
+    /// The most that was in use.
+    pub peak: Option<u64>,
+    /// How often the limit was hit.
+    pub faults: Option<u64>,
+}

@@ -1,0 +1,166 @@
+//! What `plan`, `audit` and `doctor` report. The serialised names are documented and stable.
+
+use crate::TenantName;
+use serde::{Deserialize, Serialize};
+
+/// One difference between declared and actual.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Whose.
+    pub tenant: TenantName,
+    /// What differs: `state`, `limits.memory`, `profile`, ...
+    pub what: String,
+    /// As it is.
+    pub actual: String,
+    /// As it is declared.
+    pub declared: String,
+    /// What it takes to make it so.
+    pub action: Action,
+}
+
+/// What it takes to remove a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// The jail is started.
+    Start,
+    /// The jail is stopped.
+    Stop,
+    /// The jail is stopped and started anew.
+    Restart,
+    /// A limit is written to the running jail.
+    Live,
+    /// Nothing is done by itself: a person must look.
+    None,
+}
+
+/// How grave a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Worth knowing.
+    Notice,
+    /// A limit or wall is not as declared.
+    Warning,
+    /// A wall is down.
+    Critical,
+}
+
+/// One result of an audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// `BW` and three digits; never reused for another meaning.
+    pub id: String,
+    /// How grave.
+    pub severity: Severity,
+    /// Whose; `None` for the host.
+    pub tenant: Option<TenantName>,
+    /// What was read, and where.
+    pub evidence: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// What an audit says of one limit, one wall or one tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// As declared, by the kernel's own word.
+    Enforced,
+    /// The tenant has no jail at present.
+    Down,
+    /// Declared, but this host cannot hold it and the policy does not require it.
+    Nominal,
+    /// Not as declared.
+    Drift,
+    /// A wall is down.
+    Breached,
+}
+
+/// One limit in an audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitReport {
+    /// The word of the limit.
+    pub resource: String,
+    /// As the policy has it.
+    pub declared: String,
+    /// As the kernel has it.
+    pub enforced: Option<String>,
+    /// In use, in the kernel's unit.
+    pub used: Option<u64>,
+    /// The most that was in use.
+    pub peak: Option<u64>,
+    /// How often it was hit.
+    pub faults: Option<u64>,
+    /// The judgement.
+    pub verdict: Verdict,
+}
+
+/// One wall in an audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WallReport {
+    /// `namespaces`, `id-maps`, `mounts`, `masks`, `capabilities`, `seccomp`, `landlock`, `no-new-privs`, `membership`.
+    pub wall: String,
+    /// What was read.
+    pub evidence: String,
+    /// The judgement.
+    pub verdict: Verdict,
+}
+
+/// One tenant in an audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantReport {
+    /// Whose.
+    pub name: TenantName,
+    /// The worst of all below.
+    pub verdict: Verdict,
+    /// Each wall.
+    pub walls: Vec<WallReport>,
+    /// Each limit.
+    pub limits: Vec<LimitReport>,
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+}
+
+/// A whole audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Each tenant asked for.
+    pub tenants: Vec<TenantReport>,
+    /// The host.
+    pub host: HostReport,
+}
+
+/// What the host can enforce.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Feature by feature.
+    pub features: Vec<FeatureReport>,
+}
+
+/// How a feature of the host stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FeatureState {
+    /// Works, and was tried or read.
+    Works,
+    /// Works in part: some limit or wall is only nominal.
+    Limited,
+    /// Missing, and tenants that require it are refused.
+    Missing,
+}
+
+/// One feature of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureReport {
+    /// Its name.
+    pub feature: String,
+    /// How it stands.
+    pub state: FeatureState,
+    /// What was read or tried.
+    pub evidence: String,
+    /// What to do when it does not work; empty when it does.
+    pub remedy: String,
+}
