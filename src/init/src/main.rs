@@ -1,2 +1,182 @@
-//! placeholder
-fn main() {}
+//! PID 1 of a jail: reaps, and starts sessions for `bailiwickd`. Linked statically, so nothing of the tenant's is loaded.
+//!
+//! Danger: this program is the tenant's. Root inside can trace it, replace what it says and take its descriptors, so
+//! nothing outside may rest on it; and it must hold no descriptor but the listening socket, which reaches only us.
+
+mod session;
+
+use bailiwick_proto::frame::{Decoder, MAX_EVENT, MAX_REQUEST, encode};
+use bailiwick_proto::{InitReply, InitRequest};
+use bailiwick_sys::interrupt::{self as signal, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
+use bailiwick_sys::{process, socket};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::WaitOptions;
+use session::Session;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// The number at which the warden leaves the listening socket.
+const LISTENER: i32 = 3;
+/// The most sessions at a time: what a hostile client of one tenant could pile up here.
+const MAX_SESSIONS: usize = 512;
+/// The most descriptors beside a request: the channel and three pipes.
+const MAX_FDS: usize = 4;
+/// How long a request may take to arrive once its connection is there.
+const REQUEST_TIME: Duration = Duration::from_secs(1);
+/// How long processes have between SIGTERM and the end of the jail.
+const GRACE: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // There is nobody to tell: the warden sees that init has gone.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run() -> io::Result<()> {
+    let listener = process::inherited(LISTENER)?;
+    process::close_on_exec_from(3)?;
+    // A second listen(2) stamps this process's credentials on the socket, so that who connects sees init, not the
+    // warden that bound it (SO_PEERCRED, unix(7)).
+    rustix::net::listen(&listener, 128)?;
+    let signals = Signals::block(&[SIGCHLD, SIGTERM])?;
+    let mut sessions: Vec<Session> = Vec::new();
+    let mut stopping: Option<Instant> = None;
+    loop {
+        let timeout = stopping.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let ready = wait(&listener, &signals, &sessions, timeout)?;
+        if stopping.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(());
+        }
+        if ready.signals {
+            while let Some(arrived) = signals.take()? {
+                if arrived == SIGTERM && stopping.is_none() {
+                    stopping = Some(Instant::now() + GRACE);
+                    // Whoever is stopped must go on to see the end coming. Nobody there is no error.
+                    for number in [SIGTERM, SIGHUP, SIGCONT] {
+                        drop(signal::send_to_all_others(number));
+                    }
+                }
+            }
+        }
+        // Always, not only on SIGCHLD: signals of one number merge.
+        let anybody = reap(&mut sessions)?;
+        if stopping.is_some() && !anybody {
+            return Ok(());
+        }
+        for index in ready.sessions.into_iter().rev() {
+            if let Some(session) = sessions.get_mut(index) {
+                session.hear();
+            }
+        }
+        if ready.listener && stopping.is_none() {
+            serve(&listener, &mut sessions);
+        }
+    }
+}
+
+/// What has something to say.
+struct Ready {
+    listener: bool,
+    signals: bool,
+    sessions: Vec<usize>,
+}
+
+fn wait(listener: &OwnedFd, signals: &Signals, sessions: &[Session], timeout: Option<Duration>) -> io::Result<Ready> {
+    let mut fds = vec![PollFd::new(listener, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+    let mut owners = Vec::new();
+    for (index, session) in sessions.iter().enumerate() {
+        if let Some(channel) = session.channel() {
+            fds.push(PollFd::from_borrowed_fd(channel, PollFlags::IN));
+            owners.push(index);
+        }
+    }
+    let timeout = timeout.map(|left| rustix::time::Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(left.subsec_nanos()),
+    });
+    match rustix::event::poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let heard = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    Ok(Ready {
+        listener: heard(&fds[0]),
+        signals: heard(&fds[1]),
+        sessions: owners.into_iter().zip(&fds[2..]).filter(|(_, fd)| heard(fd)).map(|(index, _)| index).collect(),
+    })
+}
+
+/// Takes every exit that waits, tells the sessions; whether any child is left.
+fn reap(sessions: &mut Vec<Session>) -> io::Result<bool> {
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => {
+                let pid = u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0);
+                if let Some(index) = sessions.iter().position(|session| session.pid() == pid) {
+                    sessions.swap_remove(index).ended(status);
+                }
+            }
+            Ok(None) => return Ok(true),
+            Err(rustix::io::Errno::CHILD) => return Ok(false),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes one connection and answers its one request. Whatever goes wrong with it concerns its sender alone.
+fn serve(listener: &OwnedFd, sessions: &mut Vec<Session>) {
+    let Ok(connection) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else { return };
+    let reply = match receive(&connection) {
+        Ok((InitRequest::Probe { canary }, _)) => InitReply::Probed { canary_denied: denied(&canary) },
+        Ok((InitRequest::Spawn(spawn), fds)) if sessions.len() < MAX_SESSIONS => match Session::start(&spawn, fds) {
+            Ok(session) => {
+                sessions.extend(session);
+                InitReply::Accepted
+            }
+            Err(_) => InitReply::Refused,
+        },
+        Ok((InitRequest::Spawn(_), _)) | Err(_) => InitReply::Refused,
+    };
+    if let Ok(frame) = encode(&reply, MAX_EVENT) {
+        // The sender may have gone; then there is nobody to tell.
+        drop(socket::send(&connection, &frame, &[]));
+    }
+}
+
+fn receive(connection: &OwnedFd) -> io::Result<(InitRequest, Vec<OwnedFd>)> {
+    let deadline = Instant::now() + REQUEST_TIME;
+    let mut decoder = Decoder::new(MAX_REQUEST);
+    let mut fds = Vec::new();
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        if !process::readable(connection, deadline.saturating_duration_since(Instant::now()))? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let (len, more) = socket::receive(connection, &mut buffer, MAX_FDS)?;
+        fds.extend(more);
+        if len == 0 || fds.len() > MAX_FDS {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        decoder.push(&buffer[..len]);
+        if let Some(request) = decoder.next().map_err(io::Error::other)? {
+            return Ok((request, fds));
+        }
+    }
+}
+
+/// Whether reading a file that every permission bit allows to read is refused.
+fn denied(path: &str) -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    matches!(rustix::fs::open(path, flags, Mode::empty()), Err(rustix::io::Errno::ACCESS))
+}
+
+/// So that a descriptor is borrowed in one way everywhere.
+fn borrow(fds: &[OwnedFd]) -> Vec<std::os::fd::BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
+}

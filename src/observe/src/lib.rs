@@ -1,1 +1,69 @@
-//! placeholder
+//! Floor 4: what the kernel says of a jail and of the host, as plain facts. Reads, never changes anything.
+//!
+//! Danger: a tenant's processes come and go while they are read, and a number may be given to another process
+//! meanwhile. A process that vanished is left out; everything else that cannot be read is an error or an empty fact,
+//! which the comparison takes for a wall that does not stand, never for one that does.
+//!
+//! Not looked at: single threads (`/proc/PID/task`). Threads of one process may differ in credentials and namespaces,
+//! but never beyond the bounding set and the filters that they share with the first one at birth.
+
+mod elf;
+mod host;
+mod jail;
+mod limit;
+mod storage;
+mod user;
+
+pub use elf::Linkage;
+pub use host::{HostReadings, NamespaceReading, host_facts, host_readings};
+pub use jail::{Census, Subject, observe, observe_with};
+pub use storage::{StorageReadings, Trial, storage_readings};
+pub use user::{SubordinateIds, UserReadings, user_exists, user_readings};
+
+use std::io;
+
+/// Why the kernel could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// The mount table of this process.
+    #[error("cannot find where control groups are mounted")]
+    Hierarchies(#[source] io::Error),
+    /// A group of the tenant.
+    #[error("cannot read control group \"{path}\"")]
+    Group {
+        /// Path below the hierarchy.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The list of processes.
+    #[error("cannot list the processes of this host")]
+    Processes(#[source] io::Error),
+    /// One process that is there but cannot be looked at.
+    #[error("cannot read process \"{pid}\"")]
+    Process {
+        /// Which.
+        pid: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file or directory of the host.
+    #[error("cannot read \"{path}\"")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The value, or `None` when the process died before or while it was read.
+fn unless_gone<T>(pid: u32, result: io::Result<T>) -> Result<Option<T>, ObserveError> {
+    // linux/errno: ENOENT before, ESRCH while.
+    const GONE: [i32; 2] = [2, 3];
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.raw_os_error().is_some_and(|code| GONE.contains(&code)) => Ok(None),
+        Err(source) => Err(ObserveError::Process { pid, source }),
+    }
+}

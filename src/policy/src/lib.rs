@@ -1,5 +1,24 @@
 //! Floor 2: TOML files to a typed policy, or all diagnostics with file, line and column.
+//!
+//! [`read`] goes on after a problem, so one run names every problem of every file. A tenant with a problem is left out
+//! of the policy; the others are not held up by it.
+//!
+//! Danger: what the files say, the warden does as root. Files that anyone but root can change are refused.
 
+mod diagnostic;
+mod folder;
+mod host;
+mod limits;
 mod model;
+mod plans;
+mod read;
+mod reader;
+mod settings;
+mod source;
+mod sshkey;
+mod suggest;
+mod tenants;
 
+pub use diagnostic::{Diagnostic, render};
 pub use model::{Declared, Host, Login, Plan, Policy, Principal, Service, Settings, Tenant};
+pub use read::{Reading, dump, parse, read, read_host, read_tenant};

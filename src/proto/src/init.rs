@@ -15,8 +15,11 @@ use serde::{Deserialize, Serialize};
 pub enum InitRequest {
     /// Start a session. Descriptors: the channel, and without a terminal stdin, stdout and stderr (pipes).
     Spawn(Spawn),
-    /// Fork a process that tries what must fail. Answered with [`InitReply::Probed`].
-    Probe,
+    /// Try to read a file that only Landlock guards. Answered with [`InitReply::Probed`].
+    Probe {
+        /// Path of the file inside.
+        canary: String,
+    },
 }
 
 /// One session.

@@ -16,10 +16,21 @@ pub use bytes::Bytes;
 pub use control::{ControlReply, ControlRequest};
 pub use frame::{Decoder, FrameError, decode, encode};
 pub use init::{InitReply, InitRequest, SessionEvent, SessionSignal};
-pub use warden::{WardenReply, WardenRequest};
+pub use warden::{Hold, WardenReply, WardenRequest};
 
 use bailiwick_types::ExitStatus;
 use serde::{Deserialize, Serialize};
+
+/// The control socket of `bailiwickd`, below the runtime directory.
+pub const CONTROL_SOCKET: &str = "control/bailiwick.sock";
+/// The directory of the control socket, below the runtime directory; owned by the user that `bailiwickd` runs as.
+pub const CONTROL_DIR: &str = "control";
+/// The warden's socket, below the runtime directory.
+pub const WARDEN_SOCKET: &str = "warden.sock";
+/// A directory for each running jail, below the runtime directory.
+pub const JAILS: &str = "jails";
+/// The socket of a jail's init, below the jail's directory.
+pub const INIT_SOCKET: &str = "init.sock";
 
 /// Why a request failed, ready to be shown: the message holds the whole chain of causes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

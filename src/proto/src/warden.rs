@@ -24,6 +24,8 @@ pub enum WardenRequest {
     Stop {
         /// Whose.
         tenant: TenantName,
+        /// Whether it is to stay down.
+        hold: Hold,
     },
     /// Write the declared limits to the running jail, read them back. Safe: the values come from the policy.
     Limit {
@@ -53,6 +55,16 @@ pub enum WardenRequest {
     },
     /// Who is known, who runs. Safe: changes nothing.
     Roster,
+}
+
+/// Whether a jail that is ended stays down until an operator starts it. `Start` always ends a hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hold {
+    /// As it was.
+    Keep,
+    /// Down until an operator starts it.
+    Hold,
 }
 
 /// A reply.

@@ -3,7 +3,9 @@
 //! `openat2(2)` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`: a name that a tenant or a
 //! careless operator swapped for a link is an error, not a way out.
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+pub use rustix::fs::FileType;
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -3,5 +3,18 @@
 //! The only crate with unsafe code. Each unsafe block makes one call and names what the call demands and where it is
 //! guaranteed. Descriptors come back owned; raw numbers never leave this crate.
 
+pub mod cgroup;
+pub mod credential;
+pub mod elf;
 pub mod file;
+pub mod interrupt;
+pub mod landlock;
+pub mod mount;
+pub mod namespace;
+pub mod network;
+pub mod proc;
+pub mod process;
+pub mod seccomp;
 pub mod socket;
+pub mod stream;
+pub mod terminal;

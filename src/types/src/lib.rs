@@ -16,7 +16,9 @@ pub use exit::ExitStatus;
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use name::{ImageName, LoginName, NameError, PlanName, ServiceName, TenantName};
-pub use observed::{LimitFact, MAX_PROCESSES, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts};
+pub use observed::{
+    LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts,
+};
 pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
 pub use report::{
     Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, Severity, TenantReport,

@@ -5,7 +5,7 @@
 
 use crate::{IdRange, TenantName};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The kinds of namespace a jail has, as `/proc/PID/ns` names them.
 pub const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time"];
@@ -19,7 +19,8 @@ pub struct Observed {
     pub ids: Option<IdRange>,
     /// The jail, when its init lives.
     pub jail: Option<ObservedJail>,
-    /// Processes with an id of the tenant's range that are not in its control group: every one is a breach.
+    /// Processes with an id of the tenant's range that are not in its control group: every one is a breach. At most
+    /// [`MAX_STRAYS`].
     pub strays: Vec<ProcessFacts>,
 }
 
@@ -34,8 +35,12 @@ pub struct ObservedJail {
     pub uid_map: Vec<[u32; 3]>,
     /// Rows of `/proc/PID/gid_map`.
     pub gid_map: Vec<[u32; 3]>,
-    /// The mount table of init, in the kernel's order.
+    /// Inodes of the namespaces of the host's PID 1 and of the observer: none of them may be the jail's.
+    pub host_namespaces: BTreeSet<u64>,
+    /// The mount table of init, a mount after the one that carries it; at most [`MAX_MOUNTS`].
     pub mounts: Vec<MountFact>,
+    /// Whether there were more mounts than are listed.
+    pub mounts_cut: bool,
     /// Every process in the jail's control group, init among them; at most [`MAX_PROCESSES`].
     pub processes: Vec<ProcessFacts>,
     /// Whether there were more processes than are listed.
@@ -53,6 +58,12 @@ pub struct ObservedJail {
 
 /// The most processes of one jail that are listed.
 pub const MAX_PROCESSES: usize = 4096;
+
+/// The most processes outside a control group that are listed.
+pub const MAX_STRAYS: usize = 256;
+
+/// The most rows of a mount table that are listed: a jail that may mount can make a hundred thousand.
+pub const MAX_MOUNTS: usize = 1024;
 
 /// One process, as `/proc/PID` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +111,8 @@ pub struct MountFact {
     pub super_options: Vec<String>,
     /// `shared:N`, `master:N`, ...: must be empty.
     pub propagation: Vec<String>,
+    /// Whether another mount hides it, so that no path leads to it.
+    pub covered: bool,
 }
 
 /// One limit, as the kernel reports it.

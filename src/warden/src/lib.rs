@@ -1,1 +1,20 @@
-//! placeholder
+//! Floor 5: the privileged core. Makes, changes and removes jails; the only program that changes the machine.
+//!
+//! One thread, no async runtime, a closed set of requests. It reads the root-owned policy itself, so whoever asks can
+//! only get what the operator wrote down. The start of a jail is the list of [`Step`]s; every step can be undone, and
+//! a test makes each one fail.
+
+mod build;
+mod core;
+mod groups;
+mod inside;
+mod ledger;
+mod record;
+mod runtime;
+mod serve;
+mod step;
+mod storage;
+
+pub use crate::core::{OpenError, Warden};
+pub use serve::{ServeError, serve};
+pub use step::Step;

@@ -1,0 +1,389 @@
+//! The one definition of the command line: the parser, the help, the man pages and the completions come from it.
+
+use bailiwick_proto::Bytes;
+use bailiwick_types::{LoginName, PlanName, Profile, TenantName};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 done, 1 failed, 2 usage or invalid configuration, 3 no such thing, 4 exists or conflicts, 5 refused by \
+policy or state, 6 over a limit, 7 partly done, 8 the host cannot. plan and audit: 10 when there is drift or a \
+finding. exec and shell: the command's own, 128+N for signal N, 126 cannot execute, 127 not found, 125 when bailiwick \
+itself failed.";
+
+/// Sandboxes for the customers of a shared host
+#[derive(Debug, Parser)]
+#[command(name = "bailiwick", version, arg_required_else_help = false, after_help = EXIT_STATUS)]
+pub(crate) struct Arguments {
+    /// Directory of the configuration
+    #[arg(long, global = true, value_name = "DIR", default_value = "/etc/bailiwick")]
+    pub(crate) config: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Parse and validate all files, print every problem; nothing is changed
+    Check {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Print the configuration as it takes effect, with every default and inherited value
+    Dump {
+        /// Write a tree of files to this directory, which must be empty or not exist
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
+    /// Show what this host can enforce, feature by feature, with the remedy for what it cannot
+    Doctor {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show the difference between declared and actual
+    Plan {
+        #[command(flatten)]
+        tenants: Any,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Make it so: read the files again, then start, stop and change what differs
+    Apply {
+        #[command(flatten)]
+        tenants: Any,
+        /// Only print what would be done
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// List all tenants
+    List {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show one tenant
+    Show {
+        /// Name of the tenant
+        tenant: TenantName,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show how the service is
+    Status {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Run a command in a jail, with its exit status
+    Exec {
+        /// Name of the tenant
+        tenant: TenantName,
+        #[command(flatten)]
+        entry: Entry,
+        /// Give the command a terminal
+        #[arg(long, short)]
+        tty: bool,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "ARGV")]
+        argv: Vec<OsString>,
+    },
+    /// Log in to a jail
+    Shell {
+        /// Name of the tenant
+        tenant: TenantName,
+        #[command(flatten)]
+        entry: Entry,
+    },
+    /// Start jails
+    Start {
+        #[command(flatten)]
+        tenants: Named,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Stop jails and hold them down
+    Stop {
+        #[command(flatten)]
+        tenants: Named,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Stop jails and start them anew
+    Restart {
+        #[command(flatten)]
+        tenants: Named,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Suspend tenants: their jails end and their doors close, their data stays
+    Suspend {
+        #[command(flatten)]
+        tenants: Named,
+        /// Why, for the record and for the tenant
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Let suspended tenants run again
+    Unsuspend {
+        #[command(flatten)]
+        tenants: Named,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Stop all processes of jails where they are
+    Freeze {
+        #[command(flatten)]
+        tenants: Named,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Let the processes of frozen jails go on
+    Thaw {
+        #[command(flatten)]
+        tenants: Named,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Write the file of a new tenant and start its jail
+    Create {
+        /// Name of the tenant
+        name: TenantName,
+        #[command(flatten)]
+        wishes: Wishes,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// End a tenant's jail and remove its file; its data stays unless --purge is given
+    Delete {
+        /// Name of the tenant
+        name: TenantName,
+        /// Destroy its data too, also that of a tenant that was deleted before
+        #[arg(long)]
+        purge: bool,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Prove, from the kernel's own word, that every limit and every wall stands
+    Audit {
+        #[command(flatten)]
+        tenants: Any,
+        /// Print comma-separated values, one line for each limit and each wall
+        #[arg(long, conflicts_with = "json")]
+        csv: bool,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Make the service read its files again
+    Reload {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Generate documentation and editor support
+    Generate {
+        #[command(subcommand)]
+        what: Generate,
+    },
+}
+
+/// What to generate.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Generate {
+    /// Write the man pages
+    Man {
+        /// Directory to write to; it is made when it is missing
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+    },
+    /// Print the completions for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// A shell that completes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    /// GNU Bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// Friendly interactive shell
+    Fish,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Format {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Any number of tenants.
+#[derive(Debug, Args)]
+pub(crate) struct Any {
+    /// Names of tenants; all when none is given
+    #[arg(value_name = "TENANT")]
+    pub(crate) tenants: Vec<TenantName>,
+}
+
+/// At least one tenant.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Names of tenants
+    #[arg(required = true, value_name = "TENANT")]
+    pub(crate) tenants: Vec<TenantName>,
+}
+
+/// How a session starts.
+#[derive(Debug, Args)]
+pub(crate) struct Entry {
+    /// Who runs it inside: root, the login user, or a number
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Add a variable to its environment; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<Variable>,
+    /// Directory inside where it starts
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<OsString>,
+}
+
+/// What the file of a new tenant says.
+#[derive(Debug, Args)]
+pub(crate) struct Wishes {
+    /// Name of its plan
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) plan: PlanName,
+    /// How tightly it is confined, if not as its plan says: web, shell or system
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) profile: Option<Profile>,
+    /// Its user inside, if not called like the tenant
+    #[arg(long, value_name = "NAME")]
+    pub(crate) login: Option<LoginName>,
+    /// A line of authorized_keys that may log in; may be given several times
+    #[arg(long, value_name = "KEY")]
+    pub(crate) ssh_key: Vec<String>,
+}
+
+/// A variable of the environment.
+pub(crate) type Variable = (Bytes, Bytes);
+
+fn variable(text: &str) -> Result<Variable, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => {
+            let bytes = |text: &str| Bytes::new(text).map_err(|error| error.to_string());
+            Ok((bytes(key)?, bytes(value)?))
+        }
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(std::iter::once("bailiwick").chain(line.split_whitespace()))
+    }
+
+    fn walk(command: &clap::Command, see: &mut dyn FnMut(&clap::Command)) {
+        see(command);
+        for inner in command.get_subcommands() {
+            walk(inner, see);
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_every_flag_has_help() {
+        let mut root = Arguments::command();
+        root.build();
+        let mut seen = 0;
+        walk(&root, &mut |command| {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} of {} has no help", argument.get_id(), command.get_name());
+                seen += 1;
+            }
+        });
+        assert!(seen > 50);
+    }
+
+    #[test]
+    fn the_help_lists_every_command_in_its_order() {
+        let help = Arguments::command().render_help().to_string();
+        let listed: Vec<_> = help
+            .lines()
+            .skip_while(|line| *line != "Commands:")
+            .skip(1)
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        let golden = "check dump doctor plan apply list show status exec shell start stop restart suspend unsuspend \
+                      freeze thaw create delete audit reload generate help";
+        assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn commands_are_understood() {
+        let Command::Exec { tenant, entry, tty, argv } =
+            parse("exec alice --user 33 -t --env A=b=c --cwd /srv -- ls -l").expect("valid").command
+        else {
+            panic!("not exec")
+        };
+        assert_eq!((tenant.as_str(), tty, entry.user.as_deref()), ("alice", true, Some("33")));
+        assert_eq!(argv, ["ls", "-l"]);
+        assert_eq!((entry.env[0].0.as_bytes(), entry.env[0].1.as_bytes()), (&b"A"[..], &b"b=c"[..]));
+
+        let arguments = parse("plan --config /tmp/x --json").expect("valid");
+        assert_eq!(arguments.config, PathBuf::from("/tmp/x"));
+        assert!(matches!(arguments.command, Command::Plan { tenants: Any { tenants }, format: Format { json: true } } if tenants.is_empty()));
+
+        for good in [
+            "check", "dump --output /tmp/x", "doctor --json", "apply a b --dry-run", "show a", "shell a --user root",
+            "suspend a --reason unpaid", "create a --plan small --profile shell --login b", "delete a --purge",
+            "audit --csv", "generate completions zsh", "generate man --output /tmp",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_told_shortly() {
+        let cases = [
+            ("", ErrorKind::MissingSubcommand),
+            ("fly", ErrorKind::InvalidSubcommand),
+            ("start", ErrorKind::MissingRequiredArgument),
+            ("start Alice", ErrorKind::ValueValidation),
+            ("show ../x", ErrorKind::ValueValidation),
+            ("exec alice", ErrorKind::MissingRequiredArgument),
+            ("exec alice ls", ErrorKind::UnknownArgument),
+            ("exec alice --env x -- ls", ErrorKind::ValueValidation),
+            ("create alice", ErrorKind::MissingRequiredArgument),
+            ("create alice --plan p --profile loose", ErrorKind::ValueValidation),
+            ("audit --csv --json", ErrorKind::ArgumentConflict),
+            ("generate completions tcsh", ErrorKind::InvalidValue),
+            ("list --nope", ErrorKind::UnknownArgument),
+        ];
+        for (line, kind) in cases {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.kind(), kind, "{line}: {error}");
+            assert_eq!(error.exit_code(), 2, "{line}");
+            let text = error.to_string();
+            assert!(text.contains("Usage:") || kind == ErrorKind::ValueValidation || kind == ErrorKind::InvalidValue, "{text}");
+            assert!(!text.contains("Options:"), "{line} shows the whole help: {text}");
+        }
+    }
+}

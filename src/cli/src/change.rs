@@ -1,0 +1,109 @@
+//! `apply`, `reload` and the life cycle: asks for a change and tells what came of it.
+
+use crate::daemon::{AskError, Daemon};
+use crate::output::{self, Form, visible};
+use bailiwick_proto::control::{TenantOutcome, Verb, overall};
+use bailiwick_proto::{ControlReply, ControlRequest, Failure};
+use bailiwick_types::{ExitStatus, TenantName};
+
+/// What is told of tenants that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Telling {
+    /// What changed: the operator did not say what to do.
+    Changes,
+    /// Nothing: it is what the operator said.
+    Nothing,
+}
+
+/// `bailiwick apply`.
+pub(crate) fn apply(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Result<ExitStatus, Failure> {
+    tell(&ask(daemon, &ControlRequest::Apply { tenants })?, Telling::Changes, form)
+}
+
+/// `bailiwick start`, `stop`, `restart`, `freeze` and `thaw`.
+pub(crate) fn lifecycle(
+    daemon: &Daemon,
+    verb: Verb,
+    tenants: Vec<TenantName>,
+    form: Form,
+) -> Result<ExitStatus, Failure> {
+    tell(&ask(daemon, &ControlRequest::Lifecycle { verb, tenants })?, Telling::Nothing, form)
+}
+
+/// `bailiwick reload`.
+pub(crate) fn reload(daemon: &Daemon, form: Form) -> Result<ExitStatus, Failure> {
+    tell(&ask(daemon, &ControlRequest::Reload)?, Telling::Changes, form)
+}
+
+/// Asks for something that is answered with what was done.
+pub(crate) fn ask(daemon: &Daemon, request: &ControlRequest) -> Result<Vec<TenantOutcome>, AskError> {
+    match daemon.ask(request)? {
+        ControlReply::Outcome(outcomes) => Ok(outcomes),
+        _ => Err(AskError::Unexpected),
+    }
+}
+
+/// Tells what was done: failures on standard error, the rest on standard output.
+pub(crate) fn tell(outcomes: &[TenantOutcome], telling: Telling, form: Form) -> Result<ExitStatus, Failure> {
+    if form == Form::Json {
+        output::print_json(&outcomes)?;
+    } else {
+        if telling == Telling::Changes {
+            output::print(&done(outcomes))?;
+        }
+        for outcome in outcomes {
+            if let Some(failure) = &outcome.failure {
+                output::complain(&format!("{}: {}", outcome.tenant, failure.message));
+            }
+        }
+    }
+    Ok(overall(outcomes))
+}
+
+fn done(outcomes: &[TenantOutcome]) -> String {
+    outcomes
+        .iter()
+        .filter(|outcome| outcome.failure.is_none() && outcome.done != "unchanged")
+        .map(|outcome| format!("{}: {}\n", outcome.tenant, visible(&outcome.done)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::tests::fake;
+
+    fn outcome(tenant: &str, done: &str, failure: Option<ExitStatus>) -> TenantOutcome {
+        TenantOutcome {
+            tenant: tenant.parse().expect("valid"),
+            done: done.to_owned(),
+            failure: failure.map(|status| Failure::of(status, "no memory controller")),
+        }
+    }
+
+    #[test]
+    fn only_what_changed_is_told() {
+        let outcomes = [
+            outcome("a", "started", None),
+            outcome("b", "unchanged", None),
+            outcome("c", "started", Some(ExitStatus::HostCannot)),
+        ];
+        assert_eq!(done(&outcomes), "a: started\n");
+    }
+
+    #[test]
+    fn the_status_is_that_of_all_together() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let bad = outcome("a", "", Some(ExitStatus::HostCannot));
+        let good = outcome("b", "unchanged", None);
+        let answers = [vec![bad.clone()], vec![bad, good.clone()], vec![good]]
+            .map(|outcomes| vec![ControlReply::Progress { done: 0, total: 1 }, ControlReply::Outcome(outcomes)]);
+        let (daemon, served) = fake(temp.path(), answers.to_vec());
+        assert_eq!(apply(&daemon, Vec::new(), Form::Text), Ok(ExitStatus::HostCannot));
+        assert_eq!(reload(&daemon, Form::Text), Ok(ExitStatus::Partly));
+        let tenants: Vec<TenantName> = vec!["b".parse().expect("valid")];
+        assert_eq!(lifecycle(&daemon, Verb::Freeze, tenants.clone(), Form::Text), Ok(ExitStatus::Done));
+        let asked = served.join().expect("served");
+        assert_eq!(asked[2], ControlRequest::Lifecycle { verb: Verb::Freeze, tenants });
+    }
+}

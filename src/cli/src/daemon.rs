@@ -1,0 +1,280 @@
+//! Asking `bailiwickd`: one connection a request, progress on the way, descriptors beside either.
+
+use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
+use bailiwick_proto::{CONTROL_SOCKET, ControlReply, ControlRequest, Decoder, Failure, FrameError, encode};
+use bailiwick_sys::socket;
+use bailiwick_types::ExitStatus;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Work that is over sooner is not worth a moving line.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Where `bailiwickd` listens.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    path: PathBuf,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error(
+        "bailiwickd does not answer on \"{}\"; start it with \"systemctl start bailiwick.target\" or \"bailiwickd \
+         --standalone\"",
+        path.display()
+    )]
+    NoAnswer { path: PathBuf, source: io::Error },
+    #[error("not allowed to talk to bailiwickd on \"{}\"; be root or one of its admins", path.display())]
+    Denied { path: PathBuf, source: io::Error },
+    #[error("cannot send the request to bailiwickd")]
+    Send(#[source] io::Error),
+    #[error("the request is too large")]
+    Request(#[source] FrameError),
+    #[error("cannot read the reply of bailiwickd")]
+    Receive(#[source] io::Error),
+    #[error("bailiwickd ended the connection without a reply; see its log")]
+    Ended,
+    #[error("the reply of bailiwickd cannot be understood; are \"bailiwick\" and \"bailiwickd\" of one version?")]
+    Reply(#[source] FrameError),
+    #[error("bailiwickd answered something else than was asked; are \"bailiwick\" and \"bailiwickd\" of one version?")]
+    Unexpected,
+    #[error(transparent)]
+    Failed(Failure),
+}
+
+impl AskError {
+    /// Whether nobody is there.
+    pub(crate) fn is_no_answer(&self) -> bool {
+        matches!(self, Self::NoAnswer { .. })
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Failed(failure) => failure,
+            AskError::Denied { .. } => Self::new(ExitStatus::Refused, &error),
+            AskError::Request(_) => Self::new(ExitStatus::Invalid, &error),
+            _ => Self::new(ExitStatus::Failed, &error),
+        }
+    }
+}
+
+/// A reply with what came beside it. The connection lives as long as this does.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) reply: ControlReply,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) connection: UnixStream,
+}
+
+impl Daemon {
+    /// The daemon whose runtime directory this is.
+    pub(crate) fn of(runtime_dir: &Path) -> Self {
+        Self { path: runtime_dir.join(CONTROL_SOCKET) }
+    }
+
+    /// Asks, and waits for the last reply. A failure that the daemon reports is an error.
+    pub(crate) fn ask(&self, request: &ControlRequest) -> Result<ControlReply, AskError> {
+        Ok(self.ask_beside(request, &[], 0)?.reply)
+    }
+
+    /// Asks with descriptors beside the request, and takes at most `max_fds` beside the reply.
+    pub(crate) fn ask_beside(
+        &self,
+        request: &ControlRequest,
+        fds: &[BorrowedFd<'_>],
+        max_fds: usize,
+    ) -> Result<Answer, AskError> {
+        let frame = encode(request, MAX_REQUEST).map_err(AskError::Request)?;
+        let mut connection = self.connect()?;
+        let sent = socket::send(&connection, &frame, fds).map_err(AskError::Send)?;
+        connection.write_all(&frame[sent..]).map_err(AskError::Send)?;
+        let (reply, fds) = read_reply(connection.as_fd(), max_fds, &mut Progress::new())?;
+        match reply {
+            ControlReply::Failed(failure) => Err(AskError::Failed(failure)),
+            reply => Ok(Answer { reply, fds, connection }),
+        }
+    }
+
+    fn connect(&self) -> Result<UnixStream, AskError> {
+        UnixStream::connect(&self.path).map_err(|source| {
+            let path = self.path.clone();
+            if source.kind() == io::ErrorKind::PermissionDenied {
+                AskError::Denied { path, source }
+            } else {
+                AskError::NoAnswer { path, source }
+            }
+        })
+    }
+}
+
+/// Reads up to the last reply.
+fn read_reply(
+    connection: BorrowedFd<'_>,
+    max_fds: usize,
+    progress: &mut Progress,
+) -> Result<(ControlReply, Vec<OwnedFd>), AskError> {
+    let mut decoder = Decoder::new(MAX_REPLY);
+    let mut buffer = vec![0; 64 << 10];
+    let mut fds = Vec::new();
+    loop {
+        let (len, came) = match socket::receive(connection, &mut buffer, max_fds) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other.map_err(AskError::Receive)?,
+        };
+        if len == 0 {
+            return Err(AskError::Ended);
+        }
+        fds.extend(came);
+        if fds.len() > max_fds {
+            return Err(AskError::Unexpected);
+        }
+        decoder.push(&buffer[..len]);
+        while let Some(reply) = decoder.next().map_err(AskError::Reply)? {
+            match reply {
+                ControlReply::Progress { done, total } => progress.show(done, total),
+                reply => return Ok((reply, fds)),
+            }
+        }
+    }
+}
+
+/// One moving line on standard error, when that is a terminal and the work takes its time.
+#[derive(Debug)]
+struct Progress {
+    since: Instant,
+    watched: bool,
+    shown: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { since: Instant::now(), watched: io::stderr().is_terminal(), shown: false }
+    }
+
+    fn show(&mut self, done: u64, total: u64) {
+        if self.watched && self.since.elapsed() >= PATIENCE {
+            self.shown = true;
+            // Nobody misses a line of progress that cannot be written.
+            io::stderr().write_all(line(done, total).as_bytes()).ok();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            io::stderr().write_all(b"\r\x1b[K").ok();
+        }
+    }
+}
+
+fn line(done: u64, total: u64) -> String {
+    const WIDTH: u64 = 30;
+    let filled = if total == 0 { WIDTH } else { done.min(total).saturating_mul(WIDTH) / total };
+    let bar: String = (0..WIDTH).map(|position| if position < filled { '#' } else { '.' }).collect();
+    format!("\r[{bar}] {done} of {total} tenants\x1b[K")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::thread::JoinHandle;
+
+    /// A daemon that answers each request in turn with frames of these replies, and gives back what it was asked.
+    pub(crate) fn fake(
+        runtime_dir: &Path,
+        answers: Vec<Vec<ControlReply>>,
+    ) -> (Daemon, JoinHandle<Vec<ControlRequest>>) {
+        let daemon = Daemon::of(runtime_dir);
+        std::fs::create_dir_all(daemon.path.parent().expect("has a parent")).expect("directory");
+        let listener = UnixListener::bind(&daemon.path).expect("binds");
+        let served = std::thread::spawn(move || answers.into_iter().map(|answer| serve(&listener, answer)).collect());
+        (daemon, served)
+    }
+
+    fn serve(listener: &UnixListener, answer: Vec<ControlReply>) -> ControlRequest {
+        let (mut stream, _) = listener.accept().expect("accepts");
+        let mut decoder = Decoder::new(MAX_REQUEST);
+        let mut buffer = [0; 4096];
+        let request = loop {
+            let (len, _) = socket::receive(&stream, &mut buffer, 4).expect("receives");
+            decoder.push(&buffer[..len]);
+            if let Some(request) = decoder.next().expect("valid") {
+                break request;
+            }
+        };
+        for reply in answer {
+            stream.write_all(&encode(&reply, MAX_REPLY).expect("small")).expect("writes");
+        }
+        request
+    }
+
+    #[test]
+    fn nobody_there_names_the_socket_and_the_remedy() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let error = Daemon::of(temp.path()).ask(&ControlRequest::List).expect_err("nobody listens");
+        assert!(error.is_no_answer());
+        let failure = Failure::from(error);
+        assert_eq!(failure.status, ExitStatus::Failed);
+        let socket = format!("\"{}\"", temp.path().join(CONTROL_SOCKET).display());
+        for part in ["bailiwickd does not answer on ", &socket, "systemctl start bailiwick.target", "--standalone"] {
+            assert!(failure.message.contains(part), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_stale_socket_is_nobody_too() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let (daemon, served) = fake(temp.path(), Vec::new());
+        served.join().expect("ends at once");
+        assert!(daemon.ask(&ControlRequest::List).expect_err("nobody listens").is_no_answer());
+    }
+
+    #[test]
+    fn progress_is_passed_over_and_failures_are_errors() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let failure = Failure::of(ExitStatus::NotFound, "no tenant \"bob\"");
+        let (daemon, served) = fake(
+            temp.path(),
+            vec![
+                vec![ControlReply::Progress { done: 1, total: 2 }, ControlReply::List(Vec::new())],
+                vec![ControlReply::Failed(failure.clone())],
+                Vec::new(),
+            ],
+        );
+        assert_eq!(daemon.ask(&ControlRequest::List).expect("answered"), ControlReply::List(Vec::new()));
+        let error = daemon.ask(&ControlRequest::Reload).expect_err("failed");
+        assert_eq!(Failure::from(error), failure);
+        assert!(matches!(daemon.ask(&ControlRequest::Status), Err(AskError::Ended)));
+        let asked = served.join().expect("served");
+        assert_eq!(asked, [ControlRequest::List, ControlRequest::Reload, ControlRequest::Status]);
+    }
+
+    #[test]
+    fn descriptors_that_nobody_asked_for_are_closed() {
+        let (ours, theirs) = UnixStream::pair().expect("pair");
+        let frame = encode(&ControlReply::List(Vec::new()), MAX_REPLY).expect("small");
+        let (reader, _writer) = io::pipe().expect("pipe");
+        socket::send(&theirs, &frame, &[reader.as_fd()]).expect("sends");
+        let (_, fds) = read_reply(ours.as_fd(), 0, &mut Progress::new()).expect("read");
+        assert!(fds.is_empty());
+        socket::send(&theirs, &frame, &[reader.as_fd()]).expect("sends");
+        let (_, fds) = read_reply(ours.as_fd(), 1, &mut Progress::new()).expect("read");
+        assert_eq!(fds.len(), 1);
+    }
+
+    #[test]
+    fn the_line_of_progress_is_bounded() {
+        assert!(line(0, 10).contains("[..............................] 0 of 10"));
+        assert!(line(5, 10).contains("[###############...............] 5 of 10"));
+        assert!(line(99, 10).contains(&format!("[{}]", "#".repeat(30))));
+        assert!(line(0, 0).contains("0 of 0"));
+    }
+}

@@ -1,0 +1,267 @@
+//! `list`, `show`, `status` and `plan`: what `bailiwickd` knows, as text.
+
+use crate::daemon::{AskError, Daemon};
+use crate::output::{self, Form, visible, word};
+use crate::report;
+use crate::table::{indented, pairs, render};
+use bailiwick_proto::control::{HostStatus, TenantDetail, TenantSummary};
+use bailiwick_proto::{ControlReply, ControlRequest, Failure};
+use bailiwick_types::{Action, Change, ExitStatus, Period, TenantName};
+
+/// `bailiwick list`.
+pub(crate) fn list(daemon: &Daemon, form: Form) -> Result<(), Failure> {
+    let ControlReply::List(tenants) = daemon.ask(&ControlRequest::List)? else {
+        return Err(AskError::Unexpected.into());
+    };
+    output::show(form, &tenants, |tenants| list_text(tenants))
+}
+
+/// `bailiwick show`.
+pub(crate) fn show(daemon: &Daemon, tenant: TenantName, form: Form) -> Result<(), Failure> {
+    let ControlReply::Show(detail) = daemon.ask(&ControlRequest::Show { tenant })? else {
+        return Err(AskError::Unexpected.into());
+    };
+    output::show(form, &*detail, show_text)
+}
+
+/// `bailiwick status`.
+pub(crate) fn status(daemon: &Daemon, form: Form) -> Result<(), Failure> {
+    let ControlReply::Status(status) = daemon.ask(&ControlRequest::Status)? else {
+        return Err(AskError::Unexpected.into());
+    };
+    output::show(form, &status, status_text)
+}
+
+/// `bailiwick plan`.
+pub(crate) fn plan(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Result<ExitStatus, Failure> {
+    let changes = changes(daemon, tenants)?;
+    if form == Form::Json || !changes.is_empty() {
+        output::show(form, &changes, |changes| plan_text(changes))?;
+    }
+    Ok(if changes.is_empty() { ExitStatus::Done } else { ExitStatus::Finding })
+}
+
+/// `bailiwick apply --dry-run`.
+pub(crate) fn rehearse(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Result<(), Failure> {
+    output::show(form, &changes(daemon, tenants)?, |changes| rehearsal_text(changes))
+}
+
+fn changes(daemon: &Daemon, tenants: Vec<TenantName>) -> Result<Vec<Change>, Failure> {
+    match daemon.ask(&ControlRequest::Plan { tenants })? {
+        ControlReply::Plan(changes) => Ok(changes),
+        _ => Err(AskError::Unexpected.into()),
+    }
+}
+
+fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn list_text(tenants: &[TenantSummary]) -> String {
+    let rows = tenants.iter().map(|tenant| {
+        vec![
+            tenant.name.to_string(),
+            tenant.state.word().to_owned(),
+            text(tenant.plan.as_ref()),
+            text(tenant.image.as_ref()),
+            text(tenant.profile),
+        ]
+    });
+    render(&["NAME", "STATE", "PLAN", "IMAGE", "PROFILE"], rows)
+}
+
+fn show_text(tenant: &TenantDetail) -> String {
+    let summary = &tenant.summary;
+    let state = match &tenant.suspend_reason {
+        Some(reason) => format!("{} ({reason})", summary.state.word()),
+        None => summary.state.word().to_owned(),
+    };
+    let mut rows = vec![
+        ("name", summary.name.to_string()),
+        ("state", state),
+        ("plan", text(summary.plan.as_ref())),
+        ("image", text(summary.image.as_ref())),
+        ("profile", text(summary.profile)),
+        ("pid", text(tenant.pid)),
+        ("ids", text(tenant.ids.map(|ids| format!("{}, {} of them", ids.first, ids.count)))),
+        ("login", text(tenant.login.as_ref())),
+        ("doors", tenant.doors.join(", ")),
+    ];
+    rows.extend(tenant.cgroup.iter().map(|(hierarchy, path)| ("cgroup", format!("{hierarchy}: {path}"))));
+    let mut out = pairs(rows);
+    if !tenant.limits.is_empty() {
+        out.push('\n');
+        out.push_str(&report::limits_table(&tenant.limits));
+    }
+    out
+}
+
+fn status_text(status: &HostStatus) -> String {
+    let tenants: Vec<_> = status.tenants.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let mut out = pairs([
+        ("bailiwickd", format!("{}, up {}", status.version, Period(status.uptime))),
+        ("warden", status.warden.clone().unwrap_or_else(|| "does not answer".to_owned())),
+        ("tenants", if tenants.is_empty() { "none".to_owned() } else { tenants.join(", ") }),
+        ("sessions", status.sessions.to_string()),
+        ("problems", if status.problems.is_empty() { "none".to_owned() } else { status.problems.len().to_string() }),
+    ]);
+    for problem in &status.problems {
+        out.push_str(&indented(&output::visible_lines(problem)));
+    }
+    out
+}
+
+fn plan_text(changes: &[Change]) -> String {
+    let rows = changes.iter().map(|change| {
+        vec![
+            change.tenant.to_string(),
+            change.what.clone(),
+            change.actual.clone(),
+            change.declared.clone(),
+            word(change.action),
+        ]
+    });
+    render(&["TENANT", "WHAT", "ACTUAL", "DECLARED", "ACTION"], rows)
+}
+
+fn rehearsal_text(changes: &[Change]) -> String {
+    changes
+        .iter()
+        .map(|change| {
+            let would = match change.action {
+                Action::Start => "would start",
+                Action::Stop => "would stop",
+                Action::Restart => "would restart",
+                Action::Live => "would change while it runs",
+                Action::None => "would leave as it is, a person must look",
+            };
+            let (what, actual, declared) = (visible(&change.what), visible(&change.actual), visible(&change.declared));
+            format!("{}: {would} ({what}: {actual} -> {declared})\n", change.tenant)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::tests::fake;
+    use bailiwick_proto::control::TenantState;
+    use bailiwick_types::{IdRange, LimitReport, Verdict};
+    use std::collections::BTreeMap;
+
+    fn name(text: &str) -> TenantName {
+        text.parse().expect("valid")
+    }
+
+    fn summary() -> TenantSummary {
+        TenantSummary {
+            name: name("alice"),
+            state: TenantState::Running,
+            plan: Some("small".parse().expect("valid")),
+            image: Some("host".parse().expect("valid")),
+            profile: Some(bailiwick_types::Profile::Web),
+        }
+    }
+
+    fn detail() -> TenantDetail {
+        TenantDetail {
+            summary: summary(),
+            suspend_reason: None,
+            pid: Some(4711),
+            ids: Some(IdRange { first: 10_000_000, count: 65_536 }),
+            cgroup: BTreeMap::from([("unified".to_owned(), "/bailiwick/alice".to_owned())]),
+            login: Some("alice".to_owned()),
+            doors: vec!["exec".to_owned(), "ssh".to_owned()],
+            limits: vec![LimitReport {
+                resource: "memory".to_owned(),
+                declared: "1G".to_owned(),
+                enforced: Some("1G".to_owned()),
+                used: Some(1 << 20),
+                peak: None,
+                faults: Some(0),
+                verdict: Verdict::Enforced,
+            }],
+        }
+    }
+
+    #[test]
+    fn show_json_has_the_documented_keys() {
+        let json = serde_json::to_value(detail()).expect("serialises");
+        for key in ["name", "state", "plan", "image", "profile", "pid", "ids", "cgroup", "limits"] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+        assert_eq!(json["ids"], serde_json::json!({"first": 10_000_000, "count": 65_536}));
+        assert_eq!(json["limits"][0]["declared"], "1G");
+        let down = serde_json::to_value(TenantDetail { pid: None, ..detail() }).expect("serialises");
+        assert!(down["pid"].is_null() && down.get("pid").is_some());
+    }
+
+    #[test]
+    fn list_json_is_the_first_five() {
+        let json = serde_json::to_value([summary()]).expect("serialises");
+        let golden = serde_json::json!([
+            {"name": "alice", "state": "running", "plan": "small", "image": "host", "profile": "web"}
+        ]);
+        assert_eq!(json, golden);
+    }
+
+    #[test]
+    fn texts_are_aligned() {
+        let deleted = TenantSummary {
+            name: name("b"),
+            state: TenantState::Deleted,
+            plan: None,
+            image: None,
+            profile: None,
+        };
+        let golden = "NAME   STATE    PLAN   IMAGE  PROFILE\n\
+                      alice  running  small  host   web\n\
+                      b      deleted  -      -      -\n";
+        assert_eq!(list_text(&[summary(), deleted]), golden);
+        let shown = show_text(&TenantDetail { suspend_reason: Some("unpaid\u{7}".to_owned()), ..detail() });
+        assert!(shown.contains("state    running (unpaid\\u{7})\n"), "{shown}");
+        assert!(shown.contains("cgroup   unified: /bailiwick/alice\n"), "{shown}");
+        assert!(shown.contains("memory"), "{shown}");
+    }
+
+    #[test]
+    fn status_shows_problems() {
+        let status = HostStatus {
+            version: "0.1.0".to_owned(),
+            warden: None,
+            uptime: 3661,
+            tenants: BTreeMap::from([("running".to_owned(), 2), ("suspended".to_owned(), 1)]),
+            problems: vec!["tenants.d/x.toml:1:1: bad\u{1b}".to_owned()],
+            sessions: 3,
+        };
+        let golden = "bailiwickd  0.1.0, up 1h1m1s\n\
+                      warden      does not answer\n\
+                      tenants     2 running, 1 suspended\n\
+                      sessions    3\n\
+                      problems    1\n  tenants.d/x.toml:1:1: bad\\u{1b}\n";
+        assert_eq!(status_text(&status), golden);
+    }
+
+    #[test]
+    fn drift_is_told_by_the_exit_status_and_a_rehearsal_is_not() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let change = Change {
+            tenant: name("alice"),
+            what: "limits.memory".to_owned(),
+            actual: "1G".to_owned(),
+            declared: "2G".to_owned(),
+            action: Action::Live,
+        };
+        let golden = "TENANT  WHAT           ACTUAL  DECLARED  ACTION\n\
+                      alice   limits.memory  1G      2G        live\n";
+        assert_eq!(plan_text(std::slice::from_ref(&change)), golden);
+        let golden = "alice: would change while it runs (limits.memory: 1G -> 2G)\n";
+        assert_eq!(rehearsal_text(std::slice::from_ref(&change)), golden);
+        let answers = [vec![change], Vec::new()].map(|changes| vec![ControlReply::Plan(changes)]);
+        let (daemon, served) = fake(temp.path(), answers.to_vec());
+        assert_eq!(plan(&daemon, Vec::new(), Form::Text), Ok(ExitStatus::Finding));
+        assert_eq!(plan(&daemon, vec![name("alice")], Form::Text), Ok(ExitStatus::Done));
+        let asked = served.join().expect("served");
+        assert_eq!(asked[1], ControlRequest::Plan { tenants: vec![name("alice")] });
+    }
+}

@@ -1,0 +1,248 @@
+//! Moves bytes between a descriptor of the operator's and a pipe or terminal that a jail holds the other end of.
+//!
+//! Only pipes cross into a jail, so a file, a socket or a terminal of the host is never in a tenant's hands.
+//!
+//! Danger: the tenant decides when the other end is read, written or closed. Ends that face a jail never block.
+
+use bailiwick_sys::stream::Interest;
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+const BUFFER: usize = 64 << 10;
+
+/// One direction.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    /// Both ends; `None` when it is over.
+    ends: Option<(File, File)>,
+    buffer: Vec<u8>,
+    /// The bytes of `buffer` that wait to be written.
+    waiting: std::ops::Range<usize>,
+    /// Nothing more comes.
+    at_end: bool,
+    /// What is written after the last byte.
+    ending: &'static [u8],
+    /// Why it ended, when that was neither the end of the one nor the closing of the other.
+    failure: Option<io::Error>,
+}
+
+impl Pump {
+    /// From one descriptor to another.
+    pub(crate) fn new(from: OwnedFd, to: OwnedFd) -> Self {
+        Self {
+            ends: Some((from.into(), to.into())),
+            buffer: vec![0; BUFFER],
+            waiting: 0..0,
+            at_end: false,
+            ending: b"",
+            failure: None,
+        }
+    }
+
+    /// With bytes that are written after the last one: a terminal has no end of file but a character for it.
+    pub(crate) fn ending_with(mut self, ending: &'static [u8]) -> Self {
+        self.ending = ending;
+        self
+    }
+
+    /// Whether it is over: both ends are closed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ends.is_none()
+    }
+
+    /// Whether bytes wait to be written.
+    pub(crate) fn is_laden(&self) -> bool {
+        !self.is_over() && !self.waiting.is_empty()
+    }
+
+    /// Why bytes were lost, if they were.
+    pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
+    }
+
+    /// What it waits for: room to write, or bytes to read and the closing of the other end.
+    pub(crate) fn questions(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
+        match &self.ends {
+            None => Vec::new(),
+            Some((_, to)) if !self.waiting.is_empty() => vec![(to.as_fd(), Interest::Write)],
+            Some((from, to)) => vec![(from.as_fd(), Interest::Read), (to.as_fd(), Interest::End)],
+        }
+    }
+
+    /// Goes on after `answers` to [`Self::questions`].
+    pub(crate) fn step(&mut self, answers: &[bool]) {
+        match answers {
+            [true] => self.write(),
+            [_, true] => self.ends = None,
+            [true, false] => self.read(),
+            _ => {}
+        }
+    }
+
+    fn read(&mut self) {
+        let Some((from, _)) = &mut self.ends else { return };
+        match from.read(&mut self.buffer) {
+            Ok(0) => self.finish(),
+            Ok(len) => self.waiting = 0..len,
+            Err(error) if is_passing(&error) => {}
+            Err(error) => {
+                self.failure = unless_hung_up(error, from);
+                self.finish();
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        let Some((_, to)) = &mut self.ends else { return };
+        match to.write(&self.buffer[self.waiting.clone()]) {
+            Err(error) if is_passing(&error) => {}
+            Err(error) => {
+                self.failure = unless_hung_up(error, to);
+                self.ends = None;
+            }
+            Ok(len) => {
+                self.waiting.start += len;
+                if self.waiting.is_empty() && self.at_end {
+                    self.ends = None;
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.at_end = true;
+        if self.ending.is_empty() {
+            self.ends = None;
+        } else {
+            self.buffer[..self.ending.len()].copy_from_slice(self.ending);
+            self.waiting = 0..self.ending.len();
+        }
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// `None` when the error only says that the other side has gone: a closed pipe, or the `EIO` of a terminal, which the
+/// master side gives when the jail has closed its side, and the operator's own after a hang-up.
+fn unless_hung_up(error: io::Error, on: &File) -> Option<io::Error> {
+    const EIO: i32 = 5;
+    let hung_up =
+        error.kind() == ErrorKind::BrokenPipe || (error.raw_os_error() == Some(EIO) && on.is_terminal());
+    (!hung_up).then_some(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_sys::stream;
+    use std::io::{PipeReader, PipeWriter};
+    use std::time::Duration;
+
+    /// A pump between two pipes, and the far ends of both.
+    fn pump() -> (PipeWriter, Pump, PipeReader) {
+        let (from, source) = io::pipe().expect("pipe");
+        let (sink, to) = io::pipe().expect("pipe");
+        stream::never_block(&to).expect("fionbio");
+        (source, Pump::new(from.into(), to.into()), sink)
+    }
+
+    /// Steps while there is something to do.
+    fn run(pump: &mut Pump) {
+        loop {
+            let answers = stream::wait(&pump.questions(), Some(Duration::ZERO)).expect("polls");
+            if !answers.contains(&true) {
+                return;
+            }
+            pump.step(&answers);
+        }
+    }
+
+    #[test]
+    fn bytes_pass_and_the_end_passes_after_them() {
+        let (mut source, mut pump, mut sink) = pump();
+        source.write_all(b"hello").expect("writes");
+        run(&mut pump);
+        let mut got = [0; 5];
+        sink.read_exact(&mut got).expect("reads");
+        assert_eq!(&got, b"hello");
+        assert!(!pump.is_over());
+        source.write_all(b"bye").expect("writes");
+        drop(source);
+        run(&mut pump);
+        assert!(pump.is_over());
+        let mut rest = Vec::new();
+        sink.read_to_end(&mut rest).expect("the end came");
+        assert_eq!(rest, b"bye");
+    }
+
+    #[test]
+    fn a_full_pipe_is_waited_for_and_nothing_is_lost() {
+        let (mut source, mut pump, mut sink) = pump();
+        let sent: Vec<u8> = (0..=250).cycle().take(1 << 20).collect();
+        let expected = sent.clone();
+        let writer = std::thread::spawn(move || source.write_all(&sent).expect("writes"));
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            sink.read_to_end(&mut got).expect("reads");
+            got
+        });
+        while !pump.is_over() {
+            let answers = stream::wait(&pump.questions(), None).expect("polls");
+            pump.step(&answers);
+        }
+        writer.join().expect("wrote");
+        assert!(reader.join().expect("read") == expected);
+    }
+
+    #[test]
+    fn a_reader_that_goes_ends_it_quietly_before_and_while_bytes_wait() {
+        let (_source, mut idle, sink) = pump();
+        drop(sink);
+        run(&mut idle);
+        assert!(idle.is_over() && idle.take_failure().is_none());
+
+        let (mut source, mut laden, sink) = pump();
+        source.write_all(&[0; 32 << 10]).expect("fits the pipe");
+        laden.step(&[true, false]);
+        assert!(laden.is_laden());
+        drop(sink);
+        run(&mut laden);
+        assert!(laden.is_over() && laden.take_failure().is_none());
+        assert!(source.write_all(b"x").is_err(), "the writer is told");
+    }
+
+    #[test]
+    fn lost_bytes_are_a_failure() {
+        let (from, mut source) = io::pipe().expect("pipe");
+        let full = File::options().write(true).open("/dev/full").expect("opens");
+        let mut pump = Pump::new(from.into(), full.into());
+        source.write_all(b"x").expect("writes");
+        run(&mut pump);
+        assert!(pump.is_over());
+        assert_eq!(pump.take_failure().expect("failed").kind(), ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn a_directory_cannot_be_read() {
+        let (_sink, to) = io::pipe().expect("pipe");
+        let mut pump = Pump::new(File::open("/").expect("opens").into(), to.into());
+        run(&mut pump);
+        assert_eq!(pump.take_failure().expect("failed").kind(), ErrorKind::IsADirectory);
+    }
+
+    #[test]
+    fn the_ending_is_written_last() {
+        let (mut source, pump, mut sink) = pump();
+        let mut pump = pump.ending_with(b"\x04");
+        source.write_all(b"exit").expect("writes");
+        drop(source);
+        run(&mut pump);
+        assert!(pump.is_over());
+        let mut got = Vec::new();
+        sink.read_to_end(&mut got).expect("reads");
+        assert_eq!(got, b"exit\x04");
+    }
+}

@@ -1,0 +1,308 @@
+//! `audit` and `doctor`: the proof and what the host can hold, as text and as comma-separated values.
+
+use crate::daemon::{AskError, Daemon};
+use crate::output::{self, Form, visible, word};
+use crate::table::{indented, render};
+use bailiwick_proto::{ControlReply, ControlRequest, Failure};
+use bailiwick_types::{
+    AuditReport, ExitStatus, FeatureReport, FeatureState, Finding, HostReport, LimitReport, Resource, Severity,
+    TenantName, TenantReport, WallReport,
+};
+use std::path::Path;
+
+/// How an audit is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AuditForm {
+    /// For people, or JSON.
+    Plain(Form),
+    /// One line for each limit and each wall.
+    Csv,
+}
+
+/// `bailiwick audit`.
+pub(crate) fn audit(daemon: &Daemon, tenants: Vec<TenantName>, form: AuditForm) -> Result<ExitStatus, Failure> {
+    let ControlReply::Audit(report) = daemon.ask(&ControlRequest::Audit { tenants })? else {
+        return Err(AskError::Unexpected.into());
+    };
+    match form {
+        AuditForm::Plain(form) => output::show(form, &*report, audit_text)?,
+        AuditForm::Csv => output::print(&csv(&report))?,
+    }
+    Ok(audit_status(&report))
+}
+
+fn audit_status(report: &AuditReport) -> ExitStatus {
+    let grave = |tenant: &TenantReport| tenant.findings.iter().any(|finding| finding.severity >= Severity::Warning);
+    if report.tenants.iter().any(grave) { ExitStatus::Finding } else { ExitStatus::Done }
+}
+
+/// `bailiwick doctor`.
+pub(crate) fn doctor(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
+    let host = bailiwick_policy::read_host(config).map_err(|problems| crate::configuration::invalid(&problems))?;
+    let report = bailiwick_audit::doctor(config);
+    output::show(form, &report, doctor_text)?;
+    Ok(doctor_status(&report, host.require))
+}
+
+fn doctor_status(report: &HostReport, required: impl IntoIterator<Item = Resource>) -> ExitStatus {
+    let missing = |resource: Resource| {
+        let named = |feature: &&FeatureReport| feature.feature == resource.word();
+        report.features.iter().find(named).is_some_and(|feature| feature.state == FeatureState::Missing)
+    };
+    if required.into_iter().any(missing) { ExitStatus::HostCannot } else { ExitStatus::Done }
+}
+
+fn doctor_text(report: &HostReport) -> String {
+    let rows = report.features.iter().map(|feature| {
+        vec![feature.feature.clone(), word(feature.state), feature.evidence.clone(), feature.remedy.clone()]
+    });
+    format!("kernel {}\n\n{}", visible(&report.kernel), render(&["FEATURE", "STATE", "EVIDENCE", "REMEDY"], rows))
+}
+
+fn audit_text(report: &AuditReport) -> String {
+    let mut out: String = report.tenants.iter().map(|tenant| format!("{}\n", tenant_text(tenant))).collect();
+    let lacking: Vec<_> = report.host.features.iter().filter(|feature| feature.state != FeatureState::Works).collect();
+    out.push_str(&format!("host: kernel {}\n", visible(&report.host.kernel)));
+    for feature in lacking {
+        let (name, evidence) = (visible(&feature.feature), visible(&feature.evidence));
+        out.push_str(&format!("  {name} {}: {evidence}\n", word(feature.state)));
+        if !feature.remedy.is_empty() {
+            out.push_str(&format!("    remedy: {}\n", visible(&feature.remedy)));
+        }
+    }
+    out
+}
+
+fn tenant_text(tenant: &TenantReport) -> String {
+    let mut out = format!("{}: {}\n", tenant.name, word(tenant.verdict));
+    if !tenant.walls.is_empty() {
+        out.push_str(&indented(&walls_table(&tenant.walls)));
+    }
+    if !tenant.limits.is_empty() {
+        out.push_str(&indented(&limits_table(&tenant.limits)));
+    }
+    for finding in &tenant.findings {
+        out.push_str(&finding_text(finding));
+    }
+    out
+}
+
+fn finding_text(finding: &Finding) -> String {
+    let (id, evidence, remedy) = (visible(&finding.id), visible(&finding.evidence), visible(&finding.remedy));
+    format!("  {id} {}: {evidence}\n    remedy: {remedy}\n", word(finding.severity))
+}
+
+fn walls_table(walls: &[WallReport]) -> String {
+    let rows = walls.iter().map(|wall| vec![wall.wall.clone(), word(wall.verdict), wall.evidence.clone()]);
+    render(&["WALL", "VERDICT", "EVIDENCE"], rows)
+}
+
+/// The limits of a tenant.
+pub(crate) fn limits_table(limits: &[LimitReport]) -> String {
+    let rows = limits.iter().map(|limit| {
+        vec![
+            limit.resource.clone(),
+            limit.declared.clone(),
+            limit.enforced.clone().unwrap_or_default(),
+            amount(limit, limit.used),
+            amount(limit, limit.peak),
+            limit.faults.map(|faults| faults.to_string()).unwrap_or_default(),
+            word(limit.verdict),
+        ]
+    });
+    render(&["LIMIT", "DECLARED", "ENFORCED", "USED", "PEAK", "FAULTS", "VERDICT"], rows)
+}
+
+/// What is used, bytes in the units that are declared in.
+fn amount(limit: &LimitReport, value: Option<u64>) -> String {
+    const BYTES: &[&str] = &["memory", "memory_high", "swap", "disk", "tmp", "shm"];
+    match value {
+        None => String::new(),
+        Some(value) if BYTES.contains(&limit.resource.as_str()) => rounded(value),
+        Some(value) => value.to_string(),
+    }
+}
+
+/// Bytes with one decimal, rounded down.
+fn rounded(bytes: u64) -> String {
+    for (shift, unit) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
+        if bytes >> shift > 0 {
+            let tenths = (bytes >> (shift - 10) & 1023) * 10 >> 10;
+            return format!("{}.{tenths}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+fn csv(report: &AuditReport) -> String {
+    let mut out = line(&["tenant", "kind", "name", "declared", "enforced", "used", "peak", "faults", "verdict", "evidence"]);
+    let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
+    for tenant in &report.tenants {
+        let name = tenant.name.as_str();
+        for limit in &tenant.limits {
+            out.push_str(&line(&[
+                name,
+                "limit",
+                &limit.resource,
+                &limit.declared,
+                limit.enforced.as_deref().unwrap_or_default(),
+                &number(limit.used),
+                &number(limit.peak),
+                &number(limit.faults),
+                &word(limit.verdict),
+                "",
+            ]));
+        }
+        for wall in &tenant.walls {
+            let verdict = word(wall.verdict);
+            out.push_str(&line(&[name, "wall", &wall.wall, "", "", "", "", "", &verdict, &wall.evidence]));
+        }
+    }
+    out
+}
+
+/// One record (RFC 4180).
+fn line(fields: &[&str]) -> String {
+    let fields: Vec<_> = fields.iter().map(|field| csv_field(field)).collect();
+    format!("{}\r\n", fields.join(","))
+}
+
+/// One field. What begins like a formula gets a `'` before it: a tenant can name a process so, and a spreadsheet would
+/// carry it out.
+fn csv_field(text: &str) -> String {
+    let text = visible(text);
+    let guard = if text.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
+    if text.contains([',', '"']) {
+        format!("\"{guard}{}\"", text.replace('"', "\"\""))
+    } else {
+        format!("{guard}{text}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::tests::fake;
+    use bailiwick_types::Verdict;
+
+    fn report(severity: Severity) -> AuditReport {
+        let tenant: TenantName = "alice".parse().expect("valid");
+        AuditReport {
+            tenants: vec![TenantReport {
+                name: tenant.clone(),
+                verdict: Verdict::Drift,
+                walls: vec![WallReport {
+                    wall: "membership".to_owned(),
+                    evidence: "pid 7 \"=cmd|' /C calc'\u{1b}[2J\", outside".to_owned(),
+                    verdict: Verdict::Enforced,
+                }],
+                limits: vec![LimitReport {
+                    resource: "memory".to_owned(),
+                    declared: "1G".to_owned(),
+                    enforced: None,
+                    used: Some(1_610_612_736),
+                    peak: None,
+                    faults: Some(2),
+                    verdict: Verdict::Drift,
+                }],
+                findings: vec![Finding {
+                    id: "BW012".to_owned(),
+                    severity,
+                    tenant: Some(tenant),
+                    evidence: "memory.max is \"max\"".to_owned(),
+                    remedy: "run \"bailiwick apply alice\"".to_owned(),
+                }],
+            }],
+            host: host(FeatureState::Missing),
+        }
+    }
+
+    fn host(state: FeatureState) -> HostReport {
+        let feature = |name: &str, state, remedy: &str| FeatureReport {
+            feature: name.to_owned(),
+            state,
+            evidence: "read".to_owned(),
+            remedy: remedy.to_owned(),
+        };
+        HostReport {
+            kernel: "6.12.0".to_owned(),
+            features: vec![feature("disk", state, "mount with prjquota"), feature("memory", FeatureState::Works, "")],
+        }
+    }
+
+    #[test]
+    fn the_text_has_walls_limits_findings_and_the_host() {
+        let golden = "alice: drift\n  \
+             WALL        VERDICT   EVIDENCE\n  \
+             membership  enforced  pid 7 \"=cmd|' /C calc'\\u{1b}[2J\", outside\n  \
+             LIMIT   DECLARED  ENFORCED  USED  PEAK  FAULTS  VERDICT\n  \
+             memory  1G        -         1.5G  -     2       drift\n  \
+             BW012 warning: memory.max is \"max\"\n    \
+             remedy: run \"bailiwick apply alice\"\n\n\
+             host: kernel 6.12.0\n  \
+             disk missing: read\n    \
+             remedy: mount with prjquota\n";
+        assert_eq!(audit_text(&report(Severity::Warning)), golden);
+    }
+
+    #[test]
+    fn csv_has_one_line_for_each_limit_and_wall_and_no_formula() {
+        let golden = "tenant,kind,name,declared,enforced,used,peak,faults,verdict,evidence\r\n\
+             alice,limit,memory,1G,,1610612736,,2,drift,\r\n\
+             alice,wall,membership,,,,,,enforced,\"pid 7 \"\"=cmd|' /C calc'\\u{1b}[2J\"\", outside\"\r\n";
+        assert_eq!(csv(&report(Severity::Warning)), golden);
+        assert_eq!(csv_field("=1+1"), "'=1+1");
+        assert_eq!(csv_field("@a,b"), "\"'@a,b\"");
+        assert_eq!(csv_field("a\nb"), "a\\nb");
+    }
+
+    #[test]
+    fn json_has_the_documented_shape() {
+        let json = serde_json::to_value(report(Severity::Critical)).expect("serialises");
+        let tenant = &json["tenants"][0];
+        for key in ["name", "verdict", "limits", "findings"] {
+            assert!(tenant.get(key).is_some(), "{key}");
+        }
+        for key in ["resource", "declared", "enforced", "used", "peak", "faults", "verdict"] {
+            assert!(tenant["limits"][0].get(key).is_some(), "{key}");
+        }
+        for key in ["id", "severity", "tenant", "evidence", "remedy"] {
+            assert!(tenant["findings"][0].get(key).is_some(), "{key}");
+        }
+        assert!(json["host"].is_object());
+    }
+
+    #[test]
+    fn a_notice_is_no_reason_to_fail() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let answers = [Severity::Notice, Severity::Warning, Severity::Critical]
+            .map(|severity| vec![ControlReply::Audit(Box::new(report(severity)))]);
+        let (daemon, served) = fake(temp.path(), answers.to_vec());
+        for status in [ExitStatus::Done, ExitStatus::Finding, ExitStatus::Finding] {
+            assert_eq!(audit(&daemon, Vec::new(), AuditForm::Csv), Ok(status));
+        }
+        served.join().expect("served");
+    }
+
+    #[test]
+    fn the_doctor_fails_only_for_what_is_required() {
+        let (missing, limited) = (host(FeatureState::Missing), host(FeatureState::Limited));
+        assert_eq!(doctor_status(&missing, [Resource::Disk]), ExitStatus::HostCannot);
+        assert_eq!(doctor_status(&missing, [Resource::Memory]), ExitStatus::Done);
+        assert_eq!(doctor_status(&missing, []), ExitStatus::Done);
+        assert_eq!(doctor_status(&limited, [Resource::Disk]), ExitStatus::Done);
+        let golden = "kernel 6.12.0\n\n\
+                      FEATURE  STATE    EVIDENCE  REMEDY\n\
+                      disk     missing  read      mount with prjquota\n\
+                      memory   works    read      -\n";
+        assert_eq!(doctor_text(&missing), golden);
+    }
+
+    #[test]
+    fn bytes_are_rounded_down() {
+        let cases = [(0, "0"), (1023, "1023"), (1024, "1.0K"), (1_610_612_736, "1.5G"), (u64::MAX, "16777215.9T")];
+        for (bytes, text) in cases {
+            assert_eq!(rounded(bytes), text);
+        }
+    }
+}

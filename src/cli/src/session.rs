@@ -1,0 +1,427 @@
+//! `exec` and `shell`: hands pipes or a terminal's size to `bailiwickd`, then attends the session until it ends.
+//!
+//! Once the session has started, only its channel counts: `bailiwickd` may die and the session goes on.
+//!
+//! Danger: the other end of the channel is init, which belongs to the tenant. It may say anything at any time. It
+//! decides the exit status and what is written to the operator's streams, and nothing else; what it hands over as a
+//! terminal is looked at before a byte goes to it.
+
+use crate::arguments::Entry;
+use crate::daemon::Daemon;
+use crate::pump::Pump;
+use bailiwick_proto::control::Exec;
+use bailiwick_proto::frame::MAX_EVENT;
+use bailiwick_proto::init::WindowSize;
+use bailiwick_proto::{
+    Bytes, ControlReply, ControlRequest, Failure, FrameError, SessionEvent, SessionSignal, decode,
+};
+use bailiwick_sys::interrupt::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, Signals};
+use bailiwick_sys::stream::{self, Direction, Interest};
+use bailiwick_sys::{socket, terminal};
+use bailiwick_types::{ExitStatus, TenantName};
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// The character that means the end of a file to a terminal (`VEOF` of `termios(3)`).
+const END_OF_FILE: &[u8] = b"\x04";
+/// What a terminal is said to be when nobody knows.
+const USUAL: WindowSize = WindowSize { rows: 24, columns: 80 };
+/// How many times a buffer is emptied after the end: a jail that writes for ever does not hold the operator.
+const LAST_ROUNDS: usize = 1024;
+
+/// Why a session failed, other than through its command.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("cannot {step}")]
+    Local {
+        step: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the jail ended")]
+    JailEnded,
+    #[error("the session could not be set up")]
+    Setup(#[source] io::Error),
+    #[error("cannot execute \"{command}\"")]
+    NotExecuted {
+        command: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("init of the jail said what no session says")]
+    Misspoken(#[source] FrameError),
+    #[error("init of the jail said more than a session says")]
+    Overlong(#[source] io::Error),
+    #[error("init of the jail named signal {0}, which does not exist")]
+    NoSignal(u8),
+    #[error("init of the jail handed over something that is no terminal")]
+    NoTerminal,
+}
+
+impl SessionError {
+    fn local(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Local { step, source }
+    }
+
+    fn status(&self) -> ExitStatus {
+        match self {
+            Self::NotExecuted { source, .. } if source.kind() == ErrorKind::NotFound => ExitStatus::CommandNotFound,
+            Self::NotExecuted { .. } => ExitStatus::CannotExecute,
+            _ => ExitStatus::ExecFailed,
+        }
+    }
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Self {
+        Self::new(error.status(), &error)
+    }
+}
+
+/// Whether the command gets a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pipes,
+    Terminal,
+}
+
+/// This process's own three streams.
+#[derive(Debug)]
+struct Local {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Local {
+    fn own() -> io::Result<Self> {
+        Ok(Self {
+            stdin: io::stdin().as_fd().try_clone_to_owned()?,
+            stdout: io::stdout().as_fd().try_clone_to_owned()?,
+            stderr: io::stderr().as_fd().try_clone_to_owned()?,
+        })
+    }
+
+    fn window(&self) -> Option<WindowSize> {
+        let size = [&self.stdin, &self.stdout].into_iter().find_map(|fd| terminal::size(fd).ok())?;
+        (size.rows > 0 && size.columns > 0).then_some(WindowSize { rows: size.rows, columns: size.columns })
+    }
+}
+
+/// `bailiwick exec`: the exit status of the command.
+pub(crate) fn exec(
+    daemon: &Daemon,
+    tenant: TenantName,
+    entry: Entry,
+    tty: bool,
+    argv: Vec<OsString>,
+) -> Result<u8, Failure> {
+    run(daemon, tenant, entry, if tty { Kind::Terminal } else { Kind::Pipes }, argv)
+}
+
+/// `bailiwick shell`: a login with a terminal if there is one, else one that reads its commands from standard input.
+pub(crate) fn shell(daemon: &Daemon, tenant: TenantName, entry: Entry) -> Result<u8, Failure> {
+    let kind = if io::stdin().is_terminal() { Kind::Terminal } else { Kind::Pipes };
+    run(daemon, tenant, entry, kind, Vec::new())
+}
+
+fn run(daemon: &Daemon, tenant: TenantName, entry: Entry, kind: Kind, argv: Vec<OsString>) -> Result<u8, Failure> {
+    // Whatever goes wrong before the command runs is bailiwick's failure, not the command's.
+    let failed = |failure: Failure| Failure { status: ExitStatus::ExecFailed, ..failure };
+    let command = argv.first().map_or_else(|| "the login shell".into(), |name| name.to_string_lossy().into_owned());
+    let local = Local::own().map_err(SessionError::local("use the standard streams"))?;
+    let (streams, remote) = match kind {
+        Kind::Pipes => cross(&local).map_err(SessionError::local("make pipes"))?,
+        Kind::Terminal => (Streams::default(), Vec::new()),
+    };
+    let request = request(tenant, entry, argv, (kind == Kind::Terminal).then(|| local.window().unwrap_or(USUAL)))
+        .map_err(failed)?;
+    let beside: Vec<_> = remote.iter().map(AsFd::as_fd).collect();
+    let mut answer = daemon.ask_beside(&request, &beside, 1).map_err(|error| failed(error.into()))?;
+    // The jail's ends must be the jail's alone, or the end of a stream is never seen.
+    drop(remote);
+    let (ControlReply::Session, Some(channel)) = (&answer.reply, answer.fds.pop()) else {
+        return Err(failed(crate::daemon::AskError::Unexpected.into()));
+    };
+    let mut session = Session { channel, local: &local, kind, streams, raw: None, started: false, command };
+    let status = session.attend()?;
+    // Open until here: bailiwickd counts the sessions whose client is connected.
+    drop(answer.connection);
+    Ok(status)
+}
+
+fn request(
+    tenant: TenantName,
+    entry: Entry,
+    argv: Vec<OsString>,
+    window: Option<WindowSize>,
+) -> Result<ControlRequest, Failure> {
+    let bytes = |text: OsString| Bytes::from_os(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
+    let mut env = entry.env;
+    // Programs draw by what the terminal is called, and the terminal is the operator's.
+    if window.is_some()
+        && !env.iter().any(|(key, _)| key.as_bytes() == b"TERM")
+        && let Some(term) = std::env::var_os("TERM")
+    {
+        env.push((bytes("TERM".into())?, bytes(term)?));
+    }
+    Ok(ControlRequest::Exec(Exec {
+        tenant,
+        user: entry.user,
+        argv: argv.into_iter().map(bytes).collect::<Result<_, _>>()?,
+        env,
+        cwd: entry.cwd.map(bytes).transpose()?,
+        terminal: window,
+    }))
+}
+
+/// The pumps of a session.
+#[derive(Debug, Default)]
+struct Streams {
+    inward: Option<Pump>,
+    outward: Vec<Pump>,
+}
+
+impl Streams {
+    fn pumps(&mut self) -> impl Iterator<Item = &mut Pump> {
+        self.inward.iter_mut().chain(&mut self.outward)
+    }
+}
+
+/// What crosses into the jail (stdin, stdout, stderr, each a pipe) and the pumps that serve it. A stream that is a pipe
+/// already goes as it is, if it is the right end of one: then nothing stands between.
+fn cross(local: &Local) -> io::Result<(Streams, Vec<OwnedFd>)> {
+    let mut streams = Streams::default();
+    let stdin = if stream::pipe_direction(&local.stdin)? == Some(Direction::Reading) {
+        local.stdin.try_clone()?
+    } else {
+        let (theirs, ours) = io::pipe()?;
+        stream::never_block(&ours)?;
+        streams.inward = Some(Pump::new(local.stdin.try_clone()?, ours.into()));
+        theirs.into()
+    };
+    let stdout = outward(&local.stdout, &mut streams)?;
+    // Two streams to one place share one pipe: what was written first comes first.
+    let stderr = if stream::is_same(&local.stdout, &local.stderr)? {
+        stdout.try_clone()?
+    } else {
+        outward(&local.stderr, &mut streams)?
+    };
+    Ok((streams, vec![stdin, stdout, stderr]))
+}
+
+fn outward(local: &OwnedFd, streams: &mut Streams) -> io::Result<OwnedFd> {
+    if stream::pipe_direction(local)? == Some(Direction::Writing) {
+        return local.try_clone();
+    }
+    let (ours, theirs) = io::pipe()?;
+    stream::never_block(&ours)?;
+    streams.outward.push(Pump::new(ours.into(), local.try_clone()?));
+    Ok(theirs.into())
+}
+
+/// A session that has been let in.
+#[derive(Debug)]
+struct Session<'a> {
+    channel: OwnedFd,
+    local: &'a Local,
+    kind: Kind,
+    streams: Streams,
+    raw: Option<terminal::Raw<'a>>,
+    started: bool,
+    /// What is run, for messages.
+    command: String,
+}
+
+impl Session<'_> {
+    /// Attends to it until it ends. The operator's terminal is as it was before when this returns.
+    fn attend(&mut self) -> Result<u8, SessionError> {
+        // From here on a signal is the command's, unless the command has not started yet.
+        let mut numbers = vec![SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+        if self.kind == Kind::Terminal {
+            numbers.push(SIGWINCH);
+        }
+        let signals = Signals::block(&numbers).map_err(SessionError::local("wait for signals"))?;
+        // A jail that does not listen must not hold the operator.
+        stream::never_block(&self.channel).map_err(SessionError::local("use the session's channel"))?;
+        let ended = self.relay(&signals);
+        self.raw = None;
+        let status = ended?;
+        match self.streams.pumps().find_map(Pump::take_failure) {
+            Some(source) => Err(SessionError::Local { step: "read or write the standard streams", source }),
+            None => Ok(status),
+        }
+    }
+
+    fn relay(&mut self, signals: &Signals) -> Result<u8, SessionError> {
+        let mut ended = None;
+        loop {
+            if let Some(status) = ended
+                && self.streams.outward.iter().all(Pump::is_over)
+            {
+                return Ok(status);
+            }
+            let ready = self.wait(signals, ended.is_none())?;
+            if ready.signals {
+                while let Some(number) = signals.take().map_err(SessionError::local("wait for signals"))? {
+                    if let Some(status) = self.interrupt(number, ended) {
+                        return Ok(status);
+                    }
+                }
+            }
+            if ready.channel {
+                match self.hear() {
+                    Ok(None) => {}
+                    Ok(Some(status)) => {
+                        self.streams.inward = None;
+                        if self.kind == Kind::Terminal {
+                            // What keeps the terminal open in the background is not waited for.
+                            self.drain(signals)?;
+                            return Ok(status);
+                        }
+                        ended = Some(status);
+                    }
+                    Err(error) => {
+                        self.drain(signals)?;
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for anything to happen and lets the pumps run.
+    fn wait(&mut self, signals: &Signals, listening: bool) -> Result<Ready, SessionError> {
+        let mut watched = vec![(signals.as_fd(), Interest::Read)];
+        if listening {
+            watched.push((self.channel.as_fd(), Interest::Read));
+        }
+        let fixed = watched.len();
+        for pump in self.streams.inward.iter().chain(&self.streams.outward) {
+            watched.extend(pump.questions());
+        }
+        let answers = stream::wait(&watched, None).map_err(SessionError::local("wait"))?;
+        self.step(&answers[fixed..]);
+        Ok(Ready { signals: answers[0], channel: listening && answers[1] })
+    }
+
+    fn step(&mut self, mut answers: &[bool]) {
+        for pump in self.streams.pumps() {
+            let (own, rest) = answers.split_at(pump.questions().len());
+            pump.step(own);
+            answers = rest;
+        }
+    }
+
+    /// Moves what is there already, without waiting for more.
+    fn drain(&mut self, signals: &Signals) -> Result<(), SessionError> {
+        for _ in 0..LAST_ROUNDS {
+            let mut watched = vec![(signals.as_fd(), Interest::Read)];
+            let mut time = Some(Duration::ZERO);
+            for pump in &self.streams.outward {
+                watched.extend(pump.questions());
+                if pump.is_laden() {
+                    // The operator's side is slow, and what it waits for is in hand.
+                    time = None;
+                }
+            }
+            let answers = stream::wait(&watched, time).map_err(SessionError::local("wait"))?;
+            if answers[0] || !answers.contains(&true) {
+                break;
+            }
+            self.streams.inward = None;
+            self.step(&answers[1..]);
+        }
+        Ok(())
+    }
+
+    /// A signal came. The exit status, if that is the end.
+    fn interrupt(&mut self, number: i32, ended: Option<u8>) -> Option<u8> {
+        if number == SIGWINCH {
+            if let Some(size) = self.local.window() {
+                self.say(SessionSignal::Resize(size));
+            }
+            return None;
+        }
+        let own = 128 + u8::try_from(number).unwrap_or(0);
+        if !self.started || ended.is_some() {
+            // There is no command that could be told: the operator wants to leave.
+            return Some(ended.unwrap_or(own));
+        }
+        self.say(SessionSignal::Signal(number));
+        // Without its terminal nobody attends to this session any more; the jail's side is hung up with it.
+        (self.kind == Kind::Terminal && number == SIGHUP).then_some(own)
+    }
+
+    /// Tells init. What it does not take is lost: its end of the channel is full or closed, and the latter is heard.
+    fn say(&self, signal: SessionSignal) {
+        let message = serde_json::to_vec(&signal).expect("two numbers at most");
+        socket::send(&self.channel, &message, &[]).ok();
+    }
+
+    /// Hears what init says. The exit status, if the command has ended.
+    fn hear(&mut self) -> Result<Option<u8>, SessionError> {
+        let mut buffer = [0; MAX_EVENT];
+        let fds = usize::from(self.kind == Kind::Terminal && !self.started);
+        let (len, mut fds) = match socket::receive(&self.channel, &mut buffer, fds) {
+            Ok((0, _)) => return Err(SessionError::JailEnded),
+            Ok(heard) => heard,
+            Err(error) => {
+                return match error.kind() {
+                    ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(None),
+                    ErrorKind::ConnectionReset => Err(SessionError::JailEnded),
+                    _ => Err(SessionError::Overlong(error)),
+                };
+            }
+        };
+        match decode(&buffer[..len], MAX_EVENT).map_err(SessionError::Misspoken)? {
+            SessionEvent::Started if self.started => Ok(None),
+            SessionEvent::Started => {
+                if self.kind == Kind::Terminal {
+                    self.connect(fds.pop().ok_or(SessionError::NoTerminal)?)?;
+                }
+                self.started = true;
+                Ok(None)
+            }
+            SessionEvent::ExecFailed { errno } => Err(SessionError::NotExecuted {
+                command: self.command.clone(),
+                source: io::Error::from_raw_os_error(errno),
+            }),
+            SessionEvent::SetupFailed { errno } => Err(SessionError::Setup(io::Error::from_raw_os_error(errno))),
+            SessionEvent::Exited(status) => Ok(Some(status)),
+            SessionEvent::Killed(number @ 1..=64) => Ok(Some(128 + number)),
+            SessionEvent::Killed(number) => Err(SessionError::NoSignal(number)),
+        }
+    }
+
+    /// Takes the master side of the session's terminal.
+    fn connect(&mut self, master: OwnedFd) -> Result<(), SessionError> {
+        let failed = || SessionError::local("use the session's terminal");
+        if !terminal::is_master(&master).map_err(failed())? {
+            return Err(SessionError::NoTerminal);
+        }
+        stream::never_block(&master).map_err(failed())?;
+        let inward = Pump::new(
+            self.local.stdin.try_clone().map_err(failed())?,
+            master.try_clone().map_err(failed())?,
+        );
+        // Only a terminal says by itself, with a character, that nothing more comes.
+        let by_hand = !self.local.stdin.is_terminal();
+        self.streams.inward = Some(if by_hand { inward.ending_with(END_OF_FILE) } else { inward });
+        self.streams.outward.push(Pump::new(master, self.local.stdout.try_clone().map_err(failed())?));
+        if !by_hand {
+            let raw = terminal::Raw::enter(self.local.stdin.as_fd());
+            self.raw = Some(raw.map_err(SessionError::local("put the terminal into raw mode"))?);
+        }
+        Ok(())
+    }
+}
+
+/// What woke the loop beside the pumps.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    signals: bool,
+    channel: bool,
+}

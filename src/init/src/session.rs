@@ -1,0 +1,249 @@
+//! One session: a process group of its own with the client's pipes or a terminal of the jail's own `devpts`, and a
+//! channel on which the client hears of its end.
+
+use crate::borrow;
+use bailiwick_proto::frame::{MAX_EVENT, decode};
+use bailiwick_proto::init::{Spawn, WindowSize};
+use bailiwick_proto::{Bytes, SessionEvent, SessionSignal};
+use bailiwick_sys::interrupt::{self as signal, SIGCONT, SIGHUP};
+use bailiwick_sys::process::{self, Cloned};
+use bailiwick_sys::{credential, socket};
+use rustix::process::WaitStatus;
+use rustix::pty::OpenptFlags;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A running session.
+pub(crate) struct Session {
+    pid: u32,
+    /// `None` once the client has gone.
+    channel: Option<OwnedFd>,
+    /// The terminal, so that a resize reaches it.
+    master: Option<OwnedFd>,
+}
+
+/// Where in the child something failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Setup = 1,
+    Exec = 2,
+}
+
+impl Session {
+    /// Starts a session and tells its client so. `None` when the command could not be run and the client was told why.
+    pub(crate) fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> io::Result<Option<Self>> {
+        let mut fds = fds.into_iter();
+        let channel = fds.next().ok_or(io::ErrorKind::InvalidData)?;
+        let pipes: Vec<OwnedFd> = fds.collect();
+        let wanted = if spawn.terminal.is_some() { 0 } else { 3 };
+        if pipes.len() != wanted || spawn.argv.is_empty() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let terminal = match spawn.terminal.map(|size| Terminal::open(size, spawn.user.uid)).transpose() {
+            Ok(terminal) => terminal,
+            Err(error) => {
+                tell(&channel, SessionEvent::SetupFailed { errno: number(&error) }, &[]);
+                return Ok(None);
+            }
+        };
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        match process::clone_into(0, None)? {
+            Cloned::Child => {
+                drop(read);
+                let (stage, error) = become_command(spawn, &pipes, terminal.as_ref());
+                let report = [stage as u8].into_iter().chain(number(&error).to_le_bytes()).collect::<Vec<u8>>();
+                // The parent reads the end of the pipe if this fails, and takes the exit status below.
+                rustix::io::write(&write, &report).ok();
+                process::exit_now(127)
+            }
+            Cloned::Parent { pid, .. } => {
+                drop(write);
+                let mut report = [0; 5];
+                let mut session =
+                    Self { pid, channel: Some(channel), master: terminal.map(|terminal| terminal.master) };
+                // The pipe ends with exec(2): no byte means that the command runs.
+                if let Ok(5) = rustix::io::retry_on_intr(|| rustix::io::read(&read, &mut report)) {
+                    let [stage, rest @ ..] = report;
+                    let errno = i32::from_le_bytes(rest);
+                    let event = if stage == Stage::Exec as u8 {
+                        SessionEvent::ExecFailed { errno }
+                    } else {
+                        SessionEvent::SetupFailed { errno }
+                    };
+                    session.say(event, &[]);
+                    // Its exit is taken with all the others, and nobody asks for it.
+                    return Ok(None);
+                }
+                let master: Vec<BorrowedFd<'_>> = session.master.iter().map(AsFd::as_fd).collect();
+                if let Some(channel) = &session.channel {
+                    tell(channel, SessionEvent::Started, &master);
+                }
+                Ok(Some(session))
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn channel(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes one message of the client, or its going.
+    pub(crate) fn hear(&mut self) {
+        let Some(channel) = &self.channel else { return };
+        let mut buffer = [0; MAX_EVENT];
+        let message = match socket::receive(channel, &mut buffer, 0) {
+            Ok((len, _)) if len > 0 => decode(&buffer[..len], MAX_EVENT).ok(),
+            Ok(_) | Err(_) => None,
+        };
+        match message {
+            Some(SessionSignal::Signal(number)) => drop(signal::send_to_group(self.pid, number)),
+            Some(SessionSignal::Resize(size)) => {
+                if let Some(master) = &self.master {
+                    drop(resize(master, size));
+                }
+            }
+            None => {
+                // The client has gone, or speaks nonsense: the session has lost its line.
+                self.channel = None;
+                self.master = None;
+                for number in [SIGHUP, SIGCONT] {
+                    drop(signal::send_to_group(self.pid, number));
+                }
+            }
+        }
+    }
+
+    /// Tells the client how its command ended.
+    pub(crate) fn ended(mut self, status: WaitStatus) {
+        let event = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => SessionEvent::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+            (None, Some(signal)) => SessionEvent::Killed(u8::try_from(signal).unwrap_or(u8::MAX)),
+            (None, None) => return,
+        };
+        self.say(event, &[]);
+    }
+
+    fn say(&mut self, event: SessionEvent, fds: &[OwnedFd]) {
+        if let Some(channel) = &self.channel {
+            tell(channel, event, &borrow(fds));
+        }
+    }
+}
+
+/// Sends one event. A client that has gone, or that does not read, loses it.
+fn tell(channel: &OwnedFd, event: SessionEvent, fds: &[BorrowedFd<'_>]) {
+    // One datagram, no header. A full queue must not stop init, which serves every other session too.
+    let Ok(frame) = bailiwick_proto::encode(&event, MAX_EVENT) else { return };
+    rustix::io::ioctl_fionbio(channel, true).ok();
+    drop(socket::send(channel, &frame[4..], fds));
+}
+
+fn number(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// A terminal of the jail's own `devpts`.
+struct Terminal {
+    master: OwnedFd,
+    peer: OwnedFd,
+}
+
+impl Terminal {
+    fn open(size: WindowSize, owner: u32) -> io::Result<Self> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags)?;
+        rustix::pty::unlockpt(&master)?;
+        let peer = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+        resize(&master, size)?;
+        // Group 5 is `tty` wherever that group has a number of its own (devpts is mounted with it).
+        rustix::fs::fchown(&peer, Some(rustix::fs::Uid::from_raw(owner)), None)?;
+        Ok(Self { master, peer })
+    }
+}
+
+fn resize(master: &OwnedFd, size: WindowSize) -> io::Result<()> {
+    let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    Ok(rustix::termios::tcsetwinsize(master, size)?)
+}
+
+/// In the child: becomes the command. Comes back only with what failed.
+fn become_command(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> (Stage, io::Error) {
+    if let Err(error) = prepare(spawn, pipes, terminal) {
+        return (Stage::Setup, error);
+    }
+    (Stage::Exec, execute(spawn))
+}
+
+fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io::Result<()> {
+    signal::reset_all()?;
+    rustix::process::setsid()?;
+    match terminal {
+        Some(terminal) => {
+            rustix::process::ioctl_tiocsctty(&terminal.peer)?;
+            for stream in 0..3 {
+                process::place(&terminal.peer, stream)?;
+            }
+        }
+        None => {
+            for (stream, pipe) in (0..).zip(pipes) {
+                process::place(pipe, stream)?;
+            }
+        }
+    }
+    // Everything from 3 on is marked already; this catches what a later change forgets.
+    process::close_on_exec_from(3)?;
+    credential::become_for_good(spawn.user.uid, spawn.user.gid)?;
+    let wanted = spawn.cwd.as_ref().map_or(spawn.user.home.as_bytes(), Bytes::as_bytes);
+    if rustix::process::chdir(wanted).is_err() {
+        rustix::process::chdir("/")?;
+    }
+    Ok(())
+}
+
+/// Looks the command up as execvp(3) does, in the session's own `PATH`.
+fn execute(spawn: &Spawn) -> io::Error {
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
+    let build = || -> io::Result<(Vec<CString>, Vec<CString>)> {
+        let mut argv = spawn.argv.iter().map(|argument| text(argument.as_bytes())).collect::<io::Result<Vec<_>>>()?;
+        if let (Some(name), Some(first)) = (&spawn.arg0, argv.first_mut()) {
+            *first = text(name.as_bytes())?;
+        }
+        let env = spawn
+            .env
+            .iter()
+            .map(|(key, value)| text(&[key.as_bytes(), b"=", value.as_bytes()].concat()))
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok((argv, env))
+    };
+    let (argv, env) = match build() {
+        Ok(built) => built,
+        Err(error) => return error,
+    };
+    let program = spawn.argv[0].as_bytes();
+    let try_path = |path: &[u8]| match text(path) {
+        Ok(path) => process::execute_path(&path, &argv, &env),
+        Err(error) => error,
+    };
+    if program.contains(&b'/') {
+        return try_path(program);
+    }
+    let path = spawn.env.iter().rev().find(|(key, _)| key.as_bytes() == b"PATH");
+    let path = path.map_or(&b"/usr/bin:/bin"[..], |(_, value)| value.as_bytes());
+    let mut found: Option<io::Error> = None;
+    for directory in path.split(|byte| *byte == b':') {
+        let directory = if directory.is_empty() { b"." } else { directory };
+        let error = try_path(&[directory, b"/", program].concat());
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
+            // Remembered: a program that is there but may not be run is not "not found".
+            io::ErrorKind::PermissionDenied => found = Some(error),
+            _ => return error,
+        }
+    }
+    found.unwrap_or_else(|| rustix::io::Errno::NOENT.into())
+}

@@ -1,0 +1,242 @@
+//! The host: what a plan needs to know of it, and what `doctor` explains to the operator.
+
+use crate::ObserveError;
+use crate::elf::{self, Linkage};
+use bailiwick_plan::HostFacts;
+use bailiwick_plan::facts::Hierarchy;
+use bailiwick_plan::mount::HOST_ETC;
+use bailiwick_sys::cgroup::{self, Hierarchies};
+use bailiwick_sys::{file, landlock, namespace, proc};
+use bailiwick_types::NAMESPACES;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Bound of a file about the host.
+const MAX_FILE: usize = 1 << 20;
+
+/// Controllers by the name that plans use, and by the one of version 1.
+const CONTROLLERS: [(&str, &str); 4] = [("cpu", "cpu"), ("memory", "memory"), ("pids", "pids"), ("io", "blkio")];
+
+/// What the root of a host with a merged `/usr` has as links.
+const ROOT_LINKS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+
+/// Reads a small file of the host by its path, which must hold no link.
+pub(crate) fn text(path: &str) -> Result<String, ObserveError> {
+    let read = || -> io::Result<String> {
+        let (dir, name) = path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
+        let dir = file::open_dir(Path::new(if dir.is_empty() { "/" } else { dir }))?;
+        let bytes = file::read_bounded(file::open_file_at(dir, name)?, MAX_FILE)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().map_err(|source| ObserveError::File { path: path.to_owned(), source })
+}
+
+/// The facts that every plan on this host depends on. Works for any user.
+///
+/// # Errors
+/// When the mount table or the kernel's release cannot be read.
+pub fn host_facts() -> Result<HostFacts, ObserveError> {
+    let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
+    facts(&hierarchies)
+}
+
+fn facts(hierarchies: &Hierarchies) -> Result<HostFacts, ObserveError> {
+    let unified = hierarchies.unified_controllers().map_err(ObserveError::Hierarchies)?;
+    Ok(HostFacts {
+        kernel: text("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        landlock_abi: landlock::abi(),
+        controllers: controllers(&unified, hierarchies),
+        root_links: root_links(Path::new("/")),
+        host_etc: host_etc(Path::new("/etc")),
+    })
+}
+
+fn controllers(unified: &[String], hierarchies: &Hierarchies) -> BTreeMap<String, Hierarchy> {
+    let place = |name: &str, old: &str| {
+        if unified.iter().any(|controller| controller == name) {
+            Some(Hierarchy::Unified)
+        } else {
+            hierarchies.mount_of(old).map(|_| Hierarchy::V1)
+        }
+    };
+    CONTROLLERS.iter().filter_map(|(name, old)| Some(((*name).to_owned(), place(name, old)?))).collect()
+}
+
+/// The links into `usr` that the host's root has.
+fn root_links(root: &Path) -> BTreeMap<String, String> {
+    let link = |name: &str| {
+        let to = std::fs::read_link(root.join(name)).ok()?.into_os_string().into_string().ok()?;
+        to.trim_start_matches('/').starts_with("usr/").then_some((name.to_owned(), to))
+    };
+    ROOT_LINKS.iter().filter_map(|name| link(name)).collect()
+}
+
+/// Which parts of the host's `/etc` can be shown in a jail: a part that is or lies behind a link cannot.
+fn host_etc(etc: &Path) -> Vec<String> {
+    let Ok(etc) = file::open_dir(etc) else { return Vec::new() };
+    let has = |entry: &&&str| file::open_file_at(etc.as_fd(), entry).is_ok();
+    HOST_ETC.iter().filter(has).map(|entry| (*entry).to_owned()).collect()
+}
+
+/// A kind of namespace on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamespaceReading {
+    /// Whether the kernel has it.
+    pub present: bool,
+    /// How many one user may make (`namespaces(7)`, `/proc/sys/user`); `None` when it cannot be read.
+    pub most: Option<u64>,
+}
+
+/// What `doctor` reads of the host beside what a plan needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostReadings {
+    /// What a plan needs.
+    pub facts: HostFacts,
+    /// Where the unified hierarchy is mounted.
+    pub unified: Option<PathBuf>,
+    /// Whether groups have `cgroup.kill`; `None` when there is no group to look at.
+    pub group_kill: Option<bool>,
+    /// Whether swap is counted for each group; `None` when there is no group to look at.
+    pub swap_accounting: Option<bool>,
+    /// Each kind of namespace.
+    pub namespaces: BTreeMap<&'static str, NamespaceReading>,
+    /// Whether AppArmor takes the capabilities from unprivileged user namespaces.
+    pub user_namespaces_restricted: bool,
+    /// What a seccomp filter may answer (`seccomp(2)`); empty when there are no filters.
+    pub seccomp_actions: Vec<String>,
+    /// File systems that the kernel has now; modules that are not loaded are not among them.
+    pub file_systems: BTreeSet<String>,
+    /// The program that becomes PID 1 of jails, beside this one.
+    pub init: PathBuf,
+    /// How it is linked; `None` when it cannot be read.
+    pub init_linkage: Option<Linkage>,
+}
+
+/// Reads the host. Works for any user.
+///
+/// # Errors
+/// As [`host_facts`].
+pub fn host_readings() -> Result<HostReadings, ObserveError> {
+    let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
+    let facts = facts(&hierarchies)?;
+    let unified_groups = hierarchies.mount_of("unified").map(sample_groups).unwrap_or_default();
+    let swap_accounting = match facts.controller("memory") {
+        Some(Hierarchy::Unified) => has_beside(&unified_groups, "memory.max", "memory.swap.max"),
+        // The root of version 1 has the file as well.
+        Some(Hierarchy::V1) => hierarchies.mount_of("memory").and_then(|mount| {
+            has_beside(&[cgroup::open(mount, "/").ok()?], "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+        }),
+        None => None,
+    };
+    let init = init_program();
+    Ok(HostReadings {
+        unified: hierarchies.unified.clone(),
+        group_kill: has_beside(&unified_groups, "cgroup.events", "cgroup.kill"),
+        swap_accounting,
+        namespaces: NAMESPACES.iter().map(|kind| (*kind, namespace_reading(kind))).collect(),
+        user_namespaces_restricted: text("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+            .is_ok_and(|text| text.trim() == "1"),
+        seccomp_actions: words(text("/proc/sys/kernel/seccomp/actions_avail")),
+        file_systems: text("/proc/filesystems")
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.split_whitespace().next_back().map(str::to_owned))
+            .collect(),
+        init_linkage: linkage(&init),
+        init,
+        facts,
+    })
+}
+
+fn words(text: Result<String, ObserveError>) -> Vec<String> {
+    text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+fn namespace_reading(kind: &str) -> NamespaceReading {
+    NamespaceReading {
+        present: namespace::inode(std::process::id(), kind).is_ok(),
+        most: text(&format!("/proc/sys/user/max_{kind}_namespaces")).ok().and_then(|text| text.trim().parse().ok()),
+    }
+}
+
+/// Some groups that are not the root, which lacks most files: this process's own and those of the first level.
+fn sample_groups(mount: &Path) -> Vec<OwnedFd> {
+    let own = proc::cgroups(std::process::id()).ok().and_then(|groups| groups.get("unified").cloned());
+    let own = own.filter(|path| path != "/").and_then(|path| cgroup::open(mount, &path).ok());
+    let Ok(root) = file::open_dir(mount) else { return Vec::new() };
+    let names = file::names(root.as_fd()).unwrap_or_default();
+    own.into_iter().chain(names.iter().filter_map(|name| file::open_dir_at(root.as_fd(), name).ok())).collect()
+}
+
+/// Whether `wanted` is in the groups that have `anchor`; `None` when none has.
+fn has_beside(groups: &[OwnedFd], anchor: &str, wanted: &str) -> Option<bool> {
+    let has = |group: &OwnedFd, name: &str| file::metadata_at(group.as_fd(), name).is_ok();
+    groups.iter().find(|group| has(group, anchor)).map(|group| has(group, wanted))
+}
+
+/// Where init is looked for: beside the running program.
+fn init_program() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.parent().unwrap_or(Path::new("/")).join("bailiwick-init")
+}
+
+fn linkage(program: &Path) -> Option<Linkage> {
+    let mut head = Vec::new();
+    std::fs::File::open(program).ok()?.take(4096).read_to_end(&mut head).ok()?;
+    Some(elf::linkage(&head))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_of_this_host() {
+        let facts = host_facts().expect("reads");
+        assert!(facts.kernel.starts_with(|first: char| first.is_ascii_digit()), "{}", facts.kernel);
+        for (name, to) in &facts.root_links {
+            assert_eq!(std::fs::read_link(Path::new("/").join(name)).expect("a link").to_str(), Some(to.as_str()));
+        }
+        for entry in &facts.host_etc {
+            assert!(Path::new("/etc").join(entry).exists(), "{entry}");
+        }
+    }
+
+    #[test]
+    fn readings_of_this_host() {
+        let readings = host_readings().expect("reads");
+        assert!(readings.file_systems.contains("proc"));
+        assert!(readings.namespaces.values().all(|namespace| namespace.present));
+        assert_eq!(linkage(Path::new("/no/such/program")), None);
+    }
+
+    #[test]
+    fn a_controller_is_taken_from_the_unified_hierarchy_first() {
+        let hierarchies = Hierarchies {
+            unified: Some("/sys/fs/cgroup/unified".into()),
+            v1: [("memory", "/m"), ("cpu", "/c"), ("blkio", "/b")]
+                .map(|(name, path)| (name.into(), path.into()))
+                .into(),
+        };
+        let found = controllers(&["cpu".to_owned(), "hugetlb".to_owned()], &hierarchies);
+        let want = [("cpu", Hierarchy::Unified), ("io", Hierarchy::V1), ("memory", Hierarchy::V1)];
+        assert_eq!(found, want.map(|(name, hierarchy)| (name.to_owned(), hierarchy)).into());
+    }
+
+    #[test]
+    fn only_links_into_usr_and_only_entries_without_links_count() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let root = temp.path().canonicalize().expect("real path");
+        for (name, to) in [("bin", "usr/bin"), ("lib", "/usr/lib"), ("lib64", "elsewhere")] {
+            std::os::unix::fs::symlink(to, root.join(name)).expect("symlink");
+        }
+        std::fs::create_dir(root.join("sbin")).expect("mkdir");
+        let links = root_links(&root);
+        assert_eq!(links.keys().collect::<Vec<_>>(), ["bin", "lib"]);
+        std::fs::write(root.join("services"), "").expect("write");
+        std::os::unix::fs::symlink("services", root.join("protocols")).expect("symlink");
+        assert_eq!(host_etc(&root), ["services"]);
+    }
+}

@@ -1,0 +1,350 @@
+//! One tenant: its jail, its processes wherever they are, its limits.
+
+use crate::{ObserveError, limit, unless_gone};
+use bailiwick_plan::control::Control;
+use bailiwick_sys::cgroup::{self, Hierarchies};
+use bailiwick_sys::proc::{self, IdKind};
+use bailiwick_sys::{file, namespace};
+use bailiwick_types::{
+    IdRange, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail,
+    ProcessFacts, TenantName,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// How deep groups below the tenant's are searched; a jail has one level.
+const MAX_DEPTH: usize = 8;
+/// The longest text of a mount table that is kept: no row of a plan comes near.
+const MAX_TEXT: usize = 256;
+/// The most options of one mount that are kept.
+const MAX_OPTIONS: usize = 64;
+
+/// Whom to look at, and what the warden's ledger knows of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Whose.
+    pub tenant: &'a TenantName,
+    /// The ids the ledger gave.
+    pub ids: Option<IdRange>,
+    /// Init as it was started: number and start time.
+    pub init: Option<(u32, u64)>,
+    /// The tenant's group by hierarchy (`unified`, or a controller of version 1), as a path below that hierarchy's
+    /// mount. The jail's processes are in `jail` below it where it is unified, and directly in it elsewhere.
+    pub cgroups: &'a BTreeMap<String, String>,
+    /// The limits as files.
+    pub controls: &'a [Control],
+}
+
+/// The users of every process of the host at one time: taken once for many tenants.
+#[derive(Debug, Clone)]
+pub struct Census(Vec<(u32, [u32; 4])>);
+
+impl Census {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// When the processes cannot be listed.
+    pub fn take() -> Result<Self, ObserveError> {
+        let mut users = Vec::new();
+        for pid in proc::pids().map_err(ObserveError::Processes)? {
+            if let Some(status) = unless_gone(pid, proc::status(pid))? {
+                users.push((pid, status.uids));
+            }
+        }
+        Ok(Self(users))
+    }
+}
+
+/// Everything that is known of one tenant. Whether init answers is not asked here.
+///
+/// # Errors
+/// When something is there that cannot be read; the caller needs `CAP_SYS_PTRACE` over the tenant's processes.
+pub fn observe(subject: &Subject<'_>) -> Result<Observed, ObserveError> {
+    observe_with(subject, &Census::take()?)
+}
+
+/// As [`observe`], with a census that was taken for many tenants.
+///
+/// # Errors
+/// As [`observe`].
+pub fn observe_with(subject: &Subject<'_>, census: &Census) -> Result<Observed, ObserveError> {
+    let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
+    Ok(Observed {
+        tenant: subject.tenant.clone(),
+        ids: subject.ids,
+        jail: jail(subject, &hierarchies)?,
+        strays: strays(subject, census)?,
+    })
+}
+
+fn jail(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<ObservedJail>, ObserveError> {
+    let Some((pid, start_time)) = subject.init else { return Ok(None) };
+    let Some(init) = unless_gone(pid, proc::facts(pid))?.filter(|init| init.start_time == start_time) else {
+        return Ok(None);
+    };
+    let of_init = || -> io::Result<_> {
+        let owner = namespace::owner_uid(namespace::open(pid, "user")?)?;
+        let maps = (proc::id_map(pid, IdKind::User)?, proc::id_map(pid, IdKind::Group)?);
+        Ok((owner, maps, mounts(pid)?, proc::open_files(pid)?))
+    };
+    let Some((namespace_owner, (uid_map, gid_map), (mounts, mounts_cut), open_files)) = unless_gone(pid, of_init())?
+    else {
+        return Ok(None);
+    };
+    let (processes, processes_cut) = processes(subject, hierarchies)?;
+    let mut limits = limit::limits(subject, hierarchies);
+    limits.push(LimitFact {
+        resource: "open_files".to_owned(),
+        file: "limits".to_owned(),
+        enforced: open_files,
+        used: None,
+        peak: None,
+        faults: None,
+    });
+    let facts = ObservedJail {
+        init,
+        namespace_owner,
+        uid_map,
+        gid_map,
+        host_namespaces: host_namespaces()?,
+        mounts,
+        mounts_cut,
+        processes,
+        processes_cut,
+        cgroups: subject.cgroups.clone(),
+        frozen: frozen(subject, hierarchies),
+        limits,
+        landlock_denies_canary: None,
+    };
+    // Some files were read by number: if it is another's now, they were not init's.
+    let now = unless_gone(pid, proc::start_time(pid))?;
+    Ok((now == Some(start_time)).then_some(facts))
+}
+
+fn host_namespaces() -> Result<BTreeSet<u64>, ObserveError> {
+    let mut found = BTreeSet::new();
+    let own = std::process::id();
+    for kind in NAMESPACES {
+        found.insert(namespace::inode(own, kind).map_err(|source| ObserveError::Process { pid: own, source })?);
+        // PID 1 may be out of reach for whoever is no root; who is none does not observe jails either.
+        found.extend(namespace::inode(1, kind).ok());
+    }
+    Ok(found)
+}
+
+/// The mount table, bounded, and whether rows were left out. A table that is too large to read has no rows at all.
+fn mounts(pid: u32) -> io::Result<(Vec<MountFact>, bool)> {
+    let mut rows = match proc::mounts(pid) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Ok((Vec::new(), true)),
+        result => result?,
+    };
+    let cut = rows.len() > MAX_MOUNTS;
+    rows.truncate(MAX_MOUNTS);
+    for row in &mut rows {
+        for text in [&mut row.target, &mut row.root, &mut row.fs_type] {
+            shorten(text);
+        }
+        for list in [&mut row.options, &mut row.super_options, &mut row.propagation] {
+            list.truncate(MAX_OPTIONS);
+            list.iter_mut().for_each(shorten);
+        }
+    }
+    Ok((rows, cut))
+}
+
+fn shorten(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
+/// The tenant's group in the unified hierarchy; `None` when there is none.
+fn group(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<OwnedFd>, ObserveError> {
+    let (Some(mount), Some(path)) = (hierarchies.mount_of("unified"), subject.cgroups.get("unified")) else {
+        return Ok(None);
+    };
+    match cgroup::open(mount, path) {
+        Ok(group) => Ok(Some(group)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ObserveError::Group { path: path.clone(), source }),
+    }
+}
+
+/// The processes in the tenant's group and those below it, and whether some were left out.
+fn processes(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<(Vec<ProcessFacts>, bool), ObserveError> {
+    let Some(group) = group(subject, hierarchies)? else { return Ok((Vec::new(), false)) };
+    let path = subject.cgroups.get("unified").cloned().unwrap_or_default();
+    let (pids, mut cut) = members(group).map_err(|source| ObserveError::Group { path, source })?;
+    let mut found = Vec::new();
+    for pid in pids {
+        if found.len() == MAX_PROCESSES {
+            cut = true;
+            break;
+        }
+        found.extend(unless_gone(pid, proc::facts(pid))?);
+    }
+    Ok((found, cut))
+}
+
+/// The numbers in a group and those below it, and whether groups were left out.
+fn members(group: OwnedFd) -> io::Result<(BTreeSet<u32>, bool)> {
+    let mut pids = BTreeSet::new();
+    let mut cut = false;
+    let mut waiting = vec![(group, 0)];
+    while let Some((group, depth)) = waiting.pop() {
+        match cgroup::members(&group) {
+            Ok(members) => pids.extend(members),
+            // Removed meanwhile: it had no processes.
+            Err(error) if error.raw_os_error() == Some(ENODEV) => continue,
+            Err(error) => return Err(error),
+        }
+        for name in file::names(group.as_fd())? {
+            let below = match file::open_dir_at(group.as_fd(), &name) {
+                Ok(below) => below,
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::NotFound) => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if depth == MAX_DEPTH || pids.len() > MAX_PROCESSES {
+                cut = true;
+            } else {
+                waiting.push((below, depth + 1));
+            }
+        }
+    }
+    Ok((pids, cut))
+}
+
+/// linux/errno.
+const ENODEV: i32 = 19;
+
+/// Whether the jail's processes are stopped where they are, by its group or one above.
+fn frozen(subject: &Subject<'_>, hierarchies: &Hierarchies) -> bool {
+    let Ok(Some(group)) = group(subject, hierarchies) else { return false };
+    let events = |group: &OwnedFd| cgroup::flat_keyed(&cgroup::read(group, "cgroup.events").ok()?, "frozen");
+    let jail = file::open_dir_at(group.as_fd(), "jail").ok();
+    jail.as_ref().and_then(events).or_else(|| events(&group)) == Some(1)
+}
+
+/// Processes that have an id of the tenant's and are not where its processes belong.
+fn strays(subject: &Subject<'_>, census: &Census) -> Result<Vec<ProcessFacts>, ObserveError> {
+    let Some(ids) = subject.ids else { return Ok(Vec::new()) };
+    let is_tenants = |uids: &[u32; 4]| uids.iter().any(|uid| ids.contains(*uid));
+    let mut found = Vec::new();
+    for (pid, _) in census.0.iter().filter(|(_, uids)| is_tenants(uids)) {
+        // Read anew: since the census the number may have been given away, or the process may have moved.
+        let Some(facts) = unless_gone(*pid, proc::facts(*pid))? else { continue };
+        if is_tenants(&facts.uids) && !belongs(subject.cgroups, &facts.cgroups) {
+            found.push(facts);
+            if found.len() == MAX_STRAYS {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a process's groups are the tenant's: below it where it is unified, and it itself elsewhere.
+fn belongs(tenant: &BTreeMap<String, String>, process: &BTreeMap<String, String>) -> bool {
+    tenant.contains_key("unified")
+        && tenant.iter().all(|(hierarchy, group)| {
+            let below = process.get(hierarchy).and_then(|path| path.strip_prefix(group.as_str()));
+            match below {
+                Some("") => true,
+                Some(below) => hierarchy == "unified" && below.starts_with('/'),
+                None => false,
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, path)| ((*key).to_owned(), (*path).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_process_belongs_when_every_hierarchy_agrees() {
+        let tenant = map(&[("unified", "/b/alice"), ("memory", "/b/alice")]);
+        let ok = |pairs: &[(&str, &str)]| belongs(&tenant, &map(pairs));
+        assert!(ok(&[("unified", "/b/alice/jail"), ("memory", "/b/alice"), ("cpu", "/")]));
+        assert!(!ok(&[("unified", "/b/alice2"), ("memory", "/b/alice")]), "a longer name is another tenant");
+        assert!(!ok(&[("unified", "/b/alice/jail"), ("memory", "/")]), "outside the memory limit");
+        assert!(!ok(&[("unified", "/b/alice/jail")]));
+        assert!(!ok(&[("unified", "/"), ("memory", "/b/alice")]));
+        assert!(!belongs(&map(&[]), &map(&[("unified", "/")])), "no group is nobody's home");
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let mut text = "ä".repeat(MAX_TEXT + 1);
+        shorten(&mut text);
+        assert_eq!(text.chars().count(), MAX_TEXT + 1);
+        assert!(text.ends_with("ä…"));
+    }
+
+    /// This process as if it were a tenant's init.
+    fn own_subject<'a>(tenant: &'a TenantName, cgroups: &'a BTreeMap<String, String>, uid: u32) -> Subject<'a> {
+        let pid = std::process::id();
+        let init = Some((pid, proc::start_time(pid).expect("start time")));
+        Subject { tenant, ids: Some(IdRange { first: uid, count: 1 }), init, cgroups, controls: &[] }
+    }
+
+    #[test]
+    fn this_process_is_observed_as_it_is() {
+        let tenant: TenantName = "alice".parse().expect("name");
+        let pid = std::process::id();
+        let uids = proc::status(pid).expect("status").uids;
+        let cgroups = map(&[("unified", "/no-such-group-of-a-tenant")]);
+        let observed = observe_with(&own_subject(&tenant, &cgroups, uids[0]), &Census(Vec::new())).expect("reads");
+        let jail = observed.jail.expect("lives");
+        assert_eq!(jail.init.pid, pid);
+        assert!(jail.init.namespaces.values().all(|inode| jail.host_namespaces.contains(inode)));
+        assert!(!jail.frozen && !jail.mounts_cut && !jail.processes_cut);
+        assert!(jail.mounts.iter().any(|mount| mount.target == "/" && !mount.covered));
+        assert_eq!(jail.limits.iter().map(|limit| limit.resource.as_str()).collect::<Vec<_>>(), ["open_files"]);
+        assert_eq!(jail.cgroups, cgroups);
+    }
+
+    #[test]
+    fn this_process_is_a_member_of_its_own_group_and_so_no_stray() {
+        let tenant: TenantName = "alice".parse().expect("name");
+        let pid = std::process::id();
+        let mut cgroups = proc::cgroups(pid).expect("groups");
+        cgroups.retain(|hierarchy, _| hierarchy == "unified");
+        let census = Census(vec![(pid, proc::status(pid).expect("status").uids)]);
+        let subject = own_subject(&tenant, &cgroups, census.0[0].1[0]);
+        assert_eq!(strays(&subject, &census).expect("reads"), []);
+        let hierarchies = cgroup::hierarchies().expect("hierarchies");
+        let group = group(&subject, &hierarchies).expect("reads").expect("there");
+        assert!(members(group).expect("reads").0.contains(&pid));
+    }
+
+    #[test]
+    fn a_process_outside_the_group_is_a_stray_and_another_start_time_is_another_process() {
+        let tenant: TenantName = "alice".parse().expect("name");
+        let pid = std::process::id();
+        let uids = proc::status(pid).expect("status").uids;
+        let cgroups = map(&[("unified", "/no-such-group-of-a-tenant")]);
+        let subject = own_subject(&tenant, &cgroups, uids[0]);
+        let observed = observe_with(&subject, &Census(vec![(pid, uids)])).expect("reads");
+        assert_eq!(observed.strays.iter().map(|stray| stray.pid).collect::<Vec<_>>(), [pid]);
+        assert_eq!(observed.jail.expect("lives").processes, []);
+        let subject = Subject { init: Some((pid, 1)), ids: None, ..subject };
+        let observed = observe_with(&subject, &Census(vec![(pid, uids)])).expect("reads");
+        assert_eq!((observed.jail, observed.strays.len()), (None, 0));
+        let subject = Subject { init: Some((u32::MAX, 1)), ..subject };
+        assert_eq!(observe_with(&subject, &Census(Vec::new())).expect("reads").jail, None);
+    }
+
+    #[test]
+    fn a_census_has_this_process_in_it() {
+        let pid = std::process::id();
+        assert!(Census::take().expect("census").0.iter().any(|(other, _)| *other == pid));
+    }
+}

@@ -1,0 +1,121 @@
+//! Limits as the kernel reports them: what is enforced, what is in use, how often the limit was hit.
+
+use crate::Subject;
+use bailiwick_plan::control::{CPU_PERIOD_US, Control, Place, Value};
+use bailiwick_plan::facts::Hierarchy;
+use bailiwick_sys::cgroup::{self, Hierarchies};
+use bailiwick_sys::file;
+use bailiwick_types::LimitFact;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A count in a file of control groups.
+#[derive(Clone, Copy)]
+enum Count {
+    /// The file is the number.
+    Plain(&'static str),
+    /// One line of the file is `KEY NUMBER`.
+    Keyed(&'static str, &'static str),
+}
+use Count::{Keyed, Plain};
+
+/// Where usage is found beside a limit.
+struct Usage {
+    word: &'static str,
+    hierarchy: Hierarchy,
+    used: Option<&'static str>,
+    peak: Option<&'static str>,
+    faults: Count,
+}
+
+/// Words without a row have no usage in the unit of their limit (processor time: a share against a sum).
+#[rustfmt::skip]
+const USAGE: &[Usage] = &[
+    Usage { word: "memory", hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "oom_kill") },
+    Usage { word: "memory", hierarchy: Hierarchy::V1, used: Some("memory.usage_in_bytes"), peak: Some("memory.max_usage_in_bytes"), faults: Keyed("memory.oom_control", "oom_kill") },
+    Usage { word: "memory_high", hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "high") },
+    Usage { word: "swap", hierarchy: Hierarchy::Unified, used: Some("memory.swap.current"), peak: Some("memory.swap.peak"), faults: Keyed("memory.swap.events", "max") },
+    // Version 1 counts memory and swap together, in the limit as well.
+    Usage { word: "swap", hierarchy: Hierarchy::V1, used: Some("memory.memsw.usage_in_bytes"), peak: Some("memory.memsw.max_usage_in_bytes"), faults: Plain("memory.memsw.failcnt") },
+    Usage { word: "tasks", hierarchy: Hierarchy::Unified, used: Some("pids.current"), peak: Some("pids.peak"), faults: Keyed("pids.events", "max") },
+    Usage { word: "tasks", hierarchy: Hierarchy::V1, used: Some("pids.current"), peak: Some("pids.peak"), faults: Keyed("pids.events", "max") },
+    Usage { word: "cpu", hierarchy: Hierarchy::Unified, used: None, peak: None, faults: Keyed("cpu.stat", "nr_throttled") },
+    Usage { word: "cpu", hierarchy: Hierarchy::V1, used: None, peak: None, faults: Keyed("cpu.stat", "nr_throttled") },
+];
+
+impl Count {
+    fn read(self, group: BorrowedFd<'_>) -> Option<u64> {
+        match self {
+            Plain(file) => cgroup::read(group, file).ok()?.trim().parse().ok(),
+            Keyed(file, key) => cgroup::flat_keyed(&cgroup::read(group, file).ok()?, key),
+        }
+    }
+}
+
+/// Every limit of the tenant that has a file. One whose file cannot be read is left out, which is drift to whoever
+/// compares.
+pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<LimitFact> {
+    let mut groups: BTreeMap<&str, Option<OwnedFd>> = BTreeMap::new();
+    let mut facts = Vec::new();
+    for control in subject.controls {
+        let Some(place) = &control.place else { continue };
+        let hierarchy = match place.hierarchy {
+            Hierarchy::Unified => "unified",
+            Hierarchy::V1 => control.controller,
+        };
+        let group = groups
+            .entry(hierarchy)
+            .or_insert_with(|| cgroup::open(hierarchies.mount_of(hierarchy)?, subject.cgroups.get(hierarchy)?).ok());
+        if let Some(group) = group {
+            facts.extend(limit(control, place, group.as_fd()));
+        }
+    }
+    facts
+}
+
+fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>) -> Option<LimitFact> {
+    let text = cgroup::read(group, place.file).ok()?;
+    let enforced = match place.read_back(&text)? {
+        Value::Unlimited => None,
+        Value::Number(number) => Some(match place.file {
+            "cpu.max" => per_period(number, text.split_whitespace().nth(1)?.parse().ok()?)?,
+            "cpu.cfs_quota_us" => per_period(number, Plain("cpu.cfs_period_us").read(group)?)?,
+            _ => number,
+        }),
+    };
+    let usage = USAGE.iter().find(|usage| usage.word == control.word && usage.hierarchy == place.hierarchy);
+    let plain = |file: Option<&'static str>| Plain(file?).read(group);
+    Some(LimitFact {
+        resource: control.word.to_owned(),
+        file: place.file.to_owned(),
+        enforced,
+        used: usage.and_then(|usage| plain(usage.used)),
+        peak: usage.and_then(|usage| plain(usage.peak)),
+        faults: usage.and_then(|usage| faults(usage.faults, group)),
+    })
+}
+
+/// Before 6.11 the kernel counts some events in the group where the process is, not in the one whose limit was hit:
+/// the jail's group below the tenant's. Where events go up the tree, the tenant's own count is the larger.
+fn faults(count: Count, group: BorrowedFd<'_>) -> Option<u64> {
+    let below = file::open_dir_at(group, "jail").ok().and_then(|jail| count.read(jail.as_fd()));
+    count.read(group).max(below)
+}
+
+/// A quota as it would be over the plan's period: half the quota over half the period is the same share.
+fn per_period(quota: u64, period: u64) -> Option<u64> {
+    u64::try_from(u128::from(quota) * u128::from(CPU_PERIOD_US) / u128::from(period).max(1)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_compared_over_one_period() {
+        assert_eq!(per_period(100_000, 100_000), Some(100_000));
+        assert_eq!(per_period(100_000, 50_000), Some(200_000));
+        assert_eq!(per_period(u64::MAX, 1), None);
+        assert_eq!(per_period(1, 0), Some(CPU_PERIOD_US));
+    }
+}

@@ -1,0 +1,90 @@
+//! The host's users, as far as they could be in the way of tenants' ids.
+
+use crate::ObserveError;
+use crate::host::text;
+
+/// A row of `/etc/subuid` or `/etc/subgid` (`subuid(5)`): ids that a user of the host may map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubordinateIds {
+    /// Which file.
+    pub file: &'static str,
+    /// Name or number of the user.
+    pub owner: String,
+    /// First id.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// What was read of the host's users.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UserReadings {
+    /// Name and number of each user in `/etc/passwd`. Users of a directory service cannot be listed reliably.
+    pub users: Vec<(String, u32)>,
+    /// Subordinate ids.
+    pub subordinate: Vec<SubordinateIds>,
+}
+
+/// Reads the local user database. A file that is not there has no rows.
+///
+/// # Errors
+/// When a file is there but cannot be read.
+pub fn user_readings() -> Result<UserReadings, ObserveError> {
+    let mut readings = UserReadings { users: parse_users(&unless_missing("/etc/passwd")?), subordinate: Vec::new() };
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        readings.subordinate.extend(parse_subordinate(file, &unless_missing(file)?));
+    }
+    Ok(readings)
+}
+
+/// Whether the host has this user, by name or number, in any of its databases.
+#[must_use]
+pub fn user_exists(user: &str) -> bool {
+    user.parse::<u32>().is_ok() || users::get_user_by_name(user).is_some()
+}
+
+fn unless_missing(path: &str) -> Result<String, ObserveError> {
+    match text(path) {
+        Err(ObserveError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        result => result,
+    }
+}
+
+fn parse_users(text: &str) -> Vec<(String, u32)> {
+    let row = |line: &str| {
+        let mut fields = line.split(':');
+        let (name, _password, uid) = (fields.next()?, fields.next()?, fields.next()?);
+        Some((name.to_owned(), uid.parse().ok()?))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+fn parse_subordinate(file: &'static str, text: &str) -> Vec<SubordinateIds> {
+    let row = |line: &str| {
+        let mut fields = line.trim().split(':');
+        let (owner, first, count) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(SubordinateIds { file, owner: owner.to_owned(), first: first.parse().ok()?, count: count.parse().ok()? })
+    };
+    text.lines().filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_the_user_database() {
+        assert_eq!(parse_users("root:x:0:0:root:/root:/bin/sh\n+::::::\n# note\n"), [("root".to_owned(), 0)]);
+        let rows = parse_subordinate("/etc/subuid", "alice:100000:65536\nbroken:1\n1001:5:6\n");
+        assert_eq!(
+            rows.iter().map(|row| (row.owner.as_str(), row.first, row.count)).collect::<Vec<_>>(),
+            [("alice", 100_000, 65_536), ("1001", 5, 6)]
+        );
+    }
+
+    #[test]
+    fn root_is_a_user_and_a_number_always_is() {
+        assert!(user_exists("root") && user_exists("4000000") && !user_exists("no-such-user-here"));
+        assert!(user_readings().expect("reads").users.contains(&("root".to_owned(), 0)));
+    }
+}

@@ -1,0 +1,175 @@
+//! The whole plan of one jail.
+
+use crate::capability::CapabilitySet;
+use crate::control::{Control, controls};
+use crate::facts::HostFacts;
+use crate::landlock::{Domain, TooOld};
+use crate::mount::{Link, Mount, table};
+use crate::seed::{Seed, seeds};
+use bailiwick_policy::{Host, Tenant};
+use bailiwick_types::{Bound, IdRange, Profile, Resource, TenantName};
+
+/// A resource limit of every process (`getrlimit(2)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rlimit {
+    /// Open descriptors.
+    OpenFiles(u64),
+    /// No core dumps: the host's handler would run on the tenant's crash.
+    NoCore,
+}
+
+/// What a jail should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JailPlan {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Its ids; id 0 inside is the first.
+    pub ids: IdRange,
+    /// Its profile.
+    pub profile: Profile,
+    /// Its host name.
+    pub hostname: String,
+    /// What its storage holds on the first day.
+    pub seeds: Vec<Seed>,
+    /// Its mount table, in order.
+    pub mounts: Vec<Mount>,
+    /// Links in the fresh root.
+    pub links: Vec<Link>,
+    /// Its bounding set.
+    pub capabilities: CapabilitySet,
+    /// Whether set-user-id programs are without effect.
+    pub no_new_privs: bool,
+    /// Its Landlock domain.
+    pub landlock: Domain,
+    /// Its limits.
+    pub controls: Vec<Control>,
+    /// Limits of each process.
+    pub rlimits: Vec<Rlimit>,
+}
+
+/// Why the host cannot hold the jail that the policy declares.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Landlock is too old.
+    #[error(transparent)]
+    Landlock(#[from] TooOld),
+    /// The image is not there.
+    #[error("there is no image \"{0}\"; the only one is \"host\"")]
+    Image(String),
+    /// A limit that the operator requires cannot be enforced.
+    #[error(
+        "limit \"{word} = {declared}\" cannot be enforced on this host ({why}), and bailiwick.toml requires \"{resource}\"; \
+         see `bailiwick doctor`, or take \"{resource}\" out of `require`"
+    )]
+    Nominal {
+        /// The limit.
+        word: &'static str,
+        /// Its value.
+        declared: String,
+        /// Why not.
+        why: String,
+        /// What `require` lists.
+        resource: Resource,
+    },
+    /// The host's root is not laid out as a merged `/usr`.
+    #[error("the host's /{0} is not a link into /usr; the image \"host\" needs a merged /usr")]
+    NotMerged(&'static str),
+}
+
+impl JailPlan {
+    /// The plan of a tenant on this host.
+    ///
+    /// # Errors
+    /// When a wall or a required limit cannot be put up: the tenant must not start.
+    pub fn new(tenant: &Tenant, host: &Host, ids: IdRange, facts: &HostFacts) -> Result<Self, PlanError> {
+        let settings = &tenant.settings;
+        if settings.image.as_str() != "host" {
+            return Err(PlanError::Image(settings.image.to_string()));
+        }
+        for name in ["bin", "sbin", "lib"] {
+            if !facts.root_links.contains_key(name) {
+                return Err(PlanError::NotMerged(name));
+            }
+        }
+        let profile = settings.profile;
+        let limits = &settings.limits;
+        let controls = controls(limits, facts);
+        for nominal in nominal(tenant, &controls) {
+            if host.require.contains(&nominal.resource) {
+                return Err(nominal.into_error());
+            }
+        }
+        let (mounts, links) = table(profile, limits, facts);
+        Ok(Self {
+            tenant: tenant.name.clone(),
+            ids,
+            profile,
+            hostname: tenant.name.to_string(),
+            seeds: seeds(tenant, &facts.host_etc, &facts.root_links),
+            mounts,
+            links,
+            capabilities: CapabilitySet::of(profile),
+            no_new_privs: profile == Profile::Web,
+            landlock: Domain::of(profile, facts.landlock_abi)?,
+            controls,
+            rlimits: vec![Rlimit::OpenFiles(limits.open_files), Rlimit::NoCore],
+        })
+    }
+}
+
+/// A declared limit that this host does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NominalLimit {
+    /// The limit.
+    pub word: &'static str,
+    /// Its value.
+    pub declared: String,
+    /// Why not.
+    pub why: String,
+    /// What `require` lists.
+    pub resource: Resource,
+}
+
+impl NominalLimit {
+    fn into_error(self) -> PlanError {
+        let Self { word, declared, why, resource } = self;
+        PlanError::Nominal { word, declared, why, resource }
+    }
+}
+
+/// The declared limits that nothing on this host enforces.
+#[must_use]
+pub fn nominal(tenant: &Tenant, controls: &[Control]) -> Vec<NominalLimit> {
+    let limits = &tenant.settings.limits;
+    let mut rows: Vec<NominalLimit> = controls
+        .iter()
+        .filter(|control| control.place.is_none() && control.declared != "unlimited")
+        .map(|control| NominalLimit {
+            word: control.word,
+            declared: control.declared.clone(),
+            why: format!("the {} controller has no such limit here", control.controller),
+            resource: control.resource,
+        })
+        .collect();
+    let mut add = |word, declared: Option<String>, why: &str, resource| {
+        if let Some(declared) = declared {
+            rows.push(NominalLimit { word, declared, why: why.to_owned(), resource });
+        }
+    };
+    fn shown<T: std::fmt::Display>(bound: &Bound<T>) -> Option<String> {
+        match bound {
+            Bound::Unlimited => None,
+            Bound::At(value) => Some(value.to_string()),
+        }
+    }
+    let quota = "disk quotas are not set up by this version";
+    let io = "I/O limits are not set up by this version";
+    add("disk", shown(&limits.disk), quota, Resource::Disk);
+    add("inodes", shown(&limits.inodes), quota, Resource::Inodes);
+    add("io_read", shown(&limits.io_read), io, Resource::Io);
+    add("io_write", shown(&limits.io_write), io, Resource::Io);
+    add("iops_read", shown(&limits.iops_read), io, Resource::Io);
+    add("iops_write", shown(&limits.iops_write), io, Resource::Io);
+    add("io_weight", (limits.io_weight != 100).then(|| limits.io_weight.to_string()), io, Resource::Io);
+    rows
+}

@@ -1,0 +1,313 @@
+//! The mount table of a jail, row by row, in the order in which it is built.
+//!
+//! Danger: a row whose source is the host's and whose target a tenant can remount shows the host's files to the
+//! tenant's root. `web` and `shell` cannot mount at all; in `system`, where they can, no row may be both the host's
+//! and id-mapped: with the host's own ids the tenant's root owns nothing there, so even a remount writes nothing.
+
+use crate::facts::HostFacts;
+use bailiwick_types::{ByteSize, Limits, Profile};
+use std::fmt;
+
+/// Where a mount comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of the host, seen through the jail's id map: the host's root shows as the jail's root.
+    HostMapped(&'static str),
+    /// A file or directory of the host with the host's own ids: the jail's root owns nothing of it.
+    HostPlain(String),
+    /// The static program that becomes PID 1.
+    Init,
+    /// A directory of the tenant's storage, seen through the jail's id map.
+    Storage(&'static str),
+    /// The host's directory below, the tenant's changes above (overlayfs, mounted inside the user namespace).
+    Overlay {
+        /// The host's directory, read-only.
+        lower: &'static str,
+        /// The tenant's storage that holds `upper` and `work`.
+        upper: &'static str,
+    },
+    /// A fresh file system in memory, charged to the tenant.
+    Tmpfs {
+        /// Its size.
+        size: ByteSize,
+        /// Permissions of its root.
+        mode: u32,
+    },
+    /// A fresh procfs of the jail's pid namespace.
+    Proc,
+    /// A fresh sysfs of the jail's network namespace.
+    Sysfs,
+    /// A fresh instance of pseudo terminals.
+    Devpts,
+    /// POSIX message queues of the jail's ipc namespace.
+    Mqueue,
+    /// A device node of the host.
+    Device(&'static str),
+    /// A private empty file or directory over something that is not to be seen.
+    Mask,
+    /// What is there already, made read-only.
+    Itself,
+}
+
+/// Flags of a mount (`mount_setattr(2)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags(u8);
+
+impl Flags {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// `ro`.
+    pub const READ_ONLY: Self = Self(1);
+    /// `nosuid`.
+    pub const NO_SUID: Self = Self(2);
+    /// `nodev`.
+    pub const NO_DEV: Self = Self(4);
+    /// `noexec`.
+    pub const NO_EXEC: Self = Self(8);
+
+    /// Both sets.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are in.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The words of `/proc/PID/mountinfo` for the flags that are set.
+    #[must_use]
+    pub fn words(self) -> Vec<&'static str> {
+        [(Self::READ_ONLY, "ro"), (Self::NO_SUID, "nosuid"), (Self::NO_DEV, "nodev"), (Self::NO_EXEC, "noexec")]
+            .into_iter()
+            .filter_map(|(flag, word)| self.has(flag).then_some(word))
+            .collect()
+    }
+}
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.words().join(","))
+    }
+}
+
+/// One row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where, inside the jail, absolute.
+    pub target: String,
+    /// What.
+    pub source: Source,
+    /// How.
+    pub flags: Flags,
+}
+
+impl Mount {
+    /// Whether the row is left out when its target is not there: kernels differ in what `/proc` and `/sys` hold.
+    #[must_use]
+    pub fn only_if_present(&self) -> bool {
+        matches!(self.source, Source::Mask | Source::Itself)
+    }
+}
+
+/// A thing in the fresh root that is no mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Where, inside the jail, absolute.
+    pub path: String,
+    /// Where it leads.
+    pub to: String,
+}
+
+const RO: Flags = Flags::READ_ONLY;
+const DATA: Flags = Flags::NO_DEV;
+const QUIET: Flags = Flags::NO_SUID.and(Flags::NO_DEV).and(Flags::NO_EXEC);
+
+/// Parts of the host's `/etc` that every jail needs and that hold nothing of anybody: they appear, read-only and with
+/// the host's own ids, below `/run/host/etc`, and the generated `/etc` links there. So they never rot.
+pub const HOST_ETC: &[&str] = &[
+    "alternatives", // what `awk`, `editor`, `php` mean on this distribution
+    "ssl/certs",    // never `ssl`: private keys lie beside
+    "ld.so.cache",  // without it every library is searched for
+    "services",
+    "protocols",
+    "mime.types",
+];
+
+/// Device nodes: those that hold no state and reach no hardware.
+pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+
+/// What procfs and sysfs show of the host as a whole.
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/config.gz",
+    "/proc/interrupts", // timing of neighbours
+    "/proc/iomem",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/kmsg",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/modules",
+    "/proc/mtrr",
+    "/proc/pagetypeinfo",
+    "/proc/sched_debug",
+    "/proc/schedstat",
+    "/proc/scsi",
+    "/proc/slabinfo",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/vmallocinfo",
+    "/sys/firmware",
+    "/sys/fs/pstore",
+    "/sys/kernel/debug",
+    "/sys/kernel/security",
+    "/sys/kernel/tracing",
+    "/sys/kernel/slab",
+    "/sys/module",
+];
+
+/// What stays readable but can be written by nobody, whatever the kernel would allow a namespaced root.
+const FIXED: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"];
+
+/// The file in the fresh root that every permission bit allows to read and that only Landlock refuses: a process that
+/// can open it has lost its Landlock domain.
+pub const CANARY: &str = "/.landlock";
+
+/// Where init appears inside.
+pub const INIT: &str = "/run/host/init";
+
+/// The rows of a jail's mount table and the links beside them.
+#[must_use]
+pub fn table(profile: Profile, limits: &Limits, facts: &HostFacts) -> (Vec<Mount>, Vec<Link>) {
+    let mut rows = Vec::new();
+    let mut add = |target: &str, source: Source, flags: Flags| {
+        rows.push(Mount { target: target.to_owned(), source, flags });
+    };
+    if profile == Profile::System {
+        // The root itself is the tenant's. /usr is the host's below and the tenant's above.
+        add("/", Source::Storage("rootfs"), DATA);
+        add("/usr", Source::Overlay { lower: "/usr", upper: "usr" }, DATA);
+    } else {
+        // Sealed after the last row: nobody makes a directory beside the ones below.
+        add("/", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, QUIET);
+        add("/usr", Source::HostMapped("/usr"), RO.and(DATA));
+        // The operator's own programs are not part of the image.
+        add("/usr/local", Source::Storage("local"), DATA);
+    }
+    for (target, storage) in [
+        ("/etc", "etc"),
+        ("/home", "home"),
+        ("/opt", "opt"),
+        ("/root", "root"),
+        ("/srv", "srv"),
+        ("/var", "var"),
+    ] {
+        add(target, Source::Storage(storage), DATA);
+    }
+    add("/tmp", Source::Tmpfs { size: limits.tmp, mode: 0o1777 }, Flags::NO_SUID.and(DATA));
+    add("/run", Source::Tmpfs { size: ByteSize(16 << 20), mode: 0o755 }, Flags::NO_SUID.and(DATA));
+    for entry in &facts.host_etc {
+        add(&format!("/run/host/etc/{entry}"), Source::HostPlain(format!("/etc/{entry}")), RO.and(QUIET));
+    }
+    add(INIT, Source::Init, RO.and(Flags::NO_SUID).and(DATA));
+    add("/dev", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, Flags::NO_SUID.and(Flags::NO_EXEC));
+    for device in DEVICES {
+        add(&format!("/dev/{device}"), Source::Device(device), Flags::NO_SUID.and(Flags::NO_EXEC));
+    }
+    add("/dev/pts", Source::Devpts, Flags::NO_SUID.and(Flags::NO_EXEC));
+    add("/dev/shm", Source::Tmpfs { size: limits.shm, mode: 0o1777 }, QUIET);
+    add("/dev/mqueue", Source::Mqueue, QUIET);
+    add("/proc", Source::Proc, QUIET);
+    add("/sys", Source::Sysfs, RO.and(QUIET));
+    for path in MASKED {
+        add(path, Source::Mask, RO.and(QUIET));
+    }
+    for path in FIXED {
+        add(path, Source::Itself, RO.and(QUIET));
+    }
+
+    let mut links: Vec<Link> = facts
+        .root_links
+        .iter()
+        .map(|(name, to)| Link { path: format!("/{name}"), to: to.clone() })
+        .collect();
+    for (path, to) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+        ("/dev/ptmx", "pts/ptmx"),
+    ] {
+        links.push(Link { path: path.to_owned(), to: to.to_owned() });
+    }
+    (rows, links)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> HostFacts {
+        HostFacts {
+            kernel: "6.18".into(),
+            landlock_abi: 7,
+            controllers: Default::default(),
+            root_links: [("bin".to_owned(), "usr/bin".to_owned())].into(),
+            host_etc: HOST_ETC.iter().map(|entry| (*entry).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn parents_come_before_what_lies_in_them_and_no_target_twice() {
+        for profile in Profile::ALL {
+            let (rows, _) = table(*profile, &Limits::default(), &facts());
+            for (index, row) in rows.iter().enumerate() {
+                assert!(!rows[..index].iter().any(|earlier| earlier.target == row.target), "{} twice", row.target);
+                assert!(
+                    !rows[..index].iter().any(|earlier| earlier.target.starts_with(&format!("{}/", row.target))),
+                    "{} would hide an earlier row",
+                    row.target
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_the_hosts_is_read_only_and_where_mounts_are_allowed_it_keeps_the_hosts_ids() {
+        for profile in Profile::ALL {
+            let (rows, _) = table(*profile, &Limits::default(), &facts());
+            for row in rows {
+                match row.source {
+                    Source::HostMapped(_) => {
+                        assert!(row.flags.has(RO) && *profile != Profile::System, "{}", row.target);
+                    }
+                    Source::HostPlain(_) | Source::Init => assert!(row.flags.has(RO), "{}", row.target),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn device_nodes_work_nowhere_but_in_dev() {
+        for profile in Profile::ALL {
+            let (rows, _) = table(*profile, &Limits::default(), &facts());
+            for row in rows.iter().filter(|row| !row.target.starts_with("/dev")) {
+                assert!(row.flags.has(Flags::NO_DEV), "{}", row.target);
+            }
+        }
+    }
+
+    #[test]
+    fn private_keys_of_the_host_are_not_in_the_list() {
+        assert!(HOST_ETC.iter().all(|entry| *entry != "ssl" && !entry.contains("private") && *entry != "shadow"));
+    }
+}

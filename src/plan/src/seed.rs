@@ -1,0 +1,141 @@
+//! What a tenant's storage holds on its first day. Written once, before the tenant has run; from then on it is the
+//! tenant's and nothing of ours reads or writes it.
+
+use bailiwick_policy::Tenant;
+use bailiwick_types::Profile;
+
+/// One thing to make, in order; parents first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    /// Path below the tenant's storage.
+    pub path: String,
+    /// What.
+    pub kind: Kind,
+    /// Permissions.
+    pub mode: u32,
+    /// Owner and group inside the jail (on disk they are stored unmapped).
+    pub owner: u32,
+}
+
+/// What a seed is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A file with this content.
+    File(String),
+    /// A symbolic link.
+    Link(String),
+}
+
+/// The id of the login user and its group inside every jail.
+pub const LOGIN_ID: u32 = 1000;
+
+/// The seeds of a tenant.
+#[must_use]
+pub fn seeds(tenant: &Tenant, host_etc: &[String], root_links: &std::collections::BTreeMap<String, String>) -> Vec<Seed> {
+    let user = &tenant.login.user;
+    let mut seeds = Vec::new();
+    let mut add = |path: &str, kind: Kind, mode: u32, owner: u32| {
+        seeds.push(Seed { path: path.to_owned(), kind, mode, owner });
+    };
+    let directory = || Kind::Directory;
+    let text = |content: String| Kind::File(content);
+    for path in ["etc", "home", "opt", "srv", "local", "var"] {
+        add(path, directory(), 0o755, 0);
+    }
+    add("root", directory(), 0o700, 0);
+    for path in ["bin", "etc", "include", "lib", "sbin", "share", "src"] {
+        add(&format!("local/{path}"), directory(), 0o755, 0);
+    }
+    for path in ["cache", "lib", "log", "mail", "opt", "spool", "www"] {
+        add(&format!("var/{path}"), directory(), 0o755, 0);
+    }
+    add("var/tmp", directory(), 0o1777, 0);
+    add("var/run", Kind::Link("/run".into()), 0, 0);
+    add("var/lock", Kind::Link("/run/lock".into()), 0, 0);
+    add(&format!("home/{user}"), directory(), 0o750, LOGIN_ID);
+
+    let shell = "/bin/bash";
+    add(
+        "etc/passwd",
+        text(format!(
+            "root:x:0:0:root:/root:{shell}\n\
+             daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n\
+             bin:x:2:2:bin:/bin:/usr/sbin/nologin\n\
+             sys:x:3:3:sys:/dev:/usr/sbin/nologin\n\
+             mail:x:8:8:mail:/var/mail:/usr/sbin/nologin\n\
+             www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n\
+             _apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n\
+             nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n\
+             {user}:x:{LOGIN_ID}:{LOGIN_ID}:{user}:/home/{user}:{shell}\n"
+        )),
+        0o644,
+        0,
+    );
+    add(
+        "etc/group",
+        text(format!(
+            "root:x:0:\ndaemon:x:1:\nbin:x:2:\nsys:x:3:\nadm:x:4:\ntty:x:5:\ndisk:x:6:\nmail:x:8:\nshadow:x:42:\n\
+             www-data:x:33:\nutmp:x:43:\nstaff:x:50:\nusers:x:100:\nnogroup:x:65534:\n{user}:x:{LOGIN_ID}:\n"
+        )),
+        0o644,
+        0,
+    );
+    // Nobody has a password: ways in are doors, and their keys are checked outside.
+    add("etc/shadow", text(format!("root:*:20000:0:99999:7:::\n{user}:*:20000:0:99999:7:::\n")), 0o600, 0);
+    add("etc/hostname", text(format!("{}\n", tenant.name)), 0o644, 0);
+    add(
+        "etc/hosts",
+        text(format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost\n", tenant.name)),
+        0o644,
+        0,
+    );
+    add("etc/resolv.conf", text("# No name server yet: a jail has a network of its own.\n".into()), 0o644, 0);
+    add("etc/nsswitch.conf", text("passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n".into()), 0o644, 0);
+    add("etc/host.conf", text("multi on\n".into()), 0o644, 0);
+    add("etc/shells", text("/bin/sh\n/bin/bash\n/bin/dash\n".into()), 0o644, 0);
+    add(
+        "etc/profile",
+        text(
+            "if [ \"$(id -u)\" = 0 ]; then PS1='# '; else PS1='$ '; fi\n\
+             [ -n \"$BASH\" ] && PS1='\\u@\\h:\\w\\$ '\numask 022\nexport PS1\n"
+                .into(),
+        ),
+        0o644,
+        0,
+    );
+    add("etc/localtime", Kind::Link("/usr/share/zoneinfo/Etc/UTC".into()), 0, 0);
+    add("etc/os-release", Kind::Link("../usr/lib/os-release".into()), 0, 0);
+    add("etc/mtab", Kind::Link("/proc/self/mounts".into()), 0, 0);
+    add("etc/ssl", directory(), 0o755, 0);
+    for entry in host_etc {
+        add(&format!("etc/{entry}"), Kind::Link(format!("/run/host/etc/{entry}")), 0, 0);
+    }
+    // su(1) asks PAM; root may become anybody inside, others need a password that nobody has.
+    add("etc/pam.d", directory(), 0o755, 0);
+    add(
+        "etc/pam.d/other",
+        text(
+            "auth sufficient pam_rootok.so\nauth required pam_unix.so\naccount required pam_unix.so\n\
+             password required pam_unix.so\nsession required pam_unix.so\n"
+                .into(),
+        ),
+        0o644,
+        0,
+    );
+
+    if tenant.settings.profile == Profile::System {
+        add("usr", directory(), 0o755, 0);
+        add("usr/upper", directory(), 0o755, 0);
+        add("usr/work", directory(), 0o755, 0);
+        add("rootfs", directory(), 0o755, 0);
+        for path in ["boot", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr", "var"] {
+            add(&format!("rootfs/{path}"), directory(), 0o755, 0);
+        }
+        for (name, to) in root_links {
+            add(&format!("rootfs/{name}"), Kind::Link(to.clone()), 0, 0);
+        }
+    }
+    seeds
+}

@@ -1,0 +1,191 @@
+//! Problems of the operator's files, with the place of each, and how they are shown.
+
+use crate::source::Source;
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
+use serde::{Serialize, Serializer};
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// The longest line in bytes that is shown: a line may be as long as a whole file, and each problem keeps its own.
+const LINE: usize = 4096;
+/// How many characters of a message are kept: it may quote what the file holds.
+const MESSAGE: usize = 400;
+
+/// One problem of one file. Serialised as `file`, `line`, `column`, `message` and `hint`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    /// The file, below the configuration directory as it was given.
+    #[serde(serialize_with = "lossy")]
+    pub file: PathBuf,
+    /// From 1. A problem of the file as a whole is at line 1, column 1.
+    pub line: usize,
+    /// From 1, in characters; a tab counts as one.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The line, and where in it the problem is, in bytes.
+    #[serde(skip)]
+    excerpt: Option<(String, Range<usize>)>,
+}
+
+/// What is wrong, before it is known where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl<E: std::error::Error> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl Diagnostic {
+    /// A problem at bytes `span` of a file.
+    pub(crate) fn at(source: &Source, span: &Range<usize>, problem: Problem) -> Self {
+        let text = source.text();
+        let start = text.floor_char_boundary(span.start);
+        let Range { start: line_start, end: line_end } = source.line_of(start);
+        let end = text.ceil_char_boundary(span.end).clamp(start, line_end);
+        let line = text[..line_start].bytes().filter(|byte| *byte == b'\n').count() + 1;
+
+        let shown = text[line_start..line_end].trim_end_matches('\r');
+        let mark = (start - line_start).min(shown.len())..(end - line_start).min(shown.len());
+        Self {
+            line,
+            column: text[line_start..start].chars().count() + 1,
+            excerpt: (shown.len() <= LINE).then(|| (shown.to_owned(), mark)),
+            ..Self::whole(source.path(), problem)
+        }
+    }
+
+    /// A problem of a file as a whole.
+    pub(crate) fn whole(file: &Path, problem: Problem) -> Self {
+        let clip = |text: String| match text.char_indices().nth(MESSAGE) {
+            Some((end, _)) => format!("{}...", &text[..end]),
+            None => text,
+        };
+        Self {
+            file: file.to_owned(),
+            line: 1,
+            column: 1,
+            message: clip(problem.message),
+            hint: problem.hint.map(clip),
+            excerpt: None,
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    /// One line: `file:line:column: message (hint)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}", printable(&self.file), self.line, self.column, self.message)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
+    }
+}
+
+/// The problems as an operator reads them: message, place, the line with a mark below it, and the hint. No colour.
+#[must_use]
+pub fn render(diagnostics: &[Diagnostic]) -> String {
+    let renderer = Renderer::plain();
+    let mut text = String::new();
+    for diagnostic in diagnostics {
+        let file = printable(&diagnostic.file);
+        let title = Level::ERROR.primary_title(&diagnostic.message);
+        let mut group = match &diagnostic.excerpt {
+            Some((line, mark)) => {
+                let mark = AnnotationKind::Primary.span(mark.clone());
+                title.element(Snippet::source(line).line_start(diagnostic.line).path(file).annotation(mark))
+            }
+            None => title.element(Origin::path(file).line(diagnostic.line).char_column(diagnostic.column)),
+        };
+        if let Some(hint) = &diagnostic.hint {
+            group = group.element(Level::HELP.message(hint));
+        }
+        text.push_str(&renderer.render(&[group]));
+        text.push_str("\n\n");
+    }
+    text
+}
+
+/// A path without the control characters that a file's name may hold and a terminal would obey.
+fn printable(path: &Path) -> String {
+    let mut text = String::new();
+    for c in path.to_string_lossy().chars() {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    text
+}
+
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(text: &str, span: Range<usize>) -> (usize, usize) {
+        let source = Source::new(PathBuf::from("x.toml"), text.as_bytes().to_vec()).expect("UTF-8");
+        let diagnostic = Diagnostic::at(&source, &span, Problem::new("m"));
+        (diagnostic.line, diagnostic.column)
+    }
+
+    #[test]
+    fn columns_are_characters_and_a_tab_is_one() {
+        assert_eq!(place("a = 1\n\tb = 2", 7..8), (2, 2));
+        assert_eq!(place("ü = 1", 3..4), (1, 3));
+        assert_eq!(place("", 0..0), (1, 1));
+        assert_eq!(place("a\n", 2..2), (2, 1));
+        assert_eq!(place("a\nb", 99..120), (2, 2));
+    }
+
+    #[test]
+    fn a_place_inside_a_character_is_moved_to_its_start() {
+        assert_eq!(place("üü", 1..3), (1, 1));
+    }
+
+    #[test]
+    fn the_place_shown_is_the_place_found() {
+        for (text, span) in [("\tä = 1\r\n\tü = 2\r\n", 14..15), ("", 0..0), ("x = 1", 5..5), ("a\r\n", 1..3)] {
+            let source = Source::new(PathBuf::from("x.toml"), text.into()).expect("UTF-8");
+            let diagnostic = Diagnostic::at(&source, &span, Problem::new("m"));
+            let place = format!("x.toml:{}:{}\n", diagnostic.line, diagnostic.column);
+            let shown = render(&[diagnostic]);
+            assert!(shown.contains(&place) && shown.contains('^'), "{place} {shown}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_not_shown_but_its_column_is() {
+        let text = format!("a = \"{}\" b", "x".repeat(100_000));
+        let source = Source::new(PathBuf::from("x.toml"), text.clone().into_bytes()).expect("UTF-8");
+        let end = text.len();
+        let diagnostic = Diagnostic::at(&source, &(end - 1..end), Problem::new("y".repeat(10_000)));
+        assert_eq!(diagnostic.column, end);
+        let shown = render(&[diagnostic]);
+        assert!(shown.contains(&format!("x.toml:1:{end}")) && shown.len() < 1000, "{shown}");
+    }
+
+    #[test]
+    fn names_of_files_cannot_speak_to_the_terminal() {
+        let diagnostic = Diagnostic::whole(Path::new("a\u{1b}[31m.toml"), Problem::new("bad"));
+        assert!(!render(std::slice::from_ref(&diagnostic)).contains('\u{1b}'));
+        assert_eq!(diagnostic.to_string(), "a\\u{1b}[31m.toml:1:1: bad");
+    }
+}

@@ -1,0 +1,164 @@
+//! `bailiwick.toml`.
+
+use crate::diagnostic::{Diagnostic, Problem};
+use crate::model::{Host, Principal};
+use crate::reader::{Report, Section, Span, Table, distinct, line, number, parsed, text};
+use crate::source::Source;
+use bailiwick_types::{IdPool, Resource};
+use std::path::PathBuf;
+use toml::Spanned;
+use toml::de::DeValue;
+
+/// The name of the file.
+pub(crate) const FILE: &str = "bailiwick.toml";
+
+const TOP: Section = Section {
+    title: "at the top of bailiwick.toml",
+    keys: &["state_dir", "runtime_dir", "ids", "require", "admins", "user"],
+};
+const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
+const SECTIONS: &[Section] = &[TOP, IDS];
+
+/// What holds where the file says nothing.
+pub(crate) fn defaults() -> Host {
+    Host {
+        state_dir: PathBuf::from("/var/lib/bailiwick"),
+        runtime_dir: PathBuf::from("/run/bailiwick"),
+        ids: IdPool::default(),
+        require: [Resource::Cpu, Resource::Memory, Resource::Tasks, Resource::Disk].into(),
+        admins: vec![Principal::User("root".to_owned()), Principal::Group("bailiwick-admin".to_owned())],
+        user: "bailiwick".to_owned(),
+    }
+}
+
+/// The host that a file declares.
+pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
+    let mut report = Report::new(source);
+    let mut host = defaults();
+    if let Some(entries) = report.parse() {
+        let top = Table::new(&mut report, &entries, &TOP, SECTIONS);
+        read_directories(&mut report, &top, &mut host);
+        if let Some(ids) = top.table(&mut report, "ids", &IDS, SECTIONS) {
+            host.ids = read_ids(&mut report, &ids);
+        }
+        if let Some(require) = top.list(&mut report, "require", parsed::<Resource>) {
+            let require = distinct(&mut report, require.into_inner(), Resource::to_string);
+            host.require = require.into_iter().collect();
+        }
+        if let Some(admins) = top.list(&mut report, "admins", principal) {
+            host.admins = distinct(&mut report, admins.into_inner(), written);
+        }
+        host.user = top.read(&mut report, "user", user).map_or(host.user, Spanned::into_inner);
+    }
+    if report.is_clean() { Ok(host) } else { Err(report.finish()) }
+}
+
+fn read_directories(report: &mut Report<'_>, top: &Table<'_, '_>, host: &mut Host) {
+    let state = top.read(report, "state_dir", directory);
+    let runtime = top.read(report, "runtime_dir", directory);
+    let place: Option<Span> = runtime.as_ref().or(state.as_ref()).map(Spanned::span);
+    host.state_dir = state.map_or_else(|| host.state_dir.clone(), Spanned::into_inner);
+    host.runtime_dir = runtime.map_or_else(|| host.runtime_dir.clone(), Spanned::into_inner);
+    let nested = host.state_dir.starts_with(&host.runtime_dir) || host.runtime_dir.starts_with(&host.state_dir);
+    if let (true, Some(place)) = (nested, place) {
+        let dirs = (host.state_dir.display(), host.runtime_dir.display());
+        report.error(place, || {
+            Problem::new(format!("state_dir \"{}\" and runtime_dir \"{}\" are one inside the other", dirs.0, dirs.1))
+                .hint("one is kept over a restart of the machine, the other is not: choose two separate directories")
+        });
+    }
+}
+
+/// An absolute path in the one way to write it, so that two paths can be compared.
+fn directory(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
+    let path = line(value)?;
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let normal = format!("/{}", parts.join("/"));
+    if !path.starts_with('/') {
+        Err(Problem::new(format!("the path {path:?} is not absolute")).hint("a path starts with \"/\""))
+    } else if parts.contains(&"..") {
+        Err(Problem::new(format!("the path {path:?} holds \"..\"")).hint("write the path without it"))
+    } else if parts.is_empty() {
+        Err(Problem::new("the root directory cannot be used").hint("give it a directory of its own"))
+    } else if path != normal {
+        Err(Problem::new(format!("the path {path:?} is not in its plain form")).hint(format!("write {normal:?}")))
+    } else {
+        Ok(PathBuf::from(path))
+    }
+}
+
+fn read_ids(report: &mut Report<'_>, table: &Table<'_, '_>) -> IdPool {
+    let default = IdPool::default();
+    // Each is tried with the default of the other, so that one run finds what is wrong with both.
+    let first = table.read(report, "first", |value| Ok(IdPool::new(number(value)?, default.per_tenant())?.first()));
+    let per_tenant =
+        table.read(report, "per_tenant", |value| Ok(IdPool::new(default.first(), number(value)?)?.per_tenant()));
+    IdPool::new(
+        first.map_or(default.first(), Spanned::into_inner),
+        per_tenant.map_or(default.per_tenant(), Spanned::into_inner),
+    )
+    .expect("one number says nothing of the other")
+}
+
+fn principal(value: &DeValue<'_>) -> Result<Principal, Problem> {
+    let text = text(value)?;
+    let (make, name): (fn(String) -> Principal, &str) = match text.strip_prefix("group:") {
+        Some(name) => (Principal::Group, name),
+        None => (Principal::User, text),
+    };
+    Ok(make(account(name)?))
+}
+
+/// A principal as it stands in the file, without quotes.
+pub(crate) fn written(principal: &Principal) -> String {
+    match principal {
+        Principal::User(name) => name.clone(),
+        Principal::Group(name) => format!("group:{name}"),
+    }
+}
+
+/// What `bailiwickd` runs as. Not root: root can write the policy, which is all that holds a `bailiwickd` that was
+/// taken over to what the operator wrote.
+fn user(value: &DeValue<'_>) -> Result<String, Problem> {
+    let name = account(text(value)?)?;
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+    let uid = name.parse::<u32>();
+    if name == "root" || uid == Ok(0) {
+        Err(Problem::new("bailiwickd must not run as root").hint("give it a user of its own, such as \"bailiwick\""))
+    } else if !is_number || uid.is_ok_and(|uid| uid != u32::MAX) {
+        Ok(name)
+    } else {
+        Err(Problem::new(format!("no user can have the number {name}")))
+    }
+}
+
+/// A name that a user database can hold (it may come from a directory service, so this is wider than `useradd(8)`).
+fn account(name: &str) -> Result<String, Problem> {
+    let separates = |c: char| c.is_control() || c.is_whitespace() || matches!(c, ':' | ',' | '/');
+    let problem = if name.is_empty() {
+        "the name of a user or a group must not be empty".to_owned()
+    } else if let Some(found) = name.chars().find(|c| separates(*c)) {
+        format!("the name of a user or a group must not hold {found:?}")
+    } else if name.starts_with('-') || name.len() > 256 {
+        format!("{name:?} cannot be the name of a user or a group")
+    } else {
+        return Ok(name.to_owned());
+    };
+    Err(Problem::new(problem).hint("write \"name\" for a user or \"group:name\" for a group"))
+}
+
+/// A file that reads to the same host.
+pub(crate) fn write(host: &Host) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let list = |items: Vec<String>| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
+    format!(
+        "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\nadmins = [{}]\nuser = {}\n",
+        quoted(&host.state_dir.to_string_lossy()),
+        quoted(&host.runtime_dir.to_string_lossy()),
+        host.ids.first(),
+        host.ids.per_tenant(),
+        list(host.require.iter().map(Resource::to_string).collect()),
+        list(host.admins.iter().map(written).collect()),
+        quoted(&host.user),
+    )
+}

@@ -1,0 +1,338 @@
+//! The limits as one table: key, what is acceptable, how it is read and written.
+
+use crate::diagnostic::Problem;
+use crate::reader::{Report, Span, Table, expected, number, parsed};
+use bailiwick_types::{Bound, ByteSize, Count, CpuShare, Limits, Period, SoftHard};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+use toml::de::DeValue;
+
+/// One limit.
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// Its key below `[limits]`.
+    pub(crate) key: &'static str,
+    read: fn(&DeValue<'_>, &mut Limits) -> Result<(), Problem>,
+    write: fn(&Limits) -> String,
+    copy: fn(&Limits, &mut Limits),
+}
+
+/// A type that a limit may have.
+trait Setting: Copy {
+    /// What the smallest and the largest acceptable value are written in.
+    type Unit: PartialOrd + Display;
+    fn read(value: &DeValue<'_>) -> Result<Self, Problem>;
+    /// As it stands in a file, quotes included.
+    fn write(&self) -> String;
+    /// The smallest and the largest amount in the value; `None` when there is no bound.
+    fn ends(&self) -> Option<(Self::Unit, Self::Unit)>;
+}
+
+/// A [`Setting`] that is written as a text with a unit.
+trait Quantity: Setting<Unit = Self> + FromStr<Err = bailiwick_types::ParseQuantityError> + PartialOrd + Display {
+    const EXPECTED: &str;
+}
+
+macro_rules! quantities {
+    ($($type:ty = $expected:literal),* $(,)?) => {$(
+        impl Quantity for $type {
+            const EXPECTED: &str = $expected;
+        }
+        impl Setting for $type {
+            type Unit = Self;
+            fn read(value: &DeValue<'_>) -> Result<Self, Problem> {
+                quantity(value, $expected)?;
+                parsed(value)
+            }
+            fn write(&self) -> String {
+                format!("\"{self}\"")
+            }
+            fn ends(&self) -> Option<(Self, Self)> {
+                Some((*self, *self))
+            }
+        }
+    )*};
+}
+
+quantities! {
+    CpuShare = "a share of one core such as \"150%\"",
+    ByteSize = "a size such as \"512M\"",
+    Count = "a count such as \"200k\"",
+    Period = "a length of time such as \"7d\"",
+}
+
+macro_rules! numbers {
+    ($($type:ty),*) => {$(
+        impl Setting for $type {
+            type Unit = Self;
+            fn read(value: &DeValue<'_>) -> Result<Self, Problem> {
+                number(value)
+            }
+            fn write(&self) -> String {
+                self.to_string()
+            }
+            fn ends(&self) -> Option<(Self, Self)> {
+                Some((*self, *self))
+            }
+        }
+    )*};
+}
+
+numbers!(u64, u32);
+
+impl<T: Quantity> Setting for SoftHard<T> {
+    type Unit = T;
+    fn read(value: &DeValue<'_>) -> Result<Self, Problem> {
+        quantity(value, T::EXPECTED)?;
+        parsed(value)
+    }
+    fn write(&self) -> String {
+        format!("\"{self}\"")
+    }
+    fn ends(&self) -> Option<(T, T)> {
+        Some((self.soft, self.hard))
+    }
+}
+
+impl<T: Setting> Setting for Bound<T> {
+    type Unit = T::Unit;
+    fn read(value: &DeValue<'_>) -> Result<Self, Problem> {
+        if value.as_str() == Some("unlimited") { Ok(Self::Unlimited) } else { T::read(value).map(Self::At) }
+    }
+    fn write(&self) -> String {
+        self.value().map_or_else(|| "\"unlimited\"".to_owned(), |value| value.write())
+    }
+    fn ends(&self) -> Option<(T::Unit, T::Unit)> {
+        self.value()?.ends()
+    }
+}
+
+/// The value is a text; whether it is a good one shows when it is parsed.
+fn quantity(value: &DeValue<'_>, what: &str) -> Result<(), Problem> {
+    match value {
+        DeValue::String(_) => Ok(()),
+        DeValue::Integer(_) | DeValue::Float(_) => Err(expected(what, value).hint("write it in quotes, with its unit")),
+        other => Err(expected(what, other)),
+    }
+}
+
+fn read<S: Setting>(value: &DeValue<'_>, min: S::Unit, max: S::Unit, why: &str) -> Result<S, Problem> {
+    let setting = S::read(value).map_err(|problem| match value.as_str() {
+        Some("unlimited") => Problem::new("\"unlimited\" is not possible here").hint(why),
+        _ => problem,
+    })?;
+    match setting.ends() {
+        Some((low, _)) if low < min => Err(Problem::new(format!("the value is below {min}")).hint(why)),
+        Some((_, high)) if high > max => Err(Problem::new(format!("the value is above {max}")).hint(why)),
+        _ => Ok(setting),
+    }
+}
+
+macro_rules! rows {
+    ($($field:ident: $min:expr, $max:expr, $why:expr;)*) => {
+        /// Every limit, in the order in which it is written.
+        pub(crate) const ROWS: &[Row] = &[$(Row {
+            key: stringify!($field),
+            read: |value, limits| {
+                limits.$field = read(value, $min, $max, $why)?;
+                Ok(())
+            },
+            write: |limits| limits.$field.write(),
+            copy: |from, to| to.$field = from.$field,
+        }),*];
+
+        /// The keys of [`ROWS`].
+        pub(crate) const KEYS: &[&str] = &[$(stringify!($field)),*];
+    };
+}
+
+const fn share(per_cent: u64) -> CpuShare {
+    CpuShare(per_cent * 1000)
+}
+
+/// More than any machine has: past it the kernel's own arithmetic is near its end, and "unlimited" says it plainly.
+const MOST: ByteSize = ByteSize(1 << 50);
+/// More cores than the kernel can be built for (`CONFIG_NR_CPUS`), in per cent of one.
+const MOST_CPU: CpuShare = share(1_000_000);
+/// As [`MOST`], for counts.
+const MANY: Count = Count(1_000_000_000_000);
+
+/// Less would hold up all others that wait for the same disk.
+const IO: &str = "bytes a second, from 64K, or \"unlimited\"";
+
+rows! {
+    // cpu.max needs at least a millisecond in its period of 100 ms.
+    cpu: share(1), MOST_CPU, "a share of one core, from 1%, or \"unlimited\"";
+    cpu_burst: share(0), MOST_CPU, "at most the value of \"cpu\"";
+    cpu_weight: 1, 10_000, "from 1 to 10000; 100 is the norm";
+    memory: ByteSize(16 << 20), MOST, "from 16M, which a jail needs for its init and a shell, or \"unlimited\"";
+    memory_high: ByteSize(16 << 20), MOST, "from 16M, below which a jail is throttled all the time, or \"unlimited\"";
+    swap: ByteSize(0), MOST, "\"0\" for none, or \"unlimited\"";
+    // PID_MAX_LIMIT is the most that the kernel can number.
+    tasks: 8, 4_194_304, "from 8, which a jail needs for its init and one session, or \"unlimited\"";
+    io_read: ByteSize(64 << 10), MOST, IO;
+    io_write: ByteSize(64 << 10), MOST, IO;
+    iops_read: Count(10), MANY, "operations a second, from 10, or \"unlimited\"";
+    iops_write: Count(10), MANY, "operations a second, from 10, or \"unlimited\"";
+    io_weight: 1, 10_000, "from 1 to 10000; 100 is the norm";
+    // A quota of zero blocks or inodes means "no quota" to the kernel (quotactl(2)).
+    disk: ByteSize(1 << 20), MOST, "from 1M, for the soft limit too, or \"unlimited\"";
+    disk_grace: Period(60), Period(3650 * 86_400), "from 1m to 3650d";
+    inodes: Count(100), MANY, "from 100, for the soft limit too, or \"unlimited\"";
+    sessions: 1, 65_536, "from 1 to 65536, or \"unlimited\"; to close every way in write doors = []";
+    open_files: 64, 1_048_576, "from 64, which a shell needs, to 1048576, which is the most that the kernel allows";
+    tmp: ByteSize(64 << 10), MOST, "from 64K to 1024T";
+    shm: ByteSize(64 << 10), MOST, "from 64K to 1024T";
+}
+
+/// The limits that one file sets.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    values: Limits,
+    places: BTreeMap<&'static str, Span>,
+    unreadable: Vec<&'static str>,
+}
+
+impl Declared {
+    /// A file that sets none.
+    pub(crate) fn nothing() -> Self {
+        Self { values: Limits::default(), places: BTreeMap::new(), unreadable: Vec::new() }
+    }
+
+    /// Reads `[limits]`.
+    pub(crate) fn read(report: &mut Report<'_>, table: &Table<'_, '_>) -> Self {
+        let mut declared = Self::nothing();
+        for row in ROWS {
+            let Some(value) = table.get(row.key) else { continue };
+            // The word is for a tenant's file that is edited by a program: the same as no line at all.
+            if value.get_ref().as_str() == Some("inherit") {
+                continue;
+            }
+            let read = (row.read)(value.get_ref(), &mut declared.values);
+            match report.accept(value.span(), read) {
+                Some(_) => drop(declared.places.insert(row.key, value.span())),
+                None => declared.unreadable.push(row.key),
+            }
+        }
+        declared
+    }
+
+    /// Replaces in `limits` what this file sets, and looks whether the whole makes sense. Only a pair in which this
+    /// file has a part is looked at: any other was looked at where it was written.
+    pub(crate) fn apply(&self, report: &mut Report<'_>, limits: &mut Limits) {
+        for row in ROWS.iter().filter(|row| self.places.contains_key(row.key)) {
+            (row.copy)(&self.values, limits);
+        }
+        self.order(
+            report,
+            ("memory_high", limits.memory_high),
+            ("memory", limits.memory),
+            "so it would never be reached",
+        );
+        self.order(report, ("cpu_burst", limits.cpu_burst), ("cpu", limits.cpu), "which the kernel refuses");
+    }
+
+    /// The first limit must not be above the second.
+    fn order<T: PartialOrd + Display + Copy>(
+        &self,
+        report: &mut Report<'_>,
+        (lower, low): (&'static str, Bound<T>),
+        (upper, high): (&'static str, Bound<T>),
+        why: &str,
+    ) {
+        let (Bound::At(low), Bound::At(high)) = (low, high) else { return };
+        let Some(place) = self.places.get(lower).or_else(|| self.places.get(upper)) else { return };
+        // What stands in the place of an unreadable value is not what the operator wrote.
+        if low > high && ![lower, upper].iter().any(|key| self.unreadable.contains(key)) {
+            report.error(place.clone(), || {
+                let problem = Problem::new(format!("\"{lower}\" ({low}) is above \"{upper}\" ({high}), {why}"));
+                match [lower, upper].iter().find(|key| !self.places.contains_key(*key)) {
+                    Some(inherited) => problem.hint(format!("\"{inherited}\" is inherited; set it in this file too")),
+                    None => problem,
+                }
+            });
+        }
+    }
+}
+
+/// `[limits]` with every key.
+pub(crate) fn write(limits: &Limits) -> String {
+    let mut text = "\n[limits]\n".to_owned();
+    for row in ROWS {
+        text.push_str(&format!("{} = {}\n", row.key, (row.write)(limits)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_of_limits_has_a_row() {
+        let toml::Value::Table(fields) = toml::Value::try_from(Limits::default()).expect("serialises") else {
+            panic!("a structure is a table");
+        };
+        let mut keys = KEYS.to_vec();
+        keys.sort_unstable();
+        assert_eq!(keys, fields.keys().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_default_is_acceptable_and_written_as_it_is_read() {
+        let written = write(&Limits::default());
+        for row in ROWS {
+            let line = written.lines().find(|line| line.starts_with(&format!("{} = ", row.key))).expect(row.key);
+            let value = DeValue::parse(line.split_once(" = ").expect("a value").1).expect("TOML");
+            let mut read = Limits::default();
+            (row.read)(value.get_ref(), &mut read).expect(row.key);
+            assert_eq!(read, Limits::default(), "{}", row.key);
+        }
+    }
+
+    #[test]
+    fn words_and_ends() {
+        let try_row = |key: &str, toml: &str| {
+            let row = ROWS.iter().find(|row| row.key == key).expect("known");
+            (row.read)(DeValue::parse(toml).expect("TOML").get_ref(), &mut Limits::default())
+        };
+        for (key, good) in [
+            ("cpu", "\"1%\""),
+            ("cpu", "\"unlimited\""),
+            ("memory", "\"16M\""),
+            ("tasks", "8"),
+            ("tasks", "\"unlimited\""),
+            ("open_files", "1048576"),
+            ("disk", "\"1G:2G\""),
+            ("io_weight", "10000"),
+        ] {
+            assert_eq!(try_row(key, good), Ok(()), "{key} = {good}");
+        }
+        for (key, bad) in [
+            ("cpu", "\"0%\""),
+            ("cpu", "\"0.999%\""),
+            ("cpu", "100"),
+            ("memory", "\"15M\""),
+            ("memory", "\"1MB\""),
+            ("memory", "\"1P\""),
+            ("memory", "\"2048T\""),
+            ("memory", "true"),
+            ("tasks", "7"),
+            ("tasks", "-1"),
+            ("tasks", "99999999999999999999999999999999999999999999"),
+            ("tasks", "\"many\""),
+            ("open_files", "\"unlimited\""),
+            ("open_files", "63"),
+            ("disk", "\"2G:1G\""),
+            ("disk", "\"0:1G\""),
+            ("io_weight", "0"),
+            ("io_weight", "10001"),
+            ("sessions", "0"),
+            ("tmp", "\"unlimited\""),
+            ("disk_grace", "\"0s\""),
+        ] {
+            assert!(try_row(key, bad).is_err(), "{key} = {bad}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `tenants.d`: tenants on top of their plans.
+
+use crate::diagnostic::{Diagnostic, Problem};
+use crate::folder::Folder;
+use crate::model::{Declared, Login, Service, Settings, Tenant};
+use crate::plans::{Found, Plans};
+use crate::reader::{Report, Section, Table, expected, line, parsed, text};
+use crate::source::Source;
+use crate::{settings, sshkey};
+use bailiwick_types::{PlanName, ServiceName, TenantName};
+use std::collections::BTreeSet;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+const TOP: Section = Section {
+    title: "at the top of the file",
+    keys: &["plan", "state", "suspend_reason", "image", "profile", "doors", "limits", "login", "service"],
+};
+const LOGIN: Section = Section { title: "below [login]", keys: &["user", "ssh_keys"] };
+const SERVICE: Section = Section { title: "below [[service]]", keys: &["name", "command"] };
+const SECTIONS: &[Section] = &[TOP, settings::LIMITS, LOGIN, SERVICE];
+
+/// The tenant of a file: `None` when its plan has problems, which `plans` keeps.
+pub(crate) fn read<F: Folder>(
+    source: &Source,
+    name: &TenantName,
+    plans: &mut Plans<'_, F>,
+) -> Result<Option<Tenant>, Vec<Diagnostic>> {
+    let mut report = Report::new(source);
+    let tenant = report.parse().and_then(|entries| read_top(&mut report, &entries, name, plans));
+    if report.is_clean() { Ok(tenant) } else { Err(report.finish()) }
+}
+
+fn read_top<F: Folder>(
+    report: &mut Report<'_>,
+    entries: &DeTable<'_>,
+    name: &TenantName,
+    plans: &mut Plans<'_, F>,
+) -> Option<Tenant> {
+    let top = Table::new(report, entries, &TOP, SECTIONS);
+    let state = read_state(report, &top);
+    let declared = settings::Declared::read(report, &top, SECTIONS);
+    let login = read_login(report, &top, name);
+    let services = read_services(report, &top);
+    if top.get("plan").is_none() {
+        report.error(0..0, || {
+            Problem::new("no plan: every tenant has one").hint("start the file with a line such as plan = \"small\"")
+        });
+    }
+    let plan: Spanned<PlanName> = top.read(report, "plan", parsed)?;
+    let settings: Settings = match plans.find(plan.get_ref()) {
+        Found::Good(inherited) => declared.apply(report, inherited),
+        Found::Bad => return None,
+        Found::Missing(problem) => {
+            report.error(plan.span(), || problem);
+            return None;
+        }
+    };
+    Some(Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, services })
+}
+
+fn read_state(report: &mut Report<'_>, top: &Table<'_, '_>) -> Declared {
+    let suspended = top.read(report, "state", |value| match text(value)? {
+        "active" => Ok(false),
+        "suspended" => Ok(true),
+        other => Err(Problem::new(format!("unknown state {other:?}")).hint("\"active\" or \"suspended\"")),
+    });
+    let reason = top.read(report, "suspend_reason", line);
+    // A state that could not be read is no ground to complain of the reason.
+    let unreadable = top.get("state").is_some() && suspended.is_none();
+    match (suspended.is_some_and(Spanned::into_inner), reason) {
+        (true, reason) => Declared::Suspended { reason: reason.map(Spanned::into_inner) },
+        (false, Some(reason)) if !unreadable => {
+            report.error(reason.span(), || {
+                Problem::new("a reason to suspend, but the tenant is not suspended")
+                    .hint("add state = \"suspended\", or remove this line")
+            });
+            Declared::Active
+        }
+        (false, _) => Declared::Active,
+    }
+}
+
+fn read_login(report: &mut Report<'_>, top: &Table<'_, '_>, name: &TenantName) -> Login {
+    let table = top.table(report, "login", &LOGIN, SECTIONS);
+    let user = table.as_ref().and_then(|table| table.read(report, "user", parsed)).map(Spanned::into_inner);
+    let keys = table.and_then(|table| table.list(report, "ssh_keys", |value| sshkey::parse(text(value)?)));
+    Login {
+        user: user.unwrap_or_else(|| name.as_str().parse().expect("a tenant's name is a login name")),
+        ssh_keys: keys.map(Spanned::into_inner).unwrap_or_default().into_iter().map(Spanned::into_inner).collect(),
+    }
+}
+
+fn read_services(report: &mut Report<'_>, top: &Table<'_, '_>) -> Vec<Service> {
+    let Some(list) = top.get("service") else { return Vec::new() };
+    let Some(items) = list.get_ref().as_array() else {
+        report.error(list.span(), || {
+            expected("a list of tables", list.get_ref()).hint("write [[service]], in two pairs of brackets")
+        });
+        return Vec::new();
+    };
+    let mut names = BTreeSet::new();
+    items.iter().filter_map(|item| read_service(report, item, &mut names)).collect()
+}
+
+fn read_service(
+    report: &mut Report<'_>,
+    item: &Spanned<DeValue<'_>>,
+    names: &mut BTreeSet<ServiceName>,
+) -> Option<Service> {
+    let Some(entries) = item.get_ref().as_table() else {
+        report.error(item.span(), || expected("a table", item.get_ref()).hint("write [[service]], and its keys below"));
+        return None;
+    };
+    let table = Table::new(report, entries, &SERVICE, SECTIONS);
+    for key in SERVICE.keys.iter().filter(|key| table.get(key).is_none()) {
+        report.error(item.span(), || Problem::new(format!("the service has no \"{key}\"")));
+    }
+    let name: Option<Spanned<ServiceName>> = table.read(report, "name", parsed);
+    let mut arguments = 0;
+    let command = table.list(report, "command", |value| {
+        arguments += 1;
+        if arguments == 1 { program(value) } else { argument(value) }
+    });
+    if let Some(name) = &name
+        && !names.insert(name.get_ref().clone())
+    {
+        report.error(name.span(), || Problem::new(format!("there are two services \"{}\"", name.get_ref())));
+    }
+    let (name, command) = (name?, command?);
+    if arguments == 0 {
+        report.error(command.span(), || {
+            Problem::new("the command is empty").hint("a program and its arguments: [\"/usr/sbin/nginx\", \"-g\"]")
+        });
+    }
+    let command = command.into_inner().into_iter().map(Spanned::into_inner).collect();
+    Some(Service { name: name.into_inner(), command })
+}
+
+/// The path of a program inside the jail.
+fn program(value: &DeValue<'_>) -> Result<String, Problem> {
+    let path = argument(value)?;
+    if !path.starts_with('/') {
+        return Err(Problem::new(format!("the program {path:?} is not an absolute path"))
+            .hint("write where it is inside the jail, such as \"/usr/sbin/nginx\""));
+    }
+    Ok(path)
+}
+
+/// An argument of a program (`execve(2)`).
+fn argument(value: &DeValue<'_>) -> Result<String, Problem> {
+    let text = text(value)?;
+    if text.contains('\0') {
+        return Err(Problem::new("an argument must not hold a NUL character"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A tenant's file that reads to the same tenant, whatever its plan says.
+pub(crate) fn write(tenant: &Tenant) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let list = |items: &[String]| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
+    let (top, limits) = settings::write(&tenant.settings);
+    let mut text = format!("plan = \"{}\"\n", tenant.plan);
+    match &tenant.state {
+        Declared::Active => text.push_str("state = \"active\"\n"),
+        Declared::Suspended { reason } => {
+            text.push_str("state = \"suspended\"\n");
+            if let Some(reason) = reason {
+                text.push_str(&format!("suspend_reason = {}\n", quoted(reason)));
+            }
+        }
+    }
+    text.push_str(&top);
+    text.push_str(&limits);
+    let Login { user, ssh_keys } = &tenant.login;
+    text.push_str(&format!("\n[login]\nuser = \"{user}\"\nssh_keys = [{}]\n", list(ssh_keys)));
+    for Service { name, command } in &tenant.services {
+        text.push_str(&format!("\n[[service]]\nname = \"{name}\"\ncommand = [{}]\n", list(command)));
+    }
+    text
+}

@@ -1,0 +1,334 @@
+//! What an operator is told.
+
+use crate::directory::Directory;
+
+/// The complaints about one tenant's file, each without the file's own path.
+fn tenant(content: &str) -> Vec<String> {
+    let directory = Directory::with(&[("plans.d/small.toml", ""), ("tenants.d/alice.toml", content)]);
+    let complaints = directory.complaints();
+    assert_eq!(directory.read().invalid.len(), usize::from(!complaints.is_empty()), "{complaints:?}");
+    complaints.into_iter().map(|line| line.replace("CONFIG/tenants.d/alice.toml:", "")).collect()
+}
+
+/// The complaints about `bailiwick.toml`.
+fn host(content: &str) -> Vec<String> {
+    let directory = Directory::with(&[("bailiwick.toml", content)]);
+    let complaints = directory.complaints();
+    assert_eq!(directory.read().policy.is_none(), !complaints.is_empty(), "{complaints:?}");
+    complaints.into_iter().map(|line| line.replace("CONFIG/bailiwick.toml:", "")).collect()
+}
+
+#[test]
+fn message_place_line_mark_and_hint() {
+    let directory = Directory::with(&[
+        ("plans.d/small.toml", "[limits]\nmemory = \"1G\"\n"),
+        ("tenants.d/alice.toml", "plan = \"samll\"\n\n[limits]\n\tmemroy = \"2G\"  # zwei für alice\ncpu = 2\n"),
+        ("tenants.d/bob.toml", "plan = \"small\"\nstate = \"susp"),
+        ("tenants.d/carol.toml", ""),
+        ("tenants.d/Dave.toml", ""),
+    ]);
+    assert_eq!(
+        directory.rendered(),
+        r#"error: the file's name is no name: a name starts with a lower-case letter or "_", not with 'D'
+--> CONFIG/tenants.d/Dave.toml:1:1
+ = help: rename or remove the file
+
+error: there is no plan "samll"
+ --> CONFIG/tenants.d/alice.toml:1:8
+  |
+1 | plan = "samll"
+  |        ^^^^^^^
+  |
+  = help: did you mean "small"?
+
+error: unknown key "memroy"
+ --> CONFIG/tenants.d/alice.toml:4:2
+  |
+4 |     memroy = "2G"  # zwei für alice
+  |     ^^^^^^
+  |
+  = help: did you mean "memory"?
+
+error: expected a share of one core such as "150%", found a whole number
+ --> CONFIG/tenants.d/alice.toml:5:7
+  |
+5 | cpu = 2
+  |       ^
+  |
+  = help: write it in quotes, with its unit
+
+error: not valid TOML: invalid basic string, expected `"`
+ --> CONFIG/tenants.d/bob.toml:2:14
+  |
+2 | state = "susp
+  |              ^
+
+error: no plan: every tenant has one
+ --> CONFIG/tenants.d/carol.toml:1:1
+  |
+1 |
+  | ^
+  |
+  = help: start the file with a line such as plan = "small"
+
+"#
+    );
+}
+
+#[test]
+fn all_problems_of_a_file_come_in_one_run_and_in_its_order() {
+    let content = r#"
+package = "small"
+suspend_reason = "unpaid"
+image = "../x"
+profile = "root"
+doors = ["ssh", "telnet", "ssh"]
+cpu = "100%"
+[login]
+user = "root"
+ssh_keys = [7, "ssh-dss AAAA", "ssh-ed25519 AAAA"]
+[limits]
+cpu = "0%"
+memory = "15M"
+memory_high = "1Gb"
+swap = 0
+tasks = 7
+io_read = "1K"
+iops_read = "9"
+io_weight = 10001
+disk = "2G:1G"
+disk_grace = "1 fortnight"
+inodes = "0:200k"
+sessions = 0
+open_files = "unlimited"
+tmp = "1K"
+shm = ["64M"]
+state = "active"
+[[service]]
+name = "web"
+command = ["nginx"]
+[[service]]
+name = "web"
+command = []
+comand = 1
+"#;
+    let expected = [
+        r#"1:1: no plan: every tenant has one (start the file with a line such as plan = "small")"#,
+        r#"2:1: unknown key "package" (use "plan")"#,
+        r#"3:18: a reason to suspend, but the tenant is not suspended (add state = "suspended", or remove this line)"#,
+        r#"4:9: a name starts with a lower-case letter or "_", not with '.'"#,
+        r#"5:11: expected one of web, shell, system"#,
+        r#"6:17: expected one of exec, ssh, sftp, ftp, cron, socket"#,
+        r#"6:27: "ssh" is in the list twice"#,
+        r#"7:1: unknown key "cpu" ("cpu" belongs below [limits])"#,
+        r#"9:8: this name is reserved"#,
+        r#"10:13: expected a text in quotes, found a whole number"#,
+        r#"10:16: the line does not start with a known key type (without options before it; the types are ssh-ed25519, ssh-rsa, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521, sk-ssh-ed25519@openssh.com, sk-ecdsa-sha2-nistp256@openssh.com)"#,
+        r#"10:32: the key is damaged (copy the whole line of the .pub file)"#,
+        r#"12:7: the value is below 1% (a share of one core, from 1%, or "unlimited")"#,
+        r#"13:10: the value is below 16M (from 16M, which a jail needs for its init and a shell, or "unlimited")"#,
+        r#"14:15: unknown unit "Gb"; use K, M, G or T (1024-based)"#,
+        r#"15:8: expected a size such as "512M", found a whole number (write it in quotes, with its unit)"#,
+        r#"16:9: the value is below 8 (from 8, which a jail needs for its init and one session, or "unlimited")"#,
+        r#"17:11: the value is below 64K (bytes a second, from 64K, or "unlimited")"#,
+        r#"18:13: the value is below 10 (operations a second, from 10, or "unlimited")"#,
+        r#"19:13: the value is above 10000 (from 1 to 10000; 100 is the norm)"#,
+        r#"20:8: the soft limit is above the hard one"#,
+        r#"21:14: unknown unit "fortnight"; use s, m, h, d or w"#,
+        r#"22:10: the value is below 100 (from 100, for the soft limit too, or "unlimited")"#,
+        r#"23:12: the value is below 1 (from 1 to 65536, or "unlimited"; to close every way in write doors = [])"#,
+        r#"24:14: "unlimited" is not possible here (from 64, which a shell needs, to 1048576, which is the most that the kernel allows)"#,
+        r#"25:7: the value is below 64K (from 64K to 1024T)"#,
+        r#"26:7: expected a size such as "512M", found a list"#,
+        r#"27:1: unknown key "state" ("state" belongs at the top of the file, above the first [table])"#,
+        r#"30:12: the program "nginx" is not an absolute path (write where it is inside the jail, such as "/usr/sbin/nginx")"#,
+        r#"32:8: there are two services "web""#,
+        r#"33:11: the command is empty (a program and its arguments: ["/usr/sbin/nginx", "-g"])"#,
+        r#"34:1: unknown key "comand" (did you mean "command"?)"#,
+    ];
+    let complaints = tenant(content);
+    for (found, expected) in complaints.iter().zip(expected) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(complaints.len(), expected.len(), "{complaints:#?}");
+}
+
+#[test]
+fn limits_that_contradict_each_other() {
+    let top = "plan = \"small\"\n[limits]\n";
+    for (limits, complaints) in [
+        ("memory = \"2G\"\nmemory_high = \"2G\"", &[][..]),
+        ("memory = \"unlimited\"\nmemory_high = \"2G\"", &[]),
+        (
+            "memory_high = \"3G\"\nmemory = \"2G\"",
+            &["3:15: \"memory_high\" (3G) is above \"memory\" (2G), so it would never be reached"],
+        ),
+        (
+            "memory_high = \"3G\"",
+            &["3:15: \"memory_high\" (3G) is above \"memory\" (1G), so it would never be reached \
+               (\"memory\" is inherited; set it in this file too)"],
+        ),
+        (
+            "cpu = \"50%\"\ncpu_burst = \"50.5%\"",
+            &["4:13: \"cpu_burst\" (50.5%) is above \"cpu\" (50%), which the kernel refuses"],
+        ),
+        // What stands in for a value that cannot be read must not be compared with.
+        ("memory = \"x\"\nmemory_high = \"3G\"", &["3:10: expected a number with a unit, such as \"512M\""]),
+    ] {
+        assert_eq!(tenant(&format!("{top}{limits}")), complaints, "{limits}");
+    }
+    let directory = Directory::with(&[
+        ("plans.d/p.toml", "[limits]\nmemory_high = \"900M\""),
+        ("tenants.d/alice.toml", "plan = \"p\"\nlimits = { memory = \"64M\" }"),
+    ]);
+    assert_eq!(
+        directory.complaints(),
+        ["CONFIG/tenants.d/alice.toml:2:21: \"memory_high\" (900M) is above \"memory\" (64M), so it would never be \
+         reached (\"memory_high\" is inherited; set it in this file too)"]
+    );
+}
+
+#[test]
+fn wrong_shapes() {
+    for (content, complaint) in [
+        ("plan = 1", "1:8: expected a text in quotes, found a whole number"),
+        ("plan = \"nope\"", "1:8: there is no plan \"nope\" (its file would be plans.d/nope.toml)"),
+        ("plan = \"../x\"", "1:8: a name starts with a lower-case letter or \"_\", not with '.'"),
+        ("plan = \"small\"\nstate = \"Active\"", "2:9: unknown state \"Active\" (\"active\" or \"suspended\")"),
+        ("plan = \"small\"\nstate = false", "2:9: expected a text in quotes, found true or false"),
+        (
+            "plan = \"small\"\nlimits = \"none\"",
+            "2:10: expected a table (what is below [limits]), found a text in quotes",
+        ),
+        ("plan = \"small\"\ndoors = \"ssh\"", "2:9: expected a list in square brackets, found a text in quotes"),
+        (
+            "plan = \"small\"\n[service]",
+            "2:1: expected a list of tables, found a table (write [[service]], in two pairs of brackets)",
+        ),
+        (
+            "plan = \"small\"\nservice = [1.5]",
+            "2:12: expected a table, found a number with a fraction (write [[service]], and its keys below)",
+        ),
+        ("plan = \"small\"\n[[service]]\nname = \"a\"", "2:1: the service has no \"command\""),
+        (
+            "plan = \"small\"\n[[service]]\nname = \"a\"\ncommand = [\"/a\", \"\\u0000\"]",
+            "4:18: an argument must not hold a NUL character",
+        ),
+        (
+            "plan = \"small\"\n[limits]\ntasks = \"100\"",
+            "3:9: expected a whole number, found a text in quotes (write it without quotes)",
+        ),
+        ("plan = \"small\"\n[limits]\ntasks = -1", "3:9: a negative number is not possible here"),
+        ("plan = \"small\"\n[limits]\ntasks = 1e3", "3:9: expected a whole number, found a number with a fraction"),
+        ("plan = \"small\"\n[limits]\ntasks = 99999999999999999999", "3:9: the value is too large"),
+        (
+            "plan = \"small\"\n[limits]\nmemory = \"2048T\"",
+            "3:10: the value is above 1024T (from 16M, which a jail needs for its init and a shell, or \"unlimited\")",
+        ),
+        ("plan = \"small\"\nplan = \"small\"", "2:1: not valid TOML: duplicate key"),
+        (
+            "state = \"suspended\"\nsuspend_reason = \"a\\u001b[31m\"\nplan = \"small\"",
+            "2:18: a line must not hold the control character '\\u{1b}'",
+        ),
+    ] {
+        assert_eq!(tenant(content), [complaint], "{content}");
+    }
+    let long = format!("plan = \"{}\"", "x".repeat(300));
+    assert_eq!(tenant(&long), ["1:8: a name has at most 32 bytes, this one has 300"]);
+}
+
+#[test]
+fn names_of_files() {
+    let directory = Directory::with(&[
+        ("tenants.d/root.toml", ""),
+        ("tenants.d/a b.toml", ""),
+        ("plans.d/unlimited.toml", ""),
+        (&format!("tenants.d/{}.toml", "x".repeat(200)), ""),
+    ]);
+    let complaints: Vec<String> = directory
+        .complaints()
+        .into_iter()
+        .map(|line| line.rsplit_once(" (").expect("a hint").0.split_once(":1:1: ").expect("a place").1.to_owned())
+        .collect();
+    assert_eq!(
+        complaints,
+        [
+            "the file's name is no name: this name is reserved",
+            "the file's name is no name: a name holds lower-case letters, digits, \"_\" and \"-\" only, not ' '",
+            "the file's name is no name: this name is reserved",
+            "the file's name is no name: a name has at most 32 bytes, this one has 200",
+        ]
+    );
+}
+
+#[test]
+fn bailiwick_toml() {
+    assert_eq!(host("user = \"12345\"\nadmins = []\nrequire = []\nids = {}\nruntime_dir = \"/run/ä b\""), [""; 0]);
+    for (content, complaint) in [
+        ("state_dir = \"var\"", "1:13: the path \"var\" is not absolute (a path starts with \"/\")"),
+        ("state_dir = \"/var/../etc\"", "1:13: the path \"/var/../etc\" holds \"..\" (write the path without it)"),
+        ("state_dir = \"/\"", "1:13: the root directory cannot be used (give it a directory of its own)"),
+        ("state_dir = \"/./\"", "1:13: the root directory cannot be used (give it a directory of its own)"),
+        ("state_dir = \"/a//b/\"", "1:13: the path \"/a//b/\" is not in its plain form (write \"/a/b\")"),
+        ("state_dir = \"/a\\nb\"", "1:13: a line must not hold the control character '\\n'"),
+        (
+            "state_dir = \"/run/bailiwick/state\"",
+            "1:13: state_dir \"/run/bailiwick/state\" and runtime_dir \"/run/bailiwick\" are one inside the other \
+             (one is kept over a restart of the machine, the other is not: choose two separate directories)",
+        ),
+        (
+            "state_dir = \"/a\"\nruntime_dir = \"/a\"",
+            "2:15: state_dir \"/a\" and runtime_dir \"/a\" are one inside the other \
+             (one is kept over a restart of the machine, the other is not: choose two separate directories)",
+        ),
+        ("ids = { first = -1 }", "1:17: a negative number is not possible here"),
+        ("ids = { first = 4294967296 }", "1:17: the value is too large"),
+        ("ids = { frist = 100000 }", "1:9: unknown key \"frist\" (did you mean \"first\"?)"),
+        (
+            "[ids]\nfirst = 0x5",
+            "2:9: the first id must be at least 100000, so that no user of the host is in a tenant's range, not 5",
+        ),
+        (
+            "require = [\"ram\"]",
+            "1:12: no such resource; one of cpu, memory, swap, tasks, io, disk, inodes, sessions, open_files",
+        ),
+        ("require = [\"cpu\", \"cpu\"]", "1:19: \"cpu\" is in the list twice"),
+        ("admins = [\"group:a\", \"a\", \"group:a\"]", "1:27: \"group:a\" is in the list twice"),
+        (
+            "admins = [\"user:a\"]",
+            "1:11: the name of a user or a group must not hold ':' (write \"name\" for a user or \"group:name\" for a group)",
+        ),
+        ("user = \"root\"", "1:8: bailiwickd must not run as root (give it a user of its own, such as \"bailiwick\")"),
+        ("user = \"00\"", "1:8: bailiwickd must not run as root (give it a user of its own, such as \"bailiwick\")"),
+        ("user = \"4294967295\"", "1:8: no user can have the number 4294967295"),
+    ] {
+        assert_eq!(host(content), [complaint], "{content}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let directory = Directory::with(&[("plans.d/small.toml", "")]);
+    directory.write("tenants.d/alice.toml", b"plan = \"small\"\n# \xc3\xa4\xff");
+    assert_eq!(
+        directory.complaints(),
+        ["CONFIG/tenants.d/alice.toml:2:4: the file is not UTF-8 text: byte 0xff (save the file as UTF-8)"]
+    );
+    directory.write("tenants.d/alice.toml", b"\0\0\0");
+    assert_eq!(directory.complaints().len(), 1);
+    assert_eq!(directory.read().invalid.len(), 1);
+}
+
+#[test]
+fn as_json() {
+    let directory = Directory::with(&[("bailiwick.toml", "user = 1")]);
+    let json = serde_json::to_value(directory.read().diagnostics).expect("serialises");
+    let file = directory.path().join("bailiwick.toml");
+    assert_eq!(
+        json,
+        serde_json::json!([{
+            "file": file, "line": 1, "column": 8,
+            "message": "expected a text in quotes, found a whole number", "hint": null,
+        }])
+    );
+}

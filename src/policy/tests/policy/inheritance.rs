@@ -1,0 +1,152 @@
+//! Tenant, plan, its parents, defaults.
+
+use crate::directory::Directory;
+use bailiwick_policy::{Declared, Settings, Tenant, read_tenant};
+use bailiwick_types::{Bound, ByteSize, CpuShare, Door, Limits, Profile};
+use std::collections::BTreeSet;
+
+fn tenant(directory: &Directory, name: &str) -> Tenant {
+    let reading = directory.read();
+    assert_eq!(reading.diagnostics, []);
+    let name = name.parse().expect("a name");
+    let tenant = reading.policy.expect("a policy").tenants.remove(&name).expect("the tenant");
+    let (_, alone) = read_tenant(directory.path(), &name).expect("readable alone");
+    assert_eq!(alone.as_ref(), Some(&tenant), "the warden and bailiwickd must see the same");
+    tenant
+}
+
+#[test]
+fn where_nobody_says_anything_the_defaults_hold() {
+    let directory = Directory::with(&[("plans.d/p.toml", ""), ("tenants.d/alice.toml", "plan = \"p\"")]);
+    let alice = tenant(&directory, "alice");
+    assert_eq!(
+        alice.settings,
+        Settings {
+            image: "host".parse().expect("a name"),
+            profile: Profile::Web,
+            doors: BTreeSet::from([Door::Exec]),
+            limits: Limits::default()
+        }
+    );
+    assert_eq!(alice.state, Declared::Active);
+    assert_eq!(alice.login.user.as_str(), "alice");
+    assert!(alice.login.ssh_keys.is_empty() && alice.services.is_empty());
+}
+
+#[test]
+fn the_nearest_word_wins() {
+    let directory = Directory::with(&[
+        (
+            "plans.d/base.toml",
+            "profile = \"system\"\nimage = \"debian-12\"\n[limits]\ncpu = \"50%\"\nmemory = \"1G\"\ntasks = 50",
+        ),
+        ("plans.d/big.toml", "plan = \"base\"\ndoors = []\n[limits]\nmemory = \"4G\"\ntasks = \"inherit\""),
+        (
+            "tenants.d/alice.toml",
+            "plan = \"big\"\nprofile = \"web\"\n[limits]\ntasks = \"unlimited\"\nmemory = \"inherit\"\nswap = \"1G\"",
+        ),
+    ]);
+    let Settings { image, profile, doors, limits } = tenant(&directory, "alice").settings;
+    assert_eq!((image.as_str(), profile, doors.len()), ("debian-12", Profile::Web, 0));
+    let expected = Limits {
+        cpu: Bound::At(CpuShare(50_000)),
+        memory: Bound::At(ByteSize(4 << 30)),
+        tasks: Bound::Unlimited,
+        swap: Bound::At(ByteSize(1 << 30)),
+        ..Limits::default()
+    };
+    assert_eq!(limits, expected);
+}
+
+#[test]
+fn all_of_a_tenants_file() {
+    let directory = Directory::with(&[
+        ("plans.d/p.toml", ""),
+        (
+            "tenants.d/alice.toml",
+            r#"
+plan = "p"
+state = "suspended"
+suspend_reason = "unpaid since März"
+[login]
+user = "al"
+ssh_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f alice@laptop"]
+[[service]]
+name = "web"
+command = ["/usr/sbin/php-fpm8.2", "-F", ""]
+[[service]]
+name = "queue"
+command = ["/bin/sh", "-c", "while :; do\n work\ndone"]
+"#,
+        ),
+    ]);
+    let alice = tenant(&directory, "alice");
+    assert_eq!(alice.state, Declared::Suspended { reason: Some("unpaid since März".to_owned()) });
+    assert_eq!((alice.login.user.as_str(), alice.login.ssh_keys.len()), ("al", 1));
+    let services: Vec<_> =
+        alice.services.iter().map(|service| (service.name.as_str(), service.command.len())).collect();
+    assert_eq!(services, [("web", 3), ("queue", 3)]);
+}
+
+#[test]
+fn a_circle_is_reported_once_and_takes_its_tenants_with_it() {
+    let directory = Directory::with(&[
+        ("plans.d/a.toml", "plan = \"b\""),
+        ("plans.d/b.toml", "plan = \"c\""),
+        ("plans.d/c.toml", "plan = \"a\""),
+        ("plans.d/self.toml", "plan = \"self\""),
+        ("plans.d/x.toml", "plan = \"b\""),
+        ("plans.d/good.toml", ""),
+        ("tenants.d/alice.toml", "plan = \"x\""),
+        ("tenants.d/bob.toml", "plan = \"good\""),
+    ]);
+    assert_eq!(
+        directory.complaints(),
+        [
+            "CONFIG/plans.d/c.toml:1:8: the plans inherit from each other in a circle: a -> b -> c -> a \
+             (remove \"plan\" from one of them)",
+            "CONFIG/plans.d/self.toml:1:8: the plans inherit from each other in a circle: self -> self \
+             (remove \"plan\" from one of them)",
+        ]
+    );
+    let reading = directory.read();
+    assert_eq!(reading.invalid.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["alice"]);
+    let policy = reading.policy.expect("a policy");
+    assert_eq!(policy.plans.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["good"]);
+    assert_eq!(policy.tenants.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["bob"]);
+    let alone = read_tenant(directory.path(), &"alice".parse().expect("a name")).expect_err("a circle");
+    assert!(alone.len() == 1 && alone[0].message.ends_with(": b -> c -> a -> b"), "{alone:?}");
+}
+
+#[test]
+fn a_line_of_sixteen_plans_and_no_more() {
+    let files: Vec<(String, String)> = (1..=17)
+        .map(|n| (format!("plans.d/p{n}.toml"), if n == 1 { String::new() } else { format!("plan = \"p{}\"", n - 1) }))
+        .collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, content)| (path.as_str(), content.as_str())).collect();
+    let directory = Directory::with(&files[..16]);
+    assert_eq!(directory.complaints(), Vec::<String>::new());
+    directory.write(files[16].0, files[16].1);
+    assert_eq!(
+        directory.complaints(),
+        ["CONFIG/plans.d/p17.toml:1:8: more than 16 plans inherit from each other in one line \
+         (inherit from a plan that is nearer to the start of the line)"]
+    );
+}
+
+#[test]
+fn a_plan_with_a_problem_makes_its_tenants_invalid_without_a_second_complaint() {
+    let directory = Directory::with(&[
+        ("plans.d/p.toml", "[limits]\ntasks = 0"),
+        ("plans.d/child.toml", "plan = \"p\""),
+        ("tenants.d/alice.toml", "plan = \"child\""),
+        ("tenants.d/bob.toml", "plan = \"p\"\ncolor = 1"),
+    ]);
+    let complaints = directory.complaints();
+    assert_eq!(complaints.len(), 2, "{complaints:?}");
+    assert!(complaints[0].starts_with("CONFIG/plans.d/p.toml:2:9: "), "{complaints:?}");
+    assert!(complaints[1].starts_with("CONFIG/tenants.d/bob.toml:2:1: "), "{complaints:?}");
+    assert_eq!(directory.read().invalid.len(), 2);
+    let alone = read_tenant(directory.path(), &"bob".parse().expect("a name")).expect_err("invalid");
+    assert_eq!(alone, directory.read().diagnostics);
+}

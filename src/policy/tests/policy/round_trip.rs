@@ -1,0 +1,222 @@
+//! Properties: what is dumped reads to the same, and no bytes make the reader fail in any way but with a diagnostic.
+
+use bailiwick_policy::{Declared, Host, Login, Plan, Policy, Principal, Reading, Service, Settings, Tenant};
+use bailiwick_policy::{dump, parse, render};
+use bailiwick_types::{
+    Bound, ByteSize, Count, CpuShare, Door, IdPool, Limits, Period, PlanName, Profile, Resource, SoftHard, TenantName,
+};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+fn bound<T: Debug + Clone + 'static>(value: impl Strategy<Value = T> + 'static) -> BoxedStrategy<Bound<T>> {
+    prop_oneof![Just(Bound::Unlimited), value.prop_map(Bound::At)].boxed()
+}
+
+fn size(min: u64) -> impl Strategy<Value = ByteSize> {
+    prop_oneof![(min..1 << 50), (min >> 10..1 << 40).prop_map(|k| (k << 10).max(1 << 24))].prop_map(ByteSize)
+}
+
+fn pair<T: Debug + Ord + Copy>(value: impl Strategy<Value = T> + Clone) -> impl Strategy<Value = SoftHard<T>> {
+    (value.clone(), value).prop_map(|(a, b)| SoftHard { soft: a.min(b), hard: a.max(b) })
+}
+
+/// The lower of two bounds that must stand in order.
+fn at_most<T: Ord + Copy>(low: Bound<T>, high: Bound<T>) -> Bound<T> {
+    match (low, high) {
+        (Bound::At(low), Bound::At(high)) => Bound::At(low.min(high)),
+        _ => low,
+    }
+}
+
+prop_compose! {
+    fn processor()(
+        cpu in bound((1000u64..1_000_000_000).prop_map(CpuShare)),
+        burst in bound((0u64..1_000_000_000).prop_map(CpuShare)),
+        cpu_weight in 1u32..=10_000,
+        tasks in bound(8u64..=4_194_304),
+        sessions in bound(1u64..=65_536),
+        open_files in 64u64..=1_048_576,
+    ) -> Limits {
+        Limits { cpu, cpu_burst: at_most(burst, cpu), cpu_weight, tasks, sessions, open_files, ..Limits::default() }
+    }
+}
+
+prop_compose! {
+    fn storage()(
+        (memory, high, swap) in (bound(size(16 << 20)), bound(size(16 << 20)), bound(size(0))),
+        (io_read, io_write) in (bound(size(64 << 10)), bound(size(64 << 10))),
+        (iops_read, iops_write) in (bound((10u64..1_000_000_000).prop_map(Count)), bound(Just(Count(7_000_000)))),
+        io_weight in 1u32..=10_000,
+        disk in bound(pair((1u64 << 20..1 << 50).prop_map(ByteSize))),
+        disk_grace in (60u64..3650 * 86_400).prop_map(Period),
+        inodes in bound(pair((100u64..1_000_000_000).prop_map(Count))),
+        (tmp, shm) in (size(64 << 10), size(64 << 10)),
+        limits in processor(),
+    ) -> Limits {
+        let memory_high = at_most(high, memory);
+        Limits {
+            memory, memory_high, swap, io_read, io_write, iops_read, iops_write, io_weight, disk, disk_grace, inodes,
+            tmp, shm, ..limits
+        }
+    }
+}
+
+prop_compose! {
+    fn settings()(
+        image in name(),
+        profile in select(Profile::ALL),
+        doors in subsequence(Door::ALL, 0..=Door::ALL.len()),
+        limits in storage(),
+    ) -> Settings {
+        Settings { image, profile, doors: doors.into_iter().collect(), limits }
+    }
+}
+
+/// Never a reserved word: none of them ends in `_`.
+fn name<T: FromStr<Err: Debug> + Debug>() -> impl Strategy<Value = T> {
+    "[a-z_][a-z0-9_-]{0,6}_".prop_map(|text| text.parse().expect("a name"))
+}
+
+fn text_without(refused: fn(char) -> bool) -> impl Strategy<Value = String> {
+    any::<String>().prop_map(move |text| text.chars().filter(|c| !refused(*c)).collect())
+}
+
+prop_compose! {
+    fn service()(
+        name in name(),
+        program in text_without(|c| c == '\0'),
+        arguments in vec(text_without(|c| c == '\0'), 0..4),
+    ) -> Service {
+        Service { name, command: [format!("/{program}")].into_iter().chain(arguments).collect() }
+    }
+}
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ";
+
+prop_compose! {
+    fn tenant()(
+        state in prop_oneof![
+            Just(Declared::Active),
+            option::of(text_without(char::is_control)).prop_map(|reason| Declared::Suspended { reason }),
+        ],
+        settings in settings(),
+        user in name(),
+        remarks in vec(text_without(char::is_control), 0..3),
+        services in vec(service(), 0..3),
+        plan in any::<proptest::sample::Index>(),
+    ) -> (proptest::sample::Index, Tenant) {
+        let mut services = services;
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        services.dedup_by(|a, b| a.name == b.name);
+        let ssh_keys = remarks.into_iter().map(|remark| format!("{KEY}{remark}")).collect();
+        let login = Login { user, ssh_keys };
+        // The names are set where the tenant is put.
+        let name = "placeholder".parse().expect("a name");
+        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, services })
+    }
+}
+
+prop_compose! {
+    fn host()(
+        dirs in select(vec![("/a", "/b"), ("/var/lib/bailiwick", "/run/x y"), ("/ä", "/\"quoted\"")]),
+        first in 100_000u32..=u32::MAX,
+        require in btree_set(select(&Resource::ALL[..]), 0..4),
+        admins in btree_set(prop_oneof![
+            "[a-zA-Z0-9._$@]{1,9}".prop_map(Principal::User),
+            "[a-zA-Z0-9._$@]{1,9}".prop_map(Principal::Group),
+        ], 0..4),
+        user in "[a-z]{1,8}_",
+    ) -> Host {
+        Host {
+            state_dir: PathBuf::from(dirs.0),
+            runtime_dir: PathBuf::from(dirs.1),
+            ids: IdPool::new(first, 65_536).expect("a pool"),
+            require,
+            admins: admins.into_iter().collect(),
+            user,
+        }
+    }
+}
+
+prop_compose! {
+    fn policy()(
+        host in host(),
+        plans in btree_map(name::<PlanName>(), (settings(), any::<bool>()), 1..5),
+        tenants in btree_map(name(), tenant(), 0..4),
+    ) -> Policy {
+        let mut parent = None;
+        let mut made = BTreeMap::new();
+        for (name, (settings, inherits)) in plans {
+            let plan = Plan { name: name.clone(), parent: parent.take().filter(|_| inherits), settings };
+            parent = Some(name.clone());
+            made.insert(name, plan);
+        }
+        let plan_names: Vec<_> = made.keys().cloned().collect();
+        let tenants = tenants.into_iter().map(|(name, (plan, tenant)): (TenantName, _)| {
+            (name.clone(), Tenant { name, plan: plan.get(&plan_names).clone(), ..tenant })
+        });
+        Policy { host, tenants: tenants.collect(), plans: made }
+    }
+}
+
+fn clean(reading: Reading) -> Policy {
+    assert!(reading.diagnostics.is_empty() && reading.invalid.is_empty(), "{}", render(&reading.diagnostics));
+    reading.policy.expect("no diagnostics, so a policy")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_dumped_policy_reads_to_itself(policy in policy()) {
+        prop_assert_eq!(clean(parse(&dump(&policy))), policy);
+    }
+
+    /// Lines are taken away from complete files, so that their values come from elsewhere.
+    #[test]
+    fn what_was_inherited_is_dumped_in_full(policy in policy(), kept in vec(any::<bool>(), 200)) {
+        let mut kept = kept.into_iter().cycle();
+        let files: Vec<(PathBuf, String)> = dump(&policy)
+            .into_iter()
+            .map(|(path, content)| {
+                let needed = ["plan ", "[", "name ", "command ", "state ", "suspend_reason "];
+                let keep = |line: &&str| needed.iter().any(|start| line.starts_with(start)) || kept.next() == Some(true);
+                (path, content.lines().filter(keep).map(|line| format!("{line}\n")).collect())
+            })
+            .collect();
+        let reading = parse(&files);
+        let policy = reading.policy.expect("the host's keys all have defaults");
+        prop_assert_eq!(policy.tenants.len() + reading.invalid.len(), files.iter().filter(|f| f.0.starts_with("tenants.d")).count());
+        prop_assert_eq!(clean(parse(&dump(&policy))), policy);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(host in vec(any::<u8>(), 0..64), plan in any::<String>(), tenant in "(\\PC|\n|\"|=|\\[|\\]){0,99}") {
+        let files = [
+            (PathBuf::from("bailiwick.toml"), host),
+            (PathBuf::from("plans.d/small.toml"), plan.into_bytes()),
+            (PathBuf::from("tenants.d/alice.toml"), tenant.into_bytes()),
+        ];
+        let reading = parse(&files);
+        render(&reading.diagnostics);
+        prop_assert!(reading.invalid.len() == 1 || reading.policy.is_none_or(|policy| policy.tenants.len() == 1));
+    }
+
+    /// Damage in one place of good files reaches further than noise does.
+    #[test]
+    fn damaged_files_do_not_make_it_panic(policy in policy(), at in any::<proptest::sample::Index>(), with in any::<Vec<u8>>()) {
+        let mut files: Vec<(PathBuf, Vec<u8>)> =
+            dump(&policy).into_iter().map(|(path, content)| (path, content.into_bytes())).collect();
+        for (_, content) in &mut files {
+            let at = at.index(content.len());
+            content.splice(at..at + 1, with.iter().copied());
+        }
+        render(&parse(&files).diagnostics);
+    }
+}

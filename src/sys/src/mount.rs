@@ -1,0 +1,157 @@
+//! Mounts by descriptor (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`): built detached, put in place
+//! in one step, never looked up by a path that a tenant could swap.
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Flags of a mount, as `mount_setattr(2)` numbers them.
+pub mod attr {
+    /// `ro`.
+    pub const READ_ONLY: u64 = 0x1;
+    /// `nosuid`.
+    pub const NO_SUID: u64 = 0x2;
+    /// `nodev`.
+    pub const NO_DEV: u64 = 0x4;
+    /// `noexec`.
+    pub const NO_EXEC: u64 = 0x8;
+}
+
+/// A detached copy of the mount that holds `path`, which becomes its root. Nothing mounted below is copied.
+/// The path is the caller's own: it must hold no name that a tenant can write.
+///
+/// # Errors
+/// What `open_tree(2)` says.
+pub fn detached_copy(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(
+        dir,
+        path.as_ref(),
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
+            | OpenTreeFlags::AT_NO_AUTOMOUNT,
+    )?)
+}
+
+/// A detached copy of the mount that an open file or directory lies on, with it as the root.
+///
+/// # Errors
+/// What `open_tree(2)` says.
+pub fn detached_copy_of(fd: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(
+        fd,
+        "",
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH,
+    )?)
+}
+
+/// Sets flags of one mount (`attr`), and shows it through the id map of a user namespace where one is given. A mount
+/// can be mapped once only, and only while it is detached.
+///
+/// # Errors
+/// What `mount_setattr(2)` says; `EINVAL` when the file system cannot be id-mapped.
+pub fn set_attributes(mount: impl AsFd, set: u64, id_map: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let mut attributes =
+        linux_raw_sys::general::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    if let Some(namespace) = id_map {
+        attributes.attr_set |= MOUNT_ATTR_IDMAP;
+        attributes.userns_fd = u64::try_from(namespace.as_raw_fd()).expect("an open descriptor is not negative");
+    }
+    // SAFETY: mount_setattr(2) reads `size_of::<mount_attr>()` bytes from the pointer, which is to a live local of
+    // exactly that type; the path is a NUL-terminated literal; both descriptors are borrowed and so are open.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A parameter of a new file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parameter<'a> {
+    /// `key`
+    Flag(&'a str),
+    /// `key=value`
+    Text(&'a str, &'a str),
+}
+
+/// Makes a file system of a kind that needs no device, detached.
+///
+/// # Errors
+/// What `fsopen(2)`, `fsconfig(2)` and `fsmount(2)` say.
+pub fn new_file_system(kind: &str, parameters: &[Parameter<'_>], attributes: u64) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for parameter in parameters {
+        match parameter {
+            Parameter::Flag(key) => rustix::mount::fsconfig_set_flag(&context, *key)?,
+            Parameter::Text(key, value) => rustix::mount::fsconfig_set_string(&context, *key, *value)?,
+        }
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::from_bits_retain(u32::try_from(attributes).expect("flags fit into 32 bits"));
+    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Puts a detached mount onto an open directory or file.
+///
+/// # Errors
+/// What `move_mount(2)` says.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    Ok(rustix::mount::move_mount(
+        mount,
+        "",
+        target,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )?)
+}
+
+/// Opens a mount's target below the root of a jail that is being built. Mounts made before are crossed, links are not.
+///
+/// # Errors
+/// What `openat2(2)` says; `ELOOP` when the tenant has put a link there.
+pub fn target(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let below = path.trim_start_matches('/');
+    let below = if below.is_empty() { "." } else { below };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(root, below, flags, Mode::empty(), resolve)?)
+}
+
+/// Cuts every mount of this namespace off from the one it was copied from, so that nothing propagates either way.
+///
+/// # Errors
+/// What `mount(2)` says.
+pub fn make_all_private() -> io::Result<()> {
+    use rustix::mount::MountPropagationFlags as Flags;
+    Ok(rustix::mount::mount_change("/", Flags::PRIVATE | Flags::REC)?)
+}
+
+/// Makes the mount at the current directory the root of this mount namespace and lets the old one go, with all that
+/// is mounted in it (`pivot_root(2)`, "pivot_root(".", ".")").
+///
+/// # Errors
+/// What `pivot_root(2)` and `umount2(2)` say.
+pub fn pivot_to_current_directory() -> io::Result<()> {
+    rustix::process::pivot_root(".", ".")?;
+    // The old root now lies over the new one at "."; detaching it uncovers the new one.
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    Ok(rustix::process::chdir("/")?)
+}
+
+/// Takes a mount away from where it is, now for new look-ups, later for those who still use it.
+///
+/// # Errors
+/// What `umount2(2)` says.
+pub fn detach(path: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}

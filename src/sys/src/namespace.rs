@@ -1,0 +1,71 @@
+//! Namespaces of a process (`namespaces(7)`), and who owns one (`ioctl_nsfs(2)`).
+
+use crate::file;
+use crate::proc::{self, IdKind};
+use rustix::fs::{Mode, OFlags};
+use std::fmt::Write;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// The inode that identifies a namespace of a process; `kind` is one of [`bailiwick_types::NAMESPACES`].
+///
+/// # Errors
+/// `ENOENT` when the process is gone, `EACCES` when the reader may not look at it.
+pub fn inode(pid: u32, kind: &str) -> io::Result<u64> {
+    proc::inode_at(proc::open(pid)?.as_fd(), kind)
+}
+
+/// Opens a namespace of a process, which keeps it alive.
+///
+/// # Errors
+/// As [`inode`].
+pub fn open(pid: u32, kind: &str) -> io::Result<OwnedFd> {
+    proc::namespace_at(proc::open(pid)?.as_fd(), kind)
+}
+
+/// The user, as this process's user namespace counts, that made a user namespace (`NS_GET_OWNER_UID`).
+///
+/// # Errors
+/// `EINVAL` when the descriptor is of another kind of namespace.
+pub fn owner_uid(user_namespace: impl AsFd) -> io::Result<u32> {
+    let mut uid: libc::uid_t = 0;
+    let fd = user_namespace.as_fd().as_raw_fd();
+    // SAFETY: NS_GET_OWNER_UID writes one uid_t through the pointer (ioctl_nsfs(2)); `uid` is one and outlives the
+    // call, and a descriptor that is no namespace is answered with ENOTTY and nothing written.
+    let result = unsafe { libc::ioctl(fd, libc::NS_GET_OWNER_UID, &raw mut uid) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(uid) }
+}
+
+/// Sets a map of ids of the user namespace of a process, once and for all: inside, outside, count. The kernel takes it
+/// as one write of at most a page (`user_namespaces(7)`).
+///
+/// # Errors
+/// `EPERM` when it is set already or the caller may not, else what `openat2(2)` and `write(2)` say.
+pub fn set_id_map(pid: u32, kind: IdKind, rows: &[[u32; 3]]) -> io::Result<()> {
+    let mut text = String::new();
+    for [inside, outside, count] in rows {
+        writeln!(text, "{inside} {outside} {count}").expect("writing to a string cannot fail");
+    }
+    let fd = file::open_at(proc::open(pid)?, kind.file(), OFlags::WRONLY, Mode::empty())?;
+    let written = rustix::io::write(fd, text.as_bytes())?;
+    if written == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_types::NAMESPACES;
+
+    #[test]
+    fn a_namespace_is_known_by_its_inode_and_only_a_user_namespace_has_an_owner() {
+        let pid = std::process::id();
+        for kind in NAMESPACES {
+            let fd = open(pid, kind).expect("opens");
+            assert_eq!(crate::file::metadata(&fd).expect("stat").inode, inode(pid, kind).expect("inode"), "{kind}");
+            match owner_uid(&fd) {
+                Ok(uid) => assert!(kind == "user" && uid == 0, "the initial user namespace is root's, not {uid}'s"),
+                Err(error) => assert_eq!((kind == "user", error.raw_os_error()), (false, Some(libc::EINVAL)), "{kind}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,586 @@
+//! What `/proc` says of a process: one function per file, each with a parser that is a pure function over its text.
+//!
+//! Danger: a tenant chooses part of these texts (program names, mount points, paths of control groups) and may make
+//! them as long as the kernel lets it. Every read is bounded, every parser takes arbitrary bytes, and nothing here
+//! panics. A process is looked up once and then read through a descriptor of its directory, so that all facts are of
+//! one process even when its number is given to another meanwhile. Credentials are those of the first thread.
+
+use crate::file;
+use bailiwick_types::{MountFact, NAMESPACES, ProcessFacts};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Bound of a file about one process whose size a tenant cannot drive far.
+const SMALL: usize = 64 << 10;
+/// Bound of a mount table: a jail that may mount can hold `fs.mount-max` (100,000) mounts with long names.
+const TABLE: usize = 32 << 20;
+
+/// What `/proc/PID/status` says (`proc_pid_status(5)`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Program name, with the kernel's escapes for line ends and backslashes.
+    pub command: String,
+    /// Parent, as the reader's pid namespace counts.
+    pub parent: u32,
+    /// Real, effective, saved and file-system user, as the reader's user namespace counts.
+    pub uids: [u32; 4],
+    /// Likewise the groups.
+    pub gids: [u32; 4],
+    /// Number in each pid namespace, the reader's first; empty on a kernel without pid namespaces.
+    pub ns_pids: Vec<u32>,
+    /// Threads.
+    pub threads: u32,
+    /// Inheritable set of capabilities.
+    pub cap_inheritable: u64,
+    /// Permitted set.
+    pub cap_permitted: u64,
+    /// Effective set.
+    pub cap_effective: u64,
+    /// Bounding set.
+    pub cap_bounding: u64,
+    /// Ambient set.
+    pub cap_ambient: u64,
+    /// `no_new_privs`.
+    pub no_new_privs: bool,
+    /// 0 none, 1 strict, 2 filter.
+    pub seccomp: u32,
+    /// Number of filters.
+    pub seccomp_filters: u32,
+}
+
+/// Which map of a user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdKind {
+    /// `uid_map`.
+    User,
+    /// `gid_map`.
+    Group,
+}
+
+impl IdKind {
+    /// The file's name.
+    pub(crate) fn file(self) -> &'static str {
+        match self {
+            Self::User => "uid_map",
+            Self::Group => "gid_map",
+        }
+    }
+}
+
+fn malformed(file: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("unexpected content in \"{file}\""))
+}
+
+/// The directory of a process. It stays that process's: reads fail with `ESRCH` once it is gone.
+fn directory(pid: u32) -> io::Result<OwnedFd> {
+    file::open_dir(Path::new(&format!("/proc/{pid}")))
+}
+
+fn read(process: BorrowedFd<'_>, name: &str, max: usize) -> io::Result<Vec<u8>> {
+    file::read_bounded(file::open_file_at(process, name)?, max)
+}
+
+/// The status of a process.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` when there is no such process.
+pub fn status(pid: u32) -> io::Result<Status> {
+    status_at(directory(pid)?.as_fd())
+}
+
+fn status_at(process: BorrowedFd<'_>) -> io::Result<Status> {
+    parse_status(&read(process, "status", SMALL)?).ok_or_else(|| malformed("status"))
+}
+
+/// Parses `/proc/PID/status`; `None` when a line that is relied upon is missing or no number.
+#[must_use]
+pub fn parse_status(text: &[u8]) -> Option<Status> {
+    let text = String::from_utf8_lossy(text);
+    let mut lines: HashMap<&str, &str> = HashMap::new();
+    for line in text.lines() {
+        if let Some((key, value)) = line.split_once(':') {
+            // The name comes first and the kernel escapes its line ends: no later line is the tenant's.
+            lines.entry(key).or_insert(value.trim());
+        }
+    }
+    let number = |key: &str| lines.get(key)?.parse::<u32>().ok();
+    let set = |key: &str| u64::from_str_radix(lines.get(key)?, 16).ok();
+    let four = |key: &str| -> Option<[u32; 4]> {
+        let ids: Vec<u32> = lines.get(key)?.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        ids.try_into().ok()
+    };
+    let ns_pids = lines.get("NSpid").copied().unwrap_or_default();
+    Some(Status {
+        command: (*lines.get("Name")?).to_owned(),
+        parent: number("PPid")?,
+        uids: four("Uid")?,
+        gids: four("Gid")?,
+        ns_pids: ns_pids.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?,
+        threads: number("Threads")?,
+        cap_inheritable: set("CapInh")?,
+        cap_permitted: set("CapPrm")?,
+        cap_effective: set("CapEff")?,
+        cap_bounding: set("CapBnd")?,
+        cap_ambient: set("CapAmb")?,
+        no_new_privs: number("NoNewPrivs")? != 0,
+        seccomp: number("Seccomp")?,
+        seccomp_filters: number("Seccomp_filters")?,
+    })
+}
+
+/// When a process started, in clock ticks after boot: with its number, its identity.
+///
+/// # Errors
+/// As [`status`].
+pub fn start_time(pid: u32) -> io::Result<u64> {
+    start_time_at(directory(pid)?.as_fd())
+}
+
+fn start_time_at(process: BorrowedFd<'_>) -> io::Result<u64> {
+    parse_start_time(&read(process, "stat", SMALL)?).ok_or_else(|| malformed("stat"))
+}
+
+/// Parses field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`). The second field is the program's name in parentheses,
+/// which may itself hold spaces, line ends and parentheses: the last one is the kernel's.
+#[must_use]
+pub fn parse_start_time(text: &[u8]) -> Option<u64> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
+    // What follows the name starts with field 3.
+    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// The control groups of a process by hierarchy: `unified`, and for version 1 each controller by its name; hierarchies
+/// without a controller as `name=NAME`.
+///
+/// # Errors
+/// As [`status`].
+pub fn cgroups(pid: u32) -> io::Result<BTreeMap<String, String>> {
+    cgroups_at(directory(pid)?.as_fd())
+}
+
+fn cgroups_at(process: BorrowedFd<'_>) -> io::Result<BTreeMap<String, String>> {
+    parse_cgroups(&read(process, "cgroup", SMALL)?).ok_or_else(|| malformed("cgroup"))
+}
+
+/// Parses `/proc/PID/cgroup` (`cgroups(7)`). The kernel refuses line ends in names of groups; colons it does not.
+#[must_use]
+pub fn parse_cgroups(text: &[u8]) -> Option<BTreeMap<String, String>> {
+    let mut groups = BTreeMap::new();
+    for line in String::from_utf8_lossy(text).lines() {
+        let mut fields = line.splitn(3, ':');
+        let (_number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let controllers = if controllers.is_empty() { "unified" } else { controllers };
+        for controller in controllers.split(',') {
+            groups.insert(controller.to_owned(), path.to_owned());
+        }
+    }
+    Some(groups)
+}
+
+/// The mounts that a process sees below its root; a mount comes after the one it is mounted on, so that of several at
+/// one target the last is on top.
+///
+/// # Errors
+/// As [`status`]; `EFBIG` when the table is larger than 32 MiB.
+pub fn mounts(pid: u32) -> io::Result<Vec<MountFact>> {
+    mounts_at(directory(pid)?.as_fd())
+}
+
+fn mounts_at(process: BorrowedFd<'_>) -> io::Result<Vec<MountFact>> {
+    parse_mounts(&read(process, "mountinfo", TABLE)?).ok_or_else(|| malformed("mountinfo"))
+}
+
+/// One row of a mount table before the tree is known.
+struct Row {
+    id: u64,
+    parent: u64,
+    fact: MountFact,
+}
+
+/// Parses `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
+#[must_use]
+pub fn parse_mounts(text: &[u8]) -> Option<Vec<MountFact>> {
+    let rows = String::from_utf8_lossy(text).lines().map(parse_row).collect::<Option<Vec<Row>>>()?;
+    Some(arrange(rows))
+}
+
+fn parse_row(line: &str) -> Option<Row> {
+    let mut fields = line.split(' ');
+    let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let _device = fields.next()?;
+    let (root, target, options) = (fields.next()?, fields.next()?, fields.next()?);
+    // Optional fields end at a lone hyphen.
+    let mut propagation = Vec::new();
+    loop {
+        match fields.next()? {
+            "-" => break,
+            field => propagation.push(field.to_owned()),
+        }
+    }
+    let (fs_type, _source) = (fields.next()?, fields.next()?);
+    // File systems such as overlay may write spaces that are not escaped.
+    let super_options = fields.collect::<Vec<_>>().join(" ");
+    let list = |options: &str| options.split(',').filter(|option| !option.is_empty()).map(unescape).collect();
+    let fact = MountFact {
+        target: unescape(target),
+        root: unescape(root),
+        fs_type: unescape(fs_type),
+        options: list(options),
+        super_options: list(&super_options),
+        propagation,
+        covered: false,
+    };
+    Some(Row { id, parent, fact })
+}
+
+/// Puts each mount after the one that carries it and marks those that no path leads to.
+///
+/// The kernel lists mounts by age, and one that was made detached may be older than what it was put upon.
+fn arrange(rows: Vec<Row>) -> Vec<MountFact> {
+    let ids: HashSet<u64> = rows.iter().map(|row| row.id).collect();
+    let mut children: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut waiting: Vec<(usize, bool)> = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        if row.parent != row.id && ids.contains(&row.parent) {
+            children.entry(row.parent).or_default().push(index);
+        } else {
+            waiting.push((index, false));
+        }
+    }
+    waiting.reverse();
+    let mut order = Vec::with_capacity(rows.len());
+    while let Some((index, below_cover)) = waiting.pop() {
+        let Some(row) = rows.get(index) else { continue };
+        let upon = children.remove(&row.id).unwrap_or_default();
+        let targets: HashSet<&str> = upon.iter().map(|child| rows[*child].fact.target.as_str()).collect();
+        order.push((index, below_cover || targets.contains(row.fact.target.as_str())));
+        for child in upon.into_iter().rev() {
+            // Hidden by a sibling mounted on a directory above, this mount's own root among them.
+            let hidden = above(&rows[child].fact.target, &row.fact.target).any(|path| targets.contains(path));
+            waiting.push((child, below_cover || hidden));
+        }
+    }
+    let mut facts: Vec<Option<MountFact>> = rows.into_iter().map(|row| Some(row.fact)).collect();
+    order
+        .into_iter()
+        .filter_map(|(index, covered)| Some(MountFact { covered, ..facts.get_mut(index)?.take()? }))
+        .collect()
+}
+
+/// The directories above `path`, down to and with `root`.
+fn above<'a>(path: &'a str, root: &'a str) -> impl Iterator<Item = &'a str> {
+    let parent = |path: &&'a str| match path.rfind('/') {
+        Some(0) if path.len() > 1 => Some("/"),
+        Some(at) if at > 0 => Some(&path[..at]),
+        _ => None,
+    };
+    std::iter::successors(parent(&path), parent).take_while(|path| path.len() >= root.len())
+}
+
+/// Undoes the octal escapes of the kernel's `mangle_path`: `\040` is a space.
+fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while let Some(&byte) = bytes.get(index) {
+        let digits = bytes.get(index + 1..index + 4).filter(|_| byte == b'\\');
+        let value = digits.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| {
+            digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| u8::from_str_radix(digits, 8).ok())?
+        });
+        out.push(value.unwrap_or(byte));
+        index += if value.is_some() { 4 } else { 1 };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A map of ids: inside, outside (as the reader's user namespace counts), count.
+///
+/// # Errors
+/// As [`status`].
+pub fn id_map(pid: u32, kind: IdKind) -> io::Result<Vec<[u32; 3]>> {
+    let text = read(directory(pid)?.as_fd(), kind.file(), SMALL)?;
+    parse_id_map(&text).ok_or_else(|| malformed(kind.file()))
+}
+
+/// Parses `/proc/PID/uid_map` (`user_namespaces(7)`).
+#[must_use]
+pub fn parse_id_map(text: &[u8]) -> Option<Vec<[u32; 3]>> {
+    let row = |line: &str| -> Option<[u32; 3]> {
+        let numbers: Vec<u32> = line.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        numbers.try_into().ok()
+    };
+    std::str::from_utf8(text).ok()?.lines().map(row).collect()
+}
+
+/// The hard limit on open descriptors of a process; `None` is "no limit".
+///
+/// # Errors
+/// As [`status`].
+pub fn open_files(pid: u32) -> io::Result<Option<u64>> {
+    parse_open_files(&read(directory(pid)?.as_fd(), "limits", SMALL)?).ok_or_else(|| malformed("limits"))
+}
+
+/// Parses the row "Max open files" of `/proc/PID/limits` (`proc_pid_limits(5)`): soft, hard, unit.
+#[must_use]
+pub fn parse_open_files(text: &[u8]) -> Option<Option<u64>> {
+    let text = std::str::from_utf8(text).ok()?;
+    let row = text.lines().find_map(|line| line.strip_prefix("Max open files "))?;
+    match row.split_ascii_whitespace().nth(1)? {
+        "unlimited" => Some(None),
+        number => number.parse().ok().map(Some),
+    }
+}
+
+/// Every process that the reader can see.
+///
+/// # Errors
+/// What reading `/proc` says.
+pub fn pids() -> io::Result<Vec<u32>> {
+    let names = file::names(file::open_dir(Path::new("/proc"))?)?;
+    Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+}
+
+/// Everything that a report needs of one process.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` when it died, also meanwhile and when only its corpse is left; `EACCES` when the reader may not
+/// look at it.
+pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
+    let process = directory(pid)?;
+    let process = process.as_fd();
+    let status = status_at(process)?;
+    Ok(ProcessFacts {
+        pid,
+        start_time: start_time_at(process)?,
+        command: status.command,
+        uids: status.uids,
+        namespaces: namespaces(process)?,
+        cap_bounding: status.cap_bounding,
+        cap_permitted: status.cap_permitted,
+        cap_inheritable: status.cap_inheritable,
+        cap_ambient: status.cap_ambient,
+        no_new_privs: status.no_new_privs,
+        seccomp: status.seccomp,
+        seccomp_filters: status.seccomp_filters,
+        cgroups: cgroups_at(process)?,
+    })
+}
+
+/// The namespaces of a process, of its first thread that lives: the leader may have ended before the others, and then
+/// has none.
+fn namespaces(process: BorrowedFd<'_>) -> io::Result<BTreeMap<String, u64>> {
+    let all = |dir: BorrowedFd<'_>| -> io::Result<BTreeMap<String, u64>> {
+        NAMESPACES.iter().map(|kind| Ok(((*kind).to_owned(), inode_at(dir, kind)?))).collect()
+    };
+    let error = match all(process) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => error,
+        result => return result,
+    };
+    let threads = file::open_dir_at(process, "task")?;
+    for thread in file::names(threads.as_fd())? {
+        let thread = file::open_dir_at(threads.as_fd(), &thread);
+        if let Some(found) = thread.ok().and_then(|thread| all(thread.as_fd()).ok()) {
+            return Ok(found);
+        }
+    }
+    Err(error)
+}
+
+/// The inode of a namespace below the directory of a process or thread.
+pub(crate) fn inode_at(process: BorrowedFd<'_>, kind: &str) -> io::Result<u64> {
+    // Following the link reaches the namespace itself; nothing in it is opened.
+    let stat = rustix::fs::statat(process, format!("ns/{kind}"), AtFlags::empty())?;
+    Ok(stat.st_ino)
+}
+
+/// A namespace of a process, opened.
+pub(crate) fn namespace_at(process: BorrowedFd<'_>, kind: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(process, format!("ns/{kind}"), flags, Mode::empty())?)
+}
+
+/// The directory of a process, for [`crate::namespace`].
+pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
+    directory(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STATUS: &str = "Name:\tevil\\nUid:\t0\nUmask:\t0022\nState:\tS (sleeping)\nPid:\t7\nPPid:\t3\n\
+        Uid:\t10000000\t10000001\t10000002\t10000003\nGid:\t1\t2\t3\t4\nNSpid:\t7\t1\nThreads:\t2\n\
+        CapInh:\t0000000000000000\nCapPrm:\t000001fffeffffff\nCapEff:\t0000000000000001\nCapBnd:\t00000000a80425fb\n\
+        CapAmb:\t0000000000000002\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
+
+    #[test]
+    fn a_status_is_read_and_its_name_cannot_forge_a_line() {
+        let status = parse_status(STATUS.as_bytes()).expect("parses");
+        assert_eq!(status.command, "evil\\nUid:\t0");
+        assert_eq!(status.uids, [10_000_000, 10_000_001, 10_000_002, 10_000_003]);
+        assert_eq!((status.parent, status.threads, status.ns_pids.as_slice()), (3, 2, [7, 1].as_slice()));
+        assert_eq!((status.cap_effective, status.cap_bounding, status.cap_ambient), (1, 0xa804_25fb, 2));
+        assert!(status.no_new_privs);
+        assert_eq!((status.seccomp, status.seccomp_filters), (2, 3));
+    }
+
+    #[test]
+    fn a_truncated_status_is_an_error_and_never_a_default() {
+        for (end, _) in STATUS.match_indices('\n').filter(|(end, _)| *end + 1 < STATUS.len()) {
+            assert_eq!(parse_status(&STATUS.as_bytes()[..end]), None, "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn the_start_time_is_found_behind_any_program_name() {
+        for name in ["cat", "a b", "a) R 1 2 3", "a\n1 (b)", ")))", "", "\u{fffd}"] {
+            let text =
+                format!("6474 ({name}) R 6466 6466 5983 0 -1 4194304 98 0 0 0 0 0 0 0 20 0 1 0 484726 3133440 380\n");
+            assert_eq!(parse_start_time(text.as_bytes()), Some(484_726), "{name:?}");
+        }
+        let mut bytes = b"1 (\xff\xfe) R".to_vec();
+        bytes.extend_from_slice(&b" 1".repeat(18));
+        bytes.extend_from_slice(b" 99 1");
+        assert_eq!(parse_start_time(&bytes), Some(99));
+        assert_eq!(parse_start_time(b"1 (a) R 1 2 3"), None);
+        assert_eq!(parse_start_time(b"1 a"), None);
+    }
+
+    #[test]
+    fn control_groups_of_both_versions() {
+        let groups = parse_cgroups(b"9:name=systemd:/\n2:cpu,cpuacct:/a:b/c\n0::/x\n").expect("parses");
+        let want = [("cpu", "/a:b/c"), ("cpuacct", "/a:b/c"), ("name=systemd", "/"), ("unified", "/x")];
+        assert_eq!(groups, want.map(|(key, path)| (key.to_owned(), path.to_owned())).into());
+        assert_eq!(parse_cgroups(b"9:name"), None);
+    }
+
+    #[test]
+    fn a_mount_table_with_escapes_and_propagation() {
+        let text = b"27 1 254:0 / / rw,relatime shared:1 master:2 - ext4 /dev/vda rw,discard\n\
+            30 27 0:5 /x\\040y /a\\011b\\134c ro,nosuid,idmapped - tmpfs none rw,size=4k\n";
+        let mounts = parse_mounts(text).expect("parses");
+        assert_eq!(mounts[0].propagation, ["shared:1", "master:2"]);
+        assert_eq!(mounts[0].super_options, ["rw", "discard"]);
+        assert_eq!((mounts[1].root.as_str(), mounts[1].target.as_str()), ("/x y", "/a\tb\\c"));
+        assert_eq!(mounts[1].options, ["ro", "nosuid", "idmapped"]);
+        assert_eq!(parse_mounts(b"27 1 254:0 / / rw"), None);
+        assert_eq!(parse_mounts(b"27 1 254:0 / / rw - ext4"), None);
+    }
+
+    #[test]
+    fn escapes_that_are_none_are_kept() {
+        for text in ["\\", "\\0", "\\04", "\\999", "\\04x", "a\\"] {
+            assert_eq!(unescape(text), text);
+        }
+        assert_eq!(unescape("\\134040"), "\\040");
+    }
+
+    fn arranged(table: &[(u64, u64, &str)]) -> Vec<(String, bool)> {
+        let lines =
+            table.iter().map(|(id, parent, target)| format!("{id} {parent} 0:1 / {target} rw - tmpfs none rw\n"));
+        let mounts = parse_mounts(lines.collect::<String>().as_bytes()).expect("parses");
+        mounts.into_iter().map(|mount| (mount.target, mount.covered)).collect()
+    }
+
+    #[test]
+    fn what_is_hidden_is_marked_whatever_the_order() {
+        let rows = arranged(&[(3, 2, "/a"), (5, 2, "/a/b"), (7, 5, "/a/b/c"), (2, 1, "/"), (4, 2, "/ab")]);
+        assert_eq!(
+            rows,
+            [("/", false), ("/a", false), ("/a/b", true), ("/a/b/c", true), ("/ab", false)]
+                .map(|(target, covered)| (target.to_owned(), covered))
+        );
+        let stacked = arranged(&[(9, 3, "/a"), (3, 2, "/a"), (4, 3, "/a/b"), (2, 1, "/")]);
+        assert_eq!(
+            stacked,
+            [("/", false), ("/a", true), ("/a", false), ("/a/b", true)]
+                .map(|(target, covered)| (target.to_owned(), covered))
+        );
+        assert_eq!(arranged(&[(2, 1, "/"), (3, 2, "/")]), [("/".to_owned(), true), ("/".to_owned(), false)]);
+    }
+
+    #[test]
+    fn id_maps() {
+        let text = b"         0   10000000      65536\n";
+        assert_eq!(parse_id_map(text), Some(vec![[0, 10_000_000, 65_536]]));
+        assert_eq!(parse_id_map(b""), Some(Vec::new()));
+        assert_eq!(parse_id_map(b"0 1"), None);
+        assert_eq!(parse_id_map(b"0 1 2 3"), None);
+        assert_eq!(parse_id_map(b"0 1 4294967296"), None);
+    }
+
+    #[test]
+    fn the_hard_limit_on_open_files() {
+        let text = b"Limit                     Soft Limit           Hard Limit           Units     \n\
+            Max processes             1                    2                    processes \n\
+            Max open files            1024                 4096                 files     \n";
+        assert_eq!(parse_open_files(text), Some(Some(4096)));
+        assert_eq!(parse_open_files(b"Max open files  5  unlimited  files\n"), Some(None));
+        assert_eq!(parse_open_files(b"Max open files  5\n"), None);
+        assert!(open_files(std::process::id()).is_ok());
+    }
+
+    #[test]
+    fn this_process_has_facts_that_fit_together() {
+        let pid = std::process::id();
+        let facts = facts(pid).expect("own facts");
+        let status = status(pid).expect("own status");
+        assert_eq!(facts.uids[1], rustix::process::geteuid().as_raw());
+        assert_eq!(facts.start_time, start_time(pid).expect("start time"));
+        assert_eq!(facts.cgroups, cgroups(pid).expect("groups"));
+        assert_eq!(facts.namespaces.len(), NAMESPACES.len());
+        assert_eq!(status.ns_pids.first(), Some(&pid));
+        assert!(pids().expect("list").contains(&pid));
+        assert!(mounts(pid).expect("table").iter().any(|mount| mount.target == "/proc" && !mount.covered));
+        assert!(!id_map(pid, IdKind::User).expect("map").is_empty());
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_an_error_and_so_is_a_corpse() {
+        let mut child = std::process::Command::new("true").spawn().expect("spawns");
+        let pid = child.id();
+        // Not yet reaped: the directory is there, the namespaces are not.
+        while start_time(pid).is_ok()
+            && !std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status").contains("zombie")
+        {
+            std::thread::yield_now();
+        }
+        assert_eq!(facts(pid).expect_err("gone").raw_os_error(), Some(libc::ENOENT));
+        child.wait().expect("reaped");
+        assert_eq!(facts(pid).expect_err("gone").raw_os_error(), Some(libc::ENOENT));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _status = parse_status(&text);
+            let _time = parse_start_time(&text);
+            let _groups = parse_cgroups(&text);
+            let _mounts = parse_mounts(&text);
+            let _map = parse_id_map(&text);
+            let _files = parse_open_files(&text);
+        }
+
+        #[test]
+        fn no_tree_of_mounts_loses_or_doubles_a_row(
+            rows in proptest::collection::vec((0u64..12, 0u64..12, "(/[ab]{1,2}){1,3}"), 0..12)
+        ) {
+            let mut ids = HashSet::new();
+            // Numbers are unique in a real table, and a parent always leads to the root.
+            let rows: Vec<_> = rows.into_iter().filter(|(id, ..)| ids.insert(*id)).map(|(id, parent, target)| {
+                (id, if parent < id { parent } else { 100 }, target)
+            }).collect();
+            let table: Vec<(u64, u64, &str)> = rows.iter().map(|(id, parent, target)| (*id, *parent, target.as_str())).collect();
+            let mut got: Vec<String> = arranged(&table).into_iter().map(|(target, _)| target).collect();
+            let mut want: Vec<String> = rows.into_iter().map(|(_, _, target)| target).collect();
+            got.sort();
+            want.sort();
+            prop_assert_eq!(got, want);
+        }
+    }
+}

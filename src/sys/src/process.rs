@@ -1,0 +1,249 @@
+//! Processes: made in namespaces and a control group in one step, held by descriptor, never by a bare number.
+//!
+//! Danger: [`clone_into`] duplicates the calling process. It refuses to run in a process with threads, because the
+//! child would hold locks that nobody frees.
+
+use linux_raw_sys::general as kernel;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The eight kinds of namespace that a jail has, as one set of flags for [`clone_into`].
+pub const ALL_NAMESPACES: u64 = (kernel::CLONE_NEWUSER
+    | kernel::CLONE_NEWNS
+    | kernel::CLONE_NEWPID
+    | kernel::CLONE_NEWIPC
+    | kernel::CLONE_NEWUTS
+    | kernel::CLONE_NEWNET
+    | kernel::CLONE_NEWCGROUP
+    | kernel::CLONE_NEWTIME) as u64;
+
+/// Which side of a clone this is.
+#[derive(Debug)]
+pub enum Cloned {
+    /// The child.
+    Child,
+    /// The parent, with the child's number and a descriptor that stays the child's whatever the number becomes.
+    Parent {
+        /// As the caller's pid namespace counts.
+        pid: u32,
+        /// `pidfd_open(2)` explains what it is good for.
+        pidfd: OwnedFd,
+    },
+}
+
+/// Makes a child in new namespaces and, where a descriptor of one is given, in a control group of the unified
+/// hierarchy, so that not one instruction runs outside it (`clone3(2)`).
+///
+/// # Errors
+/// `EDEADLK` when this process has more than one thread, else what `clone3(2)` says.
+pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    // The link count of a directory is two and one for each directory in it: here one for each thread.
+    if rustix::fs::stat("/proc/self/task")?.st_nlink != 3 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    let mut pidfd: libc::c_int = -1;
+    let mut flags = namespaces | u64::from(kernel::CLONE_PIDFD);
+    let mut cgroup = 0;
+    if let Some(group) = group {
+        flags |= kernel::CLONE_INTO_CGROUP;
+        cgroup = u64::try_from(group.as_raw_fd()).expect("an open descriptor is not negative");
+    }
+    let arguments = kernel::clone_args {
+        flags,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: u64::from(kernel::SIGCHLD),
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup,
+    };
+    // SAFETY: clone3(2) reads `size_of::<clone_args>()` bytes from a live local of that type and, with CLONE_PIDFD,
+    // writes one int to `pidfd`, which outlives the call. Without CLONE_VM and CLONE_THREAD the child is a copy of
+    // this process, as after fork(2); that this process has one thread was read above, so no lock is held in the copy.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: the kernel has just put a new descriptor there (CLONE_PIDFD), and nobody else owns it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: u32::try_from(pid).expect("a process number fits into 32 bits"), pidfd })
+        }
+    }
+}
+
+/// Takes the control groups that this process is in as the roots of the groups that it sees (`cgroup_namespaces(7)`).
+///
+/// # Errors
+/// What `unshare(2)` says.
+pub fn new_cgroup_namespace() -> io::Result<()> {
+    // SAFETY: the call is unsafe for flags that give up a shared descriptor table or memory under other threads; a
+    // control-group namespace is neither.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }?)
+}
+
+/// A descriptor of a running process.
+///
+/// # Errors
+/// `ESRCH` when there is none of this number.
+pub fn open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::Error::from_raw_os_error(libc::ESRCH))?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Sends a signal to a process that is held by descriptor.
+///
+/// # Errors
+/// `ESRCH` when it has ended.
+pub fn signal(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
+    Ok(rustix::process::pidfd_send_signal(pidfd, signal)?)
+}
+
+/// Whether a process that is held by descriptor has ended (its pidfd is readable), waiting at most so long.
+///
+/// # Errors
+/// What `poll(2)` says.
+pub fn has_ended(pidfd: impl AsFd, wait: std::time::Duration) -> io::Result<bool> {
+    readable(pidfd, wait)
+}
+
+/// Whether a descriptor becomes readable, or its other end goes, within a time.
+///
+/// # Errors
+/// What `poll(2)` says.
+pub fn readable(fd: impl AsFd, wait: std::time::Duration) -> io::Result<bool> {
+    let deadline = std::time::Instant::now() + wait;
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let timeout = rustix::time::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(count) => return Ok(count > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes the exit of a child that is held by descriptor, so that no zombie is left. `false` when it has not ended, or
+/// is not this process's child (one that was taken over after a restart).
+///
+/// # Errors
+/// What `waitid(2)` says.
+pub fn reap(pidfd: impl AsFd) -> io::Result<bool> {
+    match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(status) => Ok(status.is_some()),
+        Err(rustix::io::Errno::CHILD) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Becomes an opened program. Comes back only with an error.
+///
+/// # Errors
+/// What `execveat(2)` says.
+pub fn execute(program: impl AsFd, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end in a null pointer and hold pointers to NUL-terminated strings that the borrowed slices
+    // keep alive over the call; the path is a NUL-terminated literal.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// Becomes the program at a path. Comes back only with an error.
+///
+/// # Errors
+/// What `execve(2)` says.
+pub fn execute_path(program: &CString, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: as in `execute`: null-terminated arrays of NUL-terminated strings that outlive the call.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends this process at once, without running destructors or flushing buffers: the only right way out of a child
+/// that was cloned from a larger program.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) takes any number and has no precondition.
+    unsafe { libc::_exit(status) }
+}
+
+/// Sets close-on-exec on every descriptor from `first` on (`close_range(2)`).
+///
+/// # Errors
+/// What `close_range(2)` says.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: with CLOSE_RANGE_CLOEXEC no descriptor is closed, so none that anybody owns becomes invalid.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts a copy of an open descriptor at a number and leaves it open over exec. Whatever was at the number is closed,
+/// so a caller may only do this right before it execs or ends.
+///
+/// # Errors
+/// What `dup2(2)` says.
+pub fn place(fd: impl AsFd, number: i32) -> io::Result<()> {
+    let from = fd.as_fd().as_raw_fd();
+    let result = if from == number {
+        // SAFETY: F_SETFD takes an int and changes only the flag of a descriptor that is borrowed and so is open.
+        unsafe { libc::fcntl(from, libc::F_SETFD, 0) }
+    } else {
+        // SAFETY: `from` is borrowed and so is open; that `number` may be overwritten is this function's contract,
+        // and a descriptor that is lost this way is lost in a process that is about to exec.
+        unsafe { libc::dup2(from, number) }
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes over a descriptor that the parent has placed at a number.
+///
+/// # Errors
+/// `EBADF` when nothing is open there.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only reads a flag; an unused number is an error, not undefined.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just seen to be open, and a program calls this once for each number, before it opens anything.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_not_cloned() {
+        // The test runner has more than one thread.
+        let error = clone_into(0, None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EDEADLK));
+    }
+}

@@ -1,0 +1,135 @@
+//! Pipes, terminals and files as streams of bytes: waiting for them (`poll(2)`), and which way they go.
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FileType, OFlags};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// There is something to read, or the end.
+    Read,
+    /// There is room to write, or nobody reads any more.
+    Write,
+    /// The other side has gone.
+    End,
+}
+
+/// Waits until at least one descriptor is ready or the time is over (`None`: for ever). The answers stand in the order
+/// of the questions. An error or hang-up on a descriptor makes it ready: the read or write that follows tells which.
+/// A signal that comes in between ends the wait with nothing ready.
+///
+/// # Errors
+/// What `poll(2)` says, except `EINTR`.
+pub fn wait(watched: &[(BorrowedFd<'_>, Interest)], time: Option<Duration>) -> io::Result<Vec<bool>> {
+    let mut fds: Vec<_> = watched
+        .iter()
+        .map(|(fd, interest)| {
+            let flags = match interest {
+                Interest::Read => PollFlags::IN,
+                Interest::Write => PollFlags::OUT,
+                Interest::End => PollFlags::empty(),
+            };
+            PollFd::from_borrowed_fd(*fd, flags)
+        })
+        .collect();
+    // A time that does not fit is longer than any process lives.
+    let time = time.and_then(|time| Timespec::try_from(time).ok());
+    match rustix::event::poll(&mut fds, time.as_ref()) {
+        Ok(_) => Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect()),
+        Err(rustix::io::Errno::INTR) => Ok(vec![false; fds.len()]),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes reads and writes on an open file return `EAGAIN` instead of waiting. This holds for everybody who shares the
+/// open file, so it is not for a terminal or a file that was inherited.
+///
+/// # Errors
+/// What `ioctl(2)` says to `FIONBIO`.
+pub fn never_block(fd: impl AsFd) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(fd, true)?)
+}
+
+/// Which way the bytes of a pipe go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The descriptor is the end that reads.
+    Reading,
+    /// The descriptor is the end that writes.
+    Writing,
+}
+
+/// Which end of a pipe (or FIFO) a descriptor is; `None` when it is no pipe, or one that was opened both ways.
+///
+/// # Errors
+/// What `fstat(2)` and `fcntl(2)` say.
+pub fn pipe_direction(fd: impl AsFd) -> io::Result<Option<Direction>> {
+    let stat = rustix::fs::fstat(fd.as_fd())?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        return Ok(None);
+    }
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    Ok(if flags.contains(OFlags::PATH) || flags.contains(OFlags::RDWR) {
+        None
+    } else if flags.contains(OFlags::WRONLY) {
+        Some(Direction::Writing)
+    } else {
+        Some(Direction::Reading)
+    })
+}
+
+/// Whether two descriptors lead to the same terminal, file or device.
+///
+/// # Errors
+/// What `fstat(2)` says.
+pub fn is_same(a: impl AsFd, b: impl AsFd) -> io::Result<bool> {
+    let (a, b) = (rustix::fs::fstat(a)?, rustix::fs::fstat(b)?);
+    Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn answers_stand_in_the_order_of_the_questions() {
+        let (mut reader, mut writer) = io::pipe().expect("pipe");
+        let now = Some(Duration::ZERO);
+        let ask = |reader: &io::PipeReader, writer: &io::PipeWriter| {
+            let watched =
+                [(reader.as_fd(), Interest::Read), (writer.as_fd(), Interest::Write), (writer.as_fd(), Interest::End)];
+            wait(&watched, now).expect("polls")
+        };
+        assert_eq!(ask(&reader, &writer), [false, true, false]);
+        writer.write_all(b"x").expect("writes");
+        assert_eq!(ask(&reader, &writer), [true, true, false]);
+        reader.read_exact(&mut [0]).expect("reads");
+        drop(reader);
+        assert_eq!(wait(&[(writer.as_fd(), Interest::End)], now).expect("polls"), [true]);
+    }
+
+    #[test]
+    fn an_empty_pipe_does_not_block() {
+        let (mut reader, _writer) = io::pipe().expect("pipe");
+        never_block(&reader).expect("fionbio");
+        assert_eq!(reader.read(&mut [0]).expect_err("empty").kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_pipe_knows_its_direction_and_nothing_else_has_one() {
+        let (reader, writer) = io::pipe().expect("pipe");
+        assert_eq!(pipe_direction(&reader).expect("stat"), Some(Direction::Reading));
+        assert_eq!(pipe_direction(&writer).expect("stat"), Some(Direction::Writing));
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        let both = std::fs::File::options().read(true).write(true).open(path).expect("opens");
+        assert_eq!(pipe_direction(&both).expect("stat"), None);
+        assert!(is_same(&both, &writer).expect("stat"));
+        let null = std::fs::File::open("/dev/null").expect("opens");
+        assert_eq!(pipe_direction(&null).expect("stat"), None);
+        assert!(!is_same(&null, &writer).expect("stat"));
+    }
+}

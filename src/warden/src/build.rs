@@ -1,0 +1,251 @@
+//! Makes a jail, step by step, from the outside. What is done inside is in `inside`.
+//!
+//! Danger: between `clone3` and the report of the child there is a process of the tenant's identity that runs our
+//! code. It holds copies of this process's memory, so nothing that belongs to another tenant may be in scope that a
+//! tenant could reach: no process of the tenant's exists in the new namespaces until init runs.
+
+use crate::groups::{GroupError, Groups, TenantGroups};
+use crate::inside::{self, Inside, Sources};
+use crate::record::Record;
+use crate::runtime::Runtime;
+use crate::step::{Step, reach};
+use crate::storage::Storage;
+use bailiwick_plan::JailPlan;
+use bailiwick_plan::mount::{Flags, Source};
+use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
+use bailiwick_sys::{credential, mount, namespace, process};
+use bailiwick_types::IdRange;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// How long the child may take from the word "go" to init. Generous: a host under heavy load is slow, not broken.
+const CHILD_TIME: Duration = Duration::from_secs(20);
+/// The most that a child reports.
+const MAX_REPORT: u64 = 4096;
+/// The kernel's killer takes a tenant before the host's own daemons.
+const OOM_SCORE: &str = "500";
+
+/// Why a jail could not be made. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {purpose}{at} (step \"{step}\")", purpose = step.purpose())]
+pub(crate) struct BuildError {
+    step: Step,
+    /// Which row or file, with a leading space; empty when the step has one object only.
+    at: String,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl BuildError {
+    fn new(step: Step, at: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let at = if at.is_empty() { String::new() } else { format!(" \"{at}\"") };
+        Self { step, at, source: source.into() }
+    }
+
+    pub(crate) fn at(step: Step) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::new(step, "", source)
+    }
+
+    fn of_group(step: Step) -> impl FnOnce(GroupError) -> Self {
+        move |source| Self::new(step, "", source)
+    }
+}
+
+/// What a jail is made from.
+#[derive(Debug)]
+pub(crate) struct Builder<'a> {
+    pub(crate) plan: &'a JailPlan,
+    pub(crate) storage: &'a Storage,
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) groups: &'a Groups,
+    pub(crate) init: &'a OwnedFd,
+}
+
+/// A jail that runs.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) record: Record,
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Builder<'_> {
+    /// Takes every step from [`Step::Storage`] on. When one fails, the caller removes what the others left.
+    pub(crate) fn build(&self) -> Result<Built, BuildError> {
+        let plan = self.plan;
+        let take = |step| reach(step).map_err(BuildError::at(step));
+
+        take(Step::Storage)?;
+        self.storage.ensure(plan).map_err(BuildError::at(Step::Storage))?;
+
+        take(Step::Runtime)?;
+        let runtime = self.runtime.make(&plan.tenant).map_err(BuildError::at(Step::Runtime))?;
+
+        take(Step::Groups)?;
+        let groups = self.groups.create(&plan.tenant).map_err(BuildError::of_group(Step::Groups))?;
+
+        take(Step::Limits)?;
+        groups.limit(&plan.controls).map_err(BuildError::of_group(Step::Limits))?;
+
+        take(Step::Socket)?;
+        let listener = self.runtime.bind_init(&runtime).map_err(BuildError::at(Step::Socket))?;
+
+        take(Step::Sources)?;
+        let sources = self.sources()?;
+
+        take(Step::Clone)?;
+        let (go_read, go_write) = pipe(Step::Clone)?;
+        let (report_read, report_write) = pipe(Step::Clone)?;
+        let (pid, pidfd) = match self.clone(&groups).map_err(BuildError::at(Step::Clone))? {
+            Cloned::Child => {
+                drop((go_write, report_read));
+                let inside = Inside { plan, sources, listener, go: go_read, report: report_write };
+                inside::run(inside)
+            }
+            Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        drop((go_read, report_write, listener));
+        // From here on a child waits. Whatever fails, it must not outlive the failure.
+        let child = Child { pidfd: Some(pidfd) };
+
+        take(Step::IdMaps)?;
+        map_ids(pid, plan.ids).map_err(BuildError::at(Step::IdMaps))?;
+
+        take(Step::MapMounts)?;
+        let user_namespace = namespace::open(pid, "user").map_err(BuildError::at(Step::MapMounts))?;
+        for (row, source) in plan.mounts.iter().zip(&sources) {
+            for fd in source.mapped() {
+                mount::set_attributes(fd, 0, Some(user_namespace.as_fd()))
+                    .map_err(|source| BuildError::new(Step::MapMounts, &row.target, source))?;
+            }
+        }
+        drop(sources);
+        write_proc(pid, "oom_score_adj", OOM_SCORE).map_err(BuildError::at(Step::MapMounts))?;
+
+        (&std::fs::File::from(go_write)).write_all(b"1").map_err(BuildError::at(Step::Identity))?;
+        hear(report_read)?;
+
+        take(Step::Record)?;
+        let record = Record::of(pid).map_err(BuildError::at(Step::Record))?;
+        record.write(&runtime).map_err(BuildError::at(Step::Record))?;
+        Ok(Built { record, pidfd: child.keep() })
+    }
+
+    /// Opens everything that is mounted from outside, as detached mounts with their flags already set, while this
+    /// process still sees the host.
+    fn sources(&self) -> Result<Vec<Sources>, BuildError> {
+        let storage = |name| self.storage.mount(&self.plan.tenant, name);
+        let open = |source: &Source| -> io::Result<Sources> {
+            Ok(match source {
+                Source::HostMapped(path) => Sources::Mapped(mount::detached_copy(rustix::fs::CWD, path)?),
+                Source::HostPlain(path) => Sources::Plain(mount::detached_copy(rustix::fs::CWD, path)?),
+                Source::Device(name) => Sources::Plain(mount::detached_copy(rustix::fs::CWD, format!("/dev/{name}"))?),
+                Source::Init => Sources::Plain(mount::detached_copy_of(self.init)?),
+                Source::Storage(name) => Sources::Mapped(storage(name)?),
+                Source::Overlay { lower, upper } => {
+                    Sources::Overlay { lower: mount::detached_copy(rustix::fs::CWD, lower)?, upper: storage(upper)? }
+                }
+                Source::Tmpfs { .. }
+                | Source::Proc
+                | Source::Sysfs
+                | Source::Devpts
+                | Source::Mqueue
+                | Source::Mask
+                | Source::Itself => Sources::Fresh,
+            })
+        };
+        let mut sources = Vec::with_capacity(self.plan.mounts.len());
+        for row in &self.plan.mounts {
+            let at = |source| BuildError::new(Step::Sources, &row.target, source);
+            let opened = open(&row.source).map_err(at)?;
+            for fd in opened.all() {
+                // An overlay's flags are set on the overlay; its layers are never seen.
+                let flags = if matches!(opened, Sources::Overlay { .. }) { Flags::NO_DEV } else { row.flags };
+                mount::set_attributes(fd, inside::attributes(flags), None).map_err(at)?;
+            }
+            sources.push(opened);
+        }
+        Ok(sources)
+    }
+
+    /// Makes the child: born in every control group of the tenant, in a user namespace that belongs to the tenant's
+    /// own host user. Only the effective ids change, and only around the one call.
+    fn clone(&self, groups: &TenantGroups) -> io::Result<Cloned> {
+        let _visit = self.groups.visit(groups).map_err(io::Error::other)?;
+        let ids = self.plan.ids;
+        credential::set_effective_group(ids.root_gid().0)?;
+        let cloned = credential::set_effective_user(ids.root_uid().0)
+            .and_then(|()| process::clone_into(ALL_NAMESPACES, Some(groups.jail.as_fd())));
+        if let Ok(Cloned::Child) = cloned {
+            // The child stays in the tenant's groups, and so must not run the destructor that returns to the warden's.
+            std::mem::forget(_visit);
+            return cloned;
+        }
+        // If this process could not become root again, going on would leave a warden without rights.
+        credential::set_effective_user(0).expect("the real user is root");
+        credential::set_effective_group(0).expect("the real group is root");
+        cloned
+    }
+}
+
+/// A child that is killed unless it is kept.
+struct Child {
+    pidfd: Option<OwnedFd>,
+}
+
+impl Child {
+    fn keep(mut self) -> OwnedFd {
+        self.pidfd.take().expect("kept once")
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
+            // It may have ended by itself. Its group is killed and waited for by the caller in any case.
+            process::signal(pidfd, rustix::process::Signal::KILL).ok();
+            process::has_ended(pidfd, Duration::from_secs(5)).ok();
+            process::reap(pidfd).ok();
+        }
+    }
+}
+
+fn pipe(step: Step) -> Result<(OwnedFd, OwnedFd), BuildError> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|source| BuildError::at(step)(source.into()))
+}
+
+fn map_ids(pid: u32, ids: IdRange) -> io::Result<()> {
+    let row = format!("0 {} {}\n", ids.first, ids.count);
+    write_proc(pid, "uid_map", &row)?;
+    write_proc(pid, "gid_map", &row)
+}
+
+/// Writes a file of a process that this process has made and not reaped, so its number is still its own.
+fn write_proc(pid: u32, name: &str, text: &str) -> io::Result<()> {
+    let flags = rustix::fs::OFlags::WRONLY;
+    let dir = bailiwick_sys::file::open_dir(std::path::Path::new(&format!("/proc/{pid}")))?;
+    let fd = bailiwick_sys::file::open_at(dir, name, flags, rustix::fs::Mode::empty())?;
+    // One write(2): the kernel takes an id map in one piece only.
+    let len = rustix::io::write(&fd, text.as_bytes())?;
+    if len == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Waits for the child: the report's pipe ends without a word when init has been started.
+fn hear(report: OwnedFd) -> Result<(), BuildError> {
+    if !process::readable(&report, CHILD_TIME).map_err(BuildError::at(Step::Exec))? {
+        return Err(BuildError::at(Step::Exec)(io::ErrorKind::TimedOut.into()));
+    }
+    let mut text = Vec::new();
+    std::fs::File::from(report).take(MAX_REPORT).read_to_end(&mut text).map_err(BuildError::at(Step::Exec))?;
+    if text.is_empty() {
+        return Ok(());
+    }
+    // Written by our own code, before any of the tenant's ran.
+    let report: inside::Report =
+        serde_json::from_slice(&text).map_err(|error| BuildError::at(Step::Exec)(error.into()))?;
+    let source: Box<dyn std::error::Error + Send + Sync> = match report.errno {
+        Some(errno) => Box::new(io::Error::from_raw_os_error(errno)),
+        None => report.message.into(),
+    };
+    Err(BuildError::new(report.step, &report.at, source))
+}

@@ -1,0 +1,455 @@
+//! The warden's state and what it does for each request.
+//!
+//! Danger: everything that comes in names a tenant and nothing else. What is to be done is read anew from the
+//! root-owned policy each time, so there is no copy that could be stale or poisoned.
+
+use crate::build::{BuildError, Builder};
+use crate::groups::{GroupError, Groups, UNIFIED};
+use crate::ledger::{Ledger, LedgerError};
+use crate::record::Record;
+use crate::runtime::{DaemonUser, Runtime, RuntimeError};
+use crate::step::{Step, reach};
+use crate::storage::{Storage, StorageError};
+use bailiwick_observe::{ObserveError, Subject};
+use bailiwick_plan::control::controls;
+use bailiwick_plan::{HostFacts, JailPlan};
+use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
+use bailiwick_proto::warden::RosterEntry;
+use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
+use bailiwick_sys::{credential, file, process};
+use bailiwick_types::{ExitStatus, TenantName};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a jail has to end by itself: init gives its processes two seconds.
+const STOP_TIME: Duration = Duration::from_secs(3);
+
+/// Why the warden cannot begin its work.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// `bailiwick.toml` is not usable.
+    #[error("{}", bailiwick_policy::render(.0))]
+    Policy(Vec<Diagnostic>),
+    /// Not root.
+    #[error("bailiwick-warden must be started as root")]
+    NotRoot,
+    /// The daemon's user does not exist.
+    #[error(
+        "the user \"{0}\" that bailiwickd is to run as does not exist; make it with `useradd --system {0}`, or set `user` in bailiwick.toml"
+    )]
+    User(String),
+    /// The program that becomes PID 1.
+    #[error("cannot use \"{path}\" as init: {why}", path = path.display())]
+    Init {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The state directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The runtime directory.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Control groups.
+    #[error(transparent)]
+    Groups(#[from] GroupError),
+    /// The host cannot be read.
+    #[error(transparent)]
+    Facts(#[from] ObserveError),
+    /// Anything else of the system.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// What the program should exit with.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Self::Policy(_) | Self::User(_) => ExitStatus::Invalid,
+            Self::Storage(StorageError::Locked { .. }) => ExitStatus::Conflict,
+            Self::Groups(_) => ExitStatus::HostCannot,
+            _ => ExitStatus::Failed,
+        }
+    }
+}
+
+/// A running jail.
+#[derive(Debug)]
+struct Jail {
+    record: Record,
+    pidfd: OwnedFd,
+}
+
+/// The warden.
+#[derive(Debug)]
+pub struct Warden {
+    config: PathBuf,
+    host: Host,
+    facts: HostFacts,
+    daemon: DaemonUser,
+    init: OwnedFd,
+    storage: Storage,
+    ledger: Ledger,
+    runtime: Runtime,
+    groups: Groups,
+    jails: BTreeMap<TenantName, Jail>,
+}
+
+impl Warden {
+    /// Takes up the work on a host: opens and locks its state, and takes hold of the jails that run. What is left of
+    /// others is cleared away; the second value says what was found.
+    ///
+    /// # Errors
+    /// When any part of the state cannot be trusted: then nothing is changed.
+    pub fn open(config: &Path, init: &Path) -> Result<(Self, Vec<String>), OpenError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(OpenError::NotRoot);
+        }
+        let system = |what| move |source| OpenError::System { what, source };
+        let config = config.canonicalize().map_err(system("find the configuration directory"))?;
+        let host = bailiwick_policy::read_host(&config).map_err(OpenError::Policy)?;
+        let daemon = daemon_user(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
+        let init = open_init(init)?;
+        credential::set_undumpable().map_err(system("close this process's memory to others"))?;
+        credential::keep_capabilities_over_user_changes().map_err(system("keep capabilities"))?;
+        let storage = Storage::open(&host.state_dir)?;
+        let ledger = Ledger::open(storage.state().map_err(system("use the state directory"))?, host.ids)?;
+        let runtime = Runtime::open(&host.runtime_dir, daemon)?;
+        let facts = bailiwick_observe::host_facts()?;
+        let groups = Groups::open(&facts, ledger.instance(), &runtime.known_groups())?;
+        runtime.note_groups(groups.bases()).map_err(system("note where the control groups are"))?;
+        let mut warden =
+            Self { config, host, facts, daemon, init, storage, ledger, runtime, groups, jails: BTreeMap::new() };
+        let events = warden.take_over()?;
+        Ok((warden, events))
+    }
+
+    /// Takes hold of every jail whose init is provably the one that was recorded; clears the rest away.
+    fn take_over(&mut self) -> Result<Vec<String>, OpenError> {
+        let system = |what| move |source| OpenError::System { what, source };
+        let mut events = Vec::new();
+        self.storage.finish_purges().map_err(system("finish an interrupted purge"))?;
+        for (name, record) in self.runtime.found().map_err(system("list the jails"))? {
+            let taken = match (name.parse::<TenantName>(), record) {
+                (Ok(tenant), Some(record)) => {
+                    let group = self.groups.paths(&tenant).remove(UNIFIED).unwrap_or_default();
+                    let pidfd = record.take_hold(&tenant, &group).map_err(system("look at a jail"))?;
+                    pidfd.map(|pidfd| (tenant, Jail { record, pidfd }))
+                }
+                _ => None,
+            };
+            if let Some((tenant, jail)) = taken {
+                events.push(format!("tenant={tenant} event=re-attached pid={}", jail.record.pid));
+                self.jails.insert(tenant, jail);
+            } else {
+                events.push(format!(
+                    "tenant={} event=cleared reason=\"no such jail runs any more\"",
+                    name.escape_debug()
+                ));
+                if let Ok(tenant) = name.parse() {
+                    self.groups.destroy(&tenant)?;
+                }
+                self.runtime.remove(&name).map_err(system("clear a jail's runtime directory"))?;
+            }
+        }
+        for name in self.groups.found()? {
+            match name.parse::<TenantName>() {
+                Ok(tenant) if !self.jails.contains_key(&tenant) => {
+                    events.push(format!("tenant={tenant} event=cleared reason=\"control group without a record\""));
+                    self.groups.destroy(&tenant)?;
+                }
+                _ => {}
+            }
+        }
+        if self.jails.is_empty() {
+            self.groups.remove_empty_bases();
+        }
+        Ok(events)
+    }
+
+    /// The socket on which requests come.
+    ///
+    /// # Errors
+    /// What `bind(2)` and `listen(2)` say.
+    pub fn listen(&self) -> io::Result<OwnedFd> {
+        self.runtime.listen()
+    }
+
+    /// Whether a user may ask: root, or the one that `bailiwickd` runs as.
+    #[must_use]
+    pub fn serves(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.daemon.uid
+    }
+
+    /// Descriptors that become readable when a jail's init ends.
+    pub(crate) fn inits(&self) -> Vec<(TenantName, BorrowedFd<'_>)> {
+        self.jails.iter().map(|(tenant, jail)| (tenant.clone(), jail.pidfd.as_fd())).collect()
+    }
+
+    /// The init of a jail has ended: clears away what is left of the jail.
+    ///
+    /// # Errors
+    /// What could not be cleared.
+    pub(crate) fn ended(&mut self, tenant: &TenantName) -> Result<(), Failure> {
+        self.clear(tenant)
+    }
+
+    /// Does what a request asks for.
+    pub fn handle(&mut self, request: WardenRequest) -> WardenReply {
+        let result = match request {
+            WardenRequest::Hello => {
+                return WardenReply::Hello { version: env!("CARGO_PKG_VERSION").to_owned() };
+            }
+            WardenRequest::Start { tenant } => self.start(&tenant),
+            WardenRequest::Stop { tenant, hold } => self.stop(&tenant, hold),
+            WardenRequest::Limit { tenant } => self.limit(&tenant),
+            WardenRequest::Freeze { tenant } => self.freeze(&tenant, true),
+            WardenRequest::Thaw { tenant } => self.freeze(&tenant, false),
+            WardenRequest::Purge { tenant } => self.purge(&tenant),
+            WardenRequest::Observe { tenant } => self.observe(&tenant),
+            WardenRequest::Roster => Ok(self.roster()),
+        };
+        result.unwrap_or_else(WardenReply::Failed)
+    }
+
+    /// The tenant as the policy has it now.
+    fn declared(&self, name: &TenantName) -> Result<Tenant, Failure> {
+        let (host, tenant) = bailiwick_policy::read_tenant(&self.config, name)
+            .map_err(|problems| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
+        let moved = host.state_dir != self.host.state_dir || host.runtime_dir != self.host.runtime_dir;
+        if moved || host.ids != self.host.ids {
+            let message = "`state_dir`, `runtime_dir` or `ids` in bailiwick.toml changed; restart bailiwick-warden";
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        tenant.ok_or_else(|| Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\"")))
+    }
+
+    fn start(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        let tenant = self.declared(name)?;
+        if let Declared::Suspended { reason } = &tenant.state {
+            let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            return Err(Failure::of(ExitStatus::Refused, format!("tenant \"{name}\" is suspended{reason}")));
+        }
+        if self.runs(name) {
+            self.ledger.set_held(name, false).map_err(|error| failure(ExitStatus::Failed, name, "start", &error))?;
+            return Ok(WardenReply::Unchanged);
+        }
+        let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "start", error);
+        reach(Step::Ledger).map_err(|error| failed(&BuildError::at(Step::Ledger)(error)))?;
+        let ids = self.ledger.assign(name).map_err(|error| failed(&error))?;
+        // `require` is read with everything else of the host's, so that a change of it needs no restart.
+        let (host, _) = bailiwick_policy::read_tenant(&self.config, name)
+            .map_err(|problems| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
+        let plan = JailPlan::new(&tenant, &host, ids, &self.facts)
+            .map_err(|error| failure(ExitStatus::HostCannot, name, "start", &error))?;
+        self.groups.ensure_bases(&self.facts).map_err(|error| failed(&error))?;
+        let builder = Builder {
+            plan: &plan,
+            storage: &self.storage,
+            runtime: &self.runtime,
+            groups: &self.groups,
+            init: &self.init,
+        };
+        match builder.build() {
+            Ok(built) => {
+                self.jails.insert(name.clone(), Jail { record: built.record, pidfd: built.pidfd });
+                self.ledger.set_held(name, false).map_err(|error| failed(&error))?;
+                Ok(WardenReply::Done)
+            }
+            Err(error) => {
+                let mut failure = failed(&error);
+                if let Err(more) = self.clear(name) {
+                    failure.message.push_str("; and then ");
+                    failure.message.push_str(&more.message);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Whether a jail runs; one whose init has ended unseen is cleared away first.
+    fn runs(&mut self, name: &TenantName) -> bool {
+        let Some(jail) = self.jails.get(name) else { return false };
+        if process::has_ended(&jail.pidfd, Duration::ZERO).unwrap_or(false) {
+            // What could not be cleared fails the start that follows, with its reason.
+            drop(self.clear(name));
+        }
+        self.jails.contains_key(name)
+    }
+
+    fn running(&mut self, name: &TenantName) -> Result<(), Failure> {
+        if self.runs(name) {
+            return Ok(());
+        }
+        let message = format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it");
+        Err(Failure::of(ExitStatus::Refused, message))
+    }
+
+    fn stop(&mut self, name: &TenantName, hold: Hold) -> Result<WardenReply, Failure> {
+        if hold == Hold::Hold {
+            self.ledger.set_held(name, true).map_err(|error| failure(ExitStatus::Failed, name, "stop", &error))?;
+        }
+        if !self.runs(name) {
+            return Ok(WardenReply::Unchanged);
+        }
+        let frozen = self.groups.of(name).is_ok_and(|groups| groups.frozen());
+        if let Some(jail) = self.jails.get(name)
+            && !frozen
+        {
+            // Asked first, so that databases can close their files; a jail that does not listen is killed below.
+            process::signal(&jail.pidfd, Signal::TERM).ok();
+            process::has_ended(&jail.pidfd, STOP_TIME).ok();
+        }
+        self.clear(name)?;
+        Ok(WardenReply::Done)
+    }
+
+    /// Removes all that a jail has outside its storage: processes, groups, sockets. Goes on past a failure and tells
+    /// all of them.
+    fn clear(&mut self, name: &TenantName) -> Result<(), Failure> {
+        let mut problems = Vec::new();
+        if let Err(error) = self.groups.destroy(name) {
+            problems.push(Failure::new(ExitStatus::Failed, &error).message);
+        }
+        if let Some(jail) = self.jails.get(name) {
+            process::reap(&jail.pidfd).ok();
+        }
+        if problems.is_empty() {
+            self.jails.remove(name);
+            if let Err(error) = self.runtime.remove(name.as_str()) {
+                problems.push(format!("cannot remove the jail's runtime directory: {error}"));
+            }
+        }
+        if self.jails.is_empty() {
+            self.groups.remove_empty_bases();
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::of(ExitStatus::Failed, format!("cannot clear the jail of \"{name}\": {}", problems.join("; "))))
+    }
+
+    fn limit(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        let tenant = self.declared(name)?;
+        self.running(name)?;
+        let controls = controls(&tenant.settings.limits, &self.facts);
+        let failed = |error| failure(ExitStatus::Failed, name, "limit", &error);
+        let groups = self.groups.of(name).map_err(failed)?;
+        groups.limit(&controls).map_err(failed)?;
+        Ok(WardenReply::Done)
+    }
+
+    fn freeze(&mut self, name: &TenantName, frozen: bool) -> Result<WardenReply, Failure> {
+        self.running(name)?;
+        let verb = if frozen { "freeze" } else { "thaw" };
+        let failed = |error| failure(ExitStatus::Failed, name, verb, &error);
+        let groups = self.groups.of(name).map_err(failed)?;
+        if groups.frozen() == frozen {
+            return Ok(WardenReply::Unchanged);
+        }
+        groups.freeze(frozen).map_err(failed)?;
+        Ok(WardenReply::Done)
+    }
+
+    fn purge(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        match bailiwick_policy::read_tenant(&self.config, name) {
+            Ok((_, None)) => {}
+            // A file that cannot be read may still mean the tenant: nothing is destroyed on a guess.
+            Ok((_, Some(_))) | Err(_) => {
+                let message = format!(
+                    "tenant \"{name}\" is still declared; `bailiwick delete {name}` first, then its data can be purged"
+                );
+                return Err(Failure::of(ExitStatus::Refused, message));
+            }
+        }
+        if self.runs(name) {
+            let message = format!("the jail of \"{name}\" runs; `bailiwick stop {name}` first");
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        if !self.storage.holds(name) && self.ledger.ids(name).is_none() {
+            return Err(Failure::of(ExitStatus::NotFound, format!("there is no data of a tenant \"{name}\"")));
+        }
+        self.storage.purge(name).map_err(|error| failure(ExitStatus::Failed, name, "purge", &error))?;
+        self.ledger.forget(name).map_err(|error| failure(ExitStatus::Failed, name, "purge", &error))?;
+        Ok(WardenReply::Done)
+    }
+
+    fn observe(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        let controls = match bailiwick_policy::read_tenant(&self.config, name) {
+            Ok((_, Some(tenant))) => controls(&tenant.settings.limits, &self.facts),
+            _ => Vec::new(),
+        };
+        let runs = self.runs(name);
+        let init = self.jails.get(name).map(|jail| (jail.record.pid, jail.record.start_time));
+        let cgroups = if runs { self.groups.paths(name) } else { BTreeMap::new() };
+        let subject =
+            Subject { tenant: name, ids: self.ledger.ids(name), init, cgroups: &cgroups, controls: &controls };
+        let observed = bailiwick_observe::observe(&subject)
+            .map_err(|error| failure(ExitStatus::Failed, name, "observe", &error))?;
+        Ok(WardenReply::Observed(Box::new(observed)))
+    }
+
+    fn roster(&self) -> WardenReply {
+        let entry = |(name, ids): (&TenantName, _)| {
+            let jail = self.jails.get(name);
+            let frozen = jail.is_some() && self.groups.of(name).is_ok_and(|groups| groups.frozen());
+            let entry = RosterEntry {
+                ids,
+                pid: jail.map(|jail| jail.record.pid),
+                frozen,
+                held: self.ledger.held(name),
+                cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },
+            };
+            (name.clone(), entry)
+        };
+        WardenReply::Roster(self.ledger.tenants().map(entry).collect())
+    }
+}
+
+fn failure(status: ExitStatus, tenant: &TenantName, verb: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let mut failure = Failure::new(status, error);
+    failure.message = format!("cannot {verb} \"{tenant}\": {}", failure.message);
+    failure
+}
+
+/// The user of `bailiwickd`: a number, which is its group too, or a name of the host's user database.
+fn daemon_user(text: &str) -> Option<DaemonUser> {
+    if let Ok(number) = text.parse::<u32>() {
+        return Some(DaemonUser { uid: number, gid: number });
+    }
+    users::get_user_by_name(text).map(|user| DaemonUser { uid: user.uid(), gid: user.primary_group_id() })
+}
+
+/// Opens the program that becomes PID 1. It must need no loader: the loader that it would find is the tenant's.
+fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
+    let wrong = |why: String| OpenError::Init { path: path.to_owned(), why };
+    let real = path.canonicalize().map_err(|error| wrong(error.to_string()))?;
+    let (dir, name) = real.parent().zip(real.file_name()).ok_or_else(|| wrong("it is no file".to_owned()))?;
+    let open = || file::open_file_at(file::open_dir(dir)?, name);
+    let fd = open().map_err(|error| wrong(error.to_string()))?;
+    let metadata = file::metadata(&fd).map_err(|error| wrong(error.to_string()))?;
+    if metadata.uid != 0 || metadata.mode & 0o022 != 0 {
+        return Err(wrong("it must belong to root and be writable by nobody else".to_owned()));
+    }
+    match bailiwick_sys::elf::needs_loader(&fd) {
+        Ok(false) => Ok(fd),
+        Ok(true) => Err(wrong("it is linked dynamically; a jail would load the tenant's own loader".to_owned())),
+        Err(error) => Err(wrong(error.to_string())),
+    }
+}

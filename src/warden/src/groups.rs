@@ -1,0 +1,411 @@
+//! Control groups of tenants: one in the unified hierarchy, which holds, freezes and kills, and one in each hierarchy of
+//! version 1 that has a controller we use.
+//!
+//! Danger: after one write to `cgroup.kill` every process that is later cloned into that group dies at once (seen on
+//! 6.12 and 6.18), so a jail gets a fresh group each time. And a process moves between groups of version 1 without a
+//! global lock only when it moves itself, by writing `0` to `tasks`.
+
+use bailiwick_plan::HostFacts;
+use bailiwick_plan::control::{Control, Place};
+use bailiwick_plan::facts::Hierarchy;
+use bailiwick_sys::cgroup::{self, Hierarchies};
+use bailiwick_sys::{file, proc};
+use bailiwick_types::TenantName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The unified hierarchy, in maps by hierarchy.
+pub(crate) const UNIFIED: &str = "unified";
+/// The group below a tenant's that its processes are in; the limits are on the tenant's.
+const JAIL: &str = "jail";
+/// The group that the warden itself moves to where groups with limits may hold no processes.
+const WARDEN: &str = "warden";
+/// How long the kernel may take to empty a group that was killed.
+const EMPTY_TIME: Duration = Duration::from_secs(10);
+/// How long the kernel may take to freeze one.
+const FREEZE_TIME: Duration = Duration::from_secs(5);
+
+/// Why a limit does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// No unified hierarchy is mounted.
+    #[error("no unified control-group hierarchy is mounted; it is needed to hold and kill jails (mount cgroup2)")]
+    NoUnified,
+    /// A file or directory refused.
+    #[error("cannot {what} \"{path}\"")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which group or file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel took another value than was written.
+    #[error("limit \"{word} = {declared}\" was written to {file}, but the kernel reports {got:?}")]
+    NotHeld {
+        /// The limit.
+        word: &'static str,
+        /// As declared.
+        declared: String,
+        /// The file.
+        file: &'static str,
+        /// What it holds.
+        got: String,
+    },
+    /// The group still has processes.
+    #[error("processes in \"{0}\" do not end (uninterruptible in the kernel?)")]
+    Busy(String),
+}
+
+fn failed(what: &'static str, path: impl Into<String>) -> impl FnOnce(io::Error) -> GroupError {
+    let path = path.into();
+    move |source| GroupError::File { what, path, source }
+}
+
+/// Where tenants' groups are.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    hierarchies: Hierarchies,
+    /// Path of the group that holds all tenants' groups, by hierarchy.
+    bases: BTreeMap<String, String>,
+    /// Where the warden itself is in each hierarchy of version 1.
+    own: BTreeMap<String, OwnedFd>,
+}
+
+/// The groups of one tenant, open.
+#[derive(Debug)]
+pub(crate) struct TenantGroups {
+    unified: OwnedFd,
+    /// Where init is cloned into.
+    pub(crate) jail: OwnedFd,
+    v1: BTreeMap<String, OwnedFd>,
+}
+
+fn join(parent: &str, name: &str) -> String {
+    format!("{}/{name}", parent.trim_end_matches('/'))
+}
+
+impl Groups {
+    /// Finds the hierarchies and the place for tenants' groups: below the warden's own group in each. `known` are the
+    /// places of an earlier warden, which are kept while they exist: jails outlive the warden.
+    pub(crate) fn open(
+        facts: &HostFacts,
+        instance: &str,
+        known: &BTreeMap<String, String>,
+    ) -> Result<Self, GroupError> {
+        let hierarchies = cgroup::hierarchies().map_err(failed("read", "/proc/self/mountinfo"))?;
+        if hierarchies.unified.is_none() {
+            return Err(GroupError::NoUnified);
+        }
+        let mine = proc::cgroups(std::process::id()).map_err(failed("read", "/proc/self/cgroup"))?;
+        let mut used: BTreeSet<&str> = BTreeSet::from([UNIFIED]);
+        let mut delegated = Vec::new();
+        for (controller, hierarchy) in &facts.controllers {
+            if ["cpu", "memory", "pids"].contains(&controller.as_str()) {
+                match hierarchy {
+                    Hierarchy::V1 => drop(used.insert(controller)),
+                    Hierarchy::Unified => delegated.push(controller.as_str()),
+                }
+            }
+        }
+        let mut groups = Self { hierarchies, bases: BTreeMap::new(), own: BTreeMap::new() };
+        let name = format!("bailiwick-{instance}");
+        for hierarchy in used {
+            let own = mine.get(hierarchy).map_or("/", String::as_str);
+            let base = match known.get(hierarchy) {
+                Some(known) if groups.directory(hierarchy, known).is_ok() => known.clone(),
+                _ if hierarchy == UNIFIED => join(&groups.parent_with(own, &delegated)?, &name),
+                _ => join(own, &name),
+            };
+            groups.make(hierarchy, &base)?;
+            if hierarchy == UNIFIED {
+                groups.enable(&base, &delegated)?;
+            } else {
+                groups.own.insert(hierarchy.to_owned(), groups.directory(hierarchy, own)?);
+            }
+            groups.bases.insert(hierarchy.to_owned(), base);
+        }
+        Ok(groups)
+    }
+
+    /// Where tenants' groups are, by hierarchy, for the next warden.
+    pub(crate) fn bases(&self) -> &BTreeMap<String, String> {
+        &self.bases
+    }
+
+    /// Paths of a tenant's groups by hierarchy.
+    pub(crate) fn paths(&self, tenant: &TenantName) -> BTreeMap<String, String> {
+        self.bases.iter().map(|(hierarchy, base)| (hierarchy.clone(), join(base, tenant.as_str()))).collect()
+    }
+
+    /// A group of the unified hierarchy below which controllers can be handed on: the warden's own, once the warden
+    /// has left it for a leaf, or the hierarchy's root where others are in it too.
+    fn parent_with(&self, own: &str, controllers: &[&str]) -> Result<String, GroupError> {
+        if controllers.is_empty() || self.enable(own, controllers).is_ok() {
+            return Ok(own.to_owned());
+        }
+        let dir = self.directory(UNIFIED, own)?;
+        let members = cgroup::members(&dir).map_err(failed("read", own))?;
+        if members == [std::process::id()] {
+            let leaf = join(own, WARDEN);
+            self.make(UNIFIED, &leaf)?;
+            let leaf_dir = self.directory(UNIFIED, &leaf)?;
+            cgroup::write(&leaf_dir, "cgroup.procs", "0").map_err(failed("enter", leaf))?;
+            self.enable(own, controllers)?;
+            return Ok(own.to_owned());
+        }
+        self.enable("/", controllers)?;
+        Ok("/".to_owned())
+    }
+
+    fn enable(&self, group: &str, controllers: &[&str]) -> Result<(), GroupError> {
+        if controllers.is_empty() {
+            return Ok(());
+        }
+        let text: Vec<String> = controllers.iter().map(|controller| format!("+{controller}")).collect();
+        let dir = self.directory(UNIFIED, group)?;
+        cgroup::write(&dir, "cgroup.subtree_control", &text.join(" ")).map_err(failed("hand controllers on in", group))
+    }
+
+    fn mount(&self, hierarchy: &str) -> &Path {
+        self.hierarchies.mount_of(hierarchy).expect("only hierarchies that were found are used")
+    }
+
+    fn directory(&self, hierarchy: &str, path: &str) -> Result<OwnedFd, GroupError> {
+        cgroup::open(self.mount(hierarchy), path).map_err(failed("open the control group", path))
+    }
+
+    fn make(&self, hierarchy: &str, path: &str) -> Result<OwnedFd, GroupError> {
+        let (parent, name) = path.rsplit_once('/').expect("a group's path starts with a slash");
+        let parent = self.directory(hierarchy, if parent.is_empty() { "/" } else { parent })?;
+        file::ensure_dir_at(&parent, name, 0o755).map_err(failed("make the control group", path))
+    }
+
+    /// Makes the groups of a tenant. What an earlier jail left is killed and removed first.
+    pub(crate) fn create(&self, tenant: &TenantName) -> Result<TenantGroups, GroupError> {
+        self.destroy(tenant)?;
+        let mut v1 = BTreeMap::new();
+        for (hierarchy, path) in self.paths(tenant) {
+            let dir = self.make(&hierarchy, &path)?;
+            v1.insert(hierarchy, dir);
+        }
+        let unified = v1.remove(UNIFIED).expect("the unified hierarchy is always used");
+        let path = self.paths(tenant).remove(UNIFIED).expect("as above");
+        let jail = self.make(UNIFIED, &join(&path, JAIL))?;
+        Ok(TenantGroups { unified, jail, v1 })
+    }
+
+    /// Opens the groups of a tenant whose jail runs.
+    pub(crate) fn of(&self, tenant: &TenantName) -> Result<TenantGroups, GroupError> {
+        let mut v1 = BTreeMap::new();
+        for (hierarchy, path) in self.paths(tenant) {
+            v1.insert(hierarchy.clone(), self.directory(&hierarchy, &path)?);
+        }
+        let unified = v1.remove(UNIFIED).expect("the unified hierarchy is always used");
+        let jail = file::open_dir_at(&unified, JAIL).map_err(failed("open the control group", JAIL))?;
+        Ok(TenantGroups { unified, jail, v1 })
+    }
+
+    /// Kills whatever is in a tenant's groups and removes them. Nothing there is no error.
+    pub(crate) fn destroy(&self, tenant: &TenantName) -> Result<(), GroupError> {
+        for (hierarchy, path) in self.paths(tenant).into_iter().rev() {
+            let dir = match self.directory(&hierarchy, &path) {
+                Ok(dir) => dir,
+                Err(GroupError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if hierarchy == UNIFIED {
+                cgroup::write(&dir, "cgroup.kill", "1").map_err(failed("kill", &path))?;
+                wait_for_event(&dir, "populated 0", EMPTY_TIME).map_err(|_| GroupError::Busy(path.clone()))?;
+            }
+            remove_group(&dir, &path)?;
+            let base = &self.bases[&hierarchy];
+            let base_dir = self.directory(&hierarchy, base)?;
+            remove_when_empty(&base_dir, tenant.as_str(), &path)?;
+        }
+        Ok(())
+    }
+
+    /// Names of the groups below the base in the unified hierarchy: jails that some warden made.
+    pub(crate) fn found(&self) -> Result<Vec<String>, GroupError> {
+        let base = &self.bases[UNIFIED];
+        let dir = self.directory(UNIFIED, base)?;
+        directories(&dir).map_err(failed("list", base))
+    }
+
+    /// Removes the bases while no tenant has a group, so that an idle warden leaves nothing behind.
+    pub(crate) fn remove_empty_bases(&self) {
+        for (hierarchy, base) in &self.bases {
+            let (parent, name) = base.rsplit_once('/').expect("a group's path starts with a slash");
+            if let Ok(parent) = self.directory(hierarchy, if parent.is_empty() { "/" } else { parent }) {
+                // Refused while a tenant's group is in it, which is what is wanted.
+                drop(file::remove_dir_at(&parent, name));
+            }
+        }
+    }
+
+    /// Makes the bases again after [`Self::remove_empty_bases`].
+    pub(crate) fn ensure_bases(&self, facts: &HostFacts) -> Result<(), GroupError> {
+        for (hierarchy, base) in &self.bases {
+            self.make(hierarchy, base)?;
+        }
+        let unified: Vec<&str> = ["cpu", "memory", "pids"]
+            .into_iter()
+            .filter(|controller| facts.controller(controller) == Some(Hierarchy::Unified))
+            .collect();
+        self.enable(&self.bases[UNIFIED], &unified)
+    }
+
+    /// Moves the warden into a tenant's groups of version 1, so that what it clones is born there. The value moves it
+    /// back.
+    pub(crate) fn visit<'a>(&'a self, groups: &TenantGroups) -> Result<Visit<'a>, GroupError> {
+        let visit = Visit { own: &self.own };
+        for (controller, dir) in &groups.v1 {
+            cgroup::write(dir, "tasks", "0").map_err(failed("enter the control group", controller))?;
+        }
+        Ok(visit)
+    }
+}
+
+/// The warden is in a tenant's groups of version 1 for as long as this value lives.
+pub(crate) struct Visit<'a> {
+    own: &'a BTreeMap<String, OwnedFd>,
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        for (controller, dir) in self.own {
+            if let Err(error) = cgroup::write(dir, "tasks", "0") {
+                // A warden that stays in a tenant's group would be charged to it and killed with it: better to end now
+                // and be started anew in the right one.
+                panic!("cannot return to the warden's own {controller} group: {error}");
+            }
+        }
+    }
+}
+
+impl TenantGroups {
+    /// Writes every limit and reads it back.
+    pub(crate) fn limit(&self, controls: &[Control]) -> Result<(), GroupError> {
+        // A limit of memory and swap together cannot be under one of memory alone, so their order depends on whether
+        // they grow or shrink; two rounds serve both.
+        let mut again = Vec::new();
+        for control in controls {
+            let Some(place) = &control.place else { continue };
+            if let Err(GroupError::File { .. }) = self.write(control, place) {
+                again.push((control, place));
+            }
+        }
+        for (control, place) in again {
+            self.write(control, place)?;
+        }
+        for control in controls {
+            let Some(place) = &control.place else { continue };
+            let dir = self.directory(control, place);
+            let got = cgroup::read(dir, place.file).map_err(failed("read", place.file))?;
+            if !place.read_back(&got).is_some_and(|value| place.holds(value)) {
+                return Err(GroupError::NotHeld {
+                    word: control.word,
+                    declared: control.declared.clone(),
+                    file: place.file,
+                    got: got.trim().to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&self, control: &Control, place: &Place) -> &OwnedFd {
+        match place.hierarchy {
+            Hierarchy::Unified => &self.unified,
+            Hierarchy::V1 => &self.v1[control.controller],
+        }
+    }
+
+    fn write(&self, control: &Control, place: &Place) -> Result<(), GroupError> {
+        let text = place.text();
+        cgroup::write(self.directory(control, place), place.file, &text)
+            .map_err(failed("write a limit to", format!("{} = {text}", place.file)))
+    }
+
+    /// Stops every process where it is, or lets it go on.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<(), GroupError> {
+        let text = if frozen { "1" } else { "0" };
+        cgroup::write(&self.unified, "cgroup.freeze", text).map_err(failed("write", "cgroup.freeze"))?;
+        wait_for_event(&self.unified, &format!("frozen {text}"), FREEZE_TIME)
+            .map_err(failed("freeze or thaw", "cgroup.events"))
+    }
+
+    /// Whether the group is frozen.
+    pub(crate) fn frozen(&self) -> bool {
+        cgroup::read(&self.unified, "cgroup.freeze").is_ok_and(|text| text.trim() == "1")
+    }
+}
+
+/// Waits until `cgroup.events` has a line (the file reports a change by `POLLPRI`, cgroups(7)).
+fn wait_for_event(dir: &OwnedFd, line: &str, time: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + time;
+    let events = file::open_file_at(dir, "cgroup.events")?;
+    loop {
+        if cgroup::read(dir, "cgroup.events")?.lines().any(|found| found == line) {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // A change between the read and the poll is not lost: the file stays ready until it is read again through
+        // this descriptor. The short bound covers kernels that report late.
+        let wait = left.min(Duration::from_millis(20));
+        let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let mut fds = [rustix::event::PollFd::new(&events, rustix::event::PollFlags::PRI)];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn directories(dir: &OwnedFd) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for name in file::names(file::open_dir_at(dir, ".")?)? {
+        if let (Ok(metadata), Some(text)) = (file::metadata_at(dir, &name), name.to_str())
+            && metadata.kind == rustix::fs::FileType::Directory
+        {
+            found.push(text.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the groups below a group, deepest first: a tenant whose jail may nest them could have made some.
+fn remove_group(dir: &OwnedFd, path: &str) -> Result<(), GroupError> {
+    for name in directories(dir).map_err(failed("list", path))? {
+        let inner_path = join(path, &name);
+        let inner = file::open_dir_at(dir, &name).map_err(failed("open the control group", &inner_path))?;
+        remove_group(&inner, &inner_path)?;
+        remove_when_empty(dir, &name, &inner_path)?;
+    }
+    Ok(())
+}
+
+/// Removes a group whose last processes may still be on their way out.
+fn remove_when_empty(parent: &OwnedFd, name: &str, path: &str) -> Result<(), GroupError> {
+    let deadline = Instant::now() + EMPTY_TIME;
+    let mut pause = Duration::from_micros(50);
+    loop {
+        match file::remove_dir_at(parent, name) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                // A group is freed by the kernel a moment after its last process; there is no event for that.
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            result => return result.map_err(failed("remove the control group", path)),
+        }
+    }
+}

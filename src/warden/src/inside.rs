@@ -1,0 +1,402 @@
+//! Makes a jail, step by step, from the inside: runs in the child of `clone3`, as the tenant's root in the tenant's own
+//! namespaces, and ends by becoming init.
+//!
+//! Danger: the order is the security. Nothing of the tenant's runs before the last step; every target is resolved below
+//! the new root without following a link; mounts are sealed before Landlock, which forbids all further mounting; the
+//! seccomp filter comes before the capabilities go, because loading it needs one; and the last step looks nothing up.
+
+use crate::step::{Step, reach};
+use bailiwick_plan::mount::{CANARY, Flags, INIT, Mount, Source};
+use bailiwick_plan::{JailPlan, Rlimit, seccomp};
+use bailiwick_sys::mount::{Parameter, attr};
+use bailiwick_sys::{credential, file, interrupt, landlock, mount, network, process};
+use bailiwick_types::ByteSize;
+use rustix::fs::{Mode, OFlags};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Where the warden leaves the listening socket of init.
+const LISTENER: i32 = 3;
+/// A directory that every host has. The new root is put on it before it becomes the root, and a private file system
+/// with the masks on the other; both are left behind with the host's tree.
+const STAGE: [&str; 2] = ["/usr", "/etc"];
+
+/// What a row of the mount table is made from, opened outside.
+#[derive(Debug)]
+pub(crate) enum Sources {
+    /// Nothing: the row is made inside.
+    Fresh,
+    /// With the host's ids.
+    Plain(OwnedFd),
+    /// With the jail's ids.
+    Mapped(OwnedFd),
+    /// The layers of an overlay, both with the jail's ids.
+    Overlay {
+        /// The host's directory.
+        lower: OwnedFd,
+        /// The tenant's directory with `upper` and `work`.
+        upper: OwnedFd,
+    },
+}
+
+impl Sources {
+    /// Every mount.
+    pub(crate) fn all(&self) -> Vec<&OwnedFd> {
+        match self {
+            Self::Fresh => Vec::new(),
+            Self::Plain(fd) | Self::Mapped(fd) => vec![fd],
+            Self::Overlay { lower, upper } => vec![lower, upper],
+        }
+    }
+
+    /// Those that are shown through the jail's id map.
+    pub(crate) fn mapped(&self) -> Vec<&OwnedFd> {
+        match self {
+            Self::Plain(_) => Vec::new(),
+            _ => self.all(),
+        }
+    }
+}
+
+/// The flags of a row as `mount_setattr(2)` takes them.
+pub(crate) fn attributes(flags: Flags) -> u64 {
+    [
+        (Flags::READ_ONLY, attr::READ_ONLY),
+        (Flags::NO_SUID, attr::NO_SUID),
+        (Flags::NO_DEV, attr::NO_DEV),
+        (Flags::NO_EXEC, attr::NO_EXEC),
+    ]
+    .into_iter()
+    .fold(0, |set, (flag, bit)| if flags.has(flag) { set | bit } else { set })
+}
+
+/// What the child needs.
+#[derive(Debug)]
+pub(crate) struct Inside<'a> {
+    pub(crate) plan: &'a JailPlan,
+    pub(crate) sources: Vec<Sources>,
+    pub(crate) listener: OwnedFd,
+    /// A byte comes when the ids are mapped; the end without one means that the warden gave up.
+    pub(crate) go: OwnedFd,
+    pub(crate) report: OwnedFd,
+}
+
+/// What went wrong, for the warden.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Report {
+    pub(crate) step: Step,
+    pub(crate) at: String,
+    pub(crate) errno: Option<i32>,
+    pub(crate) message: String,
+}
+
+/// A step that failed, on which object.
+struct Failed {
+    step: Step,
+    at: String,
+    source: io::Error,
+}
+
+fn at(step: Step, object: &str) -> impl FnOnce(io::Error) -> Failed {
+    let at = object.to_owned();
+    move |source| Failed { step, at, source }
+}
+
+/// Runs in the child and never returns.
+pub(crate) fn run(inside: Inside<'_>) -> ! {
+    let report = match inside.report.try_clone() {
+        Ok(report) => report,
+        Err(_) => process::exit_now(1),
+    };
+    let Err(failed) = inside.run();
+    let text = Report {
+        step: failed.step,
+        at: failed.at,
+        errno: failed.source.raw_os_error(),
+        message: failed.source.to_string(),
+    };
+    // If the warden is gone, nobody hears it and nobody needs to.
+    if let Ok(text) = serde_json::to_vec(&text) {
+        rustix::io::write(&report, &text).ok();
+    }
+    process::exit_now(1)
+}
+
+impl Inside<'_> {
+    fn run(mut self) -> Result<std::convert::Infallible, Failed> {
+        let step = |step: Step| reach(step).map_err(at(step, ""));
+        let plan = self.plan;
+
+        let here = at(Step::Identity, "");
+        self.wait().map_err(here)?;
+        step(Step::Identity)?;
+        identity().map_err(at(Step::Identity, ""))?;
+
+        step(Step::Root)?;
+        mount::make_all_private().map_err(at(Step::Root, ""))?;
+        let masks = Masks::new().map_err(at(Step::Root, "masks"))?;
+        let sources = std::mem::take(&mut self.sources);
+        let mut rows = plan.mounts.iter().zip(sources);
+        let (root_row, root_source) = rows.next().expect("the first row of every table is the root");
+        let root = stage(root_row, root_source).map_err(at(Step::Root, "/"))?;
+
+        step(Step::Mounts)?;
+        for (row, source) in rows {
+            put(&root, row, source, &masks).map_err(at(Step::Mounts, &row.target))?;
+        }
+        for link in &plan.links {
+            match rustix::fs::symlinkat(link.to.as_str(), &root, link.path.trim_start_matches('/')) {
+                // In a root that is the tenant's own they are there already, or are what the tenant made of them.
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(at(Step::Mounts, &link.path)(error.into())),
+            }
+        }
+        if plan.landlock.handled != 0 {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            file::open_at(&root, CANARY.trim_start_matches('/'), flags, Mode::from_raw_mode(0o444))
+                .map_err(at(Step::Mounts, CANARY))?;
+        }
+        if matches!(root_row.source, Source::Tmpfs { .. }) {
+            mount::set_attributes(&root, attr::READ_ONLY, None).map_err(at(Step::Mounts, "/"))?;
+        }
+
+        step(Step::Pivot)?;
+        rustix::process::fchdir(&root).map_err(|error| at(Step::Pivot, "")(error.into()))?;
+        mount::pivot_to_current_directory().map_err(at(Step::Pivot, ""))?;
+
+        step(Step::Settings)?;
+        self.settings().map_err(at(Step::Settings, ""))?;
+
+        step(Step::Confine)?;
+        let init =
+            file::open_at(rustix_root().map_err(at(Step::Confine, "/"))?, &INIT[1..], OFlags::PATH, Mode::empty())
+                .map_err(at(Step::Confine, INIT))?;
+        self.confine()?;
+
+        step(Step::Exec)?;
+        Err(at(Step::Exec, INIT)(self.become_init(&init)))
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut byte = [0];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.go, &mut byte))? {
+            1 => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn settings(&self) -> io::Result<()> {
+        rustix::system::sethostname(self.plan.hostname.as_bytes())?;
+        network::loopback_up()?;
+        for rlimit in &self.plan.rlimits {
+            match rlimit {
+                Rlimit::OpenFiles(count) => credential::set_rlimit(rustix::process::Resource::Nofile, *count)?,
+                Rlimit::NoCore => credential::set_rlimit(rustix::process::Resource::Core, 0)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn confine(&self) -> Result<(), Failed> {
+        let domain = &self.plan.landlock;
+        let mut rules = Vec::new();
+        for rule in &domain.rules {
+            let fd = rustix::fs::open(rule.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|error| at(Step::Confine, rule.path)(error.into()))?;
+            rules.push((fd, rule.access));
+        }
+        landlock::restrict(domain.handled, domain.scoped, rules)
+            .map_err(|error| at(Step::Confine, "landlock")(error.into()))?;
+        let program: Vec<(u16, u8, u8, u32)> = seccomp::filter(self.plan.profile)
+            .iter()
+            .map(|instruction| (instruction.code, instruction.jt, instruction.jf, instruction.k))
+            .collect();
+        bailiwick_sys::seccomp::load(&program).map_err(at(Step::Confine, "seccomp"))?;
+        credential::reset_secure_bits().map_err(at(Step::Confine, "secure bits"))?;
+        credential::limit_capabilities(self.plan.capabilities.0).map_err(at(Step::Confine, "capabilities"))?;
+        if self.plan.no_new_privs {
+            credential::set_no_new_privs().map_err(at(Step::Confine, "no_new_privs"))?;
+        }
+        Ok(())
+    }
+
+    /// Comes back only with an error.
+    fn become_init(&self, init: &OwnedFd) -> io::Error {
+        let prepare = || -> io::Result<OwnedFd> {
+            // Out of the way of the numbers that are about to be overwritten.
+            let init = rustix::io::fcntl_dupfd_cloexec(init, 16)?;
+            let listener = rustix::io::fcntl_dupfd_cloexec(&self.listener, 16)?;
+            let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+            let null = rustix::io::fcntl_dupfd_cloexec(&null, 16)?;
+            rustix::io::fcntl_dupfd_cloexec(&self.report, 16)?;
+            for stream in 0..3 {
+                process::place(&null, stream)?;
+            }
+            // The report's own number may be 3: `run` holds a copy, and that copy is marked below as all are.
+            process::close_on_exec_from(3)?;
+            process::place(&listener, LISTENER)?;
+            Ok(init)
+        };
+        match prepare() {
+            Ok(init) => process::execute(init, &[CString::from(c"bailiwick-init")], &[]),
+            Err(error) => error,
+        }
+    }
+}
+
+fn rustix_root() -> io::Result<OwnedFd> {
+    file::open_dir(std::path::Path::new("/"))
+}
+
+/// Becomes root of the jail, with nothing of the warden's left, and takes the control group it was born in as the root
+/// of the groups that it sees: `clone3` made that namespace from the warden's place, one step too early.
+fn identity() -> io::Result<()> {
+    interrupt::reset_all()?;
+    credential::become_for_good(0, 0)?;
+    credential::set_undumpable()?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::process::setsid()?;
+    process::new_cgroup_namespace()
+}
+
+/// Puts the new root onto a directory of the host's tree, seen by this mount namespace alone.
+fn stage(row: &Mount, source: Sources) -> io::Result<OwnedFd> {
+    let root = match (&row.source, source) {
+        (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
+        (_, Sources::Mapped(fd)) => fd,
+        _ => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let target = rustix::fs::open(STAGE[0], OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    mount::attach(&root, &target)?;
+    Ok(root)
+}
+
+fn tmpfs(size: ByteSize, mode: u32, flags: Flags) -> io::Result<OwnedFd> {
+    let (size, mode) = (size.0.to_string(), format!("{mode:o}"));
+    let parameters = [Parameter::Text("size", &size), Parameter::Text("mode", &mode)];
+    mount::new_file_system("tmpfs", &parameters, attributes(flags))
+}
+
+/// An empty file and an empty directory on a file system that no process of the tenant's ever sees.
+struct Masks {
+    file: OwnedFd,
+    dir: OwnedFd,
+}
+
+impl Masks {
+    fn new() -> io::Result<Self> {
+        let flags = Flags::READ_ONLY.and(Flags::NO_SUID).and(Flags::NO_DEV).and(Flags::NO_EXEC);
+        let fresh = mount::new_file_system("tmpfs", &[Parameter::Text("size", "4096")], attributes(Flags::NO_DEV))?;
+        file::open_at(&fresh, "file", OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::empty())?;
+        file::make_dir_at(&fresh, "dir", 0)?;
+        mount::set_attributes(&fresh, attributes(flags), None)?;
+        // Before 6.15 only what is attached can be copied.
+        let target = rustix::fs::open(STAGE[1], OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        mount::attach(&fresh, &target)?;
+        let open = |name| file::open_at(&fresh, name, OFlags::PATH, Mode::empty());
+        Ok(Self { file: open("file")?, dir: open("dir")? })
+    }
+}
+
+/// Makes one row.
+fn put(root: &OwnedFd, row: &Mount, source: Sources, masks: &Masks) -> io::Result<()> {
+    if row.only_if_present() {
+        let target = match mount::target(root, &row.target) {
+            Ok(target) => target,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let fd = match row.source {
+            Source::Itself => mount::detached_copy_of(&target)?,
+            _ if is_directory(&target)? => mount::detached_copy_of(&masks.dir)?,
+            _ => mount::detached_copy_of(&masks.file)?,
+        };
+        mount::set_attributes(&fd, attributes(row.flags), None)?;
+        return mount::attach(&fd, &target);
+    }
+    let flags = attributes(row.flags);
+    let fd = match (&row.source, source) {
+        (_, Sources::Plain(fd) | Sources::Mapped(fd)) => fd,
+        (_, Sources::Overlay { lower, upper }) => {
+            let target = ensure(root, &row.target, true)?;
+            let overlay = overlay(&target, lower, &upper, row.flags)?;
+            return mount::attach(&overlay, ensure(root, &row.target, true)?);
+        }
+        (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
+        (Source::Proc, Sources::Fresh) => {
+            mount::new_file_system("proc", &[Parameter::Text("hidepid", "invisible")], flags)?
+        }
+        (Source::Sysfs, Sources::Fresh) => mount::new_file_system("sysfs", &[], flags)?,
+        (Source::Devpts, Sources::Fresh) => mount::new_file_system(
+            "devpts",
+            &[Parameter::Text("ptmxmode", "0666"), Parameter::Text("mode", "0620"), Parameter::Text("gid", "5")],
+            flags,
+        )?,
+        (Source::Mqueue, Sources::Fresh) => mount::new_file_system("mqueue", &[], flags)?,
+        _ => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let target = ensure(root, &row.target, is_directory(&fd)?)?;
+    mount::attach(&fd, &target)
+}
+
+fn is_directory(fd: impl AsFd) -> io::Result<bool> {
+    Ok(file::metadata(fd)?.kind == rustix::fs::FileType::Directory)
+}
+
+/// Opens a row's target; makes it, with its parents, where the root that is being built does not have it yet.
+fn ensure(root: &OwnedFd, path: &str, directory: bool) -> io::Result<OwnedFd> {
+    match mount::target(root, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found,
+    }
+    let mut parent: Option<OwnedFd> = None;
+    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+    let (last, above) = names.split_last().ok_or(io::ErrorKind::InvalidInput)?;
+    for name in above {
+        let dir = file::ensure_dir_at(parent.as_ref().map_or(root.as_fd(), AsFd::as_fd), name, 0o755)?;
+        parent = Some(dir);
+    }
+    let parent: BorrowedFd<'_> = parent.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+    if directory {
+        file::make_dir_at(parent, last, 0o755)?;
+    } else {
+        file::open_at(parent, last, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(0o444))?;
+    }
+    mount::target(root, path)
+}
+
+/// Mounts an overlay inside the user namespace (`userxattr`, kernel documentation, filesystems/overlayfs), so that its
+/// upper layer is written as the jail's root. Its layers must have a path while it is made: they get one on the target,
+/// out of the tenant's sight, and lose it again.
+fn overlay(target: &OwnedFd, lower: OwnedFd, upper: &OwnedFd, flags: Flags) -> io::Result<OwnedFd> {
+    let scratch = mount::new_file_system("tmpfs", &[Parameter::Text("size", "4096")], 0)?;
+    file::make_dir_at(&scratch, "lower", 0o755)?;
+    file::make_dir_at(&scratch, "upper", 0o755)?;
+    mount::attach(&scratch, target)?;
+    mount::attach(&lower, mount::target(&scratch, "lower")?)?;
+    mount::attach(upper, mount::target(&scratch, "upper")?)?;
+    rustix::process::fchdir(&scratch)?;
+    let overlay = mount::new_file_system(
+        "overlay",
+        &[
+            Parameter::Text("lowerdir", "lower"),
+            Parameter::Text("upperdir", "upper/upper"),
+            Parameter::Text("workdir", "upper/work"),
+            Parameter::Flag("userxattr"),
+        ],
+        attributes(flags),
+    )?;
+    mount::detach(std::path::Path::new("."))?;
+    rustix::process::chdir("/")?;
+    prove_writable(&overlay)?;
+    Ok(overlay)
+}
+
+/// An overlay whose upper layer cannot be written is mounted read-only without a word: prove that it is not.
+fn prove_writable(overlay: &OwnedFd) -> io::Result<()> {
+    let name = ".bailiwick-writable";
+    file::remove_file_at(overlay, name)?;
+    file::open_at(overlay, name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(0o600))?;
+    file::remove_file_at(overlay, name)
+}

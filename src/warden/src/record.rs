@@ -1,0 +1,63 @@
+//! The record of a running jail: what a warden that comes back needs to know it again.
+
+use bailiwick_sys::{file, namespace, proc, process};
+use bailiwick_types::TenantName;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::OwnedFd;
+
+const FILE: &str = "record.json";
+const MAX_SIZE: usize = 4096;
+
+/// Who the init of a jail is. A number alone is nobody: it is used again after its process has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    /// As the host counts.
+    pub(crate) pid: u32,
+    /// Clock ticks after boot.
+    pub(crate) start_time: u64,
+    /// Inode of its user namespace.
+    pub(crate) user_namespace: u64,
+    /// Inode of its pid namespace.
+    pub(crate) pid_namespace: u64,
+}
+
+impl Record {
+    /// Reads the identity of a process that is held by descriptor, and so cannot have changed.
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+        Ok(Self {
+            pid,
+            start_time: proc::start_time(pid)?,
+            user_namespace: namespace::inode(pid, "user")?,
+            pid_namespace: namespace::inode(pid, "pid")?,
+        })
+    }
+
+    /// Writes it into a jail's runtime directory.
+    pub(crate) fn write(&self, dir: &OwnedFd) -> io::Result<()> {
+        let text = serde_json::to_vec(self)?;
+        file::replace_at(dir, FILE, &text, 0o600)
+    }
+
+    /// Reads it.
+    pub(crate) fn read(dir: &OwnedFd) -> io::Result<Self> {
+        let bytes = file::read_bounded(file::open_file_at(dir, FILE)?, MAX_SIZE)?;
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// Takes hold of the process again, if it is still the one: same start, same namespaces, and in the tenant's
+    /// control group. The descriptor is opened first, so that what is compared is what is held.
+    pub(crate) fn take_hold(&self, tenant: &TenantName, group: &str) -> io::Result<Option<OwnedFd>> {
+        let pidfd = match process::open(self.pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Ok(now) = Self::of(self.pid) else { return Ok(None) };
+        let groups = proc::cgroups(self.pid)?;
+        let here = groups.get("unified").is_some_and(|path| path.starts_with(&format!("{group}/")));
+        debug_assert!(group.ends_with(tenant.as_str()));
+        Ok((now == *self && here).then_some(pidfd))
+    }
+}

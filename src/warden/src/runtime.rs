@@ -1,0 +1,149 @@
+//! The runtime directory: sockets and records of what runs. Everything here can be made anew but the records of
+//! running jails.
+
+use crate::record::Record;
+use bailiwick_proto::{CONTROL_DIR, INIT_SOCKET, JAILS, WARDEN_SOCKET};
+use bailiwick_sys::file;
+use bailiwick_types::TenantName;
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+const GROUPS: &str = "groups.json";
+const MAX_GROUPS: usize = 64 << 10;
+/// Waiting connections; the daemon makes one for each session that begins.
+const BACKLOG: i32 = 128;
+
+/// Why the runtime directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up \"{what}\" in the runtime directory \"{path}\"", path = path.display())]
+pub struct RuntimeError {
+    path: PathBuf,
+    what: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+/// The user that `bailiwickd` runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DaemonUser {
+    /// Its user id.
+    pub(crate) uid: u32,
+    /// Its group id.
+    pub(crate) gid: u32,
+}
+
+/// The open runtime directory.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    dir: OwnedFd,
+    jails: OwnedFd,
+    daemon: DaemonUser,
+}
+
+impl Runtime {
+    /// Opens a runtime directory; makes it if its parent is there.
+    pub(crate) fn open(path: &Path, daemon: DaemonUser) -> Result<Self, RuntimeError> {
+        let error = |what| move |source| RuntimeError { path: path.to_owned(), what, source };
+        let dir = match file::open_dir(path) {
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                let (parent, name) = path.parent().zip(path.file_name()).ok_or(missing).map_err(error("."))?;
+                let parent = file::open_dir(parent).map_err(error("."))?;
+                file::ensure_dir_at(&parent, name, 0o755).map_err(error("."))?
+            }
+            opened => opened.map_err(error("."))?,
+        };
+        let metadata = file::metadata(&dir).map_err(error("."))?;
+        if metadata.uid != 0 || metadata.mode & 0o022 != 0 {
+            let source = io::Error::other("it must belong to root and be writable by nobody else");
+            return Err(error(".")(source));
+        }
+        // Whoever may use the control socket must reach it, whatever the umask was.
+        rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755)).map_err(io::Error::from).map_err(error("."))?;
+        let control = file::ensure_dir_at(&dir, CONTROL_DIR, 0o755).map_err(error(CONTROL_DIR))?;
+        give(&control, Some(daemon.uid), daemon.gid, 0o755).map_err(error(CONTROL_DIR))?;
+        let jails = file::ensure_dir_at(&dir, JAILS, 0o750).map_err(error(JAILS))?;
+        give(&jails, None, daemon.gid, 0o750).map_err(error(JAILS))?;
+        Ok(Self { dir, jails, daemon })
+    }
+
+    /// The warden's own socket, which only the daemon can reach.
+    pub(crate) fn listen(&self) -> io::Result<OwnedFd> {
+        bind(self.dir.as_fd(), WARDEN_SOCKET, self.daemon.gid)
+    }
+
+    /// Where the groups of an earlier warden are.
+    pub(crate) fn known_groups(&self) -> BTreeMap<String, String> {
+        file::open_file_at(&self.dir, GROUPS)
+            .and_then(|fd| file::read_bounded(fd, MAX_GROUPS))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
+    }
+
+    /// Notes where they are.
+    pub(crate) fn note_groups(&self, bases: &BTreeMap<String, String>) -> io::Result<()> {
+        file::replace_at(&self.dir, GROUPS, &serde_json::to_vec(bases)?, 0o600)
+    }
+
+    /// Makes a jail's directory.
+    pub(crate) fn make(&self, tenant: &TenantName) -> io::Result<OwnedFd> {
+        let dir = file::ensure_dir_at(&self.jails, tenant, 0o750)?;
+        give(&dir, None, self.daemon.gid, 0o750)?;
+        Ok(dir)
+    }
+
+    /// Binds the socket of a jail's init.
+    pub(crate) fn bind_init(&self, jail: &OwnedFd) -> io::Result<OwnedFd> {
+        bind(jail.as_fd(), INIT_SOCKET, self.daemon.gid)
+    }
+
+    /// Removes a jail's directory with all we put there. Nothing there is no error.
+    pub(crate) fn remove(&self, tenant: &str) -> io::Result<()> {
+        let dir = match file::open_dir_at(&self.jails, tenant) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for name in file::names(&dir)? {
+            file::remove_file_at(&dir, name)?;
+        }
+        file::remove_dir_at(&self.jails, tenant)
+    }
+
+    /// Every jail's directory that is there, with its record if it has a readable one.
+    pub(crate) fn found(&self) -> io::Result<Vec<(String, Option<Record>)>> {
+        let mut found = Vec::new();
+        for name in file::names(file::open_dir_at(&self.jails, ".")?)? {
+            if let Some(text) = name.to_str() {
+                let record = file::open_dir_at(&self.jails, text).and_then(|dir| Record::read(&dir)).ok();
+                found.push((text.to_owned(), record));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn give(fd: impl AsFd, uid: Option<u32>, gid: u32, mode: u32) -> io::Result<()> {
+    rustix::fs::fchown(&fd, uid.map(Uid::from_raw), Some(Gid::from_raw(gid)))?;
+    Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?)
+}
+
+/// Binds a listening socket in an open directory, for root and one group. The path goes through the descriptor, so
+/// that neither its length nor a swapped directory matters.
+fn bind(dir: BorrowedFd<'_>, name: &str, gid: u32) -> io::Result<OwnedFd> {
+    file::remove_file_at(dir, name)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    // Bound with no permission at all, so that nobody connects before the right ones are set.
+    rustix::fs::fchmod(&socket, Mode::empty())?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::chownat(dir, name, None, Some(Gid::from_raw(gid)), flags)?;
+    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o660), rustix::fs::AtFlags::empty())?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}

@@ -1,0 +1,127 @@
+//! The warden's loop: one thread that waits for requests and for jails that end.
+
+use crate::core::Warden;
+use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_sys::socket;
+use bailiwick_types::{ExitStatus, TenantName};
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::SocketFlags;
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// The most connections: one daemon has one, and one that is being replaced a second.
+const MAX_CONNECTIONS: usize = 8;
+
+/// Why the loop ended.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot go on serving")]
+pub struct ServeError(#[from] io::Error);
+
+struct Connection {
+    socket: OwnedFd,
+    decoder: Decoder,
+}
+
+/// Serves for good. `event` hears of what happened without being asked for, one line each.
+///
+/// # Errors
+/// When the kernel refuses to wait or to accept: nothing that a peer or a tenant can cause.
+pub fn serve(warden: &mut Warden, listener: &OwnedFd, mut event: impl FnMut(&str)) -> Result<(), ServeError> {
+    let mut connections: Vec<Connection> = Vec::new();
+    loop {
+        let (new, heard, ended) = wait(warden, listener, &connections)?;
+        for tenant in ended {
+            match warden.ended(&tenant) {
+                Ok(()) => event(&format!("tenant={tenant} event=ended")),
+                Err(failure) => event(&format!("tenant={tenant} event=not-cleared reason={:?}", failure.message)),
+            }
+        }
+        let mut gone = Vec::new();
+        for index in heard {
+            if !answer(warden, &mut connections[index]) {
+                gone.push(index);
+            }
+        }
+        for index in gone.into_iter().rev() {
+            connections.remove(index);
+        }
+        if new {
+            accept(warden, listener, &mut connections)?;
+        }
+    }
+}
+
+fn wait(
+    warden: &Warden,
+    listener: &OwnedFd,
+    connections: &[Connection],
+) -> io::Result<(bool, Vec<usize>, Vec<TenantName>)> {
+    let inits = warden.inits();
+    let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+    fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, PollFlags::IN)));
+    fds.extend(inits.iter().map(|(_, pidfd)| PollFd::from_borrowed_fd(*pidfd, PollFlags::IN)));
+    match rustix::event::poll(&mut fds, None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let heard = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    let (first, rest) = fds.split_first().expect("the listener is always there");
+    let (from_connections, from_inits) = rest.split_at(connections.len());
+    Ok((
+        heard(first),
+        (0..).zip(from_connections).filter(|(_, fd)| heard(fd)).map(|(index, _)| index).collect(),
+        inits.iter().zip(from_inits).filter(|(_, fd)| heard(fd)).map(|((tenant, _), _)| tenant.clone()).collect(),
+    ))
+}
+
+fn accept(warden: &Warden, listener: &OwnedFd, connections: &mut Vec<Connection>) -> io::Result<()> {
+    let socket = match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+        Ok(socket) => socket,
+        Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    // The socket's permissions keep others out already; this holds when somebody changes them.
+    let known = socket::peer(&socket).is_ok_and(|peer| warden.serves(peer.uid));
+    if known && connections.len() < MAX_CONNECTIONS {
+        connections.push(Connection { socket, decoder: Decoder::new(MAX_REQUEST) });
+    }
+    Ok(())
+}
+
+/// Reads what there is and answers every whole request; `false` when the connection is over.
+fn answer(warden: &mut Warden, connection: &mut Connection) -> bool {
+    let mut buffer = [0; 4096];
+    // Nobody may send the warden a descriptor: those that come are closed by the kernel.
+    match socket::receive(&connection.socket, &mut buffer, 0) {
+        Ok((len, _)) if len > 0 => connection.decoder.push(&buffer[..len]),
+        _ => return false,
+    }
+    loop {
+        let reply = match connection.decoder.next::<WardenRequest>() {
+            Ok(Some(request)) => warden.handle(request),
+            Ok(None) => return true,
+            // A peer that does not speak the protocol is not our daemon.
+            Err(_) => return false,
+        };
+        if !send(&connection.socket, &reply) {
+            return false;
+        }
+    }
+}
+
+fn send(socket: &OwnedFd, reply: &WardenReply) -> bool {
+    let frame = encode(reply, MAX_REPLY).or_else(|error| {
+        let failure = Failure::of(ExitStatus::Failed, error.to_string());
+        encode(&WardenReply::Failed(failure), MAX_REPLY)
+    });
+    let Ok(frame) = frame else { return false };
+    let mut rest = &frame[..];
+    while !rest.is_empty() {
+        match socket::send(socket, rest, &[]) {
+            Ok(len) if len > 0 => rest = &rest[len..],
+            _ => return false,
+        }
+    }
+    true
+}

@@ -1,0 +1,265 @@
+//! Tenants' storage: directories below the state directory, made once from seeds, removed by a purge.
+//!
+//! Danger: what lies in a tenant's directory is the tenant's. Nothing here opens a name inside one after the first
+//! day, but to remove the whole; and removal looks at no name twice and follows neither links nor mounts.
+
+use bailiwick_plan::JailPlan;
+use bailiwick_plan::seed::{Kind, Seed};
+use bailiwick_sys::{file, mount};
+use bailiwick_types::TenantName;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+const TENANTS: &str = "tenants";
+const PURGED: &str = ".purged";
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// It cannot be opened.
+    #[error("cannot open the state directory \"{path}\"{hint}", path = path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// What to do.
+        hint: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else could read or change it.
+    #[error("the state directory \"{path}\" must belong to root with mode 0700, it belongs to user {uid} with mode {mode:04o}; `chown root:root` and `chmod 0700` it", path = path.display())]
+    Trust {
+        /// Which.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// Another warden has it.
+    #[error("another bailiwick-warden works on the state directory \"{path}\"", path = path.display())]
+    Locked {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// The open state directory.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    state: OwnedFd,
+    tenants: OwnedFd,
+}
+
+impl Storage {
+    /// Opens a state directory, makes it if its parent is there, and locks it for as long as this value lives.
+    pub(crate) fn open(path: &Path) -> Result<Self, StorageError> {
+        let error = |source: io::Error| {
+            let hint = match source.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
+                    "; its path must hold no symbolic link: write the real path into `state_dir`"
+                }
+                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => "; make its parent directory first",
+                _ => "",
+            };
+            StorageError::Open { path: path.to_owned(), hint, source }
+        };
+        let state = match file::open_dir(path) {
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                let (parent, name) = path.parent().zip(path.file_name()).ok_or_else(|| error(missing))?;
+                let parent = file::open_dir(parent).map_err(error)?;
+                file::ensure_dir_at(&parent, name, 0o700).map_err(error)?
+            }
+            opened => opened.map_err(error)?,
+        };
+        let metadata = file::metadata(&state).map_err(error)?;
+        if metadata.uid != 0 || metadata.mode & 0o077 != 0 {
+            return Err(StorageError::Trust { path: path.to_owned(), uid: metadata.uid, mode: metadata.mode });
+        }
+        file::lock(state.as_fd()).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => StorageError::Locked { path: path.to_owned() },
+            _ => error(source),
+        })?;
+        let tenants = file::ensure_dir_at(&state, TENANTS, 0o700).map_err(error)?;
+        Ok(Self { state, tenants })
+    }
+
+    /// A descriptor of the state directory for the ledger.
+    pub(crate) fn state(&self) -> io::Result<OwnedFd> {
+        self.state.try_clone()
+    }
+
+    /// Makes what is missing of a tenant's storage: all of it on the first day, later only what a new profile needs.
+    /// Each directory at the top appears whole or not at all.
+    pub(crate) fn ensure(&self, plan: &JailPlan) -> io::Result<()> {
+        let dir = file::ensure_dir_at(&self.tenants, &plan.tenant, 0o700)?;
+        for top in plan.seeds.iter().filter(|seed| !seed.path.contains('/')) {
+            if file::metadata_at(&dir, &top.path).is_ok() {
+                continue;
+            }
+            let fresh = format!(".{}.new", top.path);
+            remove_tree(&dir, &fresh)?;
+            let below = format!("{}/", top.path);
+            make(dir.as_fd(), &fresh, top)?;
+            let fresh_dir = file::open_dir_at(&dir, &fresh)?;
+            for seed in plan.seeds.iter().filter(|seed| seed.path.starts_with(&below)) {
+                make(fresh_dir.as_fd(), &seed.path[below.len()..], seed)?;
+            }
+            rustix::fs::syncfs(&fresh_dir)?;
+            rustix::fs::renameat(&dir, &fresh, &dir, &top.path)?;
+        }
+        Ok(())
+    }
+
+    /// A detached mount of one directory of a tenant's storage.
+    pub(crate) fn mount(&self, tenant: &TenantName, name: &str) -> io::Result<OwnedFd> {
+        let dir = file::open_dir_at(&self.tenants, tenant)?;
+        mount::detached_copy_of(file::open_dir_at(&dir, name)?)
+    }
+
+    /// Whether a tenant has any data.
+    pub(crate) fn holds(&self, tenant: &TenantName) -> bool {
+        file::metadata_at(&self.tenants, tenant).is_ok()
+    }
+
+    /// Removes all data of a tenant. An interrupted removal is finished by [`Self::finish_purges`].
+    pub(crate) fn purge(&self, tenant: &TenantName) -> io::Result<()> {
+        if !self.holds(tenant) {
+            return Ok(());
+        }
+        let purged = file::ensure_dir_at(&self.state, PURGED, 0o700)?;
+        // From here on the tenant has no storage; what follows only frees space.
+        let grave = format!("{tenant}.{}", file::metadata_at(&self.tenants, tenant)?.inode);
+        rustix::fs::renameat(&self.tenants, tenant.as_str(), &purged, &grave)?;
+        self.finish_purges()
+    }
+
+    /// Frees the space of every purged tenant.
+    pub(crate) fn finish_purges(&self) -> io::Result<()> {
+        remove_tree(&self.state, PURGED)
+    }
+}
+
+/// Makes one seed.
+fn make(dir: BorrowedFd<'_>, path: &str, seed: &Seed) -> io::Result<()> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let parent = file::open_dir_at(dir, parent)?;
+    match &seed.kind {
+        Kind::Directory => {
+            file::make_dir_at(&parent, name, 0o700)?;
+            own(&file::open_dir_at(&parent, name)?, seed)
+        }
+        Kind::File(content) => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let mut file = std::fs::File::from(file::open_at(&parent, name, flags, Mode::from_raw_mode(0o600))?);
+            file.write_all(content.as_bytes())?;
+            own(&file, seed)
+        }
+        Kind::Link(to) => Ok(rustix::fs::symlinkat(to.as_str(), &parent, name)?),
+    }
+}
+
+fn own(fd: impl AsFd, seed: &Seed) -> io::Result<()> {
+    rustix::fs::fchown(&fd, Some(Uid::from_raw(seed.owner)), Some(Gid::from_raw(seed.owner)))?;
+    // After the owner: a change of owner may take bits away.
+    Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(seed.mode))?)
+}
+
+/// Removes a directory with all that is in it. However deep the tree, two directories are open at a time and no
+/// path grows: a directory's own directories are moved to the top before it is removed.
+fn remove_tree(parent: &OwnedFd, name: &str) -> io::Result<()> {
+    let top = match file::open_dir_at(parent, name) {
+        Ok(top) => top,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut moved: u64 = 0;
+    loop {
+        let names = file::names(&top)?;
+        if names.is_empty() {
+            break;
+        }
+        for entry in names {
+            if !is_directory(&top, &entry)? {
+                file::remove_file_at(&top, &entry)?;
+                continue;
+            }
+            let dir = file::open_dir_at(&top, &entry)?;
+            for inner in file::names(&dir)? {
+                if is_directory(&dir, &inner)? {
+                    moved += 1;
+                    // A tenant's own name of this form may be there already: then the next number is tried.
+                    while let Err(error) = rustix::fs::renameat_with(
+                        &dir,
+                        &inner,
+                        &top,
+                        format!("{moved}"),
+                        rustix::fs::RenameFlags::NOREPLACE,
+                    ) {
+                        if error != rustix::io::Errno::EXIST {
+                            return Err(error.into());
+                        }
+                        moved += 1;
+                    }
+                } else {
+                    file::remove_file_at(&dir, &inner)?;
+                }
+            }
+            file::remove_dir_at(&top, &entry)?;
+        }
+    }
+    file::remove_dir_at(parent, name)
+}
+
+fn is_directory(dir: &OwnedFd, name: impl AsRef<Path>) -> io::Result<bool> {
+    Ok(file::metadata_at(dir, name)?.kind == rustix::fs::FileType::Directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn real(temp: &tempfile::TempDir) -> PathBuf {
+        temp.path().canonicalize().expect("real path")
+    }
+
+    #[test]
+    fn a_link_a_wrong_mode_and_a_second_warden_are_refused() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let state = real(&temp).join("state");
+        let first = Storage::open(&state).expect("made");
+        let second = Storage::open(&state).unwrap_err();
+        assert!(matches!(second, StorageError::Locked { .. }), "{second}");
+        drop(first);
+        std::os::unix::fs::symlink(&state, real(&temp).join("link")).expect("symlink");
+        let error = Storage::open(&real(&temp).join("link")).unwrap_err();
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        assert!(matches!(Storage::open(&state), Err(StorageError::Trust { mode: 0o755, .. })));
+    }
+
+    #[test]
+    fn a_purge_removes_a_very_deep_tree_and_nothing_behind_a_link() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let storage = Storage::open(&real(&temp).join("state")).expect("made");
+        let tenant: TenantName = "alice".parse().expect("name");
+        let outside = real(&temp).join("outside");
+        std::fs::create_dir(&outside).expect("mkdir");
+        std::fs::write(outside.join("kept"), b"x").expect("writes");
+        let home = file::ensure_dir_at(&storage.tenants, "alice", 0o700).expect("mkdir");
+        rustix::fs::symlinkat(&outside, &home, "link").expect("symlink");
+        // Deeper than any path can say (PATH_MAX), with names that the removal itself would like to use.
+        let mut dir = home;
+        for _ in 0..3000 {
+            file::make_dir_at(&dir, "1", 0o700).expect("mkdir");
+            dir = file::open_dir_at(&dir, "1").expect("opens");
+        }
+        storage.purge(&tenant).expect("purges");
+        assert!(!storage.holds(&tenant));
+        assert!(outside.join("kept").exists());
+        assert!(!real(&temp).join("state").join(PURGED).exists());
+    }
+}
