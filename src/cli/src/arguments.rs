@@ -349,12 +349,23 @@ mod tests {
 
         let arguments = parse("plan --config /tmp/x --json").expect("valid");
         assert_eq!(arguments.config, PathBuf::from("/tmp/x"));
-        assert!(matches!(arguments.command, Command::Plan { tenants: Any { tenants }, format: Format { json: true } } if tenants.is_empty()));
+        assert!(
+            matches!(arguments.command, Command::Plan { tenants: Any { tenants }, format: Format { json: true } } if tenants.is_empty())
+        );
 
         for good in [
-            "check", "dump --output /tmp/x", "doctor --json", "apply a b --dry-run", "show a", "shell a --user root",
-            "suspend a --reason unpaid", "create a --plan small --profile shell --login b", "delete a --purge",
-            "audit --csv", "generate completions zsh", "generate man --output /tmp",
+            "check",
+            "dump --output /tmp/x",
+            "doctor --json",
+            "apply a b --dry-run",
+            "show a",
+            "shell a --user root",
+            "suspend a --reason unpaid",
+            "create a --plan small --profile shell --login b",
+            "delete a --purge",
+            "audit --csv",
+            "generate completions zsh",
+            "generate man --output /tmp",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
@@ -382,7 +393,10 @@ mod tests {
             assert_eq!(error.kind(), kind, "{line}: {error}");
             assert_eq!(error.exit_code(), 2, "{line}");
             let text = error.to_string();
-            assert!(text.contains("Usage:") || kind == ErrorKind::ValueValidation || kind == ErrorKind::InvalidValue, "{text}");
+            assert!(
+                text.contains("Usage:") || kind == ErrorKind::ValueValidation || kind == ErrorKind::InvalidValue,
+                "{text}"
+            );
             assert!(!text.contains("Options:"), "{line} shows the whole help: {text}");
         }
     }

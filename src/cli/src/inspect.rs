@@ -207,13 +207,8 @@ mod tests {
 
     #[test]
     fn texts_are_aligned() {
-        let deleted = TenantSummary {
-            name: name("b"),
-            state: TenantState::Deleted,
-            plan: None,
-            image: None,
-            profile: None,
-        };
+        let deleted =
+            TenantSummary { name: name("b"), state: TenantState::Deleted, plan: None, image: None, profile: None };
         let golden = "NAME   STATE    PLAN   IMAGE  PROFILE\n\
                       alice  running  small  host   web\n\
                       b      deleted  -      -      -\n";

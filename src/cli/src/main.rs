@@ -1,2 +1,103 @@
-//! placeholder
-fn main() {}
+//! Floor 7: `bailiwick`, the command line. Arguments, wiring and the exit status.
+
+mod arguments;
+mod change;
+mod configuration;
+mod daemon;
+mod generate;
+mod inspect;
+mod output;
+mod pump;
+mod report;
+mod session;
+mod table;
+mod tenant_file;
+
+use arguments::{Arguments, Command, Generate};
+use bailiwick_proto::Failure;
+use bailiwick_proto::control::Verb;
+use bailiwick_types::{ExitStatus, TenantName};
+use clap::Parser;
+use output::Form;
+use report::AuditForm;
+use std::path::Path;
+use std::process::ExitCode;
+use tenant_file::{Data, Wanted};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            // Help and version are asked for, anything else is a mistake. Nobody is left to be told when this fails.
+            message.print().ok();
+            return if message.use_stderr() { ExitStatus::Invalid } else { ExitStatus::Done }.into();
+        }
+    };
+    match run(&arguments.config, arguments.command) {
+        Ok(status) => status.into(),
+        Err(failure) => {
+            output::complain(&failure.message);
+            failure.status.into()
+        }
+    }
+}
+
+/// The exit status of a command; a number, because `exec` and `shell` pass on the jail's.
+fn run(config: &Path, command: Command) -> Result<u8, Failure> {
+    let daemon = || configuration::daemon(config);
+    let status = match command {
+        Command::Exec { tenant, entry, tty, argv } => {
+            let daemon = daemon().map_err(session::refused)?;
+            return session::exec(&daemon, tenant, entry, tty, argv);
+        }
+        Command::Shell { tenant, entry } => {
+            let daemon = daemon().map_err(session::refused)?;
+            return session::shell(&daemon, tenant, entry);
+        }
+        Command::Check { format } => configuration::check(config, format.into())?,
+        Command::Dump { output } => done(configuration::dump(config, output.as_deref()))?,
+        Command::Doctor { format } => report::doctor(config, format.into())?,
+        Command::Plan { tenants, format } => inspect::plan(&daemon()?, tenants.tenants, format.into())?,
+        Command::Apply { tenants, dry_run: true, format } => {
+            done(inspect::rehearse(&daemon()?, tenants.tenants, format.into()))?
+        }
+        Command::Apply { tenants, dry_run: false, format } => {
+            change::apply(&daemon()?, tenants.tenants, format.into())?
+        }
+        Command::List { format } => done(inspect::list(&daemon()?, format.into()))?,
+        Command::Show { tenant, format } => done(inspect::show(&daemon()?, tenant, format.into()))?,
+        Command::Status { format } => done(inspect::status(&daemon()?, format.into()))?,
+        Command::Start { tenants, format } => lifecycle(config, Verb::Start, tenants.tenants, format.into())?,
+        Command::Stop { tenants, format } => lifecycle(config, Verb::Stop, tenants.tenants, format.into())?,
+        Command::Restart { tenants, format } => lifecycle(config, Verb::Restart, tenants.tenants, format.into())?,
+        Command::Freeze { tenants, format } => lifecycle(config, Verb::Freeze, tenants.tenants, format.into())?,
+        Command::Thaw { tenants, format } => lifecycle(config, Verb::Thaw, tenants.tenants, format.into())?,
+        Command::Suspend { tenants, reason, format } => {
+            tenant_file::set_state(config, &tenants.tenants, &Wanted::Suspended { reason }, format.into())?
+        }
+        Command::Unsuspend { tenants, format } => {
+            tenant_file::set_state(config, &tenants.tenants, &Wanted::Active, format.into())?
+        }
+        Command::Create { name, wishes, format } => tenant_file::create(config, name, &wishes, format.into())?,
+        Command::Delete { name, purge, format } => {
+            let data = if purge { Data::Destroy } else { Data::Keep };
+            tenant_file::delete(config, &name, data, format.into())?
+        }
+        Command::Audit { tenants, csv, format } => {
+            let form = if csv { AuditForm::Csv } else { AuditForm::Plain(format.into()) };
+            report::audit(&daemon()?, tenants.tenants, form)?
+        }
+        Command::Reload { format } => change::reload(&daemon()?, format.into())?,
+        Command::Generate { what: Generate::Man { output } } => done(generate::man(&output))?,
+        Command::Generate { what: Generate::Completions { shell } } => done(generate::completions(shell))?,
+    };
+    Ok(status.code())
+}
+
+fn lifecycle(config: &Path, verb: Verb, tenants: Vec<TenantName>, form: Form) -> Result<ExitStatus, Failure> {
+    change::lifecycle(&configuration::daemon(config)?, verb, tenants, form)
+}
+
+fn done(result: Result<(), Failure>) -> Result<ExitStatus, Failure> {
+    result.map(|()| ExitStatus::Done)
+}

@@ -129,8 +129,7 @@ fn is_passing(error: &io::Error) -> bool {
 /// master side gives when the jail has closed its side, and the operator's own after a hang-up.
 fn unless_hung_up(error: io::Error, on: &File) -> Option<io::Error> {
     const EIO: i32 = 5;
-    let hung_up =
-        error.kind() == ErrorKind::BrokenPipe || (error.raw_os_error() == Some(EIO) && on.is_terminal());
+    let hung_up = error.kind() == ErrorKind::BrokenPipe || (error.raw_os_error() == Some(EIO) && on.is_terminal());
     (!hung_up).then_some(error)
 }
 

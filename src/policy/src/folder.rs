@@ -153,8 +153,9 @@ fn check_kind(path: &Path, found: FileType, wanted: FileType) -> Result<(), Vec<
     }
     let wanted = if wanted == FileType::Directory { "directory" } else { "file" };
     let problem = match found {
-        FileType::Symlink => Problem::new(format!("this is a symbolic link, not a {wanted}"))
-            .hint(format!("put the {wanted} itself here; whoever can change where a link leads could change the policy")),
+        FileType::Symlink => Problem::new(format!("this is a symbolic link, not a {wanted}")).hint(format!(
+            "put the {wanted} itself here; whoever can change where a link leads could change the policy"
+        )),
         FileType::Directory => Problem::new("this is a directory, not a file"),
         FileType::RegularFile => Problem::new("this is a file, not a directory"),
         _ => Problem::new(format!("this is not a regular {wanted}")),

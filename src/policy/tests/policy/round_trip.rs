@@ -204,7 +204,7 @@ proptest! {
             (PathBuf::from("tenants.d/alice.toml"), tenant.into_bytes()),
         ];
         let reading = parse(&files);
-        render(&reading.diagnostics);
+        prop_assert_eq!(render(&reading.diagnostics).is_empty(), reading.diagnostics.is_empty());
         prop_assert!(reading.invalid.len() == 1 || reading.policy.is_none_or(|policy| policy.tenants.len() == 1));
     }
 
@@ -217,6 +217,7 @@ proptest! {
             let at = at.index(content.len());
             content.splice(at..at + 1, with.iter().copied());
         }
-        render(&parse(&files).diagnostics);
+        let diagnostics = parse(&files).diagnostics;
+        prop_assert_eq!(render(&diagnostics).is_empty(), diagnostics.is_empty());
     }
 }
