@@ -1,1 +1,350 @@
-//! Support.
+//! A whole host below a temporary folder: configuration, programs, tenants. Every test has its own; what it made is
+//! gone when the value is dropped, also after a failure.
+
+use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::{WardenReply, WardenRequest};
+use bailiwick_types::TenantName;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a daemon may take to answer, on a busy machine.
+const READY_TIME: Duration = Duration::from_secs(20);
+
+/// The folder with the programs under test.
+#[must_use]
+pub fn stage() -> PathBuf {
+    let stage = std::env::var_os("BAILIWICK_STAGE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/stage/debug"), PathBuf::from);
+    let stage = stage
+        .canonicalize()
+        .unwrap_or_else(|_| panic!("no programs in {}: run `make stage-failpoints`", stage.display()));
+    assert!(stage.join("bailiwick-init").exists(), "no programs in {}: run `make stage-failpoints`", stage.display());
+    stage
+}
+
+/// A tenant's name.
+#[must_use]
+pub fn name(text: &str) -> TenantName {
+    text.parse().expect("a valid name")
+}
+
+/// A range of ids that no other test of this machine uses at the same time: by process, then by host.
+fn first_id() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let host = NEXT.fetch_add(1, Ordering::Relaxed) % 16;
+    // 16 hosts of 16 tenants for each of 128 processes: 2^31 ids from 2^30 on, below the invalid one.
+    (1 << 30) + ((std::process::id() % 128) * 16 + host) * 16 * 65_536
+}
+
+/// A host below a temporary folder.
+#[derive(Debug)]
+pub struct Host {
+    dir: tempfile::TempDir,
+    first_id: u32,
+    running: Option<Child>,
+    programs: PathBuf,
+}
+
+impl Host {
+    /// A host with three plans, `web`, `shell` and `system`, and no tenant. Nothing runs yet.
+    #[must_use]
+    pub fn new() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "these tests make real jails and must run as root");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // The control socket is for everybody; the folder above must let them through.
+        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        let host = Self { dir, first_id: first_id(), running: None, programs: stage() };
+        host.write("etc/bailiwick.toml", &host.default_config(""));
+        for profile in ["web", "shell", "system"] {
+            let plan = format!("profile = \"{profile}\"\n[limits]\nmemory = \"128M\"\ntasks = 64\n");
+            host.write(&format!("etc/plans.d/{profile}.toml"), &plan);
+        }
+        fs::create_dir_all(host.path("etc/tenants.d")).expect("mkdir");
+        host
+    }
+
+    /// The same with the warden whose steps can be made to fail.
+    #[must_use]
+    pub fn with_failpoints() -> Self {
+        let mut host = Self::new();
+        host.programs = stage().join("failpoints");
+        assert!(host.programs.join("bailiwick-warden").exists(), "run `make stage-failpoints`");
+        host
+    }
+
+    /// The text of `bailiwick.toml` for this folder, with more keys after it.
+    #[must_use]
+    pub fn default_config(&self, more: &str) -> String {
+        format!(
+            "state_dir = \"{}\"\nruntime_dir = \"{}\"\nrequire = [\"cpu\", \"memory\", \"tasks\"]\n\
+             user = \"64999\"\nids = {{ first = {}, per_tenant = 65536 }}\n{more}",
+            self.path("state").display(),
+            self.path("run").display(),
+            self.first_id,
+        )
+    }
+
+    /// A path below the folder.
+    #[must_use]
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().canonicalize().expect("real path").join(below)
+    }
+
+    /// Writes a file below the folder.
+    pub fn write(&self, below: &str, text: &str) {
+        let path = self.path(below);
+        fs::create_dir_all(path.parent().expect("has a parent")).expect("mkdir");
+        fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Declares a tenant of a plan.
+    pub fn declare(&self, tenant: &str, plan: &str) {
+        self.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"{plan}\"\n"));
+    }
+
+    /// The ids of this host's tenants.
+    #[must_use]
+    pub fn ids(&self) -> std::ops::Range<u32> {
+        self.first_id..self.first_id + 16 * 65_536
+    }
+
+    fn spawn(&mut self, program: &str, arguments: &[&str]) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");
+        let child = Command::new(self.programs.join(program))
+            .args(["--config".as_ref(), self.path("etc").as_os_str()])
+            .args(arguments)
+            .env("BAILIWICK_FAILPOINT", self.path("failpoint"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("dup"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        self.running = Some(child);
+    }
+
+    fn wait_for(&mut self, socket: &str) {
+        let deadline = Instant::now() + READY_TIME;
+        while UnixStream::connect(self.path(socket)).is_err() {
+            let ended = self.running.as_mut().and_then(|child| child.try_wait().expect("wait"));
+            assert!(ended.is_none(), "the daemon ended with {ended:?}:\n{}", self.log());
+            assert!(Instant::now() < deadline, "no answer on {socket}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts the warden alone.
+    pub fn start_warden(&mut self) {
+        self.spawn("bailiwick-warden", &[]);
+        self.wait_for("run/warden.sock");
+    }
+
+    /// Starts the whole service.
+    pub fn start(&mut self) {
+        self.spawn("bailiwickd", &["--standalone"]);
+        self.wait_for("run/control/bailiwick.sock");
+    }
+
+    /// The process that was started.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("something runs").id()
+    }
+
+    /// Kills what was started, without a chance to clean up.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+    }
+
+    /// Waits for what was started to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.running.take().expect("something runs").wait().expect("wait")
+    }
+
+    /// What the daemons said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Runs the command line.
+    #[must_use]
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        Command::new(stage().join("bailiwick"))
+            .args(arguments.iter().take(1))
+            .args(["--config".as_ref(), self.path("etc").as_os_str()])
+            .args(arguments.iter().skip(1))
+            .stdin(Stdio::null())
+            .output()
+            .expect("the command line runs")
+    }
+
+    /// Runs the command line, expects success, gives what it printed.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.cli(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "bailiwick {arguments:?}: {:?} signal {:?}\n{text}{}\nlog:\n{}",
+            output.status.code(),
+            output.status.signal(),
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        text
+    }
+
+    /// Runs a shell line as root inside a jail and gives its exit status, stdout and stderr.
+    pub fn inside(&self, tenant: &str, line: &str) -> (i32, String, String) {
+        let output = self.cli(&["exec", tenant, "--", "/bin/sh", "-c", line]);
+        (
+            output.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    }
+
+    /// Asks the warden.
+    ///
+    /// # Errors
+    /// When it closes the connection instead of answering.
+    pub fn ask(&self, request: &WardenRequest) -> std::io::Result<WardenReply> {
+        let mut stream = UnixStream::connect(self.path("run/warden.sock"))?;
+        stream.write_all(&encode(request, MAX_REQUEST).expect("small"))?;
+        let mut decoder = Decoder::new(MAX_REPLY);
+        let mut buffer = [0; 4096];
+        loop {
+            let len = stream.read(&mut buffer)?;
+            if len == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            decoder.push(&buffer[..len]);
+            if let Some(reply) = decoder.next().expect("the warden speaks the protocol") {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// Asks the warden, which must be able to.
+    pub fn warden(&self, request: &WardenRequest) -> WardenReply {
+        match self.ask(request).expect("the warden answers") {
+            WardenReply::Failed(failure) => panic!("{failure}\nlog:\n{}", self.log()),
+            reply => reply,
+        }
+    }
+
+    /// Everything that a jail of this host could leave on the machine, apart from tenants' storage: processes, control
+    /// groups, mounts and runtime files.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for pid in self.processes() {
+            found.push(format!("process {pid}"));
+        }
+        let groups = self.groups();
+        for group in groups {
+            found.push(format!("control group {group}"));
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let folder = self.path("").display().to_string();
+        found.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(folder.trim_end_matches('/')))
+                .map(|line| format!("mount {line}")),
+        );
+        if let Ok(jails) = fs::read_dir(self.path("run/jails")) {
+            found.extend(jails.flatten().map(|entry| format!("runtime file {}", entry.path().display())));
+        }
+        for unfinished in [".new", ".purged"] {
+            let output =
+                Command::new("find").arg(self.path("state")).args(["-name", &format!("*{unfinished}")]).output();
+            let text = String::from_utf8(output.expect("find runs").stdout).expect("text");
+            found.extend(text.lines().map(|line| format!("unfinished {line}")));
+        }
+        found
+    }
+
+    /// Processes whose user is in this host's ids; not those that have ended and wait for the machine's own PID 1.
+    #[must_use]
+    pub fn processes(&self) -> BTreeSet<u32> {
+        let mut found = BTreeSet::new();
+        for entry in fs::read_dir("/proc").expect("proc").flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+            if status.contains("\nState:\tZ") && status.contains("\nPPid:\t1\n") {
+                continue;
+            }
+            let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+            if uids.split_whitespace().filter_map(|id| id.parse().ok()).any(|id: u32| self.ids().contains(&id)) {
+                found.insert(pid);
+            }
+        }
+        found
+    }
+
+    /// Control groups of this host in any hierarchy, those of the tenants and the ones above them.
+    #[must_use]
+    pub fn groups(&self) -> Vec<String> {
+        let Ok(ledger) = fs::read_to_string(self.path("state/ledger.json")) else { return Vec::new() };
+        let ledger: serde_json::Value = serde_json::from_str(&ledger).expect("a ledger");
+        let base = format!("bailiwick-{}", ledger["instance"].as_str().expect("an instance"));
+        let output =
+            Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", &format!("*/{base}*")]).output();
+        let text = String::from_utf8(output.expect("find runs").stdout).expect("text");
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut stderr = std::io::stderr();
+            writeln!(stderr, "--- log of the daemons ---\n{}", self.log()).ok();
+        }
+        if let Some(mut child) = self.running.take() {
+            // The supervisor passes it on to what it started; jails go on.
+            if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+            }
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while child.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            child.kill().ok();
+            child.wait().ok();
+        }
+        for group in self.groups().iter().filter(|group| {
+            group.starts_with("/sys/fs/cgroup/unified") || Path::new(group).join("cgroup.kill").exists()
+        }) {
+            fs::write(Path::new(group).join("cgroup.kill"), "1").ok();
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let mut groups = self.groups();
+            groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+            for group in &groups {
+                fs::remove_dir(group).ok();
+            }
+            if groups.is_empty() || Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

@@ -1,1 +1,18 @@
-//! placeholder
+//! Floor 5: what is declared against what was observed: findings and reports. Never changes anything.
+//!
+//! [`judge`] compares one tenant's policy with one observation of the kernel and is pure but for one question: which of
+//! the paths that are to be masked the host's own `/proc` and `/sys` have. [`host_report`] and [`doctor`] say what the
+//! host can enforce at all. Every kind of finding is a row of [`FINDINGS`], described in `docs/findings.md`.
+//!
+//! Danger: evidence quotes names that tenants choose. It is escaped and cut here, and nothing is decided by it.
+
+mod finding;
+mod host;
+mod judge;
+mod limit;
+mod mounts;
+mod walls;
+
+pub use finding::{FINDINGS, FindingKind};
+pub use host::{doctor, host_report};
+pub use judge::judge;

@@ -176,7 +176,8 @@ impl Drop for Progress {
 
 fn line(done: u64, total: u64) -> String {
     const WIDTH: u64 = 30;
-    let filled = if total == 0 { WIDTH } else { done.min(total).saturating_mul(WIDTH) / total };
+    // Nothing to do is all done.
+    let filled = done.min(total).saturating_mul(WIDTH).checked_div(total).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|position| if position < filled { '#' } else { '.' }).collect();
     format!("\r[{bar}] {done} of {total} tenants\x1b[K")
 }

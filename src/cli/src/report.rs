@@ -39,7 +39,7 @@ fn audit_status(report: &AuditReport) -> ExitStatus {
 /// `bailiwick doctor`.
 pub(crate) fn doctor(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
     let host = bailiwick_policy::read_host(config).map_err(|problems| crate::configuration::invalid(&problems))?;
-    let report = HostReport { kernel: String::new(), features: Vec::new() }; // TEMPORARY-DOCTOR
+    let report = bailiwick_audit::doctor(config);
     output::show(form, &report, doctor_text)?;
     Ok(doctor_status(&report, host.require))
 }

@@ -431,3 +431,295 @@ struct Ready {
     signals: bool,
     channel: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+
+    /// Files where a terminal would be: what pumps are for.
+    fn files(input: &[u8]) -> (Local, File, File) {
+        let mut stdin = tempfile::tempfile().expect("file");
+        stdin.write_all(input).expect("writes");
+        stdin.rewind().expect("seeks");
+        let (stdout, stderr) = (tempfile::tempfile().expect("file"), tempfile::tempfile().expect("file"));
+        let dup = |file: &File| file.try_clone().expect("dup").into();
+        (Local { stdin: stdin.into(), stdout: dup(&stdout), stderr: dup(&stderr) }, stdout, stderr)
+    }
+
+    fn content(mut file: File) -> String {
+        let mut text = String::new();
+        file.rewind().expect("seeks");
+        file.read_to_string(&mut text).expect("text");
+        text
+    }
+
+    fn attend(local: &Local, kind: Kind, streams: Streams, channel: OwnedFd) -> Result<u8, SessionError> {
+        let command = "prog".to_owned();
+        Session { channel, local, kind, streams, raw: None, master: None, started: false, command }.attend()
+    }
+
+    fn tell(init: &OwnedFd, event: SessionEvent, fds: &[&OwnedFd]) {
+        let message = serde_json::to_vec(&event).expect("serialises");
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        socket::send(init, &message, &fds).expect("sends");
+    }
+
+    /// A session without streams whose init says these things and goes.
+    fn told(kind: Kind, says: &[&[u8]]) -> Result<u8, SessionError> {
+        let (ours, init) = socket::channel().expect("pair");
+        for message in says {
+            socket::send(&init, message, &[]).expect("sends");
+        }
+        drop(init);
+        attend(&files(b"").0, kind, Streams::default(), ours)
+    }
+
+    fn status(result: Result<u8, SessionError>) -> u8 {
+        result.unwrap_or_else(|error| Failure::from(error).status.code())
+    }
+
+    #[test]
+    fn files_are_pumped_through_pipes() {
+        let (local, stdout, stderr) = files(b"some input");
+        let (streams, remote) = cross(&local).expect("pipes");
+        for fd in &remote {
+            assert!(stream::pipe_direction(fd).expect("stat").is_some(), "only pipes cross");
+        }
+        let (ours, init) = socket::channel().expect("pair");
+        let jail = std::thread::spawn(move || {
+            let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
+            tell(&init, SessionEvent::Started, &[]);
+            let mut input = String::new();
+            (&stdin).read_to_string(&mut input).expect("the end of standard input comes");
+            write!(&stdout, "got {input}").expect("writes");
+            write!(&stderr, "and more").expect("writes");
+            tell(&init, SessionEvent::Exited(7), &[]);
+            drop(init);
+            // What is written after the end of the command, by what it left behind, comes too.
+            std::thread::sleep(Duration::from_millis(50));
+            write!(&stdout, ", late").expect("writes");
+        });
+        assert_eq!(attend(&local, Kind::Pipes, streams, ours).expect("ends"), 7);
+        jail.join().expect("jail");
+        assert_eq!((content(stdout), content(stderr)), ("got some input, late".to_owned(), "and more".to_owned()));
+    }
+
+    #[test]
+    fn pipes_cross_as_they_are_but_only_the_right_end() {
+        let (reader, writer) = io::pipe().expect("pipe");
+        let dup = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().expect("dup");
+        let local = Local { stdin: dup(&reader), stdout: dup(&writer), stderr: dup(&writer) };
+        let (streams, remote) = cross(&local).expect("crosses");
+        assert!(streams.inward.is_none() && streams.outward.is_empty());
+        assert!(remote.iter().all(|fd| stream::is_same(fd, &reader).expect("stat")));
+
+        let local = Local { stdin: dup(&writer), stdout: dup(&reader), stderr: dup(&writer) };
+        let (streams, remote) = cross(&local).expect("crosses");
+        assert!(streams.inward.is_some());
+        assert!(!stream::is_same(&remote[0], &reader).expect("stat"), "the jail could write to its own input");
+    }
+
+    #[test]
+    fn two_streams_to_one_file_keep_their_order() {
+        let (mut local, stdout, _) = files(b"");
+        local.stderr = local.stdout.try_clone().expect("dup");
+        let (streams, remote) = cross(&local).expect("pipes");
+        assert_eq!(streams.outward.len(), 1);
+        let (ours, init) = socket::channel().expect("pair");
+        let [_, out, err] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
+        for (stream, text) in [(&out, "1"), (&err, "2"), (&out, "3"), (&err, "4")] {
+            write!({ stream }, "{text}").expect("writes");
+        }
+        drop((out, err));
+        tell(&init, SessionEvent::Exited(0), &[]);
+        assert_eq!(attend(&local, Kind::Pipes, streams, ours).expect("ends"), 0);
+        assert_eq!(content(stdout), "1234");
+    }
+
+    #[test]
+    fn output_that_cannot_be_written_is_bailiwicks_failure() {
+        let (mut local, _, _) = files(b"");
+        local.stdout = File::options().write(true).open("/dev/full").expect("opens").into();
+        let (streams, remote) = cross(&local).expect("pipes");
+        let (ours, init) = socket::channel().expect("pair");
+        tell(&init, SessionEvent::Started, &[]);
+        let [_, mut out, _] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
+        out.write_all(b"x").expect("fits the pipe");
+        drop(out);
+        tell(&init, SessionEvent::Exited(0), &[]);
+        assert_eq!(status(attend(&local, Kind::Pipes, streams, ours)), 125);
+    }
+
+    #[test]
+    fn the_status_says_how_the_command_ended() {
+        let started = br#""started""#;
+        let cases: &[(&[u8], u8)] = &[
+            (br#"{"exited":0}"#, 0),
+            (br#"{"exited":255}"#, 255),
+            (br#"{"killed":9}"#, 137),
+            (br#"{"killed":64}"#, 192),
+            (br#"{"exec-failed":{"errno":2}}"#, 127),
+            (br#"{"exec-failed":{"errno":13}}"#, 126),
+            (br#"{"setup-failed":{"errno":24}}"#, 125),
+        ];
+        for (event, expected) in cases {
+            let text = event.escape_ascii();
+            assert_eq!(status(told(Kind::Pipes, &[started, event])), *expected, "{text}");
+            assert_eq!(status(told(Kind::Pipes, &[event])), *expected, "{text} before the start");
+        }
+    }
+
+    #[test]
+    fn nothing_that_init_says_is_trusted() {
+        let long = [b' '; MAX_EVENT + 1];
+        let cases: &[&[u8]] = &[
+            b"",
+            b"\xff\xfe",
+            b"null",
+            b"[]",
+            &long,
+            br#"{"exited":256}"#,
+            br#"{"exited":-1}"#,
+            br#"{"killed":0}"#,
+            br#"{"killed":65}"#,
+            br#"{"killed":255}"#,
+            br#"{"exec-failed":{"errno":99999999999}}"#,
+            br#"{"exec-failed":{"errno":2,"more":"x"}}"#,
+            br#"{"signal":9}"#,
+        ];
+        for says in cases {
+            for kind in [Kind::Pipes, Kind::Terminal] {
+                assert_eq!(status(told(kind, &[says])), 125, "{}", says.escape_ascii());
+            }
+        }
+        assert_eq!(status(told(Kind::Pipes, &[br#"{"exec-failed":{"errno":-2147483648}}"#])), 126);
+    }
+
+    #[test]
+    fn a_jail_that_ends_takes_the_session_with_it() {
+        for says in [&[][..], &[&br#""started""#[..]]] {
+            let error = told(Kind::Pipes, says).expect_err("no status");
+            assert!(matches!(error, SessionError::JailEnded));
+            assert_eq!(Failure::from(error), Failure::of(ExitStatus::ExecFailed, "the jail ended"));
+        }
+    }
+
+    #[test]
+    fn only_a_terminal_is_taken_for_one() {
+        let (reader, writer) = io::pipe().expect("pipe");
+        let (socket, _peer) = socket::channel().expect("pair");
+        let null = File::options().read(true).write(true).open("/dev/null").expect("opens");
+        let file = tempfile::tempfile().expect("file");
+        let folder = File::open("/dev/pts").expect("opens");
+        let impostors: [OwnedFd; 6] = [reader.into(), writer.into(), socket, null.into(), file.into(), folder.into()];
+        for fd in &impostors {
+            let (ours, init) = socket::channel().expect("pair");
+            tell(&init, SessionEvent::Started, &[fd]);
+            let result = attend(&files(b"secret").0, Kind::Terminal, Streams::default(), ours);
+            assert!(matches!(result, Err(SessionError::NoTerminal)), "{result:?}");
+        }
+        assert!(matches!(told(Kind::Terminal, &[br#""started""#]), Err(SessionError::NoTerminal)));
+        let (ours, init) = socket::channel().expect("pair");
+        tell(&init, SessionEvent::Started, &[&impostors[0], &impostors[1]]);
+        assert_eq!(status(attend(&files(b"").0, Kind::Terminal, Streams::default(), ours)), 125);
+    }
+
+    fn master() -> OwnedFd {
+        File::options().read(true).write(true).open("/dev/pts/ptmx").expect("pseudo-terminal").into()
+    }
+
+    #[test]
+    fn a_terminal_is_relayed_and_not_waited_for() {
+        // Nobody has the other side of this terminal open: what is typed comes back as its echo.
+        let (local, stdout, _) = files(b"typed");
+        let (ours, init) = socket::channel().expect("pair");
+        let seen = stdout.try_clone().expect("dup");
+        let jail = std::thread::spawn(move || {
+            tell(&init, SessionEvent::Started, &[&master()]);
+            while seen.metadata().expect("stat").len() < 5 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            tell(&init, SessionEvent::Exited(3), &[]);
+        });
+        assert_eq!(attend(&local, Kind::Terminal, Streams::default(), ours).expect("ends"), 3);
+        jail.join().expect("jail");
+        assert!(content(stdout).starts_with("typed"));
+    }
+
+    #[test]
+    fn without_a_terminal_none_is_taken() {
+        let (ours, init) = socket::channel().expect("pair");
+        tell(&init, SessionEvent::Started, &[&master()]);
+        tell(&init, SessionEvent::Exited(0), &[]);
+        let (local, stdout, _) = files(b"typed");
+        assert_eq!(attend(&local, Kind::Pipes, Streams::default(), ours).expect("ends"), 0);
+        assert_eq!(content(stdout), "");
+    }
+
+    #[test]
+    fn signals_are_the_commands_once_it_runs() {
+        let (local, _, _) = files(b"");
+        let (channel, init) = socket::channel().expect("pair");
+        let command = String::new();
+        let mut session = Session {
+            channel,
+            local: &local,
+            kind: Kind::Pipes,
+            streams: Streams::default(),
+            raw: None,
+            master: None,
+            started: false,
+            command,
+        };
+        assert_eq!(session.interrupt(SIGINT, None), Some(130), "nothing runs yet");
+        session.started = true;
+        assert_eq!(session.interrupt(SIGINT, None), None);
+        let mut buffer = [0; MAX_EVENT];
+        let (len, _) = socket::receive(&init, &mut buffer, 0).expect("told");
+        assert_eq!(decode::<SessionSignal>(&buffer[..len], MAX_EVENT).expect("valid"), SessionSignal::Signal(SIGINT));
+        assert_eq!(session.interrupt(SIGTERM, Some(4)), Some(4), "it has ended and only output is left");
+        session.kind = Kind::Terminal;
+        assert_eq!(session.interrupt(SIGHUP, None), Some(129), "the operator's terminal has gone");
+        assert_eq!(session.interrupt(SIGTERM, None), None);
+    }
+
+    #[test]
+    fn a_jail_that_does_not_listen_does_not_hold_the_operator() {
+        let (local, _, _) = files(b"");
+        let (channel, _init) = socket::channel().expect("pair");
+        stream::never_block(&channel).expect("fionbio");
+        let (streams, command) = (Streams::default(), String::new());
+        let session = Session {
+            channel,
+            local: &local,
+            kind: Kind::Pipes,
+            streams,
+            raw: None,
+            master: None,
+            started: true,
+            command,
+        };
+        for _ in 0..10_000 {
+            session.say(SessionSignal::Signal(SIGINT));
+        }
+    }
+
+    #[test]
+    fn a_request_has_what_was_asked_for() {
+        let entry = || Entry {
+            user: Some("33".to_owned()),
+            env: vec![(Bytes::new("TERM").expect("no NUL"), Bytes::new("dumb").expect("no NUL"))],
+            cwd: Some("/srv".into()),
+        };
+        let tenant: TenantName = "alice".parse().expect("valid");
+        let window = WindowSize { rows: 5, columns: 9 };
+        let asked = request(tenant.clone(), entry(), vec!["ls".into(), "-l".into()], Some(window)).expect("valid");
+        let ControlRequest::Exec(exec) = asked else { panic!("another request") };
+        assert_eq!((exec.user.as_deref(), exec.terminal), (Some("33"), Some(window)));
+        assert_eq!(exec.argv.iter().map(Bytes::as_bytes).collect::<Vec<_>>(), [b"ls", &b"-l"[..]]);
+        assert_eq!(exec.env, entry().env, "what is given beats the operator's own TERM");
+        assert_eq!(exec.cwd, Some(Bytes::new("/srv").expect("no NUL")));
+    }
+}

@@ -400,3 +400,252 @@ fn remove(document: &mut DocumentMut, key: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::tests::fake;
+    use bailiwick_proto::CONTROL_SOCKET;
+    use bailiwick_proto::control::{TenantDetail, TenantSummary};
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    const ALICE: &str = "# a good customer\nplan  = \"small\"  # since May\nstate = \"active\" # for now\n\n[limits] # more\nmemory = \"2G\"\n";
+
+    /// A configuration with one plan and the tenant alice; its runtime directory is `run` below it.
+    fn config() -> TempDir {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let write = |name: &str, content: &str| {
+            let path = temp.path().join(name);
+            fs::create_dir_all(path.parent().expect("has a parent")).expect("directory");
+            fs::write(&path, content).expect("writes");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+        };
+        let (state, run) = (temp.path().join("state"), temp.path().join("run"));
+        write("bailiwick.toml", &format!("state_dir = {state:?}\nruntime_dir = {run:?}\n"));
+        write("plans.d/small.toml", "profile = \"web\"\n");
+        write("tenants.d/alice.toml", ALICE);
+        temp
+    }
+
+    fn name(text: &str) -> TenantName {
+        text.parse().expect("valid")
+    }
+
+    fn tenant_file(config: &TempDir, file: &str) -> Option<String> {
+        fs::read_to_string(config.path().join("tenants.d").join(file)).ok()
+    }
+
+    fn wishes(plan: &str) -> Wishes {
+        Wishes { plan: plan.parse().expect("valid"), profile: None, login: None, ssh_key: Vec::new() }
+    }
+
+    fn outcomes(outcomes: &[TenantOutcome]) -> Vec<ControlReply> {
+        vec![ControlReply::Outcome(outcomes.to_vec())]
+    }
+
+    fn unpaid() -> Wanted {
+        Wanted::Suspended { reason: Some("unpaid \"twice\"".to_owned()) }
+    }
+
+    #[test]
+    fn suspending_keeps_comments_and_order() {
+        let suspended = edited(ALICE, &unpaid()).expect("valid");
+        let golden = "# a good customer\nplan  = \"small\"  # since May\nstate = \"suspended\" # for now\n\
+                      suspend_reason = 'unpaid \"twice\"'\n\n[limits] # more\nmemory = \"2G\"\n";
+        assert_eq!(suspended, golden);
+        assert_eq!(edited(&suspended, &unpaid()).expect("valid"), suspended, "again is no change");
+        let plain = Wanted::Suspended { reason: None };
+        assert_eq!(edited(&suspended, &plain).expect("valid"), suspended, "the reason stays");
+        assert_eq!(edited(&suspended, &Wanted::Active).expect("valid"), ALICE, "and back");
+        assert_eq!(edited(ALICE, &Wanted::Active).expect("valid"), ALICE);
+    }
+
+    #[test]
+    fn a_state_that_was_not_written_goes_before_the_tables() {
+        let text = "plan = \"small\"\n\n# limits\n[limits]\nmemory = \"2G\"\n[[service]]\nname = \"web\"\n";
+        let suspended = edited(text, &Wanted::Suspended { reason: None }).expect("valid");
+        assert_eq!(suspended, text.replace("small\"\n", "small\"\nstate = \"suspended\"\n"));
+        assert_eq!(edited(text, &Wanted::Active).expect("valid"), text);
+        assert!(edited("plan = ", &Wanted::Active).is_err());
+    }
+
+    #[test]
+    fn comments_above_the_reason_outlive_it() {
+        let before = |rest: &str| format!("plan = \"p\"\n# called on the 3rd\nsuspend_reason = \"unpaid\"\n{rest}");
+        let after = |rest: &str| format!("plan = \"p\"\n# called on the 3rd\n{rest}");
+        for rest in [
+            "",
+            "image = \"host\"\n",
+            "# x\n[limits]\ntasks = 1\n",
+            "[[service]]\nname = \"a\"\n",
+            "login.user = \"u\"\n",
+        ] {
+            assert_eq!(edited(&before(rest), &Wanted::Active).expect("valid"), after(rest));
+        }
+    }
+
+    #[test]
+    fn a_declaration_has_what_was_wished() {
+        assert_eq!(declaration(&wishes("small")), "plan = \"small\"\nstate = \"active\"\n");
+        let all = Wishes {
+            profile: Some(bailiwick_types::Profile::Shell),
+            login: Some("al".parse().expect("valid")),
+            ssh_key: vec!["ssh-ed25519 AAAA a".to_owned(), " ssh-ed25519 BBBB b\n".to_owned()],
+            ..wishes("small")
+        };
+        let golden = "plan = \"small\"\nstate = \"active\"\nprofile = \"shell\"\n\n[login]\nuser = \"al\"\n\
+                      ssh_keys = [\"ssh-ed25519 AAAA a\", \"ssh-ed25519 BBBB b\"]\n";
+        assert_eq!(declaration(&all), golden);
+    }
+
+    #[test]
+    fn create_works_without_the_daemon_and_refuses_what_is_there() {
+        let config = config();
+        let create = |tenant: &str, plan: &str| super::create(config.path(), name(tenant), &wishes(plan), Form::Text);
+        assert_eq!(create("bob", "small"), Ok(ExitStatus::Done));
+        let path = config.path().join("tenants.d/bob.toml");
+        assert_eq!(fs::metadata(&path).expect("written").permissions().mode() & 0o7777, 0o644);
+        assert_eq!(create("bob", "small").expect_err("exists").status, ExitStatus::Conflict);
+        let failure = create("carol", "huge").expect_err("no plan");
+        assert_eq!(failure.status, ExitStatus::NotFound);
+        assert!(failure.message.contains("no plan \"huge\""), "{}", failure.message);
+        assert_eq!(tenant_file(&config, "carol.toml"), None);
+    }
+
+    #[test]
+    fn what_does_not_read_as_a_tenant_is_taken_back() {
+        let config = config();
+        let bad = Wishes { ssh_key: vec!["no key".to_owned()], ..wishes("small") };
+        let failure = create(config.path(), name("bob"), &bad, Form::Text).expect_err("no key");
+        assert_eq!(failure.status, ExitStatus::Invalid);
+        assert_eq!(tenant_file(&config, "bob.toml"), None);
+
+        let tenants = Tenants::open(config.path()).expect("opens");
+        let failure = tenants.install(&name("alice"), "plan = \"huge\"\n").expect_err("no plan");
+        assert_eq!(failure.status, ExitStatus::Invalid);
+        assert_eq!(tenant_file(&config, "alice.toml").as_deref(), Some(ALICE));
+    }
+
+    #[test]
+    fn data_that_was_kept_is_back_and_the_jail_is_started() {
+        let config = config();
+        let kept = TenantDetail {
+            summary: TenantSummary {
+                name: name("bob"),
+                state: TenantState::Deleted,
+                plan: None,
+                image: None,
+                profile: None,
+            },
+            suspend_reason: None,
+            pid: None,
+            ids: None,
+            cgroup: BTreeMap::new(),
+            login: None,
+            doors: Vec::new(),
+            limits: Vec::new(),
+        };
+        let (_, served) = fake(
+            &config.path().join("run"),
+            vec![
+                vec![ControlReply::Show(Box::new(kept))],
+                outcomes(&[]),
+                outcomes(&[outcome(&name("bob"), "started")]),
+            ],
+        );
+        assert_eq!(create(config.path(), name("bob"), &wishes("small"), Form::Text), Ok(ExitStatus::Done));
+        let asked = served.join().expect("served");
+        assert_eq!(asked[1], ControlRequest::Apply { tenants: vec![name("bob")] });
+        assert_eq!(asked[2], ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name("bob")] });
+    }
+
+    #[test]
+    fn delete_sets_the_file_aside_and_purge_removes_it_for_good() {
+        let config = config();
+        let alice = name("alice");
+        let purge = ControlRequest::Purge { tenant: alice.clone() };
+        let refused =
+            TenantOutcome { failure: Some(Failure::of(ExitStatus::Refused, "it runs")), ..outcome(&alice, "") };
+        let (_, served) = fake(
+            &config.path().join("run"),
+            vec![
+                outcomes(&[outcome(&alice, "stopped")]),
+                outcomes(&[]),
+                outcomes(&[refused]),
+                outcomes(&[outcome(&alice, "purged")]),
+            ],
+        );
+        let delete = |data| super::delete(config.path(), &alice, data, Form::Text);
+        assert_eq!(delete(Data::Keep), Ok(ExitStatus::Done));
+        assert_eq!(tenant_file(&config, "alice.toml"), None);
+        assert_eq!(tenant_file(&config, ".alice.toml.deleted").as_deref(), Some(ALICE));
+        assert!(bailiwick_policy::read(config.path()).diagnostics.is_empty());
+
+        let again = delete(Data::Keep).expect_err("deleted already");
+        assert_eq!(again.status, ExitStatus::NotFound);
+        assert!(again.message.contains("--purge"), "{}", again.message);
+
+        assert_eq!(delete(Data::Destroy), Ok(ExitStatus::Refused));
+        assert!(tenant_file(&config, ".alice.toml.deleted").is_some(), "kept until the data is gone");
+        assert_eq!(delete(Data::Destroy), Ok(ExitStatus::Done));
+        assert_eq!(tenant_file(&config, ".alice.toml.deleted"), None);
+
+        let asked = served.join().expect("served");
+        let stop = ControlRequest::Lifecycle { verb: Verb::Stop, tenants: vec![alice.clone()] };
+        assert_eq!(asked, [stop, ControlRequest::Reload, purge.clone(), purge]);
+    }
+
+    #[test]
+    fn nothing_is_deleted_when_the_jail_cannot_be_stopped() {
+        let config = config();
+        let alice = name("alice");
+        assert_eq!(
+            delete(config.path(), &alice, Data::Destroy, Form::Text).expect_err("no daemon").status,
+            ExitStatus::Failed
+        );
+        let stuck =
+            TenantOutcome { failure: Some(Failure::of(ExitStatus::Failed, "it does not die")), ..outcome(&alice, "") };
+        let (_, served) = fake(&config.path().join("run"), vec![outcomes(&[stuck])]);
+        let failure = delete(config.path(), &alice, Data::Destroy, Form::Text).expect_err("stuck");
+        assert_eq!(failure.message, "it does not die");
+        served.join().expect("served");
+        assert_eq!(tenant_file(&config, "alice.toml").as_deref(), Some(ALICE));
+    }
+
+    #[test]
+    fn suspending_tells_the_daemon_and_counts_each_tenant() {
+        let config = config();
+        let (alice, ghost) = (name("alice"), name("ghost"));
+        let (_, served) = fake(
+            &config.path().join("run"),
+            vec![outcomes(&[outcome(&alice, "stopped")]), outcomes(&[]), outcomes(&[])],
+        );
+        let set = |names: &[TenantName], wanted: &Wanted| set_state(config.path(), names, wanted, Form::Text);
+        assert_eq!(set(std::slice::from_ref(&alice), &unpaid()), Ok(ExitStatus::Done));
+        assert!(tenant_file(&config, "alice.toml").expect("is there").contains("state = \"suspended\""));
+        assert_eq!(set(std::slice::from_ref(&alice), &unpaid()), Ok(ExitStatus::Done), "again");
+        assert_eq!(set(&[ghost.clone(), alice.clone()], &Wanted::Active), Ok(ExitStatus::Partly));
+        assert_eq!(tenant_file(&config, "alice.toml").as_deref(), Some(ALICE));
+        let asked = served.join().expect("served");
+        assert!(asked.iter().all(|request| *request == ControlRequest::Apply { tenants: vec![alice.clone()] }));
+
+        assert_eq!(set(std::slice::from_ref(&ghost), &unpaid()), Ok(ExitStatus::NotFound));
+        fs::remove_file(config.path().join("run").join(CONTROL_SOCKET)).expect("removes");
+        assert_eq!(set(&[alice], &unpaid()), Ok(ExitStatus::Partly), "the jail still runs");
+    }
+
+    #[test]
+    fn two_commands_do_not_change_the_files_at_once() {
+        let config = config();
+        let first = Tenants::open(config.path()).expect("opens");
+        let path = config.path().to_owned();
+        let second = std::thread::spawn(move || Tenants::open(&path).map(drop));
+        std::thread::sleep(PAUSE * 3);
+        assert!(!second.is_finished());
+        drop(first);
+        assert_eq!(second.join().expect("ends"), Ok(()));
+    }
+}

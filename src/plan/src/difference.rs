@@ -50,12 +50,22 @@ pub fn difference(tenant: &Tenant, controls: &[Control], observed: &Observed, he
             && let Some(actual) = mount.super_options.iter().find(|option| option.starts_with("size="))
             && *actual != option
         {
-            add(&format!("limits.{}", target.trim_start_matches("/dev").trim_start_matches('/')), actual.clone(), option, Action::Restart);
+            add(
+                &format!("limits.{}", target.trim_start_matches("/dev").trim_start_matches('/')),
+                actual.clone(),
+                option,
+                Action::Restart,
+            );
         }
     }
     if !observed.strays.is_empty() {
         let pids: Vec<String> = observed.strays.iter().take(8).map(|process| process.pid.to_string()).collect();
-        add("membership", format!("processes outside the control group: {}", pids.join(", ")), "none".into(), Action::None);
+        add(
+            "membership",
+            format!("processes outside the control group: {}", pids.join(", ")),
+            "none".into(),
+            Action::None,
+        );
     }
     changes
 }

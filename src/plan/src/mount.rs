@@ -202,14 +202,9 @@ pub fn table(profile: Profile, limits: &Limits, facts: &HostFacts) -> (Vec<Mount
         // The operator's own programs are not part of the image.
         add("/usr/local", Source::Storage("local"), DATA);
     }
-    for (target, storage) in [
-        ("/etc", "etc"),
-        ("/home", "home"),
-        ("/opt", "opt"),
-        ("/root", "root"),
-        ("/srv", "srv"),
-        ("/var", "var"),
-    ] {
+    for (target, storage) in
+        [("/etc", "etc"), ("/home", "home"), ("/opt", "opt"), ("/root", "root"), ("/srv", "srv"), ("/var", "var")]
+    {
         add(target, Source::Storage(storage), DATA);
     }
     add("/tmp", Source::Tmpfs { size: limits.tmp, mode: 0o1777 }, Flags::NO_SUID.and(DATA));
@@ -234,11 +229,8 @@ pub fn table(profile: Profile, limits: &Limits, facts: &HostFacts) -> (Vec<Mount
         add(path, Source::Itself, RO.and(QUIET));
     }
 
-    let mut links: Vec<Link> = facts
-        .root_links
-        .iter()
-        .map(|(name, to)| Link { path: format!("/{name}"), to: to.clone() })
-        .collect();
+    let mut links: Vec<Link> =
+        facts.root_links.iter().map(|(name, to)| Link { path: format!("/{name}"), to: to.clone() }).collect();
     for (path, to) in [
         ("/dev/fd", "/proc/self/fd"),
         ("/dev/stdin", "/proc/self/fd/0"),

@@ -33,7 +33,11 @@ pub const LOGIN_ID: u32 = 1000;
 
 /// The seeds of a tenant.
 #[must_use]
-pub fn seeds(tenant: &Tenant, host_etc: &[String], root_links: &std::collections::BTreeMap<String, String>) -> Vec<Seed> {
+pub fn seeds(
+    tenant: &Tenant,
+    host_etc: &[String],
+    root_links: &std::collections::BTreeMap<String, String>,
+) -> Vec<Seed> {
     let user = &tenant.login.user;
     let mut seeds = Vec::new();
     let mut add = |path: &str, kind: Kind, mode: u32, owner: u32| {
@@ -85,12 +89,7 @@ pub fn seeds(tenant: &Tenant, host_etc: &[String], root_links: &std::collections
     // Nobody has a password: ways in are doors, and their keys are checked outside.
     add("etc/shadow", text(format!("root:*:20000:0:99999:7:::\n{user}:*:20000:0:99999:7:::\n")), 0o600, 0);
     add("etc/hostname", text(format!("{}\n", tenant.name)), 0o644, 0);
-    add(
-        "etc/hosts",
-        text(format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost\n", tenant.name)),
-        0o644,
-        0,
-    );
+    add("etc/hosts", text(format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost\n", tenant.name)), 0o644, 0);
     add("etc/resolv.conf", text("# No name server yet: a jail has a network of its own.\n".into()), 0o644, 0);
     add("etc/nsswitch.conf", text("passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n".into()), 0o644, 0);
     add("etc/host.conf", text("multi on\n".into()), 0o644, 0);
@@ -130,7 +129,10 @@ pub fn seeds(tenant: &Tenant, host_etc: &[String], root_links: &std::collections
         add("usr/upper", directory(), 0o755, 0);
         add("usr/work", directory(), 0o755, 0);
         add("rootfs", directory(), 0o755, 0);
-        for path in ["boot", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr", "var"] {
+        for path in [
+            "boot", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr",
+            "var",
+        ] {
             add(&format!("rootfs/{path}"), directory(), 0o755, 0);
         }
         for (name, to) in root_links {

@@ -124,11 +124,23 @@ impl Builder<'_> {
 
         (&std::fs::File::from(go_write)).write_all(b"1").map_err(BuildError::at(Step::Identity))?;
         hear(report_read)?;
+        self.prove_init(pid).map_err(BuildError::at(Step::Exec))?;
 
         take(Step::Record)?;
         let record = Record::of(pid).map_err(BuildError::at(Step::Record))?;
         record.write(&runtime).map_err(BuildError::at(Step::Record))?;
         Ok(Built { record, pidfd: child.keep() })
+    }
+
+    /// A child that was killed before its last step is as silent as one that took it: see which program runs.
+    fn prove_init(&self, pid: u32) -> io::Result<()> {
+        let runs = rustix::fs::stat(format!("/proc/{pid}/exe"))?;
+        let init = bailiwick_sys::file::metadata(self.init)?;
+        if (runs.st_dev, runs.st_ino) == (init.device, init.inode) {
+            Ok(())
+        } else {
+            Err(io::Error::other("the child ended without a word"))
+        }
     }
 
     /// Opens everything that is mounted from outside, as detached mounts with their flags already set, while this

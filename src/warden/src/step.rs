@@ -1,5 +1,7 @@
 //! The steps of making a jail, in order: what error messages name, and where tests make a start fail.
 
+#[cfg(feature = "failpoints")]
+use bailiwick_sys::process;
 use std::fmt;
 use std::io;
 
@@ -136,17 +138,20 @@ pub(crate) fn reach(_step: Step) -> io::Result<()> {
     Ok(())
 }
 
-/// As above, in a test build: the file that `BAILIWICK_FAILPOINT` names holds `STEP error` or `STEP kill`.
+/// As above, in a test build: the file that `BAILIWICK_FAILPOINT` names holds `STEP error` or `STEP kill`. It is read at
+/// the first step, because the later ones no longer see the host's files.
 #[cfg(feature = "failpoints")]
 pub(crate) fn reach(step: Step) -> io::Result<()> {
-    let Some(path) = std::env::var_os("BAILIWICK_FAILPOINT") else { return Ok(()) };
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
-    match text.trim().split_once(' ') {
+    static FAILPOINT: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
+    let mut failpoint = FAILPOINT.lock().expect("one thread");
+    if step == Step::Ledger {
+        let path = std::env::var_os("BAILIWICK_FAILPOINT");
+        *failpoint = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    }
+    match failpoint.trim().split_once(' ') {
         Some((word, "error")) if word == step.word() => Err(io::Error::other("fail-point")),
-        Some((word, "kill")) if word == step.word() => {
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
-            Ok(())
-        }
+        // Not SIGKILL: init of a pid namespace cannot send that to itself. The end is as sudden.
+        Some((word, "kill")) if word == step.word() => process::exit_now(137),
         _ => Ok(()),
     }
 }

@@ -1,0 +1,59 @@
+# One command runs it, one tests it: `make demo` and `make test`, as root on Debian 12 or newer with Rust.
+
+PROFILE   ?= dev
+OUT       := $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+TARGET    := $(shell uname -m)-unknown-linux-gnu
+STAGE     := target/stage/$(OUT)
+CARGO     ?= cargo
+# PID 1 of a jail must need no loader: the one that it would find is the tenant's.
+STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
+
+.PHONY: all build stage stage-failpoints deps demo test lint fmt clean bench
+
+all: build
+
+## build: every program, optimised, in target/stage/release
+build:
+	$(MAKE) stage PROFILE=release
+
+## stage: every program of one profile, side by side, as an installation has them
+stage: deps
+	$(CARGO) build --locked --profile $(PROFILE) --bins
+	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-init --target $(TARGET)
+	mkdir -p $(STAGE)
+	install -m 0755 target/$(OUT)/bailiwick target/$(OUT)/bailiwickd target/$(OUT)/bailiwick-warden $(STAGE)
+	install -m 0755 target/$(TARGET)/$(OUT)/bailiwick-init $(STAGE)
+
+## stage-failpoints: the same with a warden whose steps can be made to fail (tests only)
+stage-failpoints: stage
+	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-warden --features failpoints --target-dir target/failpoints
+	mkdir -p $(STAGE)/failpoints
+	install -m 0755 target/failpoints/$(OUT)/bailiwick-warden $(STAGE)/bailiwick-init $(STAGE)/failpoints
+
+## deps: what the build and the tests need from Debian
+deps:
+	@tests/deps
+
+## demo: a whole host below a temporary folder, three tenants, a look into each, proof, and nothing left
+demo: stage
+	tests/demo $(STAGE)
+
+## test: every test
+test: stage-failpoints
+	BAILIWICK_STAGE=$(CURDIR)/$(STAGE) $(CARGO) test --locked --workspace --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE))
+
+## bench: start, stop and enter beside the peers, as ratios
+bench:
+	$(MAKE) stage PROFILE=release
+	benches/run target/stage/release
+
+## lint: formatting and clippy, warnings are errors
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+
+fmt:
+	$(CARGO) fmt --all
+
+clean:
+	$(CARGO) clean

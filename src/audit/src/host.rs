@@ -1,0 +1,510 @@
+//! What the host can enforce, feature by feature, with the remedy for what it cannot.
+
+use bailiwick_observe::{
+    HostReadings, Linkage, StorageReadings, Trial, UserReadings, host_readings, storage_readings, user_exists,
+    user_readings,
+};
+use bailiwick_plan::facts::Hierarchy;
+use bailiwick_plan::landlock::lowest_abi;
+use bailiwick_policy::Host;
+use bailiwick_types::{FeatureReport, FeatureState, HostReport, Profile, Resource};
+use std::error::Error;
+use std::path::Path;
+
+/// The oldest kernel that everything here was written for.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
+
+/// How many tenants the pool of ids should have room for before it meets somebody else's.
+const ROOM: u32 = 10_000;
+
+/// File systems that tenants' storage may lie on, and the kernel since which they can be id-mapped
+/// (`mount_setattr(2)`).
+const MAPPABLE: [(&str, (u32, u32)); 5] =
+    [("ext4", (5, 12)), ("xfs", (5, 12)), ("btrfs", (5, 15)), ("f2fs", (5, 18)), ("tmpfs", (6, 3))];
+
+/// What the host can enforce, without its configuration. Cheap, changes nothing, works for any user.
+#[must_use]
+pub fn host_report() -> HostReport {
+    match host_readings() {
+        Ok(readings) => report(&readings),
+        Err(error) => {
+            let remedy = "run as root on a host with /proc and /sys mounted";
+            let feature = missing("host", chain(&error), remedy);
+            HostReport { kernel: "unknown".to_owned(), features: vec![feature] }
+        }
+    }
+}
+
+/// As [`host_report`], and what depends on the configuration: storage, ids, the daemon's user, `require`. As root in a
+/// program with one thread, id-mapping the storage is tried on a detached copy that nobody sees.
+#[must_use]
+pub fn doctor(config_dir: &Path) -> HostReport {
+    let mut report = host_report();
+    match bailiwick_policy::read_host(config_dir) {
+        Ok(host) => {
+            report.features.push(works("configuration", format!("{} can be read", config_dir.display())));
+            require(&host, &mut report.features);
+            report.features.extend(configured(&host, &report.kernel));
+        }
+        Err(problems) => {
+            let evidence = format!("{} problem(s) in {}", problems.len(), config_dir.join("bailiwick.toml").display());
+            report.features.push(missing("configuration", evidence, "run `bailiwick check`"));
+        }
+    }
+    report
+}
+
+fn feature(name: &str, state: FeatureState, evidence: String, remedy: &str) -> FeatureReport {
+    let remedy = if state == FeatureState::Works { String::new() } else { remedy.to_owned() };
+    FeatureReport { feature: name.to_owned(), state, evidence, remedy }
+}
+
+fn works(name: &str, evidence: String) -> FeatureReport {
+    feature(name, FeatureState::Works, evidence, "")
+}
+
+fn limited(name: &str, evidence: String, remedy: &str) -> FeatureReport {
+    feature(name, FeatureState::Limited, evidence, remedy)
+}
+
+fn missing(name: &str, evidence: String, remedy: &str) -> FeatureReport {
+    feature(name, FeatureState::Missing, evidence, remedy)
+}
+
+/// Works or is missing.
+fn either(name: &str, is_there: bool, evidence: String, remedy: &str) -> FeatureReport {
+    feature(name, if is_there { FeatureState::Works } else { FeatureState::Missing }, evidence, remedy)
+}
+
+/// An error with all its causes, as the printer joins them.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// `6.18.44-generic` as `(6, 18)`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn report(readings: &HostReadings) -> HostReport {
+    let facts = &readings.facts;
+    let kernel = version(&facts.kernel);
+    let (major, minor) = OLDEST_KERNEL;
+    let merged: Vec<&str> = facts.root_links.keys().map(String::as_str).collect();
+    let unmerged: Vec<&str> = ["bin", "sbin", "lib"].into_iter().filter(|name| !merged.contains(name)).collect();
+    let unified = readings.unified.as_ref();
+    let features = vec![
+        either(
+            "kernel",
+            kernel.is_some_and(|kernel| kernel >= OLDEST_KERNEL),
+            format!("release {}", facts.kernel),
+            &format!("boot a kernel of version {major}.{minor} or newer"),
+        ),
+        namespaces(readings),
+        either(
+            "seccomp",
+            ["errno", "kill_process"].iter().all(|action| readings.seccomp_actions.iter().any(|has| has == action)),
+            format!("/proc/sys/kernel/seccomp/actions_avail has \"{}\"", readings.seccomp_actions.join(" ")),
+            "boot a kernel with CONFIG_SECCOMP_FILTER",
+        ),
+        landlock(facts.landlock_abi),
+        either(
+            "control-groups",
+            unified.is_some(),
+            match unified {
+                Some(mount) => format!("the unified hierarchy is mounted at {}", mount.display()),
+                None => "the unified hierarchy is not mounted".to_owned(),
+            },
+            "mount it: mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1",
+        ),
+        group_kill(readings, kernel),
+        controller(readings, Resource::Cpu, "cpu"),
+        controller(readings, Resource::Memory, "memory"),
+        swap(readings),
+        controller(readings, Resource::Tasks, "pids"),
+        limited(
+            "io",
+            "this version does not set I/O limits".to_owned(),
+            "leave the I/O limits \"unlimited\" and \"io\" out of `require`",
+        ),
+        unset_quota(Resource::Disk),
+        unset_quota(Resource::Inodes),
+        feature(
+            "overlay",
+            if readings.file_systems.contains("overlay") { FeatureState::Works } else { FeatureState::Limited },
+            "/proc/filesystems lists what is loaded".to_owned(),
+            "load it for profile \"system\": modprobe overlay",
+        ),
+        either(
+            "merged-usr",
+            unmerged.is_empty(),
+            if unmerged.is_empty() {
+                format!("/{} lead into /usr", merged.join(", /"))
+            } else {
+                format!("/{} not a link into /usr", unmerged.join(", /"))
+            },
+            "merge /usr (on Debian: the package usrmerge), which the image \"host\" needs",
+        ),
+        init(readings),
+    ];
+    HostReport { kernel: facts.kernel.clone(), features }
+}
+
+fn namespaces(readings: &HostReadings) -> FeatureReport {
+    let name = "namespaces";
+    let absent: Vec<&str> =
+        readings.namespaces.iter().filter(|(_, reading)| !reading.present).map(|(kind, _)| *kind).collect();
+    let barred: Vec<&str> =
+        readings.namespaces.iter().filter(|(_, reading)| reading.most == Some(0)).map(|(kind, _)| *kind).collect();
+    if !absent.is_empty() {
+        return missing(
+            name,
+            format!("/proc/self/ns lacks {}", absent.join(", ")),
+            "boot a kernel that has all of them",
+        );
+    }
+    if !barred.is_empty() {
+        let evidence = format!("/proc/sys/user/max_*_namespaces is 0 for {}", barred.join(", "));
+        return missing(name, evidence, "raise it to 1000 or more in /etc/sysctl.d");
+    }
+    if readings.user_namespaces_restricted {
+        let evidence = "kernel.apparmor_restrict_unprivileged_userns is 1".to_owned();
+        return limited(name, evidence, "give bailiwick-warden an AppArmor profile with `userns`, or set it to 0");
+    }
+    works(name, format!("all {} kinds are in /proc/self/ns, none is barred", readings.namespaces.len()))
+}
+
+fn landlock(abi: u32) -> FeatureReport {
+    let evidence = format!("ABI {abi} (landlock_create_ruleset)");
+    let lacking: Vec<&str> =
+        Profile::ALL.iter().filter(|profile| abi < lowest_abi(**profile)).map(|profile| profile.word()).collect();
+    let state = match lacking.len() {
+        0 => FeatureState::Works,
+        lacking if lacking < Profile::ALL.len() => FeatureState::Limited,
+        _ => FeatureState::Missing,
+    };
+    let wanted = Profile::ALL.iter().map(|profile| format!("{profile} ABI {}", lowest_abi(*profile)));
+    let wanted = wanted.collect::<Vec<_>>().join(", ");
+    let remedy =
+        format!("boot a newer kernel with landlock in lsm= (needed: {wanted}); lacking: {}", lacking.join(", "));
+    feature("landlock", state, evidence, &remedy)
+}
+
+fn group_kill(readings: &HostReadings, kernel: Option<(u32, u32)>) -> FeatureReport {
+    let name = "cgroup-kill";
+    let remedy = "boot a kernel of version 5.14 or newer";
+    match readings.group_kill {
+        Some(has) => either(name, has, format!("groups have {}cgroup.kill", if has { "" } else { "no " }), remedy),
+        None => {
+            let has = readings.unified.is_some() && kernel.is_some_and(|kernel| kernel >= (5, 14));
+            either(name, has, "read from the kernel's release: there is no group to look at".to_owned(), remedy)
+        }
+    }
+}
+
+fn controller(readings: &HostReadings, resource: Resource, controller: &str) -> FeatureReport {
+    match readings.facts.controller(controller) {
+        Some(Hierarchy::Unified) => works(resource.word(), format!("controller {controller}, unified hierarchy")),
+        Some(Hierarchy::V1) => works(resource.word(), format!("controller {controller}, a hierarchy of version 1")),
+        None => limited(
+            resource.word(),
+            format!("no hierarchy has the controller {controller}"),
+            "boot with the controller enabled (cgroup_enable=), in the unified hierarchy if possible",
+        ),
+    }
+}
+
+fn swap(readings: &HostReadings) -> FeatureReport {
+    let name = Resource::Swap.word();
+    let remedy = "boot with swapaccount=1";
+    match (readings.facts.controller("memory"), readings.swap_accounting) {
+        (None, _) => limited(name, "no hierarchy has the controller memory".to_owned(), remedy),
+        (Some(_), Some(true)) => works(name, "groups count swap".to_owned()),
+        (Some(_), Some(false)) => limited(name, "groups do not count swap".to_owned(), remedy),
+        (Some(_), None) => {
+            limited(name, "there is no group to look at".to_owned(), "run this again with a tenant running")
+        }
+    }
+}
+
+fn unset_quota(resource: Resource) -> FeatureReport {
+    limited(
+        resource.word(),
+        "this version does not set disk quotas".to_owned(),
+        &format!("leave the limit \"unlimited\" and \"{resource}\" out of `require`, and watch the disk"),
+    )
+}
+
+fn init(readings: &HostReadings) -> FeatureReport {
+    let name = "init";
+    let path = readings.init.display();
+    match readings.init_linkage {
+        Some(Linkage::Static) => works(name, format!("{path} names no loader")),
+        Some(Linkage::Dynamic) => {
+            missing(name, format!("{path} needs a loader"), "build it for a musl target, as `make` does")
+        }
+        Some(Linkage::Unknown) => missing(name, format!("{path} is no program of this machine"), "install it again"),
+        None => missing(name, format!("{path} cannot be read"), "install bailiwick-init beside this program"),
+    }
+}
+
+/// What `require` lists and this host only has in part is missing: tenants that declare it are refused.
+fn require(host: &Host, features: &mut [FeatureReport]) {
+    for feature in features.iter_mut().filter(|feature| feature.state == FeatureState::Limited) {
+        let required = host.require.iter().any(|resource| resource.word() == feature.feature);
+        if required {
+            feature.state = FeatureState::Missing;
+            feature.evidence.push_str("; `require` in bailiwick.toml lists it");
+        }
+    }
+}
+
+fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
+    let kernel = version(kernel);
+    let remedy = "move it to ext4, XFS or btrfs";
+    let storage = |name: &str, path: &Path| match storage_readings(path) {
+        Ok(readings) => mappable(name, &readings, kernel, remedy),
+        Err(error) => missing(name, chain(&error), remedy),
+    };
+    let ids = match user_readings() {
+        Ok(users) => ids(host, &users),
+        Err(error) => missing("ids", chain(&error), "make the user database readable"),
+    };
+    vec![
+        storage("storage", &host.state_dir),
+        storage("image", Path::new("/usr")),
+        quota(host),
+        ids,
+        either(
+            "daemon-user",
+            user_exists(&host.user),
+            format!("user = \"{}\" in bailiwick.toml", host.user),
+            "create it (systemd-sysusers), or name another",
+        ),
+    ]
+}
+
+fn mappable(name: &str, readings: &StorageReadings, kernel: Option<(u32, u32)>, remedy: &str) -> FeatureReport {
+    let what = format!("{} is {}", readings.path.display(), readings.fs_type);
+    match &readings.id_map {
+        Trial::Worked => works(name, format!("{what}; an id-mapped copy was made")),
+        Trial::Refused(why) => missing(name, format!("{what}; it cannot be id-mapped: {why}"), remedy),
+        Trial::Untried(why) => {
+            let since = MAPPABLE.iter().find(|(fs_type, _)| *fs_type == readings.fs_type).map(|(_, since)| *since);
+            let evidence = format!("{what}; read, not tried: {why}");
+            match since {
+                Some(since) if kernel.is_some_and(|kernel| kernel >= since) => works(name, evidence),
+                _ => limited(name, evidence, "run `bailiwick doctor` as root, which tries it"),
+            }
+        }
+    }
+}
+
+/// Whether the file system counts for each project, for when this is used.
+fn quota(host: &Host) -> FeatureReport {
+    let remedy = "nothing: this version does not set disk quotas";
+    match storage_readings(&host.state_dir) {
+        Ok(readings) => {
+            let counts =
+                readings.options.iter().any(|option| ["prjquota", "pquota", "pqnoenforce"].contains(&option.as_str()));
+            let how = match (readings.fs_type.as_str(), counts) {
+                ("btrfs", _) => "quota groups are btrfs's own".to_owned(),
+                (fs_type, true) => format!("{fs_type} counts projects"),
+                (fs_type, false) => format!("{fs_type} is mounted without project quotas"),
+            };
+            limited("quota", how, remedy)
+        }
+        Err(error) => limited("quota", chain(&error), remedy),
+    }
+}
+
+/// Whether the pool of ids is the tenants' alone. It has no end, so what counts is the room before somebody else's.
+fn ids(host: &Host, users: &UserReadings) -> FeatureReport {
+    let first = host.ids.first();
+    let single = users.users.iter().map(|(name, uid)| (*uid, *uid, format!("user {name:?} (/etc/passwd)")));
+    let ranges = users.subordinate.iter().filter(|range| range.count > 0).map(|range| {
+        (range.first, range.first.saturating_add(range.count - 1), format!("{:?} ({})", range.owner, range.file))
+    });
+    let next = single.chain(ranges).filter(|(_, last, _)| *last >= first).min_by_key(|(start, ..)| (*start).max(first));
+    let Some((start, _, whose)) = next else {
+        return works("ids", format!("nobody in /etc/passwd, /etc/subuid or /etc/subgid has an id from {first} on"));
+    };
+    let room = start.saturating_sub(first) / host.ids.per_tenant();
+    let evidence = format!("from {first} on there is room for {room} tenants before {whose}");
+    let state = match room {
+        0 => FeatureState::Missing,
+        room if room < ROOM => FeatureState::Limited,
+        _ => FeatureState::Works,
+    };
+    feature("ids", state, evidence, "choose another `ids.first` before the first tenant is made")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_observe::{NamespaceReading, SubordinateIds};
+    use bailiwick_plan::HostFacts;
+    use bailiwick_types::{IdPool, NAMESPACES};
+
+    fn good() -> HostReadings {
+        HostReadings {
+            facts: HostFacts {
+                kernel: "6.18.44-generic".to_owned(),
+                landlock_abi: 7,
+                controllers: ["cpu", "memory", "pids"].map(|name| (name.to_owned(), Hierarchy::Unified)).into(),
+                root_links: ["bin", "sbin", "lib"].map(|name| (name.to_owned(), format!("usr/{name}"))).into(),
+                host_etc: Vec::new(),
+            },
+            unified: Some("/sys/fs/cgroup".into()),
+            group_kill: Some(true),
+            swap_accounting: Some(true),
+            namespaces: NAMESPACES.map(|kind| (kind, NamespaceReading { present: true, most: Some(1000) })).into(),
+            user_namespaces_restricted: false,
+            seccomp_actions: ["kill_process", "errno"].map(str::to_owned).into(),
+            file_systems: ["overlay".to_owned()].into(),
+            init: "/usr/libexec/bailiwick-init".into(),
+            init_linkage: Some(Linkage::Static),
+        }
+    }
+
+    fn host() -> Host {
+        Host {
+            state_dir: "/var/lib/bailiwick".into(),
+            runtime_dir: "/run/bailiwick".into(),
+            ids: IdPool::default(),
+            require: [Resource::Disk, Resource::Memory].into(),
+            admins: Vec::new(),
+            user: "root".to_owned(),
+        }
+    }
+
+    fn states(readings: &HostReadings) -> Vec<(String, FeatureState)> {
+        let wrong = report(readings).features.into_iter().filter(|feature| feature.state != FeatureState::Works);
+        wrong.map(|feature| (feature.feature, feature.state)).collect()
+    }
+
+    /// What is lost, and the feature that must say so.
+    type Case = (&'static str, FeatureState, fn(&mut HostReadings));
+
+    #[rustfmt::skip]
+    const CASES: &[Case] = &[
+        ("kernel", FeatureState::Missing, |r| r.facts.kernel = "5.15.0".into()),
+        ("kernel", FeatureState::Missing, |r| r.facts.kernel = "unknown".into()),
+        ("namespaces", FeatureState::Missing, |r| { r.namespaces.insert("time", NamespaceReading { present: false, most: None }); }),
+        ("namespaces", FeatureState::Missing, |r| { r.namespaces.insert("user", NamespaceReading { present: true, most: Some(0) }); }),
+        ("namespaces", FeatureState::Limited, |r| r.user_namespaces_restricted = true),
+        ("seccomp", FeatureState::Missing, |r| r.seccomp_actions.clear()),
+        ("landlock", FeatureState::Limited, |r| r.facts.landlock_abi = 5),
+        ("landlock", FeatureState::Missing, |r| r.facts.landlock_abi = 0),
+        ("control-groups", FeatureState::Missing, |r| r.unified = None),
+        ("cgroup-kill", FeatureState::Missing, |r| r.group_kill = Some(false)),
+        ("cpu", FeatureState::Limited, |r| { r.facts.controllers.remove("cpu"); }),
+        ("tasks", FeatureState::Limited, |r| { r.facts.controllers.remove("pids"); }),
+        ("swap", FeatureState::Limited, |r| r.swap_accounting = Some(false)),
+        ("swap", FeatureState::Limited, |r| r.swap_accounting = None),
+        ("overlay", FeatureState::Limited, |r| r.file_systems.clear()),
+        ("merged-usr", FeatureState::Missing, |r| { r.facts.root_links.remove("lib"); }),
+        ("init", FeatureState::Missing, |r| r.init_linkage = Some(Linkage::Dynamic)),
+        ("init", FeatureState::Missing, |r| r.init_linkage = None),
+    ];
+
+    #[test]
+    fn a_good_host_lacks_nothing_but_what_this_version_leaves_out() {
+        let left_out = ["io", "disk", "inodes"].map(|name| (name.to_owned(), FeatureState::Limited));
+        assert_eq!(states(&good()), left_out);
+        for (name, state, change) in CASES {
+            let mut readings = good();
+            change(&mut readings);
+            let extra: Vec<_> = states(&readings).into_iter().filter(|found| !left_out.contains(found)).collect();
+            assert_eq!(extra, [((*name).to_owned(), *state)]);
+        }
+    }
+
+    #[test]
+    fn whatever_does_not_work_has_a_remedy_and_what_works_has_none() {
+        for (_, _, change) in CASES {
+            let mut readings = good();
+            change(&mut readings);
+            for feature in report(&readings).features {
+                assert!(!feature.evidence.is_empty());
+                assert_eq!(feature.remedy.is_empty(), feature.state == FeatureState::Works, "{}", feature.feature);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_required_and_not_enforced_is_missing() {
+        let mut features = report(&good()).features;
+        require(&host(), &mut features);
+        let state = |name: &str| features.iter().find(|feature| feature.feature == name).map(|feature| feature.state);
+        assert_eq!(state("disk"), Some(FeatureState::Missing));
+        assert_eq!(state("inodes"), Some(FeatureState::Limited));
+        assert_eq!(state("memory"), Some(FeatureState::Works));
+    }
+
+    #[test]
+    fn the_room_for_ids_ends_where_somebody_elses_begin() {
+        let with = |users: &[(&str, u32)], ranges: &[(u32, u32)]| {
+            let row = |(first, count): &(u32, u32)| SubordinateIds {
+                file: "/etc/subuid",
+                owner: "eve".to_owned(),
+                first: *first,
+                count: *count,
+            };
+            let users = users.iter().map(|(name, uid)| ((*name).to_owned(), *uid)).collect();
+            ids(&host(), &UserReadings { users, subordinate: ranges.iter().map(row).collect() })
+        };
+        assert_eq!(with(&[("root", 0), ("eve", 1000)], &[(100_000, 65_536)]).state, FeatureState::Works);
+        assert_eq!(with(&[("eve", 10_000_000)], &[]).state, FeatureState::Missing);
+        assert_eq!(with(&[], &[(9_999_000, 65_536)]).state, FeatureState::Missing, "a range that reaches in");
+        let far = with(&[("eve", 10_000_000 + 5 * 65_536)], &[]);
+        assert_eq!(far.state, FeatureState::Limited);
+        assert!(far.evidence.contains("room for 5 tenants"), "{}", far.evidence);
+        assert_eq!(with(&[("eve", 4_000_000_000)], &[(0, 0)]).state, FeatureState::Works);
+    }
+
+    #[test]
+    fn a_file_system_is_believed_when_it_was_tried_or_is_known() {
+        let judge = |fs_type: &str, id_map: Trial| {
+            let readings =
+                StorageReadings { path: "/var".into(), fs_type: fs_type.to_owned(), options: Vec::new(), id_map };
+            mappable("storage", &readings, Some((6, 1)), "move it").state
+        };
+        let untried = || Trial::Untried("not root".to_owned());
+        assert_eq!(judge("zfs", Trial::Worked), FeatureState::Works);
+        assert_eq!(judge("ext4", Trial::Refused("EINVAL".to_owned())), FeatureState::Missing);
+        assert_eq!(judge("ext4", untried()), FeatureState::Works);
+        assert_eq!(judge("tmpfs", untried()), FeatureState::Limited, "since 6.3");
+        assert_eq!(judge("nfs4", untried()), FeatureState::Limited);
+    }
+
+    #[test]
+    fn releases_of_kernels() {
+        assert_eq!(version("6.18.44-fc"), Some((6, 18)));
+        assert_eq!(version("6.1"), Some((6, 1)));
+        assert_eq!(version("x"), None);
+    }
+
+    #[test]
+    fn this_host_is_examined() {
+        let report = host_report();
+        assert_eq!(
+            report.features.iter().find(|feature| feature.feature == "seccomp").map(|f| f.state),
+            Some(FeatureState::Works)
+        );
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let report = doctor(temp.path());
+        let configuration = report.features.last().expect("features");
+        assert_eq!((configuration.feature.as_str(), configuration.state), ("configuration", FeatureState::Missing));
+        for feature in configured(&host(), "6.18") {
+            assert!(["storage", "image", "quota", "ids", "daemon-user"].contains(&feature.feature.as_str()));
+        }
+    }
+}

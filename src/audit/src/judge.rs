@@ -1,0 +1,475 @@
+//! One tenant: every wall, every limit, and the verdict.
+
+use crate::finding::{self, Fault, findings, list};
+use crate::walls::{self, Wall};
+use crate::{limit, mounts};
+use bailiwick_plan::HostFacts;
+use bailiwick_plan::mount::table;
+use bailiwick_policy::{Declared, Host, Tenant};
+use bailiwick_types::{Observed, TenantReport, Verdict, WallReport};
+use std::path::Path;
+
+/// Judges one tenant by what was observed of it. Of a tenant that is down nothing can be said but that none of its
+/// processes is left anywhere.
+#[must_use]
+pub fn judge(tenant: &Tenant, host: &Host, facts: &HostFacts, observed: &Observed) -> TenantReport {
+    judge_where(tenant, host, facts, observed, &is_present)
+}
+
+/// Whether the host has a path below `/proc` or `/sys`. Where a sandbox leaves only processes in `/proc`, nothing can
+/// be seen to be absent, so everything counts as there.
+fn is_present(path: &str) -> bool {
+    Path::new(path).exists() || !Path::new("/proc/filesystems").exists()
+}
+
+fn judge_where(
+    tenant: &Tenant,
+    host: &Host,
+    facts: &HostFacts,
+    observed: &Observed,
+    present: mounts::Presence<'_>,
+) -> TenantReport {
+    let Some(jail) = &observed.jail else {
+        let faults: Vec<Fault> = walls::stray_fault(&observed.strays).into_iter().collect();
+        return TenantReport {
+            name: tenant.name.clone(),
+            verdict: verdict(&faults).max(Verdict::Down),
+            walls: Vec::new(),
+            limits: Vec::new(),
+            findings: findings(&tenant.name, &faults),
+        };
+    };
+    let profile = tenant.settings.profile;
+    let (rows, _) = table(profile, &tenant.settings.limits, facts);
+    let all: Vec<Wall> = [
+        walls::namespaces(profile, observed.ids, jail),
+        walls::id_maps(observed.ids, jail),
+        mounts::mounts(profile, &rows, jail, present),
+        mounts::masks(profile, &rows, jail, present),
+        walls::capabilities(profile, jail),
+        walls::seccomp(jail),
+        walls::no_new_privs(profile, jail),
+    ]
+    .into_iter()
+    .chain(walls::landlock(profile, jail))
+    .chain([walls::membership(&observed.strays, jail)])
+    .collect();
+    let (limits, limit_faults) = limit::limits(tenant, host, facts, jail);
+
+    let reports: Vec<WallReport> = all.iter().map(report).collect();
+    let mut faults: Vec<Fault> = all.into_iter().flat_map(|wall| wall.faults).chain(limit_faults).collect();
+    if let Declared::Suspended { .. } = tenant.state {
+        faults.push(finding::SUSPENDED_RUNS.fault(format!("init is {}", walls::shown(&jail.init))));
+    }
+    let worst = limits.iter().map(|limit| limit.verdict).max().unwrap_or(Verdict::Enforced);
+    TenantReport {
+        name: tenant.name.clone(),
+        verdict: worst.max(verdict(&faults)),
+        walls: reports,
+        limits,
+        findings: findings(&tenant.name, &faults),
+    }
+}
+
+fn verdict(faults: &[Fault]) -> Verdict {
+    faults.iter().map(|fault| fault.kind.verdict()).max().unwrap_or(Verdict::Enforced)
+}
+
+fn report(wall: &Wall) -> WallReport {
+    let verdict = verdict(&wall.faults);
+    let evidence = if wall.faults.is_empty() {
+        wall.evidence.clone()
+    } else {
+        list(wall.faults.iter().map(|fault| format!("{} {}", fault.kind.id, fault.evidence)))
+    };
+    WallReport { wall: wall.name.to_owned(), evidence, verdict }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_plan::capability::CapabilitySet;
+    use bailiwick_plan::control::{Value, controls};
+    use bailiwick_plan::facts::Hierarchy;
+    use bailiwick_plan::mount::{HOST_ETC, Mount, Source};
+    use bailiwick_policy::{Login, Settings};
+    use bailiwick_types::{
+        Bound, Count, IdPool, IdRange, LimitFact, Limits, MountFact, NAMESPACES, ObservedJail, ProcessFacts, Profile,
+        Resource,
+    };
+    use std::collections::BTreeMap;
+
+    const IDS: IdRange = IdRange { first: 10_000_000, count: 65_536 };
+
+    fn facts() -> HostFacts {
+        HostFacts {
+            kernel: "6.18".to_owned(),
+            landlock_abi: 7,
+            controllers: ["cpu", "memory", "pids"].map(|name| (name.to_owned(), Hierarchy::V1)).into(),
+            root_links: BTreeMap::new(),
+            host_etc: HOST_ETC.iter().map(|entry| (*entry).to_owned()).collect(),
+        }
+    }
+
+    fn host() -> Host {
+        Host {
+            state_dir: "/var/lib/bailiwick".into(),
+            runtime_dir: "/run/bailiwick".into(),
+            ids: IdPool::default(),
+            require: [Resource::Memory].into(),
+            admins: Vec::new(),
+            user: "bailiwick".to_owned(),
+        }
+    }
+
+    fn tenant(profile: Profile) -> Tenant {
+        Tenant {
+            name: "alice".parse().expect("name"),
+            plan: "small".parse().expect("name"),
+            state: Declared::Active,
+            settings: Settings {
+                image: "host".parse().expect("name"),
+                profile,
+                doors: [].into(),
+                limits: Limits::default(),
+            },
+            login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },
+            services: Vec::new(),
+        }
+    }
+
+    fn groups(unified: &str, v1: &str) -> BTreeMap<String, String> {
+        let v1 = ["cpu", "memory", "pids"].map(|name| (name.to_owned(), v1.to_owned()));
+        v1.into_iter().chain([("unified".to_owned(), unified.to_owned())]).collect()
+    }
+
+    fn process(profile: Profile, pid: u32) -> ProcessFacts {
+        let set = CapabilitySet::of(profile).0;
+        ProcessFacts {
+            pid,
+            start_time: u64::from(pid),
+            command: "init".to_owned(),
+            uids: [IDS.first; 4],
+            namespaces: NAMESPACES.iter().zip(100..).map(|(kind, inode)| ((*kind).to_owned(), inode)).collect(),
+            cap_bounding: set,
+            cap_permitted: set,
+            cap_inheritable: 0,
+            cap_ambient: 0,
+            no_new_privs: profile == Profile::Web,
+            seccomp: 2,
+            seccomp_filters: 1,
+            cgroups: groups("/bailiwick/alice/jail", "/bailiwick/alice"),
+        }
+    }
+
+    /// The mount that a row of a plan becomes.
+    fn mounted(profile: Profile, row: &Mount) -> MountFact {
+        let (fs_type, root, id_map) = match &row.source {
+            Source::Tmpfs { .. } | Source::Mask => ("tmpfs", "/", false),
+            Source::Proc | Source::Itself => ("proc", "/", false),
+            Source::Sysfs => ("sysfs", "/", false),
+            Source::Devpts => ("devpts", "/", false),
+            Source::Mqueue => ("mqueue", "/", false),
+            Source::Overlay { .. } => ("overlay", "/", false),
+            Source::HostMapped(path) => ("ext4", *path, true),
+            Source::Storage(path) => ("ext4", *path, true),
+            Source::HostPlain(_) | Source::Init => ("ext4", "/some/file", false),
+            Source::Device(_) => ("devtmpfs", row.target.trim_start_matches("/dev"), false),
+        };
+        let mut options: Vec<String> = row.flags.words().into_iter().map(str::to_owned).collect();
+        options.extend(id_map.then(|| "idmapped".to_owned()));
+        options.extend((row.target == "/" && profile != Profile::System).then(|| "ro".to_owned()));
+        let super_options = match row.source {
+            Source::Tmpfs { size, .. } => vec!["rw".to_owned(), format!("size={}k", size.0 / 1024)],
+            _ => vec!["rw".to_owned()],
+        };
+        MountFact {
+            target: row.target.clone(),
+            root: root.to_owned(),
+            fs_type: fs_type.to_owned(),
+            options,
+            super_options,
+            propagation: Vec::new(),
+            covered: false,
+        }
+    }
+
+    /// A jail as its plan has it.
+    fn healthy(tenant: &Tenant) -> Observed {
+        let profile = tenant.settings.profile;
+        let limits = controls(&tenant.settings.limits, &facts()).into_iter().filter_map(|control| {
+            let place = control.place?;
+            Some(LimitFact {
+                resource: control.word.to_owned(),
+                file: place.file.to_owned(),
+                enforced: match place.value {
+                    Value::Unlimited => None,
+                    Value::Number(number) => Some(number),
+                },
+                used: Some(1),
+                peak: Some(2),
+                faults: Some(0),
+            })
+        });
+        let open_files = LimitFact {
+            resource: "open_files".to_owned(),
+            file: "limits".to_owned(),
+            enforced: Some(tenant.settings.limits.open_files),
+            used: None,
+            peak: None,
+            faults: None,
+        };
+        let jail = ObservedJail {
+            init: process(profile, 70),
+            namespace_owner: IDS.first,
+            uid_map: vec![[0, IDS.first, IDS.count]],
+            gid_map: vec![[0, IDS.first, IDS.count]],
+            host_namespaces: (1..=16).collect(),
+            mounts: table(profile, &tenant.settings.limits, &facts())
+                .0
+                .iter()
+                .map(|row| mounted(profile, row))
+                .collect(),
+            mounts_cut: false,
+            processes: vec![process(profile, 70), process(profile, 71)],
+            processes_cut: false,
+            cgroups: groups("/bailiwick/alice", "/bailiwick/alice"),
+            frozen: false,
+            limits: limits.chain([open_files]).collect(),
+            landlock_denies_canary: (profile != Profile::System).then_some(true),
+        };
+        Observed { tenant: tenant.name.clone(), ids: Some(IDS), jail: Some(jail), strays: Vec::new() }
+    }
+
+    fn ids(report: &TenantReport) -> Vec<&str> {
+        report.findings.iter().map(|finding| finding.id.as_str()).collect()
+    }
+
+    fn judged(tenant: &Tenant, observed: &Observed) -> TenantReport {
+        judge_where(tenant, &host(), &facts(), observed, &|_| true)
+    }
+
+    #[test]
+    fn a_jail_as_planned_has_no_findings_and_every_wall_stands() {
+        for profile in Profile::ALL {
+            let tenant = tenant(*profile);
+            let report = judged(&tenant, &healthy(&tenant));
+            assert_eq!(ids(&report), [""; 0], "{profile}: {:#?}", report.findings);
+            assert_eq!(report.verdict, Verdict::Enforced);
+            let walls: Vec<&str> = report.walls.iter().map(|wall| wall.wall.as_str()).collect();
+            let mut want = vec![
+                "namespaces",
+                "id-maps",
+                "mounts",
+                "masks",
+                "capabilities",
+                "seccomp",
+                "no-new-privs",
+                "landlock",
+                "membership",
+            ];
+            want.retain(|wall| *profile != Profile::System || *wall != "landlock");
+            assert_eq!(walls, want);
+            assert!(report.walls.iter().all(|wall| wall.verdict == Verdict::Enforced && !wall.evidence.is_empty()));
+            let words: Vec<&str> = report.limits.iter().map(|limit| limit.resource.as_str()).collect();
+            assert_eq!(
+                words,
+                ["memory", "swap", "tasks", "cpu", "cpu_burst", "cpu_weight", "tmp", "shm", "open_files"]
+            );
+        }
+    }
+
+    /// What is done to a healthy observation, in which profile, and the one finding and verdict that must follow.
+    type Case = (&'static str, Profile, &'static str, Verdict, fn(&mut Observed));
+
+    fn jail(observed: &mut Observed) -> &mut ObservedJail {
+        observed.jail.as_mut().expect("healthy")
+    }
+
+    fn second(observed: &mut Observed) -> &mut ProcessFacts {
+        &mut jail(observed).processes[1]
+    }
+
+    fn mount<'a>(observed: &'a mut Observed, target: &str) -> &'a mut MountFact {
+        jail(observed).mounts.iter_mut().find(|mount| mount.target == target).expect("planned")
+    }
+
+    fn unmount(observed: &mut Observed, target: &str) {
+        jail(observed).mounts.retain(|mount| mount.target != target);
+    }
+
+    /// Another mount at a target, over what is there.
+    fn mount_at(observed: &mut Observed, target: &str) {
+        let mut mount = mount(observed, "/tmp").clone();
+        mount.target = target.to_owned();
+        jail(observed).mounts.push(mount);
+    }
+
+    fn drop_option(observed: &mut Observed, target: &str, option: &str) {
+        mount(observed, target).options.retain(|other| other != option);
+    }
+
+    fn limit<'a>(observed: &'a mut Observed, word: &str) -> &'a mut LimitFact {
+        jail(observed).limits.iter_mut().find(|limit| limit.resource == word).expect("reported")
+    }
+
+    #[rustfmt::skip]
+    const CASES: &[Case] = {
+        use Profile::{Shell, System, Web};
+        use Verdict::{Breached, Drift, Enforced};
+        &[
+            ("the host's namespace", Web, "BW001", Breached, |o| { second(o).namespaces.insert("net".into(), 6); }),
+            ("the host's namespace, nested or not", System, "BW001", Breached, |o| { second(o).namespaces.insert("pid".into(), 3); }),
+            ("an unknown namespace", Web, "BW001", Breached, |o| { second(o).namespaces.remove("time"); }),
+            ("a namespace of its own", Shell, "BW002", Breached, |o| { second(o).namespaces.insert("user".into(), 999); }),
+            ("owned by root", Web, "BW003", Breached, |o| jail(o).namespace_owner = 0),
+            ("owned by a neighbour", Web, "BW003", Breached, |o| jail(o).namespace_owner = IDS.first + IDS.count),
+            ("the host's ids", Web, "BW010", Breached, |o| jail(o).uid_map = vec![[0, 0, u32::MAX]]),
+            ("one id more", Web, "BW010", Breached, |o| jail(o).gid_map.push([65_536, 0, 1])),
+            ("no map", Web, "BW010", Breached, |o| jail(o).uid_map.clear()),
+            ("a mount is gone", Web, "BW020", Breached, |o| unmount(o, "/opt")),
+            ("a mount is covered", Web, "BW020", Breached, |o| mount(o, "/home").covered = true),
+            ("another file system", Web, "BW021", Breached, |o| mount(o, "/run").fs_type = "ext4".into()),
+            ("storage without its map", Web, "BW021", Breached, |o| drop_option(o, "/home", "idmapped")),
+            ("the host's file with a map", Web, "BW021", Breached, |o| mount(o, "/run/host/init").options.push("idmapped".into())),
+            ("another device", Web, "BW021", Breached, |o| mount(o, "/dev/null").root = "/sda".into()),
+            ("the image is writable", Web, "BW022", Breached, |o| drop_option(o, "/usr", "ro")),
+            ("devices work", Shell, "BW022", Breached, |o| drop_option(o, "/home", "nodev")),
+            ("the root is not sealed", Web, "BW022", Breached, |o| drop_option(o, "/", "ro")),
+            ("the sysctls are writable", Web, "BW022", Breached, |o| drop_option(o, "/proc/sys", "ro")),
+            ("mounts come from the host", Web, "BW023", Breached, |o| mount(o, "/srv").propagation.push("master:7".into())),
+            ("mounts are shared", Web, "BW023", Breached, |o| mount(o, "/srv").propagation.push("shared:7".into())),
+            ("a tenant's mounts follow the host", System, "BW023", Breached, |o| mount(o, "/srv").propagation.push("master:7".into())),
+            ("a mount that nobody planned", Web, "BW024", Breached, |o| mount_at(o, "/mnt")),
+            ("a second mount", Shell, "BW024", Breached, |o| mount_at(o, "/srv/deep")),
+            ("endless mounts", Web, "BW024", Breached, |o| jail(o).mounts_cut = true),
+            ("a tenant mounts", System, "BW025", Enforced, |o| mount_at(o, "/mnt")),
+            ("a tenant mounts over a row", System, "BW025", Enforced, |o| { mount(o, "/srv").covered = true; mount_at(o, "/srv"); }),
+            ("the host's /etc has grown", Web, "BW026", Drift, |o| unmount(o, "/run/host/etc/mime.types")),
+            ("the host's /etc has shrunk", Web, "BW026", Drift, |o| mount_at(o, "/run/host/etc/old")),
+            ("a tenant takes a row away", System, "BW027", Drift, |o| unmount(o, "/dev/mqueue")),
+            ("a mask is gone", Web, "BW030", Breached, |o| unmount(o, "/proc/kcore")),
+            ("a mask shows what it hides", Web, "BW030", Breached, |o| mount(o, "/proc/kcore").fs_type = "proc".into()),
+            ("a tenant unmasks", System, "BW031", Drift, |o| unmount(o, "/proc/kcore")),
+            ("one capability more", Web, "BW040", Breached, |o| second(o).cap_bounding |= 1 << 21),
+            ("one permitted more", Shell, "BW040", Breached, |o| second(o).cap_permitted |= 1 << 12),
+            ("init inherits", Web, "BW041", Drift, |o| jail(o).init.cap_inheritable = 1),
+            ("an ambient capability", Web, "BW041", Drift, |o| second(o).cap_ambient = 1),
+            ("no filter", Web, "BW050", Breached, |o| second(o).seccomp = 0),
+            ("a filter of none", Web, "BW050", Breached, |o| second(o).seccomp_filters = 0),
+            ("privileges can be gained", Web, "BW060", Breached, |o| second(o).no_new_privs = false),
+            ("set-user-id does not work", Shell, "BW061", Drift, |o| jail(o).init.no_new_privs = true),
+            ("the canary can be read", Web, "BW070", Breached, |o| jail(o).landlock_denies_canary = Some(false)),
+            ("init is silent", Shell, "BW071", Drift, |o| jail(o).landlock_denies_canary = None),
+            ("a stray", Web, "BW080", Breached, |o| { let mut stray = process(Web, 99); stray.cgroups = groups("/", "/"); o.strays.push(stray); }),
+            ("beside the jail", Web, "BW081", Breached, |o| second(o).cgroups = groups("/bailiwick/alice", "/bailiwick/alice")),
+            ("outside a limit", Web, "BW081", Breached, |o| { second(o).cgroups.insert("memory".into(), "/".into()); }),
+            ("init is elsewhere", Web, "BW081", Breached, |o| { jail(o).processes.remove(0); }),
+            ("too many", Web, "BW082", Drift, |o| jail(o).processes_cut = true),
+            ("a limit was raised", Web, "BW090", Drift, |o| limit(o, "memory").enforced = Some(8 << 30)),
+            ("a limit was removed", Web, "BW090", Drift, |o| limit(o, "tasks").enforced = None),
+            ("a larger /tmp", Web, "BW090", Drift, |o| mount(o, "/tmp").super_options = vec!["size=9999999k".into()]),
+            ("more descriptors", Web, "BW090", Drift, |o| limit(o, "open_files").enforced = None),
+            ("a limit has no file", Web, "BW091", Drift, |o| jail(o).limits.retain(|limit| limit.resource != "cpu")),
+            ("a /tmp without a size", Web, "BW091", Drift, |o| mount(o, "/tmp").super_options.clear()),
+        ]
+    };
+
+    #[test]
+    fn each_wall_that_falls_is_exactly_one_finding() {
+        for (name, profile, id, verdict, change) in CASES {
+            let tenant = tenant(*profile);
+            let mut observed = healthy(&tenant);
+            change(&mut observed);
+            let report = judged(&tenant, &observed);
+            assert_eq!(ids(&report), [*id], "{name}: {:#?}", report.findings);
+            assert_eq!(report.verdict, *verdict, "{name}");
+            assert!(!report.findings[0].evidence.is_empty() && !report.findings[0].remedy.is_empty(), "{name}");
+            let fallen =
+                report.walls.iter().map(|wall| wall.verdict).chain(report.limits.iter().map(|limit| limit.verdict));
+            assert_eq!(fallen.max(), Some(*verdict), "{name}: the row of the report says it too");
+        }
+    }
+
+    #[test]
+    fn what_a_tenant_may_do_inside_is_no_finding() {
+        let tenant = tenant(Profile::System);
+        let mut observed = healthy(&tenant);
+        let nested = second(&mut observed);
+        nested.namespaces.extend([("user".to_owned(), 900), ("mnt".to_owned(), 901)]);
+        (nested.cap_bounding, nested.cap_permitted) = (u64::MAX, u64::MAX);
+        nested.no_new_privs = true;
+        mount(&mut observed, "/srv").propagation.push("shared:7".to_owned());
+        limit(&mut observed, "open_files").enforced = Some(16);
+        assert_eq!(ids(&judged(&tenant, &observed)), [""; 0]);
+    }
+
+    #[test]
+    fn a_path_that_the_kernel_does_not_have_needs_no_mask() {
+        let tenant = tenant(Profile::Web);
+        let mut observed = healthy(&tenant);
+        unmount(&mut observed, "/proc/kcore");
+        unmount(&mut observed, "/proc/fs");
+        let report =
+            judge_where(&tenant, &host(), &facts(), &observed, &|path| !["/proc/kcore", "/proc/fs"].contains(&path));
+        assert_eq!(ids(&report), [""; 0]);
+        assert!(is_present("/proc/sys") && !is_present("/proc/no-such-entry"));
+    }
+
+    #[test]
+    fn a_nominal_limit_is_said_and_a_required_one_is_drift() {
+        let mut tenant = tenant(Profile::Web);
+        tenant.settings.limits.inodes = "200k".parse().map(Bound::At).expect("limit");
+        tenant.settings.limits.iops_read = Bound::At(Count(5));
+        let report = judged(&tenant, &healthy(&tenant));
+        assert_eq!((ids(&report), report.verdict), (vec!["BW092"], Verdict::Nominal));
+        let last = report.limits.last().expect("rows");
+        assert_eq!(
+            (last.resource.as_str(), last.enforced.as_ref(), last.verdict),
+            ("iops_read", None, Verdict::Nominal)
+        );
+        let strict = Host { require: [Resource::Inodes].into(), ..host() };
+        let report = judge_where(&tenant, &strict, &facts(), &healthy(&tenant), &|_| true);
+        assert_eq!((ids(&report), report.verdict), (vec!["BW093", "BW092"], Verdict::Drift));
+    }
+
+    #[test]
+    fn a_controller_that_is_missing_makes_a_required_limit_drift() {
+        let tenant = tenant(Profile::Web);
+        let mut facts = facts();
+        facts.controllers.remove("memory");
+        let report = judge_where(&tenant, &host(), &facts, &healthy(&tenant), &|_| true);
+        assert!(ids(&report).contains(&"BW093"));
+        assert!(report.limits.iter().any(|limit| limit.resource == "memory" && limit.verdict == Verdict::Drift));
+    }
+
+    #[test]
+    fn a_suspended_tenant_that_runs_is_drift() {
+        let tenant = Tenant { state: Declared::Suspended { reason: None }, ..tenant(Profile::Web) };
+        let report = judged(&tenant, &healthy(&tenant));
+        assert_eq!((ids(&report), report.verdict), (vec!["BW100"], Verdict::Drift));
+    }
+
+    #[test]
+    fn a_tenant_that_is_down_has_nothing_but_strays() {
+        let tenant = tenant(Profile::Web);
+        let mut observed = Observed { jail: None, ..healthy(&tenant) };
+        let report = judged(&tenant, &observed);
+        assert_eq!(
+            (report.verdict, report.walls.len(), report.limits.len(), report.findings.len()),
+            (Verdict::Down, 0, 0, 0)
+        );
+        observed.strays.push(process(Profile::Web, 99));
+        let report = judged(&tenant, &observed);
+        assert_eq!((ids(&report), report.verdict), (vec!["BW080"], Verdict::Breached));
+    }
+
+    #[test]
+    fn every_kind_of_finding_has_a_case() {
+        let elsewhere = ["BW092", "BW093", "BW100"];
+        for kind in crate::FINDINGS {
+            let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);
+            assert!(known, "{} is never shown to appear", kind.id);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Limits: declared against enforced, and what nothing on this host enforces.
+//!
+//! Not reported: `sessions`. The daemon counts entries; the kernel has no word on them that could be read back.
+
+use crate::finding::{self, Fault};
+use bailiwick_plan::control::{Control, Value, controls};
+use bailiwick_plan::{HostFacts, nominal};
+use bailiwick_policy::{Host, Tenant};
+use bailiwick_types::{ByteSize, LimitFact, LimitReport, ObservedJail, Verdict};
+
+/// The rows of a report, and what is wrong with them.
+pub(crate) fn limits(
+    tenant: &Tenant,
+    host: &Host,
+    facts: &HostFacts,
+    jail: &ObservedJail,
+) -> (Vec<LimitReport>, Vec<Fault>) {
+    let controls = controls(&tenant.settings.limits, facts);
+    let mut faults = Vec::new();
+    let mut rows: Vec<LimitReport> =
+        controls.iter().filter_map(|control| control_row(control, jail, &mut faults)).collect();
+    let settings = &tenant.settings.limits;
+    for (word, target, size) in [("tmp", "/tmp", settings.tmp), ("shm", "/dev/shm", settings.shm)] {
+        rows.push(memory_file_system(word, target, size, jail, &mut faults));
+    }
+    rows.push(open_files(settings.open_files, jail, &mut faults));
+    for limit in nominal(tenant, &controls) {
+        let required = host.require.contains(&limit.resource);
+        let kind = if required { finding::LIMIT_REQUIRED } else { finding::LIMIT_NOMINAL };
+        faults.push(kind.fault(format!("{} = {}: {}", limit.word, limit.declared, limit.why)));
+        rows.push(LimitReport {
+            verdict: if required { Verdict::Drift } else { Verdict::Nominal },
+            ..row(limit.word, limit.declared, None)
+        });
+    }
+    (rows, faults)
+}
+
+fn row(word: &str, declared: String, enforced: Option<String>) -> LimitReport {
+    let resource = word.to_owned();
+    LimitReport { resource, declared, enforced, used: None, peak: None, faults: None, verdict: Verdict::Enforced }
+}
+
+fn in_words(enforced: Option<u64>) -> String {
+    enforced.map_or_else(|| "unlimited".to_owned(), |number| number.to_string())
+}
+
+/// `None` for a limit without a place, which [`nominal`] has when it is declared.
+fn control_row(control: &Control, jail: &ObservedJail, faults: &mut Vec<Fault>) -> Option<LimitReport> {
+    let place = control.place.as_ref()?;
+    let is_it = |fact: &&LimitFact| fact.resource == control.word && fact.file == place.file;
+    let Some(fact) = jail.limits.iter().find(is_it) else {
+        return Some(unread(control.word, control.declared.clone(), place.file, faults));
+    };
+    let mut report = LimitReport {
+        used: fact.used,
+        peak: fact.peak,
+        faults: fact.faults,
+        ..row(control.word, control.declared.clone(), Some(in_words(fact.enforced)))
+    };
+    if !place.holds(fact.enforced.map_or(Value::Unlimited, Value::Number)) {
+        report.verdict = Verdict::Drift;
+        faults.push(drift(control.word, &control.declared, place.file, &in_words(fact.enforced)));
+    }
+    Some(report)
+}
+
+fn drift(word: &str, declared: &str, file: &str, actual: &str) -> Fault {
+    finding::LIMIT_DRIFT.fault(format!("{word} = {declared}, but {file} has {actual}"))
+}
+
+fn unread(word: &str, declared: String, file: &str, faults: &mut Vec<Fault>) -> LimitReport {
+    faults.push(finding::LIMIT_UNREAD.fault(format!("{word} = {declared}: cannot read {file}")));
+    LimitReport { verdict: Verdict::Drift, ..row(word, declared, None) }
+}
+
+/// The size of a file system in memory, which the kernel shows in whole pages, as `size=4k`.
+fn memory_file_system(
+    word: &str,
+    target: &str,
+    size: ByteSize,
+    jail: &ObservedJail,
+    faults: &mut Vec<Fault>,
+) -> LimitReport {
+    let mounts = jail.mounts.iter().filter(|mount| mount.target == target && mount.fs_type == "tmpfs");
+    let options = mounts.flat_map(|mount| &mount.super_options);
+    let sizes: Vec<u64> =
+        options.filter_map(|option| option.strip_prefix("size=")?.strip_suffix('k')?.parse().ok()).collect();
+    let want = size.0.div_ceil(4096) * 4;
+    // The first is what the jail was started with; one that the tenant put over it takes nothing from the limit.
+    let Some(actual) = sizes.first().copied() else {
+        return unread(word, size.to_string(), &format!("the size of {target}"), faults);
+    };
+    let mut report = row(word, size.to_string(), Some(actual.saturating_mul(1024).to_string()));
+    if actual != want {
+        report.verdict = Verdict::Drift;
+        faults.push(drift(word, &size.to_string(), target, &format!("size={actual}k")));
+    }
+    report
+}
+
+/// Init's hard limit, which everything inside starts from. Lower is the tenant's own choice.
+fn open_files(declared: u64, jail: &ObservedJail, faults: &mut Vec<Fault>) -> LimitReport {
+    let Some(fact) = jail.limits.iter().find(|fact| fact.resource == "open_files") else {
+        return unread("open_files", declared.to_string(), "/proc/PID/limits", faults);
+    };
+    let mut report = row("open_files", declared.to_string(), Some(in_words(fact.enforced)));
+    if fact.enforced.is_none_or(|actual| actual > declared) {
+        report.verdict = Verdict::Drift;
+        faults.push(drift("open_files", &declared.to_string(), "/proc/PID/limits", &in_words(fact.enforced)));
+    }
+    report
+}

@@ -1,0 +1,139 @@
+//! The mount table of a jail against the rows of its plan.
+//!
+//! In `web` and `shell` nobody inside can mount, so every row must be there and nothing else. In `system` the tenant's
+//! root may mount, and a row that it covered, moved or took away is a remark: the profile's walls do not rest on it.
+
+use crate::finding::{self, Fault, FindingKind, quoted};
+use crate::walls::Wall;
+use bailiwick_plan::mount::{Flags, Mount, Source};
+use bailiwick_types::{MAX_MOUNTS, MountFact, ObservedJail, Profile};
+use std::collections::BTreeSet;
+
+/// Whether the kernel of this host has a path that a plan masks or fixes only where it is there.
+pub(crate) type Presence<'a> = &'a dyn Fn(&str) -> bool;
+
+/// The mount table, without what is masked.
+pub(crate) fn mounts(profile: Profile, rows: &[Mount], jail: &ObservedJail, present: Presence<'_>) -> Wall {
+    let mut faults = Vec::new();
+    let own = rows.iter().filter(|row| row.source != Source::Mask);
+    faults.extend(own.filter_map(|row| row_fault(profile, row, jail, present)));
+    faults.extend(jail.mounts.iter().filter_map(|mount| propagation_fault(profile, mount)));
+    faults.extend(unplanned(profile, rows, jail));
+    if jail.mounts_cut {
+        let kind = if profile == Profile::System { finding::MOUNT_OWN } else { finding::MOUNT_UNEXPECTED };
+        faults.push(kind.fault(format!("more than {MAX_MOUNTS} mounts")));
+    }
+    let evidence = format!("{} mounts as planned, none propagates (/proc/PID/mountinfo)", jail.mounts.len());
+    Wall { name: "mounts", evidence, faults }
+}
+
+/// What is masked.
+pub(crate) fn masks(profile: Profile, rows: &[Mount], jail: &ObservedJail, present: Presence<'_>) -> Wall {
+    let masks: Vec<&Mount> = rows.iter().filter(|row| row.source == Source::Mask && present(&row.target)).collect();
+    let faults = masks.iter().filter_map(|row| row_fault(profile, row, jail, present)).collect();
+    Wall { name: "masks", evidence: format!("{} paths masked (/proc/PID/mountinfo)", masks.len()), faults }
+}
+
+/// What is wrong with a row, if anything.
+fn row_fault(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presence<'_>) -> Option<Fault> {
+    if row.only_if_present() && !present(&row.target) {
+        return None;
+    }
+    let at = || jail.mounts.iter().filter(|mount| mount.target == row.target);
+    if profile == Profile::System {
+        // What the tenant has put over it does not take it away.
+        if at().any(|mount| difference(profile, row, mount).is_none()) {
+            return None;
+        }
+        let kind = if row.source == Source::Mask { finding::MASK_CHANGED } else { changed_or_stale(row) };
+        return Some(kind.fault(format!("{} is not as planned", row.target)));
+    }
+    let Some(mount) = at().rfind(|mount| !mount.covered) else {
+        let kind = match row.source {
+            Source::Mask => finding::MASK_MISSING,
+            Source::HostPlain(_) => finding::MOUNT_STALE,
+            _ => finding::MOUNT_MISSING,
+        };
+        return Some(kind.fault(format!("nothing is mounted at {}", row.target)));
+    };
+    let (kind, evidence) = difference(profile, row, mount)?;
+    let kind = if row.source == Source::Mask { finding::MASK_MISSING } else { kind };
+    Some(kind.fault(format!("{}: {evidence}", row.target)))
+}
+
+fn changed_or_stale(row: &Mount) -> FindingKind {
+    if matches!(row.source, Source::HostPlain(_)) { finding::MOUNT_STALE } else { finding::MOUNT_CHANGED }
+}
+
+/// How a mount differs from its row.
+fn difference(profile: Profile, row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
+    let other = |text: String| Some((finding::MOUNT_OTHER, text));
+    let fs_type = mount.fs_type.as_str();
+    let want = match row.source {
+        Source::Tmpfs { .. } => Some("tmpfs"),
+        Source::Proc | Source::Itself => Some("proc"),
+        Source::Sysfs => Some("sysfs"),
+        Source::Devpts => Some("devpts"),
+        Source::Mqueue => Some("mqueue"),
+        Source::Overlay { .. } => Some("overlay"),
+        Source::HostMapped(_)
+        | Source::HostPlain(_)
+        | Source::Init
+        | Source::Storage(_)
+        | Source::Device(_)
+        | Source::Mask => None,
+    };
+    if let Some(want) = want
+        && want != fs_type
+    {
+        return other(format!("{} instead of {want}", quoted(fs_type)));
+    }
+    let mapped = mount.options.iter().any(|option| option == "idmapped");
+    match &row.source {
+        Source::HostMapped(_) | Source::Storage(_) if !mapped => return other("not id-mapped".to_owned()),
+        Source::HostPlain(_) | Source::Init if mapped => return other("id-mapped".to_owned()),
+        Source::Mask if ["proc", "sysfs"].contains(&fs_type) => {
+            return other("what it should hide is there".to_owned());
+        }
+        Source::Device(name) if !mount.root.ends_with(&format!("/{name}")) => {
+            return other(format!("shows {}", quoted(&mount.root)));
+        }
+        _ => {}
+    }
+    // The fresh root is sealed after its last row.
+    let sealed = row.target == "/" && profile != Profile::System;
+    let flags = if sealed { row.flags.and(Flags::READ_ONLY) } else { row.flags };
+    let missing: Vec<&str> =
+        flags.words().into_iter().filter(|word| !mount.options.iter().any(|option| option == word)).collect();
+    (!missing.is_empty()).then(|| (finding::MOUNT_FLAGS, format!("without {}", missing.join(","))))
+}
+
+/// A mount through which events come from elsewhere, or go there.
+fn propagation_fault(profile: Profile, mount: &MountFact) -> Option<Fault> {
+    // A tenant that may mount may share among its own namespaces; what follows a master follows the host.
+    let bad = |field: &&String| profile != Profile::System || !field.starts_with("shared:");
+    let field = mount.propagation.iter().find(bad)?;
+    Some(finding::MOUNT_PROPAGATES.fault(format!("{} has {}", quoted(&mount.target), quoted(field))))
+}
+
+/// Mounts that no row asks for, a second one at one target included.
+fn unplanned(profile: Profile, rows: &[Mount], jail: &ObservedJail) -> Vec<Fault> {
+    let planned: BTreeSet<&str> = rows.iter().map(|row| row.target.as_str()).collect();
+    let mut seen = BTreeSet::new();
+    let extra = jail.mounts.iter().filter(|mount| {
+        let target = mount.target.as_str();
+        let again = !seen.insert(target);
+        again || !planned.contains(target)
+    });
+    extra
+        .map(|mount| {
+            let kind = match profile {
+                Profile::System => finding::MOUNT_OWN,
+                // A part of the host's /etc that is there no more was still there when the jail was started.
+                _ if mount.target.starts_with("/run/host/etc/") => finding::MOUNT_STALE,
+                _ => finding::MOUNT_UNEXPECTED,
+            };
+            kind.fault(format!("{} at {}", quoted(&mount.fs_type), quoted(&mount.target)))
+        })
+        .collect()
+}

@@ -1,0 +1,460 @@
+//! Every system call of x86_64 that the project knows (Linux 6.18), in groups, each with its rule and the reason.
+//!
+//! The danger is a number that is forgotten or listed twice: tests compare the groups with the kernel's list. What is
+//! listed nowhere is newer than this file and gets `ENOSYS`, so that programs fall back to what they did before.
+//!
+//! Knowingly left to others: the flags of `send` (urgent data on Unix sockets) because a check there would slow every
+//! byte sent; what is said over a routing socket, bounded by the capability set; pointers, which no filter can follow.
+
+use super::{Check, Rule, Verdict};
+use linux_raw_sys::errno::{EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
+use linux_raw_sys::general::{
+    self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
+};
+use linux_raw_sys::{ioctl, net};
+
+/// Calls that share a rule and the reason for it.
+pub(super) struct Group {
+    /// Why.
+    pub(super) remark: &'static str,
+    /// The rule in `web` and `shell`.
+    pub(super) tight: Rule,
+    /// The rule in `system`.
+    pub(super) system: Rule,
+    /// Numbers and names.
+    pub(super) calls: &'static [(u32, &'static str)],
+}
+
+const ALLOW: Rule = Rule::Always(Verdict::Allow);
+const REFUSE: Rule = errno(EPERM);
+const ABSENT: Rule = errno(ENOSYS);
+
+const fn errno(number: u32) -> Rule {
+    assert!(number <= 4095, "the kernel caps the number of a refusal here (MAX_ERRNO)");
+    #[expect(clippy::cast_possible_truncation, reason = "the line above")]
+    Rule::Always(Verdict::Errno(number as u16))
+}
+
+const fn group(rule: Rule, remark: &'static str, calls: &'static [(u32, &'static str)]) -> Group {
+    Group { remark, tight: rule, system: rule, calls }
+}
+
+const fn group_by_profile(
+    tight: Rule,
+    system: Rule,
+    remark: &'static str,
+    calls: &'static [(u32, &'static str)],
+) -> Group {
+    Group { remark, tight, system, calls }
+}
+
+/// Numbers with their names, from the kernel's constants.
+macro_rules! calls {
+    ($($call:ident)+) => { &[$((general::$call, stringify!($call).split_at("__NR_".len()).1)),+] };
+}
+
+/// If `argument` of the call, cut to the bits of `mask`, is one of `values`, then `then`, else `otherwise`.
+macro_rules! check {
+    (argument $argument:literal & $mask:expr; $($value:expr),+; $then:expr; $otherwise:expr) => {
+        Rule::Check(&Check { argument: $argument, mask: $mask, values: &[$($value),+], then: $then, otherwise: $otherwise })
+    };
+    (argument $argument:literal; $($value:expr),+; $then:expr; $otherwise:expr) => {
+        check!(argument $argument & u32::MAX; $($value),+; $then; $otherwise)
+    };
+}
+
+// A family or protocol that is refused looks like one that the kernel was built without: login programs go on without
+// the audit socket then, and would refuse every login over EPERM.
+const NO_FAMILY: Rule = errno(EAFNOSUPPORT);
+const NO_PROTOCOL: Rule = errno(EPROTONOSUPPORT);
+
+/// The kind of a socket, without `SOCK_CLOEXEC` and `SOCK_NONBLOCK` (the kernel's `SOCK_TYPE_MASK`).
+const SOCK_TYPE_MASK: u32 = 0xf;
+const TCP: u32 = net::IPPROTO_TCP as u32;
+const UDP: u32 = net::IPPROTO_UDP as u32;
+const ICMP: u32 = net::IPPROTO_ICMP as u32;
+/// `linux/netlink.h`.
+const NETLINK_ROUTE: u32 = 0;
+
+/// Streams and datagrams. An allow-list, because raw is not the only danger: kind 10 (`SOCK_PACKET`) of the internet
+/// family *is* a packet socket, and SCTP, DCCP, L2TP, SMC or multipath TCP each load a module with a past.
+const INTERNET_SOCKET: Rule = check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_STREAM;
+    check!(argument 2; 0, TCP; ALLOW; NO_PROTOCOL);
+    check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_DGRAM;
+        check!(argument 2; 0, UDP, ICMP, net::IPPROTO_ICMPV6; ALLOW; NO_PROTOCOL);
+        REFUSE));
+
+/// Families by allow-list. Netlink sockets are raw by custom, so their kind is left alone.
+const SOCKET: Rule = check!(argument 0; net::AF_UNIX; ALLOW;
+    check!(argument 0; net::AF_INET, net::AF_INET6; INTERNET_SOCKET;
+        check!(argument 0; net::AF_NETLINK;
+            check!(argument 2; NETLINK_ROUTE; ALLOW; NO_PROTOCOL);
+            NO_FAMILY)));
+
+const SOCKETPAIR: Rule = check!(argument 0; net::AF_UNIX; ALLOW; NO_FAMILY);
+
+/// `IPPROTO_IP` and `IPPROTO_IPV6` as levels of options.
+const IP: u32 = net::IPPROTO_IP as u32;
+const IPV6: u32 = net::IPPROTO_IPV6 as u32;
+/// First of the two options that change a table: `linux/netfilter_ipv4/ip_tables.h`, and `ip6_tables.h` has the same.
+const IPT_SO_SET_REPLACE: u32 = 64;
+/// `linux/netfilter_arp/arp_tables.h`.
+const ARPT_SO_SET_REPLACE: u32 = 96;
+/// `linux/netfilter_bridge/ebtables.h`.
+const EBT_SO_SET_ENTRIES: u32 = 128;
+/// First of the sixteen options of the load balancer: `linux/ip_vs.h`.
+const IP_VS_BASE_CTL: u32 = 64 + 1024 + 64;
+
+/// The packet filter's own socket options; all others pass.
+const SETSOCKOPT: Rule = check!(argument 1; IP;
+    check!(argument 2 & !1; IPT_SO_SET_REPLACE, ARPT_SO_SET_REPLACE, EBT_SO_SET_ENTRIES; REFUSE;
+        check!(argument 2 & !15; IP_VS_BASE_CTL; REFUSE; ALLOW));
+    check!(argument 1; IPV6;
+        check!(argument 2 & !1; IPT_SO_SET_REPLACE; REFUSE; ALLOW);
+        ALLOW));
+
+/// The kernel reads 32 bits of the command; a comparison of 64 could be passed with rubbish above them.
+const IOCTL: Rule = check!(argument 1;
+    // Terminal injection class: types into, selects from, or changes the driver of a terminal that may be an operator's.
+    ioctl::TIOCSTI, ioctl::TIOCLINUX, ioctl::TIOCSETD,
+    // Quota escape class: on btrfs any owner of a directory may make a subvolume, and that has a quota of its own.
+    ioctl::BTRFS_IOC_SUBVOL_CREATE, ioctl::BTRFS_IOC_SUBVOL_CREATE_V2,
+    ioctl::BTRFS_IOC_SNAP_CREATE, ioctl::BTRFS_IOC_SNAP_CREATE_V2;
+    REFUSE; ALLOW);
+
+/// `CLONE_NEWTIME` is not among them: its bit belongs to the exit signal in clone(2).
+const NEW_NAMESPACES: u32 =
+    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
+
+const CLONE: Rule = check!(argument 0 & NEW_NAMESPACES; 0; ALLOW; REFUSE);
+
+/// `linux/personality.h`: Linux as it is; the name of a 32-bit machine or of a 2.6 kernel; addresses without
+/// randomisation, for debuggers; the question what it is. Not `READ_IMPLIES_EXEC` and its like: they weaken a process
+/// across exec.
+const PERSONALITY: Rule = check!(argument 0; 0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, u32::MAX; ALLOW; REFUSE);
+
+/// `linux/prctl.h`. `PR_SET_MM` forges what the kernel says about a process's memory, for restoring checkpoints.
+const PR_SET_MM: u32 = 35;
+/// Core scheduling: a cookie of its own keeps the neighbours off the sibling hyperthread, and is charged to nobody.
+const PR_SCHED_CORE: u32 = 62;
+
+const PRCTL: Rule = check!(argument 0; PR_SET_MM, PR_SCHED_CORE; REFUSE; ALLOW);
+
+pub(super) const GROUPS: &[Group] = &[
+    group(
+        ALLOW,
+        "reads and writes what is open",
+        calls![
+            __NR_read __NR_write __NR_readv __NR_writev __NR_pread64 __NR_pwrite64 __NR_preadv __NR_pwritev
+            __NR_preadv2 __NR_pwritev2 __NR_lseek __NR_close __NR_close_range __NR_dup __NR_dup2 __NR_dup3 __NR_fcntl
+            __NR_flock __NR_ftruncate __NR_fallocate __NR_fadvise64 __NR_readahead __NR_fsync __NR_fdatasync
+            __NR_sync_file_range __NR_getdents __NR_getdents64 __NR_pipe __NR_pipe2
+        ],
+    ),
+    group(
+        ALLOW,
+        "moves data between descriptors; page-cache write bugs were delivered through splice, but needed a socket \
+         family or namespace that is refused here, and web servers and proxies need it",
+        calls![__NR_sendfile __NR_splice __NR_tee __NR_vmsplice __NR_copy_file_range],
+    ),
+    group(
+        ALLOW,
+        "files by name",
+        calls![
+            __NR_open __NR_openat __NR_openat2 __NR_creat __NR_stat __NR_lstat __NR_fstat __NR_newfstatat __NR_statx
+            __NR_statfs __NR_fstatfs __NR_access __NR_faccessat __NR_faccessat2 __NR_truncate __NR_getcwd __NR_chdir
+            __NR_fchdir __NR_rename __NR_renameat __NR_renameat2 __NR_mkdir __NR_mkdirat __NR_rmdir __NR_link
+            __NR_linkat __NR_unlink __NR_unlinkat __NR_symlink __NR_symlinkat __NR_readlink __NR_readlinkat
+            __NR_chmod __NR_fchmod __NR_fchmodat __NR_fchmodat2 __NR_chown __NR_fchown __NR_lchown __NR_fchownat
+            __NR_umask __NR_utime __NR_utimes __NR_futimesat __NR_utimensat
+        ],
+    ),
+    group(
+        ALLOW,
+        "extended attributes",
+        calls![
+            __NR_setxattr __NR_lsetxattr __NR_fsetxattr __NR_setxattrat __NR_getxattr __NR_lgetxattr __NR_fgetxattr
+            __NR_getxattrat __NR_listxattr __NR_llistxattr __NR_flistxattr __NR_listxattrat __NR_removexattr
+            __NR_lremovexattr __NR_fremovexattr __NR_removexattrat
+        ],
+    ),
+    group(
+        ALLOW,
+        "file attributes: the kernel refuses a change of the project id from within a user namespace, so no quota is \
+         escaped this way",
+        calls![__NR_file_getattr __NR_file_setattr],
+    ),
+    group(
+        ALLOW,
+        "pipes and sockets by name; the kernel refuses device nodes in a user namespace",
+        calls![__NR_mknod __NR_mknodat],
+    ),
+    group(
+        ALLOW,
+        "sshd and mail servers lock themselves up with it; who breaks out of it is in the jail's root, a pivoted mount \
+         with nothing above",
+        calls![__NR_chroot],
+    ),
+    group(
+        ALLOW,
+        "names a file by handle, which tells nothing that stat does not; opening by handle is refused",
+        calls![__NR_name_to_handle_at],
+    ),
+    group(
+        ALLOW,
+        "shows mounts of mount namespaces that the caller has power over",
+        calls![__NR_statmount __NR_listmount],
+    ),
+    group(
+        ALLOW,
+        "one file system at a time, and its dirty pages are mostly the caller's: databases need it to be true",
+        calls![__NR_syncfs],
+    ),
+    group(
+        Rule::Always(Verdict::Errno(0)),
+        "stall class: flushes every file system of the host, outside all limits. Says done, as it may for all that the \
+         caller can check",
+        calls![__NR_sync],
+    ),
+    group(
+        ALLOW,
+        "waits for files, watches them",
+        calls![
+            __NR_poll __NR_ppoll __NR_select __NR_pselect6 __NR_epoll_create __NR_epoll_create1 __NR_epoll_ctl
+            __NR_epoll_wait __NR_epoll_pwait __NR_epoll_pwait2 __NR_eventfd __NR_eventfd2 __NR_signalfd
+            __NR_signalfd4 __NR_timerfd_create __NR_timerfd_settime __NR_timerfd_gettime __NR_inotify_init
+            __NR_inotify_init1 __NR_inotify_add_watch __NR_inotify_rm_watch
+        ],
+    ),
+    group(
+        ALLOW,
+        "the old asynchronous interface of databases and web servers; fs.aio-max-nr is one number for the whole host, \
+         so an operator should set it high",
+        calls![
+            __NR_io_setup __NR_io_destroy __NR_io_getevents __NR_io_pgetevents __NR_io_submit __NR_io_cancel
+        ],
+    ),
+    group(
+        ALLOW,
+        "memory",
+        calls![
+            __NR_mmap __NR_mprotect __NR_munmap __NR_mremap __NR_brk __NR_msync __NR_madvise __NR_process_madvise
+            __NR_mlock __NR_mlock2 __NR_munlock __NR_mlockall __NR_munlockall __NR_mseal __NR_map_shadow_stack
+            __NR_pkey_mprotect __NR_pkey_alloc __NR_pkey_free __NR_memfd_create __NR_memfd_secret __NR_membarrier
+            __NR_process_mrelease
+        ],
+    ),
+    group(
+        ALLOW,
+        "what is in the page cache; the kernel answers only for files that the caller owns or may write, which keeps \
+         it from spying on neighbours through the shared image",
+        calls![__NR_mincore __NR_cachestat],
+    ),
+    group(
+        ALLOW,
+        "placement on memory nodes, within the jail's cpuset",
+        calls![
+            __NR_mbind __NR_set_mempolicy __NR_get_mempolicy __NR_set_mempolicy_home_node __NR_migrate_pages
+            __NR_move_pages
+        ],
+    ),
+    group(
+        ALLOW,
+        "processes and threads",
+        calls![
+            __NR_fork __NR_vfork __NR_execve __NR_execveat __NR_exit __NR_exit_group __NR_wait4 __NR_waitid
+            __NR_getpid __NR_getppid __NR_gettid __NR_getpgid __NR_getpgrp __NR_setpgid __NR_getsid __NR_setsid
+            __NR_set_tid_address __NR_set_robust_list __NR_get_robust_list __NR_rseq __NR_arch_prctl
+            __NR_pidfd_open __NR_pidfd_send_signal __NR_getcpu __NR_uname __NR_sysinfo __NR_getrusage __NR_times
+            __NR_getrandom
+        ],
+    ),
+    group_by_profile(
+        CLONE,
+        ALLOW,
+        "nested namespace class: root in a user namespace of its own has every capability there, which is how most \
+         kernel bugs are reached",
+        calls![__NR_clone],
+    ),
+    group_by_profile(
+        ABSENT,
+        ALLOW,
+        "nested namespace class: its flags are behind a pointer; when it does not exist libc uses clone",
+        calls![__NR_clone3],
+    ),
+    group_by_profile(
+        REFUSE,
+        ALLOW,
+        "nested namespace class: makes and joins namespaces",
+        calls![__NR_unshare __NR_setns],
+    ),
+    group(
+        ALLOW,
+        "signals",
+        calls![
+            __NR_rt_sigaction __NR_rt_sigprocmask __NR_rt_sigreturn __NR_rt_sigpending __NR_rt_sigtimedwait
+            __NR_rt_sigqueueinfo __NR_rt_tgsigqueueinfo __NR_rt_sigsuspend __NR_sigaltstack __NR_kill __NR_tkill
+            __NR_tgkill __NR_pause __NR_restart_syscall
+        ],
+    ),
+    group(ALLOW, "locks", calls![__NR_futex __NR_futex_waitv __NR_futex_wake __NR_futex_wait __NR_futex_requeue]),
+    group(
+        ALLOW,
+        "clocks and timers, read and waited for",
+        calls![
+            __NR_time __NR_gettimeofday __NR_clock_gettime __NR_clock_getres __NR_nanosleep __NR_clock_nanosleep
+            __NR_alarm __NR_getitimer __NR_setitimer __NR_timer_create __NR_timer_settime __NR_timer_gettime
+            __NR_timer_getoverrun __NR_timer_delete
+        ],
+    ),
+    group(
+        ALLOW,
+        "asked whether the clock is right; the kernel lets only the host's CAP_SYS_TIME set it",
+        calls![__NR_adjtimex __NR_clock_adjtime],
+    ),
+    group(
+        ALLOW,
+        "scheduling and limits; what raises a priority or a limit needs the host's capabilities",
+        calls![
+            __NR_sched_yield __NR_sched_setparam __NR_sched_getparam __NR_sched_setscheduler __NR_sched_getscheduler
+            __NR_sched_get_priority_max __NR_sched_get_priority_min __NR_sched_rr_get_interval
+            __NR_sched_setaffinity __NR_sched_getaffinity __NR_sched_setattr __NR_sched_getattr __NR_getpriority
+            __NR_setpriority __NR_ioprio_set __NR_ioprio_get __NR_getrlimit __NR_setrlimit __NR_prlimit64
+        ],
+    ),
+    group(
+        ALLOW,
+        "users, groups and capabilities of the own user namespace",
+        calls![
+            __NR_getuid __NR_geteuid __NR_getgid __NR_getegid __NR_getresuid __NR_getresgid __NR_getgroups __NR_setuid
+            __NR_setgid __NR_setreuid __NR_setregid __NR_setresuid __NR_setresgid __NR_setfsuid __NR_setfsgid
+            __NR_setgroups __NR_capget __NR_capset
+        ],
+    ),
+    group(
+        ALLOW,
+        "tenants may confine themselves further; a filter of theirs cannot loosen this one",
+        calls![__NR_seccomp __NR_landlock_create_ruleset __NR_landlock_add_rule __NR_landlock_restrict_self],
+    ),
+    group(ALLOW, "which security modules there are", calls![__NR_lsm_get_self_attr __NR_lsm_list_modules]),
+    group(REFUSE, "the security module's label is the host's to give", calls![__NR_lsm_set_self_attr]),
+    group(PRCTL, "settings of a process, but two of their number", calls![__NR_prctl]),
+    group(PERSONALITY, "allow-list of harmless personalities", calls![__NR_personality]),
+    group(
+        ALLOW,
+        "debuggers, within the jail's pid namespace; the kernel checks the filter again after a tracer's change",
+        calls![__NR_ptrace __NR_process_vm_readv __NR_process_vm_writev __NR_kcmp __NR_pidfd_getfd],
+    ),
+    group(
+        ALLOW,
+        "called by the kernel's own trampoline when the host traces a program; refused, the program would crash",
+        calls![__NR_uretprobe],
+    ),
+    group(
+        ALLOW,
+        "System V and POSIX message queues, semaphores, shared memory of the own ipc namespace",
+        calls![
+            __NR_shmget __NR_shmat __NR_shmctl __NR_shmdt __NR_semget __NR_semop __NR_semtimedop __NR_semctl
+            __NR_msgget __NR_msgsnd __NR_msgrcv __NR_msgctl __NR_mq_open __NR_mq_unlink __NR_mq_timedsend
+            __NR_mq_timedreceive __NR_mq_notify __NR_mq_getsetattr
+        ],
+    ),
+    group(
+        SOCKET,
+        "page-cache write class and packet class: kernel cryptography, RxRPC, packet, vsock and the like are reached \
+         by family alone, the packet filter and IPsec by netlink protocol",
+        calls![__NR_socket],
+    ),
+    group(SOCKETPAIR, "allow-list of families, as for socket", calls![__NR_socketpair]),
+    group_by_profile(
+        ALLOW,
+        SETSOCKOPT,
+        "packet filter class: the old tables are set by socket options, which `system`, having CAP_NET_ADMIN, could; \
+         the tight profiles lack the capability and pay for no check",
+        calls![__NR_setsockopt],
+    ),
+    group(
+        ALLOW,
+        "sockets that exist",
+        calls![
+            __NR_connect __NR_accept __NR_accept4 __NR_sendto __NR_recvfrom __NR_sendmsg __NR_recvmsg __NR_sendmmsg
+            __NR_recvmmsg __NR_shutdown __NR_bind __NR_listen __NR_getsockname __NR_getpeername __NR_getsockopt
+        ],
+    ),
+    group(IOCTL, "terminal injection class and quota escape class; other commands pass", calls![__NR_ioctl]),
+    group_by_profile(
+        REFUSE,
+        ALLOW,
+        "mount class: parsers of mount options, and tricks with mounts, are refused before the kernel looks at them",
+        calls![
+            __NR_mount __NR_umount2 __NR_pivot_root __NR_fsopen __NR_fsconfig __NR_fsmount __NR_fspick __NR_open_tree
+            __NR_open_tree_attr __NR_move_mount __NR_mount_setattr
+        ],
+    ),
+    group_by_profile(
+        REFUSE,
+        ALLOW,
+        "the host name is part of the jail's declaration",
+        calls![__NR_sethostname __NR_setdomainname],
+    ),
+    group(
+        REFUSE,
+        "handle class: reaches any inode of a file system, whatever lies between",
+        calls![__NR_open_by_handle_at],
+    ),
+    group(REFUSE, "watches whole mounts and file systems", calls![__NR_fanotify_init __NR_fanotify_mark]),
+    group(
+        REFUSE,
+        "async ring class: a second system-call table that no filter sees, with a past of memory bugs; programs fall \
+         back to threads",
+        calls![__NR_io_uring_setup __NR_io_uring_enter __NR_io_uring_register],
+    ),
+    group(REFUSE, "verifier class", calls![__NR_bpf]),
+    group(REFUSE, "tracing class: large, and sees the neighbours through counters", calls![__NR_perf_event_open]),
+    group(
+        REFUSE,
+        "exploit aid class: stops the kernel in the middle of a copy for as long as the caller likes",
+        calls![__NR_userfaultfd],
+    ),
+    group(
+        REFUSE,
+        "key class: keyrings know user namespaces only half, and their quota is by host user",
+        calls![__NR_add_key __NR_request_key __NR_keyctl],
+    ),
+    group(REFUSE, "leak class: the kernel log, with addresses and the neighbours' deaths", calls![__NR_syslog]),
+    group(
+        REFUSE,
+        "kernel image class: replaces or extends the kernel",
+        calls![
+            __NR_kexec_load __NR_kexec_file_load __NR_init_module __NR_finit_module __NR_delete_module
+        ],
+    ),
+    group(
+        REFUSE,
+        "host class: power, swap, accounting, quotas, clock, ports and terminals of the whole machine",
+        calls![
+            __NR_reboot __NR_swapon __NR_swapoff __NR_acct __NR_quotactl __NR_quotactl_fd __NR_settimeofday
+            __NR_clock_settime __NR_iopl __NR_ioperm __NR_vhangup
+        ],
+    ),
+    group(
+        ABSENT,
+        "16-bit code segments: a source of kernel bugs with no native user; many kernels are built without",
+        calls![__NR_modify_ldt],
+    ),
+    group(
+        ABSENT,
+        "leak class: file systems of the host by device number or index; nothing has called them in decades",
+        calls![__NR_ustat __NR_sysfs],
+    ),
+    group(ABSENT, "emulated, with bugs in the emulation, and unused", calls![__NR_remap_file_pages __NR_uselib]),
+    group(
+        ABSENT,
+        "not in current kernels",
+        calls![
+            __NR__sysctl __NR_create_module __NR_get_kernel_syms __NR_query_module __NR_nfsservctl __NR_getpmsg
+            __NR_putpmsg __NR_afs_syscall __NR_tuxcall __NR_security __NR_set_thread_area __NR_get_thread_area
+            __NR_lookup_dcookie __NR_epoll_ctl_old __NR_epoll_wait_old __NR_vserver
+        ],
+    ),
+];

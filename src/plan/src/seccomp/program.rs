@@ -1,0 +1,245 @@
+//! From rules to classic BPF, and back: a compiler, and an interpreter of what it emits.
+//!
+//! A program is made of blocks. Every block ends in returns, so that blocks are only ever put one behind the other:
+//! no jump goes back, none needs fixing up later, and a wrong length is the one mistake to make.
+
+use super::{ARCHITECTURE, Check, Rule, UNKNOWN, Verdict, X32_BIT};
+
+// linux/bpf_common.h, the few operations that we need.
+/// A = the word at offset `k` of the call.
+const LOAD: u16 = 0x20;
+/// A = A & `k`.
+const AND: u16 = 0x54;
+/// Skip `k` instructions.
+const SKIP: u16 = 0x05;
+/// Skip `jt` instructions if A is `k`, else `jf`.
+const IF_EQUAL: u16 = 0x15;
+/// Skip `jt` instructions if A is `k` or more, else `jf`.
+const IF_AT_LEAST: u16 = 0x35;
+/// Return `k`.
+const RETURN: u16 = 0x06;
+
+// linux/seccomp.h
+/// Offset of the number in `struct seccomp_data`.
+const NUMBER: u32 = 0;
+/// Offset of the architecture.
+const ARCH: u32 = 4;
+/// Offset of the arguments, eight bytes each, low half first.
+const ARGUMENTS: u32 = 16;
+const RET_KILL_PROCESS: u32 = 0x8000_0000;
+const RET_ERRNO: u32 = 0x0005_0000;
+const RET_ALLOW: u32 = 0x7fff_0000;
+const RET_ACTION: u32 = 0xffff_0000;
+
+/// A call whose arguments are checked counts for as much as this many plain ones: the kernel runs the filter for plain
+/// ones at most once, for this one always.
+const CHECK_WEIGHT: u32 = 32;
+
+/// One instruction: `struct sock_filter` of `linux/filter.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// How many instructions to skip if the comparison holds.
+    pub jt: u8,
+    /// How many instructions to skip if it does not.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+/// A call, as a filter sees it: `struct seccomp_data` of `linux/seccomp.h`, without the instruction pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeccompData {
+    /// Number.
+    pub number: u32,
+    /// Architecture of the interface that was called.
+    pub architecture: u32,
+    /// Arguments.
+    pub arguments: [u64; 6],
+}
+
+/// Instructions of which each path ends in a return.
+type Block = Vec<Instruction>;
+
+/// A rule for the numbers from `first` up to the next range's first.
+#[derive(Debug)]
+struct Range {
+    first: u32,
+    rule: Rule,
+    weight: u32,
+}
+
+/// The program for these rules, which are in the order of their numbers.
+pub(super) fn compile(rules: &[(u32, Rule)]) -> Vec<Instruction> {
+    let mut program = vec![load(ARCH)];
+    let mut native = vec![load(NUMBER)];
+    native.extend(search(&ranges(rules)));
+    program.extend(branch(IF_EQUAL, &[ARCHITECTURE], native, vec![give(Verdict::Kill)]));
+    program
+}
+
+/// The rules, and what applies between and above them, as ranges that leave no number out.
+fn ranges(rules: &[(u32, Rule)]) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::new();
+    let mut add = |first: u32, next: u32, rule: Rule| {
+        let weight = match rule {
+            Rule::Always(_) => next - first,
+            Rule::Check(_) => CHECK_WEIGHT,
+        };
+        match ranges.last_mut() {
+            Some(last) if last.rule == rule => last.weight += weight,
+            _ => ranges.push(Range { first, rule, weight }),
+        }
+    };
+    let mut next = 0;
+    for &(number, rule) in rules {
+        assert!(next <= number && number < X32_BIT, "rules are native, ordered, one for each number");
+        if next < number {
+            add(next, number, UNKNOWN);
+        }
+        next = number + 1;
+        add(number, next, rule);
+    }
+    add(next, next + 1, UNKNOWN); // and all above, x32 among them
+    ranges
+}
+
+/// Finds A among ranges: halves their weight with every comparison, so that what is called or tried most is found
+/// soonest.
+fn search(ranges: &[Range]) -> Block {
+    match ranges {
+        [only] => block(only.rule),
+        [around, single, rest] if around.rule == rest.rule && single.first + 1 == rest.first => {
+            branch(IF_EQUAL, &[single.first], block(single.rule), block(around.rule))
+        }
+        _ => {
+            let (low, high) = ranges.split_at(middle(ranges));
+            branch(IF_AT_LEAST, &[high[0].first], search(high), search(low))
+        }
+    }
+}
+
+/// Where to cut two or more ranges, so that the heavier side is as light as can be.
+fn middle(ranges: &[Range]) -> usize {
+    let total: u32 = ranges.iter().map(|range| range.weight).sum();
+    let mut low = 0;
+    let heavier = |index: &usize| {
+        low += ranges[index - 1].weight;
+        low.max(total - low)
+    };
+    (1..ranges.len()).min_by_key(heavier).expect("two ranges or more")
+}
+
+fn block(rule: Rule) -> Block {
+    match rule {
+        Rule::Always(verdict) => vec![give(verdict)],
+        Rule::Check(&Check { argument, mask, values, then, otherwise }) => {
+            let mut instructions = vec![load(ARGUMENTS + 8 * u32::from(argument))];
+            if mask != u32::MAX {
+                instructions.push(operation(AND, mask));
+            }
+            instructions.extend(branch(IF_EQUAL, values, block(then), block(otherwise)));
+            instructions
+        }
+    }
+}
+
+/// Compares A with each operand; `yes` once a comparison holds, `no` if none does.
+fn branch(comparison: u16, operands: &[u32], yes: Block, no: Block) -> Block {
+    let skip = |distance: usize| operation(SKIP, u32::try_from(distance).expect("a program has few instructions"));
+    let compare = |distance: usize| {
+        let last = operands.len() - 1;
+        operands.iter().enumerate().map(move |(index, k)| {
+            let jt = u8::try_from(distance + last - index)?;
+            Ok(Instruction { code: comparison, jt, jf: 0, k: *k })
+        })
+    };
+    let near: Result<Block, std::num::TryFromIntError> = compare(no.len()).collect();
+    let mut instructions = near.unwrap_or_else(|_| {
+        // A comparison reaches 255 instructions; a skip reaches any.
+        let far: Result<Block, std::num::TryFromIntError> = compare(1).collect();
+        let mut far = far.expect("a check has few values");
+        far.extend([skip(1), skip(no.len())]);
+        far
+    });
+    instructions.extend(no);
+    instructions.extend(yes);
+    instructions
+}
+
+fn operation(code: u16, k: u32) -> Instruction {
+    Instruction { code, jt: 0, jf: 0, k }
+}
+
+fn load(offset: u32) -> Instruction {
+    operation(LOAD, offset)
+}
+
+fn give(verdict: Verdict) -> Instruction {
+    let value = match verdict {
+        Verdict::Allow => RET_ALLOW,
+        Verdict::Errno(number) => RET_ERRNO | u32::from(number),
+        Verdict::Kill => RET_KILL_PROCESS,
+    };
+    operation(RETURN, value)
+}
+
+/// What the kernel would do with a call under this program. A program that [`super::filter`] would not emit ends the
+/// process, as far as this function is concerned; the kernel would not even load most of them.
+#[must_use]
+pub fn evaluate(program: &[Instruction], data: &SeccompData) -> Verdict {
+    run(program, data).0
+}
+
+/// The verdict, and how many instructions it took.
+fn run(program: &[Instruction], data: &SeccompData) -> (Verdict, usize) {
+    let mut accumulator = 0;
+    let mut rest = program.iter();
+    let mut steps = 0;
+    while let Some(&Instruction { code, jt, jf, k }) = rest.next() {
+        steps += 1;
+        let skip = match code {
+            LOAD => {
+                let Some(word) = data.word(k) else { break };
+                accumulator = word;
+                0
+            }
+            AND => {
+                accumulator &= k;
+                0
+            }
+            SKIP => k as usize,
+            IF_EQUAL => usize::from(if accumulator == k { jt } else { jf }),
+            IF_AT_LEAST => usize::from(if accumulator >= k { jt } else { jf }),
+            RETURN => return (verdict(k), steps),
+            _ => break,
+        };
+        rest = rest.as_slice().get(skip..).unwrap_or_default().iter();
+    }
+    (Verdict::Kill, steps)
+}
+
+fn verdict(value: u32) -> Verdict {
+    match value & RET_ACTION {
+        RET_ALLOW => Verdict::Allow,
+        #[expect(clippy::cast_possible_truncation, reason = "the other half is the action")]
+        RET_ERRNO => Verdict::Errno(value as u16),
+        _ => Verdict::Kill,
+    }
+}
+
+impl SeccompData {
+    /// The word at an offset, where there is one that we load.
+    fn word(&self, offset: u32) -> Option<u32> {
+        match offset {
+            NUMBER => Some(self.number),
+            ARCH => Some(self.architecture),
+            _ => {
+                let halves = offset.checked_sub(ARGUMENTS).filter(|offset| offset % 4 == 0)? / 4;
+                let argument = self.arguments.get(halves as usize / 2)?;
+                u32::try_from(argument >> (32 * (halves % 2)) & 0xffff_ffff).ok()
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Every step of a start is made to fail and made to end the process: nothing may be left behind, and the next start
+//! must work.
+
+use bailiwick_proto::{Hold, WardenReply, WardenRequest};
+use bailiwick_tests::{Host, name, stage};
+use std::process::Command;
+
+/// The steps, as the program itself lists them: a new step is covered the day it is written.
+fn steps() -> Vec<String> {
+    let output = Command::new(stage().join("failpoints/bailiwick-warden")).arg("--steps").output().expect("runs");
+    let steps: Vec<String> = String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect();
+    assert!(steps.len() >= 18, "{steps:?}");
+    steps
+}
+
+/// Steps that are taken in the child: ending the process there ends the child, not the warden.
+const INSIDE: &[&str] = &["identity", "root", "mounts", "pivot", "settings", "confine", "exec"];
+
+fn start() -> WardenRequest {
+    WardenRequest::Start { tenant: name("alice") }
+}
+
+fn works(host: &Host) {
+    assert_eq!(host.warden(&start()), WardenReply::Done);
+    assert!(!host.processes().is_empty());
+    assert_eq!(host.warden(&WardenRequest::Stop { tenant: name("alice"), hold: Hold::Keep }), WardenReply::Done);
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_step_that_fails_leaves_nothing_and_is_named() {
+    for plan in ["web", "system"] {
+        let mut host = Host::with_failpoints();
+        host.declare("alice", plan);
+        host.start_warden();
+        let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("fds").count();
+        let before = descriptors();
+        for step in steps() {
+            host.write("failpoint", &format!("{step} error"));
+            let WardenReply::Failed(failure) = host.ask(&start()).expect("the warden lives") else {
+                panic!("step {step} was not reached");
+            };
+            assert!(failure.message.contains(&format!("(step \"{step}\"): fail-point")), "{step}: {failure}");
+            assert_eq!(host.leftovers(), Vec::<String>::new(), "after {step}");
+            assert_eq!(descriptors(), before, "descriptors after {step}");
+        }
+        host.write("failpoint", "");
+        works(&host);
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_at_any_step_leaves_nothing() {
+    let mut host = Host::with_failpoints();
+    host.declare("alice", "shell");
+    for step in steps() {
+        host.write("failpoint", "");
+        host.start_warden();
+        host.write("failpoint", &format!("{step} kill"));
+        let answer = host.ask(&start());
+        if INSIDE.contains(&step.as_str()) {
+            assert!(matches!(answer, Ok(WardenReply::Failed(_))), "{step}: {answer:?}");
+            host.kill();
+        } else {
+            assert!(answer.is_err(), "{step}: {answer:?}");
+            host.wait();
+        }
+        // The next warden clears away what it finds.
+        host.write("failpoint", "");
+        host.start_warden();
+        assert_eq!(host.leftovers(), Vec::<String>::new(), "after {step}");
+        host.kill();
+    }
+    host.start_warden();
+    works(&host);
+}
