@@ -248,7 +248,7 @@ fn init(readings: &HostReadings) -> FeatureReport {
     match readings.init_linkage {
         Some(Linkage::Static) => works(name, format!("{path} names no loader")),
         Some(Linkage::Dynamic) => {
-            missing(name, format!("{path} needs a loader"), "build it for a musl target, as `make` does")
+            missing(name, format!("{path} needs a loader"), "link it statically (a musl target does)")
         }
         Some(Linkage::Unknown) => missing(name, format!("{path} is no program of this machine"), "install it again"),
         None => missing(name, format!("{path} cannot be read"), "install bailiwick-init beside this program"),

@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use toml_edit::{Array, DocumentMut, Item, Table, Value, value};
+use toml_edit::{Array, Decor, DocumentMut, Item, Table, Value, value};
 
 const MODE: u32 = 0o644;
 const MAX_FILE: usize = 1 << 20;
@@ -373,32 +373,36 @@ fn set(document: &mut DocumentMut, key: &str, text: &str) {
 
 /// Removes a key at the top. The comment lines above it go to what comes next.
 fn remove(document: &mut DocumentMut, key: &str) {
-    let prefix = |decor: &toml_edit::Decor| decor.prefix().and_then(|text| text.as_str()).unwrap_or("").to_owned();
     let above = document.key(key).map(|key| prefix(key.leaf_decor())).unwrap_or_default();
     let next = document.iter().map(|(key, _)| key.to_owned()).skip_while(|other| other != key).nth(1);
     document.remove(key);
-    if !above.contains('#') {
-        return;
-    }
-    let Some(next) = next else {
-        let trailing = document.trailing().as_str().unwrap_or("").to_owned();
-        document.set_trailing(above + &trailing);
-        return;
-    };
-    let decor = match document.get_mut(&next) {
-        Some(Item::Table(table)) if !table.is_dotted() => Some(table.decor_mut()),
-        Some(Item::ArrayOfTables(tables)) => tables.get_mut(0).map(Table::decor_mut),
-        _ => None,
-    };
-    match decor {
-        Some(decor) => decor.set_prefix(above + &prefix(decor)),
+    match next {
+        _ if !above.contains('#') => {}
+        Some(next) => put_above(document.as_table_mut(), &next, &above),
         None => {
-            if let Some(mut key) = document.key_mut(&next) {
-                let decor = key.leaf_decor_mut();
-                decor.set_prefix(above + &prefix(decor));
-            }
+            let trailing = document.trailing().as_str().unwrap_or_default().to_owned();
+            document.set_trailing(above + &trailing);
         }
     }
+}
+
+/// Puts lines above what a key stands for: a header, or the line of a value.
+fn put_above(table: &mut Table, key: &str, lines: &str) {
+    let put = |decor: &mut Decor| decor.set_prefix(lines.to_owned() + &prefix(decor));
+    match table.get_mut(key) {
+        // `login.user = "x"` has no header: its line is that of the inner key.
+        Some(Item::Table(inner)) if inner.is_dotted() => {
+            let first = inner.iter().next().map(|(key, _)| key.to_owned());
+            put_above(inner, &first.unwrap_or_default(), lines);
+        }
+        Some(Item::Table(inner)) => put(inner.decor_mut()),
+        Some(Item::ArrayOfTables(tables)) => tables.iter_mut().take(1).for_each(|table| put(table.decor_mut())),
+        _ => table.key_mut(key).iter_mut().for_each(|key| put(key.leaf_decor_mut())),
+    }
+}
+
+fn prefix(decor: &Decor) -> String {
+    decor.prefix().and_then(|text| text.as_str()).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -504,7 +508,7 @@ mod tests {
     #[test]
     fn create_works_without_the_daemon_and_refuses_what_is_there() {
         let config = config();
-        let create = |tenant: &str, plan: &str| super::create(config.path(), name(tenant), &wishes(plan), Form::Text);
+        let create = |tenant: &str, plan: &str| create(config.path(), name(tenant), &wishes(plan), Form::Text);
         assert_eq!(create("bob", "small"), Ok(ExitStatus::Done));
         let path = config.path().join("tenants.d/bob.toml");
         assert_eq!(fs::metadata(&path).expect("written").permissions().mode() & 0o7777, 0o644);
@@ -578,7 +582,7 @@ mod tests {
                 outcomes(&[outcome(&alice, "purged")]),
             ],
         );
-        let delete = |data| super::delete(config.path(), &alice, data, Form::Text);
+        let delete = |data| delete(config.path(), &alice, data, Form::Text);
         assert_eq!(delete(Data::Keep), Ok(ExitStatus::Done));
         assert_eq!(tenant_file(&config, "alice.toml"), None);
         assert_eq!(tenant_file(&config, ".alice.toml.deleted").as_deref(), Some(ALICE));

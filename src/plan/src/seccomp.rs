@@ -23,7 +23,7 @@ pub const ARCHITECTURE: u32 = 0xC000_003E;
 const X32_BIT: u32 = 0x4000_0000;
 
 /// What becomes of a number that has no row.
-const UNKNOWN: Rule = Rule::Always(Verdict::Errno(ENOSYS as u16));
+const UNKNOWN: Rule = errno(ENOSYS);
 
 /// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,6 +73,13 @@ pub struct Row {
     pub remark: &'static str,
 }
 
+/// The rule that refuses with a number of `linux_raw_sys::errno`.
+const fn errno(number: u32) -> Rule {
+    assert!(number <= 4095, "the kernel cuts the number of a refusal here (MAX_ERRNO)");
+    #[expect(clippy::cast_possible_truncation, reason = "the line above")]
+    Rule::Always(Verdict::Errno(number as u16))
+}
+
 impl Rule {
     /// The verdict on a call with these arguments.
     #[must_use]
@@ -119,4 +126,280 @@ pub fn filter(profile: Profile) -> Vec<Instruction> {
 #[must_use]
 pub fn name(number: u32) -> Option<&'static str> {
     calls::GROUPS.iter().flat_map(|group| group.calls).find(|call| call.0 == number).map(|call| call.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linux_raw_sys::general::{
+        __NR_bpf, __NR_clone, __NR_clone3, __NR_getpid, __NR_ioctl, __NR_mount, __NR_personality, __NR_prctl,
+        __NR_setsockopt, __NR_socket, __NR_socketpair, __NR_sync, __NR_unshare, CLONE_FILES, CLONE_NEWCGROUP,
+        CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, CLONE_SETTLS,
+        CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK, CLONE_VM,
+    };
+    use linux_raw_sys::{ioctl, net};
+    use std::collections::BTreeMap;
+
+    const PERMISSION: Verdict = Verdict::Errno(1);
+    const ABSENT: Verdict = Verdict::Errno(38);
+    const NO_FAMILY: Verdict = Verdict::Errno(97);
+    const NO_PROTOCOL: Verdict = Verdict::Errno(93);
+    /// Rubbish above the 32 bits that the kernel reads.
+    const RUBBISH: [u64; 3] = [0, 1 << 32, 0xdead_beef << 32];
+
+    /// What the filter of a profile does with a native call.
+    fn call(profile: Profile, number: u32, arguments: &[u64]) -> Verdict {
+        let mut data = SeccompData { number, architecture: ARCHITECTURE, arguments: [0; 6] };
+        data.arguments[..arguments.len()].copy_from_slice(arguments);
+        evaluate(&filter(profile), &data)
+    }
+
+    #[test]
+    fn every_number_of_the_kernel_has_one_row() {
+        let mut count = BTreeMap::new();
+        for (number, _) in calls::GROUPS.iter().flat_map(|group| group.calls) {
+            *count.entry(*number).or_insert(0) += 1;
+        }
+        let known: Vec<u32> = (0..=335).chain(424..=469).collect();
+        assert!(count.values().all(|rows| *rows == 1), "a call has two rows: {count:?}");
+        assert_eq!(count.into_keys().collect::<Vec<_>>(), known);
+    }
+
+    #[test]
+    fn calls_have_the_kernels_names_and_a_reason() {
+        assert_eq!(name(0), Some("read"));
+        assert_eq!(name(435), Some("clone3"));
+        assert_eq!(name(156), Some("_sysctl"));
+        assert_eq!(name(400), None);
+        assert_eq!(name(X32_BIT), None);
+        for row in table(Profile::System) {
+            assert_eq!(name(row.number), Some(row.name));
+            assert!(!row.remark.is_empty(), "{} lacks a reason", row.name);
+        }
+    }
+
+    #[test]
+    fn filters_say_what_the_tables_say() {
+        let arguments = [0, 1, 3, 16, 41, 0xff, 0x5412, 0x4000_0000, u64::MAX, 1 << 32];
+        for profile in Profile::ALL {
+            let (rows, program) = (table(*profile), filter(*profile));
+            for number in (0..=600).chain([X32_BIT - 1, X32_BIT, X32_BIT + 41, X32_BIT + 520, u32::MAX]) {
+                let row = rows.iter().find(|row| row.number == number);
+                for argument in arguments {
+                    let data = SeccompData { number, architecture: ARCHITECTURE, arguments: [argument; 6] };
+                    let want = row.map_or(ABSENT, |row| row.rule.verdict(&data.arguments));
+                    assert_eq!(evaluate(&program, &data), want, "{profile}: {number} with {argument:#x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_architecture_ends_the_process_and_x32_does_not_exist() {
+        for profile in Profile::ALL {
+            let program = filter(*profile);
+            for architecture in [0x4000_0003, 0x4000_00b7, 0, 0x3e, u32::MAX] {
+                let data = SeccompData { number: __NR_getpid, architecture, arguments: [0; 6] };
+                assert_eq!(evaluate(&program, &data), Verdict::Kill, "{architecture:#x}");
+            }
+            for number in 0..=600 {
+                assert_eq!(call(*profile, X32_BIT | number, &[]), ABSENT);
+            }
+        }
+    }
+
+    #[test]
+    fn sockets_are_local_internet_and_routing_only() {
+        let [unix, inet, inet6, netlink, packet] =
+            [net::AF_UNIX, net::AF_INET, net::AF_INET6, net::AF_NETLINK, net::AF_PACKET].map(u64::from);
+        let flags = 0o2_004_000; // SOCK_CLOEXEC | SOCK_NONBLOCK
+        for profile in Profile::ALL {
+            for rubbish in RUBBISH {
+                let socket = |family: u64, kind: u64, protocol: u64| {
+                    call(*profile, __NR_socket, &[family | rubbish, kind | flags | rubbish, protocol | rubbish])
+                };
+                for kind in [1, 2, 5] {
+                    assert_eq!(socket(unix, kind, 0), Verdict::Allow);
+                }
+                for family in [inet, inet6] {
+                    for (kind, protocol) in [(1, 0), (1, 6), (2, 0), (2, 17), (2, 1), (2, 58)] {
+                        assert_eq!(socket(family, kind, protocol), Verdict::Allow);
+                    }
+                    // Multipath TCP, SMC, SCTP; L2TP, UDP-Lite.
+                    for (kind, protocol) in [(1, 262), (1, 256), (1, 132), (2, 115), (2, 136), (1, 17), (2, 6)] {
+                        assert_eq!(socket(family, kind, protocol), NO_PROTOCOL);
+                    }
+                    // Raw, reliable datagrams, SCTP, DCCP, and the packet socket in disguise.
+                    for kind in [0, 3, 4, 5, 6, 7, 10, 15] {
+                        assert_eq!(socket(family, kind, 0), PERMISSION);
+                    }
+                }
+                for kind in [2, 3] {
+                    assert_eq!(socket(netlink, kind, 0), Verdict::Allow);
+                    for protocol in 1..32 {
+                        assert_eq!(socket(netlink, kind, protocol), NO_PROTOCOL);
+                    }
+                }
+                assert_eq!(socket(packet, 3, 0x300), NO_FAMILY);
+            }
+            for family in (0..100).chain([u64::from(u32::MAX)]) {
+                let pair = call(*profile, __NR_socketpair, &[family, 1, 0]);
+                assert_eq!(pair, if family == unix { Verdict::Allow } else { NO_FAMILY });
+                if ![unix, inet, inet6, netlink].contains(&family) {
+                    assert_eq!(call(*profile, __NR_socket, &[family, 1, 0]), NO_FAMILY, "family {family}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tight_profiles_make_threads_and_processes_but_no_namespaces() {
+        let thread = u64::from(CLONE_VM | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SETTLS);
+        let spawn = u64::from(CLONE_VM | CLONE_VFORK) | 17;
+        let kinds =
+            [CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET];
+        for profile in Profile::ALL {
+            let refused = if *profile == Profile::System { Verdict::Allow } else { PERMISSION };
+            for rubbish in RUBBISH {
+                for harmless in [17, thread, spawn] {
+                    assert_eq!(call(*profile, __NR_clone, &[harmless | rubbish]), Verdict::Allow);
+                    for kind in kinds {
+                        let flags = harmless | rubbish | u64::from(kind);
+                        assert_eq!(call(*profile, __NR_clone, &[flags]), refused, "{profile}: {flags:#x}");
+                    }
+                }
+            }
+            let clone3 = if *profile == Profile::System { Verdict::Allow } else { ABSENT };
+            assert_eq!(call(*profile, __NR_clone3, &[]), clone3);
+            for number in [__NR_unshare, __NR_mount] {
+                assert_eq!(call(*profile, number, &[]), refused);
+            }
+        }
+    }
+
+    #[test]
+    fn commands_are_refused_with_rubbish_above_them_too() {
+        let refused = [
+            ioctl::TIOCSTI,
+            ioctl::TIOCLINUX,
+            ioctl::TIOCSETD,
+            ioctl::BTRFS_IOC_SUBVOL_CREATE,
+            ioctl::BTRFS_IOC_SUBVOL_CREATE_V2,
+            ioctl::BTRFS_IOC_SNAP_CREATE,
+            ioctl::BTRFS_IOC_SNAP_CREATE_V2,
+        ];
+        let allowed = [ioctl::TCGETS, ioctl::TIOCGWINSZ, ioctl::TIOCSCTTY, ioctl::FIONREAD, ioctl::FICLONE];
+        for profile in Profile::ALL {
+            for rubbish in RUBBISH {
+                for command in refused {
+                    assert_eq!(call(*profile, __NR_ioctl, &[0, rubbish | u64::from(command)]), PERMISSION);
+                }
+                for command in allowed {
+                    assert_eq!(call(*profile, __NR_ioctl, &[0, rubbish | u64::from(command)]), Verdict::Allow);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_packet_filter_is_out_of_reach_of_socket_options() {
+        for option in [64, 65, 96, 97, 128, 129, 1152, 1167] {
+            assert_eq!(call(Profile::System, __NR_setsockopt, &[3, 0, option]), PERMISSION, "option {option}");
+        }
+        for option in [64, 65] {
+            assert_eq!(call(Profile::System, __NR_setsockopt, &[3, 41, option]), PERMISSION);
+        }
+        // IP_TOS, IP_LOCAL_PORT_RANGE; IPV6_RECVTCLASS, IPV6_TCLASS; SO_REUSEPORT and numbers that another level means.
+        for (level, option) in [(0, 1), (0, 51), (41, 66), (41, 67), (1, 15), (1, 64), (6, 64), (17, 65)] {
+            assert_eq!(call(Profile::System, __NR_setsockopt, &[3, level, option]), Verdict::Allow);
+        }
+    }
+
+    #[test]
+    fn odd_settings_of_a_process_are_refused() {
+        for profile in Profile::ALL {
+            let prctl = |option| call(*profile, __NR_prctl, &[option]);
+            assert_eq!([prctl(35), prctl(62), prctl(62 | 1 << 32)], [PERMISSION; 3]);
+            assert_eq!([prctl(15), prctl(22), prctl(38), prctl(4)], [Verdict::Allow; 4]);
+            let personality = |persona| call(*profile, __NR_personality, &[persona]);
+            assert_eq!([personality(0), personality(0xffff_ffff), personality(0x4_0000)], [Verdict::Allow; 3]);
+            assert_eq!([personality(0x40_0000), personality(0x44_0000), personality(6)], [PERMISSION; 3]);
+        }
+    }
+
+    #[test]
+    fn sync_is_said_to_be_done_and_the_great_holes_are_closed_everywhere() {
+        let closed = [
+            "acct",
+            "add_key",
+            "bpf",
+            "clock_settime",
+            "delete_module",
+            "fanotify_init",
+            "finit_module",
+            "init_module",
+            "io_uring_enter",
+            "io_uring_register",
+            "io_uring_setup",
+            "ioperm",
+            "iopl",
+            "kexec_file_load",
+            "kexec_load",
+            "keyctl",
+            "open_by_handle_at",
+            "perf_event_open",
+            "quotactl",
+            "quotactl_fd",
+            "reboot",
+            "request_key",
+            "settimeofday",
+            "swapoff",
+            "swapon",
+            "syslog",
+            "userfaultfd",
+            "vhangup",
+        ];
+        for profile in Profile::ALL {
+            assert_eq!(call(*profile, __NR_sync, &[]), Verdict::Errno(0));
+            assert_eq!(call(*profile, __NR_bpf, &[5]), PERMISSION);
+            let rows = table(*profile);
+            for name in closed {
+                let row = rows.iter().find(|row| row.name == name).expect("a row");
+                assert_eq!(call(*profile, row.number, &[]), PERMISSION, "{profile}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_system_differs_and_only_where_it_nests() {
+        assert_eq!(filter(Profile::Web), filter(Profile::Shell));
+        let tight = table(Profile::Web);
+        let differs: Vec<&str> = table(Profile::System)
+            .iter()
+            .zip(&tight)
+            .filter(|(system, tight)| system.rule != tight.rule)
+            .map(|(system, _)| system.name)
+            .collect();
+        let expected = [
+            "setsockopt",
+            "clone",
+            "pivot_root",
+            "mount",
+            "umount2",
+            "sethostname",
+            "setdomainname",
+            "unshare",
+            "setns",
+            "open_tree",
+            "move_mount",
+            "fsopen",
+            "fsconfig",
+            "fsmount",
+            "fspick",
+            "clone3",
+            "mount_setattr",
+            "open_tree_attr",
+        ];
+        assert_eq!(differs, expected);
+    }
 }

@@ -40,13 +40,13 @@ pub(crate) trait Folder: Sized {
     fn folder(&self, name: &str) -> Result<Option<Self>, Vec<Diagnostic>>;
 }
 
-/// What the files of a directory are named for, sorted. Hidden files and those that do not end in `.toml` (what
-/// editors and package managers leave behind) are passed over.
-pub(crate) fn names<F: Folder, N: FromStr<Err = NameError>>(folder: &F, diagnostics: &mut Vec<Diagnostic>) -> Vec<N> {
-    let all = folder.names().unwrap_or_else(|problems| {
-        diagnostics.extend(problems);
-        Vec::new()
-    });
+/// What the files of a directory are named for, sorted; `None` after keeping why the directory cannot be listed. Hidden
+/// files and those that do not end in `.toml` (what editors and package managers leave behind) are passed over.
+pub(crate) fn names<F: Folder, N: FromStr<Err = NameError>>(
+    folder: &F,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Vec<N>> {
+    let all = folder.names().map_err(|problems| diagnostics.extend(problems)).ok()?;
     let mut good = Vec::new();
     for name in &all {
         let text = name.to_string_lossy();
@@ -63,7 +63,7 @@ pub(crate) fn names<F: Folder, N: FromStr<Err = NameError>>(folder: &F, diagnost
             }
         }
     }
-    good
+    Some(good)
 }
 
 /// A directory on disk.

@@ -103,9 +103,8 @@ impl<'f, F: Folder> Plans<'f, F> {
     /// Reads every plan that there is.
     pub(crate) fn find_all(&mut self) {
         let Availability::Ready(folder) = self.folder else { return };
-        let plans = names(folder, &mut self.diagnostics);
-        for name in &plans {
-            self.read_line(name);
+        for name in names(folder, &mut self.diagnostics).unwrap_or_default() {
+            self.read_line(&name);
         }
     }
 
@@ -197,7 +196,7 @@ impl<'f, F: Folder> Plans<'f, F> {
         let problem = Problem::new(format!("there is no plan \"{name}\""));
         let known = match self.folder {
             // A file with a bad name is reported by whoever reads all plans.
-            Availability::Ready(folder) => names::<_, PlanName>(folder, &mut Vec::new()),
+            Availability::Ready(folder) => names::<_, PlanName>(folder, &mut Vec::new()).unwrap_or_default(),
             _ => Vec::new(),
         };
         match nearest(name.as_str(), known.iter().map(PlanName::as_str)) {

@@ -96,8 +96,12 @@ fn read_all<F: Folder>(top: &F) -> Reading {
     let mut plans = Plans::new(availability(&plans_folder));
     plans.find_all();
     let (mut good, mut invalid) = (BTreeMap::new(), BTreeSet::new());
+    // Without a list nobody is known to be declared; that is not the same as an empty one.
+    let mut known = plans_folder.is_some() && tenants_folder.is_some();
     if let Some(folder) = tenants_folder.as_ref().and_then(Option::as_ref) {
-        for name in names::<_, TenantName>(folder, &mut diagnostics) {
+        let listed = names::<_, TenantName>(folder, &mut diagnostics);
+        known &= listed.is_some();
+        for name in listed.unwrap_or_default() {
             let read = match folder.file(&file_name(&name)) {
                 // The file was removed since the directory was listed.
                 Ok(None) => continue,
@@ -113,7 +117,6 @@ fn read_all<F: Folder>(top: &F) -> Reading {
     let (plans, problems) = plans.finish();
     diagnostics.extend(problems);
 
-    let known = plans_folder.is_some() && tenants_folder.is_some();
     let policy = host.filter(|_| known).map(|host| Policy { host, plans, tenants: good });
     Reading { policy, diagnostics: sorted(diagnostics), invalid }
 }

@@ -61,7 +61,7 @@ mod tests {
         let pid = std::process::id();
         for kind in NAMESPACES {
             let fd = open(pid, kind).expect("opens");
-            assert_eq!(crate::file::metadata(&fd).expect("stat").inode, inode(pid, kind).expect("inode"), "{kind}");
+            assert_eq!(file::metadata(&fd).expect("stat").inode, inode(pid, kind).expect("inode"), "{kind}");
             match owner_uid(&fd) {
                 Ok(uid) => assert!(kind == "user" && uid == 0, "the initial user namespace is root's, not {uid}'s"),
                 Err(error) => assert_eq!((kind == "user", error.raw_os_error()), (false, Some(libc::EINVAL)), "{kind}"),

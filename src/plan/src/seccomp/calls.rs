@@ -6,7 +6,7 @@
 //! Knowingly left to others: the flags of `send` (urgent data on Unix sockets) because a check there would slow every
 //! byte sent; what is said over a routing socket, bounded by the capability set; pointers, which no filter can follow.
 
-use super::{Check, Rule, Verdict};
+use super::{Check, Rule, Verdict, errno};
 use linux_raw_sys::errno::{EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
 use linux_raw_sys::general::{
     self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
@@ -28,12 +28,6 @@ pub(super) struct Group {
 const ALLOW: Rule = Rule::Always(Verdict::Allow);
 const REFUSE: Rule = errno(EPERM);
 const ABSENT: Rule = errno(ENOSYS);
-
-const fn errno(number: u32) -> Rule {
-    assert!(number <= 4095, "the kernel caps the number of a refusal here (MAX_ERRNO)");
-    #[expect(clippy::cast_possible_truncation, reason = "the line above")]
-    Rule::Always(Verdict::Errno(number as u16))
-}
 
 const fn group(rule: Rule, remark: &'static str, calls: &'static [(u32, &'static str)]) -> Group {
     Group { remark, tight: rule, system: rule, calls }

@@ -151,14 +151,14 @@ fn branch(comparison: u16, operands: &[u32], yes: Block, no: Block) -> Block {
     let compare = |distance: usize| {
         let last = operands.len() - 1;
         operands.iter().enumerate().map(move |(index, k)| {
-            let jt = u8::try_from(distance + last - index)?;
-            Ok(Instruction { code: comparison, jt, jf: 0, k: *k })
+            let jt = u8::try_from(distance + last - index).ok()?;
+            Some(Instruction { code: comparison, jt, jf: 0, k: *k })
         })
     };
-    let near: Result<Block, std::num::TryFromIntError> = compare(no.len()).collect();
-    let mut instructions = near.unwrap_or_else(|_| {
-        // A comparison reaches 255 instructions; a skip reaches any.
-        let far: Result<Block, std::num::TryFromIntError> = compare(1).collect();
+    let near: Option<Block> = compare(no.len()).collect();
+    let mut instructions = near.unwrap_or_else(|| {
+        // A comparison reaches over 255 instructions at most, a skip over any number.
+        let far: Option<Block> = compare(1).collect();
         let mut far = far.expect("a check has few values");
         far.extend([skip(1), skip(no.len())]);
         far
@@ -239,6 +239,139 @@ impl SeccompData {
                 let halves = offset.checked_sub(ARGUMENTS).filter(|offset| offset % 4 == 0)? / 4;
                 let argument = self.arguments.get(halves as usize / 2)?;
                 u32::try_from(argument >> (32 * (halves % 2)) & 0xffff_ffff).ok()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seccomp::{errno, filter, table};
+    use bailiwick_types::Profile;
+    use proptest::prelude::*;
+
+    const ALLOW: Rule = Rule::Always(Verdict::Allow);
+
+    fn number_of(number: u32) -> SeccompData {
+        SeccompData { number, architecture: ARCHITECTURE, arguments: [0; 6] }
+    }
+
+    /// The kernel's own demands on a program (`bpf_check_classic` of `net/core/filter.c`, narrowed to what we emit).
+    fn assert_loadable(program: &[Instruction]) {
+        assert!(!program.is_empty());
+        assert_eq!(program.last().map(|last| last.code), Some(RETURN));
+        for (index, instruction) in program.iter().enumerate() {
+            let behind = program.len() - index - 1;
+            let reach = match instruction.code {
+                SKIP => instruction.k as usize,
+                IF_EQUAL | IF_AT_LEAST => usize::from(instruction.jt.max(instruction.jf)),
+                LOAD => {
+                    assert!(instruction.k % 4 == 0 && instruction.k < 64, "load of {}", instruction.k);
+                    0
+                }
+                AND | RETURN => continue,
+                code => panic!("operation {code:#x}"),
+            };
+            assert!(reach < behind, "{index} jumps out of the program");
+        }
+    }
+
+    #[test]
+    fn filters_load_and_are_short() {
+        for profile in Profile::ALL {
+            let program = filter(*profile);
+            assert_loadable(&program);
+            assert!(program.len() < 300, "{profile}: {} instructions", program.len());
+            assert_eq!(program, filter(*profile), "the same table makes the same filter");
+        }
+    }
+
+    #[test]
+    fn every_call_is_decided_in_a_few_steps() {
+        for profile in Profile::ALL {
+            let program = filter(*profile);
+            let rows = table(*profile);
+            let steps = |number: u32| run(&program, &number_of(number)).1;
+            let plain = rows.iter().filter(|row| matches!(row.rule, Rule::Always(_)));
+            let longest = plain.max_by_key(|row| steps(row.number)).expect("rows");
+            assert!(steps(longest.number) <= 16, "{profile}: {} takes {}", longest.name, steps(longest.number));
+            let all: usize = (0..470).map(steps).sum();
+            assert!(all <= 470 * 10, "{profile}: {all} steps for all numbers, which the kernel takes on every load");
+        }
+    }
+
+    #[test]
+    fn a_block_too_long_for_a_jump_is_skipped_in_two() {
+        let no: Block = (0..300).map(|k| operation(AND, !k)).chain([give(Verdict::Kill)]).collect();
+        let yes = vec![give(Verdict::Allow)];
+        let mut program = vec![load(NUMBER)];
+        program.extend(branch(IF_EQUAL, &[7, 8, 9], yes, no));
+        assert_loadable(&program);
+        for number in 0..20 {
+            let want = if (7..10).contains(&number) { Verdict::Allow } else { Verdict::Kill };
+            assert_eq!(evaluate(&program, &number_of(number)), want);
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_not_ours_ends_the_process() {
+        let allow = give(Verdict::Allow);
+        for program in [
+            vec![],
+            vec![operation(SKIP, 1), allow],
+            vec![operation(SKIP, u32::MAX), allow],
+            vec![operation(0x87, 0), allow],
+            vec![load(64), allow],
+            vec![load(18), allow],
+            vec![load(8), allow],
+            vec![operation(RETURN, 0x7ff0_0000)],
+        ] {
+            assert_eq!(evaluate(&program, &number_of(0)), Verdict::Kill, "{program:?}");
+        }
+    }
+
+    #[test]
+    fn words_are_halves_of_arguments_low_half_first() {
+        let data = SeccompData { number: 1, architecture: 2, arguments: [0x4_0000_0003, 0, 0, 0, 0, 0x6_0000_0005] };
+        assert_eq!([0, 4, 16, 20, 56, 60].map(|offset| data.word(offset)), [1, 2, 3, 4, 5, 6].map(Some));
+        assert_eq!([8, 12, 17, 64, u32::MAX].map(|offset| data.word(offset)), [None; 5]);
+    }
+
+    fn any_rule() -> impl Strategy<Value = Rule> {
+        let plain = prop_oneof![Just(ALLOW), (0..5u32).prop_map(errno), Just(Rule::Always(Verdict::Kill))];
+        plain.prop_recursive(4, 16, 2, |rule| {
+            let mask = prop_oneof![Just(u32::MAX), Just(7), any::<u32>()];
+            let values = proptest::collection::vec(prop_oneof![0..9u32, any::<u32>()], 1..6);
+            (0..6u8, mask, values, rule.clone(), rule).prop_map(|(argument, mask, values, then, otherwise)| {
+                // Rules live as long as the program; those of a test are few.
+                let values = Vec::leak(values);
+                Rule::Check(Box::leak(Box::new(Check { argument, mask, values, then, otherwise })))
+            })
+        })
+    }
+
+    fn any_argument() -> impl Strategy<Value = u64> {
+        prop_oneof![0..9u64, any::<u32>().prop_map(u64::from), any::<u64>()]
+    }
+
+    proptest! {
+        #[test]
+        fn random_tables_and_their_programs_agree(
+            rules in proptest::collection::btree_map(prop_oneof![0..600u32, 0..X32_BIT], any_rule(), 0..100),
+            arguments in proptest::collection::vec([(); 6].map(|()| any_argument()), 1..8),
+            strangers in proptest::collection::vec(any::<u32>(), 8),
+        ) {
+            let ordered: Vec<(u32, Rule)> = rules.iter().map(|(number, rule)| (*number, *rule)).collect();
+            let program = compile(&ordered);
+            assert_loadable(&program);
+            let around = rules.keys().flat_map(|number| [number.saturating_sub(1), *number, number + 1]);
+            for number in around.chain(strangers).chain([0, X32_BIT, u32::MAX]) {
+                let rule = rules.get(&number).copied().unwrap_or(UNKNOWN);
+                for arguments in &arguments {
+                    let data = SeccompData { arguments: *arguments, ..number_of(number) };
+                    prop_assert_eq!(evaluate(&program, &data), rule.verdict(arguments), "number {}", number);
+                }
             }
         }
     }
