@@ -104,10 +104,7 @@ pub fn table(profile: Profile) -> Vec<Row> {
     let mut rows: Vec<Row> = calls::GROUPS
         .iter()
         .flat_map(|group| {
-            let rule = match profile {
-                Profile::Web | Profile::Shell => group.tight,
-                Profile::System => group.system,
-            };
+            let rule = group.rule(profile);
             group.calls.iter().map(move |&(number, name)| Row { number, name, rule, remark: group.remark })
         })
         .collect();
@@ -118,7 +115,16 @@ pub fn table(profile: Profile) -> Vec<Row> {
 /// The filter of a profile, for the kernel.
 #[must_use]
 pub fn filter(profile: Profile) -> Vec<Instruction> {
-    let rules: Vec<(u32, Rule)> = table(profile).iter().map(|row| (row.number, row.rule)).collect();
+    let mut rules = Vec::new();
+    for group in calls::GROUPS {
+        for &(number, _) in group.calls {
+            let number = number as usize;
+            if rules.len() <= number {
+                rules.resize(number + 1, UNKNOWN);
+            }
+            rules[number] = group.rule(profile);
+        }
+    }
     program::compile(&rules)
 }
 

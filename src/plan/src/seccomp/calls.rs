@@ -7,6 +7,7 @@
 //! byte sent; what is said over a routing socket, bounded by the capability set; pointers, which no filter can follow.
 
 use super::{Check, Rule, Verdict, errno};
+use bailiwick_types::Profile;
 use linux_raw_sys::errno::{EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
 use linux_raw_sys::general::{
     self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
@@ -23,6 +24,16 @@ pub(super) struct Group {
     pub(super) system: Rule,
     /// Numbers and names.
     pub(super) calls: &'static [(u32, &'static str)],
+}
+
+impl Group {
+    /// The rule in a profile.
+    pub(super) fn rule(&self, profile: Profile) -> Rule {
+        match profile {
+            Profile::Web | Profile::Shell => self.tight,
+            Profile::System => self.system,
+        }
+    }
 }
 
 const ALLOW: Rule = Rule::Always(Verdict::Allow);
@@ -147,8 +158,8 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     group(
         ALLOW,
-        "moves data between descriptors; page-cache write bugs were delivered through splice, but needed a socket \
-         family or namespace that is refused here, and web servers and proxies need it",
+        "moves data between descriptors; the page-cache write class comes through splice, but its latest members also \
+         need a socket family or namespace that is refused here, and proxies and copy programs need splice",
         calls![__NR_sendfile __NR_splice __NR_tee __NR_vmsplice __NR_copy_file_range],
     ),
     group(

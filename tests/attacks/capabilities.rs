@@ -1,0 +1,50 @@
+//! Capabilities: cut to the profile's set on every way in, nothing inheritable (CVE-2022-29162, CVE-2022-24769).
+
+use crate::{PROFILES, host};
+
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {status}")).trim()
+}
+
+#[test]
+fn every_session_has_the_sets_of_init() {
+    let host = host();
+    for tenant in PROFILES {
+        let (_, init, _) = host.inside(tenant, "cat /proc/1/status");
+        let (_, own, _) = host.inside(tenant, "cat /proc/self/status");
+        for set in ["CapInh:", "CapAmb:"] {
+            assert_eq!(field(&own, set), "0000000000000000", "{tenant} {set}");
+        }
+        for set in ["CapBnd:", "NoNewPrivs:", "Seccomp:", "Seccomp_filters:"] {
+            assert_eq!(field(&own, set), field(&init, set), "{tenant} {set}");
+        }
+        let bounding = u64::from_str_radix(field(&own, "CapBnd:"), 16).expect("hex");
+        // sys_module, sys_rawio, net_raw, sys_resource, sys_time, mknod, syslog, bpf: in no profile.
+        for bit in [16, 17, 13, 24, 25, 27, 34, 39] {
+            assert_eq!(bounding & (1 << bit), 0, "{tenant} {bit}");
+        }
+        assert_eq!(field(&own, "Seccomp:"), "2", "{tenant}");
+        assert_eq!(field(&own, "NoNewPrivs:"), if tenant == "web" { "1" } else { "0" }, "{tenant}");
+    }
+}
+
+#[test]
+fn set_user_id_programs_work_in_shell_and_not_in_web() {
+    let host = host();
+    let line = "cp /usr/bin/id /tmp/id && chmod 4755 /tmp/id; cp /usr/bin/id /home/id && chmod 4755 /home/id";
+    for (tenant, expected) in [("web", "uid=1000"), ("shell", "euid=0(root)")] {
+        host.inside(tenant, line);
+        let (_, out, err) = {
+            let output = host.cli(&["exec", tenant, "--user", "1000", "--", "/home/id"]);
+            (
+                0,
+                String::from_utf8_lossy(&output.stdout).into_owned(),
+                String::from_utf8_lossy(&output.stderr).into_owned(),
+            )
+        };
+        assert!(out.contains(expected), "{tenant}: {out} {err}");
+        // /tmp is memory and is mounted so that such programs have no effect there, in any profile.
+        let output = host.cli(&["exec", tenant, "--user", "1000", "--", "/tmp/id"]);
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("euid=0"), "{tenant}");
+    }
+}

@@ -1,0 +1,45 @@
+//! Init belongs to the tenant. Whatever it answers, or does not answer, concerns that tenant alone.
+
+use crate::host;
+use std::time::{Duration, Instant};
+
+#[test]
+fn an_init_that_is_stopped_by_its_tenant_holds_up_nobody_else() {
+    let host = host();
+    // Root inside traces PID 1 and leaves it stopped (PTRACE_ATTACH = 16), for as long as the tracer lives.
+    let mut tracer = std::process::Command::new(bailiwick_tests::stage().join("bailiwick"))
+        .args(["exec", "--config"])
+        .arg(host.path("etc"))
+        .args(["shell", "--", "perl", "-e", "print syscall(101, 16, 1, 0, 0), \"\\n\"; $| = 1; sleep 20"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("runs");
+    std::thread::sleep(Duration::from_millis(500));
+    let begin = Instant::now();
+    assert_eq!(host.inside("web", "echo fine").1.trim(), "fine");
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    // The tenant's own door says that it does not answer, and in bounded time.
+    let output = host.cli(&["exec", "shell", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    // And the operator can still end it.
+    host.ok(&["stop", "shell"]);
+    tracer.wait().expect("ended with its jail");
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_jail_that_ends_itself_is_cleared_away_and_can_be_started_again() {
+    let host = host();
+    host.inside("web", "kill -TERM 1; sleep 5");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "web", "--json"])).expect("JSON");
+        if shown["pid"].is_null() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{shown}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    host.ok(&["start", "web"]);
+    assert_eq!(host.inside("web", "echo again").1.trim(), "again");
+}

@@ -1,0 +1,117 @@
+//! Interfaces of the kernel that broke other jails: refused before they parse anything.
+
+use crate::{PROFILES, host, syscall};
+
+const EPERM: i32 = 1;
+const EAFNOSUPPORT: i32 = 97;
+
+#[test]
+fn calls_that_reach_the_whole_kernel_are_refused() {
+    let host = host();
+    let calls = [
+        ("bpf", 321),
+        ("perf_event_open", 298),
+        ("userfaultfd", 323),
+        ("io_uring_setup", 425),
+        ("keyctl", 250),
+        ("add_key", 248),
+        ("request_key", 249),
+        ("kexec_load", 246),
+        ("init_module", 175),
+        ("finit_module", 313),
+        ("delete_module", 176),
+        ("swapon", 167),
+        ("acct", 163),
+        ("settimeofday", 164),
+        ("clock_settime", 227),
+        ("iopl", 172),
+        ("ioperm", 173),
+        ("open_by_handle_at", 304),
+        ("quotactl", 179),
+        ("fanotify_init", 300),
+        ("reboot", 169),
+    ];
+    for (call, number) in calls {
+        for tenant in PROFILES {
+            let errno = syscall(&host, tenant, number, ", 0, 0, 0, 0, 0");
+            if call == "reboot" && tenant == "system" {
+                continue;
+            }
+            assert!(errno == EPERM || errno == 38, "{tenant}: {call} gave {errno}");
+        }
+    }
+}
+
+#[test]
+fn socket_families_are_a_list_of_what_is_allowed() {
+    let host = host();
+    for tenant in PROFILES {
+        // UNIX, INET, INET6, NETLINK with protocol ROUTE
+        for allowed in [", 1, 1, 0", ", 2, 1, 0", ", 10, 2, 0", ", 16, 3, 0"] {
+            assert_eq!(syscall(&host, tenant, 41, allowed), 0, "{tenant} {allowed}");
+        }
+        // PACKET, ALG (page cache), VSOCK, RDS, TIPC, CAN, KEY, XDP, RXRPC, raw INET, NETLINK XFRM, NETFILTER
+        let refused = [
+            ", 17, 3, 768",
+            ", 38, 5, 0",
+            ", 40, 1, 0",
+            ", 21, 5, 0",
+            ", 30, 1, 0",
+            ", 29, 3, 1",
+            ", 15, 3, 2",
+            ", 44, 3, 0",
+            ", 33, 2, 0",
+            ", 2, 3, 1",
+            ", 16, 3, 6",
+            ", 16, 3, 12",
+        ];
+        for refused in refused {
+            let errno = syscall(&host, tenant, 41, refused);
+            assert!([EPERM, 13, EAFNOSUPPORT].contains(&errno), "{tenant} socket({refused}) gave {errno}");
+        }
+    }
+}
+
+#[test]
+fn namespaces_cannot_be_nested_but_in_system() {
+    let host = host();
+    // unshare and clone with CLONE_NEWUSER, CLONE_NEWNET
+    for flag in [0x1000_0000_i64, 0x4000_0000] {
+        for tenant in ["web", "shell"] {
+            assert_eq!(syscall(&host, tenant, 272, &format!(", {flag}")), EPERM, "{tenant}");
+            assert_eq!(syscall(&host, tenant, 56, &format!(", {flag}, 0, 0, 0, 0")), EPERM, "{tenant}");
+        }
+    }
+    assert_eq!(host.inside("system", "unshare --user --map-root-user id -u").1.trim(), "0");
+}
+
+#[test]
+fn numbers_that_nobody_knows_yet_look_like_an_old_kernel() {
+    let host = host();
+    for tenant in PROFILES {
+        assert_eq!(syscall(&host, tenant, 600, ""), 38, "{tenant}");
+        // x32: the same call by another number
+        assert_eq!(syscall(&host, tenant, 0x4000_0000 + 39, ""), 38, "{tenant}");
+    }
+}
+
+#[test]
+fn the_operators_terminal_cannot_be_typed_into() {
+    let host = host();
+    // TIOCSTI, with and without rubbish in the upper half of the argument
+    for request in [0x5412_i64, 0x7fff_0000_5412] {
+        for tenant in PROFILES {
+            assert_eq!(syscall(&host, tenant, 16, &format!(", 0, {request}, \"x\"")), EPERM, "{tenant}");
+        }
+    }
+}
+
+#[test]
+fn version_1_control_groups_and_their_release_agent_are_out_of_reach() {
+    let host = host();
+    for tenant in PROFILES {
+        let line = "mkdir -p /tmp/c && mount -t cgroup -o memory none /tmp/c 2>/dev/null && echo mounted; \
+                    find / -xdev -name release_agent 2>/dev/null; true";
+        assert_eq!(host.inside(tenant, line).1, "", "{tenant}");
+    }
+}

@@ -1,0 +1,52 @@
+//! Limits: a tenant that tries to pass one is stopped there, and the host does not notice.
+
+use crate::host;
+
+#[test]
+fn a_fork_bomb_stops_at_the_tenants_own_limit() {
+    let host = host();
+    // The plans of these tests allow 64 tasks.
+    let line = "perl -e 'my $n = 0; while ($n < 1000) { my $p = fork; last unless defined $p; if (!$p) { sleep 3; exit } $n++ } print $n; kill 9, -1'";
+    for tenant in ["web", "system"] {
+        let (_, out, err) = host.inside(tenant, line);
+        let started: u32 = out.trim().parse().unwrap_or_else(|_| panic!("{tenant}: {out:?} {err:?}"));
+        assert!((40..64).contains(&started), "{tenant} started {started}");
+    }
+}
+
+#[test]
+fn memory_ends_at_the_limit_whatever_holds_it() {
+    let host = host();
+    // 128 MiB are allowed. In anonymous memory, in /dev/shm and in /tmp (both are memory, both have a size of their own).
+    let (status, out, _) = host.inside("web", "perl -e 'my $x = \"x\" x (300 * 1024 * 1024); print length $x'");
+    assert!(status != 0 && out.is_empty(), "{status} {out}");
+    let (status, _, _) = host.inside("web", "head -c 300M /dev/zero > /tmp/big");
+    assert_ne!(status, 0);
+    let (status, _, _) = host.inside("web", "rm -f /tmp/big; head -c 100M /dev/zero > /dev/shm/big");
+    assert_ne!(status, 0);
+    host.inside("web", "rm -f /dev/shm/big");
+    assert_eq!(host.inside("web", "echo alive").1.trim(), "alive");
+}
+
+#[test]
+fn open_files_and_core_dumps_are_bounded() {
+    let host = host();
+    assert_eq!(host.inside("web", "ulimit -Hn").1.trim(), "4096");
+    assert_eq!(host.inside("web", "ulimit -Hc").1.trim(), "0");
+    assert_ne!(host.inside("web", "ulimit -n 5000").0, 0);
+}
+
+#[test]
+fn a_limit_changes_while_the_jail_runs() {
+    let host = host();
+    let pid = host.ok(&["show", "web", "--json"]);
+    host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ntasks = 16\n");
+    let plan = host.cli(&["plan", "web"]);
+    assert_eq!(plan.status.code(), Some(10), "{}", String::from_utf8_lossy(&plan.stdout));
+    host.ok(&["apply", "web"]);
+    assert_eq!(host.cli(&["plan", "web"]).status.code(), Some(0));
+    let field = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON")["pid"].clone();
+    assert_eq!(field(&pid), field(&host.ok(&["show", "web", "--json"])), "the jail was not restarted");
+    let (_, out, _) = host.inside("web", "perl -e 'my $n = 0; while ($n < 100) { my $p = fork; last unless defined $p; if (!$p) { sleep 3; exit } $n++ } print $n; kill 9, -1'");
+    assert!(out.trim().parse::<u32>().expect("a number") < 16, "{out}");
+}

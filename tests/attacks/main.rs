@@ -1,0 +1,40 @@
+//! Known attacks on jails of this kind, one file each: what the attacker does, and the proof that nothing comes of it.
+//!
+//! Each host has a victim, an attacker that is root in its jail, and a canary on the host that nobody inside may see.
+
+mod capabilities;
+mod descriptors;
+mod devices;
+mod hostile_init;
+mod identity;
+mod kernel_interfaces;
+mod limits;
+mod links;
+mod mounts;
+mod names;
+mod neighbours;
+mod runtime_binary;
+
+use bailiwick_tests::Host;
+
+/// A host whose tenants `web`, `shell` and `system` run, each with the profile of its name.
+fn host() -> Host {
+    let mut host = Host::new();
+    for profile in PROFILES {
+        host.declare(profile, profile);
+    }
+    host.write("canary", "the host's own");
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+const PROFILES: [&str; 3] = ["web", "shell", "system"];
+
+/// Makes one system call in a jail with perl, which every Debian has, and gives the error number, 0 for success.
+fn syscall(host: &Host, tenant: &str, number: i64, arguments: &str) -> i32 {
+    let line = format!("exec perl -e '$! = 0; my $r = syscall({number}{arguments}); print($r == -1 ? $! + 0 : 0)'");
+    let (status, out, err) = host.inside(tenant, &line);
+    assert_eq!(status, 0, "{tenant} {number}: {err}");
+    out.trim().parse().unwrap_or_else(|_| panic!("{tenant} {number}: {out:?} {err:?}"))
+}

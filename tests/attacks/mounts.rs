@@ -1,0 +1,77 @@
+//! Mounts: none in `web` and `shell`, and in `system` none that reaches the host (CVE-2014-5206, CVE-2025-31133).
+
+use crate::{PROFILES, host, syscall};
+use std::fs;
+
+#[test]
+fn web_and_shell_cannot_change_mounts_by_any_call() {
+    let host = host();
+    // mount, umount2, pivot_root, open_tree, move_mount, fsopen, fsconfig, fsmount, fspick, mount_setattr, open_tree_attr
+    for number in [165, 166, 155, 428, 429, 430, 431, 432, 433, 442, 467] {
+        for tenant in ["web", "shell"] {
+            let errno = syscall(&host, tenant, number, ", 0, 0, 0, 0, 0");
+            assert!(errno == 1 || errno == 38, "{tenant}: call {number} gave {errno}");
+        }
+    }
+}
+
+#[test]
+fn what_is_the_hosts_cannot_be_written_even_after_a_remount() {
+    let host = host();
+    for tenant in PROFILES {
+        let line = "for t in /run/host/etc/alternatives /run/host/init /usr /proc/sys; do mount -o remount,rw,bind $t 2>/dev/null; done; \
+                    touch /run/host/etc/alternatives/owned 2>/dev/null && echo written; \
+                    (echo x >> /run/host/init) 2>/dev/null && echo written; \
+                    (echo x >> /run/host/etc/services) 2>/dev/null && echo written; \
+                    (echo /x > /proc/sys/kernel/core_pattern) 2>/dev/null && echo written; true";
+        assert_eq!(host.inside(tenant, line).1, "", "{tenant}");
+    }
+    assert!(!std::path::Path::new("/etc/alternatives/owned").exists());
+}
+
+#[test]
+fn what_system_writes_to_usr_stays_its_own() {
+    let host = host();
+    assert_eq!(
+        host.inside("system", "echo own > /usr/bin/own && chmod 4755 /usr/bin/own && cat /usr/bin/own").1.trim(),
+        "own"
+    );
+    assert!(!std::path::Path::new("/usr/bin/own").exists());
+    assert_ne!(host.inside("shell", "cat /usr/bin/own").0, 0);
+    // On disk it is a file of root's with a set-user-id bit: nobody of the host may reach it.
+    let state = fs::metadata(host.path("state")).expect("state");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&state.permissions()) & 0o777, 0o700);
+}
+
+#[test]
+fn the_hosts_own_mount_table_is_never_touched() {
+    let before = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let host = host();
+    host.inside(
+        "system",
+        "mkdir -p /mnt/a; mount -t tmpfs none /mnt/a; mount --make-rshared / 2>/dev/null; mount --bind /etc /mnt",
+    );
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").expect("mounts"), before);
+}
+
+#[test]
+fn procfs_and_sysfs_show_nothing_of_the_host_that_is_masked() {
+    let host = host();
+    for tenant in PROFILES {
+        for file in ["/proc/kallsyms", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg", "/proc/config.gz"]
+        {
+            let (_, out, _) = host.inside(tenant, &format!("cat {file} 2>/dev/null | head -c 16"));
+            assert_eq!(out, "", "{tenant} {file}");
+        }
+        for dir in ["/sys/kernel/debug", "/sys/kernel/security", "/sys/firmware", "/sys/module"] {
+            let (_, out, _) = host.inside(tenant, &format!("ls {dir} 2>/dev/null"));
+            assert_eq!(out, "", "{tenant} {dir}");
+        }
+        for file in
+            ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/vm/drop_caches", "/sys/power/state"]
+        {
+            let (_, out, _) = host.inside(tenant, &format!("(echo 1 > {file}) 2>/dev/null && echo written"));
+            assert_eq!(out, "", "{tenant} {file}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The program that enters is overwritten from inside (CVE-2019-5736): no privileged program enters here, and init
+//! can be read but not changed.
+
+use crate::{PROFILES, host};
+use bailiwick_tests::stage;
+
+#[test]
+fn init_cannot_be_changed_through_proc_nor_by_its_path() {
+    let program = stage().join("bailiwick-init");
+    let before = std::fs::read(&program).expect("init");
+    let host = host();
+    for tenant in PROFILES {
+        let line = "for f in /proc/1/exe /run/host/init; do (: >> $f) 2>/dev/null && echo open; \
+                    chmod 777 $f 2>/dev/null && echo mode; mv $f /tmp/x 2>/dev/null && echo moved; rm -f $f 2>/dev/null && echo gone; done; \
+                    perl -e 'open(F, \"+<\", \"/proc/1/exe\") and print \"open\"'; true";
+        let out = host.inside(tenant, line).1;
+        assert!(
+            !out.contains("open") && !out.contains("mode") && !out.contains("moved") && !out.contains("gone"),
+            "{tenant}: {out}"
+        );
+    }
+    assert!(std::fs::read(&program).expect("init") == before);
+}
+
+#[test]
+fn no_process_of_the_host_appears_inside_when_a_session_begins() {
+    let host = host();
+    // A watcher that notes every process it ever sees with its program, while sessions come and go.
+    let line = "perl -e 'my %s; my $e = time + 3; while (time < $e) { for (glob(\"/proc/[0-9]*\")) { \
+                my $x = readlink(\"$_/exe\"); next unless defined $x; $s{$x} = 1 } } print join(\"\\n\", sort keys %s)'";
+    let watched = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| host.inside("shell", line).1);
+        for _ in 0..20 {
+            host.inside("shell", "true");
+        }
+        watcher.join().expect("watched")
+    });
+    for program in watched.lines() {
+        assert!(program.starts_with("/usr/") || program == "/run/host/init", "{program} was seen inside");
+    }
+    assert!(watched.contains("/run/host/init"), "{watched}");
+}
