@@ -1,1 +1,14 @@
-//! placeholder
+//! Floor 6: decides, reconciles and lets in. Unprivileged: whatever is to be changed, the warden changes.
+//!
+//! Danger: the control socket is open to every local user, and behind the doors are hostile tenants. Nothing here waits
+//! without a bound for anybody, and everything that a connection holds is counted.
+
+mod daemon;
+mod door;
+mod permission;
+mod reconcile;
+mod server;
+mod warden_link;
+
+pub use daemon::{Daemon, OpenError};
+pub use server::serve;

@@ -6,8 +6,7 @@ use bailiwick_proto::frame::{MAX_EVENT, decode};
 use bailiwick_proto::init::{Spawn, WindowSize};
 use bailiwick_proto::{Bytes, SessionEvent, SessionSignal};
 use bailiwick_sys::interrupt::{self as signal, SIGCONT, SIGHUP};
-use bailiwick_sys::process::{self, Cloned};
-use bailiwick_sys::{credential, socket};
+use bailiwick_sys::{credential, process, socket};
 use rustix::process::WaitStatus;
 use rustix::pty::OpenptFlags;
 use std::ffi::CString;
@@ -48,8 +47,8 @@ impl Session {
             }
         };
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        match process::clone_into(0, None)? {
-            Cloned::Child => {
+        match process::fork()? {
+            None => {
                 drop(read);
                 let (stage, error) = become_command(spawn, &pipes, terminal.as_ref());
                 let report = [stage as u8].into_iter().chain(number(&error).to_le_bytes()).collect::<Vec<u8>>();
@@ -57,7 +56,7 @@ impl Session {
                 rustix::io::write(&write, &report).ok();
                 process::exit_now(127)
             }
-            Cloned::Parent { pid, .. } => {
+            Some(pid) => {
                 drop(write);
                 let mut report = [0; 5];
                 let mut session =

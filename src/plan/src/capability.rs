@@ -54,7 +54,7 @@ const ROWS: &[Row] = rows![
     19 sys_ptrace All,           // own pid namespace only
     20 sys_pacct Never,
     21 sys_admin System,         // mounts and namespaces of its own
-    22 sys_boot System,          // reboot(2) in a pid namespace ends that namespace's init, nothing else
+    22 sys_boot Never,           // reboot(2) is refused in every profile
     23 sys_nice All,
     24 sys_resource Never,       // passes disk quotas (ext4) and resource limits
     25 sys_time Never,

@@ -78,6 +78,23 @@ pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>) -> io::Result<
     }
 }
 
+/// A child that is a copy of this process: its number in the parent, `None` in the child (`fork(2)`). Unlike
+/// [`clone_into`] this works under a filter that refuses `clone3`.
+///
+/// # Errors
+/// `EDEADLK` when this process has more than one thread, else what `fork(2)` says.
+pub fn fork() -> io::Result<Option<u32>> {
+    if rustix::fs::stat("/proc/self/task")?.st_nlink != 3 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    // SAFETY: this process has one thread, as read above, so the copy holds no lock that nobody frees.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(u32::try_from(pid).expect("a process number is positive"))),
+    }
+}
+
 /// Takes the control groups that this process is in as the roots of the groups that it sees (`cgroup_namespaces(7)`).
 ///
 /// # Errors

@@ -1,0 +1,550 @@
+//! The daemon's state and what it does for each request.
+
+use crate::door;
+use crate::permission::Permission;
+use crate::reconcile::{Need, decide};
+use crate::warden_link::WardenLink;
+use bailiwick_plan::control::controls;
+use bailiwick_plan::{HostFacts, difference};
+use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
+use bailiwick_proto::control::{Exec, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb};
+use bailiwick_proto::warden::RosterEntry;
+use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
+use bailiwick_types::{Action, AuditReport, Bound, Change, ExitStatus, Observed, TenantName};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+/// Between two looks at what runs.
+const RECONCILE_TIME: Duration = Duration::from_secs(30);
+
+type Roster = BTreeMap<TenantName, RosterEntry>;
+
+/// Why the daemon cannot begin its work.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The policy is not usable at all.
+    #[error("{}", bailiwick_policy::render(.0))]
+    Policy(Vec<Diagnostic>),
+    /// The host cannot be read.
+    #[error(transparent)]
+    Facts(#[from] bailiwick_observe::ObserveError),
+}
+
+/// The policy as it was last read.
+#[derive(Debug)]
+struct Loaded {
+    policy: Policy,
+    /// Tenants whose files have errors: left exactly as they are.
+    invalid: BTreeSet<TenantName>,
+    problems: Vec<String>,
+}
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    config: PathBuf,
+    facts: HostFacts,
+    loaded: Mutex<Loaded>,
+    link: WardenLink,
+    /// Sessions whose client is still connected, by tenant.
+    sessions: Mutex<BTreeMap<TenantName, u64>>,
+    /// One change at a time: two applies must not start and stop the same jail.
+    changing: tokio::sync::Mutex<()>,
+    started: Instant,
+}
+
+/// A session that is counted for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    daemon: Arc<Daemon>,
+    tenant: TenantName,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut sessions = lock(&self.daemon.sessions);
+        if let Some(count) = sessions.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                sessions.remove(&self.tenant);
+            }
+        }
+        info!(target: "bailiwick::event", tenant = %self.tenant, event = "session-closed");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics while holding it")
+}
+
+impl Daemon {
+    /// Reads the policy and the host.
+    ///
+    /// # Errors
+    /// When `bailiwick.toml` is not usable: a tenant's file that is not is a problem of that tenant alone.
+    pub fn open(config: &Path) -> Result<Arc<Self>, OpenError> {
+        let reading = bailiwick_policy::read(config);
+        let problems = reading.diagnostics.iter().map(ToString::to_string).collect();
+        let policy = reading.policy.ok_or(OpenError::Policy(reading.diagnostics))?;
+        let link = WardenLink::new(policy.host.runtime_dir.join(WARDEN_SOCKET));
+        Ok(Arc::new(Self {
+            config: config.to_owned(),
+            facts: bailiwick_observe::host_facts()?,
+            loaded: Mutex::new(Loaded { policy, invalid: reading.invalid, problems }),
+            link,
+            sessions: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            started: Instant::now(),
+        }))
+    }
+
+    /// The host as it was last declared.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        lock(&self.loaded).policy.host.clone()
+    }
+
+    /// Reads the policy again. When `bailiwick.toml` is broken, everything stays as it was and the problem is shown.
+    pub fn reload(&self) {
+        let reading = bailiwick_policy::read(&self.config);
+        let problems: Vec<String> = reading.diagnostics.iter().map(ToString::to_string).collect();
+        for problem in &problems {
+            warn!(event = "policy-problem", "{problem}");
+        }
+        let mut loaded = lock(&self.loaded);
+        loaded.problems = problems;
+        if let Some(policy) = reading.policy {
+            loaded.policy = policy;
+            loaded.invalid = reading.invalid;
+        }
+    }
+
+    /// Keeps what runs as it is declared, for good. Drift of a running jail is reported by `plan` and mended by `apply`;
+    /// what should not run at all is stopped, what should run is started.
+    pub async fn keep(self: Arc<Self>) {
+        let mut failures: BTreeMap<TenantName, u32> = BTreeMap::new();
+        loop {
+            match self.mend(&mut failures).await {
+                Ok(()) => tokio::time::sleep(RECONCILE_TIME).await,
+                Err(failure) => {
+                    warn!(event = "reconcile-failed", "{failure}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    async fn mend(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
+        let _one = self.changing.lock().await;
+        let roster = self.roster().await?;
+        let needs = {
+            let loaded = lock(&self.loaded);
+            decide(&loaded.policy, &loaded.invalid, &roster)
+        };
+        failures.retain(|tenant, _| needs.contains_key(tenant));
+        for (tenant, need) in needs {
+            let count = failures.get(&tenant).copied().unwrap_or(0);
+            // After some failures a tenant is tried in fewer and fewer rounds, and said so only then.
+            if count > 3 && !count.is_power_of_two() {
+                failures.insert(tenant, count + 1);
+                continue;
+            }
+            match self.meet(&tenant, need).await {
+                Ok(_) => drop(failures.remove(&tenant)),
+                Err(failure) => {
+                    warn!(target: "bailiwick::event", tenant = %tenant, event = "not-mended", "{failure}");
+                    failures.insert(tenant, count + 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn meet(&self, tenant: &TenantName, need: Need) -> Result<&'static str, Failure> {
+        match need {
+            Need::Start => self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "started").await,
+            Need::Stop => self.change(tenant, stop(tenant, Hold::Keep), "stopped").await,
+        }
+    }
+
+    /// Asks the warden for a change and says in a word what came of it.
+    async fn change(
+        &self,
+        tenant: &TenantName,
+        request: WardenRequest,
+        done: &'static str,
+    ) -> Result<&'static str, Failure> {
+        match self.link.ask(&request).await? {
+            WardenReply::Unchanged => Ok("unchanged"),
+            _ => {
+                info!(target: "bailiwick::event", tenant = %tenant, event = done);
+                Ok(done)
+            }
+        }
+    }
+
+    async fn roster(&self) -> Result<Roster, Failure> {
+        match self.link.ask(&WardenRequest::Roster).await? {
+            WardenReply::Roster(roster) => Ok(roster),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The kernel's view of a tenant, with what only a process inside can tell.
+    async fn observe(&self, tenant: &TenantName) -> Result<Observed, Failure> {
+        let WardenReply::Observed(mut observed) =
+            self.link.ask(&WardenRequest::Observe { tenant: tenant.clone() }).await?
+        else {
+            return Err(unexpected());
+        };
+        if let (Some(jail), Some(ids)) = (&mut observed.jail, observed.ids)
+            && !jail.frozen
+        {
+            jail.landlock_denies_canary = door::canary_denied(&self.init_socket(tenant), ids).await;
+        }
+        Ok(*observed)
+    }
+
+    fn init_socket(&self, tenant: &TenantName) -> PathBuf {
+        self.host().runtime_dir.join(JAILS).join(tenant).join(INIT_SOCKET)
+    }
+
+    /// The tenants that a request means, each with its declaration: those it names, or all that are declared.
+    fn meant(&self, names: &[TenantName], roster: &Roster) -> Result<Vec<(TenantName, Option<Tenant>)>, Failure> {
+        let loaded = lock(&self.loaded);
+        let find = |name: &TenantName| (name.clone(), loaded.policy.tenants.get(name).cloned());
+        if names.is_empty() {
+            let running = roster.iter().filter(|(_, entry)| entry.pid.is_some()).map(|(name, _)| name);
+            let all: BTreeSet<&TenantName> = loaded.policy.tenants.keys().chain(running).collect();
+            return Ok(all.into_iter().filter(|name| !loaded.invalid.contains(*name)).map(find).collect());
+        }
+        for name in names {
+            if loaded.invalid.contains(name) {
+                let message = format!("the file of \"{name}\" has errors; see `bailiwick check`");
+                return Err(Failure::of(ExitStatus::Invalid, message));
+            }
+            if !loaded.policy.tenants.contains_key(name) && !roster.contains_key(name) {
+                return Err(unknown(name));
+            }
+        }
+        Ok(names.iter().map(find).collect())
+    }
+
+    /// How the service is.
+    pub(crate) async fn status(&self, _permission: Permission) -> HostStatus {
+        let warden = match self.link.ask(&WardenRequest::Hello).await {
+            Ok(WardenReply::Hello { version }) => Some(version),
+            _ => None,
+        };
+        let mut tenants = BTreeMap::new();
+        if let Ok(roster) = self.roster().await {
+            for summary in self.summaries(&roster) {
+                *tenants.entry(summary.state.word().to_owned()).or_default() += 1;
+            }
+        }
+        HostStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            warden,
+            uptime: self.started.elapsed().as_secs(),
+            tenants,
+            problems: lock(&self.loaded).problems.clone(),
+            sessions: lock(&self.sessions).values().sum(),
+        }
+    }
+
+    fn summaries(&self, roster: &Roster) -> Vec<TenantSummary> {
+        let loaded = lock(&self.loaded);
+        let names: BTreeSet<&TenantName> =
+            loaded.policy.tenants.keys().chain(roster.keys()).chain(&loaded.invalid).collect();
+        names.into_iter().map(|name| summary(name, &loaded, roster.get(name))).collect()
+    }
+
+    /// Everyone.
+    pub(crate) async fn list(&self, _permission: Permission) -> Result<Vec<TenantSummary>, Failure> {
+        Ok(self.summaries(&self.roster().await?))
+    }
+
+    /// One tenant.
+    pub(crate) async fn show(&self, _permission: Permission, name: &TenantName) -> Result<TenantDetail, Failure> {
+        let roster = self.roster().await?;
+        let entry = roster.get(name);
+        let (summary, tenant, host) = {
+            let loaded = lock(&self.loaded);
+            let tenant = loaded.policy.tenants.get(name).cloned();
+            if tenant.is_none() && entry.is_none() && !loaded.invalid.contains(name) {
+                return Err(unknown(name));
+            }
+            (summary(name, &loaded, entry), tenant, loaded.policy.host.clone())
+        };
+        let limits = match &tenant {
+            Some(tenant) => {
+                let observed = self.observe(name).await?;
+                bailiwick_audit::judge(tenant, &host, &self.facts, &observed).limits
+            }
+            None => Vec::new(),
+        };
+        Ok(TenantDetail {
+            summary,
+            suspend_reason: tenant.as_ref().and_then(|tenant| match &tenant.state {
+                Declared::Suspended { reason } => reason.clone(),
+                Declared::Active => None,
+            }),
+            pid: entry.and_then(|entry| entry.pid),
+            ids: entry.map(|entry| entry.ids),
+            cgroup: entry.map(|entry| entry.cgroups.clone()).unwrap_or_default(),
+            login: tenant.as_ref().map(|tenant| tenant.login.user.to_string()),
+            doors: tenant
+                .map(|tenant| tenant.settings.doors.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+            limits,
+        })
+    }
+
+    /// The difference between declared and actual.
+    pub(crate) async fn plan(&self, _permission: Permission, names: &[TenantName]) -> Result<Vec<Change>, Failure> {
+        let roster = self.roster().await?;
+        let mut changes = Vec::new();
+        for (name, tenant) in self.meant(names, &roster)? {
+            changes.extend(self.differences(&name, tenant.as_ref(), roster.get(&name)).await?);
+        }
+        Ok(changes)
+    }
+
+    async fn differences(
+        &self,
+        name: &TenantName,
+        tenant: Option<&Tenant>,
+        entry: Option<&RosterEntry>,
+    ) -> Result<Vec<Change>, Failure> {
+        let runs = entry.is_some_and(|entry| entry.pid.is_some());
+        let Some(tenant) = tenant else {
+            let change = |actual: &str, action| Change {
+                tenant: name.clone(),
+                what: "state".to_owned(),
+                actual: actual.to_owned(),
+                declared: "deleted".to_owned(),
+                action,
+            };
+            return Ok(if runs { vec![change("running", Action::Stop)] } else { Vec::new() });
+        };
+        let held = entry.is_some_and(|entry| entry.held);
+        // Of one that is down the roster says enough: 10,000 of them cost nothing.
+        let observed = if runs {
+            self.observe(name).await?
+        } else {
+            Observed { tenant: name.clone(), ids: entry.map(|entry| entry.ids), jail: None, strays: Vec::new() }
+        };
+        Ok(difference(tenant, &controls(&tenant.settings.limits, &self.facts), &observed, held))
+    }
+
+    /// Reads the policy again and makes it so; `progress` hears how many are done.
+    pub(crate) async fn apply(
+        &self,
+        permission: Permission,
+        names: &[TenantName],
+        progress: mpsc::Sender<(u64, u64)>,
+    ) -> Result<Vec<TenantOutcome>, Failure> {
+        self.reload();
+        info!(target: "bailiwick::event", event = "apply", uid = permission.uid);
+        let _one = self.changing.lock().await;
+        let roster = self.roster().await?;
+        let meant = self.meant(names, &roster)?;
+        let mut outcomes = Vec::new();
+        let mut last = Instant::now();
+        let total = meant.len() as u64;
+        for (done, (name, tenant)) in (0..).zip(meant) {
+            if last.elapsed() >= Duration::from_millis(200) {
+                // Nobody listens, or not fast enough: a number less is no loss.
+                drop(progress.try_send((done, total)));
+                last = Instant::now();
+            }
+            let result = self.apply_one(&name, tenant.as_ref(), roster.get(&name)).await;
+            match result {
+                Ok("unchanged") if names.is_empty() => {}
+                result => outcomes.push(outcome(name, result)),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn apply_one(
+        &self,
+        name: &TenantName,
+        tenant: Option<&Tenant>,
+        entry: Option<&RosterEntry>,
+    ) -> Result<&'static str, Failure> {
+        let changes = self.differences(name, tenant, entry).await?;
+        let wanted = |action| changes.iter().any(|change| change.action == action);
+        let request = || WardenRequest::Start { tenant: name.clone() };
+        if wanted(Action::Stop) {
+            return self.change(name, stop(name, Hold::Keep), "stopped").await;
+        }
+        if wanted(Action::Restart) {
+            self.link.ask(&stop(name, Hold::Keep)).await?;
+            return self.change(name, request(), "restarted").await;
+        }
+        if wanted(Action::Start) {
+            return self.change(name, request(), "started").await;
+        }
+        if wanted(Action::Live) {
+            let request = WardenRequest::Limit { tenant: name.clone() };
+            return self.change(name, request, "limits written").await;
+        }
+        Ok("unchanged")
+    }
+
+    /// Changes the state of jails.
+    pub(crate) async fn lifecycle(
+        &self,
+        permission: Permission,
+        verb: Verb,
+        names: &[TenantName],
+    ) -> Vec<TenantOutcome> {
+        info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid);
+        let _one = self.changing.lock().await;
+        let mut outcomes = Vec::new();
+        for name in names {
+            outcomes.push(outcome(name.clone(), self.lifecycle_one(verb, name).await));
+        }
+        outcomes
+    }
+
+    async fn lifecycle_one(&self, verb: Verb, name: &TenantName) -> Result<&'static str, Failure> {
+        let known = lock(&self.loaded).policy.tenants.contains_key(name);
+        if !known && !self.roster().await?.contains_key(name) {
+            return Err(unknown(name));
+        }
+        let tenant = || name.clone();
+        match verb {
+            Verb::Start => self.change(name, WardenRequest::Start { tenant: tenant() }, "started").await,
+            Verb::Stop => self.change(name, stop(name, Hold::Hold), "stopped").await,
+            Verb::Restart => {
+                self.link.ask(&stop(name, Hold::Keep)).await?;
+                self.change(name, WardenRequest::Start { tenant: tenant() }, "restarted").await
+            }
+            Verb::Freeze => self.change(name, WardenRequest::Freeze { tenant: tenant() }, "frozen").await,
+            Verb::Thaw => self.change(name, WardenRequest::Thaw { tenant: tenant() }, "thawed").await,
+        }
+    }
+
+    /// Destroys the data of a tenant whose file is gone. The warden checks that it is.
+    pub(crate) async fn purge(&self, permission: Permission, name: &TenantName) -> TenantOutcome {
+        info!(target: "bailiwick::event", tenant = %name, event = "purge", uid = permission.uid);
+        let _one = self.changing.lock().await;
+        let request = WardenRequest::Purge { tenant: name.clone() };
+        outcome(name.clone(), self.change(name, request, "purged").await)
+    }
+
+    /// The proof.
+    pub(crate) async fn audit(&self, _permission: Permission, names: &[TenantName]) -> Result<AuditReport, Failure> {
+        let roster = self.roster().await?;
+        let host = self.host();
+        let mut tenants = Vec::new();
+        for (name, tenant) in self.meant(names, &roster)? {
+            if let Some(tenant) = tenant {
+                let observed = self.observe(&name).await?;
+                tenants.push(bailiwick_audit::judge(&tenant, &host, &self.facts, &observed));
+            }
+        }
+        Ok(AuditReport { tenants, host: bailiwick_audit::host_report() })
+    }
+
+    /// Lets a session in: the client's end of its channel, and the value that counts it.
+    pub(crate) async fn exec(
+        self: &Arc<Self>,
+        permission: Permission,
+        exec: &Exec,
+        streams: Vec<OwnedFd>,
+    ) -> Result<(OwnedFd, Counted), Failure> {
+        let name = &exec.tenant;
+        let tenant = {
+            let loaded = lock(&self.loaded);
+            match loaded.policy.tenants.get(name) {
+                Some(tenant) => tenant.clone(),
+                None if loaded.invalid.contains(name) => {
+                    let message = format!("the file of \"{name}\" has errors; see `bailiwick check`");
+                    return Err(Failure::of(ExitStatus::Invalid, message));
+                }
+                None => return Err(unknown(name)),
+            }
+        };
+        if let Declared::Suspended { reason } = &tenant.state {
+            let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            return Err(Failure::of(ExitStatus::Refused, format!("tenant \"{name}\" is suspended{reason}")));
+        }
+        let spawn = door::admit(&tenant, exec, &streams)?;
+        let counted = self.count(&tenant)?;
+        let roster = self.roster().await?;
+        let entry = roster.get(name).filter(|entry| entry.pid.is_some());
+        let Some(entry) = entry else {
+            let message = format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it");
+            return Err(Failure::of(ExitStatus::Refused, message));
+        };
+        if entry.frozen {
+            let message = format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on");
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        let user = spawn.user.uid;
+        let channel = door::open(&self.init_socket(name), entry.ids, spawn, streams).await?;
+        info!(target: "bailiwick::event", tenant = %name, event = "session-opened", door = "exec", uid = permission.uid, user);
+        Ok((channel, counted))
+    }
+
+    fn count(self: &Arc<Self>, tenant: &Tenant) -> Result<Counted, Failure> {
+        let mut sessions = lock(&self.sessions);
+        let count = sessions.entry(tenant.name.clone()).or_default();
+        if let Bound::At(limit) = tenant.settings.limits.sessions
+            && *count >= limit
+        {
+            let message = format!("\"{}\" has {count} sessions and may have {limit} (`sessions`)", tenant.name);
+            return Err(Failure::of(ExitStatus::OverLimit, message));
+        }
+        *count += 1;
+        Ok(Counted { daemon: Arc::clone(self), tenant: tenant.name.clone() })
+    }
+}
+
+fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {
+    WardenRequest::Stop { tenant: tenant.clone(), hold }
+}
+
+fn unknown(name: &TenantName) -> Failure {
+    Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))
+}
+
+fn unexpected() -> Failure {
+    Failure::of(ExitStatus::Failed, "bailiwick-warden gave an answer of the wrong kind")
+}
+
+fn outcome(tenant: TenantName, result: Result<&'static str, Failure>) -> TenantOutcome {
+    match result {
+        Ok(done) => TenantOutcome { tenant, done: done.to_owned(), failure: None },
+        Err(failure) => TenantOutcome { tenant, done: "failed".to_owned(), failure: Some(failure) },
+    }
+}
+
+fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> TenantSummary {
+    let tenant = loaded.policy.tenants.get(name);
+    let runs = entry.is_some_and(|entry| entry.pid.is_some());
+    let state = match (tenant.map(|tenant| &tenant.state), entry) {
+        _ if loaded.invalid.contains(name) => TenantState::Invalid,
+        (_, Some(entry)) if runs && entry.frozen => TenantState::Frozen,
+        _ if runs => TenantState::Running,
+        (None, _) => TenantState::Deleted,
+        (Some(Declared::Suspended { .. }), _) => TenantState::Suspended,
+        (Some(Declared::Active), Some(entry)) if entry.held => TenantState::Stopped,
+        (Some(Declared::Active), _) => TenantState::Down,
+    };
+    TenantSummary {
+        name: name.clone(),
+        state,
+        plan: tenant.map(|tenant| tenant.plan.clone()),
+        image: tenant.map(|tenant| tenant.settings.image.clone()),
+        profile: tenant.map(|tenant| tenant.settings.profile),
+    }
+}

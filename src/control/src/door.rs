@@ -1,0 +1,293 @@
+//! The door `exec`: who becomes whom inside, in which environment, and what may cross.
+//!
+//! Danger: a descriptor of the host that reaches a jail is a way out. Pipes alone cross: a directory could be walked up, a
+//! terminal typed into, a socket keeps the network it was made in, a file could be read back.
+
+use bailiwick_policy::Tenant;
+use bailiwick_proto::control::Exec;
+use bailiwick_proto::frame::{Decoder, MAX_EVENT, MAX_REQUEST, encode};
+use bailiwick_proto::init::{JailUser, Spawn};
+use bailiwick_proto::{Bytes, Failure, InitReply, InitRequest};
+use bailiwick_sys::file::{self, FileType};
+use bailiwick_sys::socket;
+use bailiwick_types::{Door, ExitStatus, IdRange};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// How long init may take to answer. It is the tenant's, and may not answer at all.
+const INIT_TIME: Duration = Duration::from_secs(5);
+/// The most variables that a client may add to a session's environment, and the most bytes in them.
+const MAX_ENV: usize = 256;
+const MAX_ENV_BYTES: usize = 64 << 10;
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The user and group id of the login user inside every jail.
+const LOGIN_ID: u32 = bailiwick_plan::seed::LOGIN_ID;
+
+fn refused(message: impl Into<String>) -> Failure {
+    Failure::of(ExitStatus::Refused, message)
+}
+
+/// Checks that the door is open and makes the request to init.
+pub(crate) fn admit(tenant: &Tenant, exec: &Exec, streams: &[OwnedFd]) -> Result<Spawn, Failure> {
+    if !tenant.settings.doors.contains(&Door::Exec) {
+        return Err(refused(format!(
+            "the door \"exec\" of \"{}\" is closed: `doors` in its plan or file",
+            tenant.name
+        )));
+    }
+    check_streams(exec, streams)?;
+    let (user, name) = user(tenant, exec.user.as_deref())?;
+    let env = environment(&user, &name, exec)?;
+    let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
+    let (argv, arg0) = if exec.argv.is_empty() {
+        // A login shell is told so by a dash before its name.
+        (vec![text("/bin/bash")?], Some(text("-bash")?))
+    } else {
+        (exec.argv.clone(), None)
+    };
+    Ok(Spawn { user, argv, arg0, env, cwd: exec.cwd.clone(), terminal: exec.terminal })
+}
+
+fn check_streams(exec: &Exec, streams: &[OwnedFd]) -> Result<(), Failure> {
+    let wanted = if exec.terminal.is_some() { 0 } else { 3 };
+    if streams.len() != wanted {
+        let message = format!("{} descriptors came with the request instead of {wanted}", streams.len());
+        return Err(Failure::of(ExitStatus::Invalid, message));
+    }
+    for stream in streams {
+        let kind = file::metadata(stream).map(|metadata| metadata.kind);
+        if !matches!(kind, Ok(FileType::Fifo)) {
+            return Err(refused("only pipes may cross into a jail"));
+        }
+    }
+    Ok(())
+}
+
+/// Who runs it inside. Names are those of the policy, never those of a file of the tenant's; numbers are exact.
+fn user(tenant: &Tenant, wanted: Option<&str>) -> Result<(JailUser, String), Failure> {
+    let login = tenant.login.user.as_str();
+    let root = || (JailUser { uid: 0, gid: 0, home: "/root".into() }, "root".to_owned());
+    let own = || (JailUser { uid: LOGIN_ID, gid: LOGIN_ID, home: format!("/home/{login}") }, login.to_owned());
+    match wanted {
+        None | Some("root" | "0") => return Ok(root()),
+        Some(name) if name == login || name == LOGIN_ID.to_string() => return Ok(own()),
+        Some(text) => {
+            let exact = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+            if let (true, Ok(number @ 1..=65_535)) = (exact, text.parse()) {
+                return Ok((JailUser { uid: number, gid: number, home: "/".into() }, number.to_string()));
+            }
+            let message = format!(
+                "there is no user {text:?} in \"{}\"; known are \"root\", \"{login}\" and numbers from 0 to 65535",
+                tenant.name
+            );
+            Err(Failure::of(ExitStatus::NotFound, message))
+        }
+    }
+}
+
+/// A clean environment, and what the client added to it.
+fn environment(user: &JailUser, name: &str, exec: &Exec) -> Result<Vec<(Bytes, Bytes)>, Failure> {
+    let bytes: usize = exec.env.iter().map(|(key, value)| key.as_bytes().len() + value.as_bytes().len()).sum();
+    if exec.env.len() > MAX_ENV || bytes > MAX_ENV_BYTES {
+        let message = format!("the environment is over {MAX_ENV} variables or {MAX_ENV_BYTES} bytes");
+        return Err(Failure::of(ExitStatus::Invalid, message));
+    }
+    let mut env: Vec<(Bytes, Bytes)> = Vec::new();
+    let mut base = vec![
+        ("PATH", PATH),
+        ("HOME", user.home.as_str()),
+        ("USER", name),
+        ("LOGNAME", name),
+        ("SHELL", "/bin/bash"),
+        ("LANG", "C.UTF-8"),
+    ];
+    if exec.terminal.is_some() {
+        base.push(("TERM", "xterm"));
+    }
+    for (key, value) in base {
+        if !exec.env.iter().any(|(own, _)| own.as_bytes() == key.as_bytes()) {
+            let text = |text| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
+            env.push((text(key)?, text(value)?));
+        }
+    }
+    for (key, value) in &exec.env {
+        let name = key.as_bytes();
+        let first = name.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_');
+        if !first || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_') {
+            let message = format!("{key:?} is no name of an environment variable");
+            return Err(Failure::of(ExitStatus::Invalid, message));
+        }
+        env.push((key.clone(), value.clone()));
+    }
+    Ok(env)
+}
+
+/// Hands a session to the init of a jail and gives the client's end of its channel. Bounded in time and size, whatever
+/// init does.
+pub(crate) async fn open(socket: &Path, ids: IdRange, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
+    let failed = |source: io::Error| {
+        let message = match source.kind() {
+            io::ErrorKind::TimedOut => "init of the jail does not answer".to_owned(),
+            _ => format!("init of the jail cannot be reached: {source}"),
+        };
+        Failure::of(ExitStatus::Failed, message)
+    };
+    let (client, jail) = socket::channel().map_err(failed)?;
+    let mut fds = vec![jail];
+    fds.extend(streams);
+    match ask(socket, ids, &InitRequest::Spawn(spawn), &fds).await.map_err(failed)? {
+        InitReply::Accepted => Ok(client),
+        InitReply::Refused | InitReply::Probed { .. } => {
+            Err(refused("init of the jail refused the session: too many run, or the jail is ending"))
+        }
+    }
+}
+
+/// Asks init whether Landlock still refuses its canary. `None` when init does not answer.
+pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Option<bool> {
+    let request = InitRequest::Probe { canary: bailiwick_plan::mount::CANARY.to_owned() };
+    match ask(socket, ids, &request, &[]).await {
+        Ok(InitReply::Probed { canary_denied }) => Some(canary_denied),
+        _ => None,
+    }
+}
+
+async fn ask(path: &Path, ids: IdRange, request: &InitRequest, fds: &[OwnedFd]) -> io::Result<InitReply> {
+    timeout(INIT_TIME, async {
+        let stream = UnixStream::connect(path).await?;
+        // The socket was bound by the warden, in a directory that no tenant reaches; init has stamped itself on it
+        // (listen(2)), unless it is only just starting, and then the stamp is the warden's.
+        let peer = socket::peer(&stream)?;
+        if peer.uid != 0 && !ids.contains(peer.uid) {
+            return Err(io::Error::other("somebody else listens on its socket"));
+        }
+        let frame = encode(request, MAX_REQUEST).map_err(io::Error::other)?;
+        let mut borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        let mut rest = &frame[..];
+        while !rest.is_empty() {
+            let sent = stream.async_io(Interest::WRITABLE, || socket::send(&stream, rest, &borrowed)).await?;
+            rest = &rest[sent..];
+            borrowed.clear();
+        }
+        let mut decoder = Decoder::new(MAX_EVENT);
+        let mut buffer = [0; MAX_EVENT];
+        loop {
+            let (len, _) = stream.async_io(Interest::READABLE, || socket::receive(&stream, &mut buffer, 0)).await?;
+            if len == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            decoder.push(&buffer[..len]);
+            if let Some(reply) = decoder.next().map_err(io::Error::other)? {
+                return Ok(reply);
+            }
+        }
+    })
+    .await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_proto::init::WindowSize;
+
+    fn tenant(more: &str) -> Tenant {
+        let files = [
+            (std::path::PathBuf::from("bailiwick.toml"), String::new()),
+            ("plans.d/small.toml".into(), format!("profile = \"web\"\n{more}")),
+            ("tenants.d/alice.toml".into(), "plan = \"small\"\n".into()),
+        ];
+        let reading = bailiwick_policy::parse(&files);
+        assert!(reading.diagnostics.is_empty(), "{}", bailiwick_policy::render(&reading.diagnostics));
+        reading.policy.expect("valid").tenants.into_values().next().expect("one tenant")
+    }
+
+    fn exec() -> Exec {
+        Exec {
+            tenant: "alice".parse().expect("a name"),
+            user: None,
+            argv: vec![Bytes::new("id").expect("no NUL")],
+            env: Vec::new(),
+            cwd: None,
+            terminal: Some(WindowSize { rows: 24, columns: 80 }),
+        }
+    }
+
+    #[test]
+    fn only_pipes_cross() {
+        let tenant = tenant("");
+        let piped = Exec { terminal: None, ..exec() };
+        let pipe = || rustix::pipe::pipe().expect("a pipe").0;
+        assert!(admit(&tenant, &piped, &[pipe(), pipe(), pipe()]).is_ok());
+        let others: [OwnedFd; 4] = [
+            std::fs::File::open("/").expect("a directory").into(),
+            std::fs::File::open("/dev/null").expect("a device").into(),
+            std::fs::File::open("/proc/self/exe").expect("a file").into(),
+            socket::channel().expect("a socket").0,
+        ];
+        for other in others {
+            let failure = admit(&tenant, &piped, &[pipe(), other, pipe()]).expect_err("refused");
+            assert_eq!(failure.message, "only pipes may cross into a jail");
+        }
+        assert!(admit(&tenant, &piped, &[pipe(), pipe()]).is_err());
+        assert!(admit(&tenant, &exec(), &[pipe()]).is_err(), "nothing crosses beside a terminal");
+    }
+
+    #[test]
+    fn a_closed_door_stays_closed() {
+        let failure = admit(&tenant("doors = [\"ssh\"]\n"), &exec(), &[]).expect_err("closed");
+        assert_eq!(failure.status, ExitStatus::Refused);
+    }
+
+    #[test]
+    fn users_are_known_names_or_exact_numbers() {
+        let tenant = tenant("");
+        for (text, uid) in [("root", 0), ("0", 0), ("alice", 1000), ("1000", 1000), ("1", 1), ("65535", 65_535)] {
+            assert_eq!(user(&tenant, Some(text)).expect(text).0.uid, uid);
+        }
+        for text in ["", "+1", "-1", "01", "00", "0x1", " 1", "1 ", "65536", "4294967296", "daemon", "1\n", "١"] {
+            assert!(user(&tenant, Some(text)).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_clean_and_bounded() {
+        let bytes = |text: &str| Bytes::new(text).expect("no NUL");
+        let with = |env: Vec<(Bytes, Bytes)>| admit(&tenant(""), &Exec { env, ..exec() }, &[]);
+        let spawn = with(vec![(bytes("PATH"), bytes("/x")), (bytes("A_1"), bytes("b=c\n"))]).expect("admitted");
+        let paths: Vec<_> = spawn.env.iter().filter(|(key, _)| key.as_bytes() == b"PATH").collect();
+        assert_eq!(paths.len(), 1);
+        for bad in ["", "=", "A=", "1A", "A B", "A\n", "LD-X"] {
+            assert!(with(vec![(bytes(bad), bytes("x"))]).is_err(), "{bad:?}");
+        }
+        assert!(with(vec![(bytes("A"), bytes("x")); 257]).is_err());
+        assert!(with(vec![(bytes("A"), bytes(&"x".repeat(65 << 10)))]).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_init_that_says_nothing_or_too_much_is_an_error_in_bounded_time() {
+        use tokio::io::AsyncWriteExt;
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let ids = IdRange { first: 0, count: 1 };
+        let spawn = || admit(&tenant(""), &exec(), &[]).expect("admitted");
+        for answer in [None, Some(vec![0xff; 4096]), Some(b"\x04\0\0\0nope".to_vec())] {
+            let path = temp.path().join("init.sock");
+            let listener = tokio::net::UnixListener::bind(&path).expect("binds");
+            let init = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                if let Some(answer) = answer {
+                    stream.write_all(&answer).await.ok();
+                }
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            });
+            let failure = open(&path, ids, spawn(), Vec::new()).await.expect_err("no session");
+            assert!(failure.message.contains("init of the jail"), "{failure}");
+            init.abort();
+            std::fs::remove_file(&path).expect("removes");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Who may use the control socket.
+
+use bailiwick_policy::{Host, Principal};
+use bailiwick_proto::Failure;
+use bailiwick_types::ExitStatus;
+use users::{get_group_by_name, get_user_by_name, get_user_by_uid};
+
+/// A decision that somebody may ask for anything that the policy allows. Handlers of requests take it, so none can be
+/// reached without it.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub(crate) struct Permission {
+    /// For the log.
+    pub(crate) uid: u32,
+}
+
+impl Permission {
+    /// Decides by the user at the other end, as the kernel names it.
+    pub(crate) fn of(uid: u32, host: &Host) -> Result<Self, Failure> {
+        if uid == 0 || host.admins.iter().any(|principal| includes(principal, uid)) {
+            return Ok(Self { uid });
+        }
+        let message = format!("user {uid} is not among `admins` in bailiwick.toml");
+        Err(Failure::of(ExitStatus::Refused, message))
+    }
+}
+
+fn includes(principal: &Principal, uid: u32) -> bool {
+    match principal {
+        Principal::User(name) => get_user_by_name(name).is_some_and(|user| user.uid() == uid),
+        Principal::Group(name) => {
+            let (Some(group), Some(user)) = (get_group_by_name(name), get_user_by_uid(uid)) else { return false };
+            user.groups().is_some_and(|groups| groups.iter().any(|own| own.gid() == group.gid()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(admins: Vec<Principal>) -> Host {
+        Host {
+            state_dir: "/s".into(),
+            runtime_dir: "/r".into(),
+            ids: Default::default(),
+            require: Default::default(),
+            admins,
+            user: "nobody".into(),
+        }
+    }
+
+    #[test]
+    fn root_and_the_listed_may_and_nobody_else() {
+        let host = host(vec![Principal::User("daemon".into()), Principal::Group("mail".into())]);
+        assert!(Permission::of(0, &host).is_ok());
+        // `daemon` is user 1, `mail` is user 8 with group mail on every Debian.
+        assert!(Permission::of(1, &host).is_ok());
+        assert!(Permission::of(8, &host).is_ok());
+        for uid in [2, 33, 65_534, 4_000_000_000] {
+            let failure = Permission::of(uid, &host).expect_err("refused");
+            assert_eq!(failure.status, ExitStatus::Refused);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The control socket: connections, frames, and which request goes where.
+
+use crate::daemon::{Counted, Daemon};
+use crate::permission::Permission;
+use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::{ControlReply, ControlRequest, Failure};
+use bailiwick_sys::socket;
+use bailiwick_types::ExitStatus;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tracing::warn;
+
+/// The most connections at a time; a session holds one for as long as it lasts.
+const MAX_CONNECTIONS: usize = 4096;
+/// How long the rest of a request may take once its first byte has come.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
+/// How long a client may take to read a reply.
+const REPLY_TIME: Duration = Duration::from_secs(10);
+/// The most descriptors beside a request: the three streams of a session.
+const MAX_FDS: usize = 3;
+
+/// Accepts for good.
+pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let daemon = Arc::clone(&daemon);
+                tokio::spawn(async move {
+                    // A client that goes away in the middle is no event of ours.
+                    drop(Connection { daemon, stream, held: Vec::new() }.run().await);
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!(event = "accept-failed", "{error}");
+                // Out of descriptors, most likely: those who are served must be let go first.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+struct Connection {
+    daemon: Arc<Daemon>,
+    stream: UnixStream,
+    /// Sessions that were let in over this connection.
+    held: Vec<Counted>,
+}
+
+impl Connection {
+    async fn run(mut self) -> io::Result<()> {
+        let uid = socket::peer(&self.stream)?.uid;
+        let permission = match Permission::of(uid, &self.daemon.host()) {
+            Ok(permission) => permission,
+            Err(failure) => return self.reply(&ControlReply::Failed(failure), &[]).await,
+        };
+        let mut decoder = Decoder::new(MAX_REQUEST);
+        while let Some((request, fds)) = self.request(&mut decoder).await? {
+            self.answer(permission, request, fds).await?;
+        }
+        Ok(())
+    }
+
+    /// The next request with its descriptors; `None` when the client has gone.
+    async fn request(&self, decoder: &mut Decoder) -> io::Result<Option<(ControlRequest, Vec<OwnedFd>)>> {
+        let mut fds = Vec::new();
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            match decoder.next() {
+                Ok(Some(request)) => return Ok(Some((request, fds))),
+                Ok(None) => {}
+                Err(error) => {
+                    let failure = Failure::new(ExitStatus::Invalid, &error);
+                    self.reply(&ControlReply::Failed(failure), &[]).await?;
+                    return Ok(None);
+                }
+            }
+            let receive =
+                self.stream.async_io(Interest::READABLE, || socket::receive(&self.stream, &mut buffer, MAX_FDS));
+            let (len, more) =
+                if decoder.is_empty() { receive.await? } else { timeout(REQUEST_TIME, receive).await?? };
+            fds.extend(more);
+            if len == 0 {
+                return Ok(None);
+            }
+            if fds.len() > MAX_FDS {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            decoder.push(&buffer[..len]);
+        }
+    }
+
+    async fn answer(&mut self, permission: Permission, request: ControlRequest, fds: Vec<OwnedFd>) -> io::Result<()> {
+        let daemon = Arc::clone(&self.daemon);
+        let reply = match request {
+            ControlRequest::Exec(exec) => {
+                return match daemon.exec(permission, &exec, fds).await {
+                    Ok((channel, counted)) => {
+                        self.held.push(counted);
+                        self.reply(&ControlReply::Session, &[channel.as_fd()]).await
+                    }
+                    Err(failure) => self.reply(&ControlReply::Failed(failure), &[]).await,
+                };
+            }
+            ControlRequest::Status => Ok(ControlReply::Status(daemon.status(permission).await)),
+            ControlRequest::List => daemon.list(permission).await.map(ControlReply::List),
+            ControlRequest::Show { tenant } => {
+                daemon.show(permission, &tenant).await.map(|detail| ControlReply::Show(Box::new(detail)))
+            }
+            ControlRequest::Reload => {
+                daemon.reload();
+                Ok(ControlReply::Outcome(Vec::new()))
+            }
+            ControlRequest::Plan { tenants } => daemon.plan(permission, &tenants).await.map(ControlReply::Plan),
+            ControlRequest::Apply { tenants } => {
+                let (sender, mut progress) = mpsc::channel(4);
+                let mut apply = std::pin::pin!(daemon.apply(permission, &tenants, sender));
+                loop {
+                    tokio::select! {
+                        result = &mut apply => break result.map(ControlReply::Outcome),
+                        Some((done, total)) = progress.recv() => {
+                            // A client that no longer reads still gets its policy applied.
+                            drop(self.reply(&ControlReply::Progress { done, total }, &[]).await);
+                        }
+                    }
+                }
+            }
+            ControlRequest::Lifecycle { verb, tenants } => {
+                Ok(ControlReply::Outcome(daemon.lifecycle(permission, verb, &tenants).await))
+            }
+            ControlRequest::Audit { tenants } => {
+                daemon.audit(permission, &tenants).await.map(|report| ControlReply::Audit(Box::new(report)))
+            }
+            ControlRequest::Purge { tenant } => {
+                Ok(ControlReply::Outcome(vec![daemon.purge(permission, &tenant).await]))
+            }
+        };
+        self.reply(&reply.unwrap_or_else(ControlReply::Failed), &[]).await
+    }
+
+    async fn reply(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let frame = match encode(reply, MAX_REPLY) {
+            Ok(frame) => frame,
+            Err(error) => {
+                let failure = Failure::new(ExitStatus::Failed, &error);
+                encode(&ControlReply::Failed(failure), MAX_REPLY).map_err(io::Error::other)?
+            }
+        };
+        timeout(REPLY_TIME, async {
+            let (mut rest, mut fds) = (&frame[..], fds);
+            while !rest.is_empty() {
+                let send = || socket::send(&self.stream, rest, fds);
+                let sent = self.stream.async_io(Interest::WRITABLE, send).await?;
+                rest = &rest[sent..];
+                fds = &[];
+            }
+            Ok(())
+        })
+        .await?
+    }
+}

@@ -1,0 +1,119 @@
+//! The one connection to the warden: requests go over it one after another, and it is made anew when the warden was.
+
+use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_types::ExitStatus;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long a warden that is being started anew may stay away.
+const AWAY_TIME: Duration = Duration::from_secs(5);
+/// How long one request may take: a start on a host under heavy load, a purge of a large tenant.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// Between two tries to connect.
+const RETRY_TIME: Duration = Duration::from_millis(50);
+
+/// The link.
+#[derive(Debug)]
+pub(crate) struct WardenLink {
+    socket: PathBuf,
+    stream: Mutex<Option<UnixStream>>,
+}
+
+impl WardenLink {
+    /// A link to the warden that listens on a socket. Nothing is connected yet.
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self { socket, stream: Mutex::new(None) }
+    }
+
+    /// Asks, and waits for the answer. A warden that goes away in between is asked again once it is back: every request
+    /// may be made twice. A failure that the warden reports is the error.
+    pub(crate) async fn ask(&self, request: &WardenRequest) -> Result<WardenReply, Failure> {
+        let frame = encode(request, MAX_REQUEST).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        let mut held = self.stream.lock().await;
+        let deadline = Instant::now() + AWAY_TIME;
+        loop {
+            let error = match self.once(&mut held, &frame).await {
+                Ok(WardenReply::Failed(failure)) => return Err(failure),
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            *held = None;
+            if Instant::now() >= deadline {
+                let message = format!("bailiwick-warden does not answer on {:?}: {error}", self.socket);
+                return Err(Failure::of(ExitStatus::Failed, message));
+            }
+            sleep(RETRY_TIME).await;
+        }
+    }
+
+    async fn once(&self, held: &mut Option<UnixStream>, frame: &[u8]) -> io::Result<WardenReply> {
+        let stream = match held {
+            Some(stream) => stream,
+            None => held.insert(UnixStream::connect(&self.socket).await?),
+        };
+        timeout(ANSWER_TIME, async {
+            stream.write_all(frame).await?;
+            let mut decoder = Decoder::new(MAX_REPLY);
+            let mut buffer = vec![0; 64 << 10];
+            loop {
+                let len = stream.read(&mut buffer).await?;
+                if len == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                decoder.push(&buffer[..len]);
+                if let Some(reply) = decoder.next().map_err(io::Error::other)? {
+                    return Ok(reply);
+                }
+            }
+        })
+        .await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    async fn answer(listener: &UnixListener, reply: Option<&WardenReply>) {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut buffer = [0; 1024];
+        assert!(stream.read(&mut buffer).await.expect("a request") > 0);
+        if let Some(reply) = reply {
+            stream.write_all(&encode(reply, MAX_REPLY).expect("small")).await.expect("writes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_warden_that_dies_in_the_middle_is_asked_again_when_it_is_back() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("warden.sock");
+        let link = WardenLink::new(path.clone());
+        let warden = tokio::spawn(async move {
+            sleep(Duration::from_millis(100)).await;
+            let listener = UnixListener::bind(&path).expect("binds");
+            answer(&listener, None).await;
+            drop(listener);
+            std::fs::remove_file(&path).expect("removes");
+            sleep(Duration::from_millis(100)).await;
+            let listener = UnixListener::bind(&path).expect("binds");
+            answer(&listener, Some(&WardenReply::Unchanged)).await;
+        });
+        assert_eq!(link.ask(&WardenRequest::Roster).await, Ok(WardenReply::Unchanged));
+        warden.await.expect("ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_warden_that_stays_away_is_an_error_in_bounded_time() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let link = WardenLink::new(temp.path().join("warden.sock"));
+        let failure = link.ask(&WardenRequest::Roster).await.expect_err("nobody is there");
+        assert!(failure.message.contains("does not answer"), "{failure}");
+    }
+}
