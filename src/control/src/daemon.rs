@@ -360,7 +360,7 @@ impl Daemon {
         for (done, (name, tenant)) in (0..).zip(meant) {
             if last.elapsed() >= Duration::from_millis(200) {
                 // Nobody listens, or not fast enough: a number less is no loss.
-                drop(progress.try_send((done, total)));
+                progress.try_send((done, total)).ok();
                 last = Instant::now();
             }
             let result = self.apply_one(&name, tenant.as_ref(), roster.get(&name)).await;

@@ -74,8 +74,8 @@ fn user(tenant: &Tenant, wanted: Option<&str>) -> Result<(JailUser, String), Fai
     let root = || (JailUser { uid: 0, gid: 0, home: "/root".into() }, "root".to_owned());
     let own = || (JailUser { uid: LOGIN_ID, gid: LOGIN_ID, home: format!("/home/{login}") }, login.to_owned());
     match wanted {
-        None | Some("root" | "0") => return Ok(root()),
-        Some(name) if name == login || name == LOGIN_ID.to_string() => return Ok(own()),
+        None | Some("root" | "0") => Ok(root()),
+        Some(name) if name == login || name == LOGIN_ID.to_string() => Ok(own()),
         Some(text) => {
             let exact = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
             if let (true, Ok(number @ 1..=65_535)) = (exact, text.parse()) {

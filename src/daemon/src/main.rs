@@ -1,2 +1,53 @@
-//! placeholder
-fn main() {}
+//! `bailiwickd`: arguments, wiring, exit status.
+
+mod service;
+mod supervisor;
+
+use bailiwick_types::ExitStatus;
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The unprivileged daemon of Bailiwick: decides, lets sessions in, and asks the warden for every change.
+#[derive(Debug, Parser)]
+#[command(name = "bailiwickd", version, about)]
+struct Arguments {
+    /// Where bailiwick.toml, plans.d and tenants.d are.
+    #[arg(long, value_name = "DIR", default_value = "/etc/bailiwick")]
+    config: PathBuf,
+    /// Start the warden too, and drop root: the whole service without systemd.
+    #[arg(long)]
+    standalone: bool,
+}
+
+/// Why the program ended.
+#[derive(Debug)]
+struct Ended {
+    status: ExitStatus,
+    message: String,
+}
+
+impl Ended {
+    fn new(status: ExitStatus, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    fn failed(what: &str, error: &dyn std::error::Error) -> Self {
+        Self::new(ExitStatus::Failed, format!("cannot {what}: {error}"))
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter =
+        tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).parse_lossy("");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let ended = if arguments.standalone { supervisor::run(&arguments.config) } else { service::run(&arguments.config) };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ended) => {
+            tracing::error!("{}", ended.message);
+            ended.status.into()
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The daemon proper: one thread, no rights, the control socket.
+
+use crate::Ended;
+use bailiwick_control::{Daemon, OpenError, serve};
+use bailiwick_proto::CONTROL_SOCKET;
+use bailiwick_types::ExitStatus;
+use sd_notify::NotifyState;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves until it is told to end.
+pub(crate) fn run(config: &Path) -> Result<(), Ended> {
+    if rustix::process::geteuid().is_root() {
+        let message = "bailiwickd must not run as root: let systemd start it as its own user, or use --standalone";
+        return Err(Ended::new(ExitStatus::Refused, message));
+    }
+    bailiwick_sys::credential::set_no_new_privs().map_err(|error| Ended::failed("give up privileges", &error))?;
+    bailiwick_sys::credential::set_undumpable()
+        .map_err(|error| Ended::failed("close this process's memory", &error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Ended::failed("start the runtime", &error))?;
+    runtime.block_on(service(config))
+}
+
+async fn service(config: &Path) -> Result<(), Ended> {
+    let daemon = Daemon::open(config).map_err(|error| match error {
+        OpenError::Policy(_) => Ended::new(ExitStatus::Invalid, error.to_string()),
+        OpenError::Facts(_) => Ended::failed("read the host", &error),
+    })?;
+    let path = daemon.host().runtime_dir.join(CONTROL_SOCKET);
+    let listener = listen(&path).await?;
+    let failed = |error: std::io::Error| Ended::failed("wait for signals", &error);
+    let mut reload = signal(SignalKind::hangup()).map_err(failed)?;
+    let mut end = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::spawn(serve(Arc::clone(&daemon), listener));
+    tokio::spawn(Arc::clone(&daemon).keep());
+    notify(&[NotifyState::Ready]);
+    tracing::info!(event = "ready", socket = %path.display());
+    loop {
+        tokio::select! {
+            _ = reload.recv() => {
+                if let Ok(now) = NotifyState::monotonic_usec_now() {
+                    notify(&[NotifyState::Reloading, now]);
+                }
+                daemon.reload();
+                notify(&[NotifyState::Ready]);
+            }
+            _ = end.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    notify(&[NotifyState::Stopping]);
+    // Jails and sessions go on without us.
+    std::fs::remove_file(&path).ok();
+    Ok(())
+}
+
+/// Tells systemd, if it is there. If it is and does not listen, it will find out by itself.
+fn notify(states: &[NotifyState<'_>]) {
+    sd_notify::notify(states).ok();
+}
+
+/// The control socket, for every local user: who may ask is decided for each connection.
+async fn listen(path: &Path) -> Result<UnixListener, Ended> {
+    if UnixStream::connect(path).await.is_ok() {
+        let message = format!("another bailiwickd answers on \"{}\"", path.display());
+        return Err(Ended::new(ExitStatus::Conflict, message));
+    }
+    let failed = |error| Ended::failed(&format!("listen on \"{}\"", path.display()), &error);
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
+    Ok(listener)
+}

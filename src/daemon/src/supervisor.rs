@@ -1,0 +1,186 @@
+//! `--standalone`: starts the warden as root and the daemon as its own user, and either again when it dies.
+//!
+//! Danger: this process keeps root. It listens to nobody, reads only the root-owned policy and its own children's ends.
+
+use crate::Ended;
+use bailiwick_proto::WARDEN_SOCKET;
+use bailiwick_sys::interrupt::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, Signals};
+use bailiwick_sys::process;
+use bailiwick_types::ExitStatus;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// A program that lived so long was well; one that did not is started later and later.
+const WELL: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// After so many short lives in a row somebody must look.
+const MAX_SHORT_LIVES: u32 = 10;
+/// How long the warden may take to clear up and listen.
+const WARDEN_TIME: Duration = Duration::from_secs(60);
+/// How long the two may take to end.
+const END_TIME: Duration = Duration::from_secs(5);
+
+/// One of the two programs.
+struct Program {
+    command: Box<dyn Fn() -> Command>,
+    name: &'static str,
+    child: Option<Child>,
+    since: Instant,
+    short_lives: u32,
+    again: Option<Instant>,
+}
+
+impl Program {
+    fn new(name: &'static str, command: impl Fn() -> Command + 'static) -> Self {
+        Self { command: Box::new(command), name, child: None, since: Instant::now(), short_lives: 0, again: None }
+    }
+
+    fn start(&mut self) -> Result<(), Ended> {
+        let child = (self.command)().spawn().map_err(|error| Ended::failed(&format!("start {}", self.name), &error))?;
+        tracing::info!(event = "started", program = self.name, pid = child.id());
+        self.child = Some(child);
+        self.since = Instant::now();
+        self.again = None;
+        Ok(())
+    }
+
+    /// Notices its end and plans the next start. An end that the operator must see to is the error.
+    fn look(&mut self) -> Result<(), Ended> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        let Ok(Some(status)) = child.try_wait() else { return Ok(()) };
+        self.child = None;
+        self.short_lives = if self.since.elapsed() >= WELL { 0 } else { self.short_lives + 1 };
+        tracing::warn!(event = "ended", program = self.name, %status);
+        let wrong = status.code().and_then(|code| {
+            [ExitStatus::Invalid, ExitStatus::Conflict, ExitStatus::HostCannot]
+                .into_iter()
+                .find(|known| i32::from(known.code()) == code)
+        });
+        if let Some(known) = wrong {
+            return Err(Ended::new(known, format!("{} cannot work; it said why above", self.name)));
+        }
+        if self.short_lives >= MAX_SHORT_LIVES {
+            let message = format!("{} ended {} times in a row; giving up", self.name, self.short_lives);
+            return Err(Ended::new(ExitStatus::Failed, message));
+        }
+        let pause = (FIRST_PAUSE * 2_u32.pow(self.short_lives.min(8))).min(LAST_PAUSE);
+        self.again = Some(Instant::now() + pause);
+        Ok(())
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(child) = &self.child {
+            // It was not reaped, so the number is still its own; one that has just ended needs no signal.
+            process::open(child.id()).and_then(|pidfd| process::signal(pidfd, signal)).ok();
+        }
+    }
+
+    fn end(&mut self) {
+        self.signal(rustix::process::Signal::TERM);
+        let Some(child) = &mut self.child else { return };
+        let pidfd = process::open(child.id());
+        if !pidfd.is_ok_and(|pidfd| process::has_ended(pidfd, END_TIME).unwrap_or(false)) {
+            child.kill().ok();
+        }
+        child.wait().ok();
+    }
+}
+
+/// Runs until it is told to end, or until one of the programs cannot work.
+pub(crate) fn run(config: &Path) -> Result<(), Ended> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Ended::new(ExitStatus::Refused, "--standalone starts the warden and must be run as root"));
+    }
+    let config = config.canonicalize().map_err(|error| {
+        Ended::new(ExitStatus::Invalid, format!("cannot find the configuration \"{}\": {error}", config.display()))
+    })?;
+    let host = bailiwick_policy::read_host(&config)
+        .map_err(|problems| Ended::new(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
+    let (uid, gid) = user(&host.user)?;
+    let own = std::env::current_exe().map_err(|error| Ended::failed("find this program", &error))?;
+    let warden_path = beside(&own, "bailiwick-warden")?;
+    let signals = Signals::block(&[SIGCHLD, SIGHUP, SIGINT, SIGTERM])
+        .map_err(|error| Ended::failed("wait for signals", &error))?;
+
+    let warden_config = config.clone();
+    let mut warden = Program::new("bailiwick-warden", move || {
+        let mut command = Command::new(&warden_path);
+        command.arg("--config").arg(&warden_config).env_clear();
+        command
+    });
+    let mut daemon = Program::new("bailiwickd", move || {
+        let mut command = Command::new(&own);
+        command.arg("--config").arg(&config).env_clear().uid(uid).gid(gid).current_dir("/");
+        command
+    });
+
+    warden.start()?;
+    let result = wait_for_warden(&mut warden, &host.runtime_dir.join(WARDEN_SOCKET))
+        .and_then(|()| daemon.start())
+        .and_then(|()| supervise(&signals, &mut warden, &mut daemon));
+    daemon.end();
+    warden.end();
+    result
+}
+
+fn wait_for_warden(warden: &mut Program, socket: &Path) -> Result<(), Ended> {
+    let deadline = Instant::now() + WARDEN_TIME;
+    while UnixStream::connect(socket).is_err() {
+        warden.look()?;
+        if let Some(again) = warden.again {
+            std::thread::sleep(again.saturating_duration_since(Instant::now()));
+            warden.start()?;
+        }
+        if Instant::now() >= deadline {
+            return Err(Ended::new(ExitStatus::Failed, "bailiwick-warden does not begin to listen"));
+        }
+        // There is no event for "listens" that does not need the warden's help; this is the start only.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn supervise(signals: &Signals, warden: &mut Program, daemon: &mut Program) -> Result<(), Ended> {
+    loop {
+        let next = [&*warden, &*daemon].iter().filter_map(|program| program.again).min();
+        let wait = next.map_or(Duration::from_secs(3600), |again| again.saturating_duration_since(Instant::now()));
+        process::readable(signals, wait).map_err(|error| Ended::failed("wait", &error))?;
+        while let Some(number) = signals.take().map_err(|error| Ended::failed("read a signal", &error))? {
+            match number {
+                SIGTERM | SIGINT => return Ok(()),
+                SIGHUP => daemon.signal(rustix::process::Signal::HUP),
+                _ => {}
+            }
+        }
+        for program in [&mut *warden, &mut *daemon] {
+            program.look()?;
+            if program.again.is_some_and(|again| Instant::now() >= again) {
+                program.start()?;
+            }
+        }
+    }
+}
+
+/// The user that the daemon runs as: a number, which is its group too, or a name of the host's user database.
+fn user(text: &str) -> Result<(u32, u32), Ended> {
+    if let Ok(number) = text.parse() {
+        return Ok((number, number));
+    }
+    let user = users::get_user_by_name(text).ok_or_else(|| {
+        let remedy = format!("make it with `useradd --system {text}`, or set `user` in bailiwick.toml");
+        Ended::new(ExitStatus::Invalid, format!("the user \"{text}\" does not exist; {remedy}"))
+    })?;
+    Ok((user.uid(), user.primary_group_id()))
+}
+
+fn beside(own: &Path, name: &str) -> Result<PathBuf, Ended> {
+    let places = [own.with_file_name(name), Path::new("/usr/libexec/bailiwick").join(name)];
+    places.iter().find(|place| place.exists()).cloned().ok_or_else(|| {
+        let [first, second] = places.map(|place| place.display().to_string());
+        Ended::new(ExitStatus::Failed, format!("there is no \"{first}\" and no \"{second}\""))
+    })
+}
