@@ -78,7 +78,10 @@ impl Decoder {
     ///
     /// # Errors
     /// When a frame is too large or its body is not a `T`.
-    #[expect(clippy::should_implement_trait, reason = "the type of each message is the caller's choice, so this is no iterator")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the type of each message is the caller's choice, so this is no iterator"
+    )]
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some(header) = self.buffer.first_chunk::<HEADER>() else {
             return Ok(None);

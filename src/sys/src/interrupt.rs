@@ -82,6 +82,20 @@ fn is_ignored(number: i32) -> io::Result<bool> {
     Ok(action.sa_sigaction == libc::SIG_IGN)
 }
 
+/// No signal is blocked: a program inherits the mask of whoever started it, and may have been started by one that waits
+/// for signals on a descriptor.
+///
+/// # Errors
+/// What `sigprocmask(2)` says.
+pub fn unblock_all() -> io::Result<()> {
+    let mut none = MaybeUninit::uninit();
+    // SAFETY: sigemptyset(3) initialises the set behind the pointer, which is to a local of the right type.
+    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    // SAFETY: reads the set that the call above initialised; the old mask is not wanted.
+    let result = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+}
+
 /// Every signal back to its default action and none blocked: what a program that is about to be started expects.
 ///
 /// # Errors
@@ -92,12 +106,7 @@ pub fn reset_all() -> io::Result<()> {
         // itself give an error and stay as they are.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
-    let mut none = MaybeUninit::uninit();
-    // SAFETY: sigemptyset(3) initialises the set behind the pointer, which is to a local of the right type.
-    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
-    // SAFETY: reads the set that the call above initialised; the old mask is not wanted.
-    let result = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+    unblock_all()
 }
 
 /// Sends a signal to a process group of this pid namespace.

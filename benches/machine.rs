@@ -1,0 +1,153 @@
+//! The machine that the numbers are of, and what a jail takes of its memory.
+
+use crate::jails::Jails;
+use crate::rounds::quantile;
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// How often the kernel's memory is compared: other work on the machine moves it too.
+const MEMORY_ROUNDS: usize = 9;
+/// Network namespaces and groups that ended go in the background.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// What a reader needs to judge the numbers.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) processor: String,
+    pub(crate) processors: usize,
+    pub(crate) memory_mib: u64,
+    /// Whether a hypervisor is below.
+    pub(crate) virtual_machine: bool,
+    pub(crate) kernel: String,
+    pub(crate) date: String,
+    /// Version of each peer, as it says itself.
+    pub(crate) peers: BTreeMap<String, String>,
+}
+
+impl Machine {
+    pub(crate) fn here() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let field = |name: &str| {
+            let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
+            line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+        };
+        let output = |program: &str, argument: &str| {
+            let output = Command::new(program).args(argument.split(' ')).output();
+            let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        let peers = [("bwrap", "--version"), ("crun", "--version"), ("unshare", "--version"), ("nsenter", "--version")];
+        Self {
+            processor: field("model name"),
+            processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory_mib: meminfo("MemTotal") / 1024,
+            virtual_machine: field("flags").split(' ').any(|flag| flag == "hypervisor"),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            date: output("date", "-u +%Y-%m-%d"),
+            peers: peers.iter().map(|(program, argument)| ((*program).to_owned(), output(program, argument))).collect(),
+        }
+    }
+}
+
+/// A runtime directory in memory, as `/run` is; the rest of a test host is on a disk, as `/var/lib` is.
+#[derive(Debug)]
+pub(crate) struct Runtime(PathBuf);
+
+impl Runtime {
+    /// Mounts it. Only in a mount namespace of our own, so that nobody else ever sees it.
+    pub(crate) fn below(path: &Path) -> Self {
+        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).expect("a mount namespace");
+        let parent = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
+        assert_ne!(
+            namespace("self"),
+            namespace(&parent.to_string()),
+            "this mounts things: start it with `benches/run`"
+        );
+        fs::create_dir_all(path).expect("mkdir");
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        rustix::mount::mount("tmpfs", path, "tmpfs", flags, c"mode=0755").expect("root may mount here");
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        // Daemons may still use it; the folder below must be free to be removed.
+        rustix::mount::unmount(&self.0, UnmountFlags::DETACH).ok();
+    }
+}
+
+/// What jails take while nothing runs in them but init.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    /// Init of one jail on its own, in KiB (Pss).
+    pub(crate) init_alone: u64,
+    /// Init where many jails share its program.
+    pub(crate) init_shared: u64,
+    /// What is init's alone, in KiB.
+    pub(crate) init_private: u64,
+    /// What the kernel has for one jail, in KiB: slabs, page tables, stacks, memory of each processor.
+    pub(crate) kernel: f64,
+    /// How many jails ran together.
+    pub(crate) jails: usize,
+}
+
+/// Measures it with these tenants.
+pub(crate) fn memory(jails: &Jails<'_>, tenants: &[String]) -> Memory {
+    jails.start(&tenants[0]);
+    let init_alone = smaps(jails.pid(&tenants[0]), &["Pss"]);
+    jails.stop(&tenants[0]);
+    let (mut kernel, mut init_shared, mut init_private) = (Vec::new(), 0, 0);
+    for _ in 0..MEMORY_ROUNDS {
+        std::thread::sleep(SETTLE);
+        let before = kernel_memory();
+        for tenant in tenants {
+            jails.start(tenant);
+        }
+        std::thread::sleep(SETTLE);
+        let after = kernel_memory();
+        #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+        kernel.push((after as f64 - before as f64) / tenants.len() as f64);
+        init_shared = smaps(jails.pid(&tenants[0]), &["Pss"]);
+        init_private = smaps(jails.pid(&tenants[0]), &["Private_Dirty", "Private_Clean"]);
+        for tenant in tenants {
+            jails.stop(tenant);
+        }
+    }
+    Memory { init_alone, init_shared, init_private, kernel: quantile(&kernel, 0.5), jails: tenants.len() }
+}
+
+fn smaps(pid: u32, keys: &[&str]) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process is there");
+    keys.iter().map(|key| kib(&text, key)).sum()
+}
+
+fn kernel_memory() -> u64 {
+    ["Slab", "KernelStack", "PageTables", "Percpu"].iter().map(|key| meminfo(key)).sum()
+}
+
+fn meminfo(key: &str) -> u64 {
+    kib(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), key)
+}
+
+/// The value of a line such as `Slab:   1234 kB`.
+fn kib(text: &str, key: &str) -> u64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    value.and_then(|value| value.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_matched_whole() {
+        let text = "SwapPss: 7 kB\nPss_Dirty: 9 kB\nPss:    20 kB\n";
+        assert_eq!(kib(text, "Pss"), 20);
+        assert_eq!(kib(text, "Slab"), 0);
+    }
+}

@@ -1,0 +1,228 @@
+//! What a jail costs: making, ending, entering and keeping one, beside bubblewrap, crun, unshare and nsenter and beside
+//! the bare system calls, in interleaved rounds of one run.
+//!
+//! Like a test, it ends with a panic when anything that it measures fails: a number of something else is worse than
+//! none. What it made is gone then too.
+//!
+//! Danger: it must stay a program of one thread. It moves between mount namespaces, and the floor clones it.
+
+mod floor;
+mod jails;
+mod machine;
+mod peers;
+mod report;
+mod rounds;
+
+use bailiwick_tests::Host;
+use bailiwick_types::ExitStatus;
+use jails::Jails;
+use machine::Machine;
+use peers::Peers;
+use report::{Report, Table};
+use rounds::{Subject, interleave};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: bailiwick-bench [--rounds N] [--json]\n";
+/// How many jails are made at a time where it is about more than one. A host of the tests has room for 16 tenants.
+const MANY: usize = 10;
+/// A jail that runs all the time: on a host that has none, each start makes what all share and each stop removes it.
+const NEIGHBOUR: &str = "neighbour";
+
+/// What the command line asks for.
+#[derive(Debug)]
+enum Wanted {
+    Measure { rounds: usize, form: Form },
+    Floor { root: String, program: String, first_id: u32 },
+}
+
+/// How the result is printed.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Markdown,
+    Json,
+}
+
+fn main() -> ExitCode {
+    match arguments() {
+        None => {
+            std::io::stderr().write_all(USAGE.as_bytes()).ok();
+            ExitStatus::Invalid.into()
+        }
+        Some(Wanted::Floor { root, program, first_id }) => match floor::run(&root, &program, first_id) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                std::io::stderr().write_all(format!("floor: {error}\n").as_bytes()).ok();
+                ExitStatus::Failed.into()
+            }
+        },
+        Some(Wanted::Measure { rounds, form }) => {
+            let report = measure(rounds);
+            let text = match form {
+                Form::Markdown => report.markdown(),
+                Form::Json => report.json(),
+            };
+            match std::io::stdout().write_all(text.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitStatus::Failed.into(),
+            }
+        }
+    }
+}
+
+fn arguments() -> Option<Wanted> {
+    let (mut rounds, mut form) = (200, Form::Markdown);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            floor::VERB => {
+                let (root, program) = (arguments.next()?, arguments.next()?);
+                return Some(Wanted::Floor { root, program, first_id: arguments.next()?.parse().ok()? });
+            }
+            "--rounds" => rounds = arguments.next()?.parse().ok().filter(|rounds| *rounds > 0)?,
+            "--json" => form = Form::Json,
+            _ => return None,
+        }
+    }
+    Some(Wanted::Measure { rounds, form })
+}
+
+/// Says what is being measured, for whoever waits.
+fn say(text: &str) {
+    std::io::stderr().write_all(format!("bench: {text}\n").as_bytes()).ok();
+}
+
+fn measure(rounds: usize) -> Report {
+    let mut tables = Vec::new();
+    let memory;
+    {
+        let mut host = Host::new();
+        let _runtime = machine::Runtime::below(&host.path("run"));
+        host.declare(NEIGHBOUR, "web");
+        for profile in ["web", "shell", "system"] {
+            host.declare(profile, profile);
+        }
+        for index in 0..MANY {
+            host.declare(&many(index), "web");
+        }
+        host.start_warden();
+        let peers = Peers::new(&host);
+        let jails = Jails::new(&host, peers.payload());
+        jails.start(NEIGHBOUR);
+        say("making and ending");
+        tables.push(making(rounds, &peers, &jails));
+        say("making ten at once");
+        tables.push(making_many((rounds / 4).max(1), &peers, &jails));
+        jails.stop(NEIGHBOUR);
+        say("memory");
+        memory = machine::memory(&jails, &(0..MANY).map(many).collect::<Vec<_>>());
+    }
+    {
+        let mut host = Host::new();
+        let _runtime = machine::Runtime::below(&host.path("run"));
+        host.declare("web", "web");
+        host.start();
+        let peers = Peers::new(&host);
+        let jails = Jails::new(&host, peers.payload());
+        jails.start("web");
+        let container = peers.container();
+        say("entering");
+        tables.extend(entering(rounds, &peers, &jails, &container));
+        jails.stop("web");
+    }
+    Report { machine: Machine::here(), rounds, tables, memory }
+}
+
+/// The name of one of the tenants that are made at once.
+fn many(index: usize) -> String {
+    format!("many-{index}")
+}
+
+/// One jail after another, from nothing to nothing.
+fn making(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
+    let dynamic = Path::new(peers::DYNAMIC);
+    let fixed = peers.payload();
+    let mut subjects = vec![
+        peers.native("native", &[peers::DYNAMIC]),
+        peers.floor(),
+        peers.native("native, static", &[path(fixed)]),
+        peers.unshare("unshare, static", path(fixed)),
+        peers.unshare("unshare", path(dynamic)),
+        peers.bwrap("bwrap, static", peers::STATIC),
+        peers.bwrap("bwrap", peers::DYNAMIC),
+        peers.crun("crun run, static", peers::STATIC),
+        peers.crun("crun run", peers::DYNAMIC),
+        peers.crun_phases(),
+    ];
+    for profile in ["web", "shell", "system"] {
+        subjects.push(jails.phases(profile));
+    }
+    subjects.push(jails.whole("web", "bailiwick web: start, run static, stop", peers::STATIC));
+    subjects.push(jails.whole("web", "bailiwick web: start, run, stop", peers::DYNAMIC));
+    Table {
+        title: "Make a jail, run `/bin/true` or a static program in it, end it".to_owned(),
+        note:
+            "`start` is until init runs confined, `stop` until nothing of the jail is left; both through the warden's \
+               socket. Rows without `static` run the dynamic `/bin/true`."
+                .to_owned(),
+        references: vec![0, 1],
+        series: interleave(rounds, &mut subjects),
+    }
+}
+
+/// Ten at once. The warden makes one after another; the peers have as many processes as there are jails.
+fn making_many(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
+    let mut subjects: Vec<Subject<'_>> = vec![
+        peers.at_once("native", MANY, |_| peers.native_command(&[peers::DYNAMIC])),
+        peers.at_once("floor, static", MANY, |_| peers.floor_command()),
+        peers.at_once("unshare", MANY, |_| peers.unshare_command(peers::DYNAMIC)),
+        peers.at_once("bwrap", MANY, |_| peers.bwrap_command(peers::DYNAMIC)),
+        peers.at_once("crun run", MANY, |index| peers.crun_command(&format!("many-{index}"), peers::DYNAMIC)),
+        jails.at_once((0..MANY).map(many).collect()),
+    ];
+    Table {
+        title: format!("The same, {MANY} at once, time for each"),
+        note:
+            "The warden has one thread and makes one jail after another; every peer is a process of its own for each \
+               jail, on all processors."
+                .to_owned(),
+        references: vec![0, 1],
+        series: interleave(rounds, &mut subjects),
+    }
+}
+
+/// Into a jail that runs.
+fn entering(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>, container: &peers::Container<'_>) -> Vec<Table> {
+    let pid = jails.pid("web");
+    let static_path = path(peers.payload());
+    let payloads: [(&str, Vec<&str>, Vec<&str>); 3] = [
+        ("a static program", vec![static_path], vec![peers::STATIC]),
+        ("the dynamic `/bin/true`", vec![peers::DYNAMIC], vec![peers::DYNAMIC]),
+        ("`sh -c true`", vec!["/bin/sh", "-c", "true"], vec!["/bin/sh", "-c", "true"]),
+    ];
+    let mut tables = Vec::new();
+    for (what, outside, inside) in payloads {
+        let mut subjects = vec![
+            peers.native("native", &outside),
+            jails.session("web", &inside),
+            jails.command_line("web", &inside),
+            peers.nsenter(pid, &inside),
+            peers.crun_exec(container, &inside),
+        ];
+        tables.push(Table {
+            title: format!("Enter a running jail: {what}"),
+            note:
+                "The jail is of profile `web` with every wall up; `nsenter` and this `crun` have no system-call filter \
+                   and no Landlock."
+                    .to_owned(),
+            references: vec![0],
+            series: interleave(rounds, &mut subjects),
+        });
+    }
+    tables
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("the folder's name is text")
+}

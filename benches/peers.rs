@@ -1,0 +1,293 @@
+//! The peers, each as it is used: a command that is started and waited for. All on the host's own `/usr`.
+
+use crate::rounds::{Subject, time};
+use bailiwick_tests::Host;
+use rustix::thread::LinkNameSpaceType;
+use serde_json::json;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A program that needs the dynamic linker, outside and inside.
+pub(crate) const DYNAMIC: &str = "/bin/true";
+/// One that needs nothing, inside.
+pub(crate) const STATIC: &str = "/srv/static";
+/// It: ends at once, and has no start-up code that could cost anything.
+const PAYLOAD: &str = "void _start(void) { __asm__ volatile(\"xor %edi, %edi\\n\\tmov $60, %eax\\n\\tsyscall\"); }\n";
+/// What `/usr` is also known as, in a merged system.
+const LINKS: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
+/// The same limits as the tenants of the test host have.
+const MEMORY: u64 = 128 << 20;
+const TASKS: u64 = 64;
+
+/// The peers and the folder with their root, bundles and state.
+#[derive(Debug)]
+pub(crate) struct Peers<'a> {
+    host: &'a Host,
+    payload: PathBuf,
+    root: PathBuf,
+    here: File,
+    /// A mount namespace that shows one version of control groups only: crun refuses both at once.
+    plain: File,
+}
+
+/// A container of crun that runs until the value is dropped.
+#[derive(Debug)]
+pub(crate) struct Container<'a> {
+    peers: &'a Peers<'a>,
+    id: String,
+}
+
+impl<'a> Peers<'a> {
+    /// Builds the payload and the root.
+    pub(crate) fn new(host: &'a Host) -> Self {
+        host.write("peers/static.c", PAYLOAD);
+        let root = host.path("peers/root");
+        for below in ["usr", "proc", "dev", "tmp", "srv"] {
+            fs::create_dir_all(root.join(below)).expect("mkdir");
+        }
+        for link in LINKS {
+            symlink(format!("usr/{link}"), root.join(link)).expect("symlink");
+        }
+        let payload = root.join("srv/static");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-static", "-nostdlib", "-Os", "-s", "-o"]).args([&payload, &host.path("peers/static.c")]);
+        run(&mut compiler);
+        fs::set_permissions(&payload, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let here = File::open("/proc/self/ns/mnt").expect("own mount namespace");
+        let peers = Self { host, payload, root, here, plain: plain_groups() };
+        for (bundle, program) in [("static", STATIC), ("dynamic", DYNAMIC)] {
+            peers.write_bundle(bundle, &[program]);
+        }
+        peers.write_bundle("sleeping", &["/bin/sleep", "infinity"]);
+        peers
+    }
+
+    /// The static program as the host sees it.
+    pub(crate) fn payload(&self) -> &Path {
+        &self.payload
+    }
+
+    fn write_bundle(&self, name: &str, argv: &[&str]) {
+        let ids = json!([{ "containerID": 0, "hostID": self.host.ids().start, "size": 65_536 }]);
+        let namespaces =
+            ["pid", "network", "ipc", "uts", "mount", "cgroup", "user"].map(|kind| json!({ "type": kind }));
+        let capabilities =
+            json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]);
+        let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": source, "options": options });
+        let config = json!({
+            "ociVersion": "1.0.0",
+            "process": {
+                "user": { "uid": 0, "gid": 0 }, "args": argv, "env": ["PATH=/usr/bin:/bin"], "cwd": "/",
+                "noNewPrivileges": true,
+                "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
+            },
+            "root": { "path": self.root, "readonly": true },
+            "hostname": "bench",
+            "mounts": [
+                mount("/usr", "bind", "/usr", &["bind", "ro"]),
+                mount("/proc", "proc", "proc", &["nosuid", "nodev", "noexec"]),
+                mount("/dev", "tmpfs", "tmpfs", &["nosuid", "mode=755", "size=65536"]),
+                mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "nodev"]),
+            ],
+            "linux": {
+                "uidMappings": ids, "gidMappings": ids, "namespaces": namespaces,
+                "resources": { "memory": { "limit": MEMORY }, "pids": { "limit": TASKS } },
+            },
+        });
+        self.host.write(&format!("peers/{name}/config.json"), &config.to_string());
+    }
+
+    /// In the mount namespace with one version of control groups.
+    fn in_plain<T>(&self, run: impl FnOnce() -> T) -> T {
+        let enter = |namespace: &File| {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+                .expect("root may enter its own mount namespaces");
+        };
+        enter(&self.plain);
+        let result = run();
+        enter(&self.here);
+        result
+    }
+
+    pub(crate) fn native_command(&self, argv: &[&str]) -> Command {
+        command(argv)
+    }
+
+    pub(crate) fn floor_command(&self) -> Command {
+        let itself = std::env::current_exe().expect("own path");
+        let mut command = command(&[itself.to_str().expect("text"), crate::floor::VERB]);
+        command.args([self.root.as_os_str(), STATIC.as_ref()]).arg(self.host.ids().start.to_string());
+        command
+    }
+
+    pub(crate) fn unshare_command(&self, program: &str) -> Command {
+        let kinds = ["--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork"];
+        let mut command = command(&["unshare"]);
+        command.args(kinds).arg(program);
+        command
+    }
+
+    pub(crate) fn bwrap_command(&self, program: &str) -> Command {
+        let mut command = command(&["bwrap", "--unshare-all", "--ro-bind", "/usr", "/usr"]);
+        for link in LINKS {
+            command.args(["--symlink".to_owned(), format!("usr/{link}"), format!("/{link}")]);
+        }
+        command.arg("--ro-bind").arg(self.root.join("srv")).arg("/srv");
+        command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", program]);
+        command
+    }
+
+    pub(crate) fn crun_command(&self, id: &str, program: &str) -> Command {
+        let bundle = if program == STATIC { "static" } else { "dynamic" };
+        let mut command = self.crun_verb("run");
+        command.arg("--bundle").arg(self.host.path("peers").join(bundle)).arg(self.id(id));
+        command
+    }
+
+    fn crun_verb(&self, verb: &str) -> Command {
+        let mut command = command(&["crun", "--root"]);
+        command.arg(self.host.path("run/crun")).arg(verb);
+        command
+    }
+
+    /// No other run of this program has the same.
+    fn id(&self, name: &str) -> String {
+        format!("bench-{}-{name}", self.host.ids().start)
+    }
+
+    pub(crate) fn native<'s>(&'s self, name: &str, argv: &[&str]) -> Subject<'s> {
+        let mut command = self.native_command(argv);
+        Subject::one(name, move || time(|| run(&mut command)))
+    }
+
+    pub(crate) fn floor(&self) -> Subject<'_> {
+        let mut command = self.floor_command();
+        Subject::one("floor, static", move || time(|| run(&mut command)))
+    }
+
+    pub(crate) fn unshare(&self, name: &str, program: &str) -> Subject<'_> {
+        let mut command = self.unshare_command(program);
+        Subject::one(name, move || time(|| run(&mut command)))
+    }
+
+    pub(crate) fn bwrap(&self, name: &str, program: &str) -> Subject<'_> {
+        let mut command = self.bwrap_command(program);
+        Subject::one(name, move || time(|| run(&mut command)))
+    }
+
+    pub(crate) fn crun(&self, name: &str, program: &str) -> Subject<'_> {
+        let mut command = self.crun_command("run", program);
+        Subject::one(name, move || self.in_plain(|| time(|| run(&mut command))))
+    }
+
+    /// A container that is left running, then ended: what can be compared with a start and a stop.
+    pub(crate) fn crun_phases(&self) -> Subject<'_> {
+        let id = self.id("phases");
+        let mut start = self.crun_verb("run");
+        start.arg("--detach").arg("--bundle").arg(self.host.path("peers/sleeping")).arg(&id);
+        let mut stop = self.crun_verb("delete");
+        stop.args(["--force", &id]);
+        let names = ["start and stop", "start", "stop"].map(|phase| format!("crun, detached: {phase}"));
+        let run = move || {
+            self.in_plain(|| {
+                let started = time(|| run(&mut start));
+                let stopped = time(|| run(&mut stop));
+                vec![started + stopped, started, stopped]
+            })
+        };
+        Subject { names: names.to_vec(), run: Box::new(run) }
+    }
+
+    /// Starts many commands, then waits for all; the time of each is the whole divided by their number.
+    pub(crate) fn at_once<'s>(&'s self, name: &str, count: usize, make: impl Fn(usize) -> Command) -> Subject<'s> {
+        let mut commands: Vec<Command> = (0..count).map(make).collect();
+        Subject::one(name, move || {
+            let whole = self.in_plain(|| {
+                time(|| {
+                    let children: Vec<_> =
+                        commands.iter_mut().map(|command| command.spawn().expect("spawns")).collect();
+                    for mut child in children {
+                        assert!(child.wait().expect("waits").success());
+                    }
+                })
+            });
+            whole / u32::try_from(count).expect("a few")
+        })
+    }
+
+    pub(crate) fn nsenter(&self, pid: u32, argv: &[&str]) -> Subject<'_> {
+        let mut command = command(&["nsenter", "--target", &pid.to_string(), "--all"]);
+        command.args(argv);
+        Subject::one("nsenter", move || time(|| run(&mut command)))
+    }
+
+    /// A container that runs.
+    pub(crate) fn container(&self) -> Container<'_> {
+        let id = self.id("entered");
+        let mut start = self.crun_verb("run");
+        start.arg("--detach").arg("--bundle").arg(self.host.path("peers/sleeping")).arg(&id);
+        self.in_plain(|| run(&mut start));
+        Container { peers: self, id }
+    }
+
+    pub(crate) fn crun_exec<'s>(&'s self, container: &Container<'_>, argv: &[&str]) -> Subject<'s> {
+        let mut command = self.crun_verb("exec");
+        command.arg(&container.id).args(argv);
+        Subject::one("crun exec", move || self.in_plain(|| time(|| run(&mut command))))
+    }
+
+    /// Ends what a failure has left. Without one there is nothing to end.
+    fn end(&self, id: &str) {
+        let mut stop = self.crun_verb("delete");
+        stop.args(["--force", id]).stderr(Stdio::null());
+        self.in_plain(|| stop.status().ok());
+    }
+}
+
+impl Drop for Peers<'_> {
+    fn drop(&mut self) {
+        let Ok(left) = fs::read_dir(self.host.path("run/crun")) else { return };
+        for entry in left.flatten() {
+            self.end(&entry.file_name().to_string_lossy());
+        }
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        self.peers.end(&self.id);
+    }
+}
+
+fn command(argv: &[&str]) -> Command {
+    let mut command = Command::new(argv[0]);
+    command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+/// A mount namespace like ours, but with control groups of one version. It lives for as long as it is held.
+fn plain_groups() -> File {
+    let script = "[ \"$(stat -fc %T /sys/fs/cgroup)\" = cgroup2fs ] || umount -a -t cgroup2; echo ready; read -r end";
+    let mut child = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare runs");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("reads");
+    assert_eq!(line, "ready\n", "no mount namespace with one version of control groups");
+    let namespace = File::open(format!("/proc/{}/ns/mnt", child.id())).expect("its namespace");
+    drop(child.stdin.take());
+    child.wait().expect("waits");
+    namespace
+}

@@ -1,0 +1,107 @@
+//! The result, as Markdown for people and as JSON for programs.
+
+use crate::machine::{Machine, Memory};
+use crate::rounds::Series;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Series that belong together.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) note: String,
+    /// The series that the others are compared with, by index.
+    pub(crate) references: Vec<usize>,
+    pub(crate) series: Vec<Series>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) rounds: usize,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) memory: Memory,
+}
+
+impl Report {
+    pub(crate) fn markdown(&self) -> String {
+        let machine = &self.machine;
+        let mut text = format!(
+            "{} x {}{}, {} MiB, Linux {}, {}; {} rounds. Ratios are medians of the ratios of each round.\n\n",
+            machine.processors,
+            machine.processor,
+            if machine.virtual_machine { " (a virtual machine)" } else { "" },
+            machine.memory_mib,
+            machine.kernel,
+            machine.date,
+            self.rounds
+        );
+        let peers: Vec<&str> = machine.peers.values().map(String::as_str).collect();
+        line(&mut text, &format!("Peers: {}.", peers.join(", ")));
+        for table in &self.tables {
+            line(&mut text, &format!("\n## {}\n\n{}\n", table.title, table.note));
+            let references: Vec<&Series> = table.references.iter().map(|index| &table.series[*index]).collect();
+            let heads: String = references.iter().map(|reference| format!(" ÷ {} |", reference.name)).collect();
+            line(&mut text, &format!("| | median ms | p95 ms |{heads} above {} ms |", references[0].name));
+            line(&mut text, &format!("|---|--:|--:|{}--:|", "--:|".repeat(references.len())));
+            for series in &table.series {
+                let ratios: String =
+                    references.iter().map(|reference| format!(" {:.2} |", series.ratio_to(reference))).collect();
+                let row = format!(
+                    "| {} | {:.2} | {:.2} |{ratios} {:.2} |",
+                    series.name,
+                    series.quantile(0.5) / 1e3,
+                    series.quantile(0.95) / 1e3,
+                    series.above(references[0]) / 1e3,
+                );
+                line(&mut text, &row);
+            }
+        }
+        let memory = &self.memory;
+        line(&mut text, "\n## An idle jail\n\n| | KiB |\n|---|--:|");
+        line(&mut text, &format!("| init, the only jail (Pss) | {} |", memory.init_alone));
+        line(&mut text, &format!("| init, one of {} jails (Pss) | {} |", memory.jails, memory.init_shared));
+        line(&mut text, &format!("| of it init's alone | {} |", memory.init_private));
+        line(&mut text, &format!("| the kernel's, for each of {} jails | {:.0} |", memory.jails, memory.kernel));
+        text
+    }
+
+    pub(crate) fn json(&self) -> String {
+        let machine = &self.machine;
+        let memory = &self.memory;
+        let value = json!({
+            "machine": {
+                "processor": machine.processor, "processors": machine.processors, "memory_mib": machine.memory_mib,
+                "virtual": machine.virtual_machine, "kernel": machine.kernel, "peers": machine.peers,
+            },
+            "date": machine.date,
+            "rounds": self.rounds,
+            "tables": self.tables.iter().map(Table::json).collect::<Vec<Value>>(),
+            "idle_kib": {
+                "init_alone": memory.init_alone, "init_shared": memory.init_shared, "init_private": memory.init_private,
+                "kernel": memory.kernel, "jails": memory.jails,
+            },
+        });
+        format!("{value:#}\n")
+    }
+}
+
+impl Table {
+    fn json(&self) -> Value {
+        let row = |series: &Series| {
+            let ratios = self.references.iter().map(|index| &self.series[*index]);
+            let ratios: serde_json::Map<String, Value> =
+                ratios.map(|reference| (reference.name.clone(), json!(series.ratio_to(reference)))).collect();
+            json!({
+                "name": series.name, "rounds": series.times.len(), "median_us": series.quantile(0.5),
+                "p95_us": series.quantile(0.95), "ratio": ratios,
+            })
+        };
+        json!({ "title": self.title, "rows": self.series.iter().map(row).collect::<Vec<Value>>() })
+    }
+}
+
+fn line(text: &mut String, line: &str) {
+    writeln!(text, "{line}").expect("a string takes everything");
+}
