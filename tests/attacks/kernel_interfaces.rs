@@ -3,6 +3,8 @@
 use crate::{PROFILES, host, syscall};
 
 const EPERM: i32 = 1;
+const EPROTONOSUPPORT: i32 = 93;
+const ESOCKTNOSUPPORT: i32 = 94;
 const EAFNOSUPPORT: i32 = 97;
 
 #[test]
@@ -67,7 +69,10 @@ fn socket_families_are_a_list_of_what_is_allowed() {
         ];
         for refused in refused {
             let errno = syscall(&host, tenant, 41, refused);
-            assert!([EPERM, 13, EAFNOSUPPORT].contains(&errno), "{tenant} socket({refused}) gave {errno}");
+            assert!(
+                [EPERM, 13, EPROTONOSUPPORT, ESOCKTNOSUPPORT, EAFNOSUPPORT].contains(&errno),
+                "{tenant} socket({refused}) gave {errno}"
+            );
         }
     }
 }
@@ -101,7 +106,7 @@ fn the_operators_terminal_cannot_be_typed_into() {
     // TIOCSTI, with and without rubbish in the upper half of the argument
     for request in [0x5412_i64, 0x7fff_0000_5412] {
         for tenant in PROFILES {
-            assert_eq!(syscall(&host, tenant, 16, &format!(", 0, {request}, \"x\"")), EPERM, "{tenant}");
+            assert_eq!(syscall(&host, tenant, 16, &format!(", 0, {request}, (my $x = \"x\")")), EPERM, "{tenant}");
         }
     }
 }
@@ -110,8 +115,12 @@ fn the_operators_terminal_cannot_be_typed_into() {
 fn version_1_control_groups_and_their_release_agent_are_out_of_reach() {
     let host = host();
     for tenant in PROFILES {
-        let line = "mkdir -p /tmp/c && mount -t cgroup -o memory none /tmp/c 2>/dev/null && echo mounted; \
-                    find / -xdev -name release_agent 2>/dev/null; true";
+        // `system` may see its own groups of version 1; nothing there is its own to write, and the file that made the
+        // host run a program is only at the root of a hierarchy, which is out of its sight.
+        let line = "mkdir -p /tmp/c; mount -t cgroup -o memory none /tmp/c 2>/dev/null; mount -t cgroup2 none /tmp/c 2>/dev/null; \
+                    find / -name release_agent -not -path '/proc/*' 2>/dev/null; \
+                    for f in $(find /tmp/c /sys/fs/cgroup -type f 2>/dev/null); do (echo 0 > $f) 2>/dev/null && echo written $f; done; \
+                    mkdir /tmp/c/own 2>/dev/null && [ -e /tmp/c/own/cgroup.procs ] && echo made; true";
         assert_eq!(host.inside(tenant, line).1, "", "{tenant}");
     }
 }

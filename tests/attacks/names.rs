@@ -22,11 +22,11 @@ fn a_user_is_a_known_name_or_an_exact_number() {
     for (user, expected) in
         [("root", Some("0")), ("0", Some("0")), ("1", Some("1")), ("1000", Some("1000")), ("web", Some("1000"))]
     {
-        let output = host.cli(&["exec", "web", "--user", user, "--", "id", "-u"]);
+        let output = host.cli(&["exec", "web", &format!("--user={user}"), "--", "id", "-u"]);
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected.expect("known"), "{user}");
     }
     for user in ["", "+0", "-1", "00", "0x0", "1 ", " 0", "65536", "4294967295", "4294967296", "1e1", "daemon", "0\n"] {
-        let output = host.cli(&["exec", "web", "--user", user, "--", "id", "-u"]);
+        let output = host.cli(&["exec", "web", &format!("--user={user}"), "--", "id", "-u"]);
         assert_eq!(output.status.code(), Some(125), "{user:?}: {}", String::from_utf8_lossy(&output.stdout));
     }
 }

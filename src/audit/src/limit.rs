@@ -20,7 +20,7 @@ pub(crate) fn limits(
     let mut rows: Vec<LimitReport> =
         controls.iter().filter_map(|control| control_row(control, jail, &mut faults)).collect();
     let settings = &tenant.settings.limits;
-    for (word, target, size) in [("tmp", "/tmp", settings.tmp), ("shm", "/dev/shm", settings.shm)] {
+    for (word, target, size) in [("tmp", "/tmp", settings.tmp_size()), ("shm", "/dev/shm", settings.shm_size())] {
         rows.push(memory_file_system(word, target, size, jail, &mut faults));
     }
     rows.push(open_files(settings.open_files, jail, &mut faults));

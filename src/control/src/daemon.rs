@@ -307,6 +307,7 @@ impl Daemon {
 
     /// The difference between declared and actual.
     pub(crate) async fn plan(&self, _permission: Permission, names: &[TenantName]) -> Result<Vec<Change>, Failure> {
+        self.reload();
         let roster = self.roster().await?;
         let mut changes = Vec::new();
         for (name, tenant) in self.meant(names, &roster)? {
@@ -406,6 +407,7 @@ impl Daemon {
         names: &[TenantName],
     ) -> Vec<TenantOutcome> {
         info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid);
+        self.reload();
         let _one = self.changing.lock().await;
         let mut outcomes = Vec::new();
         for name in names {
@@ -442,6 +444,7 @@ impl Daemon {
 
     /// The proof.
     pub(crate) async fn audit(&self, _permission: Permission, names: &[TenantName]) -> Result<AuditReport, Failure> {
+        self.reload();
         let roster = self.roster().await?;
         let host = self.host();
         let mut tenants = Vec::new();

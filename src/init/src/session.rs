@@ -7,11 +7,15 @@ use bailiwick_proto::init::{Spawn, WindowSize};
 use bailiwick_proto::{Bytes, SessionEvent, SessionSignal};
 use bailiwick_sys::interrupt::{self as signal, SIGCONT, SIGHUP};
 use bailiwick_sys::{credential, process, socket};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitStatus;
 use rustix::pty::OpenptFlags;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// How much rather the kernel's killer takes a session than init, which has 500 from the warden.
+const SESSION_OOM_SCORE: &[u8] = b"700";
 
 /// A running session.
 pub(crate) struct Session {
@@ -196,6 +200,10 @@ fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io:
     }
     // Everything from 3 on is marked already; this catches what a later change forgets.
     process::close_on_exec_from(3)?;
+    // Out of memory, the kernel takes a session before init. A kernel that refuses is no reason to refuse a session.
+    if let Ok(score) = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        rustix::io::write(&score, SESSION_OOM_SCORE).ok();
+    }
     credential::become_for_good(spawn.user.uid, spawn.user.gid)?;
     let wanted = spawn.cwd.as_ref().map_or(spawn.user.home.as_bytes(), Bytes::as_bytes);
     if rustix::process::chdir(wanted).is_err() {

@@ -43,7 +43,8 @@ pub fn difference(tenant: &Tenant, controls: &[Control], observed: &Observed, he
             add(&format!("limits.{}", control.word), shown, control.declared.clone(), Action::Live);
         }
     }
-    for (target, size) in [("/tmp", tenant.settings.limits.tmp), ("/dev/shm", tenant.settings.limits.shm)] {
+    for (target, size) in [("/tmp", tenant.settings.limits.tmp_size()), ("/dev/shm", tenant.settings.limits.shm_size())]
+    {
         let option = format!("size={}k", size.0 / 1024);
         let mount = jail.mounts.iter().rev().find(|mount| mount.target == target && mount.fs_type == "tmpfs");
         if let Some(mount) = mount

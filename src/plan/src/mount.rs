@@ -207,7 +207,7 @@ pub fn table(profile: Profile, limits: &Limits, facts: &HostFacts) -> (Vec<Mount
     {
         add(target, Source::Storage(storage), DATA);
     }
-    add("/tmp", Source::Tmpfs { size: limits.tmp, mode: 0o1777 }, Flags::NO_SUID.and(DATA));
+    add("/tmp", Source::Tmpfs { size: limits.tmp_size(), mode: 0o1777 }, Flags::NO_SUID.and(DATA));
     add("/run", Source::Tmpfs { size: ByteSize(16 << 20), mode: 0o755 }, Flags::NO_SUID.and(DATA));
     for entry in &facts.host_etc {
         add(&format!("/run/host/etc/{entry}"), Source::HostPlain(format!("/etc/{entry}")), RO.and(QUIET));
@@ -218,7 +218,7 @@ pub fn table(profile: Profile, limits: &Limits, facts: &HostFacts) -> (Vec<Mount
         add(&format!("/dev/{device}"), Source::Device(device), Flags::NO_SUID.and(Flags::NO_EXEC));
     }
     add("/dev/pts", Source::Devpts, Flags::NO_SUID.and(Flags::NO_EXEC));
-    add("/dev/shm", Source::Tmpfs { size: limits.shm, mode: 0o1777 }, QUIET);
+    add("/dev/shm", Source::Tmpfs { size: limits.shm_size(), mode: 0o1777 }, QUIET);
     add("/dev/mqueue", Source::Mqueue, QUIET);
     add("/proc", Source::Proc, QUIET);
     add("/sys", Source::Sysfs, RO.and(QUIET));

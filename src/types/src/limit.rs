@@ -189,10 +189,33 @@ pub struct Limits {
     pub sessions: Bound<u64>,
     /// `RLIMIT_NOFILE` of every process.
     pub open_files: u64,
-    /// Size of `/tmp`; what lies there counts as memory of the tenant.
+    /// Size of `/tmp`; what lies there counts as memory of the tenant. See [`Limits::tmp_size`].
     pub tmp: ByteSize,
-    /// Size of `/dev/shm`; what lies there counts as memory of the tenant.
+    /// Size of `/dev/shm`; what lies there counts as memory of the tenant. See [`Limits::shm_size`].
     pub shm: ByteSize,
+}
+
+impl Limits {
+    /// The size that `/tmp` gets: never more than half of the memory. Files there cannot be reclaimed, so a larger one
+    /// would let a tenant fill its memory with them until the kernel has killed everything in the jail, init included.
+    #[must_use]
+    pub fn tmp_size(&self) -> ByteSize {
+        self.part_of_memory(self.tmp, 2)
+    }
+
+    /// The size that `/dev/shm` gets: never more than a quarter of the memory.
+    #[must_use]
+    pub fn shm_size(&self) -> ByteSize {
+        self.part_of_memory(self.shm, 4)
+    }
+
+    fn part_of_memory(&self, size: ByteSize, part: u64) -> ByteSize {
+        match self.memory {
+            Bound::Unlimited => size,
+            // Whole pages: the kernel rounds a size up to them, and it is read back.
+            Bound::At(memory) => size.min(ByteSize(memory.0 / part / 4096 * 4096)),
+        }
+    }
 }
 
 impl Default for Limits {
@@ -233,6 +256,14 @@ mod tests {
         assert_eq!("10G".parse(), Ok(SoftHard { soft: ByteSize(10 << 30), hard: ByteSize(10 << 30) }));
         assert_eq!("2G:1G".parse::<SoftHard<ByteSize>>(), Err(ParseBoundError::SoftAboveHard));
         assert!("2G:".parse::<SoftHard<ByteSize>>().is_err());
+    }
+
+    #[test]
+    fn files_in_memory_leave_room_for_processes() {
+        let small = Limits { memory: Bound::At(ByteSize(128 << 20)), ..Limits::default() };
+        assert_eq!((small.tmp_size(), small.shm_size()), (ByteSize(64 << 20), ByteSize(32 << 20)));
+        let large = Limits { memory: Bound::At(ByteSize(8 << 30)), ..Limits::default() };
+        assert_eq!((large.tmp_size(), large.shm_size()), (large.tmp, large.shm));
     }
 
     #[test]

@@ -1,0 +1,153 @@
+//! The audit finds what somebody took down by hand behind the daemon's back, and names it.
+
+use bailiwick_tests::Host;
+use std::process::Command;
+
+fn host(plan: &str) -> Host {
+    let mut host = Host::new();
+    host.declare("alice", plan);
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+fn audit(host: &Host) -> (Option<i32>, serde_json::Value) {
+    let output = host.cli(&["audit", "alice", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code(), report["tenants"][0].clone())
+}
+
+fn ids(report: &serde_json::Value) -> Vec<&str> {
+    report["findings"]
+        .as_array()
+        .expect("findings")
+        .iter()
+        .map(|finding| finding["id"].as_str().expect("an id"))
+        .collect()
+}
+
+fn init(host: &Host) -> String {
+    let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "alice", "--json"])).expect("JSON");
+    shown["pid"].as_u64().expect("runs").to_string()
+}
+
+/// Runs a line of shell as the host's root in the jail's mount namespace, as somebody who "only wanted to help" does.
+fn meddle(host: &Host, line: &str) {
+    let status = Command::new("nsenter").args(["-t", &init(host), "-m", "--", "/bin/sh", "-c", line]).status();
+    assert!(status.expect("nsenter runs").success(), "{line}");
+}
+
+#[test]
+fn a_fresh_jail_of_every_profile_has_no_finding() {
+    for plan in ["web", "shell", "system"] {
+        let host = host(plan);
+        let (status, report) = audit(&host);
+        assert_eq!((status, ids(&report)), (Some(0), Vec::new()), "{plan}: {report}");
+        assert_eq!(report["verdict"], "enforced");
+        assert_eq!(host.cli(&["plan"]).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_mask_that_was_taken_away_is_named() {
+    let host = host("web");
+    meddle(&host, "umount /proc/kallsyms");
+    let (status, report) = audit(&host);
+    assert_eq!(status, Some(10), "{report}");
+    assert!(report["findings"].to_string().contains("/proc/kallsyms"), "{report}");
+}
+
+#[test]
+fn a_mount_that_was_made_writable_or_added_is_named() {
+    let host = host("web");
+    meddle(&host, "mount -o remount,rw,bind /usr");
+    let (status, report) = audit(&host);
+    assert_eq!(status, Some(10));
+    assert!(report["findings"].to_string().contains("/usr"), "{report}");
+    meddle(&host, "mount -o remount,ro,bind /usr; mount -t tmpfs none /srv");
+    let (_, report) = audit(&host);
+    assert!(report["findings"].to_string().contains("/srv"), "{report}");
+}
+
+#[test]
+fn a_process_outside_the_walls_is_named() {
+    let host = host("shell");
+    // A process of the tenant's user that never entered its group: what a door that forgot one would leave.
+    let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "alice", "--json"])).expect("JSON");
+    let first = shown["ids"]["first"].as_u64().expect("ids");
+    let mut stray = Command::new("perl")
+        .args(["-e", &format!("$) = '{first} {first}'; $> = {first}; sleep 60")])
+        .spawn()
+        .expect("perl runs");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let (status, report) = audit(&host);
+    let text = report["findings"].to_string();
+    stray.kill().expect("kill");
+    stray.wait().expect("wait");
+    assert_eq!(status, Some(10), "{text}");
+    assert!(text.contains(&stray.id().to_string()), "{text}");
+    assert_eq!(report["verdict"], "breached");
+    assert_eq!(audit(&host).0, Some(0));
+}
+
+#[test]
+fn a_process_that_entered_without_confinement_is_named() {
+    let host = host("web");
+    // nsenter joins namespaces and nothing else: no filter, all capabilities, the host's control groups.
+    let mut entered = Command::new("nsenter")
+        .args(["-t", &init(&host), "-m", "-p", "-U", "-i", "-u", "-n", "-C", "--", "/bin/sleep", "60"])
+        .spawn()
+        .expect("nsenter runs");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let (status, report) = audit(&host);
+    let text = report["findings"].to_string();
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id())).expect("children");
+    for child in children.split_whitespace().chain([entered.id().to_string().as_str()]) {
+        Command::new("kill").args(["-9", child]).status().expect("kill");
+    }
+    entered.wait().expect("wait");
+    assert_eq!(status, Some(10), "{text}");
+    assert_eq!(report["verdict"], "breached", "{text}");
+}
+
+#[test]
+fn a_limit_that_was_raised_by_hand_is_drift_and_apply_mends_it() {
+    let host = host("web");
+    let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "alice", "--json"])).expect("JSON");
+    let path = shown["cgroup"]["pids"].as_str().or_else(|| shown["cgroup"]["unified"].as_str()).expect("a group");
+    let file = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"]
+        .iter()
+        .map(|mount| format!("{mount}{path}/pids.max"))
+        .find(|file| std::path::Path::new(file).exists())
+        .expect("the tasks limit");
+    std::fs::write(&file, "max").expect("writes");
+    let (status, report) = audit(&host);
+    assert_eq!(status, Some(10));
+    let tasks = report["limits"].as_array().expect("limits").iter().find(|limit| limit["resource"] == "tasks");
+    assert_eq!(tasks.expect("tasks")["verdict"], "drift", "{report}");
+    let plan = host.cli(&["plan"]);
+    assert_eq!(plan.status.code(), Some(10));
+    assert!(String::from_utf8_lossy(&plan.stdout).contains("tasks"));
+    host.ok(&["apply"]);
+    assert_eq!(audit(&host).0, Some(0));
+    assert_eq!(std::fs::read_to_string(&file).expect("reads").trim(), "64");
+}
+
+#[test]
+fn a_jail_that_was_killed_by_hand_is_found_and_started_again() {
+    let host = host("shell");
+    let pid = init(&host);
+    assert!(Command::new("kill").args(["-9", &pid]).status().expect("kill").success());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while host.ok(&["list"]).contains("running") {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let plan = host.cli(&["plan"]);
+    assert_eq!(plan.status.code(), Some(10));
+    assert!(String::from_utf8_lossy(&plan.stdout).contains("alice"));
+    host.ok(&["apply"]);
+    assert_ne!(init(&host), pid);
+    assert_eq!(audit(&host).0, Some(0));
+}
