@@ -13,7 +13,7 @@ use bailiwick_proto::control::Exec;
 use bailiwick_proto::frame::MAX_EVENT;
 use bailiwick_proto::init::WindowSize;
 use bailiwick_proto::{Bytes, ControlReply, ControlRequest, Failure, FrameError, SessionEvent, SessionSignal, decode};
-use bailiwick_sys::interrupt::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, Signals};
+use bailiwick_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, Signals};
 use bailiwick_sys::stream::{self, Direction, Interest};
 use bailiwick_sys::{socket, terminal};
 use bailiwick_types::{ExitStatus, TenantName};

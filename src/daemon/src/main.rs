@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     let filter =
         tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).parse_lossy("");
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    if let Err(error) = bailiwick_sys::interrupt::unblock_all() {
+    if let Err(error) = bailiwick_sys::signal::unblock_all() {
         tracing::warn!("cannot unblock signals, ignoring: {error}");
     }
     let ended = if arguments.standalone { supervisor::run(&arguments.config) } else { service::run(&arguments.config) };

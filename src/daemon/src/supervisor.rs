@@ -4,8 +4,8 @@
 
 use crate::Ended;
 use bailiwick_proto::WARDEN_SOCKET;
-use bailiwick_sys::interrupt::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, Signals};
 use bailiwick_sys::process;
+use bailiwick_sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, Signals};
 use bailiwick_types::ExitStatus;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;

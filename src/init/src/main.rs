@@ -7,7 +7,7 @@ mod session;
 
 use bailiwick_proto::frame::{Decoder, MAX_EVENT, MAX_REQUEST, encode};
 use bailiwick_proto::{InitReply, InitRequest};
-use bailiwick_sys::interrupt::{self as signal, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
+use bailiwick_sys::signal::{self, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
 use bailiwick_sys::{process, socket};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};

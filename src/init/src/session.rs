@@ -5,7 +5,7 @@ use crate::borrow;
 use bailiwick_proto::frame::{MAX_EVENT, decode};
 use bailiwick_proto::init::{Spawn, WindowSize};
 use bailiwick_proto::{Bytes, SessionEvent, SessionSignal};
-use bailiwick_sys::interrupt::{self as signal, SIGCONT, SIGHUP};
+use bailiwick_sys::signal::{self, SIGCONT, SIGHUP};
 use bailiwick_sys::{credential, process, socket};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitStatus;

@@ -1,7 +1,6 @@
 //! The host: what a plan needs to know of it, and what `doctor` explains to the operator.
 
 use crate::ObserveError;
-use crate::elf::{self, Linkage};
 use bailiwick_plan::HostFacts;
 use bailiwick_plan::facts::Hierarchy;
 use bailiwick_plan::mount::HOST_ETC;
@@ -9,7 +8,7 @@ use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, landlock, namespace, proc};
 use bailiwick_types::NAMESPACES;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -78,6 +77,17 @@ fn host_etc(etc: &Path) -> Vec<String> {
     let Ok(etc) = file::open_dir(etc) else { return Vec::new() };
     let has = |entry: &&&str| file::open_file_at(etc.as_fd(), entry).is_ok();
     HOST_ETC.iter().filter(has).map(|entry| (*entry).to_owned()).collect()
+}
+
+/// How the program that becomes PID 1 is linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linkage {
+    /// Needs no loader.
+    Static,
+    /// Names a loader, which inside a jail would be the tenant's.
+    Dynamic,
+    /// Not a 64-bit little-endian ELF program.
+    Unknown,
 }
 
 /// A kind of namespace on this host.
@@ -183,9 +193,12 @@ fn init_program() -> PathBuf {
 }
 
 fn linkage(program: &Path) -> Option<Linkage> {
-    let mut head = Vec::new();
-    std::fs::File::open(program).ok()?.take(4096).read_to_end(&mut head).ok()?;
-    Some(elf::linkage(&head))
+    let file = std::fs::File::open(program).ok()?;
+    Some(match bailiwick_sys::elf::needs_loader(file) {
+        Ok(false) => Linkage::Static,
+        Ok(true) => Linkage::Dynamic,
+        Err(_) => Linkage::Unknown,
+    })
 }
 
 #[cfg(test)]

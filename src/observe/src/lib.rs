@@ -7,15 +7,13 @@
 //! Not looked at: single threads (`/proc/PID/task`). Threads of one process may differ in credentials and namespaces,
 //! but never beyond the bounding set and the filters that they share with the first one at birth.
 
-mod elf;
 mod host;
 mod jail;
 mod limit;
 mod storage;
 mod user;
 
-pub use elf::Linkage;
-pub use host::{HostReadings, NamespaceReading, host_facts, host_readings};
+pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings};
 pub use jail::{Census, Subject, observe, observe_with};
 pub use storage::{StorageReadings, Trial, storage_readings};
 pub use user::{SubordinateIds, UserReadings, user_exists, user_readings};

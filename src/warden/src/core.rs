@@ -126,7 +126,7 @@ impl Warden {
         let host = bailiwick_policy::read_host(&config).map_err(OpenError::Policy)?;
         let daemon = daemon_user(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
         let init = open_init(init)?;
-        bailiwick_sys::interrupt::unblock_all().map_err(system("unblock signals"))?;
+        bailiwick_sys::signal::unblock_all().map_err(system("unblock signals"))?;
         credential::set_undumpable().map_err(system("close this process's memory to others"))?;
         credential::keep_capabilities_over_user_changes().map_err(system("keep capabilities"))?;
         let storage = Storage::open(&host.state_dir)?;

@@ -9,7 +9,7 @@ use crate::step::{Step, reach};
 use bailiwick_plan::mount::{CANARY, Flags, INIT, Mount, Source};
 use bailiwick_plan::{JailPlan, Rlimit, seccomp};
 use bailiwick_sys::mount::{Parameter, attr};
-use bailiwick_sys::{credential, file, interrupt, landlock, mount, network, process};
+use bailiwick_sys::{credential, file, landlock, mount, network, process, signal};
 use bailiwick_types::ByteSize;
 use rustix::fs::{Mode, OFlags};
 use std::ffi::CString;
@@ -252,7 +252,7 @@ fn rustix_root() -> io::Result<OwnedFd> {
 /// Becomes root of the jail, with nothing of the warden's left, and takes the control group it was born in as the root
 /// of the groups that it sees: `clone3` made that namespace from the warden's place, one step too early.
 fn identity() -> io::Result<()> {
-    interrupt::reset_all()?;
+    signal::reset_all()?;
     credential::become_for_good(0, 0)?;
     credential::set_undumpable()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
