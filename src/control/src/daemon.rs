@@ -1,6 +1,6 @@
 //! The daemon's state and what it does for each request.
 
-use crate::door;
+use crate::door::{self, DoorError};
 use crate::permission::Permission;
 use crate::reconcile::{Need, decide};
 use crate::warden_link::WardenLink;
@@ -8,9 +8,10 @@ use bailiwick_plan::control::controls;
 use bailiwick_plan::{HostFacts, difference};
 use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
 use bailiwick_proto::control::{Exec, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb};
+use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::RosterEntry;
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
-use bailiwick_types::{Action, AuditReport, Bound, Change, ExitStatus, Observed, TenantName};
+use bailiwick_types::{Action, AuditReport, Bound, Change, ExitStatus, IdRange, Observed, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,8 @@ pub struct Daemon {
     facts: HostFacts,
     loaded: Mutex<Loaded>,
     link: WardenLink,
+    /// Ids of tenants as the warden last told them: what a session needs to know, so that none waits for the warden.
+    ids: Mutex<BTreeMap<TenantName, IdRange>>,
     /// Sessions whose client is still connected, by tenant.
     sessions: Mutex<BTreeMap<TenantName, u64>>,
     /// One change at a time: two applies must not start and stop the same jail.
@@ -97,6 +100,7 @@ impl Daemon {
             facts: bailiwick_observe::host_facts()?,
             loaded: Mutex::new(Loaded { policy, invalid: reading.invalid, problems }),
             link,
+            ids: Mutex::default(),
             sessions: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             started: Instant::now(),
@@ -190,7 +194,23 @@ impl Daemon {
 
     async fn roster(&self) -> Result<Roster, Failure> {
         match self.link.ask(&WardenRequest::Roster).await? {
-            WardenReply::Roster(roster) => Ok(roster),
+            WardenReply::Roster(roster) => {
+                *lock(&self.ids) = roster.iter().map(|(name, entry)| (name.clone(), entry.ids)).collect();
+                Ok(roster)
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn entry(&self, name: &TenantName) -> Result<Option<RosterEntry>, Failure> {
+        match self.link.ask(&WardenRequest::Entry { tenant: name.clone() }).await? {
+            WardenReply::Entry(entry) => {
+                match &entry {
+                    Some(entry) => lock(&self.ids).insert(name.clone(), entry.ids),
+                    None => lock(&self.ids).remove(name),
+                };
+                Ok(entry.map(|entry| *entry))
+            }
             _ => Err(unexpected()),
         }
     }
@@ -271,8 +291,8 @@ impl Daemon {
 
     /// One tenant.
     pub(crate) async fn show(&self, _permission: Permission, name: &TenantName) -> Result<TenantDetail, Failure> {
-        let roster = self.roster().await?;
-        let entry = roster.get(name);
+        let entry = self.entry(name).await?;
+        let entry = entry.as_ref();
         let (summary, tenant, host) = {
             let loaded = lock(&self.loaded);
             let tenant = loaded.policy.tenants.get(name).cloned();
@@ -418,7 +438,7 @@ impl Daemon {
 
     async fn lifecycle_one(&self, verb: Verb, name: &TenantName) -> Result<&'static str, Failure> {
         let known = lock(&self.loaded).policy.tenants.contains_key(name);
-        if !known && !self.roster().await?.contains_key(name) {
+        if !known && self.entry(name).await?.is_none() {
             return Err(unknown(name));
         }
         let tenant = || name.clone();
@@ -482,20 +502,34 @@ impl Daemon {
         }
         let spawn = door::admit(&tenant, exec, &streams)?;
         let counted = self.count(&tenant)?;
-        let roster = self.roster().await?;
-        let entry = roster.get(name).filter(|entry| entry.pid.is_some());
-        let Some(entry) = entry else {
-            let message = format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it");
-            return Err(Failure::of(ExitStatus::Refused, message));
-        };
-        if entry.frozen {
-            let message = format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on");
-            return Err(Failure::of(ExitStatus::Refused, message));
-        }
         let user = spawn.user.uid;
-        let channel = door::open(&self.init_socket(name), entry.ids, spawn, streams).await?;
+        let channel = match self.session(name, spawn, streams).await {
+            Ok(channel) => channel,
+            Err(error) => return Err(self.explain(name, error).await),
+        };
         info!(target: "bailiwick::event", tenant = %name, event = "session-opened", door = "exec", uid = permission.uid, user);
         Ok((channel, counted))
+    }
+
+    async fn session(&self, name: &TenantName, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, DoorError> {
+        let known = lock(&self.ids).get(name).copied();
+        let ids = match known {
+            Some(ids) => ids,
+            None => self.entry(name).await.ok().flatten().ok_or(DoorError::Down)?.ids,
+        };
+        door::open(&self.init_socket(name), ids, spawn, streams).await
+    }
+
+    /// Why a session could not be opened, in the operator's words. Only here is the warden asked.
+    async fn explain(&self, name: &TenantName, error: DoorError) -> Failure {
+        let frozen =
+            matches!(error, DoorError::Silent) && matches!(self.entry(name).await, Ok(Some(entry)) if entry.frozen);
+        let remedy = match error {
+            DoorError::Down => format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it"),
+            _ if frozen => format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on"),
+            error => format!("cannot open a session in \"{name}\": {error}"),
+        };
+        Failure::of(ExitStatus::Refused, remedy)
     }
 
     fn count(self: &Arc<Self>, tenant: &Tenant) -> Result<Counted, Failure> {

@@ -127,24 +127,47 @@ fn environment(user: &JailUser, name: &str, exec: &Exec) -> Result<Vec<(Bytes, B
     Ok(env)
 }
 
+/// Why init of a jail gave no session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DoorError {
+    /// Nobody listens: there is no jail.
+    #[error("the jail does not run")]
+    Down,
+    /// Init did not answer in time.
+    #[error("init of the jail does not answer")]
+    Silent,
+    /// Init said no.
+    #[error("init of the jail refused it: too many sessions run, or the jail is ending")]
+    Refused,
+    /// Anything else, nonsense from init among it.
+    #[error("init of the jail cannot be reached: {0}")]
+    Broken(io::Error),
+}
+
+impl From<io::Error> for DoorError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::Down,
+            io::ErrorKind::TimedOut => Self::Silent,
+            _ => Self::Broken(error),
+        }
+    }
+}
+
 /// Hands a session to the init of a jail and gives the client's end of its channel. Bounded in time and size, whatever
 /// init does.
-pub(crate) async fn open(socket: &Path, ids: IdRange, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
-    let failed = |source: io::Error| {
-        let message = match source.kind() {
-            io::ErrorKind::TimedOut => "init of the jail does not answer".to_owned(),
-            _ => format!("init of the jail cannot be reached: {source}"),
-        };
-        Failure::of(ExitStatus::Failed, message)
-    };
-    let (client, jail) = socket::channel().map_err(failed)?;
+pub(crate) async fn open(
+    socket: &Path,
+    ids: IdRange,
+    spawn: Spawn,
+    streams: Vec<OwnedFd>,
+) -> Result<OwnedFd, DoorError> {
+    let (client, jail) = socket::channel()?;
     let mut fds = vec![jail];
     fds.extend(streams);
-    match ask(socket, ids, &InitRequest::Spawn(spawn), &fds).await.map_err(failed)? {
+    match ask(socket, ids, &InitRequest::Spawn(spawn), &fds).await? {
         InitReply::Accepted => Ok(client),
-        InitReply::Refused | InitReply::Probed { .. } => {
-            Err(refused("init of the jail refused the session: too many run, or the jail is ending"))
-        }
+        InitReply::Refused | InitReply::Probed { .. } => Err(DoorError::Refused),
     }
 }
 
@@ -285,7 +308,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(60)).await;
             });
             let failure = open(&path, ids, spawn(), Vec::new()).await.expect_err("no session");
-            assert!(failure.message.contains("init of the jail"), "{failure}");
+            assert!(matches!(failure, DoorError::Silent | DoorError::Broken(_)), "{failure}");
             init.abort();
             std::fs::remove_file(&path).expect("removes");
         }

@@ -21,6 +21,10 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
     bailiwick_sys::credential::set_no_new_privs().map_err(|error| Ended::failed("give up privileges", &error))?;
     bailiwick_sys::credential::set_undumpable()
         .map_err(|error| Ended::failed("close this process's memory", &error))?;
+    // What a site of a customer's may not call, this program has no use for either.
+    let program = bailiwick_plan::seccomp::filter(bailiwick_types::Profile::Web);
+    let program: Vec<_> = program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
+    bailiwick_sys::seccomp::load(&program).map_err(|error| Ended::failed("load a seccomp filter", &error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

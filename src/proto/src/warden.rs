@@ -55,6 +55,11 @@ pub enum WardenRequest {
     },
     /// Who is known, who runs. Safe: changes nothing.
     Roster,
+    /// The same of one tenant.
+    Entry {
+        /// Whose.
+        tenant: TenantName,
+    },
 }
 
 /// Whether a jail that is ended stays down until an operator starts it. `Start` always ends a hold.
@@ -84,6 +89,8 @@ pub enum WardenReply {
     Observed(Box<Observed>),
     /// To `Roster`.
     Roster(BTreeMap<TenantName, RosterEntry>),
+    /// To `Entry`; `None` when the tenant has no ids.
+    Entry(Option<Box<RosterEntry>>),
     /// It could not be done; nothing is half done.
     Failed(Failure),
 }

@@ -17,7 +17,7 @@ use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
 use bailiwick_proto::warden::RosterEntry;
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
-use bailiwick_types::{ExitStatus, TenantName};
+use bailiwick_types::{ExitStatus, IdRange, Profile, TenantName};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io;
@@ -27,6 +27,20 @@ use std::time::Duration;
 
 /// How long a jail has to end by itself: init gives its processes two seconds.
 const STOP_TIME: Duration = Duration::from_secs(3);
+
+/// What the warden keeps of root's capabilities (`capabilities(7)`), and for what.
+const CAPABILITIES: u64 = 1 << 0 // chown: seeds of storage, sockets for the daemon's group
+    | 1 << 1 // dac_override: tenants' storage belongs to others
+    | 1 << 2 // dac_read_search: likewise, and /proc of tenants' processes
+    | 1 << 3 // fowner: permissions of what is not the warden's
+    | 1 << 4 // fsetid: set-group-id bits survive a change of mode
+    | 1 << 5 // kill: end a jail
+    | 1 << 6 // setgid, setuid: id maps, and the owner of a user namespace
+    | 1 << 7
+    | 1 << 8 // setpcap: the bounding set of a jail
+    | 1 << 19 // sys_ptrace: namespaces of tenants' processes
+    | 1 << 21 // sys_admin: mounts, control groups, seccomp without no_new_privs
+    | 1 << 24; // sys_resource: limits of processes above the warden's own
 
 /// Why the warden cannot begin its work.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +142,7 @@ impl Warden {
         let init = open_init(init)?;
         bailiwick_sys::signal::unblock_all().map_err(system("unblock signals"))?;
         credential::set_undumpable().map_err(system("close this process's memory to others"))?;
+        credential::limit_capabilities(CAPABILITIES).map_err(system("give up capabilities"))?;
         credential::keep_capabilities_over_user_changes().map_err(system("keep capabilities"))?;
         let storage = Storage::open(&host.state_dir)?;
         let ledger = Ledger::open(storage.state().map_err(system("use the state directory"))?, host.ids)?;
@@ -135,6 +150,10 @@ impl Warden {
         let facts = bailiwick_observe::host_facts()?;
         let groups = Groups::open(&facts, ledger.instance(), &runtime.known_groups())?;
         runtime.note_groups(groups.bases()).map_err(system("note where the control groups are"))?;
+        // What no jail may call, the warden has no use for either. Every jail inherits this filter below its own.
+        let program = bailiwick_plan::seccomp::filter(Profile::System);
+        let program: Vec<_> = program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
+        bailiwick_sys::seccomp::load(&program).map_err(system("load its seccomp filter"))?;
         let mut warden =
             Self { config, host, facts, daemon, init, storage, ledger, runtime, groups, jails: BTreeMap::new() };
         let events = warden.take_over()?;
@@ -150,7 +169,7 @@ impl Warden {
             let taken = match (name.parse::<TenantName>(), record) {
                 (Ok(tenant), Some(record)) => {
                     let group = self.groups.paths(&tenant).remove(UNIFIED).unwrap_or_default();
-                    let pidfd = record.take_hold(&tenant, &group).map_err(system("look at a jail"))?;
+                    let pidfd = record.take_hold(&group).map_err(system("look at a jail"))?;
                     pidfd.map(|pidfd| (tenant, Jail { record, pidfd }))
                 }
                 _ => None,
@@ -225,12 +244,15 @@ impl Warden {
             WardenRequest::Purge { tenant } => self.purge(&tenant),
             WardenRequest::Observe { tenant } => self.observe(&tenant),
             WardenRequest::Roster => Ok(self.roster()),
+            WardenRequest::Entry { tenant } => {
+                Ok(WardenReply::Entry(self.ledger.ids(&tenant).map(|ids| Box::new(self.entry(&tenant, ids)))))
+            }
         };
         result.unwrap_or_else(WardenReply::Failed)
     }
 
-    /// The tenant as the policy has it now.
-    fn declared(&self, name: &TenantName) -> Result<Tenant, Failure> {
+    /// The host and the tenant as the policy has them now.
+    fn declared(&self, name: &TenantName) -> Result<(Host, Tenant), Failure> {
         let (host, tenant) = bailiwick_policy::read_tenant(&self.config, name)
             .map_err(|problems| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
         let moved = host.state_dir != self.host.state_dir || host.runtime_dir != self.host.runtime_dir;
@@ -238,11 +260,14 @@ impl Warden {
             let message = "`state_dir`, `runtime_dir` or `ids` in bailiwick.toml changed; restart bailiwick-warden";
             return Err(Failure::of(ExitStatus::Refused, message));
         }
-        tenant.ok_or_else(|| Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\"")))
+        match tenant {
+            Some(tenant) => Ok((host, tenant)),
+            None => Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))),
+        }
     }
 
     fn start(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
-        let tenant = self.declared(name)?;
+        let (host, tenant) = self.declared(name)?;
         if let Declared::Suspended { reason } = &tenant.state {
             let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
             return Err(Failure::of(ExitStatus::Refused, format!("tenant \"{name}\" is suspended{reason}")));
@@ -254,9 +279,6 @@ impl Warden {
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "start", error);
         reach(Step::Ledger).map_err(|error| failed(&BuildError::at(Step::Ledger)(error)))?;
         let ids = self.ledger.assign(name).map_err(|error| failed(&error))?;
-        // `require` is read with everything else of the host's, so that a change of it needs no restart.
-        let (host, _) = bailiwick_policy::read_tenant(&self.config, name)
-            .map_err(|problems| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
         let plan = JailPlan::new(&tenant, &host, ids, &self.facts)
             .map_err(|error| failure(ExitStatus::HostCannot, name, "start", &error))?;
         self.groups.ensure_bases(&self.facts).map_err(|error| failed(&error))?;
@@ -347,7 +369,7 @@ impl Warden {
     }
 
     fn limit(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
-        let tenant = self.declared(name)?;
+        let (_, tenant) = self.declared(name)?;
         self.running(name)?;
         let controls = controls(&tenant.settings.limits, &self.facts);
         let failed = |error| failure(ExitStatus::Failed, name, "limit", &error);
@@ -407,19 +429,19 @@ impl Warden {
     }
 
     fn roster(&self) -> WardenReply {
-        let entry = |(name, ids): (&TenantName, _)| {
-            let jail = self.jails.get(name);
-            let frozen = jail.is_some() && self.groups.of(name).is_ok_and(|groups| groups.frozen());
-            let entry = RosterEntry {
-                ids,
-                pid: jail.map(|jail| jail.record.pid),
-                frozen,
-                held: self.ledger.held(name),
-                cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },
-            };
-            (name.clone(), entry)
-        };
-        WardenReply::Roster(self.ledger.tenants().map(entry).collect())
+        let tenants = self.ledger.tenants();
+        WardenReply::Roster(tenants.map(|(name, ids)| (name.clone(), self.entry(name, ids))).collect())
+    }
+
+    fn entry(&self, name: &TenantName, ids: IdRange) -> RosterEntry {
+        let jail = self.jails.get(name);
+        RosterEntry {
+            ids,
+            pid: jail.map(|jail| jail.record.pid),
+            frozen: jail.is_some() && self.groups.of(name).is_ok_and(|groups| groups.frozen()),
+            held: self.ledger.held(name),
+            cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },
+        }
     }
 }
 
