@@ -1,6 +1,8 @@
 //! Mounts: none in `web` and `shell`, and in `system` none that reaches the host (CVE-2014-5206, CVE-2025-31133).
 
 use crate::{PROFILES, host, syscall};
+use bailiwick_proto::WardenRequest;
+use bailiwick_tests::name;
 use std::fs;
 
 #[test]
@@ -52,6 +54,24 @@ fn the_hosts_own_mount_table_is_never_touched() {
         "mkdir -p /mnt/a; mount -t tmpfs none /mnt/a; mount --make-rshared / 2>/dev/null; mount --bind /etc /mnt",
     );
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").expect("mounts"), before);
+}
+
+#[test]
+fn where_every_mount_propagates_none_of_a_jail_reaches_the_host() {
+    // A copy of a mount that propagates belongs to the same group of peers: what is mounted on the copy appears on the
+    // original too, and a jail's /usr/local would be the host's.
+    let mut host = bailiwick_tests::Host::new();
+    for profile in PROFILES {
+        host.declare(profile, profile);
+    }
+    host.start_warden_with_shared_mounts();
+    let mounts = || fs::read_to_string(format!("/proc/{}/mountinfo", host.pid())).expect("mounts");
+    let before = mounts();
+    assert!(before.contains(" shared:"), "{before}");
+    for profile in PROFILES {
+        host.warden(&WardenRequest::Start { tenant: name(profile) });
+        assert_eq!(mounts(), before, "{profile}");
+    }
 }
 
 #[test]

@@ -139,6 +139,22 @@ impl Host {
         }
     }
 
+    /// Starts the warden alone, in a mount namespace whose mounts all propagate, as systemd sets a host up.
+    pub fn start_warden_with_shared_mounts(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");
+        let child = Command::new("unshare")
+            .args(["--mount", "--propagation", "shared", "--"])
+            .arg(self.programs.join("bailiwick-warden"))
+            .args(["--config".as_ref(), self.path("etc").as_os_str()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("unshare runs");
+        self.running = Some(child);
+        self.wait_for("run/warden.sock");
+    }
+
     /// Starts the warden alone.
     pub fn start_warden(&mut self) {
         self.spawn("bailiwick-warden", &[]);

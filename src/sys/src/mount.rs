@@ -1,6 +1,10 @@
 //! Mounts by descriptor (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`): built detached, put in place
 //! in one step, never looked up by a path that a tenant could swap.
+//!
+//! Danger: a detached copy of a mount that propagates stays in its group of peers, and what is mounted on the copy then
+//! appears on the host's original. Every copy made here leaves its group before anybody gets it.
 
+use linux_raw_sys::general::mount_attr;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use std::io;
@@ -25,14 +29,16 @@ pub mod attr {
 /// # Errors
 /// What `open_tree(2)` says.
 pub fn detached_copy(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<OwnedFd> {
-    Ok(rustix::mount::open_tree(
+    let copy = rustix::mount::open_tree(
         dir,
         path.as_ref(),
         OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
             | OpenTreeFlags::AT_NO_AUTOMOUNT,
-    )?)
+    )?;
+    leave_peers(&copy)?;
+    Ok(copy)
 }
 
 /// A detached copy of the mount that an open file or directory lies on, with it as the root.
@@ -40,11 +46,18 @@ pub fn detached_copy(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<Owned
 /// # Errors
 /// What `open_tree(2)` says.
 pub fn detached_copy_of(fd: impl AsFd) -> io::Result<OwnedFd> {
-    Ok(rustix::mount::open_tree(
+    let copy = rustix::mount::open_tree(
         fd,
         "",
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH,
-    )?)
+    )?;
+    leave_peers(&copy)?;
+    Ok(copy)
+}
+
+/// Takes a detached mount out of its group of peers (`MS_PRIVATE`, `mount_namespaces(7)`).
+fn leave_peers(mount: &OwnedFd) -> io::Result<()> {
+    change(mount.as_fd(), mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 })
 }
 
 /// Sets flags of one mount (`attr`), and shows it through the id map of a user namespace where one is given. A mount
@@ -54,18 +67,21 @@ pub fn detached_copy_of(fd: impl AsFd) -> io::Result<OwnedFd> {
 /// What `mount_setattr(2)` says; `EINVAL` when the file system cannot be id-mapped.
 pub fn set_attributes(mount: impl AsFd, set: u64, id_map: Option<BorrowedFd<'_>>) -> io::Result<()> {
     const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
-    let mut attributes =
-        linux_raw_sys::general::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let mut attributes = mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
     if let Some(namespace) = id_map {
         attributes.attr_set |= MOUNT_ATTR_IDMAP;
         attributes.userns_fd = u64::try_from(namespace.as_raw_fd()).expect("an open descriptor is not negative");
     }
+    change(mount.as_fd(), attributes)
+}
+
+fn change(mount: BorrowedFd<'_>, attributes: mount_attr) -> io::Result<()> {
     // SAFETY: mount_setattr(2) reads `size_of::<mount_attr>()` bytes from the pointer, which is to a live local of
     // exactly that type; the path is a NUL-terminated literal; both descriptors are borrowed and so are open.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
+            mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
             &raw const attributes,
