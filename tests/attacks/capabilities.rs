@@ -28,6 +28,33 @@ fn every_session_has_the_sets_of_init() {
     }
 }
 
+/// A mount of this test's own, gone with the value.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+#[test]
+fn storage_that_the_host_mounts_nosuid_is_not_so_inside() {
+    // As an operator should mount it: nobody of the host can use what a tenant leaves there.
+    let mut host = bailiwick_tests::Host::new();
+    let state = host.path("state");
+    std::fs::create_dir(&state).expect("mkdir");
+    let options = "mode=700,nosuid,nodev,noexec";
+    let status = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(&state).status();
+    assert!(status.expect("mount runs").success());
+    let _mounted = Mounted(state);
+    host.declare("shell", "shell");
+    host.start();
+    host.ok(&["apply"]);
+    let (_, out, err) = host.inside("shell", "cp /usr/bin/id /home/id && chmod 4755 /home/id && su shell -c /home/id");
+    assert!(out.contains("euid=0(root)"), "{out} {err}");
+    host.ok(&["stop", "shell"]);
+}
+
 #[test]
 fn set_user_id_programs_work_in_shell_and_not_in_web() {
     let host = host();

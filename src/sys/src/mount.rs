@@ -60,6 +60,16 @@ fn leave_peers(mount: &OwnedFd) -> io::Result<()> {
     change(mount.as_fd(), mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 })
 }
 
+/// Gives a detached copy of a mount of the host exactly these flags (`attr`), whatever the original has: storage that the
+/// host itself mounts `nosuid` is not so for the tenant's own programs inside.
+///
+/// # Errors
+/// What `mount_setattr(2)` says.
+pub fn replace_attributes(mount: impl AsFd, set: u64) -> io::Result<()> {
+    let all = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC;
+    change(mount.as_fd(), mount_attr { attr_set: set, attr_clr: all & !set, propagation: 0, userns_fd: 0 })
+}
+
 /// Sets flags of one mount (`attr`), and shows it through the id map of a user namespace where one is given. A mount
 /// can be mapped once only, and only while it is detached.
 ///

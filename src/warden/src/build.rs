@@ -173,7 +173,7 @@ impl Builder<'_> {
             for fd in opened.all() {
                 // An overlay's flags are set on the overlay; its layers are never seen.
                 let flags = if matches!(opened, Sources::Overlay { .. }) { Flags::NO_DEV } else { row.flags };
-                mount::set_attributes(fd, inside::attributes(flags), None).map_err(at)?;
+                mount::replace_attributes(fd, inside::attributes(flags)).map_err(at)?;
             }
             sources.push(opened);
         }
