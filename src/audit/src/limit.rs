@@ -56,11 +56,11 @@ fn control_row(control: &Control, jail: &ObservedJail, faults: &mut Vec<Fault>) 
         used: fact.used,
         peak: fact.peak,
         faults: fact.faults,
-        ..row(control.word, control.declared.clone(), Some(in_words(fact.enforced)))
+        ..row(control.word, control.declared.clone(), Some(control.in_words(fact.enforced)))
     };
     if !place.holds(fact.enforced.map_or(Value::Unlimited, Value::Number)) {
         report.verdict = Verdict::Drift;
-        faults.push(drift(control.word, &control.declared, place.file, &in_words(fact.enforced)));
+        faults.push(drift(control.word, &control.declared, place.file, &control.in_words(fact.enforced)));
     }
     Some(report)
 }
@@ -91,7 +91,7 @@ fn memory_file_system(
     let Some(actual) = sizes.first().copied() else {
         return unread(word, size.to_string(), &format!("the size of {target}"), faults);
     };
-    let mut report = row(word, size.to_string(), Some(actual.saturating_mul(1024).to_string()));
+    let mut report = row(word, size.to_string(), Some(ByteSize(actual.saturating_mul(1024)).to_string()));
     if actual != want {
         report.verdict = Verdict::Drift;
         faults.push(drift(word, &size.to_string(), target, &format!("size={actual}k")));

@@ -1,7 +1,7 @@
 //! Limits as files of control groups (`cgroups(7)`; kernel documentation, admin-guide/cgroup-v2 and cgroup-v1).
 
 use crate::facts::{Hierarchy, HostFacts};
-use bailiwick_types::{Bound, Limits, Resource};
+use bailiwick_types::{Bound, ByteSize, CpuShare, Limits, Resource};
 
 /// The period over which processor time is counted, in microseconds: the kernel's default.
 pub const CPU_PERIOD_US: u64 = 100_000;
@@ -28,6 +28,25 @@ pub struct Control {
     pub controller: &'static str,
     /// Where; `None` when this host has no file for it: the limit is only nominal.
     pub place: Option<Place>,
+}
+
+impl Control {
+    /// What the kernel enforces, in the unit in which the policy writes this limit.
+    #[must_use]
+    pub fn in_words(&self, enforced: Option<u64>) -> String {
+        let Some(number) = enforced else { return "unlimited".to_owned() };
+        let file = self.place.as_ref().map_or("", |place| place.file);
+        match file {
+            // Version 1 counts memory and swap together.
+            "memory.memsw.limit_in_bytes" => format!("{} with memory", ByteSize(number)),
+            _ if file.starts_with("memory.") => ByteSize(number).to_string(),
+            "cpu.max" | "cpu.cfs_quota_us" | "cpu.max.burst" | "cpu.cfs_burst_us" => {
+                CpuShare(number.saturating_mul(100_000) / CPU_PERIOD_US).to_string()
+            }
+            "cpu.shares" => number.saturating_mul(100).div_ceil(1024).to_string(),
+            _ => number.to_string(),
+        }
+    }
 }
 
 /// A file and the value it should hold.
@@ -224,6 +243,19 @@ mod tests {
         assert_eq!(text(&none, Hierarchy::V1, "tasks").as_deref(), Some("max"));
         assert_eq!(text(&none, Hierarchy::Unified, "cpu").as_deref(), Some("max 100000"));
         assert_eq!(text(&none, Hierarchy::Unified, "cpu_burst").as_deref(), Some("0"));
+    }
+
+    #[test]
+    fn what_is_enforced_reads_as_it_is_declared() {
+        let limits = Limits { cpu_weight: 250, ..Limits::default() };
+        for hierarchy in [Hierarchy::Unified, Hierarchy::V1] {
+            for control in controls(&limits, &facts(hierarchy)) {
+                let Some(Place { value: Value::Number(number), file, .. }) = control.place else { continue };
+                if file != "memory.memsw.limit_in_bytes" {
+                    assert_eq!(control.in_words(Some(number)), control.declared, "{file}");
+                }
+            }
+        }
     }
 
     #[test]

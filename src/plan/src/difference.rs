@@ -39,7 +39,7 @@ pub fn difference(tenant: &Tenant, controls: &[Control], observed: &Observed, he
         let Some(fact) = jail.limits.iter().find(|fact| fact.resource == control.word) else { continue };
         let actual = fact.enforced.map_or(Value::Unlimited, Value::Number);
         if !place.holds(actual) {
-            let shown = fact.enforced.map_or_else(|| "unlimited".to_owned(), |number| number.to_string());
+            let shown = control.in_words(fact.enforced);
             add(&format!("limits.{}", control.word), shown, control.declared.clone(), Action::Live);
         }
     }

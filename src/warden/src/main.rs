@@ -1,5 +1,6 @@
 //! `bailiwick-warden`: arguments, wiring, exit status.
 
+use bailiwick_proto::Failure;
 use bailiwick_types::ExitStatus;
 use bailiwick_warden::{Step, Warden, serve};
 use std::io::Write;
@@ -62,7 +63,7 @@ fn run(config: &std::path::Path, init: &std::path::Path) -> ExitCode {
     let (mut warden, events) = match Warden::open(config, init) {
         Ok(opened) => opened,
         Err(error) => {
-            say(&format!("bailiwick-warden: {}\n", chain(&error)));
+            say(&format!("bailiwick-warden: {}\n", Failure::new(ExitStatus::Failed, &error)));
             return error.status().into();
         }
     };
@@ -76,22 +77,10 @@ fn run(config: &std::path::Path, init: &std::path::Path) -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("bailiwick-warden: {}\n", chain(&error)));
+            say(&format!("bailiwick-warden: {}\n", Failure::new(ExitStatus::Failed, &error)));
             ExitStatus::Failed.into()
         }
     }
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// To the journal, or to whoever started us. When nobody reads it, there is nobody to tell.
