@@ -21,6 +21,8 @@ use tokio::time::timeout;
 
 /// How long init may take to answer. It is the tenant's, and may not answer at all.
 const INIT_TIME: Duration = Duration::from_secs(5);
+/// The same for a question of the audit, which asks many.
+const PROBE_TIME: Duration = Duration::from_secs(1);
 /// The most variables that a client may add to a session's environment, and the most bytes in them.
 const MAX_ENV: usize = 256;
 const MAX_ENV_BYTES: usize = 64 << 10;
@@ -165,7 +167,7 @@ pub(crate) async fn open(
     let (client, jail) = socket::channel()?;
     let mut fds = vec![jail];
     fds.extend(streams);
-    match ask(socket, ids, &InitRequest::Spawn(spawn), &fds).await? {
+    match ask(socket, ids, &InitRequest::Spawn(spawn), &fds, INIT_TIME).await? {
         InitReply::Accepted => Ok(client),
         InitReply::Refused | InitReply::Probed { .. } => Err(DoorError::Refused),
     }
@@ -174,14 +176,20 @@ pub(crate) async fn open(
 /// Asks init whether Landlock still refuses its canary. `None` when init does not answer.
 pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Option<bool> {
     let request = InitRequest::Probe { canary: bailiwick_plan::mount::CANARY.to_owned() };
-    match ask(socket, ids, &request, &[]).await {
+    match ask(socket, ids, &request, &[], PROBE_TIME).await {
         Ok(InitReply::Probed { canary_denied }) => Some(canary_denied),
         _ => None,
     }
 }
 
-async fn ask(path: &Path, ids: IdRange, request: &InitRequest, fds: &[OwnedFd]) -> io::Result<InitReply> {
-    timeout(INIT_TIME, async {
+async fn ask(
+    path: &Path,
+    ids: IdRange,
+    request: &InitRequest,
+    fds: &[OwnedFd],
+    time: Duration,
+) -> io::Result<InitReply> {
+    timeout(time, async {
         let stream = UnixStream::connect(path).await?;
         // The socket was bound by the warden, in a directory that no tenant reaches; init has stamped itself on it
         // (listen(2)), unless it is only just starting, and then the stamp is the warden's.
