@@ -21,7 +21,7 @@ fn init_holds_its_socket_and_its_signals_and_nothing_else() {
     for tenant in PROFILES {
         let (_, out, err) = host.inside(
             tenant,
-            "ls -l /proc/1/fd | tail -n +2 | sed 's/.* -> //' | grep -v -e ^/dev/null -e ^socket: -e signalfd",
+            "sleep 0.2; ls -l /proc/1/fd | tail -n +2 | sed 's/.* -> //' | grep -v -e ^/dev/null -e ^socket: -e signalfd",
         );
         assert_eq!((out.as_str(), err.as_str()), ("", ""), "{tenant}");
     }

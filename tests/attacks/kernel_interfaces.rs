@@ -124,3 +124,12 @@ fn version_1_control_groups_and_their_release_agent_are_out_of_reach() {
         assert_eq!(host.inside(tenant, line).1, "", "{tenant}");
     }
 }
+
+#[test]
+fn the_groups_that_a_jail_sees_begin_with_its_own() {
+    let host = host();
+    for tenant in PROFILES {
+        let (_, out, _) = host.inside(tenant, "cat /proc/self/cgroup /proc/1/cgroup");
+        assert!(out.lines().all(|line| line.ends_with(":/")), "{tenant}: {out}");
+    }
+}

@@ -103,7 +103,8 @@ impl Tenants {
     }
 
     fn write(&self, file: &str, content: &[u8]) -> Result<(), Failure> {
-        file::replace_at(&self.dir, file, content, MODE).map_err(|error| failed("write", &self.path(file), &error))
+        file::replace_at(&self.dir, file, content, MODE, file::Outlives::PowerCut)
+            .map_err(|error| failed("write", &self.path(file), &error))
     }
 
     fn remove(&self, file: &str) -> Result<(), Failure> {

@@ -118,6 +118,25 @@ pub fn read_bounded(fd: OwnedFd, max: usize) -> io::Result<Vec<u8>> {
     if bytes.len() > max { Err(io::Error::from_raw_os_error(libc::EFBIG)) } else { Ok(bytes) }
 }
 
+/// The names of the directories in a directory, without `.` and `..`, sorted.
+///
+/// # Errors
+/// What `getdents64(2)` says; `EOPNOTSUPP` on a file system that does not tell kinds there.
+pub fn directories(dir: impl AsFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        match entry.file_type() {
+            FileType::Directory if name != b"." && name != b".." => names.push(OsString::from_vec(name.to_vec())),
+            FileType::Unknown => return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+            _ => {}
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// The names in a directory, without `.` and `..`, sorted.
 ///
 /// # Errors
@@ -176,12 +195,20 @@ pub fn remove_dir_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<()> {
     }
 }
 
-/// Replaces a file in `dir` in one step: the old content or the new, never a part, also over a power cut
-/// (write beside, `fsync(2)`, `rename(2)`, `fsync(2)` of the directory).
+/// What a file must outlive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlives {
+    /// This process: what is below a runtime directory means nothing after a boot.
+    Process,
+    /// A power cut: `fsync(2)` of the file and of its directory.
+    PowerCut,
+}
+
+/// Replaces a file in `dir` in one step: the old content or the new, never a part (write beside, `rename(2)`).
 ///
 /// # Errors
 /// The first step that failed; the file beside it is removed.
-pub fn replace_at(dir: impl AsFd, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
+pub fn replace_at(dir: impl AsFd, name: &str, content: &[u8], mode: u32, outlives: Outlives) -> io::Result<()> {
     let beside = format!(".{name}.new");
     let write = || -> io::Result<()> {
         remove_file_at(dir.as_fd(), &beside)?;
@@ -191,9 +218,14 @@ pub fn replace_at(dir: impl AsFd, name: &str, content: &[u8], mode: u32) -> io::
         file.write_all(content)?;
         // The umask may have taken bits away.
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-        file.sync_all()?;
+        if outlives == Outlives::PowerCut {
+            file.sync_all()?;
+        }
         rustix::fs::renameat(dir.as_fd(), &beside, dir.as_fd(), name)?;
-        Ok(rustix::fs::fsync(dir.as_fd())?)
+        if outlives == Outlives::PowerCut {
+            rustix::fs::fsync(dir.as_fd())?;
+        }
+        Ok(())
     };
     write().inspect_err(|_| {
         // The first error is the one to report; a file that cannot be removed now is removed by the next call.
@@ -230,8 +262,8 @@ mod tests {
     fn a_file_is_replaced_whole_and_a_large_one_refused() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let dir = open_dir(&temp.path().canonicalize().expect("real path")).expect("opens");
-        replace_at(&dir, "f", b"one", 0o600).expect("writes");
-        replace_at(&dir, "f", b"two", 0o640).expect("writes");
+        replace_at(&dir, "f", b"one", 0o600, Outlives::PowerCut).expect("writes");
+        replace_at(&dir, "f", b"two", 0o640, Outlives::Process).expect("writes");
         let fd = open_file_at(&dir, "f").expect("opens");
         assert_eq!(metadata(&fd).expect("stat").mode, 0o640);
         assert_eq!(read_bounded(fd, 3).expect("reads"), b"two");

@@ -372,15 +372,8 @@ fn wait_for_event(dir: &OwnedFd, line: &str, time: Duration) -> io::Result<()> {
 }
 
 fn directories(dir: &OwnedFd) -> io::Result<Vec<String>> {
-    let mut found = Vec::new();
-    for name in file::names(file::open_dir_at(dir, ".")?)? {
-        if let (Ok(metadata), Some(text)) = (file::metadata_at(dir, &name), name.to_str())
-            && metadata.kind == rustix::fs::FileType::Directory
-        {
-            found.push(text.to_owned());
-        }
-    }
-    Ok(found)
+    let names = file::directories(file::open_dir_at(dir, ".")?)?;
+    Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
 /// Removes the groups below a group, deepest first: a tenant whose jail may nest them could have made some.

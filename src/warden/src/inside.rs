@@ -9,6 +9,7 @@ use crate::step::{Step, reach};
 use bailiwick_plan::mount::{CANARY, Flags, INIT, Mount, Source};
 use bailiwick_plan::{JailPlan, Rlimit, seccomp};
 use bailiwick_sys::mount::{Parameter, attr};
+use bailiwick_sys::signal::{SIGTERM, Signals};
 use bailiwick_sys::{credential, file, landlock, mount, network, process, signal};
 use bailiwick_types::ByteSize;
 use rustix::fs::{Mode, OFlags};
@@ -236,6 +237,9 @@ impl Inside<'_> {
             // The report's own number may be 3: `run` holds a copy, and that copy is marked below as all are.
             process::close_on_exec_from(3)?;
             process::place(&listener, LISTENER)?;
+            // A jail that is ended before init listens to signals: PID 1 loses a signal that it neither blocks nor
+            // handles (pid_namespaces(7)), and the warden would wait in vain. Blocked, it waits for init.
+            drop(Signals::block(&[SIGTERM])?);
             Ok(init)
         };
         match prepare() {
@@ -252,7 +256,7 @@ fn rustix_root() -> io::Result<OwnedFd> {
 /// Becomes root of the jail, with nothing of the warden's left, and takes the control group it was born in as the root
 /// of the groups that it sees: `clone3` made that namespace from the warden's place, one step too early.
 fn identity() -> io::Result<()> {
-    signal::reset_all()?;
+    signal::unblock_all()?;
     credential::become_for_good(0, 0)?;
     credential::set_undumpable()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -308,11 +312,15 @@ fn put(root: &OwnedFd, row: &Mount, source: Sources, masks: &Masks) -> io::Resul
             Err(error) => return Err(error),
         };
         let fd = match row.source {
-            Source::Itself => mount::detached_copy_of(&target)?,
+            Source::Itself => {
+                let fd = mount::detached_copy_of(&target)?;
+                mount::set_attributes(&fd, attributes(row.flags), None)?;
+                fd
+            }
+            // A copy has the flags of its original.
             _ if is_directory(&target)? => mount::detached_copy_of(&masks.dir)?,
             _ => mount::detached_copy_of(&masks.file)?,
         };
-        mount::set_attributes(&fd, attributes(row.flags), None)?;
         return mount::attach(&fd, &target);
     }
     let flags = attributes(row.flags);

@@ -172,7 +172,7 @@ impl Ledger {
 
     fn save(&self) -> Result<(), LedgerError> {
         let bytes = serde_json::to_vec_pretty(&self.content).map_err(LedgerError::Damaged)?;
-        file::replace_at(self.dir.as_fd(), FILE, &bytes, 0o600)
+        file::replace_at(self.dir.as_fd(), FILE, &bytes, 0o600, file::Outlives::PowerCut)
             .map_err(|source| LedgerError::File { verb: "write", source })
     }
 }

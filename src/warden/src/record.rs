@@ -36,7 +36,7 @@ impl Record {
     /// Writes it into a jail's runtime directory.
     pub(crate) fn write(&self, dir: &OwnedFd) -> io::Result<()> {
         let text = serde_json::to_vec(self)?;
-        file::replace_at(dir, FILE, &text, 0o600)
+        file::replace_at(dir, FILE, &text, 0o600, file::Outlives::Process)
     }
 
     /// Reads it.

@@ -86,7 +86,7 @@ impl Runtime {
 
     /// Notes where they are.
     pub(crate) fn note_groups(&self, bases: &BTreeMap<String, String>) -> io::Result<()> {
-        file::replace_at(&self.dir, GROUPS, &serde_json::to_vec(bases)?, 0o600)
+        file::replace_at(&self.dir, GROUPS, &serde_json::to_vec(bases)?, 0o600, file::Outlives::Process)
     }
 
     /// Makes a jail's directory.
