@@ -7,11 +7,11 @@ use bailiwick_types::TenantName;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a daemon may take to answer, on a busy machine.
@@ -35,19 +35,32 @@ pub fn name(text: &str) -> TenantName {
     text.parse().expect("a valid name")
 }
 
-/// A range of ids that no other test of this machine uses at the same time: by process, then by host.
-fn first_id() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let host = NEXT.fetch_add(1, Ordering::Relaxed) % 16;
-    // 16 hosts of 16 tenants for each of 128 processes: 2^31 ids from 2^30 on, below the invalid one.
-    (1 << 30) + ((std::process::id() % 128) * 16 + host) * 16 * 65_536
+/// Ids that no other test of this machine uses at the same time, for as long as the value lives: an abstract socket of
+/// that name is bound, which the kernel lets one process do at a time and frees when it ends.
+#[derive(Debug)]
+struct Ids {
+    first: u32,
+    _claim: UnixListener,
+}
+
+impl Ids {
+    fn claim() -> Self {
+        // 1,024 hosts of 16 tenants: 2^30 ids from 2^30 on, below the invalid one. Where to begin is by process.
+        for slot in (0..1024).cycle().skip(std::process::id() as usize % 1024).take(1024) {
+            let address = SocketAddr::from_abstract_name(format!("bailiwick-test-ids-{slot}")).expect("a name");
+            if let Ok(claim) = UnixListener::bind_addr(&address) {
+                return Self { first: (1 << 30) + slot * 16 * 65_536, _claim: claim };
+            }
+        }
+        panic!("1,024 hosts of tests run on this machine");
+    }
 }
 
 /// A host below a temporary folder.
 #[derive(Debug)]
 pub struct Host {
     dir: tempfile::TempDir,
-    first_id: u32,
+    ids: Ids,
     running: Option<Child>,
     programs: PathBuf,
 }
@@ -60,7 +73,7 @@ impl Host {
         let dir = tempfile::tempdir().expect("a temporary directory");
         // The control socket is for everybody; the folder above must let them through.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        let host = Self { dir, first_id: first_id(), running: None, programs: stage() };
+        let host = Self { dir, ids: Ids::claim(), running: None, programs: stage() };
         host.write("etc/bailiwick.toml", &host.default_config(""));
         for profile in ["web", "shell", "system"] {
             let plan = format!("profile = \"{profile}\"\n[limits]\nmemory = \"128M\"\ntasks = 64\n");
@@ -87,7 +100,7 @@ impl Host {
              user = \"64999\"\nids = {{ first = {}, per_tenant = 65536 }}\n{more}",
             self.path("state").display(),
             self.path("run").display(),
-            self.first_id,
+            self.ids.first,
         )
     }
 
@@ -112,7 +125,7 @@ impl Host {
     /// The ids of this host's tenants.
     #[must_use]
     pub fn ids(&self) -> std::ops::Range<u32> {
-        self.first_id..self.first_id + 16 * 65_536
+        self.ids.first..self.ids.first + 16 * 65_536
     }
 
     fn spawn(&mut self, program: &str, arguments: &[&str]) {
