@@ -127,7 +127,7 @@ impl Builder<'_> {
         self.prove_init(pid).map_err(BuildError::at(Step::Exec))?;
 
         take(Step::Record)?;
-        let record = Record::of(pid).map_err(BuildError::at(Step::Record))?;
+        let record = Record::of(pid, &groups.jail).map_err(BuildError::at(Step::Record))?;
         record.write(&runtime).map_err(BuildError::at(Step::Record))?;
         Ok(Built { record, pidfd: child.keep() })
     }

@@ -4,7 +4,7 @@
 //! root-owned policy each time, so there is no copy that could be stale or poisoned.
 
 use crate::build::{BuildError, Builder};
-use crate::groups::{GroupError, Groups, UNIFIED};
+use crate::groups::{GroupError, Groups, TenantGroups};
 use crate::ledger::{Ledger, LedgerError};
 use crate::record::Record;
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
@@ -168,9 +168,10 @@ impl Warden {
         for (name, record) in self.runtime.found().map_err(system("list the jails"))? {
             let taken = match (name.parse::<TenantName>(), record) {
                 (Ok(tenant), Some(record)) => {
-                    let group = self.groups.paths(&tenant).remove(UNIFIED).unwrap_or_default();
-                    let pidfd = record.take_hold(&group).map_err(system("look at a jail"))?;
-                    pidfd.map(|pidfd| (tenant, Jail { record, pidfd }))
+                    // Without its group there is no jail, whatever runs under the number.
+                    let hold = |groups: TenantGroups| record.take_hold(&self.groups.jail_path(&tenant), &groups.jail);
+                    let pidfd = self.groups.of(&tenant).ok().map(hold).transpose().map_err(system("look at a jail"))?;
+                    pidfd.flatten().map(|pidfd| (tenant, Jail { record, pidfd }))
                 }
                 _ => None,
             };

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The unified hierarchy, in maps by hierarchy.
-pub(crate) const UNIFIED: &str = "unified";
+const UNIFIED: &str = "unified";
 /// The group below a tenant's that its processes are in; the limits are on the tenant's.
 const JAIL: &str = "jail";
 /// The group that the warden itself moves to where groups with limits may hold no processes.
@@ -138,6 +138,11 @@ impl Groups {
         &self.bases
     }
 
+    /// Path of the group that the processes of a tenant's jail are in.
+    pub(crate) fn jail_path(&self, tenant: &TenantName) -> String {
+        join(&join(&self.bases[UNIFIED], tenant.as_str()), JAIL)
+    }
+
     /// Paths of a tenant's groups by hierarchy.
     pub(crate) fn paths(&self, tenant: &TenantName) -> BTreeMap<String, String> {
         self.bases.iter().map(|(hierarchy, base)| (hierarchy.clone(), join(base, tenant.as_str()))).collect()
@@ -195,8 +200,7 @@ impl Groups {
             v1.insert(hierarchy, dir);
         }
         let unified = v1.remove(UNIFIED).expect("the unified hierarchy is always used");
-        let path = self.paths(tenant).remove(UNIFIED).expect("as above");
-        let jail = self.make(UNIFIED, &join(&path, JAIL))?;
+        let jail = self.make(UNIFIED, &self.jail_path(tenant))?;
         Ok(TenantGroups { unified, jail, v1 })
     }
 

@@ -20,12 +20,15 @@ pub(crate) struct Record {
     pub(crate) user_namespace: u64,
     /// Inode of its pid namespace.
     pub(crate) pid_namespace: u64,
+    /// Id of the control group that it was born in: the inode of the group's directory (`cgroups(7)`).
+    pub(crate) control_group: u64,
 }
 
 impl Record {
-    /// Reads the identity of a process that is held by descriptor, and so cannot have changed.
-    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+    /// Reads the identity of a process that is held by descriptor, and so cannot have changed, in a group that is open.
+    pub(crate) fn of(pid: u32, group: &OwnedFd) -> io::Result<Self> {
         Ok(Self {
+            control_group: file::metadata(group)?.inode,
             pid,
             start_time: proc::start_time(pid)?,
             user_namespace: namespace::inode(pid, "user")?,
@@ -45,17 +48,20 @@ impl Record {
         Ok(serde_json::from_slice(&bytes)?)
     }
 
-    /// Takes hold of the process again, if it is still the one: same start, same namespaces, and in the tenant's
-    /// control group. The descriptor is opened first, so that what is compared is what is held.
-    pub(crate) fn take_hold(&self, group: &str) -> io::Result<Option<OwnedFd>> {
+    /// Takes hold of the process again, if it is still the one: same start, same namespaces, and in the same control
+    /// group, which is given as it is found now. The descriptor of the process is opened first, so that what is compared
+    /// is what is held.
+    pub(crate) fn take_hold(&self, path: &str, group: &OwnedFd) -> io::Result<Option<OwnedFd>> {
         let pidfd = match process::open(self.pid) {
             Ok(pidfd) => pidfd,
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let Ok(now) = Self::of(self.pid) else { return Ok(None) };
+        let Ok(now) = Self::of(self.pid, group) else { return Ok(None) };
         let groups = proc::cgroups(self.pid)?;
-        let here = groups.get("unified").is_some_and(|path| path.starts_with(&format!("{group}/")));
+        let here = groups.get("unified").is_some_and(|found| {
+            found.strip_prefix(path).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        });
         Ok((now == *self && here).then_some(pidfd))
     }
 }
