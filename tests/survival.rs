@@ -1,0 +1,151 @@
+//! Life goes on: either daemon is killed, again and again, and no jail, session or open pipe notices.
+
+use bailiwick_tests::{Host, stage};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const TENANTS: [&str; 3] = ["web", "shell", "system"];
+
+fn host() -> Host {
+    let mut host = Host::new();
+    for tenant in TENANTS {
+        host.declare(tenant, tenant);
+    }
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+/// The process of a program that the supervisor has started.
+fn program(host: &Host, name: &str) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).ok()?;
+    // A program's name is cut to 15 bytes there: "bailiwick-warde".
+    children.split_whitespace().find_map(|pid| {
+        let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        name.starts_with(command.trim()).then(|| pid.parse().ok())?
+    })
+}
+
+fn kill(host: &Host, name: &str) -> u32 {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let pid = loop {
+        if let Some(pid) = program(host, name) {
+            break pid;
+        }
+        assert!(Instant::now() < deadline, "{name} does not come back\n{}", host.log());
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+    pid
+}
+
+/// The init of each jail, once the service answers again.
+fn inits(host: &Host) -> BTreeMap<&'static str, u64> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let ask = |tenant| {
+        let output = host.cli(&["show", tenant, "--json"]);
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()?["pid"].as_u64()
+    };
+    loop {
+        let found: BTreeMap<_, _> = TENANTS.iter().filter_map(|tenant| Some((*tenant, ask(tenant)?))).collect();
+        if found.len() == TENANTS.len() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "only {found:?}\n{}", host.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A session that answers each line with itself.
+struct Echo {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Echo {
+    fn open(host: &Host, tenant: &str) -> Self {
+        let mut child = Command::new(stage().join("bailiwick"))
+            .args(["exec", "--config"])
+            .arg(host.path("etc"))
+            .args([tenant, "--", "/bin/sh", "-c", "while read line; do echo $line; done; exit 42"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("runs");
+        let (to, from) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+        Self { child, to, from: BufReader::new(from) }
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.to, "{line}").expect("the session reads");
+        let mut answer = String::new();
+        self.from.read_line(&mut answer).expect("the session answers");
+        assert_eq!(answer.trim(), line);
+    }
+
+    fn end(mut self) {
+        drop(self.to);
+        assert_eq!(self.child.wait().expect("ends").code(), Some(42), "the exit status still arrives");
+    }
+}
+
+fn survives(name: &str) {
+    let host = host();
+    let before = inits(&host);
+    let mut sessions: Vec<Echo> = TENANTS.iter().map(|tenant| Echo::open(&host, tenant)).collect();
+    for session in &mut sessions {
+        session.say("before");
+    }
+    // The supervisor gives up on a program that ends ten times in a row, each time at once.
+    for round in 0..8 {
+        kill(&host, name);
+        for session in &mut sessions {
+            session.say(&format!("round {round}"));
+        }
+        assert_eq!(inits(&host), before, "round {round}");
+    }
+    // New sessions come in, old ones end as they should, and nothing is drift.
+    for tenant in TENANTS {
+        assert_eq!(host.inside(tenant, "echo new").1.trim(), "new");
+    }
+    for session in sessions {
+        session.end();
+    }
+    host.ok(&["audit"]);
+    assert_eq!(host.cli(&["plan"]).status.code(), Some(0));
+}
+
+#[test]
+fn the_death_of_bailiwickd_is_not_noticed_inside() {
+    survives("bailiwickd");
+}
+
+#[test]
+fn the_death_of_the_warden_is_not_noticed_inside() {
+    survives("bailiwick-warden");
+}
+
+#[test]
+fn the_death_of_everything_is_not_noticed_inside() {
+    let mut host = host();
+    let before = inits(&host);
+    let mut session = Echo::open(&host, "shell");
+    session.say("before");
+    let programs: Vec<u32> =
+        ["bailiwickd", "bailiwick-warden"].iter().filter_map(|name| program(&host, name)).collect();
+    assert_eq!(programs.len(), 2);
+    // The supervisor first, so that it starts nothing again.
+    host.kill();
+    for pid in programs {
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+    }
+    session.say("alone");
+    host.start();
+    assert_eq!(inits(&host), before);
+    session.say("after");
+    session.end();
+    host.ok(&["audit"]);
+}
