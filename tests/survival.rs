@@ -1,6 +1,7 @@
 //! Life goes on: either daemon is killed, again and again, and no jail, session or open pipe notices.
 
-use bailiwick_tests::{Host, stage};
+use bailiwick_proto::{Hold, WardenRequest};
+use bailiwick_tests::{Host, name, stage};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -116,6 +117,20 @@ fn survives(name: &str) {
     }
     host.ok(&["audit"]);
     assert_eq!(host.cli(&["plan"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_jail_that_is_ended_right_after_its_start_ends_by_itself() {
+    // A signal that PID 1 neither blocks nor handles yet is lost: then only the time limit, of seconds, would end it.
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start_warden();
+    let begin = Instant::now();
+    for _ in 0..20 {
+        host.warden(&WardenRequest::Start { tenant: name("alice") });
+        host.warden(&WardenRequest::Stop { tenant: name("alice"), hold: Hold::Keep });
+    }
+    assert!(begin.elapsed() < Duration::from_secs(10), "20 rounds took {:?}", begin.elapsed());
 }
 
 #[test]

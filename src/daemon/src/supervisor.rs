@@ -131,9 +131,9 @@ fn wait_for_warden(warden: &mut Program, socket: &Path) -> Result<(), Ended> {
     let deadline = Instant::now() + WARDEN_TIME;
     while UnixStream::connect(socket).is_err() {
         warden.look()?;
-        if let Some(again) = warden.again {
-            std::thread::sleep(again.saturating_duration_since(Instant::now()));
-            warden.start()?;
+        if warden.child.is_none() {
+            // What it cannot do the first time it cannot do the next: the operator must see to it.
+            return Err(Ended::new(ExitStatus::Failed, "bailiwick-warden cannot work; it said why above"));
         }
         if Instant::now() >= deadline {
             return Err(Ended::new(ExitStatus::Failed, "bailiwick-warden does not begin to listen"));
