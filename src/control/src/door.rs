@@ -167,58 +167,77 @@ pub(crate) async fn open(
     let (client, jail) = socket::channel()?;
     let mut fds = vec![jail];
     fds.extend(streams);
-    match ask(socket, ids, &InitRequest::Spawn(spawn), &fds, INIT_TIME).await? {
-        InitReply::Accepted => Ok(client),
-        InitReply::Refused | InitReply::Probed { .. } => Err(DoorError::Refused),
-    }
+    timeout(INIT_TIME, async { greeted(socket, ids).await?.send(&InitRequest::Spawn(spawn), &fds).await })
+        .await
+        .map_err(io::Error::from)??;
+    Ok(client)
 }
 
 /// Asks init whether Landlock still refuses its canary. `None` when init does not answer.
 pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Option<bool> {
     let request = InitRequest::Probe { canary: bailiwick_plan::mount::CANARY.to_owned() };
-    match ask(socket, ids, &request, &[], PROBE_TIME).await {
-        Ok(InitReply::Probed { canary_denied }) => Some(canary_denied),
+    let answer = timeout(PROBE_TIME, async {
+        let mut init = greeted(socket, ids).await?;
+        init.send(&request, &[]).await?;
+        init.hear().await.map_err(DoorError::from)
+    });
+    match answer.await {
+        Ok(Ok(InitReply::Probed { canary_denied })) => Some(canary_denied),
         _ => None,
     }
 }
 
-async fn ask(
-    path: &Path,
-    ids: IdRange,
-    request: &InitRequest,
-    fds: &[OwnedFd],
-    time: Duration,
-) -> io::Result<InitReply> {
-    timeout(time, async {
-        let stream = UnixStream::connect(path).await?;
-        // The socket was bound by the warden, in a directory that no tenant reaches; init has stamped itself on it
-        // (listen(2)), unless it is only just starting, and then the stamp is the warden's.
-        let peer = socket::peer(&stream)?;
-        if peer.uid != 0 && !ids.contains(peer.uid) {
-            return Err(io::Error::other("somebody else listens on its socket"));
-        }
+/// A connection to an init.
+struct Init {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+/// Connects to an init that has said that it is there. Before that nothing is sent: what a frozen one is sent it has
+/// when it goes on, and the client's pipes stay open until then.
+async fn greeted(path: &Path, ids: IdRange) -> Result<Init, DoorError> {
+    let stream = UnixStream::connect(path).await?;
+    // The socket was bound by the warden, in a directory that no tenant reaches; init has stamped itself on it
+    // (listen(2)), unless it is only just starting, and then the stamp is the warden's.
+    let peer = socket::peer(&stream)?;
+    if peer.uid != 0 && !ids.contains(peer.uid) {
+        return Err(io::Error::other("somebody else listens on its socket").into());
+    }
+    let mut init = Init { stream, decoder: Decoder::new(MAX_EVENT) };
+    match init.hear().await? {
+        InitReply::Ready => Ok(init),
+        InitReply::Refused | InitReply::Probed { .. } => Err(DoorError::Refused),
+    }
+}
+
+impl Init {
+    async fn send(&self, request: &InitRequest, fds: &[OwnedFd]) -> Result<(), DoorError> {
         let frame = encode(request, MAX_REQUEST).map_err(io::Error::other)?;
         let mut borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let mut rest = &frame[..];
         while !rest.is_empty() {
-            let sent = stream.async_io(Interest::WRITABLE, || socket::send(&stream, rest, &borrowed)).await?;
+            let send = || socket::send(&self.stream, rest, &borrowed);
+            let sent = self.stream.async_io(Interest::WRITABLE, send).await?;
             rest = &rest[sent..];
             borrowed.clear();
         }
-        let mut decoder = Decoder::new(MAX_EVENT);
+        Ok(())
+    }
+
+    async fn hear(&mut self) -> io::Result<InitReply> {
         let mut buffer = [0; MAX_EVENT];
         loop {
-            let (len, _) = stream.async_io(Interest::READABLE, || socket::receive(&stream, &mut buffer, 0)).await?;
+            if let Some(reply) = self.decoder.next().map_err(io::Error::other)? {
+                return Ok(reply);
+            }
+            let receive = || socket::receive(&self.stream, &mut buffer, 0);
+            let (len, _) = self.stream.async_io(Interest::READABLE, receive).await?;
             if len == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            decoder.push(&buffer[..len]);
-            if let Some(reply) = decoder.next().map_err(io::Error::other)? {
-                return Ok(reply);
-            }
+            self.decoder.push(&buffer[..len]);
         }
-    })
-    .await?
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitOptions;
 use session::Session;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -129,23 +129,27 @@ fn reap(sessions: &mut Vec<Session>) -> io::Result<bool> {
     }
 }
 
-/// Takes one connection and answers its one request. Whatever goes wrong with it concerns its sender alone.
+/// Takes one connection and its one request. Whatever goes wrong with it concerns its sender alone.
 fn serve(listener: &OwnedFd, sessions: &mut Vec<Session>) {
     let Ok(connection) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else { return };
-    let reply = match receive(&connection) {
-        Ok((InitRequest::Probe { canary }, _)) => InitReply::Probed { canary_denied: denied(&canary) },
-        Ok((InitRequest::Spawn(spawn), fds)) if sessions.len() < MAX_SESSIONS => match Session::start(&spawn, fds) {
-            Ok(session) => {
-                sessions.extend(session);
-                InitReply::Accepted
-            }
-            Err(_) => InitReply::Refused,
-        },
-        Ok((InitRequest::Spawn(_), _)) | Err(_) => InitReply::Refused,
-    };
+    if sessions.len() >= MAX_SESSIONS {
+        say(&connection, InitReply::Refused);
+        return;
+    }
+    say(&connection, InitReply::Ready);
+    match receive(&connection) {
+        Ok((InitRequest::Probe { canary }, _)) => {
+            say(&connection, InitReply::Probed { canary_denied: denied(&canary) });
+        }
+        Ok((InitRequest::Spawn(spawn), fds)) => sessions.extend(Session::start(&spawn, fds)),
+        Err(_) => {}
+    }
+}
+
+/// The sender may have gone; then there is nobody to tell.
+fn say(connection: &OwnedFd, reply: InitReply) {
     if let Ok(frame) = encode(&reply, MAX_EVENT) {
-        // The sender may have gone; then there is nobody to tell.
-        drop(socket::send(&connection, &frame, &[]));
+        drop(socket::send(connection, &frame, &[]));
     }
 }
 
@@ -174,9 +178,4 @@ fn receive(connection: &OwnedFd) -> io::Result<(InitRequest, Vec<OwnedFd>)> {
 fn denied(path: &str) -> bool {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     matches!(rustix::fs::open(path, flags, Mode::empty()), Err(rustix::io::Errno::ACCESS))
-}
-
-/// So that a descriptor is borrowed in one way everywhere.
-fn borrow(fds: &[OwnedFd]) -> Vec<std::os::fd::BorrowedFd<'_>> {
-    fds.iter().map(AsFd::as_fd).collect()
 }

@@ -1,7 +1,6 @@
 //! One session: a process group of its own with the client's pipes or a terminal of the jail's own `devpts`, and a
 //! channel on which the client hears of its end.
 
-use crate::borrow;
 use bailiwick_proto::frame::{MAX_EVENT, decode};
 use bailiwick_proto::init::{Spawn, WindowSize};
 use bailiwick_proto::{Bytes, SessionEvent, SessionSignal};
@@ -35,21 +34,26 @@ enum Stage {
 
 impl Session {
     /// Starts a session and tells its client so. `None` when the command could not be run and the client was told why.
-    pub(crate) fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> io::Result<Option<Self>> {
+    pub(crate) fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> Option<Self> {
         let mut fds = fds.into_iter();
-        let channel = fds.next().ok_or(io::ErrorKind::InvalidData)?;
-        let pipes: Vec<OwnedFd> = fds.collect();
-        let wanted = if spawn.terminal.is_some() { 0 } else { 3 };
-        if pipes.len() != wanted || spawn.argv.is_empty() {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let terminal = match spawn.terminal.map(|size| Terminal::open(size, spawn.user.uid)).transpose() {
-            Ok(terminal) => terminal,
+        let channel = fds.next()?;
+        match Self::run(spawn, &channel, fds.collect()) {
+            Ok(Some((pid, master))) => Some(Self { pid, channel: Some(channel), master }),
+            Ok(None) => None,
             Err(error) => {
                 tell(&channel, SessionEvent::SetupFailed { errno: number(&error) }, &[]);
-                return Ok(None);
+                None
             }
-        };
+        }
+    }
+
+    /// The process of the session and the terminal that it got.
+    fn run(spawn: &Spawn, channel: &OwnedFd, pipes: Vec<OwnedFd>) -> io::Result<Option<(u32, Option<OwnedFd>)>> {
+        let wanted = if spawn.terminal.is_some() { 0 } else { 3 };
+        if pipes.len() != wanted || spawn.argv.is_empty() {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
+        let terminal = spawn.terminal.map(|size| Terminal::open(size, spawn.user.uid)).transpose()?;
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         match process::fork()? {
             None => {
@@ -63,8 +67,6 @@ impl Session {
             Some(pid) => {
                 drop(write);
                 let mut report = [0; 5];
-                let mut session =
-                    Self { pid, channel: Some(channel), master: terminal.map(|terminal| terminal.master) };
                 // The pipe ends with exec(2): no byte means that the command runs.
                 if let Ok(5) = rustix::io::retry_on_intr(|| rustix::io::read(&read, &mut report)) {
                     let [stage, rest @ ..] = report;
@@ -74,15 +76,14 @@ impl Session {
                     } else {
                         SessionEvent::SetupFailed { errno }
                     };
-                    session.say(event, &[]);
+                    tell(channel, event, &[]);
                     // Its exit is taken with all the others, and nobody asks for it.
                     return Ok(None);
                 }
-                let master: Vec<BorrowedFd<'_>> = session.master.iter().map(AsFd::as_fd).collect();
-                if let Some(channel) = &session.channel {
-                    tell(channel, SessionEvent::Started, &master);
-                }
-                Ok(Some(session))
+                let master = terminal.map(|terminal| terminal.master);
+                let beside: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
+                tell(channel, SessionEvent::Started, &beside);
+                Ok(Some((pid, master)))
             }
         }
     }
@@ -122,18 +123,14 @@ impl Session {
     }
 
     /// Tells the client how its command ended.
-    pub(crate) fn ended(mut self, status: WaitStatus) {
+    pub(crate) fn ended(self, status: WaitStatus) {
         let event = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => SessionEvent::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
             (None, Some(signal)) => SessionEvent::Killed(u8::try_from(signal).unwrap_or(u8::MAX)),
             (None, None) => return,
         };
-        self.say(event, &[]);
-    }
-
-    fn say(&mut self, event: SessionEvent, fds: &[OwnedFd]) {
         if let Some(channel) = &self.channel {
-            tell(channel, event, &borrow(fds));
+            tell(channel, event, &[]);
         }
     }
 }

@@ -62,13 +62,14 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
-/// A reply of init on the connection that a request came by.
+/// What init says on a connection: first of all [`InitReply::Ready`] or [`InitReply::Refused`], before it is asked, so
+/// that no descriptor is on its way to an init that does not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum InitReply {
-    /// The request was understood; what follows comes on the session's channel.
-    Accepted,
-    /// The request was not understood, or there are too many sessions.
+    /// Ask. What becomes of a session is told on its channel.
+    Ready,
+    /// There are too many sessions, or the jail is ending.
     Refused,
     /// To `Probe`.
     Probed {

@@ -1,0 +1,274 @@
+//! The door `exec`, end to end: pipes, statuses, signals, terminals, and what is refused.
+
+use bailiwick_tests::{Host, stage};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn host() -> Host {
+    let mut host = Host::new();
+    for profile in ["web", "system"] {
+        host.declare(profile, profile);
+    }
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+fn exec(host: &Host, tenant: &str) -> Command {
+    let mut command = Command::new(stage().join("bailiwick"));
+    command.args(["exec", "--config"]).arg(host.path("etc")).args([tenant, "--"]);
+    command
+}
+
+fn piped(mut command: Command) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs")
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+#[test]
+fn the_status_is_the_commands_own() {
+    let host = host();
+    for status in [0, 1, 7, 255] {
+        assert_eq!(host.inside("web", &format!("exit {status}")).0, status);
+    }
+    assert_eq!(host.inside("web", "kill -9 $$").0, 128 + 9);
+    assert_eq!(host.inside("web", "kill -15 $$").0, 128 + 15);
+    for (command, status) in [("/usr", 126), ("/etc/passwd", 126), ("/no/such", 127), ("no-such-command", 127)] {
+        let output = host.cli(&["exec", "web", "--", command]);
+        assert_eq!(code(&output), Some(status), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn what_is_refused_says_why_with_125() {
+    let host = host();
+    let refused = |arguments: &[&str], word: &str| {
+        let output = host.cli(arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(code(&output), Some(125), "{arguments:?}: {text}");
+        assert!(text.contains(word), "{arguments:?}: {text}");
+    };
+    refused(&["exec", "nobody-here", "--", "true"], "no tenant");
+    host.ok(&["stop", "web"]);
+    refused(&["exec", "web", "--", "true"], "bailiwick start web");
+    host.ok(&["start", "web"]);
+    host.ok(&["freeze", "web"]);
+    refused(&["exec", "web", "--", "true"], "bailiwick thaw web");
+    host.ok(&["thaw", "web"]);
+    host.ok(&["suspend", "web", "--reason", "invoice 17"]);
+    refused(&["exec", "web", "--", "true"], "invoice 17");
+    host.ok(&["unsuspend", "web"]);
+    assert_eq!(host.inside("web", "echo back").1.trim(), "back");
+    host.write("etc/plans.d/web.toml", "profile = \"web\"\ndoors = [\"ssh\"]\n");
+    host.ok(&["apply"]);
+    refused(&["exec", "web", "--", "true"], "doors");
+    host.write("etc/plans.d/web.toml", "profile = \"web\"\n[limits]\nmemory = \"128M\"\ntasks = 64\nsessions = 1\n");
+    host.ok(&["apply"]);
+    let mut first = piped({
+        let mut command = exec(&host, "web");
+        command.args(["sh", "-c", "echo in; read line"]);
+        command
+    });
+    first.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+    refused(&["exec", "web", "--", "true"], "sessions");
+    drop(first.stdin.take());
+    first.wait().expect("ends");
+    // The place is free as soon as the client has gone.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while code(&host.cli(&["exec", "web", "--", "true"])) != Some(0) {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn bytes_pass_unchanged_both_ways() {
+    let host = host();
+    let sent: Vec<u8> = (0..20_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for files in [false, true] {
+        let mut command = exec(&host, "web");
+        command.arg("cat");
+        let received = if files {
+            // Not pipes: the command line makes its own and copies.
+            std::fs::write(host.path("in"), &sent).expect("writes");
+            command.stdin(std::fs::File::open(host.path("in")).expect("opens"));
+            command.stdout(std::fs::File::create(host.path("out")).expect("creates"));
+            assert!(command.status().expect("runs").success());
+            std::fs::read(host.path("out")).expect("reads")
+        } else {
+            let mut child = piped(command);
+            let mut to = child.stdin.take().expect("a pipe");
+            let copy = sent.clone();
+            let writer = std::thread::spawn(move || to.write_all(&copy).expect("writes"));
+            let output = child.wait_with_output().expect("ends");
+            writer.join().expect("wrote");
+            output.stdout
+        };
+        assert!(received == sent, "{} of {} bytes, files: {files}", received.len(), sent.len());
+    }
+}
+
+#[test]
+fn arguments_are_bytes_and_streams_are_apart() {
+    let host = host();
+    let odd: [&[u8]; 5] = [b"", b"a b", b"two\nlines", b"\xff\xfe", "ü".as_bytes()];
+    let mut command = exec(&host, "web");
+    command.args(["printf", "%s|"]).args(odd.iter().map(|bytes| std::ffi::OsStr::from_bytes(bytes)));
+    let output = command.stdin(Stdio::null()).output().expect("runs");
+    assert_eq!(output.stdout, b"|a b|two\nlines|\xff\xfe|\xc3\xbc|");
+    let (status, out, err) = host.inside("web", "echo out; echo err >&2; exit 3");
+    assert_eq!((status, out.as_str(), err.as_str()), (3, "out\n", "err\n"));
+    let large = "x".repeat(100_000);
+    assert_eq!(host.cli(&["exec", "web", "--", "printf", "%s", &large]).stdout.len(), large.len());
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_writer() {
+    let host = host();
+    let mut command = exec(&host, "web");
+    command.arg("yes").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("runs");
+    let mut some = [0; 1000];
+    child.stdout.take().expect("a pipe").read_exact(&mut some).expect("reads");
+    let status = child.wait().expect("ends");
+    assert!(!status.success() || status.signal().is_some(), "{status:?}");
+}
+
+#[test]
+fn signals_reach_the_command_and_a_client_that_dies_hangs_up() {
+    let host = host();
+    let session = |line: &str| {
+        let mut command = exec(&host, "system");
+        command.args(["sh", "-c", line]);
+        let mut child = piped(command);
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+        child
+    };
+    let signal = |child: &Child, number: &str| {
+        assert!(Command::new("kill").args([number, &child.id().to_string()]).status().expect("kill").success());
+    };
+    for (number, status) in [("-INT", 21), ("-TERM", 22)] {
+        let mut child = session("trap 'exit 21' INT; trap 'exit 22' TERM; echo in; while :; do sleep 0.05; done");
+        signal(&child, number);
+        assert_eq!(child.wait().expect("ends").code(), Some(status), "{number}");
+    }
+    let mut child = session("trap 'touch /root/hung-up; exit' HUP; echo in; while :; do sleep 0.05; done");
+    signal(&child, "-KILL");
+    child.wait().expect("ends");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while host.inside("system", "test -e /root/hung-up").0 != 0 {
+        assert!(Instant::now() < deadline, "the session was not told");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn many_sessions_at_once() {
+    let host = host();
+    let children: Vec<Child> = (0..20)
+        .map(|number| {
+            let mut command = exec(&host, if number % 2 == 0 { "web" } else { "system" });
+            command.args(["sh", "-c", &format!("sleep 0.2; exit {number}")]);
+            piped(command)
+        })
+        .collect();
+    for (number, child) in (0..).zip(children) {
+        assert_eq!(code(&child.wait_with_output().expect("ends")), Some(number));
+    }
+}
+
+/// Runs the command line on a terminal of this test's own, made by script(1); the keys are typed once `prompt` is seen.
+fn on_a_terminal(host: &Host, arguments: &str, prompt: &str, keys: &str) -> String {
+    let line = format!("{} {arguments}", stage().join("bailiwick").display());
+    let line = line.replace("CONFIG", &host.path("etc").display().to_string());
+    let mut child = Command::new("script")
+        .args(["--quiet", "--flush", "--return", "--command", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script runs");
+    let mut to = child.stdin.take().expect("a pipe");
+    let mut from = child.stdout.take().expect("a pipe");
+    let mut text = String::new();
+    let mut buffer = [0; 256];
+    while !text.contains(prompt) {
+        let len = from.read(&mut buffer).expect("reads");
+        assert!(len > 0, "no {prompt:?} in {text:?}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..len]));
+    }
+    to.write_all(keys.as_bytes()).expect("types");
+    from.read_to_string(&mut text).expect("reads");
+    drop(to);
+    text.push_str(&format!("[{}]", child.wait().expect("ends").code().unwrap_or(-1)));
+    text
+}
+
+#[test]
+fn a_terminal_is_the_jails_own_and_ctrl_c_interrupts() {
+    let host = host();
+    for tenant in ["web", "system"] {
+        let text = on_a_terminal(
+            &host,
+            &format!("exec --tty --config CONFIG {tenant} -- sh -c 'tty; stty size; exit 5'"),
+            "",
+            "",
+        );
+        assert!(text.contains("/dev/pts/0") && text.ends_with("[5]"), "{text:?}");
+        let text = on_a_terminal(
+            &host,
+            &format!("exec --tty --config CONFIG {tenant} -- sh -c 'echo in; sleep 30'"),
+            "in",
+            "\u{3}",
+        );
+        assert!(text.ends_with("[130]"), "{text:?}");
+    }
+    let text = on_a_terminal(&host, "shell --config CONFIG web", "#", "echo login $0\nexit 6\n");
+    assert!(text.contains("login -bash") && text.ends_with("[6]"), "{text:?}");
+}
+
+#[test]
+fn the_size_of_the_window_is_followed() {
+    let host = host();
+    // A terminal of this test's own, whose size it changes while the session waits for it.
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags).expect("a terminal");
+    rustix::pty::unlockpt(&master).expect("unlocks");
+    let resize = |rows| {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&master, size).expect("resizes");
+    };
+    resize(33);
+    let peer = rustix::pty::ioctl_tiocgptpeer(&master, flags).expect("the other side");
+    let side = || Stdio::from(peer.try_clone().expect("dup"));
+    // setsid --ctty makes it the controlling terminal, so that a change of size is a signal to the command line.
+    let mut child = Command::new("setsid")
+        .args(["--ctty", "--wait"])
+        .arg(stage().join("bailiwick"))
+        .args(["exec", "--tty", "--config"])
+        .arg(host.path("etc"))
+        .args(["web", "--", "sh", "-c"])
+        .arg("stty size; while [ \"$(stty size)\" = '33 99' ]; do sleep 0.05; done; stty size")
+        .stdin(side())
+        .stdout(side())
+        .stderr(side())
+        .spawn()
+        .expect("setsid runs");
+    drop(peer);
+    let mut text = String::new();
+    let mut reader = std::fs::File::from(master.try_clone().expect("dup"));
+    let mut buffer = [0; 256];
+    // Reading the master of a terminal whose other side is closed is an error, and the end.
+    while let Ok(len @ 1..) = reader.read(&mut buffer) {
+        text.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        if text.contains("33 99") && !text.contains("44 99") {
+            resize(44);
+        }
+    }
+    assert_eq!(child.wait().expect("ends").code(), Some(0), "{text:?}");
+    assert!(text.contains("44 99"), "{text:?}");
+}
