@@ -25,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
 const CORE: &[(&str, &str)] = &[
     ("rustix", "system calls with types"),
     ("serde", "messages, ledger and records"),
+    ("sd-notify", "readiness, watchdog and kept descriptors; brings sendfd"),
     ("serde_json", "their text"),
     ("thiserror", "error enums without boilerplate"),
     ("users", "the user that bailiwickd runs as"),

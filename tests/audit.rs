@@ -1,6 +1,6 @@
 //! The audit finds what somebody took down by hand behind the daemon's back, and names it.
 
-use bailiwick_tests::Host;
+use bailiwick_tests::{Host, profiles};
 use std::process::Command;
 
 fn host(plan: &str) -> Host {
@@ -42,7 +42,7 @@ fn meddle(host: &Host, call: &str) {
 
 #[test]
 fn a_fresh_jail_of_every_profile_has_no_finding() {
-    for plan in ["web", "shell", "system"] {
+    for plan in profiles() {
         let host = host(plan);
         let (status, report) = audit(&host);
         assert_eq!((status, ids(&report)), (Some(0), Vec::new()), "{plan}: {report}");

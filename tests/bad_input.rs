@@ -1,7 +1,8 @@
 //! Bad input: each gets one clear error, nothing is half done, nothing is lost.
 
 use bailiwick_proto::{WardenReply, WardenRequest};
-use bailiwick_tests::{Host, name, stage};
+use bailiwick_tests::{Host, name, runs, stage};
+use bailiwick_types::Profile;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
@@ -250,4 +251,18 @@ fn a_user_of_the_host_who_is_no_admin() {
         let status = Command::new("perl").args(["-e", &line]).status().expect("perl runs");
         assert_eq!(status.code(), Some(13), "{socket}");
     }
+}
+
+#[test]
+fn a_profile_that_the_kernel_cannot_run_is_refused() {
+    let mut host = Host::new();
+    host.declare("alice", "system");
+    host.start();
+    if runs(Profile::System) {
+        host.ok(&["apply"]);
+        return;
+    }
+    fails(&host, &["apply"], 8, &["Landlock", "system", "6"]);
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+    fails(&host, &["doctor"], 0, &["landlock", "system"]);
 }

@@ -1,6 +1,6 @@
 //! The door `exec`, end to end: pipes, statuses, signals, terminals, and what is refused.
 
-use bailiwick_tests::{Host, stage};
+use bailiwick_tests::{Host, profiles, stage};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 fn host() -> Host {
     let mut host = Host::new();
-    for profile in ["web", "system"] {
+    for profile in profiles() {
         host.declare(profile, profile);
     }
     host.start();
@@ -143,7 +143,7 @@ fn a_reader_that_goes_away_ends_the_writer() {
 fn signals_reach_the_command_and_a_client_that_dies_hangs_up() {
     let host = host();
     let session = |line: &str| {
-        let mut command = exec(&host, "system");
+        let mut command = exec(&host, "shell");
         command.args(["sh", "-c", line]);
         let mut child = piped(command);
         child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
@@ -161,7 +161,7 @@ fn signals_reach_the_command_and_a_client_that_dies_hangs_up() {
     signal(&child, "-KILL");
     child.wait().expect("ends");
     let deadline = Instant::now() + Duration::from_secs(10);
-    while host.inside("system", "test -e /root/hung-up").0 != 0 {
+    while host.inside("shell", "test -e /root/hung-up").0 != 0 {
         assert!(Instant::now() < deadline, "the session was not told");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -172,7 +172,7 @@ fn many_sessions_at_once() {
     let host = host();
     let children: Vec<Child> = (0..20)
         .map(|number| {
-            let mut command = exec(&host, if number % 2 == 0 { "web" } else { "system" });
+            let mut command = exec(&host, if number % 2 == 0 { "web" } else { "shell" });
             command.args(["sh", "-c", &format!("sleep 0.2; exit {number}")]);
             piped(command)
         })
@@ -211,7 +211,7 @@ fn on_a_terminal(host: &Host, arguments: &str, prompt: &str, keys: &str) -> Stri
 #[test]
 fn a_terminal_is_the_jails_own_and_ctrl_c_interrupts() {
     let host = host();
-    for tenant in ["web", "system"] {
+    for tenant in profiles() {
         let text = on_a_terminal(
             &host,
             &format!("exec --tty --config CONFIG {tenant} -- sh -c 'tty; stty size; exit 5'"),
@@ -221,7 +221,7 @@ fn a_terminal_is_the_jails_own_and_ctrl_c_interrupts() {
         assert!(text.contains("/dev/pts/0") && text.ends_with("[5]"), "{text:?}");
         let text = on_a_terminal(
             &host,
-            &format!("exec --tty --config CONFIG {tenant} -- sh -c 'echo in; sleep 30'"),
+            &format!("exec --tty --config CONFIG {tenant} -- sh -c 'echo in; exec sleep 30'"),
             "in",
             "\u{3}",
         );

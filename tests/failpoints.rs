@@ -2,7 +2,7 @@
 //! must work.
 
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
-use bailiwick_tests::{Host, name, stage};
+use bailiwick_tests::{Host, name, profiles, stage};
 use std::process::Command;
 
 /// The steps, as the program itself lists them: a new step is covered the day it is written.
@@ -43,7 +43,7 @@ fn settled(host: &Host) -> usize {
 
 #[test]
 fn a_step_that_fails_leaves_nothing_and_is_named() {
-    for plan in ["web", "system"] {
+    for plan in profiles() {
         let mut host = Host::with_failpoints();
         host.declare("alice", plan);
         host.start_warden();

@@ -1,17 +1,15 @@
 //! Life goes on: either daemon is killed, again and again, and no jail, session or open pipe notices.
 
 use bailiwick_proto::{Hold, WardenRequest};
-use bailiwick_tests::{Host, name, stage};
+use bailiwick_tests::{Host, name, profiles, stage};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const TENANTS: [&str; 3] = ["web", "shell", "system"];
-
 fn host() -> Host {
     let mut host = Host::new();
-    for tenant in TENANTS {
+    for tenant in profiles() {
         host.declare(tenant, tenant);
     }
     host.start();
@@ -50,8 +48,8 @@ fn inits(host: &Host) -> BTreeMap<&'static str, u64> {
         serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()?["pid"].as_u64()
     };
     loop {
-        let found: BTreeMap<_, _> = TENANTS.iter().filter_map(|tenant| Some((*tenant, ask(tenant)?))).collect();
-        if found.len() == TENANTS.len() {
+        let found: BTreeMap<_, _> = profiles().into_iter().filter_map(|tenant| Some((tenant, ask(tenant)?))).collect();
+        if found.len() == profiles().len() {
             return found;
         }
         assert!(Instant::now() < deadline, "only {found:?}\n{}", host.log());
@@ -96,7 +94,7 @@ impl Echo {
 fn survives(name: &str) {
     let host = host();
     let before = inits(&host);
-    let mut sessions: Vec<Echo> = TENANTS.iter().map(|tenant| Echo::open(&host, tenant)).collect();
+    let mut sessions: Vec<Echo> = profiles().into_iter().map(|tenant| Echo::open(&host, tenant)).collect();
     for session in &mut sessions {
         session.say("before");
     }
@@ -109,7 +107,7 @@ fn survives(name: &str) {
         assert_eq!(inits(&host), before, "round {round}");
     }
     // New sessions come in, old ones end as they should, and nothing is drift.
-    for tenant in TENANTS {
+    for tenant in profiles() {
         assert_eq!(host.inside(tenant, "echo new").1.trim(), "new");
     }
     for session in sessions {

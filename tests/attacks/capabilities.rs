@@ -1,6 +1,7 @@
 //! Capabilities: cut to the profile's set on every way in, nothing inheritable (CVE-2022-29162, CVE-2022-24769).
 
-use crate::{PROFILES, host};
+use crate::host;
+use bailiwick_tests::profiles;
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
     status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {status}")).trim()
@@ -9,7 +10,7 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 #[test]
 fn every_session_has_the_sets_of_init() {
     let host = host();
-    for tenant in PROFILES {
+    for tenant in profiles() {
         let (_, init, _) = host.inside(tenant, "cat /proc/1/status");
         let (_, own, _) = host.inside(tenant, "cat /proc/self/status");
         for set in ["CapInh:", "CapAmb:"] {

@@ -1,13 +1,14 @@
 //! Root inside, nobody outside: the user that the host sees, and that it cannot be shed.
 
-use crate::{PROFILES, host};
+use crate::host;
+use bailiwick_tests::profiles;
 use std::fs;
 
 #[test]
 fn root_inside_is_a_host_user_of_the_tenants_own_range() {
     let host = host();
     let mut seen = Vec::new();
-    for tenant in PROFILES {
+    for tenant in profiles() {
         assert_eq!(host.inside(tenant, "id -u").1.trim(), "0");
         let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
         let first = shown["ids"]["first"].as_u64().expect("a number");
@@ -26,7 +27,7 @@ fn root_inside_is_a_host_user_of_the_tenants_own_range() {
 #[test]
 fn ids_outside_the_range_cannot_be_taken() {
     let host = host();
-    for tenant in PROFILES {
+    for tenant in profiles() {
         for id in [65_536_u32, 10_000_000, 4_294_967_294] {
             let line = format!("perl -e '$> = {id}; print $>'");
             assert_eq!(host.inside(tenant, &line).1, "0", "{tenant} {id}");

@@ -1,13 +1,14 @@
 //! Limits: a tenant that tries to pass one is stopped there, and the host does not notice.
 
 use crate::host;
+use bailiwick_tests::profiles;
 
 #[test]
 fn a_fork_bomb_stops_at_the_tenants_own_limit() {
     let host = host();
     // The plans of these tests allow 64 tasks.
     let line = "perl -e 'my $n = 0; while ($n < 1000) { my $p = fork; last unless defined $p; if (!$p) { sleep 3; exit } $n++ } print $n; kill 9, -1'";
-    for tenant in ["web", "system"] {
+    for tenant in profiles() {
         let (_, out, err) = host.inside(tenant, line);
         let started: u32 = out.trim().parse().unwrap_or_else(|_| panic!("{tenant}: {out:?} {err:?}"));
         assert!((40..64).contains(&started), "{tenant} started {started}");

@@ -15,12 +15,12 @@ mod names;
 mod neighbours;
 mod runtime_binary;
 
-use bailiwick_tests::Host;
+use bailiwick_tests::{Host, profiles};
 
 /// A host whose tenants `web`, `shell` and `system` run, each with the profile of its name.
 fn host() -> Host {
     let mut host = Host::new();
-    for profile in PROFILES {
+    for profile in profiles() {
         host.declare(profile, profile);
     }
     host.write("canary", "the host's own");
@@ -28,8 +28,6 @@ fn host() -> Host {
     host.ok(&["apply"]);
     host
 }
-
-const PROFILES: [&str; 3] = ["web", "shell", "system"];
 
 /// Makes one system call in a jail with perl, which every Debian has, and gives the error number, 0 for success.
 fn syscall(host: &Host, tenant: &str, number: i64, arguments: &str) -> i32 {

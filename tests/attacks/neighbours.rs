@@ -1,12 +1,13 @@
 //! Tenants against each other: nothing of another can be seen, signalled or reached.
 
-use crate::{PROFILES, host};
+use crate::host;
+use bailiwick_tests::profiles;
 use std::process::{Command, Stdio};
 
 #[test]
 fn processes_and_ipc_of_others_do_not_exist() {
     let host = host();
-    for tenant in PROFILES {
+    for tenant in profiles() {
         let (_, out, _) = host.inside(tenant, "ls /proc | grep -c '^[0-9]'");
         assert!(out.trim().parse::<u32>().expect("a number") <= 5, "{tenant}: {out}");
         // Every number but the own ones: nobody is there to be signalled.
@@ -26,7 +27,7 @@ fn nothing_listens_on_a_shared_loopback_and_no_abstract_socket_is_shared() {
     let abstract_address =
         <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(&name);
     let _abstract = std::os::unix::net::UnixListener::bind_addr(&abstract_address.expect("a name")).expect("binds");
-    for tenant in PROFILES {
+    for tenant in profiles() {
         let line = format!(
             "perl -MSocket -e 'socket(my $s, PF_INET, SOCK_STREAM, 0); print connect($s, sockaddr_in({port}, inet_aton(\"127.0.0.1\"))) ? \"reached\" : \"\"; \
              socket(my $u, PF_UNIX, SOCK_STREAM, 0); print connect($u, pack(\"Sa*\", 1, \"\\0{name}\")) ? \"reached\" : \"\"'"
@@ -47,8 +48,9 @@ fn the_end_of_one_is_not_felt_by_another() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("runs");
-    host.ok(&["stop", "web"]);
-    host.ok(&["restart", "system"]);
+    for neighbour in profiles().into_iter().filter(|name| *name != "shell") {
+        host.ok(&["restart", neighbour]);
+    }
     std::io::Write::write_all(&mut session.stdin.take().expect("a pipe"), b"still here\n").expect("writes");
     let output = session.wait_with_output().expect("ends");
     assert_eq!(output.stdout, b"still here\n");

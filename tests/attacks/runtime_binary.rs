@@ -1,15 +1,15 @@
 //! The program that enters is overwritten from inside (CVE-2019-5736): no privileged program enters here, and init
 //! can be read but not changed.
 
-use crate::{PROFILES, host};
-use bailiwick_tests::stage;
+use crate::host;
+use bailiwick_tests::{profiles, stage};
 
 #[test]
 fn init_cannot_be_changed_through_proc_nor_by_its_path() {
     let program = stage().join("bailiwick-init");
     let before = std::fs::read(&program).expect("init");
     let host = host();
-    for tenant in PROFILES {
+    for tenant in profiles() {
         let line = "for f in /proc/1/exe /run/host/init; do (: >> $f) 2>/dev/null && echo open; \
                     chmod 777 $f 2>/dev/null && echo mode; mv $f /tmp/x 2>/dev/null && echo moved; rm -f $f 2>/dev/null && echo gone; done; \
                     perl -e 'open(F, \"+<\", \"/proc/1/exe\") and print \"open\"'; true";

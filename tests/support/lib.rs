@@ -3,7 +3,7 @@
 
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{WardenReply, WardenRequest};
-use bailiwick_types::TenantName;
+use bailiwick_types::{Profile, TenantName};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -27,6 +27,28 @@ pub fn stage() -> PathBuf {
         .unwrap_or_else(|_| panic!("no programs in {}: run `make stage-failpoints`", stage.display()));
     assert!(stage.join("bailiwick-init").exists(), "no programs in {}: run `make stage-failpoints`", stage.display());
     stage
+}
+
+/// Whether this kernel can run a profile. Where it cannot, what is left out is said by name;
+/// `bad_input::a_profile_that_the_kernel_cannot_run_is_refused` proves there that such a tenant does not start.
+#[must_use]
+pub fn runs(profile: Profile) -> bool {
+    let (needs, has) = (bailiwick_plan::landlock::lowest_abi(profile), bailiwick_sys::landlock::abi());
+    if needs > has {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let text =
+            format!("{test}: NOT with profile {profile}: it needs Landlock ABI {needs}, this kernel has {has}\n");
+        // Past the capture of the test's output: it must be seen.
+        std::io::stderr().write_all(text.as_bytes()).ok();
+    }
+    needs <= has
+}
+
+/// The profiles that this kernel can run.
+#[must_use]
+pub fn profiles() -> Vec<&'static str> {
+    let all = [(Profile::Web, "web"), (Profile::Shell, "shell"), (Profile::System, "system")];
+    all.into_iter().filter(|(profile, _)| runs(*profile)).map(|(_, name)| name).collect()
 }
 
 /// A tenant's name.

@@ -251,7 +251,7 @@ fn init(readings: &HostReadings) -> FeatureReport {
             missing(name, format!("{path} needs a loader"), "link it statically (a musl target does)")
         }
         Some(Linkage::Unknown) => missing(name, format!("{path} is no program of this machine"), "install it again"),
-        None => missing(name, format!("{path} cannot be read"), "install bailiwick-init beside this program"),
+        None => missing(name, format!("{path} cannot be read"), "install bailiwick-init there, or beside this program"),
     }
 }
 

@@ -9,8 +9,12 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// The name of the control socket's descriptor: `FileDescriptorName=` in `bailiwickd.socket`.
+const HANDED: &str = "control";
 
 /// Serves until it is told to end.
 pub(crate) fn run(config: &Path) -> Result<(), Ended> {
@@ -38,13 +42,19 @@ async fn service(config: &Path) -> Result<(), Ended> {
         OpenError::Facts(_) => Ended::failed("read the host", &error),
     })?;
     let path = daemon.host().runtime_dir.join(CONTROL_SOCKET);
-    let listener = listen(&path).await?;
+    let (listener, own) = match handed(&path)? {
+        Some(listener) => (listener, false),
+        None => (listen(&path).await?, true),
+    };
     let failed = |error: std::io::Error| Ended::failed("wait for signals", &error);
     let mut reload = signal(SignalKind::hangup()).map_err(failed)?;
     let mut end = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     tokio::spawn(serve(Arc::clone(&daemon), listener));
     tokio::spawn(Arc::clone(&daemon).keep());
+    if let Some(time) = sd_notify::watchdog_enabled() {
+        tokio::spawn(stay_alive(time / 2));
+    }
     notify(&[NotifyState::Ready]);
     tracing::info!(event = "ready", socket = %path.display());
     loop {
@@ -62,13 +72,45 @@ async fn service(config: &Path) -> Result<(), Ended> {
     }
     notify(&[NotifyState::Stopping]);
     // Jails and sessions go on without us.
-    std::fs::remove_file(&path).ok();
+    if own {
+        std::fs::remove_file(&path).ok();
+    }
     Ok(())
+}
+
+/// Tells the watchdog that this thread still turns: it is the only one.
+async fn stay_alive(period: Duration) {
+    let mut ticks = tokio::time::interval(period);
+    loop {
+        ticks.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
 }
 
 /// Tells systemd, if it is there. If it is and does not listen, it will find out by itself.
 fn notify(states: &[NotifyState<'_>]) {
     sd_notify::notify(states).ok();
+}
+
+/// The control socket, where the service manager made it and hands it over: then a client that comes while no daemon
+/// runs waits for the next one (`sd_listen_fds(3)`).
+fn handed(path: &Path) -> Result<Option<UnixListener>, Ended> {
+    let failed = |error| Ended::failed("take over the socket of bailiwickd.socket", &error);
+    // Nothing announced is an error of the library, and the usual case without a manager.
+    let Ok(mut named) = sd_notify::listen_fds_with_names() else { return Ok(None) };
+    let Some((number, _)) = named.find(|(_, name)| name == HANDED) else { return Ok(None) };
+    let listener = std::os::unix::net::UnixListener::from(bailiwick_sys::process::inherited(number).map_err(failed)?);
+    let address = listener.local_addr().map_err(failed)?;
+    if address.as_pathname() != Some(path) {
+        let message = format!(
+            "bailiwickd.socket listens on {address:?}, but clients look for \"{}\": give both the same place, with \
+             `runtime_dir` in bailiwick.toml or `systemctl edit bailiwickd.socket`",
+            path.display()
+        );
+        return Err(Ended::new(ExitStatus::Invalid, message));
+    }
+    listener.set_nonblocking(true).map_err(failed)?;
+    UnixListener::from_std(listener).map(Some).map_err(failed)
 }
 
 /// The control socket, for every local user: who may ask is decided for each connection.

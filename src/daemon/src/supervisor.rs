@@ -9,7 +9,7 @@ use bailiwick_sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, Signals};
 use bailiwick_types::ExitStatus;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -102,7 +102,7 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
         .map_err(|problems| Ended::new(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
     let (uid, gid) = user(&host.user)?;
     let own = std::env::current_exe().map_err(|error| Ended::failed("find this program", &error))?;
-    let warden_path = beside(&own, "bailiwick-warden")?;
+    let warden_path = bailiwick_observe::program("bailiwick-warden");
     let signals = Signals::block(&[SIGCHLD, SIGHUP, SIGINT, SIGTERM])
         .map_err(|error| Ended::failed("wait for signals", &error))?;
 
@@ -175,12 +175,4 @@ fn user(text: &str) -> Result<(u32, u32), Ended> {
         Ended::new(ExitStatus::Invalid, format!("the user \"{text}\" does not exist; {remedy}"))
     })?;
     Ok((user.uid(), user.primary_group_id()))
-}
-
-fn beside(own: &Path, name: &str) -> Result<PathBuf, Ended> {
-    let places = [own.with_file_name(name), Path::new("/usr/libexec/bailiwick").join(name)];
-    places.iter().find(|place| place.exists()).cloned().ok_or_else(|| {
-        let [first, second] = places.map(|place| place.display().to_string());
-        Ended::new(ExitStatus::Failed, format!("there is no \"{first}\" and no \"{second}\""))
-    })
 }

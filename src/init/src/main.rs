@@ -29,6 +29,10 @@ const REQUEST_TIME: Duration = Duration::from_secs(1);
 /// How long processes have between SIGTERM and the end of the jail.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Instead of all this, only to be there: outside of any jail, so that the control group of the jails has a process while
+/// no jail runs (`bailiwick-jails.service`).
+const HOLD: &str = "--hold";
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,6 +42,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == HOLD) {
+        return hold();
+    }
     let listener = process::inherited(LISTENER)?;
     process::close_on_exec_from(3)?;
     // A second listen(2) stamps this process's credentials on the socket, so that who connects sees init, not the
@@ -77,6 +84,15 @@ fn run() -> io::Result<()> {
             serve(&listener, &mut sessions);
         }
     }
+}
+
+/// Does nothing until it is told to end.
+fn hold() -> io::Result<()> {
+    let signals = Signals::block(&[SIGTERM])?;
+    while signals.take()?.is_none() {
+        process::readable(&signals, Duration::from_secs(3600))?;
+    }
+    Ok(())
 }
 
 /// What has something to say.

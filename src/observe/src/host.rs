@@ -140,7 +140,7 @@ pub fn host_readings() -> Result<HostReadings, ObserveError> {
         }),
         None => None,
     };
-    let init = init_program();
+    let init = program("bailiwick-init");
     Ok(HostReadings {
         unified: hierarchies.unified.clone(),
         group_kill: has_beside(&unified_groups, "cgroup.events", "cgroup.kill"),
@@ -186,10 +186,11 @@ fn has_beside(groups: &[OwnedFd], anchor: &str, wanted: &str) -> Option<bool> {
     groups.iter().find(|group| has(group, anchor)).map(|group| has(group, wanted))
 }
 
-/// Where init is looked for: beside the running program.
-fn init_program() -> PathBuf {
-    let own = std::env::current_exe().unwrap_or_default();
-    own.parent().unwrap_or(Path::new("/")).join("bailiwick-init")
+/// Where a program of Bailiwick's own is that nobody calls by hand: beside the running one, or where packages put it.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    let beside = std::env::current_exe().unwrap_or_default().with_file_name(name);
+    if beside.exists() { beside } else { Path::new("/usr/libexec/bailiwick").join(name) }
 }
 
 fn linkage(program: &Path) -> Option<Linkage> {

@@ -13,7 +13,7 @@ mod limit;
 mod storage;
 mod user;
 
-pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings};
+pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings, program};
 pub use jail::{Census, Subject, observe, observe_with};
 pub use storage::{StorageReadings, Trial, storage_readings};
 pub use user::{SubordinateIds, UserReadings, user_exists, user_readings};

@@ -114,6 +114,18 @@ pub fn open(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// The number of a process that is held by descriptor, as this process's pid namespace counts; `None` when it has ended
+/// and been reaped, or is not to be seen from here.
+///
+/// # Errors
+/// When `/proc/self/fdinfo` cannot be read, or the descriptor is none of a process.
+pub fn number(pidfd: impl AsFd) -> io::Result<Option<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
+    // pidfd_open(2): 0 for a process of another namespace, -1 for one that is gone.
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:")).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(number.trim().parse().ok().filter(|number| *number > 0))
+}
+
 /// Sends a signal to a process that is held by descriptor.
 ///
 /// # Errors
@@ -256,6 +268,17 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_held_process_has_a_number_until_it_is_reaped() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let pidfd = open(child.id()).expect("held");
+        assert_eq!(number(&pidfd).expect("read"), Some(child.id()));
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        assert_eq!(number(&pidfd).expect("read"), None);
+        assert!(number(io::stdin()).is_err(), "no process");
+    }
 
     #[test]
     fn a_process_with_threads_is_not_cloned() {

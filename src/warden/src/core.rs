@@ -6,6 +6,7 @@
 use crate::build::{BuildError, Builder};
 use crate::groups::{GroupError, Groups, TenantGroups};
 use crate::ledger::{Ledger, LedgerError};
+use crate::manager::{self, Handed};
 use crate::record::Record;
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
 use crate::step::{Step, reach};
@@ -123,15 +124,23 @@ pub struct Warden {
     runtime: Runtime,
     groups: Groups,
     jails: BTreeMap<TenantName, Jail>,
+    /// Given by the service manager, until the loop takes it.
+    listener: Option<OwnedFd>,
 }
 
 impl Warden {
     /// Takes up the work on a host: opens and locks its state, and takes hold of the jails that run. What is left of
-    /// others is cleared away; the second value says what was found.
+    /// others is cleared away; the second value says what was found. `group` is where jails are made in the unified
+    /// hierarchy, if not below the warden's own group.
     ///
     /// # Errors
     /// When any part of the state cannot be trusted: then nothing is changed.
-    pub fn open(config: &Path, init: &Path) -> Result<(Self, Vec<String>), OpenError> {
+    pub fn open(
+        config: &Path,
+        init: &Path,
+        group: Option<&str>,
+        handed: Handed,
+    ) -> Result<(Self, Vec<String>), OpenError> {
         if !rustix::process::geteuid().is_root() {
             return Err(OpenError::NotRoot);
         }
@@ -148,28 +157,31 @@ impl Warden {
         let ledger = Ledger::open(storage.state().map_err(system("use the state directory"))?, host.ids)?;
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
         let facts = bailiwick_observe::host_facts()?;
-        let groups = Groups::open(&facts, ledger.instance(), &runtime.known_groups())?;
+        let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
         runtime.note_groups(groups.bases()).map_err(system("note where the control groups are"))?;
         // What no jail may call, the warden has no use for either. Every jail inherits this filter below its own.
         let program = bailiwick_plan::seccomp::filter(Profile::System);
         let program: Vec<_> = program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
         bailiwick_sys::seccomp::load(&program).map_err(system("load its seccomp filter"))?;
-        let mut warden =
-            Self { config, host, facts, daemon, init, storage, ledger, runtime, groups, jails: BTreeMap::new() };
-        let events = warden.take_over()?;
+        let (jails, listener) = (BTreeMap::new(), handed.listener);
+        let mut warden = Self { config, host, facts, daemon, init, storage, ledger, runtime, groups, jails, listener };
+        let events = warden.take_over(handed.inits)?;
         Ok((warden, events))
     }
 
-    /// Takes hold of every jail whose init is provably the one that was recorded; clears the rest away.
-    fn take_over(&mut self) -> Result<Vec<String>, OpenError> {
+    /// Takes hold of every jail whose init is provably the one that was recorded, by the descriptor that the service
+    /// manager kept where there is one; clears the rest away.
+    fn take_over(&mut self, mut kept: BTreeMap<String, OwnedFd>) -> Result<Vec<String>, OpenError> {
         let system = |what| move |source| OpenError::System { what, source };
         let mut events = Vec::new();
         self.storage.finish_purges().map_err(system("finish an interrupted purge"))?;
         for (name, record) in self.runtime.found().map_err(system("list the jails"))? {
+            let kept = kept.remove(&name);
             let taken = match (name.parse::<TenantName>(), record) {
                 (Ok(tenant), Some(record)) => {
                     // Without its group there is no jail, whatever runs under the number.
-                    let hold = |groups: TenantGroups| record.take_hold(&self.groups.jail_path(&tenant), &groups.jail);
+                    let hold =
+                        |groups: TenantGroups| record.take_hold(kept, &self.groups.jail_path(&tenant), &groups.jail);
                     let pidfd = self.groups.of(&tenant).ok().map(hold).transpose().map_err(system("look at a jail"))?;
                     pidfd.flatten().map(|pidfd| (tenant, Jail { record, pidfd }))
                 }
@@ -177,6 +189,7 @@ impl Warden {
             };
             if let Some((tenant, jail)) = taken {
                 events.push(format!("tenant={tenant} event=re-attached pid={}", jail.record.pid));
+                manager::keep(&tenant, &jail.pidfd);
                 self.jails.insert(tenant, jail);
             } else {
                 events.push(format!(
@@ -186,6 +199,7 @@ impl Warden {
                 if let Ok(tenant) = name.parse() {
                     self.groups.destroy(&tenant)?;
                 }
+                manager::forget(&name);
                 self.runtime.remove(&name).map_err(system("clear a jail's runtime directory"))?;
             }
         }
@@ -198,18 +212,24 @@ impl Warden {
                 _ => {}
             }
         }
+        for name in kept.keys() {
+            manager::forget(name);
+        }
         if self.jails.is_empty() {
             self.groups.remove_empty_bases();
         }
         Ok(events)
     }
 
-    /// The socket on which requests come.
+    /// The socket on which requests come: the service manager's, or one that is made here.
     ///
     /// # Errors
     /// What `bind(2)` and `listen(2)` say.
-    pub fn listen(&self) -> io::Result<OwnedFd> {
-        self.runtime.listen()
+    pub fn listener(&mut self) -> io::Result<OwnedFd> {
+        match self.listener.take() {
+            Some(listener) => Ok(listener),
+            None => self.runtime.listen(),
+        }
     }
 
     /// Whether a user may ask: root, or the one that `bailiwickd` runs as.
@@ -292,6 +312,7 @@ impl Warden {
         };
         match builder.build() {
             Ok(built) => {
+                manager::keep(name, &built.pidfd);
                 self.jails.insert(name.clone(), Jail { record: built.record, pidfd: built.pidfd });
                 self.ledger.set_held(name, false).map_err(|error| failed(&error))?;
                 Ok(WardenReply::Done)
@@ -355,7 +376,9 @@ impl Warden {
             process::reap(&jail.pidfd).ok();
         }
         if problems.is_empty() {
-            self.jails.remove(name);
+            if self.jails.remove(name).is_some() {
+                manager::forget(name.as_str());
+            }
             if let Err(error) = self.runtime.remove(name.as_str()) {
                 problems.push(format!("cannot remove the jail's runtime directory: {error}"));
             }

@@ -21,8 +21,12 @@ use std::time::{Duration, Instant};
 const UNIFIED: &str = "unified";
 /// The group below a tenant's that its processes are in; the limits are on the tenant's.
 const JAIL: &str = "jail";
+/// The group below one that was handed over that all tenants' are in. It needs no name of its own: nobody else is there.
+const TENANTS: &str = "tenants";
 /// The group that the warden itself moves to where groups with limits may hold no processes.
 const WARDEN: &str = "warden";
+/// The same for the process that holds a group that was handed over.
+const HOLDER: &str = "holder";
 /// How long the kernel may take to empty a group that was killed.
 const EMPTY_TIME: Duration = Duration::from_secs(10);
 /// How long the kernel may take to freeze one.
@@ -91,10 +95,12 @@ fn join(parent: &str, name: &str) -> String {
 }
 
 impl Groups {
-    /// Finds the hierarchies and the place for tenants' groups: below the warden's own group in each. `known` are the
-    /// places of an earlier warden, which are kept while they exist: jails outlive the warden.
+    /// Finds the hierarchies and the place for tenants' groups: below the warden's own group in each, or below one of the
+    /// unified hierarchy that was handed over. `known` are the places of an earlier warden, which are kept while they
+    /// exist: jails outlive the warden.
     pub(crate) fn open(
         facts: &HostFacts,
+        handed: Option<&str>,
         instance: &str,
         known: &BTreeMap<String, String>,
     ) -> Result<Self, GroupError> {
@@ -119,7 +125,10 @@ impl Groups {
             let own = mine.get(hierarchy).map_or("/", String::as_str);
             let base = match known.get(hierarchy) {
                 Some(known) if groups.directory(hierarchy, known).is_ok() => known.clone(),
-                _ if hierarchy == UNIFIED => join(&groups.parent_with(own, &delegated)?, &name),
+                _ if hierarchy == UNIFIED => match handed {
+                    Some(handed) => groups.below(handed, &delegated)?,
+                    None => join(&groups.parent_with(own, &delegated)?, &name),
+                },
                 _ => join(own, &name),
             };
             groups.make(hierarchy, &base)?;
@@ -154,18 +163,36 @@ impl Groups {
         if controllers.is_empty() || self.enable(own, controllers).is_ok() {
             return Ok(own.to_owned());
         }
-        let dir = self.directory(UNIFIED, own)?;
-        let members = cgroup::members(&dir).map_err(failed("read", own))?;
-        if members == [std::process::id()] {
-            let leaf = join(own, WARDEN);
-            self.make(UNIFIED, &leaf)?;
-            let leaf_dir = self.directory(UNIFIED, &leaf)?;
-            cgroup::write(&leaf_dir, "cgroup.procs", "0").map_err(failed("enter", leaf))?;
+        if self.members(own)? == [std::process::id()] {
+            self.clear_out(own, WARDEN)?;
             self.enable(own, controllers)?;
             return Ok(own.to_owned());
         }
         self.enable("/", controllers)?;
         Ok("/".to_owned())
+    }
+
+    /// The place for tenants' groups below a group that was handed over. A process that holds it there goes to a leaf.
+    fn below(&self, handed: &str, controllers: &[&str]) -> Result<String, GroupError> {
+        if self.enable(handed, controllers).is_err() {
+            self.clear_out(handed, HOLDER)?;
+            self.enable(handed, controllers)?;
+        }
+        Ok(join(handed, TENANTS))
+    }
+
+    fn members(&self, group: &str) -> Result<Vec<u32>, GroupError> {
+        cgroup::members(self.directory(UNIFIED, group)?).map_err(failed("read", group))
+    }
+
+    /// Moves the processes of a group to a leaf of it: the kernel hands controllers on only in a group without any.
+    fn clear_out(&self, group: &str, leaf: &str) -> Result<(), GroupError> {
+        let leaf = join(group, leaf);
+        let dir = self.make(UNIFIED, &leaf)?;
+        for member in self.members(group)? {
+            cgroup::write(&dir, "cgroup.procs", &member.to_string()).map_err(failed("move a process to", &leaf))?;
+        }
+        Ok(())
     }
 
     fn enable(&self, group: &str, controllers: &[&str]) -> Result<(), GroupError> {

@@ -9,6 +9,7 @@ mod core;
 mod groups;
 mod inside;
 mod ledger;
+mod manager;
 mod record;
 mod runtime;
 mod serve;
@@ -16,5 +17,6 @@ mod step;
 mod storage;
 
 pub use crate::core::{OpenError, Warden};
+pub use manager::Handed;
 pub use serve::{ServeError, serve};
 pub use step::Step;

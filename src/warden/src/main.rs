@@ -2,24 +2,28 @@
 
 use bailiwick_proto::Failure;
 use bailiwick_types::ExitStatus;
-use bailiwick_warden::{Step, Warden, serve};
+use bailiwick_warden::{Handed, Step, Warden, serve};
+use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: bailiwick-warden [--config DIR] [--init FILE]
+usage: bailiwick-warden [--config DIR] [--init FILE] [--cgroup GROUP]
 
 The privileged core of Bailiwick. Started by systemd or by `bailiwickd --standalone`.
 
   --config DIR   where bailiwick.toml, plans.d and tenants.d are (default: /etc/bailiwick)
-  --init FILE    the static program that becomes PID 1 of a jail (default: bailiwick-init beside this program)
+  --init FILE    the static program that becomes PID 1 of a jail (default: bailiwick-init beside this program,
+                 or in /usr/libexec/bailiwick)
+  --cgroup GROUP the control group of the unified hierarchy to make jails in, which is handed over to the warden
+                 (default: the warden's own)
   --steps        print the steps of making a jail, one a line, and exit
   --version      print the version and exit
 ";
 
 enum Wanted {
-    Serve { config: PathBuf, init: PathBuf },
+    Serve { config: PathBuf, init: PathBuf, group: Option<String> },
     Print(String),
 }
 
@@ -33,14 +37,14 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitStatus::Failed.into(),
         },
-        Ok(Wanted::Serve { config, init }) => run(&config, &init),
+        Ok(Wanted::Serve { config, init, group }) => run(&config, &init, group.as_deref()),
     }
 }
 
 fn arguments() -> Result<Wanted, String> {
-    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("bailiwick-init")));
     let mut config = PathBuf::from("/etc/bailiwick");
-    let mut init = beside.unwrap_or_else(|| PathBuf::from("/usr/libexec/bailiwick/bailiwick-init"));
+    let mut init = bailiwick_observe::program("bailiwick-init");
+    let mut group = None;
     let mut arguments = std::env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
@@ -48,6 +52,7 @@ fn arguments() -> Result<Wanted, String> {
         match text.as_str() {
             "--config" => config = value()?.into(),
             "--init" => init = value()?.into(),
+            "--cgroup" => group = Some(absolute(value()?)?),
             "--steps" => {
                 return Ok(Wanted::Print(Step::ALL.iter().map(|step| format!("{step}\n")).collect()));
             }
@@ -56,11 +61,27 @@ fn arguments() -> Result<Wanted, String> {
             _ => return Err(format!("unknown argument {text:?}")),
         }
     }
-    Ok(Wanted::Serve { config, init })
+    Ok(Wanted::Serve { config, init, group })
 }
 
-fn run(config: &std::path::Path, init: &std::path::Path) -> ExitCode {
-    let (mut warden, events) = match Warden::open(config, init) {
+/// A path below the mount of the hierarchy, as `/proc/PID/cgroup` has it.
+fn absolute(group: OsString) -> Result<String, String> {
+    match group.into_string() {
+        Ok(group) if group.starts_with('/') && !group.split('/').any(|part| part == "..") => Ok(group),
+        Ok(group) => Err(format!("--cgroup {group:?} is no path of a control group; it starts with a slash")),
+        Err(group) => Err(format!("--cgroup {group:?} is not UTF-8")),
+    }
+}
+
+fn run(config: &Path, init: &Path, group: Option<&str>) -> ExitCode {
+    let handed = match Handed::take() {
+        Ok(handed) => handed,
+        Err(error) => {
+            say(&format!("bailiwick-warden: cannot take over the descriptors that were announced: {error}\n"));
+            return ExitStatus::Failed.into();
+        }
+    };
+    let (mut warden, events) = match Warden::open(config, init, group, handed) {
         Ok(opened) => opened,
         Err(error) => {
             say(&format!("bailiwick-warden: {}\n", Failure::new(ExitStatus::Failed, &error)));
@@ -71,7 +92,7 @@ fn run(config: &std::path::Path, init: &std::path::Path) -> ExitCode {
         say(&format!("bailiwick-warden: {event}\n"));
     }
     let served = warden
-        .listen()
+        .listener()
         .map_err(Into::into)
         .and_then(|listener| serve(&mut warden, &listener, |event| say(&format!("bailiwick-warden: {event}\n"))));
     match served {

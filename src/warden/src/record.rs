@@ -49,13 +49,18 @@ impl Record {
     }
 
     /// Takes hold of the process again, if it is still the one: same start, same namespaces, and in the same control
-    /// group, which is given as it is found now. The descriptor of the process is opened first, so that what is compared
-    /// is what is held.
-    pub(crate) fn take_hold(&self, path: &str, group: &OwnedFd) -> io::Result<Option<OwnedFd>> {
-        let pidfd = match process::open(self.pid) {
-            Ok(pidfd) => pidfd,
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
-            Err(error) => return Err(error),
+    /// group, which is given as it is found now. `kept` is a descriptor of it that was never let go; without one the
+    /// process is opened first, so that what is compared is what is held.
+    pub(crate) fn take_hold(&self, kept: Option<OwnedFd>, path: &str, group: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+        let pidfd = match kept {
+            // An ended process has no number any more.
+            Some(kept) if process::number(&kept)? == Some(self.pid) => kept,
+            Some(_) => return Ok(None),
+            None => match process::open(self.pid) {
+                Ok(pidfd) => pidfd,
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
+                Err(error) => return Err(error),
+            },
         };
         let Ok(now) = Self::of(self.pid, group) else { return Ok(None) };
         let groups = proc::cgroups(self.pid)?;

@@ -1,14 +1,17 @@
 //! The warden's loop: one thread that waits for requests and for jails that end.
 
 use crate::core::Warden;
+use crate::manager;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
 use bailiwick_sys::socket;
 use bailiwick_types::{ExitStatus, TenantName};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::SocketFlags;
+use rustix::time::Timespec;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// The most connections: one daemon has one, and one that is being replaced a second.
 const MAX_CONNECTIONS: usize = 8;
@@ -29,8 +32,11 @@ struct Connection {
 /// When the kernel refuses to wait or to accept: nothing that a peer or a tenant can cause.
 pub fn serve(warden: &mut Warden, listener: &OwnedFd, mut event: impl FnMut(&str)) -> Result<(), ServeError> {
     let mut connections: Vec<Connection> = Vec::new();
+    let period = manager::period();
+    manager::ready();
     loop {
-        let (new, heard, ended) = wait(warden, listener, &connections)?;
+        let (new, heard, ended) = wait(warden, listener, &connections, period)?;
+        manager::alive();
         for tenant in ended {
             match warden.ended(&tenant) {
                 Ok(()) => event(&format!("tenant={tenant} event=ended")),
@@ -56,12 +62,17 @@ fn wait(
     warden: &Warden,
     listener: &OwnedFd,
     connections: &[Connection],
+    time: Option<Duration>,
 ) -> io::Result<(bool, Vec<usize>, Vec<TenantName>)> {
     let inits = warden.inits();
     let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
     fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, PollFlags::IN)));
     fds.extend(inits.iter().map(|(_, pidfd)| PollFd::from_borrowed_fd(*pidfd, PollFlags::IN)));
-    match rustix::event::poll(&mut fds, None) {
+    let time = time.map(|time| Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(time.subsec_nanos()),
+    });
+    match rustix::event::poll(&mut fds, time.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
