@@ -72,6 +72,23 @@ pub(crate) struct Answer {
     pub(crate) connection: UnixStream,
 }
 
+/// A request that was sent. Its connection is readable when there is something of an answer.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) connection: UnixStream,
+}
+
+impl Asked {
+    /// Waits for the last reply, and takes at most `max_fds` beside it.
+    pub(crate) fn answer(self, max_fds: usize) -> Result<Answer, AskError> {
+        let (reply, fds) = read_reply(self.connection.as_fd(), max_fds, &mut Progress::new())?;
+        match reply {
+            ControlReply::Failed(failure) => Err(AskError::Failed(failure)),
+            reply => Ok(Answer { reply, fds, connection: self.connection }),
+        }
+    }
+}
+
 impl Daemon {
     /// The daemon whose runtime directory this is.
     pub(crate) fn of(runtime_dir: &Path) -> Self {
@@ -80,25 +97,16 @@ impl Daemon {
 
     /// Asks, and waits for the last reply. A failure that the daemon reports is an error.
     pub(crate) fn ask(&self, request: &ControlRequest) -> Result<ControlReply, AskError> {
-        Ok(self.ask_beside(request, &[], 0)?.reply)
+        Ok(self.send(request, &[])?.answer(0)?.reply)
     }
 
-    /// Asks with descriptors beside the request, and takes at most `max_fds` beside the reply.
-    pub(crate) fn ask_beside(
-        &self,
-        request: &ControlRequest,
-        fds: &[BorrowedFd<'_>],
-        max_fds: usize,
-    ) -> Result<Answer, AskError> {
+    /// Sends a request with descriptors beside it.
+    pub(crate) fn send(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<Asked, AskError> {
         let frame = encode(request, MAX_REQUEST).map_err(AskError::Request)?;
         let mut connection = self.connect()?;
         let sent = socket::send(&connection, &frame, fds).map_err(AskError::Send)?;
         connection.write_all(&frame[sent..]).map_err(AskError::Send)?;
-        let (reply, fds) = read_reply(connection.as_fd(), max_fds, &mut Progress::new())?;
-        match reply {
-            ControlReply::Failed(failure) => Err(AskError::Failed(failure)),
-            reply => Ok(Answer { reply, fds, connection }),
-        }
+        Ok(Asked { connection })
     }
 
     fn connect(&self) -> Result<UnixStream, AskError> {

@@ -20,7 +20,8 @@ use bailiwick_types::{ExitStatus, TenantName};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 /// The character that means the end of a file to a terminal (`VEOF` of `termios(3)`).
 const END_OF_FILE: &[u8] = b"\x04";
@@ -28,6 +29,8 @@ const END_OF_FILE: &[u8] = b"\x04";
 const USUAL: WindowSize = WindowSize { rows: 24, columns: 80 };
 /// How many times a buffer is emptied after the end: a jail that writes for ever does not hold the operator.
 const LAST_ROUNDS: usize = 1024;
+/// How long a signal waits for the command to start; after that it ends the session that does not begin.
+const EARLY_TIME: Duration = Duration::from_secs(1);
 
 /// Why a session failed, other than through its command.
 #[derive(Debug, thiserror::Error)]
@@ -140,18 +143,59 @@ fn run(daemon: &Daemon, tenant: TenantName, entry: Entry, kind: Kind, argv: Vec<
     let request = request(tenant, entry, argv, (kind == Kind::Terminal).then(|| local.window().unwrap_or(USUAL)))
         .map_err(refused)?;
     let beside: Vec<_> = remote.iter().map(AsFd::as_fd).collect();
-    let mut answer = daemon.ask_beside(&request, &beside, 1).map_err(|error| refused(error.into()))?;
+    // From here on a signal is the command's, unless the command does not start.
+    let mut numbers = vec![SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+    if kind == Kind::Terminal {
+        numbers.push(SIGWINCH);
+    }
+    let signals = Signals::block(&numbers).map_err(SessionError::local("wait for signals"))?;
+    let asked = daemon.send(&request, &beside).map_err(|error| refused(error.into()))?;
     // The jail's ends must be the jail's alone, or the end of a stream is never seen.
     drop(remote);
+    if let Some(number) =
+        interrupted(&signals, &asked.connection).map_err(SessionError::local("wait for bailiwickd"))?
+    {
+        return Ok(ended_by(number));
+    }
+    let mut answer = asked.answer(1).map_err(|error| refused(error.into()))?;
     let (ControlReply::Session, Some(channel)) = (&answer.reply, answer.fds.pop()) else {
         return Err(refused(crate::daemon::AskError::Unexpected.into()));
     };
-    let mut session =
-        Session { channel, local: &local, kind, streams, raw: None, master: None, started: false, command };
-    let status = session.attend()?;
+    let mut session = Session {
+        channel,
+        local: &local,
+        kind,
+        streams,
+        raw: None,
+        master: None,
+        started: false,
+        early: None,
+        command,
+    };
+    let status = session.attend(&signals)?;
     // Open until here: bailiwickd counts the sessions whose client is connected.
     drop(answer.connection);
     Ok(status)
+}
+
+/// Waits for an answer. A signal that comes before it, and that it does not follow soon, is the end; the session may have
+/// begun, so a signal that it does follow stays to be relayed.
+fn interrupted(signals: &Signals, connection: &UnixStream) -> io::Result<Option<i32>> {
+    let watched = [(connection.as_fd(), Interest::Read), (signals.as_fd(), Interest::Read)];
+    loop {
+        if stream::wait(&watched, None)?[0] || stream::wait(&watched[..1], Some(EARLY_TIME))?[0] {
+            return Ok(None);
+        }
+        // That the window has another size ends nothing.
+        if let Some(number) = signals.take()?.filter(|number| *number != SIGWINCH) {
+            return Ok(Some(number));
+        }
+    }
+}
+
+/// The exit status of a program that a signal ended, as shells have it.
+fn ended_by(number: i32) -> u8 {
+    128 + u8::try_from(number).unwrap_or(0)
 }
 
 fn request(
@@ -235,22 +279,18 @@ struct Session<'a> {
     /// The master side of the session's terminal, which init may share.
     master: Option<OwnedFd>,
     started: bool,
+    /// A signal that came before the command had started, and until when it waits for that.
+    early: Option<(i32, Instant)>,
     /// What is run, for messages.
     command: String,
 }
 
 impl Session<'_> {
     /// Attends to it until it ends. The operator's terminal is as it was before when this returns.
-    fn attend(&mut self) -> Result<u8, SessionError> {
-        // From here on a signal is the command's, unless the command has not started yet.
-        let mut numbers = vec![SIGHUP, SIGINT, SIGQUIT, SIGTERM];
-        if self.kind == Kind::Terminal {
-            numbers.push(SIGWINCH);
-        }
-        let signals = Signals::block(&numbers).map_err(SessionError::local("wait for signals"))?;
+    fn attend(&mut self, signals: &Signals) -> Result<u8, SessionError> {
         // A jail that does not listen must not hold the operator.
         stream::never_block(&self.channel).map_err(SessionError::local("use the session's channel"))?;
-        let ended = self.relay(&signals);
+        let ended = self.relay(signals);
         self.raw = None;
         let status = ended?;
         match self.streams.pumps().find_map(Pump::take_failure) {
@@ -267,7 +307,8 @@ impl Session<'_> {
             {
                 return Ok(status);
             }
-            let ready = self.wait(signals, ended.is_none())?;
+            let left = self.early.map(|(_, until)| until.saturating_duration_since(Instant::now()));
+            let ready = self.wait(signals, ended.is_none(), left)?;
             if ready.signals {
                 while let Some(number) = signals.take().map_err(SessionError::local("wait for signals"))? {
                     if let Some(status) = self.interrupt(number, ended) {
@@ -277,7 +318,11 @@ impl Session<'_> {
             }
             if ready.channel {
                 match self.hear() {
-                    Ok(None) => {}
+                    Ok(None) => {
+                        if let Some((number, _)) = self.early.take_if(|_| self.started) {
+                            self.say(SessionSignal::Signal(number));
+                        }
+                    }
                     Ok(Some(status)) => {
                         self.streams.inward = None;
                         if self.kind == Kind::Terminal {
@@ -293,11 +338,16 @@ impl Session<'_> {
                     }
                 }
             }
+            if let Some((number, until)) = self.early
+                && Instant::now() >= until
+            {
+                return Ok(ended_by(number));
+            }
         }
     }
 
     /// Waits for anything to happen and lets the pumps run.
-    fn wait(&mut self, signals: &Signals, listening: bool) -> Result<Ready, SessionError> {
+    fn wait(&mut self, signals: &Signals, listening: bool, time: Option<Duration>) -> Result<Ready, SessionError> {
         let mut watched = vec![(signals.as_fd(), Interest::Read)];
         if listening {
             watched.push((self.channel.as_fd(), Interest::Read));
@@ -306,7 +356,7 @@ impl Session<'_> {
         for pump in self.streams.inward.iter().chain(&self.streams.outward) {
             watched.extend(pump.questions());
         }
-        let answers = stream::wait(&watched, None).map_err(SessionError::local("wait"))?;
+        let answers = stream::wait(&watched, time).map_err(SessionError::local("wait"))?;
         if let Some(master) = &self.master {
             // Init shares the open file and may have undone it, to stop this process in its next read or write.
             stream::never_block(master).map_err(SessionError::local("use the session's terminal"))?;
@@ -353,10 +403,13 @@ impl Session<'_> {
             }
             return None;
         }
-        let own = 128 + u8::try_from(number).unwrap_or(0);
-        if !self.started || ended.is_some() {
-            // There is no command that could be told: the operator wants to leave.
-            return Some(ended.unwrap_or(own));
+        let own = ended_by(number);
+        if ended.is_some() {
+            return ended;
+        }
+        if !self.started {
+            // There is no command yet that could be told. The second time, the operator wants to leave.
+            return self.early.replace((number, Instant::now() + EARLY_TIME)).map(|_| own);
         }
         self.say(SessionSignal::Signal(number));
         // Without its terminal nobody attends to this session any more; the jail's side is hung up with it.
@@ -457,7 +510,8 @@ mod tests {
 
     fn attend(local: &Local, kind: Kind, streams: Streams, channel: OwnedFd) -> Result<u8, SessionError> {
         let command = "prog".to_owned();
-        Session { channel, local, kind, streams, raw: None, master: None, started: false, command }.attend()
+        Session { channel, local, kind, streams, raw: None, master: None, started: false, early: None, command }
+            .attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
     }
 
     fn tell(init: &OwnedFd, event: SessionEvent, fds: &[&OwnedFd]) {
@@ -671,9 +725,11 @@ mod tests {
             raw: None,
             master: None,
             started: false,
+            early: None,
             command,
         };
-        assert_eq!(session.interrupt(SIGINT, None), Some(130), "nothing runs yet");
+        assert_eq!(session.interrupt(SIGINT, None), None, "nothing runs yet, but may at any moment");
+        assert_eq!(session.interrupt(SIGINT, None), Some(130), "nothing runs, and the operator insists");
         session.started = true;
         assert_eq!(session.interrupt(SIGINT, None), None);
         let mut buffer = [0; MAX_EVENT];
@@ -699,6 +755,7 @@ mod tests {
             raw: None,
             master: None,
             started: true,
+            early: None,
             command,
         };
         for _ in 0..10_000 {
