@@ -8,7 +8,7 @@ CARGO     ?= cargo
 # PID 1 of a jail must need no loader: the one that it would find is the tenant's.
 STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
 
-.PHONY: all build stage stage-failpoints deps demo test lint fmt clean bench
+.PHONY: all build stage stage-failpoints deps demo test vm-test deb lint fmt clean bench
 
 all: build
 
@@ -41,6 +41,15 @@ demo: stage
 ## test: every test
 test: stage-failpoints
 	BAILIWICK_STAGE=$(CURDIR)/$(STAGE) $(CARGO) test --locked --workspace --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE))
+
+## deb: the Debian package, in target/deb, checked by lintian
+deb:
+	debian/deps
+	rm -rf target/deb
+	mkdir -p target/deb
+	DEB_OUT=$(CURDIR)/target/deb debian/rules clean binary
+	rm -rf debian/bailiwick debian/files debian/*.substvars debian/*.debhelper debian/.debhelper debian/debhelper-build-stamp
+	lintian --fail-on error,warning target/deb/bailiwick_*.deb
 
 ## bench: start, stop and enter beside the peers, as ratios
 bench:
