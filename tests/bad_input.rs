@@ -266,3 +266,21 @@ fn a_profile_that_the_kernel_cannot_run_is_refused() {
     assert_eq!(host.leftovers(), Vec::<String>::new());
     fails(&host, &["doctor"], 0, &["landlock", "system"]);
 }
+
+#[test]
+fn a_reload_says_what_is_wrong_and_uses_the_rest() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start();
+    host.ok(&["reload"]);
+    host.declare("bob", "nosuch");
+    host.declare("carol", "web");
+    fails(&host, &["reload"], 2, &["bob.toml:1:8", "nosuch"]);
+    assert!(host.ok(&["list"]).contains("carol"));
+    let good = std::fs::read_to_string(host.path("etc/bailiwick.toml")).expect("reads");
+    host.write("etc/bailiwick.toml", "requir = []\n");
+    fails(&host, &["reload"], 2, &["bailiwick.toml:1:1"]);
+    host.write("etc/bailiwick.toml", &good);
+    std::fs::remove_file(host.path("etc/tenants.d/bob.toml")).expect("removes");
+    host.ok(&["reload"]);
+}

@@ -138,12 +138,18 @@ fn a_package_and_one_command_make_a_working_host() {
     ok(&format!("apt-get install -y {}", deb.display()));
     assert!(sh("systemctl is-active bailiwickd").1.starts_with("inactive"), "nothing runs unasked");
     ok("systemctl enable --now bailiwick.target");
-    let text = ok("bailiwick doctor");
-    assert!(!text.contains("missing"), "{text}");
+    // Quotas are not this version's to set yet, and it says so where `require` lists them.
+    let text = sh("bailiwick doctor").1;
+    let missing: Vec<&str> =
+        text.lines().filter(|line| line.contains("missing") && !line.starts_with("disk")).collect();
+    assert!(missing.is_empty() && !text.contains("modprobe"), "{text}");
     ok("bailiwick create alice --plan small");
     assert_eq!(ok("bailiwick exec alice -- id -u").trim(), "0");
     ok("bailiwick audit alice");
-    ok("man -w bailiwick bailiwick.toml bailiwickd bailiwick-warden || ls /usr/share/man/man1/bailiwick.1.gz");
+    let files = ok("dpkg -L bailiwick");
+    for page in ["man1/bailiwick.1", "man1/bailiwick-exec.1", "man5/bailiwick.toml.5", "man8/bailiwickd.8"] {
+        assert!(files.contains(&format!("/usr/share/man/{page}.gz")), "{files}");
+    }
     assert_eq!(sh("systemctl --failed --no-legend --plain | grep bailiwick").1, "");
     host();
 }
@@ -268,10 +274,13 @@ fn an_upgrade_disturbs_nobody() {
     let entering = {
         let stop = std::sync::Arc::clone(&stop);
         std::thread::spawn(move || {
-            let (mut tried, mut lost) = (0, 0);
+            let (mut tried, mut lost) = (0, BTreeSet::new());
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 tried += 1;
-                lost += u32::from(sh("bailiwick exec bob -- true").0 != 0);
+                let (status, text) = sh("bailiwick exec bob -- true");
+                if status != 0 {
+                    lost.insert(format!("{status} {text}"));
+                }
             }
             (tried, lost)
         })
@@ -282,11 +291,8 @@ fn an_upgrade_disturbs_nobody() {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let (tried, lost) = entering.join().expect("ends");
-    tell(&format!(
-        "upgrade: 0 of {} sessions and 0 tenants lost, {lost} of {tried} new sessions refused",
-        sessions.len()
-    ));
-    assert_eq!(lost, 0, "{}", journal());
+    assert!(lost.is_empty(), "{lost:#?}\n{}", journal());
+    tell(&format!("upgrade: 0 of {} sessions and 0 tenants lost, 0 of {tried} new sessions refused", sessions.len()));
     assert_eq!(inits(), before, "{}", journal());
     let now = [main_pid("bailiwickd.service"), main_pid("bailiwick-warden.service")];
     assert!(now.iter().zip(&daemons).all(|(now, then)| now != then), "the new programs run: {now:?} {daemons:?}");
@@ -405,7 +411,7 @@ fn removing_keeps_the_data_and_purging_asks() {
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "no jail without its host");
     }
     assert_eq!(found().trim(), "precious");
-    assert_eq!(sh("find /sys/fs/cgroup -name 'bailiwick*'").1, "");
+    assert_eq!(sh("find /sys/fs/cgroup -name 'bailiwick*'").1, "", "nothing of it is left");
     host();
     assert_eq!(ok("bailiwick exec alice -- cat /home/alice/file").trim(), "precious");
     ok("DEBIAN_FRONTEND=noninteractive apt-get purge -y bailiwick");

@@ -113,19 +113,26 @@ impl Daemon {
         lock(&self.loaded).policy.host.clone()
     }
 
-    /// Reads the policy again. When `bailiwick.toml` is broken, everything stays as it was and the problem is shown.
-    pub fn reload(&self) {
+    /// Reads the policy again and logs every problem. When `bailiwick.toml` is broken, everything stays as it was; a
+    /// tenant whose file is broken stays as it was.
+    ///
+    /// # Errors
+    /// All problems, though the rest of the policy is in use.
+    pub fn reload(&self) -> Result<(), Failure> {
         let reading = bailiwick_policy::read(&self.config);
         let problems: Vec<String> = reading.diagnostics.iter().map(ToString::to_string).collect();
         for problem in &problems {
             warn!(event = "policy-problem", "{problem}");
         }
+        let failure = (!problems.is_empty())
+            .then(|| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&reading.diagnostics)));
         let mut loaded = lock(&self.loaded);
         loaded.problems = problems;
         if let Some(policy) = reading.policy {
             loaded.policy = policy;
             loaded.invalid = reading.invalid;
         }
+        failure.map_or(Ok(()), Err)
     }
 
     /// Keeps what runs as it is declared, for good. Drift of a running jail is reported by `plan` and mended by `apply`;
@@ -327,7 +334,7 @@ impl Daemon {
 
     /// The difference between declared and actual.
     pub(crate) async fn plan(&self, _permission: Permission, names: &[TenantName]) -> Result<Vec<Change>, Failure> {
-        self.reload();
+        self.reload().ok();
         let roster = self.roster().await?;
         let mut changes = Vec::new();
         for (name, tenant) in self.meant(names, &roster)? {
@@ -370,7 +377,7 @@ impl Daemon {
         names: &[TenantName],
         progress: mpsc::Sender<(u64, u64)>,
     ) -> Result<Vec<TenantOutcome>, Failure> {
-        self.reload();
+        self.reload().ok();
         info!(target: "bailiwick::event", event = "apply", uid = permission.uid);
         let _one = self.changing.lock().await;
         let roster = self.roster().await?;
@@ -427,7 +434,7 @@ impl Daemon {
         names: &[TenantName],
     ) -> Vec<TenantOutcome> {
         info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid);
-        self.reload();
+        self.reload().ok();
         let _one = self.changing.lock().await;
         let mut outcomes = Vec::new();
         for name in names {
@@ -464,7 +471,7 @@ impl Daemon {
 
     /// The proof.
     pub(crate) async fn audit(&self, _permission: Permission, names: &[TenantName]) -> Result<AuditReport, Failure> {
-        self.reload();
+        self.reload().ok();
         let roster = self.roster().await?;
         let host = self.host();
         let mut tenants = Vec::new();

@@ -115,10 +115,7 @@ impl Connection {
             ControlRequest::Show { tenant } => {
                 daemon.show(permission, &tenant).await.map(|detail| ControlReply::Show(Box::new(detail)))
             }
-            ControlRequest::Reload => {
-                daemon.reload();
-                Ok(ControlReply::Outcome(Vec::new()))
-            }
+            ControlRequest::Reload => daemon.reload().map(|()| ControlReply::Outcome(Vec::new())),
             ControlRequest::Plan { tenants } => daemon.plan(permission, &tenants).await.map(ControlReply::Plan),
             ControlRequest::Apply { tenants } => {
                 let (sender, mut progress) = mpsc::channel(4);

@@ -63,7 +63,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
                     notify(&[NotifyState::Reloading, now]);
                 }
-                daemon.reload();
+                daemon.reload().ok();
                 notify(&[NotifyState::Ready]);
             }
             _ = end.recv() => break,
