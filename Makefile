@@ -42,6 +42,10 @@ demo: stage
 test: stage-failpoints
 	BAILIWICK_STAGE=$(CURDIR)/$(STAGE) $(CARGO) test --locked --workspace --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE))
 
+## vm-test: every suite in real Debian hosts (systemd, XFS, ext4, old and new kernels, failing power), and the package
+vm-test: deps
+	tests/vm/suite
+
 ## deb: the Debian package, in target/deb, checked by lintian
 deb:
 	debian/deps
