@@ -11,6 +11,7 @@ mod observed;
 mod quantity;
 mod report;
 mod tenant;
+mod usage;
 
 pub use exit::ExitStatus;
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
@@ -25,3 +26,7 @@ pub use report::{
     Verdict, WallReport,
 };
 pub use tenant::{Door, Profile, UnknownWord};
+pub use usage::{
+    Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSight, Snapshot, TenantUsage, Unit,
+    UnknownMeasure, Usage, Window,
+};
