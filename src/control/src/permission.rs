@@ -3,7 +3,7 @@
 use bailiwick_policy::{Host, Principal};
 use bailiwick_proto::Failure;
 use bailiwick_types::ExitStatus;
-use users::{get_group_by_name, get_user_by_name, get_user_by_uid};
+use users::{get_group_by_name, get_user_by_name};
 
 /// A decision that somebody may ask for anything that the policy allows. Handlers of requests take it, so none can be
 /// reached without it.
@@ -15,9 +15,10 @@ pub(crate) struct Permission {
 }
 
 impl Permission {
-    /// Decides by the user at the other end, as the kernel names it.
-    pub(crate) fn of(uid: u32, host: &Host) -> Result<Self, Failure> {
-        if uid == 0 || host.admins.iter().any(|principal| includes(principal, uid)) {
+    /// Decides by the user at the other end and its groups, as the kernel names them: what the user database says of
+    /// the user may have changed since, and a service has groups that no database knows.
+    pub(crate) fn of(uid: u32, groups: &[u32], host: &Host) -> Result<Self, Failure> {
+        if uid == 0 || host.admins.iter().any(|principal| includes(principal, uid, groups)) {
             return Ok(Self { uid });
         }
         let message = format!("user {uid} is not among `admins` in bailiwick.toml");
@@ -25,13 +26,10 @@ impl Permission {
     }
 }
 
-fn includes(principal: &Principal, uid: u32) -> bool {
+fn includes(principal: &Principal, uid: u32, groups: &[u32]) -> bool {
     match principal {
         Principal::User(name) => get_user_by_name(name).is_some_and(|user| user.uid() == uid),
-        Principal::Group(name) => {
-            let (Some(group), Some(user)) = (get_group_by_name(name), get_user_by_uid(uid)) else { return false };
-            user.groups().is_some_and(|groups| groups.iter().any(|own| own.gid() == group.gid()))
-        }
+        Principal::Group(name) => get_group_by_name(name).is_some_and(|group| groups.contains(&group.gid())),
     }
 }
 
@@ -53,12 +51,12 @@ mod tests {
     #[test]
     fn root_and_the_listed_may_and_nobody_else() {
         let host = host(vec![Principal::User("daemon".into()), Principal::Group("mail".into())]);
-        assert!(Permission::of(0, &host).is_ok());
-        // `daemon` is user 1, `mail` is user 8 with group mail on every Debian.
-        assert!(Permission::of(1, &host).is_ok());
-        assert!(Permission::of(8, &host).is_ok());
-        for uid in [2, 33, 65_534, 4_000_000_000] {
-            let failure = Permission::of(uid, &host).expect_err("refused");
+        assert!(Permission::of(0, &[], &host).is_ok());
+        // `daemon` is user 1, `mail` is group 8 on every Debian.
+        assert!(Permission::of(1, &[1], &host).is_ok());
+        assert!(Permission::of(4_000_000_000, &[7, 8], &host).is_ok());
+        for uid in [2, 8, 33, 65_534, 4_000_000_000] {
+            let failure = Permission::of(uid, &[uid - 1, 0], &host).expect_err("refused");
             assert_eq!(failure.status, ExitStatus::Refused);
         }
     }

@@ -58,7 +58,8 @@ struct Connection {
 impl Connection {
     async fn run(mut self) -> io::Result<()> {
         let uid = socket::peer(&self.stream)?.uid;
-        let permission = match Permission::of(uid, &self.daemon.host()) {
+        let groups = socket::peer_groups(&self.stream)?;
+        let permission = match Permission::of(uid, &groups, &self.daemon.host()) {
             Ok(permission) => permission,
             Err(failure) => return self.reply(&ControlReply::Failed(failure), &[]).await,
         };

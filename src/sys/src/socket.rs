@@ -9,7 +9,7 @@ use rustix::net::{
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// The most descriptors that cross beside one message: the session's channel and three pipes.
 pub const MAX_FDS: usize = 4;
@@ -36,6 +36,41 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
         uid: credentials.uid.as_raw(),
         gid: credentials.gid.as_raw(),
     })
+}
+
+/// Every group of the peer, the effective one first, as they were when the connection was made (`SO_PEERGROUPS`).
+///
+/// # Errors
+/// What `getsockopt(2)` says.
+pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
+    let socket = socket.as_fd();
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut size = libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
+        // SAFETY: getsockopt(2) writes at most `size` bytes through the pointer, which is to a live vector of that
+        // size, and the number that it wrote, or would have liked to write, through the other.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut size,
+            )
+        };
+        let count = usize::try_from(size).map_err(io::Error::other)? / size_of::<libc::gid_t>();
+        if result == 0 {
+            groups.truncate(count);
+            groups.insert(0, peer(socket)?.gid);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // NGROUPS_MAX is 65,536.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > 65_536 {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
 }
 
 /// Sends bytes with descriptors beside them. How many bytes went out is returned; the descriptors went with the first.
@@ -124,5 +159,9 @@ mod tests {
         let (a, _b) = channel().expect("pair");
         let peer = peer(&a).expect("credentials");
         assert_eq!(u32::try_from(peer.pid).expect("positive"), std::process::id());
+        let groups = peer_groups(&a).expect("groups");
+        assert_eq!(groups[0], peer.gid);
+        let own = rustix::process::getgroups().expect("groups");
+        assert!(own.iter().all(|group| groups.contains(&group.as_raw())), "{own:?} {groups:?}");
     }
 }
