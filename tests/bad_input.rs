@@ -1,7 +1,7 @@
 //! Bad input: each gets one clear error, nothing is half done, nothing is lost.
 
 use bailiwick_proto::{WardenReply, WardenRequest};
-use bailiwick_tests::{Host, name, runs, stage};
+use bailiwick_tests::{Host, Pool, name, runs, stage};
 use bailiwick_types::Profile;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -160,23 +160,11 @@ fn a_policy_that_breaks_while_tenants_run() {
     assert_eq!(host.inside("alice", "echo on").1.trim(), "on");
 }
 
-/// A small file system of this test's own, gone with the value.
-struct Mounted(std::path::PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        Command::new("umount").arg("-l").arg(&self.0).status().ok();
-    }
-}
-
 #[test]
 fn a_full_disk_is_an_error_and_nothing_is_half_done() {
     let mut host = Host::new();
-    let state = host.path("state");
-    std::fs::create_dir(&state).expect("mkdir");
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "mode=700,size=256k", "none"]).arg(&state).status();
-    assert!(mount.expect("mount runs").success());
-    let _mounted = Mounted(state.clone());
+    let pool = Pool::for_state_of(&host, "2M", &["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"]);
+    let state = pool.path();
     host.declare("alice", "web");
     host.start_warden();
     let filler = state.join("filler");

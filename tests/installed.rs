@@ -138,7 +138,7 @@ fn a_package_and_one_command_make_a_working_host() {
     ok(&format!("apt-get install -y {}", deb.display()));
     assert!(sh("systemctl is-active bailiwickd").1.starts_with("inactive"), "nothing runs unasked");
     ok("systemctl enable --now bailiwick.target");
-    // Quotas are not this version's to set yet, and it says so where `require` lists them.
+    // The root file system of this guest has no quotas of projects, and it says so where `require` lists them.
     let text = sh("bailiwick doctor").1;
     let missing: Vec<&str> =
         text.lines().filter(|line| line.contains("missing") && !line.starts_with("disk")).collect();

@@ -44,10 +44,14 @@ fn storage_that_the_host_mounts_nosuid_is_not_so_inside() {
     let mut host = bailiwick_tests::Host::new();
     let state = host.path("state");
     std::fs::create_dir(&state).expect("mkdir");
-    let options = "mode=700,nosuid,nodev,noexec";
-    let status = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(&state).status();
-    assert!(status.expect("mount runs").success());
-    let _mounted = Mounted(state);
+    std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+    let mount = |arguments: &[&str]| {
+        let status = std::process::Command::new("mount").args(arguments).arg(&state).status();
+        assert!(status.expect("mount runs").success(), "{arguments:?}");
+    };
+    mount(&["--bind", state.to_str().expect("a path")]);
+    let _mounted = Mounted(state.clone());
+    mount(&["-o", "remount,bind,nosuid,nodev,noexec"]);
     host.declare("shell", "shell");
     host.start();
     host.ok(&["apply"]);

@@ -51,6 +51,73 @@ pub fn profiles() -> Vec<&'static str> {
     all.into_iter().filter(|(profile, _)| runs(*profile)).map(|(_, name)| name).collect()
 }
 
+/// A file system of its own on a loop device. Unmounted when the value is dropped, and with it the device goes.
+#[derive(Debug)]
+pub struct Pool {
+    mount: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Pool {
+    /// Makes one of a size as `truncate(1)` takes it, with a program such as `mkfs.ext4` and its arguments.
+    #[must_use]
+    pub fn new(size: &str, make: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let real = dir.path().canonicalize().expect("real path");
+        fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        Self::at(real.join("pool"), dir, size, make)
+    }
+
+    /// The same, mounted where the state directory of a host will be.
+    #[must_use]
+    pub fn for_state_of(host: &Host, size: &str, make: &[&str]) -> Self {
+        let pool = Self::at(host.path("state"), tempfile::tempdir().expect("a temporary directory"), size, make);
+        fs::set_permissions(pool.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+        pool
+    }
+
+    fn at(mount: PathBuf, dir: tempfile::TempDir, size: &str, make: &[&str]) -> Self {
+        let image = dir.path().join("image");
+        fs::create_dir(&mount).expect("mkdir");
+        run(Command::new("truncate").args(["-s", size]).arg(&image));
+        run(Command::new(make[0]).args(&make[1..]).arg(&image));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount));
+        Self { mount, _dir: dir }
+    }
+
+    /// One of btrfs with quotas.
+    #[must_use]
+    pub fn btrfs() -> Self {
+        let pool = Self::new("512M", &["mkfs.btrfs", "-q"]);
+        run(Command::new("btrfs").args(["quota", "enable"]).arg(pool.path()));
+        pool
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // A jail that is on its way out may hold it for a moment.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let unmount = || Command::new("umount").arg(&self.mount).stderr(Stdio::null()).status();
+        while !unmount().is_ok_and(|status| status.success()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // After a failure somebody may hold it for longer.
+        Command::new("umount").arg("-l").arg(&self.mount).stderr(Stdio::null()).status().ok();
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// A tenant's name.
 #[must_use]
 pub fn name(text: &str) -> TenantName {
@@ -91,8 +158,14 @@ impl Host {
     /// A host with three plans, `web`, `shell` and `system`, and no tenant. Nothing runs yet.
     #[must_use]
     pub fn new() -> Self {
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// The same below another folder.
+    #[must_use]
+    pub fn within(folder: &Path) -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests make real jails and must run as root");
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = tempfile::tempdir_in(folder).expect("a temporary directory");
         // The control socket is for everybody; the folder above must let them through.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
         let host = Self { dir, ids: Ids::claim(), running: None, programs: stage() };

@@ -64,6 +64,10 @@ kinds! {
         "nothing holds this limit on this host: see `bailiwick doctor`, or declare it \"unlimited\"";
     LIMIT_REQUIRED = "BW093" "limits" Warning,
         "`require` in bailiwick.toml lists it: see `bailiwick doctor`; the tenant will not start again like this";
+    UNCHARGED = "BW094" "limits" Critical,
+        "restart the tenant, which charges all its files to it; find out who changed the project of its directory";
+    OVER_LIMIT = "BW095" "limits" Notice,
+        "nothing, if the limit was lowered on purpose: the tenant can write again once it has removed enough";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";
 }
 

@@ -4,10 +4,10 @@ use bailiwick_observe::{
     HostReadings, Linkage, StorageReadings, Trial, UserReadings, host_readings, storage_readings, user_exists,
     user_readings,
 };
-use bailiwick_plan::facts::Hierarchy;
 use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_policy::Host;
-use bailiwick_types::{FeatureReport, FeatureState, HostReport, Profile, Resource};
+use bailiwick_types::Hierarchy;
+use bailiwick_types::{FeatureReport, FeatureState, HostFacts, HostReport, Profile, QuotaFacts, Resource};
 use std::error::Error;
 use std::path::Path;
 
@@ -22,11 +22,22 @@ const ROOM: u32 = 10_000;
 const MAPPABLE: [(&str, (u32, u32)); 5] =
     [("ext4", (5, 12)), ("xfs", (5, 12)), ("btrfs", (5, 15)), ("f2fs", (5, 18)), ("tmpfs", (6, 3))];
 
-/// What the host can enforce, without its configuration. Cheap, changes nothing, works for any user.
+/// What the host can enforce, without the rest of its configuration. Cheap, changes nothing, works for any user.
 #[must_use]
-pub fn host_report() -> HostReport {
-    match host_readings() {
-        Ok(readings) => report(&readings),
+pub fn host_report(state_dir: &Path) -> HostReport {
+    host_report_with(state_dir, None)
+}
+
+/// As [`host_report`], with facts that somebody with more rights read.
+#[must_use]
+pub fn host_report_with(state_dir: &Path, facts: Option<&HostFacts>) -> HostReport {
+    match host_readings(state_dir) {
+        Ok(mut readings) => {
+            if let Some(facts) = facts {
+                readings.facts = facts.clone();
+            }
+            report(&readings)
+        }
         Err(error) => {
             let remedy = "run as root on a host with /proc and /sys mounted";
             let feature = missing("host", chain(&error), remedy);
@@ -39,8 +50,10 @@ pub fn host_report() -> HostReport {
 /// program with one thread, id-mapping the storage is tried on a detached copy that nobody sees.
 #[must_use]
 pub fn doctor(config_dir: &Path) -> HostReport {
-    let mut report = host_report();
-    match bailiwick_policy::read_host(config_dir) {
+    let host = bailiwick_policy::read_host(config_dir);
+    let state_dir = host.as_ref().map_or(Path::new("/var/lib/bailiwick"), |host| &host.state_dir);
+    let mut report = host_report(state_dir);
+    match host {
         Ok(host) => {
             report.features.push(works("configuration", format!("{} can be read", config_dir.display())));
             require(&host, &mut report.features);
@@ -129,13 +142,9 @@ fn report(readings: &HostReadings) -> HostReport {
         controller(readings, Resource::Memory, "memory"),
         swap(readings),
         controller(readings, Resource::Tasks, "pids"),
-        limited(
-            "io",
-            "this version does not set I/O limits".to_owned(),
-            "leave the I/O limits \"unlimited\" and \"io\" out of `require`",
-        ),
-        unset_quota(Resource::Disk),
-        unset_quota(Resource::Inodes),
+        io(facts),
+        quota(Resource::Disk, facts),
+        quota(Resource::Inodes, facts),
         feature(
             "overlay",
             if readings.file_systems.contains("overlay") { FeatureState::Works } else { FeatureState::Limited },
@@ -234,12 +243,42 @@ fn swap(readings: &HostReadings) -> FeatureReport {
     }
 }
 
-fn unset_quota(resource: Resource) -> FeatureReport {
-    limited(
-        resource.word(),
-        "this version does not set disk quotas".to_owned(),
-        &format!("leave the limit \"unlimited\" and \"{resource}\" out of `require`, and watch the disk"),
-    )
+fn io(facts: &HostFacts) -> FeatureReport {
+    let name = Resource::Io.word();
+    let devices: Vec<String> =
+        facts.storage.devices.iter().map(|device| format!("{} ({})", device.name, device.number)).collect();
+    let remedy =
+        "boot with systemd.unified_cgroup_hierarchy=1, or without cgroup_no_v1= and the controller blkio of version 1";
+    match facts.controller("io") {
+        None => limited(name, "no hierarchy has the controller io".to_owned(), remedy),
+        Some(Hierarchy::V1) => {
+            limited(name, "version 1 does not charge what goes through the page cache".to_owned(), remedy)
+        }
+        Some(Hierarchy::Unified) if devices.is_empty() => {
+            let evidence = format!("the state directory, on {}, is on no block device", facts.storage.fs_type);
+            limited(name, evidence, "move the state directory to a local disk")
+        }
+        Some(Hierarchy::Unified) => {
+            let weights = facts.storage.devices.iter().any(|device| device.weight.is_some());
+            let weight = if weights { "" } else { "; io_weight needs the scheduler bfq or io.cost.qos there" };
+            works(name, format!("controller io, unified hierarchy, on {}{weight}", devices.join(", ")))
+        }
+    }
+}
+
+fn quota(resource: Resource, facts: &HostFacts) -> FeatureReport {
+    let (name, fs_type) = (resource.word(), &facts.storage.fs_type);
+    match &facts.storage.quota {
+        QuotaFacts::Projects => works(name, format!("{fs_type} enforces project quotas")),
+        QuotaFacts::Groups if resource == Resource::Disk => {
+            works(name, "btrfs enforces quota groups; hard limits only".to_owned())
+        }
+        QuotaFacts::Groups => {
+            let remedy = "move the state directory to XFS or ext4 with prjquota, or leave `inodes` unlimited";
+            limited(name, "btrfs does not count the inodes of a tenant".to_owned(), remedy)
+        }
+        QuotaFacts::Nothing { why, remedy } => limited(name, why.clone(), remedy),
+    }
 }
 
 fn init(readings: &HostReadings) -> FeatureReport {
@@ -280,7 +319,6 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
     vec![
         storage("storage", &host.state_dir),
         storage("image", Path::new("/usr")),
-        quota(host),
         ids,
         either(
             "daemon-user",
@@ -304,24 +342,6 @@ fn mappable(name: &str, readings: &StorageReadings, kernel: Option<(u32, u32)>, 
                 _ => limited(name, evidence, "run `bailiwick doctor` as root, which tries it"),
             }
         }
-    }
-}
-
-/// Whether the file system counts for each project, for when this is used.
-fn quota(host: &Host) -> FeatureReport {
-    let remedy = "nothing: this version does not set disk quotas";
-    match storage_readings(&host.state_dir) {
-        Ok(readings) => {
-            let counts =
-                readings.options.iter().any(|option| ["prjquota", "pquota", "pqnoenforce"].contains(&option.as_str()));
-            let how = match (readings.fs_type.as_str(), counts) {
-                ("btrfs", _) => "quota groups are btrfs's own".to_owned(),
-                (fs_type, true) => format!("{fs_type} counts projects"),
-                (fs_type, false) => format!("{fs_type} is mounted without project quotas"),
-            };
-            limited("quota", how, remedy)
-        }
-        Err(error) => limited("quota", chain(&error), remedy),
     }
 }
 
@@ -350,17 +370,22 @@ fn ids(host: &Host, users: &UserReadings) -> FeatureReport {
 mod tests {
     use super::*;
     use bailiwick_observe::{NamespaceReading, SubordinateIds};
-    use bailiwick_plan::HostFacts;
-    use bailiwick_types::{IdPool, NAMESPACES};
+    use bailiwick_policy::Reserve;
+    use bailiwick_types::{BlockDevice, ByteSize, IdPool, NAMESPACES, StorageFacts};
 
     fn good() -> HostReadings {
         HostReadings {
             facts: HostFacts {
                 kernel: "6.18.44-generic".to_owned(),
                 landlock_abi: 7,
-                controllers: ["cpu", "memory", "pids"].map(|name| (name.to_owned(), Hierarchy::Unified)).into(),
+                controllers: ["cpu", "memory", "pids", "io"].map(|name| (name.to_owned(), Hierarchy::Unified)).into(),
                 root_links: ["bin", "sbin", "lib"].map(|name| (name.to_owned(), format!("usr/{name}"))).into(),
                 host_etc: Vec::new(),
+                storage: StorageFacts {
+                    fs_type: "xfs".to_owned(),
+                    quota: QuotaFacts::Projects,
+                    devices: vec![BlockDevice { number: "8:0".to_owned(), name: "sda".to_owned(), weight: None }],
+                },
             },
             unified: Some("/sys/fs/cgroup".into()),
             group_kill: Some(true),
@@ -380,6 +405,7 @@ mod tests {
             runtime_dir: "/run/bailiwick".into(),
             ids: IdPool::default(),
             require: [Resource::Disk, Resource::Memory].into(),
+            reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins: Vec::new(),
             user: "root".to_owned(),
         }
@@ -409,6 +435,9 @@ mod tests {
         ("tasks", FeatureState::Limited, |r| { r.facts.controllers.remove("pids"); }),
         ("swap", FeatureState::Limited, |r| r.swap_accounting = Some(false)),
         ("swap", FeatureState::Limited, |r| r.swap_accounting = None),
+        ("io", FeatureState::Limited, |r| { r.facts.controllers.insert("io".into(), Hierarchy::V1); }),
+        ("io", FeatureState::Limited, |r| r.facts.storage.devices.clear()),
+        ("inodes", FeatureState::Limited, |r| r.facts.storage.quota = QuotaFacts::Groups),
         ("overlay", FeatureState::Limited, |r| r.file_systems.clear()),
         ("merged-usr", FeatureState::Missing, |r| { r.facts.root_links.remove("lib"); }),
         ("init", FeatureState::Missing, |r| r.init_linkage = Some(Linkage::Dynamic)),
@@ -416,14 +445,12 @@ mod tests {
     ];
 
     #[test]
-    fn a_good_host_lacks_nothing_but_what_this_version_leaves_out() {
-        let left_out = ["io", "disk", "inodes"].map(|name| (name.to_owned(), FeatureState::Limited));
-        assert_eq!(states(&good()), left_out);
+    fn a_good_host_lacks_nothing() {
+        assert_eq!(states(&good()), []);
         for (name, state, change) in CASES {
             let mut readings = good();
             change(&mut readings);
-            let extra: Vec<_> = states(&readings).into_iter().filter(|found| !left_out.contains(found)).collect();
-            assert_eq!(extra, [((*name).to_owned(), *state)]);
+            assert_eq!(states(&readings), [((*name).to_owned(), *state)]);
         }
     }
 
@@ -441,7 +468,10 @@ mod tests {
 
     #[test]
     fn what_is_required_and_not_enforced_is_missing() {
-        let mut features = report(&good()).features;
+        let mut readings = good();
+        let (why, remedy) = ("no quotas".to_owned(), "mount it with prjquota".to_owned());
+        readings.facts.storage.quota = QuotaFacts::Nothing { why, remedy };
+        let mut features = report(&readings).features;
         require(&host(), &mut features);
         let state = |name: &str| features.iter().find(|feature| feature.feature == name).map(|feature| feature.state);
         assert_eq!(state("disk"), Some(FeatureState::Missing));
@@ -494,7 +524,7 @@ mod tests {
 
     #[test]
     fn this_host_is_examined() {
-        let report = host_report();
+        let report = host_report(Path::new("/var/lib"));
         assert_eq!(
             report.features.iter().find(|feature| feature.feature == "seccomp").map(|f| f.state),
             Some(FeatureState::Works)
@@ -504,7 +534,7 @@ mod tests {
         let configuration = report.features.last().expect("features");
         assert_eq!((configuration.feature.as_str(), configuration.state), ("configuration", FeatureState::Missing));
         for feature in configured(&host(), "6.18") {
-            assert!(["storage", "image", "quota", "ids", "daemon-user"].contains(&feature.feature.as_str()));
+            assert!(["storage", "image", "ids", "daemon-user"].contains(&feature.feature.as_str()));
         }
     }
 }

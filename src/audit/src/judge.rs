@@ -3,9 +3,9 @@
 use crate::finding::{self, Fault, findings, list};
 use crate::walls::{self, Wall};
 use crate::{limit, mounts};
-use bailiwick_plan::HostFacts;
 use bailiwick_plan::mount::table;
 use bailiwick_policy::{Declared, Host, Tenant};
+use bailiwick_types::HostFacts;
 use bailiwick_types::{Observed, TenantReport, Verdict, WallReport};
 use std::path::Path;
 
@@ -35,7 +35,7 @@ fn judge_where(
             name: tenant.name.clone(),
             verdict: verdict(&faults).max(Verdict::Down),
             walls: Vec::new(),
-            limits: Vec::new(),
+            limits: limit::disk(tenant, facts, observed.disk.as_ref()).0,
             findings: findings(&tenant.name, &faults),
         };
     };
@@ -54,7 +54,7 @@ fn judge_where(
     .chain(walls::landlock(profile, jail))
     .chain([walls::membership(&observed.strays, jail)])
     .collect();
-    let (limits, limit_faults) = limit::limits(tenant, host, facts, jail);
+    let (limits, limit_faults) = limit::limits(tenant, host, facts, jail, observed.disk.as_ref());
 
     let reports: Vec<WallReport> = all.iter().map(report).collect();
     let mut faults: Vec<Fault> = all.into_iter().flat_map(|wall| wall.faults).chain(limit_faults).collect();
@@ -90,12 +90,12 @@ mod tests {
     use super::*;
     use bailiwick_plan::capability::CapabilitySet;
     use bailiwick_plan::control::{Value, controls};
-    use bailiwick_plan::facts::Hierarchy;
     use bailiwick_plan::mount::{HOST_ETC, Mount, Source};
-    use bailiwick_policy::{Login, Settings};
+    use bailiwick_policy::{Login, Reserve, Settings};
+    use bailiwick_types::Hierarchy;
     use bailiwick_types::{
-        Bound, Count, IdPool, IdRange, LimitFact, Limits, MountFact, NAMESPACES, ObservedJail, ProcessFacts, Profile,
-        Resource,
+        Bound, ByteSize, Count, DiskFact, IdPool, IdRange, LimitFact, Limits, MountFact, NAMESPACES, ObservedJail,
+        ProcessFacts, Profile, QuotaFact, QuotaFacts, Resource, StorageFacts,
     };
     use std::collections::BTreeMap;
 
@@ -108,6 +108,7 @@ mod tests {
             controllers: ["cpu", "memory", "pids"].map(|name| (name.to_owned(), Hierarchy::V1)).into(),
             root_links: BTreeMap::new(),
             host_etc: HOST_ETC.iter().map(|entry| (*entry).to_owned()).collect(),
+            storage: StorageFacts { fs_type: "xfs".to_owned(), quota: QuotaFacts::Projects, devices: Vec::new() },
         }
     }
 
@@ -117,6 +118,7 @@ mod tests {
             runtime_dir: "/run/bailiwick".into(),
             ids: IdPool::default(),
             require: [Resource::Memory].into(),
+            reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins: Vec::new(),
             user: "bailiwick".to_owned(),
         }
@@ -131,7 +133,7 @@ mod tests {
                 image: "host".parse().expect("name"),
                 profile,
                 doors: [].into(),
-                limits: Limits::default(),
+                limits: Limits { disk: Bound::At("1G".parse().expect("a pair")), ..Limits::default() },
             },
             login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },
             services: Vec::new(),
@@ -238,7 +240,9 @@ mod tests {
             limits: limits.chain([open_files]).collect(),
             landlock_denies_canary: (profile != Profile::System).then_some(true),
         };
-        Observed { tenant: tenant.name.clone(), ids: Some(IDS), jail: Some(jail), strays: Vec::new() }
+        let quota = |used, limit| QuotaFact { used, soft: limit, hard: limit, grace_until: None };
+        let disk = DiskFact { bytes: quota(4096, Some(1 << 30)), inodes: Some(quota(7, None)), charged: true };
+        Observed { tenant: tenant.name.clone(), ids: Some(IDS), jail: Some(jail), strays: Vec::new(), disk: Some(disk) }
     }
 
     fn ids(report: &TenantReport) -> Vec<&str> {
@@ -274,7 +278,19 @@ mod tests {
             let words: Vec<&str> = report.limits.iter().map(|limit| limit.resource.as_str()).collect();
             assert_eq!(
                 words,
-                ["memory", "swap", "tasks", "cpu", "cpu_burst", "cpu_weight", "tmp", "shm", "open_files"]
+                [
+                    "memory",
+                    "swap",
+                    "tasks",
+                    "cpu",
+                    "cpu_burst",
+                    "cpu_weight",
+                    "disk",
+                    "inodes",
+                    "tmp",
+                    "shm",
+                    "open_files"
+                ]
             );
         }
     }
@@ -292,6 +308,10 @@ mod tests {
 
     fn mount<'a>(observed: &'a mut Observed, target: &str) -> &'a mut MountFact {
         jail(observed).mounts.iter_mut().find(|mount| mount.target == target).expect("planned")
+    }
+
+    fn disk(observed: &mut Observed) -> &mut DiskFact {
+        observed.disk.as_mut().expect("healthy")
     }
 
     fn unmount(observed: &mut Observed, target: &str) {
@@ -370,6 +390,11 @@ mod tests {
             ("a limit was removed", Web, "BW090", Drift, |o| limit(o, "tasks").enforced = None),
             ("a larger /tmp", Web, "BW090", Drift, |o| mount(o, "/tmp").super_options = vec!["size=9999999k".into()]),
             ("more descriptors", Web, "BW090", Drift, |o| limit(o, "open_files").enforced = None),
+            ("a quota was removed", Web, "BW090", Drift, |o| disk(o).bytes.hard = None),
+            ("a quota was raised", Web, "BW090", Drift, |o| disk(o).bytes.hard = Some(1 << 40)),
+            ("files cost nobody", Web, "BW094", Breached, |o| disk(o).charged = false),
+            ("more than may be", Web, "BW095", Enforced, |o| disk(o).bytes.used = 1 << 40),
+            ("nobody counts", Web, "BW091", Drift, |o| o.disk = None),
             ("a limit has no file", Web, "BW091", Drift, |o| jail(o).limits.retain(|limit| limit.resource != "cpu")),
             ("a /tmp without a size", Web, "BW091", Drift, |o| mount(o, "/tmp").super_options.clear()),
         ]
@@ -419,7 +444,6 @@ mod tests {
     #[test]
     fn a_nominal_limit_is_said_and_a_required_one_is_drift() {
         let mut tenant = tenant(Profile::Web);
-        tenant.settings.limits.inodes = "200k".parse().map(Bound::At).expect("limit");
         tenant.settings.limits.iops_read = Bound::At(Count(5));
         let report = judged(&tenant, &healthy(&tenant));
         assert_eq!((ids(&report), report.verdict), (vec!["BW092"], Verdict::Nominal));
@@ -428,9 +452,23 @@ mod tests {
             (last.resource.as_str(), last.enforced.as_ref(), last.verdict),
             ("iops_read", None, Verdict::Nominal)
         );
-        let strict = Host { require: [Resource::Inodes].into(), ..host() };
+        let strict = Host { require: [Resource::Io].into(), ..host() };
         let report = judge_where(&tenant, &strict, &facts(), &healthy(&tenant), &|_| true);
-        assert_eq!((ids(&report), report.verdict), (vec!["BW093", "BW092"], Verdict::Drift));
+        assert_eq!((ids(&report), report.verdict), (vec!["BW093"], Verdict::Drift));
+        // btrfs: what it does not count is said, what it has no soft limit for is said, the rest holds.
+        tenant.settings.limits = Limits {
+            disk: "1G:2G".parse().map(Bound::At).expect("a pair"),
+            inodes: "9k".parse().map(Bound::At).expect("a pair"),
+            ..Limits::default()
+        };
+        let mut observed = healthy(&tenant);
+        disk(&mut observed).inodes = None;
+        (disk(&mut observed).bytes.soft, disk(&mut observed).bytes.hard) = (Some(2 << 30), Some(2 << 30));
+        let mut btrfs = facts();
+        btrfs.storage.quota = QuotaFacts::Groups;
+        let report = judge_where(&tenant, &host(), &btrfs, &observed, &|_| true);
+        assert_eq!((ids(&report), report.verdict), (vec!["BW092"], Verdict::Nominal), "{:?}", report.findings);
+        assert!(report.findings[0].evidence.contains("inodes") && report.findings[0].evidence.contains("disk_soft"));
     }
 
     #[test]
@@ -457,7 +495,7 @@ mod tests {
         let report = judged(&tenant, &observed);
         assert_eq!(
             (report.verdict, report.walls.len(), report.limits.len(), report.findings.len()),
-            (Verdict::Down, 0, 0, 0)
+            (Verdict::Down, 0, 2, 0)
         );
         observed.strays.push(process(Profile::Web, 99));
         let report = judged(&tenant, &observed);

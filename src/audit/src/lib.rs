@@ -14,5 +14,5 @@ mod mounts;
 mod walls;
 
 pub use finding::{FINDINGS, FindingKind};
-pub use host::{doctor, host_report};
+pub use host::{doctor, host_report, host_report_with};
 pub use judge::judge;

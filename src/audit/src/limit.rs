@@ -4,9 +4,11 @@
 
 use crate::finding::{self, Fault};
 use bailiwick_plan::control::{Control, Value, controls};
-use bailiwick_plan::{HostFacts, nominal};
+use bailiwick_plan::disk::{DiskPlan, bytes_in_words, inodes_in_words};
+use bailiwick_plan::nominal;
 use bailiwick_policy::{Host, Tenant};
-use bailiwick_types::{ByteSize, LimitFact, LimitReport, ObservedJail, Verdict};
+use bailiwick_types::HostFacts;
+use bailiwick_types::{Bound, ByteSize, DiskFact, LimitFact, LimitReport, ObservedJail, QuotaFact, Verdict};
 
 /// The rows of a report, and what is wrong with them.
 pub(crate) fn limits(
@@ -14,17 +16,29 @@ pub(crate) fn limits(
     host: &Host,
     facts: &HostFacts,
     jail: &ObservedJail,
+    disk: Option<&DiskFact>,
 ) -> (Vec<LimitReport>, Vec<Fault>) {
     let controls = controls(&tenant.settings.limits, facts);
     let mut faults = Vec::new();
-    let mut rows: Vec<LimitReport> =
-        controls.iter().filter_map(|control| control_row(control, jail, &mut faults)).collect();
+    let mut rows: Vec<LimitReport> = Vec::new();
+    for control in &controls {
+        let Some(row) = control_row(control, jail, &mut faults) else { continue };
+        // A limit of several devices has one row: that of the device where it holds least.
+        match rows.iter_mut().find(|earlier| earlier.resource == row.resource) {
+            Some(earlier) if row.verdict > earlier.verdict => *earlier = row,
+            Some(_) => {}
+            None => rows.push(row),
+        }
+    }
+    let (disk_rows, disk_faults) = self::disk(tenant, facts, disk);
+    rows.extend(disk_rows);
+    faults.extend(disk_faults);
     let settings = &tenant.settings.limits;
     for (word, target, size) in [("tmp", "/tmp", settings.tmp_size()), ("shm", "/dev/shm", settings.shm_size())] {
         rows.push(memory_file_system(word, target, size, jail, &mut faults));
     }
     rows.push(open_files(settings.open_files, jail, &mut faults));
-    for limit in nominal(tenant, &controls) {
+    for limit in nominal(tenant, &controls, facts) {
         let required = host.require.contains(&limit.resource);
         let kind = if required { finding::LIMIT_REQUIRED } else { finding::LIMIT_NOMINAL };
         faults.push(kind.fault(format!("{} = {}: {}", limit.word, limit.declared, limit.why)));
@@ -48,9 +62,9 @@ fn in_words(enforced: Option<u64>) -> String {
 /// `None` for a limit without a place, which [`nominal`] has when it is declared.
 fn control_row(control: &Control, jail: &ObservedJail, faults: &mut Vec<Fault>) -> Option<LimitReport> {
     let place = control.place.as_ref()?;
-    let is_it = |fact: &&LimitFact| fact.resource == control.word && fact.file == place.file;
+    let is_it = |fact: &&LimitFact| fact.resource == control.word && fact.file == place.label();
     let Some(fact) = jail.limits.iter().find(is_it) else {
-        return Some(unread(control.word, control.declared.clone(), place.file, faults));
+        return Some(unread(control.word, control.declared.clone(), &place.label(), faults));
     };
     let mut report = LimitReport {
         used: fact.used,
@@ -60,9 +74,44 @@ fn control_row(control: &Control, jail: &ObservedJail, faults: &mut Vec<Fault>) 
     };
     if !place.holds(fact.enforced.map_or(Value::Unlimited, Value::Number)) {
         report.verdict = Verdict::Drift;
-        faults.push(drift(control.word, &control.declared, place.file, &control.in_words(fact.enforced)));
+        faults.push(drift(control.word, &control.declared, &place.label(), &control.in_words(fact.enforced)));
     }
     Some(report)
+}
+
+/// The disk quota. Of a tenant that is down as well: its files are there.
+pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) -> (Vec<LimitReport>, Vec<Fault>) {
+    let (mut rows, mut faults) = (Vec::new(), Vec::new());
+    let limits = &tenant.settings.limits;
+    let Some(fact) = fact else {
+        if facts.storage.quota.bounds_anything() && limits.disk != Bound::Unlimited {
+            rows.push(unread("disk", limits.disk.to_string(), "the quota of the tenant's storage", &mut faults));
+        }
+        return (rows, faults);
+    };
+    let differences = DiskPlan::new(limits, facts).difference(limits, fact);
+    let mut add = |word: &str, declared: String, enforced: String, quota: &QuotaFact| {
+        let mut report = LimitReport { used: Some(quota.used), ..row(word, declared.clone(), Some(enforced.clone())) };
+        if differences.iter().any(|difference| difference.word == word) {
+            report.verdict = Verdict::Drift;
+            faults.push(drift(word, &declared, "the quota", &enforced));
+        }
+        if quota.hard.is_some_and(|hard| quota.used > hard) {
+            let evidence = format!("{word} = {declared}, and {} are in use", quota.used);
+            faults.push(finding::OVER_LIMIT.fault(evidence));
+        }
+        rows.push(report);
+    };
+    add("disk", limits.disk.to_string(), bytes_in_words(&fact.bytes), &fact.bytes);
+    if let Some(inodes) = &fact.inodes {
+        add("inodes", limits.inodes.to_string(), inodes_in_words(inodes), inodes);
+    }
+    if !fact.charged {
+        let evidence = "the tenant's directory does not belong to its quota".to_owned();
+        faults.push(finding::UNCHARGED.fault(evidence));
+        rows.iter_mut().for_each(|row| row.verdict = Verdict::Breached);
+    }
+    (rows, faults)
 }
 
 fn drift(word: &str, declared: &str, file: &str, actual: &str) -> Fault {

@@ -4,13 +4,13 @@ use crate::door::{self, DoorError};
 use crate::permission::Permission;
 use crate::reconcile::{Need, decide};
 use crate::warden_link::WardenLink;
-use bailiwick_plan::control::controls;
-use bailiwick_plan::{HostFacts, difference};
+use bailiwick_plan::difference;
 use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
 use bailiwick_proto::control::{Exec, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb};
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::RosterEntry;
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
+use bailiwick_types::HostFacts;
 use bailiwick_types::{Action, AuditReport, Bound, Change, ExitStatus, IdRange, Observed, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -31,9 +31,6 @@ pub enum OpenError {
     /// The policy is not usable at all.
     #[error("{}", bailiwick_policy::render(.0))]
     Policy(Vec<Diagnostic>),
-    /// The host cannot be read.
-    #[error(transparent)]
-    Facts(#[from] bailiwick_observe::ObserveError),
 }
 
 /// The policy as it was last read.
@@ -49,7 +46,8 @@ struct Loaded {
 #[derive(Debug)]
 pub struct Daemon {
     config: PathBuf,
-    facts: HostFacts,
+    /// What the host is capable of, as the warden last told it: some of it only root can learn.
+    facts: Mutex<Option<Arc<HostFacts>>>,
     loaded: Mutex<Loaded>,
     link: WardenLink,
     /// Ids of tenants as the warden last told them: what a session needs to know, so that none waits for the warden.
@@ -97,7 +95,7 @@ impl Daemon {
         let link = WardenLink::new(policy.host.runtime_dir.join(WARDEN_SOCKET));
         Ok(Arc::new(Self {
             config: config.to_owned(),
-            facts: bailiwick_observe::host_facts()?,
+            facts: Mutex::default(),
             loaded: Mutex::new(Loaded { policy, invalid: reading.invalid, problems }),
             link,
             ids: Mutex::default(),
@@ -153,6 +151,7 @@ impl Daemon {
     async fn mend(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
         let _one = self.changing.lock().await;
         let roster = self.roster().await?;
+        self.fresh_facts().await?;
         let needs = {
             let loaded = lock(&self.loaded);
             decide(&loaded.policy, &loaded.invalid, &roster)
@@ -204,6 +203,26 @@ impl Daemon {
             WardenReply::Roster(roster) => {
                 *lock(&self.ids) = roster.iter().map(|(name, entry)| (name.clone(), entry.ids)).collect();
                 Ok(roster)
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// What the host is capable of. Asked for once, and again in each round of [`Self::keep`].
+    async fn facts(&self) -> Result<Arc<HostFacts>, Failure> {
+        let known = lock(&self.facts).clone();
+        match known {
+            Some(facts) => Ok(facts),
+            None => self.fresh_facts().await,
+        }
+    }
+
+    async fn fresh_facts(&self) -> Result<Arc<HostFacts>, Failure> {
+        match self.link.ask(&WardenRequest::Facts).await? {
+            WardenReply::Facts(facts) => {
+                let facts = Arc::new(*facts);
+                *lock(&self.facts) = Some(Arc::clone(&facts));
+                Ok(facts)
             }
             _ => Err(unexpected()),
         }
@@ -310,8 +329,8 @@ impl Daemon {
         };
         let limits = match &tenant {
             Some(tenant) => {
-                let observed = self.observe(name).await?;
-                bailiwick_audit::judge(tenant, &host, &self.facts, &observed).limits
+                let (observed, facts) = (self.observe(name).await?, self.facts().await?);
+                bailiwick_audit::judge(tenant, &host, &facts, &observed).limits
             }
             None => Vec::new(),
         };
@@ -365,9 +384,10 @@ impl Daemon {
         let observed = if runs {
             self.observe(name).await?
         } else {
-            Observed { tenant: name.clone(), ids: entry.map(|entry| entry.ids), jail: None, strays: Vec::new() }
+            let ids = entry.map(|entry| entry.ids);
+            Observed { tenant: name.clone(), ids, jail: None, strays: Vec::new(), disk: None }
         };
-        Ok(difference(tenant, &controls(&tenant.settings.limits, &self.facts), &observed, held))
+        Ok(difference(tenant, &*self.facts().await?, &observed, held))
     }
 
     /// Reads the policy again and makes it so; `progress` hears how many are done.
@@ -473,15 +493,16 @@ impl Daemon {
     pub(crate) async fn audit(&self, _permission: Permission, names: &[TenantName]) -> Result<AuditReport, Failure> {
         self.reload().ok();
         let roster = self.roster().await?;
-        let host = self.host();
+        let (host, facts) = (self.host(), self.facts().await?);
         let mut tenants = Vec::new();
         for (name, tenant) in self.meant(names, &roster)? {
             if let Some(tenant) = tenant {
                 let observed = self.observe(&name).await?;
-                tenants.push(bailiwick_audit::judge(&tenant, &host, &self.facts, &observed));
+                tenants.push(bailiwick_audit::judge(&tenant, &host, &facts, &observed));
             }
         }
-        Ok(AuditReport { tenants, host: bailiwick_audit::host_report() })
+        let host = bailiwick_audit::host_report_with(&host.state_dir, Some(&facts));
+        Ok(AuditReport { tenants, host })
     }
 
     /// Lets a session in: the client's end of its channel, and the value that counts it.

@@ -36,6 +36,8 @@ fn includes(principal: &Principal, uid: u32, groups: &[u32]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bailiwick_policy::Reserve;
+    use bailiwick_types::ByteSize;
 
     fn host(admins: Vec<Principal>) -> Host {
         Host {
@@ -43,6 +45,7 @@ mod tests {
             runtime_dir: "/r".into(),
             ids: Default::default(),
             require: Default::default(),
+            reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins,
             user: "nobody".into(),
         }

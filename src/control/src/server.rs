@@ -61,7 +61,11 @@ impl Connection {
         let groups = socket::peer_groups(&self.stream)?;
         let permission = match Permission::of(uid, &groups, &self.daemon.host()) {
             Ok(permission) => permission,
-            Err(failure) => return self.reply(&ControlReply::Failed(failure), &[]).await,
+            Err(failure) => {
+                // Heard out before it is answered: a client that is still sending would see its socket break instead.
+                drop(timeout(REQUEST_TIME, self.request(&mut Decoder::new(MAX_REQUEST))).await?);
+                return self.reply(&ControlReply::Failed(failure), &[]).await;
+            }
         };
         let mut decoder = Decoder::new(MAX_REQUEST);
         while let Some((request, fds)) = self.request(&mut decoder).await? {

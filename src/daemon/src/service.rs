@@ -39,7 +39,6 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
 async fn service(config: &Path) -> Result<(), Ended> {
     let daemon = Daemon::open(config).map_err(|error| match error {
         OpenError::Policy(_) => Ended::new(ExitStatus::Invalid, error.to_string()),
-        OpenError::Facts(_) => Ended::failed("read the host", &error),
     })?;
     let path = daemon.host().runtime_dir.join(CONTROL_SOCKET);
     let (listener, own) = match handed(&path)? {

@@ -1,11 +1,12 @@
 //! The host: what a plan needs to know of it, and what `doctor` explains to the operator.
 
 use crate::ObserveError;
-use bailiwick_plan::HostFacts;
-use bailiwick_plan::facts::Hierarchy;
+use crate::storage::storage_facts;
 use bailiwick_plan::mount::HOST_ETC;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, landlock, namespace, proc};
+use bailiwick_types::Hierarchy;
+use bailiwick_types::HostFacts;
 use bailiwick_types::NAMESPACES;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -32,16 +33,16 @@ pub(crate) fn text(path: &str) -> Result<String, ObserveError> {
     read().map_err(|source| ObserveError::File { path: path.to_owned(), source })
 }
 
-/// The facts that every plan on this host depends on. Works for any user.
+/// The facts that every plan on this host depends on. Works for any user, but only root can learn of disk quotas.
 ///
 /// # Errors
 /// When the mount table or the kernel's release cannot be read.
-pub fn host_facts() -> Result<HostFacts, ObserveError> {
+pub fn host_facts(state_dir: &Path) -> Result<HostFacts, ObserveError> {
     let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
-    facts(&hierarchies)
+    facts(&hierarchies, state_dir)
 }
 
-fn facts(hierarchies: &Hierarchies) -> Result<HostFacts, ObserveError> {
+fn facts(hierarchies: &Hierarchies, state_dir: &Path) -> Result<HostFacts, ObserveError> {
     let unified = hierarchies.unified_controllers().map_err(ObserveError::Hierarchies)?;
     Ok(HostFacts {
         kernel: text("/proc/sys/kernel/osrelease")?.trim().to_owned(),
@@ -49,6 +50,7 @@ fn facts(hierarchies: &Hierarchies) -> Result<HostFacts, ObserveError> {
         controllers: controllers(&unified, hierarchies),
         root_links: root_links(Path::new("/")),
         host_etc: host_etc(Path::new("/etc")),
+        storage: storage_facts(state_dir, hierarchies.mount_of("unified")),
     })
 }
 
@@ -128,9 +130,9 @@ pub struct HostReadings {
 ///
 /// # Errors
 /// As [`host_facts`].
-pub fn host_readings() -> Result<HostReadings, ObserveError> {
+pub fn host_readings(state_dir: &Path) -> Result<HostReadings, ObserveError> {
     let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
-    let facts = facts(&hierarchies)?;
+    let facts = facts(&hierarchies, state_dir)?;
     let unified_groups = hierarchies.mount_of("unified").map(sample_groups).unwrap_or_default();
     let swap_accounting = match facts.controller("memory") {
         Some(Hierarchy::Unified) => has_beside(&unified_groups, "memory.max", "memory.swap.max"),
@@ -208,7 +210,7 @@ mod tests {
 
     #[test]
     fn facts_of_this_host() {
-        let facts = host_facts().expect("reads");
+        let facts = host_facts(Path::new("/var/lib")).expect("reads");
         assert!(facts.kernel.starts_with(|first: char| first.is_ascii_digit()), "{}", facts.kernel);
         for (name, to) in &facts.root_links {
             assert_eq!(std::fs::read_link(Path::new("/").join(name)).expect("a link").to_str(), Some(to.as_str()));
@@ -220,7 +222,7 @@ mod tests {
 
     #[test]
     fn readings_of_this_host() {
-        let readings = host_readings().expect("reads");
+        let readings = host_readings(Path::new("/var/lib")).expect("reads");
         assert!(readings.file_systems.contains("proc"));
         assert!(readings.namespaces.values().all(|namespace| namespace.present));
         assert_eq!(linkage(Path::new("/no/such/program")), None);

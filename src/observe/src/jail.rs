@@ -1,17 +1,18 @@
 //! One tenant: its jail, its processes wherever they are, its limits.
 
+use crate::storage::disk_fact;
 use crate::{ObserveError, limit, unless_gone};
 use bailiwick_plan::control::Control;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{file, namespace};
 use bailiwick_types::{
-    IdRange, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail,
-    ProcessFacts, TenantName,
+    DiskFact, IdRange, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail,
+    ProcessFacts, QuotaFacts, TenantName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How deep groups below the tenant's are searched; a jail has one level.
 const MAX_DEPTH: usize = 8;
@@ -34,6 +35,8 @@ pub struct Subject<'a> {
     pub cgroups: &'a BTreeMap<String, String>,
     /// The limits as files.
     pub controls: &'a [Control],
+    /// The tenant's storage, open, and what bounds it; `None` when there is none.
+    pub storage: Option<(BorrowedFd<'a>, &'a QuotaFacts)>,
 }
 
 /// The users of every process of the host at one time: taken once for many tenants.
@@ -75,6 +78,7 @@ pub fn observe_with(subject: &Subject<'_>, census: &Census) -> Result<Observed, 
         ids: subject.ids,
         jail: jail(subject, &hierarchies)?,
         strays: strays(subject, census)?,
+        disk: disk(subject)?,
     })
 }
 
@@ -120,6 +124,12 @@ fn jail(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<Obser
     // Some files were read by number: if it is another's now, they were not init's.
     let now = unless_gone(pid, proc::start_time(pid))?;
     Ok((now == Some(start_time)).then_some(facts))
+}
+
+fn disk(subject: &Subject<'_>) -> Result<Option<DiskFact>, ObserveError> {
+    let (Some((dir, quota)), Some(ids)) = (subject.storage, subject.ids) else { return Ok(None) };
+    let path = format!("the quota of {}", subject.tenant);
+    disk_fact(dir, ids.first, quota).map_err(|source| ObserveError::File { path, source })
 }
 
 fn host_namespaces() -> Result<BTreeSet<u64>, ObserveError> {
@@ -292,7 +302,7 @@ mod tests {
     fn own_subject<'a>(tenant: &'a TenantName, cgroups: &'a BTreeMap<String, String>, uid: u32) -> Subject<'a> {
         let pid = std::process::id();
         let init = Some((pid, proc::start_time(pid).expect("start time")));
-        Subject { tenant, ids: Some(IdRange { first: uid, count: 1 }), init, cgroups, controls: &[] }
+        Subject { tenant, ids: Some(IdRange { first: uid, count: 1 }), init, cgroups, controls: &[], storage: None }
     }
 
     #[test]

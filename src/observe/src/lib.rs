@@ -15,7 +15,7 @@ mod user;
 
 pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings, program};
 pub use jail::{Census, Subject, observe, observe_with};
-pub use storage::{StorageReadings, Trial, storage_readings};
+pub use storage::{StorageReadings, Trial, disk_fact, storage_readings};
 pub use user::{SubordinateIds, UserReadings, user_exists, user_readings};
 
 use std::io;

@@ -2,9 +2,9 @@
 
 use crate::Subject;
 use bailiwick_plan::control::{CPU_PERIOD_US, Control, Place, Value};
-use bailiwick_plan::facts::Hierarchy;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
+use bailiwick_types::Hierarchy;
 use bailiwick_types::LimitFact;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -87,7 +87,7 @@ fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>) -> Option<Limi
     let plain = |file: Option<&'static str>| Plain(file?).read(group);
     Some(LimitFact {
         resource: control.word.to_owned(),
-        file: place.file.to_owned(),
+        file: place.label(),
         enforced,
         used: usage.and_then(|usage| plain(usage.used)),
         peak: usage.and_then(|usage| plain(usage.peak)),

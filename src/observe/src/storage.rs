@@ -1,10 +1,12 @@
-//! The file system that holds the tenants' storage: its kind, its options, and whether it can be seen through an id map.
+//! The file system that holds the tenants' storage: its kind, what bounds a tenant on it, the devices below it, and whether
+//! it can be seen through an id map.
 
 use crate::ObserveError;
 use bailiwick_sys::process::{self, Cloned};
-use bailiwick_sys::{mount, namespace, proc, socket};
-use bailiwick_types::MountFact;
+use bailiwick_sys::{block, btrfs, cgroup, file, mount, namespace, proc, socket};
+use bailiwick_types::{BlockDevice, DiskFact, MountFact, QuotaFact, QuotaFacts, StorageFacts, WeightPolicy};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +32,120 @@ pub struct StorageReadings {
     pub options: Vec<String>,
     /// Whether a detached copy of it could be id-mapped.
     pub id_map: Trial,
+}
+
+/// What a plan needs to know of the file system that holds the state directory. Only root can open the directory and so
+/// learn of quotas; for others there are none.
+pub(crate) fn storage_facts(directory: &Path, unified: Option<&Path>) -> StorageFacts {
+    let nothing = |why: String, remedy: &str| QuotaFacts::Nothing { why, remedy: remedy.to_owned() };
+    let path = directory.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_else(|| "/".into());
+    let mounts = proc::mounts(std::process::id()).unwrap_or_default();
+    let fs_type = holding(&mounts, &path).map_or_else(|| "unknown".to_owned(), |mount| mount.fs_type.clone());
+    let opened = match file::open_dir(&path) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let quota = nothing(format!("{} cannot be opened: {error}", path.display()), "look at it as root");
+            return StorageFacts { fs_type, quota, devices: Vec::new() };
+        }
+    };
+    let costs =
+        unified.and_then(|mount| cgroup::read(cgroup::open(mount, "/").ok()?, "io.cost.qos").ok()).unwrap_or_default();
+    let devices = numbers(&opened)
+        .iter()
+        .filter_map(|number| block::stack(number).ok())
+        .flatten()
+        .map(|device| BlockDevice {
+            weight: match device.scheduler.as_deref() {
+                Some("bfq") => Some(WeightPolicy::Bfq),
+                _ if has_cost(&costs, &device.number) => Some(WeightPolicy::Cost),
+                _ => None,
+            },
+            number: device.number,
+            name: device.name,
+        })
+        .collect();
+    StorageFacts { quota: quota(&opened, &path, &fs_type), fs_type, devices }
+}
+
+fn quota(opened: &OwnedFd, path: &Path, fs_type: &str) -> QuotaFacts {
+    let nothing = |why: String, remedy: String| QuotaFacts::Nothing { why, remedy };
+    let shown = path.display();
+    if fs_type == "btrfs" {
+        return match btrfs::directory(opened) {
+            Ok(directory) if btrfs::counts(&directory) => QuotaFacts::Groups,
+            _ => nothing("quotas of btrfs are off".to_owned(), format!("switch them on: btrfs quota enable {shown}")),
+        };
+    }
+    let state = match bailiwick_sys::quota::state(opened) {
+        Ok(bailiwick_sys::quota::State::Enforced) => return QuotaFacts::Projects,
+        Ok(state) => state,
+        Err(error) => return nothing(format!("quotas cannot be asked for: {error}"), "look at it as root".to_owned()),
+    };
+    let counted = state == bailiwick_sys::quota::State::Accounted;
+    match fs_type {
+        "xfs" => nothing(
+            format!("xfs is mounted {} project quotas", if counted { "with unenforced" } else { "without" }),
+            format!(
+                "write prjquota into the options of {shown} in /etc/fstab, unmount it and mount it again (for the root                  file system: rootflags=prjquota on the kernel's command line, then reboot); the kernel needs                  CONFIG_XFS_QUOTA"
+            ),
+        ),
+        "ext4" => nothing(
+            format!("ext4 {} project quotas", if counted { "counts but does not enforce" } else { "has no" }),
+            format!(
+                "unmount it, run `tune2fs -O project,quota -Q prjquota DEVICE`, write prjquota into the options of {shown}                  in /etc/fstab and mount it again; the kernel needs CONFIG_QFMT_V2"
+            ),
+        ),
+        _ => nothing(
+            format!("{fs_type} has no quotas of projects"),
+            "move the state directory to XFS or ext4 with prjquota, or to btrfs with quotas".to_owned(),
+        ),
+    }
+}
+
+/// The devices that a file system is on: its own number, or what btrfs lists.
+fn numbers(opened: &OwnedFd) -> Vec<String> {
+    if let Some(number) = file::metadata(opened).ok().and_then(|metadata| block::number(metadata.device)) {
+        return vec![number];
+    }
+    let Ok(directory) = btrfs::directory(opened) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(directory.join("devices")) else { return Vec::new() };
+    let read = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("dev")).ok();
+    entries.filter_map(|entry| Some(read(entry.ok()?)?.trim().to_owned())).collect()
+}
+
+/// Whether `io.cost.qos` has the cost model of a device switched on.
+fn has_cost(costs: &str, number: &str) -> bool {
+    let mut lines = costs.lines().map(str::split_whitespace);
+    lines.any(|mut words| words.next() == Some(number) && words.any(|word| word == "enable=1"))
+}
+
+/// The quota of a tenant, by an open directory of its storage.
+///
+/// # Errors
+/// When the kernel, asked as root, does not tell.
+pub fn disk_fact(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result<Option<DiskFact>> {
+    let fact = |share: bailiwick_sys::quota::Share| QuotaFact {
+        used: share.used,
+        soft: share.soft,
+        hard: share.hard,
+        grace_until: share.grace_until,
+    };
+    match quota {
+        QuotaFacts::Nothing { .. } => Ok(None),
+        QuotaFacts::Projects => {
+            let own = bailiwick_sys::quota::project(&dir)?;
+            let quota = bailiwick_sys::quota::read(&dir, project)?;
+            let charged = own == bailiwick_sys::quota::Project { id: project, inherited: true };
+            Ok(Some(DiskFact { bytes: fact(quota.bytes), inodes: Some(fact(quota.inodes)), charged }))
+        }
+        QuotaFacts::Groups => {
+            let subvolume = btrfs::subvolume(&dir)?;
+            let charged = file::metadata(&dir)?.inode == btrfs::ROOT_INODE;
+            let group = btrfs::group(&btrfs::directory(&dir)?, subvolume)?;
+            let bytes = QuotaFact { used: group.used, soft: group.limit, hard: group.limit, grace_until: None };
+            Ok(Some(DiskFact { bytes, inodes: None, charged }))
+        }
+    }
 }
 
 /// Reads the file system that holds `directory`. As root of the host, in a program with one thread, an id-mapped copy
@@ -63,8 +179,8 @@ fn try_id_map(path: &Path) -> Trial {
     const ROWS: [[u32; 3]; 1] = [[0, 100_000, 65_536]];
     let result = with_user_namespace(&ROWS, |pid| {
         let namespace = namespace::open(pid, "user")?;
-        let root = bailiwick_sys::file::open_dir(path)?;
-        mount::set_attributes(mount::detached_copy_of(root)?, 0, Some(std::os::fd::AsFd::as_fd(&namespace)))
+        let root = file::open_dir(path)?;
+        mount::set_attributes(mount::detached_copy_of(root)?, 0, Some(namespace.as_fd()))
     });
     match result {
         Ok(Ok(())) => Trial::Worked,
@@ -120,6 +236,22 @@ mod tests {
         ];
         assert_eq!(holding(&mounts, Path::new("/var/lib")).map(|mount| mount.fs_type.as_str()), Some("btrfs"));
         assert_eq!(holding(&mounts, Path::new("/vars")).map(|mount| mount.fs_type.as_str()), Some("ext4"));
+    }
+
+    #[test]
+    fn the_cost_model_counts_when_it_is_on_for_this_device() {
+        let costs = "8:0 enable=0 ctrl=auto\n8:16 enable=1 ctrl=user rpct=95.00\n";
+        assert!(has_cost(costs, "8:16"));
+        assert!(!has_cost(costs, "8:0") && !has_cost(costs, "8:1") && !has_cost("", "8:0"));
+    }
+
+    #[test]
+    fn a_file_system_without_quotas_says_why_and_what_to_do() {
+        let facts = storage_facts(Path::new("/dev/shm"), None);
+        assert_eq!(facts.fs_type, "tmpfs");
+        let QuotaFacts::Nothing { why, remedy } = facts.quota else { panic!("{facts:?}") };
+        assert!(why.contains("tmpfs") && remedy.contains("XFS"), "{why} {remedy}");
+        assert_eq!(facts.devices, []);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Limits as files of control groups (`cgroups(7)`; kernel documentation, admin-guide/cgroup-v2 and cgroup-v1).
 
-use crate::facts::{Hierarchy, HostFacts};
-use bailiwick_types::{Bound, ByteSize, CpuShare, Limits, Resource};
+use bailiwick_types::{Bound, ByteSize, Count, CpuShare, Hierarchy, HostFacts, Limits, Resource, WeightPolicy};
 
 /// The period over which processor time is counted, in microseconds: the kernel's default.
 pub const CPU_PERIOD_US: u64 = 100_000;
@@ -15,7 +14,7 @@ pub enum Value {
     Number(u64),
 }
 
-/// One limit as one file.
+/// One limit as one file, or as one entry of a file. A limit of every block device has one of these for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
     /// What it limits.
@@ -44,6 +43,8 @@ impl Control {
                 CpuShare(number.saturating_mul(100_000) / CPU_PERIOD_US).to_string()
             }
             "cpu.shares" => number.saturating_mul(100).div_ceil(1024).to_string(),
+            "io.max" if self.word.starts_with("iops_") => Count(number).to_string(),
+            "io.max" => ByteSize(number).to_string(),
             _ => number.to_string(),
         }
     }
@@ -56,14 +57,46 @@ pub struct Place {
     pub hierarchy: Hierarchy,
     /// The file's name.
     pub file: &'static str,
+    /// Which part of the file.
+    pub entry: Entry,
     /// The value, in the file's unit.
     pub value: Value,
 }
 
+/// Which part of a file holds a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// All of it.
+    Whole,
+    /// What follows the word `default`.
+    Default,
+    /// One key in the line of a device: `8:0 rbps=1048576`.
+    Device {
+        /// `8:0`.
+        number: String,
+        /// `rbps`.
+        key: &'static str,
+    },
+}
+
 impl Place {
+    /// File and entry, as reports name them: `memory.max`, `io.max 8:0 rbps`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match &self.entry {
+            Entry::Whole | Entry::Default => self.file.to_owned(),
+            Entry::Device { number, key } => format!("{} {number} {key}", self.file),
+        }
+    }
+
     /// The text to write.
     #[must_use]
     pub fn text(&self) -> String {
+        match (&self.entry, self.value) {
+            (Entry::Device { number, key }, Value::Unlimited) => return format!("{number} {key}=max"),
+            (Entry::Device { number, key }, Value::Number(value)) => return format!("{number} {key}={value}"),
+            _ => {}
+        }
         match (self.hierarchy, self.file, self.value) {
             (_, "cpu.max", Value::Unlimited) => format!("max {CPU_PERIOD_US}"),
             (_, "cpu.max", Value::Number(quota)) => format!("{quota} {CPU_PERIOD_US}"),
@@ -76,7 +109,16 @@ impl Place {
     /// What the kernel reports in the file, as a value; `None` when the text is not one.
     #[must_use]
     pub fn read_back(&self, text: &str) -> Option<Value> {
-        let word = text.split_whitespace().next()?;
+        let word = match &self.entry {
+            Entry::Whole => text.split_whitespace().next()?,
+            Entry::Default => text.lines().find_map(|line| line.strip_prefix("default "))?.trim(),
+            // A device without a line has no limit.
+            Entry::Device { number, key } => {
+                let line = text.lines().find_map(|line| line.strip_prefix(number.as_str())?.strip_prefix(' '));
+                let value = line.and_then(|line| line.split_whitespace().find_map(|pair| value_of(pair, key)));
+                value.unwrap_or("max")
+            }
+        };
         if word == "max" || word == "-1" {
             return Some(Value::Unlimited);
         }
@@ -105,6 +147,11 @@ impl Place {
     }
 }
 
+/// `1048576` of `rbps=1048576`.
+fn value_of<'a>(pair: &'a str, key: &str) -> Option<&'a str> {
+    pair.strip_prefix(key)?.strip_prefix('=')
+}
+
 fn bound(bound: Bound<u64>) -> Value {
     match bound {
         Bound::Unlimited => Value::Unlimited,
@@ -121,7 +168,7 @@ pub fn controls(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
             Hierarchy::Unified => v2?,
             Hierarchy::V1 => v1?,
         };
-        Some(Place { hierarchy, file, value })
+        Some(Place { hierarchy, file, entry: Entry::Whole, value })
     };
     let cpu = bound(map(limits.cpu, |share| share.quota_us(CPU_PERIOD_US)));
     let burst = bound(match limits.cpu_burst {
@@ -200,6 +247,49 @@ pub fn controls(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
             place: at("memory", Some(("memory.high", high)), None),
         });
     }
+    rows.extend(devices(limits, facts));
+    rows
+}
+
+/// The limits of block devices. Version 1 has files for them as well, but does not charge what is written through the
+/// page cache to who wrote it, so there they would hold next to nothing.
+fn devices(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
+    let usable = facts.controller("io") == Some(Hierarchy::Unified);
+    let devices = if usable { facts.storage.devices.as_slice() } else { &[] };
+    let mut rows = Vec::new();
+    let mut add = |word, key: Option<&'static str>, declared: String, file, entry: Option<Entry>, value| {
+        let hierarchy = Hierarchy::Unified;
+        let places: Vec<Option<Place>> = match (key, entry) {
+            (Some(key), _) => devices
+                .iter()
+                .map(|device| Entry::Device { number: device.number.clone(), key })
+                .map(|entry| Some(Place { hierarchy, file, entry, value }))
+                .collect(),
+            (None, entry) => vec![entry.map(|entry| Place { hierarchy, file, entry, value })],
+        };
+        let places = if places.is_empty() && declared != "unlimited" { vec![None] } else { places };
+        for place in places {
+            rows.push(Control { resource: Resource::Io, word, declared: declared.clone(), controller: "io", place });
+        }
+    };
+    let (read, write) = (limits.io_read, limits.io_write);
+    let (reads, writes) = (limits.iops_read, limits.iops_write);
+    add("io_read", Some("rbps"), read.to_string(), "io.max", None, bound(map(read, |size| size.0)));
+    add("io_write", Some("wbps"), write.to_string(), "io.max", None, bound(map(write, |size| size.0)));
+    add("iops_read", Some("riops"), reads.to_string(), "io.max", None, bound(map(reads, |count| count.0)));
+    add("iops_write", Some("wiops"), writes.to_string(), "io.max", None, bound(map(writes, |count| count.0)));
+    // Only the real devices can share by weight, and only when each of them does.
+    let policies: Vec<WeightPolicy> = devices.iter().filter_map(|device| device.weight).collect();
+    let (file, entry) = match policies.first() {
+        Some(WeightPolicy::Bfq) => ("io.bfq.weight", Some(Entry::Default)),
+        Some(WeightPolicy::Cost) => ("io.weight", Some(Entry::Default)),
+        None => ("io.weight", None),
+    };
+    // The norm is what a group has anyway; where nothing shares by weight it is not called nominal.
+    if entry.is_some() || limits.io_weight != 100 {
+        let weight = Value::Number(u64::from(limits.io_weight));
+        add("io_weight", None, limits.io_weight.to_string(), file, entry, weight);
+    }
     rows
 }
 
@@ -213,15 +303,22 @@ fn map<T, U>(bound: Bound<T>, f: impl FnOnce(T) -> U) -> Bound<U> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bailiwick_types::ByteSize;
+    use bailiwick_types::{BlockDevice, QuotaFacts, StorageFacts};
 
     fn facts(hierarchy: Hierarchy) -> HostFacts {
+        let device =
+            |number: &str, name: &str, weight| BlockDevice { number: number.to_owned(), name: name.to_owned(), weight };
         HostFacts {
             kernel: String::new(),
             landlock_abi: 7,
-            controllers: ["cpu", "memory", "pids"].map(|name| (name.to_owned(), hierarchy)).into(),
+            controllers: ["cpu", "memory", "pids", "io"].map(|name| (name.to_owned(), hierarchy)).into(),
             root_links: Default::default(),
             host_etc: Vec::new(),
+            storage: StorageFacts {
+                fs_type: "xfs".to_owned(),
+                quota: QuotaFacts::Projects,
+                devices: vec![device("253:0", "dm-0", None), device("8:0", "sda", Some(WeightPolicy::Bfq))],
+            },
         }
     }
 
@@ -269,11 +366,39 @@ mod tests {
 
     #[test]
     fn what_the_kernel_rounds_still_holds_and_what_it_does_not_is_seen() {
-        let place = Place { hierarchy: Hierarchy::V1, file: "memory.limit_in_bytes", value: Value::Number(10_000) };
+        let (hierarchy, file, entry) = (Hierarchy::V1, "memory.limit_in_bytes", Entry::Whole);
+        let place = Place { hierarchy, file, entry, value: Value::Number(10_000) };
         assert!(place.holds(place.read_back("8192\n").expect("number")));
         assert!(!place.holds(place.read_back("4096\n").expect("number")));
         assert!(!place.holds(place.read_back("9223372036854771712\n").expect("number")));
         assert_eq!(place.read_back("9223372036854771712"), Some(Value::Unlimited));
         assert_eq!(place.read_back("nonsense"), None);
+    }
+
+    #[test]
+    fn a_limit_of_block_devices_is_on_each_of_them() {
+        let limits = Limits { io_read: Bound::At(ByteSize(1 << 20)), io_weight: 250, ..Limits::default() };
+        let rows = controls(&limits, &facts(Hierarchy::Unified));
+        let texts = |word| -> Vec<String> {
+            rows.iter().filter(|row| row.word == word).flat_map(|row| &row.place).map(Place::text).collect()
+        };
+        assert_eq!(texts("io_read"), ["253:0 rbps=1048576", "8:0 rbps=1048576"]);
+        assert_eq!(texts("iops_write"), ["253:0 wiops=max", "8:0 wiops=max"]);
+        assert_eq!(texts("io_weight"), ["250"]);
+        let place = rows.iter().find(|row| row.word == "io_read").and_then(|row| row.place.as_ref()).expect("a place");
+        assert_eq!(place.label(), "io.max 253:0 rbps");
+        let read = |text| place.read_back(text);
+        assert_eq!(read("8:0 rbps=5 wbps=max\n253:0 rbps=7 wbps=max riops=max wiops=max\n"), Some(Value::Number(7)));
+        assert_eq!(read("253:01 rbps=7\n"), Some(Value::Unlimited));
+        assert_eq!(read(""), Some(Value::Unlimited));
+    }
+
+    #[test]
+    fn what_writes_through_the_page_cache_is_not_said_to_be_held_by_version_1() {
+        let limits = Limits { io_write: Bound::At(ByteSize(1 << 20)), io_weight: 7, ..Limits::default() };
+        let rows = controls(&limits, &facts(Hierarchy::V1));
+        let io: Vec<_> = rows.iter().filter(|row| row.resource == Resource::Io).collect();
+        assert_eq!(io.iter().map(|row| row.word).collect::<Vec<_>>(), ["io_write", "io_weight"]);
+        assert!(io.iter().all(|row| row.place.is_none()));
     }
 }

@@ -2,13 +2,15 @@
 //! for the reconciler and for `apply`.
 
 use crate::capability::CapabilitySet;
-use crate::control::{Control, Value};
+use crate::control::{Value, controls};
+use crate::disk::DiskPlan;
 use bailiwick_policy::{Declared, Tenant};
-use bailiwick_types::{Action, Change, Observed, Profile};
+use bailiwick_types::{Action, Change, HostFacts, LimitFact, Observed, Profile};
 
-/// What must change. `controls` are the limits that this host has files for (see [`crate::control::controls`]).
+/// What must change on this host.
 #[must_use]
-pub fn difference(tenant: &Tenant, controls: &[Control], observed: &Observed, held: bool) -> Vec<Change> {
+pub fn difference(tenant: &Tenant, facts: &HostFacts, observed: &Observed, held: bool) -> Vec<Change> {
+    let controls = controls(&tenant.settings.limits, facts);
     let mut changes = Vec::new();
     let mut add = |what: &str, actual: String, declared: String, action: Action| {
         changes.push(Change { tenant: tenant.name.clone(), what: what.to_owned(), actual, declared, action });
@@ -34,11 +36,15 @@ pub fn difference(tenant: &Tenant, controls: &[Control], observed: &Observed, he
     if jail.init.cap_bounding != want || jail.init.no_new_privs != (profile == Profile::Web) {
         add("profile", "another profile's confinement".into(), profile.to_string(), Action::Restart);
     }
-    for control in controls {
+    let mut told = "";
+    for control in &controls {
         let Some(place) = &control.place else { continue };
-        let Some(fact) = jail.limits.iter().find(|fact| fact.resource == control.word) else { continue };
+        let of_it = |fact: &&LimitFact| fact.resource == control.word && fact.file == place.label();
+        let Some(fact) = jail.limits.iter().find(of_it) else { continue };
         let actual = fact.enforced.map_or(Value::Unlimited, Value::Number);
-        if !place.holds(actual) {
+        // One device is enough to say that a limit of all of them differs.
+        if !place.holds(actual) && told != control.word {
+            told = control.word;
             let shown = control.in_words(fact.enforced);
             add(&format!("limits.{}", control.word), shown, control.declared.clone(), Action::Live);
         }
@@ -57,6 +63,12 @@ pub fn difference(tenant: &Tenant, controls: &[Control], observed: &Observed, he
                 option,
                 Action::Restart,
             );
+        }
+    }
+    if let Some(disk) = &observed.disk {
+        let limits = &tenant.settings.limits;
+        for differs in DiskPlan::new(limits, facts).difference(limits, disk) {
+            add(&format!("limits.{}", differs.word), differs.actual, differs.declared, Action::Live);
         }
     }
     if !observed.strays.is_empty() {

@@ -2,12 +2,13 @@
 
 use crate::capability::CapabilitySet;
 use crate::control::{Control, controls};
-use crate::facts::HostFacts;
+use crate::disk::DiskPlan;
 use crate::landlock::{Domain, TooOld};
 use crate::mount::{Link, Mount, table};
 use crate::seed::{Seed, seeds};
 use bailiwick_policy::{Host, Tenant};
-use bailiwick_types::{Bound, IdRange, Profile, Resource, TenantName};
+use bailiwick_types::HostFacts;
+use bailiwick_types::{Bound, Hierarchy, IdRange, Profile, QuotaFacts, Resource, TenantName};
 
 /// A resource limit of every process (`getrlimit(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct JailPlan {
     pub landlock: Domain,
     /// Its limits.
     pub controls: Vec<Control>,
+    /// Its disk quota.
+    pub disk: DiskPlan,
     /// Limits of each process.
     pub rlimits: Vec<Rlimit>,
 }
@@ -94,7 +97,7 @@ impl JailPlan {
         let profile = settings.profile;
         let limits = &settings.limits;
         let controls = controls(limits, facts);
-        for nominal in nominal(tenant, &controls) {
+        for nominal in nominal(tenant, &controls, facts) {
             if host.require.contains(&nominal.resource) {
                 return Err(nominal.into_error());
             }
@@ -112,6 +115,7 @@ impl JailPlan {
             no_new_privs: profile == Profile::Web,
             landlock: Domain::of(profile, facts.landlock_abi)?,
             controls,
+            disk: DiskPlan::new(limits, facts),
             rlimits: vec![Rlimit::OpenFiles(limits.open_files), Rlimit::NoCore],
         })
     }
@@ -139,7 +143,7 @@ impl NominalLimit {
 
 /// The declared limits that nothing on this host enforces.
 #[must_use]
-pub fn nominal(tenant: &Tenant, controls: &[Control]) -> Vec<NominalLimit> {
+pub fn nominal(tenant: &Tenant, controls: &[Control], facts: &HostFacts) -> Vec<NominalLimit> {
     let limits = &tenant.settings.limits;
     let mut rows: Vec<NominalLimit> = controls
         .iter()
@@ -147,29 +151,46 @@ pub fn nominal(tenant: &Tenant, controls: &[Control]) -> Vec<NominalLimit> {
         .map(|control| NominalLimit {
             word: control.word,
             declared: control.declared.clone(),
-            why: format!("the {} controller has no such limit here", control.controller),
+            why: match control.resource {
+                Resource::Io => why_no_io(control.word, facts),
+                _ => format!("the {} controller has no such limit here", control.controller),
+            },
             resource: control.resource,
         })
         .collect();
-    let mut add = |word, declared: Option<String>, why: &str, resource| {
-        if let Some(declared) = declared {
+    let mut add = |word, declared: String, why: &str, resource| {
+        if declared != "unlimited" {
             rows.push(NominalLimit { word, declared, why: why.to_owned(), resource });
         }
     };
-    fn shown<T: std::fmt::Display>(bound: &Bound<T>) -> Option<String> {
-        match bound {
-            Bound::Unlimited => None,
-            Bound::At(value) => Some(value.to_string()),
+    let (disk, inodes) = (limits.disk.to_string(), limits.inodes.to_string());
+    match &facts.storage.quota {
+        QuotaFacts::Projects => {}
+        QuotaFacts::Groups => {
+            add("inodes", inodes, "btrfs does not count inodes of a tenant", Resource::Inodes);
+            if let Bound::At(pair) = limits.disk
+                && pair.soft != pair.hard
+            {
+                add("disk_soft", pair.soft.to_string(), "btrfs knows no soft limit", Resource::Disk);
+            }
+        }
+        QuotaFacts::Nothing { why, .. } => {
+            add("disk", disk, why, Resource::Disk);
+            add("inodes", inodes, why, Resource::Inodes);
         }
     }
-    let quota = "disk quotas are not set up by this version";
-    let io = "I/O limits are not set up by this version";
-    add("disk", shown(&limits.disk), quota, Resource::Disk);
-    add("inodes", shown(&limits.inodes), quota, Resource::Inodes);
-    add("io_read", shown(&limits.io_read), io, Resource::Io);
-    add("io_write", shown(&limits.io_write), io, Resource::Io);
-    add("iops_read", shown(&limits.iops_read), io, Resource::Io);
-    add("iops_write", shown(&limits.iops_write), io, Resource::Io);
-    add("io_weight", (limits.io_weight != 100).then(|| limits.io_weight.to_string()), io, Resource::Io);
     rows
+}
+
+fn why_no_io(word: &str, facts: &HostFacts) -> String {
+    let text = match facts.controller("io") {
+        None => "no hierarchy of control groups has the controller io",
+        Some(Hierarchy::V1) => "version 1 of the controller does not charge what goes through the page cache",
+        Some(Hierarchy::Unified) if facts.storage.devices.is_empty() => "the state directory is on no block device",
+        Some(Hierarchy::Unified) if word == "io_weight" => {
+            "its block device is shared by weight only with the scheduler bfq or with io.cost.qos"
+        }
+        Some(Hierarchy::Unified) => "the io controller has no such limit here",
+    };
+    text.to_owned()
 }

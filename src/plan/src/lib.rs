@@ -7,7 +7,7 @@
 pub mod capability;
 pub mod control;
 mod difference;
-pub mod facts;
+pub mod disk;
 mod jail;
 pub mod landlock;
 pub mod mount;
@@ -15,5 +15,4 @@ pub mod seccomp;
 pub mod seed;
 
 pub use difference::difference;
-pub use facts::HostFacts;
 pub use jail::{JailPlan, NominalLimit, PlanError, Rlimit, nominal};

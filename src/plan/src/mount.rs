@@ -4,7 +4,7 @@
 //! tenant's root. `web` and `shell` cannot mount at all; in `system`, where they can, no row may be both the host's
 //! and id-mapped: with the host's own ids the tenant's root owns nothing there, so even a remount writes nothing.
 
-use crate::facts::HostFacts;
+use bailiwick_types::HostFacts;
 use bailiwick_types::{ByteSize, Limits, Profile};
 use std::fmt;
 
@@ -254,6 +254,11 @@ mod tests {
             controllers: Default::default(),
             root_links: [("bin".to_owned(), "usr/bin".to_owned())].into(),
             host_etc: HOST_ETC.iter().map(|entry| (*entry).to_owned()).collect(),
+            storage: bailiwick_types::StorageFacts {
+                fs_type: "xfs".to_owned(),
+                quota: bailiwick_types::QuotaFacts::Projects,
+                devices: Vec::new(),
+            },
         }
     }
 

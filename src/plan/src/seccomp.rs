@@ -12,6 +12,7 @@ pub use program::{Instruction, SeccompData, evaluate};
 
 use bailiwick_types::Profile;
 use linux_raw_sys::errno::ENOSYS;
+use linux_raw_sys::general::{__NR_ioctl, __NR_quotactl_fd};
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the system-call table is written for x86_64: another architecture needs numbers and checks of its own");
@@ -115,6 +116,21 @@ pub fn table(profile: Profile) -> Vec<Row> {
 /// The filter of a profile, for the kernel.
 #[must_use]
 pub fn filter(profile: Profile) -> Vec<Instruction> {
+    program::compile(&rules(profile))
+}
+
+/// The filter of the warden: what no jail may call, it has no use for either, but for what bounds a tenant's disk space.
+/// Every jail inherits it below its own.
+#[must_use]
+pub fn filter_of_warden() -> Vec<Instruction> {
+    let mut rules = rules(Profile::System);
+    for number in [__NR_ioctl, __NR_quotactl_fd] {
+        rules[number as usize] = Rule::Always(Verdict::Allow);
+    }
+    program::compile(&rules)
+}
+
+fn rules(profile: Profile) -> Vec<Rule> {
     let mut rules = Vec::new();
     for group in calls::GROUPS {
         for &(number, _) in group.calls {
@@ -125,7 +141,7 @@ pub fn filter(profile: Profile) -> Vec<Instruction> {
             rules[number] = group.rule(profile);
         }
     }
-    program::compile(&rules)
+    rules
 }
 
 /// The name of a call, for messages.

@@ -1,10 +1,10 @@
 //! `bailiwick.toml`.
 
 use crate::diagnostic::{Diagnostic, Problem};
-use crate::model::{Host, Principal};
-use crate::reader::{Report, Section, Span, Table, distinct, line, number, parsed, text};
+use crate::model::{Host, Principal, Reserve};
+use crate::reader::{Report, Section, Span, Table, distinct, expected, line, number, parsed, text};
 use crate::source::Source;
-use bailiwick_types::{IdPool, Resource};
+use bailiwick_types::{ByteSize, IdPool, Resource};
 use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -14,10 +14,11 @@ pub(crate) const FILE: &str = "bailiwick.toml";
 
 const TOP: Section = Section {
     title: "at the top of bailiwick.toml",
-    keys: &["state_dir", "runtime_dir", "ids", "require", "admins", "user"],
+    keys: &["state_dir", "runtime_dir", "ids", "require", "reserve", "admins", "user"],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
-const SECTIONS: &[Section] = &[TOP, IDS];
+const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
+const SECTIONS: &[Section] = &[TOP, IDS, RESERVE];
 
 /// What holds where the file says nothing.
 pub(crate) fn defaults() -> Host {
@@ -27,6 +28,7 @@ pub(crate) fn defaults() -> Host {
         ids: IdPool::default(),
         require: [Resource::Cpu, Resource::Memory, Resource::Tasks, Resource::Disk].into(),
         admins: vec![Principal::User("root".to_owned()), Principal::Group("bailiwick-admin".to_owned())],
+        reserve: Reserve { memory: ByteSize(256 << 20), tasks: 1000, disk: ByteSize(1 << 30) },
         user: "bailiwick".to_owned(),
     }
 }
@@ -44,6 +46,14 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         if let Some(require) = top.list(&mut report, "require", parsed::<Resource>) {
             let require = distinct(&mut report, require.into_inner(), Resource::to_string);
             host.require = require.into_iter().collect();
+        }
+        if let Some(reserve) = top.table(&mut report, "reserve", &RESERVE, SECTIONS) {
+            let (memory, tasks) =
+                (reserve.read(&mut report, "memory", size), reserve.read(&mut report, "tasks", number));
+            host.reserve.memory = memory.map_or(host.reserve.memory, Spanned::into_inner);
+            host.reserve.tasks = tasks.map_or(host.reserve.tasks, Spanned::into_inner);
+            let disk = reserve.read(&mut report, "disk", size);
+            host.reserve.disk = disk.map_or(host.reserve.disk, Spanned::into_inner);
         }
         if let Some(admins) = top.list(&mut report, "admins", principal) {
             host.admins = distinct(&mut report, admins.into_inner(), written);
@@ -100,6 +110,15 @@ fn read_ids(report: &mut Report<'_>, table: &Table<'_, '_>) -> IdPool {
     .expect("one number says nothing of the other")
 }
 
+fn size(value: &DeValue<'_>) -> Result<ByteSize, Problem> {
+    match value {
+        DeValue::Integer(_) | DeValue::Float(_) => {
+            Err(expected("a size such as \"512M\"", value).hint("write it in quotes, with its unit"))
+        }
+        _ => parsed(value),
+    }
+}
+
 fn principal(value: &DeValue<'_>) -> Result<Principal, Problem> {
     let text = text(value)?;
     let (make, name): (fn(String) -> Principal, &str) = match text.strip_prefix("group:") {
@@ -152,12 +171,16 @@ pub(crate) fn write(host: &Host) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let list = |items: Vec<String>| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
     format!(
-        "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\nadmins = [{}]\nuser = {}\n",
+        "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\n\
+         reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nuser = {}\n",
         quoted(&host.state_dir.to_string_lossy()),
         quoted(&host.runtime_dir.to_string_lossy()),
         host.ids.first(),
         host.ids.per_tenant(),
         list(host.require.iter().map(Resource::to_string).collect()),
+        host.reserve.memory,
+        host.reserve.tasks,
+        host.reserve.disk,
         list(host.admins.iter().map(written).collect()),
         quoted(&host.user),
     )

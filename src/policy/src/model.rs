@@ -1,7 +1,7 @@
 //! The policy after parsing and inheritance: what the operator declared, with nothing left to look up.
 
 use bailiwick_types::{
-    Door, IdPool, ImageName, Limits, LoginName, PlanName, Profile, Resource, ServiceName, TenantName,
+    ByteSize, Door, IdPool, ImageName, Limits, LoginName, PlanName, Profile, Resource, ServiceName, TenantName,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,10 +29,23 @@ pub struct Host {
     pub ids: IdPool,
     /// Tenants whose limits here cannot be enforced are refused.
     pub require: BTreeSet<Resource>,
+    /// What all tenants together leave to the host.
+    pub reserve: Reserve,
     /// Who may use the control socket for every tenant.
     pub admins: Vec<Principal>,
     /// The user that `bailiwickd` runs as: a name of the host's user database, or a number.
     pub user: String,
+}
+
+/// What all tenants together leave to the host, whatever each of them may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Reserve {
+    /// Of the machine's memory.
+    pub memory: ByteSize,
+    /// Of the processes and threads that the kernel can number.
+    pub tasks: u64,
+    /// Free space of the file system that holds the state directory.
+    pub disk: ByteSize,
 }
 
 /// A user or a group of the host.

@@ -4,7 +4,7 @@
 //! to a tenant what the operator wrote down for it. Each verb says why it is safe to grant.
 
 use crate::Failure;
-use bailiwick_types::{IdRange, Observed, TenantName};
+use bailiwick_types::{DiskFact, HostFacts, IdRange, Observed, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -53,6 +53,11 @@ pub enum WardenRequest {
         /// Whose.
         tenant: TenantName,
     },
+    /// What the host is capable of. Safe: changes nothing.
+    Facts,
+    /// What every tenant uses of its disk quota. Safe: of what it changes, only the end of a time of grace, and that to
+    /// what the policy declares.
+    Disks,
     /// Who is known, who runs. Safe: changes nothing.
     Roster,
     /// The same of one tenant.
@@ -87,6 +92,10 @@ pub enum WardenReply {
     Unchanged,
     /// To `Observe`.
     Observed(Box<Observed>),
+    /// To `Facts`.
+    Facts(Box<HostFacts>),
+    /// To `Disks`.
+    Disks(BTreeMap<TenantName, DiskFact>),
     /// To `Roster`.
     Roster(BTreeMap<TenantName, RosterEntry>),
     /// To `Entry`; `None` when the tenant has no ids.

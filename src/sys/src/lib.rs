@@ -3,6 +3,8 @@
 //! The only crate with unsafe code. Each unsafe block makes one call and names what the call demands and where it is
 //! guaranteed. Descriptors come back owned; raw numbers never leave this crate.
 
+pub mod block;
+pub mod btrfs;
 pub mod cgroup;
 pub mod credential;
 pub mod elf;
@@ -13,6 +15,7 @@ pub mod namespace;
 pub mod network;
 pub mod proc;
 pub mod process;
+pub mod quota;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;

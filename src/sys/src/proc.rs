@@ -408,6 +408,28 @@ pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
     directory(pid)
 }
 
+/// Bytes of memory that the machine has (`proc_meminfo(5)`, `MemTotal`).
+///
+/// # Errors
+/// What reading the file says.
+pub fn memory() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    let kibibytes: Option<u64> = kibibytes.and_then(|number| number.trim().parse().ok());
+    Ok(kibibytes.ok_or(io::ErrorKind::InvalidData)?.saturating_mul(1024))
+}
+
+/// How many processes and threads the kernel lets there be: the lower of `kernel.pid_max` and `kernel.threads-max`.
+///
+/// # Errors
+/// What reading the files says.
+pub fn most_tasks() -> io::Result<u64> {
+    let read = |name: &str| -> io::Result<u64> {
+        std::fs::read_to_string(format!("/proc/sys/kernel/{name}"))?.trim().parse().map_err(io::Error::other)
+    };
+    Ok(read("pid_max")?.min(read("threads-max")?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -582,5 +604,11 @@ mod tests {
             want.sort();
             prop_assert_eq!(got, want);
         }
+    }
+
+    #[test]
+    fn the_machine_has_memory_and_room_for_tasks() {
+        assert!(memory().expect("reads") > 64 << 20);
+        assert!(most_tasks().expect("reads") > 300);
     }
 }

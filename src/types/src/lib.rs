@@ -4,6 +4,7 @@
 //! Nothing here reads a file, a clock or the kernel.
 
 mod exit;
+mod facts;
 mod id;
 mod limit;
 mod name;
@@ -14,11 +15,13 @@ mod tenant;
 mod usage;
 
 pub use exit::ExitStatus;
+pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, WeightPolicy};
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use name::{ImageName, LoginName, NameError, PlanName, ServiceName, TenantName};
 pub use observed::{
-    LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts,
+    DiskFact, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail,
+    ProcessFacts, QuotaFact,
 };
 pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
 pub use report::{

@@ -22,6 +22,32 @@ pub struct Observed {
     /// Processes with an id of the tenant's range that are not in its control group: every one is a breach. At most
     /// [`MAX_STRAYS`].
     pub strays: Vec<ProcessFacts>,
+    /// Its disk quota; `None` when nothing counts on this host, or the tenant has no storage.
+    pub disk: Option<DiskFact>,
+}
+
+/// A tenant's disk quota, as the kernel reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFact {
+    /// Bytes.
+    pub bytes: QuotaFact,
+    /// Inodes; `None` where they are not counted.
+    pub inodes: Option<QuotaFact>,
+    /// Whether the tenant's directory belongs to the quota, and what is made in it will.
+    pub charged: bool,
+}
+
+/// One quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaFact {
+    /// In use.
+    pub used: u64,
+    /// May be passed for a time.
+    pub soft: Option<u64>,
+    /// May never be passed.
+    pub hard: Option<u64>,
+    /// Until when the soft one may be passed, in seconds since 1970, when it is passed now.
+    pub grace_until: Option<u64>,
 }
 
 /// A running jail.

@@ -14,7 +14,7 @@ use bailiwick_plan::JailPlan;
 use bailiwick_plan::mount::{Flags, Source};
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process};
-use bailiwick_types::IdRange;
+use bailiwick_types::{IdRange, QuotaFacts};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -60,6 +60,7 @@ pub(crate) struct Builder<'a> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) groups: &'a Groups,
     pub(crate) init: &'a OwnedFd,
+    pub(crate) quota: &'a QuotaFacts,
 }
 
 /// A jail that runs.
@@ -76,7 +77,7 @@ impl Builder<'_> {
         let take = |step| reach(step).map_err(BuildError::at(step));
 
         take(Step::Storage)?;
-        self.storage.ensure(plan).map_err(BuildError::at(Step::Storage))?;
+        self.storage.ensure(plan, self.quota).map_err(|error| BuildError::new(Step::Storage, "", error))?;
 
         take(Step::Runtime)?;
         let runtime = self.runtime.make(&plan.tenant).map_err(BuildError::at(Step::Runtime))?;

@@ -7,18 +7,21 @@ use crate::build::{BuildError, Builder};
 use crate::groups::{GroupError, Groups, TenantGroups};
 use crate::ledger::{Ledger, LedgerError};
 use crate::manager::{self, Handed};
+use crate::quota::{self, Grace};
 use crate::record::Record;
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
 use crate::step::{Step, reach};
 use crate::storage::{Storage, StorageError};
 use bailiwick_observe::{ObserveError, Subject};
+use bailiwick_plan::JailPlan;
 use bailiwick_plan::control::controls;
-use bailiwick_plan::{HostFacts, JailPlan};
+use bailiwick_plan::disk::DiskPlan;
 use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
 use bailiwick_proto::warden::RosterEntry;
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
-use bailiwick_types::{ExitStatus, IdRange, Profile, TenantName};
+use bailiwick_types::HostFacts;
+use bailiwick_types::{DiskFact, ExitStatus, IdRange, QuotaFacts, TenantName};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io;
@@ -156,11 +159,11 @@ impl Warden {
         let storage = Storage::open(&host.state_dir)?;
         let ledger = Ledger::open(storage.state().map_err(system("use the state directory"))?, host.ids)?;
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
-        let facts = bailiwick_observe::host_facts()?;
+        let facts = bailiwick_observe::host_facts(&host.state_dir)?;
         let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
+        groups.reserve(&facts, &host.reserve)?;
         runtime.note_groups(groups.bases()).map_err(system("note where the control groups are"))?;
-        // What no jail may call, the warden has no use for either. Every jail inherits this filter below its own.
-        let program = bailiwick_plan::seccomp::filter(Profile::System);
+        let program = bailiwick_plan::seccomp::filter_of_warden();
         let program: Vec<_> = program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
         bailiwick_sys::seccomp::load(&program).map_err(system("load its seccomp filter"))?;
         let (jails, listener) = (BTreeMap::new(), handed.listener);
@@ -264,6 +267,8 @@ impl Warden {
             WardenRequest::Thaw { tenant } => self.freeze(&tenant, false),
             WardenRequest::Purge { tenant } => self.purge(&tenant),
             WardenRequest::Observe { tenant } => self.observe(&tenant),
+            WardenRequest::Facts => self.facts(),
+            WardenRequest::Disks => self.disks(),
             WardenRequest::Roster => Ok(self.roster()),
             WardenRequest::Entry { tenant } => {
                 Ok(WardenReply::Entry(self.ledger.ids(&tenant).map(|ids| Box::new(self.entry(&tenant, ids)))))
@@ -302,13 +307,14 @@ impl Warden {
         let ids = self.ledger.assign(name).map_err(|error| failed(&error))?;
         let plan = JailPlan::new(&tenant, &host, ids, &self.facts)
             .map_err(|error| failure(ExitStatus::HostCannot, name, "start", &error))?;
-        self.groups.ensure_bases(&self.facts).map_err(|error| failed(&error))?;
+        self.groups.ensure_bases(&self.facts, &host.reserve).map_err(|error| failed(&error))?;
         let builder = Builder {
             plan: &plan,
             storage: &self.storage,
             runtime: &self.runtime,
             groups: &self.groups,
             init: &self.init,
+            quota: &self.facts.storage.quota,
         };
         match builder.build() {
             Ok(built) => {
@@ -393,13 +399,71 @@ impl Warden {
     }
 
     fn limit(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
-        let (_, tenant) = self.declared(name)?;
+        let (host, tenant) = self.declared(name)?;
         self.running(name)?;
-        let controls = controls(&tenant.settings.limits, &self.facts);
-        let failed = |error| failure(ExitStatus::Failed, name, "limit", &error);
-        let groups = self.groups.of(name).map_err(failed)?;
-        groups.limit(&controls).map_err(failed)?;
+        let limits = &tenant.settings.limits;
+        let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "limit", error);
+        self.groups.reserve(&self.facts, &host.reserve).map_err(|error| failed(&error))?;
+        if let Some(ids) = self.ledger.ids(name) {
+            let plan = DiskPlan::new(limits, &self.facts);
+            let bound = self.storage.bound(name, ids.first, &plan, &self.facts.storage.quota);
+            bound.map_err(|error| failed(&error))?;
+        }
+        let controls = controls(limits, &self.facts);
+        let groups = self.groups.of(name).map_err(|error| failed(&error))?;
+        groups.limit(&controls).map_err(|error| failed(&error))?;
         Ok(WardenReply::Done)
+    }
+
+    /// Looks at the host anew: an operator may have switched quotas on since.
+    fn facts(&mut self) -> Result<WardenReply, Failure> {
+        let facts = bailiwick_observe::host_facts(&self.host.state_dir);
+        self.facts = facts.map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        Ok(WardenReply::Facts(Box::new(self.facts.clone())))
+    }
+
+    /// What every tenant uses of its quota. The kernel has one time of grace for all who pass a soft limit; here each gets
+    /// its own.
+    fn disks(&mut self) -> Result<WardenReply, Failure> {
+        let mut disks = BTreeMap::new();
+        let tenants: Vec<(TenantName, IdRange)> =
+            self.ledger.tenants().map(|(name, ids)| (name.clone(), ids)).collect();
+        let kind = self.facts.storage.quota.clone();
+        for (name, ids) in tenants {
+            let Some(dir) = self.storage.open_of(&name) else { continue };
+            let Ok(Some(mut fact)) = bailiwick_observe::disk_fact(&dir, ids.first, &kind) else { continue };
+            if kind == QuotaFacts::Projects {
+                let failed =
+                    |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, &name, "limit", error);
+                self.mind_grace(&name, ids, &dir, &mut fact).map_err(|error| failed(&*error))?;
+            }
+            disks.insert(name, fact);
+        }
+        Ok(WardenReply::Disks(disks))
+    }
+
+    fn mind_grace(
+        &mut self,
+        name: &TenantName,
+        ids: IdRange,
+        dir: &OwnedFd,
+        fact: &mut DiskFact,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let noted = self.ledger.grace(name);
+        let passed = fact.bytes.grace_until.is_some() || fact.inodes.is_some_and(|inodes| inodes.grace_until.is_some());
+        if !passed && noted == Grace::default() {
+            return Ok(());
+        }
+        let Ok((_, Some(tenant))) = bailiwick_policy::read_tenant(&self.config, name) else { return Ok(()) };
+        let own = tenant.settings.limits.disk_grace.0;
+        if let Some(grace) = quota::grace(dir, ids.first, fact, own, noted)? {
+            fact.bytes.grace_until = grace.bytes;
+            if let Some(inodes) = &mut fact.inodes {
+                inodes.grace_until = grace.inodes;
+            }
+            self.ledger.set_grace(name, grace)?;
+        }
+        Ok(())
     }
 
     fn freeze(&mut self, name: &TenantName, frozen: bool) -> Result<WardenReply, Failure> {
@@ -445,8 +509,10 @@ impl Warden {
         let runs = self.runs(name);
         let init = self.jails.get(name).map(|jail| (jail.record.pid, jail.record.start_time));
         let cgroups = if runs { self.groups.paths(name) } else { BTreeMap::new() };
-        let subject =
-            Subject { tenant: name, ids: self.ledger.ids(name), init, cgroups: &cgroups, controls: &controls };
+        let dir = self.storage.open_of(name);
+        let storage = dir.as_ref().map(|dir| (dir.as_fd(), &self.facts.storage.quota));
+        let ids = self.ledger.ids(name);
+        let subject = Subject { tenant: name, ids, init, cgroups: &cgroups, controls: &controls, storage };
         let observed = bailiwick_observe::observe(&subject)
             .map_err(|error| failure(ExitStatus::Failed, name, "observe", &error))?;
         Ok(WardenReply::Observed(Box::new(observed)))

@@ -5,17 +5,22 @@
 //! 6.12 and 6.18), so a jail gets a fresh group each time. And a process moves between groups of version 1 without a
 //! global lock only when it moves itself, by writing `0` to `tasks`.
 
-use bailiwick_plan::HostFacts;
-use bailiwick_plan::control::{Control, Place};
-use bailiwick_plan::facts::Hierarchy;
+use bailiwick_plan::control::{Control, Entry, Place};
+use bailiwick_policy::Reserve;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, proc};
+use bailiwick_types::Hierarchy;
+use bailiwick_types::HostFacts;
 use bailiwick_types::TenantName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// The controllers that limits need, and whether their files of version 1 hold what they say. See
+/// [`bailiwick_plan::control`] for the one that does not.
+const CONTROLLERS: [(&str, bool); 4] = [("cpu", true), ("memory", true), ("pids", true), ("io", false)];
 
 /// The unified hierarchy, in maps by hierarchy.
 const UNIFIED: &str = "unified";
@@ -61,6 +66,16 @@ pub enum GroupError {
         /// What it holds.
         got: String,
     },
+    /// Nothing would be left for tenants.
+    #[error("`reserve` in bailiwick.toml keeps {kept} of \"{word}\", and the host has only {all}; lower it")]
+    Reserve {
+        /// Which.
+        word: &'static str,
+        /// What there is.
+        all: u64,
+        /// What is to be kept.
+        kept: u64,
+    },
     /// The group still has processes.
     #[error("processes in \"{0}\" do not end (uninterruptible in the kernel?)")]
     Busy(String),
@@ -70,6 +85,9 @@ fn failed(what: &'static str, path: impl Into<String>) -> impl FnOnce(io::Error)
     let path = path.into();
     move |source| GroupError::File { what, path, source }
 }
+
+/// What was read of control files, by name.
+type Files = BTreeMap<&'static str, String>;
 
 /// Where tenants' groups are.
 #[derive(Debug)]
@@ -111,12 +129,11 @@ impl Groups {
         let mine = proc::cgroups(std::process::id()).map_err(failed("read", "/proc/self/cgroup"))?;
         let mut used: BTreeSet<&str> = BTreeSet::from([UNIFIED]);
         let mut delegated = Vec::new();
-        for (controller, hierarchy) in &facts.controllers {
-            if ["cpu", "memory", "pids"].contains(&controller.as_str()) {
-                match hierarchy {
-                    Hierarchy::V1 => drop(used.insert(controller)),
-                    Hierarchy::Unified => delegated.push(controller.as_str()),
-                }
+        for (controller, of_version_1) in CONTROLLERS {
+            match facts.controller(controller) {
+                Some(Hierarchy::V1) if of_version_1 => drop(used.insert(controller)),
+                Some(Hierarchy::Unified) => delegated.push(controller),
+                _ => {}
             }
         }
         let mut groups = Self { hierarchies, bases: BTreeMap::new(), own: BTreeMap::new() };
@@ -281,15 +298,53 @@ impl Groups {
     }
 
     /// Makes the bases again after [`Self::remove_empty_bases`].
-    pub(crate) fn ensure_bases(&self, facts: &HostFacts) -> Result<(), GroupError> {
+    pub(crate) fn ensure_bases(&self, facts: &HostFacts, reserve: &Reserve) -> Result<(), GroupError> {
+        let mut made = false;
         for (hierarchy, base) in &self.bases {
+            made |= self.directory(hierarchy, base).is_err();
             self.make(hierarchy, base)?;
         }
-        let unified: Vec<&str> = ["cpu", "memory", "pids"]
+        if !made {
+            return Ok(());
+        }
+        let unified: Vec<&str> = CONTROLLERS
             .into_iter()
+            .map(|(controller, _)| controller)
             .filter(|controller| facts.controller(controller) == Some(Hierarchy::Unified))
             .collect();
-        self.enable(&self.bases[UNIFIED], &unified)
+        self.enable(&self.bases[UNIFIED], &unified)?;
+        self.reserve(facts, reserve)
+    }
+
+    /// Bounds all tenants together, so that they leave the host what is reserved for it.
+    pub(crate) fn reserve(&self, facts: &HostFacts, reserve: &Reserve) -> Result<(), GroupError> {
+        let memory = proc::memory().map_err(failed("read", "/proc/meminfo"))?;
+        let tasks = proc::most_tasks().map_err(failed("read", "/proc/sys/kernel"))?;
+        let whole_pages = |bytes: u64| bytes / 4096 * 4096;
+        for (controller, word, file, all, kept) in [
+            ("memory", "memory", ["memory.max", "memory.limit_in_bytes"], memory, reserve.memory.0),
+            ("pids", "tasks", ["pids.max", "pids.max"], tasks, reserve.tasks),
+        ] {
+            let (hierarchy, file) = match facts.controller(controller) {
+                Some(Hierarchy::Unified) => (UNIFIED, file[0]),
+                Some(Hierarchy::V1) => (controller, file[1]),
+                None => continue,
+            };
+            let rest = all.saturating_sub(kept);
+            if rest == 0 {
+                return Err(GroupError::Reserve { word, all, kept });
+            }
+            let rest = if controller == "memory" { whole_pages(rest) } else { rest };
+            let base = &self.bases[hierarchy];
+            let dir = self.directory(hierarchy, base)?;
+            cgroup::write(&dir, file, &rest.to_string()).map_err(failed("bound all tenants in", base))?;
+            let got = cgroup::read(&dir, file).map_err(failed("read", file))?;
+            if got.trim() != rest.to_string() {
+                let declared = kept.to_string();
+                return Err(GroupError::NotHeld { word: "reserve", declared, file, got: got.trim().to_owned() });
+            }
+        }
+        Ok(())
     }
 
     /// Moves the warden into a tenant's groups of version 1, so that what it clones is born there. The value moves it
@@ -324,31 +379,49 @@ impl TenantGroups {
     /// Writes every limit and reads it back.
     pub(crate) fn limit(&self, controls: &[Control]) -> Result<(), GroupError> {
         // A limit of memory and swap together cannot be under one of memory alone, so their order depends on whether
-        // they grow or shrink; two rounds serve both.
+        // they grow or shrink; two rounds serve both. A fresh group has no limit of devices, and mostly needs none.
+        let mut files = Files::default();
         let mut again = Vec::new();
-        for control in controls {
-            let Some(place) = &control.place else { continue };
+        for (control, place) in controls.iter().filter_map(|control| Some((control, control.place.as_ref()?))) {
+            let of_devices = !matches!(place.entry, Entry::Whole);
+            if of_devices && self.held(control, place, &mut files)?.is_ok() {
+                continue;
+            }
             if let Err(GroupError::File { .. }) = self.write(control, place) {
                 again.push((control, place));
             }
+            files = Files::default();
         }
         for (control, place) in again {
             self.write(control, place)?;
         }
-        for control in controls {
-            let Some(place) = &control.place else { continue };
-            let dir = self.directory(control, place);
-            let got = cgroup::read(dir, place.file).map_err(failed("read", place.file))?;
-            if !place.read_back(&got).is_some_and(|value| place.holds(value)) {
+        let mut files = Files::default();
+        for (control, place) in controls.iter().filter_map(|control| Some((control, control.place.as_ref()?))) {
+            if let Err(got) = self.held(control, place, &mut files)? {
                 return Err(GroupError::NotHeld {
                     word: control.word,
                     declared: control.declared.clone(),
                     file: place.file,
-                    got: got.trim().to_owned(),
+                    got,
                 });
             }
         }
         Ok(())
+    }
+
+    /// Whether the kernel reports a limit as it should be; if not, what it reports. Each file is read once for all that
+    /// is in it.
+    fn held(&self, control: &Control, place: &Place, files: &mut Files) -> Result<Result<(), String>, GroupError> {
+        let text = match files.get(place.file) {
+            Some(text) => text,
+            None => {
+                let dir = self.directory(control, place);
+                let text = cgroup::read(dir, place.file).map_err(failed("read", place.file))?;
+                files.entry(place.file).or_insert(text)
+            }
+        };
+        let held = place.read_back(text).is_some_and(|value| place.holds(value));
+        Ok(if held { Ok(()) } else { Err(text.trim().to_owned()) })
     }
 
     fn directory(&self, control: &Control, place: &Place) -> &OwnedFd {

@@ -4,6 +4,7 @@
 //! before the ids are used, replaced in one step, and a ledger that cannot be read stops the warden rather than
 //! being started anew.
 
+use crate::quota::Grace;
 use bailiwick_sys::file;
 use bailiwick_types::{IdPool, IdRange, TenantName};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ struct Entry {
     index: u32,
     /// An operator stopped the tenant.
     held: bool,
+    /// Ends of times of grace that the warden set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grace: Option<Grace>,
 }
 
 /// Why the ledger cannot be used.
@@ -124,7 +128,7 @@ impl Ledger {
         let index = (0..).zip(&used).find(|(free, used)| free != *used).map_or(used.len(), |(free, _)| free as usize);
         let index = u32::try_from(index).map_err(|_| LedgerError::Full)?;
         let range = self.content.pool.range(index).ok_or(LedgerError::Full)?;
-        self.content.tenants.insert(tenant.clone(), Entry { index, held: false });
+        self.content.tenants.insert(tenant.clone(), Entry { index, held: false, grace: None });
         self.save().inspect_err(|_| {
             self.content.tenants.remove(tenant);
         })?;
@@ -146,6 +150,23 @@ impl Ledger {
         match self.content.tenants.get_mut(tenant) {
             Some(entry) if entry.held != held => {
                 entry.held = held;
+                self.save()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Until when a tenant that has passed a soft limit may go on, as the warden set it.
+    pub(crate) fn grace(&self, tenant: &TenantName) -> Grace {
+        self.content.tenants.get(tenant).and_then(|entry| entry.grace).unwrap_or_default()
+    }
+
+    /// Notes it.
+    pub(crate) fn set_grace(&mut self, tenant: &TenantName, grace: Grace) -> Result<(), LedgerError> {
+        let grace = (grace != Grace::default()).then_some(grace);
+        match self.content.tenants.get_mut(tenant) {
+            Some(entry) if entry.grace != grace => {
+                entry.grace = grace;
                 self.save()
             }
             _ => Ok(()),

@@ -10,6 +10,7 @@ mod groups;
 mod inside;
 mod ledger;
 mod manager;
+mod quota;
 mod record;
 mod runtime;
 mod serve;

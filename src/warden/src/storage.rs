@@ -1,12 +1,14 @@
-//! Tenants' storage: directories below the state directory, made once from seeds, removed by a purge.
+//! Tenants' storage: directories below the state directory, made once from seeds, bounded by quotas, removed by a purge.
 //!
 //! Danger: what lies in a tenant's directory is the tenant's. Nothing here opens a name inside one after the first
 //! day, but to remove the whole; and removal looks at no name twice and follows neither links nor mounts.
 
+use crate::quota::{self, QuotaError};
 use bailiwick_plan::JailPlan;
+use bailiwick_plan::disk::DiskPlan;
 use bailiwick_plan::seed::{Kind, Seed};
 use bailiwick_sys::{file, mount};
-use bailiwick_types::TenantName;
+use bailiwick_types::{QuotaFacts, TenantName};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,6 +41,12 @@ pub enum StorageError {
         /// Its permissions.
         mode: u32,
     },
+    /// A tenant's storage cannot be made.
+    #[error("cannot write what a tenant's storage begins with")]
+    Seed(#[source] io::Error),
+    /// A tenant's quota.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// Another warden has it.
     #[error("another bailiwick-warden works on the state directory \"{path}\"", path = path.display())]
     Locked {
@@ -93,23 +101,28 @@ impl Storage {
     }
 
     /// Makes what is missing of a tenant's storage: all of it on the first day, later only what a new profile needs.
-    /// Each directory at the top appears whole or not at all.
-    pub(crate) fn ensure(&self, plan: &JailPlan) -> io::Result<()> {
-        let dir = file::ensure_dir_at(&self.tenants, &plan.tenant, 0o700)?;
+    /// Each directory at the top appears whole or not at all. Charges it to the tenant and bounds it.
+    pub(crate) fn ensure(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<(), StorageError> {
+        let dir = quota::ensure_charged(&self.tenants, plan.tenant.as_str(), plan.ids.first, kind)?;
+        quota::bound(&self.tenants, &dir, plan.ids.first, &plan.disk, kind)?;
+        self.ensure_seeds(plan, &dir).map_err(StorageError::Seed)
+    }
+
+    fn ensure_seeds(&self, plan: &JailPlan, dir: &OwnedFd) -> io::Result<()> {
         for top in plan.seeds.iter().filter(|seed| !seed.path.contains('/')) {
-            if file::metadata_at(&dir, &top.path).is_ok() {
+            if file::metadata_at(dir, &top.path).is_ok() {
                 continue;
             }
             let fresh = format!(".{}.new", top.path);
-            remove_tree(&dir, &fresh)?;
+            remove_tree(dir, &fresh)?;
             let below = format!("{}/", top.path);
             make(dir.as_fd(), &fresh, top)?;
-            let fresh_dir = file::open_dir_at(&dir, &fresh)?;
+            let fresh_dir = file::open_dir_at(dir, &fresh)?;
             for seed in plan.seeds.iter().filter(|seed| seed.path.starts_with(&below)) {
                 make(fresh_dir.as_fd(), &seed.path[below.len()..], seed)?;
             }
             rustix::fs::syncfs(&fresh_dir)?;
-            rustix::fs::renameat(&dir, &fresh, &dir, &top.path)?;
+            rustix::fs::renameat(dir, &fresh, dir, &top.path)?;
         }
         Ok(())
     }
@@ -123,6 +136,25 @@ impl Storage {
     /// Whether a tenant has any data.
     pub(crate) fn holds(&self, tenant: &TenantName) -> bool {
         file::metadata_at(&self.tenants, tenant).is_ok()
+    }
+
+    /// A tenant's directory, open; `None` when it has none.
+    pub(crate) fn open_of(&self, tenant: &TenantName) -> Option<OwnedFd> {
+        file::open_dir_at(&self.tenants, tenant).ok()
+    }
+
+    /// Bounds what a tenant may use from now on. A tenant without storage is bounded when it is made.
+    pub(crate) fn bound(
+        &self,
+        tenant: &TenantName,
+        project: u32,
+        plan: &DiskPlan,
+        kind: &QuotaFacts,
+    ) -> Result<(), StorageError> {
+        match self.open_of(tenant) {
+            Some(dir) => Ok(quota::bound(&self.tenants, &dir, project, plan, kind)?),
+            None => Ok(()),
+        }
     }
 
     /// Removes all data of a tenant. An interrupted removal is finished by [`Self::finish_purges`].
@@ -139,6 +171,11 @@ impl Storage {
 
     /// Frees the space of every purged tenant.
     pub(crate) fn finish_purges(&self) -> io::Result<()> {
+        if let Ok(purged) = file::open_dir_at(&self.state, PURGED) {
+            for name in file::names(&purged)? {
+                quota::remove_whole(&purged, &name);
+            }
+        }
         remove_tree(&self.state, PURGED)
     }
 }

@@ -1,6 +1,6 @@
 //! Properties: what is dumped reads to the same, and no bytes make the reader fail in any way but with a diagnostic.
 
-use bailiwick_policy::{Declared, Host, Login, Plan, Policy, Principal, Reading, Service, Settings, Tenant};
+use bailiwick_policy::{Declared, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant};
 use bailiwick_policy::{dump, parse, render};
 use bailiwick_types::{
     Bound, ByteSize, Count, CpuShare, Door, IdPool, Limits, Period, PlanName, Profile, Resource, SoftHard, TenantName,
@@ -131,6 +131,7 @@ prop_compose! {
             "[a-zA-Z0-9._$@]{1,9}".prop_map(Principal::User),
             "[a-zA-Z0-9._$@]{1,9}".prop_map(Principal::Group),
         ], 0..4),
+        (memory, tasks, disk) in (size(0), 0u64..1 << 40, size(0)),
         user in "[a-z]{1,8}_",
     ) -> Host {
         Host {
@@ -138,6 +139,7 @@ prop_compose! {
             runtime_dir: PathBuf::from(dirs.1),
             ids: IdPool::new(first, 65_536).expect("a pool"),
             require,
+            reserve: Reserve { memory, tasks, disk },
             admins: admins.into_iter().collect(),
             user,
         }

@@ -1,0 +1,149 @@
+//! Disk limits as a quota (`quotactl(2)`; btrfs documentation, "Quota groups").
+
+use bailiwick_types::{Bound, ByteSize, Count, DiskFact, HostFacts, Limits, QuotaFact, QuotaFacts, SoftHard};
+
+/// The bounds of one tenant. `None` is no bound; its use is counted all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskPlan {
+    /// Bytes, in whole kibibytes, in which the kernel counts.
+    pub bytes: Option<SoftHard<u64>>,
+    /// Inodes.
+    pub inodes: Option<SoftHard<u64>>,
+    /// For how many seconds a soft bound may be passed.
+    pub grace: u64,
+}
+
+/// A part of the disk limits that differs from what the kernel enforces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskDifference {
+    /// The word in `[limits]`.
+    pub word: &'static str,
+    /// As the kernel has it.
+    pub actual: String,
+    /// As the policy has it.
+    pub declared: String,
+}
+
+impl DiskPlan {
+    /// What is to be enforced on this host.
+    #[must_use]
+    pub fn new(limits: &Limits, facts: &HostFacts) -> Self {
+        let soft_too = facts.storage.quota == QuotaFacts::Projects;
+        let bytes = limits.disk.value().map(|disk| SoftHard {
+            // A soft bound that the host does not know is not a lower hard one.
+            soft: if soft_too { kibibytes(disk.soft) } else { kibibytes(disk.hard) },
+            hard: kibibytes(disk.hard),
+        });
+        let inodes = limits.inodes.value().map(|inodes| SoftHard { soft: inodes.soft.0, hard: inodes.hard.0 });
+        let enforced = |bound| if facts.storage.quota.bounds_anything() { bound } else { None };
+        Self { bytes: enforced(bytes), inodes: if soft_too { inodes } else { None }, grace: limits.disk_grace.0 }
+    }
+
+    /// What differs. The kernel counts in blocks of the file system and may have rounded up to one.
+    #[must_use]
+    pub fn difference(&self, limits: &Limits, fact: &DiskFact) -> Vec<DiskDifference> {
+        let mut found = Vec::new();
+        if !close(self.bytes, &fact.bytes, 64 << 10) {
+            let (actual, declared) = (bytes_in_words(&fact.bytes), limits.disk.to_string());
+            found.push(DiskDifference { word: "disk", actual, declared });
+        }
+        if let Some(inodes) = &fact.inodes
+            && !close(self.inodes, inodes, 0)
+        {
+            let (actual, declared) = (inodes_in_words(inodes), limits.inodes.to_string());
+            found.push(DiskDifference { word: "inodes", actual, declared });
+        }
+        found
+    }
+}
+
+/// What the kernel enforces, as the policy writes it.
+#[must_use]
+pub fn bytes_in_words(fact: &QuotaFact) -> String {
+    pair(fact).map_or("unlimited".to_owned(), |pair| Bound::At(map(pair, ByteSize)).to_string())
+}
+
+/// The same of inodes.
+#[must_use]
+pub fn inodes_in_words(fact: &QuotaFact) -> String {
+    pair(fact).map_or("unlimited".to_owned(), |pair| Bound::At(map(pair, Count)).to_string())
+}
+
+fn map<T, U>(pair: SoftHard<T>, f: impl Fn(T) -> U) -> SoftHard<U> {
+    SoftHard { soft: f(pair.soft), hard: f(pair.hard) }
+}
+
+/// A soft bound alone is a hard one without an end; a hard one alone is both.
+fn pair(fact: &QuotaFact) -> Option<SoftHard<u64>> {
+    match (fact.soft, fact.hard) {
+        (None, None) => None,
+        (Some(soft), None) => Some(SoftHard { soft, hard: u64::MAX }),
+        (None, Some(hard)) => Some(SoftHard { soft: hard, hard }),
+        (Some(soft), Some(hard)) => Some(SoftHard { soft, hard }),
+    }
+}
+
+fn close(want: Option<SoftHard<u64>>, fact: &QuotaFact, slack: u64) -> bool {
+    match (want, pair(fact)) {
+        (None, None) => true,
+        (Some(want), Some(got)) => got.soft.abs_diff(want.soft) <= slack && got.hard.abs_diff(want.hard) <= slack,
+        _ => false,
+    }
+}
+
+fn kibibytes(size: ByteSize) -> u64 {
+    size.0 / 1024 * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_types::StorageFacts;
+
+    fn facts(quota: QuotaFacts) -> HostFacts {
+        HostFacts {
+            kernel: String::new(),
+            landlock_abi: 7,
+            controllers: Default::default(),
+            root_links: Default::default(),
+            host_etc: Vec::new(),
+            storage: StorageFacts { fs_type: "xfs".to_owned(), quota, devices: Vec::new() },
+        }
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            disk: Bound::At("10G:11G".parse().expect("a pair")),
+            inodes: Bound::At("200k".parse().expect("a count")),
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    fn what_a_host_does_not_know_is_not_planned() {
+        let projects = DiskPlan::new(&limits(), &facts(QuotaFacts::Projects));
+        assert_eq!(projects.bytes, Some(SoftHard { soft: 10 << 30, hard: 11 << 30 }));
+        assert_eq!(projects.inodes, Some(SoftHard { soft: 200_000, hard: 200_000 }));
+        let groups = DiskPlan::new(&limits(), &facts(QuotaFacts::Groups));
+        assert_eq!(groups.bytes, Some(SoftHard { soft: 11 << 30, hard: 11 << 30 }));
+        assert_eq!(groups.inodes, None);
+        let nothing = QuotaFacts::Nothing { why: String::new(), remedy: String::new() };
+        let none = DiskPlan::new(&limits(), &facts(nothing));
+        assert_eq!((none.bytes, none.inodes), (None, None));
+    }
+
+    #[test]
+    fn a_block_more_is_no_difference_and_a_missing_limit_is() {
+        let plan = DiskPlan::new(&limits(), &facts(QuotaFacts::Projects));
+        let quota = |soft, hard| QuotaFact { used: 0, soft, hard, grace_until: None };
+        let inodes = quota(Some(200_000), Some(200_000));
+        let fact = |bytes| DiskFact { bytes, inodes: Some(inodes), charged: true };
+        let same = fact(quota(Some(10 << 30), Some((11 << 30) + 4096)));
+        assert_eq!(plan.difference(&limits(), &same), []);
+        let gone = plan.difference(&limits(), &fact(quota(None, None)));
+        assert_eq!((gone[0].word, gone[0].actual.as_str()), ("disk", "unlimited"));
+        let other = plan.difference(&limits(), &fact(quota(Some(1 << 30), Some(11 << 30))));
+        assert_eq!(other[0].actual, "1G:11G");
+        assert_eq!(other[0].declared, "10G:11G");
+    }
+}

@@ -1,0 +1,197 @@
+//! Disk quotas of tenants behind one interface: project quotas of XFS and ext4, quota groups of btrfs.
+//!
+//! Danger: what is not charged is free. A tenant's directory is charged before anything is in it, so that everything made
+//! in it later is born charged; and one that is found uncharged is charged whole before its jail starts.
+
+use bailiwick_plan::disk::DiskPlan;
+use bailiwick_sys::quota::{Project, Quota, Share};
+use bailiwick_sys::{btrfs, file, quota};
+use bailiwick_types::{DiskFact, QuotaFacts, SoftHard};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// Why a disk limit does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum QuotaError {
+    /// The kernel refused.
+    #[error("cannot {what}")]
+    Refused {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel took another value than was written.
+    #[error("the disk limit was written, but the kernel reports {0:?}")]
+    NotHeld(Box<Quota>),
+    /// A plain directory cannot become a subvolume.
+    #[error(
+        "its storage was made before quotas of btrfs were switched on and is no subvolume; stop the tenant, then make a \
+         subvolume beside it, copy with `cp -a --reflink=always` and put it in its place"
+    )]
+    NoSubvolume,
+}
+
+fn refused(what: &'static str) -> impl FnOnce(io::Error) -> QuotaError {
+    move |source| QuotaError::Refused { what, source }
+}
+
+/// Opens the directory of a tenant; makes it if it is not there. It is charged to the tenant when this returns.
+pub(crate) fn ensure_charged(
+    parent: &OwnedFd,
+    name: &str,
+    project: u32,
+    kind: &QuotaFacts,
+) -> Result<OwnedFd, QuotaError> {
+    let fresh = file::metadata_at(parent, name).is_err();
+    if fresh && *kind == QuotaFacts::Groups {
+        btrfs::make_subvolume(parent, name).map_err(refused("make a subvolume"))?;
+    }
+    let dir = file::ensure_dir_at(parent, name, 0o700).map_err(refused("make the tenant's directory"))?;
+    match kind {
+        QuotaFacts::Nothing { .. } => {}
+        QuotaFacts::Groups => {
+            rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o700))
+                .map_err(|error| refused("close the subvolume to others")(error.into()))?;
+            let inode = file::metadata(&dir).map_err(refused("look at the tenant's directory"))?.inode;
+            if inode != btrfs::ROOT_INODE {
+                return Err(QuotaError::NoSubvolume);
+            }
+        }
+        QuotaFacts::Projects => {
+            let own = quota::project(&dir).map_err(refused("read the project of the tenant's directory"))?;
+            if own != (Project { id: project, inherited: true }) {
+                charge_tree(&dir, project).map_err(refused("charge the tenant's files to it"))?;
+            }
+        }
+    }
+    Ok(dir)
+}
+
+/// Bounds what a tenant may use, and reads it back. btrfs is asked by way of the directory above: by way of a subvolume that
+/// is full it refuses.
+pub(crate) fn bound(
+    parent: &OwnedFd,
+    dir: &OwnedFd,
+    project: u32,
+    plan: &DiskPlan,
+    kind: &QuotaFacts,
+) -> Result<(), QuotaError> {
+    match kind {
+        QuotaFacts::Nothing { .. } => Ok(()),
+        QuotaFacts::Groups => {
+            let subvolume = btrfs::subvolume(dir).map_err(refused("find the tenant's subvolume"))?;
+            btrfs::set_limit(parent, subvolume, plan.bytes.map(|bytes| bytes.hard))
+                .map_err(refused("bound the tenant's subvolume"))
+        }
+        QuotaFacts::Projects => {
+            let share = |pair: Option<SoftHard<u64>>| Share {
+                soft: pair.map(|pair| pair.soft),
+                hard: pair.map(|pair| pair.hard),
+                ..Share::default()
+            };
+            let wanted = Quota { bytes: share(plan.bytes), inodes: share(plan.inodes) };
+            quota::write(dir, project, &wanted).map_err(refused("write the tenant's quota"))?;
+            let got = quota::read(dir, project).map_err(refused("read the tenant's quota back"))?;
+            // A file system counts in its own blocks and may have rounded up to one, of at most 64 KiB.
+            let close = |want: Option<u64>, got: Option<u64>, slack: u64| match (want, got) {
+                (None, None) => true,
+                (Some(want), Some(got)) => want.abs_diff(got) <= slack,
+                _ => false,
+            };
+            let held = close(wanted.bytes.soft, got.bytes.soft, 64 << 10)
+                && close(wanted.bytes.hard, got.bytes.hard, 64 << 10)
+                && close(wanted.inodes.soft, got.inodes.soft, 0)
+                && close(wanted.inodes.hard, got.inodes.hard, 0);
+            if held { Ok(()) } else { Err(QuotaError::NotHeld(Box::new(got))) }
+        }
+    }
+}
+
+/// Until when a tenant that has passed a soft limit may go on, where the kernel's own time of grace, one for all, is not
+/// the tenant's: bytes and inodes. `noted` is what was set before, which is no time of the kernel's making.
+pub(crate) fn grace(
+    dir: &OwnedFd,
+    project: u32,
+    fact: &DiskFact,
+    grace: u64,
+    noted: Grace,
+) -> Result<Option<Grace>, QuotaError> {
+    let inodes = fact.inodes.and_then(|inodes| inodes.grace_until);
+    let now = Grace { bytes: fact.bytes.grace_until, inodes };
+    if now == noted || (now.bytes.is_none() && now.inodes.is_none()) {
+        return Ok((now != noted).then_some(now));
+    }
+    let (kernels_bytes, kernels_inodes) = quota::graces(dir).map_err(refused("read the time of grace"))?;
+    let own = |now: Option<u64>, noted: Option<u64>, kernels: u64| match now {
+        Some(until) if Some(until) != noted => Some(until.saturating_sub(kernels).saturating_add(grace)),
+        now => now,
+    };
+    let wanted = Grace {
+        bytes: own(now.bytes, noted.bytes, kernels_bytes),
+        inodes: own(now.inodes, noted.inodes, kernels_inodes),
+    };
+    if wanted != now {
+        quota::set_grace(dir, project, wanted.bytes, wanted.inodes)
+            .map_err(refused("set the tenant's time of grace"))?;
+    }
+    Ok(Some(wanted))
+}
+
+/// When times of grace end, in seconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Grace {
+    pub(crate) bytes: Option<u64>,
+    pub(crate) inodes: Option<u64>,
+}
+
+/// Removes a directory at once where it is a subvolume; anything else is left for the slow way.
+pub(crate) fn remove_whole(parent: &OwnedFd, name: &OsStr) {
+    let is_root = file::metadata_at(parent, name).is_ok_and(|metadata| metadata.inode == btrfs::ROOT_INODE);
+    if let (true, Some(name)) = (is_root, name.to_str()) {
+        drop(btrfs::remove_subvolume(parent, name));
+    }
+}
+
+/// Charges a directory with all that is in it to a project, directories first, so that what is made meanwhile is charged
+/// too. Links, sockets and the like cannot be opened and keep their own inode uncharged; they hold no data. However deep
+/// the tree, two directories are open at a time. The jail is down: nobody moves anything.
+fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
+    let mut dir = file::open_dir_at(top, ".")?;
+    quota::set_project(&dir, Project { id: project, inherited: true })?;
+    let mut levels: Vec<Vec<OsString>> = vec![charge_files(&dir, project)?];
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.pop() {
+            dir = file::open_dir_at(&dir, &name)?;
+            quota::set_project(&dir, Project { id: project, inherited: true })?;
+            levels.push(charge_files(&dir, project)?);
+            continue;
+        }
+        levels.pop();
+        if !levels.is_empty() {
+            // Up again: a name that openat2(2) would refuse below a directory, and nothing else is above it.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            dir = rustix::fs::openat(&dir, "..", flags, Mode::empty())?;
+        }
+    }
+    Ok(())
+}
+
+/// Charges the files of one directory; gives the names of its directories.
+fn charge_files(dir: &OwnedFd, project: u32) -> io::Result<Vec<OsString>> {
+    let mut directories = Vec::new();
+    for name in file::names(dir)? {
+        match file::metadata_at(dir, &name)?.kind {
+            FileType::Directory => directories.push(name),
+            FileType::RegularFile => {
+                quota::set_project(file::open_file_at(dir, &name)?, Project { id: project, inherited: false })?;
+            }
+            _ => {}
+        }
+    }
+    Ok(directories)
+}
