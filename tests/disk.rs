@@ -335,6 +335,40 @@ fn what_is_found_uncharged_is_told_and_charged_by_the_next_start() {
 }
 
 #[test]
+fn what_is_reserved_for_the_host_is_left_to_it() {
+    let bounded = bounded("");
+    let host = &bounded.host;
+    let free = || {
+        let stat = rustix::fs::statvfs(host.path("state")).expect("statvfs");
+        stat.f_bavail * stat.f_frsize
+    };
+    let reserve = free() - 120 * MIB;
+    let config = host.default_config(&format!("reserve = {{ disk = \"{reserve}\" }}\n"));
+    host.write("etc/bailiwick.toml", &config);
+    host.ok(&["apply", "web"]);
+    host.ok(&["restart", "web"]);
+    // What still waits in memory to be written is not in use yet for btrfs.
+    let line = "for i in $(seq 40); do dd if=/dev/zero of=/home/big bs=1M count=10 oflag=append conv=notrunc,fsync status=none || exit 7; \
+                sleep 0.3; done";
+    let (status, _, err) = host.inside("web", line);
+    assert_eq!(status, 7, "{err} {} free, {reserve} reserved\n{}", free(), host.log());
+    assert!(free() > reserve - 60 * MIB, "{} of {reserve} are left", free());
+    assert!(bounded.fact("shell").held_back);
+    assert_ne!(host.inside("shell", "dd if=/dev/zero of=/home/more bs=1M count=5 conv=fsync status=none").0, 0);
+    assert!(String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).contains("BW096"));
+    assert_eq!(host.cli(&["plan"]).status.code(), Some(0), "it is as it is declared");
+    // And given back, without anybody's doing.
+    assert_eq!(host.inside("web", "rm /home/big; sync -f /home").0, 0);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while bounded.fact("web").held_back {
+        assert!(Instant::now() < deadline, "{} free", free());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(host.inside("web", "head -c 10M /dev/zero > /home/again").0, 0);
+    assert_eq!(bounded.fact("web").bytes.hard, None);
+}
+
+#[test]
 fn a_purge_gives_everything_back() {
     let bounded = bounded("disk = \"16M\"");
     let host = &bounded.host;

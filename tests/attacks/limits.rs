@@ -51,3 +51,29 @@ fn a_limit_changes_while_the_jail_runs() {
     let (_, out, _) = host.inside("web", "perl -e 'my $n = 0; while ($n < 100) { my $p = fork; last unless defined $p; if (!$p) { sleep 3; exit } $n++ } print $n; kill 9, -1'");
     assert!(out.trim().parse::<u32>().expect("a number") < 16, "{out}");
 }
+
+#[test]
+fn all_tenants_together_leave_the_host_what_is_reserved_for_it() {
+    let host = host();
+    let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "web", "--json"])).expect("JSON");
+    let hierarchies = bailiwick_sys::cgroup::hierarchies().expect("hierarchies");
+    let base = |hierarchy: &str| {
+        let path = shown["cgroup"][hierarchy].as_str()?;
+        let mount = hierarchies.mount_of(hierarchy).expect("mounted");
+        Some(mount.join(path.trim_start_matches('/')).parent().expect("a parent").to_owned())
+    };
+    let read = |hierarchy: &str, file: &str| -> u64 {
+        // A controller of version 1 has a hierarchy of its own.
+        let (group, file) = match base(hierarchy) {
+            Some(group) => (group, file),
+            None => {
+                (base("unified").expect("a group"), file.strip_suffix(".limit_in_bytes").map_or(file, |_| "memory.max"))
+            }
+        };
+        let text = std::fs::read_to_string(group.join(file)).expect(file);
+        text.trim().parse().unwrap_or_else(|_| panic!("{file} in {group:?}: {text:?}"))
+    };
+    let memory = bailiwick_sys::proc::memory().expect("reads") - (256 << 20);
+    assert_eq!(read("memory", "memory.limit_in_bytes"), memory / 4096 * 4096);
+    assert_eq!(read("pids", "pids.max"), bailiwick_sys::proc::most_tasks().expect("reads") - 1000);
+}

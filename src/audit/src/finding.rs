@@ -68,6 +68,8 @@ kinds! {
         "restart the tenant, which charges all its files to it; find out who changed the project of its directory";
     OVER_LIMIT = "BW095" "limits" Notice,
         "nothing, if the limit was lowered on purpose: the tenant can write again once it has removed enough";
+    HELD_BACK = "BW096" "limits" Warning,
+        "free space where the state directory is: less is free than `reserve` in bailiwick.toml keeps for the host";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";
 }
 

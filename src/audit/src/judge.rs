@@ -241,7 +241,12 @@ mod tests {
             landlock_denies_canary: (profile != Profile::System).then_some(true),
         };
         let quota = |used, limit| QuotaFact { used, soft: limit, hard: limit, grace_until: None };
-        let disk = DiskFact { bytes: quota(4096, Some(1 << 30)), inodes: Some(quota(7, None)), charged: true };
+        let disk = DiskFact {
+            bytes: quota(4096, Some(1 << 30)),
+            inodes: Some(quota(7, None)),
+            charged: true,
+            held_back: false,
+        };
         Observed { tenant: tenant.name.clone(), ids: Some(IDS), jail: Some(jail), strays: Vec::new(), disk: Some(disk) }
     }
 
@@ -394,6 +399,7 @@ mod tests {
             ("a quota was raised", Web, "BW090", Drift, |o| disk(o).bytes.hard = Some(1 << 40)),
             ("files cost nobody", Web, "BW094", Breached, |o| disk(o).charged = false),
             ("more than may be", Web, "BW095", Enforced, |o| disk(o).bytes.used = 1 << 40),
+            ("no space to spare", Web, "BW096", Drift, |o| disk(o).held_back = true),
             ("nobody counts", Web, "BW091", Drift, |o| o.disk = None),
             ("a limit has no file", Web, "BW091", Drift, |o| jail(o).limits.retain(|limit| limit.resource != "cpu")),
             ("a /tmp without a size", Web, "BW091", Drift, |o| mount(o, "/tmp").super_options.clear()),

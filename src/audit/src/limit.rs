@@ -106,6 +106,10 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
     if let Some(inodes) = &fact.inodes {
         add("inodes", limits.inodes.to_string(), inodes_in_words(inodes), inodes);
     }
+    if fact.held_back {
+        let evidence = "the hard limit is what is in use, whatever is declared".to_owned();
+        faults.push(finding::HELD_BACK.fault(evidence));
+    }
     if !fact.charged {
         let evidence = "the tenant's directory does not belong to its quota".to_owned();
         faults.push(finding::UNCHARGED.fault(evidence));

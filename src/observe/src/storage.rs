@@ -136,14 +136,14 @@ pub fn disk_fact(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result
             let own = bailiwick_sys::quota::project(&dir)?;
             let quota = bailiwick_sys::quota::read(&dir, project)?;
             let charged = own == bailiwick_sys::quota::Project { id: project, inherited: true };
-            Ok(Some(DiskFact { bytes: fact(quota.bytes), inodes: Some(fact(quota.inodes)), charged }))
+            Ok(Some(DiskFact { bytes: fact(quota.bytes), inodes: Some(fact(quota.inodes)), charged, held_back: false }))
         }
         QuotaFacts::Groups => {
             let subvolume = btrfs::subvolume(&dir)?;
             let charged = file::metadata(&dir)?.inode == btrfs::ROOT_INODE;
             let group = btrfs::group(&btrfs::directory(&dir)?, subvolume)?;
             let bytes = QuotaFact { used: group.used, soft: group.limit, hard: group.limit, grace_until: None };
-            Ok(Some(DiskFact { bytes, inodes: None, charged }))
+            Ok(Some(DiskFact { bytes, inodes: None, charged, held_back: false }))
         }
     }
 }

@@ -58,6 +58,9 @@ pub enum WardenRequest {
     /// What every tenant uses of its disk quota. Safe: of what it changes, only the end of a time of grace, and that to
     /// what the policy declares.
     Disks,
+    /// Tell what happens from now on, on this connection, which takes no further request. Safe: tells nothing that could
+    /// not be asked for.
+    Watch,
     /// Who is known, who runs. Safe: changes nothing.
     Roster,
     /// The same of one tenant.
@@ -92,6 +95,8 @@ pub enum WardenReply {
     Unchanged,
     /// To `Observe`.
     Observed(Box<Observed>),
+    /// To `Watch`, each time that something happens.
+    Event(WardenEvent),
     /// To `Facts`.
     Facts(Box<HostFacts>),
     /// To `Disks`.
@@ -102,6 +107,56 @@ pub enum WardenReply {
     Entry(Option<Box<RosterEntry>>),
     /// It could not be done; nothing is half done.
     Failed(Failure),
+}
+
+/// What happens without being asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum WardenEvent {
+    /// The init of a jail has ended by itself, and the jail is cleared away.
+    Ended {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// A tenant was refused at a disk limit, or has passed a soft one.
+    Quota {
+        /// Whose.
+        tenant: TenantName,
+        /// `disk` or `inodes`.
+        limit: String,
+        /// What it did.
+        hit: QuotaHit,
+    },
+    /// Processes of tenants have waited for a resource for a good part of a second.
+    Pressure {
+        /// `cpu`, `memory` or `io`.
+        resource: String,
+    },
+    /// The host's reserve of disk space is reached, so that no tenant can take more; or no longer.
+    Reserve {
+        /// Whether it is reached.
+        reached: Reached,
+    },
+}
+
+/// How a tenant met a disk limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuotaHit {
+    /// It was refused.
+    Refused,
+    /// It has passed the soft limit, and may for a time.
+    SoftPassed,
+}
+
+/// Whether a bound is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reached {
+    /// It is.
+    Yes,
+    /// It was.
+    NoLonger,
 }
 
 /// What the warden knows of a tenant without reading the kernel at length.

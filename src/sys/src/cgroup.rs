@@ -106,6 +106,17 @@ pub fn write(dir: impl AsFd, name: &str, text: &str) -> io::Result<()> {
     if written == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
+/// Asks to be told when processes of a group wait: the descriptor reports `POLLPRI` when some of them waited for longer than
+/// `stall` microseconds within `window` (kernel documentation, accounting/psi). `name` is `cpu.pressure` or a like one.
+///
+/// # Errors
+/// What `openat2(2)` and `write(2)` say; `EOPNOTSUPP` while PSI is switched off.
+pub fn pressure_trigger(dir: impl AsFd, name: &str, stall: u32, window: u32) -> io::Result<OwnedFd> {
+    let fd = file::open_at(dir, name, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty())?;
+    rustix::io::write(&fd, format!("some {stall} {window}\0").as_bytes())?;
+    Ok(fd)
+}
+
 /// The processes of a group itself, without those of groups below it.
 ///
 /// # Errors

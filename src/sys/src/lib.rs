@@ -12,6 +12,7 @@ pub mod file;
 pub mod landlock;
 pub mod mount;
 pub mod namespace;
+pub mod netlink;
 pub mod network;
 pub mod proc;
 pub mod process;

@@ -35,6 +35,8 @@ pub struct DiskFact {
     pub inodes: Option<QuotaFact>,
     /// Whether the tenant's directory belongs to the quota, and what is made in it will.
     pub charged: bool,
+    /// Whether the host's reserve is reached, so that the hard limit is what is in use, whatever was declared.
+    pub held_back: bool,
 }
 
 /// One quota.

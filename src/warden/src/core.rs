@@ -12,16 +12,18 @@ use crate::record::Record;
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
 use crate::step::{Step, reach};
 use crate::storage::{Storage, StorageError};
+use crate::watch::Watch;
 use bailiwick_observe::{ObserveError, Subject};
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::control::controls;
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
-use bailiwick_proto::warden::RosterEntry;
+use bailiwick_proto::warden::{Reached, RosterEntry, WardenEvent};
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
 use bailiwick_types::{DiskFact, ExitStatus, IdRange, QuotaFacts, TenantName};
+use rustix::event::PollFlags;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io;
@@ -129,6 +131,9 @@ pub struct Warden {
     jails: BTreeMap<TenantName, Jail>,
     /// Given by the service manager, until the loop takes it.
     listener: Option<OwnedFd>,
+    watch: Watch,
+    /// Whether no tenant may take more disk space, because the host's reserve is reached.
+    held_back: bool,
 }
 
 impl Warden {
@@ -162,12 +167,27 @@ impl Warden {
         let facts = bailiwick_observe::host_facts(&host.state_dir)?;
         let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
         groups.reserve(&facts, &host.reserve)?;
+        let watch = Watch::new();
         runtime.note_groups(groups.bases()).map_err(system("note where the control groups are"))?;
         let program = bailiwick_plan::seccomp::filter_of_warden();
         let program: Vec<_> = program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
         bailiwick_sys::seccomp::load(&program).map_err(system("load its seccomp filter"))?;
         let (jails, listener) = (BTreeMap::new(), handed.listener);
-        let mut warden = Self { config, host, facts, daemon, init, storage, ledger, runtime, groups, jails, listener };
+        let mut warden = Self {
+            config,
+            host,
+            facts,
+            daemon,
+            init,
+            storage,
+            ledger,
+            runtime,
+            groups,
+            jails,
+            listener,
+            watch,
+            held_back: false,
+        };
         let events = warden.take_over(handed.inits)?;
         Ok((warden, events))
     }
@@ -220,6 +240,8 @@ impl Warden {
         }
         if self.jails.is_empty() {
             self.groups.remove_empty_bases();
+        } else {
+            self.watch.listen_to(self.groups.pressure_triggers());
         }
         Ok(events)
     }
@@ -254,6 +276,52 @@ impl Warden {
         self.clear(tenant)
     }
 
+    /// What to wait for beside requests and jails.
+    pub(crate) fn watched(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        self.watch.fds()
+    }
+
+    /// What has happened, by what was reported of [`Self::watched`].
+    pub(crate) fn happened(&mut self, heard: &[PollFlags]) -> Vec<WardenEvent> {
+        let ledger = &self.ledger;
+        let owner = |project| ledger.tenants().find(|(_, ids)| ids.first == project).map(|(name, _)| name.clone());
+        let mut events = self.watch.take(heard, owner);
+        events.extend(self.mind_reserve());
+        events
+    }
+
+    /// While less disk space is free than the host's reserve, no tenant can take more than it has. Looked at each second,
+    /// so a host whose disks write more than the reserve in a second has chosen it too small.
+    fn mind_reserve(&mut self) -> Option<WardenEvent> {
+        let reserve = self.host.reserve.disk.0;
+        let free = self.storage.free().ok()?;
+        // Given back only with some room to spare, or it would come and go.
+        let reached = if self.held_back { free < reserve.saturating_add(reserve / 8) } else { free < reserve };
+        if reached == self.held_back || !self.facts.storage.quota.bounds_anything() {
+            return None;
+        }
+        self.held_back = reached;
+        let tenants: Vec<(TenantName, IdRange)> =
+            self.ledger.tenants().map(|(name, ids)| (name.clone(), ids)).collect();
+        for (name, ids) in tenants {
+            if reached {
+                self.hold_back_again(&name, ids);
+            } else if let Ok((_, Some(tenant))) = bailiwick_policy::read_tenant(&self.config, &name) {
+                let plan = DiskPlan::new(&tenant.settings.limits, &self.facts);
+                // One that fails stays held back, which the audit shows as drift.
+                drop(self.storage.bound(&name, ids.first, &plan, &self.facts.storage.quota));
+            }
+        }
+        Some(WardenEvent::Reserve { reached: if reached { Reached::Yes } else { Reached::NoLonger } })
+    }
+
+    fn hold_back_again(&self, name: &TenantName, ids: IdRange) {
+        if self.held_back {
+            // A tenant that cannot be held back now is tried again when its limits are written.
+            drop(self.storage.hold_back(name, ids.first, &self.facts.storage.quota));
+        }
+    }
+
     /// Does what a request asks for.
     pub fn handle(&mut self, request: WardenRequest) -> WardenReply {
         let result = match request {
@@ -269,6 +337,8 @@ impl Warden {
             WardenRequest::Observe { tenant } => self.observe(&tenant),
             WardenRequest::Facts => self.facts(),
             WardenRequest::Disks => self.disks(),
+            // The loop has taken note.
+            WardenRequest::Watch => Ok(WardenReply::Done),
             WardenRequest::Roster => Ok(self.roster()),
             WardenRequest::Entry { tenant } => {
                 Ok(WardenReply::Entry(self.ledger.ids(&tenant).map(|ids| Box::new(self.entry(&tenant, ids)))))
@@ -278,7 +348,7 @@ impl Warden {
     }
 
     /// The host and the tenant as the policy has them now.
-    fn declared(&self, name: &TenantName) -> Result<(Host, Tenant), Failure> {
+    fn declared(&mut self, name: &TenantName) -> Result<(Host, Tenant), Failure> {
         let (host, tenant) = bailiwick_policy::read_tenant(&self.config, name)
             .map_err(|problems| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
         let moved = host.state_dir != self.host.state_dir || host.runtime_dir != self.host.runtime_dir;
@@ -286,6 +356,7 @@ impl Warden {
             let message = "`state_dir`, `runtime_dir` or `ids` in bailiwick.toml changed; restart bailiwick-warden";
             return Err(Failure::of(ExitStatus::Refused, message));
         }
+        self.host.reserve = host.reserve;
         match tenant {
             Some(tenant) => Ok((host, tenant)),
             None => Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))),
@@ -307,7 +378,9 @@ impl Warden {
         let ids = self.ledger.assign(name).map_err(|error| failed(&error))?;
         let plan = JailPlan::new(&tenant, &host, ids, &self.facts)
             .map_err(|error| failure(ExitStatus::HostCannot, name, "start", &error))?;
-        self.groups.ensure_bases(&self.facts, &host.reserve).map_err(|error| failed(&error))?;
+        if self.groups.ensure_bases(&self.facts, &host.reserve).map_err(|error| failed(&error))? {
+            self.watch.listen_to(self.groups.pressure_triggers());
+        }
         let builder = Builder {
             plan: &plan,
             storage: &self.storage,
@@ -321,6 +394,7 @@ impl Warden {
                 manager::keep(name, &built.pidfd);
                 self.jails.insert(name.clone(), Jail { record: built.record, pidfd: built.pidfd });
                 self.ledger.set_held(name, false).map_err(|error| failed(&error))?;
+                self.hold_back_again(name, ids);
                 Ok(WardenReply::Done)
             }
             Err(error) => {
@@ -408,6 +482,7 @@ impl Warden {
             let plan = DiskPlan::new(limits, &self.facts);
             let bound = self.storage.bound(name, ids.first, &plan, &self.facts.storage.quota);
             bound.map_err(|error| failed(&error))?;
+            self.hold_back_again(name, ids);
         }
         let controls = controls(limits, &self.facts);
         let groups = self.groups.of(name).map_err(|error| failed(&error))?;
@@ -437,6 +512,7 @@ impl Warden {
                     |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, &name, "limit", error);
                 self.mind_grace(&name, ids, &dir, &mut fact).map_err(|error| failed(&*error))?;
             }
+            fact.held_back = self.held_back;
             disks.insert(name, fact);
         }
         Ok(WardenReply::Disks(disks))
@@ -513,8 +589,11 @@ impl Warden {
         let storage = dir.as_ref().map(|dir| (dir.as_fd(), &self.facts.storage.quota));
         let ids = self.ledger.ids(name);
         let subject = Subject { tenant: name, ids, init, cgroups: &cgroups, controls: &controls, storage };
-        let observed = bailiwick_observe::observe(&subject)
+        let mut observed = bailiwick_observe::observe(&subject)
             .map_err(|error| failure(ExitStatus::Failed, name, "observe", &error))?;
+        if let Some(disk) = &mut observed.disk {
+            disk.held_back = self.held_back;
+        }
         Ok(WardenReply::Observed(Box::new(observed)))
     }
 

@@ -5,6 +5,7 @@
 //! 6.12 and 6.18), so a jail gets a fresh group each time. And a process moves between groups of version 1 without a
 //! global lock only when it moves itself, by writing `0` to `tasks`.
 
+use crate::watch;
 use bailiwick_plan::control::{Control, Entry, Place};
 use bailiwick_policy::Reserve;
 use bailiwick_sys::cgroup::{self, Hierarchies};
@@ -298,14 +299,16 @@ impl Groups {
     }
 
     /// Makes the bases again after [`Self::remove_empty_bases`].
-    pub(crate) fn ensure_bases(&self, facts: &HostFacts, reserve: &Reserve) -> Result<(), GroupError> {
+    ///
+    /// `true` when one was made.
+    pub(crate) fn ensure_bases(&self, facts: &HostFacts, reserve: &Reserve) -> Result<bool, GroupError> {
         let mut made = false;
         for (hierarchy, base) in &self.bases {
             made |= self.directory(hierarchy, base).is_err();
             self.make(hierarchy, base)?;
         }
         if !made {
-            return Ok(());
+            return Ok(false);
         }
         let unified: Vec<&str> = CONTROLLERS
             .into_iter()
@@ -313,7 +316,18 @@ impl Groups {
             .filter(|controller| facts.controller(controller) == Some(Hierarchy::Unified))
             .collect();
         self.enable(&self.bases[UNIFIED], &unified)?;
-        self.reserve(facts, reserve)
+        self.reserve(facts, reserve)?;
+        Ok(true)
+    }
+
+    /// Descriptors that tell of pressure among all tenants, by resource. Where the kernel does not count it (PSI may be
+    /// switched off) there are none.
+    pub(crate) fn pressure_triggers(&self) -> Vec<(&'static str, OwnedFd)> {
+        let Ok(dir) = self.directory(UNIFIED, &self.bases[UNIFIED]) else { return Vec::new() };
+        let trigger = |(resource, file, stall)| {
+            Some((resource, cgroup::pressure_trigger(&dir, file, stall, watch::WINDOW).ok()?))
+        };
+        watch::TRIGGERS.into_iter().filter_map(trigger).collect()
     }
 
     /// Bounds all tenants together, so that they leave the host what is reserved for it.

@@ -16,6 +16,7 @@ mod runtime;
 mod serve;
 mod step;
 mod storage;
+mod watch;
 
 pub use crate::core::{OpenError, Warden};
 pub use manager::Handed;

@@ -111,6 +111,30 @@ pub(crate) fn bound(
     }
 }
 
+/// Bounds a tenant by what it uses now: it can take no more.
+pub(crate) fn hold_back(parent: &OwnedFd, dir: &OwnedFd, project: u32, kind: &QuotaFacts) -> Result<(), QuotaError> {
+    // A limit of nothing would be none.
+    const LEAST: u64 = 64 << 10;
+    match kind {
+        QuotaFacts::Nothing { .. } => Ok(()),
+        QuotaFacts::Groups => {
+            let look = || -> io::Result<(u64, u64)> {
+                let subvolume = btrfs::subvolume(dir)?;
+                Ok((subvolume, btrfs::group(&btrfs::directory(dir)?, subvolume)?.used))
+            };
+            let (subvolume, used) = look().map_err(refused("read the tenant's use"))?;
+            btrfs::set_limit(parent, subvolume, Some(used.max(LEAST))).map_err(refused("hold the tenant back"))
+        }
+        QuotaFacts::Projects => {
+            let mut now = quota::read(dir, project).map_err(refused("read the tenant's use"))?;
+            let most = now.bytes.used.next_multiple_of(4096).max(LEAST);
+            now.bytes.hard = Some(now.bytes.hard.map_or(most, |hard| hard.min(most)));
+            now.bytes.soft = now.bytes.soft.map(|soft| soft.min(most));
+            quota::write(dir, project, &now).map_err(refused("hold the tenant back"))
+        }
+    }
+}
+
 /// Until when a tenant that has passed a soft limit may go on, where the kernel's own time of grace, one for all, is not
 /// the tenant's: bytes and inodes. `noted` is what was set before, which is no time of the kernel's making.
 pub(crate) fn grace(

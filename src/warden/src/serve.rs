@@ -2,7 +2,8 @@
 
 use crate::core::Warden;
 use crate::manager;
-use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::frame::{Decoder, FrameError, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::warden::WardenEvent;
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
 use bailiwick_sys::socket;
 use bailiwick_types::{ExitStatus, TenantName};
@@ -24,7 +25,12 @@ pub struct ServeError(#[from] io::Error);
 struct Connection {
     socket: OwnedFd,
     decoder: Decoder,
+    /// It has asked to be told what happens, and no longer blocks.
+    watches: bool,
 }
+
+/// The longest wait: the reserve of disk space is looked at that often.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Serves for good. `event` hears of what happened without being asked for, one line each.
 ///
@@ -32,58 +38,85 @@ struct Connection {
 /// When the kernel refuses to wait or to accept: nothing that a peer or a tenant can cause.
 pub fn serve(warden: &mut Warden, listener: &OwnedFd, mut event: impl FnMut(&str)) -> Result<(), ServeError> {
     let mut connections: Vec<Connection> = Vec::new();
-    let period = manager::period();
+    let period = manager::period().map_or(TICK, |period| period.min(TICK));
     manager::ready();
     loop {
-        let (new, heard, ended) = wait(warden, listener, &connections, period)?;
+        let heard = wait(warden, listener, &connections, period)?;
         manager::alive();
-        for tenant in ended {
+        let mut events = warden.happened(&heard.watched);
+        for tenant in heard.ended {
             match warden.ended(&tenant) {
-                Ok(()) => event(&format!("tenant={tenant} event=ended")),
+                Ok(()) => {
+                    event(&format!("tenant={tenant} event=ended"));
+                    events.push(WardenEvent::Ended { tenant });
+                }
                 Err(failure) => event(&format!("tenant={tenant} event=not-cleared reason={:?}", failure.message)),
             }
         }
-        let mut gone = Vec::new();
-        for index in heard {
-            if !answer(warden, &mut connections[index]) {
-                gone.push(index);
+        for happened in &events {
+            if let WardenEvent::Reserve { reached } = happened {
+                event(&format!("event=reserve-of-disk reached={reached:?}"));
             }
         }
+        let mut gone: Vec<usize> =
+            heard.connections.into_iter().filter(|index| !answer(warden, &mut connections[*index])).collect();
+        for happened in events {
+            let frame = encode(&WardenReply::Event(happened), MAX_REPLY);
+            let watching = (0..).zip(&connections).filter(|(_, connection)| connection.watches);
+            gone.extend(watching.filter(|(_, watcher)| !tell(&watcher.socket, &frame)).map(|(index, _)| index));
+        }
+        gone.sort_unstable();
+        gone.dedup();
         for index in gone.into_iter().rev() {
             connections.remove(index);
         }
-        if new {
+        if heard.new {
             accept(warden, listener, &mut connections)?;
         }
     }
 }
 
-fn wait(
-    warden: &Warden,
-    listener: &OwnedFd,
-    connections: &[Connection],
-    time: Option<Duration>,
-) -> io::Result<(bool, Vec<usize>, Vec<TenantName>)> {
-    let inits = warden.inits();
+/// Tells a watcher, which does not hold up the warden: one that does not read is let go.
+fn tell(socket: &OwnedFd, frame: &Result<Vec<u8>, FrameError>) -> bool {
+    let Ok(frame) = frame else { return true };
+    socket::send(socket, frame, &[]).is_ok_and(|len| len == frame.len())
+}
+
+/// What a wait ended with.
+struct Heard {
+    new: bool,
+    connections: Vec<usize>,
+    ended: Vec<TenantName>,
+    watched: Vec<PollFlags>,
+}
+
+fn wait(warden: &Warden, listener: &OwnedFd, connections: &[Connection], time: Duration) -> io::Result<Heard> {
+    let (inits, watched) = (warden.inits(), warden.watched());
     let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+    fds.extend(watched.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
     fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, PollFlags::IN)));
     fds.extend(inits.iter().map(|(_, pidfd)| PollFd::from_borrowed_fd(*pidfd, PollFlags::IN)));
-    let time = time.map(|time| Timespec {
-        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(time.subsec_nanos()),
-    });
-    match rustix::event::poll(&mut fds, time.as_ref()) {
+    let time =
+        Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(time.subsec_nanos()) };
+    match rustix::event::poll(&mut fds, Some(&time)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
     let heard = |fd: &PollFd<'_>| !fd.revents().is_empty();
     let (first, rest) = fds.split_first().expect("the listener is always there");
+    let (of_watch, rest) = rest.split_at(watched.len());
     let (from_connections, from_inits) = rest.split_at(connections.len());
-    Ok((
-        heard(first),
-        (0..).zip(from_connections).filter(|(_, fd)| heard(fd)).map(|(index, _)| index).collect(),
-        inits.iter().zip(from_inits).filter(|(_, fd)| heard(fd)).map(|((tenant, _), _)| tenant.clone()).collect(),
-    ))
+    Ok(Heard {
+        new: heard(first),
+        connections: (0..).zip(from_connections).filter(|(_, fd)| heard(fd)).map(|(index, _)| index).collect(),
+        ended: inits
+            .iter()
+            .zip(from_inits)
+            .filter(|(_, fd)| heard(fd))
+            .map(|((tenant, _), _)| tenant.clone())
+            .collect(),
+        watched: of_watch.iter().map(PollFd::revents).collect(),
+    })
 }
 
 fn accept(warden: &Warden, listener: &OwnedFd, connections: &mut Vec<Connection>) -> io::Result<()> {
@@ -95,7 +128,7 @@ fn accept(warden: &Warden, listener: &OwnedFd, connections: &mut Vec<Connection>
     // The socket's permissions keep others out already; this holds when somebody changes them.
     let known = socket::peer(&socket).is_ok_and(|peer| warden.serves(peer.uid));
     if known && connections.len() < MAX_CONNECTIONS {
-        connections.push(Connection { socket, decoder: Decoder::new(MAX_REQUEST) });
+        connections.push(Connection { socket, decoder: Decoder::new(MAX_REQUEST), watches: false });
     }
     Ok(())
 }
@@ -110,7 +143,12 @@ fn answer(warden: &mut Warden, connection: &mut Connection) -> bool {
     }
     loop {
         let reply = match connection.decoder.next::<WardenRequest>() {
-            Ok(Some(request)) => warden.handle(request),
+            Ok(Some(request)) => {
+                if request == WardenRequest::Watch {
+                    connection.watches = rustix::io::ioctl_fionbio(&connection.socket, true).is_ok();
+                }
+                warden.handle(request)
+            }
             Ok(None) => return true,
             // A peer that does not speak the protocol is not our daemon.
             Err(_) => return false,

@@ -157,6 +157,20 @@ impl Storage {
         }
     }
 
+    /// Bounds a tenant by what it uses now.
+    pub(crate) fn hold_back(&self, tenant: &TenantName, project: u32, kind: &QuotaFacts) -> Result<(), StorageError> {
+        match self.open_of(tenant) {
+            Some(dir) => Ok(quota::hold_back(&self.tenants, &dir, project, kind)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Free bytes of the file system.
+    pub(crate) fn free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.state)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Removes all data of a tenant. An interrupted removal is finished by [`Self::finish_purges`].
     pub(crate) fn purge(&self, tenant: &TenantName) -> io::Result<()> {
         if !self.holds(tenant) {

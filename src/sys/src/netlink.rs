@@ -1,0 +1,252 @@
+//! The kernel's warnings of disk quotas (`linux/quota.h`, family `VFS_DQUOT` of generic netlink, netlink(7)).
+//!
+//! Danger: anybody may send to a netlink socket by its number. What does not come from the kernel is thrown away.
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+const FAMILY: &[u8] = b"VFS_DQUOT\0";
+const GROUP: &[u8] = b"events\0";
+const CONTROL: u16 = 16;
+const GET_FAMILY: u8 = 3;
+const FAMILY_ID: u16 = 1;
+const FAMILY_NAME: u16 = 2;
+const MULTICAST_GROUPS: u16 = 7;
+const GROUP_NAME: u16 = 1;
+const GROUP_ID: u16 = 2;
+const WARNING: u8 = 1;
+const KIND: u16 = 1;
+const WHO: u16 = 2;
+const WHAT: u16 = 3;
+const PROJECTS: u32 = 2;
+/// The headers of netlink and of generic netlink.
+const HEADERS: usize = 16 + 4;
+const MAX_MESSAGE: usize = 16 << 10;
+
+/// A socket on which warnings come.
+#[derive(Debug)]
+pub struct QuotaWarnings {
+    socket: OwnedFd,
+    family: u16,
+}
+
+/// What a project did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Warned {
+    /// It was refused at a hard limit of bytes, or at a soft one after the time of grace.
+    Bytes,
+    /// The same of inodes.
+    Inodes,
+    /// It passed the soft limit of bytes.
+    BytesSoft,
+    /// It passed the soft limit of inodes.
+    InodesSoft,
+}
+
+/// One warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warning {
+    /// Which project.
+    pub project: u32,
+    /// What it did.
+    pub what: Warned,
+}
+
+impl QuotaWarnings {
+    /// Listens. The socket does not block.
+    ///
+    /// # Errors
+    /// `ENOENT` when the kernel sends no warnings (`CONFIG_QUOTA_NETLINK_INTERFACE`), else what socket calls say.
+    pub fn listen() -> io::Result<Self> {
+        let protocol = rustix::net::netlink::GENERIC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))?;
+        let answer = ask_family(&socket)?;
+        let family = attribute(&answer, FAMILY_ID).and_then(number16).ok_or(io::ErrorKind::NotFound)?;
+        let group = attribute(&answer, MULTICAST_GROUPS).and_then(group_of).ok_or(io::ErrorKind::NotFound)?;
+        join(&socket, group)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Self { socket, family })
+    }
+
+    /// The warnings that have come. Those of users and groups are left out.
+    ///
+    /// # Errors
+    /// What `recvfrom(2)` says; that warnings were lost (`ENOBUFS`) is none.
+    pub fn take(&self) -> io::Result<Vec<Warning>> {
+        let mut found = Vec::new();
+        let mut buffer = vec![0; MAX_MESSAGE];
+        loop {
+            let message = match receive(&self.socket, &mut buffer) {
+                Ok(Some(len)) => &buffer[..len],
+                Ok(None) => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(found),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => continue,
+                Err(error) => return Err(error),
+            };
+            found.extend(parse_warning(message, self.family));
+        }
+    }
+}
+
+impl AsFd for QuotaWarnings {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A datagram from the kernel; `None` for one from anybody else.
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let (_, len, from) = rustix::net::recvfrom(socket, &mut *buffer, RecvFlags::empty())?;
+    let from = from.and_then(|from| rustix::net::netlink::SocketAddrNetlink::try_from(from).ok());
+    let is_kernel = from.is_some_and(|from| from.pid() == 0);
+    Ok((is_kernel && len <= buffer.len()).then_some(len))
+}
+
+fn ask_family(socket: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut body = vec![GET_FAMILY, 1, 0, 0];
+    let len = u16::try_from(4 + FAMILY.len()).map_err(io::Error::other)?;
+    body.extend(len.to_ne_bytes());
+    body.extend(FAMILY_NAME.to_ne_bytes());
+    body.extend(FAMILY);
+    body.resize(body.len().next_multiple_of(4), 0);
+    let len = u32::try_from(16 + body.len()).map_err(io::Error::other)?;
+    let mut message = len.to_ne_bytes().to_vec();
+    message.extend(CONTROL.to_ne_bytes());
+    // NLM_F_REQUEST.
+    message.extend(1u16.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    rustix::net::send(socket, &message, SendFlags::empty())?;
+    let mut buffer = vec![0; MAX_MESSAGE];
+    loop {
+        let Some(len) = receive(socket, &mut buffer)? else { continue };
+        let Some(kind) = buffer[..len].get(4..6).and_then(number16) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        // NLMSG_ERROR: there is no such family.
+        return if kind == CONTROL { Ok(buffer[..len].to_vec()) } else { Err(io::ErrorKind::NotFound.into()) };
+    }
+}
+
+fn join(socket: &OwnedFd, group: u32) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of_val(&group)).map_err(io::Error::other)?;
+    // SAFETY: setsockopt(2) reads `size` bytes through the pointer, which is to a live local of that size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_ADD_MEMBERSHIP,
+            (&raw const group).cast(),
+            size,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The attributes of a message: kind and content.
+fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = usize::from(number16(rest.get(0..2)?)?);
+        // NLA_F_NESTED and NLA_F_NET_BYTEORDER are flags in the kind.
+        let kind = number16(rest.get(2..4)?)? & 0x3fff;
+        let content = rest.get(4..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, content))
+    })
+}
+
+fn attribute(message: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(message.get(HEADERS..)?).find(|(found, _)| *found == kind).map(|(_, content)| content)
+}
+
+fn group_of(groups: &[u8]) -> Option<u32> {
+    attributes(groups).find_map(|(_, group)| {
+        let find = |kind| attributes(group).find(|(found, _)| *found == kind).map(|(_, content)| content);
+        (find(GROUP_NAME)? == GROUP).then(|| find(GROUP_ID).and_then(number32)).flatten()
+    })
+}
+
+fn number16(bytes: &[u8]) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+fn number32(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+/// The warning in one message of the family.
+#[must_use]
+pub fn parse_warning(message: &[u8], family: u16) -> Option<Warning> {
+    if number16(message.get(4..6)?)? != family || *message.get(16)? != WARNING {
+        return None;
+    }
+    if attribute(message, KIND).and_then(number32)? != PROJECTS {
+        return None;
+    }
+    let who = attribute(message, WHO)?;
+    let project = u32::try_from(u64::from_ne_bytes(who.try_into().ok()?)).ok()?;
+    let what = match attribute(message, WHAT).and_then(number32)? {
+        1 | 2 => Warned::Inodes,
+        3 => Warned::InodesSoft,
+        4 | 5 => Warned::Bytes,
+        6 => Warned::BytesSoft,
+        // That it is under a limit again.
+        _ => return None,
+    };
+    Some(Warning { project, what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(family: u16, kind: u32, who: u64, what: u32) -> Vec<u8> {
+        let mut body = vec![WARNING, 1, 0, 0];
+        for (attribute, content) in [
+            (KIND, kind.to_ne_bytes().to_vec()),
+            (WHO, who.to_ne_bytes().to_vec()),
+            (WHAT, what.to_ne_bytes().to_vec()),
+        ] {
+            body.extend(u16::try_from(4 + content.len()).expect("small").to_ne_bytes());
+            body.extend(attribute.to_ne_bytes());
+            body.extend(content);
+        }
+        let mut message = u32::try_from(16 + body.len()).expect("small").to_ne_bytes().to_vec();
+        message.extend(family.to_ne_bytes());
+        message.extend([0; 10]);
+        message.extend(body);
+        message
+    }
+
+    #[test]
+    fn warnings_of_projects_are_read_and_others_are_not() {
+        let read = |family, kind, who, what| parse_warning(&message(family, kind, who, what), 21);
+        let warning = |what| Some(Warning { project: 10_000_000, what });
+        assert_eq!(read(21, PROJECTS, 10_000_000, 4), warning(Warned::Bytes));
+        assert_eq!(read(21, PROJECTS, 10_000_000, 3), warning(Warned::InodesSoft));
+        assert_eq!(read(21, PROJECTS, 10_000_000, 10), None);
+        assert_eq!(read(21, 0, 10_000_000, 4), None);
+        assert_eq!(read(22, PROJECTS, 10_000_000, 4), None);
+        assert_eq!(read(21, PROJECTS, 1 << 40, 4), None);
+    }
+
+    #[test]
+    fn the_kernel_has_warnings_or_says_that_it_has_none() {
+        match QuotaWarnings::listen() {
+            Ok(warnings) => assert_eq!(warnings.take().expect("takes"), []),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..60) {
+            let _none = parse_warning(&bytes, 21);
+            let whole = message(21, PROJECTS, 7, 4);
+            let _none = parse_warning(&whole[..cut.min(whole.len())], 21);
+        }
+    }
+}
