@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("policy", 2),
     ("proto", 2),
     ("plan", 3),
+    ("history", 3),
     ("observe", 4),
     ("warden", 5),
     ("audit", 5),

@@ -87,6 +87,8 @@ fn names_on_the_command_line() {
 #[test]
 fn what_the_host_cannot_hold_is_refused_by_name() {
     let mut host = Host::new();
+    // Without quotas, wherever this runs.
+    let _pool = Pool::for_state_of(&host, "64M", &["mkfs.ext4", "-q"]);
     host.write("etc/bailiwick.toml", &host.default_config("").replace("\"tasks\"]", "\"tasks\", \"disk\"]"));
     host.write("etc/tenants.d/full.toml", "plan = \"web\"\n[limits]\ndisk = \"1G\"\n");
     host.write("etc/tenants.d/image.toml", "plan = \"image\"\n");
@@ -97,6 +99,7 @@ fn what_the_host_cannot_hold_is_refused_by_name() {
     fails(&host, &["start", "image"], 8, &["debian-99", "host"]);
     host.ok(&["start", "good"]);
     assert_eq!(host.inside("good", "echo in").1.trim(), "in");
+    host.ok(&["stop", "good"]);
 }
 
 #[test]

@@ -289,6 +289,13 @@ impl Host {
         }
     }
 
+    /// Ends what was started, as an operator does: jails go on.
+    pub fn end(&mut self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
+        self.wait();
+    }
+
     /// Waits for what was started to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
         self.running.take().expect("something runs").wait().expect("wait")

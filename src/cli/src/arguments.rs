@@ -1,7 +1,7 @@
 //! The one definition of the command line: the parser, the help, the man pages and the completions come from it.
 
 use bailiwick_proto::Bytes;
-use bailiwick_types::{LoginName, PlanName, Profile, TenantName};
+use bailiwick_types::{LoginName, Measure, Period, PlanName, Profile, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -46,6 +46,12 @@ pub(crate) enum Command {
     Plan {
         #[command(flatten)]
         tenants: Any,
+        /// A plan's file: say how often the tenants of that plan, or those named, would have met its limits
+        #[arg(long, value_name = "FILE")]
+        simulate: Option<PathBuf>,
+        /// With --simulate: from when on the history is looked at
+        #[arg(long, value_name = "WHEN", default_value = "7d", requires = "simulate")]
+        since: String,
         #[command(flatten)]
         format: Format,
     },
@@ -177,6 +183,54 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Show what tenants used: averages, peaks, limits and faults
+    Usage {
+        #[command(flatten)]
+        tenants: Any,
+        #[command(flatten)]
+        window: When,
+        /// Sort by a measure, the highest first: cpu, memory, tasks, disk, io_read, ...
+        #[arg(long, value_name = "MEASURE")]
+        by: Option<Measure>,
+        /// Only tenants whose peak reached this part of some limit, such as 90%
+        #[arg(long, value_name = "PERCENT", value_parser = percent)]
+        threshold: Option<u64>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show what a tenant used, step by step
+    History {
+        /// Name of the tenant
+        tenant: TenantName,
+        #[command(flatten)]
+        window: When,
+        /// Length of a step, from 1m; chosen by the window when it is not given
+        #[arg(long, value_name = "TIME")]
+        step: Option<Period>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show how often limits were hit, the newest first
+    Faults {
+        #[command(flatten)]
+        tenants: Any,
+        #[command(flatten)]
+        window: When,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show runs of faults, the newest first, or the evidence of one
+    Incidents {
+        #[command(flatten)]
+        tenants: Any,
+        #[command(flatten)]
+        window: When,
+        /// Number of the incident whose evidence is shown
+        #[arg(long, value_name = "NUMBER", conflicts_with_all = ["tenants", "since", "until"])]
+        show: Option<u64>,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Make the service read its files again
     Reload {
         #[command(flatten)]
@@ -222,6 +276,22 @@ pub(crate) struct Format {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A window of time.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct When {
+    /// From when on: 4h, 1h30m, 7d, today, yesterday, 2026-11-01, "2026-11-01 14:30"
+    #[arg(long, value_name = "WHEN", default_value = "1h")]
+    pub(crate) since: String,
+    /// Until when; now when it is not given
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) until: Option<String>,
+}
+
+fn percent(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number.filter(|number| (1..=1000).contains(number)).ok_or_else(|| "expected a percentage such as 90%".to_owned())
 }
 
 /// Any number of tenants.
@@ -332,7 +402,7 @@ mod tests {
             .filter_map(|line| line.split_whitespace().next())
             .collect();
         let golden = "check dump doctor plan apply list show status exec shell start stop restart suspend unsuspend \
-                      freeze thaw create delete audit reload generate help";
+                      freeze thaw create delete audit usage history faults incidents reload generate help";
         assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
     }
 
@@ -350,7 +420,7 @@ mod tests {
         let arguments = parse("plan --config /tmp/x --json").expect("valid");
         assert_eq!(arguments.config, PathBuf::from("/tmp/x"));
         assert!(
-            matches!(arguments.command, Command::Plan { tenants: Any { tenants }, format: Format { json: true } } if tenants.is_empty())
+            matches!(arguments.command, Command::Plan { tenants: Any { tenants }, format: Format { json: true }, .. } if tenants.is_empty())
         );
 
         for good in [

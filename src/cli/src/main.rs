@@ -10,8 +10,11 @@ mod output;
 mod pump;
 mod report;
 mod session;
+mod simulation;
 mod table;
 mod tenant_file;
+mod usage;
+mod window;
 
 use arguments::{Arguments, Command, Generate};
 use bailiwick_proto::Failure;
@@ -57,7 +60,13 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Check { format } => configuration::check(config, format.into())?,
         Command::Dump { output } => done(configuration::dump(config, output.as_deref()))?,
         Command::Doctor { format } => report::doctor(config, format.into())?,
-        Command::Plan { tenants, format } => inspect::plan(&daemon()?, tenants.tenants, format.into())?,
+        Command::Plan { tenants, simulate: Some(file), since, format } => {
+            let window = window::between(&arguments::When { since, until: None })?;
+            done(simulation::simulate(&daemon()?, config, &file, tenants.tenants, window, format.into()))?
+        }
+        Command::Plan { tenants, simulate: None, format, .. } => {
+            inspect::plan(&daemon()?, tenants.tenants, format.into())?
+        }
         Command::Apply { tenants, dry_run: true, format } => {
             done(inspect::rehearse(&daemon()?, tenants.tenants, format.into()))?
         }
@@ -86,6 +95,20 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Audit { tenants, csv, format } => {
             let form = if csv { AuditForm::Csv } else { AuditForm::Plain(format.into()) };
             report::audit(&daemon()?, tenants.tenants, form)?
+        }
+        Command::Usage { tenants, window, by, threshold, format } => {
+            let wanted = usage::Wanted { by, threshold };
+            done(usage::usage(&daemon()?, tenants.tenants, window::between(&window)?, &wanted, format.into()))?
+        }
+        Command::History { tenant, window, step, format } => {
+            done(usage::history(&daemon()?, tenant, window::between(&window)?, step, format.into()))?
+        }
+        Command::Faults { tenants, window, format } => {
+            done(usage::faults(&daemon()?, tenants.tenants, window::between(&window)?, format.into()))?
+        }
+        Command::Incidents { show: Some(id), format, .. } => done(usage::incident(&daemon()?, id, format.into()))?,
+        Command::Incidents { tenants, window, show: None, format } => {
+            done(usage::incidents(&daemon()?, tenants.tenants, window::between(&window)?, format.into()))?
         }
         Command::Reload { format } => change::reload(&daemon()?, format.into())?,
         Command::Generate { what: Generate::Man { output } } => done(generate::man(&output))?,

@@ -3,6 +3,7 @@
 use crate::door::{self, DoorError};
 use crate::permission::Permission;
 use crate::reconcile::{Need, decide};
+use crate::recorder::Recorder;
 use crate::warden_link::WardenLink;
 use bailiwick_plan::difference;
 use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
@@ -11,17 +12,20 @@ use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::RosterEntry;
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
 use bailiwick_types::HostFacts;
-use bailiwick_types::{Action, AuditReport, Bound, Change, ExitStatus, IdRange, Observed, TenantName};
+use bailiwick_types::{Action, AuditReport, Bound, Change, ExitStatus, IdRange, Limits, Observed, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 /// Between two looks at what runs.
 const RECONCILE_TIME: Duration = Duration::from_secs(30);
+
+/// The least time between a jail that ended by itself and its next start.
+const AGAIN_TIME: Duration = Duration::from_secs(1);
 
 type Roster = BTreeMap<TenantName, RosterEntry>;
 
@@ -54,6 +58,11 @@ pub struct Daemon {
     ids: Mutex<BTreeMap<TenantName, IdRange>>,
     /// Sessions whose client is still connected, by tenant.
     sessions: Mutex<BTreeMap<TenantName, u64>>,
+    /// Sessions that were refused at the limit since the last sample.
+    refused: Mutex<BTreeMap<TenantName, u64>>,
+    recorder: OnceLock<Recorder>,
+    /// Something has changed that [`Self::keep`] should see to now.
+    changed: tokio::sync::Notify,
     /// One change at a time: two applies must not start and stop the same jail.
     changing: tokio::sync::Mutex<()>,
     started: Instant,
@@ -100,9 +109,52 @@ impl Daemon {
             link,
             ids: Mutex::default(),
             sessions: Mutex::default(),
+            refused: Mutex::default(),
+            recorder: OnceLock::new(),
+            changed: tokio::sync::Notify::new(),
             changing: tokio::sync::Mutex::default(),
             started: Instant::now(),
         }))
+    }
+
+    /// Starts to measure and to record what tenants use.
+    ///
+    /// # Errors
+    /// When there can be no thread for it.
+    pub fn record(self: &Arc<Self>) -> std::io::Result<()> {
+        let recorder = Recorder::start(self)?;
+        // A second time is none.
+        drop(self.recorder.set(recorder));
+        Ok(())
+    }
+
+    pub(crate) fn recorder(&self) -> Result<&Recorder, Failure> {
+        self.recorder.get().ok_or_else(|| Failure::of(ExitStatus::Failed, "nothing is recorded"))
+    }
+
+    /// Has [`Self::keep`] look now.
+    pub(crate) fn look_again(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Whether there is, or was, such a tenant.
+    pub(crate) fn knows(&self, tenant: &TenantName) -> bool {
+        lock(&self.loaded).policy.tenants.contains_key(tenant) || lock(&self.ids).contains_key(tenant)
+    }
+
+    /// The limits of a tenant as they are declared.
+    pub(crate) fn declared_limits(&self, tenant: &TenantName) -> Option<Limits> {
+        lock(&self.loaded).policy.tenants.get(tenant).map(|tenant| tenant.settings.limits.clone())
+    }
+
+    /// Sessions now, by tenant.
+    pub(crate) fn sessions_now(&self) -> BTreeMap<TenantName, u64> {
+        lock(&self.sessions).clone()
+    }
+
+    /// Sessions now, and how many were refused since the last time.
+    pub(crate) fn take_sessions(&self) -> (BTreeMap<TenantName, u64>, BTreeMap<TenantName, u64>) {
+        (self.sessions_now(), std::mem::take(&mut *lock(&self.refused)))
     }
 
     /// The host as it was last declared.
@@ -139,7 +191,11 @@ impl Daemon {
         let mut failures: BTreeMap<TenantName, u32> = BTreeMap::new();
         loop {
             match self.mend(&mut failures).await {
-                Ok(()) => tokio::time::sleep(RECONCILE_TIME).await,
+                Ok(()) => {
+                    drop(tokio::time::timeout(RECONCILE_TIME, self.changed.notified()).await);
+                    // A jail that ends as soon as it is started must not keep everybody busy.
+                    tokio::time::sleep(AGAIN_TIME).await;
+                }
                 Err(failure) => {
                     warn!(event = "reconcile-failed", "{failure}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -193,6 +249,9 @@ impl Daemon {
             WardenReply::Unchanged => Ok("unchanged"),
             _ => {
                 info!(target: "bailiwick::event", tenant = %tenant, event = done);
+                if let Some(recorder) = self.recorder.get() {
+                    recorder.look_again();
+                }
                 Ok(done)
             }
         }
@@ -486,7 +545,16 @@ impl Daemon {
         info!(target: "bailiwick::event", tenant = %name, event = "purge", uid = permission.uid);
         let _one = self.changing.lock().await;
         let request = WardenRequest::Purge { tenant: name.clone() };
-        outcome(name.clone(), self.change(name, request, "purged").await)
+        let result = self.change(name, request, "purged").await;
+        if let (Ok(_), Ok(recorder)) = (&result, self.recorder()) {
+            let gone = name.clone();
+            // Whoever gets the name next must not find another's past under it.
+            let forget = recorder.with(move |work| work.forget(&gone)).await;
+            if let Err(failure) | Ok(Err(failure)) = forget {
+                warn!(target: "bailiwick::event", tenant = %name, event = "history-not-forgotten", "{failure}");
+            }
+        }
+        outcome(name.clone(), result)
     }
 
     /// The proof.
@@ -566,6 +634,7 @@ impl Daemon {
         if let Bound::At(limit) = tenant.settings.limits.sessions
             && *count >= limit
         {
+            *lock(&self.refused).entry(tenant.name.clone()).or_default() += 1;
             let message = format!("\"{}\" has {count} sessions and may have {limit} (`sessions`)", tenant.name);
             return Err(Failure::of(ExitStatus::OverLimit, message));
         }
@@ -578,7 +647,7 @@ fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {
     WardenRequest::Stop { tenant: tenant.clone(), hold }
 }
 
-fn unknown(name: &TenantName) -> Failure {
+pub(crate) fn unknown(name: &TenantName) -> Failure {
     Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))
 }
 

@@ -5,8 +5,12 @@
 
 mod daemon;
 mod door;
+mod incident;
 mod permission;
+mod pressure;
 mod reconcile;
+mod record;
+mod recorder;
 mod server;
 mod warden_link;
 

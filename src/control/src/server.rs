@@ -141,6 +141,24 @@ impl Connection {
             ControlRequest::Audit { tenants } => {
                 daemon.audit(permission, &tenants).await.map(|report| ControlReply::Audit(Box::new(report)))
             }
+            ControlRequest::Usage { tenants, window } => {
+                daemon.usage(permission, tenants, window).await.map(ControlReply::Usage)
+            }
+            ControlRequest::History { tenant, window, step } => {
+                daemon.history(permission, tenant, window, step).await.map(ControlReply::History)
+            }
+            ControlRequest::Faults { tenants, window } => {
+                daemon.faults(permission, tenants, window).await.map(ControlReply::Faults)
+            }
+            ControlRequest::Incidents { tenants, window } => {
+                daemon.incidents(permission, tenants, window).await.map(ControlReply::Incidents)
+            }
+            ControlRequest::Incident { id } => {
+                daemon.incident(permission, id).await.map(|incident| ControlReply::Incidents(vec![incident]))
+            }
+            ControlRequest::Simulate { window, bounds } => {
+                daemon.simulate(permission, window, bounds).await.map(ControlReply::Simulated)
+            }
             ControlRequest::Purge { tenant } => {
                 Ok(ControlReply::Outcome(vec![daemon.purge(permission, &tenant).await]))
             }

@@ -49,6 +49,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let mut reload = signal(SignalKind::hangup()).map_err(failed)?;
     let mut end = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    daemon.record().map_err(|error| Ended::failed("start the recorder", &error))?;
     tokio::spawn(serve(Arc::clone(&daemon), listener));
     tokio::spawn(Arc::clone(&daemon).keep());
     if let Some(time) = sd_notify::watchdog_enabled() {

@@ -198,6 +198,17 @@ fn processes(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<(Vec<Pr
     Ok((found, cut))
 }
 
+/// The numbers in a tenant's group and those below it, as far as they are looked at.
+pub(crate) fn members_of(cgroups: &BTreeMap<String, String>) -> Result<BTreeSet<u32>, ObserveError> {
+    let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
+    let path = cgroups.get("unified").cloned().unwrap_or_default();
+    let unreadable = |source| ObserveError::Group { path: path.clone(), source };
+    let mount =
+        hierarchies.mount_of("unified").ok_or(io::ErrorKind::NotFound).map_err(|kind| unreadable(kind.into()))?;
+    let (pids, _) = cgroup::open(mount, &path).and_then(members).map_err(unreadable)?;
+    Ok(pids)
+}
+
 /// The numbers in a group and those below it, and whether groups were left out.
 fn members(group: OwnedFd) -> io::Result<(BTreeSet<u32>, bool)> {
     let mut pids = BTreeSet::new();

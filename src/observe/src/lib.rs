@@ -10,12 +10,16 @@
 mod host;
 mod jail;
 mod limit;
+mod sight;
 mod storage;
+mod usage;
 mod user;
 
 pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings, program};
 pub use jail::{Census, Subject, observe, observe_with};
+pub use sight::sights;
 pub use storage::{StorageReadings, Trial, disk_fact, storage_readings};
+pub use usage::{Meter, Reading};
 pub use user::{SubordinateIds, UserReadings, user_exists, user_readings};
 
 use std::io;

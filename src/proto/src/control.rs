@@ -3,7 +3,8 @@
 use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 use bailiwick_types::{
-    AuditReport, Change, ExitStatus, IdRange, ImageName, LimitReport, PlanName, Profile, TenantName,
+    AuditReport, Change, ExitStatus, Fault, IdRange, ImageName, Incident, LimitReport, Measure, PlanName, Point,
+    Profile, TenantName, TenantUsage, Usage, Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,6 +45,48 @@ pub enum ControlRequest {
     Audit {
         /// Whose.
         tenants: Vec<TenantName>,
+    },
+    /// What tenants used in a window, or use now.
+    Usage {
+        /// Whose.
+        tenants: Vec<TenantName>,
+        /// When; now when `None`.
+        window: Option<Window>,
+    },
+    /// What one tenant used, step by step.
+    History {
+        /// Whose.
+        tenant: TenantName,
+        /// When.
+        window: Window,
+        /// The length of a step in seconds.
+        step: u64,
+    },
+    /// Hits of limits.
+    Faults {
+        /// Whose.
+        tenants: Vec<TenantName>,
+        /// When.
+        window: Window,
+    },
+    /// Runs of them, without their evidence.
+    Incidents {
+        /// Whose.
+        tenants: Vec<TenantName>,
+        /// When.
+        window: Window,
+    },
+    /// One incident with its evidence.
+    Incident {
+        /// Its number.
+        id: u64,
+    },
+    /// How often tenants would have met other limits.
+    Simulate {
+        /// When.
+        window: Window,
+        /// The limits of each, in the measures' units; of sums, a second.
+        bounds: BTreeMap<TenantName, Usage>,
     },
     /// Destroy the data of a tenant whose file is gone.
     Purge {
@@ -111,10 +154,40 @@ pub enum ControlReply {
     Outcome(Vec<TenantOutcome>),
     /// To `Audit`.
     Audit(Box<AuditReport>),
+    /// To `Usage`.
+    Usage(Vec<TenantUsage>),
+    /// To `History`.
+    History(Vec<Point>),
+    /// To `Faults`, the newest first, at most [`MOST_ROWS`].
+    Faults(Vec<Fault>),
+    /// To `Incidents`, the newest first, at most [`MOST_ROWS`], and to `Incident`.
+    Incidents(Vec<Incident>),
+    /// To `Simulate`.
+    Simulated(Vec<SimulatedLimit>),
     /// To `Exec`: the session's channel comes with this message.
     Session,
     /// It could not be done.
     Failed(Failure),
+}
+
+/// The most faults or incidents in one reply.
+pub const MOST_ROWS: usize = 10_000;
+
+/// How often a tenant would have met a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SimulatedLimit {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Of what.
+    pub measure: Measure,
+    /// The limit, in the measure's unit; of sums, a second.
+    pub bound: u64,
+    /// In how many minutes it was passed. Where the minutes are gone, an hour counts as one.
+    pub over: u64,
+    /// Of how many.
+    pub measured: u64,
+    /// The most in one minute; of sums, a second.
+    pub peak: u64,
 }
 
 /// How the service is.

@@ -4,7 +4,7 @@
 //! to a tenant what the operator wrote down for it. Each verb says why it is safe to grant.
 
 use crate::Failure;
-use bailiwick_types::{DiskFact, HostFacts, IdRange, Observed, TenantName};
+use bailiwick_types::{DiskFact, HostFacts, IdRange, Observed, ProcessSight, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -58,6 +58,11 @@ pub enum WardenRequest {
     /// What every tenant uses of its disk quota. Safe: of what it changes, only the end of a time of grace, and that to
     /// what the policy declares.
     Disks,
+    /// The processes of a tenant, with the largest files that they have open. Safe: changes nothing.
+    Evidence {
+        /// Whose.
+        tenant: TenantName,
+    },
     /// Tell what happens from now on, on this connection, which takes no further request. Safe: tells nothing that could
     /// not be asked for.
     Watch,
@@ -97,6 +102,8 @@ pub enum WardenReply {
     Observed(Box<Observed>),
     /// To `Watch`, each time that something happens.
     Event(WardenEvent),
+    /// To `Evidence`.
+    Evidence(Vec<ProcessSight>),
     /// To `Facts`.
     Facts(Box<HostFacts>),
     /// To `Disks`.

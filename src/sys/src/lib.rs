@@ -22,3 +22,4 @@ pub mod signal;
 pub mod socket;
 pub mod stream;
 pub mod terminal;
+pub mod watch;

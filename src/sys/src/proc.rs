@@ -408,6 +408,38 @@ pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
     directory(pid)
 }
 
+/// What a look at a process tells that anybody may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glance {
+    /// Its parent, as this process's pid namespace counts.
+    pub parent: u32,
+    /// First 15 bytes of the program's name; chosen by whoever runs it.
+    pub command: String,
+    /// Resident memory in bytes.
+    pub memory: u64,
+}
+
+/// A look at a process.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` when it is gone.
+pub fn glance(pid: u32) -> io::Result<Glance> {
+    parse_glance(&read(directory(pid)?.as_fd(), "stat", SMALL)?).ok_or_else(|| malformed("stat"))
+}
+
+/// The same in the text of `/proc/PID/stat` (`proc_pid_stat(5)`, fields 2, 4 and 24).
+#[must_use]
+pub fn parse_glance(text: &[u8]) -> Option<Glance> {
+    // The name may hold anything, parentheses among it: it ends at the last one.
+    let (begin, end) = (text.iter().position(|byte| *byte == b'(')?, text.iter().rposition(|byte| *byte == b')')?);
+    let command = String::from_utf8_lossy(text.get(begin + 1..end)?).into_owned();
+    let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let pages: u64 = fields.get(21)?.parse().ok()?;
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    Some(Glance { parent: fields.get(1)?.parse().ok()?, command, memory: pages.saturating_mul(page) })
+}
+
 /// Bytes of memory that the machine has (`proc_meminfo(5)`, `MemTotal`).
 ///
 /// # Errors
@@ -610,5 +642,16 @@ mod tests {
     fn the_machine_has_memory_and_room_for_tasks() {
         assert!(memory().expect("reads") > 64 << 20);
         assert!(most_tasks().expect("reads") > 300);
+    }
+
+    #[test]
+    fn a_name_with_parentheses_is_no_field() {
+        let fields: Vec<String> = (4..60).map(|number| number.to_string()).collect();
+        let text = format!("7 (a) b) (c) S {}", fields.join(" "));
+        let glance = parse_glance(text.as_bytes()).expect("parses");
+        let page = u64::try_from(rustix::param::page_size()).expect("small");
+        assert_eq!((glance.parent, glance.command.as_str(), glance.memory), (4, "a) b) (c", 24 * page));
+        assert_eq!(parse_glance(b"7 (a) S 1"), None);
+        assert_eq!(parse_glance(b")("), None);
     }
 }

@@ -161,7 +161,7 @@ impl Warden {
         credential::set_undumpable().map_err(system("close this process's memory to others"))?;
         credential::limit_capabilities(CAPABILITIES).map_err(system("give up capabilities"))?;
         credential::keep_capabilities_over_user_changes().map_err(system("keep capabilities"))?;
-        let storage = Storage::open(&host.state_dir)?;
+        let storage = Storage::open(&host.state_dir, daemon)?;
         let ledger = Ledger::open(storage.state().map_err(system("use the state directory"))?, host.ids)?;
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
         let facts = bailiwick_observe::host_facts(&host.state_dir)?;
@@ -337,6 +337,7 @@ impl Warden {
             WardenRequest::Observe { tenant } => self.observe(&tenant),
             WardenRequest::Facts => self.facts(),
             WardenRequest::Disks => self.disks(),
+            WardenRequest::Evidence { tenant } => self.evidence(&tenant),
             // The loop has taken note.
             WardenRequest::Watch => Ok(WardenReply::Done),
             WardenRequest::Roster => Ok(self.roster()),
@@ -595,6 +596,13 @@ impl Warden {
             disk.held_back = self.held_back;
         }
         Ok(WardenReply::Observed(Box::new(observed)))
+    }
+
+    fn evidence(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        self.running(name)?;
+        let sights = bailiwick_observe::sights(&self.groups.paths(name))
+            .map_err(|error| failure(ExitStatus::Failed, name, "observe", &error))?;
+        Ok(WardenReply::Evidence(sights))
     }
 
     fn roster(&self) -> WardenReply {

@@ -4,6 +4,7 @@
 //! day, but to remove the whole; and removal looks at no name twice and follows neither links nor mounts.
 
 use crate::quota::{self, QuotaError};
+use crate::runtime::DaemonUser;
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_plan::seed::{Kind, Seed};
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 const TENANTS: &str = "tenants";
+const HISTORY: &str = "history";
 const PURGED: &str = ".purged";
 
 /// Why the state directory cannot be used.
@@ -32,7 +34,7 @@ pub enum StorageError {
         source: io::Error,
     },
     /// Somebody else could read or change it.
-    #[error("the state directory \"{path}\" must belong to root with mode 0700, it belongs to user {uid} with mode {mode:04o}; `chown root:root` and `chmod 0700` it", path = path.display())]
+    #[error("the state directory \"{path}\" must belong to root with mode 0711 or 0700, it belongs to user {uid} with mode {mode:04o}; `chown root:root` and `chmod 0711` it", path = path.display())]
     Trust {
         /// Which.
         path: PathBuf,
@@ -64,7 +66,8 @@ pub(crate) struct Storage {
 
 impl Storage {
     /// Opens a state directory, makes it if its parent is there, and locks it for as long as this value lives.
-    pub(crate) fn open(path: &Path) -> Result<Self, StorageError> {
+    /// The daemon gets a directory of its own in it, for the history.
+    pub(crate) fn open(path: &Path, daemon: DaemonUser) -> Result<Self, StorageError> {
         let error = |source: io::Error| {
             let hint = match source.raw_os_error() {
                 Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
@@ -84,7 +87,8 @@ impl Storage {
             opened => opened.map_err(error)?,
         };
         let metadata = file::metadata(&state).map_err(error)?;
-        if metadata.uid != 0 || metadata.mode & 0o077 != 0 {
+        // Others may pass through, to what they are let into by name, and see nothing else.
+        if metadata.uid != 0 || metadata.mode & 0o066 != 0 {
             return Err(StorageError::Trust { path: path.to_owned(), uid: metadata.uid, mode: metadata.mode });
         }
         file::lock(state.as_fd()).map_err(|source| match source.kind() {
@@ -92,6 +96,14 @@ impl Storage {
             _ => error(source),
         })?;
         let tenants = file::ensure_dir_at(&state, TENANTS, 0o700).map_err(error)?;
+        let history = file::ensure_dir_at(&state, HISTORY, 0o700).map_err(error)?;
+        let (uid, gid) = (Uid::from_raw(daemon.uid), Gid::from_raw(daemon.gid));
+        let open_to_daemon = || -> io::Result<()> {
+            rustix::fs::fchown(&history, Some(uid), Some(gid))?;
+            rustix::fs::fchmod(&history, Mode::from_raw_mode(0o700))?;
+            Ok(rustix::fs::fchmod(&state, Mode::from_raw_mode(0o711))?)
+        };
+        open_to_daemon().map_err(error)?;
         Ok(Self { state, tenants })
     }
 
@@ -273,6 +285,8 @@ fn is_directory(dir: &OwnedFd, name: impl AsRef<Path>) -> io::Result<bool> {
 mod tests {
     use super::*;
 
+    const DAEMON: DaemonUser = DaemonUser { uid: 64_999, gid: 64_999 };
+
     fn real(temp: &tempfile::TempDir) -> PathBuf {
         temp.path().canonicalize().expect("real path")
     }
@@ -281,21 +295,21 @@ mod tests {
     fn a_link_a_wrong_mode_and_a_second_warden_are_refused() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let state = real(&temp).join("state");
-        let first = Storage::open(&state).expect("made");
-        let second = Storage::open(&state).unwrap_err();
+        let first = Storage::open(&state, DAEMON).expect("made");
+        let second = Storage::open(&state, DAEMON).unwrap_err();
         assert!(matches!(second, StorageError::Locked { .. }), "{second}");
         drop(first);
         std::os::unix::fs::symlink(&state, real(&temp).join("link")).expect("symlink");
-        let error = Storage::open(&real(&temp).join("link")).unwrap_err();
+        let error = Storage::open(&real(&temp).join("link"), DAEMON).unwrap_err();
         assert!(error.to_string().contains("symbolic link"), "{error}");
         std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        assert!(matches!(Storage::open(&state), Err(StorageError::Trust { mode: 0o755, .. })));
+        assert!(matches!(Storage::open(&state, DAEMON), Err(StorageError::Trust { mode: 0o755, .. })));
     }
 
     #[test]
     fn a_purge_removes_a_very_deep_tree_and_nothing_behind_a_link() {
         let temp = tempfile::tempdir().expect("temporary directory");
-        let storage = Storage::open(&real(&temp).join("state")).expect("made");
+        let storage = Storage::open(&real(&temp).join("state"), DAEMON).expect("made");
         let tenant: TenantName = "alice".parse().expect("name");
         let outside = real(&temp).join("outside");
         std::fs::create_dir(&outside).expect("mkdir");

@@ -1,0 +1,100 @@
+//! Windows of time as an operator writes them: `4h`, `today`, `2026-11-01 14:30`.
+
+use crate::arguments::When;
+use bailiwick_proto::Failure;
+use bailiwick_types::{ExitStatus, Moment, Period, Window};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned, civil};
+
+/// The window that arguments mean, by the clock and the time zone of this machine.
+pub(crate) fn between(when: &When) -> Result<Window, Failure> {
+    window(when, &Zoned::now())
+}
+
+fn window(when: &When, now: &Zoned) -> Result<Window, Failure> {
+    let invalid = |message: String| Failure::of(ExitStatus::Invalid, message);
+    let parse = |text: &str| {
+        let accepted = "write a length of time such as 4h or 1h30m, today, yesterday, a day such as 2026-11-01, or \
+                        \"2026-11-01 14:30\"";
+        moment(text, now).ok_or_else(|| invalid(format!("{text:?} is no time: {accepted}")))
+    };
+    let from = parse(&when.since)?;
+    // What is measured now is in the window too.
+    let until = when.until.as_deref().map_or_else(|| Ok(Moment(seconds(now.timestamp()) + 1)), parse)?;
+    if from >= until {
+        return Err(invalid("the window ends before it begins: look at --since and --until".to_owned()));
+    }
+    Ok(Window { from, until })
+}
+
+fn seconds(timestamp: Timestamp) -> u64 {
+    u64::try_from(timestamp.as_second()).unwrap_or(0)
+}
+
+fn moment(text: &str, now: &Zoned) -> Option<Moment> {
+    let at = |time: civil::DateTime| Some(Moment(seconds(time.to_zoned(now.time_zone().clone()).ok()?.timestamp())));
+    let midnight = |date: civil::Date| at(date.to_datetime(civil::Time::midnight()));
+    match text {
+        "now" => return Some(Moment(seconds(now.timestamp()))),
+        "today" => return midnight(now.date()),
+        "yesterday" => return midnight(now.date().yesterday().ok()?),
+        _ => {}
+    }
+    if let Ok(length) = text.parse::<Period>() {
+        return Some(Moment(seconds(now.timestamp()).saturating_sub(length.0)));
+    }
+    if let Ok(time) = text.parse::<civil::DateTime>() {
+        return at(time);
+    }
+    text.parse::<civil::Date>().ok().and_then(midnight)
+}
+
+/// A moment as people of this machine write it.
+pub(crate) fn local(moment: Moment) -> String {
+    let second = i64::try_from(moment.0).unwrap_or(i64::MAX);
+    match Timestamp::from_second(second) {
+        Ok(timestamp) => timestamp.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => moment.0.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Zoned {
+        "2026-11-23 10:30:00[Europe/Berlin]".parse().expect("a time")
+    }
+
+    fn from(since: &str) -> u64 {
+        let when = When { since: since.to_owned(), until: None };
+        window(&when, &now()).expect(since).from.0
+    }
+
+    #[test]
+    fn every_form_of_a_time() {
+        let second = seconds(now().timestamp());
+        assert_eq!(from("4h"), second - 4 * 3600);
+        assert_eq!(from("1h30m"), second - 5400);
+        assert_eq!(from("7d"), second - 7 * 86_400);
+        assert_eq!(from("today"), second - 10 * 3600 - 1800);
+        assert_eq!(from("yesterday"), second - 34 * 3600 - 1800);
+        assert_eq!(from("2026-11-23"), from("today"));
+        assert_eq!(from("2026-11-22 14:30"), second - 20 * 3600);
+        // Over the end of summer time a day has 25 hours.
+        assert_eq!(from("2026-10-25") + 25 * 3600, from("2026-10-26"));
+    }
+
+    #[test]
+    fn what_is_no_time_is_an_error_that_says_what_is() {
+        for bad in ["", "x", "-4h", "4", "tomorrow", "2026-13-01", "2026-11-24", "\u{1b}[2J"] {
+            let when = When { since: bad.to_owned(), until: None };
+            let failure = window(&when, &now()).expect_err(bad);
+            assert_eq!(failure.status, ExitStatus::Invalid);
+        }
+        let backwards = When { since: "1h".to_owned(), until: Some("2h".to_owned()) };
+        assert!(window(&backwards, &now()).is_err());
+        let inside = When { since: "2h".to_owned(), until: Some("1h".to_owned()) };
+        assert!(window(&inside, &now()).is_ok());
+    }
+}

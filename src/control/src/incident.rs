@@ -1,0 +1,150 @@
+//! Incidents in the making: which faults belong together, and when evidence is taken. Pure: the clock is the caller's.
+
+use bailiwick_types::{Incident, Moment, Snapshot, TenantName};
+use std::collections::BTreeMap;
+
+/// Faults of one kind that are no further apart belong together, in seconds.
+const GAP: u64 = 300;
+/// The least time between two snapshots of one incident, in seconds: two a minute.
+const SNAPSHOT_GAP: u64 = 30;
+/// The most snapshots of one incident.
+const MOST_SNAPSHOTS: usize = 10;
+
+/// The incidents that go on.
+#[derive(Debug, Default)]
+pub(crate) struct Incidents {
+    open: BTreeMap<(TenantName, String), Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    incident: Incident,
+    last_snapshot: Option<Moment>,
+    changed: bool,
+}
+
+impl Incidents {
+    /// Takes up those that were going on when the daemon ended.
+    pub(crate) fn take_up(&mut self, incidents: Vec<Incident>, now: Moment) {
+        for incident in incidents {
+            if now.0 <= incident.until.0.saturating_add(GAP) {
+                let last_snapshot = incident.snapshots.last().map(|snapshot| snapshot.at);
+                let key = (incident.tenant.clone(), incident.kind.clone());
+                self.open.insert(key, Open { incident, last_snapshot, changed: false });
+            }
+        }
+    }
+
+    /// Takes note of faults. Says whether evidence is to be taken now.
+    #[must_use]
+    pub(crate) fn note(&mut self, tenant: &TenantName, kind: &str, count: u64, now: Moment) -> bool {
+        let open = self.open.entry((tenant.clone(), kind.to_owned())).or_insert_with(|| Open {
+            incident: Incident {
+                id: 0,
+                tenant: tenant.clone(),
+                kind: kind.to_owned(),
+                from: now,
+                until: now,
+                faults: 0,
+                snapshots: Vec::new(),
+            },
+            last_snapshot: None,
+            changed: false,
+        });
+        open.incident.faults = open.incident.faults.saturating_add(count);
+        open.incident.until = open.incident.until.max(now);
+        open.changed = true;
+        let due = open.last_snapshot.is_none_or(|last| now.0 >= last.0.saturating_add(SNAPSHOT_GAP));
+        let wanted = due && open.incident.snapshots.len() < MOST_SNAPSHOTS;
+        if wanted {
+            open.last_snapshot = Some(now);
+        }
+        wanted
+    }
+
+    /// Adds evidence to an incident that goes on, and gives it.
+    pub(crate) fn add(&mut self, tenant: &TenantName, kind: &str, snapshot: Snapshot) -> Option<&mut Incident> {
+        let open = self.open.get_mut(&(tenant.clone(), kind.to_owned()))?;
+        open.incident.snapshots.push(snapshot);
+        Some(&mut open.incident)
+    }
+
+    /// Forgets those of a tenant.
+    pub(crate) fn forget(&mut self, tenant: &TenantName) {
+        self.open.retain(|(whose, _), _| whose != tenant);
+    }
+
+    /// Those that have changed since the last time. Those that are over are forgotten.
+    pub(crate) fn settle(&mut self, now: Moment) -> Vec<&mut Incident> {
+        // A clock that was set back ends none.
+        self.open.retain(|_, open| open.changed || now.0 <= open.incident.until.0.saturating_add(GAP));
+        let changed = |open: &mut Open| std::mem::take(&mut open.changed);
+        self.open.values_mut().filter_map(|open| changed(open).then_some(&mut open.incident)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_types::Usage;
+
+    fn name() -> TenantName {
+        "alice".parse().expect("a name")
+    }
+
+    fn snapshot(at: u64) -> Snapshot {
+        Snapshot { at: Moment(at), usage: Usage::default(), processes: Vec::new(), pressure: Vec::new() }
+    }
+
+    #[test]
+    fn faults_with_small_gaps_are_one_incident_and_the_evidence_is_bounded() {
+        let mut incidents = Incidents::default();
+        let mut taken = Vec::new();
+        for at in (1000..5000).step_by(10) {
+            if incidents.note(&name(), "memory", 2, Moment(at)) {
+                incidents.add(&name(), "memory", snapshot(at)).expect("goes on");
+                taken.push(at);
+            }
+        }
+        assert_eq!(taken, (0..10).map(|index| 1000 + index * 30).collect::<Vec<_>>());
+        let settled = incidents.settle(Moment(5000));
+        assert_eq!(settled.len(), 1);
+        assert_eq!((settled[0].from, settled[0].until, settled[0].faults), (Moment(1000), Moment(4990), 800));
+        assert_eq!(incidents.settle(Moment(5001)).len(), 0, "nothing new");
+    }
+
+    #[test]
+    fn after_five_quiet_minutes_it_is_another_one() {
+        let mut incidents = Incidents::default();
+        assert!(incidents.note(&name(), "tasks", 1, Moment(1000)));
+        assert_eq!(incidents.settle(Moment(1290)).len(), 1);
+        assert!(incidents.note(&name(), "tasks", 1, Moment(1300)));
+        assert!(incidents.note(&name(), "memory", 1, Moment(1300)), "another kind is another incident");
+        assert_eq!(incidents.settle(Moment(1310)).len(), 2);
+        assert_eq!(incidents.settle(Moment(1700)).len(), 0);
+        assert!(incidents.note(&name(), "tasks", 1, Moment(1700)));
+        let incident = incidents.add(&name(), "tasks", snapshot(1700)).expect("new");
+        assert_eq!((incident.from, incident.faults), (Moment(1700), 1));
+    }
+
+    #[test]
+    fn one_that_went_on_when_the_daemon_ended_goes_on() {
+        let mut incidents = Incidents::default();
+        let old = |until| Incident {
+            id: 7,
+            tenant: name(),
+            kind: "memory".into(),
+            from: Moment(500),
+            until: Moment(until),
+            faults: 3,
+            snapshots: vec![snapshot(990)],
+        };
+        incidents.take_up(vec![old(1000)], Moment(1100));
+        assert!(incidents.note(&name(), "memory", 1, Moment(1101)));
+        assert_eq!(incidents.settle(Moment(1101))[0].id, 7);
+        let mut incidents = Incidents::default();
+        incidents.take_up(vec![old(600)], Moment(1100));
+        assert!(incidents.note(&name(), "memory", 1, Moment(1101)));
+        assert_eq!(incidents.add(&name(), "memory", snapshot(1101)).expect("new").id, 0);
+    }
+}

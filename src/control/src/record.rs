@@ -1,0 +1,142 @@
+//! What is asked of the recorder: usage, history, faults, incidents, and what other limits would have done.
+
+use crate::daemon::{Daemon, unknown};
+use crate::permission::Permission;
+use bailiwick_proto::Failure;
+use bailiwick_proto::control::{MOST_ROWS, SimulatedLimit};
+use bailiwick_types::{ExitStatus, Fault, Incident, Kind, Moment, Point, TenantName, TenantUsage, Usage, Window};
+use std::collections::BTreeMap;
+
+/// The most steps of one series.
+const MOST_STEPS: u64 = 20_000;
+
+fn failed(error: bailiwick_history::HistoryError) -> Failure {
+    Failure::new(ExitStatus::Failed, &error)
+}
+
+/// No name means all.
+fn named(tenants: Vec<TenantName>) -> Option<Vec<TenantName>> {
+    (!tenants.is_empty()).then_some(tenants)
+}
+
+/// A length of time, bounded so that nothing computed from it overflows.
+fn bounded(window: Window) -> Result<Window, Failure> {
+    const LAST: u64 = 1 << 40;
+    if window.from.0 >= window.until.0 {
+        return Err(Failure::of(ExitStatus::Invalid, "the window ends before it begins"));
+    }
+    Ok(Window { from: Moment(window.from.0.min(LAST)), until: Moment(window.until.0.min(LAST)) })
+}
+
+impl Daemon {
+    fn all_known(&self, tenants: &[TenantName]) -> Result<(), Failure> {
+        match tenants.iter().find(|tenant| !self.knows(tenant)) {
+            Some(tenant) => Err(unknown(tenant)),
+            None => Ok(()),
+        }
+    }
+
+    /// What tenants used in a window, or use now.
+    pub(crate) async fn usage(
+        &self,
+        _permission: Permission,
+        tenants: Vec<TenantName>,
+        window: Option<Window>,
+    ) -> Result<Vec<TenantUsage>, Failure> {
+        self.all_known(&tenants)?;
+        let tenants = named(tenants);
+        let Some(window) = window else {
+            let mut all = self.recorder()?.with(|work| work.look()).await??;
+            all.retain(|usage| tenants.as_ref().is_none_or(|tenants| tenants.contains(&usage.tenant)));
+            return Ok(all);
+        };
+        let window = bounded(window)?;
+        self.recorder()?.with(move |work| work.usage(tenants.as_deref(), window)).await?
+    }
+
+    /// What one tenant used, step by step.
+    pub(crate) async fn history(
+        &self,
+        _permission: Permission,
+        tenant: TenantName,
+        window: Window,
+        step: u64,
+    ) -> Result<Vec<Point>, Failure> {
+        self.all_known(std::slice::from_ref(&tenant))?;
+        let window = bounded(window)?;
+        let steps = (window.until.0 - window.from.0) / step.max(60);
+        if steps > MOST_STEPS {
+            let message = format!("{steps} steps are over the limit of {MOST_STEPS}; ask for longer ones");
+            return Err(Failure::of(ExitStatus::Invalid, message));
+        }
+        self.recorder()?.with(move |work| work.history()?.series(&tenant, window, step).map_err(failed)).await?
+    }
+
+    /// Hits of limits.
+    pub(crate) async fn faults(
+        &self,
+        _permission: Permission,
+        tenants: Vec<TenantName>,
+        window: Window,
+    ) -> Result<Vec<Fault>, Failure> {
+        self.all_known(&tenants)?;
+        let (tenants, window) = (named(tenants), bounded(window)?);
+        let read = move |work: &mut crate::recorder::Work| {
+            work.history()?.faults(tenants.as_deref(), window, MOST_ROWS).map_err(failed)
+        };
+        self.recorder()?.with(read).await?
+    }
+
+    /// Runs of them, without their evidence.
+    pub(crate) async fn incidents(
+        &self,
+        _permission: Permission,
+        tenants: Vec<TenantName>,
+        window: Window,
+    ) -> Result<Vec<Incident>, Failure> {
+        self.all_known(&tenants)?;
+        let (tenants, window) = (named(tenants), bounded(window)?);
+        let read = move |work: &mut crate::recorder::Work| {
+            work.history()?.incidents(tenants.as_deref(), window, MOST_ROWS).map_err(failed)
+        };
+        let mut incidents = self.recorder()?.with(read).await??;
+        incidents.iter_mut().for_each(|incident| incident.snapshots.clear());
+        Ok(incidents)
+    }
+
+    /// One incident with its evidence.
+    pub(crate) async fn incident(&self, _permission: Permission, id: u64) -> Result<Incident, Failure> {
+        let found = self.recorder()?.with(move |work| work.history()?.incident(id).map_err(failed)).await??;
+        found.ok_or_else(|| Failure::of(ExitStatus::NotFound, format!("there is no incident {id}")))
+    }
+
+    /// How often tenants would have met other limits.
+    pub(crate) async fn simulate(
+        &self,
+        _permission: Permission,
+        window: Window,
+        bounds: BTreeMap<TenantName, Usage>,
+    ) -> Result<Vec<SimulatedLimit>, Failure> {
+        let window = bounded(window)?;
+        let tenants: Vec<TenantName> = bounds.keys().cloned().collect();
+        let simulate = move |work: &mut crate::recorder::Work| -> Result<Vec<SimulatedLimit>, Failure> {
+            let history = work.history()?;
+            let mut found = Vec::new();
+            for (tenant, total) in history.totals(window, Some(&tenants)).map_err(failed)? {
+                for (measure, bound) in bounds.get(&tenant).into_iter().flat_map(|bounds| &bounds.0) {
+                    let Some(peak) = total.peak.get(*measure) else { continue };
+                    // A sample of a sum is of a minute.
+                    let (most, peak) = match measure.kind() {
+                        Kind::Sum => (bound.saturating_mul(60), peak / 60),
+                        Kind::Level => (*bound, peak),
+                    };
+                    let (over, measured) = history.minutes_over(&tenant, window, *measure, most).map_err(failed)?;
+                    let (tenant, measure, bound) = (tenant.clone(), *measure, *bound);
+                    found.push(SimulatedLimit { tenant, measure, bound, over, measured, peak });
+                }
+            }
+            Ok(found)
+        };
+        self.recorder()?.with(simulate).await?
+    }
+}

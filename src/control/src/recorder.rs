@@ -1,0 +1,627 @@
+//! The recorder: a thread of its own that measures every tenant each minute, hears of faults as they happen, and owns the
+//! history. SQLite and the files of control groups block; sessions must not wait for either.
+//!
+//! Danger: the evidence of incidents holds names of the tenants' choosing, and a tenant can cause faults without end.
+//! What is kept of an incident is bounded, and of faults only their number.
+
+use crate::daemon::Daemon;
+use crate::incident::Incidents;
+use crate::pressure;
+use bailiwick_history::{History, Retention, Sample};
+use bailiwick_observe::{Meter, Reading};
+use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::warden::{QuotaHit, RosterEntry, WardenEvent};
+use bailiwick_proto::{Failure, WARDEN_SOCKET, WardenReply, WardenRequest};
+use bailiwick_sys::watch::{Changes, Watched};
+use bailiwick_types::{DiskFact, ExitStatus, Fault, Measure, Moment, Snapshot, TenantName, TenantUsage, Usage, Window};
+use rustix::event::{PollFd, PollFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+/// Between two samples.
+const PERIOD: Duration = Duration::from_secs(60);
+/// How long the warden may take to answer this thread.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// How soon a warden that went away is asked again to tell what happens.
+const RETRY_TIME: Duration = Duration::from_secs(2);
+/// How often pressure on one resource is looked into, and the failure of the history told.
+const PRESSURE_TIME: Duration = Duration::from_secs(10);
+const COMPLAINT_TIME: Duration = Duration::from_secs(600);
+/// For how long what a sample saw is what there is to see.
+const FRESH_TIME: Duration = Duration::from_secs(5);
+/// A tenant that waited for others for less than this part of the time has nothing to complain of.
+const WORTH_TELLING: u64 = 10;
+/// Held back by its own limit for less than this part of a minute is no incident.
+const THROTTLED: u64 = 10;
+
+type Command = Box<dyn FnOnce(&mut Work) + Send>;
+
+/// The handle of the thread.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    commands: Mutex<Sender<Command>>,
+    wake: UnixStream,
+}
+
+impl Recorder {
+    /// Starts the thread for a daemon, which it does not keep alive.
+    pub(crate) fn start(daemon: &Arc<Daemon>) -> io::Result<Self> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let (commands, received) = channel();
+        let mut work = Work::new(daemon)?;
+        std::thread::Builder::new().name("recorder".to_owned()).spawn(move || work.run(&received, &woken))?;
+        Ok(Self { commands: Mutex::new(commands), wake })
+    }
+
+    /// Has the thread do something and waits for what comes of it.
+    pub(crate) async fn with<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Work) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Box::new(move |work| {
+            // Who asked may have gone.
+            drop(sender.send(command(work)));
+        }));
+        receiver.await.map_err(|_| Failure::of(ExitStatus::Failed, "the recorder of the history has ended"))
+    }
+
+    /// Lets the thread know that jails have come or gone.
+    pub(crate) fn look_again(&self) {
+        self.send(Box::new(|work| drop(work.refresh())));
+    }
+
+    fn send(&self, command: Command) {
+        let sent = self.commands.lock().expect("nobody panics while holding it").send(command);
+        if sent.is_ok() {
+            // A full pipe wakes it as well.
+            drop((&self.wake).write(&[1]));
+        }
+    }
+}
+
+/// A tenant whose jail runs.
+#[derive(Debug)]
+struct Live {
+    entry: RosterEntry,
+    /// At the last sample.
+    sampled: (Instant, Reading),
+    /// At the last fault.
+    seen: Reading,
+    /// At the last live look.
+    looked: Option<(Instant, Reading)>,
+}
+
+/// What the thread works with.
+#[derive(Debug)]
+pub(crate) struct Work {
+    daemon: Weak<Daemon>,
+    socket: PathBuf,
+    history: Result<History, String>,
+    meter: Option<Meter>,
+    live: BTreeMap<TenantName, Live>,
+    disks: BTreeMap<TenantName, DiskFact>,
+    /// Faults that were heard of since the last sample.
+    pending: Vec<Fault>,
+    incidents: Incidents,
+    changes: Changes,
+    watched: BTreeMap<Watched, TenantName>,
+    /// The warden tells what happens on this connection.
+    told: Option<(UnixStream, Decoder)>,
+    told_at: Instant,
+    next: Instant,
+    /// When the last sample was, and what it saw over how many seconds.
+    last: Option<(Instant, BTreeMap<TenantName, Usage>, u64)>,
+    pressed: BTreeMap<String, Instant>,
+    complained: Option<Instant>,
+}
+
+fn now() -> Moment {
+    // Before 1970 a clock is not set at all.
+    Moment(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+impl Work {
+    fn new(daemon: &Arc<Daemon>) -> io::Result<Self> {
+        let host = daemon.host();
+        Ok(Self {
+            daemon: Arc::downgrade(daemon),
+            socket: host.runtime_dir.join(WARDEN_SOCKET),
+            history: Err("the history is not open yet".to_owned()),
+            meter: None,
+            live: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            pending: Vec::new(),
+            incidents: Incidents::default(),
+            changes: Changes::new()?,
+            watched: BTreeMap::new(),
+            told: None,
+            told_at: Instant::now(),
+            next: Instant::now() + PERIOD,
+            last: None,
+            pressed: BTreeMap::new(),
+            complained: None,
+        })
+    }
+
+    fn run(&mut self, commands: &Receiver<Command>, woken: &UnixStream) {
+        self.open_history();
+        while self.daemon.strong_count() > 0 {
+            self.listen_to_warden();
+            let (heard, changed) = self.wait(woken);
+            drop({
+                let mut woken = woken;
+                woken.read(&mut [0; 256])
+            });
+            while let Ok(command) = commands.try_recv() {
+                command(self);
+            }
+            if heard {
+                self.hear();
+            }
+            if changed {
+                self.look_at_changed();
+            }
+            if Instant::now() >= self.next {
+                // A machine that slept makes up for nothing.
+                self.next = (self.next + PERIOD).max(Instant::now());
+                self.sample();
+            }
+        }
+    }
+
+    fn wait(&self, woken: &UnixStream) -> (bool, bool) {
+        let mut fds = vec![PollFd::new(woken, PollFlags::IN), PollFd::new(&self.changes, PollFlags::IN)];
+        if let Some((stream, _)) = &self.told {
+            fds.push(PollFd::new(stream, PollFlags::IN));
+        }
+        let mut time = self.next.saturating_duration_since(Instant::now());
+        if self.told.is_none() {
+            time = time.min(RETRY_TIME);
+        }
+        let time = rustix::time::Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(60),
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        // Nothing here can fail but by a signal, which ends the wait as well.
+        rustix::event::poll(&mut fds, Some(&time)).ok();
+        let heard = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        (heard(2), heard(1))
+    }
+
+    fn open_history(&mut self) {
+        let Some(daemon) = self.daemon.upgrade() else { return };
+        let path = daemon.host().state_dir.join("history/history.db");
+        self.history = History::open(&path, Retention::default())
+            .map_err(|error| Failure::new(ExitStatus::Failed, &error).message)
+            .map(|(history, notice)| {
+                if let Some(notice) = notice {
+                    warn!(event = "history-damaged", "{notice}");
+                }
+                history
+            });
+        match &self.history {
+            Ok(history) => {
+                let recent = Window { from: Moment(now().0.saturating_sub(600)), until: Moment(u64::MAX >> 1) };
+                let going_on = history.incidents(None, recent, 10_000).unwrap_or_default();
+                self.incidents.take_up(going_on, now());
+            }
+            Err(_) => self.complain(),
+        }
+    }
+
+    /// Tells that there is no history, from time to time.
+    fn complain(&mut self) {
+        let due = self.complained.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME);
+        if let (Err(message), true) = (&self.history, due) {
+            self.complained = Some(Instant::now());
+            warn!(event = "no-history", "{message}");
+        }
+    }
+
+    /// Asks the warden, over a connection of this thread's own.
+    fn ask(&self, request: &WardenRequest) -> io::Result<WardenReply> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(ANSWER_TIME))?;
+        stream.set_write_timeout(Some(ANSWER_TIME))?;
+        stream.write_all(&encode(request, MAX_REQUEST).map_err(io::Error::other)?)?;
+        let mut decoder = Decoder::new(MAX_REPLY);
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let len = stream.read(&mut buffer)?;
+            if len == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            decoder.push(&buffer[..len]);
+            if let Some(reply) = decoder.next().map_err(io::Error::other)? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    fn listen_to_warden(&mut self) {
+        if self.told.is_some() || self.told_at > Instant::now() {
+            return;
+        }
+        self.told_at = Instant::now() + RETRY_TIME;
+        let listen = || -> io::Result<UnixStream> {
+            let mut stream = UnixStream::connect(&self.socket)?;
+            stream.write_all(&encode(&WardenRequest::Watch, MAX_REQUEST).map_err(io::Error::other)?)?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        };
+        self.told = listen().ok().map(|stream| (stream, Decoder::new(MAX_REPLY)));
+        if self.told.is_some() && self.refresh().is_err() {
+            self.told = None;
+        }
+    }
+
+    /// Hears what the warden tells.
+    fn hear(&mut self) {
+        let mut events = Vec::new();
+        let mut gone = false;
+        if let Some((stream, decoder)) = &mut self.told {
+            let mut buffer = [0; 4096];
+            loop {
+                match stream.read(&mut buffer) {
+                    Ok(0) => gone = true,
+                    Ok(len) => decoder.push(&buffer[..len]),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => gone = true,
+                }
+                while let Ok(Some(reply)) = decoder.next::<WardenReply>() {
+                    if let WardenReply::Event(event) = reply {
+                        events.push(event);
+                    }
+                }
+                if gone || events.is_empty() || events.len() > 1000 {
+                    break;
+                }
+                if rustix::io::ioctl_fionread(&*stream).is_ok_and(|waiting| waiting == 0) {
+                    break;
+                }
+            }
+        }
+        if gone {
+            self.told = None;
+            self.told_at = Instant::now();
+        }
+        for event in events {
+            match event {
+                WardenEvent::Ended { tenant } => {
+                    self.live.remove(&tenant);
+                    if let Some(daemon) = self.daemon.upgrade() {
+                        daemon.look_again();
+                    }
+                }
+                WardenEvent::Quota { tenant, limit, hit: QuotaHit::Refused } => self.fault(&tenant, &limit, 1),
+                WardenEvent::Quota { tenant, limit, hit: QuotaHit::SoftPassed } => {
+                    info!(target: "bailiwick::event", tenant = %tenant, event = "soft-limit-passed", limit);
+                }
+                WardenEvent::Pressure { resource } => self.look_into_pressure(&resource),
+                WardenEvent::Reserve { reached } => {
+                    warn!(target: "bailiwick::event", event = "reserve-of-disk", reached = ?reached);
+                }
+            }
+        }
+    }
+
+    /// Takes note of which jails run, and watches those that are new.
+    fn refresh(&mut self) -> io::Result<()> {
+        let WardenReply::Roster(roster) = self.ask(&WardenRequest::Roster)? else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        if self.meter.is_none() {
+            let WardenReply::Facts(facts) = self.ask(&WardenRequest::Facts)? else {
+                return Err(io::ErrorKind::InvalidData.into());
+            };
+            self.meter = Some(Meter::new(&facts)?);
+        }
+        let Some(meter) = &self.meter else { return Ok(()) };
+        // A jail that was started anew has another init, and counts from zero.
+        self.live.retain(|tenant, live| roster.get(tenant).is_some_and(|entry| entry.pid == live.entry.pid));
+        for (tenant, entry) in roster {
+            if entry.pid.is_none() || self.live.contains_key(&tenant) {
+                continue;
+            }
+            for file in meter.event_files(&entry.cgroups) {
+                if let Ok(watched) = self.changes.add(&file) {
+                    self.watched.insert(watched, tenant.clone());
+                }
+            }
+            // What was used before the first look is not known to be of this minute.
+            let reading = meter.read(&entry.cgroups);
+            let live = Live { entry, sampled: (Instant::now(), reading.clone()), seen: reading, looked: None };
+            self.live.insert(tenant, live);
+        }
+        let live = &self.live;
+        self.watched.retain(|_, tenant| live.contains_key(tenant));
+        Ok(())
+    }
+
+    fn look_at_changed(&mut self) {
+        let changed: BTreeSet<TenantName> = self
+            .changes
+            .take()
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|watched| self.watched.get(watched).cloned())
+            .collect();
+        for tenant in changed {
+            let (Some(meter), Some(live)) = (&self.meter, self.live.get_mut(&tenant)) else { continue };
+            let reading = meter.read(&live.entry.cgroups);
+            let new = reading.faults_since(&live.seen);
+            live.seen = reading;
+            for (limit, count) in new {
+                self.fault(&tenant, limit, count);
+            }
+        }
+    }
+
+    /// A limit was hit.
+    fn fault(&mut self, tenant: &TenantName, limit: &str, count: u64) {
+        let at = now();
+        match self.pending.iter_mut().find(|fault| fault.tenant == *tenant && fault.limit == limit) {
+            Some(fault) => fault.count = fault.count.saturating_add(count),
+            None => self.pending.push(Fault { at, tenant: tenant.clone(), limit: limit.to_owned(), count }),
+        }
+        // Reclaim at `memory_high` and a full quantum of processor time are the limit at work, minute by minute.
+        if !["cpu", "memory_high"].contains(&limit) {
+            self.incident(tenant, limit, count);
+        }
+    }
+
+    fn incident(&mut self, tenant: &TenantName, kind: &str, count: u64) {
+        let at = now();
+        if !self.incidents.note(tenant, kind, count, at) {
+            return;
+        }
+        let snapshot = self.snapshot(tenant, at);
+        let Some(incident) = self.incidents.add(tenant, kind, snapshot) else { return };
+        if incident.id == 0 {
+            info!(target: "bailiwick::event", tenant = %tenant, event = "incident", limit = kind);
+            incident.id =
+                self.history.as_mut().ok().and_then(|history| history.begin_incident(incident).ok()).unwrap_or(0);
+        } else if let Ok(history) = &mut self.history {
+            // Stored again with the next sample, should this fail.
+            drop(history.update_incident(incident));
+        }
+    }
+
+    fn snapshot(&mut self, tenant: &TenantName, at: Moment) -> Snapshot {
+        // Just after a sample, what counts is what the sample saw.
+        let (used, seconds) = match &self.last {
+            Some((at, used, seconds)) if at.elapsed() < FRESH_TIME => (used.clone(), *seconds),
+            _ => self.used_since_sample(),
+        };
+        let bounds = self.bounds_of(tenant);
+        let processes = match self.ask(&WardenRequest::Evidence { tenant: tenant.clone() }) {
+            Ok(WardenReply::Evidence(processes)) => processes,
+            // A jail that is gone leaves no evidence.
+            _ => Vec::new(),
+        };
+        Snapshot {
+            at,
+            usage: used.get(tenant).cloned().unwrap_or_default(),
+            processes,
+            pressure: pressure::split(tenant, &used, &bounds, seconds),
+        }
+    }
+
+    /// What every running tenant used since the last sample, and over how many seconds.
+    fn used_since_sample(&self) -> (BTreeMap<TenantName, Usage>, u64) {
+        let Some(meter) = &self.meter else { return (BTreeMap::new(), 0) };
+        let mut longest = 0;
+        let used = self.live.iter().map(|(tenant, live)| {
+            longest = longest.max(live.sampled.0.elapsed().as_secs());
+            (tenant.clone(), meter.read(&live.entry.cgroups).since(&live.sampled.1))
+        });
+        (used.collect(), longest.max(1))
+    }
+
+    fn bounds_of(&self, tenant: &TenantName) -> Usage {
+        let Some(daemon) = self.daemon.upgrade() else { return Usage::default() };
+        daemon.declared_limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default()
+    }
+
+    /// Processes of tenants wait: who, and for whom?
+    fn look_into_pressure(&mut self, resource: &str) {
+        let due = self.pressed.get(resource).is_none_or(|last| last.elapsed() >= PRESSURE_TIME);
+        if !due {
+            return;
+        }
+        self.pressed.insert(resource.to_owned(), Instant::now());
+        let (used, seconds) = self.used_since_sample();
+        let tenants: Vec<TenantName> = used.keys().cloned().collect();
+        for tenant in tenants {
+            let shares = pressure::split(&tenant, &used, &self.bounds_of(&tenant), seconds);
+            let waits = shares.iter().any(|share| {
+                share.resource == resource
+                    && share.others > share.own
+                    && share.others.saturating_mul(WORTH_TELLING) > seconds.saturating_mul(1_000_000)
+            });
+            if waits {
+                self.incident(&tenant, &format!("pressure-{resource}"), 1);
+            }
+        }
+    }
+
+    /// Takes the sample of a minute.
+    fn sample(&mut self) {
+        if self.refresh().is_err() {
+            // Without the warden nothing is known; the minute stays unmeasured.
+            return;
+        }
+        if let Ok(WardenReply::Disks(disks)) = self.ask(&WardenRequest::Disks) {
+            self.disks = disks;
+        }
+        let Some(daemon) = self.daemon.upgrade() else { return };
+        let (sessions, refused) = daemon.take_sessions();
+        for (tenant, count) in refused {
+            self.fault(&tenant, "sessions", count);
+        }
+        let mut samples: BTreeMap<TenantName, Sample> = BTreeMap::new();
+        let mut faults: Vec<(TenantName, &'static str, u64)> = Vec::new();
+        let mut throttled = Vec::new();
+        for (tenant, live) in &mut self.live {
+            let Some(meter) = &self.meter else { break };
+            let reading = meter.read(&live.entry.cgroups);
+            let mut usage = reading.since(&live.sampled.1);
+            usage.0.insert(Measure::Sessions, sessions.get(tenant).copied().unwrap_or(0));
+            let seconds = live.sampled.0.elapsed().as_secs().max(1);
+            faults.extend(
+                reading.faults_since(&live.seen).into_iter().map(|(limit, count)| (tenant.clone(), limit, count)),
+            );
+            if usage
+                .get(Measure::Throttled)
+                .is_some_and(|held| held.saturating_mul(THROTTLED) > seconds.saturating_mul(1_000_000))
+            {
+                throttled.push(tenant.clone());
+            }
+            live.sampled = (Instant::now(), reading.clone());
+            live.seen = reading;
+            samples.insert(tenant.clone(), Sample { seconds, usage });
+        }
+        let used = samples.iter().map(|(tenant, sample)| (tenant.clone(), sample.usage.clone())).collect();
+        let longest = samples.values().map(|sample| sample.seconds).max().unwrap_or(1);
+        self.last = Some((Instant::now(), used, longest));
+        for (tenant, disk) in &self.disks {
+            // Of a tenant that is down, its files are still there.
+            let sample = samples
+                .entry(tenant.clone())
+                .or_insert_with(|| Sample { seconds: PERIOD.as_secs(), usage: Usage::default() });
+            sample.usage.0.insert(Measure::Disk, disk.bytes.used);
+            sample.usage.0.extend(disk.inodes.map(|inodes| (Measure::Inodes, inodes.used)));
+        }
+        for (tenant, limit, count) in faults {
+            self.fault(&tenant, limit, count);
+        }
+        for tenant in throttled {
+            self.incident(&tenant, "cpu", 1);
+        }
+        self.full_disks();
+        self.store(samples);
+    }
+
+    /// btrfs tells nobody that a limit was hit: a tenant that stands at it has hit it.
+    fn full_disks(&mut self) {
+        const SLACK: u64 = 64 << 10;
+        let full = |(tenant, disk): (&TenantName, &DiskFact)| {
+            let at_end = disk.bytes.hard.is_some_and(|hard| disk.bytes.used.saturating_add(SLACK) >= hard);
+            (disk.inodes.is_none() && at_end && !disk.held_back).then(|| tenant.clone())
+        };
+        let full: Vec<TenantName> = self.disks.iter().filter_map(full).collect();
+        for tenant in full {
+            self.fault(&tenant, "disk", 1);
+        }
+    }
+
+    fn store(&mut self, samples: BTreeMap<TenantName, Sample>) {
+        if self.history.is_err() {
+            self.open_history();
+        }
+        let samples: Vec<(TenantName, Sample)> = samples.into_iter().collect();
+        let faults = std::mem::take(&mut self.pending);
+        let at = now();
+        let Ok(history) = &mut self.history else { return };
+        let written = history.write(at, &samples, &faults).and_then(|()| history.maintain());
+        let stored = self.incidents.settle(at).into_iter().filter(|incident| incident.id != 0);
+        let updated =
+            stored.map(|incident| history.update_incident(incident)).collect::<Result<Vec<()>, _>>().map(drop);
+        if let Err(error) = written.and(updated) {
+            let due = self.complained.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME);
+            if due {
+                self.complained = Some(Instant::now());
+                warn!(event = "history-not-written", "{}", Failure::new(ExitStatus::Failed, &error));
+            }
+        }
+    }
+
+    /// Forgets a tenant whose data is gone.
+    pub(crate) fn forget(&mut self, tenant: &TenantName) -> Result<(), Failure> {
+        self.disks.remove(tenant);
+        self.pending.retain(|fault| fault.tenant != *tenant);
+        self.incidents.forget(tenant);
+        self.history()?.forget(tenant).map_err(|error| Failure::new(ExitStatus::Failed, &error))
+    }
+
+    /// The history, for whoever asks.
+    pub(crate) fn history(&mut self) -> Result<&mut History, Failure> {
+        self.history
+            .as_mut()
+            .map_err(|message| Failure::of(ExitStatus::Failed, format!("there is no history: {message}")))
+    }
+
+    /// What every tenant uses now: over the time since the last such look, if that was not long ago, or since the last
+    /// sample.
+    pub(crate) fn look(&mut self) -> Result<Vec<TenantUsage>, Failure> {
+        const LEAST: Duration = Duration::from_millis(200);
+        const MOST: Duration = Duration::from_secs(30);
+        let refreshed = self.refresh();
+        refreshed.map_err(|error| Failure::of(ExitStatus::Failed, format!("the warden does not answer: {error}")))?;
+        let Some(daemon) = self.daemon.upgrade() else { return Ok(Vec::new()) };
+        let sessions = daemon.sessions_now();
+        let mut found = Vec::new();
+        for (tenant, live) in &mut self.live {
+            let Some(meter) = &self.meter else { break };
+            let reading = meter.read(&live.entry.cgroups);
+            let recent = live.looked.take().filter(|(at, _)| (LEAST..MOST).contains(&at.elapsed()));
+            let (at, before) = recent.unwrap_or_else(|| live.sampled.clone());
+            let mut usage = reading.since(&before);
+            usage.0.insert(Measure::Sessions, sessions.get(tenant).copied().unwrap_or(0));
+            if let Some(disk) = self.disks.get(tenant) {
+                usage.0.insert(Measure::Disk, disk.bytes.used);
+                usage.0.extend(disk.inodes.map(|inodes| (Measure::Inodes, inodes.used)));
+            }
+            live.looked = Some((Instant::now(), reading));
+            let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+            // Sums over the span, as they would be in a whole number of seconds.
+            let seconds = millis.div_ceil(1000);
+            for (measure, value) in &mut usage.0 {
+                if measure.kind() == bailiwick_types::Kind::Sum {
+                    *value = value.saturating_mul(seconds).saturating_mul(1000) / millis;
+                }
+            }
+            let total = bailiwick_types::Point { at: now(), seconds, peak: usage.clone(), usage };
+            let limits = daemon.declared_limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default();
+            found.push(TenantUsage { tenant: tenant.clone(), total, limits, faults: BTreeMap::new() });
+        }
+        Ok(found)
+    }
+
+    /// What tenants used in a window.
+    pub(crate) fn usage(
+        &mut self,
+        tenants: Option<&[TenantName]>,
+        window: Window,
+    ) -> Result<Vec<TenantUsage>, Failure> {
+        let daemon = self.daemon.upgrade();
+        let history = self.history()?;
+        let failed = |error| Failure::new(ExitStatus::Failed, &error);
+        let totals = history.totals(window, tenants).map_err(failed)?;
+        let mut faults: BTreeMap<TenantName, BTreeMap<String, u64>> = BTreeMap::new();
+        for fault in history.faults(tenants, window, usize::MAX).map_err(failed)? {
+            *faults.entry(fault.tenant).or_default().entry(fault.limit).or_default() += fault.count;
+        }
+        let limits = |tenant: &TenantName| {
+            let declared = daemon.as_ref().and_then(|daemon| daemon.declared_limits(tenant));
+            declared.map(|limits| Usage::bounds(&limits)).unwrap_or_default()
+        };
+        let row = |(tenant, total): (TenantName, _)| TenantUsage {
+            limits: limits(&tenant),
+            faults: faults.remove(&tenant).unwrap_or_default(),
+            tenant,
+            total,
+        };
+        Ok(totals.into_iter().map(row).collect())
+    }
+}

@@ -1,0 +1,154 @@
+//! Incidents: runs of faults of one kind, with what was seen in their first moments.
+
+use crate::record::{number, tenant_id};
+use crate::{History, HistoryError, failed};
+use bailiwick_types::{Incident, Moment, TenantName, Window};
+use rusqlite::{OptionalExtension, Row, params};
+
+const COLUMNS: &str = "incident.id, tenant.name, kind, since, until, faults, snapshots";
+
+impl History {
+    /// Stores an incident and gives its number.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn begin_incident(&mut self, incident: &Incident) -> Result<u64, HistoryError> {
+        let write = || -> rusqlite::Result<i64> {
+            let tenant = tenant_id(&self.connection, &incident.tenant)?;
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO incident (tenant, kind, since, until, faults, snapshots) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .insert(params![
+                    tenant,
+                    incident.kind,
+                    number(incident.from.0),
+                    number(incident.until.0),
+                    number(incident.faults),
+                    snapshots(incident),
+                ])
+        };
+        Ok(u64::try_from(write().map_err(failed("store an incident"))?).unwrap_or(0))
+    }
+
+    /// Stores what has become of an incident since.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn update_incident(&mut self, incident: &Incident) -> Result<(), HistoryError> {
+        let write = || {
+            self.connection
+                .prepare_cached("UPDATE incident SET until = ?2, faults = ?3, snapshots = ?4 WHERE id = ?1")?
+                .execute(params![
+                    number(incident.id),
+                    number(incident.until.0),
+                    number(incident.faults),
+                    snapshots(incident)
+                ])
+        };
+        write().map(drop).map_err(failed("store an incident"))
+    }
+
+    /// Incidents that touch a window, the newest first, at most so many.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn incidents(
+        &self,
+        tenants: Option<&[TenantName]>,
+        window: Window,
+        most: usize,
+    ) -> Result<Vec<Incident>, HistoryError> {
+        let read = || -> rusqlite::Result<Vec<Incident>> {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM incident JOIN tenant ON tenant.id = incident.tenant
+                 WHERE until >= ?1 AND since < ?2 ORDER BY since DESC, incident.id DESC"
+            );
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let mut rows = statement.query(params![number(window.from.0), number(window.until.0)])?;
+            let mut found = Vec::new();
+            while let (true, Some(row)) = (found.len() < most, rows.next()?) {
+                let wanted = |incident: &Incident| tenants.is_none_or(|tenants| tenants.contains(&incident.tenant));
+                found.extend(incident(row)?.filter(wanted));
+            }
+            Ok(found)
+        };
+        read().map_err(failed("read the incidents"))
+    }
+
+    /// One incident.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn incident(&self, id: u64) -> Result<Option<Incident>, HistoryError> {
+        let sql =
+            format!("SELECT {COLUMNS} FROM incident JOIN tenant ON tenant.id = incident.tenant WHERE incident.id = ?1");
+        let read = || self.connection.prepare_cached(&sql)?.query_row([number(id)], incident).optional();
+        Ok(read().map_err(failed("read an incident"))?.flatten())
+    }
+}
+
+fn snapshots(incident: &Incident) -> String {
+    serde_json::to_string(&incident.snapshots).expect("plain data is written as JSON")
+}
+
+/// `None` for a row that no longer reads, which is not worth losing the others for.
+fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
+    let unsigned = |column| -> rusqlite::Result<u64> { Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0)) };
+    let Ok(tenant) = row.get::<_, String>(1)?.parse() else { return Ok(None) };
+    let Ok(snapshots) = serde_json::from_str(&row.get::<_, String>(6)?) else { return Ok(None) };
+    Ok(Some(Incident {
+        id: unsigned(0)?,
+        tenant,
+        kind: row.get(2)?,
+        from: Moment(unsigned(3)?),
+        until: Moment(unsigned(4)?),
+        faults: unsigned(5)?,
+        snapshots,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{fresh, name};
+    use bailiwick_types::{PressureShare, ProcessSight, Snapshot, Usage};
+
+    #[test]
+    fn incidents_are_stored_changed_and_found() {
+        let (_temp, mut history) = fresh();
+        let hostile = "a\u{1b}[2J\n'; DROP TABLE incident; --".to_owned();
+        let snapshot = Snapshot {
+            at: Moment(100),
+            usage: Usage::default(),
+            processes: vec![ProcessSight {
+                pid: 7,
+                parent: 1,
+                command: hostile.clone(),
+                memory: 9,
+                files: vec![(hostile, 3)],
+            }],
+            pressure: vec![PressureShare { resource: "cpu".into(), own: 1, others: 2, neighbour: Some(name("b")) }],
+        };
+        let mut incident = Incident {
+            id: 0,
+            tenant: name("a"),
+            kind: "memory".into(),
+            from: Moment(100),
+            until: Moment(100),
+            faults: 1,
+            snapshots: vec![snapshot],
+        };
+        incident.id = history.begin_incident(&incident).expect("stores");
+        assert_eq!(history.incident(incident.id).expect("reads"), Some(incident.clone()));
+        (incident.until, incident.faults) = (Moment(300), 5);
+        history.update_incident(&incident).expect("stores");
+        let window = |from, until| Window { from: Moment(from), until: Moment(until) };
+        assert_eq!(history.incidents(None, window(200, 250), 9).expect("reads"), [incident.clone()]);
+        assert_eq!(history.incidents(None, window(301, 400), 9).expect("reads"), []);
+        assert_eq!(history.incidents(Some(&[name("b")]), window(0, 400), 9).expect("reads"), []);
+        assert_eq!(history.incident(99).expect("reads"), None);
+        let second = history.begin_incident(&incident).expect("stores");
+        assert!(second > incident.id);
+    }
+}

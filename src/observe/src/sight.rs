@@ -1,0 +1,93 @@
+//! The evidence of a moment: a tenant's processes, the largest first, and the largest files that these have open.
+//!
+//! Danger: all names here are the tenant's. They are cut to a bounded length and nothing is decided by them. A file is
+//! looked at, never opened: opening one could wait, or wake a device.
+
+use crate::jail::members_of;
+use crate::{ObserveError, unless_gone};
+use bailiwick_sys::proc;
+use bailiwick_types::ProcessSight;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The most processes that are kept.
+const MAX_PROCESSES: usize = 40;
+/// Of how many of them files are looked at, of how many descriptors each, and how many files are kept.
+const WITH_FILES: usize = 8;
+const MAX_DESCRIPTORS: usize = 256;
+const MAX_FILES: usize = 5;
+/// The longest name that is kept, in characters.
+const MAX_NAME: usize = 128;
+
+/// The processes of a tenant, by its groups.
+///
+/// # Errors
+/// When its group cannot be read.
+pub fn sights(cgroups: &BTreeMap<String, String>) -> Result<Vec<ProcessSight>, ObserveError> {
+    let mut found = Vec::new();
+    for pid in members_of(cgroups)? {
+        let look = || -> io::Result<ProcessSight> {
+            let glance = proc::glance(pid)?;
+            let (parent, command, memory) = (glance.parent, shortened(&glance.command), glance.memory);
+            Ok(ProcessSight { pid, parent, command, memory, files: Vec::new() })
+        };
+        found.extend(unless_gone(pid, look())?);
+    }
+    found.sort_by_key(|sight: &ProcessSight| std::cmp::Reverse(sight.memory));
+    found.truncate(MAX_PROCESSES);
+    for sight in found.iter_mut().take(WITH_FILES) {
+        sight.files = files(sight.pid);
+    }
+    Ok(found)
+}
+
+/// The largest regular files that a process has open. One that has ended meanwhile has none.
+fn files(pid: u32) -> Vec<(String, u64)> {
+    let dir = format!("/proc/{pid}/fd");
+    let Ok(entries) = std::fs::read_dir(&dir) else { return Vec::new() };
+    let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in entries.flatten().take(MAX_DESCRIPTORS) {
+        // Both go through the descriptor itself, so nothing of the tenant's is looked up by name.
+        let (Ok(name), Ok(metadata)) = (std::fs::read_link(entry.path()), std::fs::metadata(entry.path())) else {
+            continue;
+        };
+        if metadata.is_file() {
+            found.insert(shortened(&name_of(&name)), metadata.size());
+        }
+    }
+    let mut files: Vec<(String, u64)> = found.into_iter().collect();
+    files.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    files.truncate(MAX_FILES);
+    files
+}
+
+fn name_of(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_NAME).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_and_what_it_has_open_is_seen() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("large");
+        let file = std::fs::File::create(&path).expect("creates");
+        file.set_len(5 << 30).expect("grows");
+        let mut groups = proc::cgroups(std::process::id()).expect("groups");
+        groups.retain(|hierarchy, _| hierarchy == "unified");
+        let sights = sights(&groups).expect("reads");
+        // There may be many others in the same group.
+        assert!(!sights.is_empty() && sights.iter().all(|sight| sight.command.len() <= 64));
+        let own = files(std::process::id());
+        assert_eq!(own[0], (path.canonicalize().expect("real path").display().to_string(), 5 << 30));
+        assert_eq!(files(u32::MAX), []);
+    }
+}

@@ -1,0 +1,258 @@
+//! What a tenant has used since its jail was started, and what it uses now, by its control groups. Works for any user: the
+//! files of control groups are open to all.
+
+use bailiwick_sys::cgroup::{self, Hierarchies};
+use bailiwick_sys::file;
+use bailiwick_types::{Hierarchy, HostFacts, Kind, Measure, Usage};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+/// A reading of one tenant: sums since the jail was started, levels as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Every measure that this host has.
+    pub usage: Usage,
+    /// How often each limit was hit since the jail was started, by its word.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+impl Reading {
+    /// What was used since an earlier reading. A sum that is lower than before is of another jail, and counts from zero.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Usage {
+        let mut usage = self.usage.clone();
+        for (measure, value) in &mut usage.0 {
+            if measure.kind() == Kind::Sum {
+                let before = earlier.usage.get(*measure).unwrap_or(0);
+                *value = value.checked_sub(before).unwrap_or(*value);
+            }
+        }
+        usage
+    }
+
+    /// Hits since an earlier reading.
+    #[must_use]
+    pub fn faults_since(&self, earlier: &Self) -> BTreeMap<&'static str, u64> {
+        let new = |(word, count): (&&'static str, &u64)| {
+            let before = earlier.faults.get(word).copied().unwrap_or(0);
+            let new = count.checked_sub(before).unwrap_or(*count);
+            (new > 0).then_some((*word, new))
+        };
+        self.faults.iter().filter_map(new).collect()
+    }
+}
+
+/// How a number stands in a file.
+#[derive(Clone, Copy)]
+enum Place {
+    /// It is the file.
+    Plain,
+    /// A line `KEY NUMBER`; the second is what to divide by.
+    Key(&'static str, u64),
+    /// The sum over all lines of `KEY=NUMBER`.
+    Devices(&'static str),
+    /// `some ... total=NUMBER`.
+    Pressure,
+}
+
+/// Where measures are found: of which hierarchy, in which file.
+#[rustfmt::skip]
+const MEASURES: &[(Measure, Hierarchy, &str, &str, Place)] = &[
+    (Measure::Throttled, Hierarchy::Unified, "cpu", "cpu.stat", Place::Key("throttled_usec", 1)),
+    (Measure::Memory, Hierarchy::Unified, "memory", "memory.current", Place::Plain),
+    (Measure::Swap, Hierarchy::Unified, "memory", "memory.swap.current", Place::Plain),
+    (Measure::Tasks, Hierarchy::Unified, "pids", "pids.current", Place::Plain),
+    (Measure::IoRead, Hierarchy::Unified, "io", "io.stat", Place::Devices("rbytes")),
+    (Measure::IoWrite, Hierarchy::Unified, "io", "io.stat", Place::Devices("wbytes")),
+    (Measure::IopsRead, Hierarchy::Unified, "io", "io.stat", Place::Devices("rios")),
+    (Measure::IopsWrite, Hierarchy::Unified, "io", "io.stat", Place::Devices("wios")),
+    (Measure::Throttled, Hierarchy::V1, "cpu", "cpu.stat", Place::Key("throttled_time", 1000)),
+    (Measure::Memory, Hierarchy::V1, "memory", "memory.usage_in_bytes", Place::Plain),
+    (Measure::Tasks, Hierarchy::V1, "pids", "pids.current", Place::Plain),
+];
+
+/// The same of what the unified hierarchy counts without any controller.
+const WITHOUT: &[(Measure, &str, Place)] = &[
+    (Measure::Cpu, "cpu.stat", Place::Key("usage_usec", 1)),
+    (Measure::CpuPressure, "cpu.pressure", Place::Pressure),
+    (Measure::MemoryPressure, "memory.pressure", Place::Pressure),
+    (Measure::IoPressure, "io.pressure", Place::Pressure),
+];
+
+/// Where hits of limits are counted.
+#[rustfmt::skip]
+const FAULTS: &[(&str, Hierarchy, &str, &str, &str)] = &[
+    ("cpu", Hierarchy::Unified, "cpu", "cpu.stat", "nr_throttled"),
+    ("memory", Hierarchy::Unified, "memory", "memory.events", "oom_kill"),
+    ("memory_high", Hierarchy::Unified, "memory", "memory.events", "high"),
+    ("swap", Hierarchy::Unified, "memory", "memory.swap.events", "max"),
+    ("tasks", Hierarchy::Unified, "pids", "pids.events", "max"),
+    ("cpu", Hierarchy::V1, "cpu", "cpu.stat", "nr_throttled"),
+    ("memory", Hierarchy::V1, "memory", "memory.oom_control", "oom_kill"),
+    ("tasks", Hierarchy::V1, "pids", "pids.events", "max"),
+];
+
+/// Reads tenants, each opened once.
+#[derive(Debug)]
+pub struct Meter {
+    hierarchies: Hierarchies,
+    controllers: BTreeMap<String, Hierarchy>,
+}
+
+impl Meter {
+    /// For a host.
+    ///
+    /// # Errors
+    /// When the mount table cannot be read.
+    pub fn new(facts: &HostFacts) -> std::io::Result<Self> {
+        Ok(Self { hierarchies: cgroup::hierarchies()?, controllers: facts.controllers.clone() })
+    }
+
+    /// Reads a tenant by its groups: a path below each hierarchy. What cannot be read is left out.
+    #[must_use]
+    pub fn read(&self, cgroups: &BTreeMap<String, String>) -> Reading {
+        let mut group = Group { meter: self, cgroups, open: BTreeMap::new(), texts: BTreeMap::new() };
+        let mut reading = Reading::default();
+        for (measure, hierarchy, controller, file, place) in MEASURES {
+            if self.controllers.get(*controller) != Some(hierarchy) {
+                continue;
+            }
+            if let Some(number) = group.text(*hierarchy, controller, file).and_then(|text| place.number(text)) {
+                reading.usage.0.insert(*measure, number);
+            }
+        }
+        for (measure, file, place) in WITHOUT {
+            if let Some(number) = group.text(Hierarchy::Unified, "", file).and_then(|text| place.number(text)) {
+                reading.usage.0.insert(*measure, number);
+            }
+        }
+        for (word, hierarchy, controller, file, key) in FAULTS {
+            if self.controllers.get(*controller) != Some(hierarchy) {
+                continue;
+            }
+            let own = group.text(*hierarchy, controller, file).and_then(|text| cgroup::flat_keyed(text, key));
+            // Before 6.11 the kernel counts a task that was refused in the group where its parent is.
+            let below = if *file == "pids.events" { group.below(*hierarchy, controller, file, key) } else { None };
+            if let Some(count) = own.max(below) {
+                reading.faults.insert(word, count);
+            }
+        }
+        reading
+    }
+}
+
+impl Meter {
+    /// The files of a tenant's groups that the kernel reports changes of, when a limit was hit. Version 1 has none that can
+    /// be watched by others than root.
+    #[must_use]
+    pub fn event_files(&self, cgroups: &BTreeMap<String, String>) -> Vec<PathBuf> {
+        let group = || {
+            let mount = self.hierarchies.mount_of("unified")?;
+            Some(mount.join(cgroups.get("unified")?.trim_start_matches('/')))
+        };
+        let Some(group) = group() else { return Vec::new() };
+        let files = [("memory", "memory.events"), ("pids", "pids.events"), ("memory", "memory.swap.events")];
+        let unified = |controller: &str| self.controllers.get(controller) == Some(&Hierarchy::Unified);
+        let mut found: Vec<PathBuf> =
+            files.iter().filter(|(controller, _)| unified(controller)).map(|(_, file)| group.join(file)).collect();
+        if unified("pids") {
+            // Before 6.11 it changes where the processes are.
+            found.push(group.join("jail/pids.events"));
+        }
+        found
+    }
+}
+
+impl Place {
+    fn number(self, text: &str) -> Option<u64> {
+        match self {
+            Self::Plain => text.trim().parse().ok(),
+            Self::Key(key, divisor) => Some(cgroup::flat_keyed(text, key)? / divisor),
+            Self::Devices(key) => {
+                let values = text.split_whitespace().filter_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+                Some(values.filter_map(|value| value.parse::<u64>().ok()).sum())
+            }
+            Self::Pressure => {
+                let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+                some.split_whitespace().find_map(|pair| pair.strip_prefix("total="))?.parse().ok()
+            }
+        }
+    }
+}
+
+/// One tenant while it is read: every directory is opened and every file read once.
+struct Group<'a> {
+    meter: &'a Meter,
+    cgroups: &'a BTreeMap<String, String>,
+    open: BTreeMap<&'static str, Option<OwnedFd>>,
+    texts: BTreeMap<(Hierarchy, &'static str), Option<String>>,
+}
+
+impl Group<'_> {
+    fn directory(&mut self, hierarchy: Hierarchy, controller: &'static str) -> Option<&OwnedFd> {
+        let name = match hierarchy {
+            Hierarchy::Unified => "unified",
+            Hierarchy::V1 => controller,
+        };
+        let (meter, cgroups) = (self.meter, self.cgroups);
+        let open = || cgroup::open(meter.hierarchies.mount_of(name)?, cgroups.get(name)?).ok();
+        self.open.entry(name).or_insert_with(open).as_ref()
+    }
+
+    fn text(&mut self, hierarchy: Hierarchy, controller: &'static str, file: &'static str) -> Option<&str> {
+        let key = (hierarchy, file);
+        if !self.texts.contains_key(&key) {
+            let text = self.directory(hierarchy, controller).and_then(|dir| cgroup::read(dir, file).ok());
+            self.texts.insert(key, text);
+        }
+        self.texts.get(&key)?.as_deref()
+    }
+
+    fn below(&mut self, hierarchy: Hierarchy, controller: &'static str, file: &'static str, key: &str) -> Option<u64> {
+        let jail = file::open_dir_at(self.directory(hierarchy, controller)?.as_fd(), "jail").ok()?;
+        cgroup::flat_keyed(&cgroup::read(jail, file).ok()?, key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_where_they_stand() {
+        assert_eq!(Place::Plain.number("42\n"), Some(42));
+        assert_eq!(Place::Key("throttled_time", 1000).number("nr_throttled 3\nthrottled_time 5000\n"), Some(5));
+        let stat = "253:0 rbytes=10 wbytes=20 rios=1\n8:0 rbytes=5 wbytes=7 dbytes=9\n";
+        assert_eq!(Place::Devices("rbytes").number(stat), Some(15));
+        assert_eq!(Place::Devices("bytes").number(stat), Some(0));
+        assert_eq!(Place::Devices("rbytes").number(""), Some(0), "nothing was read yet");
+        let pressure = "some avg10=0.00 avg60=0.00 avg300=0.00 total=77\nfull avg10=0.00 total=1\n";
+        assert_eq!(Place::Pressure.number(pressure), Some(77));
+        assert_eq!(Place::Pressure.number("full total=1"), None);
+    }
+
+    #[test]
+    fn sums_are_differences_and_a_new_jail_counts_from_zero() {
+        let reading = |cpu, memory, hits| Reading {
+            usage: Usage([(Measure::Cpu, cpu), (Measure::Memory, memory)].into()),
+            faults: [("memory", hits)].into(),
+        };
+        let (first, second) = (reading(100, 7, 2), reading(150, 5, 5));
+        assert_eq!(second.since(&first), Usage([(Measure::Cpu, 50), (Measure::Memory, 5)].into()));
+        assert_eq!(second.faults_since(&first), [("memory", 3)].into());
+        assert_eq!(first.since(&second).get(Measure::Cpu), Some(100));
+        assert_eq!(first.faults_since(&second), [("memory", 2)].into());
+        assert_eq!(first.faults_since(&first), BTreeMap::new());
+    }
+
+    #[test]
+    fn this_process_s_own_groups_can_be_read_by_anybody() {
+        let facts = crate::host_facts(std::path::Path::new("/")).expect("facts");
+        let meter = Meter::new(&facts).expect("hierarchies");
+        let groups = bailiwick_sys::proc::cgroups(std::process::id()).expect("groups");
+        // The root of a hierarchy lacks some files; what is there is read.
+        let reading = meter.read(&groups);
+        assert!(reading.usage.get(Measure::Memory).is_none_or(|memory| memory > 0));
+    }
+}

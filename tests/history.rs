@@ -1,0 +1,156 @@
+//! The history: what was used is measured, hits of limits are told, and neither a crash nor a damaged file stops the host.
+
+use bailiwick_tests::Host;
+use serde_json::Value;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn json(host: &Host, arguments: &[&str]) -> Value {
+    let mut all = arguments.to_vec();
+    all.push("--json");
+    serde_json::from_str(&host.ok(&all)).expect("JSON")
+}
+
+/// A command in a jail that goes on beside the test.
+fn beside(host: &Host, tenant: &str, line: &str) -> std::process::Child {
+    Command::new(bailiwick_tests::stage().join("bailiwick"))
+        .args(["exec", "--config"])
+        .arg(host.path("etc"))
+        .args([tenant, "--", "sh", "-c", line])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("runs")
+}
+
+fn until<T>(what: &str, time: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + time;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn a_minute_of_two_tenants() {
+    let mut host = Host::new();
+    host.write("etc/tenants.d/busy.toml", "plan = \"web\"\n[limits]\ncpu = \"20%\"\nsessions = 3\n");
+    host.write("etc/tenants.d/large.toml", "plan = \"web\"\n[limits]\nmemory = \"64M\"\n");
+    host.start();
+    host.ok(&["apply"]);
+    let spin = beside(&host, "busy", "timeout 80 sh -c 'while :; do :; done'");
+    let mut held = [beside(&host, "busy", "sleep 80"), beside(&host, "busy", "sleep 80")];
+    std::thread::sleep(Duration::from_secs(1));
+    let refused = host.cli(&["exec", "busy", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(125), "three sessions are the limit");
+    assert_ne!(host.inside("large", "perl -e 'my $x = \"x\" x (200 << 20)'").0, 0);
+    let usage = until("a minute is measured", Duration::from_secs(90), || {
+        let rows = json(&host, &["usage"]);
+        (rows.as_array().is_some_and(|rows| rows.len() == 2)).then_some(rows)
+    });
+
+    let (busy, large) = (&usage[0], &usage[1]);
+    assert_eq!((busy["tenant"].as_str(), large["tenant"].as_str()), (Some("busy"), Some("large")));
+    let seconds = busy["total"]["seconds"].as_u64().expect("a number");
+    let cpu = busy["total"]["usage"]["cpu"].as_u64().expect("measured");
+    // A fifth of a core, and the kernel counts in slices.
+    assert!((seconds * 120_000..=seconds * 280_000).contains(&cpu), "{cpu} in {seconds} s");
+    assert!(busy["total"]["usage"]["throttled"].as_u64().is_some_and(|held| held > 0), "{busy}");
+    assert_eq!(busy["total"]["peak"]["sessions"], 3);
+    assert_eq!(busy["limits"]["cpu"], 200_000);
+    assert_eq!((busy["faults"]["sessions"].as_u64(), large["faults"]["memory"].as_u64()), (Some(1), Some(1)));
+
+    let faults = json(&host, &["faults", "large"]);
+    assert!(faults.as_array().expect("rows").iter().any(|fault| fault["limit"] == "memory"), "{faults}");
+    let incidents = json(&host, &["incidents"]);
+    let of = |kind: &str| incidents.as_array().expect("rows").iter().find(|incident| incident["kind"] == kind).cloned();
+    let memory = of("memory").unwrap_or_else(|| panic!("{incidents}"));
+    assert_eq!(memory["tenant"], "large");
+    assert_eq!(memory["snapshots"], Value::Array(Vec::new()), "the list is without evidence");
+    let cpu = of("cpu").unwrap_or_else(|| panic!("{incidents}"));
+    let shown = json(&host, &["incidents", "--show", &cpu["id"].to_string()]);
+    let processes = shown["snapshots"][0]["processes"].as_array().expect("evidence").clone();
+    assert!(processes.iter().any(|process| process["command"] == "sh"), "{shown}");
+    let share = &shown["snapshots"][0]["pressure"][0];
+    assert!(share["resource"] == "cpu" && share["own"].as_u64().is_some_and(|own| own > 0), "{shown}");
+
+    let points = json(&host, &["history", "busy", "--since", "10m", "--step", "1m"]);
+    assert!(!points.as_array().expect("points").is_empty());
+    let text = host.ok(&["usage", "--by", "cpu", "--threshold", "50%"]);
+    assert!(text.contains("busy") && text.contains("% of 20.0%"), "{text}");
+    host.write("new/web.toml", "profile = \"web\"\n[limits]\ntasks = 8\nmemory = \"16M\"\n");
+    let file = host.path("new/web.toml").display().to_string();
+    // Its own value of memory holds for the one that has one.
+    let simulated = json(&host, &["plan", "--simulate", &file, "--since", "1h"]);
+    let row = |tenant: &str, measure: &str| {
+        let rows = simulated.as_array().expect("rows");
+        rows.iter().find(|row| row["tenant"] == tenant && row["measure"] == measure).cloned().expect("a row")
+    };
+    assert_eq!(
+        (row("large", "memory")["bound"].as_u64(), row("busy", "tasks")["bound"].as_u64()),
+        (Some(64 << 20), Some(8))
+    );
+    assert_eq!(row("busy", "cpu")["over"], 0, "its own limit holds");
+    let missing = host.cli(&["incidents", "--show", "9999"]);
+    assert_eq!(missing.status.code(), Some(3));
+    assert_eq!(host.cli(&["history", "nemo"]).status.code(), Some(3));
+    assert_eq!(host.cli(&["usage", "--since", "soon"]).status.code(), Some(2));
+
+    // Killed in the middle, all is still there.
+    host.kill();
+    host.start();
+    until("it is back", Duration::from_secs(10), || host.cli(&["list"]).status.success().then_some(()));
+    assert_eq!(json(&host, &["usage"]).as_array().map(Vec::len), Some(2));
+    for child in held.iter_mut().chain([&mut { spin }]) {
+        child.kill().ok();
+        child.wait().expect("ends");
+    }
+    host.ok(&["delete", "large", "--purge"]);
+    let left = json(&host, &["usage"]);
+    assert_eq!(left.as_array().expect("rows").len(), 1, "a tenant whose data is gone is forgotten: {left}");
+}
+
+#[test]
+fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
+    let mut host = Host::new();
+    host.declare("web", "web");
+    host.start();
+    host.ok(&["apply"]);
+    until("it is made", Duration::from_secs(10), || host.path("state/history/history.db").exists().then_some(()));
+    host.end();
+    let path = host.path("state/history/history.db");
+    let remove_log = || {
+        for suffix in ["-wal", "-shm"] {
+            std::fs::remove_file(format!("{}{suffix}", path.display())).ok();
+        }
+    };
+    // With its log it would be whole again.
+    remove_log();
+    std::fs::write(&path, "no database at all, but long enough to be looked at by whoever opens it").expect("writes");
+    host.start();
+    until("it says so", Duration::from_secs(10), || host.log().contains("history-damaged").then_some(()));
+    assert!(host.path("state/history/history.db.damaged-1").exists());
+    assert_eq!(host.inside("web", "echo in").1.trim(), "in");
+    assert_eq!(host.ok(&["usage"]).lines().count(), 1, "an empty one was begun");
+    host.end();
+    remove_log();
+    std::fs::remove_file(&path).expect("removes");
+    host.start();
+    until("it is made", Duration::from_secs(10), || path.exists().then_some(()));
+    std::thread::sleep(Duration::from_millis(500));
+    host.end();
+    let set =
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('PRAGMA user_version = 99'); c.commit()";
+    let status = Command::new("python3").args(["-c", set]).arg(&path).status().expect("python3 runs");
+    assert!(status.success());
+    host.start();
+    until("it says so", Duration::from_secs(10), || host.log().contains("is of version 99").then_some(()));
+    let output = host.cli(&["usage"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("version 99"));
+    assert_eq!(host.inside("web", "echo in").1.trim(), "in", "everything else goes on");
+}
