@@ -45,8 +45,19 @@ fn what_system_writes_to_usr_stays_its_own() {
     assert!(!std::path::Path::new("/usr/bin/own").exists());
     assert_ne!(host.inside("shell", "cat /usr/bin/own").0, 0);
     // On disk it is a file of root's with a set-user-id bit: nobody of the host may reach it.
-    let state = fs::metadata(host.path("state")).expect("state");
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&state.permissions()) & 0o777, 0o700);
+    let mode = |path: &str| {
+        let metadata = fs::metadata(host.path(path)).expect("there");
+        std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
+    };
+    // The daemon passes through the first to the history, and nobody sees what else is in it.
+    assert_eq!((mode("state"), mode("state/tenants"), mode("state/history")), (0o711, 0o700, 0o700));
+    let own = host.path("state/tenants/system/usr/upper/bin/own");
+    assert!(own.exists());
+    let reach = |user: &str| {
+        let ids = ["--reuid", user, "--regid", user, "--clear-groups", "--"];
+        std::process::Command::new("setpriv").args(ids).arg("cat").arg(&own).output().expect("setpriv runs").status
+    };
+    assert!(!reach("65534").success() && !reach("64999").success());
 }
 
 #[test]

@@ -109,6 +109,7 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
     if fact.held_back {
         let evidence = "the hard limit is what is in use, whatever is declared".to_owned();
         faults.push(finding::HELD_BACK.fault(evidence));
+        rows.iter_mut().filter(|row| row.resource == "disk").for_each(|row| row.verdict = Verdict::Drift);
     }
     if !fact.charged {
         let evidence = "the tenant's directory does not belong to its quota".to_owned();
