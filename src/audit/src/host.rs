@@ -405,6 +405,7 @@ mod tests {
             runtime_dir: "/run/bailiwick".into(),
             ids: IdPool::default(),
             require: [Resource::Disk, Resource::Memory].into(),
+            syslog: false,
             reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins: Vec::new(),
             user: "root".to_owned(),

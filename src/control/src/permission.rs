@@ -45,6 +45,7 @@ mod tests {
             runtime_dir: "/r".into(),
             ids: Default::default(),
             require: Default::default(),
+            syslog: false,
             reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins,
             user: "nobody".into(),

@@ -1,5 +1,6 @@
 //! `bailiwickd`: arguments, wiring, exit status.
 
+mod log;
 mod service;
 mod supervisor;
 
@@ -39,9 +40,7 @@ impl Ended {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter =
-        tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).parse_lossy("");
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    log::begin();
     if let Err(error) = bailiwick_sys::signal::unblock_all() {
         tracing::warn!("cannot unblock signals, ignoring: {error}");
     }

@@ -40,6 +40,9 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let daemon = Daemon::open(config).map_err(|error| match error {
         OpenError::Policy(_) => Ended::new(ExitStatus::Invalid, error.to_string()),
     })?;
+    if daemon.host().syslog {
+        crate::log::to_syslog();
+    }
     let path = daemon.host().runtime_dir.join(CONTROL_SOCKET);
     let (listener, own) = match handed(&path)? {
         Some(listener) => (listener, false),

@@ -14,7 +14,7 @@ pub(crate) const FILE: &str = "bailiwick.toml";
 
 const TOP: Section = Section {
     title: "at the top of bailiwick.toml",
-    keys: &["state_dir", "runtime_dir", "ids", "require", "reserve", "admins", "user"],
+    keys: &["state_dir", "runtime_dir", "ids", "require", "reserve", "admins", "syslog", "user"],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
 const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
@@ -29,6 +29,7 @@ pub(crate) fn defaults() -> Host {
         require: [Resource::Cpu, Resource::Memory, Resource::Tasks, Resource::Disk].into(),
         admins: vec![Principal::User("root".to_owned()), Principal::Group("bailiwick-admin".to_owned())],
         reserve: Reserve { memory: ByteSize(256 << 20), tasks: 1000, disk: ByteSize(1 << 30) },
+        syslog: false,
         user: "bailiwick".to_owned(),
     }
 }
@@ -58,6 +59,7 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         if let Some(admins) = top.list(&mut report, "admins", principal) {
             host.admins = distinct(&mut report, admins.into_inner(), written);
         }
+        host.syslog = top.read(&mut report, "syslog", switch).map_or(host.syslog, Spanned::into_inner);
         host.user = top.read(&mut report, "user", user).map_or(host.user, Spanned::into_inner);
     }
     if report.is_clean() { Ok(host) } else { Err(report.finish()) }
@@ -108,6 +110,10 @@ fn read_ids(report: &mut Report<'_>, table: &Table<'_, '_>) -> IdPool {
         per_tenant.map_or(default.per_tenant(), Spanned::into_inner),
     )
     .expect("one number says nothing of the other")
+}
+
+fn switch(value: &DeValue<'_>) -> Result<bool, Problem> {
+    value.as_bool().ok_or_else(|| expected("true or false", value))
 }
 
 fn size(value: &DeValue<'_>) -> Result<ByteSize, Problem> {
@@ -172,7 +178,7 @@ pub(crate) fn write(host: &Host) -> String {
     let list = |items: Vec<String>| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
     format!(
         "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\n\
-         reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nuser = {}\n",
+         reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\n",
         quoted(&host.state_dir.to_string_lossy()),
         quoted(&host.runtime_dir.to_string_lossy()),
         host.ids.first(),
@@ -182,6 +188,7 @@ pub(crate) fn write(host: &Host) -> String {
         host.reserve.tasks,
         host.reserve.disk,
         list(host.admins.iter().map(written).collect()),
+        host.syslog,
         quoted(&host.user),
     )
 }

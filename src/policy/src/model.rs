@@ -33,6 +33,8 @@ pub struct Host {
     pub reserve: Reserve,
     /// Who may use the control socket for every tenant.
     pub admins: Vec<Principal>,
+    /// Whether events go to the log of the system (`syslog(3)`) as well.
+    pub syslog: bool,
     /// The user that `bailiwickd` runs as: a name of the host's user database, or a number.
     pub user: String,
 }

@@ -131,6 +131,7 @@ prop_compose! {
             "[a-zA-Z0-9._$@]{1,9}".prop_map(Principal::User),
             "[a-zA-Z0-9._$@]{1,9}".prop_map(Principal::Group),
         ], 0..4),
+        syslog in any::<bool>(),
         (memory, tasks, disk) in (size(0), 0u64..1 << 40, size(0)),
         user in "[a-z]{1,8}_",
     ) -> Host {
@@ -139,6 +140,7 @@ prop_compose! {
             runtime_dir: PathBuf::from(dirs.1),
             ids: IdPool::new(first, 65_536).expect("a pool"),
             require,
+            syslog,
             reserve: Reserve { memory, tasks, disk },
             admins: admins.into_iter().collect(),
             user,
