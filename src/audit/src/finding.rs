@@ -71,6 +71,9 @@ kinds! {
     HELD_BACK = "BW096" "limits" Warning,
         "free space where the state directory is: less is free than `reserve` in bailiwick.toml keeps for the host";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";
+    PROBE_PASSED = "BW110" "probe" Critical, STOP;
+    PROBE_SILENT = "BW111" "probe" Warning,
+        "audit again; if init stays silent, restart the tenant: its own root may have stopped or replaced it";
 }
 
 /// Something that is not as it should be, before it is known whose.

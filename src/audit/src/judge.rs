@@ -35,6 +35,7 @@ fn judge_where(
             name: tenant.name.clone(),
             verdict: verdict(&faults).max(Verdict::Down),
             walls: Vec::new(),
+            probes: Vec::new(),
             limits: limit::disk(tenant, facts, observed.disk.as_ref()).0,
             findings: findings(&tenant.name, &faults),
         };
@@ -67,6 +68,7 @@ fn judge_where(
         verdict: worst.max(verdict(&faults)),
         walls: reports,
         limits,
+        probes: Vec::new(),
         findings: findings(&tenant.name, &faults),
     }
 }
@@ -511,7 +513,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_finding_has_a_case() {
-        let elsewhere = ["BW092", "BW093", "BW100"];
+        let elsewhere = ["BW092", "BW093", "BW100", "BW110", "BW111"];
         for kind in crate::FINDINGS {
             let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);
             assert!(known, "{} is never shown to appear", kind.id);

@@ -11,8 +11,10 @@ mod host;
 mod judge;
 mod limit;
 mod mounts;
+mod probe;
 mod walls;
 
 pub use finding::{FINDINGS, FindingKind};
 pub use host::{doctor, host_report, host_report_with};
 pub use judge::judge;
+pub use probe::add_probes;

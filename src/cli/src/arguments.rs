@@ -180,6 +180,9 @@ pub(crate) enum Command {
         /// Print comma-separated values, one line for each limit and each wall
         #[arg(long, conflicts_with = "json")]
         csv: bool,
+        /// Also have a throw-away process in each jail try what must fail there
+        #[arg(long)]
+        probe: bool,
         #[command(flatten)]
         format: Format,
     },

@@ -18,6 +18,7 @@ mod window;
 
 use arguments::{Arguments, Command, Generate};
 use bailiwick_proto::Failure;
+use bailiwick_proto::control::Depth;
 use bailiwick_proto::control::Verb;
 use bailiwick_types::{ExitStatus, TenantName};
 use clap::Parser;
@@ -92,9 +93,10 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
             let data = if purge { Data::Destroy } else { Data::Keep };
             tenant_file::delete(config, &name, data, format.into())?
         }
-        Command::Audit { tenants, csv, format } => {
+        Command::Audit { tenants, csv, probe, format } => {
+            let depth = if probe { Depth::Probe } else { Depth::Read };
             let form = if csv { AuditForm::Csv } else { AuditForm::Plain(format.into()) };
-            report::audit(&daemon()?, tenants.tenants, form)?
+            report::audit(&daemon()?, tenants.tenants, depth, form)?
         }
         Command::Usage { tenants, window, by, threshold, format } => {
             let wanted = usage::Wanted { by, threshold };

@@ -3,10 +3,11 @@
 use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form, visible, word};
 use crate::table::{indented, render};
+use bailiwick_proto::control::Depth;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{
     AuditReport, ExitStatus, FeatureReport, FeatureState, Finding, HostReport, LimitReport, Resource, Severity,
-    TenantName, TenantReport, WallReport,
+    TenantName, TenantReport, Verdict, WallReport,
 };
 use std::path::Path;
 
@@ -20,8 +21,13 @@ pub(crate) enum AuditForm {
 }
 
 /// `bailiwick audit`.
-pub(crate) fn audit(daemon: &Daemon, tenants: Vec<TenantName>, form: AuditForm) -> Result<ExitStatus, Failure> {
-    let ControlReply::Audit(report) = daemon.ask(&ControlRequest::Audit { tenants })? else {
+pub(crate) fn audit(
+    daemon: &Daemon,
+    tenants: Vec<TenantName>,
+    depth: Depth,
+    form: AuditForm,
+) -> Result<ExitStatus, Failure> {
+    let ControlReply::Audit(report) = daemon.ask(&ControlRequest::Audit { tenants, depth })? else {
         return Err(AskError::Unexpected.into());
     };
     match form {
@@ -80,6 +86,10 @@ fn tenant_text(tenant: &TenantReport) -> String {
     }
     if !tenant.limits.is_empty() {
         out.push_str(&indented(&limits_table(&tenant.limits)));
+    }
+    if !tenant.probes.is_empty() {
+        let held = tenant.probes.iter().filter(|probe| probe.verdict == Verdict::Enforced).count();
+        out.push_str(&format!("  {held} of {} attempts inside came to what they must\n", tenant.probes.len()));
     }
     for finding in &tenant.findings {
         out.push_str(&finding_text(finding));
@@ -206,6 +216,7 @@ mod tests {
                     faults: Some(2),
                     verdict: Verdict::Drift,
                 }],
+                probes: Vec::new(),
                 findings: vec![Finding {
                     id: "BW012".to_owned(),
                     severity,
@@ -280,7 +291,7 @@ mod tests {
             .map(|severity| vec![ControlReply::Audit(Box::new(report(severity)))]);
         let (daemon, served) = fake(temp.path(), answers.to_vec());
         for status in [ExitStatus::Done, ExitStatus::Finding, ExitStatus::Finding] {
-            assert_eq!(audit(&daemon, Vec::new(), AuditForm::Csv), Ok(status));
+            assert_eq!(audit(&daemon, Vec::new(), Depth::Read, AuditForm::Csv), Ok(status));
         }
         served.join().expect("served");
     }

@@ -7,7 +7,9 @@ use crate::recorder::Recorder;
 use crate::warden_link::WardenLink;
 use bailiwick_plan::difference;
 use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
-use bailiwick_proto::control::{Exec, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb};
+use bailiwick_proto::control::{
+    Depth, Exec, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
+};
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::RosterEntry;
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
@@ -84,7 +86,7 @@ impl Drop for Counted {
                 sessions.remove(&self.tenant);
             }
         }
-        info!(target: "bailiwick::event", tenant = %self.tenant, event = "session-closed");
+        info!(target: "bailiwick::event", tenant = %self.tenant, event = "session-closed", "a session in {} has ended", self.tenant);
     }
 }
 
@@ -248,7 +250,7 @@ impl Daemon {
         match self.link.ask(&request).await? {
             WardenReply::Unchanged => Ok("unchanged"),
             _ => {
-                info!(target: "bailiwick::event", tenant = %tenant, event = done);
+                info!(target: "bailiwick::event", tenant = %tenant, event = done, "the jail of {tenant} was {done}");
                 if let Some(recorder) = self.recorder.get() {
                     recorder.look_again();
                 }
@@ -457,7 +459,7 @@ impl Daemon {
         progress: mpsc::Sender<(u64, u64)>,
     ) -> Result<Vec<TenantOutcome>, Failure> {
         self.reload().ok();
-        info!(target: "bailiwick::event", event = "apply", uid = permission.uid);
+        info!(target: "bailiwick::event", event = "apply", uid = permission.uid, "user {} applies the policy", permission.uid);
         let _one = self.changing.lock().await;
         let roster = self.roster().await?;
         let meant = self.meant(names, &roster)?;
@@ -512,7 +514,7 @@ impl Daemon {
         verb: Verb,
         names: &[TenantName],
     ) -> Vec<TenantOutcome> {
-        info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid);
+        info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid, "user {} asks to {verb:?} {} tenants", permission.uid, names.len());
         self.reload().ok();
         let _one = self.changing.lock().await;
         let mut outcomes = Vec::new();
@@ -542,7 +544,7 @@ impl Daemon {
 
     /// Destroys the data of a tenant whose file is gone. The warden checks that it is.
     pub(crate) async fn purge(&self, permission: Permission, name: &TenantName) -> TenantOutcome {
-        info!(target: "bailiwick::event", tenant = %name, event = "purge", uid = permission.uid);
+        info!(target: "bailiwick::event", tenant = %name, event = "purge", uid = permission.uid, "user {} purges {name}", permission.uid);
         let _one = self.changing.lock().await;
         let request = WardenRequest::Purge { tenant: name.clone() };
         let result = self.change(name, request, "purged").await;
@@ -558,7 +560,12 @@ impl Daemon {
     }
 
     /// The proof.
-    pub(crate) async fn audit(&self, _permission: Permission, names: &[TenantName]) -> Result<AuditReport, Failure> {
+    pub(crate) async fn audit(
+        &self,
+        _permission: Permission,
+        names: &[TenantName],
+        depth: Depth,
+    ) -> Result<AuditReport, Failure> {
         self.reload().ok();
         let roster = self.roster().await?;
         let (host, facts) = (self.host(), self.facts().await?);
@@ -566,7 +573,14 @@ impl Daemon {
         for (name, tenant) in self.meant(names, &roster)? {
             if let Some(tenant) = tenant {
                 let observed = self.observe(&name).await?;
-                tenants.push(bailiwick_audit::judge(&tenant, &host, &facts, &observed));
+                let mut report = bailiwick_audit::judge(&tenant, &host, &facts, &observed);
+                if let (Depth::Probe, Some(jail), Some(ids)) = (depth, &observed.jail, observed.ids)
+                    && !jail.frozen
+                {
+                    let told = door::probe(&self.init_socket(&name), ids).await;
+                    bailiwick_audit::add_probes(&mut report, tenant.settings.profile, told.as_deref());
+                }
+                tenants.push(report);
             }
         }
         let host = bailiwick_audit::host_report_with(&host.state_dir, Some(&facts));
@@ -603,7 +617,7 @@ impl Daemon {
             Ok(channel) => channel,
             Err(error) => return Err(self.explain(name, error).await),
         };
-        info!(target: "bailiwick::event", tenant = %name, event = "session-opened", door = "exec", uid = permission.uid, user);
+        info!(target: "bailiwick::event", tenant = %name, event = "session-opened", door = "exec", uid = permission.uid, user, "user {} enters {name} as {user}", permission.uid);
         Ok((channel, counted))
     }
 

@@ -305,11 +305,11 @@ impl Work {
                 }
                 WardenEvent::Quota { tenant, limit, hit: QuotaHit::Refused } => self.fault(&tenant, &limit, 1),
                 WardenEvent::Quota { tenant, limit, hit: QuotaHit::SoftPassed } => {
-                    info!(target: "bailiwick::event", tenant = %tenant, event = "soft-limit-passed", limit);
+                    info!(target: "bailiwick::event", tenant = %tenant, event = "soft-limit-passed", limit, "{tenant} has passed its soft limit of {limit}");
                 }
                 WardenEvent::Pressure { resource } => self.look_into_pressure(&resource),
                 WardenEvent::Reserve { reached } => {
-                    warn!(target: "bailiwick::event", event = "reserve-of-disk", reached = ?reached);
+                    warn!(target: "bailiwick::event", event = "reserve-of-disk", reached = ?reached, "the reserve of disk space: {reached:?}");
                 }
             }
         }
@@ -388,7 +388,7 @@ impl Work {
         let snapshot = self.snapshot(tenant, at);
         let Some(incident) = self.incidents.add(tenant, kind, snapshot) else { return };
         if incident.id == 0 {
-            info!(target: "bailiwick::event", tenant = %tenant, event = "incident", limit = kind);
+            info!(target: "bailiwick::event", tenant = %tenant, event = "incident", limit = kind, "{tenant} has an incident: {kind}");
             incident.id =
                 self.history.as_mut().ok().and_then(|history| history.begin_incident(incident).ok()).unwrap_or(0);
         } else if let Ok(history) = &mut self.history {

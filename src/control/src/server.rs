@@ -138,8 +138,8 @@ impl Connection {
             ControlRequest::Lifecycle { verb, tenants } => {
                 Ok(ControlReply::Outcome(daemon.lifecycle(permission, verb, &tenants).await))
             }
-            ControlRequest::Audit { tenants } => {
-                daemon.audit(permission, &tenants).await.map(|report| ControlReply::Audit(Box::new(report)))
+            ControlRequest::Audit { tenants, depth } => {
+                daemon.audit(permission, &tenants, depth).await.map(|report| ControlReply::Audit(Box::new(report)))
             }
             ControlRequest::Usage { tenants, window } => {
                 daemon.usage(permission, tenants, window).await.map(ControlReply::Usage)

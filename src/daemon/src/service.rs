@@ -59,7 +59,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
         tokio::spawn(stay_alive(time / 2));
     }
     notify(&[NotifyState::Ready]);
-    tracing::info!(event = "ready", socket = %path.display());
+    tracing::info!(event = "ready", socket = %path.display(), "ready");
     loop {
         tokio::select! {
             _ = reload.recv() => {

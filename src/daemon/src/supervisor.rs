@@ -41,7 +41,7 @@ impl Program {
 
     fn start(&mut self) -> Result<(), Ended> {
         let child = (self.command)().spawn().map_err(|error| Ended::failed(&format!("start {}", self.name), &error))?;
-        tracing::info!(event = "started", program = self.name, pid = child.id());
+        tracing::info!(event = "started", program = self.name, pid = child.id(), "{} is started", self.name);
         self.child = Some(child);
         self.since = Instant::now();
         self.again = None;
@@ -54,7 +54,7 @@ impl Program {
         let Ok(Some(status)) = child.try_wait() else { return Ok(()) };
         self.child = None;
         self.short_lives = if self.since.elapsed() >= WELL { 0 } else { self.short_lives + 1 };
-        tracing::warn!(event = "ended", program = self.name, %status);
+        tracing::warn!(event = "ended", program = self.name, %status, "{} has ended", self.name);
         let wrong = status.code().and_then(|code| {
             [ExitStatus::Invalid, ExitStatus::Conflict, ExitStatus::HostCannot]
                 .into_iter()

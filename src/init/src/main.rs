@@ -3,6 +3,7 @@
 //! Danger: this program is the tenant's. Root inside can trace it, replace what it says and take its descriptors, so
 //! nothing outside may rest on it; and it must hold no descriptor but the listening socket, which reaches only us.
 
+mod probe;
 mod session;
 
 use bailiwick_proto::frame::{Decoder, MAX_EVENT, MAX_REQUEST, encode};
@@ -33,6 +34,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// no jail runs (`bailiwick-jails.service`).
 const HOLD: &str = "--hold";
 
+/// Instead of all this, in a session of a jail: to try what must fail.
+const PROBE: &str = "--probe";
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,8 +46,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == HOLD) {
-        return hold();
+    match std::env::args_os().nth(1) {
+        Some(argument) if argument == HOLD => return hold(),
+        Some(argument) if argument == PROBE => return probe::probe(),
+        _ => {}
     }
     let listener = process::inherited(LISTENER)?;
     process::close_on_exec_from(3)?;

@@ -11,6 +11,7 @@ pub mod disk;
 mod jail;
 pub mod landlock;
 pub mod mount;
+pub mod probe;
 pub mod seccomp;
 pub mod seed;
 

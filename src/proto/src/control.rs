@@ -45,6 +45,8 @@ pub enum ControlRequest {
     Audit {
         /// Whose.
         tenants: Vec<TenantName>,
+        /// By reading alone, or by trying as well.
+        depth: Depth,
     },
     /// What tenants used in a window, or use now.
     Usage {
@@ -95,6 +97,16 @@ pub enum ControlRequest {
     },
     /// Start a session. Descriptors without a terminal: stdin, stdout, stderr, each a pipe.
     Exec(Exec),
+}
+
+/// How an audit comes to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Depth {
+    /// It reads what the kernel says.
+    Read,
+    /// It also has a throw-away process inside each jail try what must fail.
+    Probe,
 }
 
 /// What happens to a jail.

@@ -3,6 +3,7 @@
 //! The only crate with unsafe code. Each unsafe block makes one call and names what the call demands and where it is
 //! guaranteed. Descriptors come back owned; raw numbers never leave this crate.
 
+pub mod attempt;
 pub mod block;
 pub mod btrfs;
 pub mod cgroup;

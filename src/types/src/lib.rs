@@ -25,8 +25,8 @@ pub use observed::{
 };
 pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
 pub use report::{
-    Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, Severity, TenantReport,
-    Verdict, WallReport,
+    Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport, Severity,
+    TenantReport, Verdict, WallReport,
 };
 pub use tenant::{Door, Profile, UnknownWord};
 pub use usage::{

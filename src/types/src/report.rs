@@ -107,6 +107,19 @@ pub struct WallReport {
     pub verdict: Verdict,
 }
 
+/// What came of an attempt, made inside a jail, at what must fail there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// What was tried: `call mount`, `write /proc/sysrq-trigger`, ...
+    pub attempt: String,
+    /// What must come of it.
+    pub expected: String,
+    /// What came of it, as a process inside told.
+    pub told: String,
+    /// The judgement.
+    pub verdict: Verdict,
+}
+
 /// One tenant in an audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantReport {
@@ -118,6 +131,9 @@ pub struct TenantReport {
     pub walls: Vec<WallReport>,
     /// Each limit.
     pub limits: Vec<LimitReport>,
+    /// Each attempt, when the audit made some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeReport>,
     /// What is not as it should be.
     pub findings: Vec<Finding>,
 }
