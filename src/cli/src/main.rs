@@ -12,6 +12,8 @@ mod report;
 mod session;
 mod table;
 mod tenant_file;
+#[expect(dead_code, reason = "wired with the daemon's history")]
+mod usage;
 
 use arguments::{Arguments, Command, Generate};
 use bailiwick_proto::Failure;
