@@ -13,6 +13,8 @@ mod session;
 mod table;
 mod tenant_file;
 #[expect(dead_code, reason = "wired with the daemon's history")]
+mod top;
+#[expect(dead_code, reason = "wired with the daemon's history")]
 mod usage;
 
 use arguments::{Arguments, Command, Generate};

@@ -11,7 +11,7 @@ use bailiwick_types::{
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
@@ -55,11 +55,14 @@ pub(crate) fn select(mut tenants: Vec<TenantUsage>, selection: Selection) -> Vec
     if let Some(Threshold(least)) = selection.threshold {
         tenants.retain(|tenant| fullest(tenant).is_some_and(|(_, part)| part >= least));
     }
-    tenants.sort_by(|a, b| a.tenant.cmp(&b.tenant));
-    if let Some(measure) = selection.by {
-        tenants.sort_by_key(|tenant| Reverse(tenant.total.rate(measure)));
-    }
+    tenants.sort_by(|a, b| compare(a, b, selection.by));
     tenants
+}
+
+/// The order of two tenants: who used more comes first, then by name; who was not measured comes last.
+pub(crate) fn compare(a: &TenantUsage, b: &TenantUsage, by: Option<Measure>) -> Ordering {
+    let used = by.map_or(Ordering::Equal, |measure| b.total.rate(measure).cmp(&a.total.rate(measure)));
+    used.then_with(|| a.tenant.cmp(&b.tenant))
 }
 
 /// The limit of which a tenant used the largest part, and that part in thousandths.
