@@ -693,6 +693,15 @@ mod tests {
     }
 
     #[test]
+    fn the_lines_in_the_manual_are_a_chain() {
+        let manual = include_str!("../../../docs/audit.md");
+        let lines: Vec<&str> = manual.split_inclusive('\n').filter(|line| line.starts_with("{\"sequence\"")).collect();
+        let head = verify(lines.concat().as_bytes(), None).expect("whole");
+        assert_eq!(head.sequence, 2);
+        assert!(manual.contains(&format!("`2:{}...`", &head.hash.to_string()[..12])));
+    }
+
+    #[test]
     fn a_chain_stands_and_has_its_head() {
         let (lines, heads) = chain(5);
         let text = lines.concat();

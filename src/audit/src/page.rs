@@ -518,6 +518,8 @@ mod tests {
             assert_eq!(serde_json::to_value(verdict).expect("a word"), word);
         }
         assert!(VERDICTS.is_sorted_by(|a, b| a.0 > b.0));
+        let rows: String = VERDICTS.iter().map(|(_, word, meaning)| format!("| {word} | {meaning} |\n")).collect();
+        assert!(include_str!("../../../docs/audit.md").contains(&rows), "docs/audit.md has other verdicts");
     }
 
     #[test]
