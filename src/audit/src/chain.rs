@@ -372,7 +372,7 @@ struct Seen {
     hash: Digest,
 }
 
-fn scan(mut reader: impl BufRead, expected: Option<&Head>) -> (Resumption, Vec<Problem>) {
+fn scan(mut reader: impl BufRead, mut expected: Option<&Head>) -> (Resumption, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut chain = Chain::default();
     let mut resumption = Resumption { head: Head::default(), length: 0 };
@@ -384,6 +384,8 @@ fn scan(mut reader: impl BufRead, expected: Option<&Head>) -> (Resumption, Vec<P
             Ok(Some(found)) => found,
             Err(source) => {
                 problems.push(Problem::Read { line, source });
+                // Nobody knows what the rest would have been.
+                expected = None;
                 break;
             }
         };
@@ -414,6 +416,7 @@ fn scan(mut reader: impl BufRead, expected: Option<&Head>) -> (Resumption, Vec<P
         chain.compare(expected, &mut problems);
         if problems.len() > MAX_PROBLEMS || chain.rest.len() + chain.changed.len() > MAX_KEPT {
             problems.push(Problem::More);
+            expected = None;
             break;
         }
     }
@@ -801,6 +804,20 @@ mod tests {
         assert!(line.len() < MAX_LINE && line.len() > MAX_LINE / 2, "{}", line.len());
         assert!(line.contains("\"bad\":") && !line.contains("\"left_out\":0"));
         assert_eq!(verify(line.as_bytes(), Some(&head)).expect("whole"), head);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_to_its_end_is_not_called_cut() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        }
+        let (lines, heads) = chain(3);
+        let reader = io::BufReader::new(lines[0].as_bytes().chain(Broken));
+        let problems = verify(reader, heads.last()).expect_err("broken");
+        assert!(matches!(problems[..], [Problem::Read { line: 2, .. }]), "{problems:?}");
     }
 
     #[test]

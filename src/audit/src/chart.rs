@@ -21,7 +21,11 @@ pub(crate) const CHARTS: &[Chart] = &[
     Chart { word: "memory", title: "Memory", lines: &[(Measure::Memory, "")] },
     Chart { word: "disk", title: "Disk space", lines: &[(Measure::Disk, "")] },
     Chart { word: "tasks", title: "Processes and threads", lines: &[(Measure::Tasks, "")] },
-    Chart { word: "io", title: "Block devices", lines: &[(Measure::IoRead, "read "), (Measure::IoWrite, "written ")] },
+    Chart {
+        word: "io",
+        title: "Block devices, read (unbroken line) and written (broken line)",
+        lines: &[(Measure::IoRead, "read "), (Measure::IoWrite, "written ")],
+    },
 ];
 
 /// How many lines the charts of one tenant have.
@@ -179,18 +183,7 @@ pub(crate) fn figure(
          <desc id=\"{id}-desc\">From {from_text} until {end_text}. {told}.</desc>\n",
         SIZE.0, SIZE.1
     ));
-    for value in [0, top / 2, top] {
-        let (y, label) = (y(value, top), measure.rate_in_words(value));
-        out.push_str(&format!(
-            "<path class=\"grid\" d=\"M{LEFT} {y}H{RIGHT}\"/><text x=\"{}\" y=\"{}\" text-anchor=\"end\">{label}</text>\n",
-            LEFT - 6,
-            y + 4
-        ));
-    }
-    let times = [(LEFT, "start", from_text), (LEFT.midpoint(RIGHT), "middle", time(middle)), (RIGHT, "end", end_text)];
-    for (x, anchor, text) in times {
-        out.push_str(&format!("<text x=\"{x}\" y=\"{}\" text-anchor=\"{anchor}\">{text}</text>\n", BOTTOM + 20));
-    }
+    out.push_str(&axes(measure, top, [from_text, time(middle), end_text]));
     for (number, (measure, name, values)) in lines.iter().enumerate() {
         if let Some(limit) = limits.get(*measure) {
             let y = y(limit, top);
@@ -209,6 +202,24 @@ pub(crate) fn figure(
         out.push_str(&format!("<path class=\"line{number}\" d=\"{path}\"/>\n"));
     }
     out.push_str("</svg>\n</figure>\n");
+    out
+}
+
+/// The numbers at the side, with a line across for each, and the times below.
+fn axes(measure: Measure, top: u64, times: [String; 3]) -> String {
+    let mut out = String::new();
+    for value in [0, top / 2, top] {
+        let (y, label) = (y(value, top), measure.rate_in_words(value));
+        out.push_str(&format!(
+            "<path class=\"grid\" d=\"M{LEFT} {y}H{RIGHT}\"/><text x=\"{}\" y=\"{}\" text-anchor=\"end\">{label}</text>\n",
+            LEFT - 6,
+            y + 4
+        ));
+    }
+    let places = [(LEFT, "start"), (LEFT.midpoint(RIGHT), "middle"), (RIGHT, "end")];
+    for ((x, anchor), text) in places.into_iter().zip(times) {
+        out.push_str(&format!("<text x=\"{x}\" y=\"{}\" text-anchor=\"{anchor}\">{text}</text>\n", BOTTOM + 20));
+    }
     out
 }
 
