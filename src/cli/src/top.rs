@@ -311,7 +311,10 @@ impl Top {
         let name = u16::try_from(longest).unwrap_or(u16::MAX).clamp(8, 32);
         let mut left = area.width.saturating_sub(name);
         let fits = |column: &&Column| {
-            let fits = left > column.width;
+            /// The nearest limit says more than the limits themselves.
+            const NEAREST: u16 = 24;
+            let spare = if column.what == What::Limit { NEAREST } else { 0 };
+            let fits = left > column.width + spare;
             left = left.saturating_sub(column.width + 1);
             fits
         };
@@ -377,7 +380,7 @@ impl Top {
         };
         frame.render_widget(Paragraph::new(text), label);
         let top = highest.max(tenant.limits.get(measure)).unwrap_or(0).max(1);
-        let sparkline = Sparkline::default().data(&values).max(top).absent_value_symbol(" ");
+        let sparkline = Sparkline::default().data(&values).max(top).absent_value_symbol(".");
         frame.render_widget(sparkline.style(Style::new().fg(Color::Cyan)), bars);
     }
 }
@@ -684,6 +687,7 @@ mod tests {
             "faults: memory=3, x\\u{1b}[2J=1",
             "cpu: up to 100.0% of 100.0%",
             "memory: not measured",
+            "..",
         ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
@@ -741,6 +745,7 @@ mod tests {
         }
         let shown = screen(&loaded(), 40, 10);
         assert!(shown[2].starts_with("bob") && shown[2].contains("90.0%"), "{shown:?}");
+        assert!(screen(&loaded(), 80, 10)[2].ends_with("cpu 90.0%"), "the nearest limit comes before the limits");
     }
 
     #[test]
