@@ -4,17 +4,25 @@
 //! the paths that are to be masked the host's own `/proc` and `/sys` have. [`host_report`] and [`doctor`] say what the
 //! host can enforce at all. Every kind of finding is a row of [`FINDINGS`], described in `docs/findings.md`.
 //!
+//! [`page`] makes of a report what a customer can read and print. [`chain`] keeps what audits said, so that a year later an auditor can check it.
+//!
 //! Danger: evidence quotes names that tenants choose. It is escaped and cut here, and nothing is decided by it.
 
+pub mod chain;
+mod chart;
 mod finding;
 mod host;
 mod judge;
 mod limit;
 mod mounts;
+mod page;
 mod probe;
+mod run;
 mod walls;
 
 pub use finding::{FINDINGS, FindingKind};
 pub use host::{doctor, host_report, host_report_with};
 pub use judge::judge;
+pub use page::page;
 pub use probe::add_probes;
+pub use run::Run;

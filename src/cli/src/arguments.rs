@@ -1,5 +1,6 @@
 //! The one definition of the command line: the parser, the help, the man pages and the completions come from it.
 
+use crate::usage::Threshold;
 use bailiwick_proto::Bytes;
 use bailiwick_types::{LoginName, Measure, Period, PlanName, Profile, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -196,8 +197,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "MEASURE")]
         by: Option<Measure>,
         /// Only tenants whose peak reached this part of some limit, such as 90%
-        #[arg(long, value_name = "PERCENT", value_parser = percent)]
-        threshold: Option<u64>,
+        #[arg(long, value_name = "PERCENT")]
+        threshold: Option<Threshold>,
         #[command(flatten)]
         format: Format,
     },
@@ -212,6 +213,12 @@ pub(crate) enum Command {
         step: Option<Period>,
         #[command(flatten)]
         format: Format,
+    },
+    /// Watch who uses what, live
+    Top {
+        /// Sort by a measure, the highest first, to begin with
+        #[arg(long, value_name = "MEASURE")]
+        by: Option<Measure>,
     },
     /// Show how often limits were hit, the newest first
     Faults {
@@ -290,11 +297,6 @@ pub(crate) struct When {
     /// Until when; now when it is not given
     #[arg(long, value_name = "WHEN")]
     pub(crate) until: Option<String>,
-}
-
-fn percent(text: &str) -> Result<u64, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
-    number.filter(|number| (1..=1000).contains(number)).ok_or_else(|| "expected a percentage such as 90%".to_owned())
 }
 
 /// Any number of tenants.
@@ -405,7 +407,7 @@ mod tests {
             .filter_map(|line| line.split_whitespace().next())
             .collect();
         let golden = "check dump doctor plan apply list show status exec shell start stop restart suspend unsuspend \
-                      freeze thaw create delete audit usage history faults incidents reload generate help";
+                      freeze thaw create delete audit usage history top faults incidents reload generate help";
         assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
     }
 

@@ -8,11 +8,13 @@ mod generate;
 mod inspect;
 mod output;
 mod pump;
+mod recorded;
 mod report;
 mod session;
 mod simulation;
 mod table;
 mod tenant_file;
+mod top;
 mod usage;
 mod window;
 
@@ -99,18 +101,19 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
             report::audit(&daemon()?, tenants.tenants, depth, form)?
         }
         Command::Usage { tenants, window, by, threshold, format } => {
-            let wanted = usage::Wanted { by, threshold };
-            done(usage::usage(&daemon()?, tenants.tenants, window::between(&window)?, &wanted, format.into()))?
+            let selection = usage::Selection { by, threshold };
+            done(recorded::usage(&daemon()?, tenants.tenants, window::between(&window)?, selection, format.into()))?
         }
         Command::History { tenant, window, step, format } => {
-            done(usage::history(&daemon()?, tenant, window::between(&window)?, step, format.into()))?
+            done(recorded::history(&daemon()?, tenant, window::between(&window)?, step, format.into()))?
         }
+        Command::Top { by } => done(recorded::top(&daemon()?, by))?,
         Command::Faults { tenants, window, format } => {
-            done(usage::faults(&daemon()?, tenants.tenants, window::between(&window)?, format.into()))?
+            done(recorded::faults(&daemon()?, tenants.tenants, window::between(&window)?, format.into()))?
         }
-        Command::Incidents { show: Some(id), format, .. } => done(usage::incident(&daemon()?, id, format.into()))?,
+        Command::Incidents { show: Some(id), format, .. } => done(recorded::incident(&daemon()?, id, format.into()))?,
         Command::Incidents { tenants, window, show: None, format } => {
-            done(usage::incidents(&daemon()?, tenants.tenants, window::between(&window)?, format.into()))?
+            done(recorded::incidents(&daemon()?, tenants.tenants, window::between(&window)?, format.into()))?
         }
         Command::Reload { format } => change::reload(&daemon()?, format.into())?,
         Command::Generate { what: Generate::Man { output } } => done(generate::man(&output))?,

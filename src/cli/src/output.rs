@@ -4,9 +4,9 @@
 //! control character leaves as its escape, so that no tenant speaks to the operator's terminal.
 
 use bailiwick_proto::Failure;
-use bailiwick_types::ExitStatus;
+use bailiwick_types::{ExitStatus, is_dangerous};
+pub(crate) use bailiwick_types::{visible, visible_lines};
 use serde::Serialize;
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
@@ -43,9 +43,14 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// Prints in the form that was asked for.
 pub(crate) fn show<T: Serialize>(form: Form, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+    print(&in_form(form, value, text))
+}
+
+/// The text that [`show`] prints.
+pub(crate) fn in_form<T: Serialize>(form: Form, value: &T, text: impl FnOnce(&T) -> String) -> String {
     match form {
-        Form::Text => print(&text(value)),
-        Form::Json => print_json(value),
+        Form::Text => text(value),
+        Form::Json => json(value),
     }
 }
 
@@ -83,44 +88,9 @@ pub(crate) fn word(value: impl Serialize) -> String {
     }
 }
 
-/// Text in one line that a terminal shows and does not obey.
-pub(crate) fn visible(text: &str) -> Cow<'_, str> {
-    escaped(text, is_dangerous)
-}
-
-/// As [`visible`], but lines stay lines.
-pub(crate) fn visible_lines(text: &str) -> Cow<'_, str> {
-    escaped(text, |c| c != '\n' && is_dangerous(c))
-}
-
-fn escaped(text: &str, bad: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(&bad) {
-        return Cow::Borrowed(text);
-    }
-    let mut safe = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if bad(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
-    }
-    Cow::Owned(safe)
-}
-
-/// Control characters, and those that change the direction of what follows, which make a text read as another.
-fn is_dangerous(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_control_character_reaches_the_terminal() {
-        let hostile = "a\u{1b}[2Jb\u{9b}c\u{7f}d\re\nf\u{202e}g";
-        assert_eq!(visible(hostile), "a\\u{1b}[2Jb\\u{9b}c\\u{7f}d\\re\\nf\\u{202e}g");
-        assert_eq!(visible_lines("a\nb\u{7}"), "a\nb\\u{7}");
-        assert!(matches!(visible("plain: ü, 東京"), Cow::Borrowed(_)));
-    }
 
     #[test]
     fn json_is_the_same_value_without_them() {

@@ -6,8 +6,8 @@ use crate::table::{indented, render};
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{
-    AuditReport, ExitStatus, FeatureReport, FeatureState, Finding, HostReport, LimitReport, Resource, Severity,
-    TenantName, TenantReport, Verdict, WallReport,
+    AuditReport, ByteSize, ExitStatus, FeatureReport, FeatureState, Finding, HostReport, LimitReport, Resource,
+    Severity, TenantName, TenantReport, Verdict, WallReport,
 };
 use std::path::Path;
 
@@ -128,20 +128,9 @@ fn amount(limit: &LimitReport, value: Option<u64>) -> String {
     const BYTES: &[&str] = &["memory", "memory_high", "swap", "disk", "tmp", "shm"];
     match value {
         None => String::new(),
-        Some(value) if BYTES.contains(&limit.resource.as_str()) => rounded(value),
+        Some(value) if BYTES.contains(&limit.resource.as_str()) => ByteSize(value).rounded(),
         Some(value) => value.to_string(),
     }
-}
-
-/// Bytes with one decimal, rounded down.
-fn rounded(bytes: u64) -> String {
-    for (shift, unit) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
-        if bytes >> shift > 0 {
-            let tenths = (((bytes >> (shift - 10)) & 1023) * 10) >> 10;
-            return format!("{}.{tenths}{unit}", bytes >> shift);
-        }
-    }
-    bytes.to_string()
 }
 
 fn csv(report: &AuditReport) -> String {
@@ -308,13 +297,5 @@ mod tests {
                       disk     missing  read      mount with prjquota\n\
                       memory   works    read      -\n";
         assert_eq!(doctor_text(&missing), golden);
-    }
-
-    #[test]
-    fn bytes_are_rounded_down() {
-        let cases = [(0, "0"), (1023, "1023"), (1024, "1.0K"), (1_610_612_736, "1.5G"), (u64::MAX, "16777215.9T")];
-        for (bytes, text) in cases {
-            assert_eq!(rounded(bytes), text);
-        }
     }
 }

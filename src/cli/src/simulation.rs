@@ -3,7 +3,6 @@
 use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form};
 use crate::table::render;
-use crate::usage::shown;
 use bailiwick_policy::Policy;
 use bailiwick_proto::control::SimulatedLimit;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
@@ -97,8 +96,7 @@ fn text(rows: &[SimulatedLimit]) -> String {
     if rows.is_empty() {
         return "no tenant would have met any of these limits\n".to_owned();
     }
-    #[expect(clippy::cast_precision_loss, reason = "it is shown with two digits")]
-    let number = |row: &SimulatedLimit, value: u64| shown(row.measure, value as f64);
+    let number = |row: &SimulatedLimit, value: u64| row.measure.rate_in_words(value);
     let rows = rows.iter().map(|row| {
         vec![
             row.tenant.to_string(),

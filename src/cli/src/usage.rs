@@ -1,368 +1,523 @@
-//! `usage`, `history`, `faults` and `incidents`: what tenants used, and what happened to them.
+//! `usage`, `history`, `faults` and `incidents`: what tenants used and where it hurt, as text and JSON.
+//!
+//! Danger: processes and files of an incident carry names that tenants chose; they leave as `visible` has them. The
+//! neighbour of an incident is another customer: what is printed here is for the operator, not for tenants.
 
-use crate::daemon::{AskError, Daemon};
-use crate::output::{self, Form};
-use crate::table::render;
-use crate::window::local;
-use bailiwick_proto::{ControlReply, ControlRequest, Failure};
+use crate::output::{Form, in_form, visible};
+use crate::table::{indented, pairs, render};
 use bailiwick_types::{
-    Fault, Incident, Kind, Measure, Period, Point, ProcessSight, Snapshot, TenantName, TenantUsage, Unit, Usage, Window,
+    Fault, Incident, Kind, Measure, Moment, Period, Point, PressureShare, ProcessSight, Snapshot, TenantUsage, Usage,
+    percent,
 };
-use std::collections::BTreeSet;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
-/// How the rows of `usage` are chosen and ordered.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
-    /// By which measure, the highest first.
+/// A part of a limit in thousandths, written as a per cent: `90%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Threshold(pub(crate) u64);
+
+/// Why a text is no part of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a part of a limit, such as \"90%\" or \"99.5%\"")]
+pub(crate) struct ParseThresholdError;
+
+impl FromStr for Threshold {
+    type Err = ParseThresholdError;
+    fn from_str(text: &str) -> Result<Self, ParseThresholdError> {
+        let number = text.strip_suffix('%').ok_or(ParseThresholdError)?;
+        let (whole, tenth) = number.split_once('.').unwrap_or((number, "0"));
+        if tenth.len() != 1 {
+            return Err(ParseThresholdError);
+        }
+        let digits = |text: &str| -> Result<u64, ParseThresholdError> {
+            let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|_| plain).ok_or(ParseThresholdError)
+        };
+        let whole = digits(whole)?.checked_mul(10).ok_or(ParseThresholdError)?;
+        whole.checked_add(digits(tenth)?).map(Self).ok_or(ParseThresholdError)
+    }
+}
+
+/// Which tenants are shown, in which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Selection {
+    /// Those that used the most of it come first; by name without.
     pub(crate) by: Option<Measure>,
-    /// Only those that reached so many per cent of some limit.
-    pub(crate) threshold: Option<u64>,
+    /// Only those at or above this part of some limit.
+    pub(crate) threshold: Option<Threshold>,
 }
 
-/// `bailiwick usage`.
-pub(crate) fn usage(
-    daemon: &Daemon,
-    tenants: Vec<TenantName>,
-    window: Window,
-    wanted: &Wanted,
-    form: Form,
-) -> Result<(), Failure> {
-    let request = ControlRequest::Usage { tenants, window: Some(window) };
-    let ControlReply::Usage(mut rows) = daemon.ask(&request)? else { return Err(AskError::Unexpected.into()) };
-    choose(&mut rows, wanted);
-    output::show(form, &rows, |rows| usage_text(rows))
+/// The tenants of a selection, in its order.
+pub(crate) fn select(mut tenants: Vec<TenantUsage>, selection: Selection) -> Vec<TenantUsage> {
+    if let Some(Threshold(least)) = selection.threshold {
+        tenants.retain(|tenant| fullest(tenant).is_some_and(|(_, part)| part >= least));
+    }
+    tenants.sort_by(|a, b| compare(a, b, selection.by));
+    tenants
 }
 
-/// `bailiwick history`.
-pub(crate) fn history(
-    daemon: &Daemon,
-    tenant: TenantName,
-    window: Window,
-    step: Option<Period>,
-    form: Form,
-) -> Result<(), Failure> {
-    let step = step.map_or_else(|| fitting_step(window), |step| step.0);
-    let ControlReply::History(points) = daemon.ask(&ControlRequest::History { tenant, window, step })? else {
-        return Err(AskError::Unexpected.into());
-    };
-    output::show(form, &points, |points| history_text(points))
+/// The order of two tenants: who used more comes first, then by name; who was not measured comes last.
+pub(crate) fn compare(a: &TenantUsage, b: &TenantUsage, by: Option<Measure>) -> Ordering {
+    let used = by.map_or(Ordering::Equal, |measure| b.total.rate(measure).cmp(&a.total.rate(measure)));
+    used.then_with(|| a.tenant.cmp(&b.tenant))
+}
+
+/// The limit of which a tenant used the largest part, and that part in thousandths.
+pub(crate) fn fullest(tenant: &TenantUsage) -> Option<(Measure, u64)> {
+    let parts = Measure::ALL.into_iter().filter_map(|measure| Some((measure, tenant.part(measure)?)));
+    // The first of those that are alike, in the order in which measures are shown.
+    parts.rev().max_by_key(|(_, part)| *part)
+}
+
+/// `bailiwick usage`. Rates are averages over the window.
+pub(crate) fn usage(tenants: &[TenantUsage], form: Form) -> String {
+    in_form(form, &tenants, |tenants| usage_text(tenants))
+}
+
+/// `bailiwick history TENANT`.
+pub(crate) fn history(points: &[Point], zone: &TimeZone, form: Form) -> String {
+    in_form(form, &points, |points| history_text(points, zone))
 }
 
 /// `bailiwick faults`.
-pub(crate) fn faults(daemon: &Daemon, tenants: Vec<TenantName>, window: Window, form: Form) -> Result<(), Failure> {
-    let ControlReply::Faults(faults) = daemon.ask(&ControlRequest::Faults { tenants, window })? else {
-        return Err(AskError::Unexpected.into());
-    };
-    output::show(form, &faults, |faults| faults_text(faults))
+pub(crate) fn faults(faults: &[Fault], zone: &TimeZone, form: Form) -> String {
+    in_form(form, &faults, |faults| faults_text(faults, zone))
 }
 
 /// `bailiwick incidents`.
-pub(crate) fn incidents(daemon: &Daemon, tenants: Vec<TenantName>, window: Window, form: Form) -> Result<(), Failure> {
-    let ControlReply::Incidents(incidents) = daemon.ask(&ControlRequest::Incidents { tenants, window })? else {
-        return Err(AskError::Unexpected.into());
-    };
-    output::show(form, &incidents, |incidents| incidents_text(incidents))
+pub(crate) fn incidents(incidents: &[Incident], zone: &TimeZone, form: Form) -> String {
+    in_form(form, &incidents, |incidents| incidents_text(incidents, zone))
 }
 
-/// `bailiwick incidents --show`.
-pub(crate) fn incident(daemon: &Daemon, id: u64, form: Form) -> Result<(), Failure> {
-    let ControlReply::Incidents(incidents) = daemon.ask(&ControlRequest::Incident { id })? else {
-        return Err(AskError::Unexpected.into());
-    };
-    let incident = incidents.into_iter().next().ok_or(AskError::Unexpected)?;
-    output::show(form, &incident, incident_text)
+/// `bailiwick incidents --show ID`.
+pub(crate) fn incident(incident: &Incident, zone: &TimeZone, form: Form) -> String {
+    in_form(form, incident, |incident| incident_text(incident, zone))
 }
 
-/// About forty steps, each of a length that divides the day.
-fn fitting_step(window: Window) -> u64 {
-    const STEPS: [u64; 9] = [60, 300, 600, 900, 1800, 3600, 3 * 3600, 6 * 3600, 86_400];
-    let length = window.until.0.saturating_sub(window.from.0);
-    STEPS.into_iter().find(|step| length / step <= 40).unwrap_or(86_400)
+/// The operator's clock.
+pub(crate) fn local() -> TimeZone {
+    TimeZone::system()
 }
 
-/// The part of a limit that the peak reached, in per cent; of a sum, in its busiest minute.
-pub(crate) fn part_of_limit(row: &TenantUsage, measure: Measure) -> Option<u64> {
-    let (peak, limit) = (row.total.peak.get(measure)?, row.limits.get(measure)?);
-    let limit = match measure.kind() {
-        // A live look has no minutes: its span is the one that was measured.
-        Kind::Sum => limit.saturating_mul(row.total.seconds.clamp(1, 60)),
-        Kind::Level => limit,
-    };
-    (limit > 0).then(|| peak.saturating_mul(100) / limit)
+/// A moment by a clock, in one word, with its distance from UTC: an hour that a clock has twice is not told twice.
+pub(crate) fn clock(moment: Moment, zone: &TimeZone) -> String {
+    let stamp = i64::try_from(moment.0).ok().and_then(|second| Timestamp::from_second(second).ok());
+    stamp.map_or_else(
+        || format!("@{}", moment.0),
+        |stamp| stamp.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
+    )
 }
 
-fn choose(rows: &mut Vec<TenantUsage>, wanted: &Wanted) {
-    if let Some(threshold) = wanted.threshold {
-        let reached = |row: &TenantUsage| {
-            Measure::ALL.iter().any(|measure| part_of_limit(row, *measure).is_some_and(|part| part >= threshold))
-        };
-        rows.retain(reached);
+/// An average.
+pub(crate) fn average(point: &Point, measure: Measure) -> String {
+    point.rate(measure).map(|rate| measure.rate_in_words(rate)).unwrap_or_default()
+}
+
+/// The highest minute.
+pub(crate) fn peak(point: &Point, measure: Measure) -> String {
+    point.peak_rate(measure).map(|rate| measure.rate_in_words(rate)).unwrap_or_default()
+}
+
+/// A limit; nothing where there is none.
+pub(crate) fn limit(limits: &Usage, measure: Measure) -> String {
+    limits.get(measure).map(|limit| measure.rate_in_words(limit)).unwrap_or_default()
+}
+
+/// Faults by limit, in one word.
+pub(crate) fn fault_words(faults: &BTreeMap<String, u64>) -> String {
+    let words: Vec<_> =
+        faults.iter().filter(|(_, count)| **count > 0).map(|(limit, count)| format!("{limit}={count}")).collect();
+    visible(&words.join(",")).into_owned()
+}
+
+/// What a cell of a table of usage says.
+#[derive(Clone, Copy)]
+enum Cell {
+    Average,
+    Peak,
+    Limit,
+}
+use Cell::{Average, Limit, Peak};
+
+const USAGE: &[(&str, Measure, Cell)] = &[
+    ("CPU", Measure::Cpu, Average),
+    ("CPU-LIMIT", Measure::Cpu, Limit),
+    ("MEMORY", Measure::Memory, Average),
+    ("PEAK", Measure::Memory, Peak),
+    ("LIMIT", Measure::Memory, Limit),
+    ("TASKS", Measure::Tasks, Average),
+    ("READ", Measure::IoRead, Average),
+    ("WRITE", Measure::IoWrite, Average),
+    ("DISK", Measure::Disk, Average),
+    ("DISK-LIMIT", Measure::Disk, Limit),
+];
+
+const HISTORY: &[(&str, Measure, Cell)] = &[
+    ("CPU", Measure::Cpu, Average),
+    ("CPU-PEAK", Measure::Cpu, Peak),
+    ("THROTTLED", Measure::Throttled, Average),
+    ("MEMORY", Measure::Memory, Average),
+    ("MEMORY-PEAK", Measure::Memory, Peak),
+    ("TASKS", Measure::Tasks, Average),
+    ("READ", Measure::IoRead, Average),
+    ("WRITE", Measure::IoWrite, Average),
+    ("DISK", Measure::Disk, Average),
+    ("SESSIONS", Measure::Sessions, Average),
+];
+
+fn cell(point: &Point, limits: &Usage, (_, measure, cell): (&str, Measure, Cell)) -> String {
+    match cell {
+        Average => average(point, measure),
+        Peak => peak(point, measure),
+        Limit => limit(limits, measure),
     }
-    if let Some(measure) = wanted.by {
-        rows.sort_by_key(|row| std::cmp::Reverse(row.total.usage.get(measure)));
-    }
 }
 
-/// A value of a measure, a sum as what it is in a second.
-pub(crate) fn amount(usage: &Usage, measure: Measure, seconds: u64) -> String {
-    let Some(value) = usage.get(measure) else { return String::new() };
-    shown(measure, if measure.kind() == Kind::Sum { value as f64 / seconds.max(1) as f64 } else { value as f64 })
-}
-
-/// A number of a measure: of sums, what it is in a second.
-pub(crate) fn shown(measure: Measure, value: f64) -> String {
-    let rate = if measure.kind() == Kind::Sum { "/s" } else { "" };
-    match measure.unit() {
-        // A second of a core has a million microseconds.
-        Unit::Microseconds => format!("{:.1}%", value / 10_000.0),
-        Unit::Bytes => format!("{}{rate}", bytes(value)),
-        Unit::Count if value >= 100.0 || value.fract() == 0.0 => format!("{value:.0}{rate}"),
-        Unit::Count => format!("{value:.1}{rate}"),
-    }
-}
-
-/// Bytes with a unit that leaves at most four digits before it.
-pub(crate) fn bytes(value: f64) -> String {
-    let mut value = value;
-    for unit in ["B", "K", "M", "G"] {
-        if value < 1024.0 {
-            let digits = usize::from(unit != "B" && value < 10.0);
-            return format!("{value:.digits$}{}", if unit == "B" { "" } else { unit });
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1}T")
-}
-
-/// `12% of 50%`: use, and the limit.
-fn of_limit(row: &TenantUsage, measure: Measure) -> String {
-    let used = amount(&row.total.usage, measure, row.total.seconds);
-    match row.limits.get(measure) {
-        #[expect(clippy::cast_precision_loss, reason = "it is shown with two digits")]
-        Some(limit) if !used.is_empty() => format!("{used} of {}", shown(measure, limit as f64)),
-        _ => used,
-    }
-}
-
-fn usage_text(rows: &[TenantUsage]) -> String {
-    const COLUMNS: [(&str, Measure); 6] = [
-        ("CPU", Measure::Cpu),
-        ("MEMORY", Measure::Memory),
-        ("TASKS", Measure::Tasks),
-        ("DISK", Measure::Disk),
-        ("READ", Measure::IoRead),
-        ("WRITE", Measure::IoWrite),
-    ];
-    let mut header = vec!["TENANT"];
-    header.extend(COLUMNS.map(|(title, _)| title));
-    header.extend(["PEAK", "FAULTS"]);
-    let row = |row: &TenantUsage| {
-        let mut cells = vec![row.tenant.to_string()];
-        cells.extend(COLUMNS.map(|(_, measure)| of_limit(row, measure)));
-        let nearest =
-            Measure::ALL.into_iter().filter_map(|measure| Some((part_of_limit(row, measure)?, measure))).max();
-        cells.push(nearest.map(|(part, measure)| format!("{part}% of {measure}")).unwrap_or_default());
-        cells.push(row.faults.iter().map(|(limit, count)| format!("{limit} {count}")).collect::<Vec<_>>().join(", "));
-        cells
-    };
-    render(&header, rows.iter().map(row))
-}
-
-fn history_text(points: &[Point]) -> String {
-    const COLUMNS: [(&str, Measure); 7] = [
-        ("CPU", Measure::Cpu),
-        ("HELD-BACK", Measure::Throttled),
-        ("MEMORY", Measure::Memory),
-        ("TASKS", Measure::Tasks),
-        ("DISK", Measure::Disk),
-        ("READ", Measure::IoRead),
-        ("WRITE", Measure::IoWrite),
-    ];
-    let mut header = vec!["TIME", "MEASURED"];
-    header.extend(COLUMNS.map(|(title, _)| title));
-    let rows = points.iter().map(|point| {
-        let mut cells = vec![local(point.at), Period(point.seconds).to_string()];
-        cells.extend(COLUMNS.map(|(_, measure)| amount(&point.usage, measure, point.seconds)));
-        cells
+fn usage_text(tenants: &[TenantUsage]) -> String {
+    let header: Vec<&str> =
+        ["TENANT"].into_iter().chain(USAGE.iter().map(|(name, ..)| *name)).chain(["FULLEST", "FAULTS"]).collect();
+    let rows = tenants.iter().map(|tenant| {
+        let cells = USAGE.iter().map(|column| cell(&tenant.total, &tenant.limits, *column));
+        let fullest = fullest(tenant).map(|(measure, part)| format!("{measure}={}", percent(part)));
+        let rest = [fullest.unwrap_or_default(), fault_words(&tenant.faults)];
+        [tenant.tenant.to_string()].into_iter().chain(cells).chain(rest).collect()
     });
     render(&header, rows)
 }
 
-fn faults_text(faults: &[Fault]) -> String {
-    let rows = faults
-        .iter()
-        .map(|fault| vec![local(fault.at), fault.tenant.to_string(), fault.limit.clone(), fault.count.to_string()]);
-    render(&["TIME", "TENANT", "LIMIT", "FAULTS"], rows)
+fn history_text(points: &[Point], zone: &TimeZone) -> String {
+    let header: Vec<&str> = ["TIME", "MEASURED"].into_iter().chain(HISTORY.iter().map(|(name, ..)| *name)).collect();
+    let none = Usage::default();
+    let rows = points.iter().map(|point| {
+        let cells = HISTORY.iter().map(|column| cell(point, &none, *column));
+        [clock(point.at, zone), Period(point.seconds).to_string()].into_iter().chain(cells).collect()
+    });
+    render(&header, rows)
+}
+
+fn faults_text(faults: &[Fault], zone: &TimeZone) -> String {
+    let row = |fault: &Fault| {
+        vec![clock(fault.at, zone), fault.tenant.to_string(), fault.limit.clone(), fault.count.to_string()]
+    };
+    render(&["TIME", "TENANT", "LIMIT", "COUNT"], faults.iter().map(row))
 }
 
 fn lasted(incident: &Incident) -> String {
     Period(incident.until.0.saturating_sub(incident.from.0)).to_string()
 }
 
-fn incidents_text(incidents: &[Incident]) -> String {
-    let rows = incidents.iter().map(|incident| {
+fn incidents_text(incidents: &[Incident], zone: &TimeZone) -> String {
+    let row = |incident: &Incident| {
         vec![
             incident.id.to_string(),
-            local(incident.from),
-            lasted(incident),
             incident.tenant.to_string(),
             incident.kind.clone(),
+            clock(incident.from, zone),
+            lasted(incident),
             incident.faults.to_string(),
+            incident.snapshots.len().to_string(),
         ]
-    });
-    render(&["NUMBER", "BEGAN", "LASTED", "TENANT", "KIND", "FAULTS"], rows)
+    };
+    render(&["ID", "TENANT", "KIND", "FROM", "LASTED", "FAULTS", "SNAPSHOTS"], incidents.iter().map(row))
 }
 
-fn incident_text(incident: &Incident) -> String {
-    let mut text = format!(
-        "incident {} of {}: {}, {} faults, from {} for {}\n",
-        incident.id,
-        incident.tenant,
-        output::visible(&incident.kind),
-        incident.faults,
-        local(incident.from),
-        lasted(incident)
-    );
+fn incident_text(incident: &Incident, zone: &TimeZone) -> String {
+    let mut out = pairs([
+        ("incident", incident.id.to_string()),
+        ("tenant", incident.tenant.to_string()),
+        ("kind", incident.kind.clone()),
+        ("from", clock(incident.from, zone)),
+        ("until", clock(incident.until, zone)),
+        ("lasted", lasted(incident)),
+        ("faults", incident.faults.to_string()),
+    ]);
     for snapshot in &incident.snapshots {
-        text.push('\n');
-        text.push_str(&snapshot_text(snapshot));
+        out.push_str(&format!("\n{}\n", clock(snapshot.at, zone)));
+        out.push_str(&indented(&snapshot_text(snapshot)));
     }
-    text
+    if incident.snapshots.is_empty() {
+        out.push_str("\nno evidence was kept\n");
+    }
+    out
 }
 
 fn snapshot_text(snapshot: &Snapshot) -> String {
-    let mut text = format!("{}\n", local(snapshot.at));
-    for share in &snapshot.pressure {
-        let seconds = |microseconds: u64| format!("{}.{:02} s", microseconds / 1_000_000, microseconds / 10_000 % 100);
-        let neighbour = share.neighbour.as_ref().map(|name| format!(", most of it used by {name}")).unwrap_or_default();
-        text.push_str(&format!(
-            "  waited for {}: {} by its own limit, {} by others{neighbour}\n",
-            output::visible(&share.resource),
-            seconds(share.own),
-            seconds(share.others)
-        ));
+    let mut out = String::new();
+    let used: Vec<_> = Measure::ALL
+        .into_iter()
+        .filter_map(|measure| Some((measure, snapshot.usage.get(measure)?)))
+        // A level of nothing is worth a word, a sum of nothing is not.
+        .filter(|(measure, amount)| *amount > 0 || measure.kind() == Kind::Level)
+        .map(|(measure, amount)| vec![measure.to_string(), measure.amount_in_words(amount)])
+        .collect();
+    if !used.is_empty() {
+        out.push_str(&format!("used\n{}", indented(&render(&[], used))));
     }
-    for (depth, process) in tree(&snapshot.processes) {
-        #[expect(clippy::cast_precision_loss, reason = "it is shown with two digits")]
-        let size = bytes(process.memory as f64);
-        let command = output::visible(&process.command);
-        text.push_str(&format!("  {}{} {command} {size}\n", "  ".repeat(depth), process.pid));
-        for (name, size) in &process.files {
-            #[expect(clippy::cast_precision_loss, reason = "it is shown with two digits")]
-            let size = bytes(*size as f64);
-            text.push_str(&format!("  {}  holds {} {size}\n", "  ".repeat(depth), output::visible(name)));
-        }
+    if !snapshot.pressure.is_empty() {
+        let table =
+            render(&["WAITED-FOR", "BY-ITS-LIMIT", "BY-OTHERS", "NEIGHBOUR"], snapshot.pressure.iter().map(waited));
+        out.push_str(&format!("pressure\n{}", indented(&table)));
     }
-    text
+    if !snapshot.processes.is_empty() {
+        out.push_str(&format!("processes\n{}", indented(&tree(&snapshot.processes))));
+    }
+    out
 }
 
-/// Processes below their parents, with their depth. One whose parent is not listed is at the top; a ring of parents, which
-/// a snapshot taken in motion can show, is cut.
-fn tree(processes: &[ProcessSight]) -> Vec<(usize, &ProcessSight)> {
-    const DEEPEST: usize = 12;
+fn waited(share: &PressureShare) -> Vec<String> {
+    let time = |microseconds| Measure::Cpu.amount_in_words(microseconds);
+    let neighbour = share.neighbour.as_ref().map(ToString::to_string).unwrap_or_default();
+    vec![share.resource.clone(), time(share.own), time(share.others), neighbour]
+}
+
+/// Processes below their parents, and below each its files. Siblings stay in the order of the snapshot. A loop of
+/// parents (a number that was used again while the snapshot was taken) hides nobody.
+fn tree(processes: &[ProcessSight]) -> String {
+    /// Deeper than this nothing moves to the right any more.
+    const DEEPEST: usize = 24;
     let known: BTreeSet<u32> = processes.iter().map(|process| process.pid).collect();
-    let mut found: Vec<(usize, &ProcessSight)> = Vec::new();
-    let mut seen = BTreeSet::new();
-    let tops = processes.iter().filter(|process| !known.contains(&process.parent));
-    let mut waiting: Vec<(usize, &ProcessSight)> = tops.map(|process| (0, process)).collect();
-    waiting.reverse();
-    loop {
-        while let Some((depth, process)) = waiting.pop() {
-            if !seen.insert(process.pid) {
-                continue;
-            }
-            found.push((depth.min(DEEPEST), process));
-            let below = processes.iter().filter(|other| other.parent == process.pid);
-            waiting.extend(below.rev().map(|other| (depth + 1, other)));
-        }
-        match processes.iter().find(|process| !seen.contains(&process.pid)) {
-            Some(process) => waiting.push((0, process)),
-            None => return found,
+    let mut children: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    let mut roots = Vec::new();
+    for (index, process) in processes.iter().enumerate() {
+        if known.contains(&process.parent) && process.parent != process.pid {
+            children.entry(process.parent).or_default().push(index);
+        } else {
+            roots.push(index);
         }
     }
+    let mut out = format!("{:>10}  {:>9}  COMMAND\n", "PID", "MEMORY");
+    let mut shown = vec![false; processes.len()];
+    // Whoever is below no root is in a loop, and begins a tree of its own.
+    for root in roots.into_iter().chain(0..processes.len()) {
+        let mut open = vec![(root, 0)];
+        while let Some((index, depth)) = open.pop() {
+            if std::mem::replace(&mut shown[index], true) {
+                continue;
+            }
+            let process = &processes[index];
+            let indent = "  ".repeat(depth.min(DEEPEST));
+            let memory = Measure::Memory.amount_in_words(process.memory);
+            out.push_str(&format!("{:>10}  {memory:>9}  {indent}{}\n", process.pid, visible(&process.command)));
+            for (name, size) in &process.files {
+                let size = Measure::Disk.amount_in_words(*size);
+                out.push_str(&format!("{:>10}  {:>9}  {indent}  {size} {}\n", "", "", visible(name)));
+            }
+            let below = children.get(&process.pid).into_iter().flatten().rev();
+            open.extend(below.map(|child| (*child, depth + 1)));
+        }
+    }
+    out
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use bailiwick_types::{Moment, PressureShare};
-    use std::collections::BTreeMap;
 
-    fn row(name: &str, cpu: u64, memory: u64) -> TenantUsage {
-        let usage = Usage([(Measure::Cpu, cpu), (Measure::Memory, memory)].into());
+    pub(crate) fn tenant(name: &str, used: &[(Measure, u64)], limits: &[(Measure, u64)]) -> TenantUsage {
+        let used = Usage(used.iter().copied().collect());
         TenantUsage {
-            tenant: name.parse().expect("a name"),
-            total: Point { at: Moment(0), seconds: 120, peak: usage.clone(), usage },
-            limits: Usage([(Measure::Cpu, 500_000), (Measure::Memory, 1 << 30)].into()),
-            faults: BTreeMap::from([("memory".to_owned(), 3)]),
+            tenant: name.parse().expect("valid"),
+            total: Point { at: Moment(0), seconds: 100, usage: used.clone(), peak: used },
+            limits: Usage(limits.iter().copied().collect()),
+            faults: BTreeMap::new(),
+        }
+    }
+
+    fn names(tenants: &[TenantUsage]) -> Vec<&str> {
+        tenants.iter().map(|tenant| tenant.tenant.as_str()).collect()
+    }
+
+    fn berlin() -> TimeZone {
+        TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("valid")
+    }
+
+    #[test]
+    fn the_order_is_by_what_was_used_and_by_name_where_that_is_alike() {
+        let all = || {
+            vec![
+                tenant("carol", &[(Measure::Cpu, 100)], &[]),
+                tenant("bob", &[], &[]),
+                tenant("alice", &[(Measure::Cpu, 100)], &[]),
+                tenant("dave", &[(Measure::Cpu, 9_000_000)], &[]),
+            ]
+        };
+        let by = |by| select(all(), Selection { by, threshold: None });
+        assert_eq!(names(&by(None)), ["alice", "bob", "carol", "dave"]);
+        assert_eq!(names(&by(Some(Measure::Cpu))), ["dave", "alice", "carol", "bob"]);
+        assert_eq!(names(&by(Some(Measure::Disk))), ["alice", "bob", "carol", "dave"]);
+    }
+
+    #[test]
+    fn a_threshold_is_a_part_of_any_limit() {
+        let all = vec![
+            tenant(
+                "alice",
+                &[(Measure::Memory, 899), (Measure::Tasks, 5)],
+                &[(Measure::Memory, 1000), (Measure::Tasks, 10)],
+            ),
+            tenant(
+                "bob",
+                &[(Measure::Memory, 10), (Measure::Tasks, 9)],
+                &[(Measure::Memory, 1000), (Measure::Tasks, 10)],
+            ),
+            tenant("carol", &[(Measure::Memory, 1 << 40)], &[]),
+            tenant("dave", &[(Measure::Cpu, 95_000_000)], &[(Measure::Cpu, 1_000_000)]),
+        ];
+        let above = |least| select(all.clone(), Selection { by: None, threshold: Some(Threshold(least)) });
+        assert_eq!(names(&above(900)), ["bob", "dave"]);
+        assert_eq!(names(&above(899)), ["alice", "bob", "dave"]);
+        assert_eq!(names(&above(0)), ["alice", "bob", "dave"]);
+        assert_eq!(names(&above(951)), [""; 0]);
+    }
+
+    #[test]
+    fn a_threshold_reads_as_it_is_written() {
+        let cases = [("90%", Some(900)), ("99.5%", Some(995)), ("0%", Some(0)), ("150%", Some(1500))];
+        let bad = [
+            "",
+            "%",
+            "90",
+            "90%%",
+            "9.55%",
+            ".5%",
+            "5.%",
+            "+5%",
+            "-5%",
+            "1e2%",
+            "99999999999999999999%",
+            "1844674407370955162%",
+        ];
+        for (text, value) in cases.into_iter().chain(bad.map(|text| (text, None))) {
+            assert_eq!(text.parse().ok(), value.map(Threshold), "{text}");
         }
     }
 
     #[test]
-    fn rows_are_chosen_by_the_part_of_a_limit_and_ordered_by_a_measure() {
-        let all = || vec![row("low", 1_000, 10 << 20), row("busy", 29_000_000, 20 << 20), row("large", 2_000, 1 << 30)];
-        let names = |wanted: Wanted| {
-            let mut rows = all();
-            choose(&mut rows, &wanted);
-            rows.iter().map(|row| row.tenant.to_string()).collect::<Vec<_>>()
-        };
-        assert_eq!(names(Wanted { by: Some(Measure::Cpu), threshold: None }), ["busy", "large", "low"]);
-        assert_eq!(names(Wanted { by: None, threshold: Some(90) }), ["busy", "large"]);
-        assert_eq!(names(Wanted { by: Some(Measure::Disk), threshold: Some(101) }), [""; 0]);
-    }
-
-    #[test]
-    fn numbers_are_for_people() {
-        assert_eq!(bytes(0.0), "0");
-        assert_eq!(bytes(1536.0), "1.5K");
-        assert_eq!(bytes(700.0 * 1024.0 * 1024.0), "700M");
-        assert_eq!(bytes(5e15), "4547.5T");
-        assert_eq!(shown(Measure::Cpu, 250_000.0), "25.0%");
-        assert_eq!(shown(Measure::IoRead, 2048.0), "2.0K/s");
-        assert_eq!(shown(Measure::Tasks, 7.0), "7");
-        let text = usage_text(&[row("a", 30_000_000, 512 << 20)]);
-        assert!(
-            text.contains("25.0% of 50.0%") && text.contains("512M of 1.0G") && text.contains("memory 3"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn steps_fit_the_window() {
-        let step = |length: u64| fitting_step(Window { from: Moment(1000), until: Moment(1000 + length) });
-        assert_eq!((step(3600), step(86_400), step(30 * 86_400), step(400 * 86_400)), (300, 3600, 86_400, 86_400));
-    }
-
-    #[test]
-    fn evidence_is_a_tree_and_speaks_to_no_terminal() {
-        let process = |pid, parent, command: &str| ProcessSight {
-            pid,
-            parent,
-            command: command.to_owned(),
-            memory: 3 << 20,
-            files: vec![("a\u{1b}[2J".to_owned(), 5 << 30)],
-        };
-        let snapshot = Snapshot {
-            at: Moment(0),
-            usage: Usage::default(),
-            processes: vec![
-                process(7, 1, "bash"),
-                process(9, 8, "x\u{1b}]0;y\u{7}"),
-                process(8, 7, "make"),
-                process(20, 21, "ring"),
-                process(21, 20, "ring"),
+    fn usage_has_a_row_for_each_tenant() {
+        let mut alice = tenant(
+            "alice",
+            &[
+                (Measure::Cpu, 25_000_000),
+                (Measure::Memory, 512 << 20),
+                (Measure::Tasks, 12),
+                (Measure::IoRead, 100 << 20),
             ],
-            pressure: vec![PressureShare {
-                resource: "io".into(),
-                own: 0,
-                others: 2_500_000,
-                neighbour: Some("b".parse().expect("a name")),
+            &[(Measure::Cpu, 1_000_000), (Measure::Memory, 1 << 30)],
+        );
+        alice.faults = BTreeMap::from([("memory".to_owned(), 2), ("t\u{1b}".to_owned(), 1), ("disk".to_owned(), 0)]);
+        let golden = "\
+            TENANT  CPU    CPU-LIMIT  MEMORY  PEAK    LIMIT  TASKS  READ    WRITE  DISK  DISK-LIMIT  FULLEST       FAULTS\n\
+            alice   25.0%  100.0%     512.0M  512.0M  1.0G   12     1.0M/s  -      -     -           memory=50.0%  memory=2,t\\u{1b}=1\n\
+            bob     -      -          -       -       -      -      -       -      -     -           -             -\n";
+        assert_eq!(usage(&[alice.clone(), tenant("bob", &[], &[])], Form::Text), golden);
+        let json = usage(&[alice], Form::Json);
+        let json: serde_json::Value = serde_json::from_str(&json).expect("valid");
+        assert_eq!(json[0]["total"]["usage"]["memory"], 512 << 20);
+    }
+
+    #[test]
+    fn history_is_told_by_the_local_clock() {
+        let span =
+            |at, seconds| Point { at: Moment(at), seconds, ..tenant("a", &[(Measure::Cpu, 30_000_000)], &[]).total };
+        // The hour that the clock has twice.
+        let points = [span(1_792_886_400, 60), span(1_792_890_000, 0)];
+        let golden = "\
+            TIME                       MEASURED  CPU    CPU-PEAK  THROTTLED  MEMORY  MEMORY-PEAK  TASKS  READ  WRITE  DISK  SESSIONS\n\
+            2026-10-25T02:00:00+02:00  1m        50.0%  50.0%     -          -       -            -      -     -      -     -\n\
+            2026-10-25T02:00:00+01:00  0s        -      -         -          -       -            -      -     -      -     -\n";
+        assert_eq!(history(&points, &berlin(), Form::Text), golden);
+        assert_eq!(clock(Moment(u64::MAX), &berlin()), "@18446744073709551615");
+    }
+
+    #[test]
+    fn faults_are_a_table() {
+        let fault =
+            Fault { at: Moment(0), tenant: "alice".parse().expect("valid"), limit: "tasks".to_owned(), count: 3 };
+        let golden = "TIME                       TENANT  LIMIT  COUNT\n1970-01-01T00:00:00+00:00  alice   tasks  3\n";
+        assert_eq!(faults(&[fault], &TimeZone::UTC, Form::Text), golden);
+    }
+
+    fn sight(pid: u32, parent: u32, command: &str) -> ProcessSight {
+        ProcessSight { pid, parent, command: command.to_owned(), memory: 1 << 20, files: Vec::new() }
+    }
+
+    fn example() -> Incident {
+        let mut worker = sight(12, 11, "php\u{1b}[2J\n");
+        worker.files = vec![("/var/\u{202e}gol".to_owned(), 3 << 30)];
+        Incident {
+            id: 7,
+            tenant: "alice".parse().expect("valid"),
+            kind: "memory".to_owned(),
+            from: Moment(0),
+            until: Moment(90),
+            faults: 4,
+            snapshots: vec![Snapshot {
+                at: Moment(1),
+                usage: Usage(BTreeMap::from([(Measure::Cpu, 1_500_000), (Measure::IoRead, 0), (Measure::Swap, 0)])),
+                processes: vec![worker, sight(10, 1, "init"), sight(11, 10, "nginx"), sight(13, 10, "cron")],
+                pressure: vec![PressureShare {
+                    resource: "io".to_owned(),
+                    own: 250_000,
+                    others: 3_000_000,
+                    neighbour: Some("bob".parse().expect("valid")),
+                }],
             }],
-        };
-        let text = snapshot_text(&snapshot);
-        let shape: Vec<(usize, u32)> =
-            tree(&snapshot.processes).iter().map(|(depth, process)| (*depth, process.pid)).collect();
-        assert_eq!(shape, [(0, 7), (1, 8), (2, 9), (0, 20), (1, 21)]);
-        assert!(!text.contains('\u{1b}') && text.contains("2.50 s by others, most of it used by b"), "{text}");
+        }
+    }
+
+    #[test]
+    fn incidents_are_listed() {
+        let golden = "ID  TENANT  KIND    FROM                       LASTED  FAULTS  SNAPSHOTS\n\
+                      7   alice   memory  1970-01-01T00:00:00+00:00  1m30s   4       1\n";
+        assert_eq!(incidents(&[example()], &TimeZone::UTC, Form::Text), golden);
+    }
+
+    #[test]
+    fn an_incident_is_shown_with_its_evidence() {
+        let golden = "\
+incident  7
+tenant    alice
+kind      memory
+from      1970-01-01T00:00:00+00:00
+until     1970-01-01T00:01:30+00:00
+lasted    1m30s
+faults    4
+
+1970-01-01T00:00:01+00:00
+  used
+    cpu   1.500s
+    swap  0
+  pressure
+    WAITED-FOR  BY-ITS-LIMIT  BY-OTHERS  NEIGHBOUR
+    io          0.250s        3.000s     bob
+  processes
+           PID     MEMORY  COMMAND
+            10       1.0M  init
+            11       1.0M    nginx
+            12       1.0M      php\\u{1b}[2J\\n
+                                 3.0G /var/\\u{202e}gol
+            13       1.0M    cron
+";
+        assert_eq!(incident(&example(), &TimeZone::UTC, Form::Text), golden);
+        let bare = Incident { snapshots: Vec::new(), ..example() };
+        assert!(incident(&bare, &TimeZone::UTC, Form::Text).ends_with("\nno evidence was kept\n"));
+        let json = incident(&example(), &TimeZone::UTC, Form::Json);
+        assert!(!json.contains('\u{1b}') && !json.contains('\u{202e}'));
+        assert_eq!(serde_json::from_str::<Incident>(&json).expect("valid"), example());
+    }
+
+    #[test]
+    fn no_process_is_hidden_by_odd_parents() {
+        let cases: [&[(u32, u32)]; 5] =
+            [&[(1, 1)], &[(1, 2), (2, 1)], &[(1, 2), (2, 3), (3, 2)], &[(5, 0), (5, 5), (5, 9)], &[]];
+        for parents in cases {
+            let processes: Vec<_> = parents.iter().map(|(pid, parent)| sight(*pid, *parent, "x")).collect();
+            assert_eq!(tree(&processes).lines().count(), 1 + parents.len(), "{parents:?}");
+        }
+        let deep: Vec<_> = (1..5000).map(|pid| sight(pid, pid - 1, "x")).collect();
+        assert!(tree(&deep).len() < 5000 * 100);
     }
 }

@@ -3,7 +3,6 @@
 use crate::arguments::When;
 use bailiwick_proto::Failure;
 use bailiwick_types::{ExitStatus, Moment, Period, Window};
-use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned, civil};
 
 /// The window that arguments mean, by the clock and the time zone of this machine.
@@ -47,15 +46,6 @@ fn moment(text: &str, now: &Zoned) -> Option<Moment> {
         return at(time);
     }
     text.parse::<civil::Date>().ok().and_then(midnight)
-}
-
-/// A moment as people of this machine write it.
-pub(crate) fn local(moment: Moment) -> String {
-    let second = i64::try_from(moment.0).unwrap_or(i64::MAX);
-    match Timestamp::from_second(second) {
-        Ok(timestamp) => timestamp.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
-        Err(_) => moment.0.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod name;
 mod observed;
 mod quantity;
 mod report;
+mod shown;
 mod tenant;
 mod usage;
 
@@ -28,6 +29,7 @@ pub use report::{
     Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport, Severity,
     TenantReport, Verdict, WallReport,
 };
+pub use shown::{is_dangerous, part, percent, visible, visible_lines};
 pub use tenant::{Door, Profile, UnknownWord};
 pub use usage::{
     Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSight, Snapshot, TenantUsage, Unit,
