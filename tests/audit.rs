@@ -154,3 +154,67 @@ fn a_jail_that_was_killed_by_hand_is_found_and_started_again() {
     assert_ne!(init(&host), pid);
     assert_eq!(audit(&host).0, Some(0));
 }
+
+#[test]
+fn what_must_fail_is_tried_and_a_wall_that_is_down_is_told() {
+    for plan in profiles() {
+        let host = host(plan);
+        every_attempt_is_refused(&host);
+    }
+    // An init that is stopped tells nothing, and that is not taken for a wall that stands.
+    let host = host("web");
+    let pid = init(&host);
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
+    signal("-STOP");
+    let text = String::from_utf8_lossy(&host.cli(&["audit", "--probe"]).stdout).into_owned();
+    signal("-CONT");
+    assert!(text.contains("BW111"), "{text}");
+}
+
+fn every_attempt_is_refused(host: &Host) {
+    let output = host.cli(&["audit", "--probe", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    for tenant in report["tenants"].as_array().expect("tenants") {
+        let probes = tenant["probes"].as_array().unwrap_or_else(|| panic!("{tenant:#}"));
+        assert!(probes.len() > 40 && probes.iter().all(|probe| probe["verdict"] == "enforced"), "{probes:#?}");
+    }
+    assert!(host.ok(&["audit", "--probe"]).contains("attempts inside came to what they must"));
+}
+
+#[test]
+fn a_page_and_a_log_that_shows_when_it_was_changed() {
+    let host = host("web");
+    let page = host.path("report.html");
+    let file = page.display().to_string();
+    host.ok(&["audit", "--html", &file]);
+    let html = std::fs::read_to_string(&page).expect("a page");
+    assert!(html.contains("<svg") || html.contains("<table"), "{html}");
+    assert!(html.contains("default-src 'none'") && !html.contains("<script"));
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&page).expect("a file").permissions()) & 0o077,
+        0
+    );
+    host.ok(&["audit", "alice"]);
+    let mark =
+        serde_json::from_str::<serde_json::Value>(&host.ok(&["audit", "--verify", "--json"])).expect("JSON")["mark"]
+            .clone();
+    let mark = mark.as_str().expect("a mark").to_owned();
+    assert!(host.log().contains(&mark), "the mark is told to the log of events");
+    host.ok(&["audit", "--verify", "--mark", &mark]);
+    let log = host.path("state/history/audit.log");
+    let text = std::fs::read_to_string(&log).expect("a log");
+    assert!(text.lines().count() >= 2, "{text}");
+    std::fs::write(&log, text.replacen("\"alice\"", "\"elice\"", 1)).expect("writes");
+    let output = host.cli(&["audit", "--verify"]);
+    assert_eq!(output.status.code(), Some(10));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("line 1"), "{}", String::from_utf8_lossy(&output.stdout));
+    let shorter: Vec<&str> = text.lines().collect();
+    std::fs::write(&log, format!("{}\n", shorter[..shorter.len() - 1].join("\n"))).expect("writes");
+    assert_eq!(host.cli(&["audit", "--verify"]).status.code(), Some(10), "the last line is missing");
+    let output = host.cli(&["audit", "--html", "/nowhere/at/all.html"]);
+    assert_eq!(output.status.code(), Some(1));
+    let top = host.cli(&["top"]);
+    assert_eq!(top.status.code(), Some(2), "there is no terminal");
+    assert!(String::from_utf8_lossy(&top.stderr).contains("bailiwick usage"));
+}

@@ -181,6 +181,18 @@ pub(crate) enum Command {
         /// Print comma-separated values, one line for each limit and each wall
         #[arg(long, conflicts_with = "json")]
         csv: bool,
+        /// Write one page of HTML, with charts of each tenant's history, that a person can read and hand on
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "csv"])]
+        html: Option<PathBuf>,
+        /// How far the charts of --html go back
+        #[arg(long, value_name = "WHEN", default_value = "7d")]
+        since: String,
+        /// Audit nothing: look through the log of earlier audits for lines that were changed or are missing
+        #[arg(long, conflicts_with_all = ["csv", "html", "probe", "tenants"])]
+        verify: bool,
+        /// With --verify: a mark that was noted elsewhere, as the journal has it
+        #[arg(long, value_name = "MARK", requires = "verify")]
+        mark: Option<String>,
         /// Also have a throw-away process in each jail try what must fail there
         #[arg(long)]
         probe: bool,

@@ -95,9 +95,17 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
             let data = if purge { Data::Destroy } else { Data::Keep };
             tenant_file::delete(config, &name, data, format.into())?
         }
-        Command::Audit { tenants, csv, probe, format } => {
+        Command::Audit { verify: true, mark, format, .. } => report::verify(&daemon()?, mark, format.into())?,
+        Command::Audit { tenants, csv, probe, html, since, format, .. } => {
             let depth = if probe { Depth::Probe } else { Depth::Read };
-            let form = if csv { AuditForm::Csv } else { AuditForm::Plain(format.into()) };
+            let form = match html {
+                Some(file) => {
+                    let window = window::between(&arguments::When { since, until: None })?;
+                    AuditForm::Page { file, window }
+                }
+                None if csv => AuditForm::Csv,
+                None => AuditForm::Plain(format.into()),
+            };
             report::audit(&daemon()?, tenants.tenants, depth, form)?
         }
         Command::Usage { tenants, window, by, threshold, format } => {

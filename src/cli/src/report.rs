@@ -2,22 +2,33 @@
 
 use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form, visible, word};
+use crate::recorded;
 use crate::table::{indented, render};
+use bailiwick_audit::Run;
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{
     AuditReport, ByteSize, ExitStatus, FeatureReport, FeatureState, Finding, HostReport, LimitReport, Resource,
-    Severity, TenantName, TenantReport, Verdict, WallReport,
+    Severity, TenantName, TenantReport, Verdict, WallReport, Window,
 };
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 /// How an audit is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AuditForm {
     /// For people, or JSON.
     Plain(Form),
     /// One line for each limit and each wall.
     Csv,
+    /// A page of HTML in a file, with charts of a window.
+    Page {
+        /// Which file.
+        file: PathBuf,
+        /// Of when.
+        window: Window,
+    },
 }
 
 /// `bailiwick audit`.
@@ -33,8 +44,48 @@ pub(crate) fn audit(
     match form {
         AuditForm::Plain(form) => output::show(form, &*report, audit_text)?,
         AuditForm::Csv => output::print(&csv(&report))?,
+        AuditForm::Page { file, window } => page(daemon, &report, &file, window)?,
     }
     Ok(audit_status(&report))
+}
+
+/// Writes the page beside its place and puts it there in one step, readable by its owner: it shows customers.
+fn page(daemon: &Daemon, report: &AuditReport, file: &Path, window: Window) -> Result<(), Failure> {
+    const POINTS: u64 = 240;
+    let step = recorded::fitting_step(window, POINTS);
+    let mut history = BTreeMap::new();
+    for tenant in &report.tenants {
+        history.insert(tenant.name.clone(), recorded::series(daemon, tenant.name.clone(), window, step)?);
+    }
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let page = bailiwick_audit::page(report, &history, &Run { at: window.until, host: &name });
+    let write = || -> io::Result<()> {
+        let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut beside = tempfile::NamedTempFile::new_in(dir)?;
+        beside.write_all(page.as_bytes())?;
+        beside.as_file().sync_all()?;
+        beside.persist(file)?;
+        Ok(())
+    };
+    write().map_err(|error| Failure::of(ExitStatus::Failed, format!("cannot write {}: {error}", file.display())))
+}
+
+/// `bailiwick audit --verify`.
+pub(crate) fn verify(daemon: &Daemon, mark: Option<String>, form: Form) -> Result<ExitStatus, Failure> {
+    #[derive(serde::Serialize)]
+    struct Verified {
+        mark: Option<String>,
+        problems: Vec<String>,
+    }
+    let ControlReply::Verified { mark, problems } = daemon.ask(&ControlRequest::VerifyAudits { mark })? else {
+        return Err(AskError::Unexpected.into());
+    };
+    let verified = Verified { mark, problems };
+    output::show(form, &verified, |verified| match &verified.mark {
+        Some(mark) => format!("every line of the log is as it was written; its last mark is {}\n", visible(mark)),
+        None => verified.problems.iter().map(|problem| format!("{}\n", visible(problem))).collect(),
+    })?;
+    Ok(if verified.problems.is_empty() { ExitStatus::Done } else { ExitStatus::Finding })
 }
 
 fn audit_status(report: &AuditReport) -> ExitStatus {

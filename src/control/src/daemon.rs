@@ -584,7 +584,9 @@ impl Daemon {
             }
         }
         let host = bailiwick_audit::host_report_with(&host.state_dir, Some(&facts));
-        Ok(AuditReport { tenants, host })
+        let report = AuditReport { tenants, host };
+        self.log_audit(report.clone()).await;
+        Ok(report)
     }
 
     /// Lets a session in: the client's end of its channel, and the value that counts it.

@@ -3,6 +3,7 @@
 //! Danger: the control socket is open to every local user, and behind the doors are hostile tenants. Nothing here waits
 //! without a bound for anybody, and everything that a connection holds is counted.
 
+mod audit_log;
 mod daemon;
 mod door;
 mod incident;

@@ -2,10 +2,14 @@
 
 use crate::daemon::{Daemon, unknown};
 use crate::permission::Permission;
+use bailiwick_audit::chain::Head;
 use bailiwick_proto::Failure;
 use bailiwick_proto::control::{MOST_ROWS, SimulatedLimit};
-use bailiwick_types::{ExitStatus, Fault, Incident, Kind, Moment, Point, TenantName, TenantUsage, Usage, Window};
+use bailiwick_types::{
+    AuditReport, ExitStatus, Fault, Incident, Kind, Moment, Point, TenantName, TenantUsage, Usage, Window,
+};
 use std::collections::BTreeMap;
+use tracing::{info, warn};
 
 /// The most steps of one series.
 const MOST_STEPS: u64 = 20_000;
@@ -34,6 +38,34 @@ impl Daemon {
             Some(tenant) => Err(unknown(tenant)),
             None => Ok(()),
         }
+    }
+
+    /// Adds an audit to the log of audits. One that cannot be logged is worth having all the same.
+    pub(crate) async fn log_audit(&self, report: AuditReport) {
+        let Ok(recorder) = self.recorder() else { return };
+        match recorder.with(move |work| work.log_audit(&report)).await {
+            // The journal, and what it is passed on to, is out of reach of whoever might change the log later.
+            Ok(Ok(mark)) => info!(target: "bailiwick::event", event = "audit", mark = %mark, "audited, mark {mark}"),
+            Ok(Err(error)) => warn!(target: "bailiwick::event", event = "audit-not-logged", "{error}"),
+            Err(failure) => warn!(target: "bailiwick::event", event = "audit-not-logged", "{failure}"),
+        }
+    }
+
+    /// Looks through the log of audits.
+    pub(crate) async fn verify_audits(
+        &self,
+        _permission: Permission,
+        mark: Option<String>,
+    ) -> Result<(Option<String>, Vec<String>), Failure> {
+        let expected = match mark.as_deref().map(str::parse::<Head>) {
+            None => None,
+            Some(Ok(head)) => Some(head),
+            Some(Err(error)) => return Err(Failure::new(ExitStatus::Invalid, &error)),
+        };
+        let looked = self.recorder()?.with(move |work| work.verify_audits(expected)).await?;
+        let looked =
+            looked.map_err(|error| Failure::of(ExitStatus::Failed, format!("cannot read the log: {error}")))?;
+        Ok((looked.head.map(|head| head.to_string()), looked.problems))
     }
 
     /// What tenants used in a window, or use now.

@@ -4,16 +4,20 @@
 //! Danger: the evidence of incidents holds names of the tenants' choosing, and a tenant can cause faults without end.
 //! What is kept of an incident is bounded, and of faults only their number.
 
+use crate::audit_log::{self, AuditLog, Looked};
 use crate::daemon::Daemon;
 use crate::incident::Incidents;
 use crate::pressure;
+use bailiwick_audit::chain::Head;
 use bailiwick_history::{History, Retention, Sample};
 use bailiwick_observe::{Meter, Reading};
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::warden::{QuotaHit, RosterEntry, WardenEvent};
 use bailiwick_proto::{Failure, WARDEN_SOCKET, WardenReply, WardenRequest};
 use bailiwick_sys::watch::{Changes, Watched};
-use bailiwick_types::{DiskFact, ExitStatus, Fault, Measure, Moment, Snapshot, TenantName, TenantUsage, Usage, Window};
+use bailiwick_types::{
+    AuditReport, DiskFact, ExitStatus, Fault, Measure, Moment, Snapshot, TenantName, TenantUsage, Usage, Window,
+};
 use rustix::event::{PollFd, PollFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -113,6 +117,7 @@ pub(crate) struct Work {
     /// Faults that were heard of since the last sample.
     pending: Vec<Fault>,
     incidents: Incidents,
+    audits: AuditLog,
     changes: Changes,
     watched: BTreeMap<Watched, TenantName>,
     /// The warden tells what happens on this connection.
@@ -142,6 +147,7 @@ impl Work {
             disks: BTreeMap::new(),
             pending: Vec::new(),
             incidents: Incidents::default(),
+            audits: AuditLog::new(audit_log::directory(&host.state_dir)),
             changes: Changes::new()?,
             watched: BTreeMap::new(),
             told: None,
@@ -544,6 +550,16 @@ impl Work {
                 warn!(event = "history-not-written", "{}", Failure::new(ExitStatus::Failed, &error));
             }
         }
+    }
+
+    /// Adds an audit to the log of audits.
+    pub(crate) fn log_audit(&mut self, report: &AuditReport) -> io::Result<Head> {
+        self.audits.add(report, now(), &audit_log::host_name())
+    }
+
+    /// Looks through the log of audits.
+    pub(crate) fn verify_audits(&self, expected: Option<Head>) -> io::Result<Looked> {
+        self.audits.look(expected)
     }
 
     /// Forgets a tenant whose data is gone.

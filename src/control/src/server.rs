@@ -141,6 +141,10 @@ impl Connection {
             ControlRequest::Audit { tenants, depth } => {
                 daemon.audit(permission, &tenants, depth).await.map(|report| ControlReply::Audit(Box::new(report)))
             }
+            ControlRequest::VerifyAudits { mark } => daemon
+                .verify_audits(permission, mark)
+                .await
+                .map(|(mark, problems)| ControlReply::Verified { mark, problems }),
             ControlRequest::Usage { tenants, window } => {
                 daemon.usage(permission, tenants, window).await.map(ControlReply::Usage)
             }

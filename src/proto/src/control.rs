@@ -48,6 +48,11 @@ pub enum ControlRequest {
         /// By reading alone, or by trying as well.
         depth: Depth,
     },
+    /// Look through the log of audits.
+    VerifyAudits {
+        /// The mark of a line that was noted elsewhere; `None` for the one beside the log.
+        mark: Option<String>,
+    },
     /// What tenants used in a window, or use now.
     Usage {
         /// Whose.
@@ -166,6 +171,13 @@ pub enum ControlReply {
     Outcome(Vec<TenantOutcome>),
     /// To `Audit`.
     Audit(Box<AuditReport>),
+    /// To `VerifyAudits`.
+    Verified {
+        /// The mark of the last line; `None` when something is wrong.
+        mark: Option<String>,
+        /// What is wrong.
+        problems: Vec<String>,
+    },
     /// To `Usage`.
     Usage(Vec<TenantUsage>),
     /// To `History`.
