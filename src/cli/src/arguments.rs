@@ -40,6 +40,9 @@ pub(crate) enum Command {
     },
     /// Show what this host can enforce, feature by feature, with the remedy for what it cannot
     Doctor {
+        /// Prove it: a throw-away tenant runs into each limit (as root; takes about half a minute)
+        #[arg(long)]
+        probe: bool,
         #[command(flatten)]
         format: Format,
     },

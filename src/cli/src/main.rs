@@ -15,6 +15,7 @@ mod simulation;
 mod table;
 mod tenant_file;
 mod top;
+mod trial;
 mod usage;
 mod window;
 
@@ -62,7 +63,10 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         }
         Command::Check { format } => configuration::check(config, format.into())?,
         Command::Dump { output } => done(configuration::dump(config, output.as_deref()))?,
-        Command::Doctor { format } => report::doctor(config, format.into())?,
+        Command::Doctor { probe, format } => {
+            let depth = if probe { Depth::Probe } else { Depth::Read };
+            report::doctor(config, depth, format.into())?
+        }
         Command::Plan { tenants, simulate: Some(file), since, format } => {
             let window = window::between(&arguments::When { since, until: None })?;
             done(simulation::simulate(&daemon()?, config, &file, tenants.tenants, window, format.into()))?

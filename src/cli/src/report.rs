@@ -4,6 +4,7 @@ use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form, visible, word};
 use crate::recorded;
 use crate::table::{indented, render};
+use crate::trial;
 use bailiwick_audit::Run;
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
@@ -94,9 +95,12 @@ fn audit_status(report: &AuditReport) -> ExitStatus {
 }
 
 /// `bailiwick doctor`.
-pub(crate) fn doctor(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
+pub(crate) fn doctor(config: &Path, depth: Depth, form: Form) -> Result<ExitStatus, Failure> {
     let host = bailiwick_policy::read_host(config).map_err(|problems| crate::configuration::invalid(&problems))?;
-    let report = bailiwick_audit::doctor(config);
+    let mut report = bailiwick_audit::doctor(config);
+    if depth == Depth::Probe {
+        trial::add_trials(&host, &mut report, |what| output::complain_raw(&format!("{what}\n")))?;
+    }
     output::show(form, &report, doctor_text)?;
     Ok(doctor_status(&report, host.require))
 }

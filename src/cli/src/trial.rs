@@ -1,0 +1,330 @@
+//! `doctor --probe`: a throw-away tenant on this host, this file system and this disk, that really runs into each limit.
+//!
+//! It has a host of its own below the state directory: nothing of the real tenants' is read, changed or started.
+
+use bailiwick_policy::Host;
+use bailiwick_proto::Failure;
+use bailiwick_types::{ExitStatus, FeatureReport, FeatureState, HostReport};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long the throw-away host may take to answer.
+const READY_TIME: Duration = Duration::from_secs(30);
+/// Ids far above those of any tenant. Project ids and user ids alike.
+const FIRST_ID: u32 = 4_294_770_688;
+
+const PLAN: &str = "\
+profile = \"web\"
+[limits]
+cpu = \"20%\"
+memory = \"64M\"
+swap = \"0\"
+tasks = 32
+disk = \"16M\"
+inodes = \"500\"
+io_read = \"2M\"
+io_write = \"2M\"
+sessions = 2
+open_files = 64
+tmp = \"1M\"
+shm = \"1M\"
+";
+
+/// What came of trying.
+enum Came {
+    Enforced(String),
+    NotEnforced(String),
+    Untried(String),
+}
+
+/// One limit, and how it is run into.
+struct Trial {
+    name: &'static str,
+    /// The feature of `doctor` whose remedy is this one's.
+    feature: &'static str,
+    run: fn(&Throwaway) -> io::Result<Came>,
+}
+
+const TRIALS: &[Trial] = &[
+    Trial { name: "cpu", feature: "cpu", run: cpu },
+    Trial { name: "memory", feature: "memory", run: memory },
+    Trial { name: "swap", feature: "swap", run: swap },
+    Trial { name: "tasks", feature: "tasks", run: tasks },
+    Trial { name: "disk", feature: "disk", run: disk },
+    Trial { name: "inodes", feature: "inodes", run: inodes },
+    Trial { name: "io_write", feature: "io", run: io_write },
+    Trial { name: "io_read", feature: "io", run: io_read },
+    Trial { name: "sessions", feature: "", run: sessions },
+    Trial { name: "open_files", feature: "", run: open_files },
+    Trial { name: "tmp", feature: "", run: tmp },
+    Trial { name: "shm", feature: "", run: shm },
+];
+
+/// Tries every limit and adds what came of it to a report. `progress` hears which is tried.
+pub(crate) fn add_trials(host: &Host, report: &mut HostReport, progress: impl Fn(&str)) -> Result<(), Failure> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::of(ExitStatus::Failed, format!("cannot {what} the throw-away tenant: {error}"))
+    };
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::of(ExitStatus::Refused, "only root can make the throw-away tenant of --probe"));
+    }
+    progress("making a throw-away tenant");
+    let throwaway = Throwaway::new(host).map_err(|error| failed("make", &error))?;
+    for trial in TRIALS {
+        progress(&format!("running into {}", trial.name));
+        let came = (trial.run)(&throwaway).map_err(|error| failed(&format!("try \"{}\" with", trial.name), &error))?;
+        let remedy = || {
+            let feature = report.features.iter().find(|feature| feature.feature == trial.feature);
+            let remedy = feature.map(|feature| feature.remedy.clone()).unwrap_or_default();
+            if remedy.is_empty() { "report it as a defect".to_owned() } else { remedy }
+        };
+        let (state, evidence, remedy) = match came {
+            Came::Enforced(evidence) => (FeatureState::Works, evidence, String::new()),
+            Came::NotEnforced(evidence) => (FeatureState::Limited, evidence, remedy()),
+            Came::Untried(evidence) => {
+                let remedy = "remove what stood in the way, and run `bailiwick doctor --probe` again".to_owned();
+                (FeatureState::Limited, format!("not tried: {evidence}"), remedy)
+            }
+        };
+        report.features.push(FeatureReport { feature: format!("probe-{}", trial.name), state, evidence, remedy });
+    }
+    Ok(())
+}
+
+/// The host of the throw-away tenant. Everything of it is gone when the value is dropped.
+struct Throwaway {
+    state: PathBuf,
+    runtime: PathBuf,
+    daemon: Child,
+}
+
+impl Throwaway {
+    fn new(host: &Host) -> io::Result<Self> {
+        let place = host.state_dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+        let name = |folder: &Path| folder.join(format!(".bailiwick-probe-{}", std::process::id()));
+        let (state, runtime) = (name(place), name(Path::new("/run")));
+        for (path, mode) in [(&state, 0o711), (&runtime, 0o755)] {
+            std::fs::create_dir(path)?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        }
+        let etc = state.join("etc");
+        for folder in ["plans.d", "tenants.d"] {
+            std::fs::create_dir_all(etc.join(folder))?;
+        }
+        std::fs::set_permissions(&etc, std::fs::Permissions::from_mode(0o755))?;
+        let config = format!(
+            "state_dir = {:?}\nruntime_dir = {:?}\nids = {{ first = {FIRST_ID}, per_tenant = 65536 }}\nrequire = []\n\
+             reserve = {{ memory = \"0\", tasks = 1, disk = \"0\" }}\nadmins = [\"root\"]\nuser = {:?}\n",
+            state.join("state"),
+            runtime.join("run"),
+            host.user
+        );
+        std::fs::write(etc.join("bailiwick.toml"), config)?;
+        std::fs::write(etc.join("plans.d/probe.toml"), PLAN)?;
+        std::fs::write(etc.join("tenants.d/probe.toml"), "plan = \"probe\"\n")?;
+        let log = std::fs::File::create(state.join("log"))?;
+        let mut command = daemon_command();
+        command.args(["--standalone", "--config"]).arg(&etc).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let throwaway = Self { daemon: command.spawn()?, state, runtime };
+        throwaway.wait()?;
+        Ok(throwaway)
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let deadline = Instant::now() + READY_TIME;
+        loop {
+            let output = self.bailiwick(&["apply"])?;
+            if output.status.success() && self.bailiwick(&["exec", "probe", "--", "true"])?.status.success() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let log = std::fs::read_to_string(self.state.join("log")).unwrap_or_default();
+                let text = String::from_utf8_lossy(&output.stderr).into_owned();
+                return Err(io::Error::other(format!("{}\n{}", text.trim(), log.trim())));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "bailiwick".into()));
+        command.args(&arguments[..1]).arg("--config").arg(self.state.join("etc")).args(&arguments[1..]);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn bailiwick(&self, arguments: &[&str]) -> io::Result<Output> {
+        self.command(arguments).output()
+    }
+
+    /// Runs a line of shell inside; its status, and what it said.
+    fn inside(&self, line: &str) -> io::Result<(Option<i32>, String)> {
+        let output = self.bailiwick(&["exec", "probe", "--", "/bin/sh", "-c", line])?;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        Ok((output.status.code(), said.trim().to_owned()))
+    }
+
+    /// Microseconds of processor time that the tenant has used.
+    fn processor_time(&self) -> io::Result<u64> {
+        let output = self.bailiwick(&["show", "probe", "--json"])?;
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let path = shown["cgroup"]["unified"].as_str().ok_or(io::ErrorKind::NotFound)?.to_owned();
+        let hierarchies = bailiwick_sys::cgroup::hierarchies()?;
+        let mount = hierarchies.mount_of("unified").ok_or(io::ErrorKind::NotFound)?;
+        let text = bailiwick_sys::cgroup::read(bailiwick_sys::cgroup::open(mount, &path)?, "cpu.stat")?;
+        bailiwick_sys::cgroup::flat_keyed(&text, "usage_usec").ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// `bailiwickd`, where packages put it or beside this program; under systemd in a scope of its own, whose control groups it
+/// may divide.
+fn daemon_command() -> Command {
+    let beside = std::env::current_exe().unwrap_or_default().with_file_name("bailiwickd");
+    let program = if beside.exists() { beside } else { PathBuf::from("/usr/sbin/bailiwickd") };
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("systemd-run");
+    command.args(["--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--"]).arg(program);
+    command
+}
+
+impl Drop for Throwaway {
+    fn drop(&mut self) {
+        // What cannot be taken down here is named by the directories that stay behind.
+        drop(self.bailiwick(&["delete", "probe", "--purge"]));
+        let pid = i32::try_from(self.daemon.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        }
+        self.daemon.wait().ok();
+        std::fs::remove_dir_all(&self.state).ok();
+        std::fs::remove_dir_all(&self.runtime).ok();
+    }
+}
+
+/// The last line of what was said, in which commands say what went wrong.
+fn last(said: &str) -> String {
+    said.lines().last().unwrap_or("nothing was said").to_owned()
+}
+
+fn cpu(throwaway: &Throwaway) -> io::Result<Came> {
+    let (begin, before) = (Instant::now(), throwaway.processor_time()?);
+    throwaway.inside("timeout 3 sh -c 'while :; do :; done'")?;
+    let used = throwaway.processor_time()?.saturating_sub(before);
+    let per_cent = u128::from(used) * 100 / begin.elapsed().as_micros().max(1);
+    let evidence = format!("a loop got {per_cent}% of a core, 20% are allowed");
+    Ok(if per_cent <= 30 { Came::Enforced(evidence) } else { Came::NotEnforced(evidence) })
+}
+
+/// A line that must fail, with one of these words, and what it does. That it fails for another reason proves nothing.
+fn refused(throwaway: &Throwaway, line: &str, words: &[&str], what: &str) -> io::Result<Came> {
+    let (status, said) = throwaway.inside(line)?;
+    let because = said.lines().find(|line| words.iter().any(|word| line.contains(word)));
+    Ok(match (status, because) {
+        (Some(0), _) => Came::NotEnforced(format!("{what} was not refused")),
+        (_, Some(because)) => Came::Enforced(format!("{what} was refused: {because}")),
+        (_, None) => Came::Untried(format!("it failed for another reason: {}", last(&said))),
+    })
+}
+
+/// What the kernel says at a limit of a file system.
+const NO_SPACE: &[&str] = &["quota exceeded", "No space left"];
+
+fn memory(throwaway: &Throwaway) -> io::Result<Came> {
+    let (status, _) = throwaway.inside("head -c 128M /dev/zero | tail -c 127M | wc -c | grep -q 133169152")?;
+    Ok(match status {
+        Some(0) => Came::NotEnforced("128M were held, 64M are allowed".to_owned()),
+        _ => Came::Enforced("a process that wanted to hold 128M was ended, 64M are allowed".to_owned()),
+    })
+}
+
+fn swap(throwaway: &Throwaway) -> io::Result<Came> {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if swaps.lines().count() < 2 {
+        return Ok(Came::Untried("this machine has no swap space now".to_owned()));
+    }
+    memory(throwaway)
+}
+
+fn tasks(throwaway: &Throwaway) -> io::Result<Came> {
+    let line = "i=0; while [ $i -lt 64 ]; do sleep 1 & i=$((i+1)); done";
+    let came = refused(throwaway, line, &["fork", "temporarily"], "the 64th process, of 32 allowed,");
+    std::thread::sleep(Duration::from_millis(1500));
+    came
+}
+
+fn disk(throwaway: &Throwaway) -> io::Result<Came> {
+    let line =
+        "dd if=/dev/zero of=/home/big bs=1M count=32 conv=fsync status=none; s=$?; rm -f /home/big; sync; exit $s";
+    refused(throwaway, line, NO_SPACE, "a file of 32M, of 16M allowed,")
+}
+
+fn inodes(throwaway: &Throwaway) -> io::Result<Came> {
+    let line = "mkdir -p /home/i && cd /home/i && i=0; s=0; \
+                while [ $i -lt 600 ]; do : > f$i || { s=1; break; }; i=$((i+1)); done; rm -rf /home/i; exit $s";
+    refused(throwaway, line, NO_SPACE, "the 600th file, of 500 allowed,")
+}
+
+/// 8M at 2M a second.
+fn slow(throwaway: &Throwaway, line: &str) -> io::Result<Came> {
+    let begin = Instant::now();
+    let (status, said) = throwaway.inside(line)?;
+    if status != Some(0) {
+        return Ok(Came::Untried(last(&said)));
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    let evidence = format!("8M took {seconds:.1} s, 2M a second are allowed");
+    Ok(if seconds > 2.5 { Came::Enforced(evidence) } else { Came::NotEnforced(evidence) })
+}
+
+fn io_write(throwaway: &Throwaway) -> io::Result<Came> {
+    slow(throwaway, "dd if=/dev/zero of=/home/io bs=1M count=8 oflag=direct status=none")
+}
+
+fn io_read(throwaway: &Throwaway) -> io::Result<Came> {
+    slow(throwaway, "dd if=/home/io of=/dev/null bs=1M iflag=direct status=none")
+}
+
+fn sessions(throwaway: &Throwaway) -> io::Result<Came> {
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut command = throwaway.command(&["exec", "probe", "--", "sleep", "20"]);
+        held.push(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let third = throwaway.bailiwick(&["exec", "probe", "--", "true"]);
+    for mut child in held {
+        child.kill()?;
+        child.wait()?;
+    }
+    let third = third?;
+    let said = last(&String::from_utf8_lossy(&third.stderr));
+    // A session that is hung up ends a moment later.
+    std::thread::sleep(Duration::from_millis(500));
+    Ok(match third.status.code() {
+        Some(0) => Came::NotEnforced("a third session, of 2 allowed, was let in".to_owned()),
+        _ => Came::Enforced(format!("a third session was refused: {said}")),
+    })
+}
+
+fn open_files(throwaway: &Throwaway) -> io::Result<Came> {
+    refused(throwaway, "ulimit -n 65", &["not permitted"], "to allow itself a 65th descriptor, of 64,")
+}
+
+fn tmp(throwaway: &Throwaway) -> io::Result<Came> {
+    refused(
+        throwaway,
+        "head -c 2M /dev/zero > /tmp/probe; s=$?; rm -f /tmp/probe; exit $s",
+        NO_SPACE,
+        "2M in /tmp, of 1M allowed,",
+    )
+}
+
+fn shm(throwaway: &Throwaway) -> io::Result<Came> {
+    let line = "head -c 2M /dev/zero > /dev/shm/probe; s=$?; rm -f /dev/shm/probe; exit $s";
+    refused(throwaway, line, NO_SPACE, "2M in /dev/shm, of 1M allowed,")
+}
