@@ -11,7 +11,7 @@ use bailiwick_proto::control::{
     Depth, Exec, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
 };
 use bailiwick_proto::init::Spawn;
-use bailiwick_proto::warden::RosterEntry;
+use bailiwick_proto::warden::{MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
 use bailiwick_types::HostFacts;
 use bailiwick_types::{Action, AuditReport, Bound, Change, ExitStatus, IdRange, Limits, Observed, TenantName};
@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 /// Between two looks at what runs.
@@ -28,6 +29,9 @@ const RECONCILE_TIME: Duration = Duration::from_secs(30);
 
 /// The least time between a jail that ended by itself and its next start.
 const AGAIN_TIME: Duration = Duration::from_secs(1);
+
+/// How many inits are asked something at a time.
+const ASKED_AT_ONCE: usize = 32;
 
 type Roster = BTreeMap<TenantName, RosterEntry>;
 
@@ -302,19 +306,58 @@ impl Daemon {
         }
     }
 
-    /// The kernel's view of a tenant, with what only a process inside can tell.
-    async fn observe(&self, tenant: &TenantName) -> Result<Observed, Failure> {
-        let WardenReply::Observed(mut observed) =
-            self.link.ask(&WardenRequest::Observe { tenant: tenant.clone() }).await?
-        else {
-            return Err(unexpected());
-        };
-        if let (Some(jail), Some(ids)) = (&mut observed.jail, observed.ids)
-            && !jail.frozen
-        {
-            jail.landlock_denies_canary = door::canary_denied(&self.init_socket(tenant), ids).await;
+    /// The kernel's view of tenants, in their order. Asked for in portions; one that does not fit into an answer, because a
+    /// tenant has made as many processes and mounts as it may, is asked for one by one.
+    async fn observe(&self, tenants: &[TenantName]) -> Result<Vec<Observed>, Failure> {
+        let mut all = Vec::with_capacity(tenants.len());
+        for portion in tenants.chunks(MOST_OBSERVED) {
+            match self.link.ask(&WardenRequest::Observe { tenants: portion.to_vec() }).await {
+                Ok(WardenReply::Observed(observed)) if observed.len() == portion.len() => all.extend(observed),
+                Ok(_) => return Err(unexpected()),
+                Err(failure) if portion.len() == 1 => return Err(failure),
+                Err(_) => {
+                    for tenant in portion {
+                        let request = WardenRequest::Observe { tenants: vec![tenant.clone()] };
+                        match self.link.ask(&request).await? {
+                            WardenReply::Observed(observed) if observed.len() == 1 => all.extend(observed),
+                            _ => return Err(unexpected()),
+                        }
+                    }
+                }
+            }
         }
-        Ok(*observed)
+        Ok(all)
+    }
+
+    async fn observe_one(&self, tenant: &TenantName) -> Result<Observed, Failure> {
+        self.observe(std::slice::from_ref(tenant)).await?.pop().ok_or_else(unexpected)
+    }
+
+    /// Adds what only a process inside can tell. Several inits are asked at a time: one that does not answer holds up few.
+    async fn ask_inits(&self, all: &mut [Observed]) {
+        let mut asked = JoinSet::new();
+        let mut waiting: Vec<(usize, PathBuf, IdRange)> = Vec::new();
+        for (index, observed) in all.iter().enumerate() {
+            if let (Some(jail), Some(ids)) = (&observed.jail, observed.ids)
+                && !jail.frozen
+            {
+                waiting.push((index, self.init_socket(&observed.tenant), ids));
+            }
+        }
+        let mut answered = Vec::new();
+        while !waiting.is_empty() || !asked.is_empty() {
+            while asked.len() < ASKED_AT_ONCE
+                && let Some((index, socket, ids)) = waiting.pop()
+            {
+                asked.spawn(async move { (index, door::canary_denied(&socket, ids).await) });
+            }
+            answered.extend(asked.join_next().await.and_then(Result::ok));
+        }
+        for (index, denied) in answered {
+            if let Some(jail) = &mut all[index].jail {
+                jail.landlock_denies_canary = denied;
+            }
+        }
     }
 
     fn init_socket(&self, tenant: &TenantName) -> PathBuf {
@@ -390,7 +433,9 @@ impl Daemon {
         };
         let limits = match &tenant {
             Some(tenant) => {
-                let (observed, facts) = (self.observe(name).await?, self.facts().await?);
+                let (mut observed, facts) = ([self.observe_one(name).await?], self.facts().await?);
+                self.ask_inits(&mut observed).await;
+                let [observed] = observed;
                 bailiwick_audit::judge(tenant, &host, &facts, &observed).limits
             }
             None => Vec::new(),
@@ -416,39 +461,31 @@ impl Daemon {
     pub(crate) async fn plan(&self, _permission: Permission, names: &[TenantName]) -> Result<Vec<Change>, Failure> {
         self.reload().ok();
         let roster = self.roster().await?;
+        let facts = self.facts().await?;
         let mut changes = Vec::new();
-        for (name, tenant) in self.meant(names, &roster)? {
-            changes.extend(self.differences(&name, tenant.as_ref(), roster.get(&name)).await?);
+        for portion in self.meant(names, &roster)?.chunks(MOST_OBSERVED) {
+            for ((name, tenant), observed) in portion.iter().zip(self.observe_those_up(portion, &roster).await?) {
+                changes.extend(differences(name, tenant.as_ref(), roster.get(name), observed, &facts));
+            }
         }
         Ok(changes)
     }
 
-    async fn differences(
+    /// What is observed of those of a portion whose jails run; of one that is down the roster says enough: 10,000 of them
+    /// cost nothing.
+    async fn observe_those_up(
         &self,
-        name: &TenantName,
-        tenant: Option<&Tenant>,
-        entry: Option<&RosterEntry>,
-    ) -> Result<Vec<Change>, Failure> {
-        let runs = entry.is_some_and(|entry| entry.pid.is_some());
-        let Some(tenant) = tenant else {
-            let change = |actual: &str, action| Change {
-                tenant: name.clone(),
-                what: "state".to_owned(),
-                actual: actual.to_owned(),
-                declared: "deleted".to_owned(),
-                action,
-            };
-            return Ok(if runs { vec![change("running", Action::Stop)] } else { Vec::new() });
-        };
-        let held = entry.is_some_and(|entry| entry.held);
-        // Of one that is down the roster says enough: 10,000 of them cost nothing.
-        let observed = if runs {
-            self.observe(name).await?
-        } else {
-            let ids = entry.map(|entry| entry.ids);
-            Observed { tenant: name.clone(), ids, jail: None, strays: Vec::new(), disk: None }
-        };
-        Ok(difference(tenant, &*self.facts().await?, &observed, held))
+        portion: &[(TenantName, Option<Tenant>)],
+        roster: &Roster,
+    ) -> Result<Vec<Option<Observed>>, Failure> {
+        let is_up = |name: &TenantName| roster.get(name).is_some_and(|entry| entry.pid.is_some());
+        let up: Vec<TenantName> = portion
+            .iter()
+            .filter(|(name, tenant)| tenant.is_some() && is_up(name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut observed = self.observe(&up).await?.into_iter().peekable();
+        Ok(portion.iter().map(|(name, _)| observed.next_if(|observed| observed.tenant == *name)).collect())
     }
 
     /// Reads the policy again and makes it so; `progress` hears how many are done.
@@ -463,31 +500,30 @@ impl Daemon {
         let _one = self.changing.lock().await;
         let roster = self.roster().await?;
         let meant = self.meant(names, &roster)?;
+        let facts = self.facts().await?;
         let mut outcomes = Vec::new();
         let mut last = Instant::now();
         let total = meant.len() as u64;
-        for (done, (name, tenant)) in (0..).zip(meant) {
-            if last.elapsed() >= Duration::from_millis(200) {
-                // Nobody listens, or not fast enough: a number less is no loss.
-                progress.try_send((done, total)).ok();
-                last = Instant::now();
-            }
-            let result = self.apply_one(&name, tenant.as_ref(), roster.get(&name)).await;
-            match result {
-                Ok("unchanged") if names.is_empty() => {}
-                result => outcomes.push(outcome(name, result)),
+        let mut done: u64 = 0;
+        for portion in meant.chunks(MOST_OBSERVED) {
+            for ((name, tenant), observed) in portion.iter().zip(self.observe_those_up(portion, &roster).await?) {
+                if last.elapsed() >= Duration::from_millis(200) {
+                    // Nobody listens, or not fast enough: a number less is no loss.
+                    progress.try_send((done, total)).ok();
+                    last = Instant::now();
+                }
+                done += 1;
+                let changes = differences(name, tenant.as_ref(), roster.get(name), observed, &facts);
+                match self.apply_one(name, &changes).await {
+                    Ok("unchanged") if names.is_empty() => {}
+                    result => outcomes.push(outcome(name.clone(), result)),
+                }
             }
         }
         Ok(outcomes)
     }
 
-    async fn apply_one(
-        &self,
-        name: &TenantName,
-        tenant: Option<&Tenant>,
-        entry: Option<&RosterEntry>,
-    ) -> Result<&'static str, Failure> {
-        let changes = self.differences(name, tenant, entry).await?;
+    async fn apply_one(&self, name: &TenantName, changes: &[Change]) -> Result<&'static str, Failure> {
         let wanted = |action| changes.iter().any(|change| change.action == action);
         let request = || WardenRequest::Start { tenant: name.clone() };
         if wanted(Action::Stop) {
@@ -569,15 +605,18 @@ impl Daemon {
         self.reload().ok();
         let roster = self.roster().await?;
         let (host, facts) = (self.host(), self.facts().await?);
+        let declared: Vec<Tenant> = self.meant(names, &roster)?.into_iter().filter_map(|(_, tenant)| tenant).collect();
         let mut tenants = Vec::new();
-        for (name, tenant) in self.meant(names, &roster)? {
-            if let Some(tenant) = tenant {
-                let observed = self.observe(&name).await?;
-                let mut report = bailiwick_audit::judge(&tenant, &host, &facts, &observed);
+        for portion in declared.chunks(MOST_OBSERVED) {
+            let names: Vec<TenantName> = portion.iter().map(|tenant| tenant.name.clone()).collect();
+            let mut all = self.observe(&names).await?;
+            self.ask_inits(&mut all).await;
+            for (tenant, observed) in portion.iter().zip(all) {
+                let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
                 if let (Depth::Probe, Some(jail), Some(ids)) = (depth, &observed.jail, observed.ids)
                     && !jail.frozen
                 {
-                    let told = door::probe(&self.init_socket(&name), ids).await;
+                    let told = door::probe(&self.init_socket(&tenant.name), ids).await;
                     bailiwick_audit::add_probes(&mut report, tenant.settings.profile, told.as_deref());
                 }
                 tenants.push(report);
@@ -657,6 +696,33 @@ impl Daemon {
         *count += 1;
         Ok(Counted { daemon: Arc::clone(self), tenant: tenant.name.clone() })
     }
+}
+
+/// The difference between a tenant as it is declared and as it is. `observed` is `None` for one that is down.
+fn differences(
+    name: &TenantName,
+    tenant: Option<&Tenant>,
+    entry: Option<&RosterEntry>,
+    observed: Option<Observed>,
+    facts: &HostFacts,
+) -> Vec<Change> {
+    let runs = entry.is_some_and(|entry| entry.pid.is_some());
+    let Some(tenant) = tenant else {
+        let change = |actual: &str, action| Change {
+            tenant: name.clone(),
+            what: "state".to_owned(),
+            actual: actual.to_owned(),
+            declared: "deleted".to_owned(),
+            action,
+        };
+        return if runs { vec![change("running", Action::Stop)] } else { Vec::new() };
+    };
+    let held = entry.is_some_and(|entry| entry.held);
+    let observed = observed.unwrap_or_else(|| {
+        let ids = entry.map(|entry| entry.ids);
+        Observed { tenant: name.clone(), ids, jail: None, strays: Vec::new(), disk: None }
+    });
+    difference(tenant, facts, &observed, held)
 }
 
 fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {

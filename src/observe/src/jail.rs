@@ -39,9 +39,14 @@ pub struct Subject<'a> {
     pub storage: Option<(BorrowedFd<'a>, &'a QuotaFacts)>,
 }
 
-/// The users of every process of the host at one time: taken once for many tenants.
+/// What is the same for every tenant at one time, taken once for many: the users of every process of the host, where its
+/// control groups are, and its own namespaces.
 #[derive(Debug, Clone)]
-pub struct Census(Vec<(u32, [u32; 4])>);
+pub struct Census {
+    users: Vec<(u32, [u32; 4])>,
+    hierarchies: Hierarchies,
+    host_namespaces: BTreeSet<u64>,
+}
 
 impl Census {
     /// Takes it.
@@ -55,7 +60,12 @@ impl Census {
                 users.push((pid, status.uids));
             }
         }
-        Ok(Self(users))
+        Self::of(users)
+    }
+
+    fn of(users: Vec<(u32, [u32; 4])>) -> Result<Self, ObserveError> {
+        let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
+        Ok(Self { users, hierarchies, host_namespaces: host_namespaces()? })
     }
 }
 
@@ -72,17 +82,17 @@ pub fn observe(subject: &Subject<'_>) -> Result<Observed, ObserveError> {
 /// # Errors
 /// As [`observe`].
 pub fn observe_with(subject: &Subject<'_>, census: &Census) -> Result<Observed, ObserveError> {
-    let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
     Ok(Observed {
         tenant: subject.tenant.clone(),
         ids: subject.ids,
-        jail: jail(subject, &hierarchies)?,
+        jail: jail(subject, census)?,
         strays: strays(subject, census)?,
         disk: disk(subject)?,
     })
 }
 
-fn jail(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<ObservedJail>, ObserveError> {
+fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, ObserveError> {
+    let hierarchies = &census.hierarchies;
     let Some((pid, start_time)) = subject.init else { return Ok(None) };
     let Some(init) = unless_gone(pid, proc::facts(pid))?.filter(|init| init.start_time == start_time) else {
         return Ok(None);
@@ -111,7 +121,7 @@ fn jail(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<Obser
         namespace_owner,
         uid_map,
         gid_map,
-        host_namespaces: host_namespaces()?,
+        host_namespaces: census.host_namespaces.clone(),
         mounts,
         mounts_cut,
         processes,
@@ -255,7 +265,7 @@ fn strays(subject: &Subject<'_>, census: &Census) -> Result<Vec<ProcessFacts>, O
     let Some(ids) = subject.ids else { return Ok(Vec::new()) };
     let is_tenants = |uids: &[u32; 4]| uids.iter().any(|uid| ids.contains(*uid));
     let mut found = Vec::new();
-    for (pid, _) in census.0.iter().filter(|(_, uids)| is_tenants(uids)) {
+    for (pid, _) in census.users.iter().filter(|(_, uids)| is_tenants(uids)) {
         // Read anew: since the census the number may have been given away, or the process may have moved.
         let Some(facts) = unless_gone(*pid, proc::facts(*pid))? else { continue };
         if is_tenants(&facts.uids) && !belongs(subject.cgroups, &facts.cgroups) {
@@ -322,7 +332,8 @@ mod tests {
         let pid = std::process::id();
         let uids = proc::status(pid).expect("status").uids;
         let cgroups = map(&[("unified", "/no-such-group-of-a-tenant")]);
-        let observed = observe_with(&own_subject(&tenant, &cgroups, uids[0]), &Census(Vec::new())).expect("reads");
+        let observed = observe_with(&own_subject(&tenant, &cgroups, uids[0]), &Census::of(Vec::new()).expect("census"))
+            .expect("reads");
         let jail = observed.jail.expect("lives");
         assert_eq!(jail.init.pid, pid);
         assert!(jail.init.namespaces.values().all(|inode| jail.host_namespaces.contains(inode)));
@@ -338,8 +349,8 @@ mod tests {
         let pid = std::process::id();
         let mut cgroups = proc::cgroups(pid).expect("groups");
         cgroups.retain(|hierarchy, _| hierarchy == "unified");
-        let census = Census(vec![(pid, proc::status(pid).expect("status").uids)]);
-        let subject = own_subject(&tenant, &cgroups, census.0[0].1[0]);
+        let census = Census::of(vec![(pid, proc::status(pid).expect("status").uids)]).expect("census");
+        let subject = own_subject(&tenant, &cgroups, census.users[0].1[0]);
         assert_eq!(strays(&subject, &census).expect("reads"), []);
         let hierarchies = cgroup::hierarchies().expect("hierarchies");
         let group = group(&subject, &hierarchies).expect("reads").expect("there");
@@ -353,19 +364,19 @@ mod tests {
         let uids = proc::status(pid).expect("status").uids;
         let cgroups = map(&[("unified", "/no-such-group-of-a-tenant")]);
         let subject = own_subject(&tenant, &cgroups, uids[0]);
-        let observed = observe_with(&subject, &Census(vec![(pid, uids)])).expect("reads");
+        let observed = observe_with(&subject, &Census::of(vec![(pid, uids)]).expect("census")).expect("reads");
         assert_eq!(observed.strays.iter().map(|stray| stray.pid).collect::<Vec<_>>(), [pid]);
         assert_eq!(observed.jail.expect("lives").processes, []);
         let subject = Subject { init: Some((pid, 1)), ids: None, ..subject };
-        let observed = observe_with(&subject, &Census(vec![(pid, uids)])).expect("reads");
+        let observed = observe_with(&subject, &Census::of(vec![(pid, uids)]).expect("census")).expect("reads");
         assert_eq!((observed.jail, observed.strays.len()), (None, 0));
         let subject = Subject { init: Some((u32::MAX, 1)), ..subject };
-        assert_eq!(observe_with(&subject, &Census(Vec::new())).expect("reads").jail, None);
+        assert_eq!(observe_with(&subject, &Census::of(Vec::new()).expect("census")).expect("reads").jail, None);
     }
 
     #[test]
     fn a_census_has_this_process_in_it() {
         let pid = std::process::id();
-        assert!(Census::take().expect("census").0.iter().any(|(other, _)| *other == pid));
+        assert!(Census::take().expect("census").users.iter().any(|(other, _)| *other == pid));
     }
 }

@@ -50,8 +50,8 @@ pub enum WardenRequest {
     },
     /// Read the kernel's view of a tenant. Safe: changes nothing.
     Observe {
-        /// Whose.
-        tenant: TenantName,
+        /// Whose, at most [`MOST_OBSERVED`]. The answer has the same order.
+        tenants: Vec<TenantName>,
     },
     /// What the host is capable of. Safe: changes nothing.
     Facts,
@@ -74,6 +74,9 @@ pub enum WardenRequest {
         tenant: TenantName,
     },
 }
+
+/// The most tenants of one `Observe`.
+pub const MOST_OBSERVED: usize = 64;
 
 /// Whether a jail that is ended stays down until an operator starts it. `Start` always ends a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +102,7 @@ pub enum WardenReply {
     /// Nothing had to be done.
     Unchanged,
     /// To `Observe`.
-    Observed(Box<Observed>),
+    Observed(Vec<Observed>),
     /// To `Watch`, each time that something happens.
     Event(WardenEvent),
     /// To `Evidence`.

@@ -13,16 +13,16 @@ use crate::runtime::{DaemonUser, Runtime, RuntimeError};
 use crate::step::{Step, reach};
 use crate::storage::{Storage, StorageError};
 use crate::watch::Watch;
-use bailiwick_observe::{ObserveError, Subject};
+use bailiwick_observe::{Census, ObserveError, Subject};
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::control::controls;
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
-use bailiwick_proto::warden::{Reached, RosterEntry, WardenEvent};
+use bailiwick_proto::warden::{MOST_OBSERVED, Reached, RosterEntry, WardenEvent};
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
-use bailiwick_types::{DiskFact, ExitStatus, IdRange, QuotaFacts, TenantName};
+use bailiwick_types::{DiskFact, ExitStatus, IdRange, Observed, QuotaFacts, TenantName};
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -334,7 +334,7 @@ impl Warden {
             WardenRequest::Freeze { tenant } => self.freeze(&tenant, true),
             WardenRequest::Thaw { tenant } => self.freeze(&tenant, false),
             WardenRequest::Purge { tenant } => self.purge(&tenant),
-            WardenRequest::Observe { tenant } => self.observe(&tenant),
+            WardenRequest::Observe { tenants } => self.observe_all(&tenants),
             WardenRequest::Facts => self.facts(),
             WardenRequest::Disks => self.disks(),
             WardenRequest::Evidence { tenant } => self.evidence(&tenant),
@@ -578,7 +578,17 @@ impl Warden {
         Ok(WardenReply::Done)
     }
 
-    fn observe(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+    fn observe_all(&mut self, names: &[TenantName]) -> Result<WardenReply, Failure> {
+        if names.len() > MOST_OBSERVED {
+            let message = format!("{} tenants are more than can be observed at once", names.len());
+            return Err(Failure::of(ExitStatus::Invalid, message));
+        }
+        let census = Census::take().map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        let observed = names.iter().map(|name| self.observe(name, &census)).collect::<Result<_, _>>()?;
+        Ok(WardenReply::Observed(observed))
+    }
+
+    fn observe(&mut self, name: &TenantName, census: &Census) -> Result<Observed, Failure> {
         let controls = match bailiwick_policy::read_tenant(&self.config, name) {
             Ok((_, Some(tenant))) => controls(&tenant.settings.limits, &self.facts),
             _ => Vec::new(),
@@ -590,12 +600,12 @@ impl Warden {
         let storage = dir.as_ref().map(|dir| (dir.as_fd(), &self.facts.storage.quota));
         let ids = self.ledger.ids(name);
         let subject = Subject { tenant: name, ids, init, cgroups: &cgroups, controls: &controls, storage };
-        let mut observed = bailiwick_observe::observe(&subject)
+        let mut observed = bailiwick_observe::observe_with(&subject, census)
             .map_err(|error| failure(ExitStatus::Failed, name, "observe", &error))?;
         if let Some(disk) = &mut observed.disk {
             disk.held_back = self.held_back;
         }
-        Ok(WardenReply::Observed(Box::new(observed)))
+        Ok(observed)
     }
 
     fn evidence(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
