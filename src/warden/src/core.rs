@@ -296,7 +296,8 @@ impl Warden {
         let reserve = self.host.reserve.disk.0;
         let free = self.storage.free().ok()?;
         // Given back only with some room to spare, or it would come and go.
-        let reached = if self.held_back { free < reserve.saturating_add(reserve / 8) } else { free < reserve };
+        let spare = (reserve / 8).min(64 << 20);
+        let reached = if self.held_back { free < reserve.saturating_add(spare) } else { free < reserve };
         if reached == self.held_back || !self.facts.storage.quota.bounds_anything() {
             return None;
         }
