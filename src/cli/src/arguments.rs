@@ -208,6 +208,9 @@ pub(crate) enum Command {
         tenants: Any,
         #[command(flatten)]
         window: When,
+        /// What they use now, and not what was recorded
+        #[arg(long, conflicts_with_all = ["since", "until"])]
+        now: bool,
         /// Sort by a measure, the highest first: cpu, memory, tasks, disk, io_read, ...
         #[arg(long, value_name = "MEASURE")]
         by: Option<Measure>,
@@ -277,6 +280,8 @@ pub(crate) enum Generate {
         #[arg(long, value_name = "DIR")]
         output: PathBuf,
     },
+    /// Print the schema of what `audit --json` prints (JSON Schema, draft 2020-12)
+    Schema,
     /// Print the completions for a shell
     Completions {
         /// Which shell

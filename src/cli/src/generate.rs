@@ -7,6 +7,9 @@ use bailiwick_types::ExitStatus;
 use clap::CommandFactory;
 use std::path::Path;
 
+/// What `audit --json` prints.
+pub(crate) const AUDIT_SCHEMA: &str = include_str!("../../../docs/schema/audit.json");
+
 /// `bailiwick generate man`: `bailiwick.1` and one page for each command.
 pub(crate) fn man(dir: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(dir)
@@ -33,6 +36,11 @@ fn script(shell: Shell) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bailiwick_types::{
+        AuditReport, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport, Severity,
+        TenantReport, Verdict, WallReport,
+    };
+    use serde_json::Value;
 
     #[test]
     fn every_command_has_a_page() {
@@ -57,5 +65,78 @@ mod tests {
                 assert!(script.contains(command.get_name()), "{shell:?} {}", command.get_name());
             }
         }
+    }
+
+    /// Whether a value is what a schema says, as far as the schema above uses the language.
+    fn check(schema: &Value, root: &Value, value: &Value, place: &str) {
+        if let Some(reference) = schema["$ref"].as_str() {
+            let name = reference.rsplit('/').next().expect("a name");
+            return check(&root["$defs"][name], root, value, place);
+        }
+        if let Some(known) = schema["enum"].as_array() {
+            assert!(known.contains(value), "{place}: {value}");
+        }
+        let kinds: Vec<&str> = match &schema["type"] {
+            Value::String(kind) => vec![kind],
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let kind = match value {
+            Value::Null => "null",
+            Value::Object(_) => "object",
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Number(_) => "integer",
+            Value::Bool(_) => "boolean",
+        };
+        assert!(kinds.is_empty() || kinds.contains(&kind), "{place}: {value} is no {kinds:?}");
+        if let Value::Object(fields) = value {
+            for (key, field) in fields {
+                let property = &schema["properties"][key];
+                assert!(property.is_object(), "{place}: \"{key}\" is not in the schema");
+                check(property, root, field, &format!("{place}.{key}"));
+            }
+            for required in schema["required"].as_array().into_iter().flatten() {
+                assert!(fields.contains_key(required.as_str().expect("a key")), "{place}: {required} is missing");
+            }
+        }
+        for item in value.as_array().into_iter().flatten() {
+            check(&schema["items"], root, item, &format!("{place}[]"));
+        }
+    }
+
+    #[test]
+    fn what_is_printed_is_what_the_schema_says() {
+        let schema: Value = serde_json::from_str(AUDIT_SCHEMA).expect("JSON");
+        let text = || "text".to_owned();
+        let verdicts = [Verdict::Enforced, Verdict::Down, Verdict::Nominal, Verdict::Drift, Verdict::Breached];
+        let limit = |number: Option<u64>, verdict| LimitReport {
+            resource: text(),
+            declared: text(),
+            enforced: number.map(|_| text()),
+            used: number,
+            peak: number,
+            faults: number,
+            verdict,
+        };
+        let finding =
+            |severity| Finding { id: "BW001".to_owned(), severity, tenant: None, evidence: text(), remedy: text() };
+        let tenants = verdicts.map(|verdict| TenantReport {
+            name: "alice".parse().expect("a name"),
+            verdict,
+            walls: vec![WallReport { wall: text(), evidence: text(), verdict }],
+            limits: vec![limit(None, verdict), limit(Some(7), verdict)],
+            probes: vec![ProbeReport { attempt: text(), expected: text(), told: text(), verdict }],
+            findings: [Severity::Notice, Severity::Warning, Severity::Critical].map(finding).into(),
+        });
+        let features = [FeatureState::Works, FeatureState::Limited, FeatureState::Missing].map(|state| FeatureReport {
+            feature: text(),
+            state,
+            evidence: text(),
+            remedy: text(),
+        });
+        let report =
+            AuditReport { tenants: tenants.into(), host: HostReport { kernel: text(), features: features.into() } };
+        check(&schema, &schema, &serde_json::to_value(&report).expect("JSON"), "$");
     }
 }

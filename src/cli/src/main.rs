@@ -112,9 +112,10 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
             };
             report::audit(&daemon()?, tenants.tenants, depth, form)?
         }
-        Command::Usage { tenants, window, by, threshold, format } => {
+        Command::Usage { tenants, window, now, by, threshold, format } => {
+            let window = if now { None } else { Some(window::between(&window)?) };
             let selection = usage::Selection { by, threshold };
-            done(recorded::usage(&daemon()?, tenants.tenants, window::between(&window)?, selection, format.into()))?
+            done(recorded::usage(&daemon()?, tenants.tenants, window, selection, format.into()))?
         }
         Command::History { tenant, window, step, format } => {
             done(recorded::history(&daemon()?, tenant, window::between(&window)?, step, format.into()))?
@@ -129,6 +130,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         }
         Command::Reload { format } => change::reload(&daemon()?, format.into())?,
         Command::Generate { what: Generate::Man { output } } => done(generate::man(&output))?,
+        Command::Generate { what: Generate::Schema } => done(output::print(generate::AUDIT_SCHEMA))?,
         Command::Generate { what: Generate::Completions { shell } } => done(generate::completions(shell))?,
     };
     Ok(status.code())

@@ -14,15 +14,15 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const LAST: u64 = 3600;
 const STEP: u64 = 60;
 
-/// `bailiwick usage`.
+/// `bailiwick usage`: over a window, or now.
 pub(crate) fn usage(
     daemon: &Daemon,
     tenants: Vec<TenantName>,
-    window: Window,
+    window: Option<Window>,
     selection: Selection,
     form: Form,
 ) -> Result<(), Failure> {
-    let request = ControlRequest::Usage { tenants, window: Some(window) };
+    let request = ControlRequest::Usage { tenants, window };
     let ControlReply::Usage(tenants) = daemon.ask(&request)? else { return Err(AskError::Unexpected.into()) };
     output::print(&usage::usage(&usage::select(tenants, selection), form))
 }

@@ -35,6 +35,8 @@ const PERIOD: Duration = Duration::from_secs(60);
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// How soon a warden that went away is asked again to tell what happens.
 const RETRY_TIME: Duration = Duration::from_secs(2);
+/// How often the roster is read, when a thousand jails are started one after another.
+const REFRESH_TIME: Duration = Duration::from_secs(1);
 /// How often pressure on one resource is looked into, and the failure of the history told.
 const PRESSURE_TIME: Duration = Duration::from_secs(10);
 const COMPLAINT_TIME: Duration = Duration::from_secs(600);
@@ -81,7 +83,7 @@ impl Recorder {
 
     /// Lets the thread know that jails have come or gone.
     pub(crate) fn look_again(&self) {
-        self.send(Box::new(|work| drop(work.refresh())));
+        self.send(Box::new(|work| work.stale = true));
     }
 
     fn send(&self, command: Command) {
@@ -124,6 +126,9 @@ pub(crate) struct Work {
     told: Option<(UnixStream, Decoder)>,
     told_at: Instant,
     next: Instant,
+    /// Jails have come or gone since the roster was read.
+    stale: bool,
+    refreshed: Instant,
     /// When the last sample was, and what it saw over how many seconds.
     last: Option<(Instant, BTreeMap<TenantName, Usage>, u64)>,
     pressed: BTreeMap<String, Instant>,
@@ -153,6 +158,8 @@ impl Work {
             told: None,
             told_at: Instant::now(),
             next: Instant::now() + PERIOD,
+            stale: false,
+            refreshed: Instant::now(),
             last: None,
             pressed: BTreeMap::new(),
             complained: None,
@@ -177,6 +184,10 @@ impl Work {
             if changed {
                 self.look_at_changed();
             }
+            if self.stale && self.refreshed.elapsed() >= REFRESH_TIME {
+                // Without the warden it stays stale.
+                drop(self.refresh());
+            }
             if Instant::now() >= self.next {
                 // A machine that slept makes up for nothing.
                 self.next = (self.next + PERIOD).max(Instant::now());
@@ -193,6 +204,9 @@ impl Work {
         let mut time = self.next.saturating_duration_since(Instant::now());
         if self.told.is_none() {
             time = time.min(RETRY_TIME);
+        }
+        if self.stale {
+            time = time.min(REFRESH_TIME);
         }
         let time = rustix::time::Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(60),
@@ -323,6 +337,7 @@ impl Work {
 
     /// Takes note of which jails run, and watches those that are new.
     fn refresh(&mut self) -> io::Result<()> {
+        self.refreshed = Instant::now();
         let WardenReply::Roster(roster) = self.ask(&WardenRequest::Roster)? else {
             return Err(io::ErrorKind::InvalidData.into());
         };
@@ -351,6 +366,7 @@ impl Work {
         }
         let live = &self.live;
         self.watched.retain(|_, tenant| live.contains_key(tenant));
+        self.stale = false;
         Ok(())
     }
 
