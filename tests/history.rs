@@ -81,7 +81,7 @@ fn a_minute_of_two_tenants() {
     let points = json(&host, &["history", "busy", "--since", "10m", "--step", "1m"]);
     assert!(!points.as_array().expect("points").is_empty());
     let text = host.ok(&["usage", "--by", "cpu", "--threshold", "50%"]);
-    assert!(text.contains("busy") && text.contains("% of 20.0%"), "{text}");
+    assert!(text.contains("busy") && text.contains("20.0%") && !text.contains("large"), "{text}");
     host.write("new/web.toml", "profile = \"web\"\n[limits]\ntasks = 8\nmemory = \"16M\"\n");
     let file = host.path("new/web.toml").display().to_string();
     // Its own value of memory holds for the one that has one.
