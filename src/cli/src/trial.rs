@@ -167,6 +167,22 @@ impl Throwaway {
         Ok((output.status.code(), said.trim().to_owned()))
     }
 
+    /// Waits until what was removed is free again: btrfs gives it back with its next commit, XFS in the background.
+    fn wait_for_room(&self) -> io::Result<()> {
+        let deadline = Instant::now() + READY_TIME;
+        loop {
+            rustix::fs::syncfs(std::fs::File::open(&self.state)?)?;
+            let (status, said) = self.inside("head -c 10M /dev/zero > /home/room; s=$?; rm -f /home/room; exit $s")?;
+            if status == Some(0) {
+                return rustix::fs::syncfs(std::fs::File::open(&self.state)?).map_err(Into::into);
+            }
+            if Instant::now() >= deadline {
+                return Err(io::Error::other(format!("what was removed does not become free: {said}")));
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
     /// Microseconds of processor time that the tenant has used.
     fn processor_time(&self) -> io::Result<u64> {
         let output = self.bailiwick(&["show", "probe", "--json"])?;
@@ -265,15 +281,16 @@ fn disk(throwaway: &Throwaway) -> io::Result<Came> {
     let line =
         "dd if=/dev/zero of=/home/big bs=1M count=32 conv=fsync status=none; s=$?; rm -f /home/big; sync; exit $s";
     let came = refused(throwaway, line, NO_SPACE, "a file of 32M, of 16M allowed,");
-    // Some file systems give space back only with their next commit.
-    rustix::fs::syncfs(std::fs::File::open(&throwaway.state)?)?;
+    throwaway.wait_for_room()?;
     came
 }
 
 fn inodes(throwaway: &Throwaway) -> io::Result<Came> {
     let line = "mkdir -p /home/i && cd /home/i && i=0; s=0; \
                 while [ $i -lt 600 ]; do : > f$i || { s=1; break; }; i=$((i+1)); done; rm -rf /home/i; exit $s";
-    refused(throwaway, line, NO_SPACE, "the 600th file, of 500 allowed,")
+    let came = refused(throwaway, line, NO_SPACE, "the 600th file, of 500 allowed,");
+    throwaway.wait_for_room()?;
+    came
 }
 
 /// 8M at 2M a second.

@@ -313,7 +313,8 @@ impl Work {
         }
         if gone {
             self.told = None;
-            self.told_at = Instant::now();
+            // Not at once: to connect is to start the warden again, which somebody may just be stopping.
+            self.told_at = Instant::now() + RETRY_TIME;
         }
         for event in events {
             match event {
