@@ -368,6 +368,10 @@ impl Work {
         let live = &self.live;
         self.watched.retain(|_, tenant| live.contains_key(tenant));
         self.stale = false;
+        if self.history.is_err() {
+            // The warden makes the directory for it, and may have come later than we did.
+            self.open_history();
+        }
         Ok(())
     }
 
@@ -641,10 +645,7 @@ impl Work {
         let history = self.history()?;
         let failed = |error| Failure::new(ExitStatus::Failed, &error);
         let totals = history.totals(window, tenants).map_err(failed)?;
-        let mut faults: BTreeMap<TenantName, BTreeMap<String, u64>> = BTreeMap::new();
-        for fault in history.faults(tenants, window, usize::MAX).map_err(failed)? {
-            *faults.entry(fault.tenant).or_default().entry(fault.limit).or_default() += fault.count;
-        }
+        let mut faults = history.fault_counts(window).map_err(failed)?;
         let limits = |tenant: &TenantName| {
             let declared = daemon.as_ref().and_then(|daemon| daemon.declared_limits(tenant));
             declared.map(|limits| Usage::bounds(&limits)).unwrap_or_default()

@@ -222,6 +222,28 @@ impl History {
         read().map_err(failed("read the history"))
     }
 
+    /// How many faults of each limit there were in a window.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn fault_counts(&self, window: Window) -> Result<BTreeMap<TenantName, BTreeMap<String, u64>>, HistoryError> {
+        let read = || -> rusqlite::Result<_> {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT name, word, sum(count) FROM fault JOIN tenant ON tenant.id = fault.tenant
+                 WHERE at >= ?1 AND at < ?2 GROUP BY fault.tenant, word",
+            )?;
+            let mut rows = statement.query(params![number(window.from.0), number(window.until.0)])?;
+            let mut found: BTreeMap<TenantName, BTreeMap<String, u64>> = BTreeMap::new();
+            while let Some(row) = rows.next()? {
+                let Ok(tenant) = row.get::<_, String>(0)?.parse() else { continue };
+                let count = u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0);
+                found.entry(tenant).or_default().insert(row.get(1)?, count);
+            }
+            Ok(found)
+        };
+        read().map_err(failed("read the history"))
+    }
+
     /// In how many minutes of a window a measure was above a bound, and in how many it was measured. Where the minutes are
     /// gone, an hour counts as one minute above when its peak was.
     ///
@@ -314,6 +336,9 @@ mod tests {
         assert_eq!(short, [(60, "memory", 8), (0, "memory", 3), (0, "tasks", 4)]);
         assert_eq!(history.faults(Some(&[name("b")]), window(0, HOUR), 10).expect("reads"), []);
         assert_eq!(history.faults(None, window(0, HOUR), 1).expect("reads").len(), 1);
+        let counts = history.fault_counts(window(0, HOUR)).expect("reads");
+        assert_eq!(counts[&name("a")], [("memory".to_owned(), 11), ("tasks".to_owned(), 4)].into());
+        assert!(history.fault_counts(window(HOUR, 2 * HOUR)).expect("reads").is_empty());
     }
 
     #[test]
