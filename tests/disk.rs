@@ -21,13 +21,25 @@ struct Bounded {
 
 /// A host where each profile that this kernel can run has a tenant with a disk limit of 16 MiB.
 fn bounded(limits: &str) -> Bounded {
+    bounded_on(None, limits)
+}
+
+/// The same on a file system of its own, so that free space is nobody else's doing.
+fn bounded_alone(limits: &str) -> Bounded {
+    let probe = Host::new();
+    let projects =
+        bailiwick_observe::host_facts(&probe.path("state")).expect("facts").storage.quota == QuotaFacts::Projects;
+    bounded_on(Some(if projects { Pool::ext4_with_quotas() } else { Pool::btrfs() }), limits)
+}
+
+fn bounded_on(pool: Option<Pool>, limits: &str) -> Bounded {
     let kind = |host: &Host| {
         let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
         facts.storage.quota
     };
     // Dropped after the host that is on it.
-    let mut pool = None;
-    let mut host = Host::new();
+    let mut pool = pool;
+    let mut host = pool.as_ref().map_or_else(Host::new, |pool| Host::within(pool.path()));
     if !kind(&host).bounds_anything() {
         let made = Pool::btrfs();
         host = Host::within(made.path());
@@ -336,7 +348,7 @@ fn what_is_found_uncharged_is_told_and_charged_by_the_next_start() {
 
 #[test]
 fn what_is_reserved_for_the_host_is_left_to_it() {
-    let bounded = bounded("");
+    let bounded = bounded_alone("");
     let host = &bounded.host;
     let free = || {
         let stat = rustix::fs::statvfs(host.path("state")).expect("statvfs");

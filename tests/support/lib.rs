@@ -65,23 +65,34 @@ impl Pool {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let real = dir.path().canonicalize().expect("real path");
         fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        Self::at(real.join("pool"), dir, size, make)
+        Self::at(real.join("pool"), dir, size, make, "loop")
+    }
+
+    /// One of ext4 with quotas of projects, which the kernel must have.
+    #[must_use]
+    pub fn ext4_with_quotas() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let real = dir.path().canonicalize().expect("real path");
+        fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        let make = ["mkfs.ext4", "-q", "-m", "0", "-O", "quota,project", "-E", "quotatype=prjquota"];
+        Self::at(real.join("pool"), dir, "512M", &make, "loop,prjquota")
     }
 
     /// The same, mounted where the state directory of a host will be.
     #[must_use]
     pub fn for_state_of(host: &Host, size: &str, make: &[&str]) -> Self {
-        let pool = Self::at(host.path("state"), tempfile::tempdir().expect("a temporary directory"), size, make);
+        let pool =
+            Self::at(host.path("state"), tempfile::tempdir().expect("a temporary directory"), size, make, "loop");
         fs::set_permissions(pool.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
         pool
     }
 
-    fn at(mount: PathBuf, dir: tempfile::TempDir, size: &str, make: &[&str]) -> Self {
+    fn at(mount: PathBuf, dir: tempfile::TempDir, size: &str, make: &[&str], options: &str) -> Self {
         let image = dir.path().join("image");
         fs::create_dir(&mount).expect("mkdir");
         run(Command::new("truncate").args(["-s", size]).arg(&image));
         run(Command::new(make[0]).args(&make[1..]).arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount));
+        run(Command::new("mount").args(["-o", options]).arg(&image).arg(&mount));
         Self { mount, _dir: dir }
     }
 
