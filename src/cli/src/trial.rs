@@ -286,8 +286,9 @@ fn disk(throwaway: &Throwaway) -> io::Result<Came> {
 }
 
 fn inodes(throwaway: &Throwaway) -> io::Result<Came> {
+    // Not `:`, of which a shell that cannot redirect it takes its leave.
     let line = "mkdir -p /home/i && cd /home/i && i=0; s=0; \
-                while [ $i -lt 600 ]; do : > f$i || { s=1; break; }; i=$((i+1)); done; rm -rf /home/i; exit $s";
+                while [ $i -lt 600 ]; do true > f$i || { s=1; break; }; i=$((i+1)); done; rm -rf /home/i; exit $s";
     let came = refused(throwaway, line, NO_SPACE, "the 600th file, of 500 allowed,");
     throwaway.wait_for_room()?;
     came

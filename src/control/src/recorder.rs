@@ -10,7 +10,7 @@ use crate::incident::Incidents;
 use crate::pressure;
 use bailiwick_audit::chain::Head;
 use bailiwick_history::{History, Retention, Sample};
-use bailiwick_observe::{Meter, Reading};
+use bailiwick_observe::{Gauge, Meter, Reading};
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::warden::{QuotaHit, RosterEntry, WardenEvent};
 use bailiwick_proto::{Failure, WARDEN_SOCKET, WardenReply, WardenRequest};
@@ -99,6 +99,7 @@ impl Recorder {
 #[derive(Debug)]
 struct Live {
     entry: RosterEntry,
+    gauge: Gauge,
     /// At the last sample.
     sampled: (Instant, Reading),
     /// At the last fault.
@@ -361,8 +362,9 @@ impl Work {
                 }
             }
             // What was used before the first look is not known to be of this minute.
-            let reading = meter.read(&entry.cgroups);
-            let live = Live { entry, sampled: (Instant::now(), reading.clone()), seen: reading, looked: None };
+            let gauge = meter.gauge(&entry.cgroups);
+            let reading = meter.read(&gauge);
+            let live = Live { entry, gauge, sampled: (Instant::now(), reading.clone()), seen: reading, looked: None };
             self.live.insert(tenant, live);
         }
         let live = &self.live;
@@ -385,7 +387,7 @@ impl Work {
             .collect();
         for tenant in changed {
             let (Some(meter), Some(live)) = (&self.meter, self.live.get_mut(&tenant)) else { continue };
-            let reading = meter.read(&live.entry.cgroups);
+            let reading = meter.read(&live.gauge);
             let new = reading.faults_since(&live.seen);
             live.seen = reading;
             for (limit, count) in new {
@@ -450,7 +452,7 @@ impl Work {
         let mut longest = 0;
         let used = self.live.iter().map(|(tenant, live)| {
             longest = longest.max(live.sampled.0.elapsed().as_secs());
-            (tenant.clone(), meter.read(&live.entry.cgroups).since(&live.sampled.1))
+            (tenant.clone(), meter.read(&live.gauge).since(&live.sampled.1))
         });
         (used.collect(), longest.max(1))
     }
@@ -501,7 +503,7 @@ impl Work {
         let mut throttled = Vec::new();
         for (tenant, live) in &mut self.live {
             let Some(meter) = &self.meter else { break };
-            let reading = meter.read(&live.entry.cgroups);
+            let reading = meter.read(&live.gauge);
             let mut usage = reading.since(&live.sampled.1);
             usage.0.insert(Measure::Sessions, sessions.get(tenant).copied().unwrap_or(0));
             let seconds = live.sampled.0.elapsed().as_secs().max(1);
@@ -610,7 +612,7 @@ impl Work {
         let mut found = Vec::new();
         for (tenant, live) in &mut self.live {
             let Some(meter) = &self.meter else { break };
-            let reading = meter.read(&live.entry.cgroups);
+            let reading = meter.read(&live.gauge);
             let recent = live.looked.take().filter(|(at, _)| (LEAST..MOST).contains(&at.elapsed()));
             let (at, before) = recent.unwrap_or_else(|| live.sampled.clone());
             let mut usage = reading.since(&before);

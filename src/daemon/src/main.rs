@@ -41,6 +41,9 @@ impl Ended {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log::begin();
+    if let Err(error) = bailiwick_sys::credential::raise_open_files() {
+        tracing::warn!("cannot allow itself more descriptors, ignoring: {error}");
+    }
     if let Err(error) = bailiwick_sys::signal::unblock_all() {
         tracing::warn!("cannot unblock signals, ignoring: {error}");
     }

@@ -19,7 +19,7 @@ pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_reading
 pub use jail::{Census, Subject, observe, observe_with};
 pub use sight::sights;
 pub use storage::{StorageReadings, Trial, disk_fact, storage_readings};
-pub use usage::{Meter, Reading};
+pub use usage::{Gauge, Meter, Reading};
 pub use user::{SubordinateIds, UserReadings, user_exists, user_readings};
 
 use std::io;

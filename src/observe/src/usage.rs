@@ -5,7 +5,8 @@ use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
 use bailiwick_types::{Hierarchy, HostFacts, Kind, Measure, Usage};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// A reading of one tenant: sums since the jail was started, levels as they are.
@@ -42,6 +43,9 @@ impl Reading {
         self.faults.iter().filter_map(new).collect()
     }
 }
+
+/// As much of a file as is read: a line of `io.stat` takes less than 100 bytes for each device.
+const MAX_FILE: usize = 16 << 10;
 
 /// How a number stands in a file.
 #[derive(Clone, Copy)]
@@ -93,11 +97,37 @@ const FAULTS: &[(&str, Hierarchy, &str, &str, &str)] = &[
     ("tasks", Hierarchy::V1, "pids", "pids.events", "max"),
 ];
 
-/// Reads tenants, each opened once.
+/// Opens and reads tenants.
 #[derive(Debug)]
 pub struct Meter {
     hierarchies: Hierarchies,
     controllers: BTreeMap<String, Hierarchy>,
+}
+
+/// The files of one tenant, open: to open them each time would cost three times as much as to read them.
+#[derive(Debug)]
+pub struct Gauge {
+    cgroups: BTreeMap<String, String>,
+    files: Vec<Opened>,
+}
+
+/// One file. It is opened each time where this process may have no more descriptors.
+#[derive(Debug)]
+struct Opened {
+    name: &'static str,
+    hierarchy: Hierarchy,
+    controller: &'static str,
+    below: Below,
+    fd: Option<OwnedFd>,
+}
+
+/// In which of a tenant's groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Below {
+    /// Its own.
+    Tenant,
+    /// The one below it that its processes are in.
+    Jail,
 }
 
 impl Meter {
@@ -105,40 +135,108 @@ impl Meter {
     ///
     /// # Errors
     /// When the mount table cannot be read.
-    pub fn new(facts: &HostFacts) -> std::io::Result<Self> {
+    pub fn new(facts: &HostFacts) -> io::Result<Self> {
         Ok(Self { hierarchies: cgroup::hierarchies()?, controllers: facts.controllers.clone() })
     }
 
-    /// Reads a tenant by its groups: a path below each hierarchy. What cannot be read is left out.
+    /// Opens a tenant by its groups: a path below each hierarchy. What is not there is left out.
     #[must_use]
-    pub fn read(&self, cgroups: &BTreeMap<String, String>) -> Reading {
-        let mut group = Group { meter: self, cgroups, open: BTreeMap::new(), texts: BTreeMap::new() };
+    pub fn gauge(&self, cgroups: &BTreeMap<String, String>) -> Gauge {
+        let has = |controller: &str, hierarchy| self.controllers.get(controller) == Some(&hierarchy);
+        let measures = MEASURES.iter().map(|(_, hierarchy, controller, name, _)| (*name, *hierarchy, *controller));
+        let faults = FAULTS.iter().map(|(_, hierarchy, controller, name, _)| (*name, *hierarchy, *controller));
+        let without = WITHOUT.iter().map(|(_, name, _)| (*name, Hierarchy::Unified, ""));
+        let mut files: Vec<Opened> = Vec::new();
+        let mut add = |name, hierarchy, controller, below| {
+            let same = |file: &Opened| (file.name, file.hierarchy, file.below) == (name, hierarchy, below);
+            if files.iter().any(same) {
+                return;
+            }
+            match self.open(cgroups, name, hierarchy, controller, below) {
+                Ok(fd) => files.push(Opened { name, hierarchy, controller, below, fd: Some(fd) }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => files.push(Opened { name, hierarchy, controller, below, fd: None }),
+            }
+        };
+        for (name, hierarchy, controller) in measures.chain(faults) {
+            if has(controller, hierarchy) {
+                add(name, hierarchy, controller, Below::Tenant);
+            }
+        }
+        for (name, hierarchy, controller) in without {
+            add(name, hierarchy, controller, Below::Tenant);
+        }
+        // Before 6.11 the kernel counts a task that was refused in the group where its parent is.
+        if has("pids", Hierarchy::Unified) {
+            add("pids.events", Hierarchy::Unified, "pids", Below::Jail);
+        }
+        Gauge { cgroups: cgroups.clone(), files }
+    }
+
+    fn open(
+        &self,
+        cgroups: &BTreeMap<String, String>,
+        name: &str,
+        hierarchy: Hierarchy,
+        controller: &str,
+        below: Below,
+    ) -> io::Result<OwnedFd> {
+        let key = match hierarchy {
+            Hierarchy::Unified => "unified",
+            Hierarchy::V1 => controller,
+        };
+        let (mount, path) = self.hierarchies.mount_of(key).zip(cgroups.get(key)).ok_or(io::ErrorKind::NotFound)?;
+        let dir = cgroup::open(mount, path)?;
+        match below {
+            Below::Tenant => file::open_file_at(&dir, name),
+            Below::Jail => file::open_file_at(file::open_dir_at(&dir, "jail")?, name),
+        }
+    }
+
+    /// Reads a tenant. What cannot be read is left out.
+    #[must_use]
+    pub fn read(&self, gauge: &Gauge) -> Reading {
         let mut reading = Reading::default();
-        for (measure, hierarchy, controller, file, place) in MEASURES {
-            if self.controllers.get(*controller) != Some(hierarchy) {
-                continue;
-            }
-            if let Some(number) = group.text(*hierarchy, controller, file).and_then(|text| place.number(text)) {
-                reading.usage.0.insert(*measure, number);
-            }
-        }
-        for (measure, file, place) in WITHOUT {
-            if let Some(number) = group.text(Hierarchy::Unified, "", file).and_then(|text| place.number(text)) {
-                reading.usage.0.insert(*measure, number);
-            }
-        }
-        for (word, hierarchy, controller, file, key) in FAULTS {
-            if self.controllers.get(*controller) != Some(hierarchy) {
-                continue;
-            }
-            let own = group.text(*hierarchy, controller, file).and_then(|text| cgroup::flat_keyed(text, key));
-            // Before 6.11 the kernel counts a task that was refused in the group where its parent is.
-            let below = if *file == "pids.events" { group.below(*hierarchy, controller, file, key) } else { None };
-            if let Some(count) = own.max(below) {
-                reading.faults.insert(word, count);
+        let mut buffer = vec![0; MAX_FILE];
+        for file in &gauge.files {
+            let opened = match &file.fd {
+                Some(_) => None,
+                None => self.open(&gauge.cgroups, file.name, file.hierarchy, file.controller, file.below).ok(),
+            };
+            let Some(fd) = file.fd.as_ref().or(opened.as_ref()) else { continue };
+            if let Ok(text) = cgroup::read_again(fd, &mut buffer) {
+                reading.take(file, text);
             }
         }
         reading
+    }
+}
+
+impl Reading {
+    /// Takes what one file says.
+    fn take(&mut self, file: &Opened, text: &str) {
+        let is_it = |name: &str, hierarchy: Hierarchy| file.name == name && file.hierarchy == hierarchy;
+        if file.below == Below::Tenant {
+            for (measure, hierarchy, _, name, place) in MEASURES {
+                if is_it(name, *hierarchy) {
+                    self.usage.0.extend(place.number(text).map(|number| (*measure, number)));
+                }
+            }
+            for (measure, name, place) in WITHOUT {
+                if is_it(name, Hierarchy::Unified) {
+                    self.usage.0.extend(place.number(text).map(|number| (*measure, number)));
+                }
+            }
+        }
+        for (word, hierarchy, _, name, key) in FAULTS {
+            // Without the controller the file has no such key.
+            if is_it(name, *hierarchy)
+                && let Some(count) = cgroup::flat_keyed(text, key)
+            {
+                let known = self.faults.entry(word).or_default();
+                *known = count.max(*known);
+            }
+        }
     }
 }
 
@@ -181,40 +279,6 @@ impl Place {
     }
 }
 
-/// One tenant while it is read: every directory is opened and every file read once.
-struct Group<'a> {
-    meter: &'a Meter,
-    cgroups: &'a BTreeMap<String, String>,
-    open: BTreeMap<&'static str, Option<OwnedFd>>,
-    texts: BTreeMap<(Hierarchy, &'static str), Option<String>>,
-}
-
-impl Group<'_> {
-    fn directory(&mut self, hierarchy: Hierarchy, controller: &'static str) -> Option<&OwnedFd> {
-        let name = match hierarchy {
-            Hierarchy::Unified => "unified",
-            Hierarchy::V1 => controller,
-        };
-        let (meter, cgroups) = (self.meter, self.cgroups);
-        let open = || cgroup::open(meter.hierarchies.mount_of(name)?, cgroups.get(name)?).ok();
-        self.open.entry(name).or_insert_with(open).as_ref()
-    }
-
-    fn text(&mut self, hierarchy: Hierarchy, controller: &'static str, file: &'static str) -> Option<&str> {
-        let key = (hierarchy, file);
-        if !self.texts.contains_key(&key) {
-            let text = self.directory(hierarchy, controller).and_then(|dir| cgroup::read(dir, file).ok());
-            self.texts.insert(key, text);
-        }
-        self.texts.get(&key)?.as_deref()
-    }
-
-    fn below(&mut self, hierarchy: Hierarchy, controller: &'static str, file: &'static str, key: &str) -> Option<u64> {
-        let jail = file::open_dir_at(self.directory(hierarchy, controller)?.as_fd(), "jail").ok()?;
-        cgroup::flat_keyed(&cgroup::read(jail, file).ok()?, key)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,7 +316,7 @@ mod tests {
         let meter = Meter::new(&facts).expect("hierarchies");
         let groups = bailiwick_sys::proc::cgroups(std::process::id()).expect("groups");
         // The root of a hierarchy lacks some files; what is there is read.
-        let reading = meter.read(&groups);
+        let reading = meter.read(&meter.gauge(&groups));
         assert!(reading.usage.get(Measure::Memory).is_none_or(|memory| memory > 0));
     }
 }

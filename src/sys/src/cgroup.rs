@@ -96,6 +96,15 @@ pub fn read(dir: impl AsFd, name: &str) -> io::Result<String> {
     text(file::read_bounded(file::open_file_at(dir, name)?, FILE)?)
 }
 
+/// Reads a control file that is open already, from its beginning, as far as it fits.
+///
+/// # Errors
+/// What `pread(2)` says; `ENODEV` when the group is gone.
+pub fn read_again(file: impl AsFd, buffer: &mut [u8]) -> io::Result<&str> {
+    let len = rustix::io::pread(file, &mut *buffer, 0)?;
+    std::str::from_utf8(&buffer[..len]).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
 /// Writes a control file of a group with one `write(2)`: the kernel takes each as one command.
 ///
 /// # Errors

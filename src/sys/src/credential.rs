@@ -113,3 +113,12 @@ pub fn set_rlimit(resource: rustix::process::Resource, value: u64) -> io::Result
     let limit = rustix::process::Rlimit { current: Some(value), maximum: Some(value) };
     Ok(rustix::process::setrlimit(resource, limit)?)
 }
+/// Raises this process's soft limit of open descriptors to its hard one.
+///
+/// # Errors
+/// What `setrlimit(2)` says.
+pub fn raise_open_files() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+}
