@@ -35,6 +35,49 @@ fn until<T>(what: &str, time: Duration, mut look: impl FnMut() -> Option<T>) -> 
     }
 }
 
+/// A process of the host with the id of a tenant's user: as those who come in by a door will be. `own` is an incident of the
+/// tenant's, `other` one of another's.
+fn a_tenant_sees_its_own_without_root(host: &Host, own: u64, other: u64) {
+    let shown = json(host, &["show", "busy"]);
+    let uid = (shown["ids"]["first"].as_u64().expect("a number") + 1000).to_string();
+    let ask = |arguments: &[&str]| {
+        Command::new("setpriv")
+            .args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "--"])
+            .arg(host.path("bin/bailiwick"))
+            .args(&arguments[..1])
+            .arg("--config")
+            .arg(host.path("etc"))
+            .args(&arguments[1..])
+            .output()
+            .expect("setpriv runs")
+    };
+    // The folder with the programs may be closed to others.
+    std::fs::create_dir_all(host.path("bin")).expect("mkdir");
+    std::fs::copy(bailiwick_tests::stage().join("bailiwick"), host.path("bin/bailiwick")).expect("copies");
+    let text = |output: &std::process::Output| {
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let usage = ask(&["usage", "--json"]);
+    assert!(
+        usage.status.success() && text(&usage).contains("busy") && !text(&usage).contains("large"),
+        "{}",
+        text(&usage)
+    );
+    let incidents = ask(&["incidents", "--json"]);
+    assert!(incidents.status.success() && !text(&incidents).contains("large"), "{}", text(&incidents));
+    assert!(ask(&["history", "busy"]).status.success());
+    assert!(ask(&["incidents", "--show", &own.to_string()]).status.success());
+    let (own_only, unknown) = (Some(5), Some(3));
+    assert_eq!(ask(&["usage", "large"]).status.code(), own_only);
+    assert_eq!(ask(&["history", "large"]).status.code(), own_only);
+    assert_eq!(ask(&["incidents", "--show", &other.to_string()]).status.code(), unknown);
+    for command in [&["list"][..], &["audit"], &["apply"], &["stop", "busy"], &["show", "busy"], &["audit", "--verify"]]
+    {
+        let output = ask(command);
+        assert_eq!(output.status.code(), own_only, "{command:?}: {}", text(&output));
+    }
+}
+
 #[test]
 fn a_minute_of_two_tenants() {
     let mut host = Host::new();
@@ -98,6 +141,12 @@ fn a_minute_of_two_tenants() {
     assert_eq!(missing.status.code(), Some(3));
     assert_eq!(host.cli(&["history", "nemo"]).status.code(), Some(3));
     assert_eq!(host.cli(&["usage", "--since", "soon"]).status.code(), Some(2));
+
+    a_tenant_sees_its_own_without_root(
+        &host,
+        cpu["id"].as_u64().expect("a number"),
+        memory["id"].as_u64().expect("a number"),
+    );
 
     // Killed in the middle, all is still there.
     host.kill();

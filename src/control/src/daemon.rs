@@ -143,6 +143,11 @@ impl Daemon {
         self.changed.notify_one();
     }
 
+    /// Whose a user of the host is, when it is one of a tenant's.
+    pub(crate) fn tenant_of(&self, uid: u32) -> Option<TenantName> {
+        lock(&self.ids).iter().find(|(_, ids)| ids.contains(uid)).map(|(name, _)| name.clone())
+    }
+
     /// Whether there is, or was, such a tenant.
     pub(crate) fn knows(&self, tenant: &TenantName) -> bool {
         lock(&self.loaded).policy.tenants.contains_key(tenant) || lock(&self.ids).contains_key(tenant)

@@ -2,7 +2,7 @@
 
 use bailiwick_policy::{Host, Principal};
 use bailiwick_proto::Failure;
-use bailiwick_types::ExitStatus;
+use bailiwick_types::{ExitStatus, TenantName};
 use users::{get_group_by_name, get_user_by_name};
 
 /// A decision that somebody may ask for anything that the policy allows. Handlers of requests take it, so none can be
@@ -24,6 +24,22 @@ impl Permission {
         let message = format!("user {uid} is not among `admins` in bailiwick.toml");
         Err(Failure::of(ExitStatus::Refused, message))
     }
+}
+
+impl Permission {
+    /// For a tenant's own host user. Whoever calls this passes the tenant's own name on with it, and no other.
+    pub(crate) fn over_own(uid: u32) -> Self {
+        Self { uid }
+    }
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub(crate) enum Caller {
+    /// May ask for anything that the policy allows.
+    Operator(Permission),
+    /// Has one of a tenant's host ids: may see what is the tenant's.
+    Tenant(TenantName, Permission),
 }
 
 fn includes(principal: &Principal, uid: u32, groups: &[u32]) -> bool {

@@ -3,8 +3,8 @@
 use crate::daemon::{Daemon, unknown};
 use crate::permission::Permission;
 use bailiwick_audit::chain::Head;
-use bailiwick_proto::Failure;
 use bailiwick_proto::control::{MOST_ROWS, SimulatedLimit};
+use bailiwick_proto::{ControlReply, Failure};
 use bailiwick_types::{
     AuditReport, ExitStatus, Fault, Incident, Kind, Moment, Point, TenantName, TenantUsage, Usage, Window,
 };
@@ -140,6 +140,25 @@ impl Daemon {
     pub(crate) async fn incident(&self, _permission: Permission, id: u64) -> Result<Incident, Failure> {
         let found = self.recorder()?.with(move |work| work.history()?.incident(id).map_err(failed)).await??;
         found.ok_or_else(|| Failure::of(ExitStatus::NotFound, format!("there is no incident {id}")))
+    }
+
+    /// One incident of a tenant, as the tenant may see it: who the neighbour was is not its business.
+    pub(crate) async fn own_incident(
+        &self,
+        permission: Permission,
+        own: &TenantName,
+        id: u64,
+    ) -> Result<ControlReply, Failure> {
+        let missing = || Failure::of(ExitStatus::NotFound, format!("there is no incident {id}"));
+        let mut incident = match self.incident(permission, id).await {
+            Ok(incident) if incident.tenant == *own => incident,
+            Ok(_) => return Err(missing()),
+            Err(failure) => return Err(failure),
+        };
+        for share in incident.snapshots.iter_mut().flat_map(|snapshot| &mut snapshot.pressure) {
+            share.neighbour = None;
+        }
+        Ok(ControlReply::Incidents(vec![incident]))
     }
 
     /// How often tenants would have met other limits.

@@ -1,11 +1,11 @@
 //! The control socket: connections, frames, and which request goes where.
 
 use crate::daemon::{Counted, Daemon};
-use crate::permission::Permission;
+use crate::permission::{Caller, Permission};
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_sys::socket;
-use bailiwick_types::ExitStatus;
+use bailiwick_types::{ExitStatus, TenantName};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -59,9 +59,10 @@ impl Connection {
     async fn run(mut self) -> io::Result<()> {
         let uid = socket::peer(&self.stream)?.uid;
         let groups = socket::peer_groups(&self.stream)?;
-        let permission = match Permission::of(uid, &groups, &self.daemon.host()) {
-            Ok(permission) => permission,
-            Err(failure) => {
+        let caller = match (Permission::of(uid, &groups, &self.daemon.host()), self.daemon.tenant_of(uid)) {
+            (Ok(permission), _) => Caller::Operator(permission),
+            (Err(_), Some(tenant)) => Caller::Tenant(tenant, Permission::over_own(uid)),
+            (Err(failure), None) => {
                 // Heard out before it is answered: a client that is still sending would see its socket break instead.
                 drop(timeout(REQUEST_TIME, self.request(&mut Decoder::new(MAX_REQUEST))).await?);
                 return self.reply(&ControlReply::Failed(failure), &[]).await;
@@ -69,7 +70,10 @@ impl Connection {
         };
         let mut decoder = Decoder::new(MAX_REQUEST);
         while let Some((request, fds)) = self.request(&mut decoder).await? {
-            self.answer(permission, request, fds).await?;
+            match &caller {
+                Caller::Operator(permission) => self.answer(*permission, request, fds).await?,
+                Caller::Tenant(tenant, permission) => self.answer_tenant(tenant, *permission, request).await?,
+            }
         }
         Ok(())
     }
@@ -166,6 +170,33 @@ impl Connection {
             ControlRequest::Purge { tenant } => {
                 Ok(ControlReply::Outcome(vec![daemon.purge(permission, &tenant).await]))
             }
+        };
+        self.reply(&reply.unwrap_or_else(ControlReply::Failed), &[]).await
+    }
+
+    /// A tenant sees what is its own, and of others not even that they are there.
+    async fn answer_tenant(&self, own: &TenantName, permission: Permission, request: ControlRequest) -> io::Result<()> {
+        let daemon = &self.daemon;
+        let only_own = |tenants: &[TenantName]| tenants.iter().all(|tenant| tenant == own);
+        let mine = || vec![own.clone()];
+        let reply = match request {
+            ControlRequest::Usage { tenants, window } if only_own(&tenants) => {
+                daemon.usage(permission, mine(), window).await.map(ControlReply::Usage)
+            }
+            ControlRequest::History { tenant, window, step } if tenant == *own => {
+                daemon.history(permission, tenant, window, step).await.map(ControlReply::History)
+            }
+            ControlRequest::Faults { tenants, window } if only_own(&tenants) => {
+                daemon.faults(permission, mine(), window).await.map(ControlReply::Faults)
+            }
+            ControlRequest::Incidents { tenants, window } if only_own(&tenants) => {
+                daemon.incidents(permission, mine(), window).await.map(ControlReply::Incidents)
+            }
+            ControlRequest::Incident { id } => daemon.own_incident(permission, own, id).await,
+            _ => Err(Failure::of(
+                ExitStatus::Refused,
+                format!("a user of the tenant \"{own}\" may ask for its usage, history, faults and incidents only"),
+            )),
         };
         self.reply(&reply.unwrap_or_else(ControlReply::Failed), &[]).await
     }
