@@ -306,8 +306,9 @@ fn stopping_the_target_spares_jails_and_stopping_the_jails_ends_them() {
     host();
     let before = inits();
     let mut session = Session::new("alice");
+    let daemons = [main_pid("bailiwickd.service"), main_pid("bailiwick-warden.service")];
     ok("systemctl stop bailiwick.target");
-    until("the daemons end", || sh("pgrep -x bailiwickd").0 != 0 && sh("pgrep -x bailiwick-warde").0 != 0);
+    until("the daemons end", || daemons.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()));
     session.lives();
     assert_ne!(sh("bailiwick list").0, 0);
     ok("systemctl start bailiwick.target");
