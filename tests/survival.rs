@@ -1,9 +1,11 @@
 //! Life goes on: either daemon is killed, again and again, and no jail, session or open pipe notices.
 
-use bailiwick_proto::{Hold, WardenRequest};
+use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
+use bailiwick_proto::{CONTROL_SOCKET, ControlReply, ControlRequest, Decoder, Hold, WardenRequest, encode};
 use bailiwick_tests::{Host, name, profiles, stage};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -129,6 +131,38 @@ fn a_jail_that_is_ended_right_after_its_start_ends_by_itself() {
         host.warden(&WardenRequest::Stop { tenant: name("alice"), hold: Hold::Keep });
     }
     assert!(begin.elapsed() < Duration::from_secs(10), "20 rounds took {:?}", begin.elapsed());
+}
+
+#[test]
+fn a_request_that_was_let_in_is_answered_before_bailiwickd_ends() {
+    let host = host();
+    let ends = program(&host, "bailiwickd").expect("it runs");
+    let mut session = Echo::open(&host, profiles()[0]);
+    session.say("before");
+    let mut late = UnixStream::connect(host.path("run").join(CONTROL_SOCKET)).expect("connects");
+    // It is accepted now, and nobody else can take it.
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(Command::new("kill").arg(ends.to_string()).status().expect("kill").success());
+    std::thread::sleep(Duration::from_millis(200));
+    late.write_all(&encode(&ControlRequest::List, MAX_REQUEST).expect("small")).expect("is read");
+    let (mut decoder, mut buffer) = (Decoder::new(MAX_REPLY), [0; 4096]);
+    let reply = loop {
+        let len = late.read(&mut buffer).expect("is answered");
+        assert_ne!(len, 0, "the connection ends without an answer\n{}", host.log());
+        decoder.push(&buffer[..len]);
+        if let Some(reply) = decoder.next().expect("the protocol") {
+            break reply;
+        }
+    };
+    assert!(matches!(reply, ControlReply::List(ref all) if all.len() == profiles().len()), "{reply:?}");
+    // Then it ends, for all that a session was let in by it; the next one serves.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while program(&host, "bailiwickd").is_none_or(|pid| pid == ends) {
+        assert!(Instant::now() < deadline, "it does not end\n{}", host.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    session.say("after");
+    session.end();
 }
 
 #[test]

@@ -81,6 +81,13 @@ pub(crate) struct Counted {
     tenant: TenantName,
 }
 
+impl Counted {
+    /// Counts no longer without the session having ended: the daemon ends.
+    pub(crate) fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut sessions = lock(&self.daemon.sessions);

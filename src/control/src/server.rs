@@ -12,30 +12,43 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tracing::warn;
 
 /// The most connections at a time; a session holds one for as long as it lasts.
-const MAX_CONNECTIONS: usize = 4096;
+const MAX_CONNECTIONS: u32 = 4096;
 /// How long the rest of a request may take once its first byte has come.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
+/// How long a client that was accepted just before the end may take to begin its first request.
+const LAST_REQUEST_TIME: Duration = Duration::from_secs(2);
 /// How long a client may take to read a reply.
 const REPLY_TIME: Duration = Duration::from_secs(10);
 /// The most descriptors beside a request: the three streams of a session.
 const MAX_FDS: usize = 3;
 
-/// Accepts for good.
-pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// Accepts until `stop` turns true or its sender is gone; then answers what was accepted, and returns. A connection that
+/// was taken from the queue is lost to the next daemon: its request must not be lost with it.
+pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await.ok()?;
+            Some((place, listener.accept().await))
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            Some(next) = next => next,
+            else => break,
+        };
+        match accepted {
             Ok((stream, _)) => {
-                let daemon = Arc::clone(&daemon);
+                let connection = Connection { daemon: Arc::clone(&daemon), stream, held: Vec::new() };
+                let stop = stop.clone();
                 tokio::spawn(async move {
                     // A client that goes away in the middle is no event of ours.
-                    drop(Connection { daemon, stream, held: Vec::new() }.run().await);
+                    drop(connection.run(stop).await);
                     drop(place);
                 });
             }
@@ -46,6 +59,9 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) {
             }
         }
     }
+    drop(listener);
+    // All places are free when everybody was answered.
+    drop(places.acquire_many(MAX_CONNECTIONS).await);
 }
 
 struct Connection {
@@ -56,7 +72,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(mut self) -> io::Result<()> {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) -> io::Result<()> {
         let uid = socket::peer(&self.stream)?.uid;
         let groups = socket::peer_groups(&self.stream)?;
         let caller = match (Permission::of(uid, &groups, &self.daemon.host()), self.daemon.tenant_of(uid)) {
@@ -69,11 +85,17 @@ impl Connection {
             }
         };
         let mut decoder = Decoder::new(MAX_REQUEST);
-        while let Some((request, fds)) = self.request(&mut decoder).await? {
+        let mut next = timeout_from(&mut stop, LAST_REQUEST_TIME, self.request(&mut decoder)).await;
+        while let Some((request, fds)) = next.transpose()?.flatten() {
             match &caller {
                 Caller::Operator(permission) => self.answer(*permission, request, fds).await?,
                 Caller::Tenant(tenant, permission) => self.answer_tenant(tenant, *permission, request).await?,
             }
+            next = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder)).await;
+        }
+        if *stop.borrow() {
+            // The sessions go on without us.
+            self.held.drain(..).for_each(Counted::leave);
         }
         Ok(())
     }
@@ -220,5 +242,18 @@ impl Connection {
             Ok(())
         })
         .await?
+    }
+}
+
+/// What `work` results in; `None` when it lasts longer than `time` after the stop.
+async fn timeout_from<T>(stop: &mut watch::Receiver<bool>, time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let end = async {
+        drop(stop.wait_for(|stop| *stop).await);
+        tokio::time::sleep(time).await;
+    };
+    tokio::select! {
+        biased;
+        result = work => Some(result),
+        () = end => None,
     }
 }

@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
+/// How long requests that are under way may take when the daemon is told to end.
+const STOP_TIME: Duration = Duration::from_secs(20);
 /// The name of the control socket's descriptor: `FileDescriptorName=` in `bailiwickd.socket`.
 const HANDED: &str = "control";
 
@@ -53,7 +56,8 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let mut end = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     daemon.record().map_err(|error| Ended::failed("start the recorder", &error))?;
-    tokio::spawn(serve(Arc::clone(&daemon), listener));
+    let (stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn(serve(Arc::clone(&daemon), listener, stopped));
     tokio::spawn(Arc::clone(&daemon).keep());
     if let Some(time) = sd_notify::watchdog_enabled() {
         tokio::spawn(stay_alive(time / 2));
@@ -74,7 +78,9 @@ async fn service(config: &Path) -> Result<(), Ended> {
         }
     }
     notify(&[NotifyState::Stopping]);
-    // Jails and sessions go on without us.
+    // Jails and sessions go on without us, but nobody who was let in goes without an answer.
+    stop.send_replace(true);
+    drop(tokio::time::timeout(STOP_TIME, serving).await);
     if own {
         std::fs::remove_file(&path).ok();
     }

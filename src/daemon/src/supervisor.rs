@@ -22,7 +22,7 @@ const MAX_SHORT_LIVES: u32 = 10;
 /// How long the warden may take to clear up and listen.
 const WARDEN_TIME: Duration = Duration::from_secs(60);
 /// How long the two may take to end.
-const END_TIME: Duration = Duration::from_secs(5);
+const END_TIME: Duration = Duration::from_secs(25);
 
 /// One of the two programs.
 struct Program {
