@@ -77,6 +77,13 @@ fn what_is_refused_says_why_with_125() {
     });
     first.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
     refused(&["exec", "web", "--", "true"], "sessions");
+    let audit: serde_json::Value = serde_json::from_slice(&host.cli(&["audit", "web", "--json"]).stdout).expect("JSON");
+    let rows = audit["tenants"][0]["limits"].as_array().expect("rows");
+    let row = rows.iter().find(|row| row["resource"] == "sessions").expect("a row");
+    assert_eq!(
+        (&row["declared"], &row["used"], &row["peak"], &row["faults"], &row["verdict"]),
+        (&"1".into(), &1.into(), &1.into(), &1.into(), &"enforced".into())
+    );
     drop(first.stdin.take());
     first.wait().expect("ends");
     // The place is free as soon as the client has gone.

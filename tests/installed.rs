@@ -309,6 +309,12 @@ fn stopping_the_target_spares_jails_and_stopping_the_jails_ends_them() {
     let daemons = [main_pid("bailiwickd.service"), main_pid("bailiwick-warden.service")];
     ok("systemctl stop bailiwick.target");
     until("the daemons end", || daemons.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()));
+    // Nobody of them is left behind either: a process that a killed warden began and did not finish, say.
+    let left = || {
+        sh("for pid in $(pgrep -x 'bailiwickd|bailiwick-warde'); do
+        ps -o pid,ppid,lstart,stat,comm,args -p $pid; cat /proc/$pid/cgroup /proc/$pid/stack; ls -l /proc/$pid/fd; done").1
+    };
+    assert_eq!(left(), "", "{}", journal());
     session.lives();
     assert_ne!(sh("bailiwick list").0, 0);
     ok("systemctl start bailiwick.target");

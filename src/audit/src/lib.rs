@@ -23,6 +23,7 @@ mod walls;
 pub use finding::{FINDINGS, FindingKind};
 pub use host::{doctor, host_report, host_report_with};
 pub use judge::judge;
+pub use limit::add_sessions;
 pub use page::page;
 pub use probe::add_probes;
 pub use run::Run;

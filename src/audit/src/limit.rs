@@ -1,14 +1,16 @@
 //! Limits: declared against enforced, and what nothing on this host enforces.
 //!
-//! Not reported: `sessions`. The daemon counts entries; the kernel has no word on them that could be read back.
+//! Danger: `sessions` is the one limit of which the kernel has no word. Its row is `bailiwickd`'s own count.
 
 use crate::finding::{self, Fault};
 use bailiwick_plan::control::{Control, Value, controls};
 use bailiwick_plan::disk::{DiskPlan, bytes_in_words, inodes_in_words};
 use bailiwick_plan::nominal;
 use bailiwick_policy::{Host, Tenant};
-use bailiwick_types::HostFacts;
-use bailiwick_types::{Bound, ByteSize, DiskFact, LimitFact, LimitReport, ObservedJail, QuotaFact, Verdict};
+use bailiwick_types::{
+    Bound, ByteSize, DiskFact, HostFacts, LimitFact, LimitReport, ObservedJail, QuotaFact, SessionCount, TenantReport,
+    Verdict,
+};
 
 /// The rows of a report, and what is wrong with them.
 pub(crate) fn limits(
@@ -48,6 +50,17 @@ pub(crate) fn limits(
         });
     }
     (rows, faults)
+}
+
+/// Adds the limit that the daemon holds by itself: it counts who is in.
+pub fn add_sessions(report: &mut TenantReport, tenant: &Tenant, count: SessionCount) {
+    let declared = tenant.settings.limits.sessions.to_string();
+    report.limits.push(LimitReport {
+        used: Some(count.now),
+        peak: Some(count.most),
+        faults: Some(count.refused),
+        ..row("sessions", declared.clone(), Some(declared))
+    });
 }
 
 fn row(word: &str, declared: String, enforced: Option<String>) -> LimitReport {

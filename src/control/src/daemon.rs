@@ -4,6 +4,7 @@ use crate::door::{self, DoorError};
 use crate::permission::Permission;
 use crate::reconcile::{Need, decide};
 use crate::recorder::Recorder;
+use crate::sessions::{Counted, Sessions};
 use crate::warden_link::WardenLink;
 use bailiwick_plan::difference;
 use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
@@ -11,10 +12,11 @@ use bailiwick_proto::control::{
     Depth, Exec, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
 };
 use bailiwick_proto::init::Spawn;
-use bailiwick_proto::warden::{MOST_OBSERVED, RosterEntry};
+use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
-use bailiwick_types::HostFacts;
-use bailiwick_types::{Action, AuditReport, Bound, Change, ExitStatus, IdRange, Limits, Observed, TenantName};
+use bailiwick_types::{
+    Action, AuditReport, Change, ExitStatus, HostFacts, IdRange, InForce, Limits, Observed, TenantName,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -62,43 +64,13 @@ pub struct Daemon {
     link: WardenLink,
     /// Ids of tenants as the warden last told them: what a session needs to know, so that none waits for the warden.
     ids: Mutex<BTreeMap<TenantName, IdRange>>,
-    /// Sessions whose client is still connected, by tenant.
-    sessions: Mutex<BTreeMap<TenantName, u64>>,
-    /// Sessions that were refused at the limit since the last sample.
-    refused: Mutex<BTreeMap<TenantName, u64>>,
+    sessions: Arc<Sessions>,
     recorder: OnceLock<Recorder>,
     /// Something has changed that [`Self::keep`] should see to now.
     changed: tokio::sync::Notify,
     /// One change at a time: two applies must not start and stop the same jail.
     changing: tokio::sync::Mutex<()>,
     started: Instant,
-}
-
-/// A session that is counted for as long as this value lives.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    daemon: Arc<Daemon>,
-    tenant: TenantName,
-}
-
-impl Counted {
-    /// Counts no longer without the session having ended: the daemon ends.
-    pub(crate) fn leave(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut sessions = lock(&self.daemon.sessions);
-        if let Some(count) = sessions.get_mut(&self.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                sessions.remove(&self.tenant);
-            }
-        }
-        info!(target: "bailiwick::event", tenant = %self.tenant, event = "session-closed", "a session in {} has ended", self.tenant);
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -121,8 +93,7 @@ impl Daemon {
             loaded: Mutex::new(Loaded { policy, invalid: reading.invalid, problems }),
             link,
             ids: Mutex::default(),
-            sessions: Mutex::default(),
-            refused: Mutex::default(),
+            sessions: Arc::default(),
             recorder: OnceLock::new(),
             changed: tokio::sync::Notify::new(),
             changing: tokio::sync::Mutex::default(),
@@ -165,14 +136,8 @@ impl Daemon {
         lock(&self.loaded).policy.tenants.get(tenant).map(|tenant| tenant.settings.limits.clone())
     }
 
-    /// Sessions now, by tenant.
-    pub(crate) fn sessions_now(&self) -> BTreeMap<TenantName, u64> {
-        lock(&self.sessions).clone()
-    }
-
-    /// Sessions now, and how many were refused since the last time.
-    pub(crate) fn take_sessions(&self) -> (BTreeMap<TenantName, u64>, BTreeMap<TenantName, u64>) {
-        (self.sessions_now(), std::mem::take(&mut *lock(&self.refused)))
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     /// The host as it was last declared.
@@ -415,7 +380,7 @@ impl Daemon {
             uptime: self.started.elapsed().as_secs(),
             tenants,
             problems: lock(&self.loaded).problems.clone(),
-            sessions: lock(&self.sessions).values().sum(),
+            sessions: self.sessions.total(),
         }
     }
 
@@ -448,7 +413,9 @@ impl Daemon {
                 let (mut observed, facts) = ([self.observe_one(name).await?], self.facts().await?);
                 self.ask_inits(&mut observed).await;
                 let [observed] = observed;
-                bailiwick_audit::judge(tenant, &host, &facts, &observed).limits
+                let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
+                bailiwick_audit::add_sessions(&mut report, tenant, self.sessions.of(name));
+                report.limits
             }
             None => Vec::new(),
         };
@@ -475,29 +442,35 @@ impl Daemon {
         let roster = self.roster().await?;
         let facts = self.facts().await?;
         let mut changes = Vec::new();
-        for portion in self.meant(names, &roster)?.chunks(MOST_OBSERVED) {
-            for ((name, tenant), observed) in portion.iter().zip(self.observe_those_up(portion, &roster).await?) {
-                changes.extend(differences(name, tenant.as_ref(), roster.get(name), observed, &facts));
+        for portion in self.meant(names, &roster)?.chunks(MOST_COMPARED) {
+            for ((name, tenant), actual) in portion.iter().zip(self.in_force(portion, &roster).await?) {
+                changes.extend(differences(name, tenant.as_ref(), roster.get(name), actual, &facts));
             }
         }
         Ok(changes)
     }
 
-    /// What is observed of those of a portion whose jails run; of one that is down the roster says enough: 10,000 of them
+    /// What is in force for those of a portion whose jails run; of one that is down the roster says enough: 10,000 of them
     /// cost nothing.
-    async fn observe_those_up(
+    async fn in_force(
         &self,
         portion: &[(TenantName, Option<Tenant>)],
         roster: &Roster,
-    ) -> Result<Vec<Option<Observed>>, Failure> {
+    ) -> Result<Vec<Option<InForce>>, Failure> {
         let is_up = |name: &TenantName| roster.get(name).is_some_and(|entry| entry.pid.is_some());
         let up: Vec<TenantName> = portion
             .iter()
             .filter(|(name, tenant)| tenant.is_some() && is_up(name))
             .map(|(name, _)| name.clone())
             .collect();
-        let mut observed = self.observe(&up).await?.into_iter().peekable();
-        Ok(portion.iter().map(|(name, _)| observed.next_if(|observed| observed.tenant == *name)).collect())
+        if up.is_empty() {
+            return Ok(portion.iter().map(|_| None).collect());
+        }
+        let WardenReply::InForce(all) = self.link.ask(&WardenRequest::InForce { tenants: up }).await? else {
+            return Err(unexpected());
+        };
+        let mut all = all.into_iter().peekable();
+        Ok(portion.iter().map(|(name, _)| all.next_if(|actual| actual.tenant == *name)).collect())
     }
 
     /// Reads the policy again and makes it so; `progress` hears how many are done.
@@ -517,15 +490,15 @@ impl Daemon {
         let mut last = Instant::now();
         let total = meant.len() as u64;
         let mut done: u64 = 0;
-        for portion in meant.chunks(MOST_OBSERVED) {
-            for ((name, tenant), observed) in portion.iter().zip(self.observe_those_up(portion, &roster).await?) {
+        for portion in meant.chunks(MOST_COMPARED) {
+            for ((name, tenant), actual) in portion.iter().zip(self.in_force(portion, &roster).await?) {
                 if last.elapsed() >= Duration::from_millis(200) {
                     // Nobody listens, or not fast enough: a number less is no loss.
                     progress.try_send((done, total)).ok();
                     last = Instant::now();
                 }
                 done += 1;
-                let changes = differences(name, tenant.as_ref(), roster.get(name), observed, &facts);
+                let changes = differences(name, tenant.as_ref(), roster.get(name), actual, &facts);
                 match self.apply_one(name, &changes).await {
                     Ok("unchanged") if names.is_empty() => {}
                     result => outcomes.push(outcome(name.clone(), result)),
@@ -596,6 +569,9 @@ impl Daemon {
         let _one = self.changing.lock().await;
         let request = WardenRequest::Purge { tenant: name.clone() };
         let result = self.change(name, request, "purged").await;
+        if result.is_ok() {
+            self.sessions.forget(name);
+        }
         if let (Ok(_), Ok(recorder)) = (&result, self.recorder()) {
             let gone = name.clone();
             // Whoever gets the name next must not find another's past under it.
@@ -625,6 +601,7 @@ impl Daemon {
             self.ask_inits(&mut all).await;
             for (tenant, observed) in portion.iter().zip(all) {
                 let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
+                bailiwick_audit::add_sessions(&mut report, tenant, self.sessions.of(&tenant.name));
                 if let (Depth::Probe, Some(jail), Some(ids)) = (depth, &observed.jail, observed.ids)
                     && !jail.frozen
                 {
@@ -642,7 +619,7 @@ impl Daemon {
 
     /// Lets a session in: the client's end of its channel, and the value that counts it.
     pub(crate) async fn exec(
-        self: &Arc<Self>,
+        &self,
         permission: Permission,
         exec: &Exec,
         streams: Vec<OwnedFd>,
@@ -664,7 +641,7 @@ impl Daemon {
             return Err(Failure::of(ExitStatus::Refused, format!("tenant \"{name}\" is suspended{reason}")));
         }
         let spawn = door::admit(&tenant, exec, &streams)?;
-        let counted = self.count(&tenant)?;
+        let counted = self.sessions.enter(&tenant)?;
         let user = spawn.user.uid;
         let channel = match self.session(name, spawn, streams).await {
             Ok(channel) => channel,
@@ -694,28 +671,14 @@ impl Daemon {
         };
         Failure::of(ExitStatus::Refused, remedy)
     }
-
-    fn count(self: &Arc<Self>, tenant: &Tenant) -> Result<Counted, Failure> {
-        let mut sessions = lock(&self.sessions);
-        let count = sessions.entry(tenant.name.clone()).or_default();
-        if let Bound::At(limit) = tenant.settings.limits.sessions
-            && *count >= limit
-        {
-            *lock(&self.refused).entry(tenant.name.clone()).or_default() += 1;
-            let message = format!("\"{}\" has {count} sessions and may have {limit} (`sessions`)", tenant.name);
-            return Err(Failure::of(ExitStatus::OverLimit, message));
-        }
-        *count += 1;
-        Ok(Counted { daemon: Arc::clone(self), tenant: tenant.name.clone() })
-    }
 }
 
-/// The difference between a tenant as it is declared and as it is. `observed` is `None` for one that is down.
+/// The difference between a tenant as it is declared and as it is. `actual` is `None` for one that is down.
 fn differences(
     name: &TenantName,
     tenant: Option<&Tenant>,
     entry: Option<&RosterEntry>,
-    observed: Option<Observed>,
+    actual: Option<InForce>,
     facts: &HostFacts,
 ) -> Vec<Change> {
     let runs = entry.is_some_and(|entry| entry.pid.is_some());
@@ -730,11 +693,8 @@ fn differences(
         return if runs { vec![change("running", Action::Stop)] } else { Vec::new() };
     };
     let held = entry.is_some_and(|entry| entry.held);
-    let observed = observed.unwrap_or_else(|| {
-        let ids = entry.map(|entry| entry.ids);
-        Observed { tenant: name.clone(), ids, jail: None, strays: Vec::new(), disk: None }
-    });
-    difference(tenant, facts, &observed, held)
+    let down = || InForce { tenant: name.clone(), jail: None, strays: Vec::new(), disk: None };
+    difference(tenant, facts, &actual.unwrap_or_else(down), held)
 }
 
 fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {

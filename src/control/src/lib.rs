@@ -13,6 +13,7 @@ mod reconcile;
 mod record;
 mod recorder;
 mod server;
+mod sessions;
 mod warden_link;
 
 pub use daemon::{Daemon, OpenError};

@@ -494,8 +494,8 @@ impl Work {
             self.disks = disks;
         }
         let Some(daemon) = self.daemon.upgrade() else { return };
-        let (sessions, refused) = daemon.take_sessions();
-        for (tenant, count) in refused {
+        let sessions = daemon.sessions().now();
+        for (tenant, count) in daemon.sessions().take_refused() {
             self.fault(&tenant, "sessions", count);
         }
         let mut samples: BTreeMap<TenantName, Sample> = BTreeMap::new();
@@ -608,7 +608,7 @@ impl Work {
         let refreshed = self.refresh();
         refreshed.map_err(|error| Failure::of(ExitStatus::Failed, format!("the warden does not answer: {error}")))?;
         let Some(daemon) = self.daemon.upgrade() else { return Ok(Vec::new()) };
-        let sessions = daemon.sessions_now();
+        let sessions = daemon.sessions().now();
         let mut found = Vec::new();
         for (tenant, live) in &mut self.live {
             let Some(meter) = &self.meter else { break };

@@ -1,7 +1,8 @@
 //! The control socket: connections, frames, and which request goes where.
 
-use crate::daemon::{Counted, Daemon};
+use crate::daemon::Daemon;
 use crate::permission::{Caller, Permission};
+use crate::sessions::Counted;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_sys::socket;

@@ -9,13 +9,15 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// How long requests that are under way may take when the daemon is told to end.
 const STOP_TIME: Duration = Duration::from_secs(20);
+/// How long one that was killed may take to let go of its socket.
+const DYING_TIME: Duration = Duration::from_secs(1);
 /// The name of the control socket's descriptor: `FileDescriptorName=` in `bailiwickd.socket`.
 const HANDED: &str = "control";
 
@@ -124,9 +126,13 @@ fn handed(path: &Path) -> Result<Option<UnixListener>, Ended> {
 
 /// The control socket, for every local user: who may ask is decided for each connection.
 async fn listen(path: &Path) -> Result<UnixListener, Ended> {
-    if UnixStream::connect(path).await.is_ok() {
-        let message = format!("another bailiwickd answers on \"{}\"", path.display());
-        return Err(Ended::new(ExitStatus::Conflict, message));
+    let deadline = Instant::now() + DYING_TIME;
+    while UnixStream::connect(path).await.is_ok() {
+        if Instant::now() >= deadline {
+            let message = format!("another bailiwickd answers on \"{}\"", path.display());
+            return Err(Ended::new(ExitStatus::Conflict, message));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let failed = |error| Ended::failed(&format!("listen on \"{}\"", path.display()), &error);
     match std::fs::remove_file(path) {

@@ -7,8 +7,8 @@ use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{file, namespace};
 use bailiwick_types::{
-    DiskFact, IdRange, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail,
-    ProcessFacts, QuotaFacts, TenantName,
+    DiskFact, IdRange, InForce, JailInForce, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES,
+    Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -91,6 +91,37 @@ pub fn observe_with(subject: &Subject<'_>, census: &Census) -> Result<Observed, 
     })
 }
 
+/// As much as a comparison with the policy needs.
+///
+/// # Errors
+/// As [`observe`].
+pub fn in_force(subject: &Subject<'_>, census: &Census) -> Result<InForce, ObserveError> {
+    Ok(InForce {
+        tenant: subject.tenant.clone(),
+        jail: jail_in_force(subject, census)?,
+        strays: strays(subject, census)?.iter().map(|stray| stray.pid).collect(),
+        disk: disk(subject)?,
+    })
+}
+
+fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailInForce>, ObserveError> {
+    let Some((pid, start_time)) = subject.init else { return Ok(None) };
+    let of_init = || Ok((proc::status(pid)?, mounts(pid)?.0, proc::start_time(pid)?));
+    let Some((status, mounts, _)) = unless_gone(pid, of_init())?.filter(|(_, _, now)| *now == start_time) else {
+        return Ok(None);
+    };
+    let sized = mounts.iter().filter(|mount| mount.fs_type == "tmpfs" && !mount.covered).filter_map(|mount| {
+        let size = mount.super_options.iter().find(|option| option.starts_with("size="))?;
+        Some((mount.target.clone(), size.clone()))
+    });
+    Ok(Some(JailInForce {
+        cap_bounding: status.cap_bounding,
+        no_new_privs: status.no_new_privs,
+        limits: limit::limits(subject, &census.hierarchies, false),
+        tmpfs: sized.collect(),
+    }))
+}
+
 fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, ObserveError> {
     let hierarchies = &census.hierarchies;
     let Some((pid, start_time)) = subject.init else { return Ok(None) };
@@ -107,7 +138,7 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
         return Ok(None);
     };
     let (processes, processes_cut) = processes(subject, hierarchies)?;
-    let mut limits = limit::limits(subject, hierarchies);
+    let mut limits = limit::limits(subject, hierarchies, true);
     limits.push(LimitFact {
         resource: "open_files".to_owned(),
         file: "limits".to_owned(),
@@ -263,12 +294,18 @@ fn frozen(subject: &Subject<'_>, hierarchies: &Hierarchies) -> bool {
 /// Processes that have an id of the tenant's and are not where its processes belong.
 fn strays(subject: &Subject<'_>, census: &Census) -> Result<Vec<ProcessFacts>, ObserveError> {
     let Some(ids) = subject.ids else { return Ok(Vec::new()) };
-    let is_tenants = |uids: &[u32; 4]| uids.iter().any(|uid| ids.contains(*uid));
+    let is_stray = |uids: &_, groups: &_| has_any(ids, uids) && !belongs(subject.cgroups, groups);
     let mut found = Vec::new();
-    for (pid, _) in census.users.iter().filter(|(_, uids)| is_tenants(uids)) {
+    for (pid, _) in census.users.iter().filter(|(_, uids)| has_any(ids, uids)) {
         // Read anew: since the census the number may have been given away, or the process may have moved.
+        let now = || Ok((proc::status(*pid)?, proc::cgroups(*pid)?));
+        let Some((status, cgroups)) = unless_gone(*pid, now())? else { continue };
+        if !is_stray(&status.uids, &cgroups) {
+            continue;
+        }
+        // All of it at one time, and not of a corpse, which has left its groups: most are at home, and spared this.
         let Some(facts) = unless_gone(*pid, proc::facts(*pid))? else { continue };
-        if is_tenants(&facts.uids) && !belongs(subject.cgroups, &facts.cgroups) {
+        if is_stray(&facts.uids, &facts.cgroups) {
             found.push(facts);
             if found.len() == MAX_STRAYS {
                 break;
@@ -276,6 +313,10 @@ fn strays(subject: &Subject<'_>, census: &Census) -> Result<Vec<ProcessFacts>, O
         }
     }
     Ok(found)
+}
+
+fn has_any(ids: IdRange, uids: &[u32; 4]) -> bool {
+    uids.iter().any(|uid| ids.contains(*uid))
 }
 
 /// Whether a process's groups are the tenant's: below it where it is unified, and it itself elsewhere.
@@ -341,6 +382,10 @@ mod tests {
         assert!(jail.mounts.iter().any(|mount| mount.target == "/" && !mount.covered));
         assert_eq!(jail.limits.iter().map(|limit| limit.resource.as_str()).collect::<Vec<_>>(), ["open_files"]);
         assert_eq!(jail.cgroups, cgroups);
+        let brief = in_force(&own_subject(&tenant, &cgroups, uids[0]), &Census::of(Vec::new()).expect("census"));
+        let brief = brief.expect("reads").jail.expect("lives");
+        assert_eq!((brief.cap_bounding, brief.no_new_privs), (jail.init.cap_bounding, jail.init.no_new_privs));
+        assert!(brief.tmpfs.values().all(|size| size.starts_with("size=")));
     }
 
     #[test]
@@ -372,6 +417,24 @@ mod tests {
         assert_eq!((observed.jail, observed.strays.len()), (None, 0));
         let subject = Subject { init: Some((u32::MAX, 1)), ..subject };
         assert_eq!(observe_with(&subject, &Census::of(Vec::new()).expect("census")).expect("reads").jail, None);
+    }
+
+    #[test]
+    fn a_corpse_is_no_stray() {
+        let tenant: TenantName = "alice".parse().expect("name");
+        let mut child = std::process::Command::new("true").spawn().expect("runs");
+        let uids = proc::status(std::process::id()).expect("status").uids;
+        // A corpse has left its groups, and waits for its parent.
+        while proc::facts(child.id()).is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let cgroups = map(&[("unified", "/no-such-group-of-a-tenant")]);
+        let census = Census::of(vec![(child.id(), uids)]).expect("census");
+        let subject = own_subject(&tenant, &cgroups, uids[0]);
+        assert!(proc::status(child.id()).is_ok(), "it is still there");
+        assert_eq!(strays(&subject, &census).expect("reads"), []);
+        assert_eq!(in_force(&subject, &census).expect("reads").strays, [0; 0]);
+        child.wait().expect("ends");
     }
 
     #[test]

@@ -52,9 +52,9 @@ impl Count {
     }
 }
 
-/// Every limit of the tenant that has a file. One whose file cannot be read is left out, which is drift to whoever
-/// compares.
-pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<LimitFact> {
+/// Every limit of the tenant that has a file, with what is used of it or without. One whose file cannot be read is left
+/// out, which is drift to whoever compares.
+pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usage: bool) -> Vec<LimitFact> {
     let mut groups: BTreeMap<&str, Option<OwnedFd>> = BTreeMap::new();
     let mut facts = Vec::new();
     for control in subject.controls {
@@ -67,13 +67,13 @@ pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<Li
             .entry(hierarchy)
             .or_insert_with(|| cgroup::open(hierarchies.mount_of(hierarchy)?, subject.cgroups.get(hierarchy)?).ok());
         if let Some(group) = group {
-            facts.extend(limit(control, place, group.as_fd()));
+            facts.extend(limit(control, place, group.as_fd(), with_usage));
         }
     }
     facts
 }
 
-fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>) -> Option<LimitFact> {
+fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>, with_usage: bool) -> Option<LimitFact> {
     let text = cgroup::read(group, place.file).ok()?;
     let enforced = match place.read_back(&text)? {
         Value::Unlimited => None,
@@ -83,7 +83,8 @@ fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>) -> Option<Limi
             _ => number,
         }),
     };
-    let usage = USAGE.iter().find(|usage| usage.word == control.word && usage.hierarchy == place.hierarchy);
+    let of_it = |usage: &&Usage| usage.word == control.word && usage.hierarchy == place.hierarchy;
+    let usage = USAGE.iter().filter(|_| with_usage).find(of_it);
     let plain = |file: Option<&'static str>| Plain(file?).read(group);
     Some(LimitFact {
         resource: control.word.to_owned(),

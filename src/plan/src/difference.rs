@@ -5,17 +5,17 @@ use crate::capability::CapabilitySet;
 use crate::control::{Value, controls};
 use crate::disk::DiskPlan;
 use bailiwick_policy::{Declared, Tenant};
-use bailiwick_types::{Action, Change, HostFacts, LimitFact, Observed, Profile};
+use bailiwick_types::{Action, Change, HostFacts, InForce, LimitFact, Profile};
 
 /// What must change on this host.
 #[must_use]
-pub fn difference(tenant: &Tenant, facts: &HostFacts, observed: &Observed, held: bool) -> Vec<Change> {
+pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bool) -> Vec<Change> {
     let controls = controls(&tenant.settings.limits, facts);
     let mut changes = Vec::new();
     let mut add = |what: &str, actual: String, declared: String, action: Action| {
         changes.push(Change { tenant: tenant.name.clone(), what: what.to_owned(), actual, declared, action });
     };
-    let jail = match (&tenant.state, &observed.jail, held) {
+    let jail = match (&tenant.state, &actual.jail, held) {
         (Declared::Suspended { .. }, Some(_), _) => {
             add("state", "running".into(), "suspended".into(), Action::Stop);
             return changes;
@@ -33,7 +33,7 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, observed: &Observed, held:
     };
     let profile = tenant.settings.profile;
     let want = CapabilitySet::of(profile).0;
-    if jail.init.cap_bounding != want || jail.init.no_new_privs != (profile == Profile::Web) {
+    if jail.cap_bounding != want || jail.no_new_privs != (profile == Profile::Web) {
         add("profile", "another profile's confinement".into(), profile.to_string(), Action::Restart);
     }
     let mut told = "";
@@ -52,11 +52,7 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, observed: &Observed, held:
     for (target, size) in [("/tmp", tenant.settings.limits.tmp_size()), ("/dev/shm", tenant.settings.limits.shm_size())]
     {
         let option = format!("size={}k", size.0 / 1024);
-        let mount = jail.mounts.iter().rev().find(|mount| mount.target == target && mount.fs_type == "tmpfs");
-        if let Some(mount) = mount
-            && let Some(actual) = mount.super_options.iter().find(|option| option.starts_with("size="))
-            && *actual != option
-        {
+        if let Some(actual) = jail.tmpfs.get(target).filter(|actual| **actual != option) {
             add(
                 &format!("limits.{}", target.trim_start_matches("/dev").trim_start_matches('/')),
                 actual.clone(),
@@ -65,14 +61,14 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, observed: &Observed, held:
             );
         }
     }
-    if let Some(disk) = &observed.disk {
+    if let Some(disk) = &actual.disk {
         let limits = &tenant.settings.limits;
         for differs in DiskPlan::new(limits, facts).difference(limits, disk) {
             add(&format!("limits.{}", differs.word), differs.actual, differs.declared, Action::Live);
         }
     }
-    if !observed.strays.is_empty() {
-        let pids: Vec<String> = observed.strays.iter().take(8).map(|process| process.pid.to_string()).collect();
+    if !actual.strays.is_empty() {
+        let pids: Vec<String> = actual.strays.iter().take(8).map(u32::to_string).collect();
         add(
             "membership",
             format!("processes outside the control group: {}", pids.join(", ")),

@@ -4,7 +4,7 @@
 //! to a tenant what the operator wrote down for it. Each verb says why it is safe to grant.
 
 use crate::Failure;
-use bailiwick_types::{DiskFact, HostFacts, IdRange, Observed, ProcessSight, TenantName};
+use bailiwick_types::{DiskFact, HostFacts, IdRange, InForce, Observed, ProcessSight, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -53,6 +53,11 @@ pub enum WardenRequest {
         /// Whose, at most [`MOST_OBSERVED`]. The answer has the same order.
         tenants: Vec<TenantName>,
     },
+    /// Read as much of it as a comparison with the policy needs. Safe: changes nothing.
+    InForce {
+        /// Whose, at most [`MOST_COMPARED`]. The answer has the same order.
+        tenants: Vec<TenantName>,
+    },
     /// What the host is capable of. Safe: changes nothing.
     Facts,
     /// What every tenant uses of its disk quota. Safe: of what it changes, only the end of a time of grace, and that to
@@ -77,6 +82,9 @@ pub enum WardenRequest {
 
 /// The most tenants of one `Observe`.
 pub const MOST_OBSERVED: usize = 64;
+
+/// The most tenants of one `InForce`.
+pub const MOST_COMPARED: usize = 1024;
 
 /// Whether a jail that is ended stays down until an operator starts it. `Start` always ends a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +111,8 @@ pub enum WardenReply {
     Unchanged,
     /// To `Observe`.
     Observed(Vec<Observed>),
+    /// To `InForce`.
+    InForce(Vec<InForce>),
     /// To `Watch`, each time that something happens.
     Event(WardenEvent),
     /// To `Evidence`.

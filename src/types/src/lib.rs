@@ -21,13 +21,13 @@ pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use name::{ImageName, LoginName, NameError, PlanName, ServiceName, TenantName};
 pub use observed::{
-    DiskFact, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail,
-    ProcessFacts, QuotaFact,
+    DiskFact, InForce, JailInForce, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed,
+    ObservedJail, ProcessFacts, QuotaFact,
 };
 pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
 pub use report::{
-    Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport, Severity,
-    TenantReport, Verdict, WallReport,
+    Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport,
+    SessionCount, Severity, TenantReport, Verdict, WallReport,
 };
 pub use shown::{is_dangerous, part, percent, visible, visible_lines};
 pub use tenant::{Door, Profile, UnknownWord};

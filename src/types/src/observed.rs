@@ -26,6 +26,33 @@ pub struct Observed {
     pub disk: Option<DiskFact>,
 }
 
+/// What is in force for one tenant: as much of what the kernel shows as a comparison with its policy needs, so that a
+/// thousand can be compared in the blink of an eye. No proof of a wall: that is [`Observed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// Whose.
+    pub tenant: TenantName,
+    /// The jail, when its init lives.
+    pub jail: Option<JailInForce>,
+    /// Processes with an id of the tenant's range that are not in its control group; at most [`MAX_STRAYS`].
+    pub strays: Vec<u32>,
+    /// Its disk quota; `None` when nothing counts on this host, or the tenant has no storage.
+    pub disk: Option<DiskFact>,
+}
+
+/// What is in force in a running jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailInForce {
+    /// Capabilities that init and what it starts may ever have.
+    pub cap_bounding: u64,
+    /// Whether no program that init starts gets more rights than it.
+    pub no_new_privs: bool,
+    /// Limits as the kernel reports them, without what is in use.
+    pub limits: Vec<LimitFact>,
+    /// The option `size=` of the tmpfs that is seen at a path, by that path.
+    pub tmpfs: BTreeMap<String, String>,
+}
+
 /// A tenant's disk quota, as the kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskFact {

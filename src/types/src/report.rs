@@ -96,6 +96,17 @@ pub struct LimitReport {
     pub verdict: Verdict,
 }
 
+/// The sessions of a tenant, as `bailiwickd` counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SessionCount {
+    /// Now.
+    pub now: u64,
+    /// The most at a time since `bailiwickd` was started.
+    pub most: u64,
+    /// Refused at the limit since then.
+    pub refused: u64,
+}
+
 /// One wall in an audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WallReport {

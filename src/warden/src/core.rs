@@ -18,11 +18,11 @@ use bailiwick_plan::JailPlan;
 use bailiwick_plan::control::controls;
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
-use bailiwick_proto::warden::{MOST_OBSERVED, Reached, RosterEntry, WardenEvent};
+use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, Reached, RosterEntry, WardenEvent};
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
-use bailiwick_types::{DiskFact, ExitStatus, IdRange, Observed, QuotaFacts, TenantName};
+use bailiwick_types::{DiskFact, ExitStatus, IdRange, QuotaFacts, TenantName};
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -335,7 +335,12 @@ impl Warden {
             WardenRequest::Freeze { tenant } => self.freeze(&tenant, true),
             WardenRequest::Thaw { tenant } => self.freeze(&tenant, false),
             WardenRequest::Purge { tenant } => self.purge(&tenant),
-            WardenRequest::Observe { tenants } => self.observe_all(&tenants),
+            WardenRequest::Observe { tenants } => self
+                .look(&tenants, MOST_OBSERVED, bailiwick_observe::observe_with, |all| &mut all.disk)
+                .map(WardenReply::Observed),
+            WardenRequest::InForce { tenants } => self
+                .look(&tenants, MOST_COMPARED, bailiwick_observe::in_force, |all| &mut all.disk)
+                .map(WardenReply::InForce),
             WardenRequest::Facts => self.facts(),
             WardenRequest::Disks => self.disks(),
             WardenRequest::Evidence { tenant } => self.evidence(&tenant),
@@ -579,17 +584,36 @@ impl Warden {
         Ok(WardenReply::Done)
     }
 
-    fn observe_all(&mut self, names: &[TenantName]) -> Result<WardenReply, Failure> {
-        if names.len() > MOST_OBSERVED {
+    /// What the kernel shows of tenants, as far as `read` looks.
+    fn look<T>(
+        &mut self,
+        names: &[TenantName],
+        most: usize,
+        read: impl Fn(&Subject<'_>, &Census) -> Result<T, ObserveError>,
+        disk: impl Fn(&mut T) -> &mut Option<DiskFact>,
+    ) -> Result<Vec<T>, Failure> {
+        if names.len() > most {
             let message = format!("{} tenants are more than can be observed at once", names.len());
             return Err(Failure::of(ExitStatus::Invalid, message));
         }
         let census = Census::take().map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
-        let observed = names.iter().map(|name| self.observe(name, &census)).collect::<Result<_, _>>()?;
-        Ok(WardenReply::Observed(observed))
+        let mut all = Vec::with_capacity(names.len());
+        for name in names {
+            let mut seen = self.look_at(name, &census, &read)?;
+            if let Some(disk) = disk(&mut seen) {
+                disk.held_back = self.held_back;
+            }
+            all.push(seen);
+        }
+        Ok(all)
     }
 
-    fn observe(&mut self, name: &TenantName, census: &Census) -> Result<Observed, Failure> {
+    fn look_at<T>(
+        &mut self,
+        name: &TenantName,
+        census: &Census,
+        read: impl Fn(&Subject<'_>, &Census) -> Result<T, ObserveError>,
+    ) -> Result<T, Failure> {
         let controls = match bailiwick_policy::read_tenant(&self.config, name) {
             Ok((_, Some(tenant))) => controls(&tenant.settings.limits, &self.facts),
             _ => Vec::new(),
@@ -601,12 +625,7 @@ impl Warden {
         let storage = dir.as_ref().map(|dir| (dir.as_fd(), &self.facts.storage.quota));
         let ids = self.ledger.ids(name);
         let subject = Subject { tenant: name, ids, init, cgroups: &cgroups, controls: &controls, storage };
-        let mut observed = bailiwick_observe::observe_with(&subject, census)
-            .map_err(|error| failure(ExitStatus::Failed, name, "observe", &error))?;
-        if let Some(disk) = &mut observed.disk {
-            disk.held_back = self.held_back;
-        }
-        Ok(observed)
+        read(&subject, census).map_err(|error| failure(ExitStatus::Failed, name, "observe", &error))
     }
 
     fn evidence(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
