@@ -3,6 +3,7 @@
 
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{WardenReply, WardenRequest};
+use bailiwick_sys::process;
 use bailiwick_types::{Profile, TenantName};
 use std::collections::BTreeSet;
 use std::fs;
@@ -292,11 +293,10 @@ impl Host {
         self.running.as_ref().expect("something runs").id()
     }
 
-    /// Kills what was started, without a chance to clean up.
+    /// Kills what was started and what that started, without a chance to clean up.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.running.take() {
-            child.kill().expect("kill");
-            child.wait().expect("wait");
+        if let Some(child) = self.running.take() {
+            kill(child);
         }
     }
 
@@ -453,6 +453,25 @@ impl Default for Host {
     }
 }
 
+/// Kills a program that is still our child, and the daemons that it has started: it first, so that it starts none again.
+/// Jails, which are children of a warden, go on.
+fn kill(mut child: Child) {
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap_or_default();
+    let is_daemon = |pid: &u32| {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        program.ends_with("bailiwickd") || program.ends_with("bailiwick-warden")
+    };
+    // By descriptor: once their parent is gone, somebody else reaps them, and their numbers are free.
+    let daemons = children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_daemon);
+    let daemons: Vec<_> = daemons.filter_map(|pid| process::open(pid).ok()).collect();
+    child.kill().ok();
+    child.wait().ok();
+    for daemon in daemons {
+        process::signal(&daemon, rustix::process::Signal::KILL).ok();
+        process::has_ended(&daemon, Duration::from_secs(10)).ok();
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -464,12 +483,11 @@ impl Drop for Host {
             if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
                 rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
             }
-            let deadline = Instant::now() + Duration::from_secs(5);
+            let deadline = Instant::now() + Duration::from_secs(30);
             while child.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            child.kill().ok();
-            child.wait().ok();
+            kill(child);
         }
         for group in self.groups().iter().filter(|group| {
             group.starts_with("/sys/fs/cgroup/unified") || Path::new(group).join("cgroup.kill").exists()
