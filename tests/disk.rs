@@ -323,6 +323,33 @@ fn a_soft_limit_holds_after_the_tenants_own_time_of_grace() {
 }
 
 #[test]
+fn a_hit_of_a_disk_limit_is_told_by_the_kernel() {
+    let bounded = bounded("disk = \"16M\"");
+    if !has_projects(&bounded) {
+        return;
+    }
+    bounded.host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ndisk = \"8M:16M\"\n");
+    bounded.host.ok(&["apply", "web"]);
+    let until = |what: &str, seen: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while !seen() {
+            assert!(Instant::now() < deadline, "{what}\n{}", bounded.host.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    assert_eq!(bounded.host.inside("web", "head -c 10M /dev/zero > /home/a; sync").0, 0);
+    until("the soft limit", &|| bounded.host.log().contains("web has passed its soft limit of disk"));
+    bounded.fills("web", "head -c 20M /dev/zero > /home/b");
+    let incidents = || -> Value { serde_json::from_str(&bounded.host.ok(&["incidents", "--json"])).expect("JSON") };
+    until("the hard one", &|| incidents().as_array().is_some_and(|rows| !rows.is_empty()));
+    let rows = incidents();
+    assert_eq!(
+        (&rows[0]["tenant"], &rows[0]["kind"], rows.as_array().map(Vec::len)),
+        (&"web".into(), &"disk".into(), Some(1))
+    );
+}
+
+#[test]
 fn what_is_found_uncharged_is_told_and_charged_by_the_next_start() {
     let bounded = bounded("disk = \"64M\"");
     if !has_projects(&bounded) {

@@ -163,6 +163,33 @@ fn a_minute_of_two_tenants() {
 }
 
 #[test]
+fn who_waits_for_a_neighbour_is_told_for_which() {
+    let mut host = Host::new();
+    host.write("etc/tenants.d/meek.toml", "plan = \"web\"\n[limits]\ncpu = \"unlimited\"\n");
+    host.declare("idle", "web");
+    host.write("etc/tenants.d/greedy.toml", "plan = \"web\"\n[limits]\ncpu = \"unlimited\"\ncpu_weight = 1000\n");
+    host.start();
+    host.ok(&["apply"]);
+    let spin = |count: u32| format!("for i in $(seq {count}); do timeout 100 sh -c 'while :; do :; done' & done; wait");
+    // Both want more than there is, and one of them gets ten times as much.
+    let mut busy = [beside(&host, "meek", &spin(8)), beside(&host, "greedy", &spin(8))];
+    let incident = until("an incident of the meek", Duration::from_secs(90), || {
+        let incidents = json(&host, &["incidents", "meek"]);
+        incidents.as_array().expect("rows").iter().find(|incident| incident["kind"] == "pressure-cpu").cloned()
+    });
+    let shown = json(&host, &["incidents", "--show", &incident["id"].to_string()]);
+    let share = &shown["snapshots"][0]["pressure"][0];
+    assert_eq!((share["resource"].as_str(), share["neighbour"].as_str()), (Some("cpu"), Some("greedy")), "{shown}");
+    let (own, others) = (share["own"].as_u64().expect("a number"), share["others"].as_u64().expect("a number"));
+    assert!(others > own, "{shown}");
+    assert_eq!(json(&host, &["incidents", "idle"]), Value::Array(Vec::new()));
+    for child in &mut busy {
+        child.kill().ok();
+        child.wait().expect("ends");
+    }
+}
+
+#[test]
 fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     let mut host = Host::new();
     host.declare("web", "web");

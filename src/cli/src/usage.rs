@@ -258,7 +258,7 @@ fn snapshot_text(snapshot: &Snapshot) -> String {
     }
     if !snapshot.pressure.is_empty() {
         let table =
-            render(&["WAITED-FOR", "BY-ITS-LIMIT", "BY-OTHERS", "NEIGHBOUR"], snapshot.pressure.iter().map(waited));
+            render(&["WAITED-FOR", "BY-ITSELF", "BY-OTHERS", "NEIGHBOUR"], snapshot.pressure.iter().map(waited));
         out.push_str(&format!("pressure\n{}", indented(&table)));
     }
     if !snapshot.processes.is_empty() {
@@ -269,7 +269,11 @@ fn snapshot_text(snapshot: &Snapshot) -> String {
 
 fn waited(share: &PressureShare) -> Vec<String> {
     let time = |microseconds| Measure::Cpu.amount_in_words(microseconds);
-    let neighbour = share.neighbour.as_ref().map(ToString::to_string).unwrap_or_default();
+    let neighbour = match &share.neighbour {
+        Some(neighbour) => neighbour.to_string(),
+        None if share.others > 0 => "the host itself".to_owned(),
+        None => String::new(),
+    };
     vec![share.resource.clone(), time(share.own), time(share.others), neighbour]
 }
 
@@ -491,8 +495,8 @@ faults    4
     cpu   1.500s
     swap  0
   pressure
-    WAITED-FOR  BY-ITS-LIMIT  BY-OTHERS  NEIGHBOUR
-    io          0.250s        3.000s     bob
+    WAITED-FOR  BY-ITSELF  BY-OTHERS  NEIGHBOUR
+    io          0.250s     3.000s     bob
   processes
            PID     MEMORY  COMMAND
             10       1.0M  init

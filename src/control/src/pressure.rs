@@ -1,4 +1,7 @@
-//! Whose fault it is that a tenant waits: its own limit, or a neighbour. Pure.
+//! Whose fault it is that a tenant waits: its own, or a neighbour's. Pure.
+//!
+//! The kernel counts how long processes of a group waited, not for whom. What the group's own limit made it wait is its own;
+//! the rest is shared out as the resource was: who used three quarters of it made others wait for three quarters.
 
 use bailiwick_types::{Measure, PressureShare, TenantName, Usage};
 use std::collections::BTreeMap;
@@ -10,34 +13,55 @@ const RESOURCES: [(&str, Measure, &[Measure]); 3] = [
     ("io", Measure::IoPressure, &[Measure::IoRead, Measure::IoWrite]),
 ];
 
-/// How a tenant's waiting is split, resource by resource, from what all used in a span of so many seconds.
-pub(crate) fn split(
-    tenant: &TenantName,
-    used: &BTreeMap<TenantName, Usage>,
-    bounds: &Usage,
-    seconds: u64,
-) -> Vec<PressureShare> {
+/// What was used in a span of time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) seconds: u64,
+    /// By the running tenants.
+    pub(crate) used: BTreeMap<TenantName, Usage>,
+    /// Processor time of the whole machine, in microseconds: what is no tenant's is the host's.
+    pub(crate) busy: u64,
+}
+
+impl Span {
+    /// Processor time of whatever is no tenant's.
+    fn host_cpu(&self) -> u64 {
+        let tenants = self.used.values().filter_map(|usage| usage.get(Measure::Cpu)).sum();
+        self.busy.saturating_sub(tenants)
+    }
+}
+
+/// How a tenant's waiting is split, resource by resource.
+pub(crate) fn split(tenant: &TenantName, span: &Span, bounds: &Usage) -> Vec<PressureShare> {
+    let (used, seconds) = (&span.used, span.seconds);
     let Some(own_use) = used.get(tenant) else { return Vec::new() };
     let share = |(resource, waited, measures): (&str, Measure, &[Measure])| {
         let waited = own_use.get(waited).filter(|waited| *waited > 0)?;
-        let own = match resource {
+        let held = match resource {
             // The kernel counts who is held back by its own limit among those who wait.
             "cpu" => own_use.get(Measure::Throttled).unwrap_or(0).min(waited),
             // Near its own bound a tenant waits for itself: for its own pages, or for its own rate.
             _ if measures.iter().any(|measure| is_at_bound(own_use, bounds, *measure, seconds)) => waited,
             _ => 0,
         };
-        let others = waited - own;
         let use_of = |usage: &Usage| measures.iter().filter_map(|measure| usage.get(*measure)).sum::<u64>();
-        let neighbour = used
-            .iter()
-            .filter(|(name, usage)| *name != tenant && use_of(usage) > 0)
+        let host_use = if resource == "cpu" { span.host_cpu() } else { 0 };
+        let neighbours = || used.iter().filter(|(name, usage)| *name != tenant && use_of(usage) > 0);
+        let theirs = neighbours().map(|(_, usage)| use_of(usage)).fold(host_use, u64::saturating_add);
+        let others = portion(waited - held, theirs, theirs.saturating_add(use_of(own_use)));
+        let neighbour = neighbours()
             .max_by_key(|(_, usage)| use_of(usage))
+            .filter(|(_, usage)| others > 0 && use_of(usage) >= host_use)
             .map(|(name, _)| name.clone());
-        let neighbour = if others > 0 { neighbour } else { None };
-        Some(PressureShare { resource: resource.to_owned(), own, others, neighbour })
+        Some(PressureShare { resource: resource.to_owned(), own: waited - others, others, neighbour })
     };
     RESOURCES.into_iter().filter_map(share).collect()
+}
+
+/// `part / whole` of an amount; of nothing, nothing.
+fn portion(amount: u64, part: u64, whole: u64) -> u64 {
+    let portion = u128::from(amount) * u128::from(part) / u128::from(whole).max(1);
+    u64::try_from(portion).unwrap_or(amount)
 }
 
 fn is_at_bound(usage: &Usage, bounds: &Usage, measure: Measure, seconds: u64) -> bool {
@@ -58,8 +82,13 @@ mod tests {
         text.parse().expect("a name")
     }
 
-    fn used(rows: &[(&str, &[(Measure, u64)])]) -> BTreeMap<TenantName, Usage> {
-        rows.iter().map(|(tenant, values)| (name(tenant), Usage(values.iter().copied().collect()))).collect()
+    fn span(seconds: u64, busy: u64, rows: &[(&str, &[(Measure, u64)])]) -> Span {
+        let used = rows.iter().map(|(tenant, values)| (name(tenant), Usage(values.iter().copied().collect())));
+        Span { seconds, busy, used: used.collect() }
+    }
+
+    fn cpu(own: u64, others: u64, neighbour: Option<&str>) -> Vec<PressureShare> {
+        vec![PressureShare { resource: "cpu".into(), own, others, neighbour: neighbour.map(name) }]
     }
 
     #[test]
@@ -68,29 +97,50 @@ mod tests {
             Limits { cpu: Bound::At(CpuShare(50_000)), io_read: Bound::At(ByteSize(1 << 20)), ..Limits::default() };
         let bounds = Usage::bounds(&limits);
         assert_eq!(bounds.get(Measure::Cpu), Some(500_000));
-        let all = used(&[
-            ("victim", &[(Measure::CpuPressure, 900), (Measure::Throttled, 300), (Measure::Cpu, 5)]),
-            ("small", &[(Measure::Cpu, 10)]),
-            ("loud", &[(Measure::Cpu, 7000), (Measure::IoWrite, 10)]),
-            ("slow", &[(Measure::IoPressure, 80), (Measure::IoRead, 59 << 20), (Measure::IoWrite, 0)]),
-            ("waits", &[(Measure::IoPressure, 80), (Measure::IoRead, 1 << 20)]),
-        ]);
-        let shares = split(&name("victim"), &all, &bounds, 60);
-        let cpu = PressureShare { resource: "cpu".into(), own: 300, others: 600, neighbour: Some(name("loud")) };
-        assert_eq!(shares, [cpu]);
+        let all = span(
+            60,
+            0,
+            &[
+                ("victim", &[(Measure::CpuPressure, 900), (Measure::Throttled, 300), (Measure::Cpu, 2000)]),
+                ("small", &[(Measure::Cpu, 1000)]),
+                ("loud", &[(Measure::Cpu, 3000), (Measure::IoWrite, 10)]),
+                ("slow", &[(Measure::IoPressure, 80), (Measure::IoRead, 59 << 20), (Measure::IoWrite, 0)]),
+                ("waits", &[(Measure::IoPressure, 60), (Measure::IoRead, 1 << 20)]),
+            ],
+        );
+        // Its own limit, and a third of the rest, as it used a third of the processors.
+        assert_eq!(split(&name("victim"), &all, &bounds), cpu(500, 400, Some("loud")));
         // At its own rate of 60 MiB in a minute: it waits for itself.
         let slow = PressureShare { resource: "io".into(), own: 80, others: 0, neighbour: None };
-        assert_eq!(split(&name("slow"), &all, &bounds, 60), [slow]);
-        let waits = PressureShare { resource: "io".into(), own: 0, others: 80, neighbour: Some(name("slow")) };
-        assert_eq!(split(&name("waits"), &all, &bounds, 60), [waits]);
-        assert_eq!(split(&name("small"), &all, &bounds, 60), []);
-        assert_eq!(split(&name("gone"), &all, &bounds, 60), []);
+        assert_eq!(split(&name("slow"), &all, &bounds), [slow]);
+        let waits = PressureShare { resource: "io".into(), own: 1, others: 59, neighbour: Some(name("slow")) };
+        assert_eq!(split(&name("waits"), &all, &bounds), [waits]);
+        assert_eq!(split(&name("small"), &all, &bounds), []);
+        assert_eq!(split(&name("gone"), &all, &bounds), []);
+    }
+
+    #[test]
+    fn who_is_alone_waits_for_itself_or_for_the_host() {
+        let rows: &[(&str, &[(Measure, u64)])] = &[("a", &[(Measure::CpuPressure, 100), (Measure::Cpu, 50)])];
+        assert_eq!(split(&name("a"), &span(1, 50, rows), &Usage::default()), cpu(100, 0, None));
+        assert_eq!(split(&name("a"), &span(1, 200, rows), &Usage::default()), cpu(25, 75, None));
+        let rows: &[(&str, &[(Measure, u64)])] =
+            &[("a", &[(Measure::CpuPressure, 100), (Measure::Cpu, 50)]), ("b", &[(Measure::Cpu, 50)])];
+        assert_eq!(split(&name("a"), &span(1, 100, rows), &Usage::default()), cpu(50, 50, Some("b")));
+        assert_eq!(split(&name("a"), &span(1, 250, rows), &Usage::default()), cpu(20, 80, None));
     }
 
     #[test]
     fn throttled_for_longer_than_it_waited_is_all_its_own() {
-        let all = used(&[("a", &[(Measure::CpuPressure, 10), (Measure::Throttled, 90)]), ("b", &[(Measure::Cpu, 5)])]);
-        let shares = split(&name("a"), &all, &Usage::default(), 1);
-        assert_eq!((shares[0].own, shares[0].others, &shares[0].neighbour), (10, 0, &None));
+        let rows: &[(&str, &[(Measure, u64)])] =
+            &[("a", &[(Measure::CpuPressure, 10), (Measure::Throttled, 90)]), ("b", &[(Measure::Cpu, 5)])];
+        assert_eq!(split(&name("a"), &span(1, 5, rows), &Usage::default()), cpu(10, 0, None));
+    }
+
+    #[test]
+    fn no_amount_is_too_large() {
+        assert_eq!(portion(u64::MAX, u64::MAX, u64::MAX), u64::MAX);
+        assert_eq!(portion(u64::MAX, 1, 0), u64::MAX);
+        assert_eq!(portion(7, 0, 0), 0);
     }
 }

@@ -7,13 +7,14 @@
 use crate::audit_log::{self, AuditLog, Looked};
 use crate::daemon::Daemon;
 use crate::incident::Incidents;
-use crate::pressure;
+use crate::pressure::{self, Span};
 use bailiwick_audit::chain::Head;
 use bailiwick_history::{History, Retention, Sample};
 use bailiwick_observe::{Gauge, Meter, Reading};
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::warden::{QuotaHit, RosterEntry, WardenEvent};
 use bailiwick_proto::{Failure, WARDEN_SOCKET, WardenReply, WardenRequest};
+use bailiwick_sys::proc;
 use bailiwick_sys::watch::{Changes, Watched};
 use bailiwick_types::{
     AuditReport, DiskFact, ExitStatus, Fault, Measure, Moment, Snapshot, TenantName, TenantUsage, Usage, Window,
@@ -131,7 +132,9 @@ pub(crate) struct Work {
     stale: bool,
     refreshed: Instant,
     /// When the last sample was, and what it saw over how many seconds.
-    last: Option<(Instant, BTreeMap<TenantName, Usage>, u64)>,
+    last: Option<(Instant, Span)>,
+    /// What the machine's processors had worked at the last sample.
+    busy: u64,
     pressed: BTreeMap<String, Instant>,
     complained: Option<Instant>,
 }
@@ -162,6 +165,7 @@ impl Work {
             stale: false,
             refreshed: Instant::now(),
             last: None,
+            busy: proc::busy().unwrap_or(0),
             pressed: BTreeMap::new(),
             complained: None,
         })
@@ -428,9 +432,9 @@ impl Work {
 
     fn snapshot(&mut self, tenant: &TenantName, at: Moment) -> Snapshot {
         // Just after a sample, what counts is what the sample saw.
-        let (used, seconds) = match &self.last {
-            Some((at, used, seconds)) if at.elapsed() < FRESH_TIME => (used.clone(), *seconds),
-            _ => self.used_since_sample(),
+        let span = match &self.last {
+            Some((at, span)) if at.elapsed() < FRESH_TIME => span.clone(),
+            _ => self.since_sample(),
         };
         let bounds = self.bounds_of(tenant);
         let processes = match self.ask(&WardenRequest::Evidence { tenant: tenant.clone() }) {
@@ -440,21 +444,22 @@ impl Work {
         };
         Snapshot {
             at,
-            usage: used.get(tenant).cloned().unwrap_or_default(),
+            usage: span.used.get(tenant).cloned().unwrap_or_default(),
             processes,
-            pressure: pressure::split(tenant, &used, &bounds, seconds),
+            pressure: pressure::split(tenant, &span, &bounds),
         }
     }
 
-    /// What every running tenant used since the last sample, and over how many seconds.
-    fn used_since_sample(&self) -> (BTreeMap<TenantName, Usage>, u64) {
-        let Some(meter) = &self.meter else { return (BTreeMap::new(), 0) };
+    /// What was used since the last sample.
+    fn since_sample(&self) -> Span {
+        let Some(meter) = &self.meter else { return Span::default() };
         let mut longest = 0;
         let used = self.live.iter().map(|(tenant, live)| {
             longest = longest.max(live.sampled.0.elapsed().as_secs());
             (tenant.clone(), meter.read(&live.gauge).since(&live.sampled.1))
         });
-        (used.collect(), longest.max(1))
+        let used = used.collect();
+        Span { used, seconds: longest.max(1), busy: proc::busy().unwrap_or(0).saturating_sub(self.busy) }
     }
 
     fn bounds_of(&self, tenant: &TenantName) -> Usage {
@@ -469,14 +474,14 @@ impl Work {
             return;
         }
         self.pressed.insert(resource.to_owned(), Instant::now());
-        let (used, seconds) = self.used_since_sample();
-        let tenants: Vec<TenantName> = used.keys().cloned().collect();
+        let span = self.since_sample();
+        let tenants: Vec<TenantName> = span.used.keys().cloned().collect();
         for tenant in tenants {
-            let shares = pressure::split(&tenant, &used, &self.bounds_of(&tenant), seconds);
+            let shares = pressure::split(&tenant, &span, &self.bounds_of(&tenant));
             let waits = shares.iter().any(|share| {
                 share.resource == resource
                     && share.others > share.own
-                    && share.others.saturating_mul(WORTH_TELLING) > seconds.saturating_mul(1_000_000)
+                    && share.others.saturating_mul(WORTH_TELLING) > span.seconds.saturating_mul(1_000_000)
             });
             if waits {
                 self.incident(&tenant, &format!("pressure-{resource}"), 1);
@@ -521,8 +526,10 @@ impl Work {
             samples.insert(tenant.clone(), Sample { seconds, usage });
         }
         let used = samples.iter().map(|(tenant, sample)| (tenant.clone(), sample.usage.clone())).collect();
-        let longest = samples.values().map(|sample| sample.seconds).max().unwrap_or(1);
-        self.last = Some((Instant::now(), used, longest));
+        let seconds = samples.values().map(|sample| sample.seconds).max().unwrap_or(1);
+        let busy = proc::busy().unwrap_or(self.busy);
+        self.last = Some((Instant::now(), Span { seconds, used, busy: busy.saturating_sub(self.busy) }));
+        self.busy = busy;
         for (tenant, disk) in &self.disks {
             // Of a tenant that is down, its files are still there.
             let sample = samples

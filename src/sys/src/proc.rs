@@ -451,6 +451,26 @@ pub fn memory() -> io::Result<u64> {
     Ok(kibibytes.ok_or(io::ErrorKind::InvalidData)?.saturating_mul(1024))
 }
 
+/// Microseconds that the machine's processors have worked since it was booted, all together and for whomever
+/// (`proc_stat(5)`, in steps of a clock tick).
+///
+/// # Errors
+/// What reading the file says.
+pub fn busy() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    parse_busy(&text, rustix::param::clock_ticks_per_second()).ok_or_else(|| malformed("stat"))
+}
+
+fn parse_busy(text: &str, ticks_a_second: u64) -> Option<u64> {
+    let mut words = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let mut next = || words.next()?.parse::<u64>().ok();
+    // What guests used is counted in "user" and "nice" as well.
+    let (user, nice, system, _idle, _waiting) = (next()?, next()?, next()?, next()?, next()?);
+    let (interrupts, soft_interrupts) = (next()?, next()?);
+    let ticks = user + nice + system + interrupts + soft_interrupts;
+    Some(ticks.saturating_mul(1_000_000 / ticks_a_second.max(1)))
+}
+
 /// How many processes and threads the kernel lets there be: the lower of `kernel.pid_max` and `kernel.threads-max`.
 ///
 /// # Errors
@@ -466,6 +486,14 @@ pub fn most_tasks() -> io::Result<u64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_work_of_all_processors_is_what_is_neither_idle_nor_waiting() {
+        assert_eq!(parse_busy("cpu  10 20 30 400 50 6 7 0 99 98\ncpu0 1 2\n", 100), Some(730_000));
+        assert_eq!(parse_busy("cpu  10 20 30 400\n", 100), None);
+        assert_eq!(parse_busy("", 100), None);
+        assert!(busy().expect("reads") > 0);
+    }
 
     const STATUS: &str = "Name:\tevil\\nUid:\t0\nUmask:\t0022\nState:\tS (sleeping)\nPid:\t7\nPPid:\t3\n\
         Uid:\t10000000\t10000001\t10000002\t10000003\nGid:\t1\t2\t3\t4\nNSpid:\t7\t1\nThreads:\t2\n\

@@ -238,11 +238,11 @@ pub struct ProcessSight {
 pub struct PressureShare {
     /// `cpu`, `memory` or `io`.
     pub resource: String,
-    /// Microseconds that its own limit made it wait.
+    /// Microseconds that its own limit and its own use made it wait.
     pub own: u64,
     /// Microseconds that others did.
     pub others: u64,
-    /// Who used the most of the resource meanwhile, when others made it wait.
+    /// Who used the most of the resource meanwhile, when others made it wait; `None` when that was the host itself.
     pub neighbour: Option<TenantName>,
 }
 

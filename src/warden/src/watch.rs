@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 /// How often the same may be told.
 const SAME_TIME: Duration = Duration::from_secs(1);
 
-/// For how many microseconds of a second some process of some tenant must have waited to be told of.
+/// For how many microseconds of [`WINDOW`] some process of some tenant must have waited to be told of.
 pub(crate) const TRIGGERS: [(&str, &str, u32); 3] =
-    [("cpu", "cpu.pressure", 500_000), ("memory", "memory.pressure", 150_000), ("io", "io.pressure", 250_000)];
-/// Of how many: the least that the kernel lets everybody ask for.
-pub(crate) const WINDOW: u32 = 1_000_000;
+    [("cpu", "cpu.pressure", 1_000_000), ("memory", "memory.pressure", 300_000), ("io", "io.pressure", 500_000)];
+/// Microseconds. Without `CAP_SYS_RESOURCE` the kernel takes multiples of two seconds only (Documentation/accounting/psi.rst).
+pub(crate) const WINDOW: u32 = 2_000_000;
 
 /// Where it is told.
 #[derive(Debug)]
