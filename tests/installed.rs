@@ -431,3 +431,31 @@ fn removing_keeps_the_data_and_purging_asks() {
     assert!(!std::path::Path::new("/etc/bailiwick").exists());
     host();
 }
+
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn events_reach_the_journal_by_fields_and_syslog_by_facility() {
+    host();
+    let config = "require = [\"cpu\", \"memory\", \"tasks\"]\nsyslog = true\n";
+    std::fs::write("/etc/bailiwick/bailiwick.toml", config).expect("writes");
+    ok("systemctl restart bailiwickd.service");
+    let count = |filter: &str| sh(&format!("journalctl -b --no-pager -o cat {filter}")).1.lines().count();
+    // The facilities of syslog(3): 4 is auth, 3 is daemon.
+    let ways = [
+        "_TRANSPORT=journal BAILIWICK_EVENT=session-opened BAILIWICK_TENANT=alice BAILIWICK_DOOR=exec SYSLOG_FACILITY=4",
+        "_TRANSPORT=syslog SYSLOG_IDENTIFIER=bailiwickd SYSLOG_FACILITY=4",
+        "_TRANSPORT=journal BAILIWICK_EVENT=frozen BAILIWICK_TENANT=alice SYSLOG_FACILITY=3",
+        "_TRANSPORT=syslog SYSLOG_IDENTIFIER=bailiwickd SYSLOG_FACILITY=3",
+    ];
+    // Whoever takes the log may be restarted meanwhile.
+    for before in ["true", "systemctl restart systemd-journald.service"] {
+        ok(before);
+        let known = ways.map(count);
+        ok("bailiwick exec alice -- true; bailiwick freeze alice; bailiwick thaw alice");
+        for (way, known) in ways.iter().zip(known) {
+            until(way, || count(way) > known);
+        }
+    }
+    host();
+    ok("systemctl restart bailiwickd.service");
+}

@@ -146,6 +146,12 @@ fn report(readings: &HostReadings) -> HostReport {
         quota(Resource::Disk, facts),
         quota(Resource::Inodes, facts),
         feature(
+            "pressure",
+            if readings.pressure { FeatureState::Works } else { FeatureState::Limited },
+            format!("/proc/pressure/cpu can{} be read", if readings.pressure { "" } else { "not" }),
+            "boot with psi=1 a kernel with CONFIG_PSI: without it nothing tells which tenant waits for which",
+        ),
+        feature(
             "overlay",
             if readings.file_systems.contains("overlay") { FeatureState::Works } else { FeatureState::Limited },
             "/proc/filesystems lists what is loaded".to_owned(),
@@ -389,6 +395,7 @@ mod tests {
             },
             unified: Some("/sys/fs/cgroup".into()),
             group_kill: Some(true),
+            pressure: true,
             swap_accounting: Some(true),
             namespaces: NAMESPACES.map(|kind| (kind, NamespaceReading { present: true, most: Some(1000) })).into(),
             user_namespaces_restricted: false,
@@ -432,6 +439,7 @@ mod tests {
         ("landlock", FeatureState::Missing, |r| r.facts.landlock_abi = 0),
         ("control-groups", FeatureState::Missing, |r| r.unified = None),
         ("cgroup-kill", FeatureState::Missing, |r| r.group_kill = Some(false)),
+        ("pressure", FeatureState::Limited, |r| r.pressure = false),
         ("cpu", FeatureState::Limited, |r| { r.facts.controllers.remove("cpu"); }),
         ("tasks", FeatureState::Limited, |r| { r.facts.controllers.remove("pids"); }),
         ("swap", FeatureState::Limited, |r| r.swap_accounting = Some(false)),

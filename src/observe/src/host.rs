@@ -110,6 +110,8 @@ pub struct HostReadings {
     pub unified: Option<PathBuf>,
     /// Whether groups have `cgroup.kill`; `None` when there is no group to look at.
     pub group_kill: Option<bool>,
+    /// Whether the kernel counts how long processes wait (PSI); it may be built without, or be told not to.
+    pub pressure: bool,
     /// Whether swap is counted for each group; `None` when there is no group to look at.
     pub swap_accounting: Option<bool>,
     /// Each kind of namespace.
@@ -146,6 +148,8 @@ pub fn host_readings(state_dir: &Path) -> Result<HostReadings, ObserveError> {
     Ok(HostReadings {
         unified: hierarchies.unified.clone(),
         group_kill: has_beside(&unified_groups, "cgroup.events", "cgroup.kill"),
+        // Where it is switched off, the file is there and cannot be read.
+        pressure: text("/proc/pressure/cpu").is_ok(),
         swap_accounting,
         namespaces: NAMESPACES.iter().map(|kind| (*kind, namespace_reading(kind))).collect(),
         user_namespaces_restricted: text("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
