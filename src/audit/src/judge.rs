@@ -36,7 +36,11 @@ fn judge_where(
             verdict: verdict(&faults).max(Verdict::Down),
             walls: Vec::new(),
             probes: Vec::new(),
-            limits: limit::disk(tenant, facts, observed.disk.as_ref()).0,
+            limits: limit::disk(tenant, facts, observed.disk.as_ref())
+                .0
+                .into_iter()
+                .map(limit::with_headroom)
+                .collect(),
             findings: findings(&tenant.name, &faults),
         };
     };
@@ -67,7 +71,7 @@ fn judge_where(
         name: tenant.name.clone(),
         verdict: worst.max(verdict(&faults)),
         walls: reports,
-        limits,
+        limits: limits.into_iter().map(limit::with_headroom).collect(),
         probes: Vec::new(),
         findings: findings(&tenant.name, &faults),
     }

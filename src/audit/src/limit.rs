@@ -3,6 +3,7 @@
 //! Danger: `sessions` is the one limit of which the kernel has no word. Its row is `bailiwickd`'s own count.
 
 use crate::finding::{self, Fault};
+use crate::number;
 use bailiwick_plan::control::{Control, Value, controls};
 use bailiwick_plan::disk::{DiskPlan, bytes_in_words, inodes_in_words};
 use bailiwick_plan::nominal;
@@ -55,17 +56,31 @@ pub(crate) fn limits(
 /// Adds the limit that the daemon holds by itself: it counts who is in.
 pub fn add_sessions(report: &mut TenantReport, tenant: &Tenant, count: SessionCount) {
     let declared = tenant.settings.limits.sessions.to_string();
-    report.limits.push(LimitReport {
+    report.limits.push(with_headroom(LimitReport {
         used: Some(count.now),
         peak: Some(count.most),
         faults: Some(count.refused),
         ..row("sessions", declared.clone(), Some(declared))
-    });
+    }));
+}
+
+/// A row with all that it is made of, and what follows from it.
+pub(crate) fn with_headroom(row: LimitReport) -> LimitReport {
+    LimitReport { headroom: number::headroom(&row), ..row }
 }
 
 fn row(word: &str, declared: String, enforced: Option<String>) -> LimitReport {
     let resource = word.to_owned();
-    LimitReport { resource, declared, enforced, used: None, peak: None, faults: None, verdict: Verdict::Enforced }
+    LimitReport {
+        resource,
+        declared,
+        enforced,
+        used: None,
+        peak: None,
+        faults: None,
+        headroom: None,
+        verdict: Verdict::Enforced,
+    }
 }
 
 fn in_words(enforced: Option<u64>) -> String {

@@ -5,9 +5,10 @@
 
 use crate::Run;
 use crate::chart::{self, CHARTS};
+use crate::number;
 use bailiwick_types::{
-    AuditReport, ByteSize, Count, CpuShare, FeatureState, Finding, Kind, LimitReport, Measure, Moment, Point, Severity,
-    TenantName, TenantReport, Usage, Verdict, WallReport, is_dangerous, part, percent,
+    AuditReport, ByteSize, FeatureState, Finding, LimitReport, Measure, Moment, Point, Severity, TenantName,
+    TenantReport, Usage, Verdict, WallReport, is_dangerous, part, percent,
 };
 use std::collections::BTreeMap;
 
@@ -30,34 +31,6 @@ const VERDICTS: [(Verdict, &str, &str); 5] = [
     (Verdict::Nominal, "nominal", "as declared, but for a limit that this host cannot hold"),
     (Verdict::Down, "down", "not running: there is nothing to look at"),
     (Verdict::Enforced, "enforced", "every wall and every limit is as declared, by the kernel's own word"),
-];
-
-/// What the numbers of a limit are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Number {
-    /// A share of one core.
-    Share,
-    Bytes,
-    Things,
-}
-use Number::{Bytes, Share, Things};
-
-/// Limits whose value is a number, and whether what is used stands beside it (a level) or is a rate.
-const LIMITS: &[(&str, Number, Kind)] = &[
-    ("cpu", Share, Kind::Sum),
-    ("memory", Bytes, Kind::Level),
-    ("memory_high", Bytes, Kind::Level),
-    ("swap", Bytes, Kind::Level),
-    ("tasks", Things, Kind::Level),
-    ("io_read", Bytes, Kind::Sum),
-    ("io_write", Bytes, Kind::Sum),
-    ("iops_read", Things, Kind::Sum),
-    ("iops_write", Things, Kind::Sum),
-    ("disk", Bytes, Kind::Level),
-    ("inodes", Things, Kind::Level),
-    ("sessions", Things, Kind::Level),
-    ("tmp", Bytes, Kind::Level),
-    ("shm", Bytes, Kind::Level),
 ];
 
 const STYLE: &str = "\
@@ -267,8 +240,8 @@ fn finding_item(finding: &Finding) -> String {
 fn limit_row(limit: &LimitReport) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let amount = |value: Option<u64>| {
-        let is_bytes = LIMITS.iter().any(|(word, number, _)| *word == limit.resource && *number == Bytes);
-        or_dash(value.map(|value| if is_bytes { ByteSize(value).rounded() } else { value.to_string() }))
+        let is_size = number::is_size(&limit.resource);
+        or_dash(value.map(|value| if is_size { ByteSize(value).rounded() } else { value.to_string() }))
     };
     vec![
         text(&limit.resource),
@@ -277,33 +250,18 @@ fn limit_row(limit: &LimitReport) -> Vec<String> {
         amount(limit.used),
         amount(limit.peak),
         or_dash(limit.faults.map(|faults| faults.to_string())),
-        or_dash(headroom(limit)),
+        or_dash(limit.headroom.zip(limit.used).map(|(free, used)| percent(part(free, free.saturating_add(used))))),
         badge(word(limit.verdict)),
     ]
 }
 
-/// The part of a limit that is free. None for a rate: what is used has no such unit.
-fn headroom(limit: &LimitReport) -> Option<String> {
-    let (.., kind) = LIMITS.iter().find(|(word, ..)| *word == limit.resource)?;
-    let used = limit.used.filter(|_| *kind == Kind::Level)?;
-    Some(percent(1000_u64.saturating_sub(part(used, bound(limit)?))))
-}
-
-/// The number that the kernel enforces, in the unit of [`Point::rate`]; of a soft and a hard one the hard.
-fn bound(limit: &LimitReport) -> Option<u64> {
-    let (_, number, _) = LIMITS.iter().find(|(word, ..)| *word == limit.resource)?;
-    // Swap on version 1 is enforced "with memory", and so is what is used of it.
-    let hard = limit.enforced.as_deref()?.rsplit(':').next()?.split(' ').next()?;
-    match number {
-        // Thousandths of a per cent against microseconds of a second.
-        Share => hard.parse().ok().map(|CpuShare(share)| share.saturating_mul(10)),
-        Bytes => hard.parse().ok().map(|ByteSize(bytes)| bytes),
-        Things => hard.parse().ok().map(|Count(count)| count),
-    }
-}
-
 fn limits(reports: &[LimitReport]) -> Usage {
-    Usage(reports.iter().filter_map(|limit| Some((limit.resource.parse::<Measure>().ok()?, bound(limit)?))).collect())
+    Usage(
+        reports
+            .iter()
+            .filter_map(|limit| Some((limit.resource.parse::<Measure>().ok()?, number::bound(limit)?)))
+            .collect(),
+    )
 }
 
 fn host_section(report: &AuditReport) -> String {
@@ -335,15 +293,16 @@ mod tests {
     }
 
     fn limit(resource: &str, enforced: &str, used: Option<u64>) -> LimitReport {
-        LimitReport {
+        crate::limit::with_headroom(LimitReport {
             resource: resource.to_owned(),
             declared: enforced.to_owned(),
             enforced: Some(enforced.to_owned()),
             used,
             peak: used,
             faults: Some(3),
+            headroom: None,
             verdict: Verdict::Enforced,
-        }
+        })
     }
 
     fn tenant(name: &str, verdict: Verdict, evidence: &str) -> TenantReport {
@@ -522,23 +481,5 @@ mod tests {
         assert!(VERDICTS.is_sorted_by(|a, b| a.0 > b.0));
         let rows: String = VERDICTS.iter().map(|(_, word, meaning)| format!("| {word} | {meaning} |\n")).collect();
         assert!(include_str!("../../../docs/audit.md").contains(&rows), "docs/audit.md has other verdicts");
-    }
-
-    #[test]
-    fn headroom_is_what_is_free() {
-        let cases = [
-            (limit("memory", "1G", Some(1 << 29)), Some("50.0%")),
-            (limit("disk", "10G:11G", Some(12 << 30)), Some("0.0%")),
-            (limit("swap", "2G with memory", Some(1 << 30)), Some("50.0%")),
-            (limit("tasks", "100", Some(1)), Some("99.0%")),
-            (limit("inodes", "200k", Some(0)), Some("100.0%")),
-            (limit("memory", "unlimited", Some(1)), None),
-            (limit("io_read", "1M", Some(1)), None),
-            (limit("cpu", "100%", None), None),
-            (limit("unknown", "1", Some(1)), None),
-        ];
-        for (limit, golden) in cases {
-            assert_eq!(headroom(&limit).as_deref(), golden, "{}", limit.resource);
-        }
     }
 }

@@ -117,6 +117,7 @@ mod tests {
             used: number,
             peak: number,
             faults: number,
+            headroom: number,
             verdict,
         };
         let finding =

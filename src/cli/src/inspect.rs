@@ -179,6 +179,7 @@ mod tests {
                 used: Some(1 << 20),
                 peak: None,
                 faults: Some(0),
+                headroom: Some((1 << 30) - (1 << 20)),
                 verdict: Verdict::Enforced,
             }],
         }

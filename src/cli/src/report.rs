@@ -172,25 +172,26 @@ pub(crate) fn limits_table(limits: &[LimitReport]) -> String {
             amount(limit, limit.used),
             amount(limit, limit.peak),
             limit.faults.map(|faults| faults.to_string()).unwrap_or_default(),
+            amount(limit, limit.headroom),
             word(limit.verdict),
         ]
     });
-    render(&["LIMIT", "DECLARED", "ENFORCED", "USED", "PEAK", "FAULTS", "VERDICT"], rows)
+    render(&["LIMIT", "DECLARED", "ENFORCED", "USED", "PEAK", "FAULTS", "HEADROOM", "VERDICT"], rows)
 }
 
 /// What is used, bytes in the units that are declared in.
 fn amount(limit: &LimitReport, value: Option<u64>) -> String {
-    const BYTES: &[&str] = &["memory", "memory_high", "swap", "disk", "tmp", "shm"];
     match value {
         None => String::new(),
-        Some(value) if BYTES.contains(&limit.resource.as_str()) => ByteSize(value).rounded(),
+        Some(value) if bailiwick_audit::is_size(&limit.resource) => ByteSize(value).rounded(),
         Some(value) => value.to_string(),
     }
 }
 
 fn csv(report: &AuditReport) -> String {
-    let mut out =
-        line(&["tenant", "kind", "name", "declared", "enforced", "used", "peak", "faults", "verdict", "evidence"]);
+    let mut out = line(&[
+        "tenant", "kind", "name", "declared", "enforced", "used", "peak", "faults", "headroom", "verdict", "evidence",
+    ]);
     let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     for tenant in &report.tenants {
         let name = tenant.name.as_str();
@@ -204,13 +205,14 @@ fn csv(report: &AuditReport) -> String {
                 &number(limit.used),
                 &number(limit.peak),
                 &number(limit.faults),
+                &number(limit.headroom),
                 &word(limit.verdict),
                 "",
             ]));
         }
         for wall in &tenant.walls {
             let verdict = word(wall.verdict);
-            out.push_str(&line(&[name, "wall", &wall.wall, "", "", "", "", "", &verdict, &wall.evidence]));
+            out.push_str(&line(&[name, "wall", &wall.wall, "", "", "", "", "", "", &verdict, &wall.evidence]));
         }
     }
     out
@@ -258,6 +260,7 @@ mod tests {
                     used: Some(1_610_612_736),
                     peak: None,
                     faults: Some(2),
+                    headroom: Some(0),
                     verdict: Verdict::Drift,
                 }],
                 probes: Vec::new(),
@@ -291,8 +294,8 @@ mod tests {
         let golden = "alice: drift\n  \
              WALL        VERDICT   EVIDENCE\n  \
              membership  enforced  pid 7 \"=cmd|' /C calc'\\u{1b}[2J\", outside\n  \
-             LIMIT   DECLARED  ENFORCED  USED  PEAK  FAULTS  VERDICT\n  \
-             memory  1G        -         1.5G  -     2       drift\n  \
+             LIMIT   DECLARED  ENFORCED  USED  PEAK  FAULTS  HEADROOM  VERDICT\n  \
+             memory  1G        -         1.5G  -     2       0         drift\n  \
              BW012 warning: memory.max is \"max\"\n    \
              remedy: run \"bailiwick apply alice\"\n\n\
              host: kernel 6.12.0\n  \
@@ -303,9 +306,9 @@ mod tests {
 
     #[test]
     fn csv_has_one_line_for_each_limit_and_wall_and_no_formula() {
-        let golden = "tenant,kind,name,declared,enforced,used,peak,faults,verdict,evidence\r\n\
-             alice,limit,memory,1G,,1610612736,,2,drift,\r\n\
-             alice,wall,membership,,,,,,enforced,\"pid 7 \"\"=cmd|' /C calc'\\u{1b}[2J\"\", outside\"\r\n";
+        let golden = "tenant,kind,name,declared,enforced,used,peak,faults,headroom,verdict,evidence\r\n\
+             alice,limit,memory,1G,,1610612736,,2,0,drift,\r\n\
+             alice,wall,membership,,,,,,,enforced,\"pid 7 \"\"=cmd|' /C calc'\\u{1b}[2J\"\", outside\"\r\n";
         assert_eq!(csv(&report(Severity::Warning)), golden);
         assert_eq!(csv_field("=1+1"), "'=1+1");
         assert_eq!(csv_field("@a,b"), "\"'@a,b\"");

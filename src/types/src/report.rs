@@ -92,6 +92,8 @@ pub struct LimitReport {
     pub peak: Option<u64>,
     /// How often it was hit.
     pub faults: Option<u64>,
+    /// What is free of it, in the unit of what is used.
+    pub headroom: Option<u64>,
     /// The judgement.
     pub verdict: Verdict,
 }
