@@ -2,7 +2,7 @@
 
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::{CONTROL_SOCKET, ControlReply, ControlRequest, Decoder, Failure, FrameError, encode};
-use bailiwick_sys::socket;
+use bailiwick_sys::{process, socket};
 use bailiwick_types::ExitStatus;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 
 /// Work that is over sooner is not worth a moving line.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Who hears nothing for so long may wonder why.
+const LONG: Duration = Duration::from_secs(3);
+const WAITING: &str = "\rwaiting for bailiwickd; \"systemctl status bailiwickd\" says how it is\x1b[K";
 
 /// Where `bailiwickd` listens.
 #[derive(Debug)]
@@ -131,6 +135,7 @@ fn read_reply(
     let mut buffer = vec![0; 64 << 10];
     let mut fds = Vec::new();
     loop {
+        progress.wait(connection);
         let (len, came) = match socket::receive(connection, &mut buffer, max_fds) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             other => other.map_err(AskError::Receive)?,
@@ -163,6 +168,15 @@ struct Progress {
 impl Progress {
     fn new() -> Self {
         Self { since: Instant::now(), watched: io::stderr().is_terminal(), shown: false }
+    }
+
+    /// Waits for something to read; says so when that takes long. The service manager listens also for a daemon that is not
+    /// there, and one that cannot start would never answer.
+    fn wait(&mut self, connection: BorrowedFd<'_>) {
+        if self.watched && !self.shown && matches!(process::readable(connection, LONG), Ok(false)) {
+            self.shown = true;
+            io::stderr().write_all(WAITING.as_bytes()).ok();
+        }
     }
 
     fn show(&mut self, done: u64, total: u64) {
