@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("warden", 5),
     ("audit", 5),
     ("control", 6),
+    ("client", 6),
     ("daemon", 7),
     ("cli", 7),
     ("init", 7),

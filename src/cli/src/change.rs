@@ -1,7 +1,7 @@
 //! `apply`, `reload` and the life cycle: asks for a change and tells what came of it.
 
-use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form, visible};
+use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::{TenantOutcome, Verb, overall};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
@@ -71,7 +71,7 @@ fn done(outcomes: &[TenantOutcome]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::tests::fake;
+    use bailiwick_client::fake;
 
     fn outcome(tenant: &str, done: &str, failure: Option<ExitStatus>) -> TenantOutcome {
         TenantOutcome {

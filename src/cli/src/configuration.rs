@@ -1,7 +1,7 @@
 //! `check` and `dump`, and what every other command needs of the configuration.
 
-use crate::daemon::Daemon;
 use crate::output::{self, Form};
+use bailiwick_client::Daemon;
 use bailiwick_policy::Diagnostic;
 use bailiwick_proto::Failure;
 use bailiwick_types::ExitStatus;

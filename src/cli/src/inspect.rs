@@ -1,9 +1,9 @@
 //! `list`, `show`, `status` and `plan`: what `bailiwickd` knows, as text.
 
-use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form, visible, word};
 use crate::report;
 use crate::table::{indented, pairs, render};
+use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::{HostStatus, TenantDetail, TenantSummary};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{Action, Change, ExitStatus, Period, TenantName};
@@ -144,7 +144,7 @@ fn rehearsal_text(changes: &[Change]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::tests::fake;
+    use bailiwick_client::fake;
     use bailiwick_proto::control::TenantState;
     use bailiwick_types::{IdRange, LimitReport, Verdict};
     use std::collections::BTreeMap;

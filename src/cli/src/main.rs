@@ -3,14 +3,11 @@
 mod arguments;
 mod change;
 mod configuration;
-mod daemon;
 mod generate;
 mod inspect;
 mod output;
-mod pump;
 mod recorded;
 mod report;
-mod session;
 mod simulation;
 mod table;
 mod tenant_file;
@@ -19,7 +16,8 @@ mod trial;
 mod usage;
 mod window;
 
-use arguments::{Arguments, Command, Generate};
+use arguments::{Arguments, Command, Entry, Generate};
+use bailiwick_client::{Daemon, Kind, Wish, refused};
 use bailiwick_proto::Failure;
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::control::Verb;
@@ -27,6 +25,7 @@ use bailiwick_types::{ExitStatus, TenantName};
 use clap::Parser;
 use output::Form;
 use report::AuditForm;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use tenant_file::{Data, Wanted};
@@ -54,12 +53,13 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
     let daemon = || configuration::daemon(config);
     let status = match command {
         Command::Exec { tenant, entry, tty, argv } => {
-            let daemon = daemon().map_err(session::refused)?;
-            return session::exec(&daemon, tenant, entry, tty, argv);
+            let kind = if tty { Kind::Terminal } else { Kind::Pipes };
+            return enter(daemon(), tenant, entry, kind, argv);
         }
         Command::Shell { tenant, entry } => {
-            let daemon = daemon().map_err(session::refused)?;
-            return session::shell(&daemon, tenant, entry);
+            // A login with a terminal if there is one, else one that reads its commands from standard input.
+            let kind = if bailiwick_client::is_terminal() { Kind::Terminal } else { Kind::Pipes };
+            return enter(daemon(), tenant, entry, kind, Vec::new());
         }
         Command::Check { format } => configuration::check(config, format.into())?,
         Command::Dump { output } => done(configuration::dump(config, output.as_deref()))?,
@@ -138,6 +138,18 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
 
 fn lifecycle(config: &Path, verb: Verb, tenants: Vec<TenantName>, form: Form) -> Result<ExitStatus, Failure> {
     change::lifecycle(&configuration::daemon(config)?, verb, tenants, form)
+}
+
+/// A session: the exit status of its command.
+fn enter(
+    daemon: Result<Daemon, Failure>,
+    tenant: TenantName,
+    entry: Entry,
+    kind: Kind,
+    argv: Vec<OsString>,
+) -> Result<u8, Failure> {
+    let wish = Wish { tenant, user: entry.user, env: entry.env, cwd: entry.cwd, argv, kind };
+    bailiwick_client::run(&daemon.map_err(refused)?, wish)
 }
 
 fn done(result: Result<(), Failure>) -> Result<ExitStatus, Failure> {

@@ -1,9 +1,9 @@
 //! `usage`, `history`, `faults`, `incidents` and `top`: asks `bailiwickd` for what it has recorded.
 
-use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form};
 use crate::top::{self, Data};
 use crate::usage::{self, Selection};
+use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{Measure, Moment, Period, Point, TenantName, Window};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

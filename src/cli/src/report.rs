@@ -1,11 +1,11 @@
 //! `audit` and `doctor`: the proof and what the host can hold, as text and as comma-separated values.
 
-use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form, visible, word};
 use crate::recorded;
 use crate::table::{indented, render};
 use crate::trial;
 use bailiwick_audit::Run;
+use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{
@@ -239,7 +239,7 @@ fn csv_field(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::tests::fake;
+    use bailiwick_client::fake;
     use bailiwick_types::Verdict;
 
     fn report(severity: Severity) -> AuditReport {

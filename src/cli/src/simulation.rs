@@ -1,8 +1,8 @@
 //! `plan --simulate`: how often tenants would have met the limits of a plan that is not in force yet.
 
-use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form};
 use crate::table::render;
+use bailiwick_client::{AskError, Daemon};
 use bailiwick_policy::Policy;
 use bailiwick_proto::control::SimulatedLimit;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};

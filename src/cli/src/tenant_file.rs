@@ -8,8 +8,8 @@
 use crate::arguments::Wishes;
 use crate::change::{Telling, ask, tell};
 use crate::configuration;
-use crate::daemon::{AskError, Daemon};
 use crate::output::{self, Form};
+use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::{TenantOutcome, TenantState, Verb};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_sys::file;
@@ -409,7 +409,7 @@ fn prefix(decor: &Decor) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::tests::fake;
+    use bailiwick_client::fake;
     use bailiwick_proto::CONTROL_SOCKET;
     use bailiwick_proto::control::{TenantDetail, TenantSummary};
     use std::collections::BTreeMap;

@@ -19,40 +19,60 @@ const WAITING: &str = "\rwaiting for bailiwickd; \"systemctl status bailiwickd\"
 
 /// Where `bailiwickd` listens.
 #[derive(Debug)]
-pub(crate) struct Daemon {
-    path: PathBuf,
+pub struct Daemon {
+    pub(crate) path: PathBuf,
 }
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub enum AskError {
+    /// Nobody listens.
     #[error(
         "bailiwickd does not answer on \"{}\"; start it with \"systemctl start bailiwick.target\" or \"bailiwickd \
          --standalone\"",
         path.display()
     )]
-    NoAnswer { path: PathBuf, source: io::Error },
+    NoAnswer {
+        /// Where it should listen.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its socket is closed to this user.
     #[error("not allowed to talk to bailiwickd on \"{}\"; be root or one of its admins", path.display())]
-    Denied { path: PathBuf, source: io::Error },
+    Denied {
+        /// Where it listens.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The request was not taken.
     #[error("cannot send the request to bailiwickd")]
     Send(#[source] io::Error),
+    /// It is larger than a request may be.
     #[error("the request is too large")]
     Request(#[source] FrameError),
+    /// Reading failed.
     #[error("cannot read the reply of bailiwickd")]
     Receive(#[source] io::Error),
+    /// It closed the connection.
     #[error("bailiwickd ended the connection without a reply; see its log")]
     Ended,
+    /// The reply is no message of the protocol.
     #[error("the reply of bailiwickd cannot be understood; are \"bailiwick\" and \"bailiwickd\" of one version?")]
     Reply(#[source] FrameError),
+    /// The reply is one to another request.
     #[error("bailiwickd answered something else than was asked; are \"bailiwick\" and \"bailiwickd\" of one version?")]
     Unexpected,
+    /// It said why it cannot.
     #[error(transparent)]
     Failed(Failure),
 }
 
 impl AskError {
     /// Whether nobody is there.
-    pub(crate) fn is_no_answer(&self) -> bool {
+    #[must_use]
+    pub fn is_no_answer(&self) -> bool {
         matches!(self, Self::NoAnswer { .. })
     }
 }
@@ -95,12 +115,16 @@ impl Asked {
 
 impl Daemon {
     /// The daemon whose runtime directory this is.
-    pub(crate) fn of(runtime_dir: &Path) -> Self {
+    #[must_use]
+    pub fn of(runtime_dir: &Path) -> Self {
         Self { path: runtime_dir.join(CONTROL_SOCKET) }
     }
 
-    /// Asks, and waits for the last reply. A failure that the daemon reports is an error.
-    pub(crate) fn ask(&self, request: &ControlRequest) -> Result<ControlReply, AskError> {
+    /// Asks, and waits for the last reply. Progress is shown on standard error, where that is a terminal.
+    ///
+    /// # Errors
+    /// Why there is no reply. A failure that the daemon reports is one.
+    pub fn ask(&self, request: &ControlRequest) -> Result<ControlReply, AskError> {
         Ok(self.send(request, &[])?.answer(0)?.reply)
     }
 
@@ -205,39 +229,9 @@ fn line(done: u64, total: u64) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
-    use std::thread::JoinHandle;
-
-    /// A daemon that answers each request in turn with frames of these replies, and gives back what it was asked.
-    pub(crate) fn fake(
-        runtime_dir: &Path,
-        answers: Vec<Vec<ControlReply>>,
-    ) -> (Daemon, JoinHandle<Vec<ControlRequest>>) {
-        let daemon = Daemon::of(runtime_dir);
-        std::fs::create_dir_all(daemon.path.parent().expect("has a parent")).expect("directory");
-        let listener = UnixListener::bind(&daemon.path).expect("binds");
-        let served = std::thread::spawn(move || answers.into_iter().map(|answer| serve(&listener, answer)).collect());
-        (daemon, served)
-    }
-
-    fn serve(listener: &UnixListener, answer: Vec<ControlReply>) -> ControlRequest {
-        let (mut stream, _) = listener.accept().expect("accepts");
-        let mut decoder = Decoder::new(MAX_REQUEST);
-        let mut buffer = [0; 4096];
-        let request = loop {
-            let (len, _) = socket::receive(&stream, &mut buffer, 4).expect("receives");
-            decoder.push(&buffer[..len]);
-            if let Some(request) = decoder.next().expect("valid") {
-                break request;
-            }
-        };
-        for reply in answer {
-            stream.write_all(&encode(&reply, MAX_REPLY).expect("small")).expect("writes");
-        }
-        request
-    }
+    use crate::fake;
 
     #[test]
     fn nobody_there_names_the_socket_and_the_remedy() {

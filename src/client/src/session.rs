@@ -1,4 +1,4 @@
-//! `exec` and `shell`: hands pipes or a terminal's size to `bailiwickd`, then attends the session until it ends.
+//! A session: hands pipes or a terminal's size to `bailiwickd`, then attends the session until it ends.
 //!
 //! Once the session has started, only its channel counts: `bailiwickd` may die and the session goes on.
 //!
@@ -6,8 +6,7 @@
 //! decides the exit status and what is written to the operator's streams, and nothing else; what it hands over as a
 //! terminal is looked at before a byte goes to it.
 
-use crate::arguments::Entry;
-use crate::daemon::Daemon;
+use crate::daemon::{AskError, Daemon};
 use crate::pump::Pump;
 use bailiwick_proto::control::Exec;
 use bailiwick_proto::frame::MAX_EVENT;
@@ -83,9 +82,28 @@ impl From<SessionError> for Failure {
 
 /// Whether the command gets a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// Three pipes.
     Pipes,
+    /// One of the jail's own, as large as ours.
     Terminal,
+}
+
+/// What somebody wants to run in a jail.
+#[derive(Debug)]
+pub struct Wish {
+    /// In whose.
+    pub tenant: TenantName,
+    /// Who runs it inside; root when `None`.
+    pub user: Option<String>,
+    /// Added to the clean environment that a session starts with.
+    pub env: Vec<(Bytes, Bytes)>,
+    /// Where it starts, inside.
+    pub cwd: Option<OsString>,
+    /// The command; empty for a login shell.
+    pub argv: Vec<OsString>,
+    /// What it reads and writes.
+    pub kind: Kind,
 }
 
 /// This process's own three streams.
@@ -111,37 +129,34 @@ impl Local {
     }
 }
 
-/// `bailiwick exec`: the exit status of the command.
-pub(crate) fn exec(
-    daemon: &Daemon,
-    tenant: TenantName,
-    entry: Entry,
-    tty: bool,
-    argv: Vec<OsString>,
-) -> Result<u8, Failure> {
-    run(daemon, tenant, entry, if tty { Kind::Terminal } else { Kind::Pipes }, argv)
-}
-
-/// `bailiwick shell`: a login with a terminal if there is one, else one that reads its commands from standard input.
-pub(crate) fn shell(daemon: &Daemon, tenant: TenantName, entry: Entry) -> Result<u8, Failure> {
-    let kind = if io::stdin().is_terminal() { Kind::Terminal } else { Kind::Pipes };
-    run(daemon, tenant, entry, kind, Vec::new())
+/// Whether standard input is a terminal.
+#[must_use]
+pub fn is_terminal() -> bool {
+    io::stdin().is_terminal()
 }
 
 /// Whatever goes wrong before the command runs is bailiwick's failure, not the command's.
-pub(crate) fn refused(failure: Failure) -> Failure {
+#[must_use]
+pub fn refused(failure: Failure) -> Failure {
     Failure { status: ExitStatus::ExecFailed, ..failure }
 }
 
-fn run(daemon: &Daemon, tenant: TenantName, entry: Entry, kind: Kind, argv: Vec<OsString>) -> Result<u8, Failure> {
-    let command = argv.first().map_or_else(|| "the login shell".into(), |name| name.to_string_lossy().into_owned());
+/// Runs it and attends to it until it ends: the exit status of the command, 128 and the number for one that a signal
+/// ended.
+///
+/// # Errors
+/// What kept the command from running, or its end from being known: 127 when there is none of that name, 126 when it
+/// cannot be executed, 125 for all else.
+pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
+    let kind = wish.kind;
+    let command =
+        wish.argv.first().map_or_else(|| "the login shell".into(), |name| name.to_string_lossy().into_owned());
     let local = Local::own().map_err(SessionError::local("use the standard streams"))?;
     let (streams, remote) = match kind {
         Kind::Pipes => cross(&local).map_err(SessionError::local("make pipes"))?,
         Kind::Terminal => (Streams::default(), Vec::new()),
     };
-    let request = request(tenant, entry, argv, (kind == Kind::Terminal).then(|| local.window().unwrap_or(USUAL)))
-        .map_err(refused)?;
+    let request = request(wish, (kind == Kind::Terminal).then(|| local.window().unwrap_or(USUAL))).map_err(refused)?;
     let beside: Vec<_> = remote.iter().map(AsFd::as_fd).collect();
     // From here on a signal is the command's, unless the command does not start.
     let mut numbers = vec![SIGHUP, SIGINT, SIGQUIT, SIGTERM];
@@ -159,7 +174,7 @@ fn run(daemon: &Daemon, tenant: TenantName, entry: Entry, kind: Kind, argv: Vec<
     }
     let mut answer = asked.answer(1).map_err(|error| refused(error.into()))?;
     let (ControlReply::Session, Some(channel)) = (&answer.reply, answer.fds.pop()) else {
-        return Err(refused(crate::daemon::AskError::Unexpected.into()));
+        return Err(refused(AskError::Unexpected.into()));
     };
     let mut session = Session {
         channel,
@@ -198,14 +213,9 @@ fn ended_by(number: i32) -> u8 {
     128 + u8::try_from(number).unwrap_or(0)
 }
 
-fn request(
-    tenant: TenantName,
-    entry: Entry,
-    argv: Vec<OsString>,
-    window: Option<WindowSize>,
-) -> Result<ControlRequest, Failure> {
+fn request(wish: Wish, window: Option<WindowSize>) -> Result<ControlRequest, Failure> {
     let bytes = |text: OsString| Bytes::from_os(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
-    let mut env = entry.env;
+    let mut env = wish.env;
     // Programs draw by what the terminal is called, and the terminal is the operator's.
     if window.is_some()
         && !env.iter().any(|(key, _)| key.as_bytes() == b"TERM")
@@ -214,11 +224,11 @@ fn request(
         env.push((bytes("TERM".into())?, bytes(term)?));
     }
     Ok(ControlRequest::Exec(Exec {
-        tenant,
-        user: entry.user,
-        argv: argv.into_iter().map(bytes).collect::<Result<_, _>>()?,
+        tenant: wish.tenant,
+        user: wish.user,
+        argv: wish.argv.into_iter().map(bytes).collect::<Result<_, _>>()?,
         env,
-        cwd: entry.cwd.map(bytes).transpose()?,
+        cwd: wish.cwd.map(bytes).transpose()?,
         terminal: window,
     }))
 }
@@ -765,18 +775,21 @@ mod tests {
 
     #[test]
     fn a_request_has_what_was_asked_for() {
-        let entry = || Entry {
+        let env = || vec![(Bytes::new("TERM").expect("no NUL"), Bytes::new("dumb").expect("no NUL"))];
+        let wish = Wish {
+            tenant: "alice".parse().expect("valid"),
             user: Some("33".to_owned()),
-            env: vec![(Bytes::new("TERM").expect("no NUL"), Bytes::new("dumb").expect("no NUL"))],
+            env: env(),
             cwd: Some("/srv".into()),
+            argv: vec!["ls".into(), "-l".into()],
+            kind: Kind::Terminal,
         };
-        let tenant: TenantName = "alice".parse().expect("valid");
         let window = WindowSize { rows: 5, columns: 9 };
-        let asked = request(tenant.clone(), entry(), vec!["ls".into(), "-l".into()], Some(window)).expect("valid");
+        let asked = request(wish, Some(window)).expect("valid");
         let ControlRequest::Exec(exec) = asked else { panic!("another request") };
         assert_eq!((exec.user.as_deref(), exec.terminal), (Some("33"), Some(window)));
         assert_eq!(exec.argv.iter().map(Bytes::as_bytes).collect::<Vec<_>>(), [b"ls", &b"-l"[..]]);
-        assert_eq!(exec.env, entry().env, "what is given beats the operator's own TERM");
+        assert_eq!(exec.env, env(), "what is given beats the operator's own TERM");
         assert_eq!(exec.cwd, Some(Bytes::new("/srv").expect("no NUL")));
     }
 }

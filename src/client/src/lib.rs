@@ -1,0 +1,14 @@
+//! Floor 6: the client's side of `bailiwickd`: requests, and sessions from their first byte to their exit status.
+//!
+//! Danger: a client runs with the rights of whoever asks, as a rule root, and what comes from a jail passes through it.
+
+mod daemon;
+#[cfg(any(test, feature = "fake"))]
+mod fake;
+mod pump;
+mod session;
+
+pub use daemon::{AskError, Daemon};
+#[cfg(any(test, feature = "fake"))]
+pub use fake::fake;
+pub use session::{Kind, Wish, is_terminal, refused, run};
