@@ -18,7 +18,9 @@ fn host() -> Host {
 }
 
 fn exec(host: &Host, tenant: &str) -> Command {
-    let mut command = Command::new(stage().join("bailiwick"));
+    // Who starts the tests in the background may have them ignore signals, and what is ignored stays so.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,QUIT,TERM", "--"]).arg(stage().join("bailiwick"));
     command.args(["exec", "--config"]).arg(host.path("etc")).args([tenant, "--"]);
     command
 }
