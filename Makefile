@@ -21,7 +21,7 @@ stage: deps
 	$(CARGO) build --locked --profile $(PROFILE) --bins
 	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-init --target $(TARGET)
 	mkdir -p $(STAGE)
-	install -m 0755 target/$(OUT)/bailiwick target/$(OUT)/bailiwickd target/$(OUT)/bailiwick-warden $(STAGE)
+	install -m 0755 $(addprefix target/$(OUT)/,bailiwick bailiwickd bailiwick-shell bailiwick-warden) $(STAGE)
 	install -m 0755 target/$(TARGET)/$(OUT)/bailiwick-init $(STAGE)
 
 ## stage-failpoints: the same with a warden whose steps can be made to fail (tests only)

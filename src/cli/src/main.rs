@@ -148,8 +148,9 @@ fn enter(
     kind: Kind,
     argv: Vec<OsString>,
 ) -> Result<u8, Failure> {
-    let wish = Wish { tenant, user: entry.user, env: entry.env, cwd: entry.cwd, argv, kind };
-    bailiwick_client::run(&daemon.map_err(refused)?, wish)
+    let Entry { user, env, cwd } = entry;
+    let entry = bailiwick_client::Entry::Operator { tenant, user, cwd, argv };
+    bailiwick_client::run(&daemon.map_err(refused)?, Wish { entry, env, kind })
 }
 
 fn done(result: Result<(), Failure>) -> Result<ExitStatus, Failure> {

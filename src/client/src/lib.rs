@@ -11,4 +11,4 @@ mod session;
 pub use daemon::{AskError, Daemon};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::fake;
-pub use session::{Kind, Wish, is_terminal, refused, run};
+pub use session::{Entry, Kind, Wish, is_terminal, refused, run};

@@ -8,14 +8,14 @@
 
 use crate::daemon::{AskError, Daemon};
 use crate::pump::Pump;
-use bailiwick_proto::control::Exec;
+use bailiwick_proto::control::{Exec, Login};
 use bailiwick_proto::frame::MAX_EVENT;
 use bailiwick_proto::init::WindowSize;
 use bailiwick_proto::{Bytes, ControlReply, ControlRequest, Failure, FrameError, SessionEvent, SessionSignal, decode};
 use bailiwick_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, Signals};
 use bailiwick_sys::stream::{self, Direction, Interest};
 use bailiwick_sys::{socket, terminal};
-use bailiwick_types::{ExitStatus, TenantName};
+use bailiwick_types::{Door, ExitStatus, TenantName};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -92,18 +92,48 @@ pub enum Kind {
 /// What somebody wants to run in a jail.
 #[derive(Debug)]
 pub struct Wish {
-    /// In whose.
-    pub tenant: TenantName,
-    /// Who runs it inside; root when `None`.
-    pub user: Option<String>,
+    /// Who it is and what it runs.
+    pub entry: Entry,
     /// Added to the clean environment that a session starts with.
     pub env: Vec<(Bytes, Bytes)>,
-    /// Where it starts, inside.
-    pub cwd: Option<OsString>,
-    /// The command; empty for a login shell.
-    pub argv: Vec<OsString>,
     /// What it reads and writes.
     pub kind: Kind,
+}
+
+/// Who comes in.
+#[derive(Debug)]
+pub enum Entry {
+    /// Somebody who may enter any jail.
+    Operator {
+        /// Whose.
+        tenant: TenantName,
+        /// Who runs it inside; root when `None`.
+        user: Option<String>,
+        /// Where it starts, inside.
+        cwd: Option<OsString>,
+        /// The command; empty for a login shell.
+        argv: Vec<OsString>,
+    },
+    /// A tenant's own host user, whom sshd has let in.
+    Login {
+        /// `ssh` or `sftp`.
+        door: Door,
+        /// What the login shell is to run.
+        command: Option<OsString>,
+        /// The client's address.
+        source: Option<String>,
+    },
+}
+
+impl Entry {
+    /// The command, for messages.
+    fn command(&self) -> String {
+        let first = match self {
+            Self::Operator { argv, .. } => argv.first(),
+            Self::Login { command, .. } => command.as_ref(),
+        };
+        first.map_or_else(|| "the login shell".to_owned(), |name| name.to_string_lossy().into_owned())
+    }
 }
 
 /// This process's own three streams.
@@ -149,8 +179,12 @@ pub fn refused(failure: Failure) -> Failure {
 /// cannot be executed, 125 for all else.
 pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
     let kind = wish.kind;
-    let command =
-        wish.argv.first().map_or_else(|| "the login shell".into(), |name| name.to_string_lossy().into_owned());
+    // An operator's script must tell bailiwick's failures from the command's; a tenant's client shows what it is told.
+    let refused = match &wish.entry {
+        Entry::Operator { .. } => refused,
+        Entry::Login { .. } => |failure| failure,
+    };
+    let command = wish.entry.command();
     let local = Local::own().map_err(SessionError::local("use the standard streams"))?;
     let (streams, remote) = match kind {
         Kind::Pipes => cross(&local).map_err(SessionError::local("make pipes"))?,
@@ -223,14 +257,23 @@ fn request(wish: Wish, window: Option<WindowSize>) -> Result<ControlRequest, Fai
     {
         env.push((bytes("TERM".into())?, bytes(term)?));
     }
-    Ok(ControlRequest::Exec(Exec {
-        tenant: wish.tenant,
-        user: wish.user,
-        argv: wish.argv.into_iter().map(bytes).collect::<Result<_, _>>()?,
-        env,
-        cwd: wish.cwd.map(bytes).transpose()?,
-        terminal: window,
-    }))
+    Ok(match wish.entry {
+        Entry::Operator { tenant, user, cwd, argv } => ControlRequest::Exec(Exec {
+            tenant,
+            user,
+            argv: argv.into_iter().map(bytes).collect::<Result<_, _>>()?,
+            env,
+            cwd: cwd.map(bytes).transpose()?,
+            terminal: window,
+        }),
+        Entry::Login { door, command, source } => ControlRequest::Login(Login {
+            door,
+            command: command.map(bytes).transpose()?,
+            env,
+            terminal: window,
+            source,
+        }),
+    })
 }
 
 /// The pumps of a session.
@@ -776,16 +819,14 @@ mod tests {
     #[test]
     fn a_request_has_what_was_asked_for() {
         let env = || vec![(Bytes::new("TERM").expect("no NUL"), Bytes::new("dumb").expect("no NUL"))];
-        let wish = Wish {
+        let entry = Entry::Operator {
             tenant: "alice".parse().expect("valid"),
             user: Some("33".to_owned()),
-            env: env(),
             cwd: Some("/srv".into()),
             argv: vec!["ls".into(), "-l".into()],
-            kind: Kind::Terminal,
         };
         let window = WindowSize { rows: 5, columns: 9 };
-        let asked = request(wish, Some(window)).expect("valid");
+        let asked = request(Wish { entry, env: env(), kind: Kind::Terminal }, Some(window)).expect("valid");
         let ControlRequest::Exec(exec) = asked else { panic!("another request") };
         assert_eq!((exec.user.as_deref(), exec.terminal), (Some("33"), Some(window)));
         assert_eq!(exec.argv.iter().map(Bytes::as_bytes).collect::<Vec<_>>(), [b"ls", &b"-l"[..]]);

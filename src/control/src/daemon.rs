@@ -9,13 +9,13 @@ use crate::warden_link::WardenLink;
 use bailiwick_plan::difference;
 use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
 use bailiwick_proto::control::{
-    Depth, Exec, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
+    Depth, Exec, HostStatus, Login, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
 };
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
 use bailiwick_types::{
-    Action, AuditReport, Change, ExitStatus, HostFacts, IdRange, InForce, Limits, Observed, TenantName,
+    Action, AuditReport, Change, Door, ExitStatus, HostFacts, IdRange, InForce, Limits, Observed, TenantName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -121,9 +121,14 @@ impl Daemon {
         self.changed.notify_one();
     }
 
-    /// Whose a user of the host is, when it is one of a tenant's.
-    pub(crate) fn tenant_of(&self, uid: u32) -> Option<TenantName> {
-        lock(&self.ids).iter().find(|(_, ids)| ids.contains(uid)).map(|(name, _)| name.clone())
+    /// Whose a user of the host is, when it is one of a tenant's. The first to ask may have come before anybody else has
+    /// asked the warden who is who.
+    pub(crate) async fn tenant_of(&self, uid: u32) -> Option<TenantName> {
+        let known = || lock(&self.ids).iter().find(|(_, ids)| ids.contains(uid)).map(|(name, _)| name.clone());
+        if lock(&self.ids).is_empty() && uid >= self.host().ids.first() {
+            self.roster().await.ok()?;
+        }
+        known()
     }
 
     /// Whether there is, or was, such a tenant.
@@ -617,37 +622,72 @@ impl Daemon {
         Ok(report)
     }
 
-    /// Lets a session in: the client's end of its channel, and the value that counts it.
+    /// Lets an operator's session in: the client's end of its channel, and the value that counts it.
     pub(crate) async fn exec(
         &self,
         permission: Permission,
         exec: &Exec,
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
-        let name = &exec.tenant;
-        let tenant = {
-            let loaded = lock(&self.loaded);
-            match loaded.policy.tenants.get(name) {
-                Some(tenant) => tenant.clone(),
-                None if loaded.invalid.contains(name) => {
-                    let message = format!("the file of \"{name}\" has errors; see `bailiwick check`");
-                    return Err(Failure::of(ExitStatus::Invalid, message));
-                }
-                None => return Err(unknown(name)),
+        let tenant = self.open_tenant(&exec.tenant)?;
+        self.enter(&tenant, Door::Exec, permission.uid, "", exec, streams).await
+    }
+
+    /// Lets a tenant's own host user in. Whoever calls this has it from the kernel that the user is one of `own`.
+    pub(crate) async fn login(
+        &self,
+        own: &TenantName,
+        permission: Permission,
+        login: &Login,
+        streams: Vec<OwnedFd>,
+    ) -> Result<(OwnedFd, Counted), Failure> {
+        let ids = lock(&self.ids).get(own).copied();
+        if ids.and_then(|ids| ids.first.checked_add(door::LOGIN_ID)) != Some(permission.uid) {
+            let message = format!("user {} is not the login user of \"{own}\"", permission.uid);
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        let tenant = self.open_tenant(own)?;
+        let exec = door::of_login(&tenant, login)?;
+        let source = login.source.as_deref().unwrap_or_default();
+        self.enter(&tenant, login.door, permission.uid, source, &exec, streams).await
+    }
+
+    /// A tenant who may be entered at all.
+    fn open_tenant(&self, name: &TenantName) -> Result<Tenant, Failure> {
+        let loaded = lock(&self.loaded);
+        let tenant = match loaded.policy.tenants.get(name) {
+            Some(tenant) => tenant,
+            None if loaded.invalid.contains(name) => {
+                let message = format!("the file of \"{name}\" has errors; see `bailiwick check`");
+                return Err(Failure::of(ExitStatus::Invalid, message));
             }
+            None => return Err(unknown(name)),
         };
         if let Declared::Suspended { reason } = &tenant.state {
             let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
             return Err(Failure::of(ExitStatus::Refused, format!("tenant \"{name}\" is suspended{reason}")));
         }
-        let spawn = door::admit(&tenant, exec, &streams)?;
-        let counted = self.sessions.enter(&tenant)?;
+        Ok(tenant.clone())
+    }
+
+    async fn enter(
+        &self,
+        tenant: &Tenant,
+        door: Door,
+        uid: u32,
+        source: &str,
+        exec: &Exec,
+        streams: Vec<OwnedFd>,
+    ) -> Result<(OwnedFd, Counted), Failure> {
+        let name = &tenant.name;
+        let spawn = door::admit(tenant, door, exec, &streams)?;
+        let counted = self.sessions.enter(tenant)?;
         let user = spawn.user.uid;
         let channel = match self.session(name, spawn, streams).await {
             Ok(channel) => channel,
             Err(error) => return Err(self.explain(name, error).await),
         };
-        info!(target: "bailiwick::event", tenant = %name, event = "session-opened", door = "exec", uid = permission.uid, user, "user {} enters {name} as {user}", permission.uid);
+        info!(target: "bailiwick::event", tenant = %name, event = "session-opened", door = %door, uid, user, source, "user {uid} enters {name} as {user}");
         Ok((channel, counted))
     }
 

@@ -1,10 +1,10 @@
-//! The door `exec`: who becomes whom inside, in which environment, and what may cross.
+//! Sessions: which door is open, who becomes whom inside, in which environment, and what may cross.
 //!
 //! Danger: a descriptor of the host that reaches a jail is a way out. Pipes alone cross: a directory could be walked up, a
 //! terminal typed into, a socket keeps the network it was made in, a file could be read back.
 
 use bailiwick_policy::Tenant;
-use bailiwick_proto::control::Exec;
+use bailiwick_proto::control::{Exec, Login};
 use bailiwick_proto::frame::{Decoder, MAX_EVENT, MAX_REQUEST, encode};
 use bailiwick_proto::init::{JailUser, Spawn};
 use bailiwick_proto::{Bytes, Failure, InitReply, InitRequest};
@@ -12,6 +12,7 @@ use bailiwick_sys::file::{self, FileType};
 use bailiwick_sys::socket;
 use bailiwick_types::{Door, ExitStatus, IdRange};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -27,18 +28,49 @@ const PROBE_TIME: Duration = Duration::from_secs(1);
 const MAX_ENV: usize = 256;
 const MAX_ENV_BYTES: usize = 64 << 10;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The login shell of everybody inside.
+const SHELL: &str = "/bin/bash";
+/// What serves `sftp`, as Debian has it (the package openssh-sftp-server): inside, never on the host.
+const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 /// The user and group id of the login user inside every jail.
-const LOGIN_ID: u32 = bailiwick_plan::seed::LOGIN_ID;
+pub(crate) const LOGIN_ID: u32 = bailiwick_plan::seed::LOGIN_ID;
 
 fn refused(message: impl Into<String>) -> Failure {
     Failure::of(ExitStatus::Refused, message)
 }
 
+/// What a login through sshd is: its login user's shell, or the one program that `sftp` needs.
+pub(crate) fn of_login(tenant: &Tenant, login: &Login) -> Result<Exec, Failure> {
+    let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
+    let argv = match (login.door, &login.command) {
+        (Door::Ssh, None) => Vec::new(),
+        (Door::Ssh, Some(command)) => vec![text(SHELL)?, text("-c")?, command.clone()],
+        (Door::Sftp, _) => vec![text(SFTP_SERVER)?],
+        (door, _) => {
+            let message = format!("nobody logs in by the door \"{door}\"; \"ssh\" and \"sftp\" are those of sshd");
+            return Err(Failure::of(ExitStatus::Invalid, message));
+        }
+    };
+    if let Some(source) = &login.source
+        && source.parse::<IpAddr>().is_err()
+    {
+        return Err(Failure::of(ExitStatus::Invalid, format!("{source:?} is no address of a client")));
+    }
+    Ok(Exec {
+        tenant: tenant.name.clone(),
+        user: Some(tenant.login.user.to_string()),
+        argv,
+        env: login.env.clone(),
+        cwd: None,
+        terminal: login.terminal,
+    })
+}
+
 /// Checks that the door is open and makes the request to init.
-pub(crate) fn admit(tenant: &Tenant, exec: &Exec, streams: &[OwnedFd]) -> Result<Spawn, Failure> {
-    if !tenant.settings.doors.contains(&Door::Exec) {
+pub(crate) fn admit(tenant: &Tenant, door: Door, exec: &Exec, streams: &[OwnedFd]) -> Result<Spawn, Failure> {
+    if !tenant.settings.doors.contains(&door) {
         return Err(refused(format!(
-            "the door \"exec\" of \"{}\" is closed: `doors` in its plan or file",
+            "the door \"{door}\" of \"{}\" is closed: `doors` in its plan or file",
             tenant.name
         )));
     }
@@ -48,7 +80,7 @@ pub(crate) fn admit(tenant: &Tenant, exec: &Exec, streams: &[OwnedFd]) -> Result
     let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
     let (argv, arg0) = if exec.argv.is_empty() {
         // A login shell is told so by a dash before its name.
-        (vec![text("/bin/bash")?], Some(text("-bash")?))
+        (vec![text(SHELL)?], Some(text("-bash")?))
     } else {
         (exec.argv.clone(), None)
     };
@@ -105,7 +137,7 @@ fn environment(user: &JailUser, name: &str, exec: &Exec) -> Result<Vec<(Bytes, B
         ("HOME", user.home.as_str()),
         ("USER", name),
         ("LOGNAME", name),
-        ("SHELL", "/bin/bash"),
+        ("SHELL", SHELL),
         ("LANG", "C.UTF-8"),
     ];
     if exec.terminal.is_some() {
@@ -298,7 +330,7 @@ mod tests {
         let tenant = tenant("");
         let piped = Exec { terminal: None, ..exec() };
         let pipe = || rustix::pipe::pipe().expect("a pipe").0;
-        assert!(admit(&tenant, &piped, &[pipe(), pipe(), pipe()]).is_ok());
+        assert!(admit(&tenant, Door::Exec, &piped, &[pipe(), pipe(), pipe()]).is_ok());
         let others: [OwnedFd; 4] = [
             std::fs::File::open("/").expect("a directory").into(),
             std::fs::File::open("/dev/null").expect("a device").into(),
@@ -306,17 +338,46 @@ mod tests {
             socket::channel().expect("a socket").0,
         ];
         for other in others {
-            let failure = admit(&tenant, &piped, &[pipe(), other, pipe()]).expect_err("refused");
+            let failure = admit(&tenant, Door::Exec, &piped, &[pipe(), other, pipe()]).expect_err("refused");
             assert_eq!(failure.message, "only pipes may cross into a jail");
         }
-        assert!(admit(&tenant, &piped, &[pipe(), pipe()]).is_err());
-        assert!(admit(&tenant, &exec(), &[pipe()]).is_err(), "nothing crosses beside a terminal");
+        assert!(admit(&tenant, Door::Exec, &piped, &[pipe(), pipe()]).is_err());
+        assert!(admit(&tenant, Door::Exec, &exec(), &[pipe()]).is_err(), "nothing crosses beside a terminal");
     }
 
     #[test]
     fn a_closed_door_stays_closed() {
-        let failure = admit(&tenant("doors = [\"ssh\"]\n"), &exec(), &[]).expect_err("closed");
+        let failure = admit(&tenant("doors = [\"ssh\"]\n"), Door::Exec, &exec(), &[]).expect_err("closed");
         assert_eq!(failure.status, ExitStatus::Refused);
+    }
+
+    #[test]
+    fn a_login_is_the_login_users_shell_or_sftp_and_nothing_else() {
+        let tenant = tenant("doors = [\"ssh\"]\n");
+        let login = |door, command: Option<&str>| Login {
+            door,
+            command: command.map(|text| Bytes::new(text).expect("no NUL")),
+            env: Vec::new(),
+            terminal: Some(WindowSize { rows: 24, columns: 80 }),
+            source: Some("2001:db8::7".to_owned()),
+        };
+        let argv = |login: &Login| -> Vec<String> {
+            let exec = of_login(&tenant, login).expect("a login");
+            assert_eq!(exec.user.as_deref(), Some("alice"));
+            exec.argv.iter().map(|word| word.as_os_str().to_string_lossy().into_owned()).collect()
+        };
+        assert_eq!(argv(&login(Door::Ssh, None)), [""; 0]);
+        assert_eq!(argv(&login(Door::Ssh, Some("-x; id"))), ["/bin/bash", "-c", "-x; id"]);
+        // What the client says that it wants to run is not asked for.
+        assert_eq!(argv(&login(Door::Sftp, Some("rm -r /"))), ["/usr/lib/openssh/sftp-server"]);
+        for door in [Door::Exec, Door::Ftp, Door::Cron, Door::Socket] {
+            assert_eq!(of_login(&tenant, &login(door, None)).expect_err("no login").status, ExitStatus::Invalid);
+        }
+        let forged = Login { source: Some("10.0.0.1\nroot entered".to_owned()), ..login(Door::Ssh, None) };
+        assert_eq!(of_login(&tenant, &forged).expect_err("no address").status, ExitStatus::Invalid);
+        let sftp = of_login(&tenant, &login(Door::Sftp, None)).expect("a login");
+        assert_eq!(admit(&tenant, Door::Sftp, &sftp, &[]).expect_err("closed").status, ExitStatus::Refused);
+        assert_eq!(admit(&tenant, Door::Ssh, &sftp, &[]).expect("open").user.uid, LOGIN_ID);
     }
 
     #[test]
@@ -333,7 +394,7 @@ mod tests {
     #[test]
     fn the_environment_is_clean_and_bounded() {
         let bytes = |text: &str| Bytes::new(text).expect("no NUL");
-        let with = |env: Vec<(Bytes, Bytes)>| admit(&tenant(""), &Exec { env, ..exec() }, &[]);
+        let with = |env: Vec<(Bytes, Bytes)>| admit(&tenant(""), Door::Exec, &Exec { env, ..exec() }, &[]);
         let spawn = with(vec![(bytes("PATH"), bytes("/x")), (bytes("A_1"), bytes("b=c\n"))]).expect("admitted");
         let paths: Vec<_> = spawn.env.iter().filter(|(key, _)| key.as_bytes() == b"PATH").collect();
         assert_eq!(paths.len(), 1);
@@ -349,7 +410,7 @@ mod tests {
         use tokio::io::AsyncWriteExt;
         let temp = tempfile::tempdir().expect("temporary directory");
         let ids = IdRange { first: 0, count: 1 };
-        let spawn = || admit(&tenant(""), &exec(), &[]).expect("admitted");
+        let spawn = || admit(&tenant(""), Door::Exec, &exec(), &[]).expect("admitted");
         for answer in [None, Some(vec![0xff; 4096]), Some(b"\x04\0\0\0nope".to_vec())] {
             let path = temp.path().join("init.sock");
             let listener = tokio::net::UnixListener::bind(&path).expect("binds");

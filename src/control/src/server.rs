@@ -76,10 +76,16 @@ impl Connection {
     async fn run(mut self, mut stop: watch::Receiver<bool>) -> io::Result<()> {
         let uid = socket::peer(&self.stream)?.uid;
         let groups = socket::peer_groups(&self.stream)?;
-        let caller = match (Permission::of(uid, &groups, &self.daemon.host()), self.daemon.tenant_of(uid)) {
-            (Ok(permission), _) => Caller::Operator(permission),
-            (Err(_), Some(tenant)) => Caller::Tenant(tenant, Permission::over_own(uid)),
-            (Err(failure), None) => {
+        let caller = match Permission::of(uid, &groups, &self.daemon.host()) {
+            Ok(permission) => Ok(Caller::Operator(permission)),
+            Err(failure) => match self.daemon.tenant_of(uid).await {
+                Some(tenant) => Ok(Caller::Tenant(tenant, Permission::over_own(uid))),
+                None => Err(failure),
+            },
+        };
+        let caller = match caller {
+            Ok(caller) => caller,
+            Err(failure) => {
                 // Heard out before it is answered: a client that is still sending would see its socket break instead.
                 drop(timeout(REQUEST_TIME, self.request(&mut Decoder::new(MAX_REQUEST))).await?);
                 return self.reply(&ControlReply::Failed(failure), &[]).await;
@@ -90,7 +96,7 @@ impl Connection {
         while let Some((request, fds)) = next.transpose()?.flatten() {
             match &caller {
                 Caller::Operator(permission) => self.answer(*permission, request, fds).await?,
-                Caller::Tenant(tenant, permission) => self.answer_tenant(tenant, *permission, request).await?,
+                Caller::Tenant(tenant, permission) => self.answer_tenant(tenant, *permission, request, fds).await?,
             }
             next = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder)).await;
         }
@@ -134,14 +140,13 @@ impl Connection {
         let daemon = Arc::clone(&self.daemon);
         let reply = match request {
             ControlRequest::Exec(exec) => {
-                return match daemon.exec(permission, &exec, fds).await {
-                    Ok((channel, counted)) => {
-                        self.held.push(counted);
-                        self.reply(&ControlReply::Session, &[channel.as_fd()]).await
-                    }
-                    Err(failure) => self.reply(&ControlReply::Failed(failure), &[]).await,
-                };
+                let entered = daemon.exec(permission, &exec, fds).await;
+                return self.hand_over(entered).await;
             }
+            ControlRequest::Login(_) => Err(Failure::of(
+                ExitStatus::Refused,
+                "only a tenant's own host user logs in; `bailiwick exec` and `bailiwick shell` are for operators",
+            )),
             ControlRequest::Status => Ok(ControlReply::Status(daemon.status(permission).await)),
             ControlRequest::List => daemon.list(permission).await.map(ControlReply::List),
             ControlRequest::Show { tenant } => {
@@ -198,11 +203,21 @@ impl Connection {
     }
 
     /// A tenant sees what is its own, and of others not even that they are there.
-    async fn answer_tenant(&self, own: &TenantName, permission: Permission, request: ControlRequest) -> io::Result<()> {
-        let daemon = &self.daemon;
+    async fn answer_tenant(
+        &mut self,
+        own: &TenantName,
+        permission: Permission,
+        request: ControlRequest,
+        fds: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let daemon = Arc::clone(&self.daemon);
         let only_own = |tenants: &[TenantName]| tenants.iter().all(|tenant| tenant == own);
         let mine = || vec![own.clone()];
         let reply = match request {
+            ControlRequest::Login(login) => {
+                let entered = daemon.login(own, permission, &login, fds).await;
+                return self.hand_over(entered).await;
+            }
             ControlRequest::Usage { tenants, window } if only_own(&tenants) => {
                 daemon.usage(permission, mine(), window).await.map(ControlReply::Usage)
             }
@@ -218,10 +233,23 @@ impl Connection {
             ControlRequest::Incident { id } => daemon.own_incident(permission, own, id).await,
             _ => Err(Failure::of(
                 ExitStatus::Refused,
-                format!("a user of the tenant \"{own}\" may ask for its usage, history, faults and incidents only"),
+                format!(
+                    "a user of the tenant \"{own}\" may log in, and ask for its usage, history, faults and incidents only"
+                ),
             )),
         };
         self.reply(&reply.unwrap_or_else(ControlReply::Failed), &[]).await
+    }
+
+    /// Gives a client its end of the session that it was let into, or the reason why it was not.
+    async fn hand_over(&mut self, entered: Result<(OwnedFd, Counted), Failure>) -> io::Result<()> {
+        match entered {
+            Ok((channel, counted)) => {
+                self.held.push(counted);
+                self.reply(&ControlReply::Session, &[channel.as_fd()]).await
+            }
+            Err(failure) => self.reply(&ControlReply::Failed(failure), &[]).await,
+        }
     }
 
     async fn reply(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

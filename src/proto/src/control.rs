@@ -3,7 +3,7 @@
 use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 use bailiwick_types::{
-    AuditReport, Change, ExitStatus, Fault, IdRange, ImageName, Incident, LimitReport, Measure, PlanName, Point,
+    AuditReport, Change, Door, ExitStatus, Fault, IdRange, ImageName, Incident, LimitReport, Measure, PlanName, Point,
     Profile, TenantName, TenantUsage, Usage, Window,
 };
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,8 @@ pub enum ControlRequest {
     },
     /// Start a session. Descriptors without a terminal: stdin, stdout, stderr, each a pipe.
     Exec(Exec),
+    /// Let a tenant's own host user in, by a door. Descriptors as of `Exec`.
+    Login(Login),
 }
 
 /// How an audit comes to know.
@@ -146,6 +148,24 @@ pub struct Exec {
     pub cwd: Option<Bytes>,
     /// A terminal of this size.
     pub terminal: Option<WindowSize>,
+}
+
+/// The entry of a tenant's own host user, into its own jail and as its login user: `bailiwickd` knows by the kernel's word
+/// whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// `ssh` or `sftp`.
+    pub door: Door,
+    /// What the login shell is to run, through `ssh`; a login that reads its commands when `None`. Through `sftp` it is
+    /// always the same.
+    pub command: Option<Bytes>,
+    /// Added to the clean environment that a session starts with.
+    pub env: Vec<(Bytes, Bytes)>,
+    /// A terminal of this size.
+    pub terminal: Option<WindowSize>,
+    /// Where the client is, as sshd says.
+    pub source: Option<String>,
 }
 
 /// A reply. `Progress` may come several times before the last one.

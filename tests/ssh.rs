@@ -1,0 +1,281 @@
+//! Logins: what unmodified clients ask sshd for ends in the jail, with its bytes and its exit status, or not at all.
+//!
+//! In the place of a network and sshd stands a script that starts `bailiwick-shell` as sshd does under `ForceCommand`: as the
+//! tenant's host user, with the client's wish in `SSH_ORIGINAL_COMMAND`. The clients are the real ones.
+
+use bailiwick_tests::{Host, profiles, stage};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The user and group id of the login user inside every jail.
+const LOGIN_ID: u64 = 1000;
+
+/// Every door of these tests.
+const OPEN: &str = "doors = [\"exec\", \"ssh\", \"sftp\"]\n";
+
+const SCRIPT: &str = r#"#!/bin/sh
+# ssh [OPTION...] TENANT [COMMAND...]
+subsystem=
+while :; do
+    case $1 in
+    -s) subsystem=1; shift ;;
+    -l | -p | -o | -F | -i) shift 2 ;;
+    --) shift; break ;;
+    -*) shift ;;
+    *) break ;;
+    esac
+done
+tenant=$1
+shift
+unset SSH_ORIGINAL_COMMAND
+if [ -n "$subsystem" ]; then export SSH_ORIGINAL_COMMAND=internal-sftp
+elif [ $# -gt 0 ]; then export SSH_ORIGINAL_COMMAND="$*"
+fi
+export SSH_CONNECTION='192.0.2.7 50000 192.0.2.1 22'
+id=${AS:-$(cat "$(dirname "$0")/$tenant.id")}
+exec setpriv --reuid "$id" --regid "$id" --clear-groups -- \
+    "$(dirname "$0")/bailiwick-shell" --config "$(dirname "$0")/../etc" -c bailiwick-shell
+"#;
+
+fn host(more: &str) -> Host {
+    let mut host = Host::new();
+    for tenant in profiles() {
+        host.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"{tenant}\"\n{more}"));
+    }
+    host.start();
+    host.ok(&["apply"]);
+    for tenant in profiles() {
+        let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
+        let id = shown["ids"]["first"].as_u64().expect("a number") + LOGIN_ID;
+        host.write(&format!("bin/{tenant}.id"), &id.to_string());
+    }
+    host.write("bin/ssh", SCRIPT);
+    std::fs::set_permissions(host.path("bin/ssh"), PermissionsExt::from_mode(0o755)).expect("chmod");
+    // The folder with the programs may be closed to others.
+    std::fs::copy(stage().join("bailiwick-shell"), host.path("bin/bailiwick-shell")).expect("copies");
+    host
+}
+
+fn ssh(host: &Host, arguments: &[&str]) -> Command {
+    let mut command = Command::new(host.path("bin/ssh"));
+    command.args(arguments);
+    command
+}
+
+/// Runs a client with its input from a text.
+fn run(command: &mut Command, input: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut to = child.stdin.take().expect("a pipe");
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || to.write_all(&input).ok());
+    let output = child.wait_with_output().expect("ends");
+    writer.join().expect("writes");
+    output
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn good(command: &mut Command, input: &[u8]) -> String {
+    let output = run(command, input);
+    assert!(output.status.success(), "{command:?}: {:?} {}", output.status, text(&output));
+    text(&output)
+}
+
+/// Bytes of every value, in no order that a line discipline would leave alone.
+fn bytes(count: u32) -> Vec<u8> {
+    (0..count).map(|number| (number.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn a_command_has_its_user_its_status_and_its_bytes() {
+    let host = host(OPEN);
+    for tenant in profiles() {
+        for status in [0, 1, 7, 255] {
+            assert_eq!(run(&mut ssh(&host, &[tenant, &format!("exit {status}")]), b"").status.code(), Some(status));
+        }
+        assert_eq!(run(&mut ssh(&host, &[tenant, "kill -9 $$"]), b"").status.code(), Some(128 + 9));
+        let sent = bytes(3_000_000);
+        let output = run(&mut ssh(&host, &[tenant, "cat; echo oops >&2"]), &sent);
+        assert!(output.stdout == sent && output.stderr == b"oops\n", "{tenant}: {} bytes", output.stdout.len());
+        let said = good(&mut ssh(&host, &[tenant, "id -u; id -g; pwd; echo $SSH_CONNECTION"]), b"");
+        assert_eq!(said, format!("1000\n1000\n/home/{tenant}\n192.0.2.7 50000 192.0.2.1 22\n"));
+        // Without a command, a login shell that reads its commands.
+        assert_eq!(good(&mut ssh(&host, &[tenant]), b"echo $0\nexit\n"), "-bash\n");
+    }
+    let log = host.log();
+    assert!(log.contains("door=ssh") && log.contains("source=\"192.0.2.7\""), "{log}");
+}
+
+#[test]
+fn sftp_scp_rsync_and_git_work_and_their_files_are_the_tenants() {
+    let host = host(OPEN);
+    let sent = bytes(2_000_000);
+    std::fs::write(host.path("sent"), &sent).expect("writes");
+    let (script, sent_path) = (host.path("bin/ssh").display().to_string(), host.path("sent").display().to_string());
+    let back = host.path("back").display().to_string();
+    for tenant in profiles() {
+        let returned = |what: &str| {
+            assert!(std::fs::read(&back).expect("came back") == sent, "{tenant}: {what}");
+            std::fs::remove_file(&back).expect("removes");
+        };
+        let batch = format!("put {sent_path} a\nmkdir d\nrename a d/b\nget d/b {back}\nls -l d\n");
+        good(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), batch.as_bytes());
+        returned("sftp");
+        for old in [&[][..], &["-O"]] {
+            good(Command::new("scp").args(old).args(["-S", &script, &sent_path, &format!("{tenant}:c")]), b"");
+            good(Command::new("scp").args(old).args(["-S", &script, &format!("{tenant}:c"), &back]), b"");
+            returned("scp");
+        }
+        good(Command::new("rsync").args(["-e", &script, &sent_path, &format!("{tenant}:e")]), b"");
+        good(Command::new("rsync").args(["-e", &script, &format!("{tenant}:e"), &back]), b"");
+        returned("rsync");
+        let owners = host.inside(tenant, &format!("cd /home/{tenant} && stat -c %u:%g d/b c e")).1;
+        assert_eq!(owners, "1000:1000\n".repeat(3), "{tenant}");
+
+        good(&mut ssh(&host, &[tenant, "git init -q --bare r.git"]), b"");
+        let clone = host.path(&format!("clone-{tenant}")).display().to_string();
+        let git = |arguments: &[&str]| {
+            let mut command = Command::new("git");
+            command.env("GIT_SSH", &script).env("GIT_SSH_VARIANT", "simple").env("HOME", host.path("")).args([
+                "-c",
+                "user.name=a",
+                "-c",
+                "user.email=a@example.org",
+            ]);
+            good(command.args(arguments), b"")
+        };
+        git(&["clone", "-q", &format!("{tenant}:r.git"), &clone]);
+        std::fs::write(format!("{clone}/file"), &sent).expect("writes");
+        git(&["-C", &clone, "add", "file"]);
+        git(&["-C", &clone, "commit", "-q", "-m", "first"]);
+        git(&["-C", &clone, "push", "-q", "origin", "HEAD:main"]);
+        let log = good(&mut ssh(&host, &[tenant, "git -C r.git log --format=%s main"]), b"");
+        assert_eq!(log, "first\n");
+    }
+}
+
+#[test]
+fn no_wish_of_a_client_reaches_the_host() {
+    let host = host(OPEN);
+    host.write("bin/canary", "a secret of the host");
+    let canary = host.path("bin/canary").display().to_string();
+    std::fs::set_permissions(&canary, PermissionsExt::from_mode(0o644)).expect("chmod");
+    let up = "../".repeat(20);
+    for tenant in profiles() {
+        for wish in [
+            format!("cat {canary}"),
+            format!("cat {up}{canary}"),
+            format!("bailiwick-shell -c 'cat {canary}'"),
+            format!("-c 'cat {canary}'"),
+            format!("--config /tmp; cat {canary}"),
+            format!("cat /proc/1/root{canary}"),
+            format!("ln -sf {canary} link; cat link"),
+            format!("\ncat {canary}"),
+        ] {
+            let output = run(&mut ssh(&host, &[tenant, &wish]), b"");
+            assert!(!text(&output).contains("secret"), "{tenant}: {wish}: {}", text(&output));
+        }
+        let script = host.path("bin/ssh").display().to_string();
+        let back = host.path("stolen").display().to_string();
+        for path in [canary.clone(), format!("{up}{canary}"), "link".to_owned(), format!("/proc/1/root{canary}")] {
+            let batch = format!("get {path} {back}\n");
+            let output = run(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), batch.as_bytes());
+            assert!(!output.status.success() && std::fs::metadata(&back).is_err(), "{tenant}: {path}");
+        }
+        // What would make a program of the host's misbehave means nothing to one that reads none of it.
+        let mut command = ssh(&host, &[tenant, "env"]);
+        for key in ["BASH_ENV", "ENV", "SHELLOPTS", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "XDG_CONFIG_HOME"] {
+            command.env(key, "/forged");
+        }
+        let said = good(&mut command, b"");
+        assert!(!said.contains("forged"), "{tenant}: {said}");
+    }
+}
+
+#[test]
+fn a_door_that_is_closed_stays_closed_and_says_so() {
+    let mut host = host("doors = [\"sftp\"]\n");
+    let tenant = profiles()[0];
+    let refused = |command: &mut Command, status: i32, word: &str| {
+        let output = run(command, b"");
+        assert_eq!(output.status.code(), Some(status), "{command:?}: {}", text(&output));
+        assert!(text(&output).contains(word), "{command:?}: {}", text(&output));
+    };
+    refused(&mut ssh(&host, &[tenant, "id"]), 5, "the door \"ssh\"");
+    refused(&mut ssh(&host, &[tenant]), 5, "the door \"ssh\"");
+    // Whatever stands behind the name of the one program that this door is for.
+    refused(&mut ssh(&host, &[tenant, "/usr/lib/openssh/sftp-server; id"]), 5, "the door \"ssh\"");
+    let script = host.path("bin/ssh").display().to_string();
+    good(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), b"ls\n");
+    let said = text(&run(&mut ssh(&host, &[tenant, "/usr/lib/openssh/sftp-server -h; id"]), b""));
+    assert!(!said.contains("uid="), "{said}");
+
+    host.write(
+        &format!("etc/tenants.d/{tenant}.toml"),
+        &format!("plan = \"{tenant}\"\n{OPEN}[limits]\nsessions = 1\n"),
+    );
+    host.ok(&["apply"]);
+    let mut first = waiting(&host, tenant);
+    refused(&mut ssh(&host, &[tenant, "id"]), 6, "1 sessions");
+    drop(first.stdin.take());
+    assert!(first.wait().expect("ends").success());
+    host.ok(&["suspend", tenant, "--reason", "invoice 17"]);
+    refused(&mut ssh(&host, &[tenant, "id"]), 5, "invoice 17");
+    refused(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), 255, "invoice 17");
+    host.ok(&["unsuspend", tenant]);
+    good(&mut ssh(&host, &[tenant, "true"]), b"");
+
+    // Only the login user itself, not what else has ids of the tenant's, and nobody else at all.
+    let login: u32 =
+        std::fs::read_to_string(host.path(&format!("bin/{tenant}.id"))).expect("text").parse().expect("id");
+    for other in [login - 1000, login + 1, 0, 64_997] {
+        refused(ssh(&host, &[tenant, "id"]).env("AS", other.to_string()), 5, "");
+    }
+    host.end();
+    refused(&mut ssh(&host, &[tenant, "id"]), 1, "does not answer");
+}
+
+/// A session that waits for the end of its input.
+fn waiting(host: &Host, tenant: &str) -> Child {
+    let mut child =
+        ssh(host, &[tenant, "echo in; cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+    child
+}
+
+#[test]
+fn a_transfer_does_not_notice_the_death_of_bailiwickd() {
+    const SIZE: u64 = 200 << 20;
+    let host = host(OPEN);
+    let (script, back) = (host.path("bin/ssh").display().to_string(), host.path("back").display().to_string());
+    let tenant = profiles()[0];
+    good(&mut ssh(&host, &[tenant, &format!("head -c {SIZE} /dev/zero > large")]), b"");
+    let mut client = Command::new("sftp")
+        .args(["-q", "-S", &script, "-l", "200000", &format!("{tenant}:large"), &back])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("runs");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::metadata(&back).map_or(0, |metadata| metadata.len()) < SIZE / 10 {
+        assert!(Instant::now() < deadline, "the transfer begins");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).expect("children");
+    let is_daemon =
+        |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "bailiwickd\n");
+    let daemon = children.split_whitespace().find(is_daemon).expect("bailiwickd runs");
+    assert!(Command::new("kill").args(["-9", daemon]).status().expect("kill").success());
+    assert!(std::fs::metadata(&back).expect("there").len() < SIZE, "it was in the middle");
+    assert!(client.wait().expect("ends").success());
+    assert_eq!(std::fs::metadata(&back).expect("there").len(), SIZE);
+}
