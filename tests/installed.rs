@@ -459,3 +459,69 @@ fn events_reach_the_journal_by_fields_and_syslog_by_facility() {
     host();
     ok("systemctl restart bailiwickd.service");
 }
+
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
+    host();
+    ok("rm -f /root/key /root/key.pub; ssh-keygen -q -t ed25519 -N '' -f /root/key");
+    let key = std::fs::read_to_string("/root/key.pub").expect("a key");
+    let declare = |keys: &str| {
+        let doors = "doors = [\"exec\", \"ssh\", \"sftp\"]";
+        let text = format!("plan = \"small\"\n{doors}\n[login]\nssh_keys = [{keys}]\n");
+        std::fs::write("/etc/bailiwick/tenants.d/alice.toml", text).expect("writes");
+    };
+    declare(&format!("{:?}", key.trim()));
+    ok("bailiwick apply");
+    let shown: serde_json::Value = serde_json::from_str(&ok("bailiwick show alice --json")).expect("json");
+    let id = shown["ids"]["first"].as_u64().expect("a number") + 1000;
+    sh("userdel alice");
+    ok(&format!("useradd -u {id} -g bailiwick-tenants -M -d / -s /usr/bin/bailiwick-shell alice"));
+    // The worst that the rest of the configuration can say: sshd's own sftp, which serves the host's files.
+    ok("sed -i.before 's|^Subsystem.*|Subsystem sftp internal-sftp|' /etc/ssh/sshd_config; systemctl restart ssh");
+    let options =
+        "-i /root/key -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+    let ssh = |more: &str, command: &str| sh(&format!("ssh {options} {more} alice@127.0.0.1 {command}"));
+
+    assert_eq!(ssh("", "'id -u; pwd; echo $SSH_AUTH_SOCK; exit 7'"), (7, "1000\n/home/alice\n\n".to_owned()));
+    let (status, said) = ssh("-tt", "'tty; echo $TERM'");
+    assert!(status == 0 && said.starts_with("/dev/pts/"), "{said}");
+    std::fs::write("/root/sent", vec![7_u8; 3_000_000]).expect("writes");
+    ok(&format!("printf 'put /root/sent a\\nget a /root/back\\n' | sftp {options} -b - alice@127.0.0.1"));
+    ok("cmp /root/sent /root/back");
+    for old in ["", "-O"] {
+        ok(&format!("rm /root/back; scp {old} {options} alice@127.0.0.1:a /root/back; cmp /root/sent /root/back"));
+    }
+    ok(&format!("rm /root/back; rsync -e 'ssh {options}' alice@127.0.0.1:a /root/back; cmp /root/sent /root/back"));
+    assert_eq!(ok("bailiwick exec alice -- stat -c %u:%s /home/alice/a"), "1000:3000000\n");
+
+    // Nothing of the host: no network through it, no agent, no other way to prove who one is.
+    assert_eq!(ssh("-W 127.0.0.1:22", "").0, 255);
+    assert_ne!(ssh("-o ExitOnForwardFailure=yes -R 2223:127.0.0.1:22", "true").0, 0);
+    assert_ne!(ssh("-w any:any -o ExitOnForwardFailure=yes", "true").0, 0);
+    assert_eq!(ssh("-A", "'echo \"$SSH_AUTH_SOCK\"'"), (0, "\n".to_owned()));
+    assert_eq!(ssh("-o SetEnv=LD_PRELOAD=/x -o SendEnv=*", "'echo \"$LD_PRELOAD\"'"), (0, "\n".to_owned()));
+    assert_eq!(ssh("-o PubkeyAuthentication=no", "true").0, 255);
+    ok("echo alice:secret | chpasswd");
+    assert_ne!(
+        sh("sshpass -p secret ssh -o StrictHostKeyChecking=no -o PubkeyAuthentication=no alice@127.0.0.1 id").0,
+        0
+    );
+    let (_, said) = ssh("", "'cat /etc/bailiwick/bailiwick.toml /root/key; ls /var/lib/bailiwick'");
+    assert!(!said.contains("require") && !said.contains("PRIVATE") && !said.contains("tenants"), "{said}");
+    assert!(
+        sh("journalctl -b -u bailiwickd BAILIWICK_DOOR=sftp BAILIWICK_SOURCE=127.0.0.1 -o cat").1.contains("alice")
+    );
+
+    // A door that cannot jail does not open; a key that is gone opens none.
+    ok("bailiwick suspend alice --reason 'invoice 17'");
+    let (status, said) = ssh("", "true");
+    assert!(status == 5 && said.contains("invoice 17"), "{status} {said}");
+    ok("bailiwick unsuspend alice; systemctl stop bailiwickd.socket bailiwickd.service");
+    assert_ne!(ssh("", "id").0, 0);
+    ok("systemctl start bailiwickd.socket bailiwickd.service");
+    until("it is back", || ssh("", "true").0 == 0);
+    declare("");
+    assert_eq!(ssh("", "true").0, 255);
+    ok("userdel alice; systemctl stop ssh; mv /etc/ssh/sshd_config.before /etc/ssh/sshd_config");
+}

@@ -253,6 +253,27 @@ fn waiting(host: &Host, tenant: &str) -> Child {
 }
 
 #[test]
+fn keys_are_those_of_the_policy_at_once() {
+    let host = host("");
+    let tenant = profiles()[0];
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA a@b";
+    let declare = |keys: &str| {
+        let text = format!("plan = \"{tenant}\"\n[login]\nssh_keys = [{keys}]\n");
+        host.write(&format!("etc/tenants.d/{tenant}.toml"), &text);
+    };
+    declare(&format!("\"{key}\""));
+    assert_eq!(host.ok(&["keys", tenant]), format!("restrict,pty {key}\n"));
+    declare("");
+    assert_eq!(host.ok(&["keys", tenant]), "");
+    for (text, status) in [("nonsense", 2), ("ssh_keys = []", 2)] {
+        host.write(&format!("etc/tenants.d/{tenant}.toml"), text);
+        let output = host.cli(&["keys", tenant]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(status), 0), "{text}");
+    }
+    assert_eq!(host.cli(&["keys", "nemo"]).status.code(), Some(3));
+}
+
+#[test]
 fn a_transfer_does_not_notice_the_death_of_bailiwickd() {
     const SIZE: u64 = 200 << 20;
     let host = host(OPEN);

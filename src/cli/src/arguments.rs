@@ -38,6 +38,11 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
+    /// Print the keys that may log in as a tenant, for AuthorizedKeysCommand of sshd
+    Keys {
+        /// Name of the tenant
+        tenant: TenantName,
+    },
     /// Show what this host can enforce, feature by feature, with the remedy for what it cannot
     Doctor {
         /// Prove it: a throw-away tenant runs into each limit (as root; takes about half a minute)

@@ -1,10 +1,10 @@
-//! `check` and `dump`, and what every other command needs of the configuration.
+//! `check`, `dump` and `keys`, and what every other command needs of the configuration.
 
 use crate::output::{self, Form};
 use bailiwick_client::Daemon;
 use bailiwick_policy::Diagnostic;
 use bailiwick_proto::Failure;
-use bailiwick_types::ExitStatus;
+use bailiwick_types::{ExitStatus, TenantName};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -44,6 +44,19 @@ pub(crate) fn dump(config: &Path, to: Option<&Path>) -> Result<(), Failure> {
     match to {
         None => output::print(&output::visible_lines(&listing(&files))),
         Some(dir) => write_tree(dir, &files),
+    }
+}
+
+/// `bailiwick keys`: as the policy has them now, with every right taken away but a terminal's (`sshd(8)`). Nobody whose files
+/// have an error is let in.
+pub(crate) fn keys(config: &Path, tenant: &TenantName) -> Result<(), Failure> {
+    match bailiwick_policy::read_tenant(config, tenant) {
+        Ok((_, Some(tenant))) => {
+            let lines: String = tenant.login.ssh_keys.iter().map(|key| format!("restrict,pty {key}\n")).collect();
+            output::print(&lines)
+        }
+        Ok((_, None)) => Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{tenant}\""))),
+        Err(diagnostics) => Err(invalid(&diagnostics)),
     }
 }
 

@@ -63,6 +63,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         }
         Command::Check { format } => configuration::check(config, format.into())?,
         Command::Dump { output } => done(configuration::dump(config, output.as_deref()))?,
+        Command::Keys { tenant } => done(configuration::keys(config, &tenant))?,
         Command::Doctor { probe, format } => {
             let depth = if probe { Depth::Probe } else { Depth::Read };
             report::doctor(config, depth, format.into())?

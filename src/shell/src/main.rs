@@ -16,8 +16,8 @@ use std::process::ExitCode;
 
 /// Where the policy is, unless the environment that root gave says otherwise.
 const CONFIG: &str = "/etc/bailiwick";
-/// What `ForceCommand` says: a login, or what sshd was asked for.
-const FORCED: &str = "bailiwick-shell";
+/// The program that `ForceCommand` names: a login, or what sshd was asked for.
+const FORCED: &[u8] = b"bailiwick-shell";
 /// What sshd was asked for, when it runs something else (`sshd_config(5)`, `ForceCommand`).
 const ASKED: &str = "SSH_ORIGINAL_COMMAND";
 /// The client's address and port, and the host's (`ssh(1)`).
@@ -68,7 +68,7 @@ fn complain(message: &str) {
 
 /// What is to be run inside: what the client asked sshd for, whatever it was that sshd ran then.
 fn asked(command: Option<OsString>, original: Option<OsString>) -> Option<OsString> {
-    original.or(command.filter(|command| command != FORCED))
+    original.or(command.filter(|command| command.as_bytes().rsplit(|byte| *byte == b'/').next() != Some(FORCED)))
 }
 
 /// The door that a command goes through. sshd runs its subsystem `sftp` as a command: the program's path, or the word
@@ -104,7 +104,8 @@ mod tests {
         let some = |text: &str| Some(OsString::from(text));
         assert_eq!(asked(None, None), None);
         assert_eq!(asked(some("bailiwick-shell"), None), None, "a forced command without a wish is a login");
-        assert_eq!(asked(some("bailiwick-shell"), some("ls -l")), some("ls -l"));
+        assert_eq!(asked(some("/usr/bin/bailiwick-shell"), None), None);
+        assert_eq!(asked(some("/usr/bin/bailiwick-shell"), some("ls -l")), some("ls -l"));
         assert_eq!(asked(some("ls"), None), some("ls"));
         assert_eq!(asked(some("ls"), some("bailiwick-shell")), some("bailiwick-shell"), "a word like any other inside");
     }
