@@ -436,8 +436,15 @@ pub fn parse_glance(text: &[u8]) -> Option<Glance> {
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let pages: u64 = fields.get(21)?.parse().ok()?;
-    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-    Some(Glance { parent: fields.get(1)?.parse().ok()?, command, memory: pages.saturating_mul(page) })
+    Some(Glance { parent: fields.get(1)?.parse().ok()?, command, memory: pages.saturating_mul(page_size()) })
+}
+
+/// Bytes of a page of memory, as libc was told when this program began: the auxiliary vector itself cannot be read by an
+/// undumpable process before Linux 6.4, and rustix panics then (its feature `param` is off, so that nobody tries).
+fn page_size() -> u64 {
+    // SAFETY: takes a number and touches no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
 }
 
 /// Bytes of memory that the machine has (`proc_meminfo(5)`, `MemTotal`).
@@ -458,17 +465,22 @@ pub fn memory() -> io::Result<u64> {
 /// What reading the file says.
 pub fn busy() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/stat")?;
-    parse_busy(&text, rustix::param::clock_ticks_per_second()).ok_or_else(|| malformed("stat"))
+    parse_busy(&text).ok_or_else(|| malformed("stat"))
 }
 
-fn parse_busy(text: &str, ticks_a_second: u64) -> Option<u64> {
+/// What the kernel counts the time of processes in, in microseconds: `USER_HZ` is 100 on every architecture that Rust knows
+/// (include/asm-generic/param.h). Asking for it means reading this process's auxiliary vector, which an undumpable process
+/// cannot before Linux 6.4.
+const TICK: u64 = 10_000;
+
+fn parse_busy(text: &str) -> Option<u64> {
     let mut words = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
     let mut next = || words.next()?.parse::<u64>().ok();
     // What guests used is counted in "user" and "nice" as well.
     let (user, nice, system, _idle, _waiting) = (next()?, next()?, next()?, next()?, next()?);
     let (interrupts, soft_interrupts) = (next()?, next()?);
     let ticks = user + nice + system + interrupts + soft_interrupts;
-    Some(ticks.saturating_mul(1_000_000 / ticks_a_second.max(1)))
+    Some(ticks.saturating_mul(TICK))
 }
 
 /// How many processes and threads the kernel lets there be: the lower of `kernel.pid_max` and `kernel.threads-max`.
@@ -489,9 +501,9 @@ mod tests {
 
     #[test]
     fn the_work_of_all_processors_is_what_is_neither_idle_nor_waiting() {
-        assert_eq!(parse_busy("cpu  10 20 30 400 50 6 7 0 99 98\ncpu0 1 2\n", 100), Some(730_000));
-        assert_eq!(parse_busy("cpu  10 20 30 400\n", 100), None);
-        assert_eq!(parse_busy("", 100), None);
+        assert_eq!(parse_busy("cpu  10 20 30 400 50 6 7 0 99 98\ncpu0 1 2\n"), Some(730_000));
+        assert_eq!(parse_busy("cpu  10 20 30 400\n"), None);
+        assert_eq!(parse_busy(""), None);
         assert!(busy().expect("reads") > 0);
     }
 
@@ -677,7 +689,7 @@ mod tests {
         let fields: Vec<String> = (4..60).map(|number| number.to_string()).collect();
         let text = format!("7 (a) b) (c) S {}", fields.join(" "));
         let glance = parse_glance(text.as_bytes()).expect("parses");
-        let page = u64::try_from(rustix::param::page_size()).expect("small");
+        let page = page_size();
         assert_eq!((glance.parent, glance.command.as_str(), glance.memory), (4, "a) b) (c", 24 * page));
         assert_eq!(parse_glance(b"7 (a) S 1"), None);
         assert_eq!(parse_glance(b")("), None);
