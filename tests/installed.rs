@@ -311,7 +311,7 @@ fn stopping_the_target_spares_jails_and_stopping_the_jails_ends_them() {
     until("the daemons end", || daemons.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()));
     // Nobody of them is left behind either: a process that a killed warden began and did not finish, say.
     let left = || {
-        sh("for pid in $(pgrep -x 'bailiwickd|bailiwick-warde'); do
+        sh("for pid in $(pgrep -x bailiwickd; pgrep -x bailiwick-warde); do
         ps -o pid,ppid,lstart,stat,comm,args -p $pid; cat /proc/$pid/cgroup /proc/$pid/stack; ls -l /proc/$pid/fd; done").1
     };
     assert_eq!(left(), "", "{}", journal());
@@ -523,5 +523,8 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     until("it is back", || ssh("", "true").0 == 0);
     declare("");
     assert_eq!(ssh("", "true").0, 255);
-    ok("userdel alice; systemctl stop ssh; mv /etc/ssh/sshd_config.before /etc/ssh/sshd_config");
+    // What a login has started on the host beside the session: the manager of the user's services, with the tenant's id.
+    ok(&format!("systemctl stop ssh user-{id}.slice user@{id}.service; ! pgrep -u {id} -a"));
+    ok("userdel alice; mv /etc/ssh/sshd_config.before /etc/ssh/sshd_config");
+    ok("bailiwick audit alice");
 }
