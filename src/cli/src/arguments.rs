@@ -38,11 +38,6 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
-    /// Print the keys that may log in as a tenant, for AuthorizedKeysCommand of sshd
-    Keys {
-        /// Name of the tenant
-        tenant: TenantName,
-    },
     /// Show what this host can enforce, feature by feature, with the remedy for what it cannot
     Doctor {
         /// Prove it: a throw-away tenant runs into each limit (as root; takes about half a minute)
@@ -269,6 +264,11 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Print the keys that may log in as a tenant, for AuthorizedKeysCommand of sshd
+    Keys {
+        /// Name of the tenant
+        tenant: TenantName,
+    },
     /// Generate documentation and editor support
     Generate {
         #[command(subcommand)]
@@ -432,7 +432,7 @@ mod tests {
             .filter_map(|line| line.split_whitespace().next())
             .collect();
         let golden = "check dump doctor plan apply list show status exec shell start stop restart suspend unsuspend \
-                      freeze thaw create delete audit usage history top faults incidents reload generate help";
+                      freeze thaw create delete audit usage history top faults incidents reload keys generate help";
         assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
     }
 
