@@ -1,9 +1,14 @@
 //! `doctor --probe`: what the host is said to enforce is run into, and nothing of it is left.
 
-use bailiwick_tests::{Host, Pool};
+use bailiwick_tests::{Host, Pool, stage};
 use bailiwick_types::{Hierarchy, HostFacts, QuotaFacts};
 use serde_json::Value;
-use std::path::Path;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where the throw-away host is.
+const FOLDER: &str = ".bailiwick-probe";
 
 fn probes(host: &Host) -> Vec<(String, String, String)> {
     let output = host.cli(&["doctor", "--probe", "--json"]);
@@ -34,11 +39,7 @@ fn looks(host: &Host, facts: &HostFacts) {
         assert_eq!(state == "works", holds, "{name}: {evidence}");
     }
     assert_eq!(found.len(), 12);
-    let left = |folder: &Path| {
-        let names = std::fs::read_dir(folder).expect("lists").flatten().map(|entry| entry.file_name());
-        names.filter(|name| name.to_string_lossy().contains("bailiwick-probe")).count()
-    };
-    assert_eq!((left(&host.path("")), left(Path::new("/run"))), (0, 0), "nothing is left");
+    assert!(!host.path(FOLDER).exists(), "nothing is left");
     assert!(!host.path("state").exists() || !host.path("state/ledger.json").exists(), "the real host was not touched");
 }
 
@@ -52,4 +53,64 @@ fn every_limit_of_this_host_and_of_btrfs_is_run_into() {
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
     assert_eq!(facts.storage.quota, QuotaFacts::Groups);
     looks(&host, &facts);
+}
+
+/// A probe that has come as far as its first limit.
+fn begun(host: &Host) -> (Child, BufReader<ChildStderr>) {
+    let mut command = Command::new(stage().join("bailiwick"));
+    command.args(["doctor", "--probe", "--json", "--config"]).arg(host.path("etc"));
+    let mut probe = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("runs");
+    let mut said = BufReader::new(probe.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    while !line.contains("running into cpu") {
+        line.clear();
+        assert!(said.read_line(&mut line).expect("reads") > 0, "it ended early");
+    }
+    (probe, said)
+}
+
+/// Processes that have the throw-away host of this host among their arguments.
+fn processes(host: &Host) -> Vec<String> {
+    let folder = host.path(FOLDER).display().to_string();
+    let all = std::fs::read_dir("/proc").expect("lists").flatten();
+    let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(&folder)).collect()
+}
+
+#[test]
+fn what_an_interrupted_probe_made_is_taken_down() {
+    let host = Host::new();
+    let (mut probe, said) = begun(&host);
+    assert!(Command::new("kill").args(["-INT", &probe.id().to_string()]).status().expect("kill").success());
+    let said: Vec<_> = said.lines().map_while(Result::ok).collect();
+    assert_eq!(probe.wait().expect("ends").code(), Some(1));
+    assert!(said.iter().any(|line| line.contains("interrupted")), "{said:?}");
+    assert!(!host.path(FOLDER).exists(), "the directory is gone");
+    assert_eq!(processes(&host), [""; 0]);
+}
+
+#[test]
+fn what_a_killed_probe_made_is_taken_down_by_the_next() {
+    let host = Host::new();
+    let (mut probe, said) = begun(&host);
+    let other = host.cli(&["doctor", "--probe"]);
+    let refused = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(other.status.code() == Some(4) && refused.contains("another"), "{:?} {refused}", other.status);
+    probe.kill().expect("kill");
+    probe.wait().expect("ends");
+    // What it had started holds the pipe.
+    drop(said);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !processes(&host).is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", processes(&host));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(host.path(FOLDER).exists(), "its jail was not taken down");
+    let next = host.cli(&["doctor", "--probe"]);
+    let said = String::from_utf8_lossy(&next.stderr);
+    assert!(said.contains("taking down what a probe left"), "{said}");
+    assert_eq!(next.status.code(), Some(0), "{said}");
+    assert!(!host.path(FOLDER).exists(), "nothing is left");
+    assert_eq!(processes(&host), [""; 0]);
 }

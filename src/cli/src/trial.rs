@@ -1,18 +1,28 @@
 //! `doctor --probe`: a throw-away tenant on this host, this file system and this disk, that really runs into each limit.
 //!
 //! It has a host of its own below the state directory: nothing of the real tenants' is read, changed or started.
+//! Danger: whoever interrupts this must not be left with a jail that runs. A signal is therefore heard between two steps, and
+//! what a killed probe left is taken down by the next one.
 
 use bailiwick_policy::Host;
 use bailiwick_proto::Failure;
+use bailiwick_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
+use bailiwick_sys::{file, process};
 use bailiwick_types::{ExitStatus, FeatureReport, FeatureState, HostReport};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long the throw-away host may take to answer.
 const READY_TIME: Duration = Duration::from_secs(30);
+/// The directory of the throw-away host, in the state directory or in the nearest above it that exists.
+const FOLDER: &str = ".bailiwick-probe";
+/// What is written last of its policy.
+const TENANT: &str = "etc/tenants.d/probe.toml";
 /// Ids far above those of any tenant. Project ids and user ids alike.
 const FIRST_ID: u32 = 4_294_770_688;
 
@@ -71,11 +81,30 @@ pub(crate) fn add_trials(host: &Host, report: &mut HostReport, progress: impl Fn
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::of(ExitStatus::Refused, "only root can make the throw-away tenant of --probe"));
     }
+    let signals = Signals::block(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(|error| failed("guard", &error))?;
+    let unless_interrupted = || match signals.take() {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(Failure::of(ExitStatus::Failed, "interrupted; the throw-away tenant is taken down")),
+        Err(error) => Err(failed("guard", &error)),
+    };
+    let place = host.state_dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    let folder = place.join(FOLDER);
+    let mut claim = claim(&folder)?;
+    if folder.join(TENANT).exists() {
+        progress("taking down what a probe left that was killed");
+        Throwaway::over(&folder, claim).map_err(|error| failed("take down", &error))?;
+        claim = self::claim(&folder)?;
+    }
     progress("making a throw-away tenant");
-    let throwaway = Throwaway::new(host).map_err(|error| failed("make", &error))?;
+    let throwaway = Throwaway::new(host, &folder, claim).map_err(|error| failed("make", &error));
+    unless_interrupted()?;
+    let throwaway = throwaway?;
     for trial in TRIALS {
         progress(&format!("running into {}", trial.name));
-        let came = (trial.run)(&throwaway).map_err(|error| failed(&format!("try \"{}\" with", trial.name), &error))?;
+        let came = (trial.run)(&throwaway).map_err(|error| failed(&format!("try \"{}\" with", trial.name), &error));
+        // A signal of the terminal's reaches what the trial runs too: what came of that is no evidence.
+        unless_interrupted()?;
+        let came = came?;
         let remedy = || {
             let feature = report.features.iter().find(|feature| feature.feature == trial.feature);
             let remedy = feature.map(|feature| feature.remedy.clone()).unwrap_or_default();
@@ -94,41 +123,66 @@ pub(crate) fn add_trials(host: &Host, report: &mut HostReport, progress: impl Fn
     Ok(())
 }
 
+/// Makes the directory of the throw-away host, or takes over the one that is there. Only one probe has it.
+fn claim(folder: &Path) -> Result<OwnedFd, Failure> {
+    let locked = || {
+        match std::fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let dir = file::open_dir(folder)?;
+        file::lock(dir.as_fd())?;
+        Ok(dir)
+    };
+    locked().map_err(|error: io::Error| {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            let message = format!("another `bailiwick doctor --probe` has {}; wait until it ends", folder.display());
+            return Failure::of(ExitStatus::Conflict, message);
+        }
+        Failure::of(ExitStatus::Failed, format!("cannot take {}: {error}", folder.display()))
+    })
+}
+
 /// The host of the throw-away tenant. Everything of it is gone when the value is dropped.
 struct Throwaway {
-    state: PathBuf,
-    runtime: PathBuf,
+    folder: PathBuf,
     daemon: Child,
+    /// Held for as long as the directory is in use.
+    _claim: OwnedFd,
 }
 
 impl Throwaway {
-    fn new(host: &Host) -> io::Result<Self> {
-        let place = host.state_dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
-        let name = |folder: &Path| folder.join(format!(".bailiwick-probe-{}", std::process::id()));
-        let (state, runtime) = (name(place), name(Path::new("/run")));
-        for (path, mode) in [(&state, 0o711), (&runtime, 0o755)] {
-            std::fs::create_dir(path)?;
+    /// A host that is made afresh in an empty directory.
+    fn new(host: &Host, folder: &Path, claim: OwnedFd) -> io::Result<Self> {
+        let etc = folder.join("etc");
+        for below in ["plans.d", "tenants.d"] {
+            std::fs::create_dir_all(etc.join(below))?;
+        }
+        for (path, mode) in [(folder, 0o711), (&etc, 0o755)] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         }
-        let etc = state.join("etc");
-        for folder in ["plans.d", "tenants.d"] {
-            std::fs::create_dir_all(etc.join(folder))?;
-        }
-        std::fs::set_permissions(&etc, std::fs::Permissions::from_mode(0o755))?;
         let config = format!(
             "state_dir = {:?}\nruntime_dir = {:?}\nids = {{ first = {FIRST_ID}, per_tenant = 65536 }}\nrequire = []\n\
              reserve = {{ memory = \"0\", tasks = 1, disk = \"0\" }}\nadmins = [\"root\"]\nuser = {:?}\n",
-            state.join("state"),
-            runtime.join("run"),
+            folder.join("state"),
+            folder.join("run"),
             host.user
         );
         std::fs::write(etc.join("bailiwick.toml"), config)?;
         std::fs::write(etc.join("plans.d/probe.toml"), PLAN)?;
-        std::fs::write(etc.join("tenants.d/probe.toml"), "plan = \"probe\"\n")?;
-        let log = std::fs::File::create(state.join("log"))?;
+        std::fs::write(folder.join(TENANT), "plan = \"probe\"\n")?;
+        Self::over(folder, claim)
+    }
+
+    /// The host whose policy is there, and its tenant let in.
+    fn over(folder: &Path, claim: OwnedFd) -> io::Result<Self> {
+        let log = std::fs::File::create(folder.join("log"))?;
         let mut command = daemon_command();
-        command.args(["--standalone", "--config"]).arg(&etc).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let throwaway = Self { daemon: command.spawn()?, state, runtime };
+        command.args(["--standalone", "--config"]).arg(folder.join("etc"));
+        // In a group of its own it does not hear the terminal: it is needed to take the tenant down.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+        process::end_with_parent(&mut command);
+        let throwaway = Self { daemon: command.spawn()?, folder: folder.to_owned(), _claim: claim };
         throwaway.wait()?;
         Ok(throwaway)
     }
@@ -141,7 +195,7 @@ impl Throwaway {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                let log = std::fs::read_to_string(self.state.join("log")).unwrap_or_default();
+                let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
                 let text = String::from_utf8_lossy(&output.stderr).into_owned();
                 return Err(io::Error::other(format!("{}\n{}", text.trim(), log.trim())));
             }
@@ -151,7 +205,7 @@ impl Throwaway {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "bailiwick".into()));
-        command.args(&arguments[..1]).arg("--config").arg(self.state.join("etc")).args(&arguments[1..]);
+        command.args(&arguments[..1]).arg("--config").arg(self.folder.join("etc")).args(&arguments[1..]);
         command.stdin(Stdio::null());
         command
     }
@@ -171,10 +225,10 @@ impl Throwaway {
     fn wait_for_room(&self) -> io::Result<()> {
         let deadline = Instant::now() + READY_TIME;
         loop {
-            rustix::fs::syncfs(std::fs::File::open(&self.state)?)?;
+            rustix::fs::syncfs(std::fs::File::open(&self.folder)?)?;
             let (status, said) = self.inside("head -c 10M /dev/zero > /home/room; s=$?; rm -f /home/room; exit $s")?;
             if status == Some(0) {
-                return rustix::fs::syncfs(std::fs::File::open(&self.state)?).map_err(Into::into);
+                return rustix::fs::syncfs(std::fs::File::open(&self.folder)?).map_err(Into::into);
             }
             if Instant::now() >= deadline {
                 return Err(io::Error::other(format!("what was removed does not become free: {said}")));
@@ -210,15 +264,16 @@ fn daemon_command() -> Command {
 
 impl Drop for Throwaway {
     fn drop(&mut self) {
-        // What cannot be taken down here is named by the directories that stay behind.
-        drop(self.bailiwick(&["delete", "probe", "--purge"]));
+        let deleted = self.bailiwick(&["delete", "probe", "--purge"]).is_ok_and(|output| output.status.success());
         let pid = i32::try_from(self.daemon.id()).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
         }
         self.daemon.wait().ok();
-        std::fs::remove_dir_all(&self.state).ok();
-        std::fs::remove_dir_all(&self.runtime).ok();
+        // A jail that could not be taken down is left for the next probe, which finds it by the policy in the directory.
+        if deleted || !self.folder.join("run/jails/probe").exists() {
+            std::fs::remove_dir_all(&self.folder).ok();
+        }
     }
 }
 

@@ -271,7 +271,7 @@ fn waited(share: &PressureShare) -> Vec<String> {
     let time = |microseconds| Measure::Cpu.amount_in_words(microseconds);
     let neighbour = match &share.neighbour {
         Some(neighbour) => neighbour.to_string(),
-        None if share.others > 0 => "the host itself".to_owned(),
+        None if share.host => "the host itself".to_owned(),
         None => String::new(),
     };
     vec![share.resource.clone(), time(share.own), time(share.others), neighbour]
@@ -467,6 +467,7 @@ pub(crate) mod tests {
                     own: 250_000,
                     others: 3_000_000,
                     neighbour: Some("bob".parse().expect("valid")),
+                    host: false,
                 }],
             }],
         }
@@ -477,6 +478,22 @@ pub(crate) mod tests {
         let golden = "ID  TENANT  KIND    FROM                       LASTED  FAULTS  SNAPSHOTS\n\
                       7   alice   memory  1970-01-01T00:00:00+00:00  1m30s   4       1\n";
         assert_eq!(incidents(&[example()], &TimeZone::UTC, Form::Text), golden);
+    }
+
+    #[test]
+    fn who_is_not_named_is_not_said_to_be_the_host() {
+        let share = |neighbour: Option<&str>, host| PressureShare {
+            resource: "cpu".to_owned(),
+            own: 0,
+            others: 1,
+            neighbour: neighbour.map(|name| name.parse().expect("valid")),
+            host,
+        };
+        for (share, golden) in
+            [(share(Some("bob"), false), "bob"), (share(None, true), "the host itself"), (share(None, false), "")]
+        {
+            assert_eq!(waited(&share)[3], golden);
+        }
     }
 
     #[test]

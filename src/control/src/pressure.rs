@@ -53,7 +53,8 @@ pub(crate) fn split(tenant: &TenantName, span: &Span, bounds: &Usage) -> Vec<Pre
             .max_by_key(|(_, usage)| use_of(usage))
             .filter(|(_, usage)| others > 0 && use_of(usage) >= host_use)
             .map(|(name, _)| name.clone());
-        Some(PressureShare { resource: resource.to_owned(), own: waited - others, others, neighbour })
+        let host = others > 0 && neighbour.is_none();
+        Some(PressureShare { resource: resource.to_owned(), own: waited - others, others, neighbour, host })
     };
     RESOURCES.into_iter().filter_map(share).collect()
 }
@@ -88,7 +89,8 @@ mod tests {
     }
 
     fn cpu(own: u64, others: u64, neighbour: Option<&str>) -> Vec<PressureShare> {
-        vec![PressureShare { resource: "cpu".into(), own, others, neighbour: neighbour.map(name) }]
+        let host = others > 0 && neighbour.is_none();
+        vec![PressureShare { resource: "cpu".into(), own, others, neighbour: neighbour.map(name), host }]
     }
 
     #[test]
@@ -111,9 +113,10 @@ mod tests {
         // Its own limit, and a third of the rest, as it used a third of the processors.
         assert_eq!(split(&name("victim"), &all, &bounds), cpu(500, 400, Some("loud")));
         // At its own rate of 60 MiB in a minute: it waits for itself.
-        let slow = PressureShare { resource: "io".into(), own: 80, others: 0, neighbour: None };
+        let slow = PressureShare { resource: "io".into(), own: 80, others: 0, neighbour: None, host: false };
         assert_eq!(split(&name("slow"), &all, &bounds), [slow]);
-        let waits = PressureShare { resource: "io".into(), own: 1, others: 59, neighbour: Some(name("slow")) };
+        let waits =
+            PressureShare { resource: "io".into(), own: 1, others: 59, neighbour: Some(name("slow")), host: false };
         assert_eq!(split(&name("waits"), &all, &bounds), [waits]);
         assert_eq!(split(&name("small"), &all, &bounds), []);
         assert_eq!(split(&name("gone"), &all, &bounds), []);

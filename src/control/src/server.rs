@@ -87,7 +87,10 @@ impl Connection {
             Ok(caller) => caller,
             Err(failure) => {
                 // Heard out before it is answered: a client that is still sending would see its socket break instead.
-                drop(timeout(REQUEST_TIME, self.request(&mut Decoder::new(MAX_REQUEST))).await?);
+                // But it must not hold up the end of this program either.
+                let mut decoder = Decoder::new(MAX_REQUEST);
+                let heard = timeout(REQUEST_TIME, self.request(&mut decoder));
+                drop(timeout_from(&mut stop, LAST_REQUEST_TIME, heard).await.transpose()?);
                 return self.reply(&ControlReply::Failed(failure), &[]).await;
             }
         };

@@ -128,7 +128,13 @@ mod tests {
                 memory: 9,
                 files: vec![(hostile, 3)],
             }],
-            pressure: vec![PressureShare { resource: "cpu".into(), own: 1, others: 2, neighbour: Some(name("b")) }],
+            pressure: vec![PressureShare {
+                resource: "cpu".into(),
+                own: 1,
+                others: 2,
+                neighbour: Some(name("b")),
+                host: false,
+            }],
         };
         let mut incident = Incident {
             id: 0,

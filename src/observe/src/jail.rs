@@ -18,6 +18,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const MAX_DEPTH: usize = 8;
 /// The longest text of a mount table that is kept: no row of a plan comes near.
 const MAX_TEXT: usize = 256;
+/// Where a plan mounts a file system in memory whose size is a limit.
+const SIZED: [&str; 2] = ["/tmp", "/dev/shm"];
 /// The most options of one mount that are kept.
 const MAX_OPTIONS: usize = 64;
 
@@ -110,7 +112,9 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
     let Some((status, mounts, _)) = unless_gone(pid, of_init())?.filter(|(_, _, now)| *now == start_time) else {
         return Ok(None);
     };
-    let sized = mounts.iter().filter(|mount| mount.fs_type == "tmpfs" && !mount.covered).filter_map(|mount| {
+    // Those of the plan: a tenant that may mount makes as many others as it likes, and all answers share one message.
+    let of_plan = |mount: &&MountFact| SIZED.contains(&mount.target.as_str()) && !mount.covered;
+    let sized = mounts.iter().filter(of_plan).filter(|mount| mount.fs_type == "tmpfs").filter_map(|mount| {
         let size = mount.super_options.iter().find(|option| option.starts_with("size="))?;
         Some((mount.target.clone(), size.clone()))
     });
@@ -385,7 +389,7 @@ mod tests {
         let brief = in_force(&own_subject(&tenant, &cgroups, uids[0]), &Census::of(Vec::new()).expect("census"));
         let brief = brief.expect("reads").jail.expect("lives");
         assert_eq!((brief.cap_bounding, brief.no_new_privs), (jail.init.cap_bounding, jail.init.no_new_privs));
-        assert!(brief.tmpfs.values().all(|size| size.starts_with("size=")));
+        assert!(brief.tmpfs.iter().all(|(target, size)| SIZED.contains(&target.as_str()) && size.starts_with("size=")));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Where the policy is, unless the environment that root gave says otherwise.
+/// Where the policy is, unless whoever starts this says otherwise: sshd says nothing.
 const CONFIG: &str = "/etc/bailiwick";
 /// The program that `ForceCommand` names: a login, or what sshd was asked for.
 const FORCED: &[u8] = b"bailiwick-shell";

@@ -8,6 +8,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// The eight kinds of namespace that a jail has, as one set of flags for [`clone_into`].
 pub const ALL_NAMESPACES: u64 = (kernel::CLONE_NEWUSER
@@ -214,6 +216,20 @@ pub fn execute_path(program: &CString, argv: &[CString], env: &[CString]) -> io:
     io::Error::last_os_error()
 }
 
+/// Has the process that a command starts told to end (`SIGTERM`) when the calling thread does, also when that is killed
+/// (`PR_SET_PDEATHSIG`). Not for a program that changes its effective user: the kernel then forgets it (`prctl(2)`).
+pub fn end_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let ask = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        // Whoever died before it was asked is nobody's parent any more.
+        let there = rustix::process::getppid().is_some_and(|now| now.as_raw_pid().cast_unsigned() == parent);
+        if there { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    };
+    // SAFETY: between fork and exec it makes two bare system calls; it takes no lock and no memory.
+    unsafe { command.pre_exec(ask) };
+}
+
 /// Ends this process at once, without running destructors or flushing buffers: the only right way out of a child
 /// that was cloned from a larger program.
 pub fn exit_now(status: i32) -> ! {
@@ -271,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_held_process_has_a_number_until_it_is_reaped() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
         let pidfd = open(child.id()).expect("held");
         assert_eq!(number(&pidfd).expect("read"), Some(child.id()));
         child.kill().expect("killed");

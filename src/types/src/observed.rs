@@ -49,7 +49,7 @@ pub struct JailInForce {
     pub no_new_privs: bool,
     /// Limits as the kernel reports them, without what is in use.
     pub limits: Vec<LimitFact>,
-    /// The option `size=` of the tmpfs that is seen at a path, by that path.
+    /// The option `size=` of the tmpfs that is seen at `/tmp` and at `/dev/shm`, by that path.
     pub tmpfs: BTreeMap<String, String>,
 }
 

@@ -242,8 +242,11 @@ pub struct PressureShare {
     pub own: u64,
     /// Microseconds that others did.
     pub others: u64,
-    /// Who used the most of the resource meanwhile, when others made it wait; `None` when that was the host itself.
+    /// Which tenant used the most of the resource meanwhile, when others made it wait; `None` also for whoever may not know.
     pub neighbour: Option<TenantName>,
+    /// Whether the host itself used more of it than any other tenant, when others made it wait.
+    #[serde(default)]
+    pub host: bool,
 }
 
 #[cfg(test)]
