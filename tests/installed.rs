@@ -474,9 +474,15 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     declare(&format!("{:?}", key.trim()));
     ok("bailiwick apply");
     let shown: serde_json::Value = serde_json::from_str(&ok("bailiwick show alice --json")).expect("json");
-    let id = shown["ids"]["first"].as_u64().expect("a number") + 1000;
-    sh("userdel alice");
-    ok(&format!("useradd -u {id} -g bailiwick-tenants -M -d / -s /usr/bin/bailiwick-shell alice"));
+    let id = shown["host_user"].as_u64().expect("a number");
+    assert_eq!(
+        ok("getent passwd alice"),
+        format!(
+            "alice:x:{id}:{}:Tenant alice:/:/usr/bin/bailiwick-shell\n",
+            ok("getent group bailiwick-tenants | cut -d: -f3").trim()
+        )
+    );
+    assert_eq!(ok(&format!("id -un {id}; id -Gn alice")), "alice\nbailiwick-tenants\n");
     // The worst that the rest of the configuration can say: sshd's own sftp, which serves the host's files.
     ok("sed -i.before 's|^Subsystem.*|Subsystem sftp internal-sftp|' /etc/ssh/sshd_config; systemctl restart ssh");
     let options =
@@ -502,7 +508,6 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     assert_eq!(ssh("-A", "'echo \"$SSH_AUTH_SOCK\"'"), (0, "\n".to_owned()));
     assert_eq!(ssh("-o SetEnv=LD_PRELOAD=/x -o SendEnv=*", "'echo \"$LD_PRELOAD\"'"), (0, "\n".to_owned()));
     assert_eq!(ssh("-o PubkeyAuthentication=no", "true").0, 255);
-    ok("echo alice:secret | chpasswd");
     assert_ne!(
         sh("sshpass -p secret ssh -o StrictHostKeyChecking=no -o PubkeyAuthentication=no alice@127.0.0.1 id").0,
         0
@@ -512,6 +517,12 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     assert!(
         sh("journalctl -b -u bailiwickd BAILIWICK_DOOR=sftp BAILIWICK_SOURCE=127.0.0.1 -o cat").1.contains("alice")
     );
+
+    // While somebody is in, what sshd and systemd run for it on the host is no stray: it has no id of the jail's.
+    let (_, held) = sh(&format!("ssh {options} alice@127.0.0.1 'sleep 60' > /dev/null 2>&1 & echo $!"));
+    until("it is in", || ok("bailiwick exec alice -- pgrep -c sleep || true").trim() == "1");
+    ok("bailiwick audit alice");
+    ok(&format!("kill {held}"));
 
     // A door that cannot jail does not open; a key that is gone opens none.
     ok("bailiwick suspend alice --reason 'invoice 17'");
@@ -523,8 +534,14 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     until("it is back", || ssh("", "true").0 == 0);
     declare("");
     assert_eq!(ssh("", "true").0, 255);
-    // What a login has started on the host beside the session: the manager of the user's services, with the tenant's id.
-    ok(&format!("systemctl stop ssh user-{id}.slice user@{id}.service; ! pgrep -u {id} -a"));
-    ok("userdel alice; mv /etc/ssh/sshd_config.before /etc/ssh/sshd_config");
     ok("bailiwick audit alice");
+
+    // Without a door of sshd's there is no host user, nor for a tenant that is gone; one that the host has stays who it is.
+    std::fs::write("/etc/bailiwick/tenants.d/alice.toml", "plan = \"small\"\ndoors = [\"exec\"]\n").expect("writes");
+    ok("bailiwick apply; ! getent passwd alice; ! ls /run/userdb/alice.user");
+    std::fs::write("/etc/bailiwick/tenants.d/daemon.toml", "plan = \"small\"\ndoors = [\"ssh\"]\n").expect("writes");
+    let (status, said) = sh("bailiwick apply daemon 2>&1");
+    assert!(status == 4 && said.contains("rename the tenant"), "{status} {said}");
+    ok("getent passwd daemon | grep -q ^daemon:x:1:; bailiwick delete daemon --purge");
+    ok("mv /etc/ssh/sshd_config.before /etc/ssh/sshd_config; systemctl restart ssh");
 }

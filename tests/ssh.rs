@@ -4,13 +4,11 @@
 //! tenant's host user, with the client's wish in `SSH_ORIGINAL_COMMAND`. The clients are the real ones.
 
 use bailiwick_tests::{Host, profiles, stage};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-
-/// The user and group id of the login user inside every jail.
-const LOGIN_ID: u64 = 1000;
 
 /// Every door of these tests.
 const OPEN: &str = "doors = [\"exec\", \"ssh\", \"sftp\"]\n";
@@ -48,7 +46,9 @@ fn host(more: &str) -> Host {
     host.ok(&["apply"]);
     for tenant in profiles() {
         let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
-        let id = shown["ids"]["first"].as_u64().expect("a number") + LOGIN_ID;
+        let id = shown["host_user"].as_u64().unwrap_or_default();
+        let ids = &shown["ids"];
+        assert!(id < ids["first"].as_u64().expect("a number"), "no process of the host has an id of a jail's");
         host.write(&format!("bin/{tenant}.id"), &id.to_string());
     }
     host.write("bin/ssh", SCRIPT);
@@ -234,10 +234,13 @@ fn a_door_that_is_closed_stays_closed_and_says_so() {
     host.ok(&["unsuspend", tenant]);
     good(&mut ssh(&host, &[tenant, "true"]), b"");
 
-    // Only the login user itself, not what else has ids of the tenant's, and nobody else at all.
-    let login: u32 =
-        std::fs::read_to_string(host.path(&format!("bin/{tenant}.id"))).expect("text").parse().expect("id");
-    for other in [login - 1000, login + 1, 0, 64_997] {
+    // Only the host user itself, not the login user or root of inside, not another's, and nobody else at all.
+    let number = |name: &str| -> u32 {
+        std::fs::read_to_string(host.path(&format!("bin/{name}.id"))).expect("text").parse().expect("id")
+    };
+    let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
+    let first = u32::try_from(shown["ids"]["first"].as_u64().expect("a number")).expect("an id");
+    for other in [first, first + 1000, number(tenant) + 60_000, 0, 64_997] {
         refused(ssh(&host, &[tenant, "id"]).env("AS", other.to_string()), 5, "");
     }
     host.end();
@@ -250,6 +253,55 @@ fn waiting(host: &Host, tenant: &str) -> Child {
         ssh(host, &[tenant, "echo in; cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
     child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
     child
+}
+
+#[test]
+fn host_users_come_and_go_with_the_policy() {
+    let mut host = host(OPEN);
+    let (first, second) = (profiles()[0], "second");
+    host.write("etc/tenants.d/second.toml", &format!("plan = \"{first}\"\n{OPEN}"));
+    host.ok(&["apply"]);
+    let record = |tenant: &str| std::fs::read_to_string(host.path(&format!("userdb/{tenant}.user"))).ok();
+    let id = |tenant: &&str| {
+        let text = record(tenant).expect("a record");
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["uid"].as_u64().expect("an id")
+    };
+    let ids: BTreeSet<u64> = profiles().iter().chain(&[second]).map(id).collect();
+    assert_eq!(ids.len(), profiles().len() + 1, "{ids:?}");
+    assert_eq!(std::fs::read_dir(host.path("userdb")).expect("lists").count(), 2 * ids.len(), "one and its link each");
+    assert_eq!(host.cli(&["plan"]).status.code(), Some(0));
+
+    host.write(&format!("etc/tenants.d/{first}.toml"), &format!("plan = \"{first}\"\ndoors = [\"exec\"]\n"));
+    let planned = host.cli(&["plan", first]);
+    let said = String::from_utf8_lossy(&planned.stdout).into_owned();
+    assert!(planned.status.code() == Some(10) && said.contains("host user"), "{said}");
+    host.ok(&["apply"]);
+    assert!(record(first).is_none() && host.ok(&["show", first, "--json"]).contains("\"host_user\": null"));
+    // Who is suspended is told so at the door.
+    host.ok(&["suspend", second]);
+    assert!(record(second).is_some());
+    host.write("etc/tenants.d/guest.toml", &format!("plan = \"{first}\"\n{OPEN}"));
+    host.ok(&["apply"]);
+    assert!(record("guest").is_some());
+    host.ok(&["delete", "guest"]);
+    host.ok(&["apply"]);
+    assert!(record("guest").is_none());
+
+    // After a restart of the machine they are all gone, and come back by themselves.
+    host.end();
+    std::fs::remove_dir_all(host.path("userdb")).expect("removes");
+    host.start();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !host.path(&format!("userdb/{second}.user")).exists() {
+        assert!(Instant::now() < deadline, "{}", host.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // The name of a user of the host is refused.
+    host.write("etc/tenants.d/daemon.toml", &format!("plan = \"{first}\"\n{OPEN}"));
+    let refused = host.cli(&["apply", "daemon"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(4) && said.contains("rename the tenant"), "{said}");
+    assert!(!host.path("userdb/daemon.user").exists());
 }
 
 #[test]

@@ -204,10 +204,11 @@ impl Host {
     pub fn default_config(&self, more: &str) -> String {
         format!(
             "state_dir = \"{}\"\nruntime_dir = \"{}\"\nrequire = [\"cpu\", \"memory\", \"tasks\"]\n\
-             user = \"64999\"\nids = {{ first = {}, per_tenant = 65536 }}\n{more}",
+             user = \"64999\"\nlogin_group = \"64998\"\nids = {{ first = {}, per_tenant = 65536 }}\n{more}",
             self.path("state").display(),
             self.path("run").display(),
-            self.ids.first,
+            // Those of host users are right below.
+            self.ids.first + 65_536,
         )
     }
 

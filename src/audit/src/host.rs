@@ -1,8 +1,8 @@
 //! What the host can enforce, feature by feature, with the remedy for what it cannot.
 
 use bailiwick_observe::{
-    HostReadings, Linkage, StorageReadings, Trial, UserReadings, host_readings, storage_readings, user_exists,
-    user_readings,
+    HostReadings, Linkage, StorageReadings, Trial, UserReadings, group_exists, host_readings, storage_readings,
+    user_exists, user_readings, user_sources,
 };
 use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_policy::Host;
@@ -322,10 +322,15 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
         Ok(users) => ids(host, &users),
         Err(error) => missing("ids", chain(&error), "make the user database readable"),
     };
+    let host_users = match user_sources() {
+        Ok(sources) => host_users(&host.login_group, group_exists(&host.login_group), &sources),
+        Err(error) => missing("host-users", chain(&error), "make /etc/nsswitch.conf readable"),
+    };
     vec![
         storage("storage", &host.state_dir),
         storage("image", Path::new("/usr")),
         ids,
+        host_users,
         either(
             "daemon-user",
             user_exists(&host.user),
@@ -351,9 +356,24 @@ fn mappable(name: &str, readings: &StorageReadings, kernel: Option<(u32, u32)>, 
     }
 }
 
-/// Whether the pool of ids is the tenants' alone. It has no end, so what counts is the room before somebody else's.
+/// Whether tenants can log in by ssh: the records of their host users are found, and their group is.
+fn host_users(group: &str, group_exists: bool, sources: &[String]) -> FeatureReport {
+    let found = sources.iter().any(|source| source == "systemd");
+    let evidence = format!("passwd: {} in /etc/nsswitch.conf", sources.join(" "));
+    if !found {
+        return limited("host-users", evidence, "install libnss-systemd, or nobody logs in to a tenant by ssh");
+    }
+    if !group_exists {
+        let evidence = format!("the group \"{group}\" does not exist");
+        return limited("host-users", evidence, "create it (systemd-sysusers), or set `login_group` in bailiwick.toml");
+    }
+    works("host-users", evidence)
+}
+
+/// Whether the pool of ids, and those of host users below it, are the tenants' alone. The pool has no end, so what counts is
+/// the room before somebody else's.
 fn ids(host: &Host, users: &UserReadings) -> FeatureReport {
-    let first = host.ids.first();
+    let first = host.ids.host_users();
     let single = users.users.iter().map(|(name, uid)| (*uid, *uid, format!("user {name:?} (/etc/passwd)")));
     let ranges = users.subordinate.iter().filter(|range| range.count > 0).map(|range| {
         (range.first, range.first.saturating_add(range.count - 1), format!("{:?} ({})", range.owner, range.file))
@@ -362,7 +382,8 @@ fn ids(host: &Host, users: &UserReadings) -> FeatureReport {
     let Some((start, _, whose)) = next else {
         return works("ids", format!("nobody in /etc/passwd, /etc/subuid or /etc/subgid has an id from {first} on"));
     };
-    let room = start.saturating_sub(first) / host.ids.per_tenant();
+    // Nobody else's below the pool leaves room for as many as there are ranges before the next.
+    let room = start.saturating_sub(host.ids.first()) / host.ids.per_tenant();
     let evidence = format!("from {first} on there is room for {room} tenants before {whose}");
     let state = match room {
         0 => FeatureState::Missing,
@@ -416,6 +437,7 @@ mod tests {
             reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins: Vec::new(),
             user: "root".to_owned(),
+            login_group: "bailiwick-tenants".to_owned(),
         }
     }
 
@@ -502,11 +524,23 @@ mod tests {
         };
         assert_eq!(with(&[("root", 0), ("eve", 1000)], &[(100_000, 65_536)]).state, FeatureState::Works);
         assert_eq!(with(&[("eve", 10_000_000)], &[]).state, FeatureState::Missing);
+        assert_eq!(with(&[("eve", 9_934_464)], &[]).state, FeatureState::Missing, "the first host user");
+        assert_eq!(with(&[("eve", 9_934_463)], &[]).state, FeatureState::Works);
         assert_eq!(with(&[], &[(9_999_000, 65_536)]).state, FeatureState::Missing, "a range that reaches in");
         let far = with(&[("eve", 10_000_000 + 5 * 65_536)], &[]);
         assert_eq!(far.state, FeatureState::Limited);
         assert!(far.evidence.contains("room for 5 tenants"), "{}", far.evidence);
         assert_eq!(with(&[("eve", 4_000_000_000)], &[(0, 0)]).state, FeatureState::Works);
+    }
+
+    #[test]
+    fn host_users_must_be_found() {
+        let state = |exists, sources: &[&str]| {
+            host_users("tenants", exists, &sources.iter().map(|source| (*source).to_owned()).collect::<Vec<_>>()).state
+        };
+        assert_eq!(state(true, &["files", "systemd"]), FeatureState::Works);
+        assert_eq!(state(true, &["files"]), FeatureState::Limited);
+        assert_eq!(state(false, &["files", "systemd"]), FeatureState::Limited);
     }
 
     #[test]
@@ -543,7 +577,7 @@ mod tests {
         let configuration = report.features.last().expect("features");
         assert_eq!((configuration.feature.as_str(), configuration.state), ("configuration", FeatureState::Missing));
         for feature in configured(&host(), "6.18") {
-            assert!(["storage", "image", "ids", "daemon-user"].contains(&feature.feature.as_str()));
+            assert!(["storage", "image", "ids", "host-users", "daemon-user"].contains(&feature.feature.as_str()));
         }
     }
 }

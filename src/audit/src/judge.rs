@@ -128,6 +128,7 @@ mod tests {
             reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins: Vec::new(),
             user: "bailiwick".to_owned(),
+            login_group: "bailiwick-tenants".to_owned(),
         }
     }
 

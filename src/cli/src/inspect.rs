@@ -85,6 +85,7 @@ fn show_text(tenant: &TenantDetail) -> String {
         ("pid", text(tenant.pid)),
         ("ids", text(tenant.ids.map(|ids| format!("{}, {} of them", ids.first, ids.count)))),
         ("login", text(tenant.login.as_ref())),
+        ("host user", text(tenant.host_user)),
         ("doors", tenant.doors.join(", ")),
     ];
     rows.extend(tenant.cgroup.iter().map(|(hierarchy, path)| ("cgroup", format!("{hierarchy}: {path}"))));
@@ -133,6 +134,7 @@ fn rehearsal_text(changes: &[Change]) -> String {
                 Action::Stop => "would stop",
                 Action::Restart => "would restart",
                 Action::Live => "would change while it runs",
+                Action::HostUser => "would change on the host",
                 Action::None => "would leave as it is, a person must look",
             };
             let (what, actual, declared) = (visible(&change.what), visible(&change.actual), visible(&change.declared));
@@ -146,7 +148,7 @@ mod tests {
     use super::*;
     use bailiwick_client::fake;
     use bailiwick_proto::control::TenantState;
-    use bailiwick_types::{IdRange, LimitReport, Verdict};
+    use bailiwick_types::{HostUid, IdRange, LimitReport, Verdict};
     use std::collections::BTreeMap;
 
     fn name(text: &str) -> TenantName {
@@ -171,6 +173,7 @@ mod tests {
             ids: Some(IdRange { first: 10_000_000, count: 65_536 }),
             cgroup: BTreeMap::from([("unified".to_owned(), "/bailiwick/alice".to_owned())]),
             login: Some("alice".to_owned()),
+            host_user: Some(HostUid(9_934_464)),
             doors: vec!["exec".to_owned(), "ssh".to_owned()],
             limits: vec![LimitReport {
                 resource: "memory".to_owned(),
@@ -188,7 +191,7 @@ mod tests {
     #[test]
     fn show_json_has_the_documented_keys() {
         let json = serde_json::to_value(detail()).expect("serialises");
-        for key in ["name", "state", "plan", "image", "profile", "pid", "ids", "cgroup", "limits"] {
+        for key in ["name", "state", "plan", "image", "profile", "pid", "ids", "cgroup", "host_user", "limits"] {
             assert!(json.get(key).is_some(), "{key}");
         }
         assert_eq!(json["ids"], serde_json::json!({"first": 10_000_000, "count": 65_536}));
@@ -215,8 +218,8 @@ mod tests {
                       b      deleted  -      -      -\n";
         assert_eq!(list_text(&[summary(), deleted]), golden);
         let shown = show_text(&TenantDetail { suspend_reason: Some("unpaid\u{7}".to_owned()), ..detail() });
-        assert!(shown.contains("state    running (unpaid\\u{7})\n"), "{shown}");
-        assert!(shown.contains("cgroup   unified: /bailiwick/alice\n"), "{shown}");
+        assert!(shown.contains("state      running (unpaid\\u{7})\n"), "{shown}");
+        assert!(shown.contains("cgroup     unified: /bailiwick/alice\n"), "{shown}");
         assert!(shown.contains("memory"), "{shown}");
     }
 

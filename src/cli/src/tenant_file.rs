@@ -550,6 +550,7 @@ mod tests {
             ids: None,
             cgroup: BTreeMap::new(),
             login: None,
+            host_user: None,
             doors: Vec::new(),
             limits: Vec::new(),
         };

@@ -15,7 +15,7 @@ use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
 use bailiwick_types::{
-    Action, AuditReport, Change, Door, ExitStatus, HostFacts, IdRange, InForce, Limits, Observed, TenantName,
+    Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed, TenantName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -124,8 +124,10 @@ impl Daemon {
     /// Whose a user of the host is, when it is one of a tenant's. The first to ask may have come before anybody else has
     /// asked the warden who is who.
     pub(crate) async fn tenant_of(&self, uid: u32) -> Option<TenantName> {
-        let known = || lock(&self.ids).iter().find(|(_, ids)| ids.contains(uid)).map(|(name, _)| name.clone());
-        if lock(&self.ids).is_empty() && uid >= self.host().ids.first() {
+        let pool = self.host().ids;
+        let is_its = |ids: IdRange| ids.contains(uid) || pool.host_user(ids).0 == uid;
+        let known = || lock(&self.ids).iter().find(|(_, ids)| is_its(**ids)).map(|(name, _)| name.clone());
+        if lock(&self.ids).is_empty() && uid >= pool.host_users() {
             self.roster().await.ok()?;
         }
         known()
@@ -201,18 +203,18 @@ impl Daemon {
             decide(&loaded.policy, &loaded.invalid, &roster)
         };
         failures.retain(|tenant, _| needs.contains_key(tenant));
-        for (tenant, need) in needs {
+        for (tenant, needs) in needs {
             let count = failures.get(&tenant).copied().unwrap_or(0);
             // After some failures a tenant is tried in fewer and fewer rounds, and said so only then.
             if count > 3 && !count.is_power_of_two() {
                 failures.insert(tenant, count + 1);
                 continue;
             }
-            match self.meet(&tenant, need).await {
-                Ok(_) => drop(failures.remove(&tenant)),
-                Err(failure) => {
+            failures.remove(&tenant);
+            for need in needs {
+                if let Err(failure) = self.meet(&tenant, need).await {
                     warn!(target: "bailiwick::event", tenant = %tenant, event = "not-mended", "{failure}");
-                    failures.insert(tenant, count + 1);
+                    failures.insert(tenant.clone(), count + 1);
                 }
             }
         }
@@ -223,6 +225,27 @@ impl Daemon {
         match need {
             Need::Start => self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "started").await,
             Need::Stop => self.change(tenant, stop(tenant, Hold::Keep), "stopped").await,
+            Need::HostUser => self.host_user(tenant).await,
+        }
+    }
+
+    /// Has the host user of a tenant be there, or not, as the policy says. The warden knows the users in `/etc/passwd`; those
+    /// of a directory service only an unconfined program can ask for.
+    async fn host_user(&self, name: &TenantName) -> Result<&'static str, Failure> {
+        let own = self.entry(name).await?.map(|entry| self.host().ids.host_user(entry.ids));
+        if let Some(other) = users::get_user_by_name(name.as_str())
+            && own != Some(HostUid(other.uid()))
+        {
+            let uid = other.uid();
+            let message = format!("the host has a user \"{name}\" with the id {uid}; rename the tenant or the user");
+            return Err(Failure::of(ExitStatus::Conflict, message));
+        }
+        match self.link.ask(&WardenRequest::HostUser { tenant: name.clone() }).await? {
+            WardenReply::Unchanged => Ok("unchanged"),
+            _ => {
+                info!(target: "bailiwick::event", tenant = %name, event = "host-user", "the host user of {name} was made or removed");
+                Ok("host user changed")
+            }
         }
     }
 
@@ -351,8 +374,9 @@ impl Daemon {
         let loaded = lock(&self.loaded);
         let find = |name: &TenantName| (name.clone(), loaded.policy.tenants.get(name).cloned());
         if names.is_empty() {
-            let running = roster.iter().filter(|(_, entry)| entry.pid.is_some()).map(|(name, _)| name);
-            let all: BTreeSet<&TenantName> = loaded.policy.tenants.keys().chain(running).collect();
+            let there = roster.iter().filter(|(_, entry)| entry.pid.is_some() || entry.host_user);
+            let there = there.map(|(name, _)| name);
+            let all: BTreeSet<&TenantName> = loaded.policy.tenants.keys().chain(there).collect();
             return Ok(all.into_iter().filter(|name| !loaded.invalid.contains(*name)).map(find).collect());
         }
         for name in names {
@@ -434,6 +458,7 @@ impl Daemon {
             ids: entry.map(|entry| entry.ids),
             cgroup: entry.map(|entry| entry.cgroups.clone()).unwrap_or_default(),
             login: tenant.as_ref().map(|tenant| tenant.login.user.to_string()),
+            host_user: entry.filter(|entry| entry.host_user).map(|entry| host.ids.host_user(entry.ids)),
             doors: tenant
                 .map(|tenant| tenant.settings.doors.iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
@@ -514,6 +539,15 @@ impl Daemon {
     }
 
     async fn apply_one(&self, name: &TenantName, changes: &[Change]) -> Result<&'static str, Failure> {
+        let done = self.apply_jail(name, changes).await?;
+        if changes.iter().all(|change| change.action != Action::HostUser) {
+            return Ok(done);
+        }
+        let changed = self.host_user(name).await?;
+        Ok(if done == "unchanged" { changed } else { done })
+    }
+
+    async fn apply_jail(&self, name: &TenantName, changes: &[Change]) -> Result<&'static str, Failure> {
         let wanted = |action| changes.iter().any(|change| change.action == action);
         let request = || WardenRequest::Start { tenant: name.clone() };
         if wanted(Action::Stop) {
@@ -642,8 +676,8 @@ impl Daemon {
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let ids = lock(&self.ids).get(own).copied();
-        if ids.and_then(|ids| ids.first.checked_add(door::LOGIN_ID)) != Some(permission.uid) {
-            let message = format!("user {} is not the login user of \"{own}\"", permission.uid);
+        if ids.map(|ids| self.host().ids.host_user(ids)) != Some(HostUid(permission.uid)) {
+            let message = format!("user {} is not the host user of \"{own}\"", permission.uid);
             return Err(Failure::of(ExitStatus::Refused, message));
         }
         let tenant = self.open_tenant(own)?;
@@ -730,11 +764,32 @@ fn differences(
             declared: "deleted".to_owned(),
             action,
         };
-        return if runs { vec![change("running", Action::Stop)] } else { Vec::new() };
+        let mut changes = if runs { vec![change("running", Action::Stop)] } else { Vec::new() };
+        if entry.is_some_and(|entry| entry.host_user) {
+            changes.push(host_user_change(name, true));
+        }
+        return changes;
     };
     let held = entry.is_some_and(|entry| entry.held);
+    let (wanted, there) = (tenant.has_host_user(), entry.is_some_and(|entry| entry.host_user));
+    let comes = entry.is_some() || tenant.state == Declared::Active;
     let down = || InForce { tenant: name.clone(), jail: None, strays: Vec::new(), disk: None };
-    difference(tenant, facts, &actual.unwrap_or_else(down), held)
+    let mut changes = difference(tenant, facts, &actual.unwrap_or_else(down), held);
+    if comes && wanted != there {
+        changes.push(host_user_change(name, there));
+    }
+    changes
+}
+
+fn host_user_change(name: &TenantName, there: bool) -> Change {
+    let word = |there: bool| if there { "there" } else { "none" }.to_owned();
+    Change {
+        tenant: name.clone(),
+        what: "host user".to_owned(),
+        actual: word(there),
+        declared: word(!there),
+        action: Action::HostUser,
+    }
 }
 
 fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {

@@ -65,6 +65,7 @@ mod tests {
             reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins,
             user: "nobody".into(),
+            login_group: "bailiwick-tenants".into(),
         }
     }
 

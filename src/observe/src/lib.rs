@@ -20,7 +20,7 @@ pub use jail::{Census, Subject, in_force, observe, observe_with};
 pub use sight::sights;
 pub use storage::{StorageReadings, Trial, disk_fact, storage_readings};
 pub use usage::{Gauge, Meter, Reading};
-pub use user::{SubordinateIds, UserReadings, user_exists, user_readings};
+pub use user::{SubordinateIds, UserReadings, group_exists, user_exists, user_readings, user_sources};
 
 use std::io;
 

@@ -37,6 +37,22 @@ pub fn user_readings() -> Result<UserReadings, ObserveError> {
     Ok(readings)
 }
 
+/// Where the host looks up users, in order: the row `passwd` of `/etc/nsswitch.conf` (`nsswitch.conf(5)`).
+///
+/// # Errors
+/// When the file is there but cannot be read.
+pub fn user_sources() -> Result<Vec<String>, ObserveError> {
+    let text = unless_missing("/etc/nsswitch.conf")?;
+    let row = text.lines().find_map(|line| line.trim_start().strip_prefix("passwd:")).unwrap_or("files");
+    Ok(row.split('#').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect())
+}
+
+/// Whether the host has this group, by name or number, in any of its databases.
+#[must_use]
+pub fn group_exists(group: &str) -> bool {
+    group.parse::<u32>().is_ok() || users::get_group_by_name(group).is_some()
+}
+
 /// Whether the host has this user, by name or number, in any of its databases.
 #[must_use]
 pub fn user_exists(user: &str) -> bool {

@@ -14,7 +14,7 @@ pub(crate) const FILE: &str = "bailiwick.toml";
 
 const TOP: Section = Section {
     title: "at the top of bailiwick.toml",
-    keys: &["state_dir", "runtime_dir", "ids", "require", "reserve", "admins", "syslog", "user"],
+    keys: &["state_dir", "runtime_dir", "ids", "require", "reserve", "admins", "syslog", "user", "login_group"],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
 const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
@@ -31,6 +31,7 @@ pub(crate) fn defaults() -> Host {
         reserve: Reserve { memory: ByteSize(256 << 20), tasks: 1000, disk: ByteSize(1 << 30) },
         syslog: false,
         user: "bailiwick".to_owned(),
+        login_group: "bailiwick-tenants".to_owned(),
     }
 }
 
@@ -61,6 +62,8 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         }
         host.syslog = top.read(&mut report, "syslog", switch).map_or(host.syslog, Spanned::into_inner);
         host.user = top.read(&mut report, "user", user).map_or(host.user, Spanned::into_inner);
+        let group = top.read(&mut report, "login_group", login_group);
+        host.login_group = group.map_or(host.login_group, Spanned::into_inner);
     }
     if report.is_clean() { Ok(host) } else { Err(report.finish()) }
 }
@@ -145,15 +148,27 @@ pub(crate) fn written(principal: &Principal) -> String {
 /// What `bailiwickd` runs as. Not root: root can write the policy, which is all that holds a `bailiwickd` that was
 /// taken over to what the operator wrote.
 fn user(value: &DeValue<'_>) -> Result<String, Problem> {
+    let hint =
+        || Problem::new("bailiwickd must not run as root").hint("give it a user of its own, such as \"bailiwick\"");
+    not_root(value, "user", hint)
+}
+
+/// The group of tenants' host users. Not root's, which may read what others may not.
+fn login_group(value: &DeValue<'_>) -> Result<String, Problem> {
+    let hint = || Problem::new("tenants' host users must not be in root's group").hint("write \"bailiwick-tenants\"");
+    not_root(value, "group", hint)
+}
+
+fn not_root(value: &DeValue<'_>, kind: &str, is_root: impl Fn() -> Problem) -> Result<String, Problem> {
     let name = account(text(value)?)?;
     let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
-    let uid = name.parse::<u32>();
-    if name == "root" || uid == Ok(0) {
-        Err(Problem::new("bailiwickd must not run as root").hint("give it a user of its own, such as \"bailiwick\""))
-    } else if !is_number || uid.is_ok_and(|uid| uid != u32::MAX) {
+    let id = name.parse::<u32>();
+    if name == "root" || id == Ok(0) {
+        Err(is_root())
+    } else if !is_number || id.is_ok_and(|id| id != u32::MAX) {
         Ok(name)
     } else {
-        Err(Problem::new(format!("no user can have the number {name}")))
+        Err(Problem::new(format!("no {kind} can have the number {name}")))
     }
 }
 
@@ -178,7 +193,7 @@ pub(crate) fn write(host: &Host) -> String {
     let list = |items: Vec<String>| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
     format!(
         "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\n\
-         reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\n",
+         reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\nlogin_group = {}\n",
         quoted(&host.state_dir.to_string_lossy()),
         quoted(&host.runtime_dir.to_string_lossy()),
         host.ids.first(),
@@ -190,5 +205,6 @@ pub(crate) fn write(host: &Host) -> String {
         list(host.admins.iter().map(written).collect()),
         host.syslog,
         quoted(&host.user),
+        quoted(&host.login_group),
     )
 }

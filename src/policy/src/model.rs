@@ -37,6 +37,25 @@ pub struct Host {
     pub syslog: bool,
     /// The user that `bailiwickd` runs as: a name of the host's user database, or a number.
     pub user: String,
+    /// The group of tenants' host users, which sshd is told to hand over: likewise a name or a number.
+    pub login_group: String,
+}
+
+impl Host {
+    /// Where records of tenants' host users are (`nss-systemd(8)`): beside the runtime directory, so `/run/userdb` on a host
+    /// that is not below a folder of its own.
+    #[must_use]
+    pub fn user_records(&self) -> PathBuf {
+        self.runtime_dir.with_file_name("userdb")
+    }
+}
+
+impl Tenant {
+    /// Whether it has a host user: a door of sshd's, whether open now or not.
+    #[must_use]
+    pub fn has_host_user(&self) -> bool {
+        self.settings.doors.iter().any(|door| matches!(door, Door::Ssh | Door::Sftp))
+    }
 }
 
 /// What all tenants together leave to the host, whatever each of them may have.

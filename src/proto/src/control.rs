@@ -3,8 +3,8 @@
 use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 use bailiwick_types::{
-    AuditReport, Change, Door, ExitStatus, Fault, IdRange, ImageName, Incident, LimitReport, Measure, PlanName, Point,
-    Profile, TenantName, TenantUsage, Usage, Window,
+    AuditReport, Change, Door, ExitStatus, Fault, HostUid, IdRange, ImageName, Incident, LimitReport, Measure,
+    PlanName, Point, Profile, TenantName, TenantUsage, Usage, Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -318,6 +318,8 @@ pub struct TenantDetail {
     pub cgroup: BTreeMap<String, String>,
     /// Its login user inside.
     pub login: Option<String>,
+    /// The host's number of the user that sshd logs in to it; `None` when there is none.
+    pub host_user: Option<HostUid>,
     /// Its doors.
     pub doors: Vec<String>,
     /// Declared and enforced.

@@ -48,6 +48,12 @@ pub enum WardenRequest {
         /// Whose.
         tenant: TenantName,
     },
+    /// Make the record of its host user, or remove it, as the policy says. Safe: the name is the tenant's, the id its own, the
+    /// shell ours; who is on the host already stays who it is.
+    HostUser {
+        /// Whose.
+        tenant: TenantName,
+    },
     /// Read the kernel's view of a tenant. Safe: changes nothing.
     Observe {
         /// Whose, at most [`MOST_OBSERVED`]. The answer has the same order.
@@ -191,6 +197,8 @@ pub struct RosterEntry {
     pub frozen: bool,
     /// Whether an operator stopped it and it must not be started by itself.
     pub held: bool,
+    /// Whether the record of its host user is in place.
+    pub host_user: bool,
     /// Control group by hierarchy; empty when down.
     pub cgroups: BTreeMap<String, String>,
 }

@@ -58,7 +58,13 @@ impl IdRange {
 /// How many ids a tenant gets unless `ids.per_tenant` says otherwise: what a distribution's userland expects to have.
 pub const IDS_PER_TENANT: u32 = 65_536;
 
-/// The ids that tenants' ranges are cut from.
+/// Ids below this are the host's own.
+const HOST_IDS: u32 = 100_000;
+/// How many ids below the pool are tenants' host users: there are not more ranges of 65,536 in 32 bits.
+const HOST_USERS: u32 = 65_536;
+
+/// The ids that tenants' ranges are cut from. Right below it are the ids of their host users, one for each range, so that no
+/// process of the host ever has an id of a jail's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdPool {
     first: u32,
@@ -69,7 +75,9 @@ pub struct IdPool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdPoolError {
     /// The pool would hold ids that the host's own users have.
-    #[error("the first id must be at least 100000, so that no user of the host is in a tenant's range, not {0}")]
+    #[error(
+        "the first id must be at least 165536, not {0}: the 65536 below it are tenants' host users, and those below 100000 are the host's"
+    )]
     First(u32),
     /// A tenant would have too few ids for `nobody`, or more than are useful.
     #[error("a tenant needs 65536 ids (so that \"nobody\", 65534, exists inside), not {0}")]
@@ -82,7 +90,7 @@ impl IdPool {
     /// # Errors
     /// Refuses ranges that touch the host's own users, and any `per_tenant` but 65,536.
     pub fn new(first: u32, per_tenant: u32) -> Result<Self, IdPoolError> {
-        if first < 100_000 {
+        if first < HOST_IDS + HOST_USERS {
             return Err(IdPoolError::First(first));
         }
         if per_tenant != IDS_PER_TENANT {
@@ -101,6 +109,18 @@ impl IdPool {
     #[must_use]
     pub fn per_tenant(self) -> u32 {
         self.per_tenant
+    }
+
+    /// The id of the host user that logs in to the tenant with a range of this pool.
+    #[must_use]
+    pub fn host_user(self, range: IdRange) -> HostUid {
+        HostUid(self.host_users() + (range.first - self.first) / self.per_tenant)
+    }
+
+    /// The first of the 65,536 ids of host users.
+    #[must_use]
+    pub fn host_users(self) -> u32 {
+        self.first - HOST_USERS
     }
 
     /// The `index`-th range, or `None` past the last id (4294967295 means "no id" to the kernel and is never given).
@@ -135,7 +155,20 @@ mod tests {
     }
 
     #[test]
+    fn host_users_are_one_each_and_in_nobodys_range() {
+        let pool = IdPool::new(165_536, 65_536).expect("valid");
+        let (mut index, mut last) = (0, None);
+        while let Some(range) = pool.range(index) {
+            let user = pool.host_user(range);
+            assert!(Some(user) > last && user.0 >= 100_000 && user.0 < pool.first());
+            (index, last) = (index + 1, Some(user));
+        }
+        assert_eq!(pool.host_users(), 100_000);
+    }
+
+    #[test]
     fn refuses_the_hosts_own_ids() {
+        assert_eq!(IdPool::new(165_535, 65_536), Err(IdPoolError::First(165_535)));
         assert_eq!(IdPool::new(0, 65_536), Err(IdPoolError::First(0)));
         assert_eq!(IdPool::new(1_000_000, 10), Err(IdPoolError::PerTenant(10)));
     }

@@ -30,6 +30,8 @@ pub enum Action {
     Restart,
     /// A limit is written to the running jail.
     Live,
+    /// The record of its host user is made or removed.
+    HostUser,
     /// Nothing is done by itself: a person must look.
     None,
 }

@@ -5,6 +5,7 @@
 
 use crate::build::{BuildError, Builder};
 use crate::groups::{GroupError, Groups, TenantGroups};
+use crate::host_user::{HostUserError, HostUsers};
 use crate::ledger::{Ledger, LedgerError};
 use crate::manager::{self, Handed};
 use crate::quota::{self, Grace};
@@ -82,6 +83,9 @@ pub enum OpenError {
     /// Control groups.
     #[error(transparent)]
     Groups(#[from] GroupError),
+    /// Records of host users.
+    #[error(transparent)]
+    HostUsers(#[from] HostUserError),
     /// The host cannot be read.
     #[error(transparent)]
     Facts(#[from] ObserveError),
@@ -128,6 +132,7 @@ pub struct Warden {
     ledger: Ledger,
     runtime: Runtime,
     groups: Groups,
+    host_users: HostUsers,
     jails: BTreeMap<TenantName, Jail>,
     /// Given by the service manager, until the loop takes it.
     listener: Option<OwnedFd>,
@@ -167,6 +172,7 @@ impl Warden {
         let facts = bailiwick_observe::host_facts(&host.state_dir)?;
         let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
         groups.reserve(&facts, &host.reserve)?;
+        let host_users = HostUsers::open(&host)?;
         let watch = Watch::new();
         runtime.note_groups(groups.bases()).map_err(system("note where the control groups are"))?;
         let program = bailiwick_plan::seccomp::filter_of_warden();
@@ -183,6 +189,7 @@ impl Warden {
             ledger,
             runtime,
             groups,
+            host_users,
             jails,
             listener,
             watch,
@@ -335,6 +342,7 @@ impl Warden {
             WardenRequest::Freeze { tenant } => self.freeze(&tenant, true),
             WardenRequest::Thaw { tenant } => self.freeze(&tenant, false),
             WardenRequest::Purge { tenant } => self.purge(&tenant),
+            WardenRequest::HostUser { tenant } => self.host_user(&tenant),
             WardenRequest::Observe { tenants } => self
                 .look(&tenants, MOST_OBSERVED, bailiwick_observe::observe_with, |all| &mut all.disk)
                 .map(WardenReply::Observed),
@@ -579,9 +587,33 @@ impl Warden {
         if !self.storage.holds(name) && self.ledger.ids(name).is_none() {
             return Err(Failure::of(ExitStatus::NotFound, format!("there is no data of a tenant \"{name}\"")));
         }
+        self.host_users.remove(name).map_err(|error| failure(ExitStatus::Failed, name, "purge", &error))?;
         self.storage.purge(name).map_err(|error| failure(ExitStatus::Failed, name, "purge", &error))?;
         self.ledger.forget(name).map_err(|error| failure(ExitStatus::Failed, name, "purge", &error))?;
         Ok(WardenReply::Done)
+    }
+
+    /// Whoever is declared with a door of sshd's has a host user, also while it is suspended: it is told why.
+    fn host_user(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        let wanted = match self.declared(name) {
+            Ok((_, tenant)) => tenant.has_host_user(),
+            Err(failure) if failure.status == ExitStatus::NotFound => false,
+            Err(failure) => return Err(failure),
+        };
+        let ids = self.ledger.ids(name).filter(|_| wanted);
+        let changed = match ids {
+            Some(ids) => self.host_users.make(name, self.host.ids.host_user(ids)),
+            None => self.host_users.remove(name),
+        };
+        let changed = changed.map_err(|error| {
+            let status = match error {
+                HostUserError::Taken { .. } | HostUserError::Foreign(_) => ExitStatus::Conflict,
+                HostUserError::NoGroup(_) => ExitStatus::HostCannot,
+                _ => ExitStatus::Failed,
+            };
+            failure(status, name, "change the host user of", &error)
+        })?;
+        Ok(if changed { WardenReply::Done } else { WardenReply::Unchanged })
     }
 
     /// What the kernel shows of tenants, as far as `read` looks.
@@ -647,6 +679,7 @@ impl Warden {
             pid: jail.map(|jail| jail.record.pid),
             frozen: jail.is_some() && self.groups.of(name).is_ok_and(|groups| groups.frozen()),
             held: self.ledger.held(name),
+            host_user: self.host_users.has(name, self.host.ids.host_user(ids)),
             cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },
         }
     }

@@ -7,6 +7,7 @@
 mod build;
 mod core;
 mod groups;
+mod host_user;
 mod inside;
 mod ledger;
 mod manager;

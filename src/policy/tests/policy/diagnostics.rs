@@ -286,7 +286,7 @@ fn bailiwick_toml() {
         ("ids = { frist = 100000 }", "1:9: unknown key \"frist\" (did you mean \"first\"?)"),
         (
             "[ids]\nfirst = 0x5",
-            "2:9: the first id must be at least 100000, so that no user of the host is in a tenant's range, not 5",
+            "2:9: the first id must be at least 165536, not 5: the 65536 below it are tenants' host users, and those below 100000 are the host's",
         ),
         (
             "require = [\"ram\"]",

@@ -125,7 +125,7 @@ prop_compose! {
 prop_compose! {
     fn host()(
         dirs in select(vec![("/a", "/b"), ("/var/lib/bailiwick", "/run/x y"), ("/ä", "/\"quoted\"")]),
-        first in 100_000u32..=u32::MAX,
+        first in 165_536u32..=u32::MAX,
         require in btree_set(select(&Resource::ALL[..]), 0..4),
         admins in btree_set(prop_oneof![
             "[a-zA-Z0-9._$@]{1,9}".prop_map(Principal::User),
@@ -133,7 +133,7 @@ prop_compose! {
         ], 0..4),
         syslog in any::<bool>(),
         (memory, tasks, disk) in (size(0), 0u64..1 << 40, size(0)),
-        user in "[a-z]{1,8}_",
+        (user, login_group) in ("[a-z]{1,8}_", "[a-z]{1,8}_"),
     ) -> Host {
         Host {
             state_dir: PathBuf::from(dirs.0),
@@ -144,6 +144,7 @@ prop_compose! {
             reserve: Reserve { memory, tasks, disk },
             admins: admins.into_iter().collect(),
             user,
+            login_group,
         }
     }
 }
