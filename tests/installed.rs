@@ -522,7 +522,11 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     let (_, held) = sh(&format!("ssh {options} alice@127.0.0.1 'sleep 60' > /dev/null 2>&1 & echo $!"));
     until("it is in", || ok("bailiwick exec alice -- pgrep -c sleep || true").trim() == "1");
     ok("bailiwick audit alice");
-    ok(&format!("kill {held}"));
+    let sessions: serde_json::Value = serde_json::from_str(&ok("bailiwick sessions alice --json")).expect("json");
+    let proved = key.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    assert!(sessions[0]["key"] == proved && sessions[0]["source"] == "127.0.0.1", "{sessions}");
+    ok("bailiwick sessions kill --tenant alice --reason 'maintenance at six'");
+    until("its client has ended", || sh(&format!("kill -0 {held}")).0 != 0);
 
     // A door that cannot jail does not open; a key that is gone opens none.
     ok("bailiwick suspend alice --reason 'invoice 17'");
@@ -532,8 +536,14 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     assert_ne!(ssh("", "id").0, 0);
     ok("systemctl start bailiwickd.socket bailiwickd.service");
     until("it is back", || ssh("", "true").0 == 0);
+    // A key that goes opens no door any more, and ends what it has opened when the operator wants that.
+    let (_, held) = sh(&format!("ssh {options} alice@127.0.0.1 'sleep 60' > /dev/null 2>&1 & echo $!"));
+    until("it is in", || ok("bailiwick sessions").contains("sleep 60"));
     declare("");
     assert_eq!(ssh("", "true").0, 255);
+    ok("bailiwick apply; bailiwick sessions | grep -q 'sleep 60'");
+    assert_eq!(ok("bailiwick apply --now"), "alice: sessions ended: 1\n");
+    until("its client has ended", || sh(&format!("kill -0 {held}")).0 != 0);
     ok("bailiwick audit alice");
 
     // Without a door of sshd's there is no host user, nor for a tenant that is gone; one that the host has stays who it is.

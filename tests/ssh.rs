@@ -33,6 +33,7 @@ elif [ $# -gt 0 ]; then export SSH_ORIGINAL_COMMAND="$*"
 fi
 export SSH_CONNECTION='192.0.2.7 50000 192.0.2.1 22'
 id=${AS:-$(cat "$(dirname "$0")/$tenant.id")}
+[ -z "$SSH_USER_AUTH" ] || chmod 644 "$SSH_USER_AUTH"
 exec setpriv --reuid "$id" --regid "$id" --clear-groups -- \
     "$(dirname "$0")/bailiwick-shell" --config "$(dirname "$0")/../etc" -c bailiwick-shell
 "#;
@@ -205,11 +206,6 @@ fn no_wish_of_a_client_reaches_the_host() {
 fn a_door_that_is_closed_stays_closed_and_says_so() {
     let mut host = host("doors = [\"sftp\"]\n");
     let tenant = profiles()[0];
-    let refused = |command: &mut Command, status: i32, word: &str| {
-        let output = run(command, b"");
-        assert_eq!(output.status.code(), Some(status), "{command:?}: {}", text(&output));
-        assert!(text(&output).contains(word), "{command:?}: {}", text(&output));
-    };
     refused(&mut ssh(&host, &[tenant, "id"]), 5, "the door \"ssh\"");
     refused(&mut ssh(&host, &[tenant]), 5, "the door \"ssh\"");
     // Whatever stands behind the name of the one program that this door is for.
@@ -253,6 +249,143 @@ fn waiting(host: &Host, tenant: &str) -> Child {
         ssh(host, &[tenant, "echo in; cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
     child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
     child
+}
+
+/// A command that is refused with a status and a word.
+fn refused(command: &mut Command, status: i32, word: &str) {
+    let output = run(command, b"");
+    assert_eq!(output.status.code(), Some(status), "{command:?}: {}", text(&output));
+    assert!(text(&output).contains(word), "{command:?}: {}", text(&output));
+}
+
+/// The sessions that are in, as `bailiwick sessions` has them.
+fn sessions(host: &Host) -> Vec<serde_json::Value> {
+    serde_json::from_str(&host.ok(&["sessions", "--json"])).expect("JSON")
+}
+
+fn until(what: &str, host: &Host, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}\n{}", host.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A session that was ended says why.
+fn ended(mut child: Child, reason: &str) {
+    let mut said = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    assert_eq!(child.wait().expect("ends").code(), Some(5), "{said}");
+    assert!(said.contains(reason), "{said}");
+}
+
+/// A session that goes on until it is ended: it does not care whether it is hung up.
+fn stubborn(host: &Host, tenant: &str, key: &str) -> Child {
+    host.write(&format!("bin/{key}.auth"), &format!("publickey {key}\n"));
+    let mut command = ssh(host, &[tenant, "trap '' HUP; echo in; while :; do sleep 1; done"]);
+    command.env("SSH_USER_AUTH", host.path(&format!("bin/{key}.auth")));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+    child
+}
+
+#[test]
+fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
+    let mut host = host(OPEN);
+    let tenant = profiles()[0];
+    host.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"{tenant}\"\n{OPEN}limits.sessions = 2\n"));
+    host.ok(&["apply"]);
+    assert_eq!(sessions(&host).len(), 0);
+    let stays = stubborn(&host, tenant, "ssh-ed25519 AAAA");
+    let mut ends = waiting(&host, tenant);
+    let before = sessions(&host);
+    let find = |sessions: &[serde_json::Value], command: &str| {
+        let has = |session: &&serde_json::Value| session["command"].as_str().is_some_and(|text| text.contains(command));
+        sessions.iter().find(has).cloned().unwrap_or_else(|| panic!("{command}: {sessions:?}"))
+    };
+    let listed = find(&before, "trap");
+    for (key, value) in
+        [("tenant", tenant), ("door", "ssh"), ("user", tenant), ("source", "192.0.2.7"), ("key", "ssh-ed25519 AAAA")]
+    {
+        assert_eq!(listed[key], value, "{listed}");
+    }
+    assert_eq!(listed["pid"].as_u64(), Some(u64::from(stays.id())));
+
+    // The daemon is killed: whoever is in is known to the next one, and counts.
+    for ending in ["kill", "end"] {
+        if ending == "kill" {
+            host.kill()
+        } else {
+            host.end()
+        }
+        host.start();
+        until("they come back", &host, || sessions(&host).len() == 2);
+        assert_eq!(sessions(&host), before);
+        refused(&mut ssh(&host, &[tenant, "id"]), 6, "2 sessions");
+    }
+    drop(ends.stdin.take());
+    assert!(ends.wait().expect("ends").success());
+    until("it has left", &host, || sessions(&host).len() == 1);
+    assert!(ssh(&host, &[tenant, "exit 7"]).status().expect("runs").code() == Some(7));
+    until("its end is in the log", &host, || {
+        let log = host.log();
+        let line =
+            |line: &str| line.contains("session-closed") && line.contains("status=\"7\"") && line.contains("192.0.2.7");
+        log.lines().any(line)
+    });
+
+    // Ended by name, by tenant, and none that is not there.
+    let id = listed["id"].as_str().expect("text").to_owned();
+    let missing = host.cli(&["sessions", "kill", "00000000", &id]);
+    assert_eq!((missing.status.code(), sessions(&host).len()), (Some(3), 1), "nothing is half done");
+    host.ok(&["sessions", "kill", &id, "--reason", "maintenance at six"]);
+    ended(stays, "maintenance at six");
+    let (first, second) = (stubborn(&host, tenant, "a b"), stubborn(&host, tenant, "a b"));
+    host.ok(&["sessions", "kill", "--tenant", tenant]);
+    ended(first, "an operator");
+    ended(second, "an operator");
+    assert_eq!(sessions(&host).len(), 0);
+
+    // An operator's own, whose status must not be taken for the command's.
+    let mut command = Command::new(stage().join("bailiwick"));
+    command.args(["exec", "--config"]).arg(host.path("etc")).args([tenant, "--", "sleep", "60"]);
+    let mut exec = command.stderr(Stdio::piped()).spawn().expect("runs");
+    until("it is in", &host, || sessions(&host).len() == 1);
+    host.ok(&["sessions", "kill", "--tenant", tenant]);
+    assert_eq!(exec.wait().expect("ends").code(), Some(125));
+}
+
+#[test]
+fn what_the_policy_no_longer_lets_in_is_ended_when_the_operator_wants_it_now() {
+    let host = host(OPEN);
+    let tenant = profiles()[0];
+    let key = |letter: &str| {
+        let body = format!("AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA{letter}A");
+        format!("ssh-ed25519 {body}")
+    };
+    let declare = |keys: &[String], more: &str| {
+        let text = format!("plan = \"{tenant}\"\n{more}[login]\nssh_keys = {keys:?}\n");
+        host.write(&format!("etc/tenants.d/{tenant}.toml"), &text);
+    };
+    declare(&[key("A"), format!("{} b@laptop", key("B"))], OPEN);
+    host.ok(&["apply", "--now"]);
+    let (first, second) = (stubborn(&host, tenant, &key("A")), stubborn(&host, tenant, &key("B")));
+    declare(&[format!("{} b@laptop", key("B"))], OPEN);
+    host.ok(&["apply"]);
+    assert_eq!(sessions(&host).len(), 2, "who is in stays in");
+    assert_eq!(host.ok(&["apply", "--now"]), format!("{tenant}: sessions ended: 1\n"));
+    ended(first, "its key may no longer log in");
+    let left = sessions(&host);
+    assert!(left.len() == 1 && left[0]["key"] == key("B"), "{left:?}");
+
+    declare(&[key("B")], "doors = [\"exec\", \"sftp\"]\n");
+    host.ok(&["apply", "--now"]);
+    ended(second, "closed");
+    declare(&[key("B")], OPEN);
+    host.ok(&["apply"]);
+    let third = stubborn(&host, tenant, &key("B"));
+    host.ok(&["suspend", tenant, "--reason", "invoice 17"]);
+    ended(third, "invoice 17");
 }
 
 #[test]

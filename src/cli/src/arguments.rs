@@ -2,7 +2,7 @@
 
 use crate::usage::Threshold;
 use bailiwick_proto::Bytes;
-use bailiwick_types::{LoginName, Measure, Period, PlanName, Profile, TenantName};
+use bailiwick_types::{LoginName, Measure, Period, PlanName, Profile, SessionId, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -66,6 +66,9 @@ pub(crate) enum Command {
         /// Only print what would be done
         #[arg(long)]
         dry_run: bool,
+        /// Also end sessions that would no longer be let in: their key, their door or their tenant is gone
+        #[arg(long, conflicts_with = "dry_run")]
+        now: bool,
         #[command(flatten)]
         format: Format,
     },
@@ -105,6 +108,15 @@ pub(crate) enum Command {
         tenant: TenantName,
         #[command(flatten)]
         entry: Entry,
+    },
+    /// Show who is in: by which door, from where, since when, running what
+    Sessions {
+        #[command(flatten)]
+        tenants: Any,
+        #[command(flatten)]
+        format: Format,
+        #[command(subcommand)]
+        what: Option<SessionCommand>,
     },
     /// Start jails
     Start {
@@ -276,6 +288,29 @@ pub(crate) enum Command {
     },
 }
 
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// End sessions; what they left running in the background goes on
+    Kill(Ending),
+}
+
+/// Which sessions end.
+#[derive(Debug, Args)]
+pub(crate) struct Ending {
+    /// Names of sessions, as `bailiwick sessions` shows them
+    #[arg(value_name = "SESSION", required_unless_present = "tenants")]
+    pub(crate) sessions: Vec<SessionId>,
+    /// All sessions of this tenant; may be given several times
+    #[arg(long = "tenant", value_name = "TENANT")]
+    pub(crate) tenants: Vec<TenantName>,
+    /// Why, for those who are in
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
 /// What to generate.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Generate {
@@ -431,7 +466,7 @@ mod tests {
             .take_while(|line| !line.is_empty())
             .filter_map(|line| line.split_whitespace().next())
             .collect();
-        let golden = "check dump doctor plan apply list show status exec shell start stop restart suspend unsuspend \
+        let golden = "check dump doctor plan apply list show status exec shell sessions start stop restart suspend unsuspend \
                       freeze thaw create delete audit usage history top faults incidents reload keys generate help";
         assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
     }
@@ -458,6 +493,12 @@ mod tests {
             "dump --output /tmp/x",
             "doctor --json",
             "apply a b --dry-run",
+            "apply --now a",
+            "sessions",
+            "sessions a b --json",
+            "sessions kill 0f3a91c7 00000001 --reason enough",
+            "sessions kill --tenant a --json",
+            "sessions --config /tmp kill 0f3a91c7",
             "show a",
             "shell a --user root",
             "suspend a --reason unpaid",

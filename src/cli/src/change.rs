@@ -16,8 +16,8 @@ pub(crate) enum Telling {
 }
 
 /// `bailiwick apply`.
-pub(crate) fn apply(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Result<ExitStatus, Failure> {
-    tell(&ask(daemon, &ControlRequest::Apply { tenants })?, Telling::Changes, form)
+pub(crate) fn apply(daemon: &Daemon, tenants: Vec<TenantName>, now: bool, form: Form) -> Result<ExitStatus, Failure> {
+    tell(&ask(daemon, &ControlRequest::Apply { tenants, now })?, Telling::Changes, form)
 }
 
 /// `bailiwick start`, `stop`, `restart`, `freeze` and `thaw`.
@@ -99,7 +99,7 @@ mod tests {
         let answers = [vec![bad.clone()], vec![bad, good.clone()], vec![good]]
             .map(|outcomes| vec![ControlReply::Progress { done: 0, total: 1 }, ControlReply::Outcome(outcomes)]);
         let (daemon, served) = fake(temp.path(), answers.to_vec());
-        assert_eq!(apply(&daemon, Vec::new(), Form::Text), Ok(ExitStatus::HostCannot));
+        assert_eq!(apply(&daemon, Vec::new(), false, Form::Text), Ok(ExitStatus::HostCannot));
         assert_eq!(reload(&daemon, Form::Text), Ok(ExitStatus::Partly));
         let tenants: Vec<TenantName> = vec!["b".parse().expect("valid")];
         assert_eq!(lifecycle(&daemon, Verb::Freeze, tenants.clone(), Form::Text), Ok(ExitStatus::Done));

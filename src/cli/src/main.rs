@@ -8,6 +8,7 @@ mod inspect;
 mod output;
 mod recorded;
 mod report;
+mod sessions;
 mod simulation;
 mod table;
 mod tenant_file;
@@ -16,7 +17,7 @@ mod trial;
 mod usage;
 mod window;
 
-use arguments::{Arguments, Command, Entry, Generate};
+use arguments::{Arguments, Command, Entry, Generate, SessionCommand};
 use bailiwick_client::{Daemon, Kind, Wish, refused};
 use bailiwick_proto::Failure;
 use bailiwick_proto::control::Depth;
@@ -75,11 +76,13 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Plan { tenants, simulate: None, format, .. } => {
             inspect::plan(&daemon()?, tenants.tenants, format.into())?
         }
-        Command::Apply { tenants, dry_run: true, format } => {
+        Command::Apply { tenants, dry_run: true, format, .. } => {
             done(inspect::rehearse(&daemon()?, tenants.tenants, format.into()))?
         }
-        Command::Apply { tenants, dry_run: false, format } => {
-            change::apply(&daemon()?, tenants.tenants, format.into())?
+        Command::Apply { tenants, now, format, .. } => change::apply(&daemon()?, tenants.tenants, now, format.into())?,
+        Command::Sessions { what: Some(SessionCommand::Kill(ending)), .. } => sessions::kill(&daemon()?, ending)?,
+        Command::Sessions { tenants, format, what: None } => {
+            done(sessions::list(&daemon()?, tenants.tenants, format.into()))?
         }
         Command::List { format } => done(inspect::list(&daemon()?, format.into()))?,
         Command::Show { tenant, format } => done(inspect::show(&daemon()?, tenant, format.into()))?,

@@ -203,7 +203,7 @@ pub(crate) fn create(config: &Path, name: TenantName, wishes: &Wishes, form: For
     }
     drop(tenants);
 
-    match ask(&daemon, &ControlRequest::Apply { tenants: vec![name.clone()] }) {
+    match ask(&daemon, &ControlRequest::Apply { tenants: vec![name.clone()], now: false }) {
         // A deleted tenant was stopped by the operator and is held down until it is started by the operator.
         Ok(outcomes) if has_data && outcomes.iter().all(|outcome| outcome.failure.is_none()) => {
             let start = ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name] };
@@ -308,7 +308,7 @@ pub(crate) fn set_state(
     if written.is_empty() {
         return tell(&outcomes, Telling::Nothing, form);
     }
-    match ask(&daemon, &ControlRequest::Apply { tenants: written.clone() }) {
+    match ask(&daemon, &ControlRequest::Apply { tenants: written.clone(), now: true }) {
         Ok(applied) => {
             let untouched = |name: &&TenantName| applied.iter().all(|outcome| outcome.tenant != **name);
             outcomes.extend(written.iter().filter(untouched).map(|name| outcome(name, "unchanged")));
@@ -564,7 +564,7 @@ mod tests {
         );
         assert_eq!(create(config.path(), name("bob"), &wishes("small"), Form::Text), Ok(ExitStatus::Done));
         let asked = served.join().expect("served");
-        assert_eq!(asked[1], ControlRequest::Apply { tenants: vec![name("bob")] });
+        assert_eq!(asked[1], ControlRequest::Apply { tenants: vec![name("bob")], now: false });
         assert_eq!(asked[2], ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name("bob")] });
     }
 
@@ -636,7 +636,9 @@ mod tests {
         assert_eq!(set(&[ghost.clone(), alice.clone()], &Wanted::Active), Ok(ExitStatus::Partly));
         assert_eq!(tenant_file(&config, "alice.toml").as_deref(), Some(ALICE));
         let asked = served.join().expect("served");
-        assert!(asked.iter().all(|request| *request == ControlRequest::Apply { tenants: vec![alice.clone()] }));
+        assert!(
+            asked.iter().all(|request| *request == ControlRequest::Apply { tenants: vec![alice.clone()], now: true })
+        );
 
         assert_eq!(set(std::slice::from_ref(&ghost), &unpaid()), Ok(ExitStatus::NotFound));
         fs::remove_file(config.path().join("run").join(CONTROL_SOCKET)).expect("removes");

@@ -5,6 +5,7 @@
 mod daemon;
 #[cfg(any(test, feature = "fake"))]
 mod fake;
+mod link;
 mod pump;
 mod session;
 

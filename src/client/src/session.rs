@@ -7,12 +7,13 @@
 //! terminal is looked at before a byte goes to it.
 
 use crate::daemon::{AskError, Daemon};
+use crate::link::Link;
 use crate::pump::Pump;
 use bailiwick_proto::control::{Exec, Login};
 use bailiwick_proto::frame::MAX_EVENT;
 use bailiwick_proto::init::WindowSize;
 use bailiwick_proto::{Bytes, ControlReply, ControlRequest, Failure, FrameError, SessionEvent, SessionSignal, decode};
-use bailiwick_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, Signals};
+use bailiwick_sys::signal::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH, Signals};
 use bailiwick_sys::stream::{self, Direction, Interest};
 use bailiwick_sys::{socket, terminal};
 use bailiwick_types::{Door, ExitStatus, TenantName};
@@ -30,6 +31,8 @@ const USUAL: WindowSize = WindowSize { rows: 24, columns: 80 };
 const LAST_ROUNDS: usize = 1024;
 /// How long a signal waits for the command to start; after that it ends the session that does not begin.
 const EARLY_TIME: Duration = Duration::from_secs(1);
+/// How long a command that is to end may take after each signal.
+const END_TIME: Duration = Duration::from_secs(1);
 
 /// Why a session failed, other than through its command.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,8 @@ enum SessionError {
     },
     #[error("the jail ended")]
     JailEnded,
+    #[error("the session was ended: {0}")]
+    Ended(String),
     #[error("the session could not be set up")]
     Setup(#[source] io::Error),
     #[error("cannot execute \"{command}\"")]
@@ -69,6 +74,7 @@ impl SessionError {
         match self {
             Self::NotExecuted { source, .. } if source.kind() == ErrorKind::NotFound => ExitStatus::CommandNotFound,
             Self::NotExecuted { .. } => ExitStatus::CannotExecute,
+            Self::Ended(_) => ExitStatus::Refused,
             _ => ExitStatus::ExecFailed,
         }
     }
@@ -122,6 +128,8 @@ pub enum Entry {
         command: Option<OsString>,
         /// The client's address.
         source: Option<String>,
+        /// The public key that it proved to have.
+        key: Option<String>,
     },
 }
 
@@ -207,24 +215,32 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
         return Ok(ended_by(number));
     }
     let mut answer = asked.answer(1).map_err(|error| refused(error.into()))?;
-    let (ControlReply::Session, Some(channel)) = (&answer.reply, answer.fds.pop()) else {
+    let (ControlReply::Session(record), Some(channel)) = (answer.reply, answer.fds.pop()) else {
         return Err(refused(AskError::Unexpected.into()));
     };
     let mut session = Session {
         channel,
+        link: Some(Link::new(daemon, *record, answer.connection.into())),
         local: &local,
         kind,
         streams,
         raw: None,
         master: None,
         started: false,
+        ending: None,
         early: None,
         command,
     };
-    let status = session.attend(&signals)?;
-    // Open until here: bailiwickd counts the sessions whose client is connected.
-    drop(answer.connection);
-    Ok(status)
+    let result = session.attend(&signals);
+    let link = session.link.take();
+    let result = result.map_err(|error| match error {
+        SessionError::Ended(_) => refused(error.into()),
+        error => error.into(),
+    });
+    if let Some(link) = link {
+        link.end(result.as_ref().map_or_else(|failure| failure.status.code(), |status| *status));
+    }
+    result
 }
 
 /// Waits for an answer. A signal that comes before it, and that it does not follow soon, is the end; the session may have
@@ -266,12 +282,13 @@ fn request(wish: Wish, window: Option<WindowSize>) -> Result<ControlRequest, Fai
             cwd: cwd.map(bytes).transpose()?,
             terminal: window,
         }),
-        Entry::Login { door, command, source } => ControlRequest::Login(Login {
+        Entry::Login { door, command, source, key } => ControlRequest::Login(Login {
             door,
             command: command.map(bytes).transpose()?,
             env,
             terminal: window,
             source,
+            key,
         }),
     })
 }
@@ -325,6 +342,8 @@ fn outward(local: &OwnedFd, streams: &mut Streams) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 struct Session<'a> {
     channel: OwnedFd,
+    /// Who counts it, and may end it.
+    link: Option<Link<'a>>,
     local: &'a Local,
     kind: Kind,
     streams: Streams,
@@ -332,6 +351,8 @@ struct Session<'a> {
     /// The master side of the session's terminal, which init may share.
     master: Option<OwnedFd>,
     started: bool,
+    /// That it is to end, whether it wants to or not.
+    ending: Option<Ending>,
     /// A signal that came before the command had started, and until when it waits for that.
     early: Option<(i32, Instant)>,
     /// What is run, for messages.
@@ -345,6 +366,9 @@ impl Session<'_> {
         stream::never_block(&self.channel).map_err(SessionError::local("use the session's channel"))?;
         let ended = self.relay(signals);
         self.raw = None;
+        if let Some(Ending { reason, .. }) = self.ending.take() {
+            return Err(SessionError::Ended(reason));
+        }
         let status = ended?;
         match self.streams.pumps().find_map(Pump::take_failure) {
             Some(source) => Err(SessionError::Local { step: "read or write the standard streams", source }),
@@ -360,8 +384,26 @@ impl Session<'_> {
             {
                 return Ok(status);
             }
-            let left = self.early.map(|(_, until)| until.saturating_duration_since(Instant::now()));
+            let ending = self.ending.as_ref().map(|ending| ending.until);
+            let due = [ending, self.early.map(|(_, until)| until), self.link.as_ref().and_then(Link::due)];
+            let left = due.into_iter().flatten().min().map(|until| until.saturating_duration_since(Instant::now()));
             let ready = self.wait(signals, ended.is_none(), left)?;
+            if let Some(reason) = self.link.as_mut().and_then(|link| link.tend(ready.link)) {
+                // As if its line had gone, at first.
+                for number in [SIGHUP, SIGCONT] {
+                    self.say(SessionSignal::Signal(number));
+                }
+                self.ending = Some(Ending { reason, until: Instant::now() + END_TIME, is_killed: false });
+            }
+            if let Some(Ending { until, is_killed, .. }) = self.ending.as_mut()
+                && (ended.is_some() || Instant::now() >= *until)
+            {
+                if ended.is_some() || *is_killed {
+                    return Ok(ended_by(SIGHUP));
+                }
+                (*until, *is_killed) = (Instant::now() + END_TIME, true);
+                self.say(SessionSignal::Signal(SIGKILL));
+            }
             if ready.signals {
                 while let Some(number) = signals.take().map_err(SessionError::local("wait for signals"))? {
                     if let Some(status) = self.interrupt(number, ended) {
@@ -405,6 +447,8 @@ impl Session<'_> {
         if listening {
             watched.push((self.channel.as_fd(), Interest::Read));
         }
+        let link = self.link.as_ref().and_then(Link::fd);
+        watched.extend(link.map(|fd| (fd, Interest::Read)));
         let fixed = watched.len();
         for pump in self.streams.inward.iter().chain(&self.streams.outward) {
             watched.extend(pump.questions());
@@ -414,8 +458,9 @@ impl Session<'_> {
             // Init shares the open file and may have undone it, to stop this process in its next read or write.
             stream::never_block(master).map_err(SessionError::local("use the session's terminal"))?;
         }
+        let linked = link.is_some() && answers[fixed - 1];
         self.step(&answers[fixed..]);
-        Ok(Ready { signals: answers[0], channel: listening && answers[1] })
+        Ok(Ready { signals: answers[0], channel: listening && answers[1], link: linked })
     }
 
     fn step(&mut self, mut answers: &[bool]) {
@@ -531,11 +576,22 @@ impl Session<'_> {
     }
 }
 
+/// The end of a session that its client did not choose.
+#[derive(Debug)]
+struct Ending {
+    reason: String,
+    /// How long it is waited for.
+    until: Instant,
+    /// Whether it was told by the signal that no process hears.
+    is_killed: bool,
+}
+
 /// What woke the loop beside the pumps.
 #[derive(Debug, Clone, Copy)]
 struct Ready {
     signals: bool,
     channel: bool,
+    link: bool,
 }
 
 #[cfg(test)]
@@ -563,8 +619,20 @@ mod tests {
 
     fn attend(local: &Local, kind: Kind, streams: Streams, channel: OwnedFd) -> Result<u8, SessionError> {
         let command = "prog".to_owned();
-        Session { channel, local, kind, streams, raw: None, master: None, started: false, early: None, command }
-            .attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
+        Session {
+            channel,
+            link: None,
+            local,
+            kind,
+            streams,
+            raw: None,
+            master: None,
+            started: false,
+            ending: None,
+            early: None,
+            command,
+        }
+        .attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
     }
 
     fn tell(init: &OwnedFd, event: SessionEvent, fds: &[&OwnedFd]) {
@@ -772,12 +840,14 @@ mod tests {
         let command = String::new();
         let mut session = Session {
             channel,
+            link: None,
             local: &local,
             kind: Kind::Pipes,
             streams: Streams::default(),
             raw: None,
             master: None,
             started: false,
+            ending: None,
             early: None,
             command,
         };
@@ -802,12 +872,14 @@ mod tests {
         let (streams, command) = (Streams::default(), String::new());
         let session = Session {
             channel,
+            link: None,
             local: &local,
             kind: Kind::Pipes,
             streams,
             raw: None,
             master: None,
             started: true,
+            ending: None,
             early: None,
             command,
         };

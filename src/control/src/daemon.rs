@@ -4,7 +4,7 @@ use crate::door::{self, DoorError};
 use crate::permission::Permission;
 use crate::reconcile::{Need, decide};
 use crate::recorder::Recorder;
-use crate::sessions::{Counted, Sessions};
+use crate::sessions::{Counted, Newcomer, Sessions};
 use crate::warden_link::WardenLink;
 use bailiwick_plan::difference;
 use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
@@ -15,7 +15,8 @@ use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
 use bailiwick_types::{
-    Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed, TenantName,
+    Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed, SessionId,
+    SessionRecord, TenantName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -35,6 +36,9 @@ const AGAIN_TIME: Duration = Duration::from_secs(1);
 /// How many inits are asked something at a time.
 const ASKED_AT_ONCE: usize = 32;
 
+/// How long clients may take to end their sessions.
+const END_TIME: Duration = Duration::from_secs(3);
+
 type Roster = BTreeMap<TenantName, RosterEntry>;
 
 /// Why the daemon cannot begin its work.
@@ -52,6 +56,24 @@ struct Loaded {
     /// Tenants whose files have errors: left exactly as they are.
     invalid: BTreeSet<TenantName>,
     problems: Vec<String>,
+}
+
+/// Who asks to be let in, as the kernel and sshd say.
+#[derive(Debug, Clone)]
+struct Client {
+    door: Door,
+    uid: u32,
+    pid: u32,
+    source: Option<String>,
+    key: Option<String>,
+}
+
+impl Client {
+    fn log_refusal(&self, tenant: &TenantName, failure: &Failure) {
+        let Self { door, uid, source, .. } = self;
+        let (source, status) = (source.as_deref().unwrap_or_default(), failure.status.code());
+        info!(target: "bailiwick::event", tenant = %tenant, event = "session-refused", door = %door, uid, source, status, "{failure}");
+    }
 }
 
 /// The daemon.
@@ -508,6 +530,7 @@ impl Daemon {
         &self,
         permission: Permission,
         names: &[TenantName],
+        now: bool,
         progress: mpsc::Sender<(u64, u64)>,
     ) -> Result<Vec<TenantOutcome>, Failure> {
         self.reload().ok();
@@ -516,7 +539,8 @@ impl Daemon {
         let roster = self.roster().await?;
         let meant = self.meant(names, &roster)?;
         let facts = self.facts().await?;
-        let mut outcomes = Vec::new();
+        // First, while the jail can still be left in good order, and those who are in hear the reason.
+        let mut outcomes = if now { self.end_unwanted(names).await } else { Vec::new() };
         let mut last = Instant::now();
         let total = meant.len() as u64;
         let mut done: u64 = 0;
@@ -660,11 +684,13 @@ impl Daemon {
     pub(crate) async fn exec(
         &self,
         permission: Permission,
+        pid: u32,
         exec: &Exec,
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
-        let tenant = self.open_tenant(&exec.tenant)?;
-        self.enter(&tenant, Door::Exec, permission.uid, "", exec, streams).await
+        let client = Client { door: Door::Exec, uid: permission.uid, pid, source: None, key: None };
+        let entered = async { self.enter(&self.open_tenant(&exec.tenant)?, &client, exec, streams).await };
+        entered.await.inspect_err(|failure| client.log_refusal(&exec.tenant, failure))
     }
 
     /// Lets a tenant's own host user in. Whoever calls this has it from the kernel that the user is one of `own`.
@@ -672,18 +698,141 @@ impl Daemon {
         &self,
         own: &TenantName,
         permission: Permission,
+        pid: u32,
         login: &Login,
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
+        self.is_host_user(own, permission)?;
+        let Login { door, source, key, .. } = login.clone();
+        let client = Client { door, uid: permission.uid, pid, source, key };
+        let entered = async {
+            let tenant = self.open_tenant(own)?;
+            let exec = door::of_login(&tenant, login)?;
+            self.enter(&tenant, &client, &exec, streams).await
+        };
+        entered.await.inspect_err(|failure| client.log_refusal(own, failure))
+    }
+
+    fn is_host_user(&self, own: &TenantName, permission: Permission) -> Result<(), Failure> {
         let ids = lock(&self.ids).get(own).copied();
-        if ids.map(|ids| self.host().ids.host_user(ids)) != Some(HostUid(permission.uid)) {
-            let message = format!("user {} is not the host user of \"{own}\"", permission.uid);
-            return Err(Failure::of(ExitStatus::Refused, message));
+        if ids.map(|ids| self.host().ids.host_user(ids)) == Some(HostUid(permission.uid)) {
+            return Ok(());
         }
-        let tenant = self.open_tenant(own)?;
-        let exec = door::of_login(&tenant, login)?;
-        let source = login.source.as_deref().unwrap_or_default();
-        self.enter(&tenant, login.door, permission.uid, source, &exec, streams).await
+        let message = format!("user {} is not the host user of \"{own}\"", permission.uid);
+        Err(Failure::of(ExitStatus::Refused, message))
+    }
+
+    /// Counts an operator's session that an earlier daemon let in.
+    pub(crate) fn resume(&self, permission: Permission, pid: u32, record: SessionRecord) -> Result<Counted, Failure> {
+        if record.door != Door::Exec || !self.knows(&record.tenant) {
+            return Err(Failure::of(ExitStatus::Refused, format!("no operator is in \"{}\" so", record.tenant)));
+        }
+        self.sessions.resume(SessionRecord { uid: permission.uid, pid, ..record })
+    }
+
+    /// The same of a tenant's own host user.
+    pub(crate) fn resume_login(
+        &self,
+        own: &TenantName,
+        permission: Permission,
+        pid: u32,
+        record: SessionRecord,
+    ) -> Result<Counted, Failure> {
+        self.is_host_user(own, permission)?;
+        door::check_client(record.source.as_deref(), record.key.as_deref())?;
+        if record.tenant != *own || !matches!(record.door, Door::Ssh | Door::Sftp) {
+            return Err(Failure::of(ExitStatus::Refused, format!("no user of \"{own}\" is in so")));
+        }
+        self.sessions.resume(SessionRecord { uid: permission.uid, pid, ..record })
+    }
+
+    /// Who is in.
+    pub(crate) fn list_sessions(
+        &self,
+        _permission: Permission,
+        tenants: &[TenantName],
+    ) -> Result<Vec<SessionRecord>, Failure> {
+        self.known(tenants)?;
+        Ok(self.sessions.chosen(|record| tenants.is_empty() || tenants.contains(&record.tenant)))
+    }
+
+    fn known(&self, tenants: &[TenantName]) -> Result<(), Failure> {
+        tenants.iter().find(|tenant| !self.knows(tenant)).map_or(Ok(()), |tenant| Err(unknown(tenant)))
+    }
+
+    /// Ends sessions: those that have ended, and those whose clients were told and are still there.
+    pub(crate) async fn end_sessions(
+        &self,
+        permission: Permission,
+        ids: &[SessionId],
+        tenants: &[TenantName],
+        reason: Option<String>,
+    ) -> Result<(Vec<SessionRecord>, Vec<SessionRecord>), Failure> {
+        self.known(tenants)?;
+        if let Some(id) = ids.iter().find(|id| self.sessions.chosen(|record| record.id == **id).is_empty()) {
+            return Err(Failure::of(ExitStatus::NotFound, format!("there is no session {id}")));
+        }
+        let chosen = self.sessions.chosen(|record| ids.contains(&record.id) || tenants.contains(&record.tenant));
+        let uid = permission.uid;
+        info!(target: "bailiwick::event", event = "end-sessions", uid, "user {uid} ends {} sessions", chosen.len());
+        let reason = reason.unwrap_or_else(|| "an operator ended this session".to_owned());
+        let chosen = chosen.into_iter().map(|record| (record, reason.clone())).collect();
+        Ok(self.end_all(chosen).await)
+    }
+
+    /// Tells clients why they are to end their sessions, and waits until they have.
+    async fn end_all(&self, chosen: Vec<(SessionRecord, String)>) -> (Vec<SessionRecord>, Vec<SessionRecord>) {
+        for (record, reason) in &chosen {
+            self.sessions.end(record.id, reason);
+        }
+        let ids: BTreeSet<SessionId> = chosen.iter().map(|(record, _)| record.id).collect();
+        let deadline = Instant::now() + END_TIME;
+        let mut left = self.sessions.chosen(|record| ids.contains(&record.id));
+        while !left.is_empty() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            left = self.sessions.chosen(|record| ids.contains(&record.id));
+        }
+        let still: BTreeSet<SessionId> = left.iter().map(|record| record.id).collect();
+        let ended = chosen.into_iter().map(|(record, _)| record).filter(|record| !still.contains(&record.id));
+        (ended.collect(), left)
+    }
+
+    /// Ends the sessions that the policy would no longer let in. Of which key a login was is sshd's word; of one that it did
+    /// not tell none of the policy's keys is known to be the one.
+    async fn end_unwanted(&self, names: &[TenantName]) -> Vec<TenantOutcome> {
+        let unwanted = |record: &SessionRecord| -> Option<String> {
+            let loaded = lock(&self.loaded);
+            if loaded.invalid.contains(&record.tenant) {
+                return None;
+            }
+            let Some(tenant) = loaded.policy.tenants.get(&record.tenant) else {
+                return Some(format!("the tenant \"{}\" is deleted", record.tenant));
+            };
+            if let Declared::Suspended { reason } = &tenant.state {
+                return Some(suspended(&tenant.name, reason.as_deref()));
+            }
+            if !tenant.settings.doors.contains(&record.door) {
+                return Some(format!("the door \"{}\" is closed now", record.door));
+            }
+            let of_a_key = matches!(record.door, Door::Ssh | Door::Sftp);
+            let has_key = record.key.as_deref().is_some_and(|key| tenant.login.has_key(key));
+            (of_a_key && !has_key).then(|| "its key may no longer log in".to_owned())
+        };
+        let meant = |record: &SessionRecord| names.is_empty() || names.contains(&record.tenant);
+        let all = self.sessions.chosen(meant).into_iter();
+        let chosen = all.filter_map(|record| unwanted(&record).map(|reason| (record, reason))).collect();
+        let (ended, left) = self.end_all(chosen).await;
+        let mut counts: BTreeMap<TenantName, (usize, usize)> = BTreeMap::new();
+        ended.into_iter().for_each(|record| counts.entry(record.tenant).or_default().0 += 1);
+        left.into_iter().for_each(|record| counts.entry(record.tenant).or_default().1 += 1);
+        let row = |(tenant, (ended, left))| TenantOutcome {
+            tenant,
+            done: format!("sessions ended: {ended}"),
+            failure: (left > 0).then(|| {
+                Failure::of(ExitStatus::Failed, format!("{left} sessions do not end; `bailiwick sessions` names them"))
+            }),
+        };
+        counts.into_iter().map(row).collect()
     }
 
     /// A tenant who may be entered at all.
@@ -698,8 +847,7 @@ impl Daemon {
             None => return Err(unknown(name)),
         };
         if let Declared::Suspended { reason } = &tenant.state {
-            let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            return Err(Failure::of(ExitStatus::Refused, format!("tenant \"{name}\" is suspended{reason}")));
+            return Err(Failure::of(ExitStatus::Refused, suspended(name, reason.as_deref())));
         }
         Ok(tenant.clone())
     }
@@ -707,21 +855,29 @@ impl Daemon {
     async fn enter(
         &self,
         tenant: &Tenant,
-        door: Door,
-        uid: u32,
-        source: &str,
+        client: &Client,
         exec: &Exec,
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let name = &tenant.name;
-        let spawn = door::admit(tenant, door, exec, &streams)?;
-        let counted = self.sessions.enter(tenant)?;
+        let spawn = door::admit(tenant, client.door, exec, &streams)?;
+        let Client { door, uid, pid, source, key } = client.clone();
+        let newcomer = Newcomer {
+            door,
+            user: exec.user.clone().unwrap_or_else(|| "root".to_owned()),
+            source,
+            key,
+            command: door::in_words(exec),
+            uid,
+            pid,
+        };
+        let mut counted = self.sessions.enter(tenant, newcomer)?;
         let user = spawn.user.uid;
         let channel = match self.session(name, spawn, streams).await {
             Ok(channel) => channel,
             Err(error) => return Err(self.explain(name, error).await),
         };
-        info!(target: "bailiwick::event", tenant = %name, event = "session-opened", door = %door, uid, user, source, "user {uid} enters {name} as {user}");
+        counted.opened(user);
         Ok((channel, counted))
     }
 
@@ -794,6 +950,11 @@ fn host_user_change(name: &TenantName, there: bool) -> Change {
 
 fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {
     WardenRequest::Stop { tenant: tenant.clone(), hold }
+}
+
+fn suspended(name: &TenantName, reason: Option<&str>) -> String {
+    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("tenant \"{name}\" is suspended{reason}")
 }
 
 pub(crate) fn unknown(name: &TenantName) -> Failure {

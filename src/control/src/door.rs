@@ -10,7 +10,7 @@ use bailiwick_proto::init::{JailUser, Spawn};
 use bailiwick_proto::{Bytes, Failure, InitReply, InitRequest};
 use bailiwick_sys::file::{self, FileType};
 use bailiwick_sys::socket;
-use bailiwick_types::{Door, ExitStatus, IdRange};
+use bailiwick_types::{Door, ExitStatus, IdRange, MAX_COMMAND};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,6 +27,8 @@ const PROBE_TIME: Duration = Duration::from_secs(1);
 /// The most variables that a client may add to a session's environment, and the most bytes in them.
 const MAX_ENV: usize = 256;
 const MAX_ENV_BYTES: usize = 64 << 10;
+/// The longest text of a public key that is taken: one of RSA with 16384 bits has 2,800 bytes.
+const MAX_KEY: usize = 8 << 10;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The login shell of everybody inside.
 const SHELL: &str = "/bin/bash";
@@ -51,11 +53,7 @@ pub(crate) fn of_login(tenant: &Tenant, login: &Login) -> Result<Exec, Failure> 
             return Err(Failure::of(ExitStatus::Invalid, message));
         }
     };
-    if let Some(source) = &login.source
-        && source.parse::<IpAddr>().is_err()
-    {
-        return Err(Failure::of(ExitStatus::Invalid, format!("{source:?} is no address of a client")));
-    }
+    check_client(login.source.as_deref(), login.key.as_deref())?;
     Ok(Exec {
         tenant: tenant.name.clone(),
         user: Some(tenant.login.user.to_string()),
@@ -64,6 +62,26 @@ pub(crate) fn of_login(tenant: &Tenant, login: &Login) -> Result<Exec, Failure> 
         cwd: None,
         terminal: login.terminal,
     })
+}
+
+/// What the login shell says of the client goes into the log: an address is one, and a key is of the letters of one.
+pub(crate) fn check_client(source: Option<&str>, key: Option<&str>) -> Result<(), Failure> {
+    if let Some(source) = source.filter(|source| source.parse::<IpAddr>().is_err()) {
+        return Err(Failure::of(ExitStatus::Invalid, format!("{source:?} is no address of a client")));
+    }
+    let of_a_key = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    match key.filter(|key| key.len() > MAX_KEY || !key.bytes().all(of_a_key)) {
+        Some(_) => Err(Failure::of(ExitStatus::Invalid, "this is no public key")),
+        None => Ok(()),
+    }
+}
+
+/// What is run, for people: words with blanks between them, cut short. `None` for a login shell.
+pub(crate) fn in_words(exec: &Exec) -> Option<String> {
+    let words: Vec<_> = exec.argv.iter().map(|word| word.as_os_str().to_string_lossy()).collect();
+    let mut text = words.join(" ");
+    text.truncate(text.floor_char_boundary(MAX_COMMAND));
+    (!exec.argv.is_empty()).then_some(text)
 }
 
 /// Checks that the door is open and makes the request to init.
@@ -360,6 +378,7 @@ mod tests {
             env: Vec::new(),
             terminal: Some(WindowSize { rows: 24, columns: 80 }),
             source: Some("2001:db8::7".to_owned()),
+            key: None,
         };
         let argv = |login: &Login| -> Vec<String> {
             let exec = of_login(&tenant, login).expect("a login");
@@ -375,6 +394,10 @@ mod tests {
         }
         let forged = Login { source: Some("10.0.0.1\nroot entered".to_owned()), ..login(Door::Ssh, None) };
         assert_eq!(of_login(&tenant, &forged).expect_err("no address").status, ExitStatus::Invalid);
+        for key in ["ssh-ed25519 AAAA\nroot entered", "\u{1b}", &"A".repeat(MAX_KEY + 1)] {
+            let forged = Login { key: Some(key.to_owned()), ..login(Door::Ssh, None) };
+            assert_eq!(of_login(&tenant, &forged).expect_err("no key").status, ExitStatus::Invalid);
+        }
         let sftp = of_login(&tenant, &login(Door::Sftp, None)).expect("a login");
         assert_eq!(admit(&tenant, Door::Sftp, &sftp, &[]).expect_err("closed").status, ExitStatus::Refused);
         assert_eq!(admit(&tenant, Door::Ssh, &sftp, &[]).expect("open").user.uid, LOGIN_ID);

@@ -5,7 +5,7 @@ use crate::permission::{Caller, Permission};
 use crate::sessions::Counted;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_sys::socket;
+use bailiwick_sys::socket::{self, Peer};
 use bailiwick_types::{ExitStatus, TenantName};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -45,7 +45,8 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch:
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = Connection { daemon: Arc::clone(&daemon), stream, held: Vec::new() };
+                let Ok(peer) = socket::peer(&stream) else { continue };
+                let connection = Connection { daemon: Arc::clone(&daemon), stream, peer, session: None };
                 let stop = stop.clone();
                 tokio::spawn(async move {
                     // A client that goes away in the middle is no event of ours.
@@ -68,13 +69,14 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch:
 struct Connection {
     daemon: Arc<Daemon>,
     stream: UnixStream,
-    /// Sessions that were let in over this connection.
-    held: Vec<Counted>,
+    peer: Peer,
+    /// The session that was let in over this connection. It is its last word but for its end.
+    session: Option<Counted>,
 }
 
 impl Connection {
     async fn run(mut self, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-        let uid = socket::peer(&self.stream)?.uid;
+        let uid = self.peer.uid;
         let groups = socket::peer_groups(&self.stream)?;
         let caller = match Permission::of(uid, &groups, &self.daemon.host()) {
             Ok(permission) => Ok(Caller::Operator(permission)),
@@ -101,11 +103,35 @@ impl Connection {
                 Caller::Operator(permission) => self.answer(*permission, request, fds).await?,
                 Caller::Tenant(tenant, permission) => self.answer_tenant(tenant, *permission, request, fds).await?,
             }
+            if let Some(session) = self.session.take() {
+                return self.attend(session, decoder, stop).await;
+            }
             next = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder)).await;
         }
-        if *stop.borrow() {
-            // The sessions go on without us.
-            self.held.drain(..).for_each(Counted::leave);
+        Ok(())
+    }
+
+    /// Counts a session until its client says how it ended, or is gone; has the client end it when it must.
+    async fn attend(
+        &self,
+        mut session: Counted,
+        mut decoder: Decoder,
+        mut stop: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let last = loop {
+            let end = tokio::select! {
+                biased;
+                last = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder)) => break last,
+                reason = session.end() => ControlReply::End { reason },
+            };
+            self.reply(&end, &[]).await?;
+        };
+        match last {
+            // The session goes on without us.
+            None => session.leave(),
+            Some(Ok(Some((ControlRequest::Ended { status }, _)))) => session.ended(status),
+            // Its client is gone, or says what no client of a session says.
+            Some(_) => {}
         }
         Ok(())
     }
@@ -143,9 +169,18 @@ impl Connection {
         let daemon = Arc::clone(&self.daemon);
         let reply = match request {
             ControlRequest::Exec(exec) => {
-                let entered = daemon.exec(permission, &exec, fds).await;
+                let entered = daemon.exec(permission, self.pid(), &exec, fds).await;
                 return self.hand_over(entered).await;
             }
+            ControlRequest::Resume(record) => return self.resume(daemon.resume(permission, self.pid(), *record)).await,
+            ControlRequest::Ended { .. } => Err(no_session()),
+            ControlRequest::Sessions { tenants } => {
+                daemon.list_sessions(permission, &tenants).map(ControlReply::Sessions)
+            }
+            ControlRequest::EndSessions { sessions, tenants, reason } => daemon
+                .end_sessions(permission, &sessions, &tenants, reason)
+                .await
+                .map(|(ended, left)| ControlReply::EndedSessions { ended, left }),
             ControlRequest::Login(_) => Err(Failure::of(
                 ExitStatus::Refused,
                 "only a tenant's own host user logs in; `bailiwick exec` and `bailiwick shell` are for operators",
@@ -157,9 +192,9 @@ impl Connection {
             }
             ControlRequest::Reload => daemon.reload().map(|()| ControlReply::Outcome(Vec::new())),
             ControlRequest::Plan { tenants } => daemon.plan(permission, &tenants).await.map(ControlReply::Plan),
-            ControlRequest::Apply { tenants } => {
+            ControlRequest::Apply { tenants, now } => {
                 let (sender, mut progress) = mpsc::channel(4);
-                let mut apply = std::pin::pin!(daemon.apply(permission, &tenants, sender));
+                let mut apply = std::pin::pin!(daemon.apply(permission, &tenants, now, sender));
                 loop {
                     tokio::select! {
                         result = &mut apply => break result.map(ControlReply::Outcome),
@@ -218,8 +253,11 @@ impl Connection {
         let mine = || vec![own.clone()];
         let reply = match request {
             ControlRequest::Login(login) => {
-                let entered = daemon.login(own, permission, &login, fds).await;
+                let entered = daemon.login(own, permission, self.pid(), &login, fds).await;
                 return self.hand_over(entered).await;
+            }
+            ControlRequest::Resume(record) => {
+                return self.resume(daemon.resume_login(own, permission, self.pid(), *record)).await;
             }
             ControlRequest::Usage { tenants, window } if only_own(&tenants) => {
                 daemon.usage(permission, mine(), window).await.map(ControlReply::Usage)
@@ -247,12 +285,27 @@ impl Connection {
     /// Gives a client its end of the session that it was let into, or the reason why it was not.
     async fn hand_over(&mut self, entered: Result<(OwnedFd, Counted), Failure>) -> io::Result<()> {
         match entered {
-            Ok((channel, counted)) => {
-                self.held.push(counted);
-                self.reply(&ControlReply::Session, &[channel.as_fd()]).await
+            Ok((channel, session)) => {
+                let reply = ControlReply::Session(Box::new(session.record().clone()));
+                self.session = Some(session);
+                self.reply(&reply, &[channel.as_fd()]).await
             }
             Err(failure) => self.reply(&ControlReply::Failed(failure), &[]).await,
         }
+    }
+
+    /// Takes up a session whose client has the channel already. Only a refusal is told.
+    async fn resume(&mut self, resumed: Result<Counted, Failure>) -> io::Result<()> {
+        match resumed {
+            Ok(session) => self.session = Some(session),
+            Err(failure) => self.reply(&ControlReply::Failed(failure), &[]).await?,
+        }
+        Ok(())
+    }
+
+    /// The client's process.
+    fn pid(&self) -> u32 {
+        self.peer.pid.cast_unsigned()
     }
 
     async fn reply(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -275,6 +328,10 @@ impl Connection {
         })
         .await?
     }
+}
+
+fn no_session() -> Failure {
+    Failure::of(ExitStatus::Invalid, "no session was let in over this connection")
 }
 
 /// What `work` results in; `None` when it lasts longer than `time` after the stop.

@@ -1,13 +1,16 @@
-//! Who is in: how many sessions each tenant has, may have, had at most, and was refused.
+//! Who is in: how many sessions each tenant has, may have, had at most, and was refused; and each session, for as long as its
+//! client is connected.
 //!
 //! Danger: this is the only place where the limit `sessions` holds. The kernel has no word on it, so what is not counted
-//! here is not limited.
+//! here is not limited. What was let in by an earlier daemon is counted from when its client comes back, which it does at
+//! once; of who it is only what the kernel says of the client is believed.
 
 use bailiwick_policy::Tenant;
 use bailiwick_proto::Failure;
-use bailiwick_types::{Bound, ExitStatus, SessionCount, TenantName};
+use bailiwick_types::{Bound, Door, ExitStatus, Moment, SessionCount, SessionId, SessionRecord, TenantName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::info;
 
 #[derive(Debug, Default)]
@@ -17,28 +20,66 @@ struct Tally {
     fresh: u64,
 }
 
+#[derive(Debug)]
+struct Open {
+    record: SessionRecord,
+    /// Takes the reason why its client is to end it.
+    end: UnboundedSender<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tallies: BTreeMap<TenantName, Tally>,
+    open: BTreeMap<SessionId, Open>,
+}
+
 /// The sessions whose client is still connected.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    tallies: Mutex<BTreeMap<TenantName, Tally>>,
+    state: Mutex<State>,
+}
+
+/// Who comes in.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    pub(crate) door: Door,
+    /// Who runs it inside.
+    pub(crate) user: String,
+    pub(crate) source: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) command: Option<String>,
+    /// The host's user at the client's end, and its process.
+    pub(crate) uid: u32,
+    pub(crate) pid: u32,
 }
 
 /// A session that is counted for as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Counted {
     sessions: Arc<Sessions>,
-    tenant: TenantName,
+    record: SessionRecord,
+    /// Gives the reason why the client is to end it.
+    end: UnboundedReceiver<String>,
+    /// Whether it was entered in the log.
+    logged: bool,
+    status: Option<u8>,
 }
 
 impl Sessions {
-    fn tallies(&self) -> MutexGuard<'_, BTreeMap<TenantName, Tally>> {
-        self.tallies.lock().expect("nobody panics while holding it")
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics while holding it")
     }
 
     /// Counts one more, or refuses it.
-    pub(crate) fn enter(self: &Arc<Self>, tenant: &Tenant) -> Result<Counted, Failure> {
-        let mut tallies = self.tallies();
-        let Tally { count, fresh } = tallies.entry(tenant.name.clone()).or_default();
+    pub(crate) fn enter(self: &Arc<Self>, tenant: &Tenant, newcomer: Newcomer) -> Result<Counted, Failure> {
+        let mut state = self.state();
+        let id = loop {
+            let id = random()?;
+            if !state.open.contains_key(&id) {
+                break id;
+            }
+        };
+        let Tally { count, fresh } = state.tallies.entry(tenant.name.clone()).or_default();
         if let Bound::At(limit) = tenant.settings.limits.sessions
             && count.now >= limit
         {
@@ -47,36 +88,73 @@ impl Sessions {
             let message = format!("\"{}\" has {} sessions and may have {limit} (`sessions`)", tenant.name, count.now);
             return Err(Failure::of(ExitStatus::OverLimit, message));
         }
+        let Newcomer { door, user, source, key, command, uid, pid } = newcomer;
+        let since = Moment(now());
+        let tenant = tenant.name.clone();
+        Ok(self.count(&mut state, SessionRecord { id, tenant, door, user, source, key, command, since, uid, pid }))
+    }
+
+    /// Counts a session that an earlier daemon let in. It is in: that it is one too many is no reason to end it.
+    pub(crate) fn resume(self: &Arc<Self>, record: SessionRecord) -> Result<Counted, Failure> {
+        let mut state = self.state();
+        if state.open.contains_key(&record.id) {
+            return Err(Failure::of(ExitStatus::Conflict, format!("the session {} is known already", record.id)));
+        }
+        let mut counted = self.count(&mut state, record);
+        counted.logged = true;
+        Ok(counted)
+    }
+
+    fn count(self: &Arc<Self>, state: &mut State, record: SessionRecord) -> Counted {
+        let count = &mut state.tallies.entry(record.tenant.clone()).or_default().count;
         count.now += 1;
         count.most = count.most.max(count.now);
-        Ok(Counted { sessions: Arc::clone(self), tenant: tenant.name.clone() })
+        let (sender, end) = unbounded_channel();
+        state.open.insert(record.id, Open { record: record.clone(), end: sender });
+        Counted { sessions: Arc::clone(self), record, end, logged: false, status: None }
+    }
+
+    /// Those of a choice, by tenant, the oldest first.
+    pub(crate) fn chosen(&self, choice: impl Fn(&SessionRecord) -> bool) -> Vec<SessionRecord> {
+        let state = self.state();
+        let mut all: Vec<_> = state.open.values().map(|open| &open.record).filter(|record| choice(record)).collect();
+        all.sort_by_key(|record| (&record.tenant, record.since, record.id));
+        all.into_iter().cloned().collect()
+    }
+
+    /// Has the client of a session end it. Nothing happens when it has ended.
+    pub(crate) fn end(&self, id: SessionId, reason: &str) {
+        if let Some(open) = self.state().open.get(&id) {
+            // A connection that is just going takes its session with it.
+            open.end.send(reason.to_owned()).ok();
+        }
     }
 
     /// Of one tenant.
     pub(crate) fn of(&self, tenant: &TenantName) -> SessionCount {
-        self.tallies().get(tenant).map(|tally| tally.count).unwrap_or_default()
+        self.state().tallies.get(tenant).map(|tally| tally.count).unwrap_or_default()
     }
 
     /// Sessions now, by tenant.
     pub(crate) fn now(&self) -> BTreeMap<TenantName, u64> {
-        self.tallies().iter().map(|(tenant, tally)| (tenant.clone(), tally.count.now)).collect()
+        self.state().tallies.iter().map(|(tenant, tally)| (tenant.clone(), tally.count.now)).collect()
     }
 
     /// Sessions now, of everybody.
     pub(crate) fn total(&self) -> u64 {
-        self.tallies().values().map(|tally| tally.count.now).sum()
+        self.state().tallies.values().map(|tally| tally.count.now).sum()
     }
 
     /// How many were refused since this was asked last.
     pub(crate) fn take_refused(&self) -> BTreeMap<TenantName, u64> {
-        let mut tallies = self.tallies();
-        let fresh = tallies.iter_mut().filter(|(_, tally)| tally.fresh > 0);
+        let mut state = self.state();
+        let fresh = state.tallies.iter_mut().filter(|(_, tally)| tally.fresh > 0);
         fresh.map(|(tenant, tally)| (tenant.clone(), std::mem::take(&mut tally.fresh))).collect()
     }
 
     /// Of a tenant whose data is gone.
     pub(crate) fn forget(&self, tenant: &TenantName) {
-        let mut tallies = self.tallies();
+        let tallies = &mut self.state().tallies;
         if tallies.get(tenant).is_some_and(|tally| tally.count.now == 0) {
             tallies.remove(tenant);
         }
@@ -84,6 +162,32 @@ impl Sessions {
 }
 
 impl Counted {
+    pub(crate) fn record(&self) -> &SessionRecord {
+        &self.record
+    }
+
+    /// Enters it in the log: it is open.
+    pub(crate) fn opened(&mut self, user: u32) {
+        self.logged = true;
+        let SessionRecord { id, tenant, door, uid, source, .. } = &self.record;
+        let source = source.as_deref().unwrap_or_default();
+        info!(target: "bailiwick::event", tenant = %tenant, event = "session-opened", session = %id, door = %door, uid, user, source, "user {uid} enters {tenant} as {user}");
+    }
+
+    /// The reason why the client is to end it, once there is one.
+    pub(crate) async fn end(&mut self) -> String {
+        match self.end.recv().await {
+            Some(reason) => reason,
+            // Nobody can ask for it any more.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// It has ended by itself.
+    pub(crate) fn ended(mut self, status: u8) {
+        self.status = Some(status);
+    }
+
     /// Counts no longer without the session having ended: the daemon ends.
     pub(crate) fn leave(self) {
         std::mem::forget(self);
@@ -92,11 +196,35 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some(tally) = self.sessions.tallies().get_mut(&self.tenant) {
-            tally.count.now -= 1;
+        {
+            let mut state = self.sessions.state();
+            state.open.remove(&self.record.id);
+            if let Some(tally) = state.tallies.get_mut(&self.record.tenant) {
+                tally.count.now -= 1;
+            }
         }
-        info!(target: "bailiwick::event", tenant = %self.tenant, event = "session-closed", "a session in {} has ended", self.tenant);
+        if !self.logged {
+            return;
+        }
+        let SessionRecord { id, tenant, door, uid, source, since, .. } = &self.record;
+        let source = source.as_deref().unwrap_or_default();
+        let seconds = now().saturating_sub(since.0);
+        // Whose client is gone without a word was hung up.
+        let status = self.status.map_or_else(|| "hung up".to_owned(), |status| status.to_string());
+        info!(target: "bailiwick::event", tenant = %tenant, event = "session-closed", session = %id, door = %door, uid, source, status, seconds, "a session in {tenant} has ended");
     }
+}
+
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map(|since| since.as_secs()).unwrap_or_default()
+}
+
+fn random() -> Result<SessionId, Failure> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Failure::of(ExitStatus::Failed, format!("cannot name a session: {error}")))?;
+    Ok(SessionId(u32::from_ne_bytes(bytes)))
 }
 
 #[cfg(test)]
@@ -115,20 +243,25 @@ mod tests {
         reading.policy.expect("good").tenants.into_values().next().expect("one")
     }
 
+    fn newcomer() -> Newcomer {
+        let user = "alice".to_owned();
+        Newcomer { door: Door::Ssh, user, source: None, key: None, command: None, uid: 7, pid: 8 }
+    }
+
     #[test]
     fn one_more_than_the_limit_is_refused_until_one_leaves() {
         let sessions = Arc::new(Sessions::default());
         let tenant = tenant("2");
-        let first = sessions.enter(&tenant).expect("enters");
-        let second = sessions.enter(&tenant).expect("enters");
+        let first = sessions.enter(&tenant, newcomer()).expect("enters");
+        let second = sessions.enter(&tenant, newcomer()).expect("enters");
         for _ in 0..3 {
-            assert_eq!(sessions.enter(&tenant).expect_err("full").status, ExitStatus::OverLimit);
+            assert_eq!(sessions.enter(&tenant, newcomer()).expect_err("full").status, ExitStatus::OverLimit);
         }
         assert_eq!(sessions.of(&tenant.name), SessionCount { now: 2, most: 2, refused: 3 });
         assert_eq!(sessions.take_refused(), BTreeMap::from([(tenant.name.clone(), 3)]));
         assert_eq!(sessions.take_refused(), BTreeMap::new());
         drop(first);
-        let third = sessions.enter(&tenant).expect("enters");
+        let third = sessions.enter(&tenant, newcomer()).expect("enters");
         assert_eq!(sessions.total(), 2);
         sessions.forget(&tenant.name);
         assert_eq!(sessions.now(), BTreeMap::from([(tenant.name.clone(), 2)]), "nobody forgets who is in");
@@ -142,8 +275,32 @@ mod tests {
     fn without_a_limit_nobody_is_refused() {
         let sessions = Arc::new(Sessions::default());
         let tenant = tenant("\"unlimited\"");
-        let all: Vec<Counted> = (0..1000).map(|_| sessions.enter(&tenant).expect("enters")).collect();
+        let all: Vec<Counted> = (0..1000).map(|_| sessions.enter(&tenant, newcomer()).expect("enters")).collect();
         assert_eq!(sessions.of(&tenant.name).now, 1000);
         drop(all);
+    }
+
+    #[tokio::test]
+    async fn a_session_is_listed_ended_and_known_again() {
+        let sessions = Arc::new(Sessions::default());
+        let mut first = sessions.enter(&tenant("1"), newcomer()).expect("enters");
+        let record = first.record().clone();
+        assert_eq!(sessions.chosen(|_| true), std::slice::from_ref(&record));
+        assert_eq!(sessions.chosen(|record| record.door == Door::Sftp), []);
+        sessions.end(SessionId(record.id.0 ^ 1), "nobody");
+        sessions.end(record.id, "enough");
+        assert_eq!(first.end().await, "enough");
+        assert!(sessions.resume(record.clone()).is_err(), "it is there");
+        first.ended(7);
+        assert_eq!((sessions.chosen(|_| true), sessions.total()), (Vec::new(), 0));
+        // A daemon that is new counts what the last one let in, and lets nobody in beyond that.
+        let again = sessions.resume(record.clone()).expect("comes back");
+        let more = sessions.resume(SessionRecord { id: SessionId(record.id.0 ^ 1), ..record }).expect("comes back");
+        assert_eq!(sessions.total(), 2);
+        assert_eq!(sessions.enter(&tenant("1"), newcomer()).expect_err("full").status, ExitStatus::OverLimit);
+        again.leave();
+        assert_eq!(sessions.total(), 2, "this daemon ends, the session does not");
+        drop(more);
+        assert_eq!(sessions.total(), 1);
     }
 }

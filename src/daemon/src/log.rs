@@ -19,7 +19,8 @@ use tracing_subscriber::{EnvFilter, Layer};
 /// The target of events that an operator wants to know of, as opposed to what the program says of itself.
 const EVENTS: &str = "bailiwick::event";
 /// Events that say who came in and who did what: they belong to the facility `auth`.
-const OF_AUTH: [&str; 6] = ["session-opened", "session-closed", "session-refused", "apply", "lifecycle", "purge"];
+const OF_AUTH: [&str; 7] =
+    ["session-opened", "session-closed", "session-refused", "end-sessions", "apply", "lifecycle", "purge"];
 /// How many of one kind of one tenant are told in a row, and how soon there is room for one more.
 const BURST: u32 = 30;
 const REFILL: Duration = Duration::from_secs(2);

@@ -140,6 +140,15 @@ pub struct Login {
     pub ssh_keys: Vec<String>,
 }
 
+impl Login {
+    /// Whether a public key, type and base 64, is one of those that may log in.
+    #[must_use]
+    pub fn has_key(&self, key: &str) -> bool {
+        let is_it = |line: &String| line.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+        !key.is_empty() && self.ssh_keys.iter().any(is_it)
+    }
+}
+
 /// A long-running program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {

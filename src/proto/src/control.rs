@@ -4,7 +4,7 @@ use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 use bailiwick_types::{
     AuditReport, Change, Door, ExitStatus, Fault, HostUid, IdRange, ImageName, Incident, LimitReport, Measure,
-    PlanName, Point, Profile, TenantName, TenantUsage, Usage, Window,
+    PlanName, Point, Profile, SessionId, SessionRecord, TenantName, TenantUsage, Usage, Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,6 +33,8 @@ pub enum ControlRequest {
     Apply {
         /// Whose.
         tenants: Vec<TenantName>,
+        /// Whether sessions end that the policy no longer lets in.
+        now: bool,
     },
     /// Change the state of jails.
     Lifecycle {
@@ -104,6 +106,28 @@ pub enum ControlRequest {
     Exec(Exec),
     /// Let a tenant's own host user in, by a door. Descriptors as of `Exec`.
     Login(Login),
+    /// Count a session that an earlier `bailiwickd` let in: its record, as that one gave it to the client. What the kernel
+    /// knows of the client is read anew.
+    Resume(Box<SessionRecord>),
+    /// The session of this connection has ended.
+    Ended {
+        /// With this exit status.
+        status: u8,
+    },
+    /// Who is in.
+    Sessions {
+        /// In whose jail.
+        tenants: Vec<TenantName>,
+    },
+    /// End these sessions, and all of these tenants. Not both lists are empty.
+    EndSessions {
+        /// Which.
+        sessions: Vec<SessionId>,
+        /// Whose.
+        tenants: Vec<TenantName>,
+        /// What those who are in are told.
+        reason: Option<String>,
+    },
 }
 
 /// How an audit comes to know.
@@ -166,6 +190,8 @@ pub struct Login {
     pub terminal: Option<WindowSize>,
     /// Where the client is, as sshd says.
     pub source: Option<String>,
+    /// The public key that it proved to have, as sshd says: type and base 64.
+    pub key: Option<String>,
 }
 
 /// A reply. `Progress` may come several times before the last one.
@@ -208,8 +234,22 @@ pub enum ControlReply {
     Incidents(Vec<Incident>),
     /// To `Simulate`.
     Simulated(Vec<SimulatedLimit>),
-    /// To `Exec`: the session's channel comes with this message.
-    Session,
+    /// To `Exec` and `Login`: the session's channel comes with this message. After it, and after `Resume`, only `End` follows.
+    Session(Box<SessionRecord>),
+    /// The client is to end its session. Comes unasked.
+    End {
+        /// Why, for the person at the other end.
+        reason: String,
+    },
+    /// To `Sessions`, by tenant, the oldest first.
+    Sessions(Vec<SessionRecord>),
+    /// To `EndSessions`.
+    EndedSessions {
+        /// Those that have ended.
+        ended: Vec<SessionRecord>,
+        /// Those whose clients were told, and are still there.
+        left: Vec<SessionRecord>,
+    },
     /// It could not be done.
     Failed(Failure),
 }

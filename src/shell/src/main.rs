@@ -2,14 +2,14 @@
 //! command inside ends.
 //!
 //! Danger: it runs on the host, as the tenant's host user, with arguments and an environment that the tenant's client had a
-//! part in. So it reads no file of the tenant's, starts no program, and never was set-user-ID. Without `bailiwickd` there is
+//! part in. So it reads no file of the tenant's (what sshd says of the login is sshd's own file), starts no program, and never was set-user-ID. Without `bailiwickd` there is
 //! no way in.
 
 use bailiwick_client::{Daemon, Entry, Kind, Wish, is_terminal, run};
 use bailiwick_proto::{Bytes, Failure};
 use bailiwick_types::{Door, ExitStatus};
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,6 +22,10 @@ const FORCED: &[u8] = b"bailiwick-shell";
 const ASKED: &str = "SSH_ORIGINAL_COMMAND";
 /// The client's address and port, and the host's (`ssh(1)`).
 const CONNECTION: &str = "SSH_CONNECTION";
+/// The file in which sshd says how the client proved who it is (`sshd_config(5)`, `ExposeAuthInfo`).
+const PROVED: &str = "SSH_USER_AUTH";
+/// It has a line for each way.
+const MAX_PROVED: u64 = 64 << 10;
 /// What a session inside is told of its client.
 const PASSED: &[&str] = &["LANG", "LANGUAGE", "TZ", CONNECTION, "SSH_CLIENT"];
 /// The same, all that begin so.
@@ -84,8 +88,24 @@ fn enter(config: &Path, command: Option<OsString>) -> Result<u8, Failure> {
         .map_err(|_| Failure::of(ExitStatus::Failed, "this host is not set up; its operator can say more"))?;
     let source = std::env::var(CONNECTION).ok().and_then(|text| text.split(' ').next().map(str::to_owned));
     let kind = if is_terminal() { Kind::Terminal } else { Kind::Pipes };
-    let entry = Entry::Login { door: door(command.as_deref()), command, source };
+    let entry = Entry::Login { door: door(command.as_deref()), command, source, key: key() };
     run(&Daemon::of(&host.runtime_dir), Wish { entry, env: environment(std::env::vars_os()), kind })
+}
+
+/// The key that the client proved to have, if sshd tells (`ExposeAuthInfo`).
+fn key() -> Option<String> {
+    let file = std::fs::File::open(std::env::var_os(PROVED)?).ok()?;
+    let mut text = String::new();
+    file.take(MAX_PROVED).read_to_string(&mut text).ok()?;
+    first_key(&text)
+}
+
+/// The first line that tells of a key: its type and the key itself.
+fn first_key(text: &str) -> Option<String> {
+    let words = text.lines().find_map(|line| line.strip_prefix("publickey "))?;
+    let mut words = words.split(' ');
+    let (kind, key) = (words.next()?, words.next()?);
+    Some(format!("{kind} {key}"))
 }
 
 fn environment(own: impl Iterator<Item = (OsString, OsString)>) -> Vec<(Bytes, Bytes)> {
@@ -127,6 +147,15 @@ mod tests {
             assert_eq!(door(Some(OsStr::new(command))), golden, "{command}");
         }
         assert_eq!(door(None), Door::Ssh);
+    }
+
+    #[test]
+    fn the_key_is_what_sshd_says() {
+        assert_eq!(first_key("publickey ssh-ed25519 AAAA\n").as_deref(), Some("ssh-ed25519 AAAA"));
+        assert_eq!(first_key("password\npublickey ssh-rsa BBBB x\n").as_deref(), Some("ssh-rsa BBBB"));
+        for text in ["", "password\n", "publickey \n", "publickey ssh-rsa\n", " publickey ssh-rsa AAAA"] {
+            assert_eq!(first_key(text), None, "{text:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use rustix::net::{
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// The most descriptors that cross beside one message: the session's channel and three pipes.
 pub const MAX_FDS: usize = 4;
@@ -111,6 +112,18 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], max_fds: usize) -> io::Resu
         return Err(io::Error::from_raw_os_error(libc::E2BIG));
     }
     Ok((message.bytes, fds))
+}
+
+/// Connects to a socket without waiting for room in its queue.
+///
+/// # Errors
+/// `EAGAIN` when its queue is full, else what `connect(2)` says.
+pub fn connect_at_once(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// A connected pair of datagram sockets that keep order and message boundaries and report the end.

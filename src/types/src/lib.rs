@@ -11,6 +11,7 @@ mod name;
 mod observed;
 mod quantity;
 mod report;
+mod session;
 mod shown;
 mod tenant;
 mod usage;
@@ -29,6 +30,7 @@ pub use report::{
     Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport,
     SessionCount, Severity, TenantReport, Verdict, WallReport,
 };
+pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};
 pub use shown::{is_dangerous, part, percent, visible, visible_lines};
 pub use tenant::{Door, Profile, UnknownWord};
 pub use usage::{

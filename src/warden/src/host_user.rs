@@ -266,7 +266,7 @@ mod tests {
         let dir = temp.path().join("userdb");
         let mut users = HostUsers::open(&host(temp.path(), "64998")).expect("opens");
         // `daemon` is user 1 on every Debian.
-        for (name, uid) in [("daemon", 9_934_464), ("alice", 1), ("root", 5), ("eve", 0)] {
+        for (name, uid) in [("daemon", 9_934_464), ("alice", 1), ("bin", 5), ("eve", 0)] {
             let error = users.make(&tenant(name), HostUid(uid)).expect_err("taken");
             assert!(matches!(error, HostUserError::Taken { .. }), "{name} {uid}: {error}");
         }

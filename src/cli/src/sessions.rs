@@ -1,0 +1,132 @@
+//! `sessions` and `sessions kill`: who is in, and out with them.
+
+use crate::arguments::Ending;
+use crate::output::{self, Form};
+use crate::table::render;
+use crate::usage::{clock, local};
+use bailiwick_client::{AskError, Daemon};
+use bailiwick_proto::{ControlReply, ControlRequest, Failure};
+use bailiwick_types::{ExitStatus, SessionRecord, TenantName};
+use jiff::tz::TimeZone;
+
+/// `bailiwick sessions`.
+pub(crate) fn list(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Result<(), Failure> {
+    let ControlReply::Sessions(sessions) = daemon.ask(&ControlRequest::Sessions { tenants })? else {
+        return Err(AskError::Unexpected.into());
+    };
+    output::show(form, &sessions, |sessions| text(sessions, &local()))
+}
+
+/// `bailiwick sessions kill`.
+pub(crate) fn kill(daemon: &Daemon, ending: Ending) -> Result<ExitStatus, Failure> {
+    #[derive(serde::Serialize)]
+    struct Killed {
+        ended: Vec<SessionRecord>,
+        left: Vec<SessionRecord>,
+    }
+    let Ending { sessions, tenants, reason, format } = ending;
+    let ControlReply::EndedSessions { ended, left } =
+        daemon.ask(&ControlRequest::EndSessions { sessions, tenants, reason })?
+    else {
+        return Err(AskError::Unexpected.into());
+    };
+    let form = Form::from(format);
+    if form == Form::Json {
+        output::print_json(&Killed { ended: ended.clone(), left: left.clone() })?;
+    }
+    for session in &left {
+        let (id, pid) = (session.id, session.pid);
+        output::complain(&format!("{id}: its client, process {pid}, was told and is still there"));
+    }
+    Ok(match (left.is_empty(), ended.is_empty()) {
+        (true, _) => ExitStatus::Done,
+        (false, true) => ExitStatus::Failed,
+        (false, false) => ExitStatus::Partly,
+    })
+}
+
+fn text(sessions: &[SessionRecord], zone: &TimeZone) -> String {
+    if sessions.is_empty() {
+        return String::new();
+    }
+    let rows = sessions.iter().map(|session| {
+        vec![
+            session.id.to_string(),
+            session.tenant.to_string(),
+            session.door.to_string(),
+            session.user.clone(),
+            session.source.clone().unwrap_or_default(),
+            clock(session.since, zone),
+            session.pid.to_string(),
+            session.command.clone().unwrap_or_default(),
+        ]
+    });
+    render(&["SESSION", "TENANT", "DOOR", "USER", "FROM", "SINCE", "PID", "COMMAND"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arguments::Format;
+    use bailiwick_client::fake;
+    use bailiwick_types::{Door, Moment, SessionId};
+
+    fn session(id: u32) -> SessionRecord {
+        SessionRecord {
+            id: SessionId(id),
+            tenant: "alice".parse().expect("valid"),
+            door: Door::Ssh,
+            user: "alice".to_owned(),
+            source: Some("192.0.2.7".to_owned()),
+            key: Some("ssh-ed25519 AAAA".to_owned()),
+            command: Some("sh -c \u{1b}[2J".to_owned()),
+            since: Moment(1_790_000_000),
+            uid: 9_934_464,
+            pid: 4711,
+        }
+    }
+
+    #[test]
+    fn a_line_for_each_and_nothing_that_a_tenant_wrote_is_more_than_text() {
+        let login = SessionRecord { source: None, command: None, ..session(8) };
+        let golden = "\
+SESSION   TENANT  DOOR  USER   FROM       SINCE                      PID   COMMAND
+00000007  alice   ssh   alice  192.0.2.7  2026-09-21T14:13:20+00:00  4711  sh -c \\u{1b}[2J
+00000008  alice   ssh   alice  -          2026-09-21T14:13:20+00:00  4711  -
+";
+        assert_eq!(text(&[session(7), login], &TimeZone::UTC), golden);
+        assert_eq!(text(&[], &TimeZone::UTC), "");
+        let json = serde_json::to_value(session(7)).expect("serialises");
+        for key in ["id", "tenant", "door", "user", "source", "key", "command", "since", "uid", "pid"] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_end_is_told_by_the_exit_status() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let cases = [
+            (vec![session(1)], Vec::new(), ExitStatus::Done),
+            (Vec::new(), vec![session(1)], ExitStatus::Failed),
+            (vec![session(1)], vec![session(2)], ExitStatus::Partly),
+        ];
+        let answers = cases.clone().map(|(ended, left, _)| vec![ControlReply::EndedSessions { ended, left }]);
+        let (daemon, served) = fake(temp.path(), answers.to_vec());
+        for (.., status) in cases {
+            let ending = Ending {
+                sessions: vec![SessionId(1)],
+                tenants: Vec::new(),
+                reason: Some("enough".to_owned()),
+                format: Format { json: false },
+            };
+            assert_eq!(kill(&daemon, ending), Ok(status));
+        }
+        let asked = served.join().expect("served");
+        let request = ControlRequest::EndSessions {
+            sessions: vec![SessionId(1)],
+            tenants: Vec::new(),
+            reason: Some("enough".to_owned()),
+        };
+        assert_eq!(asked[0], request);
+    }
+}

@@ -1,0 +1,191 @@
+//! A session's connection to `bailiwickd`, which counts it for as long as this client is there: kept, made anew when
+//! `bailiwickd` is replaced, and given up when it no longer wants to know. The session goes on without it.
+
+use crate::Daemon;
+use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
+use bailiwick_proto::{ControlReply, ControlRequest, Decoder, encode};
+use bailiwick_sys::{socket, stream};
+use bailiwick_types::SessionRecord;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Between two tries to reach a `bailiwickd` that is gone.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Who counts a session.
+#[derive(Debug)]
+pub(crate) struct Link<'a> {
+    daemon: &'a Daemon,
+    record: SessionRecord,
+    connection: Option<OwnedFd>,
+    decoder: Decoder,
+    /// When to look for `bailiwickd` again.
+    again: Option<Instant>,
+}
+
+impl<'a> Link<'a> {
+    /// Over the connection on which the session was let in.
+    pub(crate) fn new(daemon: &'a Daemon, record: SessionRecord, connection: OwnedFd) -> Self {
+        let mut link = Self { daemon, record, connection: None, decoder: Decoder::new(MAX_REPLY), again: None };
+        // Without it the session is not counted, and goes on.
+        link.connection = stream::never_block(&connection).ok().map(|()| connection);
+        link
+    }
+
+    /// What to wait for.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.as_ref().map(AsFd::as_fd)
+    }
+
+    /// When [`Self::tend`] has something to do though nothing was heard.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Hears what there is, if there is something, and looks for a new `bailiwickd` when it is time. The reason why the
+    /// session is to end, if it is.
+    pub(crate) fn tend(&mut self, is_heard: bool) -> Option<String> {
+        if is_heard {
+            let reason = self.hear();
+            if reason.is_some() {
+                return reason;
+            }
+        }
+        if self.again.is_some_and(|again| Instant::now() >= again) {
+            self.again = None;
+            self.resume();
+        }
+        None
+    }
+
+    fn hear(&mut self) -> Option<String> {
+        let connection = self.connection.as_ref()?;
+        let mut buffer = [0; 4096];
+        match socket::receive(connection, &mut buffer, 0) {
+            Ok((len @ 1.., _)) => self.decoder.push(&buffer[..len]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Ok(_) | Err(_) => self.lose(),
+        }
+        loop {
+            match self.decoder.next() {
+                Ok(Some(ControlReply::End { reason })) => return Some(reason),
+                Ok(Some(ControlReply::Failed(_))) | Err(_) => {
+                    // It does not want to know, now or later.
+                    self.connection = None;
+                    return None;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+            }
+        }
+    }
+
+    fn lose(&mut self) {
+        self.connection = None;
+        self.decoder = Decoder::new(MAX_REPLY);
+        self.again = Some(Instant::now() + AGAIN);
+    }
+
+    fn resume(&mut self) {
+        let request = ControlRequest::Resume(Box::new(self.record.clone()));
+        let Ok(frame) = encode(&request, MAX_REQUEST) else { return };
+        let reached = socket::connect_at_once(&self.daemon.path)
+            .and_then(|connection| Ok((socket::send(&connection, &frame, &[])?, connection)));
+        match reached {
+            // A record fits into any socket's buffer.
+            Ok((sent, connection)) if sent == frame.len() => self.connection = Some(connection),
+            _ => self.lose(),
+        }
+    }
+
+    /// Tells how the session has ended.
+    pub(crate) fn end(self, status: u8) {
+        let Some(connection) = self.connection else { return };
+        if let Ok(frame) = encode(&ControlRequest::Ended { status }, MAX_REQUEST) {
+            // Whoever does not hear it knows that the session is over.
+            drop(socket::send(&connection, &frame, &[]));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_types::{Door, Moment, SessionId};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::Path;
+
+    fn record() -> SessionRecord {
+        SessionRecord {
+            id: SessionId(7),
+            tenant: "alice".parse().expect("a name"),
+            door: Door::Ssh,
+            user: "alice".to_owned(),
+            source: None,
+            key: None,
+            command: Some("sh".to_owned()),
+            since: Moment(1),
+            uid: 1,
+            pid: 2,
+        }
+    }
+
+    fn listen(runtime: &Path) -> (Daemon, UnixListener) {
+        let daemon = Daemon::of(runtime);
+        std::fs::create_dir_all(daemon.path.parent().expect("has a parent")).expect("directory");
+        drop(std::fs::remove_file(&daemon.path));
+        let listener = UnixListener::bind(&daemon.path).expect("binds");
+        (daemon, listener)
+    }
+
+    fn tell(to: &UnixStream, reply: &ControlReply) {
+        socket::send(to, &encode(reply, MAX_REPLY).expect("small"), &[]).expect("sends");
+    }
+
+    fn told(from: &UnixStream) -> ControlRequest {
+        let mut buffer = [0; 4096];
+        let (len, _) = socket::receive(from, &mut buffer, 0).expect("receives");
+        let mut decoder = Decoder::new(MAX_REQUEST);
+        decoder.push(&buffer[..len]);
+        decoder.next().expect("valid").expect("whole")
+    }
+
+    #[test]
+    fn a_reason_to_end_is_heard_and_the_end_is_told() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let (daemon, _listener) = listen(temp.path());
+        let (ours, theirs) = UnixStream::pair().expect("pair");
+        let mut link = Link::new(&daemon, record(), ours.into());
+        assert_eq!((link.tend(false), link.tend(true)), (None, None), "nothing is there");
+        tell(&theirs, &ControlReply::End { reason: "enough".to_owned() });
+        assert_eq!(link.tend(true).as_deref(), Some("enough"));
+        link.end(7);
+        assert_eq!(told(&theirs), ControlRequest::Ended { status: 7 });
+    }
+
+    #[test]
+    fn a_new_daemon_is_told_who_is_in() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let (daemon, listener) = listen(temp.path());
+        let (ours, theirs) = UnixStream::pair().expect("pair");
+        let mut link = Link::new(&daemon, record(), ours.into());
+        drop(theirs);
+        drop(listener);
+        assert_eq!(link.tend(true), None);
+        assert!(link.fd().is_none() && link.due().is_some());
+        let wait = |link: &mut Link<'_>| {
+            std::thread::sleep(AGAIN);
+            link.tend(false)
+        };
+        assert_eq!(wait(&mut link), None);
+        assert!(link.fd().is_none() && link.due().is_some(), "nobody listens yet");
+        let (_, listener) = listen(temp.path());
+        assert_eq!(wait(&mut link), None);
+        let (stream, _) = listener.accept().expect("connects");
+        assert_eq!(told(&stream), ControlRequest::Resume(Box::new(record())));
+        tell(&stream, &ControlReply::Failed(bailiwick_proto::Failure::of(bailiwick_types::ExitStatus::Refused, "no")));
+        assert_eq!(link.tend(true), None);
+        assert!(link.fd().is_none() && link.due().is_none(), "it does not want to know");
+    }
+}
