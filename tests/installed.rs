@@ -485,20 +485,18 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     assert_eq!(ok(&format!("id -un {id}; id -Gn alice")), "alice\nbailiwick-tenants\n");
     // The worst that the rest of the configuration can say: sshd's own sftp, which serves the host's files.
     ok("sed -i.before 's|^Subsystem.*|Subsystem sftp internal-sftp|' /etc/ssh/sshd_config; systemctl restart ssh");
-    let options =
-        "-i /root/key -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
-    let ssh = |more: &str, command: &str| sh(&format!("ssh {options} {more} alice@127.0.0.1 {command}"));
+    let ssh = |more: &str, command: &str| sh(&format!("ssh {OPTIONS} {more} alice@127.0.0.1 {command}"));
 
     assert_eq!(ssh("", "'id -u; pwd; echo $SSH_AUTH_SOCK; exit 7'"), (7, "1000\n/home/alice\n\n".to_owned()));
     let (status, said) = ssh("-tt", "'tty; echo $TERM'");
     assert!(status == 0 && said.starts_with("/dev/pts/"), "{said}");
     std::fs::write("/root/sent", vec![7_u8; 3_000_000]).expect("writes");
-    ok(&format!("printf 'put /root/sent a\\nget a /root/back\\n' | sftp {options} -b - alice@127.0.0.1"));
+    ok(&format!("printf 'put /root/sent a\\nget a /root/back\\n' | sftp {OPTIONS} -b - alice@127.0.0.1"));
     ok("cmp /root/sent /root/back");
     for old in ["", "-O"] {
-        ok(&format!("rm /root/back; scp {old} {options} alice@127.0.0.1:a /root/back; cmp /root/sent /root/back"));
+        ok(&format!("rm /root/back; scp {old} {OPTIONS} alice@127.0.0.1:a /root/back; cmp /root/sent /root/back"));
     }
-    ok(&format!("rm /root/back; rsync -e 'ssh {options}' alice@127.0.0.1:a /root/back; cmp /root/sent /root/back"));
+    ok(&format!("rm /root/back; rsync -e 'ssh {OPTIONS}' alice@127.0.0.1:a /root/back; cmp /root/sent /root/back"));
     assert_eq!(ok("bailiwick exec alice -- stat -c %u:%s /home/alice/a"), "1000:3000000\n");
 
     // Nothing of the host: no network through it, no agent, no other way to prove who one is.
@@ -519,7 +517,7 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     );
 
     // While somebody is in, what sshd and systemd run for it on the host is no stray: it has no id of the jail's.
-    let (_, held) = sh(&format!("ssh {options} alice@127.0.0.1 'sleep 60' > /dev/null 2>&1 & echo $!"));
+    let (_, held) = sh(&format!("ssh {OPTIONS} alice@127.0.0.1 'sleep 60' > /dev/null 2>&1 & echo $!"));
     until("it is in", || ok("bailiwick exec alice -- pgrep -c sleep || true").trim() == "1");
     ok("bailiwick audit alice");
     let sessions: serde_json::Value = serde_json::from_str(&ok("bailiwick sessions alice --json")).expect("json");
@@ -537,7 +535,7 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     ok("systemctl start bailiwickd.socket bailiwickd.service");
     until("it is back", || ssh("", "true").0 == 0);
     // A key that goes opens no door any more, and ends what it has opened when the operator wants that.
-    let (_, held) = sh(&format!("ssh {options} alice@127.0.0.1 'sleep 60' > /dev/null 2>&1 & echo $!"));
+    let (_, held) = sh(&format!("ssh {OPTIONS} alice@127.0.0.1 'sleep 60' > /dev/null 2>&1 & echo $!"));
     until("it is in", || ok("bailiwick sessions").contains("sleep 60"));
     declare("");
     assert_eq!(ssh("", "true").0, 255);
@@ -554,4 +552,132 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     assert!(status == 4 && said.contains("rename the tenant"), "{status} {said}");
     ok("getent passwd daemon | grep -q ^daemon:x:1:; bailiwick delete daemon --purge");
     ok("mv /etc/ssh/sshd_config.before /etc/ssh/sshd_config; systemctl restart ssh");
+}
+
+/// A login that waits to be told with which status it is to end.
+struct Login(Child);
+
+impl Login {
+    /// Over one of a tenant's connections: sshd lets ten sessions share one, and each takes a second to make here.
+    fn begin(tenant: &str, connection: usize) -> Self {
+        let shared = format!("-o ControlMaster=auto -o ControlPath=/run/crowd-{connection}-%r -o ControlPersist=yes");
+        let line = format!("exec ssh {OPTIONS} {shared} {tenant}@127.0.0.1 'echo in; read status; exit $status'");
+        let mut command = Command::new("bash");
+        command.args(["-c", &line]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Self(command.spawn().expect("bash runs"))
+    }
+
+    fn is_in(&mut self) {
+        let mut said = [0; 3];
+        std::io::Read::read_exact(self.0.stdout.as_mut().expect("a pipe"), &mut said).expect("it is let in");
+        assert_eq!(&said, b"in\n");
+    }
+
+    fn end(mut self, status: u8) {
+        let told = format!("{status}\n");
+        self.0.stdin.as_mut().expect("a pipe").write_all(told.as_bytes()).expect("it reads");
+        assert_eq!(self.0.wait().expect("ends").code(), Some(i32::from(status)), "{}", journal());
+    }
+}
+
+const OPTIONS: &str =
+    "-i /root/key -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+
+/// Sessions that are in, by the daemon's count.
+fn count_sessions() -> usize {
+    let (status, text) = sh("bailiwick sessions --json");
+    let list = serde_json::from_str::<serde_json::Value>(&text).ok();
+    list.filter(|_| status == 0).and_then(|list| Some(list.as_array()?.len())).unwrap_or(usize::MAX)
+}
+
+/// All are in at once, a daemon that is killed does not lose one, and each ends with its own status.
+fn crowd(what: &str, tenants: &[String], each: usize) {
+    let begin = Instant::now();
+    let mut logins = Vec::new();
+    for number in 0..each {
+        // Some at a time: sshd drops who comes in too large a crowd before it has said who it is.
+        for some in tenants.chunks(5) {
+            let mut fresh: Vec<Login> = some.iter().map(|tenant| Login::begin(tenant, number / 10)).collect();
+            fresh.iter_mut().for_each(Login::is_in);
+            logins.append(&mut fresh);
+        }
+    }
+    let entered = begin.elapsed();
+    let all = tenants.len() * each;
+    assert_eq!(count_sessions(), all);
+    let (status, said) = sh(&format!("ssh {OPTIONS} {}@127.0.0.1 true", tenants[0]));
+    assert!(status == 6 && said.contains(&format!("{each} sessions")), "{status} {said}");
+    let rss = ok(&format!("awk '/^VmRSS/ {{ print $2 }}' /proc/{}/status", main_pid("bailiwickd.service")));
+    ok("systemctl kill -s KILL bailiwickd");
+    let killed = Instant::now();
+    until("all are known again", || count_sessions() == all);
+    tell(&format!(
+        "{what}: {all} sessions, each in after {} ms, bailiwickd {} KiB; all known {} ms after its kill -9",
+        entered.as_millis() / all as u128,
+        rss.trim(),
+        killed.elapsed().as_millis()
+    ));
+    for (index, login) in logins.into_iter().enumerate() {
+        login.end(u8::try_from(index % 200).expect("small"));
+    }
+    until("all have left", || count_sessions() == 0);
+}
+
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn a_crowd_is_in_at_once_and_nobody_is_lost() {
+    host();
+    ok("test -e /root/key || ssh-keygen -q -t ed25519 -N '' -f /root/key; systemctl restart ssh");
+    let key = std::fs::read_to_string("/root/key.pub").expect("a key");
+    let write = |path: String, text: String| std::fs::write(path, text).expect("writes");
+    let declare = |tenants: &[String], sessions: usize| {
+        let limits = format!("[limits]\nsessions = {sessions}\ntasks = 500\nmemory = \"256M\"\ndisk = \"unlimited\"\n");
+        write(
+            "/etc/bailiwick/plans.d/crowd.toml".to_owned(),
+            format!("profile = \"web\"\ndoors = [\"exec\", \"ssh\"]\n{limits}"),
+        );
+        for tenant in tenants {
+            let text = format!("plan = \"crowd\"\n[login]\nssh_keys = [{:?}]\n", key.trim());
+            write(format!("/etc/bailiwick/tenants.d/{tenant}.toml"), text);
+        }
+        ok("bailiwick apply");
+    };
+    let one = ["one".to_owned()];
+    declare(&one, 100);
+    crowd("one tenant", &one, 100);
+    let many: Vec<String> = (0..50).map(|number| format!("crowd{number}")).collect();
+    declare(&many, 10);
+    crowd("50 tenants", &many, 10);
+    ok("bailiwick audit");
+    for tenant in many.iter().chain(&one) {
+        sh(&format!("for path in /run/crowd-*-{tenant}; do ssh -o ControlPath=$path -O exit {tenant}@127.0.0.1; done"));
+        ok(&format!("bailiwick delete {tenant} --purge"));
+    }
+    ok("rm /etc/bailiwick/plans.d/crowd.toml");
+}
+
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn a_transfer_of_a_gigabyte_does_not_notice_the_death_of_bailiwickd() {
+    host();
+    ok("test -e /root/key || ssh-keygen -q -t ed25519 -N '' -f /root/key; systemctl restart ssh");
+    let key = std::fs::read_to_string("/root/key.pub").expect("a key");
+    let text = format!("plan = \"small\"\n[login]\nssh_keys = [{:?}]\n", key.trim());
+    std::fs::write("/etc/bailiwick/tenants.d/alice.toml", text).expect("writes");
+    ok("bailiwick apply");
+    ok("head -c 1G /dev/urandom > /root/sent");
+    let line = format!("printf 'put /root/sent a\n' | sftp {OPTIONS} -b - alice@127.0.0.1");
+    let mut transfer = Command::new("bash").args(["-c", &line]).stdout(Stdio::null()).spawn().expect("bash runs");
+    let mut kills = 0;
+    while transfer.try_wait().expect("waits").is_none() {
+        ok("systemctl kill -s KILL bailiwickd; systemctl reset-failed bailiwickd");
+        kills += 1;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert!(transfer.wait().expect("ends").success(), "{}", journal());
+    assert!(kills > 3, "it was too fast to be disturbed: {kills}");
+    ok(
+        "bailiwick exec alice -- cat /home/alice/a | cmp - /root/sent; bailiwick exec alice -- rm /home/alice/a; rm /root/sent",
+    );
+    tell(&format!("1 GiB by sftp: whole, with bailiwickd killed {kills} times"));
 }
