@@ -5,7 +5,8 @@ OUT       := $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 TARGET    := $(shell uname -m)-unknown-linux-gnu
 STAGE     := target/stage/$(OUT)
 CARGO     ?= cargo
-# PID 1 of a jail must need no loader: the one that it would find is the tenant's.
+# PID 1 of a jail must need no loader: the one that it would find is the tenant's. The login shell needs none either:
+# nothing that its environment names can be loaded into it, and it starts sooner.
 STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
 
 .PHONY: all build stage stage-failpoints deps demo test vm-test deb lint fmt clean bench
@@ -19,10 +20,10 @@ build:
 ## stage: every program of one profile, side by side, as an installation has them
 stage: deps
 	$(CARGO) build --locked --profile $(PROFILE) --bins
-	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-init --target $(TARGET)
+	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-init -p bailiwick-shell --target $(TARGET)
 	mkdir -p $(STAGE)
-	install -m 0755 $(addprefix target/$(OUT)/,bailiwick bailiwickd bailiwick-shell bailiwick-warden) $(STAGE)
-	install -m 0755 target/$(TARGET)/$(OUT)/bailiwick-init $(STAGE)
+	install -m 0755 $(addprefix target/$(OUT)/,bailiwick bailiwickd bailiwick-warden) $(STAGE)
+	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick-init bailiwick-shell) $(STAGE)
 
 ## stage-failpoints: the same with a warden whose steps can be made to fail (tests only)
 stage-failpoints: stage

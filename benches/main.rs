@@ -6,6 +6,7 @@
 //!
 //! Danger: it must stay a program of one thread. It moves between mount namespaces, and the floor clones it.
 
+mod doors;
 mod floor;
 mod jails;
 mod machine;
@@ -131,6 +132,15 @@ fn measure(rounds: usize) -> Report {
         tables.extend(entering(rounds, &peers, &jails, &container));
         jails.stop("web");
     }
+    {
+        let mut host = Host::new();
+        let _runtime = machine::Runtime::below(&host.path("run"));
+        host.write("etc/tenants.d/web.toml", "plan = \"web\"\ndoors = [\"exec\", \"ssh\"]\n");
+        host.start();
+        host.ok(&["apply"]);
+        say("doors");
+        tables.extend(doors(rounds, &Peers::new(&host), &host));
+    }
     Report { machine: Machine::here(), rounds, tables, memory }
 }
 
@@ -220,6 +230,43 @@ fn entering(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>, container: &pee
             series: interleave(rounds, &mut subjects),
         });
     }
+    tables
+}
+
+/// By the way that a tenant takes.
+fn doors(rounds: usize, peers: &Peers<'_>, host: &Host) -> Vec<Table> {
+    let bash = ["/bin/bash", "-c", doors::WISH];
+    let shell = doors::Shell::new(host, "web");
+    let mut tables = Vec::new();
+    {
+        let jails = Jails::new(host, peers.payload());
+        jails.start("web");
+        let (crun, runc) = (peers.container(), peers.runc_container());
+        let mut subjects = vec![
+            peers.native("native", &bash),
+            jails.command_line("web", &bash),
+            shell.alone(),
+            peers.nsenter(jails.pid("web"), &bash),
+            peers.crun_exec(&crun, &bash),
+            peers.runc_exec(&runc, &bash),
+        ];
+        tables.push(Table {
+            title: "Enter by a door: `bash -c true`".to_owned(),
+            note: "`bailiwick-shell` as sshd starts it. The jail is of profile `web` with every wall up; the peers have no \
+                   system-call filter and no Landlock."
+                .to_owned(),
+            references: vec![0],
+            series: interleave(rounds, &mut subjects),
+        });
+    }
+    let sshd = doors::Sshd::new(host, &shell, "web");
+    let mut subjects = vec![sshd.plain(), sshd.through("web")];
+    tables.push(Table {
+        title: "A whole login: `ssh USER@127.0.0.1 true`".to_owned(),
+        note: "One sshd, keys of Ed25519. The user of the host gets the host; the tenant gets its jail.".to_owned(),
+        references: vec![0],
+        series: interleave((rounds / 2).max(1), &mut subjects),
+    });
     tables
 }
 

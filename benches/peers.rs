@@ -41,6 +41,13 @@ pub(crate) struct Container<'a> {
     id: String,
 }
 
+/// The same of runc.
+#[derive(Debug)]
+pub(crate) struct RuncContainer<'a> {
+    peers: &'a Peers<'a>,
+    id: String,
+}
+
 impl<'a> Peers<'a> {
     /// Builds the payload and the root.
     pub(crate) fn new(host: &'a Host) -> Self {
@@ -240,6 +247,27 @@ impl<'a> Peers<'a> {
         Subject::one("crun exec", move || self.in_plain(|| time(|| run(&mut command))))
     }
 
+    /// The same by `runc`, in a container of its own.
+    pub(crate) fn runc_container(&self) -> RuncContainer<'_> {
+        let id = self.id("runc");
+        let mut start = self.runc_verb("run");
+        start.arg("--detach").arg("--bundle").arg(self.host.path("peers/sleeping")).arg(&id);
+        self.in_plain(|| run(&mut start));
+        RuncContainer { peers: self, id }
+    }
+
+    pub(crate) fn runc_exec<'s>(&'s self, container: &RuncContainer<'_>, argv: &[&str]) -> Subject<'s> {
+        let mut command = self.runc_verb("exec");
+        command.arg(&container.id).args(argv);
+        Subject::one("runc exec", move || self.in_plain(|| time(|| run(&mut command))))
+    }
+
+    fn runc_verb(&self, verb: &str) -> Command {
+        let mut command = command(&["runc", "--root"]);
+        command.arg(self.host.path("run/runc")).arg(verb);
+        command
+    }
+
     /// Ends what a failure has left. Without one there is nothing to end.
     fn end(&self, id: &str) {
         let mut stop = self.crun_verb("delete");
@@ -257,19 +285,27 @@ impl Drop for Peers<'_> {
     }
 }
 
+impl Drop for RuncContainer<'_> {
+    fn drop(&mut self) {
+        let mut stop = self.peers.runc_verb("delete");
+        stop.args(["--force", &self.id]).stderr(Stdio::null());
+        self.peers.in_plain(|| stop.status().ok());
+    }
+}
+
 impl Drop for Container<'_> {
     fn drop(&mut self) {
         self.peers.end(&self.id);
     }
 }
 
-fn command(argv: &[&str]) -> Command {
+pub(crate) fn command(argv: &[&str]) -> Command {
     let mut command = Command::new(argv[0]);
     command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null());
     command
 }
 
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(status.success(), "{command:?}: {status}");
 }

@@ -192,7 +192,9 @@ fn no_wish_of_a_client_reaches_the_host() {
             let output = run(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), batch.as_bytes());
             assert!(!output.status.success() && std::fs::metadata(&back).is_err(), "{tenant}: {path}");
         }
-        // What would make a program of the host's misbehave means nothing to one that reads none of it.
+        // What would make a program of the host's misbehave means nothing to one that reads none of it, and has no loader.
+        let program = std::fs::File::open(host.path("bin/bailiwick-shell")).expect("opens");
+        assert!(!bailiwick_sys::elf::needs_loader(program).expect("a program"));
         let mut command = ssh(&host, &[tenant, "env"]);
         for key in ["BASH_ENV", "ENV", "SHELLOPTS", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "XDG_CONFIG_HOME"] {
             command.env(key, "/forged");

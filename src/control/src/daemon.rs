@@ -37,7 +37,7 @@ const AGAIN_TIME: Duration = Duration::from_secs(1);
 const ASKED_AT_ONCE: usize = 32;
 
 /// How long clients may take to end their sessions.
-const END_TIME: Duration = Duration::from_secs(3);
+const END_TIME: Duration = Duration::from_secs(5);
 
 type Roster = BTreeMap<TenantName, RosterEntry>;
 
