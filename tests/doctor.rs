@@ -5,7 +5,15 @@ use bailiwick_types::{Hierarchy, HostFacts, QuotaFacts};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// One at a time: each takes all that the machine has.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Where the throw-away host is.
 const FOLDER: &str = ".bailiwick-probe";
@@ -45,6 +53,7 @@ fn looks(host: &Host, facts: &HostFacts) {
 
 #[test]
 fn every_limit_of_this_host_and_of_btrfs_is_run_into() {
+    let _alone = alone();
     let host = Host::new();
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
     looks(&host, &facts);
@@ -80,6 +89,7 @@ fn processes(host: &Host) -> Vec<String> {
 
 #[test]
 fn what_an_interrupted_probe_made_is_taken_down() {
+    let _alone = alone();
     let host = Host::new();
     let (mut probe, said) = begun(&host);
     assert!(Command::new("kill").args(["-INT", &probe.id().to_string()]).status().expect("kill").success());
@@ -92,6 +102,7 @@ fn what_an_interrupted_probe_made_is_taken_down() {
 
 #[test]
 fn what_a_killed_probe_made_is_taken_down_by_the_next() {
+    let _alone = alone();
     let host = Host::new();
     let (mut probe, said) = begun(&host);
     let other = host.cli(&["doctor", "--probe"]);

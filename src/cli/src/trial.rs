@@ -23,8 +23,11 @@ const READY_TIME: Duration = Duration::from_secs(30);
 const FOLDER: &str = ".bailiwick-probe";
 /// What is written last of its policy.
 const TENANT: &str = "etc/tenants.d/probe.toml";
-/// Ids far above those of any tenant. Project ids and user ids alike.
-const FIRST_ID: u32 = 4_294_770_688;
+/// Ids far above those of any tenant; project ids and user ids alike. Those below are for probes of other state directories
+/// at the same time, on the same file system perhaps, whose quotas must not be counted together.
+const LAST_ID: u32 = 4_294_770_688;
+const APART: u32 = 2 * 65_536;
+const SLOTS: u32 = 256;
 
 const PLAN: &str = "\
 profile = \"web\"
@@ -161,8 +164,9 @@ impl Throwaway {
         for (path, mode) in [(folder, 0o711), (&etc, 0o755)] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         }
+        let first_id = LAST_ID - std::process::id() % SLOTS * APART;
         let config = format!(
-            "state_dir = {:?}\nruntime_dir = {:?}\nids = {{ first = {FIRST_ID}, per_tenant = 65536 }}\nrequire = []\n\
+            "state_dir = {:?}\nruntime_dir = {:?}\nids = {{ first = {first_id}, per_tenant = 65536 }}\nrequire = []\n\
              reserve = {{ memory = \"0\", tasks = 1, disk = \"0\" }}\nadmins = [\"root\"]\nuser = {:?}\n",
             folder.join("state"),
             folder.join("run"),
