@@ -145,6 +145,7 @@ mod tests {
             },
             login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },
             services: Vec::new(),
+            timers: Vec::new(),
         }
     }
 

@@ -9,9 +9,10 @@ use bailiwick_plan::disk::{DiskPlan, bytes_in_words, inodes_in_words};
 use bailiwick_plan::nominal;
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{
-    Bound, ByteSize, DiskFact, HostFacts, LimitFact, LimitReport, ObservedJail, QuotaFact, SessionCount, TenantReport,
-    Verdict,
+    Bound, ByteSize, DiskFact, Door, HostFacts, LimitFact, LimitReport, ObservedJail, QuotaFact, SessionCount,
+    TenantReport, Verdict,
 };
+use std::collections::BTreeMap;
 
 /// The rows of a report, and what is wrong with them.
 pub(crate) fn limits(
@@ -53,15 +54,21 @@ pub(crate) fn limits(
     (rows, faults)
 }
 
-/// Adds the limit that the daemon holds by itself: it counts who is in.
-pub fn add_sessions(report: &mut TenantReport, tenant: &Tenant, count: SessionCount) {
-    let declared = tenant.settings.limits.sessions.to_string();
-    report.limits.push(with_headroom(LimitReport {
-        used: Some(count.now),
-        peak: Some(count.most),
-        faults: Some(count.refused),
-        ..row("sessions", declared.clone(), Some(declared))
-    }));
+/// Adds the limits that the daemon holds by itself: it counts who is in, by all doors and by each.
+pub fn add_sessions(report: &mut TenantReport, tenant: &Tenant, all: SessionCount, by: &BTreeMap<Door, SessionCount>) {
+    let limits = &tenant.settings.limits;
+    let each = Door::ALL.iter().filter_map(|door| {
+        let (key, most) = limits.sessions_by(*door)?;
+        Some((key, most.to_string(), by.get(door).copied().unwrap_or_default()))
+    });
+    for (key, declared, count) in std::iter::once(("sessions", limits.sessions.to_string(), all)).chain(each) {
+        report.limits.push(with_headroom(LimitReport {
+            used: Some(count.now),
+            peak: Some(count.most),
+            faults: Some(count.refused),
+            ..row(key, declared.clone(), Some(declared))
+        }));
+    }
 }
 
 /// A row with all that it is made of, and what follows from it.

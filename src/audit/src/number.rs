@@ -26,6 +26,10 @@ const LIMITS: &[(&str, Number, Kind)] = &[
     ("disk", Bytes, Kind::Level),
     ("inodes", Things, Kind::Level),
     ("sessions", Things, Kind::Level),
+    ("sessions_exec", Things, Kind::Level),
+    ("sessions_ssh", Things, Kind::Level),
+    ("sessions_sftp", Things, Kind::Level),
+    ("sessions_cron", Things, Kind::Level),
     ("tmp", Bytes, Kind::Level),
     ("shm", Bytes, Kind::Level),
 ];
@@ -70,6 +74,7 @@ mod tests {
             ("swap", "2G with memory", Some(1 << 30), Some(1 << 30)),
             ("tasks", "100", Some(1), Some(99)),
             ("sessions", "3", Some(3), Some(0)),
+            ("sessions_ssh", "3", Some(1), Some(2)),
             ("inodes", "200k", Some(0), Some(200_000)),
             ("memory", "unlimited", Some(1), None),
             ("io_read", "1M", Some(1), None),

@@ -118,6 +118,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: Option<SessionCommand>,
     },
+    /// Show what is run at times: when next, and how it ended last
+    Timers {
+        #[command(flatten)]
+        tenants: Any,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Start jails
     Start {
         #[command(flatten)]
@@ -466,7 +473,7 @@ mod tests {
             .take_while(|line| !line.is_empty())
             .filter_map(|line| line.split_whitespace().next())
             .collect();
-        let golden = "check dump doctor plan apply list show status exec shell sessions start stop restart suspend unsuspend \
+        let golden = "check dump doctor plan apply list show status exec shell sessions timers start stop restart suspend unsuspend \
                       freeze thaw create delete audit usage history top faults incidents reload keys generate help";
         assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
     }
@@ -494,6 +501,7 @@ mod tests {
             "doctor --json",
             "apply a b --dry-run",
             "apply --now a",
+            "timers a --json",
             "sessions",
             "sessions a b --json",
             "sessions kill 0f3a91c7 00000001 --reason enough",

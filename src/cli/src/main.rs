@@ -84,6 +84,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Sessions { tenants, format, what: None } => {
             done(sessions::list(&daemon()?, tenants.tenants, format.into()))?
         }
+        Command::Timers { tenants, format } => done(sessions::timers(&daemon()?, tenants.tenants, format.into()))?,
         Command::List { format } => done(inspect::list(&daemon()?, format.into()))?,
         Command::Show { tenant, format } => done(inspect::show(&daemon()?, tenant, format.into()))?,
         Command::Status { format } => done(inspect::status(&daemon()?, format.into()))?,

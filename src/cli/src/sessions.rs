@@ -1,4 +1,4 @@
-//! `sessions` and `sessions kill`: who is in, and out with them.
+//! `sessions`, `sessions kill` and `timers`: who is in, out with them, and what comes in by itself.
 
 use crate::arguments::Ending;
 use crate::output::{self, Form};
@@ -6,7 +6,7 @@ use crate::table::render;
 use crate::usage::{clock, local};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{ExitStatus, SessionRecord, TenantName};
+use bailiwick_types::{ExitStatus, Moment, SessionRecord, TenantName, TimerReport, TimerRun};
 use jiff::tz::TimeZone;
 
 /// `bailiwick sessions`.
@@ -45,6 +45,38 @@ pub(crate) fn kill(daemon: &Daemon, ending: Ending) -> Result<ExitStatus, Failur
     })
 }
 
+/// `bailiwick timers`.
+pub(crate) fn timers(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Result<(), Failure> {
+    let ControlReply::Timers(timers) = daemon.ask(&ControlRequest::Timers { tenants })? else {
+        return Err(AskError::Unexpected.into());
+    };
+    output::show(form, &timers, |timers| timers_text(timers, &local()))
+}
+
+fn timers_text(timers: &[TimerReport], zone: &TimeZone) -> String {
+    if timers.is_empty() {
+        return String::new();
+    }
+    let moment = |moment: Option<Moment>| moment.map(|moment| clock(moment, zone)).unwrap_or_default();
+    let how = |run: &TimerRun| match (&run.refused, run.status, run.ended) {
+        (Some(why), ..) => format!("not run: {why}"),
+        (None, Some(status), _) => status.to_string(),
+        (None, None, None) => "runs".to_owned(),
+        (None, None, Some(_)) => "unknown".to_owned(),
+    };
+    let rows = timers.iter().map(|timer| {
+        vec![
+            timer.tenant.to_string(),
+            timer.timer.to_string(),
+            timer.schedule.clone(),
+            moment(timer.next),
+            moment(timer.last.as_ref().map(|run| run.begun)),
+            timer.last.as_ref().map(how).unwrap_or_default(),
+        ]
+    });
+    render(&["TENANT", "TIMER", "SCHEDULE", "NEXT", "LAST", "STATUS"], rows)
+}
+
 fn text(sessions: &[SessionRecord], zone: &TimeZone) -> String {
     if sessions.is_empty() {
         return String::new();
@@ -69,7 +101,7 @@ mod tests {
     use super::*;
     use crate::arguments::Format;
     use bailiwick_client::fake;
-    use bailiwick_types::{Door, Moment, SessionId};
+    use bailiwick_types::{Door, SessionId};
 
     fn session(id: u32) -> SessionRecord {
         SessionRecord {
@@ -100,6 +132,36 @@ SESSION   TENANT  DOOR  USER   FROM       SINCE                      PID   COMMA
         for key in ["id", "tenant", "door", "user", "source", "key", "command", "since", "uid", "pid"] {
             assert!(json.get(key).is_some(), "{key}");
         }
+    }
+
+    #[test]
+    fn a_timer_says_when_it_runs_and_how_it_ran() {
+        let timer = |timer: &str, next: Option<u64>, last: Option<TimerRun>| TimerReport {
+            tenant: "alice".parse().expect("valid"),
+            timer: timer.parse().expect("valid"),
+            schedule: "daily".to_owned(),
+            next: next.map(Moment),
+            last,
+        };
+        let run = |ended: Option<u64>, status, refused: Option<&str>| {
+            let (begun, refused) = (Moment(1_790_000_000), refused.map(str::to_owned));
+            Some(TimerRun { begun, ended: ended.map(Moment), status, refused })
+        };
+        let golden = "\
+TENANT  TIMER  SCHEDULE  NEXT                       LAST                       STATUS
+alice   a      daily     2026-09-22T00:00:00+00:00  2026-09-21T14:13:20+00:00  7
+alice   b      daily     -                          2026-09-21T14:13:20+00:00  runs
+alice   c      daily     -                          2026-09-21T14:13:20+00:00  not run: full
+alice   d      daily     -                          -                          -
+";
+        let timers = [
+            timer("a", Some(1_790_035_200), run(Some(1_790_000_001), Some(7), None)),
+            timer("b", None, run(None, None, None)),
+            timer("c", None, run(Some(1_790_000_001), None, Some("full"))),
+            timer("d", None, None),
+        ];
+        assert_eq!(timers_text(&timers, &TimeZone::UTC), golden);
+        assert_eq!(timers_text(&[], &TimeZone::UTC), "");
     }
 
     #[test]

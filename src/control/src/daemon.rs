@@ -5,6 +5,7 @@ use crate::permission::Permission;
 use crate::reconcile::{Need, decide};
 use crate::recorder::Recorder;
 use crate::sessions::{Counted, Newcomer, Sessions};
+use crate::timers::Timers;
 use crate::warden_link::WardenLink;
 use bailiwick_plan::difference;
 use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
@@ -16,7 +17,7 @@ use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
 use bailiwick_types::{
     Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed, SessionId,
-    SessionRecord, TenantName,
+    SessionRecord, TenantName, TenantReport, TimerReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -87,6 +88,7 @@ pub struct Daemon {
     /// Ids of tenants as the warden last told them: what a session needs to know, so that none waits for the warden.
     ids: Mutex<BTreeMap<TenantName, IdRange>>,
     sessions: Arc<Sessions>,
+    timers: Timers,
     recorder: OnceLock<Recorder>,
     /// Something has changed that [`Self::keep`] should see to now.
     changed: tokio::sync::Notify,
@@ -116,6 +118,7 @@ impl Daemon {
             link,
             ids: Mutex::default(),
             sessions: Arc::default(),
+            timers: Timers::default(),
             recorder: OnceLock::new(),
             changed: tokio::sync::Notify::new(),
             changing: tokio::sync::Mutex::default(),
@@ -165,6 +168,16 @@ impl Daemon {
         lock(&self.loaded).policy.tenants.get(tenant).map(|tenant| tenant.settings.limits.clone())
     }
 
+    pub(crate) fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    /// Those that have any, as they were last declared.
+    pub(crate) fn tenants_with_timers(&self) -> Vec<Tenant> {
+        let loaded = lock(&self.loaded);
+        loaded.policy.tenants.values().filter(|tenant| !tenant.timers.is_empty()).cloned().collect()
+    }
+
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions
     }
@@ -193,6 +206,7 @@ impl Daemon {
         if let Some(policy) = reading.policy {
             loaded.policy = policy;
             loaded.invalid = reading.invalid;
+            self.timers.look_again();
         }
         failure.map_or(Ok(()), Err)
     }
@@ -465,7 +479,7 @@ impl Daemon {
                 self.ask_inits(&mut observed).await;
                 let [observed] = observed;
                 let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
-                bailiwick_audit::add_sessions(&mut report, tenant, self.sessions.of(name));
+                self.add_sessions(&mut report, tenant);
                 report.limits
             }
             None => Vec::new(),
@@ -486,6 +500,11 @@ impl Daemon {
                 .unwrap_or_default(),
             limits,
         })
+    }
+
+    fn add_sessions(&self, report: &mut TenantReport, tenant: &Tenant) {
+        let (all, by) = (self.sessions.of(&tenant.name), self.sessions.by_door(&tenant.name));
+        bailiwick_audit::add_sessions(report, tenant, all, &by);
     }
 
     /// The difference between declared and actual.
@@ -664,7 +683,7 @@ impl Daemon {
             self.ask_inits(&mut all).await;
             for (tenant, observed) in portion.iter().zip(all) {
                 let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
-                bailiwick_audit::add_sessions(&mut report, tenant, self.sessions.of(&tenant.name));
+                self.add_sessions(&mut report, tenant);
                 if let (Depth::Probe, Some(jail), Some(ids)) = (depth, &observed.jail, observed.ids)
                     && !jail.frozen
                 {
@@ -689,7 +708,7 @@ impl Daemon {
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let client = Client { door: Door::Exec, uid: permission.uid, pid, source: None, key: None };
-        let entered = async { self.enter(&self.open_tenant(&exec.tenant)?, &client, exec, streams).await };
+        let entered = async { self.enter(&self.open_tenant(&exec.tenant)?, &client, exec, None, streams).await };
         entered.await.inspect_err(|failure| client.log_refusal(&exec.tenant, failure))
     }
 
@@ -708,7 +727,7 @@ impl Daemon {
         let entered = async {
             let tenant = self.open_tenant(own)?;
             let exec = door::of_login(&tenant, login)?;
-            self.enter(&tenant, &client, &exec, streams).await
+            self.enter(&tenant, &client, &exec, None, streams).await
         };
         entered.await.inspect_err(|failure| client.log_refusal(own, failure))
     }
@@ -744,6 +763,32 @@ impl Daemon {
             return Err(Failure::of(ExitStatus::Refused, format!("no user of \"{own}\" is in so")));
         }
         self.sessions.resume(SessionRecord { uid: permission.uid, pid, ..record })
+    }
+
+    /// Lets a timer in, which this program is the client of. `command` is what is shown of it.
+    pub(crate) async fn enter_by_timer(
+        &self,
+        tenant: &TenantName,
+        exec: &Exec,
+        command: String,
+        streams: Vec<OwnedFd>,
+    ) -> Result<(OwnedFd, Counted), Failure> {
+        let uid = rustix::process::geteuid().as_raw();
+        let client = Client { door: Door::Cron, uid, pid: std::process::id(), source: None, key: None };
+        let entered = async { self.enter(&self.open_tenant(tenant)?, &client, exec, Some(command), streams).await };
+        entered.await.inspect_err(|failure| client.log_refusal(tenant, failure))
+    }
+
+    /// What is run at times.
+    pub(crate) fn list_timers(
+        &self,
+        _permission: Permission,
+        tenants: &[TenantName],
+    ) -> Result<Vec<TimerReport>, Failure> {
+        self.known(tenants)?;
+        let all = self.tenants_with_timers();
+        let meant = all.iter().filter(|tenant| tenants.is_empty() || tenants.contains(&tenant.name));
+        Ok(self.timers.report(meant))
     }
 
     /// Who is in.
@@ -857,6 +902,7 @@ impl Daemon {
         tenant: &Tenant,
         client: &Client,
         exec: &Exec,
+        command: Option<String>,
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let name = &tenant.name;
@@ -867,7 +913,7 @@ impl Daemon {
             user: exec.user.clone().unwrap_or_else(|| "root".to_owned()),
             source,
             key,
-            command: door::in_words(exec),
+            command: command.map(door::short).or_else(|| door::in_words(exec)),
             uid,
             pid,
         };

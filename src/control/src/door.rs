@@ -79,9 +79,13 @@ pub(crate) fn check_client(source: Option<&str>, key: Option<&str>) -> Result<()
 /// What is run, for people: words with blanks between them, cut short. `None` for a login shell.
 pub(crate) fn in_words(exec: &Exec) -> Option<String> {
     let words: Vec<_> = exec.argv.iter().map(|word| word.as_os_str().to_string_lossy()).collect();
-    let mut text = words.join(" ");
+    (!exec.argv.is_empty()).then(|| short(words.join(" ")))
+}
+
+/// No more of it than a record keeps.
+pub(crate) fn short(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(MAX_COMMAND));
-    (!exec.argv.is_empty()).then_some(text)
+    text
 }
 
 /// Checks that the door is open and makes the request to init.

@@ -14,6 +14,7 @@ mod record;
 mod recorder;
 mod server;
 mod sessions;
+mod timers;
 mod warden_link;
 
 pub use daemon::{Daemon, OpenError};

@@ -174,6 +174,7 @@ impl Connection {
             }
             ControlRequest::Resume(record) => return self.resume(daemon.resume(permission, self.pid(), *record)).await,
             ControlRequest::Ended { .. } => Err(no_session()),
+            ControlRequest::Timers { tenants } => daemon.list_timers(permission, &tenants).map(ControlReply::Timers),
             ControlRequest::Sessions { tenants } => {
                 daemon.list_sessions(permission, &tenants).map(ControlReply::Sessions)
             }

@@ -7,7 +7,7 @@
 
 use bailiwick_policy::Tenant;
 use bailiwick_proto::Failure;
-use bailiwick_types::{Bound, Door, ExitStatus, Moment, SessionCount, SessionId, SessionRecord, TenantName};
+use bailiwick_types::{Door, ExitStatus, Moment, SessionCount, SessionId, SessionRecord, TenantName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -18,6 +18,8 @@ struct Tally {
     count: SessionCount,
     /// Refusals that the history does not have yet.
     fresh: u64,
+    /// By each door alone.
+    by: BTreeMap<Door, SessionCount>,
 }
 
 #[derive(Debug)]
@@ -79,16 +81,17 @@ impl Sessions {
                 break id;
             }
         };
-        let Tally { count, fresh } = state.tallies.entry(tenant.name.clone()).or_default();
-        if let Bound::At(limit) = tenant.settings.limits.sessions
-            && count.now >= limit
-        {
+        let Newcomer { door, user, source, key, command, uid, pid } = newcomer;
+        let Tally { count, fresh, by } = state.tallies.entry(tenant.name.clone()).or_default();
+        let limits = &tenant.settings.limits;
+        let all = limits.sessions.value().map(|most| (count, "sessions", most));
+        let own = limits.sessions_by(door).map(|(key, most)| (by.entry(door).or_default(), key, most));
+        if let Some((count, key, most)) = [all, own].into_iter().flatten().find(|(count, _, most)| count.now >= *most) {
             count.refused += 1;
             *fresh += 1;
-            let message = format!("\"{}\" has {} sessions and may have {limit} (`sessions`)", tenant.name, count.now);
+            let message = format!("\"{}\" has {} sessions and may have {most} (`{key}`)", tenant.name, count.now);
             return Err(Failure::of(ExitStatus::OverLimit, message));
         }
-        let Newcomer { door, user, source, key, command, uid, pid } = newcomer;
         let since = Moment(now());
         let tenant = tenant.name.clone();
         Ok(self.count(&mut state, SessionRecord { id, tenant, door, user, source, key, command, since, uid, pid }))
@@ -106,9 +109,11 @@ impl Sessions {
     }
 
     fn count(self: &Arc<Self>, state: &mut State, record: SessionRecord) -> Counted {
-        let count = &mut state.tallies.entry(record.tenant.clone()).or_default().count;
-        count.now += 1;
-        count.most = count.most.max(count.now);
+        let Tally { count, by, .. } = state.tallies.entry(record.tenant.clone()).or_default();
+        for count in [count, by.entry(record.door).or_default()] {
+            count.now += 1;
+            count.most = count.most.max(count.now);
+        }
         let (sender, end) = unbounded_channel();
         state.open.insert(record.id, Open { record: record.clone(), end: sender });
         Counted { sessions: Arc::clone(self), record, end, logged: false, status: None }
@@ -133,6 +138,11 @@ impl Sessions {
     /// Of one tenant.
     pub(crate) fn of(&self, tenant: &TenantName) -> SessionCount {
         self.state().tallies.get(tenant).map(|tally| tally.count).unwrap_or_default()
+    }
+
+    /// The same by each door.
+    pub(crate) fn by_door(&self, tenant: &TenantName) -> BTreeMap<Door, SessionCount> {
+        self.state().tallies.get(tenant).map(|tally| tally.by.clone()).unwrap_or_default()
     }
 
     /// Sessions now, by tenant.
@@ -199,8 +209,9 @@ impl Drop for Counted {
         {
             let mut state = self.sessions.state();
             state.open.remove(&self.record.id);
-            if let Some(tally) = state.tallies.get_mut(&self.record.tenant) {
-                tally.count.now -= 1;
+            if let Some(Tally { count, by, .. }) = state.tallies.get_mut(&self.record.tenant) {
+                count.now -= 1;
+                by.entry(self.record.door).or_default().now -= 1;
             }
         }
         if !self.logged {
@@ -269,6 +280,25 @@ mod tests {
         assert_eq!(sessions.of(&tenant.name), SessionCount { now: 0, most: 2, refused: 3 });
         sessions.forget(&tenant.name);
         assert_eq!(sessions.of(&tenant.name), SessionCount::default());
+    }
+
+    #[test]
+    fn each_door_has_its_own_limit_beside_that_of_all() {
+        let sessions = Arc::new(Sessions::default());
+        let tenant = tenant("3\nsessions_sftp = 1");
+        let by = |door| sessions.enter(&tenant, Newcomer { door, ..newcomer() });
+        let transfer = by(Door::Sftp).expect("enters");
+        let failure = by(Door::Sftp).expect_err("one transfer at a time");
+        assert!(failure.status == ExitStatus::OverLimit && failure.message.contains("sessions_sftp"), "{failure}");
+        let (_first, _second) = (by(Door::Ssh).expect("enters"), by(Door::Ssh).expect("enters"));
+        drop(transfer);
+        let _third = by(Door::Ssh).expect("enters");
+        let failure = by(Door::Sftp).expect_err("full");
+        assert!(failure.message.contains("(`sessions`)"), "{failure}");
+        let counts = sessions.by_door(&tenant.name);
+        assert_eq!(counts[&Door::Sftp], SessionCount { now: 0, most: 1, refused: 1 });
+        assert_eq!(counts[&Door::Ssh], SessionCount { now: 3, most: 3, refused: 0 });
+        assert_eq!(sessions.of(&tenant.name), SessionCount { now: 3, most: 3, refused: 1 });
     }
 
     #[test]

@@ -61,6 +61,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(serve(Arc::clone(&daemon), listener, stopped));
     tokio::spawn(Arc::clone(&daemon).keep());
+    tokio::spawn(Arc::clone(&daemon).keep_time());
     if let Some(time) = sd_notify::watchdog_enabled() {
         tokio::spawn(stay_alive(time / 2));
     }

@@ -161,6 +161,9 @@ const MANY: Count = Count(1_000_000_000_000);
 /// Less would hold up all others that wait for the same disk.
 const IO: &str = "bytes a second, from 64K, or \"unlimited\"";
 
+/// Beside the bound of all doors together.
+const DOOR: &str = "from 1 to 65536, or \"unlimited\"; to close the door leave it out of \"doors\"";
+
 rows! {
     // cpu.max needs at least a millisecond in its period of 100 ms.
     cpu: share(1), MOST_CPU, "a share of one core, from 1%, or \"unlimited\"";
@@ -181,6 +184,10 @@ rows! {
     disk_grace: Period(60), Period(3650 * 86_400), "from 1m to 3650d";
     inodes: Count(100), MANY, "from 100, for the soft limit too, or \"unlimited\"";
     sessions: 1, 65_536, "from 1 to 65536, or \"unlimited\"; to close every way in write doors = []";
+    sessions_exec: 1, 65_536, DOOR;
+    sessions_ssh: 1, 65_536, DOOR;
+    sessions_sftp: 1, 65_536, DOOR;
+    sessions_cron: 1, 65_536, DOOR;
     open_files: 64, 1_048_576, "from 64, which a shell needs, to 1048576, which is the most that the kernel allows";
     tmp: ByteSize(64 << 10), MOST, "from 64K to 1024T";
     shm: ByteSize(64 << 10), MOST, "from 64K to 1024T";
@@ -329,6 +336,7 @@ mod tests {
             ("io_weight", "0"),
             ("io_weight", "10001"),
             ("sessions", "0"),
+            ("sessions_ssh", "0"),
             ("tmp", "\"unlimited\""),
             ("disk_grace", "\"0s\""),
         ] {

@@ -1,7 +1,8 @@
 //! The policy after parsing and inheritance: what the operator declared, with nothing left to look up.
 
 use bailiwick_types::{
-    ByteSize, Door, IdPool, ImageName, Limits, LoginName, PlanName, Profile, Resource, ServiceName, TenantName,
+    ByteSize, Door, IdPool, ImageName, Limits, LoginName, PlanName, Profile, Resource, Schedule, ServiceName,
+    TenantName, TimerName,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,6 +118,8 @@ pub struct Tenant {
     pub login: Login,
     /// Its long-running programs.
     pub services: Vec<Service>,
+    /// What is run for it at times, as its login user.
+    pub timers: Vec<Timer>,
 }
 
 /// The declared state.
@@ -147,6 +150,17 @@ impl Login {
         let is_it = |line: &String| line.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
         !key.is_empty() && self.ssh_keys.iter().any(is_it)
     }
+}
+
+/// A command that is run at times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Timer {
+    /// Its name.
+    pub name: TimerName,
+    /// When.
+    pub schedule: Schedule,
+    /// Program (absolute path inside the jail) and arguments.
+    pub command: Vec<String>,
 }
 
 /// A long-running program.

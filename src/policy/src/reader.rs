@@ -107,8 +107,10 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("quota", "disk"),
     ("ram", "memory"),
     ("reason", "suspend_reason"),
+    ("on_calendar", "schedule"),
     ("services", "service"),
     ("threads", "tasks"),
+    ("timers", "timer"),
 ];
 
 /// A table of a file while it is read.

@@ -2,23 +2,28 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::Folder;
-use crate::model::{Declared, Login, Service, Settings, Tenant};
+use crate::model::{Declared, Login, Service, Settings, Tenant, Timer};
 use crate::plans::{Found, Plans};
 use crate::reader::{Report, Section, Table, expected, line, parsed, text};
 use crate::source::Source;
 use crate::{settings, sshkey};
-use bailiwick_types::{PlanName, ServiceName, TenantName};
+use bailiwick_types::{PlanName, Schedule, ServiceName, TenantName, TimerName};
 use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 const TOP: Section = Section {
     title: "at the top of the file",
-    keys: &["plan", "state", "suspend_reason", "image", "profile", "doors", "limits", "login", "service"],
+    keys: &["plan", "state", "suspend_reason", "image", "profile", "doors", "limits", "login", "service", "timer"],
 };
 const LOGIN: Section = Section { title: "below [login]", keys: &["user", "ssh_keys"] };
 const SERVICE: Section = Section { title: "below [[service]]", keys: &["name", "command"] };
-const SECTIONS: &[Section] = &[TOP, settings::LIMITS, LOGIN, SERVICE];
+const TIMER: Section = Section { title: "below [[timer]]", keys: &["name", "schedule", "command"] };
+const SECTIONS: &[Section] = &[TOP, settings::LIMITS, LOGIN, SERVICE, TIMER];
+/// Longer ones belong into a file.
+const MAX_COMMAND: usize = 32 << 10;
 
 /// The tenant of a file: `None` when its plan has problems, which `plans` keeps.
 pub(crate) fn read<F: Folder>(
@@ -41,7 +46,10 @@ fn read_top<F: Folder>(
     let state = read_state(report, &top);
     let declared = settings::Declared::read(report, &top, SECTIONS);
     let login = read_login(report, &top, name);
-    let services = read_services(report, &top);
+    let mut names = BTreeSet::new();
+    let services = read_list(report, &top, "service", |report, item| read_service(report, item, &mut names));
+    let mut names = BTreeSet::new();
+    let timers = read_list(report, &top, "timer", |report, item| read_timer(report, item, &mut names));
     if top.get("plan").is_none() {
         report.error(0..0, || {
             Problem::new("no plan: every tenant has one").hint("start the file with a line such as plan = \"small\"")
@@ -56,7 +64,7 @@ fn read_top<F: Folder>(
             return None;
         }
     };
-    Some(Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, services })
+    Some(Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, services, timers })
 }
 
 fn read_state(report: &mut Report<'_>, top: &Table<'_, '_>) -> Declared {
@@ -91,50 +99,93 @@ fn read_login(report: &mut Report<'_>, top: &Table<'_, '_>, name: &TenantName) -
     }
 }
 
-fn read_services(report: &mut Report<'_>, top: &Table<'_, '_>) -> Vec<Service> {
-    let Some(list) = top.get("service") else { return Vec::new() };
+/// What stands below `[[key]]`, each time that it does.
+fn read_list<T>(
+    report: &mut Report<'_>,
+    top: &Table<'_, '_>,
+    key: &'static str,
+    mut read: impl FnMut(&mut Report<'_>, &Spanned<DeValue<'_>>) -> Option<T>,
+) -> Vec<T> {
+    let Some(list) = top.get(key) else { return Vec::new() };
     let Some(items) = list.get_ref().as_array() else {
         report.error(list.span(), || {
-            expected("a list of tables", list.get_ref()).hint("write [[service]], in two pairs of brackets")
+            expected("a list of tables", list.get_ref()).hint(format!("write [[{key}]], in two pairs of brackets"))
         });
         return Vec::new();
     };
-    let mut names = BTreeSet::new();
-    items.iter().filter_map(|item| read_service(report, item, &mut names)).collect()
+    items.iter().filter_map(|item| read(report, item)).collect()
 }
 
-fn read_service(
+/// One table of a list, which has every key that there is.
+fn item<'t, 'i>(
     report: &mut Report<'_>,
-    item: &Spanned<DeValue<'_>>,
-    names: &mut BTreeSet<ServiceName>,
-) -> Option<Service> {
+    item: &'t Spanned<DeValue<'i>>,
+    what: &'static str,
+    section: &'static Section,
+) -> Option<Table<'t, 'i>> {
     let Some(entries) = item.get_ref().as_table() else {
-        report.error(item.span(), || expected("a table", item.get_ref()).hint("write [[service]], and its keys below"));
+        report.error(item.span(), || {
+            expected("a table", item.get_ref()).hint(format!("write [[{what}]], and its keys below"))
+        });
         return None;
     };
-    let table = Table::new(report, entries, &SERVICE, SECTIONS);
-    for key in SERVICE.keys.iter().filter(|key| table.get(key).is_none()) {
-        report.error(item.span(), || Problem::new(format!("the service has no \"{key}\"")));
+    let table = Table::new(report, entries, section, SECTIONS);
+    for key in section.keys.iter().filter(|key| table.get(key).is_none()) {
+        report.error(item.span(), || Problem::new(format!("the {what} has no \"{key}\"")));
     }
-    let name: Option<Spanned<ServiceName>> = table.read(report, "name", parsed);
+    Some(table)
+}
+
+/// The name of an item; that it is the second of this name is a problem.
+fn read_name<N: FromStr<Err: std::error::Error> + Display + Ord + Clone>(
+    report: &mut Report<'_>,
+    table: &Table<'_, '_>,
+    what: &'static str,
+    names: &mut BTreeSet<N>,
+) -> Option<N> {
+    let name: Spanned<N> = table.read(report, "name", parsed)?;
+    if !names.insert(name.get_ref().clone()) {
+        report.error(name.span(), || Problem::new(format!("there are two {what}s \"{}\"", name.get_ref())));
+    }
+    Some(name.into_inner())
+}
+
+fn read_command(report: &mut Report<'_>, table: &Table<'_, '_>) -> Option<Vec<String>> {
     let mut arguments = 0;
     let command = table.list(report, "command", |value| {
         arguments += 1;
         if arguments == 1 { program(value) } else { argument(value) }
-    });
-    if let Some(name) = &name
-        && !names.insert(name.get_ref().clone())
-    {
-        report.error(name.span(), || Problem::new(format!("there are two services \"{}\"", name.get_ref())));
-    }
-    let (name, command) = (name?, command?);
+    })?;
     if arguments == 0 {
         report.error(command.span(), || {
             Problem::new("the command is empty").hint("a program and its arguments: [\"/usr/sbin/nginx\", \"-g\"]")
         });
     }
-    let command = command.into_inner().into_iter().map(Spanned::into_inner).collect();
-    Some(Service { name: name.into_inner(), command })
+    let place = command.span();
+    let command: Vec<String> = command.into_inner().into_iter().map(Spanned::into_inner).collect();
+    if command.iter().map(String::len).sum::<usize>() > MAX_COMMAND {
+        report.error(place, || {
+            Problem::new(format!("the command is longer than {MAX_COMMAND} bytes")).hint("write it into a file inside")
+        });
+    }
+    Some(command)
+}
+
+fn read_service(
+    report: &mut Report<'_>,
+    entry: &Spanned<DeValue<'_>>,
+    names: &mut BTreeSet<ServiceName>,
+) -> Option<Service> {
+    let table = item(report, entry, "service", &SERVICE)?;
+    let (name, command) = (read_name(report, &table, "service", names), read_command(report, &table));
+    Some(Service { name: name?, command: command? })
+}
+
+fn read_timer(report: &mut Report<'_>, entry: &Spanned<DeValue<'_>>, names: &mut BTreeSet<TimerName>) -> Option<Timer> {
+    let table = item(report, entry, "timer", &TIMER)?;
+    let (name, command) = (read_name(report, &table, "timer", names), read_command(report, &table));
+    let schedule: Option<Spanned<Schedule>> = table.read(report, "schedule", parsed);
+    Some(Timer { name: name?, schedule: schedule?.into_inner(), command: command? })
 }
 
 /// The path of a program inside the jail.
@@ -177,6 +228,11 @@ pub(crate) fn write(tenant: &Tenant) -> String {
     text.push_str(&format!("\n[login]\nuser = \"{user}\"\nssh_keys = [{}]\n", list(ssh_keys)));
     for Service { name, command } in &tenant.services {
         text.push_str(&format!("\n[[service]]\nname = \"{name}\"\ncommand = [{}]\n", list(command)));
+    }
+    for Timer { name, schedule, command } in &tenant.timers {
+        let schedule = quoted(&schedule.to_string());
+        let command = list(command);
+        text.push_str(&format!("\n[[timer]]\nname = \"{name}\"\nschedule = {schedule}\ncommand = [{command}]\n"));
     }
     text
 }

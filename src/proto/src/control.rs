@@ -4,7 +4,7 @@ use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 use bailiwick_types::{
     AuditReport, Change, Door, ExitStatus, Fault, HostUid, IdRange, ImageName, Incident, LimitReport, Measure,
-    PlanName, Point, Profile, SessionId, SessionRecord, TenantName, TenantUsage, Usage, Window,
+    PlanName, Point, Profile, SessionId, SessionRecord, TenantName, TenantUsage, TimerReport, Usage, Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -113,6 +113,11 @@ pub enum ControlRequest {
     Ended {
         /// With this exit status.
         status: u8,
+    },
+    /// What is run at times.
+    Timers {
+        /// Whose.
+        tenants: Vec<TenantName>,
     },
     /// Who is in.
     Sessions {
@@ -241,6 +246,8 @@ pub enum ControlReply {
         /// Why, for the person at the other end.
         reason: String,
     },
+    /// To `Timers`, by tenant.
+    Timers(Vec<TimerReport>),
     /// To `Sessions`, by tenant, the oldest first.
     Sessions(Vec<SessionRecord>),
     /// To `EndSessions`.

@@ -35,7 +35,7 @@ pub struct IdRange {
 }
 
 impl IdRange {
-    /// The host user that the jail's root is; it also owns the jail's user namespace (`user_namespaces(7)`), so that
+    /// The id that the jail's root is on the host; it also owns the jail's user namespace (`user_namespaces(7)`), so that
     /// what the tenant exhausts is counted against the tenant's own user, never against the host's root.
     #[must_use]
     pub fn root_uid(self) -> HostUid {

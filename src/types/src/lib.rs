@@ -11,6 +11,7 @@ mod name;
 mod observed;
 mod quantity;
 mod report;
+mod schedule;
 mod session;
 mod shown;
 mod tenant;
@@ -20,7 +21,7 @@ pub use exit::ExitStatus;
 pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, WeightPolicy};
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
-pub use name::{ImageName, LoginName, NameError, PlanName, ServiceName, TenantName};
+pub use name::{ImageName, LoginName, NameError, PlanName, ServiceName, TenantName, TimerName};
 pub use observed::{
     DiskFact, InForce, JailInForce, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed,
     ObservedJail, ProcessFacts, QuotaFact,
@@ -28,8 +29,9 @@ pub use observed::{
 pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
 pub use report::{
     Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport,
-    SessionCount, Severity, TenantReport, Verdict, WallReport,
+    SessionCount, Severity, TenantReport, TimerReport, TimerRun, Verdict, WallReport,
 };
+pub use schedule::{Clock, Schedule, ScheduleError, WallTime};
 pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};
 pub use shown::{is_dangerous, part, percent, visible, visible_lines};
 pub use tenant::{Door, Profile, UnknownWord};

@@ -1,6 +1,6 @@
 //! Limits: bounds on resources, soft or hard.
 
-use crate::{ByteSize, Count, CpuShare, Period};
+use crate::{ByteSize, Count, CpuShare, Door, Period};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -187,6 +187,14 @@ pub struct Limits {
     pub inodes: Bound<SoftHard<Count>>,
     /// Concurrent entries through doors.
     pub sessions: Bound<u64>,
+    /// Those through the door `exec` among them.
+    pub sessions_exec: Bound<u64>,
+    /// Those through the door `ssh`.
+    pub sessions_ssh: Bound<u64>,
+    /// Those through the door `sftp`.
+    pub sessions_sftp: Bound<u64>,
+    /// Those through the door `cron`.
+    pub sessions_cron: Bound<u64>,
     /// `RLIMIT_NOFILE` of every process.
     pub open_files: u64,
     /// Size of `/tmp`; what lies there counts as memory of the tenant. See [`Limits::tmp_size`].
@@ -207,6 +215,20 @@ impl Limits {
     #[must_use]
     pub fn shm_size(&self) -> ByteSize {
         self.part_of_memory(self.shm, 4)
+    }
+
+    /// The bound of one door alone, and its key.
+    #[must_use]
+    pub fn sessions_by(&self, door: Door) -> Option<(&'static str, u64)> {
+        let (key, bound) = match door {
+            Door::Exec => ("sessions_exec", self.sessions_exec),
+            Door::Ssh => ("sessions_ssh", self.sessions_ssh),
+            Door::Sftp => ("sessions_sftp", self.sessions_sftp),
+            Door::Cron => ("sessions_cron", self.sessions_cron),
+            // Nobody comes by these yet.
+            Door::Ftp | Door::Socket => return None,
+        };
+        bound.value().map(|most| (key, most))
     }
 
     fn part_of_memory(&self, size: ByteSize, part: u64) -> ByteSize {
@@ -239,6 +261,10 @@ impl Default for Limits {
             disk_grace: Period(7 * 86_400),
             inodes: Bound::Unlimited,
             sessions: Bound::At(20),
+            sessions_exec: Bound::Unlimited,
+            sessions_ssh: Bound::Unlimited,
+            sessions_sftp: Bound::Unlimited,
+            sessions_cron: Bound::Unlimited,
             open_files: 4096,
             tmp: ByteSize(256 << 20),
             shm: ByteSize(64 << 20),

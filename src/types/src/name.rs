@@ -140,6 +140,11 @@ name!(
     &["inherit", "unlimited"]
 );
 name!(
+    /// The name of a timer of a tenant.
+    TimerName,
+    &["inherit", "unlimited"]
+);
+name!(
     /// The name of the tenant's own user inside the jail; `root` is always there and needs no naming.
     LoginName,
     &["root", "nobody", "inherit", "unlimited"]

@@ -1,6 +1,6 @@
 //! What `plan`, `audit` and `doctor` report. The serialised names are documented and stable.
 
-use crate::TenantName;
+use crate::{Moment, TenantName, TimerName};
 use serde::{Deserialize, Serialize};
 
 /// One difference between declared and actual.
@@ -98,6 +98,34 @@ pub struct LimitReport {
     pub headroom: Option<u64>,
     /// The judgement.
     pub verdict: Verdict,
+}
+
+/// A timer of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerReport {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Its name.
+    pub timer: TimerName,
+    /// When it is due, as it is declared.
+    pub schedule: String,
+    /// When it is run next; `None` when it is not: the tenant is suspended, or its door `cron` is closed.
+    pub next: Option<Moment>,
+    /// The last run that is known.
+    pub last: Option<TimerRun>,
+}
+
+/// One run of a timer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerRun {
+    /// When.
+    pub begun: Moment,
+    /// When it ended; `None` while it runs, or when its end was not seen.
+    pub ended: Option<Moment>,
+    /// Its exit status, 128 and the number for a signal; `None` when it is not known.
+    pub status: Option<u8>,
+    /// Why it was not run.
+    pub refused: Option<String>,
 }
 
 /// The sessions of a tenant, as `bailiwickd` counts them.

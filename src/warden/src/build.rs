@@ -182,7 +182,7 @@ impl Builder<'_> {
     }
 
     /// Makes the child: born in every control group of the tenant, in a user namespace that belongs to the tenant's
-    /// own host user. Only the effective ids change, and only around the one call.
+    /// first host id. Only the effective ids change, and only around the one call.
     fn clone(&self, groups: &TenantGroups) -> io::Result<Cloned> {
         let _visit = self.groups.visit(groups).map_err(io::Error::other)?;
         let ids = self.plan.ids;

@@ -210,6 +210,15 @@ fn wrong_shapes() {
             "2:12: expected a table, found a number with a fraction (write [[service]], and its keys below)",
         ),
         ("plan = \"small\"\n[[service]]\nname = \"a\"", "2:1: the service has no \"command\""),
+        ("plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]", "2:1: the timer has no \"schedule\""),
+        (
+            "plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]\nschedule = \"25:00\"",
+            "5:12: the hour \"25\" is none: it is no number in its range",
+        ),
+        (
+            "plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]\nschedule = \"often\"",
+            "5:12: the day of the week \"often\" is none: it is no number in its range",
+        ),
         (
             "plan = \"small\"\n[[service]]\nname = \"a\"\ncommand = [\"/a\", \"\\u0000\"]",
             "4:18: an argument must not hold a NUL character",

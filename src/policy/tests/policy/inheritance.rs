@@ -77,6 +77,10 @@ command = ["/usr/sbin/php-fpm8.2", "-F", ""]
 [[service]]
 name = "queue"
 command = ["/bin/sh", "-c", "while :; do\n work\ndone"]
+[[timer]]
+name = "nightly"
+schedule = "15 3 * * *"
+command = ["/usr/bin/php", "cron.php"]
 "#,
         ),
     ]);
@@ -86,6 +90,8 @@ command = ["/bin/sh", "-c", "while :; do\n work\ndone"]
     let services: Vec<_> =
         alice.services.iter().map(|service| (service.name.as_str(), service.command.len())).collect();
     assert_eq!(services, [("web", 3), ("queue", 3)]);
+    let timers: Vec<_> = alice.timers.iter().map(|timer| (timer.name.as_str(), timer.schedule.to_string())).collect();
+    assert_eq!(timers, [("nightly", "15 3 * * *".to_owned())]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Properties: what is dumped reads to the same, and no bytes make the reader fail in any way but with a diagnostic.
 
-use bailiwick_policy::{Declared, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant};
+use bailiwick_policy::{
+    Declared, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant, Timer,
+};
 use bailiwick_policy::{dump, parse, render};
 use bailiwick_types::{
     Bound, ByteSize, Count, CpuShare, Door, IdPool, Limits, Period, PlanName, Profile, Resource, SoftHard, TenantName,
@@ -41,9 +43,10 @@ prop_compose! {
         cpu_weight in 1u32..=10_000,
         tasks in bound(8u64..=4_194_304),
         sessions in bound(1u64..=65_536),
+        sessions_ssh in bound(1u64..=65_536),
         open_files in 64u64..=1_048_576,
     ) -> Limits {
-        Limits { cpu, cpu_burst: at_most(burst, cpu), cpu_weight, tasks, sessions, open_files, ..Limits::default() }
+        Limits { cpu, cpu_burst: at_most(burst, cpu), cpu_weight, tasks, sessions, sessions_ssh, open_files, ..Limits::default() }
     }
 }
 
@@ -97,6 +100,17 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn timer()(
+        name in name(),
+        schedule in select(vec!["daily", "*:0/5", "Mon..Fri 08:30 UTC", "*/5 * * * *", "@weekly", "*-02~01"]),
+        arguments in vec(text_without(|c| c == '\0'), 0..3),
+    ) -> Timer {
+        let command = ["/bin/true".to_owned()].into_iter().chain(arguments).collect();
+        Timer { name, schedule: schedule.parse().expect("a schedule"), command }
+    }
+}
+
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ";
 
 prop_compose! {
@@ -109,16 +123,20 @@ prop_compose! {
         user in name(),
         remarks in vec(text_without(char::is_control), 0..3),
         services in vec(service(), 0..3),
+        timers in vec(timer(), 0..3),
         plan in any::<proptest::sample::Index>(),
     ) -> (proptest::sample::Index, Tenant) {
         let mut services = services;
         services.sort_by(|a, b| a.name.cmp(&b.name));
         services.dedup_by(|a, b| a.name == b.name);
+        let mut timers = timers;
+        timers.sort_by(|a, b| a.name.cmp(&b.name));
+        timers.dedup_by(|a, b| a.name == b.name);
         let ssh_keys = remarks.into_iter().map(|remark| format!("{KEY}{remark}")).collect();
         let login = Login { user, ssh_keys };
         // The names are set where the tenant is put.
         let name = "placeholder".parse().expect("a name");
-        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, services })
+        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, services, timers })
     }
 }
 

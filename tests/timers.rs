@@ -1,0 +1,129 @@
+//! Timers: what is due is run in the jail, as the login user, once at a time, and is not lost with `bailiwickd`.
+
+use bailiwick_tests::{Host, profiles};
+use std::time::{Duration, Instant};
+
+/// A host with a tenant that has the door `cron` and these timers; a schedule and a line of shell each.
+fn host(more: &str, timers: &[(&str, &str, &str)]) -> Host {
+    let mut host = Host::new();
+    declare(&host, more, timers);
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+fn tenant() -> &'static str {
+    profiles()[0]
+}
+
+fn declare(host: &Host, more: &str, timers: &[(&str, &str, &str)]) {
+    let timer = |(name, schedule, line): &(&str, &str, &str)| {
+        format!("[[timer]]\nname = \"{name}\"\nschedule = \"{schedule}\"\ncommand = [\"/bin/sh\", \"-c\", {line:?}]\n")
+    };
+    let timers: String = timers.iter().map(timer).collect();
+    let tenant = tenant();
+    host.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"{tenant}\"\n{more}{timers}"));
+}
+
+const OPEN: &str = "doors = [\"exec\", \"cron\"]\n";
+
+fn inside(host: &Host, line: &str) -> String {
+    host.inside(tenant(), line).1.trim().to_owned()
+}
+
+fn until(what: &str, host: &Host, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !holds() {
+        let timers = String::from_utf8_lossy(&host.cli(&["timers"]).stdout).into_owned();
+        assert!(Instant::now() < deadline, "{what}\n{timers}\n{}", host.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn timers(host: &Host) -> Vec<serde_json::Value> {
+    serde_json::from_str(&host.ok(&["timers", "--json"])).expect("JSON")
+}
+
+#[test]
+fn what_is_due_is_run_as_the_login_user_and_its_output_is_kept() {
+    let host = host(
+        OPEN,
+        &[("often", "*:*:0/1", "id -u; pwd; echo $USER; echo wrong >&2; exit 3"), ("never", "daily", "true")],
+    );
+    let home = format!("/home/{}", tenant());
+    until("it is run", &host, || timers(&host)[0]["last"]["status"] == 3);
+    let listed = timers(&host);
+    assert_eq!((&listed[0]["timer"], &listed[0]["schedule"]), (&"often".into(), &"*:*:0/1".into()));
+    assert!(listed[0]["next"].is_u64() && listed[1]["next"].is_u64() && listed[1]["last"].is_null(), "{listed:?}");
+    let said = inside(
+        &host,
+        &format!("cat {home}/.local/state/timers/often.log; stat -c %u {home}/.local/state/timers/often.log"),
+    );
+    for line in ["1000\n", &format!("{home}\n"), &format!("{}\n", tenant()), "wrong\n", "ends with 3\n"] {
+        assert!(said.contains(line), "{line:?}: {said}");
+    }
+    assert!(said.ends_with("1000"), "{said}");
+    until("its end is in the log", &host, || {
+        let log = host.log();
+        let ended =
+            |line: &str| line.contains("timer-ended") && line.contains("timer=often") && line.contains("status=\"3\"");
+        log.lines().any(ended) && log.lines().any(|line| line.contains("session-opened") && line.contains("door=cron"))
+    });
+    host.ok(&["audit"]);
+}
+
+#[test]
+fn one_run_at_a_time_that_does_not_notice_the_death_of_bailiwickd() {
+    let mut host = host(OPEN, &[("slow", "*:*:0/1", "echo begin >> out; sleep 4; echo end >> out")]);
+    let out = format!("cat /home/{}/out", tenant());
+    until("it is run", &host, || inside(&host, &out).contains("begin"));
+    host.kill();
+    host.start();
+    // The next one is kept out by the one that still runs, though this daemon knows nothing of it.
+    until("it has ended", &host, || inside(&host, &out).contains("end"));
+    let said = inside(&host, &out);
+    assert!(said.starts_with("begin\nend"), "{said}");
+    until("a run was kept out", &host, || {
+        let log = host.log();
+        log.lines().any(|line| line.contains("timer-ended") && line.contains("status=\"75\""))
+    });
+    until("and again", &host, || inside(&host, &out).matches("end").count() >= 2);
+    let said = inside(&host, &out);
+    assert!(!said.contains("begin\nbegin"), "{said}");
+}
+
+#[test]
+fn no_door_no_run_and_an_operator_may_end_one() {
+    let host = host(OPEN, &[("long", "*:*:0/1", "echo begin >> out; exec sleep 600")]);
+    let tenant = tenant();
+    let sessions = || -> Vec<serde_json::Value> {
+        let all: Vec<_> = serde_json::from_str(&host.ok(&["sessions", "--json"])).expect("JSON");
+        all.into_iter().filter(|session: &serde_json::Value| session["door"] == "cron").collect()
+    };
+    until("it is in", &host, || !sessions().is_empty());
+    assert!(sessions()[0]["command"].as_str().is_some_and(|command| command.contains("sleep 600")), "{:?}", sessions());
+    declare(&host, "doors = [\"exec\"]\n", &[("long", "*:*:0/1", "echo begin >> out; exec sleep 600")]);
+    host.ok(&["apply", "--now"]);
+    until("it is out", &host, || sessions().is_empty());
+    assert!(timers(&host)[0]["next"].is_null());
+    let count = || inside(&host, &format!("grep -c begin /home/{tenant}/out"));
+    let before = count();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(count(), before, "the door is closed");
+
+    // Over its limit a run is refused, and said so.
+    declare(
+        &host,
+        &format!("{OPEN}limits.sessions_cron = 1\n"),
+        &[("a", "*:*:0/1", "sleep 2"), ("b", "*:*:0/1", "sleep 2")],
+    );
+    host.ok(&["apply"]);
+    until("one is refused", &host, || {
+        let refused = |timer: &serde_json::Value| {
+            timer["last"]["refused"].as_str().is_some_and(|why| why.contains("sessions_cron"))
+        };
+        timers(&host).iter().any(refused)
+    });
+    host.ok(&["suspend", tenant, "--reason", "invoice 17"]);
+    assert!(timers(&host).iter().all(|timer| timer["next"].is_null()));
+}
