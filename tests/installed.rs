@@ -681,3 +681,27 @@ fn a_transfer_of_a_gigabyte_does_not_notice_the_death_of_bailiwickd() {
     );
     tell(&format!("1 GiB by sftp: whole, with bailiwickd killed {kills} times"));
 }
+
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn what_ran_at_its_time_is_known_to_the_next_bailiwickd() {
+    host();
+    let declare = |schedule: &str| {
+        let command = "command = [\"/bin/sh\", \"-c\", \"exit 3\"]";
+        let timer = format!("[[timer]]\nname = \"often\"\nschedule = \"{schedule}\"\n{command}\n");
+        std::fs::write("/etc/bailiwick/tenants.d/alice.toml", format!("plan = \"small\"\n{timer}")).expect("writes");
+        ok("bailiwick apply");
+    };
+    declare("*:*:0/1");
+    let last = || -> serde_json::Value {
+        let timers: serde_json::Value = serde_json::from_str(&ok("bailiwick timers alice --json")).expect("json");
+        timers[0]["last"].clone()
+    };
+    until("it is run", || last()["status"] == 3);
+    declare("yearly");
+    until("the last run has ended", || last()["ended"].is_u64());
+    ok("systemctl restart bailiwickd");
+    assert_eq!(last()["status"], 3);
+    assert!(!journal().contains("timers-not-kept"), "{}", journal());
+    host();
+}

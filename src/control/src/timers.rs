@@ -9,7 +9,7 @@ use crate::sessions::Counted;
 use bailiwick_policy::{Declared, Tenant, Timer};
 use bailiwick_proto::control::Exec;
 use bailiwick_proto::frame::{MAX_EVENT, decode};
-use bailiwick_proto::{Bytes, CONTROL_DIR, Failure, SessionEvent, SessionSignal};
+use bailiwick_proto::{Bytes, Failure, SessionEvent, SessionSignal};
 use bailiwick_sys::{file, signal, socket};
 use bailiwick_types::{
     Clock, Door, ExitStatus, Moment, Schedule, TenantName, TimerName, TimerReport, TimerRun, WallTime,
@@ -36,7 +36,7 @@ const GRACE: u64 = 600;
 const AT_ONCE: usize = 16;
 /// How long a job that is to end may take after each signal.
 const END_TIME: Duration = Duration::from_secs(1);
-/// Where the last moment and the last runs are kept, in the directory of the control socket.
+/// Where the last moment and the last runs are kept, beside the history.
 const FILE: &str = "timers.json";
 const MAX_FILE: usize = 16 << 20;
 
@@ -232,7 +232,7 @@ fn runs_timers(tenant: &Tenant) -> bool {
 impl Daemon {
     /// Runs what is due, for good.
     pub async fn keep_time(self: Arc<Self>) {
-        let dir = self.host().runtime_dir.join(CONTROL_DIR);
+        let dir = self.host().state_dir.join("history");
         self.timers().take_up(&dir);
         loop {
             let tenants = self.tenants_with_timers();
