@@ -64,18 +64,27 @@ fn every_limit_of_this_host_and_of_btrfs_is_run_into() {
     looks(&host, &facts);
 }
 
-/// A probe that has come as far as its first limit.
-fn begun(host: &Host) -> (Child, BufReader<ChildStderr>) {
+/// A probe that has come as far as its first limit, and what it has said until there.
+fn begun(host: &Host) -> (Child, BufReader<ChildStderr>, String) {
     let mut command = Command::new(stage().join("bailiwick"));
     command.args(["doctor", "--probe", "--json", "--config"]).arg(host.path("etc"));
     let mut probe = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("runs");
-    let mut said = BufReader::new(probe.stderr.take().expect("a pipe"));
-    let mut line = String::new();
-    while !line.contains("running into cpu") {
-        line.clear();
-        assert!(said.read_line(&mut line).expect("reads") > 0, "it ended early");
+    let mut from = BufReader::new(probe.stderr.take().expect("a pipe"));
+    let mut said = String::new();
+    while !said.contains("running into cpu") {
+        assert!(from.read_line(&mut said).expect("reads") > 0, "it ended early: {said}");
     }
-    (probe, said)
+    (probe, from, said)
+}
+
+/// As an operator does it at a terminal.
+fn interrupt(host: &Host, mut probe: Child, from: BufReader<ChildStderr>) {
+    assert!(Command::new("kill").args(["-INT", &probe.id().to_string()]).status().expect("kill").success());
+    let said: Vec<_> = from.lines().map_while(Result::ok).collect();
+    assert_eq!(probe.wait().expect("ends").code(), Some(1), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("interrupted")), "{said:?}");
+    assert!(!host.path(FOLDER).exists(), "the directory is gone");
+    assert_eq!(processes(host), [""; 0]);
 }
 
 /// Processes that have the throw-away host of this host among their arguments.
@@ -88,40 +97,24 @@ fn processes(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn what_an_interrupted_probe_made_is_taken_down() {
+fn what_an_interrupted_or_killed_probe_made_is_taken_down() {
     let _alone = alone();
     let host = Host::new();
-    let (mut probe, said) = begun(&host);
-    assert!(Command::new("kill").args(["-INT", &probe.id().to_string()]).status().expect("kill").success());
-    let said: Vec<_> = said.lines().map_while(Result::ok).collect();
-    assert_eq!(probe.wait().expect("ends").code(), Some(1));
-    assert!(said.iter().any(|line| line.contains("interrupted")), "{said:?}");
-    assert!(!host.path(FOLDER).exists(), "the directory is gone");
-    assert_eq!(processes(&host), [""; 0]);
-}
-
-#[test]
-fn what_a_killed_probe_made_is_taken_down_by_the_next() {
-    let _alone = alone();
-    let host = Host::new();
-    let (mut probe, said) = begun(&host);
+    let (mut probe, from, _) = begun(&host);
     let other = host.cli(&["doctor", "--probe"]);
     let refused = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(other.status.code() == Some(4) && refused.contains("another"), "{:?} {refused}", other.status);
     probe.kill().expect("kill");
     probe.wait().expect("ends");
     // What it had started holds the pipe.
-    drop(said);
+    drop(from);
     let deadline = Instant::now() + Duration::from_secs(30);
     while !processes(&host).is_empty() {
         assert!(Instant::now() < deadline, "{:?}", processes(&host));
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(host.path(FOLDER).exists(), "its jail was not taken down");
-    let next = host.cli(&["doctor", "--probe"]);
-    let said = String::from_utf8_lossy(&next.stderr);
+    let (probe, from, said) = begun(&host);
     assert!(said.contains("taking down what a probe left"), "{said}");
-    assert_eq!(next.status.code(), Some(0), "{said}");
-    assert!(!host.path(FOLDER).exists(), "nothing is left");
-    assert_eq!(processes(&host), [""; 0]);
+    interrupt(&host, probe, from);
 }
