@@ -189,3 +189,31 @@ fn the_death_of_everything_is_not_noticed_inside() {
     session.end();
     host.ok(&["audit"]);
 }
+
+#[test]
+fn when_all_places_are_taken_operators_get_in_and_others_are_told() {
+    use std::os::unix::process::CommandExt;
+    const PLACES: usize = 4096;
+    // Of this process, and of bailiwickd, which inherits it: a service manager gives it as many.
+    let files = rustix::process::Rlimit { current: Some(16 << 10), maximum: Some(16 << 10) };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, files).expect("root may");
+    let host = host();
+    let as_nobody = || {
+        let mut command = Command::new(stage().join("bailiwick"));
+        command.args(["status", "--config", host.path("etc").to_str().expect("text")]).uid(65_534).gid(65_534);
+        let output = command.output().expect("runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(as_nobody().0, Some(5), "refused as ever: {}", as_nobody().1);
+    let socket = host.path("run").join(CONTROL_SOCKET);
+    let connect = |_| UnixStream::connect(&socket).expect("connects");
+    let mut idle: Vec<UnixStream> = (0..PLACES).map(connect).collect();
+    host.ok(&["status"]);
+    let (status, told) = as_nobody();
+    assert!(status == Some(6) && told.contains("4096"), "{status:?} {told}");
+    drop(idle.split_off(PLACES / 2));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while as_nobody().0 != Some(5) {
+        assert!(Instant::now() < deadline, "{:?}", as_nobody());
+    }
+}

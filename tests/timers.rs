@@ -31,8 +31,16 @@ fn inside(host: &Host, line: &str) -> String {
     host.inside(tenant(), line).1.trim().to_owned()
 }
 
-fn until(what: &str, host: &Host, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(40);
+fn as_login(host: &Host, line: &str) -> String {
+    host.ok(&["exec", "--user", tenant(), tenant(), "--", "/bin/sh", "-c", line])
+}
+
+fn until(what: &str, host: &Host, holds: impl FnMut() -> bool) {
+    within(Duration::from_secs(40), what, host, holds);
+}
+
+fn within(time: Duration, what: &str, host: &Host, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
     while !holds() {
         let timers = String::from_utf8_lossy(&host.cli(&["timers"]).stdout).into_owned();
         assert!(Instant::now() < deadline, "{what}\n{timers}\n{}", host.log());
@@ -126,4 +134,46 @@ fn no_door_no_run_and_an_operator_may_end_one() {
     });
     host.ok(&["suspend", tenant, "--reason", "invoice 17"]);
     assert!(timers(&host).iter().all(|timer| timer["next"].is_null()));
+}
+
+/// cron's times are minutes, so this takes up to two.
+#[test]
+fn the_tenants_own_crontab() {
+    const PATH: &str = "/var/spool/cron/crontabs";
+    let mut host = host(OPEN, &[]);
+    let tenant = tenant();
+    let log = format!("cat /home/{tenant}/.local/state/timers/crontab.log");
+    let lines = "X='a  b'\n@reboot never\n* * * * * id -u; echo \"$X\"; cat%hello%world\n0 0 1 1 * rare\n";
+    let has_crontab = inside(&host, "command -v crontab") == "/usr/bin/crontab";
+    if has_crontab {
+        // Debian's own program: it wants no variable without a job, and knows @reboot.
+        let install = format!("crontab - << 'END' && crontab -l\n{lines}END\n");
+        assert!(as_login(&host, &install).contains("0 0 1 1 * rare"));
+    } else {
+        println!("the_tenants_own_crontab: NOT by crontab(1): this host has none");
+        as_login(&host, &format!("cat > {PATH}/{tenant} << 'END'\n{lines}END\n"));
+    }
+    within(Duration::from_secs(100), "it is run", &host, || inside(&host, &log).matches("ends with 0").count() >= 2);
+    let said = inside(&host, &log);
+    for part in [": not run: nothing is run when a jail starts", " begins\n1000\na  b\nhello\nworld\n"] {
+        assert!(said.contains(part), "{part:?}: {said}");
+    }
+    let listed = timers(&host);
+    let commands: Vec<_> = listed.iter().map(|timer| timer["command"].as_str().expect("text")).collect();
+    assert_eq!(commands, ["id -u; echo \"$X\"; cat", "rare", ""]);
+    assert_eq!(listed[0]["schedule"], "* * * * *");
+    assert!(listed[2]["last"]["refused"].as_str().expect("text").contains("@reboot"), "{listed:?}");
+
+    // It is known to the next bailiwickd at once, and what can be no crontab is none: a link to what only root inside may
+    // read, least of all.
+    host.kill();
+    host.start();
+    until("it is known", &host, || timers(&host).len() == 3);
+    inside(&host, &format!("cd {PATH} && mv {tenant} away && ln -s /etc/shadow {tenant}"));
+    until("it is refused", &host, || timers(&host).len() == 1);
+    assert!(timers(&host)[0]["last"]["refused"].as_str().expect("text").contains("no plain file"));
+    inside(&host, &format!("rm {PATH}/{tenant}"));
+    until("it is gone", &host, || timers(&host).is_empty());
+    assert!(!inside(&host, &log).contains("root:"), "nothing of that file was told");
+    host.ok(&["audit"]);
 }

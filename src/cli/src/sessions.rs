@@ -72,9 +72,10 @@ fn timers_text(timers: &[TimerReport], zone: &TimeZone) -> String {
             moment(timer.next),
             moment(timer.last.as_ref().map(|run| run.begun)),
             timer.last.as_ref().map(how).unwrap_or_default(),
+            timer.command.clone(),
         ]
     });
-    render(&["TENANT", "TIMER", "SCHEDULE", "NEXT", "LAST", "STATUS"], rows)
+    render(&["TENANT", "TIMER", "SCHEDULE", "NEXT", "LAST", "STATUS", "COMMAND"], rows)
 }
 
 fn text(sessions: &[SessionRecord], zone: &TimeZone) -> String {
@@ -140,6 +141,7 @@ SESSION   TENANT  DOOR  USER   FROM       SINCE                      PID   COMMA
             tenant: "alice".parse().expect("valid"),
             timer: timer.parse().expect("valid"),
             schedule: "daily".to_owned(),
+            command: "/bin/a b".to_owned(),
             next: next.map(Moment),
             last,
         };
@@ -148,11 +150,11 @@ SESSION   TENANT  DOOR  USER   FROM       SINCE                      PID   COMMA
             Some(TimerRun { begun, ended: ended.map(Moment), status, refused })
         };
         let golden = "\
-TENANT  TIMER  SCHEDULE  NEXT                       LAST                       STATUS
-alice   a      daily     2026-09-22T00:00:00+00:00  2026-09-21T14:13:20+00:00  7
-alice   b      daily     -                          2026-09-21T14:13:20+00:00  runs
-alice   c      daily     -                          2026-09-21T14:13:20+00:00  not run: full
-alice   d      daily     -                          -                          -
+TENANT  TIMER  SCHEDULE  NEXT                       LAST                       STATUS         COMMAND
+alice   a      daily     2026-09-22T00:00:00+00:00  2026-09-21T14:13:20+00:00  7              /bin/a b
+alice   b      daily     -                          2026-09-21T14:13:20+00:00  runs           /bin/a b
+alice   c      daily     -                          2026-09-21T14:13:20+00:00  not run: full  /bin/a b
+alice   d      daily     -                          -                          -              /bin/a b
 ";
         let timers = [
             timer("a", Some(1_790_035_200), run(Some(1_790_000_001), Some(7), None)),

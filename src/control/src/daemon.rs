@@ -15,7 +15,7 @@ use bailiwick_proto::control::{Depth, HostStatus, TenantDetail, TenantOutcome, T
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
 use bailiwick_types::{
-    Action, AuditReport, Change, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed, TenantName,
+    Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed, TenantName,
     TenantReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,9 +150,11 @@ impl Daemon {
     }
 
     /// Those that have any, as they were last declared.
-    pub(crate) fn tenants_with_timers(&self) -> Vec<Tenant> {
+    /// Those for whom something is run at times, or may be.
+    pub(crate) fn tenants_with_timers(&self) -> Vec<Arc<Tenant>> {
         let loaded = lock(&self.loaded);
-        loaded.policy.tenants.values().filter(|tenant| !tenant.timers.is_empty()).cloned().collect()
+        let meant = |tenant: &&Tenant| !tenant.timers.is_empty() || tenant.settings.doors.contains(&Door::Cron);
+        loaded.policy.tenants.values().filter(meant).cloned().map(Arc::new).collect()
     }
 
     pub(crate) fn sessions(&self) -> &Sessions {

@@ -5,12 +5,12 @@
 
 use bailiwick_policy::Tenant;
 use bailiwick_proto::control::{Exec, Login};
-use bailiwick_proto::frame::{Decoder, MAX_EVENT, MAX_REQUEST, encode};
-use bailiwick_proto::init::{JailUser, Spawn};
+use bailiwick_proto::frame::{Decoder, MAX_CRONTAB_REPLY, MAX_EVENT, MAX_REQUEST, encode};
+use bailiwick_proto::init::{CrontabFile, JailUser, MAX_STAMP, Spawn};
 use bailiwick_proto::{Bytes, Failure, InitReply, InitRequest};
 use bailiwick_sys::file::{self, FileType};
 use bailiwick_sys::socket;
-use bailiwick_types::{Door, ExitStatus, IdRange, MAX_COMMAND};
+use bailiwick_types::{Door, ExitStatus, IdRange, LoginName, MAX_COMMAND, MAX_CRONTAB};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,6 +32,8 @@ const MAX_KEY: usize = 8 << 10;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The login shell of everybody inside.
 const SHELL: &str = "/bin/bash";
+/// Where crontab(1) puts what it is given.
+pub(crate) const CRONTABS: &str = "/var/spool/cron/crontabs";
 /// What serves `sftp`, as Debian has it (the package openssh-sftp-server): inside, never on the host.
 const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 /// The user and group id of the login user inside every jail.
@@ -267,6 +269,32 @@ pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Option<bool> {
     }
 }
 
+/// Asks init for the login user's crontab. `None` when it does not answer, or not as an init does. `seen` is the stamp of what
+/// it told the last time.
+pub(crate) async fn crontab(
+    socket: &Path,
+    ids: IdRange,
+    login: &LoginName,
+    seen: Option<String>,
+) -> Option<CrontabFile> {
+    let request = InitRequest::Crontab { path: format!("{CRONTABS}/{login}"), owner: LOGIN_ID, seen };
+    let answer = timeout(PROBE_TIME, async {
+        let mut init = greeted(socket, ids).await?;
+        init.send(&request, &[]).await?;
+        init.decoder = Decoder::new(MAX_CRONTAB_REPLY);
+        init.hear().await.map_err(DoorError::from)
+    });
+    match answer.await {
+        Ok(Ok(InitReply::Crontab(CrontabFile::Text { stamp, text })))
+            if stamp.len() > MAX_STAMP || text.len() > 3 * MAX_CRONTAB =>
+        {
+            None
+        }
+        Ok(Ok(InitReply::Crontab(file))) => Some(file),
+        _ => None,
+    }
+}
+
 /// A connection to an init.
 struct Init {
     stream: UnixStream,
@@ -286,7 +314,7 @@ async fn greeted(path: &Path, ids: IdRange) -> Result<Init, DoorError> {
     let mut init = Init { stream, decoder: Decoder::new(MAX_EVENT) };
     match init.hear().await? {
         InitReply::Ready => Ok(init),
-        InitReply::Refused | InitReply::Probed { .. } => Err(DoorError::Refused),
+        InitReply::Refused | InitReply::Probed { .. } | InitReply::Crontab(_) => Err(DoorError::Refused),
     }
 }
 
@@ -450,6 +478,40 @@ mod tests {
             });
             let failure = open(&path, ids, spawn(), Vec::new()).await.expect_err("no session");
             assert!(matches!(failure, DoorError::Silent | DoorError::Broken(_)), "{failure}");
+            init.abort();
+            std::fs::remove_file(&path).expect("removes");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_init_tells_of_a_crontab_is_bounded() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let ids = IdRange { first: 0, count: 1 };
+        let login: LoginName = "alice".parse().expect("valid");
+        let told = |stamp: String, text: String| InitReply::Crontab(CrontabFile::Text { stamp, text });
+        let frame = |reply: &InitReply| encode(reply, 1 << 20).expect("small");
+        let good = told("1".to_owned(), "\u{1}".repeat(MAX_CRONTAB));
+        let cases = [
+            (frame(&good), true),
+            (frame(&told("1".repeat(MAX_STAMP + 1), String::new())), false),
+            (frame(&told("1".to_owned(), "x".repeat(3 * MAX_CRONTAB + 1))), false),
+            (frame(&told("1".to_owned(), "x".repeat(7 * MAX_CRONTAB))), false),
+            (frame(&InitReply::Ready), false),
+            (vec![0xff; 4096], false),
+        ];
+        for (answer, is_good) in cases {
+            let path = temp.path().join("init.sock");
+            let listener = tokio::net::UnixListener::bind(&path).expect("binds");
+            let init = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                stream.write_all(&encode(&InitReply::Ready, MAX_EVENT).expect("small")).await.ok();
+                // When it was asked, not before.
+                assert!(stream.read(&mut [0; 4096]).await.expect("reads") > 0);
+                stream.write_all(&answer).await.ok();
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            });
+            assert_eq!(crontab(&path, ids, &login, None).await.is_some(), is_good);
             init.abort();
             std::fs::remove_file(&path).expect("removes");
         }

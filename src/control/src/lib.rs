@@ -4,9 +4,11 @@
 //! without a bound for anybody, and everything that a connection holds is counted.
 
 mod audit_log;
+mod crontabs;
 mod daemon;
 mod door;
 mod incident;
+mod job;
 mod permission;
 mod pressure;
 mod reconcile;

@@ -19,6 +19,8 @@ use tracing::warn;
 
 /// The most connections at a time; a session holds one for as long as it lasts.
 const MAX_CONNECTIONS: u32 = 4096;
+/// How many more there may be then: of operators, who must get in to do something about it, and of others while they are refused.
+const SPARE: u32 = 64;
 /// How long the rest of a request may take once its first byte has come.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// How long a client that was accepted just before the end may take to begin its first request.
@@ -32,9 +34,11 @@ const MAX_FDS: usize = 3;
 /// was taken from the queue is lost to the next daemon: its request must not be lost with it.
 pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+    let spare = Arc::new(Semaphore::new(SPARE as usize));
     loop {
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await.ok()?;
+            // Whatever is accepted has at least this one.
+            let place = Arc::clone(&spare).acquire_owned().await.ok()?;
             Some((place, listener.accept().await))
         };
         let (place, accepted) = tokio::select! {
@@ -46,7 +50,11 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch:
         match accepted {
             Ok((stream, _)) => {
                 let Ok(peer) = socket::peer(&stream) else { continue };
-                let connection = Connection { daemon: Arc::clone(&daemon), stream, peer, session: None };
+                let (place, full) = match Arc::clone(&places).try_acquire_owned() {
+                    Ok(place) => (place, false),
+                    Err(_) => (place, true),
+                };
+                let connection = Connection { daemon: Arc::clone(&daemon), stream, peer, full, session: None };
                 let stop = stop.clone();
                 tokio::spawn(async move {
                     // A client that goes away in the middle is no event of ours.
@@ -63,13 +71,15 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch:
     }
     drop(listener);
     // All places are free when everybody was answered.
-    drop(places.acquire_many(MAX_CONNECTIONS).await);
+    drop((places.acquire_many(MAX_CONNECTIONS).await, spare.acquire_many(SPARE).await));
 }
 
 struct Connection {
     daemon: Arc<Daemon>,
     stream: UnixStream,
     peer: Peer,
+    /// Whether all places were taken when it came.
+    full: bool,
     /// The session that was let in over this connection. It is its last word but for its end.
     session: Option<Counted>,
 }
@@ -80,6 +90,11 @@ impl Connection {
         let groups = socket::peer_groups(&self.stream)?;
         let caller = match Permission::of(uid, &groups, &self.daemon.host()) {
             Ok(permission) => Ok(Caller::Operator(permission)),
+            Err(_) if self.full => {
+                let message =
+                    format!("bailiwickd serves {MAX_CONNECTIONS} connections and has no place for more; try again");
+                Err(Failure::of(ExitStatus::OverLimit, message))
+            }
             Err(failure) => match self.daemon.tenant_of(uid).await {
                 Some(tenant) => Ok(Caller::Tenant(tenant, Permission::over_own(uid))),
                 None => Err(failure),

@@ -1,30 +1,23 @@
-//! Timers: what is due is run in its jail, by the door `cron`, as the login user.
+//! Timers: what is due, by the tenants' files and by their own crontabs, and what became of it.
 //!
-//! Danger: a run must not be lost because this program was replaced at that moment, nor be hung up with it, nor come twice at
-//! a time. So the last moment that was looked at is kept outside, the job ignores that its line is cut, and a lock inside the
-//! jail, which outlives us, keeps a second one out.
+//! Danger: a run must not be lost because this program was replaced at that moment, nor be begun twice. So the last moment that
+//! was looked at is kept outside; what a run itself needs for that is in `job`.
 
+use crate::crontabs::Crontabs;
 use crate::daemon::Daemon;
-use crate::sessions::Counted;
-use bailiwick_policy::{Declared, Tenant, Timer};
-use bailiwick_proto::control::Exec;
-use bailiwick_proto::frame::{MAX_EVENT, decode};
-use bailiwick_proto::{Bytes, Failure, SessionEvent, SessionSignal};
-use bailiwick_sys::{file, signal, socket};
-use bailiwick_types::{
-    Clock, Door, ExitStatus, Moment, Schedule, TenantName, TimerName, TimerReport, TimerRun, WallTime,
-};
+use crate::door::short;
+use crate::job::{BUSY, Job};
+use bailiwick_policy::{Declared, Tenant};
+use bailiwick_sys::file;
+use bailiwick_types::{Clock, Door, Moment, Schedule, TenantName, TimerName, TimerReport, TimerRun, WallTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned, civil};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore};
 use tracing::{info, warn};
 
@@ -34,29 +27,9 @@ const LOOK_TIME: Duration = Duration::from_secs(20);
 const GRACE: u64 = 600;
 /// How many runs are being begun at a time; how many run is the tenants' own limit.
 const AT_ONCE: usize = 16;
-/// How long a job that is to end may take after each signal.
-const END_TIME: Duration = Duration::from_secs(1);
 /// Where the last moment and the last runs are kept, beside the history.
 const FILE: &str = "timers.json";
 const MAX_FILE: usize = 16 << 20;
-
-/// What a job says goes to a file of its own in the login user's home, and the one before it stays. Exit status 75: the one
-/// before still runs. A file that cannot be written is no reason not to run.
-const RUN: &str = r#"trap '' HUP
-name=$1; shift
-dir=$HOME/.local/state/timers; log=$dir/$name.log
-mkdir -p "$dir" 2>/dev/null
-if true 2>/dev/null 9>"$dir/$name.lock"; then exec 9>"$dir/$name.lock"; flock -n 9 || exit 75; fi
-[ "$(stat -c %s "$log" 2>/dev/null || echo 0)" -lt 1048576 ] || mv -f "$log" "$log.1"
-if true 2>/dev/null >>"$log"; then exec >>"$log" 2>&1; else exec >/dev/null 2>&1; fi
-echo "$(date '+%F %T') begins"
-"$@" 9>&-
-status=$?
-echo "$(date '+%F %T') ends with $status"
-exit $status
-"#;
-/// What [`RUN`] ends with when the run before it has not ended (`EX_TEMPFAIL` of sysexits.h).
-const BUSY: u8 = 75;
 
 /// What outlives this program.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -70,6 +43,7 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct Timers {
     kept: Mutex<Kept>,
+    pub(crate) crontabs: Crontabs,
     /// The policy may have others now.
     changed: Notify,
     /// Room for those that are being begun: at midnight all come at once.
@@ -78,7 +52,12 @@ pub(crate) struct Timers {
 
 impl Default for Timers {
     fn default() -> Self {
-        Self { kept: Mutex::default(), changed: Notify::new(), beginning: Semaphore::new(AT_ONCE) }
+        Self {
+            kept: Mutex::default(),
+            crontabs: Crontabs::default(),
+            changed: Notify::new(),
+            beginning: Semaphore::new(AT_ONCE),
+        }
     }
 }
 
@@ -162,18 +141,26 @@ impl Timers {
         }
     }
 
+    /// All that these tenants have run at times.
+    fn jobs(&self, tenants: &[Arc<Tenant>]) -> Vec<Job> {
+        let of = |tenant: &Arc<Tenant>| {
+            let declared = tenant.timers.iter().map(|timer| Job::of_timer(tenant, timer));
+            declared.chain(self.crontabs.jobs(tenant)).collect::<Vec<_>>()
+        };
+        tenants.iter().flat_map(of).collect()
+    }
+
     /// What is due between the last look and now, each once, and when the next look is needed.
-    fn due(&self, tenants: &[Tenant], now: Moment) -> (Vec<(Tenant, Timer)>, Duration) {
+    fn due(&self, jobs: &[Job], now: Moment) -> (Vec<Job>, Duration) {
         let mut kept = self.kept.lock().expect("nobody panics while holding it");
         let looked = Moment(kept.looked.0.min(now.0));
         let mut due = Vec::new();
         let mut next = now.0 + LOOK_TIME.as_secs();
-        for (tenant, timer) in tenants.iter().flat_map(|tenant| tenant.timers.iter().map(move |timer| (tenant, timer)))
-        {
-            match next_due(&timer.schedule, looked) {
+        for job in jobs {
+            match next_due(&job.schedule, looked) {
                 Some(moment) if moment <= now => {
-                    due.push((tenant.clone(), timer.clone()));
-                    next = next.min(next_due(&timer.schedule, now).map_or(next, |moment| moment.0));
+                    due.push(job.clone());
+                    next = next.min(next_due(&job.schedule, now).map_or(next, |moment| moment.0));
                 }
                 Some(moment) => next = next.min(moment.0),
                 None => {}
@@ -193,12 +180,9 @@ impl Timers {
         self.changed.notify_one();
     }
 
-    /// Forgets the runs of timers that are no more.
-    fn forget_all_but(&self, tenants: &[Tenant]) {
-        let known: BTreeSet<(&TenantName, &TimerName)> = tenants
-            .iter()
-            .flat_map(|tenant| tenant.timers.iter().map(move |timer| (&tenant.name, &timer.name)))
-            .collect();
+    /// Forgets the runs of what is no more.
+    fn forget_all_but(&self, jobs: &[Job]) {
+        let known: BTreeSet<(&TenantName, &TimerName)> = jobs.iter().map(|job| (&job.tenant.name, &job.name)).collect();
         let mut kept = self.kept.lock().expect("nobody panics while holding it");
         kept.runs.retain(|tenant, runs| {
             runs.retain(|timer, _| known.contains(&(tenant, timer)));
@@ -207,20 +191,23 @@ impl Timers {
     }
 
     /// Of these tenants.
-    pub(crate) fn report<'t>(&self, tenants: impl Iterator<Item = &'t Tenant>) -> Vec<TimerReport> {
-        let kept = self.kept.lock().expect("nobody panics while holding it");
+    pub(crate) fn report(&self, tenants: &[Arc<Tenant>]) -> Vec<TimerReport> {
         let now = now();
-        let row = |tenant: &Tenant, timer: &Timer| TimerReport {
-            tenant: tenant.name.clone(),
-            timer: timer.name.clone(),
-            schedule: timer.schedule.to_string(),
-            next: next_due(&timer.schedule, now).filter(|_| runs_timers(tenant)),
-            last: kept.runs.get(&tenant.name).and_then(|runs| runs.get(&timer.name)).cloned(),
+        let of = |tenant: &Arc<Tenant>| {
+            let jobs = self.jobs(std::slice::from_ref(tenant));
+            let kept = self.kept.lock().expect("nobody panics while holding it");
+            let row = |job: &Job| TimerReport {
+                tenant: tenant.name.clone(),
+                timer: job.name.clone(),
+                schedule: job.schedule.to_string(),
+                command: short(job.command.clone()),
+                next: next_due(&job.schedule, now).filter(|_| runs_timers(tenant)),
+                last: kept.runs.get(&tenant.name).and_then(|runs| runs.get(&job.name)).cloned(),
+            };
+            let rows: Vec<_> = jobs.iter().map(row).collect();
+            rows.into_iter().chain(self.crontabs.faults(&tenant.name)).collect::<Vec<_>>()
         };
-        tenants
-            .flat_map(|tenant| tenant.timers.iter().map(move |timer| (tenant, timer)))
-            .map(|(t, timer)| row(t, timer))
-            .collect()
+        tenants.iter().flat_map(of).collect()
     }
 }
 
@@ -234,18 +221,28 @@ impl Daemon {
     pub async fn keep_time(self: Arc<Self>) {
         let dir = self.host().state_dir.join("history");
         self.timers().take_up(&dir);
+        // Before the first look: what was due in a crontab while nobody was here is made good as well.
+        self.look_into_crontabs().await;
+        let daemon = Arc::clone(&self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK_TIME).await;
+                daemon.look_into_crontabs().await;
+                daemon.timers().look_again();
+            }
+        });
         loop {
-            let tenants = self.tenants_with_timers();
-            let (due, pause) = self.timers().due(&tenants, now());
+            let jobs = self.timers().jobs(&self.tenants_with_timers());
+            let (due, pause) = self.timers().due(&jobs, now());
             if !due.is_empty() {
-                self.timers().forget_all_but(&tenants);
+                self.timers().forget_all_but(&jobs);
             }
             // Kept before the runs begin: who is replaced right now has begun them, or will be told so by the lock inside.
             self.timers().keep(&dir);
-            for (tenant, timer) in due.into_iter().filter(|(tenant, _)| runs_timers(tenant)) {
+            for job in due.into_iter().filter(|job| runs_timers(&job.tenant)) {
                 let (daemon, dir) = (Arc::clone(&self), dir.clone());
                 tokio::spawn(async move {
-                    daemon.run_timer(&tenant, &timer).await;
+                    daemon.run_job(&job).await;
                     daemon.timers().keep(&dir);
                 });
             }
@@ -253,108 +250,32 @@ impl Daemon {
         }
     }
 
-    async fn run_timer(&self, tenant: &Tenant, timer: &Timer) {
+    async fn look_into_crontabs(self: &Arc<Self>) {
+        let mut tenants = self.tenants_with_timers();
+        tenants.retain(|tenant| runs_timers(tenant));
+        self.read_crontabs(&tenants, now()).await;
+    }
+
+    /// Runs a job to its end and notes what became of it.
+    pub(crate) async fn run_job(&self, job: &Job) {
         let begun = now();
+        let (tenant, name) = (&job.tenant.name, &job.name);
         let note = |ended: Option<Moment>, status: Option<u8>, refused: Option<String>| {
-            self.timers().note(&tenant.name, &timer.name, TimerRun { begun, ended, status, refused });
+            self.timers().note(tenant, name, TimerRun { begun, ended, status, refused });
         };
         note(None, None, None);
         let begin = async {
             let _room = self.timers().beginning.acquire().await;
-            self.begin(tenant, timer).await
+            self.begin(job).await
         };
         let status = match begin.await {
-            Ok((channel, counted, streams)) => {
-                let status = attend(channel, counted).await;
-                // Until here: what a job says before it has its file goes nowhere, and must not end it.
-                drop(streams);
-                note(Some(now()), status, (status == Some(BUSY)).then(|| "the run before it has not ended".to_owned()));
-                status
-            }
-            Err(failure) => {
-                note(Some(now()), None, Some(failure.message));
-                return;
-            }
+            Ok(run) => run.attend().await,
+            Err(failure) => return note(Some(now()), None, Some(failure.message)),
         };
-        let (name, seconds) = (&timer.name, now().0.saturating_sub(begun.0));
+        note(Some(now()), status, (status == Some(BUSY)).then(|| "the run before it has not ended".to_owned()));
+        let seconds = now().0.saturating_sub(begun.0);
         let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
-        info!(target: "bailiwick::event", tenant = %tenant.name, event = "timer-ended", timer = %name, status, seconds, "the timer {name} of {} has ended with {status}", tenant.name);
-    }
-
-    async fn begin(&self, tenant: &Tenant, timer: &Timer) -> Result<(OwnedFd, Counted, [OwnedFd; 2]), Failure> {
-        let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
-        let wrapper = ["/bin/sh", "-c", RUN, "timer", timer.name.as_str()];
-        let argv = wrapper.into_iter().chain(timer.command.iter().map(String::as_str)).map(text);
-        let exec = Exec {
-            tenant: tenant.name.clone(),
-            user: Some(tenant.login.user.to_string()),
-            argv: argv.collect::<Result<_, _>>()?,
-            env: Vec::new(),
-            cwd: None,
-            terminal: None,
-        };
-        let pipe = || {
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                .map_err(|error| Failure::of(ExitStatus::Failed, format!("cannot make a pipe: {error}")))
-        };
-        let ((stdin, _), (output, stdout), (errors, stderr)) = (pipe()?, pipe()?, pipe()?);
-        let command = timer.command.join(" ");
-        let (channel, counted) = self.enter_by_timer(&tenant.name, &exec, command, vec![stdin, stdout, stderr]).await?;
-        Ok((channel, counted, [output, errors]))
-    }
-}
-
-/// Waits for the end of a job, and ends it when an operator wants that. The exit status, as a shell has it; `None` when the
-/// jail has ended, or init says what no session says.
-async fn attend(channel: OwnedFd, mut counted: Counted) -> Option<u8> {
-    // Of packets, which a stream does not mind: it is only waited on.
-    let channel = std::os::unix::net::UnixStream::from(channel);
-    channel.set_nonblocking(true).ok()?;
-    let channel = UnixStream::from_std(channel).ok()?;
-    let say = |number| {
-        let message = serde_json::to_vec(&SessionSignal::Signal(number)).expect("a number");
-        drop(socket::send(&channel, &message, &[]));
-    };
-    let mut last = None;
-    let status = loop {
-        tokio::select! {
-            event = hear(&channel) => match event {
-                Some(SessionEvent::Started) => {}
-                Some(SessionEvent::Exited(status)) => break Some(status),
-                Some(SessionEvent::Killed(number)) => break Some(128_u8.saturating_add(number)),
-                Some(SessionEvent::ExecFailed { .. } | SessionEvent::SetupFailed { .. }) => break Some(126),
-                None => break None,
-            },
-            _ = counted.end(), if last.is_none() => {
-                // It ignores that it is hung up.
-                say(signal::SIGTERM);
-                last = Some(tokio::time::Instant::now() + END_TIME);
-            }
-            () = sleep_until(last) => {
-                say(signal::SIGKILL);
-                last = Some(tokio::time::Instant::now() + END_TIME);
-            }
-        }
-    };
-    if let Some(status) = status {
-        counted.ended(status);
-    }
-    status
-}
-
-async fn sleep_until(moment: Option<tokio::time::Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn hear(channel: &UnixStream) -> Option<SessionEvent> {
-    let mut buffer = [0; MAX_EVENT];
-    let receive = || socket::receive(channel, &mut buffer, 0);
-    match channel.async_io(Interest::READABLE, receive).await {
-        Ok((len @ 1.., _)) => decode(&buffer[..len], MAX_EVENT).ok(),
-        Ok(_) | Err(_) => None,
+        info!(target: "bailiwick::event", tenant = %tenant, event = "timer-ended", timer = %name, status, seconds, "the timer {name} of {tenant} has ended with {status}");
     }
 }
 
@@ -367,7 +288,7 @@ mod tests {
         Moment(u64::try_from(time.as_second()).expect("after 1970"))
     }
 
-    fn tenants(more: &str) -> Vec<Tenant> {
+    fn tenants(more: &str) -> Vec<Arc<Tenant>> {
         let files = [
             ("bailiwick.toml".into(), String::new()),
             ("plans.d/small.toml".into(), "doors = [\"cron\"]\n".to_owned()),
@@ -375,7 +296,7 @@ mod tests {
         ];
         let reading = bailiwick_policy::parse(&files);
         assert_eq!(reading.diagnostics, []);
-        reading.policy.expect("good").tenants.into_values().collect()
+        reading.policy.expect("good").tenants.into_values().map(Arc::new).collect()
     }
 
     fn timer(name: &str, schedule: &str) -> String {
@@ -387,8 +308,8 @@ mod tests {
         let tenants = tenants(&[timer("five", "*:0/5 UTC"), timer("night", "03:00 UTC")].concat());
         let timers = Timers::default();
         let look = |at: &str| {
-            let (due, pause) = timers.due(&tenants, moment(at));
-            (due.into_iter().map(|(_, timer)| timer.name.to_string()).collect::<Vec<_>>(), pause.as_secs())
+            let (due, pause) = timers.due(&timers.jobs(&tenants), moment(at));
+            (due.into_iter().map(|job| job.name.to_string()).collect::<Vec<_>>(), pause.as_secs())
         };
         timers.kept.lock().expect("sound").looked = moment("2026-11-23T02:51:00Z");
         assert_eq!(look("2026-11-23T02:54:50Z"), (vec![], 10));
@@ -413,7 +334,7 @@ mod tests {
         next.take_up(&dir);
         let age = now().0 - next.kept.lock().expect("sound").looked.0;
         assert!((60..120).contains(&age), "{age}");
-        assert_eq!(next.report(tenants(&timer("a", "daily")).iter())[0].last, Some(run));
+        assert_eq!(next.report(&tenants(&timer("a", "daily")))[0].last, Some(run));
         timers.kept.lock().expect("sound").looked = Moment(1);
         timers.keep(&dir);
         next.take_up(&dir);
@@ -425,7 +346,7 @@ mod tests {
         next.take_up(&dir);
         assert!(now().0 - next.kept.lock().expect("sound").looked.0 <= 60);
         next.forget_all_but(&[]);
-        assert_eq!(next.report(tenants(&timer("a", "daily")).iter())[0].last, None);
+        assert_eq!(next.report(&tenants(&timer("a", "daily")))[0].last, None);
     }
 
     #[test]

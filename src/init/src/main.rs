@@ -3,10 +3,11 @@
 //! Danger: this program is the tenant's. Root inside can trace it, replace what it says and take its descriptors, so
 //! nothing outside may rest on it; and it must hold no descriptor but the listening socket, which reaches only us.
 
+mod crontab;
 mod probe;
 mod session;
 
-use bailiwick_proto::frame::{Decoder, MAX_EVENT, MAX_REQUEST, encode};
+use bailiwick_proto::frame::{Decoder, MAX_CRONTAB_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{InitReply, InitRequest};
 use bailiwick_sys::signal::{self, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
 use bailiwick_sys::{process, socket};
@@ -163,6 +164,9 @@ fn serve(listener: &OwnedFd, sessions: &mut Vec<Session>) {
         Ok((InitRequest::Probe { canary }, _)) => {
             say(&connection, InitReply::Probed { canary_denied: denied(&canary) });
         }
+        Ok((InitRequest::Crontab { path, owner, seen }, _)) => {
+            say(&connection, InitReply::Crontab(crontab::look(&path, owner, seen.as_deref())));
+        }
         Ok((InitRequest::Spawn(spawn), fds)) => sessions.extend(Session::start(&spawn, fds)),
         Err(_) => {}
     }
@@ -170,7 +174,9 @@ fn serve(listener: &OwnedFd, sessions: &mut Vec<Session>) {
 
 /// The sender may have gone; then there is nobody to tell.
 fn say(connection: &OwnedFd, reply: InitReply) {
-    if let Ok(frame) = encode(&reply, MAX_EVENT) {
+    if let Ok(frame) = encode(&reply, MAX_CRONTAB_REPLY) {
+        // A reader that does not read must not stop init.
+        rustix::io::ioctl_fionbio(connection, true).ok();
         drop(socket::send(connection, &frame, &[]));
     }
 }

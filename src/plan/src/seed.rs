@@ -55,6 +55,9 @@ pub fn seeds(
     for path in ["cache", "lib", "log", "mail", "opt", "spool", "www"] {
         add(&format!("var/{path}"), directory(), 0o755, 0);
     }
+    add("var/spool/cron", directory(), 0o755, 0);
+    // The login user's, so that crontab(1) needs no rights of a group, which no program gets in here.
+    add("var/spool/cron/crontabs", directory(), 0o700, LOGIN_ID);
     add("var/tmp", directory(), 0o1777, 0);
     add("var/run", Kind::Link("/run".into()), 0, 0);
     add("var/lock", Kind::Link("/run/lock".into()), 0, 0);

@@ -7,10 +7,9 @@ use crate::plans::{Found, Plans};
 use crate::reader::{Report, Section, Table, expected, line, parsed, text};
 use crate::source::Source;
 use crate::{settings, sshkey};
-use bailiwick_types::{PlanName, Schedule, ServiceName, TenantName, TimerName};
+use bailiwick_types::{CRONTAB_JOB, PlanName, Schedule, ServiceName, TenantName, TimerName};
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -137,13 +136,14 @@ fn item<'t, 'i>(
 }
 
 /// The name of an item; that it is the second of this name is a problem.
-fn read_name<N: FromStr<Err: std::error::Error> + Display + Ord + Clone>(
+fn read_name<N: Display + Ord + Clone>(
     report: &mut Report<'_>,
     table: &Table<'_, '_>,
     what: &'static str,
     names: &mut BTreeSet<N>,
+    read: impl Fn(&DeValue<'_>) -> Result<N, Problem>,
 ) -> Option<N> {
-    let name: Spanned<N> = table.read(report, "name", parsed)?;
+    let name: Spanned<N> = table.read(report, "name", read)?;
     if !names.insert(name.get_ref().clone()) {
         report.error(name.span(), || Problem::new(format!("there are two {what}s \"{}\"", name.get_ref())));
     }
@@ -177,15 +177,24 @@ fn read_service(
     names: &mut BTreeSet<ServiceName>,
 ) -> Option<Service> {
     let table = item(report, entry, "service", &SERVICE)?;
-    let (name, command) = (read_name(report, &table, "service", names), read_command(report, &table));
+    let (name, command) = (read_name(report, &table, "service", names, parsed), read_command(report, &table));
     Some(Service { name: name?, command: command? })
 }
 
 fn read_timer(report: &mut Report<'_>, entry: &Spanned<DeValue<'_>>, names: &mut BTreeSet<TimerName>) -> Option<Timer> {
     let table = item(report, entry, "timer", &TIMER)?;
-    let (name, command) = (read_name(report, &table, "timer", names), read_command(report, &table));
+    let (name, command) = (read_name(report, &table, "timer", names, timer_name), read_command(report, &table));
     let schedule: Option<Spanned<Schedule>> = table.read(report, "schedule", parsed);
     Some(Timer { name: name?, schedule: schedule?.into_inner(), command: command? })
+}
+
+fn timer_name(value: &DeValue<'_>) -> Result<TimerName, Problem> {
+    let name: TimerName = parsed(value)?;
+    if name.as_str().starts_with(CRONTAB_JOB) {
+        return Err(Problem::new(format!("a timer must not be called \"{name}\""))
+            .hint("names that begin so are those of lines of the tenant's own crontab"));
+    }
+    Ok(name)
 }
 
 /// The path of a program inside the jail.

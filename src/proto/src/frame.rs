@@ -10,6 +10,9 @@ pub const MAX_REPLY: usize = 16 << 20;
 /// The largest message on a session's channel, and the largest reply of init, in bytes.
 pub const MAX_EVENT: usize = 512;
 
+/// The largest reply of init that is a crontab: text of a hostile one may become six times as long.
+pub const MAX_CRONTAB_REPLY: usize = 6 * bailiwick_types::MAX_CRONTAB + MAX_EVENT;
+
 const HEADER: usize = 4;
 
 /// Why bytes are no frame.

@@ -1,7 +1,7 @@
 //! What init of a jail is asked, and what a session says.
 //!
-//! Init belongs to the tenant. What it answers has a fixed shape and is at most [`crate::frame::MAX_EVENT`] bytes; it
-//! is never used for identity or accounting.
+//! Init belongs to the tenant. What it answers has a fixed shape and is at most [`crate::frame::MAX_EVENT`] bytes, but for a
+//! crontab, which is the tenant's word in any case; it is never used for identity or accounting.
 //!
 //! A session has a channel of its own: a `SOCK_SEQPACKET` pair with one end at init and one at the client, one message
 //! a datagram. No daemon stands between, so sessions survive the daemons.
@@ -19,6 +19,15 @@ pub enum InitRequest {
     Probe {
         /// Path of the file inside.
         canary: String,
+    },
+    /// Read the login user's crontab. Answered with [`InitReply::Crontab`].
+    Crontab {
+        /// Path of the file inside.
+        path: String,
+        /// Whose it must be, inside the jail.
+        owner: u32,
+        /// What was told of it the last time.
+        seen: Option<String>,
     },
 }
 
@@ -64,7 +73,7 @@ pub struct WindowSize {
 
 /// What init says on a connection: first of all [`InitReply::Ready`] or [`InitReply::Refused`], before it is asked, so
 /// that no descriptor is on its way to an init that does not run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum InitReply {
     /// Ask. What becomes of a session is told on its channel.
@@ -76,7 +85,31 @@ pub enum InitReply {
         /// Whether opening the canary that only Landlock guards was refused.
         canary_denied: bool,
     },
+    /// To `Crontab`. At most [`crate::frame::MAX_CRONTAB_REPLY`] bytes.
+    Crontab(CrontabFile),
 }
+
+/// What is at the path of a crontab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum CrontabFile {
+    /// Nothing.
+    Absent,
+    /// What was there the last time.
+    Same,
+    /// Something else than a file of the owner's that is small enough.
+    Unusable,
+    /// A crontab.
+    Text {
+        /// Tells it from others; at most [`MAX_STAMP`] bytes.
+        stamp: String,
+        /// What it says.
+        text: String,
+    },
+}
+
+/// The longest stamp of a crontab, in bytes.
+pub const MAX_STAMP: usize = 128;
 
 /// From the client to init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! A value of a type from this crate has passed its check; nothing above floor 0 checks it again.
 //! Nothing here reads a file, a clock or the kernel.
 
+mod crontab;
 mod exit;
 mod facts;
 mod id;
@@ -17,6 +18,7 @@ mod shown;
 mod tenant;
 mod usage;
 
+pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB};
 pub use exit::ExitStatus;
 pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, WeightPolicy};
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};

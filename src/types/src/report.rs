@@ -109,6 +109,8 @@ pub struct TimerReport {
     pub timer: TimerName,
     /// When it is due, as it is declared.
     pub schedule: String,
+    /// What is run, cut short.
+    pub command: String,
     /// When it is run next; `None` when it is not: the tenant is suspended, or its door `cron` is closed.
     pub next: Option<Moment>,
     /// The last run that is known.

@@ -11,9 +11,10 @@ use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::Failure;
 use bailiwick_proto::control::{Exec, Login, TenantOutcome};
 use bailiwick_proto::init::Spawn;
-use bailiwick_types::{Door, ExitStatus, HostUid, SessionId, SessionRecord, TenantName, TimerReport};
+use bailiwick_types::{Door, ExitStatus, HostUid, IdRange, SessionId, SessionRecord, TenantName, TimerReport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tracing::info;
 
@@ -126,9 +127,9 @@ impl Daemon {
         tenants: &[TenantName],
     ) -> Result<Vec<TimerReport>, Failure> {
         self.known(tenants)?;
-        let all = self.tenants_with_timers();
-        let meant = all.iter().filter(|tenant| tenants.is_empty() || tenants.contains(&tenant.name));
-        Ok(self.timers.report(meant))
+        let mut all = self.tenants_with_timers();
+        all.retain(|tenant| tenants.is_empty() || tenants.contains(&tenant.name));
+        Ok(self.timers.report(&all))
     }
 
     /// Who is in.
@@ -268,12 +269,18 @@ impl Daemon {
     }
 
     async fn session(&self, name: &TenantName, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, DoorError> {
+        let (socket, ids) = self.init_of(name).await.ok_or(DoorError::Down)?;
+        door::open(&socket, ids, spawn, streams).await
+    }
+
+    /// Where init of a jail listens, and who it is; `None` when the tenant has no ids.
+    pub(crate) async fn init_of(&self, name: &TenantName) -> Option<(PathBuf, IdRange)> {
         let known = lock(&self.ids).get(name).copied();
         let ids = match known {
             Some(ids) => ids,
-            None => self.entry(name).await.ok().flatten().ok_or(DoorError::Down)?.ids,
+            None => self.entry(name).await.ok().flatten()?.ids,
         };
-        door::open(&self.init_socket(name), ids, spawn, streams).await
+        Some((self.init_socket(name), ids))
     }
 
     /// Why a session could not be opened, in the operator's words. Only here is the warden asked.

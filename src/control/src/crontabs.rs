@@ -1,0 +1,168 @@
+//! Crontabs: what tenants themselves have run at times, read again and again from within their jails.
+//!
+//! Danger: a tenant writes it, and may have its init say anything. What is held of one is bounded by
+//! [`bailiwick_types::Crontab`]; no answer, or a bad one, leaves what was known.
+
+use crate::daemon::Daemon;
+use crate::door::{self, CRONTABS};
+use crate::job::Job;
+use bailiwick_policy::Tenant;
+use bailiwick_proto::init::CrontabFile;
+use bailiwick_types::{Crontab, CrontabFault, MAX_CRONTAB, Moment, TenantName, TimerReport, TimerRun};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::task::JoinSet;
+use tracing::info;
+
+/// How many inits are asked at a time.
+const AT_ONCE: usize = 16;
+
+/// What is known of one tenant's.
+#[derive(Debug, Clone)]
+struct Held {
+    /// `None` when it is not to be read at all.
+    stamp: Option<String>,
+    crontab: Arc<Crontab>,
+    /// When it was read.
+    read: Moment,
+}
+
+/// The crontabs of a host.
+#[derive(Debug, Default)]
+pub(crate) struct Crontabs {
+    held: Mutex<BTreeMap<TenantName, Held>>,
+}
+
+impl Crontabs {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<TenantName, Held>> {
+        self.held.lock().expect("nobody panics while holding it")
+    }
+
+    /// What a tenant's says.
+    pub(crate) fn jobs(&self, tenant: &Arc<Tenant>) -> Vec<Job> {
+        let crontab = self.held().get(&tenant.name).map(|held| Arc::clone(&held.crontab));
+        crontab.iter().flat_map(|crontab| &crontab.jobs).map(|line| Job::of_crontab(tenant, line)).collect()
+    }
+
+    /// The lines of a tenant's that cannot be run.
+    pub(crate) fn faults(&self, tenant: &TenantName) -> Vec<TimerReport> {
+        let Some(Held { crontab, read, .. }) = self.held().get(tenant).cloned() else { return Vec::new() };
+        let row = |fault: &CrontabFault| {
+            Some(TimerReport {
+                tenant: tenant.clone(),
+                timer: format!("crontab-line-{}", fault.line).parse().ok()?,
+                schedule: String::new(),
+                command: String::new(),
+                next: None,
+                last: Some(TimerRun { begun: read, ended: Some(read), status: None, refused: Some(fault.why.clone()) }),
+            })
+        };
+        crontab.faults.iter().filter_map(row).collect()
+    }
+
+    /// Takes up what init told. Gives what is to be said to the tenant of it.
+    fn take(&self, tenant: &Tenant, file: CrontabFile, now: Moment) -> Option<String> {
+        let (stamp, crontab) = match file {
+            CrontabFile::Same => return None,
+            CrontabFile::Absent => {
+                self.held().remove(&tenant.name);
+                return None;
+            }
+            CrontabFile::Unusable => {
+                let why = format!(
+                    "it is no plain file of {}'s on a path without links, or over {MAX_CRONTAB} bytes",
+                    tenant.login.user
+                );
+                (None, Crontab { jobs: Vec::new(), faults: vec![CrontabFault { line: 0, why }] })
+            }
+            CrontabFile::Text { stamp, text } => (Some(stamp), Crontab::read(&text)),
+        };
+        let mut held = self.held();
+        let known = held.get(&tenant.name).is_some_and(|held| held.stamp.is_none() && stamp.is_none());
+        if known {
+            return None;
+        }
+        let (name, jobs, faults) = (&tenant.name, crontab.jobs.len(), crontab.faults.len());
+        info!(target: "bailiwick::event", tenant = %name, event = "crontab-read", jobs, faults, "the crontab of {name} has {jobs} jobs, and {faults} lines that are not run");
+        let complaint: Vec<String> = crontab
+            .faults
+            .iter()
+            .map(|CrontabFault { line, why }| format!("{CRONTABS}/{}:{line}: not run: {why}", tenant.login.user))
+            .collect();
+        held.insert(name.clone(), Held { stamp, crontab: Arc::new(crontab), read: now });
+        (faults > 0).then(|| complaint.join("\n"))
+    }
+
+    fn forget_all_but(&self, tenants: &[Arc<Tenant>]) {
+        self.held().retain(|name, _| tenants.iter().any(|tenant| tenant.name == *name));
+    }
+}
+
+impl Daemon {
+    /// Reads the crontabs of these tenants, where they changed; tells what is wrong with them to those who wrote them.
+    pub(crate) async fn read_crontabs(self: &Arc<Self>, tenants: &[Arc<Tenant>], now: Moment) {
+        self.timers().crontabs.forget_all_but(tenants);
+        let mut asked = JoinSet::new();
+        for tenant in tenants {
+            if asked.len() >= AT_ONCE {
+                asked.join_next().await;
+            }
+            let (daemon, tenant) = (Arc::clone(self), Arc::clone(tenant));
+            asked.spawn(async move { daemon.read_crontab(&tenant, now).await });
+        }
+        asked.join_all().await;
+    }
+
+    async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) {
+        let crontabs = &self.timers().crontabs;
+        let seen = crontabs.held().get(&tenant.name).and_then(|held| held.stamp.clone());
+        let Some((socket, ids)) = self.init_of(&tenant.name).await else { return };
+        let Some(file) = door::crontab(&socket, ids, &tenant.login.user, seen).await else { return };
+        if let Some(complaint) = crontabs.take(tenant, file, now) {
+            let (daemon, job) = (Arc::clone(&self), Job::complaint(tenant, complaint));
+            tokio::spawn(async move { daemon.run_job(&job).await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant() -> Arc<Tenant> {
+        let files = [
+            ("bailiwick.toml".into(), String::new()),
+            ("plans.d/small.toml".into(), "doors = [\"cron\"]\n".to_owned()),
+            ("tenants.d/alice.toml".into(), "plan = \"small\"\n".to_owned()),
+        ];
+        let reading = bailiwick_policy::parse(&files);
+        assert_eq!(reading.diagnostics, []);
+        Arc::new(reading.policy.expect("good").tenants.into_values().next().expect("one"))
+    }
+
+    fn text(stamp: &str, text: &str) -> CrontabFile {
+        CrontabFile::Text { stamp: stamp.to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_once_and_what_is_gone_is_not_run() {
+        let (crontabs, alice) = (Crontabs::default(), tenant());
+        assert_eq!(crontabs.take(&alice, text("1", "* * * * * a\n"), Moment(1)), None);
+        assert_eq!(crontabs.jobs(&alice).len(), 1);
+        assert_eq!(crontabs.take(&alice, CrontabFile::Same, Moment(2)), None);
+        let told = crontabs.take(&alice, text("2", "* * * * * a\n* * * * * b\nnonsense\n"), Moment(3)).expect("told");
+        assert!(told.starts_with("/var/spool/cron/crontabs/alice:3: not run: five fields"), "{told}");
+        assert_eq!(crontabs.jobs(&alice).len(), 2);
+        let faults = crontabs.faults(&alice.name);
+        assert_eq!((faults.len(), faults[0].timer.as_str()), (1, "crontab-line-3"));
+        assert!(crontabs.take(&alice, CrontabFile::Unusable, Moment(4)).is_some());
+        assert_eq!(crontabs.take(&alice, CrontabFile::Unusable, Moment(5)), None, "told already");
+        assert_eq!((crontabs.jobs(&alice).len(), crontabs.faults(&alice.name).len()), (0, 1));
+        crontabs.take(&alice, text("3", "* * * * * a\n"), Moment(6));
+        crontabs.take(&alice, CrontabFile::Absent, Moment(7));
+        assert_eq!((crontabs.jobs(&alice).len(), crontabs.faults(&alice.name).len()), (0, 0));
+        crontabs.take(&alice, text("3", "* * * * * a\n"), Moment(8));
+        crontabs.forget_all_but(&[]);
+        assert!(crontabs.jobs(&alice).is_empty());
+    }
+}

@@ -1,0 +1,197 @@
+//! Jobs: one command of a tenant's that is run at a time, by the door `cron`, as the login user, from its begin to its end.
+//!
+//! Danger: a job must not be hung up because this program is replaced, nor run twice at a time. So it ignores that its line is
+//! cut, and a lock inside the jail, which outlives us, keeps a second one out.
+
+use crate::daemon::Daemon;
+use crate::sessions::Counted;
+use bailiwick_policy::{Tenant, Timer};
+use bailiwick_proto::control::Exec;
+use bailiwick_proto::frame::{MAX_EVENT, decode};
+use bailiwick_proto::{Bytes, Failure, SessionEvent, SessionSignal};
+use bailiwick_sys::{signal, socket};
+use bailiwick_types::{CrontabJob, ExitStatus, Schedule, TimerName};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+/// How long a job that is to end may take after each signal.
+const END_TIME: Duration = Duration::from_secs(1);
+
+/// What a job says goes to a file in the login user's home, and the one before it stays. Exit status 75: the run before still
+/// goes on. A file that cannot be written is no reason not to run.
+const RUN: &str = r#"trap '' HUP
+name=$1; dir=$HOME/.local/state/timers; log=$dir/$2.log; shift 2
+mkdir -p "$dir" 2>/dev/null
+if true 2>/dev/null 9>"$dir/$name.lock"; then exec 9>"$dir/$name.lock"; flock -n 9 || exit 75; fi
+[ "$(stat -c %s "$log" 2>/dev/null || echo 0)" -lt 1048576 ] || mv -f "$log" "$log.1"
+if true 2>/dev/null >>"$log"; then exec >>"$log" 2>&1; else exec >/dev/null 2>&1; fi
+echo "$(date '+%F %T') $name begins"
+"$@" 9>&-
+status=$?
+echo "$(date '+%F %T') $name ends with $status"
+exit $status
+"#;
+/// What [`RUN`] ends with when the run before it has not ended (`EX_TEMPFAIL` of sysexits.h).
+pub(crate) const BUSY: u8 = 75;
+/// The file for all that a crontab has run.
+const CRONTAB_LOG: &str = "crontab";
+
+/// Something that is run at times.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) name: TimerName,
+    pub(crate) schedule: Schedule,
+    /// As it is shown.
+    pub(crate) command: String,
+    argv: Vec<String>,
+    input: String,
+    /// The stem of the file for what it says.
+    log: String,
+}
+
+impl Job {
+    /// Of a `[[timer]]`.
+    pub(crate) fn of_timer(tenant: &Arc<Tenant>, timer: &Timer) -> Self {
+        Self {
+            tenant: Arc::clone(tenant),
+            name: timer.name.clone(),
+            schedule: timer.schedule.clone(),
+            command: timer.command.join(" "),
+            argv: timer.command.clone(),
+            input: String::new(),
+            log: timer.name.to_string(),
+        }
+    }
+
+    /// Of a line of the tenant's crontab.
+    pub(crate) fn of_crontab(tenant: &Arc<Tenant>, line: &CrontabJob) -> Self {
+        let variables = line.variables.iter().map(|(name, value)| format!("{name}={value}"));
+        let shell = [line.shell.clone(), "-c".to_owned(), line.command.clone()];
+        Self {
+            tenant: Arc::clone(tenant),
+            name: line.name.clone(),
+            schedule: line.schedule.clone(),
+            command: line.command.clone(),
+            argv: std::iter::once("/usr/bin/env".to_owned()).chain(variables).chain(shell).collect(),
+            input: line.input.clone(),
+            log: CRONTAB_LOG.to_owned(),
+        }
+    }
+
+    /// One that writes to the log of the crontab that something in it is wrong.
+    pub(crate) fn complaint(tenant: &Arc<Tenant>, text: String) -> Self {
+        let name: TimerName = CRONTAB_LOG.parse().expect("a name");
+        let schedule = "yearly".parse().expect("a schedule");
+        let argv = vec!["/bin/echo".to_owned(), text];
+        let (tenant, command, log) = (Arc::clone(tenant), "a complaint".to_owned(), CRONTAB_LOG.to_owned());
+        Self { tenant, name, schedule, command, argv, input: String::new(), log }
+    }
+}
+
+/// A run that has begun.
+#[derive(Debug)]
+pub(crate) struct Run {
+    channel: OwnedFd,
+    counted: Counted,
+    /// What a job says before it has its file goes nowhere, and must not end it.
+    _streams: [OwnedFd; 2],
+}
+
+impl Run {
+    /// Waits for its end, and ends it when an operator wants that. The exit status, as a shell has it; `None` when the jail has
+    /// ended, or init says what no session says.
+    pub(crate) async fn attend(self) -> Option<u8> {
+        let Self { channel, mut counted, _streams } = self;
+        // Of packets, which a stream does not mind: it is only waited on.
+        let channel = std::os::unix::net::UnixStream::from(channel);
+        channel.set_nonblocking(true).ok()?;
+        let channel = UnixStream::from_std(channel).ok()?;
+        let say = |number| {
+            let message = serde_json::to_vec(&SessionSignal::Signal(number)).expect("a number");
+            drop(socket::send(&channel, &message, &[]));
+        };
+        let mut last = None;
+        let status = loop {
+            tokio::select! {
+                event = hear(&channel) => match event {
+                    Some(SessionEvent::Started) => {}
+                    Some(SessionEvent::Exited(status)) => break Some(status),
+                    Some(SessionEvent::Killed(number)) => break Some(128_u8.saturating_add(number)),
+                    Some(SessionEvent::ExecFailed { .. } | SessionEvent::SetupFailed { .. }) => break Some(126),
+                    None => break None,
+                },
+                _ = counted.end(), if last.is_none() => {
+                    // It ignores that it is hung up.
+                    say(signal::SIGTERM);
+                    last = Some(tokio::time::Instant::now() + END_TIME);
+                }
+                () = sleep_until(last) => {
+                    say(signal::SIGKILL);
+                    last = Some(tokio::time::Instant::now() + END_TIME);
+                }
+            }
+        };
+        if let Some(status) = status {
+            counted.ended(status);
+        }
+        status
+    }
+}
+
+async fn sleep_until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hear(channel: &UnixStream) -> Option<SessionEvent> {
+    let mut buffer = [0; MAX_EVENT];
+    let receive = || socket::receive(channel, &mut buffer, 0);
+    match channel.async_io(Interest::READABLE, receive).await {
+        Ok((len @ 1.., _)) => decode(&buffer[..len], MAX_EVENT).ok(),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+impl Daemon {
+    /// Begins a job.
+    pub(crate) async fn begin(&self, job: &Job) -> Result<Run, Failure> {
+        let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
+        let wrapper = ["/bin/sh", "-c", RUN, "timer", job.name.as_str(), &job.log];
+        let argv = wrapper.into_iter().chain(job.argv.iter().map(String::as_str)).map(text);
+        let tenant = &job.tenant;
+        let exec = Exec {
+            tenant: tenant.name.clone(),
+            user: Some(tenant.login.user.to_string()),
+            argv: argv.collect::<Result<_, _>>()?,
+            env: Vec::new(),
+            cwd: None,
+            terminal: None,
+        };
+        let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot make its pipes: {error}"));
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
+        let ((stdin, input), (output, stdout)) = (pipe().map_err(failed)?, pipe().map_err(failed)?);
+        let (errors, stderr) = pipe().map_err(failed)?;
+        fill(&input, job.input.as_bytes()).map_err(failed)?;
+        drop(input);
+        let streams = vec![stdin, stdout, stderr];
+        let (channel, counted) = self.enter_by_timer(&tenant.name, &exec, job.command.clone(), streams).await?;
+        Ok(Run { channel, counted, _streams: [output, errors] })
+    }
+}
+
+/// Writes into a pipe that nobody reads yet. It never waits: a pipe that is too small is an error.
+fn fill(pipe: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(pipe, true)?;
+    match bytes {
+        [] => Ok(()),
+        _ if rustix::io::write(pipe, bytes)? == bytes.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
