@@ -241,13 +241,14 @@ fn doors(rounds: usize, peers: &Peers<'_>, host: &Host) -> Vec<Table> {
     {
         let jails = Jails::new(host, peers.payload());
         jails.start("web");
-        let (crun, runc) = (peers.container(), peers.runc_container());
+        let (crun, runc, lxc) = (peers.container(), peers.runc_container(), peers.lxc_container());
         let mut subjects = vec![
             peers.native("native", &bash),
             jails.command_line("web", &bash),
             shell.alone(),
             peers.nsenter(jails.pid("web"), &bash),
             peers.crun_exec(&crun, &bash),
+            peers.lxc_attach(&lxc, &bash),
             peers.runc_exec(&runc, &bash),
         ];
         tables.push(Table {

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// A program that needs the dynamic linker, outside and inside.
 pub(crate) const DYNAMIC: &str = "/bin/true";
@@ -44,6 +45,13 @@ pub(crate) struct Container<'a> {
 /// The same of runc.
 #[derive(Debug)]
 pub(crate) struct RuncContainer<'a> {
+    peers: &'a Peers<'a>,
+    id: String,
+}
+
+/// The same of LXC.
+#[derive(Debug)]
+pub(crate) struct LxcContainer<'a> {
     peers: &'a Peers<'a>,
     id: String,
 }
@@ -262,6 +270,41 @@ impl<'a> Peers<'a> {
         Subject::one("runc exec", move || self.in_plain(|| time(|| run(&mut command))))
     }
 
+    /// The same by LXC. It takes both versions of control groups at once.
+    pub(crate) fn lxc_container(&self) -> LxcContainer<'_> {
+        let id = self.id("lxc");
+        let root = self.root.display();
+        let ids = format!("0 {} 65536", self.host.ids().start);
+        let config = format!(
+            "lxc.rootfs.path = dir:{root}\nlxc.uts.name = bench\nlxc.net.0.type = empty\n\
+             lxc.idmap = u {ids}\nlxc.idmap = g {ids}\n\
+             lxc.mount.entry = /usr usr none bind,ro 0 0\nlxc.mount.entry = proc proc proc nosuid,nodev,noexec 0 0\n\
+             lxc.mount.entry = tmpfs tmp tmpfs nosuid,nodev 0 0\nlxc.autodev = 1\nlxc.console.path = none\n\
+             lxc.cap.keep = chown dac_override fowner kill setgid setuid\nlxc.no_new_privs = 1\n\
+             lxc.cgroup.dir.monitor = {id}-monitor\nlxc.cgroup.dir.monitor.pivot = {id}-pivot\n\
+             lxc.cgroup.dir.container = {id}-jail\nlxc.cgroup.dir.container.inner = inner\n\
+             lxc.init.cmd = /bin/sleep infinity\n"
+        );
+        self.host.write("peers/lxc/config", &config);
+        let container = LxcContainer { peers: self, id };
+        let mut start = self.lxc_verb("lxc-start", &container.id);
+        start.arg("-d").arg("-f").arg(self.host.path("peers/lxc/config"));
+        run(&mut start);
+        container
+    }
+
+    pub(crate) fn lxc_attach<'s>(&'s self, container: &LxcContainer<'_>, argv: &[&str]) -> Subject<'s> {
+        let mut command = self.lxc_verb("lxc-attach", &container.id);
+        command.args(["--clear-env", "--"]).args(argv);
+        Subject::one("lxc-attach", move || time(|| run(&mut command)))
+    }
+
+    fn lxc_verb(&self, program: &str, id: &str) -> Command {
+        let mut command = command(&[program, "-n", id, "-P"]);
+        command.arg(self.host.path("peers/lxc"));
+        command
+    }
+
     fn runc_verb(&self, verb: &str) -> Command {
         let mut command = command(&["runc", "--root"]);
         command.arg(self.host.path("run/runc")).arg(verb);
@@ -281,6 +324,26 @@ impl Drop for Peers<'_> {
         let Ok(left) = fs::read_dir(self.host.path("run/crun")) else { return };
         for entry in left.flatten() {
             self.end(&entry.file_name().to_string_lossy());
+        }
+    }
+}
+
+impl Drop for LxcContainer<'_> {
+    fn drop(&mut self) {
+        let mut stop = self.peers.lxc_verb("lxc-stop", &self.id);
+        stop.arg("-k").stderr(Stdio::null()).status().ok();
+        // It leaves its groups behind, and its monitor in one of them for a moment.
+        let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else { return };
+        let hierarchies: Vec<PathBuf> = hierarchies.flatten().map(|hierarchy| hierarchy.path()).collect();
+        for _ in 0..100 {
+            let groups = ["jail/inner", "jail", "monitor", "pivot/lxc.pivot", "pivot"]
+                .map(|group| format!("{}-{group}", self.id));
+            let each = hierarchies.iter().flat_map(|hierarchy| groups.iter().map(|group| hierarchy.join(group)));
+            let busy = each.filter(|group| group.exists() && fs::remove_dir(group).is_err()).count();
+            if busy == 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
