@@ -43,6 +43,7 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct Timers {
     kept: Mutex<Kept>,
+    ahead: Mutex<Ahead>,
     pub(crate) crontabs: Crontabs,
     /// The policy may have others now.
     changed: Notify,
@@ -54,9 +55,39 @@ impl Default for Timers {
     fn default() -> Self {
         Self {
             kept: Mutex::default(),
+            ahead: Mutex::default(),
             crontabs: Crontabs::default(),
             changed: Notify::new(),
             beginning: Semaphore::new(AT_ONCE),
+        }
+    }
+}
+
+/// When schedules are due next, by their texts. To find it takes longest for what comes rarely, which a tenant could write a lot
+/// of; so it is looked for once.
+#[derive(Debug, Default)]
+struct Ahead(BTreeMap<String, Moment>);
+
+impl Ahead {
+    /// The first moment after another, which is none before those that were asked for earlier.
+    fn next(&mut self, schedule: &Schedule, after: Moment) -> Moment {
+        if let Some(next) = self.known(schedule, after) {
+            return next;
+        }
+        let next = next_due(schedule, after).unwrap_or(Moment(u64::MAX));
+        self.0.insert(schedule.to_string(), next);
+        next
+    }
+
+    fn known(&self, schedule: &Schedule, after: Moment) -> Option<Moment> {
+        self.0.get(schedule.as_str()).copied().filter(|next| *next > after)
+    }
+
+    /// No more than the schedules of these jobs, once there are many others.
+    fn shrink(&mut self, jobs: &[Job]) {
+        if self.0.len() > 2 * jobs.len() + 100 {
+            let used: BTreeSet<&str> = jobs.iter().map(|job| job.schedule.as_str()).collect();
+            self.0.retain(|text, _| used.contains(text.as_str()));
         }
     }
 }
@@ -153,19 +184,18 @@ impl Timers {
     /// What is due between the last look and now, each once, and when the next look is needed.
     fn due(&self, jobs: &[Job], now: Moment) -> (Vec<Job>, Duration) {
         let mut kept = self.kept.lock().expect("nobody panics while holding it");
-        let looked = Moment(kept.looked.0.min(now.0));
-        let mut due = Vec::new();
-        let mut next = now.0 + LOOK_TIME.as_secs();
-        for job in jobs {
-            match next_due(&job.schedule, looked) {
-                Some(moment) if moment <= now => {
-                    due.push(job.clone());
-                    next = next.min(next_due(&job.schedule, now).map_or(next, |moment| moment.0));
-                }
-                Some(moment) => next = next.min(moment.0),
-                None => {}
-            }
+        let mut ahead = self.ahead.lock().expect("nobody panics while holding it");
+        if now < kept.looked {
+            // The clock was put back.
+            *ahead = Ahead::default();
         }
+        let looked = Moment(kept.looked.0.min(now.0));
+        // All are asked with one moment before any is asked with a later one: jobs share schedules.
+        let is_due = |job: &&Job| ahead.next(&job.schedule, looked) <= now;
+        let due: Vec<Job> = jobs.iter().filter(is_due).cloned().collect();
+        let soonest = jobs.iter().map(|job| ahead.next(&job.schedule, now)).min();
+        let next = soonest.map_or(u64::MAX, |moment| moment.0).min(now.0 + LOOK_TIME.as_secs());
+        ahead.shrink(jobs);
         kept.looked = now;
         (due, Duration::from_secs(next.saturating_sub(now.0).max(1)))
     }
@@ -196,12 +226,14 @@ impl Timers {
         let of = |tenant: &Arc<Tenant>| {
             let jobs = self.jobs(std::slice::from_ref(tenant));
             let kept = self.kept.lock().expect("nobody panics while holding it");
+            let ahead = self.ahead.lock().expect("nobody panics while holding it");
+            let next = |schedule: &Schedule| ahead.known(schedule, now).or_else(|| next_due(schedule, now));
             let row = |job: &Job| TimerReport {
                 tenant: tenant.name.clone(),
                 timer: job.name.clone(),
                 schedule: job.schedule.to_string(),
                 command: short(job.command.clone()),
-                next: next_due(&job.schedule, now).filter(|_| runs_timers(tenant)),
+                next: next(&job.schedule).filter(|next| runs_timers(tenant) && next.0 < u64::MAX),
                 last: kept.runs.get(&tenant.name).and_then(|runs| runs.get(&job.name)).cloned(),
             };
             let rows: Vec<_> = jobs.iter().map(row).collect();
@@ -319,6 +351,26 @@ mod tests {
         // The clock was put back.
         assert_eq!(look("2026-11-23T02:00:00Z"), (vec![], 20));
         assert_eq!(look("2026-11-23T02:05:00Z"), (vec!["five".to_owned()], 20));
+    }
+
+    #[test]
+    fn what_comes_rarely_is_looked_for_once() {
+        let mut ahead = Ahead::default();
+        let schedule: Schedule = "0 0 29 2 *".parse().expect("valid");
+        let leap = moment("2028-02-29T00:00:00Z").0;
+        let next = ahead.next(&schedule, moment("2026-11-23T00:00:00Z")).0;
+        assert!(next.abs_diff(leap) < 86_400, "{next}");
+        // What is known is not looked for: this could not be found.
+        ahead.0.insert(schedule.to_string(), Moment(leap + 1));
+        assert_eq!(ahead.next(&schedule, moment("2027-11-23T00:00:00Z")).0, leap + 1);
+        assert!(ahead.next(&schedule, Moment(leap + 1)).0 > leap + 86_400);
+        let never: Schedule = "1970-01-01".parse().expect("valid");
+        assert_eq!(ahead.next(&never, Moment(leap)), Moment(u64::MAX));
+        for minute in 0..300 {
+            ahead.next(&format!("*-*-* 00:{}:{}", minute / 60, minute % 60).parse().expect("valid"), Moment(leap));
+        }
+        ahead.shrink(&[]);
+        assert!(ahead.0.is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@ const MAX_JOBS: usize = 64;
 const MAX_VARIABLES: usize = 32;
 /// The most bytes in them: each job has them all.
 const MAX_VARIABLE_BYTES: usize = 2 << 10;
-/// How many bad lines are told.
+/// How many bad lines are read.
 const MAX_FAULTS: usize = 16;
 /// What begins the names of jobs; no `[[timer]]` has such a name.
 pub const CRONTAB_JOB: &str = "crontab-";
@@ -74,12 +74,13 @@ impl Crontab {
                     job => job.map(|job| crontab.jobs.push(job)),
                 },
             };
-            match read {
-                Ok(()) => {}
-                Err(why) if crontab.faults.len() < MAX_FAULTS => {
-                    crontab.faults.push(CrontabFault { line: number, why })
-                }
-                Err(_) => {}
+            let Err(why) = read else { continue };
+            // To find that something is never due takes long, so there is an end to it.
+            let last = crontab.faults.len() + 1 == MAX_FAULTS;
+            let why = if last { format!("{why}; nothing below it is read") } else { why };
+            crontab.faults.push(CrontabFault { line: number, why });
+            if last {
+                break;
             }
         }
         crontab
@@ -231,9 +232,11 @@ mod tests {
         let jobs: String = (0..10_000).map(|number| format!("* * * * * {number}\n")).collect();
         let crontab = Crontab::read(&jobs);
         assert_eq!((crontab.jobs.len(), crontab.faults.len()), (MAX_JOBS, MAX_FAULTS));
-        let variables: String = (0..10_000).map(|number| format!("V{number}=x\n")).collect();
-        let crontab = Crontab::read(&(variables + "* * * * * a"));
-        assert_eq!((crontab.jobs[0].variables.len(), crontab.faults.len()), (MAX_VARIABLES, MAX_FAULTS));
+        assert!(crontab.faults[MAX_FAULTS - 1].why.contains("nothing below"));
+        let variables = |count: usize| (0..count).map(|number| format!("V{number}=x\n")).collect::<String>();
+        let crontab = Crontab::read(&(variables(MAX_VARIABLES + 1) + "* * * * * a"));
+        assert_eq!((crontab.jobs[0].variables.len(), crontab.faults.len()), (MAX_VARIABLES, 1));
+        assert_eq!(Crontab::read(&variables(10_000)).faults.len(), MAX_FAULTS);
         // Whatever it is, it is read without a panic.
         for text in [
             "%",

@@ -183,6 +183,12 @@ impl Schedule {
         }
     }
 
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Which clock it means.
     #[must_use]
     pub fn clock(&self) -> Clock {
