@@ -9,7 +9,7 @@ use crate::job::Job;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::init::CrontabFile;
 use bailiwick_types::{Crontab, CrontabFault, MAX_CRONTAB, Moment, TenantName, TimerReport, TimerRun};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -94,7 +94,8 @@ impl Crontabs {
     }
 
     fn forget_all_but(&self, tenants: &[Arc<Tenant>]) {
-        self.held().retain(|name, _| tenants.iter().any(|tenant| tenant.name == *name));
+        let names: BTreeSet<&TenantName> = tenants.iter().map(|tenant| &tenant.name).collect();
+        self.held().retain(|name, _| names.contains(name));
     }
 }
 
