@@ -53,7 +53,7 @@ deb:
 	rm -rf target/deb
 	mkdir -p target/deb
 	DEB_OUT=$(CURDIR)/target/deb debian/rules clean binary
-	rm -rf debian/bailiwick debian/files debian/*.substvars debian/*.debhelper debian/.debhelper debian/debhelper-build-stamp
+	rm -rf debian/bailiwick debian/files debian/*.substvars debian/*.debhelper debian/*.debhelper.log debian/.debhelper debian/debhelper-build-stamp
 	lintian --fail-on error,warning target/deb/bailiwick_*.deb
 
 ## bench: start, stop and enter beside the peers, as ratios

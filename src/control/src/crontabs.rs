@@ -8,7 +8,7 @@ use crate::door::{self, CRONTABS};
 use crate::job::Job;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::init::CrontabFile;
-use bailiwick_types::{Crontab, CrontabFault, MAX_CRONTAB, Moment, TenantName, TimerReport, TimerRun};
+use bailiwick_types::{CRONTAB_JOB, Crontab, CrontabFault, MAX_CRONTAB, Moment, TenantName, TimerReport, TimerRun};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::task::JoinSet;
@@ -50,7 +50,10 @@ impl Crontabs {
         let row = |fault: &CrontabFault| {
             Some(TimerReport {
                 tenant: tenant.clone(),
-                timer: format!("crontab-line-{}", fault.line).parse().ok()?,
+                timer: match fault.line {
+                    Some(line) => format!("{CRONTAB_JOB}-line-{line}").parse().ok()?,
+                    None => CRONTAB_JOB.parse().ok()?,
+                },
                 schedule: String::new(),
                 command: String::new(),
                 next: None,
@@ -73,7 +76,7 @@ impl Crontabs {
                     "it is no plain file of {}'s on a path without links, or over {MAX_CRONTAB} bytes",
                     tenant.login.user
                 );
-                (None, Crontab { jobs: Vec::new(), faults: vec![CrontabFault { line: 0, why }] })
+                (None, Crontab { jobs: Vec::new(), faults: vec![CrontabFault { line: None, why }] })
             }
             CrontabFile::Text { stamp, text } => (Some(stamp), Crontab::read(&text)),
         };
@@ -87,7 +90,10 @@ impl Crontabs {
         let complaint: Vec<String> = crontab
             .faults
             .iter()
-            .map(|CrontabFault { line, why }| format!("{CRONTABS}/{}:{line}: not run: {why}", tenant.login.user))
+            .map(|CrontabFault { line, why }| {
+                let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+                format!("{CRONTABS}/{}{line}: not run: {why}", tenant.login.user)
+            })
             .collect();
         held.insert(name.clone(), Held { stamp, crontab: Arc::new(crontab), read: now });
         (faults > 0).then(|| complaint.join("\n"))
@@ -156,7 +162,9 @@ mod tests {
         assert_eq!(crontabs.jobs(&alice).len(), 2);
         let faults = crontabs.faults(&alice.name);
         assert_eq!((faults.len(), faults[0].timer.as_str()), (1, "crontab-line-3"));
-        assert!(crontabs.take(&alice, CrontabFile::Unusable, Moment(4)).is_some());
+        let told = crontabs.take(&alice, CrontabFile::Unusable, Moment(4)).expect("told");
+        assert!(told.starts_with("/var/spool/cron/crontabs/alice: not run: it is no plain file"), "{told}");
+        assert_eq!(crontabs.faults(&alice.name)[0].timer.as_str(), "crontab");
         assert_eq!(crontabs.take(&alice, CrontabFile::Unusable, Moment(5)), None, "told already");
         assert_eq!((crontabs.jobs(&alice).len(), crontabs.faults(&alice.name).len()), (0, 1));
         crontabs.take(&alice, text("3", "* * * * * a\n"), Moment(6));

@@ -10,7 +10,7 @@ use bailiwick_proto::control::Exec;
 use bailiwick_proto::frame::{MAX_EVENT, decode};
 use bailiwick_proto::{Bytes, Failure, SessionEvent, SessionSignal};
 use bailiwick_sys::{signal, socket};
-use bailiwick_types::{CrontabJob, ExitStatus, Schedule, TimerName};
+use bailiwick_types::{CRONTAB_JOB, CrontabJob, ExitStatus, Schedule, TimerName};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -37,8 +37,6 @@ exit $status
 "#;
 /// What [`RUN`] ends with when the run before it has not ended (`EX_TEMPFAIL` of sysexits.h).
 pub(crate) const BUSY: u8 = 75;
-/// The file for all that a crontab has run.
-const CRONTAB_LOG: &str = "crontab";
 
 /// Something that is run at times.
 #[derive(Debug, Clone)]
@@ -79,16 +77,16 @@ impl Job {
             command: line.command.clone(),
             argv: std::iter::once("/usr/bin/env".to_owned()).chain(variables).chain(shell).collect(),
             input: line.input.clone(),
-            log: CRONTAB_LOG.to_owned(),
+            log: CRONTAB_JOB.to_owned(),
         }
     }
 
     /// One that writes to the log of the crontab that something in it is wrong.
     pub(crate) fn complaint(tenant: &Arc<Tenant>, text: String) -> Self {
-        let name: TimerName = CRONTAB_LOG.parse().expect("a name");
+        let name: TimerName = CRONTAB_JOB.parse().expect("a name");
         let schedule = "yearly".parse().expect("a schedule");
         let argv = vec!["/bin/echo".to_owned(), text];
-        let (tenant, command, log) = (Arc::clone(tenant), "a complaint".to_owned(), CRONTAB_LOG.to_owned());
+        let (tenant, command, log) = (Arc::clone(tenant), "a complaint".to_owned(), CRONTAB_JOB.to_owned());
         Self { tenant, name, schedule, command, argv, input: String::new(), log }
     }
 }

@@ -17,7 +17,7 @@ const MAX_VARIABLE_BYTES: usize = 2 << 10;
 /// How many bad lines are read.
 const MAX_FAULTS: usize = 16;
 /// What begins the names of jobs; no `[[timer]]` has such a name.
-pub const CRONTAB_JOB: &str = "crontab-";
+pub const CRONTAB_JOB: &str = "crontab";
 
 /// What a crontab says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub struct CrontabJob {
 /// A line that is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrontabFault {
-    /// Counted from 1.
-    pub line: usize,
+    /// Counted from 1; `None` for the file itself.
+    pub line: Option<usize>,
     /// Why.
     pub why: String,
 }
@@ -78,7 +78,7 @@ impl Crontab {
             // To find that something is never due takes long, so there is an end to it.
             let last = crontab.faults.len() + 1 == MAX_FAULTS;
             let why = if last { format!("{why}; nothing below it is read") } else { why };
-            crontab.faults.push(CrontabFault { line: number, why });
+            crontab.faults.push(CrontabFault { line: Some(number), why });
             if last {
                 break;
             }
@@ -132,7 +132,7 @@ fn job(line: &str, variables: &[(String, String)]) -> Result<CrontabJob, String>
     if command.is_empty() || command.contains('\0') || input.contains('\0') {
         return Err("there is no command, or a NUL character in it".to_owned());
     }
-    let name = format!("{CRONTAB_JOB}{:08x}", digest(line)).parse().map_err(|error| format!("{error}"))?;
+    let name = format!("{CRONTAB_JOB}-{:08x}", digest(line)).parse().map_err(|error| format!("{error}"))?;
     let shell = variables.iter().find(|(name, _)| name == "SHELL").map_or("/bin/sh", |(_, value)| value);
     let (shell, variables) = (shell.to_owned(), variables.to_vec());
     Ok(CrontabJob { name, schedule, shell, command, input, variables })
@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn faults(text: &str) -> Vec<(usize, String)> {
-        Crontab::read(text).faults.into_iter().map(|fault| (fault.line, fault.why)).collect()
+        Crontab::read(text).faults.into_iter().map(|fault| (fault.line.expect("a line"), fault.why)).collect()
     }
 
     #[test]
@@ -237,6 +237,10 @@ mod tests {
         let crontab = Crontab::read(&(variables(MAX_VARIABLES + 1) + "* * * * * a"));
         assert_eq!((crontab.jobs[0].variables.len(), crontab.faults.len()), (MAX_VARIABLES, 1));
         assert_eq!(Crontab::read(&variables(10_000)).faults.len(), MAX_FAULTS);
+        // Each job has them all, so their bytes are bounded too.
+        let long = format!("A={}\nB={}\n* * * * * a", "x".repeat(1500), "x".repeat(1500));
+        let crontab = Crontab::read(&long);
+        assert_eq!((crontab.jobs[0].variables.len(), crontab.faults[0].line), (1, Some(2)));
         // Whatever it is, it is read without a panic.
         for text in [
             "%",

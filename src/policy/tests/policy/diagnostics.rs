@@ -212,6 +212,10 @@ fn wrong_shapes() {
         ("plan = \"small\"\n[[service]]\nname = \"a\"", "2:1: the service has no \"command\""),
         ("plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]", "2:1: the timer has no \"schedule\""),
         (
+            "plan = \"small\"\n[[timer]]\nname = \"crontab-1\"\ncommand = [\"/a\"]\nschedule = \"daily\"",
+            "3:8: a timer must not be called \"crontab-1\" (names that begin so are those of lines of the tenant's own crontab)",
+        ),
+        (
             "plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]\nschedule = \"25:00\"",
             "5:12: the hour \"25\" is none: it is no number in its range",
         ),
