@@ -492,7 +492,12 @@ mod tests {
         let told = |stamp: String, text: String| InitReply::Crontab(CrontabFile::Text { stamp, text });
         let frame = |reply: &InitReply| encode(reply, 1 << 20).expect("small");
         let good = told("1".to_owned(), "\u{1}".repeat(MAX_CRONTAB));
+        // A reply that says little and is long: it is not even kept.
+        let body = [serde_json::to_vec(&CrontabFile::Absent).expect("small"), vec![b' '; MAX_CRONTAB_REPLY]].concat();
+        let body = [&b"{\"crontab\":"[..], &body[..], &b"}"[..]].concat();
+        let padded = [&u32::try_from(body.len()).expect("small").to_le_bytes()[..], &body[..]].concat();
         let cases = [
+            (padded, false),
             (frame(&good), true),
             (frame(&told("1".repeat(MAX_STAMP + 1), String::new())), false),
             (frame(&told("1".to_owned(), "x".repeat(3 * MAX_CRONTAB + 1))), false),
