@@ -20,9 +20,11 @@ build:
 ## stage: every program of one profile, side by side, as an installation has them
 stage: deps
 	$(CARGO) build --locked --profile $(PROFILE) --bins
+	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-pam
 	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-init -p bailiwick-shell --target $(TARGET)
 	mkdir -p $(STAGE)
 	install -m 0755 $(addprefix target/$(OUT)/,bailiwick bailiwickd bailiwick-warden) $(STAGE)
+	install -m 0644 target/$(OUT)/libpam_bailiwick.so $(STAGE)/pam_bailiwick.so
 	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick-init bailiwick-shell) $(STAGE)
 
 ## stage-failpoints: the same with a warden whose steps can be made to fail (tests only)

@@ -4,10 +4,11 @@ use crate::rounds::{Subject, time};
 use bailiwick_proto::frame::{Decoder, MAX_EVENT, MAX_REPLY, MAX_REQUEST, decode, encode};
 use bailiwick_proto::init::{JailUser, Spawn};
 use bailiwick_proto::{
-    Bytes, Hold, INIT_SOCKET, InitReply, InitRequest, JAILS, SessionEvent, WARDEN_SOCKET, WardenReply, WardenRequest,
+    Bytes, Hold, InitReply, InitRequest, JAILS, SessionEvent, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket,
 };
 use bailiwick_sys::socket;
 use bailiwick_tests::{Host, name, stage};
+use bailiwick_types::Access;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -131,7 +132,7 @@ impl<'a> Jails<'a> {
 
     /// Connects, hands over pipes and a channel, and waits for the end.
     fn run_session(&self, tenant: &str, spawn: &InitRequest) {
-        let path = self.host.path("run").join(JAILS).join(tenant).join(INIT_SOCKET);
+        let path = self.host.path("run").join(JAILS).join(tenant).join(init_socket(Access::ReadWrite));
         let connection = UnixStream::connect(path).expect("init listens");
         let (channel, remote) = socket::channel().expect("a channel");
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");

@@ -22,6 +22,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("cli", 7),
     ("init", 7),
     ("shell", 7),
+    ("pam", 7),
 ];
 
 /// What the privileged programs may be made of, each with its reason. Nothing else gets in.

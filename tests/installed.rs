@@ -584,6 +584,67 @@ const OPTIONS: &str =
     "-i /root/key -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
 
 /// Sessions that are in, by the daemon's count.
+/// The servers with what the package brings, under systemd.
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn ftp_servers_let_tenants_into_their_jails() {
+    host();
+    ok(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout /etc/ftp.pem -out /etc/ftp.crt 2> /dev/null",
+    );
+    let hash = ok("echo 'open sesame' | bailiwick password");
+    let logins = format!(
+        "doors = [\"exec\", \"ftp\"]\n[[ftp]]\nname = \"all\"\npassword = \"{0}\"\n[[ftp]]\nname = \"blog\"\npassword = \"{0}\"\n\
+         directory = \"blog\"\nsessions = 1\n",
+        hash.trim()
+    );
+    std::fs::write("/etc/bailiwick/tenants.d/alice.toml", format!("plan = \"small\"\n{logins}")).expect("writes");
+    ok("bailiwick apply; bailiwick exec alice --user alice -- mkdir -p /home/alice/blog");
+    let examples = "/usr/share/doc/bailiwick/examples/ftp";
+    for (server, file, unit) in
+        [("vsftpd", "/etc/vsftpd.conf", "vsftpd.service"), ("proftpd", "/etc/proftpd/proftpd.conf", "proftpd.service")]
+    {
+        let certificate = "s,/etc/ssl/certs/ssl-cert-snakeoil.pem,/etc/ftp.crt,; s,/etc/ssl/private/ssl-cert-snakeoil.key,/etc/ftp.pem,";
+        ok(&format!("sed '{certificate}' {examples}/{server}.conf > {file}; systemctl restart {unit}"));
+        let curl = |user: &str, more: &str| {
+            sh(&format!("curl -sS --ssl-reqd -k --tls-max 1.2 --disable-epsv -m 60 --user '{user}:open sesame' {more}"))
+        };
+        until("the server to listen", || sh("ss -Hltn | grep -q ':21 '").0 == 0);
+        ok("head -c 100000 /dev/urandom > /tmp/sent");
+        assert_eq!(
+            curl("blog@alice", "-T /tmp/sent ftp://127.0.0.1/file"),
+            (0, String::new()),
+            "{server}\n{}",
+            journal()
+        );
+        ok("cmp /tmp/sent <(bailiwick exec alice -- cat /home/alice/blog/file)");
+        assert_eq!(ok("bailiwick exec alice -- stat -c '%u %g' /home/alice/blog/file"), "1000 1000\n");
+        assert_eq!(curl("all@bob", "ftp://127.0.0.1/").0, 67, "{server}");
+        // lftp with whatever TLS it likes best, both ways.
+        let lftp =
+            "set ssl:verify-certificate no; set ftp:ssl-force yes; set ftp:ssl-protect-data yes; set net:max-retries 1";
+        ok(&format!(
+            "lftp -u 'all@alice,open sesame' -e '{lftp}; put /tmp/sent -o other; get other -o /tmp/back; rm other; bye' 127.0.0.1"
+        ));
+        ok("cmp /tmp/sent /tmp/back; rm /tmp/back");
+        // Who is in stays in over a restart, and is seen by the audit and by the next daemon.
+        let slow = "curl -sS --ssl-reqd -k --tls-max 1.2 --disable-epsv --limit-rate 2k -m 120 --user 'blog@alice:open sesame' \
+                    ftp://127.0.0.1/file -o /dev/null > /tmp/slow 2>&1 &";
+        ok(slow);
+        until("the slow one to come in", || count_sessions() == 1);
+        ok("systemctl restart bailiwickd bailiwick-warden");
+        until("the slow one to be known again", || count_sessions() == 1);
+        let (status, said) = sh("bailiwick audit alice");
+        assert_eq!(status, 0, "{said}");
+        assert_eq!(curl("blog@alice", "ftp://127.0.0.1/").0, 67, "{server}: the second by a login for one");
+        ok("bailiwick sessions kill --tenant alice");
+        until("the slow one to be gone", || count_sessions() == 0);
+        ok(&format!("systemctl stop {unit}"));
+    }
+    std::fs::write("/etc/bailiwick/tenants.d/alice.toml", "plan = \"small\"\n").expect("writes");
+    ok("bailiwick apply");
+}
+
 fn count_sessions() -> usize {
     let (status, text) = sh("bailiwick sessions --json");
     let list = serde_json::from_str::<serde_json::Value>(&text).ok();

@@ -3,6 +3,7 @@
 //! In the place of a network and sshd stands a script that starts `bailiwick-shell` as sshd does under `ForceCommand`: as the
 //! tenant's host user, with the client's wish in `SSH_ORIGINAL_COMMAND`. The clients are the real ones.
 
+use bailiwick_proto::{Hold, WardenReply, WardenRequest};
 use bailiwick_tests::{Host, profiles, stage};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -478,12 +479,332 @@ fn a_transfer_does_not_notice_the_death_of_bailiwickd() {
         assert!(Instant::now() < deadline, "the transfer begins");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).expect("children");
-    let is_daemon =
-        |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "bailiwickd\n");
-    let daemon = children.split_whitespace().find(is_daemon).expect("bailiwickd runs");
-    assert!(Command::new("kill").args(["-9", daemon]).status().expect("kill").success());
+    kill_daemon(&host, "bailiwickd");
     assert!(std::fs::metadata(&back).expect("there").len() < SIZE, "it was in the middle");
     assert!(client.wait().expect("ends").success());
     assert_eq!(std::fs::metadata(&back).expect("there").len(), SIZE);
+}
+
+/// Every door but one is shut while a tenant is suspended, and that one is for reading.
+const READABLE: &str = "doors = [\"exec\", \"ssh\", \"sftp\", \"cron\"]\nsuspended_doors = [\"sftp\"]\n";
+
+fn init_of(host: &Host, tenant: &str) -> Option<u64> {
+    let shown: serde_json::Value = serde_json::from_slice(&host.cli(&["show", tenant, "--json"]).stdout).ok()?;
+    shown["pid"].as_u64()
+}
+
+fn state_of(host: &Host, tenant: &str) -> String {
+    let output = host.cli(&["show", tenant, "--json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    shown["state"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Where somebody who may write anything can still write nothing: what the mounts of a jail say to root of the host, who comes in
+/// by the back and whom no permission, no capability and no option of a program inside holds up.
+fn sealed(host: &Host, tenant: &str) -> Vec<String> {
+    let pid = init_of(host, tenant).expect("it runs");
+    let all = ["etc", "home", "opt", "root", "srv", "var", "usr/local"];
+    let is_sealed = |dir: &&str| {
+        let file = format!("/proc/{pid}/root/{dir}/of-the-host");
+        match std::fs::write(&file, "x") {
+            Err(error) => error.kind() == std::io::ErrorKind::ReadOnlyFilesystem,
+            Ok(()) => std::fs::remove_file(file).is_err(),
+        }
+    };
+    all.into_iter().filter(is_sealed).map(str::to_owned).collect()
+}
+
+fn sftp(host: &Host, tenant: &str, batch: &str) -> Output {
+    let script = host.path("bin/ssh").display().to_string();
+    run(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), batch.as_bytes())
+}
+
+/// The files of a tenant, as the host has them on its disk, with what is in them.
+fn files(host: &Host, tenant: &str) -> String {
+    let dir = host.path(&format!("state/tenants/{tenant}"));
+    let line = "find . -printf '%p %s %m %T@\\n' | sort";
+    let output = Command::new("sh").args(["-c", line]).current_dir(dir).output().expect("find runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does_nothing_else() {
+    let timer =
+        "[[timer]]\nname = \"tick\"\nschedule = \"*:*:0/1\"\ncommand = [\"/bin/sh\", \"-c\", \"echo x >> ticks\"]\n";
+    let mut host = host(&format!("{READABLE}{timer}"));
+    let sent = bytes(300_000);
+    std::fs::write(host.path("sent"), &sent).expect("writes");
+    let (sent_path, back) = (host.path("sent").display().to_string(), host.path("back").display().to_string());
+    let script = host.path("bin/ssh").display().to_string();
+    let ticks = |host: &Host, tenant: &str| {
+        std::fs::metadata(host.path(&format!("state/tenants/{tenant}/home/{tenant}/ticks")))
+            .map_or(0, |file| file.len())
+    };
+    let mut inside = Vec::new();
+    for tenant in profiles() {
+        let output = sftp(&host, tenant, &format!("put {sent_path} kept\nmkdir d\n"));
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(sealed(&host, tenant), [""; 0], "it is not suspended");
+        until("the timer runs", &host, || ticks(&host, tenant) > 0);
+        let files = Command::new("sftp")
+            .args(["-S", &script, tenant])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("runs");
+        inside.push((files, stubborn(&host, tenant, "a b")));
+    }
+    until("all are in", &host, || {
+        let all = sessions(&host);
+        profiles().len() * 2 == all.iter().filter(|session| session["door"] != "cron").count()
+    });
+
+    let all: Vec<&str> = ["suspend"].into_iter().chain(profiles()).chain(["--reason", "invoice 17"]).collect();
+    host.ok(&all);
+    for (mut files, shell) in inside {
+        ended(shell, "invoice 17");
+        drop(files.stdin.take());
+        let mut said = String::new();
+        files.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+        files.wait().expect("ends");
+        assert!(said.contains("invoice 17"), "{said}");
+    }
+    let wishes = [
+        format!("put {sent_path} more"),
+        format!("put {sent_path} kept"),
+        "rm kept".to_owned(),
+        "rename kept lost".to_owned(),
+        "chmod 777 kept".to_owned(),
+        "mkdir e".to_owned(),
+        "rmdir d".to_owned(),
+        "ln -s kept link".to_owned(),
+    ];
+    let reads_and_no_more = |host: &Host, tenant: &str, wishes: &[String]| {
+        assert_eq!(state_of(host, tenant), "suspended-read-only");
+        let planned = host.cli(&["plan", tenant]);
+        assert_eq!(planned.status.code(), Some(0), "{}", text(&planned));
+        host.ok(&["audit", tenant]);
+        assert_eq!(sealed(host, tenant).len(), 7, "{:?}", sealed(host, tenant));
+        let before = files(host, tenant);
+        let output = sftp(host, tenant, &format!("get kept {back}\nls -l\n"));
+        assert!(output.status.success(), "{tenant}: {}", text(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("invoice 17"), "{}", text(&output));
+        assert!(std::fs::read(&back).expect("came") == sent);
+        std::fs::remove_file(&back).expect("removes");
+        for wish in wishes {
+            let output = sftp(host, tenant, &format!("{wish}\n"));
+            assert!(!output.status.success(), "{tenant}: {wish}: {}", text(&output));
+            assert!(text(&output).to_lowercase().contains("denied"), "{tenant}: {wish}: {}", text(&output));
+        }
+        refused(&mut ssh(host, &[tenant, "id"]), 5, "invoice 17");
+        refused(&mut ssh(host, &[tenant]), 5, "invoice 17");
+        refused(Command::new("scp").args(["-O", "-S", &script, &format!("{tenant}:kept"), &back]), 1, "invoice 17");
+        refused(&mut host.command(&["exec", tenant, "--", "id"]), 125, "invoice 17");
+        assert_eq!(files(host, tenant), before, "{tenant}");
+    };
+    for tenant in profiles() {
+        reads_and_no_more(&host, tenant, &wishes);
+        let timers: Vec<serde_json::Value> =
+            serde_json::from_str(&host.ok(&["timers", tenant, "--json"])).expect("JSON");
+        assert!(timers[0]["next"].is_null(), "{timers:?}");
+    }
+    let ticked = ticks(&host, profiles()[0]);
+    let probed = host.cli(&["audit", "--probe"]);
+    assert_eq!(probed.status.code(), Some(0), "{}", text(&probed));
+    let status = host.ok(&["status"]);
+    assert!(status.contains(&format!("{} suspended-read-only", profiles().len())), "{status}");
+
+    // Whoever dies, and however: what comes back is what is declared, and never anything else.
+    let inits = |host: &Host| -> Vec<_> { profiles().into_iter().map(|tenant| init_of(host, tenant)).collect() };
+    let before = inits(&host);
+    for program in ["bailiwickd", "bailiwick-warden"] {
+        kill_daemon(&host, program);
+        until("it comes back", &host, || host.cli(&["status"]).status.success() && inits(&host) == before);
+        profiles().into_iter().for_each(|tenant| reads_and_no_more(&host, tenant, &wishes[..1]));
+    }
+    host.end();
+    for pid in before.iter().flatten() {
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+    }
+    host.start();
+    let again = |host: &Host| profiles().into_iter().all(|tenant| state_of(host, tenant) == "suspended-read-only");
+    until("they come back", &host, || again(&host) && !inits(&host).contains(&before[0]));
+    profiles().into_iter().for_each(|tenant| reads_and_no_more(&host, tenant, &wishes[..1]));
+
+    // The warden looks at the policy alone, whatever it is asked for and by whom.
+    for tenant in profiles() {
+        let of = || bailiwick_tests::name(tenant);
+        assert_eq!(host.warden(&WardenRequest::Start { tenant: of() }), WardenReply::Unchanged);
+        assert_eq!(host.warden(&WardenRequest::Stop { tenant: of(), hold: Hold::Keep }), WardenReply::Done);
+        host.ask(&WardenRequest::Start { tenant: of() }).expect("an answer");
+        until("it is back", &host, || state_of(&host, tenant) == "suspended-read-only");
+        reads_and_no_more(&host, tenant, &wishes[..1]);
+    }
+
+    // Given back, and who is in hears it.
+    let tenant = profiles()[0];
+    let mut reader = Command::new("sftp")
+        .args(["-S", &script, tenant])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    until("it is in", &host, || sessions(&host).len() == 1);
+    assert_eq!(ticks(&host, tenant), ticked);
+    host.ok(&["unsuspend", tenant]);
+    drop(reader.stdin.take());
+    let mut said = String::new();
+    reader.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    reader.wait().expect("ends");
+    assert!(said.contains("no longer suspended"), "{said}");
+    assert_eq!((state_of(&host, tenant).as_str(), sealed(&host, tenant).len()), ("running", 0));
+    let output = sftp(&host, tenant, &format!("put {sent_path} more\nrm kept\n"));
+    assert!(output.status.success() && !text(&output).contains("suspended"), "{}", text(&output));
+    good(&mut ssh(&host, &[tenant, "echo x > written"]), b"");
+    until("the timer runs again", &host, || ticks(&host, tenant) > ticked);
+    host.ok(&["audit", tenant]);
+    assert_eq!(host.cli(&["plan", tenant]).status.code(), Some(0));
+}
+
+#[test]
+fn the_kind_of_a_jail_follows_the_files_and_the_first_day_may_be_a_suspended_one() {
+    let host = host(READABLE);
+    let tenant = profiles()[0];
+    let declare = |name: &str, more: &str| {
+        host.write(&format!("etc/tenants.d/{name}.toml"), &format!("plan = \"{tenant}\"\n{more}"));
+    };
+    let suspended = "state = \"suspended\"\nsuspend_reason = \"invoice 17\"\n";
+    // The audit reads the files too, so it is the first to say that another jail runs than is declared. By then no door leads
+    // into that one, not even the one that will stay open. The daemon may mend it before all of this was seen: then once more.
+    let (audit, shell, early, planned) = loop {
+        declare(tenant, READABLE);
+        host.ok(&["apply"]);
+        let before = init_of(&host, tenant);
+        declare(tenant, &format!("{suspended}{READABLE}"));
+        let audit = host.cli(&["audit", tenant]);
+        let shell = run(&mut ssh(&host, &[tenant, "id"]), b"");
+        let early = sftp(&host, tenant, "ls /\n");
+        let planned = host.cli(&["plan", tenant]);
+        if init_of(&host, tenant) == before {
+            break (audit, shell, early, planned);
+        }
+    };
+    assert!(audit.status.code() == Some(10) && text(&audit).contains("BW100"), "{}", text(&audit));
+    assert!(shell.status.code() == Some(5) && text(&shell).contains("invoice 17"), "{}", text(&shell));
+    assert!(!early.status.success() && text(&early).contains("invoice 17"), "{}", text(&early));
+    assert!(planned.status.code() == Some(10) && text(&planned).contains("suspended, read-only"), "{}", text(&planned));
+    host.ok(&["apply"]);
+    assert_eq!((state_of(&host, tenant).as_str(), sealed(&host, tenant).len()), ("suspended-read-only", 7));
+    assert!(sftp(&host, tenant, "ls\n").status.success());
+
+    // Another reason is no other jail, and an operator may hold it down.
+    let pid = init_of(&host, tenant);
+    declare(tenant, &format!("{}{READABLE}", suspended.replace("17", "18")));
+    host.ok(&["apply", "--now"]);
+    assert_eq!(init_of(&host, tenant), pid);
+    host.ok(&["stop", tenant]);
+    assert!(text(&sftp(&host, tenant, "ls\n")).contains("invoice 18"));
+    drop(host.cli(&["plan", tenant]));
+    assert_eq!(state_of(&host, tenant), "suspended");
+    host.ok(&["start", tenant]);
+    assert_eq!((state_of(&host, tenant).as_str(), sealed(&host, tenant).len()), ("suspended-read-only", 7));
+
+    // No door stays open, so no jail does.
+    declare(tenant, &format!("{suspended}{OPEN}"));
+    host.ok(&["apply", "--now"]);
+    assert_eq!((state_of(&host, tenant).as_str(), init_of(&host, tenant)), ("suspended", None));
+    assert!(text(&sftp(&host, tenant, "ls\n")).contains("invoice 17"));
+    assert_eq!(host.cli(&["start", tenant]).status.code(), Some(5));
+    // And back, by the file alone.
+    declare(tenant, READABLE);
+    host.ok(&["apply"]);
+    assert_eq!((state_of(&host, tenant).as_str(), sealed(&host, tenant).len()), ("running", 0));
+
+    for plan in profiles() {
+        let name = format!("new{plan}");
+        host.write(&format!("etc/tenants.d/{name}.toml"), &format!("plan = \"{plan}\"\n{suspended}{READABLE}"));
+        host.ok(&["apply", &name]);
+        let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", &name, "--json"])).expect("JSON");
+        host.write(&format!("bin/{name}.id"), &shown["host_user"].as_u64().expect("a host user").to_string());
+        let listed = sftp(&host, &name, "ls /etc\npwd\n");
+        assert!(listed.status.success() && text(&listed).contains("/etc/passwd"), "{}", text(&listed));
+        assert!(text(&listed).contains(&format!("/home/{name}")), "{}", text(&listed));
+        assert_eq!(sealed(&host, &name).len(), 7);
+        host.ok(&["audit", &name]);
+        host.ok(&["unsuspend", &name]);
+        assert_eq!(host.inside(&name, "echo > /home/first; echo > /usr/local/first").0, 0);
+    }
+}
+
+/// In `system` the program behind the door is the tenant's: `/usr` is. So everything that it could try, it tries.
+#[test]
+fn whoever_has_replaced_what_serves_sftp_can_read_and_no_more() {
+    if !profiles().contains(&"system") {
+        return;
+    }
+    let host = host(READABLE);
+    let server = r#"#!/bin/bash -p
+exec 2>&1
+echo here as $(id -u)
+try() {
+    for target in / /home /etc /usr /var; do
+        mount -o remount,bind,rw "$target" && echo "remounted $target"
+        mount -o remount,rw "$target" && echo "remounted $target"
+        mount --bind / /tmp && echo "bound"
+    done
+    for dir in / /home /home/system /etc /usr /usr/lib /var /srv /opt /root /usr/local; do
+        { echo x > "$dir/stolen"; } && echo "written $dir"
+    done
+    umount /home && echo "unmounted"
+}
+try
+[ -x /usr/root-shell ] || echo "no shell"
+/usr/root-shell -p -c "echo as \$(id -u) now; $(declare -f try); try"
+/usr/bin/unshare -Urm /bin/bash -c "echo nested; $(declare -f try); try"
+echo x > /tmp/x && echo "tmp is fresh"
+/opt/own -c "echo storage is run"
+echo done
+"#;
+    host.write("server", server);
+    let put = format!(
+        "cat > /usr/lib/openssh/sftp-server <<'END'\n{server}END\ncp /bin/bash /usr/root-shell; chmod 4755 /usr/root-shell; cp /bin/bash /opt/own; chmod 777 /home /etc /var /srv /opt / /usr/local"
+    );
+    assert_eq!(host.inside("system", &put).0, 0);
+    let tried = good(&mut ssh(&host, &["-s", "system", "sftp"]), b"");
+    for line in [
+        "here as 1000\n",
+        "as 0 now\n",
+        "written /home\n",
+        "remounted /home\n",
+        "storage is run\n",
+        "tmp is fresh\n",
+        "done\n",
+    ] {
+        assert!(tried.contains(line), "it can do harm: {line}{tried}");
+    }
+    assert_eq!(host.inside("system", "rm -f /stolen /*/stolen /usr/*/stolen /home/system/stolen").0, 0);
+    host.ok(&["suspend", "system", "--reason", "invoice 17"]);
+    let before = files(&host, "system");
+    let tried = good(&mut ssh(&host, &["-s", "system", "sftp"]), b"");
+    for line in ["here as 1000\n", "as 1000 now\n", "tmp is fresh\n", "done\n"] {
+        assert!(tried.contains(line), "{line}{tried}");
+    }
+    for word in ["remounted", "written", "bound", "unmounted", "nested", "as 0", "no shell", "storage is run"] {
+        assert!(!tried.contains(word), "{word}: {tried}");
+    }
+    assert_eq!(files(&host, "system"), before);
+    assert_eq!(sealed(&host, "system").len(), 7);
+    host.ok(&["audit", "system"]);
+}
+
+/// Kills a daemon that the supervisor starts again.
+fn kill_daemon(host: &Host, name: &str) {
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).expect("children");
+    // A program's name is cut to 15 bytes there.
+    let name = &name[..name.len().min(15)];
+    let is_it = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    let daemon = children.split_whitespace().find(is_it).unwrap_or_else(|| panic!("{name} runs"));
+    assert!(Command::new("kill").args(["-9", daemon]).status().expect("kill").success());
 }

@@ -322,13 +322,19 @@ impl Host {
     /// Runs the command line.
     #[must_use]
     pub fn cli(&self, arguments: &[&str]) -> Output {
-        Command::new(stage().join("bailiwick"))
+        self.command(arguments).output().expect("the command line runs")
+    }
+
+    /// The command line, to be run.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(stage().join("bailiwick"));
+        command
             .args(arguments.iter().take(1))
             .args(["--config".as_ref(), self.path("etc").as_os_str()])
             .args(arguments.iter().skip(1))
-            .stdin(Stdio::null())
-            .output()
-            .expect("the command line runs")
+            .stdin(Stdio::null());
+        command
     }
 
     /// Runs the command line, expects success, gives what it printed.

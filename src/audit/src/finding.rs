@@ -58,6 +58,8 @@ kinds! {
         "end these processes, then find out what started them: they are outside every limit of the tenant";
     GROUP_LEFT = "BW081" "membership" Critical, RESTART;
     PROCESSES_CUT = "BW082" "membership" Warning, "lower the limit \"tasks\": there are too many processes to look at each";
+    FTP_UNJAILED = "BW085" "ftp" Critical,
+        "end it with `bailiwick sessions kill`; find out which FTP server has let it in, and how it is configured";
     LIMIT_DRIFT = "BW090" "limits" Warning, "run `bailiwick apply`; find out who writes to the tenant's control group";
     LIMIT_UNREAD = "BW091" "limits" Warning, "run `bailiwick doctor`, then restart the tenant";
     LIMIT_NOMINAL = "BW092" "limits" Notice,
@@ -71,6 +73,7 @@ kinds! {
     HELD_BACK = "BW096" "limits" Warning,
         "free space where the state directory is: less is free than `reserve` in bailiwick.toml keeps for the host";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";
+    ACTIVE_READ_ONLY = "BW101" "state" Warning, "run `bailiwick apply`";
     PROBE_PASSED = "BW110" "probe" Critical, STOP;
     PROBE_SILENT = "BW111" "probe" Warning,
         "audit again; if init stays silent, restart the tenant: its own root may have stopped or replaced it";

@@ -2,11 +2,10 @@
 
 use crate::finding::{self, Fault, findings, list};
 use crate::walls::{self, Wall};
-use crate::{limit, mounts};
-use bailiwick_plan::mount::table;
+use crate::{ftp, limit, mounts};
+use bailiwick_plan::mount::{confinement, table};
 use bailiwick_policy::{Declared, Host, Tenant};
-use bailiwick_types::HostFacts;
-use bailiwick_types::{Observed, TenantReport, Verdict, WallReport};
+use bailiwick_types::{Access, HostFacts, Observed, TenantReport, Verdict, WallReport};
 use std::path::Path;
 
 /// Judges one tenant by what was observed of it. Of a tenant that is down nothing can be said but that none of its
@@ -44,8 +43,11 @@ fn judge_where(
             findings: findings(&tenant.name, &faults),
         };
     };
-    let profile = tenant.settings.profile;
-    let (rows, _) = table(profile, &tenant.settings.limits, facts);
+    let (apart, sessions) = ftp::apart(jail);
+    let jail = &*apart;
+    // By what the jail was made to be: a wall that is down is one thing, another jail than is declared another.
+    let (rows, _) = table(tenant.settings.profile, jail.access, &tenant.settings.limits, facts);
+    let profile = confinement(tenant.settings.profile, jail.access);
     let all: Vec<Wall> = [
         walls::namespaces(profile, observed.ids, jail),
         walls::id_maps(observed.ids, jail),
@@ -56,15 +58,21 @@ fn judge_where(
         walls::no_new_privs(profile, jail),
     ]
     .into_iter()
-    .chain(walls::landlock(profile, jail))
+    .chain(walls::landlock(tenant.settings.profile, jail))
     .chain([walls::membership(&observed.strays, jail)])
+    .chain(ftp::wall(jail, &sessions))
     .collect();
     let (limits, limit_faults) = limit::limits(tenant, host, facts, jail, observed.disk.as_ref());
 
     let reports: Vec<WallReport> = all.iter().map(report).collect();
     let mut faults: Vec<Fault> = all.into_iter().flat_map(|wall| wall.faults).chain(limit_faults).collect();
-    if let Declared::Suspended { .. } = tenant.state {
-        faults.push(finding::SUSPENDED_RUNS.fault(format!("init is {}", walls::shown(&jail.init))));
+    if tenant.access() != Some(jail.access) {
+        let (kind, what) = match (&tenant.state, jail.access) {
+            (Declared::Active, _) => (finding::ACTIVE_READ_ONLY, "it was made while the tenant was suspended"),
+            (_, Access::ReadWrite) => (finding::SUSPENDED_RUNS, "its storage can be written"),
+            (_, Access::ReadOnly) => (finding::SUSPENDED_RUNS, "no door of it stays open"),
+        };
+        faults.push(kind.fault(format!("{what}; init is {}", walls::shown(&jail.init))));
     }
     let worst = limits.iter().map(|limit| limit.verdict).max().unwrap_or(Verdict::Enforced);
     TenantReport {
@@ -141,11 +149,13 @@ mod tests {
                 image: "host".parse().expect("name"),
                 profile,
                 doors: [].into(),
+                suspended_doors: [].into(),
                 limits: Limits { disk: Bound::At("1G".parse().expect("a pair")), ..Limits::default() },
             },
             login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },
             services: Vec::new(),
             timers: Vec::new(),
+            ftp: Vec::new(),
         }
     }
 
@@ -174,7 +184,7 @@ mod tests {
     }
 
     /// The mount that a row of a plan becomes.
-    fn mounted(profile: Profile, row: &Mount) -> MountFact {
+    fn mounted(row: &Mount) -> MountFact {
         let (fs_type, root, id_map) = match &row.source {
             Source::Tmpfs { .. } | Source::Mask => ("tmpfs", "/", false),
             Source::Proc | Source::Itself => ("proc", "/", false),
@@ -189,7 +199,6 @@ mod tests {
         };
         let mut options: Vec<String> = row.flags.words().into_iter().map(str::to_owned).collect();
         options.extend(id_map.then(|| "idmapped".to_owned()));
-        options.extend((row.target == "/" && profile != Profile::System).then(|| "ro".to_owned()));
         let super_options = match row.source {
             Source::Tmpfs { size, .. } => vec!["rw".to_owned(), format!("size={}k", size.0 / 1024)],
             _ => vec!["rw".to_owned()],
@@ -207,7 +216,13 @@ mod tests {
 
     /// A jail as its plan has it.
     fn healthy(tenant: &Tenant) -> Observed {
-        let profile = tenant.settings.profile;
+        made(tenant, Access::ReadWrite)
+    }
+
+    /// One that holds its storage so.
+    fn made(tenant: &Tenant, access: Access) -> Observed {
+        let own = tenant.settings.profile;
+        let profile = confinement(own, access);
         let limits = controls(&tenant.settings.limits, &facts()).into_iter().filter_map(|control| {
             let place = control.place?;
             Some(LimitFact {
@@ -231,23 +246,20 @@ mod tests {
             faults: None,
         };
         let jail = ObservedJail {
+            access,
             init: process(profile, 70),
             namespace_owner: IDS.first,
             uid_map: vec![[0, IDS.first, IDS.count]],
             gid_map: vec![[0, IDS.first, IDS.count]],
             host_namespaces: (1..=16).collect(),
-            mounts: table(profile, &tenant.settings.limits, &facts())
-                .0
-                .iter()
-                .map(|row| mounted(profile, row))
-                .collect(),
+            mounts: table(own, access, &tenant.settings.limits, &facts()).0.iter().map(mounted).collect(),
             mounts_cut: false,
             processes: vec![process(profile, 70), process(profile, 71)],
             processes_cut: false,
             cgroups: groups("/bailiwick/alice", "/bailiwick/alice"),
             frozen: false,
             limits: limits.chain([open_files]).collect(),
-            landlock_denies_canary: (profile != Profile::System).then_some(true),
+            landlock_denies_canary: (own != Profile::System).then_some(true),
         };
         let quota = |used, limit| QuotaFact { used, soft: limit, hard: limit, grace_until: None };
         let disk = DiskFact {
@@ -399,6 +411,7 @@ mod tests {
             ("beside the jail", Web, "BW081", Breached, |o| second(o).cgroups = groups("/bailiwick/alice", "/bailiwick/alice")),
             ("outside a limit", Web, "BW081", Breached, |o| { second(o).cgroups.insert("memory".into(), "/".into()); }),
             ("init is elsewhere", Web, "BW081", Breached, |o| { jail(o).processes.remove(0); }),
+            ("a server with rights", Shell, "BW085", Breached, |o| { let mut process = in_ftp(o); process.cap_permitted |= 1 << 21; jail(o).processes.push(process); }),
             ("too many", Web, "BW082", Drift, |o| jail(o).processes_cut = true),
             ("a limit was raised", Web, "BW090", Drift, |o| limit(o, "memory").enforced = Some(8 << 30)),
             ("a limit was removed", Web, "BW090", Drift, |o| limit(o, "tasks").enforced = None),
@@ -428,6 +441,58 @@ mod tests {
             let fallen =
                 report.walls.iter().map(|wall| wall.verdict).chain(report.limits.iter().map(|limit| limit.verdict));
             assert_eq!(fallen.max(), Some(*verdict), "{name}: the row of the report says it too");
+        }
+    }
+
+    /// A process of an FTP server that serves a client.
+    fn in_ftp(observed: &Observed) -> ProcessFacts {
+        let init = &observed.jail.as_ref().expect("healthy").init;
+        let mut process =
+            ProcessFacts { pid: 90, cgroups: groups("/bailiwick/alice/ftp", "/bailiwick/alice"), ..init.clone() };
+        process.namespaces.extend([("mnt".to_owned(), 900), ("net".to_owned(), 1), ("pid".to_owned(), 2)]);
+        let set = bailiwick_plan::ftp::CAPABILITIES.0;
+        (process.cap_bounding, process.cap_permitted, process.no_new_privs) = (set, set, true);
+        process
+    }
+
+    #[test]
+    fn a_session_by_ftp_has_walls_of_its_own() {
+        let tenant = tenant(Profile::Shell);
+        let with = |change: fn(&mut ProcessFacts)| {
+            let mut observed = healthy(&tenant);
+            let mut process = in_ftp(&observed);
+            change(&mut process);
+            jail(&mut observed).processes.push(process);
+            judged(&tenant, &observed)
+        };
+        let aside = |process: &mut ProcessFacts| {
+            process.namespaces.extend([("user".to_owned(), 4), ("mnt".to_owned(), 5)]);
+            (process.cap_permitted, process.cap_bounding, process.uids) = (0, u64::MAX, [65_534; 4]);
+        };
+        for good in [|_: &mut ProcessFacts| {}, aside] {
+            let report = with(good);
+            assert_eq!(ids(&report), [""; 0], "{:#?}", report.findings);
+            assert!(report.walls.iter().any(|wall| wall.wall == "ftp" && wall.verdict == Verdict::Enforced));
+        }
+        let wrong: [fn(&mut ProcessFacts); 9] = [
+            |process| process.namespaces.extend([("user".to_owned(), 4)]),
+            |process| process.namespaces.extend([("mnt".to_owned(), 5)]),
+            |process| process.cap_permitted |= 1 << 21,
+            |process| process.cap_bounding |= 1 << 1,
+            |process| process.seccomp = 0,
+            |process| process.no_new_privs = false,
+            |process| drop(process.cgroups.insert("memory".to_owned(), "/".to_owned())),
+            |process| {
+                process.namespaces.insert("user".to_owned(), 4);
+                (process.cap_permitted, process.uids) = (0, [65_534, 65_534, 0, 65_534]);
+            },
+            |process| {
+                process.namespaces.insert("user".to_owned(), 4);
+                (process.cap_permitted, process.uids) = (1, [65_534; 4]);
+            },
+        ];
+        for (number, wrong) in wrong.into_iter().enumerate() {
+            assert_eq!(ids(&with(wrong)), ["BW085"], "{number}");
         }
     }
 
@@ -504,6 +569,42 @@ mod tests {
     }
 
     #[test]
+    fn a_suspended_tenant_whose_door_stays_open_runs_read_only_and_in_no_other_way() {
+        let sftp: std::collections::BTreeSet<bailiwick_types::Door> = [bailiwick_types::Door::Sftp].into();
+        for profile in Profile::ALL {
+            let mut tenant = tenant(*profile);
+            (tenant.settings.doors, tenant.settings.suspended_doors) = (sftp.clone(), sftp.clone());
+            let read_only = made(&tenant, Access::ReadOnly);
+            let report = judged(&tenant, &read_only);
+            assert_eq!(
+                (ids(&report), report.verdict),
+                (vec!["BW101"], Verdict::Drift),
+                "{profile}: it is not suspended"
+            );
+            let written = healthy(&tenant);
+            tenant.state = Declared::Suspended { reason: None };
+            let report = judged(&tenant, &written);
+            assert_eq!((ids(&report), report.verdict), (vec!["BW100"], Verdict::Drift), "{profile}");
+            let report = judged(&tenant, &read_only);
+            assert_eq!((ids(&report), report.verdict), (vec![""; 0], Verdict::Enforced), "{:?}", report.findings);
+            // In every profile a wall: nobody inside could have taken it away.
+            for target in ["/home", "/etc", "/var", "/srv", "/opt", "/root", "/"] {
+                let mut open = read_only.clone();
+                let mounts = &mut open.jail.as_mut().expect("runs").mounts;
+                let mount = mounts.iter_mut().find(|mount| mount.target == target).expect("a row");
+                mount.options.retain(|option| option != "ro");
+                let report = judged(&tenant, &open);
+                assert_eq!((ids(&report), report.verdict), (vec!["BW022"], Verdict::Breached), "{profile} {target}");
+            }
+            let mut root = read_only.clone();
+            root.jail.as_mut().expect("runs").init.cap_bounding |= 1 << 21;
+            assert_eq!(ids(&judged(&tenant, &root)), ["BW040"], "{profile}: who may mount may take it away");
+            tenant.settings.suspended_doors.clear();
+            assert_eq!(ids(&judged(&tenant, &read_only)), ["BW100"], "{profile}: no door is open");
+        }
+    }
+
+    #[test]
     fn a_tenant_that_is_down_has_nothing_but_strays() {
         let tenant = tenant(Profile::Web);
         let mut observed = Observed { jail: None, ..healthy(&tenant) };
@@ -519,7 +620,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_finding_has_a_case() {
-        let elsewhere = ["BW092", "BW093", "BW100", "BW110", "BW111"];
+        let elsewhere = ["BW092", "BW093", "BW100", "BW101", "BW110", "BW111"];
         for kind in crate::FINDINGS {
             let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);
             assert!(known, "{} is never shown to appear", kind.id);

@@ -11,6 +11,7 @@
 pub mod chain;
 mod chart;
 mod finding;
+mod ftp;
 mod host;
 mod judge;
 mod limit;

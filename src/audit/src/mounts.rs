@@ -5,7 +5,7 @@
 
 use crate::finding::{self, Fault, FindingKind, quoted};
 use crate::walls::Wall;
-use bailiwick_plan::mount::{Flags, Mount, Source};
+use bailiwick_plan::mount::{Mount, Source};
 use bailiwick_types::{MAX_MOUNTS, MountFact, ObservedJail, Profile};
 use std::collections::BTreeSet;
 
@@ -42,7 +42,7 @@ fn row_fault(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presen
     let at = || jail.mounts.iter().filter(|mount| mount.target == row.target);
     if profile == Profile::System {
         // What the tenant has put over it does not take it away.
-        if at().any(|mount| difference(profile, row, mount).is_none()) {
+        if at().any(|mount| difference(row, mount).is_none()) {
             return None;
         }
         let kind = if row.source == Source::Mask { finding::MASK_CHANGED } else { changed_or_stale(row) };
@@ -56,7 +56,7 @@ fn row_fault(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presen
         };
         return Some(kind.fault(format!("nothing is mounted at {}", row.target)));
     };
-    let (kind, evidence) = difference(profile, row, mount)?;
+    let (kind, evidence) = difference(row, mount)?;
     let kind = if row.source == Source::Mask { finding::MASK_MISSING } else { kind };
     Some(kind.fault(format!("{}: {evidence}", row.target)))
 }
@@ -66,7 +66,7 @@ fn changed_or_stale(row: &Mount) -> FindingKind {
 }
 
 /// How a mount differs from its row.
-fn difference(profile: Profile, row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
+fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
     let other = |text: String| Some((finding::MOUNT_OTHER, text));
     let fs_type = mount.fs_type.as_str();
     let want = match row.source {
@@ -100,11 +100,8 @@ fn difference(profile: Profile, row: &Mount, mount: &MountFact) -> Option<(Findi
         }
         _ => {}
     }
-    // The fresh root is sealed after its last row.
-    let sealed = row.target == "/" && profile != Profile::System;
-    let flags = if sealed { row.flags.and(Flags::READ_ONLY) } else { row.flags };
     let missing: Vec<&str> =
-        flags.words().into_iter().filter(|word| !mount.options.iter().any(|option| option == word)).collect();
+        row.flags.words().into_iter().filter(|word| !mount.options.iter().any(|option| option == word)).collect();
     (!missing.is_empty()).then(|| (finding::MOUNT_FLAGS, format!("without {}", missing.join(","))))
 }
 

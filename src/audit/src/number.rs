@@ -29,6 +29,7 @@ const LIMITS: &[(&str, Number, Kind)] = &[
     ("sessions_exec", Things, Kind::Level),
     ("sessions_ssh", Things, Kind::Level),
     ("sessions_sftp", Things, Kind::Level),
+    ("sessions_ftp", Things, Kind::Level),
     ("sessions_cron", Things, Kind::Level),
     ("tmp", Bytes, Kind::Level),
     ("shm", Bytes, Kind::Level),

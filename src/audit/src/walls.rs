@@ -15,7 +15,7 @@ pub(crate) struct Wall {
 }
 
 impl Wall {
-    fn new(name: &'static str, evidence: String) -> Self {
+    pub(crate) fn new(name: &'static str, evidence: String) -> Self {
         Self { name, evidence, faults: Vec::new() }
     }
 

@@ -146,7 +146,10 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Suspend tenants: their jails end and their doors close, their data stays
+    /// Suspend tenants: what they run ends and their doors close, their data stays
+    ///
+    /// Doors that the tenant or its plan names in `suspended_doors` stay open for reading: its jail is started anew with all of
+    /// its storage read-only, and `unsuspend` starts the usual one.
     Suspend {
         #[command(flatten)]
         tenants: Named,
@@ -283,6 +286,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Make the hash of a password, for `password` below `[[ftp]]`: asks for it twice at a terminal, else reads one line
+    Password,
     /// Print the keys that may log in as a tenant, for AuthorizedKeysCommand of sshd
     Keys {
         /// Name of the tenant
@@ -474,7 +479,7 @@ mod tests {
             .filter_map(|line| line.split_whitespace().next())
             .collect();
         let golden = "check dump doctor plan apply list show status exec shell sessions timers start stop restart suspend unsuspend \
-                      freeze thaw create delete audit usage history top faults incidents reload keys generate help";
+                      freeze thaw create delete audit usage history top faults incidents reload password keys generate help";
         assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
     }
 

@@ -76,6 +76,10 @@ fn show_text(tenant: &TenantDetail) -> String {
         Some(reason) => format!("{} ({reason})", summary.state.word()),
         None => summary.state.word().to_owned(),
     };
+    let doors = match tenant.suspended_doors.join(", ") {
+        none if none.is_empty() => tenant.doors.join(", "),
+        some => format!("{}; to read, while suspended: {some}", tenant.doors.join(", ")),
+    };
     let mut rows = vec![
         ("name", summary.name.to_string()),
         ("state", state),
@@ -86,7 +90,7 @@ fn show_text(tenant: &TenantDetail) -> String {
         ("ids", text(tenant.ids.map(|ids| format!("{}, {} of them", ids.first, ids.count)))),
         ("login", text(tenant.login.as_ref())),
         ("host user", text(tenant.host_user)),
-        ("doors", tenant.doors.join(", ")),
+        ("doors", doors),
     ];
     rows.extend(tenant.cgroup.iter().map(|(hierarchy, path)| ("cgroup", format!("{hierarchy}: {path}"))));
     let mut out = pairs(rows);
@@ -175,6 +179,7 @@ mod tests {
             login: Some("alice".to_owned()),
             host_user: Some(HostUid(9_934_464)),
             doors: vec!["exec".to_owned(), "ssh".to_owned()],
+            suspended_doors: vec!["sftp".to_owned()],
             limits: vec![LimitReport {
                 resource: "memory".to_owned(),
                 declared: "1G".to_owned(),
@@ -220,6 +225,7 @@ mod tests {
         let shown = show_text(&TenantDetail { suspend_reason: Some("unpaid\u{7}".to_owned()), ..detail() });
         assert!(shown.contains("state      running (unpaid\\u{7})\n"), "{shown}");
         assert!(shown.contains("cgroup     unified: /bailiwick/alice\n"), "{shown}");
+        assert!(shown.contains("doors      exec, ssh; to read, while suspended: sftp\n"), "{shown}");
         assert!(shown.contains("memory"), "{shown}");
     }
 

@@ -6,6 +6,7 @@ mod configuration;
 mod generate;
 mod inspect;
 mod output;
+mod password;
 mod recorded;
 mod report;
 mod sessions;
@@ -64,6 +65,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         }
         Command::Check { format } => configuration::check(config, format.into())?,
         Command::Dump { output } => done(configuration::dump(config, output.as_deref()))?,
+        Command::Password => done(password::make())?,
         Command::Keys { tenant } => done(configuration::keys(config, &tenant))?,
         Command::Doctor { probe, format } => {
             let depth = if probe { Depth::Probe } else { Depth::Read };

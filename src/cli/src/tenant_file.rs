@@ -552,6 +552,7 @@ mod tests {
             login: None,
             host_user: None,
             doors: Vec::new(),
+            suspended_doors: Vec::new(),
             limits: Vec::new(),
         };
         let (_, served) = fake(

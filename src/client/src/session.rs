@@ -18,7 +18,7 @@ use bailiwick_sys::stream::{self, Direction, Interest};
 use bailiwick_sys::{socket, terminal};
 use bailiwick_types::{Door, ExitStatus, TenantName};
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -215,9 +215,13 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
         return Ok(ended_by(number));
     }
     let mut answer = asked.answer(1).map_err(|error| refused(error.into()))?;
-    let (ControlReply::Session(record), Some(channel)) = (answer.reply, answer.fds.pop()) else {
+    let (ControlReply::Session { record, notice }, Some(channel)) = (answer.reply, answer.fds.pop()) else {
         return Err(refused(AskError::Unexpected.into()));
     };
+    if let Some(notice) = notice {
+        // Never to standard output, which is the protocol's. When nobody reads it, there is nobody to tell.
+        io::stderr().write_all(format!("bailiwick: {notice}\n").as_bytes()).ok();
+    }
     let mut session = Session {
         channel,
         link: Some(Link::new(daemon, *record, answer.connection.into())),

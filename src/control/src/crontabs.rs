@@ -123,7 +123,7 @@ impl Daemon {
     async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) {
         let crontabs = &self.timers().crontabs;
         let seen = crontabs.held().get(&tenant.name).and_then(|held| held.stamp.clone());
-        let Some((socket, ids)) = self.init_of(&tenant.name).await else { return };
+        let Some((socket, ids)) = self.init_of(tenant).await else { return };
         let Some(file) = door::crontab(&socket, ids, &tenant.login.user, seen).await else { return };
         if let Some(complaint) = crontabs.take(tenant, file, now) {
             let (daemon, job) = (Arc::clone(&self), Job::complaint(tenant, complaint));

@@ -3,6 +3,7 @@
 mod entry;
 
 use crate::door;
+use crate::ftp::Ftp;
 use crate::permission::Permission;
 use crate::reconcile::{Need, decide};
 use crate::recorder::Recorder;
@@ -10,13 +11,14 @@ use crate::sessions::Sessions;
 use crate::timers::Timers;
 use crate::warden_link::WardenLink;
 use bailiwick_plan::difference;
-use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Tenant};
+use bailiwick_plan::mount::confinement;
+use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Settings, Tenant};
 use bailiwick_proto::control::{Depth, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb};
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
-use bailiwick_proto::{Failure, Hold, INIT_SOCKET, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest};
+use bailiwick_proto::{CONTROL_DIR, Failure, Hold, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket};
 use bailiwick_types::{
-    Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed, TenantName,
-    TenantReport,
+    Access, Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed,
+    TenantName, TenantReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -65,6 +67,7 @@ pub struct Daemon {
     /// Ids of tenants as the warden last told them: what a session needs to know, so that none waits for the warden.
     ids: Mutex<BTreeMap<TenantName, IdRange>>,
     sessions: Arc<Sessions>,
+    ftp: Ftp,
     timers: Timers,
     recorder: OnceLock<Recorder>,
     /// Something has changed that [`Self::keep`] should see to now.
@@ -88,6 +91,7 @@ impl Daemon {
         let problems = reading.diagnostics.iter().map(ToString::to_string).collect();
         let policy = reading.policy.ok_or(OpenError::Policy(reading.diagnostics))?;
         let link = WardenLink::new(policy.host.runtime_dir.join(WARDEN_SOCKET));
+        let ftp = Ftp::new(policy.host.runtime_dir.join(CONTROL_DIR));
         Ok(Arc::new(Self {
             config: config.to_owned(),
             facts: Mutex::default(),
@@ -95,6 +99,7 @@ impl Daemon {
             link,
             ids: Mutex::default(),
             sessions: Arc::default(),
+            ftp,
             timers: Timers::default(),
             recorder: OnceLock::new(),
             changed: tokio::sync::Notify::new(),
@@ -186,8 +191,15 @@ impl Daemon {
             loaded.policy = policy;
             loaded.invalid = reading.invalid;
             self.timers.look_again();
+            self.write_logins(&loaded.policy);
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    fn write_logins(&self, policy: &Policy) {
+        if let Err(failure) = self.ftp.write_logins(policy) {
+            warn!(event = "logins-not-written", "{failure}");
+        }
     }
 
     /// Keeps what runs as it is declared, for good. Drift of a running jail is reported by `plan` and mended by `apply`;
@@ -239,9 +251,15 @@ impl Daemon {
     async fn meet(&self, tenant: &TenantName, need: Need) -> Result<&'static str, Failure> {
         match need {
             Need::Start => self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "started").await,
+            Need::Replace => self.restart(tenant).await,
             Need::Stop => self.change(tenant, stop(tenant, Hold::Keep), "stopped").await,
             Need::HostUser => self.host_user(tenant).await,
         }
+    }
+
+    async fn restart(&self, tenant: &TenantName) -> Result<&'static str, Failure> {
+        self.link.ask(&stop(tenant, Hold::Keep)).await?;
+        self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "restarted").await
     }
 
     /// Has the host user of a tenant be there, or not, as the policy says. The warden knows the users in `/etc/passwd`; those
@@ -361,7 +379,7 @@ impl Daemon {
             if let (Some(jail), Some(ids)) = (&observed.jail, observed.ids)
                 && !jail.frozen
             {
-                waiting.push((index, self.init_socket(&observed.tenant), ids));
+                waiting.push((index, self.init_socket(&observed.tenant, jail.access), ids));
             }
         }
         let mut answered = Vec::new();
@@ -380,8 +398,10 @@ impl Daemon {
         }
     }
 
-    fn init_socket(&self, tenant: &TenantName) -> PathBuf {
-        self.host().runtime_dir.join(JAILS).join(tenant).join(INIT_SOCKET)
+    /// Where init of a tenant's jail listens, if that jail holds storage so. Whoever was let in as one kind of tenant so reaches
+    /// no jail of the other, whatever has become of the tenant since.
+    fn init_socket(&self, tenant: &TenantName, access: Access) -> PathBuf {
+        self.host().runtime_dir.join(JAILS).join(tenant).join(init_socket(access))
     }
 
     /// The tenants that a request means, each with its declaration: those it names, or all that are declared.
@@ -452,6 +472,11 @@ impl Daemon {
             }
             (summary(name, &loaded, entry), tenant, loaded.policy.host.clone())
         };
+        let doors = |choice: fn(&Settings) -> &BTreeSet<Door>| match &tenant {
+            Some(tenant) => choice(&tenant.settings).iter().map(ToString::to_string).collect(),
+            None => Vec::new(),
+        };
+        let (doors, suspended_doors) = (doors(|all| &all.doors), doors(|all| &all.suspended_doors));
         let limits = match &tenant {
             Some(tenant) => {
                 let (mut observed, facts) = ([self.observe_one(name).await?], self.facts().await?);
@@ -474,9 +499,8 @@ impl Daemon {
             cgroup: entry.map(|entry| entry.cgroups.clone()).unwrap_or_default(),
             login: tenant.as_ref().map(|tenant| tenant.login.user.to_string()),
             host_user: entry.filter(|entry| entry.host_user).map(|entry| host.ids.host_user(entry.ids)),
-            doors: tenant
-                .map(|tenant| tenant.settings.doors.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
+            doors,
+            suspended_doors,
             limits,
         })
     }
@@ -538,7 +562,7 @@ impl Daemon {
         let meant = self.meant(names, &roster)?;
         let facts = self.facts().await?;
         // First, while the jail can still be left in good order, and those who are in hear the reason.
-        let mut outcomes = if now { self.end_unwanted(names).await } else { Vec::new() };
+        let mut outcomes = if now { self.end_unwanted(names, &roster).await } else { Vec::new() };
         let mut last = Instant::now();
         let total = meant.len() as u64;
         let mut done: u64 = 0;
@@ -576,8 +600,7 @@ impl Daemon {
             return self.change(name, stop(name, Hold::Keep), "stopped").await;
         }
         if wanted(Action::Restart) {
-            self.link.ask(&stop(name, Hold::Keep)).await?;
-            return self.change(name, request(), "restarted").await;
+            return self.restart(name).await;
         }
         if wanted(Action::Start) {
             return self.change(name, request(), "started").await;
@@ -615,10 +638,7 @@ impl Daemon {
         match verb {
             Verb::Start => self.change(name, WardenRequest::Start { tenant: tenant() }, "started").await,
             Verb::Stop => self.change(name, stop(name, Hold::Hold), "stopped").await,
-            Verb::Restart => {
-                self.link.ask(&stop(name, Hold::Keep)).await?;
-                self.change(name, WardenRequest::Start { tenant: tenant() }, "restarted").await
-            }
+            Verb::Restart => self.restart(name).await,
             Verb::Freeze => self.change(name, WardenRequest::Freeze { tenant: tenant() }, "frozen").await,
             Verb::Thaw => self.change(name, WardenRequest::Thaw { tenant: tenant() }, "thawed").await,
         }
@@ -666,8 +686,9 @@ impl Daemon {
                 if let (Depth::Probe, Some(jail), Some(ids)) = (depth, &observed.jail, observed.ids)
                     && !jail.frozen
                 {
-                    let told = door::probe(&self.init_socket(&tenant.name), ids).await;
-                    bailiwick_audit::add_probes(&mut report, tenant.settings.profile, told.as_deref());
+                    let told = door::probe(&self.init_socket(&tenant.name, jail.access), ids).await;
+                    let profile = confinement(tenant.settings.profile, jail.access);
+                    bailiwick_audit::add_probes(&mut report, profile, told.as_deref());
                 }
                 tenants.push(report);
             }
@@ -704,7 +725,7 @@ fn differences(
     };
     let held = entry.is_some_and(|entry| entry.held);
     let (wanted, there) = (tenant.has_host_user(), entry.is_some_and(|entry| entry.host_user));
-    let comes = entry.is_some() || tenant.state == Declared::Active;
+    let comes = entry.is_some() || tenant.access().is_some();
     let down = || InForce { tenant: name.clone(), jail: None, strays: Vec::new(), disk: None };
     let mut changes = difference(tenant, facts, &actual.unwrap_or_else(down), held);
     if comes && wanted != there {
@@ -745,11 +766,12 @@ fn outcome(tenant: TenantName, result: Result<&'static str, Failure>) -> TenantO
 
 fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> TenantSummary {
     let tenant = loaded.policy.tenants.get(name);
-    let runs = entry.is_some_and(|entry| entry.pid.is_some());
+    let runs = entry.and_then(|entry| entry.access);
     let state = match (tenant.map(|tenant| &tenant.state), entry) {
         _ if loaded.invalid.contains(name) => TenantState::Invalid,
-        (_, Some(entry)) if runs && entry.frozen => TenantState::Frozen,
-        _ if runs => TenantState::Running,
+        (_, Some(entry)) if runs.is_some() && entry.frozen => TenantState::Frozen,
+        _ if runs == Some(Access::ReadOnly) => TenantState::SuspendedReadOnly,
+        _ if runs.is_some() => TenantState::Running,
         (None, _) => TenantState::Deleted,
         (Some(Declared::Suspended { .. }), _) => TenantState::Suspended,
         (Some(Declared::Active), Some(entry)) if entry.held => TenantState::Stopped,

@@ -3,14 +3,14 @@
 //! Danger: a descriptor of the host that reaches a jail is a way out. Pipes alone cross: a directory could be walked up, a
 //! terminal typed into, a socket keeps the network it was made in, a file could be read back.
 
-use bailiwick_policy::Tenant;
+use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::control::{Exec, Login};
 use bailiwick_proto::frame::{Decoder, MAX_CRONTAB_REPLY, MAX_EVENT, MAX_REQUEST, encode};
 use bailiwick_proto::init::{CrontabFile, JailUser, MAX_STAMP, Spawn};
 use bailiwick_proto::{Bytes, Failure, InitReply, InitRequest};
 use bailiwick_sys::file::{self, FileType};
 use bailiwick_sys::socket;
-use bailiwick_types::{Door, ExitStatus, IdRange, LoginName, MAX_COMMAND, MAX_CRONTAB};
+use bailiwick_types::{Access, Door, ExitStatus, IdRange, LoginName, MAX_COMMAND, MAX_CRONTAB, TenantName};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,12 +43,20 @@ fn refused(message: impl Into<String>) -> Failure {
     Failure::of(ExitStatus::Refused, message)
 }
 
+/// What is told to whoever comes, and to whoever is in.
+pub(crate) fn suspended(name: &TenantName, reason: Option<&str>) -> String {
+    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("tenant \"{name}\" is suspended{reason}")
+}
+
 /// What a login through sshd is: its login user's shell, or the one program that `sftp` needs.
 pub(crate) fn of_login(tenant: &Tenant, login: &Login) -> Result<Exec, Failure> {
     let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
     let argv = match (login.door, &login.command) {
         (Door::Ssh, None) => Vec::new(),
         (Door::Ssh, Some(command)) => vec![text(SHELL)?, text("-c")?, command.clone()],
+        // Where nothing can be written the client hears so in words (`sftp-server(8)`); that it cannot is for the mounts.
+        (Door::Sftp, _) if tenant.access() == Some(Access::ReadOnly) => vec![text(SFTP_SERVER)?, text("-R")?],
         (Door::Sftp, _) => vec![text(SFTP_SERVER)?],
         (door, _) => {
             let message = format!("nobody logs in by the door \"{door}\"; \"ssh\" and \"sftp\" are those of sshd");
@@ -90,14 +98,22 @@ pub(crate) fn short(mut text: String) -> String {
     text
 }
 
+/// Checks that the door is open.
+pub(crate) fn check_open(tenant: &Tenant, door: Door) -> Result<(), Failure> {
+    if let Declared::Suspended { reason } = &tenant.state
+        && !tenant.is_open(door)
+    {
+        return Err(refused(suspended(&tenant.name, reason.as_deref())));
+    }
+    if tenant.settings.doors.contains(&door) {
+        return Ok(());
+    }
+    Err(refused(format!("the door \"{door}\" of \"{}\" is closed: `doors` in its plan or file", tenant.name)))
+}
+
 /// Checks that the door is open and makes the request to init.
 pub(crate) fn admit(tenant: &Tenant, door: Door, exec: &Exec, streams: &[OwnedFd]) -> Result<Spawn, Failure> {
-    if !tenant.settings.doors.contains(&door) {
-        return Err(refused(format!(
-            "the door \"{door}\" of \"{}\" is closed: `doors` in its plan or file",
-            tenant.name
-        )));
-    }
+    check_open(tenant, door)?;
     check_streams(exec, streams)?;
     let (user, name) = user(tenant, exec.user.as_deref())?;
     let env = environment(&user, &name, exec)?;
@@ -373,6 +389,33 @@ mod tests {
             cwd: None,
             terminal: Some(WindowSize { rows: 24, columns: 80 }),
         }
+    }
+
+    #[test]
+    fn of_a_suspended_tenant_only_the_doors_that_stay_open_are() {
+        let open = tenant("doors = [\"exec\", \"ssh\", \"sftp\", \"cron\"]\nsuspended_doors = [\"sftp\", \"ftp\"]\n");
+        let reason = Some("unpaid".to_owned());
+        let shut = Tenant { state: Declared::Suspended { reason }, ..open.clone() };
+        for (tenant, admitted) in
+            [(&open, &[Door::Exec, Door::Ssh, Door::Sftp, Door::Cron][..]), (&shut, &[Door::Sftp])]
+        {
+            for door in Door::ALL {
+                let result = admit(tenant, *door, &exec(), &[]);
+                assert_eq!(result.is_ok(), admitted.contains(door), "{door}: {result:?}");
+                if let (Err(failure), Declared::Suspended { .. }) = (result, &tenant.state) {
+                    assert_eq!(
+                        (failure.status, failure.message.as_str()),
+                        (ExitStatus::Refused, "tenant \"alice\" is suspended: unpaid")
+                    );
+                }
+            }
+        }
+        let login = |tenant: &Tenant| {
+            let login =
+                Login { door: Door::Sftp, command: None, env: Vec::new(), terminal: None, source: None, key: None };
+            of_login(tenant, &login).expect("a login").argv.len()
+        };
+        assert_eq!((login(&open), login(&shut)), (1, 2), "the client is told in words that nothing can be written");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod audit_log;
 mod crontabs;
 mod daemon;
 mod door;
+mod ftp;
 mod incident;
 mod job;
 mod permission;

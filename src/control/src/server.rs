@@ -6,7 +6,7 @@ use crate::sessions::Counted;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_sys::socket::{self, Peer};
-use bailiwick_types::{ExitStatus, TenantName};
+use bailiwick_types::{Door, ExitStatus, TenantName};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -145,6 +145,11 @@ impl Connection {
             // The session goes on without us.
             None => session.leave(),
             Some(Ok(Some((ControlRequest::Ended { status }, _)))) => session.ended(status),
+            // The connection ends, the session goes on.
+            Some(Ok(Some((ControlRequest::FtpEntered, _)))) if session.record().door == Door::Ftp => {
+                let entered = self.daemon.ftp_entered(session).await;
+                self.reply(&entered.map_or_else(ControlReply::Failed, |()| ControlReply::Noted), &[]).await?;
+            }
             // Its client is gone, or says what no client of a session says.
             Some(_) => {}
         }
@@ -188,7 +193,27 @@ impl Connection {
                 return self.hand_over(entered).await;
             }
             ControlRequest::Resume(record) => return self.resume(daemon.resume(permission, self.pid(), *record)).await,
-            ControlRequest::Ended { .. } => Err(no_session()),
+            ControlRequest::Ended { .. } | ControlRequest::FtpEntered => Err(no_session()),
+            ControlRequest::FtpHash { .. } | ControlRequest::FtpRefused { .. } | ControlRequest::FtpEnter { .. }
+                if permission.uid != 0 =>
+            {
+                Err(Failure::of(ExitStatus::Refused, "only an FTP server that runs as root lets somebody in"))
+            }
+            ControlRequest::FtpHash { user } => Ok(ControlReply::FtpHash(daemon.ftp_hash(permission, &user))),
+            ControlRequest::FtpRefused { user, source } => {
+                daemon.ftp_refused(permission, self.pid(), &user, source);
+                Ok(ControlReply::Noted)
+            }
+            ControlRequest::FtpEnter { user, source } => {
+                match daemon.ftp_enter(permission, self.pid(), &user, source) {
+                    Ok(counted) => {
+                        let reply = ControlReply::Session { record: Box::new(counted.record().clone()), notice: None };
+                        self.session = Some(counted);
+                        Ok(reply)
+                    }
+                    Err(failure) => Err(failure),
+                }
+            }
             ControlRequest::Timers { tenants } => daemon.list_timers(permission, &tenants).map(ControlReply::Timers),
             ControlRequest::Sessions { tenants } => {
                 daemon.list_sessions(permission, &tenants).map(ControlReply::Sessions)
@@ -302,7 +327,8 @@ impl Connection {
     async fn hand_over(&mut self, entered: Result<(OwnedFd, Counted), Failure>) -> io::Result<()> {
         match entered {
             Ok((channel, session)) => {
-                let reply = ControlReply::Session(Box::new(session.record().clone()));
+                let (record, notice) = (Box::new(session.record().clone()), session.notice().map(str::to_owned));
+                let reply = ControlReply::Session { record, notice };
                 self.session = Some(session);
                 self.reply(&reply, &[channel.as_fd()]).await
             }

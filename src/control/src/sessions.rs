@@ -53,6 +53,8 @@ pub(crate) struct Newcomer {
     /// The host's user at the client's end, and its process.
     pub(crate) uid: u32,
     pub(crate) pid: u32,
+    /// How many of the same user may be in by the same door, where it is limited so.
+    pub(crate) most: Option<u64>,
 }
 
 /// A session that is counted for as long as this value lives.
@@ -65,6 +67,8 @@ pub(crate) struct Counted {
     /// Whether it was entered in the log.
     logged: bool,
     status: Option<u8>,
+    /// What its client is to be told.
+    notice: Option<String>,
 }
 
 impl Sessions {
@@ -81,8 +85,17 @@ impl Sessions {
                 break id;
             }
         };
-        let Newcomer { door, user, source, key, command, uid, pid } = newcomer;
+        let Newcomer { door, user, source, key, command, uid, pid, most } = newcomer;
+        let same =
+            |open: &&Open| open.record.tenant == tenant.name && open.record.door == door && open.record.user == user;
+        let same = most.map_or(0, |_| u64::try_from(state.open.values().filter(same).count()).unwrap_or(u64::MAX));
         let Tally { count, fresh, by } = state.tallies.entry(tenant.name.clone()).or_default();
+        if let Some(most) = most.filter(|most| same >= *most) {
+            let message = format!("\"{user}\" has {same} sessions and may have {most} (`sessions` of the login)");
+            count.refused += 1;
+            *fresh += 1;
+            return Err(Failure::of(ExitStatus::OverLimit, message));
+        }
         let limits = &tenant.settings.limits;
         let all = limits.sessions.value().map(|most| (count, "sessions", most));
         let own = limits.sessions_by(door).map(|(key, most)| (by.entry(door).or_default(), key, most));
@@ -116,7 +129,7 @@ impl Sessions {
         }
         let (sender, end) = unbounded_channel();
         state.open.insert(record.id, Open { record: record.clone(), end: sender });
-        Counted { sessions: Arc::clone(self), record, end, logged: false, status: None }
+        Counted { sessions: Arc::clone(self), record, end, logged: false, status: None, notice: None }
     }
 
     /// Those of a choice, by tenant, the oldest first.
@@ -176,12 +189,21 @@ impl Counted {
         &self.record
     }
 
+    /// What the person at the other end should know.
+    pub(crate) fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+
+    pub(crate) fn set_notice(&mut self, text: String) {
+        self.notice = Some(text);
+    }
+
     /// Enters it in the log: it is open.
     pub(crate) fn opened(&mut self, user: u32) {
         self.logged = true;
-        let SessionRecord { id, tenant, door, uid, source, .. } = &self.record;
+        let SessionRecord { id, tenant, door, uid, source, user: login, .. } = &self.record;
         let source = source.as_deref().unwrap_or_default();
-        info!(target: "bailiwick::event", tenant = %tenant, event = "session-opened", session = %id, door = %door, uid, user, source, "user {uid} enters {tenant} as {user}");
+        info!(target: "bailiwick::event", tenant = %tenant, event = "session-opened", session = %id, door = %door, login, uid, user, source, "user {uid} enters {tenant} as {user}");
     }
 
     /// The reason why the client is to end it, once there is one.
@@ -217,12 +239,12 @@ impl Drop for Counted {
         if !self.logged {
             return;
         }
-        let SessionRecord { id, tenant, door, uid, source, since, .. } = &self.record;
+        let SessionRecord { id, tenant, door, uid, source, since, user: login, .. } = &self.record;
         let source = source.as_deref().unwrap_or_default();
         let seconds = now().saturating_sub(since.0);
         // Whose client is gone without a word was hung up.
         let status = self.status.map_or_else(|| "hung up".to_owned(), |status| status.to_string());
-        info!(target: "bailiwick::event", tenant = %tenant, event = "session-closed", session = %id, door = %door, uid, source, status, seconds, "a session in {tenant} has ended");
+        info!(target: "bailiwick::event", tenant = %tenant, event = "session-closed", session = %id, door = %door, login, uid, source, status, seconds, "a session in {tenant} has ended");
     }
 }
 
@@ -256,7 +278,7 @@ mod tests {
 
     fn newcomer() -> Newcomer {
         let user = "alice".to_owned();
-        Newcomer { door: Door::Ssh, user, source: None, key: None, command: None, uid: 7, pid: 8 }
+        Newcomer { door: Door::Ssh, user, source: None, key: None, command: None, uid: 7, pid: 8, most: None }
     }
 
     #[test]

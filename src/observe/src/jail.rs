@@ -7,8 +7,8 @@ use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{file, namespace};
 use bailiwick_types::{
-    DiskFact, IdRange, InForce, JailInForce, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES,
-    Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName,
+    Access, DiskFact, IdRange, InForce, JailInForce, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact,
+    NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,8 +30,8 @@ pub struct Subject<'a> {
     pub tenant: &'a TenantName,
     /// The ids the ledger gave.
     pub ids: Option<IdRange>,
-    /// Init as it was started: number and start time.
-    pub init: Option<(u32, u64)>,
+    /// Init as it was started.
+    pub init: Option<InitSubject>,
     /// The tenant's group by hierarchy (`unified`, or a controller of version 1), as a path below that hierarchy's
     /// mount. The jail's processes are in `jail` below it where it is unified, and directly in it elsewhere.
     pub cgroups: &'a BTreeMap<String, String>,
@@ -39,6 +39,17 @@ pub struct Subject<'a> {
     pub controls: &'a [Control],
     /// The tenant's storage, open, and what bounds it; `None` when there is none.
     pub storage: Option<(BorrowedFd<'a>, &'a QuotaFacts)>,
+}
+
+/// The init of a jail, as the warden noted it when it made the jail.
+#[derive(Debug, Clone, Copy)]
+pub struct InitSubject {
+    /// As the host counts.
+    pub pid: u32,
+    /// Clock ticks after boot.
+    pub start_time: u64,
+    /// How the jail was made to hold the tenant's storage.
+    pub access: Access,
 }
 
 /// What is the same for every tenant at one time, taken once for many: the users of every process of the host, where its
@@ -107,7 +118,7 @@ pub fn in_force(subject: &Subject<'_>, census: &Census) -> Result<InForce, Obser
 }
 
 fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailInForce>, ObserveError> {
-    let Some((pid, start_time)) = subject.init else { return Ok(None) };
+    let Some(InitSubject { pid, start_time, access }) = subject.init else { return Ok(None) };
     let of_init = || Ok((proc::status(pid)?, mounts(pid)?.0, proc::start_time(pid)?));
     let Some((status, mounts, _)) = unless_gone(pid, of_init())?.filter(|(_, _, now)| *now == start_time) else {
         return Ok(None);
@@ -119,6 +130,7 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
         Some((mount.target.clone(), size.clone()))
     });
     Ok(Some(JailInForce {
+        access,
         cap_bounding: status.cap_bounding,
         no_new_privs: status.no_new_privs,
         limits: limit::limits(subject, &census.hierarchies, false),
@@ -128,7 +140,7 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
 
 fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, ObserveError> {
     let hierarchies = &census.hierarchies;
-    let Some((pid, start_time)) = subject.init else { return Ok(None) };
+    let Some(InitSubject { pid, start_time, access }) = subject.init else { return Ok(None) };
     let Some(init) = unless_gone(pid, proc::facts(pid))?.filter(|init| init.start_time == start_time) else {
         return Ok(None);
     };
@@ -152,6 +164,7 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
         faults: None,
     });
     let facts = ObservedJail {
+        access,
         init,
         namespace_owner,
         uid_map,
@@ -364,10 +377,14 @@ mod tests {
         assert!(text.ends_with("ä…"));
     }
 
+    fn init(pid: u32, start_time: u64) -> InitSubject {
+        InitSubject { pid, start_time, access: Access::ReadOnly }
+    }
+
     /// This process as if it were a tenant's init.
     fn own_subject<'a>(tenant: &'a TenantName, cgroups: &'a BTreeMap<String, String>, uid: u32) -> Subject<'a> {
         let pid = std::process::id();
-        let init = Some((pid, proc::start_time(pid).expect("start time")));
+        let init = Some(init(pid, proc::start_time(pid).expect("start time")));
         Subject { tenant, ids: Some(IdRange { first: uid, count: 1 }), init, cgroups, controls: &[], storage: None }
     }
 
@@ -389,6 +406,7 @@ mod tests {
         let brief = in_force(&own_subject(&tenant, &cgroups, uids[0]), &Census::of(Vec::new()).expect("census"));
         let brief = brief.expect("reads").jail.expect("lives");
         assert_eq!((brief.cap_bounding, brief.no_new_privs), (jail.init.cap_bounding, jail.init.no_new_privs));
+        assert_eq!((brief.access, jail.access), (Access::ReadOnly, Access::ReadOnly), "as it was noted");
         assert!(brief.tmpfs.iter().all(|(target, size)| SIZED.contains(&target.as_str()) && size.starts_with("size=")));
     }
 
@@ -416,10 +434,10 @@ mod tests {
         let observed = observe_with(&subject, &Census::of(vec![(pid, uids)]).expect("census")).expect("reads");
         assert_eq!(observed.strays.iter().map(|stray| stray.pid).collect::<Vec<_>>(), [pid]);
         assert_eq!(observed.jail.expect("lives").processes, []);
-        let subject = Subject { init: Some((pid, 1)), ids: None, ..subject };
+        let subject = Subject { init: Some(init(pid, 1)), ids: None, ..subject };
         let observed = observe_with(&subject, &Census::of(vec![(pid, uids)]).expect("census")).expect("reads");
         assert_eq!((observed.jail, observed.strays.len()), (None, 0));
-        let subject = Subject { init: Some((u32::MAX, 1)), ..subject };
+        let subject = Subject { init: Some(init(u32::MAX, 1)), ..subject };
         assert_eq!(observe_with(&subject, &Census::of(Vec::new()).expect("census")).expect("reads").jail, None);
     }
 

@@ -4,8 +4,9 @@
 use crate::capability::CapabilitySet;
 use crate::control::{Value, controls};
 use crate::disk::DiskPlan;
-use bailiwick_policy::{Declared, Tenant};
-use bailiwick_types::{Action, Change, HostFacts, InForce, LimitFact, Profile};
+use crate::mount::confinement;
+use bailiwick_policy::Tenant;
+use bailiwick_types::{Access, Action, Change, HostFacts, InForce, LimitFact, Profile};
 
 /// What must change on this host.
 #[must_use]
@@ -15,23 +16,29 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bo
     let mut add = |what: &str, actual: String, declared: String, action: Action| {
         changes.push(Change { tenant: tenant.name.clone(), what: what.to_owned(), actual, declared, action });
     };
-    let jail = match (&tenant.state, &actual.jail, held) {
-        (Declared::Suspended { .. }, Some(_), _) => {
-            add("state", "running".into(), "suspended".into(), Action::Stop);
-            return changes;
-        }
-        (Declared::Suspended { .. }, None, _) => return changes,
-        (Declared::Active, None, false) => {
-            add("state", "down".into(), "active".into(), Action::Start);
-            return changes;
-        }
-        (Declared::Active, None, true) => {
-            add("state", "stopped by an operator".into(), "active".into(), Action::None);
-            return changes;
-        }
-        (Declared::Active, Some(jail), _) => jail,
+    let words = |access, written: &str| match access {
+        Access::ReadWrite => written.to_owned(),
+        Access::ReadOnly => "suspended, read-only".to_owned(),
     };
-    let profile = tenant.settings.profile;
+    let (jail, access) = match (tenant.access(), &actual.jail) {
+        (None, None) => return changes,
+        (None, Some(jail)) => {
+            add("state", words(jail.access, "running"), "suspended".into(), Action::Stop);
+            return changes;
+        }
+        (Some(access), None) => {
+            let (actual, action) =
+                if held { ("stopped by an operator", Action::None) } else { ("down", Action::Start) };
+            add("state", actual.into(), words(access, "active"), action);
+            return changes;
+        }
+        (Some(access), Some(jail)) if jail.access != access => {
+            add("state", words(jail.access, "running"), words(access, "active"), Action::Restart);
+            return changes;
+        }
+        (Some(access), Some(jail)) => (jail, access),
+    };
+    let profile = confinement(tenant.settings.profile, access);
     let want = CapabilitySet::of(profile).0;
     if jail.cap_bounding != want || jail.no_new_privs != (profile == Profile::Web) {
         add("profile", "another profile's confinement".into(), profile.to_string(), Action::Restart);
@@ -77,4 +84,79 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bo
         );
     }
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_policy::Declared;
+    use bailiwick_types::{JailInForce, QuotaFacts, StorageFacts};
+
+    /// A tenant with a door that stays open, and what `plan` says of it when it is as it is.
+    fn said(state: &str, suspended_doors: &str, runs: Option<Access>, held: bool) -> Vec<String> {
+        let files = [
+            (std::path::PathBuf::from("bailiwick.toml"), String::new()),
+            ("plans.d/p.toml".into(), "profile = \"system\"\n".to_owned()),
+            (
+                "tenants.d/alice.toml".into(),
+                format!(
+                    "plan = \"p\"\nstate = \"{state}\"\ndoors = [\"sftp\"]\nsuspended_doors = [{suspended_doors}]\n"
+                ),
+            ),
+        ];
+        let reading = bailiwick_policy::parse(&files);
+        assert_eq!(reading.diagnostics, []);
+        let tenant = reading.policy.expect("good").tenants.into_values().next().expect("one");
+        assert_eq!(tenant.state == Declared::Active, state == "active");
+        let facts = HostFacts {
+            kernel: "6.18".to_owned(),
+            landlock_abi: 7,
+            controllers: [].into(),
+            root_links: [].into(),
+            host_etc: Vec::new(),
+            storage: StorageFacts {
+                fs_type: "xfs".to_owned(),
+                quota: QuotaFacts::Nothing { why: String::new(), remedy: String::new() },
+                devices: Vec::new(),
+            },
+        };
+        let jail = runs.map(|access| {
+            let confined = confinement(Profile::System, access);
+            JailInForce {
+                access,
+                cap_bounding: CapabilitySet::of(confined).0,
+                no_new_privs: confined == Profile::Web,
+                limits: Vec::new(),
+                tmpfs: [].into(),
+            }
+        });
+        let actual = InForce { tenant: tenant.name.clone(), jail, strays: Vec::new(), disk: None };
+        let row = |change: Change| {
+            let Change { what, actual, declared, action, .. } = change;
+            format!("{what}: {actual} -> {declared} ({action:?})")
+        };
+        difference(&tenant, &facts, &actual, held).into_iter().map(row).collect()
+    }
+
+    #[test]
+    fn each_state_and_each_jail() {
+        use Access::{ReadOnly, ReadWrite};
+        let none: [&str; 0] = [];
+        for (state, doors, runs, held, golden) in [
+            ("active", "\"sftp\"", Some(ReadWrite), false, &none[..]),
+            ("active", "", None, false, &["state: down -> active (Start)"]),
+            ("active", "", None, true, &["state: stopped by an operator -> active (None)"]),
+            ("active", "", Some(ReadOnly), false, &["state: suspended, read-only -> active (Restart)"]),
+            ("suspended", "", None, false, &none),
+            ("suspended", "", Some(ReadWrite), false, &["state: running -> suspended (Stop)"]),
+            ("suspended", "", Some(ReadOnly), false, &["state: suspended, read-only -> suspended (Stop)"]),
+            ("suspended", "\"sftp\"", Some(ReadOnly), false, &none),
+            ("suspended", "\"sftp\"", None, false, &["state: down -> suspended, read-only (Start)"]),
+            ("suspended", "\"sftp\"", None, true, &["state: stopped by an operator -> suspended, read-only (None)"]),
+            ("suspended", "\"sftp\"", Some(ReadWrite), false, &["state: running -> suspended, read-only (Restart)"]),
+            ("suspended", "\"ftp\"", None, false, &none),
+        ] {
+            assert_eq!(said(state, doors, runs, held), golden, "{state} [{doors}] {runs:?} {held}");
+        }
+    }
 }

@@ -4,11 +4,11 @@ use crate::capability::CapabilitySet;
 use crate::control::{Control, controls};
 use crate::disk::DiskPlan;
 use crate::landlock::{Domain, TooOld};
-use crate::mount::{Link, Mount, table};
+use crate::mount::{Link, Mount, confinement, table};
 use crate::seed::{Seed, seeds};
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::HostFacts;
-use bailiwick_types::{Bound, Hierarchy, IdRange, Profile, QuotaFacts, Resource, TenantName};
+use bailiwick_types::{Access, Bound, Hierarchy, IdRange, Profile, QuotaFacts, Resource, TenantName};
 
 /// A resource limit of every process (`getrlimit(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,9 @@ pub struct JailPlan {
     pub tenant: TenantName,
     /// Its ids; id 0 inside is the first.
     pub ids: IdRange,
-    /// Its profile.
+    /// How it holds the tenant's storage.
+    pub access: Access,
+    /// The profile that it is confined by.
     pub profile: Profile,
     /// Its host name.
     pub hostname: String,
@@ -53,6 +55,9 @@ pub struct JailPlan {
 /// Why the host cannot hold the jail that the policy declares.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
+    /// No jail is to run.
+    #[error("tenant \"{0}\" is suspended")]
+    Suspended(TenantName),
     /// Landlock is too old.
     #[error(transparent)]
     Landlock(#[from] TooOld),
@@ -94,7 +99,8 @@ impl JailPlan {
                 return Err(PlanError::NotMerged(name));
             }
         }
-        let profile = settings.profile;
+        let access = tenant.access().ok_or_else(|| PlanError::Suspended(tenant.name.clone()))?;
+        let profile = confinement(settings.profile, access);
         let limits = &settings.limits;
         let controls = controls(limits, facts);
         for nominal in nominal(tenant, &controls, facts) {
@@ -102,10 +108,11 @@ impl JailPlan {
                 return Err(nominal.into_error());
             }
         }
-        let (mounts, links) = table(profile, limits, facts);
+        let (mounts, links) = table(settings.profile, access, limits, facts);
         Ok(Self {
             tenant: tenant.name.clone(),
             ids,
+            access,
             profile,
             hostname: tenant.name.to_string(),
             seeds: seeds(tenant, &facts.host_etc, &facts.root_links),
@@ -113,7 +120,8 @@ impl JailPlan {
             links,
             capabilities: CapabilitySet::of(profile),
             no_new_privs: profile == Profile::Web,
-            landlock: Domain::of(profile, facts.landlock_abi)?,
+            // By its own profile: the rules name what lies in its root.
+            landlock: Domain::of(settings.profile, facts.landlock_abi)?,
             controls,
             disk: DiskPlan::new(limits, facts),
             rlimits: vec![Rlimit::OpenFiles(limits.open_files), Rlimit::NoCore],

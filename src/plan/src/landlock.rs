@@ -4,6 +4,7 @@
 //! has. Rules are tied to the inodes that the fresh root holds when the domain is made, none of which the tenant can
 //! replace.
 
+use crate::ftp::FTP_HOME;
 use bailiwick_types::Profile;
 
 // linux/landlock.h
@@ -97,6 +98,18 @@ fn rights(abi: u32) -> u64 {
 }
 
 impl Domain {
+    /// The domain of a process of an FTP server that is in a jail: the files that it is there for, and no program anywhere.
+    ///
+    /// # Errors
+    /// When the kernel's ABI is lower than the strictest profile accepts.
+    pub fn of_ftp(kernel_abi: u32) -> Result<Self, TooOld> {
+        let mut domain = Self::of(Profile::Web, kernel_abi)?;
+        let files = !(EXECUTE | MAKE_CHAR | MAKE_BLOCK | MAKE_SOCK | MAKE_FIFO | IOCTL_DEV);
+        let rule = |path, access: u64| Rule { path, access: access & domain.handled };
+        domain.rules = vec![rule("/", READ_DIR), rule("/etc", READ_FILE), rule(FTP_HOME, files)];
+        Ok(domain)
+    }
+
     /// The domain of a profile on a kernel with this ABI.
     ///
     /// # Errors
@@ -155,6 +168,20 @@ mod tests {
             assert_eq!(domain.handled & TRUNCATE != 0, abi >= 3);
         }
         assert_eq!(Domain::of(Profile::Web, 20), Domain::of(Profile::Web, NEWEST_KNOWN_ABI));
+    }
+
+    #[test]
+    fn an_ftp_server_runs_no_program_and_makes_files_below_its_directory_alone() {
+        for abi in 2..=20 {
+            let domain = Domain::of_ftp(abi).expect("accepted");
+            let execute = domain.rules.iter().any(|rule| rule.access & EXECUTE != 0);
+            assert!(domain.handled & EXECUTE != 0 && !execute);
+            let writes: Vec<_> =
+                domain.rules.iter().filter(|rule| rule.access & MAKE_REG != 0).map(|rule| rule.path).collect();
+            assert_eq!(writes, [FTP_HOME]);
+            assert!(domain.rules.iter().all(|rule| rule.access & !domain.handled == 0));
+        }
+        assert!(Domain::of_ftp(1).is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod capability;
 pub mod control;
 mod difference;
 pub mod disk;
+pub mod ftp;
 mod jail;
 pub mod landlock;
 pub mod mount;

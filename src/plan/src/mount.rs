@@ -2,10 +2,10 @@
 //!
 //! Danger: a row whose source is the host's and whose target a tenant can remount shows the host's files to the
 //! tenant's root. `web` and `shell` cannot mount at all; in `system`, where they can, no row may be both the host's
-//! and id-mapped: with the host's own ids the tenant's root owns nothing there, so even a remount writes nothing.
+//! and id-mapped: with the host's own ids the tenant's root owns nothing there, so even a remount writes nothing. Nor does
+//! `ro` stand on storage where a tenant can mount, so the jail of a suspended one is confined as `web` ([`confinement`]).
 
-use bailiwick_types::HostFacts;
-use bailiwick_types::{ByteSize, Limits, Profile};
+use bailiwick_types::{Access, ByteSize, HostFacts, Limits, Profile};
 use std::fmt;
 
 /// Where a mount comes from.
@@ -19,7 +19,8 @@ pub enum Source {
     Init,
     /// A directory of the tenant's storage, seen through the jail's id map.
     Storage(&'static str),
-    /// The host's directory below, the tenant's changes above (overlayfs, mounted inside the user namespace).
+    /// The host's directory below, the tenant's changes above (overlayfs, mounted inside the user namespace). Where the row
+    /// is read-only, so is the file system itself: it has no layer to write to.
     Overlay {
         /// The host's directory, read-only.
         lower: &'static str,
@@ -71,6 +72,12 @@ impl Flags {
         Self(self.0 | other.0)
     }
 
+    /// This set, and nothing of the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether all of `other` are in.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
@@ -105,6 +112,13 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// The flags that the row has while the jail is built: its root is sealed after the last row, whose target may have to be
+    /// made there.
+    #[must_use]
+    pub fn flags_while_built(&self) -> Flags {
+        if self.target == "/" { self.flags.without(Flags::READ_ONLY) } else { self.flags }
+    }
+
     /// Whether the row is left out when its target is not there: kernels differ in what `/proc` and `/sys` hold.
     #[must_use]
     pub fn only_if_present(&self) -> bool {
@@ -184,9 +198,20 @@ pub const CANARY: &str = "/.landlock";
 /// Where init appears inside.
 pub const INIT: &str = "/run/host/init";
 
+/// The profile that a jail is confined by: capabilities, system calls and `no_new_privs`. Where storage is read-only nobody
+/// inside may mount, or `ro` could be taken off again: a flag is locked only where a mount was copied into a user namespace,
+/// and these were moved in.
+#[must_use]
+pub fn confinement(profile: Profile, access: Access) -> Profile {
+    match access {
+        Access::ReadWrite => profile,
+        Access::ReadOnly => Profile::Web,
+    }
+}
+
 /// The rows of a jail's mount table and the links beside them.
 #[must_use]
-pub fn table(profile: Profile, limits: &Limits, facts: &HostFacts) -> (Vec<Mount>, Vec<Link>) {
+pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFacts) -> (Vec<Mount>, Vec<Link>) {
     let mut rows = Vec::new();
     let mut add = |target: &str, source: Source, flags: Flags| {
         rows.push(Mount { target: target.to_owned(), source, flags });
@@ -196,8 +221,8 @@ pub fn table(profile: Profile, limits: &Limits, facts: &HostFacts) -> (Vec<Mount
         add("/", Source::Storage("rootfs"), DATA);
         add("/usr", Source::Overlay { lower: "/usr", upper: "usr" }, DATA);
     } else {
-        // Sealed after the last row: nobody makes a directory beside the ones below.
-        add("/", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, QUIET);
+        // Nobody makes a directory beside the ones below.
+        add("/", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, RO.and(QUIET));
         add("/usr", Source::HostMapped("/usr"), RO.and(DATA));
         // The operator's own programs are not part of the image.
         add("/usr/local", Source::Storage("local"), DATA);
@@ -227,6 +252,17 @@ pub fn table(profile: Profile, limits: &Limits, facts: &HostFacts) -> (Vec<Mount
     }
     for path in FIXED {
         add(path, Source::Itself, RO.and(QUIET));
+    }
+    if access == Access::ReadOnly {
+        for row in &mut rows {
+            let more = match row.source {
+                // Nor is it run: a library that the tenant's /etc names would be, by whatever serves the door.
+                Source::Storage(_) => RO.and(Flags::NO_EXEC),
+                Source::Overlay { .. } => RO,
+                _ => Flags::NONE,
+            };
+            row.flags = row.flags.and(more);
+        }
     }
 
     let mut links: Vec<Link> =
@@ -265,7 +301,7 @@ mod tests {
     #[test]
     fn parents_come_before_what_lies_in_them_and_no_target_twice() {
         for profile in Profile::ALL {
-            let (rows, _) = table(*profile, &Limits::default(), &facts());
+            let (rows, _) = table(*profile, Access::ReadWrite, &Limits::default(), &facts());
             for (index, row) in rows.iter().enumerate() {
                 assert!(!rows[..index].iter().any(|earlier| earlier.target == row.target), "{} twice", row.target);
                 assert!(
@@ -280,7 +316,7 @@ mod tests {
     #[test]
     fn what_is_the_hosts_is_read_only_and_where_mounts_are_allowed_it_keeps_the_hosts_ids() {
         for profile in Profile::ALL {
-            let (rows, _) = table(*profile, &Limits::default(), &facts());
+            let (rows, _) = table(*profile, Access::ReadWrite, &Limits::default(), &facts());
             for row in rows {
                 match row.source {
                     Source::HostMapped(_) => {
@@ -296,10 +332,45 @@ mod tests {
     #[test]
     fn device_nodes_work_nowhere_but_in_dev() {
         for profile in Profile::ALL {
-            let (rows, _) = table(*profile, &Limits::default(), &facts());
+            let (rows, _) = table(*profile, Access::ReadWrite, &Limits::default(), &facts());
             for row in rows.iter().filter(|row| !row.target.starts_with("/dev")) {
                 assert!(row.flags.has(Flags::NO_DEV), "{}", row.target);
             }
+        }
+    }
+
+    #[test]
+    fn nothing_that_lasts_can_be_written_in_the_jail_of_a_suspended_tenant() {
+        for profile in Profile::ALL {
+            let (rows, links) = table(*profile, Access::ReadOnly, &Limits::default(), &facts());
+            for row in &rows {
+                let fresh = matches!(
+                    row.source,
+                    Source::Tmpfs { .. }
+                        | Source::Proc
+                        | Source::Sysfs
+                        | Source::Devpts
+                        | Source::Mqueue
+                        | Source::Device(_)
+                );
+                assert!(fresh || row.flags.has(RO), "{profile}: {}", row.target);
+                assert!(!matches!(row.source, Source::Storage(_)) || row.flags.has(Flags::NO_EXEC), "{}", row.target);
+            }
+            // Nothing else differs.
+            let (mut written, same) = table(*profile, Access::ReadWrite, &Limits::default(), &facts());
+            let storage = |row: &Mount| matches!(row.source, Source::Storage(_) | Source::Overlay { .. });
+            assert!(
+                written.iter().any(storage) && written.iter().filter(|row| storage(row)).all(|row| !row.flags.has(RO))
+            );
+            for (row, same) in written.iter_mut().zip(&rows).filter(|(row, _)| storage(row)) {
+                row.flags = same.flags;
+            }
+            assert_eq!((rows, links), (written, same));
+            // And nobody there can take it off again: no call that mounts, no right to, none to be had from a program.
+            let confined = confinement(*profile, Access::ReadOnly);
+            assert_eq!(confined, Profile::Web);
+            assert!(!crate::capability::CapabilitySet::of(confined).names().contains(&"cap_sys_admin".to_owned()));
+            assert_eq!(confinement(*profile, Access::ReadWrite), *profile);
         }
     }
 

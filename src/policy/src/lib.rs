@@ -20,5 +20,5 @@ mod suggest;
 mod tenants;
 
 pub use diagnostic::{Diagnostic, render};
-pub use model::{Declared, Host, Login, Plan, Policy, Principal, Reserve, Service, Settings, Tenant, Timer};
+pub use model::{Declared, FtpLogin, Host, Login, Plan, Policy, Principal, Reserve, Service, Settings, Tenant, Timer};
 pub use read::{Reading, dump, parse, read, read_host, read_tenant};

@@ -187,6 +187,7 @@ rows! {
     sessions_exec: 1, 65_536, DOOR;
     sessions_ssh: 1, 65_536, DOOR;
     sessions_sftp: 1, 65_536, DOOR;
+    sessions_ftp: 1, 65_536, DOOR;
     sessions_cron: 1, 65_536, DOOR;
     open_files: 64, 1_048_576, "from 64, which a shell needs, to 1048576, which is the most that the kernel allows";
     tmp: ByteSize(64 << 10), MOST, "from 64K to 1024T";

@@ -1,8 +1,8 @@
 //! The policy after parsing and inheritance: what the operator declared, with nothing left to look up.
 
 use bailiwick_types::{
-    ByteSize, Door, IdPool, ImageName, Limits, LoginName, PlanName, Profile, Resource, Schedule, ServiceName,
-    TenantName, TimerName,
+    Access, ByteSize, Door, FtpName, IdPool, ImageName, Limits, LoginName, PasswordHash, PlanName, Profile, Resource,
+    Schedule, ServiceName, TenantName, TimerName,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +52,24 @@ impl Host {
 }
 
 impl Tenant {
+    /// How the jail that is to run holds the tenant's storage; `None` when none is to run. The one place that decides it.
+    #[must_use]
+    pub fn access(&self) -> Option<Access> {
+        match self.state {
+            Declared::Active => Some(Access::ReadWrite),
+            Declared::Suspended { .. } => {
+                self.settings.doors.iter().any(|door| self.is_open(*door)).then_some(Access::ReadOnly)
+            }
+        }
+    }
+
+    /// Whether a door is open now.
+    #[must_use]
+    pub fn is_open(&self, door: Door) -> bool {
+        let Settings { doors, suspended_doors, .. } = &self.settings;
+        doors.contains(&door) && (self.state == Declared::Active || suspended_doors.contains(&door))
+    }
+
     /// Whether it has a host user: a door of sshd's, whether open now or not.
     #[must_use]
     pub fn has_host_user(&self) -> bool {
@@ -99,6 +117,8 @@ pub struct Settings {
     pub profile: Profile,
     /// The ways in.
     pub doors: BTreeSet<Door>,
+    /// Those of them that stay open, for reading, while a tenant is suspended.
+    pub suspended_doors: BTreeSet<Door>,
     /// The bounds.
     pub limits: Limits,
 }
@@ -120,6 +140,22 @@ pub struct Tenant {
     pub services: Vec<Service>,
     /// What is run for it at times, as its login user.
     pub timers: Vec<Timer>,
+    /// Its logins for FTP.
+    pub ftp: Vec<FtpLogin>,
+}
+
+/// A login for FTP: its files are those of the login user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FtpLogin {
+    /// Its name, before the `@` and the tenant's.
+    pub name: FtpName,
+    /// Of its password. A secret: nothing that prints the policy prints it.
+    #[serde(skip_serializing)]
+    pub password: PasswordHash,
+    /// What it is locked to, below the login user's home: names with slashes between; empty for the home itself.
+    pub directory: String,
+    /// How many may be in by it at a time; as many as by the door when `None`.
+    pub sessions: Option<u64>,
 }
 
 /// The declared state.
@@ -127,7 +163,7 @@ pub struct Tenant {
 pub enum Declared {
     /// The jail is to run.
     Active,
-    /// The jail is to be down, its doors closed, its data kept.
+    /// Its data is kept, its doors are closed. The jail is to be down, or read-only for the doors that stay open.
     Suspended {
         /// What the operator wrote.
         reason: Option<String>,

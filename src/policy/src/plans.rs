@@ -14,8 +14,10 @@ use toml::Spanned;
 /// How many plans may stand in one line of inheritance.
 const MAX_DEPTH: usize = 16;
 
-const TOP: Section =
-    Section { title: "at the top of the file", keys: &["plan", "image", "profile", "doors", "limits"] };
+const TOP: Section = Section {
+    title: "at the top of the file",
+    keys: &["plan", "image", "profile", "doors", "suspended_doors", "limits"],
+};
 const SECTIONS: &[Section] = &[TOP, settings::LIMITS];
 
 /// The plans, each read when it is first asked for: the warden needs one tenant's, not all.

@@ -99,6 +99,8 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("exec", "command"),
     ("keys", "ssh_keys"),
     ("nofile", "open_files"),
+    ("passwd", "password"),
+    ("dir", "directory"),
     ("nproc", "tasks"),
     ("package", "plan"),
     ("parent", "plan"),

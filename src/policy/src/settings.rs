@@ -1,11 +1,13 @@
 //! What a plan gives and a tenant may override.
 
+use crate::diagnostic::Problem;
 use crate::limits;
 use crate::model::Settings;
-use crate::reader::{Report, Section, Table, distinct, parsed};
+use crate::reader::{Report, Section, Table, distinct, parsed, text};
 use bailiwick_types::{Door, ImageName, Limits, Profile};
 use std::collections::BTreeSet;
 use toml::Spanned;
+use toml::de::DeValue;
 
 /// The section of the limits, in plans and in tenants' files.
 pub(crate) const LIMITS: Section = Section { title: "below [limits]", keys: limits::KEYS };
@@ -16,6 +18,7 @@ pub(crate) fn defaults() -> Settings {
         image: "host".parse().expect("a name"),
         profile: Profile::Web,
         doors: BTreeSet::from([Door::Exec]),
+        suspended_doors: BTreeSet::new(),
         limits: Limits::default(),
     }
 }
@@ -26,18 +29,23 @@ pub(crate) struct Declared {
     image: Option<ImageName>,
     profile: Option<Profile>,
     doors: Option<BTreeSet<Door>>,
+    suspended_doors: Option<BTreeSet<Door>>,
     limits: limits::Declared,
 }
 
 impl Declared {
     /// Reads the settings of a plan's or a tenant's file from its top table.
     pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static [Section]) -> Self {
+        let mut doors = |key, parse: fn(&DeValue<'_>) -> Result<Door, Problem>| {
+            let doors = top.list(report, key, parse)?;
+            Some(distinct(report, doors.into_inner(), Door::to_string).into_iter().collect())
+        };
+        let (doors, suspended_doors) = (doors("doors", parsed), doors("suspended_doors", of_the_suspended));
         Self {
             image: top.read(report, "image", parsed).map(Spanned::into_inner),
             profile: top.read(report, "profile", parsed).map(Spanned::into_inner),
-            doors: top
-                .list(report, "doors", parsed::<Door>)
-                .map(|doors| distinct(report, doors.into_inner(), Door::to_string).into_iter().collect()),
+            doors,
+            suspended_doors,
             limits: match top.table(report, "limits", &LIMITS, file) {
                 Some(table) => limits::Declared::read(report, &table),
                 None => limits::Declared::nothing(),
@@ -53,15 +61,28 @@ impl Declared {
             image: self.image.unwrap_or_else(|| inherited.image.clone()),
             profile: self.profile.unwrap_or(inherited.profile),
             doors: self.doors.unwrap_or_else(|| inherited.doors.clone()),
+            suspended_doors: self.suspended_doors.unwrap_or_else(|| inherited.suspended_doors.clone()),
             limits,
         }
     }
 }
 
+/// A door that may stay open while a tenant is suspended.
+fn of_the_suspended(value: &DeValue<'_>) -> Result<Door, Problem> {
+    let word = text(value)?;
+    Door::OF_THE_SUSPENDED.iter().copied().find(|door| door.word() == word).ok_or_else(|| {
+        Problem::new(format!("no door {word:?} can stay open while a tenant is suspended"))
+            .hint("\"sftp\" and \"ftp\" can, for reading; [] closes all")
+    })
+}
+
 /// The settings of a file, each written out; `[limits]` comes last because a table of TOML ends at the next one.
 pub(crate) fn write(settings: &Settings) -> (String, String) {
-    let doors: Vec<String> = settings.doors.iter().map(|door| format!("\"{door}\"")).collect();
-    let top =
-        format!("image = \"{}\"\nprofile = \"{}\"\ndoors = [{}]\n", settings.image, settings.profile, doors.join(", "));
-    (top, limits::write(&settings.limits))
+    let list = |doors: &BTreeSet<Door>| doors.iter().map(|door| format!("\"{door}\"")).collect::<Vec<_>>().join(", ");
+    let Settings { image, profile, doors, suspended_doors, limits } = settings;
+    let (doors, suspended_doors) = (list(doors), list(suspended_doors));
+    let top = format!(
+        "image = \"{image}\"\nprofile = \"{profile}\"\ndoors = [{doors}]\nsuspended_doors = [{suspended_doors}]\n"
+    );
+    (top, limits::write(limits))
 }

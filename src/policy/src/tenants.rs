@@ -2,12 +2,12 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::Folder;
-use crate::model::{Declared, Login, Service, Settings, Tenant, Timer};
+use crate::model::{Declared, FtpLogin, Login, Service, Settings, Tenant, Timer};
 use crate::plans::{Found, Plans};
-use crate::reader::{Report, Section, Table, expected, line, parsed, text};
+use crate::reader::{Report, Section, Table, expected, line, number, parsed, text};
 use crate::source::Source;
 use crate::{settings, sshkey};
-use bailiwick_types::{CRONTAB_JOB, PlanName, Schedule, ServiceName, TenantName, TimerName};
+use bailiwick_types::{CRONTAB_JOB, NotHash, PasswordHash, PlanName, Schedule, ServiceName, TenantName, TimerName};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use toml::Spanned;
@@ -15,14 +15,32 @@ use toml::de::{DeTable, DeValue};
 
 const TOP: Section = Section {
     title: "at the top of the file",
-    keys: &["plan", "state", "suspend_reason", "image", "profile", "doors", "limits", "login", "service", "timer"],
+    keys: &[
+        "plan",
+        "state",
+        "suspend_reason",
+        "image",
+        "profile",
+        "doors",
+        "suspended_doors",
+        "limits",
+        "login",
+        "service",
+        "timer",
+        "ftp",
+    ],
 };
 const LOGIN: Section = Section { title: "below [login]", keys: &["user", "ssh_keys"] };
 const SERVICE: Section = Section { title: "below [[service]]", keys: &["name", "command"] };
 const TIMER: Section = Section { title: "below [[timer]]", keys: &["name", "schedule", "command"] };
-const SECTIONS: &[Section] = &[TOP, settings::LIMITS, LOGIN, SERVICE, TIMER];
+const FTP: Section = Section { title: "below [[ftp]]", keys: &["name", "password", "directory", "sessions"] };
+const SECTIONS: &[Section] = &[TOP, settings::LIMITS, LOGIN, SERVICE, TIMER, FTP];
 /// Longer ones belong into a file.
 const MAX_COMMAND: usize = 32 << 10;
+/// The most logins for FTP of a tenant.
+const MAX_FTP: usize = 256;
+/// The longest path that one is locked to.
+const MAX_DIRECTORY: usize = 1024;
 
 /// The tenant of a file: `None` when its plan has problems, which `plans` keeps.
 pub(crate) fn read<F: Folder>(
@@ -49,6 +67,11 @@ fn read_top<F: Folder>(
     let services = read_list(report, &top, "service", |report, item| read_service(report, item, &mut names));
     let mut names = BTreeSet::new();
     let timers = read_list(report, &top, "timer", |report, item| read_timer(report, item, &mut names));
+    let mut names = BTreeSet::new();
+    let ftp = read_list(report, &top, "ftp", |report, item| read_ftp(report, item, &mut names));
+    if let Some(list) = top.get("ftp").filter(|_| ftp.len() > MAX_FTP) {
+        report.error(list.span(), || Problem::new(format!("more than {MAX_FTP} logins for FTP")));
+    }
     if top.get("plan").is_none() {
         report.error(0..0, || {
             Problem::new("no plan: every tenant has one").hint("start the file with a line such as plan = \"small\"")
@@ -63,7 +86,7 @@ fn read_top<F: Folder>(
             return None;
         }
     };
-    Some(Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, services, timers })
+    Some(Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, services, timers, ftp })
 }
 
 fn read_state(report: &mut Report<'_>, top: &Table<'_, '_>) -> Declared {
@@ -115,21 +138,23 @@ fn read_list<T>(
     items.iter().filter_map(|item| read(report, item)).collect()
 }
 
-/// One table of a list, which has every key that there is.
+/// One table of a list, with the keys that it must have: the first so many of its section.
 fn item<'t, 'i>(
     report: &mut Report<'_>,
     item: &'t Spanned<DeValue<'i>>,
     what: &'static str,
     section: &'static Section,
+    must: usize,
 ) -> Option<Table<'t, 'i>> {
     let Some(entries) = item.get_ref().as_table() else {
         report.error(item.span(), || {
-            expected("a table", item.get_ref()).hint(format!("write [[{what}]], and its keys below"))
+            expected("a table", item.get_ref())
+                .hint(format!("write {}, and its keys below", section.title.trim_start_matches("below ")))
         });
         return None;
     };
     let table = Table::new(report, entries, section, SECTIONS);
-    for key in section.keys.iter().filter(|key| table.get(key).is_none()) {
+    for key in section.keys[..must].iter().filter(|key| table.get(key).is_none()) {
         report.error(item.span(), || Problem::new(format!("the {what} has no \"{key}\"")));
     }
     Some(table)
@@ -176,16 +201,64 @@ fn read_service(
     entry: &Spanned<DeValue<'_>>,
     names: &mut BTreeSet<ServiceName>,
 ) -> Option<Service> {
-    let table = item(report, entry, "service", &SERVICE)?;
+    let table = item(report, entry, "service", &SERVICE, 2)?;
     let (name, command) = (read_name(report, &table, "service", names, parsed), read_command(report, &table));
     Some(Service { name: name?, command: command? })
 }
 
 fn read_timer(report: &mut Report<'_>, entry: &Spanned<DeValue<'_>>, names: &mut BTreeSet<TimerName>) -> Option<Timer> {
-    let table = item(report, entry, "timer", &TIMER)?;
+    let table = item(report, entry, "timer", &TIMER, 3)?;
     let (name, command) = (read_name(report, &table, "timer", names, timer_name), read_command(report, &table));
     let schedule: Option<Spanned<Schedule>> = table.read(report, "schedule", parsed);
     Some(Timer { name: name?, schedule: schedule?.into_inner(), command: command? })
+}
+
+fn read_ftp(
+    report: &mut Report<'_>,
+    entry: &Spanned<DeValue<'_>>,
+    names: &mut BTreeSet<bailiwick_types::FtpName>,
+) -> Option<FtpLogin> {
+    let table = item(report, entry, "ftp login", &FTP, 2)?;
+    let name = read_name(report, &table, "ftp login", names, parsed);
+    let password = table.read(report, "password", password);
+    let has_directory = table.get("directory").is_some();
+    let directory = table.read(report, "directory", directory);
+    let has_sessions = table.get("sessions").is_some();
+    let sessions = table.read(report, "sessions", |value| match number(value)? {
+        0 => Err(Problem::new("no session at all").hint("take the whole [[ftp]] out to close it")),
+        most => Ok(most),
+    });
+    let whole = (!has_directory || directory.is_some()) && (!has_sessions || sessions.is_some());
+    Some(FtpLogin {
+        name: name?,
+        password: password?.into_inner(),
+        directory: directory.map(Spanned::into_inner).unwrap_or_default(),
+        sessions: sessions.map(Spanned::into_inner),
+    })
+    .filter(|_| whole)
+}
+
+/// A hash, which a problem with it does not repeat.
+fn password(value: &DeValue<'_>) -> Result<PasswordHash, Problem> {
+    text(value)?.parse().map_err(|error: NotHash| {
+        Problem::new(error.to_string()).hint("`bailiwick password` makes one; a password itself must never stand here")
+    })
+}
+
+/// Names below the login user's home.
+fn directory(value: &DeValue<'_>) -> Result<String, Problem> {
+    let path = line(value)?;
+    let hint = "write it from the login user's home on, such as \"www/blog\"";
+    if path.starts_with('/') {
+        return Err(Problem::new(format!("{path:?} is an absolute path")).hint(hint));
+    }
+    if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
+        return Err(Problem::new(format!("{path:?} is no plain path")).hint(hint));
+    }
+    if path.len() > MAX_DIRECTORY {
+        return Err(Problem::new(format!("the path is longer than {MAX_DIRECTORY} bytes")));
+    }
+    Ok(path)
 }
 
 fn timer_name(value: &DeValue<'_>) -> Result<TimerName, Problem> {
@@ -242,6 +315,15 @@ pub(crate) fn write(tenant: &Tenant) -> String {
         let schedule = quoted(&schedule.to_string());
         let command = list(command);
         text.push_str(&format!("\n[[timer]]\nname = \"{name}\"\nschedule = {schedule}\ncommand = [{command}]\n"));
+    }
+    for FtpLogin { name, password, directory, sessions } in &tenant.ftp {
+        text.push_str(&format!("\n[[ftp]]\nname = \"{name}\"\npassword = \"{}\"\n", password.as_str()));
+        if !directory.is_empty() {
+            text.push_str(&format!("directory = {}\n", quoted(directory)));
+        }
+        if let Some(sessions) = sessions {
+            text.push_str(&format!("sessions = {sessions}\n"));
+        }
     }
     text
 }

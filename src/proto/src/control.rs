@@ -3,8 +3,9 @@
 use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 use bailiwick_types::{
-    AuditReport, Change, Door, ExitStatus, Fault, HostUid, IdRange, ImageName, Incident, LimitReport, Measure,
-    PlanName, Point, Profile, SessionId, SessionRecord, TenantName, TenantUsage, TimerReport, Usage, Window,
+    AuditReport, Change, Door, ExitStatus, Fault, FtpUser, HostUid, IdRange, ImageName, Incident, LimitReport, Measure,
+    PasswordHash, PlanName, Point, Profile, SessionId, SessionRecord, TenantName, TenantUsage, TimerReport, Usage,
+    Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -109,6 +110,28 @@ pub enum ControlRequest {
     /// Count a session that an earlier `bailiwickd` let in: its record, as that one gave it to the client. What the kernel
     /// knows of the client is read anew.
     Resume(Box<SessionRecord>),
+    /// What the password of a login for FTP is compared with. For root alone: a server that asks whether to let somebody in.
+    FtpHash {
+        /// As the client of the server says.
+        user: String,
+    },
+    /// The password was another one. For root alone.
+    FtpRefused {
+        /// As the client of the server says.
+        user: String,
+        /// The client's address, as the server says.
+        source: Option<String>,
+    },
+    /// Let the process at the other end in by the door `ftp`. For root alone. It is counted as long as the connection lasts, and
+    /// with [`Self::FtpEntered`] as long as the process does.
+    FtpEnter {
+        /// Who was found to be who it says.
+        user: FtpUser,
+        /// The client's address, as the server says.
+        source: Option<String>,
+    },
+    /// The process at the other end of this connection, which was let in by `FtpEnter`, is in the jail now.
+    FtpEntered,
     /// The session of this connection has ended.
     Ended {
         /// With this exit status.
@@ -240,7 +263,16 @@ pub enum ControlReply {
     /// To `Simulate`.
     Simulated(Vec<SimulatedLimit>),
     /// To `Exec` and `Login`: the session's channel comes with this message. After it, and after `Resume`, only `End` follows.
-    Session(Box<SessionRecord>),
+    Session {
+        /// What the client says of itself to the next `bailiwickd`.
+        record: Box<SessionRecord>,
+        /// What the person at the other end should know.
+        notice: Option<String>,
+    },
+    /// To `FtpHash`. Of a login that there is not, a hash that no password has.
+    FtpHash(PasswordHash),
+    /// To `FtpRefused` and `FtpEntered`.
+    Noted,
     /// The client is to end its session. Comes unasked.
     End {
         /// Why, for the person at the other end.
@@ -312,6 +344,8 @@ pub enum TenantState {
     Stopped,
     /// Declared suspended.
     Suspended,
+    /// The jail of a suspended tenant runs, read-only, for the doors that stay open.
+    SuspendedReadOnly,
     /// Its file is gone, its data is not.
     Deleted,
     /// Its file cannot be read.
@@ -328,6 +362,7 @@ impl TenantState {
             Self::Down => "down",
             Self::Stopped => "stopped",
             Self::Suspended => "suspended",
+            Self::SuspendedReadOnly => "suspended-read-only",
             Self::Deleted => "deleted",
             Self::Invalid => "invalid",
         }
@@ -369,6 +404,8 @@ pub struct TenantDetail {
     pub host_user: Option<HostUid>,
     /// Its doors.
     pub doors: Vec<String>,
+    /// Those of them that are open while it is suspended.
+    pub suspended_doors: Vec<String>,
     /// Declared and enforced.
     pub limits: Vec<LimitReport>,
 }

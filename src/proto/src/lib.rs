@@ -18,7 +18,7 @@ pub use frame::{Decoder, FrameError, decode, encode};
 pub use init::{InitReply, InitRequest, SessionEvent, SessionSignal};
 pub use warden::{Hold, WardenReply, WardenRequest};
 
-use bailiwick_types::ExitStatus;
+use bailiwick_types::{Access, ExitStatus};
 use serde::{Deserialize, Serialize};
 
 /// The control socket of `bailiwickd`, below the runtime directory.
@@ -29,8 +29,15 @@ pub const CONTROL_DIR: &str = "control";
 pub const WARDEN_SOCKET: &str = "warden.sock";
 /// A directory for each running jail, below the runtime directory.
 pub const JAILS: &str = "jails";
-/// The socket of a jail's init, below the jail's directory.
-pub const INIT_SOCKET: &str = "init.sock";
+/// The socket of a jail's init, below the jail's directory. A jail that is read-only has another one: whoever was let into the
+/// one kind must not end up in the other, and a name that is not there is the check that nothing can come before.
+#[must_use]
+pub fn init_socket(access: Access) -> &'static str {
+    match access {
+        Access::ReadWrite => "init.sock",
+        Access::ReadOnly => "init-read-only.sock",
+    }
+}
 
 /// Why a request failed, ready to be shown: the message holds the whole chain of causes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

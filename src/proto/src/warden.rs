@@ -4,7 +4,9 @@
 //! to a tenant what the operator wrote down for it. Each verb says why it is safe to grant.
 
 use crate::Failure;
-use bailiwick_types::{DiskFact, HostFacts, IdRange, InForce, Observed, ProcessSight, TenantName};
+use bailiwick_types::{
+    Access, DiskFact, FtpUser, HostFacts, IdRange, InForce, Observed, ProcessSight, Profile, TenantName,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -14,8 +16,9 @@ use std::collections::BTreeMap;
 pub enum WardenRequest {
     /// Which version speaks. Safe: tells nothing that the binary does not.
     Hello,
-    /// Make the jail that the policy declares. Safe: refused unless the policy has the tenant as active; the plan
-    /// comes from the policy. A jail that runs already is left alone.
+    /// Make the jail that the policy declares. Safe: refused unless the policy has the tenant as active, or as suspended with
+    /// a door that stays open; the plan comes from the policy, and with it whether storage can be written. A jail that runs
+    /// already is left alone.
     Start {
         /// Whose.
         tenant: TenantName,
@@ -54,6 +57,22 @@ pub enum WardenRequest {
         /// Whose.
         tenant: TenantName,
     },
+    /// What a process of an FTP server needs to enter the jail for a login. Safe: for root alone, who needs nobody for it; what
+    /// it sees there is what the policy says of the login.
+    FtpView {
+        /// Which login.
+        user: FtpUser,
+    },
+    /// Who is in by FTP. Safe: changes nothing.
+    FtpProcesses {
+        /// Into whose jail; into any when `None`.
+        tenant: Option<TenantName>,
+    },
+    /// End one that is. Safe: refused for a process that is not in a tenant's group for FTP.
+    EndFtp {
+        /// Which.
+        process: FtpProcess,
+    },
     /// Read the kernel's view of a tenant. Safe: changes nothing.
     Observe {
         /// Whose, at most [`MOST_OBSERVED`]. The answer has the same order.
@@ -84,6 +103,28 @@ pub enum WardenRequest {
         /// Whose.
         tenant: TenantName,
     },
+}
+
+/// What a process that enters by FTP is to be bounded by, beside its namespaces and groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FtpView {
+    /// Its filter of system calls is this profile's.
+    pub profile: Profile,
+    /// `RLIMIT_NOFILE`.
+    pub open_files: u64,
+}
+
+/// A process of an FTP server in a tenant's group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FtpProcess {
+    /// Whose.
+    pub tenant: TenantName,
+    /// As the host counts.
+    pub pid: u32,
+    /// When it started, in ticks since the boot (`proc_pid_stat(5)`).
+    pub started: u64,
 }
 
 /// The most tenants of one `Observe`.
@@ -123,6 +164,11 @@ pub enum WardenReply {
     Event(WardenEvent),
     /// To `Evidence`.
     Evidence(Vec<ProcessSight>),
+    /// To `FtpView`. Beside it: the jail's user namespace, a mount namespace with what the login may see, and for each hierarchy of
+    /// control groups the file to which the process writes `0` to be in the tenant's.
+    FtpView(FtpView),
+    /// To `FtpProcesses`.
+    FtpProcesses(Vec<FtpProcess>),
     /// To `Facts`.
     Facts(Box<HostFacts>),
     /// To `Disks`.
@@ -193,6 +239,8 @@ pub struct RosterEntry {
     pub ids: IdRange,
     /// Init of the running jail, as the host counts.
     pub pid: Option<u32>,
+    /// How it holds the tenant's storage; `None` when down.
+    pub access: Option<Access>,
     /// Whether the jail is frozen.
     pub frozen: bool,
     /// Whether an operator stopped it and it must not be started by itself.

@@ -1,7 +1,8 @@
 //! Landlock (`landlock(7)`): the kernel's ABI, and a domain for this thread and all it starts.
 
 use landlock::{
-    AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
+    AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    Scope,
 };
 use std::io;
 use std::os::fd::OwnedFd;
@@ -48,8 +49,30 @@ impl From<LandlockError> for io::Error {
 /// # Errors
 /// When the kernel would enforce anything less than all of it.
 pub fn restrict(handled: u64, scoped: u64, rules: Vec<(OwnedFd, u64)>) -> Result<(), LandlockError> {
+    restrict_with(handled, scoped, rules, Connecting::Allowed)
+}
+
+/// Whether a domain may make connections by TCP (kernels from 6.7 on).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connecting {
+    /// As before.
+    Allowed,
+    /// To nowhere.
+    Refused,
+}
+
+/// As [`restrict`], and with a word on connections.
+///
+/// # Errors
+/// As [`restrict`].
+pub fn restrict_with(
+    handled: u64,
+    scoped: u64,
+    rules: Vec<(OwnedFd, u64)>,
+    connecting: Connecting,
+) -> Result<(), LandlockError> {
     let rights = |bits| BitFlags::<AccessFs>::from_bits(bits).map_err(|_| LandlockError::Unknown(bits));
-    if handled == 0 && scoped == 0 {
+    if handled == 0 && scoped == 0 && connecting == Connecting::Allowed {
         return Ok(());
     }
     let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
@@ -59,6 +82,9 @@ pub fn restrict(handled: u64, scoped: u64, rules: Vec<(OwnedFd, u64)>) -> Result
     if scoped != 0 {
         let scopes = BitFlags::<Scope>::from_bits(scoped).map_err(|_| LandlockError::Unknown(scoped))?;
         ruleset = ruleset.scope(scopes)?;
+    }
+    if connecting == Connecting::Refused {
+        ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
     }
     let mut created = ruleset.create()?;
     for (fd, access) in rules {

@@ -15,6 +15,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod network;
+pub mod password;
 pub mod proc;
 pub mod process;
 pub mod quota;

@@ -23,6 +23,28 @@ pub fn open(pid: u32, kind: &str) -> io::Result<OwnedFd> {
     proc::namespace_at(proc::open(pid)?.as_fd(), kind)
 }
 
+/// Moves this process, which must have one thread, into a mount or user namespace that is held by descriptor (`setns(2)`). Its root and
+/// its current directory become those of the mount namespace.
+///
+/// # Errors
+/// `EINVAL` for a descriptor of another kind of namespace, and for a process with threads; `EPERM` for one without the rights.
+pub fn enter(namespace: impl AsFd, kind: Kind) -> io::Result<()> {
+    let kind = match kind {
+        Kind::Mount => rustix::thread::LinkNameSpaceType::Mount,
+        Kind::User => rustix::thread::LinkNameSpaceType::User,
+    };
+    Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?)
+}
+
+/// What [`enter`] enters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Of mounts.
+    Mount,
+    /// Of users.
+    User,
+}
+
 /// The user, as this process's user namespace counts, that made a user namespace (`NS_GET_OWNER_UID`).
 ///
 /// # Errors

@@ -344,6 +344,17 @@ pub fn pids() -> io::Result<Vec<u32>> {
     Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
+/// What a process with one thread has started and not waited for (`proc_pid_children(5)`). Exact only while these cannot end.
+///
+/// # Errors
+/// `ENOENT` when there is no such process, or the kernel was built without this file.
+pub fn children(pid: u32) -> io::Result<Vec<u32>> {
+    const MOST: usize = 64 << 10;
+    let bytes = read(directory(pid)?.as_fd(), &format!("task/{pid}/children"), MOST)?;
+    let text = String::from_utf8(bytes).map_err(|_| malformed("children"))?;
+    text.split_whitespace().map(|number| number.parse().map_err(|_| malformed("children"))).collect()
+}
+
 /// Everything that a report needs of one process.
 ///
 /// # Errors
@@ -498,6 +509,21 @@ pub fn most_tasks() -> io::Result<u64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_child_is_its_parents() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("starts");
+        // A thread's children are its own, and tests run in threads.
+        let tid = rustix::thread::gettid().as_raw_nonzero().get();
+        let path = format!("/proc/{}/task/{tid}/children", std::process::id());
+        let of_thread = std::fs::read_to_string(path).expect("reads");
+        let of_sleep = children(child.id());
+        child.kill().expect("kills");
+        child.wait().expect("ends");
+        assert!(of_thread.split_whitespace().any(|number| number == child.id().to_string()), "{of_thread:?}");
+        assert_eq!(of_sleep.expect("reads"), Vec::<u32>::new());
+        assert!(children(child.id()).is_err());
+    }
 
     #[test]
     fn the_work_of_all_processors_is_what_is_neither_idle_nor_waiting() {

@@ -21,6 +21,9 @@ pub const ALL_NAMESPACES: u64 = (kernel::CLONE_NEWUSER
     | kernel::CLONE_NEWCGROUP
     | kernel::CLONE_NEWTIME) as u64;
 
+/// A namespace of mounts alone, for [`clone_into`].
+pub const MOUNT_NAMESPACE: u64 = kernel::CLONE_NEWNS as u64;
+
 /// Which side of a clone this is.
 #[derive(Debug)]
 pub enum Cloned {

@@ -12,8 +12,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// The most descriptors that cross beside one message: the session's channel and three pipes.
-pub const MAX_FDS: usize = 4;
+/// The most descriptors that cross beside one message: two namespaces, and a group in each hierarchy that we use.
+pub const MAX_FDS: usize = 8;
 
 /// Who is at the other end of a connected Unix socket, as it was when the connection was made (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 mod crontab;
 mod exit;
 mod facts;
+mod ftp;
 mod id;
 mod limit;
 mod name;
@@ -21,9 +22,10 @@ mod usage;
 pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB};
 pub use exit::ExitStatus;
 pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, WeightPolicy};
+pub use ftp::{FtpUser, NotFtpUser, NotHash, PasswordHash};
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
-pub use name::{ImageName, LoginName, NameError, PlanName, ServiceName, TenantName, TimerName};
+pub use name::{FtpName, ImageName, LoginName, NameError, PlanName, ServiceName, TenantName, TimerName};
 pub use observed::{
     DiskFact, InForce, JailInForce, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed,
     ObservedJail, ProcessFacts, QuotaFact,
@@ -36,7 +38,7 @@ pub use report::{
 pub use schedule::{Clock, Schedule, ScheduleError, WallTime};
 pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};
 pub use shown::{is_dangerous, part, percent, visible, visible_lines};
-pub use tenant::{Door, Profile, UnknownWord};
+pub use tenant::{Access, Door, Profile, UnknownWord};
 pub use usage::{
     Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSight, Snapshot, TenantUsage, Unit,
     UnknownMeasure, Usage, Window,

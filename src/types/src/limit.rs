@@ -193,6 +193,8 @@ pub struct Limits {
     pub sessions_ssh: Bound<u64>,
     /// Those through the door `sftp`.
     pub sessions_sftp: Bound<u64>,
+    /// Those through the door `ftp`.
+    pub sessions_ftp: Bound<u64>,
     /// Those through the door `cron`.
     pub sessions_cron: Bound<u64>,
     /// `RLIMIT_NOFILE` of every process.
@@ -224,9 +226,10 @@ impl Limits {
             Door::Exec => ("sessions_exec", self.sessions_exec),
             Door::Ssh => ("sessions_ssh", self.sessions_ssh),
             Door::Sftp => ("sessions_sftp", self.sessions_sftp),
+            Door::Ftp => ("sessions_ftp", self.sessions_ftp),
             Door::Cron => ("sessions_cron", self.sessions_cron),
-            // Nobody comes by these yet.
-            Door::Ftp | Door::Socket => return None,
+            // Nobody comes by this yet.
+            Door::Socket => return None,
         };
         bound.value().map(|most| (key, most))
     }
@@ -264,6 +267,7 @@ impl Default for Limits {
             sessions_exec: Bound::Unlimited,
             sessions_ssh: Bound::Unlimited,
             sessions_sftp: Bound::Unlimited,
+            sessions_ftp: Bound::Unlimited,
             sessions_cron: Bound::Unlimited,
             open_files: 4096,
             tmp: ByteSize(256 << 20),

@@ -149,6 +149,11 @@ name!(
     LoginName,
     &["root", "nobody", "inherit", "unlimited"]
 );
+name!(
+    /// The name of a tenant's login for FTP; the server is told `NAME@TENANT`.
+    FtpName,
+    &["inherit", "unlimited"]
+);
 
 #[cfg(test)]
 mod tests {

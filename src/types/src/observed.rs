@@ -3,7 +3,7 @@
 //! Danger: some texts here (`command`, mount points) can be chosen by a tenant. They are bounded and must be escaped
 //! before they reach a terminal; no decision may rest on them.
 
-use crate::{IdRange, TenantName};
+use crate::{Access, IdRange, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,6 +43,8 @@ pub struct InForce {
 /// What is in force in a running jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailInForce {
+    /// How the warden made it. That it is so still is for [`ObservedJail::mounts`] to show.
+    pub access: Access,
     /// Capabilities that init and what it starts may ever have.
     pub cap_bounding: u64,
     /// Whether no program that init starts gets more rights than it.
@@ -82,6 +84,8 @@ pub struct QuotaFact {
 /// A running jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedJail {
+    /// How the warden made it: what [`Self::mounts`] must show.
+    pub access: Access,
     /// PID 1 of the jail.
     pub init: ProcessFacts,
     /// The host user that owns the jail's user namespace (`ioctl_nsfs(2)`, `NS_GET_OWNER_UID`).

@@ -1,4 +1,4 @@
-//! Words of a tenant's declaration: profiles and doors.
+//! Words of a tenant's declaration: profiles and doors, and how its jail holds its storage.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -79,6 +79,22 @@ words!(
         Socket = "socket",
     ]
 );
+
+/// How a jail holds the tenant's storage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// It can be written. What is not said, by who was made before there was anything else, is this.
+    #[default]
+    ReadWrite,
+    /// It can be read and nothing more: the tenant is suspended.
+    ReadOnly,
+}
+
+impl Door {
+    /// Those that may stay open while a tenant is suspended: they move files, and have a meaning where none can be written.
+    pub const OF_THE_SUSPENDED: &'static [Self] = &[Self::Sftp, Self::Ftp];
+}
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ use crate::runtime::Runtime;
 use crate::step::{Step, reach};
 use crate::storage::Storage;
 use bailiwick_plan::JailPlan;
-use bailiwick_plan::mount::{Flags, Source};
+use bailiwick_plan::mount::{Flags, Mount, Source};
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process};
 use bailiwick_types::{IdRange, QuotaFacts};
@@ -89,7 +89,7 @@ impl Builder<'_> {
         groups.limit(&plan.controls).map_err(BuildError::of_group(Step::Limits))?;
 
         take(Step::Socket)?;
-        let listener = self.runtime.bind_init(&runtime).map_err(BuildError::at(Step::Socket))?;
+        let listener = self.runtime.bind_init(&runtime, plan.access).map_err(BuildError::at(Step::Socket))?;
 
         take(Step::Sources)?;
         let sources = self.sources()?;
@@ -128,7 +128,7 @@ impl Builder<'_> {
         self.prove_init(pid).map_err(BuildError::at(Step::Exec))?;
 
         take(Step::Record)?;
-        let record = Record::of(pid, &groups.jail).map_err(BuildError::at(Step::Record))?;
+        let record = Record::of(pid, &groups.jail, plan.access).map_err(BuildError::at(Step::Record))?;
         record.write(&runtime).map_err(BuildError::at(Step::Record))?;
         Ok(Built { record, pidfd: child.keep() })
     }
@@ -172,9 +172,7 @@ impl Builder<'_> {
             let at = |source| BuildError::new(Step::Sources, &row.target, source);
             let opened = open(&row.source).map_err(at)?;
             for fd in opened.all() {
-                // An overlay's flags are set on the overlay; its layers are never seen.
-                let flags = if matches!(opened, Sources::Overlay { .. }) { Flags::NO_DEV } else { row.flags };
-                mount::replace_attributes(fd, inside::attributes(flags)).map_err(at)?;
+                mount::replace_attributes(fd, inside::attributes(outside_flags(row))).map_err(at)?;
             }
             sources.push(opened);
         }
@@ -198,6 +196,17 @@ impl Builder<'_> {
         credential::set_effective_user(0).expect("the real user is root");
         credential::set_effective_group(0).expect("the real group is root");
         cloned
+    }
+}
+
+/// The flags that are set out here. An overlay's own are set on the overlay: its layers are never seen, and are all it has
+/// to write to.
+fn outside_flags(row: &Mount) -> Flags {
+    let flags = row.flags_while_built();
+    match row.source {
+        Source::Overlay { .. } if flags.has(Flags::READ_ONLY) => Flags::NO_DEV.and(Flags::READ_ONLY),
+        Source::Overlay { .. } => Flags::NO_DEV,
+        _ => flags,
     }
 }
 

@@ -4,6 +4,7 @@
 //! root-owned policy each time, so there is no copy that could be stale or poisoned.
 
 use crate::build::{BuildError, Builder};
+use crate::ftp;
 use crate::groups::{GroupError, Groups, TenantGroups};
 use crate::host_user::{HostUserError, HostUsers};
 use crate::ledger::{Ledger, LedgerError};
@@ -14,16 +15,16 @@ use crate::runtime::{DaemonUser, Runtime, RuntimeError};
 use crate::step::{Step, reach};
 use crate::storage::{Storage, StorageError};
 use crate::watch::Watch;
-use bailiwick_observe::{Census, ObserveError, Subject};
+use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::control::controls;
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
-use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, Reached, RosterEntry, WardenEvent};
+use bailiwick_proto::warden::{FtpProcess, FtpView, MOST_COMPARED, MOST_OBSERVED, Reached, RosterEntry, WardenEvent};
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
-use bailiwick_types::{DiskFact, ExitStatus, IdRange, QuotaFacts, TenantName};
+use bailiwick_types::{DiskFact, Door, ExitStatus, FtpUser, IdRange, QuotaFacts, TenantName};
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -349,6 +350,14 @@ impl Warden {
             WardenRequest::InForce { tenants } => self
                 .look(&tenants, MOST_COMPARED, bailiwick_observe::in_force, |all| &mut all.disk)
                 .map(WardenReply::InForce),
+            WardenRequest::FtpProcesses { tenant } => {
+                let meant = |name: &&TenantName| tenant.as_ref().is_none_or(|tenant| *name == tenant);
+                let tenants = self.jails.keys().filter(meant);
+                Ok(WardenReply::FtpProcesses(tenants.flat_map(|name| ftp::processes(&self.groups, name)).collect()))
+            }
+            WardenRequest::EndFtp { process } => self.end_ftp(&process),
+            // It has descriptors beside it: see `ftp_view`.
+            WardenRequest::FtpView { .. } => Err(Failure::of(ExitStatus::Refused, "only root lets an FTP server in")),
             WardenRequest::Facts => self.facts(),
             WardenRequest::Disks => self.disks(),
             WardenRequest::Evidence { tenant } => self.evidence(&tenant),
@@ -380,11 +389,17 @@ impl Warden {
 
     fn start(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
         let (host, tenant) = self.declared(name)?;
-        if let Declared::Suspended { reason } = &tenant.state {
+        if let (None, Declared::Suspended { reason }) = (tenant.access(), &tenant.state) {
             let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
             return Err(Failure::of(ExitStatus::Refused, format!("tenant \"{name}\" is suspended{reason}")));
         }
         if self.runs(name) {
+            if self.jails.get(name).map(|jail| jail.record.access) != tenant.access() {
+                let message = format!(
+                    "the jail of \"{name}\" is another one than is declared; `bailiwick apply {name}` replaces it"
+                );
+                return Err(Failure::of(ExitStatus::Refused, message));
+            }
             self.ledger.set_held(name, false).map_err(|error| failure(ExitStatus::Failed, name, "start", &error))?;
             return Ok(WardenReply::Unchanged);
         }
@@ -502,6 +517,46 @@ impl Warden {
         let controls = controls(limits, &self.facts);
         let groups = self.groups.of(name).map_err(|error| failed(&error))?;
         groups.limit(&controls).map_err(|error| failed(&error))?;
+        Ok(WardenReply::Done)
+    }
+
+    /// What a process of an FTP server needs to enter for a login. Whoever calls this has it from the kernel that root asks.
+    pub(crate) fn ftp_view(&mut self, user: &FtpUser) -> Result<(FtpView, Vec<OwnedFd>), Failure> {
+        let name = &user.tenant;
+        let (host, tenant) = self.declared(name)?;
+        let login = tenant.ftp.iter().find(|login| login.name == user.name);
+        let login = login.filter(|_| tenant.is_open(Door::Ftp)).ok_or_else(|| {
+            let message = format!("there is no FTP login \"{user}\", or the door \"ftp\" of \"{name}\" is closed");
+            Failure::of(ExitStatus::Refused, message)
+        })?;
+        self.running(name)?;
+        if self.groups.of(name).is_ok_and(|groups| groups.frozen()) {
+            let message = format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on");
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "enter", error);
+        let (Some(ids), Some(jail)) = (self.ledger.ids(name), self.jails.get(name)) else {
+            return Err(Failure::of(ExitStatus::Refused, format!("\"{name}\" has no jail")));
+        };
+        let plan = JailPlan::new(&tenant, &host, ids, &self.facts).map_err(|error| failed(&error))?;
+        let fds = ftp::view(&self.storage, &self.groups, &plan, &tenant, login, jail.record.pid);
+        let fds = fds.map_err(|error| failed(&error))?;
+        // Its number was its own all the time.
+        if process::has_ended(&jail.pidfd, Duration::ZERO).unwrap_or(true) {
+            return Err(Failure::of(ExitStatus::Refused, format!("the jail of \"{name}\" has ended")));
+        }
+        Ok((FtpView { profile: plan.profile, open_files: tenant.settings.limits.open_files }, fds))
+    }
+
+    fn end_ftp(&mut self, process: &FtpProcess) -> Result<WardenReply, Failure> {
+        self.running(&process.tenant)?;
+        ftp::end(&self.groups, process).map_err(|error| {
+            let status = match error {
+                ftp::FtpError::NotIn(..) => ExitStatus::NotFound,
+                _ => ExitStatus::Failed,
+            };
+            Failure::new(status, &error)
+        })?;
         Ok(WardenReply::Done)
     }
 
@@ -651,7 +706,10 @@ impl Warden {
             _ => Vec::new(),
         };
         let runs = self.runs(name);
-        let init = self.jails.get(name).map(|jail| (jail.record.pid, jail.record.start_time));
+        let init = self.jails.get(name).map(|jail| {
+            let Record { pid, start_time, access, .. } = jail.record;
+            InitSubject { pid, start_time, access }
+        });
         let cgroups = if runs { self.groups.paths(name) } else { BTreeMap::new() };
         let dir = self.storage.open_of(name);
         let storage = dir.as_ref().map(|dir| (dir.as_fd(), &self.facts.storage.quota));
@@ -677,6 +735,7 @@ impl Warden {
         RosterEntry {
             ids,
             pid: jail.map(|jail| jail.record.pid),
+            access: jail.map(|jail| jail.record.access),
             frozen: jail.is_some() && self.groups.of(name).is_ok_and(|groups| groups.frozen()),
             held: self.ledger.held(name),
             host_user: self.host_users.has(name, self.host.ids.host_user(ids)),

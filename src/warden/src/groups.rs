@@ -27,6 +27,8 @@ const CONTROLLERS: [(&str, bool); 4] = [("cpu", true), ("memory", true), ("pids"
 const UNIFIED: &str = "unified";
 /// The group below a tenant's that its processes are in; the limits are on the tenant's.
 const JAIL: &str = "jail";
+/// The group beside it of sessions by FTP.
+const FTP: &str = "ftp";
 /// The group below one that was handed over that all tenants' are in. It needs no name of its own: nobody else is there.
 const TENANTS: &str = "tenants";
 /// The group that the warden itself moves to where groups with limits may hold no processes.
@@ -258,6 +260,24 @@ impl Groups {
         let unified = v1.remove(UNIFIED).expect("the unified hierarchy is always used");
         let jail = file::open_dir_at(&unified, JAIL).map_err(failed("open the control group", JAIL))?;
         Ok(TenantGroups { unified, jail, v1 })
+    }
+
+    /// The group of a tenant's sessions by FTP, beside that of its jail; `None` before there was one.
+    pub(crate) fn ftp_group(&self, tenant: &TenantName) -> Option<OwnedFd> {
+        self.directory(UNIFIED, &join(&self.paths(tenant)[UNIFIED], FTP)).ok()
+    }
+
+    /// The files by which a process moves itself into a tenant's groups for a session by FTP, one for each hierarchy.
+    pub(crate) fn ftp(&self, tenant: &TenantName) -> Result<Vec<OwnedFd>, GroupError> {
+        let mut files = Vec::new();
+        for (hierarchy, path) in self.paths(tenant) {
+            let (path, name) = if hierarchy == UNIFIED { (join(&path, FTP), "cgroup.procs") } else { (path, "tasks") };
+            let dir = self.make(&hierarchy, &path)?;
+            let flags = rustix::fs::OFlags::WRONLY;
+            let file = file::open_at(&dir, name, flags, rustix::fs::Mode::empty());
+            files.push(file.map_err(failed("open a file of the control group", &path))?);
+        }
+        Ok(files)
     }
 
     /// Kills whatever is in a tenant's groups and removes them. Nothing there is no error.

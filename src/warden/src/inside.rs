@@ -158,7 +158,7 @@ impl Inside<'_> {
             file::open_at(&root, CANARY.trim_start_matches('/'), flags, Mode::from_raw_mode(0o444))
                 .map_err(at(Step::Mounts, CANARY))?;
         }
-        if matches!(root_row.source, Source::Tmpfs { .. }) {
+        if root_row.flags.has(Flags::READ_ONLY) {
             mount::set_attributes(&root, attr::READ_ONLY, None).map_err(at(Step::Mounts, "/"))?;
         }
 
@@ -267,7 +267,7 @@ fn identity() -> io::Result<()> {
 /// Puts the new root onto a directory of the host's tree, seen by this mount namespace alone.
 fn stage(row: &Mount, source: Sources) -> io::Result<OwnedFd> {
     let root = match (&row.source, source) {
-        (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
+        (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags_while_built())?,
         (_, Sources::Mapped(fd)) => fd,
         _ => return Err(io::ErrorKind::Unsupported.into()),
     };
@@ -385,19 +385,21 @@ fn overlay(target: &OwnedFd, lower: OwnedFd, upper: &OwnedFd, flags: Flags) -> i
     mount::attach(&lower, mount::target(&scratch, "lower")?)?;
     mount::attach(upper, mount::target(&scratch, "upper")?)?;
     rustix::process::fchdir(&scratch)?;
-    let overlay = mount::new_file_system(
-        "overlay",
-        &[
-            Parameter::Text("lowerdir", "lower"),
-            Parameter::Text("upperdir", "upper/upper"),
-            Parameter::Text("workdir", "upper/work"),
-            Parameter::Flag("userxattr"),
-        ],
-        attributes(flags),
-    )?;
+    let written: &[Parameter<'_>] = &[
+        Parameter::Text("lowerdir", "lower"),
+        Parameter::Text("upperdir", "upper/upper"),
+        Parameter::Text("workdir", "upper/work"),
+        Parameter::Flag("userxattr"),
+    ];
+    let only_read: &[Parameter<'_>] = &[Parameter::Text("lowerdir", "upper/upper:lower"), Parameter::Flag("userxattr")];
+    let is_written = !flags.has(Flags::READ_ONLY);
+    let layers = if is_written { written } else { only_read };
+    let overlay = mount::new_file_system("overlay", layers, attributes(flags))?;
     mount::detach(std::path::Path::new("."))?;
     rustix::process::chdir("/")?;
-    prove_writable(&overlay)?;
+    if is_written {
+        prove_writable(&overlay)?;
+    }
     Ok(overlay)
 }
 

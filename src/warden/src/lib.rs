@@ -6,6 +6,7 @@
 
 mod build;
 mod core;
+mod ftp;
 mod groups;
 mod host_user;
 mod inside;

@@ -1,6 +1,7 @@
 //! The record of a running jail: what a warden that comes back needs to know it again.
 
 use bailiwick_sys::{file, namespace, proc, process};
+use bailiwick_types::Access;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,12 +23,16 @@ pub(crate) struct Record {
     pub(crate) pid_namespace: u64,
     /// Id of the control group that it was born in: the inode of the group's directory (`cgroups(7)`).
     pub(crate) control_group: u64,
+    /// How it was made to hold the tenant's storage.
+    #[serde(default)]
+    pub(crate) access: Access,
 }
 
 impl Record {
     /// Reads the identity of a process that is held by descriptor, and so cannot have changed, in a group that is open.
-    pub(crate) fn of(pid: u32, group: &OwnedFd) -> io::Result<Self> {
+    pub(crate) fn of(pid: u32, group: &OwnedFd, access: Access) -> io::Result<Self> {
         Ok(Self {
+            access,
             control_group: file::metadata(group)?.inode,
             pid,
             start_time: proc::start_time(pid)?,
@@ -62,11 +67,26 @@ impl Record {
                 Err(error) => return Err(error),
             },
         };
-        let Ok(now) = Self::of(self.pid, group) else { return Ok(None) };
+        let Ok(now) = Self::of(self.pid, group, self.access) else { return Ok(None) };
         let groups = proc::cgroups(self.pid)?;
         let here = groups.get("unified").is_some_and(|found| {
             found.strip_prefix(path).is_some_and(|below| below.is_empty() || below.starts_with('/'))
         });
         Ok((now == *self && here).then_some(pidfd))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_of_a_jail_that_can_be_written() {
+        let text = r#"{"pid":7,"start_time":8,"user_namespace":9,"pid_namespace":10,"control_group":11}"#;
+        let record: Record = serde_json::from_str(text).expect("is read");
+        assert_eq!(record.access, Access::ReadWrite);
+        let read_only = Record { access: Access::ReadOnly, ..record };
+        let text = serde_json::to_string(&read_only).expect("is written");
+        assert_eq!(serde_json::from_str::<Record>(&text).expect("is read"), read_only);
     }
 }

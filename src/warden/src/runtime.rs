@@ -2,9 +2,9 @@
 //! running jails.
 
 use crate::record::Record;
-use bailiwick_proto::{CONTROL_DIR, INIT_SOCKET, JAILS, WARDEN_SOCKET};
+use bailiwick_proto::{CONTROL_DIR, JAILS, WARDEN_SOCKET, init_socket};
 use bailiwick_sys::file;
-use bailiwick_types::TenantName;
+use bailiwick_types::{Access, TenantName};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::BTreeMap;
@@ -97,8 +97,8 @@ impl Runtime {
     }
 
     /// Binds the socket of a jail's init.
-    pub(crate) fn bind_init(&self, jail: &OwnedFd) -> io::Result<OwnedFd> {
-        bind(jail.as_fd(), INIT_SOCKET, self.daemon.gid)
+    pub(crate) fn bind_init(&self, jail: &OwnedFd, access: Access) -> io::Result<OwnedFd> {
+        bind(jail.as_fd(), init_socket(access), self.daemon.gid)
     }
 
     /// Removes a jail's directory with all we put there. Nothing there is no error.

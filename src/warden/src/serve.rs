@@ -11,11 +11,11 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::SocketFlags;
 use rustix::time::Timespec;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// The most connections: one daemon has one, and one that is being replaced a second.
-const MAX_CONNECTIONS: usize = 8;
+/// The most connections: one daemon has one, and one that is being replaced a second; an FTP server one for a moment at each login.
+const MAX_CONNECTIONS: usize = 64;
 
 /// Why the loop ended.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,8 @@ pub struct ServeError(#[from] io::Error);
 struct Connection {
     socket: OwnedFd,
     decoder: Decoder,
+    /// Whether root is at the other end.
+    of_root: bool,
     /// It has asked to be told what happens, and no longer blocks.
     watches: bool,
 }
@@ -126,9 +128,12 @@ fn accept(warden: &Warden, listener: &OwnedFd, connections: &mut Vec<Connection>
         Err(error) => return Err(error.into()),
     };
     // The socket's permissions keep others out already; this holds when somebody changes them.
-    let known = socket::peer(&socket).is_ok_and(|peer| warden.serves(peer.uid));
-    if known && connections.len() < MAX_CONNECTIONS {
-        connections.push(Connection { socket, decoder: Decoder::new(MAX_REQUEST), watches: false });
+    if let Ok(peer) = socket::peer(&socket)
+        && warden.serves(peer.uid)
+        && connections.len() < MAX_CONNECTIONS
+    {
+        let decoder = Decoder::new(MAX_REQUEST);
+        connections.push(Connection { socket, decoder, of_root: peer.uid == 0, watches: false });
     }
     Ok(())
 }
@@ -142,24 +147,35 @@ fn answer(warden: &mut Warden, connection: &mut Connection) -> bool {
         _ => return false,
     }
     loop {
+        let mut fds = Vec::new();
         let reply = match connection.decoder.next::<WardenRequest>() {
             Ok(Some(request)) => {
                 if request == WardenRequest::Watch {
                     connection.watches = rustix::io::ioctl_fionbio(&connection.socket, true).is_ok();
                 }
-                warden.handle(request)
+                match request {
+                    WardenRequest::FtpView { user } if connection.of_root => match warden.ftp_view(&user) {
+                        Ok((view, beside)) => {
+                            fds = beside;
+                            WardenReply::FtpView(view)
+                        }
+                        Err(failure) => WardenReply::Failed(failure),
+                    },
+                    request => warden.handle(request),
+                }
             }
             Ok(None) => return true,
             // A peer that does not speak the protocol is not our daemon.
             Err(_) => return false,
         };
-        if !send(&connection.socket, &reply) {
+        if !send(&connection.socket, &reply, &fds) {
             return false;
         }
     }
 }
 
-fn send(socket: &OwnedFd, reply: &WardenReply) -> bool {
+fn send(socket: &OwnedFd, reply: &WardenReply, fds: &[OwnedFd]) -> bool {
+    let mut fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     let frame = encode(reply, MAX_REPLY).or_else(|error| {
         let failure = Failure::of(ExitStatus::Failed, error.to_string());
         encode(&WardenReply::Failed(failure), MAX_REPLY)
@@ -167,8 +183,11 @@ fn send(socket: &OwnedFd, reply: &WardenReply) -> bool {
     let Ok(frame) = frame else { return false };
     let mut rest = &frame[..];
     while !rest.is_empty() {
-        match socket::send(socket, rest, &[]) {
-            Ok(len) if len > 0 => rest = &rest[len..],
+        match socket::send(socket, rest, &fds) {
+            Ok(len) if len > 0 => {
+                rest = &rest[len..];
+                fds.clear();
+            }
             _ => return false,
         }
     }

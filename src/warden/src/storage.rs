@@ -1,7 +1,8 @@
 //! Tenants' storage: directories below the state directory, made once from seeds, bounded by quotas, removed by a purge.
 //!
 //! Danger: what lies in a tenant's directory is the tenant's. Nothing here opens a name inside one after the first
-//! day, but to remove the whole; and removal looks at no name twice and follows neither links nor mounts.
+//! day, but to remove the whole, and the directory that the operator has locked a login for FTP to; neither follows links or mounts, and
+//! removal looks at no name twice.
 
 use crate::quota::{self, QuotaError};
 use crate::runtime::DaemonUser;
@@ -143,6 +144,13 @@ impl Storage {
     pub(crate) fn mount(&self, tenant: &TenantName, name: &str) -> io::Result<OwnedFd> {
         let dir = file::open_dir_at(&self.tenants, tenant)?;
         mount::detached_copy_of(file::open_dir_at(&dir, name)?)
+    }
+
+    /// The same of a directory below it, where every name is the tenant's: one that is a link, or leads out, is refused.
+    pub(crate) fn mount_below(&self, tenant: &TenantName, name: &str, below: &str) -> io::Result<OwnedFd> {
+        let dir = file::open_dir_at(file::open_dir_at(&self.tenants, tenant)?, name)?;
+        // Opened without reading: it may be closed to its own owner.
+        mount::detached_copy_of(file::open_at(&dir, below, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?)
     }
 
     /// Whether a tenant has any data.

@@ -3,23 +3,36 @@
 //! Danger: this is the only way into a jail. Whoever is let in was named by the kernel or by the policy, the door is open, and
 //! the session is counted before init hears of it.
 
-use super::{Daemon, lock, unknown};
+use super::{Daemon, Roster, lock, unexpected, unknown};
 use crate::door::{self, DoorError};
+use crate::ftp::{Held, Note};
 use crate::permission::Permission;
 use crate::sessions::{Counted, Newcomer};
-use bailiwick_policy::{Declared, Tenant};
-use bailiwick_proto::Failure;
+use bailiwick_plan::seed::LOGIN_ID;
+use bailiwick_policy::{Declared, FtpLogin, Tenant};
 use bailiwick_proto::control::{Exec, Login, TenantOutcome};
 use bailiwick_proto::init::Spawn;
-use bailiwick_types::{Door, ExitStatus, HostUid, IdRange, SessionId, SessionRecord, TenantName, TimerReport};
+use bailiwick_proto::warden::FtpProcess;
+use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_sys::process;
+use bailiwick_types::{
+    Door, ExitStatus, FtpUser, HostUid, IdRange, PasswordHash, SessionId, SessionRecord, TenantName, TimerReport,
+    visible,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::info;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::{info, warn};
 
 /// How long clients may take to end their sessions.
 const END_TIME: Duration = Duration::from_secs(5);
+
+/// Of random bytes that nobody has kept, by the method and the cost that `bailiwick password` uses.
+const NOBODY: &str = "$y$j9T$D7TvcSFvIlGpEkFVkXmRs0$PVJVZr.iZXKXOrpzJwLvzzeg65p20T86Q0D3KhW3Dv0";
 
 /// Who asks to be let in, as the kernel and sshd say.
 #[derive(Debug, Clone)]
@@ -33,6 +46,10 @@ struct Client {
 
 impl Client {
     fn log_refusal(&self, tenant: &TenantName, failure: &Failure) {
+        self.log_refusal_of(tenant, failure);
+    }
+
+    fn log_refusal_of(&self, tenant: &dyn std::fmt::Display, failure: &Failure) {
         let Self { door, uid, source, .. } = self;
         let (source, status) = (source.as_deref().unwrap_or_default(), failure.status.code());
         info!(target: "bailiwick::event", tenant = %tenant, event = "session-refused", door = %door, uid, source, status, "{failure}");
@@ -49,7 +66,7 @@ impl Daemon {
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let client = Client { door: Door::Exec, uid: permission.uid, pid, source: None, key: None };
-        let entered = async { self.enter(&self.open_tenant(&exec.tenant)?, &client, exec, None, streams).await };
+        let entered = async { self.enter(&self.declared(&exec.tenant)?, &client, exec, None, streams).await };
         entered.await.inspect_err(|failure| client.log_refusal(&exec.tenant, failure))
     }
 
@@ -66,7 +83,7 @@ impl Daemon {
         let Login { door, source, key, .. } = login.clone();
         let client = Client { door, uid: permission.uid, pid, source, key };
         let entered = async {
-            let tenant = self.open_tenant(own)?;
+            let tenant = self.declared(own)?;
             let exec = door::of_login(&tenant, login)?;
             self.enter(&tenant, &client, &exec, None, streams).await
         };
@@ -116,8 +133,150 @@ impl Daemon {
     ) -> Result<(OwnedFd, Counted), Failure> {
         let uid = rustix::process::geteuid().as_raw();
         let client = Client { door: Door::Cron, uid, pid: std::process::id(), source: None, key: None };
-        let entered = async { self.enter(&self.open_tenant(tenant)?, &client, exec, Some(command), streams).await };
+        let entered = async { self.enter(&self.declared(tenant)?, &client, exec, Some(command), streams).await };
         entered.await.inspect_err(|failure| client.log_refusal(tenant, failure))
+    }
+
+    /// What the password of a login for FTP is compared with: of one that there is not a hash that takes as long to compare.
+    pub(crate) fn ftp_hash(&self, _permission: Permission, user: &str) -> PasswordHash {
+        let known = user.parse::<FtpUser>().ok().and_then(|user| self.ftp_login(&user));
+        known.map_or_else(|| NOBODY.parse().expect("a hash"), |(_, login)| login.password)
+    }
+
+    fn ftp_login(&self, user: &FtpUser) -> Option<(Tenant, FtpLogin)> {
+        let loaded = lock(&self.loaded);
+        let tenant = loaded.policy.tenants.get(&user.tenant)?;
+        let login = tenant.ftp.iter().find(|login| login.name == user.name)?;
+        Some((tenant.clone(), login.clone()))
+    }
+
+    /// A password for FTP was wrong.
+    pub(crate) fn ftp_refused(&self, permission: Permission, pid: u32, user: &str, source: Option<String>) {
+        let client = Client { door: Door::Ftp, uid: permission.uid, pid, source, key: None };
+        let user = door::short(visible(user).into_owned());
+        let failure = Failure::of(ExitStatus::Refused, format!("a wrong login or password for \"{user}\""));
+        let known = user.parse::<FtpUser>().ok().filter(|user| self.knows(&user.tenant));
+        match known {
+            Some(user) => client.log_refusal(&user.tenant, &failure),
+            None => client.log_refusal_of(&format_args!("-"), &failure),
+        }
+    }
+
+    /// Counts a process of an FTP server that is about to enter.
+    pub(crate) fn ftp_enter(
+        &self,
+        permission: Permission,
+        pid: u32,
+        user: &FtpUser,
+        source: Option<String>,
+    ) -> Result<Counted, Failure> {
+        let client = Client { door: Door::Ftp, uid: permission.uid, pid, source: source.clone(), key: None };
+        let entered = || {
+            door::check_client(source.as_deref(), None)?;
+            let tenant = self.declared(&user.tenant)?;
+            door::check_open(&tenant, Door::Ftp)?;
+            let login = tenant.ftp.iter().find(|login| login.name == user.name);
+            let login =
+                login.ok_or_else(|| Failure::of(ExitStatus::Refused, format!("there is no login \"{user}\"")))?;
+            let newcomer = Newcomer {
+                door: Door::Ftp,
+                user: user.to_string(),
+                source: source.clone(),
+                key: None,
+                command: (!login.directory.is_empty()).then(|| door::short(login.directory.clone())),
+                uid: permission.uid,
+                pid,
+                most: login.sessions,
+            };
+            self.sessions.enter(&tenant, newcomer)
+        };
+        entered().inspect_err(|failure| client.log_refusal(&user.tenant, failure))
+    }
+
+    /// The process that was counted is in the jail: from now on it is counted for as long as it lives. It waits for the answer, so
+    /// its number is its own.
+    pub(crate) async fn ftp_entered(self: &Arc<Self>, mut counted: Counted) -> Result<(), Failure> {
+        let record = counted.record().clone();
+        let failed = |error: std::io::Error| Failure::new(ExitStatus::Failed, &error);
+        let pidfd = process::open(record.pid).map_err(failed)?;
+        let of = |process: &FtpProcess| process.tenant == record.tenant && process.pid == record.pid;
+        let process = self.ftp_processes(Some(&record.tenant)).await?.into_iter().find(of).ok_or_else(|| {
+            Failure::of(
+                ExitStatus::Refused,
+                format!("process {} is not in the jail of \"{}\"", record.pid, record.tenant),
+            )
+        })?;
+        self.ftp.note(Note { record, process: process.clone() })?;
+        counted.opened(LOGIN_ID);
+        tokio::spawn(Arc::clone(self).attend_ftp(counted, process, pidfd));
+        Ok(())
+    }
+
+    async fn ftp_processes(&self, tenant: Option<&TenantName>) -> Result<Vec<FtpProcess>, Failure> {
+        match self.link.ask(&WardenRequest::FtpProcesses { tenant: tenant.cloned() }).await? {
+            WardenReply::FtpProcesses(processes) => Ok(processes),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Counts a session until its process ends; has it ended when it must.
+    async fn attend_ftp(self: Arc<Self>, counted: Counted, process: FtpProcess, pidfd: OwnedFd) {
+        let id = counted.record().id;
+        let mut held = Held::new(counted);
+        // Without a place to wait the session is not counted any more, which is told; it is not ended for that.
+        #[expect(
+            deprecated,
+            reason = "what is deprecated about it are descriptors that somebody else may close: this one is owned"
+        )]
+        match AsyncFd::with_interest(pidfd, Interest::READABLE) {
+            Ok(pidfd) => loop {
+                tokio::select! {
+                    biased;
+                    _ = pidfd.readable() => break,
+                    _ = held.counted().end() => {}
+                }
+                if let Err(failure) = self.link.ask(&WardenRequest::EndFtp { process: process.clone() }).await {
+                    warn!(target: "bailiwick::event", tenant = %process.tenant, event = "session-not-ended", session = %id, "{failure}");
+                }
+            },
+            Err(error) => warn!(event = "session-not-counted", session = %id, "{error}"),
+        }
+        if let Err(failure) = self.ftp.strike(id) {
+            warn!(event = "session-not-struck", session = %id, "{failure}");
+        }
+        held.ended();
+    }
+
+    /// Counts who came in by FTP under an earlier daemon, and writes down who may.
+    pub async fn resume_ftp(self: Arc<Self>) {
+        self.write_logins(&lock(&self.loaded).policy);
+        let earlier = self.ftp.earlier();
+        if earlier.is_empty() {
+            return;
+        }
+        let processes = loop {
+            match self.ftp_processes(None).await {
+                Ok(processes) => break processes,
+                Err(failure) => warn!(event = "sessions-not-resumed", "{failure}"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        for note in earlier.into_iter().filter(|note| processes.contains(&note.process)) {
+            // Opened before it is looked for again: what is held is what is counted.
+            let Ok(pidfd) = process::open(note.process.pid) else { continue };
+            if !matches!(self.ftp_processes(Some(&note.process.tenant)).await, Ok(now) if now.contains(&note.process)) {
+                continue;
+            }
+            match self.sessions.resume(note.record.clone()) {
+                Ok(counted) => {
+                    if let Err(failure) = self.ftp.note(note.clone()) {
+                        warn!(event = "session-not-noted", session = %note.record.id, "{failure}");
+                    }
+                    tokio::spawn(Arc::clone(&self).attend_ftp(counted, note.process, pidfd));
+                }
+                Err(failure) => warn!(event = "session-not-resumed", "{failure}"),
+            }
+        }
     }
 
     /// What is run at times.
@@ -183,9 +342,9 @@ impl Daemon {
         (ended.collect(), left)
     }
 
-    /// Ends the sessions that the policy would no longer let in. Of which key a login was is sshd's word; of one that it did
-    /// not tell none of the policy's keys is known to be the one.
-    pub(super) async fn end_unwanted(&self, names: &[TenantName]) -> Vec<TenantOutcome> {
+    /// Ends the sessions that the policy would no longer let in, and those in a jail that is about to be replaced. Of which key
+    /// a login was is sshd's word; of one that it did not tell none of the policy's keys is known to be the one.
+    pub(super) async fn end_unwanted(&self, names: &[TenantName], roster: &Roster) -> Vec<TenantOutcome> {
         let unwanted = |record: &SessionRecord| -> Option<String> {
             let loaded = lock(&self.loaded);
             if loaded.invalid.contains(&record.tenant) {
@@ -194,11 +353,23 @@ impl Daemon {
             let Some(tenant) = loaded.policy.tenants.get(&record.tenant) else {
                 return Some(format!("the tenant \"{}\" is deleted", record.tenant));
             };
-            if let Declared::Suspended { reason } = &tenant.state {
-                return Some(suspended(&tenant.name, reason.as_deref()));
+            let is = roster.get(&tenant.name).and_then(|entry| entry.access);
+            let is_replaced = is.is_some() && is != tenant.access();
+            match &tenant.state {
+                Declared::Suspended { reason } if is_replaced || !tenant.is_open(record.door) => {
+                    return Some(door::suspended(&tenant.name, reason.as_deref()));
+                }
+                Declared::Active if is_replaced => {
+                    return Some(format!("tenant \"{}\" is no longer suspended; come again", tenant.name));
+                }
+                _ => {}
             }
-            if !tenant.settings.doors.contains(&record.door) {
+            if !tenant.is_open(record.door) {
                 return Some(format!("the door \"{}\" is closed now", record.door));
+            }
+            let has_login = || tenant.ftp.iter().any(|login| record.user == format!("{}@{}", login.name, tenant.name));
+            if record.door == Door::Ftp && !has_login() {
+                return Some(format!("there is no login \"{}\" any more", record.user));
             }
             let of_a_key = matches!(record.door, Door::Ssh | Door::Sftp);
             let has_key = record.key.as_deref().is_some_and(|key| tenant.login.has_key(key));
@@ -221,21 +392,17 @@ impl Daemon {
         counts.into_iter().map(row).collect()
     }
 
-    /// A tenant who may be entered at all.
-    fn open_tenant(&self, name: &TenantName) -> Result<Tenant, Failure> {
+    /// A tenant as it was last declared.
+    fn declared(&self, name: &TenantName) -> Result<Tenant, Failure> {
         let loaded = lock(&self.loaded);
-        let tenant = match loaded.policy.tenants.get(name) {
-            Some(tenant) => tenant,
+        match loaded.policy.tenants.get(name) {
+            Some(tenant) => Ok(tenant.clone()),
             None if loaded.invalid.contains(name) => {
                 let message = format!("the file of \"{name}\" has errors; see `bailiwick check`");
-                return Err(Failure::of(ExitStatus::Invalid, message));
+                Err(Failure::of(ExitStatus::Invalid, message))
             }
-            None => return Err(unknown(name)),
-        };
-        if let Declared::Suspended { reason } = &tenant.state {
-            return Err(Failure::of(ExitStatus::Refused, suspended(name, reason.as_deref())));
+            None => Err(unknown(name)),
         }
-        Ok(tenant.clone())
     }
 
     async fn enter(
@@ -257,46 +424,49 @@ impl Daemon {
             command: command.map(door::short).or_else(|| door::in_words(exec)),
             uid,
             pid,
+            most: None,
         };
         let mut counted = self.sessions.enter(tenant, newcomer)?;
         let user = spawn.user.uid;
-        let channel = match self.session(name, spawn, streams).await {
+        let channel = match self.session(tenant, spawn, streams).await {
             Ok(channel) => channel,
-            Err(error) => return Err(self.explain(name, error).await),
+            Err(error) => return Err(self.explain(tenant, error).await),
         };
         counted.opened(user);
+        if let Declared::Suspended { reason } = &tenant.state {
+            let told = door::suspended(name, reason.as_deref());
+            counted.set_notice(format!("{told} (what is there can be read, and nothing can be changed)"));
+        }
         Ok((channel, counted))
     }
 
-    async fn session(&self, name: &TenantName, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, DoorError> {
-        let (socket, ids) = self.init_of(name).await.ok_or(DoorError::Down)?;
+    async fn session(&self, tenant: &Tenant, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, DoorError> {
+        let (socket, ids) = self.init_of(tenant).await.ok_or(DoorError::Down)?;
         door::open(&socket, ids, spawn, streams).await
     }
 
-    /// Where init of a jail listens, and who it is; `None` when the tenant has no ids.
-    pub(crate) async fn init_of(&self, name: &TenantName) -> Option<(PathBuf, IdRange)> {
+    /// Where init of the jail that is to run listens, and who it is; `None` when none is to, or the tenant has no ids.
+    pub(crate) async fn init_of(&self, tenant: &Tenant) -> Option<(PathBuf, IdRange)> {
+        let (name, access) = (&tenant.name, tenant.access()?);
         let known = lock(&self.ids).get(name).copied();
         let ids = match known {
             Some(ids) => ids,
             None => self.entry(name).await.ok().flatten()?.ids,
         };
-        Some((self.init_socket(name), ids))
+        Some((self.init_socket(name, access), ids))
     }
 
     /// Why a session could not be opened, in the operator's words. Only here is the warden asked.
-    async fn explain(&self, name: &TenantName, error: DoorError) -> Failure {
+    async fn explain(&self, tenant: &Tenant, error: DoorError) -> Failure {
+        let name = &tenant.name;
         let frozen =
             matches!(error, DoorError::Silent) && matches!(self.entry(name).await, Ok(Some(entry)) if entry.frozen);
-        let remedy = match error {
-            DoorError::Down => format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it"),
-            _ if frozen => format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on"),
-            error => format!("cannot open a session in \"{name}\": {error}"),
+        let remedy = match (error, &tenant.state) {
+            (DoorError::Down, Declared::Suspended { reason }) => door::suspended(name, reason.as_deref()),
+            (DoorError::Down, _) => format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it"),
+            (_, _) if frozen => format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on"),
+            (error, _) => format!("cannot open a session in \"{name}\": {error}"),
         };
         Failure::of(ExitStatus::Refused, remedy)
     }
-}
-
-fn suspended(name: &TenantName, reason: Option<&str>) -> String {
-    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-    format!("tenant \"{name}\" is suspended{reason}")
 }

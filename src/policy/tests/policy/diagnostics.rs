@@ -154,6 +154,30 @@ comand = 1
 }
 
 #[test]
+fn doors_that_cannot_stay_open() {
+    let remedy = "(\"sftp\" and \"ftp\" can, for reading; [] closes all)";
+    let top = "plan = \"small\"\n";
+    for word in ["exec", "ssh", "cron", "socket", "telnet"] {
+        let expected = format!("2:28: no door {word:?} can stay open while a tenant is suspended {remedy}");
+        assert_eq!(tenant(&format!("{top}suspended_doors = [\"sftp\", \"{word}\"]\n")), [expected]);
+    }
+    assert_eq!(tenant(&format!("{top}suspended_doors = [\"ftp\", \"sftp\"]\n")), [""; 0]);
+    assert_eq!(tenant(&format!("{top}suspended_doors = [\"ftp\", \"ftp\"]\n")), ["2:27: \"ftp\" is in the list twice"]);
+    assert_eq!(
+        tenant(&format!("{top}suspended_doors = \"sftp\"\n")),
+        ["2:19: expected a list in square brackets, found a text in quotes"]
+    );
+    let misplaced = tenant(&format!("{top}[limits]\nsuspended_doors = []\n"));
+    assert!(misplaced[0].contains("belongs at the top of the file"), "{misplaced:?}");
+    let plan = Directory::with(&[("plans.d/small.toml", "suspended_doors = [\"ssh\"]")]);
+    assert!(
+        plan.complaints()[0].starts_with("CONFIG/plans.d/small.toml:1:20: no door \"ssh\""),
+        "{:?}",
+        plan.complaints()
+    );
+}
+
+#[test]
 fn limits_that_contradict_each_other() {
     let top = "plan = \"small\"\n[limits]\n";
     for (limits, complaints) in [
@@ -222,6 +246,11 @@ fn wrong_shapes() {
         (
             "plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]\nschedule = \"often\"",
             "5:12: the day of the week \"often\" is none: it is no number in its range",
+        ),
+        ("plan = \"small\"\n[[ftp]]\nname = \"a\"", "2:1: the ftp login has no \"password\""),
+        (
+            "plan = \"small\"\n[[ftp]]\nname = \"a\"\npassword = \"hunter2\"",
+            "4:12: this is no hash of crypt(5) by yescrypt, bcrypt, SHA-512 or SHA-256 (`bailiwick password` makes one; a password itself must never stand here)",
         ),
         (
             "plan = \"small\"\n[[service]]\nname = \"a\"\ncommand = [\"/a\", \"\\u0000\"]",
@@ -344,4 +373,28 @@ fn as_json() {
             "message": "expected a text in quotes, found a whole number", "hint": null,
         }])
     );
+}
+
+#[test]
+fn a_login_for_ftp_is_locked_to_a_place_below_the_home_and_none_is_there_twice() {
+    let hash = format!("$5$salt${}", "x".repeat(43));
+    let login = |more: &str| format!("[[ftp]]\nname = \"a\"\npassword = \"{hash}\"\n{more}");
+    for (directory, complaint) in [
+        ("/www", "\"/www\" is an absolute path"),
+        ("../bob", "\"../bob\" is no plain path"),
+        ("www/../..", "\"www/../..\" is no plain path"),
+        ("www//blog", "\"www//blog\" is no plain path"),
+        ("", "\"\" is no plain path"),
+    ] {
+        let complaints = tenant(&format!("plan = \"small\"\n{}", login(&format!("directory = \"{directory}\""))));
+        let hint = "write it from the login user's home on, such as \"www/blog\"";
+        assert_eq!(complaints, [format!("5:13: {complaint} ({hint})")]);
+    }
+    let complaints = tenant(&format!("plan = \"small\"\n{}{}", login(""), login("sessions = 0")));
+    assert_eq!(
+        complaints,
+        ["6:8: there are two ftp logins \"a\"", "8:12: no session at all (take the whole [[ftp]] out to close it)"]
+    );
+    let secret = tenant(&format!("plan = \"small\"\n{}", login("").replace("$5$", "$1$")));
+    assert!(secret.len() == 1 && !secret[0].contains("xxx"), "{secret:?}");
 }

@@ -2,7 +2,7 @@
 
 use crate::directory::Directory;
 use bailiwick_policy::{Declared, Settings, Tenant, read_tenant};
-use bailiwick_types::{Bound, ByteSize, CpuShare, Door, Limits, Profile};
+use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Profile};
 use std::collections::BTreeSet;
 
 fn tenant(directory: &Directory, name: &str) -> Tenant {
@@ -25,6 +25,7 @@ fn where_nobody_says_anything_the_defaults_hold() {
             image: "host".parse().expect("a name"),
             profile: Profile::Web,
             doors: BTreeSet::from([Door::Exec]),
+            suspended_doors: BTreeSet::new(),
             limits: Limits::default()
         }
     );
@@ -40,14 +41,18 @@ fn the_nearest_word_wins() {
             "plans.d/base.toml",
             "profile = \"system\"\nimage = \"debian-12\"\n[limits]\ncpu = \"50%\"\nmemory = \"1G\"\ntasks = 50",
         ),
-        ("plans.d/big.toml", "plan = \"base\"\ndoors = []\n[limits]\nmemory = \"4G\"\ntasks = \"inherit\""),
+        (
+            "plans.d/big.toml",
+            "plan = \"base\"\ndoors = []\nsuspended_doors = [\"ftp\"]\n[limits]\nmemory = \"4G\"\ntasks = \"inherit\"",
+        ),
         (
             "tenants.d/alice.toml",
             "plan = \"big\"\nprofile = \"web\"\n[limits]\ntasks = \"unlimited\"\nmemory = \"inherit\"\nswap = \"1G\"",
         ),
     ]);
-    let Settings { image, profile, doors, limits } = tenant(&directory, "alice").settings;
+    let Settings { image, profile, doors, suspended_doors, limits } = tenant(&directory, "alice").settings;
     assert_eq!((image.as_str(), profile, doors.len()), ("debian-12", Profile::Web, 0));
+    assert_eq!(suspended_doors, BTreeSet::from([Door::Ftp]));
     let expected = Limits {
         cpu: Bound::At(CpuShare(50_000)),
         memory: Bound::At(ByteSize(4 << 30)),
@@ -92,6 +97,39 @@ command = ["/usr/bin/php", "cron.php"]
     assert_eq!(services, [("web", 3), ("queue", 3)]);
     let timers: Vec<_> = alice.timers.iter().map(|timer| (timer.name.as_str(), timer.schedule.to_string())).collect();
     assert_eq!(timers, [("nightly", "15 3 * * *".to_owned())]);
+}
+
+/// How a jail holds storage, and which doors are open.
+#[test]
+fn what_stays_open_while_a_tenant_is_suspended() {
+    use Access::{ReadOnly, ReadWrite};
+    let sftp_and_ssh = "doors = [\"ssh\", \"sftp\"]\n";
+    for (plan, own, access, open) in [
+        ("", "", Some(ReadWrite), &[Door::Exec][..]),
+        ("suspended_doors = [\"sftp\"]\n", sftp_and_ssh, Some(ReadWrite), &[Door::Ssh, Door::Sftp]),
+        (sftp_and_ssh, "state = \"suspended\"\n", None, &[]),
+        (sftp_and_ssh, "state = \"suspended\"\nsuspended_doors = [\"sftp\"]\n", Some(ReadOnly), &[Door::Sftp]),
+        (
+            "suspended_doors = [\"sftp\", \"ftp\"]\n",
+            "state = \"suspended\"\ndoors = [\"exec\", \"ftp\"]\n",
+            Some(ReadOnly),
+            &[Door::Ftp],
+        ),
+        // What is no door of the tenant's stays closed, and the tenant's own word comes before its plan's.
+        ("suspended_doors = [\"sftp\"]\n", "state = \"suspended\"\ndoors = [\"ssh\"]\n", None, &[]),
+        (
+            "suspended_doors = [\"sftp\"]\n",
+            "state = \"suspended\"\ndoors = [\"sftp\"]\nsuspended_doors = []\n",
+            None,
+            &[],
+        ),
+    ] {
+        let own = format!("plan = \"p\"\n{own}");
+        let directory = Directory::with(&[("plans.d/p.toml", plan), ("tenants.d/alice.toml", &own)]);
+        let alice = tenant(&directory, "alice");
+        let found: Vec<Door> = Door::ALL.iter().copied().filter(|door| alice.is_open(*door)).collect();
+        assert_eq!((alice.access(), &found[..]), (access, open), "{plan}{own}");
+    }
 }
 
 #[test]

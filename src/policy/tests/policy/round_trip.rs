@@ -1,7 +1,7 @@
 //! Properties: what is dumped reads to the same, and no bytes make the reader fail in any way but with a diagnostic.
 
 use bailiwick_policy::{
-    Declared, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant, Timer,
+    Declared, FtpLogin, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant, Timer,
 };
 use bailiwick_policy::{dump, parse, render};
 use bailiwick_types::{
@@ -75,9 +75,11 @@ prop_compose! {
         image in name(),
         profile in select(Profile::ALL),
         doors in subsequence(Door::ALL, 0..=Door::ALL.len()),
+        suspended in subsequence(Door::OF_THE_SUSPENDED, 0..=Door::OF_THE_SUSPENDED.len()),
         limits in storage(),
     ) -> Settings {
-        Settings { image, profile, doors: doors.into_iter().collect(), limits }
+        let (doors, suspended_doors) = (doors.into_iter().collect(), suspended.into_iter().collect());
+        Settings { image, profile, doors, suspended_doors, limits }
     }
 }
 
@@ -111,6 +113,19 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn ftp()(
+        name in name(),
+        method in select(vec!["$y$j9T$salt$", "$2b$10$", "$6$salt$", "$5$rounds=5000$salt$"]),
+        hash in "[./0-9A-Za-z]{53}",
+        names in vec(text_without(|c| c == '/' || c.is_control()), 0..3),
+        sessions in option::of(1u64..9_000_000),
+    ) -> FtpLogin {
+        let directory = names.iter().map(|name| format!("{name}_")).collect::<Vec<_>>().join("/");
+        FtpLogin { name, password: format!("{method}{hash}").parse().expect("a hash"), directory, sessions }
+    }
+}
+
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ";
 
 prop_compose! {
@@ -124,8 +139,11 @@ prop_compose! {
         remarks in vec(text_without(char::is_control), 0..3),
         services in vec(service(), 0..3),
         timers in vec(timer(), 0..3),
+        mut ftp in vec(ftp(), 0..3),
         plan in any::<proptest::sample::Index>(),
     ) -> (proptest::sample::Index, Tenant) {
+        ftp.sort_by(|a, b| a.name.cmp(&b.name));
+        ftp.dedup_by(|a, b| a.name == b.name);
         let mut services = services;
         services.sort_by(|a, b| a.name.cmp(&b.name));
         services.dedup_by(|a, b| a.name == b.name);
@@ -136,7 +154,7 @@ prop_compose! {
         let login = Login { user, ssh_keys };
         // The names are set where the tenant is put.
         let name = "placeholder".parse().expect("a name");
-        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, services, timers })
+        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, services, timers, ftp })
     }
 }
 

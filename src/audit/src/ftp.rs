@@ -1,0 +1,74 @@
+//! The walls of processes of an FTP server that are in a tenant's group: other ones than those of the jail's own processes, because they
+//! stay in the host's network and pid namespace.
+
+use crate::finding;
+use crate::walls::{Wall, shown};
+use bailiwick_plan::ftp::CAPABILITIES;
+use bailiwick_types::{ObservedJail, ProcessFacts};
+use std::borrow::Cow;
+
+/// The group of such processes, below the tenant's.
+const GROUP: &str = "/ftp";
+
+/// The jail without them, and them.
+pub(crate) fn apart(jail: &ObservedJail) -> (Cow<'_, ObservedJail>, Vec<ProcessFacts>) {
+    let is_one = |process: &ProcessFacts| {
+        let own = jail.cgroups.get("unified");
+        let below = own.and_then(|own| process.cgroups.get("unified")?.strip_prefix(own.as_str()));
+        below == Some(GROUP) && process.pid != jail.init.pid
+    };
+    if !jail.processes.iter().any(is_one) {
+        return (Cow::Borrowed(jail), Vec::new());
+    }
+    let mut jail = jail.clone();
+    let (sessions, rest) = jail.processes.iter().cloned().partition(is_one);
+    jail.processes = rest;
+    (Cow::Owned(jail), sessions)
+}
+
+/// `None` when nobody is in by FTP.
+pub(crate) fn wall(jail: &ObservedJail, sessions: &[ProcessFacts]) -> Option<Wall> {
+    if sessions.is_empty() {
+        return None;
+    }
+    let evidence = format!(
+        "{} process(es) of an FTP server, each without rights over the host: in the jail's user namespace with another view of files, \
+         capabilities within {:#x}, a filter and no_new_privs, or without any capability at all (/proc/PID/ns, status)",
+        sessions.len(),
+        CAPABILITIES.0
+    );
+    let wrong: Vec<String> =
+        sessions.iter().filter(|process| !is_jailed(jail, process) && !is_harmless(jail, process)).map(shown).collect();
+    let mut wall = Wall::new("ftp", evidence);
+    if !wrong.is_empty() {
+        wall.faults.push(finding::FTP_UNJAILED.fault(finding::list(wrong.into_iter())));
+    }
+    Some(wall)
+}
+
+/// In the groups of the tenant's, wherever there are some.
+fn is_limited(jail: &ObservedJail, process: &ProcessFacts) -> bool {
+    jail.cgroups.iter().all(|(hierarchy, own)| {
+        let below = process.cgroups.get(hierarchy).and_then(|path| path.strip_prefix(own.as_str()));
+        below.is_some_and(|below| below.is_empty() || below == GROUP)
+    })
+}
+
+/// What let the client in, and what serves it.
+fn is_jailed(jail: &ObservedJail, process: &ProcessFacts) -> bool {
+    let namespace = |kind| process.namespaces.get(kind);
+    let own_view = namespace("mnt").is_some_and(|mounts| !jail.host_namespaces.contains(mounts));
+    let capabilities = process.cap_permitted | process.cap_bounding | process.cap_inheritable | process.cap_ambient;
+    is_limited(jail, process)
+        && namespace("user").is_some_and(|user| Some(user) == jail.init.namespaces.get("user"))
+        && own_view
+        && capabilities & !CAPABILITIES.0 == 0
+        && process.seccomp == 2
+        && process.no_new_privs
+}
+
+/// What a server has put aside from the beginning, for the work of TLS: it is nobody, and has no way to become somebody.
+fn is_harmless(jail: &ObservedJail, process: &ProcessFacts) -> bool {
+    let capabilities = process.cap_permitted | process.cap_inheritable | process.cap_ambient;
+    is_limited(jail, process) && capabilities == 0 && process.uids.iter().all(|uid| *uid != 0) && process.no_new_privs
+}

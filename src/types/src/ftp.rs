@@ -1,0 +1,165 @@
+//! Logins for FTP: whom a server is told, and the hash of a password.
+//!
+//! Danger: a hash is a secret. `Debug` does not show it, and what prints the policy leaves it out.
+
+use crate::{FtpName, TenantName};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A login as an FTP server is told: `NAME@TENANT`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FtpUser {
+    /// The login's own name.
+    pub name: FtpName,
+    /// Whose it is.
+    pub tenant: TenantName,
+}
+
+/// A text that is no login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a login for FTP is NAME@TENANT")]
+pub struct NotFtpUser;
+
+impl FromStr for FtpUser {
+    type Err = NotFtpUser;
+
+    fn from_str(text: &str) -> Result<Self, NotFtpUser> {
+        let (name, tenant) = text.split_once('@').ok_or(NotFtpUser)?;
+        Ok(Self { name: name.parse().map_err(|_| NotFtpUser)?, tenant: tenant.parse().map_err(|_| NotFtpUser)? })
+    }
+}
+
+impl TryFrom<String> for FtpUser {
+    type Error = NotFtpUser;
+
+    fn try_from(text: String) -> Result<Self, NotFtpUser> {
+        text.parse()
+    }
+}
+
+impl From<FtpUser> for String {
+    fn from(user: FtpUser) -> Self {
+        user.to_string()
+    }
+}
+
+impl fmt::Display for FtpUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.tenant)
+    }
+}
+
+/// The hash of a password as `crypt(5)` writes it, by a method that is still good.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PasswordHash(Box<str>);
+
+/// Why a text is no such hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotHash {
+    /// It begins like none.
+    #[error("this is no hash of crypt(5) by yescrypt, bcrypt, SHA-512 or SHA-256")]
+    Method,
+    /// It cannot be one.
+    #[error("a hash of crypt(5) holds letters, digits and \"./$=,-\" only, at most {MAX_HASH} of them")]
+    Shape,
+}
+
+/// `CRYPT_OUTPUT_SIZE` of `crypt(3)`, without its terminator.
+const MAX_HASH: usize = 383;
+/// yescrypt, gost-yescrypt, scrypt, bcrypt, SHA-512, SHA-256. Whatever is older is broken faster than it is checked.
+const METHODS: [&str; 7] = ["$y$", "$gy$", "$7$", "$2b$", "$2y$", "$6$", "$5$"];
+
+impl PasswordHash {
+    /// The hash, to compare with.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PasswordHash {
+    type Err = NotHash;
+
+    fn from_str(text: &str) -> Result<Self, NotHash> {
+        let Some(rest) = METHODS.iter().find_map(|method| text.strip_prefix(method)) else {
+            return Err(NotHash::Method);
+        };
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"./$=,-".contains(&byte);
+        // The shortest, of SHA-256 without a salt, has 43 characters of hash.
+        if text.len() > MAX_HASH || rest.len() < 43 || !text.bytes().all(fits) {
+            return Err(NotHash::Shape);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for PasswordHash {
+    type Error = NotHash;
+
+    fn try_from(text: String) -> Result<Self, NotHash> {
+        text.parse()
+    }
+}
+
+impl From<PasswordHash> for String {
+    fn from(hash: PasswordHash) -> Self {
+        hash.0.into()
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHA: &str = "$5$saltsalt$0123456789abcdefghijABCDEFGHIJ./0123456789abc";
+
+    #[test]
+    fn a_login_round_trips_and_nothing_else_is_one() {
+        let user: FtpUser = "blog@alice".parse().expect("a login");
+        assert_eq!(
+            (user.name.as_str(), user.tenant.as_str(), user.to_string().as_str()),
+            ("blog", "alice", "blog@alice")
+        );
+        for bad in [
+            "",
+            "@",
+            "blog",
+            "blog@",
+            "@alice",
+            "blog@alice@bob",
+            "Blog@alice",
+            "blog@root",
+            "a/b@alice",
+            "blog@alice\n",
+        ] {
+            assert!(bad.parse::<FtpUser>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_good_methods_are_hashes_and_none_is_shown() {
+        let hash: PasswordHash = SHA.parse().expect("a hash");
+        assert_eq!((hash.as_str(), format!("{hash:?}").as_str()), (SHA, "PasswordHash"));
+        for (bad, why) in [
+            ("", NotHash::Method),
+            ("hunter2", NotHash::Method),
+            ("$1$saltsalt$0123456789abcdefghij00", NotHash::Method),
+            ("ab0123456789a", NotHash::Method),
+            ("$6$short", NotHash::Shape),
+            (&SHA.replace('j', ":"), NotHash::Shape),
+            (&SHA.replace('j', "\n"), NotHash::Shape),
+            (&format!("{SHA}{}", "x".repeat(400)), NotHash::Shape),
+        ] {
+            assert_eq!(bad.parse::<PasswordHash>(), Err(why), "{bad:?}");
+        }
+    }
+}

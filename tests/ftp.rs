@@ -1,0 +1,548 @@
+//! Logins by FTP: real servers with the configuration that is delivered, real clients, and what a session can reach, use and leave.
+//!
+//! A server runs in a mount namespace of its own, where `/etc/pam.d` is the test's. Where a server is not installed the test says so by
+//! name, and runs in the virtual machine, which has both.
+
+use bailiwick_tests::{Host, profiles, stage};
+use serde_json::Value;
+use std::io::{BufRead, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PASSWORD: &str = "open sesame";
+
+/// Whether a program is installed; says so if it is not, past the capture of the test's output.
+fn installed(program: &str) -> bool {
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(program).exists())
+    });
+    if !found {
+        drop(writeln!(std::io::stderr(), "{program} is not installed here: this test runs in the virtual machine"));
+    }
+    found
+}
+
+/// What `bailiwick password` makes of it.
+fn hash(password: &str) -> String {
+    let mut child = Command::new(stage().join("bailiwick"))
+        .arg("password")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("bailiwick runs");
+    child.stdin.take().expect("a pipe").write_all(format!("{password}\n").as_bytes()).expect("writes");
+    let output = child.wait_with_output().expect("ends");
+    good(&output).trim_end().to_owned()
+}
+
+/// A host with a tenant of each profile, and two logins of each: its home, and a directory that holds one session.
+fn host() -> Host {
+    let mut host = Host::new();
+    let hash = hash(PASSWORD);
+    for tenant in profiles() {
+        let logins = format!(
+            "[[ftp]]\nname = \"all\"\npassword = \"{hash}\"\n\
+             [[ftp]]\nname = \"blog\"\npassword = \"{hash}\"\ndirectory = \"www/blog\"\nsessions = 1\n"
+        );
+        host.write(
+            &format!("etc/tenants.d/{tenant}.toml"),
+            &format!("plan = \"{tenant}\"\ndoors = [\"exec\", \"ftp\"]\n{logins}"),
+        );
+    }
+    host.start();
+    host.ok(&["apply"]);
+    for tenant in profiles() {
+        host.ok(&["exec", tenant, "--user", tenant, "--", "mkdir", "-p", &format!("/home/{tenant}/www/blog")]);
+    }
+    host
+}
+
+/// A server that runs.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+fn certificate(host: &Host) -> (PathBuf, PathBuf) {
+    let (key, certificate) = (host.path("ftp/key.pem"), host.path("ftp/certificate.pem"));
+    std::fs::create_dir_all(host.path("ftp")).expect("mkdir");
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "openssl makes a certificate");
+    (key, certificate)
+}
+
+const PAM: &str = include_str!("../config/ftp/pam.d-bailiwick-ftp");
+const VSFTPD: &str = include_str!("../config/ftp/vsftpd.conf");
+const PROFTPD: &str = include_str!("../config/ftp/proftpd.conf");
+
+/// Starts a server where `/etc/pam.d` holds what is delivered, with the paths of this host.
+fn start(host: &Host, port: u16, command: &str) -> Server {
+    let module = stage().join("pam_bailiwick.so");
+    let of_host = format!("{} runtime_dir={}", module.display(), host.path("run").display());
+    host.write("ftp/pam.d/bailiwick-ftp", &PAM.replace("pam_bailiwick.so\n", &format!("{of_host}\n")));
+    let script = format!("mount --bind {} /etc/pam.d && exec {command}", host.path("ftp/pam.d").display());
+    let log = std::fs::File::create(host.path("ftp/log")).expect("a log");
+    let child = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--", "sh", "-c", &script])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("dup"))
+        .stderr(log)
+        .spawn()
+        .expect("unshare runs");
+    let mut server = Server { child, port };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        let ended = server.child.try_wait().expect("wait");
+        let log = || std::fs::read_to_string(host.path("ftp/log")).unwrap_or_default();
+        assert!(ended.is_none() && Instant::now() < deadline, "{command}: {ended:?} {}", log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server
+}
+
+/// vsftpd with what is delivered, but for some settings.
+fn vsftpd_with(host: &Host, other: &[(&str, &str)]) -> Server {
+    std::fs::create_dir_all(host.path("ftp/empty")).expect("mkdir");
+    let port = free_port();
+    let (key, certificate) = certificate(host);
+    let mut text = VSFTPD.to_owned();
+    for (name, value) in [
+        ("secure_chroot_dir", host.path("ftp/empty").display().to_string()),
+        ("rsa_cert_file", certificate.display().to_string()),
+        ("rsa_private_key_file", key.display().to_string()),
+    ]
+    .into_iter()
+    .chain(other.iter().map(|(name, value)| (*name, (*value).to_owned())))
+    {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}="))).unwrap_or_else(|| panic!("{name}"));
+        text = text.replace(line, &format!("{name}={value}"));
+    }
+    host.write("ftp/vsftpd.conf", &format!("{text}listen_address=127.0.0.1\nlisten_port={port}\n"));
+    start(host, port, &format!("vsftpd {}", host.path("ftp/vsftpd.conf").display()))
+}
+
+fn vsftpd(host: &Host) -> Server {
+    vsftpd_with(host, &[])
+}
+
+fn proftpd(host: &Host) -> Server {
+    let port = free_port();
+    let (key, certificate) = certificate(host);
+    let mut text = PROFTPD.to_owned();
+    for (name, value) in [
+        ("Port", port.to_string()),
+        ("AuthUserFile", host.path("run/control/ftp.passwd").display().to_string()),
+        ("TLSRSACertificateFile", certificate.display().to_string()),
+        ("TLSRSACertificateKeyFile", key.display().to_string()),
+    ] {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("{name}"));
+        text = text.replace(line, &format!("{name} {value}"));
+    }
+    // Without a syslogd it does not start: here it writes a file.
+    text = text.lines().filter(|line| !line.starts_with("SyslogFacility ")).map(|line| format!("{line}\n")).collect();
+    let own = |name: &str| host.path(&format!("ftp/{name}")).display().to_string();
+    let more = format!(
+        "DefaultAddress 127.0.0.1\nPidFile {}\nScoreboardFile {}\nSystemLog {}\n<IfModule mod_ctrls.c>\nControlsEngine off\n</IfModule>\n",
+        own("pid"),
+        own("scoreboard"),
+        own("system-log")
+    );
+    host.write("ftp/proftpd.conf", &format!("{text}{more}"));
+    start(host, port, &format!("proftpd --nodaemon --config {}", own("proftpd.conf")))
+}
+
+type Start = fn(&Host) -> Server;
+
+/// The servers that are installed here, each with how it is started.
+fn servers() -> Vec<Start> {
+    let all = [("vsftpd", vsftpd as Start), ("proftpd", proftpd)];
+    all.into_iter().filter(|(program, _)| installed(program)).map(|(_, start)| start).collect()
+}
+
+/// Says what it reads, a command a line, and what the server answers.
+const TALK: &str = r#"
+import ftplib, ssl, sys
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+ftp = ftplib.FTP_TLS(context=context)
+def say(work):
+    try:
+        print(str(work()).splitlines()[-1], flush=True)
+    except (ftplib.Error, OSError, EOFError) as error:
+        print(str(error).splitlines()[-1] if str(error) else "gone", flush=True)
+def enter():
+    ftp.connect("127.0.0.1", int(sys.argv[1]), 30)
+    answer = ftp.login(sys.argv[2], sys.argv[3])
+    ftp.sendcmd("TYPE I")
+    return answer
+say(enter)
+for line in sys.stdin:
+    say(lambda: ftp.sendcmd(line.strip()))
+"#;
+
+/// A session that is held open.
+struct Talk {
+    child: Child,
+    answers: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Talk {
+    fn new(server: &Server, user: &str) -> Self {
+        let port = server.port.to_string();
+        let mut child = Command::new("python3")
+            .args(["-c", TALK, &port, user, PASSWORD])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let answers = std::io::BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut talk = Self { child, answers };
+        let answer = talk.answer();
+        assert!(answer.starts_with("230"), "{user}: {answer}");
+        talk
+    }
+
+    fn answer(&mut self) -> String {
+        self.answers.next().expect("an answer").expect("reads")
+    }
+
+    fn say(&mut self, command: &str) -> String {
+        let input = self.child.stdin.as_mut().expect("a pipe");
+        writeln!(input, "{command}").expect("writes");
+        self.answer()
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn sessions(host: &Host) -> Vec<Value> {
+    let sessions: Value = serde_json::from_str(&host.ok(&["sessions", "--json"])).expect("JSON");
+    sessions.as_array().expect("a list").clone()
+}
+
+/// Waits until so many are in: a server notices the end of its client a moment later.
+fn wait_for_sessions(host: &Host, count: usize) -> Vec<Value> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let now = sessions(host);
+        if now.len() == count {
+            return now;
+        }
+        assert!(Instant::now() < deadline, "{count} sessions: {now:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `curl(1)` with TLS 1.2: with 1.3 it resets the connection of an upload, with what is under way, because it does not read the tickets that
+/// the server sends on it (vsftpd 3.0.3, curl 7.88).
+fn curl(server: &Server, user: &str, password: &str, path: &str, more: &[&str]) -> Output {
+    Command::new("curl")
+        .args([
+            "--silent",
+            "--show-error",
+            "--ssl-reqd",
+            "--insecure",
+            "--tls-max",
+            "1.2",
+            "--disable-epsv",
+            "--max-time",
+            "60",
+        ])
+        .args(["--user", &format!("{user}:{password}")])
+        .args(more)
+        .arg(format!("ftp://127.0.0.1:{}/{path}", server.port))
+        .output()
+        .expect("curl runs")
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{:?} {}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn good(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A login that was refused: `CURLE_LOGIN_DENIED` of `libcurl-errors(3)`.
+fn refused(output: &Output) {
+    assert_eq!(output.status.code(), Some(67), "{}", text(output));
+}
+
+#[test]
+fn files_are_the_tenants() {
+    for start in servers() {
+        let host = host();
+        are_the_tenants(&host, &start(&host));
+    }
+}
+
+/// What is written is the login user's and counts as its; a login that is locked sees its directory as the whole.
+fn are_the_tenants(host: &Host, server: &Server) {
+    let sent = host.path("sent");
+    std::fs::write(&sent, vec![7; 300_000]).expect("writes");
+    std::fs::set_permissions(&sent, PermissionsExt::from_mode(0o644)).expect("chmod");
+    let put = ["--upload-file", sent.to_str().expect("text"), "--ftp-create-dirs"];
+    for tenant in profiles() {
+        good(&curl(server, &format!("all@{tenant}"), PASSWORD, "a", &put));
+        good(&curl(server, &format!("blog@{tenant}"), PASSWORD, "b", &put));
+        let stat = ["exec", tenant, "--", "sh", "-c", "cd /home/*/ && stat -c '%u %g %s %n' a www/blog/b"];
+        assert_eq!(host.ok(&stat), "1000 1000 300000 a\n1000 1000 300000 www/blog/b\n", "{tenant}");
+        let back = curl(server, &format!("blog@{tenant}"), PASSWORD, "b", &[]);
+        assert!(back.stdout == std::fs::read(&sent).expect("reads"), "{tenant}: {}", back.stdout.len());
+        let listed = good(&curl(server, &format!("blog@{tenant}"), PASSWORD, "", &["--list-only"]));
+        assert_eq!(listed, "b\n", "{tenant}");
+        for (user, password) in
+            [("all", "open sesamE"), ("all", ""), ("nobody", PASSWORD), ("../all", PASSWORD), ("root", PASSWORD)]
+        {
+            refused(&curl(server, &format!("{user}@{tenant}"), password, "", &[]));
+        }
+    }
+    for user in ["root", "all", "all@", "@web", "all@nobody", "bailiwick"] {
+        refused(&curl(server, user, PASSWORD, "", &[]));
+    }
+    wait_for_sessions(host, 0);
+    let log = host.log();
+    for part in [
+        "event=\"session-opened\"",
+        "door=ftp",
+        "login=\"blog@web\"",
+        "source=\"127.0.0.1\"",
+        "event=\"session-refused\"",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+}
+
+#[test]
+fn a_session_is_known_counted_audited_and_ended() {
+    for start in servers() {
+        is_known_counted_audited_and_ended(host(), start);
+    }
+}
+
+fn is_known_counted_audited_and_ended(mut host: Host, start: Start) {
+    let server = start(&host);
+    let mut blog = Talk::new(&server, "blog@web");
+    let all = Talk::new(&server, "all@shell");
+    let known = wait_for_sessions(&host, 2);
+    let of = |known: &[Value], user: &str| known.iter().find(|session| session["user"] == user).expect(user).clone();
+    let session = of(&known, "blog@web");
+    assert_eq!((&session["door"], &session["source"]), (&"ftp".into(), &"127.0.0.1".into()), "{session}");
+    assert_eq!(session["command"], "www/blog");
+    // One at a time by this login.
+    refused(&curl(&server, "blog@web", PASSWORD, "", &[]));
+    assert!(host.log().contains("`sessions` of the login"), "{}", host.log());
+
+    // All of it is in the tenant's groups, what does TLS too, and every wall stands.
+    let pid = session["pid"].as_u64().expect("a number");
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("reads");
+    let all_of_it: Vec<String> = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]).collect();
+    for pid in &all_of_it {
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("reads");
+        assert!(groups.lines().any(|line| line.starts_with("0::") && line.ends_with("/web/ftp")), "{groups}");
+        assert!(groups.lines().filter(|line| line.contains("memory:")).all(|line| line.ends_with("/web")), "{groups}");
+    }
+    let audit: Value = serde_json::from_str(&host.ok(&["audit", "web", "shell", "--json"])).expect("JSON");
+    for tenant in audit["tenants"].as_array().expect("a list") {
+        let wall = tenant["walls"].as_array().expect("a list").iter().find(|wall| wall["wall"] == "ftp").cloned();
+        assert_eq!(wall.expect("is looked at")["verdict"], "enforced", "{tenant}");
+    }
+
+    // The next daemon knows who is in, and can end it.
+    host.kill();
+    host.start();
+    let known = wait_for_sessions(&host, 2);
+    assert_eq!(of(&known, "blog@web"), session);
+    assert!(blog.say("NOOP").starts_with("200"));
+    host.ok(&["sessions", "kill", session["id"].as_str().expect("text")]);
+    wait_for_sessions(&host, 1);
+    let answer = blog.say("NOOP");
+    assert!(!answer.starts_with('2'), "{answer}");
+    for pid in all_of_it {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        assert!(status.is_empty() || status.contains("\nState:\tZ"), "process {pid} is left: {status}");
+    }
+    drop(all);
+    wait_for_sessions(&host, 0);
+    // A place is free again.
+    good(&curl(&server, "blog@web", PASSWORD, "", &["--list-only"]));
+}
+
+#[test]
+fn nothing_outside_the_directory_can_be_reached() {
+    for start in servers() {
+        let host = host();
+        stays_in_the_directory(&host, &start(&host));
+    }
+}
+
+fn stays_in_the_directory(host: &Host, server: &Server) {
+    for tenant in profiles() {
+        let traps = "cd /home/*/ && ln -s / root && ln -s /etc/passwd passwd && ln -s ../.. www/blog/up && ln -s ../../a www/blog/a \
+            && echo mine > a && mkdir -p etc lib && echo 'all@x:x:0:0::/:/bin/sh' > etc/passwd && echo /evil.so > etc/ld.so.preload \
+            && echo 'passwd: evil' > etc/nsswitch.conf && echo x > lib/libnss_evil.so.2";
+        host.ok(&["exec", tenant, "--user", tenant, "--", "sh", "-c", traps]);
+        let mut all = Talk::new(server, &format!("all@{tenant}"));
+        let mut blog = Talk::new(server, &format!("blog@{tenant}"));
+        for command in [
+            "CWD root/usr",
+            "CWD root/proc",
+            "SIZE root/etc/shadow",
+            "SIZE ../../../../../../etc/shadow",
+            "SIZE /proc/self/root/etc/shadow",
+        ] {
+            assert!(all.say(command).starts_with("550"), "{tenant}: {command}");
+        }
+        for command in ["SIZE a", "SIZE up/a", "SIZE ../../a", "CWD up/.ssh"] {
+            assert!(blog.say(command).starts_with("550"), "{tenant}: {command}");
+        }
+        assert_eq!(all.say("SIZE a"), "213 5");
+        // Upwards from the top is the top.
+        assert!(blog.say("CWD ../../..").starts_with("250"));
+        let top = blog.say("PWD");
+        assert!(top.starts_with("257 \"/\" is the current directory"), "{top}");
+        for command in ["PORT 127,0,0,1,0,22", "EPRT |1|127.0.0.1|22|"] {
+            assert!(all.say(command).starts_with('5'), "{tenant}: {command}");
+        }
+        for command in
+            ["SITE EXEC id", "SITE CPFR /etc/passwd", "SITE CPTO passwd", "SITE SYMLINK / x", "SITE UTIME 1 a"]
+        {
+            assert!(all.say(command).starts_with('5'), "{tenant}: {command}");
+        }
+    }
+    wait_for_sessions(host, 0);
+}
+
+/// With the server's own word taken away, the kernel's is left.
+#[test]
+fn a_server_that_would_connect_to_others_cannot() {
+    if !installed("vsftpd") {
+        return;
+    }
+    if bailiwick_sys::landlock::abi() < 4 {
+        drop(writeln!(
+            std::io::stderr(),
+            "this kernel's Landlock cannot refuse connections: only the server refuses them"
+        ));
+        return;
+    }
+    let host = host();
+    let server = vsftpd_with(&host, &[("port_enable", "YES"), ("force_local_data_ssl", "NO")]);
+    let victim = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    victim.set_nonblocking(true).expect("sets");
+    let port = victim.local_addr().expect("bound").port();
+    let mut all = Talk::new(&server, "all@web");
+    assert!(all.say(&format!("PORT 127,0,0,1,{},{}", port / 256, port % 256)).starts_with("200"));
+    assert!(all.say("NLST").starts_with("425"), "no connection");
+    assert_eq!(victim.accept().expect_err("nobody came").kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn whoever_may_not_come_in_is_refused() {
+    for start in servers() {
+        let host = host();
+        refuses_whoever_may_not(&host, &start(&host));
+    }
+}
+
+fn refuses_whoever_may_not(host: &Host, server: &Server) {
+    let list = |user: &str| curl(server, user, PASSWORD, "", &["--list-only"]);
+    good(&list("all@web"));
+    let declared = std::fs::read_to_string(host.path("etc/tenants.d/web.toml")).expect("reads");
+    let with = |text: &str| {
+        host.write("etc/tenants.d/web.toml", text);
+        host.ok(&["apply", "web"]);
+    };
+    let refused_for = |why: &str| {
+        refused(&list("all@web"));
+        assert!(host.log().contains(why), "{why}: {}", host.log());
+    };
+    with(&declared.replace("[\"exec\", \"ftp\"]", "[\"exec\"]"));
+    refused_for("the door \"ftp\" of \"web\" is closed");
+    with(&format!("limits.sessions_ftp = 1\n{declared}"));
+    let one = Talk::new(server, "blog@web");
+    refused_for("`sessions_ftp`");
+    // One whose login is taken out stays, until it is asked for now.
+    with(&declared.replace("name = \"blog\"", "name = \"other\""));
+    assert_eq!(wait_for_sessions(host, 1)[0]["user"], "blog@web");
+    host.ok(&["apply", "--now", "web"]);
+    wait_for_sessions(host, 0);
+    drop(one);
+    with(&declared);
+    host.ok(&["freeze", "web"]);
+    refused(&list("all@web"));
+    host.ok(&["thaw", "web"]);
+    good(&list("all@web"));
+    let stays = Talk::new(server, "all@web");
+    host.ok(&["suspend", "web", "--reason", "unpaid"]);
+    wait_for_sessions(host, 0);
+    drop(stays);
+    refused_for("is suspended: unpaid");
+    host.ok(&["unsuspend", "web"]);
+    host.ok(&["stop", "web"]);
+    refused(&list("all@web"));
+    host.ok(&["start", "web"]);
+    // A directory that became a link leads nowhere.
+    host.ok(&["exec", "web", "--", "sh", "-c", "mv /home/web/www /home/web/moved && ln -s moved /home/web/www"]);
+    refused(&list("blog@web"));
+    good(&list("all@web"));
+}
+
+#[test]
+fn a_suspended_tenant_may_read_when_its_plan_says_so() {
+    for start in servers() {
+        let host = host();
+        let server = start(&host);
+        for tenant in profiles() {
+            let path = format!("etc/tenants.d/{tenant}.toml");
+            let declared = std::fs::read_to_string(host.path(&path)).expect("reads");
+            host.write(&path, &format!("suspended_doors = [\"ftp\"]\n{declared}"));
+            let user = format!("blog@{tenant}");
+            let sent = host.path("sent");
+            std::fs::write(&sent, "kept").expect("writes");
+            let put = ["--upload-file", sent.to_str().expect("text")];
+            good(&curl(&server, &user, PASSWORD, "a", &put));
+            host.ok(&["suspend", tenant, "--reason", "unpaid"]);
+            assert_eq!(good(&curl(&server, &user, PASSWORD, "a", &[])), "kept", "{tenant}");
+            for name in ["a", "b"] {
+                assert!(!curl(&server, &user, PASSWORD, name, &put).status.success(), "{tenant}: {name}");
+            }
+            let remove = curl(&server, &user, PASSWORD, "", &["--quote", "DELE a"]);
+            assert!(!remove.status.success(), "{tenant}: {}", text(&remove));
+            assert_eq!(good(&curl(&server, &user, PASSWORD, "", &["--list-only"])), "a\n", "{tenant}");
+            host.ok(&["audit", tenant]);
+            host.ok(&["unsuspend", tenant]);
+            good(&curl(&server, &user, PASSWORD, "b", &put));
+        }
+    }
+}
