@@ -408,8 +408,8 @@ fn the_daily_audit_fails_when_there_is_a_finding() {
 #[ignore = "needs a host of its own: make vm-test"]
 fn removing_keeps_the_data_and_purging_asks() {
     host();
-    ok("bailiwick exec alice -- sh -c 'echo precious > /home/alice/file'");
-    let found = || sh("find /var/lib/bailiwick -xdev -name file -path '*alice*' | xargs -r cat").1;
+    ok("bailiwick exec alice -- sh -c 'echo precious > /home/alice/precious'");
+    let found = || sh("find /var/lib/bailiwick -xdev -name precious -path '*alice*' | xargs -r cat").1;
     assert_eq!(found().trim(), "precious");
     let before = inits();
     ok("DEBIAN_FRONTEND=noninteractive apt-get remove -y bailiwick");
@@ -420,11 +420,11 @@ fn removing_keeps_the_data_and_purging_asks() {
     assert_eq!(found().trim(), "precious");
     assert_eq!(sh("find /sys/fs/cgroup -name 'bailiwick*'").1, "", "nothing of it is left");
     host();
-    assert_eq!(ok("bailiwick exec alice -- cat /home/alice/file").trim(), "precious");
+    assert_eq!(ok("bailiwick exec alice -- cat /home/alice/precious").trim(), "precious");
     ok("DEBIAN_FRONTEND=noninteractive apt-get purge -y bailiwick");
     assert_eq!(found().trim(), "precious", "nobody said that it may go");
     host();
-    assert_eq!(ok("bailiwick exec alice -- cat /home/alice/file").trim(), "precious");
+    assert_eq!(ok("bailiwick exec alice -- cat /home/alice/precious").trim(), "precious");
     ok("echo 'bailiwick bailiwick/purge-data boolean true' | debconf-set-selections");
     ok("DEBIAN_FRONTEND=noninteractive apt-get purge -y bailiwick");
     assert!(!std::path::Path::new("/var/lib/bailiwick").exists());
@@ -583,7 +583,6 @@ impl Login {
 const OPTIONS: &str =
     "-i /root/key -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
 
-/// Sessions that are in, by the daemon's count.
 /// The servers with what the package brings, under systemd.
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
@@ -641,10 +640,12 @@ fn ftp_servers_let_tenants_into_their_jails() {
         until("the slow one to be gone", || count_sessions() == 0);
         ok(&format!("systemctl stop {unit}"));
     }
+    ok("bailiwick exec alice -- rm -r /home/alice/blog; rm /tmp/sent");
     std::fs::write("/etc/bailiwick/tenants.d/alice.toml", "plan = \"small\"\n").expect("writes");
     ok("bailiwick apply");
 }
 
+/// Sessions that are in, by the daemon's count.
 fn count_sessions() -> usize {
     let (status, text) = sh("bailiwick sessions --json");
     let list = serde_json::from_str::<serde_json::Value>(&text).ok();

@@ -1,7 +1,7 @@
 //! Logins: what unmodified clients ask sshd for ends in the jail, with its bytes and its exit status, or not at all.
 //!
-//! In the place of a network and sshd stands a script that starts `bailiwick-shell` as sshd does under `ForceCommand`: as the
-//! tenant's host user, with the client's wish in `SSH_ORIGINAL_COMMAND`. The clients are the real ones.
+//! In the place of a network and sshd stands a script that starts `bailiwick-shell` as sshd does: [`Host::write_ssh`]. The clients are
+//! the real ones.
 
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
 use bailiwick_tests::{Host, profiles, stage};
@@ -14,31 +14,6 @@ use std::time::{Duration, Instant};
 /// Every door of these tests.
 const OPEN: &str = "doors = [\"exec\", \"ssh\", \"sftp\"]\n";
 
-const SCRIPT: &str = r#"#!/bin/sh
-# ssh [OPTION...] TENANT [COMMAND...]
-subsystem=
-while :; do
-    case $1 in
-    -s) subsystem=1; shift ;;
-    -l | -p | -o | -F | -i) shift 2 ;;
-    --) shift; break ;;
-    -*) shift ;;
-    *) break ;;
-    esac
-done
-tenant=$1
-shift
-unset SSH_ORIGINAL_COMMAND
-if [ -n "$subsystem" ]; then export SSH_ORIGINAL_COMMAND=internal-sftp
-elif [ $# -gt 0 ]; then export SSH_ORIGINAL_COMMAND="$*"
-fi
-export SSH_CONNECTION='192.0.2.7 50000 192.0.2.1 22'
-id=${AS:-$(cat "$(dirname "$0")/$tenant.id")}
-[ -z "$SSH_USER_AUTH" ] || chmod 644 "$SSH_USER_AUTH"
-exec setpriv --reuid "$id" --regid "$id" --clear-groups -- \
-    "$(dirname "$0")/bailiwick-shell" --config "$(dirname "$0")/../etc" -c bailiwick-shell
-"#;
-
 fn host(more: &str) -> Host {
     let mut host = Host::new();
     for tenant in profiles() {
@@ -46,24 +21,12 @@ fn host(more: &str) -> Host {
     }
     host.start();
     host.ok(&["apply"]);
-    for tenant in profiles() {
-        let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
-        let id = shown["host_user"].as_u64().unwrap_or_default();
-        let ids = &shown["ids"];
-        assert!(id < ids["first"].as_u64().expect("a number"), "no process of the host has an id of a jail's");
-        host.write(&format!("bin/{tenant}.id"), &id.to_string());
-    }
-    host.write("bin/ssh", SCRIPT);
-    std::fs::set_permissions(host.path("bin/ssh"), PermissionsExt::from_mode(0o755)).expect("chmod");
-    // The folder with the programs may be closed to others.
-    std::fs::copy(stage().join("bailiwick-shell"), host.path("bin/bailiwick-shell")).expect("copies");
+    host.write_ssh();
     host
 }
 
 fn ssh(host: &Host, arguments: &[&str]) -> Command {
-    let mut command = Command::new(host.path("bin/ssh"));
-    command.args(arguments);
-    command
+    host.ssh(arguments)
 }
 
 /// Runs a client with its input from a text.

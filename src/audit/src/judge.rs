@@ -259,6 +259,7 @@ mod tests {
             cgroups: groups("/bailiwick/alice", "/bailiwick/alice"),
             frozen: false,
             limits: limits.chain([open_files]).collect(),
+            rescue: false,
             landlock_denies_canary: (own != Profile::System).then_some(true),
         };
         let quota = |used, limit| QuotaFact { used, soft: limit, hard: limit, grace_until: None };

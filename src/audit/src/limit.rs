@@ -6,7 +6,7 @@ use crate::finding::{self, Fault};
 use crate::number;
 use bailiwick_plan::control::{Control, Value, controls};
 use bailiwick_plan::disk::{DiskPlan, bytes_in_words, inodes_in_words};
-use bailiwick_plan::nominal;
+use bailiwick_plan::{nominal, rescue};
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{
     Bound, ByteSize, DiskFact, Door, HostFacts, LimitFact, LimitReport, ObservedJail, QuotaFact, SessionCount,
@@ -25,7 +25,9 @@ pub(crate) fn limits(
     let controls = controls(&tenant.settings.limits, facts);
     let mut faults = Vec::new();
     let mut rows: Vec<LimitReport> = Vec::new();
-    for control in &controls {
+    // The reserve is given for a while, by the warden alone, and is not the tenant's for good.
+    let in_force = if jail.rescue { rescue::during(controls.clone()) } else { controls.clone() };
+    for control in &in_force {
         let Some(row) = control_row(control, jail, &mut faults) else { continue };
         // A limit of several devices has one row: that of the device where it holds least.
         match rows.iter_mut().find(|earlier| earlier.resource == row.resource) {

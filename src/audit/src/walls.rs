@@ -2,6 +2,7 @@
 
 use crate::finding::{self, Fault, FindingKind, list, quoted};
 use bailiwick_plan::capability::CapabilitySet;
+use bailiwick_plan::rescue;
 use bailiwick_types::{IdRange, NAMESPACES, ObservedJail, ProcessFacts, Profile};
 use std::collections::BTreeSet;
 
@@ -177,15 +178,15 @@ pub(crate) fn stray_fault(strays: &[ProcessFacts]) -> Option<Fault> {
     (!strays.is_empty()).then(|| finding::STRAY.fault(list(strays.iter().map(shown))))
 }
 
-/// Whether a process's groups are the tenant's: below `jail` where it is unified, and the group itself elsewhere.
+/// Whether a process's groups are the tenant's: below that of the jail or of its rescue session where it is unified, and elsewhere
+/// one of these or the tenant's own.
 fn is_home(jail: &ObservedJail, process: &ProcessFacts) -> bool {
     jail.cgroups.contains_key("unified")
         && jail.cgroups.iter().all(|(hierarchy, group)| {
             let below = process.cgroups.get(hierarchy).and_then(|path| path.strip_prefix(group.as_str()));
-            match below {
-                Some(below) if hierarchy == "unified" => below == "/jail" || below.starts_with("/jail/"),
-                Some(below) => below.is_empty(),
-                None => false,
-            }
+            below.is_some_and(|below| match below.strip_prefix('/') {
+                Some(below) => ["jail", rescue::GROUP].contains(&below.split('/').next().unwrap_or_default()),
+                None => hierarchy != "unified" && below.is_empty(),
+            })
         })
 }

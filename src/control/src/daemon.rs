@@ -10,6 +10,7 @@ use crate::recorder::Recorder;
 use crate::sessions::Sessions;
 use crate::timers::Timers;
 use crate::warden_link::WardenLink;
+use bailiwick_observe::Meter;
 use bailiwick_plan::difference;
 use bailiwick_plan::mount::confinement;
 use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Settings, Tenant};
@@ -56,6 +57,20 @@ struct Loaded {
     problems: Vec<String>,
 }
 
+/// What is known of a tenant without asking.
+#[derive(Debug, Clone)]
+struct Known {
+    ids: IdRange,
+    /// Its groups by hierarchy. Empty when it was down; they are the same whenever it runs.
+    cgroups: BTreeMap<String, String>,
+}
+
+impl From<&RosterEntry> for Known {
+    fn from(entry: &RosterEntry) -> Self {
+        Self { ids: entry.ids, cgroups: entry.cgroups.clone() }
+    }
+}
+
 /// The daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -64,8 +79,9 @@ pub struct Daemon {
     facts: Mutex<Option<Arc<HostFacts>>>,
     loaded: Mutex<Loaded>,
     link: WardenLink,
-    /// Ids of tenants as the warden last told them: what a session needs to know, so that none waits for the warden.
-    ids: Mutex<BTreeMap<TenantName, IdRange>>,
+    /// Tenants as the warden last told of them: what a session needs to know, so that none waits for the warden.
+    known: Mutex<BTreeMap<TenantName, Known>>,
+    meter: OnceLock<Option<Meter>>,
     sessions: Arc<Sessions>,
     ftp: Ftp,
     timers: Timers,
@@ -97,7 +113,8 @@ impl Daemon {
             facts: Mutex::default(),
             loaded: Mutex::new(Loaded { policy, invalid: reading.invalid, problems }),
             link,
-            ids: Mutex::default(),
+            known: Mutex::default(),
+            meter: OnceLock::new(),
             sessions: Arc::default(),
             ftp,
             timers: Timers::default(),
@@ -133,8 +150,8 @@ impl Daemon {
     pub(crate) async fn tenant_of(&self, uid: u32) -> Option<TenantName> {
         let pool = self.host().ids;
         let is_its = |ids: IdRange| ids.contains(uid) || pool.host_user(ids).0 == uid;
-        let known = || lock(&self.ids).iter().find(|(_, ids)| is_its(**ids)).map(|(name, _)| name.clone());
-        if lock(&self.ids).is_empty() && uid >= pool.host_users() {
+        let known = || lock(&self.known).iter().find(|(_, known)| is_its(known.ids)).map(|(name, _)| name.clone());
+        if lock(&self.known).is_empty() && uid >= pool.host_users() {
             self.roster().await.ok()?;
         }
         known()
@@ -142,7 +159,7 @@ impl Daemon {
 
     /// Whether there is, or was, such a tenant.
     pub(crate) fn knows(&self, tenant: &TenantName) -> bool {
-        lock(&self.loaded).policy.tenants.contains_key(tenant) || lock(&self.ids).contains_key(tenant)
+        lock(&self.loaded).policy.tenants.contains_key(tenant) || lock(&self.known).contains_key(tenant)
     }
 
     /// The limits of a tenant as they are declared.
@@ -304,7 +321,7 @@ impl Daemon {
     async fn roster(&self) -> Result<Roster, Failure> {
         match self.link.ask(&WardenRequest::Roster).await? {
             WardenReply::Roster(roster) => {
-                *lock(&self.ids) = roster.iter().map(|(name, entry)| (name.clone(), entry.ids)).collect();
+                *lock(&self.known) = roster.iter().map(|(name, entry)| (name.clone(), entry.into())).collect();
                 Ok(roster)
             }
             _ => Err(unexpected()),
@@ -318,6 +335,15 @@ impl Daemon {
             Some(facts) => Ok(facts),
             None => self.fresh_facts().await,
         }
+    }
+
+    /// What reads the groups of tenants; `None` on a host whose groups cannot be found.
+    async fn meter(&self) -> Option<&Meter> {
+        if let Some(known) = self.meter.get() {
+            return known.as_ref();
+        }
+        let facts = self.facts().await.ok()?;
+        self.meter.get_or_init(|| Meter::new(&facts).ok()).as_ref()
     }
 
     async fn fresh_facts(&self) -> Result<Arc<HostFacts>, Failure> {
@@ -335,8 +361,8 @@ impl Daemon {
         match self.link.ask(&WardenRequest::Entry { tenant: name.clone() }).await? {
             WardenReply::Entry(entry) => {
                 match &entry {
-                    Some(entry) => lock(&self.ids).insert(name.clone(), entry.ids),
-                    None => lock(&self.ids).remove(name),
+                    Some(entry) => lock(&self.known).insert(name.clone(), (&**entry).into()),
+                    None => lock(&self.known).remove(name),
                 };
                 Ok(entry.map(|entry| *entry))
             }

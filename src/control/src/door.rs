@@ -271,6 +271,11 @@ pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Option<String> {
     told.await.ok()?.ok()
 }
 
+/// Waits until init has done what it was asked for before: it takes one request after the other. Not for long, whatever it does.
+pub(crate) async fn wait_for(socket: &Path, ids: IdRange) {
+    drop(timeout(PROBE_TIME, greeted(socket, ids)).await);
+}
+
 /// Asks init whether Landlock still refuses its canary. `None` when init does not answer.
 pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Option<bool> {
     let request = InitRequest::Probe { canary: bailiwick_plan::mount::CANARY.to_owned() };

@@ -134,6 +134,7 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
         cap_bounding: status.cap_bounding,
         no_new_privs: status.no_new_privs,
         limits: limit::limits(subject, &census.hierarchies, false),
+        rescue: limit::rescue(subject, &census.hierarchies),
         tmpfs: sized.collect(),
     }))
 }
@@ -177,6 +178,7 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
         cgroups: subject.cgroups.clone(),
         frozen: frozen(subject, hierarchies),
         limits,
+        rescue: limit::rescue(subject, hierarchies),
         landlock_denies_canary: None,
     };
     // Some files were read by number: if it is another's now, they were not init's.
@@ -336,14 +338,14 @@ fn has_any(ids: IdRange, uids: &[u32; 4]) -> bool {
     uids.iter().any(|uid| ids.contains(*uid))
 }
 
-/// Whether a process's groups are the tenant's: below it where it is unified, and it itself elsewhere.
+/// Whether a process's groups are the tenant's, or below it.
 fn belongs(tenant: &BTreeMap<String, String>, process: &BTreeMap<String, String>) -> bool {
     tenant.contains_key("unified")
         && tenant.iter().all(|(hierarchy, group)| {
             let below = process.get(hierarchy).and_then(|path| path.strip_prefix(group.as_str()));
             match below {
                 Some("") => true,
-                Some(below) => hierarchy == "unified" && below.starts_with('/'),
+                Some(below) => below.starts_with('/'),
                 None => false,
             }
         })

@@ -2,6 +2,7 @@
 
 use crate::Subject;
 use bailiwick_plan::control::{CPU_PERIOD_US, Control, Place, Value};
+use bailiwick_plan::rescue;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
 use bailiwick_types::Hierarchy;
@@ -71,6 +72,15 @@ pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usag
         }
     }
     facts
+}
+
+/// Whether the reserve is given: its group is there, in the hierarchy that counts tasks.
+pub(crate) fn rescue(subject: &Subject<'_>, hierarchies: &Hierarchies) -> bool {
+    let is_there = |hierarchy: &str| {
+        let group = cgroup::open(hierarchies.mount_of(hierarchy)?, subject.cgroups.get(hierarchy)?).ok()?;
+        file::open_dir_at(&group, rescue::GROUP).ok()
+    };
+    ["unified", "pids"].into_iter().any(|hierarchy| is_there(hierarchy).is_some())
 }
 
 fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>, with_usage: bool) -> Option<LimitFact> {

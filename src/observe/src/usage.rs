@@ -1,6 +1,7 @@
 //! What a tenant has used since its jail was started, and what it uses now, by its control groups. Works for any user: the
 //! files of control groups are open to all.
 
+use bailiwick_plan::rescue::Room;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
 use bailiwick_types::{Hierarchy, HostFacts, Kind, Measure, Usage};
@@ -97,6 +98,12 @@ const FAULTS: &[(&str, Hierarchy, &str, &str, &str)] = &[
     ("tasks", Hierarchy::V1, "pids", "pids.events", "max"),
 ];
 
+/// Memory that the kernel takes back before it ends a process, as keys of `memory.stat`.
+const TAKEN_BACK: [(Hierarchy, &str, &[&str]); 2] = [
+    (Hierarchy::Unified, "memory.current", &["inactive_file", "active_file", "slab_reclaimable"]),
+    (Hierarchy::V1, "memory.usage_in_bytes", &["total_inactive_file", "total_active_file"]),
+];
+
 /// Opens and reads tenants.
 #[derive(Debug)]
 pub struct Meter {
@@ -166,9 +173,11 @@ impl Meter {
         for (name, hierarchy, controller) in without {
             add(name, hierarchy, controller, Below::Tenant);
         }
-        // Before 6.11 the kernel counts a task that was refused in the group where its parent is.
-        if has("pids", Hierarchy::Unified) {
-            add("pids.events", Hierarchy::Unified, "pids", Below::Jail);
+        // Before 6.11, and in version 1, the kernel counts a task that was refused in the group where its parent is.
+        for hierarchy in [Hierarchy::Unified, Hierarchy::V1] {
+            if has("pids", hierarchy) {
+                add("pids.events", hierarchy, "pids", Below::Jail);
+            }
         }
         Gauge { cgroups: cgroups.clone(), files }
     }
@@ -191,6 +200,29 @@ impl Meter {
             Below::Tenant => file::open_file_at(&dir, name),
             Below::Jail => file::open_file_at(file::open_dir_at(&dir, "jail")?, name),
         }
+    }
+
+    /// What a tenant uses of the limits that could keep it from logging in. `enough` is how much memory needs no closer look.
+    #[must_use]
+    pub fn room(&self, cgroups: &BTreeMap<String, String>, enough: u64) -> Room {
+        let group = |controller: &str| {
+            let hierarchy = *self.controllers.get(controller)?;
+            let key = if hierarchy == Hierarchy::Unified { "unified" } else { controller };
+            let (mount, path) = self.hierarchies.mount_of(key).zip(cgroups.get(key))?;
+            Some((hierarchy, cgroup::open(mount, path).ok()?))
+        };
+        let number = |dir: &OwnedFd, name: &str| cgroup::read(dir, name).ok()?.trim().parse::<u64>().ok();
+        let memory = || {
+            let (hierarchy, dir) = group("memory")?;
+            let (_, file, keys) = TAKEN_BACK.iter().find(|(of, ..)| *of == hierarchy)?;
+            let used = number(&dir, file)?;
+            if used <= enough {
+                return Some(used);
+            }
+            let stat = cgroup::read(&dir, "memory.stat").ok()?;
+            Some(used.saturating_sub(keys.iter().filter_map(|key| cgroup::flat_keyed(&stat, key)).sum()))
+        };
+        Room { tasks: group("pids").and_then(|(_, dir)| number(&dir, "pids.current")), memory: memory() }
     }
 
     /// Reads a tenant. What cannot be read is left out.

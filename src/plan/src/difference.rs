@@ -5,13 +5,13 @@ use crate::capability::CapabilitySet;
 use crate::control::{Value, controls};
 use crate::disk::DiskPlan;
 use crate::mount::confinement;
+use crate::rescue;
 use bailiwick_policy::Tenant;
 use bailiwick_types::{Access, Action, Change, HostFacts, InForce, LimitFact, Profile};
 
 /// What must change on this host.
 #[must_use]
 pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bool) -> Vec<Change> {
-    let controls = controls(&tenant.settings.limits, facts);
     let mut changes = Vec::new();
     let mut add = |what: &str, actual: String, declared: String, action: Action| {
         changes.push(Change { tenant: tenant.name.clone(), what: what.to_owned(), actual, declared, action });
@@ -44,7 +44,8 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bo
         add("profile", "another profile's confinement".into(), profile.to_string(), Action::Restart);
     }
     let mut told = "";
-    for control in &controls {
+    let controls = controls(&tenant.settings.limits, facts);
+    for control in &(if jail.rescue { rescue::during(controls) } else { controls }) {
         let Some(place) = &control.place else { continue };
         let of_it = |fact: &&LimitFact| fact.resource == control.word && fact.file == place.label();
         let Some(fact) = jail.limits.iter().find(of_it) else { continue };
@@ -127,6 +128,7 @@ mod tests {
                 cap_bounding: CapabilitySet::of(confined).0,
                 no_new_privs: confined == Profile::Web,
                 limits: Vec::new(),
+                rescue: false,
                 tmpfs: [].into(),
             }
         });

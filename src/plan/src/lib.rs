@@ -13,6 +13,7 @@ mod jail;
 pub mod landlock;
 pub mod mount;
 pub mod probe;
+pub mod rescue;
 pub mod seccomp;
 pub mod seed;
 

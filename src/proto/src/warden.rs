@@ -45,6 +45,17 @@ pub enum WardenRequest {
         /// Whose.
         tenant: TenantName,
     },
+    /// Give the reserve for a rescue session, and have init fork there until it is told otherwise. Safe: it is small, one at a time,
+    /// and taken back by the warden itself when nobody is in it.
+    Rescue {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// Have init fork in the jail again. Safe: it is done soon even if nobody asks.
+    Rescued {
+        /// Whose.
+        tenant: TenantName,
+    },
     /// Destroy the data of a tenant and give its ids back. Safe: refused while the policy still has the tenant or its
     /// jail runs, so the operator must have removed the tenant's file first.
     Purge {

@@ -51,6 +51,8 @@ pub struct JailInForce {
     pub no_new_privs: bool,
     /// Limits as the kernel reports them, without what is in use.
     pub limits: Vec<LimitFact>,
+    /// Whether the reserve for a rescue session is given, which raises some of them.
+    pub rescue: bool,
     /// The option `size=` of the tmpfs that is seen at `/tmp` and at `/dev/shm`, by that path.
     pub tmpfs: BTreeMap<String, String>,
 }
@@ -110,6 +112,8 @@ pub struct ObservedJail {
     pub frozen: bool,
     /// Limits as the kernel reports them.
     pub limits: Vec<LimitFact>,
+    /// Whether the reserve for a rescue session is given, which raises some of them.
+    pub rescue: bool,
     /// Whether a process forked inside was refused the canary that only Landlock guards; `None` when init did not
     /// answer. Init is the tenant's, so this is evidence of a lost wall, not proof of a standing one.
     pub landlock_denies_canary: Option<bool>,

@@ -11,6 +11,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::manager::{self, Handed};
 use crate::quota::{self, Grace};
 use crate::record::Record;
+use crate::rescue::{RescueError, Rescues};
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
 use crate::step::{Step, reach};
 use crate::storage::{Storage, StorageError};
@@ -19,6 +20,7 @@ use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::control::controls;
 use bailiwick_plan::disk::DiskPlan;
+use bailiwick_plan::rescue;
 use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
 use bailiwick_proto::warden::{FtpProcess, FtpView, MOST_COMPARED, MOST_OBSERVED, Reached, RosterEntry, WardenEvent};
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
@@ -135,6 +137,7 @@ pub struct Warden {
     groups: Groups,
     host_users: HostUsers,
     jails: BTreeMap<TenantName, Jail>,
+    rescues: Rescues,
     /// Given by the service manager, until the loop takes it.
     listener: Option<OwnedFd>,
     watch: Watch,
@@ -192,6 +195,7 @@ impl Warden {
             groups,
             host_users,
             jails,
+            rescues: Rescues::default(),
             listener,
             watch,
             held_back: false,
@@ -211,8 +215,9 @@ impl Warden {
             let taken = match (name.parse::<TenantName>(), record) {
                 (Ok(tenant), Some(record)) => {
                     // Without its group there is no jail, whatever runs under the number.
-                    let hold =
-                        |groups: TenantGroups| record.take_hold(kept, &self.groups.jail_path(&tenant), &groups.jail);
+                    let hold = |groups: TenantGroups| {
+                        record.take_hold(kept, &self.groups.homes_of_init(&tenant), &groups.jail)
+                    };
                     let pidfd = self.groups.of(&tenant).ok().map(hold).transpose().map_err(system("look at a jail"))?;
                     pidfd.flatten().map(|pidfd| (tenant, Jail { record, pidfd }))
                 }
@@ -221,6 +226,7 @@ impl Warden {
             if let Some((tenant, jail)) = taken {
                 events.push(format!("tenant={tenant} event=re-attached pid={}", jail.record.pid));
                 manager::keep(&tenant, &jail.pidfd);
+                self.rescues.found(&self.groups, &tenant)?;
                 self.jails.insert(tenant, jail);
             } else {
                 events.push(format!(
@@ -342,6 +348,8 @@ impl Warden {
             WardenRequest::Limit { tenant } => self.limit(&tenant),
             WardenRequest::Freeze { tenant } => self.freeze(&tenant, true),
             WardenRequest::Thaw { tenant } => self.freeze(&tenant, false),
+            WardenRequest::Rescue { tenant } => self.rescue(&tenant),
+            WardenRequest::Rescued { tenant } => self.rescued(&tenant),
             WardenRequest::Purge { tenant } => self.purge(&tenant),
             WardenRequest::HostUser { tenant } => self.host_user(&tenant),
             WardenRequest::Observe { tenants } => self
@@ -486,6 +494,7 @@ impl Warden {
             process::reap(&jail.pidfd).ok();
         }
         if problems.is_empty() {
+            self.rescues.forget(name);
             if self.jails.remove(name).is_some() {
                 manager::forget(name.as_str());
             }
@@ -514,10 +523,70 @@ impl Warden {
             bound.map_err(|error| failed(&error))?;
             self.hold_back_again(name, ids);
         }
-        let controls = controls(limits, &self.facts);
+        let mut controls = controls(limits, &self.facts);
+        if self.rescues.is_given(name) {
+            controls = rescue::during(controls);
+        }
         let groups = self.groups.of(name).map_err(|error| failed(&error))?;
         groups.limit(&controls).map_err(|error| failed(&error))?;
         Ok(WardenReply::Done)
+    }
+
+    /// Gives a tenant the reserve for a session that could not be begun without.
+    fn rescue(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        let (_, tenant) = self.declared(name)?;
+        self.running(name)?;
+        let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "rescue", error);
+        let groups = self.groups.of(name).map_err(|error| failed(&error))?;
+        if groups.frozen() || groups.is_of_an_earlier_version() {
+            return Err(Failure::of(
+                ExitStatus::Refused,
+                format!("the jail of \"{name}\" is frozen, or of an earlier version"),
+            ));
+        }
+        let Some(jail) = self.jails.get(name) else { return Ok(WardenReply::Unchanged) };
+        let controls = controls(&tenant.settings.limits, &self.facts);
+        let given = self.rescues.give(&self.groups, name, controls, jail.record.pid);
+        given.map_err(|error| match error {
+            RescueError::Group(error) => failed(&error),
+            error => Failure::new(ExitStatus::OverLimit, &error),
+        })?;
+        self.still_runs(name)
+    }
+
+    /// Init has forked the session.
+    fn rescued(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        self.running(name)?;
+        let Some(jail) = self.jails.get(name) else { return Ok(WardenReply::Unchanged) };
+        let back = self.rescues.forked(&self.groups, name, jail.record.pid);
+        back.map_err(|error| failure(ExitStatus::Failed, name, "rescue", &error))?;
+        self.still_runs(name)
+    }
+
+    /// Init was moved by its number, which was its own if it runs still.
+    fn still_runs(&self, name: &TenantName) -> Result<WardenReply, Failure> {
+        match self.jails.get(name).map(|jail| process::has_ended(&jail.pidfd, Duration::ZERO)) {
+            Some(Ok(false)) => Ok(WardenReply::Done),
+            _ => Err(Failure::of(ExitStatus::Refused, format!("the jail of \"{name}\" has ended"))),
+        }
+    }
+
+    /// Takes reserves back in which nobody is any more; says which could not be.
+    pub(crate) fn mind_rescues(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for name in self.rescues.due() {
+            let Some(jail) = self.jails.get(&name) else { continue };
+            let declared = match bailiwick_policy::read_tenant(&self.config, &name) {
+                Ok((_, Some(tenant))) => Some(controls(&tenant.settings.limits, &self.facts)),
+                _ => None,
+            };
+            let taken = self.rescues.forked(&self.groups, &name, jail.record.pid);
+            if let Err(error) = taken.and_then(|()| self.rescues.take_back(&self.groups, &name, declared)) {
+                let reason = Failure::new(ExitStatus::Failed, &error).message;
+                problems.push(format!("tenant={name} event=reserve-not-taken-back reason={reason:?}"));
+            }
+        }
+        problems
     }
 
     /// What a process of an FTP server needs to enter for a login. Whoever calls this has it from the kernel that root asks.

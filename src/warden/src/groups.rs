@@ -7,6 +7,7 @@
 
 use crate::watch;
 use bailiwick_plan::control::{Control, Entry, Place};
+use bailiwick_plan::rescue;
 use bailiwick_policy::Reserve;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, proc};
@@ -27,6 +28,8 @@ const CONTROLLERS: [(&str, bool); 4] = [("cpu", true), ("memory", true), ("pids"
 const UNIFIED: &str = "unified";
 /// The group below a tenant's that its processes are in; the limits are on the tenant's.
 const JAIL: &str = "jail";
+/// The controller that counts tasks, as a hierarchy where it has one of its own.
+const PIDS: &str = "pids";
 /// The group beside it of sessions by FTP.
 const FTP: &str = "ftp";
 /// The group below one that was handed over that all tenants' are in. It needs no name of its own: nobody else is there.
@@ -109,6 +112,8 @@ pub(crate) struct TenantGroups {
     /// Where init is cloned into.
     pub(crate) jail: OwnedFd,
     v1: BTreeMap<String, OwnedFd>,
+    /// The jail's below the tenant's in the hierarchy of version 1 that counts tasks.
+    tasks_v1: Option<OwnedFd>,
 }
 
 fn join(parent: &str, name: &str) -> String {
@@ -168,8 +173,14 @@ impl Groups {
     }
 
     /// Path of the group that the processes of a tenant's jail are in.
-    pub(crate) fn jail_path(&self, tenant: &TenantName) -> String {
+    fn jail_path(&self, tenant: &TenantName) -> String {
         join(&join(&self.bases[UNIFIED], tenant.as_str()), JAIL)
+    }
+
+    /// Paths of the groups that the init of a tenant's jail may be in.
+    pub(crate) fn homes_of_init(&self, tenant: &TenantName) -> [String; 2] {
+        let tenant = join(&self.bases[UNIFIED], tenant.as_str());
+        [JAIL, rescue::GROUP].map(|name| join(&tenant, name))
     }
 
     /// Paths of a tenant's groups by hierarchy.
@@ -248,7 +259,9 @@ impl Groups {
         }
         let unified = v1.remove(UNIFIED).expect("the unified hierarchy is always used");
         let jail = self.make(UNIFIED, &self.jail_path(tenant))?;
-        Ok(TenantGroups { unified, jail, v1 })
+        let tasks_v1 = v1.get(PIDS).map(|tenant| file::ensure_dir_at(tenant, JAIL, 0o755)).transpose();
+        let tasks_v1 = tasks_v1.map_err(failed("make the control group", JAIL))?;
+        Ok(TenantGroups { unified, jail, v1, tasks_v1 })
     }
 
     /// Opens the groups of a tenant whose jail runs.
@@ -259,7 +272,9 @@ impl Groups {
         }
         let unified = v1.remove(UNIFIED).expect("the unified hierarchy is always used");
         let jail = file::open_dir_at(&unified, JAIL).map_err(failed("open the control group", JAIL))?;
-        Ok(TenantGroups { unified, jail, v1 })
+        // A jail that was made by an earlier version has none.
+        let tasks_v1 = v1.get(PIDS).and_then(|tenant| file::open_dir_at(tenant, JAIL).ok());
+        Ok(TenantGroups { unified, jail, v1, tasks_v1 })
     }
 
     /// The group of a tenant's sessions by FTP, beside that of its jail; `None` before there was one.
@@ -278,6 +293,65 @@ impl Groups {
             files.push(file.map_err(failed("open a file of the control group", &path))?);
         }
         Ok(files)
+    }
+
+    /// The hierarchy that counts tasks, in which the reserve for a rescue session has a group.
+    fn of_tasks(&self) -> &'static str {
+        if self.bases.contains_key(PIDS) { PIDS } else { UNIFIED }
+    }
+
+    fn below_tenant(&self, tenant: &TenantName, name: &str) -> Result<OwnedFd, GroupError> {
+        let hierarchy = self.of_tasks();
+        self.directory(hierarchy, &join(&self.paths(tenant)[hierarchy], name))
+    }
+
+    /// Makes the group of a rescue session; in the unified hierarchy the groups of the jail and of the session count tasks from now
+    /// on. What the tenant's group may have in all is for the caller to raise.
+    pub(crate) fn make_rescue(&self, tenant: &TenantName) -> Result<(), GroupError> {
+        let hierarchy = self.of_tasks();
+        let path = &self.paths(tenant)[hierarchy];
+        let made = self.make(hierarchy, &join(path, rescue::GROUP))?;
+        if hierarchy == UNIFIED {
+            self.enable(path, &[PIDS])?;
+        }
+        bound_tasks(&made, rescue::TASKS)
+    }
+
+    /// Bounds the tasks of the jail alone.
+    pub(crate) fn bound_jail(&self, tenant: &TenantName, tasks: u64) -> Result<(), GroupError> {
+        bound_tasks(&self.below_tenant(tenant, JAIL)?, tasks)
+    }
+
+    /// Moves init to the group of a rescue session, whose tasks then count for what it forks, or back to the jail's. `init` is held by
+    /// the caller, so its number is its own.
+    pub(crate) fn move_init(&self, tenant: &TenantName, init: u32, to_rescue: bool) -> Result<(), GroupError> {
+        let name = if to_rescue { rescue::GROUP } else { JAIL };
+        let group = self.below_tenant(tenant, name)?;
+        cgroup::write(&group, "cgroup.procs", &init.to_string()).map_err(failed("move init to", name))
+    }
+
+    /// Who is in the group of a rescue session; `None` when the reserve is not given.
+    pub(crate) fn in_rescue(&self, tenant: &TenantName) -> Result<Option<Vec<u32>>, GroupError> {
+        match self.below_tenant(tenant, rescue::GROUP) {
+            Ok(group) => cgroup::members(group).map(Some).map_err(failed("read", rescue::GROUP)),
+            Err(GroupError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the group of a rescue session, in which nobody is any more. The tenant's own group counts all tasks again.
+    pub(crate) fn remove_rescue(&self, tenant: &TenantName) -> Result<(), GroupError> {
+        let hierarchy = self.of_tasks();
+        let path = &self.paths(tenant)[hierarchy];
+        let group = self.directory(hierarchy, path)?;
+        remove_when_empty(&group, rescue::GROUP, path)?;
+        if hierarchy == UNIFIED {
+            // The kernel goes on to count in both where this is refused, which holds as well.
+            cgroup::write(&group, "cgroup.subtree_control", &format!("-{PIDS}")).ok();
+        } else {
+            cgroup::write(self.below_tenant(tenant, JAIL)?, "pids.max", "max").map_err(failed("write to", path))?;
+        }
+        Ok(())
     }
 
     /// Kills whatever is in a tenant's groups and removes them. Nothing there is no error.
@@ -386,6 +460,7 @@ impl Groups {
     pub(crate) fn visit<'a>(&'a self, groups: &TenantGroups) -> Result<Visit<'a>, GroupError> {
         let visit = Visit { own: &self.own };
         for (controller, dir) in &groups.v1 {
+            let dir = groups.tasks_v1.as_ref().filter(|_| controller == PIDS).unwrap_or(dir);
             cgroup::write(dir, "tasks", "0").map_err(failed("enter the control group", controller))?;
         }
         Ok(visit)
@@ -479,10 +554,20 @@ impl TenantGroups {
             .map_err(failed("freeze or thaw", "cgroup.events"))
     }
 
+    /// Whether the jail was made before its tasks had a group of their own.
+    pub(crate) fn is_of_an_earlier_version(&self) -> bool {
+        self.v1.contains_key(PIDS) && self.tasks_v1.is_none()
+    }
+
     /// Whether the group is frozen.
     pub(crate) fn frozen(&self) -> bool {
         cgroup::read(&self.unified, "cgroup.freeze").is_ok_and(|text| text.trim() == "1")
     }
+}
+
+fn bound_tasks(group: &OwnedFd, tasks: u64) -> Result<(), GroupError> {
+    let text = tasks.to_string();
+    cgroup::write(group, "pids.max", &text).map_err(failed("write a limit to", format!("pids.max = {text}")))
 }
 
 /// Waits until `cgroup.events` has a line (the file reports a change by `POLLPRI`, cgroups(7)).

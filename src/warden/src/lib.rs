@@ -14,6 +14,7 @@ mod ledger;
 mod manager;
 mod quota;
 mod record;
+mod rescue;
 mod runtime;
 mod serve;
 mod step;

@@ -53,10 +53,15 @@ impl Record {
         Ok(serde_json::from_slice(&bytes)?)
     }
 
-    /// Takes hold of the process again, if it is still the one: same start, same namespaces, and in the same control
-    /// group, which is given as it is found now. `kept` is a descriptor of it that was never let go; without one the
+    /// Takes hold of the process again, if it is still the one: same start, same namespaces, the same control group, which is given
+    /// as it is found now, and in one of `homes`. `kept` is a descriptor of it that was never let go; without one the
     /// process is opened first, so that what is compared is what is held.
-    pub(crate) fn take_hold(&self, kept: Option<OwnedFd>, path: &str, group: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn take_hold(
+        &self,
+        kept: Option<OwnedFd>,
+        homes: &[String],
+        group: &OwnedFd,
+    ) -> io::Result<Option<OwnedFd>> {
         let pidfd = match kept {
             // An ended process has no number any more.
             Some(kept) if process::number(&kept)? == Some(self.pid) => kept,
@@ -70,7 +75,9 @@ impl Record {
         let Ok(now) = Self::of(self.pid, group, self.access) else { return Ok(None) };
         let groups = proc::cgroups(self.pid)?;
         let here = groups.get("unified").is_some_and(|found| {
-            found.strip_prefix(path).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+            homes.iter().any(|home| {
+                found.strip_prefix(home.as_str()).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+            })
         });
         Ok((now == *self && here).then_some(pidfd))
     }

@@ -31,7 +31,7 @@ struct Connection {
     watches: bool,
 }
 
-/// The longest wait: the reserve of disk space is looked at that often.
+/// The longest wait: the reserve of disk space and those of rescue sessions are looked at that often.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Serves for good. `event` hears of what happened without being asked for, one line each.
@@ -46,6 +46,7 @@ pub fn serve(warden: &mut Warden, listener: &OwnedFd, mut event: impl FnMut(&str
         let heard = wait(warden, listener, &connections, period)?;
         manager::alive();
         let mut events = warden.happened(&heard.watched);
+        warden.mind_rescues().iter().for_each(|problem| event(problem));
         for tenant in heard.ended {
             match warden.ended(&tenant) {
                 Ok(()) => {

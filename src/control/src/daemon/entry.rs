@@ -8,6 +8,7 @@ use crate::door::{self, DoorError};
 use crate::ftp::{Held, Note};
 use crate::permission::Permission;
 use crate::sessions::{Counted, Newcomer};
+use bailiwick_plan::rescue;
 use bailiwick_plan::seed::LOGIN_ID;
 use bailiwick_policy::{Declared, FtpLogin, Tenant};
 use bailiwick_proto::control::{Exec, Login, TenantOutcome};
@@ -91,7 +92,7 @@ impl Daemon {
     }
 
     fn is_host_user(&self, own: &TenantName, permission: Permission) -> Result<(), Failure> {
-        let ids = lock(&self.ids).get(own).copied();
+        let ids = lock(&self.known).get(own).map(|known| known.ids);
         if ids.map(|ids| self.host().ids.host_user(ids)) == Some(HostUid(permission.uid)) {
             return Ok(());
         }
@@ -428,16 +429,73 @@ impl Daemon {
         };
         let mut counted = self.sessions.enter(tenant, newcomer)?;
         let user = spawn.user.uid;
-        let channel = match self.session(tenant, spawn, streams).await {
+        // What runs at its time is nobody who could help the tenant.
+        let reached = if door == Door::Cron { Vec::new() } else { self.reached(tenant).await };
+        let given = if reached.is_empty() { None } else { Some(self.rescue(name).await) };
+        let opened = self.session(tenant, spawn, streams).await;
+        if let Some(Ok(())) = given {
+            self.rescued(tenant).await;
+        }
+        let channel = match opened {
             Ok(channel) => channel,
             Err(error) => return Err(self.explain(tenant, error).await),
         };
         counted.opened(user);
+        if let Some(given) = given {
+            let told = format!("tenant \"{name}\" is at its limit of {}", reached.join(" and "));
+            counted.set_notice(match given {
+                Ok(()) => {
+                    let (tasks, memory) = (rescue::TASKS, rescue::MEMORY);
+                    format!("{told}; this session has a reserve of {tasks} tasks and {memory} of memory to help itself")
+                }
+                Err(failure) => format!("{told}, and this session gets no reserve: {failure}"),
+            });
+        }
         if let Declared::Suspended { reason } = &tenant.state {
             let told = door::suspended(name, reason.as_deref());
             counted.set_notice(format!("{told} (what is there can be read, and nothing can be changed)"));
         }
         Ok((channel, counted))
+    }
+
+    /// The limits that would keep a session from being begun, or of use.
+    async fn reached(&self, tenant: &Tenant) -> Vec<&'static str> {
+        let limits = &tenant.settings.limits;
+        let Some(meter) = self.meter().await else { return Vec::new() };
+        let known = lock(&self.known).get(&tenant.name).map(|known| known.cgroups.clone());
+        let cgroups = match known.filter(|cgroups| !cgroups.is_empty()) {
+            Some(cgroups) => cgroups,
+            // It may have been down when it was asked about.
+            None => match self.entry(&tenant.name).await {
+                Ok(Some(entry)) => entry.cgroups,
+                _ => return Vec::new(),
+            },
+        };
+        meter.room(&cgroups, rescue::enough_memory(limits)).reached(limits)
+    }
+
+    /// Has the next session of a tenant begin on the reserve. Where it cannot it begins like any other.
+    async fn rescue(&self, name: &TenantName) -> Result<(), Failure> {
+        let given = self.link.ask(&WardenRequest::Rescue { tenant: name.clone() }).await;
+        match &given {
+            Ok(_) => {
+                info!(target: "bailiwick::event", tenant = %name, event = "rescue", "{name} gets the reserve for a session");
+            }
+            Err(failure) => {
+                info!(target: "bailiwick::event", tenant = %name, event = "no-rescue", "{failure}");
+            }
+        }
+        given.map(drop)
+    }
+
+    async fn rescued(&self, tenant: &Tenant) {
+        if let Some((socket, ids)) = self.init_of(tenant).await {
+            door::wait_for(&socket, ids).await;
+        }
+        // Where this fails the warden does it by itself, some seconds later.
+        if let Err(failure) = self.link.ask(&WardenRequest::Rescued { tenant: tenant.name.clone() }).await {
+            warn!(target: "bailiwick::event", tenant = %tenant.name, event = "rescue-not-over", "{failure}");
+        }
     }
 
     async fn session(&self, tenant: &Tenant, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, DoorError> {
@@ -448,7 +506,7 @@ impl Daemon {
     /// Where init of the jail that is to run listens, and who it is; `None` when none is to, or the tenant has no ids.
     pub(crate) async fn init_of(&self, tenant: &Tenant) -> Option<(PathBuf, IdRange)> {
         let (name, access) = (&tenant.name, tenant.access()?);
-        let known = lock(&self.ids).get(name).copied();
+        let known = lock(&self.known).get(name).map(|known| known.ids);
         let ids = match known {
             Some(ids) => ids,
             None => self.entry(name).await.ok().flatten()?.ids,

@@ -1,0 +1,138 @@
+//! The reserve by which a tenant at a limit still logs in: a few tasks and some memory above its limits, for as long as one
+//! session needs them.
+//!
+//! Danger: the reserve is above the limits, so it must be given back. While it is given the tenant's own group has the sum, the jail
+//! keeps its limit of tasks, and what is reserved of them is in a group of its own. Memory is the tenant's as a whole: what else runs
+//! may take of the reserve too.
+
+use crate::control::{Control, Place, Value};
+use bailiwick_types::{Bound, ByteSize, Limits};
+
+/// The group beside the jail's in which a rescue session is. It is there for as long as the reserve is given.
+pub const GROUP: &str = "rescue";
+/// Processes and threads of the reserve: a shell, and what one starts in it to look around and to end others.
+pub const TASKS: u64 = 16;
+/// Memory of the reserve.
+pub const MEMORY: ByteSize = ByteSize(32 << 20);
+
+/// A limit is as good as reached when less than half of the reserve, or an eighth of the limit if that is less, is free.
+fn is_reached(used: u64, limit: u64, reserve: u64) -> bool {
+    limit.saturating_sub(used) < (reserve / 2).min(limit / 8).max(1)
+}
+
+/// How much memory a tenant may use and be far from its limit, whatever it is used for.
+#[must_use]
+pub fn enough_memory(limits: &Limits) -> u64 {
+    match limits.memory {
+        Bound::At(most) => most.0.saturating_sub(MEMORY.0 / 2),
+        Bound::Unlimited => u64::MAX,
+    }
+}
+
+/// What of its limits a tenant uses; what cannot be read is not reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Room {
+    /// Processes and threads.
+    pub tasks: Option<u64>,
+    /// Memory that the kernel cannot take back, in bytes.
+    pub memory: Option<u64>,
+}
+
+impl Room {
+    /// The words of the limits that are as good as reached.
+    #[must_use]
+    pub fn reached(&self, limits: &Limits) -> Vec<&'static str> {
+        let tasks =
+            matches!((limits.tasks, self.tasks), (Bound::At(most), Some(used)) if is_reached(used, most, TASKS));
+        let memory =
+            matches!((limits.memory, self.memory), (Bound::At(most), Some(used)) if is_reached(used, most.0, MEMORY.0));
+        [("tasks", tasks), ("memory", memory)].into_iter().filter(|(_, is)| *is).map(|(word, _)| word).collect()
+    }
+}
+
+/// The limits of the tenant's group while the reserve is given. Those of processor time and of block devices hold for the session
+/// too, and so does that of swap: the reserve is memory.
+#[must_use]
+pub fn during(mut controls: Vec<Control>) -> Vec<Control> {
+    for control in &mut controls {
+        let more = match (control.controller, control.place.as_ref()) {
+            ("pids", Some(_)) => TASKS,
+            ("memory", Some(place)) if place.file != "memory.swap.max" => MEMORY.0,
+            _ => continue,
+        };
+        if let Some(Place { value: Value::Number(number), .. }) = &mut control.place {
+            *number = number.saturating_add(more);
+        }
+    }
+    controls
+}
+
+/// The limit of tasks that the jail keeps meanwhile; `None` where nothing limits them. While init is in the other group it has left
+/// its place, which nobody else may take: then it would be one too many when it comes back.
+#[must_use]
+pub fn tasks_of_jail(controls: &[Control], init_is_in: bool) -> Option<u64> {
+    match controls.iter().find(|control| control.controller == "pids")?.place.as_ref()?.value {
+        Value::Number(number) => Some(number.saturating_sub(u64::from(!init_is_in))),
+        Value::Unlimited => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::controls;
+    use bailiwick_types::{Hierarchy, HostFacts, QuotaFacts, StorageFacts};
+
+    #[test]
+    fn a_limit_is_reached_before_nothing_is_left() {
+        let limits = Limits { tasks: Bound::At(100), memory: Bound::At(ByteSize(512 << 20)), ..Limits::default() };
+        let reached = |tasks, memory: u64| Room { tasks: Some(tasks), memory: Some(memory << 20) }.reached(&limits);
+        assert_eq!(reached(92, 496), Vec::<&str>::new());
+        assert_eq!(reached(93, 0), ["tasks"]);
+        assert_eq!(reached(1000, 497), ["tasks", "memory"], "a limit that was lowered is passed");
+        assert_eq!(Room::default().reached(&limits), Vec::<&str>::new());
+        // A small limit is not reached by a jail that does nothing.
+        let small = Limits { tasks: Bound::At(4), memory: Bound::Unlimited, ..limits };
+        assert_eq!(Room { tasks: Some(1), memory: Some(u64::MAX) }.reached(&small), Vec::<&str>::new());
+        assert_eq!(Room { tasks: Some(4), memory: None }.reached(&small), ["tasks"]);
+    }
+
+    #[test]
+    fn the_reserve_is_of_tasks_and_memory_alone() {
+        for hierarchy in [Hierarchy::Unified, Hierarchy::V1] {
+            let facts = HostFacts {
+                kernel: String::new(),
+                landlock_abi: 7,
+                controllers: ["cpu", "memory", "pids"].map(|name| (name.to_owned(), hierarchy)).into(),
+                root_links: [].into(),
+                host_etc: Vec::new(),
+                storage: StorageFacts {
+                    fs_type: String::new(),
+                    quota: QuotaFacts::Nothing { why: String::new(), remedy: String::new() },
+                    devices: Vec::new(),
+                },
+            };
+            let limits = Limits { memory_high: Bound::Unlimited, ..Limits::default() };
+            let before = controls(&limits, &facts);
+            let values = |controls: &[Control]| -> Vec<(&'static str, Option<Value>)> {
+                controls.iter().map(|control| (control.word, control.place.as_ref().map(|place| place.value))).collect()
+            };
+            for ((word, was), (_, is)) in values(&before).into_iter().zip(values(&during(before.clone()))) {
+                let more = match (was, is) {
+                    (Some(Value::Number(was)), Some(Value::Number(is))) => is - was,
+                    (was, is) => {
+                        assert_eq!(was, is, "{word}");
+                        0
+                    }
+                };
+                let golden = match (word, hierarchy) {
+                    ("tasks", _) => TASKS,
+                    ("memory", _) | ("swap", Hierarchy::V1) => MEMORY.0,
+                    _ => 0,
+                };
+                assert_eq!(more, golden, "{word}");
+            }
+            assert_eq!([true, false].map(|is_in| tasks_of_jail(&before, is_in)), [Some(100), Some(99)]);
+        }
+    }
+}

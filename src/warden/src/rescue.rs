@@ -1,0 +1,152 @@
+//! The reserve for rescue sessions: given to a tenant at a limit for one session at a time, and taken back.
+//!
+//! Danger: what is given is above the tenant's limits, and moving a process between groups makes every fork of the host wait for
+//! some milliseconds. So it is given one after another, not often to the same tenant, and what was given is known from the kernel: a
+//! warden that comes back finds the groups.
+
+use crate::groups::{GroupError, Groups};
+use bailiwick_plan::control::Control;
+use bailiwick_plan::rescue;
+use bailiwick_types::TenantName;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Between two that are given to the same tenant, and between two of whomever.
+const SAME_TIME: Duration = Duration::from_secs(5);
+const ANY_TIME: Duration = Duration::from_millis(250);
+/// How long init may stay where it was put, should nobody say that it has forked.
+const AWAY_TIME: Duration = Duration::from_secs(5);
+/// Between two looks at who is in.
+const LOOK_TIME: Duration = Duration::from_millis(500);
+
+/// Why it is not given.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RescueError {
+    /// Somebody has it.
+    #[error("the reserve of \"{0}\" for a rescue session is in use")]
+    InUse(TenantName),
+    /// It was given a moment ago.
+    #[error("the reserve for a rescue session was given a moment ago; try again in a few seconds")]
+    TooSoon,
+    /// Its groups.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+}
+
+/// One that is given.
+#[derive(Debug)]
+struct Given {
+    since: Instant,
+    /// Whether init is back in the jail's group.
+    is_back: bool,
+    /// The limits that it raised; those of the policy come first.
+    controls: Vec<Control>,
+}
+
+/// Those that are given.
+#[derive(Debug, Default)]
+pub(crate) struct Rescues {
+    given: BTreeMap<TenantName, Given>,
+    /// When each tenant had its last.
+    last: BTreeMap<TenantName, Instant>,
+    /// When they were looked at.
+    looked: Option<Instant>,
+}
+
+impl Rescues {
+    /// Takes up one that an earlier warden gave.
+    pub(crate) fn found(&mut self, groups: &Groups, tenant: &TenantName) -> Result<(), GroupError> {
+        if groups.in_rescue(tenant)?.is_some() {
+            // As if its time were over: init goes back at the first look.
+            let since = Instant::now().checked_sub(AWAY_TIME).unwrap_or_else(Instant::now);
+            self.given.insert(tenant.clone(), Given { since, is_back: false, controls: Vec::new() });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_given(&self, tenant: &TenantName) -> bool {
+        self.given.contains_key(tenant)
+    }
+
+    /// Gives it: init is in its group from then on. `init` is held by the caller.
+    pub(crate) fn give(
+        &mut self,
+        groups: &Groups,
+        tenant: &TenantName,
+        controls: Vec<Control>,
+        init: u32,
+    ) -> Result<(), RescueError> {
+        if let Some(given) = self.given.get(tenant) {
+            // Asked for twice because the answer was lost.
+            return if given.is_back { Err(RescueError::InUse(tenant.clone())) } else { Ok(()) };
+        }
+        let too_soon =
+            |(of, since): (&TenantName, &Instant)| since.elapsed() < if of == tenant { SAME_TIME } else { ANY_TIME };
+        if self.last.iter().any(too_soon) {
+            return Err(RescueError::TooSoon);
+        }
+        self.last.retain(|_, since| since.elapsed() < SAME_TIME);
+        let now = Instant::now();
+        self.last.insert(tenant.clone(), now);
+        // Known before it is begun: what fails on the way is taken back like all else.
+        self.given.insert(tenant.clone(), Given { since: now, is_back: true, controls: controls.clone() });
+        groups.make_rescue(tenant)?;
+        if let Some(tasks) = rescue::tasks_of_jail(&controls, false) {
+            groups.bound_jail(tenant, tasks)?;
+        }
+        groups.of(tenant)?.limit(&rescue::during(controls))?;
+        groups.move_init(tenant, init, true)?;
+        self.given.entry(tenant.clone()).and_modify(|given| given.is_back = false);
+        Ok(())
+    }
+
+    /// Init has forked what it was to fork.
+    pub(crate) fn forked(&mut self, groups: &Groups, tenant: &TenantName, init: u32) -> Result<(), GroupError> {
+        match self.given.get_mut(tenant) {
+            Some(given) if !given.is_back => {
+                groups.move_init(tenant, init, false)?;
+                given.is_back = true;
+                match rescue::tasks_of_jail(&given.controls, true) {
+                    Some(tasks) => groups.bound_jail(tenant, tasks),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Those at which the warden should look now: init is away for too long, or nobody may be in any more.
+    pub(crate) fn due(&mut self) -> Vec<TenantName> {
+        if self.given.is_empty() || self.looked.is_some_and(|looked| looked.elapsed() < LOOK_TIME) {
+            return Vec::new();
+        }
+        self.looked = Some(Instant::now());
+        let is_due = |given: &Given| given.is_back || given.since.elapsed() >= AWAY_TIME;
+        self.given.iter().filter(|(_, given)| is_due(given)).map(|(tenant, _)| tenant.clone()).collect()
+    }
+
+    /// Takes it back when nobody is in. `declared` are the limits as they are in the policy, if that can be read.
+    pub(crate) fn take_back(
+        &mut self,
+        groups: &Groups,
+        tenant: &TenantName,
+        declared: Option<Vec<Control>>,
+    ) -> Result<(), GroupError> {
+        let Some(given) = self.given.get(tenant) else { return Ok(()) };
+        match groups.in_rescue(tenant)? {
+            Some(pids) if !pids.is_empty() => return Ok(()),
+            Some(_) => {
+                groups.of(tenant)?.limit(declared.as_ref().unwrap_or(&given.controls))?;
+                groups.remove_rescue(tenant)?;
+            }
+            None => {}
+        }
+        self.given.remove(tenant);
+        Ok(())
+    }
+
+    /// Its jail is gone, and with it the groups.
+    pub(crate) fn forget(&mut self, tenant: &TenantName) {
+        self.given.remove(tenant);
+    }
+}

@@ -1,0 +1,280 @@
+//! A tenant at a limit logs in to help itself: on a small reserve, one session at a time, of which nothing is left afterwards.
+
+use bailiwick_tests::{Host, profiles};
+use serde_json::Value;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The limits of the tenants here.
+const TASKS: u64 = 40;
+const MEMORY: u64 = 64 << 20;
+/// As `docs/limits.md` has it.
+const RESERVE_OF_TASKS: u64 = 16;
+const RESERVE_OF_MEMORY: u64 = 32 << 20;
+
+fn host() -> Host {
+    let mut host = Host::new();
+    for tenant in profiles() {
+        let limits = format!("[limits]\ntasks = {TASKS}\nmemory = \"64M\"\n");
+        let text = format!("plan = \"{tenant}\"\ndoors = [\"exec\", \"ssh\", \"sftp\"]\n{limits}");
+        host.write(&format!("etc/tenants.d/{tenant}.toml"), &text);
+    }
+    host.start();
+    host.ok(&["apply"]);
+    host.write_ssh();
+    host
+}
+
+/// Where a limit of a tenant is, by the controller that holds it.
+fn group(host: &Host, tenant: &str, controller: &str) -> PathBuf {
+    let shown: Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
+    let groups = shown["cgroup"].as_object().expect("groups").clone();
+    let of = |hierarchy: &str| {
+        groups.get(hierarchy).and_then(Value::as_str).map(|path| path.trim_start_matches('/').to_owned())
+    };
+    match of(controller) {
+        Some(path) => PathBuf::from("/sys/fs/cgroup").join(controller).join(path),
+        None => {
+            let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+                .into_iter()
+                .find(|dir| PathBuf::from(dir).join("cgroup.controllers").exists());
+            PathBuf::from(unified.expect("is mounted")).join(of("unified").expect("a group"))
+        }
+    }
+}
+
+fn read(host: &Host, tenant: &str, file: &str) -> u64 {
+    let (controller, names) = match file {
+        "memory" => ("memory", ["memory.max", "memory.limit_in_bytes"]),
+        other => ("pids", [other, other]),
+    };
+    let group = group(host, tenant, controller);
+    let text = names.iter().find_map(|name| std::fs::read_to_string(group.join(name)).ok());
+    text.unwrap_or_else(|| panic!("{file} of {}", group.display())).trim().parse().expect("a number")
+}
+
+fn limits(host: &Host, tenant: &str) -> (u64, u64) {
+    (read(host, tenant, "pids.max"), read(host, tenant, "memory"))
+}
+
+fn until(what: &str, host: &Host, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited for: {what}\n{}", host.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A program of the tenant's that is started as a command of its own, and is ended with this value.
+struct Held(Child);
+
+impl Held {
+    /// Waits until it says that it is ready.
+    fn new(host: &Host, tenant: &str, line: &str) -> Self {
+        let mut command = host.command(&["exec", tenant, "--user", tenant, "--", "/bin/bash", "-c", line]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
+        let mut said = [0; 6];
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("it says so");
+        assert_eq!(&said, b"ready\n");
+        Self(child)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn said(command: &mut Command) -> (i32, String) {
+    let output = command.stdin(Stdio::null()).output().expect("runs");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Nothing is given any more, and the limits are what they were.
+fn is_over(host: &Host, tenant: &str) {
+    until("the reserve is taken back", host, || limits(host, tenant) == (TASKS, MEMORY));
+    until("its group is gone", host, || !group(host, tenant, "pids").join("rescue").exists());
+    let (status, text) = said(&mut host.command(&["audit", tenant]));
+    assert_eq!(status, 0, "{tenant}: {text}");
+}
+
+/// Takes every task there is, and each that becomes free.
+const BOMB: &str = "exec python3 -c '
+import os, time
+full = False
+while True:
+    try:
+        if os.fork() == 0:
+            time.sleep(1000)
+    except BlockingIOError:
+        if not full:
+            print(\"ready\", flush=True)
+        full = True
+        time.sleep(0.01)
+'";
+
+/// Takes what it can get, says how much that was, and leaves it behind.
+const BEHIND: &str = "python3 -c '
+import os, time
+count = 0
+try:
+    while os.fork() != 0:
+        count += 1
+    os.closerange(0, 3)
+    time.sleep(6)
+except BlockingIOError:
+    print(count)
+'";
+
+#[test]
+fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
+    let host = host();
+    for tenant in profiles() {
+        let bomb = Held::new(&host, tenant, BOMB);
+        assert_eq!(read(&host, tenant, "pids.current"), TASKS);
+        // A pipeline, which needs some; and no more of them than are reserved, of which some stay behind for a while.
+        let line = format!("ps x | grep -c python3; {BEHIND}; cat /proc/$$/cgroup > /dev/stderr");
+        let (_, text) = said(&mut host.ssh(&[tenant, &line]));
+        assert!(text.contains("at its limit of tasks"), "{tenant}: {text}");
+        let counts: Vec<u64> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        assert!(counts[0] > 30 && (8..RESERVE_OF_TASKS).contains(&counts[1]), "{tenant}: {text}");
+        let given = (TASKS + RESERVE_OF_TASKS, MEMORY + RESERVE_OF_MEMORY);
+        assert_eq!(limits(&host, tenant), given, "{tenant}");
+        let current = read(&host, tenant, "pids.current");
+        assert!(current > TASKS && current <= TASKS + RESERVE_OF_TASKS, "{tenant}: {current}");
+        assert_eq!(read(&host, tenant, "rescue/pids.max"), RESERVE_OF_TASKS, "{tenant}");
+        assert!(read(&host, tenant, "jail/pids.current") <= TASKS, "the bomb gets nothing of it");
+        // Given is not lost: the audit knows, and `plan` has nothing to mend.
+        let (status, text) = said(&mut host.command(&["audit", tenant]));
+        assert_eq!(status, 0, "{tenant}: {text}");
+        assert_eq!(host.cli(&["plan", tenant]).status.code(), Some(0), "{tenant}");
+        host.ok(&["apply", tenant]);
+        assert_eq!(limits(&host, tenant), given, "{tenant}");
+        // It is one at a time: the next is as all are, and hears why it is not.
+        let (status, text) = said(&mut host.ssh(&[tenant, "true"]));
+        assert!(status != 0 && text.contains("limit of tasks"), "{tenant}: {status} {text}");
+        until("what was left behind has ended", &host, || limits(&host, tenant) == (TASKS, MEMORY));
+        until("it is given again", &host, || {
+            said(&mut host.ssh(&[tenant, "pkill -9 python3; echo done"])).1.contains("done")
+        });
+        drop(bomb);
+        until("the tasks are free", &host, || read(&host, tenant, "pids.current") < 5);
+        is_over(&host, tenant);
+        let (status, text) = said(&mut host.ssh(&[tenant, "true"]));
+        assert_eq!((status, text.as_str()), (0, ""), "{tenant}");
+    }
+}
+
+#[test]
+fn whoever_has_used_up_its_memory_logs_in_and_nothing_is_ended_for_that() {
+    let host = host();
+    let kills = |tenant: &str| -> u64 {
+        let audit: Value = serde_json::from_slice(&host.cli(&["audit", tenant, "--json"]).stdout).expect("JSON");
+        let rows = audit["tenants"][0]["limits"].as_array().expect("limits").clone();
+        rows.iter().find(|row| row["resource"] == "memory").expect("a row")["faults"].as_u64().expect("a number")
+    };
+    for tenant in profiles() {
+        let hog = Held::new(
+            &host,
+            tenant,
+            "exec python3 -c '
+import time
+held = []
+def used():
+    return sum(int(line.split()[1]) for line in open(\"/proc/self/status\") if line.startswith((\"RssAnon\",)))
+while used() < 57 * 1024:
+    held.append(bytearray(1 << 20))
+print(\"ready\", flush=True)
+time.sleep(1000)
+'",
+        );
+        let (status, text) =
+            said(&mut host.ssh(&[tenant, "x=$(head -c 12M /dev/zero | tr '\\0' x); echo ${#x}; pgrep -c python3"]));
+        assert!(
+            status == 0 && text.contains("at its limit of memory") && text.contains("12582912\n1\n"),
+            "{tenant}: {text}"
+        );
+        is_over(&host, tenant);
+        assert_eq!(kills(tenant), 0, "{tenant}");
+        let (status, text) = said(&mut host.ssh(&[tenant, "pkill python3; echo ended"]));
+        assert!(status == 0 && text.contains("ended"), "{tenant}: {text}");
+        drop(hog);
+        is_over(&host, tenant);
+    }
+}
+
+/// What lies in a file system in memory belongs to no process, so none can be ended for it.
+#[test]
+fn whoever_has_filled_its_memory_with_files_removes_them() {
+    if !profiles().contains(&"system") {
+        return;
+    }
+    let host = host();
+    let fill = "mkdir -p /mnt/full && mount -t tmpfs none /mnt/full && chmod 777 /mnt/full && head -c 200M /dev/zero > /mnt/full/file";
+    assert_ne!(host.inside("system", fill).0, 0);
+    let (status, text) = said(&mut host.ssh(&["system", "ls /mnt/full"]));
+    assert!(status == 0 && text.contains("file"), "{status} {text}");
+    until("it is given again", &host, || host.inside("system", "rm /mnt/full/file").0 == 0);
+    is_over(&host, "system");
+}
+
+#[test]
+fn what_was_given_is_taken_back_whoever_dies_meanwhile() {
+    let mut host = host();
+    let tenant = profiles()[0];
+    let _bomb = Held::new(&host, tenant, BOMB);
+    let init = |host: &Host| -> Value {
+        serde_json::from_str::<Value>(&host.ok(&["show", tenant, "--json"])).expect("JSON")["pid"].clone()
+    };
+    let before = init(&host);
+    let mut rescue = host
+        .ssh(&[tenant, "echo in; read line; echo $line"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut said = [0; 3];
+    rescue.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("it is in");
+    until("it is known", &host, || host.ok(&["sessions"]).contains("echo in"));
+    // All at once; what comes back finds the jail, the session and the reserve.
+    host.kill();
+    host.start();
+    assert_eq!(init(&host), before);
+    assert_eq!(limits(&host, tenant).0, TASKS + RESERVE_OF_TASKS);
+    host.ok(&["audit", tenant]);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(limits(&host, tenant).0, TASKS + RESERVE_OF_TASKS, "somebody is in");
+    drop(rescue.stdin.take());
+    assert!(rescue.wait().expect("ends").success());
+    is_over(&host, tenant);
+
+    // Init is where the session is to begin when the daemon dies: the warden puts it back.
+    let name = || bailiwick_tests::name(tenant);
+    until("it is given", &host, || {
+        host.ask(&bailiwick_proto::WardenRequest::Rescue { tenant: name() })
+            .is_ok_and(|reply| reply == bailiwick_proto::WardenReply::Done)
+    });
+    let groups = std::fs::read_to_string(format!("/proc/{before}/cgroup")).expect("reads");
+    assert!(groups.contains("/rescue"), "{groups}");
+    host.ok(&["audit", tenant]);
+    host.kill();
+    host.start();
+    is_over(&host, tenant);
+    let groups = std::fs::read_to_string(format!("/proc/{before}/cgroup")).expect("reads");
+    assert!(!groups.contains("/rescue"), "{groups}");
+    assert_eq!(init(&host), before);
+    // And a jail that is ended meanwhile leaves nothing.
+    until("it is given", &host, || {
+        host.ask(&bailiwick_proto::WardenRequest::Rescue { tenant: name() })
+            .is_ok_and(|reply| reply == bailiwick_proto::WardenReply::Done)
+    });
+    host.ok(&["stop", tenant]);
+    assert!(!host.groups().iter().any(|group| group.contains(&format!("/{tenant}"))), "{:?}", host.groups());
+    host.ok(&["start", tenant]);
+    host.ok(&["audit", tenant]);
+}
