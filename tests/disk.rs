@@ -50,7 +50,7 @@ fn bounded_on(pool: Option<Pool>, limits: &str) -> Bounded {
     let config = host.default_config("reserve = { disk = \"1M\" }\n").replace("\"tasks\"]", "\"tasks\", \"disk\"]");
     host.write("etc/bailiwick.toml", &config);
     for profile in profiles() {
-        let text = format!("plan = \"{profile}\"\n[limits]\n{limits}\n");
+        let text = format!("plan = \"{profile}\"\ndoors = [\"exec\", \"ssh\"]\n[limits]\n{limits}\n");
         host.write(&format!("etc/tenants.d/{profile}.toml"), &text);
     }
     host.start();
@@ -108,6 +108,13 @@ fn a_tenant_stops_at_its_limit_and_its_neighbour_does_not_notice() {
         assert!((15 * MIB..=16 * MIB).contains(&fact.bytes.used), "{tenant}: {fact:?}");
         let row = bounded.row(tenant, "disk");
         assert_eq!((row["enforced"].as_str(), row["verdict"].as_str()), (Some("16M"), Some("enforced")), "{row}");
+    }
+    // At its limit of disk space a tenant comes in, looks around and makes room.
+    bounded.host.write_ssh();
+    for tenant in profiles() {
+        let output = bounded.host.ssh(&[tenant, "df -h /home; ls -l /home/big && history -w; echo in"]).output();
+        let output = output.expect("runs");
+        assert!(String::from_utf8_lossy(&output.stdout).ends_with("in\n"), "{tenant}: {output:?}");
     }
     // Each of them is full, and each was alone with that.
     let (status, ..) = bounded.host.inside("web", "rm /home/big && sync && head -c 10M /dev/zero > /home/again");

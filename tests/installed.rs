@@ -510,6 +510,18 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
         sh("sshpass -p secret ssh -o StrictHostKeyChecking=no -o PubkeyAuthentication=no alice@127.0.0.1 id").0,
         0
     );
+    // Nothing of the tenant's is read by sshd, whatever the host's own configuration thinks of such files.
+    ok(
+        "bailiwick exec alice --user alice -- sh -c 'mkdir -p ~/.ssh; echo \"touch /tmp/rc-ran\" > ~/.ssh/rc; echo EVIL=1 > ~/.ssh/environment'",
+    );
+    ok("sed -i '1i PermitUserEnvironment yes\\nPermitUserRC yes' /etc/ssh/sshd_config; sshd -t; systemctl restart ssh");
+    assert_eq!(ssh("", "'echo \"$EVIL\"; ls /tmp/rc-ran 2> /dev/null'"), (2, "\n".to_owned()));
+    assert!(!std::path::Path::new("/tmp/rc-ran").exists());
+    // A subsystem is served in the jail, or there is none.
+    for name in ["../../../bin/sh", "/bin/sh", "internal-sftp", "sftp /root", "-s"] {
+        let (status, said) = sh(&format!("ssh {OPTIONS} -s alice@127.0.0.1 '{name}' < /dev/null"));
+        assert!(status != 0 && !said.contains("root"), "{name}: {status} {said}");
+    }
     let (_, said) = ssh("", "'cat /etc/bailiwick/bailiwick.toml /root/key; ls /var/lib/bailiwick'");
     assert!(!said.contains("require") && !said.contains("PRIVATE") && !said.contains("tenants"), "{said}");
     assert!(

@@ -168,6 +168,39 @@ fn no_wish_of_a_client_reaches_the_host() {
     }
 }
 
+/// Whatever a tenant's own files say of users, names and libraries, it is for the programs inside: who comes in is who the policy says,
+/// and no program of the host reads any of it.
+#[test]
+fn files_of_the_tenant_s_own_decide_nothing_outside() {
+    let host = host(OPEN);
+    host.write("bin/canary", "a secret of the host");
+    let ran = host.path("bin/ran").display().to_string();
+    for tenant in profiles() {
+        let plant = format!(
+            "mkdir -p /home/{tenant}/.ssh && cd /home/{tenant}/.ssh && echo 'touch {ran}' > rc && chmod 755 rc && echo 'LD_PRELOAD=/evil.so' > environment
+             printf '{tenant}:x:0:0::/:/bin/evil\\nevil:x:1000:0::/root:/bin/evil\\n' > /etc/passwd; echo 'evil:x:1000:' > /etc/group; echo 'passwd: evil files' > /etc/nsswitch.conf
+             echo /usr/local/lib/evil.so > /etc/ld.so.preload; echo evil > /etc/nologin; echo 'LD_PRELOAD=/evil.so' > /etc/environment
+             mkdir -p /etc/security && echo '{tenant} - nproc 0' > /etc/security/limits.conf"
+        );
+        assert_eq!(host.inside(tenant, &plant).0, 0, "{tenant}");
+        let line = "echo $(id -u):$(id -g):$HOME:$LD_PRELOAD";
+        let output = run(&mut ssh(&host, &[tenant, line]), b"");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            format!("1000:1000:/home/{tenant}:\n"),
+            "{}",
+            text(&output)
+        );
+        let listed = sftp(&host, tenant, "ls -l .ssh\n");
+        assert!(listed.status.success(), "{tenant}: {}", text(&listed));
+        // Nor do they lock anybody out: the operator looks, and mends.
+        assert_eq!(host.inside(tenant, "rm /etc/ld.so.preload; id -u").1, "0\n");
+        host.ok(&["audit", tenant]);
+        host.ok(&["sessions", tenant]);
+    }
+    assert!(!std::path::Path::new(&ran).exists(), "nothing of it ran on the host");
+}
+
 #[test]
 fn a_door_that_is_closed_stays_closed_and_says_so() {
     let mut host = host("doors = [\"sftp\"]\n");
