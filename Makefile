@@ -6,7 +6,7 @@ TARGET    := $(shell uname -m)-unknown-linux-gnu
 STAGE     := target/stage/$(OUT)
 CARGO     ?= cargo
 # PID 1 of a jail must need no loader: the one that it would find is the tenant's. The login shell needs none either:
-# nothing that its environment names can be loaded into it, and it starts sooner.
+# nothing that its environment names can be loaded into it, and it starts sooner, as the command line does.
 STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
 
 .PHONY: all build stage stage-failpoints deps demo test vm-test deb lint fmt clean bench
@@ -19,13 +19,12 @@ build:
 
 ## stage: every program of one profile, side by side, as an installation has them
 stage: deps
-	$(CARGO) build --locked --profile $(PROFILE) --bins
-	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-pam
-	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-init -p bailiwick-shell --target $(TARGET)
+	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-daemon -p bailiwick-warden -p bailiwick-pam
+	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-cli -p bailiwick-init -p bailiwick-shell --target $(TARGET)
 	mkdir -p $(STAGE)
-	install -m 0755 $(addprefix target/$(OUT)/,bailiwick bailiwickd bailiwick-warden) $(STAGE)
+	install -m 0755 $(addprefix target/$(OUT)/,bailiwickd bailiwick-warden) $(STAGE)
 	install -m 0644 target/$(OUT)/libpam_bailiwick.so $(STAGE)/pam_bailiwick.so
-	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick-init bailiwick-shell) $(STAGE)
+	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick bailiwick-init bailiwick-shell) $(STAGE)
 
 ## stage-failpoints: the same with a warden whose steps can be made to fail (tests only)
 stage-failpoints: stage

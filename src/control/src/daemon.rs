@@ -2,9 +2,10 @@
 
 mod entry;
 
+use crate::directory::Directory;
 use crate::door;
 use crate::ftp::Ftp;
-use crate::permission::Permission;
+use crate::permission::{Admins, Permission};
 use crate::reconcile::{Need, decide};
 use crate::recorder::Recorder;
 use crate::sessions::Sessions;
@@ -57,20 +58,6 @@ struct Loaded {
     problems: Vec<String>,
 }
 
-/// What is known of a tenant without asking.
-#[derive(Debug, Clone)]
-struct Known {
-    ids: IdRange,
-    /// Its groups by hierarchy. Empty when it was down; they are the same whenever it runs.
-    cgroups: BTreeMap<String, String>,
-}
-
-impl From<&RosterEntry> for Known {
-    fn from(entry: &RosterEntry) -> Self {
-        Self { ids: entry.ids, cgroups: entry.cgroups.clone() }
-    }
-}
-
 /// The daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -80,7 +67,8 @@ pub struct Daemon {
     loaded: Mutex<Loaded>,
     link: WardenLink,
     /// Tenants as the warden last told of them: what a session needs to know, so that none waits for the warden.
-    known: Mutex<BTreeMap<TenantName, Known>>,
+    known: Mutex<Directory>,
+    admins: Admins,
     meter: OnceLock<Option<Meter>>,
     sessions: Arc<Sessions>,
     ftp: Ftp,
@@ -114,6 +102,7 @@ impl Daemon {
             loaded: Mutex::new(Loaded { policy, invalid: reading.invalid, problems }),
             link,
             known: Mutex::default(),
+            admins: Admins::default(),
             meter: OnceLock::new(),
             sessions: Arc::default(),
             ftp,
@@ -148,18 +137,25 @@ impl Daemon {
     /// Whose a user of the host is, when it is one of a tenant's. The first to ask may have come before anybody else has
     /// asked the warden who is who.
     pub(crate) async fn tenant_of(&self, uid: u32) -> Option<TenantName> {
-        let pool = self.host().ids;
-        let is_its = |ids: IdRange| ids.contains(uid) || pool.host_user(ids).0 == uid;
-        let known = || lock(&self.known).iter().find(|(_, known)| is_its(known.ids)).map(|(name, _)| name.clone());
-        if lock(&self.known).is_empty() && uid >= pool.host_users() {
+        let pool = lock(&self.loaded).policy.host.ids;
+        if uid < pool.host_users() {
+            return None;
+        }
+        if lock(&self.known).is_empty() {
             self.roster().await.ok()?;
         }
-        known()
+        lock(&self.known).owner(uid, pool).cloned()
+    }
+
+    /// Whether somebody may ask for anything that the policy allows.
+    pub(crate) async fn permit(&self, uid: u32, groups: &[u32]) -> Result<Permission, Failure> {
+        let admins = lock(&self.loaded).policy.host.admins.clone();
+        self.admins.permit(uid, groups, &admins).await
     }
 
     /// Whether there is, or was, such a tenant.
     pub(crate) fn knows(&self, tenant: &TenantName) -> bool {
-        lock(&self.loaded).policy.tenants.contains_key(tenant) || lock(&self.known).contains_key(tenant)
+        lock(&self.loaded).policy.tenants.contains_key(tenant) || lock(&self.known).get(tenant).is_some()
     }
 
     /// The limits of a tenant as they are declared.
@@ -171,7 +167,6 @@ impl Daemon {
         &self.timers
     }
 
-    /// Those that have any, as they were last declared.
     /// Those for whom something is run at times, or may be.
     pub(crate) fn tenants_with_timers(&self) -> Vec<Arc<Tenant>> {
         let loaded = lock(&self.loaded);
@@ -321,7 +316,7 @@ impl Daemon {
     async fn roster(&self) -> Result<Roster, Failure> {
         match self.link.ask(&WardenRequest::Roster).await? {
             WardenReply::Roster(roster) => {
-                *lock(&self.known) = roster.iter().map(|(name, entry)| (name.clone(), entry.into())).collect();
+                lock(&self.known).replace(&roster);
                 Ok(roster)
             }
             _ => Err(unexpected()),
@@ -361,7 +356,7 @@ impl Daemon {
         match self.link.ask(&WardenRequest::Entry { tenant: name.clone() }).await? {
             WardenReply::Entry(entry) => {
                 match &entry {
-                    Some(entry) => lock(&self.known).insert(name.clone(), (&**entry).into()),
+                    Some(entry) => lock(&self.known).put(name, entry),
                     None => lock(&self.known).remove(name),
                 };
                 Ok(entry.map(|entry| *entry))

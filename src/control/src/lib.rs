@@ -6,6 +6,7 @@
 mod audit_log;
 mod crontabs;
 mod daemon;
+mod directory;
 mod door;
 mod ftp;
 mod incident;

@@ -88,17 +88,17 @@ impl Connection {
     async fn run(mut self, mut stop: watch::Receiver<bool>) -> io::Result<()> {
         let uid = self.peer.uid;
         let groups = socket::peer_groups(&self.stream)?;
-        let caller = match Permission::of(uid, &groups, &self.daemon.host()) {
-            Ok(permission) => Ok(Caller::Operator(permission)),
-            Err(_) if self.full => {
+        let caller = match self.daemon.tenant_of(uid).await {
+            Some(tenant) => Ok(Caller::Tenant(tenant, Permission::over_own(uid))),
+            None => self.daemon.permit(uid, &groups).await.map(Caller::Operator),
+        };
+        let caller = match caller {
+            Ok(Caller::Tenant(..)) | Err(_) if self.full => {
                 let message =
                     format!("bailiwickd serves {MAX_CONNECTIONS} connections and has no place for more; try again");
                 Err(Failure::of(ExitStatus::OverLimit, message))
             }
-            Err(failure) => match self.daemon.tenant_of(uid).await {
-                Some(tenant) => Ok(Caller::Tenant(tenant, Permission::over_own(uid))),
-                None => Err(failure),
-            },
+            caller => caller,
         };
         let caller = match caller {
             Ok(caller) => caller,

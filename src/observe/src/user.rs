@@ -2,6 +2,7 @@
 
 use crate::ObserveError;
 use crate::host::text;
+use std::process::{Command, Stdio};
 
 /// A row of `/etc/subuid` or `/etc/subgid` (`subuid(5)`): ids that a user of the host may map.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,13 +51,19 @@ pub fn user_sources() -> Result<Vec<String>, ObserveError> {
 /// Whether the host has this group, by name or number, in any of its databases.
 #[must_use]
 pub fn group_exists(group: &str) -> bool {
-    group.parse::<u32>().is_ok() || users::get_group_by_name(group).is_some()
+    group.parse::<u32>().is_ok() || is_known("group", group)
 }
 
 /// Whether the host has this user, by name or number, in any of its databases.
 #[must_use]
 pub fn user_exists(user: &str) -> bool {
-    user.parse::<u32>().is_ok() || users::get_user_by_name(user).is_some()
+    user.parse::<u32>().is_ok() || is_known("passwd", user)
+}
+
+/// By `getent(1)`: what the host's databases need is loaded into that program, and a static one such as ours cannot.
+fn is_known(database: &str, name: &str) -> bool {
+    let asked = Command::new("getent").args([database, name]).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    asked.is_ok_and(|status| status.success())
 }
 
 fn unless_missing(path: &str) -> Result<String, ObserveError> {

@@ -117,6 +117,13 @@ impl IdPool {
         HostUid(self.host_users() + (range.first - self.first) / self.per_tenant)
     }
 
+    /// Whose host user it is: the range of [`Self::host_user`], whether it was given to a tenant or not.
+    #[must_use]
+    pub fn range_of_host_user(self, user: HostUid) -> Option<IdRange> {
+        let index = user.0.checked_sub(self.host_users()).filter(|index| *index < HOST_USERS)?;
+        self.range(index)
+    }
+
     /// The first of the 65,536 ids of host users.
     #[must_use]
     pub fn host_users(self) -> u32 {
@@ -161,6 +168,7 @@ mod tests {
         while let Some(range) = pool.range(index) {
             let user = pool.host_user(range);
             assert!(Some(user) > last && user.0 >= 100_000 && user.0 < pool.first());
+            assert_eq!(pool.range_of_host_user(user), Some(range));
             (index, last) = (index + 1, Some(user));
         }
         assert_eq!(pool.host_users(), 100_000);

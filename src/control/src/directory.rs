@@ -1,0 +1,99 @@
+//! Tenants as the warden last told of them: what a session needs to know, so that none waits for the warden.
+
+use bailiwick_proto::warden::RosterEntry;
+use bailiwick_types::{HostUid, IdPool, IdRange, TenantName};
+use std::collections::BTreeMap;
+
+/// What is known of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) ids: IdRange,
+    /// Its groups by hierarchy. Empty when it was down; they are the same whenever it runs.
+    pub(crate) cgroups: BTreeMap<String, String>,
+}
+
+/// Everybody.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    tenants: BTreeMap<TenantName, Known>,
+    /// By the first of their ids.
+    owners: BTreeMap<u32, TenantName>,
+}
+
+impl Directory {
+    /// What the warden tells of one.
+    pub(crate) fn put(&mut self, name: &TenantName, entry: &RosterEntry) {
+        self.remove(name);
+        self.owners.insert(entry.ids.first, name.clone());
+        self.tenants.insert(name.clone(), Known { ids: entry.ids, cgroups: entry.cgroups.clone() });
+    }
+
+    /// It has no ids any more.
+    pub(crate) fn remove(&mut self, name: &TenantName) {
+        if let Some(known) = self.tenants.remove(name) {
+            self.owners.remove(&known.ids.first);
+        }
+    }
+
+    /// What the warden tells of all.
+    pub(crate) fn replace(&mut self, roster: &BTreeMap<TenantName, RosterEntry>) {
+        *self = Self::default();
+        roster.iter().for_each(|(name, entry)| self.put(name, entry));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
+    pub(crate) fn get(&self, name: &TenantName) -> Option<&Known> {
+        self.tenants.get(name)
+    }
+
+    /// Whose an id of the host is: one of the tenant's range, or its host user's.
+    pub(crate) fn owner(&self, uid: u32, pool: IdPool) -> Option<&TenantName> {
+        let (_, name) = match self.owners.range(..=uid).next_back() {
+            Some((first, name)) if self.tenants.get(name)?.ids.contains(uid) => (first, name),
+            _ => self.owners.get_key_value(&pool.range_of_host_user(HostUid(uid))?.first)?,
+        };
+        Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_of_who_has_it_and_of_nobody_else() {
+        let pool = IdPool::new(200_000, 65_536).expect("valid");
+        let range = |index| pool.range(index).expect("a range");
+        let name = |text: &str| text.parse::<TenantName>().expect("a name");
+        let entry = |ids| RosterEntry {
+            ids,
+            pid: None,
+            access: None,
+            frozen: false,
+            held: false,
+            host_user: true,
+            cgroups: BTreeMap::new(),
+        };
+        let mut directory = Directory::default();
+        directory.replace(&[(name("alice"), entry(range(0))), (name("carol"), entry(range(2)))].into());
+        let owner = |directory: &Directory, uid| directory.owner(uid, pool).map(ToString::to_string);
+        for (ids, golden) in [(range(0), Some("alice")), (range(1), None), (range(2), Some("carol"))] {
+            for uid in [ids.first, ids.first + ids.count - 1, pool.host_user(ids).0] {
+                assert_eq!(owner(&directory, uid).as_deref(), golden, "{uid}");
+            }
+        }
+        for uid in [0, 1000, pool.host_users() - 1, range(2).first + 65_536, u32::MAX - 1] {
+            assert_eq!(owner(&directory, uid), None, "{uid}");
+        }
+        // Ids that were given back, and given to another.
+        directory.put(&name("carol"), &entry(range(1)));
+        assert_eq!(owner(&directory, range(2).first), None);
+        assert_eq!(owner(&directory, pool.host_user(range(1)).0).as_deref(), Some("carol"));
+        directory.remove(&name("carol"));
+        assert_eq!(owner(&directory, range(1).first), None);
+        assert_eq!(directory.get(&name("carol")), None);
+    }
+}
