@@ -126,7 +126,7 @@ try:
     while os.fork() != 0:
         count += 1
     os.closerange(0, 3)
-    time.sleep(6)
+    time.sleep(1000)
 except BlockingIOError:
     print(count)
 '";
@@ -155,9 +155,20 @@ fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
         assert_eq!(host.cli(&["plan", tenant]).status.code(), Some(0), "{tenant}");
         host.ok(&["apply", tenant]);
         assert_eq!(limits(&host, tenant), given, "{tenant}");
+        // A limit that is changed meanwhile changes, for the jail as well.
+        let declared = std::fs::read_to_string(host.path(&format!("etc/tenants.d/{tenant}.toml"))).expect("reads");
+        let more = declared.replace(&format!("tasks = {TASKS}"), &format!("tasks = {}", TASKS + 2));
+        for (text, tasks) in [(&more, TASKS + 2), (&declared, TASKS)] {
+            host.write(&format!("etc/tenants.d/{tenant}.toml"), text);
+            host.ok(&["apply", tenant]);
+            assert_eq!(limits(&host, tenant).0, tasks + RESERVE_OF_TASKS, "{tenant}");
+            assert_eq!(read(&host, tenant, "jail/pids.max"), tasks, "{tenant}");
+        }
         // It is one at a time: the next is as all are, and hears why it is not.
         let (status, text) = said(&mut host.ssh(&[tenant, "true"]));
         assert!(status != 0 && text.contains("limit of tasks"), "{tenant}: {status} {text}");
+        let left = std::fs::read_to_string(group(&host, tenant, "pids").join("rescue/cgroup.procs")).expect("reads");
+        assert!(Command::new("kill").arg("-9").args(left.split_whitespace()).status().expect("runs").success());
         until("what was left behind has ended", &host, || limits(&host, tenant) == (TASKS, MEMORY));
         until("it is given again", &host, || {
             said(&mut host.ssh(&[tenant, "pkill -9 python3; echo done"])).1.contains("done")

@@ -20,7 +20,6 @@ use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::control::controls;
 use bailiwick_plan::disk::DiskPlan;
-use bailiwick_plan::rescue;
 use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
 use bailiwick_proto::warden::{FtpProcess, FtpView, MOST_COMPARED, MOST_OBSERVED, Reached, RosterEntry, WardenEvent};
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
@@ -523,12 +522,8 @@ impl Warden {
             bound.map_err(|error| failed(&error))?;
             self.hold_back_again(name, ids);
         }
-        let mut controls = controls(limits, &self.facts);
-        if self.rescues.is_given(name) {
-            controls = rescue::during(controls);
-        }
-        let groups = self.groups.of(name).map_err(|error| failed(&error))?;
-        groups.limit(&controls).map_err(|error| failed(&error))?;
+        let controls = controls(limits, &self.facts);
+        self.rescues.limit(&self.groups, name, controls).map_err(|error| failed(&error))?;
         Ok(WardenReply::Done)
     }
 
@@ -581,7 +576,9 @@ impl Warden {
                 _ => None,
             };
             let taken = self.rescues.forked(&self.groups, &name, jail.record.pid);
-            if let Err(error) = taken.and_then(|()| self.rescues.take_back(&self.groups, &name, declared)) {
+            if let Err(error) = taken.and_then(|()| self.rescues.take_back(&self.groups, &name, declared))
+                && self.rescues.is_news(&name)
+            {
                 let reason = Failure::new(ExitStatus::Failed, &error).message;
                 problems.push(format!("tenant={name} event=reserve-not-taken-back reason={reason:?}"));
             }

@@ -39,8 +39,16 @@ struct Given {
     since: Instant,
     /// Whether init is back in the jail's group.
     is_back: bool,
-    /// The limits that it raised; those of the policy come first.
-    controls: Vec<Control>,
+    /// The limits that it raised, as they were declared; those of an earlier warden's are not known.
+    controls: Option<Vec<Control>>,
+    /// Whether it was said that it cannot be taken back.
+    is_told: bool,
+}
+
+impl Given {
+    fn new(since: Instant, is_back: bool, controls: Option<Vec<Control>>) -> Self {
+        Self { since, is_back, controls, is_told: false }
+    }
 }
 
 /// Those that are given.
@@ -59,13 +67,9 @@ impl Rescues {
         if groups.in_rescue(tenant)?.is_some() {
             // As if its time were over: init goes back at the first look.
             let since = Instant::now().checked_sub(AWAY_TIME).unwrap_or_else(Instant::now);
-            self.given.insert(tenant.clone(), Given { since, is_back: false, controls: Vec::new() });
+            self.given.insert(tenant.clone(), Given::new(since, false, None));
         }
         Ok(())
-    }
-
-    pub(crate) fn is_given(&self, tenant: &TenantName) -> bool {
-        self.given.contains_key(tenant)
     }
 
     /// Gives it: init is in its group from then on. `init` is held by the caller.
@@ -89,15 +93,29 @@ impl Rescues {
         let now = Instant::now();
         self.last.insert(tenant.clone(), now);
         // Known before it is begun: what fails on the way is taken back like all else.
-        self.given.insert(tenant.clone(), Given { since: now, is_back: true, controls: controls.clone() });
+        self.given.insert(tenant.clone(), Given::new(now, true, Some(controls.clone())));
         groups.make_rescue(tenant)?;
-        if let Some(tasks) = rescue::tasks_of_jail(&controls, false) {
-            groups.bound_jail(tenant, tasks)?;
-        }
-        groups.of(tenant)?.limit(&rescue::during(controls))?;
+        raise(groups, tenant, &controls, false)?;
         groups.move_init(tenant, init, true)?;
         self.given.entry(tenant.clone()).and_modify(|given| given.is_back = false);
         Ok(())
+    }
+
+    /// Writes limits that are declared, with the reserve where it is given.
+    pub(crate) fn limit(
+        &mut self,
+        groups: &Groups,
+        tenant: &TenantName,
+        controls: Vec<Control>,
+    ) -> Result<(), GroupError> {
+        match self.given.get_mut(tenant) {
+            Some(given) => {
+                raise(groups, tenant, &controls, given.is_back)?;
+                given.controls = Some(controls);
+                Ok(())
+            }
+            None => groups.of(tenant)?.limit(&controls),
+        }
     }
 
     /// Init has forked what it was to fork.
@@ -106,7 +124,7 @@ impl Rescues {
             Some(given) if !given.is_back => {
                 groups.move_init(tenant, init, false)?;
                 given.is_back = true;
-                match rescue::tasks_of_jail(&given.controls, true) {
+                match given.controls.as_ref().and_then(|controls| rescue::tasks_of_jail(controls, true)) {
                     Some(tasks) => groups.bound_jail(tenant, tasks),
                     None => Ok(()),
                 }
@@ -136,7 +154,9 @@ impl Rescues {
         match groups.in_rescue(tenant)? {
             Some(pids) if !pids.is_empty() => return Ok(()),
             Some(_) => {
-                groups.of(tenant)?.limit(declared.as_ref().unwrap_or(&given.controls))?;
+                // Without either, its file has errors since before this warden: then it waits until they are mended.
+                let Some(controls) = declared.as_ref().or(given.controls.as_ref()) else { return Ok(()) };
+                groups.of(tenant)?.limit(controls)?;
                 groups.remove_rescue(tenant)?;
             }
             None => {}
@@ -145,8 +165,22 @@ impl Rescues {
         Ok(())
     }
 
+    /// Whether this is the first time that it cannot be taken back.
+    pub(crate) fn is_news(&mut self, tenant: &TenantName) -> bool {
+        self.given.get_mut(tenant).is_some_and(|given| !std::mem::replace(&mut given.is_told, true))
+    }
+
     /// Its jail is gone, and with it the groups.
     pub(crate) fn forget(&mut self, tenant: &TenantName) {
         self.given.remove(tenant);
     }
+}
+
+/// The limits while it is given.
+fn raise(groups: &Groups, tenant: &TenantName, controls: &[Control], init_is_in: bool) -> Result<(), GroupError> {
+    // First that of the jail, so that it gets nothing of what is added.
+    if let Some(tasks) = rescue::tasks_of_jail(controls, init_is_in) {
+        groups.bound_jail(tenant, tasks)?;
+    }
+    groups.of(tenant)?.limit(&rescue::during(controls.to_vec()))
 }
