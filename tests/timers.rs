@@ -144,11 +144,12 @@ fn the_tenants_own_crontab() {
     let mut host = host(OPEN, &[]);
     let tenant = tenant();
     let log = format!("cat /home/{tenant}/.local/state/timers/crontab.log");
-    let lines = "X='a  b'\n@reboot never\n* * * * * id -u; echo \"$X\"; cat%hello%world\n0 0 1 1 * rare\n";
+    let lines = "X='a  b'\n@reboot echo \"$X\" >> starts\n@never x\n* * * * * id -u; echo \"$X\"; cat%hello%world\n0 0 1 1 * rare\n";
     let has_crontab = inside(&host, "command -v crontab") == "/usr/bin/crontab";
     if has_crontab {
-        // Debian's own program: it wants no variable without a job, and knows @reboot.
-        let install = format!("crontab - << 'END' && crontab -l\n{lines}END\n");
+        // Debian's own program: it wants no variable without a job, and no line that it does not know.
+        let known = lines.replace("@never x\n", "");
+        let install = format!("crontab - << 'END' && crontab -l && echo '@never x' >> {PATH}/{tenant}\n{known}END\n");
         assert!(as_login(&host, &install).contains("0 0 1 1 * rare"));
     } else {
         // Past the capture of the test's output: it must be seen.
@@ -161,18 +162,31 @@ fn the_tenants_own_crontab() {
     for line in ["1000", "a  b", "hello", "world"] {
         assert!(said.lines().any(|said| said == line), "{line:?}: {said}");
     }
-    assert!(said.contains(": not run: nothing is run when a jail starts"), "{said}");
+    assert!(said.contains(":3: not run: this is neither"), "{said}");
     let listed = timers(&host);
     let commands: Vec<_> = listed.iter().map(|timer| timer["command"].as_str().expect("text")).collect();
-    assert_eq!(commands, ["id -u; echo \"$X\"; cat", "rare", ""]);
-    assert_eq!(listed[0]["schedule"], "* * * * *");
-    assert!(listed[2]["last"]["refused"].as_str().expect("text").contains("@reboot"), "{listed:?}");
+    assert_eq!(commands, ["echo \"$X\" >> starts", "id -u; echo \"$X\"; cat", "rare", ""]);
+    assert_eq!((&listed[0]["schedule"], &listed[1]["schedule"]), (&"@reboot".into(), &"* * * * *".into()));
+    assert!(listed[0]["next"].is_null() && listed[0]["last"].is_null(), "the jail was not started since: {listed:?}");
+    assert!(listed[3]["last"]["refused"].as_str().expect("text").contains("neither"), "{listed:?}");
+
+    // Once for each start of the jail, whoever dies in between.
+    let starts = format!("cat /home/{tenant}/starts");
+    for golden in ["a  b", "a  b\na  b"] {
+        host.ok(&["restart", tenant]);
+        until("it is run for the start", &host, || inside(&host, &starts) == golden);
+        host.kill();
+        host.start();
+        until("it is known", &host, || timers(&host).len() == 4);
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(inside(&host, &starts), "a  b\na  b");
 
     // It is known to the next bailiwickd at once, and what can be no crontab is none: a link to what only root inside may
     // read, least of all.
     host.kill();
     host.start();
-    until("it is known", &host, || timers(&host).len() == 3);
+    until("it is known", &host, || timers(&host).len() == 4);
     inside(&host, &format!("cd {PATH} && mv {tenant} away && ln -s /etc/shadow {tenant}"));
     until("it is refused", &host, || timers(&host).len() == 1);
     assert!(timers(&host)[0]["last"]["refused"].as_str().expect("text").contains("no plain file"));

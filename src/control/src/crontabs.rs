@@ -99,36 +99,41 @@ impl Crontabs {
         (faults > 0).then(|| complaint.join("\n"))
     }
 
-    fn forget_all_but(&self, tenants: &[Arc<Tenant>]) {
+    /// Forgets those of all others.
+    pub(crate) fn forget_all_but(&self, tenants: &[Arc<Tenant>]) {
         let names: BTreeSet<&TenantName> = tenants.iter().map(|tenant| &tenant.name).collect();
         self.held().retain(|name, _| names.contains(name));
     }
 }
 
 impl Daemon {
-    /// Reads the crontabs of these tenants, where they changed; tells what is wrong with them to those who wrote them.
-    pub(crate) async fn read_crontabs(self: &Arc<Self>, tenants: &[Arc<Tenant>], now: Moment) {
-        self.timers().crontabs.forget_all_but(tenants);
+    /// Reads the crontabs of these tenants, where they changed; tells what is wrong with them to those who wrote them. Gives
+    /// those whose init has answered.
+    pub(crate) async fn read_crontabs(self: &Arc<Self>, tenants: &[Arc<Tenant>], now: Moment) -> Vec<Arc<Tenant>> {
         let mut asked = JoinSet::new();
+        let mut known = Vec::new();
         for tenant in tenants {
             if asked.len() >= AT_ONCE {
-                asked.join_next().await;
+                known.extend(asked.join_next().await.and_then(Result::ok).flatten());
             }
             let (daemon, tenant) = (Arc::clone(self), Arc::clone(tenant));
-            asked.spawn(async move { daemon.read_crontab(&tenant, now).await });
+            asked.spawn(async move { daemon.read_crontab(&tenant, now).await.then_some(tenant) });
         }
-        asked.join_all().await;
+        known.extend(asked.join_all().await.into_iter().flatten());
+        known
     }
 
-    async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) {
+    /// Whether init has answered.
+    async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) -> bool {
         let crontabs = &self.timers().crontabs;
         let seen = crontabs.held().get(&tenant.name).and_then(|held| held.stamp.clone());
-        let Some((socket, ids)) = self.init_of(tenant).await else { return };
-        let Some(file) = door::crontab(&socket, ids, &tenant.login.user, seen).await else { return };
+        let Some((socket, ids)) = self.init_of(tenant).await else { return false };
+        let Some(file) = door::crontab(&socket, ids, &tenant.login.user, seen).await else { return false };
         if let Some(complaint) = crontabs.take(tenant, file, now) {
             let (daemon, job) = (Arc::clone(&self), Job::complaint(tenant, complaint));
             tokio::spawn(async move { daemon.run_job(&job).await });
         }
+        true
     }
 }
 

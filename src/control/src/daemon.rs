@@ -305,6 +305,9 @@ impl Daemon {
             WardenReply::Unchanged => Ok("unchanged"),
             _ => {
                 info!(target: "bailiwick::event", tenant = %tenant, event = done, "the jail of {tenant} was {done}");
+                if matches!(request, WardenRequest::Start { .. }) {
+                    self.jail_started(tenant);
+                }
                 if let Some(recorder) = self.recorder.get() {
                     recorder.look_again();
                 }

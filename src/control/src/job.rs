@@ -10,7 +10,7 @@ use bailiwick_proto::control::Exec;
 use bailiwick_proto::frame::{MAX_EVENT, decode};
 use bailiwick_proto::{Bytes, Failure, SessionEvent, SessionSignal};
 use bailiwick_sys::{signal, socket};
-use bailiwick_types::{CRONTAB_JOB, CrontabJob, ExitStatus, Schedule, TimerName};
+use bailiwick_types::{CRONTAB_JOB, CrontabJob, ExitStatus, Schedule, TimerName, When};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -38,12 +38,12 @@ exit $status
 /// What [`RUN`] ends with when the run before it has not ended (`EX_TEMPFAIL` of sysexits.h).
 pub(crate) const BUSY: u8 = 75;
 
-/// Something that is run at times.
+/// Something that is run at times, or when its jail was started.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) name: TimerName,
-    pub(crate) schedule: Schedule,
+    pub(crate) when: When,
     /// As it is shown.
     pub(crate) command: String,
     argv: Vec<String>,
@@ -53,12 +53,20 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// At which times, if at any.
+    pub(crate) fn schedule(&self) -> Option<&Schedule> {
+        match &self.when {
+            When::At(schedule) => Some(schedule),
+            When::Start => None,
+        }
+    }
+
     /// Of a `[[timer]]`.
     pub(crate) fn of_timer(tenant: &Arc<Tenant>, timer: &Timer) -> Self {
         Self {
             tenant: Arc::clone(tenant),
             name: timer.name.clone(),
-            schedule: timer.schedule.clone(),
+            when: When::At(timer.schedule.clone()),
             command: timer.command.join(" "),
             argv: timer.command.clone(),
             input: String::new(),
@@ -73,7 +81,7 @@ impl Job {
         Self {
             tenant: Arc::clone(tenant),
             name: line.name.clone(),
-            schedule: line.schedule.clone(),
+            when: line.when.clone(),
             command: line.command.clone(),
             argv: std::iter::once("/usr/bin/env".to_owned()).chain(variables).chain(shell).collect(),
             input: line.input.clone(),
@@ -84,10 +92,9 @@ impl Job {
     /// One that writes to the log of the crontab that something in it is wrong.
     pub(crate) fn complaint(tenant: &Arc<Tenant>, text: String) -> Self {
         let name: TimerName = CRONTAB_JOB.parse().expect("a name");
-        let schedule = "yearly".parse().expect("a schedule");
         let argv = vec!["/bin/echo".to_owned(), text];
         let (tenant, command, log) = (Arc::clone(tenant), "a complaint".to_owned(), CRONTAB_JOB.to_owned());
-        Self { tenant, name, schedule, command, argv, input: String::new(), log }
+        Self { tenant, name, when: When::Start, command, argv, input: String::new(), log }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Timers: what is due, by the tenants' files and by their own crontabs, and what became of it.
+//! Timers: what is due, by the tenants' files and by their own crontabs, and what became of it; also what is run when a jail was started.
 //!
 //! Danger: a run must not be lost because this program was replaced at that moment, nor be begun twice. So the last moment that
 //! was looked at is kept outside; what a run itself needs for that is in `job`.
@@ -15,7 +15,7 @@ use jiff::{Timestamp, Zoned, civil};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
@@ -37,6 +37,9 @@ struct Kept {
     /// Until when everything that was due was begun.
     looked: Moment,
     runs: BTreeMap<TenantName, BTreeMap<TimerName, TimerRun>>,
+    /// Those whose jails were started, and for whom nothing was run yet for that.
+    #[serde(default)]
+    started: BTreeSet<TenantName>,
 }
 
 /// The timers of a host.
@@ -47,6 +50,8 @@ pub(crate) struct Timers {
     pub(crate) crontabs: Crontabs,
     /// The policy may have others now.
     changed: Notify,
+    /// A jail was started.
+    start: Notify,
     /// Room for those that are being begun: at midnight all come at once.
     beginning: Semaphore,
 }
@@ -58,6 +63,7 @@ impl Default for Timers {
             ahead: Mutex::default(),
             crontabs: Crontabs::default(),
             changed: Notify::new(),
+            start: Notify::new(),
             beginning: Semaphore::new(AT_ONCE),
         }
     }
@@ -86,7 +92,7 @@ impl Ahead {
     /// No more than the schedules of these jobs, once there are many others.
     fn shrink(&mut self, jobs: &[Job]) {
         if self.0.len() > 2 * jobs.len() + 100 {
-            let used: BTreeSet<&str> = jobs.iter().map(|job| job.schedule.as_str()).collect();
+            let used: BTreeSet<&str> = jobs.iter().filter_map(Job::schedule).map(Schedule::as_str).collect();
             self.0.retain(|text, _| used.contains(text.as_str()));
         }
     }
@@ -191,9 +197,9 @@ impl Timers {
         }
         let looked = Moment(kept.looked.0.min(now.0));
         // All are asked with one moment before any is asked with a later one: jobs share schedules.
-        let is_due = |job: &&Job| ahead.next(&job.schedule, looked) <= now;
+        let is_due = |job: &&Job| job.schedule().is_some_and(|schedule| ahead.next(schedule, looked) <= now);
         let due: Vec<Job> = jobs.iter().filter(is_due).cloned().collect();
-        let soonest = jobs.iter().map(|job| ahead.next(&job.schedule, now)).min();
+        let soonest = jobs.iter().filter_map(Job::schedule).map(|schedule| ahead.next(schedule, now)).min();
         let next = soonest.map_or(u64::MAX, |moment| moment.0).min(now.0 + LOOK_TIME.as_secs());
         ahead.shrink(jobs);
         kept.looked = now;
@@ -203,6 +209,29 @@ impl Timers {
     fn note(&self, tenant: &TenantName, timer: &TimerName, run: TimerRun) {
         let mut kept = self.kept.lock().expect("nobody panics while holding it");
         kept.runs.entry(tenant.clone()).or_default().insert(timer.clone(), run);
+    }
+
+    /// A jail was started.
+    fn note_start(&self, tenant: &TenantName) {
+        self.kept.lock().expect("nobody panics while holding it").started.insert(tenant.clone());
+        self.start.notify_one();
+    }
+
+    /// Those whose jails were started, for whom something may be run at all. The others are forgotten.
+    fn started(&self, tenants: &[Arc<Tenant>]) -> Vec<Arc<Tenant>> {
+        let mut kept = self.kept.lock().expect("nobody panics while holding it");
+        let started = |tenant: &&Arc<Tenant>| runs_timers(tenant) && kept.started.contains(&tenant.name);
+        let started: Vec<Arc<Tenant>> = tenants.iter().filter(started).cloned().collect();
+        kept.started = started.iter().map(|tenant| tenant.name.clone()).collect();
+        started
+    }
+
+    /// What is to be run because jails were started. Only of tenants whose crontab is known now, and no second time.
+    fn take_starts(&self, known: &[Arc<Tenant>]) -> Vec<Job> {
+        let mut kept = self.kept.lock().expect("nobody panics while holding it");
+        let is_new = |tenant: &&Arc<Tenant>| kept.started.remove(&tenant.name);
+        let new: Vec<&Arc<Tenant>> = known.iter().filter(is_new).collect();
+        new.into_iter().flat_map(|tenant| self.crontabs.jobs(tenant)).filter(|job| job.schedule().is_none()).collect()
     }
 
     /// Has [`Daemon::keep_time`] look now.
@@ -231,9 +260,9 @@ impl Timers {
             let row = |job: &Job| TimerReport {
                 tenant: tenant.name.clone(),
                 timer: job.name.clone(),
-                schedule: job.schedule.to_string(),
+                schedule: job.when.to_string(),
                 command: short(job.command.clone()),
-                next: next(&job.schedule).filter(|next| runs_timers(tenant) && next.0 < u64::MAX),
+                next: job.schedule().and_then(next).filter(|next| runs_timers(tenant) && next.0 < u64::MAX),
                 last: kept.runs.get(&tenant.name).and_then(|runs| runs.get(&job.name)).cloned(),
             };
             let rows: Vec<_> = jobs.iter().map(row).collect();
@@ -251,15 +280,20 @@ fn runs_timers(tenant: &Tenant) -> bool {
 impl Daemon {
     /// Runs what is due, for good.
     pub async fn keep_time(self: Arc<Self>) {
-        let dir = self.host().state_dir.join("history");
+        let dir = self.timers_dir();
         self.timers().take_up(&dir);
         // Before the first look: what was due in a crontab while nobody was here is made good as well.
         self.look_into_crontabs().await;
         let daemon = Arc::clone(&self);
         tokio::spawn(async move {
+            let mut looked = tokio::time::Instant::now();
             loop {
-                tokio::time::sleep(LOOK_TIME).await;
-                daemon.look_into_crontabs().await;
+                daemon.begin_starts().await;
+                let started = tokio::time::timeout_at(looked + LOOK_TIME, daemon.timers().start.notified()).await;
+                if started.is_err() {
+                    looked = tokio::time::Instant::now();
+                    daemon.look_into_crontabs().await;
+                }
                 daemon.timers().look_again();
             }
         });
@@ -282,10 +316,40 @@ impl Daemon {
         }
     }
 
+    fn timers_dir(&self) -> PathBuf {
+        self.host().state_dir.join("history")
+    }
+
     async fn look_into_crontabs(self: &Arc<Self>) {
         let mut tenants = self.tenants_with_timers();
         tenants.retain(|tenant| runs_timers(tenant));
+        self.timers().crontabs.forget_all_but(&tenants);
         self.read_crontabs(&tenants, now()).await;
+    }
+
+    /// A jail was started: known to the next one of us as well.
+    pub(crate) fn jail_started(&self, tenant: &TenantName) {
+        self.timers().note_start(tenant);
+        self.timers().keep(&self.timers_dir());
+    }
+
+    /// Runs what is to be run because a jail was started, once its init has told of it.
+    async fn begin_starts(self: &Arc<Self>) {
+        let started = self.timers().started(&self.tenants_with_timers());
+        if started.is_empty() {
+            return;
+        }
+        let known = self.read_crontabs(&started, now()).await;
+        let jobs = self.timers().take_starts(&known);
+        // Kept before the runs begin, as ever.
+        self.timers().keep(&self.timers_dir());
+        for job in jobs {
+            let daemon = Arc::clone(self);
+            tokio::spawn(async move {
+                daemon.run_job(&job).await;
+                daemon.timers().keep(&daemon.timers_dir());
+            });
+        }
     }
 
     /// Runs a job to its end and notes what became of it.

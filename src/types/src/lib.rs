@@ -19,7 +19,7 @@ mod shown;
 mod tenant;
 mod usage;
 
-pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB};
+pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB, When};
 pub use exit::ExitStatus;
 pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, WeightPolicy};
 pub use ftp::{FtpUser, NotFtpUser, NotHash, PasswordHash};
