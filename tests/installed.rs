@@ -639,7 +639,7 @@ fn ftp_servers_let_tenants_into_their_jails() {
         ));
         ok("cmp /tmp/sent /tmp/back; rm /tmp/back");
         // Who is in stays in over a restart, and is seen by the audit and by the next daemon.
-        let slow = "curl -sS --ssl-reqd -k --tls-max 1.2 --disable-epsv --limit-rate 2k -m 120 --user 'blog@alice:open sesame' \
+        let slow = "curl -sS --ssl-reqd -k --tls-max 1.2 --disable-epsv --limit-rate 200 -m 500 --user 'blog@alice:open sesame' \
                     ftp://127.0.0.1/file -o /dev/null > /tmp/slow 2>&1 &";
         ok(slow);
         until("the slow one to come in", || count_sessions() == 1);
