@@ -307,6 +307,8 @@ impl Daemon {
                 info!(target: "bailiwick::event", tenant = %tenant, event = done, "the jail of {tenant} was {done}");
                 if matches!(request, WardenRequest::Start { .. }) {
                     self.jail_started(tenant);
+                    // So that its first session need not ask.
+                    drop(self.entry(tenant).await);
                 }
                 if let Some(recorder) = self.recorder.get() {
                     recorder.look_again();
