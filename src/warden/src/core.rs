@@ -533,11 +533,13 @@ impl Warden {
         self.running(name)?;
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "rescue", error);
         let groups = self.groups.of(name).map_err(|error| failed(&error))?;
-        if groups.frozen() || groups.is_of_an_earlier_version() {
-            return Err(Failure::of(
-                ExitStatus::Refused,
-                format!("the jail of \"{name}\" is frozen, or of an earlier version"),
-            ));
+        let refused = |message| Err(Failure::of(ExitStatus::Refused, message));
+        if groups.frozen() {
+            return refused(format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on"));
+        }
+        if groups.is_of_an_earlier_version() {
+            let message = format!("the jail of \"{name}\" was made by an earlier version; `bailiwick restart {name}`");
+            return refused(message);
         }
         let Some(jail) = self.jails.get(name) else { return Ok(WardenReply::Unchanged) };
         let controls = controls(&tenant.settings.limits, &self.facts);

@@ -345,11 +345,14 @@ impl Groups {
         let path = &self.paths(tenant)[hierarchy];
         let group = self.directory(hierarchy, path)?;
         remove_when_empty(&group, rescue::GROUP, path)?;
+        match cgroup::write(self.below_tenant(tenant, JAIL)?, "pids.max", "max") {
+            // No limit of tasks was declared, and nothing counts them.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(failed("write to", path))?,
+        }
         if hierarchy == UNIFIED {
-            // The kernel goes on to count in both where this is refused, which holds as well.
+            // The kernel goes on to count below as well where this is refused, and nothing is bounded there any more.
             cgroup::write(&group, "cgroup.subtree_control", &format!("-{PIDS}")).ok();
-        } else {
-            cgroup::write(self.below_tenant(tenant, JAIL)?, "pids.max", "max").map_err(failed("write to", path))?;
         }
         Ok(())
     }
