@@ -27,6 +27,14 @@ fn host() -> Host {
     host
 }
 
+/// The profile that is confined most, and the one that is least: what lies between is the same here.
+fn ends() -> Vec<&'static str> {
+    let all = profiles();
+    let mut ends = vec![all[0], all[all.len() - 1]];
+    ends.dedup();
+    ends
+}
+
 /// Where a limit of a tenant is, by the controller that holds it.
 fn group(host: &Host, tenant: &str, controller: &str) -> PathBuf {
     let shown: Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
@@ -134,7 +142,7 @@ except BlockingIOError:
 #[test]
 fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
     let host = host();
-    for tenant in profiles() {
+    for tenant in ends() {
         let bomb = Held::new(&host, tenant, BOMB);
         assert_eq!(read(&host, tenant, "pids.current"), TASKS);
         // A pipeline, which needs some; and no more of them than are reserved, of which some stay behind for a while.
@@ -189,7 +197,7 @@ fn whoever_has_used_up_its_memory_logs_in_and_nothing_is_ended_for_that() {
         let rows = audit["tenants"][0]["limits"].as_array().expect("limits").clone();
         rows.iter().find(|row| row["resource"] == "memory").expect("a row")["faults"].as_u64().expect("a number")
     };
-    for tenant in profiles() {
+    for tenant in ends() {
         let hog = Held::new(
             &host,
             tenant,
