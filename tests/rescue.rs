@@ -238,7 +238,8 @@ fn whoever_has_filled_its_memory_with_files_removes_them() {
     assert_ne!(host.inside("system", fill).0, 0);
     let (status, text) = said(&mut host.ssh(&["system", "ls /mnt/full"]));
     assert!(status == 0 && text.contains("file"), "{status} {text}");
-    until("it is given again", &host, || host.inside("system", "rm /mnt/full/file").0 == 0);
+    // Without the reserve `rm` may be ended after it has removed the file.
+    until("it is removed", &host, || host.inside("system", "rm -f /mnt/full/file").0 == 0);
     is_over(&host, "system");
 }
 
