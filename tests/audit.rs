@@ -1,6 +1,6 @@
 //! The audit finds what somebody took down by hand behind the daemon's back, and names it.
 
-use bailiwick_tests::{Host, profiles};
+use bailiwick_tests::{Host, profiles, until};
 use std::process::Command;
 
 fn host(plan: &str) -> Host {
@@ -83,7 +83,10 @@ fn a_process_outside_the_walls_is_named() {
         .args(["-e", &format!("$) = '{first} {first}'; $> = {first}; sleep 60")])
         .spawn()
         .expect("perl runs");
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    let status = format!("/proc/{}/status", stray.id());
+    until("it has the id", || {
+        std::fs::read_to_string(&status).expect("it runs").contains(&format!("Uid:\t{first}\t{first}"))
+    });
     let (status, report) = audit(&host);
     let text = report["findings"].to_string();
     stray.kill().expect("kill");
@@ -102,10 +105,14 @@ fn a_process_that_entered_without_confinement_is_named() {
         .args(["-t", &init(&host), "-m", "-p", "-U", "-i", "-u", "-n", "-C", "--", "/bin/sleep", "60"])
         .spawn()
         .expect("nsenter runs");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let children = || std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id())).expect("children");
+    until("it is in", || {
+        let name = format!("/proc/{}/comm", children().trim());
+        std::fs::read_to_string(name).is_ok_and(|name| name == "sleep\n")
+    });
+    let children = children();
     let (status, report) = audit(&host);
     let text = report["findings"].to_string();
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id())).expect("children");
     for child in children.split_whitespace().chain([entered.id().to_string().as_str()]) {
         Command::new("kill").args(["-9", child]).status().expect("kill");
     }
@@ -142,11 +149,7 @@ fn a_jail_that_was_killed_by_hand_is_found_and_started_again() {
     let host = host("shell");
     let pid = init(&host);
     assert!(Command::new("kill").args(["-9", &pid]).status().expect("kill").success());
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while host.ok(&["list"]).contains("running") {
-        assert!(std::time::Instant::now() < deadline);
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    until("it is down", || !host.ok(&["list"]).contains("running"));
     let plan = host.cli(&["plan"]);
     assert_eq!(plan.status.code(), Some(10));
     assert!(String::from_utf8_lossy(&plan.stdout).contains("alice"));

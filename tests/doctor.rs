@@ -1,12 +1,11 @@
 //! `doctor --probe`: what the host is said to enforce is run into, and nothing of it is left.
 
-use bailiwick_tests::{Host, Pool, stage};
+use bailiwick_tests::{Host, Pool, stage, until};
 use bailiwick_types::{Hierarchy, HostFacts, QuotaFacts};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 /// One at a time: each takes all that the machine has.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -108,11 +107,7 @@ fn what_an_interrupted_or_killed_probe_made_is_taken_down() {
     probe.wait().expect("ends");
     // What it had started holds the pipe.
     drop(from);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !processes(&host).is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", processes(&host));
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until("its processes end", || processes(&host).is_empty());
     assert!(host.path(FOLDER).exists(), "its jail was not taken down");
     let (probe, from, said) = begun(&host);
     assert!(said.contains("taking down what a probe left"), "{said}");

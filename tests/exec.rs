@@ -1,11 +1,10 @@
 //! The door `exec`, end to end: pipes, statuses, signals, terminals, and what is refused.
 
-use bailiwick_tests::{Host, profiles, stage};
+use bailiwick_tests::{Host, profiles, stage, until};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 fn host() -> Host {
     let mut host = Host::new();
@@ -89,10 +88,7 @@ fn what_is_refused_says_why_with_125() {
     drop(first.stdin.take());
     first.wait().expect("ends");
     // The place is free as soon as the client has gone.
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while code(&host.cli(&["exec", "web", "--", "true"])) != Some(0) {
-        assert!(Instant::now() < deadline);
-    }
+    until("a free place", || code(&host.cli(&["exec", "web", "--", "true"])) == Some(0));
 }
 
 #[test]
@@ -169,11 +165,7 @@ fn signals_reach_the_command_and_a_client_that_dies_hangs_up() {
     let mut child = session("trap 'touch /root/hung-up; exit' HUP; echo in; while :; do sleep 0.05; done");
     signal(&child, "-KILL");
     child.wait().expect("ends");
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while host.inside("shell", "test -e /root/hung-up").0 != 0 {
-        assert!(Instant::now() < deadline, "the session was not told");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the session is told", || host.inside("shell", "test -e /root/hung-up").0 == 0);
 }
 
 #[test]

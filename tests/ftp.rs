@@ -3,13 +3,12 @@
 //! A server runs in a mount namespace of its own, where `/etc/pam.d` is the test's. Where a server is not installed the test says so by
 //! name, and runs in the virtual machine, which has both.
 
-use bailiwick_tests::{Host, profiles, stage};
+use bailiwick_tests::{Host, profiles, stage, until};
 use serde_json::Value;
 use std::io::{BufRead, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 const PASSWORD: &str = "open sesame";
 
@@ -109,13 +108,12 @@ fn start(host: &Host, port: u16, command: &str) -> Server {
         .spawn()
         .expect("unshare runs");
     let mut server = Server { child, port };
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+    until("the server listens", || {
         let ended = server.child.try_wait().expect("wait");
         let log = || std::fs::read_to_string(host.path("ftp/log")).unwrap_or_default();
-        assert!(ended.is_none() && Instant::now() < deadline, "{command}: {ended:?} {}", log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        assert!(ended.is_none(), "{command}: {ended:?} {}", log());
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
     server
 }
 
@@ -246,15 +244,12 @@ fn sessions(host: &Host) -> Vec<Value> {
 
 /// Waits until so many are in: a server notices the end of its client a moment later.
 fn wait_for_sessions(host: &Host, count: usize) -> Vec<Value> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let now = sessions(host);
-        if now.len() == count {
-            return now;
-        }
-        assert!(Instant::now() < deadline, "{count} sessions: {now:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let mut now = Vec::new();
+    until(&format!("{count} sessions"), || {
+        now = sessions(host);
+        now.len() == count
+    });
+    now
 }
 
 /// `curl(1)` with TLS 1.2: with 1.3 it resets the connection of an upload, with what is under way, because it does not read the tickets that

@@ -151,7 +151,7 @@ fn a_minute_of_two_tenants() {
     // Killed in the middle, all is still there.
     host.kill();
     host.start();
-    until("it is back", Duration::from_secs(10), || host.cli(&["list"]).status.success().then_some(()));
+    until("it is back", Duration::from_secs(30), || host.cli(&["list"]).status.success().then_some(()));
     assert_eq!(json(&host, &["usage"]).as_array().map(Vec::len), Some(2));
     for child in held.iter_mut().chain([&mut { spin }]) {
         child.kill().ok();
@@ -198,7 +198,7 @@ fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     host.declare("web", "web");
     host.start();
     host.ok(&["apply"]);
-    until("it is made", Duration::from_secs(10), || host.path("state/history/history.db").exists().then_some(()));
+    until("it is made", Duration::from_secs(30), || host.path("state/history/history.db").exists().then_some(()));
     host.end();
     let path = host.path("state/history/history.db");
     let remove_log = || {
@@ -210,7 +210,7 @@ fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     remove_log();
     std::fs::write(&path, "no database at all, but long enough to be looked at by whoever opens it").expect("writes");
     host.start();
-    until("it says so", Duration::from_secs(10), || host.log().contains("history-damaged").then_some(()));
+    until("it says so", Duration::from_secs(30), || host.log().contains("history-damaged").then_some(()));
     assert!(host.path("state/history/history.db.damaged-1").exists());
     assert_eq!(host.inside("web", "echo in").1.trim(), "in");
     assert_eq!(host.ok(&["usage"]).lines().count(), 1, "an empty one was begun");
@@ -218,14 +218,14 @@ fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     remove_log();
     std::fs::remove_file(&path).expect("removes");
     host.start();
-    until("it is made", Duration::from_secs(10), || path.exists().then_some(()));
+    until("it is made", Duration::from_secs(30), || path.exists().then_some(()));
     std::thread::sleep(Duration::from_millis(500));
     host.end();
     let newer = rusqlite::Connection::open(&path).expect("opens");
     newer.pragma_update(None, "user_version", 99).expect("sets");
     drop(newer);
     host.start();
-    until("it says so", Duration::from_secs(10), || host.log().contains("is of version 99").then_some(()));
+    until("it says so", Duration::from_secs(30), || host.log().contains("is of version 99").then_some(()));
     let output = host.cli(&["usage"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("version 99"));

@@ -1,11 +1,11 @@
 //! A tenant at a limit logs in to help itself: on a small reserve, one session at a time, of which nothing is left afterwards.
 
-use bailiwick_tests::{Host, profiles};
+use bailiwick_tests::{Host, profiles, until};
 use serde_json::Value;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The limits of the tenants here.
 const TASKS: u64 = 40;
@@ -67,14 +67,6 @@ fn limits(host: &Host, tenant: &str) -> (u64, u64) {
     (read(host, tenant, "pids.max"), read(host, tenant, "memory"))
 }
 
-fn until(what: &str, host: &Host, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !done() {
-        assert!(Instant::now() < deadline, "waited for: {what}\n{}", host.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A program of the tenant's that is started as a command of its own, and is ended with this value.
 struct Held(Child);
 
@@ -105,8 +97,8 @@ fn said(command: &mut Command) -> (i32, String) {
 
 /// Nothing is given any more, and the limits are what they were.
 fn is_over(host: &Host, tenant: &str) {
-    until("the reserve is taken back", host, || limits(host, tenant) == (TASKS, MEMORY));
-    until("its group is gone", host, || !group(host, tenant, "pids").join("rescue").exists());
+    until("the reserve is taken back", || limits(host, tenant) == (TASKS, MEMORY));
+    until("its group is gone", || !group(host, tenant, "pids").join("rescue").exists());
     let (status, text) = said(&mut host.command(&["audit", tenant]));
     assert_eq!(status, 0, "{tenant}: {text}");
 }
@@ -177,12 +169,10 @@ fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
         assert!(status != 0 && text.contains("limit of tasks"), "{tenant}: {status} {text}");
         let left = std::fs::read_to_string(group(&host, tenant, "pids").join("rescue/cgroup.procs")).expect("reads");
         assert!(Command::new("kill").arg("-9").args(left.split_whitespace()).status().expect("runs").success());
-        until("what was left behind has ended", &host, || limits(&host, tenant) == (TASKS, MEMORY));
-        until("it is given again", &host, || {
-            said(&mut host.ssh(&[tenant, "pkill -9 python3; echo done"])).1.contains("done")
-        });
+        until("what was left behind has ended", || limits(&host, tenant) == (TASKS, MEMORY));
+        until("it is given again", || said(&mut host.ssh(&[tenant, "pkill -9 python3; echo done"])).1.contains("done"));
         drop(bomb);
-        until("the tasks are free", &host, || read(&host, tenant, "pids.current") < 5);
+        until("the tasks are free", || read(&host, tenant, "pids.current") < 5);
         is_over(&host, tenant);
         let (status, text) = said(&mut host.ssh(&[tenant, "true"]));
         assert_eq!((status, text.as_str()), (0, ""), "{tenant}");
@@ -239,7 +229,7 @@ fn whoever_has_filled_its_memory_with_files_removes_them() {
     let (status, text) = said(&mut host.ssh(&["system", "ls /mnt/full"]));
     assert!(status == 0 && text.contains("file"), "{status} {text}");
     // Without the reserve `rm` may be ended after it has removed the file.
-    until("it is removed", &host, || host.inside("system", "rm -f /mnt/full/file").0 == 0);
+    until("it is removed", || host.inside("system", "rm -f /mnt/full/file").0 == 0);
     is_over(&host, "system");
 }
 
@@ -260,7 +250,7 @@ fn what_was_given_is_taken_back_whoever_dies_meanwhile() {
         .expect("runs");
     let mut said = [0; 3];
     rescue.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("it is in");
-    until("it is known", &host, || host.ok(&["sessions"]).contains("echo in"));
+    until("it is known", || host.ok(&["sessions"]).contains("echo in"));
     // All at once; what comes back finds the jail, the session and the reserve.
     host.kill();
     host.start();
@@ -275,7 +265,7 @@ fn what_was_given_is_taken_back_whoever_dies_meanwhile() {
 
     // Init is where the session is to begin when the daemon dies: the warden puts it back.
     let name = || bailiwick_tests::name(tenant);
-    until("it is given", &host, || {
+    until("it is given", || {
         host.ask(&bailiwick_proto::WardenRequest::Rescue { tenant: name() })
             .is_ok_and(|reply| reply == bailiwick_proto::WardenReply::Done)
     });
@@ -289,7 +279,7 @@ fn what_was_given_is_taken_back_whoever_dies_meanwhile() {
     assert!(!groups.contains("/rescue"), "{groups}");
     assert_eq!(init(&host), before);
     // And a jail that is ended meanwhile leaves nothing.
-    until("it is given", &host, || {
+    until("it is given", || {
         host.ask(&bailiwick_proto::WardenRequest::Rescue { tenant: name() })
             .is_ok_and(|reply| reply == bailiwick_proto::WardenReply::Done)
     });

@@ -4,12 +4,11 @@
 //! the real ones.
 
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
-use bailiwick_tests::{Host, profiles, stage};
+use bailiwick_tests::{Host, profiles, stage, until};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 /// Every door of these tests.
 const OPEN: &str = "doors = [\"exec\", \"ssh\", \"sftp\"]\n";
@@ -262,14 +261,6 @@ fn sessions(host: &Host) -> Vec<serde_json::Value> {
     serde_json::from_str(&host.ok(&["sessions", "--json"])).expect("JSON")
 }
 
-fn until(what: &str, host: &Host, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}\n{}", host.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A session that was ended says why.
 fn ended(mut child: Child, reason: &str) {
     let mut said = String::new();
@@ -318,15 +309,15 @@ fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
             host.end()
         }
         host.start();
-        until("they come back", &host, || sessions(&host).len() == 2);
+        until("they come back", || sessions(&host).len() == 2);
         assert_eq!(sessions(&host), before);
         refused(&mut ssh(&host, &[tenant, "id"]), 6, "2 sessions");
     }
     drop(ends.stdin.take());
     assert!(ends.wait().expect("ends").success());
-    until("it has left", &host, || sessions(&host).len() == 1);
+    until("it has left", || sessions(&host).len() == 1);
     assert!(ssh(&host, &[tenant, "exit 7"]).status().expect("runs").code() == Some(7));
-    until("its end is in the log", &host, || {
+    until("its end is in the log", || {
         let log = host.log();
         let line =
             |line: &str| line.contains("session-closed") && line.contains("status=\"7\"") && line.contains("192.0.2.7");
@@ -349,7 +340,7 @@ fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
     let mut command = Command::new(stage().join("bailiwick"));
     command.args(["exec", "--config"]).arg(host.path("etc")).args([tenant, "--", "sleep", "60"]);
     let mut exec = command.stderr(Stdio::piped()).spawn().expect("runs");
-    until("it is in", &host, || sessions(&host).len() == 1);
+    until("it is in", || sessions(&host).len() == 1);
     host.ok(&["sessions", "kill", "--tenant", tenant]);
     assert_eq!(exec.wait().expect("ends").code(), Some(125));
 }
@@ -423,11 +414,7 @@ fn host_users_come_and_go_with_the_policy() {
     host.end();
     std::fs::remove_dir_all(host.path("userdb")).expect("removes");
     host.start();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !host.path(&format!("userdb/{second}.user")).exists() {
-        assert!(Instant::now() < deadline, "{}", host.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("it is there again", || host.path(&format!("userdb/{second}.user")).exists());
     // The name of a user of the host is refused.
     host.write("etc/tenants.d/daemon.toml", &format!("plan = \"{first}\"\n{OPEN}"));
     let refused = host.cli(&["apply", "daemon"]);
@@ -470,11 +457,7 @@ fn a_transfer_does_not_notice_the_death_of_bailiwickd() {
         .stdout(Stdio::null())
         .spawn()
         .expect("runs");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while std::fs::metadata(&back).map_or(0, |metadata| metadata.len()) < SIZE / 10 {
-        assert!(Instant::now() < deadline, "the transfer begins");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("the transfer begins", || std::fs::metadata(&back).is_ok_and(|metadata| metadata.len() >= SIZE / 10));
     kill_daemon(&host, "bailiwickd");
     assert!(std::fs::metadata(&back).expect("there").len() < SIZE, "it was in the middle");
     assert!(client.wait().expect("ends").success());
@@ -541,7 +524,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
         let output = sftp(&host, tenant, &format!("put {sent_path} kept\nmkdir d\n"));
         assert!(output.status.success(), "{}", text(&output));
         assert_eq!(sealed(&host, tenant), [""; 0], "it is not suspended");
-        until("the timer runs", &host, || ticks(&host, tenant) > 0);
+        until("the timer runs", || ticks(&host, tenant) > 0);
         let files = Command::new("sftp")
             .args(["-S", &script, tenant])
             .stdin(Stdio::piped())
@@ -551,7 +534,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
             .expect("runs");
         inside.push((files, stubborn(&host, tenant, "a b")));
     }
-    until("all are in", &host, || {
+    until("all are in", || {
         let all = sessions(&host);
         profiles().len() * 2 == all.iter().filter(|session| session["door"] != "cron").count()
     });
@@ -616,7 +599,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
     let before = inits(&host);
     for program in ["bailiwickd", "bailiwick-warden"] {
         kill_daemon(&host, program);
-        until("it comes back", &host, || host.cli(&["status"]).status.success() && inits(&host) == before);
+        until("it comes back", || host.cli(&["status"]).status.success() && inits(&host) == before);
         profiles().into_iter().for_each(|tenant| reads_and_no_more(&host, tenant, &wishes[..1]));
     }
     host.end();
@@ -625,7 +608,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
     }
     host.start();
     let again = |host: &Host| profiles().into_iter().all(|tenant| state_of(host, tenant) == "suspended-read-only");
-    until("they come back", &host, || again(&host) && !inits(&host).contains(&before[0]));
+    until("they come back", || again(&host) && !inits(&host).contains(&before[0]));
     profiles().into_iter().for_each(|tenant| reads_and_no_more(&host, tenant, &wishes[..1]));
 
     // The warden looks at the policy alone, whatever it is asked for and by whom.
@@ -634,7 +617,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
         assert_eq!(host.warden(&WardenRequest::Start { tenant: of() }), WardenReply::Unchanged);
         assert_eq!(host.warden(&WardenRequest::Stop { tenant: of(), hold: Hold::Keep }), WardenReply::Done);
         host.ask(&WardenRequest::Start { tenant: of() }).expect("an answer");
-        until("it is back", &host, || state_of(&host, tenant) == "suspended-read-only");
+        until("it is back", || state_of(&host, tenant) == "suspended-read-only");
         reads_and_no_more(&host, tenant, &wishes[..1]);
     }
 
@@ -647,7 +630,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
         .stderr(Stdio::piped())
         .spawn()
         .expect("runs");
-    until("it is in", &host, || sessions(&host).len() == 1);
+    until("it is in", || sessions(&host).len() == 1);
     assert_eq!(ticks(&host, tenant), ticked);
     host.ok(&["unsuspend", tenant]);
     drop(reader.stdin.take());
@@ -659,7 +642,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
     let output = sftp(&host, tenant, &format!("put {sent_path} more\nrm kept\n"));
     assert!(output.status.success() && !text(&output).contains("suspended"), "{}", text(&output));
     good(&mut ssh(&host, &[tenant, "echo x > written"]), b"");
-    until("the timer runs again", &host, || ticks(&host, tenant) > ticked);
+    until("the timer runs again", || ticks(&host, tenant) > ticked);
     host.ok(&["audit", tenant]);
     assert_eq!(host.cli(&["plan", tenant]).status.code(), Some(0));
 }

@@ -130,6 +130,18 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Waits until something is so: for long enough on the slowest machine, and not for ever. What the daemons said is told with the host.
+///
+/// # Panics
+/// When it does not come.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A tenant's name.
 #[must_use]
 pub fn name(text: &str) -> TenantName {

@@ -5,7 +5,7 @@ mod entry;
 use crate::directory::Directory;
 use crate::door;
 use crate::ftp::Ftp;
-use crate::permission::{Admins, Permission};
+use crate::permission::{Admins, Caller, Permission};
 use crate::reconcile::{Need, decide};
 use crate::recorder::Recorder;
 use crate::sessions::Sessions;
@@ -134,23 +134,22 @@ impl Daemon {
         self.changed.notify_one();
     }
 
-    /// Whose a user of the host is, when it is one of a tenant's. The first to ask may have come before anybody else has
-    /// asked the warden who is who.
-    pub(crate) async fn tenant_of(&self, uid: u32) -> Option<TenantName> {
-        let pool = lock(&self.loaded).policy.host.ids;
-        if uid < pool.host_users() {
-            return None;
+    /// Who asks. Of a tenant's own user the ids tell; the host's user database is asked about others alone. The first to ask may have
+    /// come before anybody else has asked the warden who is who.
+    pub(crate) async fn caller(&self, uid: u32, groups: &[u32]) -> Result<Caller, Failure> {
+        let (pool, admins) = {
+            let host = &lock(&self.loaded).policy.host;
+            (host.ids, host.admins.clone())
+        };
+        if uid >= pool.host_users() {
+            if lock(&self.known).is_empty() {
+                drop(self.roster().await);
+            }
+            if let Some(tenant) = lock(&self.known).owner(uid, pool) {
+                return Ok(Caller::Tenant(tenant.clone(), Permission::over_own(uid)));
+            }
         }
-        if lock(&self.known).is_empty() {
-            self.roster().await.ok()?;
-        }
-        lock(&self.known).owner(uid, pool).cloned()
-    }
-
-    /// Whether somebody may ask for anything that the policy allows.
-    pub(crate) async fn permit(&self, uid: u32, groups: &[u32]) -> Result<Permission, Failure> {
-        let admins = lock(&self.loaded).policy.host.admins.clone();
-        self.admins.permit(uid, groups, &admins).await
+        self.admins.permit(uid, groups, &admins).await.map(Caller::Operator)
     }
 
     /// Whether there is, or was, such a tenant.
@@ -809,5 +808,40 @@ fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> T
         plan: tenant.map(|tenant| tenant.plan.clone()),
         image: tenant.map(|tenant| tenant.settings.image.clone()),
         profile: tenant.map(|tenant| tenant.settings.profile),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_user_database_is_not_asked_about_tenants() {
+        let dir = tempfile::tempdir().expect("makes");
+        std::fs::write(dir.path().join("bailiwick.toml"), "admins = [\"daemon\"]\n").expect("writes");
+        let daemon = Daemon::open(dir.path()).expect("is valid");
+        let pool = daemon.host().ids;
+        let alice: TenantName = "alice".parse().expect("a name");
+        let ids = pool.range(0).expect("a range");
+        let entry = RosterEntry {
+            ids,
+            pid: None,
+            access: None,
+            frozen: false,
+            held: false,
+            host_user: true,
+            cgroups: BTreeMap::new(),
+        };
+        lock(&daemon.known).put(&alice, &entry);
+        for uid in [ids.first, pool.host_user(ids).0] {
+            let caller = daemon.caller(uid, &[]).await;
+            assert!(matches!(caller, Ok(Caller::Tenant(tenant, _)) if tenant == alice), "{uid}");
+        }
+        assert!(!daemon.admins.were_asked().await);
+        // Nor is it asked about root.
+        assert!(matches!(daemon.caller(0, &[]).await, Ok(Caller::Operator(_))));
+        assert!(!daemon.admins.were_asked().await);
+        assert!(daemon.caller(65_000, &[]).await.is_err());
+        assert!(daemon.admins.were_asked().await);
     }
 }

@@ -99,6 +99,11 @@ impl Admins {
         Err(Failure::of(ExitStatus::Refused, message))
     }
 
+    #[cfg(test)]
+    pub(crate) async fn were_asked(&self) -> bool {
+        self.said.lock().await.is_some()
+    }
+
     async fn ids(&self, admins: &[Principal]) -> Option<Ids> {
         let mut held = self.said.lock().await;
         if let Some(said) = held.as_ref().filter(|said| said.of == admins && said.at.elapsed() < FRESH_TIME) {

@@ -88,11 +88,7 @@ impl Connection {
     async fn run(mut self, mut stop: watch::Receiver<bool>) -> io::Result<()> {
         let uid = self.peer.uid;
         let groups = socket::peer_groups(&self.stream)?;
-        let caller = match self.daemon.tenant_of(uid).await {
-            Some(tenant) => Ok(Caller::Tenant(tenant, Permission::over_own(uid))),
-            None => self.daemon.permit(uid, &groups).await.map(Caller::Operator),
-        };
-        let caller = match caller {
+        let caller = match self.daemon.caller(uid, &groups).await {
             Ok(Caller::Tenant(..)) | Err(_) if self.full => {
                 let message =
                     format!("bailiwickd serves {MAX_CONNECTIONS} connections and has no place for more; try again");

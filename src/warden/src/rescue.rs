@@ -51,12 +51,33 @@ impl Given {
     }
 }
 
+/// How often it is given.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When each tenant had its last.
+    last: BTreeMap<TenantName, Instant>,
+}
+
+impl Pace {
+    /// Whether a tenant may have it now, which is then its last.
+    fn allows(&mut self, tenant: &TenantName, now: Instant) -> bool {
+        let too_soon = |(of, since): (&TenantName, &Instant)| {
+            now.duration_since(*since) < if of == tenant { SAME_TIME } else { ANY_TIME }
+        };
+        if self.last.iter().any(too_soon) {
+            return false;
+        }
+        self.last.retain(|_, since| now.duration_since(*since) < SAME_TIME);
+        self.last.insert(tenant.clone(), now);
+        true
+    }
+}
+
 /// Those that are given.
 #[derive(Debug, Default)]
 pub(crate) struct Rescues {
     given: BTreeMap<TenantName, Given>,
-    /// When each tenant had its last.
-    last: BTreeMap<TenantName, Instant>,
+    pace: Pace,
     /// When they were looked at.
     looked: Option<Instant>,
 }
@@ -84,14 +105,10 @@ impl Rescues {
             // Asked for twice because the answer was lost.
             return if given.is_back { Err(RescueError::InUse(tenant.clone())) } else { Ok(()) };
         }
-        let too_soon =
-            |(of, since): (&TenantName, &Instant)| since.elapsed() < if of == tenant { SAME_TIME } else { ANY_TIME };
-        if self.last.iter().any(too_soon) {
+        let now = Instant::now();
+        if !self.pace.allows(tenant, now) {
             return Err(RescueError::TooSoon);
         }
-        self.last.retain(|_, since| since.elapsed() < SAME_TIME);
-        let now = Instant::now();
-        self.last.insert(tenant.clone(), now);
         // Known before it is begun: what fails on the way is taken back like all else.
         self.given.insert(tenant.clone(), Given::new(now, true, Some(controls.clone())));
         groups.make_rescue(tenant)?;
@@ -183,4 +200,32 @@ fn raise(groups: &Groups, tenant: &TenantName, controls: &[Control], init_is_in:
         groups.bound_jail(tenant, tasks)?;
     }
     groups.of(tenant)?.limit(&rescue::during(controls.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_has_it_often_and_no_two_at_once() {
+        let [alice, bob] = ["alice", "bob"].map(|name| name.parse::<TenantName>().expect("a name"));
+        let begin = Instant::now();
+        let mut pace = Pace::default();
+        let rounds = [
+            (&alice, 0, true),
+            (&bob, 249, false),
+            (&bob, 250, true),
+            // Who is refused is not put off for that.
+            (&alice, 4_999, false),
+            (&alice, 5_000, true),
+            (&bob, 5_249, false),
+            (&bob, 5_250, true),
+        ];
+        for (tenant, at, golden) in rounds {
+            assert_eq!(pace.allows(tenant, begin + Duration::from_millis(at)), golden, "{tenant} at {at}");
+        }
+        assert_eq!(pace.last.len(), 2);
+        assert!(pace.allows(&"carol".parse().expect("a name"), begin + Duration::from_secs(60)));
+        assert_eq!(pace.last.len(), 1, "what is over is forgotten");
+    }
 }
