@@ -65,7 +65,9 @@ fn every_limit_of_this_host_and_of_btrfs_is_run_into() {
 
 /// A probe that has come as far as its first limit, and what it has said until there.
 fn begun(host: &Host) -> (Child, BufReader<ChildStderr>, String) {
-    let mut command = Command::new(stage().join("bailiwick"));
+    // Whoever started these tests in the background had them ignore SIGINT.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(stage().join("bailiwick"));
     command.args(["doctor", "--probe", "--json", "--config"]).arg(host.path("etc"));
     let mut probe = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("runs");
     let mut from = BufReader::new(probe.stderr.take().expect("a pipe"));

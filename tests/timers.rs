@@ -141,7 +141,7 @@ fn no_door_no_run_and_an_operator_may_end_one() {
 #[test]
 fn the_tenants_own_crontab() {
     const PATH: &str = "/var/spool/cron/crontabs";
-    let mut host = host(OPEN, &[]);
+    let mut host = host(OPEN, &[("boot", "@reboot", "echo >> boots")]);
     let tenant = tenant();
     let log = format!("cat /home/{tenant}/.local/state/timers/crontab.log");
     let lines =
@@ -166,6 +166,11 @@ fn the_tenants_own_crontab() {
     assert!(said.contains(": not run: this is neither"), "{said}");
     let listed = timers(&host);
     let commands: Vec<_> = listed.iter().map(|timer| timer["command"].as_str().expect("text")).collect();
+    assert!(
+        commands[0].contains("boots") && listed[0]["schedule"] == "@reboot" && listed[0]["last"]["status"] == 0,
+        "{listed:?}"
+    );
+    let (listed, commands) = (&listed[1..], &commands[1..]);
     assert_eq!(commands, ["echo \"$X\" >> starts", "id -u; echo \"$X\"; cat", "rare", ""]);
     assert_eq!((&listed[0]["schedule"], &listed[1]["schedule"]), (&"@reboot".into(), &"* * * * *".into()));
     assert!(listed[0]["next"].is_null() && listed[0]["last"].is_null(), "the jail was not started since: {listed:?}");
@@ -178,21 +183,26 @@ fn the_tenants_own_crontab() {
         until("it is run for the start", &host, || inside(&host, &starts) == golden);
         host.kill();
         host.start();
-        until("it is known", &host, || timers(&host).len() == 4);
+        until("it is known", &host, || timers(&host).len() == 5);
     }
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(inside(&host, &starts), "a  b\na  b");
+    assert_eq!(
+        inside(&host, &format!("wc -l < /home/{tenant}/boots")),
+        "3",
+        "the operator's too, from the first start on"
+    );
 
     // It is known to the next bailiwickd at once, and what can be no crontab is none: a link to what only root inside may
     // read, least of all.
     host.kill();
     host.start();
-    until("it is known", &host, || timers(&host).len() == 4);
+    until("it is known", &host, || timers(&host).len() == 5);
     inside(&host, &format!("cd {PATH} && mv {tenant} away && ln -s /etc/shadow {tenant}"));
-    until("it is refused", &host, || timers(&host).len() == 1);
-    assert!(timers(&host)[0]["last"]["refused"].as_str().expect("text").contains("no plain file"));
+    until("it is refused", &host, || timers(&host).len() == 2);
+    assert!(timers(&host)[1]["last"]["refused"].as_str().expect("text").contains("no plain file"));
     inside(&host, &format!("rm {PATH}/{tenant}"));
-    until("it is gone", &host, || timers(&host).is_empty());
+    until("it is gone", &host, || timers(&host).len() == 1);
     assert!(!inside(&host, &log).contains("root:"), "nothing of that file was told");
     host.ok(&["audit"]);
 }

@@ -66,7 +66,7 @@ impl Job {
         Self {
             tenant: Arc::clone(tenant),
             name: timer.name.clone(),
-            when: When::At(timer.schedule.clone()),
+            when: timer.schedule.clone(),
             command: timer.command.join(" "),
             argv: timer.command.clone(),
             input: String::new(),

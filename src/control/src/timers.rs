@@ -230,8 +230,8 @@ impl Timers {
     fn take_starts(&self, known: &[Arc<Tenant>]) -> Vec<Job> {
         let mut kept = self.kept.lock().expect("nobody panics while holding it");
         let is_new = |tenant: &&Arc<Tenant>| kept.started.remove(&tenant.name);
-        let new: Vec<&Arc<Tenant>> = known.iter().filter(is_new).collect();
-        new.into_iter().flat_map(|tenant| self.crontabs.jobs(tenant)).filter(|job| job.schedule().is_none()).collect()
+        let new: Vec<Arc<Tenant>> = known.iter().filter(is_new).cloned().collect();
+        self.jobs(&new).into_iter().filter(|job| job.schedule().is_none()).collect()
     }
 
     /// Has [`Daemon::keep_time`] look now.
@@ -415,6 +415,22 @@ mod tests {
         // The clock was put back.
         assert_eq!(look("2026-11-23T02:00:00Z"), (vec![], 20));
         assert_eq!(look("2026-11-23T02:05:00Z"), (vec!["five".to_owned()], 20));
+    }
+
+    #[test]
+    fn what_is_for_the_start_of_a_jail_is_run_once_for_each() {
+        let tenants = tenants(&[timer("five", "*:0/5"), timer("boot", "@reboot")].concat());
+        let timers = Timers::default();
+        let begun = |known: &[Arc<Tenant>]| -> Vec<String> {
+            timers.take_starts(known).iter().map(|job| job.name.to_string()).collect()
+        };
+        assert_eq!(begun(&tenants), Vec::<String>::new());
+        timers.note_start(&tenants[0].name);
+        assert_eq!(timers.started(&tenants).len(), 1);
+        assert_eq!(begun(&[]), Vec::<String>::new(), "its init has not told yet");
+        assert_eq!(begun(&tenants), ["boot"]);
+        assert_eq!(begun(&tenants), Vec::<String>::new());
+        assert!(timers.report(&tenants)[1].next.is_none());
     }
 
     #[test]

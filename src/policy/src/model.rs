@@ -2,7 +2,7 @@
 
 use bailiwick_types::{
     Access, ByteSize, Door, FtpName, IdPool, ImageName, Limits, LoginName, PasswordHash, PlanName, Profile, Resource,
-    Schedule, ServiceName, TenantName, TimerName,
+    ServiceName, TenantName, TimerName, When,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -194,7 +194,7 @@ pub struct Timer {
     /// Its name.
     pub name: TimerName,
     /// When.
-    pub schedule: Schedule,
+    pub schedule: When,
     /// Program (absolute path inside the jail) and arguments.
     pub command: Vec<String>,
 }

@@ -7,7 +7,7 @@ use crate::plans::{Found, Plans};
 use crate::reader::{Report, Section, Table, expected, line, number, parsed, text};
 use crate::source::Source;
 use crate::{settings, sshkey};
-use bailiwick_types::{CRONTAB_JOB, NotHash, PasswordHash, PlanName, Schedule, ServiceName, TenantName, TimerName};
+use bailiwick_types::{CRONTAB_JOB, NotHash, PasswordHash, PlanName, ServiceName, TenantName, TimerName, When};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use toml::Spanned;
@@ -209,7 +209,7 @@ fn read_service(
 fn read_timer(report: &mut Report<'_>, entry: &Spanned<DeValue<'_>>, names: &mut BTreeSet<TimerName>) -> Option<Timer> {
     let table = item(report, entry, "timer", &TIMER, 3)?;
     let (name, command) = (read_name(report, &table, "timer", names, timer_name), read_command(report, &table));
-    let schedule: Option<Spanned<Schedule>> = table.read(report, "schedule", parsed);
+    let schedule: Option<Spanned<When>> = table.read(report, "schedule", parsed);
     Some(Timer { name: name?, schedule: schedule?.into_inner(), command: command? })
 }
 

@@ -3,9 +3,8 @@
 //! Danger: the tenant writes it and the host reads it. It is bounded in every direction, each bad line is told and costs only
 //! itself, and nothing in it is run outside the jail.
 
-use crate::{Schedule, TimerName};
+use crate::{TimerName, When};
 use std::collections::BTreeSet;
-use std::fmt;
 
 /// The largest crontab that is read, in bytes.
 pub const MAX_CRONTAB: usize = 16 << 10;
@@ -17,8 +16,6 @@ const MAX_VARIABLES: usize = 32;
 const MAX_VARIABLE_BYTES: usize = 2 << 10;
 /// How many bad lines are read.
 const MAX_FAULTS: usize = 16;
-/// The word for what is run when a jail was started.
-const REBOOT: &str = "@reboot";
 /// What begins the names of jobs; no `[[timer]]` has such a name.
 pub const CRONTAB_JOB: &str = "crontab";
 
@@ -46,24 +43,6 @@ pub struct CrontabJob {
     pub input: String,
     /// The variables that stand before it.
     pub variables: Vec<(String, String)>,
-}
-
-/// When something is run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum When {
-    /// At times.
-    At(Schedule),
-    /// Each time that the jail was started: `@reboot`.
-    Start,
-}
-
-impl fmt::Display for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::At(schedule) => schedule.fmt(f),
-            Self::Start => f.write_str(REBOOT),
-        }
-    }
 }
 
 /// A line that is left out.
@@ -145,10 +124,7 @@ fn job(line: &str, variables: &[(String, String)]) -> Result<CrontabJob, String>
     let fields = if line.starts_with('@') { 1 } else { 5 };
     let (when, command) =
         split(line, fields).ok_or("five fields and a command are needed: MINUTE HOUR DAY MONTH WEEKDAY COMMAND")?;
-    let when = match when {
-        when if when.eq_ignore_ascii_case(REBOOT) => When::Start,
-        when => When::At(when.parse().map_err(|error| format!("{error}"))?),
-    };
+    let when = when.parse().map_err(|error| format!("{error}"))?;
     let (command, input) = parts(command);
     if command.is_empty() || command.contains('\0') || input.contains('\0') {
         return Err("there is no command, or a NUL character in it".to_owned());

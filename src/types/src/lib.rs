@@ -19,7 +19,7 @@ mod shown;
 mod tenant;
 mod usage;
 
-pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB, When};
+pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB};
 pub use exit::ExitStatus;
 pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, WeightPolicy};
 pub use ftp::{FtpUser, NotFtpUser, NotHash, PasswordHash};
@@ -35,7 +35,7 @@ pub use report::{
     Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport,
     SessionCount, Severity, TenantReport, TimerReport, TimerRun, Verdict, WallReport,
 };
-pub use schedule::{Clock, Schedule, ScheduleError, WallTime};
+pub use schedule::{Clock, Schedule, ScheduleError, WallTime, When};
 pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};
 pub use shown::{is_dangerous, part, percent, visible, visible_lines};
 pub use tenant::{Access, Door, Profile, UnknownWord};

@@ -27,6 +27,8 @@ const WORDS: [(&str, &str); 10] = [
     ("yearly", "*-01-01 00:00:00"),
     ("annually", "*-01-01 00:00:00"),
 ];
+/// The word of crontab(5) for what is run when a jail was started.
+const REBOOT: &str = "@reboot";
 
 /// A date and a time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +107,16 @@ pub struct Schedule {
     seconds: Set,
 }
 
+/// When something is run. Written out it is its own text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "String")]
+pub enum When {
+    /// At times.
+    At(Schedule),
+    /// Each time that the jail was started: `@reboot`.
+    Start,
+}
+
 /// Why a text is no schedule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
@@ -137,6 +149,29 @@ impl fmt::Display for Schedule {
 impl From<Schedule> for String {
     fn from(schedule: Schedule) -> Self {
         schedule.text
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(schedule) => schedule.fmt(f),
+            Self::Start => f.pad(REBOOT),
+        }
+    }
+}
+
+impl From<When> for String {
+    fn from(when: When) -> Self {
+        when.to_string()
+    }
+}
+
+impl FromStr for When {
+    type Err = ScheduleError;
+
+    fn from_str(text: &str) -> Result<Self, ScheduleError> {
+        if text.eq_ignore_ascii_case(REBOOT) { Ok(Self::Start) } else { text.parse().map(Self::At) }
     }
 }
 
@@ -577,6 +612,15 @@ mod tests {
         ] {
             assert_eq!(next(schedule, "2026-11-23 17:18:04"), golden, "{schedule}");
         }
+    }
+
+    #[test]
+    fn the_start_of_a_jail_is_no_time() {
+        for word in ["@reboot", "@REBOOT"] {
+            assert_eq!(word.parse::<When>().map(String::from), Ok("@reboot".to_owned()));
+        }
+        assert!(matches!("@daily".parse::<When>(), Ok(When::At(schedule)) if schedule.as_str() == "@daily"));
+        assert!("reboot".parse::<When>().is_err());
     }
 
     #[test]
