@@ -844,4 +844,38 @@ mod tests {
         assert!(daemon.caller(65_000, &[]).await.is_err());
         assert!(daemon.admins.were_asked().await);
     }
+
+    #[test]
+    fn the_method_of_a_hash_does_not_tell_which_logins_there_are() {
+        let dir = tempfile::tempdir().expect("makes");
+        let write = |file: &str, text: String| {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().expect("a directory")).expect("makes");
+            std::fs::write(path, text).expect("writes");
+        };
+        let login = |setting: &str, len: usize| {
+            format!("plan = \"small\"\n[[ftp]]\nname = \"blog\"\npassword = \"{setting}{}\"\n", "x".repeat(len))
+        };
+        write("bailiwick.toml", String::new());
+        write("plans.d/small.toml", String::new());
+        for tenant in ["alice", "bob", "carol"] {
+            write(&format!("tenants.d/{tenant}.toml"), "plan = \"small\"\n".to_owned());
+        }
+        let hash = |daemon: &Daemon, user: &str| {
+            daemon.ftp_hash(Permission::of_root(0).expect("root"), user).as_str().to_owned()
+        };
+        assert!(hash(&Daemon::open(dir.path()).expect("is valid"), "blog@alice").starts_with("$y$"));
+        write("tenants.d/alice.toml", login("$6$saltsalt$", 86));
+        write("tenants.d/bob.toml", login("$5$saltsalt$", 43));
+        let daemon = Daemon::open(dir.path()).expect("is valid");
+        for (user, golden) in [
+            ("blog@alice", format!("$6$saltsalt${}", "x".repeat(86))),
+            ("shop@alice", format!("$6$saltsalt${}", ".".repeat(86))),
+            ("shop@bob", format!("$5$saltsalt${}", ".".repeat(43))),
+            ("blog@carol", format!("$6$saltsalt${}", ".".repeat(86))),
+            ("root", format!("$6$saltsalt${}", ".".repeat(86))),
+        ] {
+            assert_eq!(hash(&daemon, user), golden, "{user}");
+        }
+    }
 }

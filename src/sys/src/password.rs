@@ -75,6 +75,7 @@ pub fn new_setting() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bailiwick_types::PasswordHash;
 
     #[test]
     fn a_password_has_its_hash_and_no_other() {
@@ -92,6 +93,33 @@ mod tests {
             [(&b"a\0b"[..], hashed.as_str()), (b"a", "*0"), (b"a", "!"), (b"a", ""), (b"a", "$6$a\0b")]
         {
             assert!(hash(password, setting).is_err(), "{password:?} {setting:?}");
+        }
+    }
+
+    /// By every method that a policy may name.
+    #[test]
+    fn nobodys_hash_is_compared_like_anybodys() {
+        for setting in [
+            "$y$j9T$F5Jx5fExrKuPp53xLKQ..1",
+            "$gy$j9T$F5Jx5fExrKuPp53xLKQ..1",
+            "$7$CU..../....SodiumChloride",
+            "$2b$05$CCCCCCCCCCCCCCCCCCCCC.",
+            "$2y$05$CCCCCCCCCCCCCCCCCCCCC.",
+            "$6$rounds=1000$saltsalt",
+            "$5$saltsalt",
+        ] {
+            let hashed = hash(b"open sesame", setting).expect("hashes");
+            let nobodys = hashed.parse::<PasswordHash>().expect("a hash").of_nobody();
+            assert_eq!(nobodys.as_str().len(), hashed.len(), "{setting}");
+            let parts = |text: &str| text.matches('$').count();
+            assert_eq!(parts(nobodys.as_str()), parts(&hashed), "{setting}");
+            for password in [&b""[..], b"open sesame"] {
+                assert!(!matches(password, nobodys.as_str()).expect("compares"), "{setting}");
+            }
+            // What is told apart is how long it takes: the method and its cost are the same.
+            let again = hash(b"open sesame", nobodys.as_str()).expect("hashes");
+            let cost = |text: &str| text.split('$').take(3).map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(cost(&again), cost(&hashed), "{setting}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::permission::Permission;
 use crate::sessions::{Counted, Newcomer};
 use bailiwick_plan::rescue;
 use bailiwick_plan::seed::LOGIN_ID;
-use bailiwick_policy::{Declared, FtpLogin, Tenant};
+use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::control::{Exec, Login, TenantOutcome};
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::FtpProcess;
@@ -32,7 +32,8 @@ use tracing::{info, warn};
 /// How long clients may take to end their sessions.
 const END_TIME: Duration = Duration::from_secs(5);
 
-/// Of random bytes that nobody has kept, by the method and the cost that `bailiwick password` uses.
+/// Of random bytes that nobody has kept, by the method and the cost that `bailiwick password` uses. Where there is no login to take
+/// the method from.
 const NOBODY: &str = "$y$j9T$D7TvcSFvIlGpEkFVkXmRs0$PVJVZr.iZXKXOrpzJwLvzzeg65p20T86Q0D3KhW3Dv0";
 
 /// Who asks to be let in, as the kernel and sshd say.
@@ -138,17 +139,19 @@ impl Daemon {
         entered.await.inspect_err(|failure| client.log_refusal(tenant, failure))
     }
 
-    /// What the password of a login for FTP is compared with: of one that there is not a hash that takes as long to compare.
+    /// What the password of a login for FTP is compared with: of one that there is not a hash that takes as long to compare as those of
+    /// its tenant's, or of whoever has some.
     pub(crate) fn ftp_hash(&self, _permission: Permission, user: &str) -> PasswordHash {
-        let known = user.parse::<FtpUser>().ok().and_then(|user| self.ftp_login(&user));
-        known.map_or_else(|| NOBODY.parse().expect("a hash"), |(_, login)| login.password)
-    }
-
-    fn ftp_login(&self, user: &FtpUser) -> Option<(Tenant, FtpLogin)> {
+        let user = user.parse::<FtpUser>().ok();
         let loaded = lock(&self.loaded);
-        let tenant = loaded.policy.tenants.get(&user.tenant)?;
-        let login = tenant.ftp.iter().find(|login| login.name == user.name)?;
-        Some((tenant.clone(), login.clone()))
+        let own = user.as_ref().and_then(|user| loaded.policy.tenants.get(&user.tenant));
+        let own = own.map_or(&[][..], |tenant| &tenant.ftp);
+        if let Some(login) = own.iter().find(|login| user.as_ref().is_some_and(|user| user.name == login.name)) {
+            return login.password.clone();
+        }
+        let others = loaded.policy.tenants.values().flat_map(|tenant| &tenant.ftp);
+        let like = own.iter().chain(others).next();
+        like.map_or_else(|| NOBODY.parse().expect("a hash"), |login| login.password.of_nobody())
     }
 
     /// A password for FTP was wrong.
