@@ -823,16 +823,7 @@ mod tests {
         let pool = daemon.host().ids;
         let alice: TenantName = "alice".parse().expect("a name");
         let ids = pool.range(0).expect("a range");
-        let entry = RosterEntry {
-            ids,
-            pid: None,
-            access: None,
-            frozen: false,
-            held: false,
-            host_user: true,
-            cgroups: BTreeMap::new(),
-        };
-        lock(&daemon.known).put(&alice, &entry);
+        lock(&daemon.known).put(&alice, &crate::directory::entry_of(ids));
         for uid in [ids.first, pool.host_user(ids).0] {
             let caller = daemon.caller(uid, &[]).await;
             assert!(matches!(caller, Ok(Caller::Tenant(tenant, _)) if tenant == alice), "{uid}");

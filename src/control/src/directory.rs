@@ -59,6 +59,12 @@ impl Directory {
     }
 }
 
+/// Of a tenant that is down, for tests.
+#[cfg(test)]
+pub(crate) fn entry_of(ids: IdRange) -> RosterEntry {
+    RosterEntry { ids, pid: None, access: None, frozen: false, held: false, host_user: true, cgroups: BTreeMap::new() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,17 +74,8 @@ mod tests {
         let pool = IdPool::new(200_000, 65_536).expect("valid");
         let range = |index| pool.range(index).expect("a range");
         let name = |text: &str| text.parse::<TenantName>().expect("a name");
-        let entry = |ids| RosterEntry {
-            ids,
-            pid: None,
-            access: None,
-            frozen: false,
-            held: false,
-            host_user: true,
-            cgroups: BTreeMap::new(),
-        };
         let mut directory = Directory::default();
-        directory.replace(&[(name("alice"), entry(range(0))), (name("carol"), entry(range(2)))].into());
+        directory.replace(&[(name("alice"), entry_of(range(0))), (name("carol"), entry_of(range(2)))].into());
         let owner = |directory: &Directory, uid| directory.owner(uid, pool).map(ToString::to_string);
         for (ids, golden) in [(range(0), Some("alice")), (range(1), None), (range(2), Some("carol"))] {
             for uid in [ids.first, ids.first + ids.count - 1, pool.host_user(ids).0] {
@@ -89,7 +86,7 @@ mod tests {
             assert_eq!(owner(&directory, uid), None, "{uid}");
         }
         // Ids that were given back, and given to another.
-        directory.put(&name("carol"), &entry(range(1)));
+        directory.put(&name("carol"), &entry_of(range(1)));
         assert_eq!(owner(&directory, range(2).first), None);
         assert_eq!(owner(&directory, pool.host_user(range(1)).0).as_deref(), Some("carol"));
         directory.remove(&name("carol"));

@@ -85,15 +85,8 @@ mod tests {
     }
 
     fn entry(runs: Option<Access>, held: bool, host_user: bool) -> RosterEntry {
-        RosterEntry {
-            ids: IdRange { first: 1, count: 1 },
-            pid: runs.map(|_| 7),
-            access: runs,
-            frozen: false,
-            held,
-            host_user,
-            cgroups: BTreeMap::new(),
-        }
+        let down = crate::directory::entry_of(IdRange { first: 1, count: 1 });
+        RosterEntry { pid: runs.map(|_| 7), access: runs, held, host_user, ..down }
     }
 
     fn name(text: &str) -> TenantName {

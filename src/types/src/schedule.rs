@@ -122,7 +122,7 @@ pub enum When {
 pub enum ScheduleError {
     /// It is neither of the two.
     #[error(
-        "this is neither a calendar event of systemd such as \"*-*-* 03:15\" nor five fields of cron such as \"15 3 * * *\""
+        "this is neither a calendar event of systemd such as \"*-*-* 03:15\" nor five fields of cron such as \"15 3 * * *\", nor a word such as \"@daily\" or \"@reboot\""
     )]
     Shape,
     /// A part of it.
