@@ -9,9 +9,16 @@ CARGO     ?= cargo
 # nothing that its environment names can be loaded into it, and it starts sooner, as the command line does.
 STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
 
-.PHONY: all build stage stage-failpoints deps demo test vm-test deb lint fmt clean bench
+FUZZ_TIME ?= 60
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+.PHONY: all help build stage stage-failpoints deps demo test vm-test deb lint doc fuzz fuzz-build fmt clean bench
 
 all: build
+
+## help: this list
+help:
+	@sed -n 's/^## \([a-z-]*\): /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 ## build: every program, optimised, in target/stage/release
 build:
@@ -67,8 +74,24 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 
+## doc: the documentation of every crate, in target/doc; warnings are errors
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace
+
+## fuzz-build: the fuzz targets compile, and each survives a thousand inputs (without the coverage that guides a real run)
+fuzz-build:
+	$(CARGO) build --locked --manifest-path fuzz/Cargo.toml
+	for target in $(FUZZ_TARGETS); do fuzz/target/debug/$$target -runs=1000 || exit 1; done
+
+## fuzz: each fuzz target for FUZZ_TIME seconds; needs a nightly compiler and cargo-fuzz
+fuzz:
+	@$(CARGO) fuzz --version > /dev/null 2>&1 || { echo "make fuzz needs cargo-fuzz: cargo install cargo-fuzz" >&2; exit 1; }
+	for target in $(FUZZ_TARGETS); do $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_TIME) || exit 1; done
+
+## fmt: format every source file
 fmt:
 	$(CARGO) fmt --all
 
+## clean: remove what was built
 clean:
 	$(CARGO) clean
