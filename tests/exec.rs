@@ -273,3 +273,81 @@ fn the_size_of_the_window_is_followed() {
     assert_eq!(child.wait().expect("ends").code(), Some(0), "{text:?}");
     assert!(text.contains("44 99"), "{text:?}");
 }
+
+#[test]
+fn a_session_finds_its_own_numbers_where_programs_look() {
+    let host = host();
+    let facts = bailiwick_observe::host_facts(&host.path("state")).expect("reads");
+    let file = match facts.controller("memory") {
+        Some(bailiwick_types::Hierarchy::Unified) => "/sys/fs/cgroup/memory.max",
+        _ => "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    };
+    let plan = |name: &str| format!("profile = \"{name}\"\n[limits]\nmemory = \"128M\"\ncpu = \"150%\"\ntasks = 64\n");
+    for tenant in profiles() {
+        host.write(&format!("etc/plans.d/{tenant}.toml"), &plan(tenant));
+    }
+    host.ok(&["apply"]);
+    for tenant in profiles() {
+        let (_, out, err) = host.inside(tenant, &format!("echo $BAILIWICK_MEMORY $BAILIWICK_CPUS; cat {file}"));
+        assert_eq!(out, "134217728 1.5\n134217728\n", "{tenant}: {err}");
+        // Nobody else's group is there, and no process that is not the tenant's.
+        let (_, out, _) = host.inside(tenant, "find /sys/fs/cgroup | grep -e bailiwick -e web -e shell -e system");
+        assert_eq!(out, "", "{tenant}");
+        let line = "for f in $(find /sys/fs/cgroup -name cgroup.procs); do cat $f; done | sort -n | head -1";
+        assert_eq!(host.inside(tenant, line).1, "1\n", "{tenant}: init is the first");
+        // Not even root of `system` writes there, whatever it does to the mount.
+        let line = format!(
+            "mount -o remount,rw,bind {file} 2>/dev/null; mount -o remount,rw /sys/fs/cgroup 2>/dev/null; \
+                            (echo max > {file}) 2>/dev/null && echo written; mkdir ${{x:-/sys/fs/cgroup}}/own 2>/dev/null; true"
+        );
+        assert_eq!(host.inside(tenant, &line).1, "", "{tenant}");
+        assert_eq!(host.inside(tenant, &format!("cat {file}")).1, "134217728\n", "{tenant}");
+    }
+}
+
+#[test]
+fn run_has_what_programs_expect() {
+    let host = host();
+    for tenant in profiles() {
+        let line = "touch /var/lock/mine && stat -c '%a %u' /run/lock /run/screen /run/user/0 /run/user/1000 && \
+                    touch $XDG_RUNTIME_DIR/mine && echo $XDG_RUNTIME_DIR";
+        assert_eq!(host.inside(tenant, line).1, "1777 0\n1777 0\n700 0\n700 1000\n/run/user/0\n", "{tenant}");
+        let output = host.cli(&[
+            "exec",
+            tenant,
+            "--user",
+            "1000",
+            "--",
+            "sh",
+            "-c",
+            "touch $XDG_RUNTIME_DIR/mine /run/lock/own && echo $XDG_RUNTIME_DIR",
+        ]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "/run/user/1000\n", "{tenant}");
+    }
+}
+
+#[test]
+fn the_groups_of_the_jails_own_file_count() {
+    let host = host();
+    let id = |tenant: &str, user: &str| {
+        let output = host.cli(&["exec", tenant, "--user", user, "--", "id", "-G"]);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    for tenant in profiles() {
+        assert_eq!(id(tenant, "1000"), "1000", "{tenant}: none before");
+        host.inside(tenant, &format!("sed -i -e 's/^www-data:.*/&{tenant}/' -e 's/^staff:.*/&x,{tenant}/' /etc/group"));
+        assert_eq!(id(tenant, "1000"), "1000 33 50", "{tenant}");
+        let line = "install -d -m 0770 -g www-data /srv/shared";
+        assert_eq!(host.inside(tenant, line).0, 0, "{tenant}");
+        let output = host.cli(&["exec", tenant, "--user", "1000", "--", "touch", "/srv/shared/mine"]);
+        assert!(output.status.success(), "{tenant}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(id(tenant, "33"), "33", "{tenant}: nobody else is in them");
+        // What makes no sense, has no end or would wait gives no groups, and keeps nobody out.
+        for file in
+            ["ln -sf /dev/zero /etc/group", "rm /etc/group; mkfifo /etc/group", "rm /etc/group; mkdir /etc/group"]
+        {
+            host.inside(tenant, file);
+            assert_eq!(id(tenant, "1000"), "1000", "{tenant}: {file}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ mod descriptors;
 mod devices;
 mod hostile_init;
 mod identity;
+mod kernel_files;
 mod kernel_interfaces;
 mod limits;
 mod links;

@@ -408,6 +408,7 @@ mod tests {
                 controllers: ["cpu", "memory", "pids", "io"].map(|name| (name.to_owned(), Hierarchy::Unified)).into(),
                 root_links: ["bin", "sbin", "lib"].map(|name| (name.to_owned(), format!("usr/{name}"))).into(),
                 host_etc: Vec::new(),
+                unlisted: Vec::new(),
                 storage: StorageFacts {
                     fs_type: "xfs".to_owned(),
                     quota: QuotaFacts::Projects,

@@ -122,6 +122,7 @@ mod tests {
             controllers: ["cpu", "memory", "pids"].map(|name| (name.to_owned(), Hierarchy::V1)).into(),
             root_links: BTreeMap::new(),
             host_etc: HOST_ETC.iter().map(|entry| (*entry).to_owned()).collect(),
+            unlisted: ["kcore", "cmdline", "sys/fs/file-nr"].map(|name| format!("/proc/{name}")).into(),
             storage: StorageFacts { fs_type: "xfs".to_owned(), quota: QuotaFacts::Projects, devices: Vec::new() },
         }
     }
@@ -186,9 +187,10 @@ mod tests {
     /// The mount that a row of a plan becomes.
     fn mounted(row: &Mount) -> MountFact {
         let (fs_type, root, id_map) = match &row.source {
-            Source::Tmpfs { .. } | Source::Mask => ("tmpfs", "/", false),
+            Source::Tmpfs { .. } | Source::Mask | Source::Skeleton | Source::Answer(_) => ("tmpfs", "/", false),
+            Source::Group(_) => ("cgroup", "/", false),
             Source::Proc | Source::Itself => ("proc", "/", false),
-            Source::Sysfs => ("sysfs", "/", false),
+            Source::Sysfs(_) => ("sysfs", "/", false),
             Source::Devpts => ("devpts", "/", false),
             Source::Mqueue => ("mqueue", "/", false),
             Source::Overlay { .. } => ("overlay", "/", false),
@@ -396,6 +398,9 @@ mod tests {
             ("the host's /etc has shrunk", Web, "BW026", Drift, |o| mount_at(o, "/run/host/etc/old")),
             ("a tenant takes a row away", System, "BW027", Drift, |o| unmount(o, "/dev/mqueue")),
             ("a mask is gone", Web, "BW030", Breached, |o| unmount(o, "/proc/kcore")),
+            ("what no list names appeared later", Web, "BW030", Breached, |o| unmount(o, "/proc/sys/fs/file-nr")),
+            ("the host's own answer shows", Web, "BW021", Breached, |o| mount(o, "/proc/stat").fs_type = "proc".into()),
+            ("a whole sysfs is there", Web, "BW021", Breached, |o| mount(o, "/sys").fs_type = "sysfs".into()),
             ("a mask shows what it hides", Web, "BW030", Breached, |o| mount(o, "/proc/kcore").fs_type = "proc".into()),
             ("a tenant unmasks", System, "BW031", Drift, |o| unmount(o, "/proc/kcore")),
             ("one capability more", Web, "BW040", Breached, |o| second(o).cap_bounding |= 1 << 21),
@@ -515,9 +520,9 @@ mod tests {
         let tenant = tenant(Profile::Web);
         let mut observed = healthy(&tenant);
         unmount(&mut observed, "/proc/kcore");
-        unmount(&mut observed, "/proc/fs");
+        unmount(&mut observed, "/proc/stat");
         let report =
-            judge_where(&tenant, &host(), &facts(), &observed, &|path| !["/proc/kcore", "/proc/fs"].contains(&path));
+            judge_where(&tenant, &host(), &facts(), &observed, &|path| !["/proc/kcore", "/proc/stat"].contains(&path));
         assert_eq!(ids(&report), [""; 0]);
         assert!(is_present("/proc/sys") && !is_present("/proc/no-such-entry"));
     }

@@ -5,6 +5,7 @@
 
 use crate::finding::{self, Fault, FindingKind, quoted};
 use crate::walls::Wall;
+use bailiwick_plan::kernel;
 use bailiwick_plan::mount::{Mount, Source};
 use bailiwick_types::{MAX_MOUNTS, MountFact, ObservedJail, Profile};
 use std::collections::BTreeSet;
@@ -70,9 +71,11 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
     let other = |text: String| Some((finding::MOUNT_OTHER, text));
     let fs_type = mount.fs_type.as_str();
     let want = match row.source {
-        Source::Tmpfs { .. } => Some("tmpfs"),
+        Source::Tmpfs { .. } | Source::Skeleton | Source::Answer(_) => Some("tmpfs"),
         Source::Proc | Source::Itself => Some("proc"),
-        Source::Sysfs => Some("sysfs"),
+        Source::Sysfs(_) => Some("sysfs"),
+        Source::Group("unified") => Some("cgroup2"),
+        Source::Group(_) => Some("cgroup"),
         Source::Devpts => Some("devpts"),
         Source::Mqueue => Some("mqueue"),
         Source::Overlay { .. } => Some("overlay"),
@@ -113,6 +116,11 @@ fn propagation_fault(profile: Profile, mount: &MountFact) -> Option<Fault> {
     Some(finding::MOUNT_PROPAGATES.fault(format!("{} has {}", quoted(&mount.target), quoted(field))))
 }
 
+/// Whether a mount only hides what no list names: what a kernel had when the jail was made, it need not have now.
+fn hides(mount: &MountFact) -> bool {
+    mount.target.starts_with("/proc/") && mount.fs_type == "tmpfs" && !kernel::may_show(&mount.target)
+}
+
 /// Mounts that no row asks for, a second one at one target included.
 fn unplanned(profile: Profile, rows: &[Mount], jail: &ObservedJail) -> Vec<Fault> {
     let planned: BTreeSet<&str> = rows.iter().map(|row| row.target.as_str()).collect();
@@ -120,7 +128,7 @@ fn unplanned(profile: Profile, rows: &[Mount], jail: &ObservedJail) -> Vec<Fault
     let extra = jail.mounts.iter().filter(|mount| {
         let target = mount.target.as_str();
         let again = !seen.insert(target);
-        again || !planned.contains(target)
+        (again || !planned.contains(target)) && !hides(mount)
     });
     extra
         .map(|mount| {

@@ -116,7 +116,7 @@ pub(crate) fn admit(tenant: &Tenant, door: Door, exec: &Exec, streams: &[OwnedFd
     check_open(tenant, door)?;
     check_streams(exec, streams)?;
     let (user, name) = user(tenant, exec.user.as_deref())?;
-    let env = environment(&user, &name, exec)?;
+    let env = environment(tenant, &user, &name, exec)?;
     let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
     let (argv, arg0) = if exec.argv.is_empty() {
         // A login shell is told so by a dash before its name.
@@ -165,7 +165,7 @@ fn user(tenant: &Tenant, wanted: Option<&str>) -> Result<(JailUser, String), Fai
 }
 
 /// A clean environment, and what the client added to it.
-fn environment(user: &JailUser, name: &str, exec: &Exec) -> Result<Vec<(Bytes, Bytes)>, Failure> {
+fn environment(tenant: &Tenant, user: &JailUser, name: &str, exec: &Exec) -> Result<Vec<(Bytes, Bytes)>, Failure> {
     let bytes: usize = exec.env.iter().map(|(key, value)| key.as_bytes().len() + value.as_bytes().len()).sum();
     if exec.env.len() > MAX_ENV || bytes > MAX_ENV_BYTES {
         let message = format!("the environment is over {MAX_ENV} variables or {MAX_ENV_BYTES} bytes");
@@ -183,6 +183,16 @@ fn environment(user: &JailUser, name: &str, exec: &Exec) -> Result<Vec<(Bytes, B
     if exec.terminal.is_some() {
         base.push(("TERM", "xterm"));
     }
+    // The plan makes these directories for those whom doors let in by name.
+    let runtime_dir = format!("/run/user/{}", user.uid);
+    if [0, LOGIN_ID].contains(&user.uid) {
+        base.push(("XDG_RUNTIME_DIR", &runtime_dir));
+    }
+    let limits = &tenant.settings.limits;
+    let memory = limits.memory.value().map(|size| size.0.to_string());
+    let cpus = limits.cpu.value().map(|share| share.cores());
+    base.extend(memory.iter().map(|bytes| ("BAILIWICK_MEMORY", bytes.as_str())));
+    base.extend(cpus.iter().map(|cores| ("BAILIWICK_CPUS", cores.as_str())));
     for (key, value) in base {
         if !exec.env.iter().any(|(own, _)| own.as_bytes() == key.as_bytes()) {
             let text = |text| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
@@ -501,6 +511,14 @@ mod tests {
         let spawn = with(vec![(bytes("PATH"), bytes("/x")), (bytes("A_1"), bytes("b=c\n"))]).expect("admitted");
         let paths: Vec<_> = spawn.env.iter().filter(|(key, _)| key.as_bytes() == b"PATH").collect();
         assert_eq!(paths.len(), 1);
+        let value = |name: &str| {
+            let found = spawn.env.iter().find(|(key, _)| key.as_bytes() == name.as_bytes());
+            found.map(|(_, value)| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let limits = tenant("").settings.limits;
+        assert_eq!(value("BAILIWICK_MEMORY"), limits.memory.value().map(|size| size.0.to_string()));
+        assert_eq!(value("BAILIWICK_CPUS"), limits.cpu.value().map(|share| share.cores()));
+        assert_eq!(value("XDG_RUNTIME_DIR").as_deref(), Some("/run/user/0"));
         for bad in ["", "=", "A=", "1A", "A B", "A\n", "LD-X"] {
             assert!(with(vec![(bytes(bad), bytes("x"))]).is_err(), "{bad:?}");
         }

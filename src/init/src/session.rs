@@ -5,7 +5,8 @@ use bailiwick_proto::frame::{MAX_EVENT, decode};
 use bailiwick_proto::init::{Spawn, WindowSize};
 use bailiwick_proto::{Bytes, SessionEvent, SessionSignal};
 use bailiwick_sys::signal::{self, SIGCONT, SIGHUP};
-use bailiwick_sys::{credential, process, socket};
+use bailiwick_sys::{credential, file, process, socket};
+use bailiwick_types::{MAX_GROUP_FILE, groups_of};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitStatus;
 use rustix::pty::OpenptFlags;
@@ -201,12 +202,30 @@ fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io:
     if let Ok(score) = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
         rustix::io::write(&score, SESSION_OOM_SCORE).ok();
     }
-    credential::become_for_good(spawn.user.uid, spawn.user.gid)?;
+    let groups = groups(spawn.user.uid);
+    credential::become_for_good_in(spawn.user.uid, spawn.user.gid, &groups)?;
     let wanted = spawn.cwd.as_ref().map_or(spawn.user.home.as_bytes(), Bytes::as_bytes);
     if rustix::process::chdir(wanted).is_err() {
         rustix::process::chdir("/")?;
     }
     Ok(())
+}
+
+/// The groups that the jail's own files list a user in. What cannot be read gives none; a file that makes this process wait
+/// holds up this session alone.
+fn groups(uid: u32) -> Vec<u32> {
+    let read = |path: &str| -> io::Result<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        if file::metadata(&fd)?.kind != rustix::fs::FileType::RegularFile {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        file::read_bounded(fd, MAX_GROUP_FILE)
+    };
+    match (read("/etc/passwd"), read("/etc/group")) {
+        (Ok(passwd), Ok(group)) => groups_of(uid, &passwd, &group),
+        _ => Vec::new(),
+    }
 }
 
 /// Looks the command up as execvp(3) does, in the session's own `PATH`.

@@ -2,6 +2,7 @@
 
 use crate::ObserveError;
 use crate::storage::storage_facts;
+use bailiwick_plan::kernel;
 use bailiwick_plan::mount::HOST_ETC;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, landlock, namespace, proc};
@@ -50,6 +51,7 @@ fn facts(hierarchies: &Hierarchies, state_dir: &Path) -> Result<HostFacts, Obser
         controllers: controllers(&unified, hierarchies),
         root_links: root_links(Path::new("/")),
         host_etc: host_etc(Path::new("/etc")),
+        unlisted: unlisted(),
         storage: storage_facts(state_dir, hierarchies.mount_of("unified")),
     })
 }
@@ -79,6 +81,22 @@ fn host_etc(etc: &Path) -> Vec<String> {
     let Ok(etc) = file::open_dir(etc) else { return Vec::new() };
     let has = |entry: &&&str| file::open_file_at(etc.as_fd(), entry).is_ok();
     HOST_ETC.iter().filter(has).map(|entry| (*entry).to_owned()).collect()
+}
+
+/// What this kernel has below `/proc` that no list names. A link is not looked at: what it leads to is.
+fn unlisted() -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, listed) in kernel::LISTED {
+        // Processes come and go meanwhile; all else stays.
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            if !is_link && !kernel::is_listed(listed, &name) {
+                found.push(format!("{path}/{name}"));
+            }
+        }
+    }
+    found
 }
 
 /// How the program that becomes PID 1 is linked.

@@ -314,6 +314,7 @@ mod tests {
             controllers: ["cpu", "memory", "pids", "io"].map(|name| (name.to_owned(), hierarchy)).into(),
             root_links: Default::default(),
             host_etc: Vec::new(),
+            unlisted: Vec::new(),
             storage: StorageFacts {
                 fs_type: "xfs".to_owned(),
                 quota: QuotaFacts::Projects,

@@ -115,6 +115,7 @@ mod tests {
             controllers: [].into(),
             root_links: [].into(),
             host_etc: Vec::new(),
+            unlisted: Vec::new(),
             storage: StorageFacts {
                 fs_type: "xfs".to_owned(),
                 quota: QuotaFacts::Nothing { why: String::new(), remedy: String::new() },

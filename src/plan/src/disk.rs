@@ -110,6 +110,7 @@ mod tests {
             controllers: Default::default(),
             root_links: Default::default(),
             host_etc: Vec::new(),
+            unlisted: Vec::new(),
             storage: StorageFacts { fs_type: "xfs".to_owned(), quota, devices: Vec::new() },
         }
     }

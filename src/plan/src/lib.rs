@@ -10,6 +10,7 @@ mod difference;
 pub mod disk;
 pub mod ftp;
 mod jail;
+pub mod kernel;
 pub mod landlock;
 pub mod mount;
 pub mod probe;

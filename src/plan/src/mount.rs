@@ -5,7 +5,9 @@
 //! and id-mapped: with the host's own ids the tenant's root owns nothing there, so even a remount writes nothing. Nor does
 //! `ro` stand on storage where a tenant can mount, so the jail of a suspended one is confined as `web` ([`confinement`]).
 
-use bailiwick_types::{Access, ByteSize, HostFacts, Limits, Profile};
+use crate::kernel::{ANSWERED, Answer, SYSFS};
+use crate::seed::LOGIN_ID;
+use bailiwick_types::{Access, ByteSize, Hierarchy, HostFacts, Limits, Profile};
 use std::fmt;
 
 /// Where a mount comes from.
@@ -36,8 +38,14 @@ pub enum Source {
     },
     /// A fresh procfs of the jail's pid namespace.
     Proc,
-    /// A fresh sysfs of the jail's network namespace.
-    Sysfs,
+    /// Empty directories and files, to mount on what is to be seen.
+    Skeleton,
+    /// A part of a fresh sysfs of the jail's network namespace.
+    Sysfs(&'static str),
+    /// The tenant's own control group in the unified hierarchy, or in that of a controller of version 1.
+    Group(&'static str),
+    /// A file of ours in the place of one that shows the host as a whole.
+    Answer(Answer),
     /// A fresh instance of pseudo terminals.
     Devpts,
     /// POSIX message queues of the jail's ipc namespace.
@@ -122,7 +130,7 @@ impl Mount {
     /// Whether the row is left out when its target is not there: kernels differ in what `/proc` and `/sys` hold.
     #[must_use]
     pub fn only_if_present(&self) -> bool {
-        matches!(self.source, Source::Mask | Source::Itself)
+        matches!(self.source, Source::Mask | Source::Itself | Source::Sysfs(_) | Source::Answer(_))
     }
 }
 
@@ -153,47 +161,22 @@ pub const HOST_ETC: &[&str] = &[
 /// Device nodes: those that hold no state and reach no hardware.
 pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
-/// What procfs and sysfs show of the host as a whole.
-const MASKED: &[&str] = &[
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/config.gz",
-    "/proc/interrupts", // timing of neighbours
-    "/proc/iomem",
-    "/proc/kallsyms",
-    "/proc/kcore",
-    "/proc/key-users",
-    "/proc/keys",
-    "/proc/kmsg",
-    "/proc/kpagecgroup",
-    "/proc/kpagecount",
-    "/proc/kpageflags",
-    "/proc/latency_stats",
-    "/proc/modules",
-    "/proc/mtrr",
-    "/proc/pagetypeinfo",
-    "/proc/sched_debug",
-    "/proc/schedstat",
-    "/proc/scsi",
-    "/proc/slabinfo",
-    "/proc/sysrq-trigger",
-    "/proc/timer_list",
-    "/proc/vmallocinfo",
-    "/sys/firmware",
-    "/sys/fs/pstore",
-    "/sys/kernel/debug",
-    "/sys/kernel/security",
-    "/sys/kernel/tracing",
-    "/sys/kernel/slab",
-    "/sys/module",
-];
-
-/// What stays readable but can be written by nobody, whatever the kernel would allow a namespaced root.
-const FIXED: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"];
+/// The controllers whose groups a jail sees where they are on version 1: programs ask these for their limits.
+const GROUPS_V1: [&str; 2] = ["cpu", "memory"];
 
 /// The file in the fresh root that every permission bit allows to read and that only Landlock refuses: a process that
 /// can open it has lost its Landlock domain.
 pub const CANARY: &str = "/.landlock";
+
+/// Directories of `/run` that programs expect, with their permissions and their owner inside; parents first.
+pub const RUN: &[(&str, u32, u32)] = &[
+    ("lock", 0o1777, 0),
+    ("screen", 0o1777, 0),
+    ("user", 0o755, 0),
+    // `XDG_RUNTIME_DIR` of those whom doors let in by name.
+    ("user/0", 0o700, 0),
+    ("user/1000", 0o700, LOGIN_ID),
+];
 
 /// Where init appears inside.
 pub const INIT: &str = "/run/host/init";
@@ -246,12 +229,25 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
     add("/dev/shm", Source::Tmpfs { size: limits.shm_size(), mode: 0o1777 }, QUIET);
     add("/dev/mqueue", Source::Mqueue, QUIET);
     add("/proc", Source::Proc, QUIET);
-    add("/sys", Source::Sysfs, RO.and(QUIET));
-    for path in MASKED {
+    for answer in ANSWERED {
+        add(answer.path(), Source::Answer(*answer), RO.and(QUIET));
+    }
+    // What stays readable there can be written by nobody, whatever the kernel would allow a namespaced root.
+    add("/proc/sys", Source::Itself, RO.and(QUIET));
+    for path in &facts.unlisted {
         add(path, Source::Mask, RO.and(QUIET));
     }
-    for path in FIXED {
-        add(path, Source::Itself, RO.and(QUIET));
+    add("/sys", Source::Skeleton, RO.and(QUIET));
+    for part in SYSFS {
+        add(&format!("/sys/{part}"), Source::Sysfs(part), RO.and(QUIET));
+    }
+    let v1 = |name: &&&str| facts.controller(name) == Some(Hierarchy::V1);
+    if GROUPS_V1.iter().any(|name| v1(&name)) {
+        for controller in GROUPS_V1.iter().filter(v1) {
+            add(&format!("/sys/fs/cgroup/{controller}"), Source::Group(controller), RO.and(QUIET));
+        }
+    } else {
+        add("/sys/fs/cgroup", Source::Group("unified"), RO.and(QUIET));
     }
     if access == Access::ReadOnly {
         for row in &mut rows {
@@ -290,6 +286,7 @@ mod tests {
             controllers: Default::default(),
             root_links: [("bin".to_owned(), "usr/bin".to_owned())].into(),
             host_etc: HOST_ETC.iter().map(|entry| (*entry).to_owned()).collect(),
+            unlisted: vec!["/proc/cmdline".to_owned(), "/proc/sys/fs/file-nr".to_owned()],
             storage: bailiwick_types::StorageFacts {
                 fs_type: "xfs".to_owned(),
                 quota: bailiwick_types::QuotaFacts::Projects,
@@ -346,12 +343,7 @@ mod tests {
             for row in &rows {
                 let fresh = matches!(
                     row.source,
-                    Source::Tmpfs { .. }
-                        | Source::Proc
-                        | Source::Sysfs
-                        | Source::Devpts
-                        | Source::Mqueue
-                        | Source::Device(_)
+                    Source::Tmpfs { .. } | Source::Proc | Source::Devpts | Source::Mqueue | Source::Device(_)
                 );
                 assert!(fresh || row.flags.has(RO), "{profile}: {}", row.target);
                 assert!(!matches!(row.source, Source::Storage(_)) || row.flags.has(Flags::NO_EXEC), "{}", row.target);
@@ -372,6 +364,30 @@ mod tests {
             assert!(!crate::capability::CapabilitySet::of(confined).names().contains(&"cap_sys_admin".to_owned()));
             assert_eq!(confinement(*profile, Access::ReadWrite), *profile);
         }
+    }
+
+    #[test]
+    fn what_is_not_listed_is_hidden_over_what_can_be_written_by_nobody() {
+        for profile in Profile::ALL {
+            let (rows, _) = table(*profile, Access::ReadWrite, &Limits::default(), &facts());
+            let place = |target: &str| rows.iter().position(|row| row.target == target).expect(target);
+            assert!(place("/proc/sys") < place("/proc/sys/fs/file-nr"), "or the mask would be below");
+            assert!(rows.iter().all(|row| !matches!(row.source, Source::Sysfs("" | "/"))), "never a whole sysfs");
+        }
+    }
+
+    #[test]
+    fn a_jail_sees_its_own_group_where_programs_look_for_it() {
+        let groups = |hierarchy| {
+            let mut facts = facts();
+            facts.controllers = ["cpu", "memory", "pids"].map(|name| (name.to_owned(), hierarchy)).into();
+            let (rows, _) = table(Profile::Web, Access::ReadWrite, &Limits::default(), &facts);
+            let shown = rows.into_iter().filter(|row| matches!(row.source, Source::Group(_)));
+            shown.map(|row| (row.target, row.flags.has(RO))).collect::<Vec<_>>()
+        };
+        assert_eq!(groups(Hierarchy::Unified), [("/sys/fs/cgroup".to_owned(), true)]);
+        let v1 = ["cpu", "memory"].map(|name| (format!("/sys/fs/cgroup/{name}"), true));
+        assert_eq!(groups(Hierarchy::V1), v1);
     }
 
     #[test]

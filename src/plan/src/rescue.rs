@@ -106,6 +106,7 @@ mod tests {
                 controllers: ["cpu", "memory", "pids"].map(|name| (name.to_owned(), hierarchy)).into(),
                 root_links: [].into(),
                 host_etc: Vec::new(),
+                unlisted: Vec::new(),
                 storage: StorageFacts {
                     fs_type: String::new(),
                     quota: QuotaFacts::Nothing { why: String::new(), remedy: String::new() },

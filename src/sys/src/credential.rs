@@ -33,7 +33,16 @@ pub fn set_effective_group(number: u32) -> io::Result<()> {
 /// # Errors
 /// What the calls say; `EPERM` when the ids are not what was asked for.
 pub fn become_for_good(user: u32, group: u32) -> io::Result<()> {
-    rustix::thread::set_thread_groups(&[])?;
+    become_for_good_in(user, group, &[])
+}
+
+/// The same with supplementary groups.
+///
+/// # Errors
+/// As [`become_for_good`].
+pub fn become_for_good_in(user: u32, group: u32, others: &[u32]) -> io::Result<()> {
+    let others: Vec<Gid> = others.iter().copied().map(gid).collect();
+    rustix::thread::set_thread_groups(&others)?;
     rustix::thread::set_thread_res_gid(gid(group), gid(group), gid(group))?;
     rustix::thread::set_thread_res_uid(uid(user), uid(user), uid(user))?;
     let same = rustix::process::getuid() == uid(user)

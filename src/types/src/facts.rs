@@ -26,6 +26,9 @@ pub struct HostFacts {
     pub root_links: BTreeMap<String, String>,
     /// Which entries of the host's `/etc` a jail can be shown.
     pub host_etc: Vec<String>,
+    /// What this kernel has below `/proc` and no list of what a jail may see names: absolute paths, hidden in every jail.
+    #[serde(default)]
+    pub unlisted: Vec<String>,
     /// The file system that holds the state directory.
     pub storage: StorageFacts,
 }

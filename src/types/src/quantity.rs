@@ -111,6 +111,13 @@ impl CpuShare {
     pub fn quota_us(self, period_us: u64) -> u64 {
         (self.0.saturating_mul(period_us)).saturating_add(50_000) / 100_000
     }
+
+    /// As a number of cores with as many decimals as it needs: `"150%"` is `1.5`.
+    #[must_use]
+    pub fn cores(self) -> String {
+        let text = format!("{}.{:05}", self.0 / 100_000, self.0 % 100_000);
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    }
 }
 
 impl FromStr for CpuShare {
@@ -216,6 +223,9 @@ mod tests {
         assert_eq!(CpuShare(12_500).quota_us(100_000), 12_500);
         assert!("1.5".parse::<CpuShare>().is_err());
         assert_eq!(CpuShare(12_500).to_string(), "12.5%");
+        for (share, cores) in [(150_000, "1.5"), (12_500, "0.125"), (200_000, "2"), (1_000_000, "10"), (1, "0.00001")] {
+            assert_eq!(CpuShare(share).cores(), cores);
+        }
     }
 
     #[test]

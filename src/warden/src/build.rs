@@ -92,7 +92,7 @@ impl Builder<'_> {
         let listener = self.runtime.bind_init(&runtime, plan.access).map_err(BuildError::at(Step::Socket))?;
 
         take(Step::Sources)?;
-        let sources = self.sources()?;
+        let sources = self.sources(&groups)?;
 
         take(Step::Clone)?;
         let (go_read, go_write) = pipe(Step::Clone)?;
@@ -146,13 +146,14 @@ impl Builder<'_> {
 
     /// Opens everything that is mounted from outside, as detached mounts with their flags already set, while this
     /// process still sees the host.
-    fn sources(&self) -> Result<Vec<Sources>, BuildError> {
+    fn sources(&self, groups: &TenantGroups) -> Result<Vec<Sources>, BuildError> {
         let storage = |name| self.storage.mount(&self.plan.tenant, name);
         let open = |source: &Source| -> io::Result<Sources> {
             Ok(match source {
                 Source::HostMapped(path) => Sources::Mapped(mount::detached_copy(rustix::fs::CWD, path)?),
                 Source::HostPlain(path) => Sources::Plain(mount::detached_copy(rustix::fs::CWD, path)?),
                 Source::Device(name) => Sources::Plain(mount::detached_copy(rustix::fs::CWD, format!("/dev/{name}"))?),
+                Source::Group(hierarchy) => Sources::Plain(mount::detached_copy_of(groups.shown(hierarchy)?)?),
                 Source::Init => Sources::Plain(mount::detached_copy_of(self.init)?),
                 Source::Storage(name) => Sources::Mapped(storage(name)?),
                 Source::Overlay { lower, upper } => {
@@ -160,7 +161,9 @@ impl Builder<'_> {
                 }
                 Source::Tmpfs { .. }
                 | Source::Proc
-                | Source::Sysfs
+                | Source::Skeleton
+                | Source::Sysfs(_)
+                | Source::Answer(_)
                 | Source::Devpts
                 | Source::Mqueue
                 | Source::Mask

@@ -116,6 +116,14 @@ pub(crate) struct TenantGroups {
     tasks_v1: Option<OwnedFd>,
 }
 
+impl TenantGroups {
+    /// The tenant's group in a hierarchy: the one that its limits are on.
+    pub(crate) fn shown(&self, hierarchy: &str) -> io::Result<&OwnedFd> {
+        let found = if hierarchy == UNIFIED { Some(&self.unified) } else { self.v1.get(hierarchy) };
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
 fn join(parent: &str, name: &str) -> String {
     format!("{}/{name}", parent.trim_end_matches('/'))
 }

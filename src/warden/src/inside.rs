@@ -6,7 +6,8 @@
 //! seccomp filter comes before the capabilities go, because loading it needs one; and the last step looks nothing up.
 
 use crate::step::{Step, reach};
-use bailiwick_plan::mount::{CANARY, Flags, INIT, Mount, Source};
+use bailiwick_plan::kernel::{self, ANSWERED};
+use bailiwick_plan::mount::{CANARY, Flags, INIT, Mount, RUN, Source};
 use bailiwick_plan::{JailPlan, Rlimit, seccomp};
 use bailiwick_sys::mount::{Parameter, attr};
 use bailiwick_sys::signal::{SIGTERM, Signals};
@@ -14,14 +15,16 @@ use bailiwick_sys::{credential, file, landlock, mount, network, process, signal}
 use bailiwick_types::ByteSize;
 use rustix::fs::{Mode, OFlags};
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Where the warden leaves the listening socket of init.
 const LISTENER: i32 = 3;
-/// A directory that every host has. The new root is put on it before it becomes the root, and a private file system
-/// with the masks on the other; both are left behind with the host's tree.
-const STAGE: [&str; 2] = ["/usr", "/etc"];
+/// Directories that every host has. The new root is put on the first before it becomes the root, a private file system
+/// with the masks on the second, and a whole sysfs on the third; all are left behind with the host's tree.
+const STAGE: [&str; 3] = ["/usr", "/etc", "/sys"];
+/// The most that is read of a file of the kernel which is answered: one line for each processor and interrupt.
+const MAX_ANSWERED: usize = 1 << 20;
 
 /// What a row of the mount table is made from, opened outside.
 #[derive(Debug)]
@@ -136,7 +139,8 @@ impl Inside<'_> {
 
         step(Step::Root)?;
         mount::make_all_private().map_err(at(Step::Root, ""))?;
-        let masks = Masks::new().map_err(at(Step::Root, "masks"))?;
+        let masks = Masks::new(&plan.mounts).map_err(at(Step::Root, "masks"))?;
+        let sysfs = stage_sysfs().map_err(at(Step::Root, "/sys"))?;
         let sources = std::mem::take(&mut self.sources);
         let mut rows = plan.mounts.iter().zip(sources);
         let (root_row, root_source) = rows.next().expect("the first row of every table is the root");
@@ -144,8 +148,10 @@ impl Inside<'_> {
 
         step(Step::Mounts)?;
         for (row, source) in rows {
-            put(&root, row, source, &masks).map_err(at(Step::Mounts, &row.target))?;
+            put(&root, row, source, &masks, &sysfs).map_err(at(Step::Mounts, &row.target))?;
         }
+        hide_unlisted(&root, &masks)?;
+        make_run(&root).map_err(at(Step::Mounts, "/run"))?;
         for link in &plan.links {
             match rustix::fs::symlinkat(link.to.as_str(), &root, link.path.trim_start_matches('/')) {
                 // In a root that is the tenant's own they are there already, or are what the tenant made of them.
@@ -282,29 +288,113 @@ fn tmpfs(size: ByteSize, mode: u32, flags: Flags) -> io::Result<OwnedFd> {
     mount::new_file_system("tmpfs", &parameters, attributes(flags))
 }
 
-/// An empty file and an empty directory on a file system that no process of the tenant's ever sees.
+/// A whole sysfs of the jail's network, of which only parts are shown.
+fn stage_sysfs() -> io::Result<OwnedFd> {
+    let flags = attributes(Flags::READ_ONLY.and(Flags::NO_SUID).and(Flags::NO_DEV).and(Flags::NO_EXEC));
+    let fresh = mount::new_file_system("sysfs", &[], flags)?;
+    // Before 6.15 only what is attached can be copied.
+    let target = rustix::fs::open(STAGE[2], OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    mount::attach(&fresh, &target)?;
+    Ok(fresh)
+}
+
+/// On one file system of the jail's own, of which only parts are shown: an empty file and an empty directory to hide
+/// with, the tree of `/sys` without its content, and the files that are ours.
 struct Masks {
+    tree: OwnedFd,
     file: OwnedFd,
     dir: OwnedFd,
 }
 
 impl Masks {
-    fn new() -> io::Result<Self> {
+    fn new(rows: &[Mount]) -> io::Result<Self> {
         let flags = Flags::READ_ONLY.and(Flags::NO_SUID).and(Flags::NO_DEV).and(Flags::NO_EXEC);
-        let fresh = mount::new_file_system("tmpfs", &[Parameter::Text("size", "4096")], attributes(Flags::NO_DEV))?;
+        let fresh = mount::new_file_system("tmpfs", &[Parameter::Text("size", "1M")], attributes(Flags::NO_DEV))?;
         file::open_at(&fresh, "file", OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::empty())?;
         file::make_dir_at(&fresh, "dir", 0)?;
+        for row in rows {
+            match row.source {
+                Source::Skeleton => drop(ensure(&fresh, &row.target, true)?),
+                // What this kernel has not got is not seen as an empty file either.
+                Source::Sysfs(_) => {
+                    if let Ok(facts) = std::fs::symlink_metadata(&row.target) {
+                        ensure(&fresh, &row.target, facts.is_dir())?;
+                    }
+                }
+                Source::Group(_) => drop(ensure(&fresh, &row.target, true)?),
+                _ => {}
+            }
+        }
+        for answer in ANSWERED {
+            let kernel = file::open_file_at(rustix_root()?, answer.path().trim_start_matches('/'))?;
+            let kernel = file::read_bounded(kernel, MAX_ANSWERED)?;
+            let name = answer.path().trim_start_matches("/proc/");
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let ours = file::open_at(&fresh, name, flags, Mode::from_raw_mode(0o444))?;
+            std::fs::File::from(ours).write_all(answer.text(&String::from_utf8_lossy(&kernel)).as_bytes())?;
+        }
         mount::set_attributes(&fresh, attributes(flags), None)?;
         // Before 6.15 only what is attached can be copied.
         let target = rustix::fs::open(STAGE[1], OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         mount::attach(&fresh, &target)?;
         let open = |name| file::open_at(&fresh, name, OFlags::PATH, Mode::empty());
-        Ok(Self { file: open("file")?, dir: open("dir")? })
+        Ok(Self { file: open("file")?, dir: open("dir")?, tree: fresh })
+    }
+
+    /// A copy of a part of it, which has its flags.
+    fn part(&self, path: &str) -> io::Result<OwnedFd> {
+        mount::detached_copy(&self.tree, path.trim_start_matches('/'))
+    }
+
+    /// A copy of what hides the target.
+    fn over(&self, target: &OwnedFd) -> io::Result<OwnedFd> {
+        mount::detached_copy_of(if is_directory(target)? { &self.dir } else { &self.file })
     }
 }
 
+/// Hides what the kernel has below `/proc` and no list names. What it has is looked up here and now, in the jail's own
+/// procfs, so that nothing rests on what somebody knew of the host before.
+fn hide_unlisted(root: &OwnedFd, masks: &Masks) -> Result<(), Failed> {
+    for (path, listed) in kernel::LISTED {
+        let names = || file::names(file::open_dir_at(root, path.trim_start_matches('/'))?);
+        for name in names().map_err(at(Step::Mounts, path))? {
+            let name = name.to_string_lossy();
+            if kernel::is_listed(listed, &name) {
+                continue;
+            }
+            let path = format!("{path}/{name}");
+            let target = match mount::target(root, &path) {
+                Ok(target) => target,
+                // What a link leads to is looked at by itself, and what went away meanwhile needs no hiding.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => continue,
+                Err(error) => return Err(at(Step::Mounts, &path)(error)),
+            };
+            let hide = || mount::attach(masks.over(&target)?, &target);
+            hide().map_err(at(Step::Mounts, &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directories of `/run`, in the file system that is mounted there.
+fn make_run(root: &OwnedFd) -> io::Result<()> {
+    let run = mount::target(root, "/run")?;
+    for (path, mode, owner) in RUN {
+        file::make_dir_at(&run, path, 0o700)?;
+        let made = file::open_dir_at(&run, path)?;
+        rustix::fs::fchown(&made, Some(rustix::fs::Uid::from_raw(*owner)), Some(rustix::fs::Gid::from_raw(*owner)))?;
+        rustix::fs::fchmod(&made, Mode::from_raw_mode(*mode))?;
+    }
+    Ok(())
+}
+
 /// Makes one row.
-fn put(root: &OwnedFd, row: &Mount, source: Sources, masks: &Masks) -> io::Result<()> {
+fn put(root: &OwnedFd, row: &Mount, source: Sources, masks: &Masks, sysfs: &OwnedFd) -> io::Result<()> {
+    if row.source == Source::Mask {
+        // After the last row, with all that the kernel has by then.
+        return Ok(());
+    }
     if row.only_if_present() {
         let target = match mount::target(root, &row.target) {
             Ok(target) => target,
@@ -318,8 +408,9 @@ fn put(root: &OwnedFd, row: &Mount, source: Sources, masks: &Masks) -> io::Resul
                 fd
             }
             // A copy has the flags of its original.
-            _ if is_directory(&target)? => mount::detached_copy_of(&masks.dir)?,
-            _ => mount::detached_copy_of(&masks.file)?,
+            Source::Sysfs(part) => mount::detached_copy(sysfs, part)?,
+            Source::Answer(answer) => masks.part(answer.path().trim_start_matches("/proc"))?,
+            _ => return Err(io::ErrorKind::Unsupported.into()),
         };
         return mount::attach(&fd, &target);
     }
@@ -335,7 +426,7 @@ fn put(root: &OwnedFd, row: &Mount, source: Sources, masks: &Masks) -> io::Resul
         (Source::Proc, Sources::Fresh) => {
             mount::new_file_system("proc", &[Parameter::Text("hidepid", "invisible")], flags)?
         }
-        (Source::Sysfs, Sources::Fresh) => mount::new_file_system("sysfs", &[], flags)?,
+        (Source::Skeleton, Sources::Fresh) => masks.part(&row.target)?,
         (Source::Devpts, Sources::Fresh) => mount::new_file_system(
             "devpts",
             &[Parameter::Text("ptmxmode", "0666"), Parameter::Text("mode", "0620"), Parameter::Text("gid", "5")],
