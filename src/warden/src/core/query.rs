@@ -1,0 +1,129 @@
+//! What is told of tenants and of the host; nothing is changed but the end of a time of grace.
+
+use super::*;
+
+impl Warden {
+    /// Looks at the host anew: an operator may have switched quotas on since.
+    pub(super) fn facts(&mut self) -> Result<WardenReply, Failure> {
+        let facts = bailiwick_observe::host_facts(&self.host.state_dir);
+        self.facts = facts.map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        Ok(WardenReply::Facts(Box::new(self.facts.clone())))
+    }
+
+    /// What every tenant uses of its quota. The kernel has one time of grace for all who pass a soft limit; here each gets
+    /// its own.
+    pub(super) fn disks(&mut self) -> Result<WardenReply, Failure> {
+        let mut disks = BTreeMap::new();
+        let tenants: Vec<(TenantName, IdRange)> =
+            self.ledger.tenants().map(|(name, ids)| (name.clone(), ids)).collect();
+        let kind = self.facts.storage.quota.clone();
+        for (name, ids) in tenants {
+            let Some(dir) = self.storage.open_of(&name) else { continue };
+            let Ok(Some(mut fact)) = bailiwick_observe::disk_fact(&dir, ids.first, &kind) else { continue };
+            if kind == QuotaFacts::Projects {
+                let failed =
+                    |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, &name, "limit", error);
+                self.mind_grace(&name, ids, &dir, &mut fact).map_err(|error| failed(&*error))?;
+            }
+            fact.held_back = self.held_back;
+            disks.insert(name, fact);
+        }
+        Ok(WardenReply::Disks(disks))
+    }
+
+    pub(super) fn mind_grace(
+        &mut self,
+        name: &TenantName,
+        ids: IdRange,
+        dir: &OwnedFd,
+        fact: &mut DiskFact,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let noted = self.ledger.grace(name);
+        let passed = fact.bytes.grace_until.is_some() || fact.inodes.is_some_and(|inodes| inodes.grace_until.is_some());
+        if !passed && noted == Grace::default() {
+            return Ok(());
+        }
+        let Ok((_, Some(tenant))) = bailiwick_policy::read_tenant(&self.config, name) else { return Ok(()) };
+        let own = tenant.settings.limits.disk_grace.0;
+        if let Some(grace) = quota::grace(dir, ids.first, fact, own, noted)? {
+            fact.bytes.grace_until = grace.bytes;
+            if let Some(inodes) = &mut fact.inodes {
+                inodes.grace_until = grace.inodes;
+            }
+            self.ledger.set_grace(name, grace)?;
+        }
+        Ok(())
+    }
+
+    /// What the kernel shows of tenants, as far as `read` looks.
+    pub(super) fn look<T>(
+        &mut self,
+        names: &[TenantName],
+        most: usize,
+        read: impl Fn(&Subject<'_>, &Census) -> Result<T, ObserveError>,
+        disk: impl Fn(&mut T) -> &mut Option<DiskFact>,
+    ) -> Result<Vec<T>, Failure> {
+        if names.len() > most {
+            let message = format!("{} tenants are more than can be observed at once", names.len());
+            return Err(Failure::of(ExitStatus::Invalid, message));
+        }
+        let census = Census::take().map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        let mut all = Vec::with_capacity(names.len());
+        for name in names {
+            let mut seen = self.look_at(name, &census, &read)?;
+            if let Some(disk) = disk(&mut seen) {
+                disk.held_back = self.held_back;
+            }
+            all.push(seen);
+        }
+        Ok(all)
+    }
+
+    pub(super) fn look_at<T>(
+        &mut self,
+        name: &TenantName,
+        census: &Census,
+        read: impl Fn(&Subject<'_>, &Census) -> Result<T, ObserveError>,
+    ) -> Result<T, Failure> {
+        let controls = match bailiwick_policy::read_tenant(&self.config, name) {
+            Ok((_, Some(tenant))) => controls(&tenant.settings.limits, &self.facts),
+            _ => Vec::new(),
+        };
+        let runs = self.runs(name);
+        let init = self.jails.get(name).map(|jail| {
+            let Record { pid, start_time, access, .. } = jail.record;
+            InitSubject { pid, start_time, access }
+        });
+        let cgroups = if runs { self.groups.paths(name) } else { BTreeMap::new() };
+        let dir = self.storage.open_of(name);
+        let storage = dir.as_ref().map(|dir| (dir.as_fd(), &self.facts.storage.quota));
+        let ids = self.ledger.ids(name);
+        let subject = Subject { tenant: name, ids, init, cgroups: &cgroups, controls: &controls, storage };
+        read(&subject, census).map_err(|error| failure(ExitStatus::Failed, name, "observe", &error))
+    }
+
+    pub(super) fn evidence(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        self.running(name)?;
+        let sights = bailiwick_observe::sights(&self.groups.paths(name))
+            .map_err(|error| failure(ExitStatus::Failed, name, "observe", &error))?;
+        Ok(WardenReply::Evidence(sights))
+    }
+
+    pub(super) fn roster(&self) -> WardenReply {
+        let tenants = self.ledger.tenants();
+        WardenReply::Roster(tenants.map(|(name, ids)| (name.clone(), self.entry(name, ids))).collect())
+    }
+
+    pub(super) fn entry(&self, name: &TenantName, ids: IdRange) -> RosterEntry {
+        let jail = self.jails.get(name);
+        RosterEntry {
+            ids,
+            pid: jail.map(|jail| jail.record.pid),
+            access: jail.map(|jail| jail.record.access),
+            frozen: jail.is_some() && self.groups.of(name).is_ok_and(|groups| groups.frozen()),
+            held: self.ledger.held(name),
+            host_user: self.host_users.has(name, self.host.ids.host_user(ids)),
+            cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The start of the warden: its state is opened and locked, and it takes hold of the jails that run.
+
+use super::*;
+
+/// What the warden keeps of root's capabilities (`capabilities(7)`), and for what.
+const CAPABILITIES: u64 = 1 << 0 // chown: seeds of storage, sockets for the daemon's group
+    | 1 << 1 // dac_override: tenants' storage belongs to others
+    | 1 << 2 // dac_read_search: likewise, and /proc of tenants' processes
+    | 1 << 3 // fowner: permissions of what is not the warden's
+    | 1 << 4 // fsetid: set-group-id bits survive a change of mode
+    | 1 << 5 // kill: end a jail
+    | 1 << 6 // setgid, setuid: id maps, and the owner of a user namespace
+    | 1 << 7
+    | 1 << 8 // setpcap: the bounding set of a jail
+    | 1 << 19 // sys_ptrace: namespaces of tenants' processes
+    | 1 << 21 // sys_admin: mounts, control groups, seccomp without no_new_privs
+    | 1 << 24; // sys_resource: limits of processes above the warden's own
+
+/// Why the warden cannot begin its work.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// `bailiwick.toml` is not usable.
+    #[error("{}", bailiwick_policy::render(.0))]
+    Policy(Vec<Diagnostic>),
+    /// Not root.
+    #[error("bailiwick-warden must be started as root")]
+    NotRoot,
+    /// The daemon's user does not exist.
+    #[error(
+        "the user \"{0}\" that bailiwickd is to run as does not exist; make it with `useradd --system {0}`, or set `user` in bailiwick.toml"
+    )]
+    User(String),
+    /// The program that becomes PID 1.
+    #[error("cannot use \"{path}\" as init: {why}", path = path.display())]
+    Init {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The state directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The runtime directory.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Control groups.
+    #[error(transparent)]
+    Groups(#[from] GroupError),
+    /// Records of host users.
+    #[error(transparent)]
+    HostUsers(#[from] HostUserError),
+    /// The host cannot be read.
+    #[error(transparent)]
+    Facts(#[from] ObserveError),
+    /// Anything else of the system.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// What the program should exit with.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Self::Policy(_) | Self::User(_) => ExitStatus::Invalid,
+            Self::Storage(StorageError::Locked { .. }) => ExitStatus::Conflict,
+            Self::Groups(_) => ExitStatus::HostCannot,
+            _ => ExitStatus::Failed,
+        }
+    }
+}
+
+/// The user of `bailiwickd`: a number, which is its group too, or a name of the host's user database.
+fn daemon_user(text: &str) -> Option<DaemonUser> {
+    if let Ok(number) = text.parse::<u32>() {
+        return Some(DaemonUser { uid: number, gid: number });
+    }
+    users::get_user_by_name(text).map(|user| DaemonUser { uid: user.uid(), gid: user.primary_group_id() })
+}
+
+/// Opens the program that becomes PID 1. It must need no loader: the loader that it would find is the tenant's.
+fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
+    let wrong = |why: String| OpenError::Init { path: path.to_owned(), why };
+    let real = path.canonicalize().map_err(|error| wrong(error.to_string()))?;
+    let (dir, name) = real.parent().zip(real.file_name()).ok_or_else(|| wrong("it is no file".to_owned()))?;
+    let open = || file::open_file_at(file::open_dir(dir)?, name);
+    let fd = open().map_err(|error| wrong(error.to_string()))?;
+    let metadata = file::metadata(&fd).map_err(|error| wrong(error.to_string()))?;
+    if metadata.uid != 0 || metadata.mode & 0o022 != 0 {
+        return Err(wrong("it must belong to root and be writable by nobody else".to_owned()));
+    }
+    match bailiwick_sys::elf::needs_loader(&fd) {
+        Ok(false) => Ok(fd),
+        Ok(true) => Err(wrong("it is linked dynamically; a jail would load the tenant's own loader".to_owned())),
+        Err(error) => Err(wrong(error.to_string())),
+    }
+}
+
+impl Warden {
+    /// Takes up the work on a host: opens and locks its state, and takes hold of the jails that run. What is left of
+    /// others is cleared away; the second value says what was found. `group` is where jails are made in the unified
+    /// hierarchy, if not below the warden's own group.
+    ///
+    /// # Errors
+    /// When any part of the state cannot be trusted: then nothing is changed.
+    pub fn open(
+        config: &Path,
+        init: &Path,
+        group: Option<&str>,
+        handed: Handed,
+    ) -> Result<(Self, Vec<String>), OpenError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(OpenError::NotRoot);
+        }
+        let system = |what| move |source| OpenError::System { what, source };
+        let config = config.canonicalize().map_err(system("find the configuration directory"))?;
+        let host = bailiwick_policy::read_host(&config).map_err(OpenError::Policy)?;
+        let daemon = daemon_user(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
+        let init = open_init(init)?;
+        bailiwick_sys::signal::unblock_all().map_err(system("unblock signals"))?;
+        credential::set_undumpable().map_err(system("close this process's memory to others"))?;
+        credential::limit_capabilities(CAPABILITIES).map_err(system("give up capabilities"))?;
+        credential::keep_capabilities_over_user_changes().map_err(system("keep capabilities"))?;
+        let storage = Storage::open(&host.state_dir, daemon)?;
+        let ledger = Ledger::open(storage.state().map_err(system("use the state directory"))?, host.ids)?;
+        let runtime = Runtime::open(&host.runtime_dir, daemon)?;
+        let facts = bailiwick_observe::host_facts(&host.state_dir)?;
+        let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
+        groups.reserve(&facts, &host.reserve)?;
+        let host_users = HostUsers::open(&host)?;
+        let watch = Watch::new();
+        runtime.note_groups(groups.bases()).map_err(system("note where the control groups are"))?;
+        let program = bailiwick_plan::seccomp::filter_of_warden();
+        let program: Vec<_> = program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
+        bailiwick_sys::seccomp::load(&program).map_err(system("load its seccomp filter"))?;
+        let (jails, listener) = (BTreeMap::new(), handed.listener);
+        let mut warden = Self {
+            config,
+            host,
+            facts,
+            daemon,
+            init,
+            storage,
+            ledger,
+            runtime,
+            groups,
+            host_users,
+            jails,
+            rescues: Rescues::default(),
+            listener,
+            watch,
+            held_back: false,
+        };
+        let events = warden.take_over(handed.inits)?;
+        Ok((warden, events))
+    }
+
+    /// Takes hold of every jail whose init is provably the one that was recorded, by the descriptor that the service
+    /// manager kept where there is one; clears the rest away.
+    pub(super) fn take_over(&mut self, mut kept: BTreeMap<String, OwnedFd>) -> Result<Vec<String>, OpenError> {
+        let system = |what| move |source| OpenError::System { what, source };
+        let mut events = Vec::new();
+        self.storage.finish_purges().map_err(system("finish an interrupted purge"))?;
+        for (name, record) in self.runtime.found().map_err(system("list the jails"))? {
+            let kept = kept.remove(&name);
+            let taken = match (name.parse::<TenantName>(), record) {
+                (Ok(tenant), Some(record)) => {
+                    // Without its group there is no jail, whatever runs under the number.
+                    let hold = |groups: TenantGroups| {
+                        record.take_hold(kept, &self.groups.homes_of_init(&tenant), &groups.jail)
+                    };
+                    let pidfd = self.groups.of(&tenant).ok().map(hold).transpose().map_err(system("look at a jail"))?;
+                    pidfd.flatten().map(|pidfd| (tenant, Jail { record, pidfd }))
+                }
+                _ => None,
+            };
+            if let Some((tenant, jail)) = taken {
+                events.push(format!("tenant={tenant} event=re-attached pid={}", jail.record.pid));
+                manager::keep(&tenant, &jail.pidfd);
+                self.rescues.found(&self.groups, &tenant)?;
+                self.jails.insert(tenant, jail);
+            } else {
+                events.push(format!(
+                    "tenant={} event=cleared reason=\"no such jail runs any more\"",
+                    name.escape_debug()
+                ));
+                if let Ok(tenant) = name.parse() {
+                    self.groups.destroy(&tenant)?;
+                }
+                manager::forget(&name);
+                self.runtime.remove(&name).map_err(system("clear a jail's runtime directory"))?;
+            }
+        }
+        for name in self.groups.found()? {
+            match name.parse::<TenantName>() {
+                Ok(tenant) if !self.jails.contains_key(&tenant) => {
+                    events.push(format!("tenant={tenant} event=cleared reason=\"control group without a record\""));
+                    self.groups.destroy(&tenant)?;
+                }
+                _ => {}
+            }
+        }
+        for name in kept.keys() {
+            manager::forget(name);
+        }
+        if self.jails.is_empty() {
+            self.groups.remove_empty_bases();
+        } else {
+            self.watch.listen_to(self.groups.pressure_triggers());
+        }
+        Ok(events)
+    }
+}
