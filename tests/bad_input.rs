@@ -121,10 +121,57 @@ fn a_damaged_ledger_stops_the_warden_and_is_kept() {
     std::fs::create_dir(host.path("state")).expect("mkdir");
     std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
     host.write("state/ledger.json", "{\"version\":1,");
-    refuses_to_start(&mut host, 1, &["ledger", "backup"]);
+    refuses_to_start(&mut host, 8, &["ledger", "backup", "--repair-ledger"]);
     assert_eq!(std::fs::read_to_string(host.path("state/ledger.json")).expect("kept"), "{\"version\":1,");
     // So that the host can be dropped: it reads the ledger to find its control groups.
     std::fs::remove_file(host.path("state/ledger.json")).expect("removes");
+}
+
+/// The index of each tenant's range, as the ledger has it.
+fn indexes(host: &Host) -> serde_json::Value {
+    let text = std::fs::read_to_string(host.path("state/ledger.json")).expect("a ledger");
+    serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["tenants"].clone()
+}
+
+#[test]
+fn a_ledger_that_is_missing_beside_running_jails_is_rebuilt_and_never_begun_anew() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.declare("bob", "web");
+    host.write("etc/tenants.d/down.toml", "plan = \"web\"\ndoors = [\"exec\"]\n");
+    host.start();
+    host.ok(&["apply"]);
+    host.ok(&["stop", "down"]);
+    // So that alice is not the first: a ledger that is begun anew would give her another range.
+    let before = indexes(&host);
+    host.kill();
+    let ledger = host.path("state/ledger.json");
+    let kept = std::fs::read(&ledger).expect("reads");
+    for damage in ["", "{\"version\":1,"] {
+        if damage.is_empty() {
+            std::fs::remove_file(&ledger).expect("removes");
+        } else {
+            std::fs::write(&ledger, damage).expect("writes");
+        }
+        refuses_to_start(&mut host, 8, &["ledger", "backup", "--repair-ledger"]);
+        let said = host.ok(&["doctor", "--repair-ledger"]);
+        assert!(said.contains("\"alice\" has the ids from") && said.contains("\"down\" is NOT certain"), "{said}");
+        let (now, running) = (indexes(&host), ["alice", "bob"]);
+        assert!(running.iter().all(|tenant| now[tenant]["index"] == before[tenant]["index"]), "{now} {before}");
+        assert_eq!(host.cli(&["doctor", "--repair-ledger"]).status.code(), Some(4), "it is in order now");
+    }
+    // One whose process runs and whose record is gone is not guessed at.
+    std::fs::remove_file(&ledger).expect("removes");
+    let record = host.path("run/jails/bob/record.json");
+    std::fs::rename(&record, host.path("kept")).expect("moves");
+    let output = host.cli(&["doctor", "--repair-ledger"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("nothing tells whose"), "{}", said(&output));
+    assert!(!ledger.exists());
+    std::fs::rename(host.path("kept"), &record).expect("moves");
+    std::fs::write(&ledger, kept).expect("writes");
+    host.start();
+    assert_eq!(host.inside("alice", "echo in").1.trim(), "in");
 }
 
 #[test]

@@ -379,7 +379,11 @@ fn what_is_reserved_for_the_host_is_left_to_it() {
         let stat = rustix::fs::statvfs(host.path("state")).expect("statvfs");
         stat.f_bavail * stat.f_frsize
     };
-    let reserve = free() - 120 * MIB;
+    let all = {
+        let stat = rustix::fs::statvfs(host.path("state")).expect("statvfs");
+        stat.f_blocks * stat.f_frsize
+    };
+    let reserve = (free() - 120 * MIB).min(all / 2 - MIB);
     let config = host.default_config(&format!("reserve = {{ disk = \"{reserve}\" }}\n"));
     host.write("etc/bailiwick.toml", &config);
     host.ok(&["apply", "web"]);
@@ -399,6 +403,56 @@ fn what_is_reserved_for_the_host_is_left_to_it() {
     until("it is given back", || !bounded.fact("web").held_back);
     assert_eq!(host.inside("web", "head -c 10M /dev/zero > /home/again").0, 0);
     assert_eq!(bounded.fact("web").bytes.hard, None);
+}
+
+#[test]
+fn a_reserve_is_read_again_while_it_runs_and_by_the_next_warden() {
+    let mut bounded = bounded_alone("");
+    let space = |host: &Host| bailiwick_observe::space(&host.path("state")).expect("statvfs");
+    let set = |host: &Host, reserve: u64| {
+        let config = host.default_config(&format!("reserve = {{ disk = \"{reserve}\" }}\n"));
+        host.write("etc/bailiwick.toml", &config);
+    };
+    let said = |host: &Host, arguments: &[&str]| {
+        let output = host.cli(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), text)
+    };
+    // The host itself fills more than half of it.
+    let (all, free) = space(&bounded.host);
+    let filler = std::fs::File::create(bounded.host.path("filler")).expect("creates");
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, free - all / 2 + 40 * MIB)
+        .expect("allocates");
+    until("less than half is free", || space(&bounded.host).1 < all / 2 - MIB);
+
+    set(&bounded.host, all / 2 - MIB);
+    until("it is reached, without anybody's doing", || bounded.fact("web").held_back);
+    let (status, text) = said(&bounded.host, &["status"]);
+    assert!(status == Some(0) && text.contains("no tenant can take more disk space"), "{text}");
+    bounded.host.write("etc/tenants.d/late.toml", "plan = \"web\"\n");
+    let (status, text) = said(&bounded.host, &["apply", "late"]);
+    assert!(status == Some(0) && text.contains("no tenant can take more disk space"), "{text}");
+    assert!(said(&bounded.host, &["doctor"]).1.contains("no tenant can take more"));
+
+    // An earlier warden wrote it, and the next finds another reserve.
+    let host = &mut bounded.host;
+    host.kill();
+    set(host, MIB);
+    host.start();
+    until("it is lifted", || !bounded.fact("web").held_back && bounded.fact("web").bytes.hard.is_none());
+    assert_eq!(bounded.host.inside("web", "head -c 5M /dev/zero > /home/again").0, 0);
+
+    // One that leaves tenants nothing is refused, and not in force.
+    let host = &bounded.host;
+    set(host, all);
+    until("it is told", || said(host, &["status"]).1.contains("at most half"));
+    host.ok(&["restart", "web"]);
+    host.write("etc/tenants.d/later.toml", "plan = \"web\"\n");
+    assert!(said(host, &["apply", "later"]).1.contains("at most half"));
+    assert!(said(host, &["doctor"]).1.contains("half of the file system"));
+    assert!(!bounded.fact("web").held_back);
+    set(host, MIB);
+    until("it is told no more", || !said(host, &["status"]).1.contains("at most half"));
 }
 
 #[test]

@@ -132,6 +132,62 @@ fn a_jail_that_is_ended_right_after_its_start_ends_by_itself() {
 }
 
 #[test]
+fn a_changed_memory_restarts_nobody() {
+    let host = host();
+    let before = inits(&host);
+    let mut sessions: Vec<Echo> = profiles().into_iter().map(|tenant| Echo::open(&host, tenant)).collect();
+    sessions.iter_mut().for_each(|session| session.say("before"));
+    let sizes = |tenant| {
+        let (status, out, err) = host.inside(tenant, "df -k --output=size /tmp /dev/shm | tail -n 2 | xargs");
+        assert_eq!(status, 0, "{err}");
+        out.trim().to_owned()
+    };
+    // Half of it and a quarter are /tmp and /dev/shm: smaller, then larger.
+    for (memory, golden) in [("64M", "32768 16384"), ("192M", "98304 49152")] {
+        for tenant in profiles() {
+            let plan = format!("profile = \"{tenant}\"\n[limits]\nmemory = \"{memory}\"\ntasks = 64\n");
+            host.write(&format!("etc/plans.d/{tenant}.toml"), &plan);
+        }
+        let output = host.cli(&["plan"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.code() == Some(10) && !text.contains("restart"), "{text}");
+        host.ok(&["apply"]);
+        for tenant in profiles() {
+            assert_eq!(sizes(tenant), golden, "{tenant}");
+        }
+        assert_eq!(host.cli(&["plan"]).status.code(), Some(0), "nothing is left to do");
+        assert_eq!(inits(&host), before, "the jails are the same");
+        sessions.iter_mut().for_each(|session| session.say("after"));
+    }
+    sessions.into_iter().for_each(Echo::end);
+}
+
+#[test]
+fn apply_restarts_nothing_that_has_sessions_in_it_unless_told_to() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start();
+    host.ok(&["apply"]);
+    let mut session = Echo::open(&host, "alice");
+    session.say("before");
+    host.declare("alice", "shell");
+    let text = |output: std::process::Output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), text)
+    };
+    let (status, said) = text(host.cli(&["plan"]));
+    assert!(status == Some(10) && said.contains("restart"), "{said}");
+    let (status, said) = text(host.cli(&["apply"]));
+    assert!(status == Some(5) && said.contains("apply --restart alice"), "{status:?} {said}");
+    session.say("after");
+    let (status, said) = text(host.cli(&["apply", "--restart"]));
+    assert!(status == Some(0) && said.contains("restarted"), "{status:?} {said}");
+    assert_eq!(host.cli(&["plan"]).status.code(), Some(0));
+    drop(session.to);
+    assert_ne!(session.child.wait().expect("ends").code(), Some(42), "it was ended");
+}
+
+#[test]
 fn a_request_that_was_let_in_is_answered_before_bailiwickd_ends() {
     let host = host();
     let ends = program(&host, "bailiwickd").expect("it runs");

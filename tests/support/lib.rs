@@ -153,16 +153,20 @@ pub fn name(text: &str) -> TenantName {
 #[derive(Debug)]
 struct Ids {
     first: u32,
-    _claim: UnixListener,
+    claims: Vec<UnixListener>,
 }
 
 impl Ids {
-    fn claim() -> Self {
-        // 1,024 hosts of 16 tenants: 2^30 ids from 2^30 on, below the invalid one. Where to begin is by process.
-        for slot in (0..1024).cycle().skip(std::process::id() as usize % 1024).take(1024) {
+    /// Some slots side by side. 1,024 of 16 tenants: 2^30 ids from 2^30 on, below the invalid one. Where to begin is by process.
+    fn claim(slots: u32) -> Self {
+        let claim = |slot: u32| {
             let address = SocketAddr::from_abstract_name(format!("bailiwick-test-ids-{slot}")).expect("a name");
-            if let Ok(claim) = UnixListener::bind_addr(&address) {
-                return Self { first: (1 << 30) + slot * 16 * 65_536, _claim: claim };
+            UnixListener::bind_addr(&address).ok()
+        };
+        for first in (0..=1024 - slots).cycle().skip(std::process::id() as usize % 1024).take(1024) {
+            let claims: Option<Vec<UnixListener>> = (first..first + slots).map(claim).collect();
+            if let Some(claims) = claims {
+                return Self { first: (1 << 30) + first * 16 * 65_536, claims };
             }
         }
         panic!("1,024 hosts of tests run on this machine");
@@ -211,14 +215,24 @@ impl Host {
         Self::within(&std::env::temp_dir())
     }
 
+    /// The same with ids for 16 tenants so many times.
+    #[must_use]
+    pub fn with_many_ids(slots: u32) -> Self {
+        Self::made(&std::env::temp_dir(), slots)
+    }
+
     /// The same below another folder.
     #[must_use]
     pub fn within(folder: &Path) -> Self {
+        Self::made(folder, 1)
+    }
+
+    fn made(folder: &Path, slots: u32) -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests make real jails and must run as root");
         let dir = tempfile::tempdir_in(folder).expect("a temporary directory");
         // The control socket is for everybody; the folder above must let them through.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        let host = Self { dir, ids: Ids::claim(), running: None, programs: stage() };
+        let host = Self { dir, ids: Ids::claim(slots), running: None, programs: stage() };
         host.write("etc/bailiwick.toml", &host.default_config(""));
         for profile in ["web", "shell", "system"] {
             let plan = format!("profile = \"{profile}\"\n[limits]\nmemory = \"128M\"\ntasks = 64\n");
@@ -271,7 +285,7 @@ impl Host {
     /// The ids of this host's tenants.
     #[must_use]
     pub fn ids(&self) -> std::ops::Range<u32> {
-        self.ids.first..self.ids.first + 16 * 65_536
+        self.ids.first..self.ids.first + u32::try_from(self.ids.claims.len()).expect("some") * 16 * 65_536
     }
 
     fn spawn(&mut self, program: &str, arguments: &[&str]) {

@@ -7,7 +7,7 @@ use bailiwick_observe::{
 use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_policy::Host;
 use bailiwick_types::Hierarchy;
-use bailiwick_types::{FeatureReport, FeatureState, HostFacts, HostReport, Profile, QuotaFacts, Resource};
+use bailiwick_types::{ByteSize, FeatureReport, FeatureState, HostFacts, HostReport, Profile, QuotaFacts, Resource};
 use std::error::Error;
 use std::path::Path;
 
@@ -329,6 +329,7 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
     vec![
         storage("storage", &host.state_dir),
         storage("image", Path::new("/usr")),
+        reserve(host),
         ids,
         host_users,
         either(
@@ -338,6 +339,25 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
             "create it (systemd-sysusers), or name another",
         ),
     ]
+}
+
+/// Whether the reserve of disk space leaves tenants something of the file system, and whether it is reached.
+fn reserve(host: &Host) -> FeatureReport {
+    let (kept, dir) = (host.reserve.disk, &host.state_dir);
+    match bailiwick_observe::space(dir) {
+        Ok((all, free)) => reserve_of(kept.0, all, free),
+        Err(error) => feature("reserve", FeatureState::Limited, error.to_string(), "make the state directory"),
+    }
+}
+
+fn reserve_of(kept: u64, all: u64, free: u64) -> FeatureReport {
+    let [kept_words, all_words, free_words] = [kept, all, free].map(ByteSize);
+    let evidence = format!("{kept_words} of disk space are kept for the host; of {all_words}, {free_words} are free");
+    if kept > all / 2 {
+        return missing("reserve", evidence, "lower `reserve` in bailiwick.toml to half of the file system or less");
+    }
+    let remedy = "free disk space, or lower `reserve` in bailiwick.toml: until then no tenant can take more";
+    feature("reserve", if free < kept { FeatureState::Limited } else { FeatureState::Works }, evidence, remedy)
 }
 
 fn mappable(name: &str, readings: &StorageReadings, kernel: Option<(u32, u32)>, remedy: &str) -> FeatureReport {
@@ -398,7 +418,7 @@ mod tests {
     use super::*;
     use bailiwick_observe::{NamespaceReading, SubordinateIds};
     use bailiwick_policy::Reserve;
-    use bailiwick_types::{BlockDevice, ByteSize, IdPool, NAMESPACES, StorageFacts};
+    use bailiwick_types::{BlockDevice, IdPool, NAMESPACES, StorageFacts};
 
     fn good() -> HostReadings {
         HostReadings {
@@ -439,6 +459,18 @@ mod tests {
             admins: Vec::new(),
             user: "root".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_reserve_that_is_reached_or_too_large_is_told() {
+        for (kept, all, free, golden) in [
+            (0, 100, 0, FeatureState::Works),
+            (50, 100, 50, FeatureState::Works),
+            (50, 100, 49, FeatureState::Limited),
+            (51, 100, 99, FeatureState::Missing),
+        ] {
+            assert_eq!(reserve_of(kept, all, free).state, golden, "{kept} {all} {free}");
         }
     }
 
@@ -578,7 +610,9 @@ mod tests {
         let configuration = report.features.last().expect("features");
         assert_eq!((configuration.feature.as_str(), configuration.state), ("configuration", FeatureState::Missing));
         for feature in configured(&host(), "6.18") {
-            assert!(["storage", "image", "ids", "host-users", "daemon-user"].contains(&feature.feature.as_str()));
+            assert!(
+                ["storage", "image", "reserve", "ids", "host-users", "daemon-user"].contains(&feature.feature.as_str())
+            );
         }
     }
 }

@@ -43,6 +43,10 @@ pub(crate) enum Command {
         /// Prove it: a throw-away tenant runs into each limit (as root; takes about half a minute)
         #[arg(long)]
         probe: bool,
+        /// Rebuild a ledger of ids that is missing or damaged, from records of running jails and from storage, and say what is
+        /// not certain (as root, while the service is down)
+        #[arg(long, conflicts_with_all = ["probe", "json"])]
+        repair_ledger: bool,
         #[command(flatten)]
         format: Format,
     },
@@ -69,6 +73,9 @@ pub(crate) enum Command {
         /// Also end sessions that would no longer be let in: their key, their door or their tenant is gone
         #[arg(long, conflicts_with = "dry_run")]
         now: bool,
+        /// Also restart jails that have sessions in them, where a change needs it
+        #[arg(long, conflicts_with = "dry_run")]
+        restart: bool,
         #[command(flatten)]
         format: Format,
     },
@@ -504,8 +511,10 @@ mod tests {
             "check",
             "dump --output /tmp/x",
             "doctor --json",
+            "doctor --repair-ledger",
             "apply a b --dry-run",
             "apply --now a",
+            "apply --restart a",
             "timers a --json",
             "sessions",
             "sessions a b --json",
@@ -539,6 +548,7 @@ mod tests {
             ("create alice", ErrorKind::MissingRequiredArgument),
             ("create alice --plan p --profile loose", ErrorKind::ValueValidation),
             ("audit --csv --json", ErrorKind::ArgumentConflict),
+            ("doctor --probe --repair-ledger", ErrorKind::ArgumentConflict),
             ("generate completions tcsh", ErrorKind::InvalidValue),
             ("list --nope", ErrorKind::UnknownArgument),
         ];

@@ -16,8 +16,26 @@ pub(crate) enum Telling {
 }
 
 /// `bailiwick apply`.
-pub(crate) fn apply(daemon: &Daemon, tenants: Vec<TenantName>, now: bool, form: Form) -> Result<ExitStatus, Failure> {
-    tell(&ask(daemon, &ControlRequest::Apply { tenants, now })?, Telling::Changes, form)
+pub(crate) fn apply(
+    daemon: &Daemon,
+    tenants: Vec<TenantName>,
+    now: bool,
+    restart: bool,
+    form: Form,
+) -> Result<ExitStatus, Failure> {
+    let outcomes = ask(daemon, &ControlRequest::Apply { tenants, now, restart })?;
+    warn_of_reserve(daemon, &outcomes);
+    tell(&outcomes, Telling::Changes, form)
+}
+
+/// Says so where tenants that were changed can take no disk space, because the host's reserve is reached.
+pub(crate) fn warn_of_reserve(daemon: &Daemon, outcomes: &[TenantOutcome]) {
+    if outcomes.iter().any(|outcome| outcome.failure.is_none())
+        && let Ok(ControlReply::Status(status)) = daemon.ask(&ControlRequest::Status)
+        && let Some(reserve) = status.reserve
+    {
+        output::complain(&reserve);
+    }
 }
 
 /// `bailiwick start`, `stop`, `restart`, `freeze` and `thaw`.
@@ -99,7 +117,7 @@ mod tests {
         let answers = [vec![bad.clone()], vec![bad, good.clone()], vec![good]]
             .map(|outcomes| vec![ControlReply::Progress { done: 0, total: 1 }, ControlReply::Outcome(outcomes)]);
         let (daemon, served) = fake(temp.path(), answers.to_vec());
-        assert_eq!(apply(&daemon, Vec::new(), false, Form::Text), Ok(ExitStatus::HostCannot));
+        assert_eq!(apply(&daemon, Vec::new(), false, false, Form::Text), Ok(ExitStatus::HostCannot));
         assert_eq!(reload(&daemon, Form::Text), Ok(ExitStatus::Partly));
         let tenants: Vec<TenantName> = vec!["b".parse().expect("valid")];
         assert_eq!(lifecycle(&daemon, Verb::Freeze, tenants.clone(), Form::Text), Ok(ExitStatus::Done));

@@ -237,6 +237,7 @@ mod tests {
             uptime: 3661,
             tenants: BTreeMap::from([("running".to_owned(), 2), ("suspended".to_owned(), 1)]),
             problems: vec!["tenants.d/x.toml:1:1: bad\u{1b}".to_owned()],
+            reserve: None,
             sessions: 3,
         };
         let golden = "bailiwickd  0.1.0, up 1h1m1s\n\

@@ -67,7 +67,8 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Dump { output } => done(configuration::dump(config, output.as_deref()))?,
         Command::Password => done(password::make())?,
         Command::Keys { tenant } => done(configuration::keys(config, &tenant))?,
-        Command::Doctor { probe, format } => {
+        Command::Doctor { repair_ledger: true, .. } => return report::repair_ledger(config),
+        Command::Doctor { probe, format, .. } => {
             let depth = if probe { Depth::Probe } else { Depth::Read };
             report::doctor(config, depth, format.into())?
         }
@@ -81,7 +82,9 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Apply { tenants, dry_run: true, format, .. } => {
             done(inspect::rehearse(&daemon()?, tenants.tenants, format.into()))?
         }
-        Command::Apply { tenants, now, format, .. } => change::apply(&daemon()?, tenants.tenants, now, format.into())?,
+        Command::Apply { tenants, now, restart, format, .. } => {
+            change::apply(&daemon()?, tenants.tenants, now, restart, format.into())?
+        }
         Command::Sessions { what: Some(SessionCommand::Kill(ending)), .. } => sessions::kill(&daemon()?, ending)?,
         Command::Sessions { tenants, format, what: None } => {
             done(sessions::list(&daemon()?, tenants.tenants, format.into()))?

@@ -105,6 +105,18 @@ pub(crate) fn doctor(config: &Path, depth: Depth, form: Form) -> Result<ExitStat
     Ok(doctor_status(&report, host.require))
 }
 
+/// `bailiwick doctor --repair-ledger`: the warden's program does it, which alone writes the ledger.
+pub(crate) fn repair_ledger(config: &Path) -> Result<u8, Failure> {
+    let beside = std::env::current_exe().unwrap_or_default().with_file_name("bailiwick-warden");
+    let program = if beside.exists() { beside } else { "/usr/libexec/bailiwick/bailiwick-warden".into() };
+    let mut command = std::process::Command::new(&program);
+    command.arg("--repair-ledger").arg("--config").arg(config);
+    let status = command
+        .status()
+        .map_err(|error| Failure::of(ExitStatus::Failed, format!("cannot run \"{}\": {error}", program.display())))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(ExitStatus::Failed.code()))
+}
+
 fn doctor_status(report: &HostReport, required: impl IntoIterator<Item = Resource>) -> ExitStatus {
     let missing = |resource: Resource| {
         let named = |feature: &&FeatureReport| feature.feature == resource.word();

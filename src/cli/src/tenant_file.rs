@@ -6,7 +6,7 @@
 //! Danger: the warden does as root what these files say. `delete` destroys nothing without `--purge`.
 
 use crate::arguments::Wishes;
-use crate::change::{Telling, ask, tell};
+use crate::change::{Telling, ask, tell, warn_of_reserve};
 use crate::configuration;
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
@@ -203,13 +203,16 @@ pub(crate) fn create(config: &Path, name: TenantName, wishes: &Wishes, form: For
     }
     drop(tenants);
 
-    match ask(&daemon, &ControlRequest::Apply { tenants: vec![name.clone()], now: false }) {
+    match ask(&daemon, &ControlRequest::Apply { tenants: vec![name.clone()], now: false, restart: false }) {
         // A deleted tenant was stopped by the operator and is held down until it is started by the operator.
         Ok(outcomes) if has_data && outcomes.iter().all(|outcome| outcome.failure.is_none()) => {
             let start = ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name] };
             tell(&ask(&daemon, &start)?, Telling::Nothing, form)
         }
-        Ok(outcomes) => tell(&outcomes, Telling::Nothing, form),
+        Ok(outcomes) => {
+            warn_of_reserve(&daemon, &outcomes);
+            tell(&outcomes, Telling::Nothing, form)
+        }
         Err(error) if error.is_no_answer() => {
             output::complain(&format!("the file is written, the jail is not started: {}", Failure::from(error)));
             tell(&[outcome(&name, "written")], Telling::Nothing, form)
@@ -308,7 +311,7 @@ pub(crate) fn set_state(
     if written.is_empty() {
         return tell(&outcomes, Telling::Nothing, form);
     }
-    match ask(&daemon, &ControlRequest::Apply { tenants: written.clone(), now: true }) {
+    match ask(&daemon, &ControlRequest::Apply { tenants: written.clone(), now: true, restart: false }) {
         Ok(applied) => {
             let untouched = |name: &&TenantName| applied.iter().all(|outcome| outcome.tenant != **name);
             outcomes.extend(written.iter().filter(untouched).map(|name| outcome(name, "unchanged")));
@@ -565,7 +568,7 @@ mod tests {
         );
         assert_eq!(create(config.path(), name("bob"), &wishes("small"), Form::Text), Ok(ExitStatus::Done));
         let asked = served.join().expect("served");
-        assert_eq!(asked[1], ControlRequest::Apply { tenants: vec![name("bob")], now: false });
+        assert_eq!(asked[1], ControlRequest::Apply { tenants: vec![name("bob")], now: false, restart: false });
         assert_eq!(asked[2], ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name("bob")] });
     }
 
@@ -637,9 +640,9 @@ mod tests {
         assert_eq!(set(&[ghost.clone(), alice.clone()], &Wanted::Active), Ok(ExitStatus::Partly));
         assert_eq!(tenant_file(&config, "alice.toml").as_deref(), Some(ALICE));
         let asked = served.join().expect("served");
-        assert!(
-            asked.iter().all(|request| *request == ControlRequest::Apply { tenants: vec![alice.clone()], now: true })
-        );
+        assert!(asked.iter().all(
+            |request| *request == ControlRequest::Apply { tenants: vec![alice.clone()], now: true, restart: false }
+        ));
 
         assert_eq!(set(std::slice::from_ref(&ghost), &unpaid()), Ok(ExitStatus::NotFound));
         fs::remove_file(config.path().join("run").join(CONTROL_SOCKET)).expect("removes");

@@ -24,7 +24,9 @@ use bailiwick_types::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -36,7 +38,7 @@ const RECONCILE_TIME: Duration = Duration::from_secs(30);
 /// The least time between a jail that ended by itself and its next start.
 const AGAIN_TIME: Duration = Duration::from_secs(1);
 
-/// How many inits are asked something at a time.
+/// How many jails are asked something, or changed, at a time.
 const ASKED_AT_ONCE: usize = 32;
 
 type Roster = BTreeMap<TenantName, RosterEntry>;
@@ -47,6 +49,15 @@ pub enum OpenError {
     /// The policy is not usable at all.
     #[error("{}", bailiwick_policy::render(.0))]
     Policy(Vec<Diagnostic>),
+}
+
+/// What `apply` may do to those who are in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ApplyOptions {
+    /// End sessions that the policy no longer lets in.
+    pub(crate) now: bool,
+    /// Restart jails with sessions in them.
+    pub(crate) restart: bool,
 }
 
 /// The policy as it was last read.
@@ -241,6 +252,7 @@ impl Daemon {
             decide(&loaded.policy, &loaded.invalid, &roster)
         };
         failures.retain(|tenant, _| needs.contains_key(tenant));
+        let mut rounds = Vec::new();
         for (tenant, needs) in needs {
             let count = failures.get(&tenant).copied().unwrap_or(0);
             // After some failures a tenant is tried in fewer and fewer rounds, and said so only then.
@@ -249,12 +261,19 @@ impl Daemon {
                 continue;
             }
             failures.remove(&tenant);
-            for need in needs {
-                if let Err(failure) = self.meet(&tenant, need).await {
-                    warn!(target: "bailiwick::event", tenant = %tenant, event = "not-mended", "{failure}");
-                    failures.insert(tenant.clone(), count + 1);
+            rounds.push(async move {
+                let mut failed = false;
+                for need in needs {
+                    if let Err(failure) = self.meet(&tenant, need).await {
+                        warn!(target: "bailiwick::event", tenant = %tenant, event = "not-mended", "{failure}");
+                        failed = true;
+                    }
                 }
-            }
+                (tenant, failed.then_some(count + 1))
+            });
+        }
+        for (tenant, count) in at_once(rounds).await {
+            failures.extend(count.map(|count| (tenant, count)));
         }
         Ok(())
     }
@@ -302,6 +321,10 @@ impl Daemon {
     ) -> Result<&'static str, Failure> {
         match self.link.ask(&request).await? {
             WardenReply::Unchanged => Ok("unchanged"),
+            WardenReply::GoesOn => {
+                info!(target: "bailiwick::event", tenant = %tenant, event = "goes-on", "the warden goes on: what is left of {tenant} is not {done} yet");
+                Ok("going on")
+            }
             _ => {
                 info!(target: "bailiwick::event", tenant = %tenant, event = done, "the jail of {tenant} was {done}");
                 if matches!(request, WardenRequest::Start { .. }) {
@@ -463,12 +486,19 @@ impl Daemon {
                 *tenants.entry(summary.state.word().to_owned()).or_default() += 1;
             }
         }
+        let mut problems = lock(&self.loaded).problems.clone();
+        let mut kept = None;
+        if let Ok(WardenReply::Problems { reserve, tenants }) = self.link.ask(&WardenRequest::Problems).await {
+            problems.extend(reserve.iter().cloned().chain(tenants));
+            kept = reserve;
+        }
         HostStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             warden,
             uptime: self.started.elapsed().as_secs(),
             tenants,
-            problems: lock(&self.loaded).problems.clone(),
+            problems,
+            reserve: kept,
             sessions: self.sessions.total(),
         }
     }
@@ -577,7 +607,7 @@ impl Daemon {
         &self,
         permission: Permission,
         names: &[TenantName],
-        now: bool,
+        options: ApplyOptions,
         progress: mpsc::Sender<(u64, u64)>,
     ) -> Result<Vec<TenantOutcome>, Failure> {
         self.reload().ok();
@@ -587,30 +617,42 @@ impl Daemon {
         let meant = self.meant(names, &roster)?;
         let facts = self.facts().await?;
         // First, while the jail can still be left in good order, and those who are in hear the reason.
-        let mut outcomes = if now { self.end_unwanted(names, &roster).await } else { Vec::new() };
+        let mut outcomes = if options.now { self.end_unwanted(names, &roster).await } else { Vec::new() };
         let mut last = Instant::now();
         let total = meant.len() as u64;
         let mut done: u64 = 0;
         for portion in meant.chunks(MOST_COMPARED) {
-            for ((name, tenant), actual) in portion.iter().zip(self.in_force(portion, &roster).await?) {
+            let actual = self.in_force(portion, &roster).await?;
+            for some in portion.iter().zip(actual).collect::<Vec<_>>().chunks(ASKED_AT_ONCE) {
                 if last.elapsed() >= Duration::from_millis(200) {
                     // Nobody listens, or not fast enough: a number less is no loss.
                     progress.try_send((done, total)).ok();
                     last = Instant::now();
                 }
-                done += 1;
-                let changes = differences(name, tenant.as_ref(), roster.get(name), actual, &facts);
-                match self.apply_one(name, &changes).await {
-                    Ok("unchanged") if names.is_empty() => {}
-                    result => outcomes.push(outcome(name.clone(), result)),
+                done += some.len() as u64;
+                let one = |((name, tenant), actual): &(&(TenantName, Option<Tenant>), Option<InForce>)| {
+                    let changes = differences(name, tenant.as_ref(), roster.get(name), actual.clone(), &facts);
+                    let name = name.clone();
+                    async move { (name.clone(), self.apply_one(&name, &changes, options).await) }
+                };
+                for (name, result) in at_once(some.iter().map(one).collect()).await {
+                    match result {
+                        Ok("unchanged") if names.is_empty() => {}
+                        result => outcomes.push(outcome(name, result)),
+                    }
                 }
             }
         }
         Ok(outcomes)
     }
 
-    async fn apply_one(&self, name: &TenantName, changes: &[Change]) -> Result<&'static str, Failure> {
-        let done = self.apply_jail(name, changes).await?;
+    async fn apply_one(
+        &self,
+        name: &TenantName,
+        changes: &[Change],
+        options: ApplyOptions,
+    ) -> Result<&'static str, Failure> {
+        let done = self.apply_jail(name, changes, options).await?;
         if changes.iter().all(|change| change.action != Action::HostUser) {
             return Ok(done);
         }
@@ -618,13 +660,29 @@ impl Daemon {
         Ok(if done == "unchanged" { changed } else { done })
     }
 
-    async fn apply_jail(&self, name: &TenantName, changes: &[Change]) -> Result<&'static str, Failure> {
+    async fn apply_jail(
+        &self,
+        name: &TenantName,
+        changes: &[Change],
+        options: ApplyOptions,
+    ) -> Result<&'static str, Failure> {
         let wanted = |action| changes.iter().any(|change| change.action == action);
         let request = || WardenRequest::Start { tenant: name.clone() };
         if wanted(Action::Stop) {
             return self.change(name, stop(name, Hold::Keep), "stopped").await;
         }
         if wanted(Action::Restart) {
+            // Who is suspended, or no longer, must not go on as before; any other change can wait for those who are in.
+            let must = changes.iter().any(|change| change.action == Action::Restart && change.what == "state");
+            let inside = self.sessions.of(name).now;
+            if inside > 0 && !must && !options.restart {
+                let what = changes.iter().filter(|change| change.action == Action::Restart);
+                let what = what.map(|change| change.what.as_str()).collect::<Vec<_>>().join(", ");
+                let message = format!(
+                    "a changed {what} restarts the jail, and {inside} sessions are in it; `bailiwick apply --restart {name}` ends them"
+                );
+                return Err(Failure::of(ExitStatus::Refused, message));
+            }
             return self.restart(name).await;
         }
         if wanted(Action::Start) {
@@ -647,11 +705,11 @@ impl Daemon {
         info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid, "user {} asks to {verb:?} {} tenants", permission.uid, names.len());
         self.reload().ok();
         let _one = self.changing.lock().await;
-        let mut outcomes = Vec::new();
-        for name in names {
-            outcomes.push(outcome(name.clone(), self.lifecycle_one(verb, name).await));
-        }
-        outcomes
+        let one = |name: &TenantName| {
+            let name = name.clone();
+            async move { outcome(name.clone(), self.lifecycle_one(verb, &name).await) }
+        };
+        at_once(names.iter().map(one).collect()).await
     }
 
     async fn lifecycle_one(&self, verb: Verb, name: &TenantName) -> Result<&'static str, Failure> {
@@ -675,10 +733,12 @@ impl Daemon {
         let _one = self.changing.lock().await;
         let request = WardenRequest::Purge { tenant: name.clone() };
         let result = self.change(name, request, "purged").await;
-        if result.is_ok() {
+        // Also when something of it cannot be removed: the tenant is no more, and its name is free.
+        let is_gone = result.as_ref().map_or_else(|failure| failure.status == ExitStatus::Partly, |_| true);
+        if is_gone {
             self.sessions.forget(name);
         }
-        if let (Ok(_), Ok(recorder)) = (&result, self.recorder()) {
+        if let (true, Ok(recorder)) = (is_gone, self.recorder()) {
             let gone = name.clone();
             // Whoever gets the name next must not find another's past under it.
             let forget = recorder.with(move |work| work.forget(&gone)).await;
@@ -723,6 +783,40 @@ impl Daemon {
         self.log_audit(report.clone()).await;
         Ok(report)
     }
+}
+
+/// Waits for all of them, some at a time: what one of them waits for holds up few others.
+async fn at_once<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut done = Vec::with_capacity(all.len());
+    let mut waiting = all.into_iter().map(Box::pin);
+    let mut running: Vec<(usize, Pin<Box<_>>)> = Vec::new();
+    let mut started = 0;
+    std::future::poll_fn(move |context| {
+        loop {
+            while running.len() < ASKED_AT_ONCE
+                && let Some(next) = waiting.next()
+            {
+                running.push((started, next));
+                started += 1;
+            }
+            let before = running.len();
+            running.retain_mut(|(index, one)| match one.as_mut().poll(context) {
+                Poll::Ready(output) => {
+                    done.push((*index, output));
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if running.is_empty() && waiting.len() == 0 {
+                done.sort_by_key(|(index, _)| *index);
+                return Poll::Ready(std::mem::take(&mut done).into_iter().map(|(_, output)| output).collect());
+            }
+            if running.len() == before {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
 }
 
 /// The difference between a tenant as it is declared and as it is. `actual` is `None` for one that is down.
@@ -794,6 +888,7 @@ fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> T
     let runs = entry.and_then(|entry| entry.access);
     let state = match (tenant.map(|tenant| &tenant.state), entry) {
         _ if loaded.invalid.contains(name) => TenantState::Invalid,
+        (_, Some(entry)) if entry.clearing => TenantState::Clearing,
         (_, Some(entry)) if runs.is_some() && entry.frozen => TenantState::Frozen,
         _ if runs == Some(Access::ReadOnly) => TenantState::SuspendedReadOnly,
         _ if runs.is_some() => TenantState::Running,
@@ -814,6 +909,22 @@ fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> T
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_waits_for_one_another_is_done_at_once_and_told_in_order() {
+        // Each waits until so many do: one after another they would wait for ever.
+        let all = tokio::sync::Barrier::new(ASKED_AT_ONCE);
+        let one = |number: usize| {
+            let all = &all;
+            async move {
+                all.wait().await;
+                number
+            }
+        };
+        let done = at_once((0..ASKED_AT_ONCE * 3).map(one).collect()).await;
+        assert_eq!(done, (0..ASKED_AT_ONCE * 3).collect::<Vec<_>>());
+        assert_eq!(at_once(Vec::<std::future::Ready<()>>::new()).await, []);
+    }
 
     #[tokio::test]
     async fn the_user_database_is_not_asked_about_tenants() {

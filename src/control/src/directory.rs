@@ -62,7 +62,16 @@ impl Directory {
 /// Of a tenant that is down, for tests.
 #[cfg(test)]
 pub(crate) fn entry_of(ids: IdRange) -> RosterEntry {
-    RosterEntry { ids, pid: None, access: None, frozen: false, held: false, host_user: true, cgroups: BTreeMap::new() }
+    RosterEntry {
+        ids,
+        pid: None,
+        access: None,
+        frozen: false,
+        clearing: false,
+        held: false,
+        host_user: true,
+        cgroups: BTreeMap::new(),
+    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,8 @@ pub(crate) fn decide(
     for (name, tenant) in &policy.tenants {
         let entry = roster.get(name);
         let runs = entry.and_then(|entry| entry.access);
-        let held = entry.is_some_and(|entry| entry.held);
+        // What is on its way out is the warden's to finish; whoever waited for it would wait in vain.
+        let held = entry.is_some_and(|entry| entry.held || entry.clearing);
         match (tenant.access(), runs) {
             (Some(_), None) if !held => add(name, Need::Start),
             (Some(wanted), Some(runs)) if wanted != runs => add(name, if held { Need::Stop } else { Need::Replace }),
@@ -98,7 +99,7 @@ mod tests {
         let policy = policy(
             "new=active up=active held=active down=active off=suspended late=suspended +newuser=active +user=active \
              +nouser=active +out=suspended +never=suspended closed=active \
-             read=readable first=readable turns=readable stays=readable back=active shut=suspended halted=readable",
+             read=readable first=readable turns=readable stays=readable back=active shut=suspended halted=readable leaves=active",
         );
         let roster = [
             ("up", WRITES, false, false),
@@ -120,7 +121,9 @@ mod tests {
             ("halted", WRITES, true, false),
         ]
         .map(|(tenant, runs, held, host_user)| (name(tenant), entry(runs, held, host_user)));
-        let needs = decide(&policy, &[name("broken")].into(), &roster.into());
+        let mut roster = BTreeMap::from(roster);
+        roster.insert(name("leaves"), RosterEntry { clearing: true, ..entry(None, false, false) });
+        let needs = decide(&policy, &[name("broken")].into(), &roster);
         let expected: [(&str, &[Need]); 14] = [
             ("new", &[Need::Start]),
             ("down", &[Need::Start]),

@@ -1,6 +1,6 @@
 //! The control socket: connections, frames, and which request goes where.
 
-use crate::daemon::Daemon;
+use crate::daemon::{ApplyOptions, Daemon};
 use crate::permission::{Caller, Permission};
 use crate::sessions::Counted;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
@@ -229,9 +229,10 @@ impl Connection {
             }
             ControlRequest::Reload => daemon.reload().map(|()| ControlReply::Outcome(Vec::new())),
             ControlRequest::Plan { tenants } => daemon.plan(permission, &tenants).await.map(ControlReply::Plan),
-            ControlRequest::Apply { tenants, now } => {
+            ControlRequest::Apply { tenants, now, restart } => {
                 let (sender, mut progress) = mpsc::channel(4);
-                let mut apply = std::pin::pin!(daemon.apply(permission, &tenants, now, sender));
+                let mut apply =
+                    std::pin::pin!(daemon.apply(permission, &tenants, ApplyOptions { now, restart }, sender));
                 loop {
                     tokio::select! {
                         result = &mut apply => break result.map(ControlReply::Outcome),

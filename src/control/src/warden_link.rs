@@ -1,4 +1,5 @@
-//! The one connection to the warden: requests go over it one after another, and it is made anew when the warden was.
+//! The connections to the warden: one for what it answers at once, request after request, and one for each change that takes
+//! time, so that nobody waits for another tenant's jail. They are made anew when the warden was.
 
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
@@ -8,13 +9,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long a warden that is being started anew may stay away.
 const AWAY_TIME: Duration = Duration::from_secs(5);
 /// How long one request may take: a start on a host under heavy load, a purge of a large tenant.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// How many changes that take time go on at once: the warden takes twice as many connections.
+const MOST_CHANGES: usize = 48;
 /// Between two tries to connect.
 const RETRY_TIME: Duration = Duration::from_millis(50);
 
@@ -23,22 +26,32 @@ const RETRY_TIME: Duration = Duration::from_millis(50);
 pub(crate) struct WardenLink {
     socket: PathBuf,
     stream: Mutex<Option<UnixStream>>,
+    /// Places for changes that take time.
+    changes: Semaphore,
 }
 
 impl WardenLink {
     /// A link to the warden that listens on a socket. Nothing is connected yet.
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket, stream: Mutex::new(None) }
+        Self { socket, stream: Mutex::new(None), changes: Semaphore::new(MOST_CHANGES) }
     }
 
     /// Asks, and waits for the answer. A warden that goes away in between is asked again once it is back: every request
     /// may be made twice. A failure that the warden reports is the error.
     pub(crate) async fn ask(&self, request: &WardenRequest) -> Result<WardenReply, Failure> {
         let frame = encode(request, MAX_REQUEST).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
-        let mut held = self.stream.lock().await;
+        if takes_time(request) {
+            // Never closed.
+            let _place = self.changes.acquire().await;
+            return self.ask_on(&mut None, &frame).await;
+        }
+        self.ask_on(&mut *self.stream.lock().await, &frame).await
+    }
+
+    async fn ask_on(&self, held: &mut Option<UnixStream>, frame: &[u8]) -> Result<WardenReply, Failure> {
         let deadline = Instant::now() + AWAY_TIME;
         loop {
-            let error = match self.once(&mut held, &frame).await {
+            let error = match self.once(held, frame).await {
                 Ok(WardenReply::Failed(failure)) => return Err(failure),
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
@@ -74,6 +87,12 @@ impl WardenLink {
         })
         .await?
     }
+}
+
+/// Whether the warden replies only when something has come to its end.
+fn takes_time(request: &WardenRequest) -> bool {
+    use WardenRequest::{Freeze, Limit, Purge, Start, Stop, Thaw};
+    matches!(request, Limit { .. } | Start { .. } | Stop { .. } | Freeze { .. } | Thaw { .. } | Purge { .. })
 }
 
 #[cfg(test)]

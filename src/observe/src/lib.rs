@@ -18,7 +18,7 @@ mod user;
 pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings, program};
 pub use jail::{Census, InitSubject, Subject, in_force, observe, observe_with};
 pub use sight::sights;
-pub use storage::{StorageReadings, Trial, disk_fact, storage_readings};
+pub use storage::{StorageReadings, Trial, disk_fact, space, storage_readings};
 pub use usage::{Gauge, Meter, Reading};
 pub use user::{SubordinateIds, UserReadings, group_exists, user_exists, user_readings, user_sources};
 

@@ -213,6 +213,14 @@ fn with_user_namespace<T>(rows: &[[u32; 3]], f: impl FnOnce(u32) -> T) -> io::Re
     }
 }
 
+/// Bytes of the file system of a directory, or of the nearest above it that is there: all, and those that are free.
+///
+/// # Errors
+/// What `statvfs(3)` says.
+pub fn space(path: &Path) -> io::Result<(u64, u64)> {
+    file::space(path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

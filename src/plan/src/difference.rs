@@ -65,7 +65,7 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bo
                 &format!("limits.{}", target.trim_start_matches("/dev").trim_start_matches('/')),
                 actual.clone(),
                 option,
-                Action::Restart,
+                Action::Live,
             );
         }
     }

@@ -36,6 +36,9 @@ pub enum ControlRequest {
         tenants: Vec<TenantName>,
         /// Whether sessions end that the policy no longer lets in.
         now: bool,
+        /// Whether jails with sessions in them are restarted, where a change needs it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        restart: bool,
     },
     /// Change the state of jails.
     Lifecycle {
@@ -324,8 +327,11 @@ pub struct HostStatus {
     pub uptime: u64,
     /// Tenants by state.
     pub tenants: BTreeMap<String, u64>,
-    /// Problems of the policy files, as text; empty when the policy is clean.
+    /// Problems of the policy files and of what the warden cannot bring to an end, as text; empty when there are none.
     pub problems: Vec<String>,
+    /// That of the host's reserve of disk space, which is in `problems` too: whoever is changed should hear of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<String>,
     /// Sessions that were let in and whose client is still connected.
     pub sessions: u64,
 }
@@ -346,6 +352,8 @@ pub enum TenantState {
     Suspended,
     /// The jail of a suspended tenant runs, read-only, for the doors that stay open.
     SuspendedReadOnly,
+    /// Its jail is on its way out: asked to end or killed, and not gone yet.
+    Clearing,
     /// Its file is gone, its data is not.
     Deleted,
     /// Its file cannot be read.
@@ -363,6 +371,7 @@ impl TenantState {
             Self::Stopped => "stopped",
             Self::Suspended => "suspended",
             Self::SuspendedReadOnly => "suspended-read-only",
+            Self::Clearing => "clearing",
             Self::Deleted => "deleted",
             Self::Invalid => "invalid",
         }

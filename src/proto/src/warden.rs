@@ -107,6 +107,8 @@ pub enum WardenRequest {
     /// Tell what happens from now on, on this connection, which takes no further request. Safe: tells nothing that could
     /// not be asked for.
     Watch,
+    /// What does not get on by itself: jails that cannot be cleared, data that cannot be removed. Safe: changes nothing.
+    Problems,
     /// Who is known, who runs. Safe: changes nothing.
     Roster,
     /// The same of one tenant.
@@ -167,6 +169,8 @@ pub enum WardenReply {
     Done,
     /// Nothing had to be done.
     Unchanged,
+    /// It is begun and takes longer than anybody should wait; the warden goes on by itself.
+    GoesOn,
     /// To `Observe`.
     Observed(Vec<Observed>),
     /// To `InForce`.
@@ -184,6 +188,13 @@ pub enum WardenReply {
     Facts(Box<HostFacts>),
     /// To `Disks`.
     Disks(BTreeMap<TenantName, DiskFact>),
+    /// To `Problems`, in sentences.
+    Problems {
+        /// Of the reserve of disk space: that it is reached, or cannot be kept.
+        reserve: Option<String>,
+        /// Of tenants, one each.
+        tenants: Vec<String>,
+    },
     /// To `Roster`.
     Roster(BTreeMap<TenantName, RosterEntry>),
     /// To `Entry`; `None` when the tenant has no ids.
@@ -254,6 +265,9 @@ pub struct RosterEntry {
     pub access: Option<Access>,
     /// Whether the jail is frozen.
     pub frozen: bool,
+    /// Whether the jail is on its way out: asked to end or killed, and not gone yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clearing: bool,
     /// Whether an operator stopped it and it must not be started by itself.
     pub held: bool,
     /// Whether the record of its host user is in place.

@@ -233,6 +233,15 @@ pub fn replace_at(dir: impl AsFd, name: &str, content: &[u8], mode: u32, outlive
     })
 }
 
+/// Bytes of the file system that a path is on: all, and those that others than root may still take.
+///
+/// # Errors
+/// What `statvfs(3)` says.
+pub fn space(path: &Path) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
+}
+
 /// Takes a lock on an open file for as long as the descriptor lives (`flock(2)`), without waiting.
 ///
 /// # Errors

@@ -6,7 +6,9 @@
 
 use linux_raw_sys::general::mount_attr;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -125,6 +127,29 @@ pub fn new_file_system(kind: &str, parameters: &[Parameter<'_>], attributes: u64
     rustix::mount::fsconfig_create(&context)?;
     let attributes = MountAttrFlags::from_bits_retain(u32::try_from(attributes).expect("flags fit into 32 bits"));
     Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// How the kernel calls a file system in memory (`statfs(2)`).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Gives a file system in memory that is mounted on a path below a root another size, in bytes. One that has it, and anything else
+/// that is mounted there, is left as it is.
+///
+/// # Errors
+/// `EINVAL` when more is in it than the new size, `EPERM` for one of another user namespace, else what `fspick(2)` and
+/// `fsconfig(2)` say.
+pub fn resize(root: impl AsFd, path: &str, size: u64) -> io::Result<()> {
+    let target = target(root, path)?;
+    let stat = rustix::fs::fstatfs(&target)?;
+    let has = u64::try_from(stat.f_bsize).unwrap_or(0).saturating_mul(stat.f_blocks);
+    let is_tmpfs = u64::try_from(stat.f_type) == Ok(TMPFS_MAGIC);
+    if !is_tmpfs || has == size.next_multiple_of(4096) {
+        return Ok(());
+    }
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_NO_AUTOMOUNT;
+    let context = rustix::mount::fspick(&target, "", flags)?;
+    rustix::mount::fsconfig_set_string(&context, "size", size.to_string())?;
+    Ok(rustix::mount::fsconfig_reconfigure(&context)?)
 }
 
 /// Puts a detached mount onto an open directory or file.

@@ -14,15 +14,15 @@ use bailiwick_plan::JailPlan;
 use bailiwick_plan::mount::{Flags, Mount, Source};
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process};
-use bailiwick_types::{IdRange, QuotaFacts};
-use std::io::{self, Read, Write};
+use bailiwick_types::{Access, IdRange, QuotaFacts};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the child may take from the word "go" to init. Generous: a host under heavy load is slow, not broken.
 const CHILD_TIME: Duration = Duration::from_secs(20);
 /// The most that a child reports.
-const MAX_REPORT: u64 = 4096;
+const MAX_REPORT: usize = 4096;
 /// The kernel's killer takes a tenant before the host's own daemons.
 const OOM_SCORE: &str = "500";
 
@@ -63,16 +63,33 @@ pub(crate) struct Builder<'a> {
     pub(crate) quota: &'a QuotaFacts,
 }
 
-/// A jail that runs.
+/// A jail whose child is on its way to init.
 #[derive(Debug)]
-pub(crate) struct Built {
-    pub(crate) record: Record,
+pub(crate) struct Begun {
+    pid: u32,
+    /// Held until the child is init, or has ended.
     pub(crate) pidfd: OwnedFd,
+    /// Ends without a word when the child is init.
+    report: OwnedFd,
+    runtime: OwnedFd,
+    group: OwnedFd,
+    access: Access,
+    /// When its time is over.
+    pub(crate) deadline: Instant,
 }
 
+/// Which part of a jail could not be made, and the child, if there is one, which was killed.
+pub(crate) type Unmade = (BuildError, Option<OwnedFd>);
+
 impl Builder<'_> {
-    /// Takes every step from [`Step::Storage`] on. When one fails, the caller removes what the others left.
-    pub(crate) fn build(&self) -> Result<Built, BuildError> {
+    /// Takes every step from [`Step::Storage`] on to the word "go". When one fails, the caller removes what the others left.
+    /// [`Begun::finish`] takes the rest, once the child has reported.
+    pub(crate) fn begin(&self) -> Result<Begun, Unmade> {
+        let mut child = None;
+        self.steps(&mut child).map_err(|error| (error, child.inspect(kill)))
+    }
+
+    fn steps(&self, child: &mut Option<OwnedFd>) -> Result<Begun, BuildError> {
         let plan = self.plan;
         let take = |step| reach(step).map_err(BuildError::at(step));
 
@@ -107,7 +124,7 @@ impl Builder<'_> {
         };
         drop((go_read, report_write, listener));
         // From here on a child waits. Whatever fails, it must not outlive the failure.
-        let child = Child { pidfd: Some(pidfd) };
+        let pidfd = &*child.insert(pidfd);
 
         take(Step::IdMaps)?;
         map_ids(pid, plan.ids).map_err(BuildError::at(Step::IdMaps))?;
@@ -124,24 +141,10 @@ impl Builder<'_> {
         write_proc(pid, "oom_score_adj", OOM_SCORE).map_err(BuildError::at(Step::MapMounts))?;
 
         (&std::fs::File::from(go_write)).write_all(b"1").map_err(BuildError::at(Step::Identity))?;
-        hear(report_read)?;
-        self.prove_init(pid).map_err(BuildError::at(Step::Exec))?;
-
-        take(Step::Record)?;
-        let record = Record::of(pid, &groups.jail, plan.access).map_err(BuildError::at(Step::Record))?;
-        record.write(&runtime).map_err(BuildError::at(Step::Record))?;
-        Ok(Built { record, pidfd: child.keep() })
-    }
-
-    /// A child that was killed before its last step is as silent as one that took it: see which program runs.
-    fn prove_init(&self, pid: u32) -> io::Result<()> {
-        let runs = rustix::fs::stat(format!("/proc/{pid}/exe"))?;
-        let init = bailiwick_sys::file::metadata(self.init)?;
-        if (runs.st_dev, runs.st_ino) == (init.device, init.inode) {
-            Ok(())
-        } else {
-            Err(io::Error::other("the child ended without a word"))
-        }
+        let held = pidfd.try_clone().map_err(BuildError::at(Step::Identity))?;
+        let deadline = Instant::now() + CHILD_TIME;
+        let (report, group, access) = (report_read, groups.jail, plan.access);
+        Ok(Begun { pid, pidfd: held, report, runtime, group, access, deadline })
     }
 
     /// Opens everything that is mounted from outside, as detached mounts with their flags already set, while this
@@ -213,25 +216,68 @@ fn outside_flags(row: &Mount) -> Flags {
     }
 }
 
-/// A child that is killed unless it is kept.
-struct Child {
-    pidfd: Option<OwnedFd>,
+/// Ends a child that is no init yet. It may have ended by itself; its group is killed and waited for by the caller in any case.
+fn kill(child: &OwnedFd) {
+    process::signal(child, rustix::process::Signal::KILL).ok();
 }
 
-impl Child {
-    fn keep(mut self) -> OwnedFd {
-        self.pidfd.take().expect("kept once")
+impl Begun {
+    /// What becomes readable when the child has reported.
+    pub(crate) fn report(&self) -> &OwnedFd {
+        &self.report
+    }
+
+    /// Takes the last steps when the child has reported, or its time is over; `None` before.
+    pub(crate) fn finish(self, init: &OwnedFd) -> Result<Finished, Unmade> {
+        let has_reported = process::readable(&self.report, Duration::ZERO);
+        if let Ok(false) = has_reported
+            && Instant::now() < self.deadline
+        {
+            return Ok(Finished::NotYet(self));
+        }
+        let end = || -> Result<Record, BuildError> {
+            if !has_reported.map_err(BuildError::at(Step::Exec))? {
+                return Err(BuildError::at(Step::Exec)(io::ErrorKind::TimedOut.into()));
+            }
+            hear(&self.report)?;
+            prove_init(self.pid, init).map_err(BuildError::at(Step::Exec))?;
+            reach(Step::Record).map_err(BuildError::at(Step::Record))?;
+            let record = Record::of(self.pid, &self.group, self.access).map_err(BuildError::at(Step::Record))?;
+            record.write(&self.runtime).map_err(BuildError::at(Step::Record))?;
+            Ok(record)
+        };
+        match end() {
+            Ok(record) => Ok(Finished::Runs { record, pidfd: self.pidfd }),
+            Err(error) => {
+                kill(&self.pidfd);
+                Err((error, Some(self.pidfd)))
+            }
+        }
     }
 }
 
-impl Drop for Child {
-    fn drop(&mut self) {
-        if let Some(pidfd) = &self.pidfd {
-            // It may have ended by itself. Its group is killed and waited for by the caller in any case.
-            process::signal(pidfd, rustix::process::Signal::KILL).ok();
-            process::has_ended(pidfd, Duration::from_secs(5)).ok();
-            process::reap(pidfd).ok();
-        }
+/// What has become of a child.
+#[derive(Debug)]
+pub(crate) enum Finished {
+    /// It is on its way still.
+    NotYet(Begun),
+    /// It is init.
+    Runs {
+        /// Who it is.
+        record: Record,
+        /// Held by descriptor.
+        pidfd: OwnedFd,
+    },
+}
+
+/// A child that was killed before its last step is as silent as one that took it: see which program runs.
+fn prove_init(pid: u32, init: &OwnedFd) -> io::Result<()> {
+    let runs = rustix::fs::stat(format!("/proc/{pid}/exe"))?;
+    let init = bailiwick_sys::file::metadata(init)?;
+    if (runs.st_dev, runs.st_ino) == (init.device, init.inode) {
+        Ok(())
+    } else {
+        Err(io::Error::other("the child ended without a word"))
     }
 }
 
@@ -255,13 +301,12 @@ fn write_proc(pid: u32, name: &str, text: &str) -> io::Result<()> {
     if len == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// Waits for the child: the report's pipe ends without a word when init has been started.
-fn hear(report: OwnedFd) -> Result<(), BuildError> {
-    if !process::readable(&report, CHILD_TIME).map_err(BuildError::at(Step::Exec))? {
-        return Err(BuildError::at(Step::Exec)(io::ErrorKind::TimedOut.into()));
-    }
-    let mut text = Vec::new();
-    std::fs::File::from(report).take(MAX_REPORT).read_to_end(&mut text).map_err(BuildError::at(Step::Exec))?;
+/// What the child reported: the pipe ends without a word when init has been started. One write that is not larger than a
+/// pipe's buffer is there as a whole, so nothing is waited for.
+fn hear(report: &OwnedFd) -> Result<(), BuildError> {
+    let mut text = vec![0; MAX_REPORT];
+    let len = rustix::io::read(report, &mut text).map_err(|error| BuildError::at(Step::Exec)(error.into()))?;
+    text.truncate(len);
     if text.is_empty() {
         return Ok(());
     }

@@ -7,22 +7,26 @@ mod emergency;
 mod lifecycle;
 mod query;
 mod reserve;
+mod slow;
 mod startup;
 
+pub(crate) use slow::Progress;
 pub use startup::OpenError;
+pub(crate) use startup::daemon_user;
 
-use crate::build::{BuildError, Builder};
+use crate::build::{Begun, BuildError, Builder, Finished, Unmade};
 use crate::ftp;
-use crate::groups::{GroupError, Groups, TenantGroups};
-use crate::host_user::{HostUserError, HostUsers};
+use crate::groups::{self, Freezer, Freezing, GroupError, Groups};
+use crate::host_user::{self, HostUserError, HostUsers};
 use crate::ledger::{Ledger, LedgerError};
 use crate::manager::{self, Handed};
 use crate::quota::{self, Grace};
 use crate::record::Record;
 use crate::rescue::{RescueError, Rescues};
+use crate::resize::{self, Resizing};
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
 use crate::step::{Step, reach};
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Removal, Slice, Storage, StorageError};
 use crate::watch::Watch;
 use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_plan::JailPlan;
@@ -33,20 +37,37 @@ use bailiwick_proto::warden::{FtpProcess, FtpView, MOST_COMPARED, MOST_OBSERVED,
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
-use bailiwick_types::{DiskFact, Door, ExitStatus, FtpUser, IdRange, QuotaFacts, TenantName};
+use bailiwick_types::{ByteSize, DiskFact, Door, ExitStatus, FtpUser, IdRange, QuotaFacts, TenantName};
+use lifecycle::Begins;
+use reserve::DiskReserve;
 use rustix::event::PollFlags;
 use rustix::process::Signal;
+use slow::{End, Slow};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A running jail.
 #[derive(Debug)]
 struct Jail {
     record: Record,
     pidfd: OwnedFd,
+    /// Tells whether it is frozen. Held, because opening it anew for each look costs more than all else that a look does.
+    freezer: Option<Freezer>,
+}
+
+/// Names a request that waits for its reply.
+pub(crate) type Ticket = u64;
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// This is the reply.
+    Now(WardenReply),
+    /// The reply comes with [`Progress`], under this ticket.
+    Later(Ticket),
 }
 
 /// The warden.
@@ -63,12 +84,13 @@ pub struct Warden {
     groups: Groups,
     host_users: HostUsers,
     jails: BTreeMap<TenantName, Jail>,
+    slow: Slow,
+    last_ticket: Ticket,
     rescues: Rescues,
     /// Given by the service manager, until the loop takes it.
     listener: Option<OwnedFd>,
     watch: Watch,
-    /// Whether no tenant may take more disk space, because the host's reserve is reached.
-    held_back: bool,
+    reserve: DiskReserve,
 }
 
 impl Warden {
@@ -95,11 +117,8 @@ impl Warden {
     }
 
     /// The init of a jail has ended: clears away what is left of the jail.
-    ///
-    /// # Errors
-    /// What could not be cleared.
-    pub(crate) fn ended(&mut self, tenant: &TenantName) -> Result<(), Failure> {
-        self.clear(tenant)
+    pub(crate) fn ended(&mut self, tenant: &TenantName) {
+        self.end(tenant, End::ByItself);
     }
 
     /// What to wait for beside requests and jails.
@@ -112,24 +131,50 @@ impl Warden {
         let ledger = &self.ledger;
         let owner = |project| ledger.tenants().find(|(_, ids)| ids.first == project).map(|(name, _)| name.clone());
         let mut events = self.watch.take(heard, owner);
-        events.extend(self.mind_reserve());
+        events.extend(self.check_reserve());
         events
     }
 
-    /// Does what a request asks for.
-    pub fn handle(&mut self, request: WardenRequest) -> WardenReply {
+    /// Does what a request asks for, or begins to.
+    pub(crate) fn handle(&mut self, request: WardenRequest) -> Answer {
+        self.last_ticket += 1;
+        self.begin(self.last_ticket, request)
+    }
+
+    fn begin(&mut self, ticket: Ticket, request: WardenRequest) -> Answer {
+        if self.is_put_off(ticket, &request) {
+            return Answer::Later(ticket);
+        }
+        let begins = match request {
+            WardenRequest::Start { tenant } => self.start(&tenant, ticket),
+            WardenRequest::Stop { tenant, hold } => self.stop(&tenant, hold, ticket),
+            WardenRequest::Freeze { tenant } => self.freeze(&tenant, true, ticket),
+            WardenRequest::Thaw { tenant } => self.freeze(&tenant, false, ticket),
+            WardenRequest::Purge { tenant } => self.purge(&tenant, ticket),
+            WardenRequest::Limit { tenant } => self.limit(&tenant, ticket),
+            request => return Answer::Now(self.answer(request)),
+        };
+        match begins {
+            Ok(Some(reply)) => Answer::Now(reply),
+            Ok(None) => Answer::Later(ticket),
+            Err(failure) => Answer::Now(WardenReply::Failed(failure)),
+        }
+    }
+
+    /// Answers a request that takes no time.
+    fn answer(&mut self, request: WardenRequest) -> WardenReply {
         let result = match request {
             WardenRequest::Hello => {
                 return WardenReply::Hello { version: env!("CARGO_PKG_VERSION").to_owned() };
             }
-            WardenRequest::Start { tenant } => self.start(&tenant),
-            WardenRequest::Stop { tenant, hold } => self.stop(&tenant, hold),
-            WardenRequest::Limit { tenant } => self.limit(&tenant),
-            WardenRequest::Freeze { tenant } => self.freeze(&tenant, true),
-            WardenRequest::Thaw { tenant } => self.freeze(&tenant, false),
+            WardenRequest::Start { .. }
+            | WardenRequest::Stop { .. }
+            | WardenRequest::Freeze { .. }
+            | WardenRequest::Thaw { .. }
+            | WardenRequest::Limit { .. }
+            | WardenRequest::Purge { .. } => unreachable!("they begin above"),
             WardenRequest::Rescue { tenant } => self.rescue(&tenant),
             WardenRequest::Rescued { tenant } => self.rescued(&tenant),
-            WardenRequest::Purge { tenant } => self.purge(&tenant),
             WardenRequest::HostUser { tenant } => self.host_user(&tenant),
             WardenRequest::Observe { tenants } => self
                 .look(&tenants, MOST_OBSERVED, bailiwick_observe::observe_with, |all| &mut all.disk)
@@ -150,6 +195,7 @@ impl Warden {
             WardenRequest::Evidence { tenant } => self.evidence(&tenant),
             // The loop has taken note.
             WardenRequest::Watch => Ok(WardenReply::Done),
+            WardenRequest::Problems => Ok(self.problems()),
             WardenRequest::Roster => Ok(self.roster()),
             WardenRequest::Entry { tenant } => {
                 Ok(WardenReply::Entry(self.ledger.ids(&tenant).map(|ids| Box::new(self.entry(&tenant, ids)))))
@@ -174,7 +220,7 @@ impl Warden {
         }
     }
 
-    fn limit(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+    fn limit(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
         let (host, tenant) = self.declared(name)?;
         self.running(name)?;
         let limits = &tenant.settings.limits;
@@ -188,7 +234,11 @@ impl Warden {
         }
         let controls = controls(limits, &self.facts);
         self.rescues.limit(&self.groups, name, controls).map_err(|error| failed(&error))?;
-        Ok(WardenReply::Done)
+        let Some(jail) = self.jails.get(name) else { return Ok(Some(WardenReply::Unchanged)) };
+        let sizes = [("/tmp", limits.tmp_size()), ("/dev/shm", limits.shm_size())];
+        let resizing = resize::begin(jail.record.pid, sizes).map_err(|error| failed(&error))?;
+        self.await_resize(name, resizing, ticket);
+        Ok(None)
     }
 
     /// What a process of an FTP server needs to enter for a login. Whoever calls this has it from the kernel that root asks.
@@ -201,7 +251,7 @@ impl Warden {
             Failure::of(ExitStatus::Refused, message)
         })?;
         self.running(name)?;
-        if self.groups.of(name).is_ok_and(|groups| groups.frozen()) {
+        if self.is_frozen(name) {
             let message = format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on");
             return Err(Failure::of(ExitStatus::Refused, message));
         }

@@ -18,7 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// The controllers that limits need, and whether their files of version 1 hold what they say. See
 /// [`bailiwick_plan::control`] for the one that does not.
@@ -38,11 +37,6 @@ const TENANTS: &str = "tenants";
 const WARDEN: &str = "warden";
 /// The same for the process that holds a group that was handed over.
 const HOLDER: &str = "holder";
-/// How long the kernel may take to empty a group that was killed.
-const EMPTY_TIME: Duration = Duration::from_secs(10);
-/// How long the kernel may take to freeze one.
-const FREEZE_TIME: Duration = Duration::from_secs(5);
-
 /// Why a limit does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
@@ -83,7 +77,7 @@ pub enum GroupError {
         kept: u64,
     },
     /// The group still has processes.
-    #[error("processes in \"{0}\" do not end (uninterruptible in the kernel?)")]
+    #[error("processes in \"{0}\" have not ended (uninterruptible in the kernel?)")]
     Busy(String),
 }
 
@@ -257,9 +251,11 @@ impl Groups {
         file::ensure_dir_at(&parent, name, 0o755).map_err(failed("make the control group", path))
     }
 
-    /// Makes the groups of a tenant. What an earlier jail left is killed and removed first.
+    /// Makes the groups of a tenant. What an earlier jail left was cleared before.
     pub(crate) fn create(&self, tenant: &TenantName) -> Result<TenantGroups, GroupError> {
-        self.destroy(tenant)?;
+        if !self.clear(tenant, &mut None)? {
+            return Err(GroupError::Busy(self.jail_path(tenant)));
+        }
         let mut v1 = BTreeMap::new();
         for (hierarchy, path) in self.paths(tenant) {
             let dir = self.make(&hierarchy, &path)?;
@@ -347,12 +343,15 @@ impl Groups {
         }
     }
 
-    /// Removes the group of a rescue session, in which nobody is any more. The tenant's own group counts all tasks again.
-    pub(crate) fn remove_rescue(&self, tenant: &TenantName) -> Result<(), GroupError> {
+    /// Removes the group of a rescue session, in which nobody is any more; `false` while the kernel still has its last process
+    /// there. The tenant's own group counts all tasks again.
+    pub(crate) fn remove_rescue(&self, tenant: &TenantName) -> Result<bool, GroupError> {
         let hierarchy = self.of_tasks();
         let path = &self.paths(tenant)[hierarchy];
         let group = self.directory(hierarchy, path)?;
-        remove_when_empty(&group, rescue::GROUP, path)?;
+        if !remove_if_empty(&group, rescue::GROUP, path)? {
+            return Ok(false);
+        }
         match cgroup::write(self.below_tenant(tenant, JAIL)?, "pids.max", "max") {
             // No limit of tasks was declared, and nothing counts them.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -362,11 +361,13 @@ impl Groups {
             // The kernel goes on to count below as well where this is refused, and nothing is bounded there any more.
             cgroup::write(&group, "cgroup.subtree_control", &format!("-{PIDS}")).ok();
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Kills whatever is in a tenant's groups and removes them. Nothing there is no error.
-    pub(crate) fn destroy(&self, tenant: &TenantName) -> Result<(), GroupError> {
+    /// Kills whatever is in a tenant's groups and removes what is empty of them, without waiting; `false` while something is
+    /// left. Nothing there is no error. `events` keeps the file that tells when the last process is gone, for the caller to
+    /// wait for.
+    pub(crate) fn clear(&self, tenant: &TenantName, events: &mut Option<OwnedFd>) -> Result<bool, GroupError> {
         for (hierarchy, path) in self.paths(tenant).into_iter().rev() {
             let dir = match self.directory(&hierarchy, &path) {
                 Ok(dir) => dir,
@@ -375,14 +376,21 @@ impl Groups {
             };
             if hierarchy == UNIFIED {
                 cgroup::write(&dir, "cgroup.kill", "1").map_err(failed("kill", &path))?;
-                wait_for_event(&dir, "populated 0", EMPTY_TIME).map_err(|_| GroupError::Busy(path.clone()))?;
+                let events = match events {
+                    Some(events) => events,
+                    None => events.insert(open_events(&dir).map_err(failed("watch", &path))?),
+                };
+                if !has_line(events, "populated 0").map_err(failed("watch", &path))? {
+                    return Ok(false);
+                }
             }
-            remove_group(&dir, &path)?;
             let base = &self.bases[&hierarchy];
             let base_dir = self.directory(&hierarchy, base)?;
-            remove_when_empty(&base_dir, tenant.as_str(), &path)?;
+            if !remove_group(&dir, &path)? || !remove_if_empty(&base_dir, tenant.as_str(), &path)? {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Names of the groups below the base in the unified hierarchy: jails that some warden made.
@@ -557,22 +565,54 @@ impl TenantGroups {
             .map_err(failed("write a limit to", format!("{} = {text}", place.file)))
     }
 
-    /// Stops every process where it is, or lets it go on.
-    pub(crate) fn freeze(&self, frozen: bool) -> Result<(), GroupError> {
+    /// Has every process stop where it is, or go on. What is given tells by [`Freezing::is_done`] when that is so.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<Freezing, GroupError> {
         let text = if frozen { "1" } else { "0" };
+        let events = open_events(&self.unified).map_err(failed("watch", "cgroup.events"))?;
         cgroup::write(&self.unified, "cgroup.freeze", text).map_err(failed("write", "cgroup.freeze"))?;
-        wait_for_event(&self.unified, &format!("frozen {text}"), FREEZE_TIME)
-            .map_err(failed("freeze or thaw", "cgroup.events"))
+        Ok(Freezing { events, line: if frozen { "frozen 1" } else { "frozen 0" } })
+    }
+
+    /// The file that says whether the group is frozen, to be read again and again.
+    pub(crate) fn freezer(&self) -> Result<Freezer, GroupError> {
+        let file = file::open_file_at(&self.unified, "cgroup.freeze").map_err(failed("open", "cgroup.freeze"))?;
+        Ok(Freezer(file))
     }
 
     /// Whether the jail was made before its tasks had a group of their own.
     pub(crate) fn is_of_an_earlier_version(&self) -> bool {
         self.v1.contains_key(PIDS) && self.tasks_v1.is_none()
     }
+}
 
-    /// Whether the group is frozen.
-    pub(crate) fn frozen(&self) -> bool {
-        cgroup::read(&self.unified, "cgroup.freeze").is_ok_and(|text| text.trim() == "1")
+/// The word of the kernel on whether a group is to stand still.
+#[derive(Debug)]
+pub(crate) struct Freezer(OwnedFd);
+
+impl Freezer {
+    /// Whether it is.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let mut buffer = [0; 8];
+        rustix::io::pread(&self.0, &mut buffer, 0).is_ok_and(|len| buffer[..len].starts_with(b"1"))
+    }
+}
+
+/// A group that is about to stand still, or to go on.
+#[derive(Debug)]
+pub(crate) struct Freezing {
+    events: OwnedFd,
+    line: &'static str,
+}
+
+impl Freezing {
+    /// What to wait for, by `POLLPRI`.
+    pub(crate) fn events(&self) -> &OwnedFd {
+        &self.events
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_done(&self) -> Result<bool, GroupError> {
+        has_line(&self.events, self.line).map_err(failed("watch", "cgroup.events"))
     }
 }
 
@@ -581,31 +621,25 @@ fn bound_tasks(group: &OwnedFd, tasks: u64) -> Result<(), GroupError> {
     cgroup::write(group, "pids.max", &text).map_err(failed("write a limit to", format!("pids.max = {text}")))
 }
 
-/// Waits until `cgroup.events` has a line (the file reports a change by `POLLPRI`, cgroups(7)).
-fn wait_for_event(dir: &OwnedFd, line: &str, time: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + time;
-    let events = file::open_file_at(dir, "cgroup.events")?;
+/// The file that reports a change of a group by `POLLPRI` (`cgroups(7)`).
+fn open_events(dir: &OwnedFd) -> io::Result<OwnedFd> {
+    file::open_file_at(dir, "cgroup.events")
+}
+
+/// Whether it has a line. Read through the descriptor that is polled: a read is what makes it quiet until the next change.
+fn has_line(events: &OwnedFd, line: &str) -> io::Result<bool> {
     let mut buffer = [0; 256];
-    loop {
-        // Through the descriptor that is polled: a read is what makes it quiet until the next change.
-        let len = rustix::io::pread(&events, &mut buffer, 0)?;
-        if String::from_utf8_lossy(&buffer[..len]).lines().any(|found| found == line) {
-            return Ok(());
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        // A change between the read and the poll is not lost: the file is ready then. The short bound covers kernels
-        // that report late.
-        let wait = left.min(Duration::from_millis(20));
-        let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
-        let mut fds = [rustix::event::PollFd::new(&events, rustix::event::PollFlags::PRI)];
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let len = match rustix::io::pread(events, &mut buffer, 0) {
+        // The group is gone, and with it all that was in it.
+        Err(rustix::io::Errno::NODEV) => return Ok(line == "populated 0"),
+        len => len?,
+    };
+    Ok(String::from_utf8_lossy(&buffer[..len]).lines().any(|found| found == line))
+}
+
+/// Whether no process is in a group any more, by the file that [`Groups::clear`] keeps.
+pub(crate) fn is_empty(events: &OwnedFd) -> bool {
+    has_line(events, "populated 0").unwrap_or(false)
 }
 
 fn directories(dir: &OwnedFd) -> io::Result<Vec<String>> {
@@ -613,29 +647,24 @@ fn directories(dir: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
-/// Removes the groups below a group, deepest first: a tenant whose jail may nest them could have made some.
-fn remove_group(dir: &OwnedFd, path: &str) -> Result<(), GroupError> {
+/// Removes the groups below a group, deepest first: a tenant whose jail may nest them could have made some. `false` while
+/// something is in one.
+fn remove_group(dir: &OwnedFd, path: &str) -> Result<bool, GroupError> {
     for name in directories(dir).map_err(failed("list", path))? {
         let inner_path = join(path, &name);
         let inner = file::open_dir_at(dir, &name).map_err(failed("open the control group", &inner_path))?;
-        remove_group(&inner, &inner_path)?;
-        remove_when_empty(dir, &name, &inner_path)?;
+        if !remove_group(&inner, &inner_path)? || !remove_if_empty(dir, &name, &inner_path)? {
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
-/// Removes a group whose last processes may still be on their way out.
-fn remove_when_empty(parent: &OwnedFd, name: &str, path: &str) -> Result<(), GroupError> {
-    let deadline = Instant::now() + EMPTY_TIME;
-    let mut pause = Duration::from_micros(50);
-    loop {
-        match file::remove_dir_at(parent, name) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
-                // A group is freed by the kernel a moment after its last process; there is no event for that.
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(20));
-            }
-            result => return result.map_err(failed("remove the control group", path)),
-        }
+/// Removes a group. `false` while its last processes are on their way out: a group is freed by the kernel a moment after its
+/// last process, and there is no event for that.
+fn remove_if_empty(parent: &OwnedFd, name: &str, path: &str) -> Result<bool, GroupError> {
+    match file::remove_dir_at(parent, name) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(false),
+        result => result.map(|()| true).map_err(failed("remove the control group", path)),
     }
 }

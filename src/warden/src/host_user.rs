@@ -77,7 +77,7 @@ impl HostUsers {
         for name in file::names(&dir).map_err(all.at(None))? {
             let Some(tenant) = name.to_str().and_then(|name| name.strip_suffix(".user")) else { continue };
             let Ok(tenant) = tenant.parse::<TenantName>() else { continue };
-            let Some((text, uid)) = all.own_record(&dir, &tenant)? else { continue };
+            let Some((text, uid)) = own_record(&dir, &tenant) else { continue };
             let is_right =
                 all.gid.is_some_and(|gid| text == record(&tenant, uid, gid)) && is_linked(&dir, &tenant, uid);
             if is_right {
@@ -105,7 +105,7 @@ impl HostUsers {
             return Err(HostUserError::Taken { name, uid });
         }
         let dir = self.dir()?;
-        if let Some((_, stale)) = self.own_record(&dir, tenant)? {
+        if let Some((_, stale)) = own_record(&dir, tenant) {
             self.erase(&dir, tenant, stale)?;
         } else if file::metadata_at(&dir, file_name(tenant)).is_ok() {
             return Err(HostUserError::Foreign(self.path.join(file_name(tenant))));
@@ -133,25 +133,10 @@ impl HostUsers {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             dir => dir.map_err(self.at(None))?,
         };
-        let Some((_, uid)) = self.own_record(&dir, tenant)? else { return Ok(false) };
+        let Some((_, uid)) = own_record(&dir, tenant) else { return Ok(false) };
         self.erase(&dir, tenant, uid)?;
         self.known.remove(tenant);
         Ok(true)
-    }
-
-    /// The text of a record and the id that it gives, if it is one of ours.
-    fn own_record(&self, dir: &OwnedFd, tenant: &TenantName) -> Result<Option<(String, HostUid)>, HostUserError> {
-        let name = file_name(tenant);
-        let bytes = match file::open_file_at(dir, &name).and_then(|fd| file::read_bounded(fd, MAX_RECORD)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            // What is no file, or larger than any of ours, is another's.
-            Err(_) => return Ok(None),
-        };
-        let Ok(text) = String::from_utf8(bytes) else { return Ok(None) };
-        let Ok(fields) = serde_json::from_str::<Value>(&text) else { return Ok(None) };
-        let uid = fields["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok());
-        Ok(uid.filter(|_| fields["service"] == SERVICE).map(|uid| (text, HostUid(uid))))
     }
 
     fn erase(&self, dir: &OwnedFd, tenant: &TenantName, uid: HostUid) -> Result<(), HostUserError> {
@@ -180,6 +165,36 @@ impl HostUsers {
         let path = name.map_or_else(|| self.path.clone(), |name| self.path.join(name));
         move |source| HostUserError::File { path, source }
     }
+}
+
+/// The text of a record and the id that it gives, if it is one of ours.
+fn own_record(dir: &OwnedFd, tenant: &TenantName) -> Option<(String, HostUid)> {
+    // What is no file, or larger than any of ours, is another's.
+    let bytes = file::open_file_at(dir, file_name(tenant)).and_then(|fd| file::read_bounded(fd, MAX_RECORD)).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    let fields = serde_json::from_str::<Value>(&text).ok()?;
+    let uid = fields["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok())?;
+    (fields["service"] == SERVICE).then_some((text, HostUid(uid)))
+}
+
+/// The ids that the records of ours give, whether or not they are as they should be.
+pub(crate) fn recorded(host: &Host) -> io::Result<BTreeMap<TenantName, HostUid>> {
+    let dir = match file::open_dir(&host.user_records()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        dir => dir?,
+    };
+    let mut found = BTreeMap::new();
+    for name in file::names(&dir)? {
+        let Some(tenant) = name.to_str().and_then(|name| name.strip_suffix(".user")) else { continue };
+        let Ok(tenant) = tenant.parse::<TenantName>() else { continue };
+        if let Some((_, uid)) = own_record(&dir, &tenant) {
+            // Of another pool on the same machine: not this host's.
+            if host.ids.range_of_host_user(uid).is_some() {
+                found.insert(tenant, uid);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn file_name(tenant: &TenantName) -> String {

@@ -1,8 +1,8 @@
 //! The ledger: which tenant has which ids, for as long as any data of the tenant's exists.
 //!
 //! Danger: two tenants with one range are one tenant to the kernel. The ledger is therefore the warden's own, written
-//! before the ids are used, replaced in one step, and a ledger that cannot be read stops the warden rather than
-//! being started anew.
+//! before the ids are used, replaced in one step, and a ledger that cannot be read, or that is missing beside what it
+//! must know of, stops the warden rather than being started anew.
 
 use crate::quota::Grace;
 use bailiwick_sys::file;
@@ -26,6 +26,9 @@ struct Content {
     /// The pool that the indexes below count in.
     pool: IdPool,
     tenants: BTreeMap<TenantName, Entry>,
+    /// Ranges of purged tenants of whom something is left, by the name under which it was set aside.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    purged: BTreeMap<String, u32>,
 }
 
 /// One tenant.
@@ -55,17 +58,28 @@ pub enum LedgerError {
     },
     /// It is not what this program writes.
     #[error(
-        "the ledger \"{FILE}\" is damaged or from a newer version; restore it from a backup: without it tenants could be given each other's ids"
+        "the ledger \"{FILE}\" is damaged or from a newer version; restore it from a backup, or run `bailiwick doctor --repair-ledger`: without it tenants could be given each other's ids"
     )]
     Damaged(#[source] serde_json::Error),
+    /// There is none, and tenants are there that one would know of.
+    #[error(
+        "the ledger \"{FILE}\" is missing beside {0}; restore it from a backup, or run `bailiwick doctor --repair-ledger`: without it tenants could be given each other's ids"
+    )]
+    Missing(String),
     /// Two tenants have one range.
     #[error("the ledger \"{FILE}\" gives \"{0}\" ids that another tenant has; restore it from a backup")]
     Overlap(TenantName),
+    /// What is left of a purged tenant has a range that a tenant has.
+    #[error("the ledger \"{FILE}\" gives the purged \"{0}\" ids that another tenant has; restore it from a backup")]
+    OverlapOfPurged(String),
     /// The pool was changed while tenants have ids of the old one.
     #[error(
         "`ids` in bailiwick.toml was changed while tenants have ids from {0} on; put it back, or purge every tenant first"
     )]
     PoolChanged(u32),
+    /// It can be read, so there is nothing to rebuild.
+    #[error("the ledger \"{FILE}\" is in order; nothing was changed")]
+    InOrder,
     /// No range is left.
     #[error("the pool of ids is used up; lower `ids.first` or purge deleted tenants")]
     Full,
@@ -79,28 +93,21 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Reads the ledger of a state directory, or begins one.
-    pub(crate) fn open(dir: OwnedFd, pool: IdPool) -> Result<Self, LedgerError> {
-        let read = |source| LedgerError::File { verb: "read", source };
-        let mut content = match file::open_file_at(&dir, FILE) {
-            Ok(fd) => {
-                let bytes = file::read_bounded(fd, MAX_SIZE).map_err(read)?;
-                let content: Content = serde_json::from_slice(&bytes).map_err(LedgerError::Damaged)?;
-                if content.version != 1 {
-                    let error = serde::de::Error::custom(format!("version {}", content.version));
-                    return Err(LedgerError::Damaged(error));
-                }
-                content
+    /// Reads the ledger of a state directory, or begins one where nothing is that a ledger would know of. `traces` says what
+    /// is: words for an error message.
+    pub(crate) fn open(dir: OwnedFd, pool: IdPool, traces: &[String]) -> Result<Self, LedgerError> {
+        let Some(mut content) = read(&dir)? else {
+            if !traces.is_empty() {
+                return Err(LedgerError::Missing(some_of(traces)));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let ledger = Self { content: Content::new(pool).map_err(read)?, dir };
-                ledger.save()?;
-                return Ok(ledger);
-            }
-            Err(error) => return Err(read(error)),
+            let content =
+                Content::new(pool).map_err(|source| LedgerError::File { verb: "make an identity for", source })?;
+            let ledger = Self { content, dir };
+            ledger.save()?;
+            return Ok(ledger);
         };
         if content.pool != pool {
-            if !content.tenants.is_empty() {
+            if !content.tenants.is_empty() || !content.purged.is_empty() {
                 return Err(LedgerError::PoolChanged(content.pool.first()));
             }
             content.pool = pool;
@@ -111,7 +118,37 @@ impl Ledger {
                 return Err(LedgerError::Overlap(name.clone()));
             }
         }
+        for (grave, index) in &content.purged {
+            if !seen.insert(*index) || pool.range(*index).is_none() {
+                return Err(LedgerError::OverlapOfPurged(grave.clone()));
+            }
+        }
         Ok(Self { dir, content })
+    }
+
+    /// Writes a ledger of the ids that tenants were found to have, in place of one that is missing or damaged, which is
+    /// kept beside it.
+    pub(crate) fn rebuild(
+        dir: OwnedFd,
+        pool: IdPool,
+        instance: Option<String>,
+        found: &BTreeMap<TenantName, u32>,
+    ) -> Result<(), LedgerError> {
+        let failed = |source| LedgerError::File { verb: "write", source };
+        match read(&dir) {
+            Ok(Some(_)) => return Err(LedgerError::InOrder),
+            Ok(None) => {}
+            Err(LedgerError::Damaged(_)) => {
+                let damaged = format!("{FILE}.damaged");
+                rustix::fs::renameat(&dir, FILE, &dir, damaged.as_str()).map_err(|error| failed(error.into()))?;
+            }
+            Err(error) => return Err(error),
+        }
+        let mut content = Content::new(pool).map_err(failed)?;
+        content.instance = instance.unwrap_or(content.instance);
+        let entry = |index: &u32| Entry { index: *index, held: false, grace: None };
+        content.tenants = found.iter().map(|(name, index)| (name.clone(), entry(index))).collect();
+        Self { dir, content }.save()
     }
 
     /// Tells this host's control groups from another's.
@@ -124,7 +161,7 @@ impl Ledger {
         if let Some(range) = self.ids(tenant) {
             return Ok(range);
         }
-        let used: BTreeSet<u32> = self.content.tenants.values().map(|entry| entry.index).collect();
+        let used: BTreeSet<u32> = self.used();
         let index = (0..).zip(&used).find(|(free, used)| free != *used).map_or(used.len(), |(free, _)| free as usize);
         let index = u32::try_from(index).map_err(|_| LedgerError::Full)?;
         let range = self.content.pool.range(index).ok_or(LedgerError::Full)?;
@@ -173,14 +210,51 @@ impl Ledger {
         }
     }
 
-    /// Gives the ids of a tenant back. Only once nothing of the tenant's is left.
-    pub(crate) fn forget(&mut self, tenant: &TenantName) -> Result<(), LedgerError> {
+    fn used(&self) -> BTreeSet<u32> {
+        let purged = self.content.purged.values().copied();
+        self.content.tenants.values().map(|entry| entry.index).chain(purged).collect()
+    }
+
+    /// The tenant is no more, and its ids stay taken for what was set aside of it, until [`Self::give_back`].
+    pub(crate) fn bury(&mut self, tenant: &TenantName, grave: &str) -> Result<(), LedgerError> {
         if let Some(entry) = self.content.tenants.remove(tenant) {
+            self.content.purged.insert(grave.to_owned(), entry.index);
             self.save().inspect_err(|_| {
+                self.content.purged.remove(grave);
                 self.content.tenants.insert(tenant.clone(), entry);
             })?;
         }
         Ok(())
+    }
+
+    /// Takes a range for what was found set aside, if nobody has it.
+    pub(crate) fn take_for(&mut self, grave: &str, first: u32) -> Result<(), LedgerError> {
+        let pool = self.content.pool;
+        let index = first.checked_sub(pool.first()).map(|offset| offset / pool.per_tenant());
+        let is_free =
+            |index: &u32| pool.range(*index).is_some_and(|range| range.first == first) && !self.used().contains(index);
+        if let Some(index) = index.filter(is_free) {
+            self.content.purged.insert(grave.to_owned(), index);
+            self.save().inspect_err(|_| {
+                self.content.purged.remove(grave);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is left of what was set aside: its ids are free.
+    pub(crate) fn give_back(&mut self, grave: &str) -> Result<(), LedgerError> {
+        if let Some(index) = self.content.purged.remove(grave) {
+            self.save().inspect_err(|_| {
+                self.content.purged.insert(grave.to_owned(), index);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What was set aside and has ids.
+    pub(crate) fn purged(&self) -> impl Iterator<Item = (&String, Option<IdRange>)> {
+        self.content.purged.iter().map(|(grave, index)| (grave, self.content.pool.range(*index)))
     }
 
     /// Every tenant that has ids.
@@ -198,11 +272,44 @@ impl Ledger {
     }
 }
 
+/// What is on disk; `None` when there is no file.
+fn read(dir: &OwnedFd) -> Result<Option<Content>, LedgerError> {
+    let failed = |source| LedgerError::File { verb: "read", source };
+    let fd = match file::open_file_at(dir, FILE) {
+        Ok(fd) => fd,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let bytes = file::read_bounded(fd, MAX_SIZE).map_err(failed)?;
+    let content: Content = serde_json::from_slice(&bytes).map_err(LedgerError::Damaged)?;
+    if content.version != 1 {
+        let error = serde::de::Error::custom(format!("version {}", content.version));
+        return Err(LedgerError::Damaged(error));
+    }
+    Ok(Some(content))
+}
+
+/// The first few of many, for a message.
+fn some_of(all: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 impl Content {
     fn new(pool: IdPool) -> io::Result<Self> {
         let mut random = [0; 4];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        Ok(Self { version: 1, instance: format!("{:08x}", u32::from_ne_bytes(random)), pool, tenants: BTreeMap::new() })
+        Ok(Self {
+            version: 1,
+            instance: format!("{:08x}", u32::from_ne_bytes(random)),
+            pool,
+            tenants: BTreeMap::new(),
+            purged: BTreeMap::new(),
+        })
     }
 }
 
@@ -222,24 +329,71 @@ mod tests {
     fn ranges_are_disjoint_kept_over_a_restart_and_reused_only_when_forgotten() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let pool = IdPool::default();
-        let mut ledger = Ledger::open(dir(&temp), pool).expect("opens");
+        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens");
         let a = ledger.assign(&name("a")).expect("assigns");
         let b = ledger.assign(&name("b")).expect("assigns");
         let c = ledger.assign(&name("c")).expect("assigns");
         assert!(a.first + a.count <= b.first && b.first + b.count <= c.first);
-        let mut ledger = Ledger::open(dir(&temp), pool).expect("opens again");
+        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens again");
         assert_eq!(ledger.assign(&name("b")).expect("the same"), b);
-        ledger.forget(&name("b")).expect("forgets");
+        ledger.bury(&name("b"), "b.1").expect("buries");
+        ledger.give_back("b.1").expect("gives back");
         assert_eq!(ledger.assign(&name("d")).expect("assigns"), b);
         assert_eq!(ledger.tenants().count(), 3);
+    }
+
+    #[test]
+    fn ids_of_a_purged_tenant_stay_taken_until_nothing_is_left() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let pool = IdPool::default();
+        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens");
+        let a = ledger.assign(&name("a")).expect("assigns");
+        ledger.bury(&name("a"), "a.7").expect("buries");
+        assert_eq!(ledger.ids(&name("a")), None);
+        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens again");
+        let again = ledger.assign(&name("a")).expect("assigns");
+        assert_ne!(again, a, "the name is free, the ids are not");
+        ledger.take_for("b.8", again.first).expect("is no error");
+        assert_eq!(ledger.purged().count(), 1, "what a tenant has is not taken from it");
+        ledger.give_back("a.7").expect("gives back");
+        assert_eq!(ledger.assign(&name("b")).expect("assigns"), a);
+        ledger.take_for("c.9", pool.range(5).expect("a range").first).expect("takes");
+        assert_eq!(ledger.purged().count(), 1);
     }
 
     #[test]
     fn a_damaged_ledger_is_never_started_anew() {
         let temp = tempfile::tempdir().expect("temporary directory");
         std::fs::write(temp.path().join(FILE), b"{\"version\":").expect("writes");
-        assert!(matches!(Ledger::open(dir(&temp), IdPool::default()), Err(LedgerError::Damaged(_))));
+        assert!(matches!(Ledger::open(dir(&temp), IdPool::default(), &[]), Err(LedgerError::Damaged(_))));
         assert_eq!(std::fs::read(temp.path().join(FILE)).expect("still there"), b"{\"version\":");
+    }
+
+    #[test]
+    fn a_missing_ledger_is_begun_only_where_nothing_is_that_it_would_know_of() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let traces: Vec<String> = (0..7).map(|number| format!("a trace {number}")).collect();
+        let error = Ledger::open(dir(&temp), IdPool::default(), &traces).unwrap_err();
+        assert!(error.to_string().contains("a trace 4 and 2 more"), "{error}");
+        assert!(!temp.path().join(FILE).exists(), "nothing was begun");
+        drop(Ledger::open(dir(&temp), IdPool::default(), &[]).expect("begins one"));
+        drop(Ledger::open(dir(&temp), IdPool::default(), &traces).expect("reads it"));
+    }
+
+    #[test]
+    fn a_rebuilt_ledger_gives_each_tenant_the_ids_that_it_had() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let pool = IdPool::default();
+        std::fs::write(temp.path().join(FILE), b"{").expect("writes");
+        let found = [(name("a"), 3), (name("b"), 0)].into();
+        Ledger::rebuild(dir(&temp), pool, Some("0123abcd".to_owned()), &found).expect("writes");
+        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens");
+        assert_eq!((ledger.ids(&name("a")), ledger.ids(&name("b"))), (pool.range(3), pool.range(0)));
+        assert_eq!(ledger.instance(), "0123abcd");
+        assert_eq!(ledger.assign(&name("c")).ok(), pool.range(1));
+        assert_eq!(std::fs::read(temp.path().join(format!("{FILE}.damaged"))).expect("kept"), b"{");
+        let error = Ledger::rebuild(dir(&temp), pool, None, &found).unwrap_err();
+        assert!(matches!(error, LedgerError::InOrder), "{error}");
     }
 
     #[test]
@@ -248,15 +402,15 @@ mod tests {
         let text = r#"{"version":1,"instance":"00000000","pool":{"first":10000000,"per_tenant":65536},
             "tenants":{"a":{"index":0,"held":false},"b":{"index":0,"held":false}}}"#;
         std::fs::write(temp.path().join(FILE), text).expect("writes");
-        assert!(matches!(Ledger::open(dir(&temp), IdPool::default()), Err(LedgerError::Overlap(_))));
+        assert!(matches!(Ledger::open(dir(&temp), IdPool::default(), &[]), Err(LedgerError::Overlap(_))));
     }
 
     #[test]
     fn the_pool_cannot_move_under_tenants_that_have_data() {
         let temp = tempfile::tempdir().expect("temporary directory");
-        let mut ledger = Ledger::open(dir(&temp), IdPool::default()).expect("opens");
+        let mut ledger = Ledger::open(dir(&temp), IdPool::default(), &[]).expect("opens");
         ledger.assign(&name("a")).expect("assigns");
         let moved = IdPool::new(20_000_000, 65_536).expect("valid");
-        assert!(matches!(Ledger::open(dir(&temp), moved), Err(LedgerError::PoolChanged(10_000_000))));
+        assert!(matches!(Ledger::open(dir(&temp), moved, &[]), Err(LedgerError::PoolChanged(10_000_000))));
     }
 }

@@ -14,7 +14,9 @@ mod ledger;
 mod manager;
 mod quota;
 mod record;
+mod repair;
 mod rescue;
+mod resize;
 mod runtime;
 mod serve;
 mod step;
@@ -23,5 +25,6 @@ mod watch;
 
 pub use crate::core::{OpenError, Warden};
 pub use manager::Handed;
+pub use repair::repair_ledger;
 pub use serve::{ServeError, serve};
 pub use step::Step;

@@ -2,14 +2,14 @@
 
 use bailiwick_proto::Failure;
 use bailiwick_types::ExitStatus;
-use bailiwick_warden::{Handed, Step, Warden, serve};
+use bailiwick_warden::{Handed, Step, Warden, repair_ledger, serve};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: bailiwick-warden [--config DIR] [--init FILE] [--cgroup GROUP]
+usage: bailiwick-warden [--config DIR] [--init FILE] [--cgroup GROUP] [--repair-ledger]
 
 The privileged core of Bailiwick. Started by systemd or by `bailiwickd --standalone`.
 
@@ -18,12 +18,16 @@ The privileged core of Bailiwick. Started by systemd or by `bailiwickd --standal
                  or in /usr/libexec/bailiwick)
   --cgroup GROUP the control group of the unified hierarchy to make jails in, which is handed over to the warden
                  (default: the warden's own)
+  --repair-ledger
+                 rebuild a ledger that is missing or damaged from what else tells which tenant has which ids, say what
+                 was found, and exit
   --steps        print the steps of making a jail, one a line, and exit
   --version      print the version and exit
 ";
 
 enum Wanted {
     Serve { config: PathBuf, init: PathBuf, group: Option<String> },
+    Repair { config: PathBuf },
     Print(String),
 }
 
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitStatus::Failed.into(),
         },
+        Ok(Wanted::Repair { config }) => repair(&config),
         Ok(Wanted::Serve { config, init, group }) => run(&config, &init, group.as_deref()),
     }
 }
@@ -45,6 +50,7 @@ fn arguments() -> Result<Wanted, String> {
     let mut config = PathBuf::from("/etc/bailiwick");
     let mut init = bailiwick_observe::program("bailiwick-init");
     let mut group = None;
+    let mut is_repair = false;
     let mut arguments = std::env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
@@ -53,6 +59,7 @@ fn arguments() -> Result<Wanted, String> {
             "--config" => config = value()?.into(),
             "--init" => init = value()?.into(),
             "--cgroup" => group = Some(absolute(value()?)?),
+            "--repair-ledger" => is_repair = true,
             "--steps" => {
                 return Ok(Wanted::Print(Step::ALL.iter().map(|step| format!("{step}\n")).collect()));
             }
@@ -61,7 +68,22 @@ fn arguments() -> Result<Wanted, String> {
             _ => return Err(format!("unknown argument {text:?}")),
         }
     }
-    Ok(Wanted::Serve { config, init, group })
+    Ok(if is_repair { Wanted::Repair { config } } else { Wanted::Serve { config, init, group } })
+}
+
+fn repair(config: &Path) -> ExitCode {
+    match repair_ledger(config) {
+        Ok(told) => {
+            let text: String = told.iter().map(|row| format!("{row}\n")).collect();
+            // What was done is done, whether somebody reads of it or not.
+            std::io::stdout().write_all(text.as_bytes()).ok();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format!("bailiwick-warden: {}\n", Failure::new(ExitStatus::Failed, &error)));
+            error.status().into()
+        }
+    }
 }
 
 /// A path below the mount of the hierarchy, as `/proc/PID/cgroup` has it.

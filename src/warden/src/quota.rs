@@ -173,6 +173,18 @@ pub(crate) struct Grace {
     pub(crate) inodes: Option<u64>,
 }
 
+/// Whether anything is charged to a project of the file system of a directory. What cannot be read counts as charged: ids are
+/// given back only when it is certain that nothing is left.
+pub(crate) fn is_charged(dir: &OwnedFd, project: u32) -> bool {
+    !quota::read(dir, project).is_ok_and(|now| now.bytes.used == 0 && now.inodes.used == 0)
+}
+
+/// The project that a directory is charged to, if it is one of a tenant's.
+pub(crate) fn project(dir: &OwnedFd, kind: &QuotaFacts) -> Option<u32> {
+    let is_there = *kind == QuotaFacts::Projects;
+    is_there.then(|| quota::project(dir).ok()).flatten().map(|project| project.id).filter(|id| *id != 0)
+}
+
 /// Removes a directory at once where it is a subvolume; anything else is left for the slow way.
 pub(crate) fn remove_whole(parent: &OwnedFd, name: &OsStr) {
     let is_root = file::metadata_at(parent, name).is_ok_and(|metadata| metadata.inode == btrfs::ROOT_INODE);

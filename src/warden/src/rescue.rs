@@ -174,7 +174,9 @@ impl Rescues {
                 // Without either, its file has errors since before this warden: then it waits until they are mended.
                 let Some(controls) = declared.as_ref().or(given.controls.as_ref()) else { return Ok(()) };
                 groups.of(tenant)?.limit(controls)?;
-                groups.remove_rescue(tenant)?;
+                if !groups.remove_rescue(tenant)? {
+                    return Ok(());
+                }
             }
             None => {}
         }

@@ -1,6 +1,6 @@
 //! The warden's loop: one thread that waits for requests and for jails that end.
 
-use crate::core::Warden;
+use crate::core::{Answer, Progress, Ticket, Warden};
 use crate::manager;
 use bailiwick_proto::frame::{Decoder, FrameError, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::warden::WardenEvent;
@@ -12,10 +12,11 @@ use rustix::net::SocketFlags;
 use rustix::time::Timespec;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The most connections: one daemon has one, and one that is being replaced a second; an FTP server one for a moment at each login.
-const MAX_CONNECTIONS: usize = 64;
+/// The most connections: one daemon has one, one for each change that takes time, and one that is being replaced as many; an FTP
+/// server one for a moment at each login.
+const MAX_CONNECTIONS: usize = 128;
 
 /// Why the loop ended.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,8 @@ struct Connection {
     of_root: bool,
     /// It has asked to be told what happens, and no longer blocks.
     watches: bool,
+    /// The request that it waits for; what it asks after that waits too.
+    awaits: Option<Ticket>,
 }
 
 /// The longest wait: the reserve of disk space and those of rescue sessions are looked at that often.
@@ -47,15 +50,10 @@ pub fn serve(warden: &mut Warden, listener: &OwnedFd, mut event: impl FnMut(&str
         manager::alive();
         let mut events = warden.happened(&heard.watched);
         warden.mind_rescues().iter().for_each(|problem| event(problem));
-        for tenant in heard.ended {
-            match warden.ended(&tenant) {
-                Ok(()) => {
-                    event(&format!("tenant={tenant} event=ended"));
-                    events.push(WardenEvent::Ended { tenant });
-                }
-                Err(failure) => event(&format!("tenant={tenant} event=not-cleared reason={:?}", failure.message)),
-            }
-        }
+        heard.ended.iter().for_each(|tenant| warden.ended(tenant));
+        let Progress { replies, events: more, lines } = warden.progress();
+        lines.iter().for_each(|line| event(line));
+        events.extend(more);
         for happened in &events {
             if let WardenEvent::Reserve { reached } = happened {
                 event(&format!("event=reserve-of-disk reached={reached:?}"));
@@ -63,6 +61,15 @@ pub fn serve(warden: &mut Warden, listener: &OwnedFd, mut event: impl FnMut(&str
         }
         let mut gone: Vec<usize> =
             heard.connections.into_iter().filter(|index| !answer(warden, &mut connections[*index])).collect();
+        for (ticket, reply) in replies {
+            let waiting = connections.iter_mut().enumerate().find(|(_, connection)| connection.awaits == Some(ticket));
+            // Whoever asked may have gone.
+            if let Some((index, connection)) = waiting
+                && !resume(warden, connection, &reply)
+            {
+                gone.push(index);
+            }
+        }
         for happened in events {
             let frame = encode(&WardenReply::Event(happened), MAX_REPLY);
             let watching = (0..).zip(&connections).filter(|(_, connection)| connection.watches);
@@ -94,11 +101,16 @@ struct Heard {
 }
 
 fn wait(warden: &Warden, listener: &OwnedFd, connections: &[Connection], time: Duration) -> io::Result<Heard> {
-    let (inits, watched) = (warden.inits(), warden.watched());
+    let (inits, watched, slow) = (warden.inits(), warden.watched(), warden.slow_fds());
+    let time = warden.due().map_or(time, |due| due.saturating_duration_since(Instant::now()).min(time));
     let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
     fds.extend(watched.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
-    fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, PollFlags::IN)));
+    // Of one that waits only its end is heard.
+    let flags = |connection: &Connection| if connection.awaits.is_some() { PollFlags::empty() } else { PollFlags::IN };
+    fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, flags(connection))));
     fds.extend(inits.iter().map(|(_, pidfd)| PollFd::from_borrowed_fd(*pidfd, PollFlags::IN)));
+    // That one of these has woken the loop is enough: all that is on its way is looked at.
+    fds.extend(slow.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
     let time =
         Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(time.subsec_nanos()) };
     match rustix::event::poll(&mut fds, Some(&time)) {
@@ -134,19 +146,34 @@ fn accept(warden: &Warden, listener: &OwnedFd, connections: &mut Vec<Connection>
         && connections.len() < MAX_CONNECTIONS
     {
         let decoder = Decoder::new(MAX_REQUEST);
-        connections.push(Connection { socket, decoder, of_root: peer.uid == 0, watches: false });
+        connections.push(Connection { socket, decoder, of_root: peer.uid == 0, watches: false, awaits: None });
     }
     Ok(())
 }
 
 /// Reads what there is and answers every whole request; `false` when the connection is over.
 fn answer(warden: &mut Warden, connection: &mut Connection) -> bool {
+    if connection.awaits.is_some() {
+        // It was heard of without being read from: it is gone.
+        return false;
+    }
     let mut buffer = [0; 4096];
     // Nobody may send the warden a descriptor: those that come are closed by the kernel.
     match socket::receive(&connection.socket, &mut buffer, 0) {
         Ok((len, _)) if len > 0 => connection.decoder.push(&buffer[..len]),
         _ => return false,
     }
+    answer_all(warden, connection)
+}
+
+/// Sends the reply that a connection has waited for, and answers what it has asked meanwhile.
+fn resume(warden: &mut Warden, connection: &mut Connection, reply: &WardenReply) -> bool {
+    connection.awaits = None;
+    send(&connection.socket, reply, &[]) && answer_all(warden, connection)
+}
+
+/// Answers every request that was read, until one must wait.
+fn answer_all(warden: &mut Warden, connection: &mut Connection) -> bool {
     loop {
         let mut fds = Vec::new();
         let reply = match connection.decoder.next::<WardenRequest>() {
@@ -162,7 +189,13 @@ fn answer(warden: &mut Warden, connection: &mut Connection) -> bool {
                         }
                         Err(failure) => WardenReply::Failed(failure),
                     },
-                    request => warden.handle(request),
+                    request => match warden.handle(request) {
+                        Answer::Now(reply) => reply,
+                        Answer::Later(ticket) => {
+                            connection.awaits = Some(ticket);
+                            return true;
+                        }
+                    },
                 }
             }
             Ok(None) => return true,

@@ -4,6 +4,10 @@
 //! day, but to remove the whole, and the directory that the operator has locked a login for FTP to; neither follows links or mounts, and
 //! removal looks at no name twice.
 
+mod purge;
+
+pub(crate) use purge::{Removal, Slice};
+
 use crate::quota::{self, QuotaError};
 use crate::runtime::DaemonUser;
 use bailiwick_plan::JailPlan;
@@ -113,6 +117,20 @@ impl Storage {
         self.state.try_clone()
     }
 
+    /// Names of the directories of tenants.
+    pub(crate) fn tenants(&self) -> io::Result<Vec<String>> {
+        visible(&file::open_dir_at(&self.tenants, ".")?)
+    }
+
+    /// Names of what is left of purged tenants.
+    pub(crate) fn graves(&self) -> io::Result<Vec<String>> {
+        match file::open_dir_at(&self.state, PURGED) {
+            Ok(purged) => visible(&purged),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes what is missing of a tenant's storage: all of it on the first day, later only what a new profile needs.
     /// Each directory at the top appears whole or not at all. Charges it to the tenant and bounds it.
     pub(crate) fn ensure(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<(), StorageError> {
@@ -185,33 +203,53 @@ impl Storage {
         }
     }
 
+    /// Bytes of the file system.
+    pub(crate) fn size(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.state)?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
     /// Free bytes of the file system.
     pub(crate) fn free(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.state)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Removes all data of a tenant. An interrupted removal is finished by [`Self::finish_purges`].
-    pub(crate) fn purge(&self, tenant: &TenantName) -> io::Result<()> {
-        if !self.holds(tenant) {
-            return Ok(());
-        }
+    /// Sets all data of a tenant aside, in one step; [`Self::removal`] removes it. `None` when there is none, else the
+    /// name that it has from then on. From here on the tenant has no storage.
+    pub(crate) fn bury(&self, tenant: &TenantName) -> io::Result<Option<String>> {
+        let Ok(metadata) = file::metadata_at(&self.tenants, tenant) else { return Ok(None) };
         let purged = file::ensure_dir_at(&self.state, PURGED, 0o700)?;
-        // From here on the tenant has no storage; what follows only frees space.
-        let grave = format!("{tenant}.{}", file::metadata_at(&self.tenants, tenant)?.inode);
+        let grave = format!("{tenant}.{}", metadata.inode);
         rustix::fs::renameat(&self.tenants, tenant.as_str(), &purged, &grave)?;
-        self.finish_purges()
+        Ok(Some(grave))
     }
 
-    /// Frees the space of every purged tenant.
-    pub(crate) fn finish_purges(&self) -> io::Result<()> {
-        if let Ok(purged) = file::open_dir_at(&self.state, PURGED) {
-            for name in file::names(&purged)? {
-                quota::remove_whole(&purged, &name);
-            }
-        }
-        remove_tree(&self.state, PURGED)
+    /// The removal of what was set aside under a name.
+    pub(crate) fn removal(&self, grave: &str) -> io::Result<Removal> {
+        Removal::new(file::ensure_dir_at(&self.state, PURGED, 0o700)?, grave.to_owned())
     }
+
+    /// What was set aside, open.
+    pub(crate) fn open_grave(&self, grave: &str) -> Option<OwnedFd> {
+        file::open_dir_at(&self.state, PURGED).and_then(|purged| file::open_dir_at(purged, grave)).ok()
+    }
+
+    /// Removes the place of what was set aside, if nothing is in it.
+    pub(crate) fn remove_empty_place(&self) {
+        // Refused while something is in it, which is what is wanted.
+        drop(file::remove_dir_at(&self.state, PURGED));
+    }
+
+    /// Whether the kernel still charges something to a project: files that are open and have no name any more.
+    pub(crate) fn is_charged(&self, project: u32, kind: &QuotaFacts) -> bool {
+        *kind == QuotaFacts::Projects && quota::is_charged(&self.state, project)
+    }
+}
+
+/// The names in a directory, as they can be shown.
+fn visible(dir: &OwnedFd) -> io::Result<Vec<String>> {
+    Ok(file::names(dir)?.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
 /// Makes one seed.
@@ -312,27 +350,5 @@ mod tests {
         assert!(error.to_string().contains("symbolic link"), "{error}");
         std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
         assert!(matches!(Storage::open(&state, DAEMON), Err(StorageError::Trust { mode: 0o755, .. })));
-    }
-
-    #[test]
-    fn a_purge_removes_a_very_deep_tree_and_nothing_behind_a_link() {
-        let temp = tempfile::tempdir().expect("temporary directory");
-        let storage = Storage::open(&real(&temp).join("state"), DAEMON).expect("made");
-        let tenant: TenantName = "alice".parse().expect("name");
-        let outside = real(&temp).join("outside");
-        std::fs::create_dir(&outside).expect("mkdir");
-        std::fs::write(outside.join("kept"), b"x").expect("writes");
-        let home = file::ensure_dir_at(&storage.tenants, "alice", 0o700).expect("mkdir");
-        rustix::fs::symlinkat(&outside, &home, "link").expect("symlink");
-        // Deeper than any path can say (PATH_MAX), with names that the removal itself would like to use.
-        let mut dir = home;
-        for _ in 0..3000 {
-            file::make_dir_at(&dir, "1", 0o700).expect("mkdir");
-            dir = file::open_dir_at(&dir, "1").expect("opens");
-        }
-        storage.purge(&tenant).expect("purges");
-        assert!(!storage.holds(&tenant));
-        assert!(outside.join("kept").exists());
-        assert!(!real(&temp).join("state").join(PURGED).exists());
     }
 }

@@ -10,7 +10,7 @@ impl Warden {
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "rescue", error);
         let groups = self.groups.of(name).map_err(|error| failed(&error))?;
         let refused = |message| Err(Failure::of(ExitStatus::Refused, message));
-        if groups.frozen() {
+        if self.is_frozen(name) {
             return refused(format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on"));
         }
         if groups.is_of_an_earlier_version() {

@@ -1,12 +1,12 @@
-//! Jails begin and end: start, stop, clear, freeze, purge.
+//! Jails begin and end: start, stop, freeze, purge. What takes time is in `slow`.
 
 use super::*;
 
-/// How long a jail has to end by itself: init gives its processes two seconds.
-const STOP_TIME: Duration = Duration::from_secs(3);
+/// A reply, or nothing yet: then the request waits for its ticket.
+pub(super) type Begins = Result<Option<WardenReply>, Failure>;
 
 impl Warden {
-    pub(super) fn start(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+    pub(super) fn start(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
         let (host, tenant) = self.declared(name)?;
         if let (None, Declared::Suspended { reason }) = (tenant.access(), &tenant.state) {
             let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -20,7 +20,12 @@ impl Warden {
                 return Err(Failure::of(ExitStatus::Refused, message));
             }
             self.ledger.set_held(name, false).map_err(|error| failure(ExitStatus::Failed, name, "start", &error))?;
-            return Ok(WardenReply::Unchanged);
+            return Ok(Some(WardenReply::Unchanged));
+        }
+        let request = WardenRequest::Start { tenant: name.clone() };
+        if self.is_put_off(ticket, &request) {
+            // Its init had ended unseen.
+            return Ok(None);
         }
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "start", error);
         reach(Step::Ledger).map_err(|error| failed(&BuildError::at(Step::Ledger)(error)))?;
@@ -38,31 +43,39 @@ impl Warden {
             init: &self.init,
             quota: &self.facts.storage.quota,
         };
-        match builder.build() {
-            Ok(built) => {
-                manager::keep(name, &built.pidfd);
-                self.jails.insert(name.clone(), Jail { record: built.record, pidfd: built.pidfd });
-                self.ledger.set_held(name, false).map_err(|error| failed(&error))?;
-                self.hold_back_again(name, ids);
-                Ok(WardenReply::Done)
-            }
-            Err(error) => {
-                let mut failure = failed(&error);
-                if let Err(more) = self.clear(name) {
-                    failure.message.push_str("; and then ");
-                    failure.message.push_str(&more.message);
-                }
-                Err(failure)
-            }
+        match builder.begin() {
+            Ok(begun) => self.await_child(name, ids, begun, ticket),
+            Err(unmade) => self.unmade(name, unmade, ticket),
         }
+        Ok(None)
     }
 
-    /// Whether a jail runs; one whose init has ended unseen is cleared away first.
+    /// A child has become init.
+    pub(super) fn started(
+        &mut self,
+        name: &TenantName,
+        ids: IdRange,
+        record: Record,
+        pidfd: OwnedFd,
+    ) -> Result<WardenReply, Failure> {
+        manager::keep(name, &pidfd);
+        let jail = self.jail(name, record, pidfd);
+        self.jails.insert(name.clone(), jail);
+        self.ledger.set_held(name, false).map_err(|error| failure(ExitStatus::Failed, name, "start", &error))?;
+        self.hold_back_again(name, ids);
+        Ok(WardenReply::Done)
+    }
+
+    pub(super) fn jail(&self, name: &TenantName, record: Record, pidfd: OwnedFd) -> Jail {
+        let freezer = self.groups.of(name).and_then(|groups| groups.freezer()).ok();
+        Jail { record, pidfd, freezer }
+    }
+
+    /// Whether a jail runs; one whose init has ended unseen is cleared away.
     pub(super) fn runs(&mut self, name: &TenantName) -> bool {
         let Some(jail) = self.jails.get(name) else { return false };
         if process::has_ended(&jail.pidfd, Duration::ZERO).unwrap_or(false) {
-            // What could not be cleared fails the start that follows, with its reason.
-            drop(self.clear(name));
+            self.end(name, End::ByItself);
         }
         self.jails.contains_key(name)
     }
@@ -71,70 +84,46 @@ impl Warden {
         if self.runs(name) {
             return Ok(());
         }
-        let message = format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it");
+        let message = if self.slow.clears(name) {
+            format!("the jail of \"{name}\" is being cleared; `bailiwick start {name}` starts it anew then")
+        } else {
+            format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it")
+        };
         Err(Failure::of(ExitStatus::Refused, message))
     }
 
-    pub(super) fn stop(&mut self, name: &TenantName, hold: Hold) -> Result<WardenReply, Failure> {
+    pub(super) fn stop(&mut self, name: &TenantName, hold: Hold, ticket: Ticket) -> Begins {
         if hold == Hold::Hold {
             self.ledger.set_held(name, true).map_err(|error| failure(ExitStatus::Failed, name, "stop", &error))?;
         }
-        if !self.runs(name) {
-            return Ok(WardenReply::Unchanged);
+        if self.runs(name) {
+            self.end(name, End::Ask);
         }
-        let frozen = self.groups.of(name).is_ok_and(|groups| groups.frozen());
-        if let Some(jail) = self.jails.get(name)
-            && !frozen
-        {
-            // Asked first, so that databases can close their files; a jail that does not listen is killed below.
-            process::signal(&jail.pidfd, Signal::TERM).ok();
-            process::has_ended(&jail.pidfd, STOP_TIME).ok();
+        if !self.slow.clears(name) {
+            return Ok(Some(WardenReply::Unchanged));
         }
-        self.clear(name)?;
-        Ok(WardenReply::Done)
+        self.await_clear(name, WardenReply::Done, ticket);
+        Ok(None)
     }
 
-    /// Removes all that a jail has outside its storage: processes, groups, sockets. Goes on past a failure and tells
-    /// all of them.
-    pub(super) fn clear(&mut self, name: &TenantName) -> Result<(), Failure> {
-        let mut problems = Vec::new();
-        if let Err(error) = self.groups.destroy(name) {
-            problems.push(Failure::new(ExitStatus::Failed, &error).message);
-        }
-        if let Some(jail) = self.jails.get(name) {
-            process::reap(&jail.pidfd).ok();
-        }
-        if problems.is_empty() {
-            self.rescues.forget(name);
-            if self.jails.remove(name).is_some() {
-                manager::forget(name.as_str());
-            }
-            if let Err(error) = self.runtime.remove(name.as_str()) {
-                problems.push(format!("cannot remove the jail's runtime directory: {error}"));
-            }
-        }
-        if self.jails.is_empty() {
-            self.groups.remove_empty_bases();
-        }
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::of(ExitStatus::Failed, format!("cannot clear the jail of \"{name}\": {}", problems.join("; "))))
-    }
-
-    pub(super) fn freeze(&mut self, name: &TenantName, frozen: bool) -> Result<WardenReply, Failure> {
+    pub(super) fn freeze(&mut self, name: &TenantName, frozen: bool, ticket: Ticket) -> Begins {
         self.running(name)?;
         let verb = if frozen { "freeze" } else { "thaw" };
         let failed = |error| failure(ExitStatus::Failed, name, verb, &error);
-        let groups = self.groups.of(name).map_err(failed)?;
-        if groups.frozen() == frozen {
-            return Ok(WardenReply::Unchanged);
+        if self.is_frozen(name) == frozen {
+            return Ok(Some(WardenReply::Unchanged));
         }
-        groups.freeze(frozen).map_err(failed)?;
-        Ok(WardenReply::Done)
+        let freezing = self.groups.of(name).and_then(|groups| groups.freeze(frozen)).map_err(failed)?;
+        self.await_freeze(name, freezing, ticket);
+        Ok(None)
     }
 
-    pub(super) fn purge(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+    /// Whether a running jail is to stand still.
+    pub(super) fn is_frozen(&self, name: &TenantName) -> bool {
+        self.jails.get(name).and_then(|jail| jail.freezer.as_ref()).is_some_and(Freezer::is_frozen)
+    }
+
+    pub(super) fn purge(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
         match bailiwick_policy::read_tenant(&self.config, name) {
             Ok((_, None)) => {}
             // A file that cannot be read may still mean the tenant: nothing is destroyed on a guess.
@@ -149,12 +138,55 @@ impl Warden {
             let message = format!("the jail of \"{name}\" runs; `bailiwick stop {name}` first");
             return Err(Failure::of(ExitStatus::Refused, message));
         }
-        if !self.storage.holds(name) && self.ledger.ids(name).is_none() {
+        if self.is_put_off(ticket, &WardenRequest::Purge { tenant: name.clone() }) {
+            return Ok(None);
+        }
+        let has_graves = self.hurry_graves(name);
+        if !self.storage.holds(name) && self.ledger.ids(name).is_none() && !has_graves {
             return Err(Failure::of(ExitStatus::NotFound, format!("there is no data of a tenant \"{name}\"")));
         }
-        self.host_users.remove(name).map_err(|error| failure(ExitStatus::Failed, name, "purge", &error))?;
-        self.storage.purge(name).map_err(|error| failure(ExitStatus::Failed, name, "purge", &error))?;
-        self.ledger.forget(name).map_err(|error| failure(ExitStatus::Failed, name, "purge", &error))?;
-        Ok(WardenReply::Done)
+        let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "purge", error);
+        self.host_users.remove(name).map_err(|error| failed(&error))?;
+        // Before the ledger: what is set aside and has no row there is found by its name (`take_up_graves`).
+        let grave = self.storage.bury(name).map_err(|error| failed(&error))?;
+        // One that has ids and no data gets a name too, so that both go the same way.
+        let grave = grave.or_else(|| self.ledger.ids(name).map(|ids| format!("{name}.ids-{}", ids.first)));
+        if let Some(grave) = grave {
+            self.ledger.bury(name, &grave).map_err(|error| failed(&error))?;
+            self.remove_grave(&grave).map_err(|error| failed(&error))?;
+        }
+        self.await_purge(name, ticket);
+        Ok(None)
+    }
+
+    /// Goes on with what an earlier warden set aside. Its ids are those that its tenant has still, or that its disk quota tells.
+    pub(super) fn take_up_graves(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let found = self.storage.graves().unwrap_or_else(|error| {
+            problems.push(format!("event=not-purged reason={:?}", error.to_string()));
+            Vec::new()
+        });
+        let known: Vec<String> = self.ledger.purged().map(|(grave, _)| grave.clone()).collect();
+        let all: std::collections::BTreeSet<String> = found.into_iter().chain(known.iter().cloned()).collect();
+        for grave in all {
+            let mut row = Ok(());
+            if !known.contains(&grave) {
+                let of_tenant = slow::tenant_of(&grave).parse::<TenantName>().ok();
+                let of_tenant = of_tenant.filter(|name| !self.storage.holds(name) && self.ledger.ids(name).is_some());
+                let dir = self.storage.open_grave(&grave);
+                row = match (of_tenant, dir.and_then(|dir| quota::project(&dir, &self.facts.storage.quota))) {
+                    (Some(name), _) => self.ledger.bury(&name, &grave),
+                    (None, Some(project)) => self.ledger.take_for(&grave, project),
+                    (None, None) => Ok(()),
+                };
+            }
+            let removed = row.map_err(|error| Failure::new(ExitStatus::Failed, &error).message);
+            let removed = removed.and_then(|()| self.remove_grave(&grave).map_err(|error| error.to_string()));
+            if let Err(why) = removed {
+                problems
+                    .push(format!("tenant={} event=not-purged reason={why:?}", slow::tenant_of(&grave).escape_debug()));
+            }
+        }
+        problems
     }
 }

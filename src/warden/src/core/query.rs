@@ -25,7 +25,7 @@ impl Warden {
                     |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, &name, "limit", error);
                 self.mind_grace(&name, ids, &dir, &mut fact).map_err(|error| failed(&*error))?;
             }
-            fact.held_back = self.held_back;
+            fact.held_back = self.reserve.is_reached();
             disks.insert(name, fact);
         }
         Ok(WardenReply::Disks(disks))
@@ -72,7 +72,7 @@ impl Warden {
         for name in names {
             let mut seen = self.look_at(name, &census, &read)?;
             if let Some(disk) = disk(&mut seen) {
-                disk.held_back = self.held_back;
+                disk.held_back = self.reserve.is_reached();
             }
             all.push(seen);
         }
@@ -94,7 +94,7 @@ impl Warden {
             let Record { pid, start_time, access, .. } = jail.record;
             InitSubject { pid, start_time, access }
         });
-        let cgroups = if runs { self.groups.paths(name) } else { BTreeMap::new() };
+        let cgroups = if runs || self.slow.clears(name) { self.groups.paths(name) } else { BTreeMap::new() };
         let dir = self.storage.open_of(name);
         let storage = dir.as_ref().map(|dir| (dir.as_fd(), &self.facts.storage.quota));
         let ids = self.ledger.ids(name);
@@ -109,6 +109,11 @@ impl Warden {
         Ok(WardenReply::Evidence(sights))
     }
 
+    /// What does not get on by itself.
+    pub(super) fn problems(&self) -> WardenReply {
+        WardenReply::Problems { reserve: self.reserve_problem(), tenants: self.slow.problems() }
+    }
+
     pub(super) fn roster(&self) -> WardenReply {
         let tenants = self.ledger.tenants();
         WardenReply::Roster(tenants.map(|(name, ids)| (name.clone(), self.entry(name, ids))).collect())
@@ -120,7 +125,8 @@ impl Warden {
             ids,
             pid: jail.map(|jail| jail.record.pid),
             access: jail.map(|jail| jail.record.access),
-            frozen: jail.is_some() && self.groups.of(name).is_ok_and(|groups| groups.frozen()),
+            frozen: self.is_frozen(name),
+            clearing: self.slow.clears(name),
             held: self.ledger.held(name),
             host_user: self.host_users.has(name, self.host.ids.host_user(ids)),
             cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },

@@ -56,6 +56,9 @@ pub enum OpenError {
     /// The host cannot be read.
     #[error(transparent)]
     Facts(#[from] ObserveError),
+    /// What was found contradicts itself.
+    #[error("the ledger cannot be rebuilt, and nothing was written: {}", .0.join("; "))]
+    Uncertain(Vec<String>),
     /// Anything else of the system.
     #[error("cannot {what}")]
     System {
@@ -73,7 +76,15 @@ impl OpenError {
     pub fn status(&self) -> ExitStatus {
         match self {
             Self::Policy(_) | Self::User(_) => ExitStatus::Invalid,
+            // Only an operator can mend these: to be started again and again helps nobody.
+            Self::Ledger(
+                LedgerError::Damaged(_)
+                | LedgerError::Missing(_)
+                | LedgerError::Overlap(_)
+                | LedgerError::OverlapOfPurged(_),
+            ) => ExitStatus::HostCannot,
             Self::Storage(StorageError::Locked { .. }) => ExitStatus::Conflict,
+            Self::Ledger(LedgerError::InOrder) => ExitStatus::Conflict,
             Self::Groups(_) => ExitStatus::HostCannot,
             _ => ExitStatus::Failed,
         }
@@ -81,7 +92,7 @@ impl OpenError {
 }
 
 /// The user of `bailiwickd`: a number, which is its group too, or a name of the host's user database.
-fn daemon_user(text: &str) -> Option<DaemonUser> {
+pub(crate) fn daemon_user(text: &str) -> Option<DaemonUser> {
     if let Ok(number) = text.parse::<u32>() {
         return Some(DaemonUser { uid: number, gid: number });
     }
@@ -132,8 +143,10 @@ impl Warden {
         credential::limit_capabilities(CAPABILITIES).map_err(system("give up capabilities"))?;
         credential::keep_capabilities_over_user_changes().map_err(system("keep capabilities"))?;
         let storage = Storage::open(&host.state_dir, daemon)?;
-        let ledger = Ledger::open(storage.state().map_err(system("use the state directory"))?, host.ids)?;
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
+        let state = storage.state().map_err(system("use the state directory"))?;
+        let traces = traces(&host, &storage, &runtime).map_err(system("look for tenants"))?;
+        let ledger = Ledger::open(state, host.ids, &traces)?;
         let facts = bailiwick_observe::host_facts(&host.state_dir)?;
         let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
         groups.reserve(&facts, &host.reserve)?;
@@ -156,56 +169,64 @@ impl Warden {
             groups,
             host_users,
             jails,
+            slow: Slow::default(),
+            last_ticket: 0,
             rescues: Rescues::default(),
             listener,
             watch,
-            held_back: false,
+            reserve: DiskReserve::default(),
         };
         let events = warden.take_over(handed.inits)?;
         Ok((warden, events))
     }
 
     /// Takes hold of every jail whose init is provably the one that was recorded, by the descriptor that the service
-    /// manager kept where there is one; clears the rest away.
-    pub(super) fn take_over(&mut self, mut kept: BTreeMap<String, OwnedFd>) -> Result<Vec<String>, OpenError> {
+    /// manager kept where there is one; what is left of others is cleared away by the loop. What fails for one tenant is told,
+    /// and stands in no other's way.
+    fn take_over(&mut self, mut kept: BTreeMap<String, OwnedFd>) -> Result<Vec<String>, OpenError> {
         let system = |what| move |source| OpenError::System { what, source };
-        let mut events = Vec::new();
-        self.storage.finish_purges().map_err(system("finish an interrupted purge"))?;
+        let mut events = self.take_up_graves();
         for (name, record) in self.runtime.found().map_err(system("list the jails"))? {
             let kept = kept.remove(&name);
-            let taken = match (name.parse::<TenantName>(), record) {
-                (Ok(tenant), Some(record)) => {
-                    // Without its group there is no jail, whatever runs under the number.
-                    let hold = |groups: TenantGroups| {
-                        record.take_hold(kept, &self.groups.homes_of_init(&tenant), &groups.jail)
-                    };
-                    let pidfd = self.groups.of(&tenant).ok().map(hold).transpose().map_err(system("look at a jail"))?;
-                    pidfd.flatten().map(|pidfd| (tenant, Jail { record, pidfd }))
-                }
-                _ => None,
-            };
-            if let Some((tenant, jail)) = taken {
-                events.push(format!("tenant={tenant} event=re-attached pid={}", jail.record.pid));
-                manager::keep(&tenant, &jail.pidfd);
-                self.rescues.found(&self.groups, &tenant)?;
-                self.jails.insert(tenant, jail);
-            } else {
-                events.push(format!(
-                    "tenant={} event=cleared reason=\"no such jail runs any more\"",
-                    name.escape_debug()
-                ));
-                if let Ok(tenant) = name.parse() {
-                    self.groups.destroy(&tenant)?;
-                }
+            let Ok(tenant) = name.parse::<TenantName>() else {
+                // None of ours.
                 manager::forget(&name);
-                self.runtime.remove(&name).map_err(system("clear a jail's runtime directory"))?;
+                if let Err(error) = self.runtime.remove(&name) {
+                    let name = name.escape_debug();
+                    events.push(format!("tenant={name} event=not-cleared reason={:?}", error.to_string()));
+                }
+                continue;
+            };
+            // Without its group there is no jail, whatever runs under the number.
+            let held = match (record, self.groups.of(&tenant)) {
+                (Some(record), Ok(groups)) => record
+                    .take_hold(kept, &self.groups.homes_of_init(&tenant), &groups.jail)
+                    .map(|pidfd| pidfd.map(|pidfd| (record, pidfd))),
+                _ => Ok(None),
+            };
+            match held {
+                Ok(Some((record, pidfd))) => {
+                    events.push(format!("tenant={tenant} event=re-attached pid={}", record.pid));
+                    manager::keep(&tenant, &pidfd);
+                    if let Err(error) = self.rescues.found(&self.groups, &tenant) {
+                        let why = Failure::new(ExitStatus::Failed, &error).message;
+                        events.push(format!("tenant={tenant} event=reserve-not-taken-back reason={why:?}"));
+                    }
+                    let jail = self.jail(&tenant, record, pidfd);
+                    self.jails.insert(tenant, jail);
+                }
+                gone => {
+                    let why = gone.err().map_or("no such jail runs any more".to_owned(), |error| error.to_string());
+                    events.push(format!("tenant={tenant} event=cleared reason={why:?}"));
+                    self.clear_away(&tenant, None);
+                }
             }
         }
         for name in self.groups.found()? {
             match name.parse::<TenantName>() {
-                Ok(tenant) if !self.jails.contains_key(&tenant) => {
+                Ok(tenant) if !self.jails.contains_key(&tenant) && !self.slow.clears(&tenant) => {
                     events.push(format!("tenant={tenant} event=cleared reason=\"control group without a record\""));
-                    self.groups.destroy(&tenant)?;
+                    self.clear_away(&tenant, None);
                 }
                 _ => {}
             }
@@ -213,11 +234,22 @@ impl Warden {
         for name in kept.keys() {
             manager::forget(name);
         }
-        if self.jails.is_empty() {
-            self.groups.remove_empty_bases();
-        } else {
+        if !self.jails.is_empty() {
             self.watch.listen_to(self.groups.pressure_triggers());
+        } else if self.slow.is_idle() {
+            self.groups.remove_empty_bases();
         }
         Ok(events)
     }
+}
+
+/// What tells that tenants have ids, beside the ledger.
+fn traces(host: &Host, storage: &Storage, runtime: &Runtime) -> io::Result<Vec<String>> {
+    let of = |what: &str, names: Vec<String>| names.into_iter().map(|name| format!("{what} \"{name}\"")).collect();
+    let mut traces: Vec<String> = of("the jail", runtime.found()?.into_iter().map(|(name, _)| name).collect());
+    traces.extend::<Vec<String>>(of("the data of", storage.tenants()?));
+    traces.extend::<Vec<String>>(of("the purged data", storage.graves()?));
+    traces
+        .extend::<Vec<String>>(of("the host user", host_user::recorded(host)?.into_keys().map(String::from).collect()));
+    Ok(traces)
 }

@@ -1,0 +1,235 @@
+//! Rebuilds a ledger that is missing or damaged from what else tells which tenant has which ids.
+//!
+//! Danger: a wrong row gives one tenant another's ids. A row is written only where everything that was found says the same,
+//! and nothing is written while ids are in use that nobody is known to have.
+
+use crate::core::OpenError;
+use crate::host_user;
+use crate::ledger::{Ledger, LedgerError};
+use crate::record::Record;
+use crate::runtime::{DaemonUser, Runtime};
+use crate::storage::Storage;
+use bailiwick_policy::Host;
+use bailiwick_sys::proc::{self, IdKind};
+use bailiwick_sys::{namespace, process, quota};
+use bailiwick_types::{IdPool, QuotaFacts, TenantName};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// What was found: who is said to have which range of the pool, and by what.
+#[derive(Debug, Default)]
+struct Claims {
+    by_tenant: BTreeMap<TenantName, BTreeMap<u32, Vec<&'static str>>>,
+    /// Tenants that have data.
+    with_data: BTreeSet<TenantName>,
+    /// Ranges that processes have now.
+    in_use: BTreeSet<u32>,
+}
+
+/// Which range each tenant has.
+type Rows = BTreeMap<TenantName, u32>;
+
+impl Claims {
+    fn add(&mut self, tenant: TenantName, index: Option<u32>, by: &'static str) {
+        if let Some(index) = index {
+            self.by_tenant.entry(tenant).or_default().entry(index).or_default().push(by);
+        }
+    }
+
+    /// The rows that are certain, and what is not; or why nothing can be rebuilt.
+    fn judge(&self, pool: IdPool) -> Result<(Rows, Vec<String>), Vec<String>> {
+        let mut wrong = Vec::new();
+        let mut owners: BTreeMap<u32, BTreeSet<&TenantName>> = BTreeMap::new();
+        let first = |index: u32| pool.range(index).map_or(0, |range| range.first);
+        for (tenant, claims) in &self.by_tenant {
+            claims.keys().for_each(|index| owners.entry(*index).or_default().extend([tenant]));
+            if claims.len() > 1 {
+                let said = claims.iter().map(|(index, by)| format!("{} by {}", first(*index), by.join(" and ")));
+                let said = said.collect::<Vec<_>>().join(", ");
+                wrong.push(format!("\"{tenant}\" has ids from {said}: they cannot all be right"));
+            }
+        }
+        for (index, tenants) in owners.iter().filter(|(_, tenants)| tenants.len() > 1) {
+            let names = tenants.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" and ");
+            wrong.push(format!("the ids from {} are said to be those of {names}", first(*index)));
+        }
+        for index in self.in_use.iter().filter(|index| !owners.contains_key(index)) {
+            let first = first(*index);
+            wrong.push(format!("processes have ids from {first}, and nothing tells whose they are; end them first"));
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let row =
+            |(tenant, claims): (&TenantName, &BTreeMap<u32, Vec<&str>>)| Some((tenant.clone(), *claims.keys().next()?));
+        let rows: Rows = self.by_tenant.iter().filter_map(row).collect();
+        let mut told = Vec::new();
+        for (tenant, index) in &rows {
+            let by = self.by_tenant[tenant].values().flatten().copied().collect::<Vec<_>>().join(" and ");
+            told.push(format!("\"{tenant}\" has the ids from {}, by {by}", first(*index)));
+        }
+        for tenant in self.with_data.iter().filter(|tenant| !rows.contains_key(*tenant)) {
+            told.push(format!(
+                "\"{tenant}\" is NOT certain: nothing tells its ids. It gets new ones when it starts; its files carry none"
+            ));
+        }
+        told.push("whether an operator had stopped a tenant is NOT known: each counts as not stopped".to_owned());
+        Ok((rows, told))
+    }
+}
+
+/// Rebuilds the ledger of the host that a directory configures; says row by row what was found.
+///
+/// # Errors
+/// When a warden runs, when the ledger is in order, and when what was found contradicts itself.
+pub fn repair_ledger(config: &Path) -> Result<Vec<String>, OpenError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(OpenError::NotRoot);
+    }
+    let system = |what| move |source| OpenError::System { what, source };
+    let config = config.canonicalize().map_err(system("find the configuration directory"))?;
+    let host = bailiwick_policy::read_host(&config).map_err(OpenError::Policy)?;
+    let daemon = crate::core::daemon_user(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
+    // Locked from here on: no warden gives ids meanwhile.
+    let storage = Storage::open(&host.state_dir, daemon)?;
+    let state = || storage.state().map_err(system("use the state directory"));
+    match Ledger::open(state()?, host.ids, &["anything".to_owned()]) {
+        Err(LedgerError::Missing(_) | LedgerError::Damaged(_)) => {}
+        Ok(_) => return Err(LedgerError::InOrder.into()),
+        Err(error) => return Err(error.into()),
+    }
+    let (claims, instance) = look(&host, &storage, daemon)?;
+    let (rows, told) = claims.judge(host.ids).map_err(OpenError::Uncertain)?;
+    Ledger::rebuild(state()?, host.ids, instance, &rows)?;
+    Ok(told)
+}
+
+fn look(host: &Host, storage: &Storage, daemon: DaemonUser) -> Result<(Claims, Option<String>), OpenError> {
+    let system = |what| move |source| OpenError::System { what, source };
+    let runtime = Runtime::open(&host.runtime_dir, daemon)?;
+    let facts = bailiwick_observe::host_facts(&host.state_dir)?;
+    let mut claims = Claims::default();
+    for (name, record) in runtime.found().map_err(system("list the jails"))? {
+        if let (Ok(tenant), Some(record)) = (name.parse(), record) {
+            claims.add(tenant, of_init(&record).and_then(|first| index_of(host.ids, first)), "its running jail");
+        }
+    }
+    let is_projects = facts.storage.quota == QuotaFacts::Projects;
+    let project = |dir: io::Result<std::os::fd::OwnedFd>| -> Option<u32> {
+        let project = dir.ok().filter(|_| is_projects).and_then(|dir| quota::project(dir.as_fd()).ok())?;
+        index_of(host.ids, project.id)
+    };
+    for name in storage.tenants().map_err(system("list the tenants' storage"))? {
+        let Ok(tenant) = name.parse::<TenantName>() else { continue };
+        claims.add(
+            tenant.clone(),
+            project(storage.open_of(&tenant).ok_or_else(|| io::ErrorKind::NotFound.into())),
+            "the disk quota of its data",
+        );
+        claims.with_data.insert(tenant);
+    }
+    for (tenant, uid) in host_user::recorded(host).map_err(system("read the records of host users"))? {
+        let range = host.ids.range_of_host_user(uid);
+        claims.add(tenant, range.and_then(|range| index_of(host.ids, range.first)), "the record of its host user");
+    }
+    let known = runtime.known_groups();
+    for pid in proc::pids().map_err(system("list the processes"))? {
+        // One that has ended meanwhile has no ids.
+        let (Ok(status), Ok(groups)) = (proc::status(pid), proc::cgroups(pid)) else { continue };
+        if !is_of_host(&groups, &known) {
+            continue;
+        }
+        claims.in_use.extend(status.uids.iter().filter_map(|uid| index_of(host.ids, *uid)));
+    }
+    let instance = known.into_values().find_map(|group| {
+        let of_instance = |part: &str| part.strip_prefix("bailiwick-").filter(|id| is_instance(id)).map(str::to_owned);
+        group.split('/').find_map(of_instance)
+    });
+    Ok((claims, instance))
+}
+
+/// Whether a process is in a group of this host's jails: another host may share the machine. Where this host's groups are not
+/// known, every process counts.
+fn is_of_host(groups: &BTreeMap<String, String>, known: &BTreeMap<String, String>) -> bool {
+    let is_below = |(hierarchy, base): (&String, &String)| {
+        let group = groups.get(hierarchy).and_then(|group| group.strip_prefix(base.as_str()));
+        group.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    };
+    known.is_empty() || known.iter().any(is_below)
+}
+
+/// Eight digits of base 16, as a ledger has them.
+fn is_instance(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
+/// The first id of the jail whose init was recorded, if that is provably the process that runs.
+fn of_init(record: &Record) -> Option<u32> {
+    let pidfd = process::open(record.pid).ok()?;
+    let is_the_one = proc::start_time(record.pid).ok()? == record.start_time
+        && namespace::inode(record.pid, "user").ok()? == record.user_namespace;
+    let map = proc::id_map(record.pid, IdKind::User).ok()?;
+    let [_, first, _] = *map.first()?;
+    let runs = !process::has_ended(&pidfd, Duration::ZERO).ok()?;
+    (is_the_one && runs).then_some(first)
+}
+
+/// Which range of the pool an id is in.
+fn index_of(pool: IdPool, id: u32) -> Option<u32> {
+    let index = id.checked_sub(pool.first())? / pool.per_tenant();
+    pool.range(index).map(|_| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> TenantName {
+        text.parse().expect("a name")
+    }
+
+    #[test]
+    fn only_what_is_certain_is_written_and_what_is_not_is_said() {
+        let pool = IdPool::default();
+        let mut claims = Claims::default();
+        claims.add(name("alice"), Some(0), "a");
+        claims.add(name("alice"), Some(0), "b");
+        claims.add(name("bob"), Some(4), "c");
+        claims.with_data.extend([name("alice"), name("carol")]);
+        claims.in_use.insert(4);
+        let (rows, told) = claims.judge(pool).expect("certain");
+        assert_eq!(rows, [(name("alice"), 0), (name("bob"), 4)].into());
+        assert!(told[0].ends_with("by a and b") && told[2].contains("\"carol\" is NOT certain"), "{told:?}");
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_not_rebuilt() {
+        let pool = IdPool::default();
+        let judge = |rows: &[(&str, u32)], in_use: &[u32]| {
+            let mut claims = Claims { in_use: in_use.iter().copied().collect(), ..Claims::default() };
+            rows.iter().for_each(|(tenant, index)| claims.add(name(tenant), Some(*index), "x"));
+            claims.judge(pool).map(|_| ()).map_err(|wrong| wrong.join("; "))
+        };
+        assert_eq!(judge(&[("alice", 0), ("bob", 1)], &[0, 1]), Ok(()));
+        for (rows, in_use, word) in [
+            (&[("alice", 0), ("alice", 1)][..], &[][..], "cannot all be right"),
+            (&[("alice", 0), ("bob", 0)], &[], "\"alice\" and \"bob\""),
+            (&[("alice", 0)], &[0, 7], "nothing tells whose"),
+        ] {
+            assert!(judge(rows, in_use).is_err_and(|wrong| wrong.contains(word)), "{rows:?} {word}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_of_the_range_that_it_is_in() {
+        let pool = IdPool::default();
+        assert_eq!(index_of(pool, pool.first() - 1), None);
+        assert_eq!(index_of(pool, pool.first()), Some(0));
+        assert_eq!(index_of(pool, pool.first() + 65_535), Some(0));
+        assert_eq!(index_of(pool, pool.first() + 65_536), Some(1));
+        assert_eq!(index_of(pool, u32::MAX), None);
+    }
+}

@@ -1,0 +1,330 @@
+//! Removes what purged tenants left, in slices: however many files there are, the warden's loop turns meanwhile.
+//!
+//! What cannot be removed (an immutable file, a mount, a swap file, an error of the disk) stays where it was set aside, is told,
+//! and is tried again. The tenant's ids stay taken until nothing is left.
+//!
+//! Danger: what lies here is a tenant's. No link is followed and no mount is entered: what an operator has mounted there is not
+//! the tenant's to lose.
+
+use crate::quota;
+use bailiwick_sys::file;
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::time::{Duration, Instant};
+
+/// Between two tries at what could not be removed, to begin with and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// How many names of what cannot be removed are told.
+const MOST_TOLD: usize = 3;
+
+/// One removal. However deep the tree, two directories are open at a time and no path grows: the directories of a directory
+/// are moved to the top before it is removed.
+#[derive(Debug)]
+pub(crate) struct Removal {
+    parent: OwnedFd,
+    name: String,
+    pass: Option<Pass>,
+    /// Before the numbers of what is moved, so that no tenant has such a name.
+    mark: u64,
+    moved: u64,
+    pause: Duration,
+    due: Instant,
+    stuck: Option<Stuck>,
+}
+
+/// What could not be removed when it was tried last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Stuck {
+    count: u64,
+    first: Vec<String>,
+}
+
+impl std::fmt::Display for Stuck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.count == 0 {
+            return f.write_str(&self.first.join(", "));
+        }
+        write!(f, "{} files or directories cannot be removed: {}", self.count, self.first.join(", "))?;
+        if self.count > MOST_TOLD as u64 { f.write_str(", ...") } else { Ok(()) }
+    }
+}
+
+impl Stuck {
+    fn add(&mut self, name: &OsStr, error: &io::Error) {
+        self.count += 1;
+        if self.first.len() < MOST_TOLD {
+            self.first.push(format!("\"{}\" ({error})", name.to_string_lossy().escape_debug()));
+        }
+    }
+}
+
+/// What a slice ended with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Slice {
+    /// There is more to do now.
+    More,
+    /// Nothing is left.
+    Gone,
+    /// Something cannot be removed; it is tried again when [`Removal::due`] says.
+    Stuck(Stuck),
+}
+
+/// One walk over what is left.
+#[derive(Debug)]
+struct Pass {
+    top: OwnedFd,
+    names: Dir,
+    /// The directory that is emptied.
+    inner: Option<(OsString, OwnedFd, Dir)>,
+    is_empty: bool,
+    has_progressed: bool,
+    stuck: Stuck,
+}
+
+impl Removal {
+    /// Of a directory; nothing is done yet.
+    pub(crate) fn new(parent: OwnedFd, name: String) -> io::Result<Self> {
+        let mut mark = [0; 8];
+        rustix::rand::getrandom(&mut mark, rustix::rand::GetRandomFlags::empty())?;
+        let (pass, due, pause) = (None, Instant::now(), FIRST_PAUSE);
+        Ok(Self { parent, name, pass, mark: u64::from_ne_bytes(mark), moved: 0, pause, due, stuck: None })
+    }
+
+    /// When to go on.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// What could not be removed when it was tried last.
+    pub(crate) fn stuck(&self) -> Option<&Stuck> {
+        self.stuck.as_ref()
+    }
+
+    /// It cannot be let go of yet, for a reason that is none of a file's.
+    pub(crate) fn keep(&mut self, why: &str) {
+        self.end(Slice::Stuck(Stuck { count: 0, first: vec![why.to_owned()] }));
+    }
+
+    /// Has it tried again now.
+    pub(crate) fn hurry(&mut self) {
+        self.due = Instant::now();
+    }
+
+    /// Goes on until a time.
+    pub(crate) fn slice(&mut self, until: Instant) -> Slice {
+        loop {
+            match self.step() {
+                Ok(None) if Instant::now() < until => {}
+                Ok(None) => return Slice::More,
+                Ok(Some(end)) => return self.end(end),
+                Err(error) => {
+                    let mut stuck = Stuck::default();
+                    stuck.add(OsStr::new(&self.name), &error);
+                    self.pass = None;
+                    return self.end(Slice::Stuck(stuck));
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, end: Slice) -> Slice {
+        if let Slice::Stuck(stuck) = &end {
+            self.pass = None;
+            self.due = Instant::now() + self.pause;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.stuck = Some(stuck.clone());
+        }
+        end
+    }
+
+    /// Looks at one name; says when there is no more to do now.
+    fn step(&mut self) -> io::Result<Option<Slice>> {
+        let Some(pass) = &mut self.pass else {
+            quota::remove_whole(&self.parent, OsStr::new(&self.name));
+            let top = match open(&self.parent, OsStr::new(&self.name)) {
+                Ok(top) => top,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Slice::Gone)),
+                Err(error) => return Err(error),
+            };
+            let names = Dir::read_from(&top)?;
+            let (inner, stuck) = (None, Stuck::default());
+            self.pass = Some(Pass { top, names, inner, is_empty: true, has_progressed: false, stuck });
+            return Ok(None);
+        };
+        if let Some((_, dir, names)) = &mut pass.inner {
+            match next(names)? {
+                Some((name, kind)) => {
+                    let done = if is_directory(dir, &name, kind) {
+                        self.moved += 1;
+                        rustix::fs::renameat_with(
+                            &*dir,
+                            name.as_os_str(),
+                            &pass.top,
+                            format!("{:016x}.{}", self.mark, self.moved),
+                            rustix::fs::RenameFlags::NOREPLACE,
+                        )
+                        .map_err(io::Error::from)
+                    } else {
+                        file::remove_file_at(&*dir, &name)
+                    };
+                    pass.count(&name, done);
+                }
+                None => pass.leave(),
+            }
+            return Ok(None);
+        }
+        match next(&mut pass.names)? {
+            Some((name, kind)) => {
+                pass.is_empty = false;
+                if is_directory(&pass.top, &name, kind) {
+                    match open(&pass.top, &name).and_then(|dir| Ok((Dir::read_from(&dir)?, dir))) {
+                        Ok((names, dir)) => pass.inner = Some((name, dir, names)),
+                        Err(error) => pass.count(&name, Err(error)),
+                    }
+                } else {
+                    let done = file::remove_file_at(&pass.top, &name);
+                    pass.count(&name, done);
+                }
+                Ok(None)
+            }
+            None => self.pass_ended(),
+        }
+    }
+
+    fn pass_ended(&mut self) -> io::Result<Option<Slice>> {
+        let Some(pass) = self.pass.take() else { return Ok(None) };
+        if pass.is_empty {
+            file::remove_dir_at(&self.parent, &self.name)?;
+            return Ok(Some(Slice::Gone));
+        }
+        Ok((!pass.has_progressed).then_some(Slice::Stuck(pass.stuck)))
+    }
+}
+
+impl Pass {
+    fn count(&mut self, name: &OsStr, done: io::Result<()>) {
+        match done {
+            Ok(()) => self.has_progressed = true,
+            Err(error) => self.stuck.add(name, &error),
+        }
+    }
+
+    /// Removes the directory that was emptied. One in which something stuck was counted already.
+    fn leave(&mut self) {
+        if let Some((name, ..)) = self.inner.take() {
+            match file::remove_dir_at(&self.top, &name) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                done => self.count(&name, done),
+            }
+        }
+    }
+}
+
+/// Opens a directory that is no link, and on which nothing is mounted.
+fn open(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve =
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    Ok(rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)?)
+}
+
+/// The next name, with the kind that the directory tells.
+fn next(names: &mut Dir) -> io::Result<Option<(OsString, FileType)>> {
+    for entry in names {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            return Ok(Some((OsString::from_vec(name.to_vec()), entry.file_type())));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a name is a directory's. Not every file system tells the kind with the name.
+fn is_directory(dir: &OwnedFd, name: &OsStr, kind: FileType) -> bool {
+    match kind {
+        FileType::Unknown => file::metadata_at(dir, name).is_ok_and(|metadata| metadata.kind == FileType::Directory),
+        kind => kind == FileType::Directory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    fn real(temp: &tempfile::TempDir) -> PathBuf {
+        temp.path().canonicalize().expect("real path")
+    }
+
+    fn removal(at: &Path) -> Removal {
+        Removal::new(file::open_dir(at).expect("opens"), "grave".to_owned()).expect("random")
+    }
+
+    /// Slices that end at once, so each looks at one name.
+    fn run(removal: &mut Removal) -> (usize, Slice) {
+        for count in 1.. {
+            match removal.slice(Instant::now()) {
+                Slice::More => {}
+                end => return (count, end),
+            }
+        }
+        unreachable!("a removal ends")
+    }
+
+    #[test]
+    fn a_very_deep_tree_goes_in_slices_and_nothing_behind_a_link() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let outside = real(&temp).join("outside");
+        std::fs::create_dir(&outside).expect("mkdir");
+        std::fs::write(outside.join("kept"), b"x").expect("writes");
+        let parent = file::open_dir(&real(&temp)).expect("opens");
+        // Deeper than any path can say (PATH_MAX).
+        let mut dir = file::ensure_dir_at(&parent, "grave", 0o700).expect("mkdir");
+        rustix::fs::symlinkat(&outside, &dir, "link").expect("symlink");
+        for _ in 0..3000 {
+            file::make_dir_at(&dir, "1", 0o700).expect("mkdir");
+            dir = file::open_dir_at(&dir, "1").expect("opens");
+        }
+        let (slices, end) = run(&mut removal(&real(&temp)));
+        assert_eq!(end, Slice::Gone);
+        assert!(slices > 3000, "{slices}");
+        assert!(outside.join("kept").exists() && !real(&temp).join("grave").exists());
+    }
+
+    #[test]
+    fn what_is_mounted_is_not_entered_and_all_else_goes() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let at = |below: &str| real(&temp).join(below);
+        for dir in ["grave/a/deep/mount", "grave/b", "outside"] {
+            std::fs::create_dir_all(at(dir)).expect("mkdir");
+        }
+        std::fs::write(at("outside/kept"), b"x").expect("writes");
+        std::fs::write(at("grave/b/file"), b"x").expect("writes");
+        let mount = |arguments: &[&OsStr]| {
+            let status = std::process::Command::new(arguments[0]).args(&arguments[1..]).status().expect("runs");
+            assert!(status.success(), "{arguments:?}");
+        };
+        mount(&["mount".as_ref(), "--bind".as_ref(), at("outside").as_ref(), at("grave/a/deep/mount").as_ref()]);
+        let mut removal = removal(&real(&temp));
+        let (_, end) = run(&mut removal);
+        let kept = at("outside/kept").exists();
+        let text = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let below = at("grave").display().to_string();
+        let found = text.lines().filter_map(|line| line.split(' ').nth(4)).find(|point| point.starts_with(&below));
+        mount(&["umount".as_ref(), found.expect("it is mounted still").as_ref()]);
+        assert!(kept, "what is mounted is not the tenant's");
+        let Slice::Stuck(stuck) = end else { panic!("{end:?}") };
+        assert!(stuck.count == 1 && stuck.to_string().contains("1 files or directories"), "{stuck}");
+        assert!(!at("grave/b").exists(), "all else is gone");
+        removal.hurry();
+        assert_eq!(run(&mut removal).1, Slice::Gone);
+    }
+}

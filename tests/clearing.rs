@@ -1,0 +1,281 @@
+//! What takes time holds up nobody: jails whose processes do not end, stubborn inits, data that cannot be removed.
+
+use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::warden::RosterEntry;
+use bailiwick_proto::{Hold, WardenReply, WardenRequest};
+use bailiwick_sys::process;
+use bailiwick_tests::{Host, Pool, name, until};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A request whose reply is waited for later.
+struct Asked(UnixStream);
+
+impl Asked {
+    fn new(host: &Host, request: &WardenRequest) -> Self {
+        let mut stream = UnixStream::connect(host.path("run/warden.sock")).expect("connects");
+        stream.write_all(&encode(request, MAX_REQUEST).expect("small")).expect("writes");
+        Self(stream)
+    }
+
+    fn reply(mut self) -> WardenReply {
+        let (mut decoder, mut buffer) = (Decoder::new(MAX_REPLY), [0; 4096]);
+        loop {
+            let len = self.0.read(&mut buffer).expect("reads");
+            assert_ne!(len, 0, "the warden closed the connection");
+            decoder.push(&buffer[..len]);
+            if let Some(reply) = decoder.next().expect("the protocol") {
+                return reply;
+            }
+        }
+    }
+}
+
+fn roster(host: &Host) -> BTreeMap<String, RosterEntry> {
+    match host.warden(&WardenRequest::Roster) {
+        WardenReply::Roster(roster) => roster.into_iter().map(|(name, entry)| (name.to_string(), entry)).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn start(tenant: &str) -> WardenRequest {
+    WardenRequest::Start { tenant: name(tenant) }
+}
+
+fn stop(tenant: &str) -> WardenRequest {
+    WardenRequest::Stop { tenant: name(tenant), hold: Hold::Keep }
+}
+
+fn said(reply: &WardenReply) -> String {
+    match reply {
+        WardenReply::Failed(failure) => failure.message.clone(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn run(program: &str, arguments: &[&str], path: &Path) {
+    let output = Command::new(program).args(arguments).arg(path).output().expect("runs");
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A file system on which every write waits in the kernel, for as long as the value lives.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(path: &Path) -> Self {
+        run("fsfreeze", &["-f"], path);
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        Command::new("fsfreeze").arg("-u").arg(&self.0).status().ok();
+    }
+}
+
+/// Whether a process of this host's tenants waits in the kernel and cannot be killed.
+fn is_uninterruptible(host: &Host) -> bool {
+    let state = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    host.processes().iter().any(|pid| state(pid).contains("\nState:\tD"))
+}
+
+#[test]
+fn a_jail_whose_process_cannot_be_killed_is_clearing_and_holds_up_nobody() {
+    let mut host = Host::new();
+    let pool = Pool::for_state_of(&host, "512M", &["mkfs.ext4", "-q"]);
+    host.declare("alice", "web");
+    host.declare("bob", "web");
+    host.start();
+    host.ok(&["apply"]);
+    // Its writes go to the file system that will be frozen, for good.
+    let writer = "nohup sh -c 'while :; do echo x > /root/file; done' </dev/null >/dev/null 2>&1 &";
+    assert_eq!(host.inside("alice", writer).0, 0);
+    host.kill();
+    host.start_warden();
+
+    let frozen = Frozen::new(pool.path());
+    until("a process that cannot be killed", || is_uninterruptible(&host));
+    let stopping = Asked::new(&host, &stop("alice"));
+    until("alice's jail is clearing", || roster(&host)["alice"].clearing);
+    let entry = roster(&host).remove("alice").expect("known");
+    assert_eq!((entry.pid, entry.access), (None, None), "it is not told as running");
+    // Everybody else is served meanwhile.
+    assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob") }), WardenReply::Done);
+    assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob") }), WardenReply::Done);
+    assert_eq!(host.warden(&stop("bob")), WardenReply::Done);
+    let reply = stopping.reply();
+    assert!(said(&reply).contains("clearing"), "{reply:?}");
+    let reply = host.ask(&start("alice")).expect("an answer");
+    assert!(said(&reply).contains("clearing"), "nothing starts beside what is left: {reply:?}");
+    let reply = host.warden(&WardenRequest::Problems);
+    assert!(
+        matches!(&reply, WardenReply::Problems { tenants, .. } if tenants.len() == 1 && tenants[0].contains("alice")),
+        "{reply:?}"
+    );
+
+    drop(frozen);
+    until("it is cleared", || !roster(&host)["alice"].clearing);
+    let none = WardenReply::Problems { reserve: None, tenants: Vec::new() };
+    assert_eq!(host.warden(&WardenRequest::Problems), none);
+    assert_eq!(host.warden(&start("alice")), WardenReply::Done);
+    assert_eq!(host.warden(&stop("alice")), WardenReply::Done);
+    assert_eq!(host.processes().len(), 0);
+    host.kill();
+    drop(pool);
+}
+
+#[test]
+fn a_hundred_stubborn_inits_are_stopped_at_once() {
+    const COUNT: usize = 100;
+    let mut host = Host::with_many_ids(7);
+    let names: Vec<String> = (0..COUNT).map(|number| format!("t{number:02}")).collect();
+    names.iter().for_each(|tenant| host.declare(tenant, "web"));
+    host.start_warden();
+    for reply in names.iter().map(|tenant| Asked::new(&host, &start(tenant))).collect::<Vec<_>>() {
+        assert_eq!(reply.reply(), WardenReply::Done);
+    }
+    // An init that stands still hears no signal but the one that kills it.
+    for entry in roster(&host).values() {
+        let init = process::open(entry.pid.expect("it runs")).expect("opens");
+        process::signal(&init, Signal::STOP).expect("is sent");
+    }
+    let stopping: Vec<Asked> = names.iter().map(|tenant| Asked::new(&host, &stop(tenant))).collect();
+    // One after another they would be told as running until it is their turn.
+    let mut most = 0;
+    until("all of them clear at the same time, or are gone", || {
+        let roster = roster(&host);
+        most = most.max(roster.values().filter(|entry| entry.clearing).count());
+        roster.values().all(|entry| entry.pid.is_none())
+    });
+    assert!(most > COUNT / 2, "only {most} at a time");
+    for reply in stopping {
+        assert_eq!(reply.reply(), WardenReply::Done);
+    }
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+/// The ledger, as text.
+fn ledger(host: &Host) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(host.path("state/ledger.json")).expect("a ledger")).expect("JSON")
+}
+
+/// A file that nobody can remove, for as long as the value lives.
+struct Immutable(PathBuf);
+
+impl Immutable {
+    fn new(path: PathBuf) -> Self {
+        std::fs::write(&path, b"x").expect("writes");
+        run("chattr", &["+i"], &path);
+        Self(path)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        Command::new("find").arg(&self.0).args(["-exec", "chattr", "-i", "{}", ";"]).status().ok();
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_keeps_its_ids_and_stops_nobody() {
+    let mut host = Host::new();
+    let pool = Pool::for_state_of(&host, "512M", &["mkfs.ext4", "-q"]);
+    host.declare("alice", "web");
+    host.declare("bob", "web");
+    host.start();
+    host.ok(&["apply"]);
+    let home = host.path("state/tenants/alice");
+    let top =
+        std::fs::read_dir(&home).expect("lists").flatten().find(|entry| entry.path().is_dir()).expect("a directory");
+    let stuck = Immutable::new(top.path().join("stuck"));
+    let ids = ledger(&host)["tenants"]["alice"]["index"].clone();
+
+    // The first purge and the second say the same.
+    for round in 0..2 {
+        let output = host.cli(&["delete", "alice", "--purge"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(7), "round {round}: {text}");
+        assert!(text.contains("stuck") && text.contains("ids stay taken"), "round {round}: {text}");
+        let purged = ledger(&host)["purged"].clone();
+        assert!(purged.as_object().is_some_and(|all| all.values().eq([&ids])), "round {round}: {purged}");
+    }
+    // Nobody gets its ids, not even who gets its name.
+    host.declare("alice", "web");
+    host.declare("carol", "web");
+    host.ok(&["apply"]);
+    for tenant in ["alice", "bob", "carol"] {
+        assert_ne!(ledger(&host)["tenants"][tenant]["index"], ids, "{tenant}");
+    }
+    assert!(host.ok(&["status"]).contains("stuck"), "it is told");
+    // A start of the warden is held up by it neither.
+    host.kill();
+    host.start();
+    assert_eq!(host.inside("bob", "echo in").1.trim(), "in");
+    until("it is told again", || host.ok(&["status"]).contains("stuck"));
+    host.ok(&["stop", "alice"]);
+    std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
+    host.ok(&["reload"]);
+
+    let purged = host.path("state/.purged");
+    drop(Immutable(purged.clone()));
+    drop(stuck);
+    host.ok(&["delete", "alice", "--purge"]);
+    until("nothing is left", || !purged.exists());
+    assert!(ledger(&host)["purged"].is_null());
+    host.declare("dave", "web");
+    host.ok(&["apply"]);
+    let tenants = ledger(&host)["tenants"].clone();
+    assert_eq!(tenants["dave"]["index"], ids, "the lowest that is free: {tenants}");
+    host.kill();
+    drop(pool);
+}
+
+#[test]
+fn what_an_earlier_warden_set_aside_keeps_the_ids_that_its_tenant_has() {
+    // As it is when the warden was killed between the two.
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start_warden();
+    host.warden(&start("alice"));
+    host.warden(&stop("alice"));
+    host.kill();
+    std::fs::create_dir(host.path("state/.purged")).expect("mkdir");
+    std::fs::rename(host.path("state/tenants/alice"), host.path("state/.purged/alice.77")).expect("moves");
+    std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
+    host.start_warden();
+    until("nothing is left", || !host.path("state/.purged").exists());
+    until("its ids are free", || ledger(&host)["purged"].is_null() && ledger(&host)["tenants"]["alice"].is_null());
+}
+
+#[test]
+fn a_look_at_all_tenants_opens_nothing_of_a_jail() {
+    use rustix::fs::inotify;
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start_warden();
+    host.warden(&start("alice"));
+    let groups = host.groups();
+    let group =
+        groups.iter().find(|group| Path::new(group).join("cgroup.freeze").exists() && group.ends_with("/alice"));
+    let group = Path::new(group.expect("a group of the unified hierarchy"));
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).expect("inotify");
+    inotify::add_watch(&watch, group, inotify::WatchFlags::OPEN).expect("watches");
+    for _ in 0..5 {
+        assert!(!roster(&host)["alice"].frozen);
+    }
+    let mut buffer = [0; 4096];
+    let opened = rustix::io::read(&watch, &mut buffer);
+    assert_eq!(opened, Err(rustix::io::Errno::AGAIN), "nothing was opened");
+    // What is told is the kernel's word all the same, whoever froze it.
+    std::fs::write(group.join("cgroup.freeze"), "1").expect("writes");
+    assert!(roster(&host)["alice"].frozen);
+    assert!(rustix::io::read(&watch, &mut buffer).is_ok(), "an open is heard of");
+    std::fs::write(group.join("cgroup.freeze"), "0").expect("writes");
+    assert!(!roster(&host)["alice"].frozen);
+    host.warden(&stop("alice"));
+}
