@@ -9,6 +9,7 @@ mod hostile_init;
 mod identity;
 mod kernel_files;
 mod kernel_interfaces;
+mod kernel_memory;
 mod limits;
 mod links;
 mod mounts;

@@ -72,11 +72,17 @@ kinds! {
         "nothing, if the limit was lowered on purpose: the tenant can write again once it has removed enough";
     HELD_BACK = "BW096" "limits" Warning,
         "free space where the state directory is: less is free than `reserve` in bailiwick.toml keeps for the host";
+    MEMORY_UNCHARGED = "BW097" "limits" Notice,
+        "nothing on this host bounds it (docs/limits.md): keep `reserve.memory`, and give profile \"web\" where it is enough";
+    POOL_SHARED = "BW098" "limits" Notice,
+        "see `bailiwick doctor` and docs/limits.md; restart the tenant if its jail is of an earlier version";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";
     ACTIVE_READ_ONLY = "BW101" "state" Warning, "run `bailiwick apply`";
     PROBE_PASSED = "BW110" "probe" Critical, STOP;
     PROBE_SILENT = "BW111" "probe" Warning,
         "audit again; if init stays silent, restart the tenant: its own root may have stopped or replaced it";
+    METADATA_FREE = "BW114" "limits" Notice,
+        "nothing bounds it but `cpu` and `inodes`: declare them, or give the tenant a disk of its own";
 }
 
 /// Something that is not as it should be, before it is known whose.

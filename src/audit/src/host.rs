@@ -4,10 +4,14 @@ use bailiwick_observe::{
     HostReadings, Linkage, StorageReadings, Trial, UserReadings, group_exists, host_readings, storage_readings,
     user_exists, user_readings, user_sources,
 };
+use bailiwick_plan as plan;
 use bailiwick_plan::landlock::lowest_abi;
+use bailiwick_plan::mount::TERMINALS;
 use bailiwick_policy::Host;
 use bailiwick_types::Hierarchy;
-use bailiwick_types::{ByteSize, FeatureReport, FeatureState, HostFacts, HostReport, Profile, QuotaFacts, Resource};
+use bailiwick_types::{
+    Bound, ByteSize, FeatureReport, FeatureState, HostFacts, HostReport, Limits, Profile, QuotaFacts, Resource,
+};
 use std::error::Error;
 use std::path::Path;
 
@@ -16,6 +20,9 @@ const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 /// How many tenants the pool of ids should have room for before it meets somebody else's.
 const ROOM: u32 = 10_000;
+
+/// How many tenants the pools of the kernel should have a share for.
+const SHARES: u64 = 256;
 
 /// File systems that tenants' storage may lie on, and the kernel since which they can be id-mapped
 /// (`mount_setattr(2)`).
@@ -140,9 +147,12 @@ fn report(readings: &HostReadings) -> HostReport {
         group_kill(readings, kernel),
         controller(readings, Resource::Cpu, "cpu"),
         controller(readings, Resource::Memory, "memory"),
+        kernel_memory(facts),
+        kernel_pools(readings),
         swap(readings),
         controller(readings, Resource::Tasks, "pids"),
         io(facts),
+        io_metadata(facts),
         quota(Resource::Disk, facts),
         quota(Resource::Inodes, facts),
         feature(
@@ -234,6 +244,53 @@ fn controller(readings: &HostReadings, resource: Resource, controller: &str) -> 
             "boot with the controller enabled (cgroup_enable=), in the unified hierarchy if possible",
         ),
     }
+}
+
+/// What no host charges to a tenant. Its name is no limit's, so that nothing that `require` lists is missing for it.
+fn kernel_memory(facts: &HostFacts) -> FeatureReport {
+    let unbounded = |profile: &Profile| {
+        let names: Vec<&str> =
+            plan::kernel_memory::unbounded(*profile, facts.controller("memory")).map(|(name, _)| name).collect();
+        format!("{profile}: {}", names.join(", "))
+    };
+    let evidence = Profile::ALL.iter().map(unbounded).collect::<Vec<_>>().join("; ");
+    limited(
+        "kernel-memory",
+        format!("charged to nobody and bounded by nothing, in profile {evidence}"),
+        "no kernel does better (docs/limits.md): keep `reserve.memory`, and give profile \"web\" where it is enough",
+    )
+}
+
+/// Whether what there is one number of for the whole host is enough for the shares of many tenants.
+fn kernel_pools(readings: &HostReadings) -> FeatureReport {
+    let name = "kernel-pools";
+    let pool = |name: &str| readings.pools.get(name).copied();
+    let (Some(most), Some(reserve), Some(files)) =
+        (pool("kernel.pty.max"), pool("kernel.pty.reserve"), pool("fs.file-max"))
+    else {
+        return limited(name, "/proc/sys/kernel/pty and /proc/sys/fs cannot be read".to_owned(), "mount /proc");
+    };
+    let terminals = most.saturating_sub(reserve) / u64::from(TERMINALS);
+    let limits = Limits::default();
+    let tasks = if let Bound::At(tasks) = limits.tasks { tasks } else { 1 };
+    let open_files = files / (tasks * limits.open_files);
+    let evidence = format!(
+        "kernel.pty.max = {most} is the share of {terminals} tenants; fs.file-max = {files} that of {open_files} with the \
+         limits of the default plan"
+    );
+    let state = if terminals.min(open_files) < SHARES { FeatureState::Limited } else { FeatureState::Works };
+    let remedy = "write kernel.pty.max = 65536 and fs.file-max = 9223372036854775807 to a file in /etc/sysctl.d";
+    feature(name, state, evidence, remedy)
+}
+
+/// What no block device's limit holds.
+fn io_metadata(facts: &HostFacts) -> FeatureReport {
+    let name = "io-metadata";
+    if facts.controller("io") != Some(Hierarchy::Unified) || facts.storage.devices.is_empty() {
+        return works(name, "no limit of block devices holds here at all: see \"io\"".to_owned());
+    }
+    let remedy = "nothing holds it but `cpu` and `inodes`: declare them, or give a tenant a disk of its own";
+    limited(name, plan::kernel_memory::METADATA.to_owned(), remedy)
 }
 
 fn swap(readings: &HostReadings) -> FeatureReport {
@@ -440,6 +497,7 @@ mod tests {
             pressure: true,
             swap_accounting: Some(true),
             namespaces: NAMESPACES.map(|kind| (kind, NamespaceReading { present: true, most: Some(1000) })).into(),
+            pools: [("kernel.pty.max", 65_536), ("kernel.pty.reserve", 1024), ("fs.file-max", u64::MAX >> 1)].into(),
             user_namespaces_restricted: false,
             seccomp_actions: ["kill_process", "errno"].map(str::to_owned).into(),
             file_systems: ["overlay".to_owned()].into(),
@@ -474,8 +532,12 @@ mod tests {
         }
     }
 
+    /// What no host has.
+    const NOWHERE: [&str; 2] = ["kernel-memory", "io-metadata"];
+
     fn states(readings: &HostReadings) -> Vec<(String, FeatureState)> {
         let wrong = report(readings).features.into_iter().filter(|feature| feature.state != FeatureState::Works);
+        let wrong = wrong.filter(|feature| !NOWHERE.contains(&feature.feature.as_str()));
         wrong.map(|feature| (feature.feature, feature.state)).collect()
     }
 
@@ -497,6 +559,9 @@ mod tests {
         ("pressure", FeatureState::Limited, |r| r.pressure = false),
         ("cpu", FeatureState::Limited, |r| { r.facts.controllers.remove("cpu"); }),
         ("tasks", FeatureState::Limited, |r| { r.facts.controllers.remove("pids"); }),
+        ("kernel-pools", FeatureState::Limited, |r| { r.pools.insert("kernel.pty.max", 4096); }),
+        ("kernel-pools", FeatureState::Limited, |r| { r.pools.insert("fs.file-max", 2_000_000); }),
+        ("kernel-pools", FeatureState::Limited, |r| r.pools.clear()),
         ("swap", FeatureState::Limited, |r| r.swap_accounting = Some(false)),
         ("swap", FeatureState::Limited, |r| r.swap_accounting = None),
         ("io", FeatureState::Limited, |r| { r.facts.controllers.insert("io".into(), Hierarchy::V1); }),
@@ -516,6 +581,18 @@ mod tests {
             change(&mut readings);
             assert_eq!(states(&readings), [((*name).to_owned(), *state)]);
         }
+    }
+
+    #[test]
+    fn what_no_host_holds_is_told_of_and_never_called_missing() {
+        let mut features = report(&good()).features;
+        require(&Host { require: [Resource::Memory, Resource::Io].into(), ..host() }, &mut features);
+        for name in NOWHERE {
+            let feature = features.iter().find(|feature| feature.feature == name).expect("it is told of");
+            assert_eq!(feature.state, FeatureState::Limited, "{name}");
+        }
+        let memory = features.iter().find(|feature| feature.feature == "kernel-memory").expect("told").evidence.clone();
+        assert!(memory.contains("web: record locks;") && memory.contains("shell: netlink sockets"), "{memory}");
     }
 
     #[test]

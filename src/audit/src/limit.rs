@@ -4,13 +4,15 @@
 
 use crate::finding::{self, Fault};
 use crate::number;
+use crate::walls::is_of_earlier_version;
 use bailiwick_plan::control::{Control, Value, controls};
 use bailiwick_plan::disk::{DiskPlan, bytes_in_words, inodes_in_words};
-use bailiwick_plan::{nominal, rescue};
+use bailiwick_plan::mount::{TERMINALS, confinement};
+use bailiwick_plan::{kernel_memory, nominal, rescue};
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{
-    Bound, ByteSize, DiskFact, Door, HostFacts, LimitFact, LimitReport, ObservedJail, QuotaFact, SessionCount,
-    TenantReport, Verdict,
+    Bound, ByteSize, DiskFact, Door, HostFacts, LimitFact, LimitReport, MountFact, ObservedJail, Profile, QuotaFact,
+    SessionCount, TenantReport, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -44,6 +46,7 @@ pub(crate) fn limits(
         rows.push(memory_file_system(word, target, size, jail, &mut faults));
     }
     rows.push(open_files(settings.open_files, jail, &mut faults));
+    in_part(tenant, facts, jail, &mut rows, &mut faults);
     for limit in nominal(tenant, &controls, facts) {
         let required = host.require.contains(&limit.resource);
         let kind = if required { finding::LIMIT_REQUIRED } else { finding::LIMIT_NOMINAL };
@@ -54,6 +57,46 @@ pub(crate) fn limits(
         });
     }
     (rows, faults)
+}
+
+/// What holds as it was written, and does not hold for everything: such a row is nominal, whatever `require` lists, since no host
+/// does better.
+fn in_part(tenant: &Tenant, facts: &HostFacts, jail: &ObservedJail, rows: &mut [LimitReport], faults: &mut Vec<Fault>) {
+    let profile = confinement(tenant.settings.profile, jail.access);
+    let limits = &tenant.settings.limits;
+    let mut lower = |word: &str| {
+        let row = rows.iter_mut().find(|row| row.resource == word);
+        row.map(|row| row.verdict = row.verdict.max(Verdict::Nominal)).is_some()
+    };
+    if limits.memory != Bound::Unlimited {
+        for (object, why) in kernel_memory::unbounded(profile, facts.controller("memory")) {
+            lower("memory");
+            faults.push(finding::MEMORY_UNCHARGED.fault(format!("{object}: {why}")));
+        }
+    }
+    for (word, is_declared, declared) in [
+        ("io_write", limits.io_write != Bound::Unlimited, limits.io_write.to_string()),
+        ("iops_write", limits.iops_write != Bound::Unlimited, limits.iops_write.to_string()),
+    ] {
+        // Where nothing holds it at all there is no such row yet, and that is said of it.
+        if is_declared && lower(word) {
+            faults.push(finding::METADATA_FREE.fault(format!("{word} = {declared}: {}", kernel_memory::METADATA)));
+        }
+    }
+    for (object, why) in kernel_memory::unshared(profile) {
+        faults.push(finding::POOL_SHARED.fault(format!("{object}: {why}")));
+    }
+    if is_of_earlier_version(profile, &jail.init) {
+        let evidence = "neighbour tables: root inside has cap_net_admin, as an earlier version gave it";
+        faults.push(finding::POOL_SHARED.fault(evidence.to_owned()));
+    }
+    let is_terminals = |mount: &&MountFact| mount.target == "/dev/pts" && mount.fs_type == "devpts";
+    let bound = format!("max={TERMINALS}");
+    let is_bounded = |mount: &MountFact| mount.super_options.contains(&bound);
+    if profile != Profile::System && jail.mounts.iter().find(is_terminals).is_some_and(|mount| !is_bounded(mount)) {
+        let evidence = format!("pseudo terminals: /dev/pts was mounted without {bound}");
+        faults.push(finding::POOL_SHARED.fault(evidence));
+    }
 }
 
 /// Adds the limits that the daemon holds by itself: it counts who is in, by all doors and by each.

@@ -17,6 +17,7 @@ const LIMITS: &[(&str, Number, Kind)] = &[
     ("cpu", Share, Kind::Sum),
     ("memory", Bytes, Kind::Level),
     ("memory_high", Bytes, Kind::Level),
+    ("memory_sockets", Bytes, Kind::Level),
     ("swap", Bytes, Kind::Level),
     ("tasks", Things, Kind::Level),
     ("io_read", Bytes, Kind::Sum),

@@ -93,8 +93,14 @@ pub(crate) fn id_maps(ids: Option<IdRange>, jail: &ObservedJail) -> Wall {
     wall
 }
 
+/// Whether a jail was made by an earlier version, which gave more capabilities. It may have them until it is made anew.
+pub(crate) fn is_of_earlier_version(profile: Profile, init: &ProcessFacts) -> bool {
+    CapabilitySet::of_earlier_version(profile) == Some(CapabilitySet(init.cap_bounding))
+}
+
 pub(crate) fn capabilities(profile: Profile, jail: &ObservedJail) -> Wall {
-    let allowed = CapabilitySet::of(profile);
+    let earlier = CapabilitySet::of_earlier_version(profile).filter(|_| is_of_earlier_version(profile, &jail.init));
+    let allowed = earlier.unwrap_or(CapabilitySet::of(profile));
     let mut wall = Wall::new(
         "capabilities",
         format!("{} within {:#018x} (CapBnd, CapPrm, CapInh, CapAmb)", counted(jail), allowed.0),

@@ -99,6 +99,13 @@ fn unlisted() -> Vec<String> {
     found
 }
 
+/// Pools of which `doctor` knows how large they should be.
+const POOLS: [(&str, &str); 3] = [
+    ("kernel.pty.max", "/proc/sys/kernel/pty/max"),
+    ("kernel.pty.reserve", "/proc/sys/kernel/pty/reserve"),
+    ("fs.file-max", "/proc/sys/fs/file-max"),
+];
+
 /// How the program that becomes PID 1 is linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Linkage {
@@ -134,6 +141,8 @@ pub struct HostReadings {
     pub swap_accounting: Option<bool>,
     /// Each kind of namespace.
     pub namespaces: BTreeMap<&'static str, NamespaceReading>,
+    /// Pools of the kernel that tenants share, by the name of their sysctl; those that can be read.
+    pub pools: BTreeMap<&'static str, u64>,
     /// Whether AppArmor takes the capabilities from unprivileged user namespaces.
     pub user_namespaces_restricted: bool,
     /// What a seccomp filter may answer (`seccomp(2)`); empty when there are no filters.
@@ -169,6 +178,7 @@ pub fn host_readings(state_dir: &Path) -> Result<HostReadings, ObserveError> {
         // Where it is switched off, the file is there and cannot be read.
         pressure: text("/proc/pressure/cpu").is_ok(),
         swap_accounting,
+        pools: POOLS.iter().filter_map(|(name, path)| Some((*name, text(path).ok()?.trim().parse().ok()?))).collect(),
         namespaces: NAMESPACES.iter().map(|kind| (*kind, namespace_reading(kind))).collect(),
         user_namespaces_restricted: text("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
             .is_ok_and(|text| text.trim() == "1"),
@@ -247,6 +257,7 @@ mod tests {
         let readings = host_readings(Path::new("/var/lib")).expect("reads");
         assert!(readings.file_systems.contains("proc"));
         assert!(readings.namespaces.values().all(|namespace| namespace.present));
+        assert_eq!(readings.pools.len(), POOLS.len());
         assert_eq!(linkage(Path::new("/no/such/program")), None);
     }
 

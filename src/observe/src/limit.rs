@@ -34,6 +34,7 @@ struct Usage {
 const USAGE: &[Usage] = &[
     Usage { word: "memory", hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "oom_kill") },
     Usage { word: "memory", hierarchy: Hierarchy::V1, used: Some("memory.usage_in_bytes"), peak: Some("memory.max_usage_in_bytes"), faults: Keyed("memory.oom_control", "oom_kill") },
+    Usage { word: "memory_sockets", hierarchy: Hierarchy::V1, used: Some("memory.kmem.tcp.usage_in_bytes"), peak: Some("memory.kmem.tcp.max_usage_in_bytes"), faults: Plain("memory.kmem.tcp.failcnt") },
     Usage { word: "memory_high", hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "high") },
     Usage { word: "swap", hierarchy: Hierarchy::Unified, used: Some("memory.swap.current"), peak: Some("memory.swap.peak"), faults: Keyed("memory.swap.events", "max") },
     // Version 1 counts memory and swap together, in the limit as well.

@@ -44,7 +44,7 @@ const ROWS: &[Row] = rows![
     9 linux_immutable Never,     // would let a tenant make files that a purge cannot remove
     10 net_bind_service All,     // ports below 1024 of the jail's own network namespace
     11 net_broadcast Never,      // unused by the kernel
-    12 net_admin System,         // reaches netfilter and traffic control, the richest source of kernel bugs
+    12 net_admin Never,          // netfilter and traffic control; neighbours, charged to nobody and of one table for the host
     13 net_raw Never,            // packet sockets: likewise, and spoofing
     14 ipc_lock Never,           // checked against the initial user namespace: no effect but a surprise
     15 ipc_owner All,
@@ -87,6 +87,13 @@ impl CapabilitySet {
         Self(ROWS.iter().filter(granted).fold(0, |set, row| set | 1 << row.bit))
     }
 
+    /// The set that earlier versions gave, where it was another: a jail that has it goes on, and the audit tells of it.
+    #[must_use]
+    pub fn of_earlier_version(profile: Profile) -> Option<Self> {
+        const NET_ADMIN: u64 = 1 << 12;
+        (profile == Profile::System).then(|| Self(Self::of(profile).0 | NET_ADMIN))
+    }
+
     /// Whether a capability is in the set.
     #[must_use]
     pub fn has(self, bit: u8) -> bool {
@@ -124,7 +131,7 @@ mod tests {
                 assert!(!CapabilitySet::of(profile).has(bit), "{profile} has {bit}");
             }
         }
-        assert!(!CapabilitySet::of(Profile::System).has(24));
+        assert!([12, 13, 24].iter().all(|bit| !CapabilitySet::of(Profile::System).has(*bit)));
         assert!(CapabilitySet::of(Profile::System).names().contains(&"cap_sys_admin".to_owned()));
     }
 }

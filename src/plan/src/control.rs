@@ -1,9 +1,13 @@
 //! Limits as files of control groups (`cgroups(7)`; kernel documentation, admin-guide/cgroup-v2 and cgroup-v1).
 
+use crate::kernel_memory;
 use bailiwick_types::{Bound, ByteSize, Count, CpuShare, Hierarchy, HostFacts, Limits, Resource, WeightPolicy};
 
 /// The period over which processor time is counted, in microseconds: the kernel's default.
 pub const CPU_PERIOD_US: u64 = 100_000;
+
+/// Where version 1 bounds what TCP and UDP sockets hold, which it counts apart from all other memory.
+pub const SOCKETS_V1: &str = "memory.kmem.tcp.limit_in_bytes";
 
 /// A value to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,6 +249,17 @@ pub fn controls(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
             declared: limits.memory_high.to_string(),
             controller: "memory",
             place: at("memory", Some(("memory.high", high)), None),
+        });
+    }
+    // Version 2 counts sockets as memory.
+    if facts.controller("memory") == Some(Hierarchy::V1) {
+        let sockets = map(limits.memory, kernel_memory::sockets);
+        rows.push(Control {
+            resource: Resource::Memory,
+            word: "memory_sockets",
+            declared: sockets.to_string(),
+            controller: "memory",
+            place: at("memory", None, Some((SOCKETS_V1, bound(map(sockets, |size| size.0))))),
         });
     }
     rows.extend(devices(limits, facts));

@@ -39,8 +39,9 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bo
         (Some(access), Some(jail)) => (jail, access),
     };
     let profile = confinement(tenant.settings.profile, access);
-    let want = CapabilitySet::of(profile).0;
-    if jail.cap_bounding != want || jail.no_new_privs != (profile == Profile::Web) {
+    // A jail of an earlier version is not restarted for what has been taken away since: its tenant chooses the time.
+    let known = [Some(CapabilitySet::of(profile)), CapabilitySet::of_earlier_version(profile)];
+    if !known.contains(&Some(CapabilitySet(jail.cap_bounding))) || jail.no_new_privs != (profile == Profile::Web) {
         add("profile", "another profile's confinement".into(), profile.to_string(), Action::Restart);
     }
     let mut told = "";
@@ -95,6 +96,17 @@ mod tests {
 
     /// A tenant with a door that stays open, and what `plan` says of it when it is as it is.
     fn said(state: &str, suspended_doors: &str, runs: Option<Access>, held: bool) -> Vec<String> {
+        said_of(state, suspended_doors, runs, held, None)
+    }
+
+    /// The same of a jail with these capabilities.
+    fn said_of(
+        state: &str,
+        suspended_doors: &str,
+        runs: Option<Access>,
+        held: bool,
+        capabilities: Option<u64>,
+    ) -> Vec<String> {
         let files = [
             (std::path::PathBuf::from("bailiwick.toml"), String::new()),
             ("plans.d/p.toml".into(), "profile = \"system\"\n".to_owned()),
@@ -126,7 +138,7 @@ mod tests {
             let confined = confinement(Profile::System, access);
             JailInForce {
                 access,
-                cap_bounding: CapabilitySet::of(confined).0,
+                cap_bounding: capabilities.unwrap_or(CapabilitySet::of(confined).0),
                 no_new_privs: confined == Profile::Web,
                 limits: Vec::new(),
                 rescue: false,
@@ -139,6 +151,15 @@ mod tests {
             format!("{what}: {actual} -> {declared} ({action:?})")
         };
         difference(&tenant, &facts, &actual, held).into_iter().map(row).collect()
+    }
+
+    #[test]
+    fn a_jail_of_an_earlier_version_is_not_restarted_for_what_was_taken_away_since() {
+        let before = CapabilitySet::of_earlier_version(Profile::System).expect("it was another").0;
+        assert!(before & (1 << 12) != 0);
+        assert_eq!(said_of("active", "", Some(Access::ReadWrite), false, Some(before)), [""; 0]);
+        let another = said_of("active", "", Some(Access::ReadWrite), false, Some(before | 1 << 24));
+        assert!(another.len() == 1 && another[0].contains("Restart"), "{another:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod ftp;
 mod jail;
 pub mod kernel;
+pub mod kernel_memory;
 pub mod landlock;
 pub mod mount;
 pub mod probe;

@@ -158,6 +158,9 @@ pub const HOST_ETC: &[&str] = &[
     "mime.types",
 ];
 
+/// The most pseudo terminals of a jail. There is one number of them for the whole host (`kernel.pty.max`).
+pub const TERMINALS: u32 = 64;
+
 /// Device nodes: those that hold no state and reach no hardware.
 pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 

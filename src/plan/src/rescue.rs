@@ -5,7 +5,7 @@
 //! keeps its limit of tasks, and what is reserved of them is in a group of its own. Memory is the tenant's as a whole: what else runs
 //! may take of the reserve too.
 
-use crate::control::{Control, Place, Value};
+use crate::control::{Control, Place, SOCKETS_V1, Value};
 use bailiwick_types::{Bound, ByteSize, Limits};
 
 /// The group beside the jail's in which a rescue session is. It is there for as long as the reserve is given.
@@ -57,7 +57,7 @@ pub fn during(mut controls: Vec<Control>) -> Vec<Control> {
     for control in &mut controls {
         let more = match (control.controller, control.place.as_ref()) {
             ("pids", Some(_)) => TASKS,
-            ("memory", Some(place)) if place.file != "memory.swap.max" => MEMORY.0,
+            ("memory", Some(place)) if !["memory.swap.max", SOCKETS_V1].contains(&place.file) => MEMORY.0,
             _ => continue,
         };
         if let Some(Place { value: Value::Number(number), .. }) = &mut control.place {

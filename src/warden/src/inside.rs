@@ -7,8 +7,8 @@
 
 use crate::step::{Step, reach};
 use bailiwick_plan::kernel::{self, ANSWERED};
-use bailiwick_plan::mount::{CANARY, Flags, INIT, Mount, RUN, Source};
-use bailiwick_plan::{JailPlan, Rlimit, seccomp};
+use bailiwick_plan::mount::{CANARY, Flags, INIT, Mount, RUN, Source, TERMINALS};
+use bailiwick_plan::{JailPlan, Rlimit, kernel_memory, seccomp};
 use bailiwick_sys::mount::{Parameter, attr};
 use bailiwick_sys::signal::{SIGTERM, Signals};
 use bailiwick_sys::{credential, file, landlock, mount, network, process, signal};
@@ -148,7 +148,8 @@ impl Inside<'_> {
 
         step(Step::Mounts)?;
         for (row, source) in rows {
-            put(&root, row, source, &masks, &sysfs).map_err(at(Step::Mounts, &row.target))?;
+            put(&root, row, source, &masks, &sysfs, kernel_memory::counts(plan.profile))
+                .map_err(at(Step::Mounts, &row.target))?;
         }
         hide_unlisted(&root, &masks)?;
         make_run(&root).map_err(at(Step::Mounts, "/run"))?;
@@ -389,8 +390,24 @@ fn make_run(root: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Bounds what the kernel counts in this user namespace: `/proc/sys/user` is that of whoever opens it.
+fn count(proc: &OwnedFd, counts: &[(&str, u64)]) -> io::Result<()> {
+    for (name, most) in counts {
+        let file = file::open_at(proc, format!("sys/user/{name}"), OFlags::WRONLY, Mode::empty())?;
+        rustix::io::write(&file, most.to_string().as_bytes())?;
+    }
+    Ok(())
+}
+
 /// Makes one row.
-fn put(root: &OwnedFd, row: &Mount, source: Sources, masks: &Masks, sysfs: &OwnedFd) -> io::Result<()> {
+fn put(
+    root: &OwnedFd,
+    row: &Mount,
+    source: Sources,
+    masks: &Masks,
+    sysfs: &OwnedFd,
+    counts: &[(&str, u64)],
+) -> io::Result<()> {
     if row.source == Source::Mask {
         // After the last row, with all that the kernel has by then.
         return Ok(());
@@ -424,12 +441,19 @@ fn put(root: &OwnedFd, row: &Mount, source: Sources, masks: &Masks, sysfs: &Owne
         }
         (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
         (Source::Proc, Sources::Fresh) => {
-            mount::new_file_system("proc", &[Parameter::Text("hidepid", "invisible")], flags)?
+            let proc = mount::new_file_system("proc", &[Parameter::Text("hidepid", "invisible")], flags)?;
+            count(&proc, counts)?;
+            proc
         }
         (Source::Skeleton, Sources::Fresh) => masks.part(&row.target)?,
         (Source::Devpts, Sources::Fresh) => mount::new_file_system(
             "devpts",
-            &[Parameter::Text("ptmxmode", "0666"), Parameter::Text("mode", "0620"), Parameter::Text("gid", "5")],
+            &[
+                Parameter::Text("ptmxmode", "0666"),
+                Parameter::Text("mode", "0620"),
+                Parameter::Text("gid", "5"),
+                Parameter::Text("max", &TERMINALS.to_string()),
+            ],
             flags,
         )?,
         (Source::Mqueue, Sources::Fresh) => mount::new_file_system("mqueue", &[], flags)?,

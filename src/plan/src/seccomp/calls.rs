@@ -4,7 +4,8 @@
 //! listed nowhere is newer than this file and gets `ENOSYS`, so that programs fall back to what they did before.
 //!
 //! Knowingly left to others: the flags of `send` (urgent data on Unix sockets) because a check there would slow every
-//! byte sent; what is said over a routing socket, bounded by the capability set; pointers, which no filter can follow.
+//! byte sent; what is said over a routing socket, bounded by the capability set; how many of an object there are, which a
+//! filter does not remember (`crate::kernel_memory`); pointers, which no filter can follow.
 
 use super::{Check, Rule, Verdict, errno};
 use bailiwick_types::Profile;
@@ -18,8 +19,10 @@ use linux_raw_sys::{ioctl, net};
 pub(super) struct Group {
     /// Why.
     pub(super) remark: &'static str,
-    /// The rule in `web` and `shell`.
-    pub(super) tight: Rule,
+    /// The rule in `web`.
+    pub(super) web: Rule,
+    /// The rule in `shell`.
+    pub(super) shell: Rule,
     /// The rule in `system`.
     pub(super) system: Rule,
     /// Numbers and names.
@@ -30,7 +33,8 @@ impl Group {
     /// The rule in a profile.
     pub(super) fn rule(&self, profile: Profile) -> Rule {
         match profile {
-            Profile::Web | Profile::Shell => self.tight,
+            Profile::Web => self.web,
+            Profile::Shell => self.shell,
             Profile::System => self.system,
         }
     }
@@ -39,9 +43,10 @@ impl Group {
 const ALLOW: Rule = Rule::Always(Verdict::Allow);
 const REFUSE: Rule = errno(EPERM);
 const ABSENT: Rule = errno(ENOSYS);
+const DONE: Rule = Rule::Always(Verdict::Errno(0));
 
 const fn group(rule: Rule, remark: &'static str, calls: &'static [(u32, &'static str)]) -> Group {
-    Group { remark, tight: rule, system: rule, calls }
+    Group { remark, web: rule, shell: rule, system: rule, calls }
 }
 
 const fn group_by_profile(
@@ -50,7 +55,7 @@ const fn group_by_profile(
     remark: &'static str,
     calls: &'static [(u32, &'static str)],
 ) -> Group {
-    Group { remark, tight, system, calls }
+    Group { remark, web: tight, shell: tight, system, calls }
 }
 
 /// Numbers with their names, from the kernel's constants.
@@ -96,6 +101,10 @@ const SOCKET: Rule = check!(argument 0; net::AF_UNIX; ALLOW;
             check!(argument 2; NETLINK_ROUTE; ALLOW; NO_PROTOCOL);
             NO_FAMILY)));
 
+/// Without netlink: what waits in such a socket is charged to nobody, and nothing bounds how many there are.
+const SOCKET_WITHOUT_NETLINK: Rule = check!(argument 0; net::AF_UNIX; ALLOW;
+    check!(argument 0; net::AF_INET, net::AF_INET6; INTERNET_SOCKET; NO_FAMILY));
+
 const SOCKETPAIR: Rule = check!(argument 0; net::AF_UNIX; ALLOW; NO_FAMILY);
 
 /// `IPPROTO_IP` and `IPPROTO_IPV6` as levels of options.
@@ -109,14 +118,47 @@ const ARPT_SO_SET_REPLACE: u32 = 96;
 const EBT_SO_SET_ENTRIES: u32 = 128;
 /// First of the sixteen options of the load balancer: `linux/ip_vs.h`.
 const IP_VS_BASE_CTL: u32 = 64 + 1024 + 64;
+/// `asm-generic/socket.h`, as the next ones.
+const SOL_SOCKET: u32 = 1;
+const SO_SNDBUF: u32 = 7;
+const SO_RCVBUF: u32 = 8;
+const SO_SNDBUFFORCE: u32 = 32;
+const SO_RCVBUFFORCE: u32 = 33;
+const SO_ATTACH_FILTER: u32 = 26;
+const SO_ATTACH_BPF: u32 = 50;
+const SO_ATTACH_REUSEPORT_CBPF: u32 = 51;
+const SO_ATTACH_REUSEPORT_EBPF: u32 = 52;
+/// `linux/in6.h`, the next ones too. The first is that of RFC 2292 and keeps 64 KiB; the next four join groups.
+const IPV6_2292PKTOPTIONS: u32 = 6;
+const IPV6_ADD_MEMBERSHIP: u32 = 20;
+const IPV6_JOIN_ANYCAST: u32 = 27;
+const IPV6_FLOWLABEL_MGR: u32 = 32;
+const MCAST_JOIN_GROUP: u32 = 42;
+const MCAST_JOIN_SOURCE_GROUP: u32 = 46;
+/// `linux/tcp.h`: the keys of a connection, as many as one likes.
+const TCP_MD5SIG: u32 = 14;
+const TCP_MD5SIG_EXT: u32 = 32;
+const TCP_AO_ADD_KEY: u32 = 38;
 
-/// The packet filter's own socket options; all others pass.
-const SETSOCKOPT: Rule = check!(argument 1; IP;
-    check!(argument 2 & !1; IPT_SO_SET_REPLACE, ARPT_SO_SET_REPLACE, EBT_SO_SET_ENTRIES; REFUSE;
-        check!(argument 2 & !15; IP_VS_BASE_CTL; REFUSE; ALLOW));
+/// Options of a socket itself. A wish for another size of a buffer is answered as the kernel answers one beyond its bound:
+/// success, and the size is what it was.
+const SOCKET_OPTION: Rule = check!(argument 2; SO_SNDBUF, SO_RCVBUF; DONE;
+    check!(argument 2; SO_SNDBUFFORCE, SO_RCVBUFFORCE,
+        SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF; REFUSE; ALLOW));
+
+/// What each socket may hold, and what all sockets of the host share; all other options pass.
+const SETSOCKOPT: Rule = check!(argument 1; SOL_SOCKET; SOCKET_OPTION;
     check!(argument 1; IPV6;
-        check!(argument 2 & !1; IPT_SO_SET_REPLACE; REFUSE; ALLOW);
-        ALLOW));
+        check!(argument 2; IPV6_FLOWLABEL_MGR, IPV6_2292PKTOPTIONS,
+            IPV6_ADD_MEMBERSHIP, IPV6_JOIN_ANYCAST, MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP; REFUSE;
+            check!(argument 2 & !1; IPT_SO_SET_REPLACE; REFUSE; ALLOW));
+        check!(argument 1; IP;
+            // The packet filter's own, which `system` could set in a namespace of its own.
+            check!(argument 2 & !1; IPT_SO_SET_REPLACE, ARPT_SO_SET_REPLACE, EBT_SO_SET_ENTRIES; REFUSE;
+                check!(argument 2 & !15; IP_VS_BASE_CTL; REFUSE; ALLOW));
+            check!(argument 1; TCP;
+                check!(argument 2; TCP_MD5SIG, TCP_MD5SIG_EXT, TCP_AO_ADD_KEY; REFUSE; ALLOW);
+                ALLOW))));
 
 /// The kernel reads 32 bits of the command; a comparison of 64 could be passed with rubbish above them.
 const IOCTL: Rule = check!(argument 1;
@@ -216,7 +258,7 @@ pub(super) const GROUPS: &[Group] = &[
         calls![__NR_syncfs],
     ),
     group(
-        Rule::Always(Verdict::Errno(0)),
+        DONE,
         "stall class: flushes every file system of the host, outside all limits. Says done, as it may for all that the \
          caller can check",
         calls![__NR_sync],
@@ -232,12 +274,16 @@ pub(super) const GROUPS: &[Group] = &[
         ],
     ),
     group(
+        ABSENT,
+        "pool class: fs.aio-max-nr is one number for the whole host, and one call can take all of it, after which the \
+         host's own databases do not start; a kernel built without has no such call, and databases and web servers do \
+         without",
+        calls![__NR_io_setup],
+    ),
+    group(
         ALLOW,
-        "the old asynchronous interface of databases and web servers; fs.aio-max-nr is one number for the whole host, \
-         so an operator should set it high",
-        calls![
-            __NR_io_setup __NR_io_destroy __NR_io_getevents __NR_io_pgetevents __NR_io_submit __NR_io_cancel
-        ],
+        "the old asynchronous interface, of which no context is made",
+        calls![__NR_io_destroy __NR_io_getevents __NR_io_pgetevents __NR_io_submit __NR_io_cancel],
     ),
     group(
         ALLOW,
@@ -364,18 +410,20 @@ pub(super) const GROUPS: &[Group] = &[
             __NR_mq_timedreceive __NR_mq_notify __NR_mq_getsetattr
         ],
     ),
-    group(
-        SOCKET,
-        "page-cache write class and packet class: kernel cryptography, RxRPC, packet, vsock and the like are reached \
-         by family alone, the packet filter and IPsec by netlink protocol",
-        calls![__NR_socket],
-    ),
+    Group {
+        remark: "page-cache write class and packet class: kernel cryptography, RxRPC, packet, vsock and the like are \
+                 reached by family alone, the packet filter and IPsec by netlink protocol; `web` has no netlink at all, \
+                 whose queues nothing charges",
+        web: SOCKET_WITHOUT_NETLINK,
+        shell: SOCKET,
+        system: SOCKET,
+        calls: calls![__NR_socket],
+    },
     group(SOCKETPAIR, "allow-list of families, as for socket", calls![__NR_socketpair]),
-    group_by_profile(
-        ALLOW,
+    group(
         SETSOCKOPT,
-        "packet filter class: the old tables are set by socket options, which `system`, having CAP_NET_ADMIN, could; \
-         the tight profiles lack the capability and pay for no check",
+        "memory class: larger buffers are charged to nobody in some families; pool class: compiled socket filters and IPv6 \
+         flow labels are counted for the whole host; packet filter class: the old tables are set by socket options",
         calls![__NR_setsockopt],
     ),
     group(
