@@ -133,3 +133,13 @@ fn nothing_silences_a_lint_without_a_reason() {
         }
     }
 }
+
+/// Decision 25: a bug ends the program that has it, before anything else of it runs.
+#[test]
+fn what_is_released_ends_at_a_panic_and_at_a_number_that_does_not_fit() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace's manifest");
+    let manifest: toml::Table = text.parse().expect("TOML");
+    let release = &manifest["profile"]["release"];
+    assert_eq!(release["panic"].as_str(), Some("abort"));
+    assert_eq!(release["overflow-checks"].as_bool(), Some(true));
+}

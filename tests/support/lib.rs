@@ -340,10 +340,48 @@ impl Host {
         self.wait_for("run/control/bailiwick.sock");
     }
 
+    /// Starts the whole service with so many descriptors for each program.
+    pub fn start_with_descriptors(&mut self, most: u32) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");
+        let child = Command::new("prlimit")
+            .arg(format!("--nofile={most}:{most}"))
+            .arg(self.programs.join("bailiwickd"))
+            .args(["--config".as_ref(), self.path("etc").as_os_str(), "--standalone".as_ref()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("dup"))
+            .stderr(log)
+            .spawn()
+            .expect("prlimit runs");
+        self.running = Some(child);
+        self.wait_for("run/control/bailiwick.sock");
+    }
+
     /// The process that was started.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.running.as_ref().expect("something runs").id()
+    }
+
+    /// The process of a program that the supervisor has started.
+    ///
+    /// # Panics
+    /// When there is none for a while.
+    #[must_use]
+    pub fn program(&self, name: &str) -> u32 {
+        let find = || {
+            let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).ok()?;
+            // A program's name is cut to 15 bytes there: "bailiwick-warde".
+            children.split_whitespace().find_map(|pid| {
+                let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+                name.starts_with(command.trim()).then(|| pid.parse().ok())?
+            })
+        };
+        let mut found = None;
+        until(name, || {
+            found = find();
+            found.is_some()
+        });
+        found.expect("was found")
     }
 
     /// Kills what was started and what that started, without a chance to clean up.

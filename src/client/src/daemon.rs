@@ -132,8 +132,12 @@ impl Daemon {
     pub(crate) fn send(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<Asked, AskError> {
         let frame = encode(request, MAX_REQUEST).map_err(AskError::Request)?;
         let mut connection = self.connect()?;
-        let sent = socket::send(&connection, &frame, fds).map_err(AskError::Send)?;
-        connection.write_all(&frame[sent..]).map_err(AskError::Send)?;
+        let sent = socket::send(&connection, &frame, fds).and_then(|sent| connection.write_all(&frame[sent..]));
+        match sent {
+            // Whoever is turned away is told why before its request is heard: that is the answer.
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+            sent => sent.map_err(AskError::Send)?,
+        }
         Ok(Asked { connection })
     }
 
@@ -244,6 +248,24 @@ mod tests {
         for part in ["bailiwickd does not answer on ", &socket, "systemctl start bailiwick.target", "--standalone"] {
             assert!(failure.message.contains(part), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn who_is_turned_away_unheard_hears_why() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        std::fs::create_dir_all(temp.path().join(CONTROL_SOCKET).parent().expect("a parent")).expect("makes");
+        let listener = std::os::unix::net::UnixListener::bind(temp.path().join(CONTROL_SOCKET)).expect("binds");
+        let failure = Failure::of(ExitStatus::OverLimit, "no place");
+        let frame = encode(&ControlReply::Failed(failure.clone()), MAX_REPLY).expect("small");
+        let turn_away = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accepts");
+            stream.write_all(&frame).expect("writes");
+        });
+        // Larger than what a socket holds: it is still being sent when the other end goes.
+        let request = ControlRequest::FtpHash { user: "x".repeat(MAX_REQUEST - 64) };
+        let daemon = Daemon::of(temp.path());
+        assert_eq!(Failure::from(daemon.ask(&request).expect_err("turned away")), failure);
+        turn_away.join().expect("ends");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::directory::Directory;
 use crate::door;
 use crate::ftp::Ftp;
 use crate::permission::{Admins, Caller, Permission};
+use crate::places::{Places, Who};
 use crate::reconcile::{Need, decide};
 use crate::recorder::Recorder;
 use crate::sessions::Sessions;
@@ -80,6 +81,7 @@ pub struct Daemon {
     /// Tenants as the warden last told of them: what a session needs to know, so that none waits for the warden.
     known: Mutex<Directory>,
     admins: Admins,
+    places: Arc<Places>,
     meter: OnceLock<Option<Meter>>,
     sessions: Arc<Sessions>,
     ftp: Ftp,
@@ -114,6 +116,7 @@ impl Daemon {
             link,
             known: Mutex::default(),
             admins: Admins::default(),
+            places: Places::new(bailiwick_sys::credential::open_files()),
             meter: OnceLock::new(),
             sessions: Arc::default(),
             ftp,
@@ -161,6 +164,22 @@ impl Daemon {
             }
         }
         self.admins.permit(uid, groups, &admins).await.map(Caller::Operator)
+    }
+
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
+    /// Whose places somebody takes, before it is known who it is.
+    pub(crate) fn places_of(&self, uid: u32, groups: &[u32]) -> Who {
+        let pool = lock(&self.loaded).policy.host.ids;
+        Who::of(uid, pool, self.admins.were(uid, groups))
+    }
+
+    /// Has the user database asked who the operators are, so that the first of them does not wait among strangers.
+    pub(crate) async fn know_operators(&self) {
+        let admins = lock(&self.loaded).policy.host.admins.clone();
+        drop(self.admins.permit(u32::MAX, &[], &admins).await);
     }
 
     /// Whether there is, or was, such a tenant.

@@ -143,7 +143,7 @@ fn check_streams(exec: &Exec, streams: &[OwnedFd]) -> Result<(), Failure> {
 }
 
 /// Who runs it inside. Names are those of the policy, never those of a file of the tenant's; numbers are exact.
-fn user(tenant: &Tenant, wanted: Option<&str>) -> Result<(JailUser, String), Failure> {
+pub(crate) fn user(tenant: &Tenant, wanted: Option<&str>) -> Result<(JailUser, String), Failure> {
     let login = tenant.login.user.as_str();
     let root = || (JailUser { uid: 0, gid: 0, home: "/root".into() }, "root".to_owned());
     let own = || (JailUser { uid: LOGIN_ID, gid: LOGIN_ID, home: format!("/home/{login}") }, login.to_owned());

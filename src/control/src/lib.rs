@@ -12,6 +12,7 @@ mod ftp;
 mod incident;
 mod job;
 mod permission;
+mod places;
 mod pressure;
 mod reconcile;
 mod record;

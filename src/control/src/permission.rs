@@ -79,6 +79,8 @@ struct Said {
 #[derive(Debug, Default)]
 pub(crate) struct Admins {
     said: Mutex<Option<Said>>,
+    /// Whom it last named, however long ago: for places, and for nothing that anybody may do.
+    last: std::sync::Mutex<Ids>,
 }
 
 impl Admins {
@@ -99,6 +101,12 @@ impl Admins {
         Err(Failure::of(ExitStatus::Refused, message))
     }
 
+    /// Whether somebody was one of them when that was last asked. Waits for nobody.
+    pub(crate) fn were(&self, uid: u32, groups: &[u32]) -> bool {
+        let last = self.last.lock().expect("nobody panics while holding it");
+        last.users.contains(&uid) || groups.iter().any(|group| last.groups.contains(group))
+    }
+
     #[cfg(test)]
     pub(crate) async fn were_asked(&self) -> bool {
         self.said.lock().await.is_some()
@@ -113,6 +121,9 @@ impl Admins {
         let asked = of.clone();
         let looked_up = timeout(LOOKUP_TIME, tokio::task::spawn_blocking(move || Ids::look_up(&asked))).await;
         let ids = looked_up.ok().and_then(Result::ok);
+        if let Some(ids) = &ids {
+            self.last.lock().expect("nobody panics while holding it").clone_from(ids);
+        }
         *held = Some(Said { of, at: Instant::now(), ids: ids.clone() });
         ids
     }

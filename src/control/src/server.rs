@@ -2,10 +2,11 @@
 
 use crate::daemon::{ApplyOptions, Daemon};
 use crate::permission::{Caller, Permission};
+use crate::places::{Place, Who};
 use crate::sessions::Counted;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_sys::socket::{self, Peer};
+use bailiwick_sys::socket::{self, Peer, Reserve};
 use bailiwick_types::{Door, ExitStatus, TenantName};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,16 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-/// The most connections at a time; a session holds one for as long as it lasts.
-const MAX_CONNECTIONS: u32 = 4096;
-/// How many more there may be then: of operators, who must get in to do something about it, and of others while they are refused.
-const SPARE: u32 = 64;
-/// How long the rest of a request may take once its first byte has come.
+/// How long all the rest of a request may take once its first byte has come, and how long a client that is no operator may take
+/// to begin one.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
+/// How long an operator's connection may be without a request.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+/// How long nobody is accepted after not even a refusal could be made.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that was accepted just before the end may take to begin its first request.
 const LAST_REQUEST_TIME: Duration = Duration::from_secs(2);
 /// How long a client may take to read a reply.
@@ -33,98 +35,141 @@ const MAX_FDS: usize = 3;
 /// Accepts until `stop` turns true or its sender is gone; then answers what was accepted, and returns. A connection that
 /// was taken from the queue is lost to the next daemon: its request must not be lost with it.
 pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
-    let spare = Arc::new(Semaphore::new(SPARE as usize));
+    let mut reserve = Reserve::new(&listener);
+    // Each connection holds one until it is over.
+    let (open, mut all_over) = mpsc::channel::<()>(1);
+    tokio::spawn({
+        let daemon = Arc::clone(&daemon);
+        async move { daemon.know_operators().await }
+    });
     loop {
-        let next = async {
-            // Whatever is accepted has at least this one.
-            let place = Arc::clone(&spare).acquire_owned().await.ok()?;
-            Some((place, listener.accept().await))
-        };
-        let (place, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
-            Some(next) = next => next,
-            else => break,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
                 let Ok(peer) = socket::peer(&stream) else { continue };
-                let (place, full) = match Arc::clone(&places).try_acquire_owned() {
-                    Ok(place) => (place, false),
-                    Err(_) => (place, true),
+                let Ok(groups) = socket::peer_groups(&stream) else { continue };
+                let place = match daemon.places().take(daemon.places_of(peer.uid, &groups)) {
+                    Ok(place) => place,
+                    Err(failure) => {
+                        turn_away(&stream, failure);
+                        continue;
+                    }
                 };
-                let connection = Connection { daemon: Arc::clone(&daemon), stream, peer, full, session: None };
-                let stop = stop.clone();
+                let connection = Connection { daemon: Arc::clone(&daemon), stream, peer, place, session: None };
+                let (stop, open) = (stop.clone(), open.clone());
                 tokio::spawn(async move {
                     // A client that goes away in the middle is no event of ours.
-                    drop(connection.run(stop).await);
-                    drop(place);
+                    drop(connection.run(&groups, stop).await);
+                    drop(open);
                 });
             }
             Err(error) => {
                 warn!(event = "accept-failed", "{error}");
-                // Out of descriptors, most likely: those who are served must be let go first.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                if !(Reserve::is_wanted(&error) && reserve.turn_away(&listener)) {
+                    // Those who are served must be let go first.
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }
-    drop(listener);
-    // All places are free when everybody was answered.
-    drop((places.acquire_many(MAX_CONNECTIONS).await, spare.acquire_many(SPARE).await));
+    drop((listener, reserve, open));
+    all_over.recv().await;
+}
+
+/// Tells somebody for whom there is no place, and waits for nothing: it may be one of thousands.
+fn turn_away(stream: &UnixStream, failure: Failure) {
+    if let Ok(frame) = encode(&ControlReply::Failed(failure), MAX_REPLY) {
+        drop(socket::send(stream, &frame, &[]));
+    }
 }
 
 struct Connection {
     daemon: Arc<Daemon>,
     stream: UnixStream,
     peer: Peer,
-    /// Whether all places were taken when it came.
-    full: bool,
+    place: Place,
     /// The session that was let in over this connection. It is its last word but for its end.
     session: Option<Counted>,
 }
 
 impl Connection {
-    async fn run(mut self, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-        let uid = self.peer.uid;
-        let groups = socket::peer_groups(&self.stream)?;
-        let caller = match self.daemon.caller(uid, &groups).await {
-            Ok(Caller::Tenant(..)) | Err(_) if self.full => {
-                let message =
-                    format!("bailiwickd serves {MAX_CONNECTIONS} connections and has no place for more; try again");
-                Err(Failure::of(ExitStatus::OverLimit, message))
-            }
-            caller => caller,
-        };
-        let caller = match caller {
+    async fn run(mut self, groups: &[u32], mut stop: watch::Receiver<bool>) -> io::Result<()> {
+        let caller = match self.daemon.caller(self.peer.uid, groups).await {
             Ok(caller) => caller,
             Err(failure) => {
                 // Heard out before it is answered: a client that is still sending would see its socket break instead.
-                // But it must not hold up the end of this program either.
-                let mut decoder = Decoder::new(MAX_REQUEST);
-                let heard = timeout(REQUEST_TIME, self.request(&mut decoder));
+                // But it must not hold up the end of this program either, and nothing of what it says is kept.
+                let heard = timeout(REQUEST_TIME, self.hear_out());
                 drop(timeout_from(&mut stop, LAST_REQUEST_TIME, heard).await.transpose()?);
                 return self.reply(&ControlReply::Failed(failure), &[]).await;
             }
         };
+        // Whoever turned out to be an operator takes the place of one.
+        let (who, idle) = match &caller {
+            Caller::Operator(_) if self.peer.uid == 0 => (Who::Root, IDLE_TIME),
+            Caller::Operator(_) => (Who::Operator(self.peer.uid), IDLE_TIME),
+            Caller::Tenant(..) => (self.place.who(), REQUEST_TIME),
+        };
+        if who != self.place.who() {
+            match self.daemon.places().take(who) {
+                Ok(place) => self.place = place,
+                Err(failure) => return self.reply(&ControlReply::Failed(failure), &[]).await,
+            }
+        }
         let mut decoder = Decoder::new(MAX_REQUEST);
-        let mut next = timeout_from(&mut stop, LAST_REQUEST_TIME, self.request(&mut decoder)).await;
+        let mut next = timeout_from(&mut stop, LAST_REQUEST_TIME, self.request(&mut decoder, Some(idle))).await;
         while let Some((request, fds)) = next.transpose()?.flatten() {
             match &caller {
                 Caller::Operator(permission) => self.answer(*permission, request, fds).await?,
                 Caller::Tenant(tenant, permission) => self.answer_tenant(tenant, *permission, request, fds).await?,
             }
             if let Some(session) = self.session.take() {
+                self.place.becomes_session();
                 return self.attend(session, decoder, stop).await;
             }
-            next = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder)).await;
+            next = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder, Some(idle))).await;
         }
         Ok(())
     }
 
+    /// Takes one request and forgets it.
+    async fn hear_out(&self) -> io::Result<()> {
+        let mut decoder = Decoder::new(MAX_REQUEST);
+        let mut heard = 0;
+        loop {
+            let (len, _) = self
+                .receive(|bytes| {
+                    let head = &bytes[..bytes.len().min(size_of::<u32>().saturating_sub(heard))];
+                    decoder.push(head);
+                })
+                .await?;
+            heard += len;
+            let is_whole = decoder.awaits().is_none_or(|whole| heard >= whole);
+            if len == 0 || (heard >= size_of::<u32>() && is_whole) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What comes next, which `take` sees, and how much it was. What it is read into is there for as long as it is read only: a
+    /// connection that waits holds none.
+    async fn receive(&self, mut take: impl FnMut(&[u8])) -> io::Result<(usize, Vec<OwnedFd>)> {
+        let receive = || {
+            let mut buffer = [0; 16 << 10];
+            let (len, fds) = socket::receive(&self.stream, &mut buffer, MAX_FDS)?;
+            take(&buffer[..len]);
+            Ok((len, fds))
+        };
+        self.stream.async_io(Interest::READABLE, receive).await
+    }
+
     /// Counts a session until its client says how it ended, or is gone; has the client end it when it must.
     async fn attend(
-        &self,
+        &mut self,
         mut session: Counted,
         mut decoder: Decoder,
         mut stop: watch::Receiver<bool>,
@@ -132,7 +177,7 @@ impl Connection {
         let last = loop {
             let end = tokio::select! {
                 biased;
-                last = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder)) => break last,
+                last = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder, None)) => break last,
                 reason = session.end() => ControlReply::End { reason },
             };
             self.reply(&end, &[]).await?;
@@ -152,13 +197,23 @@ impl Connection {
         Ok(())
     }
 
-    /// The next request with its descriptors; `None` when the client has gone.
-    async fn request(&self, decoder: &mut Decoder) -> io::Result<Option<(ControlRequest, Vec<OwnedFd>)>> {
+    /// The next request with its descriptors; `None` when the client has gone. It may take `idle` to begin.
+    async fn request(
+        &mut self,
+        decoder: &mut Decoder,
+        idle: Option<Duration>,
+    ) -> io::Result<Option<(ControlRequest, Vec<OwnedFd>)>> {
         let mut fds = Vec::new();
-        let mut buffer = vec![0; 16 << 10];
+        // For all of it, whatever comes meanwhile.
+        let mut until = idle.map(|idle| Instant::now() + idle);
+        let mut begun = false;
         loop {
             match decoder.next() {
-                Ok(Some(request)) => return Ok(Some((request, fds))),
+                Ok(Some(request)) => {
+                    // Less is always granted.
+                    drop(self.place.holds(decoder.len()));
+                    return Ok(Some((request, fds)));
+                }
                 Ok(None) => {}
                 Err(error) => {
                     let failure = Failure::new(ExitStatus::Invalid, &error);
@@ -166,10 +221,18 @@ impl Connection {
                     return Ok(None);
                 }
             }
-            let receive =
-                self.stream.async_io(Interest::READABLE, || socket::receive(&self.stream, &mut buffer, MAX_FDS));
-            let (len, more) =
-                if decoder.is_empty() { receive.await? } else { timeout(REQUEST_TIME, receive).await?? };
+            if !begun && !decoder.is_empty() {
+                (until, begun) = (Some(Instant::now() + REQUEST_TIME), true);
+            }
+            if let Err(failure) = self.place.holds(decoder.len()) {
+                self.reply(&ControlReply::Failed(failure), &[]).await?;
+                return Ok(None);
+            }
+            let receive = self.receive(|bytes| decoder.push(bytes));
+            let (len, more) = match until {
+                Some(until) => timeout_at(until, receive).await??,
+                None => receive.await?,
+            };
             fds.extend(more);
             if len == 0 {
                 return Ok(None);
@@ -177,7 +240,6 @@ impl Connection {
             if fds.len() > MAX_FDS {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            decoder.push(&buffer[..len]);
         }
     }
 
@@ -344,7 +406,7 @@ impl Connection {
 
     /// The client's process.
     fn pid(&self) -> u32 {
-        self.peer.pid.cast_unsigned()
+        self.peer.pid
     }
 
     async fn reply(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

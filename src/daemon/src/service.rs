@@ -6,18 +6,21 @@ use bailiwick_proto::CONTROL_SOCKET;
 use bailiwick_types::ExitStatus;
 use sd_notify::NotifyState;
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// How long requests that are under way may take when the daemon is told to end.
 const STOP_TIME: Duration = Duration::from_secs(20);
 /// How long one that was killed may take to let go of its socket.
 const DYING_TIME: Duration = Duration::from_secs(1);
+/// How often it is looked whether the control socket is still there.
+const LOOK_TIME: Duration = Duration::from_secs(1);
 /// The name of the control socket's descriptor: `FileDescriptorName=` in `bailiwickd.socket`.
 const HANDED: &str = "control";
 
@@ -59,7 +62,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     daemon.record().map_err(|error| Ended::failed("start the recorder", &error))?;
     let (stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn(serve(Arc::clone(&daemon), listener, stopped));
+    let serving = tokio::spawn(keep_serving(Arc::clone(&daemon), listener, path.clone(), own, stopped));
     tokio::spawn(Arc::clone(&daemon).keep());
     tokio::spawn(Arc::clone(&daemon).keep_time());
     tokio::spawn(Arc::clone(&daemon).resume_ftp());
@@ -85,10 +88,50 @@ async fn service(config: &Path) -> Result<(), Ended> {
     // Jails and sessions go on without us, but nobody who was let in goes without an answer.
     stop.send_replace(true);
     drop(tokio::time::timeout(STOP_TIME, serving).await);
-    if own {
+    Ok(())
+}
+
+/// Serves on the control socket, and makes it again when somebody has removed it: whoever did, no client could say so to anybody.
+/// `own` says whether it was made here; what was is removed at the end.
+async fn keep_serving(
+    daemon: Arc<Daemon>,
+    listener: UnixListener,
+    path: PathBuf,
+    mut own: bool,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut all = JoinSet::new();
+    all.spawn(serve(Arc::clone(&daemon), listener, stop.clone()));
+    let mut known = identity(&path);
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = tokio::time::sleep(LOOK_TIME) => {}
+        }
+        if identity(&path) == known {
+            continue;
+        }
+        match listen(&path).await {
+            Ok(listener) => {
+                tracing::warn!(event = "socket-made-again", socket = %path.display(), "the control socket was removed, and is made again");
+                all.spawn(serve(Arc::clone(&daemon), listener, stop.clone()));
+                own = true;
+            }
+            Err(ended) => tracing::warn!(event = "socket-lost", "{}", ended.message),
+        }
+        // What is there now is looked at no further: it is ours, or told.
+        known = identity(&path);
+    }
+    while all.join_next().await.is_some() {}
+    if own && identity(&path) == known {
         std::fs::remove_file(&path).ok();
     }
-    Ok(())
+}
+
+/// Which file a path leads to.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Tells the watchdog that this thread still turns: it is the only one.

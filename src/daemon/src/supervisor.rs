@@ -1,15 +1,18 @@
-//! `--standalone`: starts the warden as root and the daemon as its own user, and either again when it dies.
+//! `--standalone`: starts the warden as root and the daemon as its own user, and either again when it dies or answers nobody.
 //!
-//! Danger: this process keeps root. It listens to nobody, reads only the root-owned policy and its own children's ends.
+//! Danger: this process keeps root. It listens to nobody, reads only the root-owned policy and its own children's ends. It asks them
+//! whether they answer, and reads nothing of what they say.
 
 use crate::Ended;
-use bailiwick_proto::WARDEN_SOCKET;
-use bailiwick_sys::process;
+use bailiwick_proto::{CONTROL_SOCKET, WARDEN_SOCKET};
 use bailiwick_sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, Signals};
+use bailiwick_sys::stream::{self, Interest};
+use bailiwick_sys::{process, socket};
 use bailiwick_types::ExitStatus;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -24,6 +27,22 @@ const WARDEN_TIME: Duration = Duration::from_secs(60);
 /// How long the two may take to end.
 const END_TIME: Duration = Duration::from_secs(25);
 
+/// How often each is asked whether it answers.
+const LOOK_TIME: Duration = Duration::from_secs(2);
+/// How long the daemon may take, whose clients wait meanwhile.
+const DAEMON_TIME: Duration = Duration::from_secs(20);
+/// How long the warden may, which does one thing after the other.
+const WARDEN_ANSWER_TIME: Duration = Duration::from_secs(120);
+/// A header of no message: both answer it, the one with a word and the other by closing.
+const NONSENSE: [u8; 4] = [0xff; 4];
+
+/// A question that is not answered yet.
+struct Asked {
+    /// `None` when there is no room in the queue of those who come.
+    connection: Option<OwnedFd>,
+    since: Instant,
+}
+
 /// One of the two programs.
 struct Program {
     command: Box<dyn Fn() -> Command>,
@@ -32,11 +51,60 @@ struct Program {
     since: Instant,
     short_lives: u32,
     again: Option<Instant>,
+    /// Where it listens, and how long it may take to answer.
+    socket: PathBuf,
+    patience: Duration,
+    asked: Option<Asked>,
+    next_look: Instant,
 }
 
 impl Program {
-    fn new(name: &'static str, command: impl Fn() -> Command + 'static) -> Self {
-        Self { command: Box::new(command), name, child: None, since: Instant::now(), short_lives: 0, again: None }
+    fn new(name: &'static str, socket: PathBuf, patience: Duration, command: impl Fn() -> Command + 'static) -> Self {
+        let (command, now) = (Box::new(command), Instant::now());
+        let (child, short_lives, again, asked) = (None, 0, None, None);
+        Self { command, name, child, since: now, short_lives, again, socket, patience, asked, next_look: now }
+    }
+
+    /// What is heard of the question that it was asked.
+    fn answer(&self) -> Option<BorrowedFd<'_>> {
+        self.asked.as_ref()?.connection.as_ref().map(AsFd::as_fd)
+    }
+
+    /// It has answered.
+    fn answered(&mut self) {
+        self.asked = None;
+        self.next_look = Instant::now() + LOOK_TIME;
+    }
+
+    /// Asks whether it answers, when that is due; ends it when it has not for too long.
+    fn ask(&mut self) {
+        let now = Instant::now();
+        let Some(child) = &mut self.child else {
+            self.asked = None;
+            return;
+        };
+        if self.asked.as_ref().is_some_and(|asked| now.duration_since(asked.since) >= self.patience) {
+            tracing::error!(event = "hung", program = self.name, "{} answers nobody and is killed", self.name);
+            // Its end is noticed like any other.
+            child.kill().ok();
+            self.answered();
+            return;
+        }
+        if now < self.next_look || self.answer().is_some() {
+            return;
+        }
+        self.next_look = now + LOOK_TIME;
+        let since = self.asked.as_ref().map_or(now, |asked| asked.since);
+        self.asked = match socket::connect_at_once(&self.socket) {
+            Ok(connection) => {
+                // If it cannot take even this it has gone, or will not answer.
+                socket::send(&connection, &NONSENSE, &[]).ok();
+                Some(Asked { connection: Some(connection), since })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Some(Asked { connection: None, since }),
+            // It does not listen yet, or has ended.
+            Err(_) => None,
+        };
     }
 
     fn start(&mut self) -> Result<(), Ended> {
@@ -107,12 +175,13 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
         .map_err(|error| Ended::failed("wait for signals", &error))?;
 
     let warden_config = config.clone();
-    let mut warden = Program::new("bailiwick-warden", move || {
+    let (warden_socket, control) = (host.runtime_dir.join(WARDEN_SOCKET), host.runtime_dir.join(CONTROL_SOCKET));
+    let mut warden = Program::new("bailiwick-warden", warden_socket, WARDEN_ANSWER_TIME, move || {
         let mut command = Command::new(&warden_path);
         command.arg("--config").arg(&warden_config).env_clear();
         command
     });
-    let mut daemon = Program::new("bailiwickd", move || {
+    let mut daemon = Program::new("bailiwickd", control, DAEMON_TIME, move || {
         let mut command = Command::new(&own);
         command.arg("--config").arg(&config).env_clear().uid(uid).gid(gid).current_dir("/");
         command
@@ -147,8 +216,18 @@ fn wait_for_warden(warden: &mut Program, socket: &Path) -> Result<(), Ended> {
 fn supervise(signals: &Signals, warden: &mut Program, daemon: &mut Program) -> Result<(), Ended> {
     loop {
         let next = [&*warden, &*daemon].iter().filter_map(|program| program.again).min();
-        let wait = next.map_or(Duration::from_secs(3600), |again| again.saturating_duration_since(Instant::now()));
-        process::readable(signals, wait).map_err(|error| Ended::failed("wait", &error))?;
+        let wait = next.map_or(LOOK_TIME, |again| again.saturating_duration_since(Instant::now()).min(LOOK_TIME));
+        let answers: Vec<_> = [&*warden, &*daemon].iter().map(|program| program.answer()).collect();
+        let mut watched = vec![(signals.as_fd(), Interest::Read)];
+        watched.extend(answers.iter().flatten().map(|fd| (*fd, Interest::Read)));
+        let heard = stream::wait(&watched, Some(wait)).map_err(|error| Ended::failed("wait", &error))?;
+        let mut heard = heard.into_iter().skip(1);
+        let answered: Vec<bool> = answers.iter().map(|fd| fd.is_some() && heard.next() == Some(true)).collect();
+        for (program, answered) in [&mut *warden, &mut *daemon].into_iter().zip(answered) {
+            if answered {
+                program.answered();
+            }
+        }
         while let Some(number) = signals.take().map_err(|error| Ended::failed("read a signal", &error))? {
             match number {
                 SIGTERM | SIGINT => return Ok(()),
@@ -161,6 +240,7 @@ fn supervise(signals: &Signals, warden: &mut Program, daemon: &mut Program) -> R
             if program.again.is_some_and(|again| Instant::now() >= again) {
                 program.start()?;
             }
+            program.ask();
         }
     }
 }

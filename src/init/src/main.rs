@@ -10,6 +10,7 @@ mod session;
 use bailiwick_proto::frame::{Decoder, MAX_CRONTAB_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{InitReply, InitRequest};
 use bailiwick_sys::signal::{self, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
+use bailiwick_sys::socket::Reserve;
 use bailiwick_sys::{process, socket};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
@@ -28,6 +29,8 @@ const MAX_SESSIONS: usize = 512;
 const MAX_FDS: usize = 4;
 /// How long a request may take to arrive once its connection is there.
 const REQUEST_TIME: Duration = Duration::from_secs(1);
+/// How long nobody is accepted after not even a refusal could be made.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long processes have between SIGTERM and the end of the jail.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -58,6 +61,7 @@ fn run() -> io::Result<()> {
     // warden that bound it (SO_PEERCRED, unix(7)).
     rustix::net::listen(&listener, 128)?;
     let signals = Signals::block(&[SIGCHLD, SIGTERM])?;
+    let mut reserve = Reserve::new(&listener);
     let mut sessions: Vec<Session> = Vec::new();
     let mut stopping: Option<Instant> = None;
     loop {
@@ -88,7 +92,7 @@ fn run() -> io::Result<()> {
             }
         }
         if ready.listener && stopping.is_none() {
-            serve(&listener, &mut sessions);
+            serve(&listener, &mut reserve, &mut sessions);
         }
     }
 }
@@ -153,8 +157,16 @@ fn reap(sessions: &mut Vec<Session>) -> io::Result<bool> {
 }
 
 /// Takes one connection and its one request. Whatever goes wrong with it concerns its sender alone.
-fn serve(listener: &OwnedFd, sessions: &mut Vec<Session>) {
-    let Ok(connection) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else { return };
+fn serve(listener: &OwnedFd, reserve: &mut Reserve, sessions: &mut Vec<Session>) {
+    let connection = match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
+        Ok(connection) => connection,
+        Err(error) => {
+            if Reserve::is_wanted(&error.into()) && !reserve.turn_away(listener) {
+                std::thread::sleep(PAUSE);
+            }
+            return;
+        }
+    };
     if sessions.len() >= MAX_SESSIONS {
         say(&connection, InitReply::Refused);
         return;

@@ -98,7 +98,25 @@ impl Decoder {
         };
         let message = serde_json::from_slice(body).map_err(FrameError::Body)?;
         self.buffer.drain(..HEADER + len);
+        if self.buffer.is_empty() {
+            // A connection may last for days after the one large message that it brought.
+            self.buffer = Vec::new();
+        }
         Ok(Some(message))
+    }
+
+    /// How long the message that has begun is with its header; `None` before its header is there, and when it is too large.
+    #[must_use]
+    pub fn awaits(&self) -> Option<usize> {
+        let header = self.buffer.first_chunk::<HEADER>()?;
+        let len = u32::from_le_bytes(*header) as usize;
+        (len <= self.max).then_some(HEADER + len)
+    }
+
+    /// How many bytes of unfinished messages are held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.buffer.len()
     }
 
     /// Whether bytes of an unfinished message are left.

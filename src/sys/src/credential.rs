@@ -122,6 +122,12 @@ pub fn set_rlimit(resource: rustix::process::Resource, value: u64) -> io::Result
     let limit = rustix::process::Rlimit { current: Some(value), maximum: Some(value) };
     Ok(rustix::process::setrlimit(resource, limit)?)
 }
+/// How many descriptors this process may have; `None` when there is no limit.
+#[must_use]
+pub fn open_files() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
 /// Raises this process's soft limit of open descriptors to its hard one.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// Bound of a file about one process whose size a tenant cannot drive far.
 const SMALL: usize = 64 << 10;
@@ -137,6 +138,17 @@ pub fn parse_status(text: &[u8]) -> Option<Status> {
 /// As [`status`].
 pub fn start_time(pid: u32) -> io::Result<u64> {
     start_time_at(directory(pid)?.as_fd())
+}
+
+/// How long ago a process started.
+///
+/// # Errors
+/// As [`status`].
+pub fn age(pid: u32) -> io::Result<Duration> {
+    let started = Duration::from_micros(start_time(pid)?.saturating_mul(TICK));
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0));
+    Ok(now.saturating_sub(started))
 }
 
 fn start_time_at(process: BorrowedFd<'_>) -> io::Result<u64> {

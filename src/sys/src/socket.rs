@@ -18,8 +18,8 @@ pub const MAX_FDS: usize = 8;
 /// Who is at the other end of a connected Unix socket, as it was when the connection was made (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Process, as this process's pid namespace counts.
-    pub pid: i32,
+    /// Process, as this process's pid namespace counts; 0 when it has no number there (it is in another namespace).
+    pub pid: u32,
     /// Effective user.
     pub uid: u32,
     /// Effective group.
@@ -31,12 +31,28 @@ pub struct Peer {
 /// # Errors
 /// What `getsockopt(2)` says.
 pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok(Peer {
-        pid: credentials.pid.as_raw_nonzero().get(),
-        uid: credentials.uid.as_raw(),
-        gid: credentials.gid.as_raw(),
-    })
+    // Not by way of rustix: it takes the number for one that is never 0, and here it can be (`pid_vnr` in the kernel).
+    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let whole = libc::socklen_t::try_from(size_of_val(&credentials)).map_err(io::Error::other)?;
+    let mut size = whole;
+    // SAFETY: getsockopt(2) writes at most `size` bytes through the pointer, which is to a live `ucred` of that size and valid for
+    // any bytes, and the number that it wrote through the other.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut size,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if size != whole {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(Peer { pid: u32::try_from(credentials.pid).unwrap_or(0), uid: credentials.uid, gid: credentials.gid })
 }
 
 /// Every group of the peer, the effective one first, as they were when the connection was made (`SO_PEERGROUPS`).
@@ -114,6 +130,41 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], max_fds: usize) -> io::Resu
     Ok((message.bytes, fds))
 }
 
+/// A descriptor kept back for whoever accepts connections. When the process, or the host, has no more descriptors, `accept(2)`
+/// fails and leaves the connection in the queue: its client waits for ever, and a loop that waits for the queue spins. With
+/// the one that is kept back the connection is taken and closed, and its client hears an end.
+#[derive(Debug)]
+pub struct Reserve(Option<OwnedFd>);
+
+impl Reserve {
+    /// Keeps one back.
+    #[must_use]
+    pub fn new(listener: impl AsFd) -> Self {
+        let mut reserve = Self(None);
+        reserve.keep(listener);
+        reserve
+    }
+
+    /// Whether `accept(2)` failed for want of descriptors or memory, and not for good.
+    #[must_use]
+    pub fn is_wanted(error: &io::Error) -> bool {
+        matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+    }
+
+    /// Takes the next connection and closes it. `false` when even that cannot be done: then a pause is due.
+    pub fn turn_away(&mut self, listener: impl AsFd) -> bool {
+        self.0 = None;
+        let turned = rustix::net::accept_with(&listener, rustix::net::SocketFlags::CLOEXEC).map(drop);
+        self.keep(&listener);
+        turned.is_ok()
+    }
+
+    fn keep(&mut self, listener: impl AsFd) {
+        // Any descriptor will do; one that cannot be had now may be had at the next turn.
+        self.0 = rustix::io::fcntl_dupfd_cloexec(listener, 3).ok();
+    }
+}
+
 /// Connects to a socket without waiting for room in its queue.
 ///
 /// # Errors
@@ -171,10 +222,47 @@ mod tests {
     fn the_peer_is_this_process() {
         let (a, _b) = channel().expect("pair");
         let peer = peer(&a).expect("credentials");
-        assert_eq!(u32::try_from(peer.pid).expect("positive"), std::process::id());
+        assert_eq!(peer.pid, std::process::id());
         let groups = peer_groups(&a).expect("groups");
         assert_eq!(groups[0], peer.gid);
         let own = rustix::process::getgroups().expect("groups");
         assert!(own.iter().all(|group| groups.contains(&group.as_raw())), "{own:?} {groups:?}");
+    }
+
+    /// Set for this test run once more, in a pid namespace of its own: the other end of standard input is outside of it.
+    const INSIDE: &str = "BAILIWICK_TEST_PEER_OUTSIDE";
+
+    #[test]
+    fn a_peer_in_another_pid_namespace_has_no_number() {
+        if std::env::var_os(INSIDE).is_some() {
+            let peer = peer(io::stdin()).expect("credentials");
+            assert_eq!((peer.pid, peer.uid), (0, 0));
+            return;
+        }
+        let (_ours, theirs) = channel().expect("pair");
+        let name = "socket::tests::a_peer_in_another_pid_namespace_has_no_number";
+        let again = std::env::current_exe().expect("this program");
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--pid", "--fork"]).arg(again).args(["--exact", name]).env(INSIDE, "1");
+        let output = command.stdin(theirs).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    fn whoever_is_turned_away_hears_an_end_and_the_next_is_not() {
+        use std::io::Read;
+        use std::os::unix::net::{UnixListener, UnixStream};
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("socket");
+        let listener = UnixListener::bind(&path).expect("binds");
+        let mut reserve = Reserve::new(&listener);
+        let mut first = UnixStream::connect(&path).expect("connects");
+        let second = UnixStream::connect(&path).expect("connects");
+        assert!(reserve.turn_away(&listener));
+        assert_eq!(first.read(&mut [0; 1]).expect("an end"), 0);
+        let (accepted, _) = listener.accept().expect("accepts");
+        assert_eq!(peer(&accepted).expect("credentials").pid, std::process::id());
+        drop(second);
     }
 }

@@ -105,6 +105,16 @@ impl Warden {
         }
     }
 
+    /// Which file the socket is; `None` when somebody has removed it.
+    pub(crate) fn socket(&self) -> Option<(u64, u64)> {
+        self.runtime.socket()
+    }
+
+    /// A new socket in the place of one that was removed.
+    pub(crate) fn listen_again(&self) -> io::Result<OwnedFd> {
+        self.runtime.listen()
+    }
+
     /// Whether a user may ask: root, or the one that `bailiwickd` runs as.
     #[must_use]
     pub fn serves(&self, uid: u32) -> bool {

@@ -116,7 +116,7 @@ fn run(config: &Path, init: &Path, group: Option<&str>) -> ExitCode {
     let served = warden
         .listener()
         .map_err(Into::into)
-        .and_then(|listener| serve(&mut warden, &listener, |event| say(&format!("bailiwick-warden: {event}\n"))));
+        .and_then(|listener| serve(&mut warden, listener, |event| say(&format!("bailiwick-warden: {event}\n"))));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

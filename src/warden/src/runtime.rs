@@ -75,6 +75,12 @@ impl Runtime {
         bind(self.dir.as_fd(), WARDEN_SOCKET, self.daemon.gid)
     }
 
+    /// Which file the warden's own socket is now; `None` when there is none.
+    pub(crate) fn socket(&self) -> Option<(u64, u64)> {
+        let stat = rustix::fs::statat(&self.dir, WARDEN_SOCKET, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    }
+
     /// Where the groups of an earlier warden are.
     pub(crate) fn known_groups(&self) -> BTreeMap<String, String> {
         file::open_file_at(&self.dir, GROUPS)

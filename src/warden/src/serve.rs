@@ -1,22 +1,32 @@
 //! The warden's loop: one thread that waits for requests and for jails that end.
+//!
+//! Danger: whoever is at the other end may be a taken `bailiwickd`. It is never waited for: what it is told waits for it, in bounds, and
+//! until it has read that it is not heard again; who does not read for a while is dropped. And it has a share of the
+//! connections, not all: those that root needs for logins by FTP stay free.
 
 use crate::core::{Answer, Progress, Ticket, Warden};
 use crate::manager;
 use bailiwick_proto::frame::{Decoder, FrameError, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::warden::WardenEvent;
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
-use bailiwick_sys::socket;
+use bailiwick_sys::socket::{self, Reserve};
 use bailiwick_types::{ExitStatus, TenantName};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::SocketFlags;
 use rustix::time::Timespec;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// The most connections: one daemon has one, one for each change that takes time, and one that is being replaced as many; an FTP
-/// server one for a moment at each login.
+/// The most connections of one user: one daemon has one, one for each change that takes time, and one that is being replaced as many; an
+/// FTP server's process has one for a moment at each login.
 const MAX_CONNECTIONS: usize = 128;
+/// How long somebody may leave unread what it is told.
+const READ_TIME: Duration = Duration::from_secs(5);
+/// How much of what was not asked for may wait for a watcher, in bytes.
+const MAX_UNREAD: usize = 1 << 20;
+/// How long nobody is accepted after not even a refusal could be made.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the loop ended.
 #[derive(Debug, thiserror::Error)]
@@ -26,28 +36,74 @@ pub struct ServeError(#[from] io::Error);
 struct Connection {
     socket: OwnedFd,
     decoder: Decoder,
-    /// Whether root is at the other end.
-    of_root: bool,
-    /// It has asked to be told what happens, and no longer blocks.
+    /// Who is at the other end.
+    uid: u32,
+    /// It has asked to be told what happens.
     watches: bool,
     /// The request that it waits for; what it asks after that waits too.
     awaits: Option<Ticket>,
+    /// What it has not taken yet, and the descriptors beside the first byte of it.
+    unread: Vec<u8>,
+    beside: Vec<OwnedFd>,
+    /// When it last took something of that.
+    took: Instant,
 }
 
 /// The longest wait: the reserve of disk space and those of rescue sessions are looked at that often.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Who comes in.
+struct Gate {
+    listener: OwnedFd,
+    reserve: Reserve,
+    /// Until when nobody is accepted.
+    closed: Option<Instant>,
+}
+
+impl Gate {
+    fn new(listener: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        let reserve = Reserve::new(&listener);
+        Ok(Self { listener, reserve, closed: None })
+    }
+}
+
 /// Serves for good. `event` hears of what happened without being asked for, one line each.
 ///
 /// # Errors
 /// When the kernel refuses to wait or to accept: nothing that a peer or a tenant can cause.
-pub fn serve(warden: &mut Warden, listener: &OwnedFd, mut event: impl FnMut(&str)) -> Result<(), ServeError> {
+pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)) -> Result<(), ServeError> {
     let mut connections: Vec<Connection> = Vec::new();
+    let mut gate = Gate::new(listener)?;
+    let mut socket = warden.socket();
+    let mut looked = Instant::now();
     let period = manager::period().map_or(TICK, |period| period.min(TICK));
     manager::ready();
     loop {
-        let heard = wait(warden, listener, &connections, period)?;
+        if looked.elapsed() >= TICK {
+            looked = Instant::now();
+            if warden.socket() != socket {
+                // Nobody could come any more, nor say so to anybody.
+                match warden.listen_again().and_then(Gate::new) {
+                    Ok(again) => {
+                        gate = again;
+                        event("event=socket-made-again");
+                    }
+                    Err(error) => event(&format!("event=socket-lost reason={:?}", error.to_string())),
+                }
+                socket = warden.socket();
+            }
+        }
+        gate.closed = gate.closed.filter(|until| Instant::now() < *until);
+        let heard = wait(warden, &gate, &connections, period)?;
         manager::alive();
+        // Looked at before anything else is done: what the warden itself takes its time for is not held against them.
+        let is_silent = |(index, connection): &(usize, &Connection)| {
+            !connection.unread.is_empty()
+                && connection.took.elapsed() >= READ_TIME
+                && !heard.connections.contains(index)
+        };
+        let silent: Vec<usize> = (0..).zip(&connections).filter(is_silent).map(|(index, _)| index).collect();
         let mut events = warden.happened(&heard.watched);
         warden.mind_rescues().iter().for_each(|problem| event(problem));
         heard.ended.iter().for_each(|tenant| warden.ended(tenant));
@@ -60,7 +116,7 @@ pub fn serve(warden: &mut Warden, listener: &OwnedFd, mut event: impl FnMut(&str
             }
         }
         let mut gone: Vec<usize> =
-            heard.connections.into_iter().filter(|index| !answer(warden, &mut connections[*index])).collect();
+            heard.connections.into_iter().filter(|index| !attend(warden, &mut connections[*index])).collect();
         for (ticket, reply) in replies {
             let waiting = connections.iter_mut().enumerate().find(|(_, connection)| connection.awaits == Some(ticket));
             // Whoever asked may have gone.
@@ -72,24 +128,34 @@ pub fn serve(warden: &mut Warden, listener: &OwnedFd, mut event: impl FnMut(&str
         }
         for happened in events {
             let frame = encode(&WardenReply::Event(happened), MAX_REPLY);
-            let watching = (0..).zip(&connections).filter(|(_, connection)| connection.watches);
-            gone.extend(watching.filter(|(_, watcher)| !tell(&watcher.socket, &frame)).map(|(index, _)| index));
+            let watching = (0..).zip(&mut connections).filter(|(_, connection)| connection.watches);
+            gone.extend(watching.filter_map(|(index, watcher)| (!tell(watcher, &frame)).then_some(index)));
+        }
+        for index in silent {
+            let Connection { uid, unread, .. } = &connections[index];
+            event(&format!("event=peer-dropped uid={uid} unread={}", unread.len()));
+            gone.push(index);
         }
         gone.sort_unstable();
         gone.dedup();
         for index in gone.into_iter().rev() {
             connections.remove(index);
         }
-        if heard.new {
-            accept(warden, listener, &mut connections)?;
+        if heard.new
+            && let Some(why) = accept(warden, &mut gate, &mut connections)?
+        {
+            event(&format!("event=not-accepted reason={why:?}"));
         }
     }
 }
 
 /// Tells a watcher, which does not hold up the warden: one that does not read is let go.
-fn tell(socket: &OwnedFd, frame: &Result<Vec<u8>, FrameError>) -> bool {
+fn tell(watcher: &mut Connection, frame: &Result<Vec<u8>, FrameError>) -> bool {
     let Ok(frame) = frame else { return true };
-    socket::send(socket, frame, &[]).is_ok_and(|len| len == frame.len())
+    if watcher.unread.len() > MAX_REPLY + MAX_UNREAD {
+        return false;
+    }
+    append(watcher, frame)
 }
 
 /// What a wait ended with.
@@ -100,14 +166,24 @@ struct Heard {
     watched: Vec<PollFlags>,
 }
 
-fn wait(warden: &Warden, listener: &OwnedFd, connections: &[Connection], time: Duration) -> io::Result<Heard> {
+fn wait(warden: &Warden, gate: &Gate, connections: &[Connection], time: Duration) -> io::Result<Heard> {
     let (inits, watched, slow) = (warden.inits(), warden.watched(), warden.slow_fds());
     let time = warden.due().map_or(time, |due| due.saturating_duration_since(Instant::now()).min(time));
-    let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+    let (flags, time) = match gate.closed {
+        Some(until) => (PollFlags::empty(), time.min(until.saturating_duration_since(Instant::now()))),
+        None => (PollFlags::IN, time),
+    };
+    let mut fds = vec![PollFd::new(&gate.listener, flags)];
     fds.extend(watched.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
-    // Of one that waits only its end is heard.
-    let flags = |connection: &Connection| if connection.awaits.is_some() { PollFlags::empty() } else { PollFlags::IN };
-    fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, flags(connection))));
+    fds.extend(connections.iter().map(|connection| {
+        // Whoever does not read is not heard either; of one that waits only its end is.
+        let flags = match (connection.unread.is_empty(), connection.awaits.is_some()) {
+            (false, _) => PollFlags::OUT,
+            (true, true) => PollFlags::empty(),
+            (true, false) => PollFlags::IN,
+        };
+        PollFd::new(&connection.socket, flags)
+    }));
     fds.extend(inits.iter().map(|(_, pidfd)| PollFd::from_borrowed_fd(*pidfd, PollFlags::IN)));
     // That one of these has woken the loop is enough: all that is on its way is looked at.
     fds.extend(slow.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
@@ -134,25 +210,39 @@ fn wait(warden: &Warden, listener: &OwnedFd, connections: &[Connection], time: D
     })
 }
 
-fn accept(warden: &Warden, listener: &OwnedFd, connections: &mut Vec<Connection>) -> io::Result<()> {
-    let socket = match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+/// Takes one that has come. What is returned is why nobody could be taken.
+fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -> io::Result<Option<io::Error>> {
+    let socket = match rustix::net::accept_with(&gate.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
         Ok(socket) => socket,
-        Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(()),
-        Err(error) => return Err(error.into()),
+        Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(None),
+        Err(error) => {
+            let error = io::Error::from(error);
+            if !Reserve::is_wanted(&error) {
+                return Err(error);
+            }
+            if !gate.reserve.turn_away(&gate.listener) {
+                gate.closed = Some(Instant::now() + PAUSE);
+            }
+            return Ok(Some(error));
+        }
     };
     // The socket's permissions keep others out already; this holds when somebody changes them.
     if let Ok(peer) = socket::peer(&socket)
         && warden.serves(peer.uid)
-        && connections.len() < MAX_CONNECTIONS
+        && connections.iter().filter(|connection| connection.uid == peer.uid).count() < MAX_CONNECTIONS
     {
-        let decoder = Decoder::new(MAX_REQUEST);
-        connections.push(Connection { socket, decoder, of_root: peer.uid == 0, watches: false, awaits: None });
+        let (decoder, uid) = (Decoder::new(MAX_REQUEST), peer.uid);
+        let (unread, beside, took) = (Vec::new(), Vec::new(), Instant::now());
+        connections.push(Connection { socket, decoder, uid, watches: false, awaits: None, unread, beside, took });
     }
-    Ok(())
+    Ok(None)
 }
 
-/// Reads what there is and answers every whole request; `false` when the connection is over.
-fn answer(warden: &mut Warden, connection: &mut Connection) -> bool {
+/// Reads what there is and answers it, as far as what was answered is read; `false` when the connection is over.
+fn attend(warden: &mut Warden, connection: &mut Connection) -> bool {
+    if !connection.unread.is_empty() {
+        return flush(connection) && answer_all(warden, connection);
+    }
     if connection.awaits.is_some() {
         // It was heard of without being read from: it is gone.
         return false;
@@ -161,69 +251,93 @@ fn answer(warden: &mut Warden, connection: &mut Connection) -> bool {
     // Nobody may send the warden a descriptor: those that come are closed by the kernel.
     match socket::receive(&connection.socket, &mut buffer, 0) {
         Ok((len, _)) if len > 0 => connection.decoder.push(&buffer[..len]),
+        Err(error) if is_later(&error) => {}
         _ => return false,
     }
     answer_all(warden, connection)
 }
 
-/// Sends the reply that a connection has waited for, and answers what it has asked meanwhile.
+/// Gives the reply that a connection has waited for, and answers what it has asked meanwhile.
 fn resume(warden: &mut Warden, connection: &mut Connection, reply: &WardenReply) -> bool {
     connection.awaits = None;
-    send(&connection.socket, reply, &[]) && answer_all(warden, connection)
+    say(connection, reply) && answer_all(warden, connection)
 }
 
-/// Answers every request that was read, until one must wait.
+/// Answers every request that was read, until one must wait or an answer is not read.
 fn answer_all(warden: &mut Warden, connection: &mut Connection) -> bool {
-    loop {
-        let mut fds = Vec::new();
+    while connection.unread.is_empty() && connection.awaits.is_none() {
         let reply = match connection.decoder.next::<WardenRequest>() {
-            Ok(Some(request)) => {
-                if request == WardenRequest::Watch {
-                    connection.watches = rustix::io::ioctl_fionbio(&connection.socket, true).is_ok();
+            Ok(Some(WardenRequest::FtpView { user })) if connection.uid == 0 => match warden.ftp_view(&user) {
+                Ok((view, beside)) => {
+                    connection.beside = beside;
+                    WardenReply::FtpView(view)
                 }
-                match request {
-                    WardenRequest::FtpView { user } if connection.of_root => match warden.ftp_view(&user) {
-                        Ok((view, beside)) => {
-                            fds = beside;
-                            WardenReply::FtpView(view)
-                        }
-                        Err(failure) => WardenReply::Failed(failure),
-                    },
-                    request => match warden.handle(request) {
-                        Answer::Now(reply) => reply,
-                        Answer::Later(ticket) => {
-                            connection.awaits = Some(ticket);
-                            return true;
-                        }
-                    },
+                Err(failure) => WardenReply::Failed(failure),
+            },
+            Ok(Some(request)) => {
+                connection.watches |= request == WardenRequest::Watch;
+                match warden.handle(request) {
+                    Answer::Now(reply) => reply,
+                    Answer::Later(ticket) => {
+                        connection.awaits = Some(ticket);
+                        return true;
+                    }
                 }
             }
             Ok(None) => return true,
             // A peer that does not speak the protocol is not our daemon.
             Err(_) => return false,
         };
-        if !send(&connection.socket, &reply, &fds) {
+        if !say(connection, &reply) {
             return false;
         }
     }
+    true
 }
 
-fn send(socket: &OwnedFd, reply: &WardenReply, fds: &[OwnedFd]) -> bool {
-    let mut fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+/// Gives a peer a reply after what it has not read yet.
+fn say(connection: &mut Connection, reply: &WardenReply) -> bool {
     let frame = encode(reply, MAX_REPLY).or_else(|error| {
         let failure = Failure::of(ExitStatus::Failed, error.to_string());
         encode(&WardenReply::Failed(failure), MAX_REPLY)
     });
     let Ok(frame) = frame else { return false };
-    let mut rest = &frame[..];
-    while !rest.is_empty() {
-        match socket::send(socket, rest, &fds) {
+    append(connection, &frame)
+}
+
+fn append(connection: &mut Connection, frame: &[u8]) -> bool {
+    let waits = !connection.unread.is_empty();
+    connection.unread.extend_from_slice(frame);
+    if waits {
+        return true;
+    }
+    connection.took = Instant::now();
+    flush(connection)
+}
+
+/// Gives a peer as much as it takes now; `false` when it takes nothing any more.
+fn flush(connection: &mut Connection) -> bool {
+    let mut rest = 0;
+    while rest < connection.unread.len() {
+        let beside: Vec<_> = connection.beside.iter().map(AsFd::as_fd).collect();
+        match socket::send(&connection.socket, &connection.unread[rest..], &beside) {
             Ok(len) if len > 0 => {
-                rest = &rest[len..];
-                fds.clear();
+                rest += len;
+                connection.beside.clear();
+                connection.took = Instant::now();
             }
+            Err(error) if is_later(&error) => break,
             _ => return false,
         }
     }
+    connection.unread.drain(..rest);
+    if connection.unread.is_empty() {
+        // The largest reply is 16 MiB, most have some bytes.
+        connection.unread = Vec::new();
+    }
     true
+}
+
+fn is_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

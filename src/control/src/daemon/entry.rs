@@ -15,10 +15,10 @@ use bailiwick_proto::control::{Exec, Login, TenantOutcome};
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::FtpProcess;
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
-use bailiwick_sys::process;
+use bailiwick_sys::{proc, process};
 use bailiwick_types::{
-    Door, ExitStatus, FtpUser, HostUid, IdRange, PasswordHash, SessionId, SessionRecord, TenantName, TimerReport,
-    visible,
+    Door, ExitStatus, FtpUser, HostUid, IdRange, Moment, PasswordHash, SessionId, SessionRecord, TenantName,
+    TimerReport, visible,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -31,6 +31,9 @@ use tracing::{info, warn};
 
 /// How long clients may take to end their sessions.
 const END_TIME: Duration = Duration::from_secs(5);
+
+/// The longest name of a user of a tenant that the policy does not have any more.
+const MAX_USER: usize = 32;
 
 /// Of random bytes that nobody has kept, by the method and the cost that `bailiwick password` uses. Where there is no login to take
 /// the method from.
@@ -106,7 +109,8 @@ impl Daemon {
         if record.door != Door::Exec || !self.knows(&record.tenant) {
             return Err(Failure::of(ExitStatus::Refused, format!("no operator is in \"{}\" so", record.tenant)));
         }
-        self.sessions.resume(SessionRecord { uid: permission.uid, pid, ..record })
+        let user = record.user.clone();
+        self.take_up(SessionRecord { uid: permission.uid, pid, source: None, key: None, ..record }, &user)
     }
 
     /// The same of a tenant's own host user.
@@ -122,7 +126,29 @@ impl Daemon {
         if record.tenant != *own || !matches!(record.door, Door::Ssh | Door::Sftp) {
             return Err(Failure::of(ExitStatus::Refused, format!("no user of \"{own}\" is in so")));
         }
-        self.sessions.resume(SessionRecord { uid: permission.uid, pid, ..record })
+        // It logs in as one user and no other.
+        let login = lock(&self.loaded).policy.tenants.get(own).map(|tenant| tenant.login.user.to_string());
+        let user = login.unwrap_or_else(|| record.user.clone());
+        self.take_up(SessionRecord { uid: permission.uid, pid, ..record }, &user)
+    }
+
+    /// Counts a session of which its client tells. What can be told from elsewhere is not taken from it, and what cannot is made harmless.
+    fn take_up(&self, record: SessionRecord, user: &str) -> Result<Counted, Failure> {
+        if let Some(tenant) = lock(&self.loaded).policy.tenants.get(&record.tenant) {
+            door::user(tenant, Some(user))?;
+        } else if user.is_empty()
+            || user.len() > MAX_USER
+            || !user.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        {
+            return Err(Failure::of(ExitStatus::Invalid, "this is no name of a user"));
+        }
+        // It is not older than its client, and has begun.
+        let now = Moment(crate::sessions::now());
+        let born =
+            proc::age(record.pid).map_or(now, |age| Moment(now.0.saturating_sub(age.as_secs().saturating_add(1))));
+        let since = record.since.clamp(born.min(now), now);
+        let command = record.command.as_deref().map(|command| door::short(visible(command).into_owned()));
+        self.sessions.resume(SessionRecord { user: user.to_owned(), since, command, ..record })
     }
 
     /// Lets a timer in, which this program is the client of. `command` is what is shown of it.

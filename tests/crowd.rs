@@ -1,0 +1,271 @@
+//! Many who come at once, or come and say nothing: whoever it is, the others are served, and operators first of all.
+
+use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
+use bailiwick_proto::{ControlReply, ControlRequest, Decoder, WardenRequest, encode};
+use bailiwick_sys::socket::connect_at_once;
+use bailiwick_tests::{Host, name, profiles, until};
+use bailiwick_types::{Door, ExitStatus, Moment, SessionId, SessionRecord};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Gid, Uid};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+const CONTROL: &str = "run/control/bailiwick.sock";
+
+fn host() -> Host {
+    let mut host = Host::new();
+    for tenant in ["one", "two"] {
+        let text = "plan = \"web\"\ndoors = [\"exec\", \"ssh\"]\n";
+        host.write(&format!("etc/tenants.d/{tenant}.toml"), text);
+    }
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+/// Connects as another user. Only this thread is that user, and only for as long as this lasts.
+fn connect_as(host: &Host, uid: u32) -> UnixStream {
+    let socket = host.path(CONTROL);
+    let root = Uid::ROOT;
+    rustix::thread::set_thread_groups(&[]).expect("no groups");
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::from_raw(uid), Gid::ROOT).expect("another group");
+    rustix::thread::set_thread_res_uid(root, Uid::from_raw(uid), root).expect("another user");
+    let mut found = None;
+    until("room in the queue", || {
+        found = connect_at_once(&socket).ok();
+        found.is_some()
+    });
+    rustix::thread::set_thread_res_uid(root, root, root).expect("root again");
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).expect("its group again");
+    found.map(UnixStream::from).expect("was found")
+}
+
+/// A request of 200 KiB, of which all but the end is sent, as far as it is taken.
+fn begin(stream: &mut UnixStream) {
+    let mut part = vec![b' '; 190 << 10];
+    part[..4].copy_from_slice(&(200_u32 << 10).to_le_bytes());
+    stream.set_nonblocking(true).expect("never blocks");
+    // Whoever is turned away takes nothing.
+    drop(stream.write(&part));
+}
+
+/// How much memory a process has, in MiB, and how many descriptors.
+fn held(pid: u32) -> (u64, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    let memory: u64 = memory.trim().trim_end_matches(" kB").parse().expect("a number");
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").count();
+    (memory >> 10, descriptors)
+}
+
+/// The id of a tenant's host user.
+fn host_user(host: &Host, tenant: &str) -> u32 {
+    let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
+    u32::try_from(shown["host_user"].as_u64().expect("an id")).expect("an id")
+}
+
+/// Asks over a connection, and reads one answer.
+fn answer(mut stream: UnixStream, request: &ControlRequest) -> ControlReply {
+    stream.set_nonblocking(false).expect("blocks");
+    // Whoever is turned away need not be heard.
+    stream.write_all(&encode(request, MAX_REQUEST).expect("small")).ok();
+    let mut decoder = Decoder::new(MAX_REPLY);
+    let mut buffer = [0; 4096];
+    loop {
+        let len = stream.read(&mut buffer).expect("an answer");
+        assert_ne!(len, 0, "the end without an answer");
+        decoder.push(&buffer[..len]);
+        if let Some(reply) = decoder.next().expect("the protocol") {
+            return reply;
+        }
+    }
+}
+
+fn is_over(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })).expect("polls");
+    fds[0].revents().contains(PollFlags::HUP)
+}
+
+#[test]
+fn users_who_may_not_ask_hold_few_places_and_no_memory_with_any_number_of_ids() {
+    let host = host();
+    let daemon = host.program("bailiwickd");
+    let (memory, descriptors) = held(daemon);
+    // The ids of this host's tenants are far above.
+    let mut all = Vec::new();
+    for number in 0..3000 {
+        let mut stream = connect_as(&host, 300_000 + number % 500);
+        begin(&mut stream);
+        all.push(stream);
+    }
+    host.ok(&["list"]);
+    assert_eq!(host.inside("one", "echo in").1, "in\n");
+    let (memory_now, descriptors_now) = held(daemon);
+    assert!(memory_now < memory + 48, "{memory} MiB became {memory_now} MiB");
+    assert!(descriptors_now < descriptors + 128, "{descriptors} descriptors became {descriptors_now}");
+    // A tenant's user is none of them.
+    let own = ControlRequest::Usage { tenants: vec![name("two")], window: None };
+    let reply = answer(connect_as(&host, host_user(&host, "two")), &own);
+    assert!(!matches!(&reply, ControlReply::Failed(failure) if failure.status == ExitStatus::OverLimit), "{reply:?}");
+    until("the unfinished to be let go", || held(daemon).1 < descriptors + 16);
+}
+
+#[test]
+fn one_tenants_users_take_nothing_of_anothers() {
+    let host = host();
+    let daemon = host.program("bailiwickd");
+    let (one, two) = (host_user(&host, "one"), host_user(&host, "two"));
+    let (memory, descriptors) = held(daemon);
+    let mut all = Vec::new();
+    for _ in 0..2000 {
+        let mut stream = connect_as(&host, one);
+        begin(&mut stream);
+        all.push(stream);
+    }
+    host.ok(&["list"]);
+    let (memory_now, descriptors_now) = held(daemon);
+    assert!(memory_now < memory + 48, "{memory} MiB became {memory_now} MiB");
+    assert!(descriptors_now < descriptors + 256, "{descriptors} descriptors became {descriptors_now}");
+    let own = |tenant| ControlRequest::Usage { tenants: vec![name(tenant)], window: None };
+    let reply = answer(connect_as(&host, two), &own("two"));
+    assert!(!matches!(&reply, ControlReply::Failed(failure) if failure.status == ExitStatus::OverLimit), "{reply:?}");
+    drop(all);
+    until("places of its own again", || {
+        let reply = answer(connect_as(&host, one), &own("one"));
+        !matches!(&reply, ControlReply::Failed(failure) if failure.status == ExitStatus::OverLimit)
+    });
+}
+
+#[test]
+fn a_request_that_comes_byte_by_byte_is_not_waited_for() {
+    let host = host();
+    for uid in [0, host_user(&host, "one"), 300_000] {
+        let mut stream = connect_as(&host, uid);
+        stream.write_all(&(200_u32 << 10).to_le_bytes()).expect("writes");
+        // Never as much as the request has.
+        let mut left = 100 << 10;
+        until("the end of a request that does not end", || {
+            left -= 1;
+            assert!(left > 0, "there was time for all of it");
+            stream.write(b" ").is_err() || is_over(&stream)
+        });
+    }
+}
+
+#[test]
+fn what_a_client_says_of_an_earlier_session_is_not_taken_from_it() {
+    let host = host();
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
+    let before = now();
+    let record = |user: &str, since: u64| SessionRecord {
+        id: SessionId(7),
+        tenant: name("one"),
+        door: Door::Exec,
+        user: user.to_owned(),
+        source: Some("10.0.0.1".to_owned()),
+        key: Some("forged".to_owned()),
+        command: Some("x\u{1b}[2J".to_owned()),
+        since: Moment(since),
+        uid: 12345,
+        pid: 1,
+    };
+    for user in ["nobody of one", "root\nforged", ""] {
+        let reply = answer(connect_as(&host, 0), &ControlRequest::Resume(Box::new(record(user, before))));
+        assert!(matches!(reply, ControlReply::Failed(_)), "{user:?}: {reply:?}");
+    }
+    for since in [0, u64::MAX] {
+        let mut stream = connect_as(&host, 0);
+        stream.set_nonblocking(false).expect("blocks");
+        let request = ControlRequest::Resume(Box::new(record("33", since)));
+        stream.write_all(&encode(&request, MAX_REQUEST).expect("small")).expect("writes");
+        let mut known = serde_json::Value::Null;
+        until("the session", || {
+            known = serde_json::from_str(&host.ok(&["sessions", "--json"])).expect("JSON");
+            known[0]["user"] == "33"
+        });
+        let session = &known[0];
+        // No older than this process, and begun.
+        let since = session["since"].as_u64().expect("a time");
+        assert!(since + 3600 > before && since <= now(), "{session}");
+        assert_eq!((&session["uid"], &session["pid"]), (&0.into(), &std::process::id().into()), "{session}");
+        assert!(session["source"].is_null() && session["key"].is_null(), "{session}");
+        assert!(!session["command"].as_str().expect("text").contains('\u{1b}'), "{session}");
+        drop(stream);
+        until("its end", || host.ok(&["sessions", "--json"]).trim() == "[]");
+    }
+}
+
+#[test]
+fn a_socket_that_was_removed_is_made_again() {
+    let host = host();
+    for socket in [CONTROL, "run/warden.sock"] {
+        std::fs::remove_file(host.path(socket)).expect("removes");
+        until("the socket", || UnixStream::connect(host.path(socket)).is_ok());
+        host.ok(&["list"]);
+        host.ask(&WardenRequest::Roster).expect("the warden answers");
+    }
+    assert_eq!(host.log().matches("socket-made-again").count(), 2, "{}", host.log());
+}
+
+#[test]
+fn a_daemon_that_answers_nobody_is_replaced_without_systemd_too() {
+    let host = host();
+    let pid = host.program("bailiwickd");
+    let stopped = Command::new("kill").args(["-STOP", &pid.to_string()]).status();
+    assert!(stopped.expect("kill").success());
+    // Whoever waits hears an end, whoever comes after that an answer.
+    drop(host.cli(&["list"]));
+    until("an answer", || host.cli(&["list"]).status.success());
+    assert_ne!(host.program("bailiwickd"), pid);
+    assert!(host.log().contains("answers nobody"), "{}", host.log());
+}
+
+#[test]
+fn a_peer_of_the_warden_that_does_not_read_holds_nobody_up() {
+    let mut host = Host::new();
+    for tenant in profiles() {
+        host.declare(tenant, tenant);
+    }
+    host.start_warden();
+    let mut silent = UnixStream::connect(host.path("run/warden.sock")).expect("connects");
+    silent.set_nonblocking(true).expect("never blocks");
+    let frame = encode(&WardenRequest::Roster, MAX_REQUEST).expect("small");
+    // Until nothing of it is read any more, since nothing of the answers is, while others are answered.
+    let mut sent = 0;
+    let mut is_full = |silent: &mut UnixStream| match silent.write(&frame[sent..]) {
+        Ok(len) => {
+            sent = (sent + len) % frame.len();
+            false
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => true,
+        Err(error) => panic!("{error}"),
+    };
+    until("the warden to have enough", || {
+        while !is_full(&mut silent) {}
+        // It has looked at both meanwhile.
+        host.ask(&WardenRequest::Roster).is_ok() && is_full(&mut silent)
+    });
+    until("whoever does not read to be dropped", || is_over(&silent));
+    assert!(host.log().contains("event=peer-dropped uid=0"), "{}", host.log());
+    host.warden(&WardenRequest::Roster);
+}
+
+#[test]
+fn without_descriptors_whoever_comes_hears_an_end_and_the_rest_goes_on() {
+    /// What both need to begin, and fewer than one user may have connections to the warden besides.
+    const DESCRIPTORS: u32 = 44;
+    let mut host = Host::new();
+    host.start_with_descriptors(DESCRIPTORS);
+    host.ok(&["list"]);
+    for (program, socket) in [("bailiwickd", CONTROL), ("bailiwick-warden", "run/warden.sock")] {
+        let pid = host.program(program);
+        let all: Vec<_> = (0..DESCRIPTORS).map(|_| UnixStream::connect(host.path(socket)).expect("connects")).collect();
+        // The last to come is the first whom nothing is left for.
+        until("the last to be turned away", || all.last().is_some_and(is_over));
+        drop(all);
+        until("an answer", || host.cli(&["list"]).status.success());
+        assert_eq!(host.program(program), pid, "{program} has ended:\n{}", host.log());
+    }
+}
