@@ -4,12 +4,14 @@
 //! the terminal.
 //!
 //! Danger: a terminal that is left raw is useless to its owner, so it is given back on every way out: an error, a signal
-//! and a panic too. Words that tenants could have chosen are drawn as `visible` has them.
+//! and a panic too. The way out is open at any time, also while nobody answers, or the terminal has gone and what reads keys never
+//! returns: a thread of its own waits for it. Words that tenants could have chosen are drawn as `visible` has them.
 
 use crate::output::visible;
 use crate::usage::{average, compare, fault_words, fullest, limit, peak};
 use bailiwick_proto::Failure;
 use bailiwick_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
+use bailiwick_sys::stream::{self, Interest};
 use bailiwick_types::{ExitStatus, Measure, Point, TenantName, TenantUsage, is_dangerous, percent};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -18,6 +20,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Clear, Paragraph, Row, Sparkline, Table, TableState};
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// What is asked for again and again.
@@ -488,8 +491,6 @@ impl Drop for Restore {
 enum Came {
     /// From the terminal.
     Event(Event),
-    /// A signal that ends a program.
-    End,
     /// Nothing in time.
     Nothing,
 }
@@ -505,19 +506,34 @@ pub(crate) fn run(
     let mut top = Top::new(by);
     top.take(Ok(source(None)?));
     let signals = Signals::block(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(TopError::Signals)?;
+    std::thread::Builder::new().name("end".into()).spawn(move || end_when_told(&signals)).map_err(TopError::Signals)?;
     // Before the terminal is touched. It installs a hook for panics besides, which restores before the message.
     let _restore = Restore;
     let mut terminal = ratatui::try_init().map_err(TopError::Terminal)?;
-    let wait = |patience: Duration| {
-        /// A signal waits no longer than this.
-        const TICK: Duration = Duration::from_millis(100);
-        if signals.take()?.is_some() {
-            return Ok(Came::End);
-        }
-        Ok(if event::poll(patience.min(TICK))? { Came::Event(event::read()?) } else { Came::Nothing })
-    };
+    let wait =
+        |patience: Duration| Ok(if event::poll(patience)? { Came::Event(event::read()?) } else { Came::Nothing });
     let draw = |top: &Top| terminal.draw(|frame| top.draw(frame)).map(drop);
     attend(&mut top, source, interval, wait, draw).map_err(|error| TopError::Terminal(error).into())
+}
+
+/// Ends the program once a signal says so or the terminal has gone.
+#[expect(clippy::exit, reason = "what the first thread waits for may never come")]
+fn end_when_told(signals: &Signals) {
+    /// How long the terminal may take: one that is stopped takes nothing.
+    const RESTORE_TIME: Duration = Duration::from_secs(1);
+    let stdin = io::stdin();
+    let is_told = || -> io::Result<bool> {
+        let told = stream::wait(&[(signals.as_fd(), Interest::Read), (stdin.as_fd(), Interest::End)], None)?;
+        Ok(told[1] || (told[0] && signals.take()?.is_some()))
+    };
+    while matches!(is_told(), Ok(false)) {}
+    let (done, restored) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(Restore);
+        done.send(())
+    });
+    restored.recv_timeout(RESTORE_TIME).ok();
+    std::process::exit(0);
 }
 
 fn needs_terminal(is_terminal: bool) -> Result<(), TopError> {
@@ -536,7 +552,6 @@ fn attend(
     loop {
         draw(top)?;
         let action = match wait(interval.saturating_sub(asked.elapsed()))? {
-            Came::End => return Ok(()),
             Came::Event(Event::Key(key)) if key.kind != KeyEventKind::Release => top.key(key),
             // A new size is drawn with the next turn; nothing else is asked for.
             Came::Event(_) | Came::Nothing => Action::Continue,
@@ -805,7 +820,12 @@ mod tests {
         let key = |code: KeyCode| Came::Event(Event::Key(code.into()));
         let hour = Duration::from_secs(3600);
         let released = KeyEvent { kind: KeyEventKind::Release, ..KeyCode::Char('q').into() };
-        let quiet = vec![Came::Nothing, Came::Event(Event::Resize(1, 1)), Came::Event(Event::Key(released)), Came::End];
+        let quiet = vec![
+            Came::Nothing,
+            Came::Event(Event::Resize(1, 1)),
+            Came::Event(Event::Key(released)),
+            key(KeyCode::Char('q')),
+        ];
         let (result, asked) = attended(quiet.clone(), hour);
         assert!(result.is_ok() && asked.is_empty());
         let (result, asked) = attended(quiet, Duration::ZERO);

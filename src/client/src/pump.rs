@@ -51,6 +51,11 @@ impl Pump {
         self.ends.is_none()
     }
 
+    /// Whether nothing more comes from its one end: not that nobody takes it at the other.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.at_end
+    }
+
     /// Whether bytes wait to be written.
     pub(crate) fn is_laden(&self) -> bool {
         !self.is_over() && !self.waiting.is_empty()

@@ -442,6 +442,13 @@ impl Session<'_> {
             {
                 return Ok(ended_by(number));
             }
+            // A raw terminal has no end of file: it has gone, and whose it was need not have been told by a signal.
+            if ended.is_none() && self.raw.is_some() && self.streams.inward.as_ref().is_some_and(Pump::is_at_end) {
+                for number in [SIGHUP, SIGCONT] {
+                    self.say(SessionSignal::Signal(number));
+                }
+                return Ok(ended_by(SIGHUP));
+            }
         }
     }
 

@@ -1,0 +1,107 @@
+//! Programs at a terminal that goes away, or beside a daemon that says nothing: each ends, whoever told it to, or nobody.
+
+use bailiwick_tests::{Host, until};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::OpenptFlags;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+fn host() -> Host {
+    let mut host = Host::new();
+    host.declare("web", "web");
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+/// A terminal: the side of whoever sits at it, and that of programs.
+fn terminal() -> (File, OwnedFd) {
+    let master = rustix::fs::open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+        .expect("a terminal");
+    rustix::pty::unlockpt(&master).expect("unlocks");
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+        .expect("its side");
+    let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&slave, size).expect("a size");
+    (master.into(), slave)
+}
+
+/// Starts a command line at a terminal that is not its controlling one, so that no signal tells of its end.
+fn at_terminal(mut command: Command) -> (Child, File) {
+    let (master, slave) = terminal();
+    let dup = || Stdio::from(slave.try_clone().expect("dup"));
+    let child = command.stdin(dup()).stdout(dup()).stderr(dup()).env("TERM", "xterm").process_group(0).spawn();
+    (child.expect("starts"), master)
+}
+
+/// Reads until a text has come.
+fn wait_for(terminal: &mut File, text: &str) {
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&said).contains(text) {
+        let len = terminal.read(&mut buffer).unwrap_or(0);
+        assert_ne!(len, 0, "{text:?} did not come: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&buffer[..len]);
+    }
+}
+
+fn ends(mut child: Child, what: &str) {
+    until(&format!("the end of {what}"), || child.try_wait().expect("wait").is_some());
+}
+
+#[test]
+fn whatever_is_at_a_terminal_ends_with_it() {
+    let host = host();
+    for (arguments, text) in [
+        (&["top"][..], "bailiwick top"),
+        (&["shell", "web"], "web"),
+        (&["exec", "web", "--tty", "--", "/bin/sh", "-c", "echo in side; exec sleep 1000"], "in side"),
+    ] {
+        let (child, mut terminal) = at_terminal(host.command(arguments));
+        wait_for(&mut terminal, text);
+        drop(terminal);
+        ends(child, &format!("{arguments:?}"));
+    }
+    until("the jail to be without sessions", || host.ok(&["sessions", "--json"]).trim() == "[]");
+}
+
+#[test]
+fn a_question_for_a_password_ends_with_its_terminal() {
+    let (child, mut terminal) = {
+        let mut command = Command::new("setsid");
+        // It asks at its controlling terminal.
+        command.args(["--ctty", "--wait"]).arg(bailiwick_tests::stage().join("bailiwick")).arg("password");
+        at_terminal(command)
+    };
+    wait_for(&mut terminal, "Password");
+    drop(terminal);
+    ends(child, "password");
+}
+
+#[test]
+fn a_view_ends_when_it_is_told_though_nobody_answers_it() {
+    let host = host();
+    let (child, mut terminal) = at_terminal(host.command(&["top"]));
+    wait_for(&mut terminal, "bailiwick top");
+    let signal = |pid: u32, signal| {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a number");
+        kill_process(pid, signal).expect("kill");
+    };
+    let daemon = host.program("bailiwickd");
+    signal(daemon, Signal::STOP);
+    // New numbers now: it asks, and reads no keys any more.
+    terminal.write_all(b" ").expect("a key");
+    until("a question without an answer", || {
+        let wchan = std::fs::read_to_string(format!("/proc/{}/task/{0}/wchan", child.id())).unwrap_or_default();
+        let call = std::fs::read_to_string(format!("/proc/{}/task/{0}/syscall", child.id())).unwrap_or_default();
+        // recvmsg(2)
+        wchan.contains("unix_stream") || call.starts_with("47 ")
+    });
+    signal(child.id(), Signal::TERM);
+    ends(child, "top");
+    signal(daemon, Signal::CONT);
+}
