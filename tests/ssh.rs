@@ -445,6 +445,18 @@ fn keys_are_those_of_the_policy_at_once() {
 }
 
 #[test]
+fn a_login_with_too_few_descriptors_says_so() {
+    use std::os::unix::process::CommandExt;
+    let host = host(OPEN);
+    let id = std::fs::read_to_string(host.path("bin/web.id")).expect("an id").parse().expect("a number");
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=4:4").arg(host.path("bin/bailiwick-shell")).arg("--config").arg(host.path("etc"));
+    let output = command.args(["-c", "true"]).uid(id).gid(id).stdin(Stdio::null()).output().expect("runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("too few descriptors"), "{told}");
+}
+
+#[test]
 fn a_transfer_does_not_notice_the_death_of_bailiwickd() {
     const SIZE: u64 = 200 << 20;
     let host = host(OPEN);

@@ -84,12 +84,23 @@ fn door(command: Option<&OsStr>) -> Door {
 }
 
 fn enter(config: &Path, command: Option<OsString>) -> Result<u8, Failure> {
-    let host = bailiwick_policy::read_host(config)
-        .map_err(|_| Failure::of(ExitStatus::Failed, "this host is not set up; its operator can say more"))?;
+    let host = bailiwick_policy::read_host(config).map_err(|_| {
+        let reason = no_room().map_or_else(
+            || "this host is not set up; its operator can say more".to_owned(),
+            |error| format!("this login has too few descriptors (`nofile` in limits.conf(5)): {error}"),
+        );
+        Failure::of(ExitStatus::Failed, reason)
+    })?;
     let source = std::env::var(CONNECTION).ok().and_then(|text| text.split(' ').next().map(str::to_owned));
     let kind = if is_terminal() { Kind::Terminal } else { Kind::Pipes };
     let entry = Entry::Login { door: door(command.as_deref()), command, source, key: key() };
     run(&Daemon::of(&host.runtime_dir), Wish { entry, env: environment(std::env::vars_os()), kind })
+}
+
+/// Why not even so many files can be opened as reading the policy needs.
+fn no_room() -> Option<std::io::Error> {
+    const NEEDED: usize = 8;
+    (0..NEEDED).map(|_| std::fs::File::open("/")).collect::<Result<Vec<_>, _>>().err()
 }
 
 /// The key that the client proved to have, if sshd tells (`ExposeAuthInfo`).
