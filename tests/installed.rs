@@ -557,6 +557,10 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     ok("bailiwick audit alice");
 
     // Without a door of sshd's there is no host user, nor for a tenant that is gone; one that the host has stays who it is.
+    // Nobody has a manager of its own for that, and none has failed.
+    let units = ok("systemctl list-units --all --no-legend --plain 'user@*.service'");
+    let own = ok("id -u alice").trim().to_owned();
+    assert!(!units.contains(&format!("user@{own}.service")), "{units}");
     std::fs::write("/etc/bailiwick/tenants.d/alice.toml", "plan = \"small\"\ndoors = [\"exec\"]\n").expect("writes");
     ok("bailiwick apply; ! getent passwd alice; ! ls /run/userdb/alice.user");
     std::fs::write("/etc/bailiwick/tenants.d/daemon.toml", "plan = \"small\"\ndoors = [\"ssh\"]\n").expect("writes");

@@ -171,7 +171,7 @@ mod tests {
         let reading = bailiwick_policy::parse(&files);
         let policy = reading.policy.unwrap_or_else(|| panic!("{:?}", reading.diagnostics));
         let lines =
-            "blog@alice:x:1000:1000::/home:/usr/sbin/nologin\nshop@alice:x:1000:1000::/home:/usr/sbin/nologin\n";
+            "blog@alice:x:65533:65533::/home:/usr/sbin/nologin\nshop@alice:x:65533:65533::/home:/usr/sbin/nologin\n";
         assert_eq!(logins(&policy), lines);
     }
 }

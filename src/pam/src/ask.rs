@@ -2,11 +2,12 @@
 
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::{ControlReply, Decoder, Failure, FrameError, WardenReply, encode};
+use bailiwick_sys::file;
 use bailiwick_sys::socket::{self, MAX_FDS};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long either may take to answer.
@@ -20,6 +21,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) enum AskError {
     #[error("{0} does not answer: {1}")]
     Silent(&'static str, io::Error),
+    #[error("user {1} listens for {0}, who is neither root nor the user of {0}")]
+    Somebody(&'static str, u32),
+    #[error(
+        "\"{0}\" must belong to root and be writable by nobody else: whoever writes there could answer for Bailiwick"
+    )]
+    Open(PathBuf),
     #[error("{0} said what was not asked for; are both of one version?")]
     Misunderstood(&'static str),
     #[error("{0}")]
@@ -37,7 +44,12 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
-    pub(crate) fn with(with: &'static str, path: &Path) -> Result<Self, AskError> {
+    /// Connects to root, or to `owner`, at a socket below a directory that only root can write.
+    pub(crate) fn with(with: &'static str, path: &Path, dir: &Path, owner: Option<u32>) -> Result<Self, AskError> {
+        let open = file::open_dir(dir).and_then(file::metadata).map_err(|error| AskError::Silent(with, error))?;
+        if open.uid != 0 || open.mode & 0o022 != 0 {
+            return Err(AskError::Open(dir.to_owned()));
+        }
         let deadline = Instant::now() + AWAY_TIME;
         let stream = loop {
             match UnixStream::connect(path) {
@@ -46,6 +58,11 @@ impl Conversation {
                 Err(_) => std::thread::sleep(PAUSE),
             }
         };
+        // As it was when it began to listen (unix(7)): systemd, where that listens for it.
+        let peer = socket::peer(&stream).map_err(|error| AskError::Silent(with, error))?;
+        if peer.uid != 0 && owner != Some(peer.uid) {
+            return Err(AskError::Somebody(with, peer.uid));
+        }
         let bounded = || -> io::Result<()> {
             stream.set_read_timeout(Some(ANSWER_TIME))?;
             stream.set_write_timeout(Some(ANSWER_TIME))

@@ -7,16 +7,17 @@ use bailiwick_plan::ftp::CAPABILITIES;
 use bailiwick_plan::landlock::Domain;
 use bailiwick_plan::seccomp;
 use bailiwick_proto::warden::FtpView;
-use bailiwick_sys::landlock::Connecting;
+use bailiwick_sys::landlock::Tcp;
 use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_sys::{credential, landlock, proc};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Resource;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 
-/// The lowest Landlock ABI that can refuse connections by TCP.
-const ABI_OF_CONNECTIONS: u32 = 4;
+/// The lowest Landlock ABI that knows of TCP.
+const ABI_OF_TCP: u32 = 4;
 
 /// Which wall could not be put up.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +31,8 @@ fn at(wall: &'static str) -> impl FnOnce(io::Error) -> JailError {
     move |source| JailError { wall, source }
 }
 
-/// Enters. `fds` are those beside [`FtpView`]: user namespace, mount namespace, a file of each group.
-pub(crate) fn enter(view: &FtpView, fds: Vec<OwnedFd>) -> Result<(), JailError> {
+/// Enters. `ports` are those that the server may wait for data connections at, where that was said. `fds` are those beside [`FtpView`]: user namespace, mount namespace, a file of each group.
+pub(crate) fn enter(view: &FtpView, fds: Vec<OwnedFd>, ports: Option<RangeInclusive<u16>>) -> Result<(), JailError> {
     let mut fds = fds.into_iter();
     let missing = || at("descriptors")(io::ErrorKind::NotFound.into());
     let users = fds.next().ok_or_else(missing)?;
@@ -47,7 +48,7 @@ pub(crate) fn enter(view: &FtpView, fds: Vec<OwnedFd>) -> Result<(), JailError> 
     namespace::enter(&mounts, Kind::Mount).map_err(at("mount namespace"))?;
     namespace::enter(&users, Kind::User).map_err(at("user namespace"))?;
     credential::become_for_good(0, 0).map_err(at("identity"))?;
-    confine(view)?;
+    confine(ports)?;
     // Last, so that nothing in the tenant's group ever has rights over the host.
     join(&groups, &children).map_err(at("control groups"))
 }
@@ -67,7 +68,7 @@ fn join(groups: &[OwnedFd], children: &[u32]) -> io::Result<()> {
     Ok(())
 }
 
-fn confine(view: &FtpView) -> Result<(), JailError> {
+fn confine(ports: Option<RangeInclusive<u16>>) -> Result<(), JailError> {
     let abi = landlock::abi();
     let domain = Domain::of_ftp(abi).map_err(|error| at("Landlock")(io::Error::other(error)))?;
     let mut rules = Vec::new();
@@ -75,11 +76,10 @@ fn confine(view: &FtpView) -> Result<(), JailError> {
         let fd = rustix::fs::open(rule.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         rules.push((fd.map_err(|error| at(rule.path)(error.into()))?, rule.access));
     }
-    // An older kernel cannot refuse them; there `port_enable=NO` of the server is the only wall.
-    let connecting = if abi >= ABI_OF_CONNECTIONS { Connecting::Refused } else { Connecting::Allowed };
-    landlock::restrict_with(domain.handled, domain.scoped, rules, connecting)
-        .map_err(|error| at("Landlock")(error.into()))?;
-    let program = seccomp::filter(view.profile);
+    // On an older kernel the filter alone refuses connections, and nothing says where the server may wait for them.
+    let tcp = if abi >= ABI_OF_TCP { Tcp { never_connects: true, ports } } else { Tcp::default() };
+    landlock::restrict_with(domain.handled, domain.scoped, rules, tcp).map_err(|error| at("Landlock")(error.into()))?;
+    let program = seccomp::filter_of_ftp();
     let program: Vec<_> = program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
     bailiwick_sys::seccomp::load(&program).map_err(at("seccomp"))?;
     credential::limit_capabilities(CAPABILITIES.0).map_err(at("capabilities"))?;

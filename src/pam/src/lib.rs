@@ -1,15 +1,17 @@
 //! `pam_bailiwick.so`: an FTP server asks it (`pam(8)`) whether a login may come in, and has itself put into the jail.
 //!
 //! Danger: this runs inside a server that is root and that strangers talk to. A wrong password, a daemon that does not answer, a wall that
-//! cannot be put up: each is a refusal, and no session is opened without every wall. The options are `runtime_dir=DIR`, the
-//! `runtime_dir` of bailiwick.toml, and nothing else.
+//! cannot be put up: each is a refusal, and nobody is let in without every wall. The jail is entered when the server asks whether the
+//! login may come in (`account`), which a server may do without ever opening a session; if it has not asked, then with the session. The
+//! options are `runtime_dir=DIR`, the `runtime_dir` of bailiwick.toml, `passive_ports=FIRST-LAST`, where the server may wait for data
+//! connections, and nothing else.
 
 mod ask;
 mod jail;
 
 use ask::{AskError, Conversation};
 use bailiwick_proto::{CONTROL_SOCKET, ControlReply, ControlRequest, WARDEN_SOCKET, WardenReply, WardenRequest};
-use bailiwick_sys::password;
+use bailiwick_sys::{file, password};
 use bailiwick_types::FtpUser;
 use nonstick::items::Items;
 use nonstick::{
@@ -17,8 +19,10 @@ use nonstick::{
 };
 use std::ffi::{CStr, OsStr};
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 const RUNTIME_DIR: &str = "/run/bailiwick";
 
@@ -39,19 +43,20 @@ impl<T: ModuleClient> PamModule<T> for Bailiwick {
         }
     }
 
-    /// Who may come in is asked when the session is opened.
-    fn account_management(_: &mut T, _: Vec<&CStr>, _: AuthnFlags) -> PamResult<()> {
-        Ok(())
+    /// Puts this process into the jail: whatever the server does with "yes", it does there.
+    fn account_management(handle: &mut T, args: Vec<&CStr>, _: AuthnFlags) -> PamResult<()> {
+        let client = Client::of(handle, &args)?;
+        client.enter_once().map_err(|failure| say(handle, ErrorCode::PermissionDenied, &failure))
     }
 
     fn set_credentials(_: &mut T, _: Vec<&CStr>, _: CredAction, _: BaseFlags) -> PamResult<()> {
         Ok(())
     }
 
-    /// Puts this process into the jail.
+    /// Puts this process into the jail, if it is not in it.
     fn open_session(handle: &mut T, args: Vec<&CStr>, _: BaseFlags) -> PamResult<()> {
         let client = Client::of(handle, &args)?;
-        client.enter().map_err(|failure| say(handle, ErrorCode::SessionError, &failure))
+        client.enter_once().map_err(|failure| say(handle, ErrorCode::SessionError, &failure))
     }
 
     /// The session ends with its process.
@@ -77,6 +82,10 @@ enum Refusal {
     Password(std::io::Error),
     #[error("cannot enter the jail: {0}")]
     Jail(#[from] jail::JailError),
+    #[error("in the jail, but not counted: {0}")]
+    Uncounted(AskError),
+    #[error("this process is in the jail of \"{0}\", or on its way there, and goes nowhere else")]
+    Elsewhere(String),
 }
 
 /// Who wants to come in, as the server says.
@@ -85,26 +94,53 @@ struct Client {
     user: String,
     source: Option<String>,
     runtime_dir: PathBuf,
+    passive_ports: Option<RangeInclusive<u16>>,
+}
+
+/// Whose jail this process is in, or has tried to enter.
+static ENTERED: Mutex<Option<(String, Entered)>> = Mutex::new(None);
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entered {
+    Whole,
+    /// Not all walls are up: never again.
+    Failed,
+}
+
+/// Two ports, the first not above the last, neither of them of the host's services.
+fn ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-')?;
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last && first >= 1024).then_some(first..=last)
 }
 
 impl Client {
     fn of<T: ModuleClient>(handle: &mut T, args: &[&CStr]) -> PamResult<Self> {
         let mut runtime_dir = PathBuf::from(RUNTIME_DIR);
+        let mut passive_ports = None;
         for arg in args {
-            match arg.to_bytes().strip_prefix(b"runtime_dir=") {
-                Some(dir) => runtime_dir = PathBuf::from(OsStr::from_bytes(dir)),
-                None => return Err(say(handle, ErrorCode::ServiceError, &format_args!("unknown option {arg:?}"))),
+            if let Some(dir) = arg.to_bytes().strip_prefix(b"runtime_dir=") {
+                runtime_dir = PathBuf::from(OsStr::from_bytes(dir));
+            } else if let Some(range) = arg.to_str().ok().and_then(|arg| ports(arg.strip_prefix("passive_ports=")?)) {
+                passive_ports = Some(range);
+            } else {
+                return Err(say(handle, ErrorCode::ServiceError, &format_args!("unknown option {arg:?}")));
             }
         }
         let user = handle.username(None)?.into_string().map_err(|_| ErrorCode::UserUnknown)?;
         let source = handle.items().remote_host()?.and_then(|host| host.into_string().ok());
         // A server that gives a name instead of an address has asked somebody whom the client may have told what to say.
         let source = source.filter(|source| source.parse::<std::net::IpAddr>().is_ok());
-        Ok(Self { user, source, runtime_dir })
+        Ok(Self { user, source, runtime_dir, passive_ports })
     }
 
     fn bailiwickd(&self) -> Result<Conversation, AskError> {
-        Conversation::with("bailiwickd", &self.runtime_dir.join(CONTROL_SOCKET))
+        let socket = self.runtime_dir.join(CONTROL_SOCKET);
+        // Where there is no service manager to listen for it, it is whose directory that is, which root has made for it.
+        let owner =
+            socket.parent().and_then(|dir| file::open_dir(dir).and_then(file::metadata).ok()).map(|dir| dir.uid);
+        Conversation::with("bailiwickd", &socket, &self.runtime_dir, owner)
     }
 
     fn knows(&self, password: &[u8]) -> Result<bool, Refusal> {
@@ -121,19 +157,38 @@ impl Client {
         Ok(right)
     }
 
+    /// Enters, unless this process has.
+    fn enter_once(&self) -> Result<(), Refusal> {
+        let mut entered = ENTERED.lock().map_err(|_| Refusal::Elsewhere(self.user.clone()))?;
+        match &*entered {
+            Some((user, Entered::Whole)) if *user == self.user => return Ok(()),
+            Some((user, _)) => return Err(Refusal::Elsewhere(user.clone())),
+            None => {}
+        }
+        let result = self.enter();
+        // A refusal before the first wall leaves the process as it was, and another login may be tried.
+        *entered = match &result {
+            Ok(()) => Some((self.user.clone(), Entered::Whole)),
+            Err(Refusal::Jail(_) | Refusal::Uncounted(_)) => Some((self.user.clone(), Entered::Failed)),
+            Err(_) => None,
+        };
+        result
+    }
+
     fn enter(&self) -> Result<(), Refusal> {
         let user: FtpUser = self.user.parse().map_err(|_| Refusal::NoLogin(self.user.clone()))?;
         let mut bailiwickd = self.bailiwickd()?;
         let request = ControlRequest::FtpEnter { user: user.clone(), source: self.source.clone() };
         // Counted while this connection lasts, so that a failure below uncounts it.
         bailiwickd.ask(&request, ask::of_bailiwickd)?;
-        let mut warden = Conversation::with("bailiwick-warden", &self.runtime_dir.join(WARDEN_SOCKET))?;
+        let mut warden =
+            Conversation::with("bailiwick-warden", &self.runtime_dir.join(WARDEN_SOCKET), &self.runtime_dir, None)?;
         let (WardenReply::FtpView(view), fds) = warden.ask(&WardenRequest::FtpView { user }, ask::of_warden)? else {
             return Err(AskError::Misunderstood("bailiwick-warden").into());
         };
         drop(warden);
-        jail::enter(&view, fds)?;
-        bailiwickd.ask(&ControlRequest::FtpEntered, ask::of_bailiwickd)?;
+        jail::enter(&view, fds, self.passive_ports.clone())?;
+        bailiwickd.ask(&ControlRequest::FtpEntered, ask::of_bailiwickd).map_err(Refusal::Uncounted)?;
         Ok(())
     }
 }

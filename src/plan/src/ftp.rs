@@ -7,7 +7,7 @@
 use crate::capability::CapabilitySet;
 use crate::mount::Flags;
 use crate::seed::LOGIN_ID;
-use bailiwick_types::FtpUser;
+use bailiwick_types::{FtpUser, IdRange};
 
 /// Where what the login may see is. It is the home of its line in the user database.
 pub const FTP_HOME: &str = "/home";
@@ -23,10 +23,28 @@ pub const HOME_FLAGS: Flags = Flags::NO_SUID.and(Flags::NO_DEV).and(Flags::NO_EX
 /// hand files over (`chown`).
 pub const CAPABILITIES: CapabilitySet = CapabilitySet(1 << 0 | 1 << 6 | 1 << 7 | 1 << 18);
 
+/// What a login's process calls itself. ProFTPD reads the number on the host, before it asks whether the login may come in: there it
+/// must be nobody's, whatever goes wrong. Debian gives 1000 to the first user of a host, and this one to nobody (its policy, 9.2.2).
+pub const FTP_ID: u32 = 65_533;
+
 /// The line of a login in a user database, as ids inside the jail.
 #[must_use]
 pub fn passwd_line(user: &FtpUser) -> String {
-    format!("{user}:x:{LOGIN_ID}:{LOGIN_ID}::{FTP_HOME}:/usr/sbin/nologin\n")
+    format!("{user}:x:{FTP_ID}:{FTP_ID}::{FTP_HOME}:/usr/sbin/nologin\n")
+}
+
+/// How the directory of a login is mapped: as in the jail, but that the login user's files are [`FTP_ID`]'s there, and the other way
+/// round. What the process makes is so the login user's. Rows of an id map: inside, outside, count.
+#[must_use]
+pub fn id_map(ids: IdRange) -> [[u32; 3]; 5] {
+    let row = |inside: u32, outside: u32, count: u32| [inside, ids.first + outside, count];
+    [
+        row(0, 0, LOGIN_ID),
+        row(LOGIN_ID, FTP_ID, 1),
+        row(LOGIN_ID + 1, LOGIN_ID + 1, FTP_ID - LOGIN_ID - 1),
+        row(FTP_ID, LOGIN_ID, 1),
+        row(FTP_ID + 1, FTP_ID + 1, ids.count - FTP_ID - 1),
+    ]
 }
 
 #[cfg(test)]
@@ -42,6 +60,22 @@ mod tests {
     #[test]
     fn a_line_has_seven_fields() {
         let user = "blog@alice".parse().expect("a login");
-        assert_eq!(passwd_line(&user), "blog@alice:x:1000:1000::/home:/usr/sbin/nologin\n");
+        assert_eq!(passwd_line(&user), "blog@alice:x:65533:65533::/home:/usr/sbin/nologin\n");
+    }
+
+    #[test]
+    fn every_id_is_mapped_once_and_two_change_places() {
+        let ids = IdRange { first: 10_000_000, count: 65_536 };
+        let mut inside: Vec<(u32, u32)> = id_map(ids)
+            .iter()
+            .flat_map(|[inside, outside, count]| (0..*count).map(move |n| (inside + n, outside + n)))
+            .collect();
+        inside.sort_unstable();
+        let golden = |id| match id {
+            LOGIN_ID => FTP_ID,
+            FTP_ID => LOGIN_ID,
+            id => id,
+        };
+        assert_eq!(inside, (0..65_536).map(|id| (id, 10_000_000 + golden(id))).collect::<Vec<_>>());
     }
 }

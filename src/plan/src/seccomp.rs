@@ -130,6 +130,18 @@ pub fn filter_of_warden() -> Vec<Instruction> {
     program::compile(&rules)
 }
 
+/// The filter of a process of an FTP server that is in a jail, whatever the profile.
+#[must_use]
+pub fn filter_of_ftp() -> Vec<Instruction> {
+    let mut rules = rules(Profile::Web);
+    for group in calls::OF_FTP {
+        for &(number, _) in group.calls {
+            rules[number as usize] = group.rule(Profile::Web);
+        }
+    }
+    program::compile(&rules)
+}
+
 fn rules(profile: Profile) -> Vec<Rule> {
     let mut rules = Vec::new();
     for group in calls::GROUPS {
@@ -421,6 +433,61 @@ mod tests {
                 let row = rows.iter().find(|row| row.name == name).expect("a row");
                 assert_eq!(call(*profile, row.number, &[]), PERMISSION, "{profile}: {name}");
             }
+        }
+    }
+
+    #[test]
+    fn an_ftp_server_may_serve_and_nothing_else() {
+        let program = filter_of_ftp();
+        let call = |name: &str, arguments: &[u64]| {
+            let row = table(Profile::Web).into_iter().find(|row| row.name == name).expect("a row");
+            let mut data = SeccompData { number: row.number, architecture: ARCHITECTURE, arguments: [0; 6] };
+            data.arguments[..arguments.len()].copy_from_slice(arguments);
+            evaluate(&program, &data)
+        };
+        let flags = 0o2_004_000;
+        for rubbish in RUBBISH {
+            for family in [net::AF_INET, net::AF_INET6].map(u64::from) {
+                let socket = |kind: u64, protocol: u64| {
+                    call("socket", &[family | rubbish, kind | flags | rubbish, protocol | rubbish])
+                };
+                assert_eq!([socket(1, 0), socket(1, 6)], [Verdict::Allow; 2]);
+                for (kind, protocol) in [(2, 0), (2, 17), (2, 1), (3, 0), (10, 0), (1, 132), (1, 262)] {
+                    assert_eq!(socket(kind, protocol), NO_PROTOCOL, "{kind} {protocol}");
+                }
+            }
+            for family in [net::AF_UNIX, net::AF_NETLINK, net::AF_PACKET].map(u64::from) {
+                assert_eq!(call("socket", &[family | rubbish, 1, 0]), NO_FAMILY);
+            }
+            // vsftpd's two processes talk over a pair.
+            assert_eq!(call("socketpair", &[1 | rubbish, 1, 0]), Verdict::Allow);
+            let fast = 0x2000_0000 | 0x4000;
+            for (name, place) in [("sendto", 3), ("sendmmsg", 3), ("sendmsg", 2)] {
+                let mut arguments = [0; 6];
+                arguments[place] = 0x4000 | rubbish;
+                assert_eq!(call(name, &arguments), Verdict::Allow, "{name}");
+                arguments[place] = fast | rubbish;
+                assert_eq!(call(name, &arguments), Verdict::Errno(13), "{name}");
+            }
+        }
+        for name in ["bind", "listen", "accept", "accept4", "chroot", "setuid", "clone", "sendfile", "fchown", "prctl"]
+        {
+            assert_eq!(call(name, &[]), Verdict::Allow, "{name}");
+        }
+        assert_eq!(call("connect", &[]), Verdict::Errno(13));
+        for name in [
+            "execve",
+            "execveat",
+            "ptrace",
+            "process_vm_readv",
+            "pidfd_getfd",
+            "shmget",
+            "io_setup",
+            "unshare",
+            "mount",
+            "setns",
+        ] {
+            assert_eq!(call(name, &[]), PERMISSION, "{name}");
         }
     }
 

@@ -1,10 +1,11 @@
 //! Landlock (`landlock(7)`): the kernel's ABI, and a domain for this thread and all it starts.
 
 use landlock::{
-    AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    Scope,
+    AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, Scope,
 };
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 
 /// The kernel's highest Landlock ABI; 0 when it has no Landlock or it is switched off.
@@ -49,30 +50,25 @@ impl From<LandlockError> for io::Error {
 /// # Errors
 /// When the kernel would enforce anything less than all of it.
 pub fn restrict(handled: u64, scoped: u64, rules: Vec<(OwnedFd, u64)>) -> Result<(), LandlockError> {
-    restrict_with(handled, scoped, rules, Connecting::Allowed)
+    restrict_with(handled, scoped, rules, Tcp::default())
 }
 
-/// Whether a domain may make connections by TCP (kernels from 6.7 on).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connecting {
-    /// As before.
-    Allowed,
-    /// To nowhere.
-    Refused,
+/// What a domain may do by TCP (kernels from 6.7 on).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tcp {
+    /// It connects to nowhere.
+    pub never_connects: bool,
+    /// Where it may wait for connections; everywhere when `None`.
+    pub ports: Option<RangeInclusive<u16>>,
 }
 
 /// As [`restrict`], and with a word on connections.
 ///
 /// # Errors
 /// As [`restrict`].
-pub fn restrict_with(
-    handled: u64,
-    scoped: u64,
-    rules: Vec<(OwnedFd, u64)>,
-    connecting: Connecting,
-) -> Result<(), LandlockError> {
+pub fn restrict_with(handled: u64, scoped: u64, rules: Vec<(OwnedFd, u64)>, tcp: Tcp) -> Result<(), LandlockError> {
     let rights = |bits| BitFlags::<AccessFs>::from_bits(bits).map_err(|_| LandlockError::Unknown(bits));
-    if handled == 0 && scoped == 0 && connecting == Connecting::Allowed {
+    if handled == 0 && scoped == 0 && tcp == Tcp::default() {
         return Ok(());
     }
     let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
@@ -83,12 +79,18 @@ pub fn restrict_with(
         let scopes = BitFlags::<Scope>::from_bits(scoped).map_err(|_| LandlockError::Unknown(scoped))?;
         ruleset = ruleset.scope(scopes)?;
     }
-    if connecting == Connecting::Refused {
+    if tcp.never_connects {
         ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
+    }
+    if tcp.ports.is_some() {
+        ruleset = ruleset.handle_access(AccessNet::BindTcp)?;
     }
     let mut created = ruleset.create()?;
     for (fd, access) in rules {
         created = created.add_rule(PathBeneath::new(fd, rights(access)?))?;
+    }
+    for port in tcp.ports.into_iter().flatten() {
+        created = created.add_rule(NetPort::new(port, AccessNet::BindTcp))?;
     }
     let status = created.no_new_privs(false).restrict_self()?;
     if status.ruleset == landlock::RulesetStatus::FullyEnforced { Ok(()) } else { Err(LandlockError::Partial) }

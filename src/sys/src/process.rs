@@ -24,6 +24,9 @@ pub const ALL_NAMESPACES: u64 = (kernel::CLONE_NEWUSER
 /// A namespace of mounts alone, for [`clone_into`].
 pub const MOUNT_NAMESPACE: u64 = kernel::CLONE_NEWNS as u64;
 
+/// A namespace of users alone, for [`clone_into`].
+pub const USER_NAMESPACE: u64 = kernel::CLONE_NEWUSER as u64;
+
 /// Which side of a clone this is.
 #[derive(Debug)]
 pub enum Cloned {

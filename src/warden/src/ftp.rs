@@ -8,14 +8,15 @@ use crate::groups::{GroupError, Groups};
 use crate::inside::attributes;
 use crate::storage::Storage;
 use bailiwick_plan::JailPlan;
-use bailiwick_plan::ftp::{FTP_HOME, FTP_PASSWD, HOME_FLAGS, ROOT_FLAGS, passwd_line};
+use bailiwick_plan::ftp::{FTP_HOME, FTP_PASSWD, HOME_FLAGS, ROOT_FLAGS, id_map, passwd_line};
 use bailiwick_plan::mount::{Flags, Source};
 use bailiwick_policy::{FtpLogin, Tenant};
 use bailiwick_proto::warden::FtpProcess;
 use bailiwick_sys::mount::Parameter;
-use bailiwick_sys::process::{Cloned, MOUNT_NAMESPACE};
+use bailiwick_sys::proc::IdKind;
+use bailiwick_sys::process::{Cloned, MOUNT_NAMESPACE, USER_NAMESPACE};
 use bailiwick_sys::{cgroup, file, mount, namespace, proc, process};
-use bailiwick_types::{FtpUser, TenantName};
+use bailiwick_types::{FtpUser, IdRange, TenantName};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use std::io::{self, Write};
@@ -85,7 +86,8 @@ pub(crate) fn view(
     };
     let home = directory(storage, plan, tenant, login, &user)?;
     let users = namespace::open(init, "user").map_err(failed("open the jail's user namespace"))?;
-    mount::set_attributes(&home, 0, Some(users.as_fd())).map_err(failed("map the ids of the directory"))?;
+    let mapped = mapping(plan.ids).map_err(failed("make a map of ids for the directory"))?;
+    mount::set_attributes(&home, 0, Some(mapped.as_fd())).map_err(failed("map the ids of the directory"))?;
     let mounts = mount_namespace(&home, &passwd_line(&user)).map_err(failed("make the view"))?;
     let mut fds = vec![users, mounts];
     fds.extend(groups.ftp(&tenant.name)?);
@@ -124,16 +126,36 @@ fn directory(
     open().map_err(failed)
 }
 
-/// A mount namespace that belongs to the host, so that nobody inside can change it: a child makes it, and it is held when the child ends.
+/// A mount namespace that belongs to the host, so that nobody inside can change it.
 fn mount_namespace(home: &OwnedFd, passwd: &str) -> io::Result<OwnedFd> {
+    namespace_of_child(MOUNT_NAMESPACE, "mnt", || make_root(home, passwd), |_| Ok(()))
+}
+
+/// A user namespace that nobody is ever in: the map of the directory.
+fn mapping(ids: IdRange) -> io::Result<OwnedFd> {
+    let map = |pid| {
+        for kind in [IdKind::User, IdKind::Group] {
+            namespace::set_id_map(pid, kind, &id_map(ids))?;
+        }
+        Ok(())
+    };
+    namespace_of_child(USER_NAMESPACE, "user", || Ok(()), map)
+}
+
+/// A namespace that a child makes, and does its part in, and that is held when the child ends. `outside` is done to it before that.
+fn namespace_of_child(
+    flag: u64,
+    kind: &str,
+    inside: impl FnOnce() -> io::Result<()>,
+    outside: impl FnOnce(u32) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
     let (done, child_done) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (child_go, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let (pid, pidfd) = match process::clone_into(MOUNT_NAMESPACE, None)? {
+    let (pid, pidfd) = match process::clone_into(flag, None)? {
         Cloned::Child => {
             drop((done, go));
-            let made = make_root(home, passwd)
-                .err()
-                .map_or(0, |error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()));
+            let made =
+                inside().err().map_or(0, |error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()));
             // If the warden is gone, nobody waits for it.
             rustix::io::write(&child_done, &made.to_ne_bytes()).ok();
             rustix::io::read(&child_go, &mut [0]).ok();
@@ -149,7 +171,7 @@ fn mount_namespace(home: &OwnedFd, passwd: &str) -> io::Result<OwnedFd> {
         let mut number = [0; size_of::<i32>()];
         let len = rustix::io::read(&done, &mut number)?;
         match i32::from_ne_bytes(number) {
-            0 if len == number.len() => namespace::open(pid, "mnt"),
+            0 if len == number.len() => outside(pid).and_then(|()| namespace::open(pid, kind)),
             errno if len == number.len() => Err(io::Error::from_raw_os_error(errno)),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }

@@ -9,7 +9,7 @@
 
 use super::{Check, Rule, Verdict, errno};
 use bailiwick_types::Profile;
-use linux_raw_sys::errno::{EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
+use linux_raw_sys::errno::{EACCES, EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
 use linux_raw_sys::general::{
     self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
 };
@@ -508,6 +508,68 @@ pub(super) const GROUPS: &[Group] = &[
             __NR__sysctl __NR_create_module __NR_get_kernel_syms __NR_query_module __NR_nfsservctl __NR_getpmsg
             __NR_putpmsg __NR_afs_syscall __NR_tuxcall __NR_security __NR_set_thread_area __NR_get_thread_area
             __NR_lookup_dcookie __NR_epoll_ctl_old __NR_epoll_wait_old __NR_vserver
+        ],
+    ),
+];
+
+/// `linux/socket.h`: with it, what sends also connects, and no security module is asked.
+const MSG_FASTOPEN: u32 = 0x2000_0000;
+const NO_CONNECTION: Rule = errno(EACCES);
+
+/// Streams of the internet alone: what data connections are.
+const SOCKET_OF_FTP: Rule = check!(argument 0; net::AF_INET, net::AF_INET6;
+    check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_STREAM;
+        check!(argument 2; 0, TCP; ALLOW; NO_PROTOCOL);
+        NO_PROTOCOL);
+    NO_FAMILY);
+
+/// What is otherwise for a process of an FTP server than in `web`. It is in the host's network, pid and ipc namespaces, and runs
+/// the host's program: what that never does after a login is closed.
+pub(super) const OF_FTP: &[Group] = &[
+    group(
+        SOCKET_OF_FTP,
+        "no UDP, no netlink, and no Unix socket: by name there is nothing to reach, and abstract ones are the host's. What \
+         the server has open already (its log) it keeps",
+        calls![__NR_socket],
+    ),
+    group(
+        NO_CONNECTION,
+        "passive mode only: it accepts. Landlock says so too, from Linux 6.7 on",
+        calls![__NR_connect],
+    ),
+    group(
+        check!(argument 3 & MSG_FASTOPEN; 0; ALLOW; NO_CONNECTION),
+        "sending that would connect: the fourth argument has the flags",
+        calls![__NR_sendto __NR_sendmmsg],
+    ),
+    group(
+        check!(argument 2 & MSG_FASTOPEN; 0; ALLOW; NO_CONNECTION),
+        "sending that would connect: the third argument has the flags",
+        calls![__NR_sendmsg],
+    ),
+    group(REFUSE, "it runs no program", calls![__NR_execve __NR_execveat __NR_memfd_create]),
+    group(
+        REFUSE,
+        "the processes of other clients are of the same program, and those of one tenant have the same ids",
+        calls![
+            __NR_ptrace __NR_process_vm_readv __NR_process_vm_writev __NR_kcmp __NR_pidfd_getfd __NR_pidfd_open
+            __NR_pidfd_send_signal __NR_process_madvise __NR_process_mrelease
+        ],
+    ),
+    group(
+        REFUSE,
+        "the queues, semaphores and shared memory are the host's",
+        calls![
+            __NR_shmget __NR_shmat __NR_shmctl __NR_semget __NR_semop __NR_semtimedop __NR_semctl __NR_msgget
+            __NR_msgsnd __NR_msgrcv __NR_msgctl __NR_mq_open __NR_mq_unlink
+        ],
+    ),
+    group(
+        REFUSE,
+        "no FTP server has a use for it, and each has had its bugs",
+        calls![
+            __NR_io_setup __NR_io_submit __NR_inotify_init __NR_inotify_init1 __NR_inotify_add_watch
+            __NR_name_to_handle_at __NR_personality __NR_mknod __NR_mknodat
         ],
     ),
 ];
