@@ -86,8 +86,10 @@ fn is_uninterruptible(host: &Host) -> bool {
 
 #[test]
 fn a_jail_whose_process_cannot_be_killed_is_clearing_and_holds_up_nobody() {
+    // Dropped after the host, which must be able to read what is on it when the test fails.
+    let pool;
     let mut host = Host::new();
-    let pool = Pool::for_state_of(&host, "512M", &["mkfs.ext4", "-q"]);
+    pool = Pool::for_state_of(&host, "512M", &["mkfs.ext4", "-q"]);
     host.declare("alice", "web");
     host.declare("bob", "web");
     host.start();
@@ -183,8 +185,10 @@ impl Drop for Immutable {
 
 #[test]
 fn what_cannot_be_removed_keeps_its_ids_and_stops_nobody() {
+    // Dropped after the host, which must be able to read what is on it when the test fails.
+    let pool;
     let mut host = Host::new();
-    let pool = Pool::for_state_of(&host, "512M", &["mkfs.ext4", "-q"]);
+    pool = Pool::for_state_of(&host, "512M", &["mkfs.ext4", "-q"]);
     host.declare("alice", "web");
     host.declare("bob", "web");
     host.start();
@@ -231,6 +235,7 @@ fn what_cannot_be_removed_keeps_its_ids_and_stops_nobody() {
     host.ok(&["apply"]);
     let tenants = ledger(&host)["tenants"].clone();
     assert_eq!(tenants["dave"]["index"], ids, "the lowest that is free: {tenants}");
+    host.ok(&["stop", "bob", "carol", "dave"]);
     host.kill();
     drop(pool);
 }
@@ -268,14 +273,56 @@ fn a_look_at_all_tenants_opens_nothing_of_a_jail() {
     for _ in 0..5 {
         assert!(!roster(&host)["alice"].frozen);
     }
-    let mut buffer = [0; 4096];
-    let opened = rustix::io::read(&watch, &mut buffer);
-    assert_eq!(opened, Err(rustix::io::Errno::AGAIN), "nothing was opened");
+    // Somebody else may look through all directories of the machine meanwhile, and opens no file.
+    let opens = || {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&watch, &mut buffer);
+        let mut count = 0;
+        while let Ok(event) = reader.next() {
+            count += usize::from(event.file_name().is_some_and(|name| name.to_bytes() == b"cgroup.freeze"));
+        }
+        count
+    };
+    assert_eq!(opens(), 0, "nothing was opened");
     // What is told is the kernel's word all the same, whoever froze it.
     std::fs::write(group.join("cgroup.freeze"), "1").expect("writes");
     assert!(roster(&host)["alice"].frozen);
-    assert!(rustix::io::read(&watch, &mut buffer).is_ok(), "an open is heard of");
+    assert_eq!(opens(), 1, "an open is heard of");
     std::fs::write(group.join("cgroup.freeze"), "0").expect("writes");
     assert!(!roster(&host)["alice"].frozen);
+    host.warden(&stop("alice"));
+}
+
+#[test]
+fn a_process_of_an_ftp_server_is_ended_with_what_it_has_started() {
+    use bailiwick_proto::warden::FtpProcess;
+    use std::os::unix::process::ExitStatusExt;
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start_warden();
+    host.warden(&start("alice"));
+    let groups = host.groups();
+    let group =
+        groups.iter().find(|group| Path::new(group).join("cgroup.freeze").exists() && group.ends_with("/alice"));
+    let group = Path::new(group.expect("a group of the unified hierarchy")).join("ftp");
+    std::fs::create_dir(&group).expect("mkdir");
+    // Both are in the group: whoever is started there is.
+    let enter = format!("echo $$ > {}/cgroup.procs; sleep 1000 & wait", group.display());
+    let mut server = Command::new("sh").args(["-c", &enter]).spawn().expect("runs");
+    let processes = || match host.warden(&WardenRequest::FtpProcesses { tenant: Some(name("alice")) }) {
+        WardenReply::FtpProcesses(all) => all,
+        other => panic!("{other:?}"),
+    };
+    until("it is in, and has started another", || processes().len() == 2);
+    let is_server = |process: &FtpProcess| process.pid == server.id();
+    let process = processes().into_iter().find(is_server).expect("it is in");
+    let other = FtpProcess { started: process.started + 1, ..process.clone() };
+    let refused = host.ask(&WardenRequest::EndFtp { process: other }).expect("an answer");
+    assert!(said(&refused).contains("in no session"), "{refused:?}");
+    // It is this test's child, and so not gone before it is waited for.
+    let ending = Asked::new(&host, &WardenRequest::EndFtp { process });
+    assert_eq!(server.wait().expect("ends").signal(), Some(9));
+    assert_eq!(ending.reply(), WardenReply::Done);
+    until("what it has started is gone", || processes().is_empty());
     host.warden(&stop("alice"));
 }

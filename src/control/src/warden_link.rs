@@ -91,8 +91,11 @@ impl WardenLink {
 
 /// Whether the warden replies only when something has come to its end.
 fn takes_time(request: &WardenRequest) -> bool {
-    use WardenRequest::{Freeze, Limit, Purge, Start, Stop, Thaw};
-    matches!(request, Limit { .. } | Start { .. } | Stop { .. } | Freeze { .. } | Thaw { .. } | Purge { .. })
+    use WardenRequest::{EndFtp, Freeze, Limit, Purge, Start, Stop, Thaw};
+    matches!(
+        request,
+        EndFtp { .. } | Limit { .. } | Start { .. } | Stop { .. } | Freeze { .. } | Thaw { .. } | Purge { .. }
+    )
 }
 
 #[cfg(test)]

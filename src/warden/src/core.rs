@@ -162,6 +162,7 @@ impl Warden {
             WardenRequest::Thaw { tenant } => self.freeze(&tenant, false, ticket),
             WardenRequest::Purge { tenant } => self.purge(&tenant, ticket),
             WardenRequest::Limit { tenant } => self.limit(&tenant, ticket),
+            WardenRequest::EndFtp { process } => self.end_ftp(&process, ticket),
             request => return Answer::Now(self.answer(request)),
         };
         match begins {
@@ -182,6 +183,7 @@ impl Warden {
             | WardenRequest::Freeze { .. }
             | WardenRequest::Thaw { .. }
             | WardenRequest::Limit { .. }
+            | WardenRequest::EndFtp { .. }
             | WardenRequest::Purge { .. } => unreachable!("they begin above"),
             WardenRequest::Rescue { tenant } => self.rescue(&tenant),
             WardenRequest::Rescued { tenant } => self.rescued(&tenant),
@@ -197,7 +199,6 @@ impl Warden {
                 let tenants = self.jails.keys().filter(meant);
                 Ok(WardenReply::FtpProcesses(tenants.flat_map(|name| ftp::processes(&self.groups, name)).collect()))
             }
-            WardenRequest::EndFtp { process } => self.end_ftp(&process),
             // It has descriptors beside it: see `ftp_view`.
             WardenRequest::FtpView { .. } => Err(Failure::of(ExitStatus::Refused, "only root lets an FTP server in")),
             WardenRequest::Facts => self.facts(),
@@ -279,16 +280,17 @@ impl Warden {
         Ok((FtpView { profile: plan.profile, open_files: tenant.settings.limits.open_files }, fds))
     }
 
-    fn end_ftp(&mut self, process: &FtpProcess) -> Result<WardenReply, Failure> {
+    fn end_ftp(&mut self, process: &FtpProcess, ticket: Ticket) -> Begins {
         self.running(&process.tenant)?;
-        ftp::end(&self.groups, process).map_err(|error| {
+        let leaving = ftp::end(&self.groups, process).map_err(|error| {
             let status = match error {
                 ftp::FtpError::NotIn(..) => ExitStatus::NotFound,
                 _ => ExitStatus::Failed,
             };
             Failure::new(status, &error)
         })?;
-        Ok(WardenReply::Done)
+        self.await_ftp(leaving, ticket);
+        Ok(None)
     }
 
     /// Whoever is declared with a door of sshd's has a host user, also while it is suspended: it is told why.

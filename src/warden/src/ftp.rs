@@ -21,12 +21,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the child that makes a view may take.
 const VIEW_TIME: Duration = Duration::from_secs(10);
-/// How long processes that were killed may take to end.
-const END_TIME: Duration = Duration::from_secs(5);
 /// A directory that every host has, on which the new root is put before it becomes the root.
 const STAGE: &str = "/usr";
 /// Room for the user database and nothing else.
@@ -214,31 +212,41 @@ pub(crate) fn processes(groups: &Groups, tenant: &TenantName) -> Vec<FtpProcess>
     pids.into_iter().filter_map(of).collect()
 }
 
-/// Ends a process that is in, and those it has started since.
-pub(crate) fn end(groups: &Groups, process: &FtpProcess) -> Result<(), FtpError> {
+/// A process that is in and must end, with those it has started since.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    process: FtpProcess,
+    /// Held by descriptor before it was looked up, so it is this one that is killed.
+    leader: OwnedFd,
+}
+
+/// Begins to end a process that is in.
+pub(crate) fn end(groups: &Groups, process: &FtpProcess) -> Result<Leaving, FtpError> {
     let not_in = || FtpError::NotIn(process.pid, process.tenant.clone());
     let leader = process::open(process.pid).map_err(|_| not_in())?;
-    let deadline = Instant::now() + END_TIME;
-    let mut first = true;
-    loop {
-        let all = processes(groups, &process.tenant);
-        // Held by descriptor before it was looked up, so it is this one that is killed.
-        if first && !all.contains(process) {
-            return Err(not_in());
-        }
-        first = false;
-        let children =
-            all.iter().filter(|other| proc::status(other.pid).is_ok_and(|status| status.parent == process.pid));
-        let held: Vec<OwnedFd> = children.filter_map(|child| process::open(child.pid).ok()).collect();
+    if !processes(groups, &process.tenant).contains(process) {
+        return Err(not_in());
+    }
+    Ok(Leaving { process: process.clone(), leader })
+}
+
+impl Leaving {
+    /// Whose it is.
+    pub(crate) fn tenant(&self) -> &TenantName {
+        &self.process.tenant
+    }
+
+    /// Kills what is there still; whether nothing is any more.
+    pub(crate) fn is_over(&self, groups: &Groups) -> bool {
+        let all = processes(groups, &self.process.tenant);
+        let is_child =
+            |other: &&FtpProcess| proc::status(other.pid).is_ok_and(|status| status.parent == self.process.pid);
+        let held: Vec<OwnedFd> =
+            all.iter().filter(is_child).filter_map(|child| process::open(child.pid).ok()).collect();
         // The leader first: it would tell the client, in the clear, that what it has started is gone.
-        for pidfd in [&leader].into_iter().chain(&held) {
+        for pidfd in [&self.leader].into_iter().chain(&held) {
             process::signal(pidfd, Signal::KILL).ok();
         }
-        if held.is_empty() && process::has_ended(&leader, Duration::from_millis(10)).unwrap_or(true) {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(FtpError::Stuck);
-        }
+        held.is_empty() && process::has_ended(&self.leader, Duration::ZERO).unwrap_or(true)
     }
 }

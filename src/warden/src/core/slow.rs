@@ -79,6 +79,11 @@ impl Ending {
         }
     }
 
+    /// Whether those who wait are told that it does not end.
+    fn is_late(&self, now: Instant) -> bool {
+        now >= self.killed + CLEAR_TIME
+    }
+
     fn is_due(&self, now: Instant) -> bool {
         if let Some(until) = self.asked_until {
             let ended = |init| process::has_ended(init, Duration::ZERO).unwrap_or(true);
@@ -105,6 +110,8 @@ enum What {
     Settled { tenant: TenantName, request: WardenRequest },
     /// A group stands still, or goes on.
     Frozen { tenant: TenantName, freezing: Freezing },
+    /// A process of an FTP server has ended, with those it has started.
+    Left { leaving: ftp::Leaving },
     /// File systems in memory have their new size.
     Resized { tenant: TenantName, resizing: Resizing },
     /// What was set aside of a tenant is gone.
@@ -148,7 +155,8 @@ impl Slow {
 
     /// What is told of those that do not get on, for `status`.
     pub(super) fn problems(&self) -> Vec<String> {
-        let ending = self.ending.iter().filter(|(_, ending)| ending.is_told);
+        let now = Instant::now();
+        let ending = self.ending.iter().filter(|(_, ending)| ending.is_late(now));
         let jails = ending.map(|(tenant, ending)| {
             let why = ending.problem.as_deref().unwrap_or("its processes do not end");
             format!("the jail of \"{tenant}\" cannot be cleared: {why}; it is tried again")
@@ -195,7 +203,12 @@ impl Warden {
         let starting = self.slow.starting.values().map(|starting| starting.begun.deadline);
         let ending = self.slow.ending.values().map(|ending| ending.asked_until.unwrap_or(ending.due));
         let removals = self.slow.removals.values().map(Removal::due);
-        let waiting = self.slow.waiting.iter().map(|waiting| waiting.until);
+        // Those that it has started are no children of ours, and nothing tells of their end.
+        let soon = Instant::now() + LOOK_TIME;
+        let waiting = self.slow.waiting.iter().map(|waiting| match waiting.what {
+            What::Left { .. } => soon.min(waiting.until),
+            _ => waiting.until,
+        });
         let reserve = self.reserve.is_due().then(Instant::now);
         starting.chain(ending).chain(removals).chain(waiting).chain(reserve).min()
     }
@@ -244,6 +257,11 @@ impl Warden {
     pub(super) fn await_freeze(&mut self, name: &TenantName, freezing: Freezing, ticket: Ticket) {
         let what = What::Frozen { tenant: name.clone(), freezing };
         self.slow.wait(ticket, Instant::now() + FREEZE_TIME, what);
+    }
+
+    /// Has a request wait until a process of an FTP server has ended.
+    pub(super) fn await_ftp(&mut self, leaving: ftp::Leaving, ticket: Ticket) {
+        self.slow.wait(ticket, Instant::now() + CLEAR_TIME, What::Left { leaving });
     }
 
     /// Has a request wait until file systems in memory have their new size.
@@ -324,7 +342,7 @@ impl Warden {
                 Ok(false) => ending.problem = None,
                 Err(problem) => ending.problem = Some(problem),
             }
-            let is_late = now >= ending.killed + CLEAR_TIME;
+            let is_late = ending.is_late(now);
             if is_late && !ending.is_told {
                 ending.is_told = true;
                 let why =
@@ -438,6 +456,16 @@ impl Warden {
                     }
                 }
                 What::Frozen { tenant, freezing } => self.frozen(tenant, freezing, is_late),
+                What::Left { leaving } if leaving.is_over(&self.groups) => Some(WardenReply::Done),
+                What::Left { leaving } => is_late.then(|| {
+                    let tenant = leaving.tenant();
+                    WardenReply::Failed(failure(
+                        ExitStatus::Failed,
+                        tenant,
+                        "end the session by FTP of",
+                        &ftp::FtpError::Stuck,
+                    ))
+                }),
                 What::Resized { tenant, resizing } => resized(tenant, resizing, is_late),
                 What::Purged { tenant } => self.purged(tenant, is_late),
                 What::Cleared { .. } => None,
