@@ -31,13 +31,15 @@ stage: deps
 	mkdir -p $(STAGE)
 	install -m 0755 $(addprefix target/$(OUT)/,bailiwickd bailiwick-warden) $(STAGE)
 	install -m 0644 target/$(OUT)/libpam_bailiwick.so $(STAGE)/pam_bailiwick.so
-	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick bailiwick-init bailiwick-shell) $(STAGE)
+	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick bailiwick-shell) $(STAGE)
+	install -m 0711 target/$(TARGET)/$(OUT)/bailiwick-init $(STAGE)
 
 ## stage-failpoints: the same with a warden whose steps can be made to fail (tests only)
 stage-failpoints: stage
 	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-warden --features failpoints --target-dir target/failpoints
 	mkdir -p $(STAGE)/failpoints
-	install -m 0755 target/failpoints/$(OUT)/bailiwick-warden $(STAGE)/bailiwick-init $(STAGE)/failpoints
+	install -m 0755 target/failpoints/$(OUT)/bailiwick-warden $(STAGE)/failpoints
+	install -m 0711 $(STAGE)/bailiwick-init $(STAGE)/failpoints
 
 ## deps: what the build and the tests need from Debian
 deps:

@@ -132,6 +132,69 @@ fn arguments_are_bytes_and_streams_are_apart() {
     assert_eq!(host.cli(&["exec", "web", "--", "printf", "%s", &large]).stdout.len(), large.len());
 }
 
+/// An operator's pipe is a file of the host that the next command of the same script reads from as well.
+#[test]
+fn nothing_that_is_left_behind_has_an_operators_pipe() {
+    let host = host();
+    for tenant in profiles() {
+        let (reader, mut writer) = std::io::pipe().expect("pipe");
+        let dup = || reader.try_clone().expect("dup");
+        let mut command = exec(&host, tenant);
+        let thief = "(trap '' HUP; while read -r line; do echo $line >> /root/stolen; done; echo over >> /root/stolen) <&3 & echo left";
+        command.args(["sh", "-c", &format!("exec 3<&0; {thief}")]);
+        let output = command.stdin(dup()).output().expect("runs");
+        assert_eq!(output.stdout, b"left\n", "{tenant}");
+        writer.write_all(b"for the next command\n").expect("writes");
+        until("the one before has lost its input", || host.inside(tenant, "grep -q over /root/stolen").0 == 0);
+        assert_eq!(host.inside(tenant, "cat /root/stolen").1, "over\n", "{tenant}");
+        let mut next = exec(&host, tenant);
+        next.args(["head", "-n", "1"]);
+        assert_eq!(next.stdin(dup()).output().expect("runs").stdout, b"for the next command\n", "{tenant}");
+
+        // Nor can it change how the pipe blocks, or say something once its command has ended.
+        let mut command = exec(&host, tenant);
+        command.args(["perl", "-e", "use Fcntl; fcntl($_, F_SETFL, O_NONBLOCK) for (STDIN, STDOUT, STDERR)"]);
+        let (out_reader, out) = std::io::pipe().expect("pipe");
+        let status = command.stdin(dup()).stdout(out.try_clone().expect("dup")).status().expect("runs");
+        assert!(status.success());
+        drop(command);
+        for fd in [std::os::fd::AsFd::as_fd(&reader), std::os::fd::AsFd::as_fd(&out)] {
+            let flags = rustix::fs::fcntl_getfl(fd).expect("flags");
+            assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "{tenant}");
+        }
+        let mut command = exec(&host, tenant);
+        command.args([
+            "sh",
+            "-c",
+            "(trap '' PIPE; until [ -e /root/go ]; do sleep 0.05; done; echo late; touch /root/said) & echo soon",
+        ]);
+        let status =
+            command.stdin(Stdio::null()).stdout(out).status().expect("ends, though something holds its output");
+        assert!(status.success());
+        assert_eq!(host.inside(tenant, "touch /root/go; until [ -e /root/said ]; do sleep 0.05; done").0, 0);
+        drop(command);
+        let mut said = String::new();
+        Read::read_to_string(&mut { out_reader }, &mut said).expect("the end");
+        assert_eq!(said, "soon\n", "{tenant}");
+    }
+}
+
+#[test]
+fn a_fifo_of_the_hosts_does_not_cross() {
+    let host = host();
+    let fifo = host.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    // Both ways, so that opening it waits for nobody.
+    let both = std::fs::File::options().read(true).write(true).open(&fifo).expect("opens");
+    let read = std::fs::File::open(&fifo).expect("opens");
+    let mut command_out = exec(&host, "web");
+    command_out.args(["readlink", "/proc/self/fd/1"]);
+    assert!(command_out.stdin(Stdio::null()).stdout(both.try_clone().expect("dup")).status().expect("runs").success());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(read), &mut line).expect("a line");
+    assert!(line.starts_with("pipe:["), "what is inside is a pipe of ours: {line}");
+}
+
 #[test]
 fn a_reader_that_goes_away_ends_the_writer() {
     let host = host();
@@ -162,7 +225,8 @@ fn signals_reach_the_command_and_a_client_that_dies_hangs_up() {
         signal(&child, number);
         assert_eq!(child.wait().expect("ends").code(), Some(status), "{number}");
     }
-    let mut child = session("trap 'touch /root/hung-up; exit' HUP; echo in; while :; do sleep 0.05; done");
+    let mut child =
+        session("exec 2>/dev/null; trap 'touch /root/hung-up; exit' HUP; echo in; while :; do sleep 0.05; done");
     signal(&child, "-KILL");
     child.wait().expect("ends");
     until("the session is told", || host.inside("shell", "test -e /root/hung-up").0 == 0);

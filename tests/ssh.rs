@@ -219,9 +219,17 @@ fn a_door_that_is_closed_stays_closed_and_says_so() {
     );
     host.ok(&["apply"]);
     let mut first = waiting(&host, tenant);
-    refused(&mut ssh(&host, &[tenant, "id"]), 6, "1 sessions");
+    // Who has used up its places comes in by one more, which says so; an operator has places of its own.
+    let mut more = waiting(&host, tenant);
+    refused(&mut ssh(&host, &[tenant, "id"]), 6, "2 sessions");
+    assert_eq!(host.inside(tenant, "echo fine").1, "fine\n");
     drop(first.stdin.take());
     assert!(first.wait().expect("ends").success());
+    until("its place is free", || sessions(&host).len() == 1);
+    let said = run(&mut ssh(&host, &[tenant, "true"]), b"");
+    assert!(said.status.success() && text(&said).contains("one more"), "{}", text(&said));
+    drop(more.stdin.take());
+    assert!(more.wait().expect("ends").success());
     host.ok(&["suspend", tenant, "--reason", "invoice 17"]);
     refused(&mut ssh(&host, &[tenant, "id"]), 5, "invoice 17");
     refused(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), 255, "invoice 17");
@@ -279,6 +287,43 @@ fn stubborn(host: &Host, tenant: &str, key: &str) -> Child {
     child
 }
 
+/// A client that is killed says nothing more: sshd closes the pipes of its session, and leaves it at that.
+#[test]
+fn sessions_of_dead_clients_give_their_places_back() {
+    let host = host(&format!("{OPEN}limits.sessions = 6\n"));
+    let tenant = profiles()[0];
+    for line in
+        ["echo in; sleep 600", "trap '' HUP PIPE TERM; echo in; while :; do sleep 1; done", "echo in; exec sleep 600"]
+    {
+        let dead: Vec<Child> = (0..6)
+            .map(|_| {
+                let mut command = ssh(&host, &[tenant, line]);
+                let mut child =
+                    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+                child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+                child
+            })
+            .collect();
+        assert_eq!(sessions(&host).len(), 6);
+        for mut child in dead {
+            drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
+            child.wait().expect("its end comes by itself");
+        }
+        until("all places are free", || sessions(&host).is_empty());
+        until("nothing of them runs", || host.inside(tenant, "pgrep -x sleep").0 != 0);
+        good(&mut ssh(&host, &[tenant, "true"]), b"");
+    }
+    let log = host.log();
+    assert!(log.lines().any(|line| line.contains("session-closed") && line.contains("hung up")), "{log}");
+    // Who has stopped to read one of the two is still there.
+    let mut child = ssh(&host, &[tenant, "echo in; read line; echo $line >&2"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    child.stdout.take().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+    child.stdin.take().expect("a pipe").write_all(b"still here\n").expect("writes");
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success() && output.stderr == b"still here\n", "{}", text(&output));
+}
+
 #[test]
 fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
     let mut host = host(OPEN);
@@ -311,7 +356,11 @@ fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
         host.start();
         until("they come back", || sessions(&host).len() == 2);
         assert_eq!(sessions(&host), before);
-        refused(&mut ssh(&host, &[tenant, "id"]), 6, "2 sessions");
+        let mut more = waiting(&host, tenant);
+        refused(&mut ssh(&host, &[tenant, "id"]), 6, "3 sessions");
+        drop(more.stdin.take());
+        assert!(more.wait().expect("ends").success());
+        until("it has left", || sessions(&host).len() == 2);
     }
     drop(ends.stdin.take());
     assert!(ends.wait().expect("ends").success());

@@ -137,6 +137,79 @@ fn no_door_no_run_and_an_operator_may_end_one() {
     assert!(timers(&host).iter().all(|timer| timer["next"].is_null()));
 }
 
+/// What a command leaves in the background is the jail's business, not the timer's.
+#[test]
+fn a_run_is_over_when_its_command_is() {
+    let host = host(
+        OPEN,
+        &[
+            ("left", "*:*:0/1", "echo run >> runs; [ -e one ] || (trap '' HUP; sleep 600) & touch one; exit 4"),
+            ("daemon", "*:*:0/1", "[ -e two ] || setsid sleep 600 & touch two; echo started"),
+        ],
+    );
+    let count = || inside(&host, &format!("grep -c run /home/{}/runs", tenant())).parse().unwrap_or(0);
+    until("it is run again and again", &host, || count() >= 3);
+    until("it has ended as its command did", &host, || {
+        let all = timers(&host);
+        all[0]["last"]["status"] == 4
+            && all[1]["last"]["status"] == 0
+            && all.iter().all(|timer| timer["last"]["ended"].is_u64())
+    });
+    assert!(
+        !host.log().contains("status=\"75\""),
+        "no run was kept out by what the one before has left: {}",
+        host.log()
+    );
+    until("none of them counts as a session", &host, || {
+        let all: Vec<serde_json::Value> = serde_json::from_str(&host.ok(&["sessions", "--json"])).expect("JSON");
+        all.iter().all(|session| session["door"] != "cron")
+    });
+}
+
+/// Each tenant's runs wait for its own init, and for nobody else's.
+#[test]
+fn runs_of_tenants_whose_init_is_silent_hold_up_nobody() {
+    let mut host = Host::new();
+    let timers_of = |count: usize| -> String {
+        let timer = |index| {
+            format!(
+                "[[timer]]\nname = \"t{index}\"\nschedule = \"*:*:0/1\"\ncommand = [\"/bin/sh\", \"-c\", \"echo run >> runs\"]\n"
+            )
+        };
+        (0..count).map(timer).collect()
+    };
+    let silent: Vec<String> = (0..4).map(|index| format!("silent{index}")).collect();
+    for name in &silent {
+        host.write(&format!("etc/tenants.d/{name}.toml"), &format!("plan = \"{}\"\n{OPEN}{}", tenant(), timers_of(30)));
+    }
+    host.write("etc/tenants.d/well.toml", &format!("plan = \"{}\"\n{OPEN}{}", tenant(), timers_of(1)));
+    // They come up stopped: nobody has found out yet that they are silent.
+    host.start();
+    host.ok(&["apply"]);
+    let inits: Vec<_> =
+        silent.iter().map(|name| bailiwick_sys::process::open(host.init(name)).expect("it runs")).collect();
+    for init in &inits {
+        bailiwick_sys::process::signal(init, rustix::process::Signal::STOP).expect("it runs");
+    }
+    let count = || host.inside("well", "grep -c run /home/well/runs").1.trim().parse().unwrap_or(0_u32);
+    let before = count();
+    // With one place among sixteen for each of 120 runs that nobody begins, this took five seconds and more for each.
+    until("the others' runs go on", &host, || count() >= before + 5);
+    until("they are known to be silent", &host, || host.ok(&["list"]).matches("unresponsive").count() == silent.len());
+    let (before, refused) = (count(), || {
+        let all = timers(&host);
+        all.iter()
+            .filter(|timer| timer["last"]["refused"].as_str().is_some_and(|why| why.contains("does not answer")))
+            .count()
+    });
+    until("they are refused, and said to be", &host, || refused() >= 4);
+    until("and still", &host, || count() >= before + 5);
+    for init in &inits {
+        bailiwick_sys::process::signal(init, rustix::process::Signal::CONT).expect("it runs");
+    }
+    until("they are back", &host, || !host.ok(&["list"]).contains("unresponsive"));
+}
+
 /// cron's times are minutes, so this takes up to two.
 #[test]
 fn the_tenants_own_crontab() {

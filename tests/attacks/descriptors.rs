@@ -1,7 +1,12 @@
 //! A descriptor or working directory of the host that leaks into a jail is a way out (CVE-2024-21626, CVE-2016-9962).
 
 use crate::host;
-use bailiwick_tests::profiles;
+use bailiwick_sys::{proc, process, socket};
+use bailiwick_tests::{profiles, until};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 
 #[test]
 fn a_session_has_its_three_streams_and_nothing_else() {
@@ -20,11 +25,71 @@ fn a_session_has_its_three_streams_and_nothing_else() {
 fn init_holds_its_socket_and_its_signals_and_nothing_else() {
     let host = host();
     for tenant in profiles() {
-        let (_, out, err) = host.inside(
-            tenant,
-            "sleep 0.2; ls -l /proc/1/fd | tail -n +2 | sed 's/.* -> //' | grep -v -e ^/dev/null -e ^socket: -e signalfd",
-        );
-        assert_eq!((out.as_str(), err.as_str()), ("", ""), "{tenant}");
+        let fd = format!("/proc/{}/fd", host.init(tenant));
+        let is_own = |target: &str| {
+            target.starts_with("/dev/null") || target.starts_with("socket:") || target.contains("signalfd")
+        };
+        // What a session left is closed when init hears of its end.
+        until("nothing else is open", || {
+            let open = std::fs::read_dir(&fd)
+                .expect("init runs")
+                .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+            open.map(|target| target.display().to_string()).all(|target| is_own(&target))
+        });
+        // Nobody inside takes even those.
+        let (status, _, _) = host.inside(tenant, "ls /proc/1/fd/");
+        assert_ne!(status, 0, "{tenant}");
+    }
+}
+
+/// The network namespaces of all sockets that a process has open.
+fn networks(pid: u32) -> BTreeSet<u64> {
+    let held = process::open(pid).expect("init runs");
+    let open = proc::sockets(pid, usize::MAX).expect("root reads it").sockets;
+    let copies = open.iter().filter_map(|(number, _)| process::descriptor_of(&held, *number).ok());
+    copies.map(|copy| socket::network(copy).expect("a socket")).collect()
+}
+
+#[test]
+fn no_socket_in_a_jail_shows_the_hosts_network() {
+    let host = host();
+    let of_host = socket::network(socket::unbound().expect("a socket")).expect("cookie");
+    let mut all = BTreeSet::new();
+    for tenant in profiles() {
+        let init = host.init(tenant);
+        let own = networks(init);
+        assert!(own.len() == 1 && !own.contains(&of_host) && all.insert(own.clone()), "{tenant}: {own:?}, {of_host}");
+        // A session brings its channel, which bailiwickd has made.
+        let mut child = host.command(&["exec", tenant, "--", "sh", "-c", "echo in; read line"]);
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+        let with_session = networks(init);
+        assert!(with_session.len() == 2 && !with_session.contains(&of_host), "{tenant}: {with_session:?}, {of_host}");
+        let report = host.ok(&["audit", tenant]);
+        assert!(!report.contains("BW00"), "{report}");
+        drop(child.stdin.take());
+        child.wait().expect("ends");
+    }
+}
+
+/// A connection belongs to the network of who connects, at both of its ends: what connects to an init from the host puts a socket of the
+/// host's into a jail. The audit finds it.
+#[test]
+fn a_socket_of_the_hosts_in_a_jail_is_found() {
+    let host = host();
+    for tenant in profiles() {
+        let init = process::open(host.init(tenant)).expect("init runs");
+        until("the audit finds it", || {
+            let path = host.path(&format!("run/jails/{tenant}/init.sock"));
+            let mut planted = UnixStream::connect(path).expect("connects");
+            // It is in when init speaks, and stays there while init is stopped before it gives up.
+            planted.read_exact(&mut [0; 4]).expect("init speaks first");
+            process::signal(&init, rustix::process::Signal::STOP).expect("it runs");
+            let report = host.cli(&["audit", tenant]);
+            process::signal(&init, rustix::process::Signal::CONT).expect("it runs");
+            String::from_utf8_lossy(&report.stdout).contains("BW004")
+        });
+        until("it is gone", || !String::from_utf8_lossy(&host.cli(&["audit", tenant]).stdout).contains("BW004"));
     }
 }
 

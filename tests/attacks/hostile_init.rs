@@ -1,46 +1,117 @@
 //! Init belongs to the tenant. Whatever it answers, or does not answer, concerns that tenant alone.
 
-use crate::host;
-use bailiwick_tests::until;
+use crate::{host, syscall};
+use bailiwick_sys::process;
+use bailiwick_tests::{Host, profiles, until};
+use rustix::process::Signal;
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
 
-/// How long `bailiwickd` waits for one that does not answer.
-const INIT_TIME: Duration = Duration::from_secs(5);
+/// Stops an init where it is, as its tenant would if it found a way: from outside, since inside it may not be traced.
+fn stop(host: &Host, tenant: &str) -> OwnedFd {
+    let init = process::open(host.init(tenant)).expect("it runs");
+    process::signal(&init, Signal::STOP).expect("it runs");
+    init
+}
+
+fn state(host: &Host, tenant: &str) -> String {
+    let all: Vec<serde_json::Value> = serde_json::from_str(&host.ok(&["list", "--json"])).expect("JSON");
+    let row = all.iter().find(|row| row["name"] == tenant).expect("listed");
+    row["state"].as_str().expect("a word").to_owned()
+}
 
 #[test]
-fn an_init_that_is_stopped_by_its_tenant_holds_up_nobody_else() {
+fn nobody_inside_traces_init_or_takes_what_it_has_open() {
     let host = host();
-    // Root inside traces PID 1 and leaves it stopped (PTRACE_ATTACH = 16), for as long as the tracer lives.
-    let mut tracer = std::process::Command::new(bailiwick_tests::stage().join("bailiwick"))
-        .args(["exec", "--config"])
-        .arg(host.path("etc"))
-        .args(["shell", "--", "perl", "-e", "$| = 1; print syscall(101, 16, 1, 0, 0), \"\\n\"; sleep 20"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("runs");
-    let mut said = [0; 2];
-    tracer.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("it says so");
-    assert_eq!(&said, b"0\n");
-    let begin = Instant::now();
-    assert_eq!(host.inside("web", "echo fine").1.trim(), "fine");
-    assert!(begin.elapsed() < INIT_TIME, "{:?}", begin.elapsed());
-    // The tenant's own door says that it does not answer, and in bounded time.
-    // Not over a pipe of this test's: what was sent to init waits in its queue for as long as it is stopped.
-    let status = std::process::Command::new(bailiwick_tests::stage().join("bailiwick"))
-        .args(["exec", "--config"])
-        .arg(host.path("etc"))
-        .args(["shell", "--", "true"])
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .status();
-    assert_eq!(status.expect("runs").code(), Some(125));
-    // And the operator can still end it.
-    host.ok(&["stop", "shell"]);
-    tracer.wait().expect("ended with its jail");
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    for tenant in profiles() {
+        const EPERM: i32 = 1;
+        // PTRACE_ATTACH, PTRACE_SEIZE; a session's own child is traced all the same.
+        for request in [16, 0x4206] {
+            assert_eq!(syscall(&host, tenant, 101, &format!(", {request}, 1, 0, 0")), EPERM, "{tenant}");
+            let (_, out, _) = host
+                .inside(tenant, &format!("sleep 60 & perl -e 'print syscall(101, {request}, '$!', 0, 0)'; kill -9 $!"));
+            assert_eq!(out, "0", "{tenant}");
+        }
+        // pidfd_open, pidfd_getfd.
+        let (_, out, _) = host.inside(
+            tenant,
+            "perl -e '$p = syscall(434, 1, 0); print $p > 0 ? \"held \" : \"no \"; for $n (0..63) { print \"taken\" if syscall(438, $p, $n, 0) >= 0 }'",
+        );
+        assert_eq!(out, "held ", "{tenant}");
+        let closed = "for f in mem maps environ exe cwd root fd ns auxv; do cat /proc/1/$f /proc/1/$f/* >/dev/null 2>&1 && echo $f; \
+                      readlink /proc/1/$f; done; true";
+        assert_eq!(host.inside(tenant, closed).1, "", "{tenant}");
+        // Root inside still sees that it is there.
+        assert_eq!(host.inside(tenant, "cut -d' ' -f1 /proc/1/stat").1.trim(), "1", "{tenant}");
+        // The kernel's killer still takes what it starts first.
+        assert_eq!(host.inside(tenant, "cat /proc/self/oom_score_adj").1.trim(), "700", "{tenant}");
+    }
 }
+
+#[test]
+fn an_init_that_is_silent_concerns_its_tenant_alone_and_is_replaced() {
+    let host = host();
+    let tenant = "shell";
+    let before = stop(&host, tenant);
+    // The door says that it does not answer, in bounded time, and from then on at once.
+    for _ in 0..3 {
+        let output = host.cli(&["exec", tenant, "--", "true"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(125) && said.contains("does not answer"), "{said}");
+    }
+    until("it is known to be silent", || state(&host, tenant) == "unresponsive");
+    assert_eq!(state(&host, "web"), "running");
+    assert!(host.ok(&["show", tenant]).contains("unresponsive"));
+    assert!(host.ok(&["status"]).contains("unresponsive"));
+    assert!(host.log().contains("init-silent"), "{}", host.log());
+    let report = host.cli(&["audit", tenant]);
+    assert!(String::from_utf8_lossy(&report.stdout).contains("BW105"), "{report:?}");
+    assert_eq!(host.inside("web", "echo fine").1.trim(), "fine");
+    // It goes on, and is what it was.
+    process::signal(&before, Signal::CONT).expect("it is there");
+    until("it is known to answer", || state(&host, tenant) == "running");
+    assert_eq!(host.inside(tenant, "echo fine").1.trim(), "fine");
+
+    // An operator says after how long it is replaced.
+    let was = host.init(tenant);
+    host.write("etc/bailiwick.toml", &host.default_config("replace_silent_init = \"1s\"\n"));
+    host.ok(&["apply"]);
+    drop(stop(&host, tenant));
+    drop(host.cli(&["exec", tenant, "--", "true"]));
+    until("it is replaced", || {
+        let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
+        shown["state"] == "running" && shown["pid"].as_u64().is_some_and(|pid| pid != u64::from(was))
+    });
+    assert_eq!(host.inside(tenant, "echo anew").1.trim(), "anew");
+    assert!(host.log().contains("init-replaced"), "{}", host.log());
+}
+
+#[test]
+fn a_session_that_init_took_and_does_not_begin_is_given_up() {
+    let host = host();
+    // Listens in the place of init, as one that its tenant has taught to: says that it is ready, takes the session, and never speaks
+    // again.
+    let path = host.path("run/jails/web/init.sock");
+    std::fs::remove_file(&path).expect("it is there");
+    let mut impostor = std::process::Command::new("perl");
+    impostor.args(["-MIO::Socket::UNIX", "-e"]).arg(IMPOSTOR).arg(&path);
+    let mut impostor = impostor.stdout(std::process::Stdio::piped()).spawn().expect("perl");
+    impostor.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it listens");
+    let output = host.cli(&["exec", "web", "--", "true"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(125) && said.contains("does not begin"), "{said}");
+    impostor.kill().expect("it runs");
+    impostor.wait().expect("ends");
+}
+
+/// Says `ready` on every connection, and keeps it.
+const IMPOSTOR: &str = r#"
+my ($path) = @ARGV;
+my $socket = IO::Socket::UNIX->new(Local => $path, Listen => 16) or die $!;
+chmod 0666, $path;
+$| = 1; print "in\n";
+while (my $client = $socket->accept) { push @all, $client; print $client "\x07\0\0\0\"ready\""; $client->flush }
+"#;
 
 #[test]
 fn a_jail_that_ends_itself_is_cleared_away_and_can_be_started_again() {

@@ -452,6 +452,13 @@ impl Host {
         )
     }
 
+    /// The init of a tenant's jail, which runs.
+    #[must_use]
+    pub fn init(&self, tenant: &str) -> u32 {
+        let shown: serde_json::Value = serde_json::from_str(&self.ok(&["show", tenant, "--json"])).expect("JSON");
+        shown["pid"].as_u64().and_then(|pid| pid.try_into().ok()).unwrap_or_else(|| panic!("no jail: {shown}"))
+    }
+
     /// Writes a script that takes the arguments of `ssh(1)` and starts `bailiwick-shell` as sshd does under `ForceCommand`: as the
     /// tenant's host user, with the client's wish in `SSH_ORIGINAL_COMMAND`. For tenants called as the [`profiles`] are.
     pub fn write_ssh(&self) {

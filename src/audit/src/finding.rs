@@ -32,6 +32,9 @@ kinds! {
     NAMESPACE_SHARED = "BW001" "namespaces" Critical, STOP;
     NAMESPACE_LEFT = "BW002" "namespaces" Critical, STOP;
     NAMESPACE_OWNER = "BW003" "namespaces" Critical, RESTART;
+    SOCKET_FOREIGN = "BW004" "namespaces" Critical,
+        "restart the tenant, which makes its sockets anew; if it comes back, find out who handed the socket in";
+    SOCKETS_UNSEEN = "BW005" "namespaces" Warning, "audit again; a tenant with fewer open files can be looked at";
     ID_MAP = "BW010" "id-maps" Critical, STOP;
     MOUNT_MISSING = "BW020" "mounts" Critical, RESTART;
     MOUNT_OTHER = "BW021" "mounts" Critical, RESTART;
@@ -78,6 +81,8 @@ kinds! {
         "see `bailiwick doctor` and docs/limits.md; restart the tenant if its jail is of an earlier version";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";
     ACTIVE_READ_ONLY = "BW101" "state" Warning, "run `bailiwick apply`";
+    INIT_SILENT = "BW105" "state" Warning,
+        "`bailiwick restart` makes its jail anew; `replace_silent_init` in bailiwick.toml says when that is done by itself";
     PROBE_PASSED = "BW110" "probe" Critical, STOP;
     PROBE_SILENT = "BW111" "probe" Warning,
         "audit again; if init stays silent, restart the tenant: its own root may have stopped or replaced it";

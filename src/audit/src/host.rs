@@ -348,7 +348,16 @@ fn init(readings: &HostReadings) -> FeatureReport {
     let name = "init";
     let path = readings.init.display();
     match readings.init_linkage {
-        Some(Linkage::Static) => works(name, format!("{path} names no loader")),
+        Some(Linkage::Static) if readings.init_readable => limited(
+            name,
+            format!("{path} can be read in jails, so root inside can trace PID 1 of its jail"),
+            "set its mode to 0711, as the package does",
+        ),
+        Some(Linkage::Static) => works(name, format!("{path} names no loader, and nobody inside can read it")),
+        Some(Linkage::Closed) => works(
+            name,
+            format!("{path} is closed to this user, and so to jails; the warden starts none that needs a loader"),
+        ),
         Some(Linkage::Dynamic) => {
             missing(name, format!("{path} needs a loader"), "link it statically (a musl target does)")
         }
@@ -503,6 +512,7 @@ mod tests {
             file_systems: ["overlay".to_owned()].into(),
             init: "/usr/libexec/bailiwick-init".into(),
             init_linkage: Some(Linkage::Static),
+            init_readable: false,
         }
     }
 
@@ -517,6 +527,7 @@ mod tests {
             admins: Vec::new(),
             user: "root".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
+            replace_silent_init: None,
         }
     }
 
@@ -570,6 +581,7 @@ mod tests {
         ("overlay", FeatureState::Limited, |r| r.file_systems.clear()),
         ("merged-usr", FeatureState::Missing, |r| { r.facts.root_links.remove("lib"); }),
         ("init", FeatureState::Missing, |r| r.init_linkage = Some(Linkage::Dynamic)),
+        ("init", FeatureState::Limited, |r| r.init_readable = true),
         ("init", FeatureState::Missing, |r| r.init_linkage = None),
     ];
 

@@ -85,6 +85,13 @@ fn judge_where(
     }
 }
 
+/// Adds to a report that init of the jail has not answered for so many seconds, which only who asks it knows.
+pub fn add_silence(report: &mut TenantReport, seconds: u64) {
+    let faults = [finding::INIT_SILENT.fault(format!("init has not answered for {seconds} s"))];
+    report.verdict = report.verdict.max(verdict(&faults));
+    report.findings.extend(findings(&report.name, &faults));
+}
+
 fn verdict(faults: &[Fault]) -> Verdict {
     faults.iter().map(|fault| fault.kind.verdict()).max().unwrap_or(Verdict::Enforced)
 }
@@ -108,8 +115,8 @@ mod tests {
     use bailiwick_policy::{Login, Reserve, Settings};
     use bailiwick_types::Hierarchy;
     use bailiwick_types::{
-        Bound, ByteSize, Count, DiskFact, IdPool, IdRange, LimitFact, Limits, MountFact, NAMESPACES, ObservedJail,
-        ProcessFacts, Profile, QuotaFact, QuotaFacts, Resource, StorageFacts,
+        Bound, ByteSize, Count, DiskFact, ForeignSocket, IdPool, IdRange, LimitFact, Limits, MountFact, NAMESPACES,
+        ObservedJail, ProcessFacts, Profile, QuotaFact, QuotaFacts, Resource, SocketFacts, StorageFacts,
     };
     use std::collections::BTreeMap;
 
@@ -138,6 +145,7 @@ mod tests {
             admins: Vec::new(),
             user: "bailiwick".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
+            replace_silent_init: None,
         }
     }
 
@@ -264,6 +272,7 @@ mod tests {
             limits: limits.chain([open_files]).collect(),
             rescue: false,
             landlock_denies_canary: (own != Profile::System).then_some(true),
+            sockets: Some(SocketFacts { own: 5, host: 1, looked: 2, foreign: Vec::new(), cut: false }),
         };
         let quota = |used, limit| QuotaFact { used, soft: limit, hard: limit, grace_until: None };
         let disk = DiskFact {
@@ -437,6 +446,11 @@ mod tests {
         mount(observed, target).options.retain(|other| other != option);
     }
 
+    fn foreign(observed: &mut Observed, network: u64) {
+        let socket = ForeignSocket { network, pid: 70, descriptor: 3 };
+        jail(observed).sockets.as_mut().expect("looked at").foreign.push(socket);
+    }
+
     fn limit<'a>(observed: &'a mut Observed, word: &str) -> &'a mut LimitFact {
         jail(observed).limits.iter_mut().find(|limit| limit.resource == word).expect("reported")
     }
@@ -491,6 +505,10 @@ mod tests {
             ("privileges can be gained", Web, "BW060", Breached, |o| second(o).no_new_privs = false),
             ("set-user-id does not work", Shell, "BW061", Drift, |o| jail(o).init.no_new_privs = true),
             ("the canary can be read", Web, "BW070", Breached, |o| jail(o).landlock_denies_canary = Some(false)),
+            ("a socket of the host's", System, "BW004", Breached, |o| foreign(o, 1)),
+            ("a socket of another jail's", Web, "BW004", Breached, |o| foreign(o, 9)),
+            ("sockets that were not looked at", Web, "BW005", Drift, |o| jail(o).sockets = None),
+            ("too many sockets", Shell, "BW005", Drift, |o| jail(o).sockets.as_mut().expect("seen").cut = true),
             ("init is silent", Shell, "BW071", Drift, |o| jail(o).landlock_denies_canary = None),
             ("a stray", Web, "BW080", Breached, |o| { let mut stray = process(Web, 99); stray.cgroups = groups("/", "/"); o.strays.push(stray); }),
             ("beside the jail", Web, "BW081", Breached, |o| second(o).cgroups = groups("/bailiwick/alice", "/bailiwick/alice")),

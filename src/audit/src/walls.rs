@@ -3,7 +3,7 @@
 use crate::finding::{self, Fault, FindingKind, list, quoted};
 use bailiwick_plan::capability::CapabilitySet;
 use bailiwick_plan::rescue;
-use bailiwick_types::{IdRange, NAMESPACES, ObservedJail, ProcessFacts, Profile};
+use bailiwick_types::{ForeignSocket, IdRange, NAMESPACES, ObservedJail, ProcessFacts, Profile};
 use std::collections::BTreeSet;
 
 /// What was read of a wall, and what is wrong with it.
@@ -73,6 +73,34 @@ pub(crate) fn namespaces(profile: Profile, ids: Option<IdRange>, jail: &Observed
         wall.test(finding::NAMESPACE_LEFT, jail, "in another namespace than init", |process| {
             !shares(process) && process.namespaces != jail.init.namespaces
         });
+    }
+    match &jail.sockets {
+        Some(sockets) => {
+            // What a tenant of `system` makes in a network namespace of its own is its own.
+            let is_foreign = |socket: &&ForeignSocket| profile != Profile::System || socket.network == sockets.host;
+            let foreign: Vec<String> = sockets
+                .foreign
+                .iter()
+                .filter(is_foreign)
+                .map(|socket| {
+                    let whose = if socket.network == sockets.host {
+                        "the host's network"
+                    } else {
+                        "another network than the jail's"
+                    };
+                    format!("descriptor {} of process {} is a socket of {whose}", socket.descriptor, socket.pid)
+                })
+                .collect();
+            if !foreign.is_empty() {
+                wall.faults.push(finding::SOCKET_FOREIGN.fault(list(foreign.into_iter())));
+            }
+            wall.evidence.push_str(&format!("; {} sockets looked at (SO_NETNS_COOKIE)", sockets.looked));
+            if sockets.cut {
+                wall.faults
+                    .push(finding::SOCKETS_UNSEEN.fault("there are more descriptors than are looked at".to_owned()));
+            }
+        }
+        None => wall.faults.push(finding::SOCKETS_UNSEEN.fault("its sockets could not be looked at".to_owned())),
     }
     if jail.namespace_owner == 0 || ids.is_none_or(|ids| ids.first != jail.namespace_owner) {
         let owner = jail.namespace_owner;

@@ -5,6 +5,7 @@ use crate::report;
 use crate::table::{indented, pairs, render};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::{HostStatus, TenantDetail, TenantSummary};
+use bailiwick_proto::init::VERSION;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{Action, Change, ExitStatus, Period, TenantName};
 
@@ -80,6 +81,14 @@ fn show_text(tenant: &TenantDetail) -> String {
         none if none.is_empty() => tenant.doors.join(", "),
         some => format!("{}; to read, while suspended: {some}", tenant.doors.join(", ")),
     };
+    let init = match tenant.init_version {
+        Some(version) if version < VERSION => {
+            format!(
+                "speaks version {version} of its protocol, the newest is {VERSION}: a restart of the jail brings it"
+            )
+        }
+        version => text(version.map(|version| format!("speaks version {version} of its protocol"))),
+    };
     let mut rows = vec![
         ("name", summary.name.to_string()),
         ("state", state),
@@ -87,6 +96,7 @@ fn show_text(tenant: &TenantDetail) -> String {
         ("image", text(summary.image.as_ref())),
         ("profile", text(summary.profile)),
         ("pid", text(tenant.pid)),
+        ("init", init),
         ("ids", text(tenant.ids.map(|ids| format!("{}, {} of them", ids.first, ids.count)))),
         ("login", text(tenant.login.as_ref())),
         ("host user", text(tenant.host_user)),
@@ -174,6 +184,7 @@ mod tests {
             summary: summary(),
             suspend_reason: None,
             pid: Some(4711),
+            init_version: Some(2),
             ids: Some(IdRange { first: 10_000_000, count: 65_536 }),
             cgroup: BTreeMap::from([("unified".to_owned(), "/bailiwick/alice".to_owned())]),
             login: Some("alice".to_owned()),

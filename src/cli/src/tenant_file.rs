@@ -550,6 +550,7 @@ mod tests {
             },
             suspend_reason: None,
             pid: None,
+            init_version: Some(2),
             ids: None,
             cgroup: BTreeMap::new(),
             login: None,

@@ -19,7 +19,7 @@ use bailiwick_sys::{socket, terminal};
 use bailiwick_types::{Door, ExitStatus, TenantName};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,10 @@ const LAST_ROUNDS: usize = 1024;
 const EARLY_TIME: Duration = Duration::from_secs(1);
 /// How long a command that is to end may take after each signal.
 const END_TIME: Duration = Duration::from_secs(1);
+/// How long init may take to begin what it took.
+const BEGIN_TIME: Duration = Duration::from_secs(10);
+/// How long what an operator's command left behind may still say something after its end.
+const LATE_TIME: Duration = Duration::from_secs(1);
 
 /// Why a session failed, other than through its command.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +51,10 @@ enum SessionError {
     JailEnded,
     #[error("the session was ended: {0}")]
     Ended(String),
+    #[error("who read what it says has gone")]
+    Abandoned,
+    #[error("init of the jail took the session and does not begin it; its tenant may have stopped it")]
+    NotBegun,
     #[error("the session could not be set up")]
     Setup(#[source] io::Error),
     #[error("cannot execute \"{command}\"")]
@@ -194,8 +202,12 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
     };
     let command = wish.entry.command();
     let local = Local::own().map_err(SessionError::local("use the standard streams"))?;
+    let whose = match &wish.entry {
+        Entry::Operator { .. } => Whose::Operators,
+        Entry::Login { .. } => Whose::Tenants,
+    };
     let (streams, remote) = match kind {
-        Kind::Pipes => cross(&local).map_err(SessionError::local("make pipes"))?,
+        Kind::Pipes => cross(&local, whose).map_err(SessionError::local("make pipes"))?,
         Kind::Terminal => (Streams::default(), Vec::new()),
     };
     let request = request(wish, (kind == Kind::Terminal).then(|| local.window().unwrap_or(USUAL))).map_err(refused)?;
@@ -222,21 +234,11 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
         // Never to standard output, which is the protocol's. When nobody reads it, there is nobody to tell.
         io::stderr().write_all(format!("bailiwick: {notice}\n").as_bytes()).ok();
     }
-    let mut session = Session {
-        channel,
-        link: Some(Link::new(daemon, *record, answer.connection.into())),
-        local: &local,
-        kind,
-        streams,
-        raw: None,
-        master: None,
-        started: false,
-        ending: None,
-        early: None,
-        command,
-    };
+    let mut session = Session::new(channel, &local, kind, whose, streams, command);
+    session.link = Some(Link::new(daemon, *record, answer.connection.into()));
     let result = session.attend(&signals);
-    let link = session.link.take();
+    // Whose client has gone was hung up, and that is what its end is to be called.
+    let link = session.link.take().filter(|_| !matches!(result, Err(SessionError::Abandoned)));
     let result = result.map_err(|error| match error {
         SessionError::Ended(_) => refused(error.into()),
         error => error.into(),
@@ -310,11 +312,21 @@ impl Streams {
     }
 }
 
-/// What crosses into the jail (stdin, stdout, stderr, each a pipe) and the pumps that serve it. A stream that is a pipe
-/// already goes as it is, if it is the right end of one: then nothing stands between.
-fn cross(local: &Local) -> io::Result<(Streams, Vec<OwnedFd>)> {
+/// Whose the streams of a session are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// An operator's, who may use the same ones for what comes next: none of them is left in a jail.
+    Operators,
+    /// Those that sshd has made for this one login, and that nobody else has.
+    Tenants,
+}
+
+/// What crosses into the jail (stdin, stdout, stderr, each a pipe) and the pumps that serve it. A pipe that sshd has made for a login
+/// goes as it is, if it is the right end of one: then nothing stands between. An operator's never does: what the command leaves in
+/// the background would read what is meant for the next command, or make the pipe block nobody.
+fn cross(local: &Local, whose: Whose) -> io::Result<(Streams, Vec<OwnedFd>)> {
     let mut streams = Streams::default();
-    let stdin = if stream::pipe_direction(&local.stdin)? == Some(Direction::Reading) {
+    let stdin = if whose == Whose::Tenants && stream::pipe_direction(&local.stdin)? == Some(Direction::Reading) {
         local.stdin.try_clone()?
     } else {
         let (theirs, ours) = io::pipe()?;
@@ -322,18 +334,18 @@ fn cross(local: &Local) -> io::Result<(Streams, Vec<OwnedFd>)> {
         streams.inward = Some(Pump::new(local.stdin.try_clone()?, ours.into()));
         theirs.into()
     };
-    let stdout = outward(&local.stdout, &mut streams)?;
+    let stdout = outward(&local.stdout, whose, &mut streams)?;
     // Two streams to one place share one pipe: what was written first comes first.
     let stderr = if stream::is_same(&local.stdout, &local.stderr)? {
         stdout.try_clone()?
     } else {
-        outward(&local.stderr, &mut streams)?
+        outward(&local.stderr, whose, &mut streams)?
     };
     Ok((streams, vec![stdin, stdout, stderr]))
 }
 
-fn outward(local: &OwnedFd, streams: &mut Streams) -> io::Result<OwnedFd> {
-    if stream::pipe_direction(local)? == Some(Direction::Writing) {
+fn outward(local: &OwnedFd, whose: Whose, streams: &mut Streams) -> io::Result<OwnedFd> {
+    if whose == Whose::Tenants && stream::pipe_direction(local)? == Some(Direction::Writing) {
         return local.try_clone();
     }
     let (ours, theirs) = io::pipe()?;
@@ -361,9 +373,36 @@ struct Session<'a> {
     early: Option<(i32, Instant)>,
     /// What is run, for messages.
     command: String,
+    whose: Whose,
+    /// Which of our own outputs somebody still reads.
+    readers: Vec<BorrowedFd<'a>>,
+    /// Until when init may begin it.
+    begins: Instant,
+    /// Until when output is waited for once the command has ended.
+    late: Option<Instant>,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(channel: OwnedFd, local: &'a Local, kind: Kind, whose: Whose, streams: Streams, command: String) -> Self {
+        Self {
+            channel,
+            link: None,
+            local,
+            kind,
+            streams,
+            raw: None,
+            master: None,
+            started: false,
+            ending: None,
+            early: None,
+            command,
+            whose,
+            readers: vec![local.stdout.as_fd(), local.stderr.as_fd()],
+            begins: Instant::now() + BEGIN_TIME,
+            late: None,
+        }
+    }
+
     /// Attends to it until it ends. The operator's terminal is as it was before when this returns.
     fn attend(&mut self, signals: &Signals) -> Result<u8, SessionError> {
         // A jail that does not listen must not hold the operator.
@@ -371,7 +410,7 @@ impl Session<'_> {
         let ended = self.relay(signals);
         self.raw = None;
         if let Some(Ending { reason, .. }) = self.ending.take() {
-            return Err(SessionError::Ended(reason));
+            return Err(reason.map_or(SessionError::Abandoned, SessionError::Ended));
         }
         let status = ended?;
         match self.streams.pumps().find_map(Pump::take_failure) {
@@ -383,21 +422,26 @@ impl Session<'_> {
     fn relay(&mut self, signals: &Signals) -> Result<u8, SessionError> {
         let mut ended = None;
         loop {
+            let is_late = self.late.is_some_and(|until| Instant::now() >= until);
             if let Some(status) = ended
-                && self.streams.outward.iter().all(Pump::is_over)
+                && (is_late || self.streams.outward.iter().all(Pump::is_over))
             {
                 return Ok(status);
             }
             let ending = self.ending.as_ref().map(|ending| ending.until);
-            let due = [ending, self.early.map(|(_, until)| until), self.link.as_ref().and_then(Link::due)];
+            let begins = (!self.started && ended.is_none()).then_some(self.begins);
+            let early = self.early.map(|(_, until)| until);
+            let due = [ending, early, self.link.as_ref().and_then(Link::due), begins, self.late];
             let left = due.into_iter().flatten().min().map(|until| until.saturating_duration_since(Instant::now()));
             let ready = self.wait(signals, ended.is_none(), left)?;
             if let Some(reason) = self.link.as_mut().and_then(|link| link.tend(ready.link)) {
-                // As if its line had gone, at first.
-                for number in [SIGHUP, SIGCONT] {
-                    self.say(SessionSignal::Signal(number));
-                }
-                self.ending = Some(Ending { reason, until: Instant::now() + END_TIME, is_killed: false });
+                self.hang_up(Some(reason));
+            }
+            if ready.abandoned && self.ending.is_none() && ended.is_none() {
+                self.hang_up(None);
+            }
+            if begins.is_some_and(|until| Instant::now() >= until) && self.ending.is_none() {
+                return Err(SessionError::NotBegun);
             }
             if let Some(Ending { until, is_killed, .. }) = self.ending.as_mut()
                 && (ended.is_some() || Instant::now() >= *until)
@@ -430,6 +474,9 @@ impl Session<'_> {
                             return Ok(status);
                         }
                         ended = Some(status);
+                        if self.whose == Whose::Operators {
+                            self.late = Some(Instant::now() + LATE_TIME);
+                        }
                     }
                     Err(error) => {
                         self.drain(signals)?;
@@ -460,6 +507,8 @@ impl Session<'_> {
         }
         let link = self.link.as_ref().and_then(Link::fd);
         watched.extend(link.map(|fd| (fd, Interest::Read)));
+        let linked = watched.len() - 1;
+        watched.extend(self.readers.iter().map(|fd| (*fd, Interest::End)));
         let fixed = watched.len();
         for pump in self.streams.inward.iter().chain(&self.streams.outward) {
             watched.extend(pump.questions());
@@ -469,9 +518,22 @@ impl Session<'_> {
             // Init shares the open file and may have undone it, to stop this process in its next read or write.
             stream::never_block(master).map_err(SessionError::local("use the session's terminal"))?;
         }
-        let linked = link.is_some() && answers[fixed - 1];
+        let linked = link.is_some() && answers[linked];
+        let gone = &answers[fixed - self.readers.len()..fixed];
+        // One that has gone would wake us for ever.
+        let abandoned = !gone.is_empty() && gone.iter().all(|gone| *gone);
+        let mut gone = gone.iter();
+        self.readers.retain(|_| gone.next() == Some(&false));
         self.step(&answers[fixed..]);
-        Ok(Ready { signals: answers[0], channel: listening && answers[1], link: linked })
+        Ok(Ready { signals: answers[0], channel: listening && answers[1], link: linked, abandoned })
+    }
+
+    /// Has the command end: as if its line had gone, at first. The reason, unless it is that nobody reads any more what it says.
+    fn hang_up(&mut self, reason: Option<String>) {
+        for number in [SIGHUP, SIGCONT] {
+            self.say(SessionSignal::Signal(number));
+        }
+        self.ending = Some(Ending { reason, until: Instant::now() + END_TIME, is_killed: false });
     }
 
     fn step(&mut self, mut answers: &[bool]) {
@@ -590,7 +652,7 @@ impl Session<'_> {
 /// The end of a session that its client did not choose.
 #[derive(Debug)]
 struct Ending {
-    reason: String,
+    reason: Option<String>,
     /// How long it is waited for.
     until: Instant,
     /// Whether it was told by the signal that no process hears.
@@ -603,6 +665,8 @@ struct Ready {
     signals: bool,
     channel: bool,
     link: bool,
+    /// Nobody reads any more what the command says.
+    abandoned: bool,
 }
 
 #[cfg(test)]
@@ -630,20 +694,8 @@ mod tests {
 
     fn attend(local: &Local, kind: Kind, streams: Streams, channel: OwnedFd) -> Result<u8, SessionError> {
         let command = "prog".to_owned();
-        Session {
-            channel,
-            link: None,
-            local,
-            kind,
-            streams,
-            raw: None,
-            master: None,
-            started: false,
-            ending: None,
-            early: None,
-            command,
-        }
-        .attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
+        Session::new(channel, local, kind, Whose::Tenants, streams, command)
+            .attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
     }
 
     fn tell(init: &OwnedFd, event: SessionEvent, fds: &[&OwnedFd]) {
@@ -669,7 +721,7 @@ mod tests {
     #[test]
     fn files_are_pumped_through_pipes() {
         let (local, stdout, stderr) = files(b"some input");
-        let (streams, remote) = cross(&local).expect("pipes");
+        let (streams, remote) = cross(&local, Whose::Tenants).expect("pipes");
         for fd in &remote {
             assert!(stream::pipe_direction(fd).expect("stat").is_some(), "only pipes cross");
         }
@@ -697,21 +749,77 @@ mod tests {
         let (reader, writer) = io::pipe().expect("pipe");
         let dup = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().expect("dup");
         let local = Local { stdin: dup(&reader), stdout: dup(&writer), stderr: dup(&writer) };
-        let (streams, remote) = cross(&local).expect("crosses");
+        let (streams, remote) = cross(&local, Whose::Tenants).expect("crosses");
         assert!(streams.inward.is_none() && streams.outward.is_empty());
         assert!(remote.iter().all(|fd| stream::is_same(fd, &reader).expect("stat")));
 
         let local = Local { stdin: dup(&writer), stdout: dup(&reader), stderr: dup(&writer) };
-        let (streams, remote) = cross(&local).expect("crosses");
+        let (streams, remote) = cross(&local, Whose::Tenants).expect("crosses");
         assert!(streams.inward.is_some());
         assert!(!stream::is_same(&remote[0], &reader).expect("stat"), "the jail could write to its own input");
+    }
+
+    #[test]
+    fn no_pipe_of_an_operators_crosses() {
+        let (reader, writer) = io::pipe().expect("pipe");
+        let dup = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().expect("dup");
+        let local = Local { stdin: dup(&reader), stdout: dup(&writer), stderr: dup(&writer) };
+        let (streams, remote) = cross(&local, Whose::Operators).expect("crosses");
+        assert!(streams.inward.is_some() && streams.outward.len() == 1);
+        assert!(remote.iter().all(|fd| !stream::is_same(fd, &reader).expect("stat")));
+    }
+
+    #[test]
+    fn a_session_whose_readers_have_gone_is_hung_up_and_then_killed() {
+        let (mut local, _, _) = files(b"");
+        let ((out_reader, out), (err_reader, err)) = (io::pipe().expect("pipe"), io::pipe().expect("pipe"));
+        (local.stdout, local.stderr) = (out.into(), err.into());
+        let (streams, _remote) = cross(&local, Whose::Tenants).expect("crosses");
+        let (ours, init) = socket::channel().expect("pair");
+        tell(&init, SessionEvent::Started, &[]);
+        drop((out_reader, err_reader));
+        // Nothing is ever said, and the command ends by nothing.
+        let result = attend(&local, Kind::Pipes, streams, ours);
+        assert!(matches!(result, Err(SessionError::Abandoned)), "{result:?}");
+        let mut heard = Vec::new();
+        let mut buffer = [0; MAX_EVENT];
+        while let Ok((len @ 1.., _)) = socket::receive(&init, &mut buffer, 0) {
+            heard.push(decode::<SessionSignal>(&buffer[..len], MAX_EVENT).expect("valid"));
+        }
+        assert_eq!(heard, [SIGHUP, SIGCONT, SIGKILL].map(SessionSignal::Signal));
+    }
+
+    #[test]
+    fn who_reads_one_of_two_streams_is_still_there() {
+        let (mut local, _, stderr) = files(b"");
+        let (reader, out) = io::pipe().expect("pipe");
+        local.stdout = out.into();
+        let (streams, _remote) = cross(&local, Whose::Tenants).expect("crosses");
+        let (ours, init) = socket::channel().expect("pair");
+        drop((reader, stderr));
+        tell(&init, SessionEvent::Started, &[]);
+        tell(&init, SessionEvent::Exited(4), &[]);
+        assert_eq!(attend(&local, Kind::Pipes, streams, ours).expect("ends"), 4);
+    }
+
+    #[test]
+    fn what_an_operators_command_leaves_behind_holds_nobody() {
+        let (local, _, _) = files(b"");
+        let (streams, remote) = cross(&local, Whose::Operators).expect("pipes");
+        let (ours, init) = socket::channel().expect("pair");
+        tell(&init, SessionEvent::Started, &[]);
+        tell(&init, SessionEvent::Exited(6), &[]);
+        let mut session = Session::new(ours, &local, Kind::Pipes, Whose::Operators, streams, String::new());
+        let ended = session.attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"));
+        assert_eq!(ended.expect("ends though its output is still open"), 6);
+        drop(remote);
     }
 
     #[test]
     fn two_streams_to_one_file_keep_their_order() {
         let (mut local, stdout, _) = files(b"");
         local.stderr = local.stdout.try_clone().expect("dup");
-        let (streams, remote) = cross(&local).expect("pipes");
+        let (streams, remote) = cross(&local, Whose::Tenants).expect("pipes");
         assert_eq!(streams.outward.len(), 1);
         let (ours, init) = socket::channel().expect("pair");
         let [_, out, err] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
@@ -728,7 +836,7 @@ mod tests {
     fn output_that_cannot_be_written_is_bailiwicks_failure() {
         let (mut local, _, _) = files(b"");
         local.stdout = File::options().write(true).open("/dev/full").expect("opens").into();
-        let (streams, remote) = cross(&local).expect("pipes");
+        let (streams, remote) = cross(&local, Whose::Tenants).expect("pipes");
         let (ours, init) = socket::channel().expect("pair");
         tell(&init, SessionEvent::Started, &[]);
         let [_, mut out, _] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
@@ -849,19 +957,8 @@ mod tests {
         let (local, _, _) = files(b"");
         let (channel, init) = socket::channel().expect("pair");
         let command = String::new();
-        let mut session = Session {
-            channel,
-            link: None,
-            local: &local,
-            kind: Kind::Pipes,
-            streams: Streams::default(),
-            raw: None,
-            master: None,
-            started: false,
-            ending: None,
-            early: None,
-            command,
-        };
+        let streams = Streams::default();
+        let mut session = Session::new(channel, &local, Kind::Pipes, Whose::Tenants, streams, command);
         assert_eq!(session.interrupt(SIGINT, None), None, "nothing runs yet, but may at any moment");
         assert_eq!(session.interrupt(SIGINT, None), Some(130), "nothing runs, and the operator insists");
         session.started = true;
@@ -881,19 +978,8 @@ mod tests {
         let (channel, _init) = socket::channel().expect("pair");
         stream::never_block(&channel).expect("fionbio");
         let (streams, command) = (Streams::default(), String::new());
-        let session = Session {
-            channel,
-            link: None,
-            local: &local,
-            kind: Kind::Pipes,
-            streams,
-            raw: None,
-            master: None,
-            started: true,
-            ending: None,
-            early: None,
-            command,
-        };
+        let mut session = Session::new(channel, &local, Kind::Pipes, Whose::Tenants, streams, command);
+        session.started = true;
         for _ in 0..10_000 {
             session.say(SessionSignal::Signal(SIGINT));
         }

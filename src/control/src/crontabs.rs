@@ -128,7 +128,8 @@ impl Daemon {
         let crontabs = &self.timers().crontabs;
         let seen = crontabs.held().get(&tenant.name).and_then(|held| held.stamp.clone());
         let Some((socket, ids)) = self.init_of(tenant).await else { return false };
-        let Some(file) = door::crontab(&socket, ids, &tenant.login.user, seen).await else { return false };
+        let asked = self.talk(&tenant.name, door::crontab(&socket, ids, &tenant.login.user, seen));
+        let Ok(file) = asked.await else { return false };
         if let Some(complaint) = crontabs.take(tenant, file, now) {
             let (daemon, job) = (Arc::clone(&self), Job::complaint(tenant, complaint));
             tokio::spawn(async move { daemon.run_job(&job).await });

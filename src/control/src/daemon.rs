@@ -5,6 +5,7 @@ mod entry;
 use crate::directory::Directory;
 use crate::door;
 use crate::ftp::Ftp;
+use crate::inits::Inits;
 use crate::permission::{Admins, Caller, Permission};
 use crate::places::{Places, Who};
 use crate::reconcile::{Need, decide};
@@ -86,6 +87,7 @@ pub struct Daemon {
     sessions: Arc<Sessions>,
     ftp: Ftp,
     timers: Timers,
+    inits: Inits,
     recorder: OnceLock<Recorder>,
     /// Something has changed that [`Self::keep`] should see to now.
     changed: tokio::sync::Notify,
@@ -121,6 +123,7 @@ impl Daemon {
             sessions: Arc::default(),
             ftp,
             timers: Timers::default(),
+            inits: Inits::default(),
             recorder: OnceLock::new(),
             changed: tokio::sync::Notify::new(),
             changing: tokio::sync::Mutex::default(),
@@ -201,6 +204,33 @@ impl Daemon {
         let loaded = lock(&self.loaded);
         let meant = |tenant: &&Tenant| !tenant.timers.is_empty() || tenant.settings.doors.contains(&Door::Cron);
         loaded.policy.tenants.values().filter(meant).cloned().map(Arc::new).collect()
+    }
+
+    pub(crate) fn inits(&self) -> &Inits {
+        &self.inits
+    }
+
+    /// Those who have ids, so whose jails may run.
+    pub(crate) fn running(&self) -> Vec<TenantName> {
+        lock(&self.known).names()
+    }
+
+    /// Where the init of a tenant listens that is declared, and who it is.
+    pub(crate) async fn init_of_name(&self, name: &TenantName) -> Option<(PathBuf, IdRange)> {
+        let tenant = lock(&self.loaded).policy.tenants.get(name).cloned()?;
+        self.init_of(&tenant).await
+    }
+
+    /// Makes a jail anew whose init has been silent for long; whether it still was.
+    pub(crate) async fn replace_silent(&self, name: &TenantName) -> Result<bool, Failure> {
+        let _one = self.changing.lock().await;
+        // Somebody may have done it meanwhile, or stopped it.
+        let runs = self.entry(name).await?.is_some_and(|entry| entry.pid.is_some() && !entry.frozen);
+        if !runs || self.inits.silent_for(name).is_none() {
+            return Ok(false);
+        }
+        self.restart(name).await?;
+        Ok(true)
     }
 
     pub(crate) fn sessions(&self) -> &Sessions {
@@ -345,6 +375,7 @@ impl Daemon {
                 Ok("going on")
             }
             _ => {
+                self.inits.forget(tenant);
                 info!(target: "bailiwick::event", tenant = %tenant, event = done, "the jail of {tenant} was {done}");
                 if matches!(request, WardenRequest::Start { .. }) {
                     self.jail_started(tenant);
@@ -398,7 +429,7 @@ impl Daemon {
         }
     }
 
-    async fn entry(&self, name: &TenantName) -> Result<Option<RosterEntry>, Failure> {
+    pub(crate) async fn entry(&self, name: &TenantName) -> Result<Option<RosterEntry>, Failure> {
         match self.link.ask(&WardenRequest::Entry { tenant: name.clone() }).await? {
             WardenReply::Entry(entry) => {
                 match &entry {
@@ -439,22 +470,24 @@ impl Daemon {
     }
 
     /// Adds what only a process inside can tell. Several inits are asked at a time: one that does not answer holds up few.
-    async fn ask_inits(&self, all: &mut [Observed]) {
+    async fn ask_inits(self: &Arc<Self>, all: &mut [Observed]) {
         let mut asked = JoinSet::new();
-        let mut waiting: Vec<(usize, PathBuf, IdRange)> = Vec::new();
+        let mut waiting: Vec<(usize, TenantName, PathBuf, IdRange)> = Vec::new();
         for (index, observed) in all.iter().enumerate() {
             if let (Some(jail), Some(ids)) = (&observed.jail, observed.ids)
                 && !jail.frozen
             {
-                waiting.push((index, self.init_socket(&observed.tenant, jail.access), ids));
+                let socket = self.init_socket(&observed.tenant, jail.access);
+                waiting.push((index, observed.tenant.clone(), socket, ids));
             }
         }
         let mut answered = Vec::new();
         while !waiting.is_empty() || !asked.is_empty() {
             while asked.len() < ASKED_AT_ONCE
-                && let Some((index, socket, ids)) = waiting.pop()
+                && let Some((index, tenant, socket, ids)) = waiting.pop()
             {
-                asked.spawn(async move { (index, door::canary_denied(&socket, ids).await) });
+                let daemon = Arc::clone(self);
+                asked.spawn(async move { (index, daemon.talk(&tenant, door::canary_denied(&socket, ids)).await.ok()) });
             }
             answered.extend(asked.join_next().await.and_then(Result::ok));
         }
@@ -526,7 +559,16 @@ impl Daemon {
         let loaded = lock(&self.loaded);
         let names: BTreeSet<&TenantName> =
             loaded.policy.tenants.keys().chain(roster.keys()).chain(&loaded.invalid).collect();
-        names.into_iter().map(|name| summary(name, &loaded, roster.get(name))).collect()
+        names.into_iter().map(|name| self.summary(name, &loaded, roster.get(name))).collect()
+    }
+
+    fn summary(&self, name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> TenantSummary {
+        let mut summary = summary(name, loaded, entry);
+        let runs = matches!(summary.state, TenantState::Running | TenantState::SuspendedReadOnly);
+        if runs && self.inits.silent_for(name).is_some() {
+            summary.state = TenantState::Unresponsive;
+        }
+        summary
     }
 
     /// Everyone.
@@ -535,7 +577,11 @@ impl Daemon {
     }
 
     /// One tenant.
-    pub(crate) async fn show(&self, _permission: Permission, name: &TenantName) -> Result<TenantDetail, Failure> {
+    pub(crate) async fn show(
+        self: &Arc<Self>,
+        _permission: Permission,
+        name: &TenantName,
+    ) -> Result<TenantDetail, Failure> {
         let entry = self.entry(name).await?;
         let entry = entry.as_ref();
         let (summary, tenant, host) = {
@@ -544,13 +590,20 @@ impl Daemon {
             if tenant.is_none() && entry.is_none() && !loaded.invalid.contains(name) {
                 return Err(unknown(name));
             }
-            (summary(name, &loaded, entry), tenant, loaded.policy.host.clone())
+            (self.summary(name, &loaded, entry), tenant, loaded.policy.host.clone())
         };
         let doors = |choice: fn(&Settings) -> &BTreeSet<Door>| match &tenant {
             Some(tenant) => choice(&tenant.settings).iter().map(ToString::to_string).collect(),
             None => Vec::new(),
         };
         let (doors, suspended_doors) = (doors(|all| &all.doors), doors(|all| &all.suspended_doors));
+        let init_version = match (&tenant, entry) {
+            (Some(tenant), Some(entry)) if entry.pid.is_some() && !entry.frozen => match self.init_of(tenant).await {
+                Some((socket, ids)) => self.talk(name, door::version(&socket, ids)).await.ok(),
+                None => None,
+            },
+            _ => None,
+        };
         let limits = match &tenant {
             Some(tenant) => {
                 let (mut observed, facts) = ([self.observe_one(name).await?], self.facts().await?);
@@ -569,6 +622,7 @@ impl Daemon {
                 Declared::Active => None,
             }),
             pid: entry.and_then(|entry| entry.pid),
+            init_version,
             ids: entry.map(|entry| entry.ids),
             cgroup: entry.map(|entry| entry.cgroups.clone()).unwrap_or_default(),
             login: tenant.as_ref().map(|tenant| tenant.login.user.to_string()),
@@ -770,7 +824,7 @@ impl Daemon {
 
     /// The proof.
     pub(crate) async fn audit(
-        &self,
+        self: &Arc<Self>,
         _permission: Permission,
         names: &[TenantName],
         depth: Depth,
@@ -787,10 +841,14 @@ impl Daemon {
             for (tenant, observed) in portion.iter().zip(all) {
                 let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
                 self.add_sessions(&mut report, tenant);
+                if let Some(silent) = self.inits.silent_for(&tenant.name) {
+                    bailiwick_audit::add_silence(&mut report, silent.as_secs());
+                }
                 if let (Depth::Probe, Some(jail), Some(ids)) = (depth, &observed.jail, observed.ids)
                     && !jail.frozen
                 {
-                    let told = door::probe(&self.init_socket(&tenant.name, jail.access), ids).await;
+                    let socket = self.init_socket(&tenant.name, jail.access);
+                    let told = self.talk(&tenant.name, door::probe(&socket, ids)).await.ok();
                     let profile = confinement(tenant.settings.profile, jail.access);
                     bailiwick_audit::add_probes(&mut report, profile, told.as_deref());
                 }

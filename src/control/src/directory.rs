@@ -41,6 +41,11 @@ impl Directory {
         roster.iter().for_each(|(name, entry)| self.put(name, entry));
     }
 
+    /// All of them.
+    pub(crate) fn names(&self) -> Vec<TenantName> {
+        self.tenants.keys().cloned().collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.tenants.is_empty()
     }

@@ -8,8 +8,8 @@ use bailiwick_proto::control::{Exec, Login};
 use bailiwick_proto::frame::{Decoder, MAX_CRONTAB_REPLY, MAX_EVENT, MAX_REQUEST, encode};
 use bailiwick_proto::init::{CrontabFile, JailUser, MAX_STAMP, Spawn};
 use bailiwick_proto::{Bytes, Failure, InitReply, InitRequest};
-use bailiwick_sys::file::{self, FileType};
 use bailiwick_sys::socket;
+use bailiwick_sys::stream::{self, Direction};
 use bailiwick_types::{Access, Door, ExitStatus, IdRange, LoginName, MAX_COMMAND, MAX_CRONTAB, TenantName};
 use std::io;
 use std::net::IpAddr;
@@ -127,16 +127,18 @@ pub(crate) fn admit(tenant: &Tenant, door: Door, exec: &Exec, streams: &[OwnedFd
     Ok(Spawn { user, argv, arg0, env, cwd: exec.cwd.clone(), terminal: exec.terminal })
 }
 
+/// A pipe without a name, and that end of it by which the jail can do nothing but what the stream is for. A FIFO has a name on the
+/// host, and leads to whoever opens it; what can only be named (`O_PATH`) or goes both ways is no end.
 fn check_streams(exec: &Exec, streams: &[OwnedFd]) -> Result<(), Failure> {
-    let wanted = if exec.terminal.is_some() { 0 } else { 3 };
-    if streams.len() != wanted {
-        let message = format!("{} descriptors came with the request instead of {wanted}", streams.len());
+    let wanted: &[Direction] =
+        if exec.terminal.is_some() { &[] } else { &[Direction::Reading, Direction::Writing, Direction::Writing] };
+    if streams.len() != wanted.len() {
+        let message = format!("{} descriptors came with the request instead of {}", streams.len(), wanted.len());
         return Err(Failure::of(ExitStatus::Invalid, message));
     }
-    for stream in streams {
-        let kind = file::metadata(stream).map(|metadata| metadata.kind);
-        if !matches!(kind, Ok(FileType::Fifo)) {
-            return Err(refused("only pipes may cross into a jail"));
+    for (stream, wanted) in streams.iter().zip(wanted) {
+        if !matches!(stream::pipe_direction(stream), Ok(Some(direction)) if direction == *wanted) {
+            return Err(refused("only pipes without a name may cross into a jail, by their right ends"));
         }
     }
     Ok(())
@@ -232,31 +234,30 @@ impl From<io::Error> for DoorError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::Down,
-            io::ErrorKind::TimedOut => Self::Silent,
+            // It lets connections wait, and no more of them have room.
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::Silent,
             _ => Self::Broken(error),
         }
     }
 }
 
-/// Hands a session to the init of a jail and gives the client's end of its channel. Bounded in time and size, whatever
-/// init does.
-pub(crate) async fn open(
-    socket: &Path,
-    ids: IdRange,
-    spawn: Spawn,
-    streams: Vec<OwnedFd>,
-) -> Result<OwnedFd, DoorError> {
+/// Hands a session to the init of a jail, which was greeted, and gives the client's end of its channel. Bounded in time and size,
+/// whatever init does.
+pub(crate) async fn open(init: Init, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, DoorError> {
     let (client, jail) = socket::channel()?;
     let mut fds = vec![jail];
     fds.extend(streams);
-    timeout(INIT_TIME, async { greeted(socket, ids).await?.send(&InitRequest::Spawn(spawn), &fds).await })
-        .await
-        .map_err(io::Error::from)??;
+    timeout(INIT_TIME, init.send(&InitRequest::Spawn(spawn), &fds)).await.map_err(io::Error::from)??;
     Ok(client)
 }
 
-/// Has a process inside try what must fail, and gives what it told. `None` when it told nothing in bounded time and size.
-pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Option<String> {
+/// Connects to an init, and hears that it is there, or not in time.
+pub(crate) async fn greet(socket: &Path, ids: IdRange) -> Result<Init, DoorError> {
+    timeout(INIT_TIME, greeted(socket, ids)).await.map_err(io::Error::from)?
+}
+
+/// Has a process inside try what must fail, and gives what it told, in bounded time and size.
+pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Result<String, DoorError> {
     const MOST: u64 = 16 << 10;
     let text = |text: &str| Bytes::new(text).expect("there is no NUL in it");
     let spawn = Spawn {
@@ -270,7 +271,7 @@ pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Option<String> {
     let told = timeout(INIT_TIME, async {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
         let ((input, _), (output, into), (_, errors)) = (pipe()?, pipe()?, pipe()?);
-        let channel = open(socket, ids, spawn, vec![input, into, errors]).await?;
+        let channel = open(greeted(socket, ids).await?, spawn, vec![input, into, errors]).await?;
         let mut output = tokio::net::unix::pipe::Receiver::from_owned_fd(output)?.take(MOST);
         let mut told = String::new();
         output.read_to_string(&mut told).await?;
@@ -278,56 +279,76 @@ pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Option<String> {
         drop(channel);
         Ok::<String, DoorError>(told)
     });
-    told.await.ok()?.ok()
+    told.await.map_err(io::Error::from)?
 }
 
 /// Waits until init has done what it was asked for before: it takes one request after the other. Not for long, whatever it does.
-pub(crate) async fn wait_for(socket: &Path, ids: IdRange) {
-    drop(timeout(PROBE_TIME, greeted(socket, ids)).await);
+pub(crate) async fn wait_for(socket: &Path, ids: IdRange) -> Result<(), DoorError> {
+    timeout(PROBE_TIME, greeted(socket, ids)).await.map_err(io::Error::from)?.map(drop)
 }
 
-/// Asks init whether Landlock still refuses its canary. `None` when init does not answer.
-pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Option<bool> {
-    let request = InitRequest::Probe { canary: bailiwick_plan::mount::CANARY.to_owned() };
+/// Asks init something and hears its answer of at most `most` bytes.
+async fn ask(socket: &Path, ids: IdRange, request: &InitRequest, most: usize) -> Result<InitReply, DoorError> {
     let answer = timeout(PROBE_TIME, async {
         let mut init = greeted(socket, ids).await?;
-        init.send(&request, &[]).await?;
+        init.send(request, &[]).await?;
+        init.decoder = Decoder::new(most);
         init.hear().await.map_err(DoorError::from)
     });
-    match answer.await {
-        Ok(Ok(InitReply::Probed { canary_denied })) => Some(canary_denied),
-        _ => None,
+    answer.await.map_err(io::Error::from)?
+}
+
+/// What it said is no answer to what it was asked.
+fn no_answer() -> DoorError {
+    DoorError::Broken(io::Error::other("it answered something else than it was asked"))
+}
+
+/// Asks init which version of its protocol it speaks. The first knows no such question, and ends the connection after its greeting.
+pub(crate) async fn version(socket: &Path, ids: IdRange) -> Result<u32, DoorError> {
+    match ask(socket, ids, &InitRequest::Version, MAX_EVENT).await {
+        Ok(InitReply::Version { version }) => Ok(version),
+        Ok(_) => Err(no_answer()),
+        Err(DoorError::Broken(error)) if has_gone(&error) => Ok(1),
+        Err(error) => Err(error),
     }
 }
 
-/// Asks init for the login user's crontab. `None` when it does not answer, or not as an init does. `seen` is the stamp of what
-/// it told the last time.
+fn has_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
+}
+
+/// Asks init whether Landlock still refuses its canary.
+pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Result<bool, DoorError> {
+    let request = InitRequest::Probe { canary: bailiwick_plan::mount::CANARY.to_owned() };
+    match ask(socket, ids, &request, MAX_EVENT).await? {
+        InitReply::Probed { canary_denied } => Ok(canary_denied),
+        _ => Err(no_answer()),
+    }
+}
+
+/// Asks init for the login user's crontab. `seen` is the stamp of what it told the last time.
 pub(crate) async fn crontab(
     socket: &Path,
     ids: IdRange,
     login: &LoginName,
     seen: Option<String>,
-) -> Option<CrontabFile> {
+) -> Result<CrontabFile, DoorError> {
     let request = InitRequest::Crontab { path: format!("{CRONTABS}/{login}"), owner: LOGIN_ID, seen };
-    let answer = timeout(PROBE_TIME, async {
-        let mut init = greeted(socket, ids).await?;
-        init.send(&request, &[]).await?;
-        init.decoder = Decoder::new(MAX_CRONTAB_REPLY);
-        init.hear().await.map_err(DoorError::from)
-    });
-    match answer.await {
-        Ok(Ok(InitReply::Crontab(CrontabFile::Text { stamp, text })))
+    match ask(socket, ids, &request, MAX_CRONTAB_REPLY).await? {
+        InitReply::Crontab(CrontabFile::Text { stamp, text })
             if stamp.len() > MAX_STAMP || text.len() > 3 * MAX_CRONTAB =>
         {
-            None
+            Err(no_answer())
         }
-        Ok(Ok(InitReply::Crontab(file))) => Some(file),
-        _ => None,
+        InitReply::Crontab(file) => Ok(file),
+        _ => Err(no_answer()),
     }
 }
 
 /// A connection to an init.
-struct Init {
+#[derive(Debug)]
+pub(crate) struct Init {
     stream: UnixStream,
     decoder: Decoder,
 }
@@ -345,7 +366,8 @@ async fn greeted(path: &Path, ids: IdRange) -> Result<Init, DoorError> {
     let mut init = Init { stream, decoder: Decoder::new(MAX_EVENT) };
     match init.hear().await? {
         InitReply::Ready => Ok(init),
-        InitReply::Refused | InitReply::Probed { .. } | InitReply::Crontab(_) => Err(DoorError::Refused),
+        InitReply::Refused => Err(DoorError::Refused),
+        InitReply::Probed { .. } | InitReply::Crontab(_) | InitReply::Version { .. } => Err(no_answer()),
     }
 }
 
@@ -531,7 +553,6 @@ mod tests {
         use tokio::io::AsyncWriteExt;
         let temp = tempfile::tempdir().expect("temporary directory");
         let ids = IdRange { first: 0, count: 1 };
-        let spawn = || admit(&tenant(""), Door::Exec, &exec(), &[]).expect("admitted");
         for answer in [None, Some(vec![0xff; 4096]), Some(b"\x04\0\0\0nope".to_vec())] {
             let path = temp.path().join("init.sock");
             let listener = tokio::net::UnixListener::bind(&path).expect("binds");
@@ -542,7 +563,7 @@ mod tests {
                 }
                 tokio::time::sleep(Duration::from_secs(60)).await;
             });
-            let failure = open(&path, ids, spawn(), Vec::new()).await.expect_err("no session");
+            let failure = greet(&path, ids).await.expect_err("no session");
             assert!(matches!(failure, DoorError::Silent | DoorError::Broken(_)), "{failure}");
             init.abort();
             std::fs::remove_file(&path).expect("removes");
@@ -582,9 +603,62 @@ mod tests {
                 stream.write_all(&answer).await.ok();
                 tokio::time::sleep(Duration::from_secs(60)).await;
             });
-            assert_eq!(crontab(&path, ids, &login, None).await.is_some(), is_good);
+            assert_eq!(crontab(&path, ids, &login, None).await.is_ok(), is_good);
             init.abort();
             std::fs::remove_file(&path).expect("removes");
         }
+    }
+
+    #[tokio::test]
+    async fn an_init_of_the_first_version_is_known_by_its_silence() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let ids = IdRange { first: 0, count: 1 };
+        for (answer, golden) in [(None, 1), (Some(InitReply::Version { version: 2 }), 2)] {
+            let path = temp.path().join("init.sock");
+            let listener = tokio::net::UnixListener::bind(&path).expect("binds");
+            let init = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                stream.write_all(&encode(&InitReply::Ready, MAX_EVENT).expect("small")).await.expect("writes");
+                assert!(stream.read(&mut [0; 4096]).await.expect("reads") > 0);
+                if let Some(answer) = answer {
+                    stream.write_all(&encode(&answer, MAX_EVENT).expect("small")).await.expect("writes");
+                }
+            });
+            assert_eq!(version(&path, ids).await.expect("told"), golden);
+            init.await.expect("ends");
+            std::fs::remove_file(&path).expect("removes");
+        }
+    }
+
+    #[test]
+    fn only_pipes_without_a_name_cross_by_their_right_ends() {
+        let (reader, writer) = io::pipe().expect("pipe");
+        let dup = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().expect("dup");
+        let exec = Exec { terminal: None, ..exec() };
+        let good = || vec![dup(&reader), dup(&writer), dup(&writer)];
+        assert!(check_streams(&exec, &good()).is_ok());
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let fifo = temp.path().join("fifo");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("a FIFO");
+        let both = std::fs::File::options().read(true).write(true).open(&fifo).expect("opens");
+        let end = std::fs::File::open(&fifo).expect("opens");
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        let named = rustix::fs::open(&path, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).expect("opens");
+        let open_both = std::fs::File::options().read(true).write(true).open(&path).expect("opens");
+        let null = std::fs::File::open("/dev/null").expect("opens");
+        let (socket, _peer) = socket::channel().expect("pair");
+        let wrong: [&dyn AsFd; 7] = [&both, &end, &named, &open_both, &null, &socket, &writer];
+        for (index, fd) in wrong.into_iter().enumerate() {
+            let mut streams = good();
+            streams[0] = dup(fd);
+            let failure = check_streams(&exec, &streams).expect_err("no end of a pipe");
+            assert_eq!(failure.status, ExitStatus::Refused, "{index}");
+        }
+        let mut streams = good();
+        streams[2] = dup(&reader);
+        assert!(check_streams(&exec, &streams).is_err(), "the jail could read what it says");
+        assert!(check_streams(&exec, &good()[..2]).is_err());
     }
 }

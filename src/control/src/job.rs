@@ -4,6 +4,7 @@
 //! cut, and a lock inside the jail, which outlives us, keeps a second one out.
 
 use crate::daemon::Daemon;
+use crate::door::Init;
 use crate::sessions::Counted;
 use bailiwick_policy::{Tenant, Timer};
 use bailiwick_proto::control::Exec;
@@ -20,6 +21,9 @@ use tokio::net::UnixStream;
 
 /// How long a job that is to end may take after each signal.
 const END_TIME: Duration = Duration::from_secs(1);
+
+/// How long init may take to begin a job that it took.
+const BEGIN_TIME: Duration = Duration::from_secs(10);
 
 /// What a job says goes to a file in the login user's home, and the one before it stays. Exit status 75: the run before still
 /// goes on. A file that cannot be written is no reason not to run.
@@ -121,10 +125,11 @@ impl Run {
             drop(socket::send(&channel, &message, &[]));
         };
         let mut last = None;
+        let mut begin = Some(tokio::time::Instant::now() + BEGIN_TIME);
         let status = loop {
             tokio::select! {
                 event = hear(&channel) => match event {
-                    Some(SessionEvent::Started) => {}
+                    Some(SessionEvent::Started) => begin = None,
                     Some(SessionEvent::Exited(status)) => break Some(status),
                     Some(SessionEvent::Killed(number)) => break Some(128_u8.saturating_add(number)),
                     Some(SessionEvent::ExecFailed { .. } | SessionEvent::SetupFailed { .. }) => break Some(126),
@@ -135,6 +140,8 @@ impl Run {
                     say(signal::SIGTERM);
                     last = Some(tokio::time::Instant::now() + END_TIME);
                 }
+                // Init took it and never began it: it is given up, and counts no longer.
+                () = sleep_until(begin) => break None,
                 () = sleep_until(last) => {
                     say(signal::SIGKILL);
                     last = Some(tokio::time::Instant::now() + END_TIME);
@@ -165,8 +172,8 @@ async fn hear(channel: &UnixStream) -> Option<SessionEvent> {
 }
 
 impl Daemon {
-    /// Begins a job.
-    pub(crate) async fn begin(&self, job: &Job) -> Result<Run, Failure> {
+    /// Begins a job in a jail whose init was greeted.
+    pub(crate) async fn begin(&self, job: &Job, init: Init) -> Result<Run, Failure> {
         let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
         let wrapper = ["/bin/sh", "-c", RUN, "timer", job.name.as_str(), &job.log];
         let argv = wrapper.into_iter().chain(job.argv.iter().map(String::as_str)).map(text);
@@ -186,7 +193,7 @@ impl Daemon {
         fill(&input, job.input.as_bytes()).map_err(failed)?;
         drop(input);
         let streams = vec![stdin, stdout, stderr];
-        let (channel, counted) = self.enter_by_timer(&tenant.name, &exec, job.command.clone(), streams).await?;
+        let (channel, counted) = self.enter_by_timer(&tenant.name, &exec, job.command.clone(), streams, init).await?;
         Ok(Run { channel, counted, _streams: [output, errors] })
     }
 }

@@ -10,6 +10,7 @@ mod directory;
 mod door;
 mod ftp;
 mod incident;
+mod inits;
 mod job;
 mod permission;
 mod places;

@@ -15,11 +15,38 @@ use tracing::info;
 
 #[derive(Debug, Default)]
 struct Tally {
+    /// Of all doors but the operator's.
     count: SessionCount,
     /// Refusals that the history does not have yet.
     fresh: u64,
     /// By each door alone.
     by: BTreeMap<Door, SessionCount>,
+}
+
+impl Tally {
+    /// Where one by a door is counted.
+    fn counts(&mut self, door: Door) -> impl Iterator<Item = &mut SessionCount> {
+        let own = (door != Door::Exec).then_some(&mut self.count);
+        own.into_iter().chain([self.by.entry(door).or_default()])
+    }
+
+    fn by_operator(&self) -> SessionCount {
+        self.by.get(&Door::Exec).copied().unwrap_or_default()
+    }
+
+    /// Everybody who is in.
+    fn all(&self) -> u64 {
+        self.count.now + self.by_operator().now
+    }
+
+    fn nearer(&self) -> SessionCount {
+        let (own, operator) = (self.count, self.by_operator());
+        SessionCount {
+            now: own.now.max(operator.now),
+            most: own.most.max(operator.most),
+            refused: own.refused + operator.refused,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -97,17 +124,33 @@ impl Sessions {
             return Err(Failure::of(ExitStatus::OverLimit, message));
         }
         let limits = &tenant.settings.limits;
-        let all = limits.sessions.value().map(|most| (count, "sessions", most));
-        let own = limits.sessions_by(door).map(|(key, most)| (by.entry(door).or_default(), key, most));
-        if let Some((count, key, most)) = [all, own].into_iter().flatten().find(|(count, _, most)| count.now >= *most) {
-            count.refused += 1;
+        let by = by.entry(door).or_default();
+        // What an operator does takes no place of the tenant's, and the tenant can take none of an operator's.
+        let all = if door == Door::Exec { *by } else { *count };
+        let mut notice = None;
+        let mut full = limits.sessions.value().filter(|most| all.now >= *most).map(|most| (all.now, "sessions", most));
+        // Who has used up its places still comes in, by one more, to see to that.
+        if let Some((now, _, most)) =
+            full.take_if(|(now, _, most)| *now == *most && matches!(door, Door::Ssh | Door::Sftp))
+        {
+            notice = Some(format!(
+                "tenant \"{}\" has {now} sessions and may have {most}; this is the one more that it has to help itself",
+                tenant.name
+            ));
+        }
+        let own = limits.sessions_by(door).filter(|(_, most)| by.now >= *most).map(|(key, most)| (by.now, key, most));
+        if let Some((has, key, most)) = full.or(own) {
+            (if key == "sessions" && door != Door::Exec { count } else { by }).refused += 1;
             *fresh += 1;
-            let message = format!("\"{}\" has {} sessions and may have {most} (`{key}`)", tenant.name, count.now);
+            let message = format!("\"{}\" has {has} sessions and may have {most} (`{key}`)", tenant.name);
             return Err(Failure::of(ExitStatus::OverLimit, message));
         }
         let since = Moment(now());
         let tenant = tenant.name.clone();
-        Ok(self.count(&mut state, SessionRecord { id, tenant, door, user, source, key, command, since, uid, pid }))
+        let record = SessionRecord { id, tenant, door, user, source, key, command, since, uid, pid };
+        let mut counted = self.count(&mut state, record);
+        counted.notice = notice;
+        Ok(counted)
     }
 
     /// Counts a session that an earlier daemon let in. It is in: that it is one too many is no reason to end it.
@@ -122,8 +165,7 @@ impl Sessions {
     }
 
     fn count(self: &Arc<Self>, state: &mut State, record: SessionRecord) -> Counted {
-        let Tally { count, by, .. } = state.tallies.entry(record.tenant.clone()).or_default();
-        for count in [count, by.entry(record.door).or_default()] {
+        for count in state.tallies.entry(record.tenant.clone()).or_default().counts(record.door) {
             count.now += 1;
             count.most = count.most.max(count.now);
         }
@@ -148,9 +190,9 @@ impl Sessions {
         }
     }
 
-    /// Of one tenant.
+    /// Of one tenant, as its limit `sessions` has them: those of its own doors, or the operator's, whichever are more.
     pub(crate) fn of(&self, tenant: &TenantName) -> SessionCount {
-        self.state().tallies.get(tenant).map(|tally| tally.count).unwrap_or_default()
+        self.state().tallies.get(tenant).map(Tally::nearer).unwrap_or_default()
     }
 
     /// The same by each door.
@@ -160,12 +202,12 @@ impl Sessions {
 
     /// Sessions now, by tenant.
     pub(crate) fn now(&self) -> BTreeMap<TenantName, u64> {
-        self.state().tallies.iter().map(|(tenant, tally)| (tenant.clone(), tally.count.now)).collect()
+        self.state().tallies.iter().map(|(tenant, tally)| (tenant.clone(), tally.all())).collect()
     }
 
     /// Sessions now, of everybody.
     pub(crate) fn total(&self) -> u64 {
-        self.state().tallies.values().map(|tally| tally.count.now).sum()
+        self.state().tallies.values().map(Tally::all).sum()
     }
 
     /// How many were refused since this was asked last.
@@ -178,7 +220,7 @@ impl Sessions {
     /// Of a tenant whose data is gone.
     pub(crate) fn forget(&self, tenant: &TenantName) {
         let tallies = &mut self.state().tallies;
-        if tallies.get(tenant).is_some_and(|tally| tally.count.now == 0) {
+        if tallies.get(tenant).is_some_and(|tally| tally.all() == 0) {
             tallies.remove(tenant);
         }
     }
@@ -231,9 +273,8 @@ impl Drop for Counted {
         {
             let mut state = self.sessions.state();
             state.open.remove(&self.record.id);
-            if let Some(Tally { count, by, .. }) = state.tallies.get_mut(&self.record.tenant) {
-                count.now -= 1;
-                by.entry(self.record.door).or_default().now -= 1;
+            if let Some(tally) = state.tallies.get_mut(&self.record.tenant) {
+                tally.counts(self.record.door).for_each(|count| count.now -= 1);
             }
         }
         if !self.logged {
@@ -278,7 +319,7 @@ mod tests {
 
     fn newcomer() -> Newcomer {
         let user = "alice".to_owned();
-        Newcomer { door: Door::Ssh, user, source: None, key: None, command: None, uid: 7, pid: 8, most: None }
+        Newcomer { door: Door::Cron, user, source: None, key: None, command: None, uid: 7, pid: 8, most: None }
     }
 
     #[test]
@@ -309,18 +350,26 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let tenant = tenant("3\nsessions_sftp = 1");
         let by = |door| sessions.enter(&tenant, Newcomer { door, ..newcomer() });
+        let _operator = by(Door::Exec).expect("takes no place of the tenant's");
         let transfer = by(Door::Sftp).expect("enters");
         let failure = by(Door::Sftp).expect_err("one transfer at a time");
         assert!(failure.status == ExitStatus::OverLimit && failure.message.contains("sessions_sftp"), "{failure}");
         let (_first, _second) = (by(Door::Ssh).expect("enters"), by(Door::Ssh).expect("enters"));
         drop(transfer);
         let _third = by(Door::Ssh).expect("enters");
-        let failure = by(Door::Sftp).expect_err("full");
+        assert!(by(Door::Cron).expect_err("full").message.contains("(`sessions`)"));
+        let one_more = by(Door::Sftp).expect("the one more");
+        assert!(one_more.notice().is_some_and(|notice| notice.contains("one more")));
+        let failure = by(Door::Ssh).expect_err("full, and the one more is taken");
         assert!(failure.message.contains("(`sessions`)"), "{failure}");
         let counts = sessions.by_door(&tenant.name);
-        assert_eq!(counts[&Door::Sftp], SessionCount { now: 0, most: 1, refused: 1 });
+        assert_eq!(counts[&Door::Sftp], SessionCount { now: 1, most: 1, refused: 1 });
         assert_eq!(counts[&Door::Ssh], SessionCount { now: 3, most: 3, refused: 0 });
-        assert_eq!(sessions.of(&tenant.name), SessionCount { now: 3, most: 3, refused: 1 });
+        assert_eq!(sessions.of(&tenant.name), SessionCount { now: 4, most: 4, refused: 2 });
+        assert_eq!(sessions.total(), 5);
+        let (_second, _third) = (by(Door::Exec).expect("enters"), by(Door::Exec).expect("enters"));
+        let failure = by(Door::Exec).expect_err("as many as the tenant's own");
+        assert!(failure.message.contains("3 sessions") && failure.message.contains("(`sessions`)"), "{failure}");
     }
 
     #[test]

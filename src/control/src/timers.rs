@@ -6,8 +6,9 @@
 use crate::crontabs::Crontabs;
 use crate::daemon::Daemon;
 use crate::door::short;
-use crate::job::{BUSY, Job};
+use crate::job::{BUSY, Job, Run};
 use bailiwick_policy::{Declared, Tenant};
+use bailiwick_proto::Failure;
 use bailiwick_sys::file;
 use bailiwick_types::{Clock, Door, Moment, Schedule, TenantName, TimerName, TimerReport, TimerRun, WallTime};
 use jiff::tz::TimeZone;
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
 use tracing::{info, warn};
 
@@ -25,8 +26,11 @@ use tracing::{info, warn};
 const LOOK_TIME: Duration = Duration::from_secs(20);
 /// How far back runs are made good for which nobody was here.
 const GRACE: u64 = 600;
-/// How many runs are being begun at a time; how many run is the tenants' own limit.
+/// How many runs are being begun at a time, of each tenant one; how many run is the tenants' own limit.
 const AT_ONCE: usize = 16;
+/// How long an init may take to answer while a run of its tenant's has one of these places. One that takes longer is waited for by its
+/// tenant alone.
+const QUICK: Duration = Duration::from_millis(250);
 /// Where the last moment and the last runs are kept, beside the history.
 const FILE: &str = "timers.json";
 const MAX_FILE: usize = 16 << 20;
@@ -54,7 +58,12 @@ pub(crate) struct Timers {
     start: Notify,
     /// Room for those that are being begun: at midnight all come at once.
     beginning: Semaphore,
+    /// Whose turn it is among the runs of one tenant.
+    turns: Mutex<BTreeMap<TenantName, Turn>>,
 }
+
+/// Held by the one run of a tenant's that is being begun.
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Default for Timers {
     fn default() -> Self {
@@ -65,6 +74,7 @@ impl Default for Timers {
             changed: Notify::new(),
             start: Notify::new(),
             beginning: Semaphore::new(AT_ONCE),
+            turns: Mutex::default(),
         }
     }
 }
@@ -234,6 +244,13 @@ impl Timers {
         self.jobs(&new).into_iter().filter(|job| job.schedule().is_none()).collect()
     }
 
+    fn turn(&self, tenant: &TenantName) -> Turn {
+        let mut turns = self.turns.lock().expect("nobody panics while holding it");
+        // Those that nobody waits for are made anew when somebody does.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(tenant.clone()).or_default())
+    }
+
     /// Has [`Daemon::keep_time`] look now.
     pub(crate) fn look_again(&self) {
         self.changed.notify_one();
@@ -352,6 +369,25 @@ impl Daemon {
         }
     }
 
+    /// Begins a job. What is waited for while it has a place among all tenants' is bounded by [`QUICK`]; a tenant whose init is slower
+    /// has no place, and none of the others waits for it.
+    async fn begin_in_turn(&self, job: &Job) -> Result<Run, Failure> {
+        let tenant = &job.tenant.name;
+        let turn = self.timers().turn(tenant);
+        let _turn = turn.lock().await;
+        if !self.inits().is_slow(tenant) {
+            let _place = self.timers().beginning.acquire().await;
+            if let Ok(init) = tokio::time::timeout(QUICK, self.greet_for_timer(tenant)).await {
+                return self.begin(job, init?).await;
+            }
+            self.inits().note_slow(tenant, true);
+        }
+        let begin = Instant::now();
+        let init = self.greet_for_timer(tenant).await?;
+        self.inits().note_slow(tenant, begin.elapsed() > QUICK);
+        self.begin(job, init).await
+    }
+
     /// Runs a job to its end and notes what became of it.
     pub(crate) async fn run_job(&self, job: &Job) {
         let begun = now();
@@ -360,11 +396,7 @@ impl Daemon {
             self.timers().note(tenant, name, TimerRun { begun, ended, status, refused });
         };
         note(None, None, None);
-        let begin = async {
-            let _room = self.timers().beginning.acquire().await;
-            self.begin(job).await
-        };
-        let status = match begin.await {
+        let status = match self.begin_in_turn(job).await {
             Ok(run) => run.attend().await,
             Err(failure) => return note(Some(now()), None, Some(failure.message)),
         };

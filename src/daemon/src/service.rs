@@ -65,6 +65,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let serving = tokio::spawn(keep_serving(Arc::clone(&daemon), listener, path.clone(), own, stopped));
     tokio::spawn(Arc::clone(&daemon).keep());
     tokio::spawn(Arc::clone(&daemon).keep_time());
+    tokio::spawn(Arc::clone(&daemon).keep_inits());
     tokio::spawn(Arc::clone(&daemon).resume_ftp());
     if let Some(time) = sd_notify::watchdog_enabled() {
         tokio::spawn(stay_alive(time / 2));

@@ -11,7 +11,6 @@ use bailiwick_sys::{process, socket};
 use bailiwick_types::ExitStatus;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -183,7 +182,9 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
     });
     let mut daemon = Program::new("bailiwickd", control, DAEMON_TIME, move || {
         let mut command = Command::new(&own);
-        command.arg("--config").arg(&config).env_clear().uid(uid).gid(gid).current_dir("/");
+        command.arg("--config").arg(&config).env_clear().current_dir("/");
+        // What it makes and hands into jails must not show them the host's network; under systemd `PrivateNetwork=` sees to that.
+        process::become_apart(&mut command, uid, gid);
         command
     });
 

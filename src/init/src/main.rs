@@ -1,6 +1,6 @@
 //! PID 1 of a jail: reaps, and starts sessions for `bailiwickd`. Linked statically, so nothing of the tenant's is loaded.
 //!
-//! Danger: this program is the tenant's. Root inside can trace it, replace what it says and take its descriptors, so
+//! Danger: this program is the tenant's. Root inside may find a way to stop it or to speak for it, though tracing it is refused, so
 //! nothing outside may rest on it; and it must hold no descriptor but the listening socket, which reaches only us.
 
 mod crontab;
@@ -8,10 +8,11 @@ mod probe;
 mod session;
 
 use bailiwick_proto::frame::{Decoder, MAX_CRONTAB_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::init::VERSION;
 use bailiwick_proto::{InitReply, InitRequest};
 use bailiwick_sys::signal::{self, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
 use bailiwick_sys::socket::Reserve;
-use bailiwick_sys::{process, socket};
+use bailiwick_sys::{credential, process, socket};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitOptions;
@@ -55,6 +56,10 @@ fn run() -> io::Result<()> {
         Some(argument) if argument == PROBE => return probe::probe(),
         _ => {}
     }
+    // Nobody inside traces it or takes its descriptors: the program cannot be read in here, so who may is for the host to say
+    // (`__ptrace_may_access` asks in the user namespace of who could read it). The kernel's default says the same, if no sysctl
+    // has changed it.
+    credential::set_undumpable()?;
     let listener = process::inherited(LISTENER)?;
     process::close_on_exec_from(3)?;
     // A second listen(2) stamps this process's credentials on the socket, so that who connects sees init, not the
@@ -179,6 +184,7 @@ fn serve(listener: &OwnedFd, reserve: &mut Reserve, sessions: &mut Vec<Session>)
         Ok((InitRequest::Crontab { path, owner, seen }, _)) => {
             say(&connection, InitReply::Crontab(crontab::look(&path, owner, seen.as_deref())));
         }
+        Ok((InitRequest::Version, _)) => say(&connection, InitReply::Version { version: VERSION }),
         Ok((InitRequest::Spawn(spawn), fds)) => sessions.extend(Session::start(&spawn, fds)),
         Err(_) => {}
     }

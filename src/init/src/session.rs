@@ -198,6 +198,8 @@ fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io:
     }
     // Everything from 3 on is marked already; this catches what a later change forgets.
     process::close_on_exec_from(3)?;
+    // What `/proc` has of a program that cannot be read, and so of this child until it executes another, is nobody's in here.
+    credential::set_dumpable()?;
     // Out of memory, the kernel takes a session before init. A kernel that refuses is no reason to refuse a session.
     if let Ok(score) = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
         rustix::io::write(&score, SESSION_OOM_SCORE).ok();

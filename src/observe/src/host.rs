@@ -12,6 +12,7 @@ use bailiwick_types::NAMESPACES;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Bound of a file about the host.
@@ -115,6 +116,8 @@ pub enum Linkage {
     Dynamic,
     /// Not a 64-bit little-endian ELF program.
     Unknown,
+    /// This user may not read it.
+    Closed,
 }
 
 /// A kind of namespace on this host.
@@ -151,8 +154,10 @@ pub struct HostReadings {
     pub file_systems: BTreeSet<String>,
     /// The program that becomes PID 1 of jails, beside this one.
     pub init: PathBuf,
-    /// How it is linked; `None` when it cannot be read.
+    /// How it is linked; `None` when it is not there.
     pub init_linkage: Option<Linkage>,
+    /// Whether everybody may read it, and so whoever is in a jail.
+    pub init_readable: bool,
 }
 
 /// Reads the host. Works for any user.
@@ -189,6 +194,7 @@ pub fn host_readings(state_dir: &Path) -> Result<HostReadings, ObserveError> {
             .filter_map(|line| line.split_whitespace().next_back().map(str::to_owned))
             .collect(),
         init_linkage: linkage(&init),
+        init_readable: std::fs::metadata(&init).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0),
         init,
         facts,
     })
@@ -228,7 +234,11 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 fn linkage(program: &Path) -> Option<Linkage> {
-    let file = std::fs::File::open(program).ok()?;
+    let file = match std::fs::File::open(program) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(Linkage::Closed),
+        Err(_) => return None,
+    };
     Some(match bailiwick_sys::elf::needs_loader(file) {
         Ok(false) => Linkage::Static,
         Ok(true) => Linkage::Dynamic,

@@ -1,5 +1,6 @@
 //! One tenant: its jail, its processes wherever they are, its limits.
 
+use crate::sockets::sockets;
 use crate::storage::disk_fact;
 use crate::{ObserveError, limit, unless_gone};
 use bailiwick_plan::control::Control;
@@ -165,6 +166,7 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
         faults: None,
     });
     let facts = ObservedJail {
+        sockets: sockets(&init, &processes, &census.host_namespaces),
         access,
         init,
         namespace_owner,

@@ -11,6 +11,7 @@ mod host;
 mod jail;
 mod limit;
 mod sight;
+mod sockets;
 mod storage;
 mod usage;
 mod user;

@@ -4,7 +4,7 @@ use crate::diagnostic::{Diagnostic, Problem};
 use crate::model::{Host, Principal, Reserve};
 use crate::reader::{Report, Section, Span, Table, distinct, expected, line, number, parsed, text};
 use crate::source::Source;
-use bailiwick_types::{ByteSize, IdPool, Resource};
+use bailiwick_types::{ByteSize, IdPool, Period, Resource};
 use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -14,11 +14,25 @@ pub(crate) const FILE: &str = "bailiwick.toml";
 
 const TOP: Section = Section {
     title: "at the top of bailiwick.toml",
-    keys: &["state_dir", "runtime_dir", "ids", "require", "reserve", "admins", "syslog", "user", "login_group"],
+    keys: &[
+        "state_dir",
+        "runtime_dir",
+        "ids",
+        "require",
+        "reserve",
+        "admins",
+        "syslog",
+        "user",
+        "login_group",
+        "replace_silent_init",
+    ],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
 const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
 const SECTIONS: &[Section] = &[TOP, IDS, RESERVE];
+
+/// In the place of a time: what it is for does not happen.
+const NEVER: &str = "never";
 
 /// What holds where the file says nothing.
 pub(crate) fn defaults() -> Host {
@@ -32,6 +46,7 @@ pub(crate) fn defaults() -> Host {
         syslog: false,
         user: "bailiwick".to_owned(),
         login_group: "bailiwick-tenants".to_owned(),
+        replace_silent_init: Some(Period(300)),
     }
 }
 
@@ -64,6 +79,8 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         host.user = top.read(&mut report, "user", user).map_or(host.user, Spanned::into_inner);
         let group = top.read(&mut report, "login_group", login_group);
         host.login_group = group.map_or(host.login_group, Spanned::into_inner);
+        let silent = top.read(&mut report, "replace_silent_init", silence);
+        host.replace_silent_init = silent.map_or(host.replace_silent_init, Spanned::into_inner);
     }
     if report.is_clean() { Ok(host) } else { Err(report.finish()) }
 }
@@ -117,6 +134,27 @@ fn read_ids(report: &mut Report<'_>, table: &Table<'_, '_>) -> IdPool {
 
 fn switch(value: &DeValue<'_>) -> Result<bool, Problem> {
     value.as_bool().ok_or_else(|| expected("true or false", value))
+}
+
+/// How long an init may be silent. What is shorter than a second no host can hold, busy as it may be.
+fn silence(value: &DeValue<'_>) -> Result<Option<Period>, Problem> {
+    if value.as_str() == Some(NEVER) {
+        return Ok(None);
+    }
+    let period: Period = match value {
+        DeValue::Integer(_) | DeValue::Float(_) => {
+            return Err(
+                expected("a time such as \"5m\", or \"never\"", value).hint("write it in quotes, with its unit")
+            );
+        }
+        _ => parsed(value)?,
+    };
+    if (1..=86_400).contains(&period.0) {
+        Ok(Some(period))
+    } else {
+        Err(Problem::new(format!("{period} is no time to wait for an init"))
+            .hint("write a time from 1s to 1d, or \"never\""))
+    }
 }
 
 fn size(value: &DeValue<'_>) -> Result<ByteSize, Problem> {
@@ -193,7 +231,8 @@ pub(crate) fn write(host: &Host) -> String {
     let list = |items: Vec<String>| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
     format!(
         "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\n\
-         reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\nlogin_group = {}\n",
+         reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\nlogin_group = {}\n\
+         replace_silent_init = \"{}\"\n",
         quoted(&host.state_dir.to_string_lossy()),
         quoted(&host.runtime_dir.to_string_lossy()),
         host.ids.first(),
@@ -206,5 +245,6 @@ pub(crate) fn write(host: &Host) -> String {
         host.syslog,
         quoted(&host.user),
         quoted(&host.login_group),
+        host.replace_silent_init.map_or_else(|| NEVER.to_owned(), |period| period.to_string()),
     )
 }

@@ -1,8 +1,8 @@
 //! The policy after parsing and inheritance: what the operator declared, with nothing left to look up.
 
 use bailiwick_types::{
-    Access, ByteSize, Door, FtpName, IdPool, ImageName, Limits, LoginName, PasswordHash, PlanName, Profile, Resource,
-    ServiceName, TenantName, TimerName, When,
+    Access, ByteSize, Door, FtpName, IdPool, ImageName, Limits, LoginName, PasswordHash, Period, PlanName, Profile,
+    Resource, ServiceName, TenantName, TimerName, When,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +40,8 @@ pub struct Host {
     pub user: String,
     /// The group of tenants' host users, which sshd is told to hand over: likewise a name or a number.
     pub login_group: String,
+    /// After how long without an answer of its init a jail is made anew; never when `None`.
+    pub replace_silent_init: Option<Period>,
 }
 
 impl Host {

@@ -354,6 +354,8 @@ pub enum TenantState {
     SuspendedReadOnly,
     /// Its jail is on its way out: asked to end or killed, and not gone yet.
     Clearing,
+    /// The jail runs, and its init does not answer.
+    Unresponsive,
     /// Its file is gone, its data is not.
     Deleted,
     /// Its file cannot be read.
@@ -372,6 +374,7 @@ impl TenantState {
             Self::Suspended => "suspended",
             Self::SuspendedReadOnly => "suspended-read-only",
             Self::Clearing => "clearing",
+            Self::Unresponsive => "unresponsive",
             Self::Deleted => "deleted",
             Self::Invalid => "invalid",
         }
@@ -405,6 +408,9 @@ pub struct TenantDetail {
     pub pid: Option<u32>,
     /// Its host ids; `None` when it never ran.
     pub ids: Option<IdRange>,
+    /// Which version of the protocol with inits its init speaks; `None` when it is down, or silent.
+    #[serde(default)]
+    pub init_version: Option<u32>,
     /// Control group by hierarchy; empty when down.
     pub cgroup: BTreeMap<String, String>,
     /// Its login user inside.

@@ -29,7 +29,14 @@ pub enum InitRequest {
         /// What was told of it the last time.
         seen: Option<String>,
     },
+    /// Which version of this protocol it speaks. Answered with [`InitReply::Version`]; by an init of version 1, which does not know
+    /// the question, with the end of the connection. Whatever a version has that the one before it has not is asked for only of an
+    /// init that has told it.
+    Version,
 }
+
+/// The version of this protocol: 1 has all but [`InitRequest::Version`].
+pub const VERSION: u32 = 2;
 
 /// One session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +94,11 @@ pub enum InitReply {
     },
     /// To `Crontab`. At most [`crate::frame::MAX_CRONTAB_REPLY`] bytes.
     Crontab(CrontabFile),
+    /// To `Version`.
+    Version {
+        /// What it says: the tenant's word like all else, by which no more is decided than how it is spoken to.
+        version: u32,
+    },
 }
 
 /// What is at the path of a crontab.

@@ -114,6 +114,14 @@ pub fn set_undumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
 }
 
+/// Takes back [`set_undumpable`] for this process: what `/proc` has of it is its own user's again.
+///
+/// # Errors
+/// What `prctl(2)` says.
+pub fn set_dumpable() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?)
+}
+
 /// Sets both the soft and the hard limit of a resource (`setrlimit(2)`).
 ///
 /// # Errors

@@ -23,7 +23,7 @@ pub fn open(pid: u32, kind: &str) -> io::Result<OwnedFd> {
     proc::namespace_at(proc::open(pid)?.as_fd(), kind)
 }
 
-/// Moves this process, which must have one thread, into a mount or user namespace that is held by descriptor (`setns(2)`). Its root and
+/// Moves this process, which must have one thread, into a mount, user or network namespace that is held by descriptor (`setns(2)`). Its root and
 /// its current directory become those of the mount namespace.
 ///
 /// # Errors
@@ -32,6 +32,7 @@ pub fn enter(namespace: impl AsFd, kind: Kind) -> io::Result<()> {
     let kind = match kind {
         Kind::Mount => rustix::thread::LinkNameSpaceType::Mount,
         Kind::User => rustix::thread::LinkNameSpaceType::User,
+        Kind::Network => rustix::thread::LinkNameSpaceType::Network,
     };
     Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?)
 }
@@ -43,6 +44,8 @@ pub enum Kind {
     Mount,
     /// Of users.
     User,
+    /// Of networks.
+    Network,
 }
 
 /// The user, as this process's user namespace counts, that made a user namespace (`NS_GET_OWNER_UID`).

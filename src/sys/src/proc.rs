@@ -367,6 +367,45 @@ pub fn children(pid: u32) -> io::Result<Vec<u32>> {
     text.split_whitespace().map(|number| number.parse().map_err(|_| malformed("children"))).collect()
 }
 
+/// The sockets that a process has open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenSockets {
+    /// Each with its number and the inode that it alone has.
+    pub sockets: Vec<(i32, u64)>,
+    /// How many descriptors were looked at.
+    pub looked: usize,
+    /// Whether there were more.
+    pub cut: bool,
+}
+
+/// The sockets among the first `most` descriptors that a process has open.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` when there is no such process, `EACCES` when the reader may not look at it.
+pub fn sockets(pid: u32, most: usize) -> io::Result<OpenSockets> {
+    let dir = file::open_dir_at(directory(pid)?, "fd")?;
+    let mut found = OpenSockets { sockets: Vec::new(), looked: 0, cut: false };
+    for entry in rustix::fs::Dir::read_from(&dir)? {
+        let entry = entry?;
+        let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
+        if found.looked == most {
+            found.cut = true;
+            break;
+        }
+        found.looked += 1;
+        // Closed meanwhile.
+        let Ok(link) = rustix::fs::readlinkat(&dir, entry.file_name(), Vec::new()) else { continue };
+        found.sockets.extend(parse_socket(link.to_bytes()).map(|inode| (number, inode)));
+    }
+    Ok(found)
+}
+
+/// The inode of a socket, as the link of its descriptor has it.
+#[must_use]
+pub fn parse_socket(link: &[u8]) -> Option<u64> {
+    std::str::from_utf8(link).ok()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
 /// Everything that a report needs of one process.
 ///
 /// # Errors
@@ -521,6 +560,19 @@ pub fn most_tasks() -> io::Result<u64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn sockets_are_told_from_other_descriptors() {
+        assert_eq!(parse_socket(b"socket:[7]"), Some(7));
+        for other in [&b"pipe:[7]"[..], b"socket:[]", b"socket:[7", b"socket:[-7]", b"/home/socket:[7]", b"\xff"] {
+            assert_eq!(parse_socket(other), None, "{}", other.escape_ascii());
+        }
+        let (a, _b) = std::os::unix::net::UnixStream::pair().expect("pair");
+        let own = sockets(std::process::id(), usize::MAX).expect("reads");
+        let number = std::os::fd::AsRawFd::as_raw_fd(&a);
+        assert!(own.sockets.iter().any(|(other, inode)| *other == number && *inode > 0) && !own.cut, "{own:?}");
+        assert!(sockets(std::process::id(), 1).expect("reads").cut);
+    }
 
     #[test]
     fn a_child_is_its_parents() {

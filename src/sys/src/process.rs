@@ -134,12 +134,52 @@ pub fn number(pidfd: impl AsFd) -> io::Result<Option<u32>> {
     Ok(number.trim().parse().ok().filter(|number| *number > 0))
 }
 
+/// A descriptor of ours for what another process, which is held by descriptor, has open at a number (`pidfd_getfd(2)`).
+///
+/// Danger: when the other process has closed it meanwhile, this one's is the last, and closing it may wait for as long as the other
+/// has said (`SO_LINGER`, `socket(7)`). Only a process that ends does not wait.
+///
+/// # Errors
+/// `EBADF` when nothing is open there, `ESRCH` when the process has ended, `EPERM` when this one may not trace it.
+pub fn descriptor_of(pidfd: impl AsFd, number: i32) -> io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())?)
+}
+
+/// Puts this process, which must have one thread, into a network namespace of its own, in which nothing is up (`unshare(2)`).
+///
+/// # Errors
+/// What `unshare(2)` says.
+pub fn new_network_namespace() -> io::Result<()> {
+    // SAFETY: the call is unsafe for flags that give up a shared descriptor table or memory under other threads; a network
+    // namespace is neither.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?)
+}
+
+/// Has the process that a command starts be another user's and in a network namespace of its own, which is empty. The caller has
+/// the right to both. It is not told by [`CommandExt::uid`], which would come before the namespace.
+pub fn become_apart(command: &mut Command, user: u32, group: u32) {
+    let ask = move || {
+        new_network_namespace()?;
+        crate::credential::become_for_good(user, group)
+    };
+    // SAFETY: between fork and exec it makes bare system calls; it takes no lock and no memory.
+    unsafe { command.pre_exec(ask) };
+}
+
 /// Sends a signal to a process that is held by descriptor.
 ///
 /// # Errors
 /// `ESRCH` when it has ended.
 pub fn signal(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
     Ok(rustix::process::pidfd_send_signal(pidfd, signal)?)
+}
+
+/// Ends a process that is held by descriptor.
+///
+/// # Errors
+/// `ESRCH` when it has ended.
+pub fn kill(pidfd: impl AsFd) -> io::Result<()> {
+    signal(pidfd, Signal::KILL)
 }
 
 /// Whether a process that is held by descriptor has ended (its pidfd is readable), waiting at most so long.

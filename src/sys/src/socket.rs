@@ -177,6 +177,63 @@ pub fn connect_at_once(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A socket for [`rustix::net::bind`] and `listen(2)`. It belongs to the network namespace of the thread that calls this, whoever
+/// binds it and wherever it goes.
+///
+/// # Errors
+/// What `socket(2)` says.
+pub fn unbound() -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Which network namespace a socket belongs to (`SO_NETNS_COOKIE`): a number that no other namespace has until the next boot.
+///
+/// # Errors
+/// `ENOTSOCK` for another descriptor, else what `getsockopt(2)` says.
+pub fn network(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut size = libc::socklen_t::try_from(size_of_val(&cookie)).map_err(io::Error::other)?;
+    // SAFETY: getsockopt(2) writes at most `size` bytes, the size of `cookie`, through the one pointer and their number
+    // through the other; both are to live locals.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether a socket shows addresses: whether any interface of the network namespace that it belongs to has one (`SIOCGIFCONF`,
+/// `netdevice(7)`). In one in which nothing was ever up there is none.
+///
+/// # Errors
+/// What `ioctl(2)` says.
+pub fn shows_addresses(socket: impl AsFd) -> io::Result<bool> {
+    let mut all =
+        libc::ifconf { ifc_len: 0, ifc_ifcu: libc::__c_anonymous_ifc_ifcu { ifcu_buf: std::ptr::null_mut() } };
+    // SAFETY: SIOCGIFCONF reads and writes one `ifconf`, which is a live local; with a null buffer it writes no more than how
+    // long the answer would be.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFCONF as _, &raw mut all) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(all.ifc_len > 0) }
+}
+
+/// asm-generic/socket.h, which every architecture that we know of has here.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// A connected pair of stream sockets.
+///
+/// # Errors
+/// What `socketpair(2)` says.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
 /// A connected pair of datagram sockets that keep order and message boundaries and report the end.
 ///
 /// # Errors
@@ -209,6 +266,17 @@ mod tests {
         assert_eq!(receive(&b, &mut buffer, 0).expect("bytes only").1.len(), 0);
         send(&a, b"x", &[read.as_fd(), write.as_fd()]).expect("sends");
         assert_eq!(receive(&b, &mut buffer, 1).unwrap_err().raw_os_error(), Some(libc::E2BIG));
+    }
+
+    #[test]
+    fn a_socket_tells_which_network_it_was_made_in() {
+        let (a, b) = channel().expect("pair");
+        let (cookie, _) = (network(&a).expect("cookie"), network(&b).expect("cookie"));
+        assert_ne!(cookie, 0);
+        assert_eq!(network(unbound().expect("socket")).expect("cookie"), cookie);
+        assert!(shows_addresses(&a).expect("asked"), "this test runs where at least the loopback is up");
+        let (read, _write) = rustix::pipe::pipe().expect("pipe");
+        assert_eq!(network(&read).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, OFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What is waited for.
@@ -62,13 +63,14 @@ pub enum Direction {
     Writing,
 }
 
-/// Which end of a pipe (or FIFO) a descriptor is; `None` when it is no pipe, or one that was opened both ways.
+/// Which end of a pipe a descriptor is; `None` when it is no pipe, or one with a name (a FIFO, which leads to whoever opens it), or
+/// was opened both ways, or can only be named (`O_PATH`).
 ///
 /// # Errors
-/// What `fstat(2)` and `fcntl(2)` say.
+/// What `fstat(2)`, `fcntl(2)` and `pipe(2)` say.
 pub fn pipe_direction(fd: impl AsFd) -> io::Result<Option<Direction>> {
     let stat = rustix::fs::fstat(fd.as_fd())?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo || stat.st_dev != device_of_pipes()? {
         return Ok(None);
     }
     let flags = rustix::fs::fcntl_getfl(fd)?;
@@ -79,6 +81,17 @@ pub fn pipe_direction(fd: impl AsFd) -> io::Result<Option<Direction>> {
     } else {
         Some(Direction::Reading)
     })
+}
+
+/// Where the kernel has the pipes that have no name.
+fn device_of_pipes() -> io::Result<u64> {
+    static DEVICE: OnceLock<u64> = OnceLock::new();
+    if let Some(device) = DEVICE.get() {
+        return Ok(*device);
+    }
+    let (reader, _writer) = io::pipe()?;
+    let device = rustix::fs::fstat(&reader)?.st_dev;
+    Ok(*DEVICE.get_or_init(|| device))
 }
 
 /// Whether two descriptors lead to the same terminal, file or device.
@@ -128,6 +141,17 @@ mod tests {
         let both = std::fs::File::options().read(true).write(true).open(path).expect("opens");
         assert_eq!(pipe_direction(&both).expect("stat"), None);
         assert!(is_same(&both, &writer).expect("stat"));
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        let named = rustix::fs::open(path, OFlags::PATH, rustix::fs::Mode::empty()).expect("opens");
+        assert_eq!(pipe_direction(&named).expect("stat"), None, "it can only be named");
+        let dir = std::env::temp_dir().join(format!("bailiwick-fifo-{}", std::process::id()));
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &dir, FileType::Fifo, mode, 0).expect("a FIFO");
+        let fifo = std::fs::File::options().read(true).write(true).open(&dir).expect("opens");
+        let end = std::fs::File::open(&dir).expect("opens");
+        std::fs::remove_file(&dir).expect("removes");
+        assert_eq!(pipe_direction(&end).expect("stat"), None, "it has a name");
+        drop(fifo);
         let null = std::fs::File::open("/dev/null").expect("opens");
         assert_eq!(pipe_direction(&null).expect("stat"), None);
         assert!(!is_same(&null, &writer).expect("stat"));

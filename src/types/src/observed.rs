@@ -117,7 +117,39 @@ pub struct ObservedJail {
     /// Whether a process forked inside was refused the canary that only Landlock guards; `None` when init did not
     /// answer. Init is the tenant's, so this is evidence of a lost wall, not proof of a standing one.
     pub landlock_denies_canary: Option<bool>,
+    /// The sockets of its processes; `None` when they could not be looked at.
+    #[serde(default)]
+    pub sockets: Option<SocketFacts>,
 }
+
+/// The sockets of a jail's processes, by the network namespace that each was made in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketFacts {
+    /// The jail's own, as `SO_NETNS_COOKIE` has it.
+    pub own: u64,
+    /// The host's.
+    pub host: u64,
+    /// How many were looked at.
+    pub looked: u32,
+    /// Those of any other namespace than the jail's in which there is something to see; at most [`MAX_FOREIGN`].
+    pub foreign: Vec<ForeignSocket>,
+    /// Whether there were more descriptors, or more that are foreign, than are looked at.
+    pub cut: bool,
+}
+
+/// A socket that was not made in the jail's network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignSocket {
+    /// The namespace that it was made in.
+    pub network: u64,
+    /// Who has it, as the host counts.
+    pub pid: u32,
+    /// At which number.
+    pub descriptor: i32,
+}
+
+/// The most foreign sockets of one jail that are listed.
+pub const MAX_FOREIGN: usize = 64;
 
 /// The most processes of one jail that are listed.
 pub const MAX_PROCESSES: usize = 4096;

@@ -13,7 +13,7 @@ use crate::storage::Storage;
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::mount::{Flags, Mount, Source};
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
-use bailiwick_sys::{credential, mount, namespace, process};
+use bailiwick_sys::{credential, mount, namespace, process, socket};
 use bailiwick_types::{Access, IdRange, QuotaFacts};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How long the child may take from the word "go" to init. Generous: a host under heavy load is slow, not broken.
 const CHILD_TIME: Duration = Duration::from_secs(20);
+/// How long it may take to make a socket, which is the first that it does. Nothing else goes on meanwhile.
+const LISTENER_TIME: Duration = Duration::from_secs(5);
 /// The most that a child reports.
 const MAX_REPORT: usize = 4096;
 /// The kernel's killer takes a tenant before the host's own daemons.
@@ -105,26 +107,28 @@ impl Builder<'_> {
         take(Step::Limits)?;
         groups.limit(&plan.controls).map_err(BuildError::of_group(Step::Limits))?;
 
-        take(Step::Socket)?;
-        let listener = self.runtime.bind_init(&runtime, plan.access).map_err(BuildError::at(Step::Socket))?;
-
         take(Step::Sources)?;
         let sources = self.sources(&groups)?;
 
         take(Step::Clone)?;
         let (go_read, go_write) = pipe(Step::Clone)?;
-        let (report_read, report_write) = pipe(Step::Clone)?;
+        let (report_read, report_write) = socket::pair().map_err(BuildError::at(Step::Clone))?;
         let (pid, pidfd) = match self.clone(&groups).map_err(BuildError::at(Step::Clone))? {
             Cloned::Child => {
                 drop((go_write, report_read));
-                let inside = Inside { plan, sources, listener, go: go_read, report: report_write };
+                let inside = Inside { plan, sources, go: go_read, report: report_write };
                 inside::run(inside)
             }
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
-        drop((go_read, report_write, listener));
+        drop((go_read, report_write));
         // From here on a child waits. Whatever fails, it must not outlive the failure.
         let pidfd = &*child.insert(pidfd);
+
+        take(Step::Socket)?;
+        listener(&report_read)
+            .and_then(|listener| self.runtime.bind_init(&runtime, plan.access, &listener))
+            .map_err(BuildError::at(Step::Socket))?;
 
         take(Step::IdMaps)?;
         map_ids(pid, plan.ids).map_err(BuildError::at(Step::IdMaps))?;
@@ -301,8 +305,18 @@ fn write_proc(pid: u32, name: &str, text: &str) -> io::Result<()> {
     if len == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// What the child reported: the pipe ends without a word when init has been started. One write that is not larger than a
-/// pipe's buffer is there as a whole, so nothing is waited for.
+/// The socket that the child has made to listen on, with its first instructions. One that was made out here would show whoever holds
+/// it the host's network.
+fn listener(report: &OwnedFd) -> io::Result<OwnedFd> {
+    if !process::readable(report, LISTENER_TIME)? {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let (_, mut fds) = socket::receive(report, &mut [0], 1)?;
+    fds.pop().ok_or_else(|| io::Error::other("the child ended without a word"))
+}
+
+/// What the child reported: it ends without a word when init has been started. One write that is not larger than a
+/// socket's buffer is there as a whole, so nothing is waited for.
 fn hear(report: &OwnedFd) -> Result<(), BuildError> {
     let mut text = vec![0; MAX_REPORT];
     let len = rustix::io::read(report, &mut text).map_err(|error| BuildError::at(Step::Exec)(error.into()))?;

@@ -11,7 +11,7 @@ use bailiwick_plan::mount::{CANARY, Flags, INIT, Mount, RUN, Source, TERMINALS};
 use bailiwick_plan::{JailPlan, Rlimit, kernel_memory, seccomp};
 use bailiwick_sys::mount::{Parameter, attr};
 use bailiwick_sys::signal::{SIGTERM, Signals};
-use bailiwick_sys::{credential, file, landlock, mount, network, process, signal};
+use bailiwick_sys::{credential, file, landlock, mount, network, process, signal, socket};
 use bailiwick_types::ByteSize;
 use rustix::fs::{Mode, OFlags};
 use std::ffi::CString;
@@ -80,9 +80,9 @@ pub(crate) fn attributes(flags: Flags) -> u64 {
 pub(crate) struct Inside<'a> {
     pub(crate) plan: &'a JailPlan,
     pub(crate) sources: Vec<Sources>,
-    pub(crate) listener: OwnedFd,
     /// A byte comes when the ids are mapped; the end without one means that the warden gave up.
     pub(crate) go: OwnedFd,
+    /// First the listening socket goes out here, then what went wrong.
     pub(crate) report: OwnedFd,
 }
 
@@ -132,6 +132,8 @@ impl Inside<'_> {
         let step = |step: Step| reach(step).map_err(at(step, ""));
         let plan = self.plan;
 
+        // Here, where the network is the jail's already: a socket keeps the one that it was made in.
+        let listener = self.hand_out_listener().map_err(at(Step::Socket, ""))?;
         let here = at(Step::Identity, "");
         self.wait().map_err(here)?;
         step(Step::Identity)?;
@@ -183,7 +185,14 @@ impl Inside<'_> {
         self.confine()?;
 
         step(Step::Exec)?;
-        Err(at(Step::Exec, INIT)(self.become_init(&init)))
+        Err(at(Step::Exec, INIT)(self.become_init(&init, &listener)))
+    }
+
+    /// The socket that init will listen on. The warden binds it where no tenant could.
+    fn hand_out_listener(&self) -> io::Result<OwnedFd> {
+        let listener = socket::unbound()?;
+        socket::send(&self.report, b"s", &[listener.as_fd()])?;
+        Ok(listener)
     }
 
     fn wait(&self) -> io::Result<()> {
@@ -230,11 +239,11 @@ impl Inside<'_> {
     }
 
     /// Comes back only with an error.
-    fn become_init(&self, init: &OwnedFd) -> io::Error {
+    fn become_init(&self, init: &OwnedFd, listener: &OwnedFd) -> io::Error {
         let prepare = || -> io::Result<OwnedFd> {
             // Out of the way of the numbers that are about to be overwritten.
             let init = rustix::io::fcntl_dupfd_cloexec(init, 16)?;
-            let listener = rustix::io::fcntl_dupfd_cloexec(&self.listener, 16)?;
+            let listener = rustix::io::fcntl_dupfd_cloexec(listener, 16)?;
             let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
             let null = rustix::io::fcntl_dupfd_cloexec(&null, 16)?;
             rustix::io::fcntl_dupfd_cloexec(&self.report, 16)?;
@@ -441,7 +450,9 @@ fn put(
         }
         (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
         (Source::Proc, Sources::Fresh) => {
-            let proc = mount::new_file_system("proc", &[Parameter::Text("hidepid", "invisible")], flags)?;
+            // What a process may not trace is hidden from it, but for root: PID 1 is traced by nobody, and is there.
+            let options = [Parameter::Text("hidepid", "invisible"), Parameter::Text("gid", "0")];
+            let proc = mount::new_file_system("proc", &options, flags)?;
             count(&proc, counts)?;
             proc
         }

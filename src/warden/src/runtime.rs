@@ -3,10 +3,10 @@
 
 use crate::record::Record;
 use bailiwick_proto::{CONTROL_DIR, JAILS, WARDEN_SOCKET, init_socket};
-use bailiwick_sys::file;
+use bailiwick_sys::{file, socket};
 use bailiwick_types::{Access, TenantName};
 use rustix::fs::{Gid, Mode, Uid};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketAddrUnix;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -72,7 +72,9 @@ impl Runtime {
 
     /// The warden's own socket, which only the daemon can reach.
     pub(crate) fn listen(&self) -> io::Result<OwnedFd> {
-        bind(self.dir.as_fd(), WARDEN_SOCKET, self.daemon.gid)
+        let own = socket::unbound()?;
+        bind(self.dir.as_fd(), WARDEN_SOCKET, self.daemon.gid, &own)?;
+        Ok(own)
     }
 
     /// Which file the warden's own socket is now; `None` when there is none.
@@ -102,9 +104,9 @@ impl Runtime {
         Ok(dir)
     }
 
-    /// Binds the socket of a jail's init.
-    pub(crate) fn bind_init(&self, jail: &OwnedFd, access: Access) -> io::Result<OwnedFd> {
-        bind(jail.as_fd(), init_socket(access), self.daemon.gid)
+    /// Binds the socket of a jail's init, which was made inside.
+    pub(crate) fn bind_init(&self, jail: &OwnedFd, access: Access, socket: &OwnedFd) -> io::Result<()> {
+        bind(jail.as_fd(), init_socket(access), self.daemon.gid, socket)
     }
 
     /// Removes a jail's directory with all we put there. Nothing there is no error.
@@ -138,18 +140,16 @@ fn give(fd: impl AsFd, uid: Option<u32>, gid: u32, mode: u32) -> io::Result<()> 
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?)
 }
 
-/// Binds a listening socket in an open directory, for root and one group. The path goes through the descriptor, so
+/// Binds a socket in an open directory, for root and one group, and has it listen. The path goes through the descriptor, so
 /// that neither its length nor a swapped directory matters.
-fn bind(dir: BorrowedFd<'_>, name: &str, gid: u32) -> io::Result<OwnedFd> {
+fn bind(dir: BorrowedFd<'_>, name: &str, gid: u32, socket: &OwnedFd) -> io::Result<()> {
     file::remove_file_at(dir, name)?;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     // Bound with no permission at all, so that nobody connects before the right ones are set.
-    rustix::fs::fchmod(&socket, Mode::empty())?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
+    rustix::fs::fchmod(socket, Mode::empty())?;
+    rustix::net::bind(socket, &SocketAddrUnix::new(path.as_str())?)?;
     let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::chownat(dir, name, None, Some(Gid::from_raw(gid)), flags)?;
     rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o660), rustix::fs::AtFlags::empty())?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket)
+    Ok(rustix::net::listen(socket, BACKLOG)?)
 }

@@ -19,12 +19,12 @@ pub enum Step {
     Groups,
     /// Write the limits, read them back.
     Limits,
-    /// Bind the socket of init.
-    Socket,
     /// Open what will be mounted.
     Sources,
     /// Make init in its namespaces and its control group.
     Clone,
+    /// Bind the socket of init, which it has made.
+    Socket,
     /// Map its ids.
     IdMaps,
     /// Show the mounts through that map.
@@ -55,9 +55,9 @@ impl Step {
         Self::Runtime,
         Self::Groups,
         Self::Limits,
-        Self::Socket,
         Self::Sources,
         Self::Clone,
+        Self::Socket,
         Self::IdMaps,
         Self::MapMounts,
         Self::Identity,

@@ -4,7 +4,7 @@
 //! the session is counted before init hears of it.
 
 use super::{Daemon, Roster, lock, unexpected, unknown};
-use crate::door::{self, DoorError};
+use crate::door::{self, DoorError, Init};
 use crate::ftp::{Held, Note};
 use crate::permission::Permission;
 use crate::sessions::{Counted, Newcomer};
@@ -49,6 +49,12 @@ struct Client {
     key: Option<String>,
 }
 
+/// This program itself.
+fn by_timer() -> Client {
+    let uid = rustix::process::geteuid().as_raw();
+    Client { door: Door::Cron, uid, pid: std::process::id(), source: None, key: None }
+}
+
 impl Client {
     fn log_refusal(&self, tenant: &TenantName, failure: &Failure) {
         self.log_refusal_of(tenant, failure);
@@ -71,7 +77,7 @@ impl Daemon {
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let client = Client { door: Door::Exec, uid: permission.uid, pid, source: None, key: None };
-        let entered = async { self.enter(&self.declared(&exec.tenant)?, &client, exec, None, streams).await };
+        let entered = async { self.enter(&self.declared(&exec.tenant)?, &client, exec, None, streams, None).await };
         entered.await.inspect_err(|failure| client.log_refusal(&exec.tenant, failure))
     }
 
@@ -90,7 +96,7 @@ impl Daemon {
         let entered = async {
             let tenant = self.declared(own)?;
             let exec = door::of_login(&tenant, login)?;
-            self.enter(&tenant, &client, &exec, None, streams).await
+            self.enter(&tenant, &client, &exec, None, streams, None).await
         };
         entered.await.inspect_err(|failure| client.log_refusal(own, failure))
     }
@@ -158,11 +164,30 @@ impl Daemon {
         exec: &Exec,
         command: String,
         streams: Vec<OwnedFd>,
+        init: Init,
     ) -> Result<(OwnedFd, Counted), Failure> {
-        let uid = rustix::process::geteuid().as_raw();
-        let client = Client { door: Door::Cron, uid, pid: std::process::id(), source: None, key: None };
-        let entered = async { self.enter(&self.declared(tenant)?, &client, exec, Some(command), streams).await };
-        entered.await.inspect_err(|failure| client.log_refusal(tenant, failure))
+        let client = by_timer();
+        let enter =
+            async { self.enter(&self.declared(tenant)?, &client, exec, Some(command), streams, Some(init)).await };
+        enter.await.inspect_err(|failure| client.log_refusal(tenant, failure))
+    }
+
+    /// Whether the init of a tenant lets a timer in: it is greeted before the timer takes a place of anybody's.
+    pub(crate) async fn greet_for_timer(&self, tenant: &TenantName) -> Result<Init, Failure> {
+        let greet = async {
+            let tenant = self.declared(tenant)?;
+            door::check_open(&tenant, Door::Cron)?;
+            match self.greet(&tenant).await {
+                Ok(init) => Ok(init),
+                Err(error) => Err(self.explain(&tenant, error).await),
+            }
+        };
+        greet.await.inspect_err(|failure| by_timer().log_refusal(tenant, failure))
+    }
+
+    async fn greet(&self, tenant: &Tenant) -> Result<Init, DoorError> {
+        let (socket, ids) = self.init_of(tenant).await.ok_or(DoorError::Down)?;
+        self.talk(&tenant.name, door::greet(&socket, ids)).await
     }
 
     /// What the password of a login for FTP is compared with: of one that there is not a hash that takes as long to compare as those of
@@ -442,6 +467,7 @@ impl Daemon {
         exec: &Exec,
         command: Option<String>,
         streams: Vec<OwnedFd>,
+        init: Option<Init>,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let name = &tenant.name;
         let spawn = door::admit(tenant, client.door, exec, &streams)?;
@@ -461,7 +487,7 @@ impl Daemon {
         // What runs at its time is nobody who could help the tenant.
         let reached = if door == Door::Cron { Vec::new() } else { self.reached(tenant).await };
         let given = if reached.is_empty() { None } else { Some(self.rescue(name).await) };
-        let opened = self.session(tenant, spawn, streams).await;
+        let opened = self.session(tenant, init, spawn, streams).await;
         if let Some(Ok(())) = given {
             self.rescued(tenant).await;
         }
@@ -519,7 +545,7 @@ impl Daemon {
 
     async fn rescued(&self, tenant: &Tenant) {
         if let Some((socket, ids)) = self.init_of(tenant).await {
-            door::wait_for(&socket, ids).await;
+            drop(self.talk(&tenant.name, door::wait_for(&socket, ids)).await);
         }
         // Where this fails the warden does it by itself, some seconds later.
         if let Err(failure) = self.link.ask(&WardenRequest::Rescued { tenant: tenant.name.clone() }).await {
@@ -527,9 +553,18 @@ impl Daemon {
         }
     }
 
-    async fn session(&self, tenant: &Tenant, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, DoorError> {
-        let (socket, ids) = self.init_of(tenant).await.ok_or(DoorError::Down)?;
-        door::open(&socket, ids, spawn, streams).await
+    async fn session(
+        &self,
+        tenant: &Tenant,
+        init: Option<Init>,
+        spawn: Spawn,
+        streams: Vec<OwnedFd>,
+    ) -> Result<OwnedFd, DoorError> {
+        let init = match init {
+            Some(init) => init,
+            None => self.greet(tenant).await?,
+        };
+        self.talk(&tenant.name, door::open(init, spawn, streams)).await
     }
 
     /// Where init of the jail that is to run listens, and who it is; `None` when none is to, or the tenant has no ids.

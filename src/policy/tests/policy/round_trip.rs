@@ -170,6 +170,7 @@ prop_compose! {
         syslog in any::<bool>(),
         (memory, tasks, disk) in (size(0), 0u64..1 << 40, size(0)),
         (user, login_group) in ("[a-z]{1,8}_", "[a-z]{1,8}_"),
+        silent in option::of(1u64..=86_400),
     ) -> Host {
         Host {
             state_dir: PathBuf::from(dirs.0),
@@ -181,6 +182,7 @@ prop_compose! {
             admins: admins.into_iter().collect(),
             user,
             login_group,
+            replace_silent_init: silent.map(Period),
         }
     }
 }
