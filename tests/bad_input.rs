@@ -1,7 +1,7 @@
 //! Bad input: each gets one clear error, nothing is half done, nothing is lost.
 
 use bailiwick_proto::{WardenReply, WardenRequest};
-use bailiwick_tests::{Host, Pool, name, runs, stage};
+use bailiwick_tests::{Host, Pool, name, runs, stage, until};
 use bailiwick_types::Profile;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -107,12 +107,29 @@ fn a_state_directory_that_cannot_be_trusted() {
     let mut host = Host::new();
     std::fs::create_dir(host.path("real")).expect("mkdir");
     std::os::unix::fs::symlink(host.path("real"), host.path("state")).expect("symlink");
-    refuses_to_start(&mut host, 1, &["symbolic link", "state_dir"]);
+    refuses_to_start(&mut host, 8, &["symbolic link", "state_dir"]);
     assert_eq!(std::fs::read_dir(host.path("real")).expect("still there").count(), 0);
     std::fs::remove_file(host.path("state")).expect("the link");
     std::fs::create_dir(host.path("state")).expect("mkdir");
     std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-    refuses_to_start(&mut host, 1, &["0700", "chmod"]);
+    host.write("state/of-somebody", "");
+    refuses_to_start(&mut host, 8, &["0700", "chmod"]);
+    let word = std::fs::read_to_string(host.path("run/warden.error")).expect("for those who wait");
+    assert!(word.contains("0700"), "{word}");
+    // As an operator makes one: root may mend that, and does.
+    std::fs::remove_file(host.path("state/of-somebody")).expect("removes");
+    std::fs::create_dir(host.path("state/lost+found")).expect("mkdir");
+    host.start();
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(host.path("state")).expect("there").permissions());
+    assert_eq!(mode & 0o7777, 0o711);
+    assert!(!host.path("run/warden.error").exists());
+    assert!(host.ok(&["status"]).contains("problems    none"));
+    host.end();
+    // And when somebody widens it later.
+    std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    host.start();
+    host.end();
 }
 
 #[test]
@@ -255,7 +272,8 @@ fn garbage_on_the_control_socket() {
     half.set_read_timeout(Some(Duration::from_secs(10))).expect("sets");
     half.write_all(&[200, 0, 0, 0, b'{']).expect("writes");
     assert_eq!(host.inside("alice", "echo on").1.trim(), "on");
-    assert_eq!(half.read(&mut [0; 8]).expect("closed"), 0);
+    // It goes on where a signal interrupts it, which a single read does not.
+    assert_eq!(half.read_to_end(&mut Vec::new()).expect("closed"), 0);
 }
 
 #[test]
@@ -321,4 +339,222 @@ fn a_reload_says_what_is_wrong_and_uses_the_rest() {
     host.write("etc/bailiwick.toml", &good);
     std::fs::remove_file(host.path("etc/tenants.d/bob.toml")).expect("removes");
     host.ok(&["reload"]);
+}
+
+/// The exit status and everything that was said.
+fn told(host: &Host, arguments: &[&str]) -> (i32, String) {
+    let output = host.cli(arguments);
+    (output.status.code().unwrap_or(-1), said(&output))
+}
+
+#[test]
+fn a_wrong_line_locks_nobody_out_and_a_restart_beside_it_neither() {
+    let mut host = Host::new();
+    host.write("etc/plans.d/login.toml", "doors = [\"exec\", \"ssh\"]\n[limits]\ntasks = 64\n");
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ alice";
+    let alice = format!("plan = \"login\"\n[login]\nssh_keys = [\"{key}\"]\n");
+    host.write("etc/tenants.d/alice.toml", &alice);
+    host.declare("bob", "web");
+    host.start();
+    host.ok(&["apply"]);
+    until("the copies of both", || {
+        ["alice", "bob"].iter().all(|name| host.path(&format!("etc/.in-force/tenants.d/{name}.toml")).exists())
+    });
+    let good = [
+        ("etc/bailiwick.toml", host.default_config("")),
+        ("etc/plans.d/login.toml", "doors = [\"exec\", \"ssh\"]\n[limits]\ntasks = 64\n".to_owned()),
+        ("etc/tenants.d/alice.toml", alice),
+    ];
+    for (file, text) in &good {
+        host.write(file, &format!("{text}colour = 7\n"));
+        for round in ["running", "restarted"] {
+            let place = format!("{round} beside a wrong {file}");
+            // Every reader of the policy: the daemons, the command for sshd, the command line.
+            assert_eq!(told(&host, &["reload"]).0, 2, "{place}");
+            assert_eq!(host.inside("alice", "echo in").1, "in\n", "{place}");
+            assert_eq!(host.inside("bob", "echo in").1, "in\n", "{place}");
+            assert!(host.ok(&["keys", "alice"]).contains("restrict,pty ssh-ed25519 AAAA"), "{place}");
+            let (status, text) = told(&host, &["check"]);
+            assert!(status == 2 && text.contains("colour") && text.contains("is in force"), "{place}: {text}");
+            let status: serde_json::Value = serde_json::from_str(&host.ok(&["status", "--json"])).expect("JSON");
+            assert_eq!(status["policy"]["problems"], 1, "{place}: {status}");
+            assert_eq!(status["policy"]["host_is_last_good"], file.ends_with("bailiwick.toml"), "{place}: {status}");
+            let held =
+                if file.ends_with("bailiwick.toml") { serde_json::json!([]) } else { serde_json::json!(["alice"]) };
+            assert_eq!(status["policy"]["last_good_tenants"], held, "{place}: {status}");
+            assert!(host.log().contains("colour"), "{place}: the log has what is wrong");
+            if round == "running" {
+                host.end();
+                host.start();
+                until("everybody runs", || host.processes().len() == 2);
+            }
+        }
+        // Nobody says that it is mended.
+        host.write(file, text);
+        until("the mended file is in force", || {
+            let status: serde_json::Value = serde_json::from_str(&host.ok(&["status", "--json"])).expect("JSON");
+            status["policy"]["problems"] == 0 && status["policy"]["last_good_tenants"] == serde_json::json!([])
+        });
+    }
+    host.ok(&["apply"]);
+}
+
+#[test]
+fn who_is_suspended_beside_a_wrong_plan_is_suspended() {
+    let mut host = Host::new();
+    host.write("etc/plans.d/own.toml", "profile = \"web\"\n[limits]\ntasks = 64\n");
+    host.declare("alice", "own");
+    host.declare("bob", "web");
+    host.start();
+    host.ok(&["apply"]);
+    host.write("etc/plans.d/own.toml", "profile = \"wob\"\n");
+    let (status, text) = told(&host, &["suspend", "alice", "--reason", "unpaid"]);
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("wob"), "what is wrong is told as well: {text}");
+    assert_eq!(host.processes().len(), 1, "bob's alone");
+    let (status, text) = told(&host, &["exec", "alice", "--", "true"]);
+    assert!(status == 125 && text.contains("unpaid"), "{status}: {text}");
+    assert!(host.log().contains("session-refused") && host.log().contains("alice"), "a refused login is named");
+    host.end();
+    host.start();
+    until("bob runs again or still", || host.processes().len() == 1);
+    assert_eq!(told(&host, &["exec", "alice", "--", "true"]).0, 125, "after a restart too");
+    // An error of the tenant's own file is no reason either.
+    host.write("etc/tenants.d/bob.toml", "plan = \"web\"\ncolour = 7\n");
+    let (status, text) = told(&host, &["suspend", "bob"]);
+    assert!(status == 2 && text.contains("colour"), "{status}: {text}");
+    assert!(host.processes().is_empty(), "{text}");
+}
+
+#[test]
+fn what_was_not_applied_is_told() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.declare("bob", "web");
+    host.start();
+    host.ok(&["apply"]);
+    host.write("etc/tenants.d/alice.toml", "plan = \"web\"\ncolour = 7\n");
+    let (status, text) = told(&host, &["apply"]);
+    assert_eq!(status, 2, "{text}");
+    for word in ["alice: ", "last said", "alice.toml:2:1", "colour"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    // Of what else is applied in the same run it is told that it was.
+    host.write("etc/tenants.d/bob.toml", "plan = \"web\"\n[limits]\ntasks = 65\n");
+    let (status, text) = told(&host, &["apply"]);
+    assert!(status == 7 && text.contains("bob: limits written") && text.contains("colour"), "{status}: {text}");
+    // Whoever asks for somebody else hears nothing of it.
+    assert_eq!(told(&host, &["apply", "bob"]), (0, String::new()));
+    assert_eq!(told(&host, &["apply", "alice", "bob"]).0, 7);
+    // A plan or bailiwick.toml is of everybody.
+    host.declare("alice", "web");
+    let good = std::fs::read_to_string(host.path("etc/bailiwick.toml")).expect("reads");
+    for (file, good) in [("etc/plans.d/unused.toml", String::new()), ("etc/bailiwick.toml", good)] {
+        host.write(file, &format!("colour = 7\n{good}"));
+        for command in [&["apply"][..], &["plan"], &["audit"], &["apply", "--dry-run"]] {
+            let (status, text) = told(&host, command);
+            assert!([2, 7, 10].contains(&status) && text.contains("colour"), "{file} {command:?}: {status} {text}");
+        }
+        assert_eq!(told(&host, &["reload"]).0, 2);
+        host.write(file, &good);
+    }
+    // And of a tenant without any policy.
+    host.declare("carol", "nosuch");
+    let (status, text) = told(&host, &["apply"]);
+    assert!(status == 2 && text.contains("carol") && text.contains("nosuch"), "{status}: {text}");
+    for command in [&["start", "carol"][..], &["restart", "carol"], &["audit", "carol"], &["plan", "carol"]] {
+        let (status, text) = told(&host, command);
+        assert!([2, 3].contains(&status) && text.contains("carol"), "{command:?}: {status} {text}");
+    }
+    // Drift of one that is held to its last good file is found, and so is the file.
+    std::fs::remove_file(host.path("etc/tenants.d/carol.toml")).expect("removes");
+    host.write("etc/tenants.d/alice.toml", "plan = \"web\"\ncolour = 7\n");
+    let (status, text) = told(&host, &["audit", "alice"]);
+    assert!(status == 10 && text.contains("BW102"), "{status}: {text}");
+}
+
+#[test]
+fn a_create_that_is_refused_leaves_nothing_behind() {
+    let mut host = Host::new();
+    host.write("etc/plans.d/login.toml", "doors = [\"exec\", \"ssh\"]\n[limits]\ntasks = 64\n");
+    host.write("etc/plans.d/image.toml", "image = \"debian-99\"\n");
+    host.declare("alice", "web");
+    host.start();
+    host.ok(&["apply"]);
+    let ledger = || std::fs::read_to_string(host.path("state/ledger.json")).expect("reads");
+    let (before, names) = (ledger(), || {
+        let mut names: Vec<_> = std::fs::read_dir(host.path("etc/tenants.d"))
+            .expect("lists")
+            .map(|entry| entry.expect("one").file_name())
+            .collect();
+        names.sort();
+        names
+    });
+    let files = names();
+    // `mail` is a user of every Debian's; the other plan needs an image that there is not.
+    for (arguments, status, word) in [
+        (&["create", "mail", "--plan", "login"], 4, "the host has a user \"mail\""),
+        (&["create", "bob", "--plan", "image"], 8, "debian-99"),
+        (&["create", "carol", "--plan", "nosuch"], 3, "nosuch"),
+    ] {
+        let (got, text) = told(&host, arguments);
+        assert!(got == status && text.contains(word), "{arguments:?}: {got} {text}");
+        assert_eq!(names(), files, "{arguments:?}");
+        assert_eq!(host.processes().len(), 1, "{arguments:?}");
+        assert_eq!(ledger(), before, "{arguments:?}");
+        assert!(!host.path(&format!("state/tenants/{}", arguments[1])).exists(), "{arguments:?}");
+        let list = host.ok(&["list"]);
+        assert!(!list.contains(arguments[1]), "{list}");
+        assert_eq!(host.ok(&["apply"]), "", "{arguments:?}: everybody else goes on");
+    }
+    // Without a door of sshd's the name is free.
+    host.ok(&["create", "mail", "--plan", "web"]);
+    assert_eq!(host.processes().len(), 2);
+    // A deleted tenant whose data is there comes back whole or stays as it was.
+    host.ok(&["delete", "mail"]);
+    assert_eq!(told(&host, &["create", "mail", "--plan", "image"]).0, 8);
+    assert!(host.path("state/tenants/mail").exists() && host.path("etc/tenants.d/.mail.toml.deleted").exists());
+    assert!(!host.path("etc/tenants.d/mail.toml").exists());
+    // Beside somebody else's wrong file a delete is a delete.
+    host.declare("dave", "nosuch");
+    host.ok(&["create", "mail", "--plan", "web"]);
+    host.ok(&["delete", "mail", "--purge"]);
+    assert!(!host.path("state/tenants/mail").exists());
+}
+
+#[test]
+fn stopping_needs_no_disk() {
+    let file_systems: [(&str, &[&str]); 2] =
+        [("2M", &["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"]), ("128M", &["mkfs.btrfs", "-q"])];
+    for (size, make) in file_systems {
+        let mut host = Host::new();
+        let pool = Pool::for_state_of(&host, size, make);
+        host.declare("alice", "web");
+        host.declare("bob", "web");
+        host.start_warden();
+        for tenant in ["alice", "bob"] {
+            assert_eq!(host.warden(&WardenRequest::Start { tenant: name(tenant) }), WardenReply::Done);
+        }
+        let filler = pool.path().join("filler");
+        let mut full = std::fs::File::create(&filler).expect("creates");
+        for size in [1 << 20, 4096, 1] {
+            while full.write_all(&vec![1; size]).and_then(|()| full.sync_data()).is_ok() {}
+        }
+        let stop = |tenant| WardenRequest::Stop { tenant: name(tenant), hold: bailiwick_proto::Hold::Hold };
+        assert_eq!(host.warden(&stop("alice")), WardenReply::Done, "{make:?}: {}", host.log());
+        assert_eq!(host.processes().len(), 1, "{make:?}");
+        let held = |host: &Host| match host.warden(&WardenRequest::Entry { tenant: name("alice") }) {
+            WardenReply::Entry(Some(entry)) => entry.held,
+            other => panic!("{other:?}"),
+        };
+        assert!(held(&host), "{make:?}: it is known at least");
+        drop(full);
+        std::fs::remove_file(&filler).expect("removes");
+        let written = || std::fs::read_to_string(host.path("state/ledger.json")).expect("reads").contains("true");
+        until("it is written once there is room", written);
+        host.kill();
+        host.start_warden();
+        assert!(held(&host), "{make:?}: and outlives a restart");
+        assert_eq!(host.warden(&stop("bob")), WardenReply::Done);
+    }
 }

@@ -1,7 +1,11 @@
 //! The history: what was used is measured, hits of limits are told, and neither a crash nor a damaged file stops the host.
 
-use bailiwick_tests::Host;
+use bailiwick_history::{History, HistoryError, Retention, Sample};
+use bailiwick_tests::{Host, Pool};
+use bailiwick_types::{Moment, Usage};
 use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -230,4 +234,63 @@ fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("version 99"));
     assert_eq!(host.inside("web", "echo in").1.trim(), "in", "everything else goes on");
+}
+
+/// Fills a file system to the last byte.
+fn fill(dir: &Path) -> PathBuf {
+    let path = dir.join("filler");
+    let mut file = std::fs::File::create(&path).expect("creates");
+    for size in [1 << 20, 4096, 1] {
+        while file.write_all(&vec![1; size]).and_then(|()| file.sync_data()).is_ok() {}
+    }
+    path
+}
+
+/// On a copy-on-write file system even writing over something needs room; a mapped page that gets none is SIGBUS, which would end this
+/// test as it ended the daemon.
+#[test]
+fn a_disk_that_is_full_at_any_step_costs_samples_and_nothing_else() {
+    let tenants: Vec<_> = (0..50).map(|number| bailiwick_tests::name(&format!("t{number}"))).collect();
+    for (what, pool) in [("btrfs", Pool::btrfs()), ("ext4", Pool::new("64M", &["mkfs.ext4", "-q", "-m", "0"]))] {
+        let path = pool.path().join("history.db");
+        let (mut history, _) = History::open(&path, Retention::default()).expect("opens");
+        let mut minute = 0;
+        let mut write = |history: &mut History| {
+            minute += 1;
+            let samples: Vec<_> =
+                tenants.iter().map(|name| (name.clone(), Sample { seconds: 60, usage: Usage::default() })).collect();
+            history.write(Moment(600_000 + minute * 60), &samples, &[]).and_then(|()| history.maintain())
+        };
+        // Full before each of so many writes, the first and those that move the log into the file among them, and at an open.
+        for step in 0..40 {
+            let filler = fill(pool.path());
+            for _ in 0..3 {
+                if let Err(error) = write(&mut history) {
+                    assert!(
+                        matches!(error, HistoryError::Full | HistoryError::Database { .. }),
+                        "{what} {step}: {error}"
+                    );
+                }
+            }
+            if step % 10 == 9 {
+                drop(history);
+                let again = History::open(&path, Retention::default());
+                std::fs::remove_file(&filler).expect("removes");
+                history = match again {
+                    Ok((history, damaged)) => {
+                        assert_eq!(damaged, None, "{what} {step}");
+                        history
+                    }
+                    Err(_) => {
+                        let (history, damaged) = History::open(&path, Retention::default()).expect("opens with room");
+                        assert_eq!(damaged, None, "{what} {step}");
+                        history
+                    }
+                };
+            } else {
+                std::fs::remove_file(&filler).expect("removes");
+            }
+            write(&mut history).unwrap_or_else(|error| panic!("{what} {step}: with room again: {error}"));
+        }
+    }
 }

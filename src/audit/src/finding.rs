@@ -81,6 +81,7 @@ kinds! {
         "see `bailiwick doctor` and docs/limits.md; restart the tenant if its jail is of an earlier version";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";
     ACTIVE_READ_ONLY = "BW101" "state" Warning, "run `bailiwick apply`";
+    LAST_GOOD = "BW102" "state" Warning, "`bailiwick check` names the errors; mend them, then run `bailiwick apply`";
     INIT_SILENT = "BW105" "state" Warning,
         "`bailiwick restart` makes its jail anew; `replace_silent_init` in bailiwick.toml says when that is done by itself";
     PROBE_PASSED = "BW110" "probe" Critical, STOP;

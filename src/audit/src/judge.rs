@@ -106,6 +106,13 @@ fn report(wall: &Wall) -> WallReport {
     WallReport { wall: wall.name.to_owned(), evidence, verdict }
 }
 
+/// Adds to a report that it compares with what the tenant's files last said without an error.
+pub fn add_last_good(report: &mut TenantReport) {
+    let fault = finding::LAST_GOOD.fault("its file, or its plan, has an error".to_owned());
+    report.findings.extend(findings(&report.name.clone(), &[fault]));
+    report.verdict = report.verdict.max(finding::LAST_GOOD.verdict());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -724,7 +731,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_finding_has_a_case() {
-        let elsewhere = ["BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW110", "BW111", "BW114"];
+        let elsewhere = ["BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW110", "BW111", "BW114"];
         for kind in crate::FINDINGS {
             let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);
             assert!(known, "{} is never shown to appear", kind.id);

@@ -24,7 +24,7 @@ mod walls;
 
 pub use finding::{FINDINGS, FindingKind};
 pub use host::{doctor, host_report, host_report_with};
-pub use judge::{add_silence, judge};
+pub use judge::{add_last_good, add_silence, judge};
 pub use limit::add_sessions;
 pub use number::is_size;
 pub use page::page;

@@ -173,7 +173,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Stop all processes of jails where they are
+    /// Stop all processes of jails where they are, until `thaw`, a restart of the jail or of the host
     Freeze {
         #[command(flatten)]
         tenants: Named,

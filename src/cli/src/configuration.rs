@@ -2,18 +2,49 @@
 
 use crate::output::{self, Form};
 use bailiwick_client::Daemon;
-use bailiwick_policy::Diagnostic;
+use bailiwick_policy::{Diagnostic, Machine, Store};
 use bailiwick_proto::Failure;
-use bailiwick_types::{ExitStatus, TenantName};
+use bailiwick_sys::proc;
+use bailiwick_types::{ByteSize, ExitStatus, TenantName};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-/// The daemon that this configuration names.
+/// Where the log of the system listens.
+const LOG: &str = "/dev/log";
+
+/// The daemon that this configuration names, or named last: beside a wrong line it goes on, and so do the commands.
 pub(crate) fn daemon(config: &Path) -> Result<Daemon, Failure> {
-    let host = bailiwick_policy::read_host(config).map_err(|diagnostics| invalid(&diagnostics))?;
+    let (host, problems) = Store::new(config).host().map_err(|diagnostics| invalid(&diagnostics))?;
+    if !problems.is_empty() {
+        output::complain("bailiwick.toml has errors, so what it last said without is in force; see `bailiwick check`");
+    }
     Ok(Daemon::of(&host.runtime_dir))
+}
+
+/// Tells what is wrong with the files that a command was about: those of these tenants, or all. What was done well was then done only
+/// in part; `status` is what it would be otherwise.
+pub(crate) fn tell_problems(config: &Path, tenants: &[TenantName], status: ExitStatus) -> ExitStatus {
+    let mut diagnostics: Vec<Diagnostic> = Vec::new();
+    if tenants.is_empty() {
+        diagnostics = bailiwick_policy::read(config).diagnostics;
+    }
+    for tenant in tenants {
+        let of_it = bailiwick_policy::read_tenant(config, tenant).err().unwrap_or_default();
+        for problem in of_it {
+            if !diagnostics.contains(&problem) {
+                diagnostics.push(problem);
+            }
+        }
+    }
+    if diagnostics.is_empty() {
+        return status;
+    }
+    output::complain_raw(&bailiwick_policy::render(&diagnostics));
+    output::complain("what these files last said without an error is in force; the rest is as it is declared");
+    if status == ExitStatus::Done { ExitStatus::Partly } else { status }
 }
 
 /// The failure that problems of the files are.
@@ -22,14 +53,45 @@ pub(crate) fn invalid(diagnostics: &[Diagnostic]) -> Failure {
     Failure::of(ExitStatus::Invalid, format!("the configuration is not valid\n{}", problems.trim_end()))
 }
 
+fn machine() -> Result<Machine, Failure> {
+    let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot look at the machine: {error}"));
+    Ok(Machine {
+        memory: proc::memory().map(ByteSize).map_err(failed)?,
+        tasks: proc::most_tasks().map_err(failed)?,
+        users: bailiwick_observe::user_readings().map_err(|error| Failure::new(ExitStatus::Failed, &error))?.users,
+    })
+}
+
 /// `bailiwick check`.
 pub(crate) fn check(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
-    let diagnostics = bailiwick_policy::read(config).diagnostics;
+    let diagnostics = bailiwick_policy::check(config, &machine()?);
     match form {
         Form::Text => output::complain_raw(&bailiwick_policy::render(&diagnostics)),
         Form::Json => output::print_json(&diagnostics)?,
     }
-    Ok(if diagnostics.is_empty() { ExitStatus::Done } else { ExitStatus::Invalid })
+    if diagnostics.is_empty() {
+        return Ok(ExitStatus::Done);
+    }
+    let in_force = Store::new(config).read();
+    match (form, &in_force.policy) {
+        (Form::Json, _) => {}
+        (Form::Text, None) => output::complain("nothing is known of what these files said before"),
+        (Form::Text, Some(policy)) => {
+            let lost: Vec<String> = in_force
+                .invalid
+                .iter()
+                .filter(|name| !policy.tenants.contains_key(*name))
+                .map(ToString::to_string)
+                .collect();
+            let but = if lost.is_empty() {
+                String::new()
+            } else {
+                format!("; of these nothing is known from before, and nobody gets in: {}", lost.join(", "))
+            };
+            output::complain(&format!("what these files last said without an error is in force{but}"));
+        }
+    }
+    Ok(ExitStatus::Invalid)
 }
 
 /// `bailiwick dump`. With a problem in any file nothing is printed: a dump without a tenant would read as if the tenant
@@ -47,16 +109,30 @@ pub(crate) fn dump(config: &Path, to: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-/// `bailiwick keys`: as the policy has them now, with every right taken away but a terminal's (`sshd(8)`). Nobody whose files
-/// have an error is let in.
+/// `bailiwick keys`: as the policy that is in force has them, with every right taken away but a terminal's (`sshd(8)`).
 pub(crate) fn keys(config: &Path, tenant: &TenantName) -> Result<(), Failure> {
-    match bailiwick_policy::read_tenant(config, tenant) {
+    match Store::new(config).tenant(tenant) {
         Ok((_, Some(tenant))) => {
             let lines: String = tenant.login.ssh_keys.iter().map(|key| format!("restrict,pty {key}\n")).collect();
             output::print(&lines)
         }
         Ok((_, None)) => Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{tenant}\""))),
-        Err(diagnostics) => Err(invalid(&diagnostics)),
+        Err(diagnostics) => {
+            log_refusal(tenant, &diagnostics);
+            Err(invalid(&diagnostics))
+        }
+    }
+}
+
+/// Names a refused login in the log of the system: sshd throws away what its command for keys complains of. Where nobody keeps a log,
+/// there is nobody to tell.
+fn log_refusal(tenant: &TenantName, diagnostics: &[Diagnostic]) {
+    /// Facility `auth`, severity `warning` (`syslog(3)`).
+    const PRIORITY: u32 = 4 << 3 | 4;
+    let reason = diagnostics.first().map(ToString::to_string).unwrap_or_default();
+    let line = format!("<{PRIORITY}>bailiwick: event=login-refused tenant={tenant} reason={reason:?}");
+    if let Ok(socket) = UnixDatagram::unbound() {
+        socket.set_nonblocking(true).and_then(|()| socket.send_to(line.as_bytes(), LOG)).ok();
     }
 }
 

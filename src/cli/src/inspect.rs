@@ -123,6 +123,23 @@ fn status_text(status: &HostStatus) -> String {
     for problem in &status.problems {
         out.push_str(&indented(&output::visible_lines(problem)));
     }
+    let policy = &status.policy;
+    let named = |names: &[TenantName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if policy.host_is_last_good {
+        out.push_str("in force is what bailiwick.toml last said without an error\n");
+    }
+    if !policy.last_good_plans.is_empty() {
+        let plans: Vec<String> = policy.last_good_plans.iter().map(ToString::to_string).collect();
+        out.push_str(&format!("in force is what these plans last said without an error: {}\n", plans.join(", ")));
+    }
+    if !policy.last_good_tenants.is_empty() {
+        let names = named(&policy.last_good_tenants);
+        out.push_str(&format!("as they last were without an error: {names}\n"));
+    }
+    if !policy.without_policy.is_empty() {
+        let names = named(&policy.without_policy);
+        out.push_str(&format!("nothing is known of these from before, and nobody gets in: {names}\n"));
+    }
     out
 }
 
@@ -161,6 +178,7 @@ fn rehearsal_text(changes: &[Change]) -> String {
 mod tests {
     use super::*;
     use bailiwick_client::fake;
+    use bailiwick_proto::control::PolicyStatus;
     use bailiwick_proto::control::TenantState;
     use bailiwick_types::{HostUid, IdRange, LimitReport, Verdict};
     use std::collections::BTreeMap;
@@ -250,12 +268,14 @@ mod tests {
             problems: vec!["tenants.d/x.toml:1:1: bad\u{1b}".to_owned()],
             reserve: None,
             sessions: 3,
+            policy: Box::new(PolicyStatus { last_good_tenants: vec![name("x")], ..PolicyStatus::default() }),
         };
         let golden = "bailiwickd  0.1.0, up 1h1m1s\n\
                       warden      does not answer\n\
                       tenants     2 running, 1 suspended\n\
                       sessions    3\n\
-                      problems    1\n  tenants.d/x.toml:1:1: bad\\u{1b}\n";
+                      problems    1\n  tenants.d/x.toml:1:1: bad\\u{1b}\n\
+                      as they last were without an error: x\n";
         assert_eq!(status_text(&status), golden);
     }
 

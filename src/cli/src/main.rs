@@ -77,13 +77,16 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
             done(simulation::simulate(&daemon()?, config, &file, tenants.tenants, window, format.into()))?
         }
         Command::Plan { tenants, simulate: None, format, .. } => {
-            inspect::plan(&daemon()?, tenants.tenants, format.into())?
+            let status = inspect::plan(&daemon()?, tenants.tenants.clone(), format.into())?;
+            configuration::tell_problems(config, &tenants.tenants, status)
         }
         Command::Apply { tenants, dry_run: true, format, .. } => {
-            done(inspect::rehearse(&daemon()?, tenants.tenants, format.into()))?
+            inspect::rehearse(&daemon()?, tenants.tenants.clone(), format.into())?;
+            configuration::tell_problems(config, &tenants.tenants, ExitStatus::Done)
         }
         Command::Apply { tenants, now, restart, format, .. } => {
-            change::apply(&daemon()?, tenants.tenants, now, restart, format.into())?
+            let status = change::apply(&daemon()?, tenants.tenants.clone(), now, restart, format.into())?;
+            configuration::tell_problems(config, &tenants.tenants, status)
         }
         Command::Sessions { what: Some(SessionCommand::Kill(ending)), .. } => sessions::kill(&daemon()?, ending)?,
         Command::Sessions { tenants, format, what: None } => {
@@ -120,7 +123,8 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
                 None if csv => AuditForm::Csv,
                 None => AuditForm::Plain(format.into()),
             };
-            report::audit(&daemon()?, tenants.tenants, depth, form)?
+            let status = report::audit(&daemon()?, tenants.tenants.clone(), depth, form)?;
+            configuration::tell_problems(config, &tenants.tenants, status)
         }
         Command::Usage { tenants, window, now, by, threshold, format } => {
             let window = if now { None } else { Some(window::between(&window)?) };
@@ -147,7 +151,10 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
 }
 
 fn lifecycle(config: &Path, verb: Verb, tenants: Vec<TenantName>, form: Form) -> Result<ExitStatus, Failure> {
-    change::lifecycle(&configuration::daemon(config)?, verb, tenants, form)
+    let status = change::lifecycle(&configuration::daemon(config)?, verb, tenants.clone(), form)?;
+    // What a tenant runs by is of no matter to the others.
+    let is_by_policy = matches!(verb, Verb::Start | Verb::Restart);
+    Ok(if is_by_policy { configuration::tell_problems(config, &tenants, status) } else { status })
 }
 
 /// A session: the exit status of its command.

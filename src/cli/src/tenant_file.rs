@@ -13,7 +13,7 @@ use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::{TenantOutcome, TenantState, Verb};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_sys::file;
-use bailiwick_types::{ExitStatus, PlanName, TenantName};
+use bailiwick_types::{Door, ExitStatus, PlanName, TenantName};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -112,13 +112,17 @@ impl Tenants {
     }
 
     /// Writes a tenant's file, and puts back what was there when it does not read as a tenant.
+    /// That it did not before is no reason: what the operator asks for must not wait for a mend of something else.
     fn install(&self, name: &TenantName, content: &str) -> Result<(), Failure> {
         let file = file_of(name);
         let before = self.read(&file)?;
+        let problems = || bailiwick_policy::read_tenant(&self.config, name).err().unwrap_or_default();
+        let had = if before.is_some() { problems().len() } else { 0 };
         self.write(&file, content.as_bytes())?;
-        let Err(diagnostics) = bailiwick_policy::read_tenant(&self.config, name) else {
+        let diagnostics = problems();
+        if diagnostics.len() <= had {
             return Ok(());
-        };
+        }
         let mut failure = configuration::invalid(&diagnostics);
         let undone = match before {
             Some(before) => self.write(&file, &before),
@@ -192,6 +196,7 @@ pub(crate) fn create(config: &Path, name: TenantName, wishes: &Wishes, form: For
         return Err(Failure::of(ExitStatus::Conflict, message));
     }
     tenants.require_plan(&wishes.plan)?;
+    check_name(&daemon, config, &name, &wishes.plan)?;
     tenants.install(&name, &declaration(wishes))?;
     if has_data {
         let mut message = format!("the data of the deleted tenant \"{name}\" is back and belongs to the new one");
@@ -203,11 +208,20 @@ pub(crate) fn create(config: &Path, name: TenantName, wishes: &Wishes, form: For
     }
     drop(tenants);
 
+    let made = Made { daemon: &daemon, config, name: &name, had_data: has_data };
     match ask(&daemon, &ControlRequest::Apply { tenants: vec![name.clone()], now: false, restart: false }) {
+        Ok(outcomes) if outcomes.iter().any(|outcome| outcome.failure.is_some()) => {
+            made.take_back();
+            tell(&outcomes, Telling::Nothing, form)
+        }
         // A deleted tenant was stopped by the operator and is held down until it is started by the operator.
-        Ok(outcomes) if has_data && outcomes.iter().all(|outcome| outcome.failure.is_none()) => {
-            let start = ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name] };
-            tell(&ask(&daemon, &start)?, Telling::Nothing, form)
+        Ok(_) if has_data => {
+            let start = ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name.clone()] };
+            let started = ask(&daemon, &start).inspect_err(|_| made.take_back())?;
+            if started.iter().any(|outcome| outcome.failure.is_some()) {
+                made.take_back();
+            }
+            tell(&started, Telling::Nothing, form)
         }
         Ok(outcomes) => {
             warn_of_reserve(&daemon, &outcomes);
@@ -217,7 +231,75 @@ pub(crate) fn create(config: &Path, name: TenantName, wishes: &Wishes, form: For
             output::complain(&format!("the file is written, the jail is not started: {}", Failure::from(error)));
             tell(&[outcome(&name, "written")], Telling::Nothing, form)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            made.take_back();
+            Err(error.into())
+        }
+    }
+}
+
+/// Refuses a name that the host has a user of, where the tenant would have one. Where the daemon cannot say, the apply that follows
+/// does.
+fn check_name(daemon: &Daemon, config: &Path, name: &TenantName, plan: &PlanName) -> Result<(), Failure> {
+    let policy = bailiwick_policy::Store::new(config).read().policy;
+    let doors = policy.and_then(|mut policy| policy.plans.remove(plan)).map(|plan| plan.settings.doors);
+    if !doors.is_some_and(|doors| doors.iter().any(|door| matches!(door, Door::Ssh | Door::Sftp))) {
+        return Ok(());
+    }
+    match daemon.ask(&ControlRequest::CheckName { tenant: name.clone() }) {
+        Err(AskError::Failed(failure)) if failure.status == ExitStatus::Conflict => Err(failure),
+        _ => Ok(()),
+    }
+}
+
+/// What `create` has made so far.
+struct Made<'a> {
+    daemon: &'a Daemon,
+    config: &'a Path,
+    name: &'a TenantName,
+    had_data: bool,
+}
+
+impl Made<'_> {
+    /// Takes all of it back, and says what it could not.
+    fn take_back(&self) {
+        let mut left = Vec::new();
+        let mut note = |result: Result<(), Failure>| {
+            // What never came to be needs no taking back.
+            if let Err(failure) = result
+                && failure.status != ExitStatus::NotFound
+            {
+                left.push(failure.message);
+            }
+        };
+        note(stop(self.daemon, self.name));
+        note(Tenants::open(self.config).and_then(|tenants| tenants.remove(&file_of(self.name))));
+        note(reload(self.daemon));
+        if !self.had_data {
+            let purged = ask(self.daemon, &ControlRequest::Purge { tenant: self.name.clone() });
+            note(
+                purged
+                    .map_err(Failure::from)
+                    .and_then(|outcomes| outcomes.into_iter().find_map(|outcome| outcome.failure).map_or(Ok(()), Err)),
+            );
+        }
+        let name = self.name;
+        if left.is_empty() {
+            output::complain(&format!("the tenant \"{name}\" was not created, and nothing of it is left"));
+        } else {
+            let left = left.join("; ");
+            output::complain(&format!(
+                "the tenant \"{name}\" was not created, and not all of it is taken back: {left}"
+            ));
+        }
+    }
+}
+
+/// Has the daemon read the policy. What else it finds in the files is not this command's business; it is in `status`.
+fn reload(daemon: &Daemon) -> Result<(), Failure> {
+    match ask(daemon, &ControlRequest::Reload) {
+        Err(AskError::Failed(failure)) if failure.status == ExitStatus::Invalid => Ok(()),
+        other => Ok(other.map(drop)?),
     }
 }
 
@@ -259,8 +341,7 @@ pub(crate) fn delete(config: &Path, name: &TenantName, data: Data, form: Form) -
     if declared {
         stop(&daemon, name)?;
         Tenants::open(config)?.set_aside(name)?;
-        // What else the daemon finds in its files is not this command's business; it is in `status`.
-        ask(&daemon, &ControlRequest::Reload)?;
+        reload(&daemon)?;
     }
     if data == Data::Keep {
         let tenants = Tenants::open(config)?;
@@ -313,6 +394,7 @@ pub(crate) fn set_state(
     }
     match ask(&daemon, &ControlRequest::Apply { tenants: written.clone(), now: true, restart: false }) {
         Ok(applied) => {
+            configuration::tell_problems(config, &written, ExitStatus::Done);
             let untouched = |name: &&TenantName| applied.iter().all(|outcome| outcome.tenant != **name);
             outcomes.extend(written.iter().filter(untouched).map(|name| outcome(name, "unchanged")));
             outcomes.extend(applied);
@@ -334,7 +416,11 @@ fn declare(tenants: &Tenants, name: &TenantName, wanted: &Wanted) -> Result<(), 
     let file = file_of(name);
     let invalid = |error: &dyn std::fmt::Display| {
         let path = tenants.path(&file);
-        Failure::of(ExitStatus::Invalid, format!("cannot change \"{}\": {error}", path.display()))
+        let stop = match wanted {
+            Wanted::Suspended { .. } => format!("; until it is mended, `bailiwick stop {name}` ends its jail"),
+            Wanted::Active => String::new(),
+        };
+        Failure::of(ExitStatus::Invalid, format!("cannot change \"{}\": {error}{stop}", path.display()))
     };
     let before = tenants.read(&file)?.ok_or_else(|| no_tenant(name))?;
     let before = String::from_utf8(before).map_err(|error| invalid(&error))?;

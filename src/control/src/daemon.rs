@@ -16,9 +16,11 @@ use crate::warden_link::WardenLink;
 use bailiwick_observe::Meter;
 use bailiwick_plan::difference;
 use bailiwick_plan::mount::confinement;
-use bailiwick_policy::{Declared, Diagnostic, Host, Policy, Settings, Tenant};
-use bailiwick_proto::control::{Depth, HostStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb};
-use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
+use bailiwick_policy::{Declared, Diagnostic, Host, LastGood, Policy, Reading, Settings, Store, Tenant};
+use bailiwick_proto::control::{
+    Depth, HostStatus, PolicyStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
+};
+use bailiwick_proto::warden::{MOST_COMPARED, MOST_KEPT, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{CONTROL_DIR, Failure, Hold, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket};
 use bailiwick_types::{
     Access, Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed,
@@ -27,9 +29,10 @@ use bailiwick_types::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -39,6 +42,9 @@ const RECONCILE_TIME: Duration = Duration::from_secs(30);
 
 /// The least time between a jail that ended by itself and its next start.
 const AGAIN_TIME: Duration = Duration::from_secs(1);
+
+/// Between two looks at files that have errors.
+const REPAIR_TIME: Duration = Duration::from_secs(1);
 
 /// How many jails are asked something, or changed, at a time.
 const ASKED_AT_ONCE: usize = 32;
@@ -62,19 +68,38 @@ pub(crate) struct ApplyOptions {
     pub(crate) restart: bool,
 }
 
-/// The policy as it was last read.
+/// The policy that is in force.
 #[derive(Debug)]
 struct Loaded {
     policy: Policy,
-    /// Tenants whose files have errors: left exactly as they are.
+    /// Tenants whose files have errors: they are in `policy` as they last were. Those of whom that is not known are left exactly as
+    /// they are.
     invalid: BTreeSet<TenantName>,
+    last_good: LastGood,
     problems: Vec<String>,
+    /// Of the files when they were read.
+    fingerprint: u64,
+    read_at: SystemTime,
+    readings: u64,
+    readings_with_problems: u64,
+}
+
+impl Loaded {
+    fn is_last_good(&self, tenant: &Tenant) -> bool {
+        self.last_good.tenants.contains(&tenant.name) || self.last_good.plans.contains(&tenant.plan)
+    }
+
+    /// Whether nothing is known of what a tenant may.
+    fn has_nothing_of(&self, name: &TenantName) -> bool {
+        self.invalid.contains(name) && !self.policy.tenants.contains_key(name)
+    }
 }
 
 /// The daemon.
 #[derive(Debug)]
 pub struct Daemon {
     config: PathBuf,
+    store: Mutex<Store>,
     /// What the host is capable of, as the warden last told it: some of it only root can learn.
     facts: Mutex<Option<Arc<HostFacts>>>,
     loaded: Mutex<Loaded>,
@@ -89,6 +114,12 @@ pub struct Daemon {
     timers: Timers,
     inits: Inits,
     recorder: OnceLock<Recorder>,
+    /// The policy was read, which [`Self::keep_policy`] has to write down.
+    read: tokio::sync::Notify,
+    /// Entries that were refused.
+    refused: AtomicU64,
+    /// Why the history is not written.
+    no_history: Mutex<Option<String>>,
     /// Something has changed that [`Self::keep`] should see to now.
     changed: tokio::sync::Notify,
     /// One change at a time: two applies must not start and stop the same jail.
@@ -104,17 +135,30 @@ impl Daemon {
     /// Reads the policy and the host.
     ///
     /// # Errors
-    /// When `bailiwick.toml` is not usable: a tenant's file that is not is a problem of that tenant alone.
+    /// When `bailiwick.toml` is not usable and never was: a tenant's file that is not is a problem of that tenant alone.
     pub fn open(config: &Path) -> Result<Arc<Self>, OpenError> {
-        let reading = bailiwick_policy::read(config);
-        let problems = reading.diagnostics.iter().map(ToString::to_string).collect();
-        let policy = reading.policy.ok_or(OpenError::Policy(reading.diagnostics))?;
+        let mut store = Store::new(config);
+        let fingerprint = bailiwick_policy::fingerprint(config);
+        let Reading { policy, diagnostics, invalid, last_good } = store.read();
+        let problems = log_problems(&diagnostics);
+        let policy = policy.ok_or(OpenError::Policy(diagnostics))?;
+        let readings_with_problems = u64::from(!problems.is_empty());
         let link = WardenLink::new(policy.host.runtime_dir.join(WARDEN_SOCKET));
         let ftp = Ftp::new(policy.host.runtime_dir.join(CONTROL_DIR));
         Ok(Arc::new(Self {
             config: config.to_owned(),
+            store: Mutex::new(store),
             facts: Mutex::default(),
-            loaded: Mutex::new(Loaded { policy, invalid: reading.invalid, problems }),
+            loaded: Mutex::new(Loaded {
+                policy,
+                invalid,
+                last_good,
+                problems,
+                fingerprint,
+                read_at: SystemTime::now(),
+                readings: 1,
+                readings_with_problems,
+            }),
             link,
             known: Mutex::default(),
             admins: Admins::default(),
@@ -125,6 +169,9 @@ impl Daemon {
             timers: Timers::default(),
             inits: Inits::default(),
             recorder: OnceLock::new(),
+            read: tokio::sync::Notify::new(),
+            refused: AtomicU64::new(0),
+            no_history: Mutex::default(),
             changed: tokio::sync::Notify::new(),
             changing: tokio::sync::Mutex::default(),
             started: Instant::now(),
@@ -243,28 +290,87 @@ impl Daemon {
         lock(&self.loaded).policy.host.clone()
     }
 
-    /// Reads the policy again and logs every problem. When `bailiwick.toml` is broken, everything stays as it was; a
-    /// tenant whose file is broken stays as it was.
+    /// Reads the policy again and logs every problem. What has an error stays as it last was without: `bailiwick.toml`, a plan, a
+    /// tenant.
     ///
     /// # Errors
     /// All problems, though the rest of the policy is in use.
     pub fn reload(&self) -> Result<(), Failure> {
-        let reading = bailiwick_policy::read(&self.config);
-        let problems: Vec<String> = reading.diagnostics.iter().map(ToString::to_string).collect();
-        for problem in &problems {
-            warn!(event = "policy-problem", "{problem}");
-        }
-        let failure = (!problems.is_empty())
-            .then(|| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&reading.diagnostics)));
+        let fingerprint = bailiwick_policy::fingerprint(&self.config);
+        let Reading { policy, diagnostics, invalid, last_good } = lock(&self.store).read();
+        let problems = log_problems(&diagnostics);
+        let failure =
+            (!problems.is_empty()).then(|| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&diagnostics)));
         let mut loaded = lock(&self.loaded);
+        if !loaded.problems.is_empty() && problems.is_empty() {
+            info!(target: "bailiwick::event", event = "policy-repaired", "the policy has no error any more");
+        }
+        loaded.readings += 1;
+        loaded.readings_with_problems += u64::from(!problems.is_empty());
+        loaded.read_at = SystemTime::now();
+        loaded.fingerprint = fingerprint;
         loaded.problems = problems;
-        if let Some(policy) = reading.policy {
+        if let Some(policy) = policy {
             loaded.policy = policy;
-            loaded.invalid = reading.invalid;
+            loaded.invalid = invalid;
+            loaded.last_good = last_good;
             self.timers.look_again();
             self.write_logins(&loaded.policy);
         }
+        drop(loaded);
+        self.read.notify_one();
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Has the warden write down what is in force, for those who are started beside a wrong file. Reads files that have errors again as
+    /// soon as they change: whoever mends one should not have to say so. Goes on for good.
+    pub async fn keep_policy(self: Arc<Self>) {
+        // Copies of tenants who are gone are removed too.
+        let mut changed: BTreeSet<TenantName> = lock(&self.store).copied().into_iter().collect();
+        let mut written: Option<Policy> = None;
+        loop {
+            let policy = lock(&self.loaded).policy.clone();
+            changed.extend(changes_since(written.as_ref(), &policy));
+            if !changed.is_empty() || written.is_none() {
+                match self.write_down(&changed).await {
+                    Ok(()) => changed.clear(),
+                    Err(failure) => warn!(event = "policy-not-kept", "{failure}"),
+                }
+            }
+            written = Some(policy);
+            let is_broken = !lock(&self.loaded).problems.is_empty();
+            if !is_broken && changed.is_empty() {
+                self.read.notified().await;
+                continue;
+            }
+            if tokio::time::timeout(REPAIR_TIME, self.read.notified()).await.is_err() && is_broken {
+                let before = lock(&self.loaded).fingerprint;
+                if bailiwick_policy::fingerprint(&self.config) != before {
+                    self.reload().ok();
+                    self.look_again();
+                }
+            }
+        }
+    }
+
+    async fn write_down(&self, names: &BTreeSet<TenantName>) -> Result<(), Failure> {
+        let names: Vec<TenantName> = names.iter().cloned().collect();
+        if names.is_empty() {
+            self.link.ask(&WardenRequest::Keep { tenants: Vec::new() }).await?;
+        }
+        for portion in names.chunks(MOST_KEPT) {
+            self.link.ask(&WardenRequest::Keep { tenants: portion.to_vec() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Why the history is not written; `None` when it is.
+    pub(crate) fn set_no_history(&self, why: Option<String>) {
+        *lock(&self.no_history) = why;
+    }
+
+    pub(crate) fn count_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     fn write_logins(&self, policy: &Policy) {
@@ -344,6 +450,22 @@ impl Daemon {
     /// Has the host user of a tenant be there, or not, as the policy says. The warden knows the users in `/etc/passwd`; those
     /// of a directory service only an unconfined program can ask for.
     async fn host_user(&self, name: &TenantName) -> Result<&'static str, Failure> {
+        self.is_free(name).await?;
+        match self.link.ask(&WardenRequest::HostUser { tenant: name.clone() }).await? {
+            WardenReply::Unchanged => Ok("unchanged"),
+            _ => {
+                info!(target: "bailiwick::event", tenant = %name, event = "host-user", "the host user of {name} was made or removed");
+                Ok("host user changed")
+            }
+        }
+    }
+
+    /// Whether a tenant that is to come may have a host user of its name.
+    pub(crate) async fn check_name(&self, _permission: Permission, name: &TenantName) -> Result<(), Failure> {
+        self.is_free(name).await
+    }
+
+    async fn is_free(&self, name: &TenantName) -> Result<(), Failure> {
         let own = self.entry(name).await?.map(|entry| self.host().ids.host_user(entry.ids));
         if let Some(other) = users::get_user_by_name(name.as_str())
             && own != Some(HostUid(other.uid()))
@@ -352,13 +474,7 @@ impl Daemon {
             let message = format!("the host has a user \"{name}\" with the id {uid}; rename the tenant or the user");
             return Err(Failure::of(ExitStatus::Conflict, message));
         }
-        match self.link.ask(&WardenRequest::HostUser { tenant: name.clone() }).await? {
-            WardenReply::Unchanged => Ok("unchanged"),
-            _ => {
-                info!(target: "bailiwick::event", tenant = %name, event = "host-user", "the host user of {name} was made or removed");
-                Ok("host user changed")
-            }
-        }
+        Ok(())
     }
 
     /// Asks the warden for a change and says in a word what came of it.
@@ -512,12 +628,11 @@ impl Daemon {
             let there = roster.iter().filter(|(_, entry)| entry.pid.is_some() || entry.host_user);
             let there = there.map(|(name, _)| name);
             let all: BTreeSet<&TenantName> = loaded.policy.tenants.keys().chain(there).collect();
-            return Ok(all.into_iter().filter(|name| !loaded.invalid.contains(*name)).map(find).collect());
+            return Ok(all.into_iter().filter(|name| !loaded.has_nothing_of(name)).map(find).collect());
         }
         for name in names {
-            if loaded.invalid.contains(name) {
-                let message = format!("the file of \"{name}\" has errors; see `bailiwick check`");
-                return Err(Failure::of(ExitStatus::Invalid, message));
+            if loaded.has_nothing_of(name) {
+                return Err(without_policy(name));
             }
             if !loaded.policy.tenants.contains_key(name) && !roster.contains_key(name) {
                 return Err(unknown(name));
@@ -538,7 +653,11 @@ impl Daemon {
                 *tenants.entry(summary.state.word().to_owned()).or_default() += 1;
             }
         }
+        let policy = Box::new(self.policy_status());
         let mut problems = lock(&self.loaded).problems.clone();
+        problems.extend(self.link.last_word().filter(|_| warden.is_none()));
+        let no_history = lock(&self.no_history).clone();
+        problems.extend(no_history.map(|why| format!("what tenants use is not recorded: {why}")));
         let mut kept = None;
         if let Ok(WardenReply::Problems { reserve, tenants }) = self.link.ask(&WardenRequest::Problems).await {
             problems.extend(reserve.iter().cloned().chain(tenants));
@@ -552,6 +671,30 @@ impl Daemon {
             problems,
             reserve: kept,
             sessions: self.sessions.total(),
+            policy,
+        }
+    }
+
+    fn policy_status(&self) -> PolicyStatus {
+        let loaded = lock(&self.loaded);
+        let LastGood { host, plans, .. } = &loaded.last_good;
+        let last_good = loaded.policy.tenants.values().filter(|tenant| loaded.is_last_good(tenant));
+        PolicyStatus {
+            read_at: loaded.read_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            readings: loaded.readings,
+            readings_with_problems: loaded.readings_with_problems,
+            problems: loaded.problems.len() as u64,
+            host_is_last_good: *host,
+            last_good_plans: plans.iter().cloned().collect(),
+            last_good_tenants: last_good.map(|tenant| tenant.name.clone()).collect(),
+            without_policy: loaded.invalid.iter().filter(|name| loaded.has_nothing_of(name)).cloned().collect(),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    fn add_state_of_file(&self, report: &mut TenantReport, tenant: &Tenant) {
+        if lock(&self.loaded).is_last_good(tenant) {
+            bailiwick_audit::add_last_good(report);
         }
     }
 
@@ -687,7 +830,14 @@ impl Daemon {
         info!(target: "bailiwick::event", event = "apply", uid = permission.uid, "user {} applies the policy", permission.uid);
         let _one = self.changing.lock().await;
         let roster = self.roster().await?;
-        let meant = self.meant(names, &roster)?;
+        // Of these nothing can be done, and it is told; the others are not held up by them.
+        let (hopeless, broken): (BTreeSet<TenantName>, BTreeSet<TenantName>) = {
+            let loaded = lock(&self.loaded);
+            let asked = |name: &&TenantName| names.is_empty() || names.contains(*name);
+            loaded.invalid.iter().filter(asked).cloned().partition(|name| loaded.has_nothing_of(name))
+        };
+        let left: Vec<TenantName> = names.iter().filter(|name| !hopeless.contains(*name)).cloned().collect();
+        let meant = if left.is_empty() && !names.is_empty() { Vec::new() } else { self.meant(&left, &roster)? };
         let facts = self.facts().await?;
         // First, while the jail can still be left in good order, and those who are in hear the reason.
         let mut outcomes = if options.now { self.end_unwanted(names, &roster).await } else { Vec::new() };
@@ -710,12 +860,18 @@ impl Daemon {
                 };
                 for (name, result) in at_once(some.iter().map(one).collect()).await {
                     match result {
+                        Ok(done) if broken.contains(&name) => {
+                            let (done, failure) = (done.to_owned(), Some(last_good_failure(&name)));
+                            outcomes.push(TenantOutcome { tenant: name, done, failure });
+                        }
                         Ok("unchanged") if names.is_empty() => {}
                         result => outcomes.push(outcome(name, result)),
                     }
                 }
             }
         }
+        let nothing = |name: &TenantName| outcome(name.clone(), Err(without_policy(name)));
+        outcomes.extend(hopeless.iter().map(nothing));
         Ok(outcomes)
     }
 
@@ -844,6 +1000,7 @@ impl Daemon {
                 if let Some(silent) = self.inits.silent_for(&tenant.name) {
                     bailiwick_audit::add_silence(&mut report, silent.as_secs());
                 }
+                self.add_state_of_file(&mut report, tenant);
                 if let (Depth::Probe, Some(jail), Some(ids)) = (depth, &observed.jail, observed.ids)
                     && !jail.frozen
                 {
@@ -947,6 +1104,36 @@ fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {
 
 pub(crate) fn unknown(name: &TenantName) -> Failure {
     Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))
+}
+
+fn without_policy(name: &TenantName) -> Failure {
+    let message = format!("the file of \"{name}\" has errors, and nothing is known from before; see `bailiwick check`");
+    Failure::of(ExitStatus::Invalid, message)
+}
+
+fn last_good_failure(name: &TenantName) -> Failure {
+    let message =
+        format!("the file of \"{name}\" has errors, so what it last said without is in force; see `bailiwick check`");
+    Failure::of(ExitStatus::Invalid, message)
+}
+
+fn log_problems(diagnostics: &[Diagnostic]) -> Vec<String> {
+    let problems: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+    for problem in &problems {
+        warn!(event = "policy-problem", "{problem}");
+    }
+    problems
+}
+
+/// The tenants of whom something else is to be written down than before.
+fn changes_since(before: Option<&Policy>, now: &Policy) -> BTreeSet<TenantName> {
+    let Some(before) = before else { return now.tenants.keys().cloned().collect() };
+    let names = before.tenants.keys().chain(now.tenants.keys());
+    let same = |name: &TenantName| {
+        let (was, is) = (before.tenants.get(name), now.tenants.get(name));
+        was == is && is.is_some_and(|tenant| before.plans.get(&tenant.plan) == now.plans.get(&tenant.plan))
+    };
+    names.filter(|name| before.host != now.host || !same(name)).cloned().collect()
 }
 
 fn unexpected() -> Failure {

@@ -227,13 +227,22 @@ impl Work {
         let Some(daemon) = self.daemon.upgrade() else { return };
         let path = daemon.host().state_dir.join("history/history.db");
         self.history = History::open(&path, Retention::default())
-            .map_err(|error| Failure::new(ExitStatus::Failed, &error).message)
+            .map_err(|error| {
+                let message = Failure::new(ExitStatus::Failed, &error).message;
+                // Of all there is to see of a unit that may write elsewhere alone.
+                format!(
+                    "{message}; bailiwickd must be able to write \"{}\" (a `state_dir` that was moved needs ReadWritePaths= of it in \
+                     `systemctl edit bailiwickd`)",
+                    path.with_file_name("").display()
+                )
+            })
             .map(|(history, notice)| {
                 if let Some(notice) = notice {
                     warn!(event = "history-damaged", "{notice}");
                 }
                 history
             });
+        daemon.set_no_history(self.history.as_ref().err().cloned());
         match &self.history {
             Ok(history) => {
                 let recent = Window { from: Moment(now().0.saturating_sub(600)), until: Moment(u64::MAX >> 1) };
@@ -573,11 +582,15 @@ impl Work {
         let stored = self.incidents.settle(at).into_iter().filter(|incident| incident.id != 0);
         let updated =
             stored.map(|incident| history.update_incident(incident)).collect::<Result<Vec<()>, _>>().map(drop);
-        if let Err(error) = written.and(updated) {
+        let outcome = written.and(updated).map_err(|error| Failure::new(ExitStatus::Failed, &error).message);
+        if let Some(daemon) = self.daemon.upgrade() {
+            daemon.set_no_history(outcome.as_ref().err().cloned());
+        }
+        if let Err(error) = outcome {
             let due = self.complained.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME);
             if due {
                 self.complained = Some(Instant::now());
-                warn!(event = "history-not-written", "{}", Failure::new(ExitStatus::Failed, &error));
+                warn!(event = "history-not-written", "{error}");
             }
         }
     }

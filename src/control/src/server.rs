@@ -16,7 +16,7 @@ use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::warn;
+use tracing::{info, warn};
 
 /// How long all the rest of a request may take once its first byte has come, and how long a client that is no operator may take
 /// to begin one.
@@ -101,6 +101,9 @@ impl Connection {
         let caller = match self.daemon.caller(self.peer.uid, groups).await {
             Ok(caller) => caller,
             Err(failure) => {
+                self.daemon.count_refusal();
+                let status = failure.status.code();
+                info!(target: "bailiwick::event", event = "caller-refused", uid = self.peer.uid, status, "{failure}");
                 // Heard out before it is answered: a client that is still sending would see its socket break instead.
                 // But it must not hold up the end of this program either, and nothing of what it says is kept.
                 let heard = timeout(REQUEST_TIME, self.hear_out());
@@ -332,6 +335,9 @@ impl Connection {
             }
             ControlRequest::Simulate { window, bounds } => {
                 daemon.simulate(permission, window, bounds).await.map(ControlReply::Simulated)
+            }
+            ControlRequest::CheckName { tenant } => {
+                daemon.check_name(permission, &tenant).await.map(|()| ControlReply::Noted)
             }
             ControlRequest::Purge { tenant } => {
                 Ok(ControlReply::Outcome(vec![daemon.purge(permission, &tenant).await]))

@@ -82,15 +82,28 @@ impl Default for Timers {
 /// When schedules are due next, by their texts. To find it takes longest for what comes rarely, which a tenant could write a lot
 /// of; so it is looked for once.
 #[derive(Debug, Default)]
-struct Ahead(BTreeMap<String, Moment>);
+struct Ahead(BTreeMap<String, Moment>, Option<TimeZone>);
 
 impl Ahead {
+    /// In which zone they are, which the operator may have changed: what was found for another is forgotten. The library looks at the
+    /// host's zone again after some minutes.
+    fn in_zone(&mut self, local: TimeZone) {
+        if self.1.as_ref().is_some_and(|last| *last != local) {
+            self.0.clear();
+        }
+        self.1 = Some(local);
+    }
+
     /// The first moment after another, which is none before those that were asked for earlier.
     fn next(&mut self, schedule: &Schedule, after: Moment) -> Moment {
         if let Some(next) = self.known(schedule, after) {
             return next;
         }
-        let next = next_due(schedule, after).unwrap_or(Moment(u64::MAX));
+        let next = match (&self.1, schedule.clock()) {
+            (Some(local), Clock::Local) => next_due_in(schedule, after, local),
+            _ => next_due(schedule, after),
+        };
+        let next = next.unwrap_or(Moment(u64::MAX));
         self.0.insert(schedule.to_string(), next);
         next
     }
@@ -199,13 +212,19 @@ impl Timers {
 
     /// What is due between the last look and now, each once, and when the next look is needed.
     fn due(&self, jobs: &[Job], now: Moment) -> (Vec<Job>, Duration) {
+        self.due_in(jobs, now, TimeZone::system())
+    }
+
+    fn due_in(&self, jobs: &[Job], now: Moment, local: TimeZone) -> (Vec<Job>, Duration) {
         let mut kept = self.kept.lock().expect("nobody panics while holding it");
         let mut ahead = self.ahead.lock().expect("nobody panics while holding it");
         if now < kept.looked {
             // The clock was put back.
             *ahead = Ahead::default();
         }
-        let looked = Moment(kept.looked.0.min(now.0));
+        ahead.in_zone(local);
+        // Back, or forwards, or nobody was here: what was due too long ago is not made good, whatever the reason.
+        let looked = Moment(kept.looked.0.clamp(now.0.saturating_sub(GRACE), now.0));
         // All are asked with one moment before any is asked with a later one: jobs share schedules.
         let is_due = |job: &&Job| job.schedule().is_some_and(|schedule| ahead.next(schedule, looked) <= now);
         let due: Vec<Job> = jobs.iter().filter(is_due).cloned().collect();
@@ -447,6 +466,39 @@ mod tests {
         // The clock was put back.
         assert_eq!(look("2026-11-23T02:00:00Z"), (vec![], 20));
         assert_eq!(look("2026-11-23T02:05:00Z"), (vec!["five".to_owned()], 20));
+    }
+
+    #[test]
+    fn a_clock_that_is_put_forwards_makes_nothing_good_that_is_long_past() {
+        let tenants = tenants(&[timer("five", "*:0/5 UTC"), timer("night", "03:00 UTC")].concat());
+        let timers = Timers::default();
+        let look = |at: &str| {
+            let (due, _) = timers.due(&timers.jobs(&tenants), moment(at));
+            due.into_iter().map(|job| job.name.to_string()).collect::<Vec<_>>()
+        };
+        timers.kept.lock().expect("sound").looked = moment("2026-11-23T20:01:00Z");
+        assert_eq!(look("2026-11-23T20:02:00Z"), [""; 0]);
+        // A day: at 3:00 nobody was here, and 17 hours later is not the night.
+        assert_eq!(look("2026-11-24T20:02:00Z"), ["five"]);
+        assert_eq!(look("2026-11-24T20:03:00Z"), [""; 0]);
+        // Not so far: some minutes are made good, as after a restart.
+        assert_eq!(look("2026-11-25T02:58:00Z"), ["five"]);
+        assert_eq!(look("2026-11-25T03:04:00Z"), ["five", "night"]);
+    }
+
+    #[test]
+    fn another_zone_is_another_time() {
+        let tenants = tenants(&timer("night", "03:00"));
+        let timers = Timers::default();
+        let zone = |hours: i8| TimeZone::fixed(jiff::tz::offset(hours));
+        let look = |at: &str, hours: i8| !timers.due_in(&timers.jobs(&tenants), moment(at), zone(hours)).0.is_empty();
+        timers.kept.lock().expect("sound").looked = moment("2026-11-23T00:00:00Z");
+        assert!(!look("2026-11-23T00:00:10Z", 0), "three hours before");
+        assert!(!look("2026-11-23T00:59:55Z", 2), "five seconds before, two hours to the east");
+        assert!(look("2026-11-23T01:00:05Z", 2));
+        assert!(!look("2026-11-23T03:00:05Z", 2), "and not as it would have been");
+        assert!(!look("2026-11-24T02:59:55Z", 0));
+        assert!(look("2026-11-24T03:00:05Z", 0), "and back");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! time, so that nobody waits for another tenant's jail. They are made anew when the warden was.
 
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
-use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_proto::{Failure, WARDEN_ERROR, WardenReply, WardenRequest};
 use bailiwick_types::ExitStatus;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +18,10 @@ const AWAY_TIME: Duration = Duration::from_secs(5);
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// How many changes that take time go on at once: the warden takes twice as many connections.
 const MOST_CHANGES: usize = 48;
+/// How long a warden that has left word may take to be there again, and between two looks whether one has.
+const WORD_TIME: Duration = Duration::from_secs(1);
+/// The longest word.
+const MAX_WORD: u64 = 4096;
 /// Between two tries to connect.
 const RETRY_TIME: Duration = Duration::from_millis(50);
 
@@ -25,6 +29,8 @@ const RETRY_TIME: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct WardenLink {
     socket: PathBuf,
+    /// Where a warden that cannot work leaves word of why.
+    word: PathBuf,
     stream: Mutex<Option<UnixStream>>,
     /// Places for changes that take time.
     changes: Semaphore,
@@ -33,7 +39,26 @@ pub(crate) struct WardenLink {
 impl WardenLink {
     /// A link to the warden that listens on a socket. Nothing is connected yet.
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket, stream: Mutex::new(None), changes: Semaphore::new(MOST_CHANGES) }
+        let word = socket.with_file_name(WARDEN_ERROR);
+        Self { socket, word, stream: Mutex::new(None), changes: Semaphore::new(MOST_CHANGES) }
+    }
+
+    /// Why there is no warden, if the last one said.
+    pub(crate) fn last_word(&self) -> Option<String> {
+        let mut text = String::new();
+        let file = std::fs::File::open(&self.word).ok()?;
+        file.take(MAX_WORD).read_to_string(&mut text).ok()?;
+        Some(format!("bailiwick-warden cannot work: {text}"))
+    }
+
+    /// Returns when it is plain that no warden is coming: it has left word, and another has not been started since.
+    async fn no_warden(&self) -> Failure {
+        loop {
+            sleep(WORD_TIME).await;
+            if let Some(word) = self.last_word() {
+                return Failure::of(ExitStatus::HostCannot, word);
+            }
+        }
     }
 
     /// Asks, and waits for the answer. A warden that goes away in between is asked again once it is back: every request
@@ -50,8 +75,18 @@ impl WardenLink {
 
     async fn ask_on(&self, held: &mut Option<UnixStream>, frame: &[u8]) -> Result<WardenReply, Failure> {
         let deadline = Instant::now() + AWAY_TIME;
+        let mut no_warden = std::pin::pin!(self.no_warden());
         loop {
-            let error = match self.once(held, frame).await {
+            // A socket that the service manager holds takes requests though nobody answers.
+            let answer = tokio::select! {
+                biased;
+                answer = self.once(held, frame) => answer,
+                failure = &mut no_warden => {
+                    *held = None;
+                    return Err(failure);
+                }
+            };
+            let error = match answer {
                 Ok(WardenReply::Failed(failure)) => return Err(failure),
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
@@ -61,7 +96,10 @@ impl WardenLink {
                 let message = format!("bailiwick-warden does not answer on {:?}: {error}", self.socket);
                 return Err(Failure::of(ExitStatus::Failed, message));
             }
-            sleep(RETRY_TIME).await;
+            tokio::select! {
+                () = sleep(RETRY_TIME) => {}
+                failure = &mut no_warden => return Err(failure),
+            }
         }
     }
 
@@ -129,6 +167,22 @@ mod tests {
         });
         assert_eq!(link.ask(&WardenRequest::Roster).await, Ok(WardenReply::Unchanged));
         warden.await.expect("ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_warden_that_cannot_work_said_is_told_at_once() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("warden.sock");
+        let link = WardenLink::new(path.clone());
+        std::fs::write(temp.path().join(WARDEN_ERROR), "the state directory is not ours").expect("writes");
+        // Where nobody listens, and where the service manager does and nobody answers.
+        for listens in [false, true] {
+            let _listener = listens.then(|| UnixListener::bind(&path).expect("binds"));
+            let asked = Instant::now();
+            let failure = link.ask(&WardenRequest::Roster).await.expect_err("nobody answers");
+            assert!(failure.message.ends_with("cannot work: the state directory is not ours"), "{failure}");
+            assert!(asked.elapsed() <= Duration::from_secs(2), "{:?}", asked.elapsed());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -64,6 +64,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(keep_serving(Arc::clone(&daemon), listener, path.clone(), own, stopped));
     tokio::spawn(Arc::clone(&daemon).keep());
+    tokio::spawn(Arc::clone(&daemon).keep_policy());
     tokio::spawn(Arc::clone(&daemon).keep_time());
     tokio::spawn(Arc::clone(&daemon).keep_inits());
     tokio::spawn(Arc::clone(&daemon).resume_ftp());

@@ -165,7 +165,8 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
     let config = config.canonicalize().map_err(|error| {
         Ended::new(ExitStatus::Invalid, format!("cannot find the configuration \"{}\": {error}", config.display()))
     })?;
-    let host = bailiwick_policy::read_host(&config)
+    let (host, _) = bailiwick_policy::Store::new(&config)
+        .host()
         .map_err(|problems| Ended::new(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
     let (uid, gid) = user(&host.user)?;
     let own = std::env::current_exe().map_err(|error| Ended::failed("find this program", &error))?;

@@ -108,6 +108,9 @@ impl History {
     fn open_sound(path: &Path, retention: Retention) -> Result<Self, HistoryError> {
         let connection = Connection::open(path).map_err(failed("open the history"))?;
         connection.busy_timeout(BUSY_TIME).map_err(failed("open the history"))?;
+        // Before anything is read: the index of the log is then kept in this process. In a file it would be mapped, and on a
+        // copy-on-write file system that is full a write to a mapped file is no error but SIGBUS.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(failed("open the history"))?;
         let version: i64 = connection
             .pragma_query_value(None, "user_version", |row| row.get(0))
             .map_err(failed("read the version of the history"))?;
@@ -244,13 +247,39 @@ pub(crate) mod tests {
 
     #[test]
     fn a_file_that_another_holds_is_an_error_in_bounded_time() {
-        let (temp, mut history) = fresh();
-        let other = Connection::open(temp.path().join("history.db")).expect("opens");
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("history.db");
+        let other = Connection::open(&path).expect("opens");
         other.execute_batch("BEGIN EXCLUSIVE").expect("holds");
-        let error = history.write(Moment(60), &[(name("a"), sample(1, 1))], &[]).expect_err("held");
+        let error = History::open(&path, Retention::default()).expect_err("held");
         assert!(matches!(error, HistoryError::Busy), "{error}");
         other.execute_batch("COMMIT").expect("lets go");
+        let (mut history, _) = History::open(&path, Retention::default()).expect("opens");
+        // And the other way round.
+        assert!(other.execute_batch("BEGIN EXCLUSIVE").is_err(), "the history is one program's");
         history.write(Moment(60), &[(name("a"), sample(1, 1))], &[]).expect("writes");
+    }
+
+    #[test]
+    fn nothing_of_it_is_mapped() {
+        let (temp, mut history) = fresh();
+        history.write(Moment(60), &[(name("a"), sample(1, 1))], &[]).expect("writes");
+        assert!(temp.path().join("history.db-wal").exists());
+        assert!(
+            !temp.path().join("history.db-shm").exists(),
+            "a full copy-on-write file system would answer with SIGBUS"
+        );
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("reads");
+        assert!(!maps.contains(temp.path().to_str().expect("text")), "{maps}");
+        // A file that an earlier version left behind with its index.
+        drop(history);
+        let path = temp.path().join("history.db");
+        let before = Connection::open(&path).expect("opens");
+        before.execute_batch("PRAGMA journal_mode = WAL; BEGIN IMMEDIATE; COMMIT").expect("writes");
+        drop(before);
+        let (mut history, _) = History::open(&path, Retention::default()).expect("opens");
+        history.write(Moment(120), &[(name("a"), sample(2, 1))], &[]).expect("writes");
+        assert!(!temp.path().join("history.db-shm").exists());
     }
 
     #[test]

@@ -89,7 +89,11 @@ impl Directory {
         Self::trusted(path.to_owned(), fd)
     }
 
-    fn trusted(path: PathBuf, fd: OwnedFd) -> Result<Self, Vec<Diagnostic>> {
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    pub(crate) fn trusted(path: PathBuf, fd: OwnedFd) -> Result<Self, Vec<Diagnostic>> {
         let metadata = file::metadata(&fd).map_err(|error| unreadable(&path, &error))?;
         check_owner(&path, metadata)?;
         Ok(Self { path, fd })

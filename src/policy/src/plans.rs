@@ -6,9 +6,10 @@ use crate::model::{Plan, Settings};
 use crate::reader::{Report, Section, Table, parsed};
 use crate::settings;
 use crate::source::Source;
+use crate::store::Kept;
 use crate::suggest::nearest;
 use bailiwick_types::PlanName;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
 /// How many plans may stand in one line of inheritance.
@@ -24,8 +25,22 @@ const SECTIONS: &[Section] = &[TOP, settings::LIMITS];
 #[derive(Debug)]
 pub(crate) struct Plans<'f, F> {
     folder: Availability<'f, F>,
+    /// What to go on with in the place of one that has an error.
+    kept: &'f Kept<'f>,
+    from_before: BTreeSet<PlanName>,
     read: BTreeMap<PlanName, Outcome>,
     diagnostics: Vec<Diagnostic>,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The good plans that were read, and the last good of the others.
+    pub(crate) good: BTreeMap<PlanName, Plan>,
+    /// Which of them are the last good.
+    pub(crate) kept: BTreeSet<PlanName>,
+    /// The problems.
+    pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
 /// Whether the directory of the plans can be used.
@@ -88,8 +103,8 @@ impl Draft {
 }
 
 impl<'f, F: Folder> Plans<'f, F> {
-    pub(crate) fn new(folder: Availability<'f, F>) -> Self {
-        Self { folder, read: BTreeMap::new(), diagnostics: Vec::new() }
+    pub(crate) fn new(folder: Availability<'f, F>, kept: &'f Kept<'f>) -> Self {
+        Self { folder, kept, from_before: BTreeSet::new(), read: BTreeMap::new(), diagnostics: Vec::new() }
     }
 
     /// Reads the plan and all that it inherits from.
@@ -111,12 +126,12 @@ impl<'f, F: Folder> Plans<'f, F> {
     }
 
     /// The good plans that were read, and the problems of the others.
-    pub(crate) fn finish(self) -> (BTreeMap<PlanName, Plan>, Vec<Diagnostic>) {
+    pub(crate) fn finish(self) -> Finished {
         let good = self.read.into_iter().filter_map(|(name, outcome)| match outcome {
             Outcome::Good(plan, _) => Some((name, *plan)),
             _ => None,
         });
-        (good.collect(), self.diagnostics)
+        Finished { good: good.collect(), kept: self.from_before, diagnostics: self.diagnostics }
     }
 
     /// Up the line of inheritance until a plan is known or has no parent, then down again, each on top of its parent.
@@ -128,7 +143,8 @@ impl<'f, F: Folder> Plans<'f, F> {
                 Availability::Ready(folder) => folder.file(&file_name(&name)),
                 Availability::Absent => Ok(None),
                 Availability::Broken => {
-                    self.read.insert(name, Outcome::Bad);
+                    let outcome = self.instead(&name);
+                    self.read.insert(name, outcome);
                     continue;
                 }
             };
@@ -142,7 +158,7 @@ impl<'f, F: Folder> Plans<'f, F> {
                 Ok(None) => Outcome::Missing,
                 Err(problems) => {
                     self.diagnostics.extend(problems);
-                    Outcome::Bad
+                    self.instead(&name)
                 }
             };
             self.read.insert(name, outcome);
@@ -151,6 +167,17 @@ impl<'f, F: Folder> Plans<'f, F> {
             let name = draft.name.clone();
             let outcome = self.resolve(draft, &line);
             self.read.insert(name, outcome);
+        }
+    }
+
+    /// What stands for a plan that has a problem: as it last was, if that is known.
+    fn instead(&mut self, name: &PlanName) -> Outcome {
+        match self.kept.plan(name) {
+            Some(plan) => {
+                self.from_before.insert(name.clone());
+                Outcome::Good(Box::new(plan), 1)
+            }
+            None => Outcome::Bad,
         }
     }
 
@@ -183,13 +210,13 @@ impl<'f, F: Folder> Plans<'f, F> {
         };
         let plan = inherited.zip(declared).map(|((settings, depth), declared)| {
             let settings = declared.apply(&mut report, settings);
-            (Plan { name, parent: parent.map(Spanned::into_inner), settings }, depth + 1)
+            (Plan { name: name.clone(), parent: parent.map(Spanned::into_inner), settings }, depth + 1)
         });
         let clean = diagnostics.is_empty() && report.is_clean();
         self.diagnostics.extend(diagnostics.into_iter().chain(report.finish()));
         match plan {
             Some((plan, depth)) if clean => Outcome::Good(Box::new(plan), depth),
-            _ => Outcome::Bad,
+            _ => self.instead(&name),
         }
     }
 

@@ -4,8 +4,11 @@ use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{Directory, Folder, Memory, PLANS, TENANTS, file_name, names};
 use crate::model::{Host, Policy, Tenant};
 use crate::plans::{Availability, Plans};
+use crate::store::Kept;
+use crate::tenants::Broken;
 use crate::{host, plans, tenants};
-use bailiwick_types::TenantName;
+use bailiwick_types::{PlanName, TenantName};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -17,16 +20,44 @@ pub struct Reading {
     pub policy: Option<Policy>,
     /// Every problem of every file, by file and place.
     pub diagnostics: Vec<Diagnostic>,
-    /// Tenants that have a file but are not in `policy`, because the file or a plan has an error.
+    /// Tenants that are not as their file says, because the file or a plan has an error. They are in `policy` only as they last were.
     pub invalid: BTreeSet<TenantName>,
+    /// The same of what `policy` has from before: empty when the files alone were read.
+    pub last_good: LastGood,
+}
+
+/// What of a policy is as it was last read without an error, because it has one now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LastGood {
+    /// Whether `bailiwick.toml` is.
+    pub host: bool,
+    /// Plans.
+    pub plans: BTreeSet<PlanName>,
+    /// Tenants.
+    pub tenants: BTreeSet<TenantName>,
+}
+
+impl Reading {
+    /// When the configuration directory itself cannot be used.
+    pub(crate) fn without_files(diagnostics: Vec<Diagnostic>, kept: &Kept<'_>) -> Self {
+        let tenants = kept.tenants();
+        let names: BTreeSet<TenantName> = tenants.keys().cloned().collect();
+        let policy = kept.host().map(|host| Policy { host, plans: BTreeMap::new(), tenants });
+        let last_good = match &policy {
+            Some(_) => LastGood { host: true, plans: BTreeSet::new(), tenants: names.clone() },
+            None => LastGood::default(),
+        };
+        Self { policy, diagnostics, invalid: names, last_good }
+    }
 }
 
 /// Reads a whole configuration directory.
 #[must_use]
 pub fn read(config_dir: &Path) -> Reading {
+    let nothing = Kept::nothing();
     match Directory::open(config_dir) {
-        Ok(top) => read_all(&top),
-        Err(diagnostics) => Reading { policy: None, diagnostics, invalid: BTreeSet::new() },
+        Ok(top) => read_all(&top, &nothing),
+        Err(diagnostics) => Reading::without_files(diagnostics, &nothing),
     }
 }
 
@@ -34,7 +65,7 @@ pub fn read(config_dir: &Path) -> Reading {
 /// them. Nothing is looked at but the arguments.
 #[must_use]
 pub fn parse<C: AsRef<[u8]>>(files: &[(PathBuf, C)]) -> Reading {
-    read_all(&Memory::new(files))
+    read_all(&Memory::new(files), &Kept::nothing())
 }
 
 /// Reads `bailiwick.toml` only.
@@ -62,9 +93,11 @@ pub fn read_tenant(config_dir: &Path, name: &TenantName) -> Result<(Host, Option
     let source = keep(source, &mut diagnostics).flatten();
     if let Some(source) = &source {
         let folder = keep(top.folder(PLANS), &mut diagnostics);
-        let mut plans = Plans::new(availability(&folder));
-        tenant = keep(tenants::read(source, name, &mut plans), &mut diagnostics).flatten();
-        diagnostics.extend(plans.finish().1);
+        let nothing = Kept::nothing();
+        let mut plans = Plans::new(availability(&folder), &nothing);
+        let read = tenants::read(source, name, &mut plans).map_err(|broken| broken.diagnostics);
+        tenant = keep(read, &mut diagnostics).flatten();
+        diagnostics.extend(plans.finish().diagnostics);
     }
     match host {
         // A file that gave no tenant is an error whatever else is known: "no tenant" would let its data be purged.
@@ -87,13 +120,18 @@ pub fn dump(policy: &Policy) -> Vec<(PathBuf, String)> {
     files
 }
 
-fn read_all<F: Folder>(top: &F) -> Reading {
+pub(crate) fn read_all<F: Folder>(top: &F, kept: &Kept<'_>) -> Reading {
     let mut diagnostics = Vec::new();
-    let host = keep(host_of(top), &mut diagnostics);
+    let mut last_good = LastGood::default();
+    let host = keep(host_of(top), &mut diagnostics).or_else(|| {
+        let host = kept.host();
+        last_good.host = host.is_some();
+        host
+    });
     let mut folder = |name| keep(top.folder(name), &mut diagnostics);
     let (plans_folder, tenants_folder) = (folder(PLANS), folder(TENANTS));
 
-    let mut plans = Plans::new(availability(&plans_folder));
+    let mut plans = Plans::new(availability(&plans_folder), kept);
     plans.find_all();
     let (mut good, mut invalid) = (BTreeMap::new(), BTreeSet::new());
     // Without a list nobody is known to be declared; that is not the same as an empty one.
@@ -106,22 +144,47 @@ fn read_all<F: Folder>(top: &F) -> Reading {
                 // The file was removed since the directory was listed.
                 Ok(None) => continue,
                 Ok(Some(source)) => tenants::read(&source, &name, &mut plans),
-                Err(problems) => Err(problems),
+                Err(diagnostics) => Err(Broken { diagnostics, suspended: None }),
             };
-            match keep(read, &mut diagnostics).flatten() {
-                Some(tenant) => drop(good.insert(name, tenant)),
-                None => drop(invalid.insert(name)),
+            let suspended = match read {
+                Ok(Some(tenant)) => {
+                    good.insert(name, tenant);
+                    continue;
+                }
+                Ok(None) => None,
+                Err(broken) => {
+                    diagnostics.extend(broken.diagnostics);
+                    broken.suspended
+                }
+            };
+            if let Some(tenant) = kept.tenant_instead(&name, suspended) {
+                good.insert(name.clone(), tenant);
+                last_good.tenants.insert(name.clone());
             }
+            invalid.insert(name);
         }
     }
-    let (plans, problems) = plans.finish();
-    diagnostics.extend(problems);
+    let finished = plans.finish();
+    diagnostics.extend(finished.diagnostics);
+    last_good.plans = finished.kept;
+    let plans = finished.good;
+    if !known {
+        // Those who were not found in a folder that cannot be listed are still there.
+        for (name, tenant) in kept.tenants() {
+            if let Entry::Vacant(place) = good.entry(name) {
+                last_good.tenants.insert(place.key().clone());
+                invalid.insert(place.key().clone());
+                place.insert(tenant);
+            }
+        }
+        known = !good.is_empty();
+    }
 
     let policy = host.filter(|_| known).map(|host| Policy { host, plans, tenants: good });
-    Reading { policy, diagnostics: sorted(diagnostics), invalid }
+    Reading { policy, diagnostics: sorted(diagnostics), invalid, last_good }
 }
 
-fn host_of<F: Folder>(top: &F) -> Result<Host, Vec<Diagnostic>> {
+pub(crate) fn host_of<F: Folder>(top: &F) -> Result<Host, Vec<Diagnostic>> {
     match top.file(host::FILE) {
         Ok(Some(source)) => host::read(&source),
         Ok(None) => {
@@ -133,7 +196,7 @@ fn host_of<F: Folder>(top: &F) -> Result<Host, Vec<Diagnostic>> {
     }
 }
 
-fn availability<F>(folder: &Option<Option<F>>) -> Availability<'_, F> {
+pub(crate) fn availability<F>(folder: &Option<Option<F>>) -> Availability<'_, F> {
     match folder {
         Some(Some(folder)) => Availability::Ready(folder),
         Some(None) => Availability::Absent,
@@ -142,11 +205,11 @@ fn availability<F>(folder: &Option<Option<F>>) -> Availability<'_, F> {
 }
 
 /// The value, or `None` after keeping the problems.
-fn keep<T>(result: Result<T, Vec<Diagnostic>>, diagnostics: &mut Vec<Diagnostic>) -> Option<T> {
+pub(crate) fn keep<T>(result: Result<T, Vec<Diagnostic>>, diagnostics: &mut Vec<Diagnostic>) -> Option<T> {
     result.map_err(|problems| diagnostics.extend(problems)).ok()
 }
 
-fn sorted(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+pub(crate) fn sorted(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     diagnostics.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     diagnostics
 }

@@ -11,7 +11,7 @@ use bailiwick_types::{CRONTAB_JOB, NotHash, PasswordHash, PlanName, ServiceName,
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 const TOP: Section = Section {
     title: "at the top of the file",
@@ -42,33 +42,47 @@ const MAX_FTP: usize = 256;
 /// The longest path that one is locked to.
 const MAX_DIRECTORY: usize = 1024;
 
+/// A file that gives no tenant.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// What is wrong with it.
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// That it is to be suspended, which could be read nevertheless.
+    pub(crate) suspended: Option<Declared>,
+}
+
 /// The tenant of a file: `None` when its plan has problems, which `plans` keeps.
 pub(crate) fn read<F: Folder>(
     source: &Source,
     name: &TenantName,
     plans: &mut Plans<'_, F>,
-) -> Result<Option<Tenant>, Vec<Diagnostic>> {
+) -> Result<Option<Tenant>, Broken> {
     let mut report = Report::new(source);
-    let tenant = report.parse().and_then(|entries| read_top(&mut report, &entries, name, plans));
-    if report.is_clean() { Ok(tenant) } else { Err(report.finish()) }
+    let (mut tenant, mut suspended) = (None, None);
+    if let Some(entries) = report.parse() {
+        let top = Table::new(&mut report, &entries, &TOP, SECTIONS);
+        let state = read_state(&mut report, &top);
+        suspended = Some(state.clone()).filter(|state| *state != Declared::Active);
+        tenant = read_top(&mut report, &top, state, name, plans);
+    }
+    if report.is_clean() { Ok(tenant) } else { Err(Broken { diagnostics: report.finish(), suspended }) }
 }
 
 fn read_top<F: Folder>(
     report: &mut Report<'_>,
-    entries: &DeTable<'_>,
+    top: &Table<'_, '_>,
+    state: Declared,
     name: &TenantName,
     plans: &mut Plans<'_, F>,
 ) -> Option<Tenant> {
-    let top = Table::new(report, entries, &TOP, SECTIONS);
-    let state = read_state(report, &top);
-    let declared = settings::Declared::read(report, &top, SECTIONS);
-    let login = read_login(report, &top, name);
+    let declared = settings::Declared::read(report, top, SECTIONS);
+    let login = read_login(report, top, name);
     let mut names = BTreeSet::new();
-    let services = read_list(report, &top, "service", |report, item| read_service(report, item, &mut names));
+    let services = read_list(report, top, "service", |report, item| read_service(report, item, &mut names));
     let mut names = BTreeSet::new();
-    let timers = read_list(report, &top, "timer", |report, item| read_timer(report, item, &mut names));
+    let timers = read_list(report, top, "timer", |report, item| read_timer(report, item, &mut names));
     let mut names = BTreeSet::new();
-    let ftp = read_list(report, &top, "ftp", |report, item| read_ftp(report, item, &mut names));
+    let ftp = read_list(report, top, "ftp", |report, item| read_ftp(report, item, &mut names));
     if let Some(list) = top.get("ftp").filter(|_| ftp.len() > MAX_FTP) {
         report.error(list.span(), || Problem::new(format!("more than {MAX_FTP} logins for FTP")));
     }

@@ -101,6 +101,11 @@ pub enum ControlRequest {
         /// The limits of each, in the measures' units; of sums, a second.
         bounds: BTreeMap<TenantName, Usage>,
     },
+    /// Whether a tenant may have a name that is a user's of the host with it. Asked before its file is written.
+    CheckName {
+        /// The name.
+        tenant: TenantName,
+    },
     /// Destroy the data of a tenant whose file is gone.
     Purge {
         /// Whose.
@@ -274,7 +279,7 @@ pub enum ControlReply {
     },
     /// To `FtpHash`. Of a login that there is not, a hash that no password has.
     FtpHash(PasswordHash),
-    /// To `FtpRefused` and `FtpEntered`.
+    /// To `CheckName`, `FtpRefused` and `FtpEntered`.
     Noted,
     /// The client is to end its session. Comes unasked.
     End {
@@ -334,6 +339,32 @@ pub struct HostStatus {
     pub reserve: Option<String>,
     /// Sessions that were let in and whose client is still connected.
     pub sessions: u64,
+    /// Which policy is in force.
+    #[serde(default)]
+    pub policy: Box<PolicyStatus>,
+}
+
+/// Which policy is in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// When it was last read, in seconds since 1970.
+    pub read_at: u64,
+    /// How often it was read since `bailiwickd` started.
+    pub readings: u64,
+    /// How many of these times something was wrong with it.
+    pub readings_with_problems: u64,
+    /// How many problems it has now.
+    pub problems: u64,
+    /// Whether `bailiwick.toml` is in force as it was before it had an error.
+    pub host_is_last_good: bool,
+    /// Plans that are.
+    pub last_good_plans: Vec<PlanName>,
+    /// Tenants that are.
+    pub last_good_tenants: Vec<TenantName>,
+    /// Tenants whose files have errors and of whom nothing from before is known: they are left as they are, and nobody gets in.
+    pub without_policy: Vec<TenantName>,
+    /// Entries that were refused since `bailiwickd` started.
+    pub refused: u64,
 }
 
 /// How a tenant is, in one word.

@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 pub const CONTROL_SOCKET: &str = "control/bailiwick.sock";
 /// The directory of the control socket, below the runtime directory; owned by the user that `bailiwickd` runs as.
 pub const CONTROL_DIR: &str = "control";
+/// Where a warden that cannot work leaves word of why, below the runtime directory.
+pub const WARDEN_ERROR: &str = "warden.error";
 /// The warden's socket, below the runtime directory.
 pub const WARDEN_SOCKET: &str = "warden.sock";
 /// A directory for each running jail, below the runtime directory.

@@ -84,6 +84,12 @@ pub enum WardenRequest {
         /// Which.
         process: FtpProcess,
     },
+    /// Write down what the policy says now of tenants, as far as it has no error, for the time when it has one. Safe: what is written
+    /// down is what the operator wrote, and it is used only in the place of a file that cannot be.
+    Keep {
+        /// Whose, at most [`MOST_KEPT`].
+        tenants: Vec<TenantName>,
+    },
     /// Read the kernel's view of a tenant. Safe: changes nothing.
     Observe {
         /// Whose, at most [`MOST_OBSERVED`]. The answer has the same order.
@@ -142,6 +148,9 @@ pub struct FtpProcess {
 
 /// The most tenants of one `Observe`.
 pub const MOST_OBSERVED: usize = 64;
+
+/// The most tenants whose policy is written down by one request.
+pub const MOST_KEPT: usize = 64;
 
 /// The most tenants of one `InForce`.
 pub const MOST_COMPARED: usize = 1024;

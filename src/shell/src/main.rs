@@ -84,7 +84,7 @@ fn door(command: Option<&OsStr>) -> Door {
 }
 
 fn enter(config: &Path, command: Option<OsString>) -> Result<u8, Failure> {
-    let host = bailiwick_policy::read_host(config).map_err(|_| {
+    let (host, _) = bailiwick_policy::Store::new(config).host().map_err(|_| {
         let reason = no_room().map_or_else(
             || "this host is not set up; its operator can say more".to_owned(),
             |error| format!("this login has too few descriptors (`nofile` in limits.conf(5)): {error}"),

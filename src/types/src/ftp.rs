@@ -79,6 +79,29 @@ impl PasswordHash {
         &self.0
     }
 
+    /// How much work it is to compare with it, in rounds of SHA-512: what its setting says; `None` where it says nothing, or what nobody
+    /// can read.
+    #[must_use]
+    pub fn rounds(&self) -> Option<u64> {
+        let digit = |text: &str| -> Option<u32> {
+            const DIGITS: &str = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+            u32::try_from(DIGITS.find(text.chars().next()?)?).ok()
+        };
+        // A step of memory-hard methods costs as much as some rounds of the others: 2^18 of yescrypt take a gibibyte and a second.
+        let steps = |log: u32| 1_u64.checked_shl(log).map(|steps| steps.saturating_mul(16));
+        let text = &*self.0;
+        if let Some(rest) = text.strip_prefix("$6$").or_else(|| text.strip_prefix("$5$")) {
+            return rest.strip_prefix("rounds=")?.split('$').next()?.parse().ok();
+        }
+        if let Some(rest) = text.strip_prefix("$2b$").or_else(|| text.strip_prefix("$2y$")) {
+            return 1_u64.checked_shl(rest.get(..2)?.parse().ok()?).map(|steps| steps.saturating_mul(64));
+        }
+        if let Some(rest) = text.strip_prefix("$7$") {
+            return steps(digit(rest)?);
+        }
+        steps(digit(text.strip_prefix("$y$j").or_else(|| text.strip_prefix("$gy$j"))?)? + 1)
+    }
+
     /// One by the same method, at the same cost, that no password has (whoever finds one has broken the method).
     #[must_use]
     pub fn of_nobody(&self) -> Self {

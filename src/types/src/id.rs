@@ -79,6 +79,9 @@ pub enum IdPoolError {
         "the first id must be at least 165536, not {0}: the 65536 below it are tenants' host users, and those below 100000 are the host's"
     )]
     First(u32),
+    /// Not one range would fit.
+    #[error("the first id must be at most 4294901758, not {0}: a tenant's 65536 ids must fit below 4294967295")]
+    Last(u32),
     /// A tenant would have too few ids for `nobody`, or more than are useful.
     #[error("a tenant needs 65536 ids (so that \"nobody\", 65534, exists inside), not {0}")]
     PerTenant(u32),
@@ -92,6 +95,9 @@ impl IdPool {
     pub fn new(first: u32, per_tenant: u32) -> Result<Self, IdPoolError> {
         if first < HOST_IDS + HOST_USERS {
             return Err(IdPoolError::First(first));
+        }
+        if first.checked_add(IDS_PER_TENANT).is_none_or(|end| end == u32::MAX) {
+            return Err(IdPoolError::Last(first));
         }
         if per_tenant != IDS_PER_TENANT {
             return Err(IdPoolError::PerTenant(per_tenant));
@@ -157,8 +163,15 @@ mod tests {
         assert_eq!(a.first + a.count, b.first);
         assert!(a.contains(10_065_535) && !a.contains(10_065_536) && !a.contains(9_999_999));
         assert_eq!(pool.range(u32::MAX), None);
-        let high = IdPool::new(u32::MAX - 65_536, 65_536).expect("valid");
-        assert_eq!(high.range(0), None, "4294967295 must never be inside a range");
+        for first in [u32::MAX - 65_536, u32::MAX - 65_535, u32::MAX] {
+            assert_eq!(
+                IdPool::new(first, 65_536),
+                Err(IdPoolError::Last(first)),
+                "4294967295 must never be inside a range"
+            );
+        }
+        let high = IdPool::new(4_294_901_758, 65_536).expect("valid");
+        assert!(high.range(0).is_some() && high.range(1).is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The warden's state and what it does for each request.
 //!
 //! Danger: everything that comes in names a tenant and nothing else. What is to be done is read anew from the
-//! root-owned policy each time, so there is no copy that could be stale or poisoned.
+//! root-owned policy each time; where a file has an error, what it last said without is used, which is root's as well.
 
 mod emergency;
 mod lifecycle;
@@ -32,9 +32,11 @@ use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::control::controls;
 use bailiwick_plan::disk::DiskPlan;
-use bailiwick_policy::{Declared, Diagnostic, Host, Tenant};
-use bailiwick_proto::warden::{FtpProcess, FtpView, MOST_COMPARED, MOST_OBSERVED, Reached, RosterEntry, WardenEvent};
-use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
+use bailiwick_policy::{Declared, Diagnostic, Host, Store, Tenant};
+use bailiwick_proto::warden::{
+    FtpProcess, FtpView, MOST_COMPARED, MOST_KEPT, MOST_OBSERVED, Reached, RosterEntry, WardenEvent,
+};
+use bailiwick_proto::{Failure, Hold, WARDEN_ERROR, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
 use bailiwick_types::{ByteSize, DiskFact, Door, ExitStatus, FtpUser, IdRange, QuotaFacts, TenantName};
@@ -74,6 +76,7 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub struct Warden {
     config: PathBuf,
+    policy: Store,
     host: Host,
     facts: HostFacts,
     daemon: DaemonUser,
@@ -188,6 +191,7 @@ impl Warden {
             WardenRequest::Rescue { tenant } => self.rescue(&tenant),
             WardenRequest::Rescued { tenant } => self.rescued(&tenant),
             WardenRequest::HostUser { tenant } => self.host_user(&tenant),
+            WardenRequest::Keep { tenants } => self.keep(&tenants),
             WardenRequest::Observe { tenants } => self
                 .look(&tenants, MOST_OBSERVED, bailiwick_observe::observe_with, |all| &mut all.disk)
                 .map(WardenReply::Observed),
@@ -217,7 +221,9 @@ impl Warden {
 
     /// The host and the tenant as the policy has them now.
     fn declared(&mut self, name: &TenantName) -> Result<(Host, Tenant), Failure> {
-        let (host, tenant) = bailiwick_policy::read_tenant(&self.config, name)
+        let (host, tenant) = self
+            .policy
+            .tenant(name)
             .map_err(|problems| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
         let moved = host.state_dir != self.host.state_dir || host.runtime_dir != self.host.runtime_dir;
         if moved || host.ids != self.host.ids {
@@ -229,6 +235,23 @@ impl Warden {
             Some(tenant) => Ok((host, tenant)),
             None => Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))),
         }
+    }
+
+    fn keep(&mut self, names: &[TenantName]) -> Result<WardenReply, Failure> {
+        if names.len() > MOST_KEPT {
+            let message = format!("{} tenants are more than can be kept at once", names.len());
+            return Err(Failure::of(ExitStatus::Invalid, message));
+        }
+        let failed = |error: io::Error| {
+            let mut failure = Failure::new(ExitStatus::Failed, &error);
+            failure.message = format!("cannot write down the policy that is in force: {}", failure.message);
+            failure
+        };
+        self.policy.keep(None, self.daemon.gid).map_err(failed)?;
+        for name in names {
+            self.policy.keep(Some(name), self.daemon.gid).map_err(failed)?;
+        }
+        Ok(WardenReply::Done)
     }
 
     fn limit(&mut self, name: &TenantName, ticket: Ticket) -> Begins {

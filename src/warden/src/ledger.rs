@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-const FILE: &str = "ledger.json";
+pub(crate) const FILE: &str = "ledger.json";
 /// 10,000 tenants take about 1 MiB.
 const MAX_SIZE: usize = 64 << 20;
 
@@ -90,6 +90,9 @@ pub enum LedgerError {
 pub(crate) struct Ledger {
     dir: OwnedFd,
     content: Content,
+    /// Whether what is known is not all on disk yet: only what the kernel's state can do without for a while.
+    unwritten: bool,
+    complained: bool,
 }
 
 impl Ledger {
@@ -102,7 +105,7 @@ impl Ledger {
             }
             let content =
                 Content::new(pool).map_err(|source| LedgerError::File { verb: "make an identity for", source })?;
-            let ledger = Self { content, dir };
+            let ledger = Self { content, dir, unwritten: false, complained: false };
             ledger.save()?;
             return Ok(ledger);
         };
@@ -123,7 +126,7 @@ impl Ledger {
                 return Err(LedgerError::OverlapOfPurged(grave.clone()));
             }
         }
-        Ok(Self { dir, content })
+        Ok(Self { dir, content, unwritten: false, complained: false })
     }
 
     /// Writes a ledger of the ids that tenants were found to have, in place of one that is missing or damaged, which is
@@ -148,7 +151,7 @@ impl Ledger {
         content.instance = instance.unwrap_or(content.instance);
         let entry = |index: &u32| Entry { index: *index, held: false, grace: None };
         content.tenants = found.iter().map(|(name, index)| (name.clone(), entry(index))).collect();
-        Self { dir, content }.save()
+        Self { dir, content, unwritten: false, complained: false }.save()
     }
 
     /// Tells this host's control groups from another's.
@@ -182,14 +185,33 @@ impl Ledger {
         self.content.tenants.get(tenant).is_some_and(|entry| entry.held)
     }
 
-    /// Notes that an operator stopped the tenant, or started it again.
-    pub(crate) fn set_held(&mut self, tenant: &TenantName, held: bool) -> Result<(), LedgerError> {
-        match self.content.tenants.get_mut(tenant) {
-            Some(entry) if entry.held != held => {
-                entry.held = held;
-                self.save()
+    /// Notes that an operator stopped the tenant, or started it again. On a full disk it is known to this process, and written as
+    /// soon as there is room: nobody has to wait with a stop until then.
+    pub(crate) fn set_held(&mut self, tenant: &TenantName, held: bool) {
+        if let Some(entry) = self.content.tenants.get_mut(tenant).filter(|entry| entry.held != held) {
+            entry.held = held;
+            self.unwritten = self.save().is_err();
+        }
+    }
+
+    /// Writes what could not be written yet; says so the first time that it cannot, and when it could.
+    pub(crate) fn mind(&mut self) -> Option<String> {
+        if !self.unwritten {
+            return None;
+        }
+        match self.save() {
+            Ok(()) => {
+                self.unwritten = false;
+                std::mem::take(&mut self.complained).then(|| "event=ledger-written".to_owned())
             }
-            _ => Ok(()),
+            Err(_) if self.complained => None,
+            Err(error) => {
+                self.complained = true;
+                let reason = bailiwick_proto::Failure::new(bailiwick_types::ExitStatus::Failed, &error).message;
+                Some(format!(
+                    "event=ledger-not-written reason={reason:?} until=\"after a restart of the warden now, who was stopped is started again\""
+                ))
+            }
         }
     }
 
@@ -199,14 +221,11 @@ impl Ledger {
     }
 
     /// Notes it.
-    pub(crate) fn set_grace(&mut self, tenant: &TenantName, grace: Grace) -> Result<(), LedgerError> {
+    pub(crate) fn set_grace(&mut self, tenant: &TenantName, grace: Grace) {
         let grace = (grace != Grace::default()).then_some(grace);
-        match self.content.tenants.get_mut(tenant) {
-            Some(entry) if entry.grace != grace => {
-                entry.grace = grace;
-                self.save()
-            }
-            _ => Ok(()),
+        if let Some(entry) = self.content.tenants.get_mut(tenant).filter(|entry| entry.grace != grace) {
+            entry.grace = grace;
+            self.unwritten = self.save().is_err();
         }
     }
 

@@ -39,7 +39,7 @@ pub enum StorageError {
         source: io::Error,
     },
     /// Somebody else could read or change it.
-    #[error("the state directory \"{path}\" must belong to root with mode 0711 or 0700, it belongs to user {uid} with mode {mode:04o}; `chown root:root` and `chmod 0711` it", path = path.display())]
+    #[error("the state directory \"{path}\" must belong to root with mode 0711 or 0700, it belongs to user {uid} with mode {mode:04o}; `chown root:root` and `chmod 0711` it if it is there for nothing else", path = path.display())]
     Trust {
         /// Which.
         path: PathBuf,
@@ -60,6 +60,14 @@ pub enum StorageError {
         /// Which.
         path: PathBuf,
     },
+}
+
+/// Whether a directory may be closed to others: it is empty, as a new file system is, or nobody but root could write to it and it has
+/// our ledger.
+fn is_ours_alone(state: &OwnedFd, mode: u32) -> io::Result<bool> {
+    let names = file::names(state)?;
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    Ok(names.iter().all(|name| name == "lost+found") || (mode & 0o022 == 0 && has(crate::ledger::FILE)))
 }
 
 /// The open state directory.
@@ -91,7 +99,13 @@ impl Storage {
             }
             opened => opened.map_err(error)?,
         };
-        let metadata = file::metadata(&state).map_err(error)?;
+        let mut metadata = file::metadata(&state).map_err(error)?;
+        if metadata.uid == 0 && metadata.mode & 0o066 != 0 && is_ours_alone(&state, metadata.mode).map_err(error)? {
+            // As an operator makes one. It is not the host's, and nobody can have put anything into it.
+            let narrow = rustix::fs::fchmod(&state, Mode::from_raw_mode(0o700)).map_err(io::Error::from);
+            narrow.map_err(error)?;
+            metadata = file::metadata(&state).map_err(error)?;
+        }
         // Others may pass through, to what they are let into by name, and see nothing else.
         if metadata.uid != 0 || metadata.mode & 0o066 != 0 {
             return Err(StorageError::Trust { path: path.to_owned(), uid: metadata.uid, mode: metadata.mode });

@@ -3,7 +3,7 @@
 //! Danger: this is the only way into a jail. Whoever is let in was named by the kernel or by the policy, the door is open, and
 //! the session is counted before init hears of it.
 
-use super::{Daemon, Roster, lock, unexpected, unknown};
+use super::{Daemon, Roster, lock, unexpected, unknown, without_policy};
 use crate::door::{self, DoorError, Init};
 use crate::ftp::{Held, Note};
 use crate::permission::Permission;
@@ -56,11 +56,12 @@ fn by_timer() -> Client {
 }
 
 impl Client {
-    fn log_refusal(&self, tenant: &TenantName, failure: &Failure) {
-        self.log_refusal_of(tenant, failure);
+    fn log_refusal(&self, daemon: &Daemon, tenant: &TenantName, failure: &Failure) {
+        self.log_refusal_of(daemon, tenant, failure);
     }
 
-    fn log_refusal_of(&self, tenant: &dyn std::fmt::Display, failure: &Failure) {
+    fn log_refusal_of(&self, daemon: &Daemon, tenant: &dyn std::fmt::Display, failure: &Failure) {
+        daemon.count_refusal();
         let Self { door, uid, source, .. } = self;
         let (source, status) = (source.as_deref().unwrap_or_default(), failure.status.code());
         info!(target: "bailiwick::event", tenant = %tenant, event = "session-refused", door = %door, uid, source, status, "{failure}");
@@ -78,7 +79,7 @@ impl Daemon {
     ) -> Result<(OwnedFd, Counted), Failure> {
         let client = Client { door: Door::Exec, uid: permission.uid, pid, source: None, key: None };
         let entered = async { self.enter(&self.declared(&exec.tenant)?, &client, exec, None, streams, None).await };
-        entered.await.inspect_err(|failure| client.log_refusal(&exec.tenant, failure))
+        entered.await.inspect_err(|failure| client.log_refusal(self, &exec.tenant, failure))
     }
 
     /// Lets a tenant's own host user in. Whoever calls this has it from the kernel that the user is one of `own`.
@@ -90,15 +91,15 @@ impl Daemon {
         login: &Login,
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
-        self.is_host_user(own, permission)?;
         let Login { door, source, key, .. } = login.clone();
         let client = Client { door, uid: permission.uid, pid, source, key };
         let entered = async {
+            self.is_host_user(own, permission)?;
             let tenant = self.declared(own)?;
             let exec = door::of_login(&tenant, login)?;
             self.enter(&tenant, &client, &exec, None, streams, None).await
         };
-        entered.await.inspect_err(|failure| client.log_refusal(own, failure))
+        entered.await.inspect_err(|failure| client.log_refusal(self, own, failure))
     }
 
     fn is_host_user(&self, own: &TenantName, permission: Permission) -> Result<(), Failure> {
@@ -169,7 +170,7 @@ impl Daemon {
         let client = by_timer();
         let enter =
             async { self.enter(&self.declared(tenant)?, &client, exec, Some(command), streams, Some(init)).await };
-        enter.await.inspect_err(|failure| client.log_refusal(tenant, failure))
+        enter.await.inspect_err(|failure| client.log_refusal(self, tenant, failure))
     }
 
     /// Whether the init of a tenant lets a timer in: it is greeted before the timer takes a place of anybody's.
@@ -182,7 +183,7 @@ impl Daemon {
                 Err(error) => Err(self.explain(&tenant, error).await),
             }
         };
-        greet.await.inspect_err(|failure| by_timer().log_refusal(tenant, failure))
+        greet.await.inspect_err(|failure| by_timer().log_refusal(self, tenant, failure))
     }
 
     async fn greet(&self, tenant: &Tenant) -> Result<Init, DoorError> {
@@ -212,8 +213,8 @@ impl Daemon {
         let failure = Failure::of(ExitStatus::Refused, format!("a wrong login or password for \"{user}\""));
         let known = user.parse::<FtpUser>().ok().filter(|user| self.knows(&user.tenant));
         match known {
-            Some(user) => client.log_refusal(&user.tenant, &failure),
-            None => client.log_refusal_of(&format_args!("-"), &failure),
+            Some(user) => client.log_refusal(self, &user.tenant, &failure),
+            None => client.log_refusal_of(self, &format_args!("-"), &failure),
         }
     }
 
@@ -245,7 +246,7 @@ impl Daemon {
             };
             self.sessions.enter(&tenant, newcomer)
         };
-        entered().inspect_err(|failure| client.log_refusal(&user.tenant, failure))
+        entered().inspect_err(|failure| client.log_refusal(self, &user.tenant, failure))
     }
 
     /// The process that was counted is in the jail: from now on it is counted for as long as it lives. It waits for the answer, so
@@ -452,10 +453,7 @@ impl Daemon {
         let loaded = lock(&self.loaded);
         match loaded.policy.tenants.get(name) {
             Some(tenant) => Ok(tenant.clone()),
-            None if loaded.invalid.contains(name) => {
-                let message = format!("the file of \"{name}\" has errors; see `bailiwick check`");
-                Err(Failure::of(ExitStatus::Invalid, message))
-            }
+            None if loaded.invalid.contains(name) => Err(without_policy(name)),
             None => Err(unknown(name)),
         }
     }

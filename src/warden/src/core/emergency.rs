@@ -44,12 +44,17 @@ impl Warden {
         }
     }
 
+    /// Writes down what a full disk has kept from being written; says what is new of it.
+    pub(crate) fn mind_ledger(&mut self) -> Option<String> {
+        self.ledger.mind()
+    }
+
     /// Takes reserves back in which nobody is any more; says which could not be.
     pub(crate) fn mind_rescues(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
         for name in self.rescues.due() {
             let Some(jail) = self.jails.get(&name) else { continue };
-            let declared = match bailiwick_policy::read_tenant(&self.config, &name) {
+            let declared = match self.policy.tenant(&name) {
                 Ok((_, Some(tenant))) => Some(controls(&tenant.settings.limits, &self.facts)),
                 _ => None,
             };

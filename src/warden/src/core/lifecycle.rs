@@ -19,7 +19,7 @@ impl Warden {
                 );
                 return Err(Failure::of(ExitStatus::Refused, message));
             }
-            self.ledger.set_held(name, false).map_err(|error| failure(ExitStatus::Failed, name, "start", &error))?;
+            self.ledger.set_held(name, false);
             return Ok(Some(WardenReply::Unchanged));
         }
         let request = WardenRequest::Start { tenant: name.clone() };
@@ -61,7 +61,7 @@ impl Warden {
         manager::keep(name, &pidfd);
         let jail = self.jail(name, record, pidfd);
         self.jails.insert(name.clone(), jail);
-        self.ledger.set_held(name, false).map_err(|error| failure(ExitStatus::Failed, name, "start", &error))?;
+        self.ledger.set_held(name, false);
         self.hold_back_again(name, ids);
         Ok(WardenReply::Done)
     }
@@ -94,7 +94,7 @@ impl Warden {
 
     pub(super) fn stop(&mut self, name: &TenantName, hold: Hold, ticket: Ticket) -> Begins {
         if hold == Hold::Hold {
-            self.ledger.set_held(name, true).map_err(|error| failure(ExitStatus::Failed, name, "stop", &error))?;
+            self.ledger.set_held(name, true);
         }
         if self.runs(name) {
             self.end(name, End::Ask);
@@ -126,8 +126,14 @@ impl Warden {
     pub(super) fn purge(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
         match bailiwick_policy::read_tenant(&self.config, name) {
             Ok((_, None)) => {}
-            // A file that cannot be read may still mean the tenant: nothing is destroyed on a guess.
-            Ok((_, Some(_))) | Err(_) => {
+            // A file that cannot be read may still mean the tenant: nothing is destroyed on a guess, nor by what was known before.
+            Err(_) => {
+                let message = format!(
+                    "the policy has errors, so nobody knows whether \"{name}\" is still declared, and nothing is destroyed; see `bailiwick check`"
+                );
+                return Err(Failure::of(ExitStatus::Refused, message));
+            }
+            Ok((_, Some(_))) => {
                 let message = format!(
                     "tenant \"{name}\" is still declared; `bailiwick delete {name}` first, then its data can be purged"
                 );

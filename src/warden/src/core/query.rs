@@ -43,14 +43,14 @@ impl Warden {
         if !passed && noted == Grace::default() {
             return Ok(());
         }
-        let Ok((_, Some(tenant))) = bailiwick_policy::read_tenant(&self.config, name) else { return Ok(()) };
+        let Ok((_, Some(tenant))) = self.policy.tenant(name) else { return Ok(()) };
         let own = tenant.settings.limits.disk_grace.0;
         if let Some(grace) = quota::grace(dir, ids.first, fact, own, noted)? {
             fact.bytes.grace_until = grace.bytes;
             if let Some(inodes) = &mut fact.inodes {
                 inodes.grace_until = grace.inodes;
             }
-            self.ledger.set_grace(name, grace)?;
+            self.ledger.set_grace(name, grace);
         }
         Ok(())
     }
@@ -85,7 +85,7 @@ impl Warden {
         census: &Census,
         read: impl Fn(&Subject<'_>, &Census) -> Result<T, ObserveError>,
     ) -> Result<T, Failure> {
-        let controls = match bailiwick_policy::read_tenant(&self.config, name) {
+        let controls = match self.policy.tenant(name) {
             Ok((_, Some(tenant))) => controls(&tenant.settings.limits, &self.facts),
             _ => Vec::new(),
         };

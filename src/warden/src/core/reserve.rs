@@ -80,7 +80,7 @@ impl Warden {
         let now = file.map(|metadata| (metadata.modified, metadata.inode, metadata.size));
         if now != self.reserve.read {
             self.reserve.read = now;
-            if let Ok(host) = bailiwick_policy::read_host(&self.config) {
+            if let Ok((host, _)) = self.policy.host() {
                 self.host.reserve = host.reserve;
             }
         }
@@ -94,7 +94,7 @@ impl Warden {
         {
             if self.reserve.is_reached() {
                 self.hold_back_again(&name, ids);
-            } else if let Ok((_, Some(tenant))) = bailiwick_policy::read_tenant(&self.config, &name) {
+            } else if let Ok((_, Some(tenant))) = self.policy.tenant(&name) {
                 let plan = DiskPlan::new(&tenant.settings.limits, &self.facts);
                 // One that fails stays held back, which the audit shows as drift.
                 drop(self.storage.bound(&name, ids.first, &plan, &self.facts.storage.quota));

@@ -85,7 +85,9 @@ impl OpenError {
             ) => ExitStatus::HostCannot,
             Self::Storage(StorageError::Locked { .. }) => ExitStatus::Conflict,
             Self::Ledger(LedgerError::InOrder) => ExitStatus::Conflict,
-            Self::Groups(_) => ExitStatus::HostCannot,
+            Self::Groups(_) | Self::Storage(StorageError::Open { .. } | StorageError::Trust { .. }) => {
+                ExitStatus::HostCannot
+            }
             _ => ExitStatus::Failed,
         }
     }
@@ -117,6 +119,26 @@ fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
     }
 }
 
+/// Leaves word of why there is no warden, for those who wait for one; takes it away when there is one. It is for their convenience: where
+/// it cannot be left they wait.
+fn leave_word(config: &Path, error: Option<&OpenError>) {
+    let Ok((host, _)) = Store::new(config).host() else { return };
+    let Ok(dir) = file::open_dir(&host.runtime_dir) else { return };
+    let is_ours = file::metadata(&dir).is_ok_and(|metadata| metadata.uid == 0 && metadata.mode & 0o022 == 0);
+    match error {
+        _ if !is_ours => {}
+        // Another one works there.
+        Some(error) if error.status() == ExitStatus::Conflict => {}
+        Some(error) => {
+            let said = Failure::new(error.status(), error).message;
+            file::replace_at(&dir, WARDEN_ERROR, said.as_bytes(), 0o644, file::Outlives::Process).ok();
+        }
+        None => {
+            file::remove_file_at(&dir, WARDEN_ERROR).ok();
+        }
+    }
+}
+
 impl Warden {
     /// Takes up the work on a host: opens and locks its state, and takes hold of the jails that run. What is left of
     /// others is cleared away; the second value says what was found. `group` is where jails are made in the unified
@@ -130,20 +152,33 @@ impl Warden {
         group: Option<&str>,
         handed: Handed,
     ) -> Result<(Self, Vec<String>), OpenError> {
+        let opened = Self::open_unheard(config, init, group, handed);
+        leave_word(config, opened.as_ref().err());
+        opened
+    }
+
+    fn open_unheard(
+        config: &Path,
+        init: &Path,
+        group: Option<&str>,
+        handed: Handed,
+    ) -> Result<(Self, Vec<String>), OpenError> {
         if !rustix::process::geteuid().is_root() {
             return Err(OpenError::NotRoot);
         }
         let system = |what| move |source| OpenError::System { what, source };
         let config = config.canonicalize().map_err(system("find the configuration directory"))?;
-        let host = bailiwick_policy::read_host(&config).map_err(OpenError::Policy)?;
+        let mut policy = Store::new(&config);
+        let (host, problems) = policy.host().map_err(OpenError::Policy)?;
         let daemon = daemon_user(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
         let init = open_init(init)?;
         bailiwick_sys::signal::unblock_all().map_err(system("unblock signals"))?;
         credential::set_undumpable().map_err(system("close this process's memory to others"))?;
         credential::limit_capabilities(CAPABILITIES).map_err(system("give up capabilities"))?;
         credential::keep_capabilities_over_user_changes().map_err(system("keep capabilities"))?;
-        let storage = Storage::open(&host.state_dir, daemon)?;
+        // First, so that word can be left there of whatever follows.
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
+        let storage = Storage::open(&host.state_dir, daemon)?;
         let state = storage.state().map_err(system("use the state directory"))?;
         let traces = traces(&host, &storage, &runtime).map_err(system("look for tenants"))?;
         let ledger = Ledger::open(state, host.ids, &traces)?;
@@ -159,6 +194,7 @@ impl Warden {
         let (jails, listener) = (BTreeMap::new(), handed.listener);
         let mut warden = Self {
             config,
+            policy,
             host,
             facts,
             daemon,
@@ -176,7 +212,12 @@ impl Warden {
             watch,
             reserve: DiskReserve::default(),
         };
-        let events = warden.take_over(handed.inits)?;
+        let mut events: Vec<String> =
+            problems.iter().map(|problem| format!("event=policy-problem {problem}")).collect();
+        if let Err(error) = warden.policy.keep(None, daemon.gid) {
+            events.push(format!("event=policy-not-kept reason={:?}", error.to_string()));
+        }
+        events.extend(warden.take_over(handed.inits)?);
         Ok((warden, events))
     }
 

@@ -1,0 +1,186 @@
+//! What is well written and cannot work: for `bailiwick check`, which may look at the machine. Who is in force is not asked: a file that
+//! was taken yesterday must not be refused today because a machine has lost some memory.
+
+use crate::diagnostic::{Diagnostic, Problem};
+use crate::folder::{PLANS, TENANTS, file_name};
+use crate::host;
+use crate::model::{Host, Policy, Settings, Tenant};
+use crate::read::{read, sorted};
+use crate::source::Source;
+use bailiwick_types::{ByteSize, Door, PlanName};
+use std::path::{Path, PathBuf};
+
+/// What the machine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Memory.
+    pub memory: ByteSize,
+    /// How many processes and threads there can be.
+    pub tasks: u64,
+    /// The users of the host, with their ids.
+    pub users: Vec<(String, u32)>,
+}
+
+/// What the host, or all who are on it, have in these.
+const OF_THE_HOST: &[&str] = &[
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/lib",
+    "/lib64",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var",
+    "/var/cache",
+    "/var/lib",
+    "/var/log",
+    "/var/spool",
+    "/var/tmp",
+];
+/// Nothing of ours is anywhere below these either.
+const ALL_OF_THE_HOST: &[&str] = &["/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
+/// A password that takes longer than some seconds to compare is compared by nobody.
+const MOST_ROUNDS: u64 = 5_000_000;
+
+/// Every problem of every file, what cannot work included.
+#[must_use]
+pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
+    let reading = read(config_dir);
+    let mut found = Found { config_dir, diagnostics: reading.diagnostics };
+    if let Some(policy) = &reading.policy {
+        found.host(&policy.host, machine);
+        found.settings(policy, machine);
+    }
+    sorted(found.diagnostics)
+}
+
+struct Found<'a> {
+    config_dir: &'a Path,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Found<'_> {
+    /// Tells of a problem where a key of a file is.
+    fn tell(&mut self, file: impl AsRef<Path>, key: &str, problem: Problem) {
+        let path: PathBuf = self.config_dir.join(file);
+        let source = std::fs::read(&path).ok().and_then(|bytes| Source::new(path.clone(), bytes).ok());
+        let place = source.as_ref().and_then(|source| Some((source, place(source.text(), key)?)));
+        self.diagnostics.push(match place {
+            Some((source, at)) => Diagnostic::at(source, &(at..at + key.len()), problem),
+            None => Diagnostic::whole(&path, problem),
+        });
+    }
+
+    fn host(&mut self, host: &Host, machine: &Machine) {
+        for (key, path) in [("state_dir", &host.state_dir), ("runtime_dir", &host.runtime_dir)] {
+            let is_hosts = OF_THE_HOST.iter().any(|other| path == Path::new(other))
+                || ALL_OF_THE_HOST.iter().any(|other| path.starts_with(other));
+            if is_hosts {
+                let problem = Problem::new(format!("\"{}\" is the host's own", path.display()));
+                self.tell(host::FILE, key, problem.hint("give it a directory of its own, such as \"/srv/bailiwick\""));
+            }
+        }
+        if host.reserve.memory >= machine.memory {
+            let (reserve, memory) = (host.reserve.memory, machine.memory);
+            let problem = Problem::new(format!("a reserve of {reserve} leaves nothing of the machine's {memory}"));
+            self.tell(host::FILE, "reserve", problem.hint("what is reserved is what tenants do not get"));
+        }
+        if host.reserve.tasks >= machine.tasks {
+            let (reserve, tasks) = (host.reserve.tasks, machine.tasks);
+            let problem = Problem::new(format!("a reserve of {reserve} tasks leaves nothing of the machine's {tasks}"));
+            self.tell(host::FILE, "reserve", problem.hint("what is reserved is what tenants do not get"));
+        }
+        let first = host.ids.host_users();
+        let own = machine.users.iter().find(|(name, _)| *name == host.user).map(|(_, uid)| *uid);
+        if let Some(uid) = host.user.parse().ok().or(own).filter(|uid| *uid >= first) {
+            let problem = Problem::new(format!("bailiwickd would have the id {uid}, which is a tenant's"));
+            self.tell(host::FILE, "user", problem.hint(format!("ids from {first} on are tenants'; choose one below")));
+        }
+        if let Some((name, uid)) = machine.users.iter().find(|(name, uid)| *uid >= first && *name != host.user) {
+            let problem = Problem::new(format!("the host's user {name:?} has the id {uid}, which is a tenant's"));
+            self.tell(host::FILE, "ids", problem.hint("raise `first` above every id of the host, and 65536 more"));
+        }
+    }
+
+    fn settings(&mut self, policy: &Policy, machine: &Machine) {
+        let has = |plan: &PlanName, key: &str| {
+            let plan = policy.plans.get(plan);
+            plan.is_some_and(|plan| impossible(&plan.settings, machine).iter().any(|(other, _)| *other == key))
+        };
+        for plan in policy.plans.values() {
+            let file = format!("{PLANS}/{}", file_name(&plan.name));
+            for (key, problem) in impossible(&plan.settings, machine) {
+                // Whoever inherits it has it from here.
+                if !plan.parent.as_ref().is_some_and(|parent| has(parent, key)) {
+                    self.tell(&file, key, problem);
+                }
+            }
+        }
+        for tenant in policy.tenants.values() {
+            let file = format!("{TENANTS}/{}", file_name(&tenant.name));
+            for (key, problem) in impossible(&tenant.settings, machine) {
+                if !has(&tenant.plan, key) {
+                    self.tell(&file, key, problem);
+                }
+            }
+            self.tenant(&file, tenant);
+        }
+    }
+
+    fn tenant(&mut self, file: &str, tenant: &Tenant) {
+        if !tenant.services.is_empty() {
+            let problem = Problem::new("nothing starts a [[service]] yet");
+            self.tell(
+                file,
+                "service",
+                problem.hint("remove it; a [[timer]] with the schedule \"@reboot\" is run at each start"),
+            );
+        }
+        for login in &tenant.ftp {
+            if login.password.rounds().is_some_and(|rounds| rounds > MOST_ROUNDS) {
+                let problem =
+                    Problem::new(format!("nobody waits until the password of \"{}\" is compared", login.name));
+                self.tell(file, "password", problem.hint("make the hash with `bailiwick password`"));
+            }
+        }
+    }
+}
+
+/// Settings that cannot be what they say, with the key of each.
+fn impossible(settings: &Settings, machine: &Machine) -> Vec<(&'static str, Problem)> {
+    let mut all = Vec::new();
+    if settings.doors.contains(&Door::Socket) {
+        let problem = Problem::new("the door \"socket\" is served by nothing yet");
+        all.push(("doors", problem.hint("take it out")));
+    }
+    for (key, size) in [("tmp", settings.limits.tmp), ("shm", settings.limits.shm)] {
+        if size > machine.memory {
+            let problem =
+                Problem::new(format!("{key} = \"{size}\" is more than the machine's memory of {}", machine.memory));
+            all.push((key, problem.hint("what lies there is memory of the tenant")));
+        }
+    }
+    all
+}
+
+/// Where a key stands in a file.
+fn place(text: &str, key: &str) -> Option<usize> {
+    let is_key = |at: &usize| {
+        let (before, after) = (&text[..*at], &text[at + key.len()..]);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        let starts = !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        starts && !line.contains('#') && after.trim_start_matches(' ').starts_with(['=', ']'])
+    };
+    text.match_indices(key).map(|(at, _)| at).find(is_key)
+}

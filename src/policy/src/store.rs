@@ -1,0 +1,303 @@
+//! The policy that is in force: what the files say, and where one of them has an error, what it last said without.
+//!
+//! A wrong line is one person's mistake and must not lock out those whom it does not mean. So whoever acts by the policy reads it here:
+//! both daemons, the login shell and `bailiwick keys`. What was read last without an error is remembered, and the warden writes it
+//! below the configuration directory as well ([`COPY`]), so that it is still known after a restart. `bailiwick check` reads the files alone.
+//!
+//! Danger: the copy decides what a root process does, exactly as the files do. It is root's, is checked as they are, and holds
+//! nothing that root did not write into them.
+
+use crate::diagnostic::Diagnostic;
+use crate::folder::{Directory, Folder, PLANS, TENANTS, file_name, names};
+use crate::model::{Declared, Host, Plan, Policy, Tenant};
+use crate::plans::{Availability, Found, Plans};
+use crate::read::{Reading, availability, host_of, keep, read_all, sorted};
+use crate::tenants::Broken;
+use crate::{host, plans, tenants};
+use bailiwick_sys::file::{self, Outlives};
+use bailiwick_types::{PlanName, TenantName};
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Where the copy is, below the configuration directory. It reads as a configuration directory itself, with every setting
+/// written out.
+const COPY: &str = ".in-force";
+/// The longest file of it.
+const MAX_FILE: usize = 1 << 20;
+
+/// What was last read without an error.
+#[derive(Debug, Default)]
+struct Last {
+    host: Option<Host>,
+    plans: BTreeMap<PlanName, Plan>,
+    tenants: BTreeMap<TenantName, Tenant>,
+}
+
+/// What to go on with where a file has an error.
+#[derive(Debug)]
+pub(crate) struct Kept<'a> {
+    last: Option<&'a Last>,
+    config: Option<&'a Path>,
+    copy: OnceCell<Option<Directory>>,
+}
+
+impl Kept<'_> {
+    /// Nothing: an error is an error.
+    pub(crate) fn nothing() -> Self {
+        Self { last: None, config: None, copy: OnceCell::new() }
+    }
+
+    fn copy(&self) -> Option<&Directory> {
+        let open = || self.config.and_then(copy_below);
+        self.copy.get_or_init(open).as_ref()
+    }
+
+    pub(crate) fn host(&self) -> Option<Host> {
+        self.last.and_then(|last| last.host.clone()).or_else(|| host_of(self.copy()?).ok())
+    }
+
+    pub(crate) fn plan(&self, name: &PlanName) -> Option<Plan> {
+        self.last.and_then(|last| last.plans.get(name).cloned()).or_else(|| {
+            let folder = self.copy()?.folder(PLANS).ok()??;
+            let nothing = Kept::nothing();
+            let mut plans = Plans::new(Availability::Ready(&folder), &nothing);
+            match plans.find(name) {
+                Found::Good(_) => plans.finish().good.remove(name),
+                _ => None,
+            }
+        })
+    }
+
+    pub(crate) fn tenant(&self, name: &TenantName) -> Option<Tenant> {
+        self.last.and_then(|last| last.tenants.get(name).cloned()).or_else(|| {
+            let top = self.copy()?;
+            let source = top.folder(TENANTS).ok()??.file(&file_name(name)).ok()??;
+            let folder = top.folder(PLANS).ok();
+            let nothing = Kept::nothing();
+            tenants::read(&source, name, &mut Plans::new(availability(&folder), &nothing)).ok()?
+        })
+    }
+
+    /// In the place of a tenant's file that has an error. That it is to be suspended is believed of such a file too: it takes
+    /// something away, and the operator wrote it.
+    pub(crate) fn tenant_instead(&self, name: &TenantName, suspended: Option<Declared>) -> Option<Tenant> {
+        let tenant = self.tenant(name)?;
+        Some(match suspended {
+            Some(state) => Tenant { state, ..tenant },
+            None => tenant,
+        })
+    }
+
+    /// Everybody, for when nobody knows which files there are.
+    pub(crate) fn tenants(&self) -> BTreeMap<TenantName, Tenant> {
+        let copied = || {
+            let folder = self.copy()?.folder(TENANTS).ok()??;
+            names::<_, TenantName>(&folder, &mut Vec::new())
+        };
+        let remembered = self.last.iter().flat_map(|last| last.tenants.keys().cloned());
+        let names = remembered.chain(copied().unwrap_or_default());
+        names.filter_map(|name| self.tenant(&name).map(|tenant| (name, tenant))).collect()
+    }
+}
+
+/// The policy that is in force, for one program.
+#[derive(Debug)]
+pub struct Store {
+    config: PathBuf,
+    last: Last,
+}
+
+impl Store {
+    /// The policy of a configuration directory. Nothing is read yet.
+    #[must_use]
+    pub fn new(config: &Path) -> Self {
+        Self { config: config.to_owned(), last: Last::default() }
+    }
+
+    fn kept(&self) -> Kept<'_> {
+        Kept { last: Some(&self.last), config: Some(&self.config), copy: OnceCell::new() }
+    }
+
+    /// The whole policy.
+    pub fn read(&mut self) -> Reading {
+        let reading = {
+            let kept = self.kept();
+            match Directory::open(&self.config) {
+                Ok(top) => read_all(&top, &kept),
+                Err(diagnostics) => Reading::without_files(diagnostics, &kept),
+            }
+        };
+        if let Some(Policy { host, plans, tenants }) = reading.policy.clone() {
+            self.last = Last { host: Some(host), plans, tenants };
+        }
+        reading
+    }
+
+    /// `bailiwick.toml`, and its problems.
+    ///
+    /// # Errors
+    /// All its problems, when nothing is known that could be in force.
+    pub fn host(&mut self) -> Result<(Host, Vec<Diagnostic>), Vec<Diagnostic>> {
+        match Directory::open(&self.config).and_then(|top| host_of(&top)) {
+            Ok(host) => {
+                self.last.host = Some(host.clone());
+                Ok((host, Vec::new()))
+            }
+            Err(problems) => match self.kept().host() {
+                Some(host) => Ok((host, problems)),
+                None => Err(problems),
+            },
+        }
+    }
+
+    /// The host and one tenant, whatever else there is. The tenant is `None` when it has no file.
+    ///
+    /// # Errors
+    /// All problems of these files, when nothing is known that could be in force.
+    pub fn tenant(&mut self, name: &TenantName) -> Result<(Host, Option<Tenant>), Vec<Diagnostic>> {
+        let mut diagnostics = Vec::new();
+        let (host, declared) = self.look(name, &mut diagnostics);
+        match &declared {
+            Some(Some(tenant)) => drop(self.last.tenants.insert(name.clone(), tenant.clone())),
+            Some(None) => drop(self.last.tenants.remove(name)),
+            None => {}
+        }
+        match (host, declared) {
+            (Some(host), Some(tenant)) => {
+                self.last.host = Some(host.clone());
+                Ok((host, tenant))
+            }
+            _ => Err(sorted(diagnostics)),
+        }
+    }
+
+    /// `Some(None)` is a tenant that has no file.
+    fn look(&self, name: &TenantName, diagnostics: &mut Vec<Diagnostic>) -> (Option<Host>, Option<Option<Tenant>>) {
+        let kept = self.kept();
+        let Some(top) = keep(Directory::open(&self.config), diagnostics) else {
+            return (kept.host(), kept.tenant(name).map(Some));
+        };
+        let host = keep(host_of(&top), diagnostics).or_else(|| kept.host());
+        let source = top.folder(TENANTS).and_then(|tenants| match tenants {
+            Some(tenants) => tenants.file(&file_name(name)),
+            None => Ok(None),
+        });
+        let source = match keep(source, diagnostics) {
+            Some(Some(source)) => source,
+            Some(None) => return (host, Some(None)),
+            None => return (host, kept.tenant(name).map(Some)),
+        };
+        let folder = keep(top.folder(PLANS), diagnostics);
+        let mut plans = Plans::new(availability(&folder), &kept);
+        let tenant = match tenants::read(&source, name, &mut plans) {
+            Ok(Some(tenant)) => Some(tenant),
+            Ok(None) => kept.tenant(name),
+            Err(Broken { diagnostics: problems, suspended }) => {
+                diagnostics.extend(problems);
+                kept.tenant_instead(name, suspended)
+            }
+        };
+        diagnostics.extend(plans.finish().diagnostics);
+        (host, tenant.map(Some))
+    }
+
+    /// Of whom there is a copy.
+    #[must_use]
+    pub fn copied(&self) -> Vec<TenantName> {
+        let find = || {
+            let folder = copy_below(&self.config)?.folder(TENANTS).ok()??;
+            names(&folder, &mut Vec::new())
+        };
+        find().unwrap_or_default()
+    }
+
+    /// Writes the copy of `bailiwick.toml`, of one tenant's file and of its plan, as far as they have no error now; removes that of a
+    /// tenant without a file. For root. `group` may read tenants' files.
+    ///
+    /// # Errors
+    /// The copy cannot be written.
+    pub fn keep(&self, name: Option<&TenantName>, group: u32) -> io::Result<()> {
+        let Ok(top) = Directory::open(&self.config) else { return Ok(()) };
+        let copy = top.made(COPY, 0o755, None)?;
+        if let Ok(host) = host_of(&top) {
+            write(&copy, host::FILE, &host::write(&host), 0o644, Outlives::PowerCut)?;
+        }
+        let Some(name) = name else { return Ok(()) };
+        let (plans_copy, tenants_copy) = (copy.made(PLANS, 0o755, None)?, copy.made(TENANTS, 0o750, Some(group))?);
+        let Ok(folder) = top.folder(TENANTS) else { return Ok(()) };
+        let source = match folder.as_ref().map_or(Ok(None), |folder| folder.file(&file_name(name))) {
+            Ok(Some(source)) => source,
+            Ok(None) => return file::remove_file_at(tenants_copy.fd(), file_name(name)),
+            Err(_) => return Ok(()),
+        };
+        let Ok(folder) = top.folder(PLANS) else { return Ok(()) };
+        let folder = Some(folder);
+        let nothing = Kept::nothing();
+        let mut plans = Plans::new(availability(&folder), &nothing);
+        let Ok(Some(tenant)) = tenants::read(&source, name, &mut plans) else { return Ok(()) };
+        if let Some(plan) = plans.finish().good.remove(&tenant.plan) {
+            // Every setting is written out, so the copy needs no other plan.
+            let alone = Plan { parent: None, ..plan };
+            write(&plans_copy, &file_name(&alone.name), &plans::write(&alone), 0o644, Outlives::PowerCut)?;
+        }
+        // One that a power cut takes is made again when the daemon reads the policy.
+        write(&tenants_copy, &file_name(name), &tenants::write(&tenant), 0o644, Outlives::Process)
+    }
+}
+
+/// The copy below a configuration directory that can be trusted: whoever can write there could put an older one in its place.
+fn copy_below(config: &Path) -> Option<Directory> {
+    Directory::open(config).ok()?.folder(COPY).ok()?
+}
+
+/// Writes a file that does not say so already.
+fn write(dir: &Directory, name: &str, content: &str, mode: u32, outlives: Outlives) -> io::Result<()> {
+    let is = file::open_file_at(dir.fd(), name).and_then(|fd| file::read_bounded(fd, MAX_FILE));
+    if is.is_ok_and(|is| is == content.as_bytes()) {
+        return Ok(());
+    }
+    file::replace_at(dir.fd(), name, content.as_bytes(), mode, outlives)
+}
+
+impl Directory {
+    /// A directory below this one, made where it is missing.
+    fn made(&self, name: &str, mode: u32, group: Option<u32>) -> io::Result<Self> {
+        let fd: OwnedFd = file::ensure_dir_at(self.fd(), name, mode)?;
+        let dir = File::from(fd);
+        std::os::unix::fs::fchown(&dir, None, group)?;
+        // The umask may have taken bits away.
+        dir.set_permissions(Permissions::from_mode(mode))?;
+        Self::trusted(self.path().join(name), dir.into())
+            .map_err(|problems| io::Error::other(problems.first().map(ToString::to_string).unwrap_or_default()))
+    }
+}
+
+/// A value that is another one once any file of a configuration directory has changed.
+#[must_use]
+pub fn fingerprint(config: &Path) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    let folders = [config.to_owned(), config.join(PLANS), config.join(TENANTS)];
+    for folder in &folders {
+        let Ok(dir) = folder.canonicalize().and_then(|real| file::open_dir(&real)) else { continue };
+        if let Ok(metadata) = file::metadata(&dir) {
+            (metadata.mode, metadata.uid, metadata.modified).hash(&mut hasher);
+        }
+        let mut names = file::names(&dir).unwrap_or_default();
+        names.sort();
+        for name in names {
+            let Ok(metadata) = file::metadata_at(&dir, &name) else { continue };
+            // What is below another folder changes the folder, and is nothing of ours.
+            if metadata.kind != file::FileType::Directory {
+                let file::Metadata { mode, uid, size, inode, modified, .. } = metadata;
+                (&name, mode, uid, size, inode, modified).hash(&mut hasher);
+            }
+        }
+    }
+    hasher.finish()
+}

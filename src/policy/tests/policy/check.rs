@@ -1,0 +1,74 @@
+//! What is well written and cannot work.
+
+use crate::directory::Directory;
+use bailiwick_policy::{Machine, check};
+use bailiwick_types::ByteSize;
+
+fn machine() -> Machine {
+    let users = [("root", 0), ("bailiwick", 990), ("nobody", 65_534), ("ldap", 10_000_007)];
+    Machine { memory: ByteSize(8 << 30), tasks: 32_768, users: users.map(|(name, uid)| (name.to_owned(), uid)).into() }
+}
+
+/// What is wrong with one file: its place and its message.
+fn wrong(file: &str, text: &str) -> Vec<String> {
+    let directory = Directory::with(&[("bailiwick.toml", "ids.first = 20000000\n"), ("plans.d/small.toml", "")]);
+    directory.write(file, text);
+    let found = check(directory.path(), &machine());
+    found.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect()
+}
+
+#[test]
+fn what_cannot_work_is_found_where_it_is_written() {
+    let hash = |setting: &str, len: usize| {
+        format!("plan = \"small\"\n[[ftp]]\nname = \"blog\"\npassword = \"{setting}{}\"\n", "x".repeat(len))
+    };
+    let few = hash("$6$rounds=5000000$salt$", 86);
+    let cases: &[(&str, &str, &str)] = &[
+        ("bailiwick.toml", "ids.first = 20000000\nstate_dir = \"/etc\"\n", "2: \"/etc\" is the host's own"),
+        ("bailiwick.toml", "ids.first = 20000000\nstate_dir = \"/var/lib\"\n", "2: \"/var/lib\" is"),
+        ("bailiwick.toml", "ids.first = 20000000\nruntime_dir = \"/usr/x\"\n", "2: \"/usr/x\" is"),
+        (
+            "bailiwick.toml",
+            "# reserve = \nids.first = 20000000\nreserve = { memory = \"100T\" }\n",
+            "3: a reserve of 100T leaves nothing of the machine's 8G",
+        ),
+        ("bailiwick.toml", "ids.first = 20000000\nreserve = { tasks = 40000 }\n", "2: a reserve of 40000 tasks"),
+        ("bailiwick.toml", "ids.first = 20000000\nuser = \"19999999\"\n", "2: bailiwickd would have the id 19999999"),
+        ("bailiwick.toml", "user = \"ldap\"\n", "1: bailiwickd would have the id 10000007"),
+        ("bailiwick.toml", "ids = { first = 10000000 }\n", "1: the host's user \"ldap\" has the id 10000007"),
+        ("bailiwick.toml", "ids = { first = 4294967295 }\n", "1: the first id"),
+        ("plans.d/small.toml", "[limits]\ntmp = \"999T\"\n", "2: tmp = \"999T\" is more than"),
+        ("plans.d/small.toml", "[limits]\nshm = \"9G\"\n", "2: shm = \"9G\" is more than"),
+        ("plans.d/small.toml", "doors = [\"socket\"]\n", "1: the door \"socket\" is served by nothing"),
+        ("tenants.d/a.toml", "plan = \"small\"\ndoors = [\"socket\"]\n", "2: the door \"socket\""),
+        ("tenants.d/a.toml", "plan = \"small\"\n[limits]\ntmp = \"999T\"\n", "3: tmp = \"999T\""),
+        (
+            "tenants.d/a.toml",
+            "plan = \"small\"\n[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n",
+            "2: nothing starts a [[service]]",
+        ),
+        ("tenants.d/a.toml", &hash("$6$rounds=999999999$salt$", 86), "4: nobody waits"),
+        ("tenants.d/a.toml", &hash("$2y$31$", 53), "4: nobody waits"),
+    ];
+    for (file, text, golden) in cases {
+        let found = wrong(file, text);
+        assert!(found.len() == 1 && found[0].starts_with(golden), "{file} {text}: {found:?}");
+    }
+    assert_eq!(wrong("tenants.d/a.toml", &few), [""; 0]);
+    assert_eq!(wrong("tenants.d/a.toml", &hash("$y$j9T$salt$", 43)), [""; 0]);
+    assert_eq!(wrong("bailiwick.toml", "ids.first = 20000000\nstate_dir = \"/srv/bailiwick\"\n"), [""; 0]);
+}
+
+#[test]
+fn what_a_plan_has_wrong_is_told_once() {
+    let directory = Directory::with(&[
+        ("bailiwick.toml", "ids.first = 20000000\n"),
+        ("plans.d/small.toml", "[limits]\ntmp = \"999T\"\n"),
+    ]);
+    directory.write("plans.d/large.toml", "plan = \"small\"\n");
+    directory.write("tenants.d/a.toml", "plan = \"small\"\n");
+    directory.write("tenants.d/b.toml", "plan = \"large\"\n");
+    let found = check(directory.path(), &machine());
+    let [only] = found.as_slice() else { panic!("{found:?}") };
+    assert!(only.file.ends_with("plans.d/small.toml"), "{only}");
+}

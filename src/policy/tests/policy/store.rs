@@ -1,0 +1,182 @@
+//! The policy that is in force beside files with errors, before and after a restart.
+
+use bailiwick_policy::{Declared, Reading, Store, fingerprint};
+use bailiwick_types::{Bound, ByteSize, TenantName};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use tempfile::TempDir;
+
+fn name(text: &str) -> TenantName {
+    text.parse().expect("a name")
+}
+
+fn write(top: &Path, file: &str, text: &str) {
+    let path = top.join(file);
+    fs::create_dir_all(path.parent().expect("a directory")).expect("makes");
+    fs::write(&path, text).expect("writes");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+}
+
+/// Two tenants of two plans, all of it kept as the warden keeps it.
+fn kept() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let top = dir.path();
+    write(top, "bailiwick.toml", "runtime_dir = \"/run/elsewhere\"\n");
+    write(top, "plans.d/base.toml", "[limits]\nmemory = \"256M\"\n");
+    write(top, "plans.d/small.toml", "plan = \"base\"\n");
+    write(top, "plans.d/large.toml", "[limits]\nmemory = \"1G\"\n");
+    write(top, "tenants.d/alice.toml", "plan = \"small\"\n[login]\nssh_keys = []\n");
+    write(top, "tenants.d/bob.toml", "plan = \"large\"\n");
+    let mut store = Store::new(top);
+    assert!(store.read().diagnostics.is_empty());
+    for tenant in ["alice", "bob"] {
+        store.keep(Some(&name(tenant)), 0).expect("keeps");
+    }
+    (dir, store)
+}
+
+fn memory(reading: &Reading, tenant: &str) -> Option<Bound<ByteSize>> {
+    let limits = |tenant: &bailiwick_policy::Tenant| tenant.settings.limits.memory;
+    reading.policy.as_ref()?.tenants.get(&name(tenant)).map(limits)
+}
+
+/// What one tenant may, as both ways of reading say it.
+fn both(store: &mut Store, tenant: &str) -> Option<Bound<ByteSize>> {
+    let whole = memory(&store.read(), tenant);
+    let alone =
+        store.tenant(&name(tenant)).ok().and_then(|(_, tenant)| tenant).map(|tenant| tenant.settings.limits.memory);
+    assert_eq!(whole, alone, "{tenant}: one policy, however it is read");
+    whole
+}
+
+/// Each wrong line, and what stays in force of it.
+const WRONG: &[(&str, &str)] = &[
+    ("bailiwick.toml", "requir = []\n"),
+    ("bailiwick.toml", "state_dir = \n"),
+    ("plans.d/base.toml", "[limits]\nmemory = 256\n"),
+    ("plans.d/small.toml", "plan = \"nowhere\"\n"),
+    ("plans.d/small.toml", "plan = \"small\"\n"),
+    ("tenants.d/alice.toml", "plan = \"small\"\nstate = \"actve\"\n"),
+    ("tenants.d/alice.toml", "plan = \"small\n"),
+    ("tenants.d/alice.toml", "plan = \"nowhere\"\n"),
+    ("tenants.d/alice.toml", ""),
+];
+
+#[test]
+fn a_wrong_line_takes_nothing_from_anybody() {
+    for (file, text) in WRONG {
+        let (dir, running) = kept();
+        write(dir.path(), file, text);
+        // A program that ran before, and one that is started beside the wrong file.
+        for (mut store, which) in [(running, "running"), (Store::new(dir.path()), "started")] {
+            let reading = store.read();
+            assert!(!reading.diagnostics.is_empty(), "{which}: {file} {text:?}");
+            assert_eq!(both(&mut store, "alice"), Some(Bound::At(ByteSize(256 << 20))), "{which}: {file} {text:?}");
+            assert_eq!(both(&mut store, "bob"), Some(Bound::At(ByteSize(1 << 30))), "{which}: {file} {text:?}");
+            let (host, _) = store.host().expect("known");
+            assert_eq!(host.runtime_dir, Path::new("/run/elsewhere"), "{which}: {file} {text:?}");
+            assert_eq!(reading.last_good.host, *file == "bailiwick.toml", "{which}: {file} {text:?}");
+            assert_eq!(reading.invalid.contains(&name("alice")), file.starts_with("tenants.d"), "{which}: {file}");
+            assert!(!reading.invalid.contains(&name("bob")));
+        }
+        assert!(!bailiwick_policy::read(dir.path()).diagnostics.is_empty(), "the files alone are what they are");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_takes_nothing_from_anybody() {
+    for folder in ["", "plans.d", "tenants.d"] {
+        let (dir, running) = kept();
+        fs::set_permissions(dir.path().join(folder), fs::Permissions::from_mode(0o777)).expect("chmod");
+        for (mut store, which) in [(running, "running"), (Store::new(dir.path()), "started")] {
+            // The copy below a folder that others can write is not trusted either: who runs goes on, who starts does not.
+            let known = which == "running" || !folder.is_empty();
+            let golden = known.then_some(Bound::At(ByteSize(256 << 20)));
+            assert_eq!(both(&mut store, "alice"), golden, "{which}: {folder:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_good_is_in_force_beside_what_is_not() {
+    let (dir, mut store) = kept();
+    write(dir.path(), "plans.d/base.toml", "[limits]\nmemory = 256\n");
+    write(dir.path(), "tenants.d/alice.toml", "plan = \"small\"\nstate = \"suspended\"\nsuspend_reason = \"unpaid\"\n");
+    let suspended = |store: &mut Store| {
+        let tenant = store.tenant(&name("alice")).expect("known").1.expect("declared");
+        assert_eq!(store.read().policy.expect("known").tenants[&name("alice")], tenant);
+        tenant.state == Declared::Suspended { reason: Some("unpaid".to_owned()) }
+    };
+    assert!(suspended(&mut store), "its plan is broken, its file is not");
+    // Its own file may have an error as well.
+    write(
+        dir.path(),
+        "tenants.d/alice.toml",
+        "state = \"suspended\"\nsuspend_reason = \"unpaid\"\nplan = \"small\"\ncolour = 7\n",
+    );
+    assert!(suspended(&mut store));
+    assert!(suspended(&mut Store::new(dir.path())));
+    // The other way round needs a file without an error.
+    write(dir.path(), "tenants.d/alice.toml", "plan = \"small\"\nstate = \"suspended\"\nsuspend_reason = \"unpaid\"\n");
+    write(dir.path(), "plans.d/base.toml", "[limits]\nmemory = \"256M\"\n");
+    store.read();
+    write(dir.path(), "tenants.d/alice.toml", "plan = \"small\"\nstate = \"active\"\ncolour = 7\n");
+    assert!(suspended(&mut store));
+}
+
+#[test]
+fn who_was_deleted_does_not_come_back() {
+    let (dir, mut store) = kept();
+    fs::remove_file(dir.path().join("tenants.d/alice.toml")).expect("removes");
+    assert!(store.tenant(&name("alice")).expect("known").1.is_none());
+    store.keep(Some(&name("alice")), 0).expect("keeps");
+    assert_eq!(store.copied(), [name("bob")]);
+    // A new file of that name, which was never without an error.
+    write(dir.path(), "tenants.d/alice.toml", "plan = \"nowhere\"\n");
+    for mut store in [store, Store::new(dir.path())] {
+        assert!(store.tenant(&name("alice")).is_err());
+        let reading = store.read();
+        assert!(reading.invalid.contains(&name("alice")) && memory(&reading, "alice").is_none());
+    }
+}
+
+#[test]
+fn the_copy_is_roots_and_tenants_are_for_one_group_alone() {
+    let (dir, store) = kept();
+    store.keep(Some(&name("alice")), 4711).expect("keeps");
+    let copy = dir.path().join(".in-force");
+    for (path, mode, gid) in
+        [("", 0o755, 0), ("bailiwick.toml", 0o644, 0), ("plans.d", 0o755, 0), ("tenants.d", 0o750, 4711)]
+    {
+        let metadata = fs::metadata(copy.join(path)).expect("is there");
+        assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (0, gid, mode), "{path}");
+    }
+    assert!(bailiwick_policy::read(&copy).diagnostics.is_empty(), "it reads as a configuration");
+    // A copy that others could write is none.
+    write(dir.path(), "tenants.d/alice.toml", "plan = 7\n");
+    assert!(Store::new(dir.path()).tenant(&name("alice")).is_ok());
+    fs::set_permissions(copy.join("tenants.d/alice.toml"), fs::Permissions::from_mode(0o666)).expect("chmod");
+    assert!(Store::new(dir.path()).tenant(&name("alice")).is_err());
+}
+
+#[test]
+fn every_change_of_a_file_is_seen() {
+    let (dir, _) = kept();
+    let top = dir.path();
+    let mut before = fingerprint(top);
+    let mut changes = |what: &str| {
+        let now = fingerprint(top);
+        assert_ne!(now, before, "{what}");
+        before = now;
+        assert_eq!(fingerprint(top), now, "{what}: and nothing else is one");
+    };
+    write(top, "plans.d/base.toml", "[limits]\nmemory = \"257M\"\n# longer\n");
+    changes("another size");
+    write(top, "tenants.d/carol.toml", "plan = \"small\"\n");
+    changes("a file more");
+    fs::remove_file(top.join("tenants.d/carol.toml")).expect("removes");
+    changes("a file less");
+    fs::set_permissions(top.join("bailiwick.toml"), fs::Permissions::from_mode(0o600)).expect("chmod");
+    changes("another mode");
+}
