@@ -3,8 +3,10 @@
 //! Each host has a victim, an attacker that is root in its jail, and a canary on the host that nobody inside may see.
 
 mod capabilities;
+mod crashes;
 mod descriptors;
 mod devices;
+mod host_files;
 mod hostile_init;
 mod identity;
 mod kernel_files;
@@ -15,6 +17,7 @@ mod links;
 mod mounts;
 mod names;
 mod neighbours;
+mod remarks;
 mod runtime_binary;
 
 use bailiwick_tests::{Host, profiles};

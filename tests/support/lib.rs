@@ -328,6 +328,28 @@ impl Host {
         self.wait_for("run/warden.sock");
     }
 
+    /// Starts the whole service in a mount namespace in which `/etc` is a copy that a test may change ([`Self::in_own_etc`]).
+    pub fn start_in_own_etc(&mut self) {
+        let line = "mkdir -p $0/copy && mount -t tmpfs none $0/copy && cp -a /etc/. $0/copy && mount --bind $0/copy /etc && \
+                    exec $1/bailiwickd --config $0/etc --standalone";
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");
+        let child = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "--", "sh", "-c", line])
+            .args([self.path(""), self.programs.clone()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("unshare runs");
+        self.running = Some(child);
+        self.wait_for("run/control/bailiwick.sock");
+    }
+
+    /// Runs a line where the service runs, after [`Self::start_in_own_etc`].
+    pub fn in_own_etc(&self, line: &str) {
+        run(Command::new("nsenter").args(["--mount", "--target", &self.pid().to_string(), "--", "sh", "-c", line]));
+    }
+
     /// Starts the warden alone.
     pub fn start_warden(&mut self) {
         self.spawn("bailiwick-warden", &[]);

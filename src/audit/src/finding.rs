@@ -45,6 +45,8 @@ kinds! {
     MOUNT_STALE = "BW026" "mounts" Warning, "restart the tenant: the host's /etc has changed since it was started";
     MOUNT_CHANGED = "BW027" "mounts" Warning,
         "ask the tenant, or restart it: its own root has changed what the jail was started with";
+    MOUNT_OLD = "BW028" "mounts" Warning,
+        "restart the tenant: its jail was made by an older version, so that its watches and locks are on the host's own files";
     MASK_MISSING = "BW030" "masks" Critical, RESTART;
     MASK_CHANGED = "BW031" "masks" Warning, "ask the tenant, or restart it: its own root has uncovered what was masked";
     CAPABILITY_EXCESS = "BW040" "capabilities" Critical, STOP;

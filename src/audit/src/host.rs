@@ -165,8 +165,10 @@ fn report(readings: &HostReadings) -> HostReport {
             "overlay",
             if readings.file_systems.contains("overlay") { FeatureState::Works } else { FeatureState::Limited },
             "/proc/filesystems lists what is loaded".to_owned(),
-            "load it for profile \"system\": modprobe overlay",
+            "load it, every jail needs it: modprobe overlay, and `overlay` in /etc/modules-load.d",
         ),
+        crash_handler(&readings.core_pattern),
+        modules(readings.modules_disabled),
         either(
             "merged-usr",
             unmerged.is_empty(),
@@ -180,6 +182,41 @@ fn report(readings: &HostReadings) -> HostReport {
         init(readings),
     ];
     HostReport { kernel: facts.kernel.clone(), features }
+}
+
+/// What becomes of a crash in a jail, whose processes have a limit of core dumps of 1 byte.
+fn crash_handler(pattern: &str) -> FeatureReport {
+    let name = "crash-handler";
+    match pattern.chars().next() {
+        Some('|') => {
+            works(name, format!("core_pattern is \"{pattern}\"; at a limit of 1 byte the kernel starts it for no jail"))
+        }
+        Some('@') => limited(
+            name,
+            format!("core_pattern is \"{pattern}\": the limit of 1 byte that jails have is one of files and pipes"),
+            "set kernel.core_pattern to a file or a pipe, or crashes of tenants reach who listens on that socket",
+        ),
+        Some(_) => {
+            works(name, format!("core_pattern is \"{pattern}\", a file, for which a limit of 1 byte is too small"))
+        }
+        None => limited(name, "core_pattern cannot be read or is empty".to_owned(), "run this with /proc mounted"),
+    }
+}
+
+/// Whether a tenant can make the kernel load a module: by a file system, a link or a queue discipline in `system`, and before
+/// the newest kernels by the first bytes of a program.
+fn modules(disabled: Option<bool>) -> FeatureReport {
+    let name = "modules";
+    match disabled {
+        None => works(name, "the kernel loads no modules".to_owned()),
+        Some(true) => works(name, "kernel.modules_disabled is 1".to_owned()),
+        Some(false) => limited(
+            name,
+            "kernel.modules_disabled is 0: what a tenant asks for can make the kernel load a module".to_owned(),
+            "load what the host needs (overlay, its disks, its network), then set kernel.modules_disabled to 1 at the end of the boot; \
+             or keep single ones out: `install NAME /bin/false` in /etc/modprobe.d",
+        ),
+    }
 }
 
 fn namespaces(readings: &HostReadings) -> FeatureReport {
@@ -511,6 +548,8 @@ mod tests {
             seccomp_actions: ["kill_process", "errno"].map(str::to_owned).into(),
             file_systems: ["overlay".to_owned()].into(),
             init: "/usr/libexec/bailiwick-init".into(),
+            core_pattern: "|/usr/lib/systemd/systemd-coredump %P".to_owned(),
+            modules_disabled: Some(true),
             init_linkage: Some(Linkage::Static),
             init_readable: false,
         }
@@ -579,6 +618,9 @@ mod tests {
         ("io", FeatureState::Limited, |r| r.facts.storage.devices.clear()),
         ("inodes", FeatureState::Limited, |r| r.facts.storage.quota = QuotaFacts::Groups),
         ("overlay", FeatureState::Limited, |r| r.file_systems.clear()),
+        ("crash-handler", FeatureState::Limited, |r| r.core_pattern = "@/run/crashes".to_owned()),
+        ("crash-handler", FeatureState::Limited, |r| r.core_pattern.clear()),
+        ("modules", FeatureState::Limited, |r| r.modules_disabled = Some(false)),
         ("merged-usr", FeatureState::Missing, |r| { r.facts.root_links.remove("lib"); }),
         ("init", FeatureState::Missing, |r| r.init_linkage = Some(Linkage::Dynamic)),
         ("init", FeatureState::Limited, |r| r.init_readable = true),

@@ -208,10 +208,9 @@ mod tests {
             Source::Sysfs(_) => ("sysfs", "/", false),
             Source::Devpts => ("devpts", "/", false),
             Source::Mqueue => ("mqueue", "/", false),
-            Source::Overlay { .. } => ("overlay", "/", false),
-            Source::HostMapped(path) => ("ext4", *path, true),
+            Source::Overlay { .. } | Source::HostPlain(_) => ("overlay", "/", false),
             Source::Storage(path) => ("ext4", *path, true),
-            Source::HostPlain(_) | Source::Init => ("ext4", "/some/file", false),
+            Source::Init => ("ext4", "/some/file", false),
             Source::Device(_) => ("devtmpfs", row.target.trim_start_matches("/dev"), false),
         };
         let mut options: Vec<String> = row.flags.words().into_iter().map(str::to_owned).collect();
@@ -497,6 +496,8 @@ mod tests {
             ("the host's /etc has grown", Web, "BW026", Drift, |o| unmount(o, "/run/host/etc/mime.types")),
             ("the host's /etc has shrunk", Web, "BW026", Drift, |o| mount_at(o, "/run/host/etc/old")),
             ("a tenant takes a row away", System, "BW027", Drift, |o| unmount(o, "/dev/mqueue")),
+            ("as an older version made it", Web, "BW028", Drift, |o| { let usr = mount(o, "/usr"); usr.fs_type = "ext4".into(); usr.options.push("idmapped".into()); }),
+            ("the host's own inodes", System, "BW028", Drift, |o| mount(o, "/run/host/etc/services").fs_type = "ext4".into()),
             ("a mask is gone", Web, "BW030", Breached, |o| unmount(o, "/proc/kcore")),
             ("what no list names appeared later", Web, "BW030", Breached, |o| unmount(o, "/proc/sys/fs/file-nr")),
             ("the host's own answer shows", Web, "BW021", Breached, |o| mount(o, "/proc/stat").fs_type = "proc".into()),

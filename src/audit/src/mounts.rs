@@ -46,7 +46,12 @@ fn row_fault(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presen
         if at().any(|mount| difference(row, mount).is_none()) {
             return None;
         }
-        let kind = if row.source == Source::Mask { finding::MASK_CHANGED } else { changed_or_stale(row) };
+        let is_old = |mount| difference(row, mount).is_some_and(|(kind, _)| kind == finding::MOUNT_OLD);
+        let kind = match row.source {
+            Source::Mask => finding::MASK_CHANGED,
+            Source::HostPlain(_) if at().any(is_old) => finding::MOUNT_OLD,
+            _ => changed_or_stale(row),
+        };
         return Some(kind.fault(format!("{} is not as planned", row.target)));
     }
     let Some(mount) = at().rfind(|mount| !mount.covered) else {
@@ -78,22 +83,26 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
         Source::Group(_) => Some("cgroup"),
         Source::Devpts => Some("devpts"),
         Source::Mqueue => Some("mqueue"),
-        Source::Overlay { .. } => Some("overlay"),
-        Source::HostMapped(_)
-        | Source::HostPlain(_)
-        | Source::Init
-        | Source::Storage(_)
-        | Source::Device(_)
-        | Source::Mask => None,
+        Source::Overlay { .. } | Source::HostPlain(_) => Some("overlay"),
+        Source::Init | Source::Storage(_) | Source::Device(_) | Source::Mask => None,
     };
+    let mapped = mount.options.iter().any(|option| option == "idmapped");
+    // As versions before the overlays made them.
+    let was_bound = match row.source {
+        Source::Overlay { upper: None, .. } => mapped,
+        Source::HostPlain(_) => !mapped,
+        _ => false,
+    };
+    if was_bound && fs_type != "overlay" {
+        return Some((finding::MOUNT_OLD, format!("the host's own inodes ({})", quoted(fs_type))));
+    }
     if let Some(want) = want
         && want != fs_type
     {
         return other(format!("{} instead of {want}", quoted(fs_type)));
     }
-    let mapped = mount.options.iter().any(|option| option == "idmapped");
     match &row.source {
-        Source::HostMapped(_) | Source::Storage(_) if !mapped => return other("not id-mapped".to_owned()),
+        Source::Storage(_) if !mapped => return other("not id-mapped".to_owned()),
         Source::HostPlain(_) | Source::Init if mapped => return other("id-mapped".to_owned()),
         Source::Mask if ["proc", "sysfs"].contains(&fs_type) => {
             return other("what it should hide is there".to_owned());

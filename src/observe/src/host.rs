@@ -152,6 +152,10 @@ pub struct HostReadings {
     pub seccomp_actions: Vec<String>,
     /// File systems that the kernel has now; modules that are not loaded are not among them.
     pub file_systems: BTreeSet<String>,
+    /// What the kernel does with a crash (`core(5)`); empty when it cannot be read.
+    pub core_pattern: String,
+    /// Whether no more modules can be loaded until the next boot; `None` when the kernel has none.
+    pub modules_disabled: Option<bool>,
     /// The program that becomes PID 1 of jails, beside this one.
     pub init: PathBuf,
     /// How it is linked; `None` when it is not there.
@@ -193,6 +197,8 @@ pub fn host_readings(state_dir: &Path) -> Result<HostReadings, ObserveError> {
             .lines()
             .filter_map(|line| line.split_whitespace().next_back().map(str::to_owned))
             .collect(),
+        core_pattern: text("/proc/sys/kernel/core_pattern").unwrap_or_default().trim().to_owned(),
+        modules_disabled: text("/proc/sys/kernel/modules_disabled").ok().map(|text| text.trim() == "1"),
         init_linkage: linkage(&init),
         init_readable: std::fs::metadata(&init).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0),
         init,

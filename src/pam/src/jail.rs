@@ -3,6 +3,7 @@
 //! Danger: the order is the security, and there is no way back. As long as the process is root of the host it runs nothing but this; from
 //! the user namespace on it has no right outside the jail; and whatever fails leaves a process that has less than it had.
 
+use bailiwick_plan::CORE_LIMIT;
 use bailiwick_plan::ftp::CAPABILITIES;
 use bailiwick_plan::landlock::Domain;
 use bailiwick_plan::seccomp;
@@ -44,7 +45,7 @@ pub(crate) fn enter(view: &FtpView, fds: Vec<OwnedFd>, ports: Option<RangeInclus
     // While there is a /proc to read: what the server has put aside for the work of TLS belongs to the session.
     let children = proc::children(std::process::id()).map_err(at("list what this process has started"))?;
     credential::set_rlimit(Resource::Nofile, view.open_files).map_err(at("open_files"))?;
-    credential::set_rlimit(Resource::Core, 0).map_err(at("core dumps"))?;
+    credential::set_rlimit(Resource::Core, CORE_LIMIT).map_err(at("core dumps"))?;
     namespace::enter(&mounts, Kind::Mount).map_err(at("mount namespace"))?;
     namespace::enter(&users, Kind::User).map_err(at("user namespace"))?;
     credential::become_for_good(0, 0).map_err(at("identity"))?;

@@ -15,9 +15,13 @@ use bailiwick_types::{Access, Bound, Hierarchy, IdRange, Profile, QuotaFacts, Re
 pub enum Rlimit {
     /// Open descriptors.
     OpenFiles(u64),
-    /// No core dumps: the host's handler would run on the tenant's crash.
+    /// No core dumps, and no crash handler: at a limit of exactly 1 byte the kernel writes no file and starts none of the
+    /// host's handlers; at 0 it would start them (`core(5)`).
     NoCore,
 }
+
+/// The limit of core dumps that every process of a tenant has, in bytes: [`Rlimit::NoCore`].
+pub const CORE_LIMIT: u64 = 1;
 
 /// What a jail should be.
 #[derive(Debug, Clone, PartialEq, Eq)]

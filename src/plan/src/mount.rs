@@ -1,8 +1,9 @@
 //! The mount table of a jail, row by row, in the order in which it is built.
 //!
-//! Danger: a row whose source is the host's and whose target a tenant can remount shows the host's files to the
-//! tenant's root. `web` and `shell` cannot mount at all; in `system`, where they can, no row may be both the host's
-//! and id-mapped: with the host's own ids the tenant's root owns nothing there, so even a remount writes nothing. Nor does
+//! Danger: no row may show a file of the host's through the id map, in any profile. Inside, its owner would be the tenant's
+//! root; `ro` stops writes, and nothing else that an owner may do to an inode, which is the host's own and every
+//! neighbour's. The host's `/usr` is the lower layer of an overlay, whose inodes are the jail's; what else is the host's
+//! keeps the host's ids. Nor does
 //! `ro` stand on storage where a tenant can mount, so the jail of a suspended one is confined as `web` ([`confinement`]).
 
 use crate::kernel::{ANSWERED, Answer, SYSFS};
@@ -13,21 +14,20 @@ use std::fmt;
 /// Where a mount comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A directory of the host, seen through the jail's id map: the host's root shows as the jail's root.
-    HostMapped(&'static str),
-    /// A file or directory of the host with the host's own ids: the jail's root owns nothing of it.
+    /// A file or directory below the host's `/etc` with the host's own ids, as the lower layer of an overlay: the jail's root
+    /// owns nothing of it, and its watches and locks are on the jail's own inodes.
     HostPlain(String),
     /// The static program that becomes PID 1.
     Init,
     /// A directory of the tenant's storage, seen through the jail's id map.
     Storage(&'static str),
-    /// The host's directory below, the tenant's changes above (overlayfs, mounted inside the user namespace). Where the row
-    /// is read-only, so is the file system itself: it has no layer to write to.
+    /// The host's directory below (overlayfs, mounted inside the user namespace), the tenant's changes above where it may
+    /// make any. Where the row is read-only, so is the file system itself: it has no layer to write to.
     Overlay {
         /// The host's directory, read-only.
         lower: &'static str,
         /// The tenant's storage that holds `upper` and `work`.
-        upper: &'static str,
+        upper: Option<&'static str>,
     },
     /// A fresh file system in memory, charged to the tenant.
     Tmpfs {
@@ -161,6 +161,9 @@ pub const HOST_ETC: &[&str] = &[
 /// The most pseudo terminals of a jail. There is one number of them for the whole host (`kernel.pty.max`).
 pub const TERMINALS: u32 = 64;
 
+/// Where they are on the host.
+pub const HOST_ETC_DIR: &str = "/etc";
+
 /// Device nodes: those that hold no state and reach no hardware.
 pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
@@ -203,13 +206,13 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
         rows.push(Mount { target: target.to_owned(), source, flags });
     };
     if profile == Profile::System {
-        // The root itself is the tenant's. /usr is the host's below and the tenant's above.
+        // The root itself is the tenant's. /usr is the host's below, without its /usr/local, and the tenant's above.
         add("/", Source::Storage("rootfs"), DATA);
-        add("/usr", Source::Overlay { lower: "/usr", upper: "usr" }, DATA);
+        add("/usr", Source::Overlay { lower: "/usr", upper: Some("usr") }, DATA);
     } else {
         // Nobody makes a directory beside the ones below.
         add("/", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, RO.and(QUIET));
-        add("/usr", Source::HostMapped("/usr"), RO.and(DATA));
+        add("/usr", Source::Overlay { lower: "/usr", upper: None }, RO.and(DATA));
         // The operator's own programs are not part of the image.
         add("/usr/local", Source::Storage("local"), DATA);
     }
@@ -221,7 +224,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
     add("/tmp", Source::Tmpfs { size: limits.tmp_size(), mode: 0o1777 }, Flags::NO_SUID.and(DATA));
     add("/run", Source::Tmpfs { size: ByteSize(16 << 20), mode: 0o755 }, Flags::NO_SUID.and(DATA));
     for entry in &facts.host_etc {
-        add(&format!("/run/host/etc/{entry}"), Source::HostPlain(format!("/etc/{entry}")), RO.and(QUIET));
+        add(&format!("/run/host/etc/{entry}"), Source::HostPlain(format!("{HOST_ETC_DIR}/{entry}")), RO.and(QUIET));
     }
     add(INIT, Source::Init, RO.and(Flags::NO_SUID).and(DATA));
     add("/dev", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, Flags::NO_SUID.and(Flags::NO_EXEC));
@@ -314,13 +317,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_hosts_is_read_only_and_where_mounts_are_allowed_it_keeps_the_hosts_ids() {
+    fn what_is_the_hosts_is_read_only_and_nowhere_the_tenants_own() {
         for profile in Profile::ALL {
             let (rows, _) = table(*profile, Access::ReadWrite, &Limits::default(), &facts());
             for row in rows {
                 match row.source {
-                    Source::HostMapped(_) => {
-                        assert!(row.flags.has(RO) && *profile != Profile::System, "{}", row.target);
+                    Source::Overlay { upper, .. } => {
+                        assert_eq!(row.flags.has(RO), upper.is_none(), "{}", row.target);
+                        assert_eq!(upper.is_some(), *profile == Profile::System, "{}", row.target);
                     }
                     Source::HostPlain(_) | Source::Init => assert!(row.flags.has(RO), "{}", row.target),
                     _ => {}
@@ -353,7 +357,8 @@ mod tests {
             }
             // Nothing else differs.
             let (mut written, same) = table(*profile, Access::ReadWrite, &Limits::default(), &facts());
-            let storage = |row: &Mount| matches!(row.source, Source::Storage(_) | Source::Overlay { .. });
+            let storage =
+                |row: &Mount| matches!(row.source, Source::Storage(_) | Source::Overlay { upper: Some(_), .. });
             assert!(
                 written.iter().any(storage) && written.iter().filter(|row| storage(row)).all(|row| !row.flags.has(RO))
             );

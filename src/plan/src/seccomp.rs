@@ -2,7 +2,7 @@
 //!
 //! What this module gets wrong is open to every tenant, so the table is an allow-list: calls of another architecture
 //! end the process, a number that the table does not know does not exist (`ENOSYS`, x32 numbers too), and arguments
-//! are compared by the 32 bits that the kernel itself reads. Arguments are looked at in a handful of calls only: the
+//! are compared by the 32 bits that the kernel itself reads; a pointer by both halves. Arguments are looked at in few calls only: the
 //! kernel remembers which numbers are allowed whatever their arguments, and never runs the filter for those.
 
 mod calls;
@@ -12,7 +12,7 @@ pub use program::{Instruction, SeccompData, evaluate};
 
 use bailiwick_types::Profile;
 use linux_raw_sys::errno::ENOSYS;
-use linux_raw_sys::general::{__NR_ioctl, __NR_quotactl_fd};
+use linux_raw_sys::general::{__NR_ioctl, __NR_prlimit64, __NR_quotactl_fd, __NR_syncfs};
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the system-call table is written for x86_64: another architecture needs numbers and checks of its own");
@@ -46,11 +46,13 @@ pub enum Rule {
     Check(&'static Check),
 }
 
-/// A question to one argument: is it, cut to some bits, one of these values?
+/// A question to one half of an argument: is it, cut to some bits, one of these values?
 #[derive(Debug, PartialEq, Eq)]
 pub struct Check {
-    /// Which argument, from 0 to 5. Its upper 32 bits are not looked at, as the kernel does not look at them either.
+    /// Which argument, from 0 to 5.
     pub argument: u8,
+    /// Which half of it. The upper half counts for pointers alone: of everything else the kernel reads the lower one only.
+    pub half: Half,
     /// The bits that count.
     pub mask: u32,
     /// The values.
@@ -59,6 +61,15 @@ pub struct Check {
     pub then: Rule,
     /// If it is not.
     pub otherwise: Rule,
+}
+
+/// A half of an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Its lower 32 bits.
+    Low,
+    /// Its upper 32 bits.
+    High,
 }
 
 /// One call in one profile.
@@ -90,7 +101,11 @@ impl Rule {
             match rule {
                 Rule::Always(verdict) => return verdict,
                 Rule::Check(check) => {
-                    let argument = arguments[usize::from(check.argument)] & u64::from(check.mask);
+                    let argument = arguments[usize::from(check.argument)];
+                    let argument = match check.half {
+                        Half::Low => argument & u64::from(u32::MAX),
+                        Half::High => argument >> 32,
+                    } & u64::from(check.mask);
                     let held = check.values.iter().any(|value| u64::from(*value) == argument);
                     rule = if held { check.then } else { check.otherwise };
                 }
@@ -119,12 +134,12 @@ pub fn filter(profile: Profile) -> Vec<Instruction> {
     program::compile(&rules(profile))
 }
 
-/// The filter of the warden: what no jail may call, it has no use for either, but for what bounds a tenant's disk space.
-/// Every jail inherits it below its own.
+/// The filter of the warden: what no jail may call, it has no use for either, but for what bounds a tenant's disk space and
+/// its processes, and what makes a tenant's first files last. Every jail inherits it below its own.
 #[must_use]
 pub fn filter_of_warden() -> Vec<Instruction> {
     let mut rules = rules(Profile::System);
-    for number in [__NR_ioctl, __NR_quotactl_fd] {
+    for number in [__NR_ioctl, __NR_quotactl_fd, __NR_prlimit64, __NR_syncfs] {
         rules[number as usize] = Rule::Always(Verdict::Allow);
     }
     program::compile(&rules)
@@ -390,6 +405,82 @@ mod tests {
             let personality = |persona| call(*profile, __NR_personality, &[persona]);
             assert_eq!([personality(0), personality(0xffff_ffff), personality(0x4_0000)], [Verdict::Allow; 3]);
             assert_eq!([personality(0x40_0000), personality(0x44_0000), personality(6)], [PERMISSION; 3]);
+        }
+    }
+
+    #[test]
+    fn what_an_owner_may_do_to_others_is_refused_whoever_the_owner_is() {
+        const INVALID: Verdict = Verdict::Errno(22);
+        const UNSUPPORTED: Verdict = Verdict::Errno(95);
+        for profile in Profile::ALL {
+            let named = |name: &str, arguments: &[u64]| {
+                let row = table(*profile).into_iter().find(|row| row.name == name).expect("a row");
+                call(*profile, row.number, arguments)
+            };
+            for rubbish in RUBBISH {
+                let fcntl = |command: u64| named("fcntl", &[3, command | rubbish, 1]);
+                // F_SETLEASE, F_NOTIFY, F_SETDELEG; F_SETFL, F_SETLK, F_GETLEASE, F_DUPFD_CLOEXEC, F_SETPIPE_SZ.
+                assert_eq!([fcntl(1024), fcntl(1026), fcntl(1040)], [INVALID; 3]);
+                assert_eq!([fcntl(4), fcntl(6), fcntl(1025), fcntl(1030), fcntl(1031)], [Verdict::Allow; 5]);
+                let read = |flags: u64| named("preadv2", &[3, 0, 1, 0, 0, flags | rubbish]);
+                assert_eq!(
+                    [read(8), read(9), read(0), read(1)],
+                    [UNSUPPORTED, UNSUPPORTED, Verdict::Allow, Verdict::Allow]
+                );
+                let advise = |advice: u64| named("madvise", &[0, 4096, advice | rubbish]);
+                assert_eq!(
+                    [advise(20), advise(21), advise(4), advise(14)],
+                    [INVALID, INVALID, Verdict::Allow, Verdict::Allow]
+                );
+                assert_eq!(named("process_madvise", &[3, 0, 1, 21 | rubbish, 0]), INVALID);
+                let file = |advice: u64| named("fadvise64", &[3, 0, 0, advice | rubbish]);
+                assert_eq!([file(4), file(3), file(2)], [Verdict::Errno(0), Verdict::Allow, Verdict::Allow]);
+            }
+            for absent in ["mincore", "cachestat", "memfd_secret", "syncfs"] {
+                assert_eq!(named(absent, &[]), ABSENT, "{absent}");
+            }
+        }
+    }
+
+    #[test]
+    fn huge_pages_look_used_up() {
+        const NO_MEMORY: Verdict = Verdict::Errno(12);
+        for profile in Profile::ALL {
+            for rubbish in RUBBISH {
+                for (number, position, flag, plain) in [
+                    (linux_raw_sys::general::__NR_mmap, 3, 0x4_0000_u64, 0x22_u64),
+                    (linux_raw_sys::general::__NR_memfd_create, 1, 4, 3),
+                    (linux_raw_sys::general::__NR_shmget, 2, 0x800, 0o1600),
+                ] {
+                    let with = |flags: u64| {
+                        let mut arguments = [0; 6];
+                        arguments[position] = flags | rubbish;
+                        call(*profile, number, &arguments)
+                    };
+                    assert_eq!([with(flag), with(flag | plain)], [NO_MEMORY; 2], "{number}");
+                    assert_eq!(with(plain), Verdict::Allow, "{number}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_limit_of_core_dumps_can_be_asked_and_never_changed() {
+        use linux_raw_sys::general::{__NR_getrlimit, __NR_prlimit64, __NR_setrlimit};
+        const CORE: u64 = 4;
+        const DONE: Verdict = Verdict::Errno(0);
+        for profile in Profile::ALL {
+            for rubbish in RUBBISH {
+                assert_eq!(call(*profile, __NR_setrlimit, &[CORE | rubbish, 1]), DONE);
+                assert_eq!(call(*profile, __NR_setrlimit, &[7 | rubbish, 1]), Verdict::Allow);
+                assert_eq!(call(*profile, __NR_getrlimit, &[CORE | rubbish, 1]), Verdict::Allow);
+                // A pointer is none only when both its halves are null.
+                for new in [1, 0x7fff_0000_1000, 1 << 32, 0xffff_ffff] {
+                    assert_eq!(call(*profile, __NR_prlimit64, &[0, CORE | rubbish, new, 1]), DONE, "{new:#x}");
+                    assert_eq!(call(*profile, __NR_prlimit64, &[0, 7 | rubbish, new, 1]), Verdict::Allow);
+                }
+                assert_eq!(call(*profile, __NR_prlimit64, &[0, CORE | rubbish, 0, 1]), Verdict::Allow);
+            }
         }
     }
 

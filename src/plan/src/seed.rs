@@ -31,6 +31,9 @@ pub enum Kind {
 /// The id of the login user and its group inside every jail.
 pub const LOGIN_ID: u32 = 1000;
 
+/// What `/usr/local` begins with.
+pub const LOCAL_DIRS: &[&str] = &["bin", "etc", "include", "lib", "sbin", "share", "src"];
+
 /// The seeds of a tenant.
 #[must_use]
 pub fn seeds(
@@ -49,7 +52,7 @@ pub fn seeds(
         add(path, directory(), 0o755, 0);
     }
     add("root", directory(), 0o700, 0);
-    for path in ["bin", "etc", "include", "lib", "sbin", "share", "src"] {
+    for path in LOCAL_DIRS {
         add(&format!("local/{path}"), directory(), 0o755, 0);
     }
     for path in ["cache", "lib", "log", "mail", "opt", "spool", "www"] {

@@ -199,6 +199,19 @@ pub fn pivot_to_current_directory() -> io::Result<()> {
     Ok(rustix::process::chdir("/")?)
 }
 
+/// Makes a file system that is read-only forget every name in it that no process has in use, by a change of nothing
+/// (`fspick(2)`). One that can be written would be read-only then.
+///
+/// # Errors
+/// What `fspick(2)` and `fsconfig(2)` say.
+pub fn forget_names(mount: impl AsFd) -> io::Result<()> {
+    use rustix::mount::FsPickFlags;
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+    let context = rustix::mount::fspick(mount, "", flags)?;
+    rustix::mount::fsconfig_set_flag(&context, "ro")?;
+    Ok(rustix::mount::fsconfig_reconfigure(&context)?)
+}
+
 /// Takes a mount away from where it is, now for new look-ups, later for those who still use it.
 ///
 /// # Errors

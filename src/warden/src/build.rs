@@ -11,7 +11,7 @@ use crate::runtime::Runtime;
 use crate::step::{Step, reach};
 use crate::storage::Storage;
 use bailiwick_plan::JailPlan;
-use bailiwick_plan::mount::{Flags, Mount, Source};
+use bailiwick_plan::mount::{Flags, HOST_ETC_DIR, Mount, Source};
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process, socket};
 use bailiwick_types::{Access, IdRange, QuotaFacts};
@@ -109,6 +109,7 @@ impl Builder<'_> {
 
         take(Step::Sources)?;
         let sources = self.sources(&groups)?;
+        let host_etc = host_etc().map_err(|source| BuildError::new(Step::Sources, HOST_ETC_DIR, source))?;
 
         take(Step::Clone)?;
         let (go_read, go_write) = pipe(Step::Clone)?;
@@ -116,12 +117,12 @@ impl Builder<'_> {
         let (pid, pidfd) = match self.clone(&groups).map_err(BuildError::at(Step::Clone))? {
             Cloned::Child => {
                 drop((go_write, report_read));
-                let inside = Inside { plan, sources, go: go_read, report: report_write };
+                let inside = Inside { plan, sources, host_etc, go: go_read, report: report_write };
                 inside::run(inside)
             }
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
-        drop((go_read, report_write));
+        drop((go_read, report_write, host_etc));
         // From here on a child waits. Whatever fails, it must not outlive the failure.
         let pidfd = &*child.insert(pidfd);
 
@@ -157,16 +158,16 @@ impl Builder<'_> {
         let storage = |name| self.storage.mount(&self.plan.tenant, name);
         let open = |source: &Source| -> io::Result<Sources> {
             Ok(match source {
-                Source::HostMapped(path) => Sources::Mapped(mount::detached_copy(rustix::fs::CWD, path)?),
-                Source::HostPlain(path) => Sources::Plain(mount::detached_copy(rustix::fs::CWD, path)?),
                 Source::Device(name) => Sources::Plain(mount::detached_copy(rustix::fs::CWD, format!("/dev/{name}"))?),
                 Source::Group(hierarchy) => Sources::Plain(mount::detached_copy_of(groups.shown(hierarchy)?)?),
                 Source::Init => Sources::Plain(mount::detached_copy_of(self.init)?),
                 Source::Storage(name) => Sources::Mapped(storage(name)?),
-                Source::Overlay { lower, upper } => {
-                    Sources::Overlay { lower: mount::detached_copy(rustix::fs::CWD, lower)?, upper: storage(upper)? }
-                }
-                Source::Tmpfs { .. }
+                Source::Overlay { lower, upper } => Sources::Overlay {
+                    lower: mount::detached_copy(rustix::fs::CWD, lower)?,
+                    upper: upper.map(storage).transpose()?,
+                },
+                Source::HostPlain(_)
+                | Source::Tmpfs { .. }
                 | Source::Proc
                 | Source::Skeleton
                 | Source::Sysfs(_)
@@ -207,6 +208,13 @@ impl Builder<'_> {
         credential::set_effective_group(0).expect("the real group is root");
         cloned
     }
+}
+
+/// The host's `/etc` with the host's ids, as the lower layer of an overlay of which a jail is shown a few parts.
+fn host_etc() -> io::Result<OwnedFd> {
+    let etc = mount::detached_copy(rustix::fs::CWD, HOST_ETC_DIR)?;
+    mount::replace_attributes(&etc, inside::attributes(Flags::NO_DEV.and(Flags::READ_ONLY)))?;
+    Ok(etc)
 }
 
 /// The flags that are set out here. An overlay's own are set on the overlay: its layers are never seen, and are all it has

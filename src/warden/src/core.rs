@@ -129,6 +129,11 @@ impl Warden {
         self.jails.iter().map(|(tenant, jail)| (tenant.clone(), jail.pidfd.as_fd())).collect()
     }
 
+    /// The init of a jail that runs: its number, and a descriptor of it.
+    pub(crate) fn init_of(&self, tenant: &TenantName) -> Option<(u32, BorrowedFd<'_>)> {
+        self.jails.get(tenant).map(|jail| (jail.record.pid, jail.pidfd.as_fd()))
+    }
+
     /// The init of a jail has ended: clears away what is left of the jail.
     pub(crate) fn ended(&mut self, tenant: &TenantName) {
         self.end(tenant, End::ByItself);

@@ -7,8 +7,9 @@
 
 use crate::step::{Step, reach};
 use bailiwick_plan::kernel::{self, ANSWERED};
-use bailiwick_plan::mount::{CANARY, Flags, INIT, Mount, RUN, Source, TERMINALS};
-use bailiwick_plan::{JailPlan, Rlimit, kernel_memory, seccomp};
+use bailiwick_plan::mount::{CANARY, Flags, HOST_ETC_DIR, INIT, Mount, RUN, Source, TERMINALS};
+use bailiwick_plan::seed::LOCAL_DIRS;
+use bailiwick_plan::{CORE_LIMIT, JailPlan, Rlimit, kernel_memory, seccomp};
 use bailiwick_sys::mount::{Parameter, attr};
 use bailiwick_sys::signal::{SIGTERM, Signals};
 use bailiwick_sys::{credential, file, landlock, mount, network, process, signal, socket};
@@ -26,6 +27,15 @@ const STAGE: [&str; 3] = ["/usr", "/etc", "/sys"];
 /// The most that is read of a file of the kernel which is answered: one line for each processor and interrupt.
 const MAX_ANSWERED: usize = 1 << 20;
 
+/// Where the layers of an overlay are while it is made: the host's, the tenant's, and the one between.
+const LOWER: &str = "lower";
+const UPPER: &str = "upper";
+const HIDDEN: &str = "hidden";
+/// Where the overlay of the host's `/etc` is.
+const LENT: &str = "lent";
+/// What the one between hides.
+const LOCAL: &str = "local";
+
 /// What a row of the mount table is made from, opened outside.
 #[derive(Debug)]
 pub(crate) enum Sources {
@@ -39,8 +49,8 @@ pub(crate) enum Sources {
     Overlay {
         /// The host's directory.
         lower: OwnedFd,
-        /// The tenant's directory with `upper` and `work`.
-        upper: OwnedFd,
+        /// The tenant's directory with `upper` and `work`, if it has any.
+        upper: Option<OwnedFd>,
     },
 }
 
@@ -50,7 +60,7 @@ impl Sources {
         match self {
             Self::Fresh => Vec::new(),
             Self::Plain(fd) | Self::Mapped(fd) => vec![fd],
-            Self::Overlay { lower, upper } => vec![lower, upper],
+            Self::Overlay { lower, upper } => [lower].into_iter().chain(upper).collect(),
         }
     }
 
@@ -80,6 +90,8 @@ pub(crate) fn attributes(flags: Flags) -> u64 {
 pub(crate) struct Inside<'a> {
     pub(crate) plan: &'a JailPlan,
     pub(crate) sources: Vec<Sources>,
+    /// The host's `/etc`.
+    pub(crate) host_etc: OwnedFd,
     /// A byte comes when the ids are mapped; the end without one means that the warden gave up.
     pub(crate) go: OwnedFd,
     /// First the listening socket goes out here, then what went wrong.
@@ -143,6 +155,7 @@ impl Inside<'_> {
         mount::make_all_private().map_err(at(Step::Root, ""))?;
         let masks = Masks::new(&plan.mounts).map_err(at(Step::Root, "masks"))?;
         let sysfs = stage_sysfs().map_err(at(Step::Root, "/sys"))?;
+        lend(&masks, &self.host_etc).map_err(at(Step::Root, HOST_ETC_DIR))?;
         let sources = std::mem::take(&mut self.sources);
         let mut rows = plan.mounts.iter().zip(sources);
         let (root_row, root_source) = rows.next().expect("the first row of every table is the root");
@@ -209,7 +222,7 @@ impl Inside<'_> {
         for rlimit in &self.plan.rlimits {
             match rlimit {
                 Rlimit::OpenFiles(count) => credential::set_rlimit(rustix::process::Resource::Nofile, *count)?,
-                Rlimit::NoCore => credential::set_rlimit(rustix::process::Resource::Core, 0)?,
+                Rlimit::NoCore => credential::set_rlimit(rustix::process::Resource::Core, CORE_LIMIT)?,
             }
         }
         Ok(())
@@ -309,7 +322,7 @@ fn stage_sysfs() -> io::Result<OwnedFd> {
 }
 
 /// On one file system of the jail's own, of which only parts are shown: an empty file and an empty directory to hide
-/// with, the tree of `/sys` without its content, and the files that are ours.
+/// with, the tree of `/sys` without its content, and the files that are ours. The layers of an overlay are there while it is made.
 struct Masks {
     tree: OwnedFd,
     file: OwnedFd,
@@ -342,6 +355,12 @@ impl Masks {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             let ours = file::open_at(&fresh, name, flags, Mode::from_raw_mode(0o444))?;
             std::fs::File::from(ours).write_all(answer.text(&String::from_utf8_lossy(&kernel)).as_bytes())?;
+        }
+        for layer in [LOWER, UPPER, HIDDEN, LENT] {
+            file::make_dir_at(&fresh, layer, 0o755)?;
+        }
+        if rows.iter().any(|row| matches!(row.source, Source::Overlay { upper: Some(_), .. })) {
+            hide_local(&fresh)?;
         }
         mount::set_attributes(&fresh, attributes(flags), None)?;
         // Before 6.15 only what is attached can be copied.
@@ -408,6 +427,27 @@ fn count(proc: &OwnedFd, counts: &[(&str, u64)]) -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts an overlay of the host's `/etc` out of the tenant's sight, to take parts from. Whatever else is there has no
+/// path inside, and would show no more than everybody on the host may read: nothing there belongs to the jail's root.
+fn lend(masks: &Masks, host_etc: &OwnedFd) -> io::Result<()> {
+    let flags = Flags::READ_ONLY.and(Flags::NO_SUID).and(Flags::NO_DEV).and(Flags::NO_EXEC);
+    let overlay = overlay(masks, host_etc, None, flags)?;
+    // Before 6.15 only what is attached can be copied.
+    mount::attach(&overlay, mount::target(&masks.tree, LENT)?)
+}
+
+/// Makes a `/usr/local` in the layer between that hides the host's: what the tenant has in its own is seen as before. A
+/// directory may have such an attribute in memory since Linux 6.6, which is older than what `system` needs.
+fn hide_local(layers: &OwnedFd) -> io::Result<()> {
+    let hidden = file::open_dir_at(layers, HIDDEN)?;
+    file::make_dir_at(&hidden, LOCAL, 0o755)?;
+    let local = file::open_dir_at(&hidden, LOCAL)?;
+    for name in LOCAL_DIRS {
+        file::make_dir_at(&local, name, 0o755)?;
+    }
+    Ok(rustix::fs::fsetxattr(&local, "user.overlay.opaque", b"y", rustix::fs::XattrFlags::CREATE)?)
+}
+
 /// Makes one row.
 fn put(
     root: &OwnedFd,
@@ -442,10 +482,15 @@ fn put(
     }
     let flags = attributes(row.flags);
     let fd = match (&row.source, source) {
+        (Source::HostPlain(path), Sources::Fresh) => {
+            let below = path.strip_prefix(HOST_ETC_DIR).ok_or(io::ErrorKind::InvalidInput)?;
+            let fd = mount::detached_copy_of(mount::target(&masks.tree, &format!("{LENT}{below}"))?)?;
+            mount::set_attributes(&fd, flags, None)?;
+            fd
+        }
         (_, Sources::Plain(fd) | Sources::Mapped(fd)) => fd,
         (_, Sources::Overlay { lower, upper }) => {
-            let target = ensure(root, &row.target, true)?;
-            let overlay = overlay(&target, lower, &upper, row.flags)?;
+            let overlay = overlay(masks, &lower, upper.as_ref(), row.flags)?;
             return mount::attach(&overlay, ensure(root, &row.target, true)?);
         }
         (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
@@ -501,27 +546,35 @@ fn ensure(root: &OwnedFd, path: &str, directory: bool) -> io::Result<OwnedFd> {
 }
 
 /// Mounts an overlay inside the user namespace (`userxattr`, kernel documentation, filesystems/overlayfs), so that its
-/// upper layer is written as the jail's root. Its layers must have a path while it is made: they get one on the target,
-/// out of the tenant's sight, and lose it again.
-fn overlay(target: &OwnedFd, lower: OwnedFd, upper: &OwnedFd, flags: Flags) -> io::Result<OwnedFd> {
-    let scratch = mount::new_file_system("tmpfs", &[Parameter::Text("size", "4096")], 0)?;
-    file::make_dir_at(&scratch, "lower", 0o755)?;
-    file::make_dir_at(&scratch, "upper", 0o755)?;
-    mount::attach(&scratch, target)?;
-    mount::attach(&lower, mount::target(&scratch, "lower")?)?;
-    mount::attach(upper, mount::target(&scratch, "upper")?)?;
-    rustix::process::fchdir(&scratch)?;
-    let written: &[Parameter<'_>] = &[
-        Parameter::Text("lowerdir", "lower"),
-        Parameter::Text("upperdir", "upper/upper"),
-        Parameter::Text("workdir", "upper/work"),
-        Parameter::Flag("userxattr"),
-    ];
-    let only_read: &[Parameter<'_>] = &[Parameter::Text("lowerdir", "upper/upper:lower"), Parameter::Flag("userxattr")];
+/// upper layer is written as the jail's root. Its layers must have a path while it is made: they get one out of the
+/// tenant's sight, and lose it again.
+///
+/// Between the host's layer and the tenant's lies a third. An overlay that is only read needs two, and where the tenant has
+/// one, it hides the operator's own programs: the host's `/usr/local` is not part of the image.
+fn overlay(masks: &Masks, lower: &OwnedFd, upper: Option<&OwnedFd>, flags: Flags) -> io::Result<OwnedFd> {
+    mount::attach(lower, mount::target(&masks.tree, LOWER)?)?;
+    if let Some(upper) = upper {
+        mount::attach(upper, mount::target(&masks.tree, UPPER)?)?;
+    }
+    rustix::process::fchdir(&masks.tree)?;
     let is_written = !flags.has(Flags::READ_ONLY);
-    let layers = if is_written { written } else { only_read };
-    let overlay = mount::new_file_system("overlay", layers, attributes(flags))?;
-    mount::detach(std::path::Path::new("."))?;
+    let (layers, written): (&str, &[Parameter<'_>]) = match upper {
+        // The host's first: the root of the overlay looks like the first layer's.
+        None => ("lower:hidden", &[]),
+        Some(_) if is_written => {
+            ("hidden:lower", &[Parameter::Text("upperdir", "upper/upper"), Parameter::Text("workdir", "upper/work")])
+        }
+        Some(_) => ("upper/upper:hidden:lower", &[]),
+    };
+    // Without `xino` a file seems to lie on another device than its directory, and `tar --one-file-system` leaves it out.
+    let mut parameters =
+        vec![Parameter::Text("lowerdir", layers), Parameter::Text("xino", "auto"), Parameter::Flag("userxattr")];
+    parameters.extend_from_slice(written);
+    let overlay = mount::new_file_system("overlay", &parameters, attributes(flags))?;
+    mount::detach(std::path::Path::new(LOWER))?;
+    if upper.is_some() {
+        mount::detach(std::path::Path::new(UPPER))?;
+    }
     rustix::process::chdir("/")?;
     if is_written {
         prove_writable(&overlay)?;

@@ -14,6 +14,7 @@ mod ledger;
 mod manager;
 mod quota;
 mod record;
+mod renew;
 mod repair;
 mod rescue;
 mod resize;

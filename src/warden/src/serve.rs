@@ -6,6 +6,7 @@
 
 use crate::core::{Answer, Progress, Ticket, Warden};
 use crate::manager;
+use crate::renew::Renewal;
 use bailiwick_proto::frame::{Decoder, FrameError, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::warden::WardenEvent;
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
@@ -78,6 +79,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
     let mut socket = warden.socket();
     let mut looked = Instant::now();
     let period = manager::period().map_or(TICK, |period| period.min(TICK));
+    let (mut renewal, mut renews_more) = (Renewal::new(), false);
     manager::ready();
     loop {
         if looked.elapsed() >= TICK {
@@ -95,7 +97,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
             }
         }
         gate.closed = gate.closed.filter(|until| Instant::now() < *until);
-        let heard = wait(warden, &gate, &connections, period)?;
+        let heard = wait(warden, &gate, &connections, if renews_more { Duration::ZERO } else { period })?;
         manager::alive();
         // Looked at before anything else is done: what the warden itself takes its time for is not held against them.
         let is_silent = |(index, connection): &(usize, &Connection)| {
@@ -142,6 +144,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
         for index in gone.into_iter().rev() {
             connections.remove(index);
         }
+        renews_more = renewal.go_on(warden);
         if heard.new
             && let Some(why) = accept(warden, &mut gate, &mut connections)?
         {

@@ -7,9 +7,9 @@
 //! byte sent; what is said over a routing socket, bounded by the capability set; how many of an object there are, which a
 //! filter does not remember (`crate::kernel_memory`); pointers, which no filter can follow.
 
-use super::{Check, Rule, Verdict, errno};
+use super::{Check, Half, Rule, Verdict, errno};
 use bailiwick_types::Profile;
-use linux_raw_sys::errno::{EACCES, EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
+use linux_raw_sys::errno::{EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT};
 use linux_raw_sys::general::{
     self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
 };
@@ -66,7 +66,20 @@ macro_rules! calls {
 /// If `argument` of the call, cut to the bits of `mask`, is one of `values`, then `then`, else `otherwise`.
 macro_rules! check {
     (argument $argument:literal & $mask:expr; $($value:expr),+; $then:expr; $otherwise:expr) => {
-        Rule::Check(&Check { argument: $argument, mask: $mask, values: &[$($value),+], then: $then, otherwise: $otherwise })
+        check!(Half::Low, $argument, $mask; $($value),+; $then; $otherwise)
+    };
+    (upper half of argument $argument:literal; $($value:expr),+; $then:expr; $otherwise:expr) => {
+        check!(Half::High, $argument, u32::MAX; $($value),+; $then; $otherwise)
+    };
+    ($half:expr, $argument:literal, $mask:expr; $($value:expr),+; $then:expr; $otherwise:expr) => {
+        Rule::Check(&Check {
+            argument: $argument,
+            half: $half,
+            mask: $mask,
+            values: &[$($value),+],
+            then: $then,
+            otherwise: $otherwise,
+        })
     };
     (argument $argument:literal; $($value:expr),+; $then:expr; $otherwise:expr) => {
         check!(argument $argument & u32::MAX; $($value),+; $then; $otherwise)
@@ -187,16 +200,69 @@ const PR_SCHED_CORE: u32 = 62;
 
 const PRCTL: Rule = check!(argument 0; PR_SET_MM, PR_SCHED_CORE; REFUSE; ALLOW);
 
+/// `linux/fcntl.h`: a lease, which stalls everybody else who opens the file; a watch on a directory, by the old interface; a
+/// lease on a directory, which stalls whoever changes it (Linux 6.19).
+const LEASES: [u32; 3] = [1024, 1026, 1040];
+/// As a kernel says that was built without them.
+const NO_LEASES: Rule = errno(EINVAL);
+const FCNTL: Rule = check!(argument 1; LEASES[0], LEASES[1], LEASES[2]; NO_LEASES; ALLOW);
+
+/// `linux/fs.h`: read only what is in the page cache. As a file system says that cannot; programs read in a thread then.
+const RWF_NOWAIT: u32 = 8;
+const PREADV2: Rule = check!(argument 5 & RWF_NOWAIT; RWF_NOWAIT; errno(EOPNOTSUPP); ALLOW);
+
+/// It is advice: to say "done" and do nothing is what the interface allows.
+const FADVISE: Rule = check!(argument 3; general::POSIX_FADV_DONTNEED; DONE; ALLOW);
+
+/// As kernels before 5.4 say.
+const NO_ADVICE: Rule = errno(EINVAL);
+const MADVISE: Rule = check!(argument 2; general::MADV_COLD, general::MADV_PAGEOUT; NO_ADVICE; ALLOW);
+const PROCESS_MADVISE: Rule = check!(argument 3; general::MADV_COLD, general::MADV_PAGEOUT; NO_ADVICE; ALLOW);
+
+/// As a host says that has no huge page left; programs take small ones then.
+const NO_HUGE_PAGE: Rule = errno(ENOMEM);
+/// `linux/shm.h`.
+const SHM_HUGETLB: u32 = 0o4000;
+const MMAP: Rule = check!(argument 3 & general::MAP_HUGETLB; general::MAP_HUGETLB; NO_HUGE_PAGE; ALLOW);
+const MEMFD: Rule = check!(argument 1 & general::MFD_HUGETLB; general::MFD_HUGETLB; NO_HUGE_PAGE; ALLOW);
+const SHMGET: Rule = check!(argument 2 & SHM_HUGETLB; SHM_HUGETLB; NO_HUGE_PAGE; ALLOW);
+
+/// The limit of core dumps stays as the jail was made with: at 1, and at no other value, the kernel starts no crash handler
+/// of the host (`core(5)`). Programs that forbid their own dumps (`ssh-agent`, `gpg-agent`, `sudo`) end or complain when
+/// they cannot, so the change is said to be done; what they want is so already.
+const RLIMIT_CORE: u32 = general::RLIMIT_CORE;
+const SETRLIMIT: Rule = check!(argument 0; RLIMIT_CORE; DONE; ALLOW);
+/// The question alone, without a new value, is answered by the kernel. What is not null in either half is a new value.
+const PRLIMIT: Rule = check!(argument 1; RLIMIT_CORE;
+    check!(argument 2; 0; check!(upper half of argument 2; 0; ALLOW; DONE); DONE);
+    ALLOW);
+
 pub(super) const GROUPS: &[Group] = &[
     group(
         ALLOW,
         "reads and writes what is open",
         calls![
             __NR_read __NR_write __NR_readv __NR_writev __NR_pread64 __NR_pwrite64 __NR_preadv __NR_pwritev
-            __NR_preadv2 __NR_pwritev2 __NR_lseek __NR_close __NR_close_range __NR_dup __NR_dup2 __NR_dup3 __NR_fcntl
-            __NR_flock __NR_ftruncate __NR_fallocate __NR_fadvise64 __NR_readahead __NR_fsync __NR_fdatasync
+            __NR_pwritev2 __NR_lseek __NR_close __NR_close_range __NR_dup __NR_dup2 __NR_dup3
+            __NR_flock __NR_ftruncate __NR_fallocate __NR_readahead __NR_fsync __NR_fdatasync
             __NR_sync_file_range __NR_getdents __NR_getdents64 __NR_pipe __NR_pipe2
         ],
+    ),
+    group(
+        FCNTL,
+        "stall class: a lease on a file of the host's holds up everybody who opens it, the host's root too, for 45 s; the \
+         owner alone may take one, and root inside can be the owner",
+        calls![__NR_fcntl],
+    ),
+    group(
+        PREADV2,
+        "page-cache spy class: a read that fails unless the page is cached tells what neighbours and the host have read",
+        calls![__NR_preadv2],
+    ),
+    group(
+        FADVISE,
+        "page-cache spy class: whoever can read a file can drop it from the cache, so that its next reader is seen, and waits",
+        calls![__NR_fadvise64],
     ),
     group(
         ALLOW,
@@ -253,8 +319,9 @@ pub(super) const GROUPS: &[Group] = &[
         calls![__NR_statmount __NR_listmount],
     ),
     group(
-        ALLOW,
-        "one file system at a time, and its dirty pages are mostly the caller's: databases need it to be true",
+        ABSENT,
+        "stall class: flushes all of a file system, which is everybody's, outside all limits. Never said to be done: programs \
+         then flush file by file, which databases need to be true",
         calls![__NR_syncfs],
     ),
     group(
@@ -289,16 +356,28 @@ pub(super) const GROUPS: &[Group] = &[
         ALLOW,
         "memory",
         calls![
-            __NR_mmap __NR_mprotect __NR_munmap __NR_mremap __NR_brk __NR_msync __NR_madvise __NR_process_madvise
+            __NR_mprotect __NR_munmap __NR_mremap __NR_brk __NR_msync
             __NR_mlock __NR_mlock2 __NR_munlock __NR_mlockall __NR_munlockall __NR_mseal __NR_map_shadow_stack
-            __NR_pkey_mprotect __NR_pkey_alloc __NR_pkey_free __NR_memfd_create __NR_memfd_secret __NR_membarrier
-            __NR_process_mrelease
+            __NR_pkey_mprotect __NR_pkey_alloc __NR_pkey_free __NR_membarrier __NR_process_mrelease
         ],
     ),
+    group(MMAP, "huge pages class: a pool of the whole host's, which no limit of memory counts", calls![__NR_mmap]),
+    group(MEMFD, "huge pages class: as for mmap", calls![__NR_memfd_create]),
     group(
-        ALLOW,
-        "what is in the page cache; the kernel answers only for files that the caller owns or may write, which keeps \
-         it from spying on neighbours through the shared image",
+        MADVISE,
+        "page-cache spy class: the owner of a file may push it out of memory, and root inside can be the owner of the host's",
+        calls![__NR_madvise],
+    ),
+    group(PROCESS_MADVISE, "page-cache spy class: as for madvise", calls![__NR_process_madvise]),
+    group(
+        ABSENT,
+        "direct map class: takes pages out of the kernel's own map, whose large pages it breaks up for the whole host",
+        calls![__NR_memfd_secret],
+    ),
+    group(
+        ABSENT,
+        "page-cache spy class: what is cached of a file tells what neighbours and the host have read; the owner alone is \
+         told, and root inside can be the owner. Who asks whether memory can be read falls back to msync",
         calls![__NR_mincore __NR_cachestat],
     ),
     group(
@@ -370,9 +449,15 @@ pub(super) const GROUPS: &[Group] = &[
             __NR_sched_yield __NR_sched_setparam __NR_sched_getparam __NR_sched_setscheduler __NR_sched_getscheduler
             __NR_sched_get_priority_max __NR_sched_get_priority_min __NR_sched_rr_get_interval
             __NR_sched_setaffinity __NR_sched_getaffinity __NR_sched_setattr __NR_sched_getattr __NR_getpriority
-            __NR_setpriority __NR_ioprio_set __NR_ioprio_get __NR_getrlimit __NR_setrlimit __NR_prlimit64
+            __NR_setpriority __NR_ioprio_set __NR_ioprio_get __NR_getrlimit
         ],
     ),
+    group(
+        SETRLIMIT,
+        "crash handler class: the host's handler would run as root, outside the tenant's groups, on what the tenant left it",
+        calls![__NR_setrlimit],
+    ),
+    group(PRLIMIT, "crash handler class: as for setrlimit", calls![__NR_prlimit64]),
     group(
         ALLOW,
         "users, groups and capabilities of the own user namespace",
@@ -405,11 +490,12 @@ pub(super) const GROUPS: &[Group] = &[
         ALLOW,
         "System V and POSIX message queues, semaphores, shared memory of the own ipc namespace",
         calls![
-            __NR_shmget __NR_shmat __NR_shmctl __NR_shmdt __NR_semget __NR_semop __NR_semtimedop __NR_semctl
+            __NR_shmat __NR_shmctl __NR_shmdt __NR_semget __NR_semop __NR_semtimedop __NR_semctl
             __NR_msgget __NR_msgsnd __NR_msgrcv __NR_msgctl __NR_mq_open __NR_mq_unlink __NR_mq_timedsend
             __NR_mq_timedreceive __NR_mq_notify __NR_mq_getsetattr
         ],
     ),
+    group(SHMGET, "huge pages class: as for mmap", calls![__NR_shmget]),
     Group {
         remark: "page-cache write class and packet class: kernel cryptography, RxRPC, packet, vsock and the like are \
                  reached by family alone, the packet filter and IPsec by netlink protocol; `web` has no netlink at all, \
