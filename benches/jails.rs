@@ -69,7 +69,7 @@ impl<'a> Jails<'a> {
         let run = move || {
             let started = time(|| self.done(&start));
             let stopped = time(|| self.done(&stop));
-            vec![started + stopped, started, stopped]
+            Ok(vec![started + stopped, started, stopped])
         };
         Subject { names: names.to_vec(), run: Box::new(run) }
     }
@@ -99,7 +99,7 @@ impl<'a> Jails<'a> {
         let run = move || {
             let started = time(|| self.all_done(&starts)) / count;
             let stopped = time(|| self.all_done(&stops)) / count;
-            vec![started + stopped, started, stopped]
+            Ok(vec![started + stopped, started, stopped])
         };
         Subject { names: names.to_vec(), run: Box::new(run) }
     }

@@ -1,8 +1,8 @@
 //! What a jail costs: making, ending, entering and keeping one, beside bubblewrap, crun, unshare and nsenter and beside
 //! the bare system calls, in interleaved rounds of one run.
 //!
-//! Like a test, it ends with a panic when anything that it measures fails: a number of something else is worse than
-//! none. What it made is gone then too.
+//! Like a test, it ends with a panic when anything of ours fails: a number of something else is worse than none. What it made is
+//! gone then too. A peer that fails is a row that says so.
 //!
 //! Danger: it must stay a program of one thread. It moves between mount namespaces, and the floor clones it.
 
@@ -203,7 +203,12 @@ fn making_many(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
 }
 
 /// Into a jail that runs.
-fn entering(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>, container: &peers::Container<'_>) -> Vec<Table> {
+fn entering(
+    rounds: usize,
+    peers: &Peers<'_>,
+    jails: &Jails<'_>,
+    container: &Result<peers::Container<'_>, String>,
+) -> Vec<Table> {
     let pid = jails.pid("web");
     let static_path = path(peers.payload());
     let payloads: [(&str, Vec<&str>, Vec<&str>); 3] = [

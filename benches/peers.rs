@@ -1,6 +1,6 @@
 //! The peers, each as it is used: a command that is started and waited for. All on the host's own `/usr`.
 
-use crate::rounds::{Subject, time};
+use crate::rounds::{Subject, time, try_time};
 use bailiwick_tests::Host;
 use rustix::thread::LinkNameSpaceType;
 use serde_json::json;
@@ -186,17 +186,17 @@ impl<'a> Peers<'a> {
 
     pub(crate) fn unshare(&self, name: &str, program: &str) -> Subject<'_> {
         let mut command = self.unshare_command(program);
-        Subject::one(name, move || time(|| run(&mut command)))
+        Subject::peer(name, move || try_time(|| try_run(&mut command)))
     }
 
     pub(crate) fn bwrap(&self, name: &str, program: &str) -> Subject<'_> {
         let mut command = self.bwrap_command(program);
-        Subject::one(name, move || time(|| run(&mut command)))
+        Subject::peer(name, move || try_time(|| try_run(&mut command)))
     }
 
     pub(crate) fn crun(&self, name: &str, program: &str) -> Subject<'_> {
         let mut command = self.crun_command("run", program);
-        Subject::one(name, move || self.in_plain(|| time(|| run(&mut command))))
+        Subject::peer(name, move || self.in_plain(|| try_time(|| try_run(&mut command))))
     }
 
     /// A container that is left running, then ended: what can be compared with a start and a stop.
@@ -209,9 +209,9 @@ impl<'a> Peers<'a> {
         let names = ["start and stop", "start", "stop"].map(|phase| format!("crun, detached: {phase}"));
         let run = move || {
             self.in_plain(|| {
-                let started = time(|| run(&mut start));
-                let stopped = time(|| run(&mut stop));
-                vec![started + stopped, started, stopped]
+                let started = try_time(|| try_run(&mut start))?;
+                let stopped = try_time(|| try_run(&mut stop))?;
+                Ok(vec![started + stopped, started, stopped])
             })
         };
         Subject { names: names.to_vec(), run: Box::new(run) }
@@ -220,58 +220,77 @@ impl<'a> Peers<'a> {
     /// Starts many commands, then waits for all; the time of each is the whole divided by their number.
     pub(crate) fn at_once<'s>(&'s self, name: &str, count: usize, make: impl Fn(usize) -> Command) -> Subject<'s> {
         let mut commands: Vec<Command> = (0..count).map(make).collect();
-        Subject::one(name, move || {
+        Subject::peer(name, move || {
             let whole = self.in_plain(|| {
-                time(|| {
-                    let children: Vec<_> =
-                        commands.iter_mut().map(|command| command.spawn().expect("spawns")).collect();
-                    for mut child in children {
-                        assert!(child.wait().expect("waits").success());
+                try_time(|| {
+                    let mut children = Vec::new();
+                    let mut failure = None;
+                    for command in &mut commands {
+                        match command.spawn() {
+                            Ok(child) => children.push(child),
+                            Err(error) => failure = Some(format!("{command:?}: {error}")),
+                        }
                     }
+                    // All are waited for, whatever has become of one.
+                    for mut child in children {
+                        let status = child.wait().expect("waits");
+                        if !status.success() {
+                            failure = Some(format!("one of them: {status}"));
+                        }
+                    }
+                    failure.map_or(Ok(()), Err)
                 })
-            });
-            whole / u32::try_from(count).expect("a few")
+            })?;
+            Ok(whole / u32::try_from(count).expect("a few"))
         })
     }
 
     pub(crate) fn nsenter(&self, pid: u32, argv: &[&str]) -> Subject<'_> {
         let mut command = command(&["nsenter", "--target", &pid.to_string(), "--all"]);
         command.args(argv);
-        Subject::one("nsenter", move || time(|| run(&mut command)))
+        Subject::peer("nsenter", move || try_time(|| try_run(&mut command)))
     }
 
     /// A container that runs.
-    pub(crate) fn container(&self) -> Container<'_> {
+    pub(crate) fn container(&self) -> Result<Container<'_>, String> {
         let id = self.id("entered");
         let mut start = self.crun_verb("run");
         start.arg("--detach").arg("--bundle").arg(self.host.path("peers/sleeping")).arg(&id);
-        self.in_plain(|| run(&mut start));
-        Container { peers: self, id }
+        self.in_plain(|| try_run(&mut start))?;
+        Ok(Container { peers: self, id })
     }
 
-    pub(crate) fn crun_exec<'s>(&'s self, container: &Container<'_>, argv: &[&str]) -> Subject<'s> {
+    pub(crate) fn crun_exec<'s>(&'s self, container: &Result<Container<'_>, String>, argv: &[&str]) -> Subject<'s> {
+        let container = match container {
+            Ok(container) => container,
+            Err(why) => return failed("crun exec", why),
+        };
         let mut command = self.crun_verb("exec");
         command.arg(&container.id).args(argv);
-        Subject::one("crun exec", move || self.in_plain(|| time(|| run(&mut command))))
+        Subject::peer("crun exec", move || self.in_plain(|| try_time(|| try_run(&mut command))))
     }
 
     /// The same by `runc`, in a container of its own.
-    pub(crate) fn runc_container(&self) -> RuncContainer<'_> {
+    pub(crate) fn runc_container(&self) -> Result<RuncContainer<'_>, String> {
         let id = self.id("runc");
         let mut start = self.runc_verb("run");
         start.arg("--detach").arg("--bundle").arg(self.host.path("peers/sleeping")).arg(&id);
-        self.in_plain(|| run(&mut start));
-        RuncContainer { peers: self, id }
+        self.in_plain(|| try_run(&mut start))?;
+        Ok(RuncContainer { peers: self, id })
     }
 
-    pub(crate) fn runc_exec<'s>(&'s self, container: &RuncContainer<'_>, argv: &[&str]) -> Subject<'s> {
+    pub(crate) fn runc_exec<'s>(&'s self, container: &Result<RuncContainer<'_>, String>, argv: &[&str]) -> Subject<'s> {
+        let container = match container {
+            Ok(container) => container,
+            Err(why) => return failed("runc exec", why),
+        };
         let mut command = self.runc_verb("exec");
         command.arg(&container.id).args(argv);
-        Subject::one("runc exec", move || self.in_plain(|| time(|| run(&mut command))))
+        Subject::peer("runc exec", move || self.in_plain(|| try_time(|| try_run(&mut command))))
     }
 
     /// The same by LXC. It takes both versions of control groups at once.
-    pub(crate) fn lxc_container(&self) -> LxcContainer<'_> {
+    pub(crate) fn lxc_container(&self) -> Result<LxcContainer<'_>, String> {
         let id = self.id("lxc");
         let root = self.root.display();
         let ids = format!("0 {} 65536", self.host.ids().start);
@@ -289,14 +308,18 @@ impl<'a> Peers<'a> {
         let container = LxcContainer { peers: self, id };
         let mut start = self.lxc_verb("lxc-start", &container.id);
         start.arg("-d").arg("-f").arg(self.host.path("peers/lxc/config"));
-        run(&mut start);
-        container
+        try_run(&mut start)?;
+        Ok(container)
     }
 
-    pub(crate) fn lxc_attach<'s>(&'s self, container: &LxcContainer<'_>, argv: &[&str]) -> Subject<'s> {
+    pub(crate) fn lxc_attach<'s>(&'s self, container: &Result<LxcContainer<'_>, String>, argv: &[&str]) -> Subject<'s> {
+        let container = match container {
+            Ok(container) => container,
+            Err(why) => return failed("lxc-attach", why),
+        };
         let mut command = self.lxc_verb("lxc-attach", &container.id);
         command.args(["--clear-env", "--"]).args(argv);
-        Subject::one("lxc-attach", move || time(|| run(&mut command)))
+        Subject::peer("lxc-attach", move || try_time(|| try_run(&mut command)))
     }
 
     fn lxc_verb(&self, program: &str, id: &str) -> Command {
@@ -366,6 +389,22 @@ pub(crate) fn command(argv: &[&str]) -> Command {
     let mut command = Command::new(argv[0]);
     command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null());
     command
+}
+
+/// A peer whose container could not be made.
+fn failed(name: &str, why: &str) -> Subject<'static> {
+    let why = why.to_owned();
+    Subject::peer(name, move || Err(why.clone()))
+}
+
+/// Runs a peer, which may be missing or fail on this machine.
+fn try_run(command: &mut Command) -> Result<(), String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{program}: {status}")),
+        Err(error) => Err(format!("{program}: {error}")),
+    }
 }
 
 pub(crate) fn run(command: &mut Command) {

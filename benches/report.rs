@@ -40,23 +40,7 @@ impl Report {
         let peers: Vec<&str> = machine.peers.values().map(String::as_str).collect();
         line(&mut text, &format!("Peers: {}.", peers.join(", ")));
         for table in &self.tables {
-            line(&mut text, &format!("\n## {}\n\n{}\n", table.title, table.note));
-            let references: Vec<&Series> = table.references.iter().map(|index| &table.series[*index]).collect();
-            let heads: String = references.iter().map(|reference| format!(" ÷ {} |", reference.name)).collect();
-            line(&mut text, &format!("| | median ms | p95 ms |{heads} above {} ms |", references[0].name));
-            line(&mut text, &format!("|---|--:|--:|{}--:|", "--:|".repeat(references.len())));
-            for series in &table.series {
-                let ratios: String =
-                    references.iter().map(|reference| format!(" {:.2} |", series.ratio_to(reference))).collect();
-                let row = format!(
-                    "| {} | {:.2} | {:.2} |{ratios} {:.2} |",
-                    series.name,
-                    series.quantile(0.5) / 1e3,
-                    series.quantile(0.95) / 1e3,
-                    series.above(references[0]) / 1e3,
-                );
-                line(&mut text, &row);
-            }
+            text.push_str(&table.markdown());
         }
         let memory = &self.memory;
         line(&mut text, "\n## An idle jail\n\n| | KiB |\n|---|--:|");
@@ -88,14 +72,41 @@ impl Report {
 }
 
 impl Table {
-    fn json(&self) -> Value {
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = String::new();
+        line(&mut text, &format!("\n## {}\n\n{}\n", self.title, self.note));
+        let references: Vec<&Series> = self.references.iter().map(|index| &self.series[*index]).collect();
+        let heads: String = references.iter().map(|reference| format!(" ÷ {} |", reference.name)).collect();
+        line(&mut text, &format!("| | median ms | p95 ms |{heads} above {} ms |", references[0].name));
+        line(&mut text, &format!("|---|--:|--:|{}--:|", "--:|".repeat(references.len())));
+        for series in &self.series {
+            let ratios: String =
+                references.iter().map(|reference| format!(" {:.2} |", series.ratio_to(reference))).collect();
+            if let Some(why) = &series.failure {
+                let why = why.replace(['|', '\n'], " ");
+                line(&mut text, &format!("| {} | failed: {why} |", series.name));
+                continue;
+            }
+            let row = format!(
+                "| {} | {:.2} | {:.2} |{ratios} {:.2} |",
+                series.name,
+                series.quantile(0.5) / 1e3,
+                series.quantile(0.95) / 1e3,
+                series.above(references[0]) / 1e3,
+            );
+            line(&mut text, &row);
+        }
+        text
+    }
+
+    pub(crate) fn json(&self) -> Value {
         let row = |series: &Series| {
             let ratios = self.references.iter().map(|index| &self.series[*index]);
             let ratios: serde_json::Map<String, Value> =
                 ratios.map(|reference| (reference.name.clone(), json!(series.ratio_to(reference)))).collect();
             json!({
                 "name": series.name, "rounds": series.times.len(), "median_us": series.quantile(0.5),
-                "p95_us": series.quantile(0.95), "ratio": ratios,
+                "p95_us": series.quantile(0.95), "ratio": ratios, "failure": series.failure,
             })
         };
         json!({ "title": self.title, "rows": self.series.iter().map(row).collect::<Vec<Value>>() })

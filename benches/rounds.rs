@@ -10,13 +10,21 @@ const WARM_UP: usize = 5;
 pub(crate) struct Subject<'a> {
     /// A name for each duration that `run` gives.
     pub(crate) names: Vec<String>,
-    pub(crate) run: Box<dyn FnMut() -> Vec<Duration> + 'a>,
+    pub(crate) run: Box<dyn FnMut() -> Measured + 'a>,
 }
+
+/// The durations of one run, or why a peer failed. What is ours does not fail: it ends the program.
+pub(crate) type Measured = Result<Vec<Duration>, String>;
 
 impl<'a> Subject<'a> {
     /// A subject with one duration.
     pub(crate) fn one(name: &str, mut run: impl FnMut() -> Duration + 'a) -> Self {
-        Self { names: vec![name.to_owned()], run: Box::new(move || vec![run()]) }
+        Self { names: vec![name.to_owned()], run: Box::new(move || Ok(vec![run()])) }
+    }
+
+    /// A peer, which may fail: then its row says so, and the others are measured all the same.
+    pub(crate) fn peer(name: &str, mut run: impl FnMut() -> Result<Duration, String> + 'a) -> Self {
+        Self { names: vec![name.to_owned()], run: Box::new(move || Ok(vec![run()?])) }
     }
 }
 
@@ -25,6 +33,8 @@ impl<'a> Subject<'a> {
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) times: Vec<f64>,
+    /// Why there are no more of them.
+    pub(crate) failure: Option<String>,
 }
 
 /// How long something takes.
@@ -34,16 +44,33 @@ pub(crate) fn time(run: impl FnOnce()) -> Duration {
     begin.elapsed()
 }
 
-/// Measures all subjects in every round. The order is turned around in every second round and rotated after it, so that nobody has always the same neighbour: what a subject leaves to the kernel to clear away in the
+/// The same of what may fail.
+pub(crate) fn try_time(run: impl FnOnce() -> Result<(), String>) -> Result<Duration, String> {
+    let begin = Instant::now();
+    run()?;
+    Ok(begin.elapsed())
+}
+
+/// Measures all subjects in every round; one that has failed in no further one. The order is turned around in every second round and rotated after it, so that nobody has always the same neighbour: what a subject leaves to the kernel to clear away in the
 /// background (a network namespace above all) is paid by whoever comes next.
 pub(crate) fn interleave(rounds: usize, subjects: &mut [Subject<'_>]) -> Vec<Series> {
-    let mut series: Vec<Vec<Series>> = subjects
-        .iter()
-        .map(|subject| subject.names.iter().map(|name| Series { name: name.clone(), times: Vec::new() }).collect())
-        .collect();
+    let mut series: Vec<Vec<Series>> =
+        subjects.iter().map(|subject| subject.names.iter().map(|name| Series::new(name)).collect()).collect();
     for round in 0..WARM_UP + rounds {
         for index in order(round, subjects.len()) {
-            let times = (subjects[index].run)();
+            if series[index].iter().any(|series| series.failure.is_some()) {
+                continue;
+            }
+            let times = match (subjects[index].run)() {
+                Ok(times) => times,
+                Err(why) => {
+                    crate::say(&format!("{}: {why}", subjects[index].names.join(", ")));
+                    for series in &mut series[index] {
+                        (series.times, series.failure) = (Vec::new(), Some(why.clone()));
+                    }
+                    continue;
+                }
+            };
             assert_eq!(times.len(), series[index].len(), "{:?}", subjects[index].names);
             if round >= WARM_UP {
                 for (series, time) in series[index].iter_mut().zip(times) {
@@ -79,6 +106,10 @@ pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
 }
 
 impl Series {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), times: Vec::new(), failure: None }
+    }
+
     pub(crate) fn quantile(&self, part: f64) -> f64 {
         quantile(&self.times, part)
     }
@@ -112,10 +143,33 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_fails_is_a_row_that_says_so_and_nobody_else_s_loss() {
+        let mut left = 3;
+        let mut subjects = [
+            Subject::one("ours", || Duration::from_micros(7)),
+            Subject::peer("never", || Err("it is not there".to_owned())),
+            Subject::peer("at last", || {
+                left -= 1;
+                if left > 0 { Ok(Duration::from_micros(5)) } else { Err("it had enough".to_owned()) }
+            }),
+        ];
+        let series = interleave(4, &mut subjects);
+        assert_eq!((series[0].times.len(), series[0].failure.as_deref()), (4, None));
+        for (index, why) in [(1, "it is not there"), (2, "it had enough")] {
+            assert_eq!((series[index].times.len(), series[index].failure.as_deref()), (0, Some(why)));
+        }
+        let report =
+            crate::report::Table { title: "a table".to_owned(), note: String::new(), references: vec![0], series };
+        assert!(report.markdown().contains("| never | failed: it is not there |"), "{}", report.markdown());
+        assert_eq!(report.json()["rows"][1]["failure"], "it is not there");
+        assert!(report.json()["rows"][0]["failure"].is_null() && report.json()["rows"][0]["rounds"] == 4);
+    }
+
+    #[test]
     fn ratios_are_of_one_round() {
         // A machine that gets ten times slower for a round changes no ratio.
-        let reference = Series { name: "a".into(), times: vec![1.0, 10.0, 1.0] };
-        let own = Series { name: "b".into(), times: vec![2.0, 20.0, 2.0] };
+        let reference = Series { times: vec![1.0, 10.0, 1.0], ..Series::new("a") };
+        let own = Series { times: vec![2.0, 20.0, 2.0], ..Series::new("b") };
         assert!((own.ratio_to(&reference) - 2.0).abs() < f64::EPSILON);
         assert!((own.above(&reference) - 1.0).abs() < f64::EPSILON);
         assert!((quantile(&[5.0, 1.0, 3.0], 0.5) - 3.0).abs() < f64::EPSILON);
