@@ -44,7 +44,8 @@ figure,tr,dl div{break-inside:avoid}h2,h3{break-after:avoid}}\
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:64rem;margin:0 auto;padding:1rem}\
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}caption{text-align:left;color:var(--soft);padding:.25rem 0}\
 th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-bottom:1px solid var(--rule);\
-overflow-wrap:anywhere}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
+overflow-wrap:anywhere}th,td.n,strong{white-space:nowrap;overflow-wrap:normal}\
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
 .scroll{overflow-x:auto}section.tenant{border-top:3px solid var(--rule);margin-top:2rem}a{color:var(--line)}\
 .none,.soft{color:var(--soft)}nav ul{columns:12rem;padding-left:1.25rem}dt{font-weight:600}dd{margin:0 0 .5rem 1.25rem;\
 overflow-wrap:anywhere}.enforced,.works,.notice{color:var(--good)}.nominal,.down,.limited,.warning{color:var(--mild)}\
@@ -325,6 +326,24 @@ mod tests {
             }],
             name,
         }
+    }
+
+    /// What the page must say of itself so that no browser cuts a name, a verdict or a number in two: how it is drawn was looked at in
+    /// one, at 1000 and at 520 pixels.
+    #[test]
+    fn names_verdicts_and_numbers_are_never_broken() {
+        let rule = STYLE.split('}').find(|rule| rule.contains("white-space:nowrap")).expect("a rule");
+        assert!(rule.starts_with("th,td.n,strong{") && rule.contains("overflow-wrap:normal"), "{rule}");
+        assert!(!STYLE.contains("white-space:normal"), "nothing takes it back");
+        let html = shown(&report(vec![tenant("alice", Verdict::Drift, &"x".repeat(300))]), &BTreeMap::new());
+        assert!(
+            html.contains("<th scope=\"row\">membership</th>")
+                && html.contains("<strong class=\"drift\">drift</strong>")
+        );
+        assert!(
+            html.contains("<div class=\"scroll\"><table>"),
+            "a table that is wider than the page moves in its own frame"
+        );
     }
 
     fn report(tenants: Vec<TenantReport>) -> AuditReport {
