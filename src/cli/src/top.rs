@@ -8,7 +8,7 @@
 //! returns: a thread of its own waits for it. Words that tenants could have chosen are drawn as `visible` has them.
 
 use crate::output::visible;
-use crate::usage::{average, compare, fault_words, fullest, limit, peak};
+use crate::usage::{NO_IO, average, cache, compare, fault_words, fullest, lacks_io, limit, peak};
 use bailiwick_proto::Failure;
 use bailiwick_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
 use bailiwick_sys::stream::{self, Interest};
@@ -99,6 +99,7 @@ struct Column {
 enum What {
     Used,
     Limit,
+    Cache,
 }
 
 /// Columns of the list after the name. What does not fit is left out from the right.
@@ -110,6 +111,7 @@ const COLUMNS: &[Column] = &[
     Column { title: "READ", width: 9, measure: Measure::IoRead, what: What::Used },
     Column { title: "WRITE", width: 9, measure: Measure::IoWrite, what: What::Used },
     Column { title: "DISK", width: 8, measure: Measure::Disk, what: What::Used },
+    Column { title: "CACHE", width: 8, measure: Measure::Memory, what: What::Cache },
     Column { title: "CPU-LIM", width: 8, measure: Measure::Cpu, what: What::Limit },
     Column { title: "MEM-LIM", width: 8, measure: Measure::Memory, what: What::Limit },
     Column { title: "DISK-LIM", width: 8, measure: Measure::Disk, what: What::Limit },
@@ -120,6 +122,7 @@ impl Column {
         let text = match self.what {
             What::Used => average(&tenant.total, self.measure),
             What::Limit => limit(&tenant.limits, self.measure),
+            What::Cache => cache(&tenant.total),
         };
         self.aligned(&text)
     }
@@ -292,7 +295,14 @@ impl Top {
     fn title(&self) -> String {
         match &self.drilled {
             Some(tenant) => format!("bailiwick top: {tenant}"),
-            None => format!("bailiwick top: {} tenants", self.data.tenants.len()),
+            None => {
+                let note = if lacks_io(self.data.tenants.iter().map(|tenant| &tenant.total)) {
+                    format!(". {NO_IO}")
+                } else {
+                    String::new()
+                };
+                format!("bailiwick top: {} tenants{note}", self.data.tenants.len())
+            }
         }
     }
 
@@ -314,9 +324,9 @@ impl Top {
         let name = u16::try_from(longest).unwrap_or(u16::MAX).clamp(8, 32);
         let mut left = area.width.saturating_sub(name);
         let fits = |column: &&Column| {
-            /// The nearest limit says more than the limits themselves.
+            /// The nearest limit says more than the limits themselves, and than what the kernel can take back.
             const NEAREST: u16 = 24;
-            let spare = if column.what == What::Limit { NEAREST } else { 0 };
+            let spare = if column.what == What::Used { 0 } else { NEAREST };
             let fits = left > column.width + spare;
             left = left.saturating_sub(column.width + 1);
             fits
@@ -329,7 +339,7 @@ impl Top {
         };
         let titles = columns.iter().map(|column| match column.what {
             What::Used => column.aligned(&title(column.title, Some(column.measure))),
-            What::Limit => column.aligned(column.title),
+            What::Limit | What::Cache => column.aligned(column.title),
         });
         let header = [title("TENANT", None)].into_iter().chain(titles).chain([REST.to_owned()]);
         let rows = listed.iter().map(|tenant| {
@@ -636,11 +646,11 @@ mod tests {
     #[test]
     fn the_list_has_a_row_for_each_tenant() {
         let golden = [
-            "bailiwick top: 3 tenants",
-            "TENANT       CPUv   MEMORY   TASKS      READ     WRITE     DISK  CPU-LIM  MEM-LIM DISK-LIM  NEAREST LIMIT, FAULTS",
-            "bob         90.0%   100.0M                                        100.0%     1.0G           cpu 90.0%",
-            "carol       50.0%  1000.0M                                        100.0%     1.0G           memory 97.6% memory=3,x\\u{1b}[2J=1",
-            "alice       10.0%   300.0M                                        100.0%     1.0G           memory 29.2%",
+            "bailiwick top: 3 tenants. READ, WRITE: not measured; only version 2 of control groups counts them for each tenant",
+            "TENANT       CPUv   MEMORY   TASKS      READ     WRITE     DISK    CACHE  CPU-LIM  MEM-LIM DISK-LIM  NEAREST LIMIT, FAULTS",
+            "bob         90.0%   100.0M                                                 100.0%     1.0G           cpu 90.0%",
+            "carol       50.0%  1000.0M                                                 100.0%     1.0G           memory 97.6% memory=3,x\\u{1b}[2J=1",
+            "alice       10.0%   300.0M                                                 100.0%     1.0G           memory 29.2%",
             "",
             "enter one tenant, / filter, ? help, q quit",
         ];

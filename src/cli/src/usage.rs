@@ -61,7 +61,8 @@ pub(crate) fn select(mut tenants: Vec<TenantUsage>, selection: Selection) -> Vec
 
 /// The order of two tenants: who used more comes first, then by name; who was not measured comes last.
 pub(crate) fn compare(a: &TenantUsage, b: &TenantUsage, by: Option<Measure>) -> Ordering {
-    let used = by.map_or(Ordering::Equal, |measure| b.total.rate(measure).cmp(&a.total.rate(measure)));
+    let rate = |tenant: &TenantUsage, measure| tenant.total.rate(tenant.total.counted(measure));
+    let used = by.map_or(Ordering::Equal, |measure| rate(b, measure).cmp(&rate(a, measure)));
     used.then_with(|| a.tenant.cmp(&b.tenant))
 }
 
@@ -74,12 +75,43 @@ pub(crate) fn fullest(tenant: &TenantUsage) -> Option<(Measure, u64)> {
 
 /// `bailiwick usage`. Rates are averages over the window.
 pub(crate) fn usage(tenants: &[TenantUsage], form: Form) -> String {
-    in_form(form, &tenants, |tenants| usage_text(tenants))
+    match form {
+        Form::Text => usage_text(tenants),
+        Form::Json => in_form(form, &with_nulls(&tenants), ToString::to_string),
+    }
+}
+
+/// The JSON of tenants or points, in which what was not measured is `null` and not left out.
+fn with_nulls(value: &impl serde::Serialize) -> serde_json::Value {
+    let mut value = serde_json::to_value(value).expect("reports have string keys and no fallible parts");
+    for item in value.as_array_mut().into_iter().flatten() {
+        let point = if item.get("total").is_some() { &mut item["total"] } else { item };
+        for key in ["usage", "peak"] {
+            let Some(usage) = point.get_mut(key).and_then(serde_json::Value::as_object_mut) else { continue };
+            for measure in Measure::ALL {
+                usage.entry(measure.word()).or_insert(serde_json::Value::Null);
+            }
+        }
+    }
+    value
+}
+
+/// Why READ and WRITE are empty, where they are for everybody who was measured.
+pub(crate) const NO_IO: &str =
+    "READ, WRITE: not measured; only version 2 of control groups counts them for each tenant";
+
+/// Whether anybody was measured, and nobody's reads and writes.
+pub(crate) fn lacks_io<'a>(points: impl Iterator<Item = &'a Point>) -> bool {
+    let mut measured = points.filter(|point| point.seconds > 0 && !point.usage.0.is_empty()).peekable();
+    measured.peek().is_some() && measured.all(|point| point.usage.get(Measure::IoRead).is_none())
 }
 
 /// `bailiwick history TENANT`.
 pub(crate) fn history(points: &[Point], zone: &TimeZone, form: Form) -> String {
-    in_form(form, &points, |points| history_text(points, zone))
+    match form {
+        Form::Text => history_text(points, zone),
+        Form::Json => in_form(form, &with_nulls(&points), ToString::to_string),
+    }
 }
 
 /// `bailiwick faults`.
@@ -113,12 +145,19 @@ pub(crate) fn clock(moment: Moment, zone: &TimeZone) -> String {
 
 /// An average.
 pub(crate) fn average(point: &Point, measure: Measure) -> String {
+    let measure = point.counted(measure);
     point.rate(measure).map(|rate| measure.rate_in_words(rate)).unwrap_or_default()
 }
 
 /// The highest minute.
 pub(crate) fn peak(point: &Point, measure: Measure) -> String {
+    let measure = point.counted(measure);
     point.peak_rate(measure).map(|rate| measure.rate_in_words(rate)).unwrap_or_default()
+}
+
+/// The memory that the kernel can take back.
+pub(crate) fn cache(point: &Point) -> String {
+    point.cache().map(|cache| Measure::Memory.rate_in_words(cache)).unwrap_or_default()
 }
 
 /// A limit; nothing where there is none.
@@ -139,13 +178,15 @@ enum Cell {
     Average,
     Peak,
     Limit,
+    Cache,
 }
-use Cell::{Average, Limit, Peak};
+use Cell::{Average, Cache, Limit, Peak};
 
 const USAGE: &[(&str, Measure, Cell)] = &[
     ("CPU", Measure::Cpu, Average),
     ("CPU-LIMIT", Measure::Cpu, Limit),
     ("MEMORY", Measure::Memory, Average),
+    ("CACHE", Measure::Memory, Cache),
     ("PEAK", Measure::Memory, Peak),
     ("LIMIT", Measure::Memory, Limit),
     ("TASKS", Measure::Tasks, Average),
@@ -161,6 +202,7 @@ const HISTORY: &[(&str, Measure, Cell)] = &[
     ("THROTTLED", Measure::Throttled, Average),
     ("MEMORY", Measure::Memory, Average),
     ("MEMORY-PEAK", Measure::Memory, Peak),
+    ("CACHE", Measure::Memory, Cache),
     ("TASKS", Measure::Tasks, Average),
     ("READ", Measure::IoRead, Average),
     ("WRITE", Measure::IoWrite, Average),
@@ -173,6 +215,7 @@ fn cell(point: &Point, limits: &Usage, (_, measure, cell): (&str, Measure, Cell)
         Average => average(point, measure),
         Peak => peak(point, measure),
         Limit => limit(limits, measure),
+        Cache => cache(point),
     }
 }
 
@@ -185,7 +228,11 @@ fn usage_text(tenants: &[TenantUsage]) -> String {
         let rest = [fullest.unwrap_or_default(), fault_words(&tenant.faults)];
         [tenant.tenant.to_string()].into_iter().chain(cells).chain(rest).collect()
     });
-    render(&header, rows)
+    let mut out = render(&header, rows);
+    if lacks_io(tenants.iter().map(|tenant| &tenant.total)) {
+        out.push_str(&format!("{NO_IO}\n"));
+    }
+    out
 }
 
 fn history_text(points: &[Point], zone: &TimeZone) -> String {
@@ -195,7 +242,11 @@ fn history_text(points: &[Point], zone: &TimeZone) -> String {
         let cells = HISTORY.iter().map(|column| cell(point, &none, *column));
         [clock(point.at, zone), Period(point.seconds).to_string()].into_iter().chain(cells).collect()
     });
-    render(&header, rows)
+    let mut out = render(&header, rows);
+    if lacks_io(points.iter()) {
+        out.push_str(&format!("{NO_IO}\n"));
+    }
+    out
 }
 
 fn faults_text(faults: &[Fault], zone: &TimeZone) -> String {
@@ -406,6 +457,7 @@ pub(crate) mod tests {
             &[
                 (Measure::Cpu, 25_000_000),
                 (Measure::Memory, 512 << 20),
+                (Measure::MemoryUsed, 384 << 20),
                 (Measure::Tasks, 12),
                 (Measure::IoRead, 100 << 20),
             ],
@@ -413,13 +465,17 @@ pub(crate) mod tests {
         );
         alice.faults = BTreeMap::from([("memory".to_owned(), 2), ("t\u{1b}".to_owned(), 1), ("disk".to_owned(), 0)]);
         let golden = "\
-            TENANT  CPU    CPU-LIMIT  MEMORY  PEAK    LIMIT  TASKS  READ    WRITE  DISK  DISK-LIMIT  FULLEST       FAULTS\n\
-            alice   25.0%  100.0%     512.0M  512.0M  1.0G   12     1.0M/s  -      -     -           memory=50.0%  memory=2,t\\u{1b}=1\n\
-            bob     -      -          -       -       -      -      -       -      -     -           -             -\n";
+            TENANT  CPU    CPU-LIMIT  MEMORY  CACHE   PEAK    LIMIT  TASKS  READ    WRITE  DISK  DISK-LIMIT  FULLEST       FAULTS\n\
+            alice   25.0%  100.0%     384.0M  128.0M  384.0M  1.0G   12     1.0M/s  -      -     -           memory=37.5%  memory=2,t\\u{1b}=1\n\
+            bob     -      -          -       -       -       -      -      -       -      -     -           -             -\n";
         assert_eq!(usage(&[alice.clone(), tenant("bob", &[], &[])], Form::Text), golden);
         let json = usage(&[alice], Form::Json);
         let json: serde_json::Value = serde_json::from_str(&json).expect("valid");
         assert_eq!(json[0]["total"]["usage"]["memory"], 512 << 20);
+        assert!(json[0]["total"]["usage"].get("io_write").is_some_and(serde_json::Value::is_null), "{json}");
+        // Nobody's reads were measured: that is said, once.
+        let text = usage(&[tenant("carol", &[(Measure::Cpu, 1)], &[]), tenant("bob", &[], &[])], Form::Text);
+        assert!(text.ends_with(&format!("{NO_IO}\n")) && text.matches(NO_IO).count() == 1, "{text}");
     }
 
     #[test]
@@ -429,9 +485,10 @@ pub(crate) mod tests {
         // The hour that the clock has twice.
         let points = [span(1_792_886_400, 60), span(1_792_890_000, 0)];
         let golden = "\
-            TIME                       MEASURED  CPU    CPU-PEAK  THROTTLED  MEMORY  MEMORY-PEAK  TASKS  READ  WRITE  DISK  SESSIONS\n\
-            2026-10-25T02:00:00+02:00  1m        50.0%  50.0%     -          -       -            -      -     -      -     -\n\
-            2026-10-25T02:00:00+01:00  0s        -      -         -          -       -            -      -     -      -     -\n";
+            TIME                       MEASURED  CPU    CPU-PEAK  THROTTLED  MEMORY  MEMORY-PEAK  CACHE  TASKS  READ  WRITE  DISK  SESSIONS\n\
+            2026-10-25T02:00:00+02:00  1m        50.0%  50.0%     -          -       -            -      -      -     -      -     -\n\
+            2026-10-25T02:00:00+01:00  0s        -      -         -          -       -            -      -      -     -      -     -\n\
+            READ, WRITE: not measured; only version 2 of control groups counts them for each tenant\n";
         assert_eq!(history(&points, &berlin(), Form::Text), golden);
         assert_eq!(clock(Moment(u64::MAX), &berlin()), "@18446744073709551615");
     }

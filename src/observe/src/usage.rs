@@ -165,7 +165,8 @@ impl Meter {
                 Err(_) => files.push(Opened { name, hierarchy, controller, below, fd: None }),
             }
         };
-        for (name, hierarchy, controller) in measures.chain(faults) {
+        let stat = TAKEN_BACK.iter().map(|(hierarchy, ..)| ("memory.stat", *hierarchy, "memory"));
+        for (name, hierarchy, controller) in measures.chain(faults).chain(stat) {
             if has(controller, hierarchy) {
                 add(name, hierarchy, controller, Below::Tenant);
             }
@@ -230,6 +231,7 @@ impl Meter {
     pub fn read(&self, gauge: &Gauge) -> Reading {
         let mut reading = Reading::default();
         let mut buffer = vec![0; MAX_FILE];
+        let mut taken_back = None;
         for file in &gauge.files {
             let opened = match &file.fd {
                 Some(_) => None,
@@ -238,7 +240,15 @@ impl Meter {
             let Some(fd) = file.fd.as_ref().or(opened.as_ref()) else { continue };
             if let Ok(text) = cgroup::read_again(fd, &mut buffer) {
                 reading.take(file, text);
+                if file.name == "memory.stat" {
+                    let keys = TAKEN_BACK.iter().find(|(of, ..)| *of == file.hierarchy).map(|(.., keys)| *keys);
+                    let numbers = keys.unwrap_or_default().iter().filter_map(|key| cgroup::flat_keyed(text, key));
+                    taken_back = Some(numbers.sum::<u64>());
+                }
             }
+        }
+        if let (Some(memory), Some(taken_back)) = (reading.usage.get(Measure::Memory), taken_back) {
+            reading.usage.0.insert(Measure::MemoryUsed, memory.saturating_sub(taken_back));
         }
         reading
     }

@@ -112,12 +112,32 @@ impl Point {
     }
 }
 
+impl Point {
+    /// What stands for a measure where a person asks how much is used: for memory what the kernel cannot take back, where that was
+    /// measured. A tenant that reads files has its memory full of cache, and is short of nothing.
+    #[must_use]
+    pub fn counted(&self, measure: Measure) -> Measure {
+        match measure {
+            Measure::Memory if self.usage.get(Measure::MemoryUsed).is_some() => Measure::MemoryUsed,
+            measure => measure,
+        }
+    }
+
+    /// The memory that the kernel can take back, on average; `None` where it was not measured apart.
+    #[must_use]
+    pub fn cache(&self) -> Option<u64> {
+        let used = self.rate(Measure::MemoryUsed)?;
+        Some(self.rate(Measure::Memory)?.saturating_sub(used))
+    }
+}
+
 impl TenantUsage {
     /// Which part of a hard limit was used, in thousandths: of a level its peak, since that is what hits a limit; of a
     /// sum its average over the window, since a busy minute is no sign of anything.
     #[must_use]
     pub fn part(&self, measure: Measure) -> Option<u64> {
         let limit = self.limits.get(measure)?;
+        let measure = self.total.counted(measure);
         let used = match measure.kind() {
             Kind::Level => self.total.peak_rate(measure).max(self.total.rate(measure))?,
             Kind::Sum => self.total.rate(measure)?,

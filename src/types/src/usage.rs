@@ -34,7 +34,7 @@ macro_rules! measures {
         pub enum Measure { $(#[doc = $doc] $name,)* }
 
         impl Measure {
-            /// All of them, in the order in which they are stored and shown.
+            /// All of them, in the order in which they are stored and shown. A new one is put last.
             pub const ALL: [Self; [$($word),*].len()] = [$(Self::$name),*];
 
             /// The word that commands and reports use.
@@ -80,6 +80,7 @@ measures! {
     CpuPressure = "cpu_pressure" Sum Microseconds, "Time for which some process waited for a processor (PSI).";
     MemoryPressure = "memory_pressure" Sum Microseconds, "Time for which some process waited for memory (PSI).";
     IoPressure = "io_pressure" Sum Microseconds, "Time for which some process waited for a block device (PSI).";
+    MemoryUsed = "memory_used" Level Bytes, "Memory that the kernel cannot take back: without page cache.";
 }
 
 impl fmt::Display for Measure {
