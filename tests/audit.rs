@@ -1,7 +1,9 @@
 //! The audit finds what somebody took down by hand behind the daemon's back, and names it.
 
+use bailiwick_plan::{Rlimit, rlimits};
 use bailiwick_tests::{Host, profiles, until};
-use std::process::Command;
+use bailiwick_types::Limits;
+use std::process::{Child, Command};
 
 fn host(plan: &str) -> Host {
     let mut host = Host::new();
@@ -124,6 +126,209 @@ fn a_process_that_entered_without_confinement_is_named() {
     entered.wait().expect("wait");
     assert_eq!(status, Some(10), "{text}");
     assert_eq!(report["verdict"], "breached", "{text}");
+}
+
+/// Ends a process that this test has started with the children that it has at that moment.
+fn end(mut child: Child) {
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap_or_default();
+    for child in children.split_whitespace() {
+        Command::new("kill").args(["-9", child]).status().expect("kill runs");
+    }
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+}
+
+/// Enters namespaces of the jail, as an operator does who looks around, and stays there.
+fn enter(host: &Host, namespaces: &[&str]) -> Child {
+    let entered = Command::new("nsenter")
+        .args(["-t", &init(host)])
+        .args(namespaces)
+        .args(["--", "/bin/sleep", "600"])
+        .spawn()
+        .expect("nsenter runs");
+    until("it is in", || {
+        let children =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id())).unwrap_or_default();
+        let is_in =
+            |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+        is_in(&entered.id().to_string()) || children.split_whitespace().any(is_in)
+    });
+    entered
+}
+
+/// The audit must name it, in the finding of this id. A notice alone is no reason to fail.
+fn finds(host: &Host, id: &str, evidence: &str) {
+    let (status, report) = audit(host);
+    let worst = report["findings"].as_array().expect("findings").iter().any(|finding| finding["severity"] != "notice");
+    let found = report["findings"].as_array().expect("findings").iter().find(|finding| finding["id"] == id);
+    let text = found.unwrap_or_else(|| panic!("{id}: {report:#}"))["evidence"].to_string();
+    assert!(status == Some(if worst { 10 } else { 0 }) && text.contains(evidence), "{status:?} {id}: {text}");
+}
+
+fn finds_nothing(host: &Host) {
+    let (status, report) = audit(host);
+    // What no host holds stands in every audit.
+    let found: Vec<&str> = ids(&report).into_iter().filter(|id| !["BW097", "BW098"].contains(id)).collect();
+    assert_eq!((status, found), (Some(0), Vec::new()), "{report:#}");
+}
+
+#[test]
+fn a_host_process_in_one_namespace_of_a_jail_is_named() {
+    let host = host("system");
+    for (option, kind) in [("-m", "mnt"), ("-n", "net"), ("-i", "ipc"), ("-p", "pid")] {
+        let entered = enter(&host, &[option]);
+        finds(&host, "BW088", kind);
+        end(entered);
+    }
+    finds_nothing(&host);
+}
+
+#[test]
+fn a_process_that_nobody_inside_has_started_has_no_domain() {
+    for plan in profiles() {
+        let host = host(plan);
+        let (_, report) = audit(&host);
+        let walls = report["walls"].as_array().expect("walls");
+        let wall = walls.iter().find(|wall| wall["wall"] == "landlock").expect("every profile has a domain");
+        assert_eq!(wall["verdict"], "enforced");
+        assert!(wall["evidence"].to_string().contains("the warden's child told"), "{wall}");
+        let (entered, child) = enter_all(&host);
+        finds(&host, "BW072", &child);
+        end(entered);
+        finds_nothing(&host);
+    }
+}
+
+/// Puts a process of the host into every namespace and every group of the jail: it is in, and yet not confined. Gives its number.
+fn enter_all(host: &Host) -> (Child, String) {
+    let entered = enter(host, &["-m", "-p", "-U", "-i", "-u", "-n", "-C"]);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id())).expect("children");
+    let child = children.split_whitespace().next().expect("nsenter has forked").to_owned();
+    for group in groups(host) {
+        let members = ["jail/cgroup.procs", "cgroup.procs"].map(|file| format!("{group}/{file}"));
+        let members = members.iter().find(|file| std::path::Path::new(file).exists()).expect("a group");
+        std::fs::write(members, &child).expect("moves");
+    }
+    (entered, child)
+}
+
+/// The directories of the tenant's control groups.
+fn groups(host: &Host) -> Vec<String> {
+    let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "alice", "--json"])).expect("JSON");
+    let groups = shown["cgroup"].as_object().expect("groups").clone();
+    let mounts = |kind: &str| match kind {
+        "unified" => vec!["/sys/fs/cgroup/unified".to_owned(), "/sys/fs/cgroup".to_owned()],
+        kind => vec![format!("/sys/fs/cgroup/{kind}")],
+    };
+    let dir = |(kind, path): (&String, &serde_json::Value)| {
+        let path = path.as_str().expect("a path");
+        let dirs = mounts(kind).into_iter().map(|mount| format!("{mount}{path}"));
+        dirs.into_iter().find(|dir| std::path::Path::new(dir).join("cgroup.procs").exists()).expect("a mounted group")
+    };
+    groups.iter().map(dir).collect()
+}
+
+#[test]
+fn a_setting_of_a_group_that_no_limit_uses_is_named() {
+    let host = host("web");
+    let mut tried = 0;
+    for (file, changed) in [
+        ("cgroup.max.descendants", "7"),
+        ("cgroup.max.depth", "3"),
+        ("memory.min", "4096"),
+        ("memory.low", "4096"),
+        ("memory.soft_limit_in_bytes", "4096"),
+        ("cpu.idle", "1"),
+    ] {
+        for dir in groups(&host).iter().map(|group| format!("{group}/{file}")) {
+            let Ok(fresh) = std::fs::read_to_string(&dir) else { continue };
+            std::fs::write(&dir, changed).unwrap_or_else(|error| panic!("{dir}: {error}"));
+            finds(&host, "BW107", file);
+            let fresh = if file == "memory.soft_limit_in_bytes" { "-1" } else { fresh.trim() };
+            std::fs::write(&dir, fresh).expect("is put back");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 3, "{tried}");
+    // What is below the tenant's own group as well.
+    let below = groups(&host)
+        .iter()
+        .map(|group| format!("{group}/jail/cgroup.max.descendants"))
+        .find(|file| std::path::Path::new(file).exists());
+    std::fs::write(below.expect("the jail's group"), "2").expect("writes");
+    finds(&host, "BW107", "/jail");
+}
+
+#[test]
+fn a_process_that_comes_before_others_is_named() {
+    let host = host("web");
+    let pid = init(&host);
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().expect("runs");
+        output.status.success() || {
+            // On version 1 a group has no time of its own for real-time processes unless somebody gives it some.
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            std::io::Write::write_all(&mut std::io::stderr(), format!("{program} {arguments:?}: {text}").as_bytes())
+                .ok();
+            false
+        }
+    };
+    assert!(run("renice", &["-n", "-20", "-p", &pid]));
+    finds(&host, "BW089", "nice below 0");
+    assert!(run("renice", &["-n", "0", "-p", &pid]));
+    if run("chrt", &["--fifo", "--pid", "1", &pid]) {
+        finds(&host, "BW089", "a real-time scheduler");
+        assert!(run("chrt", &["--other", "--pid", "0", &pid]));
+    }
+    finds_nothing(&host);
+    // It has the score of whoever has started it: of a host process the kernel thinks again before it ends it.
+    let (entered, child) = enter_all(&host);
+    finds(&host, "BW089", &format!("oom_score_adj below 500: process {child} "));
+    end(entered);
+    finds_nothing(&host);
+}
+
+#[test]
+fn a_process_with_a_limit_of_its_own_is_named() {
+    let host = host("shell");
+    // What a process of the host has for itself, which it keeps inside.
+    let hard = |resource| rustix::process::getrlimit(resource).maximum;
+    let (entered, child) = enter_all(&host);
+    for rlimit in rlimits(&Limits::default()) {
+        let (word, own) = match rlimit {
+            Rlimit::OpenFiles(_) => ("open_files", hard(rustix::process::Resource::Nofile)),
+            _ => ("core", hard(rustix::process::Resource::Core)),
+        };
+        let most = rlimit.value();
+        assert!(own.is_none_or(|own| own > most), "this test is run with limits that are lower than a jail's");
+        finds(&host, "BW106", &format!("{word} above {most}: process {child} "));
+    }
+    end(entered);
+    finds_nothing(&host);
+}
+
+#[test]
+fn a_file_system_in_memory_without_bounds_is_named() {
+    let host = host("web");
+    // MS_REMOUNT with what the plan has: nosuid, nodev (and noexec).
+    meddle(&host, "165, my $s = \"none\", my $t = \"/dev/shm\", my $f = \"\", 32 | 14, my $d = \"nr_inodes=0\"");
+    finds(&host, "BW037", "/dev/shm: without a bound of inodes");
+    meddle(&host, "165, my $s = \"none\", my $t = \"/run\", my $f = \"\", 32 | 6, my $d = \"size=1g\"");
+    finds(&host, "BW037", "/run: 1048576 KiB");
+}
+
+#[test]
+fn an_interface_that_was_put_into_a_jail_is_named() {
+    for plan in profiles() {
+        let host = host(plan);
+        let (name, pid) = (format!("bw{}", std::process::id() % 1_000_000), init(&host));
+        let link = ["link", "add", &name, "type", "veth", "peer", "name", "eth7", "netns", &pid];
+        let output = Command::new("ip").args(link).output().expect("ip runs");
+        assert!(output.status.success(), "{output:?}");
+        finds(&host, if plan == "system" { "BW036" } else { "BW035" }, "eth7");
+        assert!(Command::new("ip").args(["link", "delete", &name]).status().expect("ip runs").success());
+        finds_nothing(&host);
+    }
 }
 
 #[test]

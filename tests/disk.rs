@@ -372,6 +372,78 @@ fn what_is_found_uncharged_is_told_and_charged_by_the_next_start() {
 }
 
 #[test]
+fn a_directory_that_was_taken_out_of_the_quota_is_named_and_charged_again() {
+    let bounded = bounded("disk = \"64M\"");
+    let host = &bounded.host;
+    let run = |program: &str, arguments: &[&str], dir: &std::path::Path| {
+        let status = std::process::Command::new(program).args(arguments).arg(dir).output().expect("runs");
+        assert!(status.status.success(), "{program} {arguments:?}: {status:?}");
+    };
+    let found = || String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).contains("BW094");
+    assert!(!found());
+    let tenant = host.path("state/tenants/web");
+    if bounded.kind == QuotaFacts::Projects {
+        run("chattr", &["-p", "0"], &tenant.join("home"));
+        assert!(found());
+        host.ok(&["restart", "web"]);
+    } else {
+        // A subvolume in it counts for itself.
+        run("btrfs", &["subvolume", "create"], &tenant.join("extra"));
+        assert!(found());
+        run("btrfs", &["subvolume", "delete"], &tenant.join("extra"));
+    }
+    assert!(!found());
+}
+
+#[test]
+fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
+    let pool = Pool::btrfs();
+    let btrfs = |verb: &str| {
+        let output = std::process::Command::new("btrfs").args(["quota", verb]).arg(pool.path()).output();
+        assert!(output.as_ref().is_ok_and(|output| output.status.success()), "{output:?}");
+    };
+    let mut host = Host::within(pool.path());
+    let config = host.default_config("reserve = { disk = \"1M\" }\n");
+    host.write("etc/bailiwick.toml", &config);
+    host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ndisk = \"16M\"\nmemory = \"32M\"\n");
+    host.start();
+    host.ok(&["apply"]);
+    let audit = || String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).into_owned();
+    let enforced = || {
+        let report: Value = serde_json::from_slice(&host.cli(&["audit", "web", "--json"]).stdout).expect("JSON");
+        let limits = report["tenants"][0]["limits"].as_array().expect("limits").clone();
+        limits.into_iter().find(|limit| limit["resource"] == "disk").map(|limit| limit["verdict"].clone())
+    };
+    assert_eq!(enforced(), Some("enforced".into()));
+    btrfs("disable");
+    assert_eq!(enforced(), Some("nominal".into()), "by what is so now, not half a minute ago");
+    assert_eq!(host.inside("web", "head -c 90M /dev/zero > /home/past && sync -f /home").0, 0);
+    btrfs("enable");
+    let plan = host.cli(&["plan"]);
+    assert_eq!(plan.status.code(), Some(10), "nothing holds the limit: {plan:?}");
+    assert!(host.ok(&["apply"]).contains("limits written"));
+    assert_eq!(host.cli(&["plan"]).status.code(), Some(0));
+    // More is in use than the limit allows, and nobody has lowered it. btrfs counts anew what is there, and is done in its own time.
+    let counted = || {
+        std::process::Command::new("sync").arg("-f").arg(pool.path()).status().expect("sync runs");
+        std::process::Command::new("btrfs").args(["quota", "rescan", "-w"]).arg(pool.path()).output().expect("runs");
+        audit()
+    };
+    until("it is told", || counted().contains("BW104"));
+    assert_ne!(host.inside("web", "head -c 5M /dev/zero > /home/more && sync -f /home").0, 0, "it holds again");
+    host.ok(&["restart", "web"]);
+    assert!(counted().contains("BW104"), "a start writes the limit again and explains nothing");
+    assert_eq!(host.inside("web", "rm /home/past /home/more; sync -f /home").0, 0);
+    until("it is put right", || !counted().contains("BW104"));
+    // A start has to see quotas too that are switched off.
+    btrfs("disable");
+    host.ok(&["restart", "web"]);
+    btrfs("enable");
+    host.ok(&["restart", "web"]);
+    assert_ne!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync -f /home").0, 0);
+}
+
+#[test]
 fn what_is_reserved_for_the_host_is_left_to_it() {
     let bounded = bounded_alone("");
     let host = &bounded.host;

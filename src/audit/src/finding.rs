@@ -49,6 +49,10 @@ kinds! {
         "restart the tenant: its jail was made by an older version, so that its watches and locks are on the host's own files";
     MASK_MISSING = "BW030" "masks" Critical, RESTART;
     MASK_CHANGED = "BW031" "masks" Warning, "ask the tenant, or restart it: its own root has uncovered what was masked";
+    INTERFACE_FOREIGN = "BW035" "network" Critical, STOP;
+    INTERFACE_OWN = "BW036" "network" Notice,
+        "ask the tenant: profile \"system\" lets it make interfaces; if it made none, somebody has put this one there";
+    MEMORY_FILES_UNBOUND = "BW037" "mounts" Warning, RESTART;
     CAPABILITY_EXCESS = "BW040" "capabilities" Critical, STOP;
     CAPABILITY_INHERITED = "BW041" "capabilities" Warning,
         "ask the tenant: a program of its own has made capabilities inheritable; none goes beyond the jail's set";
@@ -59,12 +63,17 @@ kinds! {
     LANDLOCK_DOWN = "BW070" "landlock" Critical, STOP;
     LANDLOCK_SILENT = "BW071" "landlock" Warning,
         "audit again; if init stays silent, restart the tenant: its own root may have stopped init";
+    DOMAIN_NOT_INHERITED = "BW072" "landlock" Critical, STOP;
     STRAY = "BW080" "membership" Critical,
         "end these processes, then find out what started them: they are outside every limit of the tenant";
     GROUP_LEFT = "BW081" "membership" Critical, RESTART;
     PROCESSES_CUT = "BW082" "membership" Warning, "lower the limit \"tasks\": there are too many processes to look at each";
     FTP_UNJAILED = "BW085" "ftp" Critical,
         "end it with `bailiwick sessions kill`; find out which FTP server has let it in, and how it is configured";
+    VISITOR = "BW088" "membership" Critical,
+        "find out what started it, and end it: what it does in the jail is under no limit and behind no wall of the tenant's";
+    RANK_RAISED = "BW089" "priorities" Warning,
+        "find out who has raised it: nobody inside can; restart the tenant, or set it back with renice, chrt or choom";
     LIMIT_DRIFT = "BW090" "limits" Warning, "run `bailiwick apply`; find out who writes to the tenant's control group";
     LIMIT_UNREAD = "BW091" "limits" Warning, "run `bailiwick doctor`, then restart the tenant";
     LIMIT_NOMINAL = "BW092" "limits" Notice,
@@ -81,6 +90,13 @@ kinds! {
         "nothing on this host bounds it (docs/limits.md): keep `reserve.memory`, and give profile \"web\" where it is enough";
     POOL_SHARED = "BW098" "limits" Notice,
         "see `bailiwick doctor` and docs/limits.md; restart the tenant if its jail is of an earlier version";
+    ABOVE_LIMIT = "BW104" "limits" Warning,
+        "find out who wrote past the limit: quotas were off for a while, or root of the host wrote there; the tenant can write \
+         again once it has removed enough";
+    PROCESS_LIMIT = "BW106" "limits" Warning,
+        "find out who has raised it: nobody inside can; restart the tenant, or set it back with prlimit";
+    GROUP_SETTING = "BW107" "limits" Warning,
+        "restart the tenant, which gives it fresh groups; find out who writes to its control group";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";
     ACTIVE_READ_ONLY = "BW101" "state" Warning, "run `bailiwick apply`";
     LAST_GOOD = "BW102" "state" Warning, "`bailiwick check` names the errors; mend them, then run `bailiwick apply`";

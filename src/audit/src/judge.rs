@@ -59,6 +59,8 @@ fn judge_where(
     ]
     .into_iter()
     .chain(walls::landlock(tenant.settings.profile, jail))
+    .chain(walls::network(profile, jail))
+    .chain(walls::priorities(jail))
     .chain([walls::membership(&observed.strays, jail)])
     .chain(ftp::wall(jail, &sessions))
     .collect();
@@ -122,8 +124,9 @@ mod tests {
     use bailiwick_policy::{Login, Reserve, Settings};
     use bailiwick_types::Hierarchy;
     use bailiwick_types::{
-        Bound, ByteSize, Count, DiskFact, ForeignSocket, IdPool, IdRange, LimitFact, Limits, MountFact, NAMESPACES,
-        ObservedJail, ProcessFacts, Profile, QuotaFact, QuotaFacts, Resource, SocketFacts, StorageFacts,
+        Bound, ByteSize, Count, DiskFact, ForeignSocket, GroupSetting, IdPool, IdRange, LimitFact, Limits, MountFact,
+        NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, Resource, SocketFacts,
+        StorageFacts, Visitor,
     };
     use std::collections::BTreeMap;
 
@@ -196,6 +199,13 @@ mod tests {
             seccomp: 2,
             seccomp_filters: 1,
             cgroups: groups("/bailiwick/alice/jail", "/bailiwick/alice"),
+            rank: Some(ProcessRank {
+                nice: 0,
+                scheduler: 0,
+                oom_score_adj: 500,
+                open_files: Some(Limits::default().open_files),
+                core: Some(0),
+            }),
         }
     }
 
@@ -279,8 +289,13 @@ mod tests {
             rescue: false,
             landlock_denies_canary: (own != Profile::System).then_some(true),
             sockets: Some(SocketFacts { own: 5, host: 1, looked: 2, foreign: Vec::new(), cut: false }),
+            landlock_at_start: true,
+            entered: Vec::new(),
+            visitors: Vec::new(),
+            interfaces: Some(vec!["lo".to_owned(), "sit0".to_owned()]),
+            settings: Vec::new(),
         };
-        let quota = |used, limit| QuotaFact { used, soft: limit, hard: limit, grace_until: None };
+        let quota = |used, limit| QuotaFact { used, soft: limit, hard: limit, grace_until: None, lowered_at: None };
         let disk = DiskFact {
             bytes: quota(4096, Some(1 << 30)),
             inodes: Some(quota(7, None)),
@@ -383,19 +398,22 @@ mod tests {
             assert_eq!(ids(&report), [""; 0], "{profile}: {:#?}", report.findings);
             assert_eq!(report.verdict, Verdict::Nominal, "`memory`, and nothing else");
             let walls: Vec<&str> = report.walls.iter().map(|wall| wall.wall.as_str()).collect();
-            let mut want = vec![
-                "namespaces",
-                "id-maps",
-                "mounts",
-                "masks",
-                "capabilities",
-                "seccomp",
-                "no-new-privs",
-                "landlock",
-                "membership",
-            ];
-            want.retain(|wall| *profile != Profile::System || *wall != "landlock");
-            assert_eq!(walls, want);
+            assert_eq!(
+                walls,
+                [
+                    "namespaces",
+                    "id-maps",
+                    "mounts",
+                    "masks",
+                    "capabilities",
+                    "seccomp",
+                    "no-new-privs",
+                    "landlock",
+                    "network",
+                    "priorities",
+                    "membership",
+                ]
+            );
             assert!(report.walls.iter().all(|wall| wall.verdict == Verdict::Enforced && !wall.evidence.is_empty()));
             let words: Vec<&str> = report.limits.iter().map(|limit| limit.resource.as_str()).collect();
             assert_eq!(
@@ -504,6 +522,12 @@ mod tests {
             ("a whole sysfs is there", Web, "BW021", Breached, |o| mount(o, "/sys").fs_type = "sysfs".into()),
             ("a mask shows what it hides", Web, "BW030", Breached, |o| mount(o, "/proc/kcore").fs_type = "proc".into()),
             ("a tenant unmasks", System, "BW031", Drift, |o| unmount(o, "/proc/kcore")),
+            ("an interface beside the loopback", Web, "BW035", Breached, |o| jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()])),
+            ("an interface in system", System, "BW036", Nominal, |o| jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()])),
+            ("a /run without a size", Web, "BW037", Drift, |o| mount(o, "/run").super_options.clear()),
+            ("a larger /dev", Shell, "BW037", Drift, |o| mount(o, "/dev").super_options = vec!["size=65m".into(), "size=66560k".into()]),
+            ("a /tmp without a bound of inodes", Web, "BW037", Drift, |o| mount(o, "/tmp").super_options.push("nr_inodes=0".into())),
+            ("a tenant takes the bound of inodes away", System, "BW027", Drift, |o| mount(o, "/dev/shm").super_options.push("nr_inodes=0".into())),
             ("one capability more", Web, "BW040", Breached, |o| second(o).cap_bounding |= 1 << 21),
             ("one permitted more", Shell, "BW040", Breached, |o| second(o).cap_permitted |= 1 << 12),
             ("init inherits", Web, "BW041", Drift, |o| jail(o).init.cap_inheritable = 1),
@@ -518,6 +542,12 @@ mod tests {
             ("sockets that were not looked at", Web, "BW005", Drift, |o| jail(o).sockets = None),
             ("too many sockets", Shell, "BW005", Drift, |o| jail(o).sockets.as_mut().expect("seen").cut = true),
             ("init is silent", Shell, "BW071", Drift, |o| jail(o).landlock_denies_canary = None),
+            ("not started inside", System, "BW072", Breached, |o| jail(o).entered.push(71)),
+            ("served before others", Web, "BW089", Drift, |o| second(o).rank.as_mut().expect("read").nice = -20),
+            ("in real time", Shell, "BW089", Drift, |o| second(o).rank.as_mut().expect("read").scheduler = 1),
+            ("never ended", System, "BW089", Drift, |o| second(o).rank.as_mut().expect("read").oom_score_adj = -1000),
+            ("init is spared", Web, "BW089", Drift, |o| jail(o).init.rank.as_mut().expect("read").oom_score_adj = 499),
+            ("a host process in the mount namespace", Web, "BW088", Breached, |o| jail(o).visitors.push(Visitor { pid: 9, command: "sleep".into(), namespaces: vec!["mnt".into()] })),
             ("a stray", Web, "BW080", Breached, |o| { let mut stray = process(Web, 99); stray.cgroups = groups("/", "/"); o.strays.push(stray); }),
             ("beside the jail", Web, "BW081", Breached, |o| second(o).cgroups = groups("/bailiwick/alice", "/bailiwick/alice")),
             ("outside a limit", Web, "BW081", Breached, |o| { second(o).cgroups.insert("memory".into(), "/".into()); }),
@@ -528,10 +558,16 @@ mod tests {
             ("a limit was removed", Web, "BW090", Drift, |o| limit(o, "tasks").enforced = None),
             ("a larger /tmp", Web, "BW090", Drift, |o| mount(o, "/tmp").super_options = vec!["size=9999999k".into()]),
             ("more descriptors", Web, "BW090", Drift, |o| limit(o, "open_files").enforced = None),
+            ("a process with more descriptors", Web, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").open_files = Some(1 << 20)),
+            ("a process with dumps", System, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").core = None),
+            ("memory that is never taken back", Web, "BW107", Drift, |o| jail(o).settings.push(GroupSetting { file: "memory.min".into(), group: "/x".into(), value: "1".into(), fresh: "0".into() })),
             ("a quota was removed", Web, "BW090", Drift, |o| disk(o).bytes.hard = None),
             ("a quota was raised", Web, "BW090", Drift, |o| disk(o).bytes.hard = Some(1 << 40)),
             ("files cost nobody", Web, "BW094", Breached, |o| disk(o).charged = false),
             ("more than may be", Web, "BW095", Nominal, |o| disk(o).bytes.used = 1 << 40),
+            ("more than may be, and nobody lowered it", Web, "BW104", Drift, |o| { let bytes = &mut disk(o).bytes; (bytes.used, bytes.lowered_at) = (1 << 40, Some(0)); }),
+            ("more than when it was lowered", Web, "BW104", Drift, |o| { let bytes = &mut disk(o).bytes; (bytes.used, bytes.lowered_at) = (1 << 40, Some(1 << 39)); }),
+            ("as much as when it was lowered", Web, "BW095", Nominal, |o| { let bytes = &mut disk(o).bytes; (bytes.used, bytes.lowered_at) = (1 << 40, Some(1 << 40)); }),
             ("no space to spare", Web, "BW096", Drift, |o| disk(o).held_back = true),
             ("nobody counts", Web, "BW091", Drift, |o| o.disk = None),
             ("a limit has no file", Web, "BW091", Drift, |o| jail(o).limits.retain(|limit| limit.resource != "cpu")),
@@ -732,7 +768,8 @@ mod tests {
 
     #[test]
     fn every_kind_of_finding_has_a_case() {
-        let elsewhere = ["BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW110", "BW111", "BW114"];
+        let elsewhere =
+            ["BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW105", "BW110", "BW111", "BW114"];
         for kind in crate::FINDINGS {
             let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);
             assert!(known, "{} is never shown to appear", kind.id);

@@ -4,15 +4,15 @@
 
 use crate::finding::{self, Fault};
 use crate::number;
-use crate::walls::is_of_earlier_version;
+use crate::walls::{everybody, is_of_earlier_version, shown};
 use bailiwick_plan::control::{Control, Value, controls};
 use bailiwick_plan::disk::{DiskPlan, bytes_in_words, inodes_in_words};
 use bailiwick_plan::mount::{TERMINALS, confinement};
-use bailiwick_plan::{kernel_memory, nominal, rescue};
+use bailiwick_plan::{Rlimit, kernel_memory, nominal, rescue, rlimits};
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{
-    Bound, ByteSize, DiskFact, Door, HostFacts, LimitFact, LimitReport, MountFact, ObservedJail, Profile, QuotaFact,
-    SessionCount, TenantReport, Verdict,
+    Bound, ByteSize, DiskFact, Door, GroupSetting, HostFacts, LimitFact, LimitReport, Limits, MountFact, ObservedJail,
+    ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, SessionCount, TenantReport, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -46,6 +46,24 @@ pub(crate) fn limits(
         rows.push(memory_file_system(word, target, size, jail, &mut faults));
     }
     rows.push(open_files(settings.open_files, jail, &mut faults));
+    process_limits(settings, jail, &mut rows, &mut faults);
+    if !jail.settings.is_empty() {
+        let shown = jail.settings.iter().map(|setting| {
+            let GroupSetting { file, group, value, fresh } = setting;
+            format!("{file} of {group:?} is {value:?}, and {fresh:?} in a fresh group")
+        });
+        faults.push(finding::GROUP_SETTING.fault(finding::list(shown)));
+        // There is no row of what nobody limits: it is said of the limit of the same controller.
+        for row in &mut rows {
+            let is_it = |setting: &GroupSetting| {
+                let controller = controls.iter().find(|control| control.word == row.resource).map(|row| row.controller);
+                controller.is_some_and(|controller| setting.file.starts_with(controller))
+            };
+            if jail.settings.iter().any(is_it) {
+                row.verdict = row.verdict.max(Verdict::Drift);
+            }
+        }
+    }
     in_part(tenant, facts, jail, &mut rows, &mut faults);
     for limit in nominal(tenant, &controls, facts) {
         let required = host.require.contains(&limit.resource);
@@ -176,9 +194,21 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
             report.verdict = Verdict::Drift;
             faults.push(drift(word, &declared, "the quota", &enforced));
         }
-        if quota.hard.is_some_and(|hard| quota.used > hard) {
-            let evidence = format!("{word} = {declared}, and {} are in use", quota.used);
-            faults.push(finding::OVER_LIMIT.fault(evidence));
+        let slack = if word == "disk" { slack(limits, facts) } else { INODES_OF_SEEDS };
+        match quota.hard.filter(|hard| quota.used > *hard) {
+            Some(hard) if !fact.held_back && is_unexplained(quota, hard, slack) => {
+                report.verdict = Verdict::Drift;
+                let evidence = format!(
+                    "{word} = {declared}, and {} are in use, though nobody lowered the limit below what was in use",
+                    quota.used
+                );
+                faults.push(finding::ABOVE_LIMIT.fault(evidence));
+            }
+            Some(_) => {
+                let evidence = format!("{word} = {declared}, and {} are in use", quota.used);
+                faults.push(finding::OVER_LIMIT.fault(evidence));
+            }
+            None => {}
         }
         rows.push(report);
     };
@@ -192,11 +222,30 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
         rows.iter_mut().filter(|row| row.resource == "disk").for_each(|row| row.verdict = Verdict::Drift);
     }
     if !fact.charged {
-        let evidence = "the tenant's directory does not belong to its quota".to_owned();
+        let evidence = "the tenant's directory, or one directly in it, does not belong to its quota".to_owned();
         faults.push(finding::UNCHARGED.fault(evidence));
         rows.iter_mut().for_each(|row| row.verdict = Verdict::Breached);
     }
     (rows, faults)
+}
+
+/// What the warden itself writes into a new tenant's directory, which no limit holds back.
+const BYTES_OF_SEEDS: u64 = 1 << 20;
+const INODES_OF_SEEDS: u64 = 256;
+
+/// By how much a tenant can be above a limit that holds: by what was there before it held, and on btrfs by what its memory holds,
+/// which is counted only once it is written.
+fn slack(limits: &Limits, facts: &HostFacts) -> u64 {
+    match (&facts.storage.quota, limits.memory) {
+        (QuotaFacts::Groups, Bound::At(memory)) => memory.0.max(BYTES_OF_SEEDS),
+        (QuotaFacts::Groups, Bound::Unlimited) => u64::MAX,
+        _ => BYTES_OF_SEEDS,
+    }
+}
+
+/// Whether more is in use than a lowered limit explains. Where nobody has noted what was in use then, it is taken to.
+fn is_unexplained(quota: &QuotaFact, hard: u64, slack: u64) -> bool {
+    quota.lowered_at.is_some_and(|lowered_at| quota.used > lowered_at.max(hard).saturating_add(slack))
 }
 
 fn drift(word: &str, declared: &str, file: &str, actual: &str) -> Fault {
@@ -231,6 +280,26 @@ fn memory_file_system(
         faults.push(drift(word, &size.to_string(), target, &format!("size={actual}k")));
     }
     report
+}
+
+/// The limits that each process has for itself: none may be above what the jail was started with.
+fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport], faults: &mut Vec<Fault>) {
+    for rlimit in rlimits(limits) {
+        let (word, of): (&str, fn(&ProcessRank) -> Option<u64>) = match rlimit {
+            Rlimit::OpenFiles(_) => ("open_files", |rank| rank.open_files),
+            Rlimit::NoCore => ("core", |rank| rank.core),
+        };
+        let most = rlimit.value();
+        let is_above = |process: &&ProcessFacts| {
+            process.rank.as_ref().is_some_and(|rank| of(rank).is_none_or(|actual| actual > most))
+        };
+        let above: Vec<String> = everybody(jail).filter(is_above).map(shown).collect();
+        if !above.is_empty() {
+            let above = finding::list(above.into_iter());
+            faults.push(finding::PROCESS_LIMIT.fault(format!("{word} above {most}: {above} (/proc/PID/limits)")));
+            rows.iter_mut().filter(|row| row.resource == "open_files").for_each(|row| row.verdict = Verdict::Drift);
+        }
+    }
 }
 
 /// Init's hard limit, which everything inside starts from. Lower is the tenant's own choice.

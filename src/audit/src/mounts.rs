@@ -114,7 +114,35 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
     }
     let missing: Vec<&str> =
         row.flags.words().into_iter().filter(|word| !mount.options.iter().any(|option| option == word)).collect();
-    (!missing.is_empty()).then(|| (finding::MOUNT_FLAGS, format!("without {}", missing.join(","))))
+    if !missing.is_empty() {
+        return Some((finding::MOUNT_FLAGS, format!("without {}", missing.join(","))));
+    }
+    let unbound = unbound(row, mount)?;
+    Some((finding::MEMORY_FILES_UNBOUND, unbound))
+}
+
+/// What a file system in memory may hold beyond its plan. The plan leaves the number of inodes to the kernel, which allows as many
+/// as half of the machine's memory has pages and then shows no number: 0 is none at all. The sizes of /tmp and /dev/shm are
+/// limits with rows of their own.
+fn unbound(row: &Mount, mount: &MountFact) -> Option<String> {
+    /// More than any machine of less than 2 TiB allows by itself.
+    const MOST_INODES: u64 = 1 << 28;
+    let Source::Tmpfs { size, .. } = row.source else { return None };
+    let option = |key: &str| mount.super_options.iter().rev().find_map(|option| option.strip_prefix(key));
+    if let Some(inodes) = option("nr_inodes=")
+        && inodes.parse().is_ok_and(|inodes: u64| inodes == 0 || inodes > MOST_INODES)
+    {
+        return Some("without a bound of inodes".to_owned());
+    }
+    if ["/tmp", "/dev/shm"].contains(&row.target.as_str()) {
+        return None;
+    }
+    let actual: Option<u64> = option("size=").and_then(|size| size.strip_suffix('k')?.parse().ok());
+    match actual {
+        Some(actual) if actual <= size.0.div_ceil(4096) * 4 => None,
+        Some(actual) => Some(format!("{actual} KiB instead of {}", size.0 / 1024)),
+        None => Some("without a size".to_owned()),
+    }
 }
 
 /// A mount through which events come from elsewhere, or go there.

@@ -2,8 +2,8 @@
 
 use crate::finding::{self, Fault, FindingKind, list, quoted};
 use bailiwick_plan::capability::CapabilitySet;
-use bailiwick_plan::rescue;
-use bailiwick_types::{ForeignSocket, IdRange, NAMESPACES, ObservedJail, ProcessFacts, Profile};
+use bailiwick_plan::{OOM_SCORE, rescue};
+use bailiwick_types::{ForeignSocket, IdRange, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, Visitor};
 use std::collections::BTreeSet;
 
 /// What was read of a wall, and what is wrong with it.
@@ -30,7 +30,7 @@ impl Wall {
 }
 
 /// Init and every process beside it.
-fn everybody(jail: &ObservedJail) -> impl Iterator<Item = &ProcessFacts> {
+pub(crate) fn everybody(jail: &ObservedJail) -> impl Iterator<Item = &ProcessFacts> {
     std::iter::once(&jail.init).chain(jail.processes.iter().filter(|process| process.pid != jail.init.pid))
 }
 
@@ -171,14 +171,36 @@ pub(crate) fn no_new_privs(profile: Profile, jail: &ObservedJail) -> Wall {
     wall
 }
 
-/// `None` in profile `system`: its domain has scopes only, and the kernel gives no way to read a domain back.
+/// The kernel gives no way to read a domain back. Three things are put together: what the warden's child told before it became
+/// init, that everybody descends from it (a domain is inherited and never left), and what a process inside tells of the canary.
+/// `None` in profile `system` of a jail that an earlier version made: its domain has scopes only, so there is no canary.
 pub(crate) fn landlock(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
-    if profile == Profile::System {
+    if profile == Profile::System && !jail.landlock_at_start {
         return None;
     }
     let canary = bailiwick_plan::mount::CANARY;
-    let mut wall =
-        Wall::new("landlock", format!("a process inside was refused {canary:?}, which only Landlock guards"));
+    let mut evidence = Vec::new();
+    if jail.landlock_at_start {
+        evidence.push(format!(
+            "the warden's child told that it was in its domain before it became init, from which all descend: {} (/proc/PID/status, PPid)",
+            counted(jail)
+        ));
+    } else {
+        evidence.push(
+            "an earlier version made the jail and has not noted its domain: all rests on the word of its init"
+                .to_owned(),
+        );
+    }
+    if profile != Profile::System {
+        evidence.push(format!("a process inside was refused {canary:?}, which only Landlock guards"));
+    }
+    let mut wall = Wall::new("landlock", evidence.join("; "));
+    wall.test(finding::DOMAIN_NOT_INHERITED, jail, "not started by anybody inside", |process| {
+        jail.entered.contains(&process.pid)
+    });
+    if profile == Profile::System {
+        return Some(wall);
+    }
     match jail.landlock_denies_canary {
         Some(true) => {}
         Some(false) => {
@@ -189,11 +211,56 @@ pub(crate) fn landlock(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
     Some(wall)
 }
 
+/// Interfaces that the kernel itself makes in each network namespace when their modules are loaded (`net.core.fb_tunnels_only_for_init_net`):
+/// they are down, and lead nowhere.
+const FALLBACKS: [&str; 10] =
+    ["sit0", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0", "teql0"];
+
+/// `None` from a warden of an earlier version, which has not looked.
+pub(crate) fn network(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
+    let interfaces = jail.interfaces.as_ref()?;
+    let mut wall = Wall::new("network", format!("{} (/proc/PID/net/dev)", interfaces.join(", ")));
+    let others: Vec<&String> =
+        interfaces.iter().filter(|name| *name != "lo" && !FALLBACKS.contains(&name.as_str())).collect();
+    if !others.is_empty() {
+        let kind = if profile == Profile::System { finding::INTERFACE_OWN } else { finding::INTERFACE_FOREIGN };
+        wall.faults.push(kind.fault(list(others.into_iter().map(|name| quoted(name)))));
+    }
+    Some(wall)
+}
+
+/// Whether anybody comes before others. `None` from a warden of an earlier version, which has not looked.
+pub(crate) fn priorities(jail: &ObservedJail) -> Option<Wall> {
+    jail.init.rank?;
+    let evidence = format!(
+        "{} with a nice value of 0 or more, no real-time scheduler, and {OOM_SCORE} or more in oom_score_adj (/proc/PID/stat)",
+        counted(jail)
+    );
+    let mut wall = Wall::new("priorities", evidence);
+    let has = |process: &ProcessFacts, test: fn(&ProcessRank) -> bool| process.rank.as_ref().is_some_and(test);
+    wall.test(finding::RANK_RAISED, jail, "nice below 0", |process| has(process, |rank| rank.nice < 0));
+    // SCHED_FIFO, SCHED_RR, SCHED_DEADLINE.
+    wall.test(finding::RANK_RAISED, jail, "a real-time scheduler", |process| {
+        has(process, |rank| [1, 2, 6].contains(&rank.scheduler))
+    });
+    wall.test(finding::RANK_RAISED, jail, &format!("oom_score_adj below {OOM_SCORE}"), |process| {
+        has(process, |rank| rank.oom_score_adj < OOM_SCORE)
+    });
+    Some(wall)
+}
+
 pub(crate) fn membership(strays: &[ProcessFacts], jail: &ObservedJail) -> Wall {
     let groups = list(jail.cgroups.iter().map(|(hierarchy, path)| format!("{hierarchy} {path:?}")));
     let mut wall =
         Wall::new("membership", format!("{} in {groups}; none of the tenant's users elsewhere", counted(jail)));
     wall.faults.extend(stray_fault(strays));
+    if !jail.visitors.is_empty() {
+        let shown = jail.visitors.iter().map(|visitor| {
+            let Visitor { pid, command, namespaces } = visitor;
+            format!("process {pid} ({}) in its {}", quoted(command), namespaces.join(", "))
+        });
+        wall.faults.push(finding::VISITOR.fault(list(shown)));
+    }
     let strays: BTreeSet<u32> = strays.iter().map(|process| process.pid).collect();
     wall.test(finding::GROUP_LEFT, jail, "not in the tenant's control group", |process| {
         !strays.contains(&process.pid) && !is_home(jail, process)

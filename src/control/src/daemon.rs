@@ -516,7 +516,8 @@ impl Daemon {
         }
     }
 
-    /// What the host is capable of. Asked for once, and again in each round of [`Self::keep`].
+    /// What the host was capable of when it was last asked for: at most one round of [`Self::keep`] ago. Whoever compares or
+    /// changes limits asks for [`Self::fresh_facts`]: an operator may have switched quotas on or off a moment ago.
     async fn facts(&self) -> Result<Arc<HostFacts>, Failure> {
         let known = lock(&self.facts).clone();
         match known {
@@ -749,7 +750,8 @@ impl Daemon {
         };
         let limits = match &tenant {
             Some(tenant) => {
-                let (mut observed, facts) = ([self.observe_one(name).await?], self.facts().await?);
+                let facts = self.fresh_facts().await?;
+                let mut observed = [self.observe_one(name).await?];
                 self.ask_inits(&mut observed).await;
                 let [observed] = observed;
                 let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
@@ -785,7 +787,7 @@ impl Daemon {
     pub(crate) async fn plan(&self, _permission: Permission, names: &[TenantName]) -> Result<Vec<Change>, Failure> {
         self.reload().ok();
         let roster = self.roster().await?;
-        let facts = self.facts().await?;
+        let facts = self.fresh_facts().await?;
         let mut changes = Vec::new();
         for portion in self.meant(names, &roster)?.chunks(MOST_COMPARED) {
             for ((name, tenant), actual) in portion.iter().zip(self.in_force(portion, &roster).await?) {
@@ -838,7 +840,7 @@ impl Daemon {
         };
         let left: Vec<TenantName> = names.iter().filter(|name| !hopeless.contains(*name)).cloned().collect();
         let meant = if left.is_empty() && !names.is_empty() { Vec::new() } else { self.meant(&left, &roster)? };
-        let facts = self.facts().await?;
+        let facts = self.fresh_facts().await?;
         // First, while the jail can still be left in good order, and those who are in hear the reason.
         let mut outcomes = if options.now { self.end_unwanted(names, &roster).await } else { Vec::new() };
         let mut last = Instant::now();
@@ -987,7 +989,7 @@ impl Daemon {
     ) -> Result<AuditReport, Failure> {
         self.reload().ok();
         let roster = self.roster().await?;
-        let (host, facts) = (self.host(), self.facts().await?);
+        let (host, facts) = (self.host(), self.fresh_facts().await?);
         let declared: Vec<Tenant> = self.meant(names, &roster)?.into_iter().filter_map(|(_, tenant)| tenant).collect();
         let mut tenants = Vec::new();
         for portion in declared.chunks(MOST_OBSERVED) {

@@ -1,16 +1,17 @@
 //! One tenant: its jail, its processes wherever they are, its limits.
 
 use crate::sockets::sockets;
-use crate::storage::disk_fact;
+use crate::storage::{charged_below, disk_fact};
 use crate::{ObserveError, limit, unless_gone};
 use bailiwick_plan::control::Control;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{file, namespace};
 use bailiwick_types::{
-    Access, DiskFact, IdRange, InForce, JailInForce, LimitFact, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS, MountFact,
-    NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName,
+    Access, DiskFact, IdPool, IdRange, InForce, JailInForce, LimitFact, MAX_INTERFACES, MAX_MOUNTS, MAX_PROCESSES,
+    MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName, Visitor,
 };
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -51,6 +52,8 @@ pub struct InitSubject {
     pub start_time: u64,
     /// How the jail was made to hold the tenant's storage.
     pub access: Access,
+    /// Whether the child that became it told that it was in its Landlock domain.
+    pub landlock: bool,
 }
 
 /// What is the same for every tenant at one time, taken once for many: the users of every process of the host, where its
@@ -58,57 +61,76 @@ pub struct InitSubject {
 #[derive(Debug, Clone)]
 pub struct Census {
     users: Vec<(u32, [u32; 4])>,
+    /// Those with a user that is no tenant's, and their namespaces. Looked at once, when somebody asks.
+    guests: OnceCell<Vec<Guest>>,
+    pool: IdPool,
     hierarchies: Hierarchies,
     host_namespaces: BTreeSet<u64>,
 }
+
+/// A process, and its namespaces by kind.
+type Guest = (u32, BTreeMap<String, u64>);
 
 impl Census {
     /// Takes it.
     ///
     /// # Errors
     /// When the processes cannot be listed.
-    pub fn take() -> Result<Self, ObserveError> {
+    pub fn take(pool: IdPool) -> Result<Self, ObserveError> {
         let mut users = Vec::new();
         for pid in proc::pids().map_err(ObserveError::Processes)? {
             if let Some(status) = unless_gone(pid, proc::status(pid))? {
                 users.push((pid, status.uids));
             }
         }
-        Self::of(users)
+        Self::of(users, pool)
     }
 
-    fn of(users: Vec<(u32, [u32; 4])>) -> Result<Self, ObserveError> {
+    fn of(users: Vec<(u32, [u32; 4])>, pool: IdPool) -> Result<Self, ObserveError> {
         let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
-        Ok(Self { users, hierarchies, host_namespaces: host_namespaces()? })
+        Ok(Self { users, guests: OnceCell::new(), pool, hierarchies, host_namespaces: host_namespaces()? })
+    }
+
+    /// The namespaces of processes that have a user of the host's. Of a tenant's own the other walls tell.
+    fn guests(&self) -> Result<&[Guest], ObserveError> {
+        if let Some(known) = self.guests.get() {
+            return Ok(known);
+        }
+        let mut found = Vec::new();
+        for (pid, _) in self.users.iter().filter(|(_, uids)| uids.iter().any(|uid| *uid < self.pool.first())) {
+            let namespaces = match proc::namespaces_of(*pid) {
+                // Of whoever is above this host: where it is a container itself, its own PID 1 may be.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+                result => unless_gone(*pid, result)?,
+            };
+            if let Some(namespaces) = namespaces
+                && namespaces.values().any(|inode| !self.host_namespaces.contains(inode))
+            {
+                found.push((*pid, namespaces));
+            }
+        }
+        Ok(self.guests.get_or_init(|| found))
     }
 }
 
-/// Everything that is known of one tenant. Whether init answers is not asked here.
+/// Everything that is known of one tenant, with a census that was taken for many. Whether init answers is not asked here.
 ///
 /// # Errors
 /// When something is there that cannot be read; the caller needs `CAP_SYS_PTRACE` over the tenant's processes.
-pub fn observe(subject: &Subject<'_>) -> Result<Observed, ObserveError> {
-    observe_with(subject, &Census::take()?)
-}
-
-/// As [`observe`], with a census that was taken for many tenants.
-///
-/// # Errors
-/// As [`observe`].
 pub fn observe_with(subject: &Subject<'_>, census: &Census) -> Result<Observed, ObserveError> {
     Ok(Observed {
         tenant: subject.tenant.clone(),
         ids: subject.ids,
         jail: jail(subject, census)?,
         strays: strays(subject, census)?,
-        disk: disk(subject)?,
+        disk: disk(subject)?.map(|fact| all_charged(subject, fact)).transpose()?,
     })
 }
 
 /// As much as a comparison with the policy needs.
 ///
 /// # Errors
-/// As [`observe`].
+/// As [`observe_with`].
 pub fn in_force(subject: &Subject<'_>, census: &Census) -> Result<InForce, ObserveError> {
     Ok(InForce {
         tenant: subject.tenant.clone(),
@@ -119,7 +141,7 @@ pub fn in_force(subject: &Subject<'_>, census: &Census) -> Result<InForce, Obser
 }
 
 fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailInForce>, ObserveError> {
-    let Some(InitSubject { pid, start_time, access }) = subject.init else { return Ok(None) };
+    let Some(InitSubject { pid, start_time, access, .. }) = subject.init else { return Ok(None) };
     let of_init = || Ok((proc::status(pid)?, mounts(pid)?.0, proc::start_time(pid)?));
     let Some((status, mounts, _)) = unless_gone(pid, of_init())?.filter(|(_, _, now)| *now == start_time) else {
         return Ok(None);
@@ -142,7 +164,7 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
 
 fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, ObserveError> {
     let hierarchies = &census.hierarchies;
-    let Some(InitSubject { pid, start_time, access }) = subject.init else { return Ok(None) };
+    let Some(InitSubject { pid, start_time, access, landlock }) = subject.init else { return Ok(None) };
     let Some(init) = unless_gone(pid, proc::facts(pid))?.filter(|init| init.start_time == start_time) else {
         return Ok(None);
     };
@@ -155,7 +177,16 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
     else {
         return Ok(None);
     };
+    let interfaces = match proc::interfaces(pid) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => vec!["more than can be listed".to_owned()],
+        result => match unless_gone(pid, result)? {
+            Some(found) => found.into_iter().take(MAX_INTERFACES).collect(),
+            None => return Ok(None),
+        },
+    };
     let (processes, processes_cut) = processes(subject, hierarchies)?;
+    let entered = entered(subject, &init, &processes)?;
+    let visitors = visitors(subject, census, &init)?;
     let mut limits = limit::limits(subject, hierarchies, true);
     limits.push(LimitFact {
         resource: "open_files".to_owned(),
@@ -182,6 +213,11 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
         limits,
         rescue: limit::rescue(subject, hierarchies),
         landlock_denies_canary: None,
+        landlock_at_start: landlock,
+        entered,
+        visitors,
+        interfaces: Some(interfaces),
+        settings: limit::settings(subject, hierarchies),
     };
     // Some files were read by number: if it is another's now, they were not init's.
     let now = unless_gone(pid, proc::start_time(pid))?;
@@ -192,6 +228,59 @@ fn disk(subject: &Subject<'_>) -> Result<Option<DiskFact>, ObserveError> {
     let (Some((dir, quota)), Some(ids)) = (subject.storage, subject.ids) else { return Ok(None) };
     let path = format!("the quota of {}", subject.tenant);
     disk_fact(dir, ids.first, quota).map_err(|source| ObserveError::File { path, source })
+}
+
+/// The same after a look at the directories in the tenant's: those that are mounted into its jail.
+fn all_charged(subject: &Subject<'_>, fact: DiskFact) -> Result<DiskFact, ObserveError> {
+    let (Some((dir, quota)), Some(ids)) = (subject.storage, subject.ids) else { return Ok(fact) };
+    let path = format!("the quota of {}", subject.tenant);
+    let below = charged_below(dir, ids.first, quota).map_err(|source| ObserveError::File { path, source })?;
+    Ok(DiskFact { charged: fact.charged && below, ..fact })
+}
+
+/// Processes of the jail whose parent is alive and none of the jail: they were put there, and not started by anybody inside. A
+/// parent that ends hands its children to init, so whose parent is not among the processes is looked at again.
+fn entered(subject: &Subject<'_>, init: &ProcessFacts, processes: &[ProcessFacts]) -> Result<Vec<u32>, ObserveError> {
+    /// How often a process may change its parent while it is looked at.
+    const LOOKS: usize = 8;
+    let mut known: BTreeSet<u32> = processes.iter().map(|process| process.pid).collect();
+    known.insert(init.pid);
+    let mut found = Vec::new();
+    for process in processes.iter().filter(|process| process.pid != init.pid) {
+        for _ in 0..LOOKS {
+            let Some(status) = unless_gone(process.pid, proc::status(process.pid))? else { break };
+            if known.contains(&status.parent) {
+                break;
+            }
+            let Some(groups) = unless_gone(status.parent, proc::cgroups(status.parent))? else { continue };
+            if !belongs(subject.cgroups, &groups) {
+                found.push(process.pid);
+            }
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Processes of the host that are in a namespace of the jail's and not in its control group.
+fn visitors(subject: &Subject<'_>, census: &Census, init: &ProcessFacts) -> Result<Vec<Visitor>, ObserveError> {
+    let shared = |namespaces: &BTreeMap<String, u64>| -> Vec<String> {
+        let is_shared = |(kind, inode): &(&String, &u64)| {
+            init.namespaces.get(*kind) == Some(*inode) && !census.host_namespaces.contains(*inode)
+        };
+        namespaces.iter().filter(is_shared).map(|(kind, _)| kind.clone()).collect()
+    };
+    let mut found = Vec::new();
+    for (pid, _) in census.guests()?.iter().filter(|(_, namespaces)| !shared(namespaces).is_empty()) {
+        // Read anew: since the census the process may have moved, or ended.
+        let now = || Ok((proc::status(*pid)?, proc::namespaces_of(*pid)?, proc::cgroups(*pid)?));
+        let Some((status, namespaces, groups)) = unless_gone(*pid, now())? else { continue };
+        let shared = shared(&namespaces);
+        if !shared.is_empty() && !belongs(subject.cgroups, &groups) && found.len() < MAX_STRAYS {
+            found.push(Visitor { pid: *pid, command: status.command, namespaces: shared });
+        }
+    }
+    Ok(found)
 }
 
 fn host_namespaces() -> Result<BTreeSet<u64>, ObserveError> {
@@ -382,7 +471,7 @@ mod tests {
     }
 
     fn init(pid: u32, start_time: u64) -> InitSubject {
-        InitSubject { pid, start_time, access: Access::ReadOnly }
+        InitSubject { pid, start_time, access: Access::ReadOnly, landlock: true }
     }
 
     /// This process as if it were a tenant's init.
@@ -398,8 +487,11 @@ mod tests {
         let pid = std::process::id();
         let uids = proc::status(pid).expect("status").uids;
         let cgroups = map(&[("unified", "/no-such-group-of-a-tenant")]);
-        let observed = observe_with(&own_subject(&tenant, &cgroups, uids[0]), &Census::of(Vec::new()).expect("census"))
-            .expect("reads");
+        let observed = observe_with(
+            &own_subject(&tenant, &cgroups, uids[0]),
+            &Census::of(Vec::new(), IdPool::default()).expect("census"),
+        )
+        .expect("reads");
         let jail = observed.jail.expect("lives");
         assert_eq!(jail.init.pid, pid);
         assert!(jail.init.namespaces.values().all(|inode| jail.host_namespaces.contains(inode)));
@@ -407,7 +499,10 @@ mod tests {
         assert!(jail.mounts.iter().any(|mount| mount.target == "/" && !mount.covered));
         assert_eq!(jail.limits.iter().map(|limit| limit.resource.as_str()).collect::<Vec<_>>(), ["open_files"]);
         assert_eq!(jail.cgroups, cgroups);
-        let brief = in_force(&own_subject(&tenant, &cgroups, uids[0]), &Census::of(Vec::new()).expect("census"));
+        let brief = in_force(
+            &own_subject(&tenant, &cgroups, uids[0]),
+            &Census::of(Vec::new(), IdPool::default()).expect("census"),
+        );
         let brief = brief.expect("reads").jail.expect("lives");
         assert_eq!((brief.cap_bounding, brief.no_new_privs), (jail.init.cap_bounding, jail.init.no_new_privs));
         assert_eq!((brief.access, jail.access), (Access::ReadOnly, Access::ReadOnly), "as it was noted");
@@ -420,7 +515,8 @@ mod tests {
         let pid = std::process::id();
         let mut cgroups = proc::cgroups(pid).expect("groups");
         cgroups.retain(|hierarchy, _| hierarchy == "unified");
-        let census = Census::of(vec![(pid, proc::status(pid).expect("status").uids)]).expect("census");
+        let census =
+            Census::of(vec![(pid, proc::status(pid).expect("status").uids)], IdPool::default()).expect("census");
         let subject = own_subject(&tenant, &cgroups, census.users[0].1[0]);
         assert_eq!(strays(&subject, &census).expect("reads"), []);
         let hierarchies = cgroup::hierarchies().expect("hierarchies");
@@ -435,14 +531,19 @@ mod tests {
         let uids = proc::status(pid).expect("status").uids;
         let cgroups = map(&[("unified", "/no-such-group-of-a-tenant")]);
         let subject = own_subject(&tenant, &cgroups, uids[0]);
-        let observed = observe_with(&subject, &Census::of(vec![(pid, uids)]).expect("census")).expect("reads");
+        let observed =
+            observe_with(&subject, &Census::of(vec![(pid, uids)], IdPool::default()).expect("census")).expect("reads");
         assert_eq!(observed.strays.iter().map(|stray| stray.pid).collect::<Vec<_>>(), [pid]);
         assert_eq!(observed.jail.expect("lives").processes, []);
         let subject = Subject { init: Some(init(pid, 1)), ids: None, ..subject };
-        let observed = observe_with(&subject, &Census::of(vec![(pid, uids)]).expect("census")).expect("reads");
+        let observed =
+            observe_with(&subject, &Census::of(vec![(pid, uids)], IdPool::default()).expect("census")).expect("reads");
         assert_eq!((observed.jail, observed.strays.len()), (None, 0));
         let subject = Subject { init: Some(init(u32::MAX, 1)), ..subject };
-        assert_eq!(observe_with(&subject, &Census::of(Vec::new()).expect("census")).expect("reads").jail, None);
+        assert_eq!(
+            observe_with(&subject, &Census::of(Vec::new(), IdPool::default()).expect("census")).expect("reads").jail,
+            None
+        );
     }
 
     #[test]
@@ -455,7 +556,7 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         let cgroups = map(&[("unified", "/no-such-group-of-a-tenant")]);
-        let census = Census::of(vec![(child.id(), uids)]).expect("census");
+        let census = Census::of(vec![(child.id(), uids)], IdPool::default()).expect("census");
         let subject = own_subject(&tenant, &cgroups, uids[0]);
         assert!(proc::status(child.id()).is_ok(), "it is still there");
         assert_eq!(strays(&subject, &census).expect("reads"), []);
@@ -466,6 +567,6 @@ mod tests {
     #[test]
     fn a_census_has_this_process_in_it() {
         let pid = std::process::id();
-        assert!(Census::take().expect("census").users.iter().any(|(other, _)| *other == pid));
+        assert!(Census::take(IdPool::default()).expect("census").users.iter().any(|(other, _)| *other == pid));
     }
 }

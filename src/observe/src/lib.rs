@@ -17,7 +17,7 @@ mod usage;
 mod user;
 
 pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings, program};
-pub use jail::{Census, InitSubject, Subject, in_force, observe, observe_with};
+pub use jail::{Census, InitSubject, Subject, in_force, observe_with};
 pub use sight::sights;
 pub use storage::{StorageReadings, Trial, disk_fact, space, storage_readings};
 pub use usage::{Gauge, Meter, Reading};

@@ -1,12 +1,12 @@
 //! Limits as the kernel reports them: what is enforced, what is in use, how often the limit was hit.
 
 use crate::Subject;
-use bailiwick_plan::control::{CPU_PERIOD_US, Control, Place, Value};
+use bailiwick_plan::control::{CPU_PERIOD_US, Control, Place, UNTOUCHED, Value};
 use bailiwick_plan::rescue;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
 use bailiwick_types::Hierarchy;
-use bailiwick_types::LimitFact;
+use bailiwick_types::{GroupSetting, LimitFact};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -73,6 +73,32 @@ pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usag
         }
     }
     facts
+}
+
+/// Settings that no limit uses and that are not as in a fresh group, of the tenant's groups and of those of its jail.
+pub(crate) fn settings(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<GroupSetting> {
+    let mut found = Vec::new();
+    for row in UNTOUCHED {
+        let hierarchy = match row.hierarchy {
+            Hierarchy::Unified => "unified",
+            Hierarchy::V1 => row.controller,
+        };
+        let (Some(mount), Some(path)) = (hierarchies.mount_of(hierarchy), subject.cgroups.get(hierarchy)) else {
+            continue;
+        };
+        for path in [path.clone(), format!("{path}/jail")] {
+            // A file that is not there is a setting that this kernel has not.
+            let Some(value) = cgroup::open(mount, &path)
+                .and_then(|group| cgroup::read(&group, row.file))
+                .ok()
+                .and_then(|text| row.changed(&text))
+            else {
+                continue;
+            };
+            found.push(GroupSetting { file: row.file.to_owned(), group: path, value, fresh: row.fresh.to_owned() });
+        }
+    }
+    found
 }
 
 /// Whether the reserve is given: its group is there, in the hierarchy that counts tasks.

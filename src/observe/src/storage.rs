@@ -10,6 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// linux/errno: the name leads to another file system.
+const EXDEV: i32 = 18;
+
 /// Result of trying something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trial {
@@ -129,6 +132,7 @@ pub fn disk_fact(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result
         soft: share.soft,
         hard: share.hard,
         grace_until: share.grace_until,
+        lowered_at: None,
     };
     match quota {
         QuotaFacts::Nothing { .. } => Ok(None),
@@ -142,10 +146,43 @@ pub fn disk_fact(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result
             let subvolume = btrfs::subvolume(&dir)?;
             let charged = file::metadata(&dir)?.inode == btrfs::ROOT_INODE;
             let group = btrfs::group(&btrfs::directory(&dir)?, subvolume)?;
-            let bytes = QuotaFact { used: group.used, soft: group.limit, hard: group.limit, grace_until: None };
+            let bytes = QuotaFact {
+                used: group.used,
+                soft: group.limit,
+                hard: group.limit,
+                grace_until: None,
+                lowered_at: None,
+            };
             Ok(Some(DiskFact { bytes, inodes: None, charged, held_back: false }))
         }
     }
+}
+
+/// Whether the directories in a tenant's belong to its quota too: its projects, and no subvolumes of their own. Those further below
+/// only the host's root could have taken out, and no tree is walked.
+pub(crate) fn charged_below(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result<bool> {
+    if !quota.bounds_anything() {
+        return Ok(true);
+    }
+    for name in file::directories(&dir)? {
+        let below = match file::open_dir_at(&dir, &name) {
+            // Another file system, or gone.
+            Err(error) if error.raw_os_error() == Some(EXDEV) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            result => result?,
+        };
+        let charged = match quota {
+            QuotaFacts::Nothing { .. } => true,
+            QuotaFacts::Projects => {
+                bailiwick_sys::quota::project(&below)? == bailiwick_sys::quota::Project { id: project, inherited: true }
+            }
+            QuotaFacts::Groups => file::metadata(&below)?.inode != btrfs::ROOT_INODE,
+        };
+        if !charged {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Reads the file system that holds `directory`. As root of the host, in a program with one thread, an id-mapped copy

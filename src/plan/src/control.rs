@@ -308,6 +308,62 @@ fn devices(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
     rows
 }
 
+/// A setting of a tenant's groups that no limit uses: it stays as the kernel makes a fresh group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Untouched {
+    /// In which hierarchy.
+    pub hierarchy: Hierarchy,
+    /// The controller; empty where a group has the file without any.
+    pub controller: &'static str,
+    /// The file's name.
+    pub file: &'static str,
+    /// The key of the line that is meant, in a file of several.
+    pub key: Option<&'static str>,
+    /// What it holds in a fresh group.
+    pub fresh: &'static str,
+}
+
+/// Settings that give a tenant what others are kept from, or keep the warden from its work: memory that is never taken back,
+/// processes that are not ended, processor time before all others, groups that cannot be made.
+#[rustfmt::skip]
+pub const UNTOUCHED: &[Untouched] = {
+    const fn row(hierarchy: Hierarchy, controller: &'static str, file: &'static str, fresh: &'static str) -> Untouched {
+        Untouched { hierarchy, controller, file, key: None, fresh }
+    }
+    use Hierarchy::{Unified, V1};
+    &[
+        row(Unified, "", "cgroup.max.descendants", "max"),
+        row(Unified, "", "cgroup.max.depth", "max"),
+        row(Unified, "memory", "memory.min", "0"),
+        row(Unified, "memory", "memory.low", "0"),
+        row(Unified, "memory", "memory.oom.group", "0"),
+        row(Unified, "cpu", "cpu.idle", "0"),
+        row(Unified, "cpu", "cpu.uclamp.min", "0.00"),
+        row(Unified, "io", "io.prio.class", "no-change"),
+        row(V1, "memory", "memory.soft_limit_in_bytes", NO_LIMIT_V1),
+        Untouched { hierarchy: V1, controller: "memory", file: "memory.oom_control", key: Some("oom_kill_disable"), fresh: "0" },
+        row(V1, "cpu", "cpu.rt_runtime_us", "0"),
+        row(V1, "cpu", "cpu.idle", "0"),
+        row(V1, "cpu", "cpu.uclamp.min", "0.00"),
+    ]
+};
+
+/// How version 1 says that memory has no limit, with pages of 4 KiB.
+const NO_LIMIT_V1: &str = "9223372036854771712";
+
+impl Untouched {
+    /// The value in the file's text, if it is another than in a fresh group.
+    #[must_use]
+    pub fn changed(&self, text: &str) -> Option<String> {
+        let value = match self.key {
+            Some(key) => text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?,
+            None => text,
+        };
+        let value = value.trim();
+        (value != self.fresh).then(|| value.chars().take(64).collect())
+    }
+}
+
 fn map<T, U>(bound: Bound<T>, f: impl FnOnce(T) -> U) -> Bound<U> {
     match bound {
         Bound::Unlimited => Bound::Unlimited,
@@ -389,6 +445,17 @@ mod tests {
         assert!(!place.holds(place.read_back("9223372036854771712\n").expect("number")));
         assert_eq!(place.read_back("9223372036854771712"), Some(Value::Unlimited));
         assert_eq!(place.read_back("nonsense"), None);
+    }
+
+    #[test]
+    fn what_no_limit_uses_is_as_in_a_fresh_group_or_told() {
+        let row = |file: &str| UNTOUCHED.iter().find(|row| row.file == file).expect("a row");
+        assert_eq!(row("memory.min").changed("0\n"), None);
+        assert_eq!(row("memory.min").changed("1048576\n").as_deref(), Some("1048576"));
+        assert_eq!(row("cgroup.max.descendants").changed("max\n"), None);
+        let control = row("memory.oom_control");
+        assert_eq!(control.changed("oom_kill_disable 0\nunder_oom 1\noom_kill 9\n"), None);
+        assert_eq!(control.changed("oom_kill_disable 1\nunder_oom 0\n").as_deref(), Some("1"));
     }
 
     #[test]

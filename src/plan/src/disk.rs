@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_block_more_is_no_difference_and_a_missing_limit_is() {
         let plan = DiskPlan::new(&limits(), &facts(QuotaFacts::Projects));
-        let quota = |soft, hard| QuotaFact { used: 0, soft, hard, grace_until: None };
+        let quota = |soft, hard| QuotaFact { used: 0, soft, hard, grace_until: None, lowered_at: None };
         let inodes = quota(Some(200_000), Some(200_000));
         let fact = |bytes| DiskFact { bytes, inodes: Some(inodes), charged: true, held_back: false };
         let same = fact(quota(Some(10 << 30), Some((11 << 30) + 4096)));

@@ -8,7 +8,7 @@ use crate::mount::{Link, Mount, confinement, table};
 use crate::seed::{Seed, seeds};
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::HostFacts;
-use bailiwick_types::{Access, Bound, Hierarchy, IdRange, Profile, QuotaFacts, Resource, TenantName};
+use bailiwick_types::{Access, Bound, Hierarchy, IdRange, Limits, Profile, QuotaFacts, Resource, TenantName};
 
 /// A resource limit of every process (`getrlimit(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,27 @@ pub enum Rlimit {
 
 /// The limit of core dumps that every process of a tenant has, in bytes: [`Rlimit::NoCore`].
 pub const CORE_LIMIT: u64 = 1;
+
+impl Rlimit {
+    /// The most that a process of a jail may have: soft and hard.
+    #[must_use]
+    pub fn value(self) -> u64 {
+        match self {
+            Self::OpenFiles(count) => count,
+            Self::NoCore => CORE_LIMIT,
+        }
+    }
+}
+
+/// The limits of each process of a jail.
+#[must_use]
+pub fn rlimits(limits: &Limits) -> Vec<Rlimit> {
+    vec![Rlimit::OpenFiles(limits.open_files), Rlimit::NoCore]
+}
+
+/// What the kernel adds for each process of a jail when it looks for whom to end: it takes a tenant before the host's own
+/// daemons. Nobody inside can lower it.
+pub const OOM_SCORE: i32 = 500;
 
 /// What a jail should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +149,7 @@ impl JailPlan {
             landlock: Domain::of(settings.profile, facts.landlock_abi)?,
             controls,
             disk: DiskPlan::new(limits, facts),
-            rlimits: vec![Rlimit::OpenFiles(limits.open_files), Rlimit::NoCore],
+            rlimits: rlimits(limits),
         })
     }
 }

@@ -20,4 +20,4 @@ pub mod seccomp;
 pub mod seed;
 
 pub use difference::difference;
-pub use jail::{CORE_LIMIT, JailPlan, NominalLimit, PlanError, Rlimit, nominal};
+pub use jail::{CORE_LIMIT, JailPlan, NominalLimit, OOM_SCORE, PlanError, Rlimit, nominal, rlimits};

@@ -6,7 +6,7 @@
 //! one process even when its number is given to another meanwhile. Credentials are those of the first thread.
 
 use crate::file;
-use bailiwick_types::{MountFact, NAMESPACES, ProcessFacts};
+use bailiwick_types::{MountFact, NAMESPACES, ProcessFacts, ProcessRank};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -339,12 +339,66 @@ pub fn open_files(pid: u32) -> io::Result<Option<u64>> {
 /// Parses the row "Max open files" of `/proc/PID/limits` (`proc_pid_limits(5)`): soft, hard, unit.
 #[must_use]
 pub fn parse_open_files(text: &[u8]) -> Option<Option<u64>> {
+    parse_hard_limit(text, "Max open files ")
+}
+
+/// Parses the hard limit in one row of `/proc/PID/limits`; the inner `None` is "no limit".
+#[must_use]
+pub fn parse_hard_limit(text: &[u8], row: &str) -> Option<Option<u64>> {
     let text = std::str::from_utf8(text).ok()?;
-    let row = text.lines().find_map(|line| line.strip_prefix("Max open files "))?;
+    let row = text.lines().find_map(|line| line.strip_prefix(row))?;
     match row.split_ascii_whitespace().nth(1)? {
         "unlimited" => Some(None),
         number => number.parse().ok().map(Some),
     }
+}
+
+/// The rank of a process, of its first thread, and its own limits.
+fn rank_at(process: BorrowedFd<'_>, stat: &[u8]) -> io::Result<ProcessRank> {
+    let (nice, scheduler) = parse_rank(stat).ok_or_else(|| malformed("stat"))?;
+    let limits = read(process, "limits", SMALL)?;
+    let hard = |row| parse_hard_limit(&limits, row).ok_or_else(|| malformed("limits"));
+    let score = String::from_utf8_lossy(&read(process, "oom_score_adj", SMALL)?).trim().parse();
+    Ok(ProcessRank {
+        nice,
+        scheduler,
+        oom_score_adj: score.map_err(|_| malformed("oom_score_adj"))?,
+        open_files: hard("Max open files ")?,
+        core: hard("Max core file size ")?,
+    })
+}
+
+/// Parses fields 19 and 41 of `/proc/PID/stat`: nice, and how it is scheduled.
+#[must_use]
+pub fn parse_rank(text: &[u8]) -> Option<(i32, u32)> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    Some((fields.get(19 - 3)?.parse().ok()?, fields.get(41 - 3)?.parse().ok()?))
+}
+
+/// The names of the interfaces in the network namespace of a process.
+///
+/// # Errors
+/// As [`status`]; `EFBIG` when there are more than a jail of a plan could have by far.
+pub fn interfaces(pid: u32) -> io::Result<Vec<String>> {
+    Ok(parse_interfaces(&read(directory(pid)?.as_fd(), "net/dev", SMALL)?))
+}
+
+/// Parses `/proc/PID/net/dev` (`proc_pid_net(5)`): two lines of titles, then one for each interface. The kernel takes no colon
+/// and no space into a name.
+#[must_use]
+pub fn parse_interfaces(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    text.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
+}
+
+/// The namespaces of a process that is no tenant's, by kind.
+///
+/// # Errors
+/// As [`status`]; `EACCES` when the reader may not look at it.
+pub fn namespaces_of(pid: u32) -> io::Result<BTreeMap<String, u64>> {
+    namespaces(directory(pid)?.as_fd())
 }
 
 /// Every process that the reader can see.
@@ -415,9 +469,10 @@ pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
     let process = directory(pid)?;
     let process = process.as_fd();
     let status = status_at(process)?;
+    let stat = read(process, "stat", SMALL)?;
     Ok(ProcessFacts {
         pid,
-        start_time: start_time_at(process)?,
+        start_time: parse_start_time(&stat).ok_or_else(|| malformed("stat"))?,
         command: status.command,
         uids: status.uids,
         namespaces: namespaces(process)?,
@@ -429,6 +484,7 @@ pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
         seccomp: status.seccomp,
         seccomp_filters: status.seccomp_filters,
         cgroups: cgroups_at(process)?,
+        rank: Some(rank_at(process, &stat)?),
     })
 }
 
@@ -636,6 +692,25 @@ mod tests {
     }
 
     #[test]
+    fn the_rank_is_found_behind_any_program_name() {
+        let fields = format!("{} -20 1 0 484726 {} 1 0 0\n", "1 ".repeat(15), "0 ".repeat(18).trim());
+        for name in ["cat", "a) R 1 2 3", ")))"] {
+            assert_eq!(parse_rank(format!("6474 ({name}) R {fields}").as_bytes()), Some((-20, 1)), "{name}");
+        }
+        assert_eq!(parse_rank(b"1 (a) R 1 2 3"), None);
+        let own = facts(std::process::id()).expect("this process").rank.expect("is read");
+        assert!((-20..20).contains(&own.nice) && (-1000..=1000).contains(&own.oom_score_adj), "{own:?}");
+    }
+
+    #[test]
+    fn interfaces_are_read_by_name() {
+        let text = b"Inter-|   Receive | Transmit\n face |bytes |bytes\n    lo: 0 0\nveth-7@x:1 2\n";
+        assert_eq!(parse_interfaces(text), ["lo", "veth-7@x"]);
+        assert_eq!(parse_interfaces(b""), [""; 0]);
+        assert!(interfaces(std::process::id()).expect("reads").contains(&"lo".to_owned()));
+    }
+
+    #[test]
     fn control_groups_of_both_versions() {
         let groups = parse_cgroups(b"9:name=systemd:/\n2:cpu,cpuacct:/a:b/c\n0::/x\n").expect("parses");
         let want = [("cpu", "/a:b/c"), ("cpuacct", "/a:b/c"), ("name=systemd", "/"), ("unified", "/x")];
@@ -748,6 +823,8 @@ mod tests {
             let _mounts = parse_mounts(&text);
             let _map = parse_id_map(&text);
             let _files = parse_open_files(&text);
+            let _rank = parse_rank(&text);
+            let _interfaces = parse_interfaces(&text);
         }
 
         #[test]

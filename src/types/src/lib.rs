@@ -29,8 +29,9 @@ pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use name::{FtpName, ImageName, LoginName, NameError, PlanName, ServiceName, TenantName, TimerName};
 pub use observed::{
-    DiskFact, ForeignSocket, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS,
-    MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFact, SocketFacts,
+    DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,
+    MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, ProcessRank, QuotaFact,
+    SocketFacts, Visitor,
 };
 pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
 pub use report::{

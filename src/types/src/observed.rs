@@ -81,6 +81,10 @@ pub struct QuotaFact {
     pub hard: Option<u64>,
     /// Until when the soft one may be passed, in seconds since 1970, when it is passed now.
     pub grace_until: Option<u64>,
+    /// How much was in use when the hard limit was lowered below that, and 0 when it never was: more than this and more than the
+    /// hard limit is in use for another reason. `None` where nobody has noted it.
+    #[serde(default)]
+    pub lowered_at: Option<u64>,
 }
 
 /// A running jail.
@@ -120,6 +124,21 @@ pub struct ObservedJail {
     /// The sockets of its processes; `None` when they could not be looked at.
     #[serde(default)]
     pub sockets: Option<SocketFacts>,
+    /// Whether the warden's own child told, before it became init, that it had put itself into a Landlock domain.
+    #[serde(default)]
+    pub landlock_at_start: bool,
+    /// Processes in the jail's control group that do not descend from init, and so have not inherited its domain.
+    #[serde(default)]
+    pub entered: Vec<u32>,
+    /// Processes of the host in the jail's namespaces; at most [`MAX_STRAYS`].
+    #[serde(default)]
+    pub visitors: Vec<Visitor>,
+    /// The interfaces in the jail's network namespace; at most [`MAX_INTERFACES`]. `None` from a warden of an earlier version.
+    #[serde(default)]
+    pub interfaces: Option<Vec<String>>,
+    /// Settings of its control groups that are not as in a fresh group.
+    #[serde(default)]
+    pub settings: Vec<GroupSetting>,
 }
 
 /// The sockets of a jail's processes, by the network namespace that each was made in.
@@ -157,6 +176,9 @@ pub const MAX_PROCESSES: usize = 4096;
 /// The most processes outside a control group that are listed.
 pub const MAX_STRAYS: usize = 256;
 
+/// The most network interfaces of one jail that are listed.
+pub const MAX_INTERFACES: usize = 64;
+
 /// The most rows of a mount table that are listed: a jail that may mount can make a hundred thousand.
 pub const MAX_MOUNTS: usize = 1024;
 
@@ -189,6 +211,48 @@ pub struct ProcessFacts {
     pub seccomp_filters: u32,
     /// Control group by hierarchy.
     pub cgroups: BTreeMap<String, String>,
+    /// Its rank among others, and its own limits; `None` from a warden of an earlier version.
+    #[serde(default)]
+    pub rank: Option<ProcessRank>,
+}
+
+/// What puts a process before others, and what bounds it alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRank {
+    /// -20 is served first, 19 last.
+    pub nice: i32,
+    /// How it is scheduled (`sched(7)`): 0 as all, 1 and 2 before all that are not, 6 before these.
+    pub scheduler: u32,
+    /// What the kernel adds when it looks for whom to end: -1000 is never ended.
+    pub oom_score_adj: i32,
+    /// Hard limit of open descriptors; `None` is no limit.
+    pub open_files: Option<u64>,
+    /// Hard limit of core dumps in bytes; `None` is no limit.
+    pub core: Option<u64>,
+}
+
+/// A process of the host that is in a namespace of a jail and not in its control group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Visitor {
+    /// As the host counts.
+    pub pid: u32,
+    /// First 15 bytes of the program's name.
+    pub command: String,
+    /// Kinds of the namespaces that it shares with the jail's init.
+    pub namespaces: Vec<String>,
+}
+
+/// A setting of a control group that no limit uses, and that is not as the kernel makes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSetting {
+    /// `memory.min`, ...
+    pub file: String,
+    /// The group's path below its hierarchy.
+    pub group: String,
+    /// What it holds.
+    pub value: String,
+    /// What a fresh group holds.
+    pub fresh: String,
 }
 
 /// One row of a mount table (`proc_pid_mountinfo(5)`).

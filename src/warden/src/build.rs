@@ -10,8 +10,8 @@ use crate::record::Record;
 use crate::runtime::Runtime;
 use crate::step::{Step, reach};
 use crate::storage::Storage;
-use bailiwick_plan::JailPlan;
 use bailiwick_plan::mount::{Flags, HOST_ETC_DIR, Mount, Source};
+use bailiwick_plan::{JailPlan, OOM_SCORE};
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process, socket};
 use bailiwick_types::{Access, IdRange, QuotaFacts};
@@ -25,8 +25,6 @@ const CHILD_TIME: Duration = Duration::from_secs(20);
 const LISTENER_TIME: Duration = Duration::from_secs(5);
 /// The most that a child reports.
 const MAX_REPORT: usize = 4096;
-/// The kernel's killer takes a tenant before the host's own daemons.
-const OOM_SCORE: &str = "500";
 
 /// Why a jail could not be made. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +69,10 @@ pub(crate) struct Begun {
     pid: u32,
     /// Held until the child is init, or has ended.
     pub(crate) pidfd: OwnedFd,
-    /// Ends without a word when the child is init.
+    /// Ends when the child is init, with no more than the word that it had put itself into its Landlock domain.
     report: OwnedFd,
+    /// Whether that word has come. Nothing that runs afterwards can leave the domain, and the kernel never shows it again.
+    landlock: bool,
     runtime: OwnedFd,
     group: OwnedFd,
     access: Access,
@@ -143,13 +143,13 @@ impl Builder<'_> {
             }
         }
         drop(sources);
-        write_proc(pid, "oom_score_adj", OOM_SCORE).map_err(BuildError::at(Step::MapMounts))?;
+        write_proc(pid, "oom_score_adj", &OOM_SCORE.to_string()).map_err(BuildError::at(Step::MapMounts))?;
 
         (&std::fs::File::from(go_write)).write_all(b"1").map_err(BuildError::at(Step::Identity))?;
         let held = pidfd.try_clone().map_err(BuildError::at(Step::Identity))?;
         let deadline = Instant::now() + CHILD_TIME;
         let (report, group, access) = (report_read, groups.jail, plan.access);
-        Ok(Begun { pid, pidfd: held, report, runtime, group, access, deadline })
+        Ok(Begun { pid, pidfd: held, report, landlock: false, runtime, group, access, deadline })
     }
 
     /// Opens everything that is mounted from outside, as detached mounts with their flags already set, while this
@@ -234,27 +234,52 @@ fn kill(child: &OwnedFd) {
 }
 
 impl Begun {
+    /// Takes what the child has reported so far; whether the pipe has ended. One write that is not larger than a pipe's buffer is
+    /// there as a whole, so nothing is waited for.
+    fn hear(&mut self) -> Result<bool, BuildError> {
+        while process::readable(&self.report, Duration::ZERO).map_err(BuildError::at(Step::Exec))? {
+            let mut text = vec![0; MAX_REPORT];
+            let len =
+                rustix::io::read(&self.report, &mut text).map_err(|error| BuildError::at(Step::Exec)(error.into()))?;
+            text.truncate(len);
+            if text.is_empty() && self.landlock {
+                return Ok(true);
+            }
+            if text.is_empty() {
+                let source = io::Error::other("the child did not tell of its domain");
+                return Err(BuildError::new(Step::Confine, "landlock", source));
+            }
+            let is_word = text[0] == inside::LANDLOCKED && !self.landlock;
+            self.landlock |= is_word;
+            let rest = if is_word { &text[1..] } else { &text };
+            if !rest.is_empty() {
+                return Err(failure_in(rest)?);
+            }
+        }
+        Ok(false)
+    }
+
     /// What becomes readable when the child has reported.
     pub(crate) fn report(&self) -> &OwnedFd {
         &self.report
     }
 
     /// Takes the last steps when the child has reported, or its time is over; `None` before.
-    pub(crate) fn finish(self, init: &OwnedFd) -> Result<Finished, Unmade> {
-        let has_reported = process::readable(&self.report, Duration::ZERO);
-        if let Ok(false) = has_reported
+    pub(crate) fn finish(mut self, init: &OwnedFd) -> Result<Finished, Unmade> {
+        let has_ended = self.hear();
+        if let Ok(false) = has_ended
             && Instant::now() < self.deadline
         {
             return Ok(Finished::NotYet(self));
         }
         let end = || -> Result<Record, BuildError> {
-            if !has_reported.map_err(BuildError::at(Step::Exec))? {
+            if !has_ended? {
                 return Err(BuildError::at(Step::Exec)(io::ErrorKind::TimedOut.into()));
             }
-            hear(&self.report)?;
             prove_init(self.pid, init).map_err(BuildError::at(Step::Exec))?;
             reach(Step::Record).map_err(BuildError::at(Step::Record))?;
             let record = Record::of(self.pid, &self.group, self.access).map_err(BuildError::at(Step::Record))?;
+            let record = Record { landlock: self.landlock, ..record };
             record.write(&self.runtime).map_err(BuildError::at(Step::Record))?;
             Ok(record)
         };
@@ -323,21 +348,14 @@ fn listener(report: &OwnedFd) -> io::Result<OwnedFd> {
     fds.pop().ok_or_else(|| io::Error::other("the child ended without a word"))
 }
 
-/// What the child reported: it ends without a word when init has been started. One write that is not larger than a
-/// socket's buffer is there as a whole, so nothing is waited for.
-fn hear(report: &OwnedFd) -> Result<(), BuildError> {
-    let mut text = vec![0; MAX_REPORT];
-    let len = rustix::io::read(report, &mut text).map_err(|error| BuildError::at(Step::Exec)(error.into()))?;
-    text.truncate(len);
-    if text.is_empty() {
-        return Ok(());
-    }
+/// The failure in what a child reported.
+fn failure_in(text: &[u8]) -> Result<BuildError, BuildError> {
     // Written by our own code, before any of the tenant's ran.
     let report: inside::Report =
-        serde_json::from_slice(&text).map_err(|error| BuildError::at(Step::Exec)(error.into()))?;
+        serde_json::from_slice(text).map_err(|error| BuildError::at(Step::Exec)(error.into()))?;
     let source: Box<dyn std::error::Error + Send + Sync> = match report.errno {
         Some(errno) => Box::new(io::Error::from_raw_os_error(errno)),
         None => report.message.into(),
     };
-    Err(BuildError::new(report.step, &report.at, source))
+    Ok(BuildError::new(report.step, &report.at, source))
 }

@@ -19,6 +19,7 @@ use crate::ftp;
 use crate::groups::{self, Freezer, Freezing, GroupError, Groups};
 use crate::host_user::{self, HostUserError, HostUsers};
 use crate::ledger::{Ledger, LedgerError};
+use crate::lowered::DiskNote;
 use crate::manager::{self, Handed};
 use crate::quota::{self, Grace};
 use crate::record::Record;
@@ -262,13 +263,16 @@ impl Warden {
     fn limit(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
         let (host, tenant) = self.declared(name)?;
         self.running(name)?;
+        self.read_host()?;
         let limits = &tenant.settings.limits;
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "limit", error);
         self.groups.reserve(&self.facts, &host.reserve).map_err(|error| failed(&error))?;
         if let Some(ids) = self.ledger.ids(name) {
             let plan = DiskPlan::new(limits, &self.facts);
+            let before = self.disk_now(name, ids);
             let bound = self.storage.bound(name, ids.first, &plan, &self.facts.storage.quota);
             bound.map_err(|error| failed(&error))?;
+            self.note_disk(name, ids, &plan, before.as_ref());
             self.hold_back_again(name, ids);
         }
         let controls = controls(limits, &self.facts);

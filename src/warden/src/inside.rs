@@ -26,6 +26,8 @@ const LISTENER: i32 = 3;
 const STAGE: [&str; 3] = ["/usr", "/etc", "/sys"];
 /// The most that is read of a file of the kernel which is answered: one line for each processor and interrupt.
 const MAX_ANSWERED: usize = 1 << 20;
+/// What the child reports once it is in its Landlock domain, before anything else: no text of a [`Report`] begins so.
+pub(crate) const LANDLOCKED: u8 = b'L';
 
 /// Where the layers of an overlay are while it is made: the host's, the tenant's, and the one between.
 const LOWER: &str = "lower";
@@ -238,6 +240,11 @@ impl Inside<'_> {
         }
         landlock::restrict(domain.handled, domain.scoped, rules)
             .map_err(|error| at(Step::Confine, "landlock")(error.into()))?;
+        // Of a domain that forbids nothing there is nothing to tell, and the warden takes silence for a jail without one.
+        if domain.handled != 0 || domain.scoped != 0 {
+            rustix::io::write(&self.report, &[LANDLOCKED])
+                .map_err(|error| at(Step::Confine, "landlock")(error.into()))?;
+        }
         let program: Vec<(u16, u8, u8, u32)> = seccomp::filter(self.plan.profile)
             .iter()
             .map(|instruction| (instruction.code, instruction.jt, instruction.jf, instruction.k))

@@ -4,6 +4,7 @@
 //! before the ids are used, replaced in one step, and a ledger that cannot be read, or that is missing beside what it
 //! must know of, stops the warden rather than being started anew.
 
+use crate::lowered::DiskNote;
 use crate::quota::Grace;
 use bailiwick_sys::file;
 use bailiwick_types::{IdPool, IdRange, TenantName};
@@ -42,6 +43,9 @@ struct Entry {
     /// Ends of times of grace that the warden set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     grace: Option<Grace>,
+    /// The disk limits that were last written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk: Option<DiskNote>,
 }
 
 /// Why the ledger cannot be used.
@@ -149,7 +153,7 @@ impl Ledger {
         }
         let mut content = Content::new(pool).map_err(failed)?;
         content.instance = instance.unwrap_or(content.instance);
-        let entry = |index: &u32| Entry { index: *index, held: false, grace: None };
+        let entry = |index: &u32| Entry { index: *index, held: false, grace: None, disk: None };
         content.tenants = found.iter().map(|(name, index)| (name.clone(), entry(index))).collect();
         Self { dir, content, unwritten: false, complained: false }.save()
     }
@@ -168,7 +172,7 @@ impl Ledger {
         let index = (0..).zip(&used).find(|(free, used)| free != *used).map_or(used.len(), |(free, _)| free as usize);
         let index = u32::try_from(index).map_err(|_| LedgerError::Full)?;
         let range = self.content.pool.range(index).ok_or(LedgerError::Full)?;
-        self.content.tenants.insert(tenant.clone(), Entry { index, held: false, grace: None });
+        self.content.tenants.insert(tenant.clone(), Entry { index, held: false, grace: None, disk: None });
         self.save().inspect_err(|_| {
             self.content.tenants.remove(tenant);
         })?;
@@ -226,6 +230,22 @@ impl Ledger {
         if let Some(entry) = self.content.tenants.get_mut(tenant).filter(|entry| entry.grace != grace) {
             entry.grace = grace;
             self.unwritten = self.save().is_err();
+        }
+    }
+
+    /// The disk limits that were last written for a tenant.
+    pub(crate) fn disk(&self, tenant: &TenantName) -> Option<DiskNote> {
+        self.content.tenants.get(tenant).and_then(|entry| entry.disk)
+    }
+
+    /// Notes them.
+    pub(crate) fn set_disk(&mut self, tenant: &TenantName, note: DiskNote) -> Result<(), LedgerError> {
+        match self.content.tenants.get_mut(tenant) {
+            Some(entry) if entry.disk != Some(note) => {
+                entry.disk = Some(note);
+                self.save()
+            }
+            _ => Ok(()),
         }
     }
 

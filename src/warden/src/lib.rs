@@ -11,6 +11,7 @@ mod groups;
 mod host_user;
 mod inside;
 mod ledger;
+mod lowered;
 mod manager;
 mod quota;
 mod record;

@@ -54,16 +54,23 @@ pub(crate) fn ensure_charged(
     match kind {
         QuotaFacts::Nothing { .. } => {}
         QuotaFacts::Groups => {
-            rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o700))
-                .map_err(|error| refused("close the subvolume to others")(error.into()))?;
-            let inode = file::metadata(&dir).map_err(refused("look at the tenant's directory"))?.inode;
+            let metadata = file::metadata(&dir).map_err(refused("look at the tenant's directory"))?;
+            // Not without need: above its limit btrfs refuses even this, and a tenant that is full must start.
+            if metadata.mode & 0o7777 != 0o700 {
+                rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o700))
+                    .map_err(|error| refused("close the subvolume to others")(error.into()))?;
+            }
+            let inode = metadata.inode;
             if inode != btrfs::ROOT_INODE {
                 return Err(QuotaError::NoSubvolume);
             }
         }
         QuotaFacts::Projects => {
             let own = quota::project(&dir).map_err(refused("read the project of the tenant's directory"))?;
-            if own != (Project { id: project, inherited: true }) {
+            let wanted = Project { id: project, inherited: true };
+            let is_charged =
+                own == wanted && all_charged(&dir, wanted).map_err(refused("look into the tenant's directory"))?;
+            if !is_charged {
                 charge_tree(&dir, project).map_err(refused("charge the tenant's files to it"))?;
             }
         }
@@ -215,6 +222,16 @@ fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the directories in a tenant's own belong to its project: each of them is mounted into its jail.
+fn all_charged(dir: &OwnedFd, wanted: Project) -> io::Result<bool> {
+    for name in file::directories(dir)? {
+        if quota::project(file::open_dir_at(dir, &name)?)? != wanted {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Charges the files of one directory; gives the names of its directories.

@@ -26,6 +26,10 @@ pub(crate) struct Record {
     /// How it was made to hold the tenant's storage.
     #[serde(default)]
     pub(crate) access: Access,
+    /// Whether our own code told, in the process that became init, that it was in its Landlock domain. An earlier version has not
+    /// asked.
+    #[serde(default)]
+    pub(crate) landlock: bool,
 }
 
 impl Record {
@@ -33,6 +37,7 @@ impl Record {
     pub(crate) fn of(pid: u32, group: &OwnedFd, access: Access) -> io::Result<Self> {
         Ok(Self {
             access,
+            landlock: false,
             control_group: file::metadata(group)?.inode,
             pid,
             start_time: proc::start_time(pid)?,
@@ -73,6 +78,7 @@ impl Record {
             },
         };
         let Ok(now) = Self::of(self.pid, group, self.access) else { return Ok(None) };
+        let now = Self { landlock: self.landlock, ..now };
         let groups = proc::cgroups(self.pid)?;
         let here = groups.get("unified").is_some_and(|found| {
             homes.iter().any(|home| {
@@ -91,7 +97,7 @@ mod tests {
     fn a_record_of_an_earlier_version_is_of_a_jail_that_can_be_written() {
         let text = r#"{"pid":7,"start_time":8,"user_namespace":9,"pid_namespace":10,"control_group":11}"#;
         let record: Record = serde_json::from_str(text).expect("is read");
-        assert_eq!(record.access, Access::ReadWrite);
+        assert_eq!((record.access, record.landlock), (Access::ReadWrite, false));
         let read_only = Record { access: Access::ReadOnly, ..record };
         let text = serde_json::to_string(&read_only).expect("is written");
         assert_eq!(serde_json::from_str::<Record>(&text).expect("is read"), read_only);

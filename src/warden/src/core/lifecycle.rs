@@ -30,6 +30,8 @@ impl Warden {
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "start", error);
         reach(Step::Ledger).map_err(|error| failed(&BuildError::at(Step::Ledger)(error)))?;
         let ids = self.ledger.assign(name).map_err(|error| failed(&error))?;
+        self.read_host()?;
+        let before = self.disk_now(name, ids);
         let plan = JailPlan::new(&tenant, &host, ids, &self.facts)
             .map_err(|error| failure(ExitStatus::HostCannot, name, "start", &error))?;
         if self.groups.ensure_bases(&self.facts, &host.reserve).map_err(|error| failed(&error))? {
@@ -44,7 +46,10 @@ impl Warden {
             quota: &self.facts.storage.quota,
         };
         match builder.begin() {
-            Ok(begun) => self.await_child(name, ids, begun, ticket),
+            Ok(begun) => {
+                self.note_disk(name, ids, &plan.disk, before.as_ref());
+                self.await_child(name, ids, begun, ticket);
+            }
             Err(unmade) => self.unmade(name, unmade, ticket),
         }
         Ok(None)

@@ -3,11 +3,39 @@
 use super::*;
 
 impl Warden {
-    /// Looks at the host anew: an operator may have switched quotas on since.
     pub(super) fn facts(&mut self) -> Result<WardenReply, Failure> {
+        self.read_host()?;
+        Ok(WardenReply::Facts(Box::new(self.facts.clone())))
+    }
+
+    /// Looks at the host anew: an operator may have switched quotas on or off since. Whatever writes limits or tells what holds
+    /// them begins with this.
+    pub(super) fn read_host(&mut self) -> Result<(), Failure> {
         let facts = bailiwick_observe::host_facts(&self.host.state_dir);
         self.facts = facts.map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
-        Ok(WardenReply::Facts(Box::new(self.facts.clone())))
+        Ok(())
+    }
+
+    /// A tenant's quota as the kernel has it; `None` where nothing counts, or it cannot be read.
+    pub(super) fn disk_now(&self, name: &TenantName, ids: IdRange) -> Option<DiskFact> {
+        let dir = self.storage.open_of(name)?;
+        bailiwick_observe::disk_fact(&dir, ids.first, &self.facts.storage.quota).ok().flatten()
+    }
+
+    /// Notes that the disk limits of a plan were written. A note that cannot be kept is no reason to fail: no limit rests on it.
+    pub(super) fn note_disk(&mut self, name: &TenantName, ids: IdRange, plan: &DiskPlan, before: Option<&DiskFact>) {
+        if let Some(now) = self.disk_now(name, ids) {
+            let note = DiskNote::after_write(self.ledger.disk(name), plan, before, &now);
+            drop(self.ledger.set_disk(name, note));
+        }
+    }
+
+    /// Adds to what the kernel says of a quota what the warden knows of it.
+    fn explain_disk(&self, name: &TenantName, fact: &mut DiskFact) {
+        fact.held_back = self.reserve.is_reached();
+        if let Some(note) = self.ledger.disk(name) {
+            note.explain(fact);
+        }
     }
 
     /// What every tenant uses of its quota. The kernel has one time of grace for all who pass a soft limit; here each gets
@@ -25,7 +53,10 @@ impl Warden {
                     |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, &name, "limit", error);
                 self.mind_grace(&name, ids, &dir, &mut fact).map_err(|error| failed(&*error))?;
             }
-            fact.held_back = self.reserve.is_reached();
+            if let Some(note) = self.ledger.disk(&name) {
+                drop(self.ledger.set_disk(&name, note.after_look(&fact)));
+            }
+            self.explain_disk(&name, &mut fact);
             disks.insert(name, fact);
         }
         Ok(WardenReply::Disks(disks))
@@ -67,12 +98,12 @@ impl Warden {
             let message = format!("{} tenants are more than can be observed at once", names.len());
             return Err(Failure::of(ExitStatus::Invalid, message));
         }
-        let census = Census::take().map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        let census = Census::take(self.host.ids).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
         let mut all = Vec::with_capacity(names.len());
         for name in names {
             let mut seen = self.look_at(name, &census, &read)?;
             if let Some(disk) = disk(&mut seen) {
-                disk.held_back = self.reserve.is_reached();
+                self.explain_disk(name, disk);
             }
             all.push(seen);
         }
@@ -91,8 +122,8 @@ impl Warden {
         };
         let runs = self.runs(name);
         let init = self.jails.get(name).map(|jail| {
-            let Record { pid, start_time, access, .. } = jail.record;
-            InitSubject { pid, start_time, access }
+            let Record { pid, start_time, access, landlock, .. } = jail.record;
+            InitSubject { pid, start_time, access, landlock }
         });
         let cgroups = if runs || self.slow.clears(name) { self.groups.paths(name) } else { BTreeMap::new() };
         let dir = self.storage.open_of(name);
