@@ -88,6 +88,15 @@ pub const MEMORY: &[Object] = &[
     row("unix sockets", Whole, Whole, same(By("memory"))),
     row("tcp and udp sockets", Apart, Whole, same(By("memory_sockets on version 1, memory on version 2"))),
     row(
+        "tcp connections that nobody has accepted",
+        Nothing,
+        Nothing,
+        same(Unheld(
+            "what arrives before accept(2) is charged to nobody: some 64 KiB for each of net.core.somaxconn connections of \
+             each listener",
+        )),
+    ),
+    row(
         "netlink sockets",
         Nothing,
         Nothing,
@@ -315,9 +324,10 @@ mod tests {
     #[test]
     fn record_locks_are_told_of_in_every_profile_and_netlink_where_it_is() {
         let names = |profile| unbounded(profile, Some(Hierarchy::Unified)).map(|(name, _)| name).collect::<Vec<_>>();
-        assert_eq!(names(Profile::Web), ["record locks"]);
-        assert_eq!(names(Profile::Shell), ["netlink sockets", "record locks"]);
-        assert_eq!(names(Profile::System), ["netlink sockets", "record locks", "file systems that a tenant mounts"]);
+        let [early, netlink, locks] = ["tcp connections that nobody has accepted", "netlink sockets", "record locks"];
+        assert_eq!(names(Profile::Web), [early, locks]);
+        assert_eq!(names(Profile::Shell), [early, netlink, locks]);
+        assert_eq!(names(Profile::System), [early, netlink, locks, "file systems that a tenant mounts"]);
         assert_eq!(unshared(Profile::Web).count(), 0);
         assert_eq!(unshared(Profile::Shell).count(), 0);
         assert_eq!(unshared(Profile::System).count(), 2);
