@@ -767,6 +767,17 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_init_is_a_finding_of_its_own_and_no_breach() {
+        let tenant = tenant(Profile::Web);
+        let mut report = judged(&tenant, &healthy(&tenant));
+        let before = report.findings.len();
+        add_silence(&mut report, 7);
+        assert_eq!((report.findings.len(), report.verdict), (before + 1, Verdict::Drift));
+        let finding = report.findings.last().expect("added");
+        assert!(finding.id == "BW105" && finding.evidence.contains("7 s"), "{finding:?}");
+    }
+
+    #[test]
     fn every_kind_of_finding_has_a_case() {
         let elsewhere =
             ["BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW105", "BW110", "BW111", "BW114"];

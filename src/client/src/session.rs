@@ -794,9 +794,9 @@ mod tests {
         let (mut local, _, stderr) = files(b"");
         let (reader, out) = io::pipe().expect("pipe");
         local.stdout = out.into();
-        let (streams, _remote) = cross(&local, Whose::Tenants).expect("crosses");
+        let (streams, remote) = cross(&local, Whose::Tenants).expect("crosses");
         let (ours, init) = socket::channel().expect("pair");
-        drop((reader, stderr));
+        drop((reader, stderr, remote));
         tell(&init, SessionEvent::Started, &[]);
         tell(&init, SessionEvent::Exited(4), &[]);
         assert_eq!(attend(&local, Kind::Pipes, streams, ours).expect("ends"), 4);
