@@ -459,20 +459,22 @@ mod tests {
     fn only_pipes_cross() {
         let tenant = tenant("");
         let piped = Exec { terminal: None, ..exec() };
-        let pipe = || rustix::pipe::pipe().expect("a pipe").0;
-        assert!(admit(&tenant, Door::Exec, &piped, &[pipe(), pipe(), pipe()]).is_ok());
-        let others: [OwnedFd; 4] = [
+        let reader = || rustix::pipe::pipe().expect("a pipe").0;
+        let writer = || rustix::pipe::pipe().expect("a pipe").1;
+        assert!(admit(&tenant, Door::Exec, &piped, &[reader(), writer(), writer()]).is_ok());
+        let others: [OwnedFd; 5] = [
             std::fs::File::open("/").expect("a directory").into(),
             std::fs::File::open("/dev/null").expect("a device").into(),
             std::fs::File::open("/proc/self/exe").expect("a file").into(),
             socket::channel().expect("a socket").0,
+            reader(), // the wrong end
         ];
         for other in others {
-            let failure = admit(&tenant, Door::Exec, &piped, &[pipe(), other, pipe()]).expect_err("refused");
-            assert_eq!(failure.message, "only pipes may cross into a jail");
+            let failure = admit(&tenant, Door::Exec, &piped, &[reader(), other, writer()]).expect_err("refused");
+            assert_eq!(failure.message, "only pipes without a name may cross into a jail, by their right ends");
         }
-        assert!(admit(&tenant, Door::Exec, &piped, &[pipe(), pipe()]).is_err());
-        assert!(admit(&tenant, Door::Exec, &exec(), &[pipe()]).is_err(), "nothing crosses beside a terminal");
+        assert!(admit(&tenant, Door::Exec, &piped, &[reader(), writer()]).is_err());
+        assert!(admit(&tenant, Door::Exec, &exec(), &[reader()]).is_err(), "nothing crosses beside a terminal");
     }
 
     #[test]
