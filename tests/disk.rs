@@ -417,7 +417,7 @@ fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
     assert_eq!(enforced(), Some("enforced".into()));
     btrfs("disable");
     assert_eq!(enforced(), Some("nominal".into()), "by what is so now, not half a minute ago");
-    assert_eq!(host.inside("web", "head -c 90M /dev/zero > /home/past && sync -f /home").0, 0);
+    assert_eq!(host.inside("web", "head -c 90M /dev/zero > /home/past && sync /home/past").0, 0);
     btrfs("enable");
     let plan = host.cli(&["plan"]);
     assert_eq!(plan.status.code(), Some(10), "nothing holds the limit: {plan:?}");
@@ -430,17 +430,17 @@ fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
         audit()
     };
     until("it is told", || counted().contains("BW104"));
-    assert_ne!(host.inside("web", "head -c 5M /dev/zero > /home/more && sync -f /home").0, 0, "it holds again");
+    assert_ne!(host.inside("web", "head -c 5M /dev/zero > /home/more && sync /home/more").0, 0, "it holds again");
     host.ok(&["restart", "web"]);
     assert!(counted().contains("BW104"), "a start writes the limit again and explains nothing");
-    assert_eq!(host.inside("web", "rm /home/past /home/more; sync -f /home").0, 0);
+    assert_eq!(host.inside("web", "rm -f /home/past /home/more").0, 0);
     until("it is put right", || !counted().contains("BW104"));
     // A start has to see quotas too that are switched off.
     btrfs("disable");
     host.ok(&["restart", "web"]);
     btrfs("enable");
     host.ok(&["restart", "web"]);
-    assert_ne!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync -f /home").0, 0);
+    assert_ne!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync /home/past").0, 0);
 }
 
 #[test]
@@ -471,7 +471,7 @@ fn what_is_reserved_for_the_host_is_left_to_it() {
     assert!(String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).contains("BW096"));
     assert_eq!(host.cli(&["plan"]).status.code(), Some(0), "it is as it is declared");
     // And given back, without anybody's doing.
-    assert_eq!(host.inside("web", "rm /home/big; sync -f /home").0, 0);
+    assert_eq!(host.inside("web", "rm /home/big").0, 0);
     until("it is given back", || !bounded.fact("web").held_back);
     assert_eq!(host.inside("web", "head -c 10M /dev/zero > /home/again").0, 0);
     assert_eq!(bounded.fact("web").bytes.hard, None);
