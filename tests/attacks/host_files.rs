@@ -7,6 +7,7 @@ use bailiwick_plan::mount::{Source, table};
 use bailiwick_tests::{Host, profiles, until};
 use bailiwick_types::{Access, Limits, Profile};
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 /// Rows of a profile's mount table that a tenant sees and that are not its own.
@@ -24,12 +25,15 @@ fn not_the_tenants(source: &Source) -> bool {
 
 /// What shows files of the host, the tenant's own changes apart.
 fn shows_files_of_the_host(source: &Source) -> bool {
-    matches!(source, Source::Overlay { .. } | Source::HostPlain(_))
+    matches!(source, Source::Overlay { .. } | Source::HostEtc)
 }
 
-/// The path on the host of what is seen at a path inside.
-fn on_the_host(inside: &str) -> &str {
-    inside.strip_prefix("/run/host").unwrap_or(inside)
+/// The path on the host of what is seen at a path inside: of `/etc` the warden's copy, which all jails are shown.
+fn on_the_host(host: &Host, inside: &str) -> PathBuf {
+    match inside.strip_prefix("/run/host/etc") {
+        Some(below) => host.path(&format!("run/host-etc{below}")),
+        None => inside.into(),
+    }
 }
 
 /// For each argument, and for the first file in it where it is a directory: `$p`, open as `$f` with the number `$n`.
@@ -38,7 +42,9 @@ use strict; use Fcntl ":flock"; $| = 1;
 sub files { map { my $d = $_; my @in = ();
     if (-d $d && opendir(my $h, $d)) { @in = grep { -f $_ && !-l $_ } map { "$d/$_" } sort grep { !/^\./ } readdir $h }
     ($d, @in ? $in[0] : ()) } @_ }
-my @paths = files(@ARGV, -d "/usr/bin" ? ("/usr/bin", "/usr/lib/os-release") : ());
+my $etc = "/run/host/etc";
+my @paths = files(@ARGV, -d "/usr/bin" ? ("/usr/bin", "/usr/lib/os-release") : (),
+    grep { -e $_ } "$etc/services", "$etc/alternatives", "$etc/ssl", "$etc/ssl/certs");
 "#;
 
 /// Tries everything; prints what was not refused.
@@ -98,7 +104,9 @@ fn nothing_that_only_an_owner_may_do_works_on_a_file_that_is_not_the_tenants() {
     for tenant in profiles() {
         let mut paths = rows(&host, tenant, not_the_tenants);
         assert!(
-            ["/usr", "/run/host/init", "/dev/null", "/proc"].iter().all(|path| paths.iter().any(|row| row == path))
+            ["/usr", "/run/host/etc", "/run/host/init", "/dev/null", "/proc"]
+                .iter()
+                .all(|path| paths.iter().any(|row| row == path))
         );
         // In `system` everything that is done to /usr is done to a copy of the tenant's own, and is its own business; the rest
         // of the test looks at whose inodes those are.
@@ -127,14 +135,14 @@ fn the_inodes_of_the_hosts_files_are_the_jails_own() {
     let host = host();
     for tenant in profiles() {
         let paths = rows(&host, tenant, shows_files_of_the_host);
-        assert!(paths.iter().any(|path| path == "/usr") && paths.len() > 1, "{tenant}: {paths:?}");
+        assert_eq!(paths, ["/usr", "/run/host/etc"], "{tenant}");
         let line = r#"print map { my @s = stat $_; "$_ $s[0] $s[4]\n" } @paths"#;
         let output = run(&host, tenant, line, &paths).wait_with_output().expect("ends");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(text.lines().count() > paths.len(), "{tenant}: {text}");
+        assert!(text.lines().any(|line| line.starts_with("/run/host/etc/services ")), "{tenant}: {text}");
         for line in text.lines() {
             let fields: Vec<&str> = line.split(' ').collect();
-            let own = std::fs::metadata(on_the_host(fields[0])).expect("the host has it");
+            let own = std::fs::metadata(on_the_host(&host, fields[0])).expect("the host has it");
             assert_ne!(fields[1], own.dev().to_string(), "{tenant}: {line} is the host's own inode");
             let owner = if fields[0].starts_with("/usr") { "0" } else { "65534" };
             assert_eq!(fields[2], owner, "{tenant}: {line}");
@@ -156,7 +164,7 @@ fn locks_inside_hold_up_neither_the_host_nor_a_neighbour() {
             let mut holder = run(&host, tenant, lock, &paths);
             assert_eq!(says(&mut holder)(), "held", "{tenant}");
             for path in paths.iter().chain([&"/usr/bin".to_owned(), &"/usr/lib/os-release".to_owned()]) {
-                let file = std::fs::File::open(on_the_host(path)).expect("the host has it");
+                let file = std::fs::File::open(on_the_host(&host, path)).expect("the host has it");
                 rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
                     .unwrap_or_else(|error| panic!("{tenant} holds up the host at {path}: {error}"));
             }
@@ -183,9 +191,9 @@ fn watches_inside_tell_nothing_of_what_the_host_and_the_neighbours_open() {
         let mut say = says(&mut watcher);
         assert_eq!(say(), "watching", "{tenant}");
         for path in paths.iter().chain([&"/usr/bin".to_owned(), &"/usr/lib/os-release".to_owned()]) {
-            let path = on_the_host(path);
-            std::fs::File::open(path).expect("the host has it");
-            if std::path::Path::new(path).is_dir() {
+            let path = on_the_host(&host, path);
+            std::fs::File::open(&path).expect("the host has it");
+            if path.is_dir() {
                 std::fs::read_dir(path).expect("lists").count();
             }
         }
@@ -217,19 +225,19 @@ fn the_operators_own_programs_are_not_in_the_image() {
 #[test]
 fn what_the_host_changes_is_seen_inside_without_a_restart() {
     let mut host = Host::new();
-    for profile in ["web", "shell"] {
+    for profile in profiles() {
         host.declare(profile, profile);
     }
     host.start_in_own_etc();
     host.ok(&["apply"]);
     let seen = |tenant: &str| host.inside(tenant, "readlink /run/host/etc/alternatives/own").1;
-    for tenant in ["web", "shell"] {
+    for tenant in profiles() {
         assert_eq!(seen(tenant), "", "{tenant}");
     }
     // A name that nobody found before; then one that takes the place of another, as a package manager does it.
     for to in ["/usr/bin/one", "/usr/bin/two"] {
         host.in_own_etc(&format!("cd /etc/alternatives && ln -s {to} own.new && mv -T own.new own"));
-        for tenant in ["web", "shell"] {
+        for tenant in profiles() {
             until("the change is seen", || seen(tenant).trim() == to);
         }
     }

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use bailiwick_plan::capability::CapabilitySet;
     use bailiwick_plan::control::{Value, controls};
-    use bailiwick_plan::mount::{HOST_ETC, Mount, Source, TERMINALS};
+    use bailiwick_plan::mount::{HOST_ETC, HOST_ETC_LAYER, Mount, Source, TERMINALS};
     use bailiwick_policy::{Login, Reserve, Settings};
     use bailiwick_types::Hierarchy;
     use bailiwick_types::{
@@ -156,6 +156,7 @@ mod tests {
             user: "bailiwick".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
             replace_silent_init: None,
+            etc: bailiwick_policy::EtcWishes::default(),
         }
     }
 
@@ -218,7 +219,7 @@ mod tests {
             Source::Sysfs(_) => ("sysfs", "/", false),
             Source::Devpts => ("devpts", "/", false),
             Source::Mqueue => ("mqueue", "/", false),
-            Source::Overlay { .. } | Source::HostPlain(_) => ("overlay", "/", false),
+            Source::Overlay { .. } | Source::HostEtc => ("overlay", "/", false),
             Source::Storage(path) => ("ext4", *path, true),
             Source::Init => ("ext4", "/some/file", false),
             Source::Device(_) => ("devtmpfs", row.target.trim_start_matches("/dev"), false),
@@ -228,6 +229,7 @@ mod tests {
         let super_options = match row.source {
             Source::Tmpfs { size, .. } => vec!["rw".to_owned(), format!("size={}k", size.0 / 1024)],
             Source::Devpts => vec!["rw".to_owned(), format!("max={TERMINALS}")],
+            Source::HostEtc => vec!["ro".to_owned(), format!("lowerdir={HOST_ETC_LAYER}:hidden")],
             _ => vec!["rw".to_owned()],
         };
         MountFact {
@@ -511,11 +513,16 @@ mod tests {
             ("endless mounts", Web, "BW024", Breached, |o| jail(o).mounts_cut = true),
             ("a tenant mounts", System, "BW025", Nominal, |o| mount_at(o, "/mnt")),
             ("a tenant mounts over a row", System, "BW025", Nominal, |o| { mount(o, "/srv").covered = true; mount_at(o, "/srv"); }),
-            ("the host's /etc has grown", Web, "BW026", Drift, |o| unmount(o, "/run/host/etc/mime.types")),
+            ("nothing is shown of /etc", Web, "BW026", Drift, |o| unmount(o, "/run/host/etc")),
+            ("what is shown of /etc was replaced", Web, "BW026", Drift, |o| mount(o, "/run/host/etc").root += "//deleted"),
+            ("the same in system", System, "BW026", Drift, |o| mount(o, "/run/host/etc").root += "//deleted"),
+            ("an overlay of something else", Web, "BW026", Drift, |o| mount(o, "/run/host/etc").super_options = vec!["lowerdir=lower:hidden".into()]),
+            ("the same, a layer an option", Web, "BW026", Drift, |o| mount(o, "/run/host/etc").super_options = vec!["lowerdir+=lower".into(), "lowerdir+=hidden".into()]),
             ("the host's /etc has shrunk", Web, "BW026", Drift, |o| mount_at(o, "/run/host/etc/old")),
             ("a tenant takes a row away", System, "BW027", Drift, |o| unmount(o, "/dev/mqueue")),
             ("as an older version made it", Web, "BW028", Drift, |o| { let usr = mount(o, "/usr"); usr.fs_type = "ext4".into(); usr.options.push("idmapped".into()); }),
-            ("the host's own inodes", System, "BW028", Drift, |o| mount(o, "/run/host/etc/services").fs_type = "ext4".into()),
+            ("copies, but the host's own inodes", Web, "BW028", Drift, |o| mount(o, "/run/host/etc").fs_type = "tmpfs".into()),
+            ("the same in system", System, "BW028", Drift, |o| mount(o, "/run/host/etc").fs_type = "tmpfs".into()),
             ("a mask is gone", Web, "BW030", Breached, |o| unmount(o, "/proc/kcore")),
             ("what no list names appeared later", Web, "BW030", Breached, |o| unmount(o, "/proc/sys/fs/file-nr")),
             ("the host's own answer shows", Web, "BW021", Breached, |o| mount(o, "/proc/stat").fs_type = "proc".into()),
@@ -588,6 +595,17 @@ mod tests {
             let fallen =
                 report.walls.iter().map(|wall| wall.verdict).chain(report.limits.iter().map(|limit| limit.verdict));
             assert_eq!(fallen.max(), Some(*verdict), "{name}: the row of the report says it too");
+        }
+    }
+
+    #[test]
+    fn a_jail_of_a_version_that_showed_single_files_is_old() {
+        for (profile, want) in [(Profile::Web, ["BW028", "BW026"]), (Profile::System, ["BW028", "BW025"])] {
+            let tenant = tenant(profile);
+            let mut observed = healthy(&tenant);
+            unmount(&mut observed, "/run/host/etc");
+            mount_at(&mut observed, "/run/host/etc/services");
+            assert_eq!(ids(&judged(&tenant, &observed)), want, "{profile}");
         }
     }
 

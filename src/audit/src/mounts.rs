@@ -6,7 +6,7 @@
 use crate::finding::{self, Fault, FindingKind, quoted};
 use crate::walls::Wall;
 use bailiwick_plan::kernel;
-use bailiwick_plan::mount::{Mount, Source};
+use bailiwick_plan::mount::{HOST_ETC_LAYER, Mount, Source};
 use bailiwick_types::{MAX_MOUNTS, MountFact, ObservedJail, Profile};
 use std::collections::BTreeSet;
 
@@ -49,15 +49,17 @@ fn row_fault(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presen
         let is_old = |mount| difference(row, mount).is_some_and(|(kind, _)| kind == finding::MOUNT_OLD);
         let kind = match row.source {
             Source::Mask => finding::MASK_CHANGED,
-            Source::HostPlain(_) if at().any(is_old) => finding::MOUNT_OLD,
-            _ => changed_or_stale(row),
+            Source::HostEtc if at().any(is_old) || shows_single_files(row, jail) => finding::MOUNT_OLD,
+            Source::HostEtc => finding::MOUNT_STALE,
+            _ => finding::MOUNT_CHANGED,
         };
         return Some(kind.fault(format!("{} is not as planned", row.target)));
     }
     let Some(mount) = at().rfind(|mount| !mount.covered) else {
         let kind = match row.source {
             Source::Mask => finding::MASK_MISSING,
-            Source::HostPlain(_) => finding::MOUNT_STALE,
+            Source::HostEtc if shows_single_files(row, jail) => finding::MOUNT_OLD,
+            Source::HostEtc => finding::MOUNT_STALE,
             _ => finding::MOUNT_MISSING,
         };
         return Some(kind.fault(format!("nothing is mounted at {}", row.target)));
@@ -67,8 +69,10 @@ fn row_fault(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presen
     Some(kind.fault(format!("{}: {evidence}", row.target)))
 }
 
-fn changed_or_stale(row: &Mount) -> FindingKind {
-    if matches!(row.source, Source::HostPlain(_)) { finding::MOUNT_STALE } else { finding::MOUNT_CHANGED }
+/// Whether the jail shows single files of the host's where the plan has one overlay, as older versions did.
+fn shows_single_files(row: &Mount, jail: &ObservedJail) -> bool {
+    let is_below = |target: &str| target.strip_prefix(&row.target).is_some_and(|rest| rest.starts_with('/'));
+    jail.mounts.iter().any(|mount| is_below(&mount.target) && mount.fs_type != "overlay")
 }
 
 /// How a mount differs from its row.
@@ -83,14 +87,18 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
         Source::Group(_) => Some("cgroup"),
         Source::Devpts => Some("devpts"),
         Source::Mqueue => Some("mqueue"),
-        Source::Overlay { .. } | Source::HostPlain(_) => Some("overlay"),
+        Source::Overlay { .. } | Source::HostEtc => Some("overlay"),
         Source::Init | Source::Storage(_) | Source::Device(_) | Source::Mask => None,
     };
     let mapped = mount.options.iter().any(|option| option == "idmapped");
+    // So the kernel shows what was replaced or removed since it was mounted.
+    if row.source == Source::HostEtc && mount.root.ends_with("//deleted") {
+        return Some((finding::MOUNT_STALE, format!("shows {}, which is there no more", quoted(&mount.root))));
+    }
     // As versions before the overlays made them.
     let was_bound = match row.source {
         Source::Overlay { upper: None, .. } => mapped,
-        Source::HostPlain(_) => !mapped,
+        Source::HostEtc => !mapped,
         _ => false,
     };
     if was_bound && fs_type != "overlay" {
@@ -103,9 +111,12 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
     }
     match &row.source {
         Source::Storage(_) if !mapped => return other("not id-mapped".to_owned()),
-        Source::HostPlain(_) | Source::Init if mapped => return other("id-mapped".to_owned()),
+        Source::HostEtc | Source::Init if mapped => return other("id-mapped".to_owned()),
         Source::Mask if ["proc", "sysfs"].contains(&fs_type) => {
             return other("what it should hide is there".to_owned());
+        }
+        Source::HostEtc if !is_of_host_etc(mount) => {
+            return Some((finding::MOUNT_STALE, "an overlay of something else".to_owned()));
         }
         Source::Device(name) if !mount.root.ends_with(&format!("/{name}")) => {
             return other(format!("shows {}", quoted(&mount.root)));
@@ -143,6 +154,15 @@ fn unbound(row: &Mount, mount: &MountFact) -> Option<String> {
         Some(actual) => Some(format!("{actual} KiB instead of {}", size.0 / 1024)),
         None => Some("without a size".to_owned()),
     }
+}
+
+/// Whether an overlay is that of the warden's copies: the kernel shows its layers in one option or in one each.
+fn is_of_host_etc(mount: &MountFact) -> bool {
+    let layer = |option: &str| {
+        let (name, layers) = option.split_once('=')?;
+        name.starts_with("lowerdir").then(|| layers.split(':').any(|layer| layer == HOST_ETC_LAYER))
+    };
+    mount.super_options.iter().filter_map(|option| layer(option)).any(|is_it| is_it)
 }
 
 /// A mount through which events come from elsewhere, or go there.

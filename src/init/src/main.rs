@@ -4,6 +4,7 @@
 //! nothing outside may rest on it; and it must hold no descriptor but the listening socket, which reaches only us.
 
 mod crontab;
+mod host_etc;
 mod probe;
 mod session;
 
@@ -19,9 +20,12 @@ use rustix::process::WaitOptions;
 use session::Session;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+/// Where the warden mounts what the host lends of its `/etc`.
+const HOST_ETC_INSIDE: &str = "/run/host/etc";
 /// The number at which the warden leaves the listening socket.
 const LISTENER: i32 = 3;
 /// The most sessions at a time: what a hostile client of one tenant could pile up here.
@@ -66,6 +70,7 @@ fn run() -> io::Result<()> {
     // warden that bound it (SO_PEERCRED, unix(7)).
     rustix::net::listen(&listener, 128)?;
     let signals = Signals::block(&[SIGCHLD, SIGTERM])?;
+    host_etc::link(Path::new(HOST_ETC_INSIDE), Path::new("/etc"));
     let mut reserve = Reserve::new(&listener);
     let mut sessions: Vec<Session> = Vec::new();
     let mut stopping: Option<Instant> = None;

@@ -2,8 +2,8 @@
 //!
 //! Danger: no row may show a file of the host's through the id map, in any profile. Inside, its owner would be the tenant's
 //! root; `ro` stops writes, and nothing else that an owner may do to an inode, which is the host's own and every
-//! neighbour's. The host's `/usr` is the lower layer of an overlay, whose inodes are the jail's; what else is the host's
-//! keeps the host's ids. Nor does
+//! neighbour's. The host's `/usr` is the lower layer of an overlay, whose inodes are the jail's, and so are the copies of its
+//! `/etc`; what else is the host's keeps the host's ids. Nor does
 //! `ro` stand on storage where a tenant can mount, so the jail of a suspended one is confined as `web` ([`confinement`]).
 
 use crate::kernel::{ANSWERED, Answer, SYSFS};
@@ -14,9 +14,10 @@ use std::fmt;
 /// Where a mount comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A file or directory below the host's `/etc` with the host's own ids, as the lower layer of an overlay: the jail's root
-    /// owns nothing of it, and its watches and locks are on the jail's own inodes.
-    HostPlain(String),
+    /// Copies of what may be seen of the host's `/etc` ([`bailiwick_policy::host_etc`]), which the warden keeps fresh for all
+    /// jails at once. They are the lower layer of an overlay, with the host's own ids: the jail's root owns nothing of them, and
+    /// its watches and locks are on the jail's own inodes.
+    HostEtc,
     /// The static program that becomes PID 1.
     Init,
     /// A directory of the tenant's storage, seen through the jail's id map.
@@ -147,22 +148,17 @@ const RO: Flags = Flags::READ_ONLY;
 const DATA: Flags = Flags::NO_DEV;
 const QUIET: Flags = Flags::NO_SUID.and(Flags::NO_DEV).and(Flags::NO_EXEC);
 
-/// Parts of the host's `/etc` that every jail needs and that hold nothing of anybody: they appear, read-only and with
-/// the host's own ids, below `/run/host/etc`, and the generated `/etc` links there. So they never rot.
-pub const HOST_ETC: &[&str] = &[
-    "alternatives", // what `awk`, `editor`, `php` mean on this distribution
-    "ssl/certs",    // never `ssl`: private keys lie beside
-    "ld.so.cache",  // without it every library is searched for
-    "services",
-    "protocols",
-    "mime.types",
-];
+/// Parts of the host's `/etc` that every jail has from the first day: what is generated on the host.
+pub const HOST_ETC: &[&str] = bailiwick_policy::host_etc::GENERATED;
+
+/// Where a jail finds the parts of the host's `/etc` that it may see.
+pub const HOST_ETC_INSIDE: &str = "/run/host/etc";
+
+/// What the layer of the overlay there is called, so that the audit knows it from another.
+pub const HOST_ETC_LAYER: &str = "host-etc";
 
 /// The most pseudo terminals of a jail. There is one number of them for the whole host (`kernel.pty.max`).
 pub const TERMINALS: u32 = 64;
-
-/// Where they are on the host.
-pub const HOST_ETC_DIR: &str = "/etc";
 
 /// Device nodes: those that hold no state and reach no hardware.
 pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
@@ -223,9 +219,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
     }
     add("/tmp", Source::Tmpfs { size: limits.tmp_size(), mode: 0o1777 }, Flags::NO_SUID.and(DATA));
     add("/run", Source::Tmpfs { size: ByteSize(16 << 20), mode: 0o755 }, Flags::NO_SUID.and(DATA));
-    for entry in &facts.host_etc {
-        add(&format!("/run/host/etc/{entry}"), Source::HostPlain(format!("{HOST_ETC_DIR}/{entry}")), RO.and(QUIET));
-    }
+    add(HOST_ETC_INSIDE, Source::HostEtc, RO.and(QUIET));
     add(INIT, Source::Init, RO.and(Flags::NO_SUID).and(DATA));
     add("/dev", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, Flags::NO_SUID.and(Flags::NO_EXEC));
     for device in DEVICES {
@@ -326,7 +320,7 @@ mod tests {
                         assert_eq!(row.flags.has(RO), upper.is_none(), "{}", row.target);
                         assert_eq!(upper.is_some(), *profile == Profile::System, "{}", row.target);
                     }
-                    Source::HostPlain(_) | Source::Init => assert!(row.flags.has(RO), "{}", row.target),
+                    Source::HostEtc | Source::Init => assert!(row.flags.has(RO), "{}", row.target),
                     _ => {}
                 }
             }

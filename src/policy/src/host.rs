@@ -1,7 +1,8 @@
 //! `bailiwick.toml`.
 
 use crate::diagnostic::{Diagnostic, Problem};
-use crate::model::{Host, Principal, Reserve};
+use crate::host_etc::is_barred;
+use crate::model::{EtcWishes, Host, Principal, Reserve};
 use crate::reader::{Report, Section, Span, Table, distinct, expected, line, number, parsed, text};
 use crate::source::Source;
 use bailiwick_types::{ByteSize, IdPool, Period, Resource};
@@ -25,6 +26,8 @@ const TOP: Section = Section {
         "user",
         "login_group",
         "replace_silent_init",
+        "etc_extra",
+        "etc_never",
     ],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
@@ -47,6 +50,7 @@ pub(crate) fn defaults() -> Host {
         user: "bailiwick".to_owned(),
         login_group: "bailiwick-tenants".to_owned(),
         replace_silent_init: Some(Period(300)),
+        etc: EtcWishes::default(),
     }
 }
 
@@ -81,6 +85,12 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         host.login_group = group.map_or(host.login_group, Spanned::into_inner);
         let silent = top.read(&mut report, "replace_silent_init", silence);
         host.replace_silent_init = silent.map_or(host.replace_silent_init, Spanned::into_inner);
+        if let Some(extra) = top.list(&mut report, "etc_extra", extra_of_etc) {
+            host.etc.extra = distinct(&mut report, extra.into_inner(), Clone::clone);
+        }
+        if let Some(never) = top.list(&mut report, "etc_never", below_etc) {
+            host.etc.never = distinct(&mut report, never.into_inner(), Clone::clone);
+        }
     }
     if report.is_clean() { Ok(host) } else { Err(report.finish()) }
 }
@@ -117,6 +127,26 @@ fn directory(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
     } else {
         Ok(PathBuf::from(path))
     }
+}
+
+/// A path below `/etc`, in the one way to write it.
+fn below_etc(value: &DeValue<'_>) -> Result<String, Problem> {
+    let path = line(value)?;
+    if path.is_empty() || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        let problem = Problem::new(format!("{path:?} is no path below /etc"));
+        return Err(problem.hint("write it without \"/etc/\" before it, such as \"php/8.4\""));
+    }
+    Ok(path.to_owned())
+}
+
+/// One that may be shown.
+fn extra_of_etc(value: &DeValue<'_>) -> Result<String, Problem> {
+    let path = below_etc(value)?;
+    if is_barred(&path, &EtcWishes::default()) {
+        return Err(Problem::new(format!("/etc/{path} is never shown in a jail"))
+            .hint("it may hold secrets, or a jail has its own; see bailiwick.toml(5)"));
+    }
+    Ok(path)
 }
 
 fn read_ids(report: &mut Report<'_>, table: &Table<'_, '_>) -> IdPool {
@@ -232,7 +262,8 @@ pub(crate) fn write(host: &Host) -> String {
     format!(
         "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\n\
          reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\nlogin_group = {}\n\
-         replace_silent_init = \"{}\"\n",
+         replace_silent_init = \"{}\"\n\
+         etc_extra = [{}]\netc_never = [{}]\n",
         quoted(&host.state_dir.to_string_lossy()),
         quoted(&host.runtime_dir.to_string_lossy()),
         host.ids.first(),
@@ -246,5 +277,7 @@ pub(crate) fn write(host: &Host) -> String {
         quoted(&host.user),
         quoted(&host.login_group),
         host.replace_silent_init.map_or_else(|| NEVER.to_owned(), |period| period.to_string()),
+        list(host.etc.extra.clone()),
+        list(host.etc.never.clone()),
     )
 }

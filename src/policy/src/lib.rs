@@ -9,6 +9,7 @@ mod check;
 mod diagnostic;
 mod folder;
 mod host;
+pub mod host_etc;
 mod limits;
 mod model;
 mod plans;
@@ -23,6 +24,8 @@ mod tenants;
 
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, render};
-pub use model::{Declared, FtpLogin, Host, Login, Plan, Policy, Principal, Reserve, Service, Settings, Tenant, Timer};
+pub use model::{
+    Declared, EtcWishes, FtpLogin, Host, Login, Plan, Policy, Principal, Reserve, Service, Settings, Tenant, Timer,
+};
 pub use read::{LastGood, Reading, dump, parse, read, read_host, read_tenant};
 pub use store::{Store, fingerprint};

@@ -42,6 +42,17 @@ pub struct Host {
     pub login_group: String,
     /// After how long without an answer of its init a jail is made anew; never when `None`.
     pub replace_silent_init: Option<Period>,
+    /// What of the host's `/etc` jails see beside what packages brought and nobody changed.
+    pub etc: EtcWishes,
+}
+
+/// Parts of the host's `/etc`, as paths below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct EtcWishes {
+    /// Shown as they are.
+    pub extra: Vec<String>,
+    /// Not shown, whatever else says so.
+    pub never: Vec<String>,
 }
 
 impl Host {

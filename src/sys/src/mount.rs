@@ -199,17 +199,24 @@ pub fn pivot_to_current_directory() -> io::Result<()> {
     Ok(rustix::process::chdir("/")?)
 }
 
-/// Makes a file system that is read-only forget every name in it that no process has in use, by a change of nothing
-/// (`fspick(2)`). One that can be written would be read-only then.
+/// Makes an overlay forget every name in it that no process has in use, by a change of nothing (`fspick(2)`).
+///
+/// One without a layer to write to refuses a change that does not say that it stays read-only; one with such a layer would be
+/// read-only then. So which it is says the kernel.
 ///
 /// # Errors
 /// What `fspick(2)` and `fsconfig(2)` say.
 pub fn forget_names(mount: impl AsFd) -> io::Result<()> {
-    use rustix::mount::FsPickFlags;
-    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
-    let context = rustix::mount::fspick(mount, "", flags)?;
-    rustix::mount::fsconfig_set_flag(&context, "ro")?;
-    Ok(rustix::mount::fsconfig_reconfigure(&context)?)
+    let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_NO_AUTOMOUNT;
+    let pick = || rustix::mount::fspick(mount.as_fd(), "", flags);
+    match rustix::mount::fsconfig_reconfigure(pick()?) {
+        Err(rustix::io::Errno::ROFS) => {
+            let context = pick()?;
+            rustix::mount::fsconfig_set_flag(&context, "ro")?;
+            Ok(rustix::mount::fsconfig_reconfigure(&context)?)
+        }
+        done => Ok(done?),
+    }
 }
 
 /// Takes a mount away from where it is, now for new look-ups, later for those who still use it.

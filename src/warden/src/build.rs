@@ -10,13 +10,13 @@ use crate::record::Record;
 use crate::runtime::Runtime;
 use crate::step::{Step, reach};
 use crate::storage::Storage;
-use bailiwick_plan::mount::{Flags, HOST_ETC_DIR, Mount, Source};
+use bailiwick_plan::mount::{Flags, Mount, Source};
 use bailiwick_plan::{JailPlan, OOM_SCORE};
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process, socket};
 use bailiwick_types::{Access, IdRange, QuotaFacts};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long the child may take from the word "go" to init. Generous: a host under heavy load is slow, not broken.
@@ -60,6 +60,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) groups: &'a Groups,
     pub(crate) init: &'a OwnedFd,
+    /// What jails see of the host's `/etc`.
+    pub(crate) host_etc: BorrowedFd<'a>,
     pub(crate) quota: &'a QuotaFacts,
 }
 
@@ -109,7 +111,6 @@ impl Builder<'_> {
 
         take(Step::Sources)?;
         let sources = self.sources(&groups)?;
-        let host_etc = host_etc().map_err(|source| BuildError::new(Step::Sources, HOST_ETC_DIR, source))?;
 
         take(Step::Clone)?;
         let (go_read, go_write) = pipe(Step::Clone)?;
@@ -117,12 +118,12 @@ impl Builder<'_> {
         let (pid, pidfd) = match self.clone(&groups).map_err(BuildError::at(Step::Clone))? {
             Cloned::Child => {
                 drop((go_write, report_read));
-                let inside = Inside { plan, sources, host_etc, go: go_read, report: report_write };
+                let inside = Inside { plan, sources, go: go_read, report: report_write };
                 inside::run(inside)
             }
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
-        drop((go_read, report_write, host_etc));
+        drop((go_read, report_write));
         // From here on a child waits. Whatever fails, it must not outlive the failure.
         let pidfd = &*child.insert(pidfd);
 
@@ -160,14 +161,14 @@ impl Builder<'_> {
             Ok(match source {
                 Source::Device(name) => Sources::Plain(mount::detached_copy(rustix::fs::CWD, format!("/dev/{name}"))?),
                 Source::Group(hierarchy) => Sources::Plain(mount::detached_copy_of(groups.shown(hierarchy)?)?),
+                Source::HostEtc => Sources::Plain(mount::detached_copy_of(self.host_etc)?),
                 Source::Init => Sources::Plain(mount::detached_copy_of(self.init)?),
                 Source::Storage(name) => Sources::Mapped(storage(name)?),
                 Source::Overlay { lower, upper } => Sources::Overlay {
                     lower: mount::detached_copy(rustix::fs::CWD, lower)?,
                     upper: upper.map(storage).transpose()?,
                 },
-                Source::HostPlain(_)
-                | Source::Tmpfs { .. }
+                Source::Tmpfs { .. }
                 | Source::Proc
                 | Source::Skeleton
                 | Source::Sysfs(_)
@@ -210,19 +211,12 @@ impl Builder<'_> {
     }
 }
 
-/// The host's `/etc` with the host's ids, as the lower layer of an overlay of which a jail is shown a few parts.
-fn host_etc() -> io::Result<OwnedFd> {
-    let etc = mount::detached_copy(rustix::fs::CWD, HOST_ETC_DIR)?;
-    mount::replace_attributes(&etc, inside::attributes(Flags::NO_DEV.and(Flags::READ_ONLY)))?;
-    Ok(etc)
-}
-
 /// The flags that are set out here. An overlay's own are set on the overlay: its layers are never seen, and are all it has
 /// to write to.
 fn outside_flags(row: &Mount) -> Flags {
     let flags = row.flags_while_built();
     match row.source {
-        Source::Overlay { .. } if flags.has(Flags::READ_ONLY) => Flags::NO_DEV.and(Flags::READ_ONLY),
+        Source::Overlay { .. } | Source::HostEtc if flags.has(Flags::READ_ONLY) => Flags::NO_DEV.and(Flags::READ_ONLY),
         Source::Overlay { .. } => Flags::NO_DEV,
         _ => flags,
     }

@@ -15,6 +15,7 @@ pub use startup::OpenError;
 pub(crate) use startup::daemon_user;
 
 use crate::build::{Begun, BuildError, Builder, Finished, Unmade};
+use crate::etc_view::EtcView;
 use crate::ftp;
 use crate::groups::{self, Freezer, Freezing, GroupError, Groups};
 use crate::host_user::{self, HostUserError, HostUsers};
@@ -46,7 +47,7 @@ use reserve::DiskReserve;
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 use slow::{End, Slow};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -95,6 +96,7 @@ pub struct Warden {
     listener: Option<OwnedFd>,
     watch: Watch,
     reserve: DiskReserve,
+    etc_view: EtcView,
 }
 
 impl Warden {
@@ -130,6 +132,16 @@ impl Warden {
         self.jails.iter().map(|(tenant, jail)| (tenant.clone(), jail.pidfd.as_fd())).collect()
     }
 
+    /// The inits of the jails that run, by their numbers.
+    pub(crate) fn init_numbers(&self) -> BTreeSet<(TenantName, u32)> {
+        self.jails.iter().map(|(tenant, jail)| (tenant.clone(), jail.record.pid)).collect()
+    }
+
+    /// How often what jails see of the host's `/etc` has changed.
+    pub(crate) fn edition_of_etc(&self) -> u64 {
+        self.etc_view.edition()
+    }
+
     /// The init of a jail that runs: its number, and a descriptor of it.
     pub(crate) fn init_of(&self, tenant: &TenantName) -> Option<(u32, BorrowedFd<'_>)> {
         self.jails.get(tenant).map(|jail| (jail.record.pid, jail.pidfd.as_fd()))
@@ -151,6 +163,7 @@ impl Warden {
         let owner = |project| ledger.tenants().find(|(_, ids)| ids.first == project).map(|(name, _)| name.clone());
         let mut events = self.watch.take(heard, owner);
         events.extend(self.check_reserve());
+        self.etc_view.look_again(&self.host.etc);
         events
     }
 
@@ -237,6 +250,7 @@ impl Warden {
             return Err(Failure::of(ExitStatus::Refused, message));
         }
         self.host.reserve = host.reserve;
+        self.host.etc.clone_from(&host.etc);
         match tenant {
             Some(tenant) => Ok((host, tenant)),
             None => Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))),

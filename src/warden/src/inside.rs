@@ -7,7 +7,7 @@
 
 use crate::step::{Step, reach};
 use bailiwick_plan::kernel::{self, ANSWERED};
-use bailiwick_plan::mount::{CANARY, Flags, HOST_ETC_DIR, INIT, Mount, RUN, Source, TERMINALS};
+use bailiwick_plan::mount::{CANARY, Flags, HOST_ETC_LAYER, INIT, Mount, RUN, Source, TERMINALS};
 use bailiwick_plan::seed::LOCAL_DIRS;
 use bailiwick_plan::{CORE_LIMIT, JailPlan, Rlimit, kernel_memory, seccomp};
 use bailiwick_sys::mount::{Parameter, attr};
@@ -33,8 +33,6 @@ pub(crate) const LANDLOCKED: u8 = b'L';
 const LOWER: &str = "lower";
 const UPPER: &str = "upper";
 const HIDDEN: &str = "hidden";
-/// Where the overlay of the host's `/etc` is.
-const LENT: &str = "lent";
 /// What the one between hides.
 const LOCAL: &str = "local";
 
@@ -92,8 +90,6 @@ pub(crate) fn attributes(flags: Flags) -> u64 {
 pub(crate) struct Inside<'a> {
     pub(crate) plan: &'a JailPlan,
     pub(crate) sources: Vec<Sources>,
-    /// The host's `/etc`.
-    pub(crate) host_etc: OwnedFd,
     /// A byte comes when the ids are mapped; the end without one means that the warden gave up.
     pub(crate) go: OwnedFd,
     /// First the listening socket goes out here, then what went wrong.
@@ -157,7 +153,6 @@ impl Inside<'_> {
         mount::make_all_private().map_err(at(Step::Root, ""))?;
         let masks = Masks::new(&plan.mounts).map_err(at(Step::Root, "masks"))?;
         let sysfs = stage_sysfs().map_err(at(Step::Root, "/sys"))?;
-        lend(&masks, &self.host_etc).map_err(at(Step::Root, HOST_ETC_DIR))?;
         let sources = std::mem::take(&mut self.sources);
         let mut rows = plan.mounts.iter().zip(sources);
         let (root_row, root_source) = rows.next().expect("the first row of every table is the root");
@@ -363,7 +358,7 @@ impl Masks {
             let ours = file::open_at(&fresh, name, flags, Mode::from_raw_mode(0o444))?;
             std::fs::File::from(ours).write_all(answer.text(&String::from_utf8_lossy(&kernel)).as_bytes())?;
         }
-        for layer in [LOWER, UPPER, HIDDEN, LENT] {
+        for layer in [LOWER, HOST_ETC_LAYER, UPPER, HIDDEN] {
             file::make_dir_at(&fresh, layer, 0o755)?;
         }
         if rows.iter().any(|row| matches!(row.source, Source::Overlay { upper: Some(_), .. })) {
@@ -434,15 +429,6 @@ fn count(proc: &OwnedFd, counts: &[(&str, u64)]) -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts an overlay of the host's `/etc` out of the tenant's sight, to take parts from. Whatever else is there has no
-/// path inside, and would show no more than everybody on the host may read: nothing there belongs to the jail's root.
-fn lend(masks: &Masks, host_etc: &OwnedFd) -> io::Result<()> {
-    let flags = Flags::READ_ONLY.and(Flags::NO_SUID).and(Flags::NO_DEV).and(Flags::NO_EXEC);
-    let overlay = overlay(masks, host_etc, None, flags)?;
-    // Before 6.15 only what is attached can be copied.
-    mount::attach(&overlay, mount::target(&masks.tree, LENT)?)
-}
-
 /// Makes a `/usr/local` in the layer between that hides the host's: what the tenant has in its own is seen as before. A
 /// directory may have such an attribute in memory since Linux 6.6, which is older than what `system` needs.
 fn hide_local(layers: &OwnedFd) -> io::Result<()> {
@@ -489,15 +475,13 @@ fn put(
     }
     let flags = attributes(row.flags);
     let fd = match (&row.source, source) {
-        (Source::HostPlain(path), Sources::Fresh) => {
-            let below = path.strip_prefix(HOST_ETC_DIR).ok_or(io::ErrorKind::InvalidInput)?;
-            let fd = mount::detached_copy_of(mount::target(&masks.tree, &format!("{LENT}{below}"))?)?;
-            mount::set_attributes(&fd, flags, None)?;
-            fd
+        (Source::HostEtc, Sources::Plain(lower)) => {
+            let overlay = overlay(masks, HOST_ETC_LAYER, &lower, None, row.flags)?;
+            return mount::attach(&overlay, ensure(root, &row.target, true)?);
         }
         (_, Sources::Plain(fd) | Sources::Mapped(fd)) => fd,
         (_, Sources::Overlay { lower, upper }) => {
-            let overlay = overlay(masks, &lower, upper.as_ref(), row.flags)?;
+            let overlay = overlay(masks, LOWER, &lower, upper.as_ref(), row.flags)?;
             return mount::attach(&overlay, ensure(root, &row.target, true)?);
         }
         (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
@@ -554,31 +538,32 @@ fn ensure(root: &OwnedFd, path: &str, directory: bool) -> io::Result<OwnedFd> {
 
 /// Mounts an overlay inside the user namespace (`userxattr`, kernel documentation, filesystems/overlayfs), so that its
 /// upper layer is written as the jail's root. Its layers must have a path while it is made: they get one out of the
-/// tenant's sight, and lose it again.
+/// tenant's sight, the host's under a name that the audit sees, and lose it again.
 ///
 /// Between the host's layer and the tenant's lies a third. An overlay that is only read needs two, and where the tenant has
 /// one, it hides the operator's own programs: the host's `/usr/local` is not part of the image.
-fn overlay(masks: &Masks, lower: &OwnedFd, upper: Option<&OwnedFd>, flags: Flags) -> io::Result<OwnedFd> {
-    mount::attach(lower, mount::target(&masks.tree, LOWER)?)?;
+fn overlay(masks: &Masks, name: &str, lower: &OwnedFd, upper: Option<&OwnedFd>, flags: Flags) -> io::Result<OwnedFd> {
+    mount::attach(lower, mount::target(&masks.tree, name)?)?;
     if let Some(upper) = upper {
         mount::attach(upper, mount::target(&masks.tree, UPPER)?)?;
     }
     rustix::process::fchdir(&masks.tree)?;
     let is_written = !flags.has(Flags::READ_ONLY);
-    let (layers, written): (&str, &[Parameter<'_>]) = match upper {
+    let (layers, written): (String, &[Parameter<'_>]) = match upper {
         // The host's first: the root of the overlay looks like the first layer's.
-        None => ("lower:hidden", &[]),
-        Some(_) if is_written => {
-            ("hidden:lower", &[Parameter::Text("upperdir", "upper/upper"), Parameter::Text("workdir", "upper/work")])
-        }
-        Some(_) => ("upper/upper:hidden:lower", &[]),
+        None => (format!("{name}:{HIDDEN}"), &[]),
+        Some(_) if is_written => (
+            format!("{HIDDEN}:{name}"),
+            &[Parameter::Text("upperdir", "upper/upper"), Parameter::Text("workdir", "upper/work")],
+        ),
+        Some(_) => (format!("upper/upper:{HIDDEN}:{name}"), &[]),
     };
     // Without `xino` a file seems to lie on another device than its directory, and `tar --one-file-system` leaves it out.
     let mut parameters =
-        vec![Parameter::Text("lowerdir", layers), Parameter::Text("xino", "auto"), Parameter::Flag("userxattr")];
+        vec![Parameter::Text("lowerdir", &layers), Parameter::Text("xino", "auto"), Parameter::Flag("userxattr")];
     parameters.extend_from_slice(written);
     let overlay = mount::new_file_system("overlay", &parameters, attributes(flags))?;
-    mount::detach(std::path::Path::new(LOWER))?;
+    mount::detach(std::path::Path::new(name))?;
     if upper.is_some() {
         mount::detach(std::path::Path::new(UPPER))?;
     }

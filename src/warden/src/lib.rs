@@ -6,6 +6,7 @@
 
 mod build;
 mod core;
+mod etc_view;
 mod ftp;
 mod groups;
 mod host_user;
@@ -13,6 +14,7 @@ mod inside;
 mod ledger;
 mod lowered;
 mod manager;
+mod md5;
 mod quota;
 mod record;
 mod renew;

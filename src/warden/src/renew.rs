@@ -1,26 +1,28 @@
-//! Shows running jails what has changed in the host's `/usr` and `/etc`, without a restart.
+//! Shows running jails what has changed in the host's `/usr` and in the copies of its `/etc`, without a restart.
 //!
 //! Their overlays remember what a name meant and what was not there, and an upgrade of the host changes that below them.
 //! A change of nothing makes the kernel forget every name that no process has in use (`fspick(2)`). It is made when the
-//! host's directories look changed, and now and then in any case: a name that was in use may be free by then, and a
-//! change deeper down is seen by nothing that is cheap. Names in use mean what they meant until their processes end, and a
-//! file that is mounted by itself until the jail does.
+//! host's directories look changed or the warden has changed a copy, for each jail once it runs, and now and then in any case: a
+//! name that was in use may be free by then, and a change deeper down is seen by nothing that is cheap. Names in use mean what
+//! they meant until their processes end.
 //!
-//! Danger: the way to a jail's mounts leads through its root. Only a root that is sealed is walked, in which nobody has
-//! mounted anything, without following links; in `system`, where a tenant mounts what it likes, nothing is renewed.
+//! Danger: the way to a jail's mounts leads through its root, and in `system` a tenant mounts what it likes. It is walked without
+//! following links, by descriptors that read nothing, and what is found there is told to forget names only when it is an
+//! overlay, which loses nothing by it, whoever made it.
 
 use crate::core::Warden;
-use bailiwick_plan::mount::HOST_ETC;
+use bailiwick_plan::mount::HOST_ETC_INSIDE;
 use bailiwick_sys::{file, mount, process};
 use bailiwick_types::TenantName;
-use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What looks different after an upgrade: where programs and libraries lie, what is lent of `/etc`, and the package manager's
-/// own record, which it writes last.
+/// What looks different after an upgrade: where programs and libraries lie, and the package manager's own record, which it
+/// writes last.
 const LOOKED_AT: &[&str] = &[
     "/usr",
     "/usr/bin",
@@ -29,13 +31,12 @@ const LOOKED_AT: &[&str] = &[
     "/usr/lib/x86_64-linux-gnu",
     "/usr/libexec",
     "/usr/share",
-    "/etc",
-    "/etc/alternatives",
-    "/etc/ssl/certs",
     "/var/lib/dpkg/status",
 ];
+/// Where a jail has overlays of what is the host's.
+const RENEWED: [&str; 2] = ["/usr", HOST_ETC_INSIDE];
 /// How often the host is looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
 /// How often jails are renewed in any case.
 const RENEW: Duration = Duration::from_secs(600);
 /// How many jails are renewed in one turn of the warden's loop.
@@ -43,38 +44,44 @@ const AT_ONCE: usize = 16;
 /// `linux/magic.h`.
 const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
 
-/// When the host was looked at, what it looked like, and which jails have not been renewed since it changed.
-#[derive(Debug)]
+/// What the host looked like, and which jails have not been renewed since it changed.
+#[derive(Debug, Default)]
 pub(crate) struct Renewal {
-    looked: Instant,
-    renewed: Instant,
+    looked: Option<Instant>,
+    renewed: Option<Instant>,
     looks: Vec<Option<[i64; 4]>>,
-    waiting: Vec<TenantName>,
+    edition: u64,
+    known: BTreeSet<(TenantName, u32)>,
+    waiting: BTreeSet<(TenantName, u32)>,
 }
 
 impl Renewal {
-    pub(crate) fn new() -> Self {
-        let now = Instant::now();
-        // Jails that an earlier warden left may have missed something.
-        Self { looked: now, renewed: now.checked_sub(RENEW).unwrap_or(now), looks: looks(), waiting: Vec::new() }
-    }
-
     /// Looks at the host when it is time to, and renews the next few jails of those that run. Whether more are waiting.
-    pub(crate) fn go_on(&mut self, warden: &Warden) -> bool {
+    pub(crate) fn go_on(&mut self, warden: &Warden, event: &mut impl FnMut(&str)) -> bool {
         let now = Instant::now();
-        if now.duration_since(self.looked) >= LOOK {
-            self.looked = now;
-            let looks = looks();
-            if looks != self.looks || now.duration_since(self.renewed) >= RENEW {
-                self.looks = looks;
-                self.renewed = now;
-                self.waiting = warden.inits().into_iter().map(|(tenant, _)| tenant).collect();
+        let is_due = |last: Option<Instant>, period| last.is_none_or(|last| now.duration_since(last) >= period);
+        let edition = warden.edition_of_etc();
+        if edition != self.edition || is_due(self.looked, LOOK) {
+            self.looked = Some(now);
+            let (looks, running) = (looks(), warden.init_numbers());
+            // What happened before the first look is not known: jails that an earlier warden left may have missed something.
+            if looks != self.looks || edition != self.edition || is_due(self.renewed, RENEW) {
+                (self.looks, self.edition, self.renewed) = (looks, edition, Some(now));
+                self.waiting.clone_from(&running);
+            } else {
+                // While a jail was made nobody could renew it.
+                self.waiting.extend(running.difference(&self.known).cloned());
             }
+            self.known = running;
         }
-        for tenant in self.waiting.split_off(self.waiting.len().saturating_sub(AT_ONCE)) {
-            if let Some((pid, pidfd)) = warden.init_of(&tenant) {
-                // One that ends meanwhile has nothing to be renewed, and what its tenant has moved away is not shown.
-                renew(pid, pidfd).ok();
+        for _ in 0..AT_ONCE {
+            let Some((tenant, pid)) = self.waiting.pop_first() else { break };
+            // One that has ended meanwhile has nothing to be renewed.
+            if let Some((now, pidfd)) = warden.init_of(&tenant)
+                && now == pid
+                && let Err(error) = renew(pid, pidfd)
+            {
+                event(&format!("tenant={tenant} event=not-renewed reason={:?}", error.to_string()));
             }
         }
         !self.waiting.is_empty()
@@ -91,30 +98,26 @@ fn looks() -> Vec<Option<[i64; 4]>> {
 }
 
 fn renew(pid: u32, pidfd: BorrowedFd<'_>) -> io::Result<()> {
-    let process = file::open_dir(Path::new(&format!("/proc/{pid}")))?;
-    // The kernel's own link to where the process has its root; it leads nowhere that is looked up.
-    let root = rustix::fs::openat(&process, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // An init that ends meanwhile has no root.
+    let root = root(pid);
     if process::has_ended(pidfd, Duration::ZERO)? {
         return Ok(());
     }
-    if !rustix::fs::fstatvfs(&root)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Ok(());
-    }
-    forget(&root, "/usr")?;
-    for entry in HOST_ETC {
-        // All lie on one file system: the first that is there is enough.
-        if forget(&root, &format!("/run/host/etc/{entry}")).is_ok() {
-            break;
+    let root = root?;
+    for path in RENEWED {
+        // What a tenant of `system` has moved away is not shown, and older versions made no overlay: nothing is remembered.
+        if let Ok(target) = mount::target(&root, path)
+            && rustix::fs::fstatfs(&target)?.f_type == OVERLAYFS_SUPER_MAGIC
+        {
+            mount::forget_names(&target)?;
         }
     }
     Ok(())
 }
 
-fn forget(root: impl AsFd, path: &str) -> io::Result<()> {
-    let target = mount::target(root, path)?;
-    let is_overlay = rustix::fs::fstatfs(&target)?.f_type == OVERLAYFS_SUPER_MAGIC;
-    if !is_overlay || !rustix::fs::fstatvfs(&target)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    mount::forget_names(&target)
+/// The kernel's own link to where the process has its root; it leads nowhere that is looked up.
+fn root(pid: u32) -> io::Result<OwnedFd> {
+    let process = file::open_dir(Path::new(&format!("/proc/{pid}")))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(&process, "root", flags, Mode::empty())?)
 }

@@ -1,7 +1,9 @@
 //! The runtime directory: sockets and records of what runs. Everything here can be made anew but the records of
 //! running jails.
 
+use crate::etc_view::EtcView;
 use crate::record::Record;
+use bailiwick_policy::EtcWishes;
 use bailiwick_proto::{CONTROL_DIR, JAILS, WARDEN_SOCKET, init_socket};
 use bailiwick_sys::{file, socket};
 use bailiwick_types::{Access, TenantName};
@@ -95,6 +97,11 @@ impl Runtime {
     /// Notes where they are.
     pub(crate) fn note_groups(&self, bases: &BTreeMap<String, String>) -> io::Result<()> {
         file::replace_at(&self.dir, GROUPS, &serde_json::to_vec(bases)?, 0o600, file::Outlives::Process)
+    }
+
+    /// What jails see of the host's `/etc`.
+    pub(crate) fn etc_view(&self, wishes: &EtcWishes) -> io::Result<EtcView> {
+        EtcView::open(&self.dir, wishes)
     }
 
     /// Makes a jail's directory.

@@ -79,7 +79,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
     let mut socket = warden.socket();
     let mut looked = Instant::now();
     let period = manager::period().map_or(TICK, |period| period.min(TICK));
-    let (mut renewal, mut renews_more) = (Renewal::new(), false);
+    let (mut renewal, mut renews_more) = (Renewal::default(), false);
     manager::ready();
     loop {
         if looked.elapsed() >= TICK {
@@ -144,7 +144,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
         for index in gone.into_iter().rev() {
             connections.remove(index);
         }
-        renews_more = renewal.go_on(warden);
+        renews_more = renewal.go_on(warden, &mut event);
         if heard.new
             && let Some(why) = accept(warden, &mut gate, &mut connections)?
         {

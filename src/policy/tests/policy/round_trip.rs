@@ -1,7 +1,8 @@
 //! Properties: what is dumped reads to the same, and no bytes make the reader fail in any way but with a diagnostic.
 
 use bailiwick_policy::{
-    Declared, FtpLogin, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant, Timer,
+    Declared, EtcWishes, FtpLogin, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant,
+    Timer,
 };
 use bailiwick_policy::{dump, parse, render};
 use bailiwick_types::{
@@ -183,6 +184,7 @@ prop_compose! {
             user,
             login_group,
             replace_silent_init: silent.map(Period),
+            etc: EtcWishes { extra: vec!["php/8.4".to_owned()], never: vec!["fonts".to_owned(), "x\"y".to_owned()] },
         }
     }
 }

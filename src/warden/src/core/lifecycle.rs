@@ -37,12 +37,14 @@ impl Warden {
         if self.groups.ensure_bases(&self.facts, &host.reserve).map_err(|error| failed(&error))? {
             self.watch.listen_to(self.groups.pressure_triggers());
         }
+        self.etc_view.look_again(&self.host.etc);
         let builder = Builder {
             plan: &plan,
             storage: &self.storage,
             runtime: &self.runtime,
             groups: &self.groups,
             init: &self.init,
+            host_etc: self.etc_view.dir(),
             quota: &self.facts.storage.quota,
         };
         match builder.begin() {
@@ -178,7 +180,7 @@ impl Warden {
             Vec::new()
         });
         let known: Vec<String> = self.ledger.purged().map(|(grave, _)| grave.clone()).collect();
-        let all: std::collections::BTreeSet<String> = found.into_iter().chain(known.iter().cloned()).collect();
+        let all: BTreeSet<String> = found.into_iter().chain(known.iter().cloned()).collect();
         for grave in all {
             let mut row = Ok(());
             if !known.contains(&grave) {

@@ -82,6 +82,7 @@ impl Warden {
             self.reserve.read = now;
             if let Ok((host, _)) = self.policy.host() {
                 self.host.reserve = host.reserve;
+                self.host.etc = host.etc;
             }
         }
     }

@@ -186,6 +186,7 @@ impl Warden {
         let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
         groups.reserve(&facts, &host.reserve)?;
         let host_users = HostUsers::open(&host)?;
+        let etc_view = runtime.etc_view(&host.etc).map_err(system("show jails the host's /etc"))?;
         let watch = Watch::new();
         runtime.note_groups(groups.bases()).map_err(system("note where the control groups are"))?;
         let program = bailiwick_plan::seccomp::filter_of_warden();
@@ -211,6 +212,7 @@ impl Warden {
             listener,
             watch,
             reserve: DiskReserve::default(),
+            etc_view,
         };
         let mut events: Vec<String> =
             problems.iter().map(|problem| format!("event=policy-problem {problem}")).collect();

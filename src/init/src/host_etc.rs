@@ -1,0 +1,75 @@
+//! Links from the jail's `/etc` to what the host lends of its own, where the tenant has nothing of that name: so that what
+//! packages of the host brought since the tenant's first day is found by the programs that need it.
+//!
+//! Danger: `/etc` is the tenant's. It may hold links that lead anywhere; none is followed, and nothing is replaced.
+
+use bailiwick_sys::file;
+use rustix::fs::FileType;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// How deep directories are looked into that both have, and how many entries in all.
+const MAX_DEPTH: usize = 4;
+const MAX_ENTRIES: usize = 10_000;
+
+/// Makes the links that are missing. What cannot be made is left: the jail of a suspended tenant has an `/etc` that nobody writes.
+pub(crate) fn link(lent: &Path, etc: &Path) {
+    let mut left = MAX_ENTRIES;
+    if let (Ok(from), Ok(etc)) = (file::open_dir(lent), file::open_dir(etc)) {
+        link_below(&from, &etc, lent, 0, &mut left).ok();
+    }
+}
+
+fn link_below(from: &OwnedFd, etc: &OwnedFd, lent: &Path, depth: usize, left: &mut usize) -> io::Result<()> {
+    for name in file::names(file::open_dir_at(from, ".")?)? {
+        if *left == 0 {
+            return Ok(());
+        }
+        *left -= 1;
+        let at = lent.join(&name);
+        match file::metadata_at(etc, &name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                rustix::fs::symlinkat(&at, etc, &name)?;
+            }
+            // The tenant's own: what is in neither is added beside.
+            Ok(facts) if facts.kind == FileType::Directory && depth < MAX_DEPTH => {
+                if let (Ok(from), Ok(below)) = (file::open_dir_at(from, &name), file::open_dir_at(etc, &name)) {
+                    link_below(&from, &below, &at, depth + 1, left)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::link;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_is_missing_is_linked_and_what_is_the_tenants_stays() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let root = temp.path().canonicalize().expect("real path");
+        let (lent, etc, outside) = (root.join("lent"), root.join("etc"), root.join("outside"));
+        for dir in [lent.join("php/8"), lent.join("ssl"), lent.join("fonts"), etc.join("ssl/own"), outside.clone()] {
+            fs::create_dir_all(dir).expect("mkdir");
+        }
+        for file in [lent.join("magic"), lent.join("ssl/openssl.cnf"), lent.join("ssl/own"), lent.join("fonts/x")] {
+            fs::write(file, "host").expect("write");
+        }
+        fs::write(etc.join("magic"), "own").expect("write");
+        symlink(&outside, etc.join("fonts")).expect("symlink");
+        for _ in 0..2 {
+            link(&lent, &etc);
+            assert_eq!(fs::read_link(etc.join("php")).expect("a link"), lent.join("php"));
+            assert_eq!(fs::read_link(etc.join("ssl/openssl.cnf")).expect("a link"), lent.join("ssl/openssl.cnf"));
+            assert_eq!(fs::read_to_string(etc.join("magic")).expect("reads"), "own");
+            assert!(etc.join("ssl/own").is_dir());
+            assert_eq!(fs::read_dir(&outside).expect("reads").count(), 0, "no link is followed");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! What jails see of the host's `/etc`: one directory of copies for all of them, on the runtime directory's file system, kept
+//! in step with the host while they run.
+//!
+//! Danger: every tenant reads what is put here. Nothing is shown by where it lies: a copy is made of bytes that were read and
+//! then compared with what a package brought ([`bailiwick_policy::host_etc`]), never of a file that was looked at before.
+
+use crate::md5::md5;
+use bailiwick_policy::EtcWishes;
+use bailiwick_policy::host_etc::{GENERATED, conffiles, is_barred, is_link_shown, is_taken_whole, ucf_files};
+use bailiwick_sys::file::{self, Metadata};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The directory that jails see, and one where copies are made ready beside it.
+const VIEW: &str = "host-etc";
+const READY: &str = "host-etc.new";
+/// The most of one file, of all of them, and how many there may be: what is over is not shown.
+const MAX_FILE: usize = 8 << 20;
+const MAX_BYTES: usize = 64 << 20;
+const MAX_ENTRIES: usize = 50_000;
+const MAX_DEPTH: usize = 16;
+/// The most that is read of what dpkg and ucf note.
+const MAX_NOTES: usize = 64 << 20;
+/// How often it is looked whether packages changed, and whether anybody else changed a file.
+const PACKAGES: Duration = Duration::from_secs(5);
+const FILES: Duration = Duration::from_secs(20);
+
+/// What tells a file from the same file after a change.
+type Stamp = (u64, u64, i128, u64);
+
+fn stamp(facts: &Metadata) -> Stamp {
+    (facts.device, facts.inode, facts.modified, facts.size)
+}
+
+/// What is shown at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Shown {
+    File(Stamp),
+    Link(String),
+}
+
+/// The directory, and what was known when it was last brought up to date.
+#[derive(Debug)]
+pub(crate) struct EtcView {
+    etc: OwnedFd,
+    dir: OwnedFd,
+    ready: OwnedFd,
+    wishes: EtcWishes,
+    /// Digests of what packages brought, by path below `/etc`.
+    brought: BTreeMap<String, BTreeSet<String>>,
+    packages: Vec<Option<Stamp>>,
+    /// Files that were compared, and whether they are as a package brought them.
+    compared: BTreeMap<String, (Stamp, bool)>,
+    shown: BTreeMap<String, Shown>,
+    looked: Option<(Instant, Instant)>,
+    /// How often what is shown has changed.
+    edition: u64,
+}
+
+impl EtcView {
+    /// Makes the directory, or takes up the one that running jails see.
+    pub(crate) fn open(runtime: &OwnedFd, wishes: &EtcWishes) -> io::Result<Self> {
+        let dir = file::ensure_dir_at(runtime, VIEW, 0o755)?;
+        rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?;
+        let ready = file::ensure_dir_at(runtime, READY, 0o700)?;
+        let mut view = Self {
+            etc: file::open_dir(Path::new("/etc"))?,
+            dir,
+            ready,
+            wishes: wishes.clone(),
+            brought: BTreeMap::new(),
+            packages: Vec::new(),
+            compared: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            looked: None,
+            edition: 0,
+        };
+        view.look();
+        Ok(view)
+    }
+
+    /// The directory, to be mounted.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// How often anything that is shown has changed, by this warden: jails that run have to be renewed when it is another number.
+    pub(crate) fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    /// Looks at the host when it is time to.
+    pub(crate) fn look_again(&mut self, wishes: &EtcWishes) {
+        let now = Instant::now();
+        let has_other_wishes = *wishes != self.wishes;
+        if let Some((packages, files)) = self.looked
+            && !has_other_wishes
+        {
+            if now < packages + PACKAGES {
+                return;
+            }
+            if now < files + FILES && self.packages == notes() {
+                self.looked = Some((now, files));
+                return;
+            }
+        }
+        if has_other_wishes {
+            self.wishes = wishes.clone();
+        }
+        self.look();
+    }
+
+    /// Brings the directory up to date. What cannot be read is not shown; what cannot be written is tried again.
+    fn look(&mut self) {
+        let packages = notes();
+        if packages != self.packages {
+            self.brought = brought();
+            self.compared.clear();
+        }
+        let mut walk = Walk { view: self, wanted: BTreeMap::new(), bytes: 0, entries: 0 };
+        walk.all();
+        let wanted = walk.wanted;
+        self.put(wanted);
+        self.packages = packages;
+        let now = Instant::now();
+        self.looked = Some((now, now));
+    }
+
+    /// Makes the directory what is wanted, a name at a time: each is the old one, the new one, or not there.
+    fn put(&mut self, wanted: BTreeMap<String, (Shown, Option<Vec<u8>>)>) {
+        let mut shown = BTreeMap::new();
+        let mut wanted_dirs: BTreeSet<String> = BTreeSet::new();
+        for path in wanted.keys() {
+            wanted_dirs.extend(path.match_indices('/').map(|(end, _)| path[..end].to_owned()));
+        }
+        self.remove_others(None, &wanted, &wanted_dirs, 0).ok();
+        for (path, (what, content)) in wanted {
+            let is_there = self.shown.get(&path) == Some(&what);
+            if is_there || self.put_one(&path, &what, content.as_deref()).is_ok() {
+                shown.insert(path, what);
+            }
+        }
+        if shown != self.shown {
+            self.shown = shown;
+            self.edition += 1;
+        }
+    }
+
+    fn put_one(&self, path: &str, what: &Shown, content: Option<&[u8]>) -> io::Result<()> {
+        const NAME: &str = "entry";
+        file::remove_file_at(&self.ready, NAME)?;
+        match (what, content) {
+            (Shown::Link(to), _) => rustix::fs::symlinkat(to.as_str(), &self.ready, NAME)?,
+            (Shown::File(_), Some(content)) => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+                let new = file::open_at(&self.ready, NAME, flags, Mode::from_raw_mode(0o444))?;
+                rustix::fs::fchmod(&new, Mode::from_raw_mode(0o444))?;
+                std::fs::File::from(new).write_all(content)?;
+            }
+            (Shown::File(_), None) => return Err(io::ErrorKind::InvalidInput.into()),
+        }
+        let (above, name) = path.rsplit_once('/').map_or((None, path), |(above, name)| (Some(above), name));
+        let mut dir: Option<OwnedFd> = None;
+        for part in above.into_iter().flat_map(|above| above.split('/')) {
+            let below = file::ensure_dir_at(dir.as_ref().unwrap_or(&self.dir), part, 0o755)?;
+            rustix::fs::fchmod(&below, Mode::from_raw_mode(0o755))?;
+            dir = Some(below);
+        }
+        Ok(rustix::fs::renameat(&self.ready, NAME, dir.as_ref().unwrap_or(&self.dir), name)?)
+    }
+
+    /// Removes what is there and not wanted, by what the directory has, so that nothing stays of an earlier warden.
+    fn remove_others(
+        &self,
+        at: Option<(&OwnedFd, &str)>,
+        wanted: &BTreeMap<String, (Shown, Option<Vec<u8>>)>,
+        wanted_dirs: &BTreeSet<String>,
+        depth: usize,
+    ) -> io::Result<()> {
+        let dir = at.map_or(&self.dir, |(dir, _)| dir);
+        for name in file::names(file::open_dir_at(dir, ".")?)? {
+            let name = name.to_string_lossy().into_owned();
+            let path = at.map_or_else(|| name.clone(), |(_, above)| format!("{above}/{name}"));
+            if file::metadata_at(dir, &name)?.kind == FileType::Directory {
+                let below = file::open_dir_at(dir, &name)?;
+                if depth < MAX_DEPTH {
+                    self.remove_others(Some((&below, &path)), wanted, wanted_dirs, depth + 1)?;
+                }
+                if !wanted_dirs.contains(&path) {
+                    file::remove_dir_at(dir, &name)?;
+                }
+            } else if !wanted.contains_key(&path) {
+                file::remove_file_at(dir, &name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What tells that packages have changed.
+fn notes() -> Vec<Option<Stamp>> {
+    ["/var/lib/dpkg/status", "/var/lib/ucf/hashfile", "/etc/ld.so.cache"]
+        .map(|path| {
+            file::open_dir(Path::new(path).parent()?).ok().and_then(|dir| {
+                let facts = file::metadata_at(&dir, Path::new(path).file_name()?).ok()?;
+                Some(stamp(&facts))
+            })
+        })
+        .into()
+}
+
+fn brought() -> BTreeMap<String, BTreeSet<String>> {
+    let read = |path: &str| {
+        let bytes = std::fs::File::open(path).and_then(|file| file::read_bounded(file.into(), MAX_NOTES));
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    };
+    let (status, hashes) = (read("/var/lib/dpkg/status"), read("/var/lib/ucf/hashfile"));
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, digest) in conffiles(&status).chain(ucf_files(&hashes)) {
+        found.entry(path.to_owned()).or_default().insert(digest.to_owned());
+    }
+    found
+}
+
+/// One look at the host's `/etc`.
+struct Walk<'a> {
+    view: &'a mut EtcView,
+    wanted: BTreeMap<String, (Shown, Option<Vec<u8>>)>,
+    bytes: usize,
+    entries: usize,
+}
+
+impl Walk<'_> {
+    fn all(&mut self) {
+        let first = |path: &str| path.split('/').next().unwrap_or_default().to_owned();
+        let wishes = self.view.wishes.clone();
+        let mut names: BTreeSet<String> = self.view.brought.keys().map(|path| first(path)).collect();
+        names.extend(GENERATED.iter().map(|path| first(path)));
+        names.extend(wishes.extra.iter().map(|path| first(path)));
+        let Ok(etc) = self.view.etc.try_clone() else { return };
+        for name in names {
+            let before = self.wanted.len();
+            // What cannot be read is as if it were not there.
+            self.entry(&etc, &name, &name, 0).ok();
+            let has_file = |(path, (what, _)): (&String, &(Shown, _))| {
+                (path == &name || path.starts_with(&format!("{name}/"))) && matches!(what, Shown::File(_))
+            };
+            // Links alone are worth nothing, but where they are what is wanted.
+            let keeps = GENERATED.contains(&name.as_str()) || wishes.extra.contains(&name);
+            if self.wanted.len() > before && !keeps && !self.wanted.iter().any(has_file) {
+                self.wanted.retain(|path, _| path != &name && !path.starts_with(&format!("{name}/")));
+            }
+        }
+    }
+
+    fn entry(&mut self, dir: &OwnedFd, name: &str, path: &str, depth: usize) -> io::Result<()> {
+        self.entries += 1;
+        let wishes = self.view.wishes.clone();
+        if self.entries > MAX_ENTRIES || depth > MAX_DEPTH || is_barred(path, &wishes) {
+            return Ok(());
+        }
+        let facts = file::metadata_at(dir, name)?;
+        match facts.kind {
+            FileType::Directory if facts.mode & 0o005 == 0o005 => {
+                let below = file::open_dir_at(dir, name)?;
+                for name in file::names(&below)? {
+                    if let Some(name) = name.to_str() {
+                        self.entry(&below, name, &format!("{path}/{name}"), depth + 1).ok();
+                    }
+                }
+            }
+            FileType::Symlink if depth > 0 || is_taken_whole(path, &wishes) => {
+                let to = rustix::fs::readlinkat(dir, name, Vec::new())?;
+                if let Ok(to) = to.into_string()
+                    && is_link_shown(path, &to, &wishes)
+                {
+                    self.wanted.insert(path.to_owned(), (Shown::Link(to), None));
+                }
+            }
+            FileType::RegularFile => self.file(dir, name, path, &wishes)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, dir: &OwnedFd, name: &str, path: &str, wishes: &EtcWishes) -> io::Result<()> {
+        let digests = self.view.brought.get(path);
+        let is_whole = is_taken_whole(path, wishes);
+        if digests.is_none() && !is_whole {
+            return Ok(());
+        }
+        let fd = file::open_file_at(dir, name)?;
+        // Of what is open, not of what had the name a moment ago.
+        let facts = file::metadata(&fd)?;
+        if facts.kind != FileType::RegularFile || facts.mode & 0o004 == 0 {
+            return Ok(());
+        }
+        let now = stamp(&facts);
+        let known = self.view.compared.get(path).filter(|(then, _)| *then == now);
+        if known.is_some_and(|(_, is_brought)| !is_brought && !is_whole) {
+            return Ok(());
+        }
+        self.bytes = self.bytes.saturating_add(usize::try_from(facts.size).unwrap_or(usize::MAX));
+        if self.bytes > MAX_BYTES {
+            return Ok(());
+        }
+        if known.is_some() && self.view.shown.get(path) == Some(&Shown::File(now)) {
+            self.wanted.insert(path.to_owned(), (Shown::File(now), None));
+            return Ok(());
+        }
+        let content = file::read_bounded(fd, MAX_FILE)?;
+        let is_brought = digests.is_some_and(|digests| digests.contains(&md5(&content)));
+        self.view.compared.insert(path.to_owned(), (now, is_brought));
+        if is_brought || is_whole {
+            self.wanted.insert(path.to_owned(), (Shown::File(now), Some(content)));
+        }
+        Ok(())
+    }
+}
