@@ -292,7 +292,7 @@ fn a_disk_that_is_full_at_any_step_costs_samples_and_nothing_else() {
             }
             // btrfs has the room again once it has committed.
             until(&format!("{what} {step}: room again"), Duration::from_secs(60), || {
-                std::process::Command::new("sync").arg("-f").arg(pool.path()).status().expect("sync runs");
+                Command::new("sync").arg("-f").arg(pool.path()).status().expect("sync runs");
                 write(&mut history).ok()
             });
         }
