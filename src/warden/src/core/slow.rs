@@ -408,10 +408,9 @@ impl Warden {
             Slice::Stuck(_) => {}
             Slice::Gone => {
                 if let Err(why) = self.grave_is_gone(&grave) {
-                    if let Some(removal) = self.slow.removals.get_mut(&grave) {
-                        removal.keep(&why);
-                    }
-                    if !was_stuck {
+                    let Some(removal) = self.slow.removals.get_mut(&grave) else { return };
+                    removal.keep(&why);
+                    if !was_stuck && removal.stuck().is_some() {
                         let tenant = tenant_of(&grave).escape_debug();
                         progress.lines.push(format!("tenant={tenant} event=not-purged reason={why:?}"));
                     }

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// Between two tries at what could not be removed, to begin with and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// How long a file system has to count that nothing is left, and how often it is looked: XFS frees inodes in the background.
+const COUNTING_TIME: Duration = Duration::from_secs(5);
+const COUNTING_PAUSE: Duration = Duration::from_millis(50);
 /// How many names of what cannot be removed are told.
 const MOST_TOLD: usize = 3;
 
@@ -34,6 +37,8 @@ pub(crate) struct Removal {
     pause: Duration,
     due: Instant,
     stuck: Option<Stuck>,
+    /// Since when there is nothing left to remove.
+    gone_since: Option<Instant>,
 }
 
 /// What could not be removed when it was tried last.
@@ -91,7 +96,17 @@ impl Removal {
         let mut mark = [0; 8];
         rustix::rand::getrandom(&mut mark, rustix::rand::GetRandomFlags::empty())?;
         let (pass, due, pause) = (None, Instant::now(), FIRST_PAUSE);
-        Ok(Self { parent, name, pass, mark: u64::from_ne_bytes(mark), moved: 0, pause, due, stuck: None })
+        Ok(Self {
+            parent,
+            name,
+            pass,
+            mark: u64::from_ne_bytes(mark),
+            moved: 0,
+            pause,
+            due,
+            stuck: None,
+            gone_since: None,
+        })
     }
 
     /// When to go on.
@@ -104,8 +119,13 @@ impl Removal {
         self.stuck.as_ref()
     }
 
-    /// It cannot be let go of yet, for a reason that is none of a file's.
+    /// Nothing is left, and it cannot be let go of yet, for a reason that is none of a file's. It sticks only after a while.
     pub(crate) fn keep(&mut self, why: &str) {
+        let now = Instant::now();
+        if now < *self.gone_since.get_or_insert(now) + COUNTING_TIME {
+            self.due = now + COUNTING_PAUSE;
+            return;
+        }
         self.end(Slice::Stuck(Stuck { count: 0, first: vec![why.to_owned()] }));
     }
 
@@ -294,6 +314,18 @@ mod tests {
         assert_eq!(end, Slice::Gone);
         assert!(slices > 3000, "{slices}");
         assert!(outside.join("kept").exists() && !real(&temp).join("grave").exists());
+    }
+
+    #[test]
+    fn what_is_gone_and_still_counted_sticks_only_after_a_while() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let mut removal = removal(&real(&temp));
+        assert_eq!(run(&mut removal).1, Slice::Gone);
+        removal.keep("it is still counted");
+        assert!(removal.stuck().is_none() && removal.due() <= Instant::now() + COUNTING_PAUSE);
+        removal.gone_since = Instant::now().checked_sub(COUNTING_TIME);
+        removal.keep("it is still counted");
+        assert_eq!(removal.stuck().expect("it sticks").to_string(), "it is still counted");
     }
 
     #[test]
