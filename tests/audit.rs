@@ -174,13 +174,15 @@ fn finds_nothing(host: &Host) {
 
 #[test]
 fn a_host_process_in_one_namespace_of_a_jail_is_named() {
-    let host = host("system");
-    for (option, kind) in [("-m", "mnt"), ("-n", "net"), ("-i", "ipc"), ("-p", "pid")] {
-        let entered = enter(&host, &[option]);
-        finds(&host, "BW088", kind);
-        end(entered);
+    for plan in profiles() {
+        let host = host(plan);
+        for (option, kind) in [("-m", "mnt"), ("-n", "net"), ("-i", "ipc"), ("-p", "pid")] {
+            let entered = enter(&host, &[option]);
+            finds(&host, "BW088", kind);
+            end(entered);
+        }
+        finds_nothing(&host);
     }
-    finds_nothing(&host);
 }
 
 #[test]
