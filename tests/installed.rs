@@ -142,7 +142,7 @@ fn a_package_and_one_command_make_a_working_host() {
     let text = sh("bailiwick doctor").1;
     let missing: Vec<&str> =
         text.lines().filter(|line| line.contains("missing") && !line.starts_with("disk")).collect();
-    assert!(missing.is_empty() && !text.contains("modprobe"), "{text}");
+    assert!(missing.is_empty() && !text.contains("load it"), "{text}");
     ok("bailiwick create alice --plan small");
     assert_eq!(ok("bailiwick exec alice -- id -u").trim(), "0");
     ok("bailiwick audit alice");
@@ -370,12 +370,12 @@ fn a_reload_reads_the_policy_and_says_what_is_wrong_with_it() {
     std::fs::remove_file("/etc/bailiwick/tenants.d/carol.toml").expect("removes");
     ok("systemctl reload bailiwickd.service; bailiwick apply");
     assert_eq!(running().len(), 2);
-    // What stands in the way of the start is said once, not ten times a second.
+    // A wrong file of the host's is said, and the last good one stays in force, for a daemon that starts too.
     std::fs::write("/etc/bailiwick/bailiwick.toml", "requir = []\n").expect("writes");
-    sh("systemctl restart bailiwickd.service");
-    until("it gives up", || sh("systemctl is-failed bailiwickd.service").0 == 0);
+    ok("systemctl restart bailiwickd.service");
+    until("it is said", || journal().contains("bailiwick.toml:1:1"));
     assert_eq!(sh("systemctl show -p NRestarts --value bailiwickd.service").1.trim(), "0");
-    assert!(journal().contains("bailiwick.toml:1:1"), "{}", journal());
+    assert_eq!(running().len(), 2);
     host();
 }
 
