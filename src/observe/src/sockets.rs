@@ -32,6 +32,9 @@ pub(crate) fn sockets(
     let beside = processes.iter().filter(|process| process.pid != init.pid);
     let beside =
         beside.filter(|process| process.namespaces.get("net").is_none_or(|inode| !host_namespaces.contains(inode)));
+    // An FTP server's process brings the connection of its client; what it may do is judged by itself.
+    let is_ftp = |process: &ProcessFacts| process.cgroups.get("unified").is_some_and(|group| group.ends_with("/ftp"));
+    let beside = beside.filter(|process| !is_ftp(process));
     let all: Vec<&ProcessFacts> = std::iter::once(init).chain(beside).collect();
     apart(|| look(&all)).ok()
 }
