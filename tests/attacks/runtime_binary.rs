@@ -1,8 +1,9 @@
 //! The program that enters is overwritten from inside (CVE-2019-5736): no privileged program enters here, and init
-//! can be read but not changed.
+//! can be executed, and neither read nor changed.
 
 use crate::host;
 use bailiwick_tests::{profiles, stage};
+use std::os::unix::fs::PermissionsExt;
 
 #[test]
 fn init_cannot_be_changed_through_proc_nor_by_its_path() {
@@ -20,6 +21,22 @@ fn init_cannot_be_changed_through_proc_nor_by_its_path() {
         );
     }
     assert!(std::fs::read(&program).expect("init") == before);
+}
+
+#[test]
+fn an_init_that_tenants_could_read_is_refused() {
+    let host = host();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let copy = dir.path().join("init");
+    std::fs::copy(stage().join("bailiwick-init"), &copy).expect("copies");
+    for (mode, is_refused) in [(0o755, true), (0o750, true), (0o711, false)] {
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(mode)).expect("chmod");
+        let mut command = std::process::Command::new(stage().join("bailiwick-warden"));
+        let output = command.arg("--config").arg(host.path("etc")).arg("--init").arg(&copy).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // Another warden works here, so this one ends in any case.
+        assert!(!output.status.success() && said.contains("chmod 0711") == is_refused, "{mode:o}: {said}");
+    }
 }
 
 #[test]

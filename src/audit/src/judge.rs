@@ -567,6 +567,7 @@ mod tests {
             ("more descriptors", Web, "BW090", Drift, |o| limit(o, "open_files").enforced = None),
             ("a process with more descriptors", Web, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").open_files = Some(1 << 20)),
             ("a process with dumps", System, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").core = None),
+            ("a process whose crash starts a handler", Web, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").core = Some(0)),
             ("memory that is never taken back", Web, "BW107", Drift, |o| jail(o).settings.push(GroupSetting { file: "memory.min".into(), group: "/x".into(), value: "1".into(), fresh: "0".into() })),
             ("a quota was removed", Web, "BW090", Drift, |o| disk(o).bytes.hard = None),
             ("a quota was raised", Web, "BW090", Drift, |o| disk(o).bytes.hard = Some(1 << 40)),

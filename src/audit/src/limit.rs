@@ -282,7 +282,8 @@ fn memory_file_system(
     report
 }
 
-/// The limits that each process has for itself: none may be above what the jail was started with.
+/// The limits that each process has for itself: none may be above what the jail was started with. That of core dumps may be no
+/// other: below 1 the kernel starts the host's crash handler.
 fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport], faults: &mut Vec<Fault>) {
     for rlimit in rlimits(limits) {
         let (word, of): (&str, fn(&ProcessRank) -> Option<u64>) = match rlimit {
@@ -290,13 +291,17 @@ fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport]
             Rlimit::NoCore => ("core", |rank| rank.core),
         };
         let most = rlimit.value();
-        let is_above = |process: &&ProcessFacts| {
-            process.rank.as_ref().is_some_and(|rank| of(rank).is_none_or(|actual| actual > most))
+        let (is_wrong, how): (fn(u64, u64) -> bool, &str) = match rlimit {
+            Rlimit::OpenFiles(_) => (|actual, most| actual > most, "above"),
+            Rlimit::NoCore => (|actual, most| actual != most, "other than"),
         };
-        let above: Vec<String> = everybody(jail).filter(is_above).map(shown).collect();
-        if !above.is_empty() {
-            let above = finding::list(above.into_iter());
-            faults.push(finding::PROCESS_LIMIT.fault(format!("{word} above {most}: {above} (/proc/PID/limits)")));
+        let is_other = |process: &&ProcessFacts| {
+            process.rank.as_ref().is_some_and(|rank| of(rank).is_none_or(|actual| is_wrong(actual, most)))
+        };
+        let others: Vec<String> = everybody(jail).filter(is_other).map(shown).collect();
+        if !others.is_empty() {
+            let others = finding::list(others.into_iter());
+            faults.push(finding::PROCESS_LIMIT.fault(format!("{word} {how} {most}: {others} (/proc/PID/limits)")));
             rows.iter_mut().filter(|row| row.resource == "open_files").for_each(|row| row.verdict = Verdict::Drift);
         }
     }

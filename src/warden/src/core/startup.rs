@@ -113,6 +113,10 @@ fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
         return Err(wrong("it must belong to root and be writable by nobody else".to_owned()));
     }
     match bailiwick_sys::elf::needs_loader(&fd) {
+        // The kernel lets nobody inside trace what nobody inside can read (`ptrace(2)`).
+        Ok(false) if metadata.mode & 0o044 != 0 => {
+            Err(wrong("tenants could read it, and so trace PID 1; run `chmod 0711` on it".to_owned()))
+        }
         Ok(false) => Ok(fd),
         Ok(true) => Err(wrong("it is linked dynamically; a jail would load the tenant's own loader".to_owned())),
         Err(error) => Err(wrong(error.to_string())),
