@@ -73,7 +73,7 @@ kinds! {
     VISITOR = "BW088" "membership" Critical,
         "find out what started it, and end it: what it does in the jail is under no limit and behind no wall of the tenant's";
     RANK_RAISED = "BW089" "priorities" Warning,
-        "find out who has raised it: nobody inside can; restart the tenant, or set it back with renice, chrt or choom";
+        "find out who has changed it: nobody inside can; restart the tenant, or set it back with renice, chrt or choom";
     LIMIT_DRIFT = "BW090" "limits" Warning, "run `bailiwick apply`; find out who writes to the tenant's control group";
     LIMIT_UNREAD = "BW091" "limits" Warning, "run `bailiwick doctor`, then restart the tenant";
     LIMIT_NOMINAL = "BW092" "limits" Notice,
@@ -94,7 +94,7 @@ kinds! {
         "find out who wrote past the limit: quotas were off for a while, or root of the host wrote there; the tenant can write \
          again once it has removed enough";
     PROCESS_LIMIT = "BW106" "limits" Warning,
-        "find out who has raised it: nobody inside can; restart the tenant, or set it back with prlimit";
+        "find out who has changed it: nobody inside can; restart the tenant, or set it back with prlimit";
     GROUP_SETTING = "BW107" "limits" Warning,
         "restart the tenant, which gives it fresh groups; find out who writes to its control group";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";

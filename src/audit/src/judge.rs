@@ -205,7 +205,7 @@ mod tests {
                 scheduler: 0,
                 oom_score_adj: 500,
                 open_files: Some(Limits::default().open_files),
-                core: Some(0),
+                core: Some(bailiwick_plan::CORE_LIMIT),
             }),
         }
     }
