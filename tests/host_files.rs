@@ -75,7 +75,15 @@ fn nothing_shows_that_its_owner_keeps_to_itself_or_that_somebody_wrote_into() {
         write(&own.0.join(name), mode);
     }
     fs::set_permissions(own.0.join("closed"), fs::Permissions::from_mode(0o750)).expect("chmod");
-    for (link, to) in [("out", "/root"), ("shadow-by-link", "../shadow"), ("up", "../../root/x"), ("to", "open")] {
+    fs::write(own.0.join("pair.pem"), "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n").expect("write");
+    // The last names a customer and leads to what does not show.
+    for (link, to) in [
+        ("out", "/root"),
+        ("shadow-by-link", "../shadow"),
+        ("up", "../../root/x"),
+        ("to", "open"),
+        ("customer.example", "secret-by-mode"),
+    ] {
         std::os::unix::fs::symlink(to, own.0.join(link)).expect("symlink");
     }
     let name = Own::name();

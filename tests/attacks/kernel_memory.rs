@@ -15,6 +15,7 @@ use std::process::Stdio;
 const MIB: u64 = 1 << 20;
 const EPERM: i32 = 1;
 const ENOSYS: i32 = 38;
+const ENOPROTOOPT: i32 = 92;
 
 /// What every attempt begins with.
 const PERL: &str = "use strict; use Socket; use Fcntl; use IO::Handle; $| = 1; my @kept; ";
@@ -205,6 +206,9 @@ impl<'a> Tenant<'a> {
             "socket options" => {
                 self.refuses_option(10, 41, 6);
                 [14, 32, 38].into_iter().for_each(|option| self.refuses_option(2, 6, option));
+                // TCP_ULP, by which TLS would be the kernel's.
+                let line = "exec perl -e 'socket(my $s, 2, 1, 0) or die $!; $! = 0; setsockopt($s, 6, 31, \"tls\"); print $! + 0'";
+                assert_eq!(self.host.inside(self.name, line).1, ENOPROTOOPT.to_string(), "{}", self.name);
             }
             "multicast memberships" => {
                 [20, 27, 42, 46].into_iter().for_each(|option| self.refuses_option(10, 41, option));

@@ -51,7 +51,7 @@ kinds! {
     MASK_CHANGED = "BW031" "masks" Warning, "ask the tenant, or restart it: its own root has uncovered what was masked";
     INTERFACE_FOREIGN = "BW035" "network" Critical, STOP;
     INTERFACE_OWN = "BW036" "network" Notice,
-        "ask the tenant: profile \"system\" lets it make interfaces; if it made none, somebody has put this one there";
+        "ask the tenant: its jail was made by an earlier version, which let it make interfaces; restart it";
     MEMORY_FILES_UNBOUND = "BW037" "mounts" Warning, RESTART;
     CAPABILITY_EXCESS = "BW040" "capabilities" Critical, STOP;
     CAPABILITY_INHERITED = "BW041" "capabilities" Warning,

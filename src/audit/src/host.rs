@@ -203,7 +203,7 @@ fn crash_handler(pattern: &str) -> FeatureReport {
     }
 }
 
-/// Whether a tenant can make the kernel load a module: by a file system, a link or a queue discipline in `system`, and before
+/// Whether a tenant can make the kernel load a module: by a file system in `system`, and before
 /// the newest kernels by the first bytes of a program.
 fn modules(disabled: Option<bool>) -> FeatureReport {
     let name = "modules";

@@ -76,8 +76,9 @@ pub(crate) fn namespaces(profile: Profile, ids: Option<IdRange>, jail: &Observed
     }
     match &jail.sockets {
         Some(sockets) => {
-            // What a tenant of `system` makes in a network namespace of its own is its own.
-            let is_foreign = |socket: &&ForeignSocket| profile != Profile::System || socket.network == sockets.host;
+            // A jail of an earlier version may have made network namespaces of its own.
+            let makes_own = is_of_earlier_version(profile, &jail.init);
+            let is_foreign = |socket: &&ForeignSocket| !makes_own || socket.network == sockets.host;
             let foreign: Vec<String> = sockets
                 .foreign
                 .iter()
@@ -223,7 +224,9 @@ pub(crate) fn network(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
     let others: Vec<&String> =
         interfaces.iter().filter(|name| *name != "lo" && !FALLBACKS.contains(&name.as_str())).collect();
     if !others.is_empty() {
-        let kind = if profile == Profile::System { finding::INTERFACE_OWN } else { finding::INTERFACE_FOREIGN };
+        // Nobody inside makes one, but in a jail of an earlier version.
+        let makes_own = is_of_earlier_version(profile, &jail.init);
+        let kind = if makes_own { finding::INTERFACE_OWN } else { finding::INTERFACE_FOREIGN };
         wall.faults.push(kind.fault(list(others.into_iter().map(|name| quoted(name)))));
     }
     Some(wall)

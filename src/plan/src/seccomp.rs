@@ -377,6 +377,8 @@ mod tests {
                     |level: u64, option: u64| call(*profile, __NR_setsockopt, &[3, level | rubbish, option | rubbish]);
                 // SO_SNDBUF, SO_RCVBUF: said to be done.
                 assert_eq!([set(1, 7), set(1, 8)], [Verdict::Errno(0); 2]);
+                // TCP_ULP: there is none.
+                assert_eq!(set(6, 31), Verdict::Errno(92));
                 // SO_SNDBUFFORCE, SO_RCVBUFFORCE; SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF.
                 for option in [32, 33, 26, 50, 51, 52] {
                     assert_eq!(set(1, option), PERMISSION, "option {option}");
@@ -400,7 +402,7 @@ mod tests {
     fn odd_settings_of_a_process_are_refused() {
         for profile in Profile::ALL {
             let prctl = |option| call(*profile, __NR_prctl, &[option]);
-            assert_eq!([prctl(35), prctl(62), prctl(62 | 1 << 32)], [PERMISSION; 3]);
+            assert_eq!([prctl(35), prctl(62), prctl(62 | 1 << 32), prctl(67)], [PERMISSION; 4]);
             assert_eq!([prctl(15), prctl(22), prctl(38), prctl(4)], [Verdict::Allow; 4]);
             let personality = |persona| call(*profile, __NR_personality, &[persona]);
             assert_eq!([personality(0), personality(0xffff_ffff), personality(0x4_0000)], [Verdict::Allow; 3]);
@@ -429,8 +431,8 @@ mod tests {
                 );
                 let advise = |advice: u64| named("madvise", &[0, 4096, advice | rubbish]);
                 assert_eq!(
-                    [advise(20), advise(21), advise(4), advise(14)],
-                    [INVALID, INVALID, Verdict::Allow, Verdict::Allow]
+                    [advise(20), advise(21), advise(12), advise(4), advise(14)],
+                    [INVALID, INVALID, INVALID, Verdict::Allow, Verdict::Allow]
                 );
                 assert_eq!(named("process_madvise", &[3, 0, 1, 21 | rubbish, 0]), INVALID);
                 let file = |advice: u64| named("fadvise64", &[3, 0, 0, advice | rubbish]);

@@ -1,8 +1,9 @@
 //! Which parts of the host's `/etc` programs of its `/usr` find in a jail.
 //!
-//! Danger: every tenant reads what this lets through. A file passes when it is, byte for byte, what a package brought, which
+//! Danger: every tenant reads what this lets through. A file passes when it is, byte for byte, what a package holds, which
 //! anybody can read in that package; when it is one of a few that the host makes from packages; or when the operator says so.
-//! A file that somebody wrote into is none of the first, so a password in it never shows, whatever its name and mode.
+//! A file that somebody wrote into, a package's script with an answer of the operator's among them, is none of the first. No
+//! private key passes, and no link whose target does not: its name may be a customer's.
 
 use crate::model::EtcWishes;
 
@@ -100,10 +101,18 @@ pub fn is_taken_whole(path: &str, wishes: &EtcWishes) -> bool {
     GENERATED.iter().any(|entry| is_within(path, entry)) || wishes.extra.iter().any(|entry| is_within(path, entry))
 }
 
-/// Where a link of the host's `/etc` leads, when a jail has the same there: into `/usr`, or to what is not barred of `/etc`.
-/// `path` is the link's own, below `/etc`.
+/// Where a link of the host's `/etc` leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkTarget {
+    /// Into `/usr`, which every jail has.
+    Usr,
+    /// To this path below `/etc`: a jail has it only if it is shown.
+    Etc(String),
+}
+
+/// Where a link leads, when a jail may have the same there. `path` is the link's own, below `/etc`.
 #[must_use]
-pub fn is_link_shown(path: &str, to: &str, wishes: &EtcWishes) -> bool {
+pub fn link_target(path: &str, to: &str, wishes: &EtcWishes) -> Option<LinkTarget> {
     let mut parts: Vec<&str> =
         if to.starts_with('/') { Vec::new() } else { std::iter::once("etc").chain(path.split('/')).collect() };
     parts.pop();
@@ -115,10 +124,20 @@ pub fn is_link_shown(path: &str, to: &str, wishes: &EtcWishes) -> bool {
         }
     }
     match parts.split_first() {
-        Some((&"usr", below)) => below.first() != Some(&"local"),
-        Some((&"etc", below)) => !below.is_empty() && !is_barred(&below.join("/"), wishes),
-        _ => false,
+        Some((&"usr", below)) => (below.first() != Some(&"local")).then_some(LinkTarget::Usr),
+        Some((&"etc", below)) if !below.is_empty() => {
+            let below = below.join("/");
+            (!is_barred(&below, wishes)).then_some(LinkTarget::Etc(below))
+        }
+        _ => None,
     }
+}
+
+/// Whether a file holds a private key, as PEM (RFC 7468) has it. None is ever shown, whatever its name.
+#[must_use]
+pub fn holds_private_key(content: &[u8]) -> bool {
+    const MARK: &[u8] = b"PRIVATE KEY-----";
+    content.windows(MARK.len()).any(|window| window == MARK)
 }
 
 /// The files below `/etc` that packages brought, each with the MD5 of what they brought: from `/var/lib/dpkg/status`.
@@ -135,12 +154,28 @@ pub fn conffiles(status: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The same of those that a package's own scripts put there, from `/var/lib/ucf/hashfile`.
+/// The same of those that a package's own scripts put there, from `/var/lib/ucf/hashfile`: what they put there may hold an answer of the
+/// operator's, so a digest says something only if the package has a file of it ([`digests`]).
 pub fn ucf_files(hashes: &str) -> impl Iterator<Item = (&str, &str)> {
     hashes.lines().filter_map(|line| {
         let (digest, path) = line.split_once("  ")?;
         Some((path.strip_prefix("/etc/")?, digest))
     })
+}
+
+/// Whose script put a file there, by path below `/etc`: from `/var/lib/ucf/registry`.
+pub fn ucf_owners(registry: &str) -> impl Iterator<Item = (&str, &str)> {
+    registry.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let (package, path) = (words.next()?, words.next()?);
+        let is_name = package.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        is_name.then_some((path.strip_prefix("/etc/")?, package))
+    })
+}
+
+/// The digests of a package's files: from `/var/lib/dpkg/info/PACKAGE.md5sums`.
+pub fn digests(md5sums: &str) -> impl Iterator<Item = &str> {
+    md5sums.lines().filter_map(|line| Some(line.split_once("  ")?.0))
 }
 
 #[cfg(test)]
@@ -196,13 +231,18 @@ mod tests {
     #[test]
     fn links_lead_to_what_a_jail_has() {
         let wishes = EtcWishes::default();
-        for (path, to) in [
-            ("php/8.2/cli/conf.d/20-curl.ini", "/etc/php/8.2/mods-available/curl.ini"),
-            ("fonts/conf.d/10-x.conf", "../conf.avail/10-x.conf"),
-            ("fonts/conf.d/10-x.conf", "/usr/share/fontconfig/conf.avail/10-x.conf"),
-            ("alternatives/awk", "../../usr/bin/mawk"),
+        let etc = |path: &str| Some(LinkTarget::Etc(path.to_owned()));
+        for (path, to, target) in [
+            (
+                "php/8.2/cli/conf.d/20-curl.ini",
+                "/etc/php/8.2/mods-available/curl.ini",
+                etc("php/8.2/mods-available/curl.ini"),
+            ),
+            ("fonts/conf.d/10-x.conf", "../conf.avail/10-x.conf", etc("fonts/conf.avail/10-x.conf")),
+            ("fonts/conf.d/10-x.conf", "/usr/share/fontconfig/conf.avail/10-x.conf", Some(LinkTarget::Usr)),
+            ("alternatives/awk", "../../usr/bin/mawk", Some(LinkTarget::Usr)),
         ] {
-            assert!(is_link_shown(path, to, &wishes), "{path} -> {to}");
+            assert_eq!(link_target(path, to, &wishes), target, "{path} -> {to}");
         }
         for to in [
             "/root/x",
@@ -215,8 +255,17 @@ mod tests {
             "../..",
             "/srv",
         ] {
-            assert!(!is_link_shown("a/b", to, &wishes), "{to}");
+            assert_eq!(link_target("a/b", to, &wishes), None, "{to}");
         }
+    }
+
+    #[test]
+    fn a_private_key_is_known_whatever_it_is_called() {
+        for kind in ["", "RSA ", "EC ", "ENCRYPTED ", "OPENSSH "] {
+            let text = format!("-----BEGIN CERTIFICATE-----\n-----BEGIN {kind}PRIVATE KEY-----\nx");
+            assert!(holds_private_key(text.as_bytes()), "{kind}");
+        }
+        assert!(!holds_private_key(b"-----BEGIN CERTIFICATE-----") && !holds_private_key(b""));
     }
 
     #[test]
@@ -224,5 +273,8 @@ mod tests {
         let status = "Package: php\nConffiles:\n /etc/php/a.ini 00aa\n /etc/php/b.ini 00bb obsolete\n /opt/x 11\nDescription: y\n /etc/z 22\n";
         assert_eq!(conffiles(status).collect::<Vec<_>>(), [("php/a.ini", "00aa"), ("php/b.ini", "00bb")]);
         assert_eq!(ucf_files("00cc  /etc/php/c.ini\nnonsense\n").collect::<Vec<_>>(), [("php/c.ini", "00cc")]);
+        let registry = "php8.2-cli \t /etc/php/c.ini\n../evil /etc/x\nlone\n";
+        assert_eq!(ucf_owners(registry).collect::<Vec<_>>(), [("php/c.ini", "php8.2-cli")]);
+        assert_eq!(digests("00cc  usr/lib/php/c.ini\nnonsense\n").collect::<Vec<_>>(), ["00cc"]);
     }
 }

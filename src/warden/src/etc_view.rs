@@ -6,7 +6,10 @@
 
 use crate::md5::md5;
 use bailiwick_policy::EtcWishes;
-use bailiwick_policy::host_etc::{GENERATED, conffiles, is_barred, is_link_shown, is_taken_whole, ucf_files};
+use bailiwick_policy::host_etc::{
+    GENERATED, LinkTarget, conffiles, digests, holds_private_key, is_barred, is_taken_whole, link_target, ucf_files,
+    ucf_owners,
+};
 use bailiwick_sys::file::{self, Metadata};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,8 +223,22 @@ fn brought() -> BTreeMap<String, BTreeSet<String>> {
     };
     let (status, hashes) = (read("/var/lib/dpkg/status"), read("/var/lib/ucf/hashfile"));
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (path, digest) in conffiles(&status).chain(ucf_files(&hashes)) {
-        found.entry(path.to_owned()).or_default().insert(digest.to_owned());
+    let mut note = |path: &str, digest: &str| found.entry(path.to_owned()).or_default().insert(digest.to_owned());
+    for (path, digest) in conffiles(&status) {
+        note(path, digest);
+    }
+    let registry = read("/var/lib/ucf/registry");
+    let owners: BTreeMap<&str, &str> = ucf_owners(&registry).collect();
+    let mut shipped: BTreeMap<&str, String> = BTreeMap::new();
+    for (path, digest) in ucf_files(&hashes) {
+        let Some(package) = owners.get(path) else { continue };
+        // Either form: a package that can be installed for two architectures has the name of its own.
+        let sums = shipped.entry(package).or_insert_with(|| {
+            ["", ":amd64"].map(|suffix| read(&format!("/var/lib/dpkg/info/{package}{suffix}.md5sums"))).concat()
+        });
+        if digests(sums).any(|known| known == digest) {
+            note(path, digest);
+        }
     }
     found
 }
@@ -255,6 +272,32 @@ impl Walk<'_> {
                 self.wanted.retain(|path, _| path != &name && !path.starts_with(&format!("{name}/")));
             }
         }
+        self.drop_links_to_nothing();
+    }
+
+    /// A link is shown where what it leads to is. Each that goes may be what another led to.
+    fn drop_links_to_nothing(&mut self) {
+        loop {
+            let is_there = |to: &str| {
+                let below = format!("{to}/");
+                self.wanted.contains_key(to)
+                    || self.wanted.range(below.clone()..).next().is_some_and(|(path, _)| path.starts_with(&below))
+            };
+            let leads_nowhere = |(path, (what, _)): (&String, &(Shown, _))| match what {
+                Shown::Link(to) => match link_target(path, to, &self.view.wishes) {
+                    Some(LinkTarget::Usr) => false,
+                    Some(LinkTarget::Etc(to)) => !is_there(&to),
+                    None => true,
+                },
+                Shown::File(_) => false,
+            };
+            let gone: Vec<String> =
+                self.wanted.iter().filter(|row| leads_nowhere(*row)).map(|(path, _)| path.clone()).collect();
+            if gone.is_empty() {
+                return;
+            }
+            gone.iter().for_each(|path| drop(self.wanted.remove(path)));
+        }
     }
 
     fn entry(&mut self, dir: &OwnedFd, name: &str, path: &str, depth: usize) -> io::Result<()> {
@@ -276,7 +319,7 @@ impl Walk<'_> {
             FileType::Symlink if depth > 0 || is_taken_whole(path, &wishes) => {
                 let to = rustix::fs::readlinkat(dir, name, Vec::new())?;
                 if let Ok(to) = to.into_string()
-                    && is_link_shown(path, &to, &wishes)
+                    && link_target(path, &to, &wishes).is_some()
                 {
                     self.wanted.insert(path.to_owned(), (Shown::Link(to), None));
                 }
@@ -313,6 +356,9 @@ impl Walk<'_> {
             return Ok(());
         }
         let content = file::read_bounded(fd, MAX_FILE)?;
+        if holds_private_key(&content) {
+            return Ok(());
+        }
         let is_brought = digests.is_some_and(|digests| digests.contains(&md5(&content)));
         self.view.compared.insert(path.to_owned(), (now, is_brought));
         if is_brought || is_whole {

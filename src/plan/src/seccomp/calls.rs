@@ -9,7 +9,9 @@
 
 use super::{Check, Half, Rule, Verdict, errno};
 use bailiwick_types::Profile;
-use linux_raw_sys::errno::{EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT};
+use linux_raw_sys::errno::{
+    EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
+};
 use linux_raw_sys::general::{
     self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
 };
@@ -152,6 +154,7 @@ const MCAST_JOIN_SOURCE_GROUP: u32 = 46;
 const TCP_MD5SIG: u32 = 14;
 const TCP_MD5SIG_EXT: u32 = 32;
 const TCP_AO_ADD_KEY: u32 = 38;
+const TCP_ULP: u32 = 31;
 
 /// Options of a socket itself. A wish for another size of a buffer is answered as the kernel answers one beyond its bound:
 /// success, and the size is what it was.
@@ -166,11 +169,13 @@ const SETSOCKOPT: Rule = check!(argument 1; SOL_SOCKET; SOCKET_OPTION;
             IPV6_ADD_MEMBERSHIP, IPV6_JOIN_ANYCAST, MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP; REFUSE;
             check!(argument 2 & !1; IPT_SO_SET_REPLACE; REFUSE; ALLOW));
         check!(argument 1; IP;
-            // The packet filter's own, which `system` could set in a namespace of its own.
+            // The packet filter's own. Nobody has the right to set them; this is a second wall.
             check!(argument 2 & !1; IPT_SO_SET_REPLACE, ARPT_SO_SET_REPLACE, EBT_SO_SET_ENTRIES; REFUSE;
                 check!(argument 2 & !15; IP_VS_BASE_CTL; REFUSE; ALLOW));
             check!(argument 1; TCP;
-                check!(argument 2; TCP_MD5SIG, TCP_MD5SIG_EXT, TCP_AO_ADD_KEY; REFUSE; ALLOW);
+                check!(argument 2; TCP_MD5SIG, TCP_MD5SIG_EXT, TCP_AO_ADD_KEY; REFUSE;
+                    // Protocols above TCP in the kernel, TLS among them: as a kernel says that has none.
+                    check!(argument 2; TCP_ULP; errno(ENOPROTOOPT); ALLOW));
                 ALLOW))));
 
 /// The kernel reads 32 bits of the command; a comparison of 64 could be passed with rubbish above them.
@@ -198,7 +203,10 @@ const PR_SET_MM: u32 = 35;
 /// Core scheduling: a cookie of its own keeps the neighbours off the sibling hyperthread, and is charged to nobody.
 const PR_SCHED_CORE: u32 = 62;
 
-const PRCTL: Rule = check!(argument 0; PR_SET_MM, PR_SCHED_CORE; REFUSE; ALLOW);
+/// Pages of one content are shared with the whole host's, and how long a write takes then tells who else has the same.
+const PR_SET_MEMORY_MERGE: u32 = 67;
+
+const PRCTL: Rule = check!(argument 0; PR_SET_MM, PR_SCHED_CORE, PR_SET_MEMORY_MERGE; REFUSE; ALLOW);
 
 /// `linux/fcntl.h`: a lease, which stalls everybody else who opens the file; a watch on a directory, by the old interface; a
 /// lease on a directory, which stalls whoever changes it (Linux 6.19).
@@ -214,10 +222,12 @@ const PREADV2: Rule = check!(argument 5 & RWF_NOWAIT; RWF_NOWAIT; errno(EOPNOTSU
 /// It is advice: to say "done" and do nothing is what the interface allows.
 const FADVISE: Rule = check!(argument 3; general::POSIX_FADV_DONTNEED; DONE; ALLOW);
 
-/// As kernels before 5.4 say.
+/// As kernels say that do not know the advice: to drop pages, or to share those of one content ([`PR_SET_MEMORY_MERGE`]).
 const NO_ADVICE: Rule = errno(EINVAL);
-const MADVISE: Rule = check!(argument 2; general::MADV_COLD, general::MADV_PAGEOUT; NO_ADVICE; ALLOW);
-const PROCESS_MADVISE: Rule = check!(argument 3; general::MADV_COLD, general::MADV_PAGEOUT; NO_ADVICE; ALLOW);
+const MADVISE: Rule =
+    check!(argument 2; general::MADV_COLD, general::MADV_PAGEOUT, general::MADV_MERGEABLE; NO_ADVICE; ALLOW);
+const PROCESS_MADVISE: Rule =
+    check!(argument 3; general::MADV_COLD, general::MADV_PAGEOUT, general::MADV_MERGEABLE; NO_ADVICE; ALLOW);
 
 /// As a host says that has no huge page left; programs take small ones then.
 const NO_HUGE_PAGE: Rule = errno(ENOMEM);
@@ -474,7 +484,7 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     group(ALLOW, "which security modules there are", calls![__NR_lsm_get_self_attr __NR_lsm_list_modules]),
     group(REFUSE, "the security module's label is the host's to give", calls![__NR_lsm_set_self_attr]),
-    group(PRCTL, "settings of a process, but two of their number", calls![__NR_prctl]),
+    group(PRCTL, "settings of a process, but three of their number", calls![__NR_prctl]),
     group(PERSONALITY, "allow-list of harmless personalities", calls![__NR_personality]),
     group(
         ALLOW,
