@@ -57,6 +57,8 @@ kinds! {
     CAPABILITY_INHERITED = "BW041" "capabilities" Warning,
         "ask the tenant: a program of its own has made capabilities inheritable; none goes beyond the jail's set";
     SECCOMP_MISSING = "BW050" "seccomp" Critical, STOP;
+    SECCOMP_OLD = "BW051" "seccomp" Warning,
+        "restart the tenant: what is refused inside is what the version refused that made its jail";
     PRIVILEGES_GAINED = "BW060" "no-new-privs" Critical, STOP;
     PRIVILEGES_BARRED = "BW061" "no-new-privs" Warning,
         "restart the tenant: set-user-id programs do not work in it, though its profile has them";

@@ -292,6 +292,7 @@ mod tests {
             landlock_denies_canary: (own != Profile::System).then_some(true),
             sockets: Some(SocketFacts { own: 5, host: 1, looked: 2, foreign: Vec::new(), cut: false }),
             landlock_at_start: true,
+            confined_now: Some(true),
             entered: Vec::new(),
             visitors: Vec::new(),
             interfaces: Some(vec!["lo".to_owned(), "sit0".to_owned()]),
@@ -341,15 +342,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_jail_of_an_earlier_version_is_told_of_and_is_no_breach() {
-        let tenant = tenant(Profile::System);
-        let mut observed = healthy(&tenant);
+    /// A jail of `system` that kept what its profile gave before.
+    fn of_earlier_version(observed: &mut Observed) {
         let before = CapabilitySet::of_earlier_version(Profile::System).expect("it was another").0;
         let jail = observed.jail.as_mut().expect("runs");
         for process in std::iter::once(&mut jail.init).chain(&mut jail.processes) {
             (process.cap_bounding, process.cap_permitted) = (before, before);
         }
+    }
+
+    #[test]
+    fn a_jail_of_an_earlier_version_is_told_of_and_is_no_breach() {
+        let tenant = tenant(Profile::System);
+        let mut observed = healthy(&tenant);
+        of_earlier_version(&mut observed);
         let report = judged(&tenant, &observed);
         assert_eq!((ids(&report), report.verdict), (vec![""; 0], Verdict::Nominal));
         assert!(evidence(&report, "BW098").expect("told").contains("cap_net_admin"));
@@ -530,7 +536,8 @@ mod tests {
             ("a mask shows what it hides", Web, "BW030", Breached, |o| mount(o, "/proc/kcore").fs_type = "proc".into()),
             ("a tenant unmasks", System, "BW031", Drift, |o| unmount(o, "/proc/kcore")),
             ("an interface beside the loopback", Web, "BW035", Breached, |o| jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()])),
-            ("an interface in system", System, "BW036", Nominal, |o| jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()])),
+            ("an interface in system", System, "BW035", Breached, |o| jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()])),
+            ("an interface in system of an earlier version", System, "BW036", Nominal, |o| { of_earlier_version(o); jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()]); }),
             ("a /run without a size", Web, "BW037", Drift, |o| mount(o, "/run").super_options.clear()),
             ("a larger /dev", Shell, "BW037", Drift, |o| mount(o, "/dev").super_options = vec!["size=65m".into(), "size=66560k".into()]),
             ("a /tmp without a bound of inodes", Web, "BW037", Drift, |o| mount(o, "/tmp").super_options.push("nr_inodes=0".into())),
@@ -540,6 +547,7 @@ mod tests {
             ("init inherits", Web, "BW041", Drift, |o| jail(o).init.cap_inheritable = 1),
             ("an ambient capability", Web, "BW041", Drift, |o| second(o).cap_ambient = 1),
             ("no filter", Web, "BW050", Breached, |o| second(o).seccomp = 0),
+            ("the filter of another version", Shell, "BW051", Drift, |o| jail(o).confined_now = Some(false)),
             ("a filter of none", Web, "BW050", Breached, |o| second(o).seccomp_filters = 0),
             ("privileges can be gained", Web, "BW060", Breached, |o| second(o).no_new_privs = false),
             ("set-user-id does not work", Shell, "BW061", Drift, |o| jail(o).init.no_new_privs = true),

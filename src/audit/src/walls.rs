@@ -154,6 +154,11 @@ pub(crate) fn seccomp(jail: &ObservedJail) -> Wall {
     wall.test(finding::SECCOMP_MISSING, jail, "without a filter", |process| {
         process.seccomp != 2 || process.seccomp_filters == 0
     });
+    if jail.confined_now == Some(false) {
+        let evidence =
+            "another version made the jail: its filter, and the counts of its user namespace, are not those of now";
+        wall.faults.push(finding::SECCOMP_OLD.fault(evidence.to_owned()));
+    }
     wall
 }
 

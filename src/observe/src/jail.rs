@@ -54,6 +54,8 @@ pub struct InitSubject {
     pub access: Access,
     /// Whether the child that became it told that it was in its Landlock domain.
     pub landlock: bool,
+    /// Whether it was confined with what this version confines with.
+    pub confined_now: bool,
 }
 
 /// What is the same for every tenant at one time, taken once for many: the users of every process of the host, where its
@@ -164,7 +166,7 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
 
 fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, ObserveError> {
     let hierarchies = &census.hierarchies;
-    let Some(InitSubject { pid, start_time, access, landlock }) = subject.init else { return Ok(None) };
+    let Some(InitSubject { pid, start_time, access, landlock, confined_now }) = subject.init else { return Ok(None) };
     let Some(init) = unless_gone(pid, proc::facts(pid))?.filter(|init| init.start_time == start_time) else {
         return Ok(None);
     };
@@ -214,6 +216,7 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
         rescue: limit::rescue(subject, hierarchies),
         landlock_denies_canary: None,
         landlock_at_start: landlock,
+        confined_now: Some(confined_now),
         entered,
         visitors,
         interfaces: Some(interfaces),
@@ -471,7 +474,7 @@ mod tests {
     }
 
     fn init(pid: u32, start_time: u64) -> InitSubject {
-        InitSubject { pid, start_time, access: Access::ReadOnly, landlock: true }
+        InitSubject { pid, start_time, access: Access::ReadOnly, landlock: true, confined_now: true }
     }
 
     /// This process as if it were a tenant's init.

@@ -127,6 +127,10 @@ pub struct ObservedJail {
     /// Whether the warden's own child told, before it became init, that it had put itself into a Landlock domain.
     #[serde(default)]
     pub landlock_at_start: bool,
+    /// Whether the jail was made with the filter and the counts that the warden of now makes jails with. The kernel shows neither.
+    /// `None` from a warden of an earlier version.
+    #[serde(default)]
+    pub confined_now: Option<bool>,
     /// Processes in the jail's control group that do not descend from init, and so have not inherited its domain.
     #[serde(default)]
     pub entered: Vec<u32>,

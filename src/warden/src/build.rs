@@ -6,7 +6,7 @@
 
 use crate::groups::{GroupError, Groups, TenantGroups};
 use crate::inside::{self, Inside, Sources};
-use crate::record::Record;
+use crate::record::{Record, confinement_digest};
 use crate::runtime::Runtime;
 use crate::step::{Step, reach};
 use crate::storage::Storage;
@@ -14,7 +14,7 @@ use bailiwick_plan::mount::{Flags, Mount, Source};
 use bailiwick_plan::{JailPlan, OOM_SCORE};
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process, socket};
-use bailiwick_types::{Access, IdRange, QuotaFacts};
+use bailiwick_types::{Access, IdRange, Profile, QuotaFacts};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -78,6 +78,7 @@ pub(crate) struct Begun {
     runtime: OwnedFd,
     group: OwnedFd,
     access: Access,
+    profile: Profile,
     /// When its time is over.
     pub(crate) deadline: Instant,
 }
@@ -149,8 +150,8 @@ impl Builder<'_> {
         (&std::fs::File::from(go_write)).write_all(b"1").map_err(BuildError::at(Step::Identity))?;
         let held = pidfd.try_clone().map_err(BuildError::at(Step::Identity))?;
         let deadline = Instant::now() + CHILD_TIME;
-        let (report, group, access) = (report_read, groups.jail, plan.access);
-        Ok(Begun { pid, pidfd: held, report, landlock: false, runtime, group, access, deadline })
+        let (report, group, access, profile) = (report_read, groups.jail, plan.access, plan.profile);
+        Ok(Begun { pid, pidfd: held, report, landlock: false, runtime, group, access, profile, deadline })
     }
 
     /// Opens everything that is mounted from outside, as detached mounts with their flags already set, while this
@@ -273,7 +274,8 @@ impl Begun {
             prove_init(self.pid, init).map_err(BuildError::at(Step::Exec))?;
             reach(Step::Record).map_err(BuildError::at(Step::Record))?;
             let record = Record::of(self.pid, &self.group, self.access).map_err(BuildError::at(Step::Record))?;
-            let record = Record { landlock: self.landlock, ..record };
+            let confinement = Some(confinement_digest(self.profile));
+            let record = Record { landlock: self.landlock, confinement, ..record };
             record.write(&self.runtime).map_err(BuildError::at(Step::Record))?;
             Ok(record)
         };

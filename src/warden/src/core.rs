@@ -23,7 +23,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::lowered::DiskNote;
 use crate::manager::{self, Handed};
 use crate::quota::{self, Grace};
-use crate::record::Record;
+use crate::record::{Record, confinement_digest};
 use crate::rescue::{RescueError, Rescues};
 use crate::resize::{self, Resizing};
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
@@ -41,7 +41,7 @@ use bailiwick_proto::warden::{
 use bailiwick_proto::{Failure, Hold, WARDEN_ERROR, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
-use bailiwick_types::{ByteSize, DiskFact, Door, ExitStatus, FtpUser, IdRange, QuotaFacts, TenantName};
+use bailiwick_types::{ByteSize, DiskFact, Door, ExitStatus, FtpUser, IdRange, Profile, QuotaFacts, TenantName};
 use lifecycle::Begins;
 use reserve::DiskReserve;
 use rustix::event::PollFlags;
@@ -97,6 +97,8 @@ pub struct Warden {
     watch: Watch,
     reserve: DiskReserve,
     etc_view: EtcView,
+    /// What this version confines jails with ([`confinement_digest`]).
+    confinements: Vec<String>,
 }
 
 impl Warden {

@@ -1,7 +1,9 @@
 //! The record of a running jail: what a warden that comes back needs to know it again.
 
+use crate::md5::md5;
+use bailiwick_plan::{kernel_memory, seccomp};
 use bailiwick_sys::{file, namespace, proc, process};
-use bailiwick_types::Access;
+use bailiwick_types::{Access, Profile};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,6 +32,21 @@ pub(crate) struct Record {
     /// asked.
     #[serde(default)]
     pub(crate) landlock: bool,
+    /// What it was confined with that the kernel does not show again ([`confinement_digest`]). An earlier version has not noted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) confinement: Option<String>,
+}
+
+/// Tells the filter of system calls and the counts of a jail's user namespace from those of another version.
+pub(crate) fn confinement_digest(profile: Profile) -> String {
+    let mut text = String::new();
+    for step in seccomp::filter(profile) {
+        text += &format!("{} {} {} {}\n", step.code, step.jt, step.jf, step.k);
+    }
+    for (name, most) in kernel_memory::counts(profile) {
+        text += &format!("{name} {most}\n");
+    }
+    md5(text.as_bytes())
 }
 
 impl Record {
@@ -38,6 +55,7 @@ impl Record {
         Ok(Self {
             access,
             landlock: false,
+            confinement: None,
             control_group: file::metadata(group)?.inode,
             pid,
             start_time: proc::start_time(pid)?,
@@ -78,7 +96,7 @@ impl Record {
             },
         };
         let Ok(now) = Self::of(self.pid, group, self.access) else { return Ok(None) };
-        let now = Self { landlock: self.landlock, ..now };
+        let now = Self { landlock: self.landlock, confinement: self.confinement.clone(), ..now };
         let groups = proc::cgroups(self.pid)?;
         let here = groups.get("unified").is_some_and(|found| {
             homes.iter().any(|home| {
@@ -97,7 +115,7 @@ mod tests {
     fn a_record_of_an_earlier_version_is_of_a_jail_that_can_be_written() {
         let text = r#"{"pid":7,"start_time":8,"user_namespace":9,"pid_namespace":10,"control_group":11}"#;
         let record: Record = serde_json::from_str(text).expect("is read");
-        assert_eq!((record.access, record.landlock), (Access::ReadWrite, false));
+        assert_eq!((record.access, record.landlock, &record.confinement), (Access::ReadWrite, false, &None));
         let read_only = Record { access: Access::ReadOnly, ..record };
         let text = serde_json::to_string(&read_only).expect("is written");
         assert_eq!(serde_json::from_str::<Record>(&text).expect("is read"), read_only);

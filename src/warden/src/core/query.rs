@@ -123,7 +123,8 @@ impl Warden {
         let runs = self.runs(name);
         let init = self.jails.get(name).map(|jail| {
             let Record { pid, start_time, access, landlock, .. } = jail.record;
-            InitSubject { pid, start_time, access, landlock }
+            let confined_now = jail.record.confinement.as_ref().is_some_and(|own| self.confinements.contains(own));
+            InitSubject { pid, start_time, access, landlock, confined_now }
         });
         let cgroups = if runs || self.slow.clears(name) { self.groups.paths(name) } else { BTreeMap::new() };
         let dir = self.storage.open_of(name);

@@ -217,6 +217,7 @@ impl Warden {
             watch,
             reserve: DiskReserve::default(),
             etc_view,
+            confinements: Profile::ALL.iter().map(|profile| confinement_digest(*profile)).collect(),
         };
         let mut events: Vec<String> =
             problems.iter().map(|problem| format!("event=policy-problem {problem}")).collect();
