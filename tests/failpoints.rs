@@ -9,12 +9,12 @@ use std::process::Command;
 fn steps() -> Vec<String> {
     let output = Command::new(stage().join("failpoints/bailiwick-warden")).arg("--steps").output().expect("runs");
     let steps: Vec<String> = String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect();
-    assert!(steps.len() >= 18, "{steps:?}");
+    assert!(steps.len() >= 19, "{steps:?}");
     steps
 }
 
 /// Steps that are taken in the child: ending the process there ends the child, not the warden.
-const INSIDE: &[&str] = &["identity", "root", "mounts", "pivot", "settings", "confine", "exec"];
+const INSIDE: &[&str] = &["listener", "identity", "root", "mounts", "pivot", "settings", "confine", "exec"];
 
 fn start() -> WardenRequest {
     WardenRequest::Start { tenant: name("alice") }
@@ -85,5 +85,36 @@ fn a_process_that_is_killed_at_any_step_leaves_nothing() {
         host.kill();
     }
     host.start_warden();
+    works(&host);
+}
+
+/// The first that a child does is on the way of its start alone: the warden serves others meanwhile.
+#[test]
+fn a_child_that_says_nothing_holds_up_nobody() {
+    let mut host = Host::with_failpoints();
+    host.declare("alice", "shell");
+    host.declare("bob", "shell");
+    host.start_warden();
+    host.write("failpoint", "listener hold");
+    std::thread::scope(|scope| {
+        let silent = scope.spawn(|| host.ask(&start()));
+        until("its child is there", || !host.processes().is_empty());
+        let child = host.processes();
+        host.write("failpoint", "");
+        let bob = name("bob");
+        assert_eq!(host.warden(&WardenRequest::Start { tenant: bob.clone() }), WardenReply::Done);
+        assert_eq!(host.warden(&WardenRequest::Stop { tenant: bob, hold: Hold::Keep }), WardenReply::Done);
+        assert!(!silent.is_finished());
+        assert_eq!(host.processes(), child);
+        for pid in child {
+            let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a pid")).expect("a pid");
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kills");
+        }
+        let answer = silent.join().expect("the warden answers");
+        assert!(
+            matches!(&answer, Ok(WardenReply::Failed(failure)) if failure.message.contains("without a word")),
+            "{answer:?}"
+        );
+    });
     works(&host);
 }

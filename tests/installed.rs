@@ -391,6 +391,84 @@ fn a_tenant_reaches_no_device_whatever_it_is_given() {
     assert_eq!(ok("head -c 1 /dev/vda | wc -c").trim(), "1", "the device itself is there");
 }
 
+/// A jail of each profile beside `host()`'s two, until it is dropped.
+struct Profiles;
+
+impl Profiles {
+    const EACH: [&str; 3] = ["web", "shell", "system"];
+
+    fn new() -> Self {
+        for profile in Self::EACH {
+            let text = format!("profile = \"{profile}\"\n[limits]\ndisk = \"unlimited\"\n");
+            std::fs::write(format!("/etc/bailiwick/tenants.d/in-{profile}.toml"), text).expect("writes");
+        }
+        ok("bailiwick apply");
+        Self
+    }
+}
+
+impl Drop for Profiles {
+    fn drop(&mut self) {
+        for profile in Self::EACH {
+            sh(&format!("bailiwick delete in-{profile} --purge"));
+        }
+    }
+}
+
+/// `core(5)`: at a limit of exactly 1 the kernel starts no program for a dump. A crash of the host's own shows that this host
+/// has such a program.
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn a_crash_inside_starts_no_handler_of_the_hosts() {
+    host();
+    let _profiles = Profiles::new();
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").expect("reads");
+    ok(
+        "rm -f /run/crashes; printf '#!/bin/sh\\necho \"$1\" >> /run/crashes\\n' > /root/handler; chmod 755 /root/handler",
+    );
+    std::fs::write("/proc/sys/kernel/core_pattern", "|/root/handler %e").expect("writes");
+    let doctor = sh("bailiwick doctor").1;
+    assert!(doctor.contains("crash-handler") && doctor.contains("/root/handler"), "{doctor}");
+    for profile in Profiles::EACH {
+        for user in ["root", "1000"] {
+            let line =
+                format!(r#"bailiwick exec in-{profile} --user {user} -- sh -c 'sh -c "kill -SEGV \$\$"; echo $?'"#);
+            assert_eq!(ok(&line).lines().last(), Some("139"), "{profile} {user}");
+        }
+    }
+    ok("cp /bin/sh /root/of-the-host; /root/of-the-host -c 'kill -SEGV $$' || true");
+    until("the host's own crash is handled", || sh("cat /run/crashes").1.contains("of-the-host"));
+    std::fs::write("/proc/sys/kernel/core_pattern", pattern.trim()).expect("writes");
+    assert_eq!(ok("cat /run/crashes"), "of-the-host\n");
+    ok("rm /run/crashes /root/handler /root/of-the-host");
+}
+
+/// What `doctor` says of modules is so: a mount inside loads one, and the remedy stops that.
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn a_module_that_a_tenant_asks_for_is_kept_out_as_doctor_says() {
+    host();
+    let _profiles = Profiles::new();
+    let doctor = sh("bailiwick doctor").1;
+    assert!(doctor.contains("modules") && doctor.contains("install NAME /bin/false"), "{doctor}");
+    let is_loaded = |name: &str| sh(&format!("grep -q '^{name} ' /proc/modules")).0 == 0;
+    let there = |name: &&str| sh(&format!("modprobe -n -q fs-{name}")).0 == 0 && !is_loaded(name);
+    let name = ["squashfs", "udf", "isofs", "f2fs", "cifs", "ceph", "hfsplus", "minix"].into_iter().find(there);
+    let name = name.expect("the guest's kernel has a file system as a module that nothing has loaded");
+    let ask = |profile: &str| {
+        sh(&format!("bailiwick exec in-{profile} -- sh -c 'mount -t {name} none /mnt 2>&1; test ! -e /mnt/x'"));
+        is_loaded(name)
+    };
+    let rule = format!("/etc/modprobe.d/out-{name}.conf");
+    std::fs::write(&rule, format!("install {name} /bin/false\n")).expect("writes");
+    assert!(!ask("system"), "{name} was loaded though its rule keeps it out");
+    std::fs::remove_file(&rule).expect("removes");
+    // Those who may mount nothing load nothing, and this is what the rule was needed for.
+    assert!(!ask("web") && !ask("shell"), "{name}");
+    assert!(ask("system"), "{name} is not loaded by a mount: what doctor says of modules is no longer so");
+    ok(&format!("modprobe -r {name}"));
+}
+
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
 fn the_daily_audit_fails_when_there_is_a_finding() {

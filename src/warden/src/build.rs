@@ -1,8 +1,8 @@
 //! Makes a jail, step by step, from the outside. What is done inside is in `inside`.
 //!
 //! Danger: between `clone3` and the report of the child there is a process of the tenant's identity that runs our
-//! code. It holds copies of this process's memory, so nothing that belongs to another tenant may be in scope that a
-//! tenant could reach: no process of the tenant's exists in the new namespaces until init runs.
+//! code. It holds copies of this process's memory, and of its descriptors until it becomes init, those for another jail on its way
+//! among them: no process of the tenant's exists in the new namespaces until init runs, and nobody can look into it before.
 
 use crate::groups::{GroupError, Groups, TenantGroups};
 use crate::inside::{self, Inside, Sources};
@@ -19,10 +19,10 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long the child may take from the word "go" to init. Generous: a host under heavy load is slow, not broken.
+/// How long the child may take to become init. Generous: a host under heavy load is slow, not broken.
 const CHILD_TIME: Duration = Duration::from_secs(20);
-/// How long it may take to make a socket, which is the first that it does. Nothing else goes on meanwhile.
-const LISTENER_TIME: Duration = Duration::from_secs(5);
+/// What is told of a child that has told nothing.
+const WORDLESS: &str = "the child ended without a word";
 /// The most that a child reports.
 const MAX_REPORT: usize = 4096;
 
@@ -71,24 +71,37 @@ pub(crate) struct Begun {
     pid: u32,
     /// Held until the child is init, or has ended.
     pub(crate) pidfd: OwnedFd,
-    /// Ends when the child is init, with no more than the word that it had put itself into its Landlock domain.
+    /// Brings the socket that the child makes first. Ends when the child is init, with no more than the word that it had put itself
+    /// into its Landlock domain.
     report: OwnedFd,
+    /// What is to be done before the child may go on; `None` once it goes.
+    held: Option<Held>,
     /// Whether that word has come. Nothing that runs afterwards can leave the domain, and the kernel never shows it again.
     landlock: bool,
     runtime: OwnedFd,
     group: OwnedFd,
+    ids: IdRange,
     access: Access,
     profile: Profile,
     /// When its time is over.
     pub(crate) deadline: Instant,
 }
 
+/// What a child waits for that has made its socket.
+#[derive(Debug)]
+struct Held {
+    /// One byte written here says "go"; its end says that nobody will.
+    go: OwnedFd,
+    /// What is to be shown through the child's own map of ids, beside the path where it will be.
+    mapped: Vec<(String, OwnedFd)>,
+}
+
 /// Which part of a jail could not be made, and the child, if there is one, which was killed.
 pub(crate) type Unmade = (BuildError, Option<OwnedFd>);
 
 impl Builder<'_> {
-    /// Takes every step from [`Step::Storage`] on to the word "go". When one fails, the caller removes what the others left.
-    /// [`Begun::finish`] takes the rest, once the child has reported.
+    /// Takes every step from [`Step::Storage`] on to the child. When one fails, the caller removes what the others left.
+    /// [`Begun::go_on`] takes the rest, as the child reports.
     pub(crate) fn begin(&self) -> Result<Begun, Unmade> {
         let mut child = None;
         self.steps(&mut child).map_err(|error| (error, child.inspect(kill)))
@@ -127,31 +140,22 @@ impl Builder<'_> {
         drop((go_read, report_write));
         // From here on a child waits. Whatever fails, it must not outlive the failure.
         let pidfd = &*child.insert(pidfd);
-
-        take(Step::Socket)?;
-        listener(&report_read)
-            .and_then(|listener| self.runtime.bind_init(&runtime, plan.access, &listener))
-            .map_err(BuildError::at(Step::Socket))?;
-
-        take(Step::IdMaps)?;
-        map_ids(pid, plan.ids).map_err(BuildError::at(Step::IdMaps))?;
-
-        take(Step::MapMounts)?;
-        let user_namespace = namespace::open(pid, "user").map_err(BuildError::at(Step::MapMounts))?;
-        for (row, source) in plan.mounts.iter().zip(&sources) {
-            for fd in source.mapped() {
-                mount::set_attributes(fd, 0, Some(user_namespace.as_fd()))
-                    .map_err(|source| BuildError::new(Step::MapMounts, &row.target, source))?;
-            }
-        }
-        drop(sources);
-        write_proc(pid, "oom_score_adj", &OOM_SCORE.to_string()).map_err(BuildError::at(Step::MapMounts))?;
-
-        (&std::fs::File::from(go_write)).write_all(b"1").map_err(BuildError::at(Step::Identity))?;
-        let held = pidfd.try_clone().map_err(BuildError::at(Step::Identity))?;
-        let deadline = Instant::now() + CHILD_TIME;
-        let (report, group, access, profile) = (report_read, groups.jail, plan.access, plan.profile);
-        Ok(Begun { pid, pidfd: held, report, landlock: false, runtime, group, access, profile, deadline })
+        let rows = plan.mounts.iter().zip(sources);
+        let mapped = rows.flat_map(|(row, source)| source.into_mapped().into_iter().map(|fd| (row.target.clone(), fd)));
+        let held = Held { go: go_write, mapped: mapped.collect() };
+        Ok(Begun {
+            pid,
+            pidfd: pidfd.try_clone().map_err(BuildError::at(Step::Socket))?,
+            report: report_read,
+            held: Some(held),
+            landlock: false,
+            runtime,
+            group: groups.jail,
+            ids: plan.ids,
+            access: plan.access,
+            profile: plan.profile,
+            deadline: Instant::now() + CHILD_TIME,
+        })
     }
 
     /// Opens everything that is mounted from outside, as detached mounts with their flags already set, while this
@@ -259,17 +263,52 @@ impl Begun {
         &self.report
     }
 
-    /// Takes the last steps when the child has reported, or its time is over; `None` before.
-    pub(crate) fn finish(mut self, init: &OwnedFd) -> Result<Finished, Unmade> {
-        let has_ended = self.hear();
-        if let Ok(false) = has_ended
+    /// Lets the child go on once it has made its socket.
+    fn let_go(&mut self, runtime: &Runtime) -> Result<(), BuildError> {
+        if !process::readable(&self.report, Duration::ZERO).map_err(BuildError::at(Step::Socket))? {
+            return Ok(());
+        }
+        let Some(Held { go, mapped }) = self.held.take() else { return Ok(()) };
+        let take = |step| reach(step).map_err(BuildError::at(step));
+        let listener = listener(&self.report)?;
+
+        take(Step::Socket)?;
+        runtime.bind_init(&self.runtime, self.access, &listener).map_err(BuildError::at(Step::Socket))?;
+
+        take(Step::IdMaps)?;
+        map_ids(self.pid, self.ids).map_err(BuildError::at(Step::IdMaps))?;
+
+        take(Step::MapMounts)?;
+        let user_namespace = namespace::open(self.pid, "user").map_err(BuildError::at(Step::MapMounts))?;
+        for (target, fd) in mapped {
+            mount::set_attributes(&fd, 0, Some(user_namespace.as_fd()))
+                .map_err(|source| BuildError::new(Step::MapMounts, &target, source))?;
+        }
+        write_proc(self.pid, "oom_score_adj", &OOM_SCORE.to_string()).map_err(BuildError::at(Step::MapMounts))?;
+
+        (&std::fs::File::from(go)).write_all(b"1").map_err(BuildError::at(Step::Identity))
+    }
+
+    /// What the child has reported so far: whether it is init.
+    fn reported(&mut self, runtime: &Runtime) -> Result<bool, BuildError> {
+        if self.held.is_some() {
+            self.let_go(runtime)?;
+        }
+        if self.held.is_some() { Ok(false) } else { self.hear() }
+    }
+
+    /// Takes the next steps when the child has reported, or its time is over; it is as it was before.
+    pub(crate) fn go_on(mut self, init: &OwnedFd, runtime: &Runtime) -> Result<Finished, Unmade> {
+        let is_init = self.reported(runtime);
+        if let Ok(false) = is_init
             && Instant::now() < self.deadline
         {
             return Ok(Finished::NotYet(self));
         }
         let end = || -> Result<Record, BuildError> {
-            if !has_ended? {
-                return Err(BuildError::at(Step::Exec)(io::ErrorKind::TimedOut.into()));
+            if !is_init? {
+                let step = if self.held.is_some() { Step::Listener } else { Step::Exec };
+                return Err(BuildError::at(step)(io::ErrorKind::TimedOut.into()));
             }
             prove_init(self.pid, init).map_err(BuildError::at(Step::Exec))?;
             reach(Step::Record).map_err(BuildError::at(Step::Record))?;
@@ -307,11 +346,7 @@ pub(crate) enum Finished {
 fn prove_init(pid: u32, init: &OwnedFd) -> io::Result<()> {
     let runs = rustix::fs::stat(format!("/proc/{pid}/exe"))?;
     let init = bailiwick_sys::file::metadata(init)?;
-    if (runs.st_dev, runs.st_ino) == (init.device, init.inode) {
-        Ok(())
-    } else {
-        Err(io::Error::other("the child ended without a word"))
-    }
+    if (runs.st_dev, runs.st_ino) == (init.device, init.inode) { Ok(()) } else { Err(io::Error::other(WORDLESS)) }
 }
 
 fn pipe(step: Step) -> Result<(OwnedFd, OwnedFd), BuildError> {
@@ -336,12 +371,14 @@ fn write_proc(pid: u32, name: &str, text: &str) -> io::Result<()> {
 
 /// The socket that the child has made to listen on, with its first instructions. One that was made out here would show whoever holds
 /// it the host's network.
-fn listener(report: &OwnedFd) -> io::Result<OwnedFd> {
-    if !process::readable(report, LISTENER_TIME)? {
-        return Err(io::ErrorKind::TimedOut.into());
+fn listener(report: &OwnedFd) -> Result<OwnedFd, BuildError> {
+    let mut text = [0; MAX_REPORT];
+    let (len, mut fds) = socket::receive(report, &mut text, 1).map_err(BuildError::at(Step::Listener))?;
+    match fds.pop() {
+        Some(listener) => Ok(listener),
+        None if len == 0 => Err(BuildError::at(Step::Listener)(io::Error::other(WORDLESS))),
+        None => Err(failure_in(&text[..len])?),
     }
-    let (_, mut fds) = socket::receive(report, &mut [0], 1)?;
-    fds.pop().ok_or_else(|| io::Error::other("the child ended without a word"))
 }
 
 /// The failure in what a child reported.

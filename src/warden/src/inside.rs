@@ -65,10 +65,11 @@ impl Sources {
     }
 
     /// Those that are shown through the jail's id map.
-    pub(crate) fn mapped(&self) -> Vec<&OwnedFd> {
+    pub(crate) fn into_mapped(self) -> Vec<OwnedFd> {
         match self {
-            Self::Plain(_) => Vec::new(),
-            _ => self.all(),
+            Self::Fresh | Self::Plain(_) => Vec::new(),
+            Self::Mapped(fd) => vec![fd],
+            Self::Overlay { lower, upper } => [lower].into_iter().chain(upper).collect(),
         }
     }
 }
@@ -143,7 +144,8 @@ impl Inside<'_> {
         let plan = self.plan;
 
         // Here, where the network is the jail's already: a socket keeps the one that it was made in.
-        let listener = self.hand_out_listener().map_err(at(Step::Socket, ""))?;
+        step(Step::Listener)?;
+        let listener = self.hand_out_listener().map_err(at(Step::Listener, ""))?;
         let here = at(Step::Identity, "");
         self.wait().map_err(here)?;
         step(Step::Identity)?;

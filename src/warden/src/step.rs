@@ -23,7 +23,9 @@ pub enum Step {
     Sources,
     /// Make init in its namespaces and its control group.
     Clone,
-    /// Bind the socket of init, which it has made.
+    /// Inside: make the socket that init will listen on.
+    Listener,
+    /// Bind that socket.
     Socket,
     /// Map its ids.
     IdMaps,
@@ -49,7 +51,7 @@ pub enum Step {
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Ledger,
         Self::Storage,
         Self::Runtime,
@@ -57,6 +59,7 @@ impl Step {
         Self::Limits,
         Self::Sources,
         Self::Clone,
+        Self::Listener,
         Self::Socket,
         Self::IdMaps,
         Self::MapMounts,
@@ -79,6 +82,7 @@ impl Step {
             Self::Runtime => "runtime",
             Self::Groups => "groups",
             Self::Limits => "limits",
+            Self::Listener => "listener",
             Self::Socket => "socket",
             Self::Sources => "sources",
             Self::Clone => "clone",
@@ -104,6 +108,7 @@ impl Step {
             Self::Runtime => "make the jail's runtime directory",
             Self::Groups => "make the control groups",
             Self::Limits => "set the limits",
+            Self::Listener => "make the socket of init",
             Self::Socket => "bind the socket of init",
             Self::Sources => "open what is to be mounted",
             Self::Clone => "make the namespaces",
@@ -138,8 +143,8 @@ pub(crate) fn reach(_step: Step) -> io::Result<()> {
     Ok(())
 }
 
-/// As above, in a test build: the file that `BAILIWICK_FAILPOINT` names holds `STEP error` or `STEP kill`. It is read at
-/// the first step, because the later ones no longer see the host's files.
+/// As above, in a test build: the file that `BAILIWICK_FAILPOINT` names holds `STEP error`, `STEP kill` or `STEP hold`. It is
+/// read at the first step, because the later ones no longer see the host's files.
 #[cfg(feature = "failpoints")]
 pub(crate) fn reach(step: Step) -> io::Result<()> {
     static FAILPOINT: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
@@ -152,6 +157,9 @@ pub(crate) fn reach(step: Step) -> io::Result<()> {
         Some((word, "error")) if word == step.word() => Err(io::Error::other("fail-point")),
         // Not SIGKILL: init of a pid namespace cannot send that to itself. The end is as sudden.
         Some((word, "kill")) if word == step.word() => process::exit_now(137),
+        Some((word, "hold")) if word == step.word() => loop {
+            std::thread::park();
+        },
         _ => Ok(()),
     }
 }

@@ -298,7 +298,7 @@ impl Warden {
         let names: Vec<TenantName> = self.slow.starting.keys().cloned().collect();
         for name in names {
             let Some(Starting { begun, ids, ticket }) = self.slow.starting.remove(&name) else { continue };
-            match begun.finish(&self.init) {
+            match begun.go_on(&self.init, &self.runtime) {
                 Ok(Finished::NotYet(begun)) => drop(self.slow.starting.insert(name, Starting { begun, ids, ticket })),
                 Ok(Finished::Runs { record, pidfd }) => {
                     let result = self.started(&name, ids, record, pidfd);
