@@ -257,9 +257,14 @@ impl Daemon {
         &self.inits
     }
 
-    /// Those who have ids, so whose jails may run.
-    pub(crate) fn running(&self) -> Vec<TenantName> {
-        lock(&self.known).names()
+    /// Those who have ids, so whose jails may run, and whom nobody has frozen, as far as is known.
+    pub(crate) fn awake(&self) -> Vec<TenantName> {
+        lock(&self.known).awake()
+    }
+
+    /// Whether a tenant was frozen when the warden last told of it: then nothing is to be heard of its init.
+    pub(crate) fn was_frozen(&self, name: &TenantName) -> bool {
+        lock(&self.known).is_frozen(name)
     }
 
     /// Where the init of a tenant listens that is declared, and who it is.
@@ -495,9 +500,9 @@ impl Daemon {
                 info!(target: "bailiwick::event", tenant = %tenant, event = done, "the jail of {tenant} was {done}");
                 if matches!(request, WardenRequest::Start { .. }) {
                     self.jail_started(tenant);
-                    // So that its first session need not ask.
-                    drop(self.entry(tenant).await);
                 }
+                // So that its first session need not ask, and that nobody asks an init that is frozen.
+                drop(self.entry(tenant).await);
                 if let Some(recorder) = self.recorder.get() {
                     recorder.look_again();
                 }

@@ -225,6 +225,9 @@ pub(crate) enum DoorError {
     /// Init said no.
     #[error("init of the jail refused it: too many sessions run, or the jail is ending")]
     Refused,
+    /// It could not be asked, through no fault of its tenant's: for want of descriptors or memory, or since a request is too long.
+    #[error("bailiwickd cannot ask init of the jail: {0}")]
+    Own(io::Error),
     /// Anything else, nonsense from init among it.
     #[error("init of the jail cannot be reached: {0}")]
     Broken(io::Error),
@@ -236,6 +239,7 @@ impl From<io::Error> for DoorError {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::Down,
             // It lets connections wait, and no more of them have room.
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::Silent,
+            _ if socket::is_want(&error) => Self::Own(error),
             _ => Self::Broken(error),
         }
     }
@@ -289,12 +293,7 @@ pub(crate) async fn wait_for(socket: &Path, ids: IdRange) -> Result<(), DoorErro
 
 /// Asks init something and hears its answer of at most `most` bytes.
 async fn ask(socket: &Path, ids: IdRange, request: &InitRequest, most: usize) -> Result<InitReply, DoorError> {
-    let answer = timeout(PROBE_TIME, async {
-        let mut init = greeted(socket, ids).await?;
-        init.send(request, &[]).await?;
-        init.decoder = Decoder::new(most);
-        init.hear().await.map_err(DoorError::from)
-    });
+    let answer = timeout(PROBE_TIME, async { greeted(socket, ids).await?.ask(request, most).await });
     answer.await.map_err(io::Error::from)?
 }
 
@@ -305,12 +304,16 @@ fn no_answer() -> DoorError {
 
 /// Asks init which version of its protocol it speaks. The first knows no such question, and ends the connection after its greeting.
 pub(crate) async fn version(socket: &Path, ids: IdRange) -> Result<u32, DoorError> {
-    match ask(socket, ids, &InitRequest::Version, MAX_EVENT).await {
-        Ok(InitReply::Version { version }) => Ok(version),
-        Ok(_) => Err(no_answer()),
-        Err(DoorError::Broken(error)) if has_gone(&error) => Ok(1),
-        Err(error) => Err(error),
-    }
+    let answer = timeout(PROBE_TIME, async {
+        // One that goes before its greeting has said nothing at all.
+        match greeted(socket, ids).await?.ask(&InitRequest::Version, MAX_EVENT).await {
+            Ok(InitReply::Version { version }) => Ok(version),
+            Ok(_) => Err(no_answer()),
+            Err(DoorError::Broken(error)) if has_gone(&error) => Ok(1),
+            Err(error) => Err(error),
+        }
+    });
+    answer.await.map_err(io::Error::from)?
 }
 
 fn has_gone(error: &io::Error) -> bool {
@@ -373,7 +376,7 @@ async fn greeted(path: &Path, ids: IdRange) -> Result<Init, DoorError> {
 
 impl Init {
     async fn send(&self, request: &InitRequest, fds: &[OwnedFd]) -> Result<(), DoorError> {
-        let frame = encode(request, MAX_REQUEST).map_err(io::Error::other)?;
+        let frame = encode(request, MAX_REQUEST).map_err(|error| DoorError::Own(io::Error::other(error)))?;
         let mut borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let mut rest = &frame[..];
         while !rest.is_empty() {
@@ -383,6 +386,12 @@ impl Init {
             borrowed.clear();
         }
         Ok(())
+    }
+
+    async fn ask(mut self, request: &InitRequest, most: usize) -> Result<InitReply, DoorError> {
+        self.send(request, &[]).await?;
+        self.decoder = Decoder::new(most);
+        Ok(self.hear().await?)
     }
 
     async fn hear(&mut self) -> io::Result<InitReply> {
@@ -631,6 +640,25 @@ mod tests {
             init.await.expect("ends");
             std::fs::remove_file(&path).expect("removes");
         }
+    }
+
+    #[tokio::test]
+    async fn an_init_that_goes_before_its_greeting_has_no_version() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("init.sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("binds");
+        let init = tokio::spawn(async move { drop(listener.accept().await.expect("a connection")) });
+        let told = version(&path, IdRange { first: 0, count: 1 }).await;
+        assert!(matches!(told, Err(DoorError::Broken(_))), "{told:?}");
+        init.await.expect("ends");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_too_long_is_not_held_against_the_tenant() {
+        let (ours, _theirs) = UnixStream::pair().expect("pair");
+        let init = Init { stream: ours, decoder: Decoder::new(MAX_EVENT) };
+        let request = InitRequest::Probe { canary: "x".repeat(MAX_REQUEST) };
+        assert!(matches!(init.send(&request, &[]).await, Err(DoorError::Own(_))));
     }
 
     #[test]
