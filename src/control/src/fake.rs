@@ -3,6 +3,7 @@
 use crate::daemon::Daemon;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{WARDEN_SOCKET, WardenReply, WardenRequest};
+use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +13,8 @@ use tokio::net::{UnixListener, UnixStream};
 #[derive(Debug)]
 pub(crate) enum Answer {
     Reply(WardenReply),
+    /// It closes the connection, as over a request that it does not know.
+    Close,
     /// It takes its time.
     Never,
 }
@@ -35,7 +38,15 @@ pub(crate) fn host() -> (TempDir, Arc<Daemon>) {
 
 /// Has a warden listen for a daemon.
 pub(crate) fn warden(daemon: &Daemon, answer: impl Fn(WardenRequest) -> Answer + Send + Sync + 'static) {
-    let listener = UnixListener::bind(daemon.host().runtime_dir.join(WARDEN_SOCKET)).expect("binds");
+    drop(warden_at(&daemon.host().runtime_dir.join(WARDEN_SOCKET), answer));
+}
+
+/// Has a warden listen at a socket, until what is given back is aborted.
+pub(crate) fn warden_at(
+    socket: &Path,
+    answer: impl Fn(WardenRequest) -> Answer + Send + Sync + 'static,
+) -> tokio::task::JoinHandle<()> {
+    let listener = UnixListener::bind(socket).expect("binds");
     let answer = Arc::new(answer);
     tokio::spawn(async move {
         let mut all = tokio::task::JoinSet::new();
@@ -43,7 +54,7 @@ pub(crate) fn warden(daemon: &Daemon, answer: impl Fn(WardenRequest) -> Answer +
             let answer = Arc::clone(&answer);
             all.spawn(async move { serve(stream, &*answer).await });
         }
-    });
+    })
 }
 
 async fn serve(mut stream: UnixStream, answer: &(impl Fn(WardenRequest) -> Answer + Sync)) {
@@ -59,6 +70,7 @@ async fn serve(mut stream: UnixStream, answer: &(impl Fn(WardenRequest) -> Answe
                 Answer::Reply(reply) => {
                     stream.write_all(&encode(&reply, MAX_REPLY).expect("small")).await.expect("writes");
                 }
+                Answer::Close => return,
                 Answer::Never => std::future::pending().await,
             }
         }
