@@ -333,16 +333,34 @@ impl Daemon {
         // Copies of tenants who are gone are removed too.
         let mut changed: BTreeSet<TenantName> = lock(&self.store).copied().into_iter().collect();
         let mut written: Option<Policy> = None;
+        let mut readings = None;
+        let mut told = None;
         loop {
-            let policy = lock(&self.loaded).policy.clone();
-            changed.extend(changes_since(written.as_ref(), &policy));
-            if !changed.is_empty() || written.is_none() {
+            // Compared when it was read, not each time that somebody looks.
+            let read = {
+                let loaded = lock(&self.loaded);
+                (readings.replace(loaded.readings) != Some(loaded.readings)).then(|| loaded.policy.clone())
+            };
+            let is_first = written.is_none();
+            if let Some(policy) = read {
+                changed.extend(changes_since(written.as_ref(), &policy));
+                written = Some(policy);
+            }
+            if !changed.is_empty() || is_first {
                 match self.write_down(&changed).await {
-                    Ok(()) => changed.clear(),
-                    Err(failure) => warn!(event = "policy-not-kept", "{failure}"),
+                    Ok(()) => {
+                        changed.clear();
+                        told = None;
+                    }
+                    // Tried again and again, and told once.
+                    Err(failure) => {
+                        if told.as_ref() != Some(&failure) {
+                            warn!(event = "policy-not-kept", "{failure}");
+                            told = Some(failure);
+                        }
+                    }
                 }
             }
-            written = Some(policy);
             let is_broken = !lock(&self.loaded).problems.is_empty();
             if !is_broken && changed.is_empty() {
                 self.read.notified().await;
@@ -350,7 +368,10 @@ impl Daemon {
             }
             if tokio::time::timeout(REPAIR_TIME, self.read.notified()).await.is_err() && is_broken {
                 let before = lock(&self.loaded).fingerprint;
-                if bailiwick_policy::fingerprint(&self.config) != before {
+                let config = self.config.clone();
+                // There may be thousands of files, and this thread is the only one that answers.
+                let now = tokio::task::spawn_blocking(move || bailiwick_policy::fingerprint(&config)).await;
+                if now.is_ok_and(|now| now != before) {
                     self.reload().ok();
                     self.look_again();
                 }
