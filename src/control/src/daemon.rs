@@ -931,7 +931,7 @@ impl Daemon {
         if wanted(Action::Restart) {
             // Who is suspended, or no longer, must not go on as before; any other change can wait for those who are in.
             let must = changes.iter().any(|change| change.action == Action::Restart && change.what == "state");
-            let inside = self.sessions.of(name).now;
+            let inside = self.sessions.inside(name);
             if inside > 0 && !must && !options.restart {
                 let what = changes.iter().filter(|change| change.action == Action::Restart);
                 let what = what.map(|change| change.what.as_str()).collect::<Vec<_>>().join(", ");
@@ -1200,7 +1200,9 @@ fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> T
 
 #[cfg(test)]
 mod tests {
+    use super::entry::MAX_USER;
     use super::*;
+    use bailiwick_types::SessionRecord;
 
     #[tokio::test]
     async fn what_waits_for_one_another_is_done_at_once_and_told_in_order() {
@@ -1237,6 +1239,31 @@ mod tests {
         assert!(!daemon.admins.were_asked().await);
         assert!(daemon.caller(65_000, &[]).await.is_err());
         assert!(daemon.admins.were_asked().await);
+    }
+
+    #[tokio::test]
+    async fn a_session_is_known_again_though_its_user_has_another_name_now() {
+        let (_temp, daemon) = crate::fake::host();
+        let record = |user: &str| SessionRecord {
+            id: bailiwick_types::SessionId(7),
+            tenant: "alice".parse().expect("a name"),
+            door: Door::Exec,
+            user: user.to_owned(),
+            source: None,
+            key: None,
+            command: None,
+            since: bailiwick_types::Moment(0),
+            uid: 0,
+            pid: std::process::id(),
+        };
+        let resume = |user| daemon.resume(Permission::of_root(0).expect("root"), std::process::id(), record(user));
+        for user in ["alice", "alice-of-before", "root", "33"] {
+            let counted = resume(user).expect(user);
+            assert_eq!((counted.record().user.as_str(), daemon.sessions.total()), (user, 1));
+        }
+        for user in ["", "root\nforged", "two words", &"x".repeat(MAX_USER + 1)] {
+            assert!(resume(user).is_err(), "{user:?}");
+        }
     }
 
     #[test]
