@@ -132,6 +132,25 @@ fn arguments_are_bytes_and_streams_are_apart() {
     assert_eq!(host.cli(&["exec", "web", "--", "printf", "%s", &large]).stdout.len(), large.len());
 }
 
+#[test]
+fn who_reads_slowly_gets_all_that_a_command_said() {
+    const MANY: usize = 180 << 10;
+    let host = host();
+    let idle = host.processes().len();
+    let mut command = exec(&host, "web");
+    // Somebody in the background keeps its output open.
+    command.args(["sh", "-c", &format!("sleep 1000 & head -c {MANY} /dev/zero; kill -0 $$; exit 7")]);
+    let mut child = piped(command);
+    until("only what was left behind runs", || host.processes().len() == idle + 1 && !host.ok(&["list"]).is_empty());
+    // Whether it waits for its reader alone by now nothing tells; it would be gone a second after its command.
+    let late = std::time::Instant::now() + std::time::Duration::from_secs(3);
+    while std::time::Instant::now() < late && child.try_wait().expect("wait").is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().expect("ends though its output is still open inside");
+    assert_eq!((code(&output), output.stdout.len()), (Some(7), MANY));
+}
+
 /// An operator's pipe is a file of the host that the next command of the same script reads from as well.
 #[test]
 fn nothing_that_is_left_behind_has_an_operators_pipe() {

@@ -3,14 +3,15 @@
 //! A file is written whole or not at all, read back as the daemons will read it, and put back as it was when they
 //! could not. Comments and order of a file that a person wrote stay.
 //!
-//! Danger: the warden does as root what these files say. `delete` destroys nothing without `--purge`.
+//! Danger: the warden does as root what these files say. `delete` destroys nothing without `--purge`, and `create` nothing that
+//! it has not made.
 
 use crate::arguments::Wishes;
 use crate::change::{Telling, ask, tell, warn_of_reserve};
 use crate::configuration;
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
-use bailiwick_proto::control::{TenantOutcome, TenantState, Verb};
+use bailiwick_proto::control::{TenantOutcome, Verb};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_sys::file;
 use bailiwick_types::{Door, ExitStatus, PlanName, TenantName};
@@ -185,10 +186,6 @@ fn outcome(tenant: &TenantName, done: &str) -> TenantOutcome {
 /// `bailiwick create`.
 pub(crate) fn create(config: &Path, name: TenantName, wishes: &Wishes, form: Form) -> Result<ExitStatus, Failure> {
     let daemon = configuration::daemon(config)?;
-    let has_data = matches!(
-        daemon.ask(&ControlRequest::Show { tenant: name.clone() }),
-        Ok(ControlReply::Show(detail)) if detail.summary.state == TenantState::Deleted
-    );
     let tenants = Tenants::open(config)?;
     let file = tenants.path(&file_of(&name));
     if tenants.holds(&file_of(&name))? {
@@ -197,6 +194,9 @@ pub(crate) fn create(config: &Path, name: TenantName, wishes: &Wishes, form: For
     }
     tenants.require_plan(&wishes.plan)?;
     check_name(&daemon, config, &name, &wishes.plan)?;
+    // While no other command can make or delete the tenant.
+    let before = Before::of(&daemon, &name)?;
+    let has_data = before == Before::Data;
     tenants.install(&name, &declaration(wishes))?;
     if has_data {
         let mut message = format!("the data of the deleted tenant \"{name}\" is back and belongs to the new one");
@@ -208,7 +208,7 @@ pub(crate) fn create(config: &Path, name: TenantName, wishes: &Wishes, form: For
     }
     drop(tenants);
 
-    let made = Made { daemon: &daemon, config, name: &name, had_data: has_data };
+    let made = Made { daemon: &daemon, config, name: &name, before };
     match ask(&daemon, &ControlRequest::Apply { tenants: vec![name.clone()], now: false, restart: false }) {
         Ok(outcomes) if outcomes.iter().any(|outcome| outcome.failure.is_some()) => {
             made.take_back();
@@ -252,16 +252,41 @@ fn check_name(daemon: &Daemon, config: &Path, name: &TenantName, plan: &PlanName
     }
 }
 
+/// What there was under a name before its file was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// Nothing: whatever is there later was made by this command.
+    Nothing,
+    /// The data of a tenant whose file is gone.
+    Data,
+    /// Nobody could say.
+    Unknown,
+}
+
+impl Before {
+    /// Asks the daemon. Where it is there and cannot say, nothing is to be created.
+    fn of(daemon: &Daemon, name: &TenantName) -> Result<Self, Failure> {
+        match daemon.ask(&ControlRequest::Show { tenant: name.clone() }) {
+            // Whatever state the daemon thinks the tenant is in: it may have not read yet that the file is gone.
+            Ok(ControlReply::Show(detail)) if detail.ids.is_some() => Ok(Self::Data),
+            Ok(_) => Ok(Self::Unknown),
+            Err(AskError::Failed(failure)) if failure.status == ExitStatus::NotFound => Ok(Self::Nothing),
+            Err(error) if error.is_no_answer() => Ok(Self::Unknown),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 /// What `create` has made so far.
 struct Made<'a> {
     daemon: &'a Daemon,
     config: &'a Path,
     name: &'a TenantName,
-    had_data: bool,
+    before: Before,
 }
 
 impl Made<'_> {
-    /// Takes all of it back, and says what it could not.
+    /// Takes all of it back, and says what it could not. Data is destroyed only where it is certain that this command made it.
     fn take_back(&self) {
         let mut left = Vec::new();
         let mut note = |result: Result<(), Failure>| {
@@ -275,7 +300,7 @@ impl Made<'_> {
         note(stop(self.daemon, self.name));
         note(Tenants::open(self.config).and_then(|tenants| tenants.remove(&file_of(self.name))));
         note(reload(self.daemon));
-        if !self.had_data {
+        if self.before == Before::Nothing {
             let purged = ask(self.daemon, &ControlRequest::Purge { tenant: self.name.clone() });
             note(
                 purged
@@ -285,7 +310,12 @@ impl Made<'_> {
         }
         let name = self.name;
         if left.is_empty() {
-            output::complain(&format!("the tenant \"{name}\" was not created, and nothing of it is left"));
+            let data = match self.before {
+                Before::Nothing => "nothing of it is left",
+                Before::Data => "the data that was there is kept",
+                Before::Unknown => "data of that name, if there is any, is kept",
+            };
+            output::complain(&format!("the tenant \"{name}\" was not created, and {data}"));
         } else {
             let left = left.join("; ");
             output::complain(&format!(
@@ -500,7 +530,8 @@ mod tests {
     use super::*;
     use bailiwick_client::fake;
     use bailiwick_proto::CONTROL_SOCKET;
-    use bailiwick_proto::control::{TenantDetail, TenantSummary};
+    use bailiwick_proto::control::{TenantDetail, TenantState, TenantSummary};
+    use bailiwick_types::IdRange;
     use std::collections::BTreeMap;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
@@ -623,21 +654,13 @@ mod tests {
         assert_eq!(tenant_file(&config, "alice.toml").as_deref(), Some(ALICE));
     }
 
-    #[test]
-    fn data_that_was_kept_is_back_and_the_jail_is_started() {
-        let config = config();
-        let kept = TenantDetail {
-            summary: TenantSummary {
-                name: name("bob"),
-                state: TenantState::Deleted,
-                plan: None,
-                image: None,
-                profile: None,
-            },
+    fn shown(state: TenantState, ids: Option<IdRange>) -> Vec<ControlReply> {
+        let detail = TenantDetail {
+            summary: TenantSummary { name: name("bob"), state, plan: None, image: None, profile: None },
             suspend_reason: None,
             pid: None,
             init_version: Some(2),
-            ids: None,
+            ids,
             cgroup: BTreeMap::new(),
             login: None,
             host_user: None,
@@ -645,13 +668,59 @@ mod tests {
             suspended_doors: Vec::new(),
             limits: Vec::new(),
         };
+        vec![ControlReply::Show(Box::new(detail))]
+    }
+
+    const IDS: IdRange = IdRange { first: 1 << 20, count: 65_536 };
+
+    fn answers(status: ExitStatus) -> Vec<ControlReply> {
+        vec![ControlReply::Failed(Failure::of(status, "so it is"))]
+    }
+
+    #[test]
+    fn what_is_taken_back_is_purged_only_where_nothing_was_before() {
+        let bob = name("bob");
+        for (said, is_purged) in [
+            (answers(ExitStatus::NotFound), true),
+            (shown(TenantState::Deleted, Some(IDS)), false),
+            // The daemon has not read yet that the file is gone.
+            (shown(TenantState::Running, Some(IDS)), false),
+            (shown(TenantState::Down, None), false),
+        ] {
+            let config = config();
+            let failed =
+                TenantOutcome { failure: Some(Failure::of(ExitStatus::HostCannot, "no")), ..outcome(&bob, "") };
+            let told = vec![said, outcomes(&[failed]), outcomes(&[]), outcomes(&[]), outcomes(&[])];
+            let (daemon, served) = fake(&config.path().join("run"), told);
+            assert_eq!(create(config.path(), bob.clone(), &wishes("small"), Form::Text), Ok(ExitStatus::HostCannot));
+            let last = if is_purged {
+                ControlRequest::Purge { tenant: bob.clone() }
+            } else {
+                ask(&daemon, &ControlRequest::Reload).expect("nothing was asked meanwhile");
+                ControlRequest::Reload
+            };
+            let asked = served.join().expect("served");
+            assert_eq!(asked[3..], [ControlRequest::Reload, last]);
+            assert_eq!(tenant_file(&config, "bob.toml"), None);
+        }
+    }
+
+    #[test]
+    fn nothing_is_created_where_nobody_knows_what_was_before() {
+        let config = config();
+        let (_, served) = fake(&config.path().join("run"), vec![answers(ExitStatus::Failed)]);
+        let failure = create(config.path(), name("bob"), &wishes("small"), Form::Text).expect_err("refused");
+        assert_eq!(failure, Failure::of(ExitStatus::Failed, "so it is"));
+        assert_eq!(served.join().expect("served"), [ControlRequest::Show { tenant: name("bob") }]);
+        assert_eq!(tenant_file(&config, "bob.toml"), None);
+    }
+
+    #[test]
+    fn data_that_was_kept_is_back_and_the_jail_is_started() {
+        let config = config();
         let (_, served) = fake(
             &config.path().join("run"),
-            vec![
-                vec![ControlReply::Show(Box::new(kept))],
-                outcomes(&[]),
-                outcomes(&[outcome(&name("bob"), "started")]),
-            ],
+            vec![shown(TenantState::Deleted, Some(IDS)), outcomes(&[]), outcomes(&[outcome(&name("bob"), "started")])],
         );
         assert_eq!(create(config.path(), name("bob"), &wishes("small"), Form::Text), Ok(ExitStatus::Done));
         let asked = served.join().expect("served");

@@ -4,7 +4,7 @@
 //!
 //! Danger: the tenant decides when the other end is read, written or closed. Ends that face a jail never block.
 
-use bailiwick_sys::stream::Interest;
+use bailiwick_sys::stream::{self, Interest};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,6 +19,8 @@ pub(crate) struct Pump {
     buffer: Vec<u8>,
     /// The bytes of `buffer` that wait to be written.
     waiting: std::ops::Range<usize>,
+    /// How many bytes are still read, once that is bounded.
+    left: Option<u64>,
     /// Nothing more comes.
     at_end: bool,
     /// What is written after the last byte.
@@ -34,6 +36,7 @@ impl Pump {
             ends: Some((from.into(), to.into())),
             buffer: vec![0; BUFFER],
             waiting: 0..0,
+            left: None,
             at_end: false,
             ending: b"",
             failure: None,
@@ -44,6 +47,19 @@ impl Pump {
     pub(crate) fn ending_with(mut self, ending: &'static [u8]) -> Self {
         self.ending = ending;
         self
+    }
+
+    /// Has it end when what there is already has passed: whoever writes on does not hold the reader, and whoever reads slowly loses
+    /// nothing.
+    pub(crate) fn end_with_what_is_there(&mut self) -> io::Result<()> {
+        let Some((from, _)) = &self.ends else { return Ok(()) };
+        let left = stream::unread(from)?;
+        self.left = Some(left);
+        self.at_end |= left == 0;
+        if self.at_end && self.waiting.is_empty() {
+            self.ends = None;
+        }
+        Ok(())
     }
 
     /// Whether it is over: both ends are closed.
@@ -87,9 +103,16 @@ impl Pump {
 
     fn read(&mut self) {
         let Some((from, _)) = &mut self.ends else { return };
-        match from.read(&mut self.buffer) {
+        let most = self.left.map_or(BUFFER, |left| usize::try_from(left).map_or(BUFFER, |left| left.min(BUFFER)));
+        match from.read(&mut self.buffer[..most]) {
             Ok(0) => self.finish(),
-            Ok(len) => self.waiting = 0..len,
+            Ok(len) => {
+                self.waiting = 0..len;
+                if let Some(left) = &mut self.left {
+                    *left -= len as u64;
+                    self.at_end = *left == 0;
+                }
+            }
             Err(error) if is_passing(&error) => {}
             Err(error) => {
                 self.failure = unless_hung_up(error, from);
@@ -141,7 +164,6 @@ fn unless_hung_up(error: io::Error, on: &File) -> Option<io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bailiwick_sys::stream;
     use std::io::{PipeReader, PipeWriter};
     use std::time::Duration;
 
@@ -199,6 +221,36 @@ mod tests {
         }
         writer.join().expect("wrote");
         assert!(reader.join().expect("read") == expected);
+    }
+
+    #[test]
+    fn what_is_there_passes_to_a_slow_reader_and_what_is_written_later_does_not() {
+        let (mut source, mut pump, mut sink) = pump();
+        // The pipe to the reader is full, the buffer is, and the pipe from the writer.
+        for _ in 0..3 {
+            source.write_all(&[b'a'; BUFFER]).expect("fits the pipe");
+            run(&mut pump);
+        }
+        assert!(pump.is_laden());
+        pump.end_with_what_is_there().expect("fionread");
+        assert!(!pump.is_over());
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            sink.read_to_end(&mut got).expect("reads");
+            got
+        });
+        while !pump.is_over() {
+            // Somebody in the background goes on for ever.
+            stream::never_block(&source).expect("fionbio");
+            drop(source.write(&[b'b'; BUFFER]));
+            let answers = stream::wait(&pump.questions(), None).expect("polls");
+            pump.step(&answers);
+        }
+        assert!(reader.join().expect("read") == [b'a'; 3 * BUFFER]);
+
+        let (_source, mut idle, _sink) = self::pump();
+        idle.end_with_what_is_there().expect("fionread");
+        assert!(idle.is_over(), "nothing is there");
     }
 
     #[test]

@@ -378,7 +378,7 @@ struct Session<'a> {
     readers: Vec<BorrowedFd<'a>>,
     /// Until when init may begin it.
     begins: Instant,
-    /// Until when output is waited for once the command has ended.
+    /// Until when new output is waited for once the command has ended. What there is by then passes, however slowly it is read.
     late: Option<Instant>,
 }
 
@@ -422,9 +422,13 @@ impl<'a> Session<'a> {
     fn relay(&mut self, signals: &Signals) -> Result<u8, SessionError> {
         let mut ended = None;
         loop {
-            let is_late = self.late.is_some_and(|until| Instant::now() >= until);
+            if self.late.take_if(|until| Instant::now() >= *until).is_some() {
+                for pump in &mut self.streams.outward {
+                    pump.end_with_what_is_there().map_err(SessionError::local("look at what is left"))?;
+                }
+            }
             if let Some(status) = ended
-                && (is_late || self.streams.outward.iter().all(Pump::is_over))
+                && self.streams.outward.iter().all(Pump::is_over)
             {
                 return Ok(status);
             }
@@ -813,6 +817,41 @@ mod tests {
         let ended = session.attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"));
         assert_eq!(ended.expect("ends though its output is still open"), 6);
         drop(remote);
+    }
+
+    #[test]
+    fn who_reads_slowly_loses_nothing_though_others_write_on() {
+        const MANY: usize = 180 << 10;
+        let (mut local, _, stderr) = files(b"");
+        let (mut reader, out) = io::pipe().expect("pipe");
+        local.stdout = out.into();
+        drop(stderr);
+        let (streams, remote) = cross(&local, Whose::Operators).expect("pipes");
+        let (ours, init) = socket::channel().expect("pair");
+        tell(&init, SessionEvent::Started, &[]);
+        let attended = std::thread::spawn(move || {
+            let mut session = Session::new(ours, &local, Kind::Pipes, Whose::Operators, streams, String::new());
+            session.attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
+        });
+        let [_, mut stdout, _] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
+        // As much as fits: into the reader's pipe, the buffer, and the command's pipe.
+        stdout.write_all(&[b'a'; MANY]).expect("writes");
+        tell(&init, SessionEvent::Exited(6), &[]);
+        // Nothing tells from outside that it waits for the reader alone.
+        let asleep = Instant::now() + 2 * LATE_TIME;
+        while Instant::now() < asleep && !attended.is_finished() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let background = std::thread::spawn(move || while stdout.write_all(b"b").is_ok() {});
+        let mut got = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(len @ 1..) = reader.read(&mut buffer) {
+            got.extend_from_slice(&buffer[..len]);
+        }
+        assert_eq!(attended.join().expect("no panic").expect("ends"), 6);
+        background.join().expect("no panic");
+        assert!(got.starts_with(&[b'a'; MANY]), "{} of {MANY} bytes", got.len());
+        assert!(got.len() < MANY + (64 << 10), "what is written on afterwards is not waited for: {}", got.len());
     }
 
     #[test]

@@ -125,6 +125,9 @@ impl Daemon {
 
     /// Whether init has answered.
     async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) -> bool {
+        if self.was_frozen(&tenant.name) {
+            return false;
+        }
         let crontabs = &self.timers().crontabs;
         let seen = crontabs.held().get(&tenant.name).and_then(|held| held.stamp.clone());
         let Some((socket, ids)) = self.init_of(tenant).await else { return false };

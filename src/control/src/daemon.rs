@@ -257,9 +257,14 @@ impl Daemon {
         &self.inits
     }
 
-    /// Those who have ids, so whose jails may run.
-    pub(crate) fn running(&self) -> Vec<TenantName> {
-        lock(&self.known).names()
+    /// Those who have ids, so whose jails may run, and whom nobody has frozen, as far as is known.
+    pub(crate) fn awake(&self) -> Vec<TenantName> {
+        lock(&self.known).awake()
+    }
+
+    /// Whether a tenant was frozen when the warden last told of it: then nothing is to be heard of its init.
+    pub(crate) fn was_frozen(&self, name: &TenantName) -> bool {
+        lock(&self.known).is_frozen(name)
     }
 
     /// Where the init of a tenant listens that is declared, and who it is.
@@ -328,16 +333,34 @@ impl Daemon {
         // Copies of tenants who are gone are removed too.
         let mut changed: BTreeSet<TenantName> = lock(&self.store).copied().into_iter().collect();
         let mut written: Option<Policy> = None;
+        let mut readings = None;
+        let mut told = None;
         loop {
-            let policy = lock(&self.loaded).policy.clone();
-            changed.extend(changes_since(written.as_ref(), &policy));
-            if !changed.is_empty() || written.is_none() {
+            // Compared when it was read, not each time that somebody looks.
+            let read = {
+                let loaded = lock(&self.loaded);
+                (readings.replace(loaded.readings) != Some(loaded.readings)).then(|| loaded.policy.clone())
+            };
+            let is_first = written.is_none();
+            if let Some(policy) = read {
+                changed.extend(changes_since(written.as_ref(), &policy));
+                written = Some(policy);
+            }
+            if !changed.is_empty() || is_first {
                 match self.write_down(&changed).await {
-                    Ok(()) => changed.clear(),
-                    Err(failure) => warn!(event = "policy-not-kept", "{failure}"),
+                    Ok(()) => {
+                        changed.clear();
+                        told = None;
+                    }
+                    // Tried again and again, and told once.
+                    Err(failure) => {
+                        if told.as_ref() != Some(&failure) {
+                            warn!(event = "policy-not-kept", "{failure}");
+                            told = Some(failure);
+                        }
+                    }
                 }
             }
-            written = Some(policy);
             let is_broken = !lock(&self.loaded).problems.is_empty();
             if !is_broken && changed.is_empty() {
                 self.read.notified().await;
@@ -345,7 +368,10 @@ impl Daemon {
             }
             if tokio::time::timeout(REPAIR_TIME, self.read.notified()).await.is_err() && is_broken {
                 let before = lock(&self.loaded).fingerprint;
-                if bailiwick_policy::fingerprint(&self.config) != before {
+                let config = self.config.clone();
+                // There may be thousands of files, and this thread is the only one that answers.
+                let now = tokio::task::spawn_blocking(move || bailiwick_policy::fingerprint(&config)).await;
+                if now.is_ok_and(|now| now != before) {
                     self.reload().ok();
                     self.look_again();
                 }
@@ -495,9 +521,9 @@ impl Daemon {
                 info!(target: "bailiwick::event", tenant = %tenant, event = done, "the jail of {tenant} was {done}");
                 if matches!(request, WardenRequest::Start { .. }) {
                     self.jail_started(tenant);
-                    // So that its first session need not ask.
-                    drop(self.entry(tenant).await);
                 }
+                // So that its first session need not ask, and that nobody asks an init that is frozen.
+                drop(self.entry(tenant).await);
                 if let Some(recorder) = self.recorder.get() {
                     recorder.look_again();
                 }
@@ -905,7 +931,7 @@ impl Daemon {
         if wanted(Action::Restart) {
             // Who is suspended, or no longer, must not go on as before; any other change can wait for those who are in.
             let must = changes.iter().any(|change| change.action == Action::Restart && change.what == "state");
-            let inside = self.sessions.of(name).now;
+            let inside = self.sessions.inside(name);
             if inside > 0 && !must && !options.restart {
                 let what = changes.iter().filter(|change| change.action == Action::Restart);
                 let what = what.map(|change| change.what.as_str()).collect::<Vec<_>>().join(", ");
@@ -1174,7 +1200,9 @@ fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> T
 
 #[cfg(test)]
 mod tests {
+    use super::entry::MAX_USER;
     use super::*;
+    use bailiwick_types::SessionRecord;
 
     #[tokio::test]
     async fn what_waits_for_one_another_is_done_at_once_and_told_in_order() {
@@ -1211,6 +1239,31 @@ mod tests {
         assert!(!daemon.admins.were_asked().await);
         assert!(daemon.caller(65_000, &[]).await.is_err());
         assert!(daemon.admins.were_asked().await);
+    }
+
+    #[tokio::test]
+    async fn a_session_is_known_again_though_its_user_has_another_name_now() {
+        let (_temp, daemon) = crate::fake::host();
+        let record = |user: &str| SessionRecord {
+            id: bailiwick_types::SessionId(7),
+            tenant: "alice".parse().expect("a name"),
+            door: Door::Exec,
+            user: user.to_owned(),
+            source: None,
+            key: None,
+            command: None,
+            since: bailiwick_types::Moment(0),
+            uid: 0,
+            pid: std::process::id(),
+        };
+        let resume = |user| daemon.resume(Permission::of_root(0).expect("root"), std::process::id(), record(user));
+        for user in ["alice", "alice-of-before", "root", "33"] {
+            let counted = resume(user).expect(user);
+            assert_eq!((counted.record().user.as_str(), daemon.sessions.total()), (user, 1));
+        }
+        for user in ["", "root\nforged", "two words", &"x".repeat(MAX_USER + 1)] {
+            assert!(resume(user).is_err(), "{user:?}");
+        }
     }
 
     #[test]

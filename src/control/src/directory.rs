@@ -10,6 +10,8 @@ pub(crate) struct Known {
     pub(crate) ids: IdRange,
     /// Its groups by hierarchy. Empty when it was down; they are the same whenever it runs.
     pub(crate) cgroups: BTreeMap<String, String>,
+    /// Whether nothing in its jail runs, init neither, because an operator wants it so.
+    pub(crate) frozen: bool,
 }
 
 /// Everybody.
@@ -25,7 +27,8 @@ impl Directory {
     pub(crate) fn put(&mut self, name: &TenantName, entry: &RosterEntry) {
         self.remove(name);
         self.owners.insert(entry.ids.first, name.clone());
-        self.tenants.insert(name.clone(), Known { ids: entry.ids, cgroups: entry.cgroups.clone() });
+        let RosterEntry { ids, cgroups, frozen, .. } = entry;
+        self.tenants.insert(name.clone(), Known { ids: *ids, cgroups: cgroups.clone(), frozen: *frozen });
     }
 
     /// It has no ids any more.
@@ -41,9 +44,13 @@ impl Directory {
         roster.iter().for_each(|(name, entry)| self.put(name, entry));
     }
 
-    /// All of them.
-    pub(crate) fn names(&self) -> Vec<TenantName> {
-        self.tenants.keys().cloned().collect()
+    /// All whose init can answer if it runs.
+    pub(crate) fn awake(&self) -> Vec<TenantName> {
+        self.tenants.iter().filter(|(_, known)| !known.frozen).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(crate) fn is_frozen(&self, name: &TenantName) -> bool {
+        self.tenants.get(name).is_some_and(|known| known.frozen)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -106,5 +113,8 @@ mod tests {
         directory.remove(&name("carol"));
         assert_eq!(owner(&directory, range(1).first), None);
         assert_eq!(directory.get(&name("carol")), None);
+        directory.put(&name("carol"), &RosterEntry { frozen: true, ..entry_of(range(1)) });
+        assert!(directory.is_frozen(&name("carol")) && !directory.is_frozen(&name("alice")));
+        assert_eq!(directory.awake(), [name("alice")]);
     }
 }

@@ -225,6 +225,9 @@ pub(crate) enum DoorError {
     /// Init said no.
     #[error("init of the jail refused it: too many sessions run, or the jail is ending")]
     Refused,
+    /// It could not be asked, through no fault of its tenant's: for want of descriptors or memory, or since a request is too long.
+    #[error("bailiwickd cannot ask init of the jail: {0}")]
+    Own(io::Error),
     /// Anything else, nonsense from init among it.
     #[error("init of the jail cannot be reached: {0}")]
     Broken(io::Error),
@@ -236,6 +239,7 @@ impl From<io::Error> for DoorError {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::Down,
             // It lets connections wait, and no more of them have room.
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::Silent,
+            _ if socket::is_want(&error) => Self::Own(error),
             _ => Self::Broken(error),
         }
     }
@@ -289,12 +293,7 @@ pub(crate) async fn wait_for(socket: &Path, ids: IdRange) -> Result<(), DoorErro
 
 /// Asks init something and hears its answer of at most `most` bytes.
 async fn ask(socket: &Path, ids: IdRange, request: &InitRequest, most: usize) -> Result<InitReply, DoorError> {
-    let answer = timeout(PROBE_TIME, async {
-        let mut init = greeted(socket, ids).await?;
-        init.send(request, &[]).await?;
-        init.decoder = Decoder::new(most);
-        init.hear().await.map_err(DoorError::from)
-    });
+    let answer = timeout(PROBE_TIME, async { greeted(socket, ids).await?.ask(request, most).await });
     answer.await.map_err(io::Error::from)?
 }
 
@@ -305,12 +304,16 @@ fn no_answer() -> DoorError {
 
 /// Asks init which version of its protocol it speaks. The first knows no such question, and ends the connection after its greeting.
 pub(crate) async fn version(socket: &Path, ids: IdRange) -> Result<u32, DoorError> {
-    match ask(socket, ids, &InitRequest::Version, MAX_EVENT).await {
-        Ok(InitReply::Version { version }) => Ok(version),
-        Ok(_) => Err(no_answer()),
-        Err(DoorError::Broken(error)) if has_gone(&error) => Ok(1),
-        Err(error) => Err(error),
-    }
+    let answer = timeout(PROBE_TIME, async {
+        // One that goes before its greeting has said nothing at all.
+        match greeted(socket, ids).await?.ask(&InitRequest::Version, MAX_EVENT).await {
+            Ok(InitReply::Version { version }) => Ok(version),
+            Ok(_) => Err(no_answer()),
+            Err(DoorError::Broken(error)) if has_gone(&error) => Ok(1),
+            Err(error) => Err(error),
+        }
+    });
+    answer.await.map_err(io::Error::from)?
 }
 
 fn has_gone(error: &io::Error) -> bool {
@@ -373,7 +376,7 @@ async fn greeted(path: &Path, ids: IdRange) -> Result<Init, DoorError> {
 
 impl Init {
     async fn send(&self, request: &InitRequest, fds: &[OwnedFd]) -> Result<(), DoorError> {
-        let frame = encode(request, MAX_REQUEST).map_err(io::Error::other)?;
+        let frame = encode(request, MAX_REQUEST).map_err(|error| DoorError::Own(io::Error::other(error)))?;
         let mut borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let mut rest = &frame[..];
         while !rest.is_empty() {
@@ -383,6 +386,12 @@ impl Init {
             borrowed.clear();
         }
         Ok(())
+    }
+
+    async fn ask(mut self, request: &InitRequest, most: usize) -> Result<InitReply, DoorError> {
+        self.send(request, &[]).await?;
+        self.decoder = Decoder::new(most);
+        Ok(self.hear().await?)
     }
 
     async fn hear(&mut self) -> io::Result<InitReply> {
@@ -453,28 +462,6 @@ mod tests {
             of_login(tenant, &login).expect("a login").argv.len()
         };
         assert_eq!((login(&open), login(&shut)), (1, 2), "the client is told in words that nothing can be written");
-    }
-
-    #[test]
-    fn only_pipes_cross() {
-        let tenant = tenant("");
-        let piped = Exec { terminal: None, ..exec() };
-        let reader = || rustix::pipe::pipe().expect("a pipe").0;
-        let writer = || rustix::pipe::pipe().expect("a pipe").1;
-        assert!(admit(&tenant, Door::Exec, &piped, &[reader(), writer(), writer()]).is_ok());
-        let others: [OwnedFd; 5] = [
-            std::fs::File::open("/").expect("a directory").into(),
-            std::fs::File::open("/dev/null").expect("a device").into(),
-            std::fs::File::open("/proc/self/exe").expect("a file").into(),
-            socket::channel().expect("a socket").0,
-            reader(), // the wrong end
-        ];
-        for other in others {
-            let failure = admit(&tenant, Door::Exec, &piped, &[reader(), other, writer()]).expect_err("refused");
-            assert_eq!(failure.message, "only pipes without a name may cross into a jail, by their right ends");
-        }
-        assert!(admit(&tenant, Door::Exec, &piped, &[reader(), writer()]).is_err());
-        assert!(admit(&tenant, Door::Exec, &exec(), &[reader()]).is_err(), "nothing crosses beside a terminal");
     }
 
     #[test]
@@ -633,13 +620,34 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn an_init_that_goes_before_its_greeting_has_no_version() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("init.sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("binds");
+        let init = tokio::spawn(async move { drop(listener.accept().await.expect("a connection")) });
+        let told = version(&path, IdRange { first: 0, count: 1 }).await;
+        assert!(matches!(told, Err(DoorError::Broken(_))), "{told:?}");
+        init.await.expect("ends");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_too_long_is_not_held_against_the_tenant() {
+        let (ours, _theirs) = UnixStream::pair().expect("pair");
+        let init = Init { stream: ours, decoder: Decoder::new(MAX_EVENT) };
+        let request = InitRequest::Probe { canary: "x".repeat(MAX_REQUEST) };
+        assert!(matches!(init.send(&request, &[]).await, Err(DoorError::Own(_))));
+    }
+
     #[test]
     fn only_pipes_without_a_name_cross_by_their_right_ends() {
         let (reader, writer) = io::pipe().expect("pipe");
         let dup = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().expect("dup");
-        let exec = Exec { terminal: None, ..exec() };
+        let tenant = tenant("");
+        let piped = Exec { terminal: None, ..exec() };
+        let check = |streams: &[OwnedFd]| admit(&tenant, Door::Exec, &piped, streams).map(drop);
         let good = || vec![dup(&reader), dup(&writer), dup(&writer)];
-        assert!(check_streams(&exec, &good()).is_ok());
+        assert!(check(&good()).is_ok());
         let temp = tempfile::tempdir().expect("temporary directory");
         let fifo = temp.path().join("fifo");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
@@ -650,17 +658,21 @@ mod tests {
         let named = rustix::fs::open(&path, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).expect("opens");
         let open_both = std::fs::File::options().read(true).write(true).open(&path).expect("opens");
         let null = std::fs::File::open("/dev/null").expect("opens");
+        let folder = std::fs::File::open("/").expect("opens");
+        let file = std::fs::File::open("/proc/self/exe").expect("opens");
         let (socket, _peer) = socket::channel().expect("pair");
-        let wrong: [&dyn AsFd; 7] = [&both, &end, &named, &open_both, &null, &socket, &writer];
+        let wrong: [&dyn AsFd; 9] = [&both, &end, &named, &open_both, &null, &folder, &file, &socket, &writer];
         for (index, fd) in wrong.into_iter().enumerate() {
             let mut streams = good();
             streams[0] = dup(fd);
-            let failure = check_streams(&exec, &streams).expect_err("no end of a pipe");
-            assert_eq!(failure.status, ExitStatus::Refused, "{index}");
+            let failure = check(&streams).expect_err("no end of a pipe");
+            let message = "only pipes without a name may cross into a jail, by their right ends";
+            assert_eq!(failure, Failure::of(ExitStatus::Refused, message), "{index}");
         }
         let mut streams = good();
         streams[2] = dup(&reader);
-        assert!(check_streams(&exec, &streams).is_err(), "the jail could read what it says");
-        assert!(check_streams(&exec, &good()[..2]).is_err());
+        assert!(check(&streams).is_err(), "the jail could read what it says");
+        assert!(check(&good()[..2]).is_err());
+        assert!(admit(&tenant, Door::Exec, &exec(), &good()[..1]).is_err(), "nothing crosses beside a terminal");
     }
 }

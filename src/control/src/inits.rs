@@ -9,8 +9,9 @@ use crate::door::{self, DoorError};
 use bailiwick_types::TenantName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// How long nobody asks an init that was silent; twice as long each time that it is silent again.
@@ -128,8 +129,7 @@ impl Inits {
         let mut due = Vec::new();
         let mut next: Option<Instant> = None;
         for (tenant, silence) in state.silent.iter_mut().filter(|(_, silence)| !silence.is_asked) {
-            // Whether it was a busy host or its tenant is to be known soon.
-            if !silence.is_certain || silence.again <= now {
+            if silence.again <= now {
                 silence.is_asked = true;
                 due.push(tenant.clone());
             } else {
@@ -142,6 +142,8 @@ impl Inits {
     fn was_asked(&self, tenant: &TenantName) {
         if let Some(silence) = self.state().silent.get_mut(tenant) {
             silence.is_asked = false;
+            // Also when nothing came of it.
+            silence.again = silence.again.max(Instant::now() + FIRST_PAUSE);
         }
         self.changed.notify_one();
     }
@@ -164,6 +166,8 @@ impl Daemon {
         match error {
             None | Some(DoorError::Refused) => self.inits().answered(tenant),
             Some(DoorError::Down) => self.inits().forget(tenant),
+            // It was not even asked.
+            Some(DoorError::Own(_)) => {}
             // Nonsense in the place of an answer is none.
             Some(DoorError::Silent | DoorError::Broken(_)) => self.inits().did_not_answer(tenant, is_certain),
         }
@@ -173,7 +177,7 @@ impl Daemon {
     /// good.
     pub async fn keep_inits(self: Arc<Self>) {
         let mut round = Round::default();
-        let mut portion = tokio::time::Instant::now() + PORTION_TIME;
+        let mut portion = Instant::now() + PORTION_TIME;
         loop {
             let (due, next) = self.inits().due();
             for tenant in due {
@@ -183,12 +187,14 @@ impl Daemon {
                         let _place = daemon.inits().asking.acquire().await;
                         daemon.ask_again(&tenant).await;
                     }
+                    // Without a place: a jail takes its time to be made anew.
+                    daemon.replace_long_silent(&tenant).await;
                     daemon.inits().was_asked(&tenant);
                 });
             }
-            if tokio::time::Instant::now() >= portion {
-                portion = tokio::time::Instant::now() + PORTION_TIME;
-                for tenant in round.next(self.running()) {
+            if Instant::now() >= portion {
+                portion = Instant::now() + PORTION_TIME;
+                for tenant in round.next(self.awake()) {
                     let daemon = Arc::clone(&self);
                     tokio::spawn(async move {
                         let _place = daemon.inits().asking.acquire().await;
@@ -198,7 +204,7 @@ impl Daemon {
                     });
                 }
             }
-            let next = next.map_or(portion, |next| portion.min(next.into()));
+            let next = next.map_or(portion, |next| portion.min(next));
             drop(tokio::time::timeout_at(next, self.inits().changed.notified()).await);
         }
     }
@@ -208,10 +214,14 @@ impl Daemon {
         let Some((socket, ids)) = self.init_of_name(tenant).await else { return self.inits().forget(tenant) };
         let error = door::greet(&socket, ids).await.err();
         if matches!(error, Some(DoorError::Silent | DoorError::Broken(_))) && self.is_frozen(tenant).await {
-            // It is not its own doing.
-            return self.note_answer(tenant, error.as_ref(), false);
+            // It is not its own doing, and who thaws it has it forgotten too.
+            return self.inits().forget(tenant);
         }
         self.note_answer(tenant, error.as_ref(), true);
+    }
+
+    /// Makes a jail anew whose init has been silent for as long as the operator said.
+    async fn replace_long_silent(&self, tenant: &TenantName) {
         let Some(after) = self.host().replace_silent_init else { return };
         if self.inits().silent_for(tenant).is_none_or(|time| time.as_secs() < after.0) {
             return;
@@ -252,19 +262,31 @@ impl Round {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::directory::entry_of;
+    use crate::fake::{self, Answer};
+    use bailiwick_proto::warden::RosterEntry;
+    use bailiwick_proto::{WardenReply, WardenRequest};
+    use bailiwick_types::{Access, IdRange, Moment};
+    use std::io;
+    use tempfile::TempDir;
+    use tokio::net::UnixListener;
+    use tokio::sync::mpsc::{Sender, channel};
 
     fn name(text: &str) -> TenantName {
         text.parse().expect("a name")
     }
 
-    #[test]
-    fn who_was_silent_is_not_asked_by_everybody_and_nobody_else_is_touched() {
+    #[tokio::test(start_paused = true)]
+    async fn who_was_silent_is_not_asked_by_everybody_and_nobody_else_is_touched() {
         let (inits, alice, bob) = (Inits::default(), name("alice"), name("bob"));
         assert!(inits.may_ask(&alice).is_ok());
         inits.did_not_answer(&alice, false);
         assert!(matches!(inits.may_ask(&alice), Err(DoorError::Silent)) && inits.may_ask(&bob).is_ok());
         assert_eq!(inits.silent_for(&alice), None, "a busy host may have been the reason");
-        assert_eq!(inits.due().0, std::slice::from_ref(&alice), "it is asked at once whether it was");
+        let (due, next) = inits.due();
+        assert!(due.is_empty() && next.is_some(), "nor by us, for a moment");
+        tokio::time::advance(FIRST_PAUSE).await;
+        assert_eq!(inits.due().0, std::slice::from_ref(&alice), "then it is asked whether it was");
         assert_eq!(inits.due().0, [], "by one");
         inits.did_not_answer(&alice, true);
         inits.was_asked(&alice);
@@ -290,6 +312,70 @@ mod tests {
         }
         (0..100).for_each(|_| inits.did_not_answer(&alice, true));
         assert!(pause() <= LAST_PAUSE);
+    }
+
+    const IDS: IdRange = IdRange { first: 0, count: 65_536 };
+
+    /// A daemon whose warden knows `alice`, who runs, and an init of hers that listens and says nothing.
+    async fn with_silent_init(frozen: bool, stops: Sender<()>) -> (TempDir, Arc<Daemon>, UnixListener) {
+        let (temp, daemon) = fake::host();
+        let entry = RosterEntry { frozen, pid: Some(1), access: Some(Access::ReadWrite), ..entry_of(IDS) };
+        fake::warden(&daemon, move |request| match request {
+            WardenRequest::Entry { .. } => Answer::Reply(WardenReply::Entry(Some(Box::new(entry.clone())))),
+            _ => {
+                stops.try_send(()).ok();
+                Answer::Never
+            }
+        });
+        assert!(daemon.entry(&name("alice")).await.is_ok());
+        let (socket, _) = daemon.init_of_name(&name("alice")).await.expect("one that runs");
+        std::fs::create_dir_all(socket.parent().expect("a directory")).expect("makes");
+        let init = UnixListener::bind(socket).expect("binds");
+        (temp, daemon, init)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frozen_tenant_is_not_asked_again_and_again() {
+        let (stops, _) = channel(1);
+        let (_temp, daemon, init) = with_silent_init(true, stops).await;
+        let tenants = daemon.tenants_with_timers();
+        assert_eq!((tenants.len(), daemon.read_crontabs(&tenants, Moment(0)).await.len()), (1, 0));
+        // Somebody wanted something of it.
+        daemon.inits().did_not_answer(&name("alice"), false);
+        let keeping = tokio::spawn(Arc::clone(&daemon).keep_inits());
+        let (mut asked, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(3600));
+        while let Ok(connection) = tokio::time::timeout_at(deadline, init.accept()).await {
+            asked.push(connection.expect("accepts"));
+        }
+        assert_eq!(asked.len(), 1, "in an hour");
+        assert!(daemon.inits().may_ask(&name("alice")).is_ok() && daemon.inits().silent_for(&name("alice")).is_none());
+        keeping.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_jail_that_is_made_anew_takes_no_place_of_those_who_ask() {
+        let (stops, mut stopped) = channel(1);
+        let (_temp, daemon, _init) = with_silent_init(false, stops).await;
+        daemon.inits().did_not_answer(&name("alice"), true);
+        let keeping = tokio::spawn(Arc::clone(&daemon).keep_inits());
+        // And never is.
+        stopped.recv().await.expect("the warden is asked to stop it");
+        assert_eq!(daemon.inits().asking.available_permits(), AT_ONCE);
+        keeping.abort();
+    }
+
+    #[tokio::test]
+    async fn what_we_cannot_ask_is_not_silent() {
+        let (_temp, daemon) = fake::host();
+        let alice = name("alice");
+        let want = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let talk = daemon.talk(&alice, async { Err::<(), _>(DoorError::from(want())) });
+        assert!(matches!(talk.await, Err(DoorError::Own(_))));
+        assert!(daemon.inits().may_ask(&alice).is_ok());
+        // Nor does it answer again.
+        daemon.inits().did_not_answer(&alice, true);
+        daemon.note_answer(&alice, Some(&DoorError::from(want())), true);
+        assert!(daemon.inits().silent_for(&alice).is_some());
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod crontabs;
 mod daemon;
 mod directory;
 mod door;
+#[cfg(test)]
+mod fake;
 mod ftp;
 mod incident;
 mod inits;

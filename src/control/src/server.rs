@@ -69,7 +69,7 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch:
             }
             Err(error) => {
                 warn!(event = "accept-failed", "{error}");
-                if !(Reserve::is_wanted(&error) && reserve.turn_away(&listener)) {
+                if !(socket::is_want(&error) && reserve.turn_away(&listener)) {
                     // Those who are served must be let go first.
                     tokio::time::sleep(PAUSE).await;
                 }

@@ -190,6 +190,11 @@ impl Sessions {
         }
     }
 
+    /// Everybody who is in a tenant's jail.
+    pub(crate) fn inside(&self, tenant: &TenantName) -> u64 {
+        self.state().tallies.get(tenant).map_or(0, Tally::all)
+    }
+
     /// Of one tenant, as its limit `sessions` has them: those of its own doors, or the operator's, whichever are more.
     pub(crate) fn of(&self, tenant: &TenantName) -> SessionCount {
         self.state().tallies.get(tenant).map(Tally::nearer).unwrap_or_default()
@@ -368,6 +373,7 @@ mod tests {
         assert_eq!(sessions.of(&tenant.name), SessionCount { now: 4, most: 4, refused: 2 });
         assert_eq!(sessions.total(), 5);
         let (_second, _third) = (by(Door::Exec).expect("enters"), by(Door::Exec).expect("enters"));
+        assert_eq!((sessions.inside(&tenant.name), sessions.of(&tenant.name).now), (7, 4));
         let failure = by(Door::Exec).expect_err("as many as the tenant's own");
         assert!(failure.message.contains("3 sessions") && failure.message.contains("(`sessions`)"), "{failure}");
     }

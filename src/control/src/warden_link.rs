@@ -4,8 +4,11 @@
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{Failure, WARDEN_ERROR, WardenReply, WardenRequest};
 use bailiwick_types::ExitStatus;
-use std::io::{self, Read};
+use std::collections::HashSet;
+use std::io::{self, ErrorKind, Read};
+use std::mem::{Discriminant, discriminant};
 use std::path::PathBuf;
+use std::sync::MutexGuard;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -22,8 +25,17 @@ const MOST_CHANGES: usize = 48;
 const WORD_TIME: Duration = Duration::from_secs(1);
 /// The longest word.
 const MAX_WORD: u64 = 4096;
+/// How often a warden that is there closes the connection over a request until it does not know it: one that ends does so once.
+const ENDS: u32 = 2;
 /// Between two tries to connect.
 const RETRY_TIME: Duration = Duration::from_millis(50);
+
+/// A connection, and how often it was made.
+#[derive(Debug, Default)]
+struct Connection {
+    stream: Option<UnixStream>,
+    made: u64,
+}
 
 /// The link.
 #[derive(Debug)]
@@ -31,7 +43,9 @@ pub(crate) struct WardenLink {
     socket: PathBuf,
     /// Where a warden that cannot work leaves word of why.
     word: PathBuf,
-    stream: Mutex<Option<UnixStream>>,
+    shared: Mutex<Connection>,
+    /// What the warden at its other end is too old to know, as far as it was asked.
+    unknown: std::sync::Mutex<HashSet<Discriminant<WardenRequest>>>,
     /// Places for changes that take time.
     changes: Semaphore,
 }
@@ -40,7 +54,12 @@ impl WardenLink {
     /// A link to the warden that listens on a socket. Nothing is connected yet.
     pub(crate) fn new(socket: PathBuf) -> Self {
         let word = socket.with_file_name(WARDEN_ERROR);
-        Self { socket, word, stream: Mutex::new(None), changes: Semaphore::new(MOST_CHANGES) }
+        let (shared, unknown, changes) = (Mutex::default(), std::sync::Mutex::default(), Semaphore::new(MOST_CHANGES));
+        Self { socket, word, shared, unknown, changes }
+    }
+
+    fn unknown(&self) -> MutexGuard<'_, HashSet<Discriminant<WardenRequest>>> {
+        self.unknown.lock().expect("nobody panics while holding it")
     }
 
     /// Why there is no warden, if the last one said.
@@ -68,13 +87,33 @@ impl WardenLink {
         if takes_time(request) {
             // Never closed.
             let _place = self.changes.acquire().await;
-            return self.ask_on(&mut None, &frame).await;
+            return self.ask_on(&mut Connection::default(), request, &frame).await;
         }
-        self.ask_on(&mut *self.stream.lock().await, &frame).await
+        if is_new(request) {
+            if self.unknown().contains(&discriminant(request)) {
+                return Err(too_old());
+            }
+            // It may cost the connection, which is not to be one that others wait for.
+            return self.ask_on(&mut Connection::default(), request, &frame).await;
+        }
+        let mut shared = self.shared.lock().await;
+        let made = shared.made;
+        let answer = self.ask_on(&mut shared, request, &frame).await;
+        if shared.made != made {
+            // It may be another warden.
+            self.unknown().clear();
+        }
+        answer
     }
 
-    async fn ask_on(&self, held: &mut Option<UnixStream>, frame: &[u8]) -> Result<WardenReply, Failure> {
+    async fn ask_on(
+        &self,
+        held: &mut Connection,
+        request: &WardenRequest,
+        frame: &[u8],
+    ) -> Result<WardenReply, Failure> {
         let deadline = Instant::now() + AWAY_TIME;
+        let mut ends = 0;
         let mut no_warden = std::pin::pin!(self.no_warden());
         loop {
             // A socket that the service manager holds takes requests though nobody answers.
@@ -82,7 +121,7 @@ impl WardenLink {
                 biased;
                 answer = self.once(held, frame) => answer,
                 failure = &mut no_warden => {
-                    *held = None;
+                    held.stream = None;
                     return Err(failure);
                 }
             };
@@ -91,7 +130,14 @@ impl WardenLink {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            *held = None;
+            held.stream = None;
+            if is_new(request) && matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) {
+                ends += 1;
+                if ends == ENDS {
+                    self.unknown().insert(discriminant(request));
+                    return Err(too_old());
+                }
+            }
             if Instant::now() >= deadline {
                 let message = format!("bailiwick-warden does not answer on {:?}: {error}", self.socket);
                 return Err(Failure::of(ExitStatus::Failed, message));
@@ -103,10 +149,14 @@ impl WardenLink {
         }
     }
 
-    async fn once(&self, held: &mut Option<UnixStream>, frame: &[u8]) -> io::Result<WardenReply> {
-        let stream = match held {
+    async fn once(&self, held: &mut Connection, frame: &[u8]) -> io::Result<WardenReply> {
+        let stream = match &mut held.stream {
             Some(stream) => stream,
-            None => held.insert(UnixStream::connect(&self.socket).await?),
+            none => {
+                let stream = UnixStream::connect(&self.socket).await?;
+                held.made += 1;
+                none.insert(stream)
+            }
         };
         timeout(ANSWER_TIME, async {
             stream.write_all(frame).await?;
@@ -115,7 +165,7 @@ impl WardenLink {
             loop {
                 let len = stream.read(&mut buffer).await?;
                 if len == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                    return Err(ErrorKind::UnexpectedEof.into());
                 }
                 decoder.push(&buffer[..len]);
                 if let Some(reply) = decoder.next().map_err(io::Error::other)? {
@@ -136,9 +186,23 @@ fn takes_time(request: &WardenRequest) -> bool {
     )
 }
 
+/// Whether a warden that goes on from before an upgrade may not know it: then it closes the connection. It is asked no more until the
+/// connection that others have with it was made anew.
+fn is_new(request: &WardenRequest) -> bool {
+    use WardenRequest::{Keep, Problems};
+    matches!(request, Keep { .. } | Problems)
+}
+
+fn too_old() -> Failure {
+    Failure::of(ExitStatus::Failed, "bailiwick-warden is of an older version and does not know this; restart it")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::{self, Answer};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::net::UnixListener;
 
     async fn answer(listener: &UnixListener, reply: Option<&WardenReply>) {
@@ -183,6 +247,42 @@ mod tests {
             assert!(failure.message.ends_with("cannot work: the state directory is not ours"), "{failure}");
             assert!(asked.elapsed() <= Duration::from_secs(2), "{:?}", asked.elapsed());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_warden_is_not_asked_on_what_it_does_not_know_and_holds_nobody_up() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("warden.sock");
+        let link = WardenLink::new(path.clone());
+        let asked = Arc::new(AtomicU32::new(0));
+        let older = |asked: &Arc<AtomicU32>| {
+            let asked = Arc::clone(asked);
+            move |request| match request {
+                WardenRequest::Keep { .. } => {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    Answer::Close
+                }
+                _ => Answer::Reply(WardenReply::Unchanged),
+            }
+        };
+        let warden = fake::warden_at(&path, older(&asked));
+        let keep = WardenRequest::Keep { tenants: Vec::new() };
+        let begun = Instant::now();
+        assert_eq!(link.ask(&WardenRequest::Roster).await, Ok(WardenReply::Unchanged));
+        for _ in 0..3 {
+            assert_eq!(link.ask(&keep).await, Err(too_old()));
+            assert_eq!(link.ask(&WardenRequest::Roster).await, Ok(WardenReply::Unchanged));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), ENDS);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert_eq!(link.ask(&WardenRequest::Problems).await, Ok(WardenReply::Unchanged), "one is not the other");
+        // It is replaced.
+        warden.abort();
+        assert!(warden.await.is_err());
+        std::fs::remove_file(&path).expect("removes");
+        fake::warden_at(&path, |_| Answer::Reply(WardenReply::Done));
+        assert_eq!(link.ask(&WardenRequest::Roster).await, Ok(WardenReply::Done));
+        assert_eq!(link.ask(&keep).await, Ok(WardenReply::Done));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use crate::Ended;
 use bailiwick_control::{Daemon, OpenError, serve};
 use bailiwick_proto::CONTROL_SOCKET;
+use bailiwick_sys::socket;
 use bailiwick_types::ExitStatus;
 use sd_notify::NotifyState;
 use std::fs::Permissions;
@@ -52,9 +53,12 @@ async fn service(config: &Path) -> Result<(), Ended> {
         crate::log::to_syslog();
     }
     let path = daemon.host().runtime_dir.join(CONTROL_SOCKET);
-    let (listener, own) = match handed(&path)? {
-        Some(listener) => (listener, false),
-        None => (listen(&path).await?, true),
+    let (listener, place) = match handed(&path)? {
+        Some(listener) => (listener, Place::of_the_manager(path.clone()).await),
+        None => {
+            let listener = listen(&path, DYING_TIME).await?;
+            (listener, Place::of_our_own(path.clone()))
+        }
     };
     let failed = |error: std::io::Error| Ended::failed("wait for signals", &error);
     let mut reload = signal(SignalKind::hangup()).map_err(failed)?;
@@ -62,7 +66,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     daemon.record().map_err(|error| Ended::failed("start the recorder", &error))?;
     let (stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn(keep_serving(Arc::clone(&daemon), listener, path.clone(), own, stopped));
+    let serving = tokio::spawn(keep_serving(Arc::clone(&daemon), listener, place, stopped));
     tokio::spawn(Arc::clone(&daemon).keep());
     tokio::spawn(Arc::clone(&daemon).keep_policy());
     tokio::spawn(Arc::clone(&daemon).keep_time());
@@ -94,40 +98,92 @@ async fn service(config: &Path) -> Result<(), Ended> {
 }
 
 /// Serves on the control socket, and makes it again when somebody has removed it: whoever did, no client could say so to anybody.
-/// `own` says whether it was made here; what was is removed at the end.
-async fn keep_serving(
-    daemon: Arc<Daemon>,
-    listener: UnixListener,
-    path: PathBuf,
-    mut own: bool,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn keep_serving(daemon: Arc<Daemon>, listener: UnixListener, mut place: Place, mut stop: watch::Receiver<bool>) {
     let mut all = JoinSet::new();
     all.spawn(serve(Arc::clone(&daemon), listener, stop.clone()));
-    let mut known = identity(&path);
     loop {
+        if let Some(listener) = place.look().await {
+            all.spawn(serve(Arc::clone(&daemon), listener, stop.clone()));
+        }
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
             () = tokio::time::sleep(LOOK_TIME) => {}
         }
-        if identity(&path) == known {
-            continue;
-        }
-        match listen(&path).await {
-            Ok(listener) => {
-                tracing::warn!(event = "socket-made-again", socket = %path.display(), "the control socket was removed, and is made again");
-                all.spawn(serve(Arc::clone(&daemon), listener, stop.clone()));
-                own = true;
-            }
-            Err(ended) => tracing::warn!(event = "socket-lost", "{}", ended.message),
-        }
-        // What is there now is looked at no further: it is ours, or told.
-        known = identity(&path);
     }
     while all.join_next().await.is_some() {}
-    if own && identity(&path) == known {
-        std::fs::remove_file(&path).ok();
+    place.leave();
+}
+
+/// Where the control socket lies, and which file there leads to us.
+struct Place {
+    path: PathBuf,
+    /// Whose clients we hear; `None` while there is no such file.
+    served: Option<(u64, u64)>,
+    keeper: Keeper,
+    /// Why it could not be made again, as was told last.
+    told: Option<String>,
+}
+
+/// Who sees to it that there is a control socket while no daemon runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    /// Nobody: it goes with us.
+    Nobody,
+    /// The service manager. When its socket was removed it listens to nobody until the socket unit is restarted; what we put there
+    /// stays until the next daemon comes, which is handed the manager's again and finds that nobody can come to it.
+    Manager,
+}
+
+impl Place {
+    /// We have just made the socket.
+    fn of_our_own(path: PathBuf) -> Self {
+        let served = identity(&path);
+        Self { path, served, keeper: Keeper::Nobody, told: None }
+    }
+
+    /// The manager has, some time ago.
+    async fn of_the_manager(path: PathBuf) -> Self {
+        let served =
+            if UnixStream::connect(&path).await.is_err_and(|error| is_nobody(&error)) { None } else { identity(&path) };
+        Self { path, served, keeper: Keeper::Manager, told: None }
+    }
+
+    /// A listener in the place of the one that nobody can come to any more, if it is so.
+    async fn look(&mut self) -> Option<UnixListener> {
+        if self.served.is_some() && identity(&self.path) == self.served {
+            return None;
+        }
+        self.served = None;
+        match listen(&self.path, Duration::ZERO).await {
+            Ok(listener) => {
+                let socket = self.path.display();
+                let remedy = match self.keeper {
+                    Keeper::Nobody => "",
+                    Keeper::Manager => {
+                        "; restart bailiwickd.socket, so that clients wait at it again while no daemon runs"
+                    }
+                };
+                tracing::warn!(event = "socket-made-again", socket = %socket, "the control socket was removed, and is made again{remedy}");
+                (self.served, self.told) = (identity(&self.path), None);
+                Some(listener)
+            }
+            // Tried again at the next look, and told once.
+            Err(Ended { message, .. }) => {
+                if self.told.as_ref() != Some(&message) {
+                    tracing::warn!(event = "socket-lost", "{message}");
+                    self.told = Some(message);
+                }
+                None
+            }
+        }
+    }
+
+    /// Removes the socket, if it is ours and nobody keeps it.
+    fn leave(self) {
+        if self.keeper == Keeper::Nobody && self.served.is_some() && identity(&self.path) == self.served {
+            std::fs::remove_file(&self.path).ok();
+        }
     }
 }
 
@@ -171,17 +227,24 @@ fn handed(path: &Path) -> Result<Option<UnixListener>, Ended> {
     UnixListener::from_std(listener).map(Some).map_err(failed)
 }
 
-/// The control socket, for every local user: who may ask is decided for each connection.
-async fn listen(path: &Path) -> Result<UnixListener, Ended> {
-    let deadline = Instant::now() + DYING_TIME;
-    while UnixStream::connect(path).await.is_ok() {
-        if Instant::now() >= deadline {
-            let message = format!("another bailiwickd answers on \"{}\"", path.display());
-            return Err(Ended::new(ExitStatus::Conflict, message));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// The control socket, for every local user: who may ask is decided for each connection. `patience` is how long another daemon may
+/// take to let go of it.
+async fn listen(path: &Path, patience: Duration) -> Result<UnixListener, Ended> {
     let failed = |error| Ended::failed(&format!("listen on \"{}\"", path.display()), &error);
+    let deadline = Instant::now() + patience;
+    loop {
+        match UnixStream::connect(path).await {
+            // Whether anybody listens is not known, and what somebody listens on must stay.
+            Err(error) if socket::is_want(&error) => return Err(failed(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => break,
+            // It has room for no more, or has just taken us.
+            Ok(_) | Err(_) if Instant::now() >= deadline => {
+                let message = format!("another bailiwickd answers on \"{}\"", path.display());
+                return Err(Ended::new(ExitStatus::Conflict, message));
+            }
+            Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -189,4 +252,104 @@ async fn listen(path: &Path) -> Result<UnixListener, Ended> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
     Ok(listener)
+}
+
+/// Whether nobody listens.
+fn is_nobody(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket() -> (tempfile::TempDir, PathBuf) {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("control/bailiwick.sock");
+        std::fs::create_dir(temp.path().join("control")).expect("makes");
+        (temp, path)
+    }
+
+    async fn is_served(path: &Path, listener: &UnixListener) -> bool {
+        let client = UnixStream::connect(path).await;
+        client.is_ok() && listener.accept().await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_cannot_be_made_again_yet_is_made_later() {
+        let (temp, path) = socket();
+        let _first = listen(&path, Duration::ZERO).await.expect("listens");
+        let mut place = Place::of_our_own(path.clone());
+        assert!(place.look().await.is_none(), "it is there");
+        std::fs::rename(temp.path().join("control"), temp.path().join("gone")).expect("moves");
+        for _ in 0..2 {
+            assert!(place.look().await.is_none(), "there is no directory");
+        }
+        std::fs::create_dir(temp.path().join("control")).expect("makes");
+        let again = place.look().await.expect("made again");
+        assert!(is_served(&path, &again).await && place.look().await.is_none());
+        place.leave();
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_another_is_neither_taken_nor_removed() {
+        let (_temp, path) = socket();
+        let _first = listen(&path, Duration::ZERO).await.expect("listens");
+        let mut place = Place::of_our_own(path.clone());
+        std::fs::remove_file(&path).expect("removes");
+        let other = UnixListener::bind(&path).expect("binds");
+        for _ in 0..2 {
+            assert!(place.look().await.is_none());
+        }
+        let leaves = Place { path: path.clone(), served: place.served, keeper: place.keeper, told: None };
+        leaves.leave();
+        assert!(is_served(&path, &other).await);
+        // It goes, and leaves its file.
+        drop(other);
+        let again = place.look().await.expect("made again");
+        assert!(is_served(&path, &again).await);
+    }
+
+    #[tokio::test]
+    async fn what_the_manager_keeps_is_not_removed_and_found_lost_by_the_next() {
+        let (_temp, path) = socket();
+        let managers = listen(&path, Duration::ZERO).await.expect("listens");
+        let mut place = Place::of_the_manager(path.clone()).await;
+        assert!(place.look().await.is_none());
+        std::fs::remove_file(&path).expect("removes");
+        let again = place.look().await.expect("made again");
+        assert!(is_served(&path, &again).await);
+        place.leave();
+        drop(again);
+        assert!(path.exists());
+        // The manager hands the same descriptor to the next daemon.
+        let mut place = Place::of_the_manager(path.clone()).await;
+        let again = place.look().await.expect("made again at once");
+        assert!(is_served(&path, &again).await);
+        drop(managers);
+    }
+
+    /// Set for this test run once more, in a process that nothing else needs descriptors of.
+    const INSIDE: &str = "BAILIWICK_TEST_WITHOUT_DESCRIPTORS";
+
+    #[tokio::test]
+    async fn without_descriptors_the_socket_of_another_stays() {
+        if std::env::var_os(INSIDE).is_none() {
+            let again = std::env::current_exe().expect("this program");
+            let mut command = std::process::Command::new("prlimit");
+            let name = "service::tests::without_descriptors_the_socket_of_another_stays";
+            command.arg("--nofile=64").arg(again).args(["--exact", name]).env(INSIDE, "1");
+            let output = command.output().expect("runs");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let (_temp, path) = socket();
+        let other = UnixListener::bind(&path).expect("binds");
+        let all: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        assert!(listen(&path, Duration::ZERO).await.is_err());
+        drop(all);
+        assert!(is_served(&path, &other).await);
+    }
 }

@@ -17,31 +17,32 @@ const MAX_ENTRIES: usize = 10_000;
 pub(crate) fn link(lent: &Path, etc: &Path) {
     let mut left = MAX_ENTRIES;
     if let (Ok(from), Ok(etc)) = (file::open_dir(lent), file::open_dir(etc)) {
-        link_below(&from, &etc, lent, 0, &mut left).ok();
+        link_below(&from, &etc, lent, 0, &mut left);
     }
 }
 
-fn link_below(from: &OwnedFd, etc: &OwnedFd, lent: &Path, depth: usize, left: &mut usize) -> io::Result<()> {
-    for name in file::names(file::open_dir_at(from, ".")?)? {
+fn link_below(from: &OwnedFd, etc: &OwnedFd, lent: &Path, depth: usize, left: &mut usize) {
+    let names = file::open_dir_at(from, ".").and_then(file::names);
+    for name in names.unwrap_or_default() {
         if *left == 0 {
-            return Ok(());
+            return;
         }
         *left -= 1;
         let at = lent.join(&name);
         match file::metadata_at(etc, &name) {
+            // One that cannot be made keeps none of the others from being made.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                rustix::fs::symlinkat(&at, etc, &name)?;
+                rustix::fs::symlinkat(&at, etc, &name).ok();
             }
             // The tenant's own: what is in neither is added beside.
             Ok(facts) if facts.kind == FileType::Directory && depth < MAX_DEPTH => {
                 if let (Ok(from), Ok(below)) = (file::open_dir_at(from, &name), file::open_dir_at(etc, &name)) {
-                    link_below(&from, &below, &at, depth + 1, left)?;
+                    link_below(&from, &below, &at, depth + 1, left);
                 }
             }
             _ => {}
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -70,6 +71,35 @@ mod tests {
             assert_eq!(fs::read_to_string(etc.join("magic")).expect("reads"), "own");
             assert!(etc.join("ssl/own").is_dir());
             assert_eq!(fs::read_dir(&outside).expect("reads").count(), 0, "no link is followed");
+        }
+    }
+
+    #[test]
+    fn a_link_that_cannot_be_made_keeps_no_other_from_being_made() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let root = temp.path().canonicalize().expect("real path");
+        let (lent, etc) = (root.join("lent"), root.join("etc"));
+        for name in ["closed", "open", "open/more"] {
+            for dir in [&lent, &etc] {
+                fs::create_dir_all(dir.join(name)).expect("mkdir");
+            }
+            fs::write(lent.join(name).join("file"), "host").expect("write");
+        }
+        fs::write(lent.join("zzz"), "host").expect("write");
+        for dir in [&root, &etc, &etc.join("open"), &etc.join("open/more")] {
+            std::os::unix::fs::chown(dir, Some(65_534), None).expect("chown");
+        }
+        let (from, to) = (lent.clone(), etc.clone());
+        let as_somebody = move || {
+            // Of this thread alone: root may write in every directory.
+            let somebody = rustix::fs::Uid::from_raw(65_534);
+            rustix::thread::set_thread_res_uid(somebody, somebody, somebody).expect("another user");
+            link(&from, &to);
+        };
+        std::thread::spawn(as_somebody).join().expect("links");
+        assert!(!etc.join("closed/file").exists());
+        for name in ["open/file", "open/more/file", "zzz"] {
+            assert_eq!(fs::read_link(etc.join(name)).expect(name), lent.join(name));
         }
     }
 }

@@ -171,7 +171,7 @@ fn serve(listener: &OwnedFd, reserve: &mut Reserve, sessions: &mut Vec<Session>)
     let connection = match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
         Ok(connection) => connection,
         Err(error) => {
-            if Reserve::is_wanted(&error.into()) && !reserve.turn_away(listener) {
+            if socket::is_want(&error.into()) && !reserve.turn_away(listener) {
                 std::thread::sleep(PAUSE);
             }
             return;

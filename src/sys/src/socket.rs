@@ -130,6 +130,13 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], max_fds: usize) -> io::Resu
     Ok((message.bytes, fds))
 }
 
+/// Whether a call failed for want of descriptors or memory of this process or of the host: not for good, and no doing of
+/// whoever is at the other end.
+#[must_use]
+pub fn is_want(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// A descriptor kept back for whoever accepts connections. When the process, or the host, has no more descriptors, `accept(2)`
 /// fails and leaves the connection in the queue: its client waits for ever, and a loop that waits for the queue spins. With
 /// the one that is kept back the connection is taken and closed, and its client hears an end.
@@ -143,12 +150,6 @@ impl Reserve {
         let mut reserve = Self(None);
         reserve.keep(listener);
         reserve
-    }
-
-    /// Whether `accept(2)` failed for want of descriptors or memory, and not for good.
-    #[must_use]
-    pub fn is_wanted(error: &io::Error) -> bool {
-        matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
     }
 
     /// Takes the next connection and closes it. `false` when even that cannot be done: then a pause is due.

@@ -94,6 +94,14 @@ fn device_of_pipes() -> io::Result<u64> {
     Ok(*DEVICE.get_or_init(|| device))
 }
 
+/// How many bytes of a pipe or a terminal wait to be read.
+///
+/// # Errors
+/// What `ioctl(2)` says to `FIONREAD`.
+pub fn unread(fd: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::io::ioctl_fionread(fd)?)
+}
+
 /// Whether two descriptors lead to the same terminal, file or device.
 ///
 /// # Errors
@@ -130,6 +138,16 @@ mod tests {
         let (mut reader, _writer) = io::pipe().expect("pipe");
         never_block(&reader).expect("fionbio");
         assert_eq!(reader.read(&mut [0]).expect_err("empty").kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_waits_in_a_pipe_is_counted() {
+        let (mut reader, mut writer) = io::pipe().expect("pipe");
+        assert_eq!(unread(&reader).expect("fionread"), 0);
+        writer.write_all(b"hello").expect("writes");
+        assert_eq!(unread(&reader).expect("fionread"), 5);
+        reader.read_exact(&mut [0; 2]).expect("reads");
+        assert_eq!(unread(&reader).expect("fionread"), 3);
     }
 
     #[test]

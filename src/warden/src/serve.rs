@@ -221,7 +221,7 @@ fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -
         Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(None),
         Err(error) => {
             let error = io::Error::from(error);
-            if !Reserve::is_wanted(&error) {
+            if !socket::is_want(&error) {
                 return Err(error);
             }
             if !gate.reserve.turn_away(&gate.listener) {

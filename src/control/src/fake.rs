@@ -1,0 +1,78 @@
+//! For tests: a daemon of a host with one tenant, and a warden that answers what it is told to.
+
+use crate::daemon::Daemon;
+use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::{WARDEN_SOCKET, WardenReply, WardenRequest};
+use std::path::Path;
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+/// What a warden does about a request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Reply(WardenReply),
+    /// It closes the connection, as over a request that it does not know.
+    Close,
+    /// It takes its time.
+    Never,
+}
+
+/// A daemon whose policy has `alice`. Its runtime directory is `run` below the temporary one.
+pub(crate) fn host() -> (TempDir, Arc<Daemon>) {
+    let temp = tempfile::tempdir().expect("makes");
+    let write = |file: &str, text: &str| {
+        let path = temp.path().join(file);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("makes");
+        std::fs::write(path, text).expect("writes");
+    };
+    let (state, run) = (temp.path().join("state"), temp.path().join("run"));
+    write("bailiwick.toml", &format!("state_dir = {state:?}\nruntime_dir = {run:?}\n"));
+    write("plans.d/small.toml", "doors = [\"exec\", \"cron\"]\n");
+    write("tenants.d/alice.toml", "plan = \"small\"\n");
+    std::fs::create_dir(run).expect("makes");
+    let daemon = Daemon::open(temp.path()).expect("is valid");
+    (temp, daemon)
+}
+
+/// Has a warden listen for a daemon.
+pub(crate) fn warden(daemon: &Daemon, answer: impl Fn(WardenRequest) -> Answer + Send + Sync + 'static) {
+    drop(warden_at(&daemon.host().runtime_dir.join(WARDEN_SOCKET), answer));
+}
+
+/// Has a warden listen at a socket, until what is given back is aborted.
+pub(crate) fn warden_at(
+    socket: &Path,
+    answer: impl Fn(WardenRequest) -> Answer + Send + Sync + 'static,
+) -> tokio::task::JoinHandle<()> {
+    let listener = UnixListener::bind(socket).expect("binds");
+    let answer = Arc::new(answer);
+    tokio::spawn(async move {
+        let mut all = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = Arc::clone(&answer);
+            all.spawn(async move { serve(stream, &*answer).await });
+        }
+    })
+}
+
+async fn serve(mut stream: UnixStream, answer: &(impl Fn(WardenRequest) -> Answer + Sync)) {
+    let mut decoder = Decoder::new(MAX_REQUEST);
+    let mut buffer = vec![0; 4096];
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(len @ 1..) => decoder.push(&buffer[..len]),
+            _ => return,
+        }
+        while let Some(request) = decoder.next().expect("valid") {
+            match answer(request) {
+                Answer::Reply(reply) => {
+                    stream.write_all(&encode(&reply, MAX_REPLY).expect("small")).await.expect("writes");
+                }
+                Answer::Close => return,
+                Answer::Never => std::future::pending().await,
+            }
+        }
+    }
+}
