@@ -1,9 +1,13 @@
 //! Every step of a start is made to fail and made to end the process: nothing may be left behind, and the next start
 //! must work.
 
+use bailiwick_proto::frame::{MAX_REQUEST, encode};
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
 use bailiwick_tests::{Host, name, profiles, stage, until};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Duration;
 
 /// The steps, as the program itself lists them: a new step is covered the day it is written.
 fn steps() -> Vec<String> {
@@ -32,7 +36,7 @@ fn settled(host: &Host) -> usize {
     let count = || std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("fds").count();
     let mut last = count();
     loop {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         let now = count();
         if now == last {
             return now;
@@ -85,5 +89,34 @@ fn a_process_that_is_killed_at_any_step_leaves_nothing() {
         host.kill();
     }
     host.start_warden();
+    works(&host);
+}
+
+#[test]
+fn a_child_that_does_not_end_has_nothing_of_the_warden_that_was_killed() {
+    let mut host = Host::with_failpoints();
+    host.declare("alice", "web");
+    host.start_warden();
+    // As one that the kernel holds up: by then it has taken the tenant's identity.
+    host.write("failpoint", "root wait");
+    let mut asked = UnixStream::connect(host.path("run/warden.sock")).expect("connects");
+    asked.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
+    asked.write_all(&encode(&start(), MAX_REQUEST).expect("small")).expect("writes");
+    let is_another = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+        uid.is_some_and(|uid: u32| host.ids().contains(&uid))
+    };
+    until("the child is on its way", || host.processes().iter().any(is_another));
+    // It alone, not the child.
+    let warden = bailiwick_sys::process::open(host.pid()).expect("opens");
+    bailiwick_sys::process::kill(&warden).expect("kills");
+    host.wait();
+    assert_eq!(asked.read(&mut [0]).expect("an end, and not silence"), 0);
+    assert!(!host.processes().is_empty(), "the child waits still");
+    // Nor the lock.
+    host.write("failpoint", "");
+    host.start_warden();
+    until("it is cleared away", || host.leftovers().is_empty());
     works(&host);
 }

@@ -115,9 +115,10 @@ impl Builder<'_> {
         take(Step::Clone)?;
         let (go_read, go_write) = pipe(Step::Clone)?;
         let (report_read, report_write) = socket::pair().map_err(BuildError::at(Step::Clone))?;
-        let (pid, pidfd) = match self.clone(&groups).map_err(BuildError::at(Step::Clone))? {
+        let keep = sources.iter().flat_map(Sources::all).chain([&go_read, &report_write]).map(AsFd::as_fd);
+        let keep: Vec<_> = keep.collect();
+        let (pid, pidfd) = match self.clone(&groups, &keep).map_err(BuildError::at(Step::Clone))? {
             Cloned::Child => {
-                drop((go_write, report_read));
                 let inside = Inside { plan, sources, go: go_read, report: report_write };
                 inside::run(inside)
             }
@@ -193,12 +194,12 @@ impl Builder<'_> {
 
     /// Makes the child: born in every control group of the tenant, in a user namespace that belongs to the tenant's
     /// first host id. Only the effective ids change, and only around the one call.
-    fn clone(&self, groups: &TenantGroups) -> io::Result<Cloned> {
+    fn clone(&self, groups: &TenantGroups, keep: &[BorrowedFd<'_>]) -> io::Result<Cloned> {
         let _visit = self.groups.visit(groups).map_err(io::Error::other)?;
         let ids = self.plan.ids;
         credential::set_effective_group(ids.root_gid().0)?;
         let cloned = credential::set_effective_user(ids.root_uid().0)
-            .and_then(|()| process::clone_into(ALL_NAMESPACES, Some(groups.jail.as_fd())));
+            .and_then(|()| process::clone_into(ALL_NAMESPACES, Some(groups.jail.as_fd()), keep));
         if let Ok(Cloned::Child) = cloned {
             // The child stays in the tenant's groups, and so must not run the destructor that returns to the warden's.
             std::mem::forget(_visit);

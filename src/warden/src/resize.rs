@@ -9,7 +9,7 @@ use bailiwick_sys::{mount, namespace, process};
 use bailiwick_types::ByteSize;
 use rustix::process::Signal;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,9 +24,8 @@ pub(crate) struct Resizing {
 pub(crate) fn begin(init: u32, sizes: [(&'static str, ByteSize); 2]) -> io::Result<Resizing> {
     let (users, mounts) = (namespace::open(init, "user")?, namespace::open(init, "mnt")?);
     let (report, child_report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    match process::clone_into(0, None)? {
+    match process::clone_into(0, None, &[users.as_fd(), mounts.as_fd(), child_report.as_fd()])? {
         Cloned::Child => {
-            drop(report);
             let resize = || -> io::Result<()> {
                 namespace::enter(&users, namespace::Kind::User)?;
                 namespace::enter(&mounts, namespace::Kind::Mount)?;

@@ -138,8 +138,8 @@ pub(crate) fn reach(_step: Step) -> io::Result<()> {
     Ok(())
 }
 
-/// As above, in a test build: the file that `BAILIWICK_FAILPOINT` names holds `STEP error` or `STEP kill`. It is read at
-/// the first step, because the later ones no longer see the host's files.
+/// As above, in a test build: the file that `BAILIWICK_FAILPOINT` names holds `STEP error`, `STEP kill` or
+/// `STEP wait`, which never ends. It is read at the first step, because the later ones no longer see the host's files.
 #[cfg(feature = "failpoints")]
 pub(crate) fn reach(step: Step) -> io::Result<()> {
     static FAILPOINT: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
@@ -152,7 +152,16 @@ pub(crate) fn reach(step: Step) -> io::Result<()> {
         Some((word, "error")) if word == step.word() => Err(io::Error::other("fail-point")),
         // Not SIGKILL: init of a pid namespace cannot send that to itself. The end is as sudden.
         Some((word, "kill")) if word == step.word() => process::exit_now(137),
+        Some((word, "wait")) if word == step.word() => wait(),
         _ => Ok(()),
+    }
+}
+
+/// As whoever the kernel does not let go on.
+#[cfg(feature = "failpoints")]
+fn wait() -> ! {
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(3600));
     }
 }
 

@@ -19,10 +19,14 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const TENANTS: &str = "tenants";
 const HISTORY: &str = "history";
 const PURGED: &str = ".purged";
+/// How long another warden is waited for, and between two tries: one that was killed may take a while to be gone.
+const LOCK_TIME: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +82,8 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    /// Opens a state directory, makes it if its parent is there, and locks it for as long as this value lives.
+    /// Opens a state directory, makes it if its parent is there, and locks it for as long as this value lives; one that another
+    /// warden has is waited for, for some seconds.
     /// The daemon gets a directory of its own in it, for the history.
     pub(crate) fn open(path: &Path, daemon: DaemonUser) -> Result<Self, StorageError> {
         let error = |source: io::Error| {
@@ -110,7 +115,7 @@ impl Storage {
         if metadata.uid != 0 || metadata.mode & 0o066 != 0 {
             return Err(StorageError::Trust { path: path.to_owned(), uid: metadata.uid, mode: metadata.mode });
         }
-        file::lock(state.as_fd()).map_err(|source| match source.kind() {
+        lock(&state).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => StorageError::Locked { path: path.to_owned() },
             _ => error(source),
         })?;
@@ -258,6 +263,19 @@ impl Storage {
     /// Whether the kernel still charges something to a project: files that are open and have no name any more.
     pub(crate) fn is_charged(&self, project: u32, kind: &QuotaFacts) -> bool {
         *kind == QuotaFacts::Projects && quota::is_charged(&self.state, project)
+    }
+}
+
+/// Locks a state directory, once no other warden has it.
+fn lock(state: &OwnedFd) -> io::Result<()> {
+    let deadline = Instant::now() + LOCK_TIME;
+    loop {
+        match file::lock(state.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            done => return done,
+        }
     }
 }
 
