@@ -164,7 +164,7 @@ impl Storage {
                 continue;
             }
             let fresh = format!(".{}.new", top.path);
-            remove_tree(dir, &fresh)?;
+            Removal::whole(dir, &fresh)?;
             let below = format!("{}/", top.path);
             make(dir.as_fd(), &fresh, top)?;
             let fresh_dir = file::open_dir_at(dir, &fresh)?;
@@ -307,56 +307,6 @@ fn own(fd: impl AsFd, seed: &Seed) -> io::Result<()> {
     rustix::fs::fchown(&fd, Some(Uid::from_raw(seed.owner)), Some(Gid::from_raw(seed.owner)))?;
     // After the owner: a change of owner may take bits away.
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(seed.mode))?)
-}
-
-/// Removes a directory with all that is in it. However deep the tree, two directories are open at a time and no
-/// path grows: a directory's own directories are moved to the top before it is removed.
-fn remove_tree(parent: &OwnedFd, name: &str) -> io::Result<()> {
-    let top = match file::open_dir_at(parent, name) {
-        Ok(top) => top,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let mut moved: u64 = 0;
-    loop {
-        let names = file::names(&top)?;
-        if names.is_empty() {
-            break;
-        }
-        for entry in names {
-            if !is_directory(&top, &entry)? {
-                file::remove_file_at(&top, &entry)?;
-                continue;
-            }
-            let dir = file::open_dir_at(&top, &entry)?;
-            for inner in file::names(&dir)? {
-                if is_directory(&dir, &inner)? {
-                    moved += 1;
-                    // A tenant's own name of this form may be there already: then the next number is tried.
-                    while let Err(error) = rustix::fs::renameat_with(
-                        &dir,
-                        &inner,
-                        &top,
-                        format!("{moved}"),
-                        rustix::fs::RenameFlags::NOREPLACE,
-                    ) {
-                        if error != rustix::io::Errno::EXIST {
-                            return Err(error.into());
-                        }
-                        moved += 1;
-                    }
-                } else {
-                    file::remove_file_at(&dir, &inner)?;
-                }
-            }
-            file::remove_dir_at(&top, &entry)?;
-        }
-    }
-    file::remove_dir_at(parent, name)
-}
-
-fn is_directory(dir: &OwnedFd, name: impl AsRef<Path>) -> io::Result<bool> {
-    Ok(file::metadata_at(dir, name)?.kind == rustix::fs::FileType::Directory)
 }
 
 #[cfg(test)]
