@@ -28,7 +28,7 @@ use crate::rescue::{RescueError, Rescues};
 use crate::resize::{self, Resizing};
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
 use crate::step::{Step, reach};
-use crate::storage::{Removal, Slice, Storage, StorageError};
+use crate::storage::{Removal, Slice, Storage, StorageError, grave};
 use crate::watch::Watch;
 use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_plan::JailPlan;

@@ -84,6 +84,9 @@ pub enum LedgerError {
     /// It can be read, so there is nothing to rebuild.
     #[error("the ledger \"{FILE}\" is in order; nothing was changed")]
     InOrder,
+    /// Something else was set aside under the same name, and its ids would be forgotten.
+    #[error("the ledger \"{FILE}\" has ids of the purged \"{0}\" already; they stay taken until that is removed")]
+    Buried(String),
     /// No range is left.
     #[error("the pool of ids is used up; lower `ids.first` or purge deleted tenants")]
     Full,
@@ -213,7 +216,7 @@ impl Ledger {
                 self.complained = true;
                 let reason = bailiwick_proto::Failure::new(bailiwick_types::ExitStatus::Failed, &error).message;
                 Some(format!(
-                    "event=ledger-not-written reason={reason:?} until=\"after a restart of the warden now, who was stopped is started again\""
+                    "event=ledger-not-written reason={reason:?} until=\"a restart of the warden now forgets it: who was stopped is started again, and who was purged has ids until that is repeated\""
                 ))
             }
         }
@@ -254,15 +257,17 @@ impl Ledger {
         self.content.tenants.values().map(|entry| entry.index).chain(purged).collect()
     }
 
-    /// The tenant is no more, and its ids stay taken for what was set aside of it, until [`Self::give_back`].
+    /// The tenant is no more, and its ids stay taken for what was set aside of it, until [`Self::give_back`]. On a full disk this is
+    /// known to this process, and written as soon as there is room, which the removal makes: until then the file has the tenant,
+    /// and nobody else its ids.
     pub(crate) fn bury(&mut self, tenant: &TenantName, grave: &str) -> Result<(), LedgerError> {
-        if let Some(entry) = self.content.tenants.remove(tenant) {
-            self.content.purged.insert(grave.to_owned(), entry.index);
-            self.save().inspect_err(|_| {
-                self.content.purged.remove(grave);
-                self.content.tenants.insert(tenant.clone(), entry);
-            })?;
+        let Some(entry) = self.content.tenants.get(tenant) else { return Ok(()) };
+        if self.content.purged.contains_key(grave) {
+            return Err(LedgerError::Buried(grave.to_owned()));
         }
+        self.content.purged.insert(grave.to_owned(), entry.index);
+        self.content.tenants.remove(tenant);
+        self.unwritten = self.save().is_err();
         Ok(())
     }
 
@@ -394,6 +399,9 @@ mod tests {
         assert_ne!(again, a, "the name is free, the ids are not");
         ledger.take_for("b.8", again.first).expect("is no error");
         assert_eq!(ledger.purged().count(), 1, "what a tenant has is not taken from it");
+        let error = ledger.bury(&name("a"), "a.7").unwrap_err();
+        assert!(matches!(&error, LedgerError::Buried(grave) if grave == "a.7"), "{error}");
+        assert_eq!(ledger.ids(&name("a")), Some(again), "nothing was forgotten");
         ledger.give_back("a.7").expect("gives back");
         assert_eq!(ledger.assign(&name("b")).expect("assigns"), a);
         ledger.take_for("c.9", pool.range(5).expect("a range").first).expect("takes");

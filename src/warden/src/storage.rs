@@ -4,6 +4,7 @@
 //! day, but to remove the whole, and the directory that the operator has locked a login for FTP to; neither follows links or mounts, and
 //! removal looks at no name twice.
 
+pub(crate) mod grave;
 mod purge;
 
 pub(crate) use purge::{Removal, Slice};
@@ -14,8 +15,8 @@ use bailiwick_plan::JailPlan;
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_plan::seed::{Kind, Seed};
 use bailiwick_sys::{file, mount};
-use bailiwick_types::{QuotaFacts, TenantName};
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use bailiwick_types::{IdRange, QuotaFacts, TenantName};
+use rustix::fs::{Gid, Mode, OFlags, RenameFlags, Uid};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -236,11 +237,11 @@ impl Storage {
 
     /// Sets all data of a tenant aside, in one step; [`Self::removal`] removes it. `None` when there is none, else the
     /// name that it has from then on. From here on the tenant has no storage.
-    pub(crate) fn bury(&self, tenant: &TenantName) -> io::Result<Option<String>> {
+    pub(crate) fn bury(&self, tenant: &TenantName, ids: Option<IdRange>) -> io::Result<Option<String>> {
         let Ok(metadata) = file::metadata_at(&self.tenants, tenant) else { return Ok(None) };
         let purged = file::ensure_dir_at(&self.state, PURGED, 0o700)?;
-        let grave = format!("{tenant}.{}", metadata.inode);
-        rustix::fs::renameat(&self.tenants, tenant.as_str(), &purged, &grave)?;
+        let grave = ids.map_or_else(|| grave::name_without_ids(tenant, metadata.inode), |ids| grave::name(tenant, ids));
+        rustix::fs::renameat_with(&self.tenants, tenant.as_str(), &purged, &grave, RenameFlags::NOREPLACE)?;
         Ok(Some(grave))
     }
 
