@@ -108,7 +108,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
         let silent: Vec<usize> = (0..).zip(&connections).filter(is_silent).map(|(index, _)| index).collect();
         let mut events = warden.happened(&heard.watched);
         warden.mind_rescues().iter().for_each(|problem| event(problem));
-        warden.mind_ledger().iter().for_each(|problem| event(problem));
+        warden.mind_ledger(Instant::now()).iter().for_each(|problem| event(problem));
         heard.ended.iter().for_each(|tenant| warden.ended(tenant));
         let Progress { replies, events: more, lines } = warden.progress();
         lines.iter().for_each(|line| event(line));
