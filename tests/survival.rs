@@ -6,7 +6,8 @@ use bailiwick_tests::{Host, name, profiles, stage, until};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -295,4 +296,27 @@ fn a_warden_waits_for_one_that_takes_its_time_to_be_gone() {
     });
     host.warden(&WardenRequest::Start { tenant: name("alice") });
     host.warden(&WardenRequest::Stop { tenant: name("alice"), hold: Hold::Keep });
+}
+
+#[test]
+fn a_warden_is_reached_though_an_earlier_one_made_another_socket_than_the_managers() {
+    let mut host = Host::new();
+    let path = host.path("run/warden.sock");
+    std::fs::create_dir(host.path("run")).expect("mkdir");
+    let listener = UnixListener::bind(&path).expect("binds");
+    let is_served = |host: &Host| host.ask(&WardenRequest::Hello).is_ok();
+    host.spawn_warden_with(&listener);
+    until("the manager's socket is served", || is_served(&host));
+    let inode = || std::fs::symlink_metadata(&path).ok().map(|metadata| metadata.ino());
+    let before = inode();
+    // The next one takes over what is not lost.
+    host.kill();
+    host.spawn_warden_with(&listener);
+    until("it is served again", || is_served(&host));
+    assert_eq!(inode(), before, "and is the manager's");
+    std::fs::remove_file(&path).expect("removes");
+    until("another one is made", || is_served(&host));
+    host.kill();
+    host.spawn_warden_with(&listener);
+    until("it is served, by the next warden too", || is_served(&host));
 }

@@ -100,14 +100,15 @@ pub struct Warden {
 }
 
 impl Warden {
-    /// The socket on which requests come: the service manager's, or one that is made here.
+    /// The socket on which requests come: the service manager's, or one that is made here. An earlier warden may have made one in the
+    /// place of the manager's ([`Self::listen_again`]): nobody can reach that any more, though the manager still hands it over.
     ///
     /// # Errors
     /// What `bind(2)` and `listen(2)` say.
     pub fn listener(&mut self) -> io::Result<OwnedFd> {
         match self.listener.take() {
-            Some(listener) => Ok(listener),
-            None => self.runtime.listen(),
+            Some(listener) if self.runtime.is_listened_on() => Ok(listener),
+            _ => self.runtime.listen(),
         }
     }
 
