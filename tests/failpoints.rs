@@ -6,6 +6,7 @@ use bailiwick_proto::{Hold, WardenReply, WardenRequest};
 use bailiwick_tests::{Host, name, profiles, stage, until};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -119,4 +120,56 @@ fn a_child_that_does_not_end_has_nothing_of_the_warden_that_was_killed() {
     host.start_warden();
     until("it is cleared away", || host.leftovers().is_empty());
     works(&host);
+}
+
+/// Something beside the host's own programs that looks like an upgrade of the host; gone with the value.
+struct Installed(PathBuf);
+
+impl Installed {
+    /// Something that each of these jails remembers as not there, by its init.
+    fn new(inits: &[u32]) -> Self {
+        let installed = Self(Path::new("/usr/share").join(format!("bailiwick-test-renewed-{}", std::process::id())));
+        assert!(inits.iter().all(|init| !installed.is_seen_by(*init)));
+        std::fs::write(&installed.0, "of the host\n").expect("writes");
+        installed
+    }
+
+    fn is_seen_by(&self, init: u32) -> bool {
+        Path::new(&format!("/proc/{init}/root{}", self.0.display())).exists()
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+#[test]
+fn a_jail_whose_names_the_kernel_does_not_forget_holds_up_nobody() {
+    let mut host = Host::with_failpoints();
+    host.start_warden();
+    let inits = ["alice", "bob"].map(|tenant| {
+        host.declare(tenant, "web");
+        assert_eq!(host.warden(&WardenRequest::Start { tenant: name(tenant) }), WardenReply::Done);
+        match host.warden(&WardenRequest::Entry { tenant: name(tenant) }) {
+            WardenReply::Entry(Some(entry)) => entry.pid.expect("it runs"),
+            other => panic!("{other:?}"),
+        }
+    });
+    let [alice, bob] = inits;
+    host.write("failpoint", "renew alice");
+    let installed = Installed::new(&inits);
+    until("its neighbour is renewed", || installed.is_seen_by(bob));
+    assert!(!installed.is_seen_by(alice));
+    assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob") }), WardenReply::Done);
+    assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob") }), WardenReply::Done);
+    until("it is told", || host.log().contains("tenant=alice event=not-renewed"));
+    host.write("failpoint", "");
+    until("it is renewed too", || installed.is_seen_by(alice));
+    for tenant in ["alice", "bob"] {
+        let stop = WardenRequest::Stop { tenant: name(tenant), hold: Hold::Keep };
+        assert_eq!(host.warden(&stop), WardenReply::Done);
+    }
+    assert_eq!(host.leftovers(), Vec::<String>::new());
 }

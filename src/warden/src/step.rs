@@ -2,6 +2,7 @@
 
 #[cfg(feature = "failpoints")]
 use bailiwick_sys::process;
+use bailiwick_types::TenantName;
 use std::fmt;
 use std::io;
 
@@ -154,6 +155,21 @@ pub(crate) fn reach(step: Step) -> io::Result<()> {
         Some((word, "kill")) if word == step.word() => process::exit_now(137),
         Some((word, "wait")) if word == step.word() => wait(),
         _ => Ok(()),
+    }
+}
+
+/// Marks that a child is about to renew a jail. In a test build it never ends where the fail-point file says `renew TENANT`.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn reach_renewal(_tenant: &TenantName) {}
+
+/// As above, in a test build.
+#[cfg(feature = "failpoints")]
+pub(crate) fn reach_renewal(tenant: &TenantName) {
+    let path = std::env::var_os("BAILIWICK_FAILPOINT");
+    let failpoint = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    if failpoint.trim().strip_prefix("renew ") == Some(tenant.as_str()) {
+        wait();
     }
 }
 

@@ -113,7 +113,7 @@ enum What {
     /// A process of an FTP server has ended, with those it has started.
     Left { leaving: ftp::Leaving },
     /// File systems in memory have their new size.
-    Resized { tenant: TenantName, resizing: Resizing },
+    Resized { tenant: TenantName, resizing: Helper },
     /// What was set aside of a tenant is gone.
     Purged { tenant: TenantName },
 }
@@ -260,7 +260,7 @@ impl Warden {
     }
 
     /// Has a request wait until file systems in memory have their new size.
-    pub(super) fn await_resize(&mut self, name: &TenantName, resizing: Resizing, ticket: Ticket) {
+    pub(super) fn await_resize(&mut self, name: &TenantName, resizing: Helper, ticket: Ticket) {
         let what = What::Resized { tenant: name.clone(), resizing };
         self.slow.wait(ticket, Instant::now() + RESIZE_TIME, what);
     }
@@ -522,7 +522,7 @@ impl Warden {
     }
 }
 
-fn resized(name: &TenantName, resizing: &Resizing, is_late: bool) -> Option<WardenReply> {
+fn resized(name: &TenantName, resizing: &Helper, is_late: bool) -> Option<WardenReply> {
     let failed = |why: String| {
         let message = format!("cannot give /tmp and /dev/shm of \"{name}\" their size: {why}");
         Some(WardenReply::Failed(Failure::of(ExitStatus::Failed, message)))
