@@ -229,8 +229,8 @@ fn kill(child: &OwnedFd) {
 }
 
 impl Begun {
-    /// Takes what the child has reported so far; whether the pipe has ended. One write that is not larger than a pipe's buffer is
-    /// there as a whole, so nothing is waited for.
+    /// Takes what the child has reported so far; whether its end of the socket is closed, as it is once the child is init or has ended.
+    /// Each report is one small write, which is there as a whole, so nothing is waited for.
     fn hear(&mut self) -> Result<bool, BuildError> {
         while process::readable(&self.report, Duration::ZERO).map_err(BuildError::at(Step::Exec))? {
             let mut text = vec![0; MAX_REPORT];
@@ -241,8 +241,8 @@ impl Begun {
                 return Ok(true);
             }
             if text.is_empty() {
-                let source = io::Error::other("the child did not tell of its domain");
-                return Err(BuildError::new(Step::Confine, "landlock", source));
+                // It tells of its domain, or of why there is none, before it could become init.
+                return Err(BuildError::at(Step::Exec)(silent()));
             }
             let is_word = text[0] == inside::LANDLOCKED && !self.landlock;
             self.landlock |= is_word;
@@ -302,15 +302,18 @@ pub(crate) enum Finished {
     },
 }
 
-/// A child that was killed before its last step is as silent as one that took it: see which program runs.
+/// A child that was killed before its last step is as silent as one that took it: see which program runs. One that has ended runs none.
 fn prove_init(pid: u32, init: &OwnedFd) -> io::Result<()> {
-    let runs = rustix::fs::stat(format!("/proc/{pid}/exe"))?;
+    let runs = match rustix::fs::stat(format!("/proc/{pid}/exe")) {
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => return Err(silent()),
+        runs => runs?,
+    };
     let init = bailiwick_sys::file::metadata(init)?;
-    if (runs.st_dev, runs.st_ino) == (init.device, init.inode) {
-        Ok(())
-    } else {
-        Err(io::Error::other("the child ended without a word"))
-    }
+    if (runs.st_dev, runs.st_ino) == (init.device, init.inode) { Ok(()) } else { Err(silent()) }
+}
+
+fn silent() -> io::Error {
+    io::Error::other("the child ended without a word: it was killed")
 }
 
 fn pipe(step: Step) -> Result<(OwnedFd, OwnedFd), BuildError> {
@@ -340,7 +343,7 @@ fn listener(report: &OwnedFd) -> io::Result<OwnedFd> {
         return Err(io::ErrorKind::TimedOut.into());
     }
     let (_, mut fds) = socket::receive(report, &mut [0], 1)?;
-    fds.pop().ok_or_else(|| io::Error::other("the child ended without a word"))
+    fds.pop().ok_or_else(silent)
 }
 
 /// The failure in what a child reported.
