@@ -1,7 +1,8 @@
 //! Host users: records of the users that sshd logs tenants in as, which `nss-systemd(8)` reads beside the host's own.
 //!
 //! Danger: whoever writes here says who is who on this host. A record gives an id that no process of a jail's ever has; the
-//! name and the id of a user of the host are refused, and what another service has put here is never touched.
+//! name and the id of a user of the host are refused, and what another service has put here is never touched. Users of a directory
+//! service are not asked for: the order of sources keeps them who they are (`docs/doors.md`).
 
 use bailiwick_observe::ObserveError;
 use bailiwick_policy::Host;
