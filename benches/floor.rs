@@ -7,6 +7,7 @@ use rustix::process::{Pid, WaitOptions};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// The first argument that asks for it.
@@ -15,9 +16,8 @@ pub(crate) const VERB: &str = "floor";
 /// Runs a program below `root` in namespaces of its own and waits for its end.
 pub(crate) fn run(root: &str, program: &str, first_id: u32) -> io::Result<()> {
     let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let pid = match process::clone_into(ALL_NAMESPACES, None)? {
+    let pid = match process::clone_into(ALL_NAMESPACES, None, &[go_read.as_fd()])? {
         Cloned::Child => {
-            drop(go_write);
             // The end of the pipe is the word that the ids are mapped.
             let read = rustix::io::read(&go_read, &mut [0; 1]);
             let result = read.map_err(io::Error::from).and_then(|_| become_program(root, program));

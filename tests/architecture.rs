@@ -143,3 +143,29 @@ fn what_is_released_ends_at_a_panic_and_at_a_number_that_does_not_fit() {
     assert_eq!(release["panic"].as_str(), Some("abort"));
     assert_eq!(release["overflow-checks"].as_bool(), Some(true));
 }
+
+/// The settings of a unit, in order.
+fn settings(unit: &str) -> Vec<(String, String)> {
+    let path = root().join("systemd").join(unit);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// Decision 9: where controllers are on version 1, tenants' groups lie below the warden's own.
+#[test]
+fn the_wardens_unit_bounds_no_control_group() {
+    /// What `systemd.resource-control(5)` writes into a group as a limit or a share; devices are all jails' to have refused.
+    const OF_GROUPS: &[&str] =
+        &["Memory", "CPU", "StartupCPU", "IO", "StartupIO", "BlockIO", "Allowed", "StartupAllowed", "ManagedOOM"];
+    let found = settings("bailiwick-warden.service");
+    for (key, value) in &found {
+        let is_bound = OF_GROUPS.iter().any(|prefix| key.starts_with(prefix)) && key != "MemoryDenyWriteExecute";
+        assert!(!is_bound, "{key}={value} would bound all tenants together");
+    }
+    for unit in ["bailiwick-warden.service", "bailiwick-jails.service"] {
+        let tasks: Vec<_> = settings(unit).into_iter().filter(|(key, _)| key == "TasksMax").collect();
+        // The manager has a default of its own.
+        assert_eq!(tasks, [("TasksMax".to_owned(), "infinity".to_owned())], "{unit}");
+    }
+}

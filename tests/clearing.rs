@@ -258,6 +258,85 @@ fn what_an_earlier_warden_set_aside_keeps_the_ids_that_its_tenant_has() {
 }
 
 #[test]
+fn a_purge_on_a_full_disk_makes_room_and_is_whole() {
+    // Dropped after the host, which must be able to read what is on it when the test fails.
+    let pool;
+    let mut host = Host::new();
+    pool = Pool::for_state_of(&host, "64M", &["mkfs.ext4", "-q"]);
+    host.declare("alice", "web");
+    host.start_warden();
+    assert_eq!(host.warden(&start("alice")), WardenReply::Done);
+    assert_eq!(host.warden(&stop("alice")), WardenReply::Done);
+    let ids = ledger(&host)["tenants"]["alice"]["index"].clone();
+    // Something set aside before made the place.
+    std::fs::create_dir(host.path("state/.purged")).expect("mkdir");
+    let mut fill = std::fs::File::create(host.path("state/fill")).expect("creates");
+    let no_room = host.path("state/no-room");
+    until("the ledger cannot be written", || {
+        for size in [1 << 20, 4096, 1] {
+            while fill.write_all(&vec![b'x'; size]).is_ok() {}
+        }
+        fill.sync_all().expect("is on the disk");
+        let written = std::fs::File::create(&no_room).and_then(|mut file| {
+            file.write_all(b"x")?;
+            file.sync_all()
+        });
+        std::fs::remove_file(&no_room).ok();
+        written.is_err()
+    });
+    std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
+    assert_eq!(host.warden(&WardenRequest::Purge { tenant: name("alice") }), WardenReply::Done);
+    until("nothing is left", || !host.path("state/.purged").exists());
+    until("the ledger says so", || ledger(&host)["tenants"]["alice"].is_null() && ledger(&host)["purged"].is_null());
+    drop(fill);
+    std::fs::remove_file(host.path("state/fill")).expect("removes");
+    host.declare("bob", "web");
+    assert_eq!(host.warden(&start("bob")), WardenReply::Done);
+    assert_eq!(ledger(&host)["tenants"]["bob"]["index"], ids, "its ids are free");
+    assert_eq!(host.warden(&stop("bob")), WardenReply::Done);
+    host.kill();
+    drop(pool);
+}
+
+#[test]
+fn two_purges_of_one_name_keep_the_ids_of_both() {
+    // Of btrfs, where each tenant's directory has the same inode. Dropped after the host that is on it.
+    let pool = Pool::btrfs();
+    let mut host = Host::within(pool.path());
+    host.start_warden();
+    let mut taken = Vec::new();
+    for round in 0..2 {
+        host.declare("alice", "web");
+        assert_eq!(host.warden(&start("alice")), WardenReply::Done);
+        assert_eq!(host.warden(&stop("alice")), WardenReply::Done);
+        taken.push(ledger(&host)["tenants"]["alice"]["index"].clone());
+        // What holds another subvolume is not removed as a whole.
+        let inner = host.path("state/tenants/alice/home/inner");
+        run("btrfs", &["-q", "subvolume", "create"], &inner);
+        std::mem::forget(Immutable::new(inner.join("stuck")));
+        std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
+        let reply = host.ask(&WardenRequest::Purge { tenant: name("alice") }).expect("an answer");
+        assert!(said(&reply).contains("ids stay taken"), "round {round}: {reply:?}");
+        let purged = ledger(&host)["purged"].clone();
+        let held: Vec<_> = purged.as_object().expect("some").values().cloned().collect();
+        assert_eq!(held, taken, "round {round}: {purged}");
+    }
+    // What was set aside without a row in the ledger has the ids that its name tells.
+    let file = host.path("state/ledger.json");
+    host.kill();
+    let mut lost = ledger(&host);
+    lost.as_object_mut().expect("a ledger").remove("purged");
+    std::fs::write(&file, lost.to_string()).expect("writes");
+    host.start_warden();
+    let held: Vec<_> = ledger(&host)["purged"].as_object().expect("some").values().cloned().collect();
+    assert_eq!(held, taken);
+    drop(Immutable(host.path("state/.purged")));
+    let gone = host.ask(&WardenRequest::Purge { tenant: name("alice") }).expect("an answer");
+    assert!(matches!(gone, WardenReply::Done | WardenReply::GoesOn), "{gone:?}");
+    until("nothing is left", || !host.path("state/.purged").exists() && ledger(&host)["purged"].is_null());
+}
+
+#[test]
 fn a_look_at_all_tenants_opens_nothing_of_a_jail() {
     use rustix::fs::inotify;
     let mut host = Host::new();

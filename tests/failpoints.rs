@@ -1,9 +1,14 @@
 //! Every step of a start is made to fail and made to end the process: nothing may be left behind, and the next start
 //! must work.
 
+use bailiwick_proto::frame::{MAX_REQUEST, encode};
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
 use bailiwick_tests::{Host, name, profiles, stage, until};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// The steps, as the program itself lists them: a new step is covered the day it is written.
 fn steps() -> Vec<String> {
@@ -32,7 +37,7 @@ fn settled(host: &Host) -> usize {
     let count = || std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("fds").count();
     let mut last = count();
     loop {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         let now = count();
         if now == last {
             return now;
@@ -72,7 +77,8 @@ fn a_process_that_is_killed_at_any_step_leaves_nothing() {
         host.write("failpoint", &format!("{step} kill"));
         let answer = host.ask(&start());
         if INSIDE.contains(&step.as_str()) {
-            assert!(matches!(answer, Ok(WardenReply::Failed(_))), "{step}: {answer:?}");
+            let Ok(WardenReply::Failed(failure)) = answer else { panic!("{step}: {answer:?}") };
+            assert!(failure.message.contains("(step \"exec\"): the child ended without a word"), "{step}: {failure}");
             host.kill();
         } else {
             assert!(answer.is_err(), "{step}: {answer:?}");
@@ -95,7 +101,7 @@ fn a_child_that_says_nothing_holds_up_nobody() {
     host.declare("alice", "shell");
     host.declare("bob", "shell");
     host.start_warden();
-    host.write("failpoint", "listener hold");
+    host.write("failpoint", "listener wait");
     std::thread::scope(|scope| {
         let silent = scope.spawn(|| host.ask(&start()));
         until("its child is there", || !host.processes().is_empty());
@@ -117,4 +123,85 @@ fn a_child_that_says_nothing_holds_up_nobody() {
         );
     });
     works(&host);
+}
+
+#[test]
+fn a_child_that_does_not_end_has_nothing_of_the_warden_that_was_killed() {
+    let mut host = Host::with_failpoints();
+    host.declare("alice", "web");
+    host.start_warden();
+    // As one that the kernel holds up: by then it has taken the tenant's identity.
+    host.write("failpoint", "root wait");
+    let mut asked = UnixStream::connect(host.path("run/warden.sock")).expect("connects");
+    asked.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
+    asked.write_all(&encode(&start(), MAX_REQUEST).expect("small")).expect("writes");
+    let is_another = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+        uid.is_some_and(|uid: u32| host.ids().contains(&uid))
+    };
+    until("the child is on its way", || host.processes().iter().any(is_another));
+    // It alone, not the child.
+    let warden = bailiwick_sys::process::open(host.pid()).expect("opens");
+    bailiwick_sys::process::kill(&warden).expect("kills");
+    host.wait();
+    assert_eq!(asked.read(&mut [0]).expect("an end, and not silence"), 0);
+    assert!(!host.processes().is_empty(), "the child waits still");
+    // Nor the lock.
+    host.write("failpoint", "");
+    host.start_warden();
+    until("it is cleared away", || host.leftovers().is_empty());
+    works(&host);
+}
+
+/// Something beside the host's own programs that looks like an upgrade of the host; gone with the value.
+struct Installed(PathBuf);
+
+impl Installed {
+    /// Something that each of these jails remembers as not there, by its init.
+    fn new(inits: &[u32]) -> Self {
+        let installed = Self(Path::new("/usr/share").join(format!("bailiwick-test-renewed-{}", std::process::id())));
+        assert!(inits.iter().all(|init| !installed.is_seen_by(*init)));
+        std::fs::write(&installed.0, "of the host\n").expect("writes");
+        installed
+    }
+
+    fn is_seen_by(&self, init: u32) -> bool {
+        Path::new(&format!("/proc/{init}/root{}", self.0.display())).exists()
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+#[test]
+fn a_jail_whose_names_the_kernel_does_not_forget_holds_up_nobody() {
+    let mut host = Host::with_failpoints();
+    host.start_warden();
+    let inits = ["alice", "bob"].map(|tenant| {
+        host.declare(tenant, "web");
+        assert_eq!(host.warden(&WardenRequest::Start { tenant: name(tenant) }), WardenReply::Done);
+        match host.warden(&WardenRequest::Entry { tenant: name(tenant) }) {
+            WardenReply::Entry(Some(entry)) => entry.pid.expect("it runs"),
+            other => panic!("{other:?}"),
+        }
+    });
+    let [alice, bob] = inits;
+    host.write("failpoint", "renew alice");
+    let installed = Installed::new(&inits);
+    until("its neighbour is renewed", || installed.is_seen_by(bob));
+    assert!(!installed.is_seen_by(alice));
+    assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob") }), WardenReply::Done);
+    assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob") }), WardenReply::Done);
+    until("it is told", || host.log().contains("tenant=alice event=not-renewed"));
+    host.write("failpoint", "");
+    until("it is renewed too", || installed.is_seen_by(alice));
+    for tenant in ["alice", "bob"] {
+        let stop = WardenRequest::Stop { tenant: name(tenant), hold: Hold::Keep };
+        assert_eq!(host.warden(&stop), WardenReply::Done);
+    }
+    assert_eq!(host.leftovers(), Vec::<String>::new());
 }

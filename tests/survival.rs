@@ -5,7 +5,9 @@ use bailiwick_proto::{CONTROL_SOCKET, ControlReply, ControlRequest, Decoder, Hol
 use bailiwick_tests::{Host, name, profiles, stage, until};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -265,4 +267,56 @@ fn when_all_places_are_taken_operators_get_in_and_others_are_told() {
     others.kill().expect("kill");
     others.wait().expect("wait");
     until("a free place", || as_nobody().0 == Some(5));
+}
+
+#[test]
+fn a_warden_waits_for_one_that_takes_its_time_to_be_gone() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start_warden();
+    host.kill();
+    let state = host.path("state");
+    let held = bailiwick_sys::file::open_dir(&state).expect("opens");
+    bailiwick_sys::file::lock(held.as_fd()).expect("locks");
+    let has_it = |pid: &str| {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|path| path == state)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let own = std::process::id().to_string();
+            until("the next one is there", || {
+                let all = std::fs::read_dir("/proc").expect("lists").flatten();
+                let mut names = all.map(|entry| entry.file_name().to_string_lossy().into_owned());
+                names.any(|pid| pid.starts_with(|digit: char| digit.is_ascii_digit()) && pid != own && has_it(&pid))
+            });
+            drop(held);
+        });
+        host.start_warden();
+    });
+    host.warden(&WardenRequest::Start { tenant: name("alice") });
+    host.warden(&WardenRequest::Stop { tenant: name("alice"), hold: Hold::Keep });
+}
+
+#[test]
+fn a_warden_is_reached_though_an_earlier_one_made_another_socket_than_the_managers() {
+    let mut host = Host::new();
+    let path = host.path("run/warden.sock");
+    std::fs::create_dir(host.path("run")).expect("mkdir");
+    let listener = UnixListener::bind(&path).expect("binds");
+    let is_served = |host: &Host| host.ask(&WardenRequest::Hello).is_ok();
+    host.spawn_warden_with(&listener);
+    until("the manager's socket is served", || is_served(&host));
+    let inode = || std::fs::symlink_metadata(&path).ok().map(|metadata| metadata.ino());
+    let before = inode();
+    // The next one takes over what is not lost.
+    host.kill();
+    host.spawn_warden_with(&listener);
+    until("it is served again", || is_served(&host));
+    assert_eq!(inode(), before, "and is the manager's");
+    std::fs::remove_file(&path).expect("removes");
+    until("another one is made", || is_served(&host));
+    host.kill();
+    host.spawn_warden_with(&listener);
+    until("it is served, by the next warden too", || is_served(&host));
 }

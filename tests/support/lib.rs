@@ -356,6 +356,22 @@ impl Host {
         self.wait_for("run/warden.sock");
     }
 
+    /// Starts the warden alone with a socket of the service manager's (`sd_listen_fds(3)`), and does not wait for it.
+    pub fn spawn_warden_with(&mut self, listener: &UnixListener) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");
+        let line =
+            "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=warden; exec \"$0\" --config \"$1\" 3<&0 </dev/null";
+        let child = Command::new("sh")
+            .args(["-c", line])
+            .args([self.programs.join("bailiwick-warden"), self.path("etc")])
+            .stdin(std::os::fd::OwnedFd::from(listener.try_clone().expect("dup")))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("sh runs");
+        self.running = Some(child);
+    }
+
     /// Starts the whole service.
     pub fn start(&mut self) {
         self.spawn("bailiwickd", &["--standalone"]);

@@ -490,6 +490,17 @@ fn host_users(group: &str, group_exists: bool, sources: &[String]) -> FeatureRep
         let evidence = format!("the group \"{group}\" does not exist");
         return limited("host-users", evidence, "create it (systemd-sysusers), or set `login_group` in bailiwick.toml");
     }
+    // Of two sources that have a name or a number, the first is believed.
+    let later = sources.iter().position(|source| source == "systemd").map(|at| &sources[at..]).unwrap_or_default();
+    let shadowed: Vec<&str> = bailiwick_observe::directories(later).collect();
+    if !shadowed.is_empty() {
+        let evidence = format!("{evidence}: a tenant's host user comes before users of {}", shadowed.join(" and "));
+        return limited(
+            "host-users",
+            evidence,
+            "put `systemd` last in the row `passwd`, so that users of a directory are never taken for a tenant",
+        );
+    }
     works("host-users", evidence)
 }
 
@@ -705,6 +716,9 @@ mod tests {
         };
         assert_eq!(state(true, &["files", "systemd"]), FeatureState::Works);
         assert_eq!(state(true, &["files"]), FeatureState::Limited);
+        assert_eq!(state(true, &["files", "sss", "systemd"]), FeatureState::Works);
+        assert_eq!(state(true, &["files", "systemd", "[NOTFOUND=return]"]), FeatureState::Works);
+        assert_eq!(state(true, &["files", "systemd", "sss"]), FeatureState::Limited, "its users are hidden");
         assert_eq!(state(false, &["files", "systemd"]), FeatureState::Limited);
     }
 

@@ -11,9 +11,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where the log of the system listens.
 const LOG: &str = "/dev/log";
+/// How long a directory service may take to say which of 256 users it has.
+const DIRECTORY_TIME: Duration = Duration::from_secs(10);
 
 /// The daemon that this configuration names, or named last: beside a wrong line it goes on, and so do the commands.
 pub(crate) fn daemon(config: &Path) -> Result<Daemon, Failure> {
@@ -53,18 +56,29 @@ pub(crate) fn invalid(diagnostics: &[Diagnostic]) -> Failure {
     Failure::of(ExitStatus::Invalid, format!("the configuration is not valid\n{}", problems.trim_end()))
 }
 
-fn machine() -> Result<Machine, Failure> {
+/// What the machine has, with the users of directory services who are called as a tenant with a host user.
+fn machine(config: &Path) -> Result<Machine, Failure> {
     let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot look at the machine: {error}"));
+    let of_users = |error| Failure::new(ExitStatus::Failed, &error);
+    let mut users = bailiwick_observe::user_readings().map_err(of_users)?.users;
+    let tenants = bailiwick_policy::read(config).policy.map(|policy| policy.tenants).unwrap_or_default();
+    let named = tenants.values().filter(|tenant| tenant.has_host_user()).map(|tenant| tenant.name.to_string());
+    let directory = bailiwick_observe::directory_users(&named.collect::<Vec<_>>(), DIRECTORY_TIME).map_err(of_users)?;
+    for service in directory.silent {
+        let what = "whether it has users who are called as tenants is not known";
+        output::complain(&format!("the directory service \"{service}\" of /etc/nsswitch.conf does not answer: {what}"));
+    }
+    users.extend(directory.users);
     Ok(Machine {
         memory: proc::memory().map(ByteSize).map_err(failed)?,
         tasks: proc::most_tasks().map_err(failed)?,
-        users: bailiwick_observe::user_readings().map_err(|error| Failure::new(ExitStatus::Failed, &error))?.users,
+        users,
     })
 }
 
 /// `bailiwick check`.
 pub(crate) fn check(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
-    let diagnostics = bailiwick_policy::check(config, &machine()?);
+    let diagnostics = bailiwick_policy::check(config, &machine(config)?);
     match form {
         Form::Text => output::complain_raw(&bailiwick_policy::render(&diagnostics)),
         Form::Json => output::print_json(&diagnostics)?,

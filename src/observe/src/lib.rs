@@ -21,7 +21,10 @@ pub use jail::{Census, InitSubject, Subject, in_force, observe_with};
 pub use sight::sights;
 pub use storage::{StorageReadings, Trial, disk_fact, space, storage_readings};
 pub use usage::{Gauge, Meter, Reading};
-pub use user::{SubordinateIds, UserReadings, group_exists, user_exists, user_readings, user_sources};
+pub use user::{
+    DirectoryUsers, SubordinateIds, UserReadings, directories, directory_users, group_exists, user_exists,
+    user_readings, user_sources,
+};
 
 use std::io;
 

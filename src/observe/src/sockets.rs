@@ -10,6 +10,7 @@ use bailiwick_sys::{proc, process, socket};
 use bailiwick_types::{ForeignSocket, MAX_FOREIGN, ProcessFacts, SocketFacts};
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// How long it may take: a thousand times as long as it takes.
@@ -43,8 +44,9 @@ pub(crate) fn sockets(
 fn apart(tell: impl FnOnce() -> io::Result<SocketFacts>) -> io::Result<SocketFacts> {
     let (read, mut write) = io::pipe()?;
     let Some(pid) = process::fork()? else {
-        drop(read);
-        let told = tell().and_then(|facts| write.write_all(written(&facts).as_bytes()));
+        // It may be made to wait: nothing of its parent's is held open by it meanwhile.
+        let told = process::keep_only(&[write.as_fd()]).and_then(|()| tell());
+        let told = told.and_then(|facts| write.write_all(written(&facts).as_bytes()));
         process::exit_now(i32::from(told.is_err()))
     };
     drop(write);

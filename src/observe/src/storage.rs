@@ -231,9 +231,8 @@ fn with_user_namespace<T>(rows: &[[u32; 3]], f: impl FnOnce(u32) -> T) -> io::Re
     const NEW_USER_NAMESPACE: u64 = 0x1000_0000; // CLONE_NEWUSER, linux/sched.h
     const PATIENCE: Duration = Duration::from_secs(10);
     let (ours, theirs) = socket::channel()?;
-    match process::clone_into(NEW_USER_NAMESPACE, None)? {
+    match process::clone_into(NEW_USER_NAMESPACE, None, &[theirs.as_fd()])? {
         Cloned::Child => {
-            drop(ours);
             // Ends when the parent closes its end or has died; whether it was that or time makes no difference.
             drop(process::readable(&theirs, PATIENCE));
             process::exit_now(0)

@@ -2,7 +2,13 @@
 
 use crate::ObserveError;
 use crate::host::text;
+use bailiwick_sys::process;
+use std::io::{self, Read};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The most that a directory service may say of 256 users.
+const MAX_TOLD: usize = 1 << 20;
 
 /// A row of `/etc/subuid` or `/etc/subgid` (`subuid(5)`): ids that a user of the host may map.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +30,79 @@ pub struct UserReadings {
     pub users: Vec<(String, u32)>,
     /// Subordinate ids.
     pub subordinate: Vec<SubordinateIds>,
+}
+
+/// What directory services say of users whom somebody asks for by name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DirectoryUsers {
+    /// Name and number of each that there is.
+    pub users: Vec<(String, u32)>,
+    /// Services that could not be asked, or did not answer in time.
+    pub silent: Vec<String>,
+}
+
+/// Asks every directory service of the host for users of these names: the sources of the row `passwd` in `/etc/nsswitch.conf` but
+/// the host's own file and the records beside it. Each has so much time and no more; so this is nothing for a service.
+///
+/// # Errors
+/// When `/etc/nsswitch.conf` is there but cannot be read.
+pub fn directory_users(names: &[String], time: Duration) -> Result<DirectoryUsers, ObserveError> {
+    let mut found = DirectoryUsers::default();
+    for source in directories(&user_sources()?) {
+        // A few hundred at a time are an argument list of a few KiB.
+        for names in names.chunks(256) {
+            match ask(source, names, time) {
+                Ok(text) => found.users.extend(parse_users(&text)),
+                Err(_) => {
+                    found.silent.push(source.to_owned());
+                    break;
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The directory services among the sources of users, in their order. Actions (`[NOTFOUND=return]`) are none.
+pub fn directories(sources: &[String]) -> impl Iterator<Item = &str> {
+    let is_own = |source: &&str| ["files", "systemd", "compat"].contains(source) || source.contains(['[', ']', '=']);
+    sources.iter().map(String::as_str).filter(move |source| !is_own(source))
+}
+
+/// What one source says of users, by `getent(1)`, as rows of `passwd(5)`.
+fn ask(source: &str, names: &[String], time: Duration) -> io::Result<String> {
+    let mut child = Command::new("getent")
+        .args(["-s", source, "passwd"])
+        .args(names)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let (mut text, mut buffer, deadline) = (Vec::new(), [0; 4096], Instant::now() + time);
+    let mut read = || -> io::Result<()> {
+        let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        while text.len() < MAX_TOLD {
+            if !process::readable(&stdout, deadline.saturating_duration_since(Instant::now()))? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match stdout.read(&mut buffer)? {
+                0 => return Ok(()),
+                len => text.extend_from_slice(&buffer[..len]),
+            }
+        }
+        Err(io::ErrorKind::FileTooLarge.into())
+    };
+    let end = read();
+    if end.is_err() {
+        child.kill().ok();
+    }
+    let status = child.wait()?;
+    end?;
+    // 0 when it found all, 2 when it did not.
+    match status.code() {
+        Some(0 | 2) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        _ => Err(io::Error::other(format!("getent: {status}"))),
+    }
 }
 
 /// Reads the local user database. A file that is not there has no rows.
@@ -68,7 +147,7 @@ fn is_known(database: &str, name: &str) -> bool {
 
 fn unless_missing(path: &str) -> Result<String, ObserveError> {
     match text(path) {
-        Err(ObserveError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(ObserveError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         result => result,
     }
 }
@@ -103,6 +182,21 @@ mod tests {
             rows.iter().map(|row| (row.owner.as_str(), row.first, row.count)).collect::<Vec<_>>(),
             [("alice", 100_000, 65_536), ("1001", 5, 6)]
         );
+    }
+
+    #[test]
+    fn directories_are_what_is_neither_the_hosts_file_nor_its_records() {
+        let sources = ["files", "systemd", "sss", "[NOTFOUND=return]", "ldap", "compat"].map(str::to_owned);
+        assert_eq!(directories(&sources).collect::<Vec<_>>(), ["sss", "ldap"]);
+    }
+
+    #[test]
+    fn a_source_of_users_is_asked_for_names_and_has_so_much_time() {
+        let names = ["root", "no-such-user-here", "daemon"].map(str::to_owned);
+        let time = Duration::from_secs(60);
+        let said = parse_users(&ask("files", &names, time).expect("is asked"));
+        assert_eq!(said, [("root".to_owned(), 0), ("daemon".to_owned(), 1)]);
+        assert!(ask("files", &names, Duration::ZERO).is_err(), "no time");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct Machine {
     pub memory: ByteSize,
     /// How many processes and threads there can be.
     pub tasks: u64,
-    /// The users of the host, with their ids.
+    /// The users of the host, with their ids: all that are its own, and those of directory services who have the name of a tenant.
     pub users: Vec<(String, u32)>,
 }
 
@@ -134,11 +134,20 @@ impl Found<'_> {
                     self.tell(&file, key, problem);
                 }
             }
-            self.tenant(&file, tenant);
+            self.tenant(&file, tenant, machine);
         }
     }
 
-    fn tenant(&mut self, file: &str, tenant: &Tenant) {
+    fn tenant(&mut self, file: &str, tenant: &Tenant, machine: &Machine) {
+        let other = machine.users.iter().find(|(name, _)| name == tenant.name.as_str());
+        if let Some((name, uid)) = other.filter(|_| tenant.has_host_user()) {
+            let problem = Problem::new(format!("the host has a user \"{name}\" already, with the id {uid}"));
+            self.tell(
+                file,
+                "doors",
+                problem.hint("rename the tenant or the user: one of them would be taken for the other"),
+            );
+        }
         if !tenant.services.is_empty() {
             let problem = Problem::new("nothing starts a [[service]] yet");
             self.tell(

@@ -42,11 +42,15 @@ pub enum Cloned {
 }
 
 /// Makes a child in new namespaces and, where a descriptor of one is given, in a control group of the unified
-/// hierarchy, so that not one instruction runs outside it (`clone3(2)`).
+/// hierarchy, so that not one instruction runs outside it (`clone3(2)`). It has the standard streams and the descriptors of
+/// `keep`; all others are closed in it: a child that the kernel does not let end would hold locks, connections and
+/// sockets of a parent that is long gone.
+///
+/// Danger: in the child nothing may use or drop what owned a descriptor that is not kept. It ends by [`execute`] or [`exit_now`].
 ///
 /// # Errors
 /// `EDEADLK` when this process has more than one thread, else what `clone3(2)` says.
-pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>, keep: &[BorrowedFd<'_>]) -> io::Result<Cloned> {
     // The link count of a directory is two and one for each directory in it: here one for each thread.
     if rustix::fs::stat("/proc/self/task")?.st_nlink != 3 {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
@@ -77,7 +81,10 @@ pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>) -> io::Result<
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
     match pid {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Cloned::Child),
+        0 => match keep_only(keep) {
+            Ok(()) => Ok(Cloned::Child),
+            Err(_) => exit_now(1),
+        },
         pid => {
             // SAFETY: the kernel has just put a new descriptor there (CLONE_PIDFD), and nobody else owns it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -294,6 +301,33 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Closes every descriptor but the standard streams and some (`close_range(2)`). For a child that was copied from a larger program:
+/// whatever else it has belongs to owners that it must neither use nor drop.
+///
+/// # Errors
+/// What `close_range(2)` says.
+pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    const FIRST: u32 = 3;
+    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    let mut first = FIRST;
+    for number in kept.into_iter().filter(|number| *number >= FIRST) {
+        if number > first {
+            close_range(first, number - 1)?;
+        }
+        first = number + 1;
+    }
+    close_range(first, libc::c_uint::MAX)
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
+    // SAFETY: that descriptors are closed which have an owner is the contract of `keep_only`: in a process that ends without
+    // running a destructor nobody uses them again.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Puts a copy of an open descriptor at a number and leaves it open over exec. Whatever was at the number is closed,
 /// so a caller may only do this right before it execs or ends.
 ///
@@ -345,7 +379,7 @@ mod tests {
     #[test]
     fn a_process_with_threads_is_not_cloned() {
         // The test runner has more than one thread.
-        let error = clone_into(0, None).unwrap_err();
+        let error = clone_into(0, None, &[]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EDEADLK));
     }
 }

@@ -1,8 +1,8 @@
 //! Makes a jail, step by step, from the outside. What is done inside is in `inside`.
 //!
 //! Danger: between `clone3` and the report of the child there is a process of the tenant's identity that runs our
-//! code. It holds copies of this process's memory, and of its descriptors until it becomes init, those for another jail on its way
-//! among them: no process of the tenant's exists in the new namespaces until init runs, and nobody can look into it before.
+//! code. It holds copies of this process's memory, so nothing that belongs to another tenant may be in scope that a
+//! tenant could reach: no process of the tenant's exists in the new namespaces until init runs.
 
 use crate::groups::{GroupError, Groups, TenantGroups};
 use crate::inside::{self, Inside, Sources};
@@ -21,8 +21,6 @@ use std::time::{Duration, Instant};
 
 /// How long the child may take to become init. Generous: a host under heavy load is slow, not broken.
 const CHILD_TIME: Duration = Duration::from_secs(20);
-/// What is told of a child that has told nothing.
-const WORDLESS: &str = "the child ended without a word";
 /// The most that a child reports.
 const MAX_REPORT: usize = 4096;
 
@@ -129,9 +127,10 @@ impl Builder<'_> {
         take(Step::Clone)?;
         let (go_read, go_write) = pipe(Step::Clone)?;
         let (report_read, report_write) = socket::pair().map_err(BuildError::at(Step::Clone))?;
-        let (pid, pidfd) = match self.clone(&groups).map_err(BuildError::at(Step::Clone))? {
+        let keep = sources.iter().flat_map(Sources::all).chain([&go_read, &report_write]).map(AsFd::as_fd);
+        let keep: Vec<_> = keep.collect();
+        let (pid, pidfd) = match self.clone(&groups, &keep).map_err(BuildError::at(Step::Clone))? {
             Cloned::Child => {
-                drop((go_write, report_read));
                 let inside = Inside { plan, sources, go: go_read, report: report_write };
                 inside::run(inside)
             }
@@ -198,12 +197,12 @@ impl Builder<'_> {
 
     /// Makes the child: born in every control group of the tenant, in a user namespace that belongs to the tenant's
     /// first host id. Only the effective ids change, and only around the one call.
-    fn clone(&self, groups: &TenantGroups) -> io::Result<Cloned> {
+    fn clone(&self, groups: &TenantGroups, keep: &[BorrowedFd<'_>]) -> io::Result<Cloned> {
         let _visit = self.groups.visit(groups).map_err(io::Error::other)?;
         let ids = self.plan.ids;
         credential::set_effective_group(ids.root_gid().0)?;
         let cloned = credential::set_effective_user(ids.root_uid().0)
-            .and_then(|()| process::clone_into(ALL_NAMESPACES, Some(groups.jail.as_fd())));
+            .and_then(|()| process::clone_into(ALL_NAMESPACES, Some(groups.jail.as_fd()), keep));
         if let Ok(Cloned::Child) = cloned {
             // The child stays in the tenant's groups, and so must not run the destructor that returns to the warden's.
             std::mem::forget(_visit);
@@ -233,8 +232,8 @@ fn kill(child: &OwnedFd) {
 }
 
 impl Begun {
-    /// Takes what the child has reported so far; whether the pipe has ended. One write that is not larger than a pipe's buffer is
-    /// there as a whole, so nothing is waited for.
+    /// Takes what the child has reported so far; whether its end of the socket is closed, as it is once the child is init or has ended.
+    /// Each report is one small write, which is there as a whole, so nothing is waited for.
     fn hear(&mut self) -> Result<bool, BuildError> {
         while process::readable(&self.report, Duration::ZERO).map_err(BuildError::at(Step::Exec))? {
             let mut text = vec![0; MAX_REPORT];
@@ -245,8 +244,8 @@ impl Begun {
                 return Ok(true);
             }
             if text.is_empty() {
-                let source = io::Error::other("the child did not tell of its domain");
-                return Err(BuildError::new(Step::Confine, "landlock", source));
+                // It tells of its domain, or of why there is none, before it could become init.
+                return Err(BuildError::at(Step::Exec)(silent()));
             }
             let is_word = text[0] == inside::LANDLOCKED && !self.landlock;
             self.landlock |= is_word;
@@ -342,11 +341,18 @@ pub(crate) enum Finished {
     },
 }
 
-/// A child that was killed before its last step is as silent as one that took it: see which program runs.
+/// A child that was killed before its last step is as silent as one that took it: see which program runs. One that has ended runs none.
 fn prove_init(pid: u32, init: &OwnedFd) -> io::Result<()> {
-    let runs = rustix::fs::stat(format!("/proc/{pid}/exe"))?;
+    let runs = match rustix::fs::stat(format!("/proc/{pid}/exe")) {
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => return Err(silent()),
+        runs => runs?,
+    };
     let init = bailiwick_sys::file::metadata(init)?;
-    if (runs.st_dev, runs.st_ino) == (init.device, init.inode) { Ok(()) } else { Err(io::Error::other(WORDLESS)) }
+    if (runs.st_dev, runs.st_ino) == (init.device, init.inode) { Ok(()) } else { Err(silent()) }
+}
+
+fn silent() -> io::Error {
+    io::Error::other("the child ended without a word: it was killed")
 }
 
 fn pipe(step: Step) -> Result<(OwnedFd, OwnedFd), BuildError> {
@@ -376,7 +382,7 @@ fn listener(report: &OwnedFd) -> Result<OwnedFd, BuildError> {
     let (len, mut fds) = socket::receive(report, &mut text, 1).map_err(BuildError::at(Step::Listener))?;
     match fds.pop() {
         Some(listener) => Ok(listener),
-        None if len == 0 => Err(BuildError::at(Step::Listener)(io::Error::other(WORDLESS))),
+        None if len == 0 => Err(BuildError::at(Step::Listener)(silent())),
         None => Err(failure_in(&text[..len])?),
     }
 }

@@ -18,6 +18,7 @@ use crate::build::{Begun, BuildError, Builder, Finished, Unmade};
 use crate::etc_view::EtcView;
 use crate::ftp;
 use crate::groups::{self, Freezer, Freezing, GroupError, Groups};
+use crate::helper::Helper;
 use crate::host_user::{self, HostUserError, HostUsers};
 use crate::ledger::{Ledger, LedgerError};
 use crate::lowered::DiskNote;
@@ -25,10 +26,10 @@ use crate::manager::{self, Handed};
 use crate::quota::{self, Grace};
 use crate::record::{Record, confinement_digest};
 use crate::rescue::{RescueError, Rescues};
-use crate::resize::{self, Resizing};
+use crate::resize;
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
 use crate::step::{Step, reach};
-use crate::storage::{Removal, Slice, Storage, StorageError};
+use crate::storage::{Removal, Slice, Storage, StorageError, grave};
 use crate::watch::Watch;
 use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_plan::JailPlan;
@@ -102,14 +103,15 @@ pub struct Warden {
 }
 
 impl Warden {
-    /// The socket on which requests come: the service manager's, or one that is made here.
+    /// The socket on which requests come: the service manager's, or one that is made here. An earlier warden may have made one in the
+    /// place of the manager's ([`Self::listen_again`]): nobody can reach that any more, though the manager still hands it over.
     ///
     /// # Errors
     /// What `bind(2)` and `listen(2)` say.
     pub fn listener(&mut self) -> io::Result<OwnedFd> {
         match self.listener.take() {
-            Some(listener) => Ok(listener),
-            None => self.runtime.listen(),
+            Some(listener) if self.runtime.is_listened_on() => Ok(listener),
+            _ => self.runtime.listen(),
         }
     }
 

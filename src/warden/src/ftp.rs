@@ -126,7 +126,7 @@ fn directory(
 
 /// A mount namespace that belongs to the host, so that nobody inside can change it.
 fn mount_namespace(home: &OwnedFd, passwd: &str) -> io::Result<OwnedFd> {
-    namespace_of_child(MOUNT_NAMESPACE, "mnt", || make_root(home, passwd), |_| Ok(()))
+    namespace_of_child(MOUNT_NAMESPACE, "mnt", Some(home), || make_root(home, passwd), |_| Ok(()))
 }
 
 /// A user namespace that nobody is ever in: the map of the directory.
@@ -137,21 +137,23 @@ fn mapping(ids: IdRange) -> io::Result<OwnedFd> {
         }
         Ok(())
     };
-    namespace_of_child(USER_NAMESPACE, "user", || Ok(()), map)
+    namespace_of_child(USER_NAMESPACE, "user", None, || Ok(()), map)
 }
 
 /// A namespace that a child makes, and does its part in, and that is held when the child ends. `outside` is done to it before that.
+/// The child has one descriptor of ours at the most.
 fn namespace_of_child(
     flag: u64,
     kind: &str,
+    held: Option<&OwnedFd>,
     inside: impl FnOnce() -> io::Result<()>,
     outside: impl FnOnce(u32) -> io::Result<()>,
 ) -> io::Result<OwnedFd> {
     let (done, child_done) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (child_go, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let (pid, pidfd) = match process::clone_into(flag, None)? {
+    let keep: Vec<_> = [&child_done, &child_go].into_iter().chain(held).map(AsFd::as_fd).collect();
+    let (pid, pidfd) = match process::clone_into(flag, None, &keep)? {
         Cloned::Child => {
-            drop((done, go));
             let made =
                 inside().err().map_or(0, |error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()));
             // If the warden is gone, nobody waits for it.

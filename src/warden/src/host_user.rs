@@ -1,20 +1,25 @@
 //! Host users: records of the users that sshd logs tenants in as, which `nss-systemd(8)` reads beside the host's own.
 //!
 //! Danger: whoever writes here says who is who on this host. A record gives an id that no process of a jail's ever has; the
-//! name and the id of a user of the host are refused, and what another service has put here is never touched.
+//! name and the id of a user of the host are refused, and what another service has put here is never touched. Users of a directory
+//! service are not asked for: the order of sources keeps them who they are (`docs/doors.md`).
 
 use bailiwick_observe::ObserveError;
 use bailiwick_policy::Host;
 use bailiwick_sys::file;
 use bailiwick_types::{HostUid, TenantName};
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Whose records are ours (the field `service` of a JSON user record).
 const SERVICE: &str = "bailiwick";
+/// Where the ids of host users have a file each in the runtime directory: systemd starts no manager for who has one
+/// (`user@.service.d/60-bailiwick.conf`). Records beside ours look alike; these are ours alone.
+const MARKS: &str = "host-users";
 /// The program that sshd runs for them, whatever they want.
 const SHELL: &str = "/usr/bin/bailiwick-shell";
 /// A record of ours has some hundred bytes.
@@ -57,6 +62,8 @@ pub enum HostUserError {
 #[derive(Debug)]
 pub(crate) struct HostUsers {
     path: PathBuf,
+    marks: OwnedFd,
+    marks_path: PathBuf,
     group: String,
     gid: Option<u32>,
     /// Those that are in place, and as they should be.
@@ -69,9 +76,27 @@ impl HostUsers {
     pub(crate) fn open(host: &Host) -> Result<Self, HostUserError> {
         let gid = host.login_group.parse().ok();
         let gid = gid.or_else(|| users::get_group_by_name(&host.login_group).map(|group| group.gid()));
-        let mut all = Self { path: host.user_records(), group: host.login_group.clone(), gid, known: BTreeMap::new() };
+        let marks_path = host.runtime_dir.join(MARKS);
+        let marks = file::open_dir(&host.runtime_dir).and_then(|dir| file::ensure_dir_at(&dir, MARKS, 0o700));
+        let marks = marks.map_err(|source| HostUserError::File { path: marks_path.clone(), source })?;
+        let (path, group) = (host.user_records(), host.login_group.clone());
+        let mut all = Self { path, marks, marks_path, group, gid, known: BTreeMap::new() };
+        all.take_up()?;
+        // A warden that was killed leaves marks without records, and one of an earlier version records without marks.
+        let wanted: BTreeSet<String> = all.known.values().map(ToString::to_string).collect();
+        for mark in file::names(&all.marks).map_err(all.at_mark())? {
+            if mark.to_str().is_none_or(|mark| !wanted.contains(mark)) {
+                file::remove_file_at(&all.marks, &mark).map_err(all.at_mark())?;
+            }
+        }
+        all.known.values().try_for_each(|uid| all.mark(*uid))?;
+        Ok(all)
+    }
+
+    fn take_up(&mut self) -> Result<(), HostUserError> {
+        let all = self;
         let dir = match file::open_dir(&all.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(all),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             dir => dir.map_err(all.at(None))?,
         };
         for name in file::names(&dir).map_err(all.at(None))? {
@@ -86,7 +111,7 @@ impl HostUsers {
                 all.erase(&dir, &tenant, uid)?;
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Whether the record of a tenant's host user is in place.
@@ -111,6 +136,8 @@ impl HostUsers {
             return Err(HostUserError::Foreign(self.path.join(file_name(tenant))));
         }
         let (link, name) = (link_name(uid), file_name(tenant));
+        // Before anybody can log in, and so before systemd is asked for a manager.
+        self.mark(uid)?;
         let write = || -> io::Result<()> {
             file::replace_at(&dir, &name, record(tenant, uid, gid).as_bytes(), 0o644, file::Outlives::Process)?;
             Ok(rustix::fs::symlinkat(&name, &dir, &link)?)
@@ -118,6 +145,7 @@ impl HostUsers {
         write().map_err(|source| {
             // Without its link the record is none that anybody finds by its number.
             drop(file::remove_file_at(&dir, &name));
+            drop(file::remove_file_at(&self.marks, uid.to_string()));
             match source.kind() {
                 io::ErrorKind::AlreadyExists => HostUserError::Foreign(self.path.join(&link)),
                 _ => self.at(Some(&name))(source),
@@ -144,7 +172,18 @@ impl HostUsers {
         if is_linked(dir, tenant, uid) {
             file::remove_file_at(dir, &link).map_err(self.at(Some(&link)))?;
         }
-        file::remove_file_at(dir, &name).map_err(self.at(Some(&name)))
+        file::remove_file_at(dir, &name).map_err(self.at(Some(&name)))?;
+        file::remove_file_at(&self.marks, uid.to_string()).map_err(self.at_mark())
+    }
+
+    fn mark(&self, uid: HostUid) -> Result<(), HostUserError> {
+        let made =
+            file::open_at(&self.marks, uid.to_string(), OFlags::WRONLY | OFlags::CREATE, Mode::from_raw_mode(0o600));
+        made.map(drop).map_err(self.at_mark())
+    }
+
+    fn at_mark(&self) -> impl FnOnce(io::Error) -> HostUserError {
+        |source| HostUserError::File { path: self.marks_path.clone(), source }
     }
 
     /// The directory, which is made when it is not there.
@@ -231,6 +270,7 @@ mod tests {
     use std::fs;
 
     fn host(at: &Path, group: &str) -> Host {
+        fs::create_dir_all(at.join("run")).expect("mkdir");
         let text =
             format!("state_dir = \"{0}/state\"\nruntime_dir = \"{0}/run\"\nlogin_group = \"{group}\"\n", at.display());
         let reading = bailiwick_policy::parse(&[("bailiwick.toml".into(), text)]);
@@ -266,13 +306,34 @@ mod tests {
             (&"alice".into(), &json!(uid), &json!(64_998))
         );
         assert_eq!(fields["shell"], SHELL);
+        let marks = || names(&temp.path().join("run").join(MARKS));
+        assert_eq!(marks(), ["9934464"]);
+        // One of another service has none.
+        std::os::unix::fs::symlink("carol.user", dir.join("7000.user")).expect("symlink");
+        fs::write(dir.join("carol.user"), "{\"userName\":\"carol\",\"uid\":7000,\"service\":\"other\"}")
+            .expect("writes");
+        // What an earlier warden left is put right.
+        for mark in ["9934464", "9934465", "strange"] {
+            let path = temp.path().join("run").join(MARKS).join(mark);
+            fs::remove_file(&path).or_else(|_| fs::write(&path, "")).expect("changes");
+        }
+        drop(HostUsers::open(&host).expect("opens"));
+        assert_eq!(marks(), ["9934464"]);
+        fs::remove_file(dir.join("7000.user")).and_then(|()| fs::remove_file(dir.join("carol.user"))).expect("removes");
         // The next warden knows it; one whose group is another makes it anew.
         let mut users = HostUsers::open(&host).expect("opens");
         assert!(users.has(&alice, uid) && !users.has(&alice, HostUid(1)));
-        assert!(users.remove(&alice).expect("removed") && names(&dir).is_empty());
+        assert!(users.remove(&alice).expect("removed") && names(&dir).is_empty() && marks().is_empty());
         users.make(&alice, uid).expect("made");
         let other = HostUsers::open(&self::host(temp.path(), "64997")).expect("opens");
-        assert!(!other.has(&alice, uid) && names(&dir).is_empty());
+        assert!(!other.has(&alice, uid) && names(&dir).is_empty() && marks().is_empty());
+    }
+
+    #[test]
+    fn systemd_looks_for_the_marks_and_for_nothing_else() {
+        let unit = include_str!("../../../systemd/user@.service.d/60-bailiwick.conf");
+        let conditions: Vec<&str> = unit.lines().filter(|line| line.starts_with("Condition")).collect();
+        assert_eq!(conditions, [format!("ConditionPathExists=!/run/bailiwick/{MARKS}/%i")]);
     }
 
     #[test]

@@ -237,11 +237,8 @@ impl Inside<'_> {
         }
         landlock::restrict(domain.handled, domain.scoped, rules)
             .map_err(|error| at(Step::Confine, "landlock")(error.into()))?;
-        // Of a domain that forbids nothing there is nothing to tell, and the warden takes silence for a jail without one.
-        if domain.handled != 0 || domain.scoped != 0 {
-            rustix::io::write(&self.report, &[LANDLOCKED])
-                .map_err(|error| at(Step::Confine, "landlock")(error.into()))?;
-        }
+        // Every profile has a domain, if one of scopes alone, and the warden takes silence for a failure.
+        rustix::io::write(&self.report, &[LANDLOCKED]).map_err(|error| at(Step::Confine, "landlock")(error.into()))?;
         let program: Vec<(u16, u8, u8, u32)> = seccomp::filter(self.plan.profile)
             .iter()
             .map(|instruction| (instruction.code, instruction.jt, instruction.jf, instruction.k))

@@ -12,10 +12,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 pub(crate) const FILE: &str = "ledger.json";
 /// 10,000 tenants take about 1 MiB.
 const MAX_SIZE: usize = 64 << 20;
+/// Between two tries to write what a full disk has kept from being written.
+const RETRY_TIME: Duration = Duration::from_secs(1);
 
 /// What is on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +87,9 @@ pub enum LedgerError {
     /// It can be read, so there is nothing to rebuild.
     #[error("the ledger \"{FILE}\" is in order; nothing was changed")]
     InOrder,
+    /// Something else was set aside under the same name, and its ids would be forgotten.
+    #[error("the ledger \"{FILE}\" has ids of the purged \"{0}\" already; they stay taken until that is removed")]
+    Buried(String),
     /// No range is left.
     #[error("the pool of ids is used up; lower `ids.first` or purge deleted tenants")]
     Full,
@@ -97,6 +103,8 @@ pub(crate) struct Ledger {
     /// Whether what is known is not all on disk yet: only what the kernel's state can do without for a while.
     unwritten: bool,
     complained: bool,
+    /// When it was tried last to write that.
+    tried: Option<Instant>,
 }
 
 impl Ledger {
@@ -109,7 +117,7 @@ impl Ledger {
             }
             let content =
                 Content::new(pool).map_err(|source| LedgerError::File { verb: "make an identity for", source })?;
-            let ledger = Self { content, dir, unwritten: false, complained: false };
+            let ledger = Self { content, dir, unwritten: false, complained: false, tried: None };
             ledger.save()?;
             return Ok(ledger);
         };
@@ -130,7 +138,7 @@ impl Ledger {
                 return Err(LedgerError::OverlapOfPurged(grave.clone()));
             }
         }
-        Ok(Self { dir, content, unwritten: false, complained: false })
+        Ok(Self { dir, content, unwritten: false, complained: false, tried: None })
     }
 
     /// Writes a ledger of the ids that tenants were found to have, in place of one that is missing or damaged, which is
@@ -155,7 +163,7 @@ impl Ledger {
         content.instance = instance.unwrap_or(content.instance);
         let entry = |index: &u32| Entry { index: *index, held: false, grace: None, disk: None };
         content.tenants = found.iter().map(|(name, index)| (name.clone(), entry(index))).collect();
-        Self { dir, content, unwritten: false, complained: false }.save()
+        Self { dir, content, unwritten: false, complained: false, tried: None }.save()
     }
 
     /// Tells this host's control groups from another's.
@@ -198,11 +206,14 @@ impl Ledger {
         }
     }
 
-    /// Writes what could not be written yet; says so the first time that it cannot, and when it could.
-    pub(crate) fn mind(&mut self) -> Option<String> {
-        if !self.unwritten {
+    /// Writes what could not be written yet, in one try a second at the most: each may take its time on a disk that is full. Says so
+    /// the first time that it cannot, and when it could.
+    pub(crate) fn mind(&mut self, now: Instant) -> Option<String> {
+        let is_soon = |tried: Instant| now.saturating_duration_since(tried) < RETRY_TIME;
+        if !self.unwritten || self.tried.is_some_and(is_soon) {
             return None;
         }
+        self.tried = Some(now);
         match self.save() {
             Ok(()) => {
                 self.unwritten = false;
@@ -213,7 +224,7 @@ impl Ledger {
                 self.complained = true;
                 let reason = bailiwick_proto::Failure::new(bailiwick_types::ExitStatus::Failed, &error).message;
                 Some(format!(
-                    "event=ledger-not-written reason={reason:?} until=\"after a restart of the warden now, who was stopped is started again\""
+                    "event=ledger-not-written reason={reason:?} until=\"a restart of the warden now forgets it: who was stopped is started again, and who was purged has ids until that is repeated\""
                 ))
             }
         }
@@ -254,15 +265,17 @@ impl Ledger {
         self.content.tenants.values().map(|entry| entry.index).chain(purged).collect()
     }
 
-    /// The tenant is no more, and its ids stay taken for what was set aside of it, until [`Self::give_back`].
+    /// The tenant is no more, and its ids stay taken for what was set aside of it, until [`Self::give_back`]. On a full disk this is
+    /// known to this process, and written as soon as there is room, which the removal makes: until then the file has the tenant,
+    /// and nobody else its ids.
     pub(crate) fn bury(&mut self, tenant: &TenantName, grave: &str) -> Result<(), LedgerError> {
-        if let Some(entry) = self.content.tenants.remove(tenant) {
-            self.content.purged.insert(grave.to_owned(), entry.index);
-            self.save().inspect_err(|_| {
-                self.content.purged.remove(grave);
-                self.content.tenants.insert(tenant.clone(), entry);
-            })?;
+        let Some(entry) = self.content.tenants.get(tenant) else { return Ok(()) };
+        if self.content.purged.contains_key(grave) {
+            return Err(LedgerError::Buried(grave.to_owned()));
         }
+        self.content.purged.insert(grave.to_owned(), entry.index);
+        self.content.tenants.remove(tenant);
+        self.unwritten = self.save().is_err();
         Ok(())
     }
 
@@ -394,6 +407,9 @@ mod tests {
         assert_ne!(again, a, "the name is free, the ids are not");
         ledger.take_for("b.8", again.first).expect("is no error");
         assert_eq!(ledger.purged().count(), 1, "what a tenant has is not taken from it");
+        let error = ledger.bury(&name("a"), "a.7").unwrap_err();
+        assert!(matches!(&error, LedgerError::Buried(grave) if grave == "a.7"), "{error}");
+        assert_eq!(ledger.ids(&name("a")), Some(again), "nothing was forgotten");
         ledger.give_back("a.7").expect("gives back");
         assert_eq!(ledger.assign(&name("b")).expect("assigns"), a);
         ledger.take_for("c.9", pool.range(5).expect("a range").first).expect("takes");
@@ -433,6 +449,28 @@ mod tests {
         assert_eq!(std::fs::read(temp.path().join(format!("{FILE}.damaged"))).expect("kept"), b"{");
         let error = Ledger::rebuild(dir(&temp), pool, None, &found).unwrap_err();
         assert!(matches!(error, LedgerError::InOrder), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_known_and_tried_once_a_second() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let mut ledger = Ledger::open(dir(&temp), IdPool::default(), &[]).expect("opens");
+        let ids = ledger.assign(&name("a")).expect("assigns");
+        // No file can be made beside the ledger, as on a full disk.
+        let obstacle = temp.path().join(format!(".{FILE}.new"));
+        std::fs::create_dir_all(obstacle.join("full")).expect("mkdir");
+        let written = || read(&dir(&temp)).expect("reads").expect("a ledger").tenants.len();
+        ledger.bury(&name("a"), "a.7").expect("is known");
+        assert_eq!((ledger.ids(&name("a")), written()), (None, 1));
+        let begin = Instant::now();
+        let at = |after: u64| begin + Duration::from_millis(after);
+        assert!(ledger.mind(at(0)).is_some_and(|line| line.contains("ledger-not-written")));
+        std::fs::remove_dir_all(&obstacle).expect("removes");
+        assert_eq!((ledger.mind(at(999)), written()), (None, 1), "too soon");
+        assert_eq!((ledger.mind(at(1000)), written()), (Some("event=ledger-written".to_owned()), 0));
+        assert_eq!(ledger.mind(at(2000)), None, "once");
+        ledger.give_back("a.7").expect("gives back");
+        assert_eq!(ledger.assign(&name("b")).expect("assigns"), ids);
     }
 
     #[test]

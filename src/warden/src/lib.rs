@@ -9,6 +9,7 @@ mod core;
 mod etc_view;
 mod ftp;
 mod groups;
+mod helper;
 mod host_user;
 mod inside;
 mod ledger;

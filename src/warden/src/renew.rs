@@ -8,16 +8,19 @@
 //!
 //! Danger: the way to a jail's mounts leads through its root, and in `system` a tenant mounts what it likes. It is walked without
 //! following links, by descriptors that read nothing, and what is found there is told to forget names only when it is an
-//! overlay, which loses nothing by it, whoever made it.
+//! overlay, which loses nothing by it, whoever made it. The kernel may take its time with each of these steps, as long as something
+//! below does not answer: a child takes them, and the warden waits for none.
 
 use crate::core::Warden;
+use crate::helper::Helper;
+use crate::step::reach_renewal;
 use bailiwick_plan::mount::HOST_ETC_INSIDE;
 use bailiwick_sys::{file, mount, process};
 use bailiwick_types::TenantName;
 use rustix::fs::{Mode, OFlags};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -39,12 +42,24 @@ const RENEWED: [&str; 2] = ["/usr", HOST_ETC_INSIDE];
 const LOOK: Duration = Duration::from_secs(2);
 /// How often jails are renewed in any case.
 const RENEW: Duration = Duration::from_secs(600);
-/// How many jails are renewed in one turn of the warden's loop.
+/// How many jails are renewed at a time.
 const AT_ONCE: usize = 16;
+/// How long it may take, before it is told that it does not end.
+const TIME: Duration = Duration::from_secs(5);
 /// `linux/magic.h`.
 const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
 
-/// What the host looked like, and which jails have not been renewed since it changed.
+/// A jail that is being renewed.
+#[derive(Debug)]
+struct Renewed {
+    helper: Helper,
+    /// When it should be done.
+    deadline: Instant,
+    /// It was told that it is not, and killed.
+    is_late: bool,
+}
+
+/// What the host looked like, which jails have not been renewed since it changed, and which are being renewed.
 #[derive(Debug, Default)]
 pub(crate) struct Renewal {
     looked: Option<Instant>,
@@ -53,11 +68,12 @@ pub(crate) struct Renewal {
     edition: u64,
     known: BTreeSet<(TenantName, u32)>,
     waiting: BTreeSet<(TenantName, u32)>,
+    at_work: BTreeMap<(TenantName, u32), Renewed>,
 }
 
 impl Renewal {
-    /// Looks at the host when it is time to, and renews the next few jails of those that run. Whether more are waiting.
-    pub(crate) fn go_on(&mut self, warden: &Warden, event: &mut impl FnMut(&str)) -> bool {
+    /// Looks at the host when it is time to, and renews those jails that run, some at a time.
+    pub(crate) fn go_on(&mut self, warden: &Warden, event: &mut impl FnMut(&str)) {
         let now = Instant::now();
         let is_due = |last: Option<Instant>, period| last.is_none_or(|last| now.duration_since(last) >= period);
         let edition = warden.edition_of_etc();
@@ -74,17 +90,58 @@ impl Renewal {
             }
             self.known = running;
         }
-        for _ in 0..AT_ONCE {
-            let Some((tenant, pid)) = self.waiting.pop_first() else { break };
+        self.look_at_work(now, event);
+        self.begin(warden, now, event);
+    }
+
+    /// What becomes readable when a jail was renewed.
+    pub(crate) fn reports(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.at_work.values().map(|renewed| renewed.helper.report().as_fd())
+    }
+
+    fn look_at_work(&mut self, now: Instant, event: &mut impl FnMut(&str)) {
+        self.at_work.retain(|jail, renewed| {
+            let tenant = &jail.0;
+            let mut tell = |why: &str| event(&format!("tenant={tenant} event=not-renewed reason={why:?}"));
+            match renewed.helper.end() {
+                Some(Err(error)) if !renewed.is_late => tell(&error.to_string()),
+                // The kernel has let go of it.
+                Some(_) if renewed.is_late => drop(self.waiting.insert(jail.clone())),
+                Some(_) => {}
+                None => {
+                    if now >= renewed.deadline && !renewed.is_late {
+                        renewed.is_late = true;
+                        renewed.helper.kill();
+                        tell("the kernel does not let go of its files; it is tried again after that");
+                    }
+                    return true;
+                }
+            }
+            false
+        });
+    }
+
+    /// Begins with those that wait. One that the kernel holds up keeps nobody else waiting, and is not begun with again.
+    fn begin(&mut self, warden: &Warden, now: Instant, event: &mut impl FnMut(&str)) {
+        let busy = self.at_work.values().filter(|renewed| !renewed.is_late).count();
+        let next = self.waiting.iter().filter(|jail| !self.at_work.contains_key(jail));
+        let next: Vec<_> = next.take(AT_ONCE.saturating_sub(busy)).cloned().collect();
+        for jail in next {
+            self.waiting.remove(&jail);
+            let (tenant, pid) = &jail;
             // One that has ended meanwhile has nothing to be renewed.
-            if let Some((now, pidfd)) = warden.init_of(&tenant)
-                && now == pid
-                && let Err(error) = renew(pid, pidfd)
-            {
-                event(&format!("tenant={tenant} event=not-renewed reason={:?}", error.to_string()));
+            let Some((_, pidfd)) = warden.init_of(tenant).filter(|(now, _)| now == pid) else { continue };
+            match Helper::begin(&[pidfd], || {
+                reach_renewal(tenant);
+                renew(*pid, pidfd)
+            }) {
+                Ok(helper) => {
+                    let renewed = Renewed { helper, deadline: now + TIME, is_late: false };
+                    self.at_work.insert(jail, renewed);
+                }
+                Err(error) => event(&format!("tenant={tenant} event=not-renewed reason={:?}", error.to_string())),
             }
         }
-        !self.waiting.is_empty()
     }
 }
 
@@ -97,6 +154,7 @@ fn looks() -> Vec<Option<[i64; 4]>> {
     LOOKED_AT.iter().map(look).collect()
 }
 
+/// Runs in a child.
 fn renew(pid: u32, pidfd: BorrowedFd<'_>) -> io::Result<()> {
     // An init that ends meanwhile has no root.
     let root = root(pid);

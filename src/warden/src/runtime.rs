@@ -79,6 +79,15 @@ impl Runtime {
         Ok(own)
     }
 
+    /// Whether somebody listens on the warden's own socket. Whoever is asked so finds a connection that has ended.
+    pub(crate) fn is_listened_on(&self) -> bool {
+        match socket::connect_at_once(Path::new(&path_of(self.dir.as_fd(), WARDEN_SOCKET))) {
+            Ok(_) => true,
+            // Its queue is full.
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Which file the warden's own socket is now; `None` when there is none.
     pub(crate) fn socket(&self) -> Option<(u64, u64)> {
         let stat = rustix::fs::statat(&self.dir, WARDEN_SOCKET, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
@@ -147,14 +156,17 @@ fn give(fd: impl AsFd, uid: Option<u32>, gid: u32, mode: u32) -> io::Result<()> 
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?)
 }
 
-/// Binds a socket in an open directory, for root and one group, and has it listen. The path goes through the descriptor, so
-/// that neither its length nor a swapped directory matters.
+/// A path that goes through a descriptor, so that neither its length nor a swapped directory matters.
+fn path_of(dir: BorrowedFd<'_>, name: &str) -> String {
+    format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())
+}
+
+/// Binds a socket in an open directory, for root and one group, and has it listen.
 fn bind(dir: BorrowedFd<'_>, name: &str, gid: u32, socket: &OwnedFd) -> io::Result<()> {
     file::remove_file_at(dir, name)?;
-    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     // Bound with no permission at all, so that nobody connects before the right ones are set.
     rustix::fs::fchmod(socket, Mode::empty())?;
-    rustix::net::bind(socket, &SocketAddrUnix::new(path.as_str())?)?;
+    rustix::net::bind(socket, &SocketAddrUnix::new(path_of(dir, name).as_str())?)?;
     let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::chownat(dir, name, None, Some(Gid::from_raw(gid)), flags)?;
     rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o660), rustix::fs::AtFlags::empty())?;

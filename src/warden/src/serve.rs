@@ -79,7 +79,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
     let mut socket = warden.socket();
     let mut looked = Instant::now();
     let period = manager::period().map_or(TICK, |period| period.min(TICK));
-    let (mut renewal, mut renews_more) = (Renewal::default(), false);
+    let mut renewal = Renewal::default();
     manager::ready();
     loop {
         if looked.elapsed() >= TICK {
@@ -97,7 +97,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
             }
         }
         gate.closed = gate.closed.filter(|until| Instant::now() < *until);
-        let heard = wait(warden, &gate, &connections, if renews_more { Duration::ZERO } else { period })?;
+        let heard = wait(warden, &gate, &connections, &renewal, period)?;
         manager::alive();
         // Looked at before anything else is done: what the warden itself takes its time for is not held against them.
         let is_silent = |(index, connection): &(usize, &Connection)| {
@@ -108,7 +108,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
         let silent: Vec<usize> = (0..).zip(&connections).filter(is_silent).map(|(index, _)| index).collect();
         let mut events = warden.happened(&heard.watched);
         warden.mind_rescues().iter().for_each(|problem| event(problem));
-        warden.mind_ledger().iter().for_each(|problem| event(problem));
+        warden.mind_ledger(Instant::now()).iter().for_each(|problem| event(problem));
         heard.ended.iter().for_each(|tenant| warden.ended(tenant));
         let Progress { replies, events: more, lines } = warden.progress();
         lines.iter().for_each(|line| event(line));
@@ -144,7 +144,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
         for index in gone.into_iter().rev() {
             connections.remove(index);
         }
-        renews_more = renewal.go_on(warden, &mut event);
+        renewal.go_on(warden, &mut event);
         if heard.new
             && let Some(why) = accept(warden, &mut gate, &mut connections)?
         {
@@ -170,7 +170,13 @@ struct Heard {
     watched: Vec<PollFlags>,
 }
 
-fn wait(warden: &Warden, gate: &Gate, connections: &[Connection], time: Duration) -> io::Result<Heard> {
+fn wait(
+    warden: &Warden,
+    gate: &Gate,
+    connections: &[Connection],
+    renewal: &Renewal,
+    time: Duration,
+) -> io::Result<Heard> {
     let (inits, watched, slow) = (warden.inits(), warden.watched(), warden.slow_fds());
     let time = warden.due().map_or(time, |due| due.saturating_duration_since(Instant::now()).min(time));
     let (flags, time) = match gate.closed {
@@ -191,6 +197,7 @@ fn wait(warden: &Warden, gate: &Gate, connections: &[Connection], time: Duration
     fds.extend(inits.iter().map(|(_, pidfd)| PollFd::from_borrowed_fd(*pidfd, PollFlags::IN)));
     // That one of these has woken the loop is enough: all that is on its way is looked at.
     fds.extend(slow.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+    fds.extend(renewal.reports().map(|report| PollFd::from_borrowed_fd(report, PollFlags::IN)));
     let time =
         Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(time.subsec_nanos()) };
     match rustix::event::poll(&mut fds, Some(&time)) {

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "failpoints")]
 use bailiwick_sys::process;
+use bailiwick_types::TenantName;
 use std::fmt;
 use std::io;
 
@@ -143,8 +144,8 @@ pub(crate) fn reach(_step: Step) -> io::Result<()> {
     Ok(())
 }
 
-/// As above, in a test build: the file that `BAILIWICK_FAILPOINT` names holds `STEP error`, `STEP kill` or `STEP hold`. It is
-/// read at the first step, because the later ones no longer see the host's files.
+/// As above, in a test build: the file that `BAILIWICK_FAILPOINT` names holds `STEP error`, `STEP kill` or
+/// `STEP wait`, which never ends. It is read at the first step, because the later ones no longer see the host's files.
 #[cfg(feature = "failpoints")]
 pub(crate) fn reach(step: Step) -> io::Result<()> {
     static FAILPOINT: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
@@ -157,10 +158,31 @@ pub(crate) fn reach(step: Step) -> io::Result<()> {
         Some((word, "error")) if word == step.word() => Err(io::Error::other("fail-point")),
         // Not SIGKILL: init of a pid namespace cannot send that to itself. The end is as sudden.
         Some((word, "kill")) if word == step.word() => process::exit_now(137),
-        Some((word, "hold")) if word == step.word() => loop {
-            std::thread::park();
-        },
+        Some((word, "wait")) if word == step.word() => wait(),
         _ => Ok(()),
+    }
+}
+
+/// Marks that a child is about to renew a jail. In a test build it never ends where the fail-point file says `renew TENANT`.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn reach_renewal(_tenant: &TenantName) {}
+
+/// As above, in a test build.
+#[cfg(feature = "failpoints")]
+pub(crate) fn reach_renewal(tenant: &TenantName) {
+    let path = std::env::var_os("BAILIWICK_FAILPOINT");
+    let failpoint = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    if failpoint.trim().strip_prefix("renew ") == Some(tenant.as_str()) {
+        wait();
+    }
+}
+
+/// As whoever the kernel does not let go on.
+#[cfg(feature = "failpoints")]
+fn wait() -> ! {
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(3600));
     }
 }
 

@@ -4,6 +4,7 @@
 //! day, but to remove the whole, and the directory that the operator has locked a login for FTP to; neither follows links or mounts, and
 //! removal looks at no name twice.
 
+pub(crate) mod grave;
 mod purge;
 
 pub(crate) use purge::{Removal, Slice};
@@ -14,15 +15,19 @@ use bailiwick_plan::JailPlan;
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_plan::seed::{Kind, Seed};
 use bailiwick_sys::{file, mount};
-use bailiwick_types::{QuotaFacts, TenantName};
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use bailiwick_types::{IdRange, QuotaFacts, TenantName};
+use rustix::fs::{Gid, Mode, OFlags, RenameFlags, Uid};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const TENANTS: &str = "tenants";
 const HISTORY: &str = "history";
 const PURGED: &str = ".purged";
+/// How long another warden is waited for, and between two tries: one that was killed may take a while to be gone.
+const LOCK_TIME: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +83,8 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    /// Opens a state directory, makes it if its parent is there, and locks it for as long as this value lives.
+    /// Opens a state directory, makes it if its parent is there, and locks it for as long as this value lives; one that another
+    /// warden has is waited for, for some seconds.
     /// The daemon gets a directory of its own in it, for the history.
     pub(crate) fn open(path: &Path, daemon: DaemonUser) -> Result<Self, StorageError> {
         let error = |source: io::Error| {
@@ -110,7 +116,7 @@ impl Storage {
         if metadata.uid != 0 || metadata.mode & 0o066 != 0 {
             return Err(StorageError::Trust { path: path.to_owned(), uid: metadata.uid, mode: metadata.mode });
         }
-        file::lock(state.as_fd()).map_err(|source| match source.kind() {
+        lock(&state).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => StorageError::Locked { path: path.to_owned() },
             _ => error(source),
         })?;
@@ -159,7 +165,7 @@ impl Storage {
                 continue;
             }
             let fresh = format!(".{}.new", top.path);
-            remove_tree(dir, &fresh)?;
+            Removal::whole(dir, &fresh)?;
             let below = format!("{}/", top.path);
             make(dir.as_fd(), &fresh, top)?;
             let fresh_dir = file::open_dir_at(dir, &fresh)?;
@@ -231,11 +237,11 @@ impl Storage {
 
     /// Sets all data of a tenant aside, in one step; [`Self::removal`] removes it. `None` when there is none, else the
     /// name that it has from then on. From here on the tenant has no storage.
-    pub(crate) fn bury(&self, tenant: &TenantName) -> io::Result<Option<String>> {
+    pub(crate) fn bury(&self, tenant: &TenantName, ids: Option<IdRange>) -> io::Result<Option<String>> {
         let Ok(metadata) = file::metadata_at(&self.tenants, tenant) else { return Ok(None) };
         let purged = file::ensure_dir_at(&self.state, PURGED, 0o700)?;
-        let grave = format!("{tenant}.{}", metadata.inode);
-        rustix::fs::renameat(&self.tenants, tenant.as_str(), &purged, &grave)?;
+        let grave = ids.map_or_else(|| grave::name_without_ids(tenant, metadata.inode), |ids| grave::name(tenant, ids));
+        rustix::fs::renameat_with(&self.tenants, tenant.as_str(), &purged, &grave, RenameFlags::NOREPLACE)?;
         Ok(Some(grave))
     }
 
@@ -258,6 +264,19 @@ impl Storage {
     /// Whether the kernel still charges something to a project: files that are open and have no name any more.
     pub(crate) fn is_charged(&self, project: u32, kind: &QuotaFacts) -> bool {
         *kind == QuotaFacts::Projects && quota::is_charged(&self.state, project)
+    }
+}
+
+/// Locks a state directory, once no other warden has it.
+fn lock(state: &OwnedFd) -> io::Result<()> {
+    let deadline = Instant::now() + LOCK_TIME;
+    loop {
+        match file::lock(state.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            done => return done,
+        }
     }
 }
 
@@ -289,56 +308,6 @@ fn own(fd: impl AsFd, seed: &Seed) -> io::Result<()> {
     rustix::fs::fchown(&fd, Some(Uid::from_raw(seed.owner)), Some(Gid::from_raw(seed.owner)))?;
     // After the owner: a change of owner may take bits away.
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(seed.mode))?)
-}
-
-/// Removes a directory with all that is in it. However deep the tree, two directories are open at a time and no
-/// path grows: a directory's own directories are moved to the top before it is removed.
-fn remove_tree(parent: &OwnedFd, name: &str) -> io::Result<()> {
-    let top = match file::open_dir_at(parent, name) {
-        Ok(top) => top,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let mut moved: u64 = 0;
-    loop {
-        let names = file::names(&top)?;
-        if names.is_empty() {
-            break;
-        }
-        for entry in names {
-            if !is_directory(&top, &entry)? {
-                file::remove_file_at(&top, &entry)?;
-                continue;
-            }
-            let dir = file::open_dir_at(&top, &entry)?;
-            for inner in file::names(&dir)? {
-                if is_directory(&dir, &inner)? {
-                    moved += 1;
-                    // A tenant's own name of this form may be there already: then the next number is tried.
-                    while let Err(error) = rustix::fs::renameat_with(
-                        &dir,
-                        &inner,
-                        &top,
-                        format!("{moved}"),
-                        rustix::fs::RenameFlags::NOREPLACE,
-                    ) {
-                        if error != rustix::io::Errno::EXIST {
-                            return Err(error.into());
-                        }
-                        moved += 1;
-                    }
-                } else {
-                    file::remove_file_at(&dir, &inner)?;
-                }
-            }
-            file::remove_dir_at(&top, &entry)?;
-        }
-    }
-    file::remove_dir_at(parent, name)
-}
-
-fn is_directory(dir: &OwnedFd, name: impl AsRef<Path>) -> io::Result<bool> {
-    Ok(file::metadata_at(dir, name)?.kind == rustix::fs::FileType::Directory)
 }
 
 #[cfg(test)]

@@ -48,6 +48,11 @@ fn what_cannot_work_is_found_where_it_is_written() {
             "2: nothing starts a [[service]]",
         ),
         ("tenants.d/a.toml", &hash("$6$rounds=999999999$salt$", 86), "4: nobody waits"),
+        (
+            "tenants.d/ldap.toml",
+            "plan = \"small\"\ndoors = [\"ssh\"]\n",
+            "2: the host has a user \"ldap\" already, with the id 10000007",
+        ),
         ("tenants.d/a.toml", &hash("$2y$31$", 53), "4: nobody waits"),
     ];
     for (file, text, golden) in cases {
@@ -55,6 +60,8 @@ fn what_cannot_work_is_found_where_it_is_written() {
         assert!(found.len() == 1 && found[0].starts_with(golden), "{file} {text}: {found:?}");
     }
     assert_eq!(wrong("tenants.d/a.toml", &few), [""; 0]);
+    // Nobody is made for who has no door of sshd's.
+    assert_eq!(wrong("tenants.d/ldap.toml", "plan = \"small\"\ndoors = [\"exec\"]\n"), [""; 0]);
     assert_eq!(wrong("tenants.d/a.toml", &hash("$y$j9T$salt$", 43)), [""; 0]);
     assert_eq!(wrong("bailiwick.toml", "ids.first = 20000000\nstate_dir = \"/srv/bailiwick\"\n"), [""; 0]);
 }

@@ -45,8 +45,8 @@ impl Warden {
     }
 
     /// Writes down what a full disk has kept from being written; says what is new of it.
-    pub(crate) fn mind_ledger(&mut self) -> Option<String> {
-        self.ledger.mind()
+    pub(crate) fn mind_ledger(&mut self, now: Instant) -> Option<String> {
+        self.ledger.mind(now)
     }
 
     /// Takes reserves back in which nobody is any more; says which could not be.

@@ -160,19 +160,23 @@ impl Warden {
         }
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "purge", error);
         self.host_users.remove(name).map_err(|error| failed(&error))?;
+        let ids = self.ledger.ids(name);
         // Before the ledger: what is set aside and has no row there is found by its name (`take_up_graves`).
-        let grave = self.storage.bury(name).map_err(|error| failed(&error))?;
+        let grave = self.storage.bury(name, ids).map_err(|error| failed(&error))?;
         // One that has ids and no data gets a name too, so that both go the same way.
-        let grave = grave.or_else(|| self.ledger.ids(name).map(|ids| format!("{name}.ids-{}", ids.first)));
+        let grave = grave.or_else(|| ids.map(|ids| grave::name(name, ids)));
         if let Some(grave) = grave {
-            self.ledger.bury(name, &grave).map_err(|error| failed(&error))?;
+            let buried = self.ledger.bury(name, &grave);
+            // Whatever came of that: nobody else would remove it.
             self.remove_grave(&grave).map_err(|error| failed(&error))?;
+            buried.map_err(|error| failed(&error))?;
         }
         self.await_purge(name, ticket);
         Ok(None)
     }
 
-    /// Goes on with what an earlier warden set aside. Its ids are those that its tenant has still, or that its disk quota tells.
+    /// Goes on with what an earlier warden set aside. Its ids are those that its name or its disk quota tells, or that its tenant has
+    /// still.
     pub(super) fn take_up_graves(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
         let found = self.storage.graves().unwrap_or_else(|error| {
@@ -184,12 +188,15 @@ impl Warden {
         for grave in all {
             let mut row = Ok(());
             if !known.contains(&grave) {
-                let of_tenant = slow::tenant_of(&grave).parse::<TenantName>().ok();
-                let of_tenant = of_tenant.filter(|name| !self.storage.holds(name) && self.ledger.ids(name).is_some());
-                let dir = self.storage.open_grave(&grave);
-                row = match (of_tenant, dir.and_then(|dir| quota::project(&dir, &self.facts.storage.quota))) {
+                let named = grave::first_id(&grave);
+                let is_its_own = |ids: IdRange| named.is_none_or(|first| first == ids.first);
+                let of_tenant = grave::tenant(&grave).parse::<TenantName>().ok();
+                let of_tenant =
+                    of_tenant.filter(|name| !self.storage.holds(name) && self.ledger.ids(name).is_some_and(is_its_own));
+                let project = || quota::project(&self.storage.open_grave(&grave)?, &self.facts.storage.quota);
+                row = match (of_tenant, named.or_else(project)) {
                     (Some(name), _) => self.ledger.bury(&name, &grave),
-                    (None, Some(project)) => self.ledger.take_for(&grave, project),
+                    (None, Some(first)) => self.ledger.take_for(&grave, first),
                     (None, None) => Ok(()),
                 };
             }
@@ -197,7 +204,7 @@ impl Warden {
             let removed = removed.and_then(|()| self.remove_grave(&grave).map_err(|error| error.to_string()));
             if let Err(why) = removed {
                 problems
-                    .push(format!("tenant={} event=not-purged reason={why:?}", slow::tenant_of(&grave).escape_debug()));
+                    .push(format!("tenant={} event=not-purged reason={why:?}", grave::tenant(&grave).escape_debug()));
             }
         }
         problems

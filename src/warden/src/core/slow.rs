@@ -113,7 +113,7 @@ enum What {
     /// A process of an FTP server has ended, with those it has started.
     Left { leaving: ftp::Leaving },
     /// File systems in memory have their new size.
-    Resized { tenant: TenantName, resizing: Resizing },
+    Resized { tenant: TenantName, resizing: Helper },
     /// What was set aside of a tenant is gone.
     Purged { tenant: TenantName },
 }
@@ -163,15 +163,10 @@ impl Slow {
         });
         let graves = self.removals.iter().filter_map(|(grave, removal)| {
             let stuck = removal.stuck()?;
-            Some(format!("what is left of the purged tenant \"{}\" keeps its ids: {stuck}", tenant_of(grave)))
+            Some(format!("what is left of the purged tenant \"{}\" keeps its ids: {stuck}", grave::tenant(grave)))
         });
         jails.chain(graves).collect()
     }
-}
-
-/// Whose it is what was set aside under a name.
-pub(super) fn tenant_of(grave: &str) -> &str {
-    grave.rsplit_once('.').map_or(grave, |(tenant, _)| tenant)
 }
 
 impl Warden {
@@ -265,7 +260,7 @@ impl Warden {
     }
 
     /// Has a request wait until file systems in memory have their new size.
-    pub(super) fn await_resize(&mut self, name: &TenantName, resizing: Resizing, ticket: Ticket) {
+    pub(super) fn await_resize(&mut self, name: &TenantName, resizing: Helper, ticket: Ticket) {
         let what = What::Resized { tenant: name.clone(), resizing };
         self.slow.wait(ticket, Instant::now() + RESIZE_TIME, what);
     }
@@ -388,7 +383,7 @@ impl Warden {
 
     /// Whether something of a purged tenant is left, and then has it tried again now.
     pub(super) fn hurry_graves(&mut self, name: &TenantName) -> bool {
-        let of_it = |(grave, _): &(&String, &mut Removal)| tenant_of(grave) == name.as_str();
+        let of_it = |(grave, _): &(&String, &mut Removal)| grave::tenant(grave) == name.as_str();
         self.slow.removals.iter_mut().filter(of_it).map(|(_, removal)| removal.hurry()).count() > 0
     }
 
@@ -401,7 +396,7 @@ impl Warden {
         match removal.slice(until) {
             Slice::More => {}
             Slice::Stuck(stuck) if !was_stuck => {
-                let tenant = tenant_of(&grave).escape_debug();
+                let tenant = grave::tenant(&grave).escape_debug();
                 let why = stuck.to_string();
                 progress.lines.push(format!("tenant={tenant} event=not-purged reason={why:?}"));
             }
@@ -411,7 +406,7 @@ impl Warden {
                     let Some(removal) = self.slow.removals.get_mut(&grave) else { return };
                     removal.keep(&why);
                     if !was_stuck && removal.stuck().is_some() {
-                        let tenant = tenant_of(&grave).escape_debug();
+                        let tenant = grave::tenant(&grave).escape_debug();
                         progress.lines.push(format!("tenant={tenant} event=not-purged reason={why:?}"));
                     }
                     return;
@@ -508,14 +503,14 @@ impl Warden {
     }
 
     fn purged(&self, name: &TenantName, is_late: bool) -> Option<WardenReply> {
-        let mut left = self.slow.removals.iter().filter(|(grave, _)| tenant_of(grave) == name.as_str()).peekable();
+        let mut left = self.slow.removals.iter().filter(|(grave, _)| grave::tenant(grave) == name.as_str()).peekable();
         if left.peek().is_none() {
             return Some(WardenReply::Done);
         }
         // One that goes on is due; one that sticks is due later.
         let now = Instant::now();
         if left.all(|(_, removal)| removal.stuck().is_some() && removal.due() > now) {
-            let of_it = self.slow.removals.iter().filter(|(grave, _)| tenant_of(grave) == name.as_str());
+            let of_it = self.slow.removals.iter().filter(|(grave, _)| grave::tenant(grave) == name.as_str());
             let stuck = of_it.filter_map(|(_, removal)| removal.stuck()).map(ToString::to_string).collect::<Vec<_>>();
             let message = format!(
                 "the data of \"{name}\" was set aside, and {}; this is tried again, and its ids stay taken until nothing is left",
@@ -527,7 +522,7 @@ impl Warden {
     }
 }
 
-fn resized(name: &TenantName, resizing: &Resizing, is_late: bool) -> Option<WardenReply> {
+fn resized(name: &TenantName, resizing: &Helper, is_late: bool) -> Option<WardenReply> {
     let failed = |why: String| {
         let message = format!("cannot give /tmp and /dev/shm of \"{name}\" their size: {why}");
         Some(WardenReply::Failed(Failure::of(ExitStatus::Failed, message)))

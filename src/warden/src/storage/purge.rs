@@ -109,6 +109,18 @@ impl Removal {
         })
     }
 
+    /// Removes what is small, at once. Nothing there is no error.
+    pub(crate) fn whole(parent: &OwnedFd, name: &str) -> io::Result<()> {
+        let mut removal = Self::new(parent.try_clone()?, name.to_owned())?;
+        loop {
+            match removal.slice(Instant::now()) {
+                Slice::More => {}
+                Slice::Gone => return Ok(()),
+                Slice::Stuck(stuck) => return Err(io::Error::other(stuck.to_string())),
+            }
+        }
+    }
+
     /// When to go on.
     pub(crate) fn due(&self) -> Instant {
         self.due

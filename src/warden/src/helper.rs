@@ -1,0 +1,74 @@
+//! A child of the warden that does one thing which the kernel may make wait, so that the warden does not.
+
+use bailiwick_sys::process::{self, Cloned};
+use rustix::process::Signal;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// How long the end of a child that was killed is waited for.
+const END_TIME: Duration = Duration::from_millis(50);
+
+/// The child. Killed when the value is dropped.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    report: OwnedFd,
+    child: OwnedFd,
+}
+
+impl Helper {
+    /// Has a child do it, which has no descriptor but those of `keep`.
+    pub(crate) fn begin(keep: &[BorrowedFd<'_>], work: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
+        let (report, child_report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let keep: Vec<_> = keep.iter().copied().chain([child_report.as_fd()]).collect();
+        match process::clone_into(0, None, &keep)? {
+            Cloned::Child => {
+                let errno = work()
+                    .err()
+                    .map_or(0, |error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()));
+                // If the warden is gone, nobody waits for it.
+                rustix::io::write(&child_report, &errno.to_ne_bytes()).ok();
+                process::exit_now(0)
+            }
+            Cloned::Parent { pidfd, .. } => Ok(Self { report, child: pidfd }),
+        }
+    }
+
+    /// What becomes readable when it is done, or has ended without a word.
+    pub(crate) fn report(&self) -> &OwnedFd {
+        &self.report
+    }
+
+    /// What came of it; `None` before.
+    pub(crate) fn end(&self) -> Option<io::Result<()>> {
+        match process::readable(&self.report, Duration::ZERO) {
+            Ok(false) => return None,
+            Ok(true) => {}
+            Err(error) => return Some(Err(error)),
+        }
+        let mut number = [0; size_of::<i32>()];
+        let end = match rustix::io::read(&self.report, &mut number) {
+            Ok(len) if len == number.len() => match i32::from_ne_bytes(number) {
+                0 => Ok(()),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            },
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => Err(error.into()),
+        };
+        Some(end)
+    }
+
+    /// Ends it, which the kernel may put off; [`Self::report`] tells of that too.
+    pub(crate) fn kill(&self) {
+        process::signal(&self.child, Signal::KILL).ok();
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.kill();
+        // It has said its word and ends, or was killed: in either case at once, or it is left to whoever comes after.
+        process::has_ended(&self.child, END_TIME).ok();
+        process::reap(&self.child).ok();
+    }
+}

@@ -1,0 +1,45 @@
+//! Names under which the data of purged tenants is set aside: whose it was, and which ids it has.
+//!
+//! The ids stay taken for as long as anything is left, so no two names are alike. A number of the directory's would not do: each
+//! subvolume of btrfs has the same, and every file system gives those of directories that are gone to new ones. Earlier versions
+//! named them so (`alice.4711`), as is what has no ids; the tenant is told by each form.
+
+use bailiwick_types::{IdRange, TenantName};
+
+const IDS: &str = "ids-";
+
+/// The name for what has ids.
+pub(crate) fn name(tenant: &TenantName, ids: IdRange) -> String {
+    format!("{tenant}.{IDS}{}", ids.first)
+}
+
+/// The name for what no ids are known of.
+pub(crate) fn name_without_ids(tenant: &TenantName, inode: u64) -> String {
+    format!("{tenant}.{inode}")
+}
+
+/// Whose it was.
+pub(crate) fn tenant(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(tenant, _)| tenant)
+}
+
+/// The first of its ids, if its name tells.
+pub(crate) fn first_id(name: &str) -> Option<u32> {
+    name.rsplit_once('.')?.1.strip_prefix(IDS)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_tells_the_tenant_and_the_ids_and_those_of_earlier_versions_the_tenant() {
+        let (alice, ids) = ("alice".parse().expect("a name"), IdRange { first: 10_065_536, count: 65_536 });
+        let name = name(&alice, ids);
+        assert_eq!((tenant(&name), first_id(&name)), ("alice", Some(10_065_536)));
+        for old in ["alice.77".to_owned(), name_without_ids(&alice, 77)] {
+            assert_eq!((tenant(&old), first_id(&old)), ("alice", None));
+        }
+        assert_eq!((tenant("strange"), first_id("alice.ids-"), first_id("alice.ids--1")), ("strange", None, None));
+    }
+}
