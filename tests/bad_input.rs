@@ -422,8 +422,57 @@ fn who_is_suspended_beside_a_wrong_plan_is_suspended() {
     // An error of the tenant's own file is no reason either.
     host.write("etc/tenants.d/bob.toml", "plan = \"web\"\ncolour = 7\n");
     let (status, text) = told(&host, &["suspend", "bob"]);
-    assert!(status == 2 && text.contains("colour"), "{status}: {text}");
+    assert!(status == 7 && text.contains("colour") && text.contains("bob: suspended, but"), "{status}: {text}");
     assert!(host.processes().is_empty(), "{text}");
+}
+
+#[test]
+fn who_has_a_file_that_is_no_toml_is_suspended_too() {
+    let mut host = Host::new();
+    for tenant in ["alice", "bob", "carol"] {
+        host.declare(tenant, "web");
+    }
+    host.start();
+    host.ok(&["apply"]);
+    let file = |tenant: &str| host.path(&format!("etc/tenants.d/{tenant}.toml"));
+    let files = ["alice", "bob", "carol"].map(|tenant| (tenant, file(tenant)));
+    let junk: [&[u8]; 3] = [
+        b"plan = \"web\nstate = \"active\"\n[limits\n",
+        b"\0\xff\x7fELF = [[[\n",
+        b"plan = \"web\"\n<<<<<<< mine\ndoors = [\"exec\"]\n",
+    ];
+    let is_out = |host: &Host, tenant: &str| {
+        let (status, text) = told(host, &["exec", tenant, "--", "true"]);
+        assert!(status == 125 && text.contains("sends spam"), "{tenant}: {status}: {text}");
+    };
+    for ((tenant, file), junk) in files.iter().zip(junk) {
+        std::fs::write(file, junk).expect("writes");
+        let (status, text) = told(&host, &["suspend", tenant, "--reason", "sends spam"]);
+        assert!(status == 7 && text.contains(&format!("{tenant}: suspended, but")), "{status}: {text}");
+        assert!(text.contains(&format!("{tenant}.toml:")), "what is wrong is told: {text}");
+        is_out(&host, tenant);
+    }
+    assert!(host.processes().is_empty());
+    // Over a restart as well.
+    host.end();
+    host.start();
+    files.iter().for_each(|(tenant, _)| is_out(&host, tenant));
+    // Once more is no change, and the way back brings what was in force before.
+    let (bob, carol) = (&files[1].1, &files[2].1);
+    let before = std::fs::read(bob).expect("reads");
+    told(&host, &["suspend", "bob"]);
+    assert_eq!(std::fs::read(bob).expect("reads"), before);
+    told(&host, &["unsuspend", "bob"]);
+    assert_eq!(std::fs::read(bob).expect("reads"), junk[1]);
+    until("bob runs again", || host.cli(&["exec", "bob", "--", "true"]).status.success());
+    // Whoever mends the file has one that says still that it is suspended.
+    let text = std::fs::read_to_string(carol).expect("reads").replace("<<<<<<< mine\n", "");
+    host.write("etc/tenants.d/carol.toml", &text);
+    assert!(!told(&host, &["check"]).1.contains("carol"));
+    told(&host, &["apply"]);
+    is_out(&host, "carol");
+    told(&host, &["unsuspend", "carol"]);
+    until("carol runs again", || host.cli(&["exec", "carol", "--", "true"]).status.success());
 }
 
 #[test]

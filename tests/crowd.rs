@@ -7,10 +7,10 @@ use bailiwick_tests::{Host, name, profiles, until};
 use bailiwick_types::{Door, ExitStatus, Moment, SessionId, SessionRecord};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Gid, Uid};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 const CONTROL: &str = "run/control/bailiwick.sock";
@@ -216,17 +216,87 @@ fn a_socket_that_was_removed_is_made_again() {
     assert_eq!(host.log().matches("socket-made-again").count(), 2, "{}", host.log());
 }
 
+/// Sends a signal to a program that the supervisor has started.
+fn signal(host: &Host, program: &str, signal: &str) -> u32 {
+    let pid = host.program(program);
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill").success());
+    pid
+}
+
+/// A command that waits, without a terminal.
+struct Waiting {
+    child: Child,
+    told: BufReader<ChildStderr>,
+}
+
+impl Waiting {
+    fn new(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("runs");
+        let told = BufReader::new(child.stderr.take().expect("a pipe"));
+        Self { child, told }
+    }
+
+    /// What it says first. It has not ended then.
+    fn first(&mut self) -> String {
+        let mut line = String::new();
+        self.told.read_line(&mut line).expect("reads");
+        assert!(self.child.try_wait().expect("waits").is_none(), "it has ended: {line}");
+        line
+    }
+
+    /// What it says after that, and its exit status.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.told.read_to_string(&mut rest).expect("reads");
+        (self.child.wait().expect("waits").code(), rest)
+    }
+}
+
+const WAITING: &str = "bailiwick: waiting for bailiwickd; \"systemctl status bailiwickd bailiwick-warden\" says how it and the \
+                       warden are\n";
+
 #[test]
-fn a_daemon_that_answers_nobody_is_replaced_without_systemd_too() {
+fn a_daemon_that_answers_nobody_is_waited_for_aloud_and_replaced_without_systemd_too() {
     let host = host();
-    let pid = host.program("bailiwickd");
-    let stopped = Command::new("kill").args(["-STOP", &pid.to_string()]).status();
-    assert!(stopped.expect("kill").success());
+    let pid = signal(&host, "bailiwickd", "-STOP");
+    let exec = host.command(&["exec", "one", "--", "true"]);
+    let mut large = host.command(&["exec", "one"]);
+    // More than a socket takes that nobody reads, in arguments that the kernel takes.
+    large.args(["--", "true"]).args([&"x".repeat(120 << 10), &"y".repeat(120 << 10)]);
+    let mut all = vec![(host.command(&["list"]), 1), (exec, 125), (large, 125)];
+    let mut all: Vec<_> = all.drain(..).map(|(command, status)| (Waiting::new(command), status)).collect();
+    // And when there is no room to wait in.
+    let mut queue = Vec::new();
+    while let Ok(connection) = connect_at_once(&host.path(CONTROL)) {
+        queue.push(connection);
+    }
+    all.push((Waiting::new(host.command(&["status"])), 1));
+    for (waiting, _) in &mut all {
+        assert_eq!(waiting.first(), WAITING);
+    }
     // Whoever waits hears an end, whoever comes after that an answer.
-    drop(host.cli(&["list"]));
+    for (waiting, status) in all {
+        let (ended, rest) = waiting.end();
+        assert_eq!(ended, Some(status), "{rest}");
+        assert!(!rest.contains("waiting") && rest.starts_with("bailiwick: bailiwickd "), "{rest}");
+    }
     until("an answer", || host.cli(&["list"]).status.success());
     assert_ne!(host.program("bailiwickd"), pid);
     assert!(host.log().contains("answers nobody"), "{}", host.log());
+}
+
+#[test]
+fn a_warden_that_answers_nobody_is_waited_for_aloud() {
+    let host = host();
+    signal(&host, "bailiwick-warden", "-STOP");
+    let mut all = [&["list"][..], &["restart", "one"], &["show", "two"]].map(|line| Waiting::new(host.command(line)));
+    for waiting in &mut all {
+        assert_eq!(waiting.first(), WAITING);
+    }
+    signal(&host, "bailiwick-warden", "-CONT");
+    for waiting in all {
+        assert_eq!(waiting.end(), (Some(0), String::new()));
+    }
 }
 
 #[test]

@@ -137,6 +137,37 @@ fn no_door_no_run_and_an_operator_may_end_one() {
     assert!(timers(&host).iter().all(|timer| timer["next"].is_null()));
 }
 
+/// However much it says, and for however long: its log is bounded, tells that, and has the end.
+#[test]
+fn the_log_of_one_run_is_bounded() {
+    const MOST: u64 = (8 << 20) + (4 << 10) + 1024;
+    let loud = "echo first; yes | head -c 20000000; echo; echo last; exit 5";
+    let left = "(trap '' HUP; yes) & echo $! > left; echo said";
+    let host = host(OPEN, &[("loud", "@reboot", loud), ("left", "@reboot", left)]);
+    let dir = format!("/home/{}/.local/state/timers", tenant());
+    let size = |timer: &str| -> u64 { inside(&host, &format!("stat -c %s {dir}/{timer}.log")).parse().unwrap_or(0) };
+    until("it has ended as it wanted", &host, || {
+        timers(&host).iter().any(|timer| timer["timer"] == "loud" && timer["last"]["status"] == 5)
+    });
+    let said = inside(
+        &host,
+        &format!("head -n 2 {dir}/loud.log; grep -a 'cut here' {dir}/loud.log; tail -n 2 {dir}/loud.log"),
+    );
+    let said: Vec<&str> = said.lines().collect();
+    assert!(said.len() == 5 && said[0].ends_with(" loud begins") && said[1] == "first", "{said:?}");
+    assert!(said[2].contains(" loud is cut here: of a run 8 MiB are kept") && said[3] == "last", "{said:?}");
+    assert!(said[4].ends_with(" loud ends with 5"), "{said:?}");
+    assert!(size("loud") > 8 << 20 && size("loud") < MOST, "{}", size("loud"));
+    // What is left in the background says no more than that either, and is not ended.
+    until("it is cut", &host, || inside(&host, &format!("grep -ac 'cut here' {dir}/left.log")) == "1");
+    inside(&host, &format!("kill -9 $(cat /home/{}/left)", tenant()));
+    until("its end is kept", &host, || size("left") > (8 << 20) + (4 << 10));
+    assert!(size("left") < MOST, "{}", size("left"));
+    // The next run has a file of its own.
+    host.ok(&["restart", tenant()]);
+    until("it is put aside", &host, || inside(&host, &format!("ls {dir}")).contains("loud.log.1"));
+}
+
 /// What a command leaves in the background is the jail's business, not the timer's.
 #[test]
 fn a_run_is_over_when_its_command_is() {

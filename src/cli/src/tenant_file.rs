@@ -444,18 +444,43 @@ pub(crate) fn set_state(
 /// Writes the wanted state to a tenant's file, if it does not say so already.
 fn declare(tenants: &Tenants, name: &TenantName, wanted: &Wanted) -> Result<(), Failure> {
     let file = file_of(name);
-    let invalid = |error: &dyn std::fmt::Display| {
-        let path = tenants.path(&file);
-        let stop = match wanted {
-            Wanted::Suspended { .. } => format!("; until it is mended, `bailiwick stop {name}` ends its jail"),
-            Wanted::Active => String::new(),
-        };
-        Failure::of(ExitStatus::Invalid, format!("cannot change \"{}\": {error}{stop}", path.display()))
+    let before = tenants.read(&file).map_err(|mut failure| {
+        if matches!(wanted, Wanted::Suspended { .. }) {
+            failure.message.push_str(&format!("; `bailiwick stop {name}` ends its jail"));
+        }
+        failure
+    })?;
+    let before = before.ok_or_else(|| no_tenant(name))?;
+    match std::str::from_utf8(&before).ok().and_then(|text| Some((text, edited(text, wanted).ok()?))) {
+        Some((before, after)) if after == before => Ok(()),
+        Some((_, after)) => tenants.install(name, &after),
+        // It reads as a tenant neither before nor after this, and is believed all the same.
+        None => tenants.write(&file, &edited_lines(&before, wanted)),
+    }
+}
+
+/// The same of a file that is no TOML: the lines for the state stand first, where whatever else is in the file does not keep them from
+/// being read, and what stood there of it before the first header is gone.
+fn edited_lines(before: &[u8], wanted: &Wanted) -> Vec<u8> {
+    let is_of = |key: &str, line: &[u8]| {
+        line.trim_ascii_start()
+            .strip_prefix(key.as_bytes())
+            .is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
     };
-    let before = tenants.read(&file)?.ok_or_else(|| no_tenant(name))?;
-    let before = String::from_utf8(before).map_err(|error| invalid(&error))?;
-    let after = edited(&before, wanted).map_err(|error| invalid(&error))?;
-    if after == before { Ok(()) } else { tenants.install(name, &after) }
+    let lines: Vec<&[u8]> = before.split_inclusive(|byte| *byte == b'\n').collect();
+    let header = lines.iter().position(|line| line.trim_ascii_start().starts_with(b"[")).unwrap_or(lines.len());
+    let (top, tables) = lines.split_at(header);
+    let mut after = Vec::new();
+    if let Wanted::Suspended { reason } = wanted {
+        after.extend_from_slice(b"state = \"suspended\"\n");
+        match reason {
+            Some(reason) => after.extend_from_slice(format!("suspend_reason = {}\n", Value::from(reason)).as_bytes()),
+            None => after.extend(top.iter().filter(|line| is_of("suspend_reason", line)).copied().flatten()),
+        }
+    }
+    let rest = top.iter().filter(|line| !is_of("state", line) && !is_of("suspend_reason", line)).chain(tables);
+    after.extend(rest.copied().flatten());
+    after
 }
 
 /// The text with another state and nothing else changed.
@@ -586,6 +611,24 @@ mod tests {
         assert_eq!(edited(&suspended, &plain).expect("valid"), suspended, "the reason stays");
         assert_eq!(edited(&suspended, &Wanted::Active).expect("valid"), ALICE, "and back");
         assert_eq!(edited(ALICE, &Wanted::Active).expect("valid"), ALICE);
+    }
+
+    #[test]
+    fn the_state_of_what_is_no_toml_stands_first() {
+        let plain = Wanted::Suspended { reason: None };
+        for text in
+            [&b"plan = \"small\nmemory"[..], b"\0\xff\xfe", b"", b"# [x\n  [limits\nstate = 1\n", b"stateful = ]"]
+        {
+            let suspended = edited_lines(text, &unpaid());
+            let golden = [b"state = \"suspended\"\nsuspend_reason = 'unpaid \"twice\"'\n", text].concat();
+            assert_eq!(suspended, golden);
+            assert_eq!(edited_lines(&suspended, &unpaid()), golden, "again is no change");
+            assert_eq!(edited_lines(&suspended, &plain), golden, "the reason stays");
+            assert_eq!(edited_lines(&suspended, &Wanted::Active), text, "and back");
+        }
+        let text = b"plan = \"small\nstate=\"active\"\n[limits]\nstate = 1\n";
+        let golden = b"state = \"suspended\"\nplan = \"small\n[limits]\nstate = 1\n";
+        assert_eq!(edited_lines(text, &plain), golden, "what would be twice there once the file is mended is gone");
     }
 
     #[test]

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Who hears nothing for so long may wonder why.
-const LONG: Duration = Duration::from_secs(3);
-const WAITING: &str = "\rwaiting for bailiwickd; \"systemctl status bailiwickd\" says how it is\x1b[K";
+const LONG: Duration = Duration::from_millis(1500);
+const WAITING: &str =
+    "waiting for bailiwickd; \"systemctl status bailiwickd bailiwick-warden\" says how it and the warden are";
 
 /// Where `bailiwickd` listens.
 #[derive(Debug)]
@@ -100,12 +101,23 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) connection: UnixStream,
+    progress: Progress,
 }
 
 impl Asked {
+    /// How long to wait for an answer before [`Self::wonder`] has something to say; `None` when it has been said.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.progress.patience()
+    }
+
+    /// Says what is waited for, once it is waited for long enough.
+    pub(crate) fn wonder(&mut self) {
+        self.progress.wonder();
+    }
+
     /// Waits for the last reply, and takes at most `max_fds` beside it.
-    pub(crate) fn answer(self, max_fds: usize) -> Result<Answer, AskError> {
-        let (reply, fds) = read_reply(self.connection.as_fd(), max_fds, &mut Progress::new())?;
+    pub(crate) fn answer(mut self, max_fds: usize) -> Result<Answer, AskError> {
+        let (reply, fds) = read_reply(self.connection.as_fd(), max_fds, &mut self.progress)?;
         match reply {
             ControlReply::Failed(failure) => Err(AskError::Failed(failure)),
             reply => Ok(Answer { reply, fds, connection: self.connection }),
@@ -120,7 +132,7 @@ impl Daemon {
         Self { path: runtime_dir.join(CONTROL_SOCKET) }
     }
 
-    /// Asks, and waits for the last reply. Progress is shown on standard error, where that is a terminal.
+    /// Asks, and waits for the last reply. Standard error is told when that takes long, and shown the progress where it is a terminal.
     ///
     /// # Errors
     /// Why there is no reply. A failure that the daemon reports is one.
@@ -131,18 +143,44 @@ impl Daemon {
     /// Sends a request with descriptors beside it.
     pub(crate) fn send(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<Asked, AskError> {
         let frame = encode(request, MAX_REQUEST).map_err(AskError::Request)?;
-        let mut connection = self.connect()?;
-        let sent = socket::send(&connection, &frame, fds).and_then(|sent| connection.write_all(&frame[sent..]));
-        match sent {
-            // Whoever is turned away is told why before its request is heard: that is the answer.
-            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
-            sent => sent.map_err(AskError::Send)?,
+        let mut progress = Progress::new();
+        let connection = self.connect(&mut progress)?;
+        let mut sent = 0;
+        while sent < frame.len() {
+            // The descriptors go with the first byte.
+            let beside = if sent == 0 { fds } else { &[] };
+            match socket::send(&connection, &frame[sent..], beside) {
+                Ok(len) => {
+                    sent += len;
+                    progress.wonder();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    progress.say();
+                    connection.set_write_timeout(None).map_err(AskError::Send)?;
+                }
+                // Whoever is turned away is told why before its request is heard: that is the answer.
+                Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    break;
+                }
+                Err(error) => return Err(AskError::Send(error)),
+            }
         }
-        Ok(Asked { connection })
+        Ok(Asked { connection, progress })
     }
 
-    fn connect(&self) -> Result<UnixStream, AskError> {
-        UnixStream::connect(&self.path).map_err(|source| {
+    /// A connection on which a write waits as long as one may without a word.
+    fn connect(&self, progress: &mut Progress) -> Result<UnixStream, AskError> {
+        let connect = |patience| socket::connect_within(&self.path, patience).map(UnixStream::from);
+        let connected = match connect(Some(LONG)) {
+            // So many wait already that there is no room to wait beside them.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                progress.say();
+                connect(None)
+            }
+            connected => connected,
+        };
+        connected.map_err(|source| {
             let path = self.path.clone();
             if source.kind() == io::ErrorKind::PermissionDenied {
                 AskError::Denied { path, source }
@@ -166,6 +204,8 @@ fn read_reply(
         progress.wait(connection);
         let (len, came) = match socket::receive(connection, &mut buffer, max_fds) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // It has ended, and had not read all of the request.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(AskError::Ended),
             other => other.map_err(AskError::Receive)?,
         };
         if len == 0 {
@@ -185,29 +225,59 @@ fn read_reply(
     }
 }
 
-/// One moving line on standard error, when that is a terminal and the work takes its time.
+/// What is told on standard error while the answer takes its time: on a terminal one moving line, elsewhere once what is waited for.
 #[derive(Debug)]
 struct Progress {
     since: Instant,
+    /// When there was the last sign of life.
+    heard: Instant,
     watched: bool,
+    /// Whether the moving line is there.
     shown: bool,
+    /// Whether it was said what is waited for.
+    said: bool,
 }
 
 impl Progress {
     fn new() -> Self {
-        Self { since: Instant::now(), watched: io::stderr().is_terminal(), shown: false }
+        let now = Instant::now();
+        Self { since: now, heard: now, watched: io::stderr().is_terminal(), shown: false, said: false }
     }
 
     /// Waits for something to read; says so when that takes long. The service manager listens also for a daemon that is not
     /// there, and one that cannot start would never answer.
     fn wait(&mut self, connection: BorrowedFd<'_>) {
-        if self.watched && !self.shown && matches!(process::readable(connection, LONG), Ok(false)) {
-            self.shown = true;
-            io::stderr().write_all(WAITING.as_bytes()).ok();
+        while let Some(patience) = self.patience() {
+            // What cannot be waited for is told by the read that follows.
+            if !matches!(process::readable(connection, patience), Ok(false)) {
+                return;
+            }
+            self.wonder();
         }
     }
 
+    fn patience(&self) -> Option<Duration> {
+        (!self.said).then(|| LONG.saturating_sub(self.heard.elapsed()))
+    }
+
+    fn wonder(&mut self) {
+        if self.heard.elapsed() >= LONG {
+            self.say();
+        }
+    }
+
+    fn say(&mut self) {
+        if self.said {
+            return;
+        }
+        self.said = true;
+        let text = if self.watched { format!("\r{WAITING}\x1b[K") } else { format!("bailiwick: {WAITING}\n") };
+        self.shown |= self.watched;
+        io::stderr().write_all(text.as_bytes()).ok();
+    }
+
     fn show(&mut self, done: u64, total: u64) {
+        self.heard = Instant::now();
         if self.watched && self.since.elapsed() >= PATIENCE {
             self.shown = true;
             // Nobody misses a line of progress that cannot be written.

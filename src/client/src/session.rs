@@ -6,7 +6,7 @@
 //! decides the exit status and what is written to the operator's streams, and nothing else; what it hands over as a
 //! terminal is looked at before a byte goes to it.
 
-use crate::daemon::{AskError, Daemon};
+use crate::daemon::{AskError, Asked, Daemon};
 use crate::link::Link;
 use crate::pump::Pump;
 use bailiwick_proto::control::{Exec, Login};
@@ -20,7 +20,6 @@ use bailiwick_types::{Door, ExitStatus, TenantName};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// The character that means the end of a file to a terminal (`VEOF` of `termios(3)`).
@@ -218,12 +217,10 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
         numbers.push(SIGWINCH);
     }
     let signals = Signals::block(&numbers).map_err(SessionError::local("wait for signals"))?;
-    let asked = daemon.send(&request, &beside).map_err(|error| refused(error.into()))?;
+    let mut asked = daemon.send(&request, &beside).map_err(|error| refused(error.into()))?;
     // The jail's ends must be the jail's alone, or the end of a stream is never seen.
     drop(remote);
-    if let Some(number) =
-        interrupted(&signals, &asked.connection).map_err(SessionError::local("wait for bailiwickd"))?
-    {
+    if let Some(number) = interrupted(&signals, &mut asked).map_err(SessionError::local("wait for bailiwickd"))? {
         return Ok(ended_by(number));
     }
     let mut answer = asked.answer(1).map_err(|error| refused(error.into()))?;
@@ -251,10 +248,15 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
 
 /// Waits for an answer. A signal that comes before it, and that it does not follow soon, is the end; the session may have
 /// begun, so a signal that it does follow stays to be relayed.
-fn interrupted(signals: &Signals, connection: &UnixStream) -> io::Result<Option<i32>> {
-    let watched = [(connection.as_fd(), Interest::Read), (signals.as_fd(), Interest::Read)];
+fn interrupted(signals: &Signals, asked: &mut Asked) -> io::Result<Option<i32>> {
     loop {
-        if stream::wait(&watched, None)?[0] || stream::wait(&watched[..1], Some(EARLY_TIME))?[0] {
+        let watched = [(asked.connection.as_fd(), Interest::Read), (signals.as_fd(), Interest::Read)];
+        let ready = stream::wait(&watched, asked.patience())?;
+        if !ready.contains(&true) {
+            asked.wonder();
+            continue;
+        }
+        if ready[0] || stream::wait(&watched[..1], Some(EARLY_TIME))?[0] {
             return Ok(None);
         }
         // That the window has another size ends nothing.

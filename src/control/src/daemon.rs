@@ -889,7 +889,9 @@ impl Daemon {
                 for (name, result) in at_once(some.iter().map(one).collect()).await {
                     match result {
                         Ok(done) if broken.contains(&name) => {
-                            let (done, failure) = (done.to_owned(), Some(last_good_failure(&name)));
+                            let meant = meant.iter().find(|(other, _)| *other == name);
+                            let state = meant.and_then(|(_, tenant)| tenant.as_ref()).map(|tenant| &tenant.state);
+                            let (done, failure) = (done.to_owned(), Some(last_good_failure(&name, state)));
                             outcomes.push(TenantOutcome { tenant: name, done, failure });
                         }
                         Ok("unchanged") if names.is_empty() => {}
@@ -1139,7 +1141,14 @@ fn without_policy(name: &TenantName) -> Failure {
     Failure::of(ExitStatus::Invalid, message)
 }
 
-fn last_good_failure(name: &TenantName) -> Failure {
+/// That a file has errors. That its tenant is suspended is done all the same.
+fn last_good_failure(name: &TenantName, state: Option<&Declared>) -> Failure {
+    if matches!(state, Some(Declared::Suspended { .. })) {
+        let message = format!(
+            "suspended, but the file of \"{name}\" has errors, so all else is as it last said without; see `bailiwick check`"
+        );
+        return Failure::of(ExitStatus::Partly, message);
+    }
     let message =
         format!("the file of \"{name}\" has errors, so what it last said without is in force; see `bailiwick check`");
     Failure::of(ExitStatus::Invalid, message)

@@ -27,16 +27,33 @@ const BEGIN_TIME: Duration = Duration::from_secs(10);
 
 /// What a job says goes to a file in the login user's home, and the one before it stays. Exit status 75: the run before still
 /// goes on. A file that cannot be written is no reason not to run.
+///
+/// Between the two stands `cat` with a limit on the size of what it writes (`RLIMIT_FSIZE`): it passes on at once what it reads, and what a
+/// run leaves in the background is bounded by it too. Nothing that a run writes waits, or fails, because there was too much of it.
 const RUN: &str = r#"trap '' HUP
 name=$1; dir=$HOME/.local/state/timers; log=$dir/$2.log; shift 2
 mkdir -p "$dir" 2>/dev/null
 if true 2>/dev/null 9>"$dir/$name.lock"; then exec 9>"$dir/$name.lock"; flock -n 9 || exit 75; fi
 [ "$(stat -c %s "$log" 2>/dev/null || echo 0)" -lt 1048576 ] || mv -f "$log" "$log.1"
-if true 2>/dev/null >>"$log"; then exec >>"$log" 2>&1; else exec >/dev/null 2>&1; fi
+if true 2>/dev/null >>"$log"; then
+    coproc KEEP {
+        trap '' HUP INT TERM XFSZ
+        exec 9>&-
+        most=$(($(stat -c %s "$log") / 1024 + 8192))
+        why=$(ulimit -f $most; exec cat 2>&1 >>"$log") && exit
+        printf '\n%s %s is cut here: of a run 8 MiB are kept, and its last 4 KiB, which follow (%s)\n' \
+            "$(date '+%F %T')" "$name" "${why##*: }" >>"$log"
+        exec tail -c 4096 >>"$log"
+    }
+fi
+if [ "$KEEP" ]; then exec >&${KEEP[1]} 2>&1 {KEEP[1]}>&-; else exec >/dev/null 2>&1; fi
 echo "$(date '+%F %T') $name begins"
 "$@" 9>&-
 status=$?
 echo "$(date '+%F %T') $name ends with $status"
+exec >/dev/null 2>&1 9>&-
+# All of it is in the file when this ends, but for what is left in the background and holds the pipe.
+[ ! "$KEEP" ] || read -r -t 1 -u ${KEEP[0]}
 exit $status
 "#;
 /// What [`RUN`] ends with when the run before it has not ended (`EX_TEMPFAIL` of sysexits.h).
@@ -175,7 +192,7 @@ impl Daemon {
     /// Begins a job in a jail whose init was greeted.
     pub(crate) async fn begin(&self, job: &Job, init: Init) -> Result<Run, Failure> {
         let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
-        let wrapper = ["/bin/sh", "-c", RUN, "timer", job.name.as_str(), &job.log];
+        let wrapper = ["/bin/bash", "-c", RUN, "timer", job.name.as_str(), &job.log];
         let argv = wrapper.into_iter().chain(job.argv.iter().map(String::as_str)).map(text);
         let tenant = &job.tenant;
         let exec = Exec {

@@ -51,8 +51,12 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The file as a table; `None` after recording its syntax errors.
+    /// The file as a table; `None` after recording that it is no text, or its syntax errors.
     pub(crate) fn parse(&mut self) -> Option<DeTable<'a>> {
+        if let Some((span, problem)) = self.source.flaw() {
+            self.error(span.clone(), || problem.clone());
+            return None;
+        }
         let (table, errors) = DeTable::parse_recoverable(self.source.text());
         let mut places: Vec<(Span, &str)> =
             errors.iter().map(|error| (error.span().unwrap_or_default(), error.message())).collect();
@@ -64,6 +68,14 @@ impl<'a> Report<'a> {
             self.error(span, || Problem::new(format!("not valid TOML: {message}")));
         }
         errors.is_empty().then(|| table.into_inner())
+    }
+
+    /// What a file says that is no TOML, as far as that can be told: by its first lines, while each is TOML by itself and none is a header.
+    pub(crate) fn recovered(&self) -> DeTable<'a> {
+        let text = self.source.text();
+        let is_plain = |line: &&str| !line.trim_start().starts_with('[') && DeTable::parse(line).is_ok();
+        let len = text.split_inclusive('\n').take_while(is_plain).map(str::len).sum();
+        DeTable::parse_recoverable(&text[..len]).0.into_inner()
     }
 
     /// Whether nothing was recorded.

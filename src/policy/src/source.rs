@@ -12,25 +12,32 @@ pub(crate) const MAX_FILE: usize = 1 << 20;
 pub(crate) struct Source {
     path: PathBuf,
     text: String,
+    /// Where it is no UTF-8, and what to say of that.
+    flaw: Option<(Range<usize>, Problem)>,
 }
 
 impl Source {
-    /// Refuses more than [`MAX_FILE`] bytes, and bytes that are no UTF-8.
+    /// Refuses more than [`MAX_FILE`] bytes. Bytes that are no UTF-8 are a problem of the text, which has something in their place.
     pub(crate) fn new(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Vec<Diagnostic>> {
         if bytes.len() > MAX_FILE {
             return Err(vec![Diagnostic::whole(&path, too_large(bytes.len()))]);
         }
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Self { path, text }),
+        Ok(match String::from_utf8(bytes) {
+            Ok(text) => Self { path, text, flaw: None },
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let bad = error.as_bytes()[valid];
                 // Everything before the bad byte is kept as it is, so its offset stays true.
-                let lossy = Self { path, text: String::from_utf8_lossy(error.as_bytes()).into_owned() };
+                let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
                 let problem = Problem::new(format!("the file is not UTF-8 text: byte 0x{bad:02x}"));
-                Err(vec![Diagnostic::at(&lossy, &(valid..valid + 1), problem.hint("save the file as UTF-8"))])
+                Self { path, text, flaw: Some((valid..valid + 1, problem.hint("save the file as UTF-8"))) }
             }
-        }
+        })
+    }
+
+    /// What was wrong with it before it was read as TOML.
+    pub(crate) fn flaw(&self) -> Option<&(Range<usize>, Problem)> {
+        self.flaw.as_ref()
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -125,14 +125,18 @@ impl Store {
 
     /// The whole policy.
     pub fn read(&mut self) -> Reading {
-        let reading = {
+        let (reading, good) = {
             let kept = self.kept();
-            match Directory::open(&self.config) {
+            let reading = match Directory::open(&self.config) {
                 Ok(top) => read_all(&top, &kept),
                 Err(diagnostics) => Reading::without_files(diagnostics, &kept),
-            }
+            };
+            // That one is suspended by a file with an error is nothing that a good file said.
+            let good: Vec<_> = reading.last_good.tenants.iter().filter_map(|name| kept.tenant(name)).collect();
+            (reading, good)
         };
-        if let Some(Policy { host, plans, tenants }) = reading.policy.clone() {
+        if let Some(Policy { host, plans, mut tenants }) = reading.policy.clone() {
+            tenants.extend(good.into_iter().map(|tenant| (tenant.name.clone(), tenant)));
             self.last = Last { host: Some(host), plans, tenants };
         }
         reading
@@ -161,11 +165,11 @@ impl Store {
     /// All problems of these files, when nothing is known that could be in force.
     pub fn tenant(&mut self, name: &TenantName) -> Result<(Host, Option<Tenant>), Vec<Diagnostic>> {
         let mut diagnostics = Vec::new();
-        let (host, declared) = self.look(name, &mut diagnostics);
+        let (host, declared, is_good) = self.look(name, &mut diagnostics);
         match &declared {
-            Some(Some(tenant)) => drop(self.last.tenants.insert(name.clone(), tenant.clone())),
+            Some(Some(tenant)) if is_good => drop(self.last.tenants.insert(name.clone(), tenant.clone())),
             Some(None) => drop(self.last.tenants.remove(name)),
-            None => {}
+            _ => {}
         }
         match (host, declared) {
             (Some(host), Some(tenant)) => {
@@ -176,11 +180,15 @@ impl Store {
         }
     }
 
-    /// `Some(None)` is a tenant that has no file.
-    fn look(&self, name: &TenantName, diagnostics: &mut Vec<Diagnostic>) -> (Option<Host>, Option<Option<Tenant>>) {
+    /// `Some(None)` is a tenant that has no file. The last word is whether it is as its file says.
+    fn look(
+        &self,
+        name: &TenantName,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> (Option<Host>, Option<Option<Tenant>>, bool) {
         let kept = self.kept();
         let Some(top) = keep(Directory::open(&self.config), diagnostics) else {
-            return (kept.host(), kept.tenant(name).map(Some));
+            return (kept.host(), kept.tenant(name).map(Some), false);
         };
         let host = keep(host_of(&top), diagnostics).or_else(|| kept.host());
         let source = top.folder(TENANTS).and_then(|tenants| match tenants {
@@ -189,21 +197,21 @@ impl Store {
         });
         let source = match keep(source, diagnostics) {
             Some(Some(source)) => source,
-            Some(None) => return (host, Some(None)),
-            None => return (host, kept.tenant(name).map(Some)),
+            Some(None) => return (host, Some(None), false),
+            None => return (host, kept.tenant(name).map(Some), false),
         };
         let folder = keep(top.folder(PLANS), diagnostics);
         let mut plans = Plans::new(availability(&folder), &kept);
-        let tenant = match tenants::read(&source, name, &mut plans) {
-            Ok(Some(tenant)) => Some(tenant),
-            Ok(None) => kept.tenant(name),
+        let (tenant, is_good) = match tenants::read(&source, name, &mut plans) {
+            Ok(Some(tenant)) => (Some(tenant), true),
+            Ok(None) => (kept.tenant(name), false),
             Err(Broken { diagnostics: problems, suspended }) => {
                 diagnostics.extend(problems);
-                kept.tenant_instead(name, suspended)
+                (kept.tenant_instead(name, suspended), false)
             }
         };
         diagnostics.extend(plans.finish().diagnostics);
-        (host, tenant.map(Some))
+        (host, tenant.map(Some), is_good)
     }
 
     /// Of whom there is a copy.

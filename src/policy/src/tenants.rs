@@ -58,13 +58,20 @@ pub(crate) fn read<F: Folder>(
     plans: &mut Plans<'_, F>,
 ) -> Result<Option<Tenant>, Broken> {
     let mut report = Report::new(source);
-    let (mut tenant, mut suspended) = (None, None);
-    if let Some(entries) = report.parse() {
+    let mut tenant = None;
+    let state = if let Some(entries) = report.parse() {
         let top = Table::new(&mut report, &entries, &TOP, SECTIONS);
         let state = read_state(&mut report, &top);
-        suspended = Some(state.clone()).filter(|state| *state != Declared::Active);
-        tenant = read_top(&mut report, &top, state, name, plans);
-    }
+        tenant = read_top(&mut report, &top, state.clone(), name, plans);
+        state
+    } else {
+        // What is wrong with it is told already.
+        let mut unheard = Report::new(source);
+        let entries = report.recovered();
+        let top = Table::new(&mut unheard, &entries, &TOP, SECTIONS);
+        read_state(&mut unheard, &top)
+    };
+    let suspended = Some(state).filter(|state| *state != Declared::Active);
     if report.is_clean() { Ok(tenant) } else { Err(Broken { diagnostics: report.finish(), suspended }) }
 }
 

@@ -11,6 +11,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// The most descriptors that cross beside one message: two namespaces, and a group in each hierarchy that we use.
 pub const MAX_FDS: usize = 8;
@@ -178,6 +179,19 @@ pub fn connect_at_once(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Connects to a socket, and waits so long for room in its queue, or for ever. Writes to what it gives wait no longer
+/// either (`SO_SNDTIMEO`).
+///
+/// # Errors
+/// `EAGAIN` when there was no room in time, else what `setsockopt(2)` and `connect(2)` say.
+pub fn connect_within(path: &Path, time: Option<Duration>) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, time)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
 /// A socket for [`rustix::net::bind`] and `listen(2)`. It belongs to the network namespace of the thread that calls this, whoever
 /// binds it and wherever it goes.
 ///
@@ -267,6 +281,21 @@ mod tests {
         assert_eq!(receive(&b, &mut buffer, 0).expect("bytes only").1.len(), 0);
         send(&a, b"x", &[read.as_fd(), write.as_fd()]).expect("sends");
         assert_eq!(receive(&b, &mut buffer, 1).unwrap_err().raw_os_error(), Some(libc::E2BIG));
+    }
+
+    #[test]
+    fn a_queue_without_room_is_waited_for_no_longer_than_wanted() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("binds");
+        let mut waiting = Vec::new();
+        while let Ok(connection) = connect_at_once(&path) {
+            waiting.push(connection);
+        }
+        let error = connect_within(&path, Some(Duration::from_millis(10))).expect_err("no room");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        listener.accept().expect("accepts");
+        connect_within(&path, None).expect("there is room");
     }
 
     #[test]

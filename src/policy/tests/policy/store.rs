@@ -2,6 +2,8 @@
 
 use bailiwick_policy::{Declared, Reading, Store, fingerprint};
 use bailiwick_types::{Bound, ByteSize, TenantName};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -123,6 +125,39 @@ fn what_is_good_is_in_force_beside_what_is_not() {
     store.read();
     write(dir.path(), "tenants.d/alice.toml", "plan = \"small\"\nstate = \"active\"\ncolour = 7\n");
     assert!(suspended(&mut store));
+}
+
+#[test]
+fn a_file_that_is_no_toml_suspends_for_as_long_as_it_says_so() {
+    let (dir, mut store) = kept();
+    let state = |store: &mut Store| {
+        let tenant = store.tenant(&name("alice")).expect("known").1.expect("declared");
+        assert_eq!(store.read().policy.expect("known").tenants[&name("alice")], tenant);
+        tenant.state
+    };
+    let file = dir.path().join("tenants.d/alice.toml");
+    let rests = [&b"plan = \"small\nstate = \"active\"\n"[..], b"\xff\0", b"[state\n]]]", b"\r\0\n'''", b"state = [\n"];
+    for rest in rests {
+        let lines = &b"state = \"suspended\"\nsuspend_reason = \"unpaid\"\n"[..];
+        fs::write(&file, [lines, rest].concat()).expect("writes");
+        let golden = Declared::Suspended { reason: Some("unpaid".to_owned()) };
+        assert_eq!(state(&mut store), golden, "{rest:?}");
+        assert_eq!(state(&mut Store::new(dir.path())), golden, "{rest:?}: and when it is read first of all");
+        // Nothing but this file has said so.
+        fs::write(&file, rest).expect("writes");
+        assert_eq!(state(&mut store), Declared::Active, "{rest:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_follows_it_the_state_is_read(rest in prop_oneof![vec(any::<u8>(), 0..300), "(?s)[\\[\\]\"'=\n\r# a-z.{}]{0,200}".prop_map(String::into_bytes)]) {
+        let lines = &b"state = \"suspended\"\nsuspend_reason = \"unpaid\"\n"[..];
+        let (dir, mut store) = kept();
+        fs::write(dir.path().join("tenants.d/alice.toml"), [lines, &rest].concat()).expect("writes");
+        let tenant = store.tenant(&name("alice")).expect("known").1.expect("declared");
+        prop_assert_eq!(tenant.state, Declared::Suspended { reason: Some("unpaid".to_owned()) });
+    }
 }
 
 #[test]
