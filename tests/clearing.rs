@@ -8,6 +8,7 @@ use bailiwick_tests::{Host, Pool, name, until};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -236,6 +237,58 @@ fn what_cannot_be_removed_keeps_its_ids_and_stops_nobody() {
     let tenants = ledger(&host)["tenants"].clone();
     assert_eq!(tenants["dave"]["index"], ids, "the lowest that is free: {tenants}");
     host.ok(&["stop", "bob", "carol", "dave"]);
+    host.kill();
+    drop(pool);
+}
+
+#[test]
+fn what_a_damaged_file_system_keeps_is_told_and_goes_once_it_is_mended() {
+    // Dropped after the host, as above.
+    let pool;
+    let mut host = Host::new();
+    pool = Pool::for_state_of(&host, "512M", &["mkfs.ext4", "-q"]);
+    host.declare("alice", "web");
+    host.start();
+    host.ok(&["apply"]);
+    let home = host.path("state/tenants/alice");
+    // As a path: what the directory lists would hold it open.
+    let top = std::fs::read_dir(&home).expect("lists").flatten().map(|entry| entry.path()).find(|path| path.is_dir());
+    let top = top.expect("a directory");
+    std::fs::create_dir_all(top.join("deep/lost")).expect("mkdir");
+    for file in ["broken", "whole", "deep/whole"] {
+        std::fs::write(top.join(file), b"x").expect("writes");
+    }
+    let inode = |name: &str| std::fs::metadata(top.join(name)).expect("is there").ino();
+    let damage: Vec<_> = ["broken", "deep/lost"].iter().map(|name| format!("clri <{}>", inode(name))).collect();
+    let ids = ledger(&host)["tenants"]["alice"]["index"].clone();
+    host.ok(&["stop", "alice"]);
+    host.end();
+    // Names whose inodes the disk has lost: whoever touches one hears of an error.
+    for command in &damage {
+        let output = pool.unmounted("debugfs", &["-w", "-R", command]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    host.start();
+    let output = host.cli(&["delete", "alice", "--purge"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(7) && text.contains("ids stay taken"), "{text}");
+    assert!(text.contains("broken") && text.contains("lost") && text.contains("needs cleaning"), "{text}");
+    assert!(ledger(&host)["purged"].as_object().is_some_and(|all| all.values().eq([&ids])));
+    assert!(host.ok(&["status"]).contains("broken"), "it is told");
+    let purged = host.path("state/.purged");
+    let left = Command::new("find").arg(&purged).args(["-name", "whole"]).output().expect("find runs");
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "all else is gone");
+    // Others come and go beside it, and nobody gets its ids.
+    host.declare("bob", "web");
+    host.ok(&["apply"]);
+    assert_ne!(ledger(&host)["tenants"]["bob"]["index"], ids);
+    host.ok(&["delete", "bob", "--purge"]);
+    host.end();
+    // It says by its exit status that it has mended something.
+    pool.unmounted("e2fsck", &["-f", "-y"]);
+    host.start();
+    until("nothing is left", || !purged.exists());
+    until("its ids are free", || ledger(&host)["purged"].is_null());
     host.kill();
     drop(pool);
 }

@@ -560,3 +560,48 @@ fn without_quotas_a_tenant_that_requires_them_does_not_start() {
     drop(host);
     drop(pool);
 }
+
+/// Swap files that are in use, for as long as the value lives.
+struct Swap(std::path::PathBuf);
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        // Wherever it was moved to.
+        std::process::Command::new("find")
+            .arg(&self.0)
+            .args(["-name", "swap-in-use", "-exec", "swapoff", "{}", ";"])
+            .status()
+            .ok();
+    }
+}
+
+#[test]
+fn a_swap_file_in_use_is_told_of_and_goes_when_it_is_not() {
+    // Swap is the whole machine's, and so this is for a machine that is the test's own.
+    if std::env::var_os("BAILIWICK_GUEST").is_none() {
+        writeln!(std::io::stderr(), "a_swap_file_in_use...: NOT here: in the guests of tests/vm, it turns swap on")
+            .ok();
+        return;
+    }
+    let bounded = bounded("disk = \"64M\"");
+    let host = &bounded.host;
+    let tenant = profiles()[0];
+    let state = host.path("state");
+    let home = state.join("tenants").join(tenant);
+    let top =
+        std::fs::read_dir(home).expect("lists").flatten().find(|entry| entry.path().is_dir()).expect("a directory");
+    let line = "dd if=/dev/zero of=swap-in-use bs=1M count=8 && chmod 600 swap-in-use && mkswap swap-in-use && swapon swap-in-use";
+    let output = std::process::Command::new("sh").args(["-c", line]).current_dir(top.path()).output().expect("sh runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let swap = Swap(state.clone());
+    for round in 0..2 {
+        let output = host.cli(&["delete", tenant, "--purge"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(7), "round {round}: {text}");
+        assert!(text.contains("swap-in-use") && text.contains("ids stay taken"), "round {round}: {text}");
+    }
+    assert!(host.ok(&["status"]).contains("swap-in-use"), "it is told");
+    drop(swap);
+    host.ok(&["delete", tenant, "--purge"]);
+    until("nothing is left", || !state.join(".purged").exists());
+}

@@ -196,6 +196,69 @@ fn who_waits_for_a_neighbour_is_told_for_which() {
     }
 }
 
+/// The daemon as a service manager starts it: as its own user, with a directory of its own elsewhere.
+struct Managed(std::process::Child);
+
+impl Managed {
+    fn start(host: &Host, own: &Path) -> Self {
+        use std::os::unix::process::CommandExt;
+        let log = std::fs::OpenOptions::new().append(true).open(host.path("log")).expect("the log");
+        let mut command = Command::new(bailiwick_tests::stage().join("bailiwickd"));
+        command.arg("--config").arg(host.path("etc")).env("STATE_DIRECTORY", own).uid(64_999).gid(64_999);
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("runs"))
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn what_the_daemon_remembers_is_in_its_own_directory_wherever_the_state_is() {
+    let mut host = Host::new();
+    let timer = "[[timer]]\nname = \"once\"\nschedule = \"@reboot\"\ncommand = [\"/bin/sh\", \"-c\", \"exit 7\"]\n";
+    host.write("etc/tenants.d/alice.toml", &format!("plan = \"web\"\ndoors = [\"exec\", \"cron\"]\n{timer}"));
+    let ran = |host: &Host| (json(host, &["timers"])[0]["last"]["status"] == 7).then_some(());
+    // As an earlier version had it, and as it is without a service manager.
+    host.start();
+    host.ok(&["apply"]);
+    host.ok(&["audit"]);
+    until("it has run", Duration::from_secs(60), || ran(&host));
+    let shown = json(&host, &["timers"]);
+    host.end();
+    let old = host.path("state/history");
+    let names =
+        || -> Vec<_> { std::fs::read_dir(&old).expect("lists").flatten().map(|entry| entry.file_name()).collect() };
+    for file in ["history.db", "audit.log", "audit.head", "timers.json"] {
+        assert!(names().iter().any(|name| name == file), "{file}: {:?}", names());
+    }
+    let own = host.path("own");
+    std::fs::create_dir(&own).expect("mkdir");
+    std::os::unix::fs::chown(&own, Some(64_999), Some(64_999)).expect("chown");
+    host.start_warden();
+    let daemon = Managed::start(&host, &own);
+    until("it serves", Duration::from_secs(60), || host.cli(&["list"]).status.success().then_some(()));
+    assert_eq!(json(&host, &["timers"]), shown, "what has run is known");
+    assert!(host.log().contains("event=\"history-moved\""), "{}", host.log());
+    host.ok(&["audit"]);
+    host.ok(&["audit", "--verify"]);
+    let lines = std::fs::read_to_string(own.join("audit.log")).expect("the log").lines().count();
+    assert_eq!(lines, 2, "the one chain goes on");
+    until("the history", Duration::from_secs(30), || own.join("history.db").exists().then_some(()));
+    assert_eq!(names(), [""; 0], "nothing is left, and nothing new is there");
+    drop(daemon);
+    // Once it is there it stays there.
+    let _daemon = Managed::start(&host, &own);
+    until("it serves", Duration::from_secs(60), || host.cli(&["list"]).status.success().then_some(()));
+    assert_eq!(host.log().matches("history-moved").count(), 1);
+    host.ok(&["audit", "--verify"]);
+    assert!(!own.join("earlier-1").exists());
+    host.ok(&["stop", "alice"]);
+}
+
 #[test]
 fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     let mut host = Host::new();

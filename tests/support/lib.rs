@@ -56,7 +56,7 @@ pub fn profiles() -> Vec<&'static str> {
 #[derive(Debug)]
 pub struct Pool {
     mount: PathBuf,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Pool {
@@ -94,7 +94,7 @@ impl Pool {
         run(Command::new("truncate").args(["-s", size]).arg(&image));
         run(Command::new(make[0]).args(&make[1..]).arg(&image));
         run(Command::new("mount").args(["-o", options]).arg(&image).arg(&mount));
-        Self { mount, _dir: dir }
+        Self { mount, dir }
     }
 
     /// One of btrfs with quotas.
@@ -109,6 +109,17 @@ impl Pool {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.mount
+    }
+
+    /// Runs a program of the file system's on it while nobody uses it: what it ends with is its own affair.
+    pub fn unmounted(&self, program: &str, arguments: &[&str]) -> Output {
+        // A jail that is on its way out may hold it for a moment.
+        let unmount = || Command::new("umount").arg(&self.mount).stderr(Stdio::null()).status();
+        until("nobody to use it", || unmount().is_ok_and(|status| status.success()));
+        let image = self.dir.path().join("image");
+        let output = Command::new(program).args(arguments).arg(&image).output();
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&self.mount));
+        output.unwrap_or_else(|error| panic!("{program}: {error}"))
     }
 }
 

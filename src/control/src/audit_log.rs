@@ -10,7 +10,7 @@ use bailiwick_types::{AuditReport, Moment};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const LOG: &str = "audit.log";
 const MARK: &str = "audit.head";
@@ -97,11 +97,6 @@ impl AuditLog {
 /// The name of this host, for the log.
 pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// Where the log of a host is.
-pub(crate) fn directory(state_dir: &Path) -> PathBuf {
-    state_dir.join("history")
 }
 
 #[cfg(test)]

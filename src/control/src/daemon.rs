@@ -6,6 +6,7 @@ use crate::directory::Directory;
 use crate::door;
 use crate::ftp::Ftp;
 use crate::inits::Inits;
+use crate::own_dir;
 use crate::permission::{Admins, Caller, Permission};
 use crate::places::{Places, Who};
 use crate::reconcile::{Need, decide};
@@ -99,6 +100,7 @@ impl Loaded {
 #[derive(Debug)]
 pub struct Daemon {
     config: PathBuf,
+    own_dir: PathBuf,
     store: Mutex<Store>,
     /// What the host is capable of, as the warden last told it: some of it only root can learn.
     facts: Mutex<Option<Arc<HostFacts>>>,
@@ -131,6 +133,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nobody panics while holding it")
 }
 
+/// What cannot come is tried again at the next start, and is lost in neither place.
+fn take_over_history(from: &Path, own: &Path) {
+    match own_dir::take_over(from, own) {
+        Ok(false) => {}
+        Ok(true) => {
+            info!(event = "history-moved", from = %from.display(), "the history is now in \"{}\"", own.display())
+        }
+        Err(error) => {
+            warn!(event = "history-not-moved", from = %from.display(), "cannot move the history to \"{}\": {error}", own.display());
+        }
+    }
+}
+
 impl Daemon {
     /// Reads the policy and the host.
     ///
@@ -143,10 +158,13 @@ impl Daemon {
         let problems = log_problems(&diagnostics);
         let policy = policy.ok_or(OpenError::Policy(diagnostics))?;
         let readings_with_problems = u64::from(!problems.is_empty());
+        let own_dir = own_dir::find(&policy.host.state_dir);
+        take_over_history(&own_dir::below(&policy.host.state_dir), &own_dir);
         let link = WardenLink::new(policy.host.runtime_dir.join(WARDEN_SOCKET));
         let ftp = Ftp::new(policy.host.runtime_dir.join(CONTROL_DIR));
         Ok(Arc::new(Self {
             config: config.to_owned(),
+            own_dir,
             store: Mutex::new(store),
             facts: Mutex::default(),
             loaded: Mutex::new(Loaded {
@@ -176,6 +194,11 @@ impl Daemon {
             changing: tokio::sync::Mutex::default(),
             started: Instant::now(),
         }))
+    }
+
+    /// Where this program keeps what is its own.
+    pub(crate) fn own_dir(&self) -> &Path {
+        &self.own_dir
     }
 
     /// Starts to measure and to record what tenants use.

@@ -14,6 +14,7 @@ mod ftp;
 mod incident;
 mod inits;
 mod job;
+mod own_dir;
 mod permission;
 mod places;
 mod pressure;

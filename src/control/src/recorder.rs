@@ -156,7 +156,7 @@ impl Work {
             disks: BTreeMap::new(),
             pending: Vec::new(),
             incidents: Incidents::default(),
-            audits: AuditLog::new(audit_log::directory(&host.state_dir)),
+            audits: AuditLog::new(daemon.own_dir().to_owned()),
             changes: Changes::new()?,
             watched: BTreeMap::new(),
             told: None,
@@ -225,16 +225,11 @@ impl Work {
 
     fn open_history(&mut self) {
         let Some(daemon) = self.daemon.upgrade() else { return };
-        let path = daemon.host().state_dir.join("history/history.db");
+        let path = daemon.own_dir().join("history.db");
         self.history = History::open(&path, Retention::default())
             .map_err(|error| {
                 let message = Failure::new(ExitStatus::Failed, &error).message;
-                // Of all there is to see of a unit that may write elsewhere alone.
-                format!(
-                    "{message}; bailiwickd must be able to write \"{}\" (a `state_dir` that was moved needs ReadWritePaths= of it in \
-                     `systemctl edit bailiwickd`)",
-                    path.with_file_name("").display()
-                )
+                format!("{message}; bailiwickd must be able to write \"{}\"", path.with_file_name("").display())
             })
             .map(|(history, notice)| {
                 if let Some(notice) = notice {

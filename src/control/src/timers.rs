@@ -16,7 +16,7 @@ use jiff::{Timestamp, Zoned, civil};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
@@ -316,7 +316,7 @@ fn runs_timers(tenant: &Tenant) -> bool {
 impl Daemon {
     /// Runs what is due, for good.
     pub async fn keep_time(self: Arc<Self>) {
-        let dir = self.timers_dir();
+        let dir = self.own_dir().to_owned();
         self.timers().take_up(&dir);
         // Before the first look: what was due in a crontab while nobody was here is made good as well.
         self.look_into_crontabs().await;
@@ -352,10 +352,6 @@ impl Daemon {
         }
     }
 
-    fn timers_dir(&self) -> PathBuf {
-        self.host().state_dir.join("history")
-    }
-
     async fn look_into_crontabs(self: &Arc<Self>) {
         let mut tenants = self.tenants_with_timers();
         tenants.retain(|tenant| runs_timers(tenant));
@@ -366,7 +362,7 @@ impl Daemon {
     /// A jail was started: known to the next one of us as well.
     pub(crate) fn jail_started(&self, tenant: &TenantName) {
         self.timers().note_start(tenant);
-        self.timers().keep(&self.timers_dir());
+        self.timers().keep(self.own_dir());
     }
 
     /// Runs what is to be run because a jail was started, once its init has told of it.
@@ -378,12 +374,12 @@ impl Daemon {
         let known = self.read_crontabs(&started, now()).await;
         let jobs = self.timers().take_starts(&known);
         // Kept before the runs begin, as ever.
-        self.timers().keep(&self.timers_dir());
+        self.timers().keep(self.own_dir());
         for job in jobs {
             let daemon = Arc::clone(self);
             tokio::spawn(async move {
                 daemon.run_job(&job).await;
-                daemon.timers().keep(&daemon.timers_dir());
+                daemon.timers().keep(daemon.own_dir());
             });
         }
     }

@@ -1,0 +1,253 @@
+//! This program's own directory: the history, the log of audits, and what timers need after a restart.
+//!
+//! It is the one that the service manager gives (`StateDirectory=`), wherever `state_dir` is: what the daemon remembers is on no disk of
+//! tenants', and moves with none. Without a service manager it is `history` below `state_dir`, which the warden makes.
+//!
+//! Danger: what an earlier version has written is the only copy of it. It is moved whole, in steps of which each can be the last one
+//! before a failure of power, and nothing that is in its way is removed.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirEntry, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The directory that the service manager gives, or several with a colon between (`systemd.exec(5)`).
+const GIVEN: &str = "STATE_DIRECTORY";
+/// Files on their way here, not all of them yet.
+const TAKING: &str = "taking";
+/// All files that are to come here, and all that were in their way are aside.
+const TAKEN: &str = "taken";
+/// Before a number: what was here when something newer came.
+const EARLIER: &str = "earlier-";
+
+/// Where it is.
+pub(crate) fn find(state_dir: &Path) -> PathBuf {
+    given(std::env::var_os(GIVEN).as_deref()).unwrap_or_else(|| below(state_dir))
+}
+
+fn given(variable: Option<&OsStr>) -> Option<PathBuf> {
+    let first = variable?.as_bytes().split(|byte| *byte == b':').next()?;
+    Some(PathBuf::from(OsStr::from_bytes(first))).filter(|path| path.is_absolute())
+}
+
+/// Where it is without a service manager, and was with one too.
+pub(crate) fn below(state_dir: &Path) -> PathBuf {
+    state_dir.join("history")
+}
+
+/// Has what lies in another directory of this program's come to its own one, if that is newer than what is there; that is set aside.
+/// Whether anything came.
+pub(crate) fn take_over(from: &Path, own: &Path) -> io::Result<bool> {
+    if fs::canonicalize(from).ok() == fs::canonicalize(own).ok() {
+        return Ok(false);
+    }
+    let (taking, taken) = (own.join(TAKING), own.join(TAKEN));
+    if !taken.is_dir() {
+        if !taking.is_dir() && newest(from)? <= newest(own)? {
+            return Ok(false);
+        }
+        make(&taking)?;
+        for name in files(from)? {
+            carry(&from.join(&name), &taking.join(&name))?;
+        }
+        let in_the_way = files(own)?;
+        if !in_the_way.is_empty() {
+            let aside = (1_u32..).map(|number| own.join(format!("{EARLIER}{number}"))).find(|path| !path.exists());
+            let aside = aside.ok_or(io::ErrorKind::AlreadyExists)?;
+            make(&aside)?;
+            for name in in_the_way {
+                fs::rename(own.join(&name), aside.join(&name))?;
+            }
+        }
+        sync(&taking)?;
+        fs::rename(&taking, &taken)?;
+        sync(own)?;
+    }
+    for name in files(&taken)? {
+        fs::rename(taken.join(&name), own.join(&name))?;
+    }
+    sync(own)?;
+    fs::remove_dir(&taken)?;
+    for name in files(from)? {
+        // What may only be read there stays there, and is older from now on than what is here.
+        fs::remove_file(from.join(name)).ok();
+    }
+    Ok(true)
+}
+
+/// Moves a file, to another file system too. One that may not be removed stays as well.
+fn carry(from: &Path, to: &Path) -> io::Result<()> {
+    if fs::rename(from, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, to)?;
+    File::open(to)?.sync_all()
+}
+
+fn make(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// The plain files in a directory; none where there is no directory.
+fn entries(dir: &Path) -> io::Result<Vec<DirEntry>> {
+    let all = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        all => all?,
+    };
+    let mut found = Vec::new();
+    for entry in all {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            found.push(entry);
+        }
+    }
+    Ok(found)
+}
+
+fn files(dir: &Path) -> io::Result<Vec<OsString>> {
+    Ok(entries(dir)?.iter().map(DirEntry::file_name).collect())
+}
+
+/// When something was last written there.
+fn newest(dir: &Path) -> io::Result<Option<SystemTime>> {
+    entries(dir)?
+        .iter()
+        .map(|entry| entry.metadata()?.modified())
+        .try_fold(None, |newest, time| Ok(newest.max(Some(time?))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    /// Two directories; files with what they say and how old they are.
+    struct Dirs(tempfile::TempDir);
+
+    impl Dirs {
+        fn new(files: &[(&str, u64)]) -> Self {
+            let dirs = Self(tempfile::tempdir().expect("temporary directory"));
+            dirs.write("from", &[]);
+            dirs.write("own", files);
+            dirs
+        }
+
+        fn path(&self, below: &str) -> PathBuf {
+            self.0.path().join(below)
+        }
+
+        fn write(&self, dir: &str, files: &[(&str, u64)]) {
+            fs::create_dir_all(self.path(dir)).expect("makes");
+            for (name, time) in files {
+                let path = self.path(dir).join(name);
+                fs::write(&path, format!("{name} of {dir}")).expect("writes");
+                let time = SystemTime::UNIX_EPOCH + Duration::from_secs(*time);
+                File::options().write(true).open(path).expect("opens").set_modified(time).expect("a time");
+            }
+        }
+
+        fn take_over(&self) -> bool {
+            take_over(&self.path("from"), &self.path("own")).expect("takes over")
+        }
+
+        fn says(&self, dir: &str) -> BTreeMap<String, String> {
+            let text = |name: &OsString| fs::read_to_string(self.path(dir).join(name)).expect("reads");
+            let all = files(&self.path(dir)).expect("lists");
+            all.iter().map(|name| (name.to_string_lossy().into_owned(), text(name))).collect()
+        }
+    }
+
+    fn all(dir: &str, names: &[&str]) -> BTreeMap<String, String> {
+        names.iter().map(|name| ((*name).to_owned(), format!("{name} of {dir}"))).collect()
+    }
+
+    #[test]
+    fn the_service_manager_says_where() {
+        let of = |text: &str| given(Some(OsStr::new(text)));
+        assert_eq!(of("/var/lib/bailiwick/history"), Some("/var/lib/bailiwick/history".into()));
+        assert_eq!(of("/a:/b"), Some("/a".into()));
+        assert_eq!((of(""), of("relative"), given(None)), (None, None, None));
+    }
+
+    #[test]
+    fn what_is_newer_comes_and_what_is_there_is_set_aside() {
+        let dirs = Dirs::new(&[]);
+        assert!(!dirs.take_over(), "there is nothing");
+        dirs.write("from", &[("history.db", 5), ("audit.log", 3)]);
+        assert!(dirs.take_over());
+        assert_eq!(dirs.says("own"), all("from", &["audit.log", "history.db"]));
+        assert_eq!(dirs.says("from"), BTreeMap::new());
+        assert!(!dirs.take_over(), "it is there");
+        // Older, and as old as what may only be read stays to be.
+        dirs.write("from", &[("history.db", 5)]);
+        assert!(!dirs.take_over());
+        // Nothing of what is there may be taken for a part of what comes: a log of changes least of all.
+        dirs.write("own", &[("history.db", 6), ("history.db-wal", 6)]);
+        dirs.write("from", &[("history.db", 7)]);
+        assert!(dirs.take_over());
+        assert_eq!(dirs.says("own"), all("from", &["history.db"]));
+        let mut aside = all("own", &["history.db", "history.db-wal"]);
+        aside.extend(all("from", &["audit.log"]));
+        assert_eq!(dirs.says("own/earlier-1"), aside);
+        // The same place by another path is the same place.
+        std::os::unix::fs::symlink(dirs.path("own"), dirs.path("link")).expect("links");
+        assert!(!take_over(&dirs.path("link"), &dirs.path("own")).expect("nothing to do"));
+        assert!(!take_over(&dirs.path("nowhere"), &dirs.path("own")).expect("nothing to do"));
+    }
+
+    #[test]
+    fn whatever_was_the_last_step_the_next_run_ends_it() {
+        let whole = all("from", &["a", "b", "c"]);
+        // Some are on their way, one was copied and stays, one was copied in part.
+        let dirs = Dirs::new(&[("a", 9), ("x", 9)]);
+        dirs.write("from", &[("a", 5), ("b", 6), ("c", 7)]);
+        fs::create_dir(dirs.path("own/taking")).expect("makes");
+        fs::rename(dirs.path("from/a"), dirs.path("own/taking/a")).expect("moves");
+        fs::copy(dirs.path("from/b"), dirs.path("own/taking/b")).expect("copies");
+        fs::write(dirs.path("own/taking/c"), "c o").expect("writes");
+        assert!(dirs.take_over());
+        assert_eq!((dirs.says("own"), dirs.says("own/earlier-1")), (whole.clone(), all("own", &["a", "x"])));
+        // Some of those that were in the way are aside.
+        let dirs = Dirs::new(&[("x", 9)]);
+        dirs.write("own/taking", &[]);
+        dirs.write("own/earlier-1", &[("a", 9)]);
+        dirs.write("from", &[("a", 5), ("b", 6), ("c", 7)]);
+        assert!(dirs.take_over());
+        assert_eq!(dirs.says("own"), whole);
+        assert_eq!(
+            (dirs.says("own/earlier-1"), dirs.says("own/earlier-2")),
+            (all("own/earlier-1", &["a"]), all("own", &["x"]))
+        );
+        // Some have come.
+        let dirs = Dirs::new(&[]);
+        dirs.write("from", &[("a", 5), ("b", 6), ("c", 7)]);
+        fs::create_dir(dirs.path("own/taken")).expect("makes");
+        for name in ["a", "b", "c"] {
+            fs::rename(dirs.path("from").join(name), dirs.path("own/taken").join(name)).expect("moves");
+        }
+        fs::rename(dirs.path("own/taken/b"), dirs.path("own/b")).expect("moves");
+        assert!(dirs.take_over());
+        assert_eq!(dirs.says("own"), whole);
+        assert!(!dirs.path("own/taken").exists() && !dirs.path("own/earlier-1").exists());
+    }
+
+    #[test]
+    fn it_comes_from_another_file_system_and_from_what_may_only_be_read() {
+        let elsewhere = tempfile::tempdir_in("/dev/shm").expect("temporary directory");
+        let dirs = Dirs::new(&[]);
+        fs::write(elsewhere.path().join("history.db"), "history").expect("writes");
+        assert!(take_over(elsewhere.path(), &dirs.path("own")).expect("takes over"));
+        assert_eq!(fs::read(dirs.path("own/history.db")).expect("reads"), b"history");
+        assert_eq!(files(elsewhere.path()).expect("lists"), [""; 0]);
+    }
+}
