@@ -574,26 +574,27 @@ fn a_create_that_is_refused_leaves_nothing_behind() {
 #[test]
 fn a_create_that_is_refused_destroys_no_data_that_was_there_before() {
     let mut host = Host::new();
-    host.write("etc/plans.d/image.toml", "image = \"debian-99\"\n");
     host.declare("alice", "web");
     host.start();
     host.ok(&["apply"]);
     assert_eq!(host.inside("alice", "echo precious > /srv/data").0, 0);
     let data = host.path("state/tenants/alice");
-    let ledger = || std::fs::read_to_string(host.path("state/ledger.json")).expect("reads");
-    let ids = host.ok(&["show", "alice", "--json"]);
-    let ids = serde_json::from_str::<serde_json::Value>(&ids).expect("JSON")["ids"].clone();
+    let ids = || {
+        serde_json::from_str::<serde_json::Value>(&host.ok(&["show", "alice", "--json"])).expect("JSON")["ids"].clone()
+    };
+    let before = ids();
+    let mut session = host.command(&["exec", "alice", "--", "sleep", "1000"]).spawn().expect("runs");
+    until("the session", || host.ok(&["sessions", "--json"]).contains("alice"));
     // By hand, and no daemon has read yet that it is gone.
     std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
-    let (status, text) = told(&host, &["create", "alice", "--plan", "image"]);
-    assert!(status == 8 && text.contains("the data that was there is kept"), "{status}: {text}");
-    assert!(data.exists() && ledger().contains("\"alice\""), "{text}");
-    assert!(!host.path("etc/tenants.d/alice.toml").exists());
+    let (status, text) = told(&host, &["create", "alice", "--plan", "shell"]);
+    assert!(status != 0 && text.contains("1 sessions are in it"), "{status}: {text}");
+    assert!(text.contains("was not created, and the data that was there is kept"), "{text}");
+    assert!(data.exists() && !host.path("etc/tenants.d/alice.toml").exists());
+    assert!(!session.wait().expect("ends").success());
     // And it is back with the next one.
     host.ok(&["create", "alice", "--plan", "web"]);
-    assert_eq!(host.inside("alice", "cat /srv/data").1, "precious\n");
-    let again = host.ok(&["show", "alice", "--json"]);
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&again).expect("JSON")["ids"], ids);
+    assert_eq!((host.inside("alice", "cat /srv/data").1.as_str(), ids()), ("precious\n", before));
 }
 
 #[test]
