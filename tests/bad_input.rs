@@ -199,6 +199,10 @@ fn a_second_service_on_one_state_directory() {
     host.ok(&["apply"]);
     // Whichever of the two finds its counterpart first tells.
     refuses_to_start(&mut host, 4, &["another bailiwick"]);
+    let second = Command::new(stage().join("bailiwick-warden")).arg("--config").arg(host.path("etc")).output();
+    let second = second.expect("runs");
+    assert_eq!(second.status.code(), Some(4), "{}", said(&second));
+    assert!(said(&second).contains("another bailiwick-warden"), "{}", said(&second));
     assert_eq!(host.inside("alice", "echo on").1.trim(), "on");
 }
 
