@@ -78,6 +78,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
     let mut gate = Gate::new(listener)?;
     let mut socket = warden.socket();
     let mut looked = Instant::now();
+    let mut lost: Option<String> = None;
     let period = manager::period().map_or(TICK, |period| period.min(TICK));
     let mut renewal = Renewal::default();
     manager::ready();
@@ -88,12 +89,16 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
                 // Nobody could come any more, nor say so to anybody.
                 match warden.listen_again().and_then(Gate::new) {
                     Ok(again) => {
-                        gate = again;
+                        (gate, socket, lost) = (again, warden.socket(), None);
                         event("event=socket-made-again");
                     }
-                    Err(error) => event(&format!("event=socket-lost reason={:?}", error.to_string())),
+                    // Tried again at the next look, and told once.
+                    Err(error) if lost.as_ref() != Some(&error.to_string()) => {
+                        event(&format!("event=socket-lost reason={:?}", error.to_string()));
+                        lost = Some(error.to_string());
+                    }
+                    Err(_) => {}
                 }
-                socket = warden.socket();
             }
         }
         gate.closed = gate.closed.filter(|until| Instant::now() < *until);
