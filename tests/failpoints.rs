@@ -4,6 +4,7 @@
 use bailiwick_proto::frame::{MAX_REQUEST, encode};
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
 use bailiwick_tests::{Host, name, profiles, stage, until};
+use bailiwick_types::QuotaFacts;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -204,4 +205,58 @@ fn a_jail_whose_names_the_kernel_does_not_forget_holds_up_nobody() {
         assert_eq!(host.warden(&stop), WardenReply::Done);
     }
     assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn data_that_is_charged_for_long_holds_up_its_tenant_alone() {
+    let mut host = Host::with_failpoints();
+    let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
+    if facts.storage.quota != QuotaFacts::Projects {
+        let text = "data_that_is_charged_for_long...: NOT here: the folder for temporary files has no project quotas";
+        return writeln!(std::io::stderr(), "{text}").expect("writes");
+    }
+    let config = host.default_config("reserve = { disk = \"1M\" }\n");
+    host.write("etc/bailiwick.toml", &config);
+    host.declare("alice", "shell");
+    host.declare("bob", "shell");
+    host.start_warden();
+    works(&host);
+    let dir = host.path("state/tenants/alice");
+    let home = dir.join("home/deep/below");
+    std::fs::create_dir_all(&home).expect("makes");
+    std::fs::write(home.join("data"), vec![1; 3 << 20]).expect("writes");
+    let take_out = || Command::new("chattr").args(["-R", "-p", "0", "-P"]).arg(&dir).output().expect("runs");
+    let used = |host: &Host| {
+        let output = Command::new("sync").arg("-f").arg(&dir).status();
+        assert!(output.is_ok_and(|status| status.success()));
+        match host.warden(&WardenRequest::Observe { tenants: vec![name("alice")] }) {
+            WardenReply::Observed(observed) => observed[0].disk.as_ref().expect("counted").bytes.used,
+            reply => panic!("{reply:?}"),
+        }
+    };
+    assert!(used(&host) > 3 << 20);
+    take_out();
+    assert!(used(&host) < 1 << 20);
+
+    host.write("failpoint", "charge alice");
+    let WardenReply::Failed(failure) = host.ask(&start()).expect("the warden lives") else { panic!("it started") };
+    assert!(failure.message.contains("being charged"), "{failure}");
+    let bob = name("bob");
+    assert_eq!(host.warden(&WardenRequest::Start { tenant: bob.clone() }), WardenReply::Done);
+    assert_eq!(host.warden(&WardenRequest::Stop { tenant: bob, hold: Hold::Keep }), WardenReply::Done);
+    let WardenReply::Failed(_) = host.ask(&start()).expect("the warden lives") else { panic!("it started") };
+    // Its child goes with the warden, and the next one begins anew.
+    let config = host.path("etc");
+    let is_of_it = |entry: std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).split('\0').any(|word| Path::new(word) == config)
+    };
+    let wardens = || std::fs::read_dir("/proc").expect("proc").flatten().map(is_of_it).filter(|is| *is).count();
+    assert_eq!(wardens(), 2, "the warden and its child");
+    host.kill();
+    until("its child is gone", || wardens() == 0);
+    host.write("failpoint", "");
+    host.start_warden();
+    works(&host);
+    assert!(used(&host) > 3 << 20);
 }

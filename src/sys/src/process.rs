@@ -272,15 +272,20 @@ pub fn execute_path(program: &CString, argv: &[CString], env: &[CString]) -> io:
 /// Has the process that a command starts told to end (`SIGTERM`) when the calling thread does, also when that is killed
 /// (`PR_SET_PDEATHSIG`). Not for a program that changes its effective user: the kernel then forgets it (`prctl(2)`).
 pub fn end_with_parent(command: &mut Command) {
-    let parent = std::process::id();
-    let ask = move || {
-        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-        // Whoever died before it was asked is nobody's parent any more.
-        let there = rustix::process::getppid().is_some_and(|now| now.as_raw_pid().cast_unsigned() == parent);
-        if there { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
-    };
+    let parent = rustix::process::getpid();
+    let ask = move || end_with(parent, Signal::TERM);
     // SAFETY: between fork and exec it makes two bare system calls; it takes no lock and no memory.
     unsafe { command.pre_exec(ask) };
+}
+
+/// Has this process, which a thread of `parent` has just made, get a signal when that thread ends (`PR_SET_PDEATHSIG`).
+///
+/// # Errors
+/// `ESRCH` when it has ended before it was asked for: whoever died is nobody's parent any more.
+pub fn end_with(parent: Pid, signal: Signal) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(signal))?;
+    let is_there = rustix::process::getppid() == Some(parent);
+    if is_there { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
 /// Ends this process at once, without running destructors or flushing buffers: the only right way out of a child

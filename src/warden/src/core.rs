@@ -104,7 +104,7 @@ pub struct Warden {
 
 impl Warden {
     /// The socket on which requests come: the service manager's, or one that is made here. An earlier warden may have made one in the
-    /// place of the manager's ([`Self::listen_again`]): nobody can reach that any more, though the manager still hands it over.
+    /// place of the manager's (`listen_again`): nobody can reach that any more, though the manager still hands it over.
     ///
     /// # Errors
     /// What `bind(2)` and `listen(2)` say.

@@ -17,13 +17,16 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Has a child do it, which has no descriptor but those of `keep`.
+    /// Has a child do it, which has no descriptor but those of `keep`. It ends with this process: what it does to a tenant's files is right
+    /// for as long as somebody keeps the tenant's jail down.
     pub(crate) fn begin(keep: &[BorrowedFd<'_>], work: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
         let (report, child_report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let keep: Vec<_> = keep.iter().copied().chain([child_report.as_fd()]).collect();
+        let warden = rustix::process::getpid();
         match process::clone_into(0, None, &keep)? {
             Cloned::Child => {
-                let errno = work()
+                let errno = process::end_with(warden, Signal::KILL)
+                    .and_then(|()| work())
                     .err()
                     .map_or(0, |error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()));
                 // If the warden is gone, nobody waits for it.

@@ -66,16 +66,33 @@ pub(crate) fn ensure_charged(
             }
         }
         QuotaFacts::Projects => {
-            let own = quota::project(&dir).map_err(refused("read the project of the tenant's directory"))?;
-            let wanted = Project { id: project, inherited: true };
-            let is_charged =
-                own == wanted && all_charged(&dir, wanted).map_err(refused("look into the tenant's directory"))?;
-            if !is_charged {
+            if !belongs(&dir, project)? {
                 charge_tree(&dir, project).map_err(refused("charge the tenant's files to it"))?;
             }
         }
     }
     Ok(dir)
+}
+
+/// The directory of a tenant, when there is one and what is in it is not charged to the tenant: [`charge_tree`] may take long.
+pub(crate) fn uncharged(
+    parent: &OwnedFd,
+    name: &str,
+    project: u32,
+    kind: &QuotaFacts,
+) -> Result<Option<OwnedFd>, QuotaError> {
+    if *kind != QuotaFacts::Projects || file::metadata_at(parent, name).is_err() {
+        return Ok(None);
+    }
+    let dir = file::open_dir_at(parent, name).map_err(refused("open the tenant's directory"))?;
+    Ok((!belongs(&dir, project)?).then_some(dir))
+}
+
+/// Whether a tenant's directory, and each directory in it, is charged to a project.
+fn belongs(dir: &OwnedFd, project: u32) -> Result<bool, QuotaError> {
+    let wanted = Project { id: project, inherited: true };
+    let own = quota::project(dir).map_err(refused("read the project of the tenant's directory"))?;
+    Ok(own == wanted && all_charged(dir, wanted).map_err(refused("look into the tenant's directory"))?)
 }
 
 /// Bounds what a tenant may use, and reads it back. btrfs is asked by way of the directory above: by way of a subvolume that
@@ -200,12 +217,14 @@ pub(crate) fn remove_whole(parent: &OwnedFd, name: &OsStr) {
     }
 }
 
-/// Charges a directory with all that is in it to a project, directories first, so that what is made meanwhile is charged
-/// too. Links, sockets and the like cannot be opened and keep their own inode uncharged; they hold no data. However deep
-/// the tree, two directories are open at a time. The jail is down: nobody moves anything.
-fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
+/// Charges a directory with all that is in it to a project. The directory itself comes last: while it is not the project's, nobody
+/// takes what was charged in part for the whole. Links, sockets and the like cannot be opened and keep their own inode uncharged; they
+/// hold no data. However deep the tree, two directories are open at a time. The jail is down: nobody makes or moves anything.
+pub(crate) fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
     let mut dir = file::open_dir_at(top, ".")?;
-    quota::set_project(&dir, Project { id: project, inherited: true })?;
+    if quota::project(top)?.id == project {
+        quota::set_project(top, Project { id: project, inherited: false })?;
+    }
     let mut levels: Vec<Vec<OsString>> = vec![charge_files(&dir, project)?];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.pop() {
@@ -221,7 +240,7 @@ fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
             dir = rustix::fs::openat(&dir, "..", flags, Mode::empty())?;
         }
     }
-    Ok(())
+    quota::set_project(top, Project { id: project, inherited: true })
 }
 
 /// Whether the directories in a tenant's own belong to its project: each of them is mounted into its jail.

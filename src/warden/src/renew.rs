@@ -13,7 +13,7 @@
 
 use crate::core::Warden;
 use crate::helper::Helper;
-use crate::step::reach_renewal;
+use crate::step::reach_work;
 use bailiwick_plan::mount::HOST_ETC_INSIDE;
 use bailiwick_sys::{file, mount, process};
 use bailiwick_types::TenantName;
@@ -132,7 +132,7 @@ impl Renewal {
             // One that has ended meanwhile has nothing to be renewed.
             let Some((_, pidfd)) = warden.init_of(tenant).filter(|(now, _)| now == pid) else { continue };
             match Helper::begin(&[pidfd], || {
-                reach_renewal(tenant);
+                reach_work("renew", tenant);
                 renew(*pid, pidfd)
             }) {
                 Ok(helper) => {

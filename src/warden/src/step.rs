@@ -163,17 +163,18 @@ pub(crate) fn reach(step: Step) -> io::Result<()> {
     }
 }
 
-/// Marks that a child is about to renew a jail. In a test build it never ends where the fail-point file says `renew TENANT`.
+/// Marks that a child is about to do something for a tenant that can take long. In a test build it never ends where the fail-point
+/// file says `WORK TENANT`.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
-pub(crate) fn reach_renewal(_tenant: &TenantName) {}
+pub(crate) fn reach_work(_work: &str, _tenant: &TenantName) {}
 
 /// As above, in a test build.
 #[cfg(feature = "failpoints")]
-pub(crate) fn reach_renewal(tenant: &TenantName) {
+pub(crate) fn reach_work(work: &str, tenant: &TenantName) {
     let path = std::env::var_os("BAILIWICK_FAILPOINT");
     let failpoint = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-    if failpoint.trim().strip_prefix("renew ") == Some(tenant.as_str()) {
+    if failpoint.trim().split_once(' ') == Some((work, tenant.as_str())) {
         wait();
     }
 }

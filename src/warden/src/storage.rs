@@ -151,6 +151,16 @@ impl Storage {
         }
     }
 
+    /// The directory of a tenant whose data is not charged to it, as it is where quotas came later than the data.
+    pub(crate) fn uncharged(
+        &self,
+        tenant: &TenantName,
+        project: u32,
+        kind: &QuotaFacts,
+    ) -> Result<Option<OwnedFd>, StorageError> {
+        Ok(quota::uncharged(&self.tenants, tenant.as_str(), project, kind)?)
+    }
+
     /// Makes what is missing of a tenant's storage: all of it on the first day, later only what a new profile needs.
     /// Each directory at the top appears whole or not at all. Charges it to the tenant and bounds it.
     pub(crate) fn ensure(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<(), StorageError> {

@@ -1,4 +1,4 @@
-//! What takes time: children on their way to init, jails that end, groups that freeze, data that is removed. Each is a state of
+//! What takes time: children on their way to init, jails that end, groups that freeze, data that is charged or removed. Each is a state of
 //! the loop, which looks at it when its descriptor tells or its time has come, so that the warden waits for none of them.
 //!
 //! ```text
@@ -14,6 +14,7 @@
 //! the reply when it is there, and a failure when that takes too long, while the warden goes on.
 
 use super::*;
+use crate::step::reach_work;
 
 /// How long a jail has to end by itself: init gives its processes two seconds.
 const STOP_TIME: Duration = Duration::from_secs(3);
@@ -31,6 +32,8 @@ const FREEZE_TIME: Duration = Duration::from_secs(5);
 const RESIZE_TIME: Duration = Duration::from_secs(5);
 /// How long whoever asked for a purge waits for its end.
 const PURGE_TIME: Duration = Duration::from_secs(5);
+/// How long whoever asked for a start waits until the tenant's data is charged to it.
+const CHARGE_TIME: Duration = Duration::from_secs(5);
 /// How much of a removal is done in one turn of the loop.
 const SLICE_TIME: Duration = Duration::from_millis(5);
 
@@ -116,6 +119,8 @@ enum What {
     Resized { tenant: TenantName, resizing: Helper },
     /// What was set aside of a tenant is gone.
     Purged { tenant: TenantName },
+    /// What a tenant has is charged to it; then the request is dealt with.
+    Charged { tenant: TenantName, request: WardenRequest },
 }
 
 /// All that takes time.
@@ -124,6 +129,8 @@ pub(super) struct Slow {
     pub(super) starting: BTreeMap<TenantName, Starting>,
     pub(super) ending: BTreeMap<TenantName, Ending>,
     removals: BTreeMap<String, Removal>,
+    /// Children that charge tenants' data to them.
+    charging: BTreeMap<TenantName, Helper>,
     waiting: Vec<Waiting>,
 }
 
@@ -165,7 +172,10 @@ impl Slow {
             let stuck = removal.stuck()?;
             Some(format!("what is left of the purged tenant \"{}\" keeps its ids: {stuck}", grave::tenant(grave)))
         });
-        jails.chain(graves).collect()
+        let charging = self.charging.keys().map(|tenant| {
+            format!("the files of \"{tenant}\" are being charged to it, since disk use is counted here by now; it starts afterwards")
+        });
+        jails.chain(graves).chain(charging).collect()
     }
 }
 
@@ -183,6 +193,7 @@ impl Warden {
                 _ => {}
             }
         }
+        fds.extend(self.slow.charging.values().map(|charging| (charging.report().as_fd(), PollFlags::IN)));
         for waiting in &self.slow.waiting {
             match &waiting.what {
                 What::Frozen { freezing, .. } => fds.push((freezing.events().as_fd(), PollFlags::PRI)),
@@ -214,6 +225,7 @@ impl Warden {
         self.look_at_children(&mut progress);
         self.look_at_ends(&mut progress);
         self.look_at_removals(&mut progress);
+        self.look_at_charging(&mut progress);
         self.look_at_waiting(&mut progress);
         progress
     }
@@ -263,6 +275,28 @@ impl Warden {
     pub(super) fn await_resize(&mut self, name: &TenantName, resizing: Helper, ticket: Ticket) {
         let what = What::Resized { tenant: name.clone(), resizing };
         self.slow.wait(ticket, Instant::now() + RESIZE_TIME, what);
+    }
+
+    /// Whether a start must wait until what the tenant has is charged to it, and then waits: a child goes through all its files.
+    pub(super) fn is_charging(&mut self, name: &TenantName, ids: IdRange, ticket: Ticket) -> Result<bool, Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "start", error);
+        if !self.slow.charging.contains_key(name) {
+            let uncharged = self.storage.uncharged(name, ids.first, &self.facts.storage.quota);
+            let Some(dir) = uncharged.map_err(|error| failed(&error))? else { return Ok(false) };
+            let helper = Helper::begin(&[dir.as_fd()], || {
+                reach_work("charge", name);
+                quota::charge_tree(&dir, ids.first)
+            });
+            self.slow.charging.insert(name.clone(), helper.map_err(|error| failed(&error))?);
+        }
+        let request = WardenRequest::Start { tenant: name.clone() };
+        self.slow.wait(ticket, Instant::now() + CHARGE_TIME, What::Charged { tenant: name.clone(), request });
+        Ok(true)
+    }
+
+    /// Ends the charging of what is to be destroyed.
+    pub(super) fn charge_no_more(&mut self, name: &TenantName) {
+        self.slow.charging.remove(name);
     }
 
     /// Has a request wait until nothing is left of a purged tenant.
@@ -428,6 +462,29 @@ impl Warden {
         self.ledger.give_back(grave).map_err(|error| Failure::new(ExitStatus::Failed, &error).message)
     }
 
+    fn look_at_charging(&mut self, progress: &mut Progress) {
+        let mut failures = BTreeMap::new();
+        self.slow.charging.retain(|tenant, charging| {
+            let end = charging.end();
+            if let Some(Err(error)) = &end {
+                progress.lines.push(format!("tenant={tenant} event=not-charged reason={:?}", error.to_string()));
+                failures.insert(tenant.clone(), failure(ExitStatus::Failed, tenant, "charge the files of", error));
+            }
+            end.is_none()
+        });
+        let (failed, others) = std::mem::take(&mut self.slow.waiting).into_iter().partition::<Vec<_>, _>(
+            |waiting| matches!(&waiting.what, What::Charged { tenant, .. } if failures.contains_key(tenant)),
+        );
+        self.slow.waiting = others;
+        for waiting in failed {
+            if let What::Charged { tenant, .. } = &waiting.what
+                && let Some(failure) = failures.get(tenant)
+            {
+                progress.replies.push((waiting.ticket, WardenReply::Failed(failure.clone())));
+            }
+        }
+    }
+
     fn look_at_waiting(&mut self, progress: &mut Progress) {
         let now = Instant::now();
         for waiting in std::mem::take(&mut self.slow.waiting) {
@@ -462,6 +519,18 @@ impl Warden {
                 }),
                 What::Resized { tenant, resizing } => resized(tenant, resizing, is_late),
                 What::Purged { tenant } => self.purged(tenant, is_late),
+                What::Charged { tenant, request } if !self.slow.charging.contains_key(tenant) => {
+                    match self.begin(ticket, request.clone()) {
+                        Answer::Now(reply) => Some(reply),
+                        Answer::Later(_) => continue,
+                    }
+                }
+                What::Charged { tenant, .. } => is_late.then(|| {
+                    let message = format!(
+                        "the files of \"{tenant}\" are being charged to it first, since disk use is counted here by now; it starts when that is done"
+                    );
+                    WardenReply::Failed(Failure::of(ExitStatus::Refused, message))
+                }),
                 What::Cleared { .. } => None,
             };
             match reply {
