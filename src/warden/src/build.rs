@@ -110,7 +110,7 @@ impl Builder<'_> {
         let take = |step| reach(step).map_err(BuildError::at(step));
 
         take(Step::Storage)?;
-        self.storage.ensure(plan, self.quota).map_err(|error| BuildError::new(Step::Storage, "", error))?;
+        self.storage.ensure_bound(plan, self.quota).map_err(|error| BuildError::new(Step::Storage, "", error))?;
 
         take(Step::Runtime)?;
         let runtime = self.runtime.make(&plan.tenant).map_err(BuildError::at(Step::Runtime))?;

@@ -75,6 +75,83 @@ fn is_ours_alone(state: &OwnedFd, mode: u32) -> io::Result<bool> {
     Ok(names.iter().all(|name| name == "lost+found") || (mode & 0o022 == 0 && has(crate::ledger::FILE)))
 }
 
+/// What is done to a tenant's storage before its jail starts, and can take long: a child does it.
+#[derive(Debug)]
+pub(crate) enum Preparation {
+    /// Its files belong to nobody, since quotas came later than they.
+    Charge {
+        /// The tenant's directory.
+        dir: OwnedFd,
+        /// Whose they are.
+        project: u32,
+    },
+    /// Something of what it begins with is missing: all of it on the first day, later only what a new profile needs.
+    Seed {
+        /// The tenant's directory.
+        dir: OwnedFd,
+        /// All that it begins with.
+        seeds: Vec<Seed>,
+    },
+}
+
+impl Preparation {
+    /// What the work needs.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Charge { dir, .. } | Self::Seed { dir, .. } => dir.as_fd(),
+        }
+    }
+
+    /// A word for it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Charge { .. } => "charge",
+            Self::Seed { .. } => "seed",
+        }
+    }
+
+    /// What it is, as a sentence goes on after whose files they are.
+    pub(crate) fn told(&self) -> &'static str {
+        match self {
+            Self::Charge { .. } => "are being charged to it, since disk use is counted here by now",
+            Self::Seed { .. } => "that it begins with are being written",
+        }
+    }
+
+    /// Does it.
+    pub(crate) fn work(&self) -> io::Result<()> {
+        match self {
+            Self::Charge { dir, project } => quota::charge_tree(dir, *project),
+            Self::Seed { dir, seeds } => ensure_seeds(seeds, dir),
+        }
+    }
+}
+
+fn is_top(seed: &Seed) -> bool {
+    !seed.path.contains('/')
+}
+
+/// Makes what is missing. Each directory at the top appears whole or not at all.
+fn ensure_seeds(seeds: &[Seed], dir: &OwnedFd) -> io::Result<()> {
+    for top in seeds.iter().filter(|seed| is_top(seed)) {
+        if file::metadata_at(dir, &top.path).is_ok() {
+            continue;
+        }
+        let fresh = format!(".{}.new", top.path);
+        Removal::whole(dir, &fresh)?;
+        let below = format!("{}/", top.path);
+        make(dir.as_fd(), &fresh, top)?;
+        let fresh_dir = file::open_dir_at(dir, &fresh)?;
+        for seed in seeds.iter().filter(|seed| seed.path.starts_with(&below)) {
+            make(fresh_dir.as_fd(), &seed.path[below.len()..], seed)?;
+        }
+        // Waits for all that anybody has written to this file system.
+        rustix::fs::syncfs(&fresh_dir)?;
+        rustix::fs::renameat(dir, &fresh, dir, &top.path)?;
+    }
+    Ok(())
+}
+
 /// The open state directory.
 #[derive(Debug)]
 pub(crate) struct Storage {
@@ -151,41 +228,22 @@ impl Storage {
         }
     }
 
-    /// The directory of a tenant whose data is not charged to it, as it is where quotas came later than the data.
-    pub(crate) fn uncharged(
-        &self,
-        tenant: &TenantName,
-        project: u32,
-        kind: &QuotaFacts,
-    ) -> Result<Option<OwnedFd>, StorageError> {
-        Ok(quota::uncharged(&self.tenants, tenant.as_str(), project, kind)?)
-    }
-
-    /// Makes what is missing of a tenant's storage: all of it on the first day, later only what a new profile needs.
-    /// Each directory at the top appears whole or not at all. Charges it to the tenant and bounds it.
-    pub(crate) fn ensure(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<(), StorageError> {
-        let dir = quota::ensure_charged(&self.tenants, plan.tenant.as_str(), plan.ids.first, kind)?;
-        quota::bound(&self.tenants, &dir, plan.ids.first, &plan.disk, kind)?;
-        self.ensure_seeds(plan, &dir).map_err(StorageError::Seed)
-    }
-
-    fn ensure_seeds(&self, plan: &JailPlan, dir: &OwnedFd) -> io::Result<()> {
-        for top in plan.seeds.iter().filter(|seed| !seed.path.contains('/')) {
-            if file::metadata_at(dir, &top.path).is_ok() {
-                continue;
-            }
-            let fresh = format!(".{}.new", top.path);
-            Removal::whole(dir, &fresh)?;
-            let below = format!("{}/", top.path);
-            make(dir.as_fd(), &fresh, top)?;
-            let fresh_dir = file::open_dir_at(dir, &fresh)?;
-            for seed in plan.seeds.iter().filter(|seed| seed.path.starts_with(&below)) {
-                make(fresh_dir.as_fd(), &seed.path[below.len()..], seed)?;
-            }
-            rustix::fs::syncfs(&fresh_dir)?;
-            rustix::fs::renameat(dir, &fresh, dir, &top.path)?;
+    /// Makes a tenant's directory if there is none, charges it to the tenant, and says what is to be done before its jail can use it.
+    pub(crate) fn unprepared(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<Option<Preparation>, StorageError> {
+        let (tenant, project) = (plan.tenant.as_str(), plan.ids.first);
+        if let Some(dir) = quota::uncharged(&self.tenants, tenant, project, kind)? {
+            return Ok(Some(Preparation::Charge { dir, project }));
         }
-        Ok(())
+        let dir = quota::ensure_charged(&self.tenants, tenant, project, kind)?;
+        let is_there = |seed: &Seed| file::metadata_at(&dir, &seed.path).is_ok();
+        let is_whole = plan.seeds.iter().filter(|seed| is_top(seed)).all(is_there);
+        Ok((!is_whole).then(|| Preparation::Seed { dir, seeds: plan.seeds.clone() }))
+    }
+
+    /// Bounds what a tenant's storage may hold.
+    pub(crate) fn ensure_bound(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<(), StorageError> {
+        let dir = quota::ensure_charged(&self.tenants, plan.tenant.as_str(), plan.ids.first, kind)?;
+        Ok(quota::bound(&self.tenants, &dir, plan.ids.first, &plan.disk, kind)?)
     }
 
     /// A detached mount of one directory of a tenant's storage.

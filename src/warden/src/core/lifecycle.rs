@@ -31,12 +31,12 @@ impl Warden {
         reach(Step::Ledger).map_err(|error| failed(&BuildError::at(Step::Ledger)(error)))?;
         let ids = self.ledger.assign(name).map_err(|error| failed(&error))?;
         self.read_host()?;
-        if self.is_charging(name, ids, ticket)? {
-            return Ok(None);
-        }
         let before = self.disk_now(name, ids);
         let plan = JailPlan::new(&tenant, &host, ids, &self.facts)
             .map_err(|error| failure(ExitStatus::HostCannot, name, "start", &error))?;
+        if self.is_preparing(&plan, ticket)? {
+            return Ok(None);
+        }
         if self.groups.ensure_bases(&self.facts, &host.reserve).map_err(|error| failed(&error))? {
             self.watch.listen_to(self.groups.pressure_triggers());
         }
@@ -164,7 +164,7 @@ impl Warden {
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "purge", error);
         self.host_users.remove(name).map_err(|error| failed(&error))?;
         let ids = self.ledger.ids(name);
-        self.charge_no_more(name);
+        self.prepare_no_more(name);
         // Before the ledger: what is set aside and has no row there is found by its name (`take_up_graves`).
         let grave = self.storage.bury(name, ids).map_err(|error| failed(&error))?;
         // One that has ids and no data gets a name too, so that both go the same way.

@@ -1,4 +1,4 @@
-//! What takes time: children on their way to init, jails that end, groups that freeze, data that is charged or removed. Each is a state of
+//! What takes time: children on their way to init, jails that end, groups that freeze, storage that is prepared, data that is removed. Each is a state of
 //! the loop, which looks at it when its descriptor tells or its time has come, so that the warden waits for none of them.
 //!
 //! ```text
@@ -15,6 +15,7 @@
 
 use super::*;
 use crate::step::reach_work;
+use crate::storage::Preparation;
 
 /// How long a jail has to end by itself: init gives its processes two seconds.
 const STOP_TIME: Duration = Duration::from_secs(3);
@@ -32,8 +33,8 @@ const FREEZE_TIME: Duration = Duration::from_secs(5);
 const RESIZE_TIME: Duration = Duration::from_secs(5);
 /// How long whoever asked for a purge waits for its end.
 const PURGE_TIME: Duration = Duration::from_secs(5);
-/// How long whoever asked for a start waits until the tenant's data is charged to it.
-const CHARGE_TIME: Duration = Duration::from_secs(5);
+/// How long whoever asked for a start waits until the tenant's storage is prepared.
+const PREPARE_TIME: Duration = Duration::from_secs(5);
 /// How much of a removal is done in one turn of the loop.
 const SLICE_TIME: Duration = Duration::from_millis(5);
 
@@ -96,6 +97,20 @@ impl Ending {
     }
 }
 
+/// A child that prepares a tenant's storage.
+#[derive(Debug)]
+struct Preparing {
+    helper: Helper,
+    preparation: Preparation,
+    since: Instant,
+}
+
+impl Preparing {
+    fn told(&self, tenant: &TenantName) -> String {
+        format!("the files of \"{tenant}\" {}", self.preparation.told())
+    }
+}
+
 /// A request that waits.
 #[derive(Debug)]
 struct Waiting {
@@ -119,8 +134,8 @@ enum What {
     Resized { tenant: TenantName, resizing: Helper },
     /// What was set aside of a tenant is gone.
     Purged { tenant: TenantName },
-    /// What a tenant has is charged to it; then the request is dealt with.
-    Charged { tenant: TenantName, request: WardenRequest },
+    /// A tenant's storage is prepared; then the request is dealt with.
+    Prepared { tenant: TenantName, request: WardenRequest },
 }
 
 /// All that takes time.
@@ -129,8 +144,8 @@ pub(super) struct Slow {
     pub(super) starting: BTreeMap<TenantName, Starting>,
     pub(super) ending: BTreeMap<TenantName, Ending>,
     removals: BTreeMap<String, Removal>,
-    /// Children that charge tenants' data to them.
-    charging: BTreeMap<TenantName, Helper>,
+    /// Children that prepare tenants' storage.
+    preparing: BTreeMap<TenantName, Preparing>,
     waiting: Vec<Waiting>,
 }
 
@@ -172,10 +187,9 @@ impl Slow {
             let stuck = removal.stuck()?;
             Some(format!("what is left of the purged tenant \"{}\" keeps its ids: {stuck}", grave::tenant(grave)))
         });
-        let charging = self.charging.keys().map(|tenant| {
-            format!("the files of \"{tenant}\" are being charged to it, since disk use is counted here by now; it starts afterwards")
-        });
-        jails.chain(graves).chain(charging).collect()
+        let late = self.preparing.iter().filter(|(_, preparing)| preparing.since + PREPARE_TIME <= now);
+        let preparing = late.map(|(tenant, preparing)| format!("{}; it starts afterwards", preparing.told(tenant)));
+        jails.chain(graves).chain(preparing).collect()
     }
 }
 
@@ -193,7 +207,7 @@ impl Warden {
                 _ => {}
             }
         }
-        fds.extend(self.slow.charging.values().map(|charging| (charging.report().as_fd(), PollFlags::IN)));
+        fds.extend(self.slow.preparing.values().map(|preparing| (preparing.helper.report().as_fd(), PollFlags::IN)));
         for waiting in &self.slow.waiting {
             match &waiting.what {
                 What::Frozen { freezing, .. } => fds.push((freezing.events().as_fd(), PollFlags::PRI)),
@@ -225,7 +239,7 @@ impl Warden {
         self.look_at_children(&mut progress);
         self.look_at_ends(&mut progress);
         self.look_at_removals(&mut progress);
-        self.look_at_charging(&mut progress);
+        self.look_at_preparing(&mut progress);
         self.look_at_waiting(&mut progress);
         progress
     }
@@ -277,26 +291,28 @@ impl Warden {
         self.slow.wait(ticket, Instant::now() + RESIZE_TIME, what);
     }
 
-    /// Whether a start must wait until what the tenant has is charged to it, and then waits: a child goes through all its files.
-    pub(super) fn is_charging(&mut self, name: &TenantName, ids: IdRange, ticket: Ticket) -> Result<bool, Failure> {
+    /// Whether a start must wait until the tenant's storage is prepared, and then waits.
+    pub(super) fn is_preparing(&mut self, plan: &JailPlan, ticket: Ticket) -> Result<bool, Failure> {
+        let name = &plan.tenant;
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "start", error);
-        if !self.slow.charging.contains_key(name) {
-            let uncharged = self.storage.uncharged(name, ids.first, &self.facts.storage.quota);
-            let Some(dir) = uncharged.map_err(|error| failed(&error))? else { return Ok(false) };
-            let helper = Helper::begin(&[dir.as_fd()], || {
-                reach_work("charge", name);
-                quota::charge_tree(&dir, ids.first)
+        if !self.slow.preparing.contains_key(name) {
+            let unprepared = self.storage.unprepared(plan, &self.facts.storage.quota);
+            let Some(preparation) = unprepared.map_err(|error| failed(&error))? else { return Ok(false) };
+            let helper = Helper::begin(&[preparation.dir()], || {
+                reach_work(preparation.word(), name);
+                preparation.work()
             });
-            self.slow.charging.insert(name.clone(), helper.map_err(|error| failed(&error))?);
+            let helper = helper.map_err(|error| failed(&error))?;
+            self.slow.preparing.insert(name.clone(), Preparing { helper, preparation, since: Instant::now() });
         }
         let request = WardenRequest::Start { tenant: name.clone() };
-        self.slow.wait(ticket, Instant::now() + CHARGE_TIME, What::Charged { tenant: name.clone(), request });
+        self.slow.wait(ticket, Instant::now() + PREPARE_TIME, What::Prepared { tenant: name.clone(), request });
         Ok(true)
     }
 
-    /// Ends the charging of what is to be destroyed.
-    pub(super) fn charge_no_more(&mut self, name: &TenantName) {
-        self.slow.charging.remove(name);
+    /// Ends what is done to the storage that is to be destroyed.
+    pub(super) fn prepare_no_more(&mut self, name: &TenantName) {
+        self.slow.preparing.remove(name);
     }
 
     /// Has a request wait until nothing is left of a purged tenant.
@@ -462,25 +478,28 @@ impl Warden {
         self.ledger.give_back(grave).map_err(|error| Failure::new(ExitStatus::Failed, &error).message)
     }
 
-    fn look_at_charging(&mut self, progress: &mut Progress) {
+    fn look_at_preparing(&mut self, progress: &mut Progress) {
         let mut failures = BTreeMap::new();
-        self.slow.charging.retain(|tenant, charging| {
-            let end = charging.end();
+        self.slow.preparing.retain(|tenant, preparing| {
+            let end = preparing.helper.end();
             if let Some(Err(error)) = &end {
-                progress.lines.push(format!("tenant={tenant} event=not-charged reason={:?}", error.to_string()));
-                failures.insert(tenant.clone(), failure(ExitStatus::Failed, tenant, "charge the files of", error));
+                let word = preparing.preparation.word();
+                progress
+                    .lines
+                    .push(format!("tenant={tenant} event=not-prepared what={word} reason={:?}", error.to_string()));
+                failures.insert(tenant.clone(), failure(ExitStatus::Failed, tenant, "prepare the storage of", error));
             }
             end.is_none()
         });
-        let (failed, others) = std::mem::take(&mut self.slow.waiting).into_iter().partition::<Vec<_>, _>(
-            |waiting| matches!(&waiting.what, What::Charged { tenant, .. } if failures.contains_key(tenant)),
-        );
-        self.slow.waiting = others;
-        for waiting in failed {
-            if let What::Charged { tenant, .. } = &waiting.what
-                && let Some(failure) = failures.get(tenant)
+        let is_told = |waiting: &mut Waiting| {
+            let What::Prepared { tenant, .. } = &waiting.what else { return false };
+            failures.contains_key(tenant)
+        };
+        for Waiting { ticket, what, .. } in self.slow.waiting.extract_if(.., is_told) {
+            if let What::Prepared { tenant, .. } = what
+                && let Some(failure) = failures.get(&tenant)
             {
-                progress.replies.push((waiting.ticket, WardenReply::Failed(failure.clone())));
+                progress.replies.push((ticket, WardenReply::Failed(failure.clone())));
             }
         }
     }
@@ -519,18 +538,16 @@ impl Warden {
                 }),
                 What::Resized { tenant, resizing } => resized(tenant, resizing, is_late),
                 What::Purged { tenant } => self.purged(tenant, is_late),
-                What::Charged { tenant, request } if !self.slow.charging.contains_key(tenant) => {
-                    match self.begin(ticket, request.clone()) {
+                What::Prepared { tenant, request } => match self.slow.preparing.get(tenant) {
+                    Some(preparing) => is_late.then(|| {
+                        let message = format!("{}; it starts when that is done", preparing.told(tenant));
+                        WardenReply::Failed(Failure::of(ExitStatus::Refused, message))
+                    }),
+                    None => match self.begin(ticket, request.clone()) {
                         Answer::Now(reply) => Some(reply),
                         Answer::Later(_) => continue,
-                    }
-                }
-                What::Charged { tenant, .. } => is_late.then(|| {
-                    let message = format!(
-                        "the files of \"{tenant}\" are being charged to it first, since disk use is counted here by now; it starts when that is done"
-                    );
-                    WardenReply::Failed(Failure::of(ExitStatus::Refused, message))
-                }),
+                    },
+                },
                 What::Cleared { .. } => None,
             };
             match reply {
