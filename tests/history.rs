@@ -314,7 +314,10 @@ fn fill(dir: &Path) -> PathBuf {
 #[test]
 fn a_disk_that_is_full_at_any_step_costs_samples_and_nothing_else() {
     let tenants: Vec<_> = (0..50).map(|number| bailiwick_tests::name(&format!("t{number}"))).collect();
-    for (what, pool) in [("btrfs", Pool::btrfs()), ("ext4", Pool::new("64M", &["mkfs.ext4", "-q", "-m", "0"]))] {
+    for (what, pool) in [
+        ("btrfs", Pool::in_memory("160M", &["mkfs.btrfs", "-q"])),
+        ("ext4", Pool::in_memory("64M", &["mkfs.ext4", "-q", "-m", "0"])),
+    ] {
         let path = pool.path().join("history.db");
         let (mut history, _) = History::open(&path, Retention::default()).expect("opens");
         let mut minute = 0;

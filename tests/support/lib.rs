@@ -69,6 +69,17 @@ impl Pool {
         Self::at(real.join("pool"), dir, size, make, "loop")
     }
 
+    /// The same in memory, where there is room: for what asks it to be on disk again and again, and never needs it to be.
+    #[must_use]
+    pub fn in_memory(size: &str, make: &[&str]) -> Self {
+        let room = rustix::fs::statvfs("/dev/shm").map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+        if room < 1 << 30 {
+            return Self::new(size, make);
+        }
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
+        Self::at(dir.path().join("pool"), dir, size, make, "loop")
+    }
+
     /// One of ext4 with quotas of projects, which the kernel must have.
     #[must_use]
     pub fn ext4_with_quotas() -> Self {
