@@ -288,6 +288,8 @@ mod tests {
         let temp = tempfile::tempdir().expect("temporary directory");
         let path = temp.path().join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).expect("binds");
+        // Fewer than there are descriptors, however many the host gives.
+        rustix::net::listen(&listener, 4).expect("listens");
         let mut waiting = Vec::new();
         while let Ok(connection) = connect_at_once(&path) {
             waiting.push(connection);
