@@ -109,11 +109,19 @@ fn no_descriptor_number_is_a_way_to_the_hosts_root() {
 }
 
 #[test]
-fn a_session_starts_in_its_home_or_at_the_root_of_the_jail() {
+fn a_session_starts_in_its_home_or_where_it_was_asked_to_or_not_at_all() {
     let host = host();
     for tenant in profiles() {
         assert_eq!(host.inside(tenant, "pwd -P").1.trim(), "/root", "{tenant}");
-        let output = host.cli(&["exec", tenant, "--cwd", "/nowhere", "--", "pwd", "-P"]);
-        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "/", "{tenant}");
+        let asked = |directory: &str| {
+            let output = host.cli(&["exec", tenant, "--cwd", directory, "--", "pwd", "-P"]);
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+            (output.status.code(), text(&output.stdout), text(&output.stderr))
+        };
+        assert_eq!(asked("/usr/share"), (Some(0), "/usr/share".to_owned(), String::new()), "{tenant}");
+        assert_eq!(asked("../usr"), (Some(0), "/usr".to_owned(), String::new()), "from its home, {tenant}");
+        let (status, out, told) = asked("/nowhere");
+        assert_eq!((status, out.as_str()), (Some(125), ""), "{tenant}: {told}");
+        assert!(told.contains("cannot enter the directory") && told.contains("No such file"), "{tenant}: {told}");
     }
 }

@@ -269,10 +269,9 @@ fn incidents_text(incidents: &[Incident], zone: &TimeZone) -> String {
             clock(incident.from, zone),
             lasted(incident),
             incident.faults.to_string(),
-            incident.snapshots.len().to_string(),
         ]
     };
-    render(&["ID", "TENANT", "KIND", "FROM", "LASTED", "FAULTS", "SNAPSHOTS"], incidents.iter().map(row))
+    render(&["ID", "TENANT", "KIND", "FROM", "LASTED", "FAULTS"], incidents.iter().map(row))
 }
 
 fn incident_text(incident: &Incident, zone: &TimeZone) -> String {
@@ -532,8 +531,8 @@ pub(crate) mod tests {
 
     #[test]
     fn incidents_are_listed() {
-        let golden = "ID  TENANT  KIND    FROM                       LASTED  FAULTS  SNAPSHOTS\n\
-                      7   alice   memory  1970-01-01T00:00:00+00:00  1m30s   4       1\n";
+        let golden = "ID  TENANT  KIND    FROM                       LASTED  FAULTS\n\
+                      7   alice   memory  1970-01-01T00:00:00+00:00  1m30s   4\n";
         assert_eq!(incidents(&[example()], &TimeZone::UTC, Form::Text), golden);
     }
 

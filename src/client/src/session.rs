@@ -56,6 +56,8 @@ enum SessionError {
     NotBegun,
     #[error("the session could not be set up")]
     Setup(#[source] io::Error),
+    #[error("cannot enter the directory that the command is to run in")]
+    Directory(#[source] io::Error),
     #[error("cannot execute \"{command}\"")]
     NotExecuted {
         command: String,
@@ -627,6 +629,9 @@ impl<'a> Session<'a> {
                 command: self.command.clone(),
                 source: io::Error::from_raw_os_error(errno),
             }),
+            SessionEvent::DirectoryFailed { errno } => {
+                Err(SessionError::Directory(io::Error::from_raw_os_error(errno)))
+            }
             SessionEvent::SetupFailed { errno } => Err(SessionError::Setup(io::Error::from_raw_os_error(errno))),
             SessionEvent::Exited(status) => Ok(Some(status)),
             SessionEvent::Killed(number @ 1..=64) => Ok(Some(128 + number)),

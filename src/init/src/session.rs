@@ -3,7 +3,7 @@
 
 use bailiwick_proto::frame::{MAX_EVENT, decode};
 use bailiwick_proto::init::{Spawn, WindowSize};
-use bailiwick_proto::{Bytes, SessionEvent, SessionSignal};
+use bailiwick_proto::{SessionEvent, SessionSignal};
 use bailiwick_sys::signal::{self, SIGCONT, SIGHUP};
 use bailiwick_sys::{credential, file, process, socket};
 use bailiwick_types::{MAX_GROUP_FILE, groups_of};
@@ -31,6 +31,7 @@ pub(crate) struct Session {
 enum Stage {
     Setup = 1,
     Exec = 2,
+    Directory = 3,
 }
 
 impl Session {
@@ -74,6 +75,8 @@ impl Session {
                     let errno = i32::from_le_bytes(rest);
                     let event = if stage == Stage::Exec as u8 {
                         SessionEvent::ExecFailed { errno }
+                    } else if stage == Stage::Directory as u8 {
+                        SessionEvent::DirectoryFailed { errno }
                     } else {
                         SessionEvent::SetupFailed { errno }
                     };
@@ -177,6 +180,11 @@ fn become_command(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>)
     if let Err(error) = prepare(spawn, pipes, terminal) {
         return (Stage::Setup, error);
     }
+    if let Some(wanted) = &spawn.cwd
+        && let Err(error) = rustix::process::chdir(wanted.as_bytes())
+    {
+        return (Stage::Directory, error.into());
+    }
     (Stage::Exec, execute(spawn))
 }
 
@@ -206,8 +214,8 @@ fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io:
     }
     let groups = groups(spawn.user.uid);
     credential::become_for_good_in(spawn.user.uid, spawn.user.gid, &groups)?;
-    let wanted = spawn.cwd.as_ref().map_or(spawn.user.home.as_bytes(), Bytes::as_bytes);
-    if rustix::process::chdir(wanted).is_err() {
+    // A home that is not there keeps nobody out.
+    if rustix::process::chdir(spawn.user.home.as_bytes()).is_err() {
         rustix::process::chdir("/")?;
     }
     Ok(())

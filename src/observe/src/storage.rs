@@ -89,13 +89,16 @@ fn quota(opened: &OwnedFd, path: &Path, fs_type: &str) -> QuotaFacts {
         "xfs" => nothing(
             format!("xfs is mounted {} project quotas", if counted { "with unenforced" } else { "without" }),
             format!(
-                "write prjquota into the options of {shown} in /etc/fstab, unmount it and mount it again (for the root                  file system: rootflags=prjquota on the kernel's command line, then reboot); the kernel needs                  CONFIG_XFS_QUOTA"
+                "write prjquota into the options of the file system of {shown} in /etc/fstab, unmount it and mount it again (for the \
+                 root file system: rootflags=prjquota on the kernel's command line, then reboot); the kernel needs CONFIG_XFS_QUOTA"
             ),
         ),
         "ext4" => nothing(
             format!("ext4 {} project quotas", if counted { "counts but does not enforce" } else { "has no" }),
             format!(
-                "unmount it, run `tune2fs -O project,quota -Q prjquota DEVICE`, write prjquota into the options of {shown}                  in /etc/fstab and mount it again; the kernel needs CONFIG_QFMT_V2"
+                "unmount the file system of {shown} (the root file system cannot be: keep `state_dir` on another), run \
+                 `tune2fs -O project,quota -Q prjquota DEVICE`, write prjquota into its options in /etc/fstab and mount it again; \
+                 the kernel needs CONFIG_QFMT_V2"
             ),
         ),
         _ => nothing(

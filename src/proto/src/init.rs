@@ -149,6 +149,11 @@ pub enum SessionEvent {
         /// Error number.
         errno: i32,
     },
+    /// The directory that was asked for cannot be entered.
+    DirectoryFailed {
+        /// Error number of `chdir(2)`.
+        errno: i32,
+    },
     /// The command ended with this status.
     Exited(u8),
     /// The command was ended by this signal.
