@@ -371,6 +371,22 @@ fn what_is_found_uncharged_is_told_and_charged_by_the_next_start() {
     assert_eq!(host.inside("web", "cat /home/d/d/d/../../../a | wc -c").1.trim(), (3 * MIB).to_string());
 }
 
+/// What a new profile needs is written after the new limit, not before.
+#[test]
+fn who_is_full_gets_another_profile_with_more_room() {
+    if !runs(Profile::System) {
+        return;
+    }
+    let bounded = bounded("disk = \"16M\"");
+    let host = &bounded.host;
+    bounded.fills("web", "head -c 30M /dev/zero > /home/full");
+    let text = "plan = \"web\"\nprofile = \"system\"\n[limits]\ndisk = \"64M\"\n";
+    host.write("etc/tenants.d/web.toml", text);
+    host.ok(&["apply", "web"]);
+    assert!(bounded.fact("web").bytes.hard.is_some_and(|hard| hard > 16 * MIB));
+    assert_eq!(host.inside("web", "head -c 1M /dev/zero > /opt/more && echo written").1.trim(), "written");
+}
+
 #[test]
 fn a_directory_that_was_taken_out_of_the_quota_is_named_and_charged_again() {
     let bounded = bounded("disk = \"64M\"");

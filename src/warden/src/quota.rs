@@ -225,9 +225,11 @@ pub(crate) fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
     if quota::project(top)?.id == project {
         quota::set_project(top, Project { id: project, inherited: false })?;
     }
+    let mut above = Vec::new();
     let mut levels: Vec<Vec<OsString>> = vec![charge_files(&dir, project)?];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.pop() {
+            above.push(file::metadata(&dir)?.inode);
             dir = file::open_dir_at(&dir, &name)?;
             quota::set_project(&dir, Project { id: project, inherited: true })?;
             levels.push(charge_files(&dir, project)?);
@@ -238,6 +240,10 @@ pub(crate) fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
             // Up again: a name that openat2(2) would refuse below a directory, and nothing else is above it.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             dir = rustix::fs::openat(&dir, "..", flags, Mode::empty())?;
+            // Whoever moved it meanwhile would have others' files charged.
+            if above.pop() != Some(file::metadata(&dir)?.inode) {
+                return Err(rustix::io::Errno::STALE.into());
+            }
         }
     }
     quota::set_project(top, Project { id: project, inherited: true })

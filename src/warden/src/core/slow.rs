@@ -298,6 +298,13 @@ impl Warden {
         if !self.slow.preparing.contains_key(name) {
             let unprepared = self.storage.unprepared(plan, &self.facts.storage.quota);
             let Some(preparation) = unprepared.map_err(|error| failed(&error))? else { return Ok(false) };
+            if let Preparation::Seed { .. } = preparation {
+                // Before anything is written: who is full and gets more starts with that.
+                let before = self.disk_now(name, plan.ids);
+                let bound = self.storage.ensure_bound(plan, &self.facts.storage.quota);
+                bound.map_err(|error| failed(&error))?;
+                self.note_disk(name, plan.ids, &plan.disk, before.as_ref());
+            }
             let helper = Helper::begin(&[preparation.dir()], || {
                 reach_work(preparation.word(), name);
                 preparation.work()
