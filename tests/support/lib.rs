@@ -16,7 +16,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a daemon may take to answer, on a busy machine.
-const READY_TIME: Duration = Duration::from_secs(20);
+const READY_TIME: Duration = Duration::from_secs(60);
 
 /// The folder with the programs under test.
 #[must_use]
