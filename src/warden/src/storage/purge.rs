@@ -134,6 +134,8 @@ impl Removal {
     /// Nothing is left, and it cannot be let go of yet, for a reason that is none of a file's. It sticks only after a while.
     pub(crate) fn keep(&mut self, why: &str) {
         let now = Instant::now();
+        // What could not be removed before is gone too.
+        self.stuck = None;
         if now < *self.gone_since.get_or_insert(now) + COUNTING_TIME {
             self.due = now + COUNTING_PAUSE;
             return;
@@ -306,6 +308,16 @@ mod tests {
             }
         }
         unreachable!("a removal ends")
+    }
+
+    #[test]
+    fn what_stuck_and_is_gone_is_told_no_more() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let mut removal = removal(&real(&temp));
+        removal.end(Slice::Stuck(Stuck { count: 1, first: vec!["a swap file".to_owned()] }));
+        assert!(removal.stuck().is_some());
+        removal.keep("the file system counts it for a moment yet");
+        assert_eq!(removal.stuck(), None);
     }
 
     #[test]
