@@ -134,8 +134,9 @@ fn look(processes: &[&ProcessFacts]) -> io::Result<SocketFacts> {
             let Ok(network) = network else { continue };
             seen.insert(inode);
             let room = if network == host { MAX_FOREIGN } else { MAX_FOREIGN / 2 };
-            // `bailiwickd` is in a network in which nothing is, another one after each of its starts, and sessions outlive it.
-            if network == own || !shows {
+            // `bailiwickd` is in a network that leads nowhere (systemd's has a loopback), another one after each of its starts, and
+            // sessions outlive it.
+            if network == own || (network != host && !shows) {
                 continue;
             } else if facts.foreign.len() < room {
                 facts.foreign.push(ForeignSocket { network, pid: process.pid, descriptor });

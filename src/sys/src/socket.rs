@@ -223,18 +223,35 @@ pub fn network(socket: impl AsFd) -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether a socket shows addresses: whether any interface of the network namespace that it belongs to has one (`SIOCGIFCONF`,
-/// `netdevice(7)`). In one in which nothing was ever up there is none.
+/// Whether a socket shows addresses: whether any interface of the network namespace that it belongs to has an IPv4 address beyond
+/// the loopback's (`SIOCGIFCONF`, `netdevice(7)`). In one that leads nowhere there is none.
 ///
 /// # Errors
 /// What `ioctl(2)` says.
 pub fn shows_addresses(socket: impl AsFd) -> io::Result<bool> {
-    let mut all =
-        libc::ifconf { ifc_len: 0, ifc_ifcu: libc::__c_anonymous_ifc_ifcu { ifcu_buf: std::ptr::null_mut() } };
-    // SAFETY: SIOCGIFCONF reads and writes one `ifconf`, which is a live local; with a null buffer it writes no more than how
-    // long the answer would be.
+    // More than that few are not looked through: no network without a way out has them.
+    const FEW: usize = 4;
+    // SAFETY: an `ifreq` of zeros is a valid one.
+    let mut few: [libc::ifreq; FEW] = unsafe { std::mem::zeroed() };
+    let size = size_of_val(&few);
+    let ifcu_buf = few.as_mut_ptr().cast();
+    let mut all = libc::ifconf {
+        ifc_len: i32::try_from(size).unwrap_or(i32::MAX),
+        ifc_ifcu: libc::__c_anonymous_ifc_ifcu { ifcu_buf },
+    };
+    // SAFETY: SIOCGIFCONF reads and writes one `ifconf`, which is a live local, and no more of the buffer than it is told.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFCONF as _, &raw mut all) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(all.ifc_len > 0) }
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let count = usize::try_from(all.ifc_len).unwrap_or(size) / size_of::<libc::ifreq>();
+    let is_loopback = |interface: &libc::ifreq| {
+        // SAFETY: the kernel has written an address there, or it is still of zeros.
+        let address = unsafe { interface.ifr_ifru.ifru_addr };
+        // `struct sockaddr_in`: the port, then the address.
+        i32::from(address.sa_family) == libc::AF_INET && address.sa_data[2] == 127
+    };
+    Ok(count >= FEW || !few[..count].iter().all(is_loopback))
 }
 
 /// asm-generic/socket.h, which every architecture that we know of has here.
@@ -306,7 +323,10 @@ mod tests {
         let (cookie, _) = (network(&a).expect("cookie"), network(&b).expect("cookie"));
         assert_ne!(cookie, 0);
         assert_eq!(network(unbound().expect("socket")).expect("cookie"), cookie);
-        assert!(shows_addresses(&a).expect("asked"), "this test runs where at least the loopback is up");
+        let all = std::process::Command::new("ip").args(["-4", "-o", "address"]).output().expect("ip runs");
+        let all = String::from_utf8(all.stdout).expect("text");
+        let is_beyond = |line: &str| line.split_once("inet ").is_some_and(|(_, address)| !address.starts_with("127."));
+        assert_eq!(shows_addresses(&a).expect("asked"), all.lines().any(is_beyond), "{all}");
         let (read, _write) = rustix::pipe::pipe().expect("pipe");
         assert_eq!(network(&read).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
     }
