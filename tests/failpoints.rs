@@ -61,7 +61,8 @@ fn a_step_that_fails_leaves_nothing_and_is_named() {
             };
             assert!(failure.message.contains(&format!("(step \"{step}\"): fail-point")), "{step}: {failure}");
             assert_eq!(host.leftovers(), Vec::<String>::new(), "after {step}");
-            assert_eq!(settled(&host), before, "descriptors after {step}");
+            // What the start of the warden had open may be closed by now.
+            until(&format!("no more descriptors after {step} than {before}"), || settled(&host) <= before);
         }
         host.write("failpoint", "");
         works(&host);
