@@ -117,6 +117,29 @@ fn the_operators_terminal_cannot_be_typed_into() {
     }
 }
 
+/// On btrfs one of these flushes everybody's data, and the others tell of the whole pool: its devices, its use, its number.
+#[test]
+fn file_systems_are_told_and_asked_nothing_of_the_whole() {
+    let host = host();
+    let answer = |tenant: &str, command: u32| {
+        let line = format!(
+            "exec perl -e 'sysopen(my $d, \"/home\", 0) or die $!; my $room = \"\\0\" x 8192; $! = 0; \
+             my $r = syscall(16, fileno($d), {command}, $room); print($r == -1 ? $! + 0 : 0)'"
+        );
+        let (status, out, err) = host.inside(tenant, &line);
+        assert_eq!(status, 0, "{tenant} {command:#x}: {err}");
+        out.trim().parse::<i32>().unwrap_or_else(|_| panic!("{tenant} {command:#x}: {out:?}"))
+    };
+    for tenant in profiles() {
+        // SYNC, START_SYNC, DEV_INFO, FS_INFO, SPACE_INFO, GET_SUBVOL_INFO, GETFSLABEL.
+        for command in [0x9408, 0x8008_9418, 0xd000_941e, 0x8400_941f, 0xc010_9414, 0x81f8_943c, 0x8100_9431] {
+            assert_eq!(answer(tenant, command), EPERM, "{tenant} {command:#x}");
+        }
+        // Copies that share blocks are no such thing: this one is refused for what it was given.
+        assert_ne!(answer(tenant, 0x4004_9409), EPERM, "{tenant}: FICLONE");
+    }
+}
+
 #[test]
 fn version_1_control_groups_and_their_release_agent_are_out_of_reach() {
     let host = host();

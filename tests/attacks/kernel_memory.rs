@@ -14,6 +14,7 @@ use std::process::Stdio;
 
 const MIB: u64 = 1 << 20;
 const EPERM: i32 = 1;
+const ENOSPC: i32 = 28;
 const ENOSYS: i32 = 38;
 const ENOPROTOOPT: i32 = 92;
 
@@ -101,6 +102,29 @@ impl<'a> Tenant<'a> {
     fn fails(&self, line: &str) {
         let (status, out, _) = self.host.inside(self.name, line);
         assert_ne!(status, 0, "{}: {line}: {out}", self.name);
+    }
+
+    /// Access lists of so many users can be written, and no longer ones, by none of the calls.
+    fn has_small_attributes(&self) {
+        let written = |number: u32, users: u32| {
+            let line = format!(
+                "exec perl -e 'my $path = \"/dev/shm/acl\"; open(my $f, \">\", $path) or die $!; \
+                 my $acl = pack(\"V\", 2) . pack(\"vvV\", 1, 7, ~0) . join(\"\", map {{ pack(\"vvV\", 2, 7, $_) }} 1 .. {users}) \
+                 . join(\"\", map {{ pack(\"vvV\", $_, 7, ~0) }} 4, 16, 32); my $file = {number} == 190 ? fileno($f) : $path; my $name = \"system.posix_acl_access\"; $! = 0; \
+                 my $r = syscall({number}, $file, $name, $acl, length $acl, 0); \
+                 print($r == -1 ? $! + 0 : 0); unlink $path'"
+            );
+            let (_, out, err) = self.host.inside(self.name, &line);
+            out.trim().parse::<i32>().unwrap_or_else(|_| panic!("{}: {out:?} {err:?}", self.name))
+        };
+        // setxattr, lsetxattr, fsetxattr.
+        for number in [188, 189, 190] {
+            assert_eq!(written(number, 100), 0, "{}: call {number}", self.name);
+            assert_eq!(written(number, 130), ENOSPC, "{}: call {number}", self.name);
+            assert_eq!(written(number, 8_000), ENOSPC, "{}: call {number}", self.name);
+        }
+        // setxattrat has its size behind a pointer.
+        assert_eq!(syscall(self.host, self.name, 463, ", 0, 0, 0, 0, 0, 0"), ENOSYS, "{}", self.name);
     }
 
     /// No network of its own can be had, and of the jail's nothing can be changed.
@@ -254,6 +278,7 @@ impl<'a> Tenant<'a> {
                 "mkdir '/dev/shm/i'; for (1 .. 10000) { open(my $f, '>', \"/dev/shm/i/$_\") or last; push @kept, 1 } \
                  END { unlink glob '/dev/shm/i/*' }",
             ),
+            "access lists of files in memory" => self.has_small_attributes(),
             "pseudo terminals" => self.has_terminals(),
             "closed tcp connections that wait" => self.has_setting("net/ipv4/tcp_max_tw_buckets", 262_144),
             "ip fragments" => {

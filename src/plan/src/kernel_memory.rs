@@ -134,6 +134,12 @@ pub const MEMORY: &[Object] = &[
     row("system v queues, semaphores, segments", Whole, Whole, same(By("memory, the jail's ipc namespace"))),
     row("queued signals and timers", Whole, Whole, same(By("memory, RLIMIT_SIGPENDING of the tenant"))),
     row("inodes and attributes of files in memory", Whole, Whole, same(By("memory"))),
+    row(
+        "access lists of files in memory",
+        Nothing,
+        Nothing,
+        same(By("filter: attributes of less than 1 KiB; memory pays for the files that have them")),
+    ),
     row("pseudo terminals", Whole, Whole, same(By("memory"))),
     row(
         "closed tcp connections that wait",

@@ -341,8 +341,21 @@ mod tests {
             ioctl::BTRFS_IOC_SUBVOL_CREATE_V2,
             ioctl::BTRFS_IOC_SNAP_CREATE,
             ioctl::BTRFS_IOC_SNAP_CREATE_V2,
+            ioctl::BTRFS_IOC_SYNC,
+            ioctl::BTRFS_IOC_DEV_INFO,
+            // Of a later kernel.
+            0x94ff,
         ];
-        let allowed = [ioctl::TCGETS, ioctl::TIOCGWINSZ, ioctl::TIOCSCTTY, ioctl::FIONREAD, ioctl::FICLONE];
+        let allowed = [
+            ioctl::TCGETS,
+            ioctl::TIOCGWINSZ,
+            ioctl::TIOCSCTTY,
+            ioctl::FIONREAD,
+            ioctl::FICLONE,
+            ioctl::FICLONERANGE,
+            ioctl::FIDEDUPERANGE,
+            ioctl::BTRFS_IOC_DEFRAG_RANGE,
+        ];
         for profile in Profile::ALL {
             for rubbish in RUBBISH {
                 for command in refused {

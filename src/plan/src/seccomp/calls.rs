@@ -10,7 +10,7 @@
 use super::{Check, Half, Rule, Verdict, errno};
 use bailiwick_types::Profile;
 use linux_raw_sys::errno::{
-    EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
+    EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOPROTOOPT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
 };
 use linux_raw_sys::general::{
     self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
@@ -181,11 +181,25 @@ const SETSOCKOPT: Rule = check!(argument 1; SOL_SOCKET; SOCKET_OPTION;
 /// The kernel reads 32 bits of the command; a comparison of 64 could be passed with rubbish above them.
 const IOCTL: Rule = check!(argument 1;
     // Terminal injection class: types into, selects from, or changes the driver of a terminal that may be an operator's.
-    ioctl::TIOCSTI, ioctl::TIOCLINUX, ioctl::TIOCSETD,
-    // Quota escape class: on btrfs any owner of a directory may make a subvolume, and that has a quota of its own.
-    ioctl::BTRFS_IOC_SUBVOL_CREATE, ioctl::BTRFS_IOC_SUBVOL_CREATE_V2,
-    ioctl::BTRFS_IOC_SNAP_CREATE, ioctl::BTRFS_IOC_SNAP_CREATE_V2;
-    REFUSE; ALLOW);
+    ioctl::TIOCSTI, ioctl::TIOCLINUX, ioctl::TIOCSETD;
+    REFUSE;
+    check!(argument 1 & IOCTL_TYPE; BTRFS_TYPE;
+        check!(argument 1; ioctl::FICLONE, ioctl::FICLONERANGE, ioctl::FIDEDUPERANGE,
+            ioctl::BTRFS_IOC_DEFRAG, ioctl::BTRFS_IOC_DEFRAG_RANGE; ALLOW; REFUSE);
+        ALLOW));
+
+/// The byte of a command that says whose it is (`asm-generic/ioctl.h`).
+const IOCTL_TYPE: u32 = 0xff00;
+/// Of btrfs, and of what other file systems took over from it. By allow-list: any owner of a directory may make a subvolume, which has
+/// a quota of its own; flush what everybody has written; and ask for the pool's devices, use and number. Left are copies that share
+/// blocks, and defragmentation.
+const BTRFS_TYPE: u32 = 0x9400;
+
+/// Bits of a size that no short attribute has. The kernel refuses what has any above 32.
+const LONG_ATTRIBUTE: u32 = !0x3ff;
+/// An access list of a file in memory is charged to nobody and may have 64 KiB. As a file system says that keeps attributes beside
+/// its inodes and has no more room there.
+const SETXATTR: Rule = check!(argument 3 & LONG_ATTRIBUTE; 0; ALLOW; errno(ENOSPC));
 
 /// `CLONE_NEWTIME` is not among them: its bit belongs to the exit signal in clone(2).
 const NEW_NAMESPACES: u32 =
@@ -293,11 +307,20 @@ pub(super) const GROUPS: &[Group] = &[
         ],
     ),
     group(
+        SETXATTR,
+        "short extended attributes: what a long access list of a file in memory holds is charged to nobody",
+        calls![__NR_setxattr __NR_lsetxattr __NR_fsetxattr],
+    ),
+    group(
+        ABSENT,
+        "extended attributes whose size is behind a pointer; programs fall back to the calls above",
+        calls![__NR_setxattrat],
+    ),
+    group(
         ALLOW,
         "extended attributes",
         calls![
-            __NR_setxattr __NR_lsetxattr __NR_fsetxattr __NR_setxattrat __NR_getxattr __NR_lgetxattr __NR_fgetxattr
-            __NR_getxattrat __NR_listxattr __NR_llistxattr __NR_flistxattr __NR_listxattrat __NR_removexattr
+            __NR_getxattr __NR_lgetxattr __NR_fgetxattr __NR_getxattrat __NR_listxattr __NR_llistxattr __NR_flistxattr __NR_listxattrat __NR_removexattr
             __NR_lremovexattr __NR_fremovexattr __NR_removexattrat
         ],
     ),
@@ -530,7 +553,11 @@ pub(super) const GROUPS: &[Group] = &[
             __NR_recvmmsg __NR_shutdown __NR_bind __NR_listen __NR_getsockname __NR_getpeername __NR_getsockopt
         ],
     ),
-    group(IOCTL, "terminal injection class and quota escape class; other commands pass", calls![__NR_ioctl]),
+    group(
+        IOCTL,
+        "terminal injection class; what a file system may be asked of the whole; other commands pass",
+        calls![__NR_ioctl],
+    ),
     group_by_profile(
         REFUSE,
         ALLOW,
