@@ -323,6 +323,16 @@ mod tests {
         let (cookie, _) = (network(&a).expect("cookie"), network(&b).expect("cookie"));
         assert_ne!(cookie, 0);
         assert_eq!(network(unbound().expect("socket")).expect("cookie"), cookie);
+        // Again in a network with a loopback alone, which is what systemd gives `bailiwickd`.
+        if std::env::var_os("ALONE").is_some() {
+            return assert!(!shows_addresses(&a).expect("asked"));
+        }
+        let line = "ip link set lo up && ALONE=1 exec \"$0\" a_socket_tells_which_network_it_was_made_in";
+        let program = std::env::current_exe().expect("a path");
+        let alone = std::process::Command::new("unshare").args(["--net", "sh", "-c", line]).arg(program).output();
+        let alone = alone.expect("unshare runs");
+        assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stdout));
+        assert!(String::from_utf8_lossy(&alone.stdout).contains("1 passed"));
         let all = std::process::Command::new("ip").args(["-4", "-o", "address"]).output().expect("ip runs");
         let all = String::from_utf8(all.stdout).expect("text");
         let is_beyond = |line: &str| line.split_once("inet ").is_some_and(|(_, address)| !address.starts_with("127."));
