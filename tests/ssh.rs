@@ -4,7 +4,7 @@
 //! the real ones.
 
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
-use bailiwick_tests::{Host, profiles, stage, until};
+use bailiwick_tests::{Host, profiles, stage, until, without_waiting};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -39,7 +39,8 @@ fn run(command: &mut Command, input: &[u8]) -> Output {
     let mut to = child.stdin.take().expect("a pipe");
     let input = input.to_vec();
     let writer = std::thread::spawn(move || to.write_all(&input).ok());
-    let output = child.wait_with_output().expect("ends");
+    let mut output = child.wait_with_output().expect("ends");
+    output.stderr = without_waiting(&output.stderr);
     writer.join().expect("writes");
     output
 }
@@ -321,7 +322,7 @@ fn sessions_of_dead_clients_give_their_places_back() {
     child.stdout.take().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
     child.stdin.take().expect("a pipe").write_all(b"still here\n").expect("writes");
     let output = child.wait_with_output().expect("ends");
-    assert!(output.status.success() && output.stderr == b"still here\n", "{}", text(&output));
+    assert!(output.status.success() && without_waiting(&output.stderr) == b"still here\n", "{}", text(&output));
 }
 
 #[test]

@@ -164,6 +164,13 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// What a program said, but for the line that a slow machine lets it say while it waits for an answer.
+#[must_use]
+pub fn without_waiting(said: &[u8]) -> Vec<u8> {
+    let lines = said.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !line.starts_with(b"bailiwick: waiting for bailiwickd;")).flatten().copied().collect()
+}
+
 /// A tenant's name.
 #[must_use]
 pub fn name(text: &str) -> TenantName {
@@ -472,7 +479,9 @@ impl Host {
     /// Runs the command line.
     #[must_use]
     pub fn cli(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("the command line runs")
+        let mut output = self.command(arguments).output().expect("the command line runs");
+        output.stderr = without_waiting(&output.stderr);
+        output
     }
 
     /// The command line, to be run.
