@@ -149,7 +149,11 @@ impl Run {
                     Some(SessionEvent::Started) => begin = None,
                     Some(SessionEvent::Exited(status)) => break Some(status),
                     Some(SessionEvent::Killed(number)) => break Some(128_u8.saturating_add(number)),
-                    Some(SessionEvent::ExecFailed { .. } | SessionEvent::DirectoryFailed { .. } | SessionEvent::SetupFailed { .. }) => break Some(126),
+                    Some(
+                        SessionEvent::ExecFailed { .. }
+                        | SessionEvent::DirectoryFailed { .. }
+                        | SessionEvent::SetupFailed { .. },
+                    ) => break Some(126),
                     None => break None,
                 },
                 _ = counted.end(), if last.is_none() => {

@@ -1,5 +1,5 @@
-//! What takes time: children on their way to init, jails that end, groups that freeze, storage that is prepared, data that is removed. Each is a state of
-//! the loop, which looks at it when its descriptor tells or its time has come, so that the warden waits for none of them.
+//! What takes time: children on their way to init, jails that end, groups that freeze, storage that is prepared, data that is
+//! removed. Each is a state of the loop, which looks at it when its descriptor tells or its time has come, so that the warden waits for none of them.
 //!
 //! ```text
 //!            start                child reported              stop: init is asked       its time is over, or it ended
