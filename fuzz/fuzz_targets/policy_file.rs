@@ -5,7 +5,8 @@
 
 #![no_main]
 
-use bailiwick_policy::{dump, parse, render};
+use bailiwick_diagnostics::render;
+use bailiwick_policy::{dump, parse};
 use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;
 

@@ -45,14 +45,14 @@ pub(crate) fn tell_problems(config: &Path, tenants: &[TenantName], status: ExitS
     if diagnostics.is_empty() {
         return status;
     }
-    output::complain_raw(&bailiwick_policy::render(&diagnostics));
+    output::complain_raw(&bailiwick_diagnostics::render(&diagnostics));
     output::complain("what these files last said without an error is in force; the rest is as it is declared");
     if status == ExitStatus::Done { ExitStatus::Partly } else { status }
 }
 
 /// The failure that problems of the files are.
 pub(crate) fn invalid(diagnostics: &[Diagnostic]) -> Failure {
-    let problems = bailiwick_policy::render(diagnostics);
+    let problems = bailiwick_diagnostics::render(diagnostics);
     Failure::of(ExitStatus::Invalid, format!("the configuration is not valid\n{}", problems.trim_end()))
 }
 
@@ -80,7 +80,7 @@ fn machine(config: &Path) -> Result<Machine, Failure> {
 pub(crate) fn check(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
     let diagnostics = bailiwick_policy::check(config, &machine(config)?);
     match form {
-        Form::Text => output::complain_raw(&bailiwick_policy::render(&diagnostics)),
+        Form::Text => output::complain_raw(&bailiwick_diagnostics::render(&diagnostics)),
         Form::Json => output::print_json(&diagnostics)?,
     }
     if diagnostics.is_empty() {

@@ -56,7 +56,7 @@ type Roster = BTreeMap<TenantName, RosterEntry>;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The policy is not usable at all.
-    #[error("{}", bailiwick_policy::render(.0))]
+    #[error("{}", bailiwick_diagnostics::render(.0))]
     Policy(Vec<Diagnostic>),
 }
 
@@ -327,8 +327,8 @@ impl Daemon {
         let fingerprint = bailiwick_policy::fingerprint(&self.config);
         let Reading { policy, diagnostics, invalid, last_good } = lock(&self.store).read();
         let problems = log_problems(&diagnostics);
-        let failure =
-            (!problems.is_empty()).then(|| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&diagnostics)));
+        let failure = (!problems.is_empty())
+            .then(|| Failure::of(ExitStatus::Invalid, bailiwick_diagnostics::render(&diagnostics)));
         let mut loaded = lock(&self.loaded);
         if !loaded.problems.is_empty() && problems.is_empty() {
             info!(target: "bailiwick::event", event = "policy-repaired", "the policy has no error any more");

@@ -422,7 +422,7 @@ mod tests {
             ("tenants.d/alice.toml".into(), "plan = \"small\"\n".into()),
         ];
         let reading = bailiwick_policy::parse(&files);
-        assert!(reading.diagnostics.is_empty(), "{}", bailiwick_policy::render(&reading.diagnostics));
+        assert!(reading.diagnostics.is_empty(), "{}", bailiwick_diagnostics::render(&reading.diagnostics));
         reading.policy.expect("valid").tenants.into_values().next().expect("one tenant")
     }
 

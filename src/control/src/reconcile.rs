@@ -81,7 +81,7 @@ mod tests {
             files.push((format!("tenants.d/{name}.toml").into(), tenant));
         }
         let reading = bailiwick_policy::parse(&files);
-        assert!(reading.diagnostics.is_empty(), "{}", bailiwick_policy::render(&reading.diagnostics));
+        assert!(reading.diagnostics.is_empty(), "{}", bailiwick_diagnostics::render(&reading.diagnostics));
         reading.policy.expect("valid")
     }
 

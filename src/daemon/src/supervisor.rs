@@ -167,7 +167,7 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
     })?;
     let (host, _) = bailiwick_policy::Store::new(&config)
         .host()
-        .map_err(|problems| Ended::new(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
+        .map_err(|problems| Ended::new(ExitStatus::Invalid, bailiwick_diagnostics::render(&problems)))?;
     let (uid, gid) = user(&host.user)?;
     let own = std::env::current_exe().map_err(|error| Ended::failed("find this program", &error))?;
     let warden_path = bailiwick_observe::program("bailiwick-warden");

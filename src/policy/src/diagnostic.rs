@@ -1,7 +1,6 @@
-//! Problems of the operator's files, with the place of each, and how they are shown.
+//! Problems of the operator's files, with the place of each.
 
 use crate::source::Source;
-use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::ops::Range;
@@ -89,6 +88,13 @@ impl Diagnostic {
             excerpt: None,
         }
     }
+
+    /// The line, and where in it the problem is, in bytes. `None` for a problem of a whole file, and where the line is too long to
+    /// be shown.
+    #[must_use]
+    pub fn excerpt(&self) -> Option<&(String, Range<usize>)> {
+        self.excerpt.as_ref()
+    }
 }
 
 impl fmt::Display for Diagnostic {
@@ -99,32 +105,15 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// The problems as an operator reads them: message, place, the line with a mark below it, and the hint. No colour.
+/// A line for each problem, as [`Diagnostic`] shows itself.
 #[must_use]
-pub fn render(diagnostics: &[Diagnostic]) -> String {
-    let renderer = Renderer::plain();
-    let mut text = String::new();
-    for diagnostic in diagnostics {
-        let file = printable(&diagnostic.file);
-        let title = Level::ERROR.primary_title(&diagnostic.message);
-        let mut group = match &diagnostic.excerpt {
-            Some((line, mark)) => {
-                let mark = AnnotationKind::Primary.span(mark.clone());
-                title.element(Snippet::source(line).line_start(diagnostic.line).path(file).annotation(mark))
-            }
-            None => title.element(Origin::path(file).line(diagnostic.line).char_column(diagnostic.column)),
-        };
-        if let Some(hint) = &diagnostic.hint {
-            group = group.element(Level::HELP.message(hint));
-        }
-        text.push_str(&renderer.render(&[group]));
-        text.push_str("\n\n");
-    }
-    text
+pub fn lines(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// A path without the control characters that a file's name may hold and a terminal would obey.
-fn printable(path: &Path) -> String {
+#[must_use]
+pub fn printable(path: &Path) -> String {
     let mut text = String::new();
     for c in path.to_string_lossy().chars() {
         if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
@@ -161,31 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn the_place_shown_is_the_place_found() {
-        for (text, span) in [("\tä = 1\r\n\tü = 2\r\n", 14..15), ("", 0..0), ("x = 1", 5..5), ("a\r\n", 1..3)] {
-            let source = Source::new(PathBuf::from("x.toml"), text.into()).expect("UTF-8");
-            let diagnostic = Diagnostic::at(&source, &span, Problem::new("m"));
-            let place = format!("x.toml:{}:{}\n", diagnostic.line, diagnostic.column);
-            let shown = render(&[diagnostic]);
-            assert!(shown.contains(&place) && shown.contains('^'), "{place} {shown}");
-        }
-    }
-
-    #[test]
-    fn a_long_line_is_not_shown_but_its_column_is() {
-        let text = format!("a = \"{}\" b", "x".repeat(100_000));
-        let source = Source::new(PathBuf::from("x.toml"), text.clone().into_bytes()).expect("UTF-8");
-        let end = text.len();
-        let diagnostic = Diagnostic::at(&source, &(end - 1..end), Problem::new("y".repeat(10_000)));
-        assert_eq!(diagnostic.column, end);
-        let shown = render(&[diagnostic]);
-        assert!(shown.contains(&format!("x.toml:1:{end}")) && shown.len() < 1000, "{shown}");
-    }
-
-    #[test]
     fn names_of_files_cannot_speak_to_the_terminal() {
         let diagnostic = Diagnostic::whole(Path::new("a\u{1b}[31m.toml"), Problem::new("bad"));
-        assert!(!render(std::slice::from_ref(&diagnostic)).contains('\u{1b}'));
         assert_eq!(diagnostic.to_string(), "a\\u{1b}[31m.toml:1:1: bad");
     }
 }

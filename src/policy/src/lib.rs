@@ -23,7 +23,7 @@ mod suggest;
 mod tenants;
 
 pub use check::{Machine, check};
-pub use diagnostic::{Diagnostic, render};
+pub use diagnostic::{Diagnostic, lines, printable};
 pub use model::{
     Declared, EtcWishes, FtpLogin, Host, Login, Plan, Policy, Principal, Reserve, Service, Settings, Tenant, Timer,
 };

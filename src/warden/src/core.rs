@@ -247,7 +247,7 @@ impl Warden {
         let (host, tenant) = self
             .policy
             .tenant(name)
-            .map_err(|problems| Failure::of(ExitStatus::Invalid, bailiwick_policy::render(&problems)))?;
+            .map_err(|problems| Failure::of(ExitStatus::Invalid, bailiwick_policy::lines(&problems)))?;
         let moved = host.state_dir != self.host.state_dir || host.runtime_dir != self.host.runtime_dir;
         if moved || host.ids != self.host.ids {
             let message = "`state_dir`, `runtime_dir` or `ids` in bailiwick.toml changed; restart bailiwick-warden";

@@ -1,6 +1,7 @@
 //! A configuration directory in a temporary place.
 
-use bailiwick_policy::{Reading, read, render};
+use bailiwick_diagnostics::render;
+use bailiwick_policy::{Reading, read};
 use std::fs::{Permissions, create_dir_all, set_permissions, write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,11 @@
 //! Properties: what is dumped reads to the same, and no bytes make the reader fail in any way but with a diagnostic.
 
+use bailiwick_diagnostics::render;
 use bailiwick_policy::{
     Declared, EtcWishes, FtpLogin, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant,
     Timer,
 };
-use bailiwick_policy::{dump, parse, render};
+use bailiwick_policy::{dump, parse};
 use bailiwick_types::{
     Bound, ByteSize, Count, CpuShare, Door, IdPool, Limits, Period, PlanName, Profile, Resource, SoftHard, TenantName,
 };

@@ -20,7 +20,7 @@ const CAPABILITIES: u64 = 1 << 0 // chown: seeds of storage, sockets for the dae
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// `bailiwick.toml` is not usable.
-    #[error("{}", bailiwick_policy::render(.0))]
+    #[error("{}", bailiwick_policy::lines(.0))]
     Policy(Vec<Diagnostic>),
     /// Not root.
     #[error("bailiwick-warden must be started as root")]
