@@ -82,7 +82,8 @@ fn ask(source: &str, names: &[String], time: Duration) -> io::Result<String> {
     let mut read = || -> io::Result<()> {
         let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         while text.len() < MAX_TOLD {
-            if !process::readable(&stdout, deadline.saturating_duration_since(Instant::now()))? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !process::readable(&stdout, left)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             match stdout.read(&mut buffer)? {
