@@ -12,7 +12,7 @@ STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C t
 FUZZ_TIME ?= 60
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: all help build stage stage-failpoints deps demo test vm-test deb lint doc fuzz fuzz-build fmt clean bench
+.PHONY: all help build stage stage-failpoints deps demo test vm-test soak deb lint doc fuzz fuzz-build fmt clean bench
 
 all: build
 
@@ -56,6 +56,10 @@ test: stage-failpoints
 ## vm-test: every suite in real Debian hosts (systemd, XFS, ext4, old and new kernels, failing power), and the package
 vm-test: deps
 	tests/vm/suite
+
+## soak: the same with every repeat whole: fifty kills of either daemon, ten power cuts, crowds of five hundred sessions
+soak: deps
+	BAILIWICK_SOAK=1 tests/vm/suite
 
 ## deb: the Debian package, in target/deb, checked by lintian
 deb:
