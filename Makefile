@@ -12,7 +12,7 @@ STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C t
 FUZZ_TIME ?= 60
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: all help build stage stage-failpoints deps demo test vm-test soak deb lint doc fuzz fuzz-build fmt clean bench
+.PHONY: all help build stage stage-failpoints deps demo check test vm-test soak deb lint doc fuzz fuzz-build fmt clean bench
 
 all: build
 
@@ -48,6 +48,10 @@ deps:
 ## demo: a whole host below a temporary folder, three tenants, a look into each, proof, and nothing left
 demo: stage
 	tests/demo $(STAGE)
+
+## check: formatting, lints, documentation and every test that needs no root
+check:
+	@tests/check
 
 ## test: every test
 test: stage-failpoints

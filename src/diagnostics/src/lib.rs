@@ -8,9 +8,9 @@ use bailiwick_policy::{Diagnostic, printable};
 /// The problems with message, place, the line with a mark below it, and the hint. No colour.
 ///
 /// ```
-/// let reading = bailiwick_policy::parse(&[("plans.d/small.toml".into(), "[limits]\nmemroy = \"1G\"\n")]);
+/// let reading = bailiwick_policy::parse(&[("bailiwick.toml".into(), "[reserve]\nmemroy = \"1G\"\n")]);
 /// let text = bailiwick_diagnostics::render(&reading.diagnostics);
-/// assert!(text.starts_with("error: unknown key \"memroy\"\n --> plans.d/small.toml:2:1\n"), "{text}");
+/// assert!(text.starts_with("error: unknown key \"memroy\"\n --> bailiwick.toml:2:1\n"), "{text}");
 /// ```
 #[must_use]
 pub fn render(diagnostics: &[Diagnostic]) -> String {
