@@ -450,6 +450,8 @@ impl Daemon {
     async fn mend(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
         let _one = self.changing.lock().await;
         let roster = self.roster().await?;
+        // Nobody else starts a jail.
+        self.sessions.jails_gone(|tenant| roster.get(tenant).is_none_or(|entry| entry.pid.is_none()));
         self.fresh_facts().await?;
         let needs = {
             let loaded = lock(&self.loaded);
@@ -492,7 +494,8 @@ impl Daemon {
     }
 
     async fn restart(&self, tenant: &TenantName) -> Result<&'static str, Failure> {
-        self.link.ask(&stop(tenant, Hold::Keep)).await?;
+        let stopped = self.link.ask(&stop(tenant, Hold::Keep)).await?;
+        self.note_stopped(tenant, &stopped);
         self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "restarted").await
     }
 
@@ -533,7 +536,11 @@ impl Daemon {
         request: WardenRequest,
         done: &'static str,
     ) -> Result<&'static str, Failure> {
-        match self.link.ask(&request).await? {
+        let reply = self.link.ask(&request).await?;
+        if matches!(request, WardenRequest::Stop { .. }) {
+            self.note_stopped(tenant, &reply);
+        }
+        match reply {
             WardenReply::Unchanged => Ok("unchanged"),
             WardenReply::GoesOn => {
                 info!(target: "bailiwick::event", tenant = %tenant, event = "goes-on", "the warden goes on: what is left of {tenant} is not {done} yet");
@@ -552,6 +559,13 @@ impl Daemon {
                 }
                 Ok(done)
             }
+        }
+    }
+
+    /// Nobody is in a jail that was stopped. Whoever holds [`Self::changing`] calls this, so there is no other yet.
+    fn note_stopped(&self, tenant: &TenantName, reply: &WardenReply) {
+        if !matches!(reply, WardenReply::GoesOn) {
+            self.sessions.jails_gone(|gone| gone == tenant);
         }
     }
 
