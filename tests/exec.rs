@@ -356,6 +356,17 @@ fn who_insists_hangs_up_a_command_that_is_deaf_or_stopped() {
 }
 
 #[test]
+fn who_had_nothing_to_do_says_so() {
+    let host = host();
+    for (verb, first) in [("start", "web: unchanged\n"), ("freeze", ""), ("thaw", ""), ("stop", ""), ("suspend", "")] {
+        assert_eq!(host.ok(&[verb, "web"]), first, "{verb}");
+        assert_eq!(host.ok(&[verb, "web"]), "web: unchanged\n", "{verb} again");
+    }
+    assert_eq!(host.ok(&["unsuspend", "web"]), "");
+    assert_eq!(host.ok(&["unsuspend", "web", "--json"]).matches("\"unchanged\"").count(), 1);
+}
+
+#[test]
 fn many_sessions_at_once() {
     let host = host();
     let children: Vec<Child> = (0..20)
