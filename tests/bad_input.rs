@@ -126,6 +126,13 @@ fn a_state_directory_that_cannot_be_trusted() {
     assert!(!host.path("run/warden.error").exists());
     assert!(host.ok(&["status"]).contains("problems    none"));
     host.end();
+    // A reserve that no file system has is told, with quotas or without.
+    let reserve = "reserve = { disk = \"1000000G\" }\n";
+    host.write("etc/bailiwick.toml", &host.default_config(reserve));
+    host.start();
+    until("it is told", || host.ok(&["status"]).contains("at most half"));
+    host.end();
+    host.write("etc/bailiwick.toml", &host.default_config(""));
     // And when somebody widens it later.
     std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     host.start();

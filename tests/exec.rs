@@ -253,6 +253,119 @@ fn signals_reach_the_command_and_a_client_that_dies_hangs_up() {
     until("the session is told", || host.inside("shell", "test -e /root/hung-up").0 == 0);
 }
 
+/// Starts `yes` for a reader that does not read, and waits until the reader's pipe is full.
+fn unread(host: &Host, tenant: &str) -> (Child, std::io::PipeReader) {
+    let (reader, writer) = std::io::pipe().expect("pipe");
+    let mut command = exec(host, tenant);
+    let child = command.arg("yes").stdin(Stdio::null()).stdout(writer).stderr(Stdio::null()).spawn().expect("runs");
+    until("a full pipe", || bailiwick_sys::stream::unread(&reader).expect("fionread") >= 60 << 10);
+    (child, reader)
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args(["-s", name, &child.id().to_string()]).status().expect("kill").success());
+}
+
+fn sessions(host: &Host) -> String {
+    host.ok(&["sessions", "--json"])
+}
+
+#[test]
+fn a_reader_that_has_stopped_holds_up_neither_signals_nor_the_end_of_a_session() {
+    let host = host();
+    let (mut child, _reader) = unread(&host, "web");
+    signal(&child, "TERM");
+    until("the end of a client that was told", || child.try_wait().expect("wait").is_some());
+    assert_eq!(child.wait().expect("ended").code(), Some(128 + 15));
+
+    let (mut child, _reader) = unread(&host, "web");
+    let output = host.cli(&["sessions", "kill", "--tenant", "web"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(child.wait().expect("ends").code(), Some(125));
+
+    let (mut child, _reader) = unread(&host, "web");
+    let output = host.cli(&["suspend", "web"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !text.contains("do not end"), "{text}");
+    assert_eq!(child.wait().expect("ends").code(), Some(125));
+}
+
+#[test]
+fn nobody_is_in_a_jail_that_is_gone() {
+    let host = host();
+    let (mut child, reader) = unread(&host, "web");
+    host.ok(&["stop", "web"]);
+    assert_eq!(sessions(&host).trim(), "[]");
+    // It still gives what it has to whoever comes to read it.
+    assert!(child.try_wait().expect("wait").is_none());
+    drop(reader);
+    child.wait().expect("ends");
+    // Nor is whoever cannot hear of it.
+    for end in [&["restart", "shell"][..], &["stop", "shell"]] {
+        let mut child = piped({
+            let mut command = exec(&host, "shell");
+            command.args(["sh", "-c", "echo in; exec sleep 1000"]);
+            command
+        });
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+        signal(&child, "STOP");
+        host.ok(end);
+        assert_eq!(sessions(&host).trim(), "[]", "{end:?}");
+        signal(&child, "CONT");
+        child.wait().expect("ends");
+    }
+    // And a jail may end by itself.
+    host.ok(&["start", "web"]);
+    let mut child = piped({
+        let mut command = exec(&host, "web");
+        command.args(["sh", "-c", "echo in; exec sleep 1000"]);
+        command
+    });
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+    signal(&child, "STOP");
+    assert!(Command::new("kill").args(["-KILL", &host.init("web").to_string()]).status().expect("kill").success());
+    until("nobody to be in it", || sessions(&host).trim() == "[]");
+    signal(&child, "CONT");
+    assert_eq!(child.wait().expect("ends").code(), Some(125));
+}
+
+#[test]
+fn who_insists_hangs_up_a_command_that_is_deaf_or_stopped() {
+    let host = host();
+    for (line, name, status) in [
+        ("trap '' INT TERM HUP; echo in; while :; do sleep 0.05; done", "TERM", 143),
+        ("trap '' INT; echo in; while :; do sleep 0.05; done", "INT", 130),
+        ("echo in; kill -STOP $$", "TERM", 143),
+    ] {
+        let mut command = exec(&host, "shell");
+        command.args(["sh", "-c", line]);
+        let mut child = piped(command);
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+        signal(&child, name);
+        // Each is heard for itself: two of a kind that wait are one.
+        until("the first signal to be heard", || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("status");
+            status.lines().any(|line| line == "ShdPnd:\t0000000000000000")
+        });
+        assert!(child.try_wait().expect("wait").is_none(), "{line}: one signal is the command's");
+        signal(&child, name);
+        until("the end of a client that was told twice", || child.try_wait().expect("wait").is_some());
+        assert_eq!(child.wait().expect("ended").code(), Some(status), "{line}");
+    }
+    assert_eq!(sessions(&host).trim(), "[]");
+}
+
+#[test]
+fn who_had_nothing_to_do_says_so() {
+    let host = host();
+    for (verb, first) in [("start", "web: unchanged\n"), ("freeze", ""), ("thaw", ""), ("stop", ""), ("suspend", "")] {
+        assert_eq!(host.ok(&[verb, "web"]), first, "{verb}");
+        assert_eq!(host.ok(&[verb, "web"]), "web: unchanged\n", "{verb} again");
+    }
+    assert_eq!(host.ok(&["unsuspend", "web"]), "");
+    assert_eq!(host.ok(&["unsuspend", "web", "--json"]).matches("\"unchanged\"").count(), 1);
+}
+
 #[test]
 fn many_sessions_at_once() {
     let host = host();

@@ -70,6 +70,37 @@ fn whatever_is_at_a_terminal_ends_with_it() {
 }
 
 #[test]
+fn a_terminal_that_nobody_reads_holds_up_no_end() {
+    let host = host();
+    for how in ["kill", "signal"] {
+        let (child, mut terminal) = at_terminal(host.command(&["exec", "web", "--tty", "--", "yes", "in side"]));
+        wait_for(&mut terminal, "in side");
+        // It holds some thousand bytes and takes no more.
+        let mut before = 0;
+        until("a full terminal", || {
+            let written = written(&child);
+            written > 8192 && std::mem::replace(&mut before, written) == written
+        });
+        if how == "kill" {
+            host.ok(&["sessions", "kill", "--tenant", "web"]);
+        } else {
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a number");
+            kill_process(pid, Signal::TERM).expect("kill");
+        }
+        until("nobody to be in", || host.ok(&["sessions", "--json"]).trim() == "[]");
+        // What it says last goes to the same terminal.
+        drop(terminal);
+        ends(child, how);
+    }
+}
+
+/// How many bytes a program has written.
+fn written(child: &Child) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{}/io", child.id())).expect("it runs");
+    io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok()).expect("a number")
+}
+
+#[test]
 fn a_question_for_a_password_ends_with_its_terminal() {
     let (child, mut terminal) = {
         let mut command = Command::new("setsid");

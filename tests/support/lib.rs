@@ -168,7 +168,7 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[must_use]
 pub fn without_waiting(said: &[u8]) -> Vec<u8> {
     let lines = said.split_inclusive(|byte| *byte == b'\n');
-    lines.filter(|line| !line.starts_with(b"bailiwick: waiting for bailiwickd;")).flatten().copied().collect()
+    lines.filter(|line| !line.starts_with(b"bailiwick: waiting for bailiwickd")).flatten().copied().collect()
 }
 
 /// A tenant's name.

@@ -95,6 +95,13 @@ impl Columns {
         sums.into_iter().map(value).collect()
     }
 
+    /// Where the column begins that is nearest to the middle, and when: the middle itself may lie inside of a minute.
+    fn middle(&self) -> (u64, Moment) {
+        let column = self.count / 2;
+        let x = LEFT + (RIGHT - LEFT) * column / self.count;
+        (x, Moment(self.from.saturating_add(self.width.saturating_mul(column))))
+    }
+
     fn x(&self, column: u64) -> u64 {
         LEFT + (RIGHT - LEFT) * (2 * column + 1) / (2 * self.count)
     }
@@ -170,12 +177,12 @@ pub(crate) fn figure(
         .flat_map(|(measure, _, values)| values.iter().flatten().map(|value| value.peak).chain(limits.get(*measure)));
     let top = round_up(measure, highest.max().unwrap_or(0));
     let end = Moment(columns.from.saturating_add(columns.width.saturating_mul(columns.count)));
-    let middle = Moment(columns.from.midpoint(end.0));
 
     let id = format!("chart-{owner}-{}", chart.word);
     let told: Vec<String> = lines.iter().map(|line| in_words(line, limits)).collect();
     let told = told.join("; ");
     let (from_text, end_text) = (time(Moment(columns.from)), time(end));
+    let (middle_x, middle) = columns.middle();
     let mut out = format!("<figure>\n<figcaption><b>{title}</b><br/>{told}</figcaption>\n");
     out.push_str(&format!(
         "<svg role=\"img\" viewBox=\"0 0 {} {}\" aria-labelledby=\"{id}-title {id}-desc\">\n\
@@ -183,7 +190,10 @@ pub(crate) fn figure(
          <desc id=\"{id}-desc\">From {from_text} until {end_text}. {told}.</desc>\n",
         SIZE.0, SIZE.1
     ));
-    out.push_str(&axes(measure, top, [from_text, time(middle), end_text]));
+    let times = [(LEFT, "start", from_text), (middle_x, "middle", time(middle)), (RIGHT, "end", end_text)];
+    // Of one column there is no middle to tell.
+    let times = times.into_iter().filter(|(_, anchor, _)| columns.count > 1 || *anchor != "middle");
+    out.push_str(&axes(measure, top, times));
     for (number, (measure, name, values)) in lines.iter().enumerate() {
         if let Some(limit) = limits.get(*measure) {
             let y = y(limit, top);
@@ -206,7 +216,7 @@ pub(crate) fn figure(
 }
 
 /// The numbers at the side, with a line across for each, and the times below.
-fn axes(measure: Measure, top: u64, times: [String; 3]) -> String {
+fn axes(measure: Measure, top: u64, times: impl Iterator<Item = (u64, &'static str, String)>) -> String {
     let mut out = String::new();
     for value in [0, top / 2, top] {
         let (y, label) = (y(value, top), measure.rate_in_words(value));
@@ -216,8 +226,7 @@ fn axes(measure: Measure, top: u64, times: [String; 3]) -> String {
             y + 4
         ));
     }
-    let places = [(LEFT, "start"), (LEFT.midpoint(RIGHT), "middle"), (RIGHT, "end")];
-    for ((x, anchor), text) in places.into_iter().zip(times) {
+    for (x, anchor, text) in times {
         out.push_str(&format!("<text x=\"{x}\" y=\"{}\" text-anchor=\"{anchor}\">{text}</text>\n", BOTTOM + 20));
     }
     out
@@ -274,7 +283,7 @@ mod tests {
             <path class=\"grid\" d=\"M72 90H708\"/><text x=\"66\" y=\"94\" text-anchor=\"end\">1.0K</text>\n\
             <path class=\"grid\" d=\"M72 16H708\"/><text x=\"66\" y=\"20\" text-anchor=\"end\">2.0K</text>\n\
             <text x=\"72\" y=\"184\" text-anchor=\"start\">0</text>\n\
-            <text x=\"390\" y=\"184\" text-anchor=\"middle\">150</text>\n\
+            <text x=\"326\" y=\"184\" text-anchor=\"middle\">120</text>\n\
             <text x=\"708\" y=\"184\" text-anchor=\"end\">300</text>\n\
             <path class=\"limit\" d=\"M72 16H708\"/>\
             <text class=\"limit\" x=\"708\" y=\"12\" text-anchor=\"end\">limit 2.0K</text>\n\

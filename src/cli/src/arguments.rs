@@ -97,6 +97,9 @@ pub(crate) enum Command {
         format: Format,
     },
     /// Run a command in a jail, with its exit status
+    ///
+    /// SIGHUP, SIGINT, SIGQUIT and SIGTERM are passed on to it. A second SIGINT or SIGTERM hangs the session up as `sessions kill` does,
+    /// whether the command hears or not: it is over within two seconds.
     Exec {
         /// Name of the tenant
         tenant: TenantName,

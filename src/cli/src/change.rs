@@ -6,11 +6,16 @@ use bailiwick_proto::control::{TenantOutcome, Verb, overall};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
 
+/// What was done for a tenant for whom there was nothing to do.
+pub(crate) const UNCHANGED: &str = "unchanged";
+
 /// What is told of tenants that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Telling {
     /// What changed: the operator did not say what to do.
     Changes,
+    /// Who was left as it was: all others are now as the operator said.
+    Unchanged,
     /// Nothing: it is what the operator said.
     Nothing,
 }
@@ -45,7 +50,7 @@ pub(crate) fn lifecycle(
     tenants: Vec<TenantName>,
     form: Form,
 ) -> Result<ExitStatus, Failure> {
-    tell(&ask(daemon, &ControlRequest::Lifecycle { verb, tenants })?, Telling::Nothing, form)
+    tell(&ask(daemon, &ControlRequest::Lifecycle { verb, tenants })?, Telling::Unchanged, form)
 }
 
 /// `bailiwick reload`.
@@ -66,9 +71,7 @@ pub(crate) fn tell(outcomes: &[TenantOutcome], telling: Telling, form: Form) -> 
     if form == Form::Json {
         output::print_json(&outcomes)?;
     } else {
-        if telling == Telling::Changes {
-            output::print(&done(outcomes))?;
-        }
+        output::print(&done(outcomes, telling))?;
         for outcome in outcomes {
             if let Some(failure) = &outcome.failure {
                 output::complain(&format!("{}: {}", outcome.tenant, failure.message));
@@ -78,12 +81,15 @@ pub(crate) fn tell(outcomes: &[TenantOutcome], telling: Telling, form: Form) -> 
     Ok(overall(outcomes))
 }
 
-fn done(outcomes: &[TenantOutcome]) -> String {
-    outcomes
-        .iter()
-        .filter(|outcome| outcome.failure.is_none() && outcome.done != "unchanged")
-        .map(|outcome| format!("{}: {}\n", outcome.tenant, visible(&outcome.done)))
-        .collect()
+fn done(outcomes: &[TenantOutcome], telling: Telling) -> String {
+    let is_told = |outcome: &&TenantOutcome| match telling {
+        _ if outcome.failure.is_some() => false,
+        Telling::Changes => outcome.done != UNCHANGED,
+        Telling::Unchanged => outcome.done == UNCHANGED,
+        Telling::Nothing => false,
+    };
+    let line = |outcome: &TenantOutcome| format!("{}: {}\n", outcome.tenant, visible(&outcome.done));
+    outcomes.iter().filter(is_told).map(line).collect()
 }
 
 #[cfg(test)]
@@ -100,13 +106,17 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changed_is_told() {
+    fn what_changed_is_told_or_what_did_not_as_the_operator_asked() {
         let outcomes = [
             outcome("a", "started", None),
             outcome("b", "unchanged", None),
             outcome("c", "started", Some(ExitStatus::HostCannot)),
         ];
-        assert_eq!(done(&outcomes), "a: started\n");
+        for (telling, golden) in
+            [(Telling::Changes, "a: started\n"), (Telling::Unchanged, "b: unchanged\n"), (Telling::Nothing, "")]
+        {
+            assert_eq!(done(&outcomes, telling), golden);
+        }
     }
 
     #[test]

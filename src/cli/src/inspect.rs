@@ -25,12 +25,13 @@ pub(crate) fn show(daemon: &Daemon, tenant: TenantName, form: Form) -> Result<()
     output::show(form, &*detail, show_text)
 }
 
-/// `bailiwick status`.
-pub(crate) fn status(daemon: &Daemon, form: Form) -> Result<(), Failure> {
+/// `bailiwick status`. A service without a warden is none.
+pub(crate) fn status(daemon: &Daemon, form: Form) -> Result<ExitStatus, Failure> {
     let ControlReply::Status(status) = daemon.ask(&ControlRequest::Status)? else {
         return Err(AskError::Unexpected.into());
     };
-    output::show(form, &status, status_text)
+    output::show(form, &status, status_text)?;
+    Ok(if status.warden.is_some() { ExitStatus::Done } else { ExitStatus::Failed })
 }
 
 /// `bailiwick plan`.
@@ -113,10 +114,11 @@ fn show_text(tenant: &TenantDetail) -> String {
 
 fn status_text(status: &HostStatus) -> String {
     let tenants: Vec<_> = status.tenants.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let nobody = if status.warden.is_some() { "none" } else { "not known" };
     let mut out = pairs([
         ("bailiwickd", format!("{}, up {}", status.version, Period(status.uptime))),
         ("warden", status.warden.clone().unwrap_or_else(|| "does not answer".to_owned())),
-        ("tenants", if tenants.is_empty() { "none".to_owned() } else { tenants.join(", ") }),
+        ("tenants", if tenants.is_empty() { nobody.to_owned() } else { tenants.join(", ") }),
         ("sessions", status.sessions.to_string()),
         ("problems", if status.problems.is_empty() { "none".to_owned() } else { status.problems.len().to_string() }),
     ]);
@@ -264,7 +266,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             warden: None,
             uptime: 3661,
-            tenants: BTreeMap::from([("running".to_owned(), 2), ("suspended".to_owned(), 1)]),
+            tenants: BTreeMap::new(),
             problems: vec!["tenants.d/x.toml:1:1: bad\u{1b}".to_owned()],
             reserve: None,
             sessions: 3,
@@ -272,11 +274,21 @@ mod tests {
         };
         let golden = "bailiwickd  0.1.0, up 1h1m1s\n\
                       warden      does not answer\n\
-                      tenants     2 running, 1 suspended\n\
+                      tenants     not known\n\
                       sessions    3\n\
                       problems    1\n  tenants.d/x.toml:1:1: bad\\u{1b}\n\
                       as they last were without an error: x\n";
         assert_eq!(status_text(&status), golden);
+        let tenants = BTreeMap::from([("running".to_owned(), 2), ("suspended".to_owned(), 1)]);
+        let there = HostStatus { warden: Some("0.1.0".to_owned()), tenants, ..status.clone() };
+        let text = status_text(&there);
+        assert!(text.contains("warden      0.1.0\ntenants     2 running, 1 suspended\n"), "{text}");
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let answers = [status, there].map(|status| vec![ControlReply::Status(status)]);
+        let (daemon, served) = fake(temp.path(), answers.to_vec());
+        assert_eq!(super::status(&daemon, Form::Text), Ok(ExitStatus::Failed), "no warden, no service");
+        assert_eq!(super::status(&daemon, Form::Text), Ok(ExitStatus::Done));
+        served.join().expect("served");
     }
 
     #[test]

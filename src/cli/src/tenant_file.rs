@@ -7,7 +7,7 @@
 //! it has not made.
 
 use crate::arguments::Wishes;
-use crate::change::{Telling, ask, tell, warn_of_reserve};
+use crate::change::{Telling, UNCHANGED, ask, tell, warn_of_reserve};
 use crate::configuration;
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
@@ -15,6 +15,7 @@ use bailiwick_proto::control::{TenantOutcome, Verb};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_sys::file;
 use bailiwick_types::{Door, ExitStatus, PlanName, TenantName};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,9 @@ const MAX_FILE: usize = 1 << 20;
 /// How often and how long another command is waited for; it holds the lock for as long as one file takes.
 const TRIES: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// What was done for a tenant whose file alone was changed.
+const WRITTEN: &str = "written";
 
 /// What becomes of a deleted tenant's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +233,7 @@ pub(crate) fn create(config: &Path, name: TenantName, wishes: &Wishes, form: For
         }
         Err(error) if error.is_no_answer() => {
             output::complain(&format!("the file is written, the jail is not started: {}", Failure::from(error)));
-            tell(&[outcome(&name, "written")], Telling::Nothing, form)
+            tell(&[outcome(&name, WRITTEN)], Telling::Nothing, form)
         }
         Err(error) => {
             made.take_back();
@@ -411,38 +415,57 @@ pub(crate) fn set_state(
 ) -> Result<ExitStatus, Failure> {
     let daemon = configuration::daemon(config)?;
     let tenants = Tenants::open(config)?;
-    let (mut outcomes, mut written) = (Vec::new(), Vec::new());
+    let (mut outcomes, mut meant, mut written) = (Vec::new(), Vec::new(), BTreeSet::new());
     for name in names {
         match declare(&tenants, name, wanted) {
-            Ok(()) => written.push(name.clone()),
-            Err(failure) => outcomes.push(TenantOutcome { failure: Some(failure), ..outcome(name, "unchanged") }),
+            Ok(file) => {
+                meant.push(name.clone());
+                if file == File::Written {
+                    written.insert(name.clone());
+                }
+            }
+            Err(failure) => outcomes.push(TenantOutcome { failure: Some(failure), ..outcome(name, UNCHANGED) }),
         }
     }
     drop(tenants);
-    if written.is_empty() {
-        return tell(&outcomes, Telling::Nothing, form);
+    if meant.is_empty() {
+        return tell(&outcomes, Telling::Unchanged, form);
     }
-    match ask(&daemon, &ControlRequest::Apply { tenants: written.clone(), now: true, restart: false }) {
+    match ask(&daemon, &ControlRequest::Apply { tenants: meant.clone(), now: true, restart: false }) {
         Ok(applied) => {
-            configuration::tell_problems(config, &written, ExitStatus::Done);
+            configuration::tell_problems(config, &meant, ExitStatus::Done);
             let untouched = |name: &&TenantName| applied.iter().all(|outcome| outcome.tenant != **name);
-            outcomes.extend(written.iter().filter(untouched).map(|name| outcome(name, "unchanged")));
+            outcomes.extend(meant.iter().filter(untouched).map(|name| outcome(name, UNCHANGED)));
             outcomes.extend(applied);
-            tell(&outcomes, Telling::Nothing, form)
+            // Its jail was as it is to be, its file was not.
+            for outcome in outcomes.iter_mut().filter(|outcome| written.contains(&outcome.tenant)) {
+                if outcome.failure.is_none() && outcome.done == UNCHANGED {
+                    outcome.done = WRITTEN.to_owned();
+                }
+            }
+            tell(&outcomes, Telling::Unchanged, form)
         }
         Err(error) if matches!(error, AskError::Failed(_)) => Err(error.into()),
         // The files say one thing and the jails another until the daemon is back: that is not all that was asked for.
         Err(error) => {
             output::complain(&format!("the files are written, the jails are as they were: {}", Failure::from(error)));
-            outcomes.extend(written.iter().map(|name| outcome(name, "written")));
-            tell(&outcomes, Telling::Nothing, form)?;
+            outcomes.extend(meant.iter().map(|name| outcome(name, WRITTEN)));
+            tell(&outcomes, Telling::Unchanged, form)?;
             Ok(ExitStatus::Partly)
         }
     }
 }
 
+/// What became of a tenant's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum File {
+    Written,
+    /// It said so already.
+    AsItWas,
+}
+
 /// Writes the wanted state to a tenant's file, if it does not say so already.
-fn declare(tenants: &Tenants, name: &TenantName, wanted: &Wanted) -> Result<(), Failure> {
+fn declare(tenants: &Tenants, name: &TenantName, wanted: &Wanted) -> Result<File, Failure> {
     let file = file_of(name);
     let before = tenants.read(&file).map_err(|mut failure| {
         if matches!(wanted, Wanted::Suspended { .. }) {
@@ -452,11 +475,18 @@ fn declare(tenants: &Tenants, name: &TenantName, wanted: &Wanted) -> Result<(), 
     })?;
     let before = before.ok_or_else(|| no_tenant(name))?;
     match std::str::from_utf8(&before).ok().and_then(|text| Some((text, edited(text, wanted).ok()?))) {
-        Some((before, after)) if after == before => Ok(()),
-        Some((_, after)) => tenants.install(name, &after),
+        Some((before, after)) if after == before => return Ok(File::AsItWas),
+        Some((_, after)) => tenants.install(name, &after)?,
         // It reads as a tenant neither before nor after this, and is believed all the same.
-        None => tenants.write(&file, &edited_lines(&before, wanted)),
+        None => {
+            let after = edited_lines(&before, wanted);
+            if after == before {
+                return Ok(File::AsItWas);
+            }
+            tenants.write(&file, &after)?;
+        }
     }
+    Ok(File::Written)
 }
 
 /// The same of a file that is no TOML: the lines for the state stand first, where whatever else is in the file does not keep them from

@@ -15,8 +15,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Who hears nothing for so long may wonder why.
 const LONG: Duration = Duration::from_millis(1500);
-const WAITING: &str =
-    "waiting for bailiwickd; \"systemctl status bailiwickd bailiwick-warden\" says how it and the warden are";
+
+/// Who is waited for when a request takes long.
+fn waited_for(request: &ControlRequest) -> &'static str {
+    match request {
+        ControlRequest::Exec(_) | ControlRequest::Login(_) => "bailiwickd and init of the jail",
+        ControlRequest::EndSessions { .. } => "bailiwickd and the clients of the sessions",
+        _ => "bailiwickd",
+    }
+}
 
 /// Where `bailiwickd` listens.
 #[derive(Debug)]
@@ -143,7 +150,7 @@ impl Daemon {
     /// Sends a request with descriptors beside it.
     pub(crate) fn send(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<Asked, AskError> {
         let frame = encode(request, MAX_REQUEST).map_err(AskError::Request)?;
-        let mut progress = Progress::new();
+        let mut progress = Progress::new(waited_for(request));
         let connection = self.connect(&mut progress)?;
         let mut sent = 0;
         while sent < frame.len() {
@@ -228,6 +235,8 @@ fn read_reply(
 /// What is told on standard error while the answer takes its time: on a terminal one moving line, elsewhere once what is waited for.
 #[derive(Debug)]
 struct Progress {
+    /// Who is waited for.
+    who: &'static str,
     since: Instant,
     /// When there was the last sign of life.
     heard: Instant,
@@ -239,9 +248,9 @@ struct Progress {
 }
 
 impl Progress {
-    fn new() -> Self {
+    fn new(who: &'static str) -> Self {
         let now = Instant::now();
-        Self { since: now, heard: now, watched: io::stderr().is_terminal(), shown: false, said: false }
+        Self { who, since: now, heard: now, watched: io::stderr().is_terminal(), shown: false, said: false }
     }
 
     /// Waits for something to read; says so when that takes long. The service manager listens also for a daemon that is not
@@ -271,7 +280,11 @@ impl Progress {
             return;
         }
         self.said = true;
-        let text = if self.watched { format!("\r{WAITING}\x1b[K") } else { format!("bailiwick: {WAITING}\n") };
+        let who = self.who;
+        let waiting = format!(
+            "waiting for {who}; \"systemctl status bailiwickd bailiwick-warden\" says how bailiwickd and the warden are"
+        );
+        let text = if self.watched { format!("\r{waiting}\x1b[K") } else { format!("bailiwick: {waiting}\n") };
         self.shown |= self.watched;
         io::stderr().write_all(text.as_bytes()).ok();
     }
@@ -372,11 +385,18 @@ mod tests {
         let frame = encode(&ControlReply::List(Vec::new()), MAX_REPLY).expect("small");
         let (reader, _writer) = io::pipe().expect("pipe");
         socket::send(&theirs, &frame, &[reader.as_fd()]).expect("sends");
-        let (_, fds) = read_reply(ours.as_fd(), 0, &mut Progress::new()).expect("read");
+        let (_, fds) = read_reply(ours.as_fd(), 0, &mut Progress::new("bailiwickd")).expect("read");
         assert!(fds.is_empty());
         socket::send(&theirs, &frame, &[reader.as_fd()]).expect("sends");
-        let (_, fds) = read_reply(ours.as_fd(), 1, &mut Progress::new()).expect("read");
+        let (_, fds) = read_reply(ours.as_fd(), 1, &mut Progress::new("bailiwickd")).expect("read");
         assert_eq!(fds.len(), 1);
+    }
+
+    #[test]
+    fn who_is_waited_for_is_named() {
+        let end = ControlRequest::EndSessions { sessions: Vec::new(), tenants: Vec::new(), reason: None };
+        assert_eq!(waited_for(&end), "bailiwickd and the clients of the sessions");
+        assert_eq!(waited_for(&ControlRequest::List), "bailiwickd");
     }
 
     #[test]

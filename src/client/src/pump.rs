@@ -2,14 +2,22 @@
 //!
 //! Only pipes cross into a jail, so a file, a socket or a terminal of the host is never in a tenant's hands.
 //!
-//! Danger: the tenant decides when the other end is read, written or closed. Ends that face a jail never block.
+//! Ends that face a jail never block. The operator's do: they are shared with others, who did not ask for anything else, and
+//! `poll(2)` promises room for some bytes only, to whoever is there first. So what is written to an operator is written by a thread
+//! ([`Outlet`]), and a reader that has stopped holds up nothing else.
+//!
+//! Danger: the tenant decides when the other end is read, written or closed.
 
 use bailiwick_sys::stream::{self, Interest};
 use std::fs::File;
-use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 const BUFFER: usize = 64 << 10;
+/// The most that is taken from a terminal after the end: nobody can ask one how much it holds, and it is less.
+const LAST_OF_TERMINAL: u64 = 4 << 20;
 
 /// One direction.
 #[derive(Debug)]
@@ -51,9 +59,9 @@ impl Pump {
 
     /// Has it end when what there is already has passed: whoever writes on does not hold the reader, and whoever reads slowly loses
     /// nothing.
-    pub(crate) fn end_with_what_is_there(&mut self) -> io::Result<()> {
+    fn end_with_what_is_there(&mut self) -> io::Result<()> {
         let Some((from, _)) = &self.ends else { return Ok(()) };
-        let left = stream::unread(from)?;
+        let left = if from.is_terminal() { LAST_OF_TERMINAL } else { stream::unread(from)? };
         self.left = Some(left);
         self.at_end |= left == 0;
         if self.at_end && self.waiting.is_empty() {
@@ -73,7 +81,7 @@ impl Pump {
     }
 
     /// Whether bytes wait to be written.
-    pub(crate) fn is_laden(&self) -> bool {
+    fn is_laden(&self) -> bool {
         !self.is_over() && !self.waiting.is_empty()
     }
 
@@ -149,6 +157,86 @@ impl Pump {
     }
 }
 
+/// A pump to an operator's descriptor, in a thread of its own: whoever stops reading there has nobody wait but that thread, which ends
+/// with the process at the latest.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    /// Hangs up when the pump is over.
+    over: PipeReader,
+    /// Is closed to have it end with what is there.
+    open: Option<PipeWriter>,
+    /// Gives why bytes were lost, if they were. `None` when it was asked.
+    thread: Option<JoinHandle<Option<io::Error>>>,
+    failure: Option<io::Error>,
+}
+
+impl Outlet {
+    /// Starts it. Init of the jail shares `terminal`, where the pump reads from one.
+    pub(crate) fn start(pump: Pump, terminal: Option<OwnedFd>) -> io::Result<Self> {
+        let (over, ends) = io::pipe()?;
+        let (closed, open) = io::pipe()?;
+        let thread = thread::Builder::new().spawn(move || {
+            let failure = run(pump, &closed, terminal.as_ref()).unwrap_or_else(Some);
+            drop(ends);
+            failure
+        })?;
+        Ok(Self { over, open: Some(open), thread: Some(thread), failure: None })
+    }
+
+    /// What hangs up when there is something for [`Self::tend`] to do.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.thread.as_ref().map(|_| self.over.as_fd())
+    }
+
+    /// Takes note of its end.
+    pub(crate) fn tend(&mut self) {
+        self.failure = self.thread.take().and_then(|thread| thread.join().expect("a pump does not panic"));
+    }
+
+    /// See [`Pump::end_with_what_is_there`].
+    pub(crate) fn end_with_what_is_there(&mut self) {
+        self.open = None;
+    }
+
+    /// Whether all that there was has been written, or nobody takes it any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.thread.is_none()
+    }
+
+    /// Why bytes were lost, if they were.
+    pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
+    }
+}
+
+/// Has a pump run until it is over; once `closed` hangs up, no longer than for what is there. Gives why bytes were lost.
+fn run(mut pump: Pump, closed: &PipeReader, terminal: Option<&OwnedFd>) -> io::Result<Option<io::Error>> {
+    let mut is_last = false;
+    while !pump.is_over() {
+        let mut watched = pump.questions();
+        if !is_last {
+            watched.push((closed.as_fd(), Interest::End));
+        }
+        // What is in hand is waited for, more is not.
+        let time = (is_last && !pump.is_laden()).then_some(Duration::ZERO);
+        let mut answers = stream::wait(&watched, time)?;
+        if time.is_some() && !answers.contains(&true) {
+            break;
+        }
+        if !is_last && answers.pop() == Some(true) {
+            is_last = true;
+            pump.end_with_what_is_there()?;
+            continue;
+        }
+        if let Some(terminal) = terminal {
+            // Init shares the open file and may have undone it, to stop this thread in its next read.
+            stream::never_block(terminal)?;
+        }
+        pump.step(&answers);
+    }
+    Ok(pump.take_failure())
+}
+
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
@@ -164,8 +252,6 @@ fn unless_hung_up(error: io::Error, on: &File) -> Option<io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{PipeReader, PipeWriter};
-    use std::time::Duration;
 
     /// A pump between two pipes, and the far ends of both.
     fn pump() -> (PipeWriter, Pump, PipeReader) {
@@ -209,8 +295,8 @@ mod tests {
         let (mut source, mut pump, mut sink) = pump();
         let sent: Vec<u8> = (0..=250).cycle().take(1 << 20).collect();
         let expected = sent.clone();
-        let writer = std::thread::spawn(move || source.write_all(&sent).expect("writes"));
-        let reader = std::thread::spawn(move || {
+        let writer = thread::spawn(move || source.write_all(&sent).expect("writes"));
+        let reader = thread::spawn(move || {
             let mut got = Vec::new();
             sink.read_to_end(&mut got).expect("reads");
             got
@@ -234,7 +320,7 @@ mod tests {
         assert!(pump.is_laden());
         pump.end_with_what_is_there().expect("fionread");
         assert!(!pump.is_over());
-        let reader = std::thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut got = Vec::new();
             sink.read_to_end(&mut got).expect("reads");
             got

@@ -8,12 +8,12 @@
 
 use crate::daemon::{AskError, Asked, Daemon};
 use crate::link::Link;
-use crate::pump::Pump;
+use crate::pump::{Outlet, Pump};
 use bailiwick_proto::control::{Exec, Login};
 use bailiwick_proto::frame::MAX_EVENT;
 use bailiwick_proto::init::WindowSize;
 use bailiwick_proto::{Bytes, ControlReply, ControlRequest, Failure, FrameError, SessionEvent, SessionSignal, decode};
-use bailiwick_sys::signal::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH, Signals};
+use bailiwick_sys::signal::{self, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH, Signals};
 use bailiwick_sys::stream::{self, Direction, Interest};
 use bailiwick_sys::{socket, terminal};
 use bailiwick_types::{Door, ExitStatus, TenantName};
@@ -26,8 +26,6 @@ use std::time::{Duration, Instant};
 const END_OF_FILE: &[u8] = b"\x04";
 /// What a terminal is said to be when nobody knows.
 const USUAL: WindowSize = WindowSize { rows: 24, columns: 80 };
-/// How many times a buffer is emptied after the end: a jail that writes for ever does not hold the operator.
-const LAST_ROUNDS: usize = 1024;
 /// How long a signal waits for the command to start; after that it ends the session that does not begin.
 const EARLY_TIME: Duration = Duration::from_secs(1);
 /// How long a command that is to end may take after each signal.
@@ -236,6 +234,8 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
     let mut session = Session::new(channel, &local, kind, whose, streams, command);
     session.link = Some(Link::new(daemon, *record, answer.connection.into()));
     let result = session.attend(&signals);
+    // What is said of a failure may go to whoever has stopped reading.
+    signal::unblock_all().ok();
     // Whose client has gone was hung up, and that is what its end is to be called.
     let link = session.link.take().filter(|_| !matches!(result, Err(SessionError::Abandoned)));
     let result = result.map_err(|error| match error {
@@ -303,17 +303,11 @@ fn request(wish: Wish, window: Option<WindowSize>) -> Result<ControlRequest, Fai
     })
 }
 
-/// The pumps of a session.
+/// The pumps of a session before it begins.
 #[derive(Debug, Default)]
 struct Streams {
     inward: Option<Pump>,
     outward: Vec<Pump>,
-}
-
-impl Streams {
-    fn pumps(&mut self) -> impl Iterator<Item = &mut Pump> {
-        self.inward.iter_mut().chain(&mut self.outward)
-    }
 }
 
 /// Whose the streams of a session are.
@@ -367,6 +361,7 @@ struct Session<'a> {
     local: &'a Local,
     kind: Kind,
     streams: Streams,
+    outlets: Vec<Outlet>,
     raw: Option<terminal::Raw<'a>>,
     /// The master side of the session's terminal, which init may share.
     master: Option<OwnedFd>,
@@ -375,6 +370,8 @@ struct Session<'a> {
     ending: Option<Ending>,
     /// A signal that came before the command had started, and until when it waits for that.
     early: Option<(i32, Instant)>,
+    /// Whether the command was told by a signal to end.
+    is_told: bool,
     /// What is run, for messages.
     command: String,
     whose: Whose,
@@ -394,11 +391,13 @@ impl<'a> Session<'a> {
             local,
             kind,
             streams,
+            outlets: Vec::new(),
             raw: None,
             master: None,
             started: false,
             ending: None,
             early: None,
+            is_told: false,
             command,
             whose,
             readers: vec![local.stdout.as_fd(), local.stderr.as_fd()],
@@ -411,50 +410,58 @@ impl<'a> Session<'a> {
     fn attend(&mut self, signals: &Signals) -> Result<u8, SessionError> {
         // A jail that does not listen must not hold the operator.
         stream::never_block(&self.channel).map_err(SessionError::local("use the session's channel"))?;
+        for pump in std::mem::take(&mut self.streams.outward) {
+            self.outlets.push(Outlet::start(pump, None).map_err(SessionError::local("start a thread"))?);
+        }
         let ended = self.relay(signals);
         self.raw = None;
-        if let Some(Ending { reason, .. }) = self.ending.take() {
-            return Err(reason.map_or(SessionError::Abandoned, SessionError::Ended));
+        match self.ending.take().map(|ending| ending.reason) {
+            Some(Reason::Told(reason)) => return Err(SessionError::Ended(reason)),
+            Some(Reason::Abandoned) => return Err(SessionError::Abandoned),
+            Some(Reason::Signal(number)) => return Ok(ended_by(number)),
+            None => {}
         }
         let status = ended?;
-        match self.streams.pumps().find_map(Pump::take_failure) {
+        match self.outlets.iter_mut().find_map(Outlet::take_failure) {
             Some(source) => Err(SessionError::Local { step: "read or write the standard streams", source }),
             None => Ok(status),
         }
     }
 
     fn relay(&mut self, signals: &Signals) -> Result<u8, SessionError> {
+        // What came of it; only output is left then.
         let mut ended = None;
+        // Until when its reader is waited for, where somebody told it to end.
+        let mut reader: Option<Instant> = None;
         loop {
             if self.late.take_if(|until| Instant::now() >= *until).is_some() {
-                for pump in &mut self.streams.outward {
-                    pump.end_with_what_is_there().map_err(SessionError::local("look at what is left"))?;
-                }
+                self.outlets.iter_mut().for_each(Outlet::end_with_what_is_there);
             }
-            if let Some(status) = ended
-                && self.streams.outward.iter().all(Pump::is_over)
+            if (self.outlets.iter().all(Outlet::is_over) || reader.is_some_and(|until| Instant::now() >= until))
+                && let Some(ended) = ended
             {
-                return Ok(status);
+                return ended;
             }
-            let ending = self.ending.as_ref().map(|ending| ending.until);
+            let ending = self.ending.as_ref().filter(|_| ended.is_none()).map(|ending| ending.until);
             let begins = (!self.started && ended.is_none()).then_some(self.begins);
             let early = self.early.map(|(_, until)| until);
-            let due = [ending, early, self.link.as_ref().and_then(Link::due), begins, self.late];
+            let due = [ending, early, self.link.as_ref().and_then(Link::due), begins, self.late, reader];
             let left = due.into_iter().flatten().min().map(|until| until.saturating_duration_since(Instant::now()));
             let ready = self.wait(signals, ended.is_none(), left)?;
             if let Some(reason) = self.link.as_mut().and_then(|link| link.tend(ready.link)) {
-                self.hang_up(Some(reason));
+                self.hang_up(Reason::Told(reason));
             }
             if ready.abandoned && self.ending.is_none() && ended.is_none() {
-                self.hang_up(None);
+                self.hang_up(Reason::Abandoned);
             }
             if begins.is_some_and(|until| Instant::now() >= until) && self.ending.is_none() {
                 return Err(SessionError::NotBegun);
             }
             if let Some(Ending { until, is_killed, .. }) = self.ending.as_mut()
-                && (ended.is_some() || Instant::now() >= *until)
+                && ended.is_none()
+                && Instant::now() >= *until
             {
-                if ended.is_some() || *is_killed {
+                if *is_killed {
                     return Ok(ended_by(SIGHUP));
                 }
                 (*until, *is_killed) = (Instant::now() + END_TIME, true);
@@ -462,7 +469,13 @@ impl<'a> Session<'a> {
             }
             if ready.signals {
                 while let Some(number) = signals.take().map_err(SessionError::local("wait for signals"))? {
-                    if let Some(status) = self.interrupt(number, ended) {
+                    // That the window has another size ends nothing.
+                    if number != SIGWINCH
+                        && let Some(ended) = ended
+                    {
+                        return ended;
+                    }
+                    if let Some(status) = self.interrupt(number) {
                         return Ok(status);
                     }
                 }
@@ -471,25 +484,33 @@ impl<'a> Session<'a> {
                 match self.hear() {
                     Ok(None) => {
                         if let Some((number, _)) = self.early.take_if(|_| self.started) {
-                            self.say(SessionSignal::Signal(number));
+                            self.pass_on(number);
                         }
                     }
                     Ok(Some(status)) => {
-                        self.streams.inward = None;
-                        if self.kind == Kind::Terminal {
-                            // What keeps the terminal open in the background is not waited for.
-                            self.drain(signals)?;
-                            return Ok(status);
-                        }
-                        ended = Some(status);
-                        if self.whose == Whose::Operators {
-                            self.late = Some(Instant::now() + LATE_TIME);
-                        }
+                        ended = Some(Ok(status));
+                        // What keeps a terminal open in the background is not waited for.
+                        self.late = match (self.kind, self.whose) {
+                            (Kind::Terminal, _) => Some(Instant::now()),
+                            (Kind::Pipes, Whose::Operators) => Some(Instant::now() + LATE_TIME),
+                            (Kind::Pipes, Whose::Tenants) => None,
+                        };
                     }
                     Err(error) => {
-                        self.drain(signals)?;
-                        return Err(error);
+                        // Whoever still reads what it said is in no jail.
+                        if let Some(link) = self.link.take() {
+                            link.end(error.status().code());
+                        }
+                        ended = Some(Err(error));
+                        self.late = Some(Instant::now());
                     }
+                }
+            }
+            if ended.is_some() {
+                self.streams.inward = None;
+                if reader.is_none() && (self.is_told || self.ending.is_some()) {
+                    reader = Some(Instant::now() + END_TIME);
+                    self.late = Some(Instant::now());
                 }
             }
             if let Some((number, until)) = self.early
@@ -516,66 +537,41 @@ impl<'a> Session<'a> {
         let link = self.link.as_ref().and_then(Link::fd);
         watched.extend(link.map(|fd| (fd, Interest::Read)));
         let linked = watched.len() - 1;
+        let readers = watched.len();
         watched.extend(self.readers.iter().map(|fd| (*fd, Interest::End)));
-        let fixed = watched.len();
-        for pump in self.streams.inward.iter().chain(&self.streams.outward) {
-            watched.extend(pump.questions());
-        }
+        let outlets = watched.len();
+        watched.extend(self.outlets.iter().filter_map(Outlet::fd).map(|fd| (fd, Interest::End)));
+        let inward = watched.len();
+        watched.extend(self.streams.inward.iter().flat_map(Pump::questions));
         let answers = stream::wait(&watched, time).map_err(SessionError::local("wait"))?;
         if let Some(master) = &self.master {
-            // Init shares the open file and may have undone it, to stop this process in its next read or write.
+            // Init shares the open file and may have undone it, to stop this process in its next write.
             stream::never_block(master).map_err(SessionError::local("use the session's terminal"))?;
         }
         let linked = link.is_some() && answers[linked];
-        let gone = &answers[fixed - self.readers.len()..fixed];
+        let gone = &answers[readers..outlets];
         // One that has gone would wake us for ever.
         let abandoned = !gone.is_empty() && gone.iter().all(|gone| *gone);
         let mut gone = gone.iter();
         self.readers.retain(|_| gone.next() == Some(&false));
-        self.step(&answers[fixed..]);
+        let running = self.outlets.iter_mut().filter(|outlet| !outlet.is_over());
+        running.zip(&answers[outlets..inward]).filter(|(_, is_over)| **is_over).for_each(|(outlet, _)| outlet.tend());
+        if let Some(pump) = &mut self.streams.inward {
+            pump.step(&answers[inward..]);
+        }
         Ok(Ready { signals: answers[0], channel: listening && answers[1], link: linked, abandoned })
     }
 
-    /// Has the command end: as if its line had gone, at first. The reason, unless it is that nobody reads any more what it says.
-    fn hang_up(&mut self, reason: Option<String>) {
+    /// Has the command end: as if its line had gone, at first.
+    fn hang_up(&mut self, reason: Reason) {
         for number in [SIGHUP, SIGCONT] {
             self.say(SessionSignal::Signal(number));
         }
         self.ending = Some(Ending { reason, until: Instant::now() + END_TIME, is_killed: false });
     }
 
-    fn step(&mut self, mut answers: &[bool]) {
-        for pump in self.streams.pumps() {
-            let (own, rest) = answers.split_at(pump.questions().len());
-            pump.step(own);
-            answers = rest;
-        }
-    }
-
-    /// Moves what is there already, without waiting for more.
-    fn drain(&mut self, signals: &Signals) -> Result<(), SessionError> {
-        self.streams.inward = None;
-        for _ in 0..LAST_ROUNDS {
-            let mut watched = vec![(signals.as_fd(), Interest::Read)];
-            let mut time = Some(Duration::ZERO);
-            for pump in &self.streams.outward {
-                watched.extend(pump.questions());
-                if pump.is_laden() {
-                    // The operator's side is slow, and what it waits for is in hand.
-                    time = None;
-                }
-            }
-            let answers = stream::wait(&watched, time).map_err(SessionError::local("wait"))?;
-            if answers[0] || !answers.contains(&true) {
-                break;
-            }
-            self.step(&answers[1..]);
-        }
-        Ok(())
-    }
-
-    /// A signal came. The exit status, if that is the end.
-    fn interrupt(&mut self, number: i32, ended: Option<u8>) -> Option<u8> {
+    /// A signal came, and the command has not ended. The exit status, if that is the end.
+    fn interrupt(&mut self, number: i32) -> Option<u8> {
         if number == SIGWINCH {
             if let Some(size) = self.local.window() {
                 self.say(SessionSignal::Resize(size));
@@ -583,16 +579,22 @@ impl<'a> Session<'a> {
             return None;
         }
         let own = ended_by(number);
-        if ended.is_some() {
-            return ended;
-        }
         if !self.started {
             // There is no command yet that could be told. The second time, the operator wants to leave.
             return self.early.replace((number, Instant::now() + EARLY_TIME)).map(|_| own);
         }
-        self.say(SessionSignal::Signal(number));
+        self.pass_on(number);
         // Without its terminal nobody attends to this session any more; the jail's side is hung up with it.
         (self.kind == Kind::Terminal && number == SIGHUP).then_some(own)
+    }
+
+    /// Passes a signal on to the command. One that goes on after it was told to end is deaf, or does not run: the second time, its session
+    /// is hung up.
+    fn pass_on(&mut self, number: i32) {
+        self.say(SessionSignal::Signal(number));
+        if matches!(number, SIGINT | SIGTERM) && std::mem::replace(&mut self.is_told, true) && self.ending.is_none() {
+            self.hang_up(Reason::Signal(number));
+        }
     }
 
     /// Tells init. What it does not take is lost: its end of the channel is full or closed, and the latter is heard.
@@ -650,12 +652,15 @@ impl<'a> Session<'a> {
         let by_hand = !self.local.stdin.is_terminal();
         self.streams.inward = Some(if by_hand { inward.ending_with(END_OF_FILE) } else { inward });
         let outward = master.try_clone().map_err(failed())?;
-        self.streams.outward.push(Pump::new(outward, self.local.stdout.try_clone().map_err(failed())?));
+        let outward = Pump::new(outward, self.local.stdout.try_clone().map_err(failed())?);
+        let shared = master.try_clone().map_err(failed())?;
         self.master = Some(master);
         if !by_hand {
             let raw = terminal::Raw::enter(self.local.stdin.as_fd());
             self.raw = Some(raw.map_err(SessionError::local("put the terminal into raw mode"))?);
         }
+        stream::never_block(&shared).map_err(failed())?;
+        self.outlets.push(Outlet::start(outward, Some(shared)).map_err(SessionError::local("start a thread"))?);
         Ok(())
     }
 }
@@ -663,11 +668,22 @@ impl<'a> Session<'a> {
 /// The end of a session that its client did not choose.
 #[derive(Debug)]
 struct Ending {
-    reason: Option<String>,
+    reason: Reason,
     /// How long it is waited for.
     until: Instant,
     /// Whether it was told by the signal that no process hears.
     is_killed: bool,
+}
+
+/// Why a session is ended.
+#[derive(Debug)]
+enum Reason {
+    /// `bailiwickd` says so.
+    Told(String),
+    /// Nobody reads any more what the command says.
+    Abandoned,
+    /// Somebody insists by a second signal.
+    Signal(i32),
 }
 
 /// What woke the loop beside the pumps.
@@ -1005,17 +1021,18 @@ mod tests {
         let command = String::new();
         let streams = Streams::default();
         let mut session = Session::new(channel, &local, Kind::Pipes, Whose::Tenants, streams, command);
-        assert_eq!(session.interrupt(SIGINT, None), None, "nothing runs yet, but may at any moment");
-        assert_eq!(session.interrupt(SIGINT, None), Some(130), "nothing runs, and the operator insists");
+        assert_eq!(session.interrupt(SIGINT), None, "nothing runs yet, but may at any moment");
+        assert_eq!(session.interrupt(SIGINT), Some(130), "nothing runs, and the operator insists");
         session.started = true;
-        assert_eq!(session.interrupt(SIGINT, None), None);
+        assert_eq!(session.interrupt(SIGINT), None);
         let mut buffer = [0; MAX_EVENT];
         let (len, _) = socket::receive(&init, &mut buffer, 0).expect("told");
         assert_eq!(decode::<SessionSignal>(&buffer[..len], MAX_EVENT).expect("valid"), SessionSignal::Signal(SIGINT));
-        assert_eq!(session.interrupt(SIGTERM, Some(4)), Some(4), "it has ended and only output is left");
         session.kind = Kind::Terminal;
-        assert_eq!(session.interrupt(SIGHUP, None), Some(129), "the operator's terminal has gone");
-        assert_eq!(session.interrupt(SIGTERM, None), None);
+        assert_eq!(session.interrupt(SIGHUP), Some(129), "the operator's terminal has gone");
+        assert!(session.ending.is_none());
+        assert_eq!(session.interrupt(SIGTERM), None);
+        assert!(matches!(session.ending, Some(Ending { reason: Reason::Signal(SIGTERM), .. })), "the second");
     }
 
     #[test]

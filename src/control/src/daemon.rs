@@ -44,6 +44,9 @@ const RECONCILE_TIME: Duration = Duration::from_secs(30);
 /// The least time between a jail that ended by itself and its next start.
 const AGAIN_TIME: Duration = Duration::from_secs(1);
 
+/// How long each question of `status` may take the warden: longer than it may stay away, and no longer than a person waits.
+const STATUS_TIME: Duration = Duration::from_secs(8);
+
 /// Between two looks at files that have errors.
 const REPAIR_TIME: Duration = Duration::from_secs(1);
 
@@ -450,6 +453,8 @@ impl Daemon {
     async fn mend(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
         let _one = self.changing.lock().await;
         let roster = self.roster().await?;
+        // Nobody else starts a jail.
+        self.sessions.jails_gone(|tenant| roster.get(tenant).is_none_or(|entry| entry.pid.is_none()));
         self.fresh_facts().await?;
         let needs = {
             let loaded = lock(&self.loaded);
@@ -492,7 +497,8 @@ impl Daemon {
     }
 
     async fn restart(&self, tenant: &TenantName) -> Result<&'static str, Failure> {
-        self.link.ask(&stop(tenant, Hold::Keep)).await?;
+        let stopped = self.link.ask(&stop(tenant, Hold::Keep)).await?;
+        self.note_stopped(tenant, &stopped);
         self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "restarted").await
     }
 
@@ -533,7 +539,11 @@ impl Daemon {
         request: WardenRequest,
         done: &'static str,
     ) -> Result<&'static str, Failure> {
-        match self.link.ask(&request).await? {
+        let reply = self.link.ask(&request).await?;
+        if matches!(request, WardenRequest::Stop { .. }) {
+            self.note_stopped(tenant, &reply);
+        }
+        match reply {
             WardenReply::Unchanged => Ok("unchanged"),
             WardenReply::GoesOn => {
                 info!(target: "bailiwick::event", tenant = %tenant, event = "goes-on", "the warden goes on: what is left of {tenant} is not {done} yet");
@@ -552,6 +562,13 @@ impl Daemon {
                 }
                 Ok(done)
             }
+        }
+    }
+
+    /// Nobody is in a jail that was stopped. Whoever holds [`Self::changing`] calls this, so there is no other yet.
+    fn note_stopped(&self, tenant: &TenantName, reply: &WardenReply) {
+        if !matches!(reply, WardenReply::GoesOn) {
+            self.sessions.jails_gone(|gone| gone == tenant);
         }
     }
 
@@ -693,26 +710,34 @@ impl Daemon {
 
     /// How the service is.
     pub(crate) async fn status(&self, _permission: Permission) -> HostStatus {
-        let warden = match self.link.ask(&WardenRequest::Hello).await {
-            Ok(WardenReply::Hello { version }) => Some(version),
-            _ => None,
-        };
-        let mut tenants = BTreeMap::new();
-        if let Ok(roster) = self.roster().await {
-            for summary in self.summaries(&roster) {
-                *tenants.entry(summary.state.word().to_owned()).or_default() += 1;
+        let mut problems = lock(&self.loaded).problems.clone();
+        let no_history = lock(&self.no_history).clone();
+        problems.extend(no_history.map(|why| format!("what tenants use is not recorded: {why}")));
+        let (mut warden, mut tenants, mut kept) = (None, BTreeMap::new(), None);
+        match in_time(self.link.ask(&WardenRequest::Hello)).await {
+            Ok(WardenReply::Hello { version }) => warden = Some(version),
+            Ok(_) => problems.push(unexpected().message),
+            Err(failure) => problems.push(failure.message),
+        }
+        // One that said nothing would say nothing again.
+        if warden.is_some() {
+            match in_time(self.roster()).await {
+                Ok(roster) => {
+                    for summary in self.summaries(&roster) {
+                        *tenants.entry(summary.state.word().to_owned()).or_default() += 1;
+                    }
+                }
+                Err(failure) => problems.push(failure.message),
+            }
+            // An older warden does not know this.
+            if let Ok(WardenReply::Problems { reserve, tenants }) =
+                in_time(self.link.ask(&WardenRequest::Problems)).await
+            {
+                problems.extend(reserve.iter().cloned().chain(tenants));
+                kept = reserve;
             }
         }
         let policy = Box::new(self.policy_status());
-        let mut problems = lock(&self.loaded).problems.clone();
-        problems.extend(self.link.last_word().filter(|_| warden.is_none()));
-        let no_history = lock(&self.no_history).clone();
-        problems.extend(no_history.map(|why| format!("what tenants use is not recorded: {why}")));
-        let mut kept = None;
-        if let Ok(WardenReply::Problems { reserve, tenants }) = self.link.ask(&WardenRequest::Problems).await {
-            problems.extend(reserve.iter().cloned().chain(tenants));
-            kept = reserve;
-        }
         HostStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             warden,
@@ -1072,6 +1097,14 @@ impl Daemon {
     }
 }
 
+/// Waits for an answer of the warden that somebody at a terminal waits for.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(STATUS_TIME, answer).await.unwrap_or_else(|_| {
+        let seconds = STATUS_TIME.as_secs();
+        Err(Failure::of(ExitStatus::Failed, format!("bailiwick-warden has not answered for {seconds} s")))
+    })
+}
+
 /// Waits for all of them, some at a time: what one of them waits for holds up few others.
 async fn at_once<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut done = Vec::with_capacity(all.len());
@@ -1271,6 +1304,58 @@ mod tests {
         assert!(!daemon.admins.were_asked().await);
         assert!(daemon.caller(65_000, &[]).await.is_err());
         assert!(daemon.admins.were_asked().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_that_is_frozen_is_refused_without_a_word_to_its_init() {
+        let (_temp, daemon) = crate::fake::host();
+        let alice: TenantName = "alice".parse().expect("a name");
+        let ids = daemon.host().ids.range(0).expect("a range");
+        let entry = RosterEntry { pid: Some(1), frozen: true, ..crate::directory::entry_of(ids) };
+        lock(&daemon.known).put(&alice, &entry);
+        // One that listens and never answers, as it is when it does not run.
+        let socket = daemon.init_socket(&alice, Access::ReadWrite);
+        std::fs::create_dir_all(socket.parent().expect("a directory")).expect("makes");
+        let _init = tokio::net::UnixListener::bind(socket).expect("binds");
+        crate::fake::warden(&daemon, move |request| match request {
+            WardenRequest::Entry { .. } => {
+                crate::fake::Answer::Reply(WardenReply::Entry(Some(Box::new(entry.clone()))))
+            }
+            _ => crate::fake::Answer::Never,
+        });
+        let begun = tokio::time::Instant::now();
+        let failure = daemon.greet_for_timer(&alice).await.expect_err("frozen");
+        assert!(failure.message.contains("`bailiwick thaw alice`"), "{failure}");
+        let exec = bailiwick_proto::control::Exec {
+            tenant: alice.clone(),
+            user: None,
+            argv: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+            terminal: Some(bailiwick_proto::init::WindowSize { rows: 1, columns: 1 }),
+        };
+        let root = Permission::of_root(0).expect("root");
+        let failure = daemon.exec(root, std::process::id(), &exec, Vec::new()).await.expect_err("frozen");
+        assert!(failure.message.contains("`bailiwick thaw alice`"), "{failure}");
+        assert_eq!((begun.elapsed(), daemon.sessions.of(&alice).most), (Duration::ZERO, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_warden_that_says_nothing_does_not_hold_up_the_status() {
+        for knows in [false, true] {
+            let (_temp, daemon) = crate::fake::host();
+            crate::fake::warden(&daemon, move |request| match request {
+                WardenRequest::Hello if knows => {
+                    crate::fake::Answer::Reply(WardenReply::Hello { version: "1".to_owned() })
+                }
+                _ => crate::fake::Answer::Never,
+            });
+            let begun = tokio::time::Instant::now();
+            let status = daemon.status(Permission::of_root(0).expect("root")).await;
+            assert_eq!(status.warden.is_some(), knows);
+            assert!(status.problems.iter().any(|problem| problem.contains("has not answered")), "{status:?}");
+            assert!(begun.elapsed() <= 3 * STATUS_TIME, "{:?}", begun.elapsed());
+        }
     }
 
     #[tokio::test]

@@ -237,7 +237,8 @@ impl Daemon {
         }
     }
 
-    async fn is_frozen(&self, tenant: &TenantName) -> bool {
+    /// Whether an operator has frozen it, as the warden tells now.
+    pub(crate) async fn is_frozen(&self, tenant: &TenantName) -> bool {
         matches!(self.entry(tenant).await, Ok(Some(entry)) if entry.frozen)
     }
 }

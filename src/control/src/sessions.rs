@@ -1,5 +1,5 @@
 //! Who is in: how many sessions each tenant has, may have, had at most, and was refused; and each session, for as long as its
-//! client is connected.
+//! client is connected and its jail is there.
 //!
 //! Danger: this is the only place where the limit `sessions` holds. The kernel has no word on it, so what is not counted
 //! here is not limited. What was let in by an earlier daemon is counted from when its client comes back, which it does at
@@ -52,6 +52,8 @@ impl Tally {
 #[derive(Debug)]
 struct Open {
     record: SessionRecord,
+    /// Whether it has begun: before that nobody knows in which jail it will be.
+    has_begun: bool,
     /// Takes the reason why its client is to end it.
     end: UnboundedSender<String>,
 }
@@ -62,7 +64,7 @@ struct State {
     open: BTreeMap<SessionId, Open>,
 }
 
-/// The sessions whose client is still connected.
+/// The sessions whose client is still connected and whose jail is there.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     state: Mutex<State>,
@@ -84,7 +86,7 @@ pub(crate) struct Newcomer {
     pub(crate) most: Option<u64>,
 }
 
-/// A session that is counted for as long as this value lives.
+/// A session that is counted for as long as this value lives, or until its jail is gone.
 #[derive(Debug)]
 pub(crate) struct Counted {
     sessions: Arc<Sessions>,
@@ -160,7 +162,7 @@ impl Sessions {
             return Err(Failure::of(ExitStatus::Conflict, format!("the session {} is known already", record.id)));
         }
         let mut counted = self.count(&mut state, record);
-        counted.logged = true;
+        counted.has_begun(&mut state);
         Ok(counted)
     }
 
@@ -170,7 +172,7 @@ impl Sessions {
             count.most = count.most.max(count.now);
         }
         let (sender, end) = unbounded_channel();
-        state.open.insert(record.id, Open { record: record.clone(), end: sender });
+        state.open.insert(record.id, Open { record: record.clone(), has_begun: false, end: sender });
         Counted { sessions: Arc::clone(self), record, end, logged: false, status: None, notice: None }
     }
 
@@ -187,6 +189,18 @@ impl Sessions {
         if let Some(open) = self.state().open.get(&id) {
             // A connection that is just going takes its session with it.
             open.end.send(reason.to_owned()).ok();
+        }
+    }
+
+    /// Counts those no longer that have begun in jails that are gone, whatever their clients still do. The caller must see to it that
+    /// no such tenant has another jail meanwhile.
+    pub(crate) fn jails_gone(&self, is_gone: impl Fn(&TenantName) -> bool) {
+        let mut state = self.state();
+        let State { tallies, open } = &mut *state;
+        let over = open.extract_if(.., |_, open| open.has_begun && is_gone(&open.record.tenant));
+        for (_, Open { record, .. }) in over {
+            discount(tallies, &record);
+            log_closed(&record, None);
         }
     }
 
@@ -245,9 +259,17 @@ impl Counted {
         self.notice = Some(text);
     }
 
+    fn has_begun(&mut self, state: &mut State) {
+        self.logged = true;
+        if let Some(open) = state.open.get_mut(&self.record.id) {
+            open.has_begun = true;
+        }
+    }
+
     /// Enters it in the log: it is open.
     pub(crate) fn opened(&mut self, user: u32) {
-        self.logged = true;
+        let sessions = Arc::clone(&self.sessions);
+        self.has_begun(&mut sessions.state());
         let SessionRecord { id, tenant, door, uid, source, user: login, .. } = &self.record;
         let source = source.as_deref().unwrap_or_default();
         info!(target: "bailiwick::event", tenant = %tenant, event = "session-opened", session = %id, door = %door, login, uid, user, source, "user {uid} enters {tenant} as {user}");
@@ -277,21 +299,31 @@ impl Drop for Counted {
     fn drop(&mut self) {
         {
             let mut state = self.sessions.state();
-            state.open.remove(&self.record.id);
-            if let Some(tally) = state.tallies.get_mut(&self.record.tenant) {
-                tally.counts(self.record.door).for_each(|count| count.now -= 1);
+            if state.open.remove(&self.record.id).is_none() {
+                // Its jail was gone before.
+                return;
             }
+            discount(&mut state.tallies, &self.record);
         }
-        if !self.logged {
-            return;
+        if self.logged {
+            log_closed(&self.record, self.status);
         }
-        let SessionRecord { id, tenant, door, uid, source, since, user: login, .. } = &self.record;
-        let source = source.as_deref().unwrap_or_default();
-        let seconds = now().saturating_sub(since.0);
-        // Whose client is gone without a word was hung up.
-        let status = self.status.map_or_else(|| "hung up".to_owned(), |status| status.to_string());
-        info!(target: "bailiwick::event", tenant = %tenant, event = "session-closed", session = %id, door = %door, login, uid, source, status, seconds, "a session in {tenant} has ended");
     }
+}
+
+fn discount(tallies: &mut BTreeMap<TenantName, Tally>, record: &SessionRecord) {
+    if let Some(tally) = tallies.get_mut(&record.tenant) {
+        tally.counts(record.door).for_each(|count| count.now -= 1);
+    }
+}
+
+fn log_closed(record: &SessionRecord, status: Option<u8>) {
+    let SessionRecord { id, tenant, door, uid, source, since, user: login, .. } = record;
+    let source = source.as_deref().unwrap_or_default();
+    let seconds = now().saturating_sub(since.0);
+    // Whose client is gone without a word was hung up, and so was whose jail is.
+    let status = status.map_or_else(|| "hung up".to_owned(), |status| status.to_string());
+    info!(target: "bailiwick::event", tenant = %tenant, event = "session-closed", session = %id, door = %door, login, uid, source, status, seconds, "a session in {tenant} has ended");
 }
 
 pub(crate) fn now() -> u64 {
@@ -385,6 +417,35 @@ mod tests {
         let all: Vec<Counted> = (0..1000).map(|_| sessions.enter(&tenant, newcomer()).expect("enters")).collect();
         assert_eq!(sessions.of(&tenant.name).now, 1000);
         drop(all);
+    }
+
+    #[test]
+    fn a_session_whose_jail_is_gone_is_counted_no_longer_whatever_its_client_does() {
+        let sessions = Arc::new(Sessions::default());
+        let tenant = tenant("2");
+        let enter = || sessions.enter(&tenant, newcomer()).expect("enters");
+        let (mut begun, early) = (enter(), enter());
+        begun.opened(0);
+        sessions.jails_gone(|_| false);
+        assert_eq!(sessions.total(), 2);
+        sessions.jails_gone(|gone| *gone == tenant.name);
+        assert_eq!(
+            sessions.chosen(|_| true),
+            std::slice::from_ref(early.record()),
+            "this one comes into the next jail"
+        );
+        let next = enter();
+        assert_eq!(sessions.enter(&tenant, newcomer()).expect_err("full").status, ExitStatus::OverLimit);
+        drop(begun);
+        assert_eq!(sessions.of(&tenant.name).now, 2, "it was not counted any more");
+        drop((early, next));
+        // One that an earlier daemon let in has begun.
+        let record = enter().record().clone();
+        let again = sessions.resume(record).expect("comes back");
+        sessions.jails_gone(|_| true);
+        assert_eq!(sessions.total(), 0);
+        again.ended(0);
+        assert_eq!(sessions.total(), 0);
     }
 
     #[tokio::test]

@@ -120,17 +120,13 @@ impl WardenLink {
             let answer = tokio::select! {
                 biased;
                 answer = self.once(held, frame) => answer,
-                failure = &mut no_warden => {
-                    held.stream = None;
-                    return Err(failure);
-                }
+                failure = &mut no_warden => return Err(failure),
             };
             let error = match answer {
                 Ok(WardenReply::Failed(failure)) => return Err(failure),
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            held.stream = None;
             if is_new(request) && matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) {
                 ends += 1;
                 if ends == ENDS {
@@ -150,22 +146,23 @@ impl WardenLink {
     }
 
     async fn once(&self, held: &mut Connection, frame: &[u8]) -> io::Result<WardenReply> {
-        let stream = match &mut held.stream {
+        // Put back with its answer only: whoever is asked no more may answer still, and that is not to be taken for another's answer.
+        let mut stream = match held.stream.take() {
             Some(stream) => stream,
-            none => {
+            None => {
                 let stream = UnixStream::connect(&self.socket).await?;
                 held.made += 1;
-                none.insert(stream)
+                stream
             }
         };
-        timeout(ANSWER_TIME, async {
+        let reply = timeout(ANSWER_TIME, async {
             stream.write_all(frame).await?;
             let mut decoder = Decoder::new(MAX_REPLY);
             let mut buffer = vec![0; 64 << 10];
             loop {
                 let len = stream.read(&mut buffer).await?;
                 if len == 0 {
-                    return Err(ErrorKind::UnexpectedEof.into());
+                    return Err(io::Error::from(ErrorKind::UnexpectedEof));
                 }
                 decoder.push(&buffer[..len]);
                 if let Some(reply) = decoder.next().map_err(io::Error::other)? {
@@ -173,7 +170,9 @@ impl WardenLink {
                 }
             }
         })
-        .await?
+        .await??;
+        held.stream = Some(stream);
+        Ok(reply)
     }
 }
 
@@ -247,6 +246,31 @@ mod tests {
             assert!(failure.message.ends_with("cannot work: the state directory is not ours"), "{failure}");
             assert!(asked.elapsed() <= Duration::from_secs(2), "{:?}", asked.elapsed());
         }
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_a_question_that_was_given_up_is_nobody_elses() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("warden.sock");
+        let link = WardenLink::new(path.clone());
+        let listener = UnixListener::bind(&path).expect("binds");
+        let mut asked = Box::pin(link.ask(&WardenRequest::Hello));
+        let (mut stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted.expect("a connection"),
+            _ = &mut asked => unreachable!("nobody has answered"),
+        };
+        let mut buffer = [0; 1024];
+        tokio::select! {
+            read = stream.read(&mut buffer) => assert!(read.expect("a request") > 0),
+            _ = &mut asked => unreachable!("nobody has answered"),
+        }
+        drop(asked);
+        let late = WardenReply::Hello { version: "late".to_owned() };
+        // It may hear already that nobody waits.
+        drop(stream.write_all(&encode(&late, MAX_REPLY).expect("small")).await);
+        let warden = tokio::spawn(async move { answer(&listener, Some(&WardenReply::Unchanged)).await });
+        assert_eq!(link.ask(&WardenRequest::Roster).await, Ok(WardenReply::Unchanged));
+        warden.await.expect("ends");
     }
 
     #[tokio::test(start_paused = true)]

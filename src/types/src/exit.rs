@@ -25,7 +25,7 @@ pub enum ExitStatus {
     Partly = 7,
     /// The host cannot do this.
     HostCannot = 8,
-    /// `plan` and `audit`: there is drift or a finding.
+    /// `plan` and `audit`: there is drift or a finding that is more than a notice.
     Finding = 10,
     /// `exec` and `shell`: bailiwick itself failed, not the command.
     ExecFailed = 125,

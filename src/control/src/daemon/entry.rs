@@ -177,12 +177,21 @@ impl Daemon {
         let greet = async {
             let tenant = self.declared(tenant)?;
             door::check_open(&tenant, Door::Cron)?;
+            self.check_awake(&tenant.name).await?;
             match self.greet(&tenant).await {
                 Ok(init) => Ok(init),
                 Err(error) => Err(self.explain(&tenant, error).await),
             }
         };
         greet.await.inspect_err(|failure| by_timer().log_refusal(self, tenant, failure))
+    }
+
+    /// Refuses at once whom an operator has frozen: its init would be waited for in vain.
+    async fn check_awake(&self, name: &TenantName) -> Result<(), Failure> {
+        if self.was_frozen(name) && self.is_frozen(name).await {
+            return Err(Failure::of(ExitStatus::Refused, frozen(name)));
+        }
+        Ok(())
     }
 
     async fn greet(&self, tenant: &Tenant) -> Result<Init, DoorError> {
@@ -468,6 +477,7 @@ impl Daemon {
     ) -> Result<(OwnedFd, Counted), Failure> {
         let name = &tenant.name;
         let spawn = door::admit(tenant, client.door, exec, &streams)?;
+        self.check_awake(name).await?;
         let Client { door, uid, pid, source, key } = client.clone();
         let newcomer = Newcomer {
             door,
@@ -575,17 +585,20 @@ impl Daemon {
         Some((self.init_socket(name, access), ids))
     }
 
-    /// Why a session could not be opened, in the operator's words. Only here is the warden asked.
+    /// Why a session could not be opened, in the operator's words.
     async fn explain(&self, tenant: &Tenant, error: DoorError) -> Failure {
         let name = &tenant.name;
-        let frozen =
-            matches!(error, DoorError::Silent) && matches!(self.entry(name).await, Ok(Some(entry)) if entry.frozen);
+        let is_frozen = matches!(error, DoorError::Silent) && self.is_frozen(name).await;
         let remedy = match (error, &tenant.state) {
             (DoorError::Down, Declared::Suspended { reason }) => door::suspended(name, reason.as_deref()),
             (DoorError::Down, _) => format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it"),
-            (_, _) if frozen => format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on"),
+            (_, _) if is_frozen => frozen(name),
             (error, _) => format!("cannot open a session in \"{name}\": {error}"),
         };
         Failure::of(ExitStatus::Refused, remedy)
     }
+}
+
+fn frozen(name: &TenantName) -> String {
+    format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on")
 }

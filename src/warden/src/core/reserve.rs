@@ -62,7 +62,7 @@ impl Warden {
         self.reserve.free = free;
         let was = self.reserve.is_reached;
         // One that is refused is not in force.
-        let reached = self.usable_reserve().is_ok_and(|reserve| is_reached(was, free, reserve));
+        let reached = self.usable_reserve().is_some_and(|reserve| is_reached(was, free, reserve));
         if was == Some(reached) {
             return None;
         }
@@ -104,25 +104,21 @@ impl Warden {
     }
 
     /// The reserve in bytes, if it leaves tenants at least half of the file system.
-    pub(super) fn usable_reserve(&self) -> Result<u64, Failure> {
-        let reserve = self.host.reserve.disk;
-        let all = self.storage.size().unwrap_or(u64::MAX);
-        if reserve.0 > most(all) && self.facts.storage.quota.bounds_anything() {
-            let (dir, all, most) = (self.host.state_dir.display(), ByteSize(all), ByteSize(most(all)));
-            let message = format!(
-                "`reserve` in bailiwick.toml keeps {reserve} of disk space for the host, and the file system of \"{dir}\" has {all}. Nothing is kept, because at most half of it, {most}, can be: lower it"
-            );
-            return Err(Failure::of(ExitStatus::HostCannot, message));
-        }
-        Ok(reserve.0)
+    pub(super) fn usable_reserve(&self) -> Option<u64> {
+        let reserve = self.host.reserve.disk.0;
+        (reserve <= most(self.storage.size().unwrap_or(u64::MAX))).then_some(reserve)
     }
 
     /// What is told of it everywhere: that it is reached, or that it cannot be.
     pub(super) fn reserve_problem(&self) -> Option<String> {
-        if let Err(failure) = self.usable_reserve() {
-            return Some(failure.message);
-        }
         let (free, reserve) = (ByteSize(self.reserve.free), self.host.reserve.disk);
+        if self.usable_reserve().is_none() {
+            let all = self.storage.size().unwrap_or(u64::MAX);
+            let (dir, all, most) = (self.host.state_dir.display(), ByteSize(all), ByteSize(most(all)));
+            return Some(format!(
+                "`reserve` in bailiwick.toml keeps {reserve} of disk space for the host, and the file system of \"{dir}\" has {all}. Nothing is kept, because at most half of it, {most}, can be: lower it"
+            ));
+        }
         self.reserve.is_reached().then(|| {
             format!(
                 "no tenant can take more disk space: {free} are free, and `reserve` in bailiwick.toml keeps {reserve} for the host; free some, or lower it"
