@@ -427,7 +427,7 @@ fn who_is_suspended_beside_a_wrong_plan_is_suspended() {
     // An error of the tenant's own file is no reason either.
     host.write("etc/tenants.d/bob.toml", "plan = \"web\"\ncolour = 7\n");
     let (status, text) = told(&host, &["suspend", "bob"]);
-    assert!(status == 7 && text.contains("colour") && text.contains("bob: suspended, but"), "{status}: {text}");
+    assert!(status == 7 && text.contains("colour") && text.contains("bob: suspended until"), "{status}: {text}");
     assert!(host.processes().is_empty(), "{text}");
 }
 
@@ -453,7 +453,7 @@ fn who_has_a_file_that_is_no_toml_is_suspended_too() {
     for ((tenant, file), junk) in files.iter().zip(junk) {
         std::fs::write(file, junk).expect("writes");
         let (status, text) = told(&host, &["suspend", tenant, "--reason", "sends spam"]);
-        assert!(status == 7 && text.contains(&format!("{tenant}: suspended, but")), "{status}: {text}");
+        assert!(status == 7 && text.contains(&format!("{tenant}: suspended until")), "{status}: {text}");
         assert!(text.contains(&format!("{tenant}.toml:")), "what is wrong is told: {text}");
         is_out(&host, tenant);
     }
@@ -462,12 +462,13 @@ fn who_has_a_file_that_is_no_toml_is_suspended_too() {
     host.end();
     host.start();
     files.iter().for_each(|(tenant, _)| is_out(&host, tenant));
-    // Once more is no change, and the way back brings what was in force before.
+    // Once more is no change, and the way back brings the file as it was; what it means waits until somebody has mended it.
     let (bob, carol) = (&files[1].1, &files[2].1);
     let before = std::fs::read(bob).expect("reads");
     told(&host, &["suspend", "bob"]);
     assert_eq!(std::fs::read(bob).expect("reads"), before);
-    told(&host, &["unsuspend", "bob"]);
+    let (status, text) = told(&host, &["unsuspend", "bob"]);
+    assert!(status == 7 && text.contains("bob: suspended until a file without errors"), "{status}: {text}");
     assert_eq!(std::fs::read(bob).expect("reads"), junk[1]);
     until("bob runs again", || host.cli(&["exec", "bob", "--", "true"]).status.success());
     // Whoever mends the file has one that says still that it is suspended.
@@ -534,6 +535,17 @@ fn a_create_that_is_refused_leaves_nothing_behind() {
     host.write("etc/plans.d/image.toml", "image = \"debian-99\"\n");
     host.declare("alice", "web");
     host.start();
+    is_out(&host, "bob");
+    for less in [&b""[..], b"plan = \"nowhere\"\n"] {
+        std::fs::write(bob, less).expect("writes");
+        told(&host, &["apply"]);
+        is_out(&host, "bob");
+    }
+    host.end();
+    host.start();
+    is_out(&host, "bob");
+    host.declare("bob", "web");
+    told(&host, &["apply"]);
     host.ok(&["apply"]);
     let ledger = || std::fs::read_to_string(host.path("state/ledger.json")).expect("reads");
     let (before, names) = (ledger(), || {

@@ -1168,7 +1168,7 @@ fn without_policy(name: &TenantName) -> Failure {
 fn last_good_failure(name: &TenantName, state: Option<&Declared>) -> Failure {
     if matches!(state, Some(Declared::Suspended { .. })) {
         let message = format!(
-            "suspended, but the file of \"{name}\" has errors, so all else is as it last said without; see `bailiwick check`"
+            "suspended until a file without errors says otherwise; that of \"{name}\" has errors, and all else is as it last said without; see `bailiwick check`"
         );
         return Failure::of(ExitStatus::Partly, message);
     }
