@@ -114,7 +114,8 @@ fn no_door_no_run_and_an_operator_may_end_one() {
     declare(&host, "doors = [\"exec\"]\n", &[("long", "*:*:0/1", "echo begin >> out; exec sleep 600")]);
     host.ok(&["apply", "--now"]);
     until("it is out", &host, || sessions().is_empty());
-    assert!(timers(&host)[0]["next"].is_null());
+    assert!(timers(&host)[0]["next"].is_null() && timers(&host)[0]["door_closed"] == true);
+    assert!(host.ok(&["timers"]).contains("door closed"));
     let count = || inside(&host, &format!("grep -c begin /home/{tenant}/out"));
     let before = count();
     std::thread::sleep(Duration::from_secs(3));

@@ -301,6 +301,7 @@ impl Timers {
                 next: job.schedule().and_then(next).filter(|next| runs_timers(tenant) && next.0 < u64::MAX),
                 last: kept.runs.get(&tenant.name).and_then(|runs| runs.get(&job.name)).cloned(),
             };
+                door_closed: !tenant.settings.doors.contains(&Door::Cron),
             let rows: Vec<_> = jobs.iter().map(row).collect();
             rows.into_iter().chain(self.crontabs.faults(&tenant.name)).collect::<Vec<_>>()
         };
