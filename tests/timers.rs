@@ -169,6 +169,39 @@ fn the_log_of_one_run_is_bounded() {
     until("it is put aside", &host, || inside(&host, &format!("ls {dir}")).contains("loud.log.1"));
 }
 
+/// What was due while nothing ran at all waits for the jail, which starts with the host.
+#[test]
+fn what_was_due_while_all_was_down_is_made_good_once_its_jail_is_up() {
+    let seconds = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let mut host = host(OPEN, &[]);
+    let mut due;
+    // Until all is down before it is due: how long that takes nobody knows.
+    loop {
+        due = seconds() + 10;
+        let (hour, minute, second) = (due / 3600 % 24, due / 60 % 60, due % 60);
+        declare(&host, OPEN, &[("due", &format!("{hour:02}:{minute:02}:{second:02} UTC"), "echo run >> runs")]);
+        host.ok(&["reload"]);
+        if timers(&host)[0]["next"] == due {
+            let init = i32::try_from(host.init(tenant())).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+            host.kill();
+            rustix::process::kill_process(init, rustix::process::Signal::KILL).expect("kill");
+            if seconds() < due {
+                break;
+            }
+            host.start();
+            until("it is back", &host, || host.cli(&["exec", tenant(), "--", "true"]).status.success());
+        }
+    }
+    while seconds() <= due {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    host.start();
+    until("it was run", &host, || timers(&host)[0]["last"]["ended"].is_u64());
+    let last = &timers(&host)[0]["last"];
+    assert!(last["status"] == 0 && last["refused"].is_null(), "{last}");
+    assert!(inside(&host, &format!("cat /home/{}/runs", tenant())).starts_with("run"));
+}
+
 /// What a command leaves in the background is the jail's business, not the timer's.
 #[test]
 fn a_run_is_over_when_its_command_is() {

@@ -126,6 +126,8 @@ pub struct Daemon {
     changed: tokio::sync::Notify,
     /// One change at a time: two applies must not start and stop the same jail.
     changing: tokio::sync::Mutex<()>,
+    /// Whether all who are to run were started once, as far as they could be.
+    first_round: tokio::sync::watch::Sender<bool>,
     started: Instant,
 }
 
@@ -194,6 +196,7 @@ impl Daemon {
             changing: tokio::sync::Mutex::default(),
             started: Instant::now(),
         }))
+            first_round: tokio::sync::watch::Sender::new(false),
     }
 
     /// Where this program keeps what is its own.
@@ -438,6 +441,7 @@ impl Daemon {
                     drop(tokio::time::timeout(RECONCILE_TIME, self.changed.notified()).await);
                     // A jail that ends as soon as it is started must not keep everybody busy.
                     tokio::time::sleep(AGAIN_TIME).await;
+                    self.first_round.send_replace(true);
                 }
                 Err(failure) => {
                     warn!(event = "reconcile-failed", "{failure}");
@@ -450,6 +454,12 @@ impl Daemon {
     async fn mend(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
         let _one = self.changing.lock().await;
         let roster = self.roster().await?;
+    /// Returns once all who are to run were started, as far as they could be.
+    pub(crate) async fn first_round(&self) {
+        // It ends with this program.
+        drop(self.first_round.subscribe().wait_for(|is_over| *is_over).await);
+    }
+
         self.fresh_facts().await?;
         let needs = {
             let loaded = lock(&self.loaded);
