@@ -217,7 +217,9 @@ fn a_policy_that_breaks_while_tenants_run() {
     host.ok(&["apply", "bob"]);
     fails(&host, &["apply", "alice"], 2, &["alice", "check"]);
     let list = host.ok(&["list"]);
-    assert!(list.lines().any(|line| line.starts_with("alice") && line.contains("invalid")), "{list}");
+    assert!(list.lines().any(|line| line.starts_with("alice") && line.contains("running,invalid")), "{list}");
+    let list: serde_json::Value = serde_json::from_str(&host.ok(&["list", "--json"])).expect("JSON");
+    assert!(list[0]["state"] == "running" && list[0]["invalid"] == true && list[1]["invalid"].is_null(), "{list}");
     assert!(host.ok(&["status"]).contains("actve"));
     assert_eq!(host.processes().len(), 2, "alice goes on as she is");
     host.write("etc/bailiwick.toml", "state_dir = 7\n");
@@ -533,8 +535,6 @@ fn a_create_that_is_refused_leaves_nothing_behind() {
     let mut host = Host::new();
     host.write("etc/plans.d/login.toml", "doors = [\"exec\", \"ssh\"]\n[limits]\ntasks = 64\n");
     host.write("etc/plans.d/image.toml", "image = \"debian-99\"\n");
-    host.declare("alice", "web");
-    host.start();
     is_out(&host, "bob");
     for less in [&b""[..], b"plan = \"nowhere\"\n"] {
         std::fs::write(bob, less).expect("writes");
@@ -546,6 +546,8 @@ fn a_create_that_is_refused_leaves_nothing_behind() {
     is_out(&host, "bob");
     host.declare("bob", "web");
     told(&host, &["apply"]);
+    host.declare("alice", "web");
+    host.start();
     host.ok(&["apply"]);
     let ledger = || std::fs::read_to_string(host.path("state/ledger.json")).expect("reads");
     let (before, names) = (ledger(), || {

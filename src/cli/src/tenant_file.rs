@@ -765,7 +765,15 @@ mod tests {
 
     fn shown(state: TenantState, ids: Option<IdRange>) -> Vec<ControlReply> {
         let detail = TenantDetail {
-            summary: TenantSummary { name: name("bob"), state, plan: None, image: None, profile: None },
+            summary: TenantSummary {
+                name: name("bob"),
+                state,
+                plan: None,
+                image: None,
+                profile: None,
+                invalid: false,
+                failure: None,
+            },
             suspend_reason: None,
             pid: None,
             init_version: Some(2),

@@ -580,9 +580,16 @@ impl Daemon {
         let name = &tenant.name;
         let frozen =
             matches!(error, DoorError::Silent) && matches!(self.entry(name).await, Ok(Some(entry)) if entry.frozen);
+        let failure = lock(&self.failures).get(name).cloned();
         let remedy = match (error, &tenant.state) {
             (DoorError::Down, Declared::Suspended { reason }) => door::suspended(name, reason.as_deref()),
-            (DoorError::Down, _) => format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it"),
+            (DoorError::Down, _) if matches!(self.entry(name).await, Ok(Some(entry)) if entry.preparing) => {
+                format!("the storage of \"{name}\" is being prepared; its jail starts when that is done")
+            }
+            (DoorError::Down, _) => {
+                let why = failure.map(|why| format!(": {why}")).unwrap_or_default();
+                format!("the jail of \"{name}\" does not run{why}; `bailiwick start {name}` starts it")
+            }
             (_, _) if frozen => format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on"),
             (error, _) => format!("cannot open a session in \"{name}\": {error}"),
         };
