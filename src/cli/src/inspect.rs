@@ -1,5 +1,6 @@
 //! `list`, `show`, `status` and `plan`: what `bailiwickd` knows, as text.
 
+use crate::configuration;
 use crate::output::{self, Form, visible, word};
 use crate::report;
 use crate::table::{indented, pairs, render};
@@ -8,6 +9,7 @@ use bailiwick_proto::control::{HostStatus, TenantDetail, TenantState, TenantSumm
 use bailiwick_proto::init::VERSION;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{Action, Change, ExitStatus, Period, TenantName};
+use std::path::Path;
 
 /// `bailiwick list`.
 pub(crate) fn list(daemon: &Daemon, form: Form) -> Result<(), Failure> {
@@ -26,10 +28,13 @@ pub(crate) fn show(daemon: &Daemon, tenant: TenantName, form: Form) -> Result<()
 }
 
 /// `bailiwick status`.
-pub(crate) fn status(daemon: &Daemon, form: Form) -> Result<(), Failure> {
-    let ControlReply::Status(status) = daemon.ask(&ControlRequest::Status)? else {
+pub(crate) fn status(daemon: &Daemon, config: &Path, form: Form) -> Result<(), Failure> {
+    let ControlReply::Status(mut status) = daemon.ask(&ControlRequest::Status)? else {
         return Err(AskError::Unexpected.into());
     };
+    // In the files now: whoever reads them here need not wait for a reload.
+    let impossible = configuration::impossible(config, &[]);
+    status.problems.extend(impossible.iter().map(ToString::to_string));
     output::show(form, &status, status_text)
 }
 
@@ -59,12 +64,12 @@ fn text(value: Option<impl ToString>) -> String {
 }
 
 fn list_text(tenants: &[TenantSummary]) -> String {
+    let has_failures = tenants.iter().any(|tenant| tenant.failure.is_some());
     let rows = tenants.iter().map(|tenant| {
         let mut row = vec![
             tenant.name.to_string(),
             state_text(tenant),
             text(tenant.plan.as_ref()),
-    let has_failures = tenants.iter().any(|tenant| tenant.failure.is_some());
             text(tenant.image.as_ref()),
             text(tenant.profile),
         ];
@@ -112,12 +117,12 @@ fn show_text(tenant: &TenantDetail) -> String {
         ("host user", text(tenant.host_user)),
         ("doors", doors),
     ];
+    rows.extend(summary.failure.as_ref().map(|failure| ("failure", failure.clone())));
     rows.extend(tenant.cgroup.iter().map(|(hierarchy, path)| ("cgroup", format!("{hierarchy}: {path}"))));
     let mut out = pairs(rows);
     if !tenant.limits.is_empty() {
         out.push('\n');
         out.push_str(&report::limits_table(&tenant.limits));
-    rows.extend(summary.failure.as_ref().map(|failure| ("failure", failure.clone())));
     }
     out
 }
@@ -204,13 +209,13 @@ mod tests {
             plan: Some("small".parse().expect("valid")),
             image: Some("host".parse().expect("valid")),
             profile: Some(bailiwick_types::Profile::Web),
+            invalid: false,
+            failure: None,
         }
     }
 
     fn detail() -> TenantDetail {
         TenantDetail {
-            invalid: false,
-            failure: None,
             summary: summary(),
             suspend_reason: None,
             pid: Some(4711),
