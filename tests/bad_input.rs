@@ -103,6 +103,69 @@ fn what_the_host_cannot_hold_is_refused_by_name() {
 }
 
 #[test]
+fn a_restart_that_could_not_start_again_ends_nothing_and_why_a_tenant_is_down_is_told() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start();
+    host.ok(&["apply"]);
+    let init = host.init("alice");
+    let why = "no image \"debian-99\"";
+    host.write("etc/tenants.d/alice.toml", "plan = \"web\"\nimage = \"debian-99\"\n");
+    fails(&host, &["plan"], 10, &["alice", why]);
+    fails(&host, &["restart", "alice"], 8, &["alice", why]);
+    let status = host.ok(&["status"]);
+    assert!(status.contains("could not be started again") && status.contains(why), "{status}");
+    assert_eq!(host.init("alice"), init, "it runs as before");
+
+    assert!(Command::new("kill").args(["-KILL", &init.to_string()]).status().expect("kill").success());
+    let listed = |host: &Host| -> serde_json::Value {
+        serde_json::from_str::<serde_json::Value>(&host.ok(&["list", "--json"])).expect("JSON")[0].clone()
+    };
+    until("it was tried", || listed(&host)["failure"].as_str().is_some_and(|told| told.contains(why)));
+    assert_eq!(listed(&host)["state"], "down");
+    for arguments in [&["list"][..], &["show", "alice"], &["status"]] {
+        fails(&host, arguments, 0, &[why]);
+    }
+    fails(&host, &["exec", "alice", "--", "true"], 125, &["does not run", why]);
+
+    host.declare("alice", "web");
+    host.ok(&["apply"]);
+    let init = host.init("alice");
+    assert!(listed(&host)["failure"].is_null() && listed(&host)["state"] == "running");
+    // What the warden works by is not what it would begin with now.
+    let moved = host.default_config("").replace(&host.path("state").display().to_string(), "/srv/elsewhere");
+    host.write("etc/bailiwick.toml", &moved);
+    fails(&host, &["restart", "alice"], 5, &["state_dir", "restart bailiwick-warden"]);
+    fails(&host, &["status"], 0, &["no jail can start", "state_dir"]);
+    assert_eq!(host.init("alice"), init);
+    host.write("etc/bailiwick.toml", &host.default_config(""));
+    host.ok(&["restart", "alice"]);
+    assert_ne!(host.init("alice"), init);
+}
+
+#[test]
+fn what_cannot_work_is_told_by_whoever_works_with_it() {
+    let mut host = Host::new();
+    host.declare("bob", "web");
+    let service = "[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n";
+    host.write(
+        "etc/tenants.d/games.toml",
+        &format!("plan = \"web\"\ndoors = [\"exec\", \"ssh\", \"socket\"]\n{service}"),
+    );
+    host.start();
+    host.write("etc/bailiwick.toml", &host.default_config("reserve = { memory = \"900T\" }\n"));
+    let words =
+        ["reserve of 900T", "\"socket\" is served by nothing", "nothing starts a [[service]]", "user \"games\""];
+    fails(&host, &["check"], 2, &words);
+    let (_, text) = told(&host, &["apply"]);
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    fails(&host, &["status"], 0, &words);
+    // Who has nothing to do with it hears of what is everybody's alone.
+    let (_, text) = told(&host, &["restart", "bob"]);
+    assert!(text.contains(words[0]) && words[1..].iter().all(|word| !text.contains(word)), "{text}");
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_trusted() {
     let mut host = Host::new();
     std::fs::create_dir(host.path("real")).expect("mkdir");
@@ -224,7 +287,9 @@ fn a_policy_that_breaks_while_tenants_run() {
     host.ok(&["apply", "bob"]);
     fails(&host, &["apply", "alice"], 2, &["alice", "check"]);
     let list = host.ok(&["list"]);
-    assert!(list.lines().any(|line| line.starts_with("alice") && line.contains("invalid")), "{list}");
+    assert!(list.lines().any(|line| line.starts_with("alice") && line.contains("running,invalid")), "{list}");
+    let list: serde_json::Value = serde_json::from_str(&host.ok(&["list", "--json"])).expect("JSON");
+    assert!(list[0]["state"] == "running" && list[0]["invalid"] == true && list[1]["invalid"].is_null(), "{list}");
     assert!(host.ok(&["status"]).contains("actve"));
     assert_eq!(host.processes().len(), 2, "alice goes on as she is");
     host.write("etc/bailiwick.toml", "state_dir = 7\n");
@@ -434,7 +499,7 @@ fn who_is_suspended_beside_a_wrong_plan_is_suspended() {
     // An error of the tenant's own file is no reason either.
     host.write("etc/tenants.d/bob.toml", "plan = \"web\"\ncolour = 7\n");
     let (status, text) = told(&host, &["suspend", "bob"]);
-    assert!(status == 7 && text.contains("colour") && text.contains("bob: suspended, but"), "{status}: {text}");
+    assert!(status == 7 && text.contains("colour") && text.contains("bob: suspended until"), "{status}: {text}");
     assert!(host.processes().is_empty(), "{text}");
 }
 
@@ -460,7 +525,7 @@ fn who_has_a_file_that_is_no_toml_is_suspended_too() {
     for ((tenant, file), junk) in files.iter().zip(junk) {
         std::fs::write(file, junk).expect("writes");
         let (status, text) = told(&host, &["suspend", tenant, "--reason", "sends spam"]);
-        assert!(status == 7 && text.contains(&format!("{tenant}: suspended, but")), "{status}: {text}");
+        assert!(status == 7 && text.contains(&format!("{tenant}: suspended until")), "{status}: {text}");
         assert!(text.contains(&format!("{tenant}.toml:")), "what is wrong is told: {text}");
         is_out(&host, tenant);
     }
@@ -469,13 +534,25 @@ fn who_has_a_file_that_is_no_toml_is_suspended_too() {
     host.end();
     host.start();
     files.iter().for_each(|(tenant, _)| is_out(&host, tenant));
-    // Once more is no change, and the way back brings what was in force before.
+    // Once more is no change, and the way back brings the file as it was; what it means waits until somebody has mended it.
     let (bob, carol) = (&files[1].1, &files[2].1);
     let before = std::fs::read(bob).expect("reads");
     told(&host, &["suspend", "bob"]);
     assert_eq!(std::fs::read(bob).expect("reads"), before);
-    told(&host, &["unsuspend", "bob"]);
+    let (status, text) = told(&host, &["unsuspend", "bob"]);
+    assert!(status == 7 && text.contains("bob: suspended until a file without errors"), "{status}: {text}");
     assert_eq!(std::fs::read(bob).expect("reads"), junk[1]);
+    is_out(&host, "bob");
+    for less in [&b""[..], b"plan = \"nowhere\"\n"] {
+        std::fs::write(bob, less).expect("writes");
+        told(&host, &["apply"]);
+        is_out(&host, "bob");
+    }
+    host.end();
+    host.start();
+    is_out(&host, "bob");
+    host.declare("bob", "web");
+    told(&host, &["apply"]);
     until("bob runs again", || host.cli(&["exec", "bob", "--", "true"]).status.success());
     // Whoever mends the file has one that says still that it is suspended.
     let text = std::fs::read_to_string(carol).expect("reads").replace("<<<<<<< mine\n", "");

@@ -7,8 +7,9 @@ use bailiwick_tests::{Host, name, profiles, stage, until};
 use bailiwick_types::QuotaFacts;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The steps, as the program itself lists them: a new step is covered the day it is written.
@@ -24,6 +25,25 @@ const INSIDE: &[&str] = &["listener", "identity", "root", "mounts", "pivot", "se
 
 fn start() -> WardenRequest {
     WardenRequest::Start { tenant: name("alice") }
+}
+
+/// `bailiwickd` beside a warden that was started alone: one that it starts itself has a clean environment.
+struct Managed(std::process::Child);
+
+impl Managed {
+    fn start(host: &Host) -> Self {
+        let log = std::fs::OpenOptions::new().append(true).open(host.path("log")).expect("the log");
+        let mut command = Command::new(stage().join("bailiwickd"));
+        command.arg("--config").arg(host.path("etc")).uid(64_999).gid(64_999);
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("runs"))
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 fn works(host: &Host) {
@@ -218,8 +238,7 @@ fn a_first_day_that_takes_long_holds_up_its_tenant_alone() {
     host.declare("bob", "shell");
     host.start_warden();
     host.write("failpoint", "seed alice");
-    let WardenReply::Failed(failure) = host.ask(&start()).expect("the warden lives") else { panic!("it started") };
-    assert!(failure.message.contains("are being written"), "{failure}");
+    assert_eq!(host.ask(&start()).expect("the warden lives"), WardenReply::GoesOn);
     let WardenReply::Problems { tenants, .. } = host.warden(&WardenRequest::Problems) else { panic!("problems") };
     assert!(tenants.iter().any(|told| told.contains("alice")), "{tenants:?}");
     let bob = name("bob");
@@ -229,6 +248,27 @@ fn a_first_day_that_takes_long_holds_up_its_tenant_alone() {
     host.write("failpoint", "");
     host.start_warden();
     works(&host);
+}
+
+#[test]
+fn who_is_created_while_its_first_day_takes_long_starts_when_that_is_over() {
+    let mut host = Host::with_failpoints();
+    host.declare("bob", "shell");
+    host.start_warden();
+    let _daemon = Managed::start(&host);
+    until("bob runs", || host.cli(&["exec", "bob", "--", "true"]).status.success());
+    host.write("failpoint", "seed alice");
+    let output = host.cli(&["create", "alice", "--plan", "shell"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("starts when that is done"), "{told}");
+    assert!(host.path("etc/tenants.d/alice.toml").exists());
+    let output = host.cli(&["exec", "alice", "--", "true"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("is being prepared"), "{told}");
+    host.ok(&["restart", "bob"]);
+    host.write("failpoint", "");
+    until("it has started", || host.cli(&["exec", "alice", "--", "true"]).status.success());
+    host.ok(&["stop", "alice", "bob"]);
 }
 
 #[test]
@@ -263,12 +303,13 @@ fn data_that_is_charged_for_long_holds_up_its_tenant_alone() {
     assert!(used(&host) < 1 << 20);
 
     host.write("failpoint", "charge alice");
-    let WardenReply::Failed(failure) = host.ask(&start()).expect("the warden lives") else { panic!("it started") };
-    assert!(failure.message.contains("being charged"), "{failure}");
+    assert_eq!(host.ask(&start()).expect("the warden lives"), WardenReply::GoesOn);
+    let WardenReply::Problems { tenants, .. } = host.warden(&WardenRequest::Problems) else { panic!("problems") };
+    assert!(tenants.iter().any(|told| told.contains("being charged")), "{tenants:?}");
     let bob = name("bob");
     assert_eq!(host.warden(&WardenRequest::Start { tenant: bob.clone() }), WardenReply::Done);
     assert_eq!(host.warden(&WardenRequest::Stop { tenant: bob, hold: Hold::Keep }), WardenReply::Done);
-    let WardenReply::Failed(_) = host.ask(&start()).expect("the warden lives") else { panic!("it started") };
+    assert_eq!(host.ask(&start()).expect("the warden lives"), WardenReply::GoesOn);
     // Its child goes with the warden, and the next one begins anew.
     let config = host.path("etc");
     let is_of_it = |entry: std::fs::DirEntry| {

@@ -114,7 +114,8 @@ fn no_door_no_run_and_an_operator_may_end_one() {
     declare(&host, "doors = [\"exec\"]\n", &[("long", "*:*:0/1", "echo begin >> out; exec sleep 600")]);
     host.ok(&["apply", "--now"]);
     until("it is out", &host, || sessions().is_empty());
-    assert!(timers(&host)[0]["next"].is_null());
+    assert!(timers(&host)[0]["next"].is_null() && timers(&host)[0]["door_closed"] == true);
+    assert!(host.ok(&["timers"]).contains("door closed"));
     let count = || inside(&host, &format!("grep -c begin /home/{tenant}/out"));
     let before = count();
     std::thread::sleep(Duration::from_secs(3));
@@ -166,6 +167,39 @@ fn the_log_of_one_run_is_bounded() {
     // The next run has a file of its own.
     host.ok(&["restart", tenant()]);
     until("it is put aside", &host, || inside(&host, &format!("ls {dir}")).contains("loud.log.1"));
+}
+
+/// What was due while nothing ran at all waits for the jail, which starts with the host.
+#[test]
+fn what_was_due_while_all_was_down_is_made_good_once_its_jail_is_up() {
+    let seconds = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let mut host = host(OPEN, &[]);
+    let mut due;
+    // Until all is down before it is due: how long that takes nobody knows.
+    loop {
+        due = seconds() + 10;
+        let (hour, minute, second) = (due / 3600 % 24, due / 60 % 60, due % 60);
+        declare(&host, OPEN, &[("due", &format!("{hour:02}:{minute:02}:{second:02} UTC"), "echo run >> runs")]);
+        host.ok(&["reload"]);
+        if timers(&host)[0]["next"] == due {
+            let init = i32::try_from(host.init(tenant())).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+            host.kill();
+            rustix::process::kill_process(init, rustix::process::Signal::KILL).expect("kill");
+            if seconds() < due {
+                break;
+            }
+            host.start();
+            until("it is back", &host, || host.cli(&["exec", tenant(), "--", "true"]).status.success());
+        }
+    }
+    while seconds() <= due {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    host.start();
+    until("it was run", &host, || timers(&host)[0]["last"]["ended"].is_u64());
+    let last = &timers(&host)[0]["last"];
+    assert!(last["status"] == 0 && last["refused"].is_null(), "{last}");
+    assert!(inside(&host, &format!("cat /home/{}/runs", tenant())).starts_with("run"));
 }
 
 /// What a command leaves in the background is the jail's business, not the timer's.

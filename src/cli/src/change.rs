@@ -2,7 +2,7 @@
 
 use crate::output::{self, Form, visible};
 use bailiwick_client::{AskError, Daemon};
-use bailiwick_proto::control::{TenantOutcome, Verb, overall};
+use bailiwick_proto::control::{BEING_PREPARED, TenantOutcome, Verb, overall};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
 
@@ -75,6 +75,11 @@ pub(crate) fn tell(outcomes: &[TenantOutcome], telling: Telling, form: Form) -> 
         for outcome in outcomes {
             if let Some(failure) = &outcome.failure {
                 output::complain(&format!("{}: {}", outcome.tenant, failure.message));
+            } else if outcome.done == BEING_PREPARED && telling == Telling::Nothing {
+                output::complain(&format!(
+                    "{}: its storage is being prepared; it starts when that is done",
+                    outcome.tenant
+                ));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::output::{self, Form};
 use bailiwick_client::Daemon;
-use bailiwick_policy::{Diagnostic, Machine, Store};
+use bailiwick_policy::{Diagnostic, Machine, Reading, Store};
 use bailiwick_proto::Failure;
 use bailiwick_sys::proc;
 use bailiwick_types::{ByteSize, ExitStatus, TenantName};
@@ -28,7 +28,8 @@ pub(crate) fn daemon(config: &Path) -> Result<Daemon, Failure> {
 }
 
 /// Tells what is wrong with the files that a command was about: those of these tenants, or all. What was done well was then done only
-/// in part; `status` is what it would be otherwise.
+/// in part; `status` is what it would be otherwise. What is well written and cannot work is told too, and changes no status: it was
+/// taken as it is.
 pub(crate) fn tell_problems(config: &Path, tenants: &[TenantName], status: ExitStatus) -> ExitStatus {
     let mut diagnostics: Vec<Diagnostic> = Vec::new();
     if tenants.is_empty() {
@@ -42,12 +43,37 @@ pub(crate) fn tell_problems(config: &Path, tenants: &[TenantName], status: ExitS
             }
         }
     }
+    output::complain_raw(&bailiwick_diagnostics::render(&impossible(config, tenants)));
     if diagnostics.is_empty() {
         return status;
     }
     output::complain_raw(&bailiwick_diagnostics::render(&diagnostics));
     output::complain("what these files last said without an error is in force; the rest is as it is declared");
     if status == ExitStatus::Done { ExitStatus::Partly } else { status }
+}
+
+/// What `check` finds beside problems of reading: in what these tenants are made of, or in all. No directory service is asked, which may
+/// take its time.
+pub(crate) fn impossible(config: &Path, tenants: &[TenantName]) -> Vec<Diagnostic> {
+    let Reading { policy: Some(policy), diagnostics, .. } = bailiwick_policy::read(config) else { return Vec::new() };
+    let Ok(machine) = bailiwick_observe::user_readings()
+        .map_err(|error| Failure::new(ExitStatus::Failed, &error))
+        .and_then(|readings| machine_of(readings.users))
+    else {
+        return Vec::new();
+    };
+    let of_it = |problem: &Diagnostic, name: &TenantName| {
+        let plan = policy.tenants.get(name).map(|tenant| format!("plans.d/{}.toml", tenant.plan));
+        problem.file.ends_with(format!("tenants.d/{name}.toml"))
+            || plan.is_some_and(|plan| problem.file.ends_with(plan))
+    };
+    let is_meant = |problem: &Diagnostic| {
+        tenants.is_empty()
+            || problem.file.ends_with("bailiwick.toml")
+            || tenants.iter().any(|name| of_it(problem, name))
+    };
+    let found = bailiwick_policy::check(config, &machine).into_iter();
+    found.filter(|problem| !diagnostics.contains(problem) && is_meant(problem)).collect()
 }
 
 /// The failure that problems of the files are.
@@ -58,7 +84,6 @@ pub(crate) fn invalid(diagnostics: &[Diagnostic]) -> Failure {
 
 /// What the machine has, with the users of directory services who are called as a tenant with a host user.
 fn machine(config: &Path) -> Result<Machine, Failure> {
-    let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot look at the machine: {error}"));
     let of_users = |error| Failure::new(ExitStatus::Failed, &error);
     let mut users = bailiwick_observe::user_readings().map_err(of_users)?.users;
     let tenants = bailiwick_policy::read(config).policy.map(|policy| policy.tenants).unwrap_or_default();
@@ -69,6 +94,11 @@ fn machine(config: &Path) -> Result<Machine, Failure> {
         output::complain(&format!("the directory service \"{service}\" of /etc/nsswitch.conf does not answer: {what}"));
     }
     users.extend(directory.users);
+    machine_of(users)
+}
+
+fn machine_of(users: Vec<(String, u32)>) -> Result<Machine, Failure> {
+    let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot look at the machine: {error}"));
     Ok(Machine {
         memory: proc::memory().map(ByteSize).map_err(failed)?,
         tasks: proc::most_tasks().map_err(failed)?,

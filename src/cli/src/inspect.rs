@@ -1,13 +1,15 @@
 //! `list`, `show`, `status` and `plan`: what `bailiwickd` knows, as text.
 
+use crate::configuration;
 use crate::output::{self, Form, visible, word};
 use crate::report;
 use crate::table::{indented, pairs, render};
 use bailiwick_client::{AskError, Daemon};
-use bailiwick_proto::control::{HostStatus, TenantDetail, TenantSummary};
+use bailiwick_proto::control::{HostStatus, TenantDetail, TenantState, TenantSummary};
 use bailiwick_proto::init::VERSION;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{Action, Change, ExitStatus, Period, TenantName};
+use std::path::Path;
 
 /// `bailiwick list`.
 pub(crate) fn list(daemon: &Daemon, form: Form) -> Result<(), Failure> {
@@ -26,10 +28,13 @@ pub(crate) fn show(daemon: &Daemon, tenant: TenantName, form: Form) -> Result<()
 }
 
 /// `bailiwick status`. A service without a warden is none.
-pub(crate) fn status(daemon: &Daemon, form: Form) -> Result<ExitStatus, Failure> {
-    let ControlReply::Status(status) = daemon.ask(&ControlRequest::Status)? else {
+pub(crate) fn status(daemon: &Daemon, config: &Path, form: Form) -> Result<ExitStatus, Failure> {
+    let ControlReply::Status(mut status) = daemon.ask(&ControlRequest::Status)? else {
         return Err(AskError::Unexpected.into());
     };
+    // In the files now: whoever reads them here need not wait for a reload.
+    let impossible = configuration::impossible(config, &[]);
+    status.problems.extend(impossible.iter().map(ToString::to_string));
     output::show(form, &status, status_text)?;
     Ok(if status.warden.is_some() { ExitStatus::Done } else { ExitStatus::Failed })
 }
@@ -60,23 +65,33 @@ fn text(value: Option<impl ToString>) -> String {
 }
 
 fn list_text(tenants: &[TenantSummary]) -> String {
+    let has_failures = tenants.iter().any(|tenant| tenant.failure.is_some());
     let rows = tenants.iter().map(|tenant| {
-        vec![
+        let mut row = vec![
             tenant.name.to_string(),
-            tenant.state.word().to_owned(),
+            state_text(tenant),
             text(tenant.plan.as_ref()),
             text(tenant.image.as_ref()),
             text(tenant.profile),
-        ]
+        ];
+        row.extend(has_failures.then(|| text(tenant.failure.as_ref())));
+        row
     });
-    render(&["NAME", "STATE", "PLAN", "IMAGE", "PROFILE"], rows)
+    let titles = ["NAME", "STATE", "PLAN", "IMAGE", "PROFILE", "FAILURE"];
+    render(&titles[..if has_failures { 6 } else { 5 }], rows)
+}
+
+/// How a tenant is, and whether its file has errors.
+fn state_text(tenant: &TenantSummary) -> String {
+    let state = tenant.state.word();
+    if tenant.invalid && tenant.state != TenantState::Invalid { format!("{state},invalid") } else { state.to_owned() }
 }
 
 fn show_text(tenant: &TenantDetail) -> String {
     let summary = &tenant.summary;
     let state = match &tenant.suspend_reason {
-        Some(reason) => format!("{} ({reason})", summary.state.word()),
-        None => summary.state.word().to_owned(),
+        Some(reason) => format!("{} ({reason})", state_text(summary)),
+        None => state_text(summary),
     };
     let doors = match tenant.suspended_doors.join(", ") {
         none if none.is_empty() => tenant.doors.join(", "),
@@ -103,6 +118,7 @@ fn show_text(tenant: &TenantDetail) -> String {
         ("host user", text(tenant.host_user)),
         ("doors", doors),
     ];
+    rows.extend(summary.failure.as_ref().map(|failure| ("failure", failure.clone())));
     rows.extend(tenant.cgroup.iter().map(|(hierarchy, path)| ("cgroup", format!("{hierarchy}: {path}"))));
     let mut out = pairs(rows);
     if !tenant.limits.is_empty() {
@@ -181,7 +197,6 @@ mod tests {
     use super::*;
     use bailiwick_client::fake;
     use bailiwick_proto::control::PolicyStatus;
-    use bailiwick_proto::control::TenantState;
     use bailiwick_types::{HostUid, IdRange, LimitReport, Verdict};
     use std::collections::BTreeMap;
 
@@ -196,6 +211,8 @@ mod tests {
             plan: Some("small".parse().expect("valid")),
             image: Some("host".parse().expect("valid")),
             profile: Some(bailiwick_types::Profile::Web),
+            invalid: false,
+            failure: None,
         }
     }
 
@@ -247,12 +264,33 @@ mod tests {
 
     #[test]
     fn texts_are_aligned() {
-        let deleted =
-            TenantSummary { name: name("b"), state: TenantState::Deleted, plan: None, image: None, profile: None };
+        let deleted = TenantSummary {
+            name: name("b"),
+            state: TenantState::Deleted,
+            plan: None,
+            image: None,
+            profile: None,
+            invalid: false,
+            failure: None,
+        };
         let golden = "NAME   STATE    PLAN   IMAGE  PROFILE\n\
                       alice  running  small  host   web\n\
                       b      deleted  -      -      -\n";
-        assert_eq!(list_text(&[summary(), deleted]), golden);
+        assert_eq!(list_text(&[summary(), deleted.clone()]), golden);
+        let golden = "NAME   STATE            PLAN   IMAGE  PROFILE  FAILURE\n\
+                      alice  running,invalid  small  host   web      -\n\
+                      b      invalid          -      -      -        -\n\
+                      c      down             small  host   web      no quotas\n";
+        let down = TenantSummary {
+            name: name("c"),
+            state: TenantState::Down,
+            failure: Some("no quotas".to_owned()),
+            ..summary()
+        };
+        let unknown = TenantSummary { state: TenantState::Invalid, invalid: true, ..deleted };
+        assert_eq!(list_text(&[TenantSummary { invalid: true, ..summary() }, unknown, down.clone()]), golden);
+        let shown = show_text(&TenantDetail { summary: down, ..detail() });
+        assert!(shown.contains("failure    no quotas\n"), "{shown}");
         let shown = show_text(&TenantDetail { suspend_reason: Some("unpaid\u{7}".to_owned()), ..detail() });
         assert!(shown.contains("state      running (unpaid\\u{7})\n"), "{shown}");
         assert!(shown.contains("cgroup     unified: /bailiwick/alice\n"), "{shown}");
@@ -286,8 +324,12 @@ mod tests {
         let temp = tempfile::tempdir().expect("temporary directory");
         let answers = [status, there].map(|status| vec![ControlReply::Status(status)]);
         let (daemon, served) = fake(temp.path(), answers.to_vec());
-        assert_eq!(super::status(&daemon, Form::Text), Ok(ExitStatus::Failed), "no warden, no service");
-        assert_eq!(super::status(&daemon, Form::Text), Ok(ExitStatus::Done));
+        assert_eq!(
+            super::status(&daemon, Path::new("/nonexistent"), Form::Text),
+            Ok(ExitStatus::Failed),
+            "no warden, no service"
+        );
+        assert_eq!(super::status(&daemon, Path::new("/nonexistent"), Form::Text), Ok(ExitStatus::Done));
         served.join().expect("served");
     }
 

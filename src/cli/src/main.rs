@@ -95,7 +95,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Timers { tenants, format } => done(sessions::timers(&daemon()?, tenants.tenants, format.into()))?,
         Command::List { format } => done(inspect::list(&daemon()?, format.into()))?,
         Command::Show { tenant, format } => done(inspect::show(&daemon()?, tenant, format.into()))?,
-        Command::Status { format } => inspect::status(&daemon()?, format.into())?,
+        Command::Status { format } => inspect::status(&daemon()?, config, format.into())?,
         Command::Start { tenants, format } => lifecycle(config, Verb::Start, tenants.tenants, format.into())?,
         Command::Stop { tenants, format } => lifecycle(config, Verb::Stop, tenants.tenants, format.into())?,
         Command::Restart { tenants, format } => lifecycle(config, Verb::Restart, tenants.tenants, format.into())?,

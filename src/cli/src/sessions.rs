@@ -69,7 +69,7 @@ fn timers_text(timers: &[TimerReport], zone: &TimeZone) -> String {
             timer.tenant.to_string(),
             timer.timer.to_string(),
             timer.schedule.clone(),
-            moment(timer.next),
+            if timer.door_closed { "door closed".to_owned() } else { moment(timer.next) },
             moment(timer.last.as_ref().map(|run| run.begun)),
             timer.last.as_ref().map(how).unwrap_or_default(),
             timer.command.clone(),
@@ -143,6 +143,7 @@ SESSION   TENANT  DOOR  USER   FROM       SINCE                      PID   COMMA
             schedule: "daily".to_owned(),
             command: "/bin/a b".to_owned(),
             next: next.map(Moment),
+            door_closed: false,
             last,
         };
         let run = |ended: Option<u64>, status, refused: Option<&str>| {
@@ -155,12 +156,14 @@ alice   a      daily     2026-09-22T00:00:00+00:00  2026-09-21T14:13:20+00:00  7
 alice   b      daily     -                          2026-09-21T14:13:20+00:00  runs           /bin/a b
 alice   c      daily     -                          2026-09-21T14:13:20+00:00  not run: full  /bin/a b
 alice   d      daily     -                          -                          -              /bin/a b
+alice   e      daily     door closed                -                          -              /bin/a b
 ";
         let timers = [
             timer("a", Some(1_790_035_200), run(Some(1_790_000_001), Some(7), None)),
             timer("b", None, run(None, None, None)),
             timer("c", None, run(Some(1_790_000_001), None, Some("full"))),
             timer("d", None, None),
+            TimerReport { door_closed: true, ..timer("e", None, None) },
         ];
         assert_eq!(timers_text(&timers, &TimeZone::UTC), golden);
         assert_eq!(timers_text(&[], &TimeZone::UTC), "");

@@ -489,33 +489,73 @@ fn declare(tenants: &Tenants, name: &TenantName, wanted: &Wanted) -> Result<File
     Ok(File::Written)
 }
 
-/// The same of a file that is no TOML: the lines for the state stand first, where whatever else is in the file does not keep them from
-/// being read, and what stood there of it before the first header is gone.
-fn edited_lines(before: &[u8], wanted: &Wanted) -> Vec<u8> {
-    let is_of = |key: &str, line: &[u8]| {
-        line.trim_ascii_start()
-            .strip_prefix(key.as_bytes())
-            .is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
-    };
-    let lines: Vec<&[u8]> = before.split_inclusive(|byte| *byte == b'\n').collect();
-    let header = lines.iter().position(|line| line.trim_ascii_start().starts_with(b"[")).unwrap_or(lines.len());
-    let (top, tables) = lines.split_at(header);
-    let mut after = Vec::new();
-    if let Wanted::Suspended { reason } = wanted {
-        after.extend_from_slice(b"state = \"suspended\"\n");
-        match reason {
-            Some(reason) => after.extend_from_slice(format!("suspend_reason = {}\n", Value::from(reason)).as_bytes()),
-            None => after.extend(top.iter().filter(|line| is_of("suspend_reason", line)).copied().flatten()),
-        }
+/// Before a line for the state in a file that is no TOML, while other lines stand first: nobody knows whether it is one, or within a
+/// text of several lines.
+const SET_ASIDE: &[u8] = b"#bailiwick: ";
+const SUSPENDED: &[u8] = b"state = \"suspended\"\n";
+
+fn is_of(key: &str, line: &[u8]) -> bool {
+    let rest = line.trim_ascii_start().strip_prefix(key.as_bytes());
+    rest.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
+}
+
+/// The lines for the state that [`edited_lines`] has put first, and the others as they were before.
+fn taken_back(text: &[u8]) -> (Vec<&[u8]>, Vec<&[u8]>) {
+    let mut rest: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    let mut first = Vec::new();
+    if rest.first() == Some(&SUSPENDED) {
+        let has_reason = rest.get(1).is_some_and(|line| is_of("suspend_reason", line));
+        first = rest.drain(..1 + usize::from(has_reason)).collect();
     }
-    let rest = top.iter().filter(|line| !is_of("state", line) && !is_of("suspend_reason", line)).chain(tables);
-    after.extend(rest.copied().flatten());
+    let rest = rest.into_iter().map(|line| line.strip_prefix(SET_ASIDE).unwrap_or(line)).collect();
+    (first, rest)
+}
+
+/// The same of a file that is no TOML: the lines for the state stand first, where whatever else is in the file does not keep them from
+/// being read. What reads as one before the first header is set aside until the tenant is suspended no more.
+fn edited_lines(before: &[u8], wanted: &Wanted) -> Vec<u8> {
+    let (first, rest) = taken_back(before);
+    let header = rest.iter().position(|line| line.trim_ascii_start().starts_with(b"[")).unwrap_or(rest.len());
+    let (top, tables) = rest.split_at(header);
+    let is_reason = |line: &&&[u8]| is_of("suspend_reason", line);
+    let mut after = Vec::new();
+    let is_set_aside = match wanted {
+        Wanted::Suspended { reason } => {
+            after.extend_from_slice(SUSPENDED);
+            match reason {
+                Some(reason) => {
+                    after.extend_from_slice(format!("suspend_reason = {}\n", Value::from(reason)).as_bytes());
+                }
+                None => after.extend(first.iter().chain(top).find(is_reason).copied().into_iter().flatten()),
+            }
+            true
+        }
+        // Somebody has written it there by hand.
+        Wanted::Active => {
+            top.iter().any(|line| is_of("state", line) && line.windows(9).any(|word| word == b"suspended"))
+        }
+    };
+    for line in top {
+        if is_set_aside && (is_of("state", line) || is_of("suspend_reason", line)) {
+            after.extend_from_slice(SET_ASIDE);
+        }
+        after.extend_from_slice(line);
+    }
+    after.extend(tables.iter().copied().flatten());
     after
 }
 
 /// The text with another state and nothing else changed.
 fn edited(text: &str, wanted: &Wanted) -> Result<String, toml_edit::TomlError> {
     let mut document: DocumentMut = text.parse()?;
+    // Somebody has mended it since, and what was set aside has its place again.
+    if *wanted == Wanted::Active
+        && text.as_bytes().windows(SET_ASIDE.len()).any(|part| part == SET_ASIDE)
+        && let Ok(whole) = String::from_utf8(taken_back(text.as_bytes()).1.concat())
+        && let Ok(before) = whole.parse()
+    {
+        document = before;
+    }
     match wanted {
         Wanted::Suspended { reason } => {
             set(&mut document, "state", "suspended");
@@ -646,19 +686,45 @@ mod tests {
     #[test]
     fn the_state_of_what_is_no_toml_stands_first() {
         let plain = Wanted::Suspended { reason: None };
-        for text in
-            [&b"plan = \"small\nmemory"[..], b"\0\xff\xfe", b"", b"# [x\n  [limits\nstate = 1\n", b"stateful = ]"]
-        {
+        for (text, aside) in [
+            (&b"plan = \"small\nmemory"[..], None),
+            (b"\0\xff\xfe", None),
+            (b"", None),
+            (b"# [x\n  [limits\nstate = 1\n", None),
+            (b"stateful = ]", None),
+            (b"plan = \"small\nstate=\"active\"", Some(&b"plan = \"small\n#bailiwick: state=\"active\""[..])),
+            (
+                b"x = \"\"\"\n  state = 1\nsuspend_reason = 2\n\"\"\"\nplan = ]\n[a]\nstate = 2\n",
+                Some(
+                    b"x = \"\"\"\n#bailiwick:   state = 1\n#bailiwick: suspend_reason = 2\n\"\"\"\nplan = ]\n[a]\nstate = 2\n",
+                ),
+            ),
+        ] {
             let suspended = edited_lines(text, &unpaid());
-            let golden = [b"state = \"suspended\"\nsuspend_reason = 'unpaid \"twice\"'\n", text].concat();
+            let lines = &b"state = \"suspended\"\nsuspend_reason = 'unpaid \"twice\"'\n"[..];
+            let golden = [lines, aside.unwrap_or(text)].concat();
             assert_eq!(suspended, golden);
             assert_eq!(edited_lines(&suspended, &unpaid()), golden, "again is no change");
             assert_eq!(edited_lines(&suspended, &plain), golden, "the reason stays");
             assert_eq!(edited_lines(&suspended, &Wanted::Active), text, "and back");
+            assert_eq!(edited_lines(text, &Wanted::Active), text, "nothing is set aside for that");
         }
-        let text = b"plan = \"small\nstate=\"active\"\n[limits]\nstate = 1\n";
-        let golden = b"state = \"suspended\"\nplan = \"small\n[limits]\nstate = 1\n";
-        assert_eq!(edited_lines(text, &plain), golden, "what would be twice there once the file is mended is gone");
+        let text = b"plan = \"small\nstate = \"suspended\"\nsuspend_reason = \"x\"\n[limits]\nstate = 1\n";
+        let golden =
+            b"state = \"suspended\"\nsuspend_reason = \"x\"\nplan = \"small\n#bailiwick: state = \"suspended\"\n\
+                       #bailiwick: suspend_reason = \"x\"\n[limits]\nstate = 1\n";
+        assert_eq!(edited_lines(text, &plain), golden, "what would be twice there once the file is mended is no line");
+        let golden = b"plan = \"small\n#bailiwick: state = \"suspended\"\n#bailiwick: suspend_reason = \"x\"\n[limits]\nstate = 1\n";
+        assert_eq!(edited_lines(text, &Wanted::Active), golden);
+        assert_eq!(edited_lines(golden, &Wanted::Active), golden);
+    }
+
+    #[test]
+    fn what_was_set_aside_is_back_once_the_file_was_mended() {
+        let text = "plan = \"small\nnote = \"\"\"\nstate = 1\n\"\"\"\nstate = \"active\" # for now\n";
+        let suspended = String::from_utf8(edited_lines(text.as_bytes(), &unpaid())).expect("text");
+        let mended = suspended.replace("\"small\n", "\"small\"\n");
+        assert_eq!(edited(&mended, &Wanted::Active).expect("valid"), text.replace("\"small\n", "\"small\"\n"));
     }
 
     #[test]
@@ -729,7 +795,15 @@ mod tests {
 
     fn shown(state: TenantState, ids: Option<IdRange>) -> Vec<ControlReply> {
         let detail = TenantDetail {
-            summary: TenantSummary { name: name("bob"), state, plan: None, image: None, profile: None },
+            summary: TenantSummary {
+                name: name("bob"),
+                state,
+                plan: None,
+                image: None,
+                profile: None,
+                invalid: false,
+                failure: None,
+            },
             suspend_reason: None,
             pid: None,
             init_version: Some(2),

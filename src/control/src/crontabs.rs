@@ -57,6 +57,7 @@ impl Crontabs {
                 schedule: String::new(),
                 command: String::new(),
                 next: None,
+                door_closed: false,
                 last: Some(TimerRun { begun: read, ended: Some(read), status: None, refused: Some(fault.why.clone()) }),
             })
         };

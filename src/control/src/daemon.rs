@@ -19,7 +19,7 @@ use bailiwick_plan::difference;
 use bailiwick_plan::mount::confinement;
 use bailiwick_policy::{Declared, Diagnostic, Host, LastGood, Policy, Reading, Settings, Store, Tenant};
 use bailiwick_proto::control::{
-    Depth, HostStatus, PolicyStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
+    BEING_PREPARED, Depth, HostStatus, PolicyStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
 };
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_KEPT, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{CONTROL_DIR, Failure, Hold, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket};
@@ -129,6 +129,10 @@ pub struct Daemon {
     changed: tokio::sync::Notify,
     /// One change at a time: two applies must not start and stop the same jail.
     changing: tokio::sync::Mutex<()>,
+    /// Whether all who are to run were started once, as far as they could be.
+    first_round: tokio::sync::watch::Sender<bool>,
+    /// Why jails could not be started when that was last tried.
+    failures: Mutex<BTreeMap<TenantName, String>>,
     started: Instant,
 }
 
@@ -195,6 +199,8 @@ impl Daemon {
             no_history: Mutex::default(),
             changed: tokio::sync::Notify::new(),
             changing: tokio::sync::Mutex::default(),
+            first_round: tokio::sync::watch::Sender::new(false),
+            failures: Mutex::default(),
             started: Instant::now(),
         }))
     }
@@ -438,6 +444,7 @@ impl Daemon {
         loop {
             match self.mend(&mut failures).await {
                 Ok(()) => {
+                    self.first_round.send_replace(true);
                     drop(tokio::time::timeout(RECONCILE_TIME, self.changed.notified()).await);
                     // A jail that ends as soon as it is started must not keep everybody busy.
                     tokio::time::sleep(AGAIN_TIME).await;
@@ -448,6 +455,12 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Returns once all who are to run were started, as far as they could be.
+    pub(crate) async fn first_round(&self) {
+        // It ends with this program.
+        drop(self.first_round.subscribe().wait_for(|is_over| *is_over).await);
     }
 
     async fn mend(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
@@ -497,9 +510,7 @@ impl Daemon {
     }
 
     async fn restart(&self, tenant: &TenantName) -> Result<&'static str, Failure> {
-        let stopped = self.link.ask(&stop(tenant, Hold::Keep)).await?;
-        self.note_stopped(tenant, &stopped);
-        self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "restarted").await
+        self.change(tenant, WardenRequest::Restart { tenant: tenant.clone() }, "restarted").await
     }
 
     /// Has the host user of a tenant be there, or not, as the policy says. The warden knows the users in `/etc/passwd`; those
@@ -539,12 +550,24 @@ impl Daemon {
         request: WardenRequest,
         done: &'static str,
     ) -> Result<&'static str, Failure> {
-        let reply = self.link.ask(&request).await?;
-        if matches!(request, WardenRequest::Stop { .. }) {
-            self.note_stopped(tenant, &reply);
+        let starts = matches!(request, WardenRequest::Start { .. } | WardenRequest::Restart { .. });
+        let ends = matches!(request, WardenRequest::Stop { .. } | WardenRequest::Restart { .. });
+        let inside = if ends { self.sessions.begun_in(tenant) } else { Vec::new() };
+        let reply = self.link.ask(&request).await;
+        if matches!(&reply, Ok(reply) if !matches!(reply, WardenReply::GoesOn)) {
+            self.sessions.jail_gone(&inside);
         }
-        match reply {
+        match &reply {
+            Err(failure) if starts => drop(lock(&self.failures).insert(tenant.clone(), failure.message.clone())),
+            Ok(_) => drop(lock(&self.failures).remove(tenant)),
+            Err(_) => {}
+        }
+        match reply? {
             WardenReply::Unchanged => Ok("unchanged"),
+            WardenReply::GoesOn if starts => {
+                info!(target: "bailiwick::event", tenant = %tenant, event = "goes-on", "the storage of {tenant} is being prepared; its jail starts when that is done");
+                Ok(BEING_PREPARED)
+            }
             WardenReply::GoesOn => {
                 info!(target: "bailiwick::event", tenant = %tenant, event = "goes-on", "the warden goes on: what is left of {tenant} is not {done} yet");
                 Ok("going on")
@@ -552,7 +575,7 @@ impl Daemon {
             _ => {
                 self.inits.forget(tenant);
                 info!(target: "bailiwick::event", tenant = %tenant, event = done, "the jail of {tenant} was {done}");
-                if matches!(request, WardenRequest::Start { .. }) {
+                if starts {
                     self.jail_started(tenant);
                 }
                 // So that its first session need not ask, and that nobody asks an init that is frozen.
@@ -562,13 +585,6 @@ impl Daemon {
                 }
                 Ok(done)
             }
-        }
-    }
-
-    /// Nobody is in a jail that was stopped. Whoever holds [`Self::changing`] calls this, so there is no other yet.
-    fn note_stopped(&self, tenant: &TenantName, reply: &WardenReply) {
-        if !matches!(reply, WardenReply::GoesOn) {
-            self.sessions.jails_gone(|gone| gone == tenant);
         }
     }
 
@@ -725,6 +741,11 @@ impl Daemon {
                 Ok(roster) => {
                     for summary in self.summaries(&roster) {
                         *tenants.entry(summary.state.word().to_owned()).or_default() += 1;
+                        let down = |why| format!("the jail of \"{}\" is down: {why}", summary.name);
+                        problems.extend(summary.failure.map(down));
+                    }
+                    if let Ok(facts) = in_time(self.fresh_facts()).await {
+                        problems.extend(self.lost_by_restart(&roster, &facts));
                     }
                 }
                 Err(failure) => problems.push(failure.message),
@@ -748,6 +769,18 @@ impl Daemon {
             sessions: self.sessions.total(),
             policy,
         }
+    }
+
+    /// Whose jails run and could not be started again, and why.
+    fn lost_by_restart(&self, roster: &Roster, facts: &HostFacts) -> Vec<String> {
+        let loaded = lock(&self.loaded);
+        let running = roster.iter().filter(|(_, entry)| entry.pid.is_some());
+        let declared = running.filter_map(|(name, _)| loaded.policy.tenants.get(name));
+        let why = |tenant: &Tenant| {
+            let why = cannot_start(tenant, &loaded.policy.host, facts)?;
+            Some(format!("the jail of \"{}\" runs, and could not be started again: {why}", tenant.name))
+        };
+        declared.filter_map(why).collect()
     }
 
     fn policy_status(&self) -> PolicyStatus {
@@ -785,6 +818,9 @@ impl Daemon {
         let runs = matches!(summary.state, TenantState::Running | TenantState::SuspendedReadOnly);
         if runs && self.inits.silent_for(name).is_some() {
             summary.state = TenantState::Unresponsive;
+        }
+        if summary.state == TenantState::Down {
+            summary.failure = lock(&self.failures).get(name).cloned();
         }
         summary
     }
@@ -861,11 +897,23 @@ impl Daemon {
     pub(crate) async fn plan(&self, _permission: Permission, names: &[TenantName]) -> Result<Vec<Change>, Failure> {
         self.reload().ok();
         let roster = self.roster().await?;
-        let facts = self.fresh_facts().await?;
+        let (host, facts) = (self.host(), self.fresh_facts().await?);
         let mut changes = Vec::new();
         for portion in self.meant(names, &roster)?.chunks(MOST_COMPARED) {
             for ((name, tenant), actual) in portion.iter().zip(self.in_force(portion, &roster).await?) {
-                changes.extend(differences(name, tenant.as_ref(), roster.get(name), actual, &facts));
+                let own = differences(name, tenant.as_ref(), roster.get(name), actual, &facts);
+                // Also of one that runs: nobody should learn of it by a restart.
+                let runs = roster.get(name).is_some_and(|entry| entry.pid.is_some());
+                let is_meant = runs || own.iter().any(|change| change.action == Action::Start);
+                let why = tenant.as_ref().filter(|_| is_meant).and_then(|tenant| cannot_start(tenant, &host, &facts));
+                changes.extend(own);
+                changes.extend(why.map(|why| Change {
+                    tenant: name.clone(),
+                    what: "start".to_owned(),
+                    actual: why,
+                    declared: "possible".to_owned(),
+                    action: Action::None,
+                }));
             }
         }
         Ok(changes)
@@ -1043,6 +1091,7 @@ impl Daemon {
         // Also when something of it cannot be removed: the tenant is no more, and its name is free.
         let is_gone = result.as_ref().map_or_else(|failure| failure.status == ExitStatus::Partly, |_| true);
         if is_gone {
+            lock(&self.failures).remove(name);
             self.sessions.forget(name);
         }
         if let (true, Ok(recorder)) = (is_gone, self.recorder()) {
@@ -1184,6 +1233,12 @@ fn host_user_change(name: &TenantName, there: bool) -> Change {
     }
 }
 
+/// Why this host could not hold the jail that a tenant is declared to have. Who is suspended altogether is to have none.
+fn cannot_start(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Option<String> {
+    tenant.access()?;
+    bailiwick_plan::check(tenant, host, facts).err().map(|error| error.to_string())
+}
+
 fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {
     WardenRequest::Stop { tenant: tenant.clone(), hold }
 }
@@ -1201,7 +1256,7 @@ fn without_policy(name: &TenantName) -> Failure {
 fn last_good_failure(name: &TenantName, state: Option<&Declared>) -> Failure {
     if matches!(state, Some(Declared::Suspended { .. })) {
         let message = format!(
-            "suspended, but the file of \"{name}\" has errors, so all else is as it last said without; see `bailiwick check`"
+            "suspended until a file without errors says otherwise; that of \"{name}\" has errors, and all else is as it last said without; see `bailiwick check`"
         );
         return Failure::of(ExitStatus::Partly, message);
     }
@@ -1243,12 +1298,13 @@ fn outcome(tenant: TenantName, result: Result<&'static str, Failure>) -> TenantO
 fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> TenantSummary {
     let tenant = loaded.policy.tenants.get(name);
     let runs = entry.and_then(|entry| entry.access);
+    let invalid = loaded.invalid.contains(name);
     let state = match (tenant.map(|tenant| &tenant.state), entry) {
-        _ if loaded.invalid.contains(name) => TenantState::Invalid,
         (_, Some(entry)) if entry.clearing => TenantState::Clearing,
         (_, Some(entry)) if runs.is_some() && entry.frozen => TenantState::Frozen,
         _ if runs == Some(Access::ReadOnly) => TenantState::SuspendedReadOnly,
         _ if runs.is_some() => TenantState::Running,
+        (None, _) if invalid => TenantState::Invalid,
         (None, _) => TenantState::Deleted,
         (Some(Declared::Suspended { .. }), _) => TenantState::Suspended,
         (Some(Declared::Active), Some(entry)) if entry.held => TenantState::Stopped,
@@ -1260,6 +1316,8 @@ fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> T
         plan: tenant.map(|tenant| tenant.plan.clone()),
         image: tenant.map(|tenant| tenant.settings.image.clone()),
         profile: tenant.map(|tenant| tenant.settings.profile),
+        invalid,
+        failure: None,
     }
 }
 

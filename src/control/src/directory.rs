@@ -80,6 +80,7 @@ pub(crate) fn entry_of(ids: IdRange) -> RosterEntry {
         access: None,
         frozen: false,
         clearing: false,
+        preparing: false,
         held: false,
         host_user: true,
         cgroups: BTreeMap::new(),

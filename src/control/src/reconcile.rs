@@ -29,8 +29,9 @@ pub(crate) fn decide(
     for (name, tenant) in &policy.tenants {
         let entry = roster.get(name);
         let runs = entry.and_then(|entry| entry.access);
-        // What is on its way out is the warden's to finish; whoever waited for it would wait in vain.
-        let held = entry.is_some_and(|entry| entry.held || entry.clearing);
+        // What is on its way out, or not prepared yet, is the warden's to finish: it tells when it is done, and whoever waited for it
+        // would hold up all others.
+        let held = entry.is_some_and(|entry| entry.held || entry.clearing || entry.preparing);
         match (tenant.access(), runs) {
             (Some(_), None) if !held => add(name, Need::Start),
             (Some(wanted), Some(runs)) if wanted != runs => add(name, if held { Need::Stop } else { Need::Replace }),
@@ -99,7 +100,8 @@ mod tests {
         let policy = policy(
             "new=active up=active held=active down=active off=suspended late=suspended +newuser=active +user=active \
              +nouser=active +out=suspended +never=suspended closed=active \
-             read=readable first=readable turns=readable stays=readable back=active shut=suspended halted=readable leaves=active",
+             read=readable first=readable turns=readable stays=readable back=active shut=suspended halted=readable leaves=active \
+             prepares=active",
         );
         let roster = [
             ("up", WRITES, false, false),
@@ -123,6 +125,7 @@ mod tests {
         .map(|(tenant, runs, held, host_user)| (name(tenant), entry(runs, held, host_user)));
         let mut roster = BTreeMap::from(roster);
         roster.insert(name("leaves"), RosterEntry { clearing: true, ..entry(None, false, false) });
+        roster.insert(name("prepares"), RosterEntry { preparing: true, ..entry(None, false, false) });
         let needs = decide(&policy, &[name("broken")].into(), &roster);
         let expected: [(&str, &[Need]); 14] = [
             ("new", &[Need::Start]),

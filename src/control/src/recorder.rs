@@ -333,6 +333,11 @@ impl Work {
                         daemon.look_again();
                     }
                 }
+                WardenEvent::Prepared { .. } => {
+                    if let Some(daemon) = self.daemon.upgrade() {
+                        daemon.look_again();
+                    }
+                }
                 WardenEvent::Quota { tenant, limit, hit: QuotaHit::Refused } => self.fault(&tenant, &limit, 1),
                 WardenEvent::Quota { tenant, limit, hit: QuotaHit::SoftPassed } => {
                     info!(target: "bailiwick::event", tenant = %tenant, event = "soft-limit-passed", limit, "{tenant} has passed its soft limit of {limit}");

@@ -204,6 +204,24 @@ impl Sessions {
         }
     }
 
+    /// Those that have begun in the jail that a tenant has now.
+    pub(crate) fn begun_in(&self, tenant: &TenantName) -> Vec<SessionId> {
+        let state = self.state();
+        let begun = state.open.iter().filter(|(_, open)| open.has_begun && open.record.tenant == *tenant);
+        begun.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Counts these no longer, whatever their clients still do: the jail that they began in is gone.
+    pub(crate) fn jail_gone(&self, begun: &[SessionId]) {
+        let mut state = self.state();
+        for id in begun {
+            if let Some(Open { record, .. }) = state.open.remove(id) {
+                discount(&mut state.tallies, &record);
+                log_closed(&record, None);
+            }
+        }
+    }
+
     /// Everybody who is in a tenant's jail.
     pub(crate) fn inside(&self, tenant: &TenantName) -> u64 {
         self.state().tallies.get(tenant).map_or(0, Tally::all)

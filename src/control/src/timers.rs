@@ -26,6 +26,8 @@ use tracing::{info, warn};
 const LOOK_TIME: Duration = Duration::from_secs(20);
 /// How far back runs are made good for which nobody was here.
 const GRACE: u64 = 600;
+/// How long those who are to run may take to come up before the first look at what is due.
+const FIRST_ROUND_TIME: Duration = Duration::from_secs(GRACE / 2);
 /// How many runs are being begun at a time, of each tenant one; how many run is the tenants' own limit.
 const AT_ONCE: usize = 16;
 /// How long an init may take to answer while a run of its tenant's has one of these places. One that takes longer is waited for by its
@@ -299,6 +301,7 @@ impl Timers {
                 schedule: job.when.to_string(),
                 command: short(job.command.clone()),
                 next: job.schedule().and_then(next).filter(|next| runs_timers(tenant) && next.0 < u64::MAX),
+                door_closed: !tenant.settings.doors.contains(&Door::Cron),
                 last: kept.runs.get(&tenant.name).and_then(|runs| runs.get(&job.name)).cloned(),
             };
             let rows: Vec<_> = jobs.iter().map(row).collect();
@@ -318,6 +321,8 @@ impl Daemon {
     pub async fn keep_time(self: Arc<Self>) {
         let dir = self.own_dir().to_owned();
         self.timers().take_up(&dir);
+        // What is due for a jail that starts with the host is made good once it had its chance; nothing is too old for that by then.
+        drop(tokio::time::timeout(FIRST_ROUND_TIME, self.first_round()).await);
         // Before the first look: what was due in a crontab while nobody was here is made good as well.
         self.look_into_crontabs().await;
         let daemon = Arc::clone(&self);

@@ -178,18 +178,19 @@ impl WardenLink {
 
 /// Whether the warden replies only when something has come to its end.
 fn takes_time(request: &WardenRequest) -> bool {
-    use WardenRequest::{EndFtp, Freeze, Limit, Purge, Start, Stop, Thaw};
-    matches!(
-        request,
-        EndFtp { .. } | Limit { .. } | Start { .. } | Stop { .. } | Freeze { .. } | Thaw { .. } | Purge { .. }
-    )
+    use WardenRequest::{EndFtp, Freeze, Limit, Purge, Restart, Start, Stop, Thaw};
+    match request {
+        EndFtp { .. } | Limit { .. } | Start { .. } | Restart { .. } | Stop { .. } => true,
+        Freeze { .. } | Thaw { .. } | Purge { .. } => true,
+        _ => false,
+    }
 }
 
 /// Whether a warden that goes on from before an upgrade may not know it: then it closes the connection. It is asked no more until the
 /// connection that others have with it was made anew.
 fn is_new(request: &WardenRequest) -> bool {
-    use WardenRequest::{Keep, Problems};
-    matches!(request, Keep { .. } | Problems)
+    use WardenRequest::{Keep, Problems, Restart};
+    matches!(request, Keep { .. } | Problems | Restart { .. })
 }
 
 fn too_old() -> Failure {

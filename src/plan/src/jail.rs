@@ -115,24 +115,9 @@ impl JailPlan {
     /// # Errors
     /// When a wall or a required limit cannot be put up: the tenant must not start.
     pub fn new(tenant: &Tenant, host: &Host, ids: IdRange, facts: &HostFacts) -> Result<Self, PlanError> {
+        let Held { access, profile, landlock, controls } = hold(tenant, host, facts)?;
         let settings = &tenant.settings;
-        if settings.image.as_str() != "host" {
-            return Err(PlanError::Image(settings.image.to_string()));
-        }
-        for name in ["bin", "sbin", "lib"] {
-            if !facts.root_links.contains_key(name) {
-                return Err(PlanError::NotMerged(name));
-            }
-        }
-        let access = tenant.access().ok_or_else(|| PlanError::Suspended(tenant.name.clone()))?;
-        let profile = confinement(settings.profile, access);
         let limits = &settings.limits;
-        let controls = controls(limits, facts);
-        for nominal in nominal(tenant, &controls, facts) {
-            if host.require.contains(&nominal.resource) {
-                return Err(nominal.into_error());
-            }
-        }
         let (mounts, links) = table(settings.profile, access, limits, facts);
         Ok(Self {
             tenant: tenant.name.clone(),
@@ -145,13 +130,50 @@ impl JailPlan {
             links,
             capabilities: CapabilitySet::of(profile),
             no_new_privs: profile == Profile::Web,
-            // By its own profile: the rules name what lies in its root.
-            landlock: Domain::of(settings.profile, facts.landlock_abi)?,
+            landlock,
             controls,
             disk: DiskPlan::new(limits, facts),
             rlimits: rlimits(limits),
         })
     }
+}
+
+/// What a tenant is held by.
+struct Held {
+    access: Access,
+    profile: Profile,
+    landlock: Domain,
+    controls: Vec<Control>,
+}
+
+fn hold(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<Held, PlanError> {
+    let settings = &tenant.settings;
+    if settings.image.as_str() != "host" {
+        return Err(PlanError::Image(settings.image.to_string()));
+    }
+    for name in ["bin", "sbin", "lib"] {
+        if !facts.root_links.contains_key(name) {
+            return Err(PlanError::NotMerged(name));
+        }
+    }
+    let access = tenant.access().ok_or_else(|| PlanError::Suspended(tenant.name.clone()))?;
+    let controls = controls(&settings.limits, facts);
+    for nominal in nominal(tenant, &controls, facts) {
+        if host.require.contains(&nominal.resource) {
+            return Err(nominal.into_error());
+        }
+    }
+    // By its own profile: the rules name what lies in its root.
+    let landlock = Domain::of(settings.profile, facts.landlock_abi)?;
+    Ok(Held { access, profile: confinement(settings.profile, access), landlock, controls })
+}
+
+/// Whether this host could hold the jail that a tenant is declared to have.
+///
+/// # Errors
+/// When a wall or a required limit cannot be put up: the tenant must not start.
+pub fn check(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<(), PlanError> {
+    hold(tenant, host, facts).map(drop)
 }
 
 /// A declared limit that this host does not hold.

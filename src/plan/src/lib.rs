@@ -20,4 +20,4 @@ pub mod seccomp;
 pub mod seed;
 
 pub use difference::difference;
-pub use jail::{CORE_LIMIT, JailPlan, NominalLimit, OOM_SCORE, PlanError, Rlimit, nominal, rlimits};
+pub use jail::{CORE_LIMIT, JailPlan, NominalLimit, OOM_SCORE, PlanError, Rlimit, check, nominal, rlimits};

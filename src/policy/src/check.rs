@@ -156,6 +156,15 @@ impl Found<'_> {
                 problem.hint("remove it; a [[timer]] with the schedule \"@reboot\" is run at each start"),
             );
         }
+        // Whoever comes to them finds the door closed.
+        for (door, key, is_there) in
+            [(Door::Cron, "timer", !tenant.timers.is_empty()), (Door::Ftp, "ftp", !tenant.ftp.is_empty())]
+        {
+            if is_there && !tenant.settings.doors.contains(&door) {
+                let problem = Problem::new(format!("the door \"{door}\" is closed, so no [[{key}]] is of use"));
+                self.tell(file, key, problem.hint(format!("add \"{door}\" to `doors`, or remove it")));
+            }
+        }
         for login in &tenant.ftp {
             if login.password.rounds().is_some_and(|rounds| rounds > MOST_ROUNDS) {
                 let problem =

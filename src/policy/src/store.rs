@@ -84,7 +84,7 @@ impl Kept<'_> {
     }
 
     /// In the place of a tenant's file that has an error. That it is to be suspended is believed of such a file too: it takes
-    /// something away, and the operator wrote it.
+    /// something away, and the operator wrote it. From then on it holds until a file without an error says otherwise.
     pub(crate) fn tenant_instead(&self, name: &TenantName, suspended: Option<Declared>) -> Option<Tenant> {
         let tenant = self.tenant(name)?;
         Some(match suspended {
@@ -125,18 +125,14 @@ impl Store {
 
     /// The whole policy.
     pub fn read(&mut self) -> Reading {
-        let (reading, good) = {
+        let reading = {
             let kept = self.kept();
-            let reading = match Directory::open(&self.config) {
+            match Directory::open(&self.config) {
                 Ok(top) => read_all(&top, &kept),
                 Err(diagnostics) => Reading::without_files(diagnostics, &kept),
-            };
-            // That one is suspended by a file with an error is nothing that a good file said.
-            let good: Vec<_> = reading.last_good.tenants.iter().filter_map(|name| kept.tenant(name)).collect();
-            (reading, good)
+            }
         };
-        if let Some(Policy { host, plans, mut tenants }) = reading.policy.clone() {
-            tenants.extend(good.into_iter().map(|tenant| (tenant.name.clone(), tenant)));
+        if let Some(Policy { host, plans, tenants }) = reading.policy.clone() {
             self.last = Last { host: Some(host), plans, tenants };
         }
         reading
@@ -165,11 +161,11 @@ impl Store {
     /// All problems of these files, when nothing is known that could be in force.
     pub fn tenant(&mut self, name: &TenantName) -> Result<(Host, Option<Tenant>), Vec<Diagnostic>> {
         let mut diagnostics = Vec::new();
-        let (host, declared, is_good) = self.look(name, &mut diagnostics);
+        let (host, declared) = self.look(name, &mut diagnostics);
         match &declared {
-            Some(Some(tenant)) if is_good => drop(self.last.tenants.insert(name.clone(), tenant.clone())),
+            Some(Some(tenant)) => drop(self.last.tenants.insert(name.clone(), tenant.clone())),
             Some(None) => drop(self.last.tenants.remove(name)),
-            _ => {}
+            None => {}
         }
         match (host, declared) {
             (Some(host), Some(tenant)) => {
@@ -180,15 +176,11 @@ impl Store {
         }
     }
 
-    /// `Some(None)` is a tenant that has no file. The last word is whether it is as its file says.
-    fn look(
-        &self,
-        name: &TenantName,
-        diagnostics: &mut Vec<Diagnostic>,
-    ) -> (Option<Host>, Option<Option<Tenant>>, bool) {
+    /// `Some(None)` is a tenant that has no file.
+    fn look(&self, name: &TenantName, diagnostics: &mut Vec<Diagnostic>) -> (Option<Host>, Option<Option<Tenant>>) {
         let kept = self.kept();
         let Some(top) = keep(Directory::open(&self.config), diagnostics) else {
-            return (kept.host(), kept.tenant(name).map(Some), false);
+            return (kept.host(), kept.tenant(name).map(Some));
         };
         let host = keep(host_of(&top), diagnostics).or_else(|| kept.host());
         let source = top.folder(TENANTS).and_then(|tenants| match tenants {
@@ -197,21 +189,21 @@ impl Store {
         });
         let source = match keep(source, diagnostics) {
             Some(Some(source)) => source,
-            Some(None) => return (host, Some(None), false),
-            None => return (host, kept.tenant(name).map(Some), false),
+            Some(None) => return (host, Some(None)),
+            None => return (host, kept.tenant(name).map(Some)),
         };
         let folder = keep(top.folder(PLANS), diagnostics);
         let mut plans = Plans::new(availability(&folder), &kept);
-        let (tenant, is_good) = match tenants::read(&source, name, &mut plans) {
-            Ok(Some(tenant)) => (Some(tenant), true),
-            Ok(None) => (kept.tenant(name), false),
+        let tenant = match tenants::read(&source, name, &mut plans) {
+            Ok(Some(tenant)) => Some(tenant),
+            Ok(None) => kept.tenant(name),
             Err(Broken { diagnostics: problems, suspended }) => {
                 diagnostics.extend(problems);
-                (kept.tenant_instead(name, suspended), false)
+                kept.tenant_instead(name, suspended)
             }
         };
         diagnostics.extend(plans.finish().diagnostics);
-        (host, tenant.map(Some), is_good)
+        (host, tenant.map(Some))
     }
 
     /// Of whom there is a copy.
@@ -225,7 +217,8 @@ impl Store {
     }
 
     /// Writes the copy of `bailiwick.toml`, of one tenant's file and of its plan, as far as they have no error now; removes that of a
-    /// tenant without a file. For root. `group` may read tenants' files.
+    /// tenant without a file. Of a file with an error nothing is written but that it suspends its tenant. For root. `group` may read
+    /// tenants' files.
     ///
     /// # Errors
     /// The copy cannot be written.
@@ -247,7 +240,14 @@ impl Store {
         let folder = Some(folder);
         let nothing = Kept::nothing();
         let mut plans = Plans::new(availability(&folder), &nothing);
-        let Ok(Some(tenant)) = tenants::read(&source, name, &mut plans) else { return Ok(()) };
+        let tenant = match tenants::read(&source, name, &mut plans) {
+            Ok(Some(tenant)) => tenant,
+            Err(Broken { suspended: Some(state), .. }) => match self.kept().tenant(name) {
+                Some(last) => Tenant { state, ..last },
+                None => return Ok(()),
+            },
+            _ => return Ok(()),
+        };
         if let Some(plan) = plans.finish().good.remove(&tenant.plan) {
             // Every setting is written out, so the copy needs no other plan.
             let alone = Plan { parent: None, ..plan };

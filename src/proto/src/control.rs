@@ -389,7 +389,7 @@ pub enum TenantState {
     Unresponsive,
     /// Its file is gone, its data is not.
     Deleted,
-    /// Its file cannot be read.
+    /// It is down, its file has errors, and nothing is known from before.
     Invalid,
 }
 
@@ -425,6 +425,12 @@ pub struct TenantSummary {
     pub image: Option<ImageName>,
     /// Its profile.
     pub profile: Option<Profile>,
+    /// Whether its file has errors, so that it is declared as it last was without, if that is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub invalid: bool,
+    /// Why its jail could not be started when that was last tried; of one that is down because of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// All of `show`.
@@ -455,6 +461,9 @@ pub struct TenantDetail {
     /// Declared and enforced.
     pub limits: Vec<LimitReport>,
 }
+
+/// What is said to be done for a tenant whose storage is being prepared: its jail starts when that has ended.
+pub const BEING_PREPARED: &str = "being prepared";
 
 /// What was done for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,6 +23,12 @@ pub enum WardenRequest {
         /// Whose.
         tenant: TenantName,
     },
+    /// End the jail and make the one that the policy declares. Safe: as `Stop` and `Start` are. Where the new one could not be made the
+    /// jail is left alone.
+    Restart {
+        /// Whose.
+        tenant: TenantName,
+    },
     /// End the jail. Safe: no data is touched.
     Stop {
         /// Whose.
@@ -178,7 +184,8 @@ pub enum WardenReply {
     Done,
     /// Nothing had to be done.
     Unchanged,
-    /// It is begun and takes longer than anybody should wait; the warden goes on by itself.
+    /// It is begun and takes longer than anybody should wait; the warden goes on by itself. To `Start` and `Restart`: the tenant's storage
+    /// is being prepared, [`WardenEvent::Prepared`] tells of its end, and then it can be started.
     GoesOn,
     /// To `Observe`.
     Observed(Vec<Observed>),
@@ -201,7 +208,7 @@ pub enum WardenReply {
     Problems {
         /// Of the reserve of disk space: that it is reached, or cannot be kept.
         reserve: Option<String>,
-        /// Of tenants, one each.
+        /// Of tenants, one each, or of all.
         tenants: Vec<String>,
     },
     /// To `Roster`.
@@ -218,6 +225,11 @@ pub enum WardenReply {
 pub enum WardenEvent {
     /// The init of a jail has ended by itself, and the jail is cleared away.
     Ended {
+        /// Whose.
+        tenant: TenantName,
+    },
+    /// What was done to a tenant's storage before its jail can start has ended.
+    Prepared {
         /// Whose.
         tenant: TenantName,
     },
@@ -277,6 +289,9 @@ pub struct RosterEntry {
     /// Whether the jail is on its way out: asked to end or killed, and not gone yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clearing: bool,
+    /// Whether its storage is being prepared: a start would have to wait.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preparing: bool,
     /// Whether an operator stopped it and it must not be started by itself.
     pub held: bool,
     /// Whether the record of its host user is in place.

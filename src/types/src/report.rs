@@ -113,6 +113,9 @@ pub struct TimerReport {
     pub command: String,
     /// When it is run next; `None` when it is not: the tenant is suspended, or its door `cron` is closed.
     pub next: Option<Moment>,
+    /// Whether it is not run because its tenant's door `cron` is closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub door_closed: bool,
     /// The last run that is known.
     pub last: Option<TimerRun>,
 }

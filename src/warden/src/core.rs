@@ -183,6 +183,7 @@ impl Warden {
         }
         let begins = match request {
             WardenRequest::Start { tenant } => self.start(&tenant, ticket),
+            WardenRequest::Restart { tenant } => self.restart(&tenant, ticket),
             WardenRequest::Stop { tenant, hold } => self.stop(&tenant, hold, ticket),
             WardenRequest::Freeze { tenant } => self.freeze(&tenant, true, ticket),
             WardenRequest::Thaw { tenant } => self.freeze(&tenant, false, ticket),
@@ -205,6 +206,7 @@ impl Warden {
                 return WardenReply::Hello { version: env!("CARGO_PKG_VERSION").to_owned() };
             }
             WardenRequest::Start { .. }
+            | WardenRequest::Restart { .. }
             | WardenRequest::Stop { .. }
             | WardenRequest::Freeze { .. }
             | WardenRequest::Thaw { .. }
@@ -248,10 +250,8 @@ impl Warden {
             .policy
             .tenant(name)
             .map_err(|problems| Failure::of(ExitStatus::Invalid, bailiwick_policy::lines(&problems)))?;
-        let moved = host.state_dir != self.host.state_dir || host.runtime_dir != self.host.runtime_dir;
-        if moved || host.ids != self.host.ids {
-            let message = "`state_dir`, `runtime_dir` or `ids` in bailiwick.toml changed; restart bailiwick-warden";
-            return Err(Failure::of(ExitStatus::Refused, message));
+        if self.is_moved(&host) {
+            return Err(Failure::of(ExitStatus::Refused, MOVED));
         }
         self.host.reserve = host.reserve;
         self.host.etc.clone_from(&host.etc);
@@ -259,6 +259,11 @@ impl Warden {
             Some(tenant) => Ok((host, tenant)),
             None => Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))),
         }
+    }
+
+    /// Whether this warden works elsewhere than the policy says by now.
+    fn is_moved(&self, host: &Host) -> bool {
+        host.state_dir != self.host.state_dir || host.runtime_dir != self.host.runtime_dir || host.ids != self.host.ids
     }
 
     fn keep(&mut self, names: &[TenantName]) -> Result<WardenReply, Failure> {
@@ -366,6 +371,8 @@ impl Warden {
         Ok(if changed { WardenReply::Done } else { WardenReply::Unchanged })
     }
 }
+
+const MOVED: &str = "`state_dir`, `runtime_dir` or `ids` in bailiwick.toml changed; restart bailiwick-warden";
 
 fn failure(status: ExitStatus, tenant: &TenantName, verb: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
     let mut failure = Failure::new(status, error);

@@ -173,9 +173,12 @@ pub(crate) fn reach_work(_work: &str, _tenant: &TenantName) {}
 #[cfg(feature = "failpoints")]
 pub(crate) fn reach_work(work: &str, tenant: &TenantName) {
     let path = std::env::var_os("BAILIWICK_FAILPOINT");
-    let failpoint = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-    if failpoint.trim().split_once(' ') == Some((work, tenant.as_str())) {
-        wait();
+    let is_held_up = || {
+        let failpoint = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        failpoint.trim().split_once(' ') == Some((work, tenant.as_str()))
+    };
+    while is_held_up() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 

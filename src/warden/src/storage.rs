@@ -122,7 +122,8 @@ impl Preparation {
     pub(crate) fn work(&self) -> io::Result<()> {
         match self {
             Self::Charge { dir, project } => quota::charge_tree(dir, *project),
-            Self::Seed { dir, seeds } => ensure_seeds(seeds, dir),
+            // Waits for all that anybody has written to this file system.
+            Self::Seed { dir, seeds } => ensure_seeds(seeds, dir, || Ok(rustix::fs::syncfs(dir)?)),
         }
     }
 }
@@ -131,12 +132,12 @@ fn is_top(seed: &Seed) -> bool {
     !seed.path.contains('/')
 }
 
-/// Makes what is missing. Each directory at the top appears whole or not at all.
-fn ensure_seeds(seeds: &[Seed], dir: &OwnedFd) -> io::Result<()> {
-    for top in seeds.iter().filter(|seed| is_top(seed)) {
-        if file::metadata_at(dir, &top.path).is_ok() {
-            continue;
-        }
+/// Makes what is missing. Each directory at the top appears whole or not at all: under its name once `sync` has it on disk, which takes
+/// so long that it is done once for all of them.
+fn ensure_seeds(seeds: &[Seed], dir: &OwnedFd, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let is_missing = |top: &&Seed| is_top(top) && file::metadata_at(dir, &top.path).is_err();
+    let missing: Vec<&Seed> = seeds.iter().filter(is_missing).collect();
+    for top in &missing {
         let fresh = format!(".{}.new", top.path);
         Removal::whole(dir, &fresh)?;
         let below = format!("{}/", top.path);
@@ -145,9 +146,10 @@ fn ensure_seeds(seeds: &[Seed], dir: &OwnedFd) -> io::Result<()> {
         for seed in seeds.iter().filter(|seed| seed.path.starts_with(&below)) {
             make(fresh_dir.as_fd(), &seed.path[below.len()..], seed)?;
         }
-        // Waits for all that anybody has written to this file system.
-        rustix::fs::syncfs(&fresh_dir)?;
-        rustix::fs::renameat(dir, &fresh, dir, &top.path)?;
+    }
+    sync()?;
+    for top in missing {
+        rustix::fs::renameat(dir, format!(".{}.new", top.path), dir, &top.path)?;
     }
     Ok(())
 }
@@ -386,6 +388,31 @@ mod tests {
 
     fn real(temp: &tempfile::TempDir) -> PathBuf {
         temp.path().canonicalize().expect("real path")
+    }
+
+    #[test]
+    fn what_storage_begins_with_has_its_names_once_all_of_it_is_on_disk() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let dir = file::open_dir(&real(&temp)).expect("opens");
+        let directory = |path: &str| Seed { path: path.to_owned(), owner: 0, mode: 0o755, kind: Kind::Directory };
+        let seeds = ["etc", "etc/cron.d", "home", "var"].map(directory);
+        let names = || {
+            let mut names = visible(&dir).expect("reads");
+            names.sort();
+            names
+        };
+        std::fs::create_dir(temp.path().join("var")).expect("there already");
+        let failed = ensure_seeds(&seeds, &dir, || Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(failed.expect_err("not on disk").kind(), io::ErrorKind::StorageFull);
+        let mut seen = Vec::new();
+        let sync = || {
+            seen = names();
+            Ok(())
+        };
+        ensure_seeds(&seeds, &dir, sync).expect("makes");
+        assert_eq!(seen, [".etc.new", ".home.new", "var"], "of all together, and once");
+        assert_eq!(names(), ["etc", "home", "var"]);
+        assert!(temp.path().join("etc/cron.d").is_dir());
     }
 
     #[test]

@@ -589,9 +589,16 @@ impl Daemon {
     async fn explain(&self, tenant: &Tenant, error: DoorError) -> Failure {
         let name = &tenant.name;
         let is_frozen = matches!(error, DoorError::Silent) && self.is_frozen(name).await;
+        let failure = lock(&self.failures).get(name).cloned();
         let remedy = match (error, &tenant.state) {
             (DoorError::Down, Declared::Suspended { reason }) => door::suspended(name, reason.as_deref()),
-            (DoorError::Down, _) => format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it"),
+            (DoorError::Down, _) if matches!(self.entry(name).await, Ok(Some(entry)) if entry.preparing) => {
+                format!("the storage of \"{name}\" is being prepared; its jail starts when that is done")
+            }
+            (DoorError::Down, _) => {
+                let why = failure.map(|why| format!(": {why}")).unwrap_or_default();
+                format!("the jail of \"{name}\" does not run{why}; `bailiwick start {name}` starts it")
+            }
             (_, _) if is_frozen => frozen(name),
             (error, _) => format!("cannot open a session in \"{name}\": {error}"),
         };

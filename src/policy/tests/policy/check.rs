@@ -11,7 +11,10 @@ fn machine() -> Machine {
 
 /// What is wrong with one file: its place and its message.
 fn wrong(file: &str, text: &str) -> Vec<String> {
-    let directory = Directory::with(&[("bailiwick.toml", "ids.first = 20000000\n"), ("plans.d/small.toml", "")]);
+    let directory = Directory::with(&[
+        ("bailiwick.toml", "ids.first = 20000000\n"),
+        ("plans.d/small.toml", "doors = [\"cron\", \"ftp\"]\n"),
+    ]);
     directory.write(file, text);
     let found = check(directory.path(), &machine());
     found.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect()
@@ -54,6 +57,16 @@ fn what_cannot_work_is_found_where_it_is_written() {
             "2: the host has a user \"ldap\" already, with the id 10000007",
         ),
         ("tenants.d/a.toml", &hash("$2y$31$", 53), "4: nobody waits"),
+        (
+            "tenants.d/a.toml",
+            "plan = \"small\"\ndoors = [\"exec\"]\n[[timer]]\nname = \"t\"\nschedule = \"daily\"\ncommand = [\"/bin/t\"]\n",
+            "3: the door \"cron\" is closed, so no [[timer]]",
+        ),
+        (
+            "tenants.d/a.toml",
+            &format!("doors = [\"exec\", \"cron\"]\n{}", hash("$y$j9T$salt$", 43)),
+            "3: the door \"ftp\" is closed, so no [[ftp]]",
+        ),
     ];
     for (file, text, golden) in cases {
         let found = wrong(file, text);

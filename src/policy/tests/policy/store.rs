@@ -128,7 +128,7 @@ fn what_is_good_is_in_force_beside_what_is_not() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_suspends_for_as_long_as_it_says_so() {
+fn who_is_suspended_by_a_file_with_errors_stays_so_until_a_good_one_says_otherwise() {
     let (dir, mut store) = kept();
     let state = |store: &mut Store| {
         let tenant = store.tenant(&name("alice")).expect("known").1.expect("declared");
@@ -143,9 +143,17 @@ fn a_file_that_is_no_toml_suspends_for_as_long_as_it_says_so() {
         let golden = Declared::Suspended { reason: Some("unpaid".to_owned()) };
         assert_eq!(state(&mut store), golden, "{rest:?}");
         assert_eq!(state(&mut Store::new(dir.path())), golden, "{rest:?}: and when it is read first of all");
-        // Nothing but this file has said so.
-        fs::write(&file, rest).expect("writes");
+        store.keep(Some(&name("alice")), 0).expect("writes");
+        for less in [rest, b"", b"plan = \"small\"\nstate = \"active\"\ncolour = 7\n"] {
+            fs::write(&file, less).expect("writes");
+            assert_eq!(state(&mut store), golden, "{rest:?}, then {less:?}");
+            assert_eq!(state(&mut Store::new(dir.path())), golden, "{rest:?}, then {less:?}, for who starts now");
+        }
+        fs::write(&file, "plan = \"small\"\n").expect("writes");
         assert_eq!(state(&mut store), Declared::Active, "{rest:?}");
+        store.keep(Some(&name("alice")), 0).expect("writes");
+        fs::write(&file, rest).expect("writes");
+        assert_eq!(state(&mut Store::new(dir.path())), Declared::Active, "{rest:?}");
     }
 }
 

@@ -60,6 +60,24 @@ impl Warden {
         Ok(None)
     }
 
+    /// Ends a jail and starts the one that is declared. One that could not start leaves the jail as it is.
+    pub(super) fn restart(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
+        let (host, tenant) = self.declared(name)?;
+        // Who is suspended altogether is to be down.
+        if tenant.access().is_some() {
+            self.read_host()?;
+            bailiwick_plan::check(&tenant, &host, &self.facts)
+                .map_err(|error| failure(ExitStatus::HostCannot, name, "restart", &error))?;
+        }
+        if self.runs(name) {
+            self.end(name, End::Ask);
+        }
+        if self.is_put_off(ticket, &WardenRequest::Start { tenant: name.clone() }) {
+            return Ok(None);
+        }
+        self.start(name, ticket)
+    }
+
     /// A child has become init.
     pub(super) fn started(
         &mut self,

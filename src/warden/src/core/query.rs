@@ -142,8 +142,12 @@ impl Warden {
     }
 
     /// What does not get on by itself.
-    pub(super) fn problems(&self) -> WardenReply {
-        WardenReply::Problems { reserve: self.reserve_problem(), tenants: self.slow.problems() }
+    pub(super) fn problems(&mut self) -> WardenReply {
+        let mut tenants = self.slow.problems();
+        if self.policy.host().is_ok_and(|(host, _)| self.is_moved(&host)) {
+            tenants.push(format!("no jail can start: {MOVED}"));
+        }
+        WardenReply::Problems { reserve: self.reserve_problem(), tenants }
     }
 
     pub(super) fn roster(&self) -> WardenReply {
@@ -159,6 +163,7 @@ impl Warden {
             access: jail.map(|jail| jail.record.access),
             frozen: self.is_frozen(name),
             clearing: self.slow.clears(name),
+            preparing: self.slow.prepares(name),
             held: self.ledger.held(name),
             host_user: self.host_users.has(name, self.host.ids.host_user(ids)),
             cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },

@@ -170,6 +170,11 @@ impl Slow {
         self.ending.contains_key(tenant)
     }
 
+    /// Whether a tenant's storage is being prepared.
+    pub(super) fn prepares(&self, tenant: &TenantName) -> bool {
+        self.preparing.contains_key(tenant)
+    }
+
     /// Whether nothing of any jail is on its way.
     pub(super) fn is_idle(&self) -> bool {
         self.starting.is_empty() && self.ending.is_empty()
@@ -246,9 +251,9 @@ impl Warden {
 
     /// Whether a request must wait until a tenant's jail neither starts nor ends, and then waits.
     pub(super) fn is_put_off(&mut self, ticket: Ticket, request: &WardenRequest) -> bool {
-        use WardenRequest::{Freeze, Limit, Purge, Rescue, Rescued, Start, Stop, Thaw};
+        use WardenRequest::{Freeze, Limit, Purge, Rescue, Rescued, Restart, Start, Stop, Thaw};
         let (tenant, while_it_ends) = match request {
-            Start { tenant } | Purge { tenant } => (tenant, true),
+            Start { tenant } | Restart { tenant } | Purge { tenant } => (tenant, true),
             Stop { tenant, .. } | Limit { tenant } | Freeze { tenant } | Thaw { tenant } => (tenant, false),
             Rescue { tenant } | Rescued { tenant } => (tenant, false),
             _ => return false,
@@ -496,6 +501,9 @@ impl Warden {
                     .push(format!("tenant={tenant} event=not-prepared what={word} reason={:?}", error.to_string()));
                 failures.insert(tenant.clone(), failure(ExitStatus::Failed, tenant, "prepare the storage of", error));
             }
+            if end.is_some() {
+                progress.events.push(WardenEvent::Prepared { tenant: tenant.clone() });
+            }
             end.is_none()
         });
         let is_told = |waiting: &mut Waiting| {
@@ -521,7 +529,8 @@ impl Warden {
                 What::Cleared { tenant, done } if is_late => Some(self.not_cleared(tenant, Some(done))),
                 What::Settled { tenant, request } => {
                     let starts = self.slow.starting.contains_key(tenant);
-                    let waits_for_end = matches!(request, WardenRequest::Start { .. } | WardenRequest::Purge { .. });
+                    use WardenRequest::{Purge, Restart, Start};
+                    let waits_for_end = matches!(request, Start { .. } | Restart { .. } | Purge { .. });
                     if !(starts || waits_for_end && self.slow.clears(tenant)) {
                         match self.begin(ticket, request.clone()) {
                             Answer::Now(reply) => Some(reply),
@@ -546,9 +555,10 @@ impl Warden {
                 What::Resized { tenant, resizing } => resized(tenant, resizing, is_late),
                 What::Purged { tenant } => self.purged(tenant, is_late),
                 What::Prepared { tenant, request } => match self.slow.preparing.get(tenant) {
-                    Some(preparing) => is_late.then(|| {
-                        let message = format!("{}; it starts when that is done", preparing.told(tenant));
-                        WardenReply::Failed(Failure::of(ExitStatus::Refused, message))
+                    Some(_) => is_late.then(|| {
+                        // It is to start as soon as it can, without being asked for again.
+                        self.ledger.set_held(tenant, false);
+                        WardenReply::GoesOn
                     }),
                     None => match self.begin(ticket, request.clone()) {
                         Answer::Now(reply) => Some(reply),
