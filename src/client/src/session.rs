@@ -234,8 +234,6 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
     let mut session = Session::new(channel, &local, kind, whose, streams, command);
     session.link = Some(Link::new(daemon, *record, answer.connection.into()));
     let result = session.attend(&signals);
-    // What is said of a failure may go to whoever has stopped reading.
-    signal::unblock_all().ok();
     // Whose client has gone was hung up, and that is what its end is to be called.
     let link = session.link.take().filter(|_| !matches!(result, Err(SessionError::Abandoned)));
     let result = result.map_err(|error| match error {
@@ -244,6 +242,10 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
     });
     if let Some(link) = link {
         link.end(result.as_ref().map_or_else(|failure| failure.status.code(), |status| *status));
+    }
+    if result.is_err() {
+        // What is said of it may go to whoever has stopped reading.
+        signal::unblock_all().ok();
     }
     result
 }
