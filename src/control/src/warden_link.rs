@@ -179,11 +179,8 @@ impl WardenLink {
 /// Whether the warden replies only when something has come to its end.
 fn takes_time(request: &WardenRequest) -> bool {
     use WardenRequest::{EndFtp, Freeze, Limit, Purge, Restart, Start, Stop, Thaw};
-    match request {
-        EndFtp { .. } | Limit { .. } | Start { .. } | Restart { .. } | Stop { .. } => true,
-        Freeze { .. } | Thaw { .. } | Purge { .. } => true,
-        _ => false,
-    }
+    matches!(request, EndFtp { .. } | Limit { .. } | Start { .. } | Restart { .. } | Stop { .. })
+        || matches!(request, Freeze { .. } | Thaw { .. } | Purge { .. })
 }
 
 /// Whether a warden that goes on from before an upgrade may not know it: then it closes the connection. It is asked no more until the
