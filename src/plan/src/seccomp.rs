@@ -271,9 +271,12 @@ mod tests {
                     assert_eq!(socket(unix, kind, 0), Verdict::Allow);
                 }
                 for family in [inet, inet6] {
-                    for (kind, protocol) in [(1, 0), (1, 6), (2, 0), (2, 17), (2, 1), (2, 58)] {
+                    // The ICMP of the other family is nobody's: the kernel would ask for a module by its number.
+                    let (icmp, other) = if family == inet { (1, 58) } else { (58, 1) };
+                    for (kind, protocol) in [(1, 0), (1, 6), (2, 0), (2, 17), (2, icmp)] {
                         assert_eq!(socket(family, kind, protocol), Verdict::Allow);
                     }
+                    assert_eq!(socket(family, 2, other), NO_PROTOCOL);
                     // Multipath TCP, SMC, SCTP; L2TP, UDP-Lite.
                     for (kind, protocol) in [(1, 262), (1, 256), (1, 132), (2, 115), (2, 136), (1, 17), (2, 6)] {
                         assert_eq!(socket(family, kind, protocol), NO_PROTOCOL);
@@ -363,6 +366,22 @@ mod tests {
                 }
                 for command in allowed {
                     assert_eq!(call(*profile, __NR_ioctl, &[0, rubbish | u64::from(command)]), Verdict::Allow);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_command_loads_a_module_for_bridges_or_vlans() {
+        const NO_PACKAGE: Verdict = Verdict::Errno(65);
+        for profile in Profile::ALL {
+            for rubbish in RUBBISH {
+                for command in [0x8940, 0x8941, 0x89a0, 0x89a1, 0x8982, 0x8983] {
+                    assert_eq!(call(*profile, __NR_ioctl, &[3, rubbish | command]), NO_PACKAGE, "{command:#x}");
+                }
+                // SIOCGIFCONF, SIOCGIFADDR, SIOCATMARK.
+                for command in [0x8912, 0x8915, 0x8905] {
+                    assert_eq!(call(*profile, __NR_ioctl, &[3, rubbish | command]), Verdict::Allow);
                 }
             }
         }

@@ -10,7 +10,7 @@
 use super::{Check, Half, Rule, Verdict, errno};
 use bailiwick_types::Profile;
 use linux_raw_sys::errno::{
-    EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOPROTOOPT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
+    EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOPKG, ENOPROTOOPT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
 };
 use linux_raw_sys::general::{
     self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
@@ -101,24 +101,28 @@ const ICMP: u32 = net::IPPROTO_ICMP as u32;
 /// `linux/netlink.h`.
 const NETLINK_ROUTE: u32 = 0;
 
-/// Streams and datagrams. An allow-list, because raw is not the only danger: kind 10 (`SOCK_PACKET`) of the internet
-/// family *is* a packet socket, and SCTP, DCCP, L2TP, SMC or multipath TCP each load a module with a past.
-const INTERNET_SOCKET: Rule = check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_STREAM;
-    check!(argument 2; 0, TCP; ALLOW; NO_PROTOCOL);
-    check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_DGRAM;
-        check!(argument 2; 0, UDP, ICMP, net::IPPROTO_ICMPV6; ALLOW; NO_PROTOCOL);
-        REFUSE));
+/// Streams and datagrams of a family, each with its own ICMP: the other's is nobody's, and the kernel asks for a module by its
+/// number. An allow-list, because raw is not the only danger: kind 10 (`SOCK_PACKET`) of the internet family *is* a packet
+/// socket, and SCTP, DCCP, L2TP, SMC or multipath TCP each load a module with a past.
+macro_rules! internet_socket {
+    ($icmp:expr) => {
+        check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_STREAM;
+            check!(argument 2; 0, TCP; ALLOW; NO_PROTOCOL);
+            check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_DGRAM;
+                check!(argument 2; 0, UDP, $icmp; ALLOW; NO_PROTOCOL);
+                REFUSE))
+    };
+}
 
 /// Families by allow-list. Netlink sockets are raw by custom, so their kind is left alone.
-const SOCKET: Rule = check!(argument 0; net::AF_UNIX; ALLOW;
-    check!(argument 0; net::AF_INET, net::AF_INET6; INTERNET_SOCKET;
-        check!(argument 0; net::AF_NETLINK;
-            check!(argument 2; NETLINK_ROUTE; ALLOW; NO_PROTOCOL);
-            NO_FAMILY)));
+const SOCKET: Rule = check!(argument 0; net::AF_NETLINK;
+    check!(argument 2; NETLINK_ROUTE; ALLOW; NO_PROTOCOL);
+    SOCKET_WITHOUT_NETLINK);
 
 /// Without netlink: what waits in such a socket is charged to nobody, and nothing bounds how many there are.
 const SOCKET_WITHOUT_NETLINK: Rule = check!(argument 0; net::AF_UNIX; ALLOW;
-    check!(argument 0; net::AF_INET, net::AF_INET6; INTERNET_SOCKET; NO_FAMILY));
+    check!(argument 0; net::AF_INET; internet_socket!(ICMP);
+        check!(argument 0; net::AF_INET6; internet_socket!(net::IPPROTO_ICMPV6); NO_FAMILY)));
 
 const SOCKETPAIR: Rule = check!(argument 0; net::AF_UNIX; ALLOW; NO_FAMILY);
 
@@ -187,6 +191,15 @@ const IOCTL: Rule = check!(argument 1;
         check!(argument 1; ioctl::FICLONE, ioctl::FICLONERANGE, ioctl::FIDEDUPERANGE,
             ioctl::BTRFS_IOC_DEFRAG, ioctl::BTRFS_IOC_DEFRAG_RANGE; ALLOW; REFUSE);
         ALLOW));
+
+/// `linux/sockios.h` and `linux/if_vlan.h`: to list bridges, to make and to remove one; the same of VLANs. The kernel loads the
+/// module before it looks at any right.
+const BRIDGES_AND_VLANS: [u32; 6] = [0x8940, 0x8941, 0x89a0, 0x89a1, 0x8982, 0x8983];
+/// As a kernel says that has no such module.
+const COMMAND: Rule = check!(argument 1;
+    BRIDGES_AND_VLANS[0], BRIDGES_AND_VLANS[1], BRIDGES_AND_VLANS[2], BRIDGES_AND_VLANS[3], BRIDGES_AND_VLANS[4],
+    BRIDGES_AND_VLANS[5];
+    errno(ENOPKG); IOCTL);
 
 /// The byte of a command that says whose it is (`asm-generic/ioctl.h`).
 const IOCTL_TYPE: u32 = 0xff00;
@@ -554,8 +567,9 @@ pub(super) const GROUPS: &[Group] = &[
         ],
     ),
     group(
-        IOCTL,
-        "terminal injection class; what a file system may be asked of the whole; other commands pass",
+        COMMAND,
+        "terminal injection class; what a file system may be asked of the whole; module class: bridges and VLANs; other commands \
+         pass",
         calls![__NR_ioctl],
     ),
     group_by_profile(
