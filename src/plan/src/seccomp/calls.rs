@@ -423,7 +423,8 @@ pub(super) const GROUPS: &[Group] = &[
     group(
         ABSENT,
         "page-cache spy class: what is cached of a file tells what neighbours and the host have read; the owner alone is \
-         told, and root inside can be the owner. Who asks whether memory can be read falls back to msync",
+         told, and root inside can be the owner. Who maps the file and reads /proc/self/pagemap learns it by pieces of 64 KiB all the \
+         same, which no filter sees. Who asks whether memory can be read falls back to msync",
         calls![__NR_mincore __NR_cachestat],
     ),
     group(
