@@ -43,6 +43,186 @@ fn nothing_can_be_read_that_no_list_names() {
     }
 }
 
+/// What a process has of its own below `/proc/PID`: in each jail, whatever hides the rest. A name of a later kernel is weighed first.
+const OF_A_PROCESS: &[&str] = &[
+    "arch_status",
+    "attr",
+    "autogroup",
+    "auxv",
+    "cgroup",
+    "clear_refs",
+    "cmdline",
+    "comm",
+    "coredump_filter",
+    "cpu_resctrl_groups",
+    "cpuset",
+    "cwd",
+    "environ",
+    "exe",
+    "fd",
+    "fdinfo",
+    "gid_map",
+    "io",
+    "ksm_merging_pages",
+    "ksm_stat",
+    "latency",
+    "limits",
+    "loginuid",
+    "map_files",
+    "maps",
+    "mem",
+    "mountinfo", // the host's device and the path of `state_dir` there, see `TOLD`
+    "mounts",
+    "mountstats",
+    "net",
+    "ns",
+    "numa_maps",
+    "oom_adj",
+    "oom_score",
+    "oom_score_adj",
+    "pagemap", // what is cached, see `TOLD`
+    "patch_state",
+    "personality",
+    "projid_map",
+    "root",
+    "sched",
+    "schedstat",
+    "seccomp_cache",
+    "sessionid",
+    "setgroups",
+    "smaps",
+    "smaps_rollup",
+    "stack",
+    "stat",
+    "statm",
+    "status",
+    "syscall",
+    "task",
+    "timens_offsets",
+    "timers",
+    "timerslack_ns",
+    "uid_map",
+    "wchan",
+];
+
+/// What is below `/proc/net`; of a directory all. Most is the jail's own network.
+const OF_A_NETWORK: &[&str] = &[
+    "anycast6",
+    "arp",
+    "arp_tables_matches",
+    "arp_tables_names",
+    "arp_tables_targets",
+    "connector",
+    "dev",
+    "dev_mcast",
+    "dev_snmp6",
+    "fib_trie",
+    "fib_triestat",
+    "icmp",
+    "icmp6",
+    "if_inet6",
+    "igmp",
+    "igmp6",
+    "ip6_flowlabel",
+    "ip6_mr_cache",
+    "ip6_mr_vif",
+    "ip6_tables_matches",
+    "ip6_tables_names",
+    "ip6_tables_targets",
+    "ip6t_hashlimit",
+    "ip_mr_cache",
+    "ip_mr_vif",
+    "ip_tables_matches",
+    "ip_tables_names",
+    "ip_tables_targets",
+    "ip_vs",
+    "ip_vs_app",
+    "ip_vs_conn",
+    "ip_vs_conn_sync",
+    "ip_vs_stats",
+    "ip_vs_stats_percpu",
+    "ipconfig",
+    "ipt_CLUSTERIP",
+    "ipt_hashlimit",
+    "ipv6_route",
+    "mcfilter",
+    "mcfilter6",
+    "netfilter",
+    "netlink",
+    "netstat",
+    "nf_conntrack",
+    "nf_conntrack_expect",
+    "packet",
+    "protocols",
+    "psched",
+    "ptype",
+    "raw",
+    "raw6",
+    "route",
+    "rpc",
+    "rt6_stats",
+    "rt_acct",
+    "rt_cache",
+    "sctp",
+    "snmp",
+    "snmp6",
+    "sockstat",
+    "sockstat6",
+    "softnet_stat",
+    "stat",
+    "tcp",
+    "tcp6",
+    "tls_stat",
+    "udp",
+    "udp6",
+    "udplite",
+    "udplite6",
+    "unix",
+    "vlan",
+    "wireless",
+    "xfrm_stat",
+    "xt_recent",
+];
+
+/// What of those tells of the host as a whole, which `docs/threats.md` says: below each process, so no mount hides it.
+const TOLD: &[&str] = &[
+    "mountinfo",
+    "pagemap",
+    "smaps",
+    "protocols",
+    "ptype",
+    "rt_acct",
+    "sockstat",
+    "softnet_stat",
+    "stat/arp_cache",
+    "stat/ndisc_cache",
+    "stat/rt_cache",
+    "tables_matches",
+    "tables_targets",
+];
+
+#[test]
+fn what_lies_below_each_process_is_known_and_what_it_tells_of_the_host_is_said() {
+    let document = include_str!("../../docs/threats.md");
+    let unsaid: Vec<&&str> = TOLD.iter().filter(|name| !document.contains(&format!("`{name}`"))).collect();
+    assert!(unsaid.is_empty(), "docs/threats.md does not name {unsaid:?}");
+    let host = host();
+    for tenant in profiles() {
+        for user in ["root", "1000"] {
+            for (dir, known) in [("/proc/self", OF_A_PROCESS), ("/proc/self/net", OF_A_NETWORK)] {
+                let text = host.ok(&["exec", tenant, "--user", user, "--", "ls", "-A", dir]);
+                let unknown: Vec<&str> = text.lines().filter(|name| !known.contains(name)).collect();
+                assert_eq!(unknown, [""; 0], "{tenant}: nobody has weighed what is new below {dir}");
+                assert!(text.lines().count() > 20, "{tenant}: {text}");
+            }
+            let stat = host.ok(&["exec", tenant, "--user", user, "--", "ls", "-A", "/proc/self/net/stat"]);
+            let known = ["arp_cache", "ndisc_cache", "rt_cache", "ip_conntrack", "nf_conntrack", "synproxy"];
+            let unknown: Vec<&str> = stat.lines().filter(|name| !known.contains(name)).collect();
+            assert_eq!(unknown, [""; 0], "{tenant}");
+        }
+    }
+}
+
 #[test]
 fn no_mount_uncovers_the_hosts_devices_and_file_systems() {
     let host = host();

@@ -5,6 +5,9 @@ use bailiwick_tests::{profiles, runs};
 use bailiwick_types::Profile;
 
 const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const ENOPKG: i32 = 65;
+const ENOPROTOOPT: i32 = 92;
 const EPROTONOSUPPORT: i32 = 93;
 const ESOCKTNOSUPPORT: i32 = 94;
 const EAFNOSUPPORT: i32 = 97;
@@ -137,6 +140,42 @@ fn file_systems_are_told_and_asked_nothing_of_the_whole() {
         }
         // Copies that share blocks are no such thing: this one is refused for what it was given.
         assert_ne!(answer(tenant, 0x4004_9409), EPERM, "{tenant}: FICLONE");
+    }
+}
+
+/// What the kernel has no module for it asks the host's `modprobe` for, whoever made it: here the filter answers. `system` is left a
+/// mount, and `doctor` says so.
+#[test]
+fn nobody_makes_the_kernel_load_a_module_for_a_socket_or_a_terminal() {
+    let host = host();
+    for tenant in profiles() {
+        // SIOCGIFBR, SIOCSIFBR, SIOCBRADDBR, SIOCBRDELBR, SIOCGIFVLAN, SIOCSIFVLAN.
+        for command in [0x8940, 0x8941, 0x89a0, 0x89a1, 0x8982, 0x8983] {
+            let line = format!(
+                "exec perl -e 'socket(my $s, 2, 2, 0) or die $!; my $room = \"\\0\" x 256; $! = 0; \
+                 ioctl($s, {command}, $room); print $! + 0'"
+            );
+            let (_, out, err) = host.inside(tenant, &line);
+            assert_eq!(out, ENOPKG.to_string(), "{tenant} {command:#x}: {err}");
+        }
+        // The ICMP of the other family: the kernel answers so too, after it has asked for net-pf-2-proto-58.
+        for socket in [", 2, 2, 58", ", 10, 2, 1"] {
+            assert_eq!(syscall(&host, tenant, 41, socket), EPROTONOSUPPORT, "{tenant} {socket}");
+        }
+        // TIOCSETD; TCP_ULP; TCP_CONGESTION, for which the kernel loads something only for the host's CAP_NET_ADMIN.
+        assert_eq!(syscall(&host, tenant, 16, ", 0, 0x5423, (my $x = pack(\"L\", 25))"), EPERM, "{tenant}");
+        for (option, errno) in [(31, ENOPROTOOPT), (13, ENOENT)] {
+            let line = format!(
+                "exec perl -e 'socket(my $s, 2, 1, 0) or die $!; $! = 0; setsockopt($s, 6, {option}, \"of-no-module\"); print $! + 0'"
+            );
+            assert_eq!(host.inside(tenant, &line).1, errno.to_string(), "{tenant}: option {option}");
+        }
+        // File systems, by all calls that name one.
+        if tenant != "system" {
+            for number in [165, 430] {
+                assert_eq!(syscall(&host, tenant, number, ", 0, 0, 0, 0, 0"), EPERM, "{tenant}: {number}");
+            }
+        }
     }
 }
 

@@ -51,6 +51,16 @@ impl<'a> Tenant<'a> {
         self.read(if self.hierarchy == Hierarchy::V1 { "memory.usage_in_bytes" } else { "memory.current" })
     }
 
+    /// What is charged for sockets of TCP and UDP.
+    fn of_sockets(&self) -> u64 {
+        if self.hierarchy == Hierarchy::V1 {
+            return self.read("memory.kmem.tcp.usage_in_bytes");
+        }
+        let text = std::fs::read_to_string(self.group.join("memory.stat")).expect("reads");
+        let line = text.lines().find_map(|line| line.strip_prefix("sock "));
+        line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no sock in {text}"))
+    }
+
     /// Runs a script as root inside, which prints a number and keeps what it made; looks while it does.
     fn holding<T>(&self, script: &str, look: impl FnOnce(u64) -> T) -> T {
         let script = format!("{PERL}{script}; print scalar(@kept), \"\\n\"; <STDIN>;");
@@ -332,13 +342,43 @@ impl<'a> Tenant<'a> {
                 let hosts = std::fs::read_link("/proc/self/ns/ipc").expect("reads");
                 assert!(own.starts_with("ipc:") && own.trim() != hosts.to_string_lossy(), "{}: {own}", self.name);
             }
-            "memory of tcp and udp" => self.sockets_are_counted(),
+            "memory of udp" => self.sockets_are_counted(),
             "keys" => self.refuses_calls(&[248, 300]),
             "namespaces" if self.profile == Profile::System => self.fails("unshare --net true"),
             "namespaces" => self.fails("unshare --user true"),
             "device numbers of file systems" => self.refuses_calls(&[165, 430]),
             other => panic!("there is no attempt for the pool {other:?}"),
         }
+    }
+}
+
+/// What the tables say of TCP, on both versions: what arrives is charged with `accept(2)` and not before.
+#[test]
+fn what_nobody_has_accepted_is_charged_to_nobody_and_what_is_accepted_is_charged() {
+    const EACH: u64 = 60_000;
+    let host = host();
+    let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
+    for name in profiles() {
+        let tenant = Tenant::new(&host, name, &facts);
+        // SIOCOUTQ: once nothing waits to be sent or to be acknowledged, all of it is the listener's.
+        let connections = format!(
+            "socket(my $l, 2, 1, 0); bind($l, pack_sockaddr_in(0, INADDR_LOOPBACK)); listen($l, 4000); \
+             for (1 .. 200) {{ socket(my $c, 2, 1, 0); connect($c, getsockname($l)) or die $!; \
+             syswrite($c, 'x' x {EACH}) == {EACH} or die $!; push @kept, $c }} my $left = pack('i', 1); \
+             for my $c (@kept) {{ select(undef, undef, undef, 0.001) while ioctl($c, 0x5411, $left) && unpack('i', $left) }}"
+        );
+        let accepted = format!("{connections} for (1 .. 200) {{ accept(my $a, $l) or die $!; push @kept, $a }}");
+        let held = 200 * EACH;
+        // The counters of version 2 are some time behind.
+        until(&format!("{name}: what is accepted is charged"), || {
+            tenant.holding(&accepted, |count| (count, tenant.of_sockets())) >= (400, held / 2)
+        });
+        until(&format!("{name}: nothing is charged after it"), || tenant.of_sockets() < held / 8);
+        let early = tenant.holding(&connections, |count| {
+            assert_eq!(count, 200, "{name}");
+            tenant.of_sockets()
+        });
+        assert!(early < held / 4, "{name}: {early} of {held} bytes are charged: the table may say so");
     }
 }
 

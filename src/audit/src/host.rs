@@ -203,8 +203,8 @@ fn crash_handler(pattern: &str) -> FeatureReport {
     }
 }
 
-/// Whether a tenant can make the kernel load a module: by a file system in `system`, and before
-/// the newest kernels by the first bytes of a program.
+/// Whether a tenant can make the kernel load a module: by a file system in `system`, and before the newest kernels by the first
+/// bytes of a program, in every profile. The filter refuses all other ways.
 fn modules(disabled: Option<bool>) -> FeatureReport {
     let name = "modules";
     match disabled {
@@ -212,7 +212,9 @@ fn modules(disabled: Option<bool>) -> FeatureReport {
         Some(true) => works(name, "kernel.modules_disabled is 1".to_owned()),
         Some(false) => limited(
             name,
-            "kernel.modules_disabled is 0: what a tenant asks for can make the kernel load a module".to_owned(),
+            "kernel.modules_disabled is 0: a file system that a tenant of `system` mounts makes the kernel load its module, and on \
+             older kernels the first bytes of a program ask for `binfmt-XXXX`, in every profile"
+                .to_owned(),
             "load what the host needs (overlay, its disks, its network), then set kernel.modules_disabled to 1 at the end of the boot; \
              or keep single ones out: `install NAME /bin/false` in /etc/modprobe.d",
         ),

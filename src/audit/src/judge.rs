@@ -335,7 +335,9 @@ mod tests {
             let memory = evidence(&report, "BW097").expect("a reason");
             assert!(memory.contains("record locks: "), "{memory}");
             assert_eq!(memory.contains("netlink sockets: "), *profile != Profile::Web, "{memory}");
-            assert_eq!(evidence(&report, "BW098").is_some(), *profile == Profile::System, "{profile}");
+            let pools = evidence(&report, "BW098").expect("a reason");
+            assert!(pools.contains("net.ipv4.tcp_mem"), "{profile}: {pools}");
+            assert_eq!(pools.contains("pseudo terminals"), *profile == Profile::System, "{profile}: {pools}");
             tenant.settings.limits.memory = Bound::Unlimited;
             let report = judged(&tenant, &healthy(&tenant));
             assert_eq!(evidence(&report, "BW097"), None, "nothing is promised");

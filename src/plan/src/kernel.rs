@@ -2,10 +2,11 @@
 //! a later kernel adds is hidden until somebody has weighed it.
 //!
 //! Danger: much of `/proc` shows the host as a whole, to everybody who can read it: its command line, its disks, how busy
-//! its neighbours are. A name that is added here is seen by every tenant of every host.
+//! its neighbours are. A name that is added here is seen by every tenant of every host. What lies below each process is shown whatever
+//! is listed (`tests/attacks/kernel_files.rs` has its names), and some of it tells of the host: `docs/threats.md` says what.
 
 /// The directories of procfs whose entries are listed one by one, each with the names that stay. What lies below such a
-/// name stays too. `/proc/PID` is not meant: a jail's procfs has its own processes only.
+/// name stays too. `/proc/PID` is not meant: a jail's procfs has its own processes only, and no mount hides what lies below each of them.
 pub const LISTED: &[(&str, &[&str])] = &[
     (
         "/proc",
@@ -16,7 +17,7 @@ pub const LISTED: &[(&str, &[&str])] = &[
             "loadavg",
             "meminfo",
             "mounts",
-            "net", // of the jail's own network
+            "net", // a link to what each process has: of the jail's own network, but for some counts of the host's
             "self",
             "stat", // answered, see `ANSWERED`
             "sys",

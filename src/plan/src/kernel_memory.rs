@@ -92,8 +92,8 @@ pub const MEMORY: &[Object] = &[
         Nothing,
         Nothing,
         same(Unheld(
-            "what arrives before accept(2) is charged to nobody: some 64 KiB for each of net.core.somaxconn connections of \
-             each listener",
+            "what arrives before accept(2) is charged to nobody: some 128 KiB (the default of net.ipv4.tcp_rmem) for each of \
+             net.core.somaxconn connections of each listener",
         )),
     ),
     row(
@@ -201,10 +201,31 @@ pub const POOLS: &[Object] = &[
     row("bytes in posix queues", Whole, Whole, same(By("RLIMIT_MSGQUEUE, counted to the tenant's first id"))),
     row("system v objects (kernel.shmmni, msgmni, sem)", Whole, Whole, same(By("the jail's ipc namespace"))),
     row(
-        "memory of tcp and udp (net.ipv4.tcp_mem, udp_mem)",
-        Apart,
+        "memory of tcp (net.ipv4.tcp_mem)",
+        Nothing,
+        Nothing,
+        same(Unheld(
+            "connections that nobody has accepted count in it and are charged to nobody; when it is full, every connection of \
+             the host waits for memory",
+        )),
+    ),
+    row("memory of udp (net.ipv4.udp_mem)", Apart, Whole, same(By("memory_sockets on version 1, memory on version 2"))),
+    row(
+        "closed tcp connections that still send (net.ipv4.tcp_max_orphans)",
+        Part,
         Whole,
-        same(By("memory_sockets on version 1, memory on version 2")),
+        same(Unheld(
+            "only what they hold is charged, which is little; beyond it the kernel cuts off what anybody on the host closes",
+        )),
+    ),
+    row(
+        "the log of the kernel (log_buf_len)",
+        Nothing,
+        Nothing,
+        same(Unheld(
+            "each death for want of memory writes a line for each process of the tenant, ten times in five seconds for the whole \
+             host; what nobody has read by then is lost",
+        )),
     ),
     row(
         "connections that are tracked (nf_conntrack_max)",
@@ -334,9 +355,9 @@ mod tests {
         assert_eq!(names(Profile::Web), [early, locks]);
         assert_eq!(names(Profile::Shell), [early, netlink, locks]);
         assert_eq!(names(Profile::System), [early, netlink, locks, "file systems that a tenant mounts"]);
-        assert_eq!(unshared(Profile::Web).count(), 0);
-        assert_eq!(unshared(Profile::Shell).count(), 0);
-        assert_eq!(unshared(Profile::System).count(), 2);
+        assert_eq!(unshared(Profile::Web).count(), 3);
+        assert_eq!(unshared(Profile::Shell).count(), 3);
+        assert_eq!(unshared(Profile::System).count(), 5);
     }
 
     #[test]

@@ -271,9 +271,12 @@ mod tests {
                     assert_eq!(socket(unix, kind, 0), Verdict::Allow);
                 }
                 for family in [inet, inet6] {
-                    for (kind, protocol) in [(1, 0), (1, 6), (2, 0), (2, 17), (2, 1), (2, 58)] {
+                    // The ICMP of the other family is nobody's: the kernel would ask for a module by its number.
+                    let (icmp, other) = if family == inet { (1, 58) } else { (58, 1) };
+                    for (kind, protocol) in [(1, 0), (1, 6), (2, 0), (2, 17), (2, icmp)] {
                         assert_eq!(socket(family, kind, protocol), Verdict::Allow);
                     }
+                    assert_eq!(socket(family, 2, other), NO_PROTOCOL);
                     // Multipath TCP, SMC, SCTP; L2TP, UDP-Lite.
                     for (kind, protocol) in [(1, 262), (1, 256), (1, 132), (2, 115), (2, 136), (1, 17), (2, 6)] {
                         assert_eq!(socket(family, kind, protocol), NO_PROTOCOL);
@@ -369,6 +372,22 @@ mod tests {
     }
 
     #[test]
+    fn no_command_loads_a_module_for_bridges_or_vlans() {
+        const NO_PACKAGE: Verdict = Verdict::Errno(65);
+        for profile in Profile::ALL {
+            for rubbish in RUBBISH {
+                for command in [0x8940, 0x8941, 0x89a0, 0x89a1, 0x8982, 0x8983] {
+                    assert_eq!(call(*profile, __NR_ioctl, &[3, rubbish | command]), NO_PACKAGE, "{command:#x}");
+                }
+                // SIOCGIFCONF, SIOCGIFADDR, SIOCATMARK.
+                for command in [0x8912, 0x8915, 0x8905] {
+                    assert_eq!(call(*profile, __NR_ioctl, &[3, rubbish | command]), Verdict::Allow);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_packet_filter_is_out_of_reach_of_socket_options() {
         for option in [64, 65, 96, 97, 128, 129, 1152, 1167] {
             assert_eq!(call(Profile::System, __NR_setsockopt, &[3, 0, option]), PERMISSION, "option {option}");
@@ -436,6 +455,8 @@ mod tests {
                 let fcntl = |command: u64| named("fcntl", &[3, command | rubbish, 1]);
                 // F_SETLEASE, F_NOTIFY, F_SETDELEG; F_SETFL, F_SETLK, F_GETLEASE, F_DUPFD_CLOEXEC, F_SETPIPE_SZ.
                 assert_eq!([fcntl(1024), fcntl(1026), fcntl(1040)], [INVALID; 3]);
+                // F_SET_RW_HINT, F_SET_FILE_RW_HINT.
+                assert_eq!([fcntl(1036), fcntl(1038)], [INVALID; 2]);
                 assert_eq!([fcntl(4), fcntl(6), fcntl(1025), fcntl(1030), fcntl(1031)], [Verdict::Allow; 5]);
                 let read = |flags: u64| named("preadv2", &[3, 0, 1, 0, 0, flags | rubbish]);
                 assert_eq!(
@@ -565,6 +586,40 @@ mod tests {
             for family in [net::AF_UNIX, net::AF_NETLINK, net::AF_PACKET].map(u64::from) {
                 assert_eq!(call("socket", &[family | rubbish, 1, 0]), NO_FAMILY);
             }
+            let other = 4711;
+            for (name, arguments) in [
+                ("kill", &[other, 0][..]),
+                ("tkill", &[other, 6]),
+                ("tgkill", &[other, other, 9]),
+                ("rt_sigqueueinfo", &[other, 6]),
+                ("rt_tgsigqueueinfo", &[other, other, 6]),
+                ("setpriority", &[0, other, 5]),
+                ("ioprio_set", &[1, other]),
+                ("move_pages", &[other]),
+                ("migrate_pages", &[other]),
+                ("prlimit64", &[other, 7, 0, 1]),
+                ("sched_setscheduler", &[other]),
+                ("sched_setaffinity", &[other]),
+                ("sched_getattr", &[other]),
+            ] {
+                let arguments: Vec<u64> = arguments.iter().map(|argument| argument | rubbish).collect();
+                assert_eq!(call(name, &arguments), PERMISSION, "{name} {arguments:?}");
+            }
+            for (name, arguments) in [
+                ("tgkill", [other, other, 6 | rubbish, 0]),
+                ("prlimit64", [rubbish, 7, 1, 0]),
+                ("sched_getaffinity", [rubbish, 8, 1, 0]),
+            ] {
+                assert_eq!(call(name, &arguments), Verdict::Allow, "{name}");
+            }
+            // The limit of core dumps, as everywhere.
+            assert_eq!(call("prlimit64", &[rubbish, 4 | rubbish, 1, 0]), Verdict::Errno(0));
+            // SIOCGIFCONF, SIOCGIFHWADDR, bridges; FIONREAD.
+            for command in [0x8912, 0x8927, 0x8940] {
+                assert_eq!(call("ioctl", &[3, command | rubbish]), PERMISSION, "{command:#x}");
+            }
+            assert_eq!(call("ioctl", &[3, 0x541b | rubbish]), Verdict::Allow);
+            assert_eq!(call("ioctl", &[0, u64::from(ioctl::TIOCSTI) | rubbish]), PERMISSION);
             // vsftpd's two processes talk over a pair.
             assert_eq!(call("socketpair", &[1 | rubbish, 1, 0]), Verdict::Allow);
             let fast = 0x2000_0000 | 0x4000;

@@ -10,7 +10,7 @@
 use super::{Check, Half, Rule, Verdict, errno};
 use bailiwick_types::Profile;
 use linux_raw_sys::errno::{
-    EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOPROTOOPT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
+    EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOPKG, ENOPROTOOPT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
 };
 use linux_raw_sys::general::{
     self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
@@ -101,24 +101,28 @@ const ICMP: u32 = net::IPPROTO_ICMP as u32;
 /// `linux/netlink.h`.
 const NETLINK_ROUTE: u32 = 0;
 
-/// Streams and datagrams. An allow-list, because raw is not the only danger: kind 10 (`SOCK_PACKET`) of the internet
-/// family *is* a packet socket, and SCTP, DCCP, L2TP, SMC or multipath TCP each load a module with a past.
-const INTERNET_SOCKET: Rule = check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_STREAM;
-    check!(argument 2; 0, TCP; ALLOW; NO_PROTOCOL);
-    check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_DGRAM;
-        check!(argument 2; 0, UDP, ICMP, net::IPPROTO_ICMPV6; ALLOW; NO_PROTOCOL);
-        REFUSE));
+/// Streams and datagrams of a family, each with its own ICMP: the other's is nobody's, and the kernel asks for a module by its
+/// number. An allow-list, because raw is not the only danger: kind 10 (`SOCK_PACKET`) of the internet family *is* a packet
+/// socket, and SCTP, DCCP, L2TP, SMC or multipath TCP each load a module with a past.
+macro_rules! internet_socket {
+    ($icmp:expr) => {
+        check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_STREAM;
+            check!(argument 2; 0, TCP; ALLOW; NO_PROTOCOL);
+            check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_DGRAM;
+                check!(argument 2; 0, UDP, $icmp; ALLOW; NO_PROTOCOL);
+                REFUSE))
+    };
+}
 
 /// Families by allow-list. Netlink sockets are raw by custom, so their kind is left alone.
-const SOCKET: Rule = check!(argument 0; net::AF_UNIX; ALLOW;
-    check!(argument 0; net::AF_INET, net::AF_INET6; INTERNET_SOCKET;
-        check!(argument 0; net::AF_NETLINK;
-            check!(argument 2; NETLINK_ROUTE; ALLOW; NO_PROTOCOL);
-            NO_FAMILY)));
+const SOCKET: Rule = check!(argument 0; net::AF_NETLINK;
+    check!(argument 2; NETLINK_ROUTE; ALLOW; NO_PROTOCOL);
+    SOCKET_WITHOUT_NETLINK);
 
 /// Without netlink: what waits in such a socket is charged to nobody, and nothing bounds how many there are.
 const SOCKET_WITHOUT_NETLINK: Rule = check!(argument 0; net::AF_UNIX; ALLOW;
-    check!(argument 0; net::AF_INET, net::AF_INET6; INTERNET_SOCKET; NO_FAMILY));
+    check!(argument 0; net::AF_INET; internet_socket!(ICMP);
+        check!(argument 0; net::AF_INET6; internet_socket!(net::IPPROTO_ICMPV6); NO_FAMILY)));
 
 const SOCKETPAIR: Rule = check!(argument 0; net::AF_UNIX; ALLOW; NO_FAMILY);
 
@@ -188,6 +192,15 @@ const IOCTL: Rule = check!(argument 1;
             ioctl::BTRFS_IOC_DEFRAG, ioctl::BTRFS_IOC_DEFRAG_RANGE; ALLOW; REFUSE);
         ALLOW));
 
+/// `linux/sockios.h` and `linux/if_vlan.h`: to list bridges, to make and to remove one; the same of VLANs. The kernel loads the
+/// module before it looks at any right.
+const BRIDGES_AND_VLANS: [u32; 6] = [0x8940, 0x8941, 0x89a0, 0x89a1, 0x8982, 0x8983];
+/// As a kernel says that has no such module.
+const COMMAND: Rule = check!(argument 1;
+    BRIDGES_AND_VLANS[0], BRIDGES_AND_VLANS[1], BRIDGES_AND_VLANS[2], BRIDGES_AND_VLANS[3], BRIDGES_AND_VLANS[4],
+    BRIDGES_AND_VLANS[5];
+    errno(ENOPKG); IOCTL);
+
 /// The byte of a command that says whose it is (`asm-generic/ioctl.h`).
 const IOCTL_TYPE: u32 = 0xff00;
 /// Of btrfs, and of what other file systems took over from it. By allow-list: any owner of a directory may make a subvolume, which has
@@ -227,7 +240,11 @@ const PRCTL: Rule = check!(argument 0; PR_SET_MM, PR_SCHED_CORE, PR_SET_MEMORY_M
 const LEASES: [u32; 3] = [1024, 1026, 1040];
 /// As a kernel says that was built without them.
 const NO_LEASES: Rule = errno(EINVAL);
-const FCNTL: Rule = check!(argument 1; LEASES[0], LEASES[1], LEASES[2]; NO_LEASES; ALLOW);
+/// `linux/fcntl.h`: how long what is written will stay, which is kept with the inode; older kernels let every reader say it.
+const F_SET_RW_HINT: u32 = 1036;
+const F_SET_FILE_RW_HINT: u32 = 1038;
+const FCNTL: Rule =
+    check!(argument 1; LEASES[0], LEASES[1], LEASES[2], F_SET_RW_HINT, F_SET_FILE_RW_HINT; NO_LEASES; ALLOW);
 
 /// `linux/fs.h`: read only what is in the page cache. As a file system says that cannot; programs read in a thread then.
 const RWF_NOWAIT: u32 = 8;
@@ -275,7 +292,7 @@ pub(super) const GROUPS: &[Group] = &[
     group(
         FCNTL,
         "stall class: a lease on a file of the host's holds up everybody who opens it, the host's root too, for 45 s; the \
-         owner alone may take one, and root inside can be the owner",
+         owner alone may take one, and root inside can be the owner; nor a hint for writers, which is a mark on the host's inode",
         calls![__NR_fcntl],
     ),
     group(
@@ -410,12 +427,13 @@ pub(super) const GROUPS: &[Group] = &[
     group(
         ABSENT,
         "page-cache spy class: what is cached of a file tells what neighbours and the host have read; the owner alone is \
-         told, and root inside can be the owner. Who asks whether memory can be read falls back to msync",
+         told, and root inside can be the owner. Who maps the file and reads /proc/self/pagemap learns it by pieces of 64 KiB all the \
+         same, which no filter sees. Who asks whether memory can be read falls back to msync",
         calls![__NR_mincore __NR_cachestat],
     ),
     group(
         ALLOW,
-        "placement on memory nodes, within the jail's cpuset",
+        "placement on memory nodes: of the tenant's own memory, on any node of the host's, which is charged wherever it lies",
         calls![
             __NR_mbind __NR_set_mempolicy __NR_get_mempolicy __NR_set_mempolicy_home_node __NR_migrate_pages
             __NR_move_pages
@@ -554,8 +572,9 @@ pub(super) const GROUPS: &[Group] = &[
         ],
     ),
     group(
-        IOCTL,
-        "terminal injection class; what a file system may be asked of the whole; other commands pass",
+        COMMAND,
+        "terminal injection class; what a file system may be asked of the whole; module class: bridges and VLANs; other commands \
+         pass",
         calls![__NR_ioctl],
     ),
     group_by_profile(
@@ -646,6 +665,13 @@ const SOCKET_OF_FTP: Rule = check!(argument 0; net::AF_INET, net::AF_INET6;
         NO_PROTOCOL);
     NO_FAMILY);
 
+/// `linux/sockios.h`: what a socket may be asked of its network, which is the host's.
+const SOCKET_TYPE: u32 = 0x8900;
+/// `abort(3)` sends it; the filter cannot know to whom.
+const SIGABRT: u32 = 6;
+/// A call on the process itself, by the number 0 alone.
+const OWN: Rule = check!(argument 0; 0; ALLOW; REFUSE);
+
 /// What is otherwise for a process of an FTP server than in `web`. It is in the host's network, pid and ipc namespaces, and runs
 /// the host's program: what that never does after a login is closed.
 pub(super) const OF_FTP: &[Group] = &[
@@ -676,8 +702,30 @@ pub(super) const OF_FTP: &[Group] = &[
         "the processes of other clients are of the same program, and those of one tenant have the same ids",
         calls![
             __NR_ptrace __NR_process_vm_readv __NR_process_vm_writev __NR_kcmp __NR_pidfd_getfd __NR_pidfd_open
-            __NR_pidfd_send_signal __NR_process_madvise __NR_process_mrelease
+            __NR_pidfd_send_signal __NR_process_madvise __NR_process_mrelease __NR_get_robust_list __NR_kill __NR_tkill
+            __NR_rt_sigqueueinfo __NR_rt_tgsigqueueinfo __NR_setpriority __NR_getpriority __NR_ioprio_set __NR_ioprio_get
+            __NR_move_pages __NR_migrate_pages
         ],
+    ),
+    group(
+        check!(argument 2; SIGABRT; ALLOW; REFUSE),
+        "no signal but the one to itself of abort(3)",
+        calls![__NR_tgkill],
+    ),
+    group(check!(argument 0; 0; PRLIMIT; REFUSE), "its own limits alone, and as for setrlimit", calls![__NR_prlimit64]),
+    group(
+        OWN,
+        "its own scheduling alone: all numbers of processes are the host's",
+        calls![
+            __NR_sched_setparam __NR_sched_getparam __NR_sched_setscheduler __NR_sched_getscheduler
+            __NR_sched_rr_get_interval __NR_sched_setaffinity __NR_sched_getaffinity __NR_sched_setattr
+            __NR_sched_getattr __NR_getsid
+        ],
+    ),
+    group(
+        check!(argument 1 & IOCTL_TYPE; SOCKET_TYPE; REFUSE; COMMAND),
+        "names, addresses and hardware addresses of the host's interfaces",
+        calls![__NR_ioctl],
     ),
     group(
         REFUSE,
