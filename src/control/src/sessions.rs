@@ -208,7 +208,7 @@ impl Sessions {
     pub(crate) fn begun_in(&self, tenant: &TenantName) -> Vec<SessionId> {
         let state = self.state();
         let begun = state.open.iter().filter(|(_, open)| open.has_begun && open.record.tenant == *tenant);
-        begun.map(|(id, _)| id.clone()).collect()
+        begun.map(|(id, _)| *id).collect()
     }
 
     /// Counts these no longer, whatever their clients still do: the jail that they began in is gone.
