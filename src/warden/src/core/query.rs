@@ -95,7 +95,8 @@ impl Warden {
         disk: impl Fn(&mut T) -> &mut Option<DiskFact>,
     ) -> Result<Vec<T>, Failure> {
         bounded(names, most)?;
-        let census = Census::take(self.host.ids).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        let census =
+            Census::take(self.host.ids, self.networks()).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
         let mut all = Vec::with_capacity(names.len());
         for name in names {
             let mut seen = self.look_at(name, &census, &read)?;
@@ -105,6 +106,11 @@ impl Warden {
             all.push(seen);
         }
         Ok(all)
+    }
+
+    /// The network namespaces of all jails that this version has made.
+    fn networks(&self) -> BTreeSet<u64> {
+        self.jails.values().filter_map(|jail| jail.record.network).collect()
     }
 
     pub(super) fn look_at<T>(
