@@ -262,6 +262,29 @@ fn a_ledger_that_is_missing_beside_running_jails_is_rebuilt_and_never_begun_anew
 }
 
 #[test]
+fn a_state_directory_that_was_moved_away_is_no_truth_to_rebuild_the_ledger_from() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start();
+    host.ok(&["apply"]);
+    host.kill();
+    let (state, kept) = (host.path("state"), host.path("kept"));
+    std::fs::rename(&state, &kept).expect("moves");
+    let path = state.to_str().expect("text");
+    refuses_to_start(&mut host, 8, &[path, "/ledger.json\"", "not mounted or was moved"]);
+    let output = host.cli(&["doctor", "--repair-ledger"]);
+    let text = said(&output);
+    let is_told =
+        ["nothing was written", "the storage of \"alice\", whose jails run", path].map(|word| text.contains(word));
+    let is_written = state.join("ledger.json").exists();
+    std::fs::remove_dir_all(&state).expect("removes");
+    std::fs::rename(&kept, &state).expect("moves back");
+    assert_eq!((output.status.code(), is_told, is_written), (Some(1), [true; 3], false), "{text}");
+    host.start();
+    assert_eq!(host.inside("alice", "echo in").1.trim(), "in");
+}
+
+#[test]
 fn a_second_service_on_one_state_directory() {
     let mut host = Host::new();
     host.declare("alice", "web");

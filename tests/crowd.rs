@@ -1,15 +1,16 @@
 //! Many who come at once, or come and say nothing: whoever it is, the others are served, and operators first of all.
 
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
-use bailiwick_proto::{ControlReply, ControlRequest, Decoder, WardenRequest, encode};
+use bailiwick_proto::warden::MOST_COMPARED;
+use bailiwick_proto::{ControlReply, ControlRequest, Decoder, WardenReply, WardenRequest, encode};
 use bailiwick_sys::socket::connect_at_once;
 use bailiwick_tests::{Host, name, profiles, until};
 use bailiwick_types::{Door, ExitStatus, Moment, SessionId, SessionRecord};
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Pid, Signal, Uid, kill_process};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
@@ -28,14 +29,18 @@ fn host() -> Host {
 
 /// Connects as another user. Only this thread is that user, and only for as long as this lasts.
 fn connect_as(host: &Host, uid: u32) -> UnixStream {
-    let socket = host.path(CONTROL);
+    connect_to(&host.path(CONTROL), uid)
+}
+
+/// The same to any socket.
+fn connect_to(socket: &Path, uid: u32) -> UnixStream {
     let root = Uid::ROOT;
     rustix::thread::set_thread_groups(&[]).expect("no groups");
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::from_raw(uid), Gid::ROOT).expect("another group");
     rustix::thread::set_thread_res_uid(root, Uid::from_raw(uid), root).expect("another user");
     let mut found = None;
     until("room in the queue", || {
-        found = connect_at_once(&socket).ok();
+        found = connect_at_once(socket).ok();
         found.is_some()
     });
     rustix::thread::set_thread_res_uid(root, root, root).expect("root again");
@@ -343,6 +348,56 @@ fn a_peer_of_the_warden_that_does_not_read_holds_nobody_up() {
     until("whoever does not read to be dropped", || is_over(&silent));
     assert!(host.log().contains("event=peer-dropped uid=0"), "{}", host.log());
     host.warden(&WardenRequest::Roster);
+}
+
+#[test]
+fn roots_request_to_the_warden_waits_for_one_of_the_daemons_and_not_for_all() {
+    /// The daemon's user, as [`Host`] configures it.
+    const DAEMON: u32 = 64_999;
+    let mut host = Host::new();
+    host.start_warden();
+    let socket = host.path("run/warden.sock");
+    // As much work as one request can be, from many connections, more than once from each.
+    let names = (0..MOST_COMPARED).map(|number| name(&format!("t{number}"))).collect();
+    let frame = encode(&WardenRequest::InForce { tenants: names }, MAX_REQUEST).expect("small").repeat(2);
+    let pid = Pid::from_raw(host.pid().cast_signed()).expect("a process");
+    kill_process(pid, Signal::STOP).expect("stops");
+    let crowd: Vec<UnixStream> = (0..100)
+        .map(|_| {
+            let mut stream = connect_to(&socket, DAEMON);
+            stream.set_nonblocking(true).expect("never blocks");
+            stream.write_all(&frame).expect("there is room");
+            stream
+        })
+        .collect();
+    let mut root = connect_to(&socket, 0);
+    root.set_nonblocking(false).expect("blocks");
+    root.write_all(&encode(&WardenRequest::Hello, MAX_REQUEST).expect("small")).expect("there is room");
+    kill_process(pid, Signal::CONT).expect("goes on");
+    root.read_exact(&mut [0]).expect("an answer");
+    let mut fds: Vec<_> = crowd.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+    let answered = rustix::event::poll(&mut fds, Some(&rustix::time::Timespec::default())).expect("looks");
+    // One or two, as long as this test is not held up for as long as it takes to answer the next fifty.
+    assert!(answered < 50, "{answered} were answered before root");
+}
+
+#[test]
+fn the_warden_takes_a_name_once_in_a_request() {
+    let mut host = host();
+    let twice = || vec![name("one"), name("two"), name("one")];
+    for request in [
+        WardenRequest::Observe { tenants: twice() },
+        WardenRequest::InForce { tenants: twice() },
+        WardenRequest::Keep { tenants: twice() },
+    ] {
+        let WardenReply::Failed(failure) = host.ask(&request).expect("an answer") else { panic!("{request:?}") };
+        assert_eq!(failure.message, "one request names \"one\" twice", "{request:?}");
+    }
+    // An operator may name it as often as he likes.
+    for line in [&["plan", "one", "one"][..], &["audit", "one", "two", "one"], &["apply", "one", "one"]] {
+        host.ok(line);
+    }
+    host.end();
 }
 
 #[test]

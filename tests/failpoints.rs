@@ -250,6 +250,34 @@ fn a_first_day_that_takes_long_holds_up_its_tenant_alone() {
     works(&host);
 }
 
+/// Whoever moves a directory while its files are charged or written ends that, or has others' files charged.
+#[test]
+fn storage_is_prepared_when_nobody_is_in_by_ftp_any_more() {
+    let mut host = Host::with_failpoints();
+    host.declare("alice", "shell");
+    host.declare("bob", "shell");
+    host.start_warden();
+    // While a jail runs the groups of all jails are there.
+    assert_eq!(host.warden(&WardenRequest::Start { tenant: name("bob") }), WardenReply::Done);
+    let WardenReply::Entry(Some(bob)) = host.warden(&WardenRequest::Entry { tenant: name("bob") }) else {
+        panic!("bob runs")
+    };
+    let mounts = bailiwick_sys::cgroup::hierarchies().expect("hierarchies");
+    let of_bob = mounts.mount_of("unified").expect("mounted").join(bob.cgroups["unified"].trim_start_matches('/'));
+    let group = of_bob.with_file_name("alice").join("ftp");
+    std::fs::create_dir_all(&group).expect("makes");
+    let mut session = Command::new("sleep").arg("1000").spawn().expect("runs");
+    std::fs::write(group.join("cgroup.procs"), session.id().to_string()).expect("moves");
+
+    host.write("failpoint", "seed alice");
+    let WardenReply::Failed(failure) = host.ask(&start()).expect("the warden lives") else { panic!("it started") };
+    let is_over = session.try_wait().expect("waits").is_some();
+    session.kill().ok();
+    session.wait().expect("ends");
+    assert!(failure.message.contains("are being written"), "{failure}");
+    assert!(is_over, "the session by FTP went on");
+}
+
 #[test]
 fn who_is_created_while_its_first_day_takes_long_starts_when_that_is_over() {
     let mut host = Host::with_failpoints();

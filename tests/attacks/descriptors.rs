@@ -1,6 +1,7 @@
 //! A descriptor or working directory of the host that leaks into a jail is a way out (CVE-2024-21626, CVE-2016-9962).
 
 use crate::host;
+use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_sys::{proc, process, socket};
 use bailiwick_tests::{profiles, until};
 use std::collections::BTreeSet;
@@ -91,6 +92,32 @@ fn a_socket_of_the_hosts_in_a_jail_is_found() {
         });
         until("it is gone", || !String::from_utf8_lossy(&host.cli(&["audit", tenant]).stdout).contains("BW004"));
     }
+}
+
+/// The same with a socket of a neighbour's network, in which there is nothing to see: so is the one in which bailiwickd is.
+#[test]
+fn a_socket_of_a_neighbours_in_a_jail_is_found() {
+    let host = host();
+    let [tenant, neighbour] = profiles()[..2] else { panic!("two profiles run everywhere") };
+    let init = process::open(host.init(tenant)).expect("init runs");
+    let network = namespace::open(host.init(neighbour), "net").expect("its network");
+    let path = host.path(&format!("run/jails/{tenant}/init.sock"));
+    until("the audit finds it", || {
+        let (path, network) = (path.clone(), network.try_clone().expect("dup"));
+        // A thread of its own: it stays in the neighbour's network.
+        let connect = move || {
+            namespace::enter(network, Kind::Network).expect("enters");
+            UnixStream::connect(path).expect("connects")
+        };
+        let mut planted = std::thread::spawn(connect).join().expect("a connection");
+        planted.read_exact(&mut [0; 4]).expect("init speaks first");
+        process::signal(&init, rustix::process::Signal::STOP).expect("it runs");
+        let report = host.cli(&["audit", tenant]);
+        process::signal(&init, rustix::process::Signal::CONT).expect("it runs");
+        let told = String::from_utf8_lossy(&report.stdout).into_owned();
+        told.contains("BW004") && told.contains("another network than the jail's")
+    });
+    until("it is gone", || !String::from_utf8_lossy(&host.cli(&["audit", tenant]).stdout).contains("BW004"));
 }
 
 #[test]

@@ -120,7 +120,8 @@ fn the_operators_terminal_cannot_be_typed_into() {
     }
 }
 
-/// On btrfs one of these flushes everybody's data, and the others tell of the whole pool: its devices, its use, its number.
+/// On btrfs one of these flushes everybody's data, and the others tell of the whole pool: its devices, its use, its number. On XFS there
+/// are as many.
 #[test]
 fn file_systems_are_told_and_asked_nothing_of_the_whole() {
     let host = host();
@@ -138,8 +139,14 @@ fn file_systems_are_told_and_asked_nothing_of_the_whole() {
         for command in [0x9408, 0x8008_9418, 0xd000_941e, 0x8400_941f, 0xc010_9414, 0x81f8_943c, 0x8100_9431] {
             assert_eq!(answer(tenant, command), EPERM, "{tenant} {command:#x}");
         }
+        // FSGEOMETRY, FSCOUNTS, GET_RESBLKS, BULKSTAT, GETFSMAP.
+        for command in [0x8100_587e, 0x8020_5871, 0x8010_5873, 0x8040_587f, 0xc0c0_583b] {
+            assert_eq!(answer(tenant, command), EPERM, "{tenant} {command:#x}");
+        }
         // Copies that share blocks are no such thing: this one is refused for what it was given.
         assert_ne!(answer(tenant, 0x4004_9409), EPERM, "{tenant}: FICLONE");
+        // Nor are a file's flags and its project, which most file systems tell.
+        assert_ne!(answer(tenant, 0x801c_581f), EPERM, "{tenant}: FS_IOC_FSGETXATTR");
     }
 }
 

@@ -14,6 +14,7 @@ use std::process::Stdio;
 
 const MIB: u64 = 1 << 20;
 const EPERM: i32 = 1;
+const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
 const ENOSYS: i32 = 38;
 const ENOPROTOOPT: i32 = 92;
@@ -135,6 +136,14 @@ impl<'a> Tenant<'a> {
         }
         // setxattrat has its size behind a pointer.
         assert_eq!(syscall(self.host, self.name, 463, ", 0, 0, 0, 0, 0, 0"), ENOSYS, "{}", self.name);
+    }
+
+    /// A page cannot be given a name: as on a kernel without names, and there it is no wonder.
+    fn has_no_names_of_memory(&self) {
+        let line = "exec perl -e 'my $page = syscall(9, 0, 4096, 3, 0x22, -1, 0); my $name = \"own\"; $! = 0; \
+                    my $r = syscall(157, 0x53564d41, 0, $page, 4096, $name); print($r == -1 ? $! + 0 : 0)'";
+        let (_, out, err) = self.host.inside(self.name, line);
+        assert_eq!(out.trim(), EINVAL.to_string(), "{}: {err}", self.name);
     }
 
     /// No network of its own can be had, and of the jail's nothing can be changed.
@@ -289,6 +298,7 @@ impl<'a> Tenant<'a> {
                  END { unlink glob '/dev/shm/i/*' }",
             ),
             "access lists of files in memory" => self.has_small_attributes(),
+            "names of anonymous memory" => self.has_no_names_of_memory(),
             "pseudo terminals" => self.has_terminals(),
             "closed tcp connections that wait" => self.has_setting("net/ipv4/tcp_max_tw_buckets", 262_144),
             "ip fragments" => {

@@ -721,7 +721,9 @@ impl Daemon {
                 return Err(unknown(name));
             }
         }
-        Ok(names.iter().map(find).collect())
+        // The warden takes each name once.
+        let mut known = BTreeSet::new();
+        Ok(names.iter().filter(|name| known.insert(*name)).map(find).collect())
     }
 
     /// How the service is.

@@ -68,29 +68,38 @@ pub struct Census {
     pool: IdPool,
     hierarchies: Hierarchies,
     host_namespaces: BTreeSet<u64>,
+    /// The network namespaces of jails (`SO_NETNS_COOKIE`).
+    networks: BTreeSet<u64>,
 }
 
 /// A process, and its namespaces by kind.
 type Guest = (u32, BTreeMap<String, u64>);
 
 impl Census {
-    /// Takes it.
+    /// Takes it. `networks` are the network namespaces of all jails, as far as they are known.
     ///
     /// # Errors
     /// When the processes cannot be listed.
-    pub fn take(pool: IdPool) -> Result<Self, ObserveError> {
+    pub fn take(pool: IdPool, networks: BTreeSet<u64>) -> Result<Self, ObserveError> {
         let mut users = Vec::new();
         for pid in proc::pids().map_err(ObserveError::Processes)? {
             if let Some(status) = unless_gone(pid, proc::status(pid))? {
                 users.push((pid, status.uids));
             }
         }
-        Self::of(users, pool)
+        Ok(Self { networks, ..Self::of(users, pool)? })
     }
 
     fn of(users: Vec<(u32, [u32; 4])>, pool: IdPool) -> Result<Self, ObserveError> {
         let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
-        Ok(Self { users, guests: OnceCell::new(), pool, hierarchies, host_namespaces: host_namespaces()? })
+        Ok(Self {
+            users,
+            guests: OnceCell::new(),
+            pool,
+            hierarchies,
+            host_namespaces: host_namespaces()?,
+            networks: BTreeSet::new(),
+        })
     }
 
     /// The namespaces of processes that have a user of the host's. Of a tenant's own the other walls tell.
@@ -199,7 +208,7 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
         faults: None,
     });
     let facts = ObservedJail {
-        sockets: sockets(&init, &processes, &census.host_namespaces),
+        sockets: sockets(&init, &processes, &census.host_namespaces, &census.networks),
         access,
         init,
         namespace_owner,
@@ -570,6 +579,12 @@ mod tests {
     #[test]
     fn a_census_has_this_process_in_it() {
         let pid = std::process::id();
-        assert!(Census::take(IdPool::default()).expect("census").users.iter().any(|(other, _)| *other == pid));
+        assert!(
+            Census::take(IdPool::default(), BTreeSet::new())
+                .expect("census")
+                .users
+                .iter()
+                .any(|(other, _)| *other == pid)
+        );
     }
 }

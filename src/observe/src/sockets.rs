@@ -23,12 +23,13 @@ const MAX_DESCRIPTORS: usize = 16_384;
 /// The most that is told of them.
 const MAX_TOLD: u64 = 64 << 10;
 
-/// Looks at the sockets of processes of a jail; `None` when it cannot be done, or not in time. A process in a network namespace of
+/// Looks at the sockets of processes of a jail. `networks` are those of all jails: one that is not this jail's is a neighbour's. `None` when it cannot be done, or not in time. A process in a network namespace of
 /// the host's is none of the jail's to judge by its sockets.
 pub(crate) fn sockets(
     init: &ProcessFacts,
     processes: &[ProcessFacts],
     host_namespaces: &BTreeSet<u64>,
+    networks: &BTreeSet<u64>,
 ) -> Option<SocketFacts> {
     let beside = processes.iter().filter(|process| process.pid != init.pid);
     let beside =
@@ -37,7 +38,7 @@ pub(crate) fn sockets(
     let is_ftp = |process: &ProcessFacts| process.cgroups.get("unified").is_some_and(|group| group.ends_with("/ftp"));
     let beside = beside.filter(|process| !is_ftp(process));
     let all: Vec<&ProcessFacts> = std::iter::once(init).chain(beside).collect();
-    apart(|| look(&all)).ok()
+    apart(|| look(&all, networks)).ok()
 }
 
 /// What a process that is a copy of this one tells.
@@ -91,7 +92,13 @@ fn understood(text: &str) -> Option<SocketFacts> {
     (foreign.len() == count).then_some(SocketFacts { own, host, looked, foreign, cut })
 }
 
-fn look(processes: &[&ProcessFacts]) -> io::Result<SocketFacts> {
+/// Whether a socket of another network than the jail's may be in it. `bailiwickd` is in one that leads nowhere (systemd's has a
+/// loopback), another one after each of its starts, and sessions outlive it; a neighbour's leads nowhere either, and is no less foreign.
+fn is_foreign(network: u64, host: u64, neighbours: &BTreeSet<u64>, shows: bool) -> bool {
+    network == host || neighbours.contains(&network) || shows
+}
+
+fn look(processes: &[&ProcessFacts], networks: &BTreeSet<u64>) -> io::Result<SocketFacts> {
     let host = socket::network(socket::unbound()?)?;
     let init = processes.first().ok_or(io::ErrorKind::InvalidInput)?;
     namespace::enter(namespace::open(init.pid, "net")?, Kind::Network)?;
@@ -134,9 +141,7 @@ fn look(processes: &[&ProcessFacts]) -> io::Result<SocketFacts> {
             let Ok(network) = network else { continue };
             seen.insert(inode);
             let room = if network == host { MAX_FOREIGN } else { MAX_FOREIGN / 2 };
-            // `bailiwickd` is in a network that leads nowhere (systemd's has a loopback), another one after each of its starts, and
-            // sessions outlive it.
-            if network == own || (network != host && !shows) {
+            if network == own || !is_foreign(network, host, networks, shows) {
                 continue;
             } else if facts.foreign.len() < room {
                 facts.foreign.push(ForeignSocket { network, pid: process.pid, descriptor });
@@ -157,6 +162,14 @@ const EBADF: i32 = 9;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_that_leads_nowhere_is_foreign_when_it_is_a_neighbours() {
+        let neighbours = [7, 9].into();
+        for (network, shows, want) in [(1, false, true), (7, false, true), (8, false, false), (8, true, true)] {
+            assert_eq!(is_foreign(network, 1, &neighbours, shows), want, "{network} {shows}");
+        }
+    }
 
     #[test]
     fn what_is_told_is_understood_and_half_of_it_is_not() {

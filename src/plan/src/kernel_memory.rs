@@ -140,6 +140,7 @@ pub const MEMORY: &[Object] = &[
         Nothing,
         same(By("filter: attributes of less than 1 KiB; memory pays for the files that have them")),
     ),
+    row("names of anonymous memory", Nothing, Nothing, same(Refused("filter"))),
     row("pseudo terminals", Whole, Whole, same(By("memory"))),
     row(
         "closed tcp connections that wait",

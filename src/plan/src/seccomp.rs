@@ -348,6 +348,21 @@ mod tests {
             ioctl::BTRFS_IOC_DEV_INFO,
             // Of a later kernel.
             0x94ff,
+            // FSGEOMETRY of three ages, FSCOUNTS, GET_RESBLKS, FSBULKSTAT, BULKSTAT, FD_TO_HANDLE, SWAPEXT, GETBMAPX, AG_GEOMETRY.
+            0x8070_5864,
+            0x8070_587c,
+            0x8100_587e,
+            0x8020_5871,
+            0x8010_5873,
+            0xc020_5865,
+            0x8040_587f,
+            0xc038_586a,
+            0xc0c0_586d,
+            0xc020_5838,
+            0xc080_583d,
+            // GETFSMAP, which tells whoever has no right of all that is free.
+            0xc0c0_583b,
+            0x58ff,
         ];
         let allowed = [
             ioctl::TCGETS,
@@ -358,6 +373,15 @@ mod tests {
             ioctl::FICLONERANGE,
             ioctl::FIDEDUPERANGE,
             ioctl::BTRFS_IOC_DEFRAG_RANGE,
+            ioctl::FS_IOC_FSGETXATTR,
+            ioctl::FS_IOC_FSSETXATTR,
+            // FS_IOC_RESVSP64.
+            0x4030_582a,
+            ioctl::FIFREEZE,
+            ioctl::FITRIM,
+            // FS_IOC_FIEMAP, FS_IOC_GETFLAGS.
+            0xc020_660b,
+            0x8008_6601,
         ];
         for profile in Profile::ALL {
             for rubbish in RUBBISH {
@@ -435,6 +459,8 @@ mod tests {
         for profile in Profile::ALL {
             let prctl = |option| call(*profile, __NR_prctl, &[option]);
             assert_eq!([prctl(35), prctl(62), prctl(62 | 1 << 32), prctl(67)], [PERMISSION; 4]);
+            // PR_SET_VMA
+            assert_eq!([prctl(0x5356_4d41), prctl(0x5356_4d41 | 1 << 32)], [Verdict::Errno(22); 2]);
             assert_eq!([prctl(15), prctl(22), prctl(38), prctl(4)], [Verdict::Allow; 4]);
             let personality = |persona| call(*profile, __NR_personality, &[persona]);
             assert_eq!([personality(0), personality(0xffff_ffff), personality(0x4_0000)], [Verdict::Allow; 3]);

@@ -105,6 +105,13 @@ impl Decoder {
         Ok(Some(message))
     }
 
+    /// Whether [`Self::next`] has something to give: a message, or an error.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        let is_whole = || self.awaits().is_none_or(|len| self.buffer.len() >= len);
+        self.buffer.len() >= HEADER && is_whole()
+    }
+
     /// How long the message that has begun is with its header; `None` before its header is there, and when it is too large.
     #[must_use]
     pub fn awaits(&self) -> Option<usize> {
@@ -139,9 +146,10 @@ mod tests {
             let mut got = Vec::new();
             for part in [&stream[..cut], &stream[cut..]] {
                 decoder.push(part);
-                while let Some(text) = decoder.next::<String>().expect("valid") {
-                    got.push(text);
+                while decoder.has_next() {
+                    got.extend(decoder.next::<String>().expect("valid"));
                 }
+                assert_eq!(decoder.next::<String>().expect("valid"), None);
             }
             assert_eq!(got, ["one", "two"]);
             assert!(decoder.is_empty());
@@ -152,6 +160,7 @@ mod tests {
     fn a_frame_over_the_limit_is_refused_before_its_body_comes() {
         let mut decoder = Decoder::new(8);
         decoder.push(&u32::MAX.to_le_bytes());
+        assert!(decoder.has_next());
         assert!(matches!(decoder.next::<String>(), Err(FrameError::TooLarge { .. })));
         assert!(matches!(encode(&"too long for this", 8), Err(FrameError::TooLarge { .. })));
     }

@@ -93,17 +93,17 @@ pub enum WardenRequest {
     /// Write down what the policy says now of tenants, as far as it has no error, for the time when it has one. Safe: what is written
     /// down is what the operator wrote, and it is used only in the place of a file that cannot be.
     Keep {
-        /// Whose, at most [`MOST_KEPT`].
+        /// Whose, at most [`MOST_KEPT`], each once.
         tenants: Vec<TenantName>,
     },
     /// Read the kernel's view of a tenant. Safe: changes nothing.
     Observe {
-        /// Whose, at most [`MOST_OBSERVED`]. The answer has the same order.
+        /// Whose, at most [`MOST_OBSERVED`], each once. The answer has the same order.
         tenants: Vec<TenantName>,
     },
     /// Read as much of it as a comparison with the policy needs. Safe: changes nothing.
     InForce {
-        /// Whose, at most [`MOST_COMPARED`]. The answer has the same order.
+        /// Whose, at most [`MOST_COMPARED`], each once. The answer has the same order.
         tenants: Vec<TenantName>,
     },
     /// What the host is capable of. Safe: changes nothing.

@@ -154,7 +154,8 @@ pub struct SocketFacts {
     pub host: u64,
     /// How many were looked at.
     pub looked: u32,
-    /// Those of any other namespace than the jail's in which there is something to see; at most [`MAX_FOREIGN`].
+    /// Those of any other namespace than the jail's in which there is something to see, or that is a neighbour's; at most
+    /// [`MAX_FOREIGN`].
     pub foreign: Vec<ForeignSocket>,
     /// Whether there were more descriptors, or more that are foreign, than are looked at.
     pub cut: bool,

@@ -76,6 +76,8 @@ pub(crate) struct Begun {
     held: Option<Held>,
     /// Whether that word has come. Nothing that runs afterwards can leave the domain, and the kernel never shows it again.
     landlock: bool,
+    /// The jail's network namespace, by the socket that the child has made there.
+    network: Option<u64>,
     runtime: OwnedFd,
     group: OwnedFd,
     ids: IdRange,
@@ -148,6 +150,7 @@ impl Builder<'_> {
             report: report_read,
             held: Some(held),
             landlock: false,
+            network: None,
             runtime,
             group: groups.jail,
             ids: plan.ids,
@@ -270,6 +273,7 @@ impl Begun {
         let Some(Held { go, mapped }) = self.held.take() else { return Ok(()) };
         let take = |step| reach(step).map_err(BuildError::at(step));
         let listener = listener(&self.report)?;
+        self.network = Some(socket::network(&listener).map_err(BuildError::at(Step::Listener))?);
 
         take(Step::Socket)?;
         runtime.bind_init(&self.runtime, self.access, &listener).map_err(BuildError::at(Step::Socket))?;
@@ -313,7 +317,7 @@ impl Begun {
             reach(Step::Record).map_err(BuildError::at(Step::Record))?;
             let record = Record::of(self.pid, &self.group, self.access).map_err(BuildError::at(Step::Record))?;
             let confinement = Some(confinement_digest(self.profile));
-            let record = Record { landlock: self.landlock, confinement, ..record };
+            let record = Record { landlock: self.landlock, confinement, network: self.network, ..record };
             record.write(&self.runtime).map_err(BuildError::at(Step::Record))?;
             Ok(record)
         };

@@ -44,6 +44,7 @@ use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
 use bailiwick_types::{ByteSize, DiskFact, Door, ExitStatus, FtpUser, IdRange, Profile, QuotaFacts, TenantName};
 use lifecycle::Begins;
+use query::bounded;
 use reserve::DiskReserve;
 use rustix::event::PollFlags;
 use rustix::process::Signal;
@@ -267,10 +268,7 @@ impl Warden {
     }
 
     fn keep(&mut self, names: &[TenantName]) -> Result<WardenReply, Failure> {
-        if names.len() > MOST_KEPT {
-            let message = format!("{} tenants are more than can be kept at once", names.len());
-            return Err(Failure::of(ExitStatus::Invalid, message));
-        }
+        bounded(names, MOST_KEPT)?;
         let failed = |error: io::Error| {
             let mut failure = Failure::new(ExitStatus::Failed, &error);
             failure.message = format!("cannot write down the policy that is in force: {}", failure.message);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) const FILE: &str = "ledger.json";
@@ -70,9 +71,15 @@ pub enum LedgerError {
     Damaged(#[source] serde_json::Error),
     /// There is none, and tenants are there that one would know of.
     #[error(
-        "the ledger \"{FILE}\" is missing beside {0}; restore it from a backup, or run `bailiwick doctor --repair-ledger`: without it tenants could be given each other's ids"
+        "the ledger \"{path}\" is missing beside {beside}; if the state directory is not mounted or was moved, put it back, else restore the ledger from a backup, or run `bailiwick doctor --repair-ledger`: without it tenants could be given each other's ids",
+        path = state_dir.join(FILE).display()
     )]
-    Missing(String),
+    Missing {
+        /// Where it would be.
+        state_dir: PathBuf,
+        /// What there is.
+        beside: String,
+    },
     /// Two tenants have one range.
     #[error("the ledger \"{FILE}\" gives \"{0}\" ids that another tenant has; restore it from a backup")]
     Overlap(TenantName),
@@ -109,11 +116,11 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Reads the ledger of a state directory, or begins one where nothing is that a ledger would know of. `traces` says what
-    /// is: words for an error message.
-    pub(crate) fn open(dir: OwnedFd, pool: IdPool, traces: &[String]) -> Result<Self, LedgerError> {
+    /// is, and `path` where: words for an error message.
+    pub(crate) fn open(dir: OwnedFd, path: &Path, pool: IdPool, traces: &[String]) -> Result<Self, LedgerError> {
         let Some(mut content) = read(&dir)? else {
             if !traces.is_empty() {
-                return Err(LedgerError::Missing(some_of(traces)));
+                return Err(LedgerError::Missing { state_dir: path.to_owned(), beside: some_of(traces) });
             }
             let content =
                 Content::new(pool).map_err(|source| LedgerError::File { verb: "make an identity for", source })?;
@@ -381,12 +388,12 @@ mod tests {
     fn ranges_are_disjoint_kept_over_a_restart_and_reused_only_when_forgotten() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let pool = IdPool::default();
-        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens");
+        let mut ledger = Ledger::open(dir(&temp), temp.path(), pool, &[]).expect("opens");
         let a = ledger.assign(&name("a")).expect("assigns");
         let b = ledger.assign(&name("b")).expect("assigns");
         let c = ledger.assign(&name("c")).expect("assigns");
         assert!(a.first + a.count <= b.first && b.first + b.count <= c.first);
-        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens again");
+        let mut ledger = Ledger::open(dir(&temp), temp.path(), pool, &[]).expect("opens again");
         assert_eq!(ledger.assign(&name("b")).expect("the same"), b);
         ledger.bury(&name("b"), "b.1").expect("buries");
         ledger.give_back("b.1").expect("gives back");
@@ -398,11 +405,11 @@ mod tests {
     fn ids_of_a_purged_tenant_stay_taken_until_nothing_is_left() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let pool = IdPool::default();
-        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens");
+        let mut ledger = Ledger::open(dir(&temp), temp.path(), pool, &[]).expect("opens");
         let a = ledger.assign(&name("a")).expect("assigns");
         ledger.bury(&name("a"), "a.7").expect("buries");
         assert_eq!(ledger.ids(&name("a")), None);
-        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens again");
+        let mut ledger = Ledger::open(dir(&temp), temp.path(), pool, &[]).expect("opens again");
         let again = ledger.assign(&name("a")).expect("assigns");
         assert_ne!(again, a, "the name is free, the ids are not");
         ledger.take_for("b.8", again.first).expect("is no error");
@@ -420,7 +427,7 @@ mod tests {
     fn a_damaged_ledger_is_never_started_anew() {
         let temp = tempfile::tempdir().expect("temporary directory");
         std::fs::write(temp.path().join(FILE), b"{\"version\":").expect("writes");
-        assert!(matches!(Ledger::open(dir(&temp), IdPool::default(), &[]), Err(LedgerError::Damaged(_))));
+        assert!(matches!(Ledger::open(dir(&temp), temp.path(), IdPool::default(), &[]), Err(LedgerError::Damaged(_))));
         assert_eq!(std::fs::read(temp.path().join(FILE)).expect("still there"), b"{\"version\":");
     }
 
@@ -428,11 +435,11 @@ mod tests {
     fn a_missing_ledger_is_begun_only_where_nothing_is_that_it_would_know_of() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let traces: Vec<String> = (0..7).map(|number| format!("a trace {number}")).collect();
-        let error = Ledger::open(dir(&temp), IdPool::default(), &traces).unwrap_err();
+        let error = Ledger::open(dir(&temp), temp.path(), IdPool::default(), &traces).unwrap_err();
         assert!(error.to_string().contains("a trace 4 and 2 more"), "{error}");
         assert!(!temp.path().join(FILE).exists(), "nothing was begun");
-        drop(Ledger::open(dir(&temp), IdPool::default(), &[]).expect("begins one"));
-        drop(Ledger::open(dir(&temp), IdPool::default(), &traces).expect("reads it"));
+        drop(Ledger::open(dir(&temp), temp.path(), IdPool::default(), &[]).expect("begins one"));
+        drop(Ledger::open(dir(&temp), temp.path(), IdPool::default(), &traces).expect("reads it"));
     }
 
     #[test]
@@ -442,7 +449,7 @@ mod tests {
         std::fs::write(temp.path().join(FILE), b"{").expect("writes");
         let found = [(name("a"), 3), (name("b"), 0)].into();
         Ledger::rebuild(dir(&temp), pool, Some("0123abcd".to_owned()), &found).expect("writes");
-        let mut ledger = Ledger::open(dir(&temp), pool, &[]).expect("opens");
+        let mut ledger = Ledger::open(dir(&temp), temp.path(), pool, &[]).expect("opens");
         assert_eq!((ledger.ids(&name("a")), ledger.ids(&name("b"))), (pool.range(3), pool.range(0)));
         assert_eq!(ledger.instance(), "0123abcd");
         assert_eq!(ledger.assign(&name("c")).ok(), pool.range(1));
@@ -454,7 +461,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_known_and_tried_once_a_second() {
         let temp = tempfile::tempdir().expect("temporary directory");
-        let mut ledger = Ledger::open(dir(&temp), IdPool::default(), &[]).expect("opens");
+        let mut ledger = Ledger::open(dir(&temp), temp.path(), IdPool::default(), &[]).expect("opens");
         let ids = ledger.assign(&name("a")).expect("assigns");
         // No file can be made beside the ledger, as on a full disk.
         let obstacle = temp.path().join(format!(".{FILE}.new"));
@@ -479,15 +486,15 @@ mod tests {
         let text = r#"{"version":1,"instance":"00000000","pool":{"first":10000000,"per_tenant":65536},
             "tenants":{"a":{"index":0,"held":false},"b":{"index":0,"held":false}}}"#;
         std::fs::write(temp.path().join(FILE), text).expect("writes");
-        assert!(matches!(Ledger::open(dir(&temp), IdPool::default(), &[]), Err(LedgerError::Overlap(_))));
+        assert!(matches!(Ledger::open(dir(&temp), temp.path(), IdPool::default(), &[]), Err(LedgerError::Overlap(_))));
     }
 
     #[test]
     fn the_pool_cannot_move_under_tenants_that_have_data() {
         let temp = tempfile::tempdir().expect("temporary directory");
-        let mut ledger = Ledger::open(dir(&temp), IdPool::default(), &[]).expect("opens");
+        let mut ledger = Ledger::open(dir(&temp), temp.path(), IdPool::default(), &[]).expect("opens");
         ledger.assign(&name("a")).expect("assigns");
         let moved = IdPool::new(20_000_000, 65_536).expect("valid");
-        assert!(matches!(Ledger::open(dir(&temp), moved, &[]), Err(LedgerError::PoolChanged(10_000_000))));
+        assert!(matches!(Ledger::open(dir(&temp), temp.path(), moved, &[]), Err(LedgerError::PoolChanged(10_000_000))));
     }
 }

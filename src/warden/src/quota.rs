@@ -219,7 +219,7 @@ pub(crate) fn remove_whole(parent: &OwnedFd, name: &OsStr) {
 
 /// Charges a directory with all that is in it to a project. The directory itself comes last: while it is not the project's, nobody
 /// takes what was charged in part for the whole. Links, sockets and the like cannot be opened and keep their own inode uncharged; they
-/// hold no data. However deep the tree, two directories are open at a time. The jail is down: nobody makes or moves anything.
+/// hold no data. However deep the tree, two directories are open at a time. The jail is down, and sessions by FTP have ended: nobody makes or moves anything.
 pub(crate) fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
     let mut dir = file::open_dir_at(top, ".")?;
     if quota::project(top)?.id == project {

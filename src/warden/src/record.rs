@@ -35,6 +35,9 @@ pub(crate) struct Record {
     /// What it was confined with that the kernel does not show again ([`confinement_digest`]). An earlier version has not noted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) confinement: Option<String>,
+    /// Which network namespace it has (`SO_NETNS_COOKIE`). An earlier version has not noted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) network: Option<u64>,
 }
 
 /// Tells the filter of system calls and the counts of a jail's user namespace from those of another version.
@@ -56,6 +59,7 @@ impl Record {
             access,
             landlock: false,
             confinement: None,
+            network: None,
             control_group: file::metadata(group)?.inode,
             pid,
             start_time: proc::start_time(pid)?,
@@ -96,14 +100,17 @@ impl Record {
             },
         };
         let Ok(now) = Self::of(self.pid, group, self.access) else { return Ok(None) };
-        let now = Self { landlock: self.landlock, confinement: self.confinement.clone(), ..now };
+        // The rest are notes, which nothing shows again.
+        let identity = |Self { pid, start_time, user_namespace, pid_namespace, control_group, .. }: &Self| {
+            [u64::from(*pid), *start_time, *user_namespace, *pid_namespace, *control_group]
+        };
         let groups = proc::cgroups(self.pid)?;
         let here = groups.get("unified").is_some_and(|found| {
             homes.iter().any(|home| {
                 found.strip_prefix(home.as_str()).is_some_and(|below| below.is_empty() || below.starts_with('/'))
             })
         });
-        Ok((now == *self && here).then_some(pidfd))
+        Ok((identity(&now) == identity(self) && here).then_some(pidfd))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Rebuilds a ledger that is missing or damaged from what else tells which tenant has which ids.
 //!
 //! Danger: a wrong row gives one tenant another's ids. A row is written only where everything that was found says the same,
-//! and nothing is written while ids are in use that nobody is known to have.
+//! and nothing is written while ids are in use that nobody is known to have, nor in a state directory that is certainly not the one
+//! whose ledger was lost: one that lacks the storage of a jail that runs, or has nobody's though host users are recorded.
 
 use crate::core::OpenError;
 use crate::host_user;
@@ -16,15 +17,19 @@ use bailiwick_types::{IdPool, QuotaFacts, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What was found: who is said to have which range of the pool, and by what.
 #[derive(Debug, Default)]
 struct Claims {
     by_tenant: BTreeMap<TenantName, BTreeMap<u32, Vec<&'static str>>>,
+    /// Where tenants' storage was looked for.
+    state_dir: PathBuf,
     /// Tenants that have data.
     with_data: BTreeSet<TenantName>,
+    /// Tenants whose jail runs: none runs without storage.
+    running: BTreeSet<TenantName>,
     /// Ranges that processes have now.
     in_use: BTreeSet<u32>,
 }
@@ -60,6 +65,7 @@ impl Claims {
             let first = first(*index);
             wrong.push(format!("processes have ids from {first}, and nothing tells whose they are; end them first"));
         }
+        wrong.extend(self.misplaced());
         if !wrong.is_empty() {
             return Err(wrong);
         }
@@ -81,6 +87,31 @@ impl Claims {
     }
 }
 
+impl Claims {
+    /// Why the state directory is certainly another one than the ledger was lost from, if it is.
+    fn misplaced(&self) -> Option<String> {
+        let of = |tenants: Vec<&TenantName>| {
+            tenants.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" and ")
+        };
+        let without: Vec<&TenantName> = self.running.difference(&self.with_data).collect();
+        let (why, unless) = if !without.is_empty() {
+            (format!("the storage of {}, whose jails run", of(without)), "")
+        } else if self.with_data.is_empty() && !self.by_tenant.is_empty() {
+            let why = format!(
+                "the storage of anybody, and host users are recorded of {}",
+                of(self.by_tenant.keys().collect())
+            );
+            (why, "; if no tenant ever had any, remove those records")
+        } else {
+            return None;
+        };
+        let path = self.state_dir.display();
+        Some(format!(
+            "the state directory \"{path}\" does not have {why}: it is not mounted, or was moved; mount it or put it back{unless}"
+        ))
+    }
+}
+
 /// Rebuilds the ledger of the host that a directory configures; says row by row what was found.
 ///
 /// # Errors
@@ -96,8 +127,8 @@ pub fn repair_ledger(config: &Path) -> Result<Vec<String>, OpenError> {
     // Locked from here on: no warden gives ids meanwhile.
     let storage = Storage::open(&host.state_dir, daemon)?;
     let state = || storage.state().map_err(system("use the state directory"));
-    match Ledger::open(state()?, host.ids, &["anything".to_owned()]) {
-        Err(LedgerError::Missing(_) | LedgerError::Damaged(_)) => {}
+    match Ledger::open(state()?, &host.state_dir, host.ids, &["anything".to_owned()]) {
+        Err(LedgerError::Missing { .. } | LedgerError::Damaged(_)) => {}
         Ok(_) => return Err(LedgerError::InOrder.into()),
         Err(error) => return Err(error.into()),
     }
@@ -111,10 +142,13 @@ fn look(host: &Host, storage: &Storage, daemon: DaemonUser) -> Result<(Claims, O
     let system = |what| move |source| OpenError::System { what, source };
     let runtime = Runtime::open(&host.runtime_dir, daemon)?;
     let facts = bailiwick_observe::host_facts(&host.state_dir)?;
-    let mut claims = Claims::default();
+    let mut claims = Claims { state_dir: host.state_dir.clone(), ..Claims::default() };
     for (name, record) in runtime.found().map_err(system("list the jails"))? {
-        if let (Ok(tenant), Some(record)) = (name.parse(), record) {
-            claims.add(tenant, of_init(&record).and_then(|first| index_of(host.ids, first)), "its running jail");
+        if let (Ok(tenant), Some(record)) = (name.parse::<TenantName>(), record)
+            && let Some(first) = of_init(&record)
+        {
+            claims.running.insert(tenant.clone());
+            claims.add(tenant, index_of(host.ids, first), "its running jail");
         }
     }
     let is_projects = facts.storage.quota == QuotaFacts::Projects;
@@ -199,6 +233,7 @@ mod tests {
         claims.add(name("alice"), Some(0), "b");
         claims.add(name("bob"), Some(4), "c");
         claims.with_data.extend([name("alice"), name("carol")]);
+        claims.running.insert(name("alice"));
         claims.in_use.insert(4);
         let (rows, told) = claims.judge(pool).expect("certain");
         assert_eq!(rows, [(name("alice"), 0), (name("bob"), 4)].into());
@@ -210,6 +245,7 @@ mod tests {
         let pool = IdPool::default();
         let judge = |rows: &[(&str, u32)], in_use: &[u32]| {
             let mut claims = Claims { in_use: in_use.iter().copied().collect(), ..Claims::default() };
+            claims.with_data.insert(name("alice"));
             rows.iter().for_each(|(tenant, index)| claims.add(name(tenant), Some(*index), "x"));
             claims.judge(pool).map(|_| ()).map_err(|wrong| wrong.join("; "))
         };
@@ -221,6 +257,29 @@ mod tests {
         ] {
             assert!(judge(rows, in_use).is_err_and(|wrong| wrong.contains(word)), "{rows:?} {word}");
         }
+    }
+
+    #[test]
+    fn a_state_directory_that_is_not_the_one_is_not_taken_for_it() {
+        let judge = |running: &[&str], with_data: &[&str]| {
+            let names = |names: &[&str]| names.iter().map(|text| name(text)).collect();
+            let (running, with_data) = (names(running), names(with_data));
+            let mut claims = Claims { state_dir: "/srv/state".into(), running, with_data, ..Claims::default() };
+            claims.add(name("alice"), Some(0), "the record of its host user");
+            claims.judge(IdPool::default()).map(|_| ()).map_err(|wrong| wrong.join("; "))
+        };
+        assert_eq!(judge(&["alice"], &["alice"]), Ok(()));
+        assert_eq!(judge(&[], &["bob"]), Ok(()));
+        for (running, with_data, word) in [
+            (&["alice", "bob"][..], &["bob"][..], "the storage of \"alice\", whose jails run"),
+            (&["alice", "bob"], &[], "the storage of \"alice\" and \"bob\", whose"),
+            (&[], &[], "host users are recorded of \"alice\""),
+        ] {
+            let wrong = judge(running, with_data).expect_err("not certain");
+            assert!(wrong.contains(word) && wrong.contains("\"/srv/state\""), "{wrong}");
+        }
+        // A host without anybody is begun anew.
+        assert!(Claims::default().judge(IdPool::default()).is_ok());
     }
 
     #[test]

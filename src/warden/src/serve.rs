@@ -2,7 +2,8 @@
 //!
 //! Danger: whoever is at the other end may be a taken `bailiwickd`. It is never waited for: what it is told waits for it, in bounds, and
 //! until it has read that it is not heard again; who does not read for a while is dropped. And it has a share of the
-//! connections, not all: those that root needs for logins by FTP stay free.
+//! connections, not all: those that root needs for logins by FTP stay free. The same of the one thread's time: of each user one request is
+//! answered, then the next of each, so root waits for one of the daemon's, however many of them wait.
 
 use crate::core::{Answer, Progress, Ticket, Warden};
 use crate::manager;
@@ -15,6 +16,7 @@ use bailiwick_types::{ExitStatus, TenantName};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::SocketFlags;
 use rustix::time::Timespec;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -26,6 +28,10 @@ const MAX_CONNECTIONS: usize = 128;
 const READ_TIME: Duration = Duration::from_secs(5);
 /// How much of what was not asked for may wait for a watcher, in bytes.
 const MAX_UNREAD: usize = 1 << 20;
+/// How long requests are answered before the loop looks at all else; the one that is begun by then is finished.
+const TURN: Duration = Duration::from_millis(5);
+/// The most who are taken in one turn: as many as both users may be.
+const MAX_ACCEPTED: usize = 2 * MAX_CONNECTIONS;
 /// How long nobody is accepted after not even a refusal could be made.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,6 +54,33 @@ struct Connection {
     beside: Vec<OwnedFd>,
     /// When it last took something of that.
     took: Instant,
+    /// When a request of it was answered last, or when it came.
+    answered: Instant,
+    /// Nothing can be said to it, or it says nothing that is understood: it is to be let go.
+    over: bool,
+}
+
+impl Connection {
+    fn new(socket: OwnedFd, uid: u32) -> Self {
+        let now = Instant::now();
+        Self {
+            socket,
+            decoder: Decoder::new(MAX_REQUEST),
+            uid,
+            watches: false,
+            awaits: None,
+            unread: Vec::new(),
+            beside: Vec::new(),
+            took: now,
+            answered: now,
+            over: false,
+        }
+    }
+
+    /// Whether a request of it was read that can be answered now.
+    fn asks(&self) -> bool {
+        !self.over && self.unread.is_empty() && self.awaits.is_none() && self.decoder.has_next()
+    }
 }
 
 /// The longest wait: the reserve of disk space and those of rescue sessions are looked at that often.
@@ -123,32 +156,30 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
                 event(&format!("event=reserve-of-disk reached={reached:?}"));
             }
         }
-        let mut gone: Vec<usize> =
-            heard.connections.into_iter().filter(|index| !attend(warden, &mut connections[*index])).collect();
+        for index in heard.connections {
+            let connection = &mut connections[index];
+            connection.over |= !hear(connection);
+        }
         for (ticket, reply) in replies {
-            let waiting = connections.iter_mut().enumerate().find(|(_, connection)| connection.awaits == Some(ticket));
             // Whoever asked may have gone.
-            if let Some((index, connection)) = waiting
-                && !resume(warden, connection, &reply)
-            {
-                gone.push(index);
+            if let Some(connection) = connections.iter_mut().find(|connection| connection.awaits == Some(ticket)) {
+                connection.awaits = None;
+                connection.over |= !say(connection, &reply);
             }
         }
         for happened in events {
             let frame = encode(&WardenReply::Event(happened), MAX_REPLY);
-            let watching = (0..).zip(&mut connections).filter(|(_, connection)| connection.watches);
-            gone.extend(watching.filter_map(|(index, watcher)| (!tell(watcher, &frame)).then_some(index)));
+            for watcher in connections.iter_mut().filter(|connection| connection.watches) {
+                watcher.over |= !tell(watcher, &frame);
+            }
         }
         for index in silent {
-            let Connection { uid, unread, .. } = &connections[index];
+            let Connection { uid, unread, over, .. } = &mut connections[index];
             event(&format!("event=peer-dropped uid={uid} unread={}", unread.len()));
-            gone.push(index);
+            *over = true;
         }
-        gone.sort_unstable();
-        gone.dedup();
-        for index in gone.into_iter().rev() {
-            connections.remove(index);
-        }
+        answer(warden, &mut connections);
+        connections.retain(|connection| !connection.over);
         renewal.go_on(warden, &mut event);
         if heard.new
             && let Some(why) = accept(warden, &mut gate, &mut connections)?
@@ -183,6 +214,7 @@ fn wait(
     time: Duration,
 ) -> io::Result<Heard> {
     let (inits, watched, slow) = (warden.inits(), warden.watched(), warden.slow_fds());
+    let time = if connections.iter().any(Connection::asks) { Duration::ZERO } else { time };
     let time = warden.due().map_or(time, |due| due.saturating_duration_since(Instant::now()).min(time));
     let (flags, time) = match gate.closed {
         Some(until) => (PollFlags::empty(), time.min(until.saturating_duration_since(Instant::now()))),
@@ -192,7 +224,7 @@ fn wait(
     fds.extend(watched.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
     fds.extend(connections.iter().map(|connection| {
         // Whoever does not read is not heard either; of one that waits only its end is.
-        let flags = match (connection.unread.is_empty(), connection.awaits.is_some()) {
+        let flags = match (connection.unread.is_empty(), connection.awaits.is_some() || connection.asks()) {
             (false, _) => PollFlags::OUT,
             (true, true) => PollFlags::empty(),
             (true, false) => PollFlags::IN,
@@ -226,40 +258,42 @@ fn wait(
     })
 }
 
-/// Takes one that has come. What is returned is why nobody could be taken.
+/// Takes those that have come: one that waits behind a hundred others' is not kept from its turn. What is returned is why somebody could not
+/// be taken.
 fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -> io::Result<Option<io::Error>> {
-    let socket = match rustix::net::accept_with(&gate.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-        Ok(socket) => socket,
-        Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(None),
-        Err(error) => {
-            let error = io::Error::from(error);
-            if !socket::is_want(&error) {
-                return Err(error);
+    for _ in 0..MAX_ACCEPTED {
+        let socket = match rustix::net::accept_with(&gate.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => socket,
+            Err(rustix::io::Errno::CONNABORTED) => continue,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => break,
+            Err(error) => {
+                let error = io::Error::from(error);
+                if !socket::is_want(&error) {
+                    return Err(error);
+                }
+                if !gate.reserve.turn_away(&gate.listener) {
+                    gate.closed = Some(Instant::now() + PAUSE);
+                }
+                return Ok(Some(error));
             }
-            if !gate.reserve.turn_away(&gate.listener) {
-                gate.closed = Some(Instant::now() + PAUSE);
-            }
-            return Ok(Some(error));
+        };
+        // The socket's permissions keep others out already; this holds when somebody changes them.
+        if let Ok(peer) = socket::peer(&socket)
+            && warden.serves(peer.uid)
+            && connections.iter().filter(|connection| connection.uid == peer.uid).count() < MAX_CONNECTIONS
+        {
+            connections.push(Connection::new(socket, peer.uid));
         }
-    };
-    // The socket's permissions keep others out already; this holds when somebody changes them.
-    if let Ok(peer) = socket::peer(&socket)
-        && warden.serves(peer.uid)
-        && connections.iter().filter(|connection| connection.uid == peer.uid).count() < MAX_CONNECTIONS
-    {
-        let (decoder, uid) = (Decoder::new(MAX_REQUEST), peer.uid);
-        let (unread, beside, took) = (Vec::new(), Vec::new(), Instant::now());
-        connections.push(Connection { socket, decoder, uid, watches: false, awaits: None, unread, beside, took });
     }
     Ok(None)
 }
 
-/// Reads what there is and answers it, as far as what was answered is read; `false` when the connection is over.
-fn attend(warden: &mut Warden, connection: &mut Connection) -> bool {
+/// Reads what there is, or gives more of what was not read; `false` when the connection is over.
+fn hear(connection: &mut Connection) -> bool {
     if !connection.unread.is_empty() {
-        return flush(connection) && answer_all(warden, connection);
+        return flush(connection);
     }
-    if connection.awaits.is_some() {
+    if connection.awaits.is_some() || connection.asks() {
         // It was heard of without being read from: it is gone.
         return false;
     }
@@ -270,45 +304,63 @@ fn attend(warden: &mut Warden, connection: &mut Connection) -> bool {
         Err(error) if is_later(&error) => {}
         _ => return false,
     }
-    answer_all(warden, connection)
+    true
 }
 
-/// Gives the reply that a connection has waited for, and answers what it has asked meanwhile.
-fn resume(warden: &mut Warden, connection: &mut Connection, reply: &WardenReply) -> bool {
-    connection.awaits = None;
-    say(connection, reply) && answer_all(warden, connection)
-}
-
-/// Answers every request that was read, until one must wait or an answer is not read.
-fn answer_all(warden: &mut Warden, connection: &mut Connection) -> bool {
-    while connection.unread.is_empty() && connection.awaits.is_none() {
-        let reply = match connection.decoder.next::<WardenRequest>() {
-            Ok(Some(WardenRequest::FtpView { user })) if connection.uid == 0 => match warden.ftp_view(&user) {
-                Ok((view, beside)) => {
-                    connection.beside = beside;
-                    WardenReply::FtpView(view)
-                }
-                Err(failure) => WardenReply::Failed(failure),
-            },
-            Ok(Some(request)) => {
-                connection.watches |= request == WardenRequest::Watch;
-                match warden.handle(request) {
-                    Answer::Now(reply) => reply,
-                    Answer::Later(ticket) => {
-                        connection.awaits = Some(ticket);
-                        return true;
-                    }
-                }
-            }
-            Ok(None) => return true,
-            // A peer that does not speak the protocol is not our daemon.
-            Err(_) => return false,
-        };
-        if !say(connection, &reply) {
-            return false;
+/// Answers requests that were read, one of each user in turn, until there are none or the time is over.
+fn answer(warden: &mut Warden, connections: &mut [Connection]) {
+    let until = Instant::now() + TURN;
+    loop {
+        let next = next_of_each(connections);
+        for index in &next {
+            let connection = &mut connections[*index];
+            connection.over |= !answer_one(warden, connection);
+            connection.answered = Instant::now();
+            manager::alive();
+        }
+        if next.is_empty() || Instant::now() >= until {
+            return;
         }
     }
-    true
+}
+
+/// The next of each user's connections to be answered: of those that ask the one that had to wait the longest.
+fn next_of_each(connections: &[Connection]) -> Vec<usize> {
+    let mut next: BTreeMap<u32, usize> = BTreeMap::new();
+    for (index, connection) in connections.iter().enumerate().filter(|(_, connection)| connection.asks()) {
+        let first = next.entry(connection.uid).or_insert(index);
+        if connection.answered < connections[*first].answered {
+            *first = index;
+        }
+    }
+    next.into_values().collect()
+}
+
+/// Answers the next request of a connection, or begins to; `false` when the connection is over.
+fn answer_one(warden: &mut Warden, connection: &mut Connection) -> bool {
+    let reply = match connection.decoder.next::<WardenRequest>() {
+        Ok(Some(WardenRequest::FtpView { user })) if connection.uid == 0 => match warden.ftp_view(&user) {
+            Ok((view, beside)) => {
+                connection.beside = beside;
+                WardenReply::FtpView(view)
+            }
+            Err(failure) => WardenReply::Failed(failure),
+        },
+        Ok(Some(request)) => {
+            connection.watches |= request == WardenRequest::Watch;
+            match warden.handle(request) {
+                Answer::Now(reply) => reply,
+                Answer::Later(ticket) => {
+                    connection.awaits = Some(ticket);
+                    return true;
+                }
+            }
+        }
+        Ok(None) => return true,
+        // A peer that does not speak the protocol is not our daemon.
+        Err(_) => return false,
+    };
+    say(connection, &reply)
 }
 
 /// Gives a peer a reply after what it has not read yet.
@@ -356,4 +408,35 @@ fn flush(connection: &mut Connection) -> bool {
 
 fn is_later(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asking(uid: u32) -> Connection {
+        let (socket, _) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let mut connection = Connection::new(socket.into(), uid);
+        connection.decoder.push(&encode(&WardenRequest::Hello, MAX_REQUEST).expect("small").repeat(2));
+        connection
+    }
+
+    #[test]
+    fn each_user_has_its_turn_and_of_a_user_who_has_waited_longest() {
+        let mut connections: Vec<Connection> = [7, 7, 7, 0].map(asking).into();
+        let mut turns = Vec::new();
+        for _ in 0..4 {
+            let next = next_of_each(&connections);
+            for index in &next {
+                connections[*index].answered = Instant::now();
+            }
+            turns.push(next);
+        }
+        assert_eq!(turns, [[3, 0], [3, 1], [3, 2], [3, 0]]);
+        // Who waits for a reply, has not read one or is over has no turn.
+        connections[1].awaits = Some(1);
+        connections[2].unread = vec![0];
+        connections[3].over = true;
+        assert_eq!(next_of_each(&connections), [0]);
+    }
 }

@@ -190,7 +190,11 @@ const IOCTL: Rule = check!(argument 1;
     check!(argument 1 & IOCTL_TYPE; BTRFS_TYPE;
         check!(argument 1; ioctl::FICLONE, ioctl::FICLONERANGE, ioctl::FIDEDUPERANGE,
             ioctl::BTRFS_IOC_DEFRAG, ioctl::BTRFS_IOC_DEFRAG_RANGE; ALLOW; REFUSE);
-        ALLOW));
+        check!(argument 1 & IOCTL_TYPE; XFS_TYPE;
+            check!(argument 1; ioctl::FS_IOC_FSGETXATTR, ioctl::FS_IOC_FSSETXATTR, XFS_IOC_DIOINFO,
+                FS_IOC_RESVSP, FS_IOC_UNRESVSP, FS_IOC_RESVSP64, FS_IOC_UNRESVSP64, FS_IOC_ZERO_RANGE,
+                ioctl::FIFREEZE, ioctl::FITHAW, ioctl::FITRIM; ALLOW; REFUSE);
+            ALLOW)));
 
 /// `linux/sockios.h` and `linux/if_vlan.h`: to list bridges, to make and to remove one; the same of VLANs. The kernel loads the
 /// module before it looks at any right.
@@ -207,6 +211,18 @@ const IOCTL_TYPE: u32 = 0xff00;
 /// a quota of its own; flush what everybody has written; and ask for the pool's devices, use and number. Left are copies that share
 /// blocks, and defragmentation.
 const BTRFS_TYPE: u32 = 0x9400;
+/// Of XFS, `X`, and of what other file systems took over from it. By allow-list: anybody who has a file open may ask for the size of the
+/// pool, what is free in it and where, and for files by their numbers. Left is what concerns one file, which any file system may answer:
+/// flags and project, how to read past the cache, space for it; and what the kernel gives the host's root alone (freeze, thaw, trim).
+const XFS_TYPE: u32 = 0x5800;
+/// `xfs/xfs_fs.h`.
+const XFS_IOC_DIOINFO: u32 = 0x800c_581e;
+/// `linux/falloc.h`.
+const FS_IOC_RESVSP: u32 = 0x4030_5828;
+const FS_IOC_UNRESVSP: u32 = 0x4030_5829;
+const FS_IOC_RESVSP64: u32 = 0x4030_582a;
+const FS_IOC_UNRESVSP64: u32 = 0x4030_582b;
+const FS_IOC_ZERO_RANGE: u32 = 0x4030_5839;
 
 /// Bits of a size that no short attribute has. The kernel refuses what has any above 32.
 const LONG_ATTRIBUTE: u32 = !0x3ff;
@@ -233,7 +249,13 @@ const PR_SCHED_CORE: u32 = 62;
 /// Pages of one content are shared with the whole host's, and how long a write takes then tells who else has the same.
 const PR_SET_MEMORY_MERGE: u32 = 67;
 
-const PRCTL: Rule = check!(argument 0; PR_SET_MM, PR_SCHED_CORE, PR_SET_MEMORY_MERGE; REFUSE; ALLOW);
+/// What a tenant calls its memory (`PR_SET_VMA_ANON_NAME`) is charged to nobody. As a kernel says that was built without such names;
+/// whoever gives them does without.
+const PR_SET_VMA: u32 = 0x5356_4d41;
+const NO_NAMES: Rule = errno(EINVAL);
+
+const PRCTL: Rule = check!(argument 0; PR_SET_MM, PR_SCHED_CORE, PR_SET_MEMORY_MERGE; REFUSE;
+    check!(argument 0; PR_SET_VMA; NO_NAMES; ALLOW));
 
 /// `linux/fcntl.h`: a lease, which stalls everybody else who opens the file; a watch on a directory, by the old interface; a
 /// lease on a directory, which stalls whoever changes it (Linux 6.19).
@@ -525,7 +547,7 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     group(ALLOW, "which security modules there are", calls![__NR_lsm_get_self_attr __NR_lsm_list_modules]),
     group(REFUSE, "the security module's label is the host's to give", calls![__NR_lsm_set_self_attr]),
-    group(PRCTL, "settings of a process, but three of their number", calls![__NR_prctl]),
+    group(PRCTL, "settings of a process, but four of their number", calls![__NR_prctl]),
     group(PERSONALITY, "allow-list of harmless personalities", calls![__NR_personality]),
     group(
         ALLOW,

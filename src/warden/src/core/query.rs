@@ -94,11 +94,9 @@ impl Warden {
         read: impl Fn(&Subject<'_>, &Census) -> Result<T, ObserveError>,
         disk: impl Fn(&mut T) -> &mut Option<DiskFact>,
     ) -> Result<Vec<T>, Failure> {
-        if names.len() > most {
-            let message = format!("{} tenants are more than can be observed at once", names.len());
-            return Err(Failure::of(ExitStatus::Invalid, message));
-        }
-        let census = Census::take(self.host.ids).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        bounded(names, most)?;
+        let census =
+            Census::take(self.host.ids, self.networks()).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
         let mut all = Vec::with_capacity(names.len());
         for name in names {
             let mut seen = self.look_at(name, &census, &read)?;
@@ -108,6 +106,11 @@ impl Warden {
             all.push(seen);
         }
         Ok(all)
+    }
+
+    /// The network namespaces of all jails that this version has made.
+    fn networks(&self) -> BTreeSet<u64> {
+        self.jails.values().filter_map(|jail| jail.record.network).collect()
     }
 
     pub(super) fn look_at<T>(
@@ -168,5 +171,18 @@ impl Warden {
             host_user: self.host_users.has(name, self.host.ids.host_user(ids)),
             cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },
         }
+    }
+}
+
+/// Refuses more names than one request may have, and one that is there twice: the request would take as long as many.
+pub(super) fn bounded(names: &[TenantName], most: usize) -> Result<(), Failure> {
+    let refused = |message| Err(Failure::of(ExitStatus::Invalid, message));
+    if names.len() > most {
+        return refused(format!("{} tenants are more than one request may name", names.len()));
+    }
+    let mut known = BTreeSet::new();
+    match names.iter().find(|name| !known.insert(*name)) {
+        Some(name) => refused(format!("one request names \"{name}\" twice")),
+        None => Ok(()),
     }
 }

@@ -303,6 +303,11 @@ impl Warden {
         if !self.slow.preparing.contains_key(name) {
             let unprepared = self.storage.unprepared(plan, &self.facts.storage.quota);
             let Some(preparation) = unprepared.map_err(|error| failed(&error))? else { return Ok(false) };
+            if !ftp::processes(&self.groups, name).is_empty() {
+                // Of a jail that is gone. They may write, and whoever moves directories meanwhile is not charged for all of them.
+                self.clear_away(name, None);
+                return Ok(self.is_put_off(ticket, &WardenRequest::Start { tenant: name.clone() }));
+            }
             if let Preparation::Seed { .. } = preparation {
                 // Before anything is written: who is full and gets more starts with that.
                 let before = self.disk_now(name, plan.ids);

@@ -79,7 +79,7 @@ impl OpenError {
             // Only an operator can mend these: to be started again and again helps nobody.
             Self::Ledger(
                 LedgerError::Damaged(_)
-                | LedgerError::Missing(_)
+                | LedgerError::Missing { .. }
                 | LedgerError::Overlap(_)
                 | LedgerError::OverlapOfPurged(_),
             ) => ExitStatus::HostCannot,
@@ -185,7 +185,7 @@ impl Warden {
         let storage = Storage::open(&host.state_dir, daemon)?;
         let state = storage.state().map_err(system("use the state directory"))?;
         let traces = traces(&host, &storage, &runtime).map_err(system("look for tenants"))?;
-        let ledger = Ledger::open(state, host.ids, &traces)?;
+        let ledger = Ledger::open(state, &host.state_dir, host.ids, &traces)?;
         let facts = bailiwick_observe::host_facts(&host.state_dir)?;
         let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
         groups.reserve(&facts, &host.reserve)?;
