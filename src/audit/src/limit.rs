@@ -269,13 +269,12 @@ fn memory_file_system(
     let options = mounts.flat_map(|mount| &mount.super_options);
     let sizes: Vec<u64> =
         options.filter_map(|option| option.strip_prefix("size=")?.strip_suffix('k')?.parse().ok()).collect();
-    let want = size.0.div_ceil(4096) * 4;
     // The first is what the jail was started with; one that the tenant put over it takes nothing from the limit.
     let Some(actual) = sizes.first().copied() else {
         return unread(word, size.to_string(), &format!("the size of {target}"), faults);
     };
     let mut report = row(word, size.to_string(), Some(ByteSize(actual.saturating_mul(1024)).to_string()));
-    if actual != want {
+    if actual != size.0 / 1024 {
         report.verdict = Verdict::Drift;
         faults.push(drift(word, &size.to_string(), target, &format!("size={actual}k")));
     }
