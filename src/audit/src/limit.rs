@@ -281,7 +281,7 @@ fn memory_file_system(
     report
 }
 
-/// The limits that each process has for itself: none may be above what the jail was started with. That of core dumps may be no
+/// The limits that each process has for itself: none may be above what is declared. That of core dumps may be no
 /// other: below 1 the kernel starts the host's crash handler.
 fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport], faults: &mut Vec<Fault>) {
     for rlimit in rlimits(limits) {
@@ -306,13 +306,13 @@ fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport]
     }
 }
 
-/// Init's hard limit, which everything inside starts from. Lower is the tenant's own choice.
+/// Init's hard limit, which everything inside starts from. A process that has less has chosen that.
 fn open_files(declared: u64, jail: &ObservedJail, faults: &mut Vec<Fault>) -> LimitReport {
     let Some(fact) = jail.limits.iter().find(|fact| fact.resource == "open_files") else {
         return unread("open_files", declared.to_string(), "/proc/PID/limits", faults);
     };
     let mut report = row("open_files", declared.to_string(), Some(in_words(fact.enforced)));
-    if fact.enforced.is_none_or(|actual| actual > declared) {
+    if fact.enforced != Some(declared) {
         report.verdict = Verdict::Drift;
         faults.push(drift("open_files", &declared.to_string(), "/proc/PID/limits", &in_words(fact.enforced)));
     }
