@@ -1,7 +1,7 @@
 //! Limits: a tenant that tries to pass one is stopped there, and the host does not notice.
 
 use crate::host;
-use bailiwick_tests::profiles;
+use bailiwick_tests::{profiles, until};
 
 #[test]
 fn a_fork_bomb_stops_at_the_tenants_own_limit() {
@@ -114,4 +114,18 @@ fn all_tenants_together_leave_the_host_what_is_reserved_for_it() {
     let memory = bailiwick_sys::proc::memory().expect("reads") - (256 << 20);
     assert_eq!(read("memory", "memory.limit_in_bytes"), memory / 4096 * 4096);
     assert_eq!(read("pids", "pids.max"), bailiwick_sys::proc::most_tasks().expect("reads") - 1000);
+    // It is read again when it changes, and nobody is restarted for that.
+    for (reserve, kept, tasks) in
+        [("memory = \"512M\", tasks = 2000", 512 << 20, 2000), ("tasks = 1500", 256 << 20, 1500)]
+    {
+        host.write("etc/bailiwick.toml", &host.default_config(&format!("reserve = {{ {reserve} }}\n")));
+        let memory = (bailiwick_sys::proc::memory().expect("reads") - kept) / 4096 * 4096;
+        let tasks = bailiwick_sys::proc::most_tasks().expect("reads") - tasks;
+        until("it is in force", || {
+            read("memory", "memory.limit_in_bytes") == memory && read("pids", "pids.max") == tasks
+        });
+    }
+    // One of all there is cannot be, and is told.
+    host.write("etc/bailiwick.toml", &host.default_config("reserve = { memory = \"900T\" }\n"));
+    until("it is told", || host.ok(&["status"]).contains("`reserve` in bailiwick.toml keeps"));
 }
