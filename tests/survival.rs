@@ -299,6 +299,31 @@ fn a_warden_waits_for_one_that_takes_its_time_to_be_gone() {
 }
 
 #[test]
+fn a_warden_that_cannot_work_closes_what_waits_for_it() {
+    let mut host = Host::new();
+    std::fs::create_dir(host.path("run")).expect("mkdir");
+    // A directory of somebody else's.
+    host.write("state/of-somebody", "");
+    std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let listener = UnixListener::bind(host.path("run/warden.sock")).expect("binds");
+    let mut waiting: Vec<UnixStream> =
+        (0..3).map(|_| UnixStream::connect(host.path("run/warden.sock")).expect("waits")).collect();
+    host.spawn_warden_with(&listener);
+    assert_eq!(host.wait().code(), Some(8), "{}", host.log());
+    // The manager's own descriptor, at which anything that waits would have it start the next.
+    listener.set_nonblocking(true).expect("fcntl");
+    let left = listener.accept().map_err(|error| error.kind());
+    assert_eq!(left.err(), Some(std::io::ErrorKind::WouldBlock));
+    for stream in &mut waiting {
+        assert_eq!(stream.read(&mut [0]).map_err(|error| error.kind()).unwrap_or_default(), 0, "it is told");
+    }
+    // An operator mends it, and the next one serves at the same socket.
+    std::fs::remove_file(host.path("state/of-somebody")).expect("removes");
+    host.spawn_warden_with(&listener);
+    until("it is served", || host.ask(&WardenRequest::Hello).is_ok());
+}
+
+#[test]
 fn a_warden_is_reached_though_an_earlier_one_made_another_socket_than_the_managers() {
     let mut host = Host::new();
     let path = host.path("run/warden.sock");
