@@ -69,9 +69,14 @@ fn machine(config: &Path) -> Result<Machine, Failure> {
         output::complain(&format!("the directory service \"{service}\" of /etc/nsswitch.conf does not answer: {what}"));
     }
     users.extend(directory.users);
+    // Where it is, or the nearest that is there of where it will be.
+    let state_dir = Store::new(config).host().ok().map(|(host, _)| host.state_dir);
+    let stat = state_dir.iter().flat_map(|dir| dir.ancestors()).find_map(|dir| rustix::fs::statvfs(dir).ok());
+    let disk = stat.map(|stat| ByteSize(stat.f_blocks.saturating_mul(stat.f_frsize)));
     Ok(Machine {
         memory: proc::memory().map(ByteSize).map_err(failed)?,
         tasks: proc::most_tasks().map_err(failed)?,
+        disk,
         users,
     })
 }
