@@ -509,6 +509,19 @@ fn a_login_with_too_few_descriptors_says_so() {
     let output = command.args(["-c", "true"]).uid(id).gid(id).stdin(Stdio::null()).output().expect("runs");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("too few descriptors"), "{told}");
+    // So does the command line, and does not blame the files.
+    for (most, arguments) in [(4, &["list"][..]), (4, &["keys", "web"]), (5, &["keys", "web"])] {
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--nofile={most}:{most}"))
+            .arg(stage().join("bailiwick"))
+            .arg("--config")
+            .arg(host.path("etc"));
+        let output = command.args(arguments).stdin(Stdio::null()).output().expect("runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("too few descriptors") && !told.contains("not valid"), "{told}");
+    }
 }
 
 #[test]
