@@ -122,6 +122,8 @@ pub struct Daemon {
     refused: AtomicU64,
     /// Why the history is not written.
     no_history: Mutex<Option<String>>,
+    /// Why the copy of the policy that is in force is not written.
+    no_copy: Mutex<Option<Failure>>,
     /// Something has changed that [`Self::keep`] should see to now.
     changed: tokio::sync::Notify,
     /// One change at a time: two applies must not start and stop the same jail.
@@ -190,6 +192,7 @@ impl Daemon {
             read: tokio::sync::Notify::new(),
             refused: AtomicU64::new(0),
             no_history: Mutex::default(),
+            no_copy: Mutex::default(),
             changed: tokio::sync::Notify::new(),
             changing: tokio::sync::Mutex::default(),
             started: Instant::now(),
@@ -357,7 +360,6 @@ impl Daemon {
         let mut changed: BTreeSet<TenantName> = lock(&self.store).copied().into_iter().collect();
         let mut written: Option<Policy> = None;
         let mut readings = None;
-        let mut told = None;
         loop {
             // Compared when it was read, not each time that somebody looks.
             let read = {
@@ -373,13 +375,12 @@ impl Daemon {
                 match self.write_down(&changed).await {
                     Ok(()) => {
                         changed.clear();
-                        told = None;
+                        *lock(&self.no_copy) = None;
                     }
                     // Tried again and again, and told once.
                     Err(failure) => {
-                        if told.as_ref() != Some(&failure) {
+                        if lock(&self.no_copy).replace(failure.clone()).as_ref() != Some(&failure) {
                             warn!(event = "policy-not-kept", "{failure}");
-                            told = Some(failure);
                         }
                     }
                 }
@@ -708,6 +709,11 @@ impl Daemon {
         problems.extend(self.link.last_word().filter(|_| warden.is_none()));
         let no_history = lock(&self.no_history).clone();
         problems.extend(no_history.map(|why| format!("what tenants use is not recorded: {why}")));
+        // Where there is no warden, that is why.
+        let no_copy = lock(&self.no_copy).clone().filter(|_| warden.is_some());
+        problems.extend(
+            no_copy.map(|why| format!("what these files say now would not be known beside a later error: {why}")),
+        );
         let mut kept = None;
         if let Ok(WardenReply::Problems { reserve, tenants }) = self.link.ask(&WardenRequest::Problems).await {
             problems.extend(reserve.iter().cloned().chain(tenants));
