@@ -150,6 +150,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
             connections.remove(index);
         }
         renewal.go_on(warden, &mut event);
+        warden.note_stale(renewal.problems());
         if heard.new
             && let Some(why) = accept(warden, &mut gate, &mut connections)?
         {

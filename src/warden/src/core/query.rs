@@ -143,7 +143,13 @@ impl Warden {
 
     /// What does not get on by itself.
     pub(super) fn problems(&self) -> WardenReply {
-        WardenReply::Problems { reserve: self.reserve_problem(), tenants: self.slow.problems() }
+        let tenants = self.slow.problems().into_iter().chain(self.stale.iter().cloned()).collect();
+        WardenReply::Problems { reserve: self.reserve_problem(), tenants }
+    }
+
+    /// Notes what is told of jails that show what the host had before.
+    pub(crate) fn note_stale(&mut self, stale: Vec<String>) {
+        self.stale = stale;
     }
 
     pub(super) fn roster(&self) -> WardenReply {

@@ -233,6 +233,7 @@ impl Warden {
             watch,
             reserve: DiskReserve::default(),
             etc_view,
+            stale: Vec::new(),
             confinements: Profile::ALL.iter().map(|profile| confinement_digest(*profile)).collect(),
         };
         let mut events: Vec<String> =
