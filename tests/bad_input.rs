@@ -422,6 +422,9 @@ fn a_wrong_line_locks_nobody_out_and_a_restart_beside_it_neither() {
             assert_eq!(host.inside("alice", "echo in").1, "in\n", "{place}");
             assert_eq!(host.inside("bob", "echo in").1, "in\n", "{place}");
             assert!(host.ok(&["keys", "alice"]).contains("restrict,pty ssh-ed25519 AAAA"), "{place}");
+            // Whatever the host has or has not.
+            let (status, text) = told(&host, &["doctor"]);
+            assert!([0, 8].contains(&status) && text.contains("FEATURE"), "{place}: {text}");
             let (status, text) = told(&host, &["check"]);
             assert!(status == 2 && text.contains("colour") && text.contains("is in force"), "{place}: {text}");
             let status: serde_json::Value = serde_json::from_str(&host.ok(&["status", "--json"])).expect("JSON");
