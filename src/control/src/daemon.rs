@@ -19,13 +19,13 @@ use bailiwick_plan::difference;
 use bailiwick_plan::mount::confinement;
 use bailiwick_policy::{Declared, Diagnostic, Host, LastGood, Policy, Reading, Settings, Store, Tenant};
 use bailiwick_proto::control::{
-    Depth, HostStatus, PolicyStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
+    Depth, HostStatus, MemoryUse, PolicyStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
 };
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_KEPT, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{CONTROL_DIR, Failure, Hold, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket};
 use bailiwick_types::{
     Access, Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed,
-    TenantName, TenantReport,
+    Resource, TenantName, TenantReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -815,6 +815,13 @@ impl Daemon {
             }
             None => Vec::new(),
         };
+        // Read one after the other, so the first may be the larger.
+        let all = limits.iter().find(|row| row.resource == Resource::Memory.word()).and_then(|row| row.used);
+        let used = match (entry, self.meter().await) {
+            (Some(entry), Some(meter)) => meter.room(&entry.cgroups, 0).memory,
+            _ => None,
+        };
+        let memory = all.zip(used).map(|(all, used)| MemoryUse { used, cache: all.saturating_sub(used) });
         Ok(TenantDetail {
             summary,
             suspend_reason: tenant.as_ref().and_then(|tenant| match &tenant.state {
@@ -830,6 +837,7 @@ impl Daemon {
             doors,
             suspended_doors,
             limits,
+            memory,
         })
     }
 
