@@ -165,6 +165,24 @@ fn a_changed_memory_restarts_nobody() {
 }
 
 #[test]
+fn a_size_below_what_is_there_is_refused_and_says_what_to_do() {
+    let host = host();
+    let size = |text: &str| {
+        host.write("etc/tenants.d/web.toml", &format!("plan = \"web\"\n[limits]\ntmp = \"{text}\"\n"));
+    };
+    assert_eq!(host.inside("web", "head -c 8M /dev/zero > /tmp/much").0, 0);
+    size("4M");
+    let output = host.cli(&["apply", "web"]);
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("more is in one of them than the new size") && said.contains("remove some"), "{said}");
+    assert_eq!(host.inside("web", "stat -c %s /tmp/much").1.trim(), "8388608", "nothing of it is lost");
+    assert_eq!(host.inside("web", "rm /tmp/much").0, 0);
+    host.ok(&["apply", "web"]);
+    assert_eq!(host.inside("web", "df -k --output=size /tmp | tail -n 1").1.trim(), "4096");
+}
+
+#[test]
 fn apply_restarts_nothing_that_has_sessions_in_it_unless_told_to() {
     let mut host = Host::new();
     host.declare("alice", "web");
