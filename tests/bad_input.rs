@@ -285,6 +285,49 @@ fn a_state_directory_that_was_moved_away_is_no_truth_to_rebuild_the_ledger_from(
 }
 
 #[test]
+fn what_only_an_operator_can_mend_is_tried_once() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start();
+    host.ok(&["apply"]);
+    host.ok(&["stop", "alice"]);
+    host.end();
+    let good = host.default_config("");
+    let first = format!("first = {}", host.ids().start + 65_536);
+    let other = format!("first = {}", host.ids().start + 2 * 65_536);
+    host.write("etc/bailiwick.toml", &good.replace(&first, &other));
+    refuses_to_start(&mut host, 8, &["`ids`", "put it back"]);
+    host.write("etc/bailiwick.toml", &good);
+    let mode = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(host.path("run"), mode).expect("chmod");
+    };
+    mode(0o777);
+    let refused = |words: &[&str]| {
+        let mut command = Command::new(stage().join("bailiwick-warden"));
+        let output = command.arg("--config").arg(host.path("etc")).output().expect("runs");
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(8), "{text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    refused(&["run", "root"]);
+    mode(0o755);
+    // Where host users are noted.
+    std::fs::remove_dir_all(host.path("run/host-users")).expect("removes");
+    host.write("run/host-users", "");
+    refused(&["run/host-users"]);
+    std::fs::remove_file(host.path("run/host-users")).expect("removes");
+    let init = host.path("init");
+    std::fs::copy(stage().join("bailiwick-init"), &init).expect("copies");
+    std::fs::set_permissions(&init, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let mut command = Command::new(stage().join("bailiwick-warden"));
+    let output = command.arg("--config").arg(host.path("etc")).arg("--init").arg(&init).output().expect("runs");
+    assert_eq!(output.status.code(), Some(8), "{}", said(&output));
+    host.start();
+    host.ok(&["start", "alice"]);
+}
+
+#[test]
 fn a_second_service_on_one_state_directory() {
     let mut host = Host::new();
     host.declare("alice", "web");
@@ -474,6 +517,9 @@ fn a_wrong_line_locks_nobody_out_and_a_restart_beside_it_neither() {
             assert_eq!(host.inside("alice", "echo in").1, "in\n", "{place}");
             assert_eq!(host.inside("bob", "echo in").1, "in\n", "{place}");
             assert!(host.ok(&["keys", "alice"]).contains("restrict,pty ssh-ed25519 AAAA"), "{place}");
+            // Whatever the host has or has not.
+            let (status, text) = told(&host, &["doctor"]);
+            assert!([0, 8].contains(&status) && text.contains("FEATURE"), "{place}: {text}");
             let (status, text) = told(&host, &["check"]);
             assert!(status == 2 && text.contains("colour") && text.contains("is in force"), "{place}: {text}");
             let status: serde_json::Value = serde_json::from_str(&host.ok(&["status", "--json"])).expect("JSON");

@@ -33,6 +33,22 @@ fn code(output: &Output) -> Option<i32> {
 }
 
 #[test]
+fn a_tenant_without_a_place_for_locks_gets_one_at_its_next_start() {
+    let host = host();
+    for tenant in profiles() {
+        assert_eq!(host.inside(tenant, "readlink /var/lock").1.trim(), "/run/lock", "{tenant}");
+        // As an earlier version began it.
+        assert_eq!(host.inside(tenant, "rm /var/lock").0, 0, "{tenant}");
+        host.ok(&["restart", tenant]);
+        assert_eq!(host.inside(tenant, "touch /var/lock/x && readlink /var/lock").1.trim(), "/run/lock", "{tenant}");
+        // What the tenant has there stays.
+        assert_eq!(host.inside(tenant, "rm /var/lock; mkdir /var/lock; touch /var/lock/own").0, 0, "{tenant}");
+        host.ok(&["restart", tenant]);
+        assert_eq!(host.inside(tenant, "ls /var/lock").1.trim(), "own", "{tenant}");
+    }
+}
+
+#[test]
 fn the_status_is_the_commands_own() {
     let host = host();
     for status in [0, 1, 7, 255] {

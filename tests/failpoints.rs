@@ -222,8 +222,14 @@ fn a_jail_whose_names_the_kernel_does_not_forget_holds_up_nobody() {
     assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob") }), WardenReply::Done);
     assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob") }), WardenReply::Done);
     until("it is told", || host.log().contains("tenant=alice event=not-renewed"));
+    let stale = || {
+        let WardenReply::Problems { tenants, .. } = host.warden(&WardenRequest::Problems) else { panic!("problems") };
+        tenants
+    };
+    assert!(matches!(&stale()[..], [told] if told.contains("the jail of \"alice\" may show files")), "{:?}", stale());
     host.write("failpoint", "");
     until("it is renewed too", || installed.is_seen_by(alice));
+    until("nothing is told any more", || stale().is_empty());
     for tenant in ["alice", "bob"] {
         let stop = WardenRequest::Stop { tenant: name(tenant), hold: Hold::Keep };
         assert_eq!(host.warden(&stop), WardenReply::Done);

@@ -296,6 +296,8 @@ fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     let output = host.cli(&["usage"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("version 99"));
+    let status = host.ok(&["status"]);
+    assert!(status.contains("what tenants use is not recorded: ") && status.contains("version 99"), "{status}");
     assert_eq!(host.inside("web", "echo in").1.trim(), "in", "everything else goes on");
 }
 

@@ -312,6 +312,31 @@ fn an_upgrade_disturbs_nobody() {
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
+fn a_warden_that_only_an_operator_can_help_is_not_started_again_and_again() {
+    host();
+    ok("systemctl stop bailiwick.target");
+    ok("chmod 0755 /var/lib/bailiwick; mv /var/lib/bailiwick/ledger.json /root/; touch /var/lib/bailiwick/of-somebody");
+    let since = ok("date +%s.%N");
+    ok("systemctl start bailiwick.target");
+    until("it has ended", || sh("systemctl is-failed bailiwick-warden.service").0 == 0);
+    std::thread::sleep(Duration::from_secs(10));
+    let starts = sh(&format!(
+        "journalctl -b --since @{} -o cat UNIT=bailiwick-warden.service | grep -c ^Starting",
+        since.trim()
+    ));
+    let starts: u32 = starts.1.trim().parse().expect("a number");
+    assert!((1..=2).contains(&starts), "{starts} starts\n{}", journal());
+    ok("systemctl is-active bailiwick-warden.socket");
+    let asked = Instant::now();
+    let (status, said) = sh("bailiwick list 2>&1");
+    assert!(status != 0 && said.contains("0711") && asked.elapsed() < Duration::from_secs(2), "{status} {said}");
+    ok("rm /var/lib/bailiwick/of-somebody; mv /root/ledger.json /var/lib/bailiwick/; chmod 0711 /var/lib/bailiwick");
+    ok("systemctl restart bailiwick.target");
+    until("every tenant is back as declared", || running().len() == 2);
+}
+
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
 fn stopping_the_target_spares_jails_and_stopping_the_jails_ends_them() {
     host();
     let before = inits();

@@ -500,6 +500,39 @@ fn keys_are_those_of_the_policy_at_once() {
 }
 
 #[test]
+fn no_door_is_closed_by_a_wrong_plan_or_a_wrong_host_file() {
+    let mut host = Host::new();
+    let tenant = profiles()[0];
+    let plan =
+        format!("profile = \"{tenant}\"\ndoors = [\"exec\", \"ssh\", \"sftp\", \"cron\"]\n[limits]\ntasks = 64\n");
+    let timer = "[[timer]]\nname = \"often\"\nschedule = \"*:*:0/1\"\ncommand = [\"/bin/sh\", \"-c\", \"echo run >> /tmp/runs\"]\n";
+    host.write("etc/plans.d/doors.toml", &plan);
+    host.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"doors\"\n{timer}"));
+    host.start();
+    host.ok(&["apply"]);
+    host.write_ssh();
+    until("the copy of it", || host.path(&format!("etc/.in-force/tenants.d/{tenant}.toml")).exists());
+    let script = host.path("bin/ssh").display().to_string();
+    for (file, text) in [("etc/plans.d/doors.toml", plan), ("etc/bailiwick.toml", host.default_config(""))] {
+        host.write(file, &format!("colour = 7\n{text}"));
+        for round in ["running", "restarted"] {
+            let place = format!("{round} beside a wrong {file}");
+            assert_eq!(host.cli(&["reload"]).status.code(), Some(2), "{place}");
+            assert!(good(&mut ssh(&host, &[tenant, "echo in"]), b"").starts_with("in\n"), "{place}");
+            good(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), b"ls\n");
+            assert_eq!(host.inside(tenant, "rm -f /tmp/runs").0, 0, "{place}");
+            until(&format!("its timer runs, {place}"), || host.inside(tenant, "cat /tmp/runs").1.starts_with("run\n"));
+            if round == "running" {
+                host.end();
+                host.start();
+            }
+        }
+        host.write(file, &text);
+        host.ok(&["reload"]);
+    }
+}
+
+#[test]
 fn a_login_with_too_few_descriptors_says_so() {
     use std::os::unix::process::CommandExt;
     let host = host(OPEN);
@@ -509,6 +542,19 @@ fn a_login_with_too_few_descriptors_says_so() {
     let output = command.args(["-c", "true"]).uid(id).gid(id).stdin(Stdio::null()).output().expect("runs");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("too few descriptors"), "{told}");
+    // So does the command line, and does not blame the files.
+    for (most, arguments) in [(4, &["list"][..]), (4, &["keys", "web"]), (5, &["keys", "web"])] {
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--nofile={most}:{most}"))
+            .arg(stage().join("bailiwick"))
+            .arg("--config")
+            .arg(host.path("etc"));
+        let output = command.args(arguments).stdin(Stdio::null()).output().expect("runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("too few descriptors") && !told.contains("not valid"), "{told}");
+    }
 }
 
 #[test]

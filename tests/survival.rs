@@ -165,6 +165,24 @@ fn a_changed_memory_restarts_nobody() {
 }
 
 #[test]
+fn a_size_below_what_is_there_is_refused_and_says_what_to_do() {
+    let host = host();
+    let size = |text: &str| {
+        host.write("etc/tenants.d/web.toml", &format!("plan = \"web\"\n[limits]\ntmp = \"{text}\"\n"));
+    };
+    assert_eq!(host.inside("web", "head -c 8M /dev/zero > /tmp/much").0, 0);
+    size("4M");
+    let output = host.cli(&["apply", "web"]);
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("more is in one of them than the new size") && said.contains("remove some"), "{said}");
+    assert_eq!(host.inside("web", "stat -c %s /tmp/much").1.trim(), "8388608", "nothing of it is lost");
+    assert_eq!(host.inside("web", "rm /tmp/much").0, 0);
+    host.ok(&["apply", "web"]);
+    assert_eq!(host.inside("web", "df -k --output=size /tmp | tail -n 1").1.trim(), "4096");
+}
+
+#[test]
 fn apply_restarts_nothing_that_has_sessions_in_it_unless_told_to() {
     let mut host = Host::new();
     host.declare("alice", "web");
@@ -296,6 +314,31 @@ fn a_warden_waits_for_one_that_takes_its_time_to_be_gone() {
     });
     host.warden(&WardenRequest::Start { tenant: name("alice") });
     host.warden(&WardenRequest::Stop { tenant: name("alice"), hold: Hold::Keep });
+}
+
+#[test]
+fn a_warden_that_cannot_work_closes_what_waits_for_it() {
+    let mut host = Host::new();
+    std::fs::create_dir(host.path("run")).expect("mkdir");
+    // A directory of somebody else's.
+    host.write("state/of-somebody", "");
+    std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let listener = UnixListener::bind(host.path("run/warden.sock")).expect("binds");
+    let mut waiting: Vec<UnixStream> =
+        (0..3).map(|_| UnixStream::connect(host.path("run/warden.sock")).expect("waits")).collect();
+    host.spawn_warden_with(&listener);
+    assert_eq!(host.wait().code(), Some(8), "{}", host.log());
+    // The manager's own descriptor, at which anything that waits would have it start the next.
+    listener.set_nonblocking(true).expect("fcntl");
+    let left = listener.accept().map_err(|error| error.kind());
+    assert_eq!(left.err(), Some(std::io::ErrorKind::WouldBlock));
+    for stream in &mut waiting {
+        assert_eq!(stream.read(&mut [0]).map_err(|error| error.kind()).unwrap_or_default(), 0, "it is told");
+    }
+    // An operator mends it, and the next one serves at the same socket.
+    std::fs::remove_file(host.path("state/of-somebody")).expect("removes");
+    host.spawn_warden_with(&listener);
+    until("it is served", || host.ask(&WardenRequest::Hello).is_ok());
 }
 
 #[test]

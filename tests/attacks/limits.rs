@@ -1,7 +1,7 @@
 //! Limits: a tenant that tries to pass one is stopped there, and the host does not notice.
 
 use crate::host;
-use bailiwick_tests::profiles;
+use bailiwick_tests::{profiles, until};
 
 #[test]
 fn a_fork_bomb_stops_at_the_tenants_own_limit() {
@@ -52,6 +52,45 @@ fn a_limit_changes_while_the_jail_runs() {
 }
 
 #[test]
+fn a_changed_bound_of_open_files_is_told_applied_and_audited() {
+    let host = host();
+    let json =
+        |arguments: &[&str]| serde_json::from_slice::<serde_json::Value>(&host.cli(arguments).stdout).expect("JSON");
+    let row = || {
+        let report = json(&["audit", "web", "--json"]);
+        let rows = report["tenants"][0]["limits"].as_array().expect("rows");
+        let row = rows.iter().find(|row| row["resource"] == "open_files").expect("a row");
+        (
+            row["enforced"].as_str().unwrap_or_default().to_owned(),
+            row["verdict"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    for (most, before) in [("8192", "4096"), ("256", "8192")] {
+        host.write("etc/tenants.d/web.toml", &format!("plan = \"web\"\n[limits]\nopen_files = {most}\n"));
+        let plan = host.cli(&["plan", "web"]);
+        let text = String::from_utf8_lossy(&plan.stdout).into_owned();
+        assert!(plan.status.code() == Some(10) && text.contains("limits.open_files"), "{text}");
+        assert_eq!(row(), (before.to_owned(), "drift".to_owned()));
+        host.ok(&["apply", "web"]);
+        assert_eq!(host.cli(&["plan", "web"]).status.code(), Some(0), "nothing is left to do");
+        assert_eq!(row(), (most.to_owned(), "enforced".to_owned()));
+        assert_eq!(host.inside("web", "ulimit -Hn; ulimit -Sn").1, format!("{most}\n{most}\n"));
+    }
+}
+
+#[test]
+fn a_size_that_is_no_whole_page_is_no_difference() {
+    let host = host();
+    // The kernel makes whole pages of it: at a start, and while the jail runs.
+    host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ntmp = \"65K\"\nshm = \"129K\"\n");
+    for begin in ["apply", "restart"] {
+        host.ok(&[begin, "web"]);
+        assert_eq!(host.cli(&["plan", "web"]).status.code(), Some(0), "after {begin}");
+        assert_eq!(host.inside("web", "df -k --output=size /tmp /dev/shm | tail -n 2 | xargs").1.trim(), "68 132");
+    }
+}
+
+#[test]
 fn all_tenants_together_leave_the_host_what_is_reserved_for_it() {
     let host = host();
     let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "web", "--json"])).expect("JSON");
@@ -75,4 +114,18 @@ fn all_tenants_together_leave_the_host_what_is_reserved_for_it() {
     let memory = bailiwick_sys::proc::memory().expect("reads") - (256 << 20);
     assert_eq!(read("memory", "memory.limit_in_bytes"), memory / 4096 * 4096);
     assert_eq!(read("pids", "pids.max"), bailiwick_sys::proc::most_tasks().expect("reads") - 1000);
+    // It is read again when it changes, and nobody is restarted for that.
+    for (reserve, kept, tasks) in
+        [("memory = \"512M\", tasks = 2000", 512 << 20, 2000), ("tasks = 1500", 256 << 20, 1500)]
+    {
+        host.write("etc/bailiwick.toml", &host.default_config(&format!("reserve = {{ {reserve} }}\n")));
+        let memory = (bailiwick_sys::proc::memory().expect("reads") - kept) / 4096 * 4096;
+        let tasks = bailiwick_sys::proc::most_tasks().expect("reads") - tasks;
+        until("it is in force", || {
+            read("memory", "memory.limit_in_bytes") == memory && read("pids", "pids.max") == tasks
+        });
+    }
+    // One of all there is cannot be, and is told.
+    host.write("etc/bailiwick.toml", &host.default_config("reserve = { memory = \"900T\" }\n"));
+    until("it is told", || host.ok(&["status"]).contains("`reserve` in bailiwick.toml keeps"));
 }

@@ -96,7 +96,8 @@ kinds! {
         "find out who wrote past the limit: quotas were off for a while, or root of the host wrote there; the tenant can write \
          again once it has removed enough";
     PROCESS_LIMIT = "BW106" "limits" Warning,
-        "find out who has changed it: nobody inside can; restart the tenant, or set it back with prlimit";
+        "run `bailiwick apply`, if `open_files` was lowered; else find out who has changed it: nobody inside can; restart the tenant, or \
+         set it back with prlimit";
     GROUP_SETTING = "BW107" "limits" Warning,
         "restart the tenant, which gives it fresh groups; find out who writes to its control group";
     SUSPENDED_RUNS = "BW100" "state" Warning, "run `bailiwick apply`";

@@ -575,6 +575,7 @@ mod tests {
             ("a limit was removed", Web, "BW090", Drift, |o| limit(o, "tasks").enforced = None),
             ("a larger /tmp", Web, "BW090", Drift, |o| mount(o, "/tmp").super_options = vec!["size=9999999k".into()]),
             ("more descriptors", Web, "BW090", Drift, |o| limit(o, "open_files").enforced = None),
+            ("fewer descriptors", Web, "BW090", Drift, |o| limit(o, "open_files").enforced = Some(16)),
             ("a process with more descriptors", Web, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").open_files = Some(1 << 20)),
             ("a process with dumps", System, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").core = None),
             ("a process whose crash starts a handler", Web, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").core = Some(0)),
@@ -681,7 +682,7 @@ mod tests {
         (nested.cap_bounding, nested.cap_permitted) = (u64::MAX, u64::MAX);
         nested.no_new_privs = true;
         mount(&mut observed, "/srv").propagation.push("shared:7".to_owned());
-        limit(&mut observed, "open_files").enforced = Some(16);
+        second(&mut observed).rank.as_mut().expect("read").open_files = Some(16);
         assert_eq!(ids(&judged(&tenant, &observed)), [""; 0]);
     }
 

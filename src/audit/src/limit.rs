@@ -269,20 +269,19 @@ fn memory_file_system(
     let options = mounts.flat_map(|mount| &mount.super_options);
     let sizes: Vec<u64> =
         options.filter_map(|option| option.strip_prefix("size=")?.strip_suffix('k')?.parse().ok()).collect();
-    let want = size.0.div_ceil(4096) * 4;
     // The first is what the jail was started with; one that the tenant put over it takes nothing from the limit.
     let Some(actual) = sizes.first().copied() else {
         return unread(word, size.to_string(), &format!("the size of {target}"), faults);
     };
     let mut report = row(word, size.to_string(), Some(ByteSize(actual.saturating_mul(1024)).to_string()));
-    if actual != want {
+    if actual != size.0 / 1024 {
         report.verdict = Verdict::Drift;
         faults.push(drift(word, &size.to_string(), target, &format!("size={actual}k")));
     }
     report
 }
 
-/// The limits that each process has for itself: none may be above what the jail was started with. That of core dumps may be no
+/// The limits that each process has for itself: none may be above what is declared. That of core dumps may be no
 /// other: below 1 the kernel starts the host's crash handler.
 fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport], faults: &mut Vec<Fault>) {
     for rlimit in rlimits(limits) {
@@ -307,13 +306,13 @@ fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport]
     }
 }
 
-/// Init's hard limit, which everything inside starts from. Lower is the tenant's own choice.
+/// Init's hard limit, which everything inside starts from. A process that has less has chosen that.
 fn open_files(declared: u64, jail: &ObservedJail, faults: &mut Vec<Fault>) -> LimitReport {
     let Some(fact) = jail.limits.iter().find(|fact| fact.resource == "open_files") else {
         return unread("open_files", declared.to_string(), "/proc/PID/limits", faults);
     };
     let mut report = row("open_files", declared.to_string(), Some(in_words(fact.enforced)));
-    if fact.enforced.is_none_or(|actual| actual > declared) {
+    if fact.enforced != Some(declared) {
         report.verdict = Verdict::Drift;
         faults.push(drift("open_files", &declared.to_string(), "/proc/PID/limits", &in_words(fact.enforced)));
     }

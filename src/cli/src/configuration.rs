@@ -2,7 +2,7 @@
 
 use crate::output::{self, Form};
 use bailiwick_client::Daemon;
-use bailiwick_policy::{Diagnostic, Machine, Reading, Store};
+use bailiwick_policy::{Diagnostic, Host, Machine, Reading, Store};
 use bailiwick_proto::Failure;
 use bailiwick_sys::proc;
 use bailiwick_types::{ByteSize, ExitStatus, TenantName};
@@ -18,13 +18,28 @@ const LOG: &str = "/dev/log";
 /// How long a directory service may take to say which of 256 users it has.
 const DIRECTORY_TIME: Duration = Duration::from_secs(10);
 
-/// The daemon that this configuration names, or named last: beside a wrong line it goes on, and so do the commands.
-pub(crate) fn daemon(config: &Path) -> Result<Daemon, Failure> {
-    let (host, problems) = Store::new(config).host().map_err(|diagnostics| invalid(&diagnostics))?;
+/// What `bailiwick.toml` says, or said last: beside a wrong line the daemon goes on, and so do the commands.
+pub(crate) fn host(config: &Path) -> Result<Host, Failure> {
+    let (host, problems) = Store::new(config).host().map_err(|diagnostics| unusable(&diagnostics))?;
     if !problems.is_empty() {
         output::complain("bailiwick.toml has errors, so what it last said without is in force; see `bailiwick check`");
     }
-    Ok(Daemon::of(&host.runtime_dir))
+    Ok(host)
+}
+
+/// The daemon that this configuration names.
+pub(crate) fn daemon(config: &Path) -> Result<Daemon, Failure> {
+    Ok(Daemon::of(&host(config)?.runtime_dir))
+}
+
+/// The failure to read what this command cannot do without: for want of descriptors, or since it is not valid.
+fn unusable(diagnostics: &[Diagnostic]) -> Failure {
+    match bailiwick_client::no_room() {
+        Some(error) => {
+            Failure::of(ExitStatus::Failed, format!("this command has too few descriptors (`ulimit -n`): {error}"))
+        }
+        None => invalid(diagnostics),
+    }
 }
 
 /// Tells what is wrong with the files that a command was about: those of these tenants, or all. What was done well was then done only
@@ -58,7 +73,7 @@ pub(crate) fn impossible(config: &Path, tenants: &[TenantName]) -> Vec<Diagnosti
     let Reading { policy: Some(policy), diagnostics, .. } = bailiwick_policy::read(config) else { return Vec::new() };
     let Ok(machine) = bailiwick_observe::user_readings()
         .map_err(|error| Failure::new(ExitStatus::Failed, &error))
-        .and_then(|readings| machine_of(readings.users))
+        .and_then(|readings| machine_of(config, readings.users))
     else {
         return Vec::new();
     };
@@ -94,14 +109,19 @@ fn machine(config: &Path) -> Result<Machine, Failure> {
         output::complain(&format!("the directory service \"{service}\" of /etc/nsswitch.conf does not answer: {what}"));
     }
     users.extend(directory.users);
-    machine_of(users)
+    machine_of(config, users)
 }
 
-fn machine_of(users: Vec<(String, u32)>) -> Result<Machine, Failure> {
+fn machine_of(config: &Path, users: Vec<(String, u32)>) -> Result<Machine, Failure> {
     let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot look at the machine: {error}"));
+    // Where it is, or the nearest that is there of where it will be.
+    let state_dir = Store::new(config).host().ok().map(|(host, _)| host.state_dir);
+    let stat = state_dir.iter().flat_map(|dir| dir.ancestors()).find_map(|dir| rustix::fs::statvfs(dir).ok());
+    let disk = stat.map(|stat| ByteSize(stat.f_blocks.saturating_mul(stat.f_frsize)));
     Ok(Machine {
         memory: proc::memory().map(ByteSize).map_err(failed)?,
         tasks: proc::most_tasks().map_err(failed)?,
+        disk,
         users,
     })
 }
@@ -163,7 +183,7 @@ pub(crate) fn keys(config: &Path, tenant: &TenantName) -> Result<(), Failure> {
         Ok((_, None)) => Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{tenant}\""))),
         Err(diagnostics) => {
             log_refusal(tenant, &diagnostics);
-            Err(invalid(&diagnostics))
+            Err(unusable(&diagnostics))
         }
     }
 }

@@ -5,10 +5,10 @@ use crate::output::{self, Form, visible, word};
 use crate::report;
 use crate::table::{indented, pairs, render};
 use bailiwick_client::{AskError, Daemon};
-use bailiwick_proto::control::{HostStatus, TenantDetail, TenantState, TenantSummary};
+use bailiwick_proto::control::{HostStatus, MemoryUse, TenantDetail, TenantState, TenantSummary};
 use bailiwick_proto::init::VERSION;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{Action, Change, ExitStatus, Period, TenantName};
+use bailiwick_types::{Action, ByteSize, Change, ExitStatus, Period, TenantName};
 use std::path::Path;
 
 /// `bailiwick list`.
@@ -119,6 +119,10 @@ fn show_text(tenant: &TenantDetail) -> String {
         ("doors", doors),
     ];
     rows.extend(summary.failure.as_ref().map(|failure| ("failure", failure.clone())));
+    if let Some(MemoryUse { used, cache }) = tenant.memory {
+        let (used, cache) = (ByteSize(used).rounded(), ByteSize(cache).rounded());
+        rows.push(("memory", format!("{used} in use, and {cache} of cache, which the kernel takes back")));
+    }
     rows.extend(tenant.cgroup.iter().map(|(hierarchy, path)| ("cgroup", format!("{hierarchy}: {path}"))));
     let mut out = pairs(rows);
     if !tenant.limits.is_empty() {
@@ -238,13 +242,16 @@ mod tests {
                 headroom: Some((1 << 30) - (1 << 20)),
                 verdict: Verdict::Enforced,
             }],
+            memory: Some(MemoryUse { used: 256 << 10, cache: 768 << 10 }),
         }
     }
 
     #[test]
     fn show_json_has_the_documented_keys() {
         let json = serde_json::to_value(detail()).expect("serialises");
-        for key in ["name", "state", "plan", "image", "profile", "pid", "ids", "cgroup", "host_user", "limits"] {
+        for key in
+            ["name", "state", "plan", "image", "profile", "pid", "ids", "cgroup", "host_user", "limits", "memory"]
+        {
             assert!(json.get(key).is_some(), "{key}");
         }
         assert_eq!(json["ids"], serde_json::json!({"first": 10_000_000, "count": 65_536}));
@@ -295,7 +302,8 @@ mod tests {
         assert!(shown.contains("state      running (unpaid\\u{7})\n"), "{shown}");
         assert!(shown.contains("cgroup     unified: /bailiwick/alice\n"), "{shown}");
         assert!(shown.contains("doors      exec, ssh; to read, while suspended: sftp\n"), "{shown}");
-        assert!(shown.contains("memory"), "{shown}");
+        let golden = "memory     256K in use, and 768K of cache, which the kernel takes back\n";
+        assert!(shown.contains(golden), "{shown}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn audit_status(report: &AuditReport) -> ExitStatus {
 
 /// `bailiwick doctor`.
 pub(crate) fn doctor(config: &Path, depth: Depth, form: Form) -> Result<ExitStatus, Failure> {
-    let host = bailiwick_policy::read_host(config).map_err(|problems| crate::configuration::invalid(&problems))?;
+    let host = crate::configuration::host(config)?;
     let mut report = bailiwick_audit::doctor(config);
     if depth == Depth::Probe {
         trial::add_trials(&host, &mut report, |what| output::complain_raw(&format!("{what}\n")))?;

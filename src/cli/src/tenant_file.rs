@@ -814,6 +814,7 @@ mod tests {
             doors: Vec::new(),
             suspended_doors: Vec::new(),
             limits: Vec::new(),
+            memory: None,
         };
         vec![ControlReply::Show(Box::new(detail))]
     }

@@ -19,13 +19,14 @@ use bailiwick_plan::difference;
 use bailiwick_plan::mount::confinement;
 use bailiwick_policy::{Declared, Diagnostic, Host, LastGood, Policy, Reading, Settings, Store, Tenant};
 use bailiwick_proto::control::{
-    BEING_PREPARED, Depth, HostStatus, PolicyStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
+    BEING_PREPARED, Depth, HostStatus, MemoryUse, PolicyStatus, TenantDetail, TenantOutcome, TenantState,
+    TenantSummary, Verb,
 };
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_KEPT, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{CONTROL_DIR, Failure, Hold, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket};
 use bailiwick_types::{
     Access, Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed,
-    TenantName, TenantReport,
+    Resource, TenantName, TenantReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -125,6 +126,8 @@ pub struct Daemon {
     refused: AtomicU64,
     /// Why the history is not written.
     no_history: Mutex<Option<String>>,
+    /// Why the copy of the policy that is in force is not written.
+    no_copy: Mutex<Option<Failure>>,
     /// Something has changed that [`Self::keep`] should see to now.
     changed: tokio::sync::Notify,
     /// One change at a time: two applies must not start and stop the same jail.
@@ -197,6 +200,7 @@ impl Daemon {
             read: tokio::sync::Notify::new(),
             refused: AtomicU64::new(0),
             no_history: Mutex::default(),
+            no_copy: Mutex::default(),
             changed: tokio::sync::Notify::new(),
             changing: tokio::sync::Mutex::default(),
             first_round: tokio::sync::watch::Sender::new(false),
@@ -366,7 +370,6 @@ impl Daemon {
         let mut changed: BTreeSet<TenantName> = lock(&self.store).copied().into_iter().collect();
         let mut written: Option<Policy> = None;
         let mut readings = None;
-        let mut told = None;
         loop {
             // Compared when it was read, not each time that somebody looks.
             let read = {
@@ -382,13 +385,12 @@ impl Daemon {
                 match self.write_down(&changed).await {
                     Ok(()) => {
                         changed.clear();
-                        told = None;
+                        *lock(&self.no_copy) = None;
                     }
                     // Tried again and again, and told once.
                     Err(failure) => {
-                        if told.as_ref() != Some(&failure) {
+                        if lock(&self.no_copy).replace(failure.clone()).as_ref() != Some(&failure) {
                             warn!(event = "policy-not-kept", "{failure}");
-                            told = Some(failure);
                         }
                     }
                 }
@@ -761,6 +763,11 @@ impl Daemon {
             }
         }
         let policy = Box::new(self.policy_status());
+        // Where there is no warden, that is why.
+        let no_copy = lock(&self.no_copy).clone().filter(|_| warden.is_some());
+        problems.extend(
+            no_copy.map(|why| format!("what these files say now would not be known beside a later error: {why}")),
+        );
         HostStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             warden,
@@ -872,6 +879,13 @@ impl Daemon {
             }
             None => Vec::new(),
         };
+        // Read one after the other, so the first may be the larger.
+        let all = limits.iter().find(|row| row.resource == Resource::Memory.word()).and_then(|row| row.used);
+        let used = match (entry, self.meter().await) {
+            (Some(entry), Some(meter)) => meter.room(&entry.cgroups, 0).memory,
+            _ => None,
+        };
+        let memory = all.zip(used).map(|(all, used)| MemoryUse { used, cache: all.saturating_sub(used) });
         Ok(TenantDetail {
             summary,
             suspend_reason: tenant.as_ref().and_then(|tenant| match &tenant.state {
@@ -887,6 +901,7 @@ impl Daemon {
             doors,
             suspended_doors,
             limits,
+            memory,
         })
     }
 

@@ -67,7 +67,7 @@ impl WardenLink {
         let mut text = String::new();
         let file = std::fs::File::open(&self.word).ok()?;
         file.take(MAX_WORD).read_to_string(&mut text).ok()?;
-        Some(format!("bailiwick-warden cannot work: {text}"))
+        Some(format!("bailiwick-warden cannot work: {text}; restart it when that is mended"))
     }
 
     /// Returns when it is plain that no warden is coming: it has left word, and another has not been started since.
@@ -149,6 +149,11 @@ impl WardenLink {
         // Put back with its answer only: whoever is asked no more may answer still, and that is not to be taken for another's answer.
         let mut stream = match held.stream.take() {
             Some(stream) => stream,
+            // To connect would have the service manager start one that an operator must help first. One that can work takes its word
+            // away before it listens.
+            _ if self.last_word().is_some() => {
+                return Err(ErrorKind::ConnectionRefused.into());
+            }
             None => {
                 let stream = UnixStream::connect(&self.socket).await?;
                 held.made += 1;
@@ -238,12 +243,21 @@ mod tests {
         std::fs::write(temp.path().join(WARDEN_ERROR), "the state directory is not ours").expect("writes");
         // Where nobody listens, and where the service manager does and nobody answers.
         for listens in [false, true] {
-            let _listener = listens.then(|| UnixListener::bind(&path).expect("binds"));
+            let listener = listens.then(|| UnixListener::bind(&path).expect("binds"));
             let asked = Instant::now();
             let failure = link.ask(&WardenRequest::Roster).await.expect_err("nobody answers");
-            assert!(failure.message.ends_with("cannot work: the state directory is not ours"), "{failure}");
+            assert!(failure.message.contains("cannot work: the state directory is not ours; restart it"), "{failure}");
             assert!(asked.elapsed() <= Duration::from_secs(2), "{:?}", asked.elapsed());
+            // Each connection would have the manager start it once more.
+            if let Some(listener) = listener {
+                assert!(timeout(Duration::from_secs(1), listener.accept()).await.is_err(), "nobody has connected");
+            }
         }
+        // The next one takes the word away, and is reached.
+        std::fs::remove_file(&path).expect("removes");
+        fake::warden_at(&path, |_| Answer::Reply(WardenReply::Done));
+        std::fs::remove_file(temp.path().join(WARDEN_ERROR)).expect("removes");
+        assert_eq!(link.ask(&WardenRequest::Roster).await, Ok(WardenReply::Done));
     }
 
     #[tokio::test]

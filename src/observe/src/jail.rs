@@ -8,8 +8,8 @@ use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{file, namespace};
 use bailiwick_types::{
-    Access, DiskFact, IdPool, IdRange, InForce, JailInForce, LimitFact, MAX_INTERFACES, MAX_MOUNTS, MAX_PROCESSES,
-    MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName, Visitor,
+    Access, DiskFact, IdPool, IdRange, InForce, JailInForce, MAX_INTERFACES, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS,
+    MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName, Visitor,
 };
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,8 +153,9 @@ pub fn in_force(subject: &Subject<'_>, census: &Census) -> Result<InForce, Obser
 
 fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailInForce>, ObserveError> {
     let Some(InitSubject { pid, start_time, access, .. }) = subject.init else { return Ok(None) };
-    let of_init = || Ok((proc::status(pid)?, mounts(pid)?.0, proc::start_time(pid)?));
-    let Some((status, mounts, _)) = unless_gone(pid, of_init())?.filter(|(_, _, now)| *now == start_time) else {
+    let of_init = || Ok((proc::status(pid)?, mounts(pid)?.0, proc::open_files(pid)?, proc::start_time(pid)?));
+    let Some((status, mounts, open_files, _)) = unless_gone(pid, of_init())?.filter(|(.., now)| *now == start_time)
+    else {
         return Ok(None);
     };
     // Those of the plan: a tenant that may mount makes as many others as it likes, and all answers share one message.
@@ -163,11 +164,13 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
         let size = mount.super_options.iter().find(|option| option.starts_with("size="))?;
         Some((mount.target.clone(), size.clone()))
     });
+    let mut limits = limit::limits(subject, &census.hierarchies, false);
+    limits.push(limit::open_files(open_files));
     Ok(Some(JailInForce {
         access,
         cap_bounding: status.cap_bounding,
         no_new_privs: status.no_new_privs,
-        limits: limit::limits(subject, &census.hierarchies, false),
+        limits,
         rescue: limit::rescue(subject, &census.hierarchies),
         tmpfs: sized.collect(),
     }))
@@ -199,14 +202,7 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
     let entered = entered(subject, &init, &processes)?;
     let visitors = visitors(subject, census, &init)?;
     let mut limits = limit::limits(subject, hierarchies, true);
-    limits.push(LimitFact {
-        resource: "open_files".to_owned(),
-        file: "limits".to_owned(),
-        enforced: open_files,
-        used: None,
-        peak: None,
-        faults: None,
-    });
+    limits.push(limit::open_files(open_files));
     let facts = ObservedJail {
         sockets: sockets(&init, &processes, &census.host_namespaces, &census.networks),
         access,
@@ -517,6 +513,7 @@ mod tests {
         );
         let brief = brief.expect("reads").jail.expect("lives");
         assert_eq!((brief.cap_bounding, brief.no_new_privs), (jail.init.cap_bounding, jail.init.no_new_privs));
+        assert_eq!(brief.limits, jail.limits);
         assert_eq!((brief.access, jail.access), (Access::ReadOnly, Access::ReadOnly), "as it was noted");
         assert!(brief.tmpfs.iter().all(|(target, size)| SIZED.contains(&target.as_str()) && size.starts_with("size=")));
     }

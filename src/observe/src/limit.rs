@@ -6,7 +6,7 @@ use bailiwick_plan::rescue;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
 use bailiwick_types::Hierarchy;
-use bailiwick_types::{GroupSetting, LimitFact};
+use bailiwick_types::{GroupSetting, LimitFact, Resource};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -73,6 +73,18 @@ pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usag
         }
     }
     facts
+}
+
+/// The hard limit of open descriptors that init has, and all that it starts.
+pub(crate) fn open_files(enforced: Option<u64>) -> LimitFact {
+    LimitFact {
+        resource: Resource::OpenFiles.word().to_owned(),
+        file: "limits".to_owned(),
+        enforced,
+        used: None,
+        peak: None,
+        faults: None,
+    }
 }
 
 /// Settings that no limit uses and that are not as in a fresh group, of the tenant's groups and of those of its jail.

@@ -7,7 +7,7 @@ use crate::disk::DiskPlan;
 use crate::mount::confinement;
 use crate::rescue;
 use bailiwick_policy::Tenant;
-use bailiwick_types::{Access, Action, Change, HostFacts, InForce, LimitFact, Profile};
+use bailiwick_types::{Access, Action, Change, HostFacts, InForce, LimitFact, Profile, Resource};
 
 /// What must change on this host.
 #[must_use]
@@ -58,6 +58,12 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bo
             add(&format!("limits.{}", control.word), shown, control.declared.clone(), Action::Live);
         }
     }
+    // What init has, all that it starts has too, and what runs keeps it: only a restart gives every process the same.
+    let (word, declared) = (Resource::OpenFiles.word(), tenant.settings.limits.open_files);
+    if let Some(fact) = jail.limits.iter().find(|fact| fact.resource == word && fact.enforced != Some(declared)) {
+        let shown = fact.enforced.map_or("unlimited".to_owned(), |actual| actual.to_string());
+        add(&format!("limits.{word}"), shown, declared.to_string(), Action::Restart);
+    }
     for (target, size) in [("/tmp", tenant.settings.limits.tmp_size()), ("/dev/shm", tenant.settings.limits.shm_size())]
     {
         let option = format!("size={}k", size.0 / 1024);
@@ -92,7 +98,10 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bo
 mod tests {
     use super::*;
     use bailiwick_policy::Declared;
-    use bailiwick_types::{JailInForce, QuotaFacts, StorageFacts};
+    use bailiwick_types::{
+        BlockDevice, ByteSize, DiskFact, Hierarchy, JailInForce, QuotaFact, QuotaFacts, SoftHard, StorageFacts,
+        WeightPolicy,
+    };
 
     /// A tenant with a door that stays open, and what `plan` says of it when it is as it is.
     fn said(state: &str, suspended_doors: &str, runs: Option<Access>, held: bool) -> Vec<String> {
@@ -151,6 +160,99 @@ mod tests {
             format!("{what}: {actual} -> {declared} ({action:?})")
         };
         difference(&tenant, &facts, &actual, held).into_iter().map(row).collect()
+    }
+
+    /// A plan with these lines of limits, as it is written again, and the tenant that has it.
+    fn limited(lines: &str) -> (String, Tenant) {
+        let files = [
+            (std::path::PathBuf::from("bailiwick.toml"), String::new()),
+            ("plans.d/p.toml".into(), format!("[limits]\n{lines}\n")),
+            ("tenants.d/alice.toml".into(), "plan = \"p\"\n".to_owned()),
+        ];
+        let reading = bailiwick_policy::parse(&files);
+        assert_eq!(reading.diagnostics, [], "{lines}");
+        let policy = reading.policy.expect("good");
+        let (_, plan) =
+            bailiwick_policy::dump(&policy).into_iter().find(|(path, _)| path.ends_with("p.toml")).expect("the plan");
+        (plan, policy.tenants.into_values().next().expect("one"))
+    }
+
+    /// A tenant whose limits the kernel holds as they are declared.
+    fn as_declared(tenant: &Tenant, facts: &HostFacts) -> InForce {
+        let limits = &tenant.settings.limits;
+        let fact = |word: &str, file: String, enforced| LimitFact {
+            resource: word.to_owned(),
+            file,
+            enforced,
+            used: None,
+            peak: None,
+            faults: None,
+        };
+        let of_groups = controls(limits, facts).into_iter().filter_map(|control| {
+            let place = control.place?;
+            let enforced = if let Value::Number(number) = place.value { Some(number) } else { None };
+            Some(fact(control.word, place.label(), enforced))
+        });
+        let open_files = fact("open_files", "limits".to_owned(), Some(limits.open_files));
+        let sizes = [("/tmp", limits.tmp_size()), ("/dev/shm", limits.shm_size())];
+        let size = |(target, size): (&str, ByteSize)| (target.to_owned(), format!("size={}k", size.0 / 1024));
+        let jail = JailInForce {
+            access: Access::ReadWrite,
+            cap_bounding: CapabilitySet::of(tenant.settings.profile).0,
+            no_new_privs: tenant.settings.profile == Profile::Web,
+            limits: of_groups.chain([open_files]).collect(),
+            rescue: false,
+            tmpfs: sizes.map(size).into(),
+        };
+        let plan = DiskPlan::new(limits, facts);
+        let quota = |pair: Option<SoftHard<u64>>| QuotaFact {
+            used: 0,
+            soft: pair.map(|pair| pair.soft),
+            hard: pair.map(|pair| pair.hard),
+            grace_until: None,
+            lowered_at: None,
+        };
+        let (bytes, inodes) = (quota(plan.bytes), Some(quota(plan.inodes)));
+        let disk = Some(DiskFact { bytes, inodes, charged: true, held_back: false });
+        InForce { tenant: tenant.name.clone(), jail: Some(jail), strays: Vec::new(), disk }
+    }
+
+    #[test]
+    fn a_change_of_any_limit_is_seen_but_of_those_that_the_daemons_count_themselves() {
+        let mut facts = HostFacts {
+            kernel: "6.18".to_owned(),
+            landlock_abi: 7,
+            controllers: ["cpu", "memory", "pids", "io"].map(|name| (name.to_owned(), Hierarchy::Unified)).into(),
+            root_links: [].into(),
+            host_etc: Vec::new(),
+            unlisted: Vec::new(),
+            storage: StorageFacts { fs_type: "xfs".to_owned(), quota: QuotaFacts::Projects, devices: Vec::new() },
+        };
+        let (name, weight) = ("sda".to_owned(), Some(WeightPolicy::Bfq));
+        facts.storage.devices.push(BlockDevice { number: "8:0".to_owned(), name, weight });
+        let (plan, before) = limited("");
+        let actual = as_declared(&before, &facts);
+        assert_eq!(difference(&before, &facts, &actual, false), []);
+        let words = plan.lines().skip_while(|line| *line != "[limits]").skip(1);
+        let words: Vec<&str> = words.map_while(|line| line.split_once(" = ")).map(|(word, _)| word).collect();
+        assert!(words.contains(&"open_files") && words.contains(&"shm"), "{plan}");
+        for word in words {
+            let value = match word {
+                "cpu" | "cpu_burst" => "\"50%\"",
+                "disk_grace" => "\"1h\"",
+                "tasks" | "cpu_weight" | "io_weight" => "77",
+                "open_files" => "1000",
+                "inodes" | "iops_read" | "iops_write" => "\"1k\"",
+                sessions if sessions.starts_with("sessions") => "3",
+                _ => "\"77M\"",
+            };
+            let (_, after) = limited(&format!("{word} = {value}"));
+            let rows = difference(&after, &facts, &actual, false);
+            // Who is in is counted by bailiwickd, and each tenant's grace kept by the warden, by what the policy says then.
+            let is_counted = word.starts_with("sessions") || word == "disk_grace";
+            let is_seen = rows.iter().any(|row| row.what == format!("limits.{word}") && row.action != Action::None);
+            assert_eq!(is_seen, !is_counted, "{word}: {rows:?}");
+        }
     }
 
     #[test]

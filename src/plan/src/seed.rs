@@ -113,7 +113,13 @@ pub fn seeds(
     add("etc/localtime", Kind::Link("/usr/share/zoneinfo/Etc/UTC".into()), 0, 0);
     add("etc/os-release", Kind::Link("../usr/lib/os-release".into()), 0, 0);
     add("etc/mtab", Kind::Link("/proc/self/mounts".into()), 0, 0);
-    add("etc/ssl", directory(), 0o755, 0);
+    // The tenant's own directories, of which the host lends one entry.
+    let above = |entry: &'_ String| entry.rsplit_once('/').map(|(above, _)| above.to_owned());
+    let mut above: std::collections::BTreeSet<String> = host_etc.iter().filter_map(above).collect();
+    above.insert("ssl".to_owned());
+    for path in above {
+        add(&format!("etc/{path}"), directory(), 0o755, 0);
+    }
     for entry in host_etc {
         add(&format!("etc/{entry}"), Kind::Link(format!("/run/host/etc/{entry}")), 0, 0);
     }
@@ -146,4 +152,28 @@ pub fn seeds(
         }
     }
     seeds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mount::HOST_ETC;
+
+    #[test]
+    fn whatever_the_host_lends_each_seed_lies_in_one_that_comes_before_it() {
+        let files = [
+            (std::path::PathBuf::from("bailiwick.toml"), ""),
+            ("plans.d/p.toml".into(), "profile = \"system\"\n"),
+            ("tenants.d/alice.toml".into(), "plan = \"p\"\n"),
+        ];
+        let policy = bailiwick_policy::parse(&files).policy.expect("good");
+        let host_etc: Vec<String> = HOST_ETC.iter().map(|entry| (*entry).to_owned()).collect();
+        let tenant = policy.tenants.values().next().expect("one");
+        let mut made = std::collections::BTreeSet::new();
+        for seed in seeds(tenant, &host_etc, &std::collections::BTreeMap::new()) {
+            let above = seed.path.rsplit_once('/').map(|(above, _)| above.to_owned());
+            assert!(above.is_none_or(|above| made.contains(&above)), "{}", seed.path);
+            assert!(made.insert(seed.path.clone()), "{} is made twice", seed.path);
+        }
+    }
 }

@@ -17,6 +17,8 @@ pub struct Machine {
     pub memory: ByteSize,
     /// How many processes and threads there can be.
     pub tasks: u64,
+    /// The file system that the state directory is on, or would be; `None` when that cannot be told.
+    pub disk: Option<ByteSize>,
     /// The users of the host, with their ids: all that are its own, and those of directory services who have the name of a tenant.
     pub users: Vec<(String, u32)>,
 }
@@ -50,6 +52,8 @@ const OF_THE_HOST: &[&str] = &[
 ];
 /// Nothing of ours is anywhere below these either.
 const ALL_OF_THE_HOST: &[&str] = &["/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
+/// Empty after each start of the host.
+const GONE_AT_BOOT: &[&str] = &["/run", "/var/run"];
 /// A password that takes longer than some seconds to compare is compared by nobody.
 const MOST_ROUNDS: u64 = 5_000_000;
 
@@ -60,6 +64,7 @@ pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
     let mut found = Found { config_dir, diagnostics: reading.diagnostics };
     if let Some(policy) = &reading.policy {
         found.host(&policy.host, machine);
+        found.ids(policy);
         found.settings(policy, machine);
     }
     sorted(found.diagnostics)
@@ -101,7 +106,29 @@ impl Found<'_> {
             let problem = Problem::new(format!("a reserve of {reserve} tasks leaves nothing of the machine's {tasks}"));
             self.tell(host::FILE, "reserve", problem.hint("what is reserved is what tenants do not get"));
         }
+        if let Some(disk) = machine.disk.filter(|disk| host.reserve.disk >= *disk) {
+            let (reserve, dir) = (host.reserve.disk, host.state_dir.display());
+            let problem =
+                Problem::new(format!("a reserve of {reserve} leaves nothing of the {disk} that \"{dir}\" is on"));
+            self.tell(host::FILE, "reserve", problem.hint("at most half of the file system can be reserved"));
+        }
+        if GONE_AT_BOOT.iter().any(|dir| host.state_dir.starts_with(dir)) {
+            let problem = Problem::new(format!("what is in \"{}\" is gone after a restart", host.state_dir.display()));
+            self.tell(
+                host::FILE,
+                "state_dir",
+                problem.hint("tenants' data is there: give it a directory that is kept"),
+            );
+        }
         let first = host.ids.host_users();
+        if let Some(gid) = host.login_group.parse::<u32>().ok().filter(|gid| *gid >= first) {
+            let problem = Problem::new(format!("tenants' host users would have the group {gid}, which is a tenant's"));
+            self.tell(
+                host::FILE,
+                "login_group",
+                problem.hint(format!("ids from {first} on are tenants'; choose one below")),
+            );
+        }
         let own = machine.users.iter().find(|(name, _)| *name == host.user).map(|(_, uid)| *uid);
         if let Some(uid) = host.user.parse().ok().or(own).filter(|uid| *uid >= first) {
             let problem = Problem::new(format!("bailiwickd would have the id {uid}, which is a tenant's"));
@@ -110,6 +137,15 @@ impl Found<'_> {
         if let Some((name, uid)) = machine.users.iter().find(|(name, uid)| *uid >= first && *name != host.user) {
             let problem = Problem::new(format!("the host's user {name:?} has the id {uid}, which is a tenant's"));
             self.tell(host::FILE, "ids", problem.hint("raise `first` above every id of the host, and 65536 more"));
+        }
+    }
+
+    fn ids(&mut self, policy: &Policy) {
+        let count = policy.tenants.len();
+        let last = u32::try_from(count.saturating_sub(1)).ok();
+        if last.and_then(|last| policy.host.ids.range(last)).is_none() {
+            let problem = Problem::new(format!("there are not ids for all of the {count} tenants from `first` on"));
+            self.tell(host::FILE, "ids", problem.hint("lower `first`: each tenant has 65536"));
         }
     }
 

@@ -10,12 +10,16 @@ use crate::model::EtcWishes;
 /// Entries that the host makes from what packages bring, and that hold nothing of anybody. A directory stands for all in it.
 pub const GENERATED: &[&str] = &[
     "alternatives", // what `awk`, `editor`, `php` mean on this distribution
+    "inputrc",      // base-files copies it once, and no package counts it as its own
     "ld.so.cache",  // without it every library is searched for
     "mailcap",
     "mime.types",
     "protocols",
+    "python3/debian_config",
     "services",
-    "ssl/certs", // never `ssl`: private keys lie beside
+    "sgml/catalog", // where document types lie, as packages registered them
+    "ssl/certs",    // never `ssl`: private keys lie beside
+    "xml/catalog",
 ];
 
 /// Names of entries that a jail has of its own, or that say how the host is run: never shown, whoever brought them. A star stands

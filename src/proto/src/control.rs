@@ -460,6 +460,18 @@ pub struct TenantDetail {
     pub suspended_doors: Vec<String>,
     /// Declared and enforced.
     pub limits: Vec<LimitReport>,
+    /// What its memory is used for; `None` when it is down, or that is not counted.
+    #[serde(default)]
+    pub memory: Option<MemoryUse>,
+}
+
+/// Memory of a tenant, in bytes. Both together are what is held against its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// What the kernel cannot take back.
+    pub used: u64,
+    /// What it takes back before anything is ended: page cache, for the most part.
+    pub cache: u64,
 }
 
 /// What is said to be done for a tenant whose storage is being prepared: its jail starts when that has ended.

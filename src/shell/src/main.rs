@@ -85,7 +85,7 @@ fn door(command: Option<&OsStr>) -> Door {
 
 fn enter(config: &Path, command: Option<OsString>) -> Result<u8, Failure> {
     let (host, _) = bailiwick_policy::Store::new(config).host().map_err(|_| {
-        let reason = no_room().map_or_else(
+        let reason = bailiwick_client::no_room().map_or_else(
             || "this host is not set up; its operator can say more".to_owned(),
             |error| format!("this login has too few descriptors (`nofile` in limits.conf(5)): {error}"),
         );
@@ -95,12 +95,6 @@ fn enter(config: &Path, command: Option<OsString>) -> Result<u8, Failure> {
     let kind = if is_terminal() { Kind::Terminal } else { Kind::Pipes };
     let entry = Entry::Login { door: door(command.as_deref()), command, source, key: key() };
     run(&Daemon::of(&host.runtime_dir), Wish { entry, env: environment(std::env::vars_os()), kind })
-}
-
-/// Why not even so many files can be opened as reading the policy needs.
-fn no_room() -> Option<std::io::Error> {
-    const NEEDED: usize = 8;
-    (0..NEEDED).map(|_| std::fs::File::open("/")).collect::<Result<Vec<_>, _>>().err()
 }
 
 /// The key that the client proved to have, if sshd tells (`ExposeAuthInfo`).

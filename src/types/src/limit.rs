@@ -235,10 +235,11 @@ impl Limits {
     }
 
     fn part_of_memory(&self, size: ByteSize, part: u64) -> ByteSize {
+        // Whole pages: the kernel rounds a size up to them, and it is read back.
+        let whole = ByteSize(size.0.next_multiple_of(4096));
         match self.memory {
-            Bound::Unlimited => size,
-            // Whole pages: the kernel rounds a size up to them, and it is read back.
-            Bound::At(memory) => size.min(ByteSize(memory.0 / part / 4096 * 4096)),
+            Bound::Unlimited => whole,
+            Bound::At(memory) => whole.min(ByteSize(memory.0 / part / 4096 * 4096)),
         }
     }
 }
@@ -294,6 +295,10 @@ mod tests {
         assert_eq!((small.tmp_size(), small.shm_size()), (ByteSize(64 << 20), ByteSize(32 << 20)));
         let large = Limits { memory: Bound::At(ByteSize(8 << 30)), ..Limits::default() };
         assert_eq!((large.tmp_size(), large.shm_size()), (large.tmp, large.shm));
+        for memory in [Bound::Unlimited, Bound::At(ByteSize((1 << 30) + 1))] {
+            let odd = Limits { memory, tmp: ByteSize(65 << 10), shm: ByteSize((64 << 10) + 1), ..Limits::default() };
+            assert_eq!((odd.tmp_size(), odd.shm_size()), (ByteSize(68 << 10), ByteSize(68 << 10)));
+        }
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub struct Warden {
     watch: Watch,
     reserve: DiskReserve,
     etc_view: EtcView,
+    stale: Vec<String>,
     /// What this version confines jails with ([`confinement_digest`]).
     confinements: Vec<String>,
 }

@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The directory that jails see, and one where copies are made ready beside it.
@@ -49,6 +49,8 @@ enum Shown {
 /// The directory, and what was known when it was last brought up to date.
 #[derive(Debug)]
 pub(crate) struct EtcView {
+    /// Where the host's `/etc` and what its packages noted are: `/`.
+    root: PathBuf,
     etc: OwnedFd,
     dir: OwnedFd,
     ready: OwnedFd,
@@ -67,11 +69,16 @@ pub(crate) struct EtcView {
 impl EtcView {
     /// Makes the directory, or takes up the one that running jails see.
     pub(crate) fn open(runtime: &OwnedFd, wishes: &EtcWishes) -> io::Result<Self> {
+        Self::of(Path::new("/"), runtime, wishes)
+    }
+
+    fn of(root: &Path, runtime: &OwnedFd, wishes: &EtcWishes) -> io::Result<Self> {
         let dir = file::ensure_dir_at(runtime, VIEW, 0o755)?;
         rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?;
         let ready = file::ensure_dir_at(runtime, READY, 0o700)?;
         let mut view = Self {
-            etc: file::open_dir(Path::new("/etc"))?,
+            root: root.to_owned(),
+            etc: file::open_dir(&root.join("etc"))?,
             dir,
             ready,
             wishes: wishes.clone(),
@@ -106,7 +113,7 @@ impl EtcView {
             if now < packages + PACKAGES {
                 return;
             }
-            if now < files + FILES && self.packages == notes() {
+            if now < files + FILES && self.packages == notes(&self.root) {
                 self.looked = Some((now, files));
                 return;
             }
@@ -119,9 +126,9 @@ impl EtcView {
 
     /// Brings the directory up to date. What cannot be read is not shown; what cannot be written is tried again.
     fn look(&mut self) {
-        let packages = notes();
+        let packages = notes(&self.root);
         if packages != self.packages {
-            self.brought = brought();
+            self.brought = brought(&self.root);
             self.compared.clear();
         }
         let mut walk = Walk { view: self, wanted: BTreeMap::new(), bytes: 0, entries: 0 };
@@ -205,36 +212,37 @@ impl EtcView {
 }
 
 /// What tells that packages have changed.
-fn notes() -> Vec<Option<Stamp>> {
-    ["/var/lib/dpkg/status", "/var/lib/ucf/hashfile", "/etc/ld.so.cache"]
+fn notes(root: &Path) -> Vec<Option<Stamp>> {
+    ["var/lib/dpkg/status", "var/lib/ucf/hashfile", "etc/ld.so.cache"]
         .map(|path| {
-            file::open_dir(Path::new(path).parent()?).ok().and_then(|dir| {
-                let facts = file::metadata_at(&dir, Path::new(path).file_name()?).ok()?;
+            let path = root.join(path);
+            file::open_dir(path.parent()?).ok().and_then(|dir| {
+                let facts = file::metadata_at(&dir, path.file_name()?).ok()?;
                 Some(stamp(&facts))
             })
         })
         .into()
 }
 
-fn brought() -> BTreeMap<String, BTreeSet<String>> {
+fn brought(root: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let read = |path: &str| {
-        let bytes = std::fs::File::open(path).and_then(|file| file::read_bounded(file.into(), MAX_NOTES));
+        let bytes = std::fs::File::open(root.join(path)).and_then(|file| file::read_bounded(file.into(), MAX_NOTES));
         String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
     };
-    let (status, hashes) = (read("/var/lib/dpkg/status"), read("/var/lib/ucf/hashfile"));
+    let (status, hashes) = (read("var/lib/dpkg/status"), read("var/lib/ucf/hashfile"));
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut note = |path: &str, digest: &str| found.entry(path.to_owned()).or_default().insert(digest.to_owned());
     for (path, digest) in conffiles(&status) {
         note(path, digest);
     }
-    let registry = read("/var/lib/ucf/registry");
+    let registry = read("var/lib/ucf/registry");
     let owners: BTreeMap<&str, &str> = ucf_owners(&registry).collect();
     let mut shipped: BTreeMap<&str, String> = BTreeMap::new();
     for (path, digest) in ucf_files(&hashes) {
         let Some(package) = owners.get(path) else { continue };
         // Either form: a package that can be installed for two architectures has the name of its own.
         let sums = shipped.entry(package).or_insert_with(|| {
-            ["", ":amd64"].map(|suffix| read(&format!("/var/lib/dpkg/info/{package}{suffix}.md5sums"))).concat()
+            ["", ":amd64"].map(|suffix| read(&format!("var/lib/dpkg/info/{package}{suffix}.md5sums"))).concat()
         });
         if digests(sums).any(|known| known == digest) {
             note(path, digest);
@@ -365,5 +373,50 @@ impl Walk<'_> {
             self.wanted.insert(path.to_owned(), (Shown::File(now), Some(content)));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_a_package_had_ucf_put_there_is_shown_as_long_as_it_is_the_packages() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let root = temp.path().canonicalize().expect("real path");
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+            fs::write(path, text).expect("write");
+        };
+        let digest = |text: &str| md5(text.as_bytes());
+        let (own, other) = ("memory_limit = 128M\n", "; as somebody answered ucf\n");
+        write("etc/php/8.4/cli/php.ini", own);
+        write("etc/php/8.4/cli/secret.ini", other);
+        write("etc/php/8.4/cli/nobodys.ini", own);
+        write("var/lib/dpkg/status", "Package: php8.4-cli\nStatus: install ok installed\n");
+        // What ucf keeps the digest of is what the package ships below /usr, if the package says so too.
+        let hashes =
+            format!("{}  /etc/php/8.4/cli/php.ini\n{}  /etc/php/8.4/cli/secret.ini\n", digest(own), digest(other));
+        write("var/lib/ucf/hashfile", &hashes);
+        let owners = "php8.4-cli /etc/php/8.4/cli/php.ini\nphp8.4-cli /etc/php/8.4/cli/secret.ini\n";
+        write("var/lib/ucf/registry", owners);
+        let shipped = format!("{}  usr/lib/php/8.4/php.ini-production.cli\n", digest(own));
+        write("var/lib/dpkg/info/php8.4-cli.md5sums", &shipped);
+        fs::create_dir(root.join("runtime")).expect("mkdir");
+        let runtime = file::open_dir(&root.join("runtime")).expect("opens");
+        let mut view = EtcView::of(&root, &runtime, &EtcWishes::default()).expect("opens");
+        let shown = root.join("runtime").join(VIEW).join("php/8.4/cli");
+        let names = || {
+            let names = fs::read_dir(&shown).map(|all| all.filter_map(|one| one.ok()?.file_name().into_string().ok()));
+            names.map(|names| names.collect::<Vec<_>>()).unwrap_or_default()
+        };
+        assert_eq!(names(), ["php.ini"]);
+        assert_eq!(fs::read_to_string(shown.join("php.ini")).expect("reads"), own);
+        // The operator's own change may hold a secret.
+        write("etc/php/8.4/cli/php.ini", "mysqli.default_pw = hunter2\n");
+        view.look();
+        assert_eq!(names(), [""; 0]);
     }
 }

@@ -29,7 +29,7 @@ mod storage;
 mod watch;
 
 pub use crate::core::{OpenError, Warden};
-pub use manager::Handed;
+pub use manager::{Handed, Waiting};
 pub use repair::repair_ledger;
 pub use serve::{ServeError, serve};
 pub use step::Step;

@@ -96,7 +96,8 @@ fn absolute(group: OsString) -> Result<String, String> {
 }
 
 fn run(config: &Path, init: &Path, group: Option<&str>) -> ExitCode {
-    let handed = match Handed::take() {
+    let handed = Handed::take().and_then(|handed| Ok((handed.waiting()?, handed)));
+    let (waiting, handed) = match handed {
         Ok(handed) => handed,
         Err(error) => {
             say(&format!("bailiwick-warden: cannot take over the descriptors that were announced: {error}\n"));
@@ -107,7 +108,11 @@ fn run(config: &Path, init: &Path, group: Option<&str>) -> ExitCode {
         Ok(opened) => opened,
         Err(error) => {
             say(&format!("bailiwick-warden: {}\n", Failure::new(ExitStatus::Failed, &error)));
-            return error.status().into();
+            let status = error.status();
+            if matches!(status, ExitStatus::Invalid | ExitStatus::Conflict | ExitStatus::HostCannot) {
+                waiting.close();
+            }
+            return status.into();
         }
     };
     for event in events {

@@ -47,6 +47,31 @@ impl Handed {
         }
         Ok(handed)
     }
+
+    /// What waits at the socket, for when there will be no warden.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn waiting(&self) -> io::Result<Waiting> {
+        Ok(Waiting { listener: self.listener.as_ref().map(OwnedFd::try_clone).transpose()? })
+    }
+}
+
+/// Requests that wait at the manager's socket for a warden that cannot work. They would have the manager start one after the other.
+#[derive(Debug)]
+pub struct Waiting {
+    listener: Option<OwnedFd>,
+}
+
+impl Waiting {
+    /// Closes all that wait now.
+    pub fn close(self) {
+        let Some(listener) = self.listener else { return };
+        // The flag is the socket's own, and stays: every warden sets it.
+        if rustix::io::ioctl_fionbio(&listener, true).is_ok() {
+            while rustix::net::accept(&listener).is_ok() {}
+        }
+    }
 }
 
 /// Has the manager keep a descriptor of a jail's init. A manager that does not is no failure: the record of the jail

@@ -69,6 +69,8 @@ pub(crate) struct Renewal {
     known: BTreeSet<(TenantName, u32)>,
     waiting: BTreeSet<(TenantName, u32)>,
     at_work: BTreeMap<(TenantName, u32), Renewed>,
+    /// Those that could not be renewed when it was tried last, and why.
+    failed: BTreeMap<(TenantName, u32), String>,
 }
 
 impl Renewal {
@@ -88,10 +90,19 @@ impl Renewal {
                 // While a jail was made nobody could renew it.
                 self.waiting.extend(running.difference(&self.known).cloned());
             }
+            self.failed.retain(|jail, _| running.contains(jail));
             self.known = running;
         }
         self.look_at_work(now, event);
         self.begin(warden, now, event);
+    }
+
+    /// Those that show what the host had before, and why.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let told = |((tenant, _), why): (&(TenantName, u32), &String)| {
+            format!("the jail of \"{tenant}\" may show files that the host has replaced: {why}")
+        };
+        self.failed.iter().map(told).collect()
     }
 
     /// What becomes readable when a jail was renewed.
@@ -102,12 +113,16 @@ impl Renewal {
     fn look_at_work(&mut self, now: Instant, event: &mut impl FnMut(&str)) {
         self.at_work.retain(|jail, renewed| {
             let tenant = &jail.0;
-            let mut tell = |why: &str| event(&format!("tenant={tenant} event=not-renewed reason={why:?}"));
+            let failed = &mut self.failed;
+            let mut tell = |why: &str| {
+                event(&format!("tenant={tenant} event=not-renewed reason={why:?}"));
+                failed.insert(jail.clone(), why.to_owned());
+            };
             match renewed.helper.end() {
                 Some(Err(error)) if !renewed.is_late => tell(&error.to_string()),
                 // The kernel has let go of it.
                 Some(_) if renewed.is_late => drop(self.waiting.insert(jail.clone())),
-                Some(_) => {}
+                Some(_) => drop(failed.remove(jail)),
                 None => {
                     if now >= renewed.deadline && !renewed.is_late {
                         renewed.is_late = true;
@@ -139,7 +154,10 @@ impl Renewal {
                     let renewed = Renewed { helper, deadline: now + TIME, is_late: false };
                     self.at_work.insert(jail, renewed);
                 }
-                Err(error) => event(&format!("tenant={tenant} event=not-renewed reason={:?}", error.to_string())),
+                Err(error) => {
+                    event(&format!("tenant={tenant} event=not-renewed reason={:?}", error.to_string()));
+                    self.failed.insert(jail, error.to_string());
+                }
             }
         }
     }

@@ -181,6 +181,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
         answer(warden, &mut connections);
         connections.retain(|connection| !connection.over);
         renewal.go_on(warden, &mut event);
+        warden.note_stale(renewal.problems());
         if heard.new
             && let Some(why) = accept(warden, &mut gate, &mut connections)?
         {

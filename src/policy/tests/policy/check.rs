@@ -6,7 +6,8 @@ use bailiwick_types::ByteSize;
 
 fn machine() -> Machine {
     let users = [("root", 0), ("bailiwick", 990), ("nobody", 65_534), ("ldap", 10_000_007)];
-    Machine { memory: ByteSize(8 << 30), tasks: 32_768, users: users.map(|(name, uid)| (name.to_owned(), uid)).into() }
+    let users = users.map(|(name, uid)| (name.to_owned(), uid)).into();
+    Machine { memory: ByteSize(8 << 30), tasks: 32_768, disk: Some(ByteSize(40 << 30)), users }
 }
 
 /// What is wrong with one file: its place and its message.
@@ -36,6 +37,13 @@ fn what_cannot_work_is_found_where_it_is_written() {
             "3: a reserve of 100T leaves nothing of the machine's 8G",
         ),
         ("bailiwick.toml", "ids.first = 20000000\nreserve = { tasks = 40000 }\n", "2: a reserve of 40000 tasks"),
+        (
+            "bailiwick.toml",
+            "ids.first = 20000000\nreserve = { disk = \"100T\" }\n",
+            "2: a reserve of 100T leaves nothing of the 40G that \"/var/lib/bailiwick\" is on",
+        ),
+        ("bailiwick.toml", "ids.first = 20000000\nlogin_group = \"3000000000\"\n", "2: tenants' host users would have"),
+        ("bailiwick.toml", "ids.first = 20000000\nstate_dir = \"/run/xyz\"\n", "2: what is in \"/run/xyz\" is gone"),
         ("bailiwick.toml", "ids.first = 20000000\nuser = \"19999999\"\n", "2: bailiwickd would have the id 19999999"),
         ("bailiwick.toml", "user = \"ldap\"\n", "1: bailiwickd would have the id 10000007"),
         ("bailiwick.toml", "ids = { first = 10000000 }\n", "1: the host's user \"ldap\" has the id 10000007"),
@@ -77,6 +85,20 @@ fn what_cannot_work_is_found_where_it_is_written() {
     assert_eq!(wrong("tenants.d/ldap.toml", "plan = \"small\"\ndoors = [\"exec\"]\n"), [""; 0]);
     assert_eq!(wrong("tenants.d/a.toml", &hash("$y$j9T$salt$", 43)), [""; 0]);
     assert_eq!(wrong("bailiwick.toml", "ids.first = 20000000\nstate_dir = \"/srv/bailiwick\"\n"), [""; 0]);
+}
+
+#[test]
+fn every_tenant_has_ids() {
+    let pool = |first: u32| format!("ids = {{ first = {first} }}\n");
+    let directory = Directory::with(&[("bailiwick.toml", &pool(4_294_901_758)), ("plans.d/small.toml", "")]);
+    directory.write("tenants.d/a.toml", "plan = \"small\"\n");
+    assert_eq!(check(directory.path(), &machine()), []);
+    directory.write("tenants.d/b.toml", "plan = \"small\"\n");
+    let found = check(directory.path(), &machine());
+    let [only] = found.as_slice() else { panic!("{found:?}") };
+    assert!(only.line == 1 && only.message.contains("all of the 2 tenants"), "{only}");
+    directory.write("bailiwick.toml", pool(4_294_901_758 - 65_536));
+    assert_eq!(check(directory.path(), &machine()), []);
 }
 
 #[test]

@@ -147,10 +147,16 @@ impl Warden {
     /// What does not get on by itself.
     pub(super) fn problems(&mut self) -> WardenReply {
         let mut tenants = self.slow.problems();
+        tenants.extend(self.stale.iter().cloned());
         if self.policy.host().is_ok_and(|(host, _)| self.is_moved(&host)) {
             tenants.push(format!("no jail can start: {MOVED}"));
         }
         WardenReply::Problems { reserve: self.reserve_problem(), tenants }
+    }
+
+    /// Notes what is told of jails that show what the host had before.
+    pub(crate) fn note_stale(&mut self, stale: Vec<String>) {
+        self.stale = stale;
     }
 
     pub(super) fn roster(&self) -> WardenReply {

@@ -1,6 +1,7 @@
-//! The reserve of disk space that all tenants together leave to the host.
+//! What all tenants together leave to the host: memory and tasks, whose bound the control group above all tenants' has, and disk
+//! space.
 //!
-//! While less is free than the reserve, every tenant's limit is what it uses. Which of the two is so is decided anew by each
+//! While less disk space is free than the reserve, every tenant's limit is what it uses. Which of the two is so is decided anew by each
 //! warden, whatever an earlier one wrote, and written for one tenant after the other in slices.
 
 use super::*;
@@ -22,6 +23,8 @@ pub(super) struct DiskReserve {
     /// Of `bailiwick.toml` as it was read.
     read: Option<(i128, u64, u64)>,
     free: u64,
+    /// Why that of memory or tasks is not in force.
+    not_held: Option<String>,
 }
 
 impl DiskReserve {
@@ -83,6 +86,8 @@ impl Warden {
             if let Ok((host, _)) = self.policy.host() {
                 self.host.reserve = host.reserve;
                 self.host.etc = host.etc;
+                let held = self.groups.reserve(&self.facts, &self.host.reserve);
+                self.reserve.not_held = held.err().map(|error| Failure::new(ExitStatus::Failed, &error).message);
             }
         }
     }
@@ -111,6 +116,9 @@ impl Warden {
 
     /// What is told of it everywhere: that it is reached, or that it cannot be.
     pub(super) fn reserve_problem(&self) -> Option<String> {
+        if let Some(why) = &self.reserve.not_held {
+            return Some(why.clone());
+        }
         let (free, reserve) = (ByteSize(self.reserve.free), self.host.reserve.disk);
         if self.usable_reserve().is_none() {
             let all = self.storage.size().unwrap_or(u64::MAX);

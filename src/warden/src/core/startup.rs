@@ -81,15 +81,31 @@ impl OpenError {
                 LedgerError::Damaged(_)
                 | LedgerError::Missing { .. }
                 | LedgerError::Overlap(_)
-                | LedgerError::OverlapOfPurged(_),
+                | LedgerError::OverlapOfPurged(_)
+                | LedgerError::PoolChanged(_),
             ) => ExitStatus::HostCannot,
             Self::Storage(StorageError::Locked { .. }) => ExitStatus::Conflict,
             Self::Ledger(LedgerError::InOrder) => ExitStatus::Conflict,
-            Self::Groups(_) | Self::Storage(StorageError::Open { .. } | StorageError::Trust { .. }) => {
-                ExitStatus::HostCannot
-            }
+            Self::Groups(_)
+            | Self::Init { .. }
+            | Self::Storage(StorageError::Open { .. } | StorageError::Trust { .. }) => ExitStatus::HostCannot,
+            Self::Runtime(_) | Self::HostUsers(_) if !self.may_pass() => ExitStatus::HostCannot,
             _ => ExitStatus::Failed,
         }
+    }
+
+    /// Whether it is for want of something that may be there at the next try.
+    fn may_pass(&self) -> bool {
+        use rustix::io::Errno;
+        const PASSING: [Errno; 5] = [Errno::NOSPC, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::INTR];
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            if error.downcast_ref().and_then(Errno::from_io_error).is_some_and(|errno| PASSING.contains(&errno)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 }
 
@@ -217,6 +233,7 @@ impl Warden {
             watch,
             reserve: DiskReserve::default(),
             etc_view,
+            stale: Vec::new(),
             confinements: Profile::ALL.iter().map(|profile| confinement_digest(*profile)).collect(),
         };
         let mut events: Vec<String> =
