@@ -459,7 +459,7 @@ fn a_server_that_would_connect_to_others_cannot() {
 
 /// What a server might be: it asks for a login and whether it may come in, opens no session, and then does what it likes.
 const SERVER: &str = r#"
-import ctypes, errno, os, socket, sys
+import ctypes, errno, fcntl, os, socket, sys
 user, password = sys.argv[1].encode(), sys.argv[2].encode()
 pam, libc = ctypes.CDLL("libpam.so.0"), ctypes.CDLL("libc.so.6", use_errno=True)
 libc.calloc.restype = libc.strdup.restype = ctypes.c_void_p
@@ -512,6 +512,26 @@ attempt("passive", passive)
 attempt("exec", lambda: os.execv("/home/x", ["x"]))
 attempt("ptrace", lambda: called(libc.ptrace(16, os.getppid(), 0, 0)))
 attempt("shm", lambda: called(libc.shmget(0, 4096, 0o1600)))
+# By a number, as of any process of the host's: of this one the kernel would let it, and the filter knows none but 0.
+other, room = os.getpid(), ctypes.create_string_buffer(4096)
+for what, number, *rest in [
+    ("kill", 62, other, 0),
+    ("tkill", 200, other, 0),
+    ("tgkill", 234, other, other, 0),
+    ("queue", 129, other, 0, room),
+    ("limits", 302, other, 7, None, room),
+    ("priority", 141, 0, other, 5),
+    ("scheduler", 144, other, 0, room),
+    ("affinity", 203, other, 8, room),
+    ("io priority", 251, 1, other, 0),
+    ("move", 279, other, 0, None, None, None, 0),
+    ("migrate", 256, other, 64, room, room),
+]:
+    attempt(what, lambda: called(libc.syscall(number, *rest)))
+asked = socket.socket()
+for what, command in [("interfaces", 0x8912), ("hardware address", 0x8927), ("bridges", 0x8940)]:
+    attempt(what, lambda: fcntl.ioctl(asked, command, bytes(256)))
+attempt("own limits", lambda: called(libc.syscall(302, 0, 7, None, room)))
 print("session", pam.pam_open_session(handle, 0), flush=True)
 sys.stdin.read()
 "#;
@@ -572,6 +592,21 @@ fn a_server_is_in_the_jail_from_the_answer_on_and_may_do_little() {
             "exec EPERM",
             "ptrace EPERM",
             "shm EPERM",
+            "kill EPERM",
+            "tkill EPERM",
+            "tgkill EPERM",
+            "queue EPERM",
+            "limits EPERM",
+            "priority EPERM",
+            "scheduler EPERM",
+            "affinity EPERM",
+            "io priority EPERM",
+            "move EPERM",
+            "migrate EPERM",
+            "interfaces EPERM",
+            "hardware address EPERM",
+            "bridges EPERM",
+            "own limits done",
             "session 0",
         ];
         assert_eq!(said, golden, "{tenant}: {}", host.log());

@@ -584,6 +584,40 @@ mod tests {
             for family in [net::AF_UNIX, net::AF_NETLINK, net::AF_PACKET].map(u64::from) {
                 assert_eq!(call("socket", &[family | rubbish, 1, 0]), NO_FAMILY);
             }
+            let other = 4711;
+            for (name, arguments) in [
+                ("kill", &[other, 0][..]),
+                ("tkill", &[other, 6]),
+                ("tgkill", &[other, other, 9]),
+                ("rt_sigqueueinfo", &[other, 6]),
+                ("rt_tgsigqueueinfo", &[other, other, 6]),
+                ("setpriority", &[0, other, 5]),
+                ("ioprio_set", &[1, other]),
+                ("move_pages", &[other]),
+                ("migrate_pages", &[other]),
+                ("prlimit64", &[other, 7, 0, 1]),
+                ("sched_setscheduler", &[other]),
+                ("sched_setaffinity", &[other]),
+                ("sched_getattr", &[other]),
+            ] {
+                let arguments: Vec<u64> = arguments.iter().map(|argument| argument | rubbish).collect();
+                assert_eq!(call(name, &arguments), PERMISSION, "{name} {arguments:?}");
+            }
+            for (name, arguments) in [
+                ("tgkill", [other, other, 6 | rubbish, 0]),
+                ("prlimit64", [rubbish, 7, 1, 0]),
+                ("sched_getaffinity", [rubbish, 8, 1, 0]),
+            ] {
+                assert_eq!(call(name, &arguments), Verdict::Allow, "{name}");
+            }
+            // The limit of core dumps, as everywhere.
+            assert_eq!(call("prlimit64", &[rubbish, 4 | rubbish, 1, 0]), Verdict::Errno(0));
+            // SIOCGIFCONF, SIOCGIFHWADDR, bridges; FIONREAD.
+            for command in [0x8912, 0x8927, 0x8940] {
+                assert_eq!(call("ioctl", &[3, command | rubbish]), PERMISSION, "{command:#x}");
+            }
+            assert_eq!(call("ioctl", &[3, 0x541b | rubbish]), Verdict::Allow);
+            assert_eq!(call("ioctl", &[0, u64::from(ioctl::TIOCSTI) | rubbish]), PERMISSION);
             // vsftpd's two processes talk over a pair.
             assert_eq!(call("socketpair", &[1 | rubbish, 1, 0]), Verdict::Allow);
             let fast = 0x2000_0000 | 0x4000;

@@ -661,6 +661,13 @@ const SOCKET_OF_FTP: Rule = check!(argument 0; net::AF_INET, net::AF_INET6;
         NO_PROTOCOL);
     NO_FAMILY);
 
+/// `linux/sockios.h`: what a socket may be asked of its network, which is the host's.
+const SOCKET_TYPE: u32 = 0x8900;
+/// `abort(3)` sends it; the filter cannot know to whom.
+const SIGABRT: u32 = 6;
+/// A call on the process itself, by the number 0 alone.
+const OWN: Rule = check!(argument 0; 0; ALLOW; REFUSE);
+
 /// What is otherwise for a process of an FTP server than in `web`. It is in the host's network, pid and ipc namespaces, and runs
 /// the host's program: what that never does after a login is closed.
 pub(super) const OF_FTP: &[Group] = &[
@@ -691,8 +698,30 @@ pub(super) const OF_FTP: &[Group] = &[
         "the processes of other clients are of the same program, and those of one tenant have the same ids",
         calls![
             __NR_ptrace __NR_process_vm_readv __NR_process_vm_writev __NR_kcmp __NR_pidfd_getfd __NR_pidfd_open
-            __NR_pidfd_send_signal __NR_process_madvise __NR_process_mrelease
+            __NR_pidfd_send_signal __NR_process_madvise __NR_process_mrelease __NR_get_robust_list __NR_kill __NR_tkill
+            __NR_rt_sigqueueinfo __NR_rt_tgsigqueueinfo __NR_setpriority __NR_getpriority __NR_ioprio_set __NR_ioprio_get
+            __NR_move_pages __NR_migrate_pages
         ],
+    ),
+    group(
+        check!(argument 2; SIGABRT; ALLOW; REFUSE),
+        "no signal but the one to itself of abort(3)",
+        calls![__NR_tgkill],
+    ),
+    group(check!(argument 0; 0; PRLIMIT; REFUSE), "its own limits alone, and as for setrlimit", calls![__NR_prlimit64]),
+    group(
+        OWN,
+        "its own scheduling alone: all numbers of processes are the host's",
+        calls![
+            __NR_sched_setparam __NR_sched_getparam __NR_sched_setscheduler __NR_sched_getscheduler
+            __NR_sched_rr_get_interval __NR_sched_setaffinity __NR_sched_getaffinity __NR_sched_setattr
+            __NR_sched_getattr __NR_getsid
+        ],
+    ),
+    group(
+        check!(argument 1 & IOCTL_TYPE; SOCKET_TYPE; REFUSE; COMMAND),
+        "names, addresses and hardware addresses of the host's interfaces",
+        calls![__NR_ioctl],
     ),
     group(
         REFUSE,
