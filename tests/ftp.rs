@@ -567,6 +567,10 @@ fn a_server_is_in_the_jail_from_the_answer_on_and_may_do_little() {
         }
         let known = wait_for_sessions(&host, 1);
         assert_eq!(known[0]["pid"].as_u64(), Some(u64::from(child.id())), "{known:?}");
+        // A crash of it starts no handler of the host's either.
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).expect("reads");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+        assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["1", "1", "bytes"], "{tenant}");
         let audit: Value = serde_json::from_str(&host.ok(&["audit", tenant, "--json"])).expect("JSON");
         let walls = audit["tenants"][0]["walls"].as_array().expect("a list");
         assert_eq!(walls.iter().find(|wall| wall["wall"] == "ftp").expect("is looked at")["verdict"], "enforced");
