@@ -72,7 +72,13 @@ for my $each (@paths) { my $p = $each;
     my $verity = pack("LLLx116", 1, 1, 4096); $try->("verity", 16, $n, 0x40806685, $verity);
     my $dedupe = pack("QQSSLqQQlL", 0, 4096, 1, 0, 0, $n, 4096, 0, 0, 0);
     my $r = syscall(16, $n, 0xC0189436, $dedupe);
-    print "$p dedupe\n" if $r != -1 && (unpack("QQSSLqQQlL", $dedupe))[8] == 0;
+    # 0 is the same, 1 another content: both were looked at.
+    print "$p dedupe\n" if $r != -1 && (unpack("QQSSLqQQlL", $dedupe))[8] >= 0;
+    my $own = pack("x24"); $try->("file attributes", 469, -100, $p, $own, 24, 0);
+    my $hint = pack("Q", 2); $try->("write hint", 72, $n, 1036, $hint); $try->("write hint of the file", 72, $n, 1038, $hint);
+    if ($p =~ m{^/(dev/|run/host/|sys/fs/)}) { # All others are the jail's own inodes, which root inside may own.
+        sysopen(my $quiet, $p, 0x40800) and print "$p without a time\n"; $try->("no time", 72, $n, 4, 0x40800);
+    }
     if (-f $f || -d $f) {
         $try->("times", 280, $n, 0, 0, 0); $try->("mode", 91, $n, (stat $f)[2] & 07777); $try->("owner", 93, $n, 0, 0);
         $try->("attribute", 190, $n, (my $k = "user.bailiwick"), (my $v = "v"), 1, 0);

@@ -9,6 +9,7 @@ use std::process::Command;
 const EPERM: i32 = 1;
 const EINVAL: i32 = 22;
 const ENOTTY: i32 = 25;
+const ENOSYS: i32 = 38;
 const EOPNOTSUPP: i32 = 95;
 
 #[test]
@@ -22,6 +23,13 @@ fn the_kernel_refuses_a_change_of_the_project_id_from_within_a_user_namespace() 
         let (_, out, err) = host.inside(tenant, line);
         let errno: i32 = out.parse().unwrap_or_else(|_| panic!("{tenant}: {out:?} {err:?}"));
         assert!([EPERM, EINVAL, ENOTTY, EOPNOTSUPP].contains(&errno), "{tenant}: {errno}");
+        // The same by file_getattr and file_setattr (Linux 6.17), by name.
+        let line = "perl -e 'my $x = \"\\0\" x 24; my $p = \"/root/own\"; $! = 0; \
+                    syscall(468, -100, $p, $x, 24, 0); substr($x, 16, 4) = pack(\"L\", 4711); \
+                    my $r = syscall(469, -100, $p, $x, 24, 0); print $r == -1 ? $! + 0 : 0'";
+        let (_, out, err) = host.inside(tenant, line);
+        let errno: i32 = out.parse().unwrap_or_else(|_| panic!("{tenant}: {out:?} {err:?}"));
+        assert!([EPERM, EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP].contains(&errno), "{tenant}: {errno}");
     }
 }
 

@@ -455,6 +455,8 @@ mod tests {
                 let fcntl = |command: u64| named("fcntl", &[3, command | rubbish, 1]);
                 // F_SETLEASE, F_NOTIFY, F_SETDELEG; F_SETFL, F_SETLK, F_GETLEASE, F_DUPFD_CLOEXEC, F_SETPIPE_SZ.
                 assert_eq!([fcntl(1024), fcntl(1026), fcntl(1040)], [INVALID; 3]);
+                // F_SET_RW_HINT, F_SET_FILE_RW_HINT.
+                assert_eq!([fcntl(1036), fcntl(1038)], [INVALID; 2]);
                 assert_eq!([fcntl(4), fcntl(6), fcntl(1025), fcntl(1030), fcntl(1031)], [Verdict::Allow; 5]);
                 let read = |flags: u64| named("preadv2", &[3, 0, 1, 0, 0, flags | rubbish]);
                 assert_eq!(

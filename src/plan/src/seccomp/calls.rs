@@ -240,7 +240,11 @@ const PRCTL: Rule = check!(argument 0; PR_SET_MM, PR_SCHED_CORE, PR_SET_MEMORY_M
 const LEASES: [u32; 3] = [1024, 1026, 1040];
 /// As a kernel says that was built without them.
 const NO_LEASES: Rule = errno(EINVAL);
-const FCNTL: Rule = check!(argument 1; LEASES[0], LEASES[1], LEASES[2]; NO_LEASES; ALLOW);
+/// `linux/fcntl.h`: how long what is written will stay, which is kept with the inode; older kernels let every reader say it.
+const F_SET_RW_HINT: u32 = 1036;
+const F_SET_FILE_RW_HINT: u32 = 1038;
+const FCNTL: Rule =
+    check!(argument 1; LEASES[0], LEASES[1], LEASES[2], F_SET_RW_HINT, F_SET_FILE_RW_HINT; NO_LEASES; ALLOW);
 
 /// `linux/fs.h`: read only what is in the page cache. As a file system says that cannot; programs read in a thread then.
 const RWF_NOWAIT: u32 = 8;
@@ -288,7 +292,7 @@ pub(super) const GROUPS: &[Group] = &[
     group(
         FCNTL,
         "stall class: a lease on a file of the host's holds up everybody who opens it, the host's root too, for 45 s; the \
-         owner alone may take one, and root inside can be the owner",
+         owner alone may take one, and root inside can be the owner; nor a hint for writers, which is a mark on the host's inode",
         calls![__NR_fcntl],
     ),
     group(
@@ -429,7 +433,7 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     group(
         ALLOW,
-        "placement on memory nodes, within the jail's cpuset",
+        "placement on memory nodes: of the tenant's own memory, on any node of the host's, which is charged wherever it lies",
         calls![
             __NR_mbind __NR_set_mempolicy __NR_get_mempolicy __NR_set_mempolicy_home_node __NR_migrate_pages
             __NR_move_pages
