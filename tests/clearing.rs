@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -291,6 +291,31 @@ fn what_a_damaged_file_system_keeps_is_told_and_goes_once_it_is_mended() {
     until("its ids are free", || ledger(&host)["purged"].is_null());
     host.kill();
     drop(pool);
+}
+
+#[test]
+fn a_warden_answers_before_what_an_earlier_one_set_aside_is_gone() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start_warden();
+    host.kill();
+    // Who asked before it ran is answered first.
+    let socket = host.path("run/warden.sock");
+    std::fs::remove_file(&socket).ok();
+    let listener = UnixListener::bind(&socket).expect("binds");
+    let asked = Asked::new(&host, &WardenRequest::Roster);
+    for number in 0..100 {
+        let dir = host.path(&format!("state/.purged/gone.{number}"));
+        std::fs::create_dir_all(&dir).expect("mkdir");
+        for file in 0..200 {
+            std::fs::File::create(dir.join(file.to_string())).expect("creates");
+        }
+    }
+    host.spawn_warden_with(&listener);
+    let reply = asked.reply();
+    assert!(matches!(reply, WardenReply::Roster(_)), "{reply:?}");
+    assert!(host.path("state/.purged").exists(), "it was silent until all of it was gone");
+    until("nothing is left", || !host.path("state/.purged").exists());
 }
 
 #[test]
