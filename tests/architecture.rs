@@ -218,6 +218,21 @@ fn settings(unit: &str) -> Vec<(String, String)> {
     lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
+/// What a comment in the unit argues for, and what a jail inherits from it.
+#[test]
+fn the_wardens_unit_keeps_what_nothing_else_tests() {
+    let found = settings("bailiwick-warden.service");
+    for (key, value) in [
+        // At 1, and at no other value, a crash starts no handler of the host's (core(5)).
+        ("LimitCORE", "1"),
+        ("SocketBindDeny", "any"),
+        ("RestrictFileSystems", "~@network fuse fuseblk"),
+    ] {
+        let values: Vec<&str> = found.iter().filter(|(name, _)| name == key).map(|(_, value)| value.as_str()).collect();
+        assert_eq!(values, [value], "{key}");
+    }
+}
+
 /// Decision 9: where controllers are on version 1, tenants' groups lie below the warden's own.
 #[test]
 fn the_wardens_unit_bounds_no_control_group() {

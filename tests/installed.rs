@@ -171,7 +171,8 @@ fn units_are_sound_and_as_closed_as_they_can_be() {
         .collect();
     assert!(odd.is_empty(), "{odd:#?}");
     // The level that each had when this was written, in tenths: lower is better, and it may only sink.
-    for (unit, most) in [("bailiwickd", 15), ("bailiwick-audit", 15), ("bailiwick-warden", 81)] {
+    for (unit, most) in [("bailiwickd", 15), ("bailiwick-audit", 15), ("bailiwick-jails", 15), ("bailiwick-warden", 81)]
+    {
         let (status, text) = sh(&format!("systemd-analyze security --threshold={most} --no-pager {unit}.service"));
         let last = text.lines().last().unwrap_or_default();
         tell(last);
@@ -543,14 +544,33 @@ fn removing_keeps_the_data_and_purging_asks() {
     ok("bailiwick exec alice -- sh -c 'echo precious > /home/alice/precious'");
     let found = || sh("find /var/lib/bailiwick -xdev -name precious -path '*alice*' | xargs -r cat").1;
     assert_eq!(found().trim(), "precious");
+    let declared = "plan = \"small\"\ndoors = [\"exec\", \"ssh\"]\n";
+    std::fs::write("/etc/bailiwick/tenants.d/alice.toml", declared).expect("writes");
+    ok("bailiwick apply; ls /run/userdb/alice.user; cp /usr/libexec/bailiwick/bailiwick-init /root/bailiwick-init");
     let before = inits();
     ok("DEBIAN_FRONTEND=noninteractive apt-get remove -y bailiwick");
+    assert_eq!(sh("grep -ls '\"service\":\"bailiwick\"' /run/userdb/*.user").1, "", "a user of the host is left");
     for init in before {
         let (pid, _) = init.split_once(' ').expect("two words");
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "no jail without its host");
     }
     assert_eq!(found().trim(), "precious");
     assert_eq!(sh("find /sys/fs/cgroup -name 'bailiwick*'").1, "", "nothing of it is left");
+    // What an init that runs all the same stands on is not taken away.
+    let group = "/sys/fs/cgroup/bailiwick.slice/left";
+    ok(&format!("mkdir -p {group}"));
+    let line = format!("echo $$ > {group}/cgroup.procs && exec /root/bailiwick-init --hold");
+    let mut left = Command::new("sh").args(["-c", &line]).stdin(Stdio::null()).spawn().expect("sh runs");
+    until("it runs", || sh(&format!("readlink /proc/{}/exe", left.id())).1.trim() == "/root/bailiwick-init");
+    let (status, said) = sh("DEBIAN_FRONTEND=noninteractive dpkg --purge bailiwick");
+    assert!(status == 1 && said.contains("jails still run"), "{status} {said}");
+    left.kill().expect("kills");
+    left.wait().expect("ends");
+    until("its group is empty", || {
+        sh(&format!("rmdir {group}; rmdir /sys/fs/cgroup/bailiwick.slice"));
+        !std::path::Path::new("/sys/fs/cgroup/bailiwick.slice").exists()
+    });
+    ok("rm /root/bailiwick-init");
     host();
     assert_eq!(ok("bailiwick exec alice -- cat /home/alice/precious").trim(), "precious");
     ok("DEBIAN_FRONTEND=noninteractive apt-get purge -y bailiwick");
