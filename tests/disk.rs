@@ -459,6 +459,64 @@ fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
     assert_ne!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync /home/past").0, 0);
 }
 
+/// The same where a tenant is a project: the kernel goes on counting, and the limits are there when it enforces again.
+#[test]
+fn projects_whose_limits_were_switched_off_and_on_are_seen_at_once() {
+    let probe = Host::new();
+    let storage = bailiwick_observe::host_facts(&probe.path("state")).expect("facts").storage;
+    if storage.quota != QuotaFacts::Projects {
+        writeln!(
+            std::io::stderr(),
+            "projects_whose_limits_were_switched_off_and_on_are_seen_at_once: NOT on {}: it has no projects",
+            storage.fs_type
+        )
+        .ok();
+        return;
+    }
+    // On a file system of its own: it is switched off for all that are on it.
+    let is_xfs = storage.fs_type == "xfs";
+    let pool = if is_xfs { Pool::xfs_with_quotas() } else { Pool::ext4_with_quotas() };
+    let switch = |to: &str| {
+        let mut command = if is_xfs {
+            let mut command = std::process::Command::new("xfs_quota");
+            command.args(["-x", "-c", if to == "on" { "enable -p" } else { "disable -p" }]);
+            command
+        } else {
+            let mut command = std::process::Command::new(format!("quota{to}"));
+            command.arg("-P");
+            command
+        };
+        let output = command.arg(pool.path()).output();
+        assert!(output.as_ref().is_ok_and(|output| output.status.success()), "{to}: {output:?}");
+    };
+    let mut host = Host::within(pool.path());
+    let config = host.default_config("reserve = { disk = \"1M\" }\n");
+    host.write("etc/bailiwick.toml", &config);
+    host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ndisk = \"16M\"\nmemory = \"32M\"\n");
+    host.start();
+    host.ok(&["apply"]);
+    let audit = || String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).into_owned();
+    let enforced = || {
+        let report: Value = serde_json::from_slice(&host.cli(&["audit", "web", "--json"]).stdout).expect("JSON");
+        let limits = report["tenants"][0]["limits"].as_array().expect("limits").clone();
+        limits.into_iter().find(|limit| limit["resource"] == "disk").map(|limit| limit["verdict"].clone())
+    };
+    assert_eq!(enforced(), Some("enforced".into()));
+    switch("off");
+    assert_eq!(enforced(), Some("nominal".into()), "by what is so now, not half a minute ago");
+    assert_eq!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync /home/past").0, 0);
+    // A start has to see quotas too that are switched off.
+    host.ok(&["restart", "web"]);
+    switch("on");
+    host.ok(&["apply"]);
+    assert_eq!(enforced(), Some("enforced".into()));
+    until("it is told", || audit().contains("BW104"));
+    assert_ne!(host.inside("web", "head -c 5M /dev/zero > /home/more && sync /home/more").0, 0, "it holds again");
+    assert_eq!(host.inside("web", "rm -f /home/past /home/more").0, 0);
+    until("it is put right", || !audit().contains("BW104"));
+    assert_ne!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync /home/past").0, 0);
+}
+
 #[test]
 fn what_is_reserved_for_the_host_is_left_to_it() {
     let bounded = bounded_alone("");

@@ -90,7 +90,16 @@ impl Pool {
         Self::at(real.join("pool"), dir, "512M", &make, "loop,prjquota")
     }
 
-    /// The same, mounted where the state directory of a host will be.
+    /// One of XFS with quotas of projects, which the kernel must have.
+    #[must_use]
+    pub fn xfs_with_quotas() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let real = dir.path().canonicalize().expect("real path");
+        fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        Self::at(real.join("pool"), dir, "512M", &["mkfs.xfs", "-q"], "loop,prjquota")
+    }
+
+    /// One of a size as [`Self::new`] takes it, mounted where the state directory of a host will be.
     #[must_use]
     pub fn for_state_of(host: &Host, size: &str, make: &[&str]) -> Self {
         let pool =
