@@ -297,9 +297,12 @@ fn what_a_damaged_file_system_keeps_is_told_and_goes_once_it_is_mended() {
 fn a_warden_answers_before_what_an_earlier_one_set_aside_is_gone() {
     let mut host = Host::new();
     host.declare("alice", "web");
+    host.start_warden();
+    host.kill();
     // Who asked before it ran is answered first.
-    std::fs::create_dir(host.path("run")).expect("mkdir");
-    let listener = UnixListener::bind(host.path("run/warden.sock")).expect("binds");
+    let socket = host.path("run/warden.sock");
+    std::fs::remove_file(&socket).ok();
+    let listener = UnixListener::bind(&socket).expect("binds");
     let asked = Asked::new(&host, &WardenRequest::Roster);
     for number in 0..100 {
         let dir = host.path(&format!("state/.purged/gone.{number}"));
