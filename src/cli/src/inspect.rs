@@ -302,7 +302,7 @@ mod tests {
         assert!(shown.contains("state      running (unpaid\\u{7})\n"), "{shown}");
         assert!(shown.contains("cgroup     unified: /bailiwick/alice\n"), "{shown}");
         assert!(shown.contains("doors      exec, ssh; to read, while suspended: sftp\n"), "{shown}");
-        let golden = "memory     256K in use, and 768K of cache, which the kernel takes back\n";
+        let golden = "memory     256.0K in use, and 768.0K of cache, which the kernel takes back\n";
         assert!(shown.contains(golden), "{shown}");
     }
 

@@ -443,7 +443,8 @@ impl Groups {
         watch::TRIGGERS.into_iter().filter_map(trigger).collect()
     }
 
-    /// Bounds all tenants together, so that they leave the host what is reserved for it.
+    /// Bounds all tenants together, so that they leave the host what is reserved for it. Where no tenant has a group yet, there is
+    /// nobody to bound.
     pub(crate) fn reserve(&self, facts: &HostFacts, reserve: &Reserve) -> Result<(), GroupError> {
         let memory = proc::memory().map_err(failed("read", "/proc/meminfo"))?;
         let tasks = proc::most_tasks().map_err(failed("read", "/proc/sys/kernel"))?;
@@ -463,7 +464,11 @@ impl Groups {
             }
             let rest = if controller == "memory" { whole_pages(rest) } else { rest };
             let base = &self.bases[hierarchy];
-            let dir = self.directory(hierarchy, base)?;
+            let dir = match cgroup::open(self.mount(hierarchy), base) {
+                // No tenant has a group: whoever makes the first asks again before anything is in it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                dir => dir.map_err(failed("open the control group", base))?,
+            };
             cgroup::write(&dir, file, &rest.to_string()).map_err(failed("bound all tenants in", base))?;
             let got = cgroup::read(&dir, file).map_err(failed("read", file))?;
             if got.trim() != rest.to_string() {
