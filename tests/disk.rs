@@ -189,14 +189,16 @@ fn no_trick_holds_space_that_is_not_charged() {
         let clean = "rm -rf /home/a /home/deep /home/linked /var/b /var/d* /var/f /var/tmp/a /var/tmp/b; sync";
         bounded.host.inside(tenant, clean);
         // A file that nobody can name any more is charged for as long as somebody holds it.
-        let held = "exec 9<> /home/held; head -c 6M /dev/zero >&9; rm /home/held; sync; sleep 4";
+        let held = "exec 9<> /home/held; head -c 6M /dev/zero >&9; rm /home/held; sync; cat > /dev/null";
         let mut child = std::process::Command::new(bailiwick_tests::stage().join("bailiwick"))
             .args(["exec", "--config"])
             .arg(bounded.host.path("etc"))
             .args([tenant, "--", "sh", "-c", held])
+            .stdin(std::process::Stdio::piped())
             .spawn()
             .expect("runs");
         until("a file without a name is counted", || bounded.used(tenant) >= idle + 6 * MIB);
+        drop(child.stdin.take());
         child.wait().expect("ends");
     }
     // Shared extents count for each file that refers to them (XFS), or once for the tenant (btrfs); never not at all.
