@@ -507,7 +507,9 @@ fn no_door_is_closed_by_a_wrong_plan_or_a_wrong_host_file() {
         format!("profile = \"{tenant}\"\ndoors = [\"exec\", \"ssh\", \"sftp\", \"cron\"]\n[limits]\ntasks = 64\n");
     let timer = "[[timer]]\nname = \"often\"\nschedule = \"*:*:0/1\"\ncommand = [\"/bin/sh\", \"-c\", \"echo run >> /tmp/runs\"]\n";
     host.write("etc/plans.d/doors.toml", &plan);
-    host.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"doors\"\n{timer}"));
+    for tenant in profiles() {
+        host.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"doors\"\n{timer}"));
+    }
     host.start();
     host.ok(&["apply"]);
     host.write_ssh();

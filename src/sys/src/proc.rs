@@ -470,6 +470,8 @@ pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
     let process = process.as_fd();
     let status = status_at(process)?;
     let stat = read(process, "stat", SMALL)?;
+    // Before the namespaces: a process that ends loses those first, so who has them still had its groups a moment ago.
+    let cgroups = cgroups_at(process)?;
     Ok(ProcessFacts {
         pid,
         start_time: parse_start_time(&stat).ok_or_else(|| malformed("stat"))?,
@@ -483,7 +485,7 @@ pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
         no_new_privs: status.no_new_privs,
         seccomp: status.seccomp,
         seccomp_filters: status.seccomp_filters,
-        cgroups: cgroups_at(process)?,
+        cgroups,
         rank: Some(rank_at(process, &stat)?),
     })
 }
