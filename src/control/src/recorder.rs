@@ -8,6 +8,7 @@ use crate::audit_log::{self, AuditLog, Looked};
 use crate::daemon::Daemon;
 use crate::incident::Incidents;
 use crate::pressure::{self, Span};
+use crate::warden_link;
 use bailiwick_audit::chain::Head;
 use bailiwick_history::{History, Retention, Sample};
 use bailiwick_observe::{Gauge, Meter, Reading};
@@ -259,7 +260,7 @@ impl Work {
 
     /// Asks the warden, over a connection of this thread's own.
     fn ask(&self, request: &WardenRequest) -> io::Result<WardenReply> {
-        let mut stream = UnixStream::connect(&self.socket)?;
+        let mut stream = warden_link::connect(&self.socket)?;
         stream.set_read_timeout(Some(ANSWER_TIME))?;
         stream.set_write_timeout(Some(ANSWER_TIME))?;
         stream.write_all(&encode(request, MAX_REQUEST).map_err(io::Error::other)?)?;
@@ -283,7 +284,7 @@ impl Work {
         }
         self.told_at = Instant::now() + RETRY_TIME;
         let listen = || -> io::Result<UnixStream> {
-            let mut stream = UnixStream::connect(&self.socket)?;
+            let mut stream = warden_link::connect(&self.socket)?;
             stream.write_all(&encode(&WardenRequest::Watch, MAX_REQUEST).map_err(io::Error::other)?)?;
             stream.set_nonblocking(true)?;
             Ok(stream)

@@ -7,7 +7,7 @@ use bailiwick_types::ExitStatus;
 use std::collections::HashSet;
 use std::io::{self, ErrorKind, Read};
 use std::mem::{Discriminant, discriminant};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,6 +50,21 @@ pub(crate) struct WardenLink {
     changes: Semaphore,
 }
 
+fn last_word(word: &Path) -> Option<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(word).ok()?;
+    file.take(MAX_WORD).read_to_string(&mut text).ok()?;
+    Some(format!("bailiwick-warden cannot work: {text}; restart it when that is mended"))
+}
+
+/// Connects to the warden, for a thread of its own. Not where the last one has left word: see [`WardenLink::ask`].
+pub(crate) fn connect(socket: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    match last_word(&socket.with_file_name(WARDEN_ERROR)) {
+        Some(word) => Err(io::Error::new(ErrorKind::ConnectionRefused, word)),
+        None => std::os::unix::net::UnixStream::connect(socket),
+    }
+}
+
 impl WardenLink {
     /// A link to the warden that listens on a socket. Nothing is connected yet.
     pub(crate) fn new(socket: PathBuf) -> Self {
@@ -64,10 +79,7 @@ impl WardenLink {
 
     /// Why there is no warden, if the last one said.
     pub(crate) fn last_word(&self) -> Option<String> {
-        let mut text = String::new();
-        let file = std::fs::File::open(&self.word).ok()?;
-        file.take(MAX_WORD).read_to_string(&mut text).ok()?;
-        Some(format!("bailiwick-warden cannot work: {text}; restart it when that is mended"))
+        last_word(&self.word)
     }
 
     /// Returns when it is plain that no warden is coming: it has left word, and another has not been started since.
