@@ -413,6 +413,24 @@ fn a_directory_that_was_taken_out_of_the_quota_is_named_and_charged_again() {
     assert!(!found());
 }
 
+/// A host on a file system of its own, because quotas are switched off for all that are on it, with a tenant that may have 16 MiB.
+fn with_16m(pool: &Pool) -> Host {
+    let mut host = Host::within(pool.path());
+    let config = host.default_config("reserve = { disk = \"1M\" }\n");
+    host.write("etc/bailiwick.toml", &config);
+    host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ndisk = \"16M\"\nmemory = \"32M\"\n");
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+/// What an audit says of its limit of disk space.
+fn verdict(host: &Host) -> Option<Value> {
+    let report: Value = serde_json::from_slice(&host.cli(&["audit", "web", "--json"]).stdout).expect("JSON");
+    let limits = report["tenants"][0]["limits"].as_array().expect("limits").clone();
+    limits.into_iter().find(|limit| limit["resource"] == "disk").map(|limit| limit["verdict"].clone())
+}
+
 #[test]
 fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
     let pool = Pool::btrfs();
@@ -420,21 +438,11 @@ fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
         let output = std::process::Command::new("btrfs").args(["quota", verb]).arg(pool.path()).output();
         assert!(output.as_ref().is_ok_and(|output| output.status.success()), "{output:?}");
     };
-    let mut host = Host::within(pool.path());
-    let config = host.default_config("reserve = { disk = \"1M\" }\n");
-    host.write("etc/bailiwick.toml", &config);
-    host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ndisk = \"16M\"\nmemory = \"32M\"\n");
-    host.start();
-    host.ok(&["apply"]);
+    let host = with_16m(&pool);
     let audit = || String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).into_owned();
-    let enforced = || {
-        let report: Value = serde_json::from_slice(&host.cli(&["audit", "web", "--json"]).stdout).expect("JSON");
-        let limits = report["tenants"][0]["limits"].as_array().expect("limits").clone();
-        limits.into_iter().find(|limit| limit["resource"] == "disk").map(|limit| limit["verdict"].clone())
-    };
-    assert_eq!(enforced(), Some("enforced".into()));
+    assert_eq!(verdict(&host), Some("enforced".into()));
     btrfs("disable");
-    assert_eq!(enforced(), Some("nominal".into()), "by what is so now, not half a minute ago");
+    assert_eq!(verdict(&host), Some("nominal".into()), "by what is so now, not half a minute ago");
     assert_eq!(host.inside("web", "head -c 90M /dev/zero > /home/past && sync /home/past").0, 0);
     btrfs("enable");
     let plan = host.cli(&["plan"]);
@@ -475,7 +483,6 @@ fn projects_whose_limits_were_switched_off_and_on_are_seen_at_once() {
         .ok();
         return;
     }
-    // On a file system of its own: it is switched off for all that are on it.
     let is_xfs = storage.fs_type == "xfs";
     let pool = if is_xfs { Pool::xfs_with_quotas() } else { Pool::ext4_with_quotas() };
     let switch = |to: &str| {
@@ -491,21 +498,11 @@ fn projects_whose_limits_were_switched_off_and_on_are_seen_at_once() {
         let output = command.arg(pool.path()).output();
         assert!(output.as_ref().is_ok_and(|output| output.status.success()), "{to}: {output:?}");
     };
-    let mut host = Host::within(pool.path());
-    let config = host.default_config("reserve = { disk = \"1M\" }\n");
-    host.write("etc/bailiwick.toml", &config);
-    host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ndisk = \"16M\"\nmemory = \"32M\"\n");
-    host.start();
-    host.ok(&["apply"]);
+    let host = with_16m(&pool);
     let audit = || String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).into_owned();
-    let enforced = || {
-        let report: Value = serde_json::from_slice(&host.cli(&["audit", "web", "--json"]).stdout).expect("JSON");
-        let limits = report["tenants"][0]["limits"].as_array().expect("limits").clone();
-        limits.into_iter().find(|limit| limit["resource"] == "disk").map(|limit| limit["verdict"].clone())
-    };
-    assert_eq!(enforced(), Some("enforced".into()));
+    assert_eq!(verdict(&host), Some("enforced".into()));
     switch("off");
-    assert_eq!(enforced(), Some("nominal".into()), "by what is so now, not half a minute ago");
+    assert_eq!(verdict(&host), Some("nominal".into()), "by what is so now, not half a minute ago");
     assert_eq!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync /home/past").0, 0);
     // A start has to see quotas too that are switched off.
     host.ok(&["restart", "web"]);
@@ -516,7 +513,7 @@ fn projects_whose_limits_were_switched_off_and_on_are_seen_at_once() {
     assert_ne!(host.inside("web", "head -c 5M /dev/zero > /home/more && sync /home/more").0, 0, "it holds again");
     assert_eq!(host.inside("web", "rm -f /home/past /home/more").0, 0);
     until("it is put right", || !audit().contains("BW104"));
-    assert_eq!(enforced(), Some("enforced".into()));
+    assert_eq!(verdict(&host), Some("enforced".into()));
     assert_ne!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync /home/past").0, 0);
 }
 

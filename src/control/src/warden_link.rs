@@ -57,7 +57,8 @@ fn last_word(word: &Path) -> Option<String> {
     Some(format!("bailiwick-warden cannot work: {text}; restart it when that is mended"))
 }
 
-/// Connects to the warden, for a thread of its own. Not where the last one has left word: see [`WardenLink::ask`].
+/// Connects to the warden, for a thread of its own. Refused where the last one has left word of why it cannot work: to connect would have
+/// the service manager start one that an operator must help first. One that can work takes its word away before it listens.
 pub(crate) fn connect(socket: &Path) -> io::Result<std::os::unix::net::UnixStream> {
     match last_word(&socket.with_file_name(WARDEN_ERROR)) {
         Some(word) => Err(io::Error::new(ErrorKind::ConnectionRefused, word)),
@@ -161,8 +162,7 @@ impl WardenLink {
         // Put back with its answer only: whoever is asked no more may answer still, and that is not to be taken for another's answer.
         let mut stream = match held.stream.take() {
             Some(stream) => stream,
-            // To connect would have the service manager start one that an operator must help first. One that can work takes its word
-            // away before it listens.
+            // As [`connect`].
             _ if self.last_word().is_some() => {
                 return Err(ErrorKind::ConnectionRefused.into());
             }
