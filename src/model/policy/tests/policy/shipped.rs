@@ -1,0 +1,76 @@
+//! The files that are installed under `/etc/bailiwick`.
+
+use crate::directory::Directory;
+use bailiwick_types::{Limits, Profile};
+use std::path::Path;
+
+/// A copy, because the checkout may belong to anyone.
+fn shipped() -> Directory {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../config");
+    let directory = Directory::with(&[]);
+    for folder in ["", "plans.d", "tenants.d"] {
+        for entry in std::fs::read_dir(config.join(folder)).expect(folder) {
+            let path = entry.expect("entry").path();
+            if path.is_file() {
+                let name = path.strip_prefix(&config).expect("below").to_str().expect("UTF-8").to_owned();
+                directory.write(&name, std::fs::read(&path).expect("readable"));
+            }
+        }
+    }
+    directory
+}
+
+#[test]
+fn they_are_without_a_problem_and_need_no_quotas() {
+    let reading = shipped().read();
+    assert_eq!(reading.diagnostics, []);
+    let policy = reading.policy.expect("a policy");
+    assert_eq!(policy.plans.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["shell", "small", "system"]);
+    let tenants: Vec<_> = policy.tenants.values().map(|t| (t.name.as_str(), t.settings.profile)).collect();
+    assert_eq!(tenants, [("alice", Profile::Web), ("bob", Profile::Shell), ("carol", Profile::System)]);
+    for tenant in policy.tenants.values() {
+        assert_eq!(tenant.settings.limits.disk.value(), None, "{}", tenant.name);
+        assert_eq!(tenant.settings.limits.inodes.value(), None, "{}", tenant.name);
+    }
+}
+
+#[test]
+fn bailiwick_toml_holds_every_key_with_its_default() {
+    let shipped = shipped();
+    let written = shipped.read().policy.expect("a policy").host;
+    shipped.write("bailiwick.toml", "");
+    assert_eq!(written, shipped.read().policy.expect("a policy").host);
+
+    let text = include_str!("../../../../../config/bailiwick.toml");
+    for key in ["state_dir", "runtime_dir", "ids", "require", "admins", "user"] {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key} is not shown");
+    }
+}
+
+/// What the comments of `small.toml` call a default is the default, and no limit is left out.
+#[test]
+fn the_comments_of_the_first_plan_show_every_limit() {
+    let text = include_str!("../../../../../config/plans.d/small.toml");
+    let limits = text.split_once("[limits]").expect("a section").1;
+    let uncommented: String = limits
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")).unwrap_or(line))
+        .filter(|line| !line.starts_with("disk = ") && !line.starts_with("inodes = "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let directory = Directory::with(&[("plans.d/all.toml", &format!("[limits]\n{uncommented}"))]);
+    assert_eq!(directory.complaints(), Vec::<String>::new());
+    let serde_json::Value::Object(fields) = serde_json::to_value(Limits::default()).expect("serialises") else {
+        panic!("a structure is an object");
+    };
+    for key in fields.keys() {
+        let shown = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+        assert!(limits.lines().any(shown), "{key} is not shown");
+    }
+    // The limits that the plan sets itself are not at their defaults; all others must be.
+    let policy = directory.read().policy.expect("a policy");
+    let read = &policy.plans.values().next().expect("the plan").settings.limits;
+    let set =
+        Limits { cpu: read.cpu, memory: read.memory, tasks: read.tasks, sessions: read.sessions, ..Limits::default() };
+    assert_eq!(*read, set);
+}

@@ -1,0 +1,143 @@
+//! `generate`: man pages and completions, from the definition of the command line.
+
+use crate::arguments::{Arguments, Shell};
+use crate::output;
+use bailiwick_proto::Failure;
+use bailiwick_types::ExitStatus;
+use clap::CommandFactory;
+use std::path::Path;
+
+/// What `audit --json` prints.
+pub(crate) const AUDIT_SCHEMA: &str = include_str!("../../../../docs/schema/audit.json");
+
+/// `bailiwick generate man`: `bailiwick.1` and one page for each command.
+pub(crate) fn man(dir: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Arguments::command(), dir))
+        .map_err(|error| Failure::of(ExitStatus::Failed, format!("cannot write to \"{}\": {error}", dir.display())))
+}
+
+/// `bailiwick generate completions`.
+pub(crate) fn completions(shell: Shell) -> Result<(), Failure> {
+    output::print(&script(shell))
+}
+
+fn script(shell: Shell) -> String {
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "bailiwick", &mut script);
+    String::from_utf8(script).expect("the help is UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_types::{
+        AuditReport, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport, Severity,
+        TenantReport, Verdict, WallReport,
+    };
+    use serde_json::Value;
+
+    #[test]
+    fn every_command_has_a_page() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let dir = temp.path().join("man1");
+        man(&dir).expect("writes");
+        let page = |name: &str| std::fs::read_to_string(dir.join(name)).expect(name);
+        assert!(page("bailiwick.1").contains("Exit status:"));
+        assert!(page("bailiwick-generate-man.1").contains("output"));
+        for command in Arguments::command().get_subcommands() {
+            let about = command.get_about().expect("has help").to_string();
+            let first = about.split_whitespace().next().expect("has words");
+            assert!(page(&format!("bailiwick-{}.1", command.get_name())).contains(first));
+        }
+    }
+
+    #[test]
+    fn completions_know_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = script(shell);
+            for command in Arguments::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell:?} {}", command.get_name());
+            }
+        }
+    }
+
+    /// Whether a value is what a schema says, as far as the schema above uses the language.
+    fn check(schema: &Value, root: &Value, value: &Value, place: &str) {
+        if let Some(reference) = schema["$ref"].as_str() {
+            let name = reference.rsplit('/').next().expect("a name");
+            return check(&root["$defs"][name], root, value, place);
+        }
+        if let Some(known) = schema["enum"].as_array() {
+            assert!(known.contains(value), "{place}: {value}");
+        }
+        let kinds: Vec<&str> = match &schema["type"] {
+            Value::String(kind) => vec![kind],
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let kind = match value {
+            Value::Null => "null",
+            Value::Object(_) => "object",
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Number(_) => "integer",
+            Value::Bool(_) => "boolean",
+        };
+        assert!(kinds.is_empty() || kinds.contains(&kind), "{place}: {value} is no {kinds:?}");
+        if let Value::Object(fields) = value {
+            for (key, field) in fields {
+                let property = &schema["properties"][key];
+                assert!(property.is_object(), "{place}: \"{key}\" is not in the schema");
+                check(property, root, field, &format!("{place}.{key}"));
+            }
+            for required in schema["required"].as_array().into_iter().flatten() {
+                assert!(fields.contains_key(required.as_str().expect("a key")), "{place}: {required} is missing");
+            }
+        }
+        for item in value.as_array().into_iter().flatten() {
+            check(&schema["items"], root, item, &format!("{place}[]"));
+        }
+    }
+
+    #[test]
+    fn what_is_printed_is_what_the_schema_says() {
+        let schema: Value = serde_json::from_str(AUDIT_SCHEMA).expect("JSON");
+        let text = || "text".to_owned();
+        let verdicts = [Verdict::Enforced, Verdict::Down, Verdict::Nominal, Verdict::Drift, Verdict::Breached];
+        let limit = |number: Option<u64>, verdict| LimitReport {
+            resource: text(),
+            declared: text(),
+            enforced: number.map(|_| text()),
+            used: number,
+            peak: number,
+            faults: number,
+            headroom: number,
+            verdict,
+        };
+        let finding =
+            |severity| Finding { id: "BW001".to_owned(), severity, tenant: None, evidence: text(), remedy: text() };
+        let tenants = verdicts.map(|verdict| TenantReport {
+            name: "alice".parse().expect("a name"),
+            verdict,
+            walls: vec![WallReport { wall: text(), evidence: text(), verdict }],
+            limits: vec![limit(None, verdict), limit(Some(7), verdict)],
+            probes: vec![ProbeReport { attempt: text(), expected: text(), told: text(), verdict }],
+            findings: [Severity::Notice, Severity::Warning, Severity::Critical].map(finding).into(),
+        });
+        let features = [FeatureState::Works, FeatureState::Limited, FeatureState::Missing].map(|state| FeatureReport {
+            feature: text(),
+            state,
+            evidence: text(),
+            remedy: text(),
+        });
+        let report =
+            AuditReport { tenants: tenants.into(), host: HostReport { kernel: text(), features: features.into() } };
+        check(&schema, &schema, &serde_json::to_value(&report).expect("JSON"), "$");
+    }
+}

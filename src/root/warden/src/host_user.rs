@@ -1,0 +1,371 @@
+//! Host users: records of the users that sshd logs tenants in as, which `nss-systemd(8)` reads beside the host's own.
+//!
+//! Danger: whoever writes here says who is who on this host. A record gives an id that no process of a jail's ever has; the
+//! name and the id of a user of the host are refused, and what another service has put here is never touched. Users of a directory
+//! service are not asked for: the order of sources keeps them who they are (`docs/doors.md`).
+
+use bailiwick_observe::ObserveError;
+use bailiwick_policy::Host;
+use bailiwick_sys::file;
+use bailiwick_types::{HostUid, TenantName};
+use rustix::fs::{Mode, OFlags};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Whose records are ours (the field `service` of a JSON user record).
+const SERVICE: &str = "bailiwick";
+/// Where the ids of host users have a file each in the runtime directory: systemd starts no manager for who has one
+/// (`user@.service.d/60-bailiwick.conf`). Records beside ours look alike; these are ours alone.
+const MARKS: &str = "host-users";
+/// The program that sshd runs for them, whatever they want.
+const SHELL: &str = "/usr/bin/bailiwick-shell";
+/// A record of ours has some hundred bytes.
+const MAX_RECORD: usize = 16 << 10;
+
+/// Why a host user cannot be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostUserError {
+    /// Their group does not exist.
+    #[error(
+        "the group \"{0}\" of tenants' host users does not exist; make it with `groupadd --system {0}`, or set `login_group` in bailiwick.toml, and restart bailiwick-warden"
+    )]
+    NoGroup(String),
+    /// A user of the host.
+    #[error("the host has a user \"{name}\" with the id {uid} in /etc/passwd; rename the tenant or the user")]
+    Taken {
+        /// Who.
+        name: String,
+        /// Its id.
+        uid: u32,
+    },
+    /// A record of another service's.
+    #[error("\"{}\" is a record of another service; rename the tenant or remove the record", .0.display())]
+    Foreign(PathBuf),
+    /// The host's users cannot be read.
+    #[error(transparent)]
+    Users(#[from] ObserveError),
+    /// The directory or a record in it.
+    #[error("cannot use \"{}\"", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The records that are ours.
+#[derive(Debug)]
+pub(crate) struct HostUsers {
+    path: PathBuf,
+    marks: OwnedFd,
+    marks_path: PathBuf,
+    group: String,
+    gid: Option<u32>,
+    /// Those that are in place, and as they should be.
+    known: BTreeMap<TenantName, HostUid>,
+}
+
+impl HostUsers {
+    /// Looks which records are there. Those of ours that no longer are as they should be are removed: whoever needs one has
+    /// it made anew.
+    pub(crate) fn open(host: &Host) -> Result<Self, HostUserError> {
+        let gid = host.login_group.parse().ok();
+        let gid = gid.or_else(|| users::get_group_by_name(&host.login_group).map(|group| group.gid()));
+        let marks_path = host.runtime_dir.join(MARKS);
+        let marks = file::open_dir(&host.runtime_dir).and_then(|dir| file::ensure_dir_at(&dir, MARKS, 0o700));
+        let marks = marks.map_err(|source| HostUserError::File { path: marks_path.clone(), source })?;
+        let (path, group) = (host.user_records(), host.login_group.clone());
+        let mut all = Self { path, marks, marks_path, group, gid, known: BTreeMap::new() };
+        all.take_up()?;
+        // A warden that was killed leaves marks without records, and one of an earlier version records without marks.
+        let wanted: BTreeSet<String> = all.known.values().map(ToString::to_string).collect();
+        for mark in file::names(&all.marks).map_err(all.at_mark())? {
+            if mark.to_str().is_none_or(|mark| !wanted.contains(mark)) {
+                file::remove_file_at(&all.marks, &mark).map_err(all.at_mark())?;
+            }
+        }
+        all.known.values().try_for_each(|uid| all.mark(*uid))?;
+        Ok(all)
+    }
+
+    fn take_up(&mut self) -> Result<(), HostUserError> {
+        let all = self;
+        let dir = match file::open_dir(&all.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            dir => dir.map_err(all.at(None))?,
+        };
+        for name in file::names(&dir).map_err(all.at(None))? {
+            let Some(tenant) = name.to_str().and_then(|name| name.strip_suffix(".user")) else { continue };
+            let Ok(tenant) = tenant.parse::<TenantName>() else { continue };
+            let Some((text, uid)) = own_record(&dir, &tenant) else { continue };
+            let is_right =
+                all.gid.is_some_and(|gid| text == record(&tenant, uid, gid)) && is_linked(&dir, &tenant, uid);
+            if is_right {
+                all.known.insert(tenant, uid);
+            } else {
+                all.erase(&dir, &tenant, uid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the record of a tenant's host user is in place.
+    pub(crate) fn has(&self, tenant: &TenantName, uid: HostUid) -> bool {
+        self.known.get(tenant) == Some(&uid)
+    }
+
+    /// Makes it. `false` when it was there.
+    pub(crate) fn make(&mut self, tenant: &TenantName, uid: HostUid) -> Result<bool, HostUserError> {
+        if self.has(tenant, uid) {
+            return Ok(false);
+        }
+        let gid = self.gid.ok_or_else(|| HostUserError::NoGroup(self.group.clone()))?;
+        let users = bailiwick_observe::user_readings()?.users;
+        if let Some((name, uid)) = users.into_iter().find(|(name, other)| name == tenant.as_str() || *other == uid.0) {
+            return Err(HostUserError::Taken { name, uid });
+        }
+        let dir = self.dir()?;
+        if let Some((_, stale)) = own_record(&dir, tenant) {
+            self.erase(&dir, tenant, stale)?;
+        } else if file::metadata_at(&dir, file_name(tenant)).is_ok() {
+            return Err(HostUserError::Foreign(self.path.join(file_name(tenant))));
+        }
+        let (link, name) = (link_name(uid), file_name(tenant));
+        // Before anybody can log in, and so before systemd is asked for a manager.
+        self.mark(uid)?;
+        let write = || -> io::Result<()> {
+            file::replace_at(&dir, &name, record(tenant, uid, gid).as_bytes(), 0o644, file::Outlives::Process)?;
+            Ok(rustix::fs::symlinkat(&name, &dir, &link)?)
+        };
+        write().map_err(|source| {
+            // Without its link the record is none that anybody finds by its number.
+            drop(file::remove_file_at(&dir, &name));
+            drop(file::remove_file_at(&self.marks, uid.to_string()));
+            match source.kind() {
+                io::ErrorKind::AlreadyExists => HostUserError::Foreign(self.path.join(&link)),
+                _ => self.at(Some(&name))(source),
+            }
+        })?;
+        self.known.insert(tenant.clone(), uid);
+        Ok(true)
+    }
+
+    /// Removes it. `false` when there was none of ours.
+    pub(crate) fn remove(&mut self, tenant: &TenantName) -> Result<bool, HostUserError> {
+        let dir = match file::open_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            dir => dir.map_err(self.at(None))?,
+        };
+        let Some((_, uid)) = own_record(&dir, tenant) else { return Ok(false) };
+        self.erase(&dir, tenant, uid)?;
+        self.known.remove(tenant);
+        Ok(true)
+    }
+
+    fn erase(&self, dir: &OwnedFd, tenant: &TenantName, uid: HostUid) -> Result<(), HostUserError> {
+        let (link, name) = (link_name(uid), file_name(tenant));
+        if is_linked(dir, tenant, uid) {
+            file::remove_file_at(dir, &link).map_err(self.at(Some(&link)))?;
+        }
+        file::remove_file_at(dir, &name).map_err(self.at(Some(&name)))?;
+        file::remove_file_at(&self.marks, uid.to_string()).map_err(self.at_mark())
+    }
+
+    fn mark(&self, uid: HostUid) -> Result<(), HostUserError> {
+        let made =
+            file::open_at(&self.marks, uid.to_string(), OFlags::WRONLY | OFlags::CREATE, Mode::from_raw_mode(0o600));
+        made.map(drop).map_err(self.at_mark())
+    }
+
+    fn at_mark(&self) -> impl FnOnce(io::Error) -> HostUserError {
+        |source| HostUserError::File { path: self.marks_path.clone(), source }
+    }
+
+    /// The directory, which is made when it is not there.
+    fn dir(&self) -> Result<OwnedFd, HostUserError> {
+        let open = || -> io::Result<OwnedFd> {
+            let (parent, name) = self.path.parent().zip(self.path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
+            let dir = file::ensure_dir_at(file::open_dir(parent)?, name, 0o755)?;
+            let metadata = file::metadata(&dir)?;
+            if metadata.uid != 0 || metadata.mode & 0o022 != 0 {
+                return Err(io::Error::other("it must belong to root and be writable by nobody else"));
+            }
+            Ok(dir)
+        };
+        open().map_err(self.at(None))
+    }
+
+    fn at(&self, name: Option<&str>) -> impl FnOnce(io::Error) -> HostUserError {
+        let path = name.map_or_else(|| self.path.clone(), |name| self.path.join(name));
+        move |source| HostUserError::File { path, source }
+    }
+}
+
+/// The text of a record and the id that it gives, if it is one of ours.
+fn own_record(dir: &OwnedFd, tenant: &TenantName) -> Option<(String, HostUid)> {
+    // What is no file, or larger than any of ours, is another's.
+    let bytes = file::open_file_at(dir, file_name(tenant)).and_then(|fd| file::read_bounded(fd, MAX_RECORD)).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    let fields = serde_json::from_str::<Value>(&text).ok()?;
+    let uid = fields["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok())?;
+    (fields["service"] == SERVICE).then_some((text, HostUid(uid)))
+}
+
+/// The ids that the records of ours give, whether or not they are as they should be.
+pub(crate) fn recorded(host: &Host) -> io::Result<BTreeMap<TenantName, HostUid>> {
+    let dir = match file::open_dir(&host.user_records()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        dir => dir?,
+    };
+    let mut found = BTreeMap::new();
+    for name in file::names(&dir)? {
+        let Some(tenant) = name.to_str().and_then(|name| name.strip_suffix(".user")) else { continue };
+        let Ok(tenant) = tenant.parse::<TenantName>() else { continue };
+        if let Some((_, uid)) = own_record(&dir, &tenant) {
+            // Of another pool on the same machine: not this host's.
+            if host.ids.range_of_host_user(uid).is_some() {
+                found.insert(tenant, uid);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn file_name(tenant: &TenantName) -> String {
+    format!("{tenant}.user")
+}
+
+fn link_name(uid: HostUid) -> String {
+    format!("{uid}.user")
+}
+
+fn is_linked(dir: impl AsFd, tenant: &TenantName, uid: HostUid) -> bool {
+    let target = rustix::fs::readlinkat(dir, Path::new(&link_name(uid)), Vec::new());
+    target.is_ok_and(|target| target.as_bytes() == file_name(tenant).as_bytes())
+}
+
+/// A JSON user record (systemd's `USER_RECORD`). It has no password, and a home that only root can write.
+fn record(tenant: &TenantName, uid: HostUid, gid: u32) -> String {
+    let fields = json!({
+        "userName": tenant,
+        "uid": uid,
+        "gid": gid,
+        "realName": format!("Tenant {tenant}"),
+        "homeDirectory": "/",
+        "shell": SHELL,
+        "disposition": "regular",
+        "service": SERVICE,
+    });
+    format!("{fields}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn host(at: &Path, group: &str) -> Host {
+        fs::create_dir_all(at.join("run")).expect("mkdir");
+        let text =
+            format!("state_dir = \"{0}/state\"\nruntime_dir = \"{0}/run\"\nlogin_group = \"{group}\"\n", at.display());
+        let reading = bailiwick_policy::parse(&[("bailiwick.toml".into(), text)]);
+        reading.policy.expect("valid").host
+    }
+
+    fn tenant(name: &str) -> TenantName {
+        name.parse().expect("a name")
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+            .unwrap_or_default();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_record_comes_and_goes_and_is_known_again() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let dir = temp.path().join("userdb");
+        let host = host(temp.path(), "64998");
+        let (alice, uid) = (tenant("alice"), HostUid(9_934_464));
+        let mut users = HostUsers::open(&host).expect("opens");
+        assert!(!users.remove(&alice).expect("nothing to remove"));
+        assert!(users.make(&alice, uid).expect("made") && users.has(&alice, uid));
+        assert!(!users.make(&alice, uid).expect("there"));
+        assert_eq!(names(&dir), ["9934464.user", "alice.user"]);
+        let fields: Value = serde_json::from_slice(&fs::read(dir.join("9934464.user")).expect("reads")).expect("JSON");
+        assert_eq!(
+            (&fields["userName"], &fields["uid"], &fields["gid"]),
+            (&"alice".into(), &json!(uid), &json!(64_998))
+        );
+        assert_eq!(fields["shell"], SHELL);
+        let marks = || names(&temp.path().join("run").join(MARKS));
+        assert_eq!(marks(), ["9934464"]);
+        // One of another service has none.
+        std::os::unix::fs::symlink("carol.user", dir.join("7000.user")).expect("symlink");
+        fs::write(dir.join("carol.user"), "{\"userName\":\"carol\",\"uid\":7000,\"service\":\"other\"}")
+            .expect("writes");
+        // What an earlier warden left is put right.
+        for mark in ["9934464", "9934465", "strange"] {
+            let path = temp.path().join("run").join(MARKS).join(mark);
+            fs::remove_file(&path).or_else(|_| fs::write(&path, "")).expect("changes");
+        }
+        drop(HostUsers::open(&host).expect("opens"));
+        assert_eq!(marks(), ["9934464"]);
+        fs::remove_file(dir.join("7000.user")).and_then(|()| fs::remove_file(dir.join("carol.user"))).expect("removes");
+        // The next warden knows it; one whose group is another makes it anew.
+        let mut users = HostUsers::open(&host).expect("opens");
+        assert!(users.has(&alice, uid) && !users.has(&alice, HostUid(1)));
+        assert!(users.remove(&alice).expect("removed") && names(&dir).is_empty() && marks().is_empty());
+        users.make(&alice, uid).expect("made");
+        let other = HostUsers::open(&self::host(temp.path(), "64997")).expect("opens");
+        assert!(!other.has(&alice, uid) && names(&dir).is_empty() && marks().is_empty());
+    }
+
+    #[test]
+    fn systemd_looks_for_the_marks_and_for_nothing_else() {
+        let unit = include_str!("../../../../systemd/user@.service.d/60-bailiwick.conf");
+        let conditions: Vec<&str> = unit.lines().filter(|line| line.starts_with("Condition")).collect();
+        assert_eq!(conditions, [format!("ConditionPathExists=!/run/bailiwick/{MARKS}/%i")]);
+    }
+
+    #[test]
+    fn who_is_on_the_host_already_stays_who_it_is() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let dir = temp.path().join("userdb");
+        let mut users = HostUsers::open(&host(temp.path(), "64998")).expect("opens");
+        // `daemon` is user 1 on every Debian.
+        for (name, uid) in [("daemon", 9_934_464), ("alice", 1), ("bin", 5), ("eve", 0)] {
+            let error = users.make(&tenant(name), HostUid(uid)).expect_err("taken");
+            assert!(matches!(error, HostUserError::Taken { .. }), "{name} {uid}: {error}");
+        }
+        assert_eq!(names(&dir), [""; 0]);
+        fs::create_dir_all(&dir).expect("makes");
+        let foreign = "{\"userName\":\"alice\",\"uid\":7000,\"service\":\"other\"}";
+        for (file, content) in [("alice.user", foreign), ("9934465.user", foreign), ("carol.user", "no JSON")] {
+            fs::write(dir.join(file), content).expect("writes");
+        }
+        for (name, uid) in [("alice", 9_934_464), ("bob", 9_934_465), ("carol", 9_934_466)] {
+            let error = users.make(&tenant(name), HostUid(uid)).expect_err("another's");
+            assert!(matches!(error, HostUserError::Foreign(_)), "{name}: {error}");
+            assert!(!users.remove(&tenant(name)).expect("left alone"));
+        }
+        assert_eq!(names(&dir), ["9934465.user", "alice.user", "carol.user"]);
+        assert_eq!(fs::read_to_string(dir.join("alice.user")).expect("reads"), foreign);
+    }
+
+    #[test]
+    fn without_their_group_there_are_none() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let mut users = HostUsers::open(&host(temp.path(), "no-such-group")).expect("opens");
+        let error = users.make(&tenant("alice"), HostUid(9_934_464)).expect_err("no group");
+        assert!(error.to_string().contains("groupadd --system no-such-group"), "{error}");
+    }
+}

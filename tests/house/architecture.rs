@@ -1,0 +1,308 @@
+//! The house has floors: a crate knows those below it and nobody beside or above. And some rules of the house that a
+//! compiler does not know.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Everything that the programs which run as root are made of, beside crates of our own: what each is there for. Whatever is
+/// resolved and is not here, and whatever is here and is not resolved, turns the test red.
+const TRUSTED: &[(&str, &str)] = &[
+    ("bitflags", "rustix: sets of flags"),
+    ("enumflags2", "landlock: sets of access rights"),
+    ("humantime", "types: spans of time in words"),
+    ("itoa", "serde_json: numbers in text"),
+    ("landlock", "sys: the rules of Landlock by version of the kernel"),
+    ("libc", "sys: numbers and structures of the kernel; calls that rustix has not"),
+    ("libpam-sys", "pam, by nonstick: what libpam has"),
+    ("libpam-sys-helpers", "pam, by nonstick: messages of libpam"),
+    ("linux-raw-sys", "sys: structures of new system calls"),
+    ("log", "uzers: asks for it, says nothing by it"),
+    ("memchr", "serde_json: ends of strings"),
+    ("nonstick", "pam: a PAM module without unsafe code of ours"),
+    ("rustix", "system calls with types"),
+    ("sd-notify", "warden: readiness, watchdog and kept descriptors"),
+    ("sendfd", "sd-notify: descriptors in messages"),
+    ("serde", "messages, ledger and records"),
+    ("serde_core", "serde: its traits"),
+    ("serde_json", "the text of messages, ledger and records"),
+    ("serde_spanned", "toml: where a value stands"),
+    ("thiserror", "errors without boilerplate"),
+    ("toml", "policy: the operator's files"),
+    ("toml_datetime", "toml: a kind of value that every file refuses"),
+    ("toml_parser", "toml: its grammar"),
+    ("toml_writer", "toml: `dump`, for tests of round trips and `show`"),
+    ("uzers", "warden: the user that bailiwickd runs as"),
+    ("winnow", "toml_parser: streams of tokens"),
+    ("zmij", "serde_json: broken numbers in text"),
+];
+
+/// What runs at build time alone, for the crates above.
+const MACROS: &[&str] = &[
+    "enumflags2_derive",
+    "libpam-sys-impls",
+    "proc-macro2",
+    "quote",
+    "serde_derive",
+    "syn",
+    "thiserror-impl",
+    "unicode-ident",
+];
+
+/// The programs that run as root of the host, and how many lines of our own, comments and tests among them, each may be made of. Who must
+/// raise a budget has found what else could leave the program.
+const BUDGETS: &[(&str, usize)] = &[("warden", 29_500), ("pam", 18_500)];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// A crate of ours, as the table in `docs/architecture.md` has it.
+struct Crate {
+    /// Who runs it: the folder below `src/`.
+    folder: String,
+    name: String,
+    floor: u8,
+}
+
+impl Crate {
+    fn path(&self) -> PathBuf {
+        root().join("src").join(&self.folder).join(&self.name)
+    }
+
+    fn manifest(&self) -> toml::Table {
+        let path = self.path().join("Cargo.toml");
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// The crates of ours that a section of its manifest names.
+    fn uses(&self, sections: &[&str]) -> Vec<String> {
+        let manifest = self.manifest();
+        let sections = sections.iter().filter_map(|section| manifest.get(*section).and_then(toml::Value::as_table));
+        sections
+            .flat_map(toml::Table::keys)
+            .filter_map(|name| Some(name.strip_prefix("bailiwick-")?.to_owned()))
+            .collect()
+    }
+}
+
+/// The rows of the table of floors.
+fn crates() -> Vec<Crate> {
+    let document = fs::read_to_string(root().join("docs/architecture.md")).expect("docs/architecture.md");
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        let floor = cells.next()?.parse().ok()?;
+        let (folder, name) = cells.next()?.trim_matches('`').split_once('/')?;
+        Some(Crate { folder: folder.to_owned(), name: name.to_owned(), floor })
+    };
+    document.lines().filter_map(row).collect()
+}
+
+/// The names of what is in a folder of the repository.
+fn names_in(path: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    entries.flatten().map(|entry| entry.file_name().into_string().expect("a name")).collect()
+}
+
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join("src"), root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_crate_has_a_floor_and_uses_only_lower_ones() {
+    let crates = crates();
+    for krate in &crates {
+        for used in krate.uses(&["dependencies", "build-dependencies"]) {
+            let below =
+                crates.iter().find(|other| other.name == used).unwrap_or_else(|| panic!("unknown crate {used}"));
+            assert!(
+                below.floor < krate.floor,
+                "{} (floor {}) uses {used} (floor {})",
+                krate.name,
+                krate.floor,
+                below.floor
+            );
+        }
+    }
+}
+
+#[test]
+fn every_crate_is_in_the_folder_of_who_runs_it_and_uses_only_folders_that_its_readme_names() {
+    let crates = crates();
+    let folders: BTreeSet<_> = crates.iter().map(|krate| krate.folder.clone()).collect();
+    assert_eq!(names_in(&root().join("src")), folders, "src/ and docs/architecture.md differ");
+    for folder in &folders {
+        let path = root().join("src").join(folder);
+        let listed: BTreeSet<_> =
+            crates.iter().filter(|krate| krate.folder == *folder).map(|krate| krate.name.clone()).collect();
+        let mut there = names_in(&path);
+        assert!(there.remove("README.md"), "src/{folder} has no README.md");
+        assert_eq!(there, listed, "src/{folder} and docs/architecture.md differ");
+        let readme = fs::read_to_string(path.join("README.md")).expect("text");
+        for word in ["Runs as: ", "Trusts: ", "May be attacked by: ", "May use: "] {
+            assert_eq!(readme.matches(&format!("- {word}")).count(), 1, "src/{folder}/README.md: {word}");
+        }
+        let allowed = readme.split_once("- May use: ").expect("found above").1.split_once('\n').expect("a line").0;
+        // What only tests use is in no program.
+        let allowed = allowed.split(" (").next().expect("the first part");
+        for krate in crates.iter().filter(|krate| krate.folder == *folder) {
+            for used in krate.uses(&["dependencies", "build-dependencies"]) {
+                let used = crates.iter().find(|other| other.name == used).expect("tested by the floors");
+                let may = used.folder == *folder || allowed.contains(&format!("`{}`", used.folder));
+                assert!(
+                    may,
+                    "{folder}/{} uses {}/{}, and src/{folder}/README.md does not allow it",
+                    krate.name, used.folder, used.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn only_sys_may_hold_unsafe_code() {
+    for krate in crates() {
+        let manifest = krate.manifest();
+        let inherits = manifest["lints"].get("workspace").is_some_and(|value| value.as_bool() == Some(true));
+        assert_eq!(
+            inherits,
+            krate.name != "sys",
+            "{} must take the workspace's lints, which forbid unsafe code",
+            krate.name
+        );
+    }
+}
+
+/// Names of packages that a program of ours is resolved to on this machine: at run time and for its macros.
+fn resolved(krate: &str) -> BTreeSet<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["tree", "--locked", "--offline", "-e", "normal", "--prefix", "none", "--format", "{p}"]);
+    let output = command.args(["-p", &format!("bailiwick-{krate}")]).current_dir(root()).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
+}
+
+#[test]
+fn what_runs_as_root_is_made_of_what_is_listed() {
+    let crates = crates();
+    let mut used = BTreeSet::new();
+    for (krate, budget) in BUDGETS {
+        let packages = resolved(krate);
+        for package in &packages {
+            let is_ours = package.starts_with("bailiwick-");
+            let is_listed = TRUSTED.iter().any(|(name, _)| name == package) || MACROS.contains(&package.as_str());
+            assert!(is_ours || is_listed, "{krate} is made of {package}, and nobody said why");
+        }
+        let ours = packages.iter().filter_map(|package| package.strip_prefix("bailiwick-"));
+        let path = |name: &str| crates.iter().find(|krate| krate.name == name).expect("a crate of the table").path();
+        let lines: usize = ours.map(|name| lines(&path(name).join("src"))).sum();
+        assert!(lines <= *budget, "{krate} is made of {lines} lines of our own: more than its {budget}");
+        assert!(lines + 1000 > *budget, "{krate} is made of {lines} lines of our own: lower its budget of {budget}");
+        used.extend(packages);
+    }
+    let listed = TRUSTED.iter().map(|(name, _)| *name).chain(MACROS.iter().copied());
+    let unused: Vec<_> = listed.filter(|name| !used.contains(*name)).collect();
+    assert!(unused.is_empty(), "no program that runs as root is made of {unused:?}");
+}
+
+/// Lines of all sources below a folder.
+fn lines(folder: &Path) -> usize {
+    let below: Vec<_> = sources().into_iter().filter(|path| path.starts_with(folder)).collect();
+    below.iter().map(|path| fs::read_to_string(path).expect("text").lines().count()).sum()
+}
+
+#[test]
+fn every_file_opens_with_its_job() {
+    for path in sources() {
+        let text = fs::read_to_string(&path).expect("text");
+        assert!(text.starts_with("//! "), "{} does not say its job in its first line", path.display());
+    }
+}
+
+#[test]
+fn names_say_what_a_thing_is() {
+    for path in sources() {
+        let stem = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        assert!(!["utils", "util", "common", "helpers", "misc"].contains(&stem.as_str()), "{}", path.display());
+    }
+}
+
+#[test]
+fn nothing_silences_a_lint_without_a_reason() {
+    for path in sources() {
+        let text = fs::read_to_string(&path).expect("text");
+        for (number, line) in text.lines().enumerate() {
+            // Built from two parts so that this line does not find itself.
+            let silent =
+                line.trim_start().starts_with(concat!("#[", "allow(")) || line.contains(concat!("#![", "allow("));
+            assert!(!silent, "{}:{}: use `expect` with a reason", path.display(), number + 1);
+        }
+    }
+}
+
+/// Decision 25: a bug ends the program that has it, before anything else of it runs.
+#[test]
+fn what_is_released_ends_at_a_panic_and_at_a_number_that_does_not_fit() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace's manifest");
+    let manifest: toml::Table = text.parse().expect("TOML");
+    let release = &manifest["profile"]["release"];
+    assert_eq!(release["panic"].as_str(), Some("abort"));
+    assert_eq!(release["overflow-checks"].as_bool(), Some(true));
+}
+
+/// The settings of a unit, in order.
+fn settings(unit: &str) -> Vec<(String, String)> {
+    let path = root().join("systemd").join(unit);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// What a comment in the unit argues for, and what a jail inherits from it.
+#[test]
+fn the_wardens_unit_keeps_what_nothing_else_tests() {
+    let found = settings("bailiwick-warden.service");
+    for (key, value) in [
+        // At 1, and at no other value, a crash starts no handler of the host's (core(5)).
+        ("LimitCORE", "1"),
+        ("SocketBindDeny", "any"),
+        ("RestrictFileSystems", "~@network fuse fuseblk"),
+    ] {
+        let values: Vec<&str> = found.iter().filter(|(name, _)| name == key).map(|(_, value)| value.as_str()).collect();
+        assert_eq!(values, [value], "{key}");
+    }
+}
+
+/// Decision 9: where controllers are on version 1, tenants' groups lie below the warden's own.
+#[test]
+fn the_wardens_unit_bounds_no_control_group() {
+    /// What `systemd.resource-control(5)` writes into a group as a limit or a share; devices are all jails' to have refused.
+    const OF_GROUPS: &[&str] =
+        &["Memory", "CPU", "StartupCPU", "IO", "StartupIO", "BlockIO", "Allowed", "StartupAllowed", "ManagedOOM"];
+    let found = settings("bailiwick-warden.service");
+    for (key, value) in &found {
+        let is_bound = OF_GROUPS.iter().any(|prefix| key.starts_with(prefix)) && key != "MemoryDenyWriteExecute";
+        assert!(!is_bound, "{key}={value} would bound all tenants together");
+    }
+    for unit in ["bailiwick-warden.service", "bailiwick-jails.service"] {
+        let tasks: Vec<_> = settings(unit).into_iter().filter(|(key, _)| key == "TasksMax").collect();
+        // The manager has a default of its own.
+        assert_eq!(tasks, [("TasksMax".to_owned(), "infinity".to_owned())], "{unit}");
+    }
+}
