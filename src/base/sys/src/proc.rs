@@ -166,16 +166,45 @@ pub fn parse_start_time(text: &[u8]) -> Option<u64> {
 }
 
 /// The control groups of a process by hierarchy: `unified`, and for version 1 each controller by its name; hierarchies
-/// without a controller as `name=NAME`.
+/// without a controller as `name=NAME`. They are those of its first thread that lives.
 ///
 /// # Errors
-/// As [`status`].
+/// As [`status`]; `ESRCH` also while it ends.
 pub fn cgroups(pid: u32) -> io::Result<BTreeMap<String, String>> {
     cgroups_at(directory(pid)?.as_fd())
 }
 
+/// A thread that is ending is shown in the root of every hierarchy of version 1, long before it is a corpse
+/// (`proc_cgroup_show` in the kernel): wherever it was, it would look like one that got out.
 fn cgroups_at(process: BorrowedFd<'_>) -> io::Result<BTreeMap<String, String>> {
-    parse_cgroups(&read(process, "cgroup", SMALL)?).ok_or_else(|| malformed("cgroup"))
+    /// The groups of a thread, or `None` when it was ending by the time they had been read.
+    fn of_living(thread: BorrowedFd<'_>) -> io::Result<Option<BTreeMap<String, String>>> {
+        let groups = parse_cgroups(&read(thread, "cgroup", SMALL)?).ok_or_else(|| malformed("cgroup"))?;
+        let is_ending = parse_is_ending(&read(thread, "stat", SMALL)?).ok_or_else(|| malformed("stat"))?;
+        Ok((!is_ending).then_some(groups))
+    }
+    // What the directory of a process shows is of its first thread, which may end before the others.
+    if let Some(groups) = of_living(process)? {
+        return Ok(groups);
+    }
+    let threads = file::open_dir_at(process, "task")?;
+    for thread in file::names(threads.as_fd())? {
+        let thread = file::open_dir_at(threads.as_fd(), &thread);
+        if let Some(groups) = thread.ok().and_then(|thread| of_living(thread.as_fd()).ok().flatten()) {
+            return Ok(groups);
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// Parses field 9 of `/proc/PID/stat`, the kernel's flags of a thread: whether it is ending (`PF_EXITING`).
+#[must_use]
+pub fn parse_is_ending(text: &[u8]) -> Option<bool> {
+    const PF_EXITING: u64 = 0x4;
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
+    let flags: u64 = rest.split_ascii_whitespace().nth(9 - 3)?.parse().ok()?;
+    Some(flags & PF_EXITING != 0)
 }
 
 /// Parses `/proc/PID/cgroup` (`cgroups(7)`). The kernel refuses line ends in names of groups; colons it does not.
@@ -647,6 +676,36 @@ mod tests {
         assert!(children(child.id()).is_err());
     }
 
+    /// Of a process whose first thread has ended, and of a corpse. On version 1 the kernel shows both in the root of each hierarchy.
+    #[test]
+    fn who_is_ending_is_in_no_group_and_whose_first_thread_has_ended_is_in_those_of_the_others() {
+        const PROGRAM: &str = "import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+print('two threads', flush=True)
+ctypes.CDLL(None).pthread_exit(None)";
+        let mut child = std::process::Command::new("python3").args(["-c", PROGRAM]).spawn().expect("starts");
+        let pid = child.id();
+        let has_ended = || {
+            let stat = std::fs::read(format!("/proc/{pid}/task/{pid}/stat")).expect("reads");
+            parse_is_ending(&stat).expect("a stat")
+        };
+        while !has_ended() {
+            std::thread::yield_now();
+        }
+        let groups = cgroups(pid);
+        let own = cgroups(std::process::id()).expect("own groups");
+        child.kill().expect("kills");
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(rustix::process::Pid::from_child(&child)),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .expect("ends");
+        let of_corpse = cgroups(pid);
+        child.wait().expect("ends");
+        assert_eq!(groups.expect("it lives"), own);
+        assert_eq!(of_corpse.expect_err("a corpse").raw_os_error(), Some(libc::ESRCH));
+    }
+
     #[test]
     fn the_work_of_all_processors_is_what_is_neither_idle_nor_waiting() {
         assert_eq!(parse_busy("cpu  10 20 30 400 50 6 7 0 99 98\ncpu0 1 2\n"), Some(730_000));
@@ -805,13 +864,13 @@ mod tests {
     fn a_process_that_is_gone_is_an_error_and_so_is_a_corpse() {
         let mut child = std::process::Command::new("true").spawn().expect("spawns");
         let pid = child.id();
-        // Not yet reaped: the directory is there, the namespaces are not.
+        // Not yet reaped: the directory is there, the namespaces and groups are not.
         while start_time(pid).is_ok()
             && !std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status").contains("zombie")
         {
             std::thread::yield_now();
         }
-        assert_eq!(facts(pid).expect_err("gone").raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(facts(pid).expect_err("gone").raw_os_error(), Some(libc::ESRCH));
         child.wait().expect("reaped");
         assert_eq!(facts(pid).expect_err("gone").raw_os_error(), Some(libc::ENOENT));
     }

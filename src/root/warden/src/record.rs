@@ -104,7 +104,11 @@ impl Record {
         let identity = |Self { pid, start_time, user_namespace, pid_namespace, control_group, .. }: &Self| {
             [u64::from(*pid), *start_time, *user_namespace, *pid_namespace, *control_group]
         };
-        let groups = proc::cgroups(self.pid)?;
+        let groups = match proc::cgroups(self.pid) {
+            // It is ending.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
+            groups => groups?,
+        };
         let here = groups.get("unified").is_some_and(|found| {
             homes.iter().any(|home| {
                 found.strip_prefix(home.as_str()).is_some_and(|below| below.is_empty() || below.starts_with('/'))
