@@ -23,7 +23,9 @@ use bailiwick_proto::control::{
     TenantSummary, Verb,
 };
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_KEPT, MOST_OBSERVED, RosterEntry};
-use bailiwick_proto::{CONTROL_DIR, Failure, Hold, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket};
+use bailiwick_proto::{
+    CONTROL_DIR, Failure, Hold, JAILS, Refusal, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket,
+};
 use bailiwick_types::{
     Access, Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed,
     Resource, TenantName, TenantReport,
@@ -1261,7 +1263,7 @@ fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {
 }
 
 pub(crate) fn unknown(name: &TenantName) -> Failure {
-    Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))
+    Refusal::UnknownTenant { tenant: name.clone() }.into()
 }
 
 fn without_policy(name: &TenantName) -> Failure {

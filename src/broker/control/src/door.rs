@@ -3,11 +3,13 @@
 //! Danger: a descriptor of the host that reaches a jail is a way out. Pipes alone cross: a directory could be walked up, a
 //! terminal typed into, a socket keeps the network it was made in, a file could be read back.
 
+use crate::transport;
 use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::control::{Exec, Login};
-use bailiwick_proto::frame::{Decoder, MAX_CRONTAB_REPLY, MAX_EVENT, MAX_REQUEST, encode};
+use bailiwick_proto::frame::{MAX_CRONTAB_REPLY, MAX_EVENT, MAX_REQUEST};
 use bailiwick_proto::init::{CrontabFile, JailUser, MAX_STAMP, Spawn};
-use bailiwick_proto::{Bytes, Failure, InitReply, InitRequest};
+use bailiwick_proto::time_limits::{INIT, INIT_ANSWER};
+use bailiwick_proto::{Bytes, Failure, Incoming, InitReply, InitRequest, Refusal, TransportError};
 use bailiwick_sys::socket;
 use bailiwick_sys::stream::{self, Direction};
 use bailiwick_types::{Access, Door, ExitStatus, IdRange, LoginName, MAX_COMMAND, MAX_CRONTAB, TenantName};
@@ -15,15 +17,10 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// How long init may take to answer. It is the tenant's, and may not answer at all.
-const INIT_TIME: Duration = Duration::from_secs(5);
-/// The same for a question of the audit, which asks many.
-const PROBE_TIME: Duration = Duration::from_secs(1);
 /// The most variables that a client may add to a session's environment, and the most bytes in them.
 const MAX_ENV: usize = 256;
 const MAX_ENV_BYTES: usize = 64 << 10;
@@ -44,9 +41,8 @@ fn refused(message: impl Into<String>) -> Failure {
 }
 
 /// What is told to whoever comes, and to whoever is in.
-pub(crate) fn suspended(name: &TenantName, reason: Option<&str>) -> String {
-    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-    format!("tenant \"{name}\" is suspended{reason}")
+pub(crate) fn suspended(tenant: &TenantName, reason: Option<&str>) -> Refusal {
+    Refusal::Suspended { tenant: tenant.clone(), why: reason.map(str::to_owned) }
 }
 
 /// What a login through sshd is: its login user's shell, or the one program that `sftp` needs.
@@ -103,7 +99,7 @@ pub(crate) fn check_open(tenant: &Tenant, door: Door) -> Result<(), Failure> {
     if let Declared::Suspended { reason } = &tenant.state
         && !tenant.is_open(door)
     {
-        return Err(refused(suspended(&tenant.name, reason.as_deref())));
+        return Err(suspended(&tenant.name, reason.as_deref()).into());
     }
     if tenant.settings.doors.contains(&door) {
         return Ok(());
@@ -251,13 +247,13 @@ pub(crate) async fn open(init: Init, spawn: Spawn, streams: Vec<OwnedFd>) -> Res
     let (client, jail) = socket::channel()?;
     let mut fds = vec![jail];
     fds.extend(streams);
-    timeout(INIT_TIME, init.send(&InitRequest::Spawn(spawn), &fds)).await.map_err(io::Error::from)??;
+    timeout(INIT, init.send(&InitRequest::Spawn(spawn), &fds)).await.map_err(io::Error::from)??;
     Ok(client)
 }
 
 /// Connects to an init, and hears that it is there, or not in time.
 pub(crate) async fn greet(socket: &Path, ids: IdRange) -> Result<Init, DoorError> {
-    timeout(INIT_TIME, greeted(socket, ids)).await.map_err(io::Error::from)?
+    timeout(INIT, greeted(socket, ids)).await.map_err(io::Error::from)?
 }
 
 /// Has a process inside try what must fail, and gives what it told, in bounded time and size.
@@ -272,7 +268,7 @@ pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Result<String, DoorErr
         cwd: None,
         terminal: None,
     };
-    let told = timeout(INIT_TIME, async {
+    let told = timeout(INIT, async {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
         let ((input, _), (output, into), (_, errors)) = (pipe()?, pipe()?, pipe()?);
         let channel = open(greeted(socket, ids).await?, spawn, vec![input, into, errors]).await?;
@@ -288,12 +284,12 @@ pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Result<String, DoorErr
 
 /// Waits until init has done what it was asked for before: it takes one request after the other. Not for long, whatever it does.
 pub(crate) async fn wait_for(socket: &Path, ids: IdRange) -> Result<(), DoorError> {
-    timeout(PROBE_TIME, greeted(socket, ids)).await.map_err(io::Error::from)?.map(drop)
+    timeout(INIT_ANSWER, greeted(socket, ids)).await.map_err(io::Error::from)?.map(drop)
 }
 
 /// Asks init something and hears its answer of at most `most` bytes.
 async fn ask(socket: &Path, ids: IdRange, request: &InitRequest, most: usize) -> Result<InitReply, DoorError> {
-    let answer = timeout(PROBE_TIME, async { greeted(socket, ids).await?.ask(request, most).await });
+    let answer = timeout(INIT_ANSWER, async { greeted(socket, ids).await?.ask(request, most).await });
     answer.await.map_err(io::Error::from)?
 }
 
@@ -304,7 +300,7 @@ fn no_answer() -> DoorError {
 
 /// Asks init which version of its protocol it speaks. The first knows no such question, and ends the connection after its greeting.
 pub(crate) async fn version(socket: &Path, ids: IdRange) -> Result<u32, DoorError> {
-    let answer = timeout(PROBE_TIME, async {
+    let answer = timeout(INIT_ANSWER, async {
         // One that goes before its greeting has said nothing at all.
         match greeted(socket, ids).await?.ask(&InitRequest::Version, MAX_EVENT).await {
             Ok(InitReply::Version { version }) => Ok(version),
@@ -353,7 +349,7 @@ pub(crate) async fn crontab(
 #[derive(Debug)]
 pub(crate) struct Init {
     stream: UnixStream,
-    decoder: Decoder,
+    incoming: Incoming,
 }
 
 /// Connects to an init that has said that it is there. Before that nothing is sent: what a frozen one is sent it has
@@ -366,7 +362,7 @@ async fn greeted(path: &Path, ids: IdRange) -> Result<Init, DoorError> {
     if peer.uid != 0 && !ids.contains(peer.uid) {
         return Err(io::Error::other("somebody else listens on its socket").into());
     }
-    let mut init = Init { stream, decoder: Decoder::new(MAX_EVENT) };
+    let mut init = Init { stream, incoming: Incoming::new(MAX_EVENT, 0) };
     match init.hear().await? {
         InitReply::Ready => Ok(init),
         InitReply::Refused => Err(DoorError::Refused),
@@ -376,44 +372,31 @@ async fn greeted(path: &Path, ids: IdRange) -> Result<Init, DoorError> {
 
 impl Init {
     async fn send(&self, request: &InitRequest, fds: &[OwnedFd]) -> Result<(), DoorError> {
-        let frame = encode(request, MAX_REQUEST).map_err(|error| DoorError::Own(io::Error::other(error)))?;
-        let mut borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        let mut rest = &frame[..];
-        while !rest.is_empty() {
-            let send = || socket::send(&self.stream, rest, &borrowed);
-            let sent = self.stream.async_io(Interest::WRITABLE, send).await?;
-            rest = &rest[sent..];
-            borrowed.clear();
-        }
-        Ok(())
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        transport::send(&self.stream, request, MAX_REQUEST, &fds).await.map_err(|error| match error {
+            // It is too large, and init has not seen any of it.
+            TransportError::Frame(_) => DoorError::Own(error.into()),
+            error => io::Error::from(error).into(),
+        })
     }
 
     async fn ask(mut self, request: &InitRequest, most: usize) -> Result<InitReply, DoorError> {
         self.send(request, &[]).await?;
-        self.decoder = Decoder::new(most);
+        self.incoming = Incoming::new(most, 0);
         Ok(self.hear().await?)
     }
 
     async fn hear(&mut self) -> io::Result<InitReply> {
-        let mut buffer = [0; MAX_EVENT];
-        loop {
-            if let Some(reply) = self.decoder.next().map_err(io::Error::other)? {
-                return Ok(reply);
-            }
-            let receive = || socket::receive(&self.stream, &mut buffer, 0);
-            let (len, _) = self.stream.async_io(Interest::READABLE, receive).await?;
-            if len == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.decoder.push(&buffer[..len]);
-        }
+        Ok(transport::receive(&self.stream, &mut self.incoming).await?.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bailiwick_proto::encode;
     use bailiwick_proto::init::WindowSize;
+    use std::time::Duration;
 
     fn tenant(more: &str) -> Tenant {
         let files = [
@@ -634,7 +617,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_is_too_long_is_not_held_against_the_tenant() {
         let (ours, _theirs) = UnixStream::pair().expect("pair");
-        let init = Init { stream: ours, decoder: Decoder::new(MAX_EVENT) };
+        let init = Init { stream: ours, incoming: Incoming::new(MAX_EVENT, 0) };
         let request = InitRequest::Probe { canary: "x".repeat(MAX_REQUEST) };
         assert!(matches!(init.send(&request, &[]).await, Err(DoorError::Own(_))));
     }

@@ -1,12 +1,12 @@
 //! For tests: a daemon of a host with one tenant, and a warden that answers what it is told to.
 
 use crate::daemon::Daemon;
-use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
-use bailiwick_proto::{WARDEN_SOCKET, WardenReply, WardenRequest};
+use crate::transport;
+use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
+use bailiwick_proto::{Incoming, WARDEN_SOCKET, WardenReply, WardenRequest};
 use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 /// What a warden does about a request.
@@ -57,22 +57,13 @@ pub(crate) fn warden_at(
     })
 }
 
-async fn serve(mut stream: UnixStream, answer: &(impl Fn(WardenRequest) -> Answer + Sync)) {
-    let mut decoder = Decoder::new(MAX_REQUEST);
-    let mut buffer = vec![0; 4096];
-    loop {
-        match stream.read(&mut buffer).await {
-            Ok(len @ 1..) => decoder.push(&buffer[..len]),
-            _ => return,
-        }
-        while let Some(request) = decoder.next().expect("valid") {
-            match answer(request) {
-                Answer::Reply(reply) => {
-                    stream.write_all(&encode(&reply, MAX_REPLY).expect("small")).await.expect("writes");
-                }
-                Answer::Close => return,
-                Answer::Never => std::future::pending().await,
-            }
+async fn serve(stream: UnixStream, answer: &(impl Fn(WardenRequest) -> Answer + Sync)) {
+    let mut incoming = Incoming::new(MAX_REQUEST, 0);
+    while let Ok((request, _)) = transport::receive(&stream, &mut incoming).await {
+        match answer(request) {
+            Answer::Reply(reply) => transport::send(&stream, &reply, MAX_REPLY, &[]).await.expect("sends"),
+            Answer::Close => return,
+            Answer::Never => std::future::pending().await,
         }
     }
 }

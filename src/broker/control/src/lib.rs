@@ -24,6 +24,7 @@ mod recorder;
 mod server;
 mod sessions;
 mod timers;
+mod transport;
 mod warden_link;
 
 pub use daemon::{Daemon, OpenError};

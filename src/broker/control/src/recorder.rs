@@ -12,9 +12,9 @@ use crate::warden_link;
 use bailiwick_audit::chain::Head;
 use bailiwick_history::{History, Retention, Sample};
 use bailiwick_observe::{Gauge, Meter, Reading};
-use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::warden::{QuotaHit, RosterEntry, WardenEvent};
-use bailiwick_proto::{Failure, WARDEN_SOCKET, WardenReply, WardenRequest};
+use bailiwick_proto::{Failure, Incoming, WARDEN_SOCKET, WardenReply, WardenRequest, time_limits, transport};
 use bailiwick_sys::proc;
 use bailiwick_sys::watch::{Changes, Watched};
 use bailiwick_types::{
@@ -33,8 +33,6 @@ use tracing::{info, warn};
 
 /// Between two samples.
 const PERIOD: Duration = Duration::from_secs(60);
-/// How long the warden may take to answer this thread.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// How soon a warden that went away is asked again to tell what happens.
 const RETRY_TIME: Duration = Duration::from_secs(2);
 /// How often the roster is read, when a thousand jails are started one after another.
@@ -126,7 +124,7 @@ pub(crate) struct Work {
     changes: Changes,
     watched: BTreeMap<Watched, TenantName>,
     /// The warden tells what happens on this connection.
-    told: Option<(UnixStream, Decoder)>,
+    told: Option<(UnixStream, Incoming)>,
     told_at: Instant,
     next: Instant,
     /// Jails have come or gone since the roster was read.
@@ -260,22 +258,11 @@ impl Work {
 
     /// Asks the warden, over a connection of this thread's own.
     fn ask(&self, request: &WardenRequest) -> io::Result<WardenReply> {
-        let mut stream = warden_link::connect(&self.socket)?;
-        stream.set_read_timeout(Some(ANSWER_TIME))?;
-        stream.set_write_timeout(Some(ANSWER_TIME))?;
-        stream.write_all(&encode(request, MAX_REQUEST).map_err(io::Error::other)?)?;
-        let mut decoder = Decoder::new(MAX_REPLY);
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let len = stream.read(&mut buffer)?;
-            if len == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            decoder.push(&buffer[..len]);
-            if let Some(reply) = decoder.next().map_err(io::Error::other)? {
-                return Ok(reply);
-            }
-        }
+        let stream = warden_link::connect(&self.socket)?;
+        stream.set_write_timeout(Some(time_limits::ANSWER))?;
+        transport::send(&stream, request, MAX_REQUEST, &[])?;
+        let deadline = Instant::now() + time_limits::ANSWER;
+        Ok(transport::receive(&stream, &mut Incoming::new(MAX_REPLY, 0), deadline)?.0)
     }
 
     fn listen_to_warden(&mut self) {
@@ -284,12 +271,12 @@ impl Work {
         }
         self.told_at = Instant::now() + RETRY_TIME;
         let listen = || -> io::Result<UnixStream> {
-            let mut stream = warden_link::connect(&self.socket)?;
-            stream.write_all(&encode(&WardenRequest::Watch, MAX_REQUEST).map_err(io::Error::other)?)?;
+            let stream = warden_link::connect(&self.socket)?;
+            transport::send(&stream, &WardenRequest::Watch, MAX_REQUEST, &[])?;
             stream.set_nonblocking(true)?;
             Ok(stream)
         };
-        self.told = listen().ok().map(|stream| (stream, Decoder::new(MAX_REPLY)));
+        self.told = listen().ok().map(|stream| (stream, Incoming::new(MAX_REPLY, 0)));
         if self.told.is_some() && self.refresh().is_err() {
             self.told = None;
         }
@@ -299,16 +286,15 @@ impl Work {
     fn hear(&mut self) {
         let mut events = Vec::new();
         let mut gone = false;
-        if let Some((stream, decoder)) = &mut self.told {
-            let mut buffer = [0; 4096];
+        if let Some((stream, incoming)) = &mut self.told {
             loop {
-                match stream.read(&mut buffer) {
+                match incoming.receive(&*stream) {
                     Ok(0) => gone = true,
-                    Ok(len) => decoder.push(&buffer[..len]),
+                    Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => gone = true,
                 }
-                while let Ok(Some(reply)) = decoder.next::<WardenReply>() {
+                while let Ok(Some((reply, _))) = incoming.take::<WardenReply>() {
                     if let WardenReply::Event(event) = reply {
                         events.push(event);
                     }

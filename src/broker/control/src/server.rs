@@ -4,8 +4,9 @@ use crate::daemon::{ApplyOptions, Daemon};
 use crate::permission::{Caller, Permission};
 use crate::places::{Place, Who};
 use crate::sessions::Counted;
+use crate::transport;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
-use bailiwick_proto::{ControlReply, ControlRequest, Failure};
+use bailiwick_proto::{ControlReply, ControlRequest, Failure, Incoming, Refusal, TransportError, time_limits};
 use bailiwick_sys::socket::{self, Peer, Reserve};
 use bailiwick_types::{Door, ExitStatus, TenantName};
 use std::io;
@@ -18,17 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-/// How long all the rest of a request may take once its first byte has come, and how long a client that is no operator may take
-/// to begin one.
-const REQUEST_TIME: Duration = Duration::from_secs(5);
-/// How long an operator's connection may be without a request.
-const IDLE_TIME: Duration = Duration::from_secs(60);
 /// How long nobody is accepted after not even a refusal could be made.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a client that was accepted just before the end may take to begin its first request.
-const LAST_REQUEST_TIME: Duration = Duration::from_secs(2);
-/// How long a client may take to read a reply.
-const REPLY_TIME: Duration = Duration::from_secs(10);
 /// The most descriptors beside a request: the three streams of a session.
 const MAX_FDS: usize = 3;
 
@@ -106,16 +98,16 @@ impl Connection {
                 info!(target: "bailiwick::event", event = "caller-refused", uid = self.peer.uid, status, "{failure}");
                 // Heard out before it is answered: a client that is still sending would see its socket break instead.
                 // But it must not hold up the end of this program either, and nothing of what it says is kept.
-                let heard = timeout(REQUEST_TIME, self.hear_out());
-                drop(timeout_from(&mut stop, LAST_REQUEST_TIME, heard).await.transpose()?);
+                let heard = timeout(time_limits::REQUEST, self.hear_out());
+                drop(timeout_from(&mut stop, time_limits::LAST_REQUEST, heard).await.transpose()?);
                 return self.reply(&ControlReply::Failed(failure), &[]).await;
             }
         };
         // Whoever turned out to be an operator takes the place of one.
         let (who, idle) = match &caller {
-            Caller::Operator(_) if self.peer.uid == 0 => (Who::Root, IDLE_TIME),
-            Caller::Operator(_) => (Who::Operator(self.peer.uid), IDLE_TIME),
-            Caller::Tenant(..) => (self.place.who(), REQUEST_TIME),
+            Caller::Operator(_) if self.peer.uid == 0 => (Who::Root, time_limits::IDLE),
+            Caller::Operator(_) => (Who::Operator(self.peer.uid), time_limits::IDLE),
+            Caller::Tenant(..) => (self.place.who(), time_limits::REQUEST),
         };
         if who != self.place.who() {
             match self.daemon.places().take(who) {
@@ -123,8 +115,9 @@ impl Connection {
                 Err(failure) => return self.reply(&ControlReply::Failed(failure), &[]).await,
             }
         }
-        let mut decoder = Decoder::new(MAX_REQUEST);
-        let mut next = timeout_from(&mut stop, LAST_REQUEST_TIME, self.request(&mut decoder, Some(idle))).await;
+        let mut incoming = Incoming::new(MAX_REQUEST, MAX_FDS);
+        let mut next =
+            timeout_from(&mut stop, time_limits::LAST_REQUEST, self.request(&mut incoming, Some(idle))).await;
         while let Some((request, fds)) = next.transpose()?.flatten() {
             match &caller {
                 Caller::Operator(permission) => self.answer(*permission, request, fds).await?,
@@ -132,9 +125,9 @@ impl Connection {
             }
             if let Some(session) = self.session.take() {
                 self.place.becomes_session();
-                return self.attend(session, decoder, stop).await;
+                return self.attend(session, incoming, stop).await;
             }
-            next = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder, Some(idle))).await;
+            next = timeout_from(&mut stop, Duration::ZERO, self.request(&mut incoming, Some(idle))).await;
         }
         Ok(())
     }
@@ -144,12 +137,13 @@ impl Connection {
         let mut decoder = Decoder::new(MAX_REQUEST);
         let mut heard = 0;
         loop {
-            let (len, _) = self
-                .receive(|bytes| {
-                    let head = &bytes[..bytes.len().min(size_of::<u32>().saturating_sub(heard))];
-                    decoder.push(head);
-                })
-                .await?;
+            let receive = || {
+                let mut portion = [0; 4096];
+                let (len, _) = socket::receive(&self.stream, &mut portion, 0)?;
+                decoder.push(&portion[..len.min(size_of::<u32>().saturating_sub(heard))]);
+                Ok(len)
+            };
+            let len = self.stream.async_io(Interest::READABLE, receive).await?;
             heard += len;
             let is_whole = decoder.awaits().is_none_or(|whole| heard >= whole);
             if len == 0 || (heard >= size_of::<u32>() && is_whole) {
@@ -158,29 +152,17 @@ impl Connection {
         }
     }
 
-    /// What comes next, which `take` sees, and how much it was. What it is read into is there for as long as it is read only: a
-    /// connection that waits holds none.
-    async fn receive(&self, mut take: impl FnMut(&[u8])) -> io::Result<(usize, Vec<OwnedFd>)> {
-        let receive = || {
-            let mut buffer = [0; 16 << 10];
-            let (len, fds) = socket::receive(&self.stream, &mut buffer, MAX_FDS)?;
-            take(&buffer[..len]);
-            Ok((len, fds))
-        };
-        self.stream.async_io(Interest::READABLE, receive).await
-    }
-
     /// Counts a session until its client says how it ended, or is gone; has the client end it when it must.
     async fn attend(
         &mut self,
         mut session: Counted,
-        mut decoder: Decoder,
+        mut incoming: Incoming,
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let last = loop {
             let end = tokio::select! {
                 biased;
-                last = timeout_from(&mut stop, Duration::ZERO, self.request(&mut decoder, None)) => break last,
+                last = timeout_from(&mut stop, Duration::ZERO, self.request(&mut incoming, None)) => break last,
                 reason = session.end() => ControlReply::End { reason },
             };
             self.reply(&end, &[]).await?;
@@ -203,45 +185,41 @@ impl Connection {
     /// The next request with its descriptors; `None` when the client has gone. It may take `idle` to begin.
     async fn request(
         &mut self,
-        decoder: &mut Decoder,
+        incoming: &mut Incoming,
         idle: Option<Duration>,
     ) -> io::Result<Option<(ControlRequest, Vec<OwnedFd>)>> {
-        let mut fds = Vec::new();
         // For all of it, whatever comes meanwhile.
         let mut until = idle.map(|idle| Instant::now() + idle);
         let mut begun = false;
         loop {
-            match decoder.next() {
+            match incoming.take() {
                 Ok(Some(request)) => {
                     // Less is always granted.
-                    drop(self.place.holds(decoder.len()));
-                    return Ok(Some((request, fds)));
+                    drop(self.place.holds(incoming.held()));
+                    return Ok(Some(request));
                 }
                 Ok(None) => {}
-                Err(error) => {
+                Err(TransportError::Frame(error)) => {
                     let failure = Failure::new(ExitStatus::Invalid, &error);
                     self.reply(&ControlReply::Failed(failure), &[]).await?;
                     return Ok(None);
                 }
+                Err(error) => return Err(error.into()),
             }
-            if !begun && !decoder.is_empty() {
-                (until, begun) = (Some(Instant::now() + REQUEST_TIME), true);
+            if !begun && incoming.held() > 0 {
+                (until, begun) = (Some(Instant::now() + time_limits::REQUEST), true);
             }
-            if let Err(failure) = self.place.holds(decoder.len()) {
+            if let Err(failure) = self.place.holds(incoming.held()) {
                 self.reply(&ControlReply::Failed(failure), &[]).await?;
                 return Ok(None);
             }
-            let receive = self.receive(|bytes| decoder.push(bytes));
-            let (len, more) = match until {
+            let receive = transport::receive_some(&self.stream, incoming);
+            let len = match until {
                 Some(until) => timeout_at(until, receive).await??,
                 None => receive.await?,
             };
-            fds.extend(more);
             if len == 0 {
                 return Ok(None);
-            }
-            if fds.len() > MAX_FDS {
-                return Err(io::ErrorKind::InvalidData.into());
             }
         }
     }
@@ -254,11 +232,11 @@ impl Connection {
                 return self.hand_over(entered).await;
             }
             ControlRequest::Resume(record) => return self.resume(daemon.resume(permission, self.pid(), *record)).await,
-            ControlRequest::Ended { .. } | ControlRequest::FtpEntered => Err(no_session()),
+            ControlRequest::Ended { .. } | ControlRequest::FtpEntered => Err(Refusal::NoSession.into()),
             ControlRequest::FtpHash { .. } | ControlRequest::FtpRefused { .. } | ControlRequest::FtpEnter { .. }
                 if permission.uid != 0 =>
             {
-                Err(Failure::of(ExitStatus::Refused, "only an FTP server that runs as root lets somebody in"))
+                Err(Refusal::OnlyFtpServers.into())
             }
             ControlRequest::FtpHash { user } => Ok(ControlReply::FtpHash(daemon.ftp_hash(permission, &user))),
             ControlRequest::FtpRefused { user, source } => {
@@ -283,10 +261,7 @@ impl Connection {
                 .end_sessions(permission, &sessions, &tenants, reason)
                 .await
                 .map(|(ended, left)| ControlReply::EndedSessions { ended, left }),
-            ControlRequest::Login(_) => Err(Failure::of(
-                ExitStatus::Refused,
-                "only a tenant's own host user logs in; `bailiwick exec` and `bailiwick shell` are for operators",
-            )),
+            ControlRequest::Login(_) => Err(Refusal::OnlyHostUsers.into()),
             ControlRequest::Status => Ok(ControlReply::Status(daemon.status(permission).await)),
             ControlRequest::List => daemon.list(permission).await.map(ControlReply::List),
             ControlRequest::Show { tenant } => {
@@ -378,12 +353,7 @@ impl Connection {
                 daemon.incidents(permission, mine(), window).await.map(ControlReply::Incidents)
             }
             ControlRequest::Incident { id } => daemon.own_incident(permission, own, id).await,
-            _ => Err(Failure::of(
-                ExitStatus::Refused,
-                format!(
-                    "a user of the tenant \"{own}\" may log in, and ask for its usage, history, faults and incidents only"
-                ),
-            )),
+            _ => Err(Refusal::NotOwn { tenant: own.clone() }.into()),
         };
         self.reply(&reply.unwrap_or_else(ControlReply::Failed), &[]).await
     }
@@ -416,29 +386,18 @@ impl Connection {
     }
 
     async fn reply(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let frame = match encode(reply, MAX_REPLY) {
-            Ok(frame) => frame,
-            Err(error) => {
-                let failure = Failure::new(ExitStatus::Failed, &error);
-                encode(&ControlReply::Failed(failure), MAX_REPLY).map_err(io::Error::other)?
+        let send = async {
+            match transport::send(&self.stream, reply, MAX_REPLY, fds).await {
+                // It is too large, and nothing of it was sent.
+                Err(TransportError::Frame(error)) => {
+                    let failure = ControlReply::Failed(Failure::new(ExitStatus::Failed, &error));
+                    transport::send(&self.stream, &failure, MAX_REPLY, &[]).await
+                }
+                sent => sent,
             }
         };
-        timeout(REPLY_TIME, async {
-            let (mut rest, mut fds) = (&frame[..], fds);
-            while !rest.is_empty() {
-                let send = || socket::send(&self.stream, rest, fds);
-                let sent = self.stream.async_io(Interest::WRITABLE, send).await?;
-                rest = &rest[sent..];
-                fds = &[];
-            }
-            Ok(())
-        })
-        .await?
+        Ok(timeout(time_limits::REPLY, send).await??)
     }
-}
-
-fn no_session() -> Failure {
-    Failure::of(ExitStatus::Invalid, "no session was let in over this connection")
 }
 
 /// What `work` results in; `None` when it lasts longer than `time` after the stop.

@@ -1,8 +1,9 @@
 //! The connections to the warden: one for what it answers at once, request after request, and one for each change that takes
 //! time, so that nobody waits for another tenant's jail. They are made anew when the warden was.
 
-use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
-use bailiwick_proto::{Failure, WARDEN_ERROR, WardenReply, WardenRequest};
+use crate::transport;
+use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
+use bailiwick_proto::{Failure, Incoming, TransportError, WARDEN_ERROR, WardenReply, WardenRequest, time_limits};
 use bailiwick_types::ExitStatus;
 use std::collections::HashSet;
 use std::io::{self, ErrorKind, Read};
@@ -10,15 +11,10 @@ use std::mem::{Discriminant, discriminant};
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long a warden that is being started anew may stay away.
-const AWAY_TIME: Duration = Duration::from_secs(5);
-/// How long one request may take: a start on a host under heavy load, a purge of a large tenant.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// How many changes that take time go on at once: the warden takes twice as many connections.
 const MOST_CHANGES: usize = 48;
 /// How long a warden that has left word may take to be there again, and between two looks whether one has.
@@ -27,8 +23,6 @@ const WORD_TIME: Duration = Duration::from_secs(1);
 const MAX_WORD: u64 = 4096;
 /// How often a warden that is there closes the connection over a request until it does not know it: one that ends does so once.
 const ENDS: u32 = 2;
-/// Between two tries to connect.
-const RETRY_TIME: Duration = Duration::from_millis(50);
 
 /// A connection, and how often it was made.
 #[derive(Debug, Default)]
@@ -96,22 +90,21 @@ impl WardenLink {
     /// Asks, and waits for the answer. A warden that goes away in between is asked again once it is back: every request
     /// may be made twice. A failure that the warden reports is the error.
     pub(crate) async fn ask(&self, request: &WardenRequest) -> Result<WardenReply, Failure> {
-        let frame = encode(request, MAX_REQUEST).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
         if takes_time(request) {
             // Never closed.
             let _place = self.changes.acquire().await;
-            return self.ask_on(&mut Connection::default(), request, &frame).await;
+            return self.ask_on(&mut Connection::default(), request).await;
         }
         if is_new(request) {
             if self.unknown().contains(&discriminant(request)) {
                 return Err(too_old());
             }
             // It may cost the connection, which is not to be one that others wait for.
-            return self.ask_on(&mut Connection::default(), request, &frame).await;
+            return self.ask_on(&mut Connection::default(), request).await;
         }
         let mut shared = self.shared.lock().await;
         let made = shared.made;
-        let answer = self.ask_on(&mut shared, request, &frame).await;
+        let answer = self.ask_on(&mut shared, request).await;
         if shared.made != made {
             // It may be another warden.
             self.unknown().clear();
@@ -119,28 +112,25 @@ impl WardenLink {
         answer
     }
 
-    async fn ask_on(
-        &self,
-        held: &mut Connection,
-        request: &WardenRequest,
-        frame: &[u8],
-    ) -> Result<WardenReply, Failure> {
-        let deadline = Instant::now() + AWAY_TIME;
+    async fn ask_on(&self, held: &mut Connection, request: &WardenRequest) -> Result<WardenReply, Failure> {
+        let deadline = Instant::now() + time_limits::RESTART;
         let mut ends = 0;
         let mut no_warden = std::pin::pin!(self.no_warden());
         loop {
             // A socket that the service manager holds takes requests though nobody answers.
             let answer = tokio::select! {
                 biased;
-                answer = self.once(held, frame) => answer,
+                answer = self.once(held, request) => answer,
                 failure = &mut no_warden => return Err(failure),
             };
             let error = match answer {
                 Ok(WardenReply::Failed(failure)) => return Err(failure),
                 Ok(reply) => return Ok(reply),
+                // To ask again would not make it better.
+                Err(TransportError::Frame(error)) => return Err(Failure::new(ExitStatus::Failed, &error)),
                 Err(error) => error,
             };
-            if is_new(request) && matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) {
+            if is_new(request) && matches!(error, TransportError::Ended) {
                 ends += 1;
                 if ends == ENDS {
                     self.unknown().insert(discriminant(request));
@@ -152,19 +142,19 @@ impl WardenLink {
                 return Err(Failure::of(ExitStatus::Failed, message));
             }
             tokio::select! {
-                () = sleep(RETRY_TIME) => {}
+                () = sleep(time_limits::RETRY) => {}
                 failure = &mut no_warden => return Err(failure),
             }
         }
     }
 
-    async fn once(&self, held: &mut Connection, frame: &[u8]) -> io::Result<WardenReply> {
+    async fn once(&self, held: &mut Connection, request: &WardenRequest) -> Result<WardenReply, TransportError> {
         // Put back with its answer only: whoever is asked no more may answer still, and that is not to be taken for another's answer.
-        let mut stream = match held.stream.take() {
+        let stream = match held.stream.take() {
             Some(stream) => stream,
             // As [`connect`].
             _ if self.last_word().is_some() => {
-                return Err(ErrorKind::ConnectionRefused.into());
+                return Err(io::Error::from(ErrorKind::ConnectionRefused).into());
             }
             None => {
                 let stream = UnixStream::connect(&self.socket).await?;
@@ -172,22 +162,12 @@ impl WardenLink {
                 stream
             }
         };
-        let reply = timeout(ANSWER_TIME, async {
-            stream.write_all(frame).await?;
-            let mut decoder = Decoder::new(MAX_REPLY);
-            let mut buffer = vec![0; 64 << 10];
-            loop {
-                let len = stream.read(&mut buffer).await?;
-                if len == 0 {
-                    return Err(io::Error::from(ErrorKind::UnexpectedEof));
-                }
-                decoder.push(&buffer[..len]);
-                if let Some(reply) = decoder.next().map_err(io::Error::other)? {
-                    return Ok(reply);
-                }
-            }
+        let (reply, _) = timeout(time_limits::CHANGE, async {
+            transport::send(&stream, request, MAX_REQUEST, &[]).await?;
+            transport::receive(&stream, &mut Incoming::new(MAX_REPLY, 0)).await
         })
-        .await??;
+        .await
+        .map_err(|_| TransportError::Late)??;
         held.stream = Some(stream);
         Ok(reply)
     }
@@ -219,12 +199,18 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::net::UnixListener;
 
+    /// Takes a connection and its request.
+    async fn asked(listener: &UnixListener) -> UnixStream {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut incoming = Incoming::new(MAX_REQUEST, 0);
+        transport::receive::<WardenRequest>(&stream, &mut incoming).await.expect("a request");
+        stream
+    }
+
     async fn answer(listener: &UnixListener, reply: Option<&WardenReply>) {
-        let (mut stream, _) = listener.accept().await.expect("a connection");
-        let mut buffer = [0; 1024];
-        assert!(stream.read(&mut buffer).await.expect("a request") > 0);
+        let stream = asked(listener).await;
         if let Some(reply) = reply {
-            stream.write_all(&encode(reply, MAX_REPLY).expect("small")).await.expect("writes");
+            transport::send(&stream, reply, MAX_REPLY, &[]).await.expect("sends");
         }
     }
 
@@ -279,19 +265,14 @@ mod tests {
         let link = WardenLink::new(path.clone());
         let listener = UnixListener::bind(&path).expect("binds");
         let mut asked = Box::pin(link.ask(&WardenRequest::Hello));
-        let (mut stream, _) = tokio::select! {
-            accepted = listener.accept() => accepted.expect("a connection"),
+        let stream = tokio::select! {
+            stream = self::asked(&listener) => stream,
             _ = &mut asked => unreachable!("nobody has answered"),
         };
-        let mut buffer = [0; 1024];
-        tokio::select! {
-            read = stream.read(&mut buffer) => assert!(read.expect("a request") > 0),
-            _ = &mut asked => unreachable!("nobody has answered"),
-        }
         drop(asked);
         let late = WardenReply::Hello { version: "late".to_owned() };
         // It may hear already that nobody waits.
-        drop(stream.write_all(&encode(&late, MAX_REPLY).expect("small")).await);
+        drop(transport::send(&stream, &late, MAX_REPLY, &[]).await);
         let warden = tokio::spawn(async move { answer(&listener, Some(&WardenReply::Unchanged)).await });
         assert_eq!(link.ask(&WardenRequest::Roster).await, Ok(WardenReply::Unchanged));
         warden.await.expect("ends");

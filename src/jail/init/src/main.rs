@@ -8,9 +8,9 @@ mod host_etc;
 mod probe;
 mod session;
 
-use bailiwick_proto::frame::{Decoder, MAX_CRONTAB_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::frame::{MAX_CRONTAB_REPLY, MAX_REQUEST};
 use bailiwick_proto::init::VERSION;
-use bailiwick_proto::{InitReply, InitRequest};
+use bailiwick_proto::{Incoming, InitReply, InitRequest, TransportError, time_limits, transport};
 use bailiwick_sys::signal::{self, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
 use bailiwick_sys::socket::Reserve;
 use bailiwick_sys::{credential, process, socket};
@@ -32,8 +32,6 @@ const LISTENER: i32 = 3;
 const MAX_SESSIONS: usize = 512;
 /// The most descriptors beside a request: the channel and three pipes.
 const MAX_FDS: usize = 4;
-/// How long a request may take to arrive once its connection is there.
-const REQUEST_TIME: Duration = Duration::from_secs(1);
 /// How long nobody is accepted after not even a refusal could be made.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long processes have between SIGTERM and the end of the jail.
@@ -199,32 +197,14 @@ fn serve(listener: &OwnedFd, reserve: &mut Reserve, sessions: &mut Vec<Session>)
 
 /// The sender may have gone; then there is nobody to tell.
 fn say(connection: &OwnedFd, reply: InitReply) {
-    if let Ok(frame) = encode(&reply, MAX_CRONTAB_REPLY) {
-        // A reader that does not read must not stop init.
-        rustix::io::ioctl_fionbio(connection, true).ok();
-        drop(socket::send(connection, &frame, &[]));
-    }
+    // A reader that does not read must not stop init.
+    rustix::io::ioctl_fionbio(connection, true).ok();
+    drop(transport::send(connection, &reply, MAX_CRONTAB_REPLY, &[]));
 }
 
-fn receive(connection: &OwnedFd) -> io::Result<(InitRequest, Vec<OwnedFd>)> {
-    let deadline = Instant::now() + REQUEST_TIME;
-    let mut decoder = Decoder::new(MAX_REQUEST);
-    let mut fds = Vec::new();
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        if !process::readable(connection, deadline.saturating_duration_since(Instant::now()))? {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let (len, more) = socket::receive(connection, &mut buffer, MAX_FDS)?;
-        fds.extend(more);
-        if len == 0 || fds.len() > MAX_FDS {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        decoder.push(&buffer[..len]);
-        if let Some(request) = decoder.next().map_err(io::Error::other)? {
-            return Ok((request, fds));
-        }
-    }
+fn receive(connection: &OwnedFd) -> Result<(InitRequest, Vec<OwnedFd>), TransportError> {
+    let deadline = Instant::now() + time_limits::INIT_REQUEST;
+    transport::receive(connection, &mut Incoming::new(MAX_REQUEST, MAX_FDS), deadline)
 }
 
 /// Whether reading a file that every permission bit allows to read is refused.

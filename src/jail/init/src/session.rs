@@ -1,11 +1,10 @@
 //! One session: a process group of its own with the client's pipes or a terminal of the jail's own `devpts`, and a
 //! channel on which the client hears of its end.
 
-use bailiwick_proto::frame::{MAX_EVENT, decode};
 use bailiwick_proto::init::{Spawn, WindowSize};
-use bailiwick_proto::{SessionEvent, SessionSignal};
+use bailiwick_proto::{SessionEvent, SessionSignal, transport};
 use bailiwick_sys::signal::{self, SIGCONT, SIGHUP};
-use bailiwick_sys::{credential, file, process, socket};
+use bailiwick_sys::{credential, file, process};
 use bailiwick_types::{MAX_GROUP_FILE, groups_of};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitStatus;
@@ -103,12 +102,7 @@ impl Session {
     /// Takes one message of the client, or its going.
     pub(crate) fn hear(&mut self) {
         let Some(channel) = &self.channel else { return };
-        let mut buffer = [0; MAX_EVENT];
-        let message = match socket::receive(channel, &mut buffer, 0) {
-            Ok((len, _)) if len > 0 => decode(&buffer[..len], MAX_EVENT).ok(),
-            Ok(_) | Err(_) => None,
-        };
-        match message {
+        match transport::receive_datagram(channel, 0).ok().map(|(message, _)| message) {
             Some(SessionSignal::Signal(number)) => drop(signal::send_to_group(self.pid, number)),
             Some(SessionSignal::Resize(size)) => {
                 if let Some(master) = &self.master {
@@ -141,10 +135,9 @@ impl Session {
 
 /// Sends one event. A client that has gone, or that does not read, loses it.
 fn tell(channel: &OwnedFd, event: SessionEvent, fds: &[BorrowedFd<'_>]) {
-    // One datagram, no header. A full queue must not stop init, which serves every other session too.
-    let Ok(frame) = bailiwick_proto::encode(&event, MAX_EVENT) else { return };
+    // A full queue must not stop init, which serves every other session too.
     rustix::io::ioctl_fionbio(channel, true).ok();
-    drop(socket::send(channel, &frame[4..], fds));
+    drop(transport::send_datagram(channel, &event, fds));
 }
 
 fn number(error: &io::Error) -> i32 {

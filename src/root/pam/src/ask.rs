@@ -1,20 +1,16 @@
 //! Requests to `bailiwickd` and to the warden, in bounded time.
 
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
-use bailiwick_proto::{ControlReply, Decoder, Failure, FrameError, WardenReply, encode};
+use bailiwick_proto::{
+    ControlReply, Failure, FrameError, Incoming, TransportError, WardenReply, time_limits, transport,
+};
 use bailiwick_sys::file;
 use bailiwick_sys::socket::{self, MAX_FDS};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How long either may take to answer.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
-/// How long one that is being started anew may stay away, and the pause between two tries.
-const AWAY_TIME: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(50);
+use std::time::Instant;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +36,7 @@ pub(crate) enum AskError {
 pub(crate) struct Conversation {
     with: &'static str,
     stream: UnixStream,
-    decoder: Decoder,
+    incoming: Incoming,
 }
 
 impl Conversation {
@@ -50,12 +46,12 @@ impl Conversation {
         if open.uid != 0 || open.mode & 0o022 != 0 {
             return Err(AskError::Open(dir.to_owned()));
         }
-        let deadline = Instant::now() + AWAY_TIME;
+        let deadline = Instant::now() + time_limits::RESTART;
         let stream = loop {
             match UnixStream::connect(path) {
                 Ok(stream) => break stream,
                 Err(error) if Instant::now() >= deadline => return Err(AskError::Silent(with, error)),
-                Err(_) => std::thread::sleep(PAUSE),
+                Err(_) => std::thread::sleep(time_limits::RETRY),
             }
         };
         // As it was when it began to listen (unix(7)): systemd, where that listens for it.
@@ -63,12 +59,8 @@ impl Conversation {
         if peer.uid != 0 && owner != Some(peer.uid) {
             return Err(AskError::Somebody(with, peer.uid));
         }
-        let bounded = || -> io::Result<()> {
-            stream.set_read_timeout(Some(ANSWER_TIME))?;
-            stream.set_write_timeout(Some(ANSWER_TIME))
-        };
-        bounded().map_err(|error| AskError::Silent(with, error))?;
-        Ok(Self { with, stream, decoder: Decoder::new(MAX_REPLY) })
+        stream.set_write_timeout(Some(time_limits::ANSWER)).map_err(|error| AskError::Silent(with, error))?;
+        Ok(Self { with, stream, incoming: Incoming::new(MAX_REPLY, MAX_FDS) })
     }
 
     /// Asks, and waits for the answer with the descriptors beside it. `failure` says which answers are refusals.
@@ -77,24 +69,15 @@ impl Conversation {
         request: &Q,
         failure: impl Fn(A) -> Result<A, Failure>,
     ) -> Result<(A, Vec<OwnedFd>), AskError> {
-        let silent = |error| AskError::Silent(self.with, error);
-        self.stream.write_all(&encode(request, MAX_REQUEST)?).map_err(silent)?;
-        let mut buffer = vec![0; 16 << 10];
-        let mut fds = Vec::new();
-        loop {
-            if let Some(answer) = self.decoder.next()? {
-                return Ok((failure(answer).map_err(AskError::Refused)?, fds));
-            }
-            let (len, came) = match socket::receive(&self.stream, &mut buffer, MAX_FDS) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other.map_err(silent)?,
-            };
-            if len == 0 {
-                return Err(silent(io::ErrorKind::UnexpectedEof.into()));
-            }
-            fds.extend(came);
-            self.decoder.push(&buffer[..len]);
-        }
+        let with = self.with;
+        let failed = |error| match error {
+            TransportError::Frame(error) => AskError::Frame(error),
+            error => AskError::Silent(with, error.into()),
+        };
+        transport::send(&self.stream, request, MAX_REQUEST, &[]).map_err(failed)?;
+        let deadline = Instant::now() + time_limits::ANSWER;
+        let (answer, fds) = transport::receive(&self.stream, &mut self.incoming, deadline).map_err(failed)?;
+        Ok((failure(answer).map_err(AskError::Refused)?, fds))
     }
 }
 

@@ -39,7 +39,7 @@ use bailiwick_policy::{Declared, Diagnostic, Host, Store, Tenant};
 use bailiwick_proto::warden::{
     FtpProcess, FtpView, MOST_COMPARED, MOST_KEPT, MOST_OBSERVED, Reached, RosterEntry, WardenEvent,
 };
-use bailiwick_proto::{Failure, Hold, WARDEN_ERROR, WardenReply, WardenRequest};
+use bailiwick_proto::{Failure, Hold, Refusal, WARDEN_ERROR, WardenReply, WardenRequest};
 use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
 use bailiwick_types::{ByteSize, DiskFact, Door, ExitStatus, FtpUser, IdRange, Profile, QuotaFacts, TenantName};
@@ -259,7 +259,7 @@ impl Warden {
         self.host.etc.clone_from(&host.etc);
         match tenant {
             Some(tenant) => Ok((host, tenant)),
-            None => Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\""))),
+            None => Err(Refusal::UnknownTenant { tenant: name.clone() }.into()),
         }
     }
 
@@ -317,8 +317,7 @@ impl Warden {
         })?;
         self.running(name)?;
         if self.is_frozen(name) {
-            let message = format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on");
-            return Err(Failure::of(ExitStatus::Refused, message));
+            return Err(Refusal::Frozen { tenant: name.clone() }.into());
         }
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "enter", error);
         let (Some(ids), Some(jail)) = (self.ledger.ids(name), self.jails.get(name)) else {

@@ -8,9 +8,10 @@
 use crate::core::{Answer, Progress, Ticket, Warden};
 use crate::manager;
 use crate::renew::Renewal;
-use bailiwick_proto::frame::{Decoder, FrameError, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::frame::{FrameError, MAX_REPLY, MAX_REQUEST, encode};
+use bailiwick_proto::time_limits::UNREAD;
 use bailiwick_proto::warden::WardenEvent;
-use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_proto::{Failure, Incoming, Outgoing, WardenReply, WardenRequest};
 use bailiwick_sys::socket::{self, Reserve};
 use bailiwick_types::{ExitStatus, TenantName};
 use rustix::event::{PollFd, PollFlags};
@@ -18,14 +19,12 @@ use rustix::net::SocketFlags;
 use rustix::time::Timespec;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// The most connections of one user: one daemon has one, one for each change that takes time, and one that is being replaced as many; an
 /// FTP server's process has one for a moment at each login.
 const MAX_CONNECTIONS: usize = 128;
-/// How long somebody may leave unread what it is told.
-const READ_TIME: Duration = Duration::from_secs(5);
 /// How much of what was not asked for may wait for a watcher, in bytes.
 const MAX_UNREAD: usize = 1 << 20;
 /// How long requests are answered before the loop looks at all else; the one that is begun by then is finished.
@@ -42,16 +41,15 @@ pub struct ServeError(#[from] io::Error);
 
 struct Connection {
     socket: OwnedFd,
-    decoder: Decoder,
+    incoming: Incoming,
     /// Who is at the other end.
     uid: u32,
     /// It has asked to be told what happens.
     watches: bool,
     /// The request that it waits for; what it asks after that waits too.
     awaits: Option<Ticket>,
-    /// What it has not taken yet, and the descriptors beside the first byte of it.
-    unread: Vec<u8>,
-    beside: Vec<OwnedFd>,
+    /// What it has not taken yet.
+    outgoing: Outgoing<OwnedFd>,
     /// When it last took something of that.
     took: Instant,
     /// When a request of it was answered last, or when it came.
@@ -65,12 +63,12 @@ impl Connection {
         let now = Instant::now();
         Self {
             socket,
-            decoder: Decoder::new(MAX_REQUEST),
+            // Nobody may send the warden a descriptor: the kernel closes those that come.
+            incoming: Incoming::new(MAX_REQUEST, 0),
             uid,
             watches: false,
             awaits: None,
-            unread: Vec::new(),
-            beside: Vec::new(),
+            outgoing: Outgoing::default(),
             took: now,
             answered: now,
             over: false,
@@ -79,7 +77,7 @@ impl Connection {
 
     /// Whether a request of it was read that can be answered now.
     fn asks(&self) -> bool {
-        !self.over && self.unread.is_empty() && self.awaits.is_none() && self.decoder.has_next()
+        !self.over && self.outgoing.is_empty() && self.awaits.is_none() && self.incoming.has_next()
     }
 }
 
@@ -139,9 +137,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
         manager::alive();
         // Looked at before anything else is done: what the warden itself takes its time for is not held against them.
         let is_silent = |(index, connection): &(usize, &Connection)| {
-            !connection.unread.is_empty()
-                && connection.took.elapsed() >= READ_TIME
-                && !heard.connections.contains(index)
+            !connection.outgoing.is_empty() && connection.took.elapsed() >= UNREAD && !heard.connections.contains(index)
         };
         let silent: Vec<usize> = (0..).zip(&connections).filter(is_silent).map(|(index, _)| index).collect();
         let mut events = warden.happened(&heard.watched);
@@ -164,7 +160,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
             // Whoever asked may have gone.
             if let Some(connection) = connections.iter_mut().find(|connection| connection.awaits == Some(ticket)) {
                 connection.awaits = None;
-                connection.over |= !say(connection, &reply);
+                connection.over |= !say(connection, &reply, Vec::new());
             }
         }
         for happened in events {
@@ -174,8 +170,8 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
             }
         }
         for index in silent {
-            let Connection { uid, unread, over, .. } = &mut connections[index];
-            event(&format!("event=peer-dropped uid={uid} unread={}", unread.len()));
+            let Connection { uid, outgoing, over, .. } = &mut connections[index];
+            event(&format!("event=peer-dropped uid={uid} unread={}", outgoing.len()));
             *over = true;
         }
         answer(warden, &mut connections);
@@ -193,10 +189,10 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
 /// Tells a watcher, which does not hold up the warden: one that does not read is let go.
 fn tell(watcher: &mut Connection, frame: &Result<Vec<u8>, FrameError>) -> bool {
     let Ok(frame) = frame else { return true };
-    if watcher.unread.len() > MAX_REPLY + MAX_UNREAD {
+    if watcher.outgoing.len() > MAX_REPLY + MAX_UNREAD {
         return false;
     }
-    append(watcher, frame)
+    append(watcher, frame, Vec::new())
 }
 
 /// What a wait ended with.
@@ -225,7 +221,7 @@ fn wait(
     fds.extend(watched.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
     fds.extend(connections.iter().map(|connection| {
         // Whoever does not read is not heard either; of one that waits only its end is.
-        let flags = match (connection.unread.is_empty(), connection.awaits.is_some() || connection.asks()) {
+        let flags = match (connection.outgoing.is_empty(), connection.awaits.is_some() || connection.asks()) {
             (false, _) => PollFlags::OUT,
             (true, true) => PollFlags::empty(),
             (true, false) => PollFlags::IN,
@@ -291,21 +287,17 @@ fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -
 
 /// Reads what there is, or gives more of what was not read; `false` when the connection is over.
 fn hear(connection: &mut Connection) -> bool {
-    if !connection.unread.is_empty() {
+    if !connection.outgoing.is_empty() {
         return flush(connection);
     }
     if connection.awaits.is_some() || connection.asks() {
         // It was heard of without being read from: it is gone.
         return false;
     }
-    let mut buffer = [0; 4096];
-    // Nobody may send the warden a descriptor: those that come are closed by the kernel.
-    match socket::receive(&connection.socket, &mut buffer, 0) {
-        Ok((len, _)) if len > 0 => connection.decoder.push(&buffer[..len]),
-        Err(error) if is_later(&error) => {}
-        _ => return false,
+    match connection.incoming.receive(&connection.socket) {
+        Ok(len) => len > 0,
+        Err(error) => is_later(&error),
     }
-    true
 }
 
 /// Answers requests that were read, one of each user in turn, until there are none or the time is over.
@@ -339,15 +331,16 @@ fn next_of_each(connections: &[Connection]) -> Vec<usize> {
 
 /// Answers the next request of a connection, or begins to; `false` when the connection is over.
 fn answer_one(warden: &mut Warden, connection: &mut Connection) -> bool {
-    let reply = match connection.decoder.next::<WardenRequest>() {
-        Ok(Some(WardenRequest::FtpView { user })) if connection.uid == 0 => match warden.ftp_view(&user) {
+    let mut fds = Vec::new();
+    let reply = match connection.incoming.take::<WardenRequest>() {
+        Ok(Some((WardenRequest::FtpView { user }, _))) if connection.uid == 0 => match warden.ftp_view(&user) {
             Ok((view, beside)) => {
-                connection.beside = beside;
+                fds = beside;
                 WardenReply::FtpView(view)
             }
             Err(failure) => WardenReply::Failed(failure),
         },
-        Ok(Some(request)) => {
+        Ok(Some((request, _))) => {
             connection.watches |= request == WardenRequest::Watch;
             match warden.handle(request) {
                 Answer::Now(reply) => reply,
@@ -361,22 +354,22 @@ fn answer_one(warden: &mut Warden, connection: &mut Connection) -> bool {
         // A peer that does not speak the protocol is not our daemon.
         Err(_) => return false,
     };
-    say(connection, &reply)
+    say(connection, &reply, fds)
 }
 
-/// Gives a peer a reply after what it has not read yet.
-fn say(connection: &mut Connection, reply: &WardenReply) -> bool {
+/// Gives a peer a reply, and descriptors beside it, after what it has not read yet.
+fn say(connection: &mut Connection, reply: &WardenReply, fds: Vec<OwnedFd>) -> bool {
     let frame = encode(reply, MAX_REPLY).or_else(|error| {
         let failure = Failure::of(ExitStatus::Failed, error.to_string());
         encode(&WardenReply::Failed(failure), MAX_REPLY)
     });
     let Ok(frame) = frame else { return false };
-    append(connection, &frame)
+    append(connection, &frame, fds)
 }
 
-fn append(connection: &mut Connection, frame: &[u8]) -> bool {
-    let waits = !connection.unread.is_empty();
-    connection.unread.extend_from_slice(frame);
+fn append(connection: &mut Connection, frame: &[u8], fds: Vec<OwnedFd>) -> bool {
+    let waits = !connection.outgoing.is_empty();
+    connection.outgoing.push(frame, fds);
     if waits {
         return true;
     }
@@ -386,23 +379,12 @@ fn append(connection: &mut Connection, frame: &[u8]) -> bool {
 
 /// Gives a peer as much as it takes now; `false` when it takes nothing any more.
 fn flush(connection: &mut Connection) -> bool {
-    let mut rest = 0;
-    while rest < connection.unread.len() {
-        let beside: Vec<_> = connection.beside.iter().map(AsFd::as_fd).collect();
-        match socket::send(&connection.socket, &connection.unread[rest..], &beside) {
-            Ok(len) if len > 0 => {
-                rest += len;
-                connection.beside.clear();
-                connection.took = Instant::now();
-            }
+    while !connection.outgoing.is_empty() {
+        match connection.outgoing.send(&connection.socket) {
+            Ok(len) if len > 0 => connection.took = Instant::now(),
             Err(error) if is_later(&error) => break,
             _ => return false,
         }
-    }
-    connection.unread.drain(..rest);
-    if connection.unread.is_empty() {
-        // The largest reply is 16 MiB, most have some bytes.
-        connection.unread = Vec::new();
     }
     true
 }
@@ -414,11 +396,15 @@ fn is_later(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bailiwick_proto::transport;
 
     fn asking(uid: u32) -> Connection {
-        let (socket, _) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let (socket, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let mut connection = Connection::new(socket.into(), uid);
-        connection.decoder.push(&encode(&WardenRequest::Hello, MAX_REQUEST).expect("small").repeat(2));
+        for _ in 0..2 {
+            transport::send(&theirs, &WardenRequest::Hello, MAX_REQUEST, &[]).expect("sends");
+        }
+        assert!(connection.incoming.receive(&connection.socket).expect("receives") > 0);
         connection
     }
 
@@ -436,7 +422,7 @@ mod tests {
         assert_eq!(turns, [[3, 0], [3, 1], [3, 2], [3, 0]]);
         // Who waits for a reply, has not read one or is over has no turn.
         connections[1].awaits = Some(1);
-        connections[2].unread = vec![0];
+        connections[2].outgoing.push(&[0], Vec::new());
         connections[3].over = true;
         assert_eq!(next_of_each(&connections), [0]);
     }

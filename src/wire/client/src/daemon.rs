@@ -1,7 +1,9 @@
 //! Asking `bailiwickd`: one connection a request, progress on the way, descriptors beside either.
 
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
-use bailiwick_proto::{CONTROL_SOCKET, ControlReply, ControlRequest, Decoder, Failure, FrameError, encode};
+use bailiwick_proto::{
+    CONTROL_SOCKET, ControlReply, ControlRequest, Failure, FrameError, Incoming, Outgoing, TransportError,
+};
 use bailiwick_sys::{process, socket};
 use bailiwick_types::ExitStatus;
 use std::io::{self, IsTerminal, Write};
@@ -85,6 +87,17 @@ impl AskError {
     }
 }
 
+impl From<TransportError> for AskError {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::Ended => Self::Ended,
+            TransportError::Frame(error) => Self::Reply(error),
+            TransportError::Descriptors => Self::Unexpected,
+            error => Self::Receive(error.into()),
+        }
+    }
+}
+
 impl From<AskError> for Failure {
     fn from(error: AskError) -> Self {
         match error {
@@ -149,18 +162,12 @@ impl Daemon {
 
     /// Sends a request with descriptors beside it.
     pub(crate) fn send(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<Asked, AskError> {
-        let frame = encode(request, MAX_REQUEST).map_err(AskError::Request)?;
+        let mut outgoing = Outgoing::new(request, MAX_REQUEST, fds.to_vec()).map_err(AskError::Request)?;
         let mut progress = Progress::new(waited_for(request));
         let connection = self.connect(&mut progress)?;
-        let mut sent = 0;
-        while sent < frame.len() {
-            // The descriptors go with the first byte.
-            let beside = if sent == 0 { fds } else { &[] };
-            match socket::send(&connection, &frame[sent..], beside) {
-                Ok(len) => {
-                    sent += len;
-                    progress.wonder();
-                }
+        while !outgoing.is_empty() {
+            match outgoing.send(&connection) {
+                Ok(_) => progress.wonder(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     progress.say();
@@ -204,26 +211,15 @@ fn read_reply(
     max_fds: usize,
     progress: &mut Progress,
 ) -> Result<(ControlReply, Vec<OwnedFd>), AskError> {
-    let mut decoder = Decoder::new(MAX_REPLY);
-    let mut buffer = vec![0; 64 << 10];
-    let mut fds = Vec::new();
+    let mut incoming = Incoming::new(MAX_REPLY, max_fds);
     loop {
         progress.wait(connection);
-        let (len, came) = match socket::receive(connection, &mut buffer, max_fds) {
+        match incoming.receive(connection) {
+            Ok(0) => return Err(AskError::Ended),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // It has ended, and had not read all of the request.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(AskError::Ended),
-            other => other.map_err(AskError::Receive)?,
+            other => other.map_err(TransportError::from)?,
         };
-        if len == 0 {
-            return Err(AskError::Ended);
-        }
-        fds.extend(came);
-        if fds.len() > max_fds {
-            return Err(AskError::Unexpected);
-        }
-        decoder.push(&buffer[..len]);
-        while let Some(reply) = decoder.next().map_err(AskError::Reply)? {
+        while let Some((reply, fds)) = incoming.take()? {
             match reply {
                 ControlReply::Progress { done, total } => progress.show(done, total),
                 reply => return Ok((reply, fds)),
@@ -319,6 +315,7 @@ fn line(done: u64, total: u64) -> String {
 mod tests {
     use super::*;
     use crate::fake;
+    use bailiwick_proto::transport;
 
     #[test]
     fn nobody_there_names_the_socket_and_the_remedy() {
@@ -339,10 +336,10 @@ mod tests {
         std::fs::create_dir_all(temp.path().join(CONTROL_SOCKET).parent().expect("a parent")).expect("makes");
         let listener = std::os::unix::net::UnixListener::bind(temp.path().join(CONTROL_SOCKET)).expect("binds");
         let failure = Failure::of(ExitStatus::OverLimit, "no place");
-        let frame = encode(&ControlReply::Failed(failure.clone()), MAX_REPLY).expect("small");
+        let reply = ControlReply::Failed(failure.clone());
         let turn_away = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("accepts");
-            stream.write_all(&frame).expect("writes");
+            let (stream, _) = listener.accept().expect("accepts");
+            transport::send(&stream, &reply, MAX_REPLY, &[]).expect("sends");
         });
         // Larger than what a socket holds: it is still being sent when the other end goes.
         let request = ControlRequest::FtpHash { user: "x".repeat(MAX_REQUEST - 64) };
@@ -382,12 +379,15 @@ mod tests {
     #[test]
     fn descriptors_that_nobody_asked_for_are_closed() {
         let (ours, theirs) = UnixStream::pair().expect("pair");
-        let frame = encode(&ControlReply::List(Vec::new()), MAX_REPLY).expect("small");
         let (reader, _writer) = io::pipe().expect("pipe");
-        socket::send(&theirs, &frame, &[reader.as_fd()]).expect("sends");
+        let send = || {
+            let reply = ControlReply::List(Vec::new());
+            transport::send(&theirs, &reply, MAX_REPLY, &[reader.as_fd()]).expect("sends");
+        };
+        send();
         let (_, fds) = read_reply(ours.as_fd(), 0, &mut Progress::new("bailiwickd")).expect("read");
         assert!(fds.is_empty());
-        socket::send(&theirs, &frame, &[reader.as_fd()]).expect("sends");
+        send();
         let (_, fds) = read_reply(ours.as_fd(), 1, &mut Progress::new("bailiwickd")).expect("read");
         assert_eq!(fds.len(), 1);
     }

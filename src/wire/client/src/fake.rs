@@ -2,12 +2,11 @@
 
 use crate::Daemon;
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
-use bailiwick_proto::{ControlReply, ControlRequest, Decoder, encode};
-use bailiwick_sys::socket;
-use std::io::Write;
+use bailiwick_proto::{ControlReply, ControlRequest, Incoming, transport};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// A daemon that answers each request in turn with frames of these replies, and gives back what it was asked.
 pub fn fake(runtime_dir: &Path, answers: Vec<Vec<ControlReply>>) -> (Daemon, JoinHandle<Vec<ControlRequest>>) {
@@ -19,18 +18,11 @@ pub fn fake(runtime_dir: &Path, answers: Vec<Vec<ControlReply>>) -> (Daemon, Joi
 }
 
 fn serve(listener: &UnixListener, answer: Vec<ControlReply>) -> ControlRequest {
-    let (mut stream, _) = listener.accept().expect("accepts");
-    let mut decoder = Decoder::new(MAX_REQUEST);
-    let mut buffer = [0; 4096];
-    let request = loop {
-        let (len, _) = socket::receive(&stream, &mut buffer, 4).expect("receives");
-        decoder.push(&buffer[..len]);
-        if let Some(request) = decoder.next().expect("valid") {
-            break request;
-        }
-    };
+    let (stream, _) = listener.accept().expect("accepts");
+    let soon = Instant::now() + Duration::from_secs(10);
+    let (request, _) = transport::receive(&stream, &mut Incoming::new(MAX_REQUEST, 4), soon).expect("a request");
     for reply in answer {
-        stream.write_all(&encode(&reply, MAX_REPLY).expect("small")).expect("writes");
+        transport::send(&stream, &reply, MAX_REPLY, &[]).expect("sends");
     }
     request
 }

@@ -3,7 +3,7 @@
 
 use crate::Daemon;
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
-use bailiwick_proto::{ControlReply, ControlRequest, Decoder, encode};
+use bailiwick_proto::{ControlReply, ControlRequest, Incoming, TransportError, transport};
 use bailiwick_sys::{socket, stream};
 use bailiwick_types::SessionRecord;
 use std::io::ErrorKind;
@@ -19,7 +19,7 @@ pub(crate) struct Link<'a> {
     daemon: &'a Daemon,
     record: SessionRecord,
     connection: Option<OwnedFd>,
-    decoder: Decoder,
+    incoming: Incoming,
     /// When to look for `bailiwickd` again.
     again: Option<Instant>,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Link<'a> {
 impl<'a> Link<'a> {
     /// Over the connection on which the session was let in.
     pub(crate) fn new(daemon: &'a Daemon, record: SessionRecord, connection: OwnedFd) -> Self {
-        let mut link = Self { daemon, record, connection: None, decoder: Decoder::new(MAX_REPLY), again: None };
+        let mut link = Self { daemon, record, connection: None, incoming: Incoming::new(MAX_REPLY, 0), again: None };
         // Without it the session is not counted, and goes on.
         link.connection = stream::never_block(&connection).ok().map(|()| connection);
         link
@@ -61,16 +61,15 @@ impl<'a> Link<'a> {
 
     fn hear(&mut self) -> Option<String> {
         let connection = self.connection.as_ref()?;
-        let mut buffer = [0; 4096];
-        match socket::receive(connection, &mut buffer, 0) {
-            Ok((len @ 1.., _)) => self.decoder.push(&buffer[..len]),
+        match self.incoming.receive(connection) {
+            Ok(1..) => {}
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Ok(_) | Err(_) => self.lose(),
         }
         loop {
-            match self.decoder.next() {
-                Ok(Some(ControlReply::End { reason })) => return Some(reason),
-                Ok(Some(ControlReply::Failed(_))) | Err(_) => {
+            match self.incoming.take() {
+                Ok(Some((ControlReply::End { reason }, _))) => return Some(reason),
+                Ok(Some((ControlReply::Failed(_), _))) | Err(_) => {
                     // It does not want to know, now or later.
                     self.connection = None;
                     return None;
@@ -83,29 +82,27 @@ impl<'a> Link<'a> {
 
     fn lose(&mut self) {
         self.connection = None;
-        self.decoder = Decoder::new(MAX_REPLY);
+        self.incoming = Incoming::new(MAX_REPLY, 0);
         self.again = Some(Instant::now() + AGAIN);
     }
 
     fn resume(&mut self) {
         let request = ControlRequest::Resume(Box::new(self.record.clone()));
-        let Ok(frame) = encode(&request, MAX_REQUEST) else { return };
+        // A record fits into any socket's buffer: sending it does not wait.
         let reached = socket::connect_at_once(&self.daemon.path)
-            .and_then(|connection| Ok((socket::send(&connection, &frame, &[])?, connection)));
+            .map_err(TransportError::from)
+            .and_then(|connection| transport::send(&connection, &request, MAX_REQUEST, &[]).map(|()| connection));
         match reached {
-            // A record fits into any socket's buffer.
-            Ok((sent, connection)) if sent == frame.len() => self.connection = Some(connection),
-            _ => self.lose(),
+            Ok(connection) => self.connection = Some(connection),
+            Err(_) => self.lose(),
         }
     }
 
     /// Tells how the session has ended.
     pub(crate) fn end(self, status: u8) {
         let Some(connection) = self.connection else { return };
-        if let Ok(frame) = encode(&ControlRequest::Ended { status }, MAX_REQUEST) {
-            // Whoever does not hear it knows that the session is over.
-            drop(socket::send(&connection, &frame, &[]));
-        }
+        // Whoever does not hear it knows that the session is over.
+        drop(transport::send(&connection, &ControlRequest::Ended { status }, MAX_REQUEST, &[]));
     }
 }
 
@@ -140,15 +137,12 @@ mod tests {
     }
 
     fn tell(to: &UnixStream, reply: &ControlReply) {
-        socket::send(to, &encode(reply, MAX_REPLY).expect("small"), &[]).expect("sends");
+        transport::send(to, reply, MAX_REPLY, &[]).expect("sends");
     }
 
     fn told(from: &UnixStream) -> ControlRequest {
-        let mut buffer = [0; 4096];
-        let (len, _) = socket::receive(from, &mut buffer, 0).expect("receives");
-        let mut decoder = Decoder::new(MAX_REQUEST);
-        decoder.push(&buffer[..len]);
-        decoder.next().expect("valid").expect("whole")
+        let soon = Instant::now() + Duration::from_secs(10);
+        transport::receive(from, &mut Incoming::new(MAX_REQUEST, 0), soon).expect("a request").0
     }
 
     #[test]

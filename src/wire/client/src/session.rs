@@ -10,12 +10,13 @@ use crate::daemon::{AskError, Asked, Daemon};
 use crate::link::Link;
 use crate::pump::{Outlet, Pump};
 use bailiwick_proto::control::{Exec, Login};
-use bailiwick_proto::frame::MAX_EVENT;
 use bailiwick_proto::init::WindowSize;
-use bailiwick_proto::{Bytes, ControlReply, ControlRequest, Failure, FrameError, SessionEvent, SessionSignal, decode};
+use bailiwick_proto::{
+    Bytes, ControlReply, ControlRequest, Failure, FrameError, SessionEvent, SessionSignal, TransportError, transport,
+};
 use bailiwick_sys::signal::{self, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH, Signals};
 use bailiwick_sys::stream::{self, Direction, Interest};
-use bailiwick_sys::{socket, terminal};
+use bailiwick_sys::terminal;
 use bailiwick_types::{Door, ExitStatus, TenantName};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -601,26 +602,20 @@ impl<'a> Session<'a> {
 
     /// Tells init. What it does not take is lost: its end of the channel is full or closed, and the latter is heard.
     fn say(&self, signal: SessionSignal) {
-        let message = serde_json::to_vec(&signal).expect("two numbers at most");
-        socket::send(&self.channel, &message, &[]).ok();
+        transport::send_datagram(&self.channel, &signal, &[]).ok();
     }
 
     /// Hears what init says. The exit status, if the command has ended.
     fn hear(&mut self) -> Result<Option<u8>, SessionError> {
-        let mut buffer = [0; MAX_EVENT];
         let fds = usize::from(self.kind == Kind::Terminal && !self.started);
-        let (len, mut fds) = match socket::receive(&self.channel, &mut buffer, fds) {
-            Ok((0, _)) => return Err(SessionError::JailEnded),
+        let (event, mut fds) = match transport::receive_datagram(&self.channel, fds) {
             Ok(heard) => heard,
-            Err(error) => {
-                return match error.kind() {
-                    ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(None),
-                    ErrorKind::ConnectionReset => Err(SessionError::JailEnded),
-                    _ => Err(SessionError::Overlong(error)),
-                };
-            }
+            Err(TransportError::Late) => return Ok(None),
+            Err(TransportError::Ended) => return Err(SessionError::JailEnded),
+            Err(TransportError::Frame(error)) => return Err(SessionError::Misspoken(error)),
+            Err(error) => return Err(SessionError::Overlong(error.into())),
         };
-        match decode(&buffer[..len], MAX_EVENT).map_err(SessionError::Misspoken)? {
+        match event {
             SessionEvent::Started if self.started => Ok(None),
             SessionEvent::Started => {
                 if self.kind == Kind::Terminal {
@@ -701,6 +696,8 @@ struct Ready {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bailiwick_proto::frame::MAX_EVENT;
+    use bailiwick_sys::socket;
     use std::fs::File;
     use std::io::{Read, Seek, Write};
 
@@ -811,9 +808,8 @@ mod tests {
         let result = attend(&local, Kind::Pipes, streams, ours);
         assert!(matches!(result, Err(SessionError::Abandoned)), "{result:?}");
         let mut heard = Vec::new();
-        let mut buffer = [0; MAX_EVENT];
-        while let Ok((len @ 1.., _)) = socket::receive(&init, &mut buffer, 0) {
-            heard.push(decode::<SessionSignal>(&buffer[..len], MAX_EVENT).expect("valid"));
+        while let Ok((signal, _)) = transport::receive_datagram::<SessionSignal>(&init, 0) {
+            heard.push(signal);
         }
         assert_eq!(heard, [SIGHUP, SIGCONT, SIGKILL].map(SessionSignal::Signal));
     }
@@ -1027,9 +1023,8 @@ mod tests {
         assert_eq!(session.interrupt(SIGINT), Some(130), "nothing runs, and the operator insists");
         session.started = true;
         assert_eq!(session.interrupt(SIGINT), None);
-        let mut buffer = [0; MAX_EVENT];
-        let (len, _) = socket::receive(&init, &mut buffer, 0).expect("told");
-        assert_eq!(decode::<SessionSignal>(&buffer[..len], MAX_EVENT).expect("valid"), SessionSignal::Signal(SIGINT));
+        let (signal, _) = transport::receive_datagram::<SessionSignal>(&init, 0).expect("told");
+        assert_eq!(signal, SessionSignal::Signal(SIGINT));
         session.kind = Kind::Terminal;
         assert_eq!(session.interrupt(SIGHUP), Some(129), "the operator's terminal has gone");
         assert!(session.ending.is_none());

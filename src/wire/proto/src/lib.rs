@@ -2,7 +2,7 @@
 //!
 //! Every connection is a stream of frames: four bytes of length, little-endian, then that many bytes of JSON. Whoever
 //! reads says how large a frame may be, so a peer cannot make it allocate more. Descriptors travel beside a frame
-//! (`SCM_RIGHTS`, `unix(7)`); this crate only says how many belong to which message.
+//! (`SCM_RIGHTS`, `unix(7)`). [`transport`] sends and receives both.
 //!
 //! Danger: what `init` sends is written by the tenant. Replies of init carry numbers and fixed words only.
 
@@ -10,12 +10,17 @@ pub mod bytes;
 pub mod control;
 pub mod frame;
 pub mod init;
+pub mod refusal;
+pub mod time_limits;
+pub mod transport;
 pub mod warden;
 
 pub use bytes::Bytes;
 pub use control::{ControlReply, ControlRequest};
 pub use frame::{Decoder, FrameError, decode, encode};
 pub use init::{InitReply, InitRequest, SessionEvent, SessionSignal};
+pub use refusal::Refusal;
+pub use transport::{Incoming, Outgoing, TransportError};
 pub use warden::{Hold, WardenReply, WardenRequest};
 
 use bailiwick_types::{Access, ExitStatus};
@@ -49,6 +54,15 @@ pub struct Failure {
     pub status: ExitStatus,
     /// What was tried, on what, and why it failed.
     pub message: String,
+    /// The same for a program, where it is one of the reasons that programs tell apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self { status: refusal.status(), message: refusal.to_string(), refusal: Some(refusal) }
+    }
 }
 
 impl Failure {
@@ -61,11 +75,11 @@ impl Failure {
             message.push_str(&cause.to_string());
             source = cause.source();
         }
-        Self { status, message }
+        Self { status, message, refusal: None }
     }
 
     /// A failure with a message of its own.
     pub fn of(status: ExitStatus, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), refusal: None }
     }
 }

@@ -14,7 +14,7 @@ use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::control::{Exec, Login, TenantOutcome};
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::FtpProcess;
-use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_proto::{Failure, Refusal, WardenReply, WardenRequest};
 use bailiwick_sys::{proc, process};
 use bailiwick_types::{
     Door, ExitStatus, FtpUser, HostUid, IdRange, Moment, PasswordHash, SessionId, SessionRecord, TenantName,
@@ -189,7 +189,7 @@ impl Daemon {
     /// Refuses at once whom an operator has frozen: its init would be waited for in vain.
     async fn check_awake(&self, name: &TenantName) -> Result<(), Failure> {
         if self.was_frozen(name) && self.is_frozen(name).await {
-            return Err(Failure::of(ExitStatus::Refused, frozen(name)));
+            return Err(Refusal::Frozen { tenant: name.clone() }.into());
         }
         Ok(())
     }
@@ -421,7 +421,7 @@ impl Daemon {
             let is_replaced = is.is_some() && is != tenant.access();
             match &tenant.state {
                 Declared::Suspended { reason } if is_replaced || !tenant.is_open(record.door) => {
-                    return Some(door::suspended(&tenant.name, reason.as_deref()));
+                    return Some(door::suspended(&tenant.name, reason.as_deref()).to_string());
                 }
                 Declared::Active if is_replaced => {
                     return Some(format!("tenant \"{}\" is no longer suspended; come again", tenant.name));
@@ -590,22 +590,18 @@ impl Daemon {
         let name = &tenant.name;
         let is_frozen = matches!(error, DoorError::Silent) && self.is_frozen(name).await;
         let failure = lock(&self.failures).get(name).cloned();
-        let remedy = match (error, &tenant.state) {
+        let tenant_name = || name.clone();
+        let refusal = match (error, &tenant.state) {
             (DoorError::Down, Declared::Suspended { reason }) => door::suspended(name, reason.as_deref()),
             (DoorError::Down, _) if matches!(self.entry(name).await, Ok(Some(entry)) if entry.preparing) => {
-                format!("the storage of \"{name}\" is being prepared; its jail starts when that is done")
+                Refusal::Preparing { tenant: tenant_name() }
             }
-            (DoorError::Down, _) => {
-                let why = failure.map(|why| format!(": {why}")).unwrap_or_default();
-                format!("the jail of \"{name}\" does not run{why}; `bailiwick start {name}` starts it")
+            (DoorError::Down, _) => Refusal::NotRunning { tenant: tenant_name(), why: failure },
+            (_, _) if is_frozen => Refusal::Frozen { tenant: tenant_name() },
+            (error, _) => {
+                return Failure::of(ExitStatus::Refused, format!("cannot open a session in \"{name}\": {error}"));
             }
-            (_, _) if is_frozen => frozen(name),
-            (error, _) => format!("cannot open a session in \"{name}\": {error}"),
         };
-        Failure::of(ExitStatus::Refused, remedy)
+        refusal.into()
     }
-}
-
-fn frozen(name: &TenantName) -> String {
-    format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on")
 }

@@ -9,13 +9,11 @@ impl Warden {
         self.running(name)?;
         let failed = |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, name, "rescue", error);
         let groups = self.groups.of(name).map_err(|error| failed(&error))?;
-        let refused = |message| Err(Failure::of(ExitStatus::Refused, message));
         if self.is_frozen(name) {
-            return refused(format!("the jail of \"{name}\" is frozen; `bailiwick thaw {name}` lets it go on"));
+            return Err(Refusal::Frozen { tenant: name.clone() }.into());
         }
         if groups.is_of_an_earlier_version() {
-            let message = format!("the jail of \"{name}\" was made by an earlier version; `bailiwick restart {name}`");
-            return refused(message);
+            return Err(Refusal::EarlierVersion { tenant: name.clone() }.into());
         }
         let Some(jail) = self.jails.get(name) else { return Ok(WardenReply::Unchanged) };
         let controls = controls(&tenant.settings.limits, &self.facts);

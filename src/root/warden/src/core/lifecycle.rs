@@ -9,15 +9,11 @@ impl Warden {
     pub(super) fn start(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
         let (host, tenant) = self.declared(name)?;
         if let (None, Declared::Suspended { reason }) = (tenant.access(), &tenant.state) {
-            let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            return Err(Failure::of(ExitStatus::Refused, format!("tenant \"{name}\" is suspended{reason}")));
+            return Err(Refusal::Suspended { tenant: name.clone(), why: reason.clone() }.into());
         }
         if self.runs(name) {
             if self.jails.get(name).map(|jail| jail.record.access) != tenant.access() {
-                let message = format!(
-                    "the jail of \"{name}\" is another one than is declared; `bailiwick apply {name}` replaces it"
-                );
-                return Err(Failure::of(ExitStatus::Refused, message));
+                return Err(Refusal::OtherJail { tenant: name.clone() }.into());
             }
             self.ledger.set_held(name, false);
             return Ok(Some(WardenReply::Unchanged));
@@ -112,12 +108,12 @@ impl Warden {
         if self.runs(name) {
             return Ok(());
         }
-        let message = if self.slow.clears(name) {
-            format!("the jail of \"{name}\" is being cleared; `bailiwick start {name}` starts it anew then")
+        let tenant = name.clone();
+        Err(if self.slow.clears(name) {
+            Refusal::Clearing { tenant }.into()
         } else {
-            format!("the jail of \"{name}\" does not run; `bailiwick start {name}` starts it")
-        };
-        Err(Failure::of(ExitStatus::Refused, message))
+            Refusal::NotRunning { tenant, why: None }.into()
+        })
     }
 
     pub(super) fn stop(&mut self, name: &TenantName, hold: Hold, ticket: Ticket) -> Begins {
