@@ -7,7 +7,7 @@ use crate::door;
 use crate::ftp::Ftp;
 use crate::inits::Inits;
 use crate::own_dir;
-use crate::permission::{Admins, Caller, Permission};
+use crate::permission::{Admins, Caller, OperatorPermission, TenantPermission};
 use crate::places::{Places, Who};
 use crate::reconcile::{Need, decide};
 use crate::recorder::Recorder;
@@ -248,7 +248,7 @@ impl Daemon {
                 drop(self.roster().await);
             }
             if let Some(tenant) = lock(&self.known).owner(uid, pool) {
-                return Ok(Caller::Tenant(tenant.clone(), Permission::over_own(uid)));
+                return Ok(Caller::Tenant(TenantPermission { tenant: tenant.clone(), uid }));
             }
         }
         self.admins.permit(uid, groups, &admins).await.map(Caller::Operator)
@@ -531,7 +531,7 @@ impl Daemon {
     }
 
     /// Whether a tenant that is to come may have a host user of its name.
-    pub(crate) async fn check_name(&self, _permission: Permission, name: &TenantName) -> Result<(), Failure> {
+    pub(crate) async fn check_name(&self, _permission: OperatorPermission, name: &TenantName) -> Result<(), Failure> {
         self.is_free(name).await
     }
 
@@ -731,7 +731,7 @@ impl Daemon {
     }
 
     /// How the service is.
-    pub(crate) async fn status(&self, _permission: Permission) -> HostStatus {
+    pub(crate) async fn status(&self, _permission: OperatorPermission) -> HostStatus {
         let mut problems = lock(&self.loaded).problems.clone();
         let no_history = lock(&self.no_history).clone();
         problems.extend(no_history.map(|why| format!("what tenants use is not recorded: {why}")));
@@ -837,14 +837,14 @@ impl Daemon {
     }
 
     /// Everyone.
-    pub(crate) async fn list(&self, _permission: Permission) -> Result<Vec<TenantSummary>, Failure> {
+    pub(crate) async fn list(&self, _permission: OperatorPermission) -> Result<Vec<TenantSummary>, Failure> {
         Ok(self.summaries(&self.roster().await?))
     }
 
     /// One tenant.
     pub(crate) async fn show(
         self: &Arc<Self>,
-        _permission: Permission,
+        _permission: OperatorPermission,
         name: &TenantName,
     ) -> Result<TenantDetail, Failure> {
         let entry = self.entry(name).await?;
@@ -913,7 +913,11 @@ impl Daemon {
     }
 
     /// The difference between declared and actual.
-    pub(crate) async fn plan(&self, _permission: Permission, names: &[TenantName]) -> Result<Vec<Change>, Failure> {
+    pub(crate) async fn plan(
+        &self,
+        _permission: OperatorPermission,
+        names: &[TenantName],
+    ) -> Result<Vec<Change>, Failure> {
         self.reload().ok();
         let roster = self.roster().await?;
         let (host, facts) = (self.host(), self.fresh_facts().await?);
@@ -964,7 +968,7 @@ impl Daemon {
     /// Reads the policy again and makes it so; `progress` hears how many are done.
     pub(crate) async fn apply(
         &self,
-        permission: Permission,
+        permission: OperatorPermission,
         names: &[TenantName],
         options: ApplyOptions,
         progress: mpsc::Sender<(u64, u64)>,
@@ -1072,7 +1076,7 @@ impl Daemon {
     /// Changes the state of jails.
     pub(crate) async fn lifecycle(
         &self,
-        permission: Permission,
+        permission: OperatorPermission,
         verb: Verb,
         names: &[TenantName],
     ) -> Vec<TenantOutcome> {
@@ -1102,7 +1106,7 @@ impl Daemon {
     }
 
     /// Destroys the data of a tenant whose file is gone. The warden checks that it is.
-    pub(crate) async fn purge(&self, permission: Permission, name: &TenantName) -> TenantOutcome {
+    pub(crate) async fn purge(&self, permission: OperatorPermission, name: &TenantName) -> TenantOutcome {
         info!(target: "bailiwick::event", tenant = %name, event = "purge", uid = permission.uid, "user {} purges {name}", permission.uid);
         let _one = self.changing.lock().await;
         let request = WardenRequest::Purge { tenant: name.clone() };
@@ -1127,7 +1131,7 @@ impl Daemon {
     /// The proof.
     pub(crate) async fn audit(
         self: &Arc<Self>,
-        _permission: Permission,
+        _permission: OperatorPermission,
         names: &[TenantName],
         depth: Depth,
     ) -> Result<AuditReport, Failure> {
@@ -1344,6 +1348,10 @@ fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> T
 mod tests {
     use super::entry::MAX_USER;
     use super::*;
+
+    fn operator() -> OperatorPermission {
+        crate::permission::RootPermission::of(0).expect("root").into()
+    }
     use bailiwick_types::SessionRecord;
 
     #[tokio::test]
@@ -1373,7 +1381,7 @@ mod tests {
         lock(&daemon.known).put(&alice, &crate::directory::entry_of(ids));
         for uid in [ids.first, pool.host_user(ids).0] {
             let caller = daemon.caller(uid, &[]).await;
-            assert!(matches!(caller, Ok(Caller::Tenant(tenant, _)) if tenant == alice), "{uid}");
+            assert!(matches!(caller, Ok(Caller::Tenant(own)) if own.tenant == alice), "{uid}");
         }
         assert!(!daemon.admins.were_asked().await);
         // Nor is it asked about root.
@@ -1411,7 +1419,7 @@ mod tests {
             cwd: None,
             terminal: Some(bailiwick_proto::init::WindowSize { rows: 1, columns: 1 }),
         };
-        let root = Permission::of_root(0).expect("root");
+        let root = operator();
         let failure = daemon.exec(root, std::process::id(), &exec, Vec::new()).await.expect_err("frozen");
         assert!(failure.message.contains("`bailiwick thaw alice`"), "{failure}");
         assert_eq!((begun.elapsed(), daemon.sessions.of(&alice).most), (Duration::ZERO, 0));
@@ -1428,7 +1436,7 @@ mod tests {
                 _ => crate::fake::Answer::Never,
             });
             let begun = tokio::time::Instant::now();
-            let status = daemon.status(Permission::of_root(0).expect("root")).await;
+            let status = daemon.status(operator()).await;
             assert_eq!(status.warden.is_some(), knows);
             assert!(status.problems.iter().any(|problem| problem.contains("has not answered")), "{status:?}");
             assert!(begun.elapsed() <= 3 * STATUS_TIME, "{:?}", begun.elapsed());
@@ -1450,7 +1458,7 @@ mod tests {
             uid: 0,
             pid: std::process::id(),
         };
-        let resume = |user| daemon.resume(Permission::of_root(0).expect("root"), std::process::id(), record(user));
+        let resume = |user| daemon.resume(operator(), std::process::id(), record(user));
         for user in ["alice", "alice-of-before", "root", "33"] {
             let counted = resume(user).expect(user);
             assert_eq!((counted.record().user.as_str(), daemon.sessions.total()), (user, 1));
@@ -1477,7 +1485,7 @@ mod tests {
             write(&format!("tenants.d/{tenant}.toml"), "plan = \"small\"\n".to_owned());
         }
         let hash = |daemon: &Daemon, user: &str| {
-            daemon.ftp_hash(Permission::of_root(0).expect("root"), user).as_str().to_owned()
+            daemon.ftp_hash(crate::permission::RootPermission::of(0).expect("root"), user).as_str().to_owned()
         };
         assert!(hash(&Daemon::open(dir.path()).expect("is valid"), "blog@alice").starts_with("$y$"));
         write("tenants.d/alice.toml", login("$6$saltsalt$", 86));

@@ -4,7 +4,7 @@
 //! a thread of its own, once for all who come, and not for those whom the ids themselves tell.
 
 use bailiwick_policy::Principal;
-use bailiwick_proto::Failure;
+use bailiwick_proto::{Failure, Refusal};
 use bailiwick_types::{ExitStatus, TenantName};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,34 +17,115 @@ const FRESH_TIME: Duration = Duration::from_secs(10);
 /// How long it may take.
 const LOOKUP_TIME: Duration = Duration::from_secs(5);
 
-/// A decision that somebody may ask for anything that the policy allows. Handlers of requests take it, so none can be
-/// reached without it.
+/// Proof that the caller is root of the host.
 #[derive(Debug, Clone, Copy)]
 #[must_use]
-pub(crate) struct Permission {
+pub(crate) struct RootPermission(());
+
+/// Proof that the caller is root or one of the `admins`, who may ask for anything that the policy allows.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub(crate) struct OperatorPermission {
     /// For the log.
     pub(crate) uid: u32,
 }
 
-impl Permission {
-    /// Root needs no database.
-    pub(crate) fn of_root(uid: u32) -> Option<Self> {
-        (uid == 0).then_some(Self { uid })
-    }
+/// Proof that the caller has one of a tenant's host ids, and may see and enter what is that tenant's.
+#[derive(Debug, Clone)]
+#[must_use]
+pub(crate) struct TenantPermission {
+    /// Whose.
+    pub(crate) tenant: TenantName,
+    /// Which of its ids.
+    pub(crate) uid: u32,
+}
 
-    /// For a tenant's own host user. Whoever calls this passes the tenant's own name on with it, and no other.
-    pub(crate) fn over_own(uid: u32) -> Self {
-        Self { uid }
+/// Whose records a caller may read.
+#[derive(Debug, Clone)]
+pub(crate) enum Scope {
+    /// Everybody's: an operator asks.
+    All,
+    /// Its own.
+    Own(TenantPermission),
+}
+
+impl Scope {
+    /// The tenants that a request means, where the caller may read of all of them. An empty list means all that it may.
+    pub(crate) fn of(&self, tenants: Vec<TenantName>) -> Result<Vec<TenantName>, Failure> {
+        match self {
+            Self::All => Ok(tenants),
+            Self::Own(own) if tenants.iter().all(|tenant| *tenant == own.tenant) => Ok(vec![own.tenant.clone()]),
+            Self::Own(own) => Err(own.refusal()),
+        }
     }
 }
 
-/// Who is at the other end.
+impl RootPermission {
+    /// The kernel says that the caller's user is 0.
+    pub(crate) fn of(uid: u32) -> Option<Self> {
+        (uid == 0).then_some(Self(()))
+    }
+}
+
+impl From<RootPermission> for OperatorPermission {
+    fn from(_: RootPermission) -> Self {
+        Self { uid: 0 }
+    }
+}
+
+impl TenantPermission {
+    /// For who asks for what is not its tenant's.
+    fn refusal(&self) -> Failure {
+        Refusal::NotOwn { tenant: self.tenant.clone() }.into()
+    }
+}
+
+/// Who is at the other end. Handlers of requests take a permission, which only this gives: none can be reached without it.
 #[derive(Debug, Clone)]
 pub(crate) enum Caller {
     /// May ask for anything that the policy allows.
-    Operator(Permission),
-    /// Has one of a tenant's host ids: may see what is the tenant's.
-    Tenant(TenantName, Permission),
+    Operator(OperatorPermission),
+    /// Has one of a tenant's host ids.
+    Tenant(TenantPermission),
+}
+
+impl Caller {
+    /// For requests of operators.
+    pub(crate) fn operator(&self) -> Result<OperatorPermission, Failure> {
+        match self {
+            Self::Operator(permission) => Ok(*permission),
+            Self::Tenant(own) => Err(own.refusal()),
+        }
+    }
+
+    /// For requests of root, which only FTP servers make.
+    pub(crate) fn root(&self) -> Result<RootPermission, Failure> {
+        RootPermission::of(self.operator()?.uid).ok_or_else(|| Refusal::OnlyFtpServers.into())
+    }
+
+    /// For requests of tenants' own users.
+    pub(crate) fn tenant(&self) -> Result<&TenantPermission, Failure> {
+        match self {
+            Self::Operator(_) => Err(Refusal::OnlyHostUsers.into()),
+            Self::Tenant(own) => Ok(own),
+        }
+    }
+
+    /// For requests that everybody makes of what is its own.
+    pub(crate) fn scope(&self) -> Scope {
+        match self {
+            Self::Operator(_) => Scope::All,
+            Self::Tenant(own) => Scope::Own(own.clone()),
+        }
+    }
+
+    /// For requests that belong to a session, which nobody may make without one.
+    pub(crate) fn session(&self) -> Failure {
+        match self {
+            Self::Operator(_) => Refusal::NoSession.into(),
+            Self::Tenant(own) => own.refusal(),
+        }
+    }
 }
 
 /// The users and groups that `admins` means.
@@ -86,16 +167,22 @@ pub(crate) struct Admins {
 impl Admins {
     /// Decides by the user at the other end and its groups, as the kernel names them: what the user database says of
     /// the user may have changed since, and a service has groups that no database knows.
-    pub(crate) async fn permit(&self, uid: u32, groups: &[u32], admins: &[Principal]) -> Result<Permission, Failure> {
-        if let Some(permission) = Permission::of_root(uid) {
-            return Ok(permission);
+    pub(crate) async fn permit(
+        &self,
+        uid: u32,
+        groups: &[u32],
+        admins: &[Principal],
+    ) -> Result<OperatorPermission, Failure> {
+        // Root needs no database.
+        if let Some(root) = RootPermission::of(uid) {
+            return Ok(root.into());
         }
         let Some(ids) = self.ids(admins).await else {
             let message = "the host's user database does not say who the `admins` in bailiwick.toml are; try again";
             return Err(Failure::of(ExitStatus::Failed, message));
         };
         if ids.users.contains(&uid) || groups.iter().any(|group| ids.groups.contains(group)) {
-            return Ok(Permission { uid });
+            return Ok(OperatorPermission { uid });
         }
         let message = format!("user {uid} is not among `admins` in bailiwick.toml");
         Err(Failure::of(ExitStatus::Refused, message))

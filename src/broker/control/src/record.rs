@@ -1,10 +1,10 @@
 //! What is asked of the recorder: usage, history, faults, incidents, and what other limits would have done.
 
 use crate::daemon::{Daemon, unknown};
-use crate::permission::Permission;
+use crate::permission::{OperatorPermission, Scope};
 use bailiwick_audit::chain::Head;
+use bailiwick_proto::Failure;
 use bailiwick_proto::control::{MOST_ROWS, SimulatedLimit};
-use bailiwick_proto::{ControlReply, Failure};
 use bailiwick_types::{
     AuditReport, ExitStatus, Fault, Incident, Kind, Moment, Point, TenantName, TenantUsage, Usage, Window,
 };
@@ -54,7 +54,7 @@ impl Daemon {
     /// Looks through the log of audits.
     pub(crate) async fn verify_audits(
         &self,
-        _permission: Permission,
+        _permission: OperatorPermission,
         mark: Option<String>,
     ) -> Result<(Option<String>, Vec<String>), Failure> {
         let expected = match mark.as_deref().map(str::parse::<Head>) {
@@ -71,10 +71,11 @@ impl Daemon {
     /// What tenants used in a window, or use now.
     pub(crate) async fn usage(
         &self,
-        _permission: Permission,
+        scope: &Scope,
         tenants: Vec<TenantName>,
         window: Option<Window>,
     ) -> Result<Vec<TenantUsage>, Failure> {
+        let tenants = scope.of(tenants)?;
         self.all_known(&tenants)?;
         let tenants = named(tenants);
         let Some(window) = window else {
@@ -89,11 +90,12 @@ impl Daemon {
     /// What one tenant used, step by step.
     pub(crate) async fn history(
         &self,
-        _permission: Permission,
+        scope: &Scope,
         tenant: TenantName,
         window: Window,
         step: u64,
     ) -> Result<Vec<Point>, Failure> {
+        scope.of(vec![tenant.clone()])?;
         self.all_known(std::slice::from_ref(&tenant))?;
         let window = bounded(window)?;
         let steps = (window.until.0 - window.from.0) / step.max(60);
@@ -107,10 +109,11 @@ impl Daemon {
     /// Hits of limits.
     pub(crate) async fn faults(
         &self,
-        _permission: Permission,
+        scope: &Scope,
         tenants: Vec<TenantName>,
         window: Window,
     ) -> Result<Vec<Fault>, Failure> {
+        let tenants = scope.of(tenants)?;
         self.all_known(&tenants)?;
         let (tenants, window) = (named(tenants), bounded(window)?);
         let read = move |work: &mut crate::recorder::Work| {
@@ -122,10 +125,11 @@ impl Daemon {
     /// Runs of them, without their evidence.
     pub(crate) async fn incidents(
         &self,
-        _permission: Permission,
+        scope: &Scope,
         tenants: Vec<TenantName>,
         window: Window,
     ) -> Result<Vec<Incident>, Failure> {
+        let tenants = scope.of(tenants)?;
         self.all_known(&tenants)?;
         let (tenants, window) = (named(tenants), bounded(window)?);
         let read = move |work: &mut crate::recorder::Work| {
@@ -136,35 +140,26 @@ impl Daemon {
         Ok(incidents)
     }
 
-    /// One incident with its evidence.
-    pub(crate) async fn incident(&self, _permission: Permission, id: u64) -> Result<Incident, Failure> {
+    /// One incident with its evidence. A tenant sees its own alone, and not who the neighbour was.
+    pub(crate) async fn incident(&self, scope: &Scope, id: u64) -> Result<Incident, Failure> {
         let found = self.recorder()?.with(move |work| work.history()?.incident(id).map_err(failed)).await??;
-        found.ok_or_else(|| Failure::of(ExitStatus::NotFound, format!("there is no incident {id}")))
-    }
-
-    /// One incident of a tenant, as the tenant may see it: who the neighbour was is not its business.
-    pub(crate) async fn own_incident(
-        &self,
-        permission: Permission,
-        own: &TenantName,
-        id: u64,
-    ) -> Result<ControlReply, Failure> {
-        let missing = || Failure::of(ExitStatus::NotFound, format!("there is no incident {id}"));
-        let mut incident = match self.incident(permission, id).await {
-            Ok(incident) if incident.tenant == *own => incident,
-            Ok(_) => return Err(missing()),
-            Err(failure) => return Err(failure),
-        };
-        for share in incident.snapshots.iter_mut().flat_map(|snapshot| &mut snapshot.pressure) {
-            share.neighbour = None;
-        }
-        Ok(ControlReply::Incidents(vec![incident]))
+        let seen = found.and_then(|mut incident| match scope {
+            Scope::All => Some(incident),
+            Scope::Own(own) if incident.tenant == own.tenant => {
+                for share in incident.snapshots.iter_mut().flat_map(|snapshot| &mut snapshot.pressure) {
+                    share.neighbour = None;
+                }
+                Some(incident)
+            }
+            Scope::Own(_) => None,
+        });
+        seen.ok_or_else(|| Failure::of(ExitStatus::NotFound, format!("there is no incident {id}")))
     }
 
     /// How often tenants would have met other limits.
     pub(crate) async fn simulate(
         &self,
-        _permission: Permission,
+        _permission: OperatorPermission,
         window: Window,
         bounds: BTreeMap<TenantName, Usage>,
     ) -> Result<Vec<SimulatedLimit>, Failure> {

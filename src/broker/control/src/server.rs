@@ -1,10 +1,11 @@
 //! The control socket: connections, frames, and which request goes where.
 
 use crate::daemon::{ApplyOptions, Daemon};
-use crate::permission::{Caller, Permission};
+use crate::permission::{Caller, OperatorPermission};
 use crate::places::{Place, Who};
 use crate::sessions::Counted;
 use crate::transport;
+use bailiwick_proto::control::TenantOutcome;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure, Incoming, Refusal, TransportError, time_limits};
 use bailiwick_sys::socket::{self, Peer, Reserve};
@@ -119,10 +120,7 @@ impl Connection {
         let mut next =
             timeout_from(&mut stop, time_limits::LAST_REQUEST, self.request(&mut incoming, Some(idle))).await;
         while let Some((request, fds)) = next.transpose()?.flatten() {
-            match &caller {
-                Caller::Operator(permission) => self.answer(*permission, request, fds).await?,
-                Caller::Tenant(tenant, permission) => self.answer_tenant(tenant, *permission, request, fds).await?,
-            }
+            self.answer(&caller, request, fds).await?;
             if let Some(session) = self.session.take() {
                 self.place.becomes_session();
                 return self.attend(session, incoming, stop).await;
@@ -224,138 +222,127 @@ impl Connection {
         }
     }
 
-    async fn answer(&mut self, permission: Permission, request: ControlRequest, fds: Vec<OwnedFd>) -> io::Result<()> {
-        let daemon = Arc::clone(&self.daemon);
-        let reply = match request {
+    /// Answers a request: the table of who may ask what, by the permission that each row asks the caller for.
+    async fn answer(&mut self, caller: &Caller, request: ControlRequest, fds: Vec<OwnedFd>) -> io::Result<()> {
+        match request {
             ControlRequest::Exec(exec) => {
-                let entered = daemon.exec(permission, self.pid(), &exec, fds).await;
-                return self.hand_over(entered).await;
+                let entered = async { self.daemon.exec(caller.operator()?, self.peer.pid, &exec, fds).await };
+                let entered = entered.await;
+                self.hand_over(entered).await
             }
-            ControlRequest::Resume(record) => return self.resume(daemon.resume(permission, self.pid(), *record)).await,
-            ControlRequest::Ended { .. } | ControlRequest::FtpEntered => Err(Refusal::NoSession.into()),
-            ControlRequest::FtpHash { .. } | ControlRequest::FtpRefused { .. } | ControlRequest::FtpEnter { .. }
-                if permission.uid != 0 =>
-            {
-                Err(Refusal::OnlyFtpServers.into())
-            }
-            ControlRequest::FtpHash { user } => Ok(ControlReply::FtpHash(daemon.ftp_hash(permission, &user))),
-            ControlRequest::FtpRefused { user, source } => {
-                daemon.ftp_refused(permission, self.pid(), &user, source);
-                Ok(ControlReply::Noted)
-            }
-            ControlRequest::FtpEnter { user, source } => {
-                match daemon.ftp_enter(permission, self.pid(), &user, source) {
-                    Ok(counted) => {
-                        let reply = ControlReply::Session { record: Box::new(counted.record().clone()), notice: None };
-                        self.session = Some(counted);
-                        Ok(reply)
-                    }
-                    Err(failure) => Err(failure),
-                }
-            }
-            ControlRequest::Timers { tenants } => daemon.list_timers(permission, &tenants).map(ControlReply::Timers),
-            ControlRequest::Sessions { tenants } => {
-                daemon.list_sessions(permission, &tenants).map(ControlReply::Sessions)
-            }
-            ControlRequest::EndSessions { sessions, tenants, reason } => daemon
-                .end_sessions(permission, &sessions, &tenants, reason)
-                .await
-                .map(|(ended, left)| ControlReply::EndedSessions { ended, left }),
-            ControlRequest::Login(_) => Err(Refusal::OnlyHostUsers.into()),
-            ControlRequest::Status => Ok(ControlReply::Status(daemon.status(permission).await)),
-            ControlRequest::List => daemon.list(permission).await.map(ControlReply::List),
-            ControlRequest::Show { tenant } => {
-                daemon.show(permission, &tenant).await.map(|detail| ControlReply::Show(Box::new(detail)))
-            }
-            ControlRequest::Reload => daemon.reload().map(|()| ControlReply::Outcome(Vec::new())),
-            ControlRequest::Plan { tenants } => daemon.plan(permission, &tenants).await.map(ControlReply::Plan),
-            ControlRequest::Apply { tenants, now, restart } => {
-                let (sender, mut progress) = mpsc::channel(4);
-                let mut apply =
-                    std::pin::pin!(daemon.apply(permission, &tenants, ApplyOptions { now, restart }, sender));
-                loop {
-                    tokio::select! {
-                        result = &mut apply => break result.map(ControlReply::Outcome),
-                        Some((done, total)) = progress.recv() => {
-                            // A client that no longer reads still gets its policy applied.
-                            drop(self.reply(&ControlReply::Progress { done, total }, &[]).await);
-                        }
-                    }
-                }
-            }
-            ControlRequest::Lifecycle { verb, tenants } => {
-                Ok(ControlReply::Outcome(daemon.lifecycle(permission, verb, &tenants).await))
-            }
-            ControlRequest::Audit { tenants, depth } => {
-                daemon.audit(permission, &tenants, depth).await.map(|report| ControlReply::Audit(Box::new(report)))
-            }
-            ControlRequest::VerifyAudits { mark } => daemon
-                .verify_audits(permission, mark)
-                .await
-                .map(|(mark, problems)| ControlReply::Verified { mark, problems }),
-            ControlRequest::Usage { tenants, window } => {
-                daemon.usage(permission, tenants, window).await.map(ControlReply::Usage)
-            }
-            ControlRequest::History { tenant, window, step } => {
-                daemon.history(permission, tenant, window, step).await.map(ControlReply::History)
-            }
-            ControlRequest::Faults { tenants, window } => {
-                daemon.faults(permission, tenants, window).await.map(ControlReply::Faults)
-            }
-            ControlRequest::Incidents { tenants, window } => {
-                daemon.incidents(permission, tenants, window).await.map(ControlReply::Incidents)
-            }
-            ControlRequest::Incident { id } => {
-                daemon.incident(permission, id).await.map(|incident| ControlReply::Incidents(vec![incident]))
-            }
-            ControlRequest::Simulate { window, bounds } => {
-                daemon.simulate(permission, window, bounds).await.map(ControlReply::Simulated)
-            }
-            ControlRequest::CheckName { tenant } => {
-                daemon.check_name(permission, &tenant).await.map(|()| ControlReply::Noted)
-            }
-            ControlRequest::Purge { tenant } => {
-                Ok(ControlReply::Outcome(vec![daemon.purge(permission, &tenant).await]))
-            }
-        };
-        self.reply(&reply.unwrap_or_else(ControlReply::Failed), &[]).await
-    }
-
-    /// A tenant sees what is its own, and of others not even that they are there.
-    async fn answer_tenant(
-        &mut self,
-        own: &TenantName,
-        permission: Permission,
-        request: ControlRequest,
-        fds: Vec<OwnedFd>,
-    ) -> io::Result<()> {
-        let daemon = Arc::clone(&self.daemon);
-        let only_own = |tenants: &[TenantName]| tenants.iter().all(|tenant| tenant == own);
-        let mine = || vec![own.clone()];
-        let reply = match request {
             ControlRequest::Login(login) => {
-                let entered = daemon.login(own, permission, self.pid(), &login, fds).await;
-                return self.hand_over(entered).await;
+                let entered = async { self.daemon.login(caller.tenant()?, self.peer.pid, &login, fds).await };
+                let entered = entered.await;
+                self.hand_over(entered).await
             }
             ControlRequest::Resume(record) => {
-                return self.resume(daemon.resume_login(own, permission, self.pid(), *record)).await;
+                let resumed = match caller {
+                    Caller::Operator(permission) => self.daemon.resume(*permission, self.peer.pid, *record),
+                    Caller::Tenant(own) => self.daemon.resume_login(own, self.peer.pid, *record),
+                };
+                self.resume(resumed).await
             }
-            ControlRequest::Usage { tenants, window } if only_own(&tenants) => {
-                daemon.usage(permission, mine(), window).await.map(ControlReply::Usage)
+            request => {
+                let reply = self.reply_to(caller, request).await.unwrap_or_else(ControlReply::Failed);
+                self.reply(&reply, &[]).await
             }
-            ControlRequest::History { tenant, window, step } if tenant == *own => {
-                daemon.history(permission, tenant, window, step).await.map(ControlReply::History)
+        }
+    }
+
+    /// The reply to a request beside which nothing is handed over.
+    async fn reply_to(&mut self, caller: &Caller, request: ControlRequest) -> Result<ControlReply, Failure> {
+        use ControlReply as Reply;
+        use ControlRequest as Request;
+        let daemon = Arc::clone(&self.daemon);
+        Ok(match request {
+            // The host.
+            Request::Status => Reply::Status(daemon.status(caller.operator()?).await),
+            Request::Reload => {
+                caller.operator().and_then(|_| daemon.reload())?;
+                Reply::Outcome(Vec::new())
             }
-            ControlRequest::Faults { tenants, window } if only_own(&tenants) => {
-                daemon.faults(permission, mine(), window).await.map(ControlReply::Faults)
+            // Tenants and their jails.
+            Request::List => Reply::List(daemon.list(caller.operator()?).await?),
+            Request::Show { tenant } => Reply::Show(Box::new(daemon.show(caller.operator()?, &tenant).await?)),
+            Request::Plan { tenants } => Reply::Plan(daemon.plan(caller.operator()?, &tenants).await?),
+            Request::Apply { tenants, now, restart } => {
+                let options = ApplyOptions { now, restart };
+                Reply::Outcome(self.apply(caller.operator()?, &tenants, options).await?)
             }
-            ControlRequest::Incidents { tenants, window } if only_own(&tenants) => {
-                daemon.incidents(permission, mine(), window).await.map(ControlReply::Incidents)
+            Request::Lifecycle { verb, tenants } => {
+                Reply::Outcome(daemon.lifecycle(caller.operator()?, verb, &tenants).await)
             }
-            ControlRequest::Incident { id } => daemon.own_incident(permission, own, id).await,
-            _ => Err(Refusal::NotOwn { tenant: own.clone() }.into()),
-        };
-        self.reply(&reply.unwrap_or_else(ControlReply::Failed), &[]).await
+            Request::CheckName { tenant } => {
+                daemon.check_name(caller.operator()?, &tenant).await?;
+                Reply::Noted
+            }
+            Request::Purge { tenant } => Reply::Outcome(vec![daemon.purge(caller.operator()?, &tenant).await]),
+            // Sessions and timers.
+            Request::Sessions { tenants } => Reply::Sessions(daemon.list_sessions(caller.operator()?, &tenants)?),
+            Request::EndSessions { sessions, tenants, reason } => {
+                let permission = caller.operator()?;
+                let (ended, left) = daemon.end_sessions(permission, &sessions, &tenants, reason).await?;
+                Reply::EndedSessions { ended, left }
+            }
+            Request::Timers { tenants } => Reply::Timers(daemon.list_timers(caller.operator()?, &tenants)?),
+            Request::Ended { .. } | Request::FtpEntered => return Err(caller.session()),
+            Request::Exec(_) | Request::Login(_) | Request::Resume(_) => return Err(Refusal::NoSession.into()),
+            // Logins by FTP.
+            Request::FtpHash { user } => Reply::FtpHash(daemon.ftp_hash(caller.root()?, &user)),
+            Request::FtpRefused { user, source } => {
+                daemon.ftp_refused(caller.root()?, self.peer.pid, &user, source);
+                Reply::Noted
+            }
+            Request::FtpEnter { user, source } => {
+                let session = daemon.ftp_enter(caller.root()?, self.peer.pid, &user, source)?;
+                let reply = Reply::Session { record: Box::new(session.record().clone()), notice: None };
+                self.session = Some(session);
+                reply
+            }
+            // Audits.
+            Request::Audit { tenants, depth } => {
+                Reply::Audit(Box::new(daemon.audit(caller.operator()?, &tenants, depth).await?))
+            }
+            Request::VerifyAudits { mark } => {
+                let (mark, problems) = daemon.verify_audits(caller.operator()?, mark).await?;
+                Reply::Verified { mark, problems }
+            }
+            // What was recorded: operators read of everybody, a tenant's user of its tenant.
+            Request::Usage { tenants, window } => Reply::Usage(daemon.usage(&caller.scope(), tenants, window).await?),
+            Request::History { tenant, window, step } => {
+                Reply::History(daemon.history(&caller.scope(), tenant, window, step).await?)
+            }
+            Request::Faults { tenants, window } => {
+                Reply::Faults(daemon.faults(&caller.scope(), tenants, window).await?)
+            }
+            Request::Incidents { tenants, window } => {
+                Reply::Incidents(daemon.incidents(&caller.scope(), tenants, window).await?)
+            }
+            Request::Incident { id } => Reply::Incidents(vec![daemon.incident(&caller.scope(), id).await?]),
+            Request::Simulate { window, bounds } => {
+                Reply::Simulated(daemon.simulate(caller.operator()?, window, bounds).await?)
+            }
+        })
+    }
+
+    /// Applies the policy, and tells how far it is.
+    async fn apply(
+        &self,
+        permission: OperatorPermission,
+        tenants: &[TenantName],
+        options: ApplyOptions,
+    ) -> Result<Vec<TenantOutcome>, Failure> {
+        let (sender, mut progress) = mpsc::channel(4);
+        let mut apply = std::pin::pin!(self.daemon.apply(permission, tenants, options, sender));
+        loop {
+            tokio::select! {
+                result = &mut apply => return result,
+                Some((done, total)) = progress.recv() => {
+                    // A client that no longer reads still gets its policy applied.
+                    drop(self.reply(&ControlReply::Progress { done, total }, &[]).await);
+                }
+            }
+        }
     }
 
     /// Gives a client its end of the session that it was let into, or the reason why it was not.
@@ -378,11 +365,6 @@ impl Connection {
             Err(failure) => self.reply(&ControlReply::Failed(failure), &[]).await?,
         }
         Ok(())
-    }
-
-    /// The client's process.
-    fn pid(&self) -> u32 {
-        self.peer.pid
     }
 
     async fn reply(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -410,5 +392,162 @@ async fn timeout_from<T>(stop: &mut watch::Receiver<bool>, time: Duration, work:
         biased;
         result = work => Some(result),
         () = end => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake;
+    use crate::permission::TenantPermission;
+    use bailiwick_proto::WardenReply;
+    use bailiwick_proto::control::{Depth, Exec, Login, Verb};
+    use bailiwick_types::{Door, ExitStatus, FtpUser, Moment, SessionId, SessionRecord, TenantName, Window};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// Who may make a request.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum May {
+        Operators,
+        Root,
+        Tenants,
+        /// Operators, and a tenant's user of what is its tenant's.
+        Everybody,
+        /// Who is in a session.
+        Nobody,
+    }
+
+    /// A number for each kind of request. Whoever adds one adds it here and to the table below.
+    fn kind(request: &ControlRequest) -> usize {
+        use ControlRequest as R;
+        match request {
+            R::Status => 0,
+            R::List => 1,
+            R::Show { .. } => 2,
+            R::Reload => 3,
+            R::Plan { .. } => 4,
+            R::Apply { .. } => 5,
+            R::Lifecycle { .. } => 6,
+            R::Audit { .. } => 7,
+            R::VerifyAudits { .. } => 8,
+            R::Usage { .. } => 9,
+            R::History { .. } => 10,
+            R::Faults { .. } => 11,
+            R::Incidents { .. } => 12,
+            R::Incident { .. } => 13,
+            R::Simulate { .. } => 14,
+            R::CheckName { .. } => 15,
+            R::Purge { .. } => 16,
+            R::Exec(_) => 17,
+            R::Login(_) => 18,
+            R::Resume(_) => 19,
+            R::FtpHash { .. } => 20,
+            R::FtpRefused { .. } => 21,
+            R::FtpEnter { .. } => 22,
+            R::FtpEntered => 23,
+            R::Ended { .. } => 24,
+            R::Timers { .. } => 25,
+            R::Sessions { .. } => 26,
+            R::EndSessions { .. } => 27,
+        }
+    }
+    const KINDS: usize = 28;
+
+    fn requests() -> Vec<(ControlRequest, May)> {
+        use ControlRequest as R;
+        use May::{Everybody, Nobody, Operators, Root, Tenants};
+        let alice = || "alice".parse::<TenantName>().expect("a name");
+        let (own, others) = (|| vec![alice()], || vec!["bob".parse::<TenantName>().expect("a name")]);
+        let window = Window { from: Moment(0), until: Moment(60) };
+        let exec = Exec { tenant: alice(), user: None, argv: Vec::new(), env: Vec::new(), cwd: None, terminal: None };
+        let login = Login { door: Door::Ssh, command: None, env: Vec::new(), terminal: None, source: None, key: None };
+        let record = SessionRecord {
+            id: SessionId(1),
+            tenant: alice(),
+            door: Door::Ftp,
+            user: "alice".to_owned(),
+            source: None,
+            key: None,
+            command: None,
+            since: Moment(1),
+            uid: 1,
+            pid: 2,
+        };
+        let user = || FtpUser { tenant: alice(), name: "files".parse().expect("a name") };
+        vec![
+            (R::Status, Operators),
+            (R::List, Operators),
+            (R::Show { tenant: alice() }, Operators),
+            (R::Reload, Operators),
+            (R::Plan { tenants: own() }, Operators),
+            (R::Apply { tenants: own(), now: false, restart: false }, Operators),
+            (R::Lifecycle { verb: Verb::Start, tenants: own() }, Operators),
+            (R::Audit { tenants: own(), depth: Depth::Read }, Operators),
+            (R::VerifyAudits { mark: None }, Operators),
+            (R::Usage { tenants: own(), window: None }, Everybody),
+            (R::Usage { tenants: others(), window: None }, Operators),
+            (R::Usage { tenants: [own(), others()].concat(), window: Some(window) }, Operators),
+            (R::History { tenant: alice(), window, step: 60 }, Everybody),
+            (R::History { tenant: others().remove(0), window, step: 60 }, Operators),
+            (R::Faults { tenants: Vec::new(), window }, Everybody),
+            (R::Faults { tenants: others(), window }, Operators),
+            (R::Incidents { tenants: own(), window }, Everybody),
+            (R::Incidents { tenants: others(), window }, Operators),
+            (R::Incident { id: 1 }, Everybody),
+            (R::Simulate { window, bounds: BTreeMap::new() }, Operators),
+            (R::CheckName { tenant: alice() }, Operators),
+            (R::Purge { tenant: alice() }, Operators),
+            (R::Exec(exec), Operators),
+            (R::Login(login), Tenants),
+            (R::Resume(Box::new(record)), Everybody),
+            (R::FtpHash { user: "alice.files".to_owned() }, Root),
+            (R::FtpRefused { user: "alice.files".to_owned(), source: None }, Root),
+            (R::FtpEnter { user: user(), source: None }, Root),
+            (R::FtpEntered, Nobody),
+            (R::Ended { status: 0 }, Nobody),
+            (R::Timers { tenants: own() }, Operators),
+            (R::Sessions { tenants: own() }, Operators),
+            (R::EndSessions { sessions: Vec::new(), tenants: own(), reason: None }, Operators),
+        ]
+    }
+
+    /// Whether a reply says that the caller may not ask this.
+    fn is_forbidden(reply: &ControlReply) -> bool {
+        let ControlReply::Failed(Failure { refusal: Some(refusal), .. }) = reply else { return false };
+        use Refusal::{NoSession, NotOwn, OnlyFtpServers, OnlyHostUsers};
+        matches!(refusal, NotOwn { .. } | NoSession | OnlyFtpServers | OnlyHostUsers)
+    }
+
+    #[tokio::test]
+    async fn every_request_is_answered_to_those_who_may_make_it_and_to_nobody_else() {
+        let kinds: BTreeSet<usize> = requests().iter().map(|(request, _)| kind(request)).collect();
+        assert_eq!(kinds.len(), KINDS, "each kind of request is in the table");
+        let (_temp, daemon) = fake::host();
+        let no = Failure::of(ExitStatus::Failed, "no");
+        fake::warden(&daemon, move |_| fake::Answer::Reply(WardenReply::Failed(no.clone())));
+        let tenant = TenantPermission { tenant: "alice".parse().expect("a name"), uid: 1_000_000 };
+        for (name, caller, may) in [
+            ("root", Caller::Operator(OperatorPermission { uid: 0 }), &[May::Operators, May::Root][..]),
+            ("an admin", Caller::Operator(OperatorPermission { uid: 7 }), &[May::Operators]),
+            ("a tenant's user", Caller::Tenant(tenant), &[May::Tenants]),
+        ] {
+            for (request, who) in requests() {
+                let (stream, client) = UnixStream::pair().expect("a pair");
+                let place = daemon.places().take(Who::Root).expect("a place");
+                let peer = Peer { pid: std::process::id(), uid: 0, gid: 0 };
+                let mut connection = Connection { daemon: Arc::clone(&daemon), stream, peer, place, session: None };
+                let asked = format!("{request:?}");
+                connection.answer(&caller, request, Vec::new()).await.expect("answers");
+                let reply = loop {
+                    let mut incoming = Incoming::new(MAX_REPLY, 1);
+                    match transport::receive::<ControlReply>(&client, &mut incoming).await.expect("a reply").0 {
+                        ControlReply::Progress { .. } => {}
+                        reply => break reply,
+                    }
+                };
+                let allowed = who == May::Everybody || may.contains(&who);
+                assert_eq!(!is_forbidden(&reply), allowed, "{name} asks {asked}: {reply:?}");
+            }
+        }
     }
 }

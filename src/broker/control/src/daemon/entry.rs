@@ -6,7 +6,7 @@
 use super::{Daemon, Roster, lock, unexpected, unknown, without_policy};
 use crate::door::{self, DoorError, Init};
 use crate::ftp::{Held, Note};
-use crate::permission::Permission;
+use crate::permission::{OperatorPermission, RootPermission, TenantPermission};
 use crate::sessions::{Counted, Newcomer};
 use bailiwick_plan::rescue;
 use bailiwick_plan::seed::LOGIN_ID;
@@ -72,7 +72,7 @@ impl Daemon {
     /// Lets an operator's session in: the client's end of its channel, and the value that counts it.
     pub(crate) async fn exec(
         &self,
-        permission: Permission,
+        permission: OperatorPermission,
         pid: u32,
         exec: &Exec,
         streams: Vec<OwnedFd>,
@@ -82,37 +82,41 @@ impl Daemon {
         entered.await.inspect_err(|failure| client.log_refusal(self, &exec.tenant, failure))
     }
 
-    /// Lets a tenant's own host user in. Whoever calls this has it from the kernel that the user is one of `own`.
+    /// Lets a tenant's own host user in.
     pub(crate) async fn login(
         &self,
-        own: &TenantName,
-        permission: Permission,
+        own: &TenantPermission,
         pid: u32,
         login: &Login,
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let Login { door, source, key, .. } = login.clone();
-        let client = Client { door, uid: permission.uid, pid, source, key };
+        let client = Client { door, uid: own.uid, pid, source, key };
         let entered = async {
-            self.is_host_user(own, permission)?;
-            let tenant = self.declared(own)?;
+            self.is_host_user(own)?;
+            let tenant = self.declared(&own.tenant)?;
             let exec = door::of_login(&tenant, login)?;
             self.enter(&tenant, &client, &exec, None, streams, None).await
         };
-        entered.await.inspect_err(|failure| client.log_refusal(self, own, failure))
+        entered.await.inspect_err(|failure| client.log_refusal(self, &own.tenant, failure))
     }
 
-    fn is_host_user(&self, own: &TenantName, permission: Permission) -> Result<(), Failure> {
-        let ids = lock(&self.known).get(own).map(|known| known.ids);
-        if ids.map(|ids| self.host().ids.host_user(ids)) == Some(HostUid(permission.uid)) {
+    fn is_host_user(&self, own: &TenantPermission) -> Result<(), Failure> {
+        let ids = lock(&self.known).get(&own.tenant).map(|known| known.ids);
+        if ids.map(|ids| self.host().ids.host_user(ids)) == Some(HostUid(own.uid)) {
             return Ok(());
         }
-        let message = format!("user {} is not the host user of \"{own}\"", permission.uid);
+        let message = format!("user {} is not the host user of \"{}\"", own.uid, own.tenant);
         Err(Failure::of(ExitStatus::Refused, message))
     }
 
     /// Counts an operator's session that an earlier daemon let in.
-    pub(crate) fn resume(&self, permission: Permission, pid: u32, record: SessionRecord) -> Result<Counted, Failure> {
+    pub(crate) fn resume(
+        &self,
+        permission: OperatorPermission,
+        pid: u32,
+        record: SessionRecord,
+    ) -> Result<Counted, Failure> {
         if record.door != Door::Exec || !self.knows(&record.tenant) {
             return Err(Failure::of(ExitStatus::Refused, format!("no operator is in \"{}\" so", record.tenant)));
         }
@@ -123,20 +127,19 @@ impl Daemon {
     /// The same of a tenant's own host user.
     pub(crate) fn resume_login(
         &self,
-        own: &TenantName,
-        permission: Permission,
+        own: &TenantPermission,
         pid: u32,
         record: SessionRecord,
     ) -> Result<Counted, Failure> {
-        self.is_host_user(own, permission)?;
+        self.is_host_user(own)?;
         door::check_client(record.source.as_deref(), record.key.as_deref())?;
-        if record.tenant != *own || !matches!(record.door, Door::Ssh | Door::Sftp) {
-            return Err(Failure::of(ExitStatus::Refused, format!("no user of \"{own}\" is in so")));
+        if record.tenant != own.tenant || !matches!(record.door, Door::Ssh | Door::Sftp) {
+            return Err(Failure::of(ExitStatus::Refused, format!("no user of \"{}\" is in so", own.tenant)));
         }
         // It logs in as one user and no other.
-        let login = lock(&self.loaded).policy.tenants.get(own).map(|tenant| tenant.login.user.to_string());
+        let login = lock(&self.loaded).policy.tenants.get(&own.tenant).map(|tenant| tenant.login.user.to_string());
         let user = login.unwrap_or_else(|| record.user.clone());
-        self.take_up(SessionRecord { uid: permission.uid, pid, ..record }, &user)
+        self.take_up(SessionRecord { uid: own.uid, pid, ..record }, &user)
     }
 
     /// Counts a session of which its client tells. What can be told from elsewhere is not taken from it, and what cannot is made harmless.
@@ -201,7 +204,7 @@ impl Daemon {
 
     /// What the password of a login for FTP is compared with: of one that there is not a hash that takes as long to compare as those of
     /// its tenant's, or of whoever has some.
-    pub(crate) fn ftp_hash(&self, _permission: Permission, user: &str) -> PasswordHash {
+    pub(crate) fn ftp_hash(&self, _permission: RootPermission, user: &str) -> PasswordHash {
         let user = user.parse::<FtpUser>().ok();
         let loaded = lock(&self.loaded);
         let own = user.as_ref().and_then(|user| loaded.policy.tenants.get(&user.tenant));
@@ -215,8 +218,8 @@ impl Daemon {
     }
 
     /// A password for FTP was wrong.
-    pub(crate) fn ftp_refused(&self, permission: Permission, pid: u32, user: &str, source: Option<String>) {
-        let client = Client { door: Door::Ftp, uid: permission.uid, pid, source, key: None };
+    pub(crate) fn ftp_refused(&self, permission: RootPermission, pid: u32, user: &str, source: Option<String>) {
+        let client = Client { door: Door::Ftp, uid: OperatorPermission::from(permission).uid, pid, source, key: None };
         let user = door::short(visible(user).into_owned());
         let failure = Failure::of(ExitStatus::Refused, format!("a wrong login or password for \"{user}\""));
         let known = user.parse::<FtpUser>().ok().filter(|user| self.knows(&user.tenant));
@@ -229,12 +232,13 @@ impl Daemon {
     /// Counts a process of an FTP server that is about to enter.
     pub(crate) fn ftp_enter(
         &self,
-        permission: Permission,
+        permission: RootPermission,
         pid: u32,
         user: &FtpUser,
         source: Option<String>,
     ) -> Result<Counted, Failure> {
-        let client = Client { door: Door::Ftp, uid: permission.uid, pid, source: source.clone(), key: None };
+        let uid = OperatorPermission::from(permission).uid;
+        let client = Client { door: Door::Ftp, uid, pid, source: source.clone(), key: None };
         let entered = || {
             door::check_client(source.as_deref(), None)?;
             let tenant = self.declared(&user.tenant)?;
@@ -248,7 +252,7 @@ impl Daemon {
                 source: source.clone(),
                 key: None,
                 command: (!login.directory.is_empty()).then(|| door::short(login.directory.clone())),
-                uid: permission.uid,
+                uid,
                 pid,
                 most: login.sessions,
             };
@@ -346,7 +350,7 @@ impl Daemon {
     /// What is run at times.
     pub(crate) fn list_timers(
         &self,
-        _permission: Permission,
+        _permission: OperatorPermission,
         tenants: &[TenantName],
     ) -> Result<Vec<TimerReport>, Failure> {
         self.known(tenants)?;
@@ -358,7 +362,7 @@ impl Daemon {
     /// Who is in.
     pub(crate) fn list_sessions(
         &self,
-        _permission: Permission,
+        _permission: OperatorPermission,
         tenants: &[TenantName],
     ) -> Result<Vec<SessionRecord>, Failure> {
         self.known(tenants)?;
@@ -372,7 +376,7 @@ impl Daemon {
     /// Ends sessions: those that have ended, and those whose clients were told and are still there.
     pub(crate) async fn end_sessions(
         &self,
-        permission: Permission,
+        permission: OperatorPermission,
         ids: &[SessionId],
         tenants: &[TenantName],
         reason: Option<String>,
