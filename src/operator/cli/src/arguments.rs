@@ -1,5 +1,6 @@
 //! The one definition of the command line: the parser, the help, the man pages and the completions come from it.
 
+use crate::declare::NewTenant;
 use crate::usage::Threshold;
 use bailiwick_proto::Bytes;
 use bailiwick_types::{LoginName, Measure, Period, PlanName, Profile, SessionId, TenantName};
@@ -426,6 +427,12 @@ pub(crate) struct Wishes {
     /// A line of authorized_keys that may log in; may be given several times
     #[arg(long, value_name = "KEY")]
     pub(crate) ssh_key: Vec<String>,
+}
+
+impl From<Wishes> for NewTenant {
+    fn from(Wishes { plan, profile, login, ssh_key }: Wishes) -> Self {
+        Self { plan, profile, login, ssh_keys: ssh_key }
+    }
 }
 
 /// A variable of the environment.

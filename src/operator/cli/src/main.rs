@@ -3,6 +3,7 @@
 mod arguments;
 mod change;
 mod configuration;
+mod declare;
 mod generate;
 mod inspect;
 mod output;
@@ -25,12 +26,13 @@ use bailiwick_proto::control::Depth;
 use bailiwick_proto::control::Verb;
 use bailiwick_types::{ExitStatus, TenantName};
 use clap::Parser;
+use declare::StateChange;
 use output::Form;
 use report::AuditForm;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use tenant_file::{Data, Wanted};
+use tenant_file::Data;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -102,12 +104,12 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Freeze { tenants, format } => lifecycle(config, Verb::Freeze, tenants.tenants, format.into())?,
         Command::Thaw { tenants, format } => lifecycle(config, Verb::Thaw, tenants.tenants, format.into())?,
         Command::Suspend { tenants, reason, format } => {
-            tenant_file::set_state(config, &tenants.tenants, &Wanted::Suspended { reason }, format.into())?
+            tenant_file::set_state(config, &tenants.tenants, &StateChange::Suspend { reason }, format.into())?
         }
         Command::Unsuspend { tenants, format } => {
-            tenant_file::set_state(config, &tenants.tenants, &Wanted::Active, format.into())?
+            tenant_file::set_state(config, &tenants.tenants, &StateChange::Activate, format.into())?
         }
-        Command::Create { name, wishes, format } => tenant_file::create(config, name, &wishes, format.into())?,
+        Command::Create { name, wishes, format } => tenant_file::create(config, name, wishes.into(), format.into())?,
         Command::Delete { name, purge, format } => {
             let data = if purge { Data::Destroy } else { Data::Keep };
             tenant_file::delete(config, &name, data, format.into())?

@@ -1,0 +1,135 @@
+//! The file of a new tenant.
+
+use crate::declare::error::DeclareError;
+use crate::declare::files::{TenantFiles, exists, file_name};
+use bailiwick_types::{Door, LoginName, PlanName, Profile, TenantName};
+use toml_edit::{Array, DocumentMut, Item, Table, value};
+
+/// What the file of a new tenant says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewTenant {
+    /// Its plan.
+    pub(crate) plan: PlanName,
+    /// How tightly it is confined; as its plan says when `None`.
+    pub(crate) profile: Option<Profile>,
+    /// Its user inside; called like the tenant when `None`.
+    pub(crate) login: Option<LoginName>,
+    /// Lines of `authorized_keys` that may log in. Blanks around a line are not written.
+    pub(crate) ssh_keys: Vec<String>,
+}
+
+/// A tenant that can be created: it has no file and its plan is there. Nothing is written yet.
+#[derive(Debug)]
+pub(crate) struct Creation<'a> {
+    files: &'a TenantFiles,
+    tenant: TenantName,
+    declared: NewTenant,
+}
+
+impl TenantFiles {
+    /// Checks that a tenant can be created. What only the daemon knows of the name, the caller asks before [`Creation::write`].
+    ///
+    /// # Errors
+    /// [`DeclareError::Exists`], [`DeclareError::NoPlan`], or [`DeclareError::Inspect`] when neither is certain.
+    pub(crate) fn prepare(&self, tenant: TenantName, declared: NewTenant) -> Result<Creation<'_>, DeclareError> {
+        let file = file_name(&tenant);
+        if self.has(&file)? {
+            return Err(DeclareError::Exists { tenant, path: self.path(&file) });
+        }
+        self.require_plan(&declared.plan)?;
+        Ok(Creation { files: self, tenant, declared })
+    }
+
+    fn require_plan(&self, plan: &PlanName) -> Result<(), DeclareError> {
+        let file = format!("plans.d/{plan}.toml");
+        match exists(&self.config_dir, &file) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(DeclareError::NoPlan { plan: plan.clone(), path: self.config.join(&file) }),
+            Err(source) => Err(DeclareError::Inspect { path: self.config.join("plans.d"), source }),
+        }
+    }
+}
+
+impl Creation<'_> {
+    /// Whether the tenant would have a user of the host: its plan, as it is in force, opens a door of sshd's. `false` when that cannot
+    /// be read.
+    #[must_use]
+    pub(crate) fn has_host_user(&self) -> bool {
+        let policy = bailiwick_policy::Store::new(&self.files.config).read().policy;
+        let plan = policy.and_then(|mut policy| policy.plans.remove(&self.declared.plan));
+        plan.is_some_and(|plan| plan.settings.doors.iter().any(|door| matches!(door, Door::Ssh | Door::Sftp)))
+    }
+
+    /// Writes the file. The tenant is declared active.
+    ///
+    /// # Errors
+    /// [`DeclareError::Invalid`] when it does not read as a tenant; there is no file then. Else [`DeclareError::Read`] or
+    /// [`DeclareError::Write`].
+    pub(crate) fn write(self) -> Result<(), DeclareError> {
+        self.files.install(&self.tenant, &self.declared.text())
+    }
+}
+
+impl NewTenant {
+    fn text(&self) -> String {
+        let mut document = DocumentMut::new();
+        document["plan"] = value(self.plan.as_str());
+        document["state"] = value("active");
+        if let Some(profile) = self.profile {
+            document["profile"] = value(profile.word());
+        }
+        let mut login = Table::new();
+        if let Some(user) = &self.login {
+            login["user"] = value(user.as_str());
+        }
+        if !self.ssh_keys.is_empty() {
+            login["ssh_keys"] = value(self.ssh_keys.iter().map(|key| key.trim()).collect::<Array>());
+        }
+        if !login.is_empty() {
+            document["login"] = Item::Table(login);
+        }
+        document.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::declare::fixture::{config, name, new_tenant, tenant_file};
+
+    #[test]
+    fn a_declaration_has_what_was_wished() {
+        assert_eq!(new_tenant("small").text(), "plan = \"small\"\nstate = \"active\"\n");
+        let all = NewTenant {
+            profile: Some(Profile::Shell),
+            login: Some("al".parse().expect("valid")),
+            ssh_keys: vec!["ssh-ed25519 AAAA a".to_owned(), " ssh-ed25519 BBBB b\n".to_owned()],
+            ..new_tenant("small")
+        };
+        let golden = "plan = \"small\"\nstate = \"active\"\nprofile = \"shell\"\n\n[login]\nuser = \"al\"\n\
+                      ssh_keys = [\"ssh-ed25519 AAAA a\", \"ssh-ed25519 BBBB b\"]\n";
+        assert_eq!(all.text(), golden);
+    }
+
+    #[test]
+    fn what_is_there_and_what_has_no_plan_is_not_created() {
+        let config = config();
+        let files = TenantFiles::open(config.path()).expect("opens");
+        let create = |tenant: &str, plan: &str| files.prepare(name(tenant), new_tenant(plan))?.write();
+        create("bob", "small").expect("is free");
+        assert_eq!(tenant_file(&config, "bob.toml").as_deref(), Some("plan = \"small\"\nstate = \"active\"\n"));
+        assert!(matches!(create("bob", "small"), Err(DeclareError::Exists { .. })));
+        assert!(matches!(create("carol", "huge"), Err(DeclareError::NoPlan { .. })));
+        assert_eq!(tenant_file(&config, "carol.toml"), None);
+    }
+
+    #[test]
+    fn a_tenant_has_a_host_user_where_its_plan_opens_a_door_of_sshd() {
+        let config = config();
+        let files = TenantFiles::open(config.path()).expect("opens");
+        for (plan, has_host_user) in [("small", false), ("ssh", true)] {
+            let creation = files.prepare(name("bob"), new_tenant(plan)).expect("is free");
+            assert_eq!(creation.has_host_user(), has_host_user, "{plan}");
+        }
+    }
+}

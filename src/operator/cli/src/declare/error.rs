@@ -1,0 +1,87 @@
+//! Why a tenant's file was not changed.
+
+use bailiwick_policy::Diagnostic;
+use bailiwick_types::{PlanName, TenantName};
+use std::io;
+use std::path::PathBuf;
+
+/// Why a tenant's file was not changed. Paths are below the configuration directory as the caller gave it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeclareError {
+    /// `tenants.d` cannot be opened or made.
+    #[error("cannot open \"{}\"", path.display())]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Somebody else changed tenants' files for as long as this one waited.
+    #[error("another command holds \"{}\"; try again when it is done", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Whether a name is there cannot be found out.
+    #[error("cannot look at \"{}\"", path.display())]
+    Inspect {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file cannot be read.
+    #[error("cannot read \"{}\"", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file cannot be written; it is as it was.
+    #[error("cannot write \"{}\"", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file cannot be removed.
+    #[error("cannot remove \"{}\"", path.display())]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The tenant that is to be created has a file.
+    #[error("the tenant \"{tenant}\" exists already: \"{}\"", path.display())]
+    Exists {
+        /// The tenant.
+        tenant: TenantName,
+        /// Its file.
+        path: PathBuf,
+    },
+    /// The plan of a new tenant has no file.
+    #[error("no plan \"{plan}\": there is no \"{}\"", path.display())]
+    NoPlan {
+        /// The plan.
+        plan: PlanName,
+        /// The file that it would have.
+        path: PathBuf,
+    },
+    /// The tenant that is to be changed has no file.
+    #[error("no tenant \"{tenant}\"")]
+    NoTenant {
+        /// The tenant.
+        tenant: TenantName,
+    },
+    /// The daemons could not read the new file.
+    #[error("the configuration is not valid")]
+    Invalid {
+        /// All problems of the new file, and of what it inherits from.
+        diagnostics: Vec<Diagnostic>,
+        /// Why the old file is not back. `None`: it is.
+        not_restored: Option<Box<DeclareError>>,
+    },
+}

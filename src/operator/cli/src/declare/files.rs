@@ -1,0 +1,129 @@
+//! The folder of tenants' files, locked: looks names up in it, reads, writes and removes.
+
+use crate::declare::error::DeclareError;
+use bailiwick_sys::file;
+use bailiwick_types::TenantName;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const MODE: u32 = 0o644;
+const MAX_FILE: usize = 1 << 20;
+/// How often and how long another command is waited for; it holds the lock for as long as one file takes.
+const TRIES: u32 = 250;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The folder `tenants.d`, locked: nobody else changes tenants' files by this library as long as the value lives.
+#[derive(Debug)]
+pub(crate) struct TenantFiles {
+    /// The configuration directory as the caller gave it.
+    pub(super) config: PathBuf,
+    /// The same, open.
+    pub(super) config_dir: OwnedFd,
+    /// `tenants.d`, open and locked.
+    dir: OwnedFd,
+}
+
+impl TenantFiles {
+    /// Opens and locks `tenants.d` of a configuration directory; makes the folder when it is missing. Waits up to five seconds for
+    /// whoever holds the lock.
+    ///
+    /// # Errors
+    /// [`DeclareError::Locked`] when the wait was in vain, [`DeclareError::Open`] for anything else.
+    pub(crate) fn open(config: &Path) -> Result<Self, DeclareError> {
+        let path = config.join("tenants.d");
+        match open_locked(config) {
+            Ok((config_dir, dir)) => Ok(Self { config: config.to_owned(), config_dir, dir }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(DeclareError::Locked { path }),
+            Err(source) => Err(DeclareError::Open { path, source }),
+        }
+    }
+
+    /// Where the file of a deleted tenant lies; `None` when no tenant of this name was deleted, or its data was purged.
+    ///
+    /// # Errors
+    /// [`DeclareError::Inspect`].
+    pub(crate) fn deleted_file(&self, tenant: &TenantName) -> Result<Option<PathBuf>, DeclareError> {
+        let file = deleted_name(tenant);
+        Ok(self.has(&file)?.then(|| self.path(&file)))
+    }
+
+    pub(super) fn path(&self, file: &str) -> PathBuf {
+        self.config.join("tenants.d").join(file)
+    }
+
+    pub(super) fn has(&self, file: &str) -> Result<bool, DeclareError> {
+        exists(&self.dir, file).map_err(|source| DeclareError::Inspect { path: self.path(file), source })
+    }
+
+    /// The content of a file; `None` when it is not there.
+    pub(super) fn read(&self, file: &str) -> Result<Option<Vec<u8>>, DeclareError> {
+        match file::open_file_at(&self.dir, file).and_then(|fd| file::read_bounded(fd, MAX_FILE)) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(DeclareError::Read { path: self.path(file), source }),
+        }
+    }
+
+    pub(super) fn write(&self, file: &str, content: &[u8]) -> Result<(), DeclareError> {
+        file::replace_at(&self.dir, file, content, MODE, file::Outlives::PowerCut)
+            .map_err(|source| DeclareError::Write { path: self.path(file), source })
+    }
+
+    /// Removes a file. One that is not there is no error.
+    pub(super) fn remove(&self, file: &str) -> Result<(), DeclareError> {
+        file::remove_file_at(&self.dir, file).map_err(|source| DeclareError::Remove { path: self.path(file), source })
+    }
+}
+
+fn open_locked(config: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
+    let config_dir = file::open_dir(&config.canonicalize()?)?;
+    let dir = file::ensure_dir_at(&config_dir, "tenants.d", 0o755)?;
+    let mut tries = TRIES;
+    loop {
+        match file::lock(dir.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(PAUSE);
+            }
+            other => return other.map(|()| (config_dir, dir)),
+        }
+    }
+}
+
+pub(super) fn exists(dir: &OwnedFd, name: &str) -> io::Result<bool> {
+    match file::metadata_at(dir, name) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The name of a tenant's file.
+pub(super) fn file_name(tenant: &TenantName) -> String {
+    format!("{tenant}.toml")
+}
+
+/// The name that the file of a deleted tenant gets: hidden files are no tenants.
+pub(super) fn deleted_name(tenant: &TenantName) -> String {
+    format!(".{tenant}.toml.deleted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::declare::fixture::config;
+
+    #[test]
+    fn two_commands_do_not_change_the_files_at_once() {
+        let config = config();
+        let first = TenantFiles::open(config.path()).expect("opens");
+        let path = config.path().to_owned();
+        let second = std::thread::spawn(move || TenantFiles::open(&path).map(drop));
+        std::thread::sleep(PAUSE * 3);
+        assert!(!second.is_finished());
+        drop(first);
+        second.join().expect("ends").expect("opens");
+    }
+}

@@ -1,0 +1,47 @@
+//! Writes a tenant's file, checks the policy that results, and puts the old file back when it is worse.
+
+use crate::declare::error::DeclareError;
+use crate::declare::files::{TenantFiles, file_name};
+use bailiwick_types::TenantName;
+
+impl TenantFiles {
+    /// Writes a tenant's file, and puts back what was there when it does not read as a tenant.
+    /// That it did not before is no reason: what the operator asks for must not wait for a mend of something else.
+    pub(super) fn install(&self, tenant: &TenantName, content: &str) -> Result<(), DeclareError> {
+        let file = file_name(tenant);
+        let before = self.read(&file)?;
+        let problems = || bailiwick_policy::read_tenant(&self.config, tenant).err().unwrap_or_default();
+        let problems_before = if before.is_some() { problems().len() } else { 0 };
+        self.write(&file, content.as_bytes())?;
+        let diagnostics = problems();
+        if diagnostics.len() <= problems_before {
+            return Ok(());
+        }
+        let restored = match before {
+            Some(before) => self.write(&file, &before),
+            None => self.remove(&file),
+        };
+        Err(DeclareError::Invalid { diagnostics, not_restored: restored.err().map(Box::new) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::declare::create::NewTenant;
+    use crate::declare::fixture::{ALICE, config, name, new_tenant, tenant_file};
+
+    #[test]
+    fn what_does_not_read_as_a_tenant_is_taken_back() {
+        let config = config();
+        let files = TenantFiles::open(config.path()).expect("opens");
+        let bad = NewTenant { ssh_keys: vec!["no key".to_owned()], ..new_tenant("small") };
+        let error = files.prepare(name("bob"), bad).expect("is free").write().expect_err("no key");
+        assert!(matches!(error, DeclareError::Invalid { not_restored: None, .. }), "{error:?}");
+        assert_eq!(tenant_file(&config, "bob.toml"), None);
+
+        let error = files.install(&name("alice"), "plan = \"huge\"\n").expect_err("no plan");
+        assert!(matches!(error, DeclareError::Invalid { not_restored: None, .. }), "{error:?}");
+        assert_eq!(tenant_file(&config, "alice.toml").as_deref(), Some(ALICE));
+    }
+}

@@ -1,0 +1,28 @@
+//! Writes what the operator declares of tenants: their files in `tenants.d`.
+//!
+//! A file is written whole or not at all, read back as the daemons will read it, and put back as it was when they could not.
+//! Comments and order of a file that a person wrote stay.
+//!
+//! Danger: the warden does as root what these files say. Nothing here destroys data but [`undo_create`], and that only where the
+//! caller says that there was none before.
+
+mod create;
+mod daemon;
+mod delete;
+mod edit;
+mod error;
+mod files;
+#[cfg(test)]
+mod fixture;
+mod install;
+mod lines;
+mod state;
+mod undo;
+
+pub(crate) use create::NewTenant;
+pub(crate) use daemon::DaemonRequests;
+pub(crate) use delete::{Deletion, delete};
+pub(crate) use error::DeclareError;
+pub(crate) use files::TenantFiles;
+pub(crate) use state::{FileChange, StateChange};
+pub(crate) use undo::{PriorData, undo_create};
