@@ -1,7 +1,7 @@
 //! The one definition of the command line: the parser, the help, the man pages and the completions come from it.
 
-use crate::declare::NewTenant;
 use crate::usage::Threshold;
+use bailiwick_declare::NewTenant;
 use bailiwick_proto::Bytes;
 use bailiwick_types::{LoginName, Measure, Period, PlanName, Profile, SessionId, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};

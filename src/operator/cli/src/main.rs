@@ -3,7 +3,6 @@
 mod arguments;
 mod change;
 mod configuration;
-mod declare;
 mod generate;
 mod inspect;
 mod output;
@@ -13,7 +12,7 @@ mod report;
 mod sessions;
 mod simulation;
 mod table;
-mod tenant_file;
+mod tenant;
 mod top;
 mod trial;
 mod usage;
@@ -21,18 +20,18 @@ mod window;
 
 use arguments::{Arguments, Command, Entry, Generate, SessionCommand};
 use bailiwick_client::{Daemon, Kind, Wish, refused};
+use bailiwick_declare::StateChange;
 use bailiwick_proto::Failure;
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::control::Verb;
 use bailiwick_types::{ExitStatus, TenantName};
 use clap::Parser;
-use declare::StateChange;
 use output::Form;
 use report::AuditForm;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use tenant_file::Data;
+use tenant::Data;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -104,15 +103,15 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Freeze { tenants, format } => lifecycle(config, Verb::Freeze, tenants.tenants, format.into())?,
         Command::Thaw { tenants, format } => lifecycle(config, Verb::Thaw, tenants.tenants, format.into())?,
         Command::Suspend { tenants, reason, format } => {
-            tenant_file::set_state(config, &tenants.tenants, &StateChange::Suspend { reason }, format.into())?
+            tenant::set_state(config, &tenants.tenants, &StateChange::Suspend { reason }, format.into())?
         }
         Command::Unsuspend { tenants, format } => {
-            tenant_file::set_state(config, &tenants.tenants, &StateChange::Activate, format.into())?
+            tenant::set_state(config, &tenants.tenants, &StateChange::Activate, format.into())?
         }
-        Command::Create { name, wishes, format } => tenant_file::create(config, name, wishes.into(), format.into())?,
+        Command::Create { name, wishes, format } => tenant::create(config, name, wishes.into(), format.into())?,
         Command::Delete { name, purge, format } => {
             let data = if purge { Data::Destroy } else { Data::Keep };
-            tenant_file::delete(config, &name, data, format.into())?
+            tenant::delete(config, &name, data, format.into())?
         }
         Command::Audit { verify: true, mark, format, .. } => report::verify(&daemon()?, mark, format.into())?,
         Command::Audit { tenants, csv, probe, html, since, format, .. } => {

@@ -1,11 +1,11 @@
 //! Edits the state in a tenant's file that is no TOML: line by line.
 
-use crate::declare::state::StateChange;
+use crate::state::StateChange;
 use toml_edit::Value;
 
 /// Before a line for the state in a file that is no TOML, while other lines stand first: nobody knows whether it is one, or within a
 /// text of several lines.
-pub(super) const COMMENTED_OUT: &[u8] = b"#bailiwick: ";
+pub(crate) const COMMENTED_OUT: &[u8] = b"#bailiwick: ";
 const SUSPENDED: &[u8] = b"state = \"suspended\"\n";
 
 fn is_of(key: &str, line: &[u8]) -> bool {
@@ -14,7 +14,7 @@ fn is_of(key: &str, line: &[u8]) -> bool {
 }
 
 /// The lines for the state that [`edit_lines`] has put first, and the others as they were before.
-pub(super) fn uncommented(text: &[u8]) -> (Vec<&[u8]>, Vec<&[u8]>) {
+pub(crate) fn uncommented(text: &[u8]) -> (Vec<&[u8]>, Vec<&[u8]>) {
     let mut rest: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
     let mut first = Vec::new();
     if rest.first() == Some(&SUSPENDED) {
@@ -27,7 +27,7 @@ pub(super) fn uncommented(text: &[u8]) -> (Vec<&[u8]>, Vec<&[u8]>) {
 
 /// The text of a file that is no TOML with another state. The lines for the state stand first, where whatever else is in the file does
 /// not keep them from being read. What reads as one before the first header is commented out until the tenant is suspended no more.
-pub(super) fn edit_lines(before: &[u8], change: &StateChange) -> Vec<u8> {
+pub(crate) fn edit_lines(before: &[u8], change: &StateChange) -> Vec<u8> {
     let (first, rest) = uncommented(before);
     let header = rest.iter().position(|line| line.trim_ascii_start().starts_with(b"[")).unwrap_or(rest.len());
     let (top, tables) = rest.split_at(header);
@@ -62,7 +62,7 @@ pub(super) fn edit_lines(before: &[u8], change: &StateChange) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declare::fixture::unpaid;
+    use crate::fixture::unpaid;
 
     #[test]
     fn the_state_of_what_is_no_toml_stands_first() {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// Why a tenant's file was not changed. Paths are below the configuration directory as the caller gave it.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DeclareError {
+pub enum DeclareError {
     /// `tenants.d` cannot be opened or made.
     #[error("cannot open \"{}\"", path.display())]
     Open {

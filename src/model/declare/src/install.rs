@@ -1,13 +1,13 @@
 //! Writes a tenant's file, checks the policy that results, and puts the old file back when it is worse.
 
-use crate::declare::error::DeclareError;
-use crate::declare::files::{TenantFiles, file_name};
+use crate::error::DeclareError;
+use crate::files::{TenantFiles, file_name};
 use bailiwick_types::TenantName;
 
 impl TenantFiles {
     /// Writes a tenant's file, and puts back what was there when it does not read as a tenant.
     /// That it did not before is no reason: what the operator asks for must not wait for a mend of something else.
-    pub(super) fn install(&self, tenant: &TenantName, content: &str) -> Result<(), DeclareError> {
+    pub(crate) fn install(&self, tenant: &TenantName, content: &str) -> Result<(), DeclareError> {
         let file = file_name(tenant);
         let before = self.read(&file)?;
         let problems = || bailiwick_policy::read_tenant(&self.config, tenant).err().unwrap_or_default();
@@ -28,8 +28,8 @@ impl TenantFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declare::create::NewTenant;
-    use crate::declare::fixture::{ALICE, config, name, new_tenant, tenant_file};
+    use crate::create::NewTenant;
+    use crate::fixture::{ALICE, config, name, new_tenant, tenant_file};
 
     #[test]
     fn what_does_not_read_as_a_tenant_is_taken_back() {

@@ -5,11 +5,11 @@
 
 use crate::change::{Telling, UNCHANGED, ask, tell, warn_of_reserve};
 use crate::configuration;
-use crate::declare::{
-    self, DaemonRequests, DeclareError, Deletion, FileChange, NewTenant, PriorData, StateChange, TenantFiles,
-};
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
+use bailiwick_declare::{
+    DaemonRequests, DeclareError, Deletion, FileChange, NewTenant, PriorData, StateChange, TenantFiles,
+};
 use bailiwick_proto::control::{TenantOutcome, Verb};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
@@ -174,7 +174,7 @@ fn prior_data(daemon: &Daemon, name: &TenantName) -> Result<PriorData, Failure> 
 
 /// Takes back all that `create` has made, and says what it could not.
 fn undo_create(daemon: &Daemon, config: &Path, name: &TenantName, prior: PriorData) {
-    let left = declare::undo_create(config, name, prior, &Requests(daemon));
+    let left = bailiwick_declare::undo_create(config, name, prior, &Requests(daemon));
     if left.is_empty() {
         let data = match prior {
             PriorData::Absent => "nothing of it is left",
@@ -192,7 +192,7 @@ fn undo_create(daemon: &Daemon, config: &Path, name: &TenantName, prior: PriorDa
 /// `bailiwick delete`: only once the file is set aside and the daemon has read that, data may go.
 pub(crate) fn delete(config: &Path, name: &TenantName, data: Data, form: Form) -> Result<ExitStatus, Failure> {
     let daemon = configuration::daemon(config)?;
-    let deletion = declare::delete(config, name, &Requests(&daemon)).map_err(|Stopped(failure)| failure)?;
+    let deletion = bailiwick_declare::delete(config, name, &Requests(&daemon)).map_err(|Stopped(failure)| failure)?;
     match (data, deletion) {
         (Data::Keep, Deletion::Done { file, deleted_file }) => {
             output::complain(&format!(

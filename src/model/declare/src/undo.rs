@@ -1,14 +1,14 @@
 //! Takes back what creating a tenant has made, when its jail cannot be started.
 
-use crate::declare::daemon::DaemonRequests;
-use crate::declare::error::DeclareError;
-use crate::declare::files::{TenantFiles, file_name};
+use crate::daemon::DaemonRequests;
+use crate::error::DeclareError;
+use crate::files::{TenantFiles, file_name};
 use bailiwick_types::TenantName;
 use std::path::Path;
 
 /// What there was of a tenant's data before its file was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PriorData {
+pub enum PriorData {
     /// Nothing: whatever is there later was made for the new tenant.
     Absent,
     /// The data of a tenant whose file is gone.
@@ -24,7 +24,7 @@ pub(crate) enum PriorData {
 ///
 /// Returns the errors of the steps that failed, in their order. Empty: all of it is taken back.
 #[must_use]
-pub(crate) fn undo_create<D: DaemonRequests>(
+pub fn undo_create<D: DaemonRequests>(
     config: &Path,
     tenant: &TenantName,
     prior: PriorData,
@@ -44,7 +44,7 @@ fn remove_file(config: &Path, tenant: &TenantName) -> Result<(), DeclareError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declare::fixture::{FakeDaemon, FakeError, config, name, tenant_file};
+    use crate::fixture::{FakeDaemon, FakeError, config, name, tenant_file};
 
     #[test]
     fn data_is_destroyed_last_and_only_where_there_was_none_before() {

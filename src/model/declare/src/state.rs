@@ -1,14 +1,14 @@
 //! Declares a tenant active or suspended.
 
-use crate::declare::edit::edit_document;
-use crate::declare::error::DeclareError;
-use crate::declare::files::{TenantFiles, file_name};
-use crate::declare::lines::edit_lines;
+use crate::edit::edit_document;
+use crate::error::DeclareError;
+use crate::files::{TenantFiles, file_name};
+use crate::lines::edit_lines;
 use bailiwick_types::TenantName;
 
 /// The state that a tenant's file is to declare.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StateChange {
+pub enum StateChange {
     /// The tenant may run.
     Activate,
     /// It is to be down.
@@ -20,7 +20,7 @@ pub(crate) enum StateChange {
 
 /// What became of a tenant's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FileChange {
+pub enum FileChange {
     /// It was written.
     Written,
     /// It said so already.
@@ -34,7 +34,7 @@ impl TenantFiles {
     /// # Errors
     /// [`DeclareError::NoTenant`], [`DeclareError::Read`], [`DeclareError::Write`], or [`DeclareError::Invalid`] when the file has more
     /// problems than before; it is as it was then.
-    pub(crate) fn set_state(&self, tenant: &TenantName, change: &StateChange) -> Result<FileChange, DeclareError> {
+    pub fn set_state(&self, tenant: &TenantName, change: &StateChange) -> Result<FileChange, DeclareError> {
         let file = file_name(tenant);
         let before = self.read(&file)?.ok_or_else(|| DeclareError::NoTenant { tenant: tenant.clone() })?;
         let text = std::str::from_utf8(&before).ok();
@@ -57,7 +57,7 @@ impl TenantFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declare::fixture::{ALICE, config, name, tenant_file, unpaid};
+    use crate::fixture::{ALICE, config, name, tenant_file, unpaid};
 
     #[test]
     fn a_state_is_written_once_whatever_the_file_looks_like() {

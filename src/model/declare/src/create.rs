@@ -1,26 +1,26 @@
 //! The file of a new tenant.
 
-use crate::declare::error::DeclareError;
-use crate::declare::files::{TenantFiles, exists, file_name};
+use crate::error::DeclareError;
+use crate::files::{TenantFiles, exists, file_name};
 use bailiwick_types::{Door, LoginName, PlanName, Profile, TenantName};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 /// What the file of a new tenant says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NewTenant {
+pub struct NewTenant {
     /// Its plan.
-    pub(crate) plan: PlanName,
+    pub plan: PlanName,
     /// How tightly it is confined; as its plan says when `None`.
-    pub(crate) profile: Option<Profile>,
+    pub profile: Option<Profile>,
     /// Its user inside; called like the tenant when `None`.
-    pub(crate) login: Option<LoginName>,
+    pub login: Option<LoginName>,
     /// Lines of `authorized_keys` that may log in. Blanks around a line are not written.
-    pub(crate) ssh_keys: Vec<String>,
+    pub ssh_keys: Vec<String>,
 }
 
 /// A tenant that can be created: it has no file and its plan is there. Nothing is written yet.
 #[derive(Debug)]
-pub(crate) struct Creation<'a> {
+pub struct Creation<'a> {
     files: &'a TenantFiles,
     tenant: TenantName,
     declared: NewTenant,
@@ -31,7 +31,7 @@ impl TenantFiles {
     ///
     /// # Errors
     /// [`DeclareError::Exists`], [`DeclareError::NoPlan`], or [`DeclareError::Inspect`] when neither is certain.
-    pub(crate) fn prepare(&self, tenant: TenantName, declared: NewTenant) -> Result<Creation<'_>, DeclareError> {
+    pub fn prepare(&self, tenant: TenantName, declared: NewTenant) -> Result<Creation<'_>, DeclareError> {
         let file = file_name(&tenant);
         if self.has(&file)? {
             return Err(DeclareError::Exists { tenant, path: self.path(&file) });
@@ -54,7 +54,7 @@ impl Creation<'_> {
     /// Whether the tenant would have a user of the host: its plan, as it is in force, opens a door of sshd's. `false` when that cannot
     /// be read.
     #[must_use]
-    pub(crate) fn has_host_user(&self) -> bool {
+    pub fn has_host_user(&self) -> bool {
         let policy = bailiwick_policy::Store::new(&self.files.config).read().policy;
         let plan = policy.and_then(|mut policy| policy.plans.remove(&self.declared.plan));
         plan.is_some_and(|plan| plan.settings.doors.iter().any(|door| matches!(door, Door::Ssh | Door::Sftp)))
@@ -65,7 +65,7 @@ impl Creation<'_> {
     /// # Errors
     /// [`DeclareError::Invalid`] when it does not read as a tenant; there is no file then. Else [`DeclareError::Read`] or
     /// [`DeclareError::Write`].
-    pub(crate) fn write(self) -> Result<(), DeclareError> {
+    pub fn write(self) -> Result<(), DeclareError> {
         self.files.install(&self.tenant, &self.declared.text())
     }
 }
@@ -95,7 +95,7 @@ impl NewTenant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declare::fixture::{config, name, new_tenant, tenant_file};
+    use crate::fixture::{config, name, new_tenant, tenant_file};
 
     #[test]
     fn a_declaration_has_what_was_wished() {

@@ -1,10 +1,10 @@
 //! What the daemon is asked for while files are deleted or a creation is undone.
 
-use crate::declare::error::DeclareError;
+use crate::error::DeclareError;
 use bailiwick_types::TenantName;
 
 /// Requests to `bailiwickd`, which the client makes over its own connection.
-pub(crate) trait DaemonRequests {
+pub trait DaemonRequests {
     /// Why a request failed. Errors of files become one too, so that a caller has one type for every step.
     type Error: From<DeclareError>;
 

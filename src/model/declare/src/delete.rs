@@ -1,14 +1,14 @@
 //! Sets the file of a tenant aside, and removes it for good once its data is gone.
 
-use crate::declare::daemon::DaemonRequests;
-use crate::declare::error::DeclareError;
-use crate::declare::files::{TenantFiles, deleted_name, file_name};
+use crate::daemon::DaemonRequests;
+use crate::error::DeclareError;
+use crate::files::{TenantFiles, deleted_name, file_name};
 use bailiwick_types::TenantName;
 use std::path::{Path, PathBuf};
 
 /// What [`delete`] came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Deletion {
+pub enum Deletion {
     /// The tenant is deleted. Its data is kept, and its file back in its place is the tenant back.
     Done {
         /// Where its file was.
@@ -28,7 +28,7 @@ pub(crate) enum Deletion {
 ///
 /// # Errors
 /// Of the step that failed. The later ones were not tried: a jail that cannot be stopped keeps its file.
-pub(crate) fn delete<D: DaemonRequests>(config: &Path, tenant: &TenantName, daemon: &D) -> Result<Deletion, D::Error> {
+pub fn delete<D: DaemonRequests>(config: &Path, tenant: &TenantName, daemon: &D) -> Result<Deletion, D::Error> {
     let files = TenantFiles::open(config)?;
     let is_declared = files.has(&file_name(tenant))?;
     let was_deleted = files.has(&deleted_name(tenant))?;
@@ -59,7 +59,7 @@ impl TenantFiles {
     ///
     /// # Errors
     /// [`DeclareError::Remove`].
-    pub(crate) fn remove_deleted(&self, tenant: &TenantName) -> Result<(), DeclareError> {
+    pub fn remove_deleted(&self, tenant: &TenantName) -> Result<(), DeclareError> {
         self.remove(&deleted_name(tenant))
     }
 }
@@ -67,7 +67,7 @@ impl TenantFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declare::fixture::{ALICE, FakeDaemon, FakeError, config, name, tenant_file};
+    use crate::fixture::{ALICE, FakeDaemon, FakeError, config, name, tenant_file};
 
     #[test]
     fn a_file_is_set_aside_between_the_stop_and_the_reload() {

@@ -1,7 +1,7 @@
 //! What the tests of this library work on: a configuration with two plans and the tenant alice, and a daemon that writes down what it
 //! is asked.
 
-use crate::declare::{DaemonRequests, DeclareError, NewTenant, StateChange};
+use crate::{DaemonRequests, DeclareError, NewTenant, StateChange};
 use bailiwick_types::TenantName;
 use std::cell::RefCell;
 use std::fs;
@@ -9,10 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-pub(super) const ALICE: &str = "# a good customer\nplan  = \"small\"  # since May\nstate = \"active\" # for now\n\n[limits] # more\nmemory = \"2G\"\n";
+pub(crate) const ALICE: &str = "# a good customer\nplan  = \"small\"  # since May\nstate = \"active\" # for now\n\n[limits] # more\nmemory = \"2G\"\n";
 
 /// A configuration directory.
-pub(super) fn config() -> TempDir {
+pub(crate) fn config() -> TempDir {
     let temp = tempfile::tempdir().expect("temporary directory");
     for (file, content) in [
         ("bailiwick.toml", ""),
@@ -28,24 +28,24 @@ pub(super) fn config() -> TempDir {
     temp
 }
 
-pub(super) fn tenant_file(config: &TempDir, file: &str) -> Option<String> {
+pub(crate) fn tenant_file(config: &TempDir, file: &str) -> Option<String> {
     fs::read_to_string(config.path().join("tenants.d").join(file)).ok()
 }
 
-pub(super) fn name(text: &str) -> TenantName {
+pub(crate) fn name(text: &str) -> TenantName {
     text.parse().expect("valid")
 }
 
-pub(super) fn new_tenant(plan: &str) -> NewTenant {
+pub(crate) fn new_tenant(plan: &str) -> NewTenant {
     NewTenant { plan: plan.parse().expect("valid"), profile: None, login: None, ssh_keys: Vec::new() }
 }
 
-pub(super) fn unpaid() -> StateChange {
+pub(crate) fn unpaid() -> StateChange {
     StateChange::Suspend { reason: Some("unpaid \"twice\"".to_owned()) }
 }
 
 /// A daemon that does nothing.
-pub(super) struct FakeDaemon {
+pub(crate) struct FakeDaemon {
     /// The file that it looks for at each request.
     file: PathBuf,
     asked: RefCell<Vec<String>>,
@@ -55,7 +55,7 @@ pub(super) struct FakeDaemon {
 
 /// The request that failed, or what was wrong with a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct FakeError(pub(super) String);
+pub(crate) struct FakeError(pub(crate) String);
 
 impl From<DeclareError> for FakeError {
     fn from(error: DeclareError) -> Self {
@@ -64,16 +64,16 @@ impl From<DeclareError> for FakeError {
 }
 
 impl FakeDaemon {
-    pub(super) fn new(config: &TempDir, file: &str) -> Self {
+    pub(crate) fn new(config: &TempDir, file: &str) -> Self {
         Self { file: config.path().join("tenants.d").join(file), asked: RefCell::default(), fails: None }
     }
 
-    pub(super) fn failing(self, request: &'static str) -> Self {
+    pub(crate) fn failing(self, request: &'static str) -> Self {
         Self { fails: Some(request), ..self }
     }
 
     /// All requests so far, and whether the file was there.
-    pub(super) fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.borrow().clone()
     }
 

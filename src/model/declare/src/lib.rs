@@ -1,4 +1,4 @@
-//! Writes what the operator declares of tenants: their files in `tenants.d`.
+//! Floor 3: writes what the operator declares of tenants: their files in `tenants.d`.
 //!
 //! A file is written whole or not at all, read back as the daemons will read it, and put back as it was when they could not.
 //! Comments and order of a file that a person wrote stay.
@@ -19,10 +19,10 @@ mod lines;
 mod state;
 mod undo;
 
-pub(crate) use create::NewTenant;
-pub(crate) use daemon::DaemonRequests;
-pub(crate) use delete::{Deletion, delete};
-pub(crate) use error::DeclareError;
-pub(crate) use files::TenantFiles;
-pub(crate) use state::{FileChange, StateChange};
-pub(crate) use undo::{PriorData, undo_create};
+pub use create::{Creation, NewTenant};
+pub use daemon::DaemonRequests;
+pub use delete::{Deletion, delete};
+pub use error::DeclareError;
+pub use files::TenantFiles;
+pub use state::{FileChange, StateChange};
+pub use undo::{PriorData, undo_create};

@@ -1,11 +1,11 @@
 //! Edits the state in a tenant's file: the text of a document, with its comments and its order.
 
-use crate::declare::lines::{COMMENTED_OUT, uncommented};
-use crate::declare::state::StateChange;
+use crate::lines::{COMMENTED_OUT, uncommented};
+use crate::state::StateChange;
 use toml_edit::{Decor, DocumentMut, Item, Table, Value, value};
 
 /// The text with another state and nothing else changed.
-pub(super) fn edit_document(text: &str, change: &StateChange) -> Result<String, toml_edit::TomlError> {
+pub(crate) fn edit_document(text: &str, change: &StateChange) -> Result<String, toml_edit::TomlError> {
     let mut document: DocumentMut = text.parse()?;
     // Somebody has mended it since, and what was commented out has its place again.
     if *change == StateChange::Activate
@@ -82,8 +82,8 @@ fn prefix(decor: &Decor) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declare::fixture::{ALICE, unpaid};
-    use crate::declare::lines::edit_lines;
+    use crate::fixture::{ALICE, unpaid};
+    use crate::lines::edit_lines;
 
     #[test]
     fn suspending_keeps_comments_and_order() {

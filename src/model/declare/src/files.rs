@@ -1,6 +1,6 @@
 //! The folder of tenants' files, locked: looks names up in it, reads, writes and removes.
 
-use crate::declare::error::DeclareError;
+use crate::error::DeclareError;
 use bailiwick_sys::file;
 use bailiwick_types::TenantName;
 use std::io;
@@ -16,11 +16,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// The folder `tenants.d`, locked: nobody else changes tenants' files by this library as long as the value lives.
 #[derive(Debug)]
-pub(crate) struct TenantFiles {
+pub struct TenantFiles {
     /// The configuration directory as the caller gave it.
-    pub(super) config: PathBuf,
+    pub(crate) config: PathBuf,
     /// The same, open.
-    pub(super) config_dir: OwnedFd,
+    pub(crate) config_dir: OwnedFd,
     /// `tenants.d`, open and locked.
     dir: OwnedFd,
 }
@@ -31,7 +31,7 @@ impl TenantFiles {
     ///
     /// # Errors
     /// [`DeclareError::Locked`] when the wait was in vain, [`DeclareError::Open`] for anything else.
-    pub(crate) fn open(config: &Path) -> Result<Self, DeclareError> {
+    pub fn open(config: &Path) -> Result<Self, DeclareError> {
         let path = config.join("tenants.d");
         match open_locked(config) {
             Ok((config_dir, dir)) => Ok(Self { config: config.to_owned(), config_dir, dir }),
@@ -44,21 +44,21 @@ impl TenantFiles {
     ///
     /// # Errors
     /// [`DeclareError::Inspect`].
-    pub(crate) fn deleted_file(&self, tenant: &TenantName) -> Result<Option<PathBuf>, DeclareError> {
+    pub fn deleted_file(&self, tenant: &TenantName) -> Result<Option<PathBuf>, DeclareError> {
         let file = deleted_name(tenant);
         Ok(self.has(&file)?.then(|| self.path(&file)))
     }
 
-    pub(super) fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.config.join("tenants.d").join(file)
     }
 
-    pub(super) fn has(&self, file: &str) -> Result<bool, DeclareError> {
+    pub(crate) fn has(&self, file: &str) -> Result<bool, DeclareError> {
         exists(&self.dir, file).map_err(|source| DeclareError::Inspect { path: self.path(file), source })
     }
 
     /// The content of a file; `None` when it is not there.
-    pub(super) fn read(&self, file: &str) -> Result<Option<Vec<u8>>, DeclareError> {
+    pub(crate) fn read(&self, file: &str) -> Result<Option<Vec<u8>>, DeclareError> {
         match file::open_file_at(&self.dir, file).and_then(|fd| file::read_bounded(fd, MAX_FILE)) {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -66,13 +66,13 @@ impl TenantFiles {
         }
     }
 
-    pub(super) fn write(&self, file: &str, content: &[u8]) -> Result<(), DeclareError> {
+    pub(crate) fn write(&self, file: &str, content: &[u8]) -> Result<(), DeclareError> {
         file::replace_at(&self.dir, file, content, MODE, file::Outlives::PowerCut)
             .map_err(|source| DeclareError::Write { path: self.path(file), source })
     }
 
     /// Removes a file. One that is not there is no error.
-    pub(super) fn remove(&self, file: &str) -> Result<(), DeclareError> {
+    pub(crate) fn remove(&self, file: &str) -> Result<(), DeclareError> {
         file::remove_file_at(&self.dir, file).map_err(|source| DeclareError::Remove { path: self.path(file), source })
     }
 }
@@ -92,7 +92,7 @@ fn open_locked(config: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
-pub(super) fn exists(dir: &OwnedFd, name: &str) -> io::Result<bool> {
+pub(crate) fn exists(dir: &OwnedFd, name: &str) -> io::Result<bool> {
     match file::metadata_at(dir, name) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -101,19 +101,19 @@ pub(super) fn exists(dir: &OwnedFd, name: &str) -> io::Result<bool> {
 }
 
 /// The name of a tenant's file.
-pub(super) fn file_name(tenant: &TenantName) -> String {
+pub(crate) fn file_name(tenant: &TenantName) -> String {
     format!("{tenant}.toml")
 }
 
 /// The name that the file of a deleted tenant gets: hidden files are no tenants.
-pub(super) fn deleted_name(tenant: &TenantName) -> String {
+pub(crate) fn deleted_name(tenant: &TenantName) -> String {
     format!(".{tenant}.toml.deleted")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declare::fixture::config;
+    use crate::fixture::config;
 
     #[test]
     fn two_commands_do_not_change_the_files_at_once() {
