@@ -30,7 +30,7 @@ pub enum DeclareError {
         /// What the system says.
         source: io::Error,
     },
-    /// A file cannot be read.
+    /// A file cannot be read, or is larger than 1 MiB.
     #[error("cannot read \"{}\"", path.display())]
     Read {
         /// The file.
@@ -38,7 +38,7 @@ pub enum DeclareError {
         /// What the system says.
         source: io::Error,
     },
-    /// A file cannot be written; it is as it was.
+    /// A file cannot be written. It is as it was, unless the new content is there and only `fsync(2)` of the folder failed.
     #[error("cannot write \"{}\"", path.display())]
     Write {
         /// The file.

@@ -15,6 +15,37 @@ const TRIES: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The folder `tenants.d`, locked: nobody else changes tenants' files by this library as long as the value lives.
+///
+/// ```
+/// use bailiwick_declare::{DeclareError, FileChange, NewTenant, StateChange, TenantFiles};
+/// use bailiwick_types::TenantName;
+/// use std::path::Path;
+///
+/// /// Creates a tenant that is suspended from its first day.
+/// fn create_suspended(config: &Path) -> Result<(), DeclareError> {
+///     let alice: TenantName = "alice".parse().expect("a name of a tenant");
+///     let plan = "small".parse().expect("a name of a plan");
+///     let files = TenantFiles::open(config)?;
+///     files.prepare(alice.clone(), NewTenant { plan, profile: None, login: None, ssh_keys: Vec::new() })?.write()?;
+///     let suspend = StateChange::Suspend { reason: Some("not paid yet".to_owned()) };
+///     assert_eq!(files.set_state(&alice, &suspend)?, FileChange::Written);
+///     assert_eq!(files.set_state(&alice, &suspend)?, FileChange::Unchanged);
+///     // Others may change the folder again, and the daemon may be asked to apply this.
+///     drop(files);
+///     Ok(())
+/// }
+/// # use std::fs;
+/// # use std::os::unix::fs::PermissionsExt;
+/// # let config = tempfile::tempdir().expect("temporary directory");
+/// # fs::create_dir(config.path().join("plans.d")).expect("makes");
+/// # for file in ["bailiwick.toml", "plans.d/small.toml"] {
+/// #     fs::write(config.path().join(file), "").expect("writes");
+/// #     fs::set_permissions(config.path().join(file), fs::Permissions::from_mode(0o644)).expect("chmod");
+/// # }
+/// create_suspended(config.path()).expect("the plan is there");
+/// let text = fs::read_to_string(config.path().join("tenants.d/alice.toml")).expect("written");
+/// assert_eq!(text, "plan = \"small\"\nstate = \"suspended\"\nsuspend_reason = \"not paid yet\"\n");
+/// ```
 #[derive(Debug)]
 pub struct TenantFiles {
     /// The configuration directory as the caller gave it.
@@ -26,8 +57,8 @@ pub struct TenantFiles {
 }
 
 impl TenantFiles {
-    /// Opens and locks `tenants.d` of a configuration directory; makes the folder when it is missing. Waits up to five seconds for
-    /// whoever holds the lock.
+    /// Opens and locks `tenants.d` of a configuration directory; makes the folder when it is missing. Blocks the thread for up
+    /// to five seconds while somebody else holds the lock.
     ///
     /// # Errors
     /// [`DeclareError::Locked`] when the wait was in vain, [`DeclareError::Open`] for anything else.

@@ -1,5 +1,8 @@
 //! Floor 3: writes what the operator declares of tenants: their files in `tenants.d`.
 //!
+//! [`TenantFiles`] creates and changes files; the client then asks the daemon to apply that. [`delete`] and [`undo_create`] take steps of
+//! both kinds in an order that keeps data safe, and ask the daemon through [`DaemonRequests`]. Nothing is printed or logged.
+//!
 //! A file is written whole or not at all, read back as the daemons will read it, and put back as it was when they could not.
 //! Comments and order of a file that a person wrote stay.
 //!

@@ -11,7 +11,7 @@ use bailiwick_types::TenantName;
 pub enum StateChange {
     /// The tenant may run.
     Activate,
-    /// It is to be down.
+    /// It is to be down, or read-only for the doors that stay open.
     Suspend {
         /// Why; the reason that the file gives stays when `None`.
         reason: Option<String>,
