@@ -150,7 +150,13 @@ fn a_package_and_one_command_make_a_working_host() {
     assert_eq!(ok("bailiwick exec alice -- id -u").trim(), "0");
     ok("bailiwick audit alice");
     let files = ok("dpkg -L bailiwick");
-    for page in ["man1/bailiwick.1", "man1/bailiwick-exec.1", "man5/bailiwick.toml.5", "man8/bailiwickd.8"] {
+    for page in [
+        "man1/bailiwick.1",
+        "man1/bailiwick-exec.1",
+        "man5/bailiwick.toml.5",
+        "man5/bailiwick-tenants.5",
+        "man8/bailiwickd.8",
+    ] {
         assert!(files.contains(&format!("/usr/share/man/{page}.gz")), "{files}");
     }
     assert_eq!(sh("systemctl --failed --no-legend --plain | grep bailiwick").1, "");

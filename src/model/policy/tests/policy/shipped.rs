@@ -74,3 +74,28 @@ fn the_comments_of_the_first_plan_show_every_limit() {
         Limits { cpu: read.cpu, memory: read.memory, tasks: read.tasks, sessions: read.sessions, ..Limits::default() };
     assert_eq!(*read, set);
 }
+
+/// The manual pages of the three kinds of file: the example of each is valid, together, and no limit is left out.
+#[test]
+fn the_manual_pages_have_every_limit_and_examples_that_are_valid() {
+    let example = |page: &str| {
+        let text =
+            page.split_once(".Bd -literal\n").and_then(|(_, rest)| rest.split_once(".Ed")).expect("an example").0;
+        text.to_owned()
+    };
+    let plans = include_str!("../../../../../docs/man/bailiwick-plans.5");
+    let directory = Directory::with(&[
+        ("bailiwick.toml", &example(include_str!("../../../../../docs/man/bailiwick.toml.5"))),
+        ("plans.d/small.toml", &example(plans)),
+        ("tenants.d/alice.toml", &example(include_str!("../../../../../docs/man/bailiwick-tenants.5"))),
+    ]);
+    assert_eq!(directory.complaints(), Vec::<String>::new());
+    let serde_json::Value::Object(limits) = serde_json::to_value(Limits::default()).expect("serialises") else {
+        panic!("a structure is an object");
+    };
+    let words: Vec<&str> = plans.lines().filter_map(|line| line.strip_prefix(".It Li ")).collect();
+    let words: Vec<&str> = words.iter().flat_map(|line| line.split(" , ")).collect();
+    for limit in limits.keys() {
+        assert!(words.contains(&limit.as_str()), "bailiwick-plans(5) says nothing of {limit}");
+    }
+}
