@@ -79,8 +79,9 @@ bench:
 	$(MAKE) stage PROFILE=release
 	benches/run target/stage/release
 
-## lint: formatting and clippy, warnings are errors
+## lint: formatting, subjects of commits, and clippy; warnings are errors
 lint:
+	tests/commits
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 
