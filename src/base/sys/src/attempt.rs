@@ -157,7 +157,8 @@ pub fn make(attempt: &Attempt) -> io::Result<()> {
     let [a, b, c, d, e, f] = attempt.arguments;
     let number = libc::c_long::from(attempt.number);
     // SAFETY: only the table above has attempts. No argument of theirs is a pointer but null, so the kernel can neither read
-    // nor write memory of this process; and no call there does anything with such arguments but say no.
+    // nor write memory of this process; and no call there does anything with such arguments but say no. The safe calls of
+    // libraries refuse such arguments themselves.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -47,7 +47,7 @@ arguments! {
 
 fn control<T: Argument>(fd: impl AsFd, command: u32, argument: &mut T) -> io::Result<()> {
     // SAFETY: the command reads and writes one structure through the pointer, whose type its number encodes; each caller
-    // passes that type, and it is a live value.
+    // passes that type, and it is a live value. Neither rustix nor nix knows this file system.
     let result =
         unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(command), std::ptr::from_mut(argument)) };
     if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

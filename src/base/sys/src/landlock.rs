@@ -12,7 +12,8 @@ use std::os::fd::OwnedFd;
 #[must_use]
 pub fn abi() -> u32 {
     const LANDLOCK_CREATE_RULESET_VERSION: libc::c_uint = 1;
-    // SAFETY: with the version flag the call takes a null pointer and a size of zero, reads nothing and makes nothing.
+    // SAFETY: with the version flag the call takes a null pointer and a size of zero, reads nothing and makes nothing. The crate
+    // `landlock` asks for it too, and keeps the answer to itself.
     let version = unsafe {
         libc::syscall(
             libc::SYS_landlock_create_ruleset,

@@ -89,7 +89,8 @@ pub fn set_attributes(mount: impl AsFd, set: u64, id_map: Option<BorrowedFd<'_>>
 
 fn change(mount: BorrowedFd<'_>, attributes: mount_attr) -> io::Result<()> {
     // SAFETY: mount_setattr(2) reads `size_of::<mount_attr>()` bytes from the pointer, which is to a live local of
-    // exactly that type; the path is a NUL-terminated literal; both descriptors are borrowed and so are open.
+    // exactly that type; the path is a NUL-terminated literal; both descriptors are borrowed and so are open. Neither
+    // rustix nor nix has the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

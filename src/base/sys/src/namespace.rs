@@ -56,7 +56,8 @@ pub fn owner_uid(user_namespace: impl AsFd) -> io::Result<u32> {
     let mut uid: libc::uid_t = 0;
     let fd = user_namespace.as_fd().as_raw_fd();
     // SAFETY: NS_GET_OWNER_UID writes one uid_t through the pointer (ioctl_nsfs(2)); `uid` is one and outlives the
-    // call, and a descriptor that is no namespace is answered with ENOTTY and nothing written.
+    // call, and a descriptor that is no namespace is answered with ENOTTY and nothing written. Neither rustix nor nix has a
+    // safe call for it.
     let result = unsafe { libc::ioctl(fd, libc::NS_GET_OWNER_UID, &raw mut uid) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(uid) }
 }

@@ -4,7 +4,7 @@
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 const FAMILY: &[u8] = b"VFS_DQUOT\0";
 const GROUP: &[u8] = b"events\0";
@@ -131,18 +131,14 @@ fn ask_family(socket: &OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 fn join(socket: &OwnedFd, group: u32) -> io::Result<()> {
-    let size = libc::socklen_t::try_from(size_of_val(&group)).map_err(io::Error::other)?;
-    // SAFETY: setsockopt(2) reads `size` bytes through the pointer, which is to a live local of that size.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_NETLINK,
-            libc::NETLINK_ADD_MEMBERSHIP,
-            (&raw const group).cast(),
-            size,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(nix::sys::socket::setsockopt(socket, option::AddMembership, &group)?)
+}
+
+/// An option of sockets that nix has not.
+mod option {
+    use nix::{setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(AddMembership, SetOnly, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, u32);
 }
 
 /// The attributes of a message: kind and content.

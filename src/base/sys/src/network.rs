@@ -21,7 +21,7 @@ pub fn loopback_up() -> io::Result<()> {
     let flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).expect("both flags are below 2^15");
     let request = libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
     // SAFETY: SIOCSIFFLAGS reads one ifreq from the pointer, which is to a live local of that type with a
-    // NUL-terminated name and the flags member set; the socket is open.
+    // NUL-terminated name and the flags member set; the socket is open. Neither rustix nor nix changes an interface.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

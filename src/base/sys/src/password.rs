@@ -7,6 +7,7 @@ use std::io;
 const DATA: usize = 32_768;
 const SETTING: usize = 192;
 
+// Neither rustix nor nix has them, and the methods of libraries in Rust are fewer than a host's hashes use.
 #[link(name = "crypt")]
 unsafe extern "C" {
     fn crypt_rn(phrase: *const c_char, setting: *const c_char, data: *mut c_void, size: c_int) -> *mut c_char;

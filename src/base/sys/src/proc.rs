@@ -591,9 +591,8 @@ pub fn parse_glance(text: &[u8]) -> Option<Glance> {
 /// Bytes of a page of memory, as libc was told when this program began: the auxiliary vector itself cannot be read by an
 /// undumpable process before Linux 6.4, and rustix panics then (its feature `param` is off, so that nobody tries).
 fn page_size() -> u64 {
-    // SAFETY: takes a number and touches no memory of ours.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    u64::try_from(size).unwrap_or(4096)
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
 }
 
 /// Bytes of memory that the machine has (`proc_meminfo(5)`, `MemTotal`).

@@ -4,6 +4,8 @@
 //! child would hold locks that nobody frees.
 
 use linux_raw_sys::general as kernel;
+use nix::fcntl::AtFlags;
+use nix::sched::CloneFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::CString;
 use std::io;
@@ -78,6 +80,7 @@ pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>, keep: &[Borrow
     // SAFETY: clone3(2) reads `size_of::<clone_args>()` bytes from a live local of that type and, with CLONE_PIDFD,
     // writes one int to `pidfd`, which outlives the call. Without CLONE_VM and CLONE_THREAD the child is a copy of
     // this process, as after fork(2); that this process has one thread was read above, so no lock is held in the copy.
+    // Neither rustix nor nix has the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -102,7 +105,7 @@ pub fn fork() -> io::Result<Option<u32>> {
     if rustix::fs::stat("/proc/self/task")?.st_nlink != 3 {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
     }
-    // SAFETY: this process has one thread, as read above, so the copy holds no lock that nobody frees.
+    // SAFETY: this process has one thread, as read above, so the copy holds no lock that nobody frees. nix's is unsafe too.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
@@ -115,9 +118,7 @@ pub fn fork() -> io::Result<Option<u32>> {
 /// # Errors
 /// What `unshare(2)` says.
 pub fn new_cgroup_namespace() -> io::Result<()> {
-    // SAFETY: the call is unsafe for flags that give up a shared descriptor table or memory under other threads; a
-    // control-group namespace is neither.
-    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }?)
+    Ok(nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP)?)
 }
 
 /// A descriptor of a running process.
@@ -157,9 +158,7 @@ pub fn descriptor_of(pidfd: impl AsFd, number: i32) -> io::Result<OwnedFd> {
 /// # Errors
 /// What `unshare(2)` says.
 pub fn new_network_namespace() -> io::Result<()> {
-    // SAFETY: the call is unsafe for flags that give up a shared descriptor table or memory under other threads; a network
-    // namespace is neither.
-    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?)
+    Ok(nix::sched::unshare(CloneFlags::CLONE_NEWNET)?)
 }
 
 /// Has the process that a command starts be another user's and in a network namespace of its own, which is empty. The caller has
@@ -169,7 +168,8 @@ pub fn become_apart(command: &mut Command, user: u32, group: u32) {
         new_network_namespace()?;
         crate::credential::become_for_good(user, group)
     };
-    // SAFETY: between fork and exec it makes bare system calls; it takes no lock and no memory.
+    // SAFETY: between fork and exec it makes bare system calls; it takes no lock and no memory. No library has a safe way to
+    // make calls of the caller's choice there.
     unsafe { command.pre_exec(ask) };
 }
 
@@ -236,23 +236,8 @@ pub fn reap(pidfd: impl AsFd) -> io::Result<bool> {
 /// # Errors
 /// What `execveat(2)` says.
 pub fn execute(program: impl AsFd, argv: &[CString], env: &[CString]) -> io::Error {
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
-    };
-    let (argv, env) = (pointers(argv), pointers(env));
-    // SAFETY: both arrays end in a null pointer and hold pointers to NUL-terminated strings that the borrowed slices
-    // keep alive over the call; the path is a NUL-terminated literal.
-    unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            program.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            argv.as_ptr(),
-            env.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
-    io::Error::last_os_error()
+    let Err(error) = nix::unistd::execveat(program, c"", argv, env, AtFlags::AT_EMPTY_PATH);
+    error.into()
 }
 
 /// Becomes the program at a path. Comes back only with an error.
@@ -260,13 +245,8 @@ pub fn execute(program: impl AsFd, argv: &[CString], env: &[CString]) -> io::Err
 /// # Errors
 /// What `execve(2)` says.
 pub fn execute_path(program: &CString, argv: &[CString], env: &[CString]) -> io::Error {
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
-    };
-    let (argv, env) = (pointers(argv), pointers(env));
-    // SAFETY: as in `execute`: null-terminated arrays of NUL-terminated strings that outlive the call.
-    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
-    io::Error::last_os_error()
+    let Err(error) = nix::unistd::execve(program, argv, env);
+    error.into()
 }
 
 /// Has the process that a command starts told to end (`SIGTERM`) when the calling thread does, also when that is killed
@@ -274,7 +254,8 @@ pub fn execute_path(program: &CString, argv: &[CString], env: &[CString]) -> io:
 pub fn end_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let ask = move || end_with(parent, Signal::TERM);
-    // SAFETY: between fork and exec it makes two bare system calls; it takes no lock and no memory.
+    // SAFETY: between fork and exec it makes two bare system calls; it takes no lock and no memory. As in `become_apart`, no
+    // library has a safe way.
     unsafe { command.pre_exec(ask) };
 }
 
@@ -291,7 +272,7 @@ pub fn end_with(parent: Pid, signal: Signal) -> io::Result<()> {
 /// Ends this process at once, without running destructors or flushing buffers: the only right way out of a child
 /// that was cloned from a larger program.
 pub fn exit_now(status: i32) -> ! {
-    // SAFETY: _exit(2) takes any number and has no precondition.
+    // SAFETY: _exit(2) takes any number and has no precondition. Neither rustix nor nix has a safe one.
     unsafe { libc::_exit(status) }
 }
 
@@ -301,7 +282,8 @@ pub fn exit_now(status: i32) -> ! {
 /// What `close_range(2)` says.
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
-    // SAFETY: with CLOSE_RANGE_CLOEXEC no descriptor is closed, so none that anybody owns becomes invalid.
+    // SAFETY: with CLOSE_RANGE_CLOEXEC no descriptor is closed, so none that anybody owns becomes invalid. Neither rustix nor
+    // nix has the call.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -328,7 +310,7 @@ pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 
 fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
     // SAFETY: that descriptors are closed which have an owner is the contract of `keep_only`: in a process that ends without
-    // running a destructor nobody uses them again.
+    // running a destructor nobody uses them again. Neither rustix nor nix has the call.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -340,15 +322,13 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
 /// What `dup2(2)` says.
 pub fn place(fd: impl AsFd, number: i32) -> io::Result<()> {
     let from = fd.as_fd().as_raw_fd();
-    let result = if from == number {
-        // SAFETY: F_SETFD takes an int and changes only the flag of a descriptor that is borrowed and so is open.
-        unsafe { libc::fcntl(from, libc::F_SETFD, 0) }
-    } else {
-        // SAFETY: `from` is borrowed and so is open; that `number` may be overwritten is this function's contract,
-        // and a descriptor that is lost this way is lost in a process that is about to exec.
-        unsafe { libc::dup2(from, number) }
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if from == number {
+        return Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?);
+    }
+    // SAFETY: `from` is borrowed and so is open; that `number` may be overwritten is this function's contract,
+    // and a descriptor that is lost this way is lost in a process that is about to exec. The safe calls of rustix and nix
+    // want the owner of what is overwritten, and here it may have another one or none.
+    if unsafe { libc::dup2(from, number) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Takes over a descriptor that the parent has placed at a number.
@@ -356,7 +336,8 @@ pub fn place(fd: impl AsFd, number: i32) -> io::Result<()> {
 /// # Errors
 /// `EBADF` when nothing is open there.
 pub fn inherited(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD only reads a flag; an unused number is an error, not undefined.
+    // SAFETY: F_GETFD only reads a flag; an unused number is an error, not undefined. The safe calls of rustix and nix want a
+    // descriptor that is known to be open.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }

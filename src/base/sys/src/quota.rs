@@ -84,7 +84,8 @@ pub fn set_project(fd: impl AsFd, project: Project) -> io::Result<()> {
     if project.inherited {
         attributes.fsx_xflags |= FS_XFLAG_PROJINHERIT;
     }
-    // SAFETY: the command reads one fsxattr through the pointer, which is to a live local of that type.
+    // SAFETY: the command reads one fsxattr through the pointer, which is to a live local of that type. Neither rustix nor nix
+    // has a safe call for it, nor for the other of the pair.
     let result =
         unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(FS_IOC_FSSETXATTR), &raw const attributes) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -142,7 +143,8 @@ struct Status {
 
 fn control<T: Argument>(fd: impl AsFd, command: u32, id: u32, argument: &mut T) -> io::Result<()> {
     // SAFETY: quotactl_fd(2) reads or writes the one structure that belongs to the command through the pointer. Each
-    // caller passes the type of its command, which are the only types that are an `Argument`, and it is a live value.
+    // caller passes the type of its command, which are the only types that are an `Argument`, and it is a live value. nix
+    // has the quotas of users and groups alone, and by the path of a device.
     let result = unsafe {
         libc::syscall(
             libc::SYS_quotactl_fd,

@@ -14,7 +14,8 @@ pub fn load(program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
     let len = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
     let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
     // SAFETY: seccomp(2) reads one sock_fprog, a live local, and `len` instructions behind its pointer, which is to a
-    // vector of exactly that length that outlives the call; the kernel copies and checks them and writes nothing.
+    // vector of exactly that length that outlives the call; the kernel copies and checks them and writes nothing. Neither
+    // rustix nor nix has the call.
     let result = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0 as libc::c_ulong, &raw const program)
     };

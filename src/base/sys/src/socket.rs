@@ -3,6 +3,8 @@
 //! Danger: a peer can send descriptors that nobody asked for. [`receive`] takes at most the number that its caller
 //! names and closes the rest, and every one is `CLOEXEC` from the start.
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
@@ -33,27 +35,8 @@ pub struct Peer {
 /// What `getsockopt(2)` says.
 pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     // Not by way of rustix: it takes the number for one that is never 0, and here it can be (`pid_vnr` in the kernel).
-    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-    let whole = libc::socklen_t::try_from(size_of_val(&credentials)).map_err(io::Error::other)?;
-    let mut size = whole;
-    // SAFETY: getsockopt(2) writes at most `size` bytes through the pointer, which is to a live `ucred` of that size and valid for
-    // any bytes, and the number that it wrote through the other.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut credentials).cast(),
-            &raw mut size,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if size != whole {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    Ok(Peer { pid: u32::try_from(credentials.pid).unwrap_or(0), uid: credentials.uid, gid: credentials.gid })
+    let credentials = getsockopt(&socket, PeerCredentials)?;
+    Ok(Peer { pid: u32::try_from(credentials.pid()).unwrap_or(0), uid: credentials.uid(), gid: credentials.gid() })
 }
 
 /// Every group of the peer, the effective one first, as they were when the connection was made (`SO_PEERGROUPS`).
@@ -66,7 +49,8 @@ pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     loop {
         let mut size = libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
         // SAFETY: getsockopt(2) writes at most `size` bytes through the pointer, which is to a live vector of that
-        // size, and the number that it wrote, or would have liked to write, through the other.
+        // size, and the number that it wrote, or would have liked to write, through the other. Neither rustix nor nix has the
+        // option, and what nix has for options of one's own is for values of one size.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),
@@ -207,20 +191,7 @@ pub fn unbound() -> io::Result<OwnedFd> {
 /// # Errors
 /// `ENOTSOCK` for another descriptor, else what `getsockopt(2)` says.
 pub fn network(socket: impl AsFd) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut size = libc::socklen_t::try_from(size_of_val(&cookie)).map_err(io::Error::other)?;
-    // SAFETY: getsockopt(2) writes at most `size` bytes, the size of `cookie`, through the one pointer and their number
-    // through the other; both are to live locals.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut size,
-        )
-    };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    Ok(getsockopt(&socket, option::NetworkCookie)?)
 }
 
 /// Whether a socket shows addresses: whether any interface of the network namespace that it belongs to has an IPv4 address beyond
@@ -231,22 +202,24 @@ pub fn network(socket: impl AsFd) -> io::Result<u64> {
 pub fn shows_addresses(socket: impl AsFd) -> io::Result<bool> {
     // More than that few are not looked through: no network without a way out has them.
     const FEW: usize = 4;
-    // SAFETY: an `ifreq` of zeros is a valid one.
-    let mut few: [libc::ifreq; FEW] = unsafe { std::mem::zeroed() };
+    let nowhere = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
+    let none = libc::__c_anonymous_ifr_ifru { ifru_addr: nowhere };
+    let mut few = [libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: none }; FEW];
     let size = size_of_val(&few);
     let ifcu_buf = few.as_mut_ptr().cast();
     let mut all = libc::ifconf {
         ifc_len: i32::try_from(size).unwrap_or(i32::MAX),
         ifc_ifcu: libc::__c_anonymous_ifc_ifcu { ifcu_buf },
     };
-    // SAFETY: SIOCGIFCONF reads and writes one `ifconf`, which is a live local, and no more of the buffer than it is told.
+    // SAFETY: SIOCGIFCONF reads and writes one `ifconf`, which is a live local, and no more of the buffer than it is told. No
+    // library asks for the interfaces of a socket's network: `getifaddrs(3)`, which nix has, shows this thread's.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFCONF as _, &raw mut all) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     let count = usize::try_from(all.ifc_len).unwrap_or(size) / size_of::<libc::ifreq>();
     let is_loopback = |interface: &libc::ifreq| {
-        // SAFETY: the kernel has written an address there, or it is still of zeros.
+        // SAFETY: an address was put there above, and the kernel writes one.
         let address = unsafe { interface.ifr_ifru.ifru_addr };
         // `struct sockaddr_in`: the port, then the address.
         i32::from(address.sa_family) == libc::AF_INET && address.sa_data[2] == 127
@@ -254,8 +227,15 @@ pub fn shows_addresses(socket: impl AsFd) -> io::Result<bool> {
     Ok(count >= FEW || !few[..count].iter().all(is_loopback))
 }
 
-/// asm-generic/socket.h, which every architecture that we know of has here.
-const SO_NETNS_COOKIE: libc::c_int = 71;
+/// Options of sockets that nix has not.
+mod option {
+    use nix::{getsockopt_impl, sockopt_impl};
+
+    /// asm-generic/socket.h, which every architecture that we know of has here.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+
+    sockopt_impl!(NetworkCookie, GetOnly, libc::SOL_SOCKET, SO_NETNS_COOKIE, u64);
+}
 
 /// A connected pair of stream sockets.
 ///
