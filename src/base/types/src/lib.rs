@@ -10,6 +10,7 @@ mod ftp;
 mod group_file;
 mod id;
 mod limit;
+mod limit_key;
 mod name;
 mod observed;
 mod quantity;
@@ -27,6 +28,7 @@ pub use ftp::{FtpUser, NotFtpUser, NotHash, PasswordHash};
 pub use group_file::{MAX_GROUP_FILE, MAX_GROUPS, groups_of};
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
+pub use limit_key::{BFQ_WEIGHT, Holder, LimitKey, LimitKind, LimitUnit, LimitValue, UnknownLimit};
 pub use name::{FtpName, ImageName, LoginName, NameError, PlanName, ServiceName, TenantName, TimerName};
 pub use observed::{
     DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,

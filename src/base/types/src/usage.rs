@@ -1,6 +1,6 @@
 //! What a tenant used, when: the measures of the history, faults and incidents.
 
-use crate::{Limits, TenantName};
+use crate::{LimitKey, Limits, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -124,21 +124,7 @@ impl Usage {
     /// The hard bound of each measure that has one, in the measure's unit; of sums, a second.
     #[must_use]
     pub fn bounds(limits: &Limits) -> Self {
-        let values = [
-            // A share is in thousandths of a per cent of a core, of which each second has a million microseconds.
-            (Measure::Cpu, limits.cpu.value().map(|share| share.0.saturating_mul(10))),
-            (Measure::Memory, limits.memory.value().map(|size| size.0)),
-            (Measure::Swap, limits.swap.value().map(|size| size.0)),
-            (Measure::Tasks, limits.tasks.value()),
-            (Measure::IoRead, limits.io_read.value().map(|size| size.0)),
-            (Measure::IoWrite, limits.io_write.value().map(|size| size.0)),
-            (Measure::IopsRead, limits.iops_read.value().map(|count| count.0)),
-            (Measure::IopsWrite, limits.iops_write.value().map(|count| count.0)),
-            (Measure::Disk, limits.disk.value().map(|pair| pair.hard.0)),
-            (Measure::Inodes, limits.inodes.value().map(|pair| pair.hard.0)),
-            (Measure::Sessions, limits.sessions.value()),
-        ];
-        Self(values.into_iter().filter_map(|(measure, bound)| Some((measure, bound?))).collect())
+        Self(LimitKey::ALL.into_iter().filter_map(|key| key.bound(limits.value(key)?)).collect())
     }
 
     /// One value, if it was measured.

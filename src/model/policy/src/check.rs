@@ -7,7 +7,7 @@ use crate::host;
 use crate::model::{Host, Policy, Settings, Tenant};
 use crate::read::{read, sorted};
 use crate::source::Source;
-use bailiwick_types::{ByteSize, Door, PlanName};
+use bailiwick_types::{ByteSize, Door, LimitKey, PlanName};
 use std::path::{Path, PathBuf};
 
 /// What the machine has.
@@ -218,11 +218,11 @@ fn impossible(settings: &Settings, machine: &Machine) -> Vec<(&'static str, Prob
         let problem = Problem::new("the door \"socket\" is served by nothing yet");
         all.push(("doors", problem.hint("take it out")));
     }
-    for (key, size) in [("tmp", settings.limits.tmp), ("shm", settings.limits.shm)] {
+    for (key, size) in [(LimitKey::Tmp, settings.limits.tmp), (LimitKey::Shm, settings.limits.shm)] {
         if size > machine.memory {
             let problem =
                 Problem::new(format!("{key} = \"{size}\" is more than the machine's memory of {}", machine.memory));
-            all.push((key, problem.hint("what lies there is memory of the tenant")));
+            all.push((key.word(), problem.hint("what lies there is memory of the tenant")));
         }
     }
     all

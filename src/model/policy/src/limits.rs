@@ -2,7 +2,7 @@
 
 use crate::diagnostic::Problem;
 use crate::reader::{Report, Span, Table, expected, number, parsed};
-use bailiwick_types::{Bound, ByteSize, Count, CpuShare, Limits, Period, SoftHard};
+use bailiwick_types::{Bound, ByteSize, Count, CpuShare, LimitKey, Limits, Period, SoftHard};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -10,9 +10,9 @@ use toml::de::DeValue;
 
 /// One limit.
 #[derive(Debug)]
-pub(crate) struct Row {
-    /// Its key below `[limits]`.
-    pub(crate) key: &'static str,
+struct Row {
+    /// Which.
+    key: LimitKey,
     read: fn(&DeValue<'_>, &mut Limits) -> Result<(), Problem>,
     write: fn(&Limits) -> String,
     copy: fn(&Limits, &mut Limits),
@@ -130,10 +130,10 @@ fn read<S: Setting>(value: &DeValue<'_>, min: S::Unit, max: S::Unit, why: &str) 
 }
 
 macro_rules! rows {
-    ($($field:ident: $min:expr, $max:expr, $why:expr;)*) => {
+    ($($key:ident $field:ident: $min:expr, $max:expr, $why:expr;)*) => {
         /// Every limit, in the order in which it is written.
-        pub(crate) const ROWS: &[Row] = &[$(Row {
-            key: stringify!($field),
+        const ROWS: &[Row] = &[$(Row {
+            key: LimitKey::$key,
             read: |value, limits| {
                 limits.$field = read(value, $min, $max, $why)?;
                 Ok(())
@@ -143,7 +143,7 @@ macro_rules! rows {
         }),*];
 
         /// The keys of [`ROWS`].
-        pub(crate) const KEYS: &[&str] = &[$(stringify!($field)),*];
+        pub(crate) const KEYS: &[&str] = &[$(LimitKey::$key.word()),*];
     };
 }
 
@@ -166,40 +166,40 @@ const DOOR: &str = "from 1 to 65536, or \"unlimited\"; to close the door leave i
 
 rows! {
     // cpu.max needs at least a millisecond in its period of 100 ms.
-    cpu: share(1), MOST_CPU, "a share of one core, from 1%, or \"unlimited\"";
-    cpu_burst: share(0), MOST_CPU, "at most the value of \"cpu\"";
-    cpu_weight: 1, 10_000, "from 1 to 10000; 100 is the norm";
-    memory: ByteSize(16 << 20), MOST, "from 16M, which a jail needs for its init and a shell, or \"unlimited\"";
-    memory_high: ByteSize(16 << 20), MOST, "from 16M, below which a jail is throttled all the time, or \"unlimited\"";
-    swap: ByteSize(0), MOST, "\"0\" for none, or \"unlimited\"";
+    Cpu cpu: share(1), MOST_CPU, "a share of one core, from 1%, or \"unlimited\"";
+    CpuBurst cpu_burst: share(0), MOST_CPU, "at most the value of \"cpu\"";
+    CpuWeight cpu_weight: 1, 10_000, "from 1 to 10000; 100 is the norm";
+    Memory memory: ByteSize(16 << 20), MOST, "from 16M, which a jail needs for its init and a shell, or \"unlimited\"";
+    MemoryHigh memory_high: ByteSize(16 << 20), MOST, "from 16M, below which a jail is throttled all the time, or \"unlimited\"";
+    Swap swap: ByteSize(0), MOST, "\"0\" for none, or \"unlimited\"";
     // PID_MAX_LIMIT is the most that the kernel can number.
-    tasks: 8, 4_194_304, "from 8, which a jail needs for its init and one session, or \"unlimited\"";
-    io_read: ByteSize(64 << 10), MOST, IO;
-    io_write: ByteSize(64 << 10), MOST, IO;
-    iops_read: Count(10), MANY, "operations a second, from 10, or \"unlimited\"";
-    iops_write: Count(10), MANY, "operations a second, from 10, or \"unlimited\"";
-    io_weight: 1, 10_000, "from 1 to 10000; 100 is the norm";
+    Tasks tasks: 8, 4_194_304, "from 8, which a jail needs for its init and one session, or \"unlimited\"";
+    IoRead io_read: ByteSize(64 << 10), MOST, IO;
+    IoWrite io_write: ByteSize(64 << 10), MOST, IO;
+    IopsRead iops_read: Count(10), MANY, "operations a second, from 10, or \"unlimited\"";
+    IopsWrite iops_write: Count(10), MANY, "operations a second, from 10, or \"unlimited\"";
+    IoWeight io_weight: 1, 10_000, "from 1 to 10000; 100 is the norm";
     // A quota of zero blocks or inodes means "no quota" to the kernel (quotactl(2)).
-    disk: ByteSize(1 << 20), MOST, "from 1M, for the soft limit too, or \"unlimited\"";
-    disk_grace: Period(60), Period(3650 * 86_400), "from 1m to 3650d";
-    inodes: Count(100), MANY, "from 100, for the soft limit too, or \"unlimited\"";
-    sessions: 1, 65_536, "from 1 to 65536, or \"unlimited\"; to close every way in write doors = []";
-    sessions_exec: 1, 65_536, DOOR;
-    sessions_ssh: 1, 65_536, DOOR;
-    sessions_sftp: 1, 65_536, DOOR;
-    sessions_ftp: 1, 65_536, DOOR;
-    sessions_cron: 1, 65_536, DOOR;
-    open_files: 64, 1_048_576, "from 64, which a shell needs, to 1048576, which is the most that the kernel allows";
-    tmp: ByteSize(64 << 10), MOST, "from 64K to 1024T";
-    shm: ByteSize(64 << 10), MOST, "from 64K to 1024T";
+    Disk disk: ByteSize(1 << 20), MOST, "from 1M, for the soft limit too, or \"unlimited\"";
+    DiskGrace disk_grace: Period(60), Period(3650 * 86_400), "from 1m to 3650d";
+    Inodes inodes: Count(100), MANY, "from 100, for the soft limit too, or \"unlimited\"";
+    Sessions sessions: 1, 65_536, "from 1 to 65536, or \"unlimited\"; to close every way in write doors = []";
+    SessionsExec sessions_exec: 1, 65_536, DOOR;
+    SessionsSsh sessions_ssh: 1, 65_536, DOOR;
+    SessionsSftp sessions_sftp: 1, 65_536, DOOR;
+    SessionsFtp sessions_ftp: 1, 65_536, DOOR;
+    SessionsCron sessions_cron: 1, 65_536, DOOR;
+    OpenFiles open_files: 64, 1_048_576, "from 64, which a shell needs, to 1048576, which is the most that the kernel allows";
+    Tmp tmp: ByteSize(64 << 10), MOST, "from 64K to 1024T";
+    Shm shm: ByteSize(64 << 10), MOST, "from 64K to 1024T";
 }
 
 /// The limits that one file sets.
 #[derive(Debug)]
 pub(crate) struct Declared {
     values: Limits,
-    places: BTreeMap<&'static str, Span>,
-    unreadable: Vec<&'static str>,
+    places: BTreeMap<LimitKey, Span>,
+    unreadable: Vec<LimitKey>,
 }
 
 impl Declared {
@@ -212,7 +212,7 @@ impl Declared {
     pub(crate) fn read(report: &mut Report<'_>, table: &Table<'_, '_>) -> Self {
         let mut declared = Self::nothing();
         for row in ROWS {
-            let Some(value) = table.get(row.key) else { continue };
+            let Some(value) = table.get(row.key.word()) else { continue };
             // The word is for a tenant's file that is edited by a program: the same as no line at all.
             if value.get_ref().as_str() == Some("inherit") {
                 continue;
@@ -229,33 +229,38 @@ impl Declared {
     /// Replaces in `limits` what this file sets, and looks whether the whole makes sense. Only a pair in which this
     /// file has a part is looked at: any other was looked at where it was written.
     pub(crate) fn apply(&self, report: &mut Report<'_>, limits: &mut Limits) {
-        for row in ROWS.iter().filter(|row| self.places.contains_key(row.key)) {
+        for row in ROWS.iter().filter(|row| self.places.contains_key(&row.key)) {
             (row.copy)(&self.values, limits);
         }
         self.order(
             report,
-            ("memory_high", limits.memory_high),
-            ("memory", limits.memory),
+            (LimitKey::MemoryHigh, limits.memory_high),
+            (LimitKey::Memory, limits.memory),
             "so it would never be reached",
         );
-        self.order(report, ("cpu_burst", limits.cpu_burst), ("cpu", limits.cpu), "which the kernel refuses");
+        self.order(
+            report,
+            (LimitKey::CpuBurst, limits.cpu_burst),
+            (LimitKey::Cpu, limits.cpu),
+            "which the kernel refuses",
+        );
     }
 
     /// The first limit must not be above the second.
     fn order<T: PartialOrd + Display + Copy>(
         &self,
         report: &mut Report<'_>,
-        (lower, low): (&'static str, Bound<T>),
-        (upper, high): (&'static str, Bound<T>),
+        (lower, low): (LimitKey, Bound<T>),
+        (upper, high): (LimitKey, Bound<T>),
         why: &str,
     ) {
         let (Bound::At(low), Bound::At(high)) = (low, high) else { return };
-        let Some(place) = self.places.get(lower).or_else(|| self.places.get(upper)) else { return };
+        let Some(place) = self.places.get(&lower).or_else(|| self.places.get(&upper)) else { return };
         // What stands in the place of an unreadable value is not what the operator wrote.
         if low > high && ![lower, upper].iter().any(|key| self.unreadable.contains(key)) {
             report.error(place.clone(), || {
                 let problem = Problem::new(format!("\"{lower}\" ({low}) is above \"{upper}\" ({high}), {why}"));
-                match [lower, upper].iter().find(|key| !self.places.contains_key(*key)) {
+                match [lower, upper].iter().find(|key| !self.places.contains_key(key)) {
                     Some(inherited) => problem.hint(format!("\"{inherited}\" is inherited; set it in this file too")),
                     None => problem,
                 }
@@ -285,16 +290,23 @@ mod tests {
         let mut keys = KEYS.to_vec();
         keys.sort_unstable();
         assert_eq!(keys, fields.keys().map(String::as_str).collect::<Vec<_>>());
+        // The table of limits has the same rows, and writes a value as a file has it.
+        let limits = Limits { disk: "10G:11G".parse().map(Bound::At).expect("a pair"), ..Limits::default() };
+        for key in LimitKey::ALL {
+            let row = ROWS.iter().find(|row| row.key == key);
+            let written = row.map(|row| (row.write)(&limits).trim_matches('"').to_owned());
+            assert_eq!(limits.value(key).map(|value| key.in_words(value)), written, "{key}");
+        }
     }
 
     #[test]
     fn every_default_is_acceptable_and_written_as_it_is_read() {
         let written = write(&Limits::default());
         for row in ROWS {
-            let line = written.lines().find(|line| line.starts_with(&format!("{} = ", row.key))).expect(row.key);
+            let line = written.lines().find(|line| line.starts_with(&format!("{} = ", row.key))).expect("a line");
             let value = DeValue::parse(line.split_once(" = ").expect("a value").1).expect("TOML");
             let mut read = Limits::default();
-            (row.read)(value.get_ref(), &mut read).expect(row.key);
+            (row.read)(value.get_ref(), &mut read).expect("acceptable");
             assert_eq!(read, Limits::default(), "{}", row.key);
         }
     }
@@ -302,7 +314,7 @@ mod tests {
     #[test]
     fn words_and_ends() {
         let try_row = |key: &str, toml: &str| {
-            let row = ROWS.iter().find(|row| row.key == key).expect("known");
+            let row = ROWS.iter().find(|row| row.key.word() == key).expect("known");
             (row.read)(DeValue::parse(toml).expect("TOML").get_ref(), &mut Limits::default())
         };
         for (key, good) in [
