@@ -23,6 +23,14 @@ impl<T> Bound<T> {
             Self::At(value) => Some(value),
         }
     }
+
+    /// The bound with another value.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Bound<U> {
+        match self {
+            Self::Unlimited => Bound::Unlimited,
+            Self::At(value) => Bound::At(f(value)),
+        }
+    }
 }
 
 impl<T: fmt::Display> fmt::Display for Bound<T> {

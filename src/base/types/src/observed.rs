@@ -3,7 +3,7 @@
 //! Danger: some texts here (`command`, mount points) can be chosen by a tenant. They are bounded and must be escaped
 //! before they reach a terminal; no decision may rest on them.
 
-use crate::{Access, IdRange, TenantName};
+use crate::{Access, IdRange, LimitKey, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -282,8 +282,9 @@ pub struct MountFact {
 /// One limit, as the kernel reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitFact {
-    /// The word of the limit in `[limits]`: `cpu`, `memory`, `tasks`, ...
-    pub resource: String,
+    /// Which limit.
+    #[serde(rename = "resource")]
+    pub key: LimitKey,
     /// The kernel's file that was read, such as `memory.max`.
     pub file: String,
     /// What the kernel enforces, in the kernel's unit; `None` is "no limit".

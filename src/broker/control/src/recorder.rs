@@ -18,7 +18,8 @@ use bailiwick_proto::{Failure, Incoming, WARDEN_SOCKET, WardenReply, WardenReque
 use bailiwick_sys::proc;
 use bailiwick_sys::watch::{Changes, Watched};
 use bailiwick_types::{
-    AuditReport, DiskFact, ExitStatus, Fault, Measure, Moment, Snapshot, TenantName, TenantUsage, Usage, Window,
+    AuditReport, DiskFact, ExitStatus, Fault, LimitKey, Measure, Moment, Snapshot, TenantName, TenantUsage, Usage,
+    Window,
 };
 use rustix::event::{PollFd, PollFlags};
 use std::collections::{BTreeMap, BTreeSet};
@@ -391,7 +392,7 @@ impl Work {
             let new = reading.faults_since(&live.seen);
             live.seen = reading;
             for (limit, count) in new {
-                self.fault(&tenant, limit, count);
+                self.fault(&tenant, limit.word(), count);
             }
         }
     }
@@ -500,7 +501,7 @@ impl Work {
             self.fault(&tenant, "sessions", count);
         }
         let mut samples: BTreeMap<TenantName, Sample> = BTreeMap::new();
-        let mut faults: Vec<(TenantName, &'static str, u64)> = Vec::new();
+        let mut faults: Vec<(TenantName, LimitKey, u64)> = Vec::new();
         let mut throttled = Vec::new();
         for (tenant, live) in &mut self.live {
             let Some(meter) = &self.meter else { break };
@@ -535,7 +536,7 @@ impl Work {
             sample.usage.0.extend(disk.inodes.map(|inodes| (Measure::Inodes, inodes.used)));
         }
         for (tenant, limit, count) in faults {
-            self.fault(&tenant, limit, count);
+            self.fault(&tenant, limit.word(), count);
         }
         for tenant in throttled {
             self.incident(&tenant, "cpu", 1);

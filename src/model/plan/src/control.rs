@@ -1,13 +1,12 @@
 //! Limits as files of control groups (`cgroups(7)`; kernel documentation, admin-guide/cgroup-v2 and cgroup-v1).
 
 use crate::kernel_memory;
-use bailiwick_types::{Bound, ByteSize, Count, CpuShare, Hierarchy, HostFacts, Limits, Resource, WeightPolicy};
+use bailiwick_types::{
+    BFQ_WEIGHT, Bound, Hierarchy, Holder, HostFacts, LimitKey, LimitUnit, LimitValue, Limits, WeightPolicy,
+};
 
 /// The period over which processor time is counted, in microseconds: the kernel's default.
 pub const CPU_PERIOD_US: u64 = 100_000;
-
-/// Where version 1 bounds what TCP and UDP sockets hold, which it counts apart from all other memory.
-pub const SOCKETS_V1: &str = "memory.kmem.tcp.limit_in_bytes";
 
 /// A value to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,35 +20,25 @@ pub enum Value {
 /// One limit as one file, or as one entry of a file. A limit of every block device has one of these for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
-    /// What it limits.
-    pub resource: Resource,
-    /// The word in `[limits]`.
-    pub word: &'static str,
-    /// The limit as the policy writes it.
-    pub declared: String,
-    /// The controller: `memory`, `cpu`, `pids`.
-    pub controller: &'static str,
+    /// Which limit.
+    pub key: LimitKey,
+    /// The limit as the policy has it.
+    pub declared: LimitValue,
     /// Where; `None` when this host has no file for it: the limit is only nominal.
     pub place: Option<Place>,
 }
 
 impl Control {
-    /// What the kernel enforces, in the unit in which the policy writes this limit.
+    /// What the kernel enforces, given as a number in the file's unit, in the unit in which the policy has this limit.
     #[must_use]
-    pub fn in_words(&self, enforced: Option<u64>) -> String {
-        let Some(number) = enforced else { return "unlimited".to_owned() };
-        let file = self.place.as_ref().map_or("", |place| place.file);
-        match file {
-            // Version 1 counts memory and swap together.
-            "memory.memsw.limit_in_bytes" => format!("{} with memory", ByteSize(number)),
-            _ if file.starts_with("memory.") => ByteSize(number).to_string(),
-            "cpu.max" | "cpu.cfs_quota_us" | "cpu.max.burst" | "cpu.cfs_burst_us" => {
-                CpuShare(number.saturating_mul(100_000) / CPU_PERIOD_US).to_string()
-            }
-            "cpu.shares" => number.saturating_mul(100).div_ceil(1024).to_string(),
-            "io.max" if self.word.starts_with("iops_") => Count(number).to_string(),
-            "io.max" => ByteSize(number).to_string(),
-            _ => number.to_string(),
+    pub fn enforced(&self, number: Option<u64>) -> LimitValue {
+        let Some(number) = number else { return LimitValue::Unlimited };
+        let is_v1 = self.place.as_ref().is_some_and(|place| place.hierarchy == Hierarchy::V1);
+        match self.key {
+            LimitKey::Swap if is_v1 => LimitValue::WithMemory(number),
+            LimitKey::CpuWeight if is_v1 => number.saturating_mul(100).div_ceil(1024).into(),
+            key if key.unit() == LimitUnit::CpuShare => (number.saturating_mul(100_000) / CPU_PERIOD_US).into(),
+            _ => number.into(),
         }
     }
 }
@@ -57,6 +46,8 @@ impl Control {
 /// A file and the value it should hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
+    /// Of which limit.
+    pub key: LimitKey,
     /// In which hierarchy.
     pub hierarchy: Hierarchy,
     /// The file's name.
@@ -101,10 +92,10 @@ impl Place {
             (Entry::Device { number, key }, Value::Number(value)) => return format!("{number} {key}={value}"),
             _ => {}
         }
-        match (self.hierarchy, self.file, self.value) {
-            (_, "cpu.max", Value::Unlimited) => format!("max {CPU_PERIOD_US}"),
-            (_, "cpu.max", Value::Number(quota)) => format!("{quota} {CPU_PERIOD_US}"),
-            (_, "pids.max", Value::Unlimited) | (Hierarchy::Unified, _, Value::Unlimited) => "max".to_owned(),
+        match (self.hierarchy, self.key, self.value) {
+            (Hierarchy::Unified, LimitKey::Cpu, Value::Unlimited) => format!("max {CPU_PERIOD_US}"),
+            (Hierarchy::Unified, LimitKey::Cpu, Value::Number(quota)) => format!("{quota} {CPU_PERIOD_US}"),
+            (_, LimitKey::Tasks, Value::Unlimited) | (Hierarchy::Unified, _, Value::Unlimited) => "max".to_owned(),
             (Hierarchy::V1, _, Value::Unlimited) => "-1".to_owned(),
             (_, _, Value::Number(number)) => number.to_string(),
         }
@@ -135,7 +126,7 @@ impl Place {
     }
 
     fn controller_counts_pages(&self) -> bool {
-        self.file.starts_with("memory.")
+        self.key.controller() == Some("memory")
     }
 
     /// Whether what the kernel reports is what was declared. The kernel rounds memory down to whole pages.
@@ -166,144 +157,93 @@ fn bound(bound: Bound<u64>) -> Value {
 /// Every limit that control groups enforce, in the order in which they must be written.
 #[must_use]
 pub fn controls(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
-    let at = |controller: &str, v2: Option<(&'static str, Value)>, v1: Option<(&'static str, Value)>| {
-        let hierarchy = facts.controller(controller)?;
-        let (file, value) = match hierarchy {
-            Hierarchy::Unified => v2?,
-            Hierarchy::V1 => v1?,
-        };
-        Some(Place { hierarchy, file, entry: Entry::Whole, value })
+    let row = |key: LimitKey, declared: LimitValue, unified: Value, v1: Value| {
+        let hierarchy = key.controller().and_then(|controller| facts.controller(controller));
+        let place = hierarchy.and_then(|hierarchy| {
+            let value = if hierarchy == Hierarchy::Unified { unified } else { v1 };
+            Some(Place { key, hierarchy, file: key.file(hierarchy)?, entry: Entry::Whole, value })
+        });
+        Control { key, declared, place }
     };
-    let cpu = bound(map(limits.cpu, |share| share.quota_us(CPU_PERIOD_US)));
-    let burst = bound(match limits.cpu_burst {
+    let quota = limits.cpu.map(|share| share.quota_us(CPU_PERIOD_US));
+    let burst = match (limits.cpu, limits.cpu_burst) {
+        (Bound::Unlimited, _) => Value::Number(0),
         // The kernel has no "unlimited" here and takes at most the quota itself.
-        Bound::Unlimited => map(limits.cpu, |share| share.quota_us(CPU_PERIOD_US)),
-        Bound::At(share) => Bound::At(share.quota_us(CPU_PERIOD_US)),
-    });
-    let burst = if cpu == Value::Unlimited { Value::Number(0) } else { burst };
+        (_, Bound::Unlimited) => bound(quota),
+        (_, Bound::At(share)) => Value::Number(share.quota_us(CPU_PERIOD_US)),
+    };
+    let cpu = bound(quota);
     let weight = u64::from(limits.cpu_weight);
-    let memory = bound(map(limits.memory, |size| size.0));
+    // 100 is the norm of version 2, 1024 of version 1; version 1 takes no less than 2.
+    let shares = Value::Number((weight * 1024 / 100).max(2));
+    let weight = Value::Number(weight);
+    let memory = bound(limits.memory.map(|size| size.0));
+    let swap = bound(limits.swap.map(|size| size.0));
     let both = match (limits.memory, limits.swap) {
         (Bound::At(memory), Bound::At(swap)) => Value::Number(memory.0.saturating_add(swap.0)),
         _ => Value::Unlimited,
     };
-    let swap = bound(map(limits.swap, |size| size.0));
-    let high = bound(map(limits.memory_high, |size| size.0));
+    let high = bound(limits.memory_high.map(|size| size.0));
     let tasks = bound(limits.tasks);
-
     let mut rows = vec![
-        Control {
-            resource: Resource::Memory,
-            word: "memory",
-            declared: limits.memory.to_string(),
-            controller: "memory",
-            place: at("memory", Some(("memory.max", memory)), Some(("memory.limit_in_bytes", memory))),
-        },
-        Control {
-            resource: Resource::Swap,
-            word: "swap",
-            declared: limits.swap.to_string(),
-            controller: "memory",
-            // Version 1 counts memory and swap together, so this comes after the memory limit.
-            place: at("memory", Some(("memory.swap.max", swap)), Some(("memory.memsw.limit_in_bytes", both))),
-        },
-        Control {
-            resource: Resource::Tasks,
-            word: "tasks",
-            declared: limits.tasks.to_string(),
-            controller: "pids",
-            place: at("pids", Some(("pids.max", tasks)), Some(("pids.max", tasks))),
-        },
-        Control {
-            resource: Resource::Cpu,
-            word: "cpu",
-            declared: limits.cpu.to_string(),
-            controller: "cpu",
-            place: at("cpu", Some(("cpu.max", cpu)), Some(("cpu.cfs_quota_us", cpu))),
-        },
-        Control {
-            resource: Resource::Cpu,
-            word: "cpu_burst",
-            declared: limits.cpu_burst.to_string(),
-            controller: "cpu",
-            place: at("cpu", Some(("cpu.max.burst", burst)), Some(("cpu.cfs_burst_us", burst))),
-        },
-        Control {
-            resource: Resource::Cpu,
-            word: "cpu_weight",
-            declared: limits.cpu_weight.to_string(),
-            controller: "cpu",
-            place: at(
-                "cpu",
-                Some(("cpu.weight", Value::Number(weight))),
-                // 100 is the norm of version 2, 1024 of version 1; version 1 takes no less than 2.
-                Some(("cpu.shares", Value::Number((weight * 1024 / 100).max(2)))),
-            ),
-        },
+        row(LimitKey::Memory, limits.memory.into(), memory, memory),
+        // Version 1 counts memory and swap together, so this comes after the memory limit.
+        row(LimitKey::Swap, limits.swap.into(), swap, both),
+        row(LimitKey::Tasks, limits.tasks.into(), tasks, tasks),
+        row(LimitKey::Cpu, limits.cpu.into(), cpu, cpu),
+        row(LimitKey::CpuBurst, limits.cpu_burst.into(), burst, burst),
+        row(LimitKey::CpuWeight, limits.cpu_weight.into(), weight, shares),
     ];
+    let of_memory = facts.controller("memory");
     // Version 1 has no such limit. It is left out where nothing is declared, so that it is not called nominal.
-    if limits.memory_high != Bound::Unlimited || facts.controller("memory") == Some(Hierarchy::Unified) {
-        rows.push(Control {
-            resource: Resource::Memory,
-            word: "memory_high",
-            declared: limits.memory_high.to_string(),
-            controller: "memory",
-            place: at("memory", Some(("memory.high", high)), None),
-        });
+    if limits.memory_high != Bound::Unlimited || of_memory == Some(Hierarchy::Unified) {
+        rows.push(row(LimitKey::MemoryHigh, limits.memory_high.into(), high, high));
     }
     // Version 2 counts sockets as memory.
-    if facts.controller("memory") == Some(Hierarchy::V1) {
-        let sockets = map(limits.memory, kernel_memory::sockets);
-        rows.push(Control {
-            resource: Resource::Memory,
-            word: "memory_sockets",
-            declared: sockets.to_string(),
-            controller: "memory",
-            place: at("memory", None, Some((SOCKETS_V1, bound(map(sockets, |size| size.0))))),
-        });
+    if of_memory == Some(Hierarchy::V1) {
+        let sockets = limits.memory.map(kernel_memory::sockets);
+        let value = bound(sockets.map(|size| size.0));
+        rows.push(row(LimitKey::MemorySockets, sockets.into(), value, value));
     }
     rows.extend(devices(limits, facts));
     rows
 }
 
-/// The limits of block devices. Version 1 has files for them as well, but does not charge what is written through the
-/// page cache to who wrote it, so there they would hold next to nothing.
+/// The limits of block devices.
 fn devices(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
-    let usable = facts.controller("io") == Some(Hierarchy::Unified);
+    let hierarchy = Hierarchy::Unified;
+    let usable = facts.controller("io") == Some(hierarchy);
     let devices = if usable { facts.storage.devices.as_slice() } else { &[] };
     let mut rows = Vec::new();
-    let mut add = |word, key: Option<&'static str>, declared: String, file, entry: Option<Entry>, value| {
-        let hierarchy = Hierarchy::Unified;
-        let places: Vec<Option<Place>> = match (key, entry) {
-            (Some(key), _) => devices
-                .iter()
-                .map(|device| Entry::Device { number: device.number.clone(), key })
-                .map(|entry| Some(Place { hierarchy, file, entry, value }))
-                .collect(),
-            (None, entry) => vec![entry.map(|entry| Place { hierarchy, file, entry, value })],
+    for (key, value) in [
+        (LimitKey::IoRead, limits.io_read.map(|size| size.0)),
+        (LimitKey::IoWrite, limits.io_write.map(|size| size.0)),
+        (LimitKey::IopsRead, limits.iops_read.map(|count| count.0)),
+        (LimitKey::IopsWrite, limits.iops_write.map(|count| count.0)),
+    ] {
+        let (Some(file), Holder::Group { device: Some(word), .. }) = (key.file(hierarchy), key.holder()) else {
+            continue;
         };
-        let places = if places.is_empty() && declared != "unlimited" { vec![None] } else { places };
-        for place in places {
-            rows.push(Control { resource: Resource::Io, word, declared: declared.clone(), controller: "io", place });
+        let declared = value.into();
+        let row =
+            |entry| Control { key, declared, place: Some(Place { key, hierarchy, file, entry, value: bound(value) }) };
+        let entries = devices.iter().map(|device| Entry::Device { number: device.number.clone(), key: word });
+        rows.extend(entries.map(row));
+        if devices.is_empty() && value != Bound::Unlimited {
+            rows.push(Control { key, declared, place: None });
         }
-    };
-    let (read, write) = (limits.io_read, limits.io_write);
-    let (reads, writes) = (limits.iops_read, limits.iops_write);
-    add("io_read", Some("rbps"), read.to_string(), "io.max", None, bound(map(read, |size| size.0)));
-    add("io_write", Some("wbps"), write.to_string(), "io.max", None, bound(map(write, |size| size.0)));
-    add("iops_read", Some("riops"), reads.to_string(), "io.max", None, bound(map(reads, |count| count.0)));
-    add("iops_write", Some("wiops"), writes.to_string(), "io.max", None, bound(map(writes, |count| count.0)));
+    }
     // Only the real devices can share by weight, and only when each of them does.
-    let policies: Vec<WeightPolicy> = devices.iter().filter_map(|device| device.weight).collect();
-    let (file, entry) = match policies.first() {
-        Some(WeightPolicy::Bfq) => ("io.bfq.weight", Some(Entry::Default)),
-        Some(WeightPolicy::Cost) => ("io.weight", Some(Entry::Default)),
-        None => ("io.weight", None),
-    };
+    let key = LimitKey::IoWeight;
+    let file = devices.iter().find_map(|device| device.weight).and_then(|policy| match policy {
+        WeightPolicy::Bfq => Some(BFQ_WEIGHT),
+        WeightPolicy::Cost => key.file(hierarchy),
+    });
+    let value = Value::Number(u64::from(limits.io_weight));
+    let place = file.map(|file| Place { key, hierarchy, file, entry: Entry::Default, value });
     // The norm is what a group has anyway; where nothing shares by weight it is not called nominal.
-    if entry.is_some() || limits.io_weight != 100 {
-        let weight = Value::Number(u64::from(limits.io_weight));
-        add("io_weight", None, limits.io_weight.to_string(), file, entry, weight);
+    if place.is_some() || limits.io_weight != 100 {
+        rows.push(Control { key, declared: limits.io_weight.into(), place });
     }
     rows
 }
@@ -364,17 +304,10 @@ impl Untouched {
     }
 }
 
-fn map<T, U>(bound: Bound<T>, f: impl FnOnce(T) -> U) -> Bound<U> {
-    match bound {
-        Bound::Unlimited => Bound::Unlimited,
-        Bound::At(value) => Bound::At(f(value)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bailiwick_types::{BlockDevice, QuotaFacts, StorageFacts};
+    use bailiwick_types::{BlockDevice, ByteSize, QuotaFacts, Resource, StorageFacts};
 
     fn facts(hierarchy: Hierarchy) -> HostFacts {
         let device =
@@ -394,24 +327,24 @@ mod tests {
         }
     }
 
-    fn text(limits: &Limits, hierarchy: Hierarchy, word: &str) -> Option<String> {
+    fn text(limits: &Limits, hierarchy: Hierarchy, key: LimitKey) -> Option<String> {
         let rows = controls(limits, &facts(hierarchy));
-        rows.into_iter().find(|row| row.word == word)?.place.map(|place| place.text())
+        rows.into_iter().find(|row| row.key == key)?.place.map(|place| place.text())
     }
 
     #[test]
     fn both_versions_say_the_same_limit() {
         let limits = Limits { swap: Bound::At(ByteSize(1 << 20)), ..Limits::default() };
-        assert_eq!(text(&limits, Hierarchy::Unified, "memory").as_deref(), Some("1073741824"));
-        assert_eq!(text(&limits, Hierarchy::Unified, "swap").as_deref(), Some("1048576"));
-        assert_eq!(text(&limits, Hierarchy::V1, "swap").as_deref(), Some("1074790400"));
-        assert_eq!(text(&limits, Hierarchy::Unified, "cpu").as_deref(), Some("100000 100000"));
-        assert_eq!(text(&limits, Hierarchy::V1, "cpu").as_deref(), Some("100000"));
+        assert_eq!(text(&limits, Hierarchy::Unified, LimitKey::Memory).as_deref(), Some("1073741824"));
+        assert_eq!(text(&limits, Hierarchy::Unified, LimitKey::Swap).as_deref(), Some("1048576"));
+        assert_eq!(text(&limits, Hierarchy::V1, LimitKey::Swap).as_deref(), Some("1074790400"));
+        assert_eq!(text(&limits, Hierarchy::Unified, LimitKey::Cpu).as_deref(), Some("100000 100000"));
+        assert_eq!(text(&limits, Hierarchy::V1, LimitKey::Cpu).as_deref(), Some("100000"));
         let none = Limits { memory: Bound::Unlimited, tasks: Bound::Unlimited, cpu: Bound::Unlimited, ..limits };
-        assert_eq!(text(&none, Hierarchy::V1, "memory").as_deref(), Some("-1"));
-        assert_eq!(text(&none, Hierarchy::V1, "tasks").as_deref(), Some("max"));
-        assert_eq!(text(&none, Hierarchy::Unified, "cpu").as_deref(), Some("max 100000"));
-        assert_eq!(text(&none, Hierarchy::Unified, "cpu_burst").as_deref(), Some("0"));
+        assert_eq!(text(&none, Hierarchy::V1, LimitKey::Memory).as_deref(), Some("-1"));
+        assert_eq!(text(&none, Hierarchy::V1, LimitKey::Tasks).as_deref(), Some("max"));
+        assert_eq!(text(&none, Hierarchy::Unified, LimitKey::Cpu).as_deref(), Some("max 100000"));
+        assert_eq!(text(&none, Hierarchy::Unified, LimitKey::CpuBurst).as_deref(), Some("0"));
     }
 
     #[test]
@@ -419,10 +352,12 @@ mod tests {
         let limits = Limits { cpu_weight: 250, ..Limits::default() };
         for hierarchy in [Hierarchy::Unified, Hierarchy::V1] {
             for control in controls(&limits, &facts(hierarchy)) {
-                let Some(Place { value: Value::Number(number), file, .. }) = control.place else { continue };
-                if file != "memory.memsw.limit_in_bytes" {
-                    assert_eq!(control.in_words(Some(number)), control.declared, "{file}");
-                }
+                let Some(Place { value: Value::Number(number), .. }) = control.place else { continue };
+                let golden = match (control.key, hierarchy) {
+                    (LimitKey::Swap, Hierarchy::V1) => LimitValue::WithMemory(1 << 30),
+                    _ => control.declared,
+                };
+                assert_eq!(control.enforced(Some(number)), golden, "{}", control.key);
             }
         }
     }
@@ -432,14 +367,15 @@ mod tests {
         let mut facts = facts(Hierarchy::V1);
         facts.controllers.remove("memory");
         let rows = controls(&Limits::default(), &facts);
-        let memory = rows.iter().find(|row| row.word == "memory").expect("still listed");
+        let memory = rows.iter().find(|row| row.key == LimitKey::Memory).expect("still listed");
         assert_eq!(memory.place, None);
     }
 
     #[test]
     fn what_the_kernel_rounds_still_holds_and_what_it_does_not_is_seen() {
-        let (hierarchy, file, entry) = (Hierarchy::V1, "memory.limit_in_bytes", Entry::Whole);
-        let place = Place { hierarchy, file, entry, value: Value::Number(10_000) };
+        let (key, hierarchy, entry) = (LimitKey::Memory, Hierarchy::V1, Entry::Whole);
+        let file = key.file(hierarchy).expect("a file");
+        let place = Place { key, hierarchy, file, entry, value: Value::Number(10_000) };
         assert!(place.holds(place.read_back("8192\n").expect("number")));
         assert!(!place.holds(place.read_back("4096\n").expect("number")));
         assert!(!place.holds(place.read_back("9223372036854771712\n").expect("number")));
@@ -462,13 +398,14 @@ mod tests {
     fn a_limit_of_block_devices_is_on_each_of_them() {
         let limits = Limits { io_read: Bound::At(ByteSize(1 << 20)), io_weight: 250, ..Limits::default() };
         let rows = controls(&limits, &facts(Hierarchy::Unified));
-        let texts = |word| -> Vec<String> {
-            rows.iter().filter(|row| row.word == word).flat_map(|row| &row.place).map(Place::text).collect()
+        let texts = |key| -> Vec<String> {
+            rows.iter().filter(|row| row.key == key).flat_map(|row| &row.place).map(Place::text).collect()
         };
-        assert_eq!(texts("io_read"), ["253:0 rbps=1048576", "8:0 rbps=1048576"]);
-        assert_eq!(texts("iops_write"), ["253:0 wiops=max", "8:0 wiops=max"]);
-        assert_eq!(texts("io_weight"), ["250"]);
-        let place = rows.iter().find(|row| row.word == "io_read").and_then(|row| row.place.as_ref()).expect("a place");
+        assert_eq!(texts(LimitKey::IoRead), ["253:0 rbps=1048576", "8:0 rbps=1048576"]);
+        assert_eq!(texts(LimitKey::IopsWrite), ["253:0 wiops=max", "8:0 wiops=max"]);
+        assert_eq!(texts(LimitKey::IoWeight), ["250"]);
+        let place =
+            rows.iter().find(|row| row.key == LimitKey::IoRead).and_then(|row| row.place.as_ref()).expect("a place");
         assert_eq!(place.label(), "io.max 253:0 rbps");
         let read = |text| place.read_back(text);
         assert_eq!(read("8:0 rbps=5 wbps=max\n253:0 rbps=7 wbps=max riops=max wiops=max\n"), Some(Value::Number(7)));
@@ -480,8 +417,8 @@ mod tests {
     fn what_writes_through_the_page_cache_is_not_said_to_be_held_by_version_1() {
         let limits = Limits { io_write: Bound::At(ByteSize(1 << 20)), io_weight: 7, ..Limits::default() };
         let rows = controls(&limits, &facts(Hierarchy::V1));
-        let io: Vec<_> = rows.iter().filter(|row| row.resource == Resource::Io).collect();
-        assert_eq!(io.iter().map(|row| row.word).collect::<Vec<_>>(), ["io_write", "io_weight"]);
+        let io: Vec<_> = rows.iter().filter(|row| row.key.resource() == Resource::Io).collect();
+        assert_eq!(io.iter().map(|row| row.key).collect::<Vec<_>>(), [LimitKey::IoWrite, LimitKey::IoWeight]);
         assert!(io.iter().all(|row| row.place.is_none()));
     }
 }

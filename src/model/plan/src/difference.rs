@@ -7,7 +7,7 @@ use crate::disk::DiskPlan;
 use crate::mount::confinement;
 use crate::rescue;
 use bailiwick_policy::Tenant;
-use bailiwick_types::{Access, Action, Change, HostFacts, InForce, LimitFact, Profile, Resource};
+use bailiwick_types::{Access, Action, Change, Holder, HostFacts, InForce, LimitFact, LimitKey, LimitValue, Profile};
 
 /// What must change on this host.
 #[must_use]
@@ -44,42 +44,39 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bo
     if !known.contains(&Some(CapabilitySet(jail.cap_bounding))) || jail.no_new_privs != (profile == Profile::Web) {
         add("profile", "another profile's confinement".into(), profile.to_string(), Action::Restart);
     }
-    let mut told = "";
-    let controls = controls(&tenant.settings.limits, facts);
+    let limits = &tenant.settings.limits;
+    let what = |key: LimitKey| format!("limits.{key}");
+    let mut told = None;
+    let controls = controls(limits, facts);
     for control in &(if jail.rescue { rescue::during(controls) } else { controls }) {
-        let Some(place) = &control.place else { continue };
-        let of_it = |fact: &&LimitFact| fact.resource == control.word && fact.file == place.label();
+        let (key, Some(place)) = (control.key, &control.place) else { continue };
+        let of_it = |fact: &&LimitFact| fact.key == key && fact.file == place.label();
         let Some(fact) = jail.limits.iter().find(of_it) else { continue };
         let actual = fact.enforced.map_or(Value::Unlimited, Value::Number);
         // One device is enough to say that a limit of all of them differs.
-        if !place.holds(actual) && told != control.word {
-            told = control.word;
-            let shown = control.in_words(fact.enforced);
-            add(&format!("limits.{}", control.word), shown, control.declared.clone(), Action::Live);
+        if !place.holds(actual) && told != Some(key) {
+            told = Some(key);
+            let shown = key.in_words(control.enforced(fact.enforced));
+            add(&what(key), shown, key.in_words(control.declared), Action::Live);
         }
     }
     // What init has, all that it starts has too, and what runs keeps it: only a restart gives every process the same.
-    let (word, declared) = (Resource::OpenFiles.word(), tenant.settings.limits.open_files);
-    if let Some(fact) = jail.limits.iter().find(|fact| fact.resource == word && fact.enforced != Some(declared)) {
-        let shown = fact.enforced.map_or("unlimited".to_owned(), |actual| actual.to_string());
-        add(&format!("limits.{word}"), shown, declared.to_string(), Action::Restart);
+    let (key, declared) = (LimitKey::OpenFiles, limits.open_files);
+    if let Some(fact) = jail.limits.iter().find(|fact| fact.key == key && fact.enforced != Some(declared)) {
+        let shown = key.in_words(LimitValue::from(fact.enforced));
+        add(&what(key), shown, key.in_words(declared.into()), Action::Restart);
     }
-    for (target, size) in [("/tmp", tenant.settings.limits.tmp_size()), ("/dev/shm", tenant.settings.limits.shm_size())]
-    {
+    for (key, size) in [(LimitKey::Tmp, limits.tmp_size()), (LimitKey::Shm, limits.shm_size())] {
+        let Holder::Tmpfs(target) = key.holder() else { continue };
         let option = format!("size={}k", size.0 / 1024);
         if let Some(actual) = jail.tmpfs.get(target).filter(|actual| **actual != option) {
-            add(
-                &format!("limits.{}", target.trim_start_matches("/dev").trim_start_matches('/')),
-                actual.clone(),
-                option,
-                Action::Live,
-            );
+            add(&what(key), actual.clone(), option, Action::Live);
         }
     }
     if let Some(disk) = &actual.disk {
-        let limits = &tenant.settings.limits;
         for differs in DiskPlan::new(limits, facts).difference(limits, disk) {
-            add(&format!("limits.{}", differs.word), differs.actual, differs.declared, Action::Live);
+            let words = |value| differs.key.in_words(value);
+            add(&what(differs.key), words(differs.actual), words(differs.declared), Action::Live);
         }
     }
     if !actual.strays.is_empty() {
@@ -99,8 +96,8 @@ mod tests {
     use super::*;
     use bailiwick_policy::Declared;
     use bailiwick_types::{
-        BlockDevice, ByteSize, DiskFact, Hierarchy, JailInForce, QuotaFact, QuotaFacts, SoftHard, StorageFacts,
-        WeightPolicy,
+        BlockDevice, ByteSize, DiskFact, Hierarchy, JailInForce, LimitKind, LimitUnit, QuotaFact, QuotaFacts, SoftHard,
+        StorageFacts, WeightPolicy,
     };
 
     /// A tenant with a door that stays open, and what `plan` says of it when it is as it is.
@@ -180,20 +177,14 @@ mod tests {
     /// A tenant whose limits the kernel holds as they are declared.
     fn as_declared(tenant: &Tenant, facts: &HostFacts) -> InForce {
         let limits = &tenant.settings.limits;
-        let fact = |word: &str, file: String, enforced| LimitFact {
-            resource: word.to_owned(),
-            file,
-            enforced,
-            used: None,
-            peak: None,
-            faults: None,
-        };
+        let fact =
+            |key, file: String, enforced| LimitFact { key, file, enforced, used: None, peak: None, faults: None };
         let of_groups = controls(limits, facts).into_iter().filter_map(|control| {
             let place = control.place?;
             let enforced = if let Value::Number(number) = place.value { Some(number) } else { None };
-            Some(fact(control.word, place.label(), enforced))
+            Some(fact(control.key, place.label(), enforced))
         });
-        let open_files = fact("open_files", "limits".to_owned(), Some(limits.open_files));
+        let open_files = fact(LimitKey::OpenFiles, "limits".to_owned(), Some(limits.open_files));
         let sizes = [("/tmp", limits.tmp_size()), ("/dev/shm", limits.shm_size())];
         let size = |(target, size): (&str, ByteSize)| (target.to_owned(), format!("size={}k", size.0 / 1024));
         let jail = JailInForce {
@@ -233,25 +224,21 @@ mod tests {
         let (plan, before) = limited("");
         let actual = as_declared(&before, &facts);
         assert_eq!(difference(&before, &facts, &actual, false), []);
-        let words = plan.lines().skip_while(|line| *line != "[limits]").skip(1);
-        let words: Vec<&str> = words.map_while(|line| line.split_once(" = ")).map(|(word, _)| word).collect();
-        assert!(words.contains(&"open_files") && words.contains(&"shm"), "{plan}");
-        for word in words {
-            let value = match word {
-                "cpu" | "cpu_burst" => "\"50%\"",
-                "disk_grace" => "\"1h\"",
-                "tasks" | "cpu_weight" | "io_weight" => "77",
-                "open_files" => "1000",
-                "inodes" | "iops_read" | "iops_write" => "\"1k\"",
-                sessions if sessions.starts_with("sessions") => "3",
-                _ => "\"77M\"",
+        for key in LimitKey::ALL.into_iter().filter(|key| before.settings.limits.value(*key).is_some()) {
+            assert!(plan.contains(&format!("\n{key} = ")), "{plan}");
+            let value = match key.unit() {
+                LimitUnit::CpuShare => "\"50%\"",
+                LimitUnit::Seconds => "\"1h\"",
+                LimitUnit::Number => "77",
+                LimitUnit::Count => "\"1k\"",
+                LimitUnit::Bytes => "\"77M\"",
             };
-            let (_, after) = limited(&format!("{word} = {value}"));
+            let (_, after) = limited(&format!("{key} = {value}"));
             let rows = difference(&after, &facts, &actual, false);
             // Who is in is counted by bailiwickd, and each tenant's grace kept by the warden, by what the policy says then.
-            let is_counted = word.starts_with("sessions") || word == "disk_grace";
-            let is_seen = rows.iter().any(|row| row.what == format!("limits.{word}") && row.action != Action::None);
-            assert_eq!(is_seen, !is_counted, "{word}: {rows:?}");
+            let is_counted = matches!(key.holder(), Holder::Sessions(_)) || key.kind() == LimitKind::Grace;
+            let is_seen = rows.iter().any(|row| row.what == format!("limits.{key}") && row.action != Action::None);
+            assert_eq!(is_seen, !is_counted, "{key}: {rows:?}");
         }
     }
 

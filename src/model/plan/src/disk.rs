@@ -1,6 +1,6 @@
 //! Disk limits as a quota (`quotactl(2)`; btrfs documentation, "Quota groups").
 
-use bailiwick_types::{Bound, ByteSize, Count, DiskFact, HostFacts, Limits, QuotaFact, QuotaFacts, SoftHard};
+use bailiwick_types::{ByteSize, DiskFact, HostFacts, LimitKey, LimitValue, Limits, QuotaFact, QuotaFacts, SoftHard};
 
 /// The bounds of one tenant. `None` is no bound; its use is counted all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +16,12 @@ pub struct DiskPlan {
 /// A part of the disk limits that differs from what the kernel enforces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskDifference {
-    /// The word in `[limits]`.
-    pub word: &'static str,
+    /// Which limit.
+    pub key: LimitKey,
     /// As the kernel has it.
-    pub actual: String,
+    pub actual: LimitValue,
     /// As the policy has it.
-    pub declared: String,
+    pub declared: LimitValue,
 }
 
 impl DiskPlan {
@@ -47,33 +47,23 @@ impl DiskPlan {
             return found;
         }
         if !close(self.bytes, &fact.bytes, 64 << 10) {
-            let (actual, declared) = (bytes_in_words(&fact.bytes), limits.disk.to_string());
-            found.push(DiskDifference { word: "disk", actual, declared });
+            let (actual, declared) = (enforced(&fact.bytes), limits.disk.into());
+            found.push(DiskDifference { key: LimitKey::Disk, actual, declared });
         }
         if let Some(inodes) = &fact.inodes
             && !close(self.inodes, inodes, 0)
         {
-            let (actual, declared) = (inodes_in_words(inodes), limits.inodes.to_string());
-            found.push(DiskDifference { word: "inodes", actual, declared });
+            let (actual, declared) = (enforced(inodes), limits.inodes.into());
+            found.push(DiskDifference { key: LimitKey::Inodes, actual, declared });
         }
         found
     }
 }
 
-/// What the kernel enforces, as the policy writes it.
+/// What the kernel enforces, in the unit of the limit.
 #[must_use]
-pub fn bytes_in_words(fact: &QuotaFact) -> String {
-    pair(fact).map_or("unlimited".to_owned(), |pair| Bound::At(map(pair, ByteSize)).to_string())
-}
-
-/// The same of inodes.
-#[must_use]
-pub fn inodes_in_words(fact: &QuotaFact) -> String {
-    pair(fact).map_or("unlimited".to_owned(), |pair| Bound::At(map(pair, Count)).to_string())
-}
-
-fn map<T, U>(pair: SoftHard<T>, f: impl Fn(T) -> U) -> SoftHard<U> {
-    SoftHard { soft: f(pair.soft), hard: f(pair.hard) }
+pub fn enforced(fact: &QuotaFact) -> LimitValue {
+    pair(fact).into()
 }
 
 /// A soft bound alone is a hard one without an end; a hard one alone is both.
@@ -101,7 +91,7 @@ fn kibibytes(size: ByteSize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bailiwick_types::StorageFacts;
+    use bailiwick_types::{Bound, StorageFacts};
 
     fn facts(quota: QuotaFacts) -> HostFacts {
         HostFacts {
@@ -145,9 +135,9 @@ mod tests {
         let same = fact(quota(Some(10 << 30), Some((11 << 30) + 4096)));
         assert_eq!(plan.difference(&limits(), &same), []);
         let gone = plan.difference(&limits(), &fact(quota(None, None)));
-        assert_eq!((gone[0].word, gone[0].actual.as_str()), ("disk", "unlimited"));
+        assert_eq!((gone[0].key, gone[0].actual), (LimitKey::Disk, LimitValue::Unlimited));
         let other = plan.difference(&limits(), &fact(quota(Some(1 << 30), Some(11 << 30))));
-        assert_eq!(other[0].actual, "1G:11G");
-        assert_eq!(other[0].declared, "10G:11G");
+        assert_eq!(other[0].key.in_words(other[0].actual), "1G:11G");
+        assert_eq!(other[0].key.in_words(other[0].declared), "10G:11G");
     }
 }

@@ -7,8 +7,10 @@ use crate::landlock::{Domain, TooOld};
 use crate::mount::{Link, Mount, confinement, table};
 use crate::seed::{Seed, seeds};
 use bailiwick_policy::{Host, Tenant};
-use bailiwick_types::HostFacts;
-use bailiwick_types::{Access, Bound, Hierarchy, IdRange, Limits, Profile, QuotaFacts, Resource, TenantName};
+use bailiwick_types::{
+    Access, Bound, Hierarchy, HostFacts, IdRange, LimitKey, LimitValue, Limits, Profile, QuotaFacts, Resource,
+    TenantName,
+};
 
 /// A resource limit of every process (`getrlimit(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,19 +93,11 @@ pub enum PlanError {
     Image(String),
     /// A limit that the operator requires cannot be enforced.
     #[error(
-        "limit \"{word} = {declared}\" cannot be enforced on this host ({why}), and bailiwick.toml requires \"{resource}\"; \
-         see `bailiwick doctor`, or take \"{resource}\" out of `require`"
+        "limit \"{} = {}\" cannot be enforced on this host ({}), and bailiwick.toml requires \"{resource}\"; \
+         see `bailiwick doctor`, or take \"{resource}\" out of `require`",
+        .0.key, .0.key.in_words(.0.declared), .0.why, resource = .0.key.resource()
     )]
-    Nominal {
-        /// The limit.
-        word: &'static str,
-        /// Its value.
-        declared: String,
-        /// Why not.
-        why: String,
-        /// What `require` lists.
-        resource: Resource,
-    },
+    Nominal(NominalLimit),
     /// The host's root is not laid out as a merged `/usr`.
     #[error("the host's /{0} is not a link into /usr; the image \"host\" needs a merged /usr")]
     NotMerged(&'static str),
@@ -159,8 +153,8 @@ fn hold(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<Held, PlanErr
     let access = tenant.access().ok_or_else(|| PlanError::Suspended(tenant.name.clone()))?;
     let controls = controls(&settings.limits, facts);
     for nominal in nominal(tenant, &controls, facts) {
-        if host.require.contains(&nominal.resource) {
-            return Err(nominal.into_error());
+        if host.require.contains(&nominal.key.resource()) {
+            return Err(PlanError::Nominal(nominal));
         }
     }
     // By its own profile: the rules name what lies in its root.
@@ -179,70 +173,57 @@ pub fn check(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<(), Plan
 /// A declared limit that this host does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NominalLimit {
-    /// The limit.
-    pub word: &'static str,
+    /// Which limit.
+    pub key: LimitKey,
     /// Its value.
-    pub declared: String,
+    pub declared: LimitValue,
     /// Why not.
     pub why: String,
-    /// What `require` lists.
-    pub resource: Resource,
-}
-
-impl NominalLimit {
-    fn into_error(self) -> PlanError {
-        let Self { word, declared, why, resource } = self;
-        PlanError::Nominal { word, declared, why, resource }
-    }
 }
 
 /// The declared limits that nothing on this host enforces.
 #[must_use]
 pub fn nominal(tenant: &Tenant, controls: &[Control], facts: &HostFacts) -> Vec<NominalLimit> {
     let limits = &tenant.settings.limits;
-    let mut rows: Vec<NominalLimit> = controls
-        .iter()
-        .filter(|control| control.place.is_none() && control.declared != "unlimited")
+    let lacking = controls.iter().filter(|control| control.place.is_none());
+    let mut rows: Vec<NominalLimit> = lacking
         .map(|control| NominalLimit {
-            word: control.word,
-            declared: control.declared.clone(),
-            why: match control.resource {
-                Resource::Io => why_no_io(control.word, facts),
-                _ => format!("the {} controller has no such limit here", control.controller),
+            key: control.key,
+            declared: control.declared,
+            why: match (control.key.resource(), control.key.controller()) {
+                (Resource::Io, _) => why_no_io(control.key, facts),
+                (_, controller) => {
+                    format!("the {} controller has no such limit here", controller.unwrap_or_default())
+                }
             },
-            resource: control.resource,
         })
         .collect();
-    let mut add = |word, declared: String, why: &str, resource| {
-        if declared != "unlimited" {
-            rows.push(NominalLimit { word, declared, why: why.to_owned(), resource });
-        }
-    };
-    let (disk, inodes) = (limits.disk.to_string(), limits.inodes.to_string());
+    let mut add = |key, declared: LimitValue, why: &str| rows.push(NominalLimit { key, declared, why: why.to_owned() });
     match &facts.storage.quota {
         QuotaFacts::Projects => {}
         QuotaFacts::Groups => {
-            add("inodes", inodes, "btrfs does not count inodes of a tenant", Resource::Inodes);
+            add(LimitKey::Inodes, limits.inodes.into(), "btrfs does not count inodes of a tenant");
             if let Bound::At(pair) = limits.disk
                 && pair.soft != pair.hard
             {
-                add("disk_soft", pair.soft.to_string(), "btrfs knows no soft limit", Resource::Disk);
+                add(LimitKey::DiskSoft, pair.soft.into(), "btrfs knows no soft limit");
             }
         }
         QuotaFacts::Nothing { why, .. } => {
-            add("disk", disk, why, Resource::Disk);
-            add("inodes", inodes, why, Resource::Inodes);
+            add(LimitKey::Disk, limits.disk.into(), why);
+            add(LimitKey::Inodes, limits.inodes.into(), why);
         }
     }
+    rows.retain(|row| row.declared != LimitValue::Unlimited);
     rows
 }
 
-fn why_no_io(word: &str, facts: &HostFacts) -> String {
+fn why_no_io(key: LimitKey, facts: &HostFacts) -> String {
     let text = match facts.controller("io") {
         None => "no hierarchy of control groups has the controller io",
         Some(Hierarchy::V1) => "version 1 of the controller does not charge what goes through the page cache",
         Some(Hierarchy::Unified) if facts.storage.devices.is_empty() => "the state directory is on no block device",
-        Some(Hierarchy::Unified) if word == "io_weight" => {
+        Some(Hierarchy::Unified) if key == LimitKey::IoWeight => {
             "its block device is shared by weight only with the scheduler bfq or with io.cost.qos"
         }
         Some(Hierarchy::Unified) => "the io controller has no such limit here",

@@ -5,8 +5,8 @@
 //! keeps its limit of tasks, and what is reserved of them is in a group of its own. Memory is the tenant's as a whole: what else runs
 //! may take of the reserve too.
 
-use crate::control::{Control, Place, SOCKETS_V1, Value};
-use bailiwick_types::{Bound, ByteSize, Limits};
+use crate::control::{Control, Value};
+use bailiwick_types::{Bound, ByteSize, Hierarchy, LimitKey, Limits};
 
 /// The group beside the jail's in which a rescue session is. It is there for as long as the reserve is given.
 pub const GROUP: &str = "rescue";
@@ -39,14 +39,18 @@ pub struct Room {
 }
 
 impl Room {
-    /// The words of the limits that are as good as reached.
+    /// The limits that are as good as reached.
     #[must_use]
-    pub fn reached(&self, limits: &Limits) -> Vec<&'static str> {
+    pub fn reached(&self, limits: &Limits) -> Vec<LimitKey> {
         let tasks =
             matches!((limits.tasks, self.tasks), (Bound::At(most), Some(used)) if is_reached(used, most, TASKS));
         let memory =
             matches!((limits.memory, self.memory), (Bound::At(most), Some(used)) if is_reached(used, most.0, MEMORY.0));
-        [("tasks", tasks), ("memory", memory)].into_iter().filter(|(_, is)| *is).map(|(word, _)| word).collect()
+        [(LimitKey::Tasks, tasks), (LimitKey::Memory, memory)]
+            .into_iter()
+            .filter(|(_, is)| *is)
+            .map(|(key, _)| key)
+            .collect()
     }
 }
 
@@ -55,12 +59,14 @@ impl Room {
 #[must_use]
 pub fn during(mut controls: Vec<Control>) -> Vec<Control> {
     for control in &mut controls {
-        let more = match (control.controller, control.place.as_ref()) {
-            ("pids", Some(_)) => TASKS,
-            ("memory", Some(place)) if !["memory.swap.max", SOCKETS_V1].contains(&place.file) => MEMORY.0,
+        let Some(place) = &mut control.place else { continue };
+        let more = match (control.key, place.hierarchy) {
+            (LimitKey::Tasks, _) => TASKS,
+            // Version 1 counts memory as swap too.
+            (LimitKey::Memory | LimitKey::MemoryHigh, _) | (LimitKey::Swap, Hierarchy::V1) => MEMORY.0,
             _ => continue,
         };
-        if let Some(Place { value: Value::Number(number), .. }) = &mut control.place {
+        if let Value::Number(number) = &mut place.value {
             *number = number.saturating_add(more);
         }
     }
@@ -71,7 +77,7 @@ pub fn during(mut controls: Vec<Control>) -> Vec<Control> {
 /// its place, which nobody else may take: then it would be one too many when it comes back.
 #[must_use]
 pub fn tasks_of_jail(controls: &[Control], init_is_in: bool) -> Option<u64> {
-    match controls.iter().find(|control| control.controller == "pids")?.place.as_ref()?.value {
+    match controls.iter().find(|control| control.key == LimitKey::Tasks)?.place.as_ref()?.value {
         Value::Number(number) => Some(number.saturating_sub(u64::from(!init_is_in))),
         Value::Unlimited => None,
     }
@@ -81,20 +87,20 @@ pub fn tasks_of_jail(controls: &[Control], init_is_in: bool) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::control::controls;
-    use bailiwick_types::{Hierarchy, HostFacts, QuotaFacts, StorageFacts};
+    use bailiwick_types::{HostFacts, QuotaFacts, StorageFacts};
 
     #[test]
     fn a_limit_is_reached_before_nothing_is_left() {
         let limits = Limits { tasks: Bound::At(100), memory: Bound::At(ByteSize(512 << 20)), ..Limits::default() };
         let reached = |tasks, memory: u64| Room { tasks: Some(tasks), memory: Some(memory << 20) }.reached(&limits);
-        assert_eq!(reached(92, 496), Vec::<&str>::new());
-        assert_eq!(reached(93, 0), ["tasks"]);
-        assert_eq!(reached(1000, 497), ["tasks", "memory"], "a limit that was lowered is passed");
-        assert_eq!(Room::default().reached(&limits), Vec::<&str>::new());
+        assert_eq!(reached(92, 496), []);
+        assert_eq!(reached(93, 0), [LimitKey::Tasks]);
+        assert_eq!(reached(1000, 497), [LimitKey::Tasks, LimitKey::Memory], "a limit that was lowered is passed");
+        assert_eq!(Room::default().reached(&limits), []);
         // A small limit is not reached by a jail that does nothing.
         let small = Limits { tasks: Bound::At(4), memory: Bound::Unlimited, ..limits };
-        assert_eq!(Room { tasks: Some(1), memory: Some(u64::MAX) }.reached(&small), Vec::<&str>::new());
-        assert_eq!(Room { tasks: Some(4), memory: None }.reached(&small), ["tasks"]);
+        assert_eq!(Room { tasks: Some(1), memory: Some(u64::MAX) }.reached(&small), []);
+        assert_eq!(Room { tasks: Some(4), memory: None }.reached(&small), [LimitKey::Tasks]);
     }
 
     #[test]
@@ -115,23 +121,23 @@ mod tests {
             };
             let limits = Limits { memory_high: Bound::Unlimited, ..Limits::default() };
             let before = controls(&limits, &facts);
-            let values = |controls: &[Control]| -> Vec<(&'static str, Option<Value>)> {
-                controls.iter().map(|control| (control.word, control.place.as_ref().map(|place| place.value))).collect()
+            let values = |controls: &[Control]| -> Vec<(LimitKey, Option<Value>)> {
+                controls.iter().map(|control| (control.key, control.place.as_ref().map(|place| place.value))).collect()
             };
-            for ((word, was), (_, is)) in values(&before).into_iter().zip(values(&during(before.clone()))) {
+            for ((key, was), (_, is)) in values(&before).into_iter().zip(values(&during(before.clone()))) {
                 let more = match (was, is) {
                     (Some(Value::Number(was)), Some(Value::Number(is))) => is - was,
                     (was, is) => {
-                        assert_eq!(was, is, "{word}");
+                        assert_eq!(was, is, "{key}");
                         0
                     }
                 };
-                let golden = match (word, hierarchy) {
-                    ("tasks", _) => TASKS,
-                    ("memory", _) | ("swap", Hierarchy::V1) => MEMORY.0,
+                let golden = match (key, hierarchy) {
+                    (LimitKey::Tasks, _) => TASKS,
+                    (LimitKey::Memory, _) | (LimitKey::Swap, Hierarchy::V1) => MEMORY.0,
                     _ => 0,
                 };
-                assert_eq!(more, golden, "{word}");
+                assert_eq!(more, golden, "{key}");
             }
             assert_eq!([true, false].map(|is_in| tasks_of_jail(&before, is_in)), [Some(100), Some(99)]);
         }

@@ -11,9 +11,7 @@ use bailiwick_plan::rescue;
 use bailiwick_policy::Reserve;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, proc};
-use bailiwick_types::Hierarchy;
-use bailiwick_types::HostFacts;
-use bailiwick_types::TenantName;
+use bailiwick_types::{Hierarchy, HostFacts, LimitKey, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -449,20 +447,17 @@ impl Groups {
         let memory = proc::memory().map_err(failed("read", "/proc/meminfo"))?;
         let tasks = proc::most_tasks().map_err(failed("read", "/proc/sys/kernel"))?;
         let whole_pages = |bytes: u64| bytes / 4096 * 4096;
-        for (controller, word, file, all, kept) in [
-            ("memory", "memory", ["memory.max", "memory.limit_in_bytes"], memory, reserve.memory.0),
-            ("pids", "tasks", ["pids.max", "pids.max"], tasks, reserve.tasks),
-        ] {
-            let (hierarchy, file) = match facts.controller(controller) {
-                Some(Hierarchy::Unified) => (UNIFIED, file[0]),
-                Some(Hierarchy::V1) => (controller, file[1]),
-                None => continue,
-            };
+        for (key, all, kept) in [(LimitKey::Memory, memory, reserve.memory.0), (LimitKey::Tasks, tasks, reserve.tasks)]
+        {
+            let controller = key.controller().unwrap_or_default();
+            let Some(version) = facts.controller(controller) else { continue };
+            let Some(file) = key.file(version) else { continue };
+            let hierarchy = if version == Hierarchy::Unified { UNIFIED } else { controller };
             let rest = all.saturating_sub(kept);
             if rest == 0 {
-                return Err(GroupError::Reserve { word, all, kept });
+                return Err(GroupError::Reserve { word: key.word(), all, kept });
             }
-            let rest = if controller == "memory" { whole_pages(rest) } else { rest };
+            let rest = if key == LimitKey::Memory { whole_pages(rest) } else { rest };
             let base = &self.bases[hierarchy];
             let dir = match cgroup::open(self.mount(hierarchy), base) {
                 // No tenant has a group: whoever makes the first asks again before anything is in it.
@@ -532,8 +527,8 @@ impl TenantGroups {
         for (control, place) in controls.iter().filter_map(|control| Some((control, control.place.as_ref()?))) {
             if let Err(got) = self.held(control, place, &mut files)? {
                 return Err(GroupError::NotHeld {
-                    word: control.word,
-                    declared: control.declared.clone(),
+                    word: control.key.word(),
+                    declared: control.key.in_words(control.declared),
                     file: place.file,
                     got,
                 });
@@ -560,7 +555,7 @@ impl TenantGroups {
     fn directory(&self, control: &Control, place: &Place) -> &OwnedFd {
         match place.hierarchy {
             Hierarchy::Unified => &self.unified,
-            Hierarchy::V1 => &self.v1[control.controller],
+            Hierarchy::V1 => &self.v1[control.key.controller().unwrap_or_default()],
         }
     }
 

@@ -124,9 +124,9 @@ mod tests {
     use bailiwick_policy::{Login, Reserve, Settings};
     use bailiwick_types::Hierarchy;
     use bailiwick_types::{
-        Bound, ByteSize, Count, DiskFact, ForeignSocket, GroupSetting, IdPool, IdRange, LimitFact, Limits, MountFact,
-        NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, Resource, SocketFacts,
-        StorageFacts, Visitor,
+        Bound, ByteSize, Count, DiskFact, ForeignSocket, GroupSetting, IdPool, IdRange, LimitFact, LimitKey, Limits,
+        MountFact, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, Resource,
+        SocketFacts, StorageFacts, Visitor,
     };
     use std::collections::BTreeMap;
 
@@ -255,7 +255,7 @@ mod tests {
         let limits = controls(&tenant.settings.limits, &facts()).into_iter().filter_map(|control| {
             let place = control.place?;
             Some(LimitFact {
-                resource: control.word.to_owned(),
+                key: control.key,
                 file: place.file.to_owned(),
                 enforced: match place.value {
                     Value::Unlimited => None,
@@ -267,7 +267,7 @@ mod tests {
             })
         });
         let open_files = LimitFact {
-            resource: "open_files".to_owned(),
+            key: LimitKey::OpenFiles,
             file: "limits".to_owned(),
             enforced: Some(tenant.settings.limits.open_files),
             used: None,
@@ -378,8 +378,8 @@ mod tests {
         let device = bailiwick_types::BlockDevice { number: "8:0".to_owned(), name: "sda".to_owned(), weight: None };
         facts.storage.devices.push(device);
         let mut observed = healthy(&tenant);
-        let fact = |resource: &str, file: &str, enforced| LimitFact {
-            resource: resource.to_owned(),
+        let fact = |key, file: &str, enforced| LimitFact {
+            key,
             file: file.to_owned(),
             enforced,
             used: None,
@@ -387,10 +387,10 @@ mod tests {
             faults: None,
         };
         observed.jail.as_mut().expect("runs").limits.extend([
-            fact("io_write", "io.max 8:0 wbps", Some(4 << 20)),
-            fact("io_read", "io.max 8:0 rbps", None),
-            fact("iops_read", "io.max 8:0 riops", None),
-            fact("iops_write", "io.max 8:0 wiops", None),
+            fact(LimitKey::IoWrite, "io.max 8:0 wbps", Some(4 << 20)),
+            fact(LimitKey::IoRead, "io.max 8:0 rbps", None),
+            fact(LimitKey::IopsRead, "io.max 8:0 riops", None),
+            fact(LimitKey::IopsWrite, "io.max 8:0 wiops", None),
         ]);
         let mut host = host();
         host.require.insert(Resource::Io);
@@ -485,8 +485,8 @@ mod tests {
         jail(observed).sockets.as_mut().expect("looked at").foreign.push(socket);
     }
 
-    fn limit<'a>(observed: &'a mut Observed, word: &str) -> &'a mut LimitFact {
-        jail(observed).limits.iter_mut().find(|limit| limit.resource == word).expect("reported")
+    fn limit(observed: &mut Observed, key: LimitKey) -> &mut LimitFact {
+        jail(observed).limits.iter_mut().find(|limit| limit.key == key).expect("reported")
     }
 
     #[rustfmt::skip]
@@ -571,11 +571,11 @@ mod tests {
             ("init is elsewhere", Web, "BW081", Breached, |o| { jail(o).processes.remove(0); }),
             ("a server with rights", Shell, "BW085", Breached, |o| { let mut process = in_ftp(o); process.cap_permitted |= 1 << 21; jail(o).processes.push(process); }),
             ("too many", Web, "BW082", Drift, |o| jail(o).processes_cut = true),
-            ("a limit was raised", Web, "BW090", Drift, |o| limit(o, "memory").enforced = Some(8 << 30)),
-            ("a limit was removed", Web, "BW090", Drift, |o| limit(o, "tasks").enforced = None),
+            ("a limit was raised", Web, "BW090", Drift, |o| limit(o, LimitKey::Memory).enforced = Some(8 << 30)),
+            ("a limit was removed", Web, "BW090", Drift, |o| limit(o, LimitKey::Tasks).enforced = None),
             ("a larger /tmp", Web, "BW090", Drift, |o| mount(o, "/tmp").super_options = vec!["size=9999999k".into()]),
-            ("more descriptors", Web, "BW090", Drift, |o| limit(o, "open_files").enforced = None),
-            ("fewer descriptors", Web, "BW090", Drift, |o| limit(o, "open_files").enforced = Some(16)),
+            ("more descriptors", Web, "BW090", Drift, |o| limit(o, LimitKey::OpenFiles).enforced = None),
+            ("fewer descriptors", Web, "BW090", Drift, |o| limit(o, LimitKey::OpenFiles).enforced = Some(16)),
             ("a process with more descriptors", Web, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").open_files = Some(1 << 20)),
             ("a process with dumps", System, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").core = None),
             ("a process whose crash starts a handler", Web, "BW106", Drift, |o| second(o).rank.as_mut().expect("read").core = Some(0)),
@@ -589,7 +589,7 @@ mod tests {
             ("as much as when it was lowered", Web, "BW095", Nominal, |o| { let bytes = &mut disk(o).bytes; (bytes.used, bytes.lowered_at) = (1 << 40, Some(1 << 40)); }),
             ("no space to spare", Web, "BW096", Drift, |o| disk(o).held_back = true),
             ("nobody counts", Web, "BW091", Drift, |o| o.disk = None),
-            ("a limit has no file", Web, "BW091", Drift, |o| jail(o).limits.retain(|limit| limit.resource != "cpu")),
+            ("a limit has no file", Web, "BW091", Drift, |o| jail(o).limits.retain(|limit| limit.key != LimitKey::Cpu)),
             ("a /tmp without a size", Web, "BW091", Drift, |o| mount(o, "/tmp").super_options.clear()),
         ]
     };

@@ -6,13 +6,13 @@ use crate::finding::{self, Fault};
 use crate::number;
 use crate::walls::{everybody, is_of_earlier_version, shown};
 use bailiwick_plan::control::{Control, Value, controls};
-use bailiwick_plan::disk::{DiskPlan, bytes_in_words, inodes_in_words};
+use bailiwick_plan::disk::{self, DiskPlan};
 use bailiwick_plan::mount::{TERMINALS, confinement};
 use bailiwick_plan::{Rlimit, kernel_memory, nominal, rescue, rlimits};
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{
-    Bound, ByteSize, DiskFact, Door, GroupSetting, HostFacts, LimitFact, LimitReport, Limits, MountFact, ObservedJail,
-    ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, SessionCount, TenantReport, Verdict,
+    Bound, ByteSize, DiskFact, Door, GroupSetting, HostFacts, LimitFact, LimitKey, LimitReport, Limits, MountFact,
+    ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, SessionCount, TenantReport, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -56,7 +56,8 @@ pub(crate) fn limits(
         // There is no row of what nobody limits: it is said of the limit of the same controller.
         for row in &mut rows {
             let is_it = |setting: &GroupSetting| {
-                let controller = controls.iter().find(|control| control.word == row.resource).map(|row| row.controller);
+                let control = controls.iter().find(|control| control.key.word() == row.resource);
+                let controller = control.and_then(|control| control.key.controller());
                 controller.is_some_and(|controller| setting.file.starts_with(controller))
             };
             if jail.settings.iter().any(is_it) {
@@ -66,12 +67,13 @@ pub(crate) fn limits(
     }
     in_part(tenant, facts, jail, &mut rows, &mut faults);
     for limit in nominal(tenant, &controls, facts) {
-        let required = host.require.contains(&limit.resource);
+        let required = host.require.contains(&limit.key.resource());
         let kind = if required { finding::LIMIT_REQUIRED } else { finding::LIMIT_NOMINAL };
-        faults.push(kind.fault(format!("{} = {}: {}", limit.word, limit.declared, limit.why)));
+        let declared = limit.key.in_words(limit.declared);
+        faults.push(kind.fault(format!("{} = {declared}: {}", limit.key, limit.why)));
         rows.push(LimitReport {
             verdict: if required { Verdict::Drift } else { Verdict::Nominal },
-            ..row(limit.word, limit.declared, None)
+            ..row(limit.key.word(), declared, None)
         });
     }
     (rows, faults)
@@ -160,19 +162,21 @@ fn in_words(enforced: Option<u64>) -> String {
 /// `None` for a limit without a place, which [`nominal`] has when it is declared.
 fn control_row(control: &Control, jail: &ObservedJail, faults: &mut Vec<Fault>) -> Option<LimitReport> {
     let place = control.place.as_ref()?;
-    let is_it = |fact: &&LimitFact| fact.resource == control.word && fact.file == place.label();
+    let is_it = |fact: &&LimitFact| fact.key == control.key && fact.file == place.label();
+    let (word, declared) = (control.key.word(), control.key.in_words(control.declared));
     let Some(fact) = jail.limits.iter().find(is_it) else {
-        return Some(unread(control.word, control.declared.clone(), &place.label(), faults));
+        return Some(unread(word, declared, &place.label(), faults));
     };
+    let enforced = control.key.in_words(control.enforced(fact.enforced));
     let mut report = LimitReport {
         used: fact.used,
         peak: fact.peak,
         faults: fact.faults,
-        ..row(control.word, control.declared.clone(), Some(control.in_words(fact.enforced)))
+        ..row(word, declared.clone(), Some(enforced.clone()))
     };
     if !place.holds(fact.enforced.map_or(Value::Unlimited, Value::Number)) {
         report.verdict = Verdict::Drift;
-        faults.push(drift(control.word, &control.declared, &place.label(), &control.in_words(fact.enforced)));
+        faults.push(drift(word, &declared, &place.label(), &enforced));
     }
     Some(report)
 }
@@ -190,7 +194,7 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
     let differences = DiskPlan::new(limits, facts).difference(limits, fact);
     let mut add = |word: &str, declared: String, enforced: String, quota: &QuotaFact| {
         let mut report = LimitReport { used: Some(quota.used), ..row(word, declared.clone(), Some(enforced.clone())) };
-        if differences.iter().any(|difference| difference.word == word) {
+        if differences.iter().any(|difference| difference.key.word() == word) {
             report.verdict = Verdict::Drift;
             faults.push(drift(word, &declared, "the quota", &enforced));
         }
@@ -212,9 +216,9 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
         }
         rows.push(report);
     };
-    add("disk", limits.disk.to_string(), bytes_in_words(&fact.bytes), &fact.bytes);
+    add("disk", limits.disk.to_string(), LimitKey::Disk.in_words(disk::enforced(&fact.bytes)), &fact.bytes);
     if let Some(inodes) = &fact.inodes {
-        add("inodes", limits.inodes.to_string(), inodes_in_words(inodes), inodes);
+        add("inodes", limits.inodes.to_string(), LimitKey::Inodes.in_words(disk::enforced(inodes)), inodes);
     }
     if fact.held_back {
         let evidence = "the hard limit is what is in use, whatever is declared".to_owned();
@@ -308,7 +312,7 @@ fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport]
 
 /// Init's hard limit, which everything inside starts from. A process that has less has chosen that.
 fn open_files(declared: u64, jail: &ObservedJail, faults: &mut Vec<Fault>) -> LimitReport {
-    let Some(fact) = jail.limits.iter().find(|fact| fact.resource == "open_files") else {
+    let Some(fact) = jail.limits.iter().find(|fact| fact.key == LimitKey::OpenFiles) else {
         return unread("open_files", declared.to_string(), "/proc/PID/limits", faults);
     };
     let mut report = row("open_files", declared.to_string(), Some(in_words(fact.enforced)));

@@ -453,6 +453,7 @@ fn belongs(tenant: &BTreeMap<String, String>, process: &BTreeMap<String, String>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bailiwick_types::LimitKey;
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, path)| ((*key).to_owned(), (*path).to_owned())).collect()
@@ -505,7 +506,7 @@ mod tests {
         assert!(jail.init.namespaces.values().all(|inode| jail.host_namespaces.contains(inode)));
         assert!(!jail.frozen && !jail.mounts_cut && !jail.processes_cut);
         assert!(jail.mounts.iter().any(|mount| mount.target == "/" && !mount.covered));
-        assert_eq!(jail.limits.iter().map(|limit| limit.resource.as_str()).collect::<Vec<_>>(), ["open_files"]);
+        assert_eq!(jail.limits.iter().map(|limit| limit.key).collect::<Vec<_>>(), [LimitKey::OpenFiles]);
         assert_eq!(jail.cgroups, cgroups);
         let brief = in_force(
             &own_subject(&tenant, &cgroups, uids[0]),

@@ -5,8 +5,7 @@ use bailiwick_plan::control::{CPU_PERIOD_US, Control, Place, UNTOUCHED, Value};
 use bailiwick_plan::rescue;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
-use bailiwick_types::Hierarchy;
-use bailiwick_types::{GroupSetting, LimitFact, Resource};
+use bailiwick_types::{GroupSetting, Hierarchy, LimitFact, LimitKey};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -22,28 +21,37 @@ use Count::{Keyed, Plain};
 
 /// Where usage is found beside a limit.
 struct Usage {
-    word: &'static str,
+    key: LimitKey,
     hierarchy: Hierarchy,
     used: Option<&'static str>,
     peak: Option<&'static str>,
     faults: Count,
 }
 
-/// Words without a row have no usage in the unit of their limit (processor time: a share against a sum).
+/// Limits without a row have no usage in the unit of their limit (processor time: a share against a sum).
 #[rustfmt::skip]
 const USAGE: &[Usage] = &[
-    Usage { word: "memory", hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "oom_kill") },
-    Usage { word: "memory", hierarchy: Hierarchy::V1, used: Some("memory.usage_in_bytes"), peak: Some("memory.max_usage_in_bytes"), faults: Keyed("memory.oom_control", "oom_kill") },
-    Usage { word: "memory_sockets", hierarchy: Hierarchy::V1, used: Some("memory.kmem.tcp.usage_in_bytes"), peak: Some("memory.kmem.tcp.max_usage_in_bytes"), faults: Plain("memory.kmem.tcp.failcnt") },
-    Usage { word: "memory_high", hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "high") },
-    Usage { word: "swap", hierarchy: Hierarchy::Unified, used: Some("memory.swap.current"), peak: Some("memory.swap.peak"), faults: Keyed("memory.swap.events", "max") },
+    Usage { key: LimitKey::Memory, hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "oom_kill") },
+    Usage { key: LimitKey::Memory, hierarchy: Hierarchy::V1, used: Some("memory.usage_in_bytes"), peak: Some("memory.max_usage_in_bytes"), faults: Keyed("memory.oom_control", "oom_kill") },
+    Usage { key: LimitKey::MemorySockets, hierarchy: Hierarchy::V1, used: Some("memory.kmem.tcp.usage_in_bytes"), peak: Some("memory.kmem.tcp.max_usage_in_bytes"), faults: Plain("memory.kmem.tcp.failcnt") },
+    Usage { key: LimitKey::MemoryHigh, hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "high") },
+    Usage { key: LimitKey::Swap, hierarchy: Hierarchy::Unified, used: Some("memory.swap.current"), peak: Some("memory.swap.peak"), faults: Keyed("memory.swap.events", "max") },
     // Version 1 counts memory and swap together, in the limit as well.
-    Usage { word: "swap", hierarchy: Hierarchy::V1, used: Some("memory.memsw.usage_in_bytes"), peak: Some("memory.memsw.max_usage_in_bytes"), faults: Plain("memory.memsw.failcnt") },
-    Usage { word: "tasks", hierarchy: Hierarchy::Unified, used: Some("pids.current"), peak: Some("pids.peak"), faults: Keyed("pids.events", "max") },
-    Usage { word: "tasks", hierarchy: Hierarchy::V1, used: Some("pids.current"), peak: Some("pids.peak"), faults: Keyed("pids.events", "max") },
-    Usage { word: "cpu", hierarchy: Hierarchy::Unified, used: None, peak: None, faults: Keyed("cpu.stat", "nr_throttled") },
-    Usage { word: "cpu", hierarchy: Hierarchy::V1, used: None, peak: None, faults: Keyed("cpu.stat", "nr_throttled") },
+    Usage { key: LimitKey::Swap, hierarchy: Hierarchy::V1, used: Some("memory.memsw.usage_in_bytes"), peak: Some("memory.memsw.max_usage_in_bytes"), faults: Plain("memory.memsw.failcnt") },
+    Usage { key: LimitKey::Tasks, hierarchy: Hierarchy::Unified, used: Some("pids.current"), peak: Some("pids.peak"), faults: Keyed("pids.events", "max") },
+    Usage { key: LimitKey::Tasks, hierarchy: Hierarchy::V1, used: Some("pids.current"), peak: Some("pids.peak"), faults: Keyed("pids.events", "max") },
+    Usage { key: LimitKey::Cpu, hierarchy: Hierarchy::Unified, used: None, peak: None, faults: Keyed("cpu.stat", "nr_throttled") },
+    Usage { key: LimitKey::Cpu, hierarchy: Hierarchy::V1, used: None, peak: None, faults: Keyed("cpu.stat", "nr_throttled") },
 ];
+
+/// Where hits of limits are counted by a key in a file: the limit, the hierarchy, the file and the key.
+pub(crate) fn events() -> impl Iterator<Item = (LimitKey, Hierarchy, &'static str, &'static str)> {
+    USAGE.iter().filter_map(|usage| match usage.faults {
+        Keyed(file, key) => Some((usage.key, usage.hierarchy, file, key)),
+        // What version 1 counts of swap and memory together is not of one limit.
+        Plain(_) => None,
+    })
+}
 
 impl Count {
     fn read(self, group: BorrowedFd<'_>) -> Option<u64> {
@@ -63,7 +71,7 @@ pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usag
         let Some(place) = &control.place else { continue };
         let hierarchy = match place.hierarchy {
             Hierarchy::Unified => "unified",
-            Hierarchy::V1 => control.controller,
+            Hierarchy::V1 => control.key.controller().unwrap_or_default(),
         };
         let group = groups
             .entry(hierarchy)
@@ -77,14 +85,7 @@ pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usag
 
 /// The hard limit of open descriptors that init has, and all that it starts.
 pub(crate) fn open_files(enforced: Option<u64>) -> LimitFact {
-    LimitFact {
-        resource: Resource::OpenFiles.word().to_owned(),
-        file: "limits".to_owned(),
-        enforced,
-        used: None,
-        peak: None,
-        faults: None,
-    }
+    LimitFact { key: LimitKey::OpenFiles, file: "limits".to_owned(), enforced, used: None, peak: None, faults: None }
 }
 
 /// Settings that no limit uses and that are not as in a fresh group, of the tenant's groups and of those of its jail.
@@ -126,17 +127,17 @@ fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>, with_usage: bo
     let text = cgroup::read(group, place.file).ok()?;
     let enforced = match place.read_back(&text)? {
         Value::Unlimited => None,
-        Value::Number(number) => Some(match place.file {
-            "cpu.max" => per_period(number, text.split_whitespace().nth(1)?.parse().ok()?)?,
-            "cpu.cfs_quota_us" => per_period(number, Plain("cpu.cfs_period_us").read(group)?)?,
+        Value::Number(number) => Some(match (control.key, place.hierarchy) {
+            (LimitKey::Cpu, Hierarchy::Unified) => per_period(number, text.split_whitespace().nth(1)?.parse().ok()?)?,
+            (LimitKey::Cpu, Hierarchy::V1) => per_period(number, Plain("cpu.cfs_period_us").read(group)?)?,
             _ => number,
         }),
     };
-    let of_it = |usage: &&Usage| usage.word == control.word && usage.hierarchy == place.hierarchy;
+    let of_it = |usage: &&Usage| usage.key == control.key && usage.hierarchy == place.hierarchy;
     let usage = USAGE.iter().filter(|_| with_usage).find(of_it);
     let plain = |file: Option<&'static str>| Plain(file?).read(group);
     Some(LimitFact {
-        resource: control.word.to_owned(),
+        key: control.key,
         file: place.label(),
         enforced,
         used: usage.and_then(|usage| plain(usage.used)),

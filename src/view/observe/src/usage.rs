@@ -1,10 +1,11 @@
 //! What a tenant has used since its jail was started, and what it uses now, by its control groups. Works for any user: the
 //! files of control groups are open to all.
 
+use crate::limit::events;
 use bailiwick_plan::rescue::Room;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
-use bailiwick_types::{Hierarchy, HostFacts, Kind, Measure, Usage};
+use bailiwick_types::{Hierarchy, HostFacts, Kind, LimitKey, Measure, Usage};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,8 +16,8 @@ use std::path::PathBuf;
 pub struct Reading {
     /// Every measure that this host has.
     pub usage: Usage,
-    /// How often each limit was hit since the jail was started, by its word.
-    pub faults: BTreeMap<&'static str, u64>,
+    /// How often each limit was hit since the jail was started.
+    pub faults: BTreeMap<LimitKey, u64>,
 }
 
 impl Reading {
@@ -35,11 +36,11 @@ impl Reading {
 
     /// Hits since an earlier reading.
     #[must_use]
-    pub fn faults_since(&self, earlier: &Self) -> BTreeMap<&'static str, u64> {
-        let new = |(word, count): (&&'static str, &u64)| {
-            let before = earlier.faults.get(word).copied().unwrap_or(0);
+    pub fn faults_since(&self, earlier: &Self) -> BTreeMap<LimitKey, u64> {
+        let new = |(limit, count): (&LimitKey, &u64)| {
+            let before = earlier.faults.get(limit).copied().unwrap_or(0);
             let new = count.checked_sub(before).unwrap_or(*count);
-            (new > 0).then_some((*word, new))
+            (new > 0).then_some((*limit, new))
         };
         self.faults.iter().filter_map(new).collect()
     }
@@ -83,19 +84,6 @@ const WITHOUT: &[(Measure, &str, Place)] = &[
     (Measure::CpuPressure, "cpu.pressure", Place::Pressure),
     (Measure::MemoryPressure, "memory.pressure", Place::Pressure),
     (Measure::IoPressure, "io.pressure", Place::Pressure),
-];
-
-/// Where hits of limits are counted.
-#[rustfmt::skip]
-const FAULTS: &[(&str, Hierarchy, &str, &str, &str)] = &[
-    ("cpu", Hierarchy::Unified, "cpu", "cpu.stat", "nr_throttled"),
-    ("memory", Hierarchy::Unified, "memory", "memory.events", "oom_kill"),
-    ("memory_high", Hierarchy::Unified, "memory", "memory.events", "high"),
-    ("swap", Hierarchy::Unified, "memory", "memory.swap.events", "max"),
-    ("tasks", Hierarchy::Unified, "pids", "pids.events", "max"),
-    ("cpu", Hierarchy::V1, "cpu", "cpu.stat", "nr_throttled"),
-    ("memory", Hierarchy::V1, "memory", "memory.oom_control", "oom_kill"),
-    ("tasks", Hierarchy::V1, "pids", "pids.events", "max"),
 ];
 
 /// Memory that the kernel takes back before it ends a process, as keys of `memory.stat`.
@@ -151,7 +139,8 @@ impl Meter {
     pub fn gauge(&self, cgroups: &BTreeMap<String, String>) -> Gauge {
         let has = |controller: &str, hierarchy| self.controllers.get(controller) == Some(&hierarchy);
         let measures = MEASURES.iter().map(|(_, hierarchy, controller, name, _)| (*name, *hierarchy, *controller));
-        let faults = FAULTS.iter().map(|(_, hierarchy, controller, name, _)| (*name, *hierarchy, *controller));
+        let faults =
+            events().map(|(limit, hierarchy, name, _)| (name, hierarchy, limit.controller().unwrap_or_default()));
         let without = WITHOUT.iter().map(|(_, name, _)| (*name, Hierarchy::Unified, ""));
         let mut files: Vec<Opened> = Vec::new();
         let mut add = |name, hierarchy, controller, below| {
@@ -270,12 +259,12 @@ impl Reading {
                 }
             }
         }
-        for (word, hierarchy, _, name, key) in FAULTS {
+        for (limit, hierarchy, name, key) in events() {
             // Without the controller the file has no such key.
-            if is_it(name, *hierarchy)
+            if is_it(name, hierarchy)
                 && let Some(count) = cgroup::flat_keyed(text, key)
             {
-                let known = self.faults.entry(word).or_default();
+                let known = self.faults.entry(limit).or_default();
                 *known = count.max(*known);
             }
         }
@@ -342,13 +331,13 @@ mod tests {
     fn sums_are_differences_and_a_new_jail_counts_from_zero() {
         let reading = |cpu, memory, hits| Reading {
             usage: Usage([(Measure::Cpu, cpu), (Measure::Memory, memory)].into()),
-            faults: [("memory", hits)].into(),
+            faults: [(LimitKey::Memory, hits)].into(),
         };
         let (first, second) = (reading(100, 7, 2), reading(150, 5, 5));
         assert_eq!(second.since(&first), Usage([(Measure::Cpu, 50), (Measure::Memory, 5)].into()));
-        assert_eq!(second.faults_since(&first), [("memory", 3)].into());
+        assert_eq!(second.faults_since(&first), [(LimitKey::Memory, 3)].into());
         assert_eq!(first.since(&second).get(Measure::Cpu), Some(100));
-        assert_eq!(first.faults_since(&second), [("memory", 2)].into());
+        assert_eq!(first.faults_since(&second), [(LimitKey::Memory, 2)].into());
         assert_eq!(first.faults_since(&first), BTreeMap::new());
     }
 

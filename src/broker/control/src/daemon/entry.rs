@@ -17,7 +17,7 @@ use bailiwick_proto::warden::FtpProcess;
 use bailiwick_proto::{Failure, Refusal, WardenReply, WardenRequest};
 use bailiwick_sys::{proc, process};
 use bailiwick_types::{
-    Door, ExitStatus, FtpUser, HostUid, IdRange, Moment, PasswordHash, SessionId, SessionRecord, TenantName,
+    Door, ExitStatus, FtpUser, HostUid, IdRange, LimitKey, Moment, PasswordHash, SessionId, SessionRecord, TenantName,
     TimerReport, visible,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -508,7 +508,8 @@ impl Daemon {
         };
         counted.opened(user);
         if let Some(given) = given {
-            let told = format!("tenant \"{name}\" is at its limit of {}", reached.join(" and "));
+            let reached = reached.into_iter().map(LimitKey::word).collect::<Vec<_>>().join(" and ");
+            let told = format!("tenant \"{name}\" is at its limit of {reached}");
             counted.set_notice(match given {
                 Ok(()) => {
                     let (tasks, memory) = (rescue::TASKS, rescue::MEMORY);
@@ -525,7 +526,7 @@ impl Daemon {
     }
 
     /// The limits that would keep a session from being begun, or of use.
-    async fn reached(&self, tenant: &Tenant) -> Vec<&'static str> {
+    async fn reached(&self, tenant: &Tenant) -> Vec<LimitKey> {
         let limits = &tenant.settings.limits;
         let Some(meter) = self.meter().await else { return Vec::new() };
         let known = lock(&self.known).get(&tenant.name).map(|known| known.cgroups.clone());
