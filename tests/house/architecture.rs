@@ -55,7 +55,7 @@ const MACROS: &[&str] = &[
 
 /// The programs that run as root of the host, and how many lines of our own, comments and tests among them, each may be made of. Who must
 /// raise a budget has found what else could leave the program.
-const BUDGETS: &[(&str, usize)] = &[("warden", 29_500), ("pam", 19_500)];
+const BUDGETS: &[(&str, usize)] = &[("warden", 30_000), ("pam", 19_500)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
