@@ -23,11 +23,15 @@ fn ten_times_as_many_tenants_take_ten_times_as_long_and_one_takes_no_longer() {
             directory.write(&format!("tenants.d/t{n}.toml"), "plan = \"small\"\n[limits]\nmemory = \"2G\"\n");
         }
     };
+    // The fastest of some: what else the machine does is not what is compared.
     let all = |many: usize| {
-        time(|| {
-            let reading = directory.read();
-            assert_eq!((reading.diagnostics.len(), reading.policy.expect("a policy").tenants.len()), (0, many));
-        })
+        let once = || {
+            time(|| {
+                let reading = directory.read();
+                assert_eq!((reading.diagnostics.len(), reading.policy.expect("a policy").tenants.len()), (0, many));
+            })
+        };
+        (0..4).map(|_| once()).min().expect("four")
     };
     declare(0..1_000);
     let few = all(1_000);
