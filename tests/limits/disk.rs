@@ -638,6 +638,25 @@ fn without_quotas_a_tenant_that_requires_them_does_not_start() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(8), "{text}");
     assert!(text.contains("tune2fs -O project,quota") && text.contains("prjquota"), "{text}");
+    // One that runs already goes on, and every command that was to give it the limit says that it has none.
+    let declare = |limits: &str| host.write("etc/tenants.d/web.toml", &format!("plan = \"web\"\n{limits}"));
+    declare("");
+    host.ok(&["apply"]);
+    let init = host.init("web");
+    declare("[limits]\ndisk = \"16M\"\n");
+    for arguments in [&["apply"][..], &["apply", "web"], &["restart", "web"]] {
+        let output = host.cli(arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(8), "{arguments:?}: {text}");
+        assert!(text.contains("disk = 16M"), "{arguments:?}: {text}");
+    }
+    assert_eq!(host.cli(&["plan"]).status.code(), Some(10));
+    assert_eq!(host.init("web"), init);
+    // What can be done is done all the same, and not called all of it.
+    declare("[limits]\ndisk = \"16M\"\ntasks = 70\n");
+    let output = host.cli(&["apply"]);
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("disk = 16M"), "{output:?}");
     drop(host);
     drop(pool);
 }

@@ -985,7 +985,7 @@ impl Daemon {
         };
         let left: Vec<TenantName> = names.iter().filter(|name| !hopeless.contains(*name)).cloned().collect();
         let meant = if left.is_empty() && !names.is_empty() { Vec::new() } else { self.meant(&left, &roster)? };
-        let facts = self.fresh_facts().await?;
+        let (host, facts) = (self.host(), self.fresh_facts().await?);
         // First, while the jail can still be left in good order, and those who are in hear the reason.
         let mut outcomes = if options.now { self.end_unwanted(names, &roster).await } else { Vec::new() };
         let mut last = Instant::now();
@@ -1003,10 +1003,18 @@ impl Daemon {
                 let one = |((name, tenant), actual): &(&(TenantName, Option<Tenant>), Option<InForce>)| {
                     let changes = differences(name, tenant.as_ref(), roster.get(name), actual.clone(), &facts);
                     let name = name.clone();
-                    async move { (name.clone(), self.apply_one(&name, &changes, options).await) }
+                    // One that runs goes on, without what this host cannot hold: that is not what was declared.
+                    let is_up = roster.get(&name).is_some_and(|entry| entry.pid.is_some());
+                    let tenant = tenant.as_ref().filter(|_| is_up);
+                    let impossible = tenant.and_then(|tenant| cannot_start(tenant, &host, &facts));
+                    async move { (name.clone(), self.apply_one(&name, &changes, options).await, impossible) }
                 };
-                for (name, result) in at_once(some.iter().map(one).collect()).await {
+                for (name, result, impossible) in at_once(some.iter().map(one).collect()).await {
                     match result {
+                        Ok(done) if impossible.is_some() => {
+                            let failure = impossible.map(|why| Failure::of(ExitStatus::HostCannot, why));
+                            outcomes.push(TenantOutcome { tenant: name, done: done.to_owned(), failure });
+                        }
                         Ok(done) if broken.contains(&name) => {
                             let meant = meant.iter().find(|(other, _)| *other == name);
                             let state = meant.and_then(|(_, tenant)| tenant.as_ref()).map(|tenant| &tenant.state);
