@@ -321,4 +321,15 @@ mod tests {
         assert!(waited, "it must be more than a socket holds");
         assert!(got == text && fds.len() == 1 && outgoing.is_empty() && incoming.held() == 0);
     }
+
+    #[test]
+    fn descriptors_that_come_one_by_one_beside_one_message_are_counted_together() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (reader, _writer) = io::pipe().expect("a pipe");
+        for byte in encode(&"slowly", 64).expect("small") {
+            socket::send(&theirs, &[byte], &[reader.as_fd()]).expect("sent");
+        }
+        let got = receive::<String>(&ours, &mut Incoming::new(64, 1), soon());
+        assert!(matches!(got, Err(TransportError::Descriptors)), "{got:?}");
+    }
 }
