@@ -5,6 +5,7 @@ mod change;
 mod configuration;
 mod generate;
 mod inspect;
+mod limit_probe;
 mod output;
 mod password;
 mod recorded;
@@ -14,7 +15,6 @@ mod simulation;
 mod table;
 mod tenant;
 mod top;
-mod trial;
 mod usage;
 mod window;
 

@@ -1,9 +1,9 @@
 //! `audit` and `doctor`: the proof and what the host can hold, as text and as comma-separated values.
 
+use crate::limit_probe;
 use crate::output::{self, Form, visible, word};
 use crate::recorded;
 use crate::table::{indented, render};
-use crate::trial;
 use bailiwick_audit::Run;
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::Depth;
@@ -99,7 +99,7 @@ pub(crate) fn doctor(config: &Path, depth: Depth, form: Form) -> Result<ExitStat
     let host = crate::configuration::host(config)?;
     let mut report = bailiwick_audit::doctor(config);
     if depth == Depth::Probe {
-        trial::add_trials(&host, &mut report, |what| output::complain_raw(&format!("{what}\n")))?;
+        limit_probe::add_trials(&host, &mut report, |what| output::complain_raw(&format!("{what}\n")))?;
     }
     output::show(form, &report, doctor_text)?;
     Ok(doctor_status(&report, host.require))

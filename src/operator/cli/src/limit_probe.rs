@@ -4,47 +4,17 @@
 //! Danger: whoever interrupts this must not be left with a jail that runs. A signal is therefore heard between two steps, and
 //! what a killed probe left is taken down by the next one.
 
+mod throwaway;
+
 use bailiwick_policy::Host;
 use bailiwick_proto::Failure;
 use bailiwick_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
-use bailiwick_sys::{file, process};
 use bailiwick_types::{ExitStatus, FeatureReport, FeatureState, HostReport};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
-
-/// How long the throw-away host may take to answer.
-const READY_TIME: Duration = Duration::from_secs(30);
-/// The directory of the throw-away host, in the state directory or in the nearest above it that exists.
-const FOLDER: &str = ".bailiwick-probe";
-/// What is written last of its policy.
-const TENANT: &str = "etc/tenants.d/probe.toml";
-/// Ids far above those of any tenant; project ids and user ids alike. Those below are for probes of other state directories
-/// at the same time, on the same file system perhaps, whose quotas must not be counted together.
-const LAST_ID: u32 = 4_294_770_688;
-const APART: u32 = 2 * 65_536;
-const SLOTS: u32 = 256;
-
-const PLAN: &str = "\
-profile = \"web\"
-[limits]
-cpu = \"20%\"
-memory = \"64M\"
-swap = \"0\"
-tasks = 32
-disk = \"16M\"
-inodes = \"500\"
-io_read = \"2M\"
-io_write = \"2M\"
-sessions = 2
-open_files = 64
-tmp = \"1M\"
-shm = \"1M\"
-";
+use throwaway::{FOLDER, TENANT, Throwaway};
 
 /// What came of trying.
 enum Came {
@@ -92,11 +62,11 @@ pub(crate) fn add_trials(host: &Host, report: &mut HostReport, progress: impl Fn
     };
     let place = host.state_dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
     let folder = place.join(FOLDER);
-    let mut claim = claim(&folder)?;
+    let mut claim = throwaway::claim(&folder)?;
     if folder.join(TENANT).exists() {
         progress("taking down what a probe left that was killed");
         Throwaway::over(&folder, claim).map_err(|error| failed("take down", &error))?;
-        claim = self::claim(&folder)?;
+        claim = throwaway::claim(&folder)?;
     }
     progress("making a throw-away tenant");
     let throwaway = Throwaway::new(host, &folder, claim).map_err(|error| failed("make", &error));
@@ -124,161 +94,6 @@ pub(crate) fn add_trials(host: &Host, report: &mut HostReport, progress: impl Fn
         report.features.push(FeatureReport { feature: format!("probe-{}", trial.name), state, evidence, remedy });
     }
     Ok(())
-}
-
-/// Makes the directory of the throw-away host, or takes over the one that is there. Only one probe has it.
-fn claim(folder: &Path) -> Result<OwnedFd, Failure> {
-    let locked = || {
-        match std::fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let dir = file::open_dir(folder)?;
-        file::lock(dir.as_fd())?;
-        Ok(dir)
-    };
-    locked().map_err(|error: io::Error| {
-        if error.kind() == io::ErrorKind::WouldBlock {
-            let message = format!("another `bailiwick doctor --probe` has {}; wait until it ends", folder.display());
-            return Failure::of(ExitStatus::Conflict, message);
-        }
-        Failure::of(ExitStatus::Failed, format!("cannot take {}: {error}", folder.display()))
-    })
-}
-
-/// The host of the throw-away tenant. Everything of it is gone when the value is dropped.
-struct Throwaway {
-    folder: PathBuf,
-    daemon: Child,
-    /// Held for as long as the directory is in use.
-    _claim: OwnedFd,
-}
-
-impl Throwaway {
-    /// A host that is made afresh in an empty directory.
-    fn new(host: &Host, folder: &Path, claim: OwnedFd) -> io::Result<Self> {
-        let etc = folder.join("etc");
-        for below in ["plans.d", "tenants.d"] {
-            std::fs::create_dir_all(etc.join(below))?;
-        }
-        for (path, mode) in [(folder, 0o711), (&etc, 0o755)] {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        }
-        let first_id = LAST_ID - std::process::id() % SLOTS * APART;
-        let config = format!(
-            "state_dir = {:?}\nruntime_dir = {:?}\nids = {{ first = {first_id}, per_tenant = 65536 }}\nrequire = []\n\
-             reserve = {{ memory = \"0\", tasks = 1, disk = \"0\" }}\nadmins = [\"root\"]\nuser = {:?}\n",
-            folder.join("state"),
-            folder.join("run"),
-            host.user
-        );
-        std::fs::write(etc.join("bailiwick.toml"), config)?;
-        std::fs::write(etc.join("plans.d/probe.toml"), PLAN)?;
-        std::fs::write(folder.join(TENANT), "plan = \"probe\"\n")?;
-        Self::over(folder, claim)
-    }
-
-    /// The host whose policy is there, and its tenant let in.
-    fn over(folder: &Path, claim: OwnedFd) -> io::Result<Self> {
-        let log = std::fs::File::create(folder.join("log"))?;
-        let mut command = daemon_command();
-        command.args(["--standalone", "--config"]).arg(folder.join("etc"));
-        // In a group of its own it does not hear the terminal: it is needed to take the tenant down.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
-        process::end_with_parent(&mut command);
-        let throwaway = Self { daemon: command.spawn()?, folder: folder.to_owned(), _claim: claim };
-        throwaway.wait()?;
-        Ok(throwaway)
-    }
-
-    fn wait(&self) -> io::Result<()> {
-        let deadline = Instant::now() + READY_TIME;
-        loop {
-            let output = self.bailiwick(&["apply"])?;
-            if output.status.success() && self.bailiwick(&["exec", "probe", "--", "true"])?.status.success() {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-                let text = String::from_utf8_lossy(&output.stderr).into_owned();
-                return Err(io::Error::other(format!("{}\n{}", text.trim(), log.trim())));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "bailiwick".into()));
-        command.args(&arguments[..1]).arg("--config").arg(self.folder.join("etc")).args(&arguments[1..]);
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn bailiwick(&self, arguments: &[&str]) -> io::Result<Output> {
-        self.command(arguments).output()
-    }
-
-    /// Runs a line of shell inside; its status, and what it said.
-    fn inside(&self, line: &str) -> io::Result<(Option<i32>, String)> {
-        let output = self.bailiwick(&["exec", "probe", "--", "/bin/sh", "-c", line])?;
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        Ok((output.status.code(), said.trim().to_owned()))
-    }
-
-    /// Waits until what was removed is free again: btrfs gives it back with its next commit, XFS in the background.
-    fn wait_for_room(&self) -> io::Result<()> {
-        let deadline = Instant::now() + READY_TIME;
-        loop {
-            rustix::fs::syncfs(std::fs::File::open(&self.folder)?)?;
-            let (status, said) = self.inside("head -c 10M /dev/zero > /home/room; s=$?; rm -f /home/room; exit $s")?;
-            if status == Some(0) {
-                return rustix::fs::syncfs(std::fs::File::open(&self.folder)?).map_err(Into::into);
-            }
-            if Instant::now() >= deadline {
-                return Err(io::Error::other(format!("what was removed does not become free: {said}")));
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
-    }
-
-    /// Microseconds of processor time that the tenant has used.
-    fn processor_time(&self) -> io::Result<u64> {
-        let output = self.bailiwick(&["show", "probe", "--json"])?;
-        let shown: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        let path = shown["cgroup"]["unified"].as_str().ok_or(io::ErrorKind::NotFound)?.to_owned();
-        let hierarchies = bailiwick_sys::cgroup::hierarchies()?;
-        let mount = hierarchies.mount_of("unified").ok_or(io::ErrorKind::NotFound)?;
-        let text = bailiwick_sys::cgroup::read(bailiwick_sys::cgroup::open(mount, &path)?, "cpu.stat")?;
-        bailiwick_sys::cgroup::flat_keyed(&text, "usage_usec").ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-/// `bailiwickd`, where packages put it or beside this program; under systemd in a scope of its own, whose control groups it
-/// may divide.
-fn daemon_command() -> Command {
-    let beside = std::env::current_exe().unwrap_or_default().with_file_name("bailiwickd");
-    let program = if beside.exists() { beside } else { PathBuf::from("/usr/sbin/bailiwickd") };
-    if !Path::new("/run/systemd/system").is_dir() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("systemd-run");
-    command.args(["--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--"]).arg(program);
-    command
-}
-
-impl Drop for Throwaway {
-    fn drop(&mut self) {
-        let deleted = self.bailiwick(&["delete", "probe", "--purge"]).is_ok_and(|output| output.status.success());
-        let pid = i32::try_from(self.daemon.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
-        }
-        self.daemon.wait().ok();
-        // A jail that could not be taken down is left for the next probe, which finds it by the policy in the directory.
-        if deleted || !self.folder.join("run/jails/probe").exists() {
-            std::fs::remove_dir_all(&self.folder).ok();
-        }
-    }
 }
 
 /// The last line of what was said, in which commands say what went wrong.
