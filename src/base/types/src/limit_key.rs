@@ -218,8 +218,7 @@ impl LimitKey {
     }
 
     /// The value that a message has as words, the reverse of [`Self::in_words`]; `None` when there is none.
-    #[must_use]
-    pub fn value_of(self, words: &str) -> Option<LimitValue> {
+    pub(crate) fn value_of(self, words: &str) -> Option<LimitValue> {
         let number = |text: &str| match self.unit() {
             LimitUnit::CpuShare => text.parse().ok().map(|CpuShare(number)| number),
             LimitUnit::Bytes => text.parse().ok().map(|ByteSize(number)| number),
@@ -246,9 +245,9 @@ impl fmt::Display for LimitKey {
     }
 }
 
-/// A word that names no limit.
+/// A word that names no limit, or words that are no value of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no such limit")]
+#[error("no such limit, or no value of it")]
 pub struct UnknownLimit;
 
 impl FromStr for LimitKey {

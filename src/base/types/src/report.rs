@@ -1,6 +1,6 @@
 //! What `plan`, `audit` and `doctor` report. The serialised names are documented and stable.
 
-use crate::{Moment, TenantName, TimerName};
+use crate::{LimitKey, LimitKind, LimitValue, Moment, TenantName, TimerName, UnknownLimit};
 use serde::{Deserialize, Serialize};
 
 /// One difference between declared and actual.
@@ -79,25 +79,65 @@ pub enum Verdict {
     Breached,
 }
 
-/// One limit in an audit.
+/// One limit in an audit. A message has its values as words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "LimitReportText", try_from = "LimitReportText")]
 pub struct LimitReport {
-    /// The word of the limit.
-    pub resource: String,
+    /// Which limit.
+    pub key: LimitKey,
     /// As the policy has it.
-    pub declared: String,
+    pub declared: LimitValue,
     /// As the kernel has it.
-    pub enforced: Option<String>,
+    pub enforced: Option<LimitValue>,
     /// In use, in the kernel's unit.
     pub used: Option<u64>,
     /// The most that was in use.
     pub peak: Option<u64>,
     /// How often it was hit.
     pub faults: Option<u64>,
-    /// What is free of it, in the unit of what is used.
-    pub headroom: Option<u64>,
     /// The judgement.
     pub verdict: Verdict,
+}
+
+impl LimitReport {
+    /// What is free of it, in the unit of what is used. `None` for a rate: what is used has no such unit.
+    #[must_use]
+    pub fn headroom(&self) -> Option<u64> {
+        let used = self.used.filter(|_| self.key.kind() != LimitKind::Rate)?;
+        Some(self.enforced?.hard()?.saturating_sub(used))
+    }
+}
+
+/// A [`LimitReport`] in a message.
+#[derive(Serialize, Deserialize)]
+struct LimitReportText {
+    resource: LimitKey,
+    declared: String,
+    enforced: Option<String>,
+    used: Option<u64>,
+    peak: Option<u64>,
+    faults: Option<u64>,
+    headroom: Option<u64>,
+    verdict: Verdict,
+}
+
+impl From<LimitReport> for LimitReportText {
+    fn from(report: LimitReport) -> Self {
+        let headroom = report.headroom();
+        let LimitReport { key, declared, enforced, used, peak, faults, verdict } = report;
+        let (declared, enforced) = (key.in_words(declared), enforced.map(|value| key.in_words(value)));
+        Self { resource: key, declared, enforced, used, peak, faults, headroom, verdict }
+    }
+}
+
+impl TryFrom<LimitReportText> for LimitReport {
+    type Error = UnknownLimit;
+    fn try_from(text: LimitReportText) -> Result<Self, UnknownLimit> {
+        let LimitReportText { resource: key, declared, enforced, used, peak, faults, verdict, .. } = text;
+        let value = |words: &str| key.value_of(words).ok_or(UnknownLimit);
+        let (declared, enforced) = (value(&declared)?, enforced.as_deref().map(value).transpose()?);
+        Ok(Self { key, declared, enforced, used, peak, faults, verdict })
+    }
 }
 
 /// A timer of a tenant.

@@ -27,8 +27,8 @@ use bailiwick_proto::{
     CONTROL_DIR, Failure, Hold, JAILS, Refusal, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket,
 };
 use bailiwick_types::{
-    Access, Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, Limits, Observed,
-    Resource, TenantName, TenantReport,
+    Access, Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, LimitKey, Limits,
+    Observed, TenantName, TenantReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -882,7 +882,7 @@ impl Daemon {
             None => Vec::new(),
         };
         // Read one after the other, so the first may be the larger.
-        let all = limits.iter().find(|row| row.resource == Resource::Memory.word()).and_then(|row| row.used);
+        let all = limits.iter().find(|row| row.key == LimitKey::Memory).and_then(|row| row.used);
         let used = match (entry, self.meter().await) {
             (Some(entry), Some(meter)) => meter.room(&entry.cgroups, 0).memory,
             _ => None,

@@ -37,8 +37,8 @@ fn script(shell: Shell) -> String {
 mod tests {
     use super::*;
     use bailiwick_types::{
-        AuditReport, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport, Severity,
-        TenantReport, Verdict, WallReport,
+        AuditReport, FeatureReport, FeatureState, Finding, HostReport, LimitKey, LimitReport, LimitValue, ProbeReport,
+        Severity, TenantReport, Verdict, WallReport,
     };
     use serde_json::Value;
 
@@ -111,13 +111,12 @@ mod tests {
         let text = || "text".to_owned();
         let verdicts = [Verdict::Enforced, Verdict::Down, Verdict::Nominal, Verdict::Drift, Verdict::Breached];
         let limit = |number: Option<u64>, verdict| LimitReport {
-            resource: text(),
-            declared: text(),
-            enforced: number.map(|_| text()),
+            key: LimitKey::Memory,
+            declared: LimitValue::Unlimited,
+            enforced: number.map(LimitValue::from),
             used: number,
             peak: number,
             faults: number,
-            headroom: number,
             verdict,
         };
         let finding =

@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use bailiwick_client::fake;
     use bailiwick_proto::control::PolicyStatus;
-    use bailiwick_types::{HostUid, IdRange, LimitReport, Verdict};
+    use bailiwick_types::{ByteSize, HostUid, IdRange, LimitKey, LimitReport, Verdict};
     use std::collections::BTreeMap;
 
     fn name(text: &str) -> TenantName {
@@ -233,13 +233,12 @@ mod tests {
             doors: vec!["exec".to_owned(), "ssh".to_owned()],
             suspended_doors: vec!["sftp".to_owned()],
             limits: vec![LimitReport {
-                resource: "memory".to_owned(),
-                declared: "1G".to_owned(),
-                enforced: Some("1G".to_owned()),
+                key: LimitKey::Memory,
+                declared: ByteSize(1 << 30).into(),
+                enforced: Some(ByteSize(1 << 30).into()),
                 used: Some(1 << 20),
                 peak: None,
                 faults: Some(0),
-                headroom: Some((1 << 30) - (1 << 20)),
                 verdict: Verdict::Enforced,
             }],
             memory: Some(MemoryUse { used: 256 << 10, cache: 768 << 10 }),

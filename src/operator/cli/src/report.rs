@@ -9,8 +9,8 @@ use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{
-    AuditReport, ByteSize, ExitStatus, FeatureReport, FeatureState, Finding, HostReport, LimitReport, Resource,
-    Severity, TenantName, TenantReport, Verdict, WallReport, Window,
+    AuditReport, ByteSize, ExitStatus, FeatureReport, FeatureState, Finding, HostReport, LimitReport, LimitUnit,
+    Resource, Severity, TenantName, TenantReport, Verdict, WallReport, Window,
 };
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -178,13 +178,13 @@ fn walls_table(walls: &[WallReport]) -> String {
 pub(crate) fn limits_table(limits: &[LimitReport]) -> String {
     let rows = limits.iter().map(|limit| {
         vec![
-            limit.resource.clone(),
-            limit.declared.clone(),
-            limit.enforced.clone().unwrap_or_default(),
+            limit.key.to_string(),
+            limit.key.in_words(limit.declared),
+            limit.enforced.map(|enforced| limit.key.in_words(enforced)).unwrap_or_default(),
             amount(limit, limit.used),
             amount(limit, limit.peak),
             limit.faults.map(|faults| faults.to_string()).unwrap_or_default(),
-            amount(limit, limit.headroom),
+            amount(limit, limit.headroom()),
             word(limit.verdict),
         ]
     });
@@ -195,7 +195,7 @@ pub(crate) fn limits_table(limits: &[LimitReport]) -> String {
 fn amount(limit: &LimitReport, value: Option<u64>) -> String {
     match value {
         None => String::new(),
-        Some(value) if bailiwick_audit::is_size(&limit.resource) => ByteSize(value).rounded(),
+        Some(value) if limit.key.unit() == LimitUnit::Bytes => ByteSize(value).rounded(),
         Some(value) => value.to_string(),
     }
 }
@@ -211,13 +211,13 @@ fn csv(report: &AuditReport) -> String {
             out.push_str(&line(&[
                 name,
                 "limit",
-                &limit.resource,
-                &limit.declared,
-                limit.enforced.as_deref().unwrap_or_default(),
+                limit.key.word(),
+                &limit.key.in_words(limit.declared),
+                &limit.enforced.map(|enforced| limit.key.in_words(enforced)).unwrap_or_default(),
                 &number(limit.used),
                 &number(limit.peak),
                 &number(limit.faults),
-                &number(limit.headroom),
+                &number(limit.headroom()),
                 &word(limit.verdict),
                 "",
             ]));
@@ -252,7 +252,7 @@ fn csv_field(text: &str) -> String {
 mod tests {
     use super::*;
     use bailiwick_client::fake;
-    use bailiwick_types::Verdict;
+    use bailiwick_types::{LimitKey, Verdict};
 
     fn report(severity: Severity) -> AuditReport {
         let tenant: TenantName = "alice".parse().expect("valid");
@@ -266,13 +266,12 @@ mod tests {
                     verdict: Verdict::Enforced,
                 }],
                 limits: vec![LimitReport {
-                    resource: "memory".to_owned(),
-                    declared: "1G".to_owned(),
-                    enforced: None,
+                    key: LimitKey::Memory,
+                    declared: ByteSize(1 << 30).into(),
+                    enforced: Some(ByteSize(1 << 30).into()),
                     used: Some(1_610_612_736),
                     peak: None,
                     faults: Some(2),
-                    headroom: Some(0),
                     verdict: Verdict::Drift,
                 }],
                 probes: Vec::new(),
@@ -307,7 +306,7 @@ mod tests {
              WALL        VERDICT   EVIDENCE\n  \
              membership  enforced  pid 7 \"=cmd|' /C calc'\\u{1b}[2J\", outside\n  \
              LIMIT   DECLARED  ENFORCED  USED  PEAK  FAULTS  HEADROOM  VERDICT\n  \
-             memory  1G        -         1.5G  -     2       0         drift\n  \
+             memory  1G        1G        1.5G  -     2       0         drift\n  \
              BW012 warning: memory.max is \"max\"\n    \
              remedy: run \"bailiwick apply alice\"\n\n\
              host: kernel 6.12.0\n  \
@@ -319,7 +318,7 @@ mod tests {
     #[test]
     fn csv_has_one_line_for_each_limit_and_wall_and_no_formula() {
         let golden = "tenant,kind,name,declared,enforced,used,peak,faults,headroom,verdict,evidence\r\n\
-             alice,limit,memory,1G,,1610612736,,2,0,drift,\r\n\
+             alice,limit,memory,1G,1G,1610612736,,2,0,drift,\r\n\
              alice,wall,membership,,,,,,,enforced,\"pid 7 \"\"=cmd|' /C calc'\\u{1b}[2J\"\", outside\"\r\n";
         assert_eq!(csv(&report(Severity::Warning)), golden);
         assert_eq!(csv_field("=1+1"), "'=1+1");

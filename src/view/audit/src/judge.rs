@@ -35,11 +35,7 @@ fn judge_where(
             verdict: verdict(&faults).max(Verdict::Down),
             walls: Vec::new(),
             probes: Vec::new(),
-            limits: limit::disk(tenant, facts, observed.disk.as_ref())
-                .0
-                .into_iter()
-                .map(limit::with_headroom)
-                .collect(),
+            limits: limit::disk(tenant, facts, observed.disk.as_ref()).0,
             findings: findings(&tenant.name, &faults),
         };
     };
@@ -81,7 +77,7 @@ fn judge_where(
         name: tenant.name.clone(),
         verdict: worst.max(verdict(&faults)),
         walls: reports,
-        limits: limits.into_iter().map(limit::with_headroom).collect(),
+        limits,
         probes: Vec::new(),
         findings: findings(&tenant.name, &faults),
     }
@@ -329,9 +325,9 @@ mod tests {
         for profile in Profile::ALL {
             let mut tenant = tenant(*profile);
             let report = judged(&tenant, &healthy(&tenant));
-            let row = |word: &str| report.limits.iter().find(|row| row.resource == word).map(|row| row.verdict);
-            assert_eq!(row("memory"), Some(Verdict::Nominal), "{profile}");
-            assert_eq!(row("memory_sockets"), Some(Verdict::Enforced), "{profile}");
+            let row = |key| report.limits.iter().find(|row| row.key == key).map(|row| row.verdict);
+            assert_eq!(row(LimitKey::Memory), Some(Verdict::Nominal), "{profile}");
+            assert_eq!(row(LimitKey::MemorySockets), Some(Verdict::Enforced), "{profile}");
             let memory = evidence(&report, "BW097").expect("a reason");
             assert!(memory.contains("record locks: "), "{memory}");
             assert_eq!(memory.contains("netlink sockets: "), *profile != Profile::Web, "{memory}");
@@ -396,8 +392,11 @@ mod tests {
         host.require.insert(Resource::Io);
         let report = judge_where(&tenant, &host, &facts, &observed, &|_| true);
         assert_eq!((ids(&report), report.verdict), (vec!["BW114"], Verdict::Nominal), "{:?}", report.findings);
-        let row = |word: &str| report.limits.iter().find(|row| row.resource == word).map(|row| row.verdict);
-        assert_eq!((row("io_write"), row("iops_write")), (Some(Verdict::Nominal), Some(Verdict::Enforced)));
+        let row = |key| report.limits.iter().find(|row| row.key == key).map(|row| row.verdict);
+        assert_eq!(
+            (row(LimitKey::IoWrite), row(LimitKey::IopsWrite)),
+            (Some(Verdict::Nominal), Some(Verdict::Enforced))
+        );
     }
 
     #[test]
@@ -425,7 +424,7 @@ mod tests {
                 ]
             );
             assert!(report.walls.iter().all(|wall| wall.verdict == Verdict::Enforced && !wall.evidence.is_empty()));
-            let words: Vec<&str> = report.limits.iter().map(|limit| limit.resource.as_str()).collect();
+            let words: Vec<&str> = report.limits.iter().map(|limit| limit.key.word()).collect();
             assert_eq!(
                 words,
                 [
@@ -705,10 +704,7 @@ mod tests {
         let report = judged(&tenant, &healthy(&tenant));
         assert_eq!((ids(&report), report.verdict), (vec!["BW092"], Verdict::Nominal));
         let last = report.limits.last().expect("rows");
-        assert_eq!(
-            (last.resource.as_str(), last.enforced.as_ref(), last.verdict),
-            ("iops_read", None, Verdict::Nominal)
-        );
+        assert_eq!((last.key, last.enforced, last.verdict), (LimitKey::IopsRead, None, Verdict::Nominal));
         let strict = Host { require: [Resource::Io].into(), ..host() };
         let report = judge_where(&tenant, &strict, &facts(), &healthy(&tenant), &|_| true);
         assert_eq!((ids(&report), report.verdict), (vec!["BW093"], Verdict::Drift));
@@ -736,7 +732,7 @@ mod tests {
         facts.controllers.remove("memory");
         let report = judge_where(&tenant, &host(), &facts, &healthy(&tenant), &|_| true);
         assert!(ids(&report).contains(&"BW093"));
-        assert!(report.limits.iter().any(|limit| limit.resource == "memory" && limit.verdict == Verdict::Drift));
+        assert!(report.limits.iter().any(|limit| limit.key == LimitKey::Memory && limit.verdict == Verdict::Drift));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Danger: `sessions` is the one limit of which the kernel has no word. Its row is `bailiwickd`'s own count.
 
 use crate::finding::{self, Fault};
-use crate::number;
 use crate::walls::{everybody, is_of_earlier_version, shown};
 use bailiwick_plan::control::{Control, Value, controls};
 use bailiwick_plan::disk::{self, DiskPlan};
@@ -11,8 +10,9 @@ use bailiwick_plan::mount::{TERMINALS, confinement};
 use bailiwick_plan::{Rlimit, kernel_memory, nominal, rescue, rlimits};
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{
-    Bound, ByteSize, DiskFact, Door, GroupSetting, HostFacts, LimitFact, LimitKey, LimitReport, Limits, MountFact,
-    ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, SessionCount, TenantReport, Verdict,
+    Bound, ByteSize, DiskFact, Door, GroupSetting, Holder, HostFacts, LimitFact, LimitKey, LimitReport, LimitValue,
+    Limits, MountFact, ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, SessionCount,
+    TenantReport, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub(crate) fn limits(
     for control in &in_force {
         let Some(row) = control_row(control, jail, &mut faults) else { continue };
         // A limit of several devices has one row: that of the device where it holds least.
-        match rows.iter_mut().find(|earlier| earlier.resource == row.resource) {
+        match rows.iter_mut().find(|earlier| earlier.key == row.key) {
             Some(earlier) if row.verdict > earlier.verdict => *earlier = row,
             Some(_) => {}
             None => rows.push(row),
@@ -42,8 +42,9 @@ pub(crate) fn limits(
     rows.extend(disk_rows);
     faults.extend(disk_faults);
     let settings = &tenant.settings.limits;
-    for (word, target, size) in [("tmp", "/tmp", settings.tmp_size()), ("shm", "/dev/shm", settings.shm_size())] {
-        rows.push(memory_file_system(word, target, size, jail, &mut faults));
+    for (key, size) in [(LimitKey::Tmp, settings.tmp_size()), (LimitKey::Shm, settings.shm_size())] {
+        let Holder::Tmpfs(target) = key.holder() else { continue };
+        rows.push(memory_file_system(key, target, size, jail, &mut faults));
     }
     rows.push(open_files(settings.open_files, jail, &mut faults));
     process_limits(settings, jail, &mut rows, &mut faults);
@@ -56,9 +57,7 @@ pub(crate) fn limits(
         // There is no row of what nobody limits: it is said of the limit of the same controller.
         for row in &mut rows {
             let is_it = |setting: &GroupSetting| {
-                let control = controls.iter().find(|control| control.key.word() == row.resource);
-                let controller = control.and_then(|control| control.key.controller());
-                controller.is_some_and(|controller| setting.file.starts_with(controller))
+                row.key.controller().is_some_and(|controller| setting.file.starts_with(controller))
             };
             if jail.settings.iter().any(is_it) {
                 row.verdict = row.verdict.max(Verdict::Drift);
@@ -69,11 +68,10 @@ pub(crate) fn limits(
     for limit in nominal(tenant, &controls, facts) {
         let required = host.require.contains(&limit.key.resource());
         let kind = if required { finding::LIMIT_REQUIRED } else { finding::LIMIT_NOMINAL };
-        let declared = limit.key.in_words(limit.declared);
-        faults.push(kind.fault(format!("{} = {declared}: {}", limit.key, limit.why)));
+        faults.push(kind.fault(format!("{}: {}", said(limit.key, limit.declared), limit.why)));
         rows.push(LimitReport {
             verdict: if required { Verdict::Drift } else { Verdict::Nominal },
-            ..row(limit.key.word(), declared, None)
+            ..row(limit.key, limit.declared, None)
         });
     }
     (rows, faults)
@@ -84,23 +82,22 @@ pub(crate) fn limits(
 fn in_part(tenant: &Tenant, facts: &HostFacts, jail: &ObservedJail, rows: &mut [LimitReport], faults: &mut Vec<Fault>) {
     let profile = confinement(tenant.settings.profile, jail.access);
     let limits = &tenant.settings.limits;
-    let mut lower = |word: &str| {
-        let row = rows.iter_mut().find(|row| row.resource == word);
+    let mut lower = |key: LimitKey| {
+        let row = rows.iter_mut().find(|row| row.key == key);
         row.map(|row| row.verdict = row.verdict.max(Verdict::Nominal)).is_some()
     };
     if limits.memory != Bound::Unlimited {
         for (object, why) in kernel_memory::unbounded(profile, facts.controller("memory")) {
-            lower("memory");
+            lower(LimitKey::Memory);
             faults.push(finding::MEMORY_UNCHARGED.fault(format!("{object}: {why}")));
         }
     }
-    for (word, is_declared, declared) in [
-        ("io_write", limits.io_write != Bound::Unlimited, limits.io_write.to_string()),
-        ("iops_write", limits.iops_write != Bound::Unlimited, limits.iops_write.to_string()),
-    ] {
+    let writes = [(LimitKey::IoWrite, limits.io_write.into()), (LimitKey::IopsWrite, limits.iops_write.into())];
+    for (key, declared) in writes {
         // Where nothing holds it at all there is no such row yet, and that is said of it.
-        if is_declared && lower(word) {
-            faults.push(finding::METADATA_FREE.fault(format!("{word} = {declared}: {}", kernel_memory::METADATA)));
+        if declared != LimitValue::Unlimited && lower(key) {
+            let evidence = format!("{}: {}", said(key, declared), kernel_memory::METADATA);
+            faults.push(finding::METADATA_FREE.fault(evidence));
         }
     }
     for (object, why) in kernel_memory::unshared(profile) {
@@ -122,61 +119,47 @@ fn in_part(tenant: &Tenant, facts: &HostFacts, jail: &ObservedJail, rows: &mut [
 /// Adds the limits that the daemon holds by itself: it counts who is in, by all doors and by each.
 pub fn add_sessions(report: &mut TenantReport, tenant: &Tenant, all: SessionCount, by: &BTreeMap<Door, SessionCount>) {
     let limits = &tenant.settings.limits;
-    let each = Door::ALL.iter().filter_map(|door| {
-        let (key, most) = limits.sessions_by(*door)?;
-        Some((key, most.to_string(), by.get(door).copied().unwrap_or_default()))
-    });
-    for (key, declared, count) in std::iter::once(("sessions", limits.sessions.to_string(), all)).chain(each) {
-        report.limits.push(with_headroom(LimitReport {
+    for key in LimitKey::ALL {
+        let Holder::Sessions(door) = key.holder() else { continue };
+        let Some(declared) = limits.value(key) else { continue };
+        let count = match door {
+            None => all,
+            // A door without a limit of its own has no row.
+            Some(_) if declared == LimitValue::Unlimited => continue,
+            Some(door) => by.get(&door).copied().unwrap_or_default(),
+        };
+        report.limits.push(LimitReport {
             used: Some(count.now),
             peak: Some(count.most),
             faults: Some(count.refused),
-            ..row(key, declared.clone(), Some(declared))
-        }));
+            ..row(key, declared, Some(declared))
+        });
     }
 }
 
-/// A row with all that it is made of, and what follows from it.
-pub(crate) fn with_headroom(row: LimitReport) -> LimitReport {
-    LimitReport { headroom: number::headroom(&row), ..row }
+fn row(key: LimitKey, declared: LimitValue, enforced: Option<LimitValue>) -> LimitReport {
+    LimitReport { key, declared, enforced, used: None, peak: None, faults: None, verdict: Verdict::Enforced }
 }
 
-fn row(word: &str, declared: String, enforced: Option<String>) -> LimitReport {
-    let resource = word.to_owned();
-    LimitReport {
-        resource,
-        declared,
-        enforced,
-        used: None,
-        peak: None,
-        faults: None,
-        headroom: None,
-        verdict: Verdict::Enforced,
-    }
-}
-
-fn in_words(enforced: Option<u64>) -> String {
-    enforced.map_or_else(|| "unlimited".to_owned(), |number| number.to_string())
+/// A limit as a file declares it: `memory = 1G`.
+fn said(key: LimitKey, declared: LimitValue) -> String {
+    format!("{key} = {}", key.in_words(declared))
 }
 
 /// `None` for a limit without a place, which [`nominal`] has when it is declared.
 fn control_row(control: &Control, jail: &ObservedJail, faults: &mut Vec<Fault>) -> Option<LimitReport> {
     let place = control.place.as_ref()?;
     let is_it = |fact: &&LimitFact| fact.key == control.key && fact.file == place.label();
-    let (word, declared) = (control.key.word(), control.key.in_words(control.declared));
+    let (key, declared) = (control.key, control.declared);
     let Some(fact) = jail.limits.iter().find(is_it) else {
-        return Some(unread(word, declared, &place.label(), faults));
+        return Some(unread(key, declared, &place.label(), faults));
     };
-    let enforced = control.key.in_words(control.enforced(fact.enforced));
-    let mut report = LimitReport {
-        used: fact.used,
-        peak: fact.peak,
-        faults: fact.faults,
-        ..row(word, declared.clone(), Some(enforced.clone()))
-    };
+    let enforced = control.enforced(fact.enforced);
+    let mut report =
+        LimitReport { used: fact.used, peak: fact.peak, faults: fact.faults, ..row(key, declared, Some(enforced)) };
     if !place.holds(fact.enforced.map_or(Value::Unlimited, Value::Number)) {
         report.verdict = Verdict::Drift;
-        faults.push(drift(word, &declared, &place.label(), &enforced));
+        faults.push(drift(key, declared, &place.label(), &key.in_words(enforced)));
     }
     Some(report)
 }
@@ -187,43 +170,46 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
     let limits = &tenant.settings.limits;
     let Some(fact) = fact else {
         if facts.storage.quota.bounds_anything() && limits.disk != Bound::Unlimited {
-            rows.push(unread("disk", limits.disk.to_string(), "the quota of the tenant's storage", &mut faults));
+            let of_it = "the quota of the tenant's storage";
+            rows.push(unread(LimitKey::Disk, limits.disk.into(), of_it, &mut faults));
         }
         return (rows, faults);
     };
     let differences = DiskPlan::new(limits, facts).difference(limits, fact);
-    let mut add = |word: &str, declared: String, enforced: String, quota: &QuotaFact| {
-        let mut report = LimitReport { used: Some(quota.used), ..row(word, declared.clone(), Some(enforced.clone())) };
-        if differences.iter().any(|difference| difference.key.word() == word) {
+    let mut add = |key: LimitKey, declared: LimitValue, quota: &QuotaFact| {
+        let enforced = disk::enforced(quota);
+        let mut report = LimitReport { used: Some(quota.used), ..row(key, declared, Some(enforced)) };
+        if differences.iter().any(|difference| difference.key == key) {
             report.verdict = Verdict::Drift;
-            faults.push(drift(word, &declared, "the quota", &enforced));
+            faults.push(drift(key, declared, "the quota", &key.in_words(enforced)));
         }
-        let slack = if word == "disk" { slack(limits, facts) } else { INODES_OF_SEEDS };
+        let said = said(key, declared);
+        let slack = if key == LimitKey::Disk { slack(limits, facts) } else { INODES_OF_SEEDS };
         match quota.hard.filter(|hard| quota.used > *hard) {
             Some(hard) if !fact.held_back && is_unexplained(quota, hard, slack) => {
                 report.verdict = Verdict::Drift;
                 let evidence = format!(
-                    "{word} = {declared}, and {} are in use, though nobody lowered the limit below what was in use",
+                    "{said}, and {} are in use, though nobody lowered the limit below what was in use",
                     quota.used
                 );
                 faults.push(finding::ABOVE_LIMIT.fault(evidence));
             }
             Some(_) => {
-                let evidence = format!("{word} = {declared}, and {} are in use", quota.used);
+                let evidence = format!("{said}, and {} are in use", quota.used);
                 faults.push(finding::OVER_LIMIT.fault(evidence));
             }
             None => {}
         }
         rows.push(report);
     };
-    add("disk", limits.disk.to_string(), LimitKey::Disk.in_words(disk::enforced(&fact.bytes)), &fact.bytes);
+    add(LimitKey::Disk, limits.disk.into(), &fact.bytes);
     if let Some(inodes) = &fact.inodes {
-        add("inodes", limits.inodes.to_string(), LimitKey::Inodes.in_words(disk::enforced(inodes)), inodes);
+        add(LimitKey::Inodes, limits.inodes.into(), inodes);
     }
     if fact.held_back {
         let evidence = "the hard limit is what is in use, whatever is declared".to_owned();
         faults.push(finding::HELD_BACK.fault(evidence));
-        rows.iter_mut().filter(|row| row.resource == "disk").for_each(|row| row.verdict = Verdict::Drift);
+        rows.iter_mut().filter(|row| row.key == LimitKey::Disk).for_each(|row| row.verdict = Verdict::Drift);
     }
     if !fact.charged {
         let evidence = "the tenant's directory, or one directly in it, does not belong to its quota".to_owned();
@@ -252,18 +238,18 @@ fn is_unexplained(quota: &QuotaFact, hard: u64, slack: u64) -> bool {
     quota.lowered_at.is_some_and(|lowered_at| quota.used > lowered_at.max(hard).saturating_add(slack))
 }
 
-fn drift(word: &str, declared: &str, file: &str, actual: &str) -> Fault {
-    finding::LIMIT_DRIFT.fault(format!("{word} = {declared}, but {file} has {actual}"))
+fn drift(key: LimitKey, declared: LimitValue, file: &str, actual: &str) -> Fault {
+    finding::LIMIT_DRIFT.fault(format!("{}, but {file} has {actual}", said(key, declared)))
 }
 
-fn unread(word: &str, declared: String, file: &str, faults: &mut Vec<Fault>) -> LimitReport {
-    faults.push(finding::LIMIT_UNREAD.fault(format!("{word} = {declared}: cannot read {file}")));
-    LimitReport { verdict: Verdict::Drift, ..row(word, declared, None) }
+fn unread(key: LimitKey, declared: LimitValue, file: &str, faults: &mut Vec<Fault>) -> LimitReport {
+    faults.push(finding::LIMIT_UNREAD.fault(format!("{}: cannot read {file}", said(key, declared))));
+    LimitReport { verdict: Verdict::Drift, ..row(key, declared, None) }
 }
 
 /// The size of a file system in memory, which the kernel shows in whole pages, as `size=4k`.
 fn memory_file_system(
-    word: &str,
+    key: LimitKey,
     target: &str,
     size: ByteSize,
     jail: &ObservedJail,
@@ -275,12 +261,12 @@ fn memory_file_system(
         options.filter_map(|option| option.strip_prefix("size=")?.strip_suffix('k')?.parse().ok()).collect();
     // The first is what the jail was started with; one that the tenant put over it takes nothing from the limit.
     let Some(actual) = sizes.first().copied() else {
-        return unread(word, size.to_string(), &format!("the size of {target}"), faults);
+        return unread(key, size.into(), &format!("the size of {target}"), faults);
     };
-    let mut report = row(word, size.to_string(), Some(ByteSize(actual.saturating_mul(1024)).to_string()));
+    let mut report = row(key, size.into(), Some(actual.saturating_mul(1024).into()));
     if actual != size.0 / 1024 {
         report.verdict = Verdict::Drift;
-        faults.push(drift(word, &size.to_string(), target, &format!("size={actual}k")));
+        faults.push(drift(key, size.into(), target, &format!("size={actual}k")));
     }
     report
 }
@@ -290,7 +276,7 @@ fn memory_file_system(
 fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport], faults: &mut Vec<Fault>) {
     for rlimit in rlimits(limits) {
         let (word, of): (&str, fn(&ProcessRank) -> Option<u64>) = match rlimit {
-            Rlimit::OpenFiles(_) => ("open_files", |rank| rank.open_files),
+            Rlimit::OpenFiles(_) => (LimitKey::OpenFiles.word(), |rank| rank.open_files),
             Rlimit::NoCore => ("core", |rank| rank.core),
         };
         let most = rlimit.value();
@@ -305,20 +291,47 @@ fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport]
         if !others.is_empty() {
             let others = finding::list(others.into_iter());
             faults.push(finding::PROCESS_LIMIT.fault(format!("{word} {how} {most}: {others} (/proc/PID/limits)")));
-            rows.iter_mut().filter(|row| row.resource == "open_files").for_each(|row| row.verdict = Verdict::Drift);
+            rows.iter_mut().filter(|row| row.key == LimitKey::OpenFiles).for_each(|row| row.verdict = Verdict::Drift);
         }
     }
 }
 
 /// Init's hard limit, which everything inside starts from. A process that has less has chosen that.
 fn open_files(declared: u64, jail: &ObservedJail, faults: &mut Vec<Fault>) -> LimitReport {
-    let Some(fact) = jail.limits.iter().find(|fact| fact.key == LimitKey::OpenFiles) else {
-        return unread("open_files", declared.to_string(), "/proc/PID/limits", faults);
+    let (key, file) = (LimitKey::OpenFiles, "/proc/PID/limits");
+    let Some(fact) = jail.limits.iter().find(|fact| fact.key == key) else {
+        return unread(key, declared.into(), file, faults);
     };
-    let mut report = row("open_files", declared.to_string(), Some(in_words(fact.enforced)));
+    let enforced = LimitValue::from(fact.enforced);
+    let mut report = row(key, declared.into(), Some(enforced));
     if fact.enforced != Some(declared) {
         report.verdict = Verdict::Drift;
-        faults.push(drift("open_files", &declared.to_string(), "/proc/PID/limits", &in_words(fact.enforced)));
+        faults.push(drift(key, declared.into(), file, &key.in_words(enforced)));
     }
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_types::{CpuShare, SoftHard};
+
+    #[test]
+    fn headroom_is_what_is_free() {
+        let cases = [
+            (LimitKey::Memory, ByteSize(1 << 30).into(), Some(1 << 29), Some(1 << 29)),
+            (LimitKey::Disk, SoftHard { soft: 10_u64 << 30, hard: 11 << 30 }.into(), Some(12 << 30), Some(0)),
+            (LimitKey::Swap, LimitValue::WithMemory(2 << 30), Some(1 << 30), Some(1 << 30)),
+            (LimitKey::Tasks, 100_u64.into(), Some(1), Some(99)),
+            (LimitKey::SessionsSsh, 3_u64.into(), Some(1), Some(2)),
+            (LimitKey::Memory, LimitValue::Unlimited, Some(1), None),
+            (LimitKey::IoRead, ByteSize(1 << 20).into(), Some(1), None),
+            (LimitKey::Cpu, CpuShare(100_000).into(), None, None),
+        ];
+        for (key, declared, used, golden) in cases {
+            let (enforced, verdict) = (Some(declared), Verdict::Enforced);
+            let report = LimitReport { key, declared, enforced, used, peak: None, faults: None, verdict };
+            assert_eq!(report.headroom(), golden, "{key} = {}", key.in_words(declared));
+        }
+    }
 }

@@ -5,9 +5,8 @@
 
 use crate::Run;
 use crate::chart::{self, CHARTS};
-use crate::number;
 use bailiwick_types::{
-    AuditReport, ByteSize, FeatureState, Finding, LimitReport, Measure, Moment, Point, Severity, TenantName,
+    AuditReport, ByteSize, FeatureState, Finding, LimitReport, LimitUnit, Moment, Point, Severity, TenantName,
     TenantReport, Usage, Verdict, WallReport, is_dangerous, part, percent,
 };
 use std::collections::BTreeMap;
@@ -241,28 +240,23 @@ fn finding_item(finding: &Finding) -> String {
 fn limit_row(limit: &LimitReport) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let amount = |value: Option<u64>| {
-        let is_size = number::is_size(&limit.resource);
+        let is_size = limit.key.unit() == LimitUnit::Bytes;
         or_dash(value.map(|value| if is_size { ByteSize(value).rounded() } else { value.to_string() }))
     };
     vec![
-        text(&limit.resource),
-        text(&limit.declared),
-        or_dash(limit.enforced.as_deref().map(text)),
+        text(limit.key.word()),
+        text(&limit.key.in_words(limit.declared)),
+        or_dash(limit.enforced.map(|enforced| text(&limit.key.in_words(enforced)))),
         amount(limit.used),
         amount(limit.peak),
         or_dash(limit.faults.map(|faults| faults.to_string())),
-        or_dash(limit.headroom.zip(limit.used).map(|(free, used)| percent(part(free, free.saturating_add(used))))),
+        or_dash(limit.headroom().zip(limit.used).map(|(free, used)| percent(part(free, free.saturating_add(used))))),
         badge(word(limit.verdict)),
     ]
 }
 
 fn limits(reports: &[LimitReport]) -> Usage {
-    Usage(
-        reports
-            .iter()
-            .filter_map(|limit| Some((limit.resource.parse::<Measure>().ok()?, number::bound(limit)?)))
-            .collect(),
-    )
+    Usage(reports.iter().filter_map(|limit| limit.key.bound(limit.enforced?)).collect())
 }
 
 fn host_section(report: &AuditReport) -> String {
@@ -284,7 +278,7 @@ fn host_section(report: &AuditReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bailiwick_types::{FeatureReport, HostReport};
+    use bailiwick_types::{CpuShare, FeatureReport, HostReport, LimitKey, LimitValue, Measure, SoftHard};
     use std::collections::BTreeSet;
 
     const HOSTILE: &str = "<script>alert('1')</script>\"&\u{1b}[2J\n\u{202e}\u{0}]]>--><style>";
@@ -293,17 +287,16 @@ mod tests {
         text.parse().expect("valid")
     }
 
-    fn limit(resource: &str, enforced: &str, used: Option<u64>) -> LimitReport {
-        crate::limit::with_headroom(LimitReport {
-            resource: resource.to_owned(),
-            declared: enforced.to_owned(),
-            enforced: Some(enforced.to_owned()),
+    fn limit(key: LimitKey, enforced: LimitValue, used: Option<u64>) -> LimitReport {
+        LimitReport {
+            key,
+            declared: enforced,
+            enforced: Some(enforced),
             used,
             peak: used,
             faults: Some(3),
-            headroom: None,
             verdict: Verdict::Enforced,
-        })
+        }
     }
 
     fn tenant(name: &str, verdict: Verdict, evidence: &str) -> TenantReport {
@@ -312,9 +305,9 @@ mod tests {
             verdict,
             walls: vec![WallReport { wall: "membership".to_owned(), evidence: evidence.to_owned(), verdict }],
             limits: vec![
-                limit("memory", "1G", Some(256 << 20)),
-                limit("cpu", "150%", None),
-                limit("disk", "10G:11G", Some(12 << 30)),
+                limit(LimitKey::Memory, ByteSize(1 << 30).into(), Some(256 << 20)),
+                limit(LimitKey::Cpu, CpuShare(150_000).into(), None),
+                limit(LimitKey::Disk, SoftHard { soft: 10_u64 << 30, hard: 11 << 30 }.into(), Some(12 << 30)),
             ],
             probes: Vec::new(),
             findings: vec![Finding {
