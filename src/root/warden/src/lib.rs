@@ -4,32 +4,21 @@
 //! only get what the operator wrote down. The start of a jail is the list of [`Step`]s; every step can be undone, and
 //! a test makes each one fail.
 
-mod build;
-mod core;
-mod etc_view;
 mod ftp;
-mod groups;
 mod helper;
-mod host_user;
-mod inside;
-mod ledger;
-mod lowered;
-mod manager;
-mod md5;
-mod quota;
-mod record;
-mod renew;
+mod host_files;
+mod identity;
+mod jail;
+mod limits;
 mod repair;
-mod rescue;
-mod resize;
 mod runtime;
 mod serve;
-mod step;
+mod state;
 mod storage;
-mod watch;
+mod systemd;
 
-pub use crate::core::{OpenError, Warden};
-pub use manager::{Handed, Waiting};
+pub use crate::state::{OpenError, Warden};
+pub use jail::step::Step;
 pub use repair::repair_ledger;
 pub use serve::{ServeError, serve};
-pub use step::Step;
+pub use systemd::{InheritedFds, Waiting};

@@ -2,7 +2,7 @@
 
 use bailiwick_proto::Failure;
 use bailiwick_types::ExitStatus;
-use bailiwick_warden::{Handed, Step, Warden, repair_ledger, serve};
+use bailiwick_warden::{InheritedFds, Step, Warden, repair_ledger, serve};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ fn absolute(group: OsString) -> Result<String, String> {
 }
 
 fn run(config: &Path, init: &Path, group: Option<&str>) -> ExitCode {
-    let handed = Handed::take().and_then(|handed| Ok((handed.waiting()?, handed)));
+    let handed = InheritedFds::take().and_then(|handed| Ok((handed.waiting()?, handed)));
     let (waiting, handed) = match handed {
         Ok(handed) => handed,
         Err(error) => {

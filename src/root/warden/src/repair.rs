@@ -4,12 +4,12 @@
 //! and nothing is written while ids are in use that nobody is known to have, nor in a state directory that is certainly not the one
 //! whose ledger was lost: one that lacks the storage of a jail that runs, or has nobody's though host users are recorded.
 
-use crate::core::OpenError;
-use crate::host_user;
-use crate::ledger::{Ledger, LedgerError};
-use crate::record::Record;
+use crate::identity::host_user;
+use crate::identity::ledger::{Ledger, LedgerError};
+use crate::jail::record::Record;
 use crate::runtime::{DaemonUser, Runtime};
-use crate::storage::Storage;
+use crate::state::OpenError;
+use crate::storage::layout::Storage;
 use bailiwick_policy::Host;
 use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{namespace, process, quota};
@@ -123,7 +123,7 @@ pub fn repair_ledger(config: &Path) -> Result<Vec<String>, OpenError> {
     let system = |what| move |source| OpenError::System { what, source };
     let config = config.canonicalize().map_err(system("find the configuration directory"))?;
     let host = bailiwick_policy::read_host(&config).map_err(OpenError::Policy)?;
-    let daemon = crate::core::daemon_user(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
+    let daemon = crate::state::daemon_user(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
     // Locked from here on: no warden gives ids meanwhile.
     let storage = Storage::open(&host.state_dir, daemon)?;
     let state = || storage.state().map_err(system("use the state directory"));

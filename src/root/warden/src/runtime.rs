@@ -1,8 +1,8 @@
 //! The runtime directory: sockets and records of what runs. Everything here can be made anew but the records of
 //! running jails.
 
-use crate::etc_view::EtcView;
-use crate::record::Record;
+use crate::host_files::etc_view::EtcView;
+use crate::jail::record::Record;
 use bailiwick_policy::EtcWishes;
 use bailiwick_proto::{CONTROL_DIR, JAILS, WARDEN_SOCKET, init_socket};
 use bailiwick_sys::{file, socket};

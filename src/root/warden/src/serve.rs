@@ -5,9 +5,9 @@
 //! connections, not all: those that root needs for logins by FTP stay free. The same of the one thread's time: of each user one request is
 //! answered, then the next of each, so root waits for one of the daemon's, however many of them wait.
 
-use crate::core::{Answer, Progress, Ticket, Warden};
-use crate::manager;
-use crate::renew::Renewal;
+use crate::host_files::renew::Renewal;
+use crate::state::{Answer, Progress, Ticket, Warden};
+use crate::systemd;
 use bailiwick_proto::frame::{FrameError, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::time_limits::UNREAD;
 use bailiwick_proto::warden::WardenEvent;
@@ -110,9 +110,9 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
     let mut socket = warden.socket();
     let mut looked = Instant::now();
     let mut lost: Option<String> = None;
-    let period = manager::period().map_or(TICK, |period| period.min(TICK));
+    let period = systemd::period().map_or(TICK, |period| period.min(TICK));
     let mut renewal = Renewal::default();
-    manager::ready();
+    systemd::ready();
     loop {
         if looked.elapsed() >= TICK {
             looked = Instant::now();
@@ -134,15 +134,15 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
         }
         gate.closed = gate.closed.filter(|until| Instant::now() < *until);
         let heard = wait(warden, &gate, &connections, &renewal, period)?;
-        manager::alive();
+        systemd::alive();
         // Looked at before anything else is done: what the warden itself takes its time for is not held against them.
         let is_silent = |(index, connection): &(usize, &Connection)| {
             !connection.outgoing.is_empty() && connection.took.elapsed() >= UNREAD && !heard.connections.contains(index)
         };
         let silent: Vec<usize> = (0..).zip(&connections).filter(is_silent).map(|(index, _)| index).collect();
         let mut events = warden.happened(&heard.watched);
-        warden.mind_rescues().iter().for_each(|problem| event(problem));
-        warden.mind_ledger(Instant::now()).iter().for_each(|problem| event(problem));
+        warden.check_emergency_sessions().iter().for_each(|problem| event(problem));
+        warden.check_ledger(Instant::now()).iter().for_each(|problem| event(problem));
         heard.ended.iter().for_each(|tenant| warden.ended(tenant));
         let Progress { replies, events: more, lines } = warden.progress();
         lines.iter().for_each(|line| event(line));
@@ -309,7 +309,7 @@ fn answer(warden: &mut Warden, connections: &mut [Connection]) {
             let connection = &mut connections[*index];
             connection.over |= !answer_one(warden, connection);
             connection.answered = Instant::now();
-            manager::alive();
+            systemd::alive();
         }
         if next.is_empty() || Instant::now() >= until {
             return;

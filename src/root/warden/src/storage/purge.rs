@@ -6,7 +6,7 @@
 //! Danger: what lies here is a tenant's. No link is followed and no mount is entered: what an operator has mounted there is not
 //! the tenant's to lose.
 
-use crate::quota;
+use crate::limits::quota;
 use bailiwick_sys::file;
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use std::ffi::{OsStr, OsString};

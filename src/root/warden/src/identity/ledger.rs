@@ -4,8 +4,8 @@
 //! before the ids are used, replaced in one step, and a ledger that cannot be read, or that is missing beside what it
 //! must know of, stops the warden rather than being started anew.
 
-use crate::lowered::DiskNote;
-use crate::quota::Grace;
+use crate::limits::disk_note::DiskNote;
+use crate::limits::quota::Grace;
 use bailiwick_sys::file;
 use bailiwick_types::{IdPool, IdRange, TenantName};
 use serde::{Deserialize, Serialize};
@@ -215,7 +215,7 @@ impl Ledger {
 
     /// Writes what could not be written yet, in one try a second at the most: each may take its time on a disk that is full. Says so
     /// the first time that it cannot, and when it could.
-    pub(crate) fn mind(&mut self, now: Instant) -> Option<String> {
+    pub(crate) fn write_pending(&mut self, now: Instant) -> Option<String> {
         let is_soon = |tried: Instant| now.saturating_duration_since(tried) < RETRY_TIME;
         if !self.unwritten || self.tried.is_some_and(is_soon) {
             return None;
@@ -471,11 +471,11 @@ mod tests {
         assert_eq!((ledger.ids(&name("a")), written()), (None, 1));
         let begin = Instant::now();
         let at = |after: u64| begin + Duration::from_millis(after);
-        assert!(ledger.mind(at(0)).is_some_and(|line| line.contains("ledger-not-written")));
+        assert!(ledger.write_pending(at(0)).is_some_and(|line| line.contains("ledger-not-written")));
         std::fs::remove_dir_all(&obstacle).expect("removes");
-        assert_eq!((ledger.mind(at(999)), written()), (None, 1), "too soon");
-        assert_eq!((ledger.mind(at(1000)), written()), (Some("event=ledger-written".to_owned()), 0));
-        assert_eq!(ledger.mind(at(2000)), None, "once");
+        assert_eq!((ledger.write_pending(at(999)), written()), (None, 1), "too soon");
+        assert_eq!((ledger.write_pending(at(1000)), written()), (Some("event=ledger-written".to_owned()), 0));
+        assert_eq!(ledger.write_pending(at(2000)), None, "once");
         ledger.give_back("a.7").expect("gives back");
         assert_eq!(ledger.assign(&name("b")).expect("assigns"), ids);
     }

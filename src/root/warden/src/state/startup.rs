@@ -170,7 +170,7 @@ impl Warden {
         config: &Path,
         init: &Path,
         group: Option<&str>,
-        handed: Handed,
+        handed: InheritedFds,
     ) -> Result<(Self, Vec<String>), OpenError> {
         let opened = Self::open_unheard(config, init, group, handed);
         leave_word(config, opened.as_ref().err());
@@ -181,7 +181,7 @@ impl Warden {
         config: &Path,
         init: &Path,
         group: Option<&str>,
-        handed: Handed,
+        handed: InheritedFds,
     ) -> Result<(Self, Vec<String>), OpenError> {
         if !rustix::process::geteuid().is_root() {
             return Err(OpenError::NotRoot);
@@ -228,7 +228,7 @@ impl Warden {
             jails,
             slow: Slow::default(),
             last_ticket: 0,
-            rescues: Rescues::default(),
+            emergencies: EmergencySessions::default(),
             listener,
             watch,
             reserve: DiskReserve::default(),
@@ -241,21 +241,21 @@ impl Warden {
         if let Err(error) = warden.policy.keep(None, daemon.gid) {
             events.push(format!("event=policy-not-kept reason={:?}", error.to_string()));
         }
-        events.extend(warden.take_over(handed.inits)?);
+        events.extend(warden.adopt_running_jails(handed.inits)?);
         Ok((warden, events))
     }
 
     /// Takes hold of every jail whose init is provably the one that was recorded, by the descriptor that the service
     /// manager kept where there is one; what is left of others is cleared away by the loop. What fails for one tenant is told,
     /// and stands in no other's way.
-    fn take_over(&mut self, mut kept: BTreeMap<String, OwnedFd>) -> Result<Vec<String>, OpenError> {
+    fn adopt_running_jails(&mut self, mut kept: BTreeMap<String, OwnedFd>) -> Result<Vec<String>, OpenError> {
         let system = |what| move |source| OpenError::System { what, source };
         let mut events = self.take_up_graves();
         for (name, record) in self.runtime.found().map_err(system("list the jails"))? {
             let kept = kept.remove(&name);
             let Ok(tenant) = name.parse::<TenantName>() else {
                 // None of ours.
-                manager::forget(&name);
+                systemd::forget(&name);
                 if let Err(error) = self.runtime.remove(&name) {
                     let name = name.escape_debug();
                     events.push(format!("tenant={name} event=not-cleared reason={:?}", error.to_string()));
@@ -272,8 +272,8 @@ impl Warden {
             match held {
                 Ok(Some((record, pidfd))) => {
                     events.push(format!("tenant={tenant} event=re-attached pid={}", record.pid));
-                    manager::keep(&tenant, &pidfd);
-                    if let Err(error) = self.rescues.found(&self.groups, &tenant) {
+                    systemd::keep(&tenant, &pidfd);
+                    if let Err(error) = self.emergencies.found(&self.groups, &tenant) {
                         let why = Failure::new(ExitStatus::Failed, &error).message;
                         events.push(format!("tenant={tenant} event=reserve-not-taken-back reason={why:?}"));
                     }
@@ -297,7 +297,7 @@ impl Warden {
             }
         }
         for name in kept.keys() {
-            manager::forget(name);
+            systemd::forget(name);
         }
         if !self.jails.is_empty() {
             self.watch.listen_to(self.groups.pressure_triggers());

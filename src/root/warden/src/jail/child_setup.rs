@@ -5,7 +5,7 @@
 //! the new root without following a link; mounts are sealed before Landlock, which forbids all further mounting; the
 //! seccomp filter comes before the capabilities go, because loading it needs one; and the last step looks nothing up.
 
-use crate::step::{Step, reach};
+use crate::jail::step::{Step, reach};
 use bailiwick_plan::kernel::{self, ANSWERED};
 use bailiwick_plan::mount::{CANARY, Flags, HOST_ETC_LAYER, INIT, Mount, RUN, Source, TERMINALS};
 use bailiwick_plan::seed::LOCAL_DIRS;

@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn systemd_looks_for_the_marks_and_for_nothing_else() {
-        let unit = include_str!("../../../../systemd/user@.service.d/60-bailiwick.conf");
+        let unit = include_str!("../../../../../systemd/user@.service.d/60-bailiwick.conf");
         let conditions: Vec<&str> = unit.lines().filter(|line| line.starts_with("Condition")).collect();
         assert_eq!(conditions, [format!("ConditionPathExists=!/run/bailiwick/{MARKS}/%i")]);
     }

@@ -1,15 +1,15 @@
-//! Makes a jail, step by step, from the outside. What is done inside is in `inside`.
+//! Makes a jail, step by step, from the outside. What is done inside is in `child_setup`.
 //!
 //! Danger: between `clone3` and the report of the child there is a process of the tenant's identity that runs our
 //! code. It holds copies of this process's memory, so nothing that belongs to another tenant may be in scope that a
 //! tenant could reach: no process of the tenant's exists in the new namespaces until init runs.
 
-use crate::groups::{GroupError, Groups, TenantGroups};
-use crate::inside::{self, Inside, Sources};
-use crate::record::{Record, confinement_digest};
+use crate::jail::child_setup::{self, Inside, Sources};
+use crate::jail::record::{Record, confinement_digest};
+use crate::jail::step::{Step, reach};
+use crate::limits::cgroups::{GroupError, Groups, TenantGroups};
 use crate::runtime::Runtime;
-use crate::step::{Step, reach};
-use crate::storage::Storage;
+use crate::storage::layout::Storage;
 use bailiwick_plan::mount::{Flags, Mount, Source};
 use bailiwick_plan::{JailPlan, OOM_SCORE};
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
@@ -134,7 +134,7 @@ impl Builder<'_> {
         let (pid, pidfd) = match self.clone(&groups, &keep).map_err(BuildError::at(Step::Clone))? {
             Cloned::Child => {
                 let inside = Inside { plan, sources, go: go_read, report: report_write };
-                inside::run(inside)
+                child_setup::run(inside)
             }
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
@@ -191,7 +191,7 @@ impl Builder<'_> {
             let at = |source| BuildError::new(Step::Sources, &row.target, source);
             let opened = open(&row.source).map_err(at)?;
             for fd in opened.all() {
-                mount::replace_attributes(fd, inside::attributes(outside_flags(row))).map_err(at)?;
+                mount::replace_attributes(fd, child_setup::attributes(outside_flags(row))).map_err(at)?;
             }
             sources.push(opened);
         }
@@ -250,7 +250,7 @@ impl Begun {
                 // It tells of its domain, or of why there is none, before it could become init.
                 return Err(BuildError::at(Step::Exec)(silent()));
             }
-            let is_word = text[0] == inside::LANDLOCKED && !self.landlock;
+            let is_word = text[0] == child_setup::LANDLOCKED && !self.landlock;
             self.landlock |= is_word;
             let rest = if is_word { &text[1..] } else { &text };
             if !rest.is_empty() {
@@ -394,7 +394,7 @@ fn listener(report: &OwnedFd) -> Result<OwnedFd, BuildError> {
 /// The failure in what a child reported.
 fn failure_in(text: &[u8]) -> Result<BuildError, BuildError> {
     // Written by our own code, before any of the tenant's ran.
-    let report: inside::Report =
+    let report: child_setup::Report =
         serde_json::from_slice(text).map_err(|error| BuildError::at(Step::Exec)(error.into()))?;
     let source: Box<dyn std::error::Error + Send + Sync> = match report.errno {
         Some(errno) => Box::new(io::Error::from_raw_os_error(errno)),

@@ -4,7 +4,7 @@
 //! Danger: every tenant reads what is put here. Nothing is shown by where it lies: a copy is made of bytes that were read and
 //! then compared with what a package brought ([`bailiwick_policy::host_etc`]), never of a file that was looked at before.
 
-use crate::md5::md5;
+use crate::host_files::md5::md5;
 use bailiwick_policy::EtcWishes;
 use bailiwick_policy::host_etc::{
     GENERATED, LinkTarget, conffiles, digests, holds_private_key, is_barred, is_taken_whole, link_target, ucf_files,

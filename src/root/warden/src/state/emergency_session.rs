@@ -17,9 +17,9 @@ impl Warden {
         }
         let Some(jail) = self.jails.get(name) else { return Ok(WardenReply::Unchanged) };
         let controls = controls(&tenant.settings.limits, &self.facts);
-        let given = self.rescues.give(&self.groups, name, controls, jail.record.pid);
+        let given = self.emergencies.give(&self.groups, name, controls, jail.record.pid);
         given.map_err(|error| match error {
-            RescueError::Group(error) => failed(&error),
+            EmergencyError::Group(error) => failed(&error),
             error => Failure::new(ExitStatus::OverLimit, &error),
         })?;
         self.still_runs(name)
@@ -29,7 +29,7 @@ impl Warden {
     pub(super) fn rescued(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
         self.running(name)?;
         let Some(jail) = self.jails.get(name) else { return Ok(WardenReply::Unchanged) };
-        let back = self.rescues.forked(&self.groups, name, jail.record.pid);
+        let back = self.emergencies.forked(&self.groups, name, jail.record.pid);
         back.map_err(|error| failure(ExitStatus::Failed, name, "rescue", &error))?;
         self.still_runs(name)
     }
@@ -43,22 +43,22 @@ impl Warden {
     }
 
     /// Writes down what a full disk has kept from being written; says what is new of it.
-    pub(crate) fn mind_ledger(&mut self, now: Instant) -> Option<String> {
-        self.ledger.mind(now)
+    pub(crate) fn check_ledger(&mut self, now: Instant) -> Option<String> {
+        self.ledger.write_pending(now)
     }
 
     /// Takes reserves back in which nobody is any more; says which could not be.
-    pub(crate) fn mind_rescues(&mut self) -> Vec<String> {
+    pub(crate) fn check_emergency_sessions(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
-        for name in self.rescues.due() {
+        for name in self.emergencies.due() {
             let Some(jail) = self.jails.get(&name) else { continue };
             let declared = match self.policy.tenant(&name) {
                 Ok((_, Some(tenant))) => Some(controls(&tenant.settings.limits, &self.facts)),
                 _ => None,
             };
-            let taken = self.rescues.forked(&self.groups, &name, jail.record.pid);
-            if let Err(error) = taken.and_then(|()| self.rescues.take_back(&self.groups, &name, declared))
-                && self.rescues.is_news(&name)
+            let taken = self.emergencies.forked(&self.groups, &name, jail.record.pid);
+            if let Err(error) = taken.and_then(|()| self.emergencies.take_back(&self.groups, &name, declared))
+                && self.emergencies.is_news(&name)
             {
                 let reason = Failure::new(ExitStatus::Failed, &error).message;
                 problems.push(format!("tenant={name} event=reserve-not-taken-back reason={reason:?}"));

@@ -1,6 +1,6 @@
 //! The record of a running jail: what a warden that comes back needs to know it again.
 
-use crate::md5::md5;
+use crate::host_files::md5::md5;
 use bailiwick_plan::{kernel_memory, seccomp};
 use bailiwick_sys::{file, namespace, proc, process};
 use bailiwick_types::{Access, Profile};

@@ -51,7 +51,7 @@ impl Warden {
             if kind == QuotaFacts::Projects {
                 let failed =
                     |error: &(dyn std::error::Error + 'static)| failure(ExitStatus::Failed, &name, "limit", error);
-                self.mind_grace(&name, ids, &dir, &mut fact).map_err(|error| failed(&*error))?;
+                self.check_grace(&name, ids, &dir, &mut fact).map_err(|error| failed(&*error))?;
             }
             if let Some(note) = self.ledger.disk(&name) {
                 drop(self.ledger.set_disk(&name, note.after_look(&fact)));
@@ -62,7 +62,7 @@ impl Warden {
         Ok(WardenReply::Disks(disks))
     }
 
-    pub(super) fn mind_grace(
+    pub(super) fn check_grace(
         &mut self,
         name: &TenantName,
         ids: IdRange,

@@ -99,7 +99,7 @@ impl Warden {
             && let Some((name, ids)) = self.reserve.left.pop_front()
         {
             if self.reserve.is_reached() {
-                self.hold_back_again(&name, ids);
+                self.clamp_again(&name, ids);
             } else if let Ok((_, Some(tenant))) = self.policy.tenant(&name) {
                 let plan = DiskPlan::new(&tenant.settings.limits, &self.facts);
                 // One that fails stays held back, which the audit shows as drift.
@@ -134,10 +134,10 @@ impl Warden {
         })
     }
 
-    pub(super) fn hold_back_again(&self, name: &TenantName, ids: IdRange) {
+    pub(super) fn clamp_again(&self, name: &TenantName, ids: IdRange) {
         if self.reserve.is_reached() {
             // A tenant that cannot be held back now is tried again when its limits are written.
-            drop(self.storage.hold_back(name, ids.first, &self.facts.storage.quota));
+            drop(self.storage.clamp_quota(name, ids.first, &self.facts.storage.quota));
         }
     }
 }

@@ -82,11 +82,11 @@ impl Warden {
         record: Record,
         pidfd: OwnedFd,
     ) -> Result<WardenReply, Failure> {
-        manager::keep(name, &pidfd);
+        systemd::keep(name, &pidfd);
         let jail = self.jail(name, record, pidfd);
         self.jails.insert(name.clone(), jail);
         self.ledger.set_held(name, false);
-        self.hold_back_again(name, ids);
+        self.clamp_again(name, ids);
         Ok(WardenReply::Done)
     }
 

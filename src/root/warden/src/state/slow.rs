@@ -14,8 +14,8 @@
 //! the reply when it is there, and a failure when that takes too long, while the warden goes on.
 
 use super::*;
-use crate::step::reach_work;
-use crate::storage::Preparation;
+use crate::jail::step::reach_work;
+use crate::storage::layout::Preparation;
 
 /// How long a jail has to end by itself: init gives its processes two seconds.
 const STOP_TIME: Duration = Duration::from_secs(3);
@@ -93,7 +93,7 @@ impl Ending {
             let ended = |init| process::has_ended(init, Duration::ZERO).unwrap_or(true);
             return now >= until || self.init.as_ref().is_none_or(ended);
         }
-        now >= self.due || (!self.is_empty && self.events.as_ref().is_some_and(groups::is_empty))
+        now >= self.due || (!self.is_empty && self.events.as_ref().is_some_and(cgroups::is_empty))
     }
 }
 
@@ -411,7 +411,7 @@ impl Warden {
                     ending.problem.as_deref().unwrap_or("its processes do not end (uninterruptible in the kernel?)");
                 progress.lines.push(format!("tenant={name} event=not-cleared reason={why:?}"));
             }
-            ending.is_empty = ending.events.as_ref().is_some_and(groups::is_empty);
+            ending.is_empty = ending.events.as_ref().is_some_and(cgroups::is_empty);
             ending.pause = (ending.pause * 2).min(LOOK_TIME);
             let is_quick = ending.is_empty && ending.problem.is_none();
             let pause = if is_late {
@@ -433,8 +433,8 @@ impl Warden {
         }
         let removed = self.runtime.remove(name.as_str());
         removed.map_err(|error| format!("cannot remove the jail's runtime directory: {error}"))?;
-        self.rescues.forget(name);
-        manager::forget(name.as_str());
+        self.emergencies.forget(name);
+        systemd::forget(name.as_str());
         if self.jails.is_empty() && self.slow.is_idle() {
             self.groups.remove_empty_bases();
         }

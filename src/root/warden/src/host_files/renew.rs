@@ -11,9 +11,9 @@
 //! overlay, which loses nothing by it, whoever made it. The kernel may take its time with each of these steps, as long as something
 //! below does not answer: a child takes them, and the warden waits for none.
 
-use crate::core::Warden;
 use crate::helper::Helper;
-use crate::step::reach_work;
+use crate::jail::step::reach_work;
+use crate::state::Warden;
 use bailiwick_plan::mount::HOST_ETC_INSIDE;
 use bailiwick_sys::{file, mount, process};
 use bailiwick_types::TenantName;

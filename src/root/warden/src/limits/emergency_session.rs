@@ -4,7 +4,7 @@
 //! some milliseconds. So it is given one after another, not often to the same tenant, and what was given is known from the kernel: a
 //! warden that comes back finds the groups.
 
-use crate::groups::{GroupError, Groups};
+use crate::limits::cgroups::{GroupError, Groups};
 use bailiwick_plan::control::Control;
 use bailiwick_plan::rescue;
 use bailiwick_types::TenantName;
@@ -21,7 +21,7 @@ const LOOK_TIME: Duration = Duration::from_millis(500);
 
 /// Why it is not given.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RescueError {
+pub(crate) enum EmergencyError {
     /// Somebody has it.
     #[error("the reserve of \"{0}\" for a rescue session is in use")]
     InUse(TenantName),
@@ -75,14 +75,14 @@ impl Pace {
 
 /// Those that are given.
 #[derive(Debug, Default)]
-pub(crate) struct Rescues {
+pub(crate) struct EmergencySessions {
     given: BTreeMap<TenantName, Given>,
     pace: Pace,
     /// When they were looked at.
     looked: Option<Instant>,
 }
 
-impl Rescues {
+impl EmergencySessions {
     /// Takes up one that an earlier warden gave.
     pub(crate) fn found(&mut self, groups: &Groups, tenant: &TenantName) -> Result<(), GroupError> {
         if groups.in_rescue(tenant)?.is_some() {
@@ -100,14 +100,14 @@ impl Rescues {
         tenant: &TenantName,
         controls: Vec<Control>,
         init: u32,
-    ) -> Result<(), RescueError> {
+    ) -> Result<(), EmergencyError> {
         if let Some(given) = self.given.get(tenant) {
             // Asked for twice because the answer was lost.
-            return if given.is_back { Err(RescueError::InUse(tenant.clone())) } else { Ok(()) };
+            return if given.is_back { Err(EmergencyError::InUse(tenant.clone())) } else { Ok(()) };
         }
         let now = Instant::now();
         if !self.pace.allows(tenant, now) {
-            return Err(RescueError::TooSoon);
+            return Err(EmergencyError::TooSoon);
         }
         // Known before it is begun: what fails on the way is taken back like all else.
         self.given.insert(tenant.clone(), Given::new(now, true, Some(controls.clone())));

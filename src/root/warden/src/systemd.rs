@@ -21,14 +21,14 @@ const JAIL: &str = "jail-";
 
 /// What was handed over.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub struct InheritedFds {
     /// The socket on which requests come, already listening.
     pub(crate) listener: Option<OwnedFd>,
     /// Descriptors of inits, by tenant.
     pub(crate) inits: BTreeMap<String, OwnedFd>,
 }
 
-impl Handed {
+impl InheritedFds {
     /// Takes what was handed over. To be called once, before anything is opened.
     ///
     /// # Errors

@@ -136,7 +136,7 @@ pub(crate) fn bound(
 }
 
 /// Bounds a tenant by what it uses now: it can take no more.
-pub(crate) fn hold_back(parent: &OwnedFd, dir: &OwnedFd, project: u32, kind: &QuotaFacts) -> Result<(), QuotaError> {
+pub(crate) fn clamp_quota(parent: &OwnedFd, dir: &OwnedFd, project: u32, kind: &QuotaFacts) -> Result<(), QuotaError> {
     // A limit of nothing would be none.
     const LEAST: u64 = 64 << 10;
     match kind {

@@ -5,7 +5,7 @@
 //! 6.12 and 6.18), so a jail gets a fresh group each time. And a process moves between groups of version 1 without a
 //! global lock only when it moves itself, by writing `0` to `tasks`.
 
-use crate::watch;
+use crate::limits::watch;
 use bailiwick_plan::control::{Control, Entry, Place};
 use bailiwick_plan::rescue;
 use bailiwick_policy::Reserve;

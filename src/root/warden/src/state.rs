@@ -3,10 +3,10 @@
 //! Danger: everything that comes in names a tenant and nothing else. What is to be done is read anew from the
 //! root-owned policy each time; where a file has an error, what it last said without is used, which is root's as well.
 
-mod emergency;
+mod emergency_session;
+mod host_reserve;
 mod lifecycle;
 mod query;
-mod reserve;
 mod slow;
 mod startup;
 
@@ -14,23 +14,27 @@ pub(crate) use slow::Progress;
 pub use startup::OpenError;
 pub(crate) use startup::daemon_user;
 
-use crate::build::{Begun, BuildError, Builder, Finished, Unmade};
-use crate::etc_view::EtcView;
 use crate::ftp;
-use crate::groups::{self, Freezer, Freezing, GroupError, Groups};
 use crate::helper::Helper;
-use crate::host_user::{self, HostUserError, HostUsers};
-use crate::ledger::{Ledger, LedgerError};
-use crate::lowered::DiskNote;
-use crate::manager::{self, Handed};
-use crate::quota::{self, Grace};
-use crate::record::{Record, confinement_digest};
-use crate::rescue::{RescueError, Rescues};
-use crate::resize;
+use crate::host_files::etc_view::EtcView;
+use crate::identity::host_user::{self, HostUserError, HostUsers};
+use crate::identity::ledger::{Ledger, LedgerError};
+use crate::jail::record::{Record, confinement_digest};
+use crate::jail::resize;
+use crate::jail::start::{Begun, BuildError, Builder, Finished, Unmade};
+use crate::jail::step::{Step, reach};
+use crate::limits::cgroups::{self, Freezer, Freezing, GroupError, Groups};
+use crate::limits::disk_note::DiskNote;
+use crate::limits::emergency_session::{EmergencyError, EmergencySessions};
+use crate::limits::quota::{self, Grace};
+use crate::limits::watch::Watch;
 use crate::runtime::{DaemonUser, Runtime, RuntimeError};
-use crate::step::{Step, reach};
-use crate::storage::{Removal, Slice, Storage, StorageError, grave};
-use crate::watch::Watch;
+use crate::storage::{
+    grave,
+    layout::{Storage, StorageError},
+    purge::{Removal, Slice},
+};
+use crate::systemd::{self, InheritedFds};
 use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::control::controls;
@@ -43,9 +47,9 @@ use bailiwick_proto::{Failure, Hold, Refusal, WARDEN_ERROR, WardenReply, WardenR
 use bailiwick_sys::{credential, file, process};
 use bailiwick_types::HostFacts;
 use bailiwick_types::{ByteSize, DiskFact, Door, ExitStatus, FtpUser, IdRange, Profile, QuotaFacts, TenantName};
+use host_reserve::DiskReserve;
 use lifecycle::Begins;
 use query::bounded;
-use reserve::DiskReserve;
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 use slow::{End, Slow};
@@ -93,7 +97,7 @@ pub struct Warden {
     jails: BTreeMap<TenantName, Jail>,
     slow: Slow,
     last_ticket: Ticket,
-    rescues: Rescues,
+    emergencies: EmergencySessions,
     /// Given by the service manager, until the loop takes it.
     listener: Option<OwnedFd>,
     watch: Watch,
@@ -295,10 +299,10 @@ impl Warden {
             let bound = self.storage.bound(name, ids.first, &plan, &self.facts.storage.quota);
             bound.map_err(|error| failed(&error))?;
             self.note_disk(name, ids, &plan, before.as_ref());
-            self.hold_back_again(name, ids);
+            self.clamp_again(name, ids);
         }
         let controls = controls(limits, &self.facts);
-        self.rescues.limit(&self.groups, name, controls).map_err(|error| failed(&error))?;
+        self.emergencies.limit(&self.groups, name, controls).map_err(|error| failed(&error))?;
         let Some(jail) = self.jails.get(name) else { return Ok(Some(WardenReply::Unchanged)) };
         let sizes = [("/tmp", limits.tmp_size()), ("/dev/shm", limits.shm_size())];
         let resizing = resize::begin(jail.record.pid, sizes).map_err(|error| failed(&error))?;

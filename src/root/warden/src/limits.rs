@@ -1,0 +1,7 @@
+//! The limits of tenants, and what the kernel reports of them.
+
+pub(crate) mod cgroups;
+pub(crate) mod disk_note;
+pub(crate) mod emergency_session;
+pub(crate) mod quota;
+pub(crate) mod watch;

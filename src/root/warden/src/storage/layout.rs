@@ -1,0 +1,429 @@
+//! Tenants' storage: directories below the state directory, made once from seeds, bounded by quotas, removed by a purge.
+//!
+//! Danger: what lies in a tenant's directory is the tenant's. Nothing here opens a name inside one after the first
+//! day, but to remove the whole, and the directory that the operator has locked a login for FTP to; neither follows links or mounts, and
+//! removal looks at no name twice.
+
+use crate::limits::quota::{self, QuotaError};
+use crate::runtime::DaemonUser;
+use crate::storage::grave;
+use crate::storage::purge::Removal;
+use bailiwick_plan::JailPlan;
+use bailiwick_plan::disk::DiskPlan;
+use bailiwick_plan::seed::{Kind, Seed};
+use bailiwick_sys::{file, mount};
+use bailiwick_types::{IdRange, QuotaFacts, TenantName};
+use rustix::fs::{Gid, Mode, OFlags, RenameFlags, Uid};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const TENANTS: &str = "tenants";
+const HISTORY: &str = "history";
+const PURGED: &str = ".purged";
+/// How long another warden is waited for, and between two tries: one that was killed may take a while to be gone.
+const LOCK_TIME: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// It cannot be opened.
+    #[error("cannot open the state directory \"{path}\"{hint}", path = path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// What to do.
+        hint: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else could read or change it.
+    #[error("the state directory \"{path}\" must belong to root with mode 0711 or 0700, it belongs to user {uid} with mode {mode:04o}; `chown root:root` and `chmod 0711` it if it is there for nothing else", path = path.display())]
+    Trust {
+        /// Which.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A tenant's storage cannot be made.
+    #[error("cannot write what a tenant's storage begins with")]
+    Seed(#[source] io::Error),
+    /// A tenant's quota.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
+    /// Another warden has it.
+    #[error("another bailiwick-warden works on the state directory \"{path}\"", path = path.display())]
+    Locked {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// Whether a directory may be closed to others: it is empty, as a new file system is, or nobody but root could write to it and it has
+/// our ledger.
+fn is_ours_alone(state: &OwnedFd, mode: u32) -> io::Result<bool> {
+    let names = file::names(state)?;
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    Ok(names.iter().all(|name| name == "lost+found") || (mode & 0o022 == 0 && has(crate::identity::ledger::FILE)))
+}
+
+/// What is done to a tenant's storage before its jail starts, and can take long: a child does it.
+#[derive(Debug)]
+pub(crate) enum Preparation {
+    /// Its files belong to nobody, since quotas came later than they.
+    Charge {
+        /// The tenant's directory.
+        dir: OwnedFd,
+        /// Whose they are.
+        project: u32,
+    },
+    /// Something of what it begins with is missing: all of it on the first day, later only what a new profile needs.
+    Seed {
+        /// The tenant's directory.
+        dir: OwnedFd,
+        /// All that it begins with.
+        seeds: Vec<Seed>,
+    },
+}
+
+impl Preparation {
+    /// What the work needs.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Charge { dir, .. } | Self::Seed { dir, .. } => dir.as_fd(),
+        }
+    }
+
+    /// A word for it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Charge { .. } => "charge",
+            Self::Seed { .. } => "seed",
+        }
+    }
+
+    /// What it is, as a sentence goes on after whose files they are.
+    pub(crate) fn told(&self) -> &'static str {
+        match self {
+            Self::Charge { .. } => "are being charged to it, since disk use is counted here by now",
+            Self::Seed { .. } => "that it begins with are being written",
+        }
+    }
+
+    /// Does it.
+    pub(crate) fn work(&self) -> io::Result<()> {
+        match self {
+            Self::Charge { dir, project } => quota::charge_tree(dir, *project),
+            // Waits for all that anybody has written to this file system.
+            Self::Seed { dir, seeds } => ensure_seeds(seeds, dir, || Ok(rustix::fs::syncfs(dir)?)),
+        }
+    }
+}
+
+fn is_top(seed: &Seed) -> bool {
+    !seed.path.contains('/')
+}
+
+/// Makes what is missing. Each directory at the top appears whole or not at all: under its name once `sync` has it on disk, which takes
+/// so long that it is done once for all of them.
+fn ensure_seeds(seeds: &[Seed], dir: &OwnedFd, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let is_missing = |top: &&Seed| is_top(top) && file::metadata_at(dir, &top.path).is_err();
+    let missing: Vec<&Seed> = seeds.iter().filter(is_missing).collect();
+    for top in &missing {
+        let fresh = format!(".{}.new", top.path);
+        Removal::whole(dir, &fresh)?;
+        let below = format!("{}/", top.path);
+        make(dir.as_fd(), &fresh, top)?;
+        let fresh_dir = file::open_dir_at(dir, &fresh)?;
+        for seed in seeds.iter().filter(|seed| seed.path.starts_with(&below)) {
+            make(fresh_dir.as_fd(), &seed.path[below.len()..], seed)?;
+        }
+    }
+    sync()?;
+    for top in missing {
+        rustix::fs::renameat(dir, format!(".{}.new", top.path), dir, &top.path)?;
+    }
+    Ok(())
+}
+
+/// The open state directory.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    state: OwnedFd,
+    tenants: OwnedFd,
+}
+
+impl Storage {
+    /// Opens a state directory, makes it if its parent is there, and locks it for as long as this value lives; one that another
+    /// warden has is waited for, for some seconds.
+    /// The daemon gets a directory of its own in it, for the history.
+    pub(crate) fn open(path: &Path, daemon: DaemonUser) -> Result<Self, StorageError> {
+        let error = |source: io::Error| {
+            let hint = match source.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
+                    "; its path must hold no symbolic link: write the real path into `state_dir`"
+                }
+                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => "; make its parent directory first",
+                _ => "",
+            };
+            StorageError::Open { path: path.to_owned(), hint, source }
+        };
+        let state = match file::open_dir(path) {
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                let (parent, name) = path.parent().zip(path.file_name()).ok_or_else(|| error(missing))?;
+                let parent = file::open_dir(parent).map_err(error)?;
+                file::ensure_dir_at(&parent, name, 0o700).map_err(error)?
+            }
+            opened => opened.map_err(error)?,
+        };
+        let mut metadata = file::metadata(&state).map_err(error)?;
+        if metadata.uid == 0 && metadata.mode & 0o066 != 0 && is_ours_alone(&state, metadata.mode).map_err(error)? {
+            // As an operator makes one. It is not the host's, and nobody can have put anything into it.
+            let narrow = rustix::fs::fchmod(&state, Mode::from_raw_mode(0o700)).map_err(io::Error::from);
+            narrow.map_err(error)?;
+            metadata = file::metadata(&state).map_err(error)?;
+        }
+        // Others may pass through, to what they are let into by name, and see nothing else.
+        if metadata.uid != 0 || metadata.mode & 0o066 != 0 {
+            return Err(StorageError::Trust { path: path.to_owned(), uid: metadata.uid, mode: metadata.mode });
+        }
+        lock(&state).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => StorageError::Locked { path: path.to_owned() },
+            _ => error(source),
+        })?;
+        let tenants = file::ensure_dir_at(&state, TENANTS, 0o700).map_err(error)?;
+        let history = file::ensure_dir_at(&state, HISTORY, 0o700).map_err(error)?;
+        let (uid, gid) = (Uid::from_raw(daemon.uid), Gid::from_raw(daemon.gid));
+        let open_to_daemon = || -> io::Result<()> {
+            rustix::fs::fchown(&history, Some(uid), Some(gid))?;
+            rustix::fs::fchmod(&history, Mode::from_raw_mode(0o700))?;
+            Ok(rustix::fs::fchmod(&state, Mode::from_raw_mode(0o711))?)
+        };
+        open_to_daemon().map_err(error)?;
+        Ok(Self { state, tenants })
+    }
+
+    /// A descriptor of the state directory for the ledger.
+    pub(crate) fn state(&self) -> io::Result<OwnedFd> {
+        self.state.try_clone()
+    }
+
+    /// Names of the directories of tenants.
+    pub(crate) fn tenants(&self) -> io::Result<Vec<String>> {
+        visible(&file::open_dir_at(&self.tenants, ".")?)
+    }
+
+    /// Names of what is left of purged tenants.
+    pub(crate) fn graves(&self) -> io::Result<Vec<String>> {
+        match file::open_dir_at(&self.state, PURGED) {
+            Ok(purged) => visible(&purged),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a tenant's directory if there is none, charges it to the tenant, and says what is to be done before its jail can use it.
+    pub(crate) fn unprepared(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<Option<Preparation>, StorageError> {
+        let (tenant, project) = (plan.tenant.as_str(), plan.ids.first);
+        if let Some(dir) = quota::uncharged(&self.tenants, tenant, project, kind)? {
+            return Ok(Some(Preparation::Charge { dir, project }));
+        }
+        let dir = quota::ensure_charged(&self.tenants, tenant, project, kind)?;
+        let is_there = |seed: &Seed| file::metadata_at(&dir, &seed.path).is_ok();
+        let is_whole = plan.seeds.iter().filter(|seed| is_top(seed)).all(is_there);
+        Ok((!is_whole).then(|| Preparation::Seed { dir, seeds: plan.seeds.clone() }))
+    }
+
+    /// Bounds what a tenant's storage may hold.
+    pub(crate) fn ensure_bound(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<(), StorageError> {
+        let dir = quota::ensure_charged(&self.tenants, plan.tenant.as_str(), plan.ids.first, kind)?;
+        Ok(quota::bound(&self.tenants, &dir, plan.ids.first, &plan.disk, kind)?)
+    }
+
+    /// A detached mount of one directory of a tenant's storage.
+    pub(crate) fn mount(&self, tenant: &TenantName, name: &str) -> io::Result<OwnedFd> {
+        let dir = file::open_dir_at(&self.tenants, tenant)?;
+        mount::detached_copy_of(file::open_dir_at(&dir, name)?)
+    }
+
+    /// The same of a directory below it, where every name is the tenant's: one that is a link, or leads out, is refused.
+    pub(crate) fn mount_below(&self, tenant: &TenantName, name: &str, below: &str) -> io::Result<OwnedFd> {
+        let dir = file::open_dir_at(file::open_dir_at(&self.tenants, tenant)?, name)?;
+        // Opened without reading: it may be closed to its own owner.
+        mount::detached_copy_of(file::open_at(&dir, below, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?)
+    }
+
+    /// Whether a tenant has any data.
+    pub(crate) fn holds(&self, tenant: &TenantName) -> bool {
+        file::metadata_at(&self.tenants, tenant).is_ok()
+    }
+
+    /// A tenant's directory, open; `None` when it has none.
+    pub(crate) fn open_of(&self, tenant: &TenantName) -> Option<OwnedFd> {
+        file::open_dir_at(&self.tenants, tenant).ok()
+    }
+
+    /// Bounds what a tenant may use from now on. A tenant without storage is bounded when it is made.
+    pub(crate) fn bound(
+        &self,
+        tenant: &TenantName,
+        project: u32,
+        plan: &DiskPlan,
+        kind: &QuotaFacts,
+    ) -> Result<(), StorageError> {
+        match self.open_of(tenant) {
+            Some(dir) => Ok(quota::bound(&self.tenants, &dir, project, plan, kind)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Bounds a tenant by what it uses now.
+    pub(crate) fn clamp_quota(&self, tenant: &TenantName, project: u32, kind: &QuotaFacts) -> Result<(), StorageError> {
+        match self.open_of(tenant) {
+            Some(dir) => Ok(quota::clamp_quota(&self.tenants, &dir, project, kind)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of the file system.
+    pub(crate) fn size(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.state)?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
+    /// Free bytes of the file system.
+    pub(crate) fn free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.state)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Sets all data of a tenant aside, in one step; [`Self::removal`] removes it. `None` when there is none, else the
+    /// name that it has from then on. From here on the tenant has no storage.
+    pub(crate) fn bury(&self, tenant: &TenantName, ids: Option<IdRange>) -> io::Result<Option<String>> {
+        let Ok(metadata) = file::metadata_at(&self.tenants, tenant) else { return Ok(None) };
+        let purged = file::ensure_dir_at(&self.state, PURGED, 0o700)?;
+        let grave = ids.map_or_else(|| grave::name_without_ids(tenant, metadata.inode), |ids| grave::name(tenant, ids));
+        rustix::fs::renameat_with(&self.tenants, tenant.as_str(), &purged, &grave, RenameFlags::NOREPLACE)?;
+        Ok(Some(grave))
+    }
+
+    /// The removal of what was set aside under a name.
+    pub(crate) fn removal(&self, grave: &str) -> io::Result<Removal> {
+        Removal::new(file::ensure_dir_at(&self.state, PURGED, 0o700)?, grave.to_owned())
+    }
+
+    /// What was set aside, open.
+    pub(crate) fn open_grave(&self, grave: &str) -> Option<OwnedFd> {
+        file::open_dir_at(&self.state, PURGED).and_then(|purged| file::open_dir_at(purged, grave)).ok()
+    }
+
+    /// Removes the place of what was set aside, if nothing is in it.
+    pub(crate) fn remove_empty_place(&self) {
+        // Refused while something is in it, which is what is wanted.
+        drop(file::remove_dir_at(&self.state, PURGED));
+    }
+
+    /// Whether the kernel still charges something to a project: files that are open and have no name any more.
+    pub(crate) fn is_charged(&self, project: u32, kind: &QuotaFacts) -> bool {
+        *kind == QuotaFacts::Projects && quota::is_charged(&self.state, project)
+    }
+}
+
+/// Locks a state directory, once no other warden has it.
+fn lock(state: &OwnedFd) -> io::Result<()> {
+    let deadline = Instant::now() + LOCK_TIME;
+    loop {
+        match file::lock(state.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// The names in a directory, as they can be shown.
+fn visible(dir: &OwnedFd) -> io::Result<Vec<String>> {
+    Ok(file::names(dir)?.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
+}
+
+/// Makes one seed.
+fn make(dir: BorrowedFd<'_>, path: &str, seed: &Seed) -> io::Result<()> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let parent = file::open_dir_at(dir, parent)?;
+    match &seed.kind {
+        Kind::Directory => {
+            file::make_dir_at(&parent, name, 0o700)?;
+            own(&file::open_dir_at(&parent, name)?, seed)
+        }
+        Kind::File(content) => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let mut file = std::fs::File::from(file::open_at(&parent, name, flags, Mode::from_raw_mode(0o600))?);
+            file.write_all(content.as_bytes())?;
+            own(&file, seed)
+        }
+        Kind::Link(to) => Ok(rustix::fs::symlinkat(to.as_str(), &parent, name)?),
+    }
+}
+
+fn own(fd: impl AsFd, seed: &Seed) -> io::Result<()> {
+    rustix::fs::fchown(&fd, Some(Uid::from_raw(seed.owner)), Some(Gid::from_raw(seed.owner)))?;
+    // After the owner: a change of owner may take bits away.
+    Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(seed.mode))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAEMON: DaemonUser = DaemonUser { uid: 64_999, gid: 64_999 };
+
+    fn real(temp: &tempfile::TempDir) -> PathBuf {
+        temp.path().canonicalize().expect("real path")
+    }
+
+    #[test]
+    fn what_storage_begins_with_has_its_names_once_all_of_it_is_on_disk() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let dir = file::open_dir(&real(&temp)).expect("opens");
+        let directory = |path: &str| Seed { path: path.to_owned(), owner: 0, mode: 0o755, kind: Kind::Directory };
+        let seeds = ["etc", "etc/cron.d", "home", "var"].map(directory);
+        let names = || {
+            let mut names = visible(&dir).expect("reads");
+            names.sort();
+            names
+        };
+        std::fs::create_dir(temp.path().join("var")).expect("there already");
+        let failed = ensure_seeds(&seeds, &dir, || Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(failed.expect_err("not on disk").kind(), io::ErrorKind::StorageFull);
+        let mut seen = Vec::new();
+        let sync = || {
+            seen = names();
+            Ok(())
+        };
+        ensure_seeds(&seeds, &dir, sync).expect("makes");
+        assert_eq!(seen, [".etc.new", ".home.new", "var"], "of all together, and once");
+        assert_eq!(names(), ["etc", "home", "var"]);
+        assert!(temp.path().join("etc/cron.d").is_dir());
+    }
+
+    #[test]
+    fn a_link_a_wrong_mode_and_a_second_warden_are_refused() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let state = real(&temp).join("state");
+        let first = Storage::open(&state, DAEMON).expect("made");
+        let second = Storage::open(&state, DAEMON).unwrap_err();
+        assert!(matches!(second, StorageError::Locked { .. }), "{second}");
+        drop(first);
+        std::os::unix::fs::symlink(&state, real(&temp).join("link")).expect("symlink");
+        let error = Storage::open(&real(&temp).join("link"), DAEMON).unwrap_err();
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        assert!(matches!(Storage::open(&state, DAEMON), Err(StorageError::Trust { mode: 0o755, .. })));
+    }
+}
