@@ -3,11 +3,11 @@
 //! The only crate with unsafe code. Each unsafe block makes one call and names what the call demands and where it is
 //! guaranteed, and why no library has it. Descriptors come back owned; raw numbers never leave this crate.
 
-pub mod attempt;
 pub mod block;
 pub mod btrfs;
 pub mod cgroup;
 pub mod credential;
+pub mod denied_calls;
 pub mod elf;
 pub mod file;
 pub mod landlock;

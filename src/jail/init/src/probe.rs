@@ -4,22 +4,22 @@
 //! Danger: what is printed passes through the tenant's hands. It is evidence of a wall that is down, never proof of one that
 //! stands; that is read from outside.
 
-use bailiwick_sys::attempt::{ATTEMPTS, Access, FILES, make, open};
+use bailiwick_sys::denied_calls::{DENIED_CALLS, DENIED_FILES, FileAccess, try_call, try_open};
 use std::io::{self, Write};
 
 /// Prints every attempt.
 pub(crate) fn probe() -> io::Result<()> {
     let errno = |result: io::Result<()>| result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
     let mut text = String::new();
-    for attempt in ATTEMPTS {
-        text.push_str(&format!("call {} {}\n", attempt.name().replace(' ', "-"), errno(make(attempt))));
+    for call in DENIED_CALLS {
+        text.push_str(&format!("call {} {}\n", call.name().replace(' ', "-"), errno(try_call(call))));
     }
-    for (path, access) in FILES {
+    for (path, access) in DENIED_FILES {
         let verb = match access {
-            Access::Read => "read",
-            Access::Write => "write",
+            FileAccess::Read => "read",
+            FileAccess::Write => "write",
         };
-        text.push_str(&format!("{verb} {path} {}\n", errno(open(path, *access))));
+        text.push_str(&format!("{verb} {path} {}\n", errno(try_open(path, *access))));
     }
     io::stdout().write_all(text.as_bytes())
 }

@@ -6,7 +6,7 @@
 use crate::finding::{self, Fault, findings};
 use bailiwick_plan::probe::expected;
 use bailiwick_plan::seccomp::Verdict as Filtered;
-use bailiwick_sys::attempt::{ATTEMPTS, Access, FILES};
+use bailiwick_sys::denied_calls::{DENIED_CALLS, DENIED_FILES, FileAccess};
 use bailiwick_types::{ProbeReport, Profile, TenantReport, Verdict};
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 pub fn add_probes(report: &mut TenantReport, profile: Profile, told: Option<&str>) {
     let told: BTreeMap<(&str, &str), i32> = told.unwrap_or_default().lines().filter_map(line).collect();
     let mut faults = Vec::new();
-    for attempt in ATTEMPTS {
-        let name = attempt.name().replace(' ', "-");
-        let wanted = match expected(profile, attempt.number(), attempt.arguments()) {
+    for call in DENIED_CALLS {
+        let name = call.name().replace(' ', "-");
+        let wanted = match expected(profile, call.number(), call.arguments()) {
             Filtered::Errno(errno) => Some(i32::from(errno)),
             // The profile lets it through; the kernel then turns the arguments down.
             Filtered::Allow => None,
@@ -32,10 +32,10 @@ pub fn add_probes(report: &mut TenantReport, profile: Profile, told: Option<&str
             wanted.map_or_else(|| "allowed by the profile".to_owned(), |errno| format!("refused with {errno}"));
         add(report, &mut faults, &format!("call {name}"), &expected, got, holds);
     }
-    for (path, access) in FILES {
+    for (path, access) in DENIED_FILES {
         let verb = match access {
-            Access::Read => "read",
-            Access::Write => "write",
+            FileAccess::Read => "read",
+            FileAccess::Write => "write",
         };
         let got = told.get(&(verb, *path)).copied();
         add(report, &mut faults, &format!("{verb} {path}"), "refused", got, got.is_some_and(|errno| errno != 0));
@@ -98,15 +98,15 @@ mod tests {
     /// What a jail whose walls stand tells.
     fn good(profile: Profile) -> String {
         let mut text = String::new();
-        for attempt in ATTEMPTS {
-            let errno = match expected(profile, attempt.number(), attempt.arguments()) {
+        for call in DENIED_CALLS {
+            let errno = match expected(profile, call.number(), call.arguments()) {
                 Filtered::Errno(errno) => i32::from(errno),
                 _ => 14,
             };
-            text.push_str(&format!("call {} {errno}\n", attempt.name().replace(' ', "-")));
+            text.push_str(&format!("call {} {errno}\n", call.name().replace(' ', "-")));
         }
-        for (path, access) in FILES {
-            text.push_str(&format!("{} {path} 13\n", if *access == Access::Read { "read" } else { "write" }));
+        for (path, access) in DENIED_FILES {
+            text.push_str(&format!("{} {path} 13\n", if *access == FileAccess::Read { "read" } else { "write" }));
         }
         text
     }
