@@ -5,7 +5,7 @@
 //! part in. So it reads no file of the tenant's (what sshd says of the login is sshd's own file), starts no program, and never was set-user-ID. Without `bailiwickd` there is
 //! no way in.
 
-use bailiwick_client::{Daemon, Entry, Kind, Wish, is_terminal, run};
+use bailiwick_client::{Caller, Daemon, SessionSpec, StreamKind, run, stdin_is_terminal};
 use bailiwick_proto::{Bytes, Failure};
 use bailiwick_types::{Door, ExitStatus};
 use std::ffi::{OsStr, OsString};
@@ -85,16 +85,16 @@ fn door(command: Option<&OsStr>) -> Door {
 
 fn enter(config: &Path, command: Option<OsString>) -> Result<u8, Failure> {
     let (host, _) = bailiwick_policy::Store::new(config).host().map_err(|_| {
-        let reason = bailiwick_client::no_room().map_or_else(
+        let reason = bailiwick_client::descriptor_shortage().map_or_else(
             || "this host is not set up; its operator can say more".to_owned(),
             |error| format!("this login has too few descriptors (`nofile` in limits.conf(5)): {error}"),
         );
         Failure::of(ExitStatus::Failed, reason)
     })?;
     let source = std::env::var(CONNECTION).ok().and_then(|text| text.split(' ').next().map(str::to_owned));
-    let kind = if is_terminal() { Kind::Terminal } else { Kind::Pipes };
-    let entry = Entry::Login { door: door(command.as_deref()), command, source, key: key() };
-    run(&Daemon::of(&host.runtime_dir), Wish { entry, env: environment(std::env::vars_os()), kind })
+    let streams = if stdin_is_terminal() { StreamKind::Terminal } else { StreamKind::Pipes };
+    let caller = Caller::Login { door: door(command.as_deref()), command, source, key: key() };
+    run(&Daemon::of(&host.runtime_dir), SessionSpec { caller, env: environment(std::env::vars_os()), streams })
 }
 
 /// The key that the client proved to have, if sshd tells (`ExposeAuthInfo`).

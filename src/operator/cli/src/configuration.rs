@@ -34,7 +34,7 @@ pub(crate) fn daemon(config: &Path) -> Result<Daemon, Failure> {
 
 /// The failure to read what this command cannot do without: for want of descriptors, or since it is not valid.
 fn unusable(diagnostics: &[Diagnostic]) -> Failure {
-    match bailiwick_client::no_room() {
+    match bailiwick_client::descriptor_shortage() {
         Some(error) => {
             Failure::of(ExitStatus::Failed, format!("this command has too few descriptors (`ulimit -n`): {error}"))
         }

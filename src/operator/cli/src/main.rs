@@ -19,7 +19,7 @@ mod usage;
 mod window;
 
 use arguments::{Arguments, Command, Entry, Generate, SessionCommand};
-use bailiwick_client::{Daemon, Kind, Wish, refused};
+use bailiwick_client::{Daemon, SessionSpec, StreamKind, exec_failure};
 use bailiwick_declare::StateChange;
 use bailiwick_proto::Failure;
 use bailiwick_proto::control::Depth;
@@ -56,12 +56,12 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
     let daemon = || configuration::daemon(config);
     let status = match command {
         Command::Exec { tenant, entry, tty, argv } => {
-            let kind = if tty { Kind::Terminal } else { Kind::Pipes };
+            let kind = if tty { StreamKind::Terminal } else { StreamKind::Pipes };
             return enter(daemon(), tenant, entry, kind, argv);
         }
         Command::Shell { tenant, entry } => {
             // A login with a terminal if there is one, else one that reads its commands from standard input.
-            let kind = if bailiwick_client::is_terminal() { Kind::Terminal } else { Kind::Pipes };
+            let kind = if bailiwick_client::stdin_is_terminal() { StreamKind::Terminal } else { StreamKind::Pipes };
             return enter(daemon(), tenant, entry, kind, Vec::new());
         }
         Command::Check { format } => configuration::check(config, format.into())?,
@@ -163,12 +163,12 @@ fn enter(
     daemon: Result<Daemon, Failure>,
     tenant: TenantName,
     entry: Entry,
-    kind: Kind,
+    kind: StreamKind,
     argv: Vec<OsString>,
 ) -> Result<u8, Failure> {
     let Entry { user, env, cwd } = entry;
-    let entry = bailiwick_client::Entry::Operator { tenant, user, cwd, argv };
-    bailiwick_client::run(&daemon.map_err(refused)?, Wish { entry, env, kind })
+    let caller = bailiwick_client::Caller::Operator { tenant, user, cwd, argv };
+    bailiwick_client::run(&daemon.map_err(exec_failure)?, SessionSpec { caller, env, streams: kind })
 }
 
 fn done(result: Result<(), Failure>) -> Result<ExitStatus, Failure> {

@@ -12,11 +12,11 @@ mod session;
 pub use daemon::{AskError, Daemon};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::fake;
-pub use session::{Entry, Kind, Wish, is_terminal, refused, run};
+pub use session::{Caller, SessionSpec, StreamKind, exec_failure, run, stdin_is_terminal};
 
 /// Why not even so many files can be opened as reading the policy needs; `None` when they can.
 #[must_use]
-pub fn no_room() -> Option<std::io::Error> {
+pub fn descriptor_shortage() -> Option<std::io::Error> {
     const NEEDED: usize = 8;
     (0..NEEDED).map(|_| std::fs::File::open("/")).collect::<Result<Vec<_>, _>>().err()
 }

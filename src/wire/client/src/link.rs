@@ -47,7 +47,7 @@ impl<'a> Link<'a> {
     /// session is to end, if it is.
     pub(crate) fn tend(&mut self, is_heard: bool) -> Option<String> {
         if is_heard {
-            let reason = self.hear();
+            let reason = self.recv();
             if reason.is_some() {
                 return reason;
             }
@@ -59,7 +59,7 @@ impl<'a> Link<'a> {
         None
     }
 
-    fn hear(&mut self) -> Option<String> {
+    fn recv(&mut self) -> Option<String> {
         let connection = self.connection.as_ref()?;
         match self.incoming.receive(connection) {
             Ok(1..) => {}
@@ -101,7 +101,7 @@ impl<'a> Link<'a> {
     /// Tells how the session has ended.
     pub(crate) fn end(self, status: u8) {
         let Some(connection) = self.connection else { return };
-        // Whoever does not hear it knows that the session is over.
+        // A daemon that misses it learns from the closed connection that the session is over.
         drop(transport::send(&connection, &ControlRequest::Ended { status }, MAX_REQUEST, &[]));
     }
 }

@@ -96,7 +96,7 @@ impl From<SessionError> for Failure {
 
 /// Whether the command gets a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum StreamKind {
     /// Three pipes.
     Pipes,
     /// One of the jail's own, as large as ours.
@@ -105,18 +105,18 @@ pub enum Kind {
 
 /// What somebody wants to run in a jail.
 #[derive(Debug)]
-pub struct Wish {
+pub struct SessionSpec {
     /// Who it is and what it runs.
-    pub entry: Entry,
+    pub caller: Caller,
     /// Added to the clean environment that a session starts with.
     pub env: Vec<(Bytes, Bytes)>,
     /// What it reads and writes.
-    pub kind: Kind,
+    pub streams: StreamKind,
 }
 
 /// Who comes in.
 #[derive(Debug)]
-pub enum Entry {
+pub enum Caller {
     /// Somebody who may enter any jail.
     Operator {
         /// Whose.
@@ -141,7 +141,7 @@ pub enum Entry {
     },
 }
 
-impl Entry {
+impl Caller {
     /// The command, for messages.
     fn command(&self) -> String {
         let first = match self {
@@ -177,13 +177,13 @@ impl Local {
 
 /// Whether standard input is a terminal.
 #[must_use]
-pub fn is_terminal() -> bool {
+pub fn stdin_is_terminal() -> bool {
     io::stdin().is_terminal()
 }
 
 /// Whatever goes wrong before the command runs is bailiwick's failure, not the command's.
 #[must_use]
-pub fn refused(failure: Failure) -> Failure {
+pub fn exec_failure(failure: Failure) -> Failure {
     Failure { status: ExitStatus::ExecFailed, ..failure }
 }
 
@@ -193,40 +193,41 @@ pub fn refused(failure: Failure) -> Failure {
 /// # Errors
 /// What kept the command from running, or its end from being known: 127 when there is none of that name, 126 when it
 /// cannot be executed, 125 for all else.
-pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
-    let kind = wish.kind;
+pub fn run(daemon: &Daemon, spec: SessionSpec) -> Result<u8, Failure> {
+    let kind = spec.streams;
     // An operator's script must tell bailiwick's failures from the command's; a tenant's client shows what it is told.
-    let refused = match &wish.entry {
-        Entry::Operator { .. } => refused,
-        Entry::Login { .. } => |failure| failure,
+    let exec_failure = match &spec.caller {
+        Caller::Operator { .. } => exec_failure,
+        Caller::Login { .. } => |failure| failure,
     };
-    let command = wish.entry.command();
+    let command = spec.caller.command();
     let local = Local::own().map_err(SessionError::local("use the standard streams"))?;
-    let whose = match &wish.entry {
-        Entry::Operator { .. } => Whose::Operators,
-        Entry::Login { .. } => Whose::Tenants,
+    let whose = match &spec.caller {
+        Caller::Operator { .. } => Whose::Operators,
+        Caller::Login { .. } => Whose::Tenants,
     };
     let (streams, remote) = match kind {
-        Kind::Pipes => cross(&local, whose).map_err(SessionError::local("make pipes"))?,
-        Kind::Terminal => (Streams::default(), Vec::new()),
+        StreamKind::Pipes => cross(&local, whose).map_err(SessionError::local("make pipes"))?,
+        StreamKind::Terminal => (Streams::default(), Vec::new()),
     };
-    let request = request(wish, (kind == Kind::Terminal).then(|| local.window().unwrap_or(USUAL))).map_err(refused)?;
+    let request =
+        request(spec, (kind == StreamKind::Terminal).then(|| local.window().unwrap_or(USUAL))).map_err(exec_failure)?;
     let beside: Vec<_> = remote.iter().map(AsFd::as_fd).collect();
     // From here on a signal is the command's, unless the command does not start.
     let mut numbers = vec![SIGHUP, SIGINT, SIGQUIT, SIGTERM];
-    if kind == Kind::Terminal {
+    if kind == StreamKind::Terminal {
         numbers.push(SIGWINCH);
     }
     let signals = Signals::block(&numbers).map_err(SessionError::local("wait for signals"))?;
-    let mut asked = daemon.send(&request, &beside).map_err(|error| refused(error.into()))?;
+    let mut asked = daemon.send(&request, &beside).map_err(|error| exec_failure(error.into()))?;
     // The jail's ends must be the jail's alone, or the end of a stream is never seen.
     drop(remote);
     if let Some(number) = interrupted(&signals, &mut asked).map_err(SessionError::local("wait for bailiwickd"))? {
         return Ok(ended_by(number));
     }
-    let mut answer = asked.answer(1).map_err(|error| refused(error.into()))?;
+    let mut answer = asked.answer(1).map_err(|error| exec_failure(error.into()))?;
     let (ControlReply::Session { record, notice }, Some(channel)) = (answer.reply, answer.fds.pop()) else {
-        return Err(refused(AskError::Unexpected.into()));
+        return Err(exec_failure(AskError::Unexpected.into()));
     };
     if let Some(notice) = notice {
         // Never to standard output, which is the protocol's. When nobody reads it, there is nobody to tell.
@@ -238,7 +239,7 @@ pub fn run(daemon: &Daemon, wish: Wish) -> Result<u8, Failure> {
     // Whose client has gone was hung up, and that is what its end is to be called.
     let link = session.link.take().filter(|_| !matches!(result, Err(SessionError::Abandoned)));
     let result = result.map_err(|error| match error {
-        SessionError::Ended(_) => refused(error.into()),
+        SessionError::Ended(_) => exec_failure(error.into()),
         error => error.into(),
     });
     if let Some(link) = link {
@@ -276,9 +277,9 @@ fn ended_by(number: i32) -> u8 {
     128 + u8::try_from(number).unwrap_or(0)
 }
 
-fn request(wish: Wish, window: Option<WindowSize>) -> Result<ControlRequest, Failure> {
+fn request(spec: SessionSpec, window: Option<WindowSize>) -> Result<ControlRequest, Failure> {
     let bytes = |text: OsString| Bytes::from_os(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
-    let mut env = wish.env;
+    let mut env = spec.env;
     // Programs draw by what the terminal is called, and the terminal is the operator's.
     if window.is_some()
         && !env.iter().any(|(key, _)| key.as_bytes() == b"TERM")
@@ -286,8 +287,8 @@ fn request(wish: Wish, window: Option<WindowSize>) -> Result<ControlRequest, Fai
     {
         env.push((bytes("TERM".into())?, bytes(term)?));
     }
-    Ok(match wish.entry {
-        Entry::Operator { tenant, user, cwd, argv } => ControlRequest::Exec(Exec {
+    Ok(match spec.caller {
+        Caller::Operator { tenant, user, cwd, argv } => ControlRequest::Exec(Exec {
             tenant,
             user,
             argv: argv.into_iter().map(bytes).collect::<Result<_, _>>()?,
@@ -295,7 +296,7 @@ fn request(wish: Wish, window: Option<WindowSize>) -> Result<ControlRequest, Fai
             cwd: cwd.map(bytes).transpose()?,
             terminal: window,
         }),
-        Entry::Login { door, command, source, key } => ControlRequest::Login(Login {
+        Caller::Login { door, command, source, key } => ControlRequest::Login(Login {
             door,
             command: command.map(bytes).transpose()?,
             env,
@@ -362,7 +363,7 @@ struct Session<'a> {
     /// Who counts it, and may end it.
     link: Option<Link<'a>>,
     local: &'a Local,
-    kind: Kind,
+    kind: StreamKind,
     streams: Streams,
     outlets: Vec<Outlet>,
     raw: Option<terminal::Raw<'a>>,
@@ -387,7 +388,14 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(channel: OwnedFd, local: &'a Local, kind: Kind, whose: Whose, streams: Streams, command: String) -> Self {
+    fn new(
+        channel: OwnedFd,
+        local: &'a Local,
+        kind: StreamKind,
+        whose: Whose,
+        streams: Streams,
+        command: String,
+    ) -> Self {
         Self {
             channel,
             link: None,
@@ -484,7 +492,7 @@ impl<'a> Session<'a> {
                 }
             }
             if ready.channel {
-                match self.hear() {
+                match self.recv() {
                     Ok(None) => {
                         if let Some((number, _)) = self.early.take_if(|_| self.started) {
                             self.pass_on(number);
@@ -494,9 +502,9 @@ impl<'a> Session<'a> {
                         ended = Some(Ok(status));
                         // What keeps a terminal open in the background is not waited for.
                         self.late = match (self.kind, self.whose) {
-                            (Kind::Terminal, _) => Some(Instant::now()),
-                            (Kind::Pipes, Whose::Operators) => Some(Instant::now() + LATE_TIME),
-                            (Kind::Pipes, Whose::Tenants) => None,
+                            (StreamKind::Terminal, _) => Some(Instant::now()),
+                            (StreamKind::Pipes, Whose::Operators) => Some(Instant::now() + LATE_TIME),
+                            (StreamKind::Pipes, Whose::Tenants) => None,
                         };
                     }
                     Err(error) => {
@@ -588,7 +596,7 @@ impl<'a> Session<'a> {
         }
         self.pass_on(number);
         // Without its terminal nobody attends to this session any more; the jail's side is hung up with it.
-        (self.kind == Kind::Terminal && number == SIGHUP).then_some(own)
+        (self.kind == StreamKind::Terminal && number == SIGHUP).then_some(own)
     }
 
     /// Passes a signal on to the command. One that goes on after it was told to end is deaf, or does not run: the second time, its session
@@ -606,8 +614,8 @@ impl<'a> Session<'a> {
     }
 
     /// Hears what init says. The exit status, if the command has ended.
-    fn hear(&mut self) -> Result<Option<u8>, SessionError> {
-        let fds = usize::from(self.kind == Kind::Terminal && !self.started);
+    fn recv(&mut self) -> Result<Option<u8>, SessionError> {
+        let fds = usize::from(self.kind == StreamKind::Terminal && !self.started);
         let (event, mut fds) = match transport::receive_datagram(&self.channel, fds) {
             Ok(heard) => heard,
             Err(TransportError::Late) => return Ok(None),
@@ -618,7 +626,7 @@ impl<'a> Session<'a> {
         match event {
             SessionEvent::Started if self.started => Ok(None),
             SessionEvent::Started => {
-                if self.kind == Kind::Terminal {
+                if self.kind == StreamKind::Terminal {
                     self.connect(fds.pop().ok_or(SessionError::NoTerminal)?)?;
                 }
                 self.started = true;
@@ -718,7 +726,7 @@ mod tests {
         text
     }
 
-    fn attend(local: &Local, kind: Kind, streams: Streams, channel: OwnedFd) -> Result<u8, SessionError> {
+    fn attend(local: &Local, kind: StreamKind, streams: Streams, channel: OwnedFd) -> Result<u8, SessionError> {
         let command = "prog".to_owned();
         Session::new(channel, local, kind, Whose::Tenants, streams, command)
             .attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
@@ -731,7 +739,7 @@ mod tests {
     }
 
     /// A session without streams whose init says these things and goes.
-    fn told(kind: Kind, says: &[&[u8]]) -> Result<u8, SessionError> {
+    fn told(kind: StreamKind, says: &[&[u8]]) -> Result<u8, SessionError> {
         let (ours, init) = socket::channel().expect("pair");
         for message in says {
             socket::send(&init, message, &[]).expect("sends");
@@ -765,7 +773,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
             write!(&stdout, ", late").expect("writes");
         });
-        assert_eq!(attend(&local, Kind::Pipes, streams, ours).expect("ends"), 7);
+        assert_eq!(attend(&local, StreamKind::Pipes, streams, ours).expect("ends"), 7);
         jail.join().expect("jail");
         assert_eq!((content(stdout), content(stderr)), ("got some input, late".to_owned(), "and more".to_owned()));
     }
@@ -805,7 +813,7 @@ mod tests {
         tell(&init, SessionEvent::Started, &[]);
         drop((out_reader, err_reader));
         // Nothing is ever said, and the command ends by nothing.
-        let result = attend(&local, Kind::Pipes, streams, ours);
+        let result = attend(&local, StreamKind::Pipes, streams, ours);
         assert!(matches!(result, Err(SessionError::Abandoned)), "{result:?}");
         let mut heard = Vec::new();
         while let Ok((signal, _)) = transport::receive_datagram::<SessionSignal>(&init, 0) {
@@ -824,7 +832,7 @@ mod tests {
         drop((reader, stderr, remote));
         tell(&init, SessionEvent::Started, &[]);
         tell(&init, SessionEvent::Exited(4), &[]);
-        assert_eq!(attend(&local, Kind::Pipes, streams, ours).expect("ends"), 4);
+        assert_eq!(attend(&local, StreamKind::Pipes, streams, ours).expect("ends"), 4);
     }
 
     #[test]
@@ -834,7 +842,7 @@ mod tests {
         let (ours, init) = socket::channel().expect("pair");
         tell(&init, SessionEvent::Started, &[]);
         tell(&init, SessionEvent::Exited(6), &[]);
-        let mut session = Session::new(ours, &local, Kind::Pipes, Whose::Operators, streams, String::new());
+        let mut session = Session::new(ours, &local, StreamKind::Pipes, Whose::Operators, streams, String::new());
         let ended = session.attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"));
         assert_eq!(ended.expect("ends though its output is still open"), 6);
         drop(remote);
@@ -851,7 +859,7 @@ mod tests {
         let (ours, init) = socket::channel().expect("pair");
         tell(&init, SessionEvent::Started, &[]);
         let attended = std::thread::spawn(move || {
-            let mut session = Session::new(ours, &local, Kind::Pipes, Whose::Operators, streams, String::new());
+            let mut session = Session::new(ours, &local, StreamKind::Pipes, Whose::Operators, streams, String::new());
             session.attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
         });
         let [_, mut stdout, _] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
@@ -888,7 +896,7 @@ mod tests {
         }
         drop((out, err));
         tell(&init, SessionEvent::Exited(0), &[]);
-        assert_eq!(attend(&local, Kind::Pipes, streams, ours).expect("ends"), 0);
+        assert_eq!(attend(&local, StreamKind::Pipes, streams, ours).expect("ends"), 0);
         assert_eq!(content(stdout), "1234");
     }
 
@@ -903,7 +911,7 @@ mod tests {
         out.write_all(b"x").expect("fits the pipe");
         drop(out);
         tell(&init, SessionEvent::Exited(0), &[]);
-        assert_eq!(status(attend(&local, Kind::Pipes, streams, ours)), 125);
+        assert_eq!(status(attend(&local, StreamKind::Pipes, streams, ours)), 125);
     }
 
     #[test]
@@ -920,8 +928,8 @@ mod tests {
         ];
         for (event, expected) in cases {
             let text = event.escape_ascii();
-            assert_eq!(status(told(Kind::Pipes, &[started, event])), *expected, "{text}");
-            assert_eq!(status(told(Kind::Pipes, &[event])), *expected, "{text} before the start");
+            assert_eq!(status(told(StreamKind::Pipes, &[started, event])), *expected, "{text}");
+            assert_eq!(status(told(StreamKind::Pipes, &[event])), *expected, "{text} before the start");
         }
     }
 
@@ -944,17 +952,17 @@ mod tests {
             br#"{"signal":9}"#,
         ];
         for says in cases {
-            for kind in [Kind::Pipes, Kind::Terminal] {
+            for kind in [StreamKind::Pipes, StreamKind::Terminal] {
                 assert_eq!(status(told(kind, &[says])), 125, "{}", says.escape_ascii());
             }
         }
-        assert_eq!(status(told(Kind::Pipes, &[br#"{"exec-failed":{"errno":-2147483648}}"#])), 126);
+        assert_eq!(status(told(StreamKind::Pipes, &[br#"{"exec-failed":{"errno":-2147483648}}"#])), 126);
     }
 
     #[test]
     fn a_jail_that_ends_takes_the_session_with_it() {
         for says in [&[][..], &[&br#""started""#[..]]] {
-            let error = told(Kind::Pipes, says).expect_err("no status");
+            let error = told(StreamKind::Pipes, says).expect_err("no status");
             assert!(matches!(error, SessionError::JailEnded));
             assert_eq!(Failure::from(error), Failure::of(ExitStatus::ExecFailed, "the jail ended"));
         }
@@ -971,13 +979,13 @@ mod tests {
         for fd in &impostors {
             let (ours, init) = socket::channel().expect("pair");
             tell(&init, SessionEvent::Started, &[fd]);
-            let result = attend(&files(b"secret").0, Kind::Terminal, Streams::default(), ours);
+            let result = attend(&files(b"secret").0, StreamKind::Terminal, Streams::default(), ours);
             assert!(matches!(result, Err(SessionError::NoTerminal)), "{result:?}");
         }
-        assert!(matches!(told(Kind::Terminal, &[br#""started""#]), Err(SessionError::NoTerminal)));
+        assert!(matches!(told(StreamKind::Terminal, &[br#""started""#]), Err(SessionError::NoTerminal)));
         let (ours, init) = socket::channel().expect("pair");
         tell(&init, SessionEvent::Started, &[&impostors[0], &impostors[1]]);
-        assert_eq!(status(attend(&files(b"").0, Kind::Terminal, Streams::default(), ours)), 125);
+        assert_eq!(status(attend(&files(b"").0, StreamKind::Terminal, Streams::default(), ours)), 125);
     }
 
     fn master() -> OwnedFd {
@@ -997,7 +1005,7 @@ mod tests {
             }
             tell(&init, SessionEvent::Exited(3), &[]);
         });
-        assert_eq!(attend(&local, Kind::Terminal, Streams::default(), ours).expect("ends"), 3);
+        assert_eq!(attend(&local, StreamKind::Terminal, Streams::default(), ours).expect("ends"), 3);
         jail.join().expect("jail");
         assert!(content(stdout).starts_with("typed"));
     }
@@ -1008,7 +1016,7 @@ mod tests {
         tell(&init, SessionEvent::Started, &[&master()]);
         tell(&init, SessionEvent::Exited(0), &[]);
         let (local, stdout, _) = files(b"typed");
-        assert_eq!(attend(&local, Kind::Pipes, Streams::default(), ours).expect("ends"), 0);
+        assert_eq!(attend(&local, StreamKind::Pipes, Streams::default(), ours).expect("ends"), 0);
         assert_eq!(content(stdout), "");
     }
 
@@ -1018,14 +1026,14 @@ mod tests {
         let (channel, init) = socket::channel().expect("pair");
         let command = String::new();
         let streams = Streams::default();
-        let mut session = Session::new(channel, &local, Kind::Pipes, Whose::Tenants, streams, command);
+        let mut session = Session::new(channel, &local, StreamKind::Pipes, Whose::Tenants, streams, command);
         assert_eq!(session.interrupt(SIGINT), None, "nothing runs yet, but may at any moment");
         assert_eq!(session.interrupt(SIGINT), Some(130), "nothing runs, and the operator insists");
         session.started = true;
         assert_eq!(session.interrupt(SIGINT), None);
         let (signal, _) = transport::receive_datagram::<SessionSignal>(&init, 0).expect("told");
         assert_eq!(signal, SessionSignal::Signal(SIGINT));
-        session.kind = Kind::Terminal;
+        session.kind = StreamKind::Terminal;
         assert_eq!(session.interrupt(SIGHUP), Some(129), "the operator's terminal has gone");
         assert!(session.ending.is_none());
         assert_eq!(session.interrupt(SIGTERM), None);
@@ -1038,7 +1046,7 @@ mod tests {
         let (channel, _init) = socket::channel().expect("pair");
         stream::never_block(&channel).expect("fionbio");
         let (streams, command) = (Streams::default(), String::new());
-        let mut session = Session::new(channel, &local, Kind::Pipes, Whose::Tenants, streams, command);
+        let mut session = Session::new(channel, &local, StreamKind::Pipes, Whose::Tenants, streams, command);
         session.started = true;
         for _ in 0..10_000 {
             session.say(SessionSignal::Signal(SIGINT));
@@ -1048,14 +1056,15 @@ mod tests {
     #[test]
     fn a_request_has_what_was_asked_for() {
         let env = || vec![(Bytes::new("TERM").expect("no NUL"), Bytes::new("dumb").expect("no NUL"))];
-        let entry = Entry::Operator {
+        let caller = Caller::Operator {
             tenant: "alice".parse().expect("valid"),
             user: Some("33".to_owned()),
             cwd: Some("/srv".into()),
             argv: vec!["ls".into(), "-l".into()],
         };
         let window = WindowSize { rows: 5, columns: 9 };
-        let asked = request(Wish { entry, env: env(), kind: Kind::Terminal }, Some(window)).expect("valid");
+        let asked =
+            request(SessionSpec { caller, env: env(), streams: StreamKind::Terminal }, Some(window)).expect("valid");
         let ControlRequest::Exec(exec) = asked else { panic!("another request") };
         assert_eq!((exec.user.as_deref(), exec.terminal), (Some("33"), Some(window)));
         assert_eq!(exec.argv.iter().map(Bytes::as_bytes).collect::<Vec<_>>(), [b"ls", &b"-l"[..]]);
