@@ -1,7 +1,7 @@
 //! What a jail sees of the host's own files, and that it goes on seeing them as they are: `/usr`, and what of `/etc` packages
 //! brought.
 
-use bailiwick_policy::{EtcWishes, host_etc};
+use bailiwick_policy::{EtcSettings, host_etc};
 use bailiwick_tests::{Host, profiles, runs, until};
 use bailiwick_types::Profile;
 use std::fs;
@@ -102,7 +102,7 @@ fn nothing_shows_that_its_owner_keeps_to_itself_or_that_somebody_wrote_into() {
         for path in all.lines().filter_map(|path| path.strip_prefix("./")) {
             let mode = fs::metadata(Path::new("/etc").join(path)).expect("the host has it").permissions().mode();
             assert!(
-                mode & 0o004 != 0 && !host_etc::is_barred(path, &EtcWishes::default()),
+                mode & 0o004 != 0 && !host_etc::is_barred(path, &EtcSettings::default()),
                 "{tenant}: {path} {mode:o}"
             );
         }

@@ -369,7 +369,7 @@ impl Daemon {
     /// soon as they change: whoever mends one should not have to say so. Goes on for good.
     pub async fn keep_policy(self: Arc<Self>) {
         // Copies of tenants who are gone are removed too.
-        let mut changed: BTreeSet<TenantName> = lock(&self.store).copied().into_iter().collect();
+        let mut changed: BTreeSet<TenantName> = lock(&self.store).saved_tenants().into_iter().collect();
         let mut written: Option<Policy> = None;
         let mut readings = None;
         loop {

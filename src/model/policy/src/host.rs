@@ -2,7 +2,7 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::host_etc::is_barred;
-use crate::model::{EtcWishes, Host, Principal, Reserve};
+use crate::model::{EtcSettings, Host, Principal, Reserve};
 use crate::reader::{Report, Section, Span, Table, distinct, expected, line, number, parsed, text};
 use crate::source::Source;
 use bailiwick_types::{ByteSize, IdPool, Period, Resource};
@@ -50,7 +50,7 @@ pub(crate) fn defaults() -> Host {
         user: "bailiwick".to_owned(),
         login_group: "bailiwick-tenants".to_owned(),
         replace_silent_init: Some(Period(300)),
-        etc: EtcWishes::default(),
+        etc: EtcSettings::default(),
     }
 }
 
@@ -142,7 +142,7 @@ fn below_etc(value: &DeValue<'_>) -> Result<String, Problem> {
 /// One that may be shown.
 fn extra_of_etc(value: &DeValue<'_>) -> Result<String, Problem> {
     let path = below_etc(value)?;
-    if is_barred(&path, &EtcWishes::default()) {
+    if is_barred(&path, &EtcSettings::default()) {
         return Err(Problem::new(format!("/etc/{path} is never shown in a jail"))
             .hint("it may hold secrets, or a jail has its own; see bailiwick.toml(5)"));
     }

@@ -5,7 +5,7 @@
 //! A file that somebody wrote into, a package's script with an answer of the operator's among them, is none of the first. No
 //! private key passes, and no link whose target does not: its name may be a customer's.
 
-use crate::model::EtcWishes;
+use crate::model::EtcSettings;
 
 /// Entries that the host makes from what packages bring, and that hold nothing of anybody. A directory stands for all in it.
 pub const GENERATED: &[&str] = &[
@@ -81,7 +81,7 @@ fn is_within(path: &str, entry: &str) -> bool {
 
 /// Whether a path below `/etc` may not be shown, whatever is in it.
 #[must_use]
-pub fn is_barred(path: &str, wishes: &EtcWishes) -> bool {
+pub fn is_barred(path: &str, etc: &EtcSettings) -> bool {
     let first = path.split('/').next().unwrap_or_default();
     let is_named = |pattern: &&str| match pattern.strip_suffix('*') {
         Some(start) if pattern.ends_with("*") => first.starts_with(start),
@@ -94,15 +94,13 @@ pub fn is_barred(path: &str, wishes: &EtcWishes) -> bool {
         let name = name.to_ascii_lowercase();
         name.ends_with(".key") || SECRET.iter().any(|word| name.contains(word))
     };
-    NEVER.iter().any(is_named)
-        || path.split('/').any(is_secret)
-        || wishes.never.iter().any(|entry| is_within(path, entry))
+    NEVER.iter().any(is_named) || path.split('/').any(is_secret) || etc.never.iter().any(|entry| is_within(path, entry))
 }
 
 /// Whether a path is shown as it is now, without a comparison with what a package brought.
 #[must_use]
-pub fn is_taken_whole(path: &str, wishes: &EtcWishes) -> bool {
-    GENERATED.iter().any(|entry| is_within(path, entry)) || wishes.extra.iter().any(|entry| is_within(path, entry))
+pub fn is_taken_whole(path: &str, etc: &EtcSettings) -> bool {
+    GENERATED.iter().any(|entry| is_within(path, entry)) || etc.extra.iter().any(|entry| is_within(path, entry))
 }
 
 /// Where a link of the host's `/etc` leads.
@@ -116,7 +114,7 @@ pub enum LinkTarget {
 
 /// Where a link leads, when a jail may have the same there. `path` is the link's own, below `/etc`.
 #[must_use]
-pub fn link_target(path: &str, to: &str, wishes: &EtcWishes) -> Option<LinkTarget> {
+pub fn link_target(path: &str, to: &str, etc: &EtcSettings) -> Option<LinkTarget> {
     let mut parts: Vec<&str> =
         if to.starts_with('/') { Vec::new() } else { std::iter::once("etc").chain(path.split('/')).collect() };
     parts.pop();
@@ -131,7 +129,7 @@ pub fn link_target(path: &str, to: &str, wishes: &EtcWishes) -> Option<LinkTarge
         Some((&"usr", below)) => (below.first() != Some(&"local")).then_some(LinkTarget::Usr),
         Some((&"etc", below)) if !below.is_empty() => {
             let below = below.join("/");
-            (!is_barred(&below, wishes)).then_some(LinkTarget::Etc(below))
+            (!is_barred(&below, etc)).then_some(LinkTarget::Etc(below))
         }
         _ => None,
     }
@@ -188,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_a_jail_has_itself_and_what_may_be_secret_is_barred() {
-        let wishes = EtcWishes { extra: vec!["php".into()], never: vec!["fonts/local".into()] };
+        let etc = EtcSettings { extra: vec!["php".into()], never: vec!["fonts/local".into()] };
         for barred in [
             "shadow",
             "shadow-",
@@ -212,7 +210,7 @@ mod tests {
             "networks",
             "krb5.keytab",
         ] {
-            assert!(is_barred(barred, &wishes), "{barred}");
+            assert!(is_barred(barred, &etc), "{barred}");
         }
         for open in [
             "php/8.2/cli/php.ini",
@@ -222,31 +220,29 @@ mod tests {
             "ImageMagick-6/policy.xml",
             "rc.x",
         ] {
-            assert!(!is_barred(open, &wishes), "{open}");
+            assert!(!is_barred(open, &etc), "{open}");
         }
-        assert!(is_taken_whole("ssl/certs/ca.pem", &wishes) && is_taken_whole("php/x", &wishes));
+        assert!(is_taken_whole("ssl/certs/ca.pem", &etc) && is_taken_whole("php/x", &etc));
         assert!(
-            !is_taken_whole("ssl/certs-of-mine", &wishes)
-                && !is_taken_whole("phpx", &wishes)
-                && !is_taken_whole("ssl", &wishes)
+            !is_taken_whole("ssl/certs-of-mine", &etc) && !is_taken_whole("phpx", &etc) && !is_taken_whole("ssl", &etc)
         );
     }
 
     #[test]
     fn links_lead_to_what_a_jail_has() {
-        let wishes = EtcWishes::default();
-        let etc = |path: &str| Some(LinkTarget::Etc(path.to_owned()));
+        let etc = EtcSettings::default();
+        let below_etc = |path: &str| Some(LinkTarget::Etc(path.to_owned()));
         for (path, to, target) in [
             (
                 "php/8.2/cli/conf.d/20-curl.ini",
                 "/etc/php/8.2/mods-available/curl.ini",
-                etc("php/8.2/mods-available/curl.ini"),
+                below_etc("php/8.2/mods-available/curl.ini"),
             ),
-            ("fonts/conf.d/10-x.conf", "../conf.avail/10-x.conf", etc("fonts/conf.avail/10-x.conf")),
+            ("fonts/conf.d/10-x.conf", "../conf.avail/10-x.conf", below_etc("fonts/conf.avail/10-x.conf")),
             ("fonts/conf.d/10-x.conf", "/usr/share/fontconfig/conf.avail/10-x.conf", Some(LinkTarget::Usr)),
             ("alternatives/awk", "../../usr/bin/mawk", Some(LinkTarget::Usr)),
         ] {
-            assert_eq!(link_target(path, to, &wishes), target, "{path} -> {to}");
+            assert_eq!(link_target(path, to, &etc), target, "{path} -> {to}");
         }
         for to in [
             "/root/x",
@@ -259,7 +255,7 @@ mod tests {
             "../..",
             "/srv",
         ] {
-            assert_eq!(link_target("a/b", to, &wishes), None, "{to}");
+            assert_eq!(link_target("a/b", to, &etc), None, "{to}");
         }
     }
 

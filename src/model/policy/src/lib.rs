@@ -25,7 +25,7 @@ mod tenants;
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, lines, printable};
 pub use model::{
-    Declared, EtcWishes, FtpLogin, Host, Login, Plan, Policy, Principal, Reserve, Service, Settings, Tenant, Timer,
+    Declared, EtcSettings, FtpLogin, Host, Login, Plan, Policy, Principal, Reserve, Service, Settings, Tenant, Timer,
 };
 pub use read::{LastGood, Reading, dump, parse, read, read_host, read_tenant};
 pub use store::{Store, fingerprint};

@@ -43,12 +43,12 @@ pub struct Host {
     /// After how long without an answer of its init a jail is made anew; never when `None`.
     pub replace_silent_init: Option<Period>,
     /// What of the host's `/etc` jails see beside what packages brought and nobody changed.
-    pub etc: EtcWishes,
+    pub etc: EtcSettings,
 }
 
 /// Parts of the host's `/etc`, as paths below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct EtcWishes {
+pub struct EtcSettings {
     /// Shown as they are.
     pub extra: Vec<String>,
     /// Not shown, whatever else says so.

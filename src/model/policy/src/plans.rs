@@ -6,7 +6,7 @@ use crate::model::{Plan, Settings};
 use crate::reader::{Report, Section, Table, parsed};
 use crate::settings;
 use crate::source::Source;
-use crate::store::Kept;
+use crate::store::Fallback;
 use crate::suggest::nearest;
 use bailiwick_types::PlanName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +26,8 @@ const SECTIONS: &[Section] = &[TOP, settings::LIMITS];
 pub(crate) struct Plans<'f, F> {
     folder: Availability<'f, F>,
     /// What to go on with in the place of one that has an error.
-    kept: &'f Kept<'f>,
-    from_before: BTreeSet<PlanName>,
+    fallback: &'f Fallback<'f>,
+    fallen_back: BTreeSet<PlanName>,
     read: BTreeMap<PlanName, Outcome>,
     diagnostics: Vec<Diagnostic>,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Finished {
     /// The good plans that were read, and the last good of the others.
     pub(crate) good: BTreeMap<PlanName, Plan>,
     /// Which of them are the last good.
-    pub(crate) kept: BTreeSet<PlanName>,
+    pub(crate) fallen_back: BTreeSet<PlanName>,
     /// The problems.
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
@@ -63,7 +63,7 @@ enum Outcome {
     /// It has no file.
     Missing,
     /// Its parents are being read.
-    Open,
+    InProgress,
 }
 
 /// What became of a plan that was asked for.
@@ -103,8 +103,8 @@ impl Draft {
 }
 
 impl<'f, F: Folder> Plans<'f, F> {
-    pub(crate) fn new(folder: Availability<'f, F>, kept: &'f Kept<'f>) -> Self {
-        Self { folder, kept, from_before: BTreeSet::new(), read: BTreeMap::new(), diagnostics: Vec::new() }
+    pub(crate) fn new(folder: Availability<'f, F>, fallback: &'f Fallback<'f>) -> Self {
+        Self { folder, fallback, fallen_back: BTreeSet::new(), read: BTreeMap::new(), diagnostics: Vec::new() }
     }
 
     /// Reads the plan and all that it inherits from.
@@ -113,7 +113,7 @@ impl<'f, F: Folder> Plans<'f, F> {
         match &self.read[name] {
             Outcome::Good(plan, _) => Found::Good(&plan.settings),
             Outcome::Missing => Found::Missing(self.missing(name)),
-            Outcome::Bad | Outcome::Open => Found::Bad,
+            Outcome::Bad | Outcome::InProgress => Found::Bad,
         }
     }
 
@@ -131,7 +131,7 @@ impl<'f, F: Folder> Plans<'f, F> {
             Outcome::Good(plan, _) => Some((name, *plan)),
             _ => None,
         });
-        Finished { good: good.collect(), kept: self.from_before, diagnostics: self.diagnostics }
+        Finished { good: good.collect(), fallen_back: self.fallen_back, diagnostics: self.diagnostics }
     }
 
     /// Up the line of inheritance until a plan is known or has no parent, then down again, each on top of its parent.
@@ -153,7 +153,7 @@ impl<'f, F: Folder> Plans<'f, F> {
                     let draft = Draft::read(name.clone(), source);
                     next = draft.parent.as_ref().map(|parent| parent.get_ref().clone());
                     line.push(draft);
-                    Outcome::Open
+                    Outcome::InProgress
                 }
                 Ok(None) => Outcome::Missing,
                 Err(problems) => {
@@ -172,9 +172,9 @@ impl<'f, F: Folder> Plans<'f, F> {
 
     /// What stands for a plan that has a problem: as it last was, if that is known.
     fn instead(&mut self, name: &PlanName) -> Outcome {
-        match self.kept.plan(name) {
+        match self.fallback.plan(name) {
             Some(plan) => {
-                self.from_before.insert(name.clone());
+                self.fallen_back.insert(name.clone());
                 Outcome::Good(Box::new(plan), 1)
             }
             None => Outcome::Bad,
@@ -197,7 +197,7 @@ impl<'f, F: Folder> Plans<'f, F> {
                     });
                     None
                 }
-                Outcome::Open => {
+                Outcome::InProgress => {
                     report.error(parent.span(), || circle(parent.get_ref(), &name, line));
                     None
                 }

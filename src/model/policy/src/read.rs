@@ -4,7 +4,7 @@ use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{Directory, Folder, Memory, PLANS, TENANTS, file_name, names};
 use crate::model::{Host, Policy, Tenant};
 use crate::plans::{Availability, Plans};
-use crate::store::Kept;
+use crate::store::Fallback;
 use crate::tenants::Broken;
 use crate::{host, plans, tenants};
 use bailiwick_types::{PlanName, TenantName};
@@ -39,10 +39,10 @@ pub struct LastGood {
 
 impl Reading {
     /// When the configuration directory itself cannot be used.
-    pub(crate) fn without_files(diagnostics: Vec<Diagnostic>, kept: &Kept<'_>) -> Self {
-        let tenants = kept.tenants();
+    pub(crate) fn without_files(diagnostics: Vec<Diagnostic>, fallback: &Fallback<'_>) -> Self {
+        let tenants = fallback.tenants();
         let names: BTreeSet<TenantName> = tenants.keys().cloned().collect();
-        let policy = kept.host().map(|host| Policy { host, plans: BTreeMap::new(), tenants });
+        let policy = fallback.host().map(|host| Policy { host, plans: BTreeMap::new(), tenants });
         let last_good = match &policy {
             Some(_) => LastGood { host: true, plans: BTreeSet::new(), tenants: names.clone() },
             None => LastGood::default(),
@@ -54,7 +54,7 @@ impl Reading {
 /// Reads a whole configuration directory.
 #[must_use]
 pub fn read(config_dir: &Path) -> Reading {
-    let nothing = Kept::nothing();
+    let nothing = Fallback::nothing();
     match Directory::open(config_dir) {
         Ok(top) => read_all(&top, &nothing),
         Err(diagnostics) => Reading::without_files(diagnostics, &nothing),
@@ -65,7 +65,7 @@ pub fn read(config_dir: &Path) -> Reading {
 /// them. Nothing is looked at but the arguments.
 #[must_use]
 pub fn parse<C: AsRef<[u8]>>(files: &[(PathBuf, C)]) -> Reading {
-    read_all(&Memory::new(files), &Kept::nothing())
+    read_all(&Memory::new(files), &Fallback::nothing())
 }
 
 /// Reads `bailiwick.toml` only.
@@ -84,19 +84,19 @@ pub fn read_host(config_dir: &Path) -> Result<Host, Vec<Diagnostic>> {
 pub fn read_tenant(config_dir: &Path, name: &TenantName) -> Result<(Host, Option<Tenant>), Vec<Diagnostic>> {
     let top = Directory::open(config_dir)?;
     let mut diagnostics = Vec::new();
-    let host = keep(host_of(&top), &mut diagnostics);
+    let host = take_or_report(host_of(&top), &mut diagnostics);
     let source = top.folder(TENANTS).and_then(|tenants| match tenants {
         Some(tenants) => tenants.file(&file_name(name)),
         None => Ok(None),
     });
     let mut tenant = None;
-    let source = keep(source, &mut diagnostics).flatten();
+    let source = take_or_report(source, &mut diagnostics).flatten();
     if let Some(source) = &source {
-        let folder = keep(top.folder(PLANS), &mut diagnostics);
-        let nothing = Kept::nothing();
+        let folder = take_or_report(top.folder(PLANS), &mut diagnostics);
+        let nothing = Fallback::nothing();
         let mut plans = Plans::new(availability(&folder), &nothing);
         let read = tenants::read(source, name, &mut plans).map_err(|broken| broken.diagnostics);
-        tenant = keep(read, &mut diagnostics).flatten();
+        tenant = take_or_report(read, &mut diagnostics).flatten();
         diagnostics.extend(plans.finish().diagnostics);
     }
     match host {
@@ -120,18 +120,18 @@ pub fn dump(policy: &Policy) -> Vec<(PathBuf, String)> {
     files
 }
 
-pub(crate) fn read_all<F: Folder>(top: &F, kept: &Kept<'_>) -> Reading {
+pub(crate) fn read_all<F: Folder>(top: &F, fallback: &Fallback<'_>) -> Reading {
     let mut diagnostics = Vec::new();
     let mut last_good = LastGood::default();
-    let host = keep(host_of(top), &mut diagnostics).or_else(|| {
-        let host = kept.host();
+    let host = take_or_report(host_of(top), &mut diagnostics).or_else(|| {
+        let host = fallback.host();
         last_good.host = host.is_some();
         host
     });
-    let mut folder = |name| keep(top.folder(name), &mut diagnostics);
+    let mut folder = |name| take_or_report(top.folder(name), &mut diagnostics);
     let (plans_folder, tenants_folder) = (folder(PLANS), folder(TENANTS));
 
-    let mut plans = Plans::new(availability(&plans_folder), kept);
+    let mut plans = Plans::new(availability(&plans_folder), fallback);
     plans.find_all();
     let (mut good, mut invalid) = (BTreeMap::new(), BTreeSet::new());
     // Without a list nobody is known to be declared; that is not the same as an empty one.
@@ -157,7 +157,7 @@ pub(crate) fn read_all<F: Folder>(top: &F, kept: &Kept<'_>) -> Reading {
                     broken.suspended
                 }
             };
-            if let Some(tenant) = kept.tenant_instead(&name, suspended) {
+            if let Some(tenant) = fallback.tenant_instead(&name, suspended) {
                 good.insert(name.clone(), tenant);
                 last_good.tenants.insert(name.clone());
             }
@@ -166,11 +166,11 @@ pub(crate) fn read_all<F: Folder>(top: &F, kept: &Kept<'_>) -> Reading {
     }
     let finished = plans.finish();
     diagnostics.extend(finished.diagnostics);
-    last_good.plans = finished.kept;
+    last_good.plans = finished.fallen_back;
     let plans = finished.good;
     if !known {
         // Those who were not found in a folder that cannot be listed are still there.
-        for (name, tenant) in kept.tenants() {
+        for (name, tenant) in fallback.tenants() {
             if let Entry::Vacant(place) = good.entry(name) {
                 last_good.tenants.insert(place.key().clone());
                 invalid.insert(place.key().clone());
@@ -204,8 +204,8 @@ pub(crate) fn availability<F>(folder: &Option<Option<F>>) -> Availability<'_, F>
     }
 }
 
-/// The value, or `None` after keeping the problems.
-pub(crate) fn keep<T>(result: Result<T, Vec<Diagnostic>>, diagnostics: &mut Vec<Diagnostic>) -> Option<T> {
+/// The value; or `None`, with the problems added to `diagnostics`.
+pub(crate) fn take_or_report<T>(result: Result<T, Vec<Diagnostic>>, diagnostics: &mut Vec<Diagnostic>) -> Option<T> {
     result.map_err(|problems| diagnostics.extend(problems)).ok()
 }
 

@@ -11,7 +11,7 @@ use crate::diagnostic::Diagnostic;
 use crate::folder::{Directory, Folder, PLANS, TENANTS, file_name, names};
 use crate::model::{Declared, Host, Plan, Policy, Tenant};
 use crate::plans::{Availability, Found, Plans};
-use crate::read::{Reading, availability, host_of, keep, read_all, sorted};
+use crate::read::{Reading, availability, host_of, read_all, sorted, take_or_report};
 use crate::tenants::Broken;
 use crate::{host, plans, tenants};
 use bailiwick_sys::file::{self, Outlives};
@@ -40,13 +40,13 @@ struct Last {
 
 /// What to go on with where a file has an error.
 #[derive(Debug)]
-pub(crate) struct Kept<'a> {
+pub(crate) struct Fallback<'a> {
     last: Option<&'a Last>,
     config: Option<&'a Path>,
     copy: OnceCell<Option<Directory>>,
 }
 
-impl Kept<'_> {
+impl Fallback<'_> {
     /// Nothing: an error is an error.
     pub(crate) fn nothing() -> Self {
         Self { last: None, config: None, copy: OnceCell::new() }
@@ -64,7 +64,7 @@ impl Kept<'_> {
     pub(crate) fn plan(&self, name: &PlanName) -> Option<Plan> {
         self.last.and_then(|last| last.plans.get(name).cloned()).or_else(|| {
             let folder = self.copy()?.folder(PLANS).ok()??;
-            let nothing = Kept::nothing();
+            let nothing = Fallback::nothing();
             let mut plans = Plans::new(Availability::Ready(&folder), &nothing);
             match plans.find(name) {
                 Found::Good(_) => plans.finish().good.remove(name),
@@ -78,7 +78,7 @@ impl Kept<'_> {
             let top = self.copy()?;
             let source = top.folder(TENANTS).ok()??.file(&file_name(name)).ok()??;
             let folder = top.folder(PLANS).ok();
-            let nothing = Kept::nothing();
+            let nothing = Fallback::nothing();
             tenants::read(&source, name, &mut Plans::new(availability(&folder), &nothing)).ok()?
         })
     }
@@ -119,17 +119,17 @@ impl Store {
         Self { config: config.to_owned(), last: Last::default() }
     }
 
-    fn kept(&self) -> Kept<'_> {
-        Kept { last: Some(&self.last), config: Some(&self.config), copy: OnceCell::new() }
+    fn fallback(&self) -> Fallback<'_> {
+        Fallback { last: Some(&self.last), config: Some(&self.config), copy: OnceCell::new() }
     }
 
     /// The whole policy.
     pub fn read(&mut self) -> Reading {
         let reading = {
-            let kept = self.kept();
+            let fallback = self.fallback();
             match Directory::open(&self.config) {
-                Ok(top) => read_all(&top, &kept),
-                Err(diagnostics) => Reading::without_files(diagnostics, &kept),
+                Ok(top) => read_all(&top, &fallback),
+                Err(diagnostics) => Reading::without_files(diagnostics, &fallback),
             }
         };
         if let Some(Policy { host, plans, tenants }) = reading.policy.clone() {
@@ -148,7 +148,7 @@ impl Store {
                 self.last.host = Some(host.clone());
                 Ok((host, Vec::new()))
             }
-            Err(problems) => match self.kept().host() {
+            Err(problems) => match self.fallback().host() {
                 Some(host) => Ok((host, problems)),
                 None => Err(problems),
             },
@@ -178,28 +178,28 @@ impl Store {
 
     /// `Some(None)` is a tenant that has no file.
     fn look(&self, name: &TenantName, diagnostics: &mut Vec<Diagnostic>) -> (Option<Host>, Option<Option<Tenant>>) {
-        let kept = self.kept();
-        let Some(top) = keep(Directory::open(&self.config), diagnostics) else {
-            return (kept.host(), kept.tenant(name).map(Some));
+        let fallback = self.fallback();
+        let Some(top) = take_or_report(Directory::open(&self.config), diagnostics) else {
+            return (fallback.host(), fallback.tenant(name).map(Some));
         };
-        let host = keep(host_of(&top), diagnostics).or_else(|| kept.host());
+        let host = take_or_report(host_of(&top), diagnostics).or_else(|| fallback.host());
         let source = top.folder(TENANTS).and_then(|tenants| match tenants {
             Some(tenants) => tenants.file(&file_name(name)),
             None => Ok(None),
         });
-        let source = match keep(source, diagnostics) {
+        let source = match take_or_report(source, diagnostics) {
             Some(Some(source)) => source,
             Some(None) => return (host, Some(None)),
-            None => return (host, kept.tenant(name).map(Some)),
+            None => return (host, fallback.tenant(name).map(Some)),
         };
-        let folder = keep(top.folder(PLANS), diagnostics);
-        let mut plans = Plans::new(availability(&folder), &kept);
+        let folder = take_or_report(top.folder(PLANS), diagnostics);
+        let mut plans = Plans::new(availability(&folder), &fallback);
         let tenant = match tenants::read(&source, name, &mut plans) {
             Ok(Some(tenant)) => Some(tenant),
-            Ok(None) => kept.tenant(name),
+            Ok(None) => fallback.tenant(name),
             Err(Broken { diagnostics: problems, suspended }) => {
                 diagnostics.extend(problems);
-                kept.tenant_instead(name, suspended)
+                fallback.tenant_instead(name, suspended)
             }
         };
         diagnostics.extend(plans.finish().diagnostics);
@@ -208,7 +208,7 @@ impl Store {
 
     /// Of whom there is a copy.
     #[must_use]
-    pub fn copied(&self) -> Vec<TenantName> {
+    pub fn saved_tenants(&self) -> Vec<TenantName> {
         let find = || {
             let folder = copy_below(&self.config)?.folder(TENANTS).ok()??;
             names(&folder, &mut Vec::new())
@@ -222,7 +222,7 @@ impl Store {
     ///
     /// # Errors
     /// The copy cannot be written.
-    pub fn keep(&self, name: Option<&TenantName>, group: u32) -> io::Result<()> {
+    pub fn save(&self, name: Option<&TenantName>, group: u32) -> io::Result<()> {
         let Ok(top) = Directory::open(&self.config) else { return Ok(()) };
         let copy = top.made(COPY, 0o755, None)?;
         if let Ok(host) = host_of(&top) {
@@ -238,11 +238,11 @@ impl Store {
         };
         let Ok(folder) = top.folder(PLANS) else { return Ok(()) };
         let folder = Some(folder);
-        let nothing = Kept::nothing();
+        let nothing = Fallback::nothing();
         let mut plans = Plans::new(availability(&folder), &nothing);
         let tenant = match tenants::read(&source, name, &mut plans) {
             Ok(Some(tenant)) => tenant,
-            Err(Broken { suspended: Some(state), .. }) => match self.kept().tenant(name) {
+            Err(Broken { suspended: Some(state), .. }) => match self.fallback().tenant(name) {
                 Some(last) => Tenant { state, ..last },
                 None => return Ok(()),
             },

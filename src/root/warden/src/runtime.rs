@@ -3,7 +3,7 @@
 
 use crate::host_files::etc_view::EtcView;
 use crate::jail::record::Record;
-use bailiwick_policy::EtcWishes;
+use bailiwick_policy::EtcSettings;
 use bailiwick_proto::{CONTROL_DIR, JAILS, WARDEN_SOCKET, init_socket};
 use bailiwick_sys::{file, socket};
 use bailiwick_types::{Access, TenantName};
@@ -109,7 +109,7 @@ impl Runtime {
     }
 
     /// What jails see of the host's `/etc`.
-    pub(crate) fn etc_view(&self, wishes: &EtcWishes) -> io::Result<EtcView> {
+    pub(crate) fn etc_view(&self, wishes: &EtcSettings) -> io::Result<EtcView> {
         EtcView::open(&self.dir, wishes)
     }
 

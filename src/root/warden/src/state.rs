@@ -279,9 +279,9 @@ impl Warden {
             failure.message = format!("cannot write down the policy that is in force: {}", failure.message);
             failure
         };
-        self.policy.keep(None, self.daemon.gid).map_err(failed)?;
+        self.policy.save(None, self.daemon.gid).map_err(failed)?;
         for name in names {
-            self.policy.keep(Some(name), self.daemon.gid).map_err(failed)?;
+            self.policy.save(Some(name), self.daemon.gid).map_err(failed)?;
         }
         Ok(WardenReply::Done)
     }

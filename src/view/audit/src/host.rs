@@ -580,7 +580,7 @@ mod tests {
             user: "root".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
             replace_silent_init: None,
-            etc: bailiwick_policy::EtcWishes::default(),
+            etc: bailiwick_policy::EtcSettings::default(),
         }
     }
 

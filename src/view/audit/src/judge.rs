@@ -152,7 +152,7 @@ mod tests {
             user: "bailiwick".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
             replace_silent_init: None,
-            etc: bailiwick_policy::EtcWishes::default(),
+            etc: bailiwick_policy::EtcSettings::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use bailiwick_diagnostics::render;
 use bailiwick_policy::{
-    Declared, EtcWishes, FtpLogin, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant,
+    Declared, EtcSettings, FtpLogin, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant,
     Timer,
 };
 use bailiwick_policy::{dump, parse};
@@ -185,7 +185,7 @@ prop_compose! {
             user,
             login_group,
             replace_silent_init: silent.map(Period),
-            etc: EtcWishes { extra: vec!["php/8.4".to_owned()], never: vec!["fonts".to_owned(), "x\"y".to_owned()] },
+            etc: EtcSettings { extra: vec!["php/8.4".to_owned()], never: vec!["fonts".to_owned(), "x\"y".to_owned()] },
         }
     }
 }

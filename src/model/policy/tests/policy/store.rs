@@ -33,7 +33,7 @@ fn kept() -> (TempDir, Store) {
     let mut store = Store::new(top);
     assert!(store.read().diagnostics.is_empty());
     for tenant in ["alice", "bob"] {
-        store.keep(Some(&name(tenant)), 0).expect("keeps");
+        store.save(Some(&name(tenant)), 0).expect("keeps");
     }
     (dir, store)
 }
@@ -143,7 +143,7 @@ fn who_is_suspended_by_a_file_with_errors_stays_so_until_a_good_one_says_otherwi
         let golden = Declared::Suspended { reason: Some("unpaid".to_owned()) };
         assert_eq!(state(&mut store), golden, "{rest:?}");
         assert_eq!(state(&mut Store::new(dir.path())), golden, "{rest:?}: and when it is read first of all");
-        store.keep(Some(&name("alice")), 0).expect("writes");
+        store.save(Some(&name("alice")), 0).expect("writes");
         for less in [rest, b"", b"plan = \"small\"\nstate = \"active\"\ncolour = 7\n"] {
             fs::write(&file, less).expect("writes");
             assert_eq!(state(&mut store), golden, "{rest:?}, then {less:?}");
@@ -151,7 +151,7 @@ fn who_is_suspended_by_a_file_with_errors_stays_so_until_a_good_one_says_otherwi
         }
         fs::write(&file, "plan = \"small\"\n").expect("writes");
         assert_eq!(state(&mut store), Declared::Active, "{rest:?}");
-        store.keep(Some(&name("alice")), 0).expect("writes");
+        store.save(Some(&name("alice")), 0).expect("writes");
         fs::write(&file, rest).expect("writes");
         assert_eq!(state(&mut Store::new(dir.path())), Declared::Active, "{rest:?}");
     }
@@ -173,8 +173,8 @@ fn who_was_deleted_does_not_come_back() {
     let (dir, mut store) = kept();
     fs::remove_file(dir.path().join("tenants.d/alice.toml")).expect("removes");
     assert!(store.tenant(&name("alice")).expect("known").1.is_none());
-    store.keep(Some(&name("alice")), 0).expect("keeps");
-    assert_eq!(store.copied(), [name("bob")]);
+    store.save(Some(&name("alice")), 0).expect("keeps");
+    assert_eq!(store.saved_tenants(), [name("bob")]);
     // A new file of that name, which was never without an error.
     write(dir.path(), "tenants.d/alice.toml", "plan = \"nowhere\"\n");
     for mut store in [store, Store::new(dir.path())] {
@@ -187,7 +187,7 @@ fn who_was_deleted_does_not_come_back() {
 #[test]
 fn the_copy_is_roots_and_tenants_are_for_one_group_alone() {
     let (dir, store) = kept();
-    store.keep(Some(&name("alice")), 4711).expect("keeps");
+    store.save(Some(&name("alice")), 4711).expect("keeps");
     let copy = dir.path().join(".in-force");
     for (path, mode, gid) in
         [("", 0o755, 0), ("bailiwick.toml", 0o644, 0), ("plans.d", 0o755, 0), ("tenants.d", 0o750, 4711)]

@@ -5,7 +5,7 @@
 //! then compared with what a package brought ([`bailiwick_policy::host_etc`]), never of a file that was looked at before.
 
 use crate::host_files::md5::md5;
-use bailiwick_policy::EtcWishes;
+use bailiwick_policy::EtcSettings;
 use bailiwick_policy::host_etc::{
     GENERATED, LinkTarget, conffiles, digests, holds_private_key, is_barred, is_taken_whole, link_target, ucf_files,
     ucf_owners,
@@ -54,7 +54,7 @@ pub(crate) struct EtcView {
     etc: OwnedFd,
     dir: OwnedFd,
     ready: OwnedFd,
-    wishes: EtcWishes,
+    wishes: EtcSettings,
     /// Digests of what packages brought, by path below `/etc`.
     brought: BTreeMap<String, BTreeSet<String>>,
     packages: Vec<Option<Stamp>>,
@@ -68,11 +68,11 @@ pub(crate) struct EtcView {
 
 impl EtcView {
     /// Makes the directory, or takes up the one that running jails see.
-    pub(crate) fn open(runtime: &OwnedFd, wishes: &EtcWishes) -> io::Result<Self> {
+    pub(crate) fn open(runtime: &OwnedFd, wishes: &EtcSettings) -> io::Result<Self> {
         Self::of(Path::new("/"), runtime, wishes)
     }
 
-    fn of(root: &Path, runtime: &OwnedFd, wishes: &EtcWishes) -> io::Result<Self> {
+    fn of(root: &Path, runtime: &OwnedFd, wishes: &EtcSettings) -> io::Result<Self> {
         let dir = file::ensure_dir_at(runtime, VIEW, 0o755)?;
         rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?;
         let ready = file::ensure_dir_at(runtime, READY, 0o700)?;
@@ -104,7 +104,7 @@ impl EtcView {
     }
 
     /// Looks at the host when it is time to.
-    pub(crate) fn look_again(&mut self, wishes: &EtcWishes) {
+    pub(crate) fn look_again(&mut self, wishes: &EtcSettings) {
         let now = Instant::now();
         let has_other_wishes = *wishes != self.wishes;
         if let Some((packages, files)) = self.looked
@@ -338,7 +338,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn file(&mut self, dir: &OwnedFd, name: &str, path: &str, wishes: &EtcWishes) -> io::Result<()> {
+    fn file(&mut self, dir: &OwnedFd, name: &str, path: &str, wishes: &EtcSettings) -> io::Result<()> {
         let digests = self.view.brought.get(path);
         let is_whole = is_taken_whole(path, wishes);
         if digests.is_none() && !is_whole {
@@ -406,7 +406,7 @@ mod tests {
         write("var/lib/dpkg/info/php8.4-cli.md5sums", &shipped);
         fs::create_dir(root.join("runtime")).expect("mkdir");
         let runtime = file::open_dir(&root.join("runtime")).expect("opens");
-        let mut view = EtcView::of(&root, &runtime, &EtcWishes::default()).expect("opens");
+        let mut view = EtcView::of(&root, &runtime, &EtcSettings::default()).expect("opens");
         let shown = root.join("runtime").join(VIEW).join("php/8.4/cli");
         let names = || {
             let names = fs::read_dir(&shown).map(|all| all.filter_map(|one| one.ok()?.file_name().into_string().ok()));

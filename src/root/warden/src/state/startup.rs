@@ -238,7 +238,7 @@ impl Warden {
         };
         let mut events: Vec<String> =
             problems.iter().map(|problem| format!("event=policy-problem {problem}")).collect();
-        if let Err(error) = warden.policy.keep(None, daemon.gid) {
+        if let Err(error) = warden.policy.save(None, daemon.gid) {
             events.push(format!("event=policy-not-kept reason={:?}", error.to_string()));
         }
         events.extend(warden.adopt_running_jails(handed.inits)?);
