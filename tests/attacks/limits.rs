@@ -111,16 +111,16 @@ fn all_tenants_together_leave_the_host_what_is_reserved_for_it() {
         let text = std::fs::read_to_string(group.join(file)).expect(file);
         text.trim().parse().unwrap_or_else(|_| panic!("{file} in {group:?}: {text:?}"))
     };
-    let memory = bailiwick_sys::proc::memory().expect("reads") - (256 << 20);
+    let memory = bailiwick_sys::proc::memory_bytes().expect("reads") - (256 << 20);
     assert_eq!(read("memory", "memory.limit_in_bytes"), memory / 4096 * 4096);
-    assert_eq!(read("pids", "pids.max"), bailiwick_sys::proc::most_tasks().expect("reads") - 1000);
+    assert_eq!(read("pids", "pids.max"), bailiwick_sys::proc::max_tasks().expect("reads") - 1000);
     // It is read again when it changes, and nobody is restarted for that.
     for (reserve, kept, tasks) in
         [("memory = \"512M\", tasks = 2000", 512 << 20, 2000), ("tasks = 1500", 256 << 20, 1500)]
     {
         host.write("etc/bailiwick.toml", &host.default_config(&format!("reserve = {{ {reserve} }}\n")));
-        let memory = (bailiwick_sys::proc::memory().expect("reads") - kept) / 4096 * 4096;
-        let tasks = bailiwick_sys::proc::most_tasks().expect("reads") - tasks;
+        let memory = (bailiwick_sys::proc::memory_bytes().expect("reads") - kept) / 4096 * 4096;
+        let tasks = bailiwick_sys::proc::max_tasks().expect("reads") - tasks;
         until("it is in force", || {
             read("memory", "memory.limit_in_bytes") == memory && read("pids", "pids.max") == tasks
         });

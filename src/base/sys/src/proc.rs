@@ -15,9 +15,9 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Bound of a file about one process whose size a tenant cannot drive far.
-const SMALL: usize = 64 << 10;
+const MAX_SMALL: usize = 64 << 10;
 /// Bound of a mount table: a jail that may mount can hold `fs.mount-max` (100,000) mounts with long names.
-const TABLE: usize = 32 << 20;
+const MAX_TABLE: usize = 32 << 20;
 
 /// What `/proc/PID/status` says (`proc_pid_status(5)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub fn status(pid: u32) -> io::Result<Status> {
 }
 
 fn status_at(process: BorrowedFd<'_>) -> io::Result<Status> {
-    parse_status(&read(process, "status", SMALL)?).ok_or_else(|| malformed("status"))
+    parse_status(&read(process, "status", MAX_SMALL)?).ok_or_else(|| malformed("status"))
 }
 
 /// Parses `/proc/PID/status`; `None` when a line that is relied upon is missing or no number.
@@ -145,14 +145,14 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
 /// # Errors
 /// As [`status`].
 pub fn age(pid: u32) -> io::Result<Duration> {
-    let started = Duration::from_micros(start_time(pid)?.saturating_mul(TICK));
+    let started = Duration::from_micros(start_time(pid)?.saturating_mul(MICROS_PER_TICK));
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let now = Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0));
     Ok(now.saturating_sub(started))
 }
 
 fn start_time_at(process: BorrowedFd<'_>) -> io::Result<u64> {
-    parse_start_time(&read(process, "stat", SMALL)?).ok_or_else(|| malformed("stat"))
+    parse_start_time(&read(process, "stat", MAX_SMALL)?).ok_or_else(|| malformed("stat"))
 }
 
 /// Parses field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`). The second field is the program's name in parentheses,
@@ -179,8 +179,8 @@ pub fn cgroups(pid: u32) -> io::Result<BTreeMap<String, String>> {
 fn cgroups_at(process: BorrowedFd<'_>) -> io::Result<BTreeMap<String, String>> {
     /// The groups of a thread, or `None` when it was ending by the time they had been read.
     fn of_living(thread: BorrowedFd<'_>) -> io::Result<Option<BTreeMap<String, String>>> {
-        let groups = parse_cgroups(&read(thread, "cgroup", SMALL)?).ok_or_else(|| malformed("cgroup"))?;
-        let is_ending = parse_is_ending(&read(thread, "stat", SMALL)?).ok_or_else(|| malformed("stat"))?;
+        let groups = parse_cgroups(&read(thread, "cgroup", MAX_SMALL)?).ok_or_else(|| malformed("cgroup"))?;
+        let is_ending = parse_is_ending(&read(thread, "stat", MAX_SMALL)?).ok_or_else(|| malformed("stat"))?;
         Ok((!is_ending).then_some(groups))
     }
     // What the directory of a process shows is of its first thread, which may end before the others.
@@ -232,7 +232,7 @@ pub fn mounts(pid: u32) -> io::Result<Vec<MountFact>> {
 }
 
 fn mounts_at(process: BorrowedFd<'_>) -> io::Result<Vec<MountFact>> {
-    parse_mounts(&read(process, "mountinfo", TABLE)?).ok_or_else(|| malformed("mountinfo"))
+    parse_mounts(&read(process, "mountinfo", MAX_TABLE)?).ok_or_else(|| malformed("mountinfo"))
 }
 
 /// One row of a mount table before the tree is known.
@@ -343,7 +343,7 @@ fn unescape(text: &str) -> String {
 /// # Errors
 /// As [`status`].
 pub fn id_map(pid: u32, kind: IdKind) -> io::Result<Vec<[u32; 3]>> {
-    let text = read(directory(pid)?.as_fd(), kind.file(), SMALL)?;
+    let text = read(directory(pid)?.as_fd(), kind.file(), MAX_SMALL)?;
     parse_id_map(&text).ok_or_else(|| malformed(kind.file()))
 }
 
@@ -362,7 +362,7 @@ pub fn parse_id_map(text: &[u8]) -> Option<Vec<[u32; 3]>> {
 /// # Errors
 /// As [`status`].
 pub fn open_files(pid: u32) -> io::Result<Option<u64>> {
-    parse_open_files(&read(directory(pid)?.as_fd(), "limits", SMALL)?).ok_or_else(|| malformed("limits"))
+    parse_open_files(&read(directory(pid)?.as_fd(), "limits", MAX_SMALL)?).ok_or_else(|| malformed("limits"))
 }
 
 /// Parses the row "Max open files" of `/proc/PID/limits` (`proc_pid_limits(5)`): soft, hard, unit.
@@ -385,9 +385,9 @@ pub fn parse_hard_limit(text: &[u8], row: &str) -> Option<Option<u64>> {
 /// The rank of a process, of its first thread, and its own limits.
 fn rank_at(process: BorrowedFd<'_>, stat: &[u8]) -> io::Result<ProcessRank> {
     let (nice, scheduler) = parse_rank(stat).ok_or_else(|| malformed("stat"))?;
-    let limits = read(process, "limits", SMALL)?;
+    let limits = read(process, "limits", MAX_SMALL)?;
     let hard = |row| parse_hard_limit(&limits, row).ok_or_else(|| malformed("limits"));
-    let score = String::from_utf8_lossy(&read(process, "oom_score_adj", SMALL)?).trim().parse();
+    let score = String::from_utf8_lossy(&read(process, "oom_score_adj", MAX_SMALL)?).trim().parse();
     Ok(ProcessRank {
         nice,
         scheduler,
@@ -411,7 +411,7 @@ pub fn parse_rank(text: &[u8]) -> Option<(i32, u32)> {
 /// # Errors
 /// As [`status`]; `EFBIG` when there are more than a jail of a plan could have by far.
 pub fn interfaces(pid: u32) -> io::Result<Vec<String>> {
-    Ok(parse_interfaces(&read(directory(pid)?.as_fd(), "net/dev", SMALL)?))
+    Ok(parse_interfaces(&read(directory(pid)?.as_fd(), "net/dev", MAX_SMALL)?))
 }
 
 /// Parses `/proc/PID/net/dev` (`proc_pid_net(5)`): two lines of titles, then one for each interface. The kernel takes no colon
@@ -498,7 +498,7 @@ pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
     let process = directory(pid)?;
     let process = process.as_fd();
     let status = status_at(process)?;
-    let stat = read(process, "stat", SMALL)?;
+    let stat = read(process, "stat", MAX_SMALL)?;
     // Before the namespaces: a process that ends loses those first, so who has them still had its groups a moment ago.
     let cgroups = cgroups_at(process)?;
     Ok(ProcessFacts {
@@ -559,7 +559,7 @@ pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
 
 /// What a look at a process tells that anybody may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Glance {
+pub struct ProcessStat {
     /// Its parent, as this process's pid namespace counts.
     pub parent: u32,
     /// First 15 bytes of the program's name; chosen by whoever runs it.
@@ -572,20 +572,20 @@ pub struct Glance {
 ///
 /// # Errors
 /// `ENOENT` or `ESRCH` when it is gone.
-pub fn glance(pid: u32) -> io::Result<Glance> {
-    parse_glance(&read(directory(pid)?.as_fd(), "stat", SMALL)?).ok_or_else(|| malformed("stat"))
+pub fn stat(pid: u32) -> io::Result<ProcessStat> {
+    parse_stat(&read(directory(pid)?.as_fd(), "stat", MAX_SMALL)?).ok_or_else(|| malformed("stat"))
 }
 
 /// The same in the text of `/proc/PID/stat` (`proc_pid_stat(5)`, fields 2, 4 and 24).
 #[must_use]
-pub fn parse_glance(text: &[u8]) -> Option<Glance> {
+pub fn parse_stat(text: &[u8]) -> Option<ProcessStat> {
     // The name may hold anything, parentheses among it: it ends at the last one.
     let (begin, end) = (text.iter().position(|byte| *byte == b'(')?, text.iter().rposition(|byte| *byte == b')')?);
     let command = String::from_utf8_lossy(text.get(begin + 1..end)?).into_owned();
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let pages: u64 = fields.get(21)?.parse().ok()?;
-    Some(Glance { parent: fields.get(1)?.parse().ok()?, command, memory: pages.saturating_mul(page_size()) })
+    Some(ProcessStat { parent: fields.get(1)?.parse().ok()?, command, memory: pages.saturating_mul(page_size()) })
 }
 
 /// Bytes of a page of memory, as libc was told when this program began: the auxiliary vector itself cannot be read by an
@@ -599,7 +599,7 @@ fn page_size() -> u64 {
 ///
 /// # Errors
 /// What reading the file says.
-pub fn memory() -> io::Result<u64> {
+pub fn memory_bytes() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
     let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
     let kibibytes: Option<u64> = kibibytes.and_then(|number| number.trim().parse().ok());
@@ -611,7 +611,7 @@ pub fn memory() -> io::Result<u64> {
 ///
 /// # Errors
 /// What reading the file says.
-pub fn busy() -> io::Result<u64> {
+pub fn busy_micros() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/stat")?;
     parse_busy(&text).ok_or_else(|| malformed("stat"))
 }
@@ -619,7 +619,7 @@ pub fn busy() -> io::Result<u64> {
 /// What the kernel counts the time of processes in, in microseconds: `USER_HZ` is 100 on every architecture that Rust knows
 /// (include/asm-generic/param.h). Asking for it means reading this process's auxiliary vector, which an undumpable process
 /// cannot before Linux 6.4.
-const TICK: u64 = 10_000;
+const MICROS_PER_TICK: u64 = 10_000;
 
 fn parse_busy(text: &str) -> Option<u64> {
     let mut words = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
@@ -628,14 +628,14 @@ fn parse_busy(text: &str) -> Option<u64> {
     let (user, nice, system, _idle, _waiting) = (next()?, next()?, next()?, next()?, next()?);
     let (interrupts, soft_interrupts) = (next()?, next()?);
     let ticks = user + nice + system + interrupts + soft_interrupts;
-    Some(ticks.saturating_mul(TICK))
+    Some(ticks.saturating_mul(MICROS_PER_TICK))
 }
 
 /// How many processes and threads the kernel lets there be: the lower of `kernel.pid_max` and `kernel.threads-max`.
 ///
 /// # Errors
 /// What reading the files says.
-pub fn most_tasks() -> io::Result<u64> {
+pub fn max_tasks() -> io::Result<u64> {
     let read = |name: &str| -> io::Result<u64> {
         std::fs::read_to_string(format!("/proc/sys/kernel/{name}"))?.trim().parse().map_err(io::Error::other)
     };
@@ -710,7 +710,7 @@ ctypes.CDLL(None).pthread_exit(None)";
         assert_eq!(parse_busy("cpu  10 20 30 400 50 6 7 0 99 98\ncpu0 1 2\n"), Some(730_000));
         assert_eq!(parse_busy("cpu  10 20 30 400\n"), None);
         assert_eq!(parse_busy(""), None);
-        assert!(busy().expect("reads") > 0);
+        assert!(busy_micros().expect("reads") > 0);
     }
 
     const STATUS: &str = "Name:\tevil\\nUid:\t0\nUmask:\t0022\nState:\tS (sleeping)\nPid:\t7\nPPid:\t3\n\
@@ -907,18 +907,18 @@ ctypes.CDLL(None).pthread_exit(None)";
 
     #[test]
     fn the_machine_has_memory_and_room_for_tasks() {
-        assert!(memory().expect("reads") > 64 << 20);
-        assert!(most_tasks().expect("reads") > 300);
+        assert!(memory_bytes().expect("reads") > 64 << 20);
+        assert!(max_tasks().expect("reads") > 300);
     }
 
     #[test]
     fn a_name_with_parentheses_is_no_field() {
         let fields: Vec<String> = (4..60).map(|number| number.to_string()).collect();
         let text = format!("7 (a) b) (c) S {}", fields.join(" "));
-        let glance = parse_glance(text.as_bytes()).expect("parses");
+        let stat = parse_stat(text.as_bytes()).expect("parses");
         let page = page_size();
-        assert_eq!((glance.parent, glance.command.as_str(), glance.memory), (4, "a) b) (c", 24 * page));
-        assert_eq!(parse_glance(b"7 (a) S 1"), None);
-        assert_eq!(parse_glance(b")("), None);
+        assert_eq!((stat.parent, stat.command.as_str(), stat.memory), (4, "a) b) (c", 24 * page));
+        assert_eq!(parse_stat(b"7 (a) S 1"), None);
+        assert_eq!(parse_stat(b")("), None);
     }
 }

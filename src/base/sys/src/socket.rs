@@ -115,38 +115,39 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], max_fds: usize) -> io::Resu
     Ok((message.bytes, fds))
 }
 
-/// Whether a call failed for want of descriptors or memory of this process or of the host: not for good, and no doing of
-/// whoever is at the other end.
+/// Whether a call failed because this process or the host lacks descriptors or memory. Such a failure passes, and the peer
+/// has not caused it.
 #[must_use]
-pub fn is_want(error: &io::Error) -> bool {
+pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// A descriptor kept back for whoever accepts connections. When the process, or the host, has no more descriptors, `accept(2)`
-/// fails and leaves the connection in the queue: its client waits for ever, and a loop that waits for the queue spins. With
-/// the one that is kept back the connection is taken and closed, and its client hears an end.
+/// A descriptor that a server holds back, so that it can refuse a connection even when no descriptor is left.
+///
+/// Without a free descriptor `accept(2)` fails and leaves the connection in the queue: its client waits for ever, and a loop
+/// that polls the listener spins. The server frees the spare one, accepts the connection and closes it, so the client sees
+/// the end of the connection.
 #[derive(Debug)]
-pub struct Reserve(Option<OwnedFd>);
+pub struct SpareDescriptor(Option<OwnedFd>);
 
-impl Reserve {
-    /// Keeps one back.
+impl SpareDescriptor {
+    /// Duplicates the descriptor of `listener` as the spare one. A failure is not an error: [`Self::turn_away`] tries again.
     #[must_use]
     pub fn new(listener: impl AsFd) -> Self {
-        let mut reserve = Self(None);
-        reserve.keep(listener);
-        reserve
+        let mut spare = Self(None);
+        spare.refill(listener);
+        spare
     }
 
-    /// Takes the next connection and closes it. `false` when even that cannot be done: then a pause is due.
+    /// Accepts the next connection and closes it. Returns `false` when even this fails: then the caller should pause.
     pub fn turn_away(&mut self, listener: impl AsFd) -> bool {
         self.0 = None;
         let turned = rustix::net::accept_with(&listener, rustix::net::SocketFlags::CLOEXEC).map(drop);
-        self.keep(&listener);
+        self.refill(&listener);
         turned.is_ok()
     }
 
-    fn keep(&mut self, listener: impl AsFd) {
-        // Any descriptor will do; one that cannot be had now may be had at the next turn.
+    fn refill(&mut self, listener: impl AsFd) {
         self.0 = rustix::io::fcntl_dupfd_cloexec(listener, 3).ok();
     }
 }
@@ -366,7 +367,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temporary directory");
         let path = temp.path().join("socket");
         let listener = UnixListener::bind(&path).expect("binds");
-        let mut reserve = Reserve::new(&listener);
+        let mut reserve = SpareDescriptor::new(&listener);
         let mut first = UnixStream::connect(&path).expect("connects");
         let second = UnixStream::connect(&path).expect("connects");
         assert!(reserve.turn_away(&listener));

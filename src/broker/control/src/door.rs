@@ -235,7 +235,7 @@ impl From<io::Error> for DoorError {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::Down,
             // It lets connections wait, and no more of them have room.
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::Silent,
-            _ if socket::is_want(&error) => Self::Own(error),
+            _ if socket::is_shortage(&error) => Self::Own(error),
             _ => Self::Broken(error),
         }
     }

@@ -165,7 +165,7 @@ impl Work {
             stale: false,
             refreshed: Instant::now(),
             last: None,
-            busy: proc::busy().unwrap_or(0),
+            busy: proc::busy_micros().unwrap_or(0),
             pressed: BTreeMap::new(),
             complained: None,
         })
@@ -456,7 +456,7 @@ impl Work {
             (tenant.clone(), meter.read(&live.gauge).since(&live.sampled.1))
         });
         let used = used.collect();
-        Span { used, seconds: longest.max(1), busy: proc::busy().unwrap_or(0).saturating_sub(self.busy) }
+        Span { used, seconds: longest.max(1), busy: proc::busy_micros().unwrap_or(0).saturating_sub(self.busy) }
     }
 
     fn bounds_of(&self, tenant: &TenantName) -> Usage {
@@ -524,7 +524,7 @@ impl Work {
         }
         let used = samples.iter().map(|(tenant, sample)| (tenant.clone(), sample.usage.clone())).collect();
         let seconds = samples.values().map(|sample| sample.seconds).max().unwrap_or(1);
-        let busy = proc::busy().unwrap_or(self.busy);
+        let busy = proc::busy_micros().unwrap_or(self.busy);
         self.last = Some((Instant::now(), Span { seconds, used, busy: busy.saturating_sub(self.busy) }));
         self.busy = busy;
         for (tenant, disk) in &self.disks {

@@ -8,7 +8,7 @@ use crate::transport;
 use bailiwick_proto::control::TenantOutcome;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure, Incoming, Refusal, TransportError, time_limits};
-use bailiwick_sys::socket::{self, Peer, Reserve};
+use bailiwick_sys::socket::{self, Peer, SpareDescriptor};
 use bailiwick_types::{Door, ExitStatus, TenantName};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,7 +28,7 @@ const MAX_FDS: usize = 3;
 /// Accepts until `stop` turns true or its sender is gone; then answers what was accepted, and returns. A connection that
 /// was taken from the queue is lost to the next daemon: its request must not be lost with it.
 pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
-    let mut reserve = Reserve::new(&listener);
+    let mut reserve = SpareDescriptor::new(&listener);
     // Each connection holds one until it is over.
     let (open, mut all_over) = mpsc::channel::<()>(1);
     tokio::spawn({
@@ -62,7 +62,7 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch:
             }
             Err(error) => {
                 warn!(event = "accept-failed", "{error}");
-                if !(socket::is_want(&error) && reserve.turn_away(&listener)) {
+                if !(socket::is_shortage(&error) && reserve.turn_away(&listener)) {
                     // Those who are served must be let go first.
                     tokio::time::sleep(PAUSE).await;
                 }

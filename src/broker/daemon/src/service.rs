@@ -235,7 +235,7 @@ async fn listen(path: &Path, patience: Duration) -> Result<UnixListener, Ended> 
     loop {
         match UnixStream::connect(path).await {
             // Whether anybody listens is not known, and what somebody listens on must stay.
-            Err(error) if socket::is_want(&error) => return Err(failed(error)),
+            Err(error) if socket::is_shortage(&error) => return Err(failed(error)),
             Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => break,
             // It has room for no more, or has just taken us.
             Ok(_) | Err(_) if Instant::now() >= deadline => {

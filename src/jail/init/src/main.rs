@@ -12,7 +12,7 @@ use bailiwick_proto::frame::{MAX_CRONTAB_REPLY, MAX_REQUEST};
 use bailiwick_proto::init::VERSION;
 use bailiwick_proto::{Incoming, InitReply, InitRequest, TransportError, time_limits, transport};
 use bailiwick_sys::signal::{self, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
-use bailiwick_sys::socket::Reserve;
+use bailiwick_sys::socket::SpareDescriptor;
 use bailiwick_sys::{credential, process, socket};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
@@ -71,7 +71,7 @@ fn run() -> io::Result<()> {
     host_etc::link(Path::new(HOST_ETC_INSIDE), Path::new("/etc"));
     // A seed of the first day since then; tenants of an earlier version have none. What is there stays, and what nobody writes too.
     rustix::fs::symlink("/run/lock", "/var/lock").ok();
-    let mut reserve = Reserve::new(&listener);
+    let mut reserve = SpareDescriptor::new(&listener);
     let mut sessions: Vec<Session> = Vec::new();
     let mut stopping: Option<Instant> = None;
     loop {
@@ -167,11 +167,11 @@ fn reap(sessions: &mut Vec<Session>) -> io::Result<bool> {
 }
 
 /// Takes one connection and its one request. Whatever goes wrong with it concerns its sender alone.
-fn serve(listener: &OwnedFd, reserve: &mut Reserve, sessions: &mut Vec<Session>) {
+fn serve(listener: &OwnedFd, reserve: &mut SpareDescriptor, sessions: &mut Vec<Session>) {
     let connection = match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
         Ok(connection) => connection,
         Err(error) => {
-            if socket::is_want(&error.into()) && !reserve.turn_away(listener) {
+            if socket::is_shortage(&error.into()) && !reserve.turn_away(listener) {
                 std::thread::sleep(PAUSE);
             }
             return;

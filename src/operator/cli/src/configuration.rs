@@ -119,8 +119,8 @@ fn machine_of(config: &Path, users: Vec<(String, u32)>) -> Result<Machine, Failu
     let stat = state_dir.iter().flat_map(|dir| dir.ancestors()).find_map(|dir| rustix::fs::statvfs(dir).ok());
     let disk = stat.map(|stat| ByteSize(stat.f_blocks.saturating_mul(stat.f_frsize)));
     Ok(Machine {
-        memory: proc::memory().map(ByteSize).map_err(failed)?,
-        tasks: proc::most_tasks().map_err(failed)?,
+        memory: proc::memory_bytes().map(ByteSize).map_err(failed)?,
+        tasks: proc::max_tasks().map_err(failed)?,
         disk,
         users,
     })

@@ -12,7 +12,7 @@ use bailiwick_proto::frame::{FrameError, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::time_limits::UNREAD;
 use bailiwick_proto::warden::WardenEvent;
 use bailiwick_proto::{Failure, Incoming, Outgoing, WardenReply, WardenRequest};
-use bailiwick_sys::socket::{self, Reserve};
+use bailiwick_sys::socket::{self, SpareDescriptor};
 use bailiwick_types::{ExitStatus, TenantName};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::SocketFlags;
@@ -87,7 +87,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Who comes in.
 struct Gate {
     listener: OwnedFd,
-    reserve: Reserve,
+    reserve: SpareDescriptor,
     /// Until when nobody is accepted.
     closed: Option<Instant>,
 }
@@ -95,7 +95,7 @@ struct Gate {
 impl Gate {
     fn new(listener: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&listener, true)?;
-        let reserve = Reserve::new(&listener);
+        let reserve = SpareDescriptor::new(&listener);
         Ok(Self { listener, reserve, closed: None })
     }
 }
@@ -265,7 +265,7 @@ fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => break,
             Err(error) => {
                 let error = io::Error::from(error);
-                if !socket::is_want(&error) {
+                if !socket::is_shortage(&error) {
                     return Err(error);
                 }
                 if !gate.reserve.turn_away(&gate.listener) {

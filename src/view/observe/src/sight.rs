@@ -29,8 +29,8 @@ pub fn sights(cgroups: &BTreeMap<String, String>) -> Result<Vec<ProcessSight>, O
     let mut found = Vec::new();
     for pid in members_of(cgroups)? {
         let look = || -> io::Result<ProcessSight> {
-            let glance = proc::glance(pid)?;
-            let (parent, command, memory) = (glance.parent, shortened(&glance.command), glance.memory);
+            let stat = proc::stat(pid)?;
+            let (parent, command, memory) = (stat.parent, shortened(&stat.command), stat.memory);
             Ok(ProcessSight { pid, parent, command, memory, files: Vec::new() })
         };
         found.extend(unless_gone(pid, look())?);

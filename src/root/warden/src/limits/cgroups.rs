@@ -444,8 +444,8 @@ impl Groups {
     /// Bounds all tenants together, so that they leave the host what is reserved for it. Where no tenant has a group yet, there is
     /// nobody to bound.
     pub(crate) fn reserve(&self, facts: &HostFacts, reserve: &Reserve) -> Result<(), GroupError> {
-        let memory = proc::memory().map_err(failed("read", "/proc/meminfo"))?;
-        let tasks = proc::most_tasks().map_err(failed("read", "/proc/sys/kernel"))?;
+        let memory = proc::memory_bytes().map_err(failed("read", "/proc/meminfo"))?;
+        let tasks = proc::max_tasks().map_err(failed("read", "/proc/sys/kernel"))?;
         let whole_pages = |bytes: u64| bytes / 4096 * 4096;
         for (key, all, kept) in [(LimitKey::Memory, memory, reserve.memory.0), (LimitKey::Tasks, tasks, reserve.tasks)]
         {
