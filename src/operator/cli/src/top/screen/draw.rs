@@ -1,0 +1,314 @@
+//! How the screen of `top` is drawn, on any backend.
+
+use super::{KEYS, Mode, Order, SORTS, Top};
+use crate::output::visible;
+use crate::usage::{NO_IO, average, cache, fault_words, fullest, lacks_io, limit, peak};
+use bailiwick_types::{Measure, Point, TenantName, TenantUsage, percent};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span, Text};
+use ratatui::widgets::{Clear, Paragraph, Row, Sparkline, Table, TableState};
+
+/// A column of the list.
+struct Column {
+    title: &'static str,
+    width: u16,
+    measure: Measure,
+    what: What,
+}
+
+/// What a column says of its measure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Used,
+    Limit,
+    Cache,
+}
+
+/// Columns of the list after the name. What does not fit is left out from the right.
+#[rustfmt::skip]
+const COLUMNS: &[Column] = &[
+    Column { title: "CPU", width: 8, measure: Measure::Cpu, what: What::Used },
+    Column { title: "MEMORY", width: 8, measure: Measure::Memory, what: What::Used },
+    Column { title: "TASKS", width: 7, measure: Measure::Tasks, what: What::Used },
+    Column { title: "READ", width: 9, measure: Measure::IoRead, what: What::Used },
+    Column { title: "WRITE", width: 9, measure: Measure::IoWrite, what: What::Used },
+    Column { title: "DISK", width: 8, measure: Measure::Disk, what: What::Used },
+    Column { title: "CACHE", width: 8, measure: Measure::Memory, what: What::Cache },
+    Column { title: "CPU-LIM", width: 8, measure: Measure::Cpu, what: What::Limit },
+    Column { title: "MEM-LIM", width: 8, measure: Measure::Memory, what: What::Limit },
+    Column { title: "DISK-LIM", width: 8, measure: Measure::Disk, what: What::Limit },
+];
+
+impl Column {
+    fn cell(&self, tenant: &TenantUsage) -> String {
+        let text = match self.what {
+            What::Used => average(&tenant.total, self.measure),
+            What::Limit => limit(&tenant.limits, self.measure),
+            What::Cache => cache(&tenant.total),
+        };
+        self.aligned(&text)
+    }
+
+    fn aligned(&self, text: &str) -> String {
+        format!("{text:>width$}", width = usize::from(self.width))
+    }
+}
+
+/// The title over the rest of a row.
+const REST: &str = " NEAREST LIMIT, FAULTS";
+
+/// What is drawn of the history of one tenant.
+const HISTORIES: &[Measure] =
+    &[Measure::Cpu, Measure::Memory, Measure::Tasks, Measure::IoRead, Measure::IoWrite, Measure::Disk];
+
+impl Top {
+    /// Draws the whole screen, on one of any size.
+    pub(crate) fn draw(&self, frame: &mut Frame<'_>) {
+        let [head, body, foot] =
+            Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
+        frame.render_widget(Paragraph::new(self.title()).style(Style::new().add_modifier(Modifier::BOLD)), head);
+        match (self.mode, &self.drilled) {
+            (Mode::Help, _) => {
+                frame.render_widget(Clear, body);
+                frame.render_widget(Paragraph::new(help()), body);
+            }
+            (_, Some(tenant)) => self.draw_tenant(tenant, frame, body),
+            (_, None) => self.draw_list(frame, body),
+        }
+        frame.render_widget(self.foot(), foot);
+    }
+
+    fn title(&self) -> String {
+        match &self.drilled {
+            Some(tenant) => format!("bailiwick top: {tenant}"),
+            None => {
+                let note = if lacks_io(self.data.tenants.iter().map(|tenant| &tenant.total)) {
+                    format!(". {NO_IO}")
+                } else {
+                    String::new()
+                };
+                format!("bailiwick top: {} tenants{note}", self.data.tenants.len())
+            }
+        }
+    }
+
+    fn foot(&self) -> Line<'static> {
+        if let Some(problem) = &self.problem {
+            return Line::styled(visible(problem).into_owned(), Style::new().fg(Color::Red));
+        }
+        match self.mode {
+            Mode::Filter => Line::raw(format!("only with: {}_", visible(&self.filter))),
+            _ if self.drilled.is_some() => Line::raw("esc back, up and down the next, ? help, q quit"),
+            _ if self.filter.is_empty() => Line::raw("enter one tenant, / filter, ? help, q quit"),
+            _ => Line::raw(format!("only with: {}, esc all, ? help, q quit", visible(&self.filter))),
+        }
+    }
+
+    fn draw_list(&self, frame: &mut Frame<'_>, area: Rect) {
+        let listed = self.listed();
+        let longest = listed.iter().map(|tenant| tenant.tenant.as_str().len()).max().unwrap_or(0);
+        let name = u16::try_from(longest).unwrap_or(u16::MAX).clamp(8, 32);
+        let mut left = area.width.saturating_sub(name);
+        let fits = |column: &&Column| {
+            /// The nearest limit says more than the limits themselves, and than what the kernel can take back.
+            const NEAREST: u16 = 24;
+            let spare = if column.what == What::Used { 0 } else { NEAREST };
+            let fits = left > column.width + spare;
+            left = left.saturating_sub(column.width + 1);
+            fits
+        };
+        let columns: Vec<&Column> = COLUMNS.iter().take_while(fits).collect();
+        let title = |title: &str, by: Option<Measure>| match self.order {
+            _ if self.by != by => title.to_owned(),
+            Order::MostFirst => format!("{title}v"),
+            Order::LeastFirst => format!("{title}^"),
+        };
+        let titles = columns.iter().map(|column| match column.what {
+            What::Used => column.aligned(&title(column.title, Some(column.measure))),
+            What::Limit | What::Cache => column.aligned(column.title),
+        });
+        let header = [title("TENANT", None)].into_iter().chain(titles).chain([REST.to_owned()]);
+        let rows = listed.iter().map(|tenant| {
+            let cells = columns.iter().map(|column| column.cell(tenant));
+            let cells = [tenant.tenant.to_string()].into_iter().chain(cells).chain([near(tenant)]);
+            Row::new(cells).style(alarm(fullest(tenant).map(|(_, part)| part)))
+        });
+        let widths = [Constraint::Length(name)]
+            .into_iter()
+            .chain(columns.iter().map(|column| Constraint::Length(column.width)))
+            .chain([Constraint::Min(0)]);
+        let table = Table::new(rows, widths)
+            .header(Row::new(header).style(Style::new().add_modifier(Modifier::UNDERLINED)))
+            .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+        let selected = (!listed.is_empty()).then(|| self.place(&listed));
+        frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
+    }
+
+    fn draw_tenant(&self, name: &TenantName, frame: &mut Frame<'_>, area: Rect) {
+        let Some(tenant) = self.data.tenants.iter().find(|tenant| tenant.tenant == *name) else {
+            frame.render_widget(Paragraph::new("not measured at present"), area);
+            return;
+        };
+        let limits = tenant_lines(tenant);
+        // Beside each other where there is room, else below.
+        let [numbers, histories] = if area.width >= 100 {
+            Layout::horizontal([Constraint::Length(56), Constraint::Min(0)]).spacing(2).areas(area)
+        } else {
+            let height = u16::try_from(limits.lines.len()).unwrap_or(u16::MAX).min(area.height / 2 + area.height % 2);
+            Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(area)
+        };
+        frame.render_widget(Paragraph::new(limits), numbers);
+        let height = if usize::from(histories.height) >= HISTORIES.len() * 4 { 4 } else { 2 };
+        let areas =
+            (0..histories.height / height).map(|number| Rect { y: histories.y + number * height, height, ..histories });
+        for (measure, area) in HISTORIES.iter().zip(areas) {
+            self.draw_history(*measure, tenant, frame, area);
+        }
+    }
+
+    fn draw_history(&self, measure: Measure, tenant: &TenantUsage, frame: &mut Frame<'_>, area: Rect) {
+        let [label, bars] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
+        let values = bars_of(&self.data.points, measure, usize::from(bars.width));
+        let highest = values.iter().flatten().max().copied();
+        let text = match (highest, tenant.limits.get(measure)) {
+            (None, _) => format!("{measure}: not measured"),
+            (Some(highest), None) => format!("{measure}: up to {}", measure.rate_in_words(highest)),
+            (Some(highest), Some(limit)) => {
+                format!("{measure}: up to {} of {}", measure.rate_in_words(highest), measure.rate_in_words(limit))
+            }
+        };
+        frame.render_widget(Paragraph::new(text), label);
+        let top = highest.max(tenant.limits.get(measure)).unwrap_or(0).max(1);
+        let sparkline = Sparkline::default().data(&values).max(top).absent_value_symbol(".");
+        frame.render_widget(sparkline.style(Style::new().fg(Color::Cyan)), bars);
+    }
+}
+
+/// The limit that a tenant is nearest to, and its faults.
+fn near(tenant: &TenantUsage) -> String {
+    let part = fullest(tenant).map(|(measure, part)| format!(" {measure} {}", percent(part))).unwrap_or_default();
+    format!("{part} {}", fault_words(&tenant.faults))
+}
+
+fn alarm(part: Option<u64>) -> Style {
+    match part {
+        Some(1000..) => Style::new().fg(Color::Red),
+        Some(900..) => Style::new().fg(Color::Yellow),
+        _ => Style::new(),
+    }
+}
+
+fn help() -> Text<'static> {
+    let sorts =
+        SORTS.iter().map(|(letter, by)| (letter.to_string(), format!("by {}", by.map_or("name", Measure::word))));
+    let keys = KEYS.iter().map(|(key, what)| ((*key).to_owned(), (*what).to_owned()));
+    keys.chain(sorts).map(|(key, what)| Line::raw(format!("{key:>9}  {what}"))).collect()
+}
+
+/// The limits and faults of one tenant.
+fn tenant_lines(tenant: &TenantUsage) -> Text<'static> {
+    let row = |cells: [&str; 5]| {
+        let [name, rest @ ..] = cells;
+        format!("{name:<16}{}", rest.map(|cell| format!("{cell:>10}")).concat())
+    };
+    let bold = Style::new().add_modifier(Modifier::UNDERLINED);
+    let mut lines = vec![Line::styled(row(["MEASURE", "AVERAGE", "PEAK", "LIMIT", "PART"]), bold)];
+    for measure in Measure::ALL {
+        let (average, peak) = (average(&tenant.total, measure), peak(&tenant.total, measure));
+        let limit = limit(&tenant.limits, measure);
+        if [&average, &peak, &limit].iter().all(|text| text.is_empty()) {
+            continue;
+        }
+        let part = tenant.part(measure);
+        let text = row([measure.word(), &average, &peak, &limit, &part.map(percent).unwrap_or_default()]);
+        lines.push(Line::styled(text, alarm(part)));
+    }
+    let faults = fault_words(&tenant.faults);
+    let faults = if faults.is_empty() { "none".to_owned() } else { faults.replace(',', ", ") };
+    lines.push(Line::from(vec![Span::raw("faults: "), Span::raw(faults)]));
+    Text::from(lines)
+}
+
+/// The last values of a history, one for each character; what was not measured is `None`.
+fn bars_of(points: &[Point], measure: Measure, width: usize) -> Vec<Option<u64>> {
+    let step = points.windows(2).map(|pair| pair[1].at.0.saturating_sub(pair[0].at.0)).filter(|step| *step > 0).min();
+    let mut values = Vec::new();
+    let mut after = None;
+    for point in points.iter().rev() {
+        if let (Some(after), Some(step)) = (after, step) {
+            let spans = point.at.0.abs_diff(after) / step;
+            let gap = usize::try_from(spans.saturating_sub(1)).unwrap_or(usize::MAX);
+            values.extend(std::iter::repeat_n(None, gap.min(width)));
+        }
+        values.push(point.rate(measure));
+        after = Some(point.at.0);
+        if values.len() >= width {
+            break;
+        }
+    }
+    values.truncate(width);
+    values.reverse();
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::top::Data;
+    use crate::top::screen::tests::{data, loaded, points, press, screen};
+    use crate::usage::tests::tenant;
+    use bailiwick_types::Moment;
+
+    #[test]
+    fn the_list_has_a_row_for_each_tenant() {
+        let golden = [
+            "bailiwick top: 3 tenants. READ, WRITE: not measured; only version 2 of control groups counts them for each tenant",
+            "TENANT       CPUv   MEMORY   TASKS      READ     WRITE     DISK    CACHE  CPU-LIM  MEM-LIM DISK-LIM  NEAREST LIMIT, FAULTS",
+            "bob         90.0%   100.0M                                                 100.0%     1.0G           cpu 90.0%",
+            "carol       50.0%  1000.0M                                                 100.0%     1.0G           memory 97.6% memory=3,x\\u{1b}[2J=1",
+            "alice       10.0%   300.0M                                                 100.0%     1.0G           memory 29.2%",
+            "",
+            "enter one tenant, / filter, ? help, q quit",
+        ];
+        assert_eq!(screen(&loaded(), 200, 7), golden);
+    }
+
+    #[test]
+    fn a_screen_of_any_size_is_drawn() {
+        for (width, height) in [(0, 0), (1, 1), (0, 5), (5, 0), (40, 10), (80, 2), (100, 3), (300, 100)] {
+            for keys in ["n", "/", "esc", "?", "esc", "enter"] {
+                let mut top = loaded();
+                press(&mut top, keys);
+                top.take(Ok(Data { points: points(), ..data() }));
+                screen(&top, width, height);
+                screen(&Top::new(None), width, height);
+            }
+        }
+        let shown = screen(&loaded(), 40, 10);
+        assert!(shown[2].starts_with("bob") && shown[2].contains("90.0%"), "{shown:?}");
+        assert!(screen(&loaded(), 80, 10)[2].ends_with("cpu 90.0%"), "the nearest limit comes before the limits");
+    }
+
+    #[test]
+    fn the_marked_row_is_in_sight_among_many() {
+        let many = (0..500).map(|number| tenant(&format!("t{number:03}"), &[], &[])).collect();
+        let mut top = Top::new(None);
+        top.take(Ok(Data { tenants: many, points: Vec::new() }));
+        press(&mut top, "end");
+        assert!(screen(&top, 40, 10).iter().any(|line| line.starts_with("t499")));
+    }
+
+    #[test]
+    fn gaps_of_a_history_stay_gaps() {
+        let cpu = |minute: u64| Some((minute * 10_000_000).div_ceil(60));
+        let golden = vec![cpu(0), cpu(1), cpu(2), None, None, cpu(5), cpu(6)];
+        assert_eq!(bars_of(&points(), Measure::Cpu, 80), golden);
+        assert_eq!(bars_of(&points(), Measure::Cpu, 3), golden[4..]);
+        assert_eq!(bars_of(&points(), Measure::Cpu, 0), []);
+        let mut odd = points();
+        odd[4].at = Moment(u64::MAX);
+        assert_eq!(bars_of(&odd, Measure::Cpu, 10).len(), 10);
+    }
+}
