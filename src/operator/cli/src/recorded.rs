@@ -2,7 +2,7 @@
 
 use crate::output::{self, Form};
 use crate::top::{self, Data};
-use crate::usage::{self, Selection};
+use crate::usage::{self, Selection, incident};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{Measure, Moment, Period, Point, TenantName, Window};
@@ -68,7 +68,7 @@ pub(crate) fn incidents(daemon: &Daemon, tenants: Vec<TenantName>, window: Windo
     let ControlReply::Incidents(incidents) = daemon.ask(&ControlRequest::Incidents { tenants, window })? else {
         return Err(AskError::Unexpected.into());
     };
-    output::print(&usage::incidents(&incidents, &usage::local(), form))
+    output::print(&incident::incidents(&incidents, &usage::local(), form))
 }
 
 /// `bailiwick incidents --show`.
@@ -77,7 +77,7 @@ pub(crate) fn incident(daemon: &Daemon, id: u64, form: Form) -> Result<(), Failu
         return Err(AskError::Unexpected.into());
     };
     let incident = incidents.into_iter().next().ok_or(AskError::Unexpected)?;
-    output::print(&usage::incident(&incident, &usage::local(), form))
+    output::print(&incident::incident(&incident, &usage::local(), form))
 }
 
 /// `bailiwick top`.
