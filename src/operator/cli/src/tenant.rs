@@ -3,15 +3,17 @@
 //!
 //! Danger: `delete` destroys nothing without `--purge`, and `create` nothing that it has not made.
 
-use crate::change::{Telling, UNCHANGED, ask, tell, warn_of_reserve};
+mod create;
+
+pub(crate) use create::create;
+
+use crate::change::{Telling, UNCHANGED, ask, tell};
 use crate::configuration;
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
-use bailiwick_declare::{
-    DaemonRequests, DeclareError, Deletion, FileChange, NewTenant, PriorData, StateChange, TenantFiles,
-};
+use bailiwick_declare::{DaemonRequests, DeclareError, Deletion, FileChange, StateChange, TenantFiles};
 use bailiwick_proto::control::{TenantOutcome, Verb};
-use bailiwick_proto::{ControlReply, ControlRequest, Failure};
+use bailiwick_proto::{ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -96,97 +98,6 @@ fn unless_missing(answer: Result<Vec<TenantOutcome>, AskError>) -> Result<(), St
 
 fn outcome(tenant: &TenantName, done: &str) -> TenantOutcome {
     TenantOutcome { tenant: tenant.clone(), done: done.to_owned(), failure: None }
-}
-
-/// `bailiwick create`.
-pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: Form) -> Result<ExitStatus, Failure> {
-    let daemon = configuration::daemon(config)?;
-    let prior = write_file(&daemon, config, &name, tenant)?;
-    let undo = || undo_create(&daemon, config, &name, prior);
-    match ask(&daemon, &ControlRequest::Apply { tenants: vec![name.clone()], now: false, restart: false }) {
-        Ok(outcomes) if outcomes.iter().any(|outcome| outcome.failure.is_some()) => {
-            undo();
-            tell(&outcomes, Telling::Nothing, form)
-        }
-        // A deleted tenant was stopped by the operator and is held down until it is started by the operator.
-        Ok(_) if prior == PriorData::Present => {
-            let start = ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name.clone()] };
-            let started = ask(&daemon, &start).inspect_err(|_| undo())?;
-            if started.iter().any(|outcome| outcome.failure.is_some()) {
-                undo();
-            }
-            tell(&started, Telling::Nothing, form)
-        }
-        Ok(outcomes) => {
-            warn_of_reserve(&daemon, &outcomes);
-            tell(&outcomes, Telling::Nothing, form)
-        }
-        Err(error) if error.is_no_answer() => {
-            output::complain(&format!("the file is written, the jail is not started: {}", Failure::from(error)));
-            tell(&[outcome(&name, WRITTEN)], Telling::Nothing, form)
-        }
-        Err(error) => {
-            undo();
-            Err(error.into())
-        }
-    }
-}
-
-/// Writes the file of a new tenant. Returns what the daemon knew of data under its name before that.
-fn write_file(daemon: &Daemon, config: &Path, name: &TenantName, tenant: NewTenant) -> Result<PriorData, Failure> {
-    let files = TenantFiles::open(config).map_err(failure)?;
-    let creation = files.prepare(name.clone(), tenant).map_err(failure)?;
-    if creation.has_host_user() {
-        check_name(daemon, name)?;
-    }
-    // While no other command can make or delete the tenant.
-    let prior = prior_data(daemon, name)?;
-    creation.write().map_err(failure)?;
-    if prior == PriorData::Present {
-        let mut message = format!("the data of the deleted tenant \"{name}\" is back and belongs to the new one");
-        if let Some(path) = files.deleted_file(name).map_err(failure)? {
-            message.push_str(&format!("; what was declared for it is in \"{}\"", path.display()));
-        }
-        output::complain(&message);
-    }
-    Ok(prior)
-}
-
-/// Refuses a name that the host has a user of. Where the daemon cannot say, the apply that follows does.
-fn check_name(daemon: &Daemon, name: &TenantName) -> Result<(), Failure> {
-    match daemon.ask(&ControlRequest::CheckName { tenant: name.clone() }) {
-        Err(AskError::Failed(failure)) if failure.status == ExitStatus::Conflict => Err(failure),
-        _ => Ok(()),
-    }
-}
-
-/// Asks the daemon. Where it is there and cannot say, nothing is to be created.
-fn prior_data(daemon: &Daemon, name: &TenantName) -> Result<PriorData, Failure> {
-    match daemon.ask(&ControlRequest::Show { tenant: name.clone() }) {
-        // Whatever state the daemon thinks the tenant is in: it may have not read yet that the file is gone.
-        Ok(ControlReply::Show(detail)) if detail.ids.is_some() => Ok(PriorData::Present),
-        Ok(_) => Ok(PriorData::Unknown),
-        Err(AskError::Failed(failure)) if failure.status == ExitStatus::NotFound => Ok(PriorData::Absent),
-        Err(error) if error.is_no_answer() => Ok(PriorData::Unknown),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Takes back all that `create` has made, and says what it could not.
-fn undo_create(daemon: &Daemon, config: &Path, name: &TenantName, prior: PriorData) {
-    let left = bailiwick_declare::undo_create(config, name, prior, &Requests(daemon));
-    if left.is_empty() {
-        let data = match prior {
-            PriorData::Absent => "nothing of it is left",
-            PriorData::Present => "the data that was there is kept",
-            PriorData::Unknown => "data of that name, if there is any, is kept",
-        };
-        output::complain(&format!("the tenant \"{name}\" was not created, and {data}"));
-    } else {
-        let left: Vec<String> = left.into_iter().map(|Stopped(failure)| failure.message).collect();
-        let left = left.join("; ");
-        output::complain(&format!("the tenant \"{name}\" was not created, and not all of it is taken back: {left}"));
-    }
 }
 
 /// `bailiwick delete`: only once the file is set aside and the daemon has read that, data may go.
@@ -287,10 +198,7 @@ fn state_failure(error: DeclareError, name: &TenantName, change: &StateChange) -
 mod tests {
     use super::*;
     use bailiwick_client::fake;
-    use bailiwick_proto::CONTROL_SOCKET;
-    use bailiwick_proto::control::{TenantDetail, TenantState, TenantSummary};
-    use bailiwick_types::IdRange;
-    use std::collections::BTreeMap;
+    use bailiwick_proto::{CONTROL_SOCKET, ControlReply};
     use std::fs;
     use std::io;
     use std::os::unix::fs::PermissionsExt;
@@ -300,7 +208,7 @@ mod tests {
     const ALICE: &str = "# a good customer\nplan  = \"small\"  # since May\nstate = \"active\" # for now\n\n[limits] # more\nmemory = \"2G\"\n";
 
     /// A configuration with one plan and the tenant alice; its runtime directory is `run` below it.
-    fn config() -> TempDir {
+    pub(super) fn config() -> TempDir {
         let temp = tempfile::tempdir().expect("temporary directory");
         let write = |name: &str, content: &str| {
             let path = temp.path().join(name);
@@ -315,48 +223,20 @@ mod tests {
         temp
     }
 
-    fn name(text: &str) -> TenantName {
+    pub(super) fn name(text: &str) -> TenantName {
         text.parse().expect("valid")
     }
 
-    fn tenant_file(config: &TempDir, file: &str) -> Option<String> {
+    pub(super) fn tenant_file(config: &TempDir, file: &str) -> Option<String> {
         fs::read_to_string(config.path().join("tenants.d").join(file)).ok()
     }
 
-    fn new_tenant(plan: &str) -> NewTenant {
-        NewTenant { plan: plan.parse().expect("valid"), profile: None, login: None, ssh_keys: Vec::new() }
-    }
-
-    fn outcomes(outcomes: &[TenantOutcome]) -> Vec<ControlReply> {
+    pub(super) fn outcomes(outcomes: &[TenantOutcome]) -> Vec<ControlReply> {
         vec![ControlReply::Outcome(outcomes.to_vec())]
     }
 
     fn unpaid() -> StateChange {
         StateChange::Suspend { reason: Some("unpaid \"twice\"".to_owned()) }
-    }
-
-    #[test]
-    fn create_works_without_the_daemon_and_refuses_what_is_there() {
-        let config = config();
-        let create = |tenant: &str, plan: &str| create(config.path(), name(tenant), new_tenant(plan), Form::Text);
-        assert_eq!(create("bob", "small"), Ok(ExitStatus::Done));
-        let path = config.path().join("tenants.d/bob.toml");
-        assert_eq!(fs::metadata(&path).expect("written").permissions().mode() & 0o7777, 0o644);
-        assert_eq!(create("bob", "small").expect_err("exists").status, ExitStatus::Conflict);
-        let failure = create("carol", "huge").expect_err("no plan");
-        assert_eq!(failure.status, ExitStatus::NotFound);
-        assert!(failure.message.contains("no plan \"huge\""), "{}", failure.message);
-        assert_eq!(tenant_file(&config, "carol.toml"), None);
-    }
-
-    #[test]
-    fn what_does_not_read_as_a_tenant_is_told_with_its_place() {
-        let config = config();
-        let bad = NewTenant { ssh_keys: vec!["no key".to_owned()], ..new_tenant("small") };
-        let failure = create(config.path(), name("bob"), bad, Form::Text).expect_err("no key");
-        assert_eq!(failure.status, ExitStatus::Invalid);
-        assert!(failure.message.starts_with("the configuration is not valid\nerror: "), "{}", failure.message);
-        assert_eq!(tenant_file(&config, "bob.toml"), None);
     }
 
     #[test]
@@ -398,89 +278,6 @@ mod tests {
         let suspend = state_failure(unreadable(), &bob, &unpaid()).message;
         assert_eq!(suspend, no_place("read") + "; `bailiwick stop bob` ends its jail");
         assert_eq!(state_failure(unreadable(), &bob, &StateChange::Activate).message, no_place("read"));
-    }
-
-    fn shown(state: TenantState, ids: Option<IdRange>) -> Vec<ControlReply> {
-        let detail = TenantDetail {
-            summary: TenantSummary {
-                name: name("bob"),
-                state,
-                plan: None,
-                image: None,
-                profile: None,
-                invalid: false,
-                failure: None,
-            },
-            suspend_reason: None,
-            pid: None,
-            init_version: Some(2),
-            ids,
-            cgroup: BTreeMap::new(),
-            login: None,
-            host_user: None,
-            doors: Vec::new(),
-            suspended_doors: Vec::new(),
-            limits: Vec::new(),
-            memory: None,
-        };
-        vec![ControlReply::Show(Box::new(detail))]
-    }
-
-    const IDS: IdRange = IdRange { first: 1 << 20, count: 65_536 };
-
-    fn answers(status: ExitStatus) -> Vec<ControlReply> {
-        vec![ControlReply::Failed(Failure::of(status, "so it is"))]
-    }
-
-    #[test]
-    fn what_is_taken_back_is_purged_only_where_nothing_was_before() {
-        let bob = name("bob");
-        for (said, is_purged) in [
-            (answers(ExitStatus::NotFound), true),
-            (shown(TenantState::Deleted, Some(IDS)), false),
-            // The daemon has not read yet that the file is gone.
-            (shown(TenantState::Running, Some(IDS)), false),
-            (shown(TenantState::Down, None), false),
-        ] {
-            let config = config();
-            let failed =
-                TenantOutcome { failure: Some(Failure::of(ExitStatus::HostCannot, "no")), ..outcome(&bob, "") };
-            let told = vec![said, outcomes(&[failed]), outcomes(&[]), outcomes(&[]), outcomes(&[])];
-            let (daemon, served) = fake(&config.path().join("run"), told);
-            assert_eq!(create(config.path(), bob.clone(), new_tenant("small"), Form::Text), Ok(ExitStatus::HostCannot));
-            let last = if is_purged {
-                ControlRequest::Purge { tenant: bob.clone() }
-            } else {
-                ask(&daemon, &ControlRequest::Reload).expect("nothing was asked meanwhile");
-                ControlRequest::Reload
-            };
-            let asked = served.join().expect("served");
-            assert_eq!(asked[3..], [ControlRequest::Reload, last]);
-            assert_eq!(tenant_file(&config, "bob.toml"), None);
-        }
-    }
-
-    #[test]
-    fn nothing_is_created_where_nobody_knows_what_was_before() {
-        let config = config();
-        let (_, served) = fake(&config.path().join("run"), vec![answers(ExitStatus::Failed)]);
-        let failure = create(config.path(), name("bob"), new_tenant("small"), Form::Text).expect_err("refused");
-        assert_eq!(failure, Failure::of(ExitStatus::Failed, "so it is"));
-        assert_eq!(served.join().expect("served"), [ControlRequest::Show { tenant: name("bob") }]);
-        assert_eq!(tenant_file(&config, "bob.toml"), None);
-    }
-
-    #[test]
-    fn data_that_was_kept_is_back_and_the_jail_is_started() {
-        let config = config();
-        let (_, served) = fake(
-            &config.path().join("run"),
-            vec![shown(TenantState::Deleted, Some(IDS)), outcomes(&[]), outcomes(&[outcome(&name("bob"), "started")])],
-        );
-        assert_eq!(create(config.path(), name("bob"), new_tenant("small"), Form::Text), Ok(ExitStatus::Done));
-        let asked = served.join().expect("served");
-        assert_eq!(asked[1], ControlRequest::Apply { tenants: vec![name("bob")], now: false, restart: false });
-        assert_eq!(asked[2], ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name("bob")] });
     }
 
     #[test]
