@@ -643,7 +643,7 @@ fn what_was_not_applied_is_told() {
     host.write("etc/tenants.d/alice.toml", "plan = \"web\"\ncolour = 7\n");
     let (status, text) = told(&host, &["apply"]);
     assert_eq!(status, 2, "{text}");
-    for word in ["alice: ", "last said", "alice.toml:2:1", "colour"] {
+    for word in ["alice: ", "in force", "alice.toml:2:1", "colour"] {
         assert!(text.contains(word), "{word}: {text}");
     }
     // Of what else is applied in the same run it is told that it was.

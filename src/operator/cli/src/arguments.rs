@@ -1,8 +1,8 @@
-//! The one definition of the command line: the parser, the help, the man pages and the completions come from it.
+//! The one definition of the command line. The parser, the help, the man pages and the completions are made from it.
 
 mod options;
 
-pub(crate) use options::{Any, Entry, Format, Named, When, Wishes};
+pub(crate) use options::{Format, NewTenantOptions, OptionalTenants, RequiredTenants, SessionOptions, WindowOptions};
 
 use crate::usage::Threshold;
 use bailiwick_types::{Measure, Period, SessionId, TenantName};
@@ -11,72 +11,72 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 done, 1 failed, 2 usage or invalid configuration, 3 no such thing, 4 exists or conflicts, 5 refused by \
-policy or state, 6 over a limit, 7 partly done, 8 the host cannot. plan and audit: 10 when there is drift or a \
-finding. exec and shell: the command's own, 128+N for signal N, 126 cannot execute, 127 not found, 125 when bailiwick \
-itself failed.";
+Exit status: 0 success, 1 failure, 2 wrong usage or invalid configuration, 3 not found, 4 already exists or conflicts, \
+5 refused by policy or state, 6 over a limit, 7 partial success, 8 not supported by this host. plan and audit: 10 when \
+there is drift or a finding. exec and shell: the exit status of the command, 128+N for signal N, 126 cannot execute, \
+127 not found, 125 when bailiwick itself failed.";
 
 /// Sandboxes for the customers of a shared host
 #[derive(Debug, Parser)]
 #[command(name = "bailiwick", version, arg_required_else_help = false, after_help = EXIT_STATUS)]
 pub(crate) struct Arguments {
-    /// Directory of the configuration
+    /// Configuration directory
     #[arg(long, global = true, value_name = "DIR", default_value = "/etc/bailiwick")]
     pub(crate) config: PathBuf,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// A command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Parse and validate all files, print every problem; nothing is changed
+    /// Validate all configuration files and print every problem; changes nothing
     Check {
         #[command(flatten)]
         format: Format,
     },
-    /// Print the configuration as it takes effect, with every default and inherited value
+    /// Print the effective configuration, with all default and inherited values
     Dump {
-        /// Write a tree of files to this directory, which must be empty or not exist
+        /// Write the files to this directory, which must be empty or must not exist
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
-    /// Show what this host can enforce, feature by feature, with the remedy for what it cannot
+    /// Show which features this host can enforce, and how to fix what it cannot
     Doctor {
-        /// Prove it: a throw-away tenant runs into each limit (as root; takes about half a minute)
+        /// Test each limit with a temporary tenant (requires root; takes about half a minute)
         #[arg(long)]
         probe: bool,
-        /// Rebuild a ledger of ids that is missing or damaged, from records of running jails and from storage, and say what is
-        /// not certain (as root, while the service is down)
+        /// Rebuild a missing or damaged id ledger from the records of running jails and from storage, and print what is
+        /// uncertain (requires root; the service must be stopped)
         #[arg(long, conflicts_with_all = ["probe", "json"])]
         repair_ledger: bool,
         #[command(flatten)]
         format: Format,
     },
-    /// Show the difference between declared and actual
+    /// Show the differences between the declared and the actual state
     Plan {
         #[command(flatten)]
-        tenants: Any,
-        /// A plan's file: say how often the tenants of that plan, or those named, would have met its limits
+        tenants: OptionalTenants,
+        /// Simulate a plan file: show how often its tenants, or the named ones, would have reached its limits
         #[arg(long, value_name = "FILE")]
         simulate: Option<PathBuf>,
-        /// With --simulate: from when on the history is looked at
+        /// With --simulate: start of the history to use
         #[arg(long, value_name = "WHEN", default_value = "7d", requires = "simulate")]
         since: String,
         #[command(flatten)]
         format: Format,
     },
-    /// Make it so: read the files again, then start, stop and change what differs
+    /// Reload the configuration, then start, stop and change jails to match it
     Apply {
         #[command(flatten)]
-        tenants: Any,
-        /// Only print what would be done
+        tenants: OptionalTenants,
+        /// Print what would be done, and do nothing
         #[arg(long)]
         dry_run: bool,
-        /// Also end sessions that would no longer be let in: their key, their door or their tenant is gone
+        /// Also end sessions that are no longer allowed, because their key, door or tenant was removed
         #[arg(long, conflicts_with = "dry_run")]
         now: bool,
-        /// Also restart jails that have sessions in them, where a change needs it
+        /// Also restart jails with open sessions where a change requires it
         #[arg(long, conflicts_with = "dry_run")]
         restart: bool,
         #[command(flatten)]
@@ -94,21 +94,21 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Show how the service is
+    /// Show the state of the service
     Status {
         #[command(flatten)]
         format: Format,
     },
-    /// Run a command in a jail, with its exit status
+    /// Run a command in a jail and return its exit status
     ///
-    /// SIGHUP, SIGINT, SIGQUIT and SIGTERM are passed on to it. A second SIGINT or SIGTERM hangs the session up as `sessions kill` does,
-    /// whether the command hears or not: it is over within two seconds.
+    /// SIGHUP, SIGINT, SIGQUIT and SIGTERM are forwarded to the command. A second SIGINT or SIGTERM ends the session as
+    /// `sessions kill` does, within two seconds, even if the command ignores signals.
     Exec {
         /// Name of the tenant
         tenant: TenantName,
         #[command(flatten)]
-        entry: Entry,
-        /// Give the command a terminal
+        options: SessionOptions,
+        /// Allocate a terminal for the command
         #[arg(long, short)]
         tty: bool,
         /// The command and its arguments
@@ -120,53 +120,53 @@ pub(crate) enum Command {
         /// Name of the tenant
         tenant: TenantName,
         #[command(flatten)]
-        entry: Entry,
+        options: SessionOptions,
     },
-    /// Show who is in: by which door, from where, since when, running what
+    /// List open sessions
     Sessions {
         #[command(flatten)]
-        tenants: Any,
+        tenants: OptionalTenants,
         #[command(flatten)]
         format: Format,
         #[command(subcommand)]
         what: Option<SessionCommand>,
     },
-    /// Show what is run at times: when next, and how it ended last
+    /// List timers, with their next run and last result
     Timers {
         #[command(flatten)]
-        tenants: Any,
+        tenants: OptionalTenants,
         #[command(flatten)]
         format: Format,
     },
     /// Start jails
     Start {
         #[command(flatten)]
-        tenants: Named,
+        tenants: RequiredTenants,
         #[command(flatten)]
         format: Format,
     },
-    /// Stop jails and hold them down
+    /// Stop jails; they stay stopped until `start`
     Stop {
         #[command(flatten)]
-        tenants: Named,
+        tenants: RequiredTenants,
         #[command(flatten)]
         format: Format,
     },
-    /// Stop jails and start them anew
+    /// Stop jails and start them again
     Restart {
         #[command(flatten)]
-        tenants: Named,
+        tenants: RequiredTenants,
         #[command(flatten)]
         format: Format,
     },
-    /// Suspend tenants: what they run ends and their doors close, their data stays
+    /// Suspend tenants: end their processes and close their doors, but keep their data
     ///
-    /// Doors that the tenant or its plan names in `suspended_doors` stay open for reading: its jail is started anew with all of
-    /// its storage read-only, and `unsuspend` starts the usual one.
+    /// Doors listed in `suspended_doors` of the tenant or its plan stay open for reading: the jail is restarted with all its
+    /// storage read-only. `unsuspend` restarts it as before.
     Suspend {
         #[command(flatten)]
-        tenants: Named,
-        /// Why, for the record and for the tenant
+        tenants: RequiredTenants,
+        /// Reason, for the record and for the tenant
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
         #[command(flatten)]
@@ -175,21 +175,21 @@ pub(crate) enum Command {
     /// Let suspended tenants run again
     Unsuspend {
         #[command(flatten)]
-        tenants: Named,
+        tenants: RequiredTenants,
         #[command(flatten)]
         format: Format,
     },
-    /// Stop all processes of jails where they are, until `thaw`, a restart of the jail or of the host
+    /// Pause all processes of jails until `thaw`, or until the jail or the host restarts
     Freeze {
         #[command(flatten)]
-        tenants: Named,
+        tenants: RequiredTenants,
         #[command(flatten)]
         format: Format,
     },
-    /// Let the processes of frozen jails go on
+    /// Resume the processes of frozen jails
     Thaw {
         #[command(flatten)]
-        tenants: Named,
+        tenants: RequiredTenants,
         #[command(flatten)]
         format: Format,
     },
@@ -198,163 +198,163 @@ pub(crate) enum Command {
         /// Name of the tenant
         name: TenantName,
         #[command(flatten)]
-        wishes: Wishes,
+        options: NewTenantOptions,
         #[command(flatten)]
         format: Format,
     },
-    /// End a tenant's jail and remove its file; its data stays unless --purge is given
+    /// Stop a tenant's jail and remove its file; its data is kept unless --purge is given
     Delete {
         /// Name of the tenant
         name: TenantName,
-        /// Destroy its data too, also that of a tenant that was deleted before
+        /// Also destroy its data; works for a tenant that is already deleted, too
         #[arg(long)]
         purge: bool,
         #[command(flatten)]
         format: Format,
     },
-    /// Prove, from the kernel's own word, that every limit and every wall stands
+    /// Verify, by reading the kernel's state, that every limit and every wall is in force
     Audit {
         #[command(flatten)]
-        tenants: Any,
+        tenants: OptionalTenants,
         /// Print comma-separated values, one line for each limit and each wall
         #[arg(long, conflicts_with = "json")]
         csv: bool,
-        /// Write one page of HTML, with charts of each tenant's history, that a person can read and hand on
+        /// Write an HTML report, with charts of each tenant's history
         #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "csv"])]
         html: Option<PathBuf>,
-        /// How far the charts of --html go back
+        /// With --html: start of the charts
         #[arg(long, value_name = "WHEN", default_value = "7d")]
         since: String,
-        /// Audit nothing: look through the log of earlier audits for lines that were changed or are missing
+        /// Audit nothing; check the log of earlier audits for changed or missing lines
         #[arg(long, conflicts_with_all = ["csv", "html", "probe", "tenants"])]
         verify: bool,
-        /// With --verify: a mark that was noted elsewhere, as the journal has it
+        /// With --verify: a mark that was recorded elsewhere, for example in the journal
         #[arg(long, value_name = "MARK", requires = "verify")]
         mark: Option<String>,
-        /// Also have a throw-away process in each jail try what must fail there
+        /// Also run a temporary process in each jail that attempts forbidden operations
         #[arg(long)]
         probe: bool,
         #[command(flatten)]
         format: Format,
     },
-    /// Show what tenants used: averages, peaks, limits and faults
+    /// Show the resource usage of tenants: averages, peaks, limits and faults
     Usage {
         #[command(flatten)]
-        tenants: Any,
+        tenants: OptionalTenants,
         #[command(flatten)]
-        window: When,
-        /// What they use now, and not what was recorded
+        window: WindowOptions,
+        /// Show the current usage, not the recorded usage
         #[arg(long, conflicts_with_all = ["since", "until"])]
         now: bool,
-        /// Sort by a measure, the highest first: cpu, memory, tasks, disk, io_read, ...
+        /// Sort by a measure, highest first: cpu, memory, tasks, disk, io_read, ...
         #[arg(long, value_name = "MEASURE")]
         by: Option<Measure>,
-        /// Only tenants whose peak reached this part of some limit, such as 90%
+        /// Show only tenants whose peak reached this share of a limit, for example 90%
         #[arg(long, value_name = "PERCENT")]
         threshold: Option<Threshold>,
         #[command(flatten)]
         format: Format,
     },
-    /// Show what a tenant used, step by step
+    /// Show the resource usage of a tenant over time
     History {
         /// Name of the tenant
         tenant: TenantName,
         #[command(flatten)]
-        window: When,
-        /// Length of a step, from 1m; chosen by the window when it is not given
+        window: WindowOptions,
+        /// Length of a step, at least 1m; by default it depends on the window
         #[arg(long, value_name = "TIME")]
         step: Option<Period>,
         #[command(flatten)]
         format: Format,
     },
-    /// Watch who uses what, live
+    /// Watch the resource usage of all tenants live
     Top {
-        /// Sort by a measure, the highest first, to begin with
+        /// Initial sort order: a measure, highest first
         #[arg(long, value_name = "MEASURE")]
         by: Option<Measure>,
     },
-    /// Show how often limits were hit, the newest first
+    /// Show how often limits were hit, newest first
     Faults {
         #[command(flatten)]
-        tenants: Any,
+        tenants: OptionalTenants,
         #[command(flatten)]
-        window: When,
+        window: WindowOptions,
         #[command(flatten)]
         format: Format,
     },
-    /// Show runs of faults, the newest first, or the evidence of one
+    /// Show incidents (series of faults), newest first, or the evidence of one
     Incidents {
         #[command(flatten)]
-        tenants: Any,
+        tenants: OptionalTenants,
         #[command(flatten)]
-        window: When,
-        /// Number of the incident whose evidence is shown
+        window: WindowOptions,
+        /// Show the evidence of the incident with this number
         #[arg(long, value_name = "NUMBER", conflicts_with_all = ["tenants", "since", "until"])]
         show: Option<u64>,
         #[command(flatten)]
         format: Format,
     },
-    /// Make the service read its files again
+    /// Make the service reload its configuration
     Reload {
         #[command(flatten)]
         format: Format,
     },
-    /// Make the hash of a password, for `password` below `[[ftp]]`: asks for it twice at a terminal, else reads one line
+    /// Hash a password for `password` in `[[ftp]]`: asks twice on a terminal, else reads one line
     Password,
-    /// Print the keys that may log in as a tenant, for AuthorizedKeysCommand of sshd
+    /// Print the SSH keys of a tenant, for AuthorizedKeysCommand of sshd
     Keys {
         /// Name of the tenant
         tenant: TenantName,
     },
-    /// Generate documentation and editor support
+    /// Generate man pages, schemas and shell completions
     Generate {
         #[command(subcommand)]
         what: Generate,
     },
 }
 
-/// What to do with sessions.
+/// A command about sessions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionCommand {
-    /// End sessions; what they left running in the background goes on
-    Kill(Ending),
+    /// End sessions; their background processes keep running
+    Kill(KillOptions),
 }
 
-/// Which sessions end.
+/// Selects the sessions to end.
 #[derive(Debug, Args)]
-pub(crate) struct Ending {
-    /// Names of sessions, as `bailiwick sessions` shows them
+pub(crate) struct KillOptions {
+    /// Session ids, as shown by `bailiwick sessions`
     #[arg(value_name = "SESSION", required_unless_present = "tenants")]
     pub(crate) sessions: Vec<SessionId>,
-    /// All sessions of this tenant; may be given several times
+    /// End all sessions of this tenant; can be repeated
     #[arg(long = "tenant", value_name = "TENANT")]
     pub(crate) tenants: Vec<TenantName>,
-    /// Why, for those who are in
+    /// Reason, shown to the users of the sessions
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
     #[command(flatten)]
     pub(crate) format: Format,
 }
 
-/// What to generate.
+/// A kind of generated text.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Generate {
     /// Write the man pages
     Man {
-        /// Directory to write to; it is made when it is missing
+        /// Output directory; created if missing
         #[arg(long, value_name = "DIR")]
         output: PathBuf,
     },
-    /// Print the schema of what `audit --json` prints (JSON Schema, draft 2020-12)
+    /// Print the JSON Schema (draft 2020-12) of the output of `audit --json`
     Schema,
-    /// Print the completions for a shell
+    /// Print shell completions
     Completions {
-        /// Which shell
+        /// Shell
         shell: Shell,
     },
 }
 
-/// A shell that completes.
+/// A shell with completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Shell {
     /// GNU Bash
@@ -375,15 +375,15 @@ mod tests {
         Arguments::try_parse_from(std::iter::once("bailiwick").chain(line.split_whitespace()))
     }
 
-    fn walk(command: &clap::Command, see: &mut dyn FnMut(&clap::Command)) {
-        see(command);
+    fn walk(command: &clap::Command, visit: &mut dyn FnMut(&clap::Command)) {
+        visit(command);
         for inner in command.get_subcommands() {
-            walk(inner, see);
+            walk(inner, visit);
         }
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn the_definition_is_valid() {
         Arguments::command().debug_assert();
     }
 
@@ -391,15 +391,15 @@ mod tests {
     fn every_command_and_every_flag_has_help() {
         let mut root = Arguments::command();
         root.build();
-        let mut seen = 0;
+        let mut checked = 0;
         walk(&root, &mut |command| {
             assert!(command.get_about().is_some(), "{} has no help", command.get_name());
             for argument in command.get_arguments() {
                 assert!(argument.get_help().is_some(), "{} of {} has no help", argument.get_id(), command.get_name());
-                seen += 1;
+                checked += 1;
             }
         });
-        assert!(seen > 50);
+        assert!(checked > 50);
     }
 
     #[test]
@@ -418,20 +418,20 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_understood() {
-        let Command::Exec { tenant, entry, tty, argv } =
+    fn commands_are_parsed() {
+        let Command::Exec { tenant, options, tty, argv } =
             parse("exec alice --user 33 -t --env A=b=c --cwd /srv -- ls -l").expect("valid").command
         else {
             panic!("not exec")
         };
-        assert_eq!((tenant.as_str(), tty, entry.user.as_deref()), ("alice", true, Some("33")));
+        assert_eq!((tenant.as_str(), tty, options.user.as_deref()), ("alice", true, Some("33")));
         assert_eq!(argv, ["ls", "-l"]);
-        assert_eq!((entry.env[0].0.as_bytes(), entry.env[0].1.as_bytes()), (&b"A"[..], &b"b=c"[..]));
+        assert_eq!((options.env[0].0.as_bytes(), options.env[0].1.as_bytes()), (&b"A"[..], &b"b=c"[..]));
 
         let arguments = parse("plan --config /tmp/x --json").expect("valid");
         assert_eq!(arguments.config, PathBuf::from("/tmp/x"));
         assert!(
-            matches!(arguments.command, Command::Plan { tenants: Any { tenants }, format: Format { json: true }, .. } if tenants.is_empty())
+            matches!(arguments.command, Command::Plan { tenants: OptionalTenants { tenants }, format: Format { json: true }, .. } if tenants.is_empty())
         );
 
         for good in [
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_is_told_shortly() {
+    fn wrong_usage_is_reported_briefly() {
         let cases = [
             ("", ErrorKind::MissingSubcommand),
             ("fly", ErrorKind::InvalidSubcommand),

@@ -1,4 +1,4 @@
-//! `apply`, `reload` and the life cycle: asks for a change and tells what came of it.
+//! `apply`, `reload` and the life cycle: asks the daemon for a change and prints the outcome.
 
 use crate::output::{self, Form, visible};
 use bailiwick_client::{AskError, Daemon};
@@ -6,17 +6,17 @@ use bailiwick_proto::control::{BEING_PREPARED, TenantOutcome, Verb, overall};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
 
-/// What was done for a tenant for whom there was nothing to do.
+/// The outcome of a tenant that needed no change.
 pub(crate) const UNCHANGED: &str = "unchanged";
 
-/// What is told of tenants that did not fail.
+/// What is printed about tenants that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Telling {
-    /// What changed: the operator did not say what to do.
+pub(crate) enum Printed {
+    /// Every change: the operator did not ask for a particular one.
     Changes,
-    /// Who was left as it was: all others are now as the operator said.
+    /// Every tenant that was left unchanged: all others are now as the operator asked.
     Unchanged,
-    /// Nothing: it is what the operator said.
+    /// Nothing: the outcome is what the operator asked for.
     Nothing,
 }
 
@@ -29,12 +29,12 @@ pub(crate) fn apply(
     form: Form,
 ) -> Result<ExitStatus, Failure> {
     let outcomes = ask(daemon, &ControlRequest::Apply { tenants, now, restart })?;
-    warn_of_reserve(daemon, &outcomes);
-    tell(&outcomes, Telling::Changes, form)
+    warn_about_reserve(daemon, &outcomes);
+    print_outcomes(&outcomes, Printed::Changes, form)
 }
 
-/// Says so where tenants that were changed can take no disk space, because the host's reserve is reached.
-pub(crate) fn warn_of_reserve(daemon: &Daemon, outcomes: &[TenantOutcome]) {
+/// Warns if a tenant was changed while the host's reserve is reached, so that it can take no disk space.
+pub(crate) fn warn_about_reserve(daemon: &Daemon, outcomes: &[TenantOutcome]) {
     if outcomes.iter().any(|outcome| outcome.failure.is_none())
         && let Ok(ControlReply::Status(status)) = daemon.ask(&ControlRequest::Status)
         && let Some(reserve) = status.reserve
@@ -50,15 +50,15 @@ pub(crate) fn lifecycle(
     tenants: Vec<TenantName>,
     form: Form,
 ) -> Result<ExitStatus, Failure> {
-    tell(&ask(daemon, &ControlRequest::Lifecycle { verb, tenants })?, Telling::Unchanged, form)
+    print_outcomes(&ask(daemon, &ControlRequest::Lifecycle { verb, tenants })?, Printed::Unchanged, form)
 }
 
 /// `bailiwick reload`.
 pub(crate) fn reload(daemon: &Daemon, form: Form) -> Result<ExitStatus, Failure> {
-    tell(&ask(daemon, &ControlRequest::Reload)?, Telling::Changes, form)
+    print_outcomes(&ask(daemon, &ControlRequest::Reload)?, Printed::Changes, form)
 }
 
-/// Asks for something that is answered with what was done.
+/// Sends a request whose reply lists outcomes.
 pub(crate) fn ask(daemon: &Daemon, request: &ControlRequest) -> Result<Vec<TenantOutcome>, AskError> {
     match daemon.ask(request)? {
         ControlReply::Outcome(outcomes) => Ok(outcomes),
@@ -66,18 +66,18 @@ pub(crate) fn ask(daemon: &Daemon, request: &ControlRequest) -> Result<Vec<Tenan
     }
 }
 
-/// Tells what was done: failures on standard error, the rest on standard output.
-pub(crate) fn tell(outcomes: &[TenantOutcome], telling: Telling, form: Form) -> Result<ExitStatus, Failure> {
+/// Prints outcomes: failures to standard error, the rest to standard output.
+pub(crate) fn print_outcomes(outcomes: &[TenantOutcome], printed: Printed, form: Form) -> Result<ExitStatus, Failure> {
     if form == Form::Json {
         output::print_json(&outcomes)?;
     } else {
-        output::print(&done(outcomes, telling))?;
+        output::print(&outcome_lines(outcomes, printed))?;
         for outcome in outcomes {
             if let Some(failure) = &outcome.failure {
                 output::complain(&format!("{}: {}", outcome.tenant, failure.message));
-            } else if outcome.done == BEING_PREPARED && telling == Telling::Nothing {
+            } else if outcome.done == BEING_PREPARED && printed == Printed::Nothing {
                 output::complain(&format!(
-                    "{}: its storage is being prepared; it starts when that is done",
+                    "{}: its storage is being prepared; its jail starts when that is done",
                     outcome.tenant
                 ));
             }
@@ -86,15 +86,19 @@ pub(crate) fn tell(outcomes: &[TenantOutcome], telling: Telling, form: Form) -> 
     Ok(overall(outcomes))
 }
 
-fn done(outcomes: &[TenantOutcome], telling: Telling) -> String {
-    let is_told = |outcome: &&TenantOutcome| match telling {
-        _ if outcome.failure.is_some() => false,
-        Telling::Changes => outcome.done != UNCHANGED,
-        Telling::Unchanged => outcome.done == UNCHANGED,
-        Telling::Nothing => false,
-    };
-    let line = |outcome: &TenantOutcome| format!("{}: {}\n", outcome.tenant, visible(&outcome.done));
-    outcomes.iter().filter(is_told).map(line).collect()
+fn outcome_lines(outcomes: &[TenantOutcome], printed: Printed) -> String {
+    let mut lines = String::new();
+    for outcome in outcomes.iter().filter(|outcome| outcome.failure.is_none()) {
+        let is_printed = match printed {
+            Printed::Changes => outcome.done != UNCHANGED,
+            Printed::Unchanged => outcome.done == UNCHANGED,
+            Printed::Nothing => false,
+        };
+        if is_printed {
+            lines.push_str(&format!("{}: {}\n", outcome.tenant, visible(&outcome.done)));
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -111,21 +115,21 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_told_or_what_did_not_as_the_operator_asked() {
+    fn changed_or_unchanged_tenants_are_printed() {
         let outcomes = [
             outcome("a", "started", None),
             outcome("b", "unchanged", None),
             outcome("c", "started", Some(ExitStatus::HostCannot)),
         ];
-        for (telling, golden) in
-            [(Telling::Changes, "a: started\n"), (Telling::Unchanged, "b: unchanged\n"), (Telling::Nothing, "")]
+        for (printed, golden) in
+            [(Printed::Changes, "a: started\n"), (Printed::Unchanged, "b: unchanged\n"), (Printed::Nothing, "")]
         {
-            assert_eq!(done(&outcomes, telling), golden);
+            assert_eq!(outcome_lines(&outcomes, printed), golden);
         }
     }
 
     #[test]
-    fn the_status_is_that_of_all_together() {
+    fn the_exit_status_combines_all_outcomes() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let bad = outcome("a", "", Some(ExitStatus::HostCannot));
         let good = outcome("b", "unchanged", None);

@@ -1,8 +1,8 @@
-//! `check`, `dump` and `keys`, and what every other command needs of the configuration.
+//! `check`, `dump` and `keys`, and how the other commands read the configuration.
 
 use crate::output::{self, Form};
 use bailiwick_client::Daemon;
-use bailiwick_policy::{Diagnostic, Host, Machine, Reading, Store};
+use bailiwick_policy::{Diagnostic, Host, Machine, Policy, Reading, Store};
 use bailiwick_proto::Failure;
 use bailiwick_sys::proc;
 use bailiwick_types::{ByteSize, ExitStatus, TenantName};
@@ -13,16 +13,16 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where the log of the system listens.
-const LOG: &str = "/dev/log";
-/// How long a directory service may take to say which of 256 users it has.
+/// Socket of the system log.
+const LOG_SOCKET: &str = "/dev/log";
+/// How long a directory service may take to answer about 256 users.
 const DIRECTORY_TIME: Duration = Duration::from_secs(10);
 
-/// What `bailiwick.toml` says, or said last: beside a wrong line the daemon goes on, and so do the commands.
+/// Reads `bailiwick.toml`. If it has errors, this is its last valid version, as in the daemon.
 pub(crate) fn host(config: &Path) -> Result<Host, Failure> {
     let (host, problems) = Store::new(config).host().map_err(|diagnostics| unusable(&diagnostics))?;
     if !problems.is_empty() {
-        output::complain("bailiwick.toml has errors, so what it last said without is in force; see `bailiwick check`");
+        output::complain("bailiwick.toml has errors; its last valid version is in force; see `bailiwick check`");
     }
     Ok(host)
 }
@@ -32,7 +32,7 @@ pub(crate) fn daemon(config: &Path) -> Result<Daemon, Failure> {
     Ok(Daemon::of(&host(config)?.runtime_dir))
 }
 
-/// The failure to read what this command cannot do without: for want of descriptors, or since it is not valid.
+/// The failure of a command that needs a valid configuration. It is caused by too few descriptors, or by errors in the files.
 fn unusable(diagnostics: &[Diagnostic]) -> Failure {
     match bailiwick_client::descriptor_shortage() {
         Some(error) => {
@@ -42,17 +42,16 @@ fn unusable(diagnostics: &[Diagnostic]) -> Failure {
     }
 }
 
-/// Tells what is wrong with the files that a command was about: those of these tenants, or all. What was done well was then done only
-/// in part; `status` is what it would be otherwise. What is well written and cannot work is told too, and changes no status: it was
-/// taken as it is.
-pub(crate) fn tell_problems(config: &Path, tenants: &[TenantName], status: ExitStatus) -> ExitStatus {
+/// Prints the problems of the files that a command used: those of `tenants`, or all files if it is empty. Valid settings that
+/// cannot work on this machine are printed too. Returns `status`, with success lowered to partial success if there are errors.
+pub(crate) fn report_problems(config: &Path, tenants: &[TenantName], status: ExitStatus) -> ExitStatus {
     let mut diagnostics: Vec<Diagnostic> = Vec::new();
     if tenants.is_empty() {
         diagnostics = bailiwick_policy::read(config).diagnostics;
     }
     for tenant in tenants {
-        let of_it = bailiwick_policy::read_tenant(config, tenant).err().unwrap_or_default();
-        for problem in of_it {
+        let problems = bailiwick_policy::read_tenant(config, tenant).err().unwrap_or_default();
+        for problem in problems {
             if !diagnostics.contains(&problem) {
                 diagnostics.push(problem);
             }
@@ -63,12 +62,12 @@ pub(crate) fn tell_problems(config: &Path, tenants: &[TenantName], status: ExitS
         return status;
     }
     output::complain_raw(&bailiwick_diagnostics::render(&diagnostics));
-    output::complain("what these files last said without an error is in force; the rest is as it is declared");
+    output::complain("the last valid version of these files is in force; all other files are in force as they are");
     if status == ExitStatus::Done { ExitStatus::Partly } else { status }
 }
 
-/// What `check` finds beside problems of reading: in what these tenants are made of, or in all. No directory service is asked, which may
-/// take its time.
+/// Valid settings that cannot work on this machine, in the files of `tenants`, or in all if empty. Queries no directory service,
+/// which may be slow.
 pub(crate) fn impossible(config: &Path, tenants: &[TenantName]) -> Vec<Diagnostic> {
     let Reading { policy: Some(policy), diagnostics, .. } = bailiwick_policy::read(config) else { return Vec::new() };
     let Ok(machine) = bailiwick_observe::user_readings()
@@ -77,27 +76,28 @@ pub(crate) fn impossible(config: &Path, tenants: &[TenantName]) -> Vec<Diagnosti
     else {
         return Vec::new();
     };
-    let of_it = |problem: &Diagnostic, name: &TenantName| {
+    let mut problems = bailiwick_policy::check(config, &machine);
+    problems.retain(|problem| !diagnostics.contains(problem) && is_about(problem, &policy, tenants));
+    problems
+}
+
+/// Whether a problem is in a file that these tenants depend on; all tenants if `tenants` is empty.
+fn is_about(problem: &Diagnostic, policy: &Policy, tenants: &[TenantName]) -> bool {
+    let is_file_of = |name: &TenantName| {
         let plan = policy.tenants.get(name).map(|tenant| format!("plans.d/{}.toml", tenant.plan));
         problem.file.ends_with(format!("tenants.d/{name}.toml"))
             || plan.is_some_and(|plan| problem.file.ends_with(plan))
     };
-    let is_meant = |problem: &Diagnostic| {
-        tenants.is_empty()
-            || problem.file.ends_with("bailiwick.toml")
-            || tenants.iter().any(|name| of_it(problem, name))
-    };
-    let found = bailiwick_policy::check(config, &machine).into_iter();
-    found.filter(|problem| !diagnostics.contains(problem) && is_meant(problem)).collect()
+    tenants.is_empty() || problem.file.ends_with("bailiwick.toml") || tenants.iter().any(is_file_of)
 }
 
-/// The failure that problems of the files are.
+/// The failure of a command because of errors in the files.
 pub(crate) fn invalid(diagnostics: &[Diagnostic]) -> Failure {
     let problems = bailiwick_diagnostics::render(diagnostics);
     Failure::of(ExitStatus::Invalid, format!("the configuration is not valid\n{}", problems.trim_end()))
 }
 
-/// What the machine has, with the users of directory services who are called as a tenant with a host user.
+/// The resources and users of this machine. Directory services are asked for users named like tenants with a host user.
 fn machine(config: &Path) -> Result<Machine, Failure> {
     let of_users = |error| Failure::new(ExitStatus::Failed, &error);
     let mut users = bailiwick_observe::user_readings().map_err(of_users)?.users;
@@ -105,16 +105,19 @@ fn machine(config: &Path) -> Result<Machine, Failure> {
     let named = tenants.values().filter(|tenant| tenant.has_host_user()).map(|tenant| tenant.name.to_string());
     let directory = bailiwick_observe::directory_users(&named.collect::<Vec<_>>(), DIRECTORY_TIME).map_err(of_users)?;
     for service in directory.silent {
-        let what = "whether it has users who are called as tenants is not known";
-        output::complain(&format!("the directory service \"{service}\" of /etc/nsswitch.conf does not answer: {what}"));
+        output::complain(&format!(
+            "the directory service \"{service}\" of /etc/nsswitch.conf does not answer; it may have users with names of tenants"
+        ));
     }
     users.extend(directory.users);
     machine_of(config, users)
 }
 
 fn machine_of(config: &Path, users: Vec<(String, u32)>) -> Result<Machine, Failure> {
-    let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot look at the machine: {error}"));
-    // Where it is, or the nearest that is there of where it will be.
+    let failed = |error: io::Error| {
+        Failure::of(ExitStatus::Failed, format!("cannot read the resources of the machine: {error}"))
+    };
+    // The state directory, or its nearest existing ancestor.
     let state_dir = Store::new(config).host().ok().map(|(host, _)| host.state_dir);
     let stat = state_dir.iter().flat_map(|dir| dir.ancestors()).find_map(|dir| rustix::fs::statvfs(dir).ok());
     let disk = stat.map(|stat| ByteSize(stat.f_blocks.saturating_mul(stat.f_frsize)));
@@ -139,7 +142,7 @@ pub(crate) fn check(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
     let in_force = Store::new(config).read();
     match (form, &in_force.policy) {
         (Form::Json, _) => {}
-        (Form::Text, None) => output::complain("nothing is known of what these files said before"),
+        (Form::Text, None) => output::complain("there is no earlier valid version of these files"),
         (Form::Text, Some(policy)) => {
             let lost: Vec<String> = in_force
                 .invalid
@@ -147,19 +150,19 @@ pub(crate) fn check(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
                 .filter(|name| !policy.tenants.contains_key(*name))
                 .map(ToString::to_string)
                 .collect();
-            let but = if lost.is_empty() {
+            let lost = if lost.is_empty() {
                 String::new()
             } else {
-                format!("; of these nothing is known from before, and nobody gets in: {}", lost.join(", "))
+                format!("; these tenants have none, and their doors are closed: {}", lost.join(", "))
             };
-            output::complain(&format!("what these files last said without an error is in force{but}"));
+            output::complain(&format!("the last valid version of these files is in force{lost}"));
         }
     }
     Ok(ExitStatus::Invalid)
 }
 
-/// `bailiwick dump`. With a problem in any file nothing is printed: a dump without a tenant would read as if the tenant
-/// were to go.
+/// `bailiwick dump`. If any file has an error, nothing is printed: a dump without a tenant would look as if that tenant were
+/// removed.
 pub(crate) fn dump(config: &Path, to: Option<&Path>) -> Result<(), Failure> {
     let reading = bailiwick_policy::read(config);
     let policy = match reading.policy {
@@ -173,7 +176,7 @@ pub(crate) fn dump(config: &Path, to: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-/// `bailiwick keys`: as the policy that is in force has them, with every right taken away but a terminal's (`sshd(8)`).
+/// `bailiwick keys`: the keys of the policy in force. They permit a terminal and no other feature of `sshd(8)`.
 pub(crate) fn keys(config: &Path, tenant: &TenantName) -> Result<(), Failure> {
     match Store::new(config).tenant(tenant) {
         Ok((_, Some(tenant))) => {
@@ -188,15 +191,15 @@ pub(crate) fn keys(config: &Path, tenant: &TenantName) -> Result<(), Failure> {
     }
 }
 
-/// Names a refused login in the log of the system: sshd throws away what its command for keys complains of. Where nobody keeps a log,
-/// there is nobody to tell.
+/// Logs a refused login to the system log: sshd discards the standard error of `AuthorizedKeysCommand`. Without a system log
+/// nothing is written.
 fn log_refusal(tenant: &TenantName, diagnostics: &[Diagnostic]) {
     /// Facility `auth`, severity `warning` (`syslog(3)`).
     const PRIORITY: u32 = 4 << 3 | 4;
     let reason = diagnostics.first().map(ToString::to_string).unwrap_or_default();
     let line = format!("<{PRIORITY}>bailiwick: event=login-refused tenant={tenant} reason={reason:?}");
     if let Ok(socket) = UnixDatagram::unbound() {
-        socket.set_nonblocking(true).and_then(|()| socket.send_to(line.as_bytes(), LOG)).ok();
+        socket.set_nonblocking(true).and_then(|()| socket.send_to(line.as_bytes(), LOG_SOCKET)).ok();
     }
 }
 
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_written_once_and_never_over_something() {
+    fn a_tree_is_only_written_to_an_empty_directory() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let dir = temp.path().join("a/b");
         write_tree(&dir, &files()).expect("writes");

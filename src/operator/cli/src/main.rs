@@ -18,7 +18,7 @@ mod top;
 mod usage;
 mod window;
 
-use arguments::{Arguments, Command, Entry, Generate, SessionCommand};
+use arguments::{Arguments, Command, Generate, SessionCommand, SessionOptions, WindowOptions};
 use bailiwick_client::{Daemon, SessionSpec, StreamKind, exec_failure};
 use bailiwick_declare::StateChange;
 use bailiwick_proto::Failure;
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(message) => {
-            // Help and version are asked for, anything else is a mistake. Nobody is left to be told when this fails.
+            // Help and version are no errors. A failure to print cannot be reported anywhere.
             message.print().ok();
             return if message.use_stderr() { ExitStatus::Invalid } else { ExitStatus::Done }.into();
         }
@@ -51,18 +51,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// The exit status of a command; a number, because `exec` and `shell` pass on the jail's.
+/// Runs a command and returns its exit status: a number, because `exec` and `shell` return that of the command in the jail.
 fn run(config: &Path, command: Command) -> Result<u8, Failure> {
     let daemon = || configuration::daemon(config);
     let status = match command {
-        Command::Exec { tenant, entry, tty, argv } => {
+        Command::Exec { tenant, options, tty, argv } => {
             let kind = if tty { StreamKind::Terminal } else { StreamKind::Pipes };
-            return enter(daemon(), tenant, entry, kind, argv);
+            return run_session(daemon(), tenant, options, kind, argv);
         }
-        Command::Shell { tenant, entry } => {
-            // A login with a terminal if there is one, else one that reads its commands from standard input.
+        Command::Shell { tenant, options } => {
+            // Without a terminal the login shell reads its commands from standard input.
             let kind = if bailiwick_client::stdin_is_terminal() { StreamKind::Terminal } else { StreamKind::Pipes };
-            return enter(daemon(), tenant, entry, kind, Vec::new());
+            return run_session(daemon(), tenant, options, kind, Vec::new());
         }
         Command::Check { format } => configuration::check(config, format.into())?,
         Command::Dump { output } => done(configuration::dump(config, output.as_deref()))?,
@@ -74,22 +74,22 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
             report::doctor(config, depth, format.into())?
         }
         Command::Plan { tenants, simulate: Some(file), since, format } => {
-            let window = window::between(&arguments::When { since, until: None })?;
+            let window = window::between(&WindowOptions { since, until: None })?;
             done(simulation::simulate(&daemon()?, config, &file, tenants.tenants, window, format.into()))?
         }
         Command::Plan { tenants, simulate: None, format, .. } => {
             let status = inspect::plan(&daemon()?, tenants.tenants.clone(), format.into())?;
-            configuration::tell_problems(config, &tenants.tenants, status)
+            configuration::report_problems(config, &tenants.tenants, status)
         }
         Command::Apply { tenants, dry_run: true, format, .. } => {
             inspect::rehearse(&daemon()?, tenants.tenants.clone(), format.into())?;
-            configuration::tell_problems(config, &tenants.tenants, ExitStatus::Done)
+            configuration::report_problems(config, &tenants.tenants, ExitStatus::Done)
         }
         Command::Apply { tenants, now, restart, format, .. } => {
             let status = change::apply(&daemon()?, tenants.tenants.clone(), now, restart, format.into())?;
-            configuration::tell_problems(config, &tenants.tenants, status)
+            configuration::report_problems(config, &tenants.tenants, status)
         }
-        Command::Sessions { what: Some(SessionCommand::Kill(ending)), .. } => sessions::kill(&daemon()?, ending)?,
+        Command::Sessions { what: Some(SessionCommand::Kill(options)), .. } => sessions::kill(&daemon()?, options)?,
         Command::Sessions { tenants, format, what: None } => {
             done(sessions::list(&daemon()?, tenants.tenants, format.into()))?
         }
@@ -108,7 +108,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Unsuspend { tenants, format } => {
             tenant::set_state(config, &tenants.tenants, &StateChange::Activate, format.into())?
         }
-        Command::Create { name, wishes, format } => tenant::create(config, name, wishes.into(), format.into())?,
+        Command::Create { name, options, format } => tenant::create(config, name, options.into(), format.into())?,
         Command::Delete { name, purge, format } => {
             let data = if purge { Data::Destroy } else { Data::Keep };
             tenant::delete(config, &name, data, format.into())?
@@ -118,14 +118,14 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
             let depth = if probe { Depth::Probe } else { Depth::Read };
             let form = match html {
                 Some(file) => {
-                    let window = window::between(&arguments::When { since, until: None })?;
+                    let window = window::between(&WindowOptions { since, until: None })?;
                     AuditForm::Page { file, window }
                 }
                 None if csv => AuditForm::Csv,
                 None => AuditForm::Plain(format.into()),
             };
             let status = report::audit(&daemon()?, tenants.tenants.clone(), depth, form)?;
-            configuration::tell_problems(config, &tenants.tenants, status)
+            configuration::report_problems(config, &tenants.tenants, status)
         }
         Command::Usage { tenants, window, now, by, threshold, format } => {
             let window = if now { None } else { Some(window::between(&window)?) };
@@ -153,20 +153,20 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
 
 fn lifecycle(config: &Path, verb: Verb, tenants: Vec<TenantName>, form: Form) -> Result<ExitStatus, Failure> {
     let status = change::lifecycle(&configuration::daemon(config)?, verb, tenants.clone(), form)?;
-    // What a tenant runs by is of no matter to the others.
-    let is_by_policy = matches!(verb, Verb::Start | Verb::Restart);
-    Ok(if is_by_policy { configuration::tell_problems(config, &tenants, status) } else { status })
+    // The other verbs do not use the configuration of the tenants.
+    let uses_policy = matches!(verb, Verb::Start | Verb::Restart);
+    Ok(if uses_policy { configuration::report_problems(config, &tenants, status) } else { status })
 }
 
-/// A session: the exit status of its command.
-fn enter(
+/// Runs a session and returns the exit status of its command.
+fn run_session(
     daemon: Result<Daemon, Failure>,
     tenant: TenantName,
-    entry: Entry,
+    options: SessionOptions,
     kind: StreamKind,
     argv: Vec<OsString>,
 ) -> Result<u8, Failure> {
-    let Entry { user, env, cwd } = entry;
+    let SessionOptions { user, env, cwd } = options;
     let caller = bailiwick_client::Caller::Operator { tenant, user, cwd, argv };
     bailiwick_client::run(&daemon.map_err(exec_failure)?, SessionSpec { caller, env, streams: kind })
 }

@@ -1,6 +1,6 @@
 //! `sessions`, `sessions kill` and `timers`: who is in, out with them, and what comes in by itself.
 
-use crate::arguments::Ending;
+use crate::arguments::KillOptions;
 use crate::output::{self, Form};
 use crate::table::render;
 use crate::usage::{clock, local};
@@ -18,13 +18,13 @@ pub(crate) fn list(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Res
 }
 
 /// `bailiwick sessions kill`.
-pub(crate) fn kill(daemon: &Daemon, ending: Ending) -> Result<ExitStatus, Failure> {
+pub(crate) fn kill(daemon: &Daemon, options: KillOptions) -> Result<ExitStatus, Failure> {
     #[derive(serde::Serialize)]
     struct Killed {
         ended: Vec<SessionRecord>,
         left: Vec<SessionRecord>,
     }
-    let Ending { sessions, tenants, reason, format } = ending;
+    let KillOptions { sessions, tenants, reason, format } = options;
     let ControlReply::EndedSessions { ended, left } =
         daemon.ask(&ControlRequest::EndSessions { sessions, tenants, reason })?
     else {
@@ -180,13 +180,13 @@ alice   e      daily     door closed                -                          -
         let answers = cases.clone().map(|(ended, left, _)| vec![ControlReply::EndedSessions { ended, left }]);
         let (daemon, served) = fake(temp.path(), answers.to_vec());
         for (.., status) in cases {
-            let ending = Ending {
+            let options = KillOptions {
                 sessions: vec![SessionId(1)],
                 tenants: Vec::new(),
                 reason: Some("enough".to_owned()),
                 format: Format { json: false },
             };
-            assert_eq!(kill(&daemon, ending), Ok(status));
+            assert_eq!(kill(&daemon, options), Ok(status));
         }
         let asked = served.join().expect("served");
         let request = ControlRequest::EndSessions {

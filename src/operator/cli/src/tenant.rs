@@ -7,7 +7,7 @@ mod create;
 
 pub(crate) use create::create;
 
-use crate::change::{Telling, UNCHANGED, ask, tell};
+use crate::change::{Printed, UNCHANGED, ask, print_outcomes};
 use crate::configuration;
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
@@ -112,7 +112,7 @@ pub(crate) fn delete(config: &Path, name: &TenantName, data: Data, form: Form) -
                 deleted_file.display(),
                 file.display(),
             ));
-            tell(&[outcome(name, "deleted")], Telling::Nothing, form)
+            print_outcomes(&[outcome(name, "deleted")], Printed::Nothing, form)
         }
         (Data::Keep, Deletion::DoneBefore) => {
             let message = format!("the tenant \"{name}\" is deleted already; add --purge to destroy its data");
@@ -128,7 +128,7 @@ fn purge(daemon: &Daemon, config: &Path, name: &TenantName, form: Form) -> Resul
     if outcomes.iter().all(|outcome| outcome.failure.is_none()) {
         TenantFiles::open(config).and_then(|files| files.remove_deleted(name)).map_err(failure)?;
     }
-    tell(&outcomes, Telling::Nothing, form)
+    print_outcomes(&outcomes, Printed::Nothing, form)
 }
 
 /// `bailiwick suspend` and `unsuspend`.
@@ -157,11 +157,11 @@ pub(crate) fn set_state(
     }
     drop(files);
     if meant.is_empty() {
-        return tell(&outcomes, Telling::Unchanged, form);
+        return print_outcomes(&outcomes, Printed::Unchanged, form);
     }
     match ask(&daemon, &ControlRequest::Apply { tenants: meant.clone(), now: true, restart: false }) {
         Ok(applied) => {
-            configuration::tell_problems(config, &meant, ExitStatus::Done);
+            configuration::report_problems(config, &meant, ExitStatus::Done);
             let untouched = |name: &&TenantName| applied.iter().all(|outcome| outcome.tenant != **name);
             outcomes.extend(meant.iter().filter(untouched).map(|name| outcome(name, UNCHANGED)));
             outcomes.extend(applied);
@@ -171,14 +171,14 @@ pub(crate) fn set_state(
                     outcome.done = WRITTEN.to_owned();
                 }
             }
-            tell(&outcomes, Telling::Unchanged, form)
+            print_outcomes(&outcomes, Printed::Unchanged, form)
         }
         Err(error) if matches!(error, AskError::Failed(_)) => Err(error.into()),
         // The files say one thing and the jails another until the daemon is back: that is not all that was asked for.
         Err(error) => {
             output::complain(&format!("the files are written, the jails are as they were: {}", Failure::from(error)));
             outcomes.extend(meant.iter().map(|name| outcome(name, WRITTEN)));
-            tell(&outcomes, Telling::Unchanged, form)?;
+            print_outcomes(&outcomes, Printed::Unchanged, form)?;
             Ok(ExitStatus::Partly)
         }
     }

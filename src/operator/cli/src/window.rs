@@ -1,16 +1,16 @@
 //! Windows of time as an operator writes them: `4h`, `today`, `2026-11-01 14:30`.
 
-use crate::arguments::When;
+use crate::arguments::WindowOptions;
 use bailiwick_proto::Failure;
 use bailiwick_types::{ExitStatus, Moment, Period, Window};
 use jiff::{Timestamp, Zoned, civil};
 
 /// The window that arguments mean, by the clock and the time zone of this machine.
-pub(crate) fn between(when: &When) -> Result<Window, Failure> {
+pub(crate) fn between(when: &WindowOptions) -> Result<Window, Failure> {
     window(when, &Zoned::now())
 }
 
-fn window(when: &When, now: &Zoned) -> Result<Window, Failure> {
+fn window(when: &WindowOptions, now: &Zoned) -> Result<Window, Failure> {
     let invalid = |message: String| Failure::of(ExitStatus::Invalid, message);
     let parse = |text: &str| {
         let accepted = "write a length of time such as 4h or 1h30m, today, yesterday, a day such as 2026-11-01, or \
@@ -57,7 +57,7 @@ mod tests {
     }
 
     fn from(since: &str) -> u64 {
-        let when = When { since: since.to_owned(), until: None };
+        let when = WindowOptions { since: since.to_owned(), until: None };
         window(&when, &now()).expect(since).from.0
     }
 
@@ -78,13 +78,13 @@ mod tests {
     #[test]
     fn what_is_no_time_is_an_error_that_says_what_is() {
         for bad in ["", "x", "-4h", "4", "tomorrow", "2026-13-01", "2026-11-24", "\u{1b}[2J"] {
-            let when = When { since: bad.to_owned(), until: None };
+            let when = WindowOptions { since: bad.to_owned(), until: None };
             let failure = window(&when, &now()).expect_err(bad);
             assert_eq!(failure.status, ExitStatus::Invalid);
         }
-        let backwards = When { since: "1h".to_owned(), until: Some("2h".to_owned()) };
+        let backwards = WindowOptions { since: "1h".to_owned(), until: Some("2h".to_owned()) };
         assert!(window(&backwards, &now()).is_err());
-        let inside = When { since: "2h".to_owned(), until: Some("1h".to_owned()) };
+        let inside = WindowOptions { since: "2h".to_owned(), until: Some("1h".to_owned()) };
         assert!(window(&inside, &now()).is_ok());
     }
 }

@@ -6,7 +6,7 @@ use bailiwick_types::{LoginName, PlanName, Profile, TenantName};
 use clap::Args;
 use std::ffi::OsString;
 
-/// How to print.
+/// The output format.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Format {
     /// Print JSON
@@ -14,71 +14,71 @@ pub(crate) struct Format {
     pub(crate) json: bool,
 }
 
-/// A window of time.
+/// A time window.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct When {
-    /// From when on: 4h, 1h30m, 7d, today, yesterday, 2026-11-01, "2026-11-01 14:30"
+pub(crate) struct WindowOptions {
+    /// Start: 4h, 1h30m, 7d (ago), today, yesterday, 2026-11-01, "2026-11-01 14:30"
     #[arg(long, value_name = "WHEN", default_value = "1h")]
     pub(crate) since: String,
-    /// Until when; now when it is not given
+    /// End; default: now
     #[arg(long, value_name = "WHEN")]
     pub(crate) until: Option<String>,
 }
 
-/// Any number of tenants.
+/// OptionalTenants number of tenants.
 #[derive(Debug, Args)]
-pub(crate) struct Any {
-    /// Names of tenants; all when none is given
+pub(crate) struct OptionalTenants {
+    /// Names of tenants; default: all
     #[arg(value_name = "TENANT")]
     pub(crate) tenants: Vec<TenantName>,
 }
 
 /// At least one tenant.
 #[derive(Debug, Args)]
-pub(crate) struct Named {
+pub(crate) struct RequiredTenants {
     /// Names of tenants
     #[arg(required = true, value_name = "TENANT")]
     pub(crate) tenants: Vec<TenantName>,
 }
 
-/// How a session starts.
+/// How to start a session.
 #[derive(Debug, Args)]
-pub(crate) struct Entry {
-    /// Who runs it inside: root, the login user, or a number
+pub(crate) struct SessionOptions {
+    /// User inside the jail: root, the login user, or a number
     #[arg(long, value_name = "USER")]
     pub(crate) user: Option<String>,
-    /// Add a variable to its environment; may be given several times
+    /// Set an environment variable; can be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = variable)]
     pub(crate) env: Vec<Variable>,
-    /// Directory inside where it starts
+    /// Working directory inside the jail
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<OsString>,
 }
 
-/// What the file of a new tenant says.
+/// The settings of a new tenant.
 #[derive(Debug, Args)]
-pub(crate) struct Wishes {
-    /// Name of its plan
+pub(crate) struct NewTenantOptions {
+    /// Name of the plan
     #[arg(long, value_name = "PLAN")]
     pub(crate) plan: PlanName,
-    /// How tightly it is confined, if not as its plan says: web, shell or system
+    /// Confinement profile: web, shell or system; default: that of the plan
     #[arg(long, value_name = "PROFILE")]
     pub(crate) profile: Option<Profile>,
-    /// Its user inside, if not called like the tenant
+    /// Login user inside the jail; default: the name of the tenant
     #[arg(long, value_name = "NAME")]
     pub(crate) login: Option<LoginName>,
-    /// A line of authorized_keys that may log in; may be given several times
+    /// An authorized_keys line that may log in; can be repeated
     #[arg(long, value_name = "KEY")]
     pub(crate) ssh_key: Vec<String>,
 }
 
-impl From<Wishes> for NewTenant {
-    fn from(Wishes { plan, profile, login, ssh_key }: Wishes) -> Self {
+impl From<NewTenantOptions> for NewTenant {
+    fn from(NewTenantOptions { plan, profile, login, ssh_key }: NewTenantOptions) -> Self {
         Self { plan, profile, login, ssh_keys: ssh_key }
     }
 }
 
-/// A variable of the environment.
+/// Name and value of an environment variable.
 pub(crate) type Variable = (Bytes, Bytes);
 
 fn variable(text: &str) -> Result<Variable, String> {

@@ -1,7 +1,7 @@
 //! `create`: writes the file of a new tenant, starts its jail, and takes both back where that fails.
 
 use super::{Requests, Stopped, WRITTEN, failure, outcome};
-use crate::change::{Telling, ask, tell, warn_of_reserve};
+use crate::change::{Printed, ask, print_outcomes, warn_about_reserve};
 use crate::configuration;
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
@@ -19,7 +19,7 @@ pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: F
     match ask(&daemon, &ControlRequest::Apply { tenants: vec![name.clone()], now: false, restart: false }) {
         Ok(outcomes) if outcomes.iter().any(|outcome| outcome.failure.is_some()) => {
             undo();
-            tell(&outcomes, Telling::Nothing, form)
+            print_outcomes(&outcomes, Printed::Nothing, form)
         }
         // A deleted tenant was stopped by the operator and is held down until it is started by the operator.
         Ok(_) if prior == PriorData::Present => {
@@ -28,15 +28,15 @@ pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: F
             if started.iter().any(|outcome| outcome.failure.is_some()) {
                 undo();
             }
-            tell(&started, Telling::Nothing, form)
+            print_outcomes(&started, Printed::Nothing, form)
         }
         Ok(outcomes) => {
-            warn_of_reserve(&daemon, &outcomes);
-            tell(&outcomes, Telling::Nothing, form)
+            warn_about_reserve(&daemon, &outcomes);
+            print_outcomes(&outcomes, Printed::Nothing, form)
         }
         Err(error) if error.is_no_answer() => {
             output::complain(&format!("the file is written, the jail is not started: {}", Failure::from(error)));
-            tell(&[outcome(&name, WRITTEN)], Telling::Nothing, form)
+            print_outcomes(&[outcome(&name, WRITTEN)], Printed::Nothing, form)
         }
         Err(error) => {
             undo();
