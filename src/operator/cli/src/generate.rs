@@ -7,10 +7,10 @@ use bailiwick_types::ExitStatus;
 use clap::CommandFactory;
 use std::path::Path;
 
-/// What `audit --json` prints.
+/// The JSON Schema of the output of `audit --json`.
 pub(crate) const AUDIT_SCHEMA: &str = include_str!("../../../../docs/schema/audit.json");
 
-/// `bailiwick generate man`: `bailiwick.1` and one page for each command.
+/// `bailiwick generate man`: writes `bailiwick.1` and a page for each command.
 pub(crate) fn man(dir: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(dir)
         .and_then(|()| clap_mangen::generate_to(Arguments::command(), dir))
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn completions_know_every_command() {
+    fn completions_include_every_command() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = script(shell);
             for command in Arguments::command().get_subcommands() {
@@ -67,7 +67,7 @@ mod tests {
         }
     }
 
-    /// Whether a value is what a schema says, as far as the schema above uses the language.
+    /// Checks a value against a schema. Supports the keywords that the schema above uses.
     fn check(schema: &Value, root: &Value, value: &Value, place: &str) {
         if let Some(reference) = schema["$ref"].as_str() {
             let name = reference.rsplit('/').next().expect("a name");
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_what_the_schema_says() {
+    fn a_report_matches_the_schema() {
         let schema: Value = serde_json::from_str(AUDIT_SCHEMA).expect("JSON");
         let text = || "text".to_owned();
         let verdicts = [Verdict::Enforced, Verdict::Down, Verdict::Nominal, Verdict::Drift, Verdict::Breached];

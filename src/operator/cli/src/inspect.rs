@@ -1,4 +1,4 @@
-//! `list`, `show`, `status` and `plan`: what `bailiwickd` knows, as text.
+//! `list`, `show`, `status` and `plan`: prints the state that `bailiwickd` reports.
 
 use crate::configuration;
 use crate::output::{self, Form, visible, word};
@@ -27,12 +27,12 @@ pub(crate) fn show(daemon: &Daemon, tenant: TenantName, form: Form) -> Result<()
     output::show(form, &*detail, show_text)
 }
 
-/// `bailiwick status`. A service without a warden is none.
+/// `bailiwick status`. Fails if the warden does not answer.
 pub(crate) fn status(daemon: &Daemon, config: &Path, form: Form) -> Result<ExitStatus, Failure> {
     let ControlReply::Status(mut status) = daemon.ask(&ControlRequest::Status)? else {
         return Err(AskError::Unexpected.into());
     };
-    // In the files now: whoever reads them here need not wait for a reload.
+    // Read from the files, so that they are current without a reload.
     let impossible = configuration::impossible(config, &[]);
     status.problems.extend(impossible.iter().map(ToString::to_string));
     output::show(form, &status, status_text)?;
@@ -65,23 +65,29 @@ fn text(value: Option<impl ToString>) -> String {
 }
 
 fn list_text(tenants: &[TenantSummary]) -> String {
-    let has_failures = tenants.iter().any(|tenant| tenant.failure.is_some());
-    let rows = tenants.iter().map(|tenant| {
-        let mut row = vec![
-            tenant.name.to_string(),
-            state_text(tenant),
-            text(tenant.plan.as_ref()),
-            text(tenant.image.as_ref()),
-            text(tenant.profile),
-        ];
-        row.extend(has_failures.then(|| text(tenant.failure.as_ref())));
-        row
-    });
-    let titles = ["NAME", "STATE", "PLAN", "IMAGE", "PROFILE", "FAILURE"];
-    render(&titles[..if has_failures { 6 } else { 5 }], rows)
+    let mut header = vec!["NAME", "STATE", "PLAN", "IMAGE", "PROFILE"];
+    let mut rows: Vec<Vec<String>> = tenants.iter().map(list_row).collect();
+    if tenants.iter().any(|tenant| tenant.failure.is_some()) {
+        header.push("FAILURE");
+        for (row, tenant) in rows.iter_mut().zip(tenants) {
+            row.push(text(tenant.failure.as_ref()));
+        }
+    }
+    render(&header, rows)
 }
 
-/// How a tenant is, and whether its file has errors.
+/// The columns that every list has.
+fn list_row(tenant: &TenantSummary) -> Vec<String> {
+    vec![
+        tenant.name.to_string(),
+        state_text(tenant),
+        text(tenant.plan.as_ref()),
+        text(tenant.image.as_ref()),
+        text(tenant.profile),
+    ]
+}
+
+/// The state of a tenant, with a note if its file has errors.
 fn state_text(tenant: &TenantSummary) -> String {
     let state = tenant.state.word();
     if tenant.invalid && tenant.state != TenantState::Invalid { format!("{state},invalid") } else { state.to_owned() }
@@ -95,15 +101,13 @@ fn show_text(tenant: &TenantDetail) -> String {
     };
     let doors = match tenant.suspended_doors.join(", ") {
         none if none.is_empty() => tenant.doors.join(", "),
-        some => format!("{}; to read, while suspended: {some}", tenant.doors.join(", ")),
+        some => format!("{}; read-only while suspended: {some}", tenant.doors.join(", ")),
     };
     let init = match tenant.init_version {
         Some(version) if version < VERSION => {
-            format!(
-                "speaks version {version} of its protocol, the newest is {VERSION}: a restart of the jail brings it"
-            )
+            format!("protocol version {version}; the newest is {VERSION}: restart the jail to upgrade")
         }
-        version => text(version.map(|version| format!("speaks version {version} of its protocol"))),
+        version => text(version.map(|version| format!("protocol version {version}"))),
     };
     let mut rows = vec![
         ("name", summary.name.to_string()),
@@ -121,7 +125,7 @@ fn show_text(tenant: &TenantDetail) -> String {
     rows.extend(summary.failure.as_ref().map(|failure| ("failure", failure.clone())));
     if let Some(MemoryUse { used, cache }) = tenant.memory {
         let (used, cache) = (ByteSize(used).rounded(), ByteSize(cache).rounded());
-        rows.push(("memory", format!("{used} in use, and {cache} of cache, which the kernel takes back")));
+        rows.push(("memory", format!("{used} in use, {cache} reclaimable cache")));
     }
     rows.extend(tenant.cgroup.iter().map(|(hierarchy, path)| ("cgroup", format!("{hierarchy}: {path}"))));
     let mut out = pairs(rows);
@@ -148,52 +152,47 @@ fn status_text(status: &HostStatus) -> String {
     let policy = &status.policy;
     let named = |names: &[TenantName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if policy.host_is_last_good {
-        out.push_str("in force is what bailiwick.toml last said without an error\n");
+        out.push_str("the last valid version of bailiwick.toml is in force\n");
     }
     if !policy.last_good_plans.is_empty() {
         let plans: Vec<String> = policy.last_good_plans.iter().map(ToString::to_string).collect();
-        out.push_str(&format!("in force is what these plans last said without an error: {}\n", plans.join(", ")));
+        out.push_str(&format!("the last valid versions of these plans are in force: {}\n", plans.join(", ")));
     }
     if !policy.last_good_tenants.is_empty() {
         let names = named(&policy.last_good_tenants);
-        out.push_str(&format!("as they last were without an error: {names}\n"));
+        out.push_str(&format!("the last valid versions of these tenants are in force: {names}\n"));
     }
     if !policy.without_policy.is_empty() {
         let names = named(&policy.without_policy);
-        out.push_str(&format!("nothing is known of these from before, and nobody gets in: {names}\n"));
+        out.push_str(&format!("these tenants have no valid version, and their doors are closed: {names}\n"));
     }
     out
 }
 
 fn plan_text(changes: &[Change]) -> String {
-    let rows = changes.iter().map(|change| {
-        vec![
-            change.tenant.to_string(),
-            change.what.clone(),
-            change.actual.clone(),
-            change.declared.clone(),
-            word(change.action),
-        ]
-    });
-    render(&["TENANT", "WHAT", "ACTUAL", "DECLARED", "ACTION"], rows)
+    render(&["TENANT", "WHAT", "ACTUAL", "DECLARED", "ACTION"], changes.iter().map(plan_row))
+}
+
+fn plan_row(change: &Change) -> Vec<String> {
+    let Change { tenant, what, actual, declared, action } = change;
+    vec![tenant.to_string(), what.clone(), actual.clone(), declared.clone(), word(action)]
 }
 
 fn rehearsal_text(changes: &[Change]) -> String {
-    changes
-        .iter()
-        .map(|change| {
-            let would = match change.action {
-                Action::Start => "would start",
-                Action::Stop => "would stop",
-                Action::Restart => "would restart",
-                Action::Live => "would change while it runs",
-                Action::HostUser => "would change on the host",
-                Action::None => "would leave as it is, a person must look",
-            };
-            let (what, actual, declared) = (visible(&change.what), visible(&change.actual), visible(&change.declared));
-            format!("{}: {would} ({what}: {actual} -> {declared})\n", change.tenant)
-        })
-        .collect()
+    let mut lines = String::new();
+    for change in changes {
+        let would = match change.action {
+            Action::Start => "would start",
+            Action::Stop => "would stop",
+            Action::Restart => "would restart",
+            Action::Live => "would change while it runs",
+            Action::HostUser => "would change on the host",
+            Action::None => "would leave unchanged; needs a manual check",
+        };
+        let (what, actual, declared) = (visible(&change.what), visible(&change.actual), visible(&change.declared));
+        lines.push_str(&format!("{}: {would} ({what}: {actual} -> {declared})\n", change.tenant));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn list_json_is_the_first_five() {
+    fn list_json_has_five_keys() {
         let json = serde_json::to_value([summary()]).expect("serialises");
         let golden = serde_json::json!([
             {"name": "alice", "state": "running", "plan": "small", "image": "host", "profile": "web"}
@@ -300,8 +299,8 @@ mod tests {
         let shown = show_text(&TenantDetail { suspend_reason: Some("unpaid\u{7}".to_owned()), ..detail() });
         assert!(shown.contains("state      running (unpaid\\u{7})\n"), "{shown}");
         assert!(shown.contains("cgroup     unified: /bailiwick/alice\n"), "{shown}");
-        assert!(shown.contains("doors      exec, ssh; to read, while suspended: sftp\n"), "{shown}");
-        let golden = "memory     256.0K in use, and 768.0K of cache, which the kernel takes back\n";
+        assert!(shown.contains("doors      exec, ssh; read-only while suspended: sftp\n"), "{shown}");
+        let golden = "memory     256.0K in use, 768.0K reclaimable cache\n";
         assert!(shown.contains(golden), "{shown}");
     }
 
@@ -322,7 +321,7 @@ mod tests {
                       tenants     not known\n\
                       sessions    3\n\
                       problems    1\n  tenants.d/x.toml:1:1: bad\\u{1b}\n\
-                      as they last were without an error: x\n";
+                      the last valid versions of these tenants are in force: x\n";
         assert_eq!(status_text(&status), golden);
         let tenants = BTreeMap::from([("running".to_owned(), 2), ("suspended".to_owned(), 1)]);
         let there = HostStatus { warden: Some("0.1.0".to_owned()), tenants, ..status.clone() };
@@ -334,14 +333,14 @@ mod tests {
         assert_eq!(
             super::status(&daemon, Path::new("/nonexistent"), Form::Text),
             Ok(ExitStatus::Failed),
-            "no warden, no service"
+            "the warden does not answer"
         );
         assert_eq!(super::status(&daemon, Path::new("/nonexistent"), Form::Text), Ok(ExitStatus::Done));
         served.join().expect("served");
     }
 
     #[test]
-    fn drift_is_told_by_the_exit_status_and_a_rehearsal_is_not() {
+    fn plan_reports_drift_in_its_exit_status() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let change = Change {
             tenant: name("alice"),

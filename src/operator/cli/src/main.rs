@@ -66,7 +66,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         }
         Command::Check { format } => configuration::check(config, format.into())?,
         Command::Dump { output } => done(configuration::dump(config, output.as_deref()))?,
-        Command::Password => done(password::make())?,
+        Command::Password => done(password::hash_password())?,
         Command::Keys { tenant } => done(configuration::keys(config, &tenant))?,
         Command::Doctor { repair_ledger: true, .. } => return report::repair_ledger(config),
         Command::Doctor { probe, format, .. } => {

@@ -1,7 +1,7 @@
-//! What goes to the operator: text, JSON and complaints.
+//! Output to the operator: text, JSON and messages on standard error.
 //!
-//! Danger: names of commands and mount points come from tenants. Everything that is printed passes through here, and a
-//! control character leaves as its escape, so that no tenant speaks to the operator's terminal.
+//! Danger: names of commands and mount points come from tenants and may contain control characters. All output passes
+//! through here and is escaped, so that no tenant can control the operator's terminal.
 
 use bailiwick_proto::Failure;
 use bailiwick_types::{ExitStatus, is_dangerous};
@@ -25,7 +25,7 @@ impl From<crate::arguments::Format> for Form {
     }
 }
 
-/// Prints what was asked for. A reader that has gone (`| head`) has seen enough: that is no failure.
+/// Prints to standard output. A closed pipe (`| head`) is not a failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -41,12 +41,12 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&json(value))
 }
 
-/// Prints in the form that was asked for.
+/// Prints a value in the requested form.
 pub(crate) fn show<T: Serialize>(form: Form, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
     print(&in_form(form, value, text))
 }
 
-/// The text that [`show`] prints.
+/// Renders a value in the requested form.
 pub(crate) fn in_form<T: Serialize>(form: Form, value: &T, text: impl FnOnce(&T) -> String) -> String {
     match form {
         Form::Text => text(value),
@@ -54,24 +54,24 @@ pub(crate) fn in_form<T: Serialize>(form: Form, value: &T, text: impl FnOnce(&T)
     }
 }
 
-/// A message on standard error.
+/// Prints a message to standard error.
 pub(crate) fn complain(message: &str) {
     complain_raw(&format!("bailiwick: {}\n", visible_lines(message)));
 }
 
-/// Text on standard error as it is, but for control characters. If nobody can read it, there is nobody to tell.
+/// Prints text to standard error, with control characters escaped. A failure to print cannot be reported and is ignored.
 pub(crate) fn complain_raw(text: &str) {
     io::stderr().write_all(visible_lines(text).as_bytes()).ok();
 }
 
-/// JSON of a value. `serde_json` lets the control characters after 0x7e through, which some terminals obey; they can
-/// only stand inside strings, so their JSON escape means the same.
+/// A value as JSON. `serde_json` does not escape control characters above 0x7e, which some terminals interpret. They occur
+/// only inside strings, where their JSON escape means the same.
 fn json(value: &impl Serialize) -> String {
     let text = serde_json::to_string_pretty(value).expect("reports have string keys and no fallible parts");
     let mut safe = String::with_capacity(text.len() + 1);
     for c in text.chars() {
         if c != '\n' && is_dangerous(c) {
-            write!(safe, "\\u{:04x}", u32::from(c)).expect("a string takes everything");
+            write!(safe, "\\u{:04x}", u32::from(c)).expect("writing to a string does not fail");
         } else {
             safe.push(c);
         }
@@ -80,11 +80,11 @@ fn json(value: &impl Serialize) -> String {
     safe
 }
 
-/// The word that JSON has for a value, for tables that say the same.
+/// The JSON string of a unit variant, so that tables show the same word as JSON.
 pub(crate) fn word(value: impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
-        other => unreachable!("{other:?} is no word"),
+        other => unreachable!("{other:?} is not a string"),
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_the_same_value_without_them() {
+    fn json_has_no_control_characters() {
         let hostile = "a\u{1b}b\u{9b}c\u{7f}d\u{202e}";
         let text = json(&[hostile]);
         assert!(!text.trim_end().contains(|c| c != '\n' && is_dangerous(c)), "{text:?}");
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_those_of_json() {
+    fn words_in_tables_are_those_of_json() {
         assert_eq!(word(bailiwick_types::Verdict::Nominal), "nominal");
     }
 }

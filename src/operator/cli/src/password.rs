@@ -1,4 +1,4 @@
-//! `bailiwick password`: the hash of a password, for `[[ftp]]`.
+//! `bailiwick password`: hashes a password for `[[ftp]]`.
 
 use crate::output;
 use bailiwick_proto::Failure;
@@ -6,14 +6,14 @@ use bailiwick_sys::password;
 use bailiwick_types::ExitStatus;
 use std::io::{self, BufRead, IsTerminal};
 
-/// The longest password that `crypt(3)` takes (`CRYPT_MAX_PASSPHRASE_SIZE`, without its terminator).
-const LONGEST: usize = 511;
+/// Longest password of `crypt(3)`, in bytes: `CRYPT_MAX_PASSPHRASE_SIZE` without the terminator.
+const MAX_LENGTH: usize = 511;
 
-/// Reads a password, and prints its hash.
-pub(crate) fn make() -> Result<(), Failure> {
+/// Reads a password and prints its hash.
+pub(crate) fn hash_password() -> Result<(), Failure> {
     let password = read()?;
-    if password.is_empty() || password.len() > LONGEST || password.contains('\0') {
-        let message = format!("a password has from 1 to {LONGEST} bytes, and no NUL character");
+    if password.is_empty() || password.len() > MAX_LENGTH || password.contains('\0') {
+        let message = format!("a password has 1 to {MAX_LENGTH} bytes and no NUL character");
         return Err(Failure::of(ExitStatus::Invalid, message));
     }
     let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot hash the password: {error}"));
@@ -30,7 +30,7 @@ fn read() -> Result<String, Failure> {
     }
     let password = rpassword::prompt_password("Password: ").map_err(failed)?;
     if rpassword::prompt_password("Again: ").map_err(failed)? != password {
-        return Err(Failure::of(ExitStatus::Invalid, "the two are not the same"));
+        return Err(Failure::of(ExitStatus::Invalid, "the two passwords differ"));
     }
     Ok(password)
 }

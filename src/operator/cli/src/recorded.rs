@@ -1,4 +1,4 @@
-//! `usage`, `history`, `faults`, `incidents` and `top`: asks `bailiwickd` for what it has recorded.
+//! `usage`, `history`, `faults`, `incidents` and `top`: asks `bailiwickd` for its recorded data.
 
 use crate::output::{self, Form};
 use crate::top::{self, Data};
@@ -8,13 +8,13 @@ use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{Measure, Moment, Period, Point, TenantName, Window};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Between two looks of `top`.
-const INTERVAL: Duration = Duration::from_secs(2);
-/// How far back `top` shows a tenant, and in what steps.
-const LAST: u64 = 3600;
-const STEP: u64 = 60;
+/// How often `top` refreshes.
+const TOP_INTERVAL: Duration = Duration::from_secs(2);
+/// Length of the history of a tenant in `top`, and of its steps, in seconds.
+const TOP_HISTORY: u64 = 3600;
+const TOP_STEP: u64 = 60;
 
-/// `bailiwick usage`: over a window, or now.
+/// `bailiwick usage`: over a window, or at present.
 pub(crate) fn usage(
     daemon: &Daemon,
     tenants: Vec<TenantName>,
@@ -40,7 +40,7 @@ pub(crate) fn history(
     output::print(&usage::history(&points, &usage::local(), form))
 }
 
-/// What a tenant used, step by step.
+/// Asks for the history of a tenant in steps of `step` seconds.
 pub(crate) fn series(daemon: &Daemon, tenant: TenantName, window: Window, step: u64) -> Result<Vec<Point>, Failure> {
     match daemon.ask(&ControlRequest::History { tenant, window, step })? {
         ControlReply::History(points) => Ok(points),
@@ -48,7 +48,7 @@ pub(crate) fn series(daemon: &Daemon, tenant: TenantName, window: Window, step: 
     }
 }
 
-/// A length of steps that divides the day, so that there are about so many.
+/// The shortest step, in seconds, that divides the window into at most `most` steps; at most a day.
 pub(crate) fn fitting_step(window: Window, most: u64) -> u64 {
     const STEPS: [u64; 9] = [60, 300, 600, 900, 1800, 3600, 3 * 3600, 6 * 3600, 86_400];
     let length = window.until.0.saturating_sub(window.from.0);
@@ -82,22 +82,22 @@ pub(crate) fn incident(daemon: &Daemon, id: u64, form: Form) -> Result<(), Failu
 
 /// `bailiwick top`.
 pub(crate) fn top(daemon: &Daemon, by: Option<Measure>) -> Result<(), Failure> {
-    top::run(|drilled| look(daemon, drilled), by, INTERVAL)
+    top::run(|drilled| top_data(daemon, drilled), by, TOP_INTERVAL)
 }
 
-fn look(daemon: &Daemon, drilled: Option<&TenantName>) -> Result<Data, Failure> {
+fn top_data(daemon: &Daemon, drilled: Option<&TenantName>) -> Result<Data, Failure> {
     let request = ControlRequest::Usage { tenants: Vec::new(), window: None };
     let ControlReply::Usage(tenants) = daemon.ask(&request)? else { return Err(AskError::Unexpected.into()) };
     let points = match drilled {
-        Some(tenant) => series(daemon, tenant.clone(), recent(LAST), STEP)?,
+        Some(tenant) => series(daemon, tenant.clone(), recent(TOP_HISTORY), TOP_STEP)?,
         None => Vec::new(),
     };
     Ok(Data { tenants, points })
 }
 
-/// The last so many seconds.
+/// The window of the last `seconds` seconds, up to now.
 pub(crate) fn recent(seconds: u64) -> Window {
-    // Before 1970 a clock is not set at all, and there is nothing to see.
+    // A clock before 1970 is not set, and nothing was recorded.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     Window { from: Moment(now.saturating_sub(seconds)), until: Moment(now + 1) }
 }

@@ -1,4 +1,4 @@
-//! `audit` and `doctor`: the proof and what the host can hold, as text and as comma-separated values.
+//! `audit` and `doctor`: prints their reports as text, JSON, comma-separated values or a page of HTML.
 
 use crate::limit_probe;
 use crate::output::{self, Form, visible, word};
@@ -25,9 +25,9 @@ pub(crate) enum AuditForm {
     Csv,
     /// A page of HTML in a file, with charts of a window.
     Page {
-        /// Which file.
+        /// Path of the page.
         file: PathBuf,
-        /// Of when.
+        /// Time window of the charts.
         window: Window,
     },
 }
@@ -45,13 +45,13 @@ pub(crate) fn audit(
     match form {
         AuditForm::Plain(form) => output::show(form, &*report, audit_text)?,
         AuditForm::Csv => output::print(&csv(&report))?,
-        AuditForm::Page { file, window } => page(daemon, &report, &file, window)?,
+        AuditForm::Page { file, window } => write_page(daemon, &report, &file, window)?,
     }
     Ok(audit_status(&report))
 }
 
-/// Writes the page beside its place and puts it there in one step, readable by its owner: it shows customers.
-fn page(daemon: &Daemon, report: &AuditReport, file: &Path, window: Window) -> Result<(), Failure> {
+/// Writes the page to a temporary file and renames it. Only the owner may read it, because it shows data of customers.
+fn write_page(daemon: &Daemon, report: &AuditReport, file: &Path, window: Window) -> Result<(), Failure> {
     const POINTS: u64 = 240;
     let step = recorded::fitting_step(window, POINTS);
     let mut history = BTreeMap::new();
@@ -83,15 +83,15 @@ pub(crate) fn verify(daemon: &Daemon, mark: Option<String>, form: Form) -> Resul
     };
     let verified = Verified { mark, problems };
     output::show(form, &verified, |verified| match &verified.mark {
-        Some(mark) => format!("every line of the log is as it was written; its last mark is {}\n", visible(mark)),
+        Some(mark) => format!("no line of the log was changed or is missing; its last mark is {}\n", visible(mark)),
         None => verified.problems.iter().map(|problem| format!("{}\n", visible(problem))).collect(),
     })?;
     Ok(if verified.problems.is_empty() { ExitStatus::Done } else { ExitStatus::Finding })
 }
 
 fn audit_status(report: &AuditReport) -> ExitStatus {
-    let grave = |tenant: &TenantReport| tenant.findings.iter().any(|finding| finding.severity >= Severity::Warning);
-    if report.tenants.iter().any(grave) { ExitStatus::Finding } else { ExitStatus::Done }
+    let mut findings = report.tenants.iter().flat_map(|tenant| &tenant.findings);
+    if findings.any(|finding| finding.severity >= Severity::Warning) { ExitStatus::Finding } else { ExitStatus::Done }
 }
 
 /// `bailiwick doctor`.
@@ -105,7 +105,7 @@ pub(crate) fn doctor(config: &Path, depth: Depth, form: Form) -> Result<ExitStat
     Ok(doctor_status(&report, host.require))
 }
 
-/// `bailiwick doctor --repair-ledger`: the warden's program does it, which alone writes the ledger.
+/// `bailiwick doctor --repair-ledger`: runs the warden's program, which is the only one that writes the ledger.
 pub(crate) fn repair_ledger(config: &Path) -> Result<u8, Failure> {
     let beside = std::env::current_exe().unwrap_or_default().with_file_name("bailiwick-warden");
     let program = if beside.exists() { beside } else { "/usr/libexec/bailiwick/bailiwick-warden".into() };
@@ -126,15 +126,17 @@ fn doctor_status(report: &HostReport, required: impl IntoIterator<Item = Resourc
 }
 
 fn doctor_text(report: &HostReport) -> String {
-    let rows = report.features.iter().map(|feature| {
-        vec![feature.feature.clone(), word(feature.state), feature.evidence.clone(), feature.remedy.clone()]
-    });
-    format!("kernel {}\n\n{}", visible(&report.kernel), render(&["FEATURE", "STATE", "EVIDENCE", "REMEDY"], rows))
+    let table = render(&["FEATURE", "STATE", "EVIDENCE", "REMEDY"], report.features.iter().map(feature_row));
+    format!("kernel {}\n\n{table}", visible(&report.kernel))
+}
+
+fn feature_row(feature: &FeatureReport) -> Vec<String> {
+    vec![feature.feature.clone(), word(feature.state), feature.evidence.clone(), feature.remedy.clone()]
 }
 
 fn audit_text(report: &AuditReport) -> String {
     let mut out: String = report.tenants.iter().map(|tenant| format!("{}\n", tenant_text(tenant))).collect();
-    let lacking: Vec<_> = report.host.features.iter().filter(|feature| feature.state != FeatureState::Works).collect();
+    let lacking = report.host.features.iter().filter(|feature| feature.state != FeatureState::Works);
     out.push_str(&format!("host: kernel {}\n", visible(&report.host.kernel)));
     for feature in lacking {
         let (name, evidence) = (visible(&feature.feature), visible(&feature.evidence));
@@ -155,8 +157,8 @@ fn tenant_text(tenant: &TenantReport) -> String {
         out.push_str(&indented(&limits_table(&tenant.limits)));
     }
     if !tenant.probes.is_empty() {
-        let held = tenant.probes.iter().filter(|probe| probe.verdict == Verdict::Enforced).count();
-        out.push_str(&format!("  {held} of {} attempts inside came to what they must\n", tenant.probes.len()));
+        let passed = tenant.probes.iter().filter(|probe| probe.verdict == Verdict::Enforced).count();
+        out.push_str(&format!("  {passed} of {} probes had the expected result\n", tenant.probes.len()));
     }
     for finding in &tenant.findings {
         out.push_str(&finding_text(finding));
@@ -174,24 +176,26 @@ fn walls_table(walls: &[WallReport]) -> String {
     render(&["WALL", "VERDICT", "EVIDENCE"], rows)
 }
 
-/// The limits of a tenant.
+/// A table of the limits of a tenant.
 pub(crate) fn limits_table(limits: &[LimitReport]) -> String {
-    let rows = limits.iter().map(|limit| {
-        vec![
-            limit.key.to_string(),
-            limit.key.in_words(limit.declared),
-            limit.enforced.map(|enforced| limit.key.in_words(enforced)).unwrap_or_default(),
-            amount(limit, limit.used),
-            amount(limit, limit.peak),
-            limit.faults.map(|faults| faults.to_string()).unwrap_or_default(),
-            amount(limit, limit.headroom()),
-            word(limit.verdict),
-        ]
-    });
-    render(&["LIMIT", "DECLARED", "ENFORCED", "USED", "PEAK", "FAULTS", "HEADROOM", "VERDICT"], rows)
+    let header = ["LIMIT", "DECLARED", "ENFORCED", "USED", "PEAK", "FAULTS", "HEADROOM", "VERDICT"];
+    render(&header, limits.iter().map(limit_row))
 }
 
-/// What is used, bytes in the units that are declared in.
+fn limit_row(limit: &LimitReport) -> Vec<String> {
+    vec![
+        limit.key.to_string(),
+        limit.key.in_words(limit.declared),
+        limit.enforced.map(|enforced| limit.key.in_words(enforced)).unwrap_or_default(),
+        amount(limit, limit.used),
+        amount(limit, limit.peak),
+        limit.faults.map(|faults| faults.to_string()).unwrap_or_default(),
+        amount(limit, limit.headroom()),
+        word(limit.verdict),
+    ]
+}
+
+/// An amount of a limited resource: bytes with a unit, other amounts as plain numbers.
 fn amount(limit: &LimitReport, value: Option<u64>) -> String {
     match value {
         None => String::new(),
@@ -201,14 +205,14 @@ fn amount(limit: &LimitReport, value: Option<u64>) -> String {
 }
 
 fn csv(report: &AuditReport) -> String {
-    let mut out = line(&[
+    let mut out = csv_record(&[
         "tenant", "kind", "name", "declared", "enforced", "used", "peak", "faults", "headroom", "verdict", "evidence",
     ]);
     let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     for tenant in &report.tenants {
         let name = tenant.name.as_str();
         for limit in &tenant.limits {
-            out.push_str(&line(&[
+            out.push_str(&csv_record(&[
                 name,
                 "limit",
                 limit.key.word(),
@@ -224,20 +228,20 @@ fn csv(report: &AuditReport) -> String {
         }
         for wall in &tenant.walls {
             let verdict = word(wall.verdict);
-            out.push_str(&line(&[name, "wall", &wall.wall, "", "", "", "", "", "", &verdict, &wall.evidence]));
+            out.push_str(&csv_record(&[name, "wall", &wall.wall, "", "", "", "", "", "", &verdict, &wall.evidence]));
         }
     }
     out
 }
 
-/// One record (RFC 4180).
-fn line(fields: &[&str]) -> String {
+/// One CSV record (RFC 4180).
+fn csv_record(fields: &[&str]) -> String {
     let fields: Vec<_> = fields.iter().map(|field| csv_field(field)).collect();
     format!("{}\r\n", fields.join(","))
 }
 
-/// One field. What begins like a formula gets a `'` before it: a tenant can name a process so, and a spreadsheet would
-/// carry it out.
+/// One CSV field. A field that starts like a formula is prefixed with `'`: a tenant chooses names of processes, and a
+/// spreadsheet would evaluate it.
 fn csv_field(text: &str) -> String {
     let text = visible(text);
     let guard = if text.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
@@ -343,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_is_no_reason_to_fail() {
+    fn a_notice_does_not_change_the_exit_status() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let answers = [Severity::Notice, Severity::Warning, Severity::Critical]
             .map(|severity| vec![ControlReply::Audit(Box::new(report(severity)))]);
@@ -355,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_doctor_fails_only_for_what_is_required() {
+    fn the_doctor_fails_only_for_required_features() {
         let (missing, limited) = (host(FeatureState::Missing), host(FeatureState::Limited));
         assert_eq!(doctor_status(&missing, [Resource::Disk]), ExitStatus::HostCannot);
         assert_eq!(doctor_status(&missing, [Resource::Memory]), ExitStatus::Done);

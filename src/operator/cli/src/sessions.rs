@@ -1,4 +1,4 @@
-//! `sessions`, `sessions kill` and `timers`: who is in, out with them, and what comes in by itself.
+//! `sessions`, `sessions kill` and `timers`: lists open sessions, ends them, and lists timers.
 
 use crate::arguments::KillOptions;
 use crate::output::{self, Form};
@@ -14,7 +14,7 @@ pub(crate) fn list(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Res
     let ControlReply::Sessions(sessions) = daemon.ask(&ControlRequest::Sessions { tenants })? else {
         return Err(AskError::Unexpected.into());
     };
-    output::show(form, &sessions, |sessions| text(sessions, &local()))
+    output::show(form, &sessions, |sessions| sessions_text(sessions, &local()))
 }
 
 /// `bailiwick sessions kill`.
@@ -36,7 +36,7 @@ pub(crate) fn kill(daemon: &Daemon, options: KillOptions) -> Result<ExitStatus, 
     }
     for session in &left {
         let (id, pid) = (session.id, session.pid);
-        output::complain(&format!("{id}: its client, process {pid}, was told and is still there"));
+        output::complain(&format!("{id}: its client, process {pid}, was asked to end and still runs"));
     }
     Ok(match (left.is_empty(), ended.is_empty()) {
         (true, _) => ExitStatus::Done,
@@ -57,44 +57,51 @@ fn timers_text(timers: &[TimerReport], zone: &TimeZone) -> String {
     if timers.is_empty() {
         return String::new();
     }
+    let rows = timers.iter().map(|timer| timer_row(timer, zone));
+    render(&["TENANT", "TIMER", "SCHEDULE", "NEXT", "LAST", "STATUS", "COMMAND"], rows)
+}
+
+fn timer_row(timer: &TimerReport, zone: &TimeZone) -> Vec<String> {
     let moment = |moment: Option<Moment>| moment.map(|moment| clock(moment, zone)).unwrap_or_default();
-    let how = |run: &TimerRun| match (&run.refused, run.status, run.ended) {
+    vec![
+        timer.tenant.to_string(),
+        timer.timer.to_string(),
+        timer.schedule.clone(),
+        if timer.door_closed { "door closed".to_owned() } else { moment(timer.next) },
+        moment(timer.last.as_ref().map(|run| run.begun)),
+        timer.last.as_ref().map(run_status).unwrap_or_default(),
+        timer.command.clone(),
+    ]
+}
+
+fn run_status(run: &TimerRun) -> String {
+    match (&run.refused, run.status, run.ended) {
         (Some(why), ..) => format!("not run: {why}"),
         (None, Some(status), _) => status.to_string(),
         (None, None, None) => "runs".to_owned(),
         (None, None, Some(_)) => "unknown".to_owned(),
-    };
-    let rows = timers.iter().map(|timer| {
-        vec![
-            timer.tenant.to_string(),
-            timer.timer.to_string(),
-            timer.schedule.clone(),
-            if timer.door_closed { "door closed".to_owned() } else { moment(timer.next) },
-            moment(timer.last.as_ref().map(|run| run.begun)),
-            timer.last.as_ref().map(how).unwrap_or_default(),
-            timer.command.clone(),
-        ]
-    });
-    render(&["TENANT", "TIMER", "SCHEDULE", "NEXT", "LAST", "STATUS", "COMMAND"], rows)
+    }
 }
 
-fn text(sessions: &[SessionRecord], zone: &TimeZone) -> String {
+fn sessions_text(sessions: &[SessionRecord], zone: &TimeZone) -> String {
     if sessions.is_empty() {
         return String::new();
     }
-    let rows = sessions.iter().map(|session| {
-        vec![
-            session.id.to_string(),
-            session.tenant.to_string(),
-            session.door.to_string(),
-            session.user.clone(),
-            session.source.clone().unwrap_or_default(),
-            clock(session.since, zone),
-            session.pid.to_string(),
-            session.command.clone().unwrap_or_default(),
-        ]
-    });
+    let rows = sessions.iter().map(|session| session_row(session, zone));
     render(&["SESSION", "TENANT", "DOOR", "USER", "FROM", "SINCE", "PID", "COMMAND"], rows)
+}
+
+fn session_row(session: &SessionRecord, zone: &TimeZone) -> Vec<String> {
+    vec![
+        session.id.to_string(),
+        session.tenant.to_string(),
+        session.door.to_string(),
+        session.user.clone(),
+        session.source.clone().unwrap_or_default(),
+        clock(session.since, zone),
+        session.pid.to_string(),
+        session.command.clone().unwrap_or_default(),
+    ]
 }
 
 #[cfg(test)]
@@ -120,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_each_and_nothing_that_a_tenant_wrote_is_more_than_text() {
+    fn each_session_is_one_line_and_tenants_text_is_escaped() {
         let login = SessionRecord { source: None, command: None, ..session(8) };
         let golden = "\
 SESSION   TENANT  DOOR  USER   FROM       SINCE                      PID   COMMAND
 00000007  alice   ssh   alice  192.0.2.7  2026-09-21T14:13:20+00:00  4711  sh -c \\u{1b}[2J
 00000008  alice   ssh   alice  -          2026-09-21T14:13:20+00:00  4711  -
 ";
-        assert_eq!(text(&[session(7), login], &TimeZone::UTC), golden);
-        assert_eq!(text(&[], &TimeZone::UTC), "");
+        assert_eq!(sessions_text(&[session(7), login], &TimeZone::UTC), golden);
+        assert_eq!(sessions_text(&[], &TimeZone::UTC), "");
         let json = serde_json::to_value(session(7)).expect("serialises");
         for key in ["id", "tenant", "door", "user", "source", "key", "command", "since", "uid", "pid"] {
             assert!(json.get(key).is_some(), "{key}");
@@ -136,7 +143,7 @@ SESSION   TENANT  DOOR  USER   FROM       SINCE                      PID   COMMA
     }
 
     #[test]
-    fn a_timer_says_when_it_runs_and_how_it_ran() {
+    fn a_timer_shows_its_next_and_last_run() {
         let timer = |timer: &str, next: Option<u64>, last: Option<TimerRun>| TimerReport {
             tenant: "alice".parse().expect("valid"),
             timer: timer.parse().expect("valid"),
@@ -170,7 +177,7 @@ alice   e      daily     door closed                -                          -
     }
 
     #[test]
-    fn what_does_not_end_is_told_by_the_exit_status() {
+    fn the_exit_status_counts_sessions_that_did_not_end() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let cases = [
             (vec![session(1)], Vec::new(), ExitStatus::Done),

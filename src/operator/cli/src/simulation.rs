@@ -1,4 +1,4 @@
-//! `plan --simulate`: how often tenants would have met the limits of a plan that is not in force yet.
+//! `plan --simulate`: how often tenants would have reached the limits of a plan that is not in force yet.
 
 use crate::output::{self, Form};
 use crate::table::render;
@@ -10,7 +10,7 @@ use bailiwick_types::{ExitStatus, PlanName, TenantName, Usage, Window};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The largest file that is read.
+/// Size limit of a file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
 /// `bailiwick plan --simulate`.
@@ -34,12 +34,12 @@ pub(crate) fn simulate(
     output::show(form, &rows, |rows| text(rows))
 }
 
-/// The policy as it would be with this plan in the place of the one that has its name.
+/// The policy with the plan of this name replaced by `file`.
 fn policy_with(config: &Path, file: &Path) -> Result<(PlanName, Policy), Failure> {
     let invalid = |message: String| Failure::of(ExitStatus::Invalid, message);
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let name: PlanName =
-        stem.parse().map_err(|error| invalid(format!("{} is not named like a plan: {error}", file.display())))?;
+        stem.parse().map_err(|error| invalid(format!("the name of {} is not a plan name: {error}", file.display())))?;
     let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
     files.insert("bailiwick.toml".into(), read(&config.join("bailiwick.toml"))?);
     for folder in ["plans.d", "tenants.d"] {
@@ -66,12 +66,12 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let failed = |why: String| Failure::of(ExitStatus::Invalid, format!("cannot read {}: {why}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
     if !metadata.is_file() || metadata.len() > MAX_FILE {
-        return Err(failed("it is no file of at most 1 MiB".to_owned()));
+        return Err(failed("it must be a regular file of at most 1 MiB".to_owned()));
     }
     std::fs::read(path).map_err(|error| failed(error.to_string()))
 }
 
-/// The limits that those who have the plan, or those who are named, would have. A tenant's own values beat the plan's.
+/// The simulated limits of the tenants of the plan, or of the named tenants. A tenant's own values override the plan's.
 fn bounds(policy: &Policy, plan: &PlanName, tenants: &[TenantName]) -> Result<BTreeMap<TenantName, Usage>, Failure> {
     let mut found = BTreeMap::new();
     for tenant in policy.tenants.values().filter(|tenant| tenants.is_empty() && tenant.plan == *plan) {
@@ -81,12 +81,12 @@ fn bounds(policy: &Policy, plan: &PlanName, tenants: &[TenantName]) -> Result<BT
         let Some(tenant) = policy.tenants.get(name) else {
             return Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\"")));
         };
-        // One that has another plan is asked about as if it had this one.
+        // A tenant of another plan is simulated as if it had this plan.
         let limits = if tenant.plan == *plan { &tenant.settings.limits } else { &policy.plans[plan].settings.limits };
         found.insert(name.clone(), Usage::bounds(limits));
     }
     if found.is_empty() {
-        let message = format!("no tenant has the plan \"{plan}\"; name tenants to ask about them");
+        let message = format!("no tenant has the plan \"{plan}\"; name the tenants to simulate");
         return Err(Failure::of(ExitStatus::NotFound, message));
     }
     Ok(found)
@@ -94,7 +94,7 @@ fn bounds(policy: &Policy, plan: &PlanName, tenants: &[TenantName]) -> Result<BT
 
 fn text(rows: &[SimulatedLimit]) -> String {
     if rows.is_empty() {
-        return "no tenant would have met any of these limits\n".to_owned();
+        return "no tenant would have reached any of these limits\n".to_owned();
     }
     let number = |row: &SimulatedLimit, value: u64| row.measure.rate_in_words(value);
     let rows = rows.iter().map(|row| {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenants_own_value_beats_the_plan_that_is_tried() {
+    fn a_tenants_own_value_overrides_the_simulated_plan() {
         let temp = config();
         let (name, policy) = policy_with(temp.path(), &temp.path().join("new/small.toml")).expect("reads");
         let tasks = |tenants: &[&str]| {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_is_none_is_an_error_with_its_place() {
+    fn an_invalid_plan_is_an_error_with_its_position() {
         let temp = config();
         let failure = policy_with(temp.path(), &temp.path().join("new/bad.toml")).expect_err("invalid");
         assert!(failure.message.contains("bad.toml:1:1"), "{failure}");

@@ -1,11 +1,11 @@
-//! Aligned text without borders, for people and for `awk`.
+//! Aligned tables without borders, for people and for `awk`.
 
 use crate::output::visible;
 use comfy_table::{ContentArrangement, Table, presets};
 use std::io::IsTerminal;
 
-/// A table with a header. On a terminal long cells are wrapped; elsewhere each row is one line. An empty cell is `-`,
-/// so that every row has the same number of words where cells are words.
+/// A table with a header. On a terminal, long cells are wrapped; elsewhere each row is one line. An empty cell is printed as
+/// `-`, so that each row has the same number of columns for `awk`.
 pub(crate) fn render(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let stdout = std::io::stdout();
     let width = if stdout.is_terminal() { bailiwick_sys::terminal::size(&stdout).ok() } else { None };
@@ -32,12 +32,12 @@ fn render_within(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, w
     text
 }
 
-/// Names and values, one pair a line.
+/// Names and values, one pair per line.
 pub(crate) fn pairs(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
     render(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
 }
 
-/// Text two characters further to the right.
+/// Indents text by two spaces.
 pub(crate) fn indented(text: &str) -> String {
     text.lines().map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") }).collect()
 }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_and_rows_keep_their_words() {
+    fn columns_are_aligned_and_empty_cells_are_dashes() {
         let rows = [vec!["alice".to_owned(), String::new()], vec!["bob".to_owned(), "a\u{1b}b".to_owned()]];
         assert_eq!(render_within(&["NAME", "PLAN"], rows, None), "NAME   PLAN\nalice  -\nbob    a\\u{1b}b\n");
     }

@@ -1,11 +1,11 @@
-//! Windows of time as an operator writes them: `4h`, `today`, `2026-11-01 14:30`.
+//! Parses time windows: `4h`, `today`, `2026-11-01 14:30`.
 
 use crate::arguments::WindowOptions;
 use bailiwick_proto::Failure;
 use bailiwick_types::{ExitStatus, Moment, Period, Window};
 use jiff::{Timestamp, Zoned, civil};
 
-/// The window that arguments mean, by the clock and the time zone of this machine.
+/// The time window of the options, in the time zone of this machine.
 pub(crate) fn between(when: &WindowOptions) -> Result<Window, Failure> {
     window(when, &Zoned::now())
 }
@@ -13,15 +13,15 @@ pub(crate) fn between(when: &WindowOptions) -> Result<Window, Failure> {
 fn window(when: &WindowOptions, now: &Zoned) -> Result<Window, Failure> {
     let invalid = |message: String| Failure::of(ExitStatus::Invalid, message);
     let parse = |text: &str| {
-        let accepted = "write a length of time such as 4h or 1h30m, today, yesterday, a day such as 2026-11-01, or \
+        let accepted = "use a duration such as 4h or 1h30m, today, yesterday, a date such as 2026-11-01, or \
                         \"2026-11-01 14:30\"";
-        moment(text, now).ok_or_else(|| invalid(format!("{text:?} is no time: {accepted}")))
+        moment(text, now).ok_or_else(|| invalid(format!("invalid time {text:?}: {accepted}")))
     };
     let from = parse(&when.since)?;
-    // What is measured now is in the window too.
+    // The end is exclusive; the current second belongs to the window.
     let until = when.until.as_deref().map_or_else(|| Ok(Moment(seconds(now.timestamp()) + 1)), parse)?;
     if from >= until {
-        return Err(invalid("the window ends before it begins: look at --since and --until".to_owned()));
+        return Err(invalid("the window ends before it begins; check --since and --until".to_owned()));
     }
     Ok(Window { from, until })
 }
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_a_time() {
+    fn every_form_of_a_time_is_parsed() {
         let second = seconds(now().timestamp());
         assert_eq!(from("4h"), second - 4 * 3600);
         assert_eq!(from("1h30m"), second - 5400);
@@ -71,12 +71,12 @@ mod tests {
         assert_eq!(from("yesterday"), second - 34 * 3600 - 1800);
         assert_eq!(from("2026-11-23"), from("today"));
         assert_eq!(from("2026-11-22 14:30"), second - 20 * 3600);
-        // Over the end of summer time a day has 25 hours.
+        // The day on which summer time ends has 25 hours.
         assert_eq!(from("2026-10-25") + 25 * 3600, from("2026-10-26"));
     }
 
     #[test]
-    fn what_is_no_time_is_an_error_that_says_what_is() {
+    fn an_invalid_time_is_an_error() {
         for bad in ["", "x", "-4h", "4", "tomorrow", "2026-13-01", "2026-11-24", "\u{1b}[2J"] {
             let when = WindowOptions { since: bad.to_owned(), until: None };
             let failure = window(&when, &now()).expect_err(bad);
