@@ -1,4 +1,4 @@
-//! `doctor --probe`: what the host is said to enforce is run into, and nothing of it is left.
+//! `doctor --probe`: it tests every limit of the host and leaves nothing behind.
 
 use bailiwick_tests::{Host, Pool, stage, until};
 use bailiwick_types::{Hierarchy, HostFacts, QuotaFacts};
@@ -7,14 +7,14 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One at a time: each takes all that the machine has.
+/// Serialises the tests: each uses the whole machine.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where the throw-away host is.
+/// Directory of the test host.
 const FOLDER: &str = ".bailiwick-probe";
 
 fn probes(host: &Host) -> Vec<(String, String, String)> {
@@ -30,7 +30,7 @@ fn probes(host: &Host) -> Vec<(String, String, String)> {
         .collect()
 }
 
-fn looks(host: &Host, facts: &HostFacts) {
+fn check_probes(host: &Host, facts: &HostFacts) {
     let found = probes(host);
     let quota = &facts.storage.quota;
     let io = facts.controller("io") == Some(Hierarchy::Unified) && !facts.storage.devices.is_empty();
@@ -39,7 +39,7 @@ fn looks(host: &Host, facts: &HostFacts) {
             "disk" => quota.bounds_anything(),
             "inodes" => *quota == QuotaFacts::Projects,
             "io_read" | "io_write" => io,
-            // Only where the machine has some.
+            // Depends on the swap space of the machine.
             "swap" => continue,
             _ => true,
         };
@@ -51,34 +51,34 @@ fn looks(host: &Host, facts: &HostFacts) {
 }
 
 #[test]
-fn every_limit_of_this_host_and_of_btrfs_is_run_into() {
+fn every_limit_is_tested_on_this_host_and_on_btrfs() {
     let _alone = alone();
     let host = Host::new();
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
-    looks(&host, &facts);
+    check_probes(&host, &facts);
     let pool = Pool::btrfs();
     let host = Host::within(pool.path());
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
     assert_eq!(facts.storage.quota, QuotaFacts::Groups);
-    looks(&host, &facts);
+    check_probes(&host, &facts);
 }
 
-/// A probe that has come as far as its first limit, and what it has said until there.
-fn begun(host: &Host) -> (Child, BufReader<ChildStderr>, String) {
-    // Whoever started these tests in the background had them ignore SIGINT.
+/// Starts a probe and waits for its first limit. Returns the probe and its output up to then.
+fn start_probe(host: &Host) -> (Child, BufReader<ChildStderr>, String) {
+    // A shell that starts these tests in the background makes them ignore SIGINT.
     let mut command = Command::new("env");
     command.arg("--default-signal=INT").arg(stage().join("bailiwick"));
     command.args(["doctor", "--probe", "--json", "--config"]).arg(host.path("etc"));
     let mut probe = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("runs");
     let mut from = BufReader::new(probe.stderr.take().expect("a pipe"));
     let mut said = String::new();
-    while !said.contains("running into cpu") {
+    while !said.contains("testing the limit cpu") {
         assert!(from.read_line(&mut said).expect("reads") > 0, "it ended early: {said}");
     }
     (probe, from, said)
 }
 
-/// As an operator does it at a terminal.
+/// Interrupts a probe as an operator does at a terminal, and checks that nothing is left.
 fn interrupt(host: &Host, mut probe: Child, from: BufReader<ChildStderr>) {
     assert!(Command::new("kill").args(["-INT", &probe.id().to_string()]).status().expect("kill").success());
     let said: Vec<_> = from.lines().map_while(Result::ok).collect();
@@ -88,7 +88,7 @@ fn interrupt(host: &Host, mut probe: Child, from: BufReader<ChildStderr>) {
     assert_eq!(processes(host), [""; 0]);
 }
 
-/// Processes that have the throw-away host of this host among their arguments.
+/// Command lines of the processes of the test host.
 fn processes(host: &Host) -> Vec<String> {
     let folder = host.path(FOLDER).display().to_string();
     let all = std::fs::read_dir("/proc").expect("lists").flatten();
@@ -98,20 +98,20 @@ fn processes(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn what_an_interrupted_or_killed_probe_made_is_taken_down() {
+fn an_interrupted_or_killed_probe_is_cleaned_up() {
     let _alone = alone();
     let host = Host::new();
-    let (mut probe, from, _) = begun(&host);
+    let (mut probe, from, _) = start_probe(&host);
     let other = host.cli(&["doctor", "--probe"]);
     let refused = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(other.status.code() == Some(4) && refused.contains("another"), "{:?} {refused}", other.status);
     probe.kill().expect("kill");
     probe.wait().expect("ends");
-    // What it had started holds the pipe.
+    // The processes of the killed probe hold the pipe.
     drop(from);
     until("its processes end", || processes(&host).is_empty());
-    assert!(host.path(FOLDER).exists(), "its jail was not taken down");
-    let (probe, from, said) = begun(&host);
-    assert!(said.contains("taking down what a probe left"), "{said}");
+    assert!(host.path(FOLDER).exists(), "its jail was removed already");
+    let (probe, from, said) = start_probe(&host);
+    assert!(said.contains("removing the temporary tenant of a probe that was killed"), "{said}");
     interrupt(&host, probe, from);
 }

@@ -43,7 +43,7 @@ pub(crate) enum Command {
     },
     /// Show which features this host can enforce, and how to fix what it cannot
     Doctor {
-        /// Test each limit with a temporary tenant (requires root; takes about half a minute)
+        /// Also test each limit with a temporary tenant (requires root; takes about half a minute)
         #[arg(long)]
         probe: bool,
         /// Rebuild a missing or damaged id ledger from the records of running jails and from storage, and print what is

@@ -99,7 +99,7 @@ pub(crate) fn doctor(config: &Path, depth: Depth, form: Form) -> Result<ExitStat
     let host = crate::configuration::host(config)?;
     let mut report = bailiwick_audit::doctor(config);
     if depth == Depth::Probe {
-        limit_probe::add_trials(&host, &mut report, |what| output::complain_raw(&format!("{what}\n")))?;
+        limit_probe::add_probes(&host, &mut report, |what| output::complain_raw(&format!("{what}\n")))?;
     }
     output::show(form, &report, doctor_text)?;
     Ok(doctor_status(&report, host.require))

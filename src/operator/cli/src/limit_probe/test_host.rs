@@ -1,4 +1,4 @@
-//! The throw-away tenant of `doctor --probe`, with a host of its own.
+//! The temporary tenant of `doctor --probe`, with a host of its own.
 
 use bailiwick_policy::Host;
 use bailiwick_proto::Failure;
@@ -12,16 +12,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long the throw-away host may take to answer.
+/// How long the test host may take to answer.
 const READY_TIME: Duration = Duration::from_secs(30);
-/// The directory of the throw-away host, in the state directory or in the nearest above it that exists.
+/// Directory of the test host, in the state directory or its nearest existing ancestor.
 pub(super) const FOLDER: &str = ".bailiwick-probe";
-/// What is written last of its policy.
+/// The file of its configuration that is written last.
 pub(super) const TENANT: &str = "etc/tenants.d/probe.toml";
-/// Ids far above those of any tenant; project ids and user ids alike. Those below are for probes of other state directories
-/// at the same time, on the same file system perhaps, whose quotas must not be counted together.
-const LAST_ID: u32 = 4_294_770_688;
-const APART: u32 = 2 * 65_536;
+/// First id of the last slot. User and project ids of the test host are far above those of any tenant. Each probe uses one of
+/// `SLOTS` slots of `SLOT_SIZE` ids: other state directories may be probed at the same time on the same file system, and their
+/// quotas must not be counted together.
+const LAST_SLOT: u32 = 4_294_770_688;
+const SLOT_SIZE: u32 = 2 * 65_536;
 const SLOTS: u32 = 256;
 
 const PLAN: &str = "\
@@ -41,8 +42,8 @@ tmp = \"1M\"
 shm = \"1M\"
 ";
 
-/// Makes the directory of the throw-away host, or takes over the one that is there. Only one probe has it.
-pub(super) fn claim(folder: &Path) -> Result<OwnedFd, Failure> {
+/// Creates the directory of the test host if it is missing, and locks it. Only one probe can hold the lock.
+pub(super) fn lock(folder: &Path) -> Result<OwnedFd, Failure> {
     let locked = || {
         match std::fs::create_dir(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -54,24 +55,24 @@ pub(super) fn claim(folder: &Path) -> Result<OwnedFd, Failure> {
     };
     locked().map_err(|error: io::Error| {
         if error.kind() == io::ErrorKind::WouldBlock {
-            let message = format!("another `bailiwick doctor --probe` has {}; wait until it ends", folder.display());
+            let message = format!("another `bailiwick doctor --probe` uses {}; wait until it ends", folder.display());
             return Failure::of(ExitStatus::Conflict, message);
         }
-        Failure::of(ExitStatus::Failed, format!("cannot take {}: {error}", folder.display()))
+        Failure::of(ExitStatus::Failed, format!("cannot lock {}: {error}", folder.display()))
     })
 }
 
-/// The host of the throw-away tenant. Everything of it is gone when the value is dropped.
-pub(super) struct Throwaway {
+/// The host of the temporary tenant. Dropping it deletes the tenant, stops the daemon and removes the directory.
+pub(super) struct TestHost {
     folder: PathBuf,
     daemon: Child,
-    /// Held for as long as the directory is in use.
-    _claim: OwnedFd,
+    /// The lock on the directory.
+    _lock: OwnedFd,
 }
 
-impl Throwaway {
-    /// A host that is made afresh in an empty directory.
-    pub(super) fn new(host: &Host, folder: &Path, claim: OwnedFd) -> io::Result<Self> {
+impl TestHost {
+    /// Writes the configuration to an empty directory and starts the host.
+    pub(super) fn create(host: &Host, folder: &Path, lock: OwnedFd) -> io::Result<Self> {
         let etc = folder.join("etc");
         for below in ["plans.d", "tenants.d"] {
             std::fs::create_dir_all(etc.join(below))?;
@@ -79,7 +80,7 @@ impl Throwaway {
         for (path, mode) in [(folder, 0o711), (&etc, 0o755)] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         }
-        let first_id = LAST_ID - std::process::id() % SLOTS * APART;
+        let first_id = LAST_SLOT - std::process::id() % SLOTS * SLOT_SIZE;
         let config = format!(
             "state_dir = {:?}\nruntime_dir = {:?}\nids = {{ first = {first_id}, per_tenant = 65536 }}\nrequire = []\n\
              reserve = {{ memory = \"0\", tasks = 1, disk = \"0\" }}\nadmins = [\"root\"]\nuser = {:?}\n",
@@ -90,20 +91,20 @@ impl Throwaway {
         std::fs::write(etc.join("bailiwick.toml"), config)?;
         std::fs::write(etc.join("plans.d/probe.toml"), PLAN)?;
         std::fs::write(folder.join(TENANT), "plan = \"probe\"\n")?;
-        Self::over(folder, claim)
+        Self::start(folder, lock)
     }
 
-    /// The host whose policy is there, and its tenant let in.
-    pub(super) fn over(folder: &Path, claim: OwnedFd) -> io::Result<Self> {
+    /// Starts a host whose configuration exists, and waits until its tenant runs.
+    pub(super) fn start(folder: &Path, lock: OwnedFd) -> io::Result<Self> {
         let log = std::fs::File::create(folder.join("log"))?;
         let mut command = daemon_command();
         command.args(["--standalone", "--config"]).arg(folder.join("etc"));
-        // In a group of its own it does not hear the terminal: it is needed to take the tenant down.
+        // In a process group of its own, it gets no signals from the terminal: it must outlive them to delete the tenant.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         process::end_with_parent(&mut command);
-        let throwaway = Self { daemon: command.spawn()?, folder: folder.to_owned(), _claim: claim };
-        throwaway.wait()?;
-        Ok(throwaway)
+        let test_host = Self { daemon: command.spawn()?, folder: folder.to_owned(), _lock: lock };
+        test_host.wait()?;
+        Ok(test_host)
     }
 
     fn wait(&self) -> io::Result<()> {
@@ -133,24 +134,26 @@ impl Throwaway {
         self.command(arguments).output()
     }
 
-    /// Runs a line of shell inside; its status, and what it said.
+    /// Runs a shell line in the jail. Returns its exit status and its output.
     pub(super) fn inside(&self, line: &str) -> io::Result<(Option<i32>, String)> {
         let output = self.bailiwick(&["exec", "probe", "--", "/bin/sh", "-c", line])?;
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        Ok((output.status.code(), said.trim().to_owned()))
+        let output_text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        Ok((output.status.code(), output_text.trim().to_owned()))
     }
 
-    /// Waits until what was removed is free again: btrfs gives it back with its next commit, XFS in the background.
+    /// Waits until the space of removed files is free again: btrfs frees it with its next commit, XFS in the background.
     pub(super) fn wait_for_room(&self) -> io::Result<()> {
         let deadline = Instant::now() + READY_TIME;
         loop {
             rustix::fs::syncfs(std::fs::File::open(&self.folder)?)?;
-            let (status, said) = self.inside("head -c 10M /dev/zero > /home/room; s=$?; rm -f /home/room; exit $s")?;
+            let (status, output) =
+                self.inside("head -c 10M /dev/zero > /home/room; s=$?; rm -f /home/room; exit $s")?;
             if status == Some(0) {
                 return rustix::fs::syncfs(std::fs::File::open(&self.folder)?).map_err(Into::into);
             }
             if Instant::now() >= deadline {
-                return Err(io::Error::other(format!("what was removed does not become free: {said}")));
+                return Err(io::Error::other(format!("the space of removed files does not become free: {output}")));
             }
             std::thread::sleep(Duration::from_millis(500));
         }
@@ -168,8 +171,8 @@ impl Throwaway {
     }
 }
 
-/// `bailiwickd`, where packages put it or beside this program; under systemd in a scope of its own, whose control groups it
-/// may divide.
+/// The command that starts `bailiwickd`, from the directory of this program or the installed one. Under systemd it runs in a
+/// scope with delegated control groups.
 fn daemon_command() -> Command {
     let beside = std::env::current_exe().unwrap_or_default().with_file_name("bailiwickd");
     let program = if beside.exists() { beside } else { PathBuf::from("/usr/sbin/bailiwickd") };
@@ -181,7 +184,7 @@ fn daemon_command() -> Command {
     command
 }
 
-impl Drop for Throwaway {
+impl Drop for TestHost {
     fn drop(&mut self) {
         let deleted = self.bailiwick(&["delete", "probe", "--purge"]).is_ok_and(|output| output.status.success());
         let pid = i32::try_from(self.daemon.id()).ok().and_then(rustix::process::Pid::from_raw);
@@ -189,7 +192,7 @@ impl Drop for Throwaway {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
         }
         self.daemon.wait().ok();
-        // A jail that could not be taken down is left for the next probe, which finds it by the policy in the directory.
+        // If the jail still exists, the directory is kept: the next probe finds the configuration there and removes the jail.
         if deleted || !self.folder.join("run/jails/probe").exists() {
             std::fs::remove_dir_all(&self.folder).ok();
         }
