@@ -747,7 +747,7 @@ fn a_create_that_is_refused_destroys_no_data_that_was_there_before() {
     std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
     let (status, text) = told(&host, &["create", "alice", "--plan", "shell"]);
     assert!(status != 0 && text.contains("1 sessions are in it"), "{status}: {text}");
-    assert!(text.contains("was not created, and the data that was there is kept"), "{text}");
+    assert!(text.contains("was not created, and the existing data is kept"), "{text}");
     assert!(data.exists() && !host.path("etc/tenants.d/alice.toml").exists());
     assert!(!session.wait().expect("ends").success());
     // And it is back with the next one.

@@ -1,7 +1,6 @@
-//! `create`, `delete`, `suspend` and `unsuspend`: has the files in `tenants.d` changed, asks the daemon to apply that, and tells what
-//! came of it.
+//! `create`, `delete`, `suspend` and `unsuspend`: changes files in `tenants.d`, asks the daemon to apply them, and prints the outcome.
 //!
-//! Danger: `delete` destroys nothing without `--purge`, and `create` nothing that it has not made.
+//! Danger: without `--purge`, `delete` destroys no data. `create` removes only what it created itself.
 
 mod create;
 
@@ -18,19 +17,19 @@ use bailiwick_types::{ExitStatus, TenantName};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// What was done for a tenant whose file alone was changed.
+/// The outcome of a tenant whose file was written and whose jail was not changed.
 const WRITTEN: &str = "written";
 
 /// What becomes of a deleted tenant's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Data {
-    /// It stays.
+    /// It is kept.
     Keep,
     /// It is destroyed.
     Destroy,
 }
 
-/// How a command ends with an error of a tenant's file.
+/// The failure of a command because of an error with a tenant's file.
 fn failure(error: DeclareError) -> Failure {
     let status = match &error {
         DeclareError::Locked { .. } | DeclareError::Exists { .. } => ExitStatus::Conflict,
@@ -39,7 +38,7 @@ fn failure(error: DeclareError) -> Failure {
             let mut failure = configuration::invalid(diagnostics);
             if let Some(left) = not_restored {
                 let left = Failure::new(failure.status, left.as_ref());
-                failure.message.push_str(&format!("\nand the file could not be put back: {left}"));
+                failure.message.push_str(&format!("\nand the file could not be restored: {left}"));
             }
             return failure;
         }
@@ -52,10 +51,10 @@ fn failure(error: DeclareError) -> Failure {
     Failure::new(status, &error)
 }
 
-/// The daemon, as the changes of files that take more than one step ask it.
+/// The requests that multi-step changes of files send to the daemon.
 struct Requests<'a>(&'a Daemon);
 
-/// Why such a change stopped.
+/// Why a multi-step change stopped.
 struct Stopped(Failure);
 
 impl From<DeclareError> for Stopped {
@@ -71,7 +70,7 @@ impl DaemonRequests for Requests<'_> {
         unless_missing(ask(self.0, &ControlRequest::Lifecycle { verb: Verb::Stop, tenants: vec![tenant.clone()] }))
     }
 
-    /// What else the daemon finds in the files is not this command's business; it is in `status`.
+    /// Ignores errors in other files: they do not concern this command, and `status` shows them.
     fn reload(&self) -> Result<(), Stopped> {
         match ask(self.0, &ControlRequest::Reload) {
             Err(AskError::Failed(failure)) if failure.status == ExitStatus::Invalid => Ok(()),
@@ -84,7 +83,7 @@ impl DaemonRequests for Requests<'_> {
     }
 }
 
-/// The first failure among outcomes. What is not there needs nothing done.
+/// Fails with the first failure among the outcomes, except "not found": a missing tenant needs no change.
 fn unless_missing(answer: Result<Vec<TenantOutcome>, AskError>) -> Result<(), Stopped> {
     let failure = match answer {
         Ok(outcomes) => outcomes.into_iter().find_map(|outcome| outcome.failure),
@@ -100,14 +99,14 @@ fn outcome(tenant: &TenantName, done: &str) -> TenantOutcome {
     TenantOutcome { tenant: tenant.clone(), done: done.to_owned(), failure: None }
 }
 
-/// `bailiwick delete`: only once the file is set aside and the daemon has read that, data may go.
+/// `bailiwick delete`. Data is destroyed only after the file is set aside and the daemon has reloaded.
 pub(crate) fn delete(config: &Path, name: &TenantName, data: Data, form: Form) -> Result<ExitStatus, Failure> {
     let daemon = configuration::daemon(config)?;
     let deletion = bailiwick_declare::delete(config, name, &Requests(&daemon)).map_err(|Stopped(failure)| failure)?;
     match (data, deletion) {
         (Data::Keep, Deletion::Done { file, deleted_file }) => {
             output::complain(&format!(
-                "the data of \"{name}\" is kept; to bring the tenant back: mv {} {} && bailiwick reload && bailiwick start \
+                "the data of \"{name}\" is kept; to restore the tenant: mv {} {} && bailiwick reload && bailiwick start \
                  {name}",
                 deleted_file.display(),
                 file.display(),
@@ -115,7 +114,7 @@ pub(crate) fn delete(config: &Path, name: &TenantName, data: Data, form: Form) -
             print_outcomes(&[outcome(name, "deleted")], Printed::Nothing, form)
         }
         (Data::Keep, Deletion::DoneBefore) => {
-            let message = format!("the tenant \"{name}\" is deleted already; add --purge to destroy its data");
+            let message = format!("the tenant \"{name}\" is already deleted; add --purge to destroy its data");
             Err(Failure::of(ExitStatus::NotFound, message))
         }
         (Data::Keep, Deletion::NoTenant) => Err(failure(DeclareError::NoTenant { tenant: name.clone() })),
@@ -140,11 +139,11 @@ pub(crate) fn set_state(
 ) -> Result<ExitStatus, Failure> {
     let daemon = configuration::daemon(config)?;
     let files = TenantFiles::open(config).map_err(failure)?;
-    let (mut outcomes, mut meant, mut written) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let (mut outcomes, mut changed, mut written) = (Vec::new(), Vec::new(), BTreeSet::new());
     for name in names {
         match files.set_state(name, change) {
             Ok(file) => {
-                meant.push(name.clone());
+                changed.push(name.clone());
                 if file == FileChange::Written {
                     written.insert(name.clone());
                 }
@@ -156,16 +155,16 @@ pub(crate) fn set_state(
         }
     }
     drop(files);
-    if meant.is_empty() {
+    if changed.is_empty() {
         return print_outcomes(&outcomes, Printed::Unchanged, form);
     }
-    match ask(&daemon, &ControlRequest::Apply { tenants: meant.clone(), now: true, restart: false }) {
+    match ask(&daemon, &ControlRequest::Apply { tenants: changed.clone(), now: true, restart: false }) {
         Ok(applied) => {
-            configuration::report_problems(config, &meant, ExitStatus::Done);
+            configuration::report_problems(config, &changed, ExitStatus::Done);
             let untouched = |name: &&TenantName| applied.iter().all(|outcome| outcome.tenant != **name);
-            outcomes.extend(meant.iter().filter(untouched).map(|name| outcome(name, UNCHANGED)));
+            outcomes.extend(changed.iter().filter(untouched).map(|name| outcome(name, UNCHANGED)));
             outcomes.extend(applied);
-            // Its jail was as it is to be, its file was not.
+            // The jail needed no change, but the file was written.
             for outcome in outcomes.iter_mut().filter(|outcome| written.contains(&outcome.tenant)) {
                 if outcome.failure.is_none() && outcome.done == UNCHANGED {
                     outcome.done = WRITTEN.to_owned();
@@ -174,22 +173,22 @@ pub(crate) fn set_state(
             print_outcomes(&outcomes, Printed::Unchanged, form)
         }
         Err(error) if matches!(error, AskError::Failed(_)) => Err(error.into()),
-        // The files say one thing and the jails another until the daemon is back: that is not all that was asked for.
+        // Until the daemon is back, the jails differ from the files: a partial success.
         Err(error) => {
-            output::complain(&format!("the files are written, the jails are as they were: {}", Failure::from(error)));
-            outcomes.extend(meant.iter().map(|name| outcome(name, WRITTEN)));
+            output::complain(&format!("the files are written, but the jails are unchanged: {}", Failure::from(error)));
+            outcomes.extend(changed.iter().map(|name| outcome(name, WRITTEN)));
             print_outcomes(&outcomes, Printed::Unchanged, form)?;
             Ok(ExitStatus::Partly)
         }
     }
 }
 
-/// What may still run although its file cannot be read has another way to end.
+/// For a tenant whose file cannot be read, a failed suspend also names the command that stops its jail.
 fn state_failure(error: DeclareError, name: &TenantName, change: &StateChange) -> Failure {
     let is_unreadable = matches!(error, DeclareError::Read { .. });
     let mut failure = failure(error);
     if is_unreadable && matches!(change, StateChange::Suspend { .. }) {
-        failure.message.push_str(&format!("; `bailiwick stop {name}` ends its jail"));
+        failure.message.push_str(&format!("; `bailiwick stop {name}` stops its jail"));
     }
     failure
 }
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_files_have_their_words_and_their_status() {
+    fn file_errors_have_a_message_and_an_exit_status() {
         let path = || PathBuf::from("c/tenants.d/bob.toml");
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         let (bob, file) = (name("bob"), "\"c/tenants.d/bob.toml\"");
@@ -268,7 +267,7 @@ mod tests {
             (
                 DeclareError::Invalid { diagnostics: Vec::new(), not_restored },
                 ExitStatus::Invalid,
-                format!("the configuration is not valid\n\nand the file could not be put back: {}", no_place("write")),
+                format!("the configuration is not valid\n\nand the file could not be restored: {}", no_place("write")),
             ),
         ] {
             assert_eq!(failure(error), Failure::of(status, golden));
@@ -276,12 +275,12 @@ mod tests {
 
         let unreadable = || DeclareError::Read { path: path(), source: full() };
         let suspend = state_failure(unreadable(), &bob, &unpaid()).message;
-        assert_eq!(suspend, no_place("read") + "; `bailiwick stop bob` ends its jail");
+        assert_eq!(suspend, no_place("read") + "; `bailiwick stop bob` stops its jail");
         assert_eq!(state_failure(unreadable(), &bob, &StateChange::Activate).message, no_place("read"));
     }
 
     #[test]
-    fn delete_sets_the_file_aside_and_purge_removes_it_for_good() {
+    fn delete_sets_the_file_aside_and_purge_removes_it() {
         let config = config();
         let alice = name("alice");
         let purge = ControlRequest::Purge { tenant: alice.clone() };
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn suspending_tells_the_daemon_and_counts_each_tenant() {
+    fn suspend_asks_the_daemon_and_reports_each_tenant() {
         let config = config();
         let (alice, ghost) = (name("alice"), name("ghost"));
         let (_, served) = fake(

@@ -1,11 +1,11 @@
-//! `top`: who uses what, now, on a terminal of its own.
+//! `top`: the current resource usage of all tenants, full-screen on a terminal.
 //!
-//! [`Top`] is what is shown and how keys change it: it does nothing to the world and is drawn on any backend. [`run`] owns
+//! [`Top`] is the state of the screen: it handles keys, has no side effects and can be drawn on any backend. [`run`] owns
 //! the terminal.
 //!
-//! Danger: a terminal that is left raw is useless to its owner, so it is given back on every way out: an error, a signal
-//! and a panic too. The way out is open at any time, also while nobody answers, or the terminal has gone and what reads keys never
-//! returns: a thread of its own waits for it. Words that tenants could have chosen are drawn as `visible` has them.
+//! Danger: a terminal left in raw mode is unusable, so every exit restores it: errors, signals and panics too. A signal or a
+//! closed terminal must end the program even while the daemon does not answer or reading keys blocks, so a thread waits for
+//! both. Text that tenants can choose is escaped by `visible` before it is drawn.
 
 mod screen;
 
@@ -19,25 +19,25 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// What is asked for again and again.
+/// The data of one refresh.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Data {
-    /// Every tenant over the last moments.
+    /// The recent usage of every tenant.
     pub(crate) tenants: Vec<TenantUsage>,
-    /// The history of the tenant that was asked for, oldest first; empty without one.
+    /// The history of the tenant shown in detail, oldest first; empty if there is none.
     pub(crate) points: Vec<Point>,
 }
 
-/// Why there is no live view.
+/// Why `top` failed.
 #[derive(Debug, thiserror::Error)]
 enum TopError {
-    /// Nobody would see it.
+    /// Standard input or output is not a terminal.
     #[error("\"bailiwick top\" needs a terminal; elsewhere use \"bailiwick usage\"")]
     NoTerminal,
-    /// The terminal does not do what it is told.
+    /// Setting up, reading or drawing the terminal failed.
     #[error("cannot use the terminal")]
     Terminal(#[source] io::Error),
-    /// The kernel refuses.
+    /// Blocking or waiting for signals failed.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
 }
@@ -49,27 +49,27 @@ impl From<TopError> for Failure {
     }
 }
 
-/// Gives the terminal back.
+/// Restores the terminal when dropped.
 struct Restore;
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        // It fails when the terminal has gone: then there is nothing to give back.
+        // Fails if the terminal is closed; then there is nothing to restore.
         ratatui::try_restore().ok();
     }
 }
 
-/// Something that came from outside.
+/// The result of waiting for input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Came {
-    /// From the terminal.
+enum Input {
+    /// An event from the terminal.
     Event(Event),
-    /// Nothing in time.
-    Nothing,
+    /// No event in time.
+    Timeout,
 }
 
-/// `bailiwick top`: asks `source` at least every `interval` and shows what it says, until the operator has seen enough.
-/// The first answer is waited for before the terminal changes, so that its failure is told like any other.
+/// `bailiwick top`: shows the data of `source`, refreshed every `interval`, until the operator quits. The first data is
+/// fetched before the terminal changes, so that its failure is reported like that of any command.
 pub(crate) fn run(
     mut source: impl FnMut(Option<&TenantName>) -> Result<Data, Failure>,
     by: Option<Measure>,
@@ -77,29 +77,32 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     needs_terminal(io::stdin().is_terminal() && io::stdout().is_terminal())?;
     let mut top = Top::new(by);
-    top.take(Ok(source(None)?));
+    top.update(Ok(source(None)?));
     let signals = Signals::block(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(TopError::Signals)?;
-    std::thread::Builder::new().name("end".into()).spawn(move || end_when_told(&signals)).map_err(TopError::Signals)?;
-    // Before the terminal is touched. It installs a hook for panics besides, which restores before the message.
+    std::thread::Builder::new()
+        .name("end".into())
+        .spawn(move || exit_on_signal(&signals))
+        .map_err(TopError::Signals)?;
+    // Created before the terminal is set up. `try_init` also installs a panic hook that restores it before the message.
     let _restore = Restore;
     let mut terminal = ratatui::try_init().map_err(TopError::Terminal)?;
     let wait =
-        |patience: Duration| Ok(if event::poll(patience)? { Came::Event(event::read()?) } else { Came::Nothing });
+        |patience: Duration| Ok(if event::poll(patience)? { Input::Event(event::read()?) } else { Input::Timeout });
     let draw = |top: &Top| terminal.draw(|frame| top.draw(frame)).map(drop);
-    attend(&mut top, source, interval, wait, draw).map_err(|error| TopError::Terminal(error).into())
+    event_loop(&mut top, source, interval, wait, draw).map_err(|error| TopError::Terminal(error).into())
 }
 
-/// Ends the program once a signal says so or the terminal has gone.
-#[expect(clippy::exit, reason = "what the first thread waits for may never come")]
-fn end_when_told(signals: &Signals) {
-    /// How long the terminal may take: one that is stopped takes nothing.
+/// Exits the program on a signal or when the terminal is closed.
+#[expect(clippy::exit, reason = "the main thread may block forever")]
+fn exit_on_signal(signals: &Signals) {
+    /// How long restoring may take: writing to a stopped terminal blocks.
     const RESTORE_TIME: Duration = Duration::from_secs(1);
     let stdin = io::stdin();
-    let is_told = || -> io::Result<bool> {
-        let told = stream::wait(&[(signals.as_fd(), Interest::Read), (stdin.as_fd(), Interest::End)], None)?;
-        Ok(told[1] || (told[0] && signals.take()?.is_some()))
+    let must_exit = || -> io::Result<bool> {
+        let ready = stream::wait(&[(signals.as_fd(), Interest::Read), (stdin.as_fd(), Interest::End)], None)?;
+        Ok(ready[1] || (ready[0] && signals.take()?.is_some()))
     };
-    while matches!(is_told(), Ok(false)) {}
+    while matches!(must_exit(), Ok(false)) {}
     let (done, restored) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         drop(Restore);
@@ -113,28 +116,28 @@ fn needs_terminal(is_terminal: bool) -> Result<(), TopError> {
     if is_terminal { Ok(()) } else { Err(TopError::NoTerminal) }
 }
 
-/// Draws, waits, asks, until the end.
-fn attend(
+/// Draws the screen, waits for input and refreshes the data, until the operator quits.
+fn event_loop(
     top: &mut Top,
     mut source: impl FnMut(Option<&TenantName>) -> Result<Data, Failure>,
     interval: Duration,
-    mut wait: impl FnMut(Duration) -> io::Result<Came>,
+    mut wait: impl FnMut(Duration) -> io::Result<Input>,
     mut draw: impl FnMut(&Top) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut asked = Instant::now();
+    let mut refreshed = Instant::now();
     loop {
         draw(top)?;
-        let action = match wait(interval.saturating_sub(asked.elapsed()))? {
-            Came::Event(Event::Key(key)) if key.kind != KeyEventKind::Release => top.key(key),
-            // A new size is drawn with the next turn; nothing else is asked for.
-            Came::Event(_) | Came::Nothing => Action::Continue,
+        let action = match wait(interval.saturating_sub(refreshed.elapsed()))? {
+            Input::Event(Event::Key(key)) if key.kind != KeyEventKind::Release => top.key(key),
+            // A resize is drawn in the next iteration.
+            Input::Event(_) | Input::Timeout => Action::Continue,
         };
         match action {
             Action::Quit => return Ok(()),
-            Action::Continue if asked.elapsed() < interval => {}
+            Action::Continue if refreshed.elapsed() < interval => {}
             Action::Continue | Action::Refresh | Action::Drill(_) => {
-                top.take(source(top.drilled()));
-                asked = Instant::now();
+                top.update(source(top.drilled()));
+                refreshed = Instant::now();
             }
         }
     }
@@ -147,44 +150,44 @@ mod tests {
     use ratatui::crossterm::event::{KeyCode, KeyEvent};
 
     #[test]
-    fn without_a_terminal_the_remedy_is_told() {
+    fn without_a_terminal_the_message_names_the_alternative() {
         let failure = Failure::from(needs_terminal(false).expect_err("none"));
         let golden = "\"bailiwick top\" needs a terminal; elsewhere use \"bailiwick usage\"";
         assert_eq!((failure.status, failure.message.as_str()), (ExitStatus::Invalid, golden));
         assert!(needs_terminal(true).is_ok());
     }
 
-    /// Runs the loop with what came from outside; how often it was asked for whom.
-    fn attended(came: Vec<Came>, interval: Duration) -> (io::Result<()>, Vec<Option<String>>) {
+    /// Runs the loop with these inputs. Returns its result, and the detail tenant of each refresh.
+    fn run_loop(inputs: Vec<Input>, interval: Duration) -> (io::Result<()>, Vec<Option<String>>) {
         let mut asked = Vec::new();
         let source = |tenant: Option<&TenantName>| {
             asked.push(tenant.map(ToString::to_string));
             Ok(data())
         };
-        let mut came = came.into_iter();
-        let wait = |_| came.next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
-        let result = attend(&mut loaded(), source, interval, wait, |_| Ok(()));
+        let mut inputs = inputs.into_iter();
+        let wait = |_| inputs.next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
+        let result = event_loop(&mut loaded(), source, interval, wait, |_| Ok(()));
         (result, asked)
     }
 
     #[test]
-    fn new_data_is_asked_for_in_time_and_when_it_is_wanted() {
-        let key = |code: KeyCode| Came::Event(Event::Key(code.into()));
+    fn data_is_refreshed_in_time_and_on_request() {
+        let key = |code: KeyCode| Input::Event(Event::Key(code.into()));
         let hour = Duration::from_secs(3600);
         let released = KeyEvent { kind: KeyEventKind::Release, ..KeyCode::Char('q').into() };
         let quiet = vec![
-            Came::Nothing,
-            Came::Event(Event::Resize(1, 1)),
-            Came::Event(Event::Key(released)),
+            Input::Timeout,
+            Input::Event(Event::Resize(1, 1)),
+            Input::Event(Event::Key(released)),
             key(KeyCode::Char('q')),
         ];
-        let (result, asked) = attended(quiet.clone(), hour);
+        let (result, asked) = run_loop(quiet.clone(), hour);
         assert!(result.is_ok() && asked.is_empty());
-        let (result, asked) = attended(quiet, Duration::ZERO);
+        let (result, asked) = run_loop(quiet, Duration::ZERO);
         assert!(result.is_ok() && asked == [None, None, None]);
         let (result, asked) =
-            attended(vec![key(KeyCode::Enter), key(KeyCode::Char(' ')), key(KeyCode::Char('q'))], hour);
+            run_loop(vec![key(KeyCode::Enter), key(KeyCode::Char(' ')), key(KeyCode::Char('q'))], hour);
         assert!(result.is_ok() && asked == [Some("bob".to_owned()), Some("bob".to_owned())]);
-        assert!(attended(Vec::new(), hour).0.is_err(), "a terminal that has gone ends it");
+        assert!(run_loop(Vec::new(), hour).0.is_err(), "a closed terminal ends the loop");
     }
 }

@@ -1,4 +1,4 @@
-//! `create`: writes the file of a new tenant, starts its jail, and takes both back where that fails.
+//! `create`: writes the file of a new tenant and starts its jail. Undoes both on failure.
 
 use super::{Requests, Stopped, WRITTEN, failure, outcome};
 use crate::change::{Printed, ask, print_outcomes, warn_about_reserve};
@@ -21,7 +21,7 @@ pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: F
             undo();
             print_outcomes(&outcomes, Printed::Nothing, form)
         }
-        // A deleted tenant was stopped by the operator and is held down until it is started by the operator.
+        // Deleting the tenant stopped its jail, and a stopped jail starts only on request.
         Ok(_) if prior == PriorData::Present => {
             let start = ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name.clone()] };
             let started = ask(&daemon, &start).inspect_err(|_| undo())?;
@@ -35,7 +35,7 @@ pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: F
             print_outcomes(&outcomes, Printed::Nothing, form)
         }
         Err(error) if error.is_no_answer() => {
-            output::complain(&format!("the file is written, the jail is not started: {}", Failure::from(error)));
+            output::complain(&format!("the file is written, but the jail is not started: {}", Failure::from(error)));
             print_outcomes(&[outcome(&name, WRITTEN)], Printed::Nothing, form)
         }
         Err(error) => {
@@ -45,27 +45,27 @@ pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: F
     }
 }
 
-/// Writes the file of a new tenant. Returns what the daemon knew of data under its name before that.
+/// Writes the file of a new tenant. Returns whether data of that name existed before.
 fn write_file(daemon: &Daemon, config: &Path, name: &TenantName, tenant: NewTenant) -> Result<PriorData, Failure> {
     let files = TenantFiles::open(config).map_err(failure)?;
     let creation = files.prepare(name.clone(), tenant).map_err(failure)?;
     if creation.has_host_user() {
         check_name(daemon, name)?;
     }
-    // While no other command can make or delete the tenant.
+    // Asked under the lock of `files`: no other command can create or delete the tenant meanwhile.
     let prior = prior_data(daemon, name)?;
     creation.write().map_err(failure)?;
     if prior == PriorData::Present {
-        let mut message = format!("the data of the deleted tenant \"{name}\" is back and belongs to the new one");
+        let mut message = format!("the new tenant gets the data of the deleted tenant \"{name}\"");
         if let Some(path) = files.deleted_file(name).map_err(failure)? {
-            message.push_str(&format!("; what was declared for it is in \"{}\"", path.display()));
+            message.push_str(&format!("; the file of the deleted tenant is \"{}\"", path.display()));
         }
         output::complain(&message);
     }
     Ok(prior)
 }
 
-/// Refuses a name that the host has a user of. Where the daemon cannot say, the apply that follows does.
+/// Refuses the name of an existing user of the host. If the daemon does not answer, the later apply checks the name.
 fn check_name(daemon: &Daemon, name: &TenantName) -> Result<(), Failure> {
     match daemon.ask(&ControlRequest::CheckName { tenant: name.clone() }) {
         Err(AskError::Failed(failure)) if failure.status == ExitStatus::Conflict => Err(failure),
@@ -73,10 +73,10 @@ fn check_name(daemon: &Daemon, name: &TenantName) -> Result<(), Failure> {
     }
 }
 
-/// Asks the daemon. Where it is there and cannot say, nothing is to be created.
+/// Asks the daemon for data of a deleted tenant of this name. Fails if the daemon answers with an error: then nothing is created.
 fn prior_data(daemon: &Daemon, name: &TenantName) -> Result<PriorData, Failure> {
     match daemon.ask(&ControlRequest::Show { tenant: name.clone() }) {
-        // Whatever state the daemon thinks the tenant is in: it may have not read yet that the file is gone.
+        // The state is not checked: the daemon may not know yet that the file was removed.
         Ok(ControlReply::Show(detail)) if detail.ids.is_some() => Ok(PriorData::Present),
         Ok(_) => Ok(PriorData::Unknown),
         Err(AskError::Failed(failure)) if failure.status == ExitStatus::NotFound => Ok(PriorData::Absent),
@@ -85,20 +85,20 @@ fn prior_data(daemon: &Daemon, name: &TenantName) -> Result<PriorData, Failure> 
     }
 }
 
-/// Takes back all that `create` has made, and says what it could not.
+/// Undoes everything that `create` did, and prints what could not be undone.
 fn undo_create(daemon: &Daemon, config: &Path, name: &TenantName, prior: PriorData) {
     let left = bailiwick_declare::undo_create(config, name, prior, &Requests(daemon));
     if left.is_empty() {
         let data = match prior {
             PriorData::Absent => "nothing of it is left",
-            PriorData::Present => "the data that was there is kept",
+            PriorData::Present => "the existing data is kept",
             PriorData::Unknown => "data of that name, if there is any, is kept",
         };
         output::complain(&format!("the tenant \"{name}\" was not created, and {data}"));
     } else {
         let left: Vec<String> = left.into_iter().map(|Stopped(failure)| failure.message).collect();
         let left = left.join("; ");
-        output::complain(&format!("the tenant \"{name}\" was not created, and not all of it is taken back: {left}"));
+        output::complain(&format!("the tenant \"{name}\" was not created, and not everything could be undone: {left}"));
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn create_works_without_the_daemon_and_refuses_what_is_there() {
+    fn create_works_without_the_daemon_and_refuses_an_existing_tenant() {
         let config = config();
         let create = |tenant: &str, plan: &str| create(config.path(), name(tenant), new_tenant(plan), Form::Text);
         assert_eq!(create("bob", "small"), Ok(ExitStatus::Done));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_read_as_a_tenant_is_told_with_its_place() {
+    fn an_invalid_setting_is_reported_with_its_position() {
         let config = config();
         let bad = NewTenant { ssh_keys: vec!["no key".to_owned()], ..new_tenant("small") };
         let failure = create(config.path(), name("bob"), bad, Form::Text).expect_err("no key");
@@ -170,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_back_is_purged_only_where_nothing_was_before() {
+    fn undo_purges_only_if_no_data_existed_before() {
         let bob = name("bob");
         for (said, is_purged) in [
             (answers(ExitStatus::NotFound), true),
             (shown(TenantState::Deleted, Some(IDS)), false),
-            // The daemon has not read yet that the file is gone.
+            // The daemon does not know yet that the file was removed.
             (shown(TenantState::Running, Some(IDS)), false),
             (shown(TenantState::Down, None), false),
         ] {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_created_where_nobody_knows_what_was_before() {
+    fn nothing_is_created_if_prior_data_is_unknown() {
         let config = config();
         let (_, served) = fake(&config.path().join("run"), vec![answers(ExitStatus::Failed)]);
         let failure = create(config.path(), name("bob"), new_tenant("small"), Form::Text).expect_err("refused");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn data_that_was_kept_is_back_and_the_jail_is_started() {
+    fn a_deleted_tenant_is_recreated_and_its_jail_started() {
         let config = config();
         let (_, served) = fake(
             &config.path().join("run"),

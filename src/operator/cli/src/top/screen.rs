@@ -1,4 +1,4 @@
-//! What is on the screen of `top`, and how keys change it. It does nothing to the world.
+//! The state of the screen of `top`, and how keys change it. It has no side effects.
 
 mod draw;
 
@@ -8,20 +8,20 @@ use bailiwick_proto::Failure;
 use bailiwick_types::{Measure, TenantName, TenantUsage, is_dangerous};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-/// What a key asks of whoever owns the data and the terminal.
+/// What the event loop does after a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Nothing but to draw again.
+    /// Draw again.
     Continue,
-    /// The end.
+    /// End the program.
     Quit,
-    /// New data now.
+    /// Refresh the data now.
     Refresh,
-    /// New data now, with the history of this tenant.
+    /// Refresh the data now, with the history of this tenant.
     Drill(TenantName),
 }
 
-/// Which end of the list comes first.
+/// The sort direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Order {
     #[default]
@@ -29,17 +29,17 @@ enum Order {
     LeastFirst,
 }
 
-/// What keys go to. Only [`Top::key`] moves from one to another.
+/// How keys are interpreted. Only [`Top::key`] changes the mode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Mode {
     #[default]
-    Look,
+    Normal,
     /// Letters are added to the filter.
     Filter,
     Help,
 }
 
-/// Keys that sort, and what by; `None` is the name.
+/// Keys that sort, with their measure; `None` sorts by name.
 const SORTS: &[(char, Option<Measure>)] = &[
     ('c', Some(Measure::Cpu)),
     ('m', Some(Measure::Memory)),
@@ -50,19 +50,19 @@ const SORTS: &[(char, Option<Measure>)] = &[
     ('n', None),
 ];
 
-/// What the help says of every other key.
+/// Help texts of all other keys.
 const KEYS: &[(&str, &str)] = &[
-    ("up, down", "another tenant (also k, j, page up, page down, home, end)"),
-    ("enter", "one tenant: its history, limits and faults"),
-    ("esc", "back; in the list: no filter"),
-    ("/", "only tenants with these letters"),
-    ("i", "the other way round"),
-    ("space", "new numbers now"),
+    ("up, down", "select a tenant (also k, j, page up, page down, home, end)"),
+    ("enter", "show one tenant: history, limits and faults"),
+    ("esc", "back to the list; in the list: clear the filter"),
+    ("/", "filter by name"),
+    ("i", "reverse the order"),
+    ("space", "refresh now"),
     ("?", "this help; any key closes it"),
     ("q", "quit"),
 ];
 
-/// What is on the screen.
+/// The state of the screen.
 #[derive(Debug, Default)]
 pub(crate) struct Top {
     data: Data,
@@ -70,34 +70,34 @@ pub(crate) struct Top {
     order: Order,
     filter: String,
     mode: Mode,
-    /// Whose row is marked; the first of the list when it is not in it.
+    /// The selected tenant; the first row if it is not listed.
     selected: Option<TenantName>,
-    /// The tenant that is looked at alone.
+    /// The tenant shown in detail.
     drilled: Option<TenantName>,
-    /// Why there is no new data.
+    /// Why the last refresh failed.
     problem: Option<String>,
 }
 
 impl Top {
-    /// An empty screen, sorted by a measure.
+    /// An empty screen, sorted by a measure, or by name without one.
     pub(crate) fn new(by: Option<Measure>) -> Self {
         Self { by, ..Self::default() }
     }
 
-    /// The tenant whose history is wanted with the data.
+    /// The tenant shown in detail, whose history is part of the data.
     pub(crate) fn drilled(&self) -> Option<&TenantName> {
         self.drilled.as_ref()
     }
 
-    /// Takes new data, or why there is none: then the old stays, with the reason below it.
-    pub(crate) fn take(&mut self, data: Result<Data, Failure>) {
+    /// Stores the result of a refresh. After a failure the old data stays, and the reason is shown below it.
+    pub(crate) fn update(&mut self, data: Result<Data, Failure>) {
         match data {
             Ok(data) => (self.data, self.problem) = (data, None),
             Err(failure) => self.problem = Some(failure.message),
         }
     }
 
-    /// The tenants that are listed, in their order.
+    /// The listed tenants, filtered and sorted.
     fn listed(&self) -> Vec<&TenantUsage> {
         let mut tenants: Vec<&TenantUsage> =
             self.data.tenants.iter().filter(|tenant| tenant.tenant.as_str().contains(&self.filter)).collect();
@@ -108,16 +108,16 @@ impl Top {
         tenants
     }
 
-    fn place(&self, listed: &[&TenantUsage]) -> usize {
+    fn selected_index(&self, listed: &[&TenantUsage]) -> usize {
         let selected = |tenant: &&TenantUsage| self.selected.as_ref() == Some(&tenant.tenant);
         listed.iter().position(selected).unwrap_or(0)
     }
 
-    /// Marks a tenant so many rows further down, or up, and says which.
-    fn go(&mut self, rows: isize) -> Option<TenantName> {
+    /// Moves the selection down by `rows`, or up if negative. Returns the selected tenant.
+    fn move_selection(&mut self, rows: isize) -> Option<TenantName> {
         let listed = self.listed();
-        let place = self.place(&listed).saturating_add_signed(rows).min(listed.len().saturating_sub(1));
-        self.selected = listed.get(place).map(|tenant| tenant.tenant.clone());
+        let index = self.selected_index(&listed).saturating_add_signed(rows).min(listed.len().saturating_sub(1));
+        self.selected = listed.get(index).map(|tenant| tenant.tenant.clone());
         self.selected.clone()
     }
 
@@ -127,39 +127,39 @@ impl Top {
         tenant.map_or(Action::Continue, Action::Drill)
     }
 
-    /// Does what a key means.
+    /// Handles a key.
     pub(crate) fn key(&mut self, key: KeyEvent) -> Action {
-        // A raw terminal sends no signal for it.
+        // A terminal in raw mode sends no SIGINT for Ctrl-C.
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return if key.code == KeyCode::Char('c') { Action::Quit } else { Action::Continue };
         }
         match self.mode {
             Mode::Help => {
-                self.mode = Mode::Look;
+                self.mode = Mode::Normal;
                 Action::Continue
             }
-            Mode::Filter => self.key_of_filter(key.code),
-            Mode::Look => self.key_of_look(key.code),
+            Mode::Filter => self.key_in_filter_mode(key.code),
+            Mode::Normal => self.key_in_normal_mode(key.code),
         }
     }
 
-    fn key_of_filter(&mut self, key: KeyCode) -> Action {
-        /// No name is longer.
+    fn key_in_filter_mode(&mut self, key: KeyCode) -> Action {
+        /// Longest name of a tenant.
         const LONGEST: usize = 32;
         match key {
             KeyCode::Char(c) if self.filter.len() < LONGEST && !is_dangerous(c) => self.filter.push(c),
             KeyCode::Backspace => drop(self.filter.pop()),
-            KeyCode::Enter => self.mode = Mode::Look,
+            KeyCode::Enter => self.mode = Mode::Normal,
             KeyCode::Esc => {
                 self.filter.clear();
-                self.mode = Mode::Look;
+                self.mode = Mode::Normal;
             }
             _ => {}
         }
         Action::Continue
     }
 
-    fn key_of_look(&mut self, key: KeyCode) -> Action {
+    fn key_in_normal_mode(&mut self, key: KeyCode) -> Action {
         const PAGE: isize = 10;
         let rows = match key {
             KeyCode::Up | KeyCode::Char('k') => -1,
@@ -169,13 +169,13 @@ impl Top {
             KeyCode::Home => isize::MIN,
             KeyCode::End => isize::MAX,
             KeyCode::Enter if self.drilled.is_none() => 0,
-            other => return self.key_of_command(other),
+            other => return self.command_key(other),
         };
-        let marked = self.go(rows);
-        if self.drilled.is_some() || key == KeyCode::Enter { self.drill(marked) } else { Action::Continue }
+        let selected = self.move_selection(rows);
+        if self.drilled.is_some() || key == KeyCode::Enter { self.drill(selected) } else { Action::Continue }
     }
 
-    fn key_of_command(&mut self, key: KeyCode) -> Action {
+    fn command_key(&mut self, key: KeyCode) -> Action {
         match key {
             KeyCode::Char('q') => return Action::Quit,
             KeyCode::Char(' ') => return Action::Refresh,
@@ -258,7 +258,7 @@ pub(super) mod tests {
 
     pub(in crate::top) fn loaded() -> Top {
         let mut top = Top::new(Some(Measure::Cpu));
-        top.take(Ok(data()));
+        top.update(Ok(data()));
         top
     }
 
@@ -285,9 +285,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn arrows_mark_a_tenant_who_stays_marked() {
+    fn arrows_select_a_tenant_and_the_selection_stays() {
         let mut top = loaded();
-        assert_eq!(top.place(&top.listed()), 0);
+        assert_eq!(top.selected_index(&top.listed()), 0);
         for (keys, golden) in [
             ("down", "carol"),
             ("up up", "bob"),
@@ -300,20 +300,20 @@ pub(super) mod tests {
             assert_eq!(top.selected.as_ref().map(TenantName::as_str), Some(golden), "{keys}");
         }
         press(&mut top, "m");
-        assert_eq!(top.listed()[top.place(&top.listed())].tenant.as_str(), "alice");
-        top.take(Ok(Data { tenants: data().tenants[1..].to_vec(), points: Vec::new() }));
-        assert_eq!(top.place(&top.listed()), 0);
-        top.take(Ok(Data::default()));
+        assert_eq!(top.listed()[top.selected_index(&top.listed())].tenant.as_str(), "alice");
+        top.update(Ok(Data { tenants: data().tenants[1..].to_vec(), points: Vec::new() }));
+        assert_eq!(top.selected_index(&top.listed()), 0);
+        top.update(Ok(Data::default()));
         assert_eq!((press(&mut top, "down"), press(&mut top, "enter")), (Action::Continue, Action::Continue));
     }
 
     #[test]
-    fn one_tenant_is_looked_at_and_left() {
+    fn one_tenant_is_shown_and_left() {
         let mut top = loaded();
         let carol: TenantName = "carol".parse().expect("valid");
         assert_eq!(press(&mut top, "down enter"), Action::Drill(carol.clone()));
         assert_eq!(top.drilled(), Some(&carol));
-        top.take(Ok(Data { points: points(), ..data() }));
+        top.update(Ok(Data { points: points(), ..data() }));
         let shown = screen(&top, 120, 30).join("\n");
         for part in [
             "bailiwick top: carol",
@@ -326,7 +326,7 @@ pub(super) mod tests {
             assert!(shown.contains(part), "{part}: {shown}");
         }
         assert_eq!(press(&mut top, "down"), Action::Drill("alice".parse().expect("valid")));
-        assert!(top.data.points.is_empty(), "nobody's history under another's name");
+        assert!(top.data.points.is_empty(), "the history of another tenant is not shown");
         assert_eq!(press(&mut top, "esc"), Action::Continue);
         assert_eq!(top.drilled(), None);
         top.drilled = Some("gone".parse().expect("valid"));
@@ -340,7 +340,7 @@ pub(super) mod tests {
         assert_eq!(top.filter, "qo");
         assert_eq!(order(&top), [""; 0]);
         press(&mut top, "home");
-        assert_eq!(screen(&top, 40, 10)[9], "only with: qo_");
+        assert_eq!(screen(&top, 40, 10)[9], "filter: qo_");
         press(&mut top, "backspace backspace o enter");
         assert_eq!(order(&top), ["bob", "carol"]);
         assert_eq!(press(&mut top, "esc"), Action::Continue);
@@ -367,12 +367,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_a_problem_says_cannot_reach_the_terminal() {
+    fn control_characters_of_a_problem_are_escaped() {
         let mut top = loaded();
-        top.take(Err(Failure::of(ExitStatus::Failed, "no answer\u{1b}[2J\nx")));
+        top.update(Err(Failure::of(ExitStatus::Failed, "no answer\u{1b}[2J\nx")));
         assert_eq!(screen(&top, 80, 10)[9], "no answer\\u{1b}[2J\\nx");
         assert_eq!(order(&top).len(), 3, "the old numbers stay");
-        top.take(Ok(data()));
+        top.update(Ok(data()));
         assert!(screen(&top, 80, 10)[9].starts_with("enter"));
     }
 }

@@ -1,4 +1,4 @@
-//! How the screen of `top` is drawn, on any backend.
+//! Draws the screen of `top`, on any backend.
 
 use super::{KEYS, Mode, Order, SORTS, Top};
 use crate::output::visible;
@@ -18,7 +18,7 @@ struct Column {
     what: What,
 }
 
-/// What a column says of its measure.
+/// What a column shows of its measure.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
     Used,
@@ -26,7 +26,7 @@ enum What {
     Cache,
 }
 
-/// Columns of the list after the name. What does not fit is left out from the right.
+/// Columns of the list after the name. If the terminal is too narrow, the rightmost ones are left out.
 #[rustfmt::skip]
 const COLUMNS: &[Column] = &[
     Column { title: "CPU", width: 8, measure: Measure::Cpu, what: What::Used },
@@ -56,15 +56,15 @@ impl Column {
     }
 }
 
-/// The title over the rest of a row.
+/// Title of the last column, which takes the rest of a row.
 const REST: &str = " NEAREST LIMIT, FAULTS";
 
-/// What is drawn of the history of one tenant.
+/// The measures whose history is drawn for one tenant.
 const HISTORIES: &[Measure] =
     &[Measure::Cpu, Measure::Memory, Measure::Tasks, Measure::IoRead, Measure::IoWrite, Measure::Disk];
 
 impl Top {
-    /// Draws the whole screen, on one of any size.
+    /// Draws the whole screen, on a terminal of any size.
     pub(crate) fn draw(&self, frame: &mut Frame<'_>) {
         let [head, body, foot] =
             Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
@@ -99,51 +99,50 @@ impl Top {
             return Line::styled(visible(problem).into_owned(), Style::new().fg(Color::Red));
         }
         match self.mode {
-            Mode::Filter => Line::raw(format!("only with: {}_", visible(&self.filter))),
-            _ if self.drilled.is_some() => Line::raw("esc back, up and down the next, ? help, q quit"),
-            _ if self.filter.is_empty() => Line::raw("enter one tenant, / filter, ? help, q quit"),
-            _ => Line::raw(format!("only with: {}, esc all, ? help, q quit", visible(&self.filter))),
+            Mode::Filter => Line::raw(format!("filter: {}_", visible(&self.filter))),
+            _ if self.drilled.is_some() => Line::raw("esc back, up/down other tenants, ? help, q quit"),
+            _ if self.filter.is_empty() => Line::raw("enter details, / filter, ? help, q quit"),
+            _ => Line::raw(format!("filter: {}, esc clear, ? help, q quit", visible(&self.filter))),
         }
     }
 
     fn draw_list(&self, frame: &mut Frame<'_>, area: Rect) {
         let listed = self.listed();
         let longest = listed.iter().map(|tenant| tenant.tenant.as_str().len()).max().unwrap_or(0);
-        let name = u16::try_from(longest).unwrap_or(u16::MAX).clamp(8, 32);
-        let mut left = area.width.saturating_sub(name);
-        let fits = |column: &&Column| {
-            /// The nearest limit says more than the limits themselves, and than what the kernel can take back.
-            const NEAREST: u16 = 24;
-            let spare = if column.what == What::Used { 0 } else { NEAREST };
-            let fits = left > column.width + spare;
-            left = left.saturating_sub(column.width + 1);
-            fits
-        };
-        let columns: Vec<&Column> = COLUMNS.iter().take_while(fits).collect();
-        let title = |title: &str, by: Option<Measure>| match self.order {
+        let name_width = u16::try_from(longest).unwrap_or(u16::MAX).clamp(8, 32);
+        let columns = fitting_columns(area.width.saturating_sub(name_width));
+        let mut widths = vec![Constraint::Length(name_width)];
+        widths.extend(columns.iter().map(|column| Constraint::Length(column.width)));
+        widths.push(Constraint::Min(0));
+        let rows = listed.iter().map(|tenant| list_row(columns, tenant));
+        let table = Table::new(rows, widths)
+            .header(Row::new(self.header(columns)).style(Style::new().add_modifier(Modifier::UNDERLINED)))
+            .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+        let selected = (!listed.is_empty()).then(|| self.selected_index(&listed));
+        frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
+    }
+
+    /// The titles of the columns.
+    fn header(&self, columns: &[Column]) -> Vec<String> {
+        let mut titles = vec![self.marked("TENANT", None)];
+        for column in columns {
+            let title = match column.what {
+                What::Used => self.marked(column.title, Some(column.measure)),
+                What::Limit | What::Cache => column.title.to_owned(),
+            };
+            titles.push(column.aligned(&title));
+        }
+        titles.push(REST.to_owned());
+        titles
+    }
+
+    /// A title, with the sort direction if the list is sorted by its column.
+    fn marked(&self, title: &str, by: Option<Measure>) -> String {
+        match self.order {
             _ if self.by != by => title.to_owned(),
             Order::MostFirst => format!("{title}v"),
             Order::LeastFirst => format!("{title}^"),
-        };
-        let titles = columns.iter().map(|column| match column.what {
-            What::Used => column.aligned(&title(column.title, Some(column.measure))),
-            What::Limit | What::Cache => column.aligned(column.title),
-        });
-        let header = [title("TENANT", None)].into_iter().chain(titles).chain([REST.to_owned()]);
-        let rows = listed.iter().map(|tenant| {
-            let cells = columns.iter().map(|column| column.cell(tenant));
-            let cells = [tenant.tenant.to_string()].into_iter().chain(cells).chain([near(tenant)]);
-            Row::new(cells).style(alarm(fullest(tenant).map(|(_, part)| part)))
-        });
-        let widths = [Constraint::Length(name)]
-            .into_iter()
-            .chain(columns.iter().map(|column| Constraint::Length(column.width)))
-            .chain([Constraint::Min(0)]);
-        let table = Table::new(rows, widths)
-            .header(Row::new(header).style(Style::new().add_modifier(Modifier::UNDERLINED)))
-            .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
-        let selected = (!listed.is_empty()).then(|| self.place(&listed));
-        frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
+        }
     }
 
     fn draw_tenant(&self, name: &TenantName, frame: &mut Frame<'_>, area: Rect) {
@@ -152,7 +151,7 @@ impl Top {
             return;
         };
         let limits = tenant_lines(tenant);
-        // Beside each other where there is room, else below.
+        // Side by side on a wide terminal, else one below the other.
         let [numbers, histories] = if area.width >= 100 {
             Layout::horizontal([Constraint::Length(56), Constraint::Min(0)]).spacing(2).areas(area)
         } else {
@@ -170,7 +169,7 @@ impl Top {
 
     fn draw_history(&self, measure: Measure, tenant: &TenantUsage, frame: &mut Frame<'_>, area: Rect) {
         let [label, bars] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
-        let values = bars_of(&self.data.points, measure, usize::from(bars.width));
+        let values = sparkline_values(&self.data.points, measure, usize::from(bars.width));
         let highest = values.iter().flatten().max().copied();
         let text = match (highest, tenant.limits.get(measure)) {
             (None, _) => format!("{measure}: not measured"),
@@ -186,12 +185,35 @@ impl Top {
     }
 }
 
+/// The columns that fit into a width, in characters.
+fn fitting_columns(width: u16) -> &'static [Column] {
+    /// Width kept free for the nearest limit, which is more useful than the columns of limits and cache.
+    const NEAREST: u16 = 24;
+    let mut left = width;
+    for (index, column) in COLUMNS.iter().enumerate() {
+        let spare = if column.what == What::Used { 0 } else { NEAREST };
+        if left <= column.width + spare {
+            return &COLUMNS[..index];
+        }
+        left = left.saturating_sub(column.width + 1);
+    }
+    COLUMNS
+}
+
+fn list_row<'a>(columns: &[Column], tenant: &TenantUsage) -> Row<'a> {
+    let mut cells = vec![tenant.tenant.to_string()];
+    cells.extend(columns.iter().map(|column| column.cell(tenant)));
+    cells.push(nearest_limit(tenant));
+    Row::new(cells).style(alarm(fullest(tenant).map(|(_, part)| part)))
+}
+
 /// The limit that a tenant is nearest to, and its faults.
-fn near(tenant: &TenantUsage) -> String {
+fn nearest_limit(tenant: &TenantUsage) -> String {
     let part = fullest(tenant).map(|(measure, part)| format!(" {measure} {}", percent(part))).unwrap_or_default();
     format!("{part} {}", fault_words(&tenant.faults))
 }
 
+/// The colour of a row, by the used part of a limit in thousandths.
 fn alarm(part: Option<u64>) -> Style {
     match part {
         Some(1000..) => Style::new().fg(Color::Red),
@@ -231,8 +253,8 @@ fn tenant_lines(tenant: &TenantUsage) -> Text<'static> {
     Text::from(lines)
 }
 
-/// The last values of a history, one for each character; what was not measured is `None`.
-fn bars_of(points: &[Point], measure: Measure, width: usize) -> Vec<Option<u64>> {
+/// The latest values of a history, one per character of `width`; `None` where nothing was measured.
+fn sparkline_values(points: &[Point], measure: Measure, width: usize) -> Vec<Option<u64>> {
     let step = points.windows(2).map(|pair| pair[1].at.0.saturating_sub(pair[0].at.0)).filter(|step| *step > 0).min();
     let mut values = Vec::new();
     let mut after = None;
@@ -270,7 +292,7 @@ mod tests {
             "carol       50.0%  1000.0M                                                 100.0%     1.0G           memory 97.6% memory=3,x\\u{1b}[2J=1",
             "alice       10.0%   300.0M                                                 100.0%     1.0G           memory 29.2%",
             "",
-            "enter one tenant, / filter, ? help, q quit",
+            "enter details, / filter, ? help, q quit",
         ];
         assert_eq!(screen(&loaded(), 200, 7), golden);
     }
@@ -281,7 +303,7 @@ mod tests {
             for keys in ["n", "/", "esc", "?", "esc", "enter"] {
                 let mut top = loaded();
                 press(&mut top, keys);
-                top.take(Ok(Data { points: points(), ..data() }));
+                top.update(Ok(Data { points: points(), ..data() }));
                 screen(&top, width, height);
                 screen(&Top::new(None), width, height);
             }
@@ -292,23 +314,23 @@ mod tests {
     }
 
     #[test]
-    fn the_marked_row_is_in_sight_among_many() {
+    fn the_selected_row_is_visible_among_many() {
         let many = (0..500).map(|number| tenant(&format!("t{number:03}"), &[], &[])).collect();
         let mut top = Top::new(None);
-        top.take(Ok(Data { tenants: many, points: Vec::new() }));
+        top.update(Ok(Data { tenants: many, points: Vec::new() }));
         press(&mut top, "end");
         assert!(screen(&top, 40, 10).iter().any(|line| line.starts_with("t499")));
     }
 
     #[test]
-    fn gaps_of_a_history_stay_gaps() {
+    fn gaps_in_a_history_stay_gaps() {
         let cpu = |minute: u64| Some((minute * 10_000_000).div_ceil(60));
         let golden = vec![cpu(0), cpu(1), cpu(2), None, None, cpu(5), cpu(6)];
-        assert_eq!(bars_of(&points(), Measure::Cpu, 80), golden);
-        assert_eq!(bars_of(&points(), Measure::Cpu, 3), golden[4..]);
-        assert_eq!(bars_of(&points(), Measure::Cpu, 0), []);
+        assert_eq!(sparkline_values(&points(), Measure::Cpu, 80), golden);
+        assert_eq!(sparkline_values(&points(), Measure::Cpu, 3), golden[4..]);
+        assert_eq!(sparkline_values(&points(), Measure::Cpu, 0), []);
         let mut odd = points();
         odd[4].at = Moment(u64::MAX);
-        assert_eq!(bars_of(&odd, Measure::Cpu, 10).len(), 10);
+        assert_eq!(sparkline_values(&odd, Measure::Cpu, 10).len(), 10);
     }
 }
