@@ -138,11 +138,11 @@ fn show_text(tenant: &TenantDetail) -> String {
 
 fn status_text(status: &HostStatus) -> String {
     let tenants: Vec<_> = status.tenants.iter().map(|(state, count)| format!("{count} {state}")).collect();
-    let nobody = if status.warden.is_some() { "none" } else { "not known" };
+    let no_tenants = if status.warden.is_some() { "none" } else { "not known" };
     let mut out = pairs([
         ("bailiwickd", format!("{}, up {}", status.version, Period(status.uptime))),
         ("warden", status.warden.clone().unwrap_or_else(|| "does not answer".to_owned())),
-        ("tenants", if tenants.is_empty() { nobody.to_owned() } else { tenants.join(", ") }),
+        ("tenants", if tenants.is_empty() { no_tenants.to_owned() } else { tenants.join(", ") }),
         ("sessions", status.sessions.to_string()),
         ("problems", if status.problems.is_empty() { "none".to_owned() } else { status.problems.len().to_string() }),
     ]);

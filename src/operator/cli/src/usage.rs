@@ -1,7 +1,6 @@
-//! `usage`, `history`, `faults` and `incidents`: what tenants used and where it hurt, as text and JSON.
+//! `usage`, `history`, `faults` and `incidents`: renders resource usage, faults and incidents as text and JSON.
 //!
-//! Danger: processes and files of an incident carry names that tenants chose; they leave as `visible` has them. The
-//! neighbour of an incident is another customer: what is printed here is for the operator, not for tenants.
+//! Danger: the output is for the operator only. An incident names its neighbour, which is another customer.
 
 pub(crate) mod incident;
 
@@ -14,13 +13,13 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// A part of a limit in thousandths, written as a per cent: `90%`.
+/// A share of a limit in thousandths, written as a percentage: `90%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Threshold(pub(crate) u64);
 
-/// Why a text is no part of a limit.
+/// The text is not a percentage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected a part of a limit, such as \"90%\" or \"99.5%\"")]
+#[error("expected a percentage, such as \"90%\" or \"99.5%\"")]
 pub(crate) struct ParseThresholdError;
 
 impl FromStr for Threshold {
@@ -31,25 +30,29 @@ impl FromStr for Threshold {
         if tenth.len() != 1 {
             return Err(ParseThresholdError);
         }
-        let digits = |text: &str| -> Result<u64, ParseThresholdError> {
-            let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            text.parse().ok().filter(|_| plain).ok_or(ParseThresholdError)
-        };
-        let whole = digits(whole)?.checked_mul(10).ok_or(ParseThresholdError)?;
-        whole.checked_add(digits(tenth)?).map(Self).ok_or(ParseThresholdError)
+        let whole = parse_digits(whole)?.checked_mul(10).ok_or(ParseThresholdError)?;
+        whole.checked_add(parse_digits(tenth)?).map(Self).ok_or(ParseThresholdError)
     }
 }
 
-/// Which tenants are shown, in which order.
+/// Parses decimal digits, without the sign that `parse` accepts.
+fn parse_digits(text: &str) -> Result<u64, ParseThresholdError> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(ParseThresholdError);
+    }
+    text.parse().map_err(|_| ParseThresholdError)
+}
+
+/// Which tenants are shown, and in which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Selection {
-    /// Those that used the most of it come first; by name without.
+    /// Sort by this measure, highest first; by name without one.
     pub(crate) by: Option<Measure>,
-    /// Only those at or above this part of some limit.
+    /// Only tenants whose peak reached this share of a limit.
     pub(crate) threshold: Option<Threshold>,
 }
 
-/// The tenants of a selection, in its order.
+/// The selected tenants, sorted.
 pub(crate) fn select(mut tenants: Vec<TenantUsage>, selection: Selection) -> Vec<TenantUsage> {
     if let Some(Threshold(least)) = selection.threshold {
         tenants.retain(|tenant| fullest(tenant).is_some_and(|(_, part)| part >= least));
@@ -58,17 +61,17 @@ pub(crate) fn select(mut tenants: Vec<TenantUsage>, selection: Selection) -> Vec
     tenants
 }
 
-/// The order of two tenants: who used more comes first, then by name; who was not measured comes last.
+/// The order of two tenants: by the measure, highest first and unmeasured last; then by name.
 pub(crate) fn compare(a: &TenantUsage, b: &TenantUsage, by: Option<Measure>) -> Ordering {
     let rate = |tenant: &TenantUsage, measure| tenant.total.rate(tenant.total.counted(measure));
     let used = by.map_or(Ordering::Equal, |measure| rate(b, measure).cmp(&rate(a, measure)));
     used.then_with(|| a.tenant.cmp(&b.tenant))
 }
 
-/// The limit of which a tenant used the largest part, and that part in thousandths.
+/// The limit of which a tenant used the largest share, and that share in thousandths.
 pub(crate) fn fullest(tenant: &TenantUsage) -> Option<(Measure, u64)> {
     let parts = Measure::ALL.into_iter().filter_map(|measure| Some((measure, tenant.part(measure)?)));
-    // The first of those that are alike, in the order in which measures are shown.
+    // Of equal shares, the first in the order of `Measure::ALL`.
     parts.rev().max_by_key(|(_, part)| *part)
 }
 
@@ -80,7 +83,7 @@ pub(crate) fn usage(tenants: &[TenantUsage], form: Form) -> String {
     }
 }
 
-/// The JSON of tenants or points, in which what was not measured is `null` and not left out.
+/// Tenants or points as JSON, with `null` for measures that were not measured.
 fn with_nulls(value: &impl serde::Serialize) -> serde_json::Value {
     let mut value = serde_json::to_value(value).expect("reports have string keys and no fallible parts");
     for item in value.as_array_mut().into_iter().flatten() {
@@ -95,11 +98,11 @@ fn with_nulls(value: &impl serde::Serialize) -> serde_json::Value {
     value
 }
 
-/// Why READ and WRITE are empty, where they are for everybody who was measured.
+/// The note if READ and WRITE are empty for everyone who was measured.
 pub(crate) const NO_IO: &str =
     "READ, WRITE: not measured; only version 2 of control groups counts them for each tenant";
 
-/// Whether anybody was measured, and nobody's reads and writes.
+/// Whether anyone was measured, but nobody's reads and writes.
 pub(crate) fn lacks_io<'a>(points: impl Iterator<Item = &'a Point>) -> bool {
     let mut measured = points.filter(|point| point.seconds > 0 && !point.usage.0.is_empty()).peekable();
     measured.peek().is_some() && measured.all(|point| point.usage.get(Measure::IoRead).is_none())
@@ -118,12 +121,12 @@ pub(crate) fn faults(faults: &[Fault], zone: &TimeZone, form: Form) -> String {
     in_form(form, &faults, |faults| faults_text(faults, zone))
 }
 
-/// The operator's clock.
+/// The time zone of the operator.
 pub(crate) fn local() -> TimeZone {
     TimeZone::system()
 }
 
-/// A moment by a clock, in one word, with its distance from UTC: an hour that a clock has twice is not told twice.
+/// A moment in a time zone, as one word. The UTC offset distinguishes the repeated hour at the end of summer time.
 pub(crate) fn clock(moment: Moment, zone: &TimeZone) -> String {
     let stamp = i64::try_from(moment.0).ok().and_then(|second| Timestamp::from_second(second).ok());
     stamp.map_or_else(
@@ -132,36 +135,36 @@ pub(crate) fn clock(moment: Moment, zone: &TimeZone) -> String {
     )
 }
 
-/// An average.
+/// The average over a point, as text.
 pub(crate) fn average(point: &Point, measure: Measure) -> String {
     let measure = point.counted(measure);
     point.rate(measure).map(|rate| measure.rate_in_words(rate)).unwrap_or_default()
 }
 
-/// The highest minute.
+/// The highest minute of a point, as text.
 pub(crate) fn peak(point: &Point, measure: Measure) -> String {
     let measure = point.counted(measure);
     point.peak_rate(measure).map(|rate| measure.rate_in_words(rate)).unwrap_or_default()
 }
 
-/// The memory that the kernel can take back.
+/// The reclaimable cache of a point, as text.
 pub(crate) fn cache(point: &Point) -> String {
     point.cache().map(|cache| Measure::Memory.rate_in_words(cache)).unwrap_or_default()
 }
 
-/// A limit; nothing where there is none.
+/// A limit, as text; empty without one.
 pub(crate) fn limit(limits: &Usage, measure: Measure) -> String {
     limits.get(measure).map(|limit| measure.rate_in_words(limit)).unwrap_or_default()
 }
 
-/// Faults by limit, in one word.
+/// Faults by limit, as one word.
 pub(crate) fn fault_words(faults: &BTreeMap<String, u64>) -> String {
-    let words: Vec<_> =
-        faults.iter().filter(|(_, count)| **count > 0).map(|(limit, count)| format!("{limit}={count}")).collect();
+    let faults = faults.iter().filter(|(_, count)| **count > 0);
+    let words: Vec<String> = faults.map(|(limit, count)| format!("{limit}={count}")).collect();
     visible(&words.join(",")).into_owned()
 }
 
-/// What a cell of a table of usage says.
+/// What a cell of a table of usage shows.
 #[derive(Clone, Copy)]
 enum Cell {
     Average,
@@ -209,33 +212,39 @@ fn cell(point: &Point, limits: &Usage, (_, measure, cell): (&str, Measure, Cell)
 }
 
 fn usage_text(tenants: &[TenantUsage]) -> String {
-    let header: Vec<&str> =
-        ["TENANT"].into_iter().chain(USAGE.iter().map(|(name, ..)| *name)).chain(["FULLEST", "FAULTS"]).collect();
-    let rows = tenants.iter().map(|tenant| {
-        let cells = USAGE.iter().map(|column| cell(&tenant.total, &tenant.limits, *column));
-        let fullest = fullest(tenant).map(|(measure, part)| format!("{measure}={}", percent(part)));
-        let rest = [fullest.unwrap_or_default(), fault_words(&tenant.faults)];
-        [tenant.tenant.to_string()].into_iter().chain(cells).chain(rest).collect()
-    });
-    let mut out = render(&header, rows);
+    let mut header = vec!["TENANT"];
+    header.extend(USAGE.iter().map(|(name, ..)| *name));
+    header.extend(["FULLEST", "FAULTS"]);
+    let mut out = render(&header, tenants.iter().map(usage_row));
     if lacks_io(tenants.iter().map(|tenant| &tenant.total)) {
         out.push_str(&format!("{NO_IO}\n"));
     }
     out
 }
 
+fn usage_row(tenant: &TenantUsage) -> Vec<String> {
+    let mut row = vec![tenant.tenant.to_string()];
+    row.extend(USAGE.iter().map(|column| cell(&tenant.total, &tenant.limits, *column)));
+    let fullest = fullest(tenant).map(|(measure, share)| format!("{measure}={}", percent(share)));
+    row.extend([fullest.unwrap_or_default(), fault_words(&tenant.faults)]);
+    row
+}
+
 fn history_text(points: &[Point], zone: &TimeZone) -> String {
-    let header: Vec<&str> = ["TIME", "MEASURED"].into_iter().chain(HISTORY.iter().map(|(name, ..)| *name)).collect();
-    let none = Usage::default();
-    let rows = points.iter().map(|point| {
-        let cells = HISTORY.iter().map(|column| cell(point, &none, *column));
-        [clock(point.at, zone), Period(point.seconds).to_string()].into_iter().chain(cells).collect()
-    });
-    let mut out = render(&header, rows);
+    let mut header = vec!["TIME", "MEASURED"];
+    header.extend(HISTORY.iter().map(|(name, ..)| *name));
+    let mut out = render(&header, points.iter().map(|point| history_row(point, zone)));
     if lacks_io(points.iter()) {
         out.push_str(&format!("{NO_IO}\n"));
     }
     out
+}
+
+fn history_row(point: &Point, zone: &TimeZone) -> Vec<String> {
+    let no_limits = Usage::default();
+    let mut row = vec![clock(point.at, zone), Period(point.seconds).to_string()];
+    row.extend(HISTORY.iter().map(|column| cell(point, &no_limits, *column)));
+    row
 }
 
 fn faults_text(faults: &[Fault], zone: &TimeZone) -> String {
@@ -268,7 +277,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_order_is_by_what_was_used_and_by_name_where_that_is_alike() {
+    fn tenants_are_sorted_by_usage_then_by_name() {
         let all = || {
             vec![
                 tenant("carol", &[(Measure::Cpu, 100)], &[]),
@@ -284,7 +293,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_threshold_is_a_part_of_any_limit() {
+    fn a_threshold_selects_by_the_share_of_any_limit() {
         let all = vec![
             tenant(
                 "alice",
@@ -307,7 +316,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_threshold_reads_as_it_is_written() {
+    fn a_threshold_is_parsed_from_a_percentage() {
         let cases = [("90%", Some(900)), ("99.5%", Some(995)), ("0%", Some(0)), ("150%", Some(1500))];
         let bad = [
             "",
@@ -351,16 +360,16 @@ pub(crate) mod tests {
         let json: serde_json::Value = serde_json::from_str(&json).expect("valid");
         assert_eq!(json[0]["total"]["usage"]["memory"], 512 << 20);
         assert!(json[0]["total"]["usage"].get("io_write").is_some_and(serde_json::Value::is_null), "{json}");
-        // Nobody's reads were measured: that is said, once.
+        // The note appears once if nobody's reads were measured.
         let text = usage(&[tenant("carol", &[(Measure::Cpu, 1)], &[]), tenant("bob", &[], &[])], Form::Text);
         assert!(text.ends_with(&format!("{NO_IO}\n")) && text.matches(NO_IO).count() == 1, "{text}");
     }
 
     #[test]
-    fn history_is_told_by_the_local_clock() {
+    fn history_is_shown_in_local_time() {
         let span =
             |at, seconds| Point { at: Moment(at), seconds, ..tenant("a", &[(Measure::Cpu, 30_000_000)], &[]).total };
-        // The hour that the clock has twice.
+        // The repeated hour at the end of summer time.
         let points = [span(1_792_886_400, 60), span(1_792_890_000, 0)];
         let golden = "\
             TIME                       MEASURED  CPU    CPU-PEAK  THROTTLED  MEMORY  MEMORY-PEAK  CACHE  TASKS  READ  WRITE  DISK  SESSIONS\n\

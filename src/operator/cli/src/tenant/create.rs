@@ -182,8 +182,8 @@ mod tests {
             let config = config();
             let failed =
                 TenantOutcome { failure: Some(Failure::of(ExitStatus::HostCannot, "no")), ..outcome(&bob, "") };
-            let told = vec![said, outcomes(&[failed]), outcomes(&[]), outcomes(&[]), outcomes(&[])];
-            let (daemon, served) = fake(&config.path().join("run"), told);
+            let replies = vec![said, outcomes(&[failed]), outcomes(&[]), outcomes(&[]), outcomes(&[])];
+            let (daemon, served) = fake(&config.path().join("run"), replies);
             assert_eq!(create(config.path(), bob.clone(), new_tenant("small"), Form::Text), Ok(ExitStatus::HostCannot));
             let last = if is_purged {
                 ControlRequest::Purge { tenant: bob.clone() }

@@ -1,4 +1,6 @@
-//! `incidents`: a list of them, and the evidence of one.
+//! `incidents`: renders the list of incidents, and the evidence of one.
+//!
+//! Danger: tenants choose the names of processes and files, so `visible` escapes them.
 
 use super::clock;
 use crate::output::{Form, in_form, visible};
@@ -50,26 +52,28 @@ fn incident_text(incident: &Incident, zone: &TimeZone) -> String {
         out.push_str(&indented(&snapshot_text(snapshot)));
     }
     if incident.snapshots.is_empty() {
-        out.push_str("\nno evidence was kept\n");
+        out.push_str("\nno evidence was recorded\n");
     }
     out
 }
 
 fn snapshot_text(snapshot: &Snapshot) -> String {
     let mut out = String::new();
-    let used: Vec<_> = Measure::ALL
-        .into_iter()
-        .filter_map(|measure| Some((measure, snapshot.usage.get(measure)?)))
-        // A level of nothing is worth a word, a sum of nothing is not.
-        .filter(|(measure, amount)| *amount > 0 || measure.kind() == Kind::Level)
-        .map(|(measure, amount)| vec![measure.to_string(), measure.amount_in_words(amount)])
-        .collect();
+    let mut used = Vec::new();
+    for measure in Measure::ALL {
+        match snapshot.usage.get(measure) {
+            None => {}
+            // A level of zero is informative, a sum of zero is not.
+            Some(0) if measure.kind() != Kind::Level => {}
+            Some(amount) => used.push(vec![measure.to_string(), measure.amount_in_words(amount)]),
+        }
+    }
     if !used.is_empty() {
         out.push_str(&format!("used\n{}", indented(&render(&[], used))));
     }
     if !snapshot.pressure.is_empty() {
-        let table =
-            render(&["WAITED-FOR", "BY-ITSELF", "BY-OTHERS", "NEIGHBOUR"], snapshot.pressure.iter().map(waited));
+        let header = ["WAITED-FOR", "BY-ITSELF", "BY-OTHERS", "NEIGHBOUR"];
+        let table = render(&header, snapshot.pressure.iter().map(pressure_row));
         out.push_str(&format!("pressure\n{}", indented(&table)));
     }
     if !snapshot.processes.is_empty() {
@@ -78,7 +82,7 @@ fn snapshot_text(snapshot: &Snapshot) -> String {
     out
 }
 
-fn waited(share: &PressureShare) -> Vec<String> {
+fn pressure_row(share: &PressureShare) -> Vec<String> {
     let time = |microseconds| Measure::Cpu.amount_in_words(microseconds);
     let neighbour = match &share.neighbour {
         Some(neighbour) => neighbour.to_string(),
@@ -88,10 +92,10 @@ fn waited(share: &PressureShare) -> Vec<String> {
     vec![share.resource.clone(), time(share.own), time(share.others), neighbour]
 }
 
-/// Processes below their parents, and below each its files. Siblings stay in the order of the snapshot. A loop of
-/// parents (a number that was used again while the snapshot was taken) hides nobody.
+/// Processes below their parents, and the files of each below it. Siblings keep the order of the snapshot. A cycle of
+/// parents, from a reused process id, hides no process.
 fn tree(processes: &[ProcessSight]) -> String {
-    /// Deeper than this nothing moves to the right any more.
+    /// Levels deeper than this are not indented further.
     const DEEPEST: usize = 24;
     let known: BTreeSet<u32> = processes.iter().map(|process| process.pid).collect();
     let mut children: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
@@ -105,7 +109,7 @@ fn tree(processes: &[ProcessSight]) -> String {
     }
     let mut out = format!("{:>10}  {:>9}  COMMAND\n", "PID", "MEMORY");
     let mut shown = vec![false; processes.len()];
-    // Whoever is below no root is in a loop, and begins a tree of its own.
+    // A process below no root is in a cycle, and starts a tree of its own.
     for root in roots.into_iter().chain(0..processes.len()) {
         let mut open = vec![(root, 0)];
         while let Some((index, depth)) = open.pop() {
@@ -132,12 +136,12 @@ mod tests {
     use super::*;
     use bailiwick_types::{Moment, Usage};
 
-    fn sight(pid: u32, parent: u32, command: &str) -> ProcessSight {
+    fn process(pid: u32, parent: u32, command: &str) -> ProcessSight {
         ProcessSight { pid, parent, command: command.to_owned(), memory: 1 << 20, files: Vec::new() }
     }
 
     fn example() -> Incident {
-        let mut worker = sight(12, 11, "php\u{1b}[2J\n");
+        let mut worker = process(12, 11, "php\u{1b}[2J\n");
         worker.files = vec![("/var/\u{202e}gol".to_owned(), 3 << 30)];
         Incident {
             id: 7,
@@ -149,7 +153,7 @@ mod tests {
             snapshots: vec![Snapshot {
                 at: Moment(1),
                 usage: Usage(BTreeMap::from([(Measure::Cpu, 1_500_000), (Measure::IoRead, 0), (Measure::Swap, 0)])),
-                processes: vec![worker, sight(10, 1, "init"), sight(11, 10, "nginx"), sight(13, 10, "cron")],
+                processes: vec![worker, process(10, 1, "init"), process(11, 10, "nginx"), process(13, 10, "cron")],
                 pressure: vec![PressureShare {
                     resource: "io".to_owned(),
                     own: 250_000,
@@ -169,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_named_is_not_said_to_be_the_host() {
+    fn an_unknown_neighbour_is_not_reported_as_the_host() {
         let share = |neighbour: Option<&str>, host| PressureShare {
             resource: "cpu".to_owned(),
             own: 0,
@@ -180,7 +184,7 @@ mod tests {
         for (share, golden) in
             [(share(Some("bob"), false), "bob"), (share(None, true), "the host itself"), (share(None, false), "")]
         {
-            assert_eq!(waited(&share)[3], golden);
+            assert_eq!(pressure_row(&share)[3], golden);
         }
     }
 
@@ -212,21 +216,21 @@ faults    4
 ";
         assert_eq!(incident(&example(), &TimeZone::UTC, Form::Text), golden);
         let bare = Incident { snapshots: Vec::new(), ..example() };
-        assert!(incident(&bare, &TimeZone::UTC, Form::Text).ends_with("\nno evidence was kept\n"));
+        assert!(incident(&bare, &TimeZone::UTC, Form::Text).ends_with("\nno evidence was recorded\n"));
         let json = incident(&example(), &TimeZone::UTC, Form::Json);
         assert!(!json.contains('\u{1b}') && !json.contains('\u{202e}'));
         assert_eq!(serde_json::from_str::<Incident>(&json).expect("valid"), example());
     }
 
     #[test]
-    fn no_process_is_hidden_by_odd_parents() {
+    fn no_process_is_hidden_by_a_cycle_of_parents() {
         let cases: [&[(u32, u32)]; 5] =
             [&[(1, 1)], &[(1, 2), (2, 1)], &[(1, 2), (2, 3), (3, 2)], &[(5, 0), (5, 5), (5, 9)], &[]];
         for parents in cases {
-            let processes: Vec<_> = parents.iter().map(|(pid, parent)| sight(*pid, *parent, "x")).collect();
+            let processes: Vec<_> = parents.iter().map(|(pid, parent)| process(*pid, *parent, "x")).collect();
             assert_eq!(tree(&processes).lines().count(), 1 + parents.len(), "{parents:?}");
         }
-        let deep: Vec<_> = (1..5000).map(|pid| sight(pid, pid - 1, "x")).collect();
+        let deep: Vec<_> = (1..5000).map(|pid| process(pid, pid - 1, "x")).collect();
         assert!(tree(&deep).len() < 5000 * 100);
     }
 }
