@@ -1,4 +1,5 @@
-//! Capabilities: cut to the profile's set on every way in, nothing inheritable (CVE-2022-29162, CVE-2022-24769).
+//! Capabilities: every way into a jail has only those of the profile, and none is inheritable (CVE-2022-29162,
+//! CVE-2022-24769).
 
 use crate::host;
 use bailiwick_tests::profiles;
@@ -20,7 +21,7 @@ fn every_session_has_the_sets_of_init() {
             assert_eq!(field(&own, set), field(&init, set), "{tenant} {set}");
         }
         let bounding = u64::from_str_radix(field(&own, "CapBnd:"), 16).expect("hex");
-        // sys_module, sys_rawio, net_raw, sys_resource, sys_time, mknod, syslog, bpf: in no profile.
+        // sys_module, sys_rawio, net_raw, sys_resource, sys_time, mknod, syslog, bpf: no profile has them.
         for bit in [16, 17, 13, 24, 25, 27, 34, 39] {
             assert_eq!(bounding & (1 << bit), 0, "{tenant} {bit}");
         }
@@ -29,7 +30,7 @@ fn every_session_has_the_sets_of_init() {
     }
 }
 
-/// A mount of this test's own, gone with the value.
+/// A mount of this test, unmounted on drop.
 struct Mounted(std::path::PathBuf);
 
 impl Drop for Mounted {
@@ -39,8 +40,8 @@ impl Drop for Mounted {
 }
 
 #[test]
-fn storage_that_the_host_mounts_nosuid_is_not_so_inside() {
-    // As an operator should mount it: nobody of the host can use what a tenant leaves there.
+fn storage_mounted_nosuid_on_the_host_allows_set_user_id_inside() {
+    // Recommended to operators: no user of the host can run set-user-id programs of a tenant.
     let mut host = bailiwick_tests::Host::new();
     let state = host.path("state");
     std::fs::create_dir(&state).expect("mkdir");
@@ -75,7 +76,7 @@ fn set_user_id_programs_work_in_shell_and_not_in_web() {
             )
         };
         assert!(out.contains(expected), "{tenant}: {out} {err}");
-        // /tmp is memory and is mounted so that such programs have no effect there, in any profile.
+        // /tmp is a tmpfs mounted nosuid in every profile.
         let output = host.cli(&["exec", tenant, "--user", "1000", "--", "/tmp/id"]);
         assert!(!String::from_utf8_lossy(&output.stdout).contains("euid=0"), "{tenant}");
     }

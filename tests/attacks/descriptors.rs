@@ -1,4 +1,5 @@
-//! A descriptor or working directory of the host that leaks into a jail is a way out (CVE-2024-21626, CVE-2016-9962).
+//! A descriptor or working directory of the host that leaks into a jail allows an escape (CVE-2024-21626,
+//! CVE-2016-9962).
 
 use crate::host;
 use bailiwick_sys::namespace::{self, Kind};
@@ -13,7 +14,7 @@ use std::process::Stdio;
 fn a_session_has_its_three_streams_and_nothing_else() {
     let host = host();
     for tenant in profiles() {
-        // 3 is the directory that ls itself reads.
+        // 3 is the directory that ls reads.
         let (status, out, err) = host.inside(tenant, "ls -l /proc/self/fd | tail -n +2 | sed 's/.* -> //'");
         assert_eq!(status, 0, "{err}");
         let targets: Vec<&str> = out.lines().collect();
@@ -30,20 +31,20 @@ fn init_holds_its_socket_and_its_signals_and_nothing_else() {
         let is_own = |target: &str| {
             target.starts_with("/dev/null") || target.starts_with("socket:") || target.contains("signalfd")
         };
-        // What a session left is closed when init hears of its end.
+        // Init closes the descriptors of a session when it is notified of its end.
         until("nothing else is open", || {
             let open = std::fs::read_dir(&fd)
                 .expect("init runs")
                 .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
             open.map(|target| target.display().to_string()).all(|target| is_own(&target))
         });
-        // Nobody inside takes even those.
+        // Nobody in the jail can read even those.
         let (status, _, _) = host.inside(tenant, "ls /proc/1/fd/");
         assert_ne!(status, 0, "{tenant}");
     }
 }
 
-/// The network namespaces of all sockets that a process has open.
+/// The network namespaces of all open sockets of a process.
 fn networks(pid: u32) -> BTreeSet<u64> {
     let held = process::open(pid).expect("init runs");
     let open = proc::sockets(pid, usize::MAX).expect("root reads it").sockets;
@@ -60,7 +61,7 @@ fn no_socket_in_a_jail_shows_the_hosts_network() {
         let init = host.init(tenant);
         let own = networks(init);
         assert!(own.len() == 1 && !own.contains(&of_host) && all.insert(own.clone()), "{tenant}: {own:?}, {of_host}");
-        // A session brings its channel, which bailiwickd has made.
+        // A session adds its channel, which bailiwickd created.
         let mut child = host.command(&["exec", tenant, "--", "sh", "-c", "echo in; read line"]);
         let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
         child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
@@ -73,17 +74,18 @@ fn no_socket_in_a_jail_shows_the_hosts_network() {
     }
 }
 
-/// A connection belongs to the network of who connects, at both of its ends: what connects to an init from the host puts a socket of the
-/// host's into a jail. The audit finds it.
+/// Both ends of a connection belong to the network namespace of the connecting process. A connection to init from
+/// the host would therefore put a socket of the host into a jail. The audit finds it.
 #[test]
-fn a_socket_of_the_hosts_in_a_jail_is_found() {
+fn a_host_socket_in_a_jail_is_found() {
     let host = host();
     for tenant in profiles() {
         let init = process::open(host.init(tenant)).expect("init runs");
         until("the audit finds it", || {
             let path = host.path(&format!("run/jails/{tenant}/init.sock"));
             let mut planted = UnixStream::connect(path).expect("connects");
-            // It is in when init speaks, and stays there while init is stopped before it gives up.
+            // The connection is accepted once init sends its first message. Init is then stopped before it can time
+            // out.
             planted.read_exact(&mut [0; 4]).expect("init speaks first");
             process::signal(&init, rustix::process::Signal::STOP).expect("it runs");
             let report = host.cli(&["audit", tenant]);
@@ -94,9 +96,9 @@ fn a_socket_of_the_hosts_in_a_jail_is_found() {
     }
 }
 
-/// The same with a socket of a neighbour's network, in which there is nothing to see: so is the one in which bailiwickd is.
+/// The same from the network namespace of a neighbour, which is as empty as that of bailiwickd.
 #[test]
-fn a_socket_of_a_neighbours_in_a_jail_is_found() {
+fn a_neighbours_socket_in_a_jail_is_found() {
     let host = host();
     let [tenant, neighbour] = profiles()[..2] else { panic!("two profiles run everywhere") };
     let init = process::open(host.init(tenant)).expect("init runs");
@@ -104,7 +106,7 @@ fn a_socket_of_a_neighbours_in_a_jail_is_found() {
     let path = host.path(&format!("run/jails/{tenant}/init.sock"));
     until("the audit finds it", || {
         let (path, network) = (path.clone(), network.try_clone().expect("dup"));
-        // A thread of its own: it stays in the neighbour's network.
+        // A thread of its own, because it stays in the neighbour's network namespace.
         let connect = move || {
             namespace::enter(network, Kind::Network).expect("enters");
             UnixStream::connect(path).expect("connects")
@@ -136,7 +138,7 @@ fn no_descriptor_number_is_a_way_to_the_hosts_root() {
 }
 
 #[test]
-fn a_session_starts_in_its_home_or_where_it_was_asked_to_or_not_at_all() {
+fn a_session_starts_in_its_home_or_the_requested_directory_or_fails() {
     let host = host();
     for tenant in profiles() {
         assert_eq!(host.inside(tenant, "pwd -P").1.trim(), "/root", "{tenant}");

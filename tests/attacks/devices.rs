@@ -1,4 +1,5 @@
-//! Device nodes: few, without state, and none can be made (CVE-2026-41579, CVE-2026-47766: `/dev` as a link).
+//! Device nodes: there are only a few, without state, and none can be created (CVE-2026-41579, CVE-2026-47766:
+//! `/dev` as a symlink).
 
 use crate::host;
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
@@ -25,7 +26,7 @@ fn only_the_listed_nodes_exist_and_none_can_be_made() {
 }
 
 #[test]
-fn a_link_for_dev_in_a_root_that_is_the_tenants_is_refused_and_harms_nobody() {
+fn a_symlink_at_dev_in_a_tenants_own_root_is_refused() {
     if !runs(Profile::System) {
         return;
     }
@@ -33,7 +34,7 @@ fn a_link_for_dev_in_a_root_that_is_the_tenants_is_refused_and_harms_nobody() {
     let outside = host.path("outside");
     std::fs::create_dir(&outside).expect("mkdir");
     assert_eq!(host.warden(&WardenRequest::Stop { tenant: name("system"), hold: Hold::Keep }), WardenReply::Done);
-    // What a tenant does to its own root while it runs, done here while it is down.
+    // A running tenant can do this to its own root; the test does it while the jail is down.
     let root = host.path("state/tenants/system/rootfs");
     for target in ["dev", "proc", "run"] {
         std::fs::remove_dir(root.join(target)).expect("an empty directory");

@@ -1,5 +1,6 @@
-//! What only the owner of a file may do, tried on every file that is not the tenant's: leases stall whoever opens it, watches
-//! and locks tell of others and hold them up, and what is known of the page cache tells what the neighbours read.
+//! Operations that only the owner of a file may do, tried on every file that is not the tenant's. Leases stall
+//! whoever opens the file, watches report accesses of others, locks block others, and the state of the page cache
+//! reveals what neighbours read.
 
 use crate::host;
 use bailiwick_observe::host_facts;
@@ -10,7 +11,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-/// Rows of a profile's mount table that a tenant sees and that are not its own.
+/// Mount points of a profile's mount table that a tenant sees and whose source is selected.
 fn rows(host: &Host, profile: &str, chosen: fn(&Source) -> bool) -> Vec<String> {
     let facts = host_facts(&host.path("state")).expect("facts");
     let profile: Profile = profile.parse().expect("a profile");
@@ -18,17 +19,17 @@ fn rows(host: &Host, profile: &str, chosen: fn(&Source) -> bool) -> Vec<String> 
     rows.into_iter().filter(|row| chosen(&row.source)).map(|row| row.target).collect()
 }
 
-/// Whatever a later version may mount is walked, unless it is known to be the tenant's own.
+/// Sources that are not the tenant's own. A new kind of source counts as foreign unless it is listed here.
 fn not_the_tenants(source: &Source) -> bool {
     !matches!(source, Source::Storage(_) | Source::Tmpfs { .. } | Source::Mqueue | Source::Devpts | Source::Mask)
 }
 
-/// What shows files of the host, the tenant's own changes apart.
+/// Sources that show files of the host, without copies that the tenant can change.
 fn shows_files_of_the_host(source: &Source) -> bool {
     matches!(source, Source::Overlay { .. } | Source::HostEtc)
 }
 
-/// The path on the host of what is seen at a path inside: of `/etc` the warden's copy, which all jails are shown.
+/// The path on the host of a path in a jail. `/etc` is the warden's copy, which all jails share.
 fn on_the_host(host: &Host, inside: &str) -> PathBuf {
     match inside.strip_prefix("/run/host/etc") {
         Some(below) => host.path(&format!("run/host-etc{below}")),
@@ -36,7 +37,7 @@ fn on_the_host(host: &Host, inside: &str) -> PathBuf {
     }
 }
 
-/// For each argument, and for the first file in it where it is a directory: `$p`, open as `$f` with the number `$n`.
+/// For each argument: opens it, or the first file in it if it is a directory, as `$p`, handle `$f`, number `$n`.
 const EACH: &str = r#"
 use strict; use Fcntl ":flock"; $| = 1;
 sub files { map { my $d = $_; my @in = ();
@@ -47,7 +48,7 @@ my @paths = files(@ARGV, -d "/usr/bin" ? ("/usr/bin", "/usr/lib/os-release") : (
     grep { -e $_ } "$etc/services", "$etc/alternatives", "$etc/ssl", "$etc/ssl/certs");
 "#;
 
-/// Tries everything; prints what was not refused.
+/// Tries every operation and prints those that were not refused.
 const WALK: &str = r#"
 for my $each (@paths) { my $p = $each;
     sysopen(my $f, $p, 0x800) or next; my $n = fileno $f;
@@ -91,7 +92,7 @@ for my $each (@paths) { my $p = $each;
 }
 "#;
 
-/// The script, as root in a jail, over these paths.
+/// Runs the script as root in a jail, on these paths.
 fn run(host: &Host, tenant: &str, script: &str, paths: &[String]) -> Child {
     let script = format!("{EACH}{script}");
     let mut arguments = vec!["exec", tenant, "--", "perl", "-e", &script];
@@ -105,7 +106,7 @@ fn says(child: &mut Child) -> impl FnMut() -> String + use<> {
 }
 
 #[test]
-fn nothing_that_only_an_owner_may_do_works_on_a_file_that_is_not_the_tenants() {
+fn owner_operations_fail_on_files_that_are_not_the_tenants() {
     let host = host();
     for tenant in profiles() {
         let mut paths = rows(&host, tenant, not_the_tenants);
@@ -114,8 +115,7 @@ fn nothing_that_only_an_owner_may_do_works_on_a_file_that_is_not_the_tenants() {
                 .iter()
                 .all(|path| paths.iter().any(|row| row == path))
         );
-        // In `system` everything that is done to /usr is done to a copy of the tenant's own, and is its own business; the rest
-        // of the test looks at whose inodes those are.
+        // In `system`, /usr is a copy of the tenant's own. The rest of the test checks whose inodes it has.
         paths.retain(|path| tenant != "system" || path != "/usr");
         let script =
             if tenant == "system" { WALK.replace("(@paths)", "(grep { !m{^/usr} } @paths)") } else { WALK.to_owned() };
@@ -124,7 +124,7 @@ fn nothing_that_only_an_owner_may_do_works_on_a_file_that_is_not_the_tenants() {
         assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{tenant}");
     }
     for tenant in profiles() {
-        // Leases and the page cache, on /usr too.
+        // Leases and the page cache, also on /usr.
         let line = r#"for my $p (@paths) { sysopen(my $f, $p, 0) or die $p; my ($n, $b) = (fileno $f, "x" x 64);
             print "$p lease\n" if syscall(72, $n, 1024, 0) != -1 || syscall(72, $n, 1024, 1) != -1;
             my $map = syscall(9, 0, 4096, 1, 1, $n, 0);
@@ -135,14 +135,14 @@ fn nothing_that_only_an_owner_may_do_works_on_a_file_that_is_not_the_tenants() {
     }
 }
 
-/// What no wall closes (`docs/threats.md`): of a file that the host has read, a mapping gets the pages around one that it touches, and
-/// `pagemap` says so. When this fails, less is told than is written there.
+/// A leak that is not closed (`docs/threats.md`): a mapping of a file that the host has read also maps the pages
+/// around an accessed page, and `pagemap` shows it. If this test fails, the leak is smaller than documented.
 #[test]
-fn what_is_still_told_of_the_page_cache_is_known() {
+fn the_remaining_leak_of_the_page_cache_is_as_documented() {
     let host = host();
     std::fs::read("/usr/bin/perl").expect("the host reads it");
     for tenant in profiles() {
-        // mmap, madvise with MADV_RANDOM, and a byte of the first page written to a pipe.
+        // mmap, madvise with MADV_RANDOM, then one byte of the first page written to a pipe.
         let line = r#"open(my $f, "<", "/usr/bin/perl") or die; my $at = syscall(9, 0, 65536, 1, 2, fileno $f, 0);
             syscall(28, $at, 65536, 1) == 0 or die $!; pipe(my $from, my $to); syscall(1, fileno $to, $at, 1) == 1 or die $!;
             open(my $map, "<", "/proc/self/pagemap") or die $!; sysseek($map, $at / 4096 * 8, 0);
@@ -154,7 +154,7 @@ fn what_is_still_told_of_the_page_cache_is_known() {
 }
 
 #[test]
-fn the_inodes_of_the_hosts_files_are_the_jails_own() {
+fn the_hosts_files_have_inodes_of_the_jails_own() {
     use std::os::unix::fs::MetadataExt;
     let host = host();
     for tenant in profiles() {
@@ -175,7 +175,7 @@ fn the_inodes_of_the_hosts_files_are_the_jails_own() {
 }
 
 #[test]
-fn locks_inside_hold_up_neither_the_host_nor_a_neighbour() {
+fn locks_inside_block_neither_the_host_nor_a_neighbour() {
     let host = host();
     let lock = r#"my @held; for (@paths) { sysopen(my $f, $_, 0) or die $_; push @held, $f;
         flock($f, LOCK_EX | LOCK_NB) or print "taken: $_\n";
@@ -202,7 +202,7 @@ fn locks_inside_hold_up_neither_the_host_nor_a_neighbour() {
 }
 
 #[test]
-fn watches_inside_tell_nothing_of_what_the_host_and_the_neighbours_open() {
+fn watches_inside_do_not_report_accesses_by_the_host_or_neighbours() {
     let host = host();
     let watch = r#"my $w = syscall(294, 0x800); for (@paths) { syscall(254, $w, $_, 0xfff) != -1 or die "$_: $!" }
         print "watching\n"; <STDIN>; my $events = "x" x 65536; my $r = syscall(0, $w, $events, 65536);
@@ -247,7 +247,7 @@ fn the_operators_own_programs_are_not_in_the_image() {
 }
 
 #[test]
-fn what_the_host_changes_is_seen_inside_without_a_restart() {
+fn changes_of_the_hosts_files_are_visible_inside_without_a_restart() {
     let mut host = Host::new();
     for profile in profiles() {
         host.declare(profile, profile);
@@ -258,7 +258,7 @@ fn what_the_host_changes_is_seen_inside_without_a_restart() {
     for tenant in profiles() {
         assert_eq!(seen(tenant), "", "{tenant}");
     }
-    // A name that nobody found before; then one that takes the place of another, as a package manager does it.
+    // A name that did not exist before, then a file that replaces another by rename, as package managers do.
     for to in ["/usr/bin/one", "/usr/bin/two"] {
         host.in_own_etc(&format!("cd /etc/alternatives && ln -s {to} own.new && mv -T own.new own"));
         for tenant in profiles() {

@@ -1,4 +1,4 @@
-//! Init belongs to the tenant. Whatever it answers, or does not answer, concerns that tenant alone.
+//! Init belongs to the tenant. Whatever it answers, or if it does not answer, only that tenant is affected.
 
 use crate::{host, syscall};
 use bailiwick_sys::process;
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
-/// Stops an init where it is, as its tenant would if it found a way: from outside, since inside it may not be traced.
+/// Stops an init from outside, as its tenant might: inside, init cannot be traced.
 fn stop(host: &Host, tenant: &str) -> OwnedFd {
     let init = process::open(host.init(tenant)).expect("it runs");
     process::signal(&init, Signal::STOP).expect("it runs");
@@ -21,11 +21,11 @@ fn state(host: &Host, tenant: &str) -> String {
 }
 
 #[test]
-fn nobody_inside_traces_init_or_takes_what_it_has_open() {
+fn nobody_inside_can_trace_init_or_take_its_descriptors() {
     let host = host();
     for tenant in profiles() {
         const EPERM: i32 = 1;
-        // PTRACE_ATTACH, PTRACE_SEIZE; a session's own child is traced all the same.
+        // PTRACE_ATTACH and PTRACE_SEIZE. A session can still trace its own child.
         for request in [16, 0x4206] {
             assert_eq!(syscall(&host, tenant, 101, &format!(", {request}, 1, 0, 0")), EPERM, "{tenant}");
             let (_, out, _) = host
@@ -41,19 +41,19 @@ fn nobody_inside_traces_init_or_takes_what_it_has_open() {
         let closed = "for f in mem maps environ exe cwd root fd ns auxv; do cat /proc/1/$f /proc/1/$f/* >/dev/null 2>&1 && echo $f; \
                       readlink /proc/1/$f; done; true";
         assert_eq!(host.inside(tenant, closed).1, "", "{tenant}");
-        // Root inside still sees that it is there.
+        // Root inside can still see init.
         assert_eq!(host.inside(tenant, "cut -d' ' -f1 /proc/1/stat").1.trim(), "1", "{tenant}");
-        // The kernel's killer still takes what it starts first.
+        // The OOM killer still prefers processes that init starts.
         assert_eq!(host.inside(tenant, "cat /proc/self/oom_score_adj").1.trim(), "700", "{tenant}");
     }
 }
 
 #[test]
-fn an_init_that_is_silent_concerns_its_tenant_alone_and_is_replaced() {
+fn a_silent_init_affects_only_its_tenant_and_is_replaced() {
     let host = host();
     let tenant = "shell";
     let before = stop(&host, tenant);
-    // The door says that it does not answer, in bounded time, and from then on at once.
+    // The door reports within a bounded time that init does not answer, and from then on at once.
     for _ in 0..3 {
         let output = host.cli(&["exec", tenant, "--", "true"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -67,12 +67,12 @@ fn an_init_that_is_silent_concerns_its_tenant_alone_and_is_replaced() {
     let report = host.cli(&["audit", tenant]);
     assert!(String::from_utf8_lossy(&report.stdout).contains("BW105"), "{report:?}");
     assert_eq!(host.inside("web", "echo fine").1.trim(), "fine");
-    // It goes on, and is what it was.
+    // Init continues and is still the same process.
     process::signal(&before, Signal::CONT).expect("it is there");
     until("it is known to answer", || state(&host, tenant) == "running");
     assert_eq!(host.inside(tenant, "echo fine").1.trim(), "fine");
 
-    // An operator says after how long it is replaced.
+    // The operator sets the time after which init is replaced.
     let was = host.init(tenant);
     host.write("etc/bailiwick.toml", &host.default_config("replace_silent_init = \"1s\"\n"));
     host.ok(&["apply"]);
@@ -87,10 +87,10 @@ fn an_init_that_is_silent_concerns_its_tenant_alone_and_is_replaced() {
 }
 
 #[test]
-fn a_session_that_init_took_and_does_not_begin_is_given_up() {
+fn a_session_that_init_takes_but_never_starts_is_given_up() {
     let host = host();
-    // Listens in the place of init, as one that its tenant has taught to: says that it is ready, takes the session, and never speaks
-    // again.
+    // Listens in place of init, like one changed by its tenant: it sends `ready`, takes the session, and never
+    // answers again.
     let path = host.path("run/jails/web/init.sock");
     std::fs::remove_file(&path).expect("it is there");
     let mut impostor = std::process::Command::new("perl");
@@ -104,7 +104,7 @@ fn a_session_that_init_took_and_does_not_begin_is_given_up() {
     impostor.wait().expect("ends");
 }
 
-/// Says `ready` on every connection, and keeps it.
+/// Sends `ready` on every connection and keeps it open.
 const IMPOSTOR: &str = r#"
 my ($path) = @ARGV;
 my $socket = IO::Socket::UNIX->new(Local => $path, Listen => 16) or die $!;
@@ -114,7 +114,7 @@ while (my $client = $socket->accept) { push @all, $client; print $client "\x07\0
 "#;
 
 #[test]
-fn a_jail_that_ends_itself_is_cleared_away_and_can_be_started_again() {
+fn a_jail_that_ends_itself_is_removed_and_can_be_started_again() {
     let host = host();
     host.inside("web", "kill -TERM 1; sleep 5");
     until("it is down", || {

@@ -1,4 +1,4 @@
-//! Root inside, nobody outside: the user that the host sees, and that it cannot be shed.
+//! Root inside is an unprivileged user outside: the user that the host sees, and that it cannot change.
 
 use crate::host;
 use bailiwick_tests::profiles;
@@ -16,7 +16,7 @@ fn root_inside_is_a_host_user_of_the_tenants_own_range() {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
         let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("uids");
         assert!(uid.split_whitespace().all(|id| id == first.to_string()), "{tenant}: {uid}");
-        // The user namespace belongs to that user too, so what it exhausts is the tenant's own.
+        // That user also owns the user namespace, so limits per user that it exhausts are its own.
         assert!(first >= 1 << 30);
         seen.push(first);
     }
@@ -40,7 +40,7 @@ fn ids_outside_the_range_cannot_be_taken() {
 #[test]
 fn exhausting_inotify_is_the_tenants_own_problem() {
     let host = host();
-    // 200 instances are above the usual bound of 128 for one user; the host's root must still get one.
+    // 200 instances exceed the default limit of 128 per user; root of the host must still get one.
     let line = "perl -e 'my $n = 0; while ($n < 2000) { last if syscall(294, 0) < 0; $n++ } print $n; sleep 2' & sleep 1; wait";
     host.inside("web", line);
     let bound = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").expect("a bound");

@@ -1,11 +1,11 @@
-//! What `/proc` and `/sys` show of the host as a whole: nothing that no list names, in every profile.
+//! What `/proc` and `/sys` show about the host: only what a list names, in every profile.
 
 use crate::host;
 use bailiwick_plan::kernel;
 use bailiwick_tests::profiles;
 
-/// Prints every file and directory of `/proc` and `/sys` that root inside can read and that has something in it; processes
-/// are left out, and what is a link is where it leads.
+/// Prints every readable, non-empty file and directory of `/proc` and `/sys` as root inside, without those of
+/// processes. Symlinks are resolved.
 const WALK: &str = r#"exec perl -e '
     sub walk {
         my ($path) = @_;
@@ -25,7 +25,7 @@ const WALK: &str = r#"exec perl -e '
     walk("/proc"); walk("/sys");'"#;
 
 #[test]
-fn nothing_can_be_read_that_no_list_names() {
+fn only_listed_files_can_be_read() {
     let host = host();
     for tenant in profiles() {
         for user in ["root", "1000"] {
@@ -34,7 +34,7 @@ fn nothing_can_be_read_that_no_list_names() {
             assert!(output.status.success(), "{tenant}: {}", String::from_utf8_lossy(&output.stderr));
             let unlisted: Vec<&str> = text.lines().filter(|path| !kernel::may_show(path)).collect();
             assert_eq!(unlisted, [""; 0], "{tenant}: user {user} reads what no list names");
-            // The walk has walked.
+            // Proves that the walk worked.
             for shown in ["/proc/meminfo", "/proc/stat", "/proc/sys/kernel/osrelease", "/sys/devices/system/cpu/online"]
             {
                 assert!(text.lines().any(|path| path == shown), "{tenant}: {shown} is not there\n{text}");
@@ -43,7 +43,8 @@ fn nothing_can_be_read_that_no_list_names() {
     }
 }
 
-/// What a process has of its own below `/proc/PID`: in each jail, whatever hides the rest. A name of a later kernel is weighed first.
+/// Entries of `/proc/PID`, which are visible in each jail whatever masks the rest. An entry of a later kernel must
+/// be reviewed before it is added.
 const OF_A_PROCESS: &[&str] = &[
     "arch_status",
     "attr",
@@ -71,7 +72,7 @@ const OF_A_PROCESS: &[&str] = &[
     "map_files",
     "maps",
     "mem",
-    "mountinfo", // the host's device and the path of `state_dir` there, see `TOLD`
+    "mountinfo", // the host's device and the path of `state_dir` there, see `DOCUMENTED_LEAKS`
     "mounts",
     "mountstats",
     "net",
@@ -80,7 +81,7 @@ const OF_A_PROCESS: &[&str] = &[
     "oom_adj",
     "oom_score",
     "oom_score_adj",
-    "pagemap", // what is cached, see `TOLD`
+    "pagemap", // what is cached, see `DOCUMENTED_LEAKS`
     "patch_state",
     "personality",
     "projid_map",
@@ -105,7 +106,7 @@ const OF_A_PROCESS: &[&str] = &[
     "wchan",
 ];
 
-/// What is below `/proc/net`; of a directory all. Most is the jail's own network.
+/// Entries of `/proc/net`, with all content of a directory. Most are about the jail's own network.
 const OF_A_NETWORK: &[&str] = &[
     "anycast6",
     "arp",
@@ -184,8 +185,9 @@ const OF_A_NETWORK: &[&str] = &[
     "xt_recent",
 ];
 
-/// What of those tells of the host as a whole, which `docs/threats.md` says: below each process, so no mount hides it.
-const TOLD: &[&str] = &[
+/// Entries that reveal something about the whole host, as documented in `docs/threats.md`. They are below each
+/// process, so no mount can mask them.
+const DOCUMENTED_LEAKS: &[&str] = &[
     "mountinfo",
     "pagemap",
     "smaps",
@@ -202,9 +204,9 @@ const TOLD: &[&str] = &[
 ];
 
 #[test]
-fn what_lies_below_each_process_is_known_and_what_it_tells_of_the_host_is_said() {
+fn entries_of_a_process_are_listed_and_their_leaks_documented() {
     let document = include_str!("../../docs/threats.md");
-    let unsaid: Vec<&&str> = TOLD.iter().filter(|name| !document.contains(&format!("`{name}`"))).collect();
+    let unsaid: Vec<&&str> = DOCUMENTED_LEAKS.iter().filter(|name| !document.contains(&format!("`{name}`"))).collect();
     assert!(unsaid.is_empty(), "docs/threats.md does not name {unsaid:?}");
     let host = host();
     for tenant in profiles() {
@@ -224,10 +226,10 @@ fn what_lies_below_each_process_is_known_and_what_it_tells_of_the_host_is_said()
 }
 
 #[test]
-fn no_mount_uncovers_the_hosts_devices_and_file_systems() {
+fn no_mount_reveals_the_hosts_devices_and_file_systems() {
     let host = host();
     for tenant in profiles() {
-        // Root of `system` may take its /sys away: nothing of the host's lies below it.
+        // Root of `system` may unmount its /sys: nothing of the host is below it.
         let line = "mkdir -p /tmp/s; mount -t sysfs none /tmp/s 2>/dev/null && ls /tmp/s; umount -l /sys 2>/dev/null; \
                     mount -t sysfs none /tmp/s 2>/dev/null && ls /tmp/s; \
                     ls -d /sys/block /sys/fs/btrfs /sys/module /sys/kernel/slab /sys/firmware 2>/dev/null; true";
@@ -236,7 +238,7 @@ fn no_mount_uncovers_the_hosts_devices_and_file_systems() {
 }
 
 #[test]
-fn the_answers_tell_how_many_processors_there_are_and_nothing_of_the_neighbours() {
+fn answers_reveal_the_number_of_processors_and_nothing_of_neighbours() {
     let host = host();
     let kernel = std::fs::read_to_string("/proc/stat").expect("reads");
     let processors = kernel.lines().filter(|line| line.starts_with("cpu")).count();
@@ -254,7 +256,7 @@ fn the_answers_tell_how_many_processors_there_are_and_nothing_of_the_neighbours(
 }
 
 #[test]
-fn programs_that_read_the_kernel_go_on_working() {
+fn programs_that_read_the_kernel_still_work() {
     let host = host();
     for tenant in profiles() {
         for line in [

@@ -1,4 +1,5 @@
-//! Interfaces of the kernel that broke other jails: refused before they parse anything.
+//! Kernel interfaces that were used to escape from other jails: they are refused before the kernel parses any
+//! argument.
 
 use crate::{host, syscall};
 use bailiwick_tests::{profiles, runs};
@@ -53,12 +54,12 @@ fn calls_that_reach_the_whole_kernel_are_refused() {
 fn socket_families_are_a_list_of_what_is_allowed() {
     let host = host();
     for tenant in profiles() {
-        // UNIX, INET, INET6, NETLINK with protocol ROUTE, which `web` does without
+        // UNIX, INET, INET6, and NETLINK with protocol ROUTE, which `web` does not have.
         for allowed in [", 1, 1, 0", ", 2, 1, 0", ", 10, 2, 0", ", 16, 3, 0"] {
             let errno = if tenant == "web" && allowed.starts_with(", 16") { EAFNOSUPPORT } else { 0 };
             assert_eq!(syscall(&host, tenant, 41, allowed), errno, "{tenant} {allowed}");
         }
-        // PACKET, ALG (page cache), VSOCK, RDS, TIPC, CAN, KEY, XDP, RXRPC, raw INET, NETLINK XFRM, NETFILTER
+        // PACKET, ALG (page cache), VSOCK, RDS, TIPC, CAN, KEY, XDP, RXRPC, raw INET, NETLINK XFRM and NETFILTER.
         let refused = [
             ", 17, 3, 768",
             ", 38, 5, 0",
@@ -84,9 +85,9 @@ fn socket_families_are_a_list_of_what_is_allowed() {
 }
 
 #[test]
-fn namespaces_cannot_be_nested_but_in_system() {
+fn only_system_can_nest_namespaces() {
     let host = host();
-    // unshare and clone with CLONE_NEWUSER, CLONE_NEWNET
+    // unshare and clone with CLONE_NEWUSER and CLONE_NEWNET.
     for flag in [0x1000_0000_i64, 0x4000_0000] {
         for tenant in ["web", "shell"] {
             assert_eq!(syscall(&host, tenant, 272, &format!(", {flag}")), EPERM, "{tenant}");
@@ -100,19 +101,19 @@ fn namespaces_cannot_be_nested_but_in_system() {
 }
 
 #[test]
-fn numbers_that_nobody_knows_yet_look_like_an_old_kernel() {
+fn unknown_system_calls_fail_as_on_an_old_kernel() {
     let host = host();
     for tenant in profiles() {
         assert_eq!(syscall(&host, tenant, 600, ""), 38, "{tenant}");
-        // x32: the same call by another number
+        // x32: the same call under another number.
         assert_eq!(syscall(&host, tenant, 0x4000_0000 + 39, ""), 38, "{tenant}");
     }
 }
 
 #[test]
-fn the_operators_terminal_cannot_be_typed_into() {
+fn input_cannot_be_injected_into_the_operators_terminal() {
     let host = host();
-    // TIOCSTI, with and without rubbish in the upper half of the argument
+    // TIOCSTI, with and without garbage in the upper half of the argument.
     for request in [0x5412_i64, 0x7fff_0000_5412] {
         for tenant in profiles() {
             assert_eq!(syscall(&host, tenant, 16, &format!(", 0, {request}, (my $x = \"x\")")), EPERM, "{tenant}");
@@ -120,10 +121,10 @@ fn the_operators_terminal_cannot_be_typed_into() {
     }
 }
 
-/// On btrfs one of these flushes everybody's data, and the others tell of the whole pool: its devices, its use, its number. On XFS there
-/// are as many.
+/// On btrfs, one of these commands flushes all data of the file system, and the others reveal its devices, usage
+/// and id. XFS has as many.
 #[test]
-fn file_systems_are_told_and_asked_nothing_of_the_whole() {
+fn commands_for_a_whole_file_system_are_refused() {
     let host = host();
     let answer = |tenant: &str, command: u32| {
         let line = format!(
@@ -143,17 +144,17 @@ fn file_systems_are_told_and_asked_nothing_of_the_whole() {
         for command in [0x8100_587e, 0x8020_5871, 0x8010_5873, 0x8040_587f, 0xc0c0_583b] {
             assert_eq!(answer(tenant, command), EPERM, "{tenant} {command:#x}");
         }
-        // Copies that share blocks are no such thing: this one is refused for what it was given.
+        // FICLONE is not such a command: it fails here only because of its arguments.
         assert_ne!(answer(tenant, 0x4004_9409), EPERM, "{tenant}: FICLONE");
-        // Nor are a file's flags and its project, which most file systems tell.
+        // Reading the flags and project id of a file is allowed as well: most file systems report them.
         assert_ne!(answer(tenant, 0x801c_581f), EPERM, "{tenant}: FS_IOC_FSGETXATTR");
     }
 }
 
-/// What the kernel has no module for it asks the host's `modprobe` for, whoever made it: here the filter answers. `system` is left a
-/// mount, and `doctor` says so.
+/// For an unknown protocol or line discipline the kernel asks the host's `modprobe` for a module, whoever made the
+/// call. Here the filter refuses such calls. In `system`, mount can still do this, and `doctor` reports it.
 #[test]
-fn nobody_makes_the_kernel_load_a_module_for_a_socket_or_a_terminal() {
+fn sockets_and_terminals_load_no_kernel_module() {
     let host = host();
     for tenant in profiles() {
         // SIOCGIFBR, SIOCSIFBR, SIOCBRADDBR, SIOCBRDELBR, SIOCGIFVLAN, SIOCSIFVLAN.
@@ -165,11 +166,13 @@ fn nobody_makes_the_kernel_load_a_module_for_a_socket_or_a_terminal() {
             let (_, out, err) = host.inside(tenant, &line);
             assert_eq!(out, ENOPKG.to_string(), "{tenant} {command:#x}: {err}");
         }
-        // The ICMP of the other family: the kernel answers so too, after it has asked for net-pf-2-proto-58.
+        // ICMP of the other address family. Without the filter the error is the same, but only after a request for
+        // net-pf-2-proto-58.
         for socket in [", 2, 2, 58", ", 10, 2, 1"] {
             assert_eq!(syscall(&host, tenant, 41, socket), EPROTONOSUPPORT, "{tenant} {socket}");
         }
-        // TIOCSETD; TCP_ULP; TCP_CONGESTION, for which the kernel loads something only for the host's CAP_NET_ADMIN.
+        // TIOCSETD; TCP_ULP; TCP_CONGESTION, for which the kernel loads a module only with CAP_NET_ADMIN of the
+        // host.
         assert_eq!(syscall(&host, tenant, 16, ", 0, 0x5423, (my $x = pack(\"L\", 25))"), EPERM, "{tenant}");
         for (option, errno) in [(31, ENOPROTOOPT), (13, ENOENT)] {
             let line = format!(
@@ -177,7 +180,7 @@ fn nobody_makes_the_kernel_load_a_module_for_a_socket_or_a_terminal() {
             );
             assert_eq!(host.inside(tenant, &line).1, errno.to_string(), "{tenant}: option {option}");
         }
-        // File systems, by all calls that name one.
+        // File systems, by all calls that take the name of one.
         if tenant != "system" {
             for number in [165, 430] {
                 assert_eq!(syscall(&host, tenant, number, ", 0, 0, 0, 0, 0"), EPERM, "{tenant}: {number}");
@@ -190,8 +193,8 @@ fn nobody_makes_the_kernel_load_a_module_for_a_socket_or_a_terminal() {
 fn version_1_control_groups_and_their_release_agent_are_out_of_reach() {
     let host = host();
     for tenant in profiles() {
-        // `system` may see its own groups of version 1; nothing there is its own to write, and the file that made the
-        // host run a program is only at the root of a hierarchy, which is out of its sight.
+        // `system` may see its own version 1 groups, but cannot write to them. The release agent file is in the
+        // root of a hierarchy, which it cannot see.
         let line = "mkdir -p /tmp/c; mount -t cgroup -o memory none /tmp/c 2>/dev/null; mount -t cgroup2 none /tmp/c 2>/dev/null; \
                     find / -name release_agent -not -path '/proc/*' 2>/dev/null; \
                     for f in $(find /tmp/c /sys/fs/cgroup -type f 2>/dev/null); do (echo 0 > $f) 2>/dev/null && echo written $f; done; \

@@ -1,7 +1,7 @@
-//! A tenant makes as much as it can of everything that the kernel holds: each row of the table is tried in each profile, and what is
-//! said there of charge and bound is so, or the audit says that nothing bounds it.
+//! A tenant creates as many kernel objects of each kind as it can. Each row of the table is tried in each profile:
+//! the memory is charged and bounded as the row says, or the audit reports that nothing bounds it.
 //!
-//! What is charged is read from the tenant's own group, which nothing else on the machine changes.
+//! Charges are read from the control group of the tenant, which nothing else on the machine changes.
 
 use crate::{host, syscall};
 use bailiwick_plan::kernel_memory::{self, Charge, Held, Object};
@@ -19,10 +19,10 @@ const ENOSPC: i32 = 28;
 const ENOSYS: i32 = 38;
 const ENOPROTOOPT: i32 = 92;
 
-/// What every attempt begins with.
+/// Prefix of every script.
 const PERL: &str = "use strict; use Socket; use Fcntl; use IO::Handle; $| = 1; my @kept; ";
 
-/// A tenant and where what it holds is counted.
+/// A tenant, and where its memory is accounted.
 struct Tenant<'a> {
     host: &'a Host,
     name: &'static str,
@@ -52,7 +52,7 @@ impl<'a> Tenant<'a> {
         self.read(if self.hierarchy == Hierarchy::V1 { "memory.usage_in_bytes" } else { "memory.current" })
     }
 
-    /// What is charged for sockets of TCP and UDP.
+    /// Bytes charged for TCP and UDP sockets.
     fn of_sockets(&self) -> u64 {
         if self.hierarchy == Hierarchy::V1 {
             return self.read("memory.kmem.tcp.usage_in_bytes");
@@ -62,7 +62,7 @@ impl<'a> Tenant<'a> {
         line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no sock in {text}"))
     }
 
-    /// Runs a script as root inside, which prints a number and keeps what it made; looks while it does.
+    /// Runs a script as root in the jail. The script prints a number and keeps what it created while `look` runs.
     fn holding<T>(&self, script: &str, look: impl FnOnce(u64) -> T) -> T {
         let script = format!("{PERL}{script}; print scalar(@kept), \"\\n\"; <STDIN>;");
         let mut command = self.host.command(&["exec", self.name, "--", "perl", "-e", &script]);
@@ -76,13 +76,13 @@ impl<'a> Tenant<'a> {
         seen
     }
 
-    /// How many of something can be had.
+    /// The largest number of objects that a script can create.
     fn most(&self, script: &str) -> u64 {
         self.holding(script, |count| count)
     }
 
-    /// What a script makes is charged, at least so much of it. What the attempt before this one held may still be on its way out
-    /// and make the growth smaller than it is, so one that was too small is made again.
+    /// Checks that a script's objects are charged, at least `least` bytes. Objects of the previous attempt may
+    /// still be freed and make the growth too small, so a failed measurement is repeated.
     fn is_charged(&self, object: &str, least: u64, script: &str) {
         until(&format!("{}: {least} bytes are charged for {object}", self.name), || {
             let before = self.charged();
@@ -115,7 +115,7 @@ impl<'a> Tenant<'a> {
         assert_ne!(status, 0, "{}: {line}: {out}", self.name);
     }
 
-    /// Access lists of so many users can be written, and no longer ones, by none of the calls.
+    /// Checks that access control lists above the size limit are refused by all calls, and small ones accepted.
     fn has_small_attributes(&self) {
         let written = |number: u32, users: u32| {
             let line = format!(
@@ -134,11 +134,11 @@ impl<'a> Tenant<'a> {
             assert_eq!(written(number, 130), ENOSPC, "{}: call {number}", self.name);
             assert_eq!(written(number, 8_000), ENOSPC, "{}: call {number}", self.name);
         }
-        // setxattrat has its size behind a pointer.
+        // setxattrat takes the size through a pointer.
         assert_eq!(syscall(self.host, self.name, 463, ", 0, 0, 0, 0, 0, 0"), ENOSYS, "{}", self.name);
     }
 
-    /// A page cannot be given a name: as on a kernel without names, and there it is no wonder.
+    /// Checks that naming anonymous memory fails as on a kernel without this feature.
     fn has_no_names_of_memory(&self) {
         let line = "exec perl -e 'my $page = syscall(9, 0, 4096, 3, 0x22, -1, 0); my $name = \"own\"; $! = 0; \
                     my $r = syscall(157, 0x53564d41, 0, $page, 4096, $name); print($r == -1 ? $! + 0 : 0)'";
@@ -146,7 +146,7 @@ impl<'a> Tenant<'a> {
         assert_eq!(out.trim(), EINVAL.to_string(), "{}: {err}", self.name);
     }
 
-    /// No network of its own can be had, and of the jail's nothing can be changed.
+    /// Checks that no network namespace can be created and that the jail's own cannot be changed.
     fn has_no_right_over_a_network(&self) {
         self.fails("unshare --net true");
         self.fails("unshare --user --map-root-user --net true");
@@ -156,14 +156,14 @@ impl<'a> Tenant<'a> {
         assert_eq!(out.trim(), "1", "{}: SIOCSARP {err}", self.name);
     }
 
-    /// A number of the jail's own that bounds something.
+    /// Checks a sysctl of the jail that bounds a kind of object.
     fn has_setting(&self, path: &str, most: u64) {
         let (_, out, err) = self.host.inside(self.name, &format!("cat /proc/sys/{path}"));
         let bound: u64 = out.trim().parse().unwrap_or_else(|_| panic!("{path}: {out:?} {err:?}"));
         assert!(bound <= most, "{}: {path} is {bound}", self.name);
     }
 
-    /// The filters of one thread, of 4,000 instructions each.
+    /// Counts the seccomp filters of one thread, each with 4,000 instructions.
     fn has_few_filters(&self) {
         let filters = "my $f = pack(\"SCCL\", 0, 0, 0, 0) x 3999 . pack(\"SCCL\", 6, 0, 0, 0x7fff0000); \
                        my $p = pack(\"S x6 P\", 4000, $f); syscall(157, 38, 1, 0, 0, 0); \
@@ -173,7 +173,7 @@ impl<'a> Tenant<'a> {
     }
 
     fn has_few_queues(&self) {
-        // Their bytes are counted to the tenant: 819,200 by default, and one takes some 82,000.
+        // Their bytes are counted to the tenant: the limit is 819,200 by default, and one queue takes about 82,000.
         let queues = "for my $n (1 .. 100) { my $q = \"bw$n\"; my $fd = syscall(240, $q, 0102, 0600, 0); last if $fd < 0; \
                       push @kept, $fd; my $m = \"x\" x 8192; for (1 .. 10) { syscall(242, $fd, $m, 8192, 0, 0) } \
                       syscall(241, $q) }";
@@ -186,7 +186,7 @@ impl<'a> Tenant<'a> {
         assert!((1..=64).contains(&count), "{}: {count} pseudo terminals", self.name);
     }
 
-    /// TCP and UDP.
+    /// Checks TCP and UDP sockets.
     fn sockets_are_counted(&self) {
         let sockets = "for (1 .. 200) { socket(my $s, 2, 2, 0); bind($s, pack_sockaddr_in(0, INADDR_LOOPBACK)); \
                        socket(my $c, 2, 2, 0); connect($c, getsockname($s)); \
@@ -194,7 +194,7 @@ impl<'a> Tenant<'a> {
         if self.hierarchy == Hierarchy::Unified {
             return self.is_charged("UDP sockets", 10 * MIB, sockets);
         }
-        // What nobody accepts, and what is closed while it is full, is all that an attacker needs.
+        // Connections that are never accepted, and closed while full, are all that an attacker needs.
         let closed = "socket(my $l, 2, 1, 0); bind($l, pack_sockaddr_in(0, INADDR_LOOPBACK)); listen($l, 4000); \
                       for (1 .. 100) { socket(my $c, 2, 1, 0); connect($c, getsockname($l)) or last; $c->blocking(0); \
                       for (1 .. 1000) { defined syswrite($c, 'x' x 60000) or last } close($c) } push @kept, $l";
@@ -202,12 +202,12 @@ impl<'a> Tenant<'a> {
         assert_eq!(limit, 16 * MIB, "an eighth, and not less than this");
         for script in [sockets, closed] {
             let used = self.holding(script, |_| self.read("memory.kmem.tcp.usage_in_bytes"));
-            // The kernel lets a socket that sends go somewhat beyond.
+            // The kernel lets a sending socket exceed the limit somewhat.
             assert!((limit / 2..=limit * 4).contains(&used), "{}: sockets hold {used} of {limit}", self.name);
         }
     }
 
-    /// A socket of every family keeps the size that it was born with.
+    /// Checks that sockets of every family keep their initial buffer sizes.
     fn buffers_keep_their_size(&self) {
         let line = "exec perl -e 'use Socket; for my $f (1, 2, 10, 16) { my $k = $f == 16 ? 3 : 2; \
                     socket(my $s, $f, $k, 0) or next; for my $o (SO_RCVBUF, SO_SNDBUF) { \
@@ -218,7 +218,7 @@ impl<'a> Tenant<'a> {
         assert_eq!(self.host.inside(self.name, line).1, "done", "{}", self.name);
     }
 
-    /// Tries a row that is charged or bounded.
+    /// Tries a row whose memory is charged or bounded.
     fn try_memory(&self, object: &Object) {
         match object.name {
             "processes, page tables, open files" => self.is_charged(
@@ -249,7 +249,7 @@ impl<'a> Tenant<'a> {
             "socket options" => {
                 self.refuses_option(10, 41, 6);
                 [14, 32, 38].into_iter().for_each(|option| self.refuses_option(2, 6, option));
-                // TCP_ULP, by which TLS would be the kernel's.
+                // TCP_ULP, which would enable TLS in the kernel.
                 let line = "exec perl -e 'socket(my $s, 2, 1, 0) or die $!; $! = 0; setsockopt($s, 6, 31, \"tls\"); print $! + 0'";
                 assert_eq!(self.host.inside(self.name, line).1, ENOPROTOOPT.to_string(), "{}", self.name);
             }
@@ -329,7 +329,7 @@ impl<'a> Tenant<'a> {
                 self.fails("ulimit -n 5000");
             }
             "numbers of processes" => {
-                // A leader that has ended leaves its number to its group and its session, and no more.
+                // The number of an ended leader stays in use as the id of its group and session, but not beyond.
                 let count = self.most(
                     "while (@kept < 500) { my $p = fork; last unless defined $p; if (!$p) { setpgrp; sleep 100; exit } \
                      push @kept, $p } END { kill 9, @kept }",
@@ -339,7 +339,7 @@ impl<'a> Tenant<'a> {
             "inotify instances" => {
                 let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").expect("reads");
                 let most: u64 = most.trim().parse().expect("a number");
-                // Of three users inside, who are one tenant.
+                // By three users inside, who count as one tenant.
                 let count = self.most(
                     "for my $u (0, 1000, 2000) { $> = 0; $> = $u; \
                      while (@kept < 3000) { my $i = syscall(253); last if $i < 0; push @kept, $i } } $> = 0",
@@ -362,15 +362,16 @@ impl<'a> Tenant<'a> {
     }
 }
 
-/// What the tables say of TCP, on both versions: what arrives is charged with `accept(2)` and not before.
+/// The table's claim about TCP, on both versions of control groups: received data is charged at `accept(2)`, not
+/// before.
 #[test]
-fn what_nobody_has_accepted_is_charged_to_nobody_and_what_is_accepted_is_charged() {
+fn tcp_data_is_charged_once_it_is_accepted() {
     const EACH: u64 = 60_000;
     let host = host();
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
     for name in profiles() {
         let tenant = Tenant::new(&host, name, &facts);
-        // SIOCOUTQ: once nothing waits to be sent or to be acknowledged, all of it is the listener's.
+        // SIOCOUTQ: zero once everything is sent and acknowledged, so that all data is with the listener.
         let connections = format!(
             "socket(my $l, 2, 1, 0); bind($l, pack_sockaddr_in(0, INADDR_LOOPBACK)); listen($l, 4000); \
              for (1 .. 200) {{ socket(my $c, 2, 1, 0); connect($c, getsockname($l)) or die $!; \
@@ -379,7 +380,7 @@ fn what_nobody_has_accepted_is_charged_to_nobody_and_what_is_accepted_is_charged
         );
         let accepted = format!("{connections} for (1 .. 200) {{ accept(my $a, $l) or die $!; push @kept, $a }}");
         let held = 200 * EACH;
-        // The counters of version 2 are some time behind.
+        // The counters of version 2 are updated with a delay.
         until(&format!("{name}: what is accepted is charged"), || {
             tenant.holding(&accepted, |count| (count, tenant.of_sockets())) >= (400, held / 2)
         });
@@ -393,7 +394,7 @@ fn what_nobody_has_accepted_is_charged_to_nobody_and_what_is_accepted_is_charged
 }
 
 /// The evidence of a finding in an audit of a tenant; empty without one.
-fn told(host: &Host, tenant: &str, id: &str) -> String {
+fn evidence(host: &Host, tenant: &str, id: &str) -> String {
     let report: Value = serde_json::from_str(&host.ok(&["audit", tenant, "--json"])).expect("JSON");
     let findings = report["tenants"][0]["findings"].as_array().expect("findings");
     let finding = findings.iter().find(|finding| finding["id"] == id);
@@ -405,13 +406,13 @@ fn walk(table: &[Object], finding: &str, attempt: impl Fn(&Tenant<'_>, &Object))
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
     for name in profiles() {
         let tenant = Tenant::new(&host, name, &facts);
-        let evidence = told(&host, name, finding);
+        let evidence = evidence(&host, name, finding);
         for object in table {
             match object.held(tenant.profile) {
                 Held::Refused(_) | Held::By(_) => attempt(&tenant, object),
                 Held::Nothing(why) => {
                     assert!(evidence.contains(&format!("{}: {why}", object.name)), "{name}: {evidence}");
-                    // A pool may be empty while each of its places is paid for.
+                    // A pool may be exhausted if each of its objects is charged.
                     assert!(
                         finding == "BW098" || object.charge(Some(tenant.hierarchy)) != Charge::Whole,
                         "{}",
@@ -425,24 +426,24 @@ fn walk(table: &[Object], finding: &str, attempt: impl Fn(&Tenant<'_>, &Object))
 }
 
 #[test]
-fn every_object_of_the_table_is_charged_or_bounded_or_told_of() {
+fn every_object_of_the_table_is_charged_or_bounded_or_reported() {
     walk(kernel_memory::MEMORY, "BW097", |tenant, object| tenant.try_memory(object));
 }
 
 #[test]
-fn no_tenant_empties_a_pool_of_the_host_that_is_not_told_of() {
+fn every_pool_that_a_tenant_can_exhaust_is_reported() {
     walk(kernel_memory::POOLS, "BW098", |tenant, pool| tenant.try_pool(pool));
 }
 
 #[test]
-fn memory_is_not_said_to_be_plainly_enforced() {
+fn the_audit_does_not_report_memory_as_fully_enforced() {
     let host = host();
     for tenant in profiles() {
         let report: Value = serde_json::from_str(&host.ok(&["audit", tenant, "--json"])).expect("JSON");
         let limits = report["tenants"][0]["limits"].as_array().expect("limits");
         let memory = limits.iter().find(|limit| limit["resource"] == "memory").expect("memory");
         assert_eq!(memory["verdict"], "nominal", "{tenant}");
-        assert!(told(&host, tenant, "BW097").contains("record locks"), "{tenant}");
+        assert!(evidence(&host, tenant, "BW097").contains("record locks"), "{tenant}");
     }
     let doctor: Value = serde_json::from_slice(&host.cli(&["doctor", "--json"]).stdout).expect("JSON");
     let features = doctor["features"].as_array().expect("features");

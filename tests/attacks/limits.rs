@@ -1,4 +1,4 @@
-//! Limits: a tenant that tries to pass one is stopped there, and the host does not notice.
+//! Limits: a tenant that tries to exceed one is stopped, and the host is not affected.
 
 use crate::host;
 use bailiwick_tests::{profiles, until};
@@ -16,9 +16,10 @@ fn a_fork_bomb_stops_at_the_tenants_own_limit() {
 }
 
 #[test]
-fn memory_ends_at_the_limit_whatever_holds_it() {
+fn memory_of_every_kind_ends_at_the_limit() {
     let host = host();
-    // 128 MiB are allowed. In anonymous memory, in /dev/shm and in /tmp (both are memory, both have a size of their own).
+    // The limit is 128 MiB. Tried with anonymous memory, /dev/shm and /tmp, which are memory with a size limit of
+    // their own.
     let (status, out, _) = host.inside("web", "perl -e 'my $x = \"x\" x (300 * 1024 * 1024); print length $x'");
     assert!(status != 0 && out.is_empty(), "{status} {out}");
     let (status, _, _) = host.inside("web", "head -c 300M /dev/zero > /tmp/big");
@@ -52,7 +53,7 @@ fn a_limit_changes_while_the_jail_runs() {
 }
 
 #[test]
-fn a_changed_bound_of_open_files_is_told_applied_and_audited() {
+fn a_changed_limit_of_open_files_is_planned_applied_and_audited() {
     let host = host();
     let json =
         |arguments: &[&str]| serde_json::from_slice::<serde_json::Value>(&host.cli(arguments).stdout).expect("JSON");
@@ -79,9 +80,9 @@ fn a_changed_bound_of_open_files_is_told_applied_and_audited() {
 }
 
 #[test]
-fn a_size_that_is_no_whole_page_is_no_difference() {
+fn a_size_that_is_rounded_to_pages_is_no_drift() {
     let host = host();
-    // The kernel makes whole pages of it: at a start, and while the jail runs.
+    // The kernel rounds up to whole pages, at a start and while the jail runs.
     host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ntmp = \"65K\"\nshm = \"129K\"\n");
     for begin in ["apply", "restart"] {
         host.ok(&[begin, "web"]);
@@ -91,7 +92,7 @@ fn a_size_that_is_no_whole_page_is_no_difference() {
 }
 
 #[test]
-fn all_tenants_together_leave_the_host_what_is_reserved_for_it() {
+fn all_tenants_together_leave_the_host_its_reserve() {
     let host = host();
     let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "web", "--json"])).expect("JSON");
     let hierarchies = bailiwick_sys::cgroup::hierarchies().expect("hierarchies");
@@ -101,7 +102,7 @@ fn all_tenants_together_leave_the_host_what_is_reserved_for_it() {
         Some(mount.join(path.trim_start_matches('/')).parent().expect("a parent").to_owned())
     };
     let read = |hierarchy: &str, file: &str| -> u64 {
-        // A controller of version 1 has a hierarchy of its own.
+        // A version 1 controller has a hierarchy of its own.
         let (group, file) = match base(hierarchy) {
             Some(group) => (group, file),
             None => {
@@ -114,7 +115,7 @@ fn all_tenants_together_leave_the_host_what_is_reserved_for_it() {
     let memory = bailiwick_sys::proc::memory_bytes().expect("reads") - (256 << 20);
     assert_eq!(read("memory", "memory.limit_in_bytes"), memory / 4096 * 4096);
     assert_eq!(read("pids", "pids.max"), bailiwick_sys::proc::max_tasks().expect("reads") - 1000);
-    // It is read again when it changes, and nobody is restarted for that.
+    // The reserve is read again when it changes, without a restart.
     for (reserve, kept, tasks) in
         [("memory = \"512M\", tasks = 2000", 512 << 20, 2000), ("tasks = 1500", 256 << 20, 1500)]
     {
@@ -125,7 +126,7 @@ fn all_tenants_together_leave_the_host_what_is_reserved_for_it() {
             read("memory", "memory.limit_in_bytes") == memory && read("pids", "pids.max") == tasks
         });
     }
-    // One of all there is cannot be, and is told.
+    // A reserve of all memory is impossible and is reported.
     host.write("etc/bailiwick.toml", &host.default_config("reserve = { memory = \"900T\" }\n"));
     until("it is told", || host.ok(&["status"]).contains("`reserve` in bailiwick.toml keeps"));
 }

@@ -1,11 +1,12 @@
-//! Links that a tenant plants where the host's programs might follow them (Incus 2026, CVE-2021-30465, CVE-2017-18078).
+//! Symlinks that a tenant plants where programs of the host might follow them (Incus 2026, CVE-2021-30465,
+//! CVE-2017-18078).
 
 use crate::host;
 use bailiwick_tests::runs;
 use bailiwick_types::Profile;
 
 #[test]
-fn a_storage_full_of_links_is_never_followed_and_a_purge_removes_the_links_alone() {
+fn symlinks_in_storage_are_never_followed_and_a_purge_removes_only_the_links() {
     let host = host();
     let canary = host.path("canary");
     let outside = host.path("outside");
@@ -19,7 +20,7 @@ fn a_storage_full_of_links_is_never_followed_and_a_purge_removes_the_links_alone
     );
     let (status, _, err) = host.inside("shell", &line);
     assert_eq!(status, 0, "{err}");
-    // Every thing that the operator may do next.
+    // All commands that the operator may run next.
     host.ok(&["restart", "shell"]);
     host.ok(&["audit", "shell"]);
     host.ok(&["show", "shell"]);
@@ -33,9 +34,9 @@ fn a_storage_full_of_links_is_never_followed_and_a_purge_removes_the_links_alone
 }
 
 #[test]
-fn files_of_the_tenants_decide_nothing() {
+fn files_of_a_tenant_do_not_affect_the_host() {
     let host = host();
-    // A FIFO for the user database would hang whoever reads it; a huge one would fill a memory.
+    // A FIFO as user database would block its reader; a huge file would fill its memory.
     host.inside("shell", "rm -f /etc/passwd /etc/group /etc/nsswitch.conf; mkfifo /etc/passwd /etc/group; truncate -s 1T /etc/nsswitch.conf");
     let begin = std::time::Instant::now();
     let output = host.cli(&["exec", "shell", "--user", "1000", "--", "/bin/sh", "-c", "exit 7"]);
@@ -45,7 +46,7 @@ fn files_of_the_tenants_decide_nothing() {
 }
 
 #[test]
-fn libraries_that_a_tenant_plants_are_loaded_by_nobody_outside() {
+fn no_host_program_loads_a_tenants_library() {
     if !runs(Profile::System) {
         return;
     }

@@ -1,6 +1,7 @@
-//! Known attacks on jails of this kind, one file each: what the attacker does, and the proof that nothing comes of it.
+//! Known attacks on jails of this kind, one file each: what the attacker does, and a proof that it fails.
 //!
-//! Each host has a victim, an attacker that is root in its jail, and a canary on the host that nobody inside may see.
+//! Each host has a victim, an attacker with root in its jail, and a canary file on the host that nobody in a jail
+//! may see.
 
 mod capabilities;
 mod crashes;
@@ -22,7 +23,7 @@ mod runtime_binary;
 
 use bailiwick_tests::{Host, profiles};
 
-/// A host whose tenants `web`, `shell` and `system` run, each with the profile of its name.
+/// A host with running tenants `web`, `shell` and `system`, each with the profile of its name.
 fn host() -> Host {
     let mut host = Host::new();
     for profile in profiles() {
@@ -34,7 +35,7 @@ fn host() -> Host {
     host
 }
 
-/// Makes one system call in a jail with perl, which every Debian has, and gives the error number, 0 for success.
+/// Makes one system call in a jail, with perl, which every Debian has. Returns the error number, or 0.
 fn syscall(host: &Host, tenant: &str, number: i64, arguments: &str) -> i32 {
     let line = format!("exec perl -e '$! = 0; my $r = syscall({number}{arguments}); print($r == -1 ? $! + 0 : 0)'");
     let (status, out, err) = host.inside(tenant, &line);

@@ -1,4 +1,5 @@
-//! Mounts: none in `web` and `shell`, and in `system` none that reaches the host (CVE-2014-5206, CVE-2025-31133).
+//! Mounts: none are possible in `web` and `shell`, and none in `system` reaches the host (CVE-2014-5206,
+//! CVE-2025-31133).
 
 use crate::{host, syscall};
 use bailiwick_proto::WardenRequest;
@@ -19,7 +20,7 @@ fn web_and_shell_cannot_change_mounts_by_any_call() {
 }
 
 #[test]
-fn what_is_the_hosts_cannot_be_written_even_after_a_remount() {
+fn host_files_cannot_be_written_even_after_a_remount() {
     let host = host();
     for tenant in profiles() {
         let line = "for t in /run/host/etc /run/host/init /usr /proc/sys; do mount -o remount,rw,bind $t 2>/dev/null; done; \
@@ -33,7 +34,7 @@ fn what_is_the_hosts_cannot_be_written_even_after_a_remount() {
 }
 
 #[test]
-fn what_system_writes_to_usr_stays_its_own() {
+fn writes_of_system_to_usr_stay_in_the_tenants_storage() {
     if !runs(Profile::System) {
         return;
     }
@@ -44,12 +45,12 @@ fn what_system_writes_to_usr_stays_its_own() {
     );
     assert!(!std::path::Path::new("/usr/bin/own").exists());
     assert_ne!(host.inside("shell", "cat /usr/bin/own").0, 0);
-    // On disk it is a file of root's with a set-user-id bit: nobody of the host may reach it.
+    // On disk it is a root-owned set-user-id file: no user of the host may reach it.
     let mode = |path: &str| {
         let metadata = fs::metadata(host.path(path)).expect("there");
         std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
     };
-    // The daemon passes through the first to the history, and nobody sees what else is in it.
+    // The daemon traverses the state directory to reach the history; other users cannot list it.
     assert_eq!((mode("state"), mode("state/tenants"), mode("state/history")), (0o711, 0o700, 0o700));
     let own = host.path("state/tenants/system/usr/upper/bin/own");
     assert!(own.exists());
@@ -65,7 +66,7 @@ fn the_hosts_own_mount_table_is_never_touched() {
     if !runs(Profile::System) {
         return;
     }
-    // Other tests run beside this one and mount what they need below directories of their own.
+    // Other tests run at the same time and mount below directories of their own.
     let mounts = |own: &str| -> Vec<String> {
         let table = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
         let lines = table.lines().filter(|line| !line.contains("/.tmp") || line.contains(own));
@@ -82,9 +83,9 @@ fn the_hosts_own_mount_table_is_never_touched() {
 }
 
 #[test]
-fn where_every_mount_propagates_none_of_a_jail_reaches_the_host() {
-    // A copy of a mount that propagates belongs to the same group of peers: what is mounted on the copy appears on the
-    // original too, and a jail's /usr/local would be the host's.
+fn with_shared_propagation_no_mount_of_a_jail_reaches_the_host() {
+    // A copy of a shared mount joins its peer group: a mount on the copy would also appear on the original, and the
+    // jail's /usr/local on the host.
     let mut host = bailiwick_tests::Host::new();
     for profile in profiles() {
         host.declare(profile, profile);

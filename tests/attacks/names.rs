@@ -1,4 +1,4 @@
-//! Names and values that try to be paths, options or lines (CVE-2022-0811, CVE-2026-23953, CVE-2026-30892).
+//! Names and values that look like paths, options or lines (CVE-2022-0811, CVE-2026-23953, CVE-2026-30892).
 
 use crate::host;
 
@@ -34,7 +34,7 @@ fn a_user_is_a_known_name_or_an_exact_number() {
 }
 
 #[test]
-fn the_environment_is_clean_and_cannot_carry_a_line() {
+fn the_environment_is_clean_and_has_no_line_breaks() {
     let host = host();
     let output = host.cli(&["exec", "web", "--", "env"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

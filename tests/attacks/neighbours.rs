@@ -1,4 +1,4 @@
-//! Tenants against each other: nothing of another can be seen, signalled or reached.
+//! Tenants against each other: none can see, signal or reach another.
 
 use crate::host;
 use bailiwick_tests::profiles;
@@ -10,7 +10,7 @@ fn processes_and_ipc_of_others_do_not_exist() {
     for tenant in profiles() {
         let (_, out, _) = host.inside(tenant, "ls /proc | grep -c '^[0-9]'");
         assert!(out.trim().parse::<u32>().expect("a number") <= 5, "{tenant}: {out}");
-        // Every number but the own ones: nobody is there to be signalled.
+        // Every process id but its own: there is nobody to signal.
         let (_, out, _) =
             host.inside(tenant, "n=0; for p in $(seq 20 400); do kill -0 $p 2>/dev/null && n=$((n+1)); done; echo $n");
         assert_eq!(out.trim(), "0", "{tenant}");
@@ -38,7 +38,7 @@ fn nothing_listens_on_a_shared_loopback_and_no_abstract_socket_is_shared() {
 }
 
 #[test]
-fn the_end_of_one_is_not_felt_by_another() {
+fn the_end_of_one_tenant_does_not_affect_another() {
     let host = host();
     let mut session = Command::new(bailiwick_tests::stage().join("bailiwick"))
         .args(["exec", "--config"])

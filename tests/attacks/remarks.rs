@@ -1,5 +1,5 @@
-//! Remarks in the table of system calls that argue from what the kernel does: each has a test of its name here. What a
-//! remark says of a kernel that does not do it is a hole.
+//! Remarks in the table of system calls that rely on the behaviour of the kernel: each has a test of its name here.
+//! If a kernel does not behave as its remark says, the wall has a hole.
 
 use crate::{host, syscall};
 use bailiwick_tests::profiles;
@@ -16,14 +16,14 @@ const EOPNOTSUPP: i32 = 95;
 fn the_kernel_refuses_a_change_of_the_project_id_from_within_a_user_namespace() {
     let host = host();
     for tenant in profiles() {
-        // FS_IOC_FSGETXATTR, then FS_IOC_FSSETXATTR with another project, on a file of the tenant's own.
+        // FS_IOC_FSGETXATTR, then FS_IOC_FSSETXATTR with another project id, on a file of the tenant.
         let line = "perl -e 'open(my $f, \"+>\", \"/root/own\"); my $x = \"\\0\" x 28; my $n = fileno $f; \
                     $! = 0; syscall(16, $n, 0x801c581f, $x); substr($x, 12, 4) = pack(\"L\", 4711); \
                     my $r = syscall(16, $n, 0x401c5820, $x); print $r == -1 ? $! + 0 : 0'";
         let (_, out, err) = host.inside(tenant, line);
         let errno: i32 = out.parse().unwrap_or_else(|_| panic!("{tenant}: {out:?} {err:?}"));
         assert!([EPERM, EINVAL, ENOTTY, EOPNOTSUPP].contains(&errno), "{tenant}: {errno}");
-        // The same by file_getattr and file_setattr (Linux 6.17), by name.
+        // The same with file_getattr and file_setattr (Linux 6.17), by path.
         let line = "perl -e 'my $x = \"\\0\" x 24; my $p = \"/root/own\"; $! = 0; \
                     syscall(468, -100, $p, $x, 24, 0); substr($x, 16, 4) = pack(\"L\", 4711); \
                     my $r = syscall(469, -100, $p, $x, 24, 0); print $r == -1 ? $! + 0 : 0'";
@@ -55,13 +55,13 @@ fn a_handle_is_no_way_to_a_file() {
 
 #[test]
 fn mounts_of_another_mount_namespace_are_not_shown() {
-    // NS_GET_MNTNS_ID, where the kernel has it (6.11).
+    // NS_GET_MNTNS_ID, if the kernel has it (6.11).
     let line = "open(my $f, q(<), q(/proc/self/ns/mnt)); my $id = pack(q(Q), 0); \
                 print ioctl($f, 0x8008b705, $id) ? unpack(q(Q), $id) : q()";
     let output = Command::new("perl").args(["-e", line]).output().expect("perl runs");
     let id = String::from_utf8(output.stdout).expect("text");
     if id.is_empty() {
-        // Past the capture of the test's output: it must be seen.
+        // Written directly to standard error, because the test harness captures `eprintln!`.
         let text = b"remarks: NOT the call for a mount namespace's id: this kernel gives none (Linux 6.11 does)\n";
         std::io::stderr().write_all(text).ok();
         return;
@@ -81,7 +81,7 @@ fn mounts_of_another_mount_namespace_are_not_shown() {
 fn only_the_host_sets_the_clock() {
     let host = host();
     for tenant in profiles() {
-        // adjtimex and clock_adjtime with ADJ_FREQUENCY; the question alone is answered.
+        // adjtimex and clock_adjtime with ADJ_FREQUENCY; reading is allowed.
         assert_eq!(syscall(&host, tenant, 159, ", (my $x = pack(\"Lx204\", 2))"), EPERM, "{tenant}");
         assert_eq!(syscall(&host, tenant, 305, ", 0, (my $x = pack(\"Lx204\", 2))"), EPERM, "{tenant}");
         assert_eq!(syscall(&host, tenant, 159, ", (my $x = pack(\"Lx204\", 0))"), 0, "{tenant}");
@@ -109,7 +109,7 @@ fn what_raises_a_priority_or_a_limit_needs_the_hosts_capabilities() {
 fn a_filter_of_the_tenants_cannot_loosen_this_one() {
     let host = host();
     for tenant in profiles() {
-        // A filter that allows everything; then a call that the jail's answers.
+        // Adds a filter that allows everything, then makes a call that the jail's filter refuses.
         let line = "perl -e 'my $all = pack(\"SCCL\", 6, 0, 0, 0x7fff0000); \
                     my $program = pack(\"Sx6Q\", 1, unpack(\"Q\", pack(\"p\", $all))); \
                     syscall(157, 38, 1, 0, 0, 0); syscall(317, 1, 0, $program) == 0 or die $!; \
@@ -122,7 +122,8 @@ fn a_filter_of_the_tenants_cannot_loosen_this_one() {
 fn the_kernel_checks_the_filter_again_after_a_tracers_change() {
     let host = host();
     for tenant in profiles() {
-        // The tracee calls getppid; the tracer makes it syncfs(-1), which the filter says does not exist, the kernel EBADF.
+        // The tracee calls getppid, and the tracer changes it to syncfs(-1). The filter answers ENOSYS, the kernel
+        // would answer EBADF.
         let line = "perl -e 'my $child = fork; \
                     if (!$child) { syscall(101, 0, 0, 0, 0); kill STOP => $$; syscall(110); exit } \
                     my $regs = \"x\" x 216; waitpid($child, 0); \

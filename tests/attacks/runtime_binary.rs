@@ -1,5 +1,5 @@
-//! The program that enters is overwritten from inside (CVE-2019-5736): no privileged program enters here, and init
-//! can be executed, and neither read nor changed.
+//! The entering program is overwritten from inside (CVE-2019-5736). Here no privileged program enters a jail, and
+//! init can be executed, but neither read nor written.
 
 use crate::host;
 use bailiwick_tests::{profiles, stage};
@@ -34,7 +34,7 @@ fn an_init_that_tenants_could_read_is_refused() {
         let mut command = std::process::Command::new(stage().join("bailiwick-warden"));
         let output = command.arg("--config").arg(host.path("etc")).arg("--init").arg(&copy).output().expect("runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        // Another warden works here, so this one ends in any case.
+        // Another warden runs on this state, so this one always ends.
         assert!(!output.status.success() && said.contains("chmod 0711") == is_refused, "{mode:o}: {said}");
     }
 }
@@ -42,7 +42,7 @@ fn an_init_that_tenants_could_read_is_refused() {
 #[test]
 fn no_process_of_the_host_appears_inside_when_a_session_begins() {
     let host = host();
-    // A watcher that notes every process it ever sees with its program, while sessions come and go.
+    // A process in the jail records all processes that it sees, with their programs, while sessions start and end.
     let line = "perl -e 'my %s; my $e = time + 3; while (time < $e) { for (glob(\"/proc/[0-9]*\")) { \
                 my $x = readlink(\"$_/exe\"); next unless defined $x; $s{$x} = 1 } } print join(\"\\n\", sort keys %s)'";
     let watched = std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! A whole host below a temporary folder: configuration, programs, tenants. Every test has its own; what it made is
-//! gone when the value is dropped, also after a failure.
+//! A complete host below a temporary directory: configuration, programs and tenants. Each test has its own.
+//! Dropping it removes everything it created, also after a failure.
 
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{WardenReply, WardenRequest};
@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a daemon may take to answer, on a busy machine.
+/// How long a daemon may take to answer on a busy machine.
 const READY_TIME: Duration = Duration::from_secs(60);
 
-/// The folder with the programs under test.
+/// The directory of the programs under test.
 #[must_use]
 pub fn stage() -> PathBuf {
     let stage = std::env::var_os("BAILIWICK_STAGE")
@@ -30,8 +30,8 @@ pub fn stage() -> PathBuf {
     stage
 }
 
-/// Whether this kernel can run a profile. Where it cannot, what is left out is said by name;
-/// `bad_input::a_profile_that_the_kernel_cannot_run_is_refused` proves there that such a tenant does not start.
+/// Whether this kernel supports a profile. If not, the skipped part is printed by name;
+/// `bad_input::a_profile_that_the_kernel_cannot_run_is_refused` then proves that such a tenant does not start.
 #[must_use]
 pub fn runs(profile: Profile) -> bool {
     let (needs, has) = (bailiwick_plan::landlock::lowest_abi(profile), bailiwick_sys::landlock::abi());
@@ -39,20 +39,20 @@ pub fn runs(profile: Profile) -> bool {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         let text =
             format!("{test}: NOT with profile {profile}: it needs Landlock ABI {needs}, this kernel has {has}\n");
-        // Past the capture of the test's output: it must be seen.
+        // Written directly to standard error, because the test harness captures `eprintln!`.
         std::io::stderr().write_all(text.as_bytes()).ok();
     }
     needs <= has
 }
 
-/// The profiles that this kernel can run.
+/// The profiles that this kernel supports.
 #[must_use]
 pub fn profiles() -> Vec<&'static str> {
     let all = [(Profile::Web, "web"), (Profile::Shell, "shell"), (Profile::System, "system")];
     all.into_iter().filter(|(profile, _)| runs(*profile)).map(|(_, name)| name).collect()
 }
 
-/// A file system of its own on a loop device. Unmounted when the value is dropped, and with it the device goes.
+/// A file system on a loop device. Dropping it unmounts the file system and removes the device.
 #[derive(Debug)]
 pub struct Pool {
     mount: PathBuf,
@@ -60,7 +60,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Makes one of a size as `truncate(1)` takes it, with a program such as `mkfs.ext4` and its arguments.
+    /// Creates a file system of a size as for `truncate(1)`, with a program such as `mkfs.ext4` and its arguments.
     #[must_use]
     pub fn new(size: &str, make: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -69,7 +69,7 @@ impl Pool {
         Self::at(real.join("pool"), dir, size, make, "loop")
     }
 
-    /// The same in memory, where there is room: for what asks it to be on disk again and again, and never needs it to be.
+    /// Like [`Self::new`], but backed by memory if there is enough: faster for tests with many syncs.
     #[must_use]
     pub fn in_memory(size: &str, make: &[&str]) -> Self {
         let room = rustix::fs::statvfs("/dev/shm").map_or(0, |stat| stat.f_bavail * stat.f_frsize);
@@ -80,7 +80,7 @@ impl Pool {
         Self::at(dir.path().join("pool"), dir, size, make, "loop")
     }
 
-    /// One of ext4 with quotas of projects, which the kernel must have.
+    /// An ext4 file system with project quotas, which the kernel must support.
     #[must_use]
     pub fn ext4_with_quotas() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -90,7 +90,7 @@ impl Pool {
         Self::at(real.join("pool"), dir, "512M", &make, "loop,prjquota")
     }
 
-    /// One of XFS with quotas of projects, which the kernel must have.
+    /// An XFS file system with project quotas, which the kernel must support.
     #[must_use]
     pub fn xfs_with_quotas() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -99,7 +99,7 @@ impl Pool {
         Self::at(real.join("pool"), dir, "512M", &["mkfs.xfs", "-q"], "loop,prjquota")
     }
 
-    /// One of a size as [`Self::new`] takes it, mounted where the state directory of a host will be.
+    /// Like [`Self::new`], but mounted on the state directory of a host.
     #[must_use]
     pub fn for_state_of(host: &Host, size: &str, make: &[&str]) -> Self {
         let pool =
@@ -117,7 +117,7 @@ impl Pool {
         Self { mount, dir }
     }
 
-    /// One of btrfs with quotas.
+    /// A btrfs file system with quotas.
     #[must_use]
     pub fn btrfs() -> Self {
         let pool = Self::new("512M", &["mkfs.btrfs", "-q"]);
@@ -125,15 +125,16 @@ impl Pool {
         pool
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.mount
     }
 
-    /// Runs a program of the file system's on it while nobody uses it: what it ends with is its own affair.
+    /// Unmounts the file system, runs a program such as `fsck` on its image, and mounts it again. Returns the
+    /// output of the program, whatever its exit status.
     pub fn unmounted(&self, program: &str, arguments: &[&str]) -> Output {
-        // A jail that is on its way out may hold it for a moment.
+        // A jail that is still ending may keep the file system busy.
         let unmount = || Command::new("umount").arg(&self.mount).stderr(Stdio::null()).status();
         until("nobody to use it", || unmount().is_ok_and(|status| status.success()));
         let image = self.dir.path().join("image");
@@ -145,13 +146,13 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // A jail that is on its way out may hold it for a moment.
+        // A jail that is still ending may keep the file system busy.
         let deadline = Instant::now() + Duration::from_secs(5);
         let unmount = || Command::new("umount").arg(&self.mount).stderr(Stdio::null()).status();
         while !unmount().is_ok_and(|status| status.success()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(50));
         }
-        // After a failure somebody may hold it for longer.
+        // After a failure it may stay busy for longer.
         Command::new("umount").arg("-l").arg(&self.mount).stderr(Stdio::null()).status().ok();
     }
 }
@@ -161,7 +162,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Waits until something is so: for long enough on the slowest machine, and not for ever. What the daemons said is told with the host.
+/// Waits until a condition holds, for at most one minute.
 ///
 /// # Panics
 /// When it does not come.
@@ -173,21 +174,21 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// What a program said, but for the line that a slow machine lets it say while it waits for an answer.
+/// The output of a program, without the line that it prints on a slow machine while it waits for an answer.
 #[must_use]
 pub fn without_waiting(said: &[u8]) -> Vec<u8> {
     let lines = said.split_inclusive(|byte| *byte == b'\n');
     lines.filter(|line| !line.starts_with(b"bailiwick: waiting for bailiwickd")).flatten().copied().collect()
 }
 
-/// A tenant's name.
+/// Parses the name of a tenant.
 #[must_use]
 pub fn name(text: &str) -> TenantName {
     text.parse().expect("a valid name")
 }
 
-/// Ids that no other test of this machine uses at the same time, for as long as the value lives: an abstract socket of
-/// that name is bound, which the kernel lets one process do at a time and frees when it ends.
+/// A range of ids that no other test on this machine uses while the value lives. Each slot is claimed by binding an
+/// abstract socket of its name, which only one process can do at a time.
 #[derive(Debug)]
 struct Ids {
     first: u32,
@@ -195,7 +196,8 @@ struct Ids {
 }
 
 impl Ids {
-    /// Some slots side by side. 1,024 of 16 tenants: 2^30 ids from 2^30 on, below the invalid one. Where to begin is by process.
+    /// Claims adjacent slots. There are 1,024 slots of 16 tenants each: 2^30 ids from 2^30 on. The process id
+    /// decides where the search starts.
     fn claim(slots: u32) -> Self {
         let claim = |slot: u32| {
             let address = SocketAddr::from_abstract_name(format!("bailiwick-test-ids-{slot}")).expect("a name");
@@ -211,7 +213,7 @@ impl Ids {
     }
 }
 
-/// In the place of a network and sshd.
+/// Takes the place of a network and sshd.
 const SCRIPT: &str = r#"#!/bin/sh
 # ssh [OPTION...] TENANT [COMMAND...]
 subsystem=
@@ -237,7 +239,7 @@ exec setpriv --reuid "$id" --regid "$id" --clear-groups -- \
     "$(dirname "$0")/bailiwick-shell" --config "$(dirname "$0")/../etc" -c bailiwick-shell
 "#;
 
-/// A host below a temporary folder.
+/// A host below a temporary directory.
 #[derive(Debug)]
 pub struct Host {
     dir: tempfile::TempDir,
@@ -247,19 +249,19 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host with three plans, `web`, `shell` and `system`, and no tenant. Nothing runs yet.
+    /// A host with the plans `web`, `shell` and `system`, and no tenant. Nothing runs yet.
     #[must_use]
     pub fn new() -> Self {
         Self::within(&std::env::temp_dir())
     }
 
-    /// The same with ids for 16 tenants so many times.
+    /// Like [`Self::new`], with `slots` slots of ids for 16 tenants each.
     #[must_use]
     pub fn with_many_ids(slots: u32) -> Self {
         Self::made(&std::env::temp_dir(), slots)
     }
 
-    /// The same below another folder.
+    /// Like [`Self::new`], below another directory.
     #[must_use]
     pub fn within(folder: &Path) -> Self {
         Self::made(folder, 1)
@@ -268,7 +270,7 @@ impl Host {
     fn made(folder: &Path, slots: u32) -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests make real jails and must run as root");
         let dir = tempfile::tempdir_in(folder).expect("a temporary directory");
-        // The control socket is for everybody; the folder above must let them through.
+        // All users may connect to the control socket, so they must be able to traverse the directory.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
         let host = Self { dir, ids: Ids::claim(slots), running: None, programs: stage() };
         host.write("etc/bailiwick.toml", &host.default_config(""));
@@ -280,7 +282,7 @@ impl Host {
         host
     }
 
-    /// The same with the warden whose steps can be made to fail.
+    /// Like [`Self::new`], with a warden whose steps can be made to fail.
     #[must_use]
     pub fn with_failpoints() -> Self {
         let mut host = Self::new();
@@ -289,7 +291,7 @@ impl Host {
         host
     }
 
-    /// The text of `bailiwick.toml` for this folder, with more keys after it.
+    /// The text of `bailiwick.toml` for this directory, with `more` appended.
     #[must_use]
     pub fn default_config(&self, more: &str) -> String {
         format!(
@@ -297,30 +299,30 @@ impl Host {
              user = \"64999\"\nlogin_group = \"64998\"\nids = {{ first = {}, per_tenant = 65536 }}\n{more}",
             self.path("state").display(),
             self.path("run").display(),
-            // Those of host users are right below.
+            // The range of host users is directly below.
             self.ids.first + 65_536,
         )
     }
 
-    /// A path below the folder.
+    /// A path below the directory.
     #[must_use]
     pub fn path(&self, below: &str) -> PathBuf {
         self.dir.path().canonicalize().expect("real path").join(below)
     }
 
-    /// Writes a file below the folder.
+    /// Writes a file below the directory.
     pub fn write(&self, below: &str, text: &str) {
         let path = self.path(below);
         fs::create_dir_all(path.parent().expect("has a parent")).expect("mkdir");
         fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
-    /// Declares a tenant of a plan.
+    /// Writes the file of a tenant with a plan.
     pub fn declare(&self, tenant: &str, plan: &str) {
         self.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"{plan}\"\n"));
     }
 
-    /// The ids of this host's tenants.
+    /// The ids of this host's tenants and host users.
     #[must_use]
     pub fn ids(&self) -> std::ops::Range<u32> {
         self.ids.first..self.ids.first + u32::try_from(self.ids.claims.len()).expect("some") * 16 * 65_536
@@ -350,7 +352,7 @@ impl Host {
         }
     }
 
-    /// Starts the warden alone, in a mount namespace whose mounts all propagate, as systemd sets a host up.
+    /// Starts only the warden, in a mount namespace with shared propagation, as on a host with systemd.
     pub fn start_warden_with_shared_mounts(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");
         let child = Command::new("unshare")
@@ -366,7 +368,8 @@ impl Host {
         self.wait_for("run/warden.sock");
     }
 
-    /// Starts the whole service in a mount namespace in which `/etc` is a copy that a test may change ([`Self::in_own_etc`]).
+    /// Starts the service in a mount namespace where `/etc` is a copy that the test may change
+    /// ([`Self::in_own_etc`]).
     pub fn start_in_own_etc(&mut self) {
         let line = "mkdir -p $0/copy && mount -t tmpfs none $0/copy && cp -a /etc/. $0/copy && mount --bind $0/copy /etc && \
                     exec $1/bailiwickd --config $0/etc --standalone";
@@ -383,18 +386,19 @@ impl Host {
         self.wait_for("run/control/bailiwick.sock");
     }
 
-    /// Runs a line where the service runs, after [`Self::start_in_own_etc`].
+    /// Runs a shell line in the mount namespace of the service, after [`Self::start_in_own_etc`].
     pub fn in_own_etc(&self, line: &str) {
         run(Command::new("nsenter").args(["--mount", "--target", &self.pid().to_string(), "--", "sh", "-c", line]));
     }
 
-    /// Starts the warden alone.
+    /// Starts only the warden.
     pub fn start_warden(&mut self) {
         self.spawn("bailiwick-warden", &[]);
         self.wait_for("run/warden.sock");
     }
 
-    /// Starts the warden alone with a socket of the service manager's (`sd_listen_fds(3)`), and does not wait for it.
+    /// Starts only the warden, with a socket from the service manager (`sd_listen_fds(3)`), and does not wait for
+    /// it.
     pub fn spawn_warden_with(&mut self, listener: &UnixListener) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");
         let line =
@@ -410,13 +414,13 @@ impl Host {
         self.running = Some(child);
     }
 
-    /// Starts the whole service.
+    /// Starts the service.
     pub fn start(&mut self) {
         self.spawn("bailiwickd", &["--standalone"]);
         self.wait_for("run/control/bailiwick.sock");
     }
 
-    /// Starts the whole service with so many descriptors for each program.
+    /// Starts the service with a limit of open descriptors for each program.
     pub fn start_with_descriptors(&mut self, most: u32) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");
         let child = Command::new("prlimit")
@@ -446,7 +450,7 @@ impl Host {
     pub fn program(&self, name: &str) -> u32 {
         let find = || {
             let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).ok()?;
-            // A program's name is cut to 15 bytes there: "bailiwick-warde".
+            // The kernel truncates the name to 15 bytes: "bailiwick-warde".
             children.split_whitespace().find_map(|pid| {
                 let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
                 name.starts_with(command.trim()).then(|| pid.parse().ok())?
@@ -460,32 +464,32 @@ impl Host {
         found.expect("was found")
     }
 
-    /// Kills what was started and what that started, without a chance to clean up.
+    /// Kills the started process and its daemons with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(child) = self.running.take() {
             kill(child);
         }
     }
 
-    /// Ends what was started, as an operator does: jails go on.
+    /// Stops the started process with SIGTERM, as an operator does. Jails keep running.
     pub fn end(&mut self) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
         self.wait();
     }
 
-    /// Waits for what was started to end by itself.
+    /// Waits until the started process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         self.running.take().expect("something runs").wait().expect("wait")
     }
 
-    /// What the daemons said.
+    /// The log of the daemons.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// Runs the command line.
+    /// Runs a `bailiwick` command.
     #[must_use]
     pub fn cli(&self, arguments: &[&str]) -> Output {
         let mut output = self.command(arguments).output().expect("the command line runs");
@@ -493,7 +497,7 @@ impl Host {
         output
     }
 
-    /// The command line, to be run.
+    /// A `bailiwick` command, ready to run.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(stage().join("bailiwick"));
@@ -505,7 +509,7 @@ impl Host {
         command
     }
 
-    /// Runs the command line, expects success, gives what it printed.
+    /// Runs a `bailiwick` command that must succeed, and returns its standard output.
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.cli(arguments);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -520,7 +524,7 @@ impl Host {
         text
     }
 
-    /// Runs a shell line as root inside a jail and gives its exit status, stdout and stderr.
+    /// Runs a shell line as root in a jail. Returns its exit status, standard output and standard error.
     pub fn inside(&self, tenant: &str, line: &str) -> (i32, String, String) {
         let output = self.cli(&["exec", tenant, "--", "/bin/sh", "-c", line]);
         (
@@ -530,15 +534,16 @@ impl Host {
         )
     }
 
-    /// The init of a tenant's jail, which runs.
+    /// The process id of init in a tenant's running jail.
     #[must_use]
     pub fn init(&self, tenant: &str) -> u32 {
         let shown: serde_json::Value = serde_json::from_str(&self.ok(&["show", tenant, "--json"])).expect("JSON");
         shown["pid"].as_u64().and_then(|pid| pid.try_into().ok()).unwrap_or_else(|| panic!("no jail: {shown}"))
     }
 
-    /// Writes a script that takes the arguments of `ssh(1)` and starts `bailiwick-shell` as sshd does under `ForceCommand`: as the
-    /// tenant's host user, with the client's wish in `SSH_ORIGINAL_COMMAND`. For tenants called as the [`profiles`] are.
+    /// Writes a script that takes the arguments of `ssh(1)` and starts `bailiwick-shell` as sshd does under
+    /// `ForceCommand`: as the host user of the tenant, with the client's command in `SSH_ORIGINAL_COMMAND`.
+    /// Supports the tenants named like [`profiles`].
     pub fn write_ssh(&self) {
         for tenant in profiles() {
             let shown: serde_json::Value = serde_json::from_str(&self.ok(&["show", tenant, "--json"])).expect("JSON");
@@ -549,11 +554,11 @@ impl Host {
         }
         self.write("bin/ssh", SCRIPT);
         fs::set_permissions(self.path("bin/ssh"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        // The folder with the programs may be closed to others.
+        // Other users may have no access to the directory of the programs.
         fs::copy(stage().join("bailiwick-shell"), self.path("bin/bailiwick-shell")).expect("copies");
     }
 
-    /// That script, to be run.
+    /// The script of [`Self::write_ssh`], ready to run.
     #[must_use]
     pub fn ssh(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.path("bin/ssh"));
@@ -561,7 +566,7 @@ impl Host {
         command
     }
 
-    /// Asks the warden.
+    /// Sends a request to the warden.
     ///
     /// # Errors
     /// When it closes the connection instead of answering.
@@ -582,7 +587,7 @@ impl Host {
         }
     }
 
-    /// Asks the warden, which must be able to.
+    /// Sends a request to the warden, which must not fail.
     pub fn warden(&self, request: &WardenRequest) -> WardenReply {
         match self.ask(request).expect("the warden answers") {
             WardenReply::Failed(failure) => panic!("{failure}\nlog:\n{}", self.log()),
@@ -590,8 +595,8 @@ impl Host {
         }
     }
 
-    /// Everything that a jail of this host could leave on the machine, apart from tenants' storage: processes, control
-    /// groups, mounts and runtime files.
+    /// Everything that a jail of this host may leave on the machine, except tenants' storage: processes, control
+    /// groups, mounts, runtime files and unfinished directories.
     #[must_use]
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -622,7 +627,7 @@ impl Host {
         found
     }
 
-    /// Processes whose user is in this host's ids; not those that have ended and wait for the machine's own PID 1.
+    /// Processes with an id of this host. Zombies that only the machine's PID 1 can reap are not counted.
     #[must_use]
     pub fn processes(&self) -> BTreeSet<u32> {
         let mut found = BTreeSet::new();
@@ -640,7 +645,7 @@ impl Host {
         found
     }
 
-    /// Control groups of this host in any hierarchy, those of the tenants and the ones above them.
+    /// All control groups of this host, in all hierarchies.
     #[must_use]
     pub fn groups(&self) -> Vec<String> {
         let Ok(ledger) = fs::read_to_string(self.path("state/ledger.json")) else { return Vec::new() };
@@ -659,15 +664,15 @@ impl Default for Host {
     }
 }
 
-/// Kills a program that is still our child, and the daemons that it has started: it first, so that it starts none again.
-/// Jails, which are children of a warden, go on.
+/// Kills a child and the daemons that it started. The child is killed first, so that it cannot restart a daemon.
+/// Jails, which are children of a warden, keep running.
 fn kill(mut child: Child) {
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap_or_default();
     let is_daemon = |pid: &u32| {
         let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         program.ends_with("bailiwickd") || program.ends_with("bailiwick-warden")
     };
-    // By descriptor: once their parent is gone, somebody else reaps them, and their numbers are free.
+    // Opened by descriptor: once the parent is dead, init reaps the daemons and their process ids may be reused.
     let daemons = children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_daemon);
     let daemons: Vec<_> = daemons.filter_map(|pid| process::open(pid).ok()).collect();
     child.kill().ok();
@@ -685,7 +690,7 @@ impl Drop for Host {
             writeln!(stderr, "--- log of the daemons ---\n{}", self.log()).ok();
         }
         if let Some(mut child) = self.running.take() {
-            // The supervisor passes it on to what it started; jails go on.
+            // The supervisor forwards the signal to the daemons. Jails keep running.
             if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
                 rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
             }
