@@ -1,6 +1,6 @@
 //! Limits: bounds on resources, soft or hard.
 
-use crate::{ByteSize, Count, CpuShare, Door, Period};
+use crate::{ByteSize, Count, CpuShare, Period};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -225,21 +225,6 @@ impl Limits {
     #[must_use]
     pub fn shm_size(&self) -> ByteSize {
         self.part_of_memory(self.shm, 4)
-    }
-
-    /// The bound of one door alone, and its key.
-    #[must_use]
-    pub fn sessions_by(&self, door: Door) -> Option<(&'static str, u64)> {
-        let (key, bound) = match door {
-            Door::Exec => ("sessions_exec", self.sessions_exec),
-            Door::Ssh => ("sessions_ssh", self.sessions_ssh),
-            Door::Sftp => ("sessions_sftp", self.sessions_sftp),
-            Door::Ftp => ("sessions_ftp", self.sessions_ftp),
-            Door::Cron => ("sessions_cron", self.sessions_cron),
-            // Nobody comes by this yet.
-            Door::Socket => return None,
-        };
-        bound.value().map(|most| (key, most))
     }
 
     fn part_of_memory(&self, size: ByteSize, part: u64) -> ByteSize {

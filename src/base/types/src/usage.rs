@@ -1,6 +1,6 @@
 //! What a tenant used, when: the measures of the history, faults and incidents.
 
-use crate::{LimitKey, Limits, TenantName};
+use crate::{LimitKey, Limits, Resource, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -224,7 +224,7 @@ pub struct ProcessSight {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PressureShare {
     /// `cpu`, `memory` or `io`.
-    pub resource: String,
+    pub resource: Resource,
     /// Microseconds that its own limit and its own use made it wait.
     pub own: u64,
     /// Microseconds that others did.

@@ -1,7 +1,8 @@
 //! Incidents in the making: which faults belong together, and when evidence is taken. Pure: the clock is the caller's.
 
-use bailiwick_types::{Incident, Moment, Snapshot, TenantName};
+use bailiwick_types::{Incident, LimitKey, Moment, Resource, Snapshot, TenantName};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Faults of one kind that are no further apart belong together, in seconds.
 const GAP: u64 = 300;
@@ -10,10 +11,40 @@ const SNAPSHOT_GAP: u64 = 30;
 /// The most snapshots of one incident.
 const MOST_SNAPSHOTS: usize = 10;
 
+/// What an incident is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum IncidentKind {
+    /// A limit that was hit.
+    Limit(LimitKey),
+    /// Others made the tenant wait for a resource.
+    Pressure(Resource),
+}
+
+const PRESSURE: &str = "pressure-";
+
+impl fmt::Display for IncidentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limit(limit) => limit.fmt(f),
+            Self::Pressure(resource) => write!(f, "{PRESSURE}{resource}"),
+        }
+    }
+}
+
+impl IncidentKind {
+    /// As the history has it; `None` for what this version does not know.
+    fn read(text: &str) -> Option<Self> {
+        match text.strip_prefix(PRESSURE) {
+            Some(resource) => resource.parse().ok().map(Self::Pressure),
+            None => text.parse().ok().map(Self::Limit),
+        }
+    }
+}
+
 /// The incidents that go on.
 #[derive(Debug, Default)]
 pub(crate) struct Incidents {
-    open: BTreeMap<(TenantName, String), Open>,
+    open: BTreeMap<(TenantName, IncidentKind), Open>,
 }
 
 #[derive(Debug)]
@@ -27,9 +58,11 @@ impl Incidents {
     /// Takes up those that were going on when the daemon ended.
     pub(crate) fn take_up(&mut self, incidents: Vec<Incident>, now: Moment) {
         for incident in incidents {
-            if now.0 <= incident.until.0.saturating_add(GAP) {
+            if let Some(kind) = IncidentKind::read(&incident.kind)
+                && now.0 <= incident.until.0.saturating_add(GAP)
+            {
                 let last_snapshot = incident.snapshots.last().map(|snapshot| snapshot.at);
-                let key = (incident.tenant.clone(), incident.kind.clone());
+                let key = (incident.tenant.clone(), kind);
                 self.open.insert(key, Open { incident, last_snapshot, changed: false });
             }
         }
@@ -37,12 +70,12 @@ impl Incidents {
 
     /// Takes note of faults. Says whether evidence is to be taken now.
     #[must_use]
-    pub(crate) fn note(&mut self, tenant: &TenantName, kind: &str, count: u64, now: Moment) -> bool {
-        let open = self.open.entry((tenant.clone(), kind.to_owned())).or_insert_with(|| Open {
+    pub(crate) fn note(&mut self, tenant: &TenantName, kind: IncidentKind, count: u64, now: Moment) -> bool {
+        let open = self.open.entry((tenant.clone(), kind)).or_insert_with(|| Open {
             incident: Incident {
                 id: 0,
                 tenant: tenant.clone(),
-                kind: kind.to_owned(),
+                kind: kind.to_string(),
                 from: now,
                 until: now,
                 faults: 0,
@@ -63,8 +96,8 @@ impl Incidents {
     }
 
     /// Adds evidence to an incident that goes on, and gives it.
-    pub(crate) fn add(&mut self, tenant: &TenantName, kind: &str, snapshot: Snapshot) -> Option<&mut Incident> {
-        let open = self.open.get_mut(&(tenant.clone(), kind.to_owned()))?;
+    pub(crate) fn add(&mut self, tenant: &TenantName, kind: IncidentKind, snapshot: Snapshot) -> Option<&mut Incident> {
+        let open = self.open.get_mut(&(tenant.clone(), kind))?;
         open.incident.snapshots.push(snapshot);
         Some(&mut open.incident)
     }
@@ -88,6 +121,19 @@ mod tests {
     use super::*;
     use bailiwick_types::Usage;
 
+    const MEMORY: IncidentKind = IncidentKind::Limit(LimitKey::Memory);
+    const TASKS: IncidentKind = IncidentKind::Limit(LimitKey::Tasks);
+
+    #[test]
+    fn every_kind_reads_as_it_is_written() {
+        let limits = LimitKey::ALL.map(IncidentKind::Limit);
+        for kind in limits.into_iter().chain(Resource::ALL.map(IncidentKind::Pressure)) {
+            assert_eq!(IncidentKind::read(&kind.to_string()), Some(kind));
+        }
+        assert_eq!(IncidentKind::Pressure(Resource::Io).to_string(), "pressure-io");
+        assert_eq!(["pressure", "pressure-", "Memory"].map(IncidentKind::read), [None; 3]);
+    }
+
     fn name() -> TenantName {
         "alice".parse().expect("a name")
     }
@@ -101,8 +147,8 @@ mod tests {
         let mut incidents = Incidents::default();
         let mut taken = Vec::new();
         for at in (1000..5000).step_by(10) {
-            if incidents.note(&name(), "memory", 2, Moment(at)) {
-                incidents.add(&name(), "memory", snapshot(at)).expect("goes on");
+            if incidents.note(&name(), MEMORY, 2, Moment(at)) {
+                incidents.add(&name(), MEMORY, snapshot(at)).expect("goes on");
                 taken.push(at);
             }
         }
@@ -116,14 +162,14 @@ mod tests {
     #[test]
     fn after_five_quiet_minutes_it_is_another_one() {
         let mut incidents = Incidents::default();
-        assert!(incidents.note(&name(), "tasks", 1, Moment(1000)));
+        assert!(incidents.note(&name(), TASKS, 1, Moment(1000)));
         assert_eq!(incidents.settle(Moment(1290)).len(), 1);
-        assert!(incidents.note(&name(), "tasks", 1, Moment(1300)));
-        assert!(incidents.note(&name(), "memory", 1, Moment(1300)), "another kind is another incident");
+        assert!(incidents.note(&name(), TASKS, 1, Moment(1300)));
+        assert!(incidents.note(&name(), MEMORY, 1, Moment(1300)), "another kind is another incident");
         assert_eq!(incidents.settle(Moment(1310)).len(), 2);
         assert_eq!(incidents.settle(Moment(1700)).len(), 0);
-        assert!(incidents.note(&name(), "tasks", 1, Moment(1700)));
-        let incident = incidents.add(&name(), "tasks", snapshot(1700)).expect("new");
+        assert!(incidents.note(&name(), TASKS, 1, Moment(1700)));
+        let incident = incidents.add(&name(), TASKS, snapshot(1700)).expect("new");
         assert_eq!((incident.from, incident.faults), (Moment(1700), 1));
     }
 
@@ -140,11 +186,11 @@ mod tests {
             snapshots: vec![snapshot(990)],
         };
         incidents.take_up(vec![old(1000)], Moment(1100));
-        assert!(incidents.note(&name(), "memory", 1, Moment(1101)));
+        assert!(incidents.note(&name(), MEMORY, 1, Moment(1101)));
         assert_eq!(incidents.settle(Moment(1101))[0].id, 7);
         let mut incidents = Incidents::default();
         incidents.take_up(vec![old(600)], Moment(1100));
-        assert!(incidents.note(&name(), "memory", 1, Moment(1101)));
-        assert_eq!(incidents.add(&name(), "memory", snapshot(1101)).expect("new").id, 0);
+        assert!(incidents.note(&name(), MEMORY, 1, Moment(1101)));
+        assert_eq!(incidents.add(&name(), MEMORY, snapshot(1101)).expect("new").id, 0);
     }
 }

@@ -3,14 +3,14 @@
 //! The kernel counts how long processes of a group waited, not for whom. What the group's own limit made it wait is its own;
 //! the rest is shared out as the resource was: who used three quarters of it made others wait for three quarters.
 
-use bailiwick_types::{Measure, PressureShare, TenantName, Usage};
+use bailiwick_types::{Measure, PressureShare, Resource, TenantName, Usage};
 use std::collections::BTreeMap;
 
 /// A resource, the measure of waiting for it, and the measures of its use.
-const RESOURCES: [(&str, Measure, &[Measure]); 3] = [
-    ("cpu", Measure::CpuPressure, &[Measure::Cpu]),
-    ("memory", Measure::MemoryPressure, &[Measure::Memory]),
-    ("io", Measure::IoPressure, &[Measure::IoRead, Measure::IoWrite]),
+const RESOURCES: [(Resource, Measure, &[Measure]); 3] = [
+    (Resource::Cpu, Measure::CpuPressure, &[Measure::Cpu]),
+    (Resource::Memory, Measure::MemoryPressure, &[Measure::Memory]),
+    (Resource::Io, Measure::IoPressure, &[Measure::IoRead, Measure::IoWrite]),
 ];
 
 /// What was used in a span of time.
@@ -35,17 +35,17 @@ impl Span {
 pub(crate) fn split(tenant: &TenantName, span: &Span, bounds: &Usage) -> Vec<PressureShare> {
     let (used, seconds) = (&span.used, span.seconds);
     let Some(own_use) = used.get(tenant) else { return Vec::new() };
-    let share = |(resource, waited, measures): (&str, Measure, &[Measure])| {
+    let share = |(resource, waited, measures): (Resource, Measure, &[Measure])| {
         let waited = own_use.get(waited).filter(|waited| *waited > 0)?;
         let held = match resource {
             // The kernel counts who is held back by its own limit among those who wait.
-            "cpu" => own_use.get(Measure::Throttled).unwrap_or(0).min(waited),
+            Resource::Cpu => own_use.get(Measure::Throttled).unwrap_or(0).min(waited),
             // Near its own bound a tenant waits for itself: for its own pages, or for its own rate.
             _ if measures.iter().any(|measure| is_at_bound(own_use, bounds, *measure, seconds)) => waited,
             _ => 0,
         };
         let use_of = |usage: &Usage| measures.iter().filter_map(|measure| usage.get(*measure)).sum::<u64>();
-        let host_use = if resource == "cpu" { span.host_cpu() } else { 0 };
+        let host_use = if resource == Resource::Cpu { span.host_cpu() } else { 0 };
         let neighbours = || used.iter().filter(|(name, usage)| *name != tenant && use_of(usage) > 0);
         let theirs = neighbours().map(|(_, usage)| use_of(usage)).fold(host_use, u64::saturating_add);
         let others = portion(waited - held, theirs, theirs.saturating_add(use_of(own_use)));
@@ -54,7 +54,7 @@ pub(crate) fn split(tenant: &TenantName, span: &Span, bounds: &Usage) -> Vec<Pre
             .filter(|(_, usage)| others > 0 && use_of(usage) >= host_use)
             .map(|(name, _)| name.clone());
         let host = others > 0 && neighbour.is_none();
-        Some(PressureShare { resource: resource.to_owned(), own: waited - others, others, neighbour, host })
+        Some(PressureShare { resource, own: waited - others, others, neighbour, host })
     };
     RESOURCES.into_iter().filter_map(share).collect()
 }
@@ -90,7 +90,7 @@ mod tests {
 
     fn cpu(own: u64, others: u64, neighbour: Option<&str>) -> Vec<PressureShare> {
         let host = others > 0 && neighbour.is_none();
-        vec![PressureShare { resource: "cpu".into(), own, others, neighbour: neighbour.map(name), host }]
+        vec![PressureShare { resource: Resource::Cpu, own, others, neighbour: neighbour.map(name), host }]
     }
 
     #[test]
@@ -113,10 +113,10 @@ mod tests {
         // Its own limit, and a third of the rest, as it used a third of the processors.
         assert_eq!(split(&name("victim"), &all, &bounds), cpu(500, 400, Some("loud")));
         // At its own rate of 60 MiB in a minute: it waits for itself.
-        let slow = PressureShare { resource: "io".into(), own: 80, others: 0, neighbour: None, host: false };
+        let slow = PressureShare { resource: Resource::Io, own: 80, others: 0, neighbour: None, host: false };
         assert_eq!(split(&name("slow"), &all, &bounds), [slow]);
         let waits =
-            PressureShare { resource: "io".into(), own: 1, others: 59, neighbour: Some(name("slow")), host: false };
+            PressureShare { resource: Resource::Io, own: 1, others: 59, neighbour: Some(name("slow")), host: false };
         assert_eq!(split(&name("waits"), &all, &bounds), [waits]);
         assert_eq!(split(&name("small"), &all, &bounds), []);
         assert_eq!(split(&name("gone"), &all, &bounds), []);

@@ -6,7 +6,7 @@
 
 use crate::audit_log::{self, AuditLog, Looked};
 use crate::daemon::Daemon;
-use crate::incident::Incidents;
+use crate::incident::{IncidentKind, Incidents};
 use crate::pressure::{self, Span};
 use crate::warden_link;
 use bailiwick_audit::chain::Head;
@@ -18,8 +18,8 @@ use bailiwick_proto::{Failure, Incoming, WARDEN_SOCKET, WardenReply, WardenReque
 use bailiwick_sys::proc;
 use bailiwick_sys::watch::{Changes, Watched};
 use bailiwick_types::{
-    AuditReport, DiskFact, ExitStatus, Fault, LimitKey, Measure, Moment, Snapshot, TenantName, TenantUsage, Usage,
-    Window,
+    AuditReport, DiskFact, ExitStatus, Fault, LimitKey, Measure, Moment, Resource, Snapshot, TenantName, TenantUsage,
+    Usage, Window,
 };
 use rustix::event::{PollFd, PollFlags};
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,6 +109,15 @@ struct Live {
     looked: Option<(Instant, Reading)>,
 }
 
+/// Faults that the history does not have yet.
+#[derive(Debug)]
+struct Pending {
+    at: Moment,
+    tenant: TenantName,
+    limit: LimitKey,
+    count: u64,
+}
+
 /// What the thread works with.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -119,7 +128,7 @@ pub(crate) struct Work {
     live: BTreeMap<TenantName, Live>,
     disks: BTreeMap<TenantName, DiskFact>,
     /// Faults that were heard of since the last sample.
-    pending: Vec<Fault>,
+    pending: Vec<Pending>,
     incidents: Incidents,
     audits: AuditLog,
     changes: Changes,
@@ -135,7 +144,7 @@ pub(crate) struct Work {
     last: Option<(Instant, Span)>,
     /// What the machine's processors had worked at the last sample.
     busy: u64,
-    pressed: BTreeMap<String, Instant>,
+    pressed: BTreeMap<Resource, Instant>,
     complained: Option<Instant>,
 }
 
@@ -326,11 +335,11 @@ impl Work {
                         daemon.look_again();
                     }
                 }
-                WardenEvent::Quota { tenant, limit, hit: QuotaHit::Refused } => self.fault(&tenant, &limit, 1),
+                WardenEvent::Quota { tenant, limit, hit: QuotaHit::Refused } => self.fault(&tenant, limit, 1),
                 WardenEvent::Quota { tenant, limit, hit: QuotaHit::SoftPassed } => {
-                    info!(target: "bailiwick::event", tenant = %tenant, event = "soft-limit-passed", limit, "{tenant} has passed its soft limit of {limit}");
+                    info!(target: "bailiwick::event", tenant = %tenant, event = "soft-limit-passed", limit = limit.word(), "{tenant} has passed its soft limit of {limit}");
                 }
-                WardenEvent::Pressure { resource } => self.look_into_pressure(&resource),
+                WardenEvent::Pressure { resource } => self.look_into_pressure(resource),
                 WardenEvent::Reserve { reached } => {
                     warn!(target: "bailiwick::event", event = "reserve-of-disk", reached = ?reached, "the reserve of disk space: {reached:?}");
                 }
@@ -392,25 +401,25 @@ impl Work {
             let new = reading.faults_since(&live.seen);
             live.seen = reading;
             for (limit, count) in new {
-                self.fault(&tenant, limit.word(), count);
+                self.fault(&tenant, limit, count);
             }
         }
     }
 
     /// A limit was hit.
-    fn fault(&mut self, tenant: &TenantName, limit: &str, count: u64) {
+    fn fault(&mut self, tenant: &TenantName, limit: LimitKey, count: u64) {
         let at = now();
         match self.pending.iter_mut().find(|fault| fault.tenant == *tenant && fault.limit == limit) {
             Some(fault) => fault.count = fault.count.saturating_add(count),
-            None => self.pending.push(Fault { at, tenant: tenant.clone(), limit: limit.to_owned(), count }),
+            None => self.pending.push(Pending { at, tenant: tenant.clone(), limit, count }),
         }
         // Reclaim at `memory_high` and a full quantum of processor time are the limit at work, minute by minute.
-        if !["cpu", "memory_high"].contains(&limit) {
-            self.incident(tenant, limit, count);
+        if !matches!(limit, LimitKey::Cpu | LimitKey::MemoryHigh) {
+            self.incident(tenant, IncidentKind::Limit(limit), count);
         }
     }
 
-    fn incident(&mut self, tenant: &TenantName, kind: &str, count: u64) {
+    fn incident(&mut self, tenant: &TenantName, kind: IncidentKind, count: u64) {
         let at = now();
         if !self.incidents.note(tenant, kind, count, at) {
             return;
@@ -418,7 +427,7 @@ impl Work {
         let snapshot = self.snapshot(tenant, at);
         let Some(incident) = self.incidents.add(tenant, kind, snapshot) else { return };
         if incident.id == 0 {
-            info!(target: "bailiwick::event", tenant = %tenant, event = "incident", limit = kind, "{tenant} has an incident: {kind}");
+            info!(target: "bailiwick::event", tenant = %tenant, event = "incident", limit = incident.kind, "{tenant} has an incident: {kind}");
             incident.id =
                 self.history.as_mut().ok().and_then(|history| history.begin_incident(incident).ok()).unwrap_or(0);
         } else if let Ok(history) = &mut self.history {
@@ -465,12 +474,12 @@ impl Work {
     }
 
     /// Processes of tenants wait: who, and for whom?
-    fn look_into_pressure(&mut self, resource: &str) {
-        let due = self.pressed.get(resource).is_none_or(|last| last.elapsed() >= PRESSURE_TIME);
+    fn look_into_pressure(&mut self, resource: Resource) {
+        let due = self.pressed.get(&resource).is_none_or(|last| last.elapsed() >= PRESSURE_TIME);
         if !due {
             return;
         }
-        self.pressed.insert(resource.to_owned(), Instant::now());
+        self.pressed.insert(resource, Instant::now());
         let span = self.since_sample();
         let tenants: Vec<TenantName> = span.used.keys().cloned().collect();
         for tenant in tenants {
@@ -481,7 +490,7 @@ impl Work {
                     && share.others.saturating_mul(WORTH_TELLING) > span.seconds.saturating_mul(1_000_000)
             });
             if waits {
-                self.incident(&tenant, &format!("pressure-{resource}"), 1);
+                self.incident(&tenant, IncidentKind::Pressure(resource), 1);
             }
         }
     }
@@ -498,7 +507,7 @@ impl Work {
         let Some(daemon) = self.daemon.upgrade() else { return };
         let sessions = daemon.sessions().now();
         for (tenant, count) in daemon.sessions().take_refused() {
-            self.fault(&tenant, "sessions", count);
+            self.fault(&tenant, LimitKey::Sessions, count);
         }
         let mut samples: BTreeMap<TenantName, Sample> = BTreeMap::new();
         let mut faults: Vec<(TenantName, LimitKey, u64)> = Vec::new();
@@ -536,10 +545,10 @@ impl Work {
             sample.usage.0.extend(disk.inodes.map(|inodes| (Measure::Inodes, inodes.used)));
         }
         for (tenant, limit, count) in faults {
-            self.fault(&tenant, limit.word(), count);
+            self.fault(&tenant, limit, count);
         }
         for tenant in throttled {
-            self.incident(&tenant, "cpu", 1);
+            self.incident(&tenant, IncidentKind::Limit(LimitKey::Cpu), 1);
         }
         self.full_disks();
         self.store(samples);
@@ -554,7 +563,7 @@ impl Work {
         };
         let full: Vec<TenantName> = self.disks.iter().filter_map(full).collect();
         for tenant in full {
-            self.fault(&tenant, "disk", 1);
+            self.fault(&tenant, LimitKey::Disk, 1);
         }
     }
 
@@ -563,7 +572,9 @@ impl Work {
             self.open_history();
         }
         let samples: Vec<(TenantName, Sample)> = samples.into_iter().collect();
-        let faults = std::mem::take(&mut self.pending);
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        let word = |Pending { at, tenant, limit, count }| Fault { at, tenant, limit: limit.to_string(), count };
+        let faults: Vec<Fault> = pending.map(word).collect();
         let at = now();
         let Ok(history) = &mut self.history else { return };
         let written = history.write(at, &samples, &faults).and_then(|()| history.maintain());

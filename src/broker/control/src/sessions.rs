@@ -7,7 +7,7 @@
 
 use bailiwick_policy::Tenant;
 use bailiwick_proto::Failure;
-use bailiwick_types::{Door, ExitStatus, Moment, SessionCount, SessionId, SessionRecord, TenantName};
+use bailiwick_types::{Door, ExitStatus, LimitKey, Moment, SessionCount, SessionId, SessionRecord, TenantName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -130,7 +130,8 @@ impl Sessions {
         // What an operator does takes no place of the tenant's, and the tenant can take none of an operator's.
         let all = if door == Door::Exec { *by } else { *count };
         let mut notice = None;
-        let mut full = limits.sessions.value().filter(|most| all.now >= *most).map(|most| (all.now, "sessions", most));
+        let mut full =
+            limits.sessions.value().filter(|most| all.now >= *most).map(|most| (all.now, LimitKey::Sessions, most));
         // Who has used up its places still comes in, by one more, to see to that.
         if let Some((now, _, most)) =
             full.take_if(|(now, _, most)| *now == *most && matches!(door, Door::Ssh | Door::Sftp))
@@ -140,9 +141,10 @@ impl Sessions {
                 tenant.name
             ));
         }
-        let own = limits.sessions_by(door).filter(|(_, most)| by.now >= *most).map(|(key, most)| (by.now, key, most));
+        let of_door = LimitKey::of_door(door).and_then(|key| Some((by.now, key, limits.value(key)?.hard()?)));
+        let own = of_door.filter(|(now, _, most)| now >= most);
         if let Some((has, key, most)) = full.or(own) {
-            (if key == "sessions" && door != Door::Exec { count } else { by }).refused += 1;
+            (if key == LimitKey::Sessions && door != Door::Exec { count } else { by }).refused += 1;
             *fresh += 1;
             let message = format!("\"{}\" has {has} sessions and may have {most} (`{key}`)", tenant.name);
             return Err(Failure::of(ExitStatus::OverLimit, message));

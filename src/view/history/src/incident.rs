@@ -112,7 +112,7 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
 mod tests {
     use super::*;
     use crate::tests::{fresh, name};
-    use bailiwick_types::{PressureShare, ProcessSight, Snapshot, Usage};
+    use bailiwick_types::{PressureShare, ProcessSight, Resource, Snapshot, Usage};
 
     #[test]
     fn incidents_are_stored_changed_and_found() {
@@ -129,7 +129,7 @@ mod tests {
                 files: vec![(hostile, 3)],
             }],
             pressure: vec![PressureShare {
-                resource: "cpu".into(),
+                resource: Resource::Cpu,
                 own: 1,
                 others: 2,
                 neighbour: Some(name("b")),

@@ -5,7 +5,8 @@
 
 use crate::Failure;
 use bailiwick_types::{
-    Access, DiskFact, FtpUser, HostFacts, IdRange, InForce, Observed, ProcessSight, Profile, TenantName,
+    Access, DiskFact, FtpUser, HostFacts, IdRange, InForce, LimitKey, Observed, ProcessSight, Profile, Resource,
+    TenantName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -238,14 +239,14 @@ pub enum WardenEvent {
         /// Whose.
         tenant: TenantName,
         /// `disk` or `inodes`.
-        limit: String,
+        limit: LimitKey,
         /// What it did.
         hit: QuotaHit,
     },
     /// Processes of tenants have waited for a resource for a good part of a second.
     Pressure {
         /// `cpu`, `memory` or `io`.
-        resource: String,
+        resource: Resource,
     },
     /// The host's reserve of disk space is reached, so that no tenant can take more; or no longer.
     Reserve {

@@ -89,7 +89,7 @@ fn pressure_row(share: &PressureShare) -> Vec<String> {
         None if share.host => "the host itself".to_owned(),
         None => String::new(),
     };
-    vec![share.resource.clone(), time(share.own), time(share.others), neighbour]
+    vec![share.resource.to_string(), time(share.own), time(share.others), neighbour]
 }
 
 /// Processes below their parents, and the files of each below it. Siblings keep the order of the snapshot. A cycle of
@@ -155,7 +155,7 @@ mod tests {
                 usage: Usage(BTreeMap::from([(Measure::Cpu, 1_500_000), (Measure::IoRead, 0), (Measure::Swap, 0)])),
                 processes: vec![worker, process(10, 1, "init"), process(11, 10, "nginx"), process(13, 10, "cron")],
                 pressure: vec![PressureShare {
-                    resource: "io".to_owned(),
+                    resource: bailiwick_types::Resource::Io,
                     own: 250_000,
                     others: 3_000_000,
                     neighbour: Some("bob".parse().expect("valid")),
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn an_unknown_neighbour_is_not_reported_as_the_host() {
         let share = |neighbour: Option<&str>, host| PressureShare {
-            resource: "cpu".to_owned(),
+            resource: bailiwick_types::Resource::Cpu,
             own: 0,
             others: 1,
             neighbour: neighbour.map(|name| name.parse().expect("valid")),

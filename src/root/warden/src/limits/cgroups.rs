@@ -11,7 +11,7 @@ use bailiwick_plan::rescue;
 use bailiwick_policy::Reserve;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, proc};
-use bailiwick_types::{Hierarchy, HostFacts, LimitKey, TenantName};
+use bailiwick_types::{Hierarchy, HostFacts, LimitKey, Resource, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -433,7 +433,7 @@ impl Groups {
 
     /// Descriptors that tell of pressure among all tenants, by resource. Where the kernel does not count it (PSI may be
     /// switched off) there are none.
-    pub(crate) fn pressure_triggers(&self) -> Vec<(&'static str, OwnedFd)> {
+    pub(crate) fn pressure_triggers(&self) -> Vec<(Resource, OwnedFd)> {
         let Ok(dir) = self.directory(UNIFIED, &self.bases[UNIFIED]) else { return Vec::new() };
         let trigger = |(resource, file, stall)| {
             Some((resource, cgroup::pressure_trigger(&dir, file, stall, watch::WINDOW).ok()?))

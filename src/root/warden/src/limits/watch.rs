@@ -4,7 +4,7 @@
 
 use bailiwick_proto::warden::{QuotaHit, WardenEvent};
 use bailiwick_sys::netlink::{QuotaWarnings, Warned};
-use bailiwick_types::TenantName;
+use bailiwick_types::{LimitKey, Resource, TenantName};
 use rustix::event::PollFlags;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 const SAME_TIME: Duration = Duration::from_secs(1);
 
 /// For how many microseconds of [`WINDOW`] some process of some tenant must have waited to be told of.
-pub(crate) const TRIGGERS: [(&str, &str, u32); 3] =
-    [("cpu", "cpu.pressure", 1_000_000), ("memory", "memory.pressure", 300_000), ("io", "io.pressure", 500_000)];
+pub(crate) const TRIGGERS: [(Resource, &str, u32); 3] = [
+    (Resource::Cpu, "cpu.pressure", 1_000_000),
+    (Resource::Memory, "memory.pressure", 300_000),
+    (Resource::Io, "io.pressure", 500_000),
+];
 /// Microseconds. Without `CAP_SYS_RESOURCE` the kernel takes multiples of two seconds only (Documentation/accounting/psi.rst).
 pub(crate) const WINDOW: u32 = 2_000_000;
 
@@ -23,7 +26,7 @@ pub(crate) const WINDOW: u32 = 2_000_000;
 #[derive(Debug)]
 pub(crate) struct Watch {
     quota: Option<QuotaWarnings>,
-    pressure: Vec<(&'static str, OwnedFd)>,
+    pressure: Vec<(Resource, OwnedFd)>,
     told: BTreeMap<WardenEvent, Instant>,
 }
 
@@ -34,7 +37,7 @@ impl Watch {
     }
 
     /// Listens to pressure as well, in place of what it listened to before.
-    pub(crate) fn listen_to(&mut self, pressure: Vec<(&'static str, OwnedFd)>) {
+    pub(crate) fn listen_to(&mut self, pressure: Vec<(Resource, OwnedFd)>) {
         self.pressure = pressure;
     }
 
@@ -54,17 +57,17 @@ impl Watch {
             for warning in quota.take().unwrap_or_default() {
                 let Some(tenant) = owner(warning.project) else { continue };
                 let (limit, hit) = match warning.what {
-                    Warned::Bytes => ("disk", QuotaHit::Refused),
-                    Warned::BytesSoft => ("disk", QuotaHit::SoftPassed),
-                    Warned::Inodes => ("inodes", QuotaHit::Refused),
-                    Warned::InodesSoft => ("inodes", QuotaHit::SoftPassed),
+                    Warned::Bytes => (LimitKey::Disk, QuotaHit::Refused),
+                    Warned::BytesSoft => (LimitKey::Disk, QuotaHit::SoftPassed),
+                    Warned::Inodes => (LimitKey::Inodes, QuotaHit::Refused),
+                    Warned::InodesSoft => (LimitKey::Inodes, QuotaHit::SoftPassed),
                 };
-                events.push(WardenEvent::Quota { tenant, limit: limit.to_owned(), hit });
+                events.push(WardenEvent::Quota { tenant, limit, hit });
             }
         }
         for ((resource, _), heard) in self.pressure.iter().zip(of_pressure) {
             if heard.contains(PollFlags::PRI) {
-                events.push(WardenEvent::Pressure { resource: (*resource).to_owned() });
+                events.push(WardenEvent::Pressure { resource: *resource });
             }
         }
         // A group that is removed takes its triggers with it.
