@@ -1,6 +1,6 @@
 //! What is asked of the recorder: usage, history, faults, incidents, and what other limits would have done.
 
-use crate::daemon::{Daemon, unknown};
+use crate::daemon::Daemon;
 use crate::permission::{OperatorPermission, Scope};
 use bailiwick_audit::chain::Head;
 use bailiwick_proto::Failure;
@@ -33,13 +33,6 @@ fn bounded(window: Window) -> Result<Window, Failure> {
 }
 
 impl Daemon {
-    fn all_known(&self, tenants: &[TenantName]) -> Result<(), Failure> {
-        match tenants.iter().find(|tenant| !self.knows(tenant)) {
-            Some(tenant) => Err(unknown(tenant)),
-            None => Ok(()),
-        }
-    }
-
     /// Adds an audit to the log of audits. One that cannot be logged is worth having all the same.
     pub(crate) async fn log_audit(&self, report: AuditReport) {
         let Ok(recorder) = self.recorder() else { return };
@@ -76,7 +69,7 @@ impl Daemon {
         window: Option<Window>,
     ) -> Result<Vec<TenantUsage>, Failure> {
         let tenants = scope.of(tenants)?;
-        self.all_known(&tenants)?;
+        self.known(&tenants)?;
         let tenants = named(tenants);
         let Some(window) = window else {
             let mut all = self.recorder()?.with(|work| work.look()).await??;
@@ -96,7 +89,7 @@ impl Daemon {
         step: u64,
     ) -> Result<Vec<Point>, Failure> {
         scope.of(vec![tenant.clone()])?;
-        self.all_known(std::slice::from_ref(&tenant))?;
+        self.known(std::slice::from_ref(&tenant))?;
         let window = bounded(window)?;
         let steps = (window.until.0 - window.from.0) / step.max(60);
         if steps > MOST_STEPS {
@@ -114,7 +107,7 @@ impl Daemon {
         window: Window,
     ) -> Result<Vec<Fault>, Failure> {
         let tenants = scope.of(tenants)?;
-        self.all_known(&tenants)?;
+        self.known(&tenants)?;
         let (tenants, window) = (named(tenants), bounded(window)?);
         let read = move |work: &mut crate::recorder::Work| {
             work.history()?.faults(tenants.as_deref(), window, MOST_ROWS).map_err(failed)
@@ -130,7 +123,7 @@ impl Daemon {
         window: Window,
     ) -> Result<Vec<Incident>, Failure> {
         let tenants = scope.of(tenants)?;
-        self.all_known(&tenants)?;
+        self.known(&tenants)?;
         let (tenants, window) = (named(tenants), bounded(window)?);
         let read = move |work: &mut crate::recorder::Work| {
             work.history()?.incidents(tenants.as_deref(), window, MOST_ROWS).map_err(failed)

@@ -369,7 +369,8 @@ impl Daemon {
         Ok(self.sessions.chosen(|record| tenants.is_empty() || tenants.contains(&record.tenant)))
     }
 
-    fn known(&self, tenants: &[TenantName]) -> Result<(), Failure> {
+    /// Refuses a request that names a tenant of whom neither the policy nor the warden knows.
+    pub(crate) fn known(&self, tenants: &[TenantName]) -> Result<(), Failure> {
         tenants.iter().find(|tenant| !self.knows(tenant)).map_or(Ok(()), |tenant| Err(unknown(tenant)))
     }
 
