@@ -24,56 +24,60 @@ enum Grant {
     Never,
 }
 
-macro_rules! rows {
+macro_rules! capabilities {
     ($($bit:literal $name:ident $grant:ident,)*) => {
-        &[$(Row { bit: $bit, name: stringify!($name), grant: Grant::$grant }),*]
+        const ROWS: &[Row] = &[$(Row { bit: $bit, name: stringify!($name), grant: Grant::$grant }),*];
+
+        impl CapabilitySet {
+            $(#[doc = concat!("`CAP_", stringify!($name), "` alone.")] pub const $name: Self = Self(1 << $bit);)*
+        }
     };
 }
 
-/// Every capability of the kernel (`linux/capability.h`, 6.18). What is not listed is not granted.
-const ROWS: &[Row] = rows![
-    0 chown All,
-    1 dac_override All,
-    2 dac_read_search All,
-    3 fowner All,
-    4 fsetid All,
-    5 kill All,
-    6 setgid All,
-    7 setuid All,
-    8 setpcap All,
-    9 linux_immutable Never,     // would let a tenant make files that a purge cannot remove
-    10 net_bind_service All,     // ports below 1024 of the jail's own network namespace
-    11 net_broadcast Never,      // unused by the kernel
-    12 net_admin Never,          // netfilter and traffic control; neighbours, charged to nobody and of one table for the host
-    13 net_raw Never,            // packet sockets: likewise, and spoofing
-    14 ipc_lock Never,           // checked against the initial user namespace: no effect but a surprise
-    15 ipc_owner All,
-    16 sys_module Never,
-    17 sys_rawio Never,
-    18 sys_chroot All,
-    19 sys_ptrace All,           // own pid namespace only
-    20 sys_pacct Never,
-    21 sys_admin System,         // mounts and namespaces of its own
-    22 sys_boot Never,           // reboot(2) is refused in every profile
-    23 sys_nice All,
-    24 sys_resource Never,       // passes disk quotas (ext4) and resource limits
-    25 sys_time Never,
-    26 sys_tty_config Never,
-    27 mknod Never,              // refused in a user namespace anyway
-    28 lease All,
-    29 audit_write All,          // su and sshd log a login and fail without it
-    30 audit_control Never,
-    31 setfcap All,              // package managers set file capabilities
-    32 mac_override Never,
-    33 mac_admin Never,
-    34 syslog Never,
-    35 wake_alarm Never,
-    36 block_suspend Never,
-    37 audit_read Never,
-    38 perfmon Never,
-    39 bpf Never,
-    40 checkpoint_restore Never,
-];
+// Every capability of the kernel (`linux/capability.h`, 6.18). What is not listed is not granted.
+capabilities! {
+    0 CHOWN All,
+    1 DAC_OVERRIDE All,
+    2 DAC_READ_SEARCH All,
+    3 FOWNER All,
+    4 FSETID All,
+    5 KILL All,
+    6 SETGID All,
+    7 SETUID All,
+    8 SETPCAP All,
+    9 LINUX_IMMUTABLE Never,     // would let a tenant make files that a purge cannot remove
+    10 NET_BIND_SERVICE All,     // ports below 1024 of the jail's own network namespace
+    11 NET_BROADCAST Never,      // unused by the kernel
+    12 NET_ADMIN Never,          // netfilter and traffic control; neighbours, charged to nobody and of one table for the host
+    13 NET_RAW Never,            // packet sockets: likewise, and spoofing
+    14 IPC_LOCK Never,           // checked against the initial user namespace: no effect but a surprise
+    15 IPC_OWNER All,
+    16 SYS_MODULE Never,
+    17 SYS_RAWIO Never,
+    18 SYS_CHROOT All,
+    19 SYS_PTRACE All,           // own pid namespace only
+    20 SYS_PACCT Never,
+    21 SYS_ADMIN System,         // mounts and namespaces of its own
+    22 SYS_BOOT Never,           // reboot(2) is refused in every profile
+    23 SYS_NICE All,
+    24 SYS_RESOURCE Never,       // passes disk quotas (ext4) and resource limits
+    25 SYS_TIME Never,
+    26 SYS_TTY_CONFIG Never,
+    27 MKNOD Never,              // refused in a user namespace anyway
+    28 LEASE All,
+    29 AUDIT_WRITE All,          // su and sshd log a login and fail without it
+    30 AUDIT_CONTROL Never,
+    31 SETFCAP All,              // package managers set file capabilities
+    32 MAC_OVERRIDE Never,
+    33 MAC_ADMIN Never,
+    34 SYSLOG Never,
+    35 WAKE_ALARM Never,
+    36 BLOCK_SUSPEND Never,
+    37 AUDIT_READ Never,
+    38 PERFMON Never,
+    39 BPF Never,
+    40 CHECKPOINT_RESTORE Never,
+}
 
 impl CapabilitySet {
     /// The bounding set of a jail.
@@ -90,23 +94,34 @@ impl CapabilitySet {
     /// The set that earlier versions gave, where it was another: a jail that has it goes on, and the audit tells of it.
     #[must_use]
     pub fn of_earlier_version(profile: Profile) -> Option<Self> {
-        const NET_ADMIN: u64 = 1 << 12;
-        (profile == Profile::System).then(|| Self(Self::of(profile).0 | NET_ADMIN))
+        (profile == Profile::System).then(|| Self::all_of(&[Self::of(profile), Self::NET_ADMIN]))
     }
 
-    /// Whether a capability is in the set.
+    /// All that is in any of these sets.
     #[must_use]
-    pub fn has(self, bit: u8) -> bool {
-        self.0 & (1 << bit) != 0
+    pub const fn all_of(sets: &[Self]) -> Self {
+        let mut all = 0;
+        let mut index = 0;
+        while index < sets.len() {
+            all |= sets[index].0;
+            index += 1;
+        }
+        Self(all)
+    }
+
+    /// Whether everything in another set is in this one.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
     }
 
     /// The names in the set, as `cap_NAME`; unknown bits as numbers.
     #[must_use]
     pub fn names(self) -> Vec<String> {
         (0..64u8)
-            .filter(|bit| self.has(*bit))
+            .filter(|bit| self.has(Self(1 << bit)))
             .map(|bit| match ROWS.iter().find(|row| row.bit == bit) {
-                Some(row) => format!("cap_{}", row.name),
+                Some(row) => format!("cap_{}", row.name.to_ascii_lowercase()),
                 None => format!("cap_{bit}"),
             })
             .collect()
@@ -126,12 +141,13 @@ mod tests {
 
     #[test]
     fn the_tight_profiles_can_neither_mount_nor_reach_netfilter_nor_pass_a_quota() {
+        let never = [CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW, CapabilitySet::SYS_RESOURCE];
         for profile in [Profile::Web, Profile::Shell] {
-            for bit in [12, 13, 21, 24] {
-                assert!(!CapabilitySet::of(profile).has(bit), "{profile} has {bit}");
+            for one in never.into_iter().chain([CapabilitySet::SYS_ADMIN]) {
+                assert!(!CapabilitySet::of(profile).has(one), "{profile} has {:?}", one.names());
             }
         }
-        assert!([12, 13, 24].iter().all(|bit| !CapabilitySet::of(Profile::System).has(*bit)));
+        assert!(never.iter().all(|one| !CapabilitySet::of(Profile::System).has(*one)));
         assert!(CapabilitySet::of(Profile::System).names().contains(&"cap_sys_admin".to_owned()));
     }
 }

@@ -21,7 +21,12 @@ pub const HOME_FLAGS: Flags = Flags::NO_SUID.and(Flags::NO_DEV).and(Flags::NO_EX
 
 /// What the server needs of a root: to become the login user (`setuid`, `setgid`), to lock it into its directory (`sys_chroot`), and to
 /// hand files over (`chown`).
-pub const CAPABILITIES: CapabilitySet = CapabilitySet(1 << 0 | 1 << 6 | 1 << 7 | 1 << 18);
+pub const CAPABILITIES: CapabilitySet = CapabilitySet::all_of(&[
+    CapabilitySet::CHOWN,
+    CapabilitySet::SETGID,
+    CapabilitySet::SETUID,
+    CapabilitySet::SYS_CHROOT,
+]);
 
 /// What a login's process calls itself. ProFTPD reads the number on the host, before it asks whether the login may come in: there it
 /// must be nobody's, whatever goes wrong. Debian gives 1000 to the first user of a host, and this one to nobody (its policy, 9.2.2).

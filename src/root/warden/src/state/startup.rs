@@ -1,20 +1,23 @@
 //! The start of the warden: its state is opened and locked, and it takes hold of the jails that run.
 
 use super::*;
+use bailiwick_plan::capability::CapabilitySet;
 
 /// What the warden keeps of root's capabilities (`capabilities(7)`), and for what.
-const CAPABILITIES: u64 = 1 << 0 // chown: seeds of storage, sockets for the daemon's group
-    | 1 << 1 // dac_override: tenants' storage belongs to others
-    | 1 << 2 // dac_read_search: likewise, and /proc of tenants' processes
-    | 1 << 3 // fowner: permissions of what is not the warden's
-    | 1 << 4 // fsetid: set-group-id bits survive a change of mode
-    | 1 << 5 // kill: end a jail
-    | 1 << 6 // setgid, setuid: id maps, and the owner of a user namespace
-    | 1 << 7
-    | 1 << 8 // setpcap: the bounding set of a jail
-    | 1 << 19 // sys_ptrace: namespaces of tenants' processes
-    | 1 << 21 // sys_admin: mounts, control groups, seccomp without no_new_privs
-    | 1 << 24; // sys_resource: limits of processes above the warden's own
+const CAPABILITIES: CapabilitySet = CapabilitySet::all_of(&[
+    CapabilitySet::CHOWN,           // seeds of storage, sockets for the daemon's group
+    CapabilitySet::DAC_OVERRIDE,    // tenants' storage belongs to others
+    CapabilitySet::DAC_READ_SEARCH, // likewise, and /proc of tenants' processes
+    CapabilitySet::FOWNER,          // permissions of what is not the warden's
+    CapabilitySet::FSETID,          // set-group-id bits survive a change of mode
+    CapabilitySet::KILL,            // end a jail
+    CapabilitySet::SETGID,          // id maps, and the owner of a user namespace
+    CapabilitySet::SETUID,          // likewise
+    CapabilitySet::SETPCAP,         // the bounding set of a jail
+    CapabilitySet::SYS_PTRACE,      // namespaces of tenants' processes
+    CapabilitySet::SYS_ADMIN,       // mounts, control groups, seccomp without no_new_privs
+    CapabilitySet::SYS_RESOURCE,    // limits of processes above the warden's own
+]);
 
 /// Why the warden cannot begin its work.
 #[derive(Debug, thiserror::Error)]
@@ -194,7 +197,7 @@ impl Warden {
         let init = open_init(init)?;
         bailiwick_sys::signal::unblock_all().map_err(system("unblock signals"))?;
         credential::set_undumpable().map_err(system("close this process's memory to others"))?;
-        credential::limit_capabilities(CAPABILITIES).map_err(system("give up capabilities"))?;
+        credential::limit_capabilities(CAPABILITIES.0).map_err(system("give up capabilities"))?;
         credential::keep_capabilities_over_user_changes().map_err(system("keep capabilities"))?;
         // First, so that word can be left there of whatever follows.
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
