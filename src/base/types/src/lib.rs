@@ -38,7 +38,7 @@ pub use observed::{
 pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
 pub use report::{
     Action, AuditReport, Change, FeatureReport, FeatureState, Finding, HostReport, LimitReport, ProbeReport,
-    SessionCount, Severity, TenantReport, TimerReport, TimerRun, Verdict, WallReport,
+    SessionCount, Severity, TenantReport, TenantState, TimerReport, TimerRun, Verdict, WallReport,
 };
 pub use schedule::{Clock, Schedule, ScheduleError, WallTime, When};
 pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};

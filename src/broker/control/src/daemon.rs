@@ -9,13 +9,16 @@ use crate::inits::Inits;
 use crate::own_dir;
 use crate::permission::{Admins, Caller, OperatorPermission, TenantPermission};
 use crate::places::{Places, Who};
-use crate::reconcile::{Need, decide};
+use crate::reconcile::{self, decide};
 use crate::recorder::Recorder;
 use crate::sessions::Sessions;
 use crate::timers::Timers;
 use crate::warden_link::WardenLink;
 use bailiwick_observe::Meter;
 use bailiwick_plan::difference;
+use bailiwick_plan::lifecycle::{
+    Actual, Declaration, HostUserStep, JailState, JailStep, Next, desired, next, tenant_state,
+};
 use bailiwick_plan::mount::confinement;
 use bailiwick_policy::{Declared, Diagnostic, Host, LastGood, Policy, Reading, Settings, Store, Tenant};
 use bailiwick_proto::control::{
@@ -94,6 +97,10 @@ struct Loaded {
 impl Loaded {
     fn is_last_good(&self, tenant: &Tenant) -> bool {
         self.last_good.tenants.contains(&tenant.name) || self.last_good.plans.contains(&tenant.plan)
+    }
+
+    fn declaration(&self, name: &TenantName) -> Declaration<'_> {
+        reconcile::declaration(&self.policy, &self.invalid, name)
     }
 
     /// Whether nothing is known of what a tenant may.
@@ -473,13 +480,13 @@ impl Daemon {
         // Nobody else starts a jail.
         self.sessions.jails_gone(|tenant| roster.get(tenant).is_none_or(|entry| entry.pid.is_none()));
         self.fresh_facts().await?;
-        let needs = {
+        let actions = {
             let loaded = lock(&self.loaded);
             decide(&loaded.policy, &loaded.invalid, &roster)
         };
-        failures.retain(|tenant, _| needs.contains_key(tenant));
+        failures.retain(|tenant, _| actions.contains_key(tenant));
         let mut rounds = Vec::new();
-        for (tenant, needs) in needs {
+        for (tenant, actions) in actions {
             let count = failures.get(&tenant).copied().unwrap_or(0);
             // After some failures a tenant is tried in fewer and fewer rounds, and said so only then.
             if count > 3 && !count.is_power_of_two() {
@@ -489,8 +496,8 @@ impl Daemon {
             failures.remove(&tenant);
             rounds.push(async move {
                 let mut failed = false;
-                for need in needs {
-                    if let Err(failure) = self.meet(&tenant, need).await {
+                for action in actions {
+                    if let Err(failure) = self.take_action(&tenant, action).await {
                         warn!(target: "bailiwick::event", tenant = %tenant, event = "not-mended", "{failure}");
                         failed = true;
                     }
@@ -504,12 +511,14 @@ impl Daemon {
         Ok(())
     }
 
-    async fn meet(&self, tenant: &TenantName, need: Need) -> Result<&'static str, Failure> {
-        match need {
-            Need::Start => self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "started").await,
-            Need::Replace => self.restart(tenant).await,
-            Need::Stop => self.change(tenant, stop(tenant, Hold::Keep), "stopped").await,
-            Need::HostUser => self.host_user(tenant).await,
+    async fn take_action(&self, tenant: &TenantName, action: reconcile::Action) -> Result<&'static str, Failure> {
+        match action {
+            reconcile::Action::Start => {
+                self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "started").await
+            }
+            reconcile::Action::Replace => self.restart(tenant).await,
+            reconcile::Action::Stop => self.change(tenant, stop(tenant, Hold::Keep), "stopped").await,
+            reconcile::Action::HostUser => self.host_user(tenant).await,
         }
     }
 
@@ -825,15 +834,28 @@ impl Daemon {
     }
 
     fn summary(&self, name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> TenantSummary {
-        let mut summary = summary(name, loaded, entry);
-        let runs = matches!(summary.state, TenantState::Running | TenantState::SuspendedReadOnly);
-        if runs && self.inits.silent_for(name).is_some() {
-            summary.state = TenantState::Unresponsive;
+        let tenant = loaded.policy.tenants.get(name);
+        let state = tenant_state(desired(loaded.declaration(name)).jail, &self.actual(name, entry));
+        TenantSummary {
+            name: name.clone(),
+            state,
+            plan: tenant.map(|tenant| tenant.plan.clone()),
+            image: tenant.map(|tenant| tenant.settings.image.clone()),
+            profile: tenant.map(|tenant| tenant.settings.profile),
+            invalid: loaded.invalid.contains(name),
+            failure: (state == TenantState::Down).then(|| lock(&self.failures).get(name).cloned()).flatten(),
         }
-        if summary.state == TenantState::Down {
-            summary.failure = lock(&self.failures).get(name).cloned();
+    }
+
+    /// What a tenant has now, its init asked.
+    fn actual(&self, name: &TenantName, entry: Option<&RosterEntry>) -> Actual {
+        let mut actual = reconcile::actual(entry);
+        if let JailState::Running(access) = actual.jail
+            && self.inits.silent_for(name).is_some()
+        {
+            actual.jail = JailState::Silent(access);
         }
-        summary
+        actual
     }
 
     /// Everyone.
@@ -923,12 +945,14 @@ impl Daemon {
         let (host, facts) = (self.host(), self.fresh_facts().await?);
         let mut changes = Vec::new();
         for portion in self.meant(names, &roster)?.chunks(MOST_COMPARED) {
-            for ((name, tenant), actual) in portion.iter().zip(self.in_force(portion, &roster).await?) {
-                let own = differences(name, tenant.as_ref(), roster.get(name), actual, &facts);
+            for ((name, tenant), in_force) in portion.iter().zip(self.in_force(portion, &roster).await?) {
+                let tenant = tenant.as_ref();
+                let actual = actual_now(tenant, roster.get(name), in_force.as_ref());
+                let own = difference(name, declared(tenant), &actual, in_force.as_ref(), &facts);
                 // Also of one that runs: nobody should learn of it by a restart.
                 let runs = roster.get(name).is_some_and(|entry| entry.pid.is_some());
                 let is_meant = runs || own.iter().any(|change| change.action == Action::Start);
-                let why = tenant.as_ref().filter(|_| is_meant).and_then(|tenant| cannot_start(tenant, &host, &facts));
+                let why = tenant.filter(|_| is_meant).and_then(|tenant| cannot_start(tenant, &host, &facts));
                 changes.extend(own);
                 changes.extend(why.map(|why| Change {
                     tenant: name.clone(),
@@ -992,22 +1016,25 @@ impl Daemon {
         let total = meant.len() as u64;
         let mut done: u64 = 0;
         for portion in meant.chunks(MOST_COMPARED) {
-            let actual = self.in_force(portion, &roster).await?;
-            for some in portion.iter().zip(actual).collect::<Vec<_>>().chunks(ASKED_AT_ONCE) {
+            let in_force = self.in_force(portion, &roster).await?;
+            for some in portion.iter().zip(in_force).collect::<Vec<_>>().chunks(ASKED_AT_ONCE) {
                 if last.elapsed() >= Duration::from_millis(200) {
                     // Nobody listens, or not fast enough: a number less is no loss.
                     progress.try_send((done, total)).ok();
                     last = Instant::now();
                 }
                 done += some.len() as u64;
-                let one = |((name, tenant), actual): &(&(TenantName, Option<Tenant>), Option<InForce>)| {
-                    let changes = differences(name, tenant.as_ref(), roster.get(name), actual.clone(), &facts);
+                let one = |((name, tenant), in_force): &(&(TenantName, Option<Tenant>), Option<InForce>)| {
+                    let declaration = declared(tenant.as_ref());
+                    let actual = actual_now(tenant.as_ref(), roster.get(name), in_force.as_ref());
+                    let step = next(desired(declaration), &actual);
+                    let changes = difference(name, declaration, &actual, in_force.as_ref(), &facts);
                     let name = name.clone();
                     // One that runs goes on, without what this host cannot hold: that is not what was declared.
                     let is_up = roster.get(&name).is_some_and(|entry| entry.pid.is_some());
                     let tenant = tenant.as_ref().filter(|_| is_up);
                     let impossible = tenant.and_then(|tenant| cannot_start(tenant, &host, &facts));
-                    async move { (name.clone(), self.apply_one(&name, &changes, options).await, impossible) }
+                    async move { (name.clone(), self.apply_one(&name, step, &changes, options).await, impossible) }
                 };
                 for (name, result, impossible) in at_once(some.iter().map(one).collect()).await {
                     match result {
@@ -1035,35 +1062,54 @@ impl Daemon {
     async fn apply_one(
         &self,
         name: &TenantName,
+        step: Next,
         changes: &[Change],
         options: ApplyOptions,
     ) -> Result<&'static str, Failure> {
-        let done = self.apply_jail(name, changes, options).await?;
-        if changes.iter().all(|change| change.action != Action::HostUser) {
-            return Ok(done);
+        let done = self.apply_jail(name, step.jail, changes, options).await?;
+        match step.host_user {
+            HostUserStep::None => Ok(done),
+            HostUserStep::Make | HostUserStep::Remove => {
+                let changed = self.host_user(name).await?;
+                Ok(if done == "unchanged" { changed } else { done })
+            }
         }
-        let changed = self.host_user(name).await?;
-        Ok(if done == "unchanged" { changed } else { done })
     }
 
     async fn apply_jail(
         &self,
         name: &TenantName,
+        step: JailStep,
         changes: &[Change],
         options: ApplyOptions,
     ) -> Result<&'static str, Failure> {
-        let wanted = |action| changes.iter().any(|change| change.action == action);
-        let request = || WardenRequest::Start { tenant: name.clone() };
-        if wanted(Action::Stop) {
-            return self.change(name, stop(name, Hold::Keep), "stopped").await;
+        match step {
+            JailStep::Stop => self.change(name, stop(name, Hold::Keep), "stopped").await,
+            // A tenant that is suspended, or no longer, must not go on as before, whoever is in its jail.
+            JailStep::Replace => self.restart(name).await,
+            // An operator asks, and waits for the warden too.
+            JailStep::Start | JailStep::Wait => {
+                self.change(name, WardenRequest::Start { tenant: name.clone() }, "started").await
+            }
+            JailStep::Held => Ok("unchanged"),
+            JailStep::None => self.apply_settings(name, changes, options).await,
         }
-        if wanted(Action::Restart) {
-            // Who is suspended, or no longer, must not go on as before; any other change can wait for those who are in.
-            let must = changes.iter().any(|change| change.action == Action::Restart && change.what == "state");
+    }
+
+    /// Changes a jail that is the declared one but for its settings.
+    async fn apply_settings(
+        &self,
+        name: &TenantName,
+        changes: &[Change],
+        options: ApplyOptions,
+    ) -> Result<&'static str, Failure> {
+        let of = |action| changes.iter().filter(move |change| change.action == action);
+        let restarts: Vec<&str> = of(Action::Restart).map(|change| change.what.as_str()).collect();
+        if !restarts.is_empty() {
+            // This can wait for those who are in.
             let inside = self.sessions.inside(name);
-            if inside > 0 && !must && !options.restart {
-                let what = changes.iter().filter(|change| change.action == Action::Restart);
-                let what = what.map(|change| change.what.as_str()).collect::<Vec<_>>().join(", ");
+            if inside > 0 && !options.restart {
+                let what = restarts.join(", ");
                 let message = format!(
                     "a changed {what} restarts the jail, and {inside} sessions are in it; `bailiwick apply --restart {name}` ends them"
                 );
@@ -1071,10 +1117,7 @@ impl Daemon {
             }
             return self.restart(name).await;
         }
-        if wanted(Action::Start) {
-            return self.change(name, request(), "started").await;
-        }
-        if wanted(Action::Live) {
+        if of(Action::Live).next().is_some() {
             let request = WardenRequest::Limit { tenant: name.clone() };
             return self.change(name, request, "limits written").await;
         }
@@ -1219,54 +1262,24 @@ async fn at_once<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
     .await
 }
 
-/// The difference between a tenant as it is declared and as it is. `actual` is `None` for one that is down.
-fn differences(
-    name: &TenantName,
-    tenant: Option<&Tenant>,
-    entry: Option<&RosterEntry>,
-    actual: Option<InForce>,
-    facts: &HostFacts,
-) -> Vec<Change> {
-    let runs = entry.is_some_and(|entry| entry.pid.is_some());
-    let Some(tenant) = tenant else {
-        let change = |actual: &str, action| Change {
-            tenant: name.clone(),
-            what: "state".to_owned(),
-            actual: actual.to_owned(),
-            declared: "deleted".to_owned(),
-            action,
-        };
-        let mut changes = if runs { vec![change("running", Action::Stop)] } else { Vec::new() };
-        if entry.is_some_and(|entry| entry.host_user) {
-            changes.push(host_user_change(name, true));
-        }
-        return changes;
-    };
-    let held = entry.is_some_and(|entry| entry.held);
-    let (wanted, there) = (tenant.has_host_user(), entry.is_some_and(|entry| entry.host_user));
-    let comes = entry.is_some() || tenant.access().is_some();
-    let down = || InForce { tenant: name.clone(), jail: None, strays: Vec::new(), disk: None };
-    let mut changes = difference(tenant, facts, &actual.unwrap_or_else(down), held);
-    if comes && wanted != there {
-        changes.push(host_user_change(name, there));
+/// What a tenant has now, by the roster and by what was read in its jail later; `None` when that was not asked for.
+fn actual_now(tenant: Option<&Tenant>, entry: Option<&RosterEntry>, in_force: Option<&InForce>) -> Actual {
+    let mut actual = reconcile::actual(entry);
+    // Of a deleted tenant nothing is read.
+    if tenant.is_some() {
+        let access = in_force.and_then(|in_force| in_force.jail.as_ref()).map(|jail| jail.access);
+        actual.jail = actual.jail.seen_again(access);
     }
-    changes
+    actual
 }
 
-fn host_user_change(name: &TenantName, there: bool) -> Change {
-    let word = |there: bool| if there { "there" } else { "none" }.to_owned();
-    Change {
-        tenant: name.clone(),
-        what: "host user".to_owned(),
-        actual: word(there),
-        declared: word(!there),
-        action: Action::HostUser,
-    }
+fn declared(tenant: Option<&Tenant>) -> Declaration<'_> {
+    tenant.map_or(Declaration::Deleted, Declaration::Known)
 }
 
 /// Why this host could not hold the jail that a tenant is declared to have. Who is suspended altogether is to have none.
 fn cannot_start(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Option<String> {
-    tenant.access()?;
+    desired(Declaration::Known(tenant)).jail.access()?;
     bailiwick_plan::check(tenant, host, facts).err().map(|error| error.to_string())
 }
 
@@ -1323,32 +1336,6 @@ fn outcome(tenant: TenantName, result: Result<&'static str, Failure>) -> TenantO
     match result {
         Ok(done) => TenantOutcome { tenant, done: done.to_owned(), failure: None },
         Err(failure) => TenantOutcome { tenant, done: "failed".to_owned(), failure: Some(failure) },
-    }
-}
-
-fn summary(name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> TenantSummary {
-    let tenant = loaded.policy.tenants.get(name);
-    let runs = entry.and_then(|entry| entry.access);
-    let invalid = loaded.invalid.contains(name);
-    let state = match (tenant.map(|tenant| &tenant.state), entry) {
-        (_, Some(entry)) if entry.clearing => TenantState::Clearing,
-        (_, Some(entry)) if runs.is_some() && entry.frozen => TenantState::Frozen,
-        _ if runs == Some(Access::ReadOnly) => TenantState::SuspendedReadOnly,
-        _ if runs.is_some() => TenantState::Running,
-        (None, _) if invalid => TenantState::Invalid,
-        (None, _) => TenantState::Deleted,
-        (Some(Declared::Suspended { .. }), _) => TenantState::Suspended,
-        (Some(Declared::Active), Some(entry)) if entry.held => TenantState::Stopped,
-        (Some(Declared::Active), _) => TenantState::Down,
-    };
-    TenantSummary {
-        name: name.clone(),
-        state,
-        plan: tenant.map(|tenant| tenant.plan.clone()),
-        image: tenant.map(|tenant| tenant.settings.image.clone()),
-        profile: tenant.map(|tenant| tenant.settings.profile),
-        invalid,
-        failure: None,
     }
 }
 

@@ -1,5 +1,8 @@
-//! What must happen so that what runs is what is declared: a pure decision over the policy and the warden's roster.
+//! What the reconciler does next for each tenant: the lifecycle's table over the policy and the warden's roster. Pure.
 
+use bailiwick_plan::lifecycle::{
+    self, Actual, Declaration, Hold, HostUser, HostUserStep, Ids, JailState, JailStep, desired, next,
+};
 use bailiwick_policy::Policy;
 use bailiwick_proto::warden::RosterEntry;
 use bailiwick_types::TenantName;
@@ -7,55 +10,79 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// One thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Need {
-    /// Is to run, is down, and nobody holds it.
+pub(crate) enum Action {
+    /// Start the jail.
     Start,
-    /// Runs, and is not the jail that is to run: a suspended tenant's is read-only.
+    /// Stop the jail and start the one that should run.
     Replace,
-    /// Runs, and is not to run: suspended with no door open, held down, or no longer declared.
+    /// Stop the jail.
     Stop,
-    /// Its host user is not there and should be, or the other way round. After a start, which gives it its ids.
+    /// Make or remove the host user. After a start, which gives the tenant its ids.
     HostUser,
 }
 
-/// What to do, by tenant, in this order. A tenant whose file is invalid is left exactly as it is.
+/// What the policy knows of a tenant. `invalid` are the tenants whose files have errors.
+pub(crate) fn declaration<'a>(
+    policy: &'a Policy,
+    invalid: &BTreeSet<TenantName>,
+    name: &TenantName,
+) -> Declaration<'a> {
+    match policy.tenants.get(name) {
+        Some(tenant) => Declaration::Known(tenant),
+        None if invalid.contains(name) => Declaration::Unknown,
+        None => Declaration::Deleted,
+    }
+}
+
+/// What a tenant has, as the warden tells it. Whether its init answers is not the warden's to know.
+pub(crate) fn actual(entry: Option<&RosterEntry>) -> Actual {
+    let Some(entry) = entry else { return Actual::NEVER_RAN };
+    let jail = match entry.access {
+        _ if entry.clearing => JailState::Clearing,
+        Some(access) if entry.frozen => JailState::Frozen(access),
+        Some(access) => JailState::Running(access),
+        None if entry.preparing => JailState::Preparing,
+        None => JailState::Down,
+    };
+    Actual {
+        jail,
+        hold: if entry.held { Hold::Held } else { Hold::Free },
+        ids: Ids::Given,
+        host_user: if entry.host_user { HostUser::Present } else { HostUser::Absent },
+    }
+}
+
+/// What to do, by tenant, in this order. Tenants for whom there is nothing to do are not in it.
 pub(crate) fn decide(
     policy: &Policy,
     invalid: &BTreeSet<TenantName>,
     roster: &BTreeMap<TenantName, RosterEntry>,
-) -> BTreeMap<TenantName, BTreeSet<Need>> {
-    let mut needs: BTreeMap<TenantName, BTreeSet<Need>> = BTreeMap::new();
-    let mut add = |name: &TenantName, need: Need| needs.entry(name.clone()).or_default().extend([need]);
-    for (name, tenant) in &policy.tenants {
-        let entry = roster.get(name);
-        let runs = entry.and_then(|entry| entry.access);
-        // What is on its way out, or not prepared yet, is the warden's to finish: it tells when it is done, and whoever waited for it
-        // would hold up all others.
-        let held = entry.is_some_and(|entry| entry.held || entry.clearing || entry.preparing);
-        match (tenant.access(), runs) {
-            (Some(_), None) if !held => add(name, Need::Start),
-            (Some(wanted), Some(runs)) if wanted != runs => add(name, if held { Need::Stop } else { Need::Replace }),
-            (None, Some(_)) => add(name, Need::Stop),
-            _ => {}
-        }
-        // Who never ran and does not start now has no ids to give to one.
-        let comes = entry.is_some() || tenant.access().is_some();
-        if comes && tenant.has_host_user() != entry.is_some_and(|entry| entry.host_user) {
-            add(name, Need::HostUser);
+) -> BTreeMap<TenantName, BTreeSet<Action>> {
+    let names: BTreeSet<&TenantName> = policy.tenants.keys().chain(roster.keys()).collect();
+    let mut all = BTreeMap::new();
+    for name in names {
+        let desired = desired(declaration(policy, invalid, name));
+        let actions = actions(next(desired, &actual(roster.get(name))));
+        if !actions.is_empty() {
+            all.insert(name.clone(), actions);
         }
     }
-    for (name, entry) in roster {
-        if policy.tenants.contains_key(name) || invalid.contains(name) {
-            continue;
-        }
-        if entry.access.is_some() {
-            add(name, Need::Stop);
-        }
-        if entry.host_user {
-            add(name, Need::HostUser);
-        }
-    }
-    needs
+    all
+}
+
+fn actions(next: lifecycle::Next) -> BTreeSet<Action> {
+    let jail = match next.jail {
+        JailStep::Start => Some(Action::Start),
+        JailStep::Replace => Some(Action::Replace),
+        JailStep::Stop => Some(Action::Stop),
+        // The warden tells when it has finished. Whoever waited for it here would hold up all other tenants.
+        JailStep::Wait | JailStep::None | JailStep::Held => None,
+    };
+    let host_user = match next.host_user {
+        HostUserStep::Make | HostUserStep::Remove => Some(Action::HostUser),
+        HostUserStep::None => None,
+    };
+    jail.into_iter().chain(host_user).collect()
 }
 
 #[cfg(test)]
@@ -126,29 +153,29 @@ mod tests {
         let mut roster = BTreeMap::from(roster);
         roster.insert(name("leaves"), RosterEntry { clearing: true, ..entry(None, false, false) });
         roster.insert(name("prepares"), RosterEntry { preparing: true, ..entry(None, false, false) });
-        let needs = decide(&policy, &[name("broken")].into(), &roster);
-        let expected: [(&str, &[Need]); 14] = [
-            ("new", &[Need::Start]),
-            ("down", &[Need::Start]),
-            ("late", &[Need::Stop]),
-            ("gone", &[Need::Stop, Need::HostUser]),
-            ("newuser", &[Need::Start, Need::HostUser]),
-            ("nouser", &[Need::HostUser]),
-            ("out", &[Need::HostUser]),
-            ("closed", &[Need::HostUser]),
-            ("read", &[Need::Start]),
-            ("first", &[Need::Start]),
-            ("turns", &[Need::Replace]),
-            ("back", &[Need::Replace]),
-            ("shut", &[Need::Stop]),
-            ("halted", &[Need::Stop]),
+        let actions = decide(&policy, &[name("broken")].into(), &roster);
+        let expected: [(&str, &[Action]); 14] = [
+            ("new", &[Action::Start]),
+            ("down", &[Action::Start]),
+            ("late", &[Action::Stop]),
+            ("gone", &[Action::Stop, Action::HostUser]),
+            ("newuser", &[Action::Start, Action::HostUser]),
+            ("nouser", &[Action::HostUser]),
+            ("out", &[Action::HostUser]),
+            ("closed", &[Action::HostUser]),
+            ("read", &[Action::Start]),
+            ("first", &[Action::Start]),
+            ("turns", &[Action::Replace]),
+            ("back", &[Action::Replace]),
+            ("shut", &[Action::Stop]),
+            ("halted", &[Action::Stop]),
         ];
-        assert_eq!(needs, expected.map(|(tenant, needs)| (name(tenant), needs.iter().copied().collect())).into());
+        assert_eq!(actions, expected.map(|(tenant, actions)| (name(tenant), actions.iter().copied().collect())).into());
     }
 
     proptest! {
         #[test]
-        fn doing_what_is_needed_leaves_nothing_to_do(
+        fn taking_the_actions_leaves_nothing_to_do(
             states in proptest::collection::vec((0..4_usize, 0..3_usize, proptest::array::uniform3(any::<bool>())), 0..20)
         ) {
             let mut text = String::new();
@@ -161,14 +188,14 @@ mod tests {
                 roster.insert(name(&format!("t{index}")), entry([None, WRITES, READS][*runs], *held, *user));
             }
             let policy = policy(&text);
-            for (tenant, needs) in decide(&policy, &BTreeSet::new(), &roster) {
+            for (tenant, actions) in decide(&policy, &BTreeSet::new(), &roster) {
                 let entry = roster.get_mut(&tenant).expect("known");
                 let declared = policy.tenants.get(&tenant).and_then(bailiwick_policy::Tenant::access);
-                for need in needs {
-                    match need {
-                        Need::Start | Need::Replace => entry.access = declared,
-                        Need::Stop => entry.access = None,
-                        Need::HostUser => entry.host_user = !entry.host_user,
+                for action in actions {
+                    match action {
+                        Action::Start | Action::Replace => entry.access = declared,
+                        Action::Stop => entry.access = None,
+                        Action::HostUser => entry.host_user = !entry.host_user,
                     }
                 }
             }

@@ -1,44 +1,86 @@
-//! The difference between what a tenant's policy declares and what the kernel shows: the same comparison for `plan`,
-//! for the reconciler and for `apply`.
+//! The difference between what the policy declares of a tenant and what the kernel shows, in rows: what `plan` shows and `apply`
+//! removes. What is done about the jail and the host user is decided in [`crate::lifecycle`].
 
 use crate::capability::CapabilitySet;
 use crate::control::{Value, controls};
 use crate::disk::DiskPlan;
+use crate::lifecycle::{Actual, Declaration, DesiredJail, HostUserStep, JailStep, desired, next};
 use crate::mount::confinement;
 use crate::rescue;
 use bailiwick_policy::Tenant;
-use bailiwick_types::{Access, Action, Change, Holder, HostFacts, InForce, LimitFact, LimitKey, LimitValue, Profile};
+use bailiwick_types::{
+    Access, Action, Change, Holder, HostFacts, InForce, JailInForce, LimitFact, LimitKey, LimitValue, Profile,
+    TenantName,
+};
 
-/// What must change on this host.
+/// What must change for a tenant on this host. `in_force` is what was read in its jail; `None` when that was not asked for.
 #[must_use]
-pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bool) -> Vec<Change> {
+pub fn difference(
+    name: &TenantName,
+    declaration: Declaration<'_>,
+    actual: &Actual,
+    in_force: Option<&InForce>,
+    facts: &HostFacts,
+) -> Vec<Change> {
+    let desired = desired(declaration);
+    let step = next(desired, actual);
+    let jail = in_force.and_then(|in_force| in_force.jail.as_ref().map(|jail| (in_force, jail)));
+    let mut changes: Vec<Change> = jail_row(name, desired.jail, actual, step.jail).into_iter().collect();
+    if let (Declaration::Known(tenant), JailStep::None, Some((in_force, jail))) = (declaration, step.jail, jail) {
+        changes.extend(settings(tenant, facts, in_force, jail));
+    }
+    changes.extend(host_user_row(name, step.host_user));
+    changes
+}
+
+fn jail_row(name: &TenantName, desired: DesiredJail, actual: &Actual, step: JailStep) -> Option<Change> {
+    let runs = || match (desired, actual.jail.access()) {
+        (DesiredJail::Running(_) | DesiredJail::Suspended | DesiredJail::Unknown, Some(Access::ReadOnly)) => {
+            SUSPENDED_READ_ONLY
+        }
+        (DesiredJail::Running(_) | DesiredJail::Suspended | DesiredJail::Unknown, Some(Access::ReadWrite) | None)
+        | (DesiredJail::Deleted, _) => "running",
+    };
+    let (actual, action) = match step {
+        JailStep::None => return None,
+        JailStep::Held => ("stopped by an operator", Action::None),
+        // `apply` waits for the warden, and the jail is started then.
+        JailStep::Wait | JailStep::Start => ("down", Action::Start),
+        JailStep::Replace => (runs(), Action::Restart),
+        JailStep::Stop => (runs(), Action::Stop),
+    };
+    let declared = match desired {
+        DesiredJail::Running(Access::ReadWrite) => "active",
+        DesiredJail::Running(Access::ReadOnly) => SUSPENDED_READ_ONLY,
+        DesiredJail::Suspended => "suspended",
+        DesiredJail::Deleted => "deleted",
+        DesiredJail::Unknown => "unknown",
+    };
+    Some(row(name, "state", actual.to_owned(), declared.to_owned(), action))
+}
+
+const SUSPENDED_READ_ONLY: &str = "suspended, read-only";
+
+fn host_user_row(name: &TenantName, step: HostUserStep) -> Option<Change> {
+    let (is, declared) = match step {
+        HostUserStep::None => return None,
+        HostUserStep::Make => ("none", "there"),
+        HostUserStep::Remove => ("there", "none"),
+    };
+    Some(row(name, "host user", is.to_owned(), declared.to_owned(), Action::HostUser))
+}
+
+fn row(tenant: &TenantName, what: &str, actual: String, declared: String, action: Action) -> Change {
+    Change { tenant: tenant.clone(), what: what.to_owned(), actual, declared, action }
+}
+
+/// What differs in a jail that is the declared one.
+fn settings(tenant: &Tenant, facts: &HostFacts, actual: &InForce, jail: &JailInForce) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut add = |what: &str, actual: String, declared: String, action: Action| {
-        changes.push(Change { tenant: tenant.name.clone(), what: what.to_owned(), actual, declared, action });
+        changes.push(row(&tenant.name, what, actual, declared, action));
     };
-    let words = |access, written: &str| match access {
-        Access::ReadWrite => written.to_owned(),
-        Access::ReadOnly => "suspended, read-only".to_owned(),
-    };
-    let (jail, access) = match (tenant.access(), &actual.jail) {
-        (None, None) => return changes,
-        (None, Some(jail)) => {
-            add("state", words(jail.access, "running"), "suspended".into(), Action::Stop);
-            return changes;
-        }
-        (Some(access), None) => {
-            let (actual, action) =
-                if held { ("stopped by an operator", Action::None) } else { ("down", Action::Start) };
-            add("state", actual.into(), words(access, "active"), action);
-            return changes;
-        }
-        (Some(access), Some(jail)) if jail.access != access => {
-            add("state", words(jail.access, "running"), words(access, "active"), Action::Restart);
-            return changes;
-        }
-        (Some(access), Some(jail)) => (jail, access),
-    };
-    let profile = confinement(tenant.settings.profile, access);
+    let profile = confinement(tenant.settings.profile, jail.access);
     // A jail of an earlier version is not restarted for what has been taken away since: its tenant chooses the time.
     let known = [Some(CapabilitySet::of(profile)), CapabilitySet::of_earlier_version(profile)];
     if !known.contains(&Some(CapabilitySet(jail.cap_bounding))) || jail.no_new_privs != (profile == Profile::Web) {
@@ -94,6 +136,7 @@ pub fn difference(tenant: &Tenant, facts: &HostFacts, actual: &InForce, held: bo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifecycle::{Hold, HostUser, Ids, JailState};
     use bailiwick_policy::Declared;
     use bailiwick_types::{
         BlockDevice, ByteSize, DiskFact, Hierarchy, JailInForce, LimitKind, LimitUnit, QuotaFact, QuotaFacts, SoftHard,
@@ -151,12 +194,17 @@ mod tests {
                 tmpfs: [].into(),
             }
         });
-        let actual = InForce { tenant: tenant.name.clone(), jail, strays: Vec::new(), disk: None };
+        let in_force = InForce { tenant: tenant.name.clone(), jail, strays: Vec::new(), disk: None };
+        let host_user = HostUser::Present;
+        let hold = if held { Hold::Held } else { Hold::Free };
+        let actual =
+            Actual { jail: runs.map_or(JailState::Down, JailState::Running), hold, ids: Ids::Given, host_user };
         let row = |change: Change| {
             let Change { what, actual, declared, action, .. } = change;
             format!("{what}: {actual} -> {declared} ({action:?})")
         };
-        difference(&tenant, &facts, &actual, held).into_iter().map(row).collect()
+        let known = Declaration::Known(&tenant);
+        difference(&tenant.name, known, &actual, Some(&in_force), &facts).into_iter().map(row).collect()
     }
 
     /// A plan with these lines of limits, as it is written again, and the tenant that has it.
@@ -223,7 +271,10 @@ mod tests {
         facts.storage.devices.push(BlockDevice { number: "8:0".to_owned(), name, weight });
         let (plan, before) = limited("");
         let actual = as_declared(&before, &facts);
-        assert_eq!(difference(&before, &facts, &actual, false), []);
+        let running = Actual { jail: JailState::Running(Access::ReadWrite), ids: Ids::Given, ..Actual::NEVER_RAN };
+        let differs =
+            |tenant: &Tenant| difference(&tenant.name, Declaration::Known(tenant), &running, Some(&actual), &facts);
+        assert_eq!(differs(&before), []);
         for key in LimitKey::ALL.into_iter().filter(|key| before.settings.limits.value(*key).is_some()) {
             assert!(plan.contains(&format!("\n{key} = ")), "{plan}");
             let value = match key.unit() {
@@ -234,7 +285,7 @@ mod tests {
                 LimitUnit::Bytes => "\"77M\"",
             };
             let (_, after) = limited(&format!("{key} = {value}"));
-            let rows = difference(&after, &facts, &actual, false);
+            let rows = differs(&after);
             // Who is in is counted by bailiwickd, and each tenant's grace kept by the warden, by what the policy says then.
             let is_counted = matches!(key.holder(), Holder::Sessions(_)) || key.kind() == LimitKind::Grace;
             let is_seen = rows.iter().any(|row| row.what == format!("limits.{key}") && row.action != Action::None);
@@ -271,5 +322,52 @@ mod tests {
         ] {
             assert_eq!(said(state, doors, runs, held), golden, "{state} [{doors}] {runs:?} {held}");
         }
+    }
+
+    #[test]
+    fn deleted_and_invalid_tenants_and_host_users() {
+        let name: TenantName = "alice".parse().expect("a name");
+        let facts = HostFacts {
+            kernel: "6.18".to_owned(),
+            landlock_abi: 7,
+            controllers: [].into(),
+            root_links: [].into(),
+            host_etc: Vec::new(),
+            unlisted: Vec::new(),
+            storage: StorageFacts {
+                fs_type: "xfs".to_owned(),
+                quota: QuotaFacts::Nothing { why: String::new(), remedy: String::new() },
+                devices: Vec::new(),
+            },
+        };
+        let rows = |declaration, actual: Actual| -> Vec<String> {
+            let changes = difference(&name, declaration, &actual, None, &facts).into_iter();
+            changes.map(|row| format!("{}: {} -> {} ({:?})", row.what, row.actual, row.declared, row.action)).collect()
+        };
+        let down = Actual { ids: Ids::Given, ..Actual::NEVER_RAN };
+        let user = Actual { host_user: HostUser::Present, ..down };
+        let read_only = Actual { jail: JailState::Running(Access::ReadOnly), ..user };
+        let (stop, remove) = ("state: running -> deleted (Stop)", "host user: there -> none (HostUser)");
+        assert_eq!(rows(Declaration::Deleted, read_only), [stop, remove]);
+        assert_eq!(rows(Declaration::Deleted, user), [remove]);
+        assert_eq!(rows(Declaration::Deleted, down), [""; 0]);
+        assert_eq!(rows(Declaration::Unknown, read_only), [""; 0]);
+        let (_, tenant) = limited("");
+        let known = Declaration::Known(&tenant);
+        let start = "state: down -> active (Start)";
+        assert_eq!(rows(known, Actual { jail: JailState::Clearing, ..down }), [start]);
+        assert_eq!(rows(known, Actual { jail: JailState::Preparing, ..user }), [start, remove]);
+        let tenant = Tenant {
+            settings: bailiwick_policy::Settings {
+                doors: [bailiwick_types::Door::Ssh].into(),
+                ..tenant.settings.clone()
+            },
+            ..tenant.clone()
+        };
+        let made = "host user: none -> there (HostUser)";
+        assert_eq!(rows(Declaration::Known(&tenant), Actual::NEVER_RAN), [start, made]);
+        let tenant = Tenant { state: Declared::Suspended { reason: None }, ..tenant.clone() };
+        assert_eq!(rows(Declaration::Known(&tenant), Actual::NEVER_RAN), [""; 0], "no id to give to it");
+        assert_eq!(rows(Declaration::Known(&tenant), down), [made]);
     }
 }

@@ -13,6 +13,7 @@ mod jail;
 pub mod kernel;
 pub mod kernel_memory;
 pub mod landlock;
+pub mod lifecycle;
 pub mod mount;
 pub mod probe;
 pub mod rescue;

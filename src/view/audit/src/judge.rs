@@ -3,8 +3,9 @@
 use crate::finding::{self, Fault, findings, list};
 use crate::walls::{self, Wall};
 use crate::{ftp, limit, mounts};
+use bailiwick_plan::lifecycle::{self, Declaration, DesiredJail};
 use bailiwick_plan::mount::{confinement, table};
-use bailiwick_policy::{Declared, Host, Tenant};
+use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{Access, HostFacts, Observed, TenantReport, Verdict, WallReport};
 use std::path::Path;
 
@@ -64,9 +65,12 @@ fn judge_where(
 
     let reports: Vec<WallReport> = all.iter().map(report).collect();
     let mut faults: Vec<Fault> = all.into_iter().flat_map(|wall| wall.faults).chain(limit_faults).collect();
-    if tenant.access() != Some(jail.access) {
-        let (kind, what) = match (&tenant.state, jail.access) {
-            (Declared::Active, _) => (finding::ACTIVE_READ_ONLY, "it was made while the tenant was suspended"),
+    let desired = lifecycle::desired(Declaration::Known(tenant)).jail;
+    if desired.access() != Some(jail.access) {
+        let (kind, what) = match (desired, jail.access) {
+            (DesiredJail::Running(Access::ReadWrite), _) => {
+                (finding::ACTIVE_READ_ONLY, "it was made while the tenant was suspended")
+            }
             (_, Access::ReadWrite) => (finding::SUSPENDED_RUNS, "its storage can be written"),
             (_, Access::ReadOnly) => (finding::SUSPENDED_RUNS, "no door of it stays open"),
         };
@@ -117,7 +121,7 @@ mod tests {
     use bailiwick_plan::capability::CapabilitySet;
     use bailiwick_plan::control::{Value, controls};
     use bailiwick_plan::mount::{HOST_ETC, HOST_ETC_LAYER, Mount, Source, TERMINALS};
-    use bailiwick_policy::{Login, Reserve, Settings};
+    use bailiwick_policy::{Declared, Login, Reserve, Settings};
     use bailiwick_types::Hierarchy;
     use bailiwick_types::{
         Bound, ByteSize, Count, DiskFact, ForeignSocket, GroupSetting, IdPool, IdRange, LimitFact, LimitKey, Limits,

@@ -2,6 +2,7 @@
 
 use crate::init::WindowSize;
 use crate::{Bytes, Failure};
+pub use bailiwick_types::TenantState;
 use bailiwick_types::{
     AuditReport, Change, Door, ExitStatus, Fault, FtpUser, HostUid, IdRange, ImageName, Incident, LimitReport, Measure,
     PasswordHash, PlanName, Point, Profile, SessionId, SessionRecord, TenantName, TenantUsage, TimerReport, Usage,
@@ -365,51 +366,6 @@ pub struct PolicyStatus {
     pub without_policy: Vec<TenantName>,
     /// Entries that were refused since `bailiwickd` started.
     pub refused: u64,
-}
-
-/// How a tenant is, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TenantState {
-    /// The jail runs.
-    Running,
-    /// The jail runs and is frozen.
-    Frozen,
-    /// Declared active, and down.
-    Down,
-    /// An operator stopped it.
-    Stopped,
-    /// Declared suspended.
-    Suspended,
-    /// The jail of a suspended tenant runs, read-only, for the doors that stay open.
-    SuspendedReadOnly,
-    /// Its jail is on its way out: asked to end or killed, and not gone yet.
-    Clearing,
-    /// The jail runs, and its init does not answer.
-    Unresponsive,
-    /// Its file is gone, its data is not.
-    Deleted,
-    /// It is down, its file has errors, and nothing is known from before.
-    Invalid,
-}
-
-impl TenantState {
-    /// The word.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Frozen => "frozen",
-            Self::Down => "down",
-            Self::Stopped => "stopped",
-            Self::Suspended => "suspended",
-            Self::SuspendedReadOnly => "suspended-read-only",
-            Self::Clearing => "clearing",
-            Self::Unresponsive => "unresponsive",
-            Self::Deleted => "deleted",
-            Self::Invalid => "invalid",
-        }
-    }
 }
 
 /// A line of `list`.

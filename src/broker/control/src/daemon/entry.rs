@@ -7,7 +7,9 @@ use super::{Daemon, Roster, lock, unexpected, unknown, without_policy};
 use crate::door::{self, DoorError, Init};
 use crate::ftp::{Held, Note};
 use crate::permission::{OperatorPermission, RootPermission, TenantPermission};
+use crate::reconcile;
 use crate::sessions::{Counted, Newcomer};
+use bailiwick_plan::lifecycle::{Declaration, JailStep, desired, next};
 use bailiwick_plan::rescue;
 use bailiwick_plan::seed::LOGIN_ID;
 use bailiwick_policy::{Declared, Tenant};
@@ -422,8 +424,11 @@ impl Daemon {
             let Some(tenant) = loaded.policy.tenants.get(&record.tenant) else {
                 return Some(format!("the tenant \"{}\" is deleted", record.tenant));
             };
-            let is = roster.get(&tenant.name).and_then(|entry| entry.access);
-            let is_replaced = is.is_some() && is != tenant.access();
+            let actual = reconcile::actual(roster.get(&tenant.name));
+            let is_replaced = match next(desired(Declaration::Known(tenant)), &actual).jail {
+                JailStep::Replace | JailStep::Stop => true,
+                JailStep::None | JailStep::Held | JailStep::Wait | JailStep::Start => false,
+            };
             match &tenant.state {
                 Declared::Suspended { reason } if is_replaced || !tenant.is_open(record.door) => {
                     return Some(door::suspended(&tenant.name, reason.as_deref()).to_string());

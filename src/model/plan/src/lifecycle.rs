@@ -1,0 +1,467 @@
+//! What a tenant's jail should be, and what is done next to get there. This is the only place that decides it: the reconciler,
+//! `apply`, `plan`, `status`, `list` and the audit all ask here. Pure: no file, no kernel, no clock.
+//!
+//! [`desired`] says what the policy wants, [`Actual`] holds what the warden says of the tenant, [`next`] compares both, and
+//! [`tenant_state`] is the one word that an operator reads. `bailiwickd` takes the steps of [`next`] until none is left.
+//!
+//! ```text
+//!        start (bailiwickd, or an operator with `start`)
+//!   +--------------------------------------------------------------+
+//!   |                                                              v
+//! +-+----+ start, no storage yet  +-----------+              +-----------+ freeze (operator)  +--------+
+//! | Down +----------------------->| Preparing |              |  Running  +------------------->| Frozen |
+//! +------+       (bailiwickd)     +-----+-----+              |           |<-------------------+        |
+//!   ^ ^                                 |                    +-+---+---+-+  thaw (operator)   +---+----+
+//!   | |   storage is there (warden)     |      does not answer |   ^   |                          |
+//!   | +---------------------------------+             (tenant) v   |   |                          |
+//!   |                                                   +------+---+-+ |                          |
+//!   |                                                   |   Silent   | | answers (tenant)         |
+//!   |                                                   +------+-----+ |                          |
+//!   |                                                          |       |                          |
+//!   |  every process is gone (kernel), groups are (warden)     v       v                          v
+//!   |  +----------+     stop or replace (bailiwickd), stop or restart (operator),
+//!   +--+ Clearing |<--- init ends (tenant), processes are killed for memory (kernel)
+//!      +----------+
+//! ```
+//!
+//! Beside the state there is a mark, [`Hold`]: `bailiwick stop` sets it, `bailiwick start` and `restart` remove it, and only the
+//! warden writes it down. A jail with the mark is not started by `bailiwickd`.
+//!
+//! | state | who ends it |
+//! |---|---|
+//! | `Down` | `bailiwickd` at its next round, or an operator |
+//! | `Preparing` | the warden, when the helper that makes the storage has ended; it tells `bailiwickd` |
+//! | `Clearing` | the warden, when the kernel says that the last process is gone; it tells `bailiwickd` |
+//! | `Running` | the policy (a replacement or a stop), an operator, or the jail's own init |
+//! | `Silent` | the tenant, whose init answers again; or `bailiwickd`, after `replace_silent_init` |
+//! | `Frozen` | an operator |
+//!
+//! To add a state (a jail that sleeps, one that `bailiwickd` froze, one that moves to another image):
+//!
+//! 1. Add a variant to [`JailState`] if the warden or `bailiwickd` observes it, to [`DesiredJail`] if the policy wants it, and to
+//!    [`JailStep`] if a new step leads to it. No match here has a wildcard, so the compiler names every place that must decide.
+//! 2. Add it to the diagram, and to `JAILS` or `DESIRED` in the tests: they walk through every combination.
+//! 3. Add the operator's word to `TenantState` if none of the old words fits.
+//!
+//! Danger: a step that does not lead to the desired state is taken again each round, for ever. The test
+//! `steps_lead_to_the_desired_state_and_none_is_taken_twice` must know every state.
+
+use bailiwick_policy::Tenant;
+use bailiwick_types::{Access, TenantState};
+
+/// What the policy knows of a tenant.
+#[derive(Debug, Clone, Copy)]
+pub enum Declaration<'a> {
+    /// A file declares it, or did so when it last had no errors.
+    Known(&'a Tenant),
+    /// No file declares it.
+    Deleted,
+    /// Its file has errors, and nothing is known from before.
+    Unknown,
+}
+
+/// What a tenant should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Desired {
+    /// Its jail.
+    pub jail: DesiredJail,
+    /// Its host user.
+    pub host_user: DesiredHostUser,
+}
+
+/// What a tenant's jail should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DesiredJail {
+    /// Running, with its storage mounted like this: read-only when the tenant is suspended and a door stays open.
+    Running(Access),
+    /// Down: the tenant is suspended, and no door stays open.
+    Suspended,
+    /// Down: no file declares the tenant.
+    Deleted,
+    /// As it is now, whatever that is: nobody knows what the tenant may have.
+    Unknown,
+}
+
+impl DesiredJail {
+    /// How the jail should hold the tenant's storage; `None` when none should run, or nobody knows.
+    #[must_use]
+    pub fn access(self) -> Option<Access> {
+        match self {
+            Self::Running(access) => Some(access),
+            Self::Suspended | Self::Deleted | Self::Unknown => None,
+        }
+    }
+}
+
+/// What a tenant's host user should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DesiredHostUser {
+    /// It has a door of sshd's.
+    Present,
+    /// It has none, or is deleted.
+    Absent,
+    /// As it is now: nobody knows what the tenant may have.
+    Unknown,
+}
+
+/// What a tenant should have, by its declaration.
+#[must_use]
+pub fn desired(declaration: Declaration<'_>) -> Desired {
+    match declaration {
+        Declaration::Known(tenant) => Desired {
+            jail: tenant.access().map_or(DesiredJail::Suspended, DesiredJail::Running),
+            host_user: if tenant.has_host_user() { DesiredHostUser::Present } else { DesiredHostUser::Absent },
+        },
+        Declaration::Deleted => Desired { jail: DesiredJail::Deleted, host_user: DesiredHostUser::Absent },
+        Declaration::Unknown => Desired { jail: DesiredJail::Unknown, host_user: DesiredHostUser::Unknown },
+    }
+}
+
+/// What a tenant has now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actual {
+    /// Its jail.
+    pub jail: JailState,
+    /// Whether an operator holds the jail down.
+    pub hold: Hold,
+    /// Its host ids.
+    pub ids: Ids,
+    /// Its host user.
+    pub host_user: HostUser,
+}
+
+impl Actual {
+    /// A tenant that the warden does not know.
+    pub const NEVER_RAN: Self =
+        Self { jail: JailState::Down, hold: Hold::Free, ids: Ids::None, host_user: HostUser::Absent };
+}
+
+/// What a tenant's jail is now. `Access` is how it holds the tenant's storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JailState {
+    /// There is none.
+    Down,
+    /// There is none yet: the warden prepares the storage.
+    Preparing,
+    /// Its init has ended or is asked to end, and the warden clears away what is left.
+    Clearing,
+    /// Its init runs.
+    Running(Access),
+    /// Its init runs, and does not answer.
+    Silent(Access),
+    /// Its processes are stopped where they are.
+    Frozen(Access),
+}
+
+impl JailState {
+    /// How the jail holds the tenant's storage; `None` when there is none, or none any more.
+    #[must_use]
+    pub fn access(self) -> Option<Access> {
+        match self {
+            Self::Running(access) | Self::Silent(access) | Self::Frozen(access) => Some(access),
+            Self::Down | Self::Preparing | Self::Clearing => None,
+        }
+    }
+
+    /// The state after a second look at the jail itself, which is newer than what the warden told before. A jail that was not
+    /// there before is not looked at.
+    #[must_use]
+    pub fn seen_again(self, access: Option<Access>) -> Self {
+        match (self, access) {
+            (Self::Down | Self::Preparing | Self::Clearing, _) => self,
+            (Self::Running(_) | Self::Silent(_) | Self::Frozen(_), None) => Self::Down,
+            (Self::Running(_), Some(access)) => Self::Running(access),
+            (Self::Silent(_), Some(access)) => Self::Silent(access),
+            (Self::Frozen(_), Some(access)) => Self::Frozen(access),
+        }
+    }
+}
+
+/// Whether an operator holds a jail down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// No: it may be started without being asked for.
+    Free,
+    /// Yes: `bailiwick stop`.
+    Held,
+}
+
+/// Whether a tenant has host ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// Its jail never ran.
+    None,
+    /// From its first start on.
+    Given,
+}
+
+/// Whether there is a host user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostUser {
+    /// Yes.
+    Present,
+    /// No.
+    Absent,
+}
+
+/// What is done next, the jail first: its start gives the tenant the ids that the host user needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    /// About the jail.
+    pub jail: JailStep,
+    /// About the host user.
+    pub host_user: HostUserStep,
+}
+
+/// What is done next about a jail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JailStep {
+    /// Nothing: it is what it should be.
+    None,
+    /// Nothing: it should run, and an operator holds it down.
+    Held,
+    /// Nothing yet: the warden is at work and tells when it has finished. Whoever asked it for a start now would wait for that.
+    Wait,
+    /// It is started.
+    Start,
+    /// It is stopped, and the jail that should run is started.
+    Replace,
+    /// It is stopped.
+    Stop,
+}
+
+/// What is done next about a host user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostUserStep {
+    /// Nothing.
+    None,
+    /// It is made.
+    Make,
+    /// It is removed.
+    Remove,
+}
+
+/// What is done next.
+#[must_use]
+pub fn next(desired: Desired, actual: &Actual) -> Next {
+    Next { jail: jail_step(desired.jail, actual), host_user: host_user_step(desired, actual) }
+}
+
+fn jail_step(desired: DesiredJail, actual: &Actual) -> JailStep {
+    use JailState::{Clearing, Down, Frozen, Preparing, Running, Silent};
+    match desired {
+        DesiredJail::Unknown => JailStep::None,
+        DesiredJail::Suspended | DesiredJail::Deleted => match actual.jail {
+            // A start that waits for the storage is refused by the warden when its turn comes.
+            Down | Preparing | Clearing => JailStep::None,
+            Running(_) | Silent(_) | Frozen(_) => JailStep::Stop,
+        },
+        DesiredJail::Running(access) => match (actual.jail, actual.hold) {
+            (Running(is) | Silent(is) | Frozen(is), _) if is == access => JailStep::None,
+            (Running(_) | Silent(_) | Frozen(_), Hold::Free) => JailStep::Replace,
+            (Running(_) | Silent(_) | Frozen(_), Hold::Held) => JailStep::Stop,
+            (Down | Preparing | Clearing, Hold::Held) => JailStep::Held,
+            (Preparing | Clearing, Hold::Free) => JailStep::Wait,
+            (Down, Hold::Free) => JailStep::Start,
+        },
+    }
+}
+
+fn host_user_step(desired: Desired, actual: &Actual) -> HostUserStep {
+    match (desired.host_user, actual.host_user) {
+        (DesiredHostUser::Present, HostUser::Present)
+        | (DesiredHostUser::Absent, HostUser::Absent)
+        | (DesiredHostUser::Unknown, HostUser::Present | HostUser::Absent) => HostUserStep::None,
+        (DesiredHostUser::Absent, HostUser::Present) => HostUserStep::Remove,
+        (DesiredHostUser::Present, HostUser::Absent) => match (actual.ids, desired.jail) {
+            (Ids::Given, _) | (Ids::None, DesiredJail::Running(_)) => HostUserStep::Make,
+            // A tenant that never ran, and does not start now, has no id to give to a host user.
+            (Ids::None, DesiredJail::Suspended | DesiredJail::Deleted | DesiredJail::Unknown) => HostUserStep::None,
+        },
+    }
+}
+
+/// The word for an operator. What the jail is comes first; of one that is down the policy says more.
+#[must_use]
+pub fn tenant_state(desired: DesiredJail, actual: &Actual) -> TenantState {
+    match actual.jail {
+        JailState::Clearing => TenantState::Clearing,
+        JailState::Frozen(_) => TenantState::Frozen,
+        JailState::Silent(_) => TenantState::Unresponsive,
+        JailState::Running(Access::ReadOnly) => TenantState::SuspendedReadOnly,
+        JailState::Running(Access::ReadWrite) => TenantState::Running,
+        JailState::Down | JailState::Preparing => match (desired, actual.hold) {
+            (DesiredJail::Unknown, _) => TenantState::Invalid,
+            (DesiredJail::Deleted, _) => TenantState::Deleted,
+            (DesiredJail::Suspended | DesiredJail::Running(Access::ReadOnly), _) => TenantState::Suspended,
+            (DesiredJail::Running(Access::ReadWrite), Hold::Held) => TenantState::Stopped,
+            (DesiredJail::Running(Access::ReadWrite), Hold::Free) => TenantState::Down,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Access::{ReadOnly, ReadWrite};
+    use JailState::{Clearing, Down, Frozen, Preparing, Running, Silent};
+
+    const DESIRED: [DesiredJail; 5] = [
+        DesiredJail::Running(ReadWrite),
+        DesiredJail::Running(ReadOnly),
+        DesiredJail::Suspended,
+        DesiredJail::Deleted,
+        DesiredJail::Unknown,
+    ];
+    const JAILS: [JailState; 9] = [
+        Down,
+        Preparing,
+        Clearing,
+        Running(ReadWrite),
+        Running(ReadOnly),
+        Silent(ReadWrite),
+        Silent(ReadOnly),
+        Frozen(ReadWrite),
+        Frozen(ReadOnly),
+    ];
+
+    /// Every combination there is. Without ids there is no jail, no host user, and nothing to hold down.
+    fn all() -> Vec<(Desired, Actual)> {
+        let mut all = Vec::new();
+        for jail in DESIRED {
+            let users = match jail {
+                DesiredJail::Running(_) | DesiredJail::Suspended => {
+                    vec![DesiredHostUser::Present, DesiredHostUser::Absent]
+                }
+                DesiredJail::Deleted => vec![DesiredHostUser::Absent],
+                DesiredJail::Unknown => vec![DesiredHostUser::Unknown],
+            };
+            for host_user in users {
+                let desired = Desired { jail, host_user };
+                all.push((desired, Actual::NEVER_RAN));
+                for is in JAILS {
+                    for hold in [Hold::Free, Hold::Held] {
+                        for user in [HostUser::Absent, HostUser::Present] {
+                            all.push((desired, Actual { jail: is, hold, ids: Ids::Given, host_user: user }));
+                        }
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// What the warden makes of a step, or of its own work when `bailiwickd` waits for that.
+    fn after(desired: Desired, mut actual: Actual, step: Next) -> Actual {
+        match step.jail {
+            JailStep::None | JailStep::Held => {}
+            JailStep::Wait => actual.jail = Down,
+            JailStep::Start | JailStep::Replace => {
+                let access = desired.jail.access().expect("only a jail that should run is started");
+                (actual.jail, actual.hold, actual.ids) = (Running(access), Hold::Free, Ids::Given);
+            }
+            JailStep::Stop => actual.jail = Down,
+        }
+        match step.host_user {
+            HostUserStep::None => {}
+            HostUserStep::Make => {
+                assert_eq!(actual.ids, Ids::Given, "a host user needs an id");
+                actual.host_user = HostUser::Present;
+            }
+            HostUserStep::Remove => actual.host_user = HostUser::Absent,
+        }
+        actual
+    }
+
+    fn is_as_desired(desired: Desired, actual: &Actual) -> bool {
+        let jail = match desired.jail {
+            DesiredJail::Running(access) => {
+                actual.jail.access() == Some(access) || (actual.hold == Hold::Held && actual.jail.access().is_none())
+            }
+            DesiredJail::Suspended | DesiredJail::Deleted => actual.jail.access().is_none(),
+            DesiredJail::Unknown => true,
+        };
+        let host_user = match desired.host_user {
+            DesiredHostUser::Present => actual.host_user == HostUser::Present || actual.ids == Ids::None,
+            DesiredHostUser::Absent => actual.host_user == HostUser::Absent,
+            DesiredHostUser::Unknown => true,
+        };
+        jail && host_user
+    }
+
+    #[test]
+    fn steps_lead_to_the_desired_state_and_none_is_taken_twice() {
+        for (desired, start) in all() {
+            let (mut actual, mut jail_steps, mut user_steps) = (start, Vec::new(), Vec::new());
+            loop {
+                let step = next(desired, &actual);
+                let is_over = matches!(step.jail, JailStep::None | JailStep::Held);
+                if is_over && step.host_user == HostUserStep::None {
+                    break;
+                }
+                if !is_over {
+                    assert!(!jail_steps.contains(&step.jail), "{desired:?} {start:?}: {jail_steps:?} {step:?}");
+                    jail_steps.push(step.jail);
+                }
+                if step.host_user != HostUserStep::None {
+                    assert!(!user_steps.contains(&step.host_user), "{desired:?} {start:?}: {user_steps:?} {step:?}");
+                    user_steps.push(step.host_user);
+                }
+                actual = after(desired, actual, step);
+            }
+            assert!(is_as_desired(desired, &actual), "{desired:?} {start:?} ends as {actual:?}");
+            assert!(jail_steps.len() <= 2 && user_steps.len() <= 1, "{start:?}: {jail_steps:?} {user_steps:?}");
+            if desired.jail == DesiredJail::Unknown {
+                assert_eq!(actual, start, "nothing is touched");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_operator_holds_down_is_never_started() {
+        for (desired, actual) in all().into_iter().filter(|(_, actual)| actual.hold == Hold::Held) {
+            let step = next(desired, &actual).jail;
+            assert!(
+                matches!(step, JailStep::None | JailStep::Held | JailStep::Stop),
+                "{desired:?} {actual:?} {step:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_word_tells_what_the_jail_is_and_of_one_that_is_down_why() {
+        let free = Actual { ids: Ids::Given, ..Actual::NEVER_RAN };
+        let (active, readable) = (DesiredJail::Running(ReadWrite), DesiredJail::Running(ReadOnly));
+        for (desired, jail, hold, golden) in [
+            (active, Down, Hold::Free, TenantState::Down),
+            (active, Preparing, Hold::Free, TenantState::Down),
+            (active, Down, Hold::Held, TenantState::Stopped),
+            (active, Clearing, Hold::Held, TenantState::Clearing),
+            (active, Running(ReadWrite), Hold::Free, TenantState::Running),
+            (active, Silent(ReadWrite), Hold::Free, TenantState::Unresponsive),
+            (active, Frozen(ReadOnly), Hold::Free, TenantState::Frozen),
+            (readable, Down, Hold::Held, TenantState::Suspended),
+            (readable, Running(ReadOnly), Hold::Free, TenantState::SuspendedReadOnly),
+            (DesiredJail::Suspended, Running(ReadWrite), Hold::Free, TenantState::Running),
+            (DesiredJail::Suspended, Down, Hold::Free, TenantState::Suspended),
+            (DesiredJail::Deleted, Down, Hold::Free, TenantState::Deleted),
+            (DesiredJail::Deleted, Running(ReadWrite), Hold::Free, TenantState::Running),
+            (DesiredJail::Unknown, Down, Hold::Free, TenantState::Invalid),
+            (DesiredJail::Unknown, Silent(ReadOnly), Hold::Free, TenantState::Unresponsive),
+        ] {
+            assert_eq!(tenant_state(desired, &Actual { jail, hold, ..free }), golden, "{desired:?} {jail:?} {hold:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_look_is_newer_and_finds_no_jail_where_there_was_none() {
+        for jail in JAILS {
+            let (gone, other) = (jail.seen_again(None), jail.seen_again(Some(ReadOnly)));
+            if jail.access().is_some() {
+                assert_eq!((gone, other.access()), (Down, Some(ReadOnly)));
+            } else {
+                assert_eq!((gone, other), (jail, jail));
+            }
+        }
+    }
+}
