@@ -22,8 +22,7 @@ use bailiwick_plan::lifecycle::{
 use bailiwick_plan::mount::confinement;
 use bailiwick_policy::{Declared, Diagnostic, Host, LastGood, Policy, Reading, Settings, Store, Tenant};
 use bailiwick_proto::control::{
-    BEING_PREPARED, Depth, HostStatus, MemoryUse, PolicyStatus, TenantDetail, TenantOutcome, TenantState,
-    TenantSummary, Verb,
+    Depth, Done, HostStatus, MemoryUse, PolicyStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
 };
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_KEPT, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{
@@ -511,30 +510,30 @@ impl Daemon {
         Ok(())
     }
 
-    async fn take_action(&self, tenant: &TenantName, action: reconcile::Action) -> Result<&'static str, Failure> {
+    async fn take_action(&self, tenant: &TenantName, action: reconcile::Action) -> Result<Done, Failure> {
         match action {
             reconcile::Action::Start => {
-                self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, "started").await
+                self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, Done::Started).await
             }
             reconcile::Action::Replace => self.restart(tenant).await,
-            reconcile::Action::Stop => self.change(tenant, stop(tenant, Hold::Keep), "stopped").await,
+            reconcile::Action::Stop => self.change(tenant, stop(tenant, Hold::Keep), Done::Stopped).await,
             reconcile::Action::HostUser => self.host_user(tenant).await,
         }
     }
 
-    async fn restart(&self, tenant: &TenantName) -> Result<&'static str, Failure> {
-        self.change(tenant, WardenRequest::Restart { tenant: tenant.clone() }, "restarted").await
+    async fn restart(&self, tenant: &TenantName) -> Result<Done, Failure> {
+        self.change(tenant, WardenRequest::Restart { tenant: tenant.clone() }, Done::Restarted).await
     }
 
     /// Has the host user of a tenant be there, or not, as the policy says. The warden knows the users in `/etc/passwd`; those
     /// of a directory service only an unconfined program can ask for.
-    async fn host_user(&self, name: &TenantName) -> Result<&'static str, Failure> {
+    async fn host_user(&self, name: &TenantName) -> Result<Done, Failure> {
         self.is_free(name).await?;
         match self.link.ask(&WardenRequest::HostUser { tenant: name.clone() }).await? {
-            WardenReply::Unchanged => Ok("unchanged"),
+            WardenReply::Unchanged => Ok(Done::Unchanged),
             _ => {
                 info!(target: "bailiwick::event", tenant = %name, event = "host-user", "the host user of {name} was made or removed");
-                Ok("host user changed")
+                Ok(Done::HostUserChanged)
             }
         }
     }
@@ -557,12 +556,7 @@ impl Daemon {
     }
 
     /// Asks the warden for a change and says in a word what came of it.
-    async fn change(
-        &self,
-        tenant: &TenantName,
-        request: WardenRequest,
-        done: &'static str,
-    ) -> Result<&'static str, Failure> {
+    async fn change(&self, tenant: &TenantName, request: WardenRequest, done: Done) -> Result<Done, Failure> {
         let starts = matches!(request, WardenRequest::Start { .. } | WardenRequest::Restart { .. });
         let ends = matches!(request, WardenRequest::Stop { .. } | WardenRequest::Restart { .. });
         let inside = if ends { self.sessions.begun_in(tenant) } else { Vec::new() };
@@ -576,18 +570,19 @@ impl Daemon {
             Err(_) => {}
         }
         match reply? {
-            WardenReply::Unchanged => Ok("unchanged"),
+            WardenReply::Unchanged => Ok(Done::Unchanged),
             WardenReply::GoesOn if starts => {
                 info!(target: "bailiwick::event", tenant = %tenant, event = "goes-on", "the storage of {tenant} is being prepared; its jail starts when that is done");
-                Ok(BEING_PREPARED)
+                Ok(Done::BeingPrepared)
             }
             WardenReply::GoesOn => {
                 info!(target: "bailiwick::event", tenant = %tenant, event = "goes-on", "the warden goes on: what is left of {tenant} is not {done} yet");
-                Ok("going on")
+                Ok(Done::GoingOn)
             }
             _ => {
                 self.inits.forget(tenant);
-                info!(target: "bailiwick::event", tenant = %tenant, event = done, "the jail of {tenant} was {done}");
+                let word = done.to_string();
+                info!(target: "bailiwick::event", tenant = %tenant, event = word, "the jail of {tenant} was {word}");
                 if starts {
                     self.jail_started(tenant);
                 }
@@ -1040,15 +1035,15 @@ impl Daemon {
                     match result {
                         Ok(done) if impossible.is_some() => {
                             let failure = impossible.map(|why| Failure::of(ExitStatus::HostCannot, why));
-                            outcomes.push(TenantOutcome { tenant: name, done: done.to_owned(), failure });
+                            outcomes.push(TenantOutcome { tenant: name, done, failure });
                         }
                         Ok(done) if broken.contains(&name) => {
                             let meant = meant.iter().find(|(other, _)| *other == name);
                             let state = meant.and_then(|(_, tenant)| tenant.as_ref()).map(|tenant| &tenant.state);
-                            let (done, failure) = (done.to_owned(), Some(last_good_failure(&name, state)));
+                            let failure = Some(last_good_failure(&name, state));
                             outcomes.push(TenantOutcome { tenant: name, done, failure });
                         }
-                        Ok("unchanged") if names.is_empty() => {}
+                        Ok(Done::Unchanged) if names.is_empty() => {}
                         result => outcomes.push(outcome(name, result)),
                     }
                 }
@@ -1065,13 +1060,13 @@ impl Daemon {
         step: Next,
         changes: &[Change],
         options: ApplyOptions,
-    ) -> Result<&'static str, Failure> {
+    ) -> Result<Done, Failure> {
         let done = self.apply_jail(name, step.jail, changes, options).await?;
         match step.host_user {
             HostUserStep::None => Ok(done),
             HostUserStep::Make | HostUserStep::Remove => {
                 let changed = self.host_user(name).await?;
-                Ok(if done == "unchanged" { changed } else { done })
+                Ok(if done == Done::Unchanged { changed } else { done })
             }
         }
     }
@@ -1082,16 +1077,16 @@ impl Daemon {
         step: JailStep,
         changes: &[Change],
         options: ApplyOptions,
-    ) -> Result<&'static str, Failure> {
+    ) -> Result<Done, Failure> {
         match step {
-            JailStep::Stop => self.change(name, stop(name, Hold::Keep), "stopped").await,
+            JailStep::Stop => self.change(name, stop(name, Hold::Keep), Done::Stopped).await,
             // A tenant that is suspended, or no longer, must not go on as before, whoever is in its jail.
             JailStep::Replace => self.restart(name).await,
             // An operator asks, and waits for the warden too.
             JailStep::Start | JailStep::Wait => {
-                self.change(name, WardenRequest::Start { tenant: name.clone() }, "started").await
+                self.change(name, WardenRequest::Start { tenant: name.clone() }, Done::Started).await
             }
-            JailStep::Held => Ok("unchanged"),
+            JailStep::Held => Ok(Done::Unchanged),
             JailStep::None => self.apply_settings(name, changes, options).await,
         }
     }
@@ -1102,7 +1097,7 @@ impl Daemon {
         name: &TenantName,
         changes: &[Change],
         options: ApplyOptions,
-    ) -> Result<&'static str, Failure> {
+    ) -> Result<Done, Failure> {
         let of = |action| changes.iter().filter(move |change| change.action == action);
         let restarts: Vec<&str> = of(Action::Restart).map(|change| change.what.as_str()).collect();
         if !restarts.is_empty() {
@@ -1119,9 +1114,9 @@ impl Daemon {
         }
         if of(Action::Live).next().is_some() {
             let request = WardenRequest::Limit { tenant: name.clone() };
-            return self.change(name, request, "limits written").await;
+            return self.change(name, request, Done::LimitsWritten).await;
         }
-        Ok("unchanged")
+        Ok(Done::Unchanged)
     }
 
     /// Changes the state of jails.
@@ -1141,18 +1136,18 @@ impl Daemon {
         at_once(names.iter().map(one).collect()).await
     }
 
-    async fn lifecycle_one(&self, verb: Verb, name: &TenantName) -> Result<&'static str, Failure> {
+    async fn lifecycle_one(&self, verb: Verb, name: &TenantName) -> Result<Done, Failure> {
         let known = lock(&self.loaded).policy.tenants.contains_key(name);
         if !known && self.entry(name).await?.is_none() {
             return Err(unknown(name));
         }
         let tenant = || name.clone();
         match verb {
-            Verb::Start => self.change(name, WardenRequest::Start { tenant: tenant() }, "started").await,
-            Verb::Stop => self.change(name, stop(name, Hold::Hold), "stopped").await,
+            Verb::Start => self.change(name, WardenRequest::Start { tenant: tenant() }, Done::Started).await,
+            Verb::Stop => self.change(name, stop(name, Hold::Hold), Done::Stopped).await,
             Verb::Restart => self.restart(name).await,
-            Verb::Freeze => self.change(name, WardenRequest::Freeze { tenant: tenant() }, "frozen").await,
-            Verb::Thaw => self.change(name, WardenRequest::Thaw { tenant: tenant() }, "thawed").await,
+            Verb::Freeze => self.change(name, WardenRequest::Freeze { tenant: tenant() }, Done::Frozen).await,
+            Verb::Thaw => self.change(name, WardenRequest::Thaw { tenant: tenant() }, Done::Thawed).await,
         }
     }
 
@@ -1161,7 +1156,7 @@ impl Daemon {
         info!(target: "bailiwick::event", tenant = %name, event = "purge", uid = permission.uid, "user {} purges {name}", permission.uid);
         let _one = self.changing.lock().await;
         let request = WardenRequest::Purge { tenant: name.clone() };
-        let result = self.change(name, request, "purged").await;
+        let result = self.change(name, request, Done::Purged).await;
         // Also when something of it cannot be removed: the tenant is no more, and its name is free.
         let is_gone = result.as_ref().map_or_else(|failure| failure.status == ExitStatus::Partly, |_| true);
         if is_gone {
@@ -1332,10 +1327,10 @@ fn unexpected() -> Failure {
     Failure::of(ExitStatus::Failed, "bailiwick-warden gave an answer of the wrong kind")
 }
 
-fn outcome(tenant: TenantName, result: Result<&'static str, Failure>) -> TenantOutcome {
+fn outcome(tenant: TenantName, result: Result<Done, Failure>) -> TenantOutcome {
     match result {
-        Ok(done) => TenantOutcome { tenant, done: done.to_owned(), failure: None },
-        Err(failure) => TenantOutcome { tenant, done: "failed".to_owned(), failure: Some(failure) },
+        Ok(done) => TenantOutcome { tenant, done, failure: None },
+        Err(failure) => TenantOutcome { tenant, done: Done::Failed, failure: Some(failure) },
     }
 }
 

@@ -2,12 +2,9 @@
 
 use crate::output::{self, Form, visible};
 use bailiwick_client::{AskError, Daemon};
-use bailiwick_proto::control::{BEING_PREPARED, TenantOutcome, Verb, overall};
+use bailiwick_proto::control::{Done, TenantOutcome, Verb, overall};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
-
-/// The outcome of a tenant that needed no change.
-pub(crate) const UNCHANGED: &str = "unchanged";
 
 /// What is printed about tenants that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +72,7 @@ pub(crate) fn print_outcomes(outcomes: &[TenantOutcome], printed: Printed, form:
         for outcome in outcomes {
             if let Some(failure) = &outcome.failure {
                 output::complain(&format!("{}: {}", outcome.tenant, failure.message));
-            } else if outcome.done == BEING_PREPARED && printed == Printed::Nothing {
+            } else if outcome.done == Done::BeingPrepared && printed == Printed::Nothing {
                 output::complain(&format!(
                     "{}: its storage is being prepared; its jail starts when that is done",
                     outcome.tenant
@@ -90,12 +87,12 @@ fn outcome_lines(outcomes: &[TenantOutcome], printed: Printed) -> String {
     let mut lines = String::new();
     for outcome in outcomes.iter().filter(|outcome| outcome.failure.is_none()) {
         let is_printed = match printed {
-            Printed::Changes => outcome.done != UNCHANGED,
-            Printed::Unchanged => outcome.done == UNCHANGED,
+            Printed::Changes => outcome.done != Done::Unchanged,
+            Printed::Unchanged => outcome.done == Done::Unchanged,
             Printed::Nothing => false,
         };
         if is_printed {
-            lines.push_str(&format!("{}: {}\n", outcome.tenant, visible(&outcome.done)));
+            lines.push_str(&format!("{}: {}\n", outcome.tenant, visible(&outcome.done.to_string())));
         }
     }
     lines
@@ -109,7 +106,7 @@ mod tests {
     fn outcome(tenant: &str, done: &str, failure: Option<ExitStatus>) -> TenantOutcome {
         TenantOutcome {
             tenant: tenant.parse().expect("valid"),
-            done: done.to_owned(),
+            done: Done::from(done.to_owned()),
             failure: failure.map(|status| Failure::of(status, "no memory controller")),
         }
     }

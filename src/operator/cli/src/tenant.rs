@@ -6,19 +6,16 @@ mod create;
 
 pub(crate) use create::create;
 
-use crate::change::{Printed, UNCHANGED, ask, print_outcomes};
+use crate::change::{Printed, ask, print_outcomes};
 use crate::configuration;
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_declare::{DaemonRequests, DeclareError, Deletion, FileChange, StateChange, TenantFiles};
-use bailiwick_proto::control::{TenantOutcome, Verb};
+use bailiwick_proto::control::{Done, TenantOutcome, Verb};
 use bailiwick_proto::{ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
 use std::collections::BTreeSet;
 use std::path::Path;
-
-/// The outcome of a tenant whose file was written and whose jail was not changed.
-const WRITTEN: &str = "written";
 
 /// What becomes of a deleted tenant's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,8 +92,8 @@ fn unless_missing(answer: Result<Vec<TenantOutcome>, AskError>) -> Result<(), St
     }
 }
 
-fn outcome(tenant: &TenantName, done: &str) -> TenantOutcome {
-    TenantOutcome { tenant: tenant.clone(), done: done.to_owned(), failure: None }
+fn outcome(tenant: &TenantName, done: Done) -> TenantOutcome {
+    TenantOutcome { tenant: tenant.clone(), done, failure: None }
 }
 
 /// `bailiwick delete`. Data is destroyed only after the file is set aside and the daemon has reloaded.
@@ -111,7 +108,7 @@ pub(crate) fn delete(config: &Path, name: &TenantName, data: Data, form: Form) -
                 deleted_file.display(),
                 file.display(),
             ));
-            print_outcomes(&[outcome(name, "deleted")], Printed::Nothing, form)
+            print_outcomes(&[outcome(name, Done::Deleted)], Printed::Nothing, form)
         }
         (Data::Keep, Deletion::DoneBefore) => {
             let message = format!("the tenant \"{name}\" is already deleted; add --purge to destroy its data");
@@ -150,7 +147,7 @@ pub(crate) fn set_state(
             }
             Err(error) => {
                 let failure = Some(state_failure(error, name, change));
-                outcomes.push(TenantOutcome { failure, ..outcome(name, UNCHANGED) });
+                outcomes.push(TenantOutcome { failure, ..outcome(name, Done::Unchanged) });
             }
         }
     }
@@ -162,12 +159,12 @@ pub(crate) fn set_state(
         Ok(applied) => {
             configuration::report_problems(config, &changed, ExitStatus::Done);
             let untouched = |name: &&TenantName| applied.iter().all(|outcome| outcome.tenant != **name);
-            outcomes.extend(changed.iter().filter(untouched).map(|name| outcome(name, UNCHANGED)));
+            outcomes.extend(changed.iter().filter(untouched).map(|name| outcome(name, Done::Unchanged)));
             outcomes.extend(applied);
             // The jail needed no change, but the file was written.
             for outcome in outcomes.iter_mut().filter(|outcome| written.contains(&outcome.tenant)) {
-                if outcome.failure.is_none() && outcome.done == UNCHANGED {
-                    outcome.done = WRITTEN.to_owned();
+                if outcome.failure.is_none() && outcome.done == Done::Unchanged {
+                    outcome.done = Done::Written;
                 }
             }
             print_outcomes(&outcomes, Printed::Unchanged, form)
@@ -176,7 +173,7 @@ pub(crate) fn set_state(
         // Until the daemon is back, the jails differ from the files: a partial success.
         Err(error) => {
             output::complain(&format!("the files are written, but the jails are unchanged: {}", Failure::from(error)));
-            outcomes.extend(changed.iter().map(|name| outcome(name, WRITTEN)));
+            outcomes.extend(changed.iter().map(|name| outcome(name, Done::Written)));
             print_outcomes(&outcomes, Printed::Unchanged, form)?;
             Ok(ExitStatus::Partly)
         }
@@ -284,15 +281,17 @@ mod tests {
         let config = config();
         let alice = name("alice");
         let purge = ControlRequest::Purge { tenant: alice.clone() };
-        let refused =
-            TenantOutcome { failure: Some(Failure::of(ExitStatus::Refused, "it runs")), ..outcome(&alice, "") };
+        let refused = TenantOutcome {
+            failure: Some(Failure::of(ExitStatus::Refused, "it runs")),
+            ..outcome(&alice, Done::Failed)
+        };
         let (_, served) = fake(
             &config.path().join("run"),
             vec![
-                outcomes(&[outcome(&alice, "stopped")]),
+                outcomes(&[outcome(&alice, Done::Stopped)]),
                 outcomes(&[]),
                 outcomes(&[refused]),
-                outcomes(&[outcome(&alice, "purged")]),
+                outcomes(&[outcome(&alice, Done::Purged)]),
             ],
         );
         let delete = |data| delete(config.path(), &alice, data, Form::Text);
@@ -323,8 +322,10 @@ mod tests {
             delete(config.path(), &alice, Data::Destroy, Form::Text).expect_err("no daemon").status,
             ExitStatus::Failed
         );
-        let stuck =
-            TenantOutcome { failure: Some(Failure::of(ExitStatus::Failed, "it does not die")), ..outcome(&alice, "") };
+        let stuck = TenantOutcome {
+            failure: Some(Failure::of(ExitStatus::Failed, "it does not die")),
+            ..outcome(&alice, Done::Failed)
+        };
         let (_, served) = fake(&config.path().join("run"), vec![outcomes(&[stuck])]);
         let failure = delete(config.path(), &alice, Data::Destroy, Form::Text).expect_err("stuck");
         assert_eq!(failure.message, "it does not die");
@@ -338,7 +339,7 @@ mod tests {
         let (alice, ghost) = (name("alice"), name("ghost"));
         let (_, served) = fake(
             &config.path().join("run"),
-            vec![outcomes(&[outcome(&alice, "stopped")]), outcomes(&[]), outcomes(&[])],
+            vec![outcomes(&[outcome(&alice, Done::Stopped)]), outcomes(&[]), outcomes(&[])],
         );
         let set = |names: &[TenantName], change: &StateChange| set_state(config.path(), names, change, Form::Text);
         assert_eq!(set(std::slice::from_ref(&alice), &unpaid()), Ok(ExitStatus::Done));

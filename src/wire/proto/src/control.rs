@@ -1,5 +1,6 @@
 //! What the command line may ask of `bailiwickd`.
 
+pub use crate::done::Done;
 use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 pub use bailiwick_types::TenantState;
@@ -430,16 +431,13 @@ pub struct MemoryUse {
     pub cache: u64,
 }
 
-/// What is said to be done for a tenant whose storage is being prepared: its jail starts when that has ended.
-pub const BEING_PREPARED: &str = "being prepared";
-
 /// What was done for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantOutcome {
     /// Whose.
     pub tenant: TenantName,
-    /// `started`, `stopped`, `limits written`, ...; `unchanged`.
-    pub done: String,
+    /// What it was.
+    pub done: Done,
     /// Why it failed.
     pub failure: Option<Failure>,
 }

@@ -8,6 +8,7 @@
 
 pub mod bytes;
 pub mod control;
+mod done;
 pub mod frame;
 pub mod init;
 pub mod refusal;

@@ -13,7 +13,7 @@ use bailiwick_plan::lifecycle::{Declaration, JailStep, desired, next};
 use bailiwick_plan::rescue;
 use bailiwick_plan::seed::LOGIN_ID;
 use bailiwick_policy::{Declared, Tenant};
-use bailiwick_proto::control::{Exec, Login, TenantOutcome};
+use bailiwick_proto::control::{Done, Exec, Login, TenantOutcome};
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::FtpProcess;
 use bailiwick_proto::{Failure, Refusal, WardenReply, WardenRequest};
@@ -453,12 +453,12 @@ impl Daemon {
         let all = self.sessions.chosen(meant).into_iter();
         let chosen = all.filter_map(|record| unwanted(&record).map(|reason| (record, reason))).collect();
         let (ended, left) = self.end_all(chosen).await;
-        let mut counts: BTreeMap<TenantName, (usize, usize)> = BTreeMap::new();
+        let mut counts: BTreeMap<TenantName, (u64, u64)> = BTreeMap::new();
         ended.into_iter().for_each(|record| counts.entry(record.tenant).or_default().0 += 1);
         left.into_iter().for_each(|record| counts.entry(record.tenant).or_default().1 += 1);
         let row = |(tenant, (ended, left))| TenantOutcome {
             tenant,
-            done: format!("sessions ended: {ended}"),
+            done: Done::SessionsEnded(ended),
             failure: (left > 0).then(|| {
                 Failure::of(ExitStatus::Failed, format!("{left} sessions do not end; `bailiwick sessions` names them"))
             }),

@@ -1,12 +1,12 @@
 //! `create`: writes the file of a new tenant and starts its jail. Undoes both on failure.
 
-use super::{Requests, Stopped, WRITTEN, failure, outcome};
+use super::{Requests, Stopped, failure, outcome};
 use crate::change::{Printed, ask, print_outcomes, warn_about_reserve};
 use crate::configuration;
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_declare::{NewTenant, PriorData, TenantFiles};
-use bailiwick_proto::control::Verb;
+use bailiwick_proto::control::{Done, Verb};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
 use std::path::Path;
@@ -36,7 +36,7 @@ pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: F
         }
         Err(error) if error.is_no_answer() => {
             output::complain(&format!("the file is written, but the jail is not started: {}", Failure::from(error)));
-            print_outcomes(&[outcome(&name, WRITTEN)], Printed::Nothing, form)
+            print_outcomes(&[outcome(&name, Done::Written)], Printed::Nothing, form)
         }
         Err(error) => {
             undo();
@@ -180,8 +180,10 @@ mod tests {
             (shown(TenantState::Down, None), false),
         ] {
             let config = config();
-            let failed =
-                TenantOutcome { failure: Some(Failure::of(ExitStatus::HostCannot, "no")), ..outcome(&bob, "") };
+            let failed = TenantOutcome {
+                failure: Some(Failure::of(ExitStatus::HostCannot, "no")),
+                ..outcome(&bob, Done::Failed)
+            };
             let replies = vec![said, outcomes(&[failed]), outcomes(&[]), outcomes(&[]), outcomes(&[])];
             let (daemon, served) = fake(&config.path().join("run"), replies);
             assert_eq!(create(config.path(), bob.clone(), new_tenant("small"), Form::Text), Ok(ExitStatus::HostCannot));
@@ -212,7 +214,11 @@ mod tests {
         let config = config();
         let (_, served) = fake(
             &config.path().join("run"),
-            vec![shown(TenantState::Deleted, Some(IDS)), outcomes(&[]), outcomes(&[outcome(&name("bob"), "started")])],
+            vec![
+                shown(TenantState::Deleted, Some(IDS)),
+                outcomes(&[]),
+                outcomes(&[outcome(&name("bob"), Done::Started)]),
+            ],
         );
         assert_eq!(create(config.path(), name("bob"), new_tenant("small"), Form::Text), Ok(ExitStatus::Done));
         let asked = served.join().expect("served");
