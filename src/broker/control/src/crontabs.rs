@@ -6,6 +6,7 @@
 use crate::daemon::Daemon;
 use crate::door::{self, CRONTABS};
 use crate::job::Job;
+use crate::sync::lock;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::init::CrontabFile;
 use bailiwick_types::{CRONTAB_JOB, Crontab, CrontabFault, MAX_CRONTAB, Moment, TenantName, TimerReport, TimerRun};
@@ -35,7 +36,7 @@ pub(crate) struct Crontabs {
 
 impl Crontabs {
     fn held(&self) -> MutexGuard<'_, BTreeMap<TenantName, Held>> {
-        self.held.lock().expect("nobody panics while holding it")
+        lock(&self.held)
     }
 
     /// What a tenant's says.

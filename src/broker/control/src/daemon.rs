@@ -12,6 +12,7 @@ use crate::places::{Places, Who};
 use crate::reconcile::{self, decide};
 use crate::recorder::Recorder;
 use crate::sessions::Sessions;
+use crate::sync::{ASKED_AT_ONCE, at_once, lock};
 use crate::timers::Timers;
 use crate::warden_link::WardenLink;
 use bailiwick_observe::Meter;
@@ -34,10 +35,8 @@ use bailiwick_types::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -54,9 +53,6 @@ const STATUS_TIME: Duration = Duration::from_secs(8);
 
 /// Between two looks at files that have errors.
 const REPAIR_TIME: Duration = Duration::from_secs(1);
-
-/// How many jails are asked something, or changed, at a time.
-const ASKED_AT_ONCE: usize = 32;
 
 type Roster = BTreeMap<TenantName, RosterEntry>;
 
@@ -145,10 +141,6 @@ pub struct Daemon {
     /// Why jails could not be started when that was last tried.
     failures: Mutex<BTreeMap<TenantName, String>>,
     started: Instant,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nobody panics while holding it")
 }
 
 /// What cannot come is tried again at the next start, and is lost in neither place.
@@ -1223,40 +1215,6 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<
     })
 }
 
-/// Waits for all of them, some at a time: what one of them waits for holds up few others.
-async fn at_once<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
-    let mut done = Vec::with_capacity(all.len());
-    let mut waiting = all.into_iter().map(Box::pin);
-    let mut running: Vec<(usize, Pin<Box<_>>)> = Vec::new();
-    let mut started = 0;
-    std::future::poll_fn(move |context| {
-        loop {
-            while running.len() < ASKED_AT_ONCE
-                && let Some(next) = waiting.next()
-            {
-                running.push((started, next));
-                started += 1;
-            }
-            let before = running.len();
-            running.retain_mut(|(index, one)| match one.as_mut().poll(context) {
-                Poll::Ready(output) => {
-                    done.push((*index, output));
-                    false
-                }
-                Poll::Pending => true,
-            });
-            if running.is_empty() && waiting.len() == 0 {
-                done.sort_by_key(|(index, _)| *index);
-                return Poll::Ready(std::mem::take(&mut done).into_iter().map(|(_, output)| output).collect());
-            }
-            if running.len() == before {
-                return Poll::Pending;
-            }
-        }
-    })
-    .await
-}
-
 /// What a tenant has now, by the roster and by what was read in its jail later; `None` when that was not asked for.
 fn actual_now(tenant: Option<&Tenant>, entry: Option<&RosterEntry>, in_force: Option<&InForce>) -> Actual {
     let mut actual = reconcile::actual(entry);
@@ -1343,22 +1301,6 @@ mod tests {
         crate::permission::RootPermission::of(0).expect("root").into()
     }
     use bailiwick_types::SessionRecord;
-
-    #[tokio::test]
-    async fn what_waits_for_one_another_is_done_at_once_and_told_in_order() {
-        // Each waits until so many do: one after another they would wait for ever.
-        let all = tokio::sync::Barrier::new(ASKED_AT_ONCE);
-        let one = |number: usize| {
-            let all = &all;
-            async move {
-                all.wait().await;
-                number
-            }
-        };
-        let done = at_once((0..ASKED_AT_ONCE * 3).map(one).collect()).await;
-        assert_eq!(done, (0..ASKED_AT_ONCE * 3).collect::<Vec<_>>());
-        assert_eq!(at_once(Vec::<std::future::Ready<()>>::new()).await, []);
-    }
 
     #[tokio::test]
     async fn the_user_database_is_not_asked_about_tenants() {

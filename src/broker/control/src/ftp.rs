@@ -5,6 +5,7 @@
 //! start time that was noted.
 
 use crate::sessions::Counted;
+use crate::sync::lock;
 use bailiwick_policy::Policy;
 use bailiwick_proto::Failure;
 use bailiwick_proto::warden::FtpProcess;
@@ -63,7 +64,7 @@ impl Ftp {
 
     /// Changes the notes of all sessions at once.
     pub(crate) fn change(&self, change: impl FnOnce(&mut BTreeMap<SessionId, Note>)) -> Result<(), Failure> {
-        let mut notes = self.notes.lock().expect("nobody panics while holding it");
+        let mut notes = lock(&self.notes);
         change(&mut notes);
         let all: Vec<&Note> = notes.values().collect();
         let text = serde_json::to_vec(&all).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;

@@ -6,6 +6,7 @@
 
 use crate::daemon::Daemon;
 use crate::door::{self, DoorError};
+use crate::sync::lock;
 use bailiwick_types::TenantName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -60,7 +61,7 @@ impl Default for Inits {
 
 impl Inits {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nobody panics while holding it")
+        lock(&self.state)
     }
 
     /// Whether somebody who wants something may ask it now.

@@ -23,6 +23,7 @@ mod record;
 mod recorder;
 mod server;
 mod sessions;
+mod sync;
 mod timers;
 mod transport;
 mod warden_link;

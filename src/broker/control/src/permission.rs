@@ -3,6 +3,7 @@
 //! Danger: the user database may be a directory service that is slow, or away, and whoever can connect makes it be asked. It is asked on
 //! a thread of its own, once for all who come, and not for those whom the ids themselves tell.
 
+use crate::sync::lock;
 use bailiwick_policy::Principal;
 use bailiwick_proto::{Failure, Refusal};
 use bailiwick_types::{ExitStatus, TenantName};
@@ -190,7 +191,7 @@ impl Admins {
 
     /// Whether somebody was one of them when that was last asked. Waits for nobody.
     pub(crate) fn were(&self, uid: u32, groups: &[u32]) -> bool {
-        let last = self.last.lock().expect("nobody panics while holding it");
+        let last = lock(&self.last);
         last.users.contains(&uid) || groups.iter().any(|group| last.groups.contains(group))
     }
 
@@ -209,7 +210,7 @@ impl Admins {
         let looked_up = timeout(LOOKUP_TIME, tokio::task::spawn_blocking(move || Ids::look_up(&asked))).await;
         let ids = looked_up.ok().and_then(Result::ok);
         if let Some(ids) = &ids {
-            self.last.lock().expect("nobody panics while holding it").clone_from(ids);
+            lock(&self.last).clone_from(ids);
         }
         *held = Some(Said { of, at: Instant::now(), ids: ids.clone() });
         ids

@@ -3,6 +3,7 @@
 //! Danger: every user of the host can connect, and one user can have thousands of ids (`subuid(5)`). So each has a share, those who have
 //! no business here have a few for all of them, and nobody's connections keep an operator out.
 
+use crate::sync::lock;
 use bailiwick_proto::Failure;
 use bailiwick_types::{ExitStatus, HostUid, IdPool};
 use std::collections::BTreeMap;
@@ -101,7 +102,7 @@ impl Places {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nobody panics while holding it")
+        lock(&self.state)
     }
 
     /// Takes one.

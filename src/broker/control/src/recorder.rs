@@ -8,6 +8,7 @@ use crate::audit_log::{self, AuditLog, Looked};
 use crate::daemon::Daemon;
 use crate::incident::{IncidentKind, Incidents};
 use crate::pressure::{self, Span};
+use crate::sync::lock;
 use crate::warden_link;
 use bailiwick_audit::chain::Head;
 use bailiwick_history::{History, Retention, Sample};
@@ -88,7 +89,7 @@ impl Recorder {
     }
 
     fn send(&self, command: Command) {
-        let sent = self.commands.lock().expect("nobody panics while holding it").send(command);
+        let sent = lock(&self.commands).send(command);
         if sent.is_ok() {
             // A full pipe wakes it as well.
             drop((&self.wake).write(&[1]));

@@ -5,6 +5,7 @@
 //! here is not limited. What was let in by an earlier daemon is counted from when its client comes back, which it does at
 //! once; of who it is only what the kernel says of the client is believed.
 
+use crate::sync::lock;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::Failure;
 use bailiwick_types::{Door, ExitStatus, LimitKey, Moment, SessionCount, SessionId, SessionRecord, TenantName};
@@ -102,7 +103,7 @@ pub(crate) struct Counted {
 
 impl Sessions {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nobody panics while holding it")
+        lock(&self.state)
     }
 
     /// Counts one more, or refuses it.

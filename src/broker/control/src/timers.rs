@@ -7,6 +7,7 @@ use crate::crontabs::Crontabs;
 use crate::daemon::Daemon;
 use crate::door::short;
 use crate::job::{BUSY, Job, Run};
+use crate::sync::lock;
 use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::Failure;
 use bailiwick_sys::file;
@@ -190,12 +191,12 @@ impl Timers {
         let now = now();
         // The clock may have gone back, or nobody may have been here for long.
         kept.looked = Moment(kept.looked.0.clamp(now.0.saturating_sub(GRACE), now.0));
-        *self.kept.lock().expect("nobody panics while holding it") = kept;
+        *lock(&self.kept) = kept;
     }
 
     fn keep(&self, dir: &Path) {
         let write = || -> io::Result<()> {
-            let text = serde_json::to_vec(&*self.kept.lock().expect("nobody panics while holding it"))?;
+            let text = serde_json::to_vec(&*lock(&self.kept))?;
             file::replace_at(file::open_dir(dir)?, FILE, &text, 0o600, file::Outlives::Process)
         };
         if let Err(error) = write() {
@@ -218,8 +219,8 @@ impl Timers {
     }
 
     fn due_in(&self, jobs: &[Job], now: Moment, local: TimeZone) -> (Vec<Job>, Duration) {
-        let mut kept = self.kept.lock().expect("nobody panics while holding it");
-        let mut ahead = self.ahead.lock().expect("nobody panics while holding it");
+        let mut kept = lock(&self.kept);
+        let mut ahead = lock(&self.ahead);
         if now < kept.looked {
             // The clock was put back.
             *ahead = Ahead::default();
@@ -238,19 +239,19 @@ impl Timers {
     }
 
     fn note(&self, tenant: &TenantName, timer: &TimerName, run: TimerRun) {
-        let mut kept = self.kept.lock().expect("nobody panics while holding it");
+        let mut kept = lock(&self.kept);
         kept.runs.entry(tenant.clone()).or_default().insert(timer.clone(), run);
     }
 
     /// A jail was started.
     fn note_start(&self, tenant: &TenantName) {
-        self.kept.lock().expect("nobody panics while holding it").started.insert(tenant.clone());
+        lock(&self.kept).started.insert(tenant.clone());
         self.start.notify_one();
     }
 
     /// Those whose jails were started, for whom something may be run at all. The others are forgotten.
     fn started(&self, tenants: &[Arc<Tenant>]) -> Vec<Arc<Tenant>> {
-        let mut kept = self.kept.lock().expect("nobody panics while holding it");
+        let mut kept = lock(&self.kept);
         let started = |tenant: &&Arc<Tenant>| runs_timers(tenant) && kept.started.contains(&tenant.name);
         let started: Vec<Arc<Tenant>> = tenants.iter().filter(started).cloned().collect();
         kept.started = started.iter().map(|tenant| tenant.name.clone()).collect();
@@ -259,14 +260,14 @@ impl Timers {
 
     /// What is to be run because jails were started. Only of tenants whose crontab is known now, and no second time.
     fn take_starts(&self, known: &[Arc<Tenant>]) -> Vec<Job> {
-        let mut kept = self.kept.lock().expect("nobody panics while holding it");
+        let mut kept = lock(&self.kept);
         let is_new = |tenant: &&Arc<Tenant>| kept.started.remove(&tenant.name);
         let new: Vec<Arc<Tenant>> = known.iter().filter(is_new).cloned().collect();
         self.jobs(&new).into_iter().filter(|job| job.schedule().is_none()).collect()
     }
 
     fn turn(&self, tenant: &TenantName) -> Turn {
-        let mut turns = self.turns.lock().expect("nobody panics while holding it");
+        let mut turns = lock(&self.turns);
         // Those that nobody waits for are made anew when somebody does.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(tenant.clone()).or_default())
@@ -280,7 +281,7 @@ impl Timers {
     /// Forgets the runs of what is no more.
     fn forget_all_but(&self, jobs: &[Job]) {
         let known: BTreeSet<(&TenantName, &TimerName)> = jobs.iter().map(|job| (&job.tenant.name, &job.name)).collect();
-        let mut kept = self.kept.lock().expect("nobody panics while holding it");
+        let mut kept = lock(&self.kept);
         kept.runs.retain(|tenant, runs| {
             runs.retain(|timer, _| known.contains(&(tenant, timer)));
             !runs.is_empty()
@@ -292,8 +293,8 @@ impl Timers {
         let now = now();
         let of = |tenant: &Arc<Tenant>| {
             let jobs = self.jobs(std::slice::from_ref(tenant));
-            let kept = self.kept.lock().expect("nobody panics while holding it");
-            let ahead = self.ahead.lock().expect("nobody panics while holding it");
+            let kept = lock(&self.kept);
+            let ahead = lock(&self.ahead);
             let next = |schedule: &Schedule| ahead.known(schedule, now).or_else(|| next_due(schedule, now));
             let row = |job: &Job| TimerReport {
                 tenant: tenant.name.clone(),

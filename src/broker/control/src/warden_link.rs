@@ -1,6 +1,7 @@
 //! The connections to the warden: one for what it answers at once, request after request, and one for each change that takes
 //! time, so that nobody waits for another tenant's jail. They are made anew when the warden was.
 
+use crate::sync::lock;
 use crate::transport;
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::{Failure, Incoming, TransportError, WARDEN_ERROR, WardenReply, WardenRequest, time_limits};
@@ -69,7 +70,7 @@ impl WardenLink {
     }
 
     fn unknown(&self) -> MutexGuard<'_, HashSet<Discriminant<WardenRequest>>> {
-        self.unknown.lock().expect("nobody panics while holding it")
+        lock(&self.unknown)
     }
 
     /// Why there is no warden, if the last one said.

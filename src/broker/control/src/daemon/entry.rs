@@ -3,12 +3,13 @@
 //! Danger: this is the only way into a jail. Whoever is let in was named by the kernel or by the policy, the door is open, and
 //! the session is counted before init hears of it.
 
-use super::{Daemon, Roster, lock, unexpected, unknown, without_policy};
+use super::{Daemon, Roster, unexpected, unknown, without_policy};
 use crate::door::{self, DoorError, Init};
 use crate::ftp::{Held, Note};
 use crate::permission::{OperatorPermission, RootPermission, TenantPermission};
 use crate::reconcile;
 use crate::sessions::{Counted, Newcomer};
+use crate::sync::lock;
 use bailiwick_plan::lifecycle::{Declaration, JailStep, desired, next};
 use bailiwick_plan::rescue;
 use bailiwick_plan::seed::LOGIN_ID;

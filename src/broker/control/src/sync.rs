@@ -1,0 +1,68 @@
+//! Waiting and locking: what every service needs and none owns.
+
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard};
+use std::task::Poll;
+
+/// How many jails are asked something, or changed, at a time.
+pub(crate) const ASKED_AT_ONCE: usize = 32;
+
+/// Locks what nobody panics while holding. Nothing is awaited while it is held.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics while holding it")
+}
+
+/// Waits for all of them, some at a time: what one of them waits for holds up few others.
+pub(crate) async fn at_once<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut done = Vec::with_capacity(all.len());
+    let mut waiting = all.into_iter().map(Box::pin);
+    let mut running: Vec<(usize, Pin<Box<_>>)> = Vec::new();
+    let mut started = 0;
+    std::future::poll_fn(move |context| {
+        loop {
+            while running.len() < ASKED_AT_ONCE
+                && let Some(next) = waiting.next()
+            {
+                running.push((started, next));
+                started += 1;
+            }
+            let before = running.len();
+            running.retain_mut(|(index, one)| match one.as_mut().poll(context) {
+                Poll::Ready(output) => {
+                    done.push((*index, output));
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if running.is_empty() && waiting.len() == 0 {
+                done.sort_by_key(|(index, _)| *index);
+                return Poll::Ready(std::mem::take(&mut done).into_iter().map(|(_, output)| output).collect());
+            }
+            if running.len() == before {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_for_one_another_is_done_at_once_and_told_in_order() {
+        // Each waits until so many do: one after another they would wait for ever.
+        let all = tokio::sync::Barrier::new(ASKED_AT_ONCE);
+        let one = |number: usize| {
+            let all = &all;
+            async move {
+                all.wait().await;
+                number
+            }
+        };
+        let done = at_once((0..ASKED_AT_ONCE * 3).map(one).collect()).await;
+        assert_eq!(done, (0..ASKED_AT_ONCE * 3).collect::<Vec<_>>());
+        assert_eq!(at_once(Vec::<std::future::Ready<()>>::new()).await, []);
+    }
+}
