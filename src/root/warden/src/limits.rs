@@ -1,7 +1,9 @@
 //! The limits of tenants, and what the kernel reports of them.
 
 pub(crate) mod cgroups;
+pub(crate) mod disk;
 pub(crate) mod disk_note;
 pub(crate) mod emergency_session;
+pub(crate) mod host_reserve;
 pub(crate) mod quota;
 pub(crate) mod watch;

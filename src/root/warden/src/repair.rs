@@ -8,7 +8,7 @@ use crate::identity::host_user;
 use crate::identity::ledger::{Ledger, LedgerError};
 use crate::jail::record::Record;
 use crate::runtime::{DaemonUser, Runtime};
-use crate::state::OpenError;
+use crate::startup::error::{OpenError, system};
 use crate::storage::layout::Storage;
 use bailiwick_policy::Host;
 use bailiwick_sys::proc::{self, IdKind};
@@ -120,10 +120,9 @@ pub fn repair_ledger(config: &Path) -> Result<Vec<String>, OpenError> {
     if !rustix::process::geteuid().is_root() {
         return Err(OpenError::NotRoot);
     }
-    let system = |what| move |source| OpenError::System { what, source };
     let config = config.canonicalize().map_err(system("find the configuration directory"))?;
     let host = bailiwick_policy::read_host(&config).map_err(OpenError::Policy)?;
-    let daemon = crate::state::daemon_user(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
+    let daemon = DaemonUser::find(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
     // Locked from here on: no warden gives ids meanwhile.
     let storage = Storage::open(&host.state_dir, daemon)?;
     let state = || storage.state().map_err(system("use the state directory"));
@@ -139,7 +138,6 @@ pub fn repair_ledger(config: &Path) -> Result<Vec<String>, OpenError> {
 }
 
 fn look(host: &Host, storage: &Storage, daemon: DaemonUser) -> Result<(Claims, Option<String>), OpenError> {
-    let system = |what| move |source| OpenError::System { what, source };
     let runtime = Runtime::open(&host.runtime_dir, daemon)?;
     let facts = bailiwick_observe::host_facts(&host.state_dir)?;
     let mut claims = Claims { state_dir: host.state_dir.clone(), ..Claims::default() };

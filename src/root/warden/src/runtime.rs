@@ -38,6 +38,16 @@ pub(crate) struct DaemonUser {
     pub(crate) gid: u32,
 }
 
+impl DaemonUser {
+    /// By a number, which is its group too, or by a name of the host's user database.
+    pub(crate) fn find(text: &str) -> Option<Self> {
+        if let Ok(number) = text.parse::<u32>() {
+            return Some(Self { uid: number, gid: number });
+        }
+        users::get_user_by_name(text).map(|user| Self { uid: user.uid(), gid: user.primary_group_id() })
+    }
+}
+
 /// The open runtime directory.
 #[derive(Debug)]
 pub(crate) struct Runtime {

@@ -6,7 +6,8 @@
 //! answered, then the next of each, so root waits for one of the daemon's, however many of them wait.
 
 use crate::host_files::renew::Renewal;
-use crate::state::{Answer, Progress, Ticket, Warden};
+use crate::requests::{Answer, Progress, Ticket};
+use crate::state::Warden;
 use crate::systemd;
 use bailiwick_proto::frame::{FrameError, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::time_limits::UNREAD;
@@ -176,8 +177,8 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)
         }
         answer(warden, &mut connections);
         connections.retain(|connection| !connection.over);
-        renewal.go_on(warden, &mut event);
-        warden.note_stale(renewal.problems());
+        renewal.go_on(warden.etc_view.edition(), &warden.jails, &mut event);
+        warden.stale = renewal.problems();
         if heard.new
             && let Some(why) = accept(warden, &mut gate, &mut connections)?
         {
@@ -210,7 +211,7 @@ fn wait(
     renewal: &Renewal,
     time: Duration,
 ) -> io::Result<Heard> {
-    let (inits, watched, slow) = (warden.inits(), warden.watched(), warden.slow_fds());
+    let (inits, watched, slow) = (warden.jails.inits(), warden.watch.fds(), warden.slow_fds());
     let time = if connections.iter().any(Connection::asks) { Duration::ZERO } else { time };
     let time = warden.due().map_or(time, |due| due.saturating_duration_since(Instant::now()).min(time));
     let (flags, time) = match gate.closed {

@@ -12,8 +12,8 @@
 //! below does not answer: a child takes them, and the warden waits for none.
 
 use crate::helper::Helper;
+use crate::jail::registry::Jails;
 use crate::jail::step::reach_work;
-use crate::state::Warden;
 use bailiwick_plan::mount::HOST_ETC_INSIDE;
 use bailiwick_sys::{file, mount, process};
 use bailiwick_types::TenantName;
@@ -74,14 +74,14 @@ pub(crate) struct Renewal {
 }
 
 impl Renewal {
-    /// Looks at the host when it is time to, and renews those jails that run, some at a time.
-    pub(crate) fn go_on(&mut self, warden: &Warden, event: &mut impl FnMut(&str)) {
+    /// Looks at the host when it is time to, and renews those jails that run, some at a time. `edition` counts the changes of the
+    /// copies of the host's `/etc`.
+    pub(crate) fn go_on(&mut self, edition: u64, jails: &Jails, event: &mut impl FnMut(&str)) {
         let now = Instant::now();
         let is_due = |last: Option<Instant>, period| last.is_none_or(|last| now.duration_since(last) >= period);
-        let edition = warden.edition_of_etc();
         if edition != self.edition || is_due(self.looked, LOOK) {
             self.looked = Some(now);
-            let (looks, running) = (looks(), warden.init_numbers());
+            let (looks, running) = (looks(), jails.init_numbers());
             // What happened before the first look is not known: jails that an earlier warden left may have missed something.
             if looks != self.looks || edition != self.edition || is_due(self.renewed, RENEW) {
                 (self.looks, self.edition, self.renewed) = (looks, edition, Some(now));
@@ -94,7 +94,7 @@ impl Renewal {
             self.known = running;
         }
         self.look_at_work(now, event);
-        self.begin(warden, now, event);
+        self.begin(jails, now, event);
     }
 
     /// Those that show what the host had before, and why.
@@ -137,7 +137,7 @@ impl Renewal {
     }
 
     /// Begins with those that wait. One that the kernel holds up keeps nobody else waiting, and is not begun with again.
-    fn begin(&mut self, warden: &Warden, now: Instant, event: &mut impl FnMut(&str)) {
+    fn begin(&mut self, jails: &Jails, now: Instant, event: &mut impl FnMut(&str)) {
         let busy = self.at_work.values().filter(|renewed| !renewed.is_late).count();
         let next = self.waiting.iter().filter(|jail| !self.at_work.contains_key(jail));
         let next: Vec<_> = next.take(AT_ONCE.saturating_sub(busy)).cloned().collect();
@@ -145,7 +145,8 @@ impl Renewal {
             self.waiting.remove(&jail);
             let (tenant, pid) = &jail;
             // One that has ended meanwhile has nothing to be renewed.
-            let Some((_, pidfd)) = warden.init_of(tenant).filter(|(now, _)| now == pid) else { continue };
+            let Some(running) = jails.get(tenant).filter(|running| running.record.pid == *pid) else { continue };
+            let pidfd = running.pidfd.as_fd();
             match Helper::begin(&[pidfd], || {
                 reach_work("renew", tenant);
                 renew(*pid, pidfd)

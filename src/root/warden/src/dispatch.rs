@@ -1,0 +1,85 @@
+//! Requests to their handlers.
+
+use crate::handlers::doors::{end_ftp, ftp_processes};
+use crate::handlers::lifecycle::{Freeze, freeze, stop};
+use crate::handlers::limits::emergency_forked;
+use crate::requests::{Answer, Ticket};
+use crate::state::Warden;
+use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED};
+use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_types::ExitStatus;
+
+impl Warden {
+    /// Does what a request asks for, or begins to.
+    pub(crate) fn handle(&mut self, request: WardenRequest) -> Answer {
+        self.last_ticket += 1;
+        self.begin(self.last_ticket, request)
+    }
+
+    /// The same under a ticket that the request has already.
+    pub(crate) fn begin(&mut self, ticket: Ticket, request: WardenRequest) -> Answer {
+        if self.is_put_off(ticket, &request) {
+            return Answer::Later(ticket);
+        }
+        let (groups, jails, waiting) = (&self.groups, &mut self.jails, &mut self.waiting);
+        let begins = match request {
+            WardenRequest::Start { tenant } => self.start(&tenant, ticket),
+            WardenRequest::Restart { tenant } => self.restart(&tenant, ticket),
+            WardenRequest::Stop { tenant, hold } => stop(&mut self.ledger, jails, waiting, (&tenant, hold), ticket),
+            WardenRequest::Freeze { tenant } => freeze(groups, jails, waiting, (&tenant, Freeze::Stand), ticket),
+            WardenRequest::Thaw { tenant } => freeze(groups, jails, waiting, (&tenant, Freeze::GoOn), ticket),
+            WardenRequest::Purge { tenant } => self.purge(&tenant, ticket),
+            WardenRequest::Limit { tenant } => self.limit(&tenant, ticket),
+            WardenRequest::EndFtp { process } => end_ftp(groups, jails, waiting, &process, ticket),
+            request => return Answer::Now(self.answer(request)),
+        };
+        match begins {
+            Ok(Some(reply)) => Answer::Now(reply),
+            Ok(None) => Answer::Later(ticket),
+            Err(failure) => Answer::Now(WardenReply::Failed(failure)),
+        }
+    }
+
+    /// Answers a request that takes no time.
+    fn answer(&mut self, request: WardenRequest) -> WardenReply {
+        let result = match request {
+            WardenRequest::Hello => Ok(WardenReply::Hello { version: env!("CARGO_PKG_VERSION").to_owned() }),
+            WardenRequest::Start { .. }
+            | WardenRequest::Restart { .. }
+            | WardenRequest::Stop { .. }
+            | WardenRequest::Freeze { .. }
+            | WardenRequest::Thaw { .. }
+            | WardenRequest::Limit { .. }
+            | WardenRequest::EndFtp { .. }
+            | WardenRequest::Purge { .. } => unreachable!("they begin above"),
+            WardenRequest::Rescue { tenant } => self.begin_emergency(&tenant),
+            WardenRequest::Rescued { tenant } => {
+                emergency_forked(&self.groups, &mut self.emergencies, &mut self.jails, &tenant)
+            }
+            WardenRequest::HostUser { tenant } => self.host_user(&tenant),
+            WardenRequest::Keep { tenants } => self.policy.keep(&tenants).map(|()| WardenReply::Done),
+            WardenRequest::Observe { tenants } => self
+                .look(&tenants, MOST_OBSERVED, bailiwick_observe::observe_with, |all| &mut all.disk)
+                .map(WardenReply::Observed),
+            WardenRequest::InForce { tenants } => self
+                .look(&tenants, MOST_COMPARED, bailiwick_observe::in_force, |all| &mut all.disk)
+                .map(WardenReply::InForce),
+            WardenRequest::FtpProcesses { tenant } => {
+                Ok(WardenReply::FtpProcesses(ftp_processes(&self.groups, &self.jails, tenant.as_ref())))
+            }
+            // It has descriptors beside it: see `ftp_view`.
+            WardenRequest::FtpView { .. } => Err(Failure::of(ExitStatus::Refused, "only root lets an FTP server in")),
+            WardenRequest::Facts => self.facts(),
+            WardenRequest::Disks => self.disks(),
+            WardenRequest::Evidence { tenant } => self.evidence(&tenant),
+            // The loop has taken note.
+            WardenRequest::Watch => Ok(WardenReply::Done),
+            WardenRequest::Problems => Ok(self.all_problems()),
+            WardenRequest::Roster => Ok(self.roster()),
+            WardenRequest::Entry { tenant } => {
+                Ok(WardenReply::Entry(self.ledger.ids(&tenant).map(|ids| Box::new(self.entry(&tenant, ids)))))
+            }
+        };
+        result.unwrap_or_else(WardenReply::Failed)
+    }
+}

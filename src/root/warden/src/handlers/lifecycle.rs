@@ -1,0 +1,225 @@
+//! Jails begin and end: start, restart, stop, freeze, purge.
+
+use crate::ftp;
+use crate::identity::ledger::Ledger;
+use crate::jail::registry::{End, Jails, Starting};
+use crate::jail::start::{BuildError, Builder, Unmade};
+use crate::jail::step::{Step, reach};
+use crate::jail::stop::CLEAR_TIME;
+use crate::limits::cgroups::Groups;
+use crate::limits::disk;
+use crate::requests::{Begins, Ticket, WaitingRequests, WaitsFor, failed, failure};
+use crate::state::Warden;
+use crate::storage::grave;
+use crate::storage::preparing::PREPARE_TIME;
+use crate::storage::removals::PURGE_TIME;
+use crate::storage::seed::Preparation;
+use bailiwick_plan::JailPlan;
+use bailiwick_policy::{Declared, Host};
+use bailiwick_proto::{Failure, Hold, Refusal, WardenReply, WardenRequest};
+use bailiwick_types::{DiskFact, ExitStatus, TenantName};
+use std::time::{Duration, Instant};
+
+/// How long the kernel may take to freeze a group.
+const FREEZE_TIME: Duration = Duration::from_secs(5);
+
+impl Warden {
+    /// Starts the jail that is declared.
+    pub(crate) fn start(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
+        let (host, tenant) = self.policy.declared(name)?;
+        if let (None, Declared::Suspended { reason }) = (tenant.access(), &tenant.state) {
+            return Err(Refusal::Suspended { tenant: name.clone(), why: reason.clone() }.into());
+        }
+        if self.jails.runs(name) {
+            if self.jails.get(name).map(|jail| jail.record.access) != tenant.access() {
+                return Err(Refusal::OtherJail { tenant: name.clone() }.into());
+            }
+            self.ledger.set_held(name, false);
+            return Ok(Some(WardenReply::Unchanged));
+        }
+        if self.is_put_off(ticket, &WardenRequest::Start { tenant: name.clone() }) {
+            // Its init had ended unseen.
+            return Ok(None);
+        }
+        reach(Step::Ledger).map_err(|error| failed(name, "start")(BuildError::at(Step::Ledger)(error)))?;
+        let ids = self.ledger.assign(name).map_err(failed(name, "start"))?;
+        self.policy.read_facts()?;
+        let before = disk::now(&self.storage, &self.policy.facts.storage.quota, name, ids);
+        let plan = JailPlan::new(&tenant, &host, ids, &self.policy.facts)
+            .map_err(|error| failure(ExitStatus::HostCannot, name, "start", &error))?;
+        if self.is_preparing(&plan, ticket)? {
+            return Ok(None);
+        }
+        self.build(&plan, &host, before.as_ref(), ticket)
+    }
+
+    /// Makes the jail up to its child, which is then on its way to init.
+    fn build(&mut self, plan: &JailPlan, host: &Host, before: Option<&DiskFact>, ticket: Ticket) -> Begins {
+        let (name, facts) = (&plan.tenant, &self.policy.facts);
+        if self.groups.ensure_bases(facts, &host.reserve).map_err(failed(name, "start"))? {
+            self.watch.listen_to(self.groups.pressure_triggers());
+        }
+        self.etc_view.look_again(&self.policy.host.etc);
+        let builder = Builder {
+            plan,
+            storage: &self.storage,
+            runtime: &self.runtime,
+            groups: &self.groups,
+            init: &self.init,
+            host_etc: self.etc_view.dir(),
+            quota: &facts.storage.quota,
+        };
+        match builder.begin() {
+            Ok(begun) => {
+                self.note_disk(plan, before);
+                self.jails.add_child(name.clone(), Starting { begun, ids: plan.ids, ticket });
+            }
+            Err(unmade) => unmade_jail(&mut self.jails, &mut self.waiting, name, unmade, ticket),
+        }
+        Ok(None)
+    }
+
+    fn note_disk(&mut self, plan: &JailPlan, before: Option<&DiskFact>) {
+        let now = disk::now(&self.storage, &self.policy.facts.storage.quota, &plan.tenant, plan.ids);
+        disk::note_written(&mut self.ledger, &plan.tenant, &plan.disk, before, now);
+    }
+
+    /// Whether a start must wait until the tenant's storage is prepared, and then waits.
+    fn is_preparing(&mut self, plan: &JailPlan, ticket: Ticket) -> Result<bool, Failure> {
+        let name = &plan.tenant;
+        let request = WardenRequest::Start { tenant: name.clone() };
+        if !self.preparations.has(name) {
+            let unprepared = self.storage.unprepared(plan, &self.policy.facts.storage.quota);
+            let Some(preparation) = unprepared.map_err(failed(name, "start"))? else { return Ok(false) };
+            if !ftp::processes(&self.groups, name).is_empty() {
+                // Of a jail that is gone. They may write, and whoever moves directories meanwhile is not charged for all of them.
+                self.jails.clear_away(name, None);
+                return Ok(self.is_put_off(ticket, &request));
+            }
+            if let Preparation::Seed { .. } = preparation {
+                // Before anything is written: a tenant that is full and gets more starts with that.
+                let quota = &self.policy.facts.storage.quota;
+                let before = disk::now(&self.storage, quota, name, plan.ids);
+                self.storage.ensure_bound(plan, quota).map_err(failed(name, "start"))?;
+                self.note_disk(plan, before.as_ref());
+            }
+            self.preparations.begin(name, preparation).map_err(failed(name, "start"))?;
+        }
+        let what = WaitsFor::Prepared { tenant: name.clone(), request };
+        self.waiting.add(ticket, Instant::now() + PREPARE_TIME, what);
+        Ok(true)
+    }
+
+    /// Ends a jail and starts the one that is declared. One that could not start leaves the jail as it is.
+    pub(crate) fn restart(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
+        let (host, tenant) = self.policy.declared(name)?;
+        // A tenant that is suspended altogether is to be down.
+        if tenant.access().is_some() {
+            self.policy.read_facts()?;
+            bailiwick_plan::check(&tenant, &host, &self.policy.facts)
+                .map_err(|error| failure(ExitStatus::HostCannot, name, "restart", &error))?;
+        }
+        if self.jails.runs(name) {
+            self.jails.end(name, End::Ask);
+        }
+        if self.is_put_off(ticket, &WardenRequest::Start { tenant: name.clone() }) {
+            return Ok(None);
+        }
+        self.start(name, ticket)
+    }
+
+    /// Destroys the data of a tenant that is not declared any more.
+    pub(crate) fn purge(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
+        self.policy.require_undeclared(name)?;
+        if self.jails.runs(name) {
+            let message = format!("the jail of \"{name}\" runs; `bailiwick stop {name}` first");
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        if self.is_put_off(ticket, &WardenRequest::Purge { tenant: name.clone() }) {
+            return Ok(None);
+        }
+        let has_graves = self.removals.hurry(name);
+        let ids = self.ledger.ids(name);
+        if !self.storage.holds(name) && ids.is_none() && !has_graves {
+            return Err(Failure::of(ExitStatus::NotFound, format!("there is no data of a tenant \"{name}\"")));
+        }
+        self.host_users.remove(name).map_err(failed(name, "purge"))?;
+        self.preparations.cancel(name);
+        // Before the ledger: what is set aside and has no row there is found by its name (`resume_removals`).
+        let grave = self.storage.bury(name, ids).map_err(failed(name, "purge"))?;
+        // One that has ids and no data gets a name too, so that both go the same way.
+        if let Some(grave) = grave.or_else(|| ids.map(|ids| grave::name(name, ids))) {
+            let buried = self.ledger.bury(name, &grave);
+            // Whatever came of that: nobody else would remove it.
+            self.removals.add(&grave, self.storage.removal(&grave).map_err(failed(name, "purge"))?);
+            buried.map_err(failed(name, "purge"))?;
+        }
+        self.waiting.add(ticket, Instant::now() + PURGE_TIME, WaitsFor::Purged { tenant: name.clone() });
+        Ok(None)
+    }
+}
+
+/// A jail could not be made: what is left is cleared away before that is told.
+pub(crate) fn unmade_jail(
+    jails: &mut Jails,
+    waiting: &mut WaitingRequests,
+    name: &TenantName,
+    (error, child): Unmade,
+    ticket: Ticket,
+) {
+    jails.clear_away(name, child);
+    await_clear(jails, waiting, name, WardenReply::Failed(failed(name, "start")(error)), ticket);
+}
+
+/// Has a request wait until a jail is gone, and then reply.
+fn await_clear(jails: &Jails, waiting: &mut WaitingRequests, name: &TenantName, done: WardenReply, ticket: Ticket) {
+    let late = jails.ending(name).map_or_else(|| Instant::now() + CLEAR_TIME, |ending| ending.late());
+    waiting.add(ticket, late, WaitsFor::Cleared { tenant: name.clone(), done });
+}
+
+/// Ends a jail, and notes that an operator holds it down if that is so.
+pub(crate) fn stop(
+    ledger: &mut Ledger,
+    jails: &mut Jails,
+    waiting: &mut WaitingRequests,
+    (name, hold): (&TenantName, Hold),
+    ticket: Ticket,
+) -> Begins {
+    if hold == Hold::Hold {
+        ledger.set_held(name, true);
+    }
+    if jails.runs(name) {
+        jails.end(name, End::Ask);
+    }
+    if !jails.clears(name) {
+        return Ok(Some(WardenReply::Unchanged));
+    }
+    await_clear(jails, waiting, name, WardenReply::Done, ticket);
+    Ok(None)
+}
+
+/// What a group of a jail is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freeze {
+    Stand,
+    GoOn,
+}
+
+/// Has a jail stand still, or go on.
+pub(crate) fn freeze(
+    groups: &Groups,
+    jails: &mut Jails,
+    waiting: &mut WaitingRequests,
+    (name, freeze): (&TenantName, Freeze),
+    ticket: Ticket,
+) -> Begins {
+    jails.require(name)?;
+    let is_to_stand = freeze == Freeze::Stand;
+    let verb = if is_to_stand { "freeze" } else { "thaw" };
+    if jails.is_frozen(name) == is_to_stand {
+        return Ok(Some(WardenReply::Unchanged));
+    }
+    let freezing = groups.of(name).and_then(|groups| groups.freeze(is_to_stand)).map_err(failed(name, verb))?;
+    waiting.add(ticket, Instant::now() + FREEZE_TIME, WaitsFor::Frozen { tenant: name.clone(), freezing });
+    Ok(None)
+}

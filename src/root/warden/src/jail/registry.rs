@@ -1,0 +1,265 @@
+//! The jails that start, run and end.
+//!
+//! ```text
+//!            start                child reported              stop, or its init ends
+//!   (down) --------> starting --------------------> running -------------------------> ending --> (down)
+//!                       |                                                               ^
+//!                       +---------------------------------------------------------------+
+//!                         a step failed, or its time is over
+//! ```
+
+use crate::jail::record::Record;
+use crate::jail::start::Begun;
+use crate::jail::stop::{CLEAR_TIME, Ending};
+use crate::limits::cgroups::{Freezer, Groups};
+use crate::requests::Ticket;
+use bailiwick_proto::{Failure, Refusal, WardenRequest};
+use bailiwick_sys::process;
+use bailiwick_types::{IdRange, TenantName};
+use rustix::event::PollFlags;
+use rustix::process::Signal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// A running jail.
+#[derive(Debug)]
+pub(crate) struct Jail {
+    pub(crate) record: Record,
+    pub(crate) pidfd: OwnedFd,
+    /// Says whether it is frozen. Kept open, because opening it costs more than all else that a look does.
+    freezer: Option<Freezer>,
+}
+
+impl Jail {
+    pub(crate) fn new(groups: &Groups, tenant: &TenantName, record: Record, pidfd: OwnedFd) -> Self {
+        let freezer = groups.of(tenant).and_then(|groups| groups.freezer()).ok();
+        Self { record, pidfd, freezer }
+    }
+
+    /// Whether it is to stand still.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.freezer.as_ref().is_some_and(Freezer::is_frozen)
+    }
+
+    /// Whether its init still runs, and so its number is its own.
+    pub(crate) fn still_runs(&self) -> bool {
+        matches!(process::has_ended(&self.pidfd, Duration::ZERO), Ok(false))
+    }
+}
+
+/// A child on its way to init.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    pub(crate) begun: Begun,
+    pub(crate) ids: IdRange,
+    pub(crate) ticket: Ticket,
+}
+
+/// How a jail ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its init is asked first, so that databases can close their files.
+    Ask,
+    /// Its init has ended.
+    ByItself,
+}
+
+/// Every jail that is there. A tenant is in one of the maps at most.
+#[derive(Debug, Default)]
+pub(crate) struct Jails {
+    running: BTreeMap<TenantName, Jail>,
+    starting: BTreeMap<TenantName, Starting>,
+    ending: BTreeMap<TenantName, Ending>,
+}
+
+impl Jails {
+    /// The running jail of a tenant.
+    pub(crate) fn get(&self, tenant: &TenantName) -> Option<&Jail> {
+        self.running.get(tenant)
+    }
+
+    pub(crate) fn running(&self) -> impl Iterator<Item = (&TenantName, &Jail)> {
+        self.running.iter()
+    }
+
+    /// A jail runs from now on.
+    pub(crate) fn add(&mut self, tenant: TenantName, jail: Jail) {
+        self.running.insert(tenant, jail);
+    }
+
+    /// A child is on its way to init from now on.
+    pub(crate) fn add_child(&mut self, tenant: TenantName, starting: Starting) {
+        self.starting.insert(tenant, starting);
+    }
+
+    /// Takes every child that is on its way, for a look.
+    pub(crate) fn take_children(&mut self) -> BTreeMap<TenantName, Starting> {
+        std::mem::take(&mut self.starting)
+    }
+
+    /// Whether a jail runs; one whose init has ended unseen ends here.
+    pub(crate) fn runs(&mut self, tenant: &TenantName) -> bool {
+        let Some(jail) = self.running.get(tenant) else { return false };
+        if process::has_ended(&jail.pidfd, Duration::ZERO).unwrap_or(false) {
+            self.end(tenant, End::ByItself);
+        }
+        self.running.contains_key(tenant)
+    }
+
+    /// Refuses what needs a running jail.
+    pub(crate) fn require(&mut self, tenant: &TenantName) -> Result<(), Failure> {
+        if self.runs(tenant) {
+            return Ok(());
+        }
+        let is_clearing = self.clears(tenant);
+        let tenant = tenant.clone();
+        Err(if is_clearing { Refusal::Clearing { tenant } } else { Refusal::NotRunning { tenant, why: None } }.into())
+    }
+
+    /// Whether a tenant's jail is to stand still.
+    pub(crate) fn is_frozen(&self, tenant: &TenantName) -> bool {
+        self.get(tenant).is_some_and(Jail::is_frozen)
+    }
+
+    /// Begins to end a jail.
+    pub(crate) fn end(&mut self, tenant: &TenantName, how: End) {
+        let Some(jail) = self.running.remove(tenant) else { return };
+        let now = Instant::now();
+        let was_asked = how == End::Ask && !jail.is_frozen() && process::signal(&jail.pidfd, Signal::TERM).is_ok();
+        let ending = if was_asked {
+            Ending::asked(jail.pidfd, now)
+        } else {
+            Ending::new(Some(jail.pidfd), how == End::ByItself, now)
+        };
+        self.ending.insert(tenant.clone(), ending);
+    }
+
+    /// Clears away what is left of a jail that never ran, or that an earlier warden made.
+    pub(crate) fn clear_away(&mut self, tenant: &TenantName, child: Option<OwnedFd>) {
+        self.ending.entry(tenant.clone()).or_insert_with(|| Ending::new(child, false, Instant::now()));
+    }
+
+    /// Whether a tenant's jail ends.
+    pub(crate) fn clears(&self, tenant: &TenantName) -> bool {
+        self.ending.contains_key(tenant)
+    }
+
+    pub(crate) fn ending(&self, tenant: &TenantName) -> Option<&Ending> {
+        self.ending.get(tenant)
+    }
+
+    /// Takes those that end and are to be looked at now; those of which something is left come back by [`Self::keep_ending`].
+    pub(crate) fn due_endings(&self, now: Instant) -> Vec<TenantName> {
+        self.ending.iter().filter(|(_, ending)| ending.is_due(now)).map(|(tenant, _)| tenant.clone()).collect()
+    }
+
+    pub(crate) fn take_ending(&mut self, tenant: &TenantName) -> Option<Ending> {
+        self.ending.remove(tenant)
+    }
+
+    pub(crate) fn keep_ending(&mut self, tenant: TenantName, ending: Ending) {
+        self.ending.insert(tenant, ending);
+    }
+
+    /// Whether there is no jail in any state.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.starting.is_empty() && self.ending.is_empty()
+    }
+
+    /// Whether a request must wait for a jail that starts or ends: whose, and when it is told that this takes longer.
+    pub(crate) fn must_wait(&self, request: &WardenRequest) -> Option<(TenantName, Instant)> {
+        let (tenant, waits_for_end) = changes_jail(request)?;
+        let late = match (self.starting.get(tenant), self.ending.get(tenant)) {
+            // What becomes of the start is known by then.
+            (Some(starting), _) => starting.begun.deadline + CLEAR_TIME,
+            (None, Some(ending)) if waits_for_end => ending.late(),
+            _ => return None,
+        };
+        Some((tenant.clone(), late))
+    }
+
+    /// The descriptors that report changes of jails that start or end.
+    pub(crate) fn changing_fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let starting = self.starting.values().map(|starting| (starting.begun.report().as_fd(), PollFlags::IN));
+        starting.chain(self.ending.values().filter_map(Ending::fd))
+    }
+
+    /// When to look at jails that start or end at the latest.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let starting = self.starting.values().map(|starting| starting.begun.deadline);
+        starting.chain(self.ending.values().map(Ending::due)).min()
+    }
+
+    /// Descriptors that become readable when a running jail's init ends.
+    pub(crate) fn inits(&self) -> Vec<(TenantName, BorrowedFd<'_>)> {
+        self.running.iter().map(|(tenant, jail)| (tenant.clone(), jail.pidfd.as_fd())).collect()
+    }
+
+    /// The inits of running jails, by their numbers.
+    pub(crate) fn init_numbers(&self) -> BTreeSet<(TenantName, u32)> {
+        self.running.iter().map(|(tenant, jail)| (tenant.clone(), jail.record.pid)).collect()
+    }
+
+    /// The network namespaces of all jails that this version has made.
+    pub(crate) fn networks(&self) -> BTreeSet<u64> {
+        self.running.values().filter_map(|jail| jail.record.network).collect()
+    }
+
+    /// Which jails do not end, for `status`.
+    pub(crate) fn problems(&self, now: Instant) -> Vec<String> {
+        let late = self.ending.iter().filter(|(_, ending)| now >= ending.late());
+        let problem = |(tenant, ending): (&TenantName, &Ending)| {
+            let why = ending.problem.as_deref().unwrap_or("its processes do not end");
+            format!("the jail of \"{tenant}\" cannot be cleared: {why}; it is tried again")
+        };
+        late.map(problem).collect()
+    }
+}
+
+/// The tenant whose jail a request changes, and whether it needs the end of a jail that ends.
+fn changes_jail(request: &WardenRequest) -> Option<(&TenantName, bool)> {
+    use WardenRequest::{Freeze, Limit, Purge, Rescue, Rescued, Restart, Start, Stop, Thaw};
+    match request {
+        Start { tenant } | Restart { tenant } | Purge { tenant } => Some((tenant, true)),
+        Stop { tenant, .. } | Limit { tenant } | Freeze { tenant } | Thaw { tenant } => Some((tenant, false)),
+        Rescue { tenant } | Rescued { tenant } => Some((tenant, false)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_proto::Hold;
+
+    #[test]
+    fn only_what_needs_its_end_waits_for_a_jail_that_ends() {
+        let tenant: TenantName = "alice".parse().expect("a name");
+        let mut jails = Jails::default();
+        let request = |word: &str| match word {
+            "start" => WardenRequest::Start { tenant: tenant.clone() },
+            "restart" => WardenRequest::Restart { tenant: tenant.clone() },
+            "purge" => WardenRequest::Purge { tenant: tenant.clone() },
+            "stop" => WardenRequest::Stop { tenant: tenant.clone(), hold: Hold::Hold },
+            "limit" => WardenRequest::Limit { tenant: tenant.clone() },
+            _ => WardenRequest::Roster,
+        };
+        assert_eq!(jails.must_wait(&request("start")), None, "nothing is on its way");
+        jails.clear_away(&tenant, None);
+        let late = jails.ending(&tenant).map(Ending::late);
+        for (word, waits) in
+            [("start", true), ("restart", true), ("purge", true), ("stop", false), ("limit", false), ("roster", false)]
+        {
+            let golden = late.filter(|_| waits).map(|late| (tenant.clone(), late));
+            assert_eq!(jails.must_wait(&request(word)), golden, "{word}");
+        }
+        let bob = WardenRequest::Start { tenant: "bob".parse().expect("a name") };
+        assert_eq!(jails.must_wait(&bob), None, "another tenant's end holds up nobody");
+        // Twice cleared is once cleared: the time of whoever waits does not begin anew.
+        jails.clear_away(&tenant, None);
+        assert_eq!(jails.ending(&tenant).map(Ending::late), late);
+        assert!(jails.require(&tenant).is_err_and(|failure| failure.message.contains("is being cleared")));
+        assert!(jails.take_ending(&tenant).is_some() && jails.is_empty());
+    }
+}

@@ -1,0 +1,171 @@
+//! The end of one jail: init is asked, then everything is killed, then its groups empty and what is left is removed.
+//!
+//! ```text
+//!                stop: init gets SIGTERM            its time is over, or it has ended
+//!     running ------------------------> asked ----------------------------------------> killed
+//!        |                                                                                |  ^ tried again, logged once
+//!        | init ended by itself, or the start failed                                      +--+
+//!        +-----------------------------------------------------------------------------> killed
+//!                                                                                         | its groups are empty
+//!                                                                                        (down)
+//! ```
+//!
+//! `list` calls both states `clearing`. The warden's loop moves each of them; [`Ending`] says when, and how often.
+
+use crate::limits::cgroups;
+use bailiwick_sys::process;
+use rustix::event::PollFlags;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a jail has to end by itself: init gives its processes two seconds.
+const STOP_TIME: Duration = Duration::from_secs(3);
+/// How long the kernel may take to empty a group that was killed, before those who wait are told that it does not.
+pub(crate) const CLEAR_TIME: Duration = Duration::from_secs(5);
+/// Between two looks at a group that is not empty yet; its file reports sooner.
+const LOOK_TIME: Duration = Duration::from_millis(20);
+/// The same once it was logged that the group does not empty.
+const LATE_LOOK_TIME: Duration = Duration::from_secs(1);
+/// The first of the pauses, each twice the last, in which the kernel frees an empty group.
+const LEAST_PAUSE: Duration = Duration::from_micros(50);
+/// Why a group stays populated, as far as the warden knows.
+pub(crate) const STUCK: &str = "its processes do not end (uninterruptible in the kernel?)";
+
+/// A jail that ends.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) init: Option<OwnedFd>,
+    /// Until when init may end by itself; `None` once all is killed.
+    asked_until: Option<Instant>,
+    /// When all was killed, or will be at the latest.
+    killed: Instant,
+    /// When to look again.
+    due: Instant,
+    pause: Duration,
+    /// The file that reports when its processes are gone.
+    pub(crate) events: Option<OwnedFd>,
+    is_empty: bool,
+    pub(crate) problem: Option<String>,
+    pub(crate) is_logged: bool,
+    /// Its init ended without being asked to.
+    pub(crate) by_itself: bool,
+}
+
+impl Ending {
+    /// Everything is killed at once.
+    pub(crate) fn new(init: Option<OwnedFd>, by_itself: bool, now: Instant) -> Self {
+        Self {
+            init,
+            asked_until: None,
+            killed: now,
+            due: now,
+            pause: LEAST_PAUSE,
+            events: None,
+            is_empty: false,
+            problem: None,
+            is_logged: false,
+            by_itself,
+        }
+    }
+
+    /// Init was asked to end.
+    pub(crate) fn asked(init: OwnedFd, now: Instant) -> Self {
+        let until = now + STOP_TIME;
+        Self { asked_until: Some(until), killed: until, ..Self::new(Some(init), false, now) }
+    }
+
+    /// From when on those who wait are told that it does not end.
+    pub(crate) fn late(&self) -> Instant {
+        self.killed + CLEAR_TIME
+    }
+
+    /// When to look again at the latest.
+    pub(crate) fn due(&self) -> Instant {
+        self.asked_until.unwrap_or(self.due)
+    }
+
+    /// Whether to look now.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        if let Some(until) = self.asked_until {
+            let has_ended = |init| process::has_ended(init, Duration::ZERO).unwrap_or(true);
+            return now >= until || self.init.as_ref().is_none_or(has_ended);
+        }
+        now >= self.due || (!self.is_empty && self.events.as_ref().is_some_and(cgroups::is_empty))
+    }
+
+    /// The descriptor that reports the next change.
+    pub(crate) fn fd(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        match (&self.init, &self.events) {
+            (Some(init), _) if self.asked_until.is_some() => Some((init.as_fd(), PollFlags::IN)),
+            (_, Some(events)) if !self.is_empty => Some((events.as_fd(), PollFlags::PRI)),
+            _ => None,
+        }
+    }
+
+    /// Everything is killed now, at each look from here on.
+    pub(crate) fn kill(&mut self, now: Instant) {
+        if self.asked_until.take().is_some() {
+            self.killed = now;
+        }
+    }
+
+    /// Something is left of the jail: sets the time of the next look. The reason is returned once, when it is late.
+    pub(crate) fn look_again(&mut self, problem: Option<String>, is_empty: bool, now: Instant) -> Option<String> {
+        self.problem = problem;
+        self.is_empty = is_empty;
+        self.pause = (self.pause * 2).min(LOOK_TIME);
+        let is_late = now >= self.late();
+        self.due = now
+            + match () {
+                () if is_late => LATE_LOOK_TIME,
+                () if is_empty && self.problem.is_none() => self.pause,
+                () => LOOK_TIME,
+            };
+        let is_news = is_late && !self.is_logged;
+        self.is_logged |= is_late;
+        is_news.then(|| self.problem.clone().unwrap_or_else(|| STUCK.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_does_not_empty_is_tried_again_ever_more_slowly_and_logged_once() {
+        let begin = Instant::now();
+        let at = |milliseconds| begin + Duration::from_millis(milliseconds);
+        let mut ending = Ending::new(None, false, begin);
+        assert!(ending.is_due(begin), "it is killed at once");
+        let mut look = |at: Instant, is_empty, problem: Option<&str>| {
+            let why = ending.look_again(problem.map(str::to_owned), is_empty, at);
+            (ending.due() - at, why)
+        };
+        // The kernel frees an empty group within microseconds, mostly.
+        assert_eq!(look(begin, true, None), (LEAST_PAUSE * 2, None));
+        assert_eq!(look(begin, true, None), (LEAST_PAUSE * 4, None));
+        assert_eq!(look(at(10), false, None), (LOOK_TIME, None), "its file reports sooner");
+        assert_eq!(look(at(10), true, Some("a directory")), (LOOK_TIME, None));
+        assert_eq!(look(at(4_999), false, None), (LOOK_TIME, None));
+        assert_eq!(look(at(5_000), false, None), (LATE_LOOK_TIME, Some(STUCK.to_owned())));
+        assert_eq!(look(at(6_000), false, Some("a directory")), (LATE_LOOK_TIME, None), "once");
+        for _ in 0..20 {
+            look(at(100), true, None);
+        }
+        assert_eq!(look(at(100), true, None), (LOOK_TIME, None), "the pause has a bound");
+    }
+
+    #[test]
+    fn who_waits_for_a_jail_that_was_asked_waits_from_its_kill_on() {
+        let begin = Instant::now();
+        let init = process::open(std::process::id()).expect("this process");
+        let mut ending = Ending::asked(init, begin);
+        assert_eq!(ending.late(), begin + STOP_TIME + CLEAR_TIME);
+        assert!(!ending.is_due(begin) && ending.is_due(begin + STOP_TIME));
+        let soon = begin + Duration::from_millis(1);
+        ending.kill(soon);
+        assert_eq!((ending.late(), ending.is_due(soon)), (soon + CLEAR_TIME, true));
+        ending.kill(soon + STOP_TIME);
+        assert_eq!(ending.late(), soon + CLEAR_TIME, "later kills change nothing");
+    }
+}

@@ -1,0 +1,169 @@
+//! What the operator has declared, read anew for each request, and what the host can do.
+//!
+//! Danger: a request names a tenant and nothing else. What is to be done comes from the root-owned policy; where a file has an
+//! error, its last good text is used, which is root's as well.
+
+use bailiwick_plan::control::{Control, controls};
+use bailiwick_policy::{Diagnostic, Host, Store, Tenant};
+use bailiwick_proto::warden::MOST_KEPT;
+use bailiwick_proto::{Failure, Refusal};
+use bailiwick_sys::file;
+use bailiwick_types::{ExitStatus, HostFacts, TenantName};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub(crate) const MOVED: &str =
+    "`state_dir`, `runtime_dir` or `ids` in bailiwick.toml changed; restart bailiwick-warden";
+
+/// The declared state, and the host as it was last looked at.
+#[derive(Debug)]
+pub(crate) struct PolicyView {
+    config: PathBuf,
+    store: Store,
+    /// What this warden works with: its directories and ids are those of its start, its reserve and `etc` those last read.
+    pub(crate) host: Host,
+    pub(crate) facts: HostFacts,
+    /// The group that may read the copies of the policy in force.
+    gid: u32,
+    /// Which `bailiwick.toml` was read last: when it was changed, its inode, its size.
+    read: Option<(i128, u64, u64)>,
+}
+
+impl PolicyView {
+    pub(crate) fn new(config: PathBuf, store: Store, host: Host, facts: HostFacts, gid: u32) -> Self {
+        Self { config, store, host, facts, gid, read: None }
+    }
+
+    /// The host and the tenant as the policy has them now.
+    pub(crate) fn declared(&mut self, name: &TenantName) -> Result<(Host, Tenant), Failure> {
+        let invalid = |problems: Vec<Diagnostic>| Failure::of(ExitStatus::Invalid, bailiwick_policy::lines(&problems));
+        let (host, tenant) = self.store.tenant(name).map_err(invalid)?;
+        if self.is_moved(&host) {
+            return Err(Failure::of(ExitStatus::Refused, MOVED));
+        }
+        self.host.reserve = host.reserve;
+        self.host.etc.clone_from(&host.etc);
+        let tenant = tenant.ok_or_else(|| Refusal::UnknownTenant { tenant: name.clone() })?;
+        Ok((host, tenant))
+    }
+
+    /// The tenant, if the policy can be read and declares it.
+    pub(crate) fn find(&mut self, name: &TenantName) -> Option<Tenant> {
+        self.store.tenant(name).ok().and_then(|(_, tenant)| tenant)
+    }
+
+    /// The limits of control groups that a tenant is declared with, if the policy can be read.
+    pub(crate) fn controls(&mut self, name: &TenantName) -> Option<Vec<Control>> {
+        self.find(name).map(|tenant| controls(&tenant.settings.limits, &self.facts))
+    }
+
+    /// Whether the policy says by now that the warden works elsewhere.
+    pub(crate) fn has_moved(&mut self) -> bool {
+        self.store.host().is_ok_and(|(host, _)| self.is_moved(&host))
+    }
+
+    fn is_moved(&self, host: &Host) -> bool {
+        host.state_dir != self.host.state_dir || host.runtime_dir != self.host.runtime_dir || host.ids != self.host.ids
+    }
+
+    /// Looks at the host anew: an operator may have switched quotas on or off since. Whatever writes limits or reports what
+    /// holds them begins with this.
+    pub(crate) fn read_facts(&mut self) -> Result<(), Failure> {
+        let facts = bailiwick_observe::host_facts(&self.host.state_dir);
+        self.facts = facts.map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        Ok(())
+    }
+
+    /// Reads the reserve anew when `bailiwick.toml` has changed; whether it was read. A file with errors changes nothing.
+    pub(crate) fn read_reserve(&mut self) -> bool {
+        let file = file::open_dir(&self.config).and_then(|dir| file::metadata_at(dir, "bailiwick.toml")).ok();
+        let now = file.map(|metadata| (metadata.modified, metadata.inode, metadata.size));
+        if now == self.read {
+            return false;
+        }
+        self.read = now;
+        let Ok((host, _)) = self.store.host() else { return false };
+        (self.host.reserve, self.host.etc) = (host.reserve, host.etc);
+        true
+    }
+
+    /// Writes down the policy that is in force, of the host and of tenants.
+    pub(crate) fn keep(&self, names: &[TenantName]) -> Result<(), Failure> {
+        bounded(names, MOST_KEPT)?;
+        let failed = |error: io::Error| {
+            let mut failure = Failure::new(ExitStatus::Failed, &error);
+            failure.message = format!("cannot write down the policy that is in force: {}", failure.message);
+            failure
+        };
+        self.keep_host().map_err(failed)?;
+        names.iter().try_for_each(|name| self.store.save(Some(name), self.gid)).map_err(failed)
+    }
+
+    pub(crate) fn keep_host(&self) -> io::Result<()> {
+        self.store.save(None, self.gid)
+    }
+
+    /// Refuses to destroy the data of a tenant that is, or may be, declared.
+    pub(crate) fn require_undeclared(&self, name: &TenantName) -> Result<(), Failure> {
+        require_undeclared(&self.config, name)
+    }
+}
+
+fn require_undeclared(config: &Path, name: &TenantName) -> Result<(), Failure> {
+    let message = match bailiwick_policy::read_tenant(config, name) {
+        Ok((_, None)) => return Ok(()),
+        // A file that cannot be read may still mean the tenant: nothing is destroyed on a guess, nor by the last good text.
+        Err(_) => format!(
+            "the policy has errors, so nobody knows whether \"{name}\" is still declared, and nothing is destroyed; see `bailiwick check`"
+        ),
+        Ok((_, Some(_))) => {
+            format!("tenant \"{name}\" is still declared; `bailiwick delete {name}` first, then its data can be purged")
+        }
+    };
+    Err(Failure::of(ExitStatus::Refused, message))
+}
+
+/// Refuses more names than one request may have, and a name that is there twice: the request would take as long as many.
+pub(crate) fn bounded(names: &[TenantName], most: usize) -> Result<(), Failure> {
+    let refused = |message| Err(Failure::of(ExitStatus::Invalid, message));
+    if names.len() > most {
+        return refused(format!("{} tenants are more than one request may name", names.len()));
+    }
+    let mut known = BTreeSet::new();
+    match names.iter().find(|name| !known.insert(*name)) {
+        Some(name) => refused(format!("one request names \"{name}\" twice")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_of_who_may_be_declared_is_not_destroyed() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let config = temp.path().canonicalize().expect("real path");
+        let name: TenantName = "alice".parse().expect("a name");
+        let refused = || require_undeclared(&config, &name).map_err(|failure| failure.message);
+        std::fs::write(config.join("bailiwick.toml"), "").expect("writes");
+        std::fs::create_dir(config.join("tenants.d")).expect("mkdir");
+        assert_eq!(refused(), Ok(()), "nobody declares it");
+        std::fs::write(config.join("tenants.d/alice.toml"), "no TOML").expect("writes");
+        assert!(refused().is_err_and(|why| why.contains("nobody knows whether")));
+        std::fs::write(config.join("tenants.d/alice.toml"), "").expect("writes");
+        assert!(refused().is_err_and(|why| why.contains("is still declared") || why.contains("nobody knows")));
+    }
+
+    #[test]
+    fn one_request_names_few_tenants_and_each_once() {
+        let names =
+            |text: &str| -> Vec<TenantName> { text.split(' ').map(|name| name.parse().expect("a name")).collect() };
+        assert!(bounded(&names("alice bob"), 2).is_ok());
+        assert!(bounded(&names("alice bob carol"), 2).is_err());
+        assert!(
+            bounded(&names("alice bob alice"), 3).is_err_and(|failure| failure.message.contains("\"alice\" twice"))
+        );
+    }
+}

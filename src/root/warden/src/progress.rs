@@ -1,0 +1,268 @@
+//! What takes time: children on their way to init, jails that end, data that is removed, storage that is prepared, and the requests
+//! that wait for any of it. Each is a state of the loop, which looks at it when its descriptor reports or its time has come, so
+//! the warden waits for none of them.
+//!
+//! A request that waits has a ticket. Its connection gets the reply when there is one, and a failure when that takes too long, while
+//! the warden goes on. `jail::registry` and `jail::stop` have the diagrams of a jail's states.
+
+use crate::ftp::FtpError;
+use crate::handlers::lifecycle::unmade_jail;
+use crate::helper::Helper;
+use crate::jail::registry::{Jail, Jails, Starting};
+use crate::jail::start::Finished;
+use crate::jail::stop::{Ending, STUCK};
+use crate::limits::cgroups::{self, Freezing};
+use crate::requests::{Answer, Progress, WaitingRequest, WaitsFor, failure, has_ended};
+use crate::state::Warden;
+use crate::storage::grave;
+use crate::storage::removals::{PurgeState, Turn};
+use crate::systemd;
+use bailiwick_proto::warden::WardenEvent;
+use bailiwick_proto::{Failure, WardenReply};
+use bailiwick_sys::process;
+use bailiwick_types::{ExitStatus, TenantName};
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Instant;
+
+impl Warden {
+    /// Looks at all that is on its way.
+    pub(crate) fn progress(&mut self) -> Progress {
+        let mut progress = Progress::default();
+        self.look_at_children(&mut progress);
+        self.look_at_ends(&mut progress);
+        self.look_at_removals(&mut progress);
+        self.look_at_preparations(&mut progress);
+        self.look_at_waiting(&mut progress);
+        progress
+    }
+
+    fn look_at_children(&mut self, progress: &mut Progress) {
+        for (name, Starting { begun, ids, ticket }) in self.jails.take_children() {
+            match begun.go_on(&self.init, &self.runtime) {
+                Ok(Finished::NotYet(begun)) => self.jails.add_child(name, Starting { begun, ids, ticket }),
+                Ok(Finished::Runs { record, pidfd }) => {
+                    systemd::keep(&name, &pidfd);
+                    self.jails.add(name.clone(), Jail::new(&self.groups, &name, record, pidfd));
+                    self.ledger.set_held(&name, false);
+                    self.reserve.clamp(&self.storage, &self.policy.facts.storage.quota, &name, ids);
+                    progress.replies.push((ticket, WardenReply::Done));
+                }
+                Err(unmade) => unmade_jail(&mut self.jails, &mut self.waiting, &name, unmade, ticket),
+            }
+        }
+    }
+
+    fn look_at_ends(&mut self, progress: &mut Progress) {
+        let now = Instant::now();
+        for name in self.jails.due_endings(now) {
+            let Some(mut ending) = self.jails.take_ending(&name) else { continue };
+            ending.kill(now);
+            let problem = match self.clear(&name, &mut ending) {
+                Ok(true) => {
+                    report_cleared(name, &ending, progress);
+                    continue;
+                }
+                Ok(false) => None,
+                Err(problem) => Some(problem),
+            };
+            let is_empty = ending.events.as_ref().is_some_and(cgroups::is_empty);
+            if let Some(why) = ending.look_again(problem, is_empty, now) {
+                progress.lines.push(format!("tenant={name} event=not-cleared reason={why:?}"));
+            }
+            self.jails.keep_ending(name, ending);
+        }
+    }
+
+    /// Kills what is left of a jail, removes its groups, and then all else that a jail has outside its storage. `false` while
+    /// something is in its groups.
+    fn clear(&mut self, name: &TenantName, ending: &mut Ending) -> Result<bool, String> {
+        let cleared = self.groups.clear(name, &mut ending.events);
+        if !cleared.map_err(|error| Failure::new(ExitStatus::Failed, &error).message)? {
+            return Ok(false);
+        }
+        if let Some(init) = &ending.init {
+            process::reap(init).ok();
+        }
+        let removed = self.runtime.remove(name.as_str());
+        removed.map_err(|error| format!("cannot remove the jail's runtime directory: {error}"))?;
+        self.emergencies.forget(name);
+        systemd::forget(name.as_str());
+        if self.jails.is_empty() {
+            self.groups.remove_empty_bases();
+        }
+        Ok(true)
+    }
+
+    fn look_at_removals(&mut self, progress: &mut Progress) {
+        let not_purged = |grave: &str, why: &str| {
+            format!("tenant={} event=not-purged reason={why:?}", grave::tenant(grave).escape_debug())
+        };
+        match self.removals.turn() {
+            Turn::Nothing => {}
+            Turn::Stuck { grave, why } => progress.lines.push(not_purged(&grave, &why)),
+            Turn::Gone(grave) => match self.give_ids_back(&grave) {
+                Ok(()) => {
+                    if self.removals.end(&grave) {
+                        self.storage.remove_empty_place();
+                    }
+                }
+                Err(why) => {
+                    if self.removals.keep(&grave, &why) {
+                        progress.lines.push(not_purged(&grave, &why));
+                    }
+                }
+            },
+        }
+    }
+
+    /// Gives ids back of which nothing is left.
+    fn give_ids_back(&mut self, grave: &str) -> Result<(), String> {
+        let ids = self.ledger.purged().find(|(name, _)| *name == grave).and_then(|(_, ids)| ids);
+        if ids.is_some_and(|ids| self.storage.is_charged(ids.first, &self.policy.facts.storage.quota)) {
+            return Err("files without a name are still charged to it".to_owned());
+        }
+        self.ledger.give_back(grave).map_err(|error| Failure::new(ExitStatus::Failed, &error).message)
+    }
+
+    fn look_at_preparations(&mut self, progress: &mut Progress) {
+        let mut failures = BTreeMap::new();
+        for ended in self.preparations.take_ended() {
+            let tenant = ended.tenant;
+            if let Err(error) = ended.result {
+                let (what, reason) = (ended.what, error.to_string());
+                progress.lines.push(format!("tenant={tenant} event=not-prepared what={what} reason={reason:?}"));
+                let failure = failure(ExitStatus::Failed, &tenant, "prepare the storage of", &error);
+                failures.insert(tenant.clone(), failure);
+            }
+            progress.events.push(WardenEvent::Prepared { tenant });
+        }
+        progress.replies.extend(self.waiting.fail_unprepared(&failures));
+    }
+
+    fn look_at_waiting(&mut self, progress: &mut Progress) {
+        let now = Instant::now();
+        for waiting in self.waiting.take() {
+            let ticket = waiting.ticket;
+            match self.outcome(&waiting, now) {
+                Outcome::Reply(reply) => progress.replies.push((ticket, reply)),
+                Outcome::Wait => self.waiting.keep(waiting),
+                Outcome::Handle => {
+                    let (WaitsFor::Settled { request, .. } | WaitsFor::Prepared { request, .. }) = waiting.what else {
+                        continue;
+                    };
+                    // Later: it waits again, for something else.
+                    if let Answer::Now(reply) = self.begin(ticket, request) {
+                        progress.replies.push((ticket, reply));
+                    }
+                }
+            }
+        }
+    }
+
+    fn outcome(&mut self, waiting: &WaitingRequest, now: Instant) -> Outcome {
+        let is_late = waiting.is_late(now);
+        let when_late = |reply: WardenReply| if is_late { Outcome::Reply(reply) } else { Outcome::Wait };
+        match &waiting.what {
+            WaitsFor::Cleared { tenant, done } => match self.jails.ending(tenant) {
+                None => Outcome::Reply(done.clone()),
+                ending => when_late(not_cleared(tenant, ending, Some(done))),
+            },
+            WaitsFor::Settled { tenant, request } => match self.jails.must_wait(request) {
+                None => Outcome::Handle,
+                Some(_) => when_late(not_cleared(tenant, self.jails.ending(tenant), None)),
+            },
+            WaitsFor::Frozen { tenant, freezing } => frozen(&self.jails, tenant, freezing, is_late).into(),
+            WaitsFor::Left { leaving } if leaving.is_over(&self.groups) => Outcome::Reply(WardenReply::Done),
+            WaitsFor::Left { leaving } => {
+                let (verb, error) = ("end the session by FTP of", FtpError::Stuck);
+                when_late(WardenReply::Failed(failure(ExitStatus::Failed, leaving.tenant(), verb, &error)))
+            }
+            WaitsFor::Resized { tenant, resizing } => resized(tenant, resizing, is_late).into(),
+            WaitsFor::Purged { tenant } => match self.removals.state(tenant, now) {
+                PurgeState::Gone => Outcome::Reply(WardenReply::Done),
+                PurgeState::Stuck(why) => Outcome::Reply(not_purged(tenant, &why)),
+                PurgeState::GoesOn => when_late(WardenReply::GoesOn),
+            },
+            WaitsFor::Prepared { tenant, .. } if !self.preparations.has(tenant) => Outcome::Handle,
+            WaitsFor::Prepared { tenant, .. } => {
+                if is_late {
+                    // It is to start as soon as it can, without being asked for again.
+                    self.ledger.set_held(tenant, false);
+                }
+                when_late(WardenReply::GoesOn)
+            }
+        }
+    }
+}
+
+/// What becomes of a request that has waited.
+enum Outcome {
+    Reply(WardenReply),
+    /// What it waited for is there: it is handled now.
+    Handle,
+    Wait,
+}
+
+impl From<Option<WardenReply>> for Outcome {
+    fn from(reply: Option<WardenReply>) -> Self {
+        reply.map_or(Self::Wait, Self::Reply)
+    }
+}
+
+fn report_cleared(tenant: TenantName, ending: &Ending, progress: &mut Progress) {
+    if ending.by_itself {
+        progress.lines.push(format!("tenant={tenant} event=ended"));
+        progress.events.push(WardenEvent::Ended { tenant });
+    } else if ending.is_logged {
+        progress.lines.push(format!("tenant={tenant} event=cleared reason=\"it took its time\""));
+    }
+}
+
+/// The reply to a request that has waited too long for a jail. `done` is the reply that it was to get; where that is a failure, both are told.
+fn not_cleared(name: &TenantName, ending: Option<&Ending>, done: Option<&WardenReply>) -> WardenReply {
+    let why = ending.and_then(|ending| ending.problem.as_deref()).unwrap_or(STUCK);
+    let message = format!("cannot clear the jail of \"{name}\": {why}; it is \"clearing\" and tried again");
+    WardenReply::Failed(match done {
+        Some(WardenReply::Failed(first)) => Failure::of(first.status, format!("{}; and then {message}", first.message)),
+        _ => Failure::of(ExitStatus::Failed, message),
+    })
+}
+
+fn not_purged(name: &TenantName, why: &str) -> WardenReply {
+    let message = format!(
+        "the data of \"{name}\" was set aside, and {why}; this is tried again, and its ids stay taken until nothing is left"
+    );
+    WardenReply::Failed(Failure::of(ExitStatus::Partly, message))
+}
+
+fn frozen(jails: &Jails, name: &TenantName, freezing: &Freezing, is_late: bool) -> Option<WardenReply> {
+    if jails.get(name).is_none() {
+        return Some(WardenReply::Failed(has_ended(name)));
+    }
+    match freezing.is_done() {
+        Ok(true) => Some(WardenReply::Done),
+        Ok(false) if is_late => {
+            let message = format!(
+                "not every process of \"{name}\" stands still or goes on yet (uninterruptible in the kernel?); it does as soon as it can"
+            );
+            Some(WardenReply::Failed(Failure::of(ExitStatus::Failed, message)))
+        }
+        Ok(false) => None,
+        Err(error) => Some(WardenReply::Failed(failure(ExitStatus::Failed, name, "freeze or thaw", &error))),
+    }
+}
+
+fn resized(name: &TenantName, resizing: &Helper, is_late: bool) -> Option<WardenReply> {
+    let why = match resizing.end() {
+        Some(Ok(())) => return Some(WardenReply::Done),
+        Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+            "more is in one of them than the new size; remove some of it, or restart the tenant".to_owned()
+        }
+        Some(Err(error)) => error.to_string(),
+        None if is_late => "something that is mounted there does not answer".to_owned(),
+        None => return None,
+    };
+    let message = format!("cannot give /tmp and /dev/shm of \"{name}\" their size: {why}");
+    Some(WardenReply::Failed(Failure::of(ExitStatus::Failed, message)))
+}

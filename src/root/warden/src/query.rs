@@ -1,0 +1,111 @@
+//! What is told of tenants and of the host; nothing is changed but the end of a time of grace.
+
+use crate::limits::disk;
+use crate::policy_view::{MOVED, bounded};
+use crate::requests::failed;
+use crate::state::Warden;
+use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
+use bailiwick_proto::warden::RosterEntry;
+use bailiwick_proto::{Failure, WardenReply};
+use bailiwick_types::{DiskFact, ExitStatus, IdRange, TenantName};
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+impl Warden {
+    pub(crate) fn facts(&mut self) -> Result<WardenReply, Failure> {
+        self.policy.read_facts()?;
+        Ok(WardenReply::Facts(Box::new(self.policy.facts.clone())))
+    }
+
+    /// What every tenant uses of its quota.
+    pub(crate) fn disks(&mut self) -> Result<WardenReply, Failure> {
+        let is_clamped = self.reserve.is_reached();
+        disk::all(&self.storage, &mut self.ledger, &mut self.policy, is_clamped).map(WardenReply::Disks)
+    }
+
+    /// What the kernel shows of tenants, as far as `read` looks.
+    pub(crate) fn look<T>(
+        &mut self,
+        names: &[TenantName],
+        most: usize,
+        read: impl Fn(&Subject<'_>, &Census) -> Result<T, ObserveError>,
+        disk: impl Fn(&mut T) -> &mut Option<DiskFact>,
+    ) -> Result<Vec<T>, Failure> {
+        bounded(names, most)?;
+        let census = Census::take(self.policy.host.ids, self.jails.networks());
+        let census = census.map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
+        let mut all = Vec::with_capacity(names.len());
+        for name in names {
+            let mut seen = self.look_at(name, &census, &read)?;
+            if let Some(fact) = disk(&mut seen) {
+                disk::explain(&self.ledger, self.reserve.is_reached(), name, fact);
+            }
+            all.push(seen);
+        }
+        Ok(all)
+    }
+
+    fn look_at<T>(
+        &mut self,
+        name: &TenantName,
+        census: &Census,
+        read: impl Fn(&Subject<'_>, &Census) -> Result<T, ObserveError>,
+    ) -> Result<T, Failure> {
+        let controls = self.policy.controls(name).unwrap_or_default();
+        let has_groups = self.jails.runs(name) || self.jails.clears(name);
+        let init = self.jails.get(name).map(|jail| {
+            let record = &jail.record;
+            let confined_now = record.confinement.as_ref().is_some_and(|own| self.confinements.contains(own));
+            InitSubject {
+                pid: record.pid,
+                start_time: record.start_time,
+                access: record.access,
+                landlock: record.landlock,
+                confined_now,
+            }
+        });
+        let cgroups = if has_groups { self.groups.paths(name) } else { BTreeMap::new() };
+        let dir = self.storage.open_of(name);
+        let storage = dir.as_ref().map(|dir| (dir.as_fd(), &self.policy.facts.storage.quota));
+        let ids = self.ledger.ids(name);
+        let subject = Subject { tenant: name, ids, init, cgroups: &cgroups, controls: &controls, storage };
+        read(&subject, census).map_err(failed(name, "observe"))
+    }
+
+    /// What the processes of a jail are seen to be, for an auditor.
+    pub(crate) fn evidence(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
+        self.jails.require(name)?;
+        let processes = bailiwick_observe::sights(&self.groups.paths(name)).map_err(failed(name, "observe"))?;
+        Ok(WardenReply::Evidence(processes))
+    }
+
+    /// What does not get on by itself, and how it stands with the host's reserve.
+    pub(crate) fn all_problems(&mut self) -> WardenReply {
+        let mut tenants = self.problems();
+        if self.policy.has_moved() {
+            tenants.push(format!("no jail can start: {MOVED}"));
+        }
+        let size = self.storage.size().unwrap_or(u64::MAX);
+        WardenReply::Problems { reserve: self.reserve.problem(&self.policy.host, size), tenants }
+    }
+
+    pub(crate) fn roster(&self) -> WardenReply {
+        let tenants = self.ledger.tenants();
+        WardenReply::Roster(tenants.map(|(name, ids)| (name.clone(), self.entry(name, ids))).collect())
+    }
+
+    pub(crate) fn entry(&self, name: &TenantName, ids: IdRange) -> RosterEntry {
+        let jail = self.jails.get(name);
+        RosterEntry {
+            ids,
+            pid: jail.map(|jail| jail.record.pid),
+            access: jail.map(|jail| jail.record.access),
+            frozen: self.jails.is_frozen(name),
+            clearing: self.jails.clears(name),
+            preparing: self.preparations.has(name),
+            held: self.ledger.held(name),
+            host_user: self.host_users.has(name, self.policy.host.ids.host_user(ids)),
+            cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Requests whose reply takes time: each has a ticket, and waits for one thing in the state of the loop.
+
+use crate::ftp::Leaving;
+use crate::helper::Helper;
+use crate::limits::cgroups::Freezing;
+use bailiwick_proto::warden::WardenEvent;
+use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_types::{ExitStatus, TenantName};
+use rustix::event::PollFlags;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Between two looks at processes whose end no descriptor reports.
+const LOOK_TIME: Duration = Duration::from_millis(20);
+
+/// Names a request that waits for its reply.
+pub(crate) type Ticket = u64;
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// This is the reply.
+    Now(WardenReply),
+    /// The reply comes with [`Progress`], under this ticket.
+    Later(Ticket),
+}
+
+/// A reply, or nothing yet: then the request waits under its ticket.
+pub(crate) type Begins = Result<Option<WardenReply>, Failure>;
+
+/// What has come of all that takes time since the last look.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Replies to requests that have waited.
+    pub(crate) replies: Vec<(Ticket, WardenReply)>,
+    /// For watchers.
+    pub(crate) events: Vec<WardenEvent>,
+    /// For the log.
+    pub(crate) lines: Vec<String>,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) struct WaitingRequest {
+    pub(crate) ticket: Ticket,
+    until: Instant,
+    pub(crate) what: WaitsFor,
+}
+
+impl WaitingRequest {
+    /// Whether it has waited long enough to be told that this takes longer.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        now >= self.until
+    }
+}
+
+/// What a request waits for.
+#[derive(Debug)]
+pub(crate) enum WaitsFor {
+    /// A jail is gone; then this is the reply.
+    Cleared { tenant: TenantName, done: WardenReply },
+    /// A jail neither starts nor ends; then the request is handled.
+    Settled { tenant: TenantName, request: WardenRequest },
+    /// A control group stands still, or goes on.
+    Frozen { tenant: TenantName, freezing: Freezing },
+    /// A process of an FTP server has ended, with those it has started.
+    Left { leaving: Leaving },
+    /// File systems in memory have their new size.
+    Resized { tenant: TenantName, resizing: Helper },
+    /// Nothing that was set aside of a tenant is left.
+    Purged { tenant: TenantName },
+    /// A tenant's storage is prepared; then the request is handled.
+    Prepared { tenant: TenantName, request: WardenRequest },
+}
+
+/// All requests that wait.
+#[derive(Debug, Default)]
+pub(crate) struct WaitingRequests(Vec<WaitingRequest>);
+
+impl WaitingRequests {
+    /// Has a request wait. From `until` on it is told that this takes longer.
+    pub(crate) fn add(&mut self, ticket: Ticket, until: Instant, what: WaitsFor) {
+        self.0.push(WaitingRequest { ticket, until, what });
+    }
+
+    /// Takes all of them for a look at each; those that wait on come back by [`Self::keep`].
+    pub(crate) fn take(&mut self) -> Vec<WaitingRequest> {
+        std::mem::take(&mut self.0)
+    }
+
+    pub(crate) fn keep(&mut self, waiting: WaitingRequest) {
+        self.0.push(waiting);
+    }
+
+    /// The descriptors that report what the requests wait for.
+    pub(crate) fn fds(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let mut fds = Vec::new();
+        for waiting in &self.0 {
+            match &waiting.what {
+                WaitsFor::Frozen { freezing, .. } => fds.push((freezing.events().as_fd(), PollFlags::PRI)),
+                WaitsFor::Resized { resizing, .. } => fds.push((resizing.report().as_fd(), PollFlags::IN)),
+                _ => {}
+            }
+        }
+        fds
+    }
+
+    /// When to look again at the latest.
+    pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
+        let due = |waiting: &WaitingRequest| match waiting.what {
+            // The processes that it has started are no children of ours, and nothing reports their end.
+            WaitsFor::Left { .. } => (now + LOOK_TIME).min(waiting.until),
+            _ => waiting.until,
+        };
+        self.0.iter().map(due).min()
+    }
+
+    /// Ends the wait of those whose tenant's storage could not be prepared.
+    pub(crate) fn fail_unprepared(&mut self, failures: &BTreeMap<TenantName, Failure>) -> Vec<(Ticket, WardenReply)> {
+        let mut replies = Vec::new();
+        self.0.retain(|waiting| {
+            let WaitsFor::Prepared { tenant, .. } = &waiting.what else { return true };
+            let Some(failure) = failures.get(tenant) else { return true };
+            replies.push((waiting.ticket, WardenReply::Failed(failure.clone())));
+            false
+        });
+        replies
+    }
+}
+
+/// A failure of what was tried for a tenant: "cannot VERB "TENANT": WHY".
+pub(crate) fn failure(status: ExitStatus, tenant: &TenantName, verb: &str, error: &(dyn Error + 'static)) -> Failure {
+    let mut failure = Failure::new(status, error);
+    failure.message = format!("cannot {verb} \"{tenant}\": {}", failure.message);
+    failure
+}
+
+/// The same with [`ExitStatus::Failed`], for `map_err`.
+pub(crate) fn failed<E: Error + 'static>(tenant: &TenantName, verb: &str) -> impl FnOnce(E) -> Failure {
+    move |error| failure(ExitStatus::Failed, tenant, verb, &error)
+}
+
+/// The reply to a request that needs a jail which has ended meanwhile.
+pub(crate) fn has_ended(tenant: &TenantName) -> Failure {
+    Failure::of(ExitStatus::Refused, format!("the jail of \"{tenant}\" has ended"))
+}

@@ -1,0 +1,110 @@
+//! Why the warden cannot begin its work, and with which status it exits then.
+
+use crate::identity::host_user::HostUserError;
+use crate::identity::ledger::LedgerError;
+use crate::limits::cgroups::GroupError;
+use crate::runtime::RuntimeError;
+use crate::storage::layout::StorageError;
+use bailiwick_observe::ObserveError;
+use bailiwick_policy::Diagnostic;
+use bailiwick_types::ExitStatus;
+use std::io;
+use std::path::PathBuf;
+
+/// Why the warden cannot begin its work.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// `bailiwick.toml` is not usable.
+    #[error("{}", bailiwick_policy::lines(.0))]
+    Policy(Vec<Diagnostic>),
+    /// Not root.
+    #[error("bailiwick-warden must be started as root")]
+    NotRoot,
+    /// The daemon's user does not exist.
+    #[error(
+        "the user \"{0}\" that bailiwickd is to run as does not exist; make it with `useradd --system {0}`, or set `user` in bailiwick.toml"
+    )]
+    User(String),
+    /// The program that becomes PID 1.
+    #[error("cannot use \"{path}\" as init: {why}", path = path.display())]
+    Init {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The state directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The runtime directory.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Control groups.
+    #[error(transparent)]
+    Groups(#[from] GroupError),
+    /// Records of host users.
+    #[error(transparent)]
+    HostUsers(#[from] HostUserError),
+    /// The host cannot be read.
+    #[error(transparent)]
+    Facts(#[from] ObserveError),
+    /// What was found contradicts itself.
+    #[error("the ledger cannot be rebuilt, and nothing was written: {}", .0.join("; "))]
+    Uncertain(Vec<String>),
+    /// Anything else of the system.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// What the program should exit with.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Self::Policy(_) | Self::User(_) => ExitStatus::Invalid,
+            // Only an operator can mend these: to be started again and again helps nobody.
+            Self::Ledger(
+                LedgerError::Damaged(_)
+                | LedgerError::Missing { .. }
+                | LedgerError::Overlap(_)
+                | LedgerError::OverlapOfPurged(_)
+                | LedgerError::PoolChanged(_),
+            ) => ExitStatus::HostCannot,
+            Self::Storage(StorageError::Locked { .. }) => ExitStatus::Conflict,
+            Self::Ledger(LedgerError::InOrder) => ExitStatus::Conflict,
+            Self::Groups(_)
+            | Self::Init { .. }
+            | Self::Storage(StorageError::Open { .. } | StorageError::Trust { .. }) => ExitStatus::HostCannot,
+            Self::Runtime(_) | Self::HostUsers(_) if !self.may_pass() => ExitStatus::HostCannot,
+            _ => ExitStatus::Failed,
+        }
+    }
+
+    /// Whether it is for want of something that may be there at the next try.
+    fn may_pass(&self) -> bool {
+        use rustix::io::Errno;
+        const PASSING: [Errno; 5] = [Errno::NOSPC, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::INTR];
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            if error.downcast_ref().and_then(Errno::from_io_error).is_some_and(|errno| PASSING.contains(&errno)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// For `map_err` of what is tried of the system.
+pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::System { what, source }
+}

@@ -1,0 +1,143 @@
+//! What a tenant's storage begins with, and the work that a child does on it before its jail starts.
+
+use crate::limits::quota;
+use crate::storage::purge::Removal;
+use bailiwick_plan::seed::{Kind, Seed};
+use bailiwick_sys::file;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What is done to a tenant's storage before its jail starts, and can take long: a child does it.
+#[derive(Debug)]
+pub(crate) enum Preparation {
+    /// Its files belong to nobody, since quotas came later than they.
+    Charge {
+        /// The tenant's directory.
+        dir: OwnedFd,
+        /// Whose they are.
+        project: u32,
+    },
+    /// Something of what it begins with is missing: all of it on the first day, later only what a new profile needs.
+    Seed {
+        /// The tenant's directory.
+        dir: OwnedFd,
+        /// All that it begins with.
+        seeds: Vec<Seed>,
+    },
+}
+
+impl Preparation {
+    /// What the work needs.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Charge { dir, .. } | Self::Seed { dir, .. } => dir.as_fd(),
+        }
+    }
+
+    /// A word for it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Charge { .. } => "charge",
+            Self::Seed { .. } => "seed",
+        }
+    }
+
+    /// What it is, as a sentence goes on after whose files they are.
+    pub(crate) fn told(&self) -> &'static str {
+        match self {
+            Self::Charge { .. } => "are being charged to it, since disk use is counted here by now",
+            Self::Seed { .. } => "that it begins with are being written",
+        }
+    }
+
+    /// Does it.
+    pub(crate) fn work(&self) -> io::Result<()> {
+        match self {
+            Self::Charge { dir, project } => quota::charge_tree(dir, *project),
+            // Waits for all that anybody has written to this file system.
+            Self::Seed { dir, seeds } => ensure_seeds(seeds, dir, || Ok(rustix::fs::syncfs(dir)?)),
+        }
+    }
+}
+
+pub(crate) fn is_top(seed: &Seed) -> bool {
+    !seed.path.contains('/')
+}
+
+/// Makes what is missing. Each directory at the top appears whole or not at all: under its name once `sync` has it on disk, which takes
+/// so long that it is done once for all of them.
+fn ensure_seeds(seeds: &[Seed], dir: &OwnedFd, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let is_missing = |top: &&Seed| is_top(top) && file::metadata_at(dir, &top.path).is_err();
+    let missing: Vec<&Seed> = seeds.iter().filter(is_missing).collect();
+    for top in &missing {
+        let fresh = format!(".{}.new", top.path);
+        Removal::whole(dir, &fresh)?;
+        let below = format!("{}/", top.path);
+        make(dir.as_fd(), &fresh, top)?;
+        let fresh_dir = file::open_dir_at(dir, &fresh)?;
+        for seed in seeds.iter().filter(|seed| seed.path.starts_with(&below)) {
+            make(fresh_dir.as_fd(), &seed.path[below.len()..], seed)?;
+        }
+    }
+    sync()?;
+    for top in missing {
+        rustix::fs::renameat(dir, format!(".{}.new", top.path), dir, &top.path)?;
+    }
+    Ok(())
+}
+
+/// Makes one seed.
+fn make(dir: BorrowedFd<'_>, path: &str, seed: &Seed) -> io::Result<()> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let parent = file::open_dir_at(dir, parent)?;
+    match &seed.kind {
+        Kind::Directory => {
+            file::make_dir_at(&parent, name, 0o700)?;
+            own(&file::open_dir_at(&parent, name)?, seed)
+        }
+        Kind::File(content) => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let mut file = std::fs::File::from(file::open_at(&parent, name, flags, Mode::from_raw_mode(0o600))?);
+            file.write_all(content.as_bytes())?;
+            own(&file, seed)
+        }
+        Kind::Link(to) => Ok(rustix::fs::symlinkat(to.as_str(), &parent, name)?),
+    }
+}
+
+fn own(fd: impl AsFd, seed: &Seed) -> io::Result<()> {
+    rustix::fs::fchown(&fd, Some(Uid::from_raw(seed.owner)), Some(Gid::from_raw(seed.owner)))?;
+    // After the owner: a change of owner may take bits away.
+    Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(seed.mode))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_storage_begins_with_has_its_names_once_all_of_it_is_on_disk() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let dir = file::open_dir(&temp.path().canonicalize().expect("real path")).expect("opens");
+        let directory = |path: &str| Seed { path: path.to_owned(), owner: 0, mode: 0o755, kind: Kind::Directory };
+        let seeds = ["etc", "etc/cron.d", "home", "var"].map(directory);
+        let names = || {
+            let mut names = file::names(&dir).expect("reads");
+            names.sort();
+            names
+        };
+        std::fs::create_dir(temp.path().join("var")).expect("there already");
+        let failed = ensure_seeds(&seeds, &dir, || Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(failed.expect_err("not on disk").kind(), io::ErrorKind::StorageFull);
+        let mut seen = Vec::new();
+        let sync = || {
+            seen = names();
+            Ok(())
+        };
+        ensure_seeds(&seeds, &dir, sync).expect("makes");
+        assert_eq!(seen, [".etc.new", ".home.new", "var"], "of all together, and once");
+        assert_eq!(names(), ["etc", "home", "var"]);
+        assert!(temp.path().join("etc/cron.d").is_dir());
+    }
+}
