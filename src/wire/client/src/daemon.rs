@@ -1,4 +1,4 @@
-//! Asking `bailiwickd`: one connection a request, progress on the way, descriptors beside either.
+//! Requests to `bailiwickd`: one connection for each, with progress on standard error while it takes long.
 
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::{
@@ -12,13 +12,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Work that is over sooner is not worth a moving line.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a request may take before its progress is shown.
+const PROGRESS_AFTER: Duration = Duration::from_millis(500);
 
-/// Who hears nothing for so long may wonder why.
-const LONG: Duration = Duration::from_millis(1500);
+/// How long `bailiwickd` may be silent before a notice says what is waited for.
+const NOTICE_AFTER: Duration = Duration::from_millis(1500);
 
-/// Who is waited for when a request takes long.
+/// The programs that a request waits for.
 fn waited_for(request: &ControlRequest) -> &'static str {
     match request {
         ControlRequest::Exec(_) | ControlRequest::Login(_) => "bailiwickd and init of the jail",
@@ -27,60 +27,60 @@ fn waited_for(request: &ControlRequest) -> &'static str {
     }
 }
 
-/// Where `bailiwickd` listens.
+/// The address of a `bailiwickd`. It holds no connection: each request makes one.
 #[derive(Debug)]
 pub struct Daemon {
     pub(crate) path: PathBuf,
 }
 
-/// Why a request has no answer.
+/// Why a request has no reply. [`Failure::from`] turns it into a message and an exit status.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody listens.
+    /// Nobody listens on the socket.
     #[error(
         "bailiwickd does not answer on \"{}\"; start it with \"systemctl start bailiwick.target\" or \"bailiwickd \
          --standalone\"",
         path.display()
     )]
     NoAnswer {
-        /// Where it should listen.
+        /// The socket.
         path: PathBuf,
-        /// Why not.
+        /// The error of `connect(2)`.
         source: io::Error,
     },
-    /// Its socket is closed to this user.
+    /// The permissions of the socket exclude this user.
     #[error("not allowed to talk to bailiwickd on \"{}\"; be root or one of its admins", path.display())]
     Denied {
-        /// Where it listens.
+        /// The socket.
         path: PathBuf,
-        /// Why not.
+        /// The error of `connect(2)`.
         source: io::Error,
     },
-    /// The request was not taken.
+    /// Sending the request failed.
     #[error("cannot send the request to bailiwickd")]
     Send(#[source] io::Error),
-    /// It is larger than a request may be.
+    /// The request is larger than [`MAX_REQUEST`].
     #[error("the request is too large")]
     Request(#[source] FrameError),
-    /// Reading failed.
+    /// Reading the reply failed.
     #[error("cannot read the reply of bailiwickd")]
     Receive(#[source] io::Error),
-    /// It closed the connection.
+    /// `bailiwickd` closed the connection.
     #[error("bailiwickd ended the connection without a reply; see its log")]
     Ended,
-    /// The reply is no message of the protocol.
+    /// The reply is no message of this protocol.
     #[error("the reply of bailiwickd cannot be understood; are \"bailiwick\" and \"bailiwickd\" of one version?")]
     Reply(#[source] FrameError),
-    /// The reply is one to another request.
-    #[error("bailiwickd answered something else than was asked; are \"bailiwick\" and \"bailiwickd\" of one version?")]
+    /// The reply does not belong to the request.
+    #[error("bailiwickd sent a reply to another request; are \"bailiwick\" and \"bailiwickd\" of one version?")]
     Unexpected,
-    /// It said why it cannot.
+    /// `bailiwickd` could not do it, and says why.
     #[error(transparent)]
     Failed(Failure),
 }
 
 impl AskError {
-    /// Whether nobody is there.
+    /// Whether nobody listens on the socket.
     #[must_use]
     pub fn is_no_answer(&self) -> bool {
         matches!(self, Self::NoAnswer { .. })
@@ -109,7 +109,7 @@ impl From<AskError> for Failure {
     }
 }
 
-/// A reply with what came beside it. The connection lives as long as this does.
+/// A reply, the descriptors beside it, and the connection, which stays open.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) reply: ControlReply,
@@ -117,25 +117,25 @@ pub(crate) struct Answer {
     pub(crate) connection: UnixStream,
 }
 
-/// A request that was sent. Its connection is readable when there is something of an answer.
+/// A request that was sent and has no reply yet. Its connection can be read when a part of the reply has come.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct PendingRequest {
     pub(crate) connection: UnixStream,
     progress: Progress,
 }
 
-impl Asked {
-    /// How long to wait for an answer before [`Self::wonder`] has something to say; `None` when it has been said.
-    pub(crate) fn patience(&self) -> Option<Duration> {
-        self.progress.patience()
+impl PendingRequest {
+    /// How long to wait before calling [`Self::notice_if_slow`]; `None` once the notice was shown.
+    pub(crate) fn time_until_notice(&self) -> Option<Duration> {
+        self.progress.time_until_notice()
     }
 
-    /// Says what is waited for, once it is waited for long enough.
-    pub(crate) fn wonder(&mut self) {
-        self.progress.wonder();
+    /// Shows what is waited for, if `bailiwickd` has been silent for [`NOTICE_AFTER`].
+    pub(crate) fn notice_if_slow(&mut self) {
+        self.progress.notice_if_slow();
     }
 
-    /// Waits for the last reply, and takes at most `max_fds` beside it.
+    /// Blocks until the last reply has come. Accepts at most `max_fds` descriptors beside it.
     pub(crate) fn answer(mut self, max_fds: usize) -> Result<Answer, AskError> {
         let (reply, fds) = read_reply(self.connection.as_fd(), max_fds, &mut self.progress)?;
         match reply {
@@ -146,50 +146,66 @@ impl Asked {
 }
 
 impl Daemon {
-    /// The daemon whose runtime directory this is.
+    /// The daemon with this runtime directory (`runtime_dir` of `bailiwick.toml`). Nothing is opened yet.
     #[must_use]
     pub fn of(runtime_dir: &Path) -> Self {
         Self { path: runtime_dir.join(CONTROL_SOCKET) }
     }
 
-    /// Asks, and waits for the last reply. Standard error is told when that takes long, and shown the progress where it is a terminal.
+    /// Sends a request and blocks until the last reply has come, without a time limit. A notice on standard error says when this
+    /// takes long. Progress is shown there only if it is a terminal.
     ///
     /// # Errors
-    /// Why there is no reply. A failure that the daemon reports is one.
+    /// Why there is no reply. [`ControlReply::Failed`] is an error too ([`AskError::Failed`]).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use bailiwick_client::Daemon;
+    /// use bailiwick_proto::{ControlReply, ControlRequest};
+    /// use std::path::Path;
+    ///
+    /// let daemon = Daemon::of(Path::new("/run/bailiwick"));
+    /// if let ControlReply::List(tenants) = daemon.ask(&ControlRequest::List)? {
+    ///     for tenant in tenants {
+    ///         println!("{} is {}", tenant.name, tenant.state.word());
+    ///     }
+    /// }
+    /// # Ok::<(), bailiwick_client::AskError>(())
+    /// ```
     pub fn ask(&self, request: &ControlRequest) -> Result<ControlReply, AskError> {
         Ok(self.send(request, &[])?.answer(0)?.reply)
     }
 
-    /// Sends a request with descriptors beside it.
-    pub(crate) fn send(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<Asked, AskError> {
+    /// Connects and sends a request with descriptors beside it.
+    pub(crate) fn send(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<PendingRequest, AskError> {
         let mut outgoing = Outgoing::new(request, MAX_REQUEST, fds.to_vec()).map_err(AskError::Request)?;
         let mut progress = Progress::new(waited_for(request));
         let connection = self.connect(&mut progress)?;
         while !outgoing.is_empty() {
             match outgoing.send(&connection) {
-                Ok(_) => progress.wonder(),
+                Ok(_) => progress.notice_if_slow(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    progress.say();
+                    progress.show_notice();
                     connection.set_write_timeout(None).map_err(AskError::Send)?;
                 }
-                // Whoever is turned away is told why before its request is heard: that is the answer.
+                // A client that is turned away gets the reason before its request is read. The reason is the reply.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                     break;
                 }
                 Err(error) => return Err(AskError::Send(error)),
             }
         }
-        Ok(Asked { connection, progress })
+        Ok(PendingRequest { connection, progress })
     }
 
-    /// A connection on which a write waits as long as one may without a word.
+    /// Connects. Writes to the connection block for at most [`NOTICE_AFTER`].
     fn connect(&self, progress: &mut Progress) -> Result<UnixStream, AskError> {
-        let connect = |patience| socket::connect_within(&self.path, patience).map(UnixStream::from);
-        let connected = match connect(Some(LONG)) {
-            // So many wait already that there is no room to wait beside them.
+        let connect = |limit| socket::connect_within(&self.path, limit).map(UnixStream::from);
+        let connected = match connect(Some(NOTICE_AFTER)) {
+            // The queue of the socket is full.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                progress.say();
+                progress.show_notice();
                 connect(None)
             }
             connected => connected,
@@ -205,7 +221,7 @@ impl Daemon {
     }
 }
 
-/// Reads up to the last reply.
+/// Reads replies and shows the progress until the last one has come.
 fn read_reply(
     connection: BorrowedFd<'_>,
     max_fds: usize,
@@ -228,68 +244,68 @@ fn read_reply(
     }
 }
 
-/// What is told on standard error while the answer takes its time: on a terminal one moving line, elsewhere once what is waited for.
+/// What standard error shows while a request takes long: one changing line on a terminal, and elsewhere one notice.
 #[derive(Debug)]
 struct Progress {
-    /// Who is waited for.
+    /// The programs that are waited for.
     who: &'static str,
     since: Instant,
-    /// When there was the last sign of life.
-    heard: Instant,
-    watched: bool,
-    /// Whether the moving line is there.
-    shown: bool,
-    /// Whether it was said what is waited for.
-    said: bool,
+    last_progress: Instant,
+    /// Whether standard error is a terminal.
+    is_terminal: bool,
+    /// Whether the changing line must be erased at the end.
+    has_line: bool,
+    has_noticed: bool,
 }
 
 impl Progress {
     fn new(who: &'static str) -> Self {
         let now = Instant::now();
-        Self { who, since: now, heard: now, watched: io::stderr().is_terminal(), shown: false, said: false }
+        let is_terminal = io::stderr().is_terminal();
+        Self { who, since: now, last_progress: now, is_terminal, has_line: false, has_noticed: false }
     }
 
-    /// Waits for something to read; says so when that takes long. The service manager listens also for a daemon that is not
-    /// there, and one that cannot start would never answer.
+    /// Blocks until there is something to read, and shows the notice when that takes long. The notice is needed because the service
+    /// manager also listens for a daemon that cannot start, and that one never answers.
     fn wait(&mut self, connection: BorrowedFd<'_>) {
-        while let Some(patience) = self.patience() {
-            // What cannot be waited for is told by the read that follows.
-            if !matches!(process::readable(connection, patience), Ok(false)) {
+        while let Some(time) = self.time_until_notice() {
+            // The read that follows reports an error of poll(2) as well.
+            if !matches!(process::readable(connection, time), Ok(false)) {
                 return;
             }
-            self.wonder();
+            self.notice_if_slow();
         }
     }
 
-    fn patience(&self) -> Option<Duration> {
-        (!self.said).then(|| LONG.saturating_sub(self.heard.elapsed()))
+    fn time_until_notice(&self) -> Option<Duration> {
+        (!self.has_noticed).then(|| NOTICE_AFTER.saturating_sub(self.last_progress.elapsed()))
     }
 
-    fn wonder(&mut self) {
-        if self.heard.elapsed() >= LONG {
-            self.say();
+    fn notice_if_slow(&mut self) {
+        if self.last_progress.elapsed() >= NOTICE_AFTER {
+            self.show_notice();
         }
     }
 
-    fn say(&mut self) {
-        if self.said {
+    fn show_notice(&mut self) {
+        if self.has_noticed {
             return;
         }
-        self.said = true;
+        self.has_noticed = true;
         let who = self.who;
         let waiting = format!(
             "waiting for {who}; \"systemctl status bailiwickd bailiwick-warden\" says how bailiwickd and the warden are"
         );
-        let text = if self.watched { format!("\r{waiting}\x1b[K") } else { format!("bailiwick: {waiting}\n") };
-        self.shown |= self.watched;
+        let text = if self.is_terminal { format!("\r{waiting}\x1b[K") } else { format!("bailiwick: {waiting}\n") };
+        self.has_line |= self.is_terminal;
         io::stderr().write_all(text.as_bytes()).ok();
     }
 
     fn show(&mut self, done: u64, total: u64) {
-        self.heard = Instant::now();
-        if self.watched && self.since.elapsed() >= PATIENCE {
-            self.shown = true;
-            // Nobody misses a line of progress that cannot be written.
+        self.last_progress = Instant::now();
+        if self.is_terminal && self.since.elapsed() >= PROGRESS_AFTER {
+            self.has_line = true;
+            // A line of progress that cannot be written is not worth an error.
             io::stderr().write_all(line(done, total).as_bytes()).ok();
         }
     }
@@ -297,7 +313,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.shown {
+        if self.has_line {
             io::stderr().write_all(b"\r\x1b[K").ok();
         }
     }
@@ -305,7 +321,7 @@ impl Drop for Progress {
 
 fn line(done: u64, total: u64) -> String {
     const WIDTH: u64 = 30;
-    // Nothing to do is all done.
+    // A total of zero counts as done.
     let filled = done.min(total).saturating_mul(WIDTH).checked_div(total).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|position| if position < filled { '#' } else { '.' }).collect();
     format!("\r[{bar}] {done} of {total} tenants\x1b[K")
@@ -318,7 +334,7 @@ mod tests {
     use bailiwick_proto::transport;
 
     #[test]
-    fn nobody_there_names_the_socket_and_the_remedy() {
+    fn a_missing_daemon_is_reported_with_its_socket_and_the_remedy() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let error = Daemon::of(temp.path()).ask(&ControlRequest::List).expect_err("nobody listens");
         assert!(error.is_no_answer());
@@ -331,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_turned_away_unheard_hears_why() {
+    fn a_client_that_is_turned_away_early_gets_the_reason() {
         let temp = tempfile::tempdir().expect("temporary directory");
         std::fs::create_dir_all(temp.path().join(CONTROL_SOCKET).parent().expect("a parent")).expect("makes");
         let listener = std::os::unix::net::UnixListener::bind(temp.path().join(CONTROL_SOCKET)).expect("binds");
@@ -341,7 +357,7 @@ mod tests {
             let (stream, _) = listener.accept().expect("accepts");
             transport::send(&stream, &reply, MAX_REPLY, &[]).expect("sends");
         });
-        // Larger than what a socket holds: it is still being sent when the other end goes.
+        // The request is larger than the buffer of a socket, so it is still being sent when the other end closes.
         let request = ControlRequest::FtpHash { user: "x".repeat(MAX_REQUEST - 64) };
         let daemon = Daemon::of(temp.path());
         assert_eq!(Failure::from(daemon.ask(&request).expect_err("turned away")), failure);
@@ -349,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_socket_is_nobody_too() {
+    fn a_stale_socket_is_a_missing_daemon() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let (daemon, served) = fake(temp.path(), Vec::new());
         served.join().expect("ends at once");
@@ -357,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_passed_over_and_failures_are_errors() {
+    fn progress_is_skipped_and_failures_are_errors() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let failure = Failure::of(ExitStatus::NotFound, "no tenant \"bob\"");
         let (daemon, served) = fake(
@@ -393,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_waited_for_is_named() {
+    fn the_notice_names_who_is_waited_for() {
         let end = ControlRequest::EndSessions { sessions: Vec::new(), tenants: Vec::new(), reason: None };
         assert_eq!(waited_for(&end), "bailiwickd and the clients of the sessions");
         assert_eq!(waited_for(&ControlRequest::List), "bailiwickd");

@@ -1,4 +1,4 @@
-//! For tests: a daemon that answers what it is told to.
+//! A daemon for tests. It answers with the replies that the test gives it.
 
 use crate::Daemon;
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
@@ -8,7 +8,8 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A daemon that answers each request in turn with frames of these replies, and gives back what it was asked.
+/// Starts a daemon below `runtime_dir`. Each connection gets one request answered with the next list of `answers`. The thread
+/// ends after the last list and returns the requests.
 pub fn fake(runtime_dir: &Path, answers: Vec<Vec<ControlReply>>) -> (Daemon, JoinHandle<Vec<ControlRequest>>) {
     let daemon = Daemon::of(runtime_dir);
     std::fs::create_dir_all(daemon.path.parent().expect("has a parent")).expect("directory");

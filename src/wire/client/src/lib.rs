@@ -1,6 +1,7 @@
-//! Floor 6: the client's side of `bailiwickd`: requests, and sessions from their first byte to their exit status.
+//! Floor 6: the client's side of `bailiwickd`. [`Daemon::ask`] sends a request, and [`run`] runs a session from its first byte to
+//! its exit status.
 //!
-//! Danger: a client runs with the rights of whoever asks, as a rule root, and what comes from a jail passes through it.
+//! Danger: a client has the rights of whoever starts it, in most cases root, and the output of a jail passes through it.
 
 mod daemon;
 #[cfg(any(test, feature = "fake"))]
@@ -14,7 +15,7 @@ pub use daemon::{AskError, Daemon};
 pub use fake::fake;
 pub use session::{Caller, SessionSpec, StreamKind, exec_failure, run, stdin_is_terminal};
 
-/// Why not even so many files can be opened as reading the policy needs; `None` when they can.
+/// Checks whether this process can open the eight files that reading the policy needs at once. Returns the error when it cannot.
 #[must_use]
 pub fn descriptor_shortage() -> Option<std::io::Error> {
     const NEEDED: usize = 8;

@@ -1,10 +1,8 @@
-//! Moves bytes between a descriptor of the operator's and a pipe or terminal that a jail holds the other end of.
+//! Moves bytes between a descriptor of the operator and a pipe or terminal whose other end is in a jail.
 //!
-//! Only pipes cross into a jail, so a file, a socket or a terminal of the host is never in a tenant's hands.
-//!
-//! Ends that face a jail never block. The operator's do: they are shared with others, who did not ask for anything else, and
-//! `poll(2)` promises room for some bytes only, to whoever is there first. So what is written to an operator is written by a thread
-//! ([`Outlet`]), and a reader that has stopped holds up nothing else.
+//! Ends that face a jail are non-blocking. The operator's ends block: other processes share them and expect that, and `poll(2)`
+//! promises room for some bytes only, to the first writer. So a thread writes to the operator ([`Outlet`]), and a reader that has
+//! stopped blocks nothing else.
 //!
 //! Danger: the tenant decides when the other end is read, written or closed.
 
@@ -15,30 +13,31 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+/// Bytes that one pump holds at most.
 const BUFFER: usize = 64 << 10;
-/// The most that is taken from a terminal after the end: nobody can ask one how much it holds, and it is less.
-const LAST_OF_TERMINAL: u64 = 4 << 20;
+/// The most bytes that are read from a terminal after the end. A terminal does not tell how many it holds, and holds fewer.
+const MAX_LAST_OF_TERMINAL: u64 = 4 << 20;
 
-/// One direction.
+/// A copy loop for one direction, driven by [`Self::questions`] and [`Self::step`].
 #[derive(Debug)]
 pub(crate) struct Pump {
-    /// Both ends; `None` when it is over.
+    /// The end to read and the end to write; `None` when the pump is over.
     ends: Option<(File, File)>,
     buffer: Vec<u8>,
     /// The bytes of `buffer` that wait to be written.
     waiting: std::ops::Range<usize>,
-    /// How many bytes are still read, once that is bounded.
+    /// How many more bytes are read; `None` for no bound.
     left: Option<u64>,
-    /// Nothing more comes.
+    /// Whether the reading end gives nothing more.
     at_end: bool,
-    /// What is written after the last byte.
+    /// Bytes that are written after the last one.
     ending: &'static [u8],
-    /// Why it ended, when that was neither the end of the one nor the closing of the other.
+    /// The error that ended the pump. An end of file and a closed reader are no errors.
     failure: Option<io::Error>,
 }
 
 impl Pump {
-    /// From one descriptor to another.
+    /// A pump from one descriptor to another. It owns both and closes them when it is over.
     pub(crate) fn new(from: OwnedFd, to: OwnedFd) -> Self {
         Self {
             ends: Some((from.into(), to.into())),
@@ -51,17 +50,17 @@ impl Pump {
         }
     }
 
-    /// With bytes that are written after the last one: a terminal has no end of file but a character for it.
+    /// Adds bytes that are written after the last one, such as the end-of-file character of a terminal.
     pub(crate) fn ending_with(mut self, ending: &'static [u8]) -> Self {
         self.ending = ending;
         self
     }
 
-    /// Has it end when what there is already has passed: whoever writes on does not hold the reader, and whoever reads slowly loses
-    /// nothing.
+    /// Ends the pump after the bytes that are there now. A process that goes on writing does not hold the reader, and a slow reader
+    /// loses nothing.
     fn end_with_what_is_there(&mut self) -> io::Result<()> {
         let Some((from, _)) = &self.ends else { return Ok(()) };
-        let left = if from.is_terminal() { LAST_OF_TERMINAL } else { stream::unread(from)? };
+        let left = if from.is_terminal() { MAX_LAST_OF_TERMINAL } else { stream::unread(from)? };
         self.left = Some(left);
         self.at_end |= left == 0;
         if self.at_end && self.waiting.is_empty() {
@@ -70,27 +69,27 @@ impl Pump {
         Ok(())
     }
 
-    /// Whether it is over: both ends are closed.
+    /// Whether the pump is over and has closed both ends.
     pub(crate) fn is_over(&self) -> bool {
         self.ends.is_none()
     }
 
-    /// Whether nothing more comes from its one end: not that nobody takes it at the other.
+    /// Whether the reading end gives nothing more. A writing end that was closed does not count.
     pub(crate) fn is_at_end(&self) -> bool {
         self.at_end
     }
 
     /// Whether bytes wait to be written.
-    fn is_laden(&self) -> bool {
+    fn has_waiting(&self) -> bool {
         !self.is_over() && !self.waiting.is_empty()
     }
 
-    /// Why bytes were lost, if they were.
+    /// The error that lost bytes, once.
     pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
 
-    /// What it waits for: room to write, or bytes to read and the closing of the other end.
+    /// What to poll for: room to write; or bytes to read, and the closing of the writing end.
     pub(crate) fn questions(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
         match &self.ends {
             None => Vec::new(),
@@ -99,7 +98,7 @@ impl Pump {
         }
     }
 
-    /// Goes on after `answers` to [`Self::questions`].
+    /// Reads or writes once. `answers` are those of [`stream::wait`] to [`Self::questions`], in their order.
     pub(crate) fn step(&mut self, answers: &[bool]) {
         match answers {
             [true] => self.write(),
@@ -121,7 +120,7 @@ impl Pump {
                     self.at_end = *left == 0;
                 }
             }
-            Err(error) if is_passing(&error) => {}
+            Err(error) if is_temporary(&error) => {}
             Err(error) => {
                 self.failure = unless_hung_up(error, from);
                 self.finish();
@@ -132,7 +131,7 @@ impl Pump {
     fn write(&mut self) {
         let Some((_, to)) = &mut self.ends else { return };
         match to.write(&self.buffer[self.waiting.clone()]) {
-            Err(error) if is_passing(&error) => {}
+            Err(error) if is_temporary(&error) => {}
             Err(error) => {
                 self.failure = unless_hung_up(error, to);
                 self.ends = None;
@@ -157,21 +156,21 @@ impl Pump {
     }
 }
 
-/// A pump to an operator's descriptor, in a thread of its own: whoever stops reading there has nobody wait but that thread, which ends
-/// with the process at the latest.
+/// A pump to a descriptor of the operator, in a thread of its own. A reader that stops blocks only this thread, which ends with the
+/// process at the latest.
 #[derive(Debug)]
 pub(crate) struct Outlet {
-    /// Hangs up when the pump is over.
+    /// A pipe that the thread closes when the pump is over.
     over: PipeReader,
-    /// Is closed to have it end with what is there.
+    /// A pipe that this side closes to end the pump with the bytes that are there.
     open: Option<PipeWriter>,
-    /// Gives why bytes were lost, if they were. `None` when it was asked.
+    /// Returns the error that lost bytes. `None` once it was joined.
     thread: Option<JoinHandle<Option<io::Error>>>,
     failure: Option<io::Error>,
 }
 
 impl Outlet {
-    /// Starts it. Init of the jail shares `terminal`, where the pump reads from one.
+    /// Starts the thread. `terminal` is the one that the pump reads from, if it does: init of the jail shares its open file.
     pub(crate) fn start(pump: Pump, terminal: Option<OwnedFd>) -> io::Result<Self> {
         let (over, ends) = io::pipe()?;
         let (closed, open) = io::pipe()?;
@@ -183,12 +182,12 @@ impl Outlet {
         Ok(Self { over, open: Some(open), thread: Some(thread), failure: None })
     }
 
-    /// What hangs up when there is something for [`Self::tend`] to do.
+    /// The descriptor that hangs up when it is time for [`Self::tend`]; `None` after that.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.thread.as_ref().map(|_| self.over.as_fd())
     }
 
-    /// Takes note of its end.
+    /// Joins the thread.
     pub(crate) fn tend(&mut self) {
         self.failure = self.thread.take().and_then(|thread| thread.join().expect("a pump does not panic"));
     }
@@ -198,18 +197,18 @@ impl Outlet {
         self.open = None;
     }
 
-    /// Whether all that there was has been written, or nobody takes it any more.
+    /// Whether all bytes were written, or nobody reads them any more.
     pub(crate) fn is_over(&self) -> bool {
         self.thread.is_none()
     }
 
-    /// Why bytes were lost, if they were.
+    /// The error that lost bytes, once.
     pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
 }
 
-/// Has a pump run until it is over; once `closed` hangs up, no longer than for what is there. Gives why bytes were lost.
+/// Runs a pump until it is over. Once `closed` hangs up, only the bytes that are there still pass. Returns the error that lost bytes.
 fn run(mut pump: Pump, closed: &PipeReader, terminal: Option<&OwnedFd>) -> io::Result<Option<io::Error>> {
     let mut is_last = false;
     while !pump.is_over() {
@@ -217,8 +216,8 @@ fn run(mut pump: Pump, closed: &PipeReader, terminal: Option<&OwnedFd>) -> io::R
         if !is_last {
             watched.push((closed.as_fd(), Interest::End));
         }
-        // What is in hand is waited for, more is not.
-        let time = (is_last && !pump.is_laden()).then_some(Duration::ZERO);
+        // Bytes in the buffer are waited for, new ones are not.
+        let time = (is_last && !pump.has_waiting()).then_some(Duration::ZERO);
         let mut answers = stream::wait(&watched, time)?;
         if time.is_some() && !answers.contains(&true) {
             break;
@@ -229,7 +228,7 @@ fn run(mut pump: Pump, closed: &PipeReader, terminal: Option<&OwnedFd>) -> io::R
             continue;
         }
         if let Some(terminal) = terminal {
-            // Init shares the open file and may have undone it, to stop this thread in its next read.
+            // Init shares the open file. It may have made it blocking again, to stop this thread in its next read.
             stream::never_block(terminal)?;
         }
         pump.step(&answers);
@@ -237,12 +236,12 @@ fn run(mut pump: Pump, closed: &PipeReader, terminal: Option<&OwnedFd>) -> io::R
     Ok(pump.take_failure())
 }
 
-fn is_passing(error: &io::Error) -> bool {
+fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// `None` when the error only says that the other side has gone: a closed pipe, or the `EIO` of a terminal, which the
-/// master side gives when the jail has closed its side, and the operator's own after a hang-up.
+/// The error, or `None` when it only says that the other side has gone. That is a closed pipe, or the `EIO` of a terminal: the master
+/// side gives it when the jail has closed its side, and the operator's own terminal after a hang-up.
 fn unless_hung_up(error: io::Error, on: &File) -> Option<io::Error> {
     const EIO: i32 = 5;
     let hung_up = error.kind() == ErrorKind::BrokenPipe || (error.raw_os_error() == Some(EIO) && on.is_terminal());
@@ -261,7 +260,7 @@ mod tests {
         (source, Pump::new(from.into(), to.into()), sink)
     }
 
-    /// Steps while there is something to do.
+    /// Runs the pump as long as it has something to do.
     fn run(pump: &mut Pump) {
         loop {
             let answers = stream::wait(&pump.questions(), Some(Duration::ZERO)).expect("polls");
@@ -310,14 +309,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_passes_to_a_slow_reader_and_what_is_written_later_does_not() {
+    fn bytes_that_are_there_reach_a_slow_reader_and_later_ones_do_not() {
         let (mut source, mut pump, mut sink) = pump();
-        // The pipe to the reader is full, the buffer is, and the pipe from the writer.
+        // This fills the pipe to the reader, the buffer, and the pipe from the writer.
         for _ in 0..3 {
             source.write_all(&[b'a'; BUFFER]).expect("fits the pipe");
             run(&mut pump);
         }
-        assert!(pump.is_laden());
+        assert!(pump.has_waiting());
         pump.end_with_what_is_there().expect("fionread");
         assert!(!pump.is_over());
         let reader = thread::spawn(move || {
@@ -326,7 +325,7 @@ mod tests {
             got
         });
         while !pump.is_over() {
-            // Somebody in the background goes on for ever.
+            // A background process goes on writing for ever.
             stream::never_block(&source).expect("fionbio");
             drop(source.write(&[b'b'; BUFFER]));
             let answers = stream::wait(&pump.questions(), None).expect("polls");
@@ -340,20 +339,20 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_goes_ends_it_quietly_before_and_while_bytes_wait() {
+    fn a_reader_that_closes_is_no_failure() {
         let (_source, mut idle, sink) = pump();
         drop(sink);
         run(&mut idle);
         assert!(idle.is_over() && idle.take_failure().is_none());
 
-        let (mut source, mut laden, sink) = pump();
+        let (mut source, mut loaded, sink) = pump();
         source.write_all(&[0; 32 << 10]).expect("fits the pipe");
-        laden.step(&[true, false]);
-        assert!(laden.is_laden());
+        loaded.step(&[true, false]);
+        assert!(loaded.has_waiting());
         drop(sink);
-        run(&mut laden);
-        assert!(laden.is_over() && laden.take_failure().is_none());
-        assert!(source.write_all(b"x").is_err(), "the writer is told");
+        run(&mut loaded);
+        assert!(loaded.is_over() && loaded.take_failure().is_none());
+        assert!(source.write_all(b"x").is_err(), "the writer gets EPIPE");
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! A session that has been let in: relays its streams and signals until it ends.
+//!
+//! A session begins when init says [`SessionEvent::Started`]. It ends when init says how the command ended, when this
+//! side forces its end ([`ForcedEnd`]: first `SIGHUP`, then `SIGKILL`), or when the jail ends. After the command only output is left.
+//!
+//! Danger: init belongs to the tenant and may share the open file of the terminal. Nothing here may wait for it without a limit.
 
 use super::error::SessionError;
-use super::streams::{Local, Streams, Whose};
-use super::{StreamKind, ended_by};
-use crate::link::Link;
+use super::streams::{LocalStreams, Pumps, StreamOwner};
+use super::{StreamKind, signal_status};
+use crate::link::{Input, Link};
 use crate::pump::{Outlet, Pump};
 use bailiwick_proto::{SessionEvent, SessionSignal, TransportError, transport};
 use bailiwick_sys::signal::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGWINCH, Signals};
@@ -13,59 +18,60 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// The character that means the end of a file to a terminal (`VEOF` of `termios(3)`).
-pub(super) const END_OF_FILE: &[u8] = b"\x04";
-
-/// How long a command that is to end may take after each signal.
-pub(super) const END_TIME: Duration = Duration::from_secs(1);
-
-/// How long a signal waits for the command to start; after that it ends the session that does not begin.
+/// The character that ends the input of a terminal (`VEOF` of `termios(3)`).
+const END_OF_FILE: &[u8] = b"\x04";
+/// How long a command may take to end after each signal that forces it.
+const END_TIME: Duration = Duration::from_secs(1);
+/// How long a signal waits for the command to start. After that it ends the session.
 pub(super) const EARLY_TIME: Duration = Duration::from_secs(1);
-
-/// How long init may take to begin what it took.
-pub(super) const BEGIN_TIME: Duration = Duration::from_secs(10);
-
-/// How long what an operator's command left behind may still say something after its end.
+/// How long init may take to begin a session that it has accepted.
+const BEGIN_TIME: Duration = Duration::from_secs(10);
+/// How long background processes of an operator's command may still write after its end.
 pub(super) const LATE_TIME: Duration = Duration::from_secs(1);
 
 /// A session that has been let in.
 #[derive(Debug)]
 pub(super) struct Session<'a> {
-    pub(super) channel: OwnedFd,
-    /// Who counts it, and may end it.
+    /// The channel to init.
+    channel: OwnedFd,
+    /// The connection to `bailiwickd`, which counts the session and may end it.
     pub(super) link: Option<Link<'a>>,
-    pub(super) local: &'a Local,
+    local: &'a LocalStreams,
     pub(super) kind: StreamKind,
-    pub(super) streams: Streams,
-    pub(super) outlets: Vec<Outlet>,
-    pub(super) raw: Option<terminal::Raw<'a>>,
-    /// The master side of the session's terminal, which init may share.
-    pub(super) master: Option<OwnedFd>,
+    owner: StreamOwner,
+    pumps: Pumps,
+    outlets: Vec<Outlet>,
+    /// Our own outputs that somebody still reads.
+    readers: Vec<BorrowedFd<'a>>,
+    /// The raw mode of the operator's terminal, while it lasts.
+    raw: Option<terminal::Raw<'a>>,
+    /// The master side of the session's terminal. Init may share its open file.
+    master: Option<OwnedFd>,
+    /// The name of the command, for messages.
+    command: String,
     pub(super) started: bool,
-    /// That it is to end, whether it wants to or not.
-    pub(super) ending: Option<Ending>,
-    /// A signal that came before the command had started, and until when it waits for that.
-    pub(super) early: Option<(i32, Instant)>,
-    /// Whether the command was told by a signal to end.
-    pub(super) is_told: bool,
-    /// What is run, for messages.
-    pub(super) command: String,
-    pub(super) whose: Whose,
-    /// Which of our own outputs somebody still reads.
-    pub(super) readers: Vec<BorrowedFd<'a>>,
-    /// Until when init may begin it.
-    pub(super) begins: Instant,
-    /// Until when new output is waited for once the command has ended. What there is by then passes, however slowly it is read.
-    pub(super) late: Option<Instant>,
+    /// Until when init may begin the session.
+    begin_until: Instant,
+    /// A signal that came before the command started, and until when it waits for the start.
+    early_signal: Option<(i32, Instant)>,
+    /// Whether a signal has already asked the command to end.
+    is_asked_to_end: bool,
+    pub(super) forced_end: Option<ForcedEnd>,
+    /// How the command ended. From then on only output is left.
+    outcome: Option<Result<u8, SessionError>>,
+    /// Until when new output counts once the command has ended. What was written before passes, however slow its reader is.
+    output_until: Option<Instant>,
+    /// Until when the reader of the output is waited for. Only set when somebody asked the command to end.
+    reader_until: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(
         channel: OwnedFd,
-        local: &'a Local,
+        local: &'a LocalStreams,
         kind: StreamKind,
-        whose: Whose,
-        streams: Streams,
+        owner: StreamOwner,
+        pumps: Pumps,
         command: String,
     ) -> Self {
         Self {
@@ -73,35 +79,37 @@ impl<'a> Session<'a> {
             link: None,
             local,
             kind,
-            streams,
+            owner,
+            pumps,
             outlets: Vec::new(),
+            readers: vec![local.stdout.as_fd(), local.stderr.as_fd()],
             raw: None,
             master: None,
-            started: false,
-            ending: None,
-            early: None,
-            is_told: false,
             command,
-            whose,
-            readers: vec![local.stdout.as_fd(), local.stderr.as_fd()],
-            begins: Instant::now() + BEGIN_TIME,
-            late: None,
+            started: false,
+            begin_until: Instant::now() + BEGIN_TIME,
+            early_signal: None,
+            is_asked_to_end: false,
+            forced_end: None,
+            outcome: None,
+            output_until: None,
+            reader_until: None,
         }
     }
 
-    /// Attends to it until it ends. The operator's terminal is as it was before when this returns.
+    /// Attends to the session until it ends, and returns its exit status. The operator's terminal is as it was before.
     pub(super) fn attend(&mut self, signals: &Signals) -> Result<u8, SessionError> {
-        // A jail that does not listen must not hold the operator.
+        // A jail that does not read its channel must not hold the operator.
         stream::never_block(&self.channel).map_err(SessionError::local("use the session's channel"))?;
-        for pump in std::mem::take(&mut self.streams.outward) {
+        for pump in std::mem::take(&mut self.pumps.outward) {
             self.outlets.push(Outlet::start(pump, None).map_err(SessionError::local("start a thread"))?);
         }
         let ended = self.relay(signals);
         self.raw = None;
-        match self.ending.take().map(|ending| ending.reason) {
-            Some(Reason::Told(reason)) => return Err(SessionError::Ended(reason)),
-            Some(Reason::Abandoned) => return Err(SessionError::Abandoned),
-            Some(Reason::Signal(number)) => return Ok(ended_by(number)),
+        match self.forced_end.take().map(|end| end.reason) {
+            Some(EndReason::Daemon(reason)) => return Err(SessionError::EndedByDaemon(reason)),
+            Some(EndReason::Abandoned) => return Err(SessionError::Abandoned),
+            Some(EndReason::Signal(number)) => return Ok(signal_status(number)),
             None => {}
         }
         let status = ended?;
@@ -112,194 +120,233 @@ impl<'a> Session<'a> {
     }
 
     fn relay(&mut self, signals: &Signals) -> Result<u8, SessionError> {
-        // What came of it; only output is left then.
-        let mut ended = None;
-        // Until when its reader is waited for, where somebody told it to end.
-        let mut reader: Option<Instant> = None;
         loop {
-            if self.late.take_if(|until| Instant::now() >= *until).is_some() {
+            if self.output_until.take_if(|until| has_passed(*until)).is_some() {
                 self.outlets.iter_mut().for_each(Outlet::end_with_what_is_there);
             }
-            if (self.outlets.iter().all(Outlet::is_over) || reader.is_some_and(|until| Instant::now() >= until))
-                && let Some(ended) = ended
+            if (self.outlets.iter().all(Outlet::is_over) || self.reader_until.is_some_and(has_passed))
+                && let Some(outcome) = self.outcome.take()
             {
-                return ended;
+                return outcome;
             }
-            let ending = self.ending.as_ref().filter(|_| ended.is_none()).map(|ending| ending.until);
-            let begins = (!self.started && ended.is_none()).then_some(self.begins);
-            let early = self.early.map(|(_, until)| until);
-            let due = [ending, early, self.link.as_ref().and_then(Link::due), begins, self.late, reader];
-            let left = due.into_iter().flatten().min().map(|until| until.saturating_duration_since(Instant::now()));
-            let ready = self.wait(signals, ended.is_none(), left)?;
-            if let Some(reason) = self.link.as_mut().and_then(|link| link.tend(ready.link)) {
-                self.hang_up(Reason::Told(reason));
+            let left = self.next_deadline().map(|until| until.saturating_duration_since(Instant::now()));
+            let events = self.wait(signals, left)?;
+            if let Some(reason) = self.link.as_mut().and_then(|link| link.tend(events.link)) {
+                self.hang_up(EndReason::Daemon(reason));
             }
-            if ready.abandoned && self.ending.is_none() && ended.is_none() {
-                self.hang_up(Reason::Abandoned);
+            if events.all_readers_gone && self.forced_end.is_none() && self.outcome.is_none() {
+                self.hang_up(EndReason::Abandoned);
             }
-            if begins.is_some_and(|until| Instant::now() >= until) && self.ending.is_none() {
+            if self.begin_deadline().is_some_and(has_passed) && self.forced_end.is_none() {
                 return Err(SessionError::NotBegun);
             }
-            if let Some(Ending { until, is_killed, .. }) = self.ending.as_mut()
-                && ended.is_none()
-                && Instant::now() >= *until
+            if self.force_end_if_due() {
+                return Ok(signal_status(SIGHUP));
+            }
+            if events.signals
+                && let Some(status) = self.relay_signals(signals)?
             {
-                if *is_killed {
-                    return Ok(ended_by(SIGHUP));
-                }
-                (*until, *is_killed) = (Instant::now() + END_TIME, true);
-                self.say(SessionSignal::Signal(SIGKILL));
+                return Ok(status);
             }
-            if ready.signals {
-                while let Some(number) = signals.take().map_err(SessionError::local("wait for signals"))? {
-                    // That the window has another size ends nothing.
-                    if number != SIGWINCH
-                        && let Some(ended) = ended
-                    {
-                        return ended;
-                    }
-                    if let Some(status) = self.interrupt(number) {
-                        return Ok(status);
-                    }
+            if events.channel {
+                self.read_channel();
+            }
+            if self.outcome.is_some() {
+                self.pumps.inward = None;
+                if self.reader_until.is_none() && (self.is_asked_to_end || self.forced_end.is_some()) {
+                    self.reader_until = Some(Instant::now() + END_TIME);
+                    self.output_until = Some(Instant::now());
                 }
             }
-            if ready.channel {
-                match self.recv() {
-                    Ok(None) => {
-                        if let Some((number, _)) = self.early.take_if(|_| self.started) {
-                            self.pass_on(number);
-                        }
-                    }
-                    Ok(Some(status)) => {
-                        ended = Some(Ok(status));
-                        // What keeps a terminal open in the background is not waited for.
-                        self.late = match (self.kind, self.whose) {
-                            (StreamKind::Terminal, _) => Some(Instant::now()),
-                            (StreamKind::Pipes, Whose::Operators) => Some(Instant::now() + LATE_TIME),
-                            (StreamKind::Pipes, Whose::Tenants) => None,
-                        };
-                    }
-                    Err(error) => {
-                        // Whoever still reads what it said is in no jail.
-                        if let Some(link) = self.link.take() {
-                            link.end(error.status().code());
-                        }
-                        ended = Some(Err(error));
-                        self.late = Some(Instant::now());
-                    }
-                }
-            }
-            if ended.is_some() {
-                self.streams.inward = None;
-                if reader.is_none() && (self.is_told || self.ending.is_some()) {
-                    reader = Some(Instant::now() + END_TIME);
-                    self.late = Some(Instant::now());
-                }
-            }
-            if let Some((number, until)) = self.early
-                && Instant::now() >= until
+            if let Some((number, until)) = self.early_signal
+                && has_passed(until)
             {
-                return Ok(ended_by(number));
+                return Ok(signal_status(number));
             }
-            // A raw terminal has no end of file: it has gone, and whose it was need not have been told by a signal.
-            if ended.is_none() && self.raw.is_some() && self.streams.inward.as_ref().is_some_and(Pump::is_at_end) {
-                for number in [SIGHUP, SIGCONT] {
-                    self.say(SessionSignal::Signal(number));
-                }
-                return Ok(ended_by(SIGHUP));
+            if self.has_lost_its_terminal() {
+                self.send_hang_up();
+                return Ok(signal_status(SIGHUP));
             }
         }
     }
 
-    /// Waits for anything to happen and lets the pumps run.
-    fn wait(&mut self, signals: &Signals, listening: bool, time: Option<Duration>) -> Result<Ready, SessionError> {
+    /// When the loop has something to do though nothing happens.
+    fn next_deadline(&self) -> Option<Instant> {
+        let end = self.forced_end.as_ref().filter(|_| self.outcome.is_none()).map(|end| end.until);
+        let early = self.early_signal.map(|(_, until)| until);
+        let link = self.link.as_ref().and_then(Link::due);
+        [end, early, link, self.begin_deadline(), self.output_until, self.reader_until].into_iter().flatten().min()
+    }
+
+    fn begin_deadline(&self) -> Option<Instant> {
+        (!self.started && self.outcome.is_none()).then_some(self.begin_until)
+    }
+
+    /// Goes on with a forced end whose time is over: kills the command. Returns whether it was killed before and still does not end.
+    fn force_end_if_due(&mut self) -> bool {
+        let Some(end) = self.forced_end.as_mut().filter(|end| has_passed(end.until)) else { return false };
+        if self.outcome.is_some() {
+            return false;
+        }
+        if end.is_killed {
+            return true;
+        }
+        (end.until, end.is_killed) = (Instant::now() + END_TIME, true);
+        self.send(SessionSignal::Signal(SIGKILL));
+        false
+    }
+
+    /// Handles the signals that have come. Returns the exit status when one of them ends the session.
+    fn relay_signals(&mut self, signals: &Signals) -> Result<Option<u8>, SessionError> {
+        while let Some(number) = signals.take().map_err(SessionError::local("wait for signals"))? {
+            // A new size of the window ends nothing.
+            if number != SIGWINCH
+                && let Some(outcome) = self.outcome.take()
+            {
+                return outcome.map(Some);
+            }
+            if let Some(status) = self.handle_signal(number) {
+                return Ok(Some(status));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads what init says, and notes how the command ended.
+    fn read_channel(&mut self) {
+        match self.recv() {
+            Ok(None) => {
+                if let Some((number, _)) = self.early_signal.take_if(|_| self.started) {
+                    self.forward_signal(number);
+                }
+            }
+            Ok(Some(status)) => {
+                self.outcome = Some(Ok(status));
+                // Background processes that keep a terminal open are not waited for.
+                self.output_until = match (self.kind, self.owner) {
+                    (StreamKind::Terminal, _) => Some(Instant::now()),
+                    (StreamKind::Pipes, StreamOwner::Operator) => Some(Instant::now() + LATE_TIME),
+                    (StreamKind::Pipes, StreamOwner::Tenant) => None,
+                };
+            }
+            Err(error) => {
+                // The session is over for `bailiwickd`, although its output may still be read.
+                if let Some(link) = self.link.take() {
+                    link.end(error.status().code());
+                }
+                self.outcome = Some(Err(error));
+                self.output_until = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Waits until something happens, at most for `time`, and runs the pumps.
+    fn wait(&mut self, signals: &Signals, time: Option<Duration>) -> Result<Events, SessionError> {
+        let is_listening = self.outcome.is_none();
         let mut watched = vec![(signals.as_fd(), Interest::Read)];
-        if listening {
+        if is_listening {
             watched.push((self.channel.as_fd(), Interest::Read));
         }
         let link = self.link.as_ref().and_then(Link::fd);
         watched.extend(link.map(|fd| (fd, Interest::Read)));
-        let linked = watched.len() - 1;
+        let last_before_readers = watched.len() - 1;
         let readers = watched.len();
         watched.extend(self.readers.iter().map(|fd| (*fd, Interest::End)));
         let outlets = watched.len();
         watched.extend(self.outlets.iter().filter_map(Outlet::fd).map(|fd| (fd, Interest::End)));
         let inward = watched.len();
-        watched.extend(self.streams.inward.iter().flat_map(Pump::questions));
+        watched.extend(self.pumps.inward.iter().flat_map(Pump::questions));
         let answers = stream::wait(&watched, time).map_err(SessionError::local("wait"))?;
         if let Some(master) = &self.master {
-            // Init shares the open file and may have undone it, to stop this process in its next write.
+            // Init shares the open file. It may have made it blocking again, to stop this process in its next write.
             stream::never_block(master).map_err(SessionError::local("use the session's terminal"))?;
         }
-        let linked = link.is_some() && answers[linked];
+        let has_link_input = link.is_some() && answers[last_before_readers];
+        let link = if has_link_input { Input::Ready } else { Input::None };
         let gone = &answers[readers..outlets];
-        // One that has gone would wake us for ever.
-        let abandoned = !gone.is_empty() && gone.iter().all(|gone| *gone);
+        let all_readers_gone = !gone.is_empty() && gone.iter().all(|gone| *gone);
+        // A reader that has gone would wake the loop for ever.
         let mut gone = gone.iter();
         self.readers.retain(|_| gone.next() == Some(&false));
         let running = self.outlets.iter_mut().filter(|outlet| !outlet.is_over());
-        running.zip(&answers[outlets..inward]).filter(|(_, is_over)| **is_over).for_each(|(outlet, _)| outlet.tend());
-        if let Some(pump) = &mut self.streams.inward {
+        for (outlet, is_over) in running.zip(&answers[outlets..inward]) {
+            if *is_over {
+                outlet.tend();
+            }
+        }
+        if let Some(pump) = &mut self.pumps.inward {
             pump.step(&answers[inward..]);
         }
-        Ok(Ready { signals: answers[0], channel: listening && answers[1], link: linked, abandoned })
+        let channel = is_listening && answers[1];
+        Ok(Events { signals: answers[0], channel, link, all_readers_gone })
     }
 
-    /// Has the command end: as if its line had gone, at first.
-    fn hang_up(&mut self, reason: Reason) {
+    /// Whether the operator's terminal has gone while the command runs. A raw terminal has no other end of file, and its owner
+    /// need not get a signal.
+    fn has_lost_its_terminal(&self) -> bool {
+        self.outcome.is_none() && self.raw.is_some() && self.pumps.inward.as_ref().is_some_and(Pump::is_at_end)
+    }
+
+    /// Begins to force the end of the command: first with the signals of a lost line.
+    fn hang_up(&mut self, reason: EndReason) {
+        self.send_hang_up();
+        self.forced_end = Some(ForcedEnd { reason, until: Instant::now() + END_TIME, is_killed: false });
+    }
+
+    fn send_hang_up(&self) {
         for number in [SIGHUP, SIGCONT] {
-            self.say(SessionSignal::Signal(number));
+            self.send(SessionSignal::Signal(number));
         }
-        self.ending = Some(Ending { reason, until: Instant::now() + END_TIME, is_killed: false });
     }
 
-    /// A signal came, and the command has not ended. The exit status, if that is the end.
-    pub(super) fn interrupt(&mut self, number: i32) -> Option<u8> {
+    /// Handles a signal that came while the command had not ended. Returns the exit status when the session is over.
+    pub(super) fn handle_signal(&mut self, number: i32) -> Option<u8> {
         if number == SIGWINCH {
             if let Some(size) = self.local.window() {
-                self.say(SessionSignal::Resize(size));
+                self.send(SessionSignal::Resize(size));
             }
             return None;
         }
-        let own = ended_by(number);
+        let status = signal_status(number);
         if !self.started {
-            // There is no command yet that could be told. The second time, the operator wants to leave.
-            return self.early.replace((number, Instant::now() + EARLY_TIME)).map(|_| own);
+            // There is no command yet to signal. A second signal means that the operator wants to leave.
+            return self.early_signal.replace((number, Instant::now() + EARLY_TIME)).map(|_| status);
         }
-        self.pass_on(number);
-        // Without its terminal nobody attends to this session any more; the jail's side is hung up with it.
-        (self.kind == StreamKind::Terminal && number == SIGHUP).then_some(own)
+        self.forward_signal(number);
+        // Without its terminal nobody attends to the session any more. The jail's side is hung up with it.
+        (self.kind == StreamKind::Terminal && number == SIGHUP).then_some(status)
     }
 
-    /// Passes a signal on to the command. One that goes on after it was told to end is deaf, or does not run: the second time, its session
-    /// is hung up.
-    fn pass_on(&mut self, number: i32) {
-        self.say(SessionSignal::Signal(number));
-        if matches!(number, SIGINT | SIGTERM) && std::mem::replace(&mut self.is_told, true) && self.ending.is_none() {
-            self.hang_up(Reason::Signal(number));
+    /// Forwards a signal to the command. The second `SIGINT` or `SIGTERM` hangs up the session: a command that goes on after the
+    /// first one ignores it, or does not run.
+    fn forward_signal(&mut self, number: i32) {
+        self.send(SessionSignal::Signal(number));
+        let asks_to_end = matches!(number, SIGINT | SIGTERM);
+        if asks_to_end && std::mem::replace(&mut self.is_asked_to_end, true) && self.forced_end.is_none() {
+            self.hang_up(EndReason::Signal(number));
         }
     }
 
-    /// Tells init. What it does not take is lost: its end of the channel is full or closed, and the latter is heard.
-    pub(super) fn say(&self, signal: SessionSignal) {
+    /// Sends to init. A message that init does not take is lost: either the channel is full, or it is closed, and its end comes as an event.
+    pub(super) fn send(&self, signal: SessionSignal) {
         transport::send_datagram(&self.channel, &signal, &[]).ok();
     }
 
-    /// Hears what init says. The exit status, if the command has ended.
+    /// Receives one message of init. Returns the exit status when the command has ended.
     fn recv(&mut self) -> Result<Option<u8>, SessionError> {
-        let fds = usize::from(self.kind == StreamKind::Terminal && !self.started);
-        let (event, mut fds) = match transport::receive_datagram(&self.channel, fds) {
-            Ok(heard) => heard,
+        let max_fds = usize::from(self.kind == StreamKind::Terminal && !self.started);
+        let (event, mut fds) = match transport::receive_datagram(&self.channel, max_fds) {
+            Ok(received) => received,
             Err(TransportError::Late) => return Ok(None),
             Err(TransportError::Ended) => return Err(SessionError::JailEnded),
-            Err(TransportError::Frame(error)) => return Err(SessionError::Misspoken(error)),
-            Err(error) => return Err(SessionError::Overlong(error.into())),
+            Err(TransportError::Frame(error)) => return Err(SessionError::InvalidEvent(error)),
+            Err(error) => return Err(SessionError::OversizedEvent(error.into())),
         };
         match event {
             SessionEvent::Started if self.started => Ok(None),
             SessionEvent::Started => {
                 if self.kind == StreamKind::Terminal {
-                    self.connect(fds.pop().ok_or(SessionError::NoTerminal)?)?;
+                    self.connect_terminal(fds.pop().ok_or(SessionError::NoTerminal)?)?;
                 }
                 self.started = true;
                 Ok(None)
@@ -314,25 +361,25 @@ impl<'a> Session<'a> {
             SessionEvent::SetupFailed { errno } => Err(SessionError::Setup(io::Error::from_raw_os_error(errno))),
             SessionEvent::Exited(status) => Ok(Some(status)),
             SessionEvent::Killed(number @ 1..=64) => Ok(Some(128 + number)),
-            SessionEvent::Killed(number) => Err(SessionError::NoSignal(number)),
+            SessionEvent::Killed(number) => Err(SessionError::UnknownSignal(number)),
         }
     }
 
-    /// Takes the master side of the session's terminal.
-    fn connect(&mut self, master: OwnedFd) -> Result<(), SessionError> {
+    /// Starts the pumps of the session's terminal, whose master side init has sent.
+    fn connect_terminal(&mut self, master: OwnedFd) -> Result<(), SessionError> {
         let failed = || SessionError::local("use the session's terminal");
         if !terminal::is_master(&master).map_err(failed())? {
             return Err(SessionError::NoTerminal);
         }
         let inward = Pump::new(self.local.stdin.try_clone().map_err(failed())?, master.try_clone().map_err(failed())?);
-        // Only a terminal says by itself, with a character, that nothing more comes.
-        let by_hand = !self.local.stdin.is_terminal();
-        self.streams.inward = Some(if by_hand { inward.ending_with(END_OF_FILE) } else { inward });
+        let stdin_is_terminal = self.local.stdin.is_terminal();
+        // A terminal sends the character for its end itself. For other input it is added.
+        self.pumps.inward = Some(if stdin_is_terminal { inward } else { inward.ending_with(END_OF_FILE) });
         let outward = master.try_clone().map_err(failed())?;
         let outward = Pump::new(outward, self.local.stdout.try_clone().map_err(failed())?);
         let shared = master.try_clone().map_err(failed())?;
         self.master = Some(master);
-        if !by_hand {
+        if stdin_is_terminal {
             let raw = terminal::Raw::enter(self.local.stdin.as_fd());
             self.raw = Some(raw.map_err(SessionError::local("put the terminal into raw mode"))?);
         }
@@ -342,33 +389,36 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The end of a session that its client did not choose.
+fn has_passed(until: Instant) -> bool {
+    Instant::now() >= until
+}
+
+/// The end of a session that its command did not choose.
 #[derive(Debug)]
-pub(super) struct Ending {
-    pub(super) reason: Reason,
-    /// How long it is waited for.
+pub(super) struct ForcedEnd {
+    pub(super) reason: EndReason,
+    /// Until when the command may end by itself.
     pub(super) until: Instant,
-    /// Whether it was told by the signal that no process hears.
+    /// Whether `SIGKILL` has been sent.
     pub(super) is_killed: bool,
 }
 
-/// Why a session is ended.
+/// Why the end of a session is forced.
 #[derive(Debug)]
-pub(super) enum Reason {
-    /// `bailiwickd` says so.
-    Told(String),
-    /// Nobody reads any more what the command says.
+pub(super) enum EndReason {
+    /// `bailiwickd` ends the session, for this reason.
+    Daemon(String),
+    /// Nobody reads the output of the command any more.
     Abandoned,
-    /// Somebody insists by a second signal.
+    /// Somebody sent a second signal.
     Signal(i32),
 }
 
-/// What woke the loop beside the pumps.
+/// What woke the loop, beside the pumps.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ready {
-    pub(super) signals: bool,
-    pub(super) channel: bool,
-    pub(super) link: bool,
-    /// Nobody reads any more what the command says.
-    pub(super) abandoned: bool,
+pub(super) struct Events {
+    signals: bool,
+    channel: bool,
+    link: Input,
+    all_readers_gone: bool,
 }

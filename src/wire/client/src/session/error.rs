@@ -4,7 +4,7 @@ use bailiwick_proto::{Failure, FrameError};
 use bailiwick_types::ExitStatus;
 use std::io::{self, ErrorKind};
 
-/// Why a session failed, other than through its command.
+/// A failure of the session itself. A command that ends with an error is not one.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SessionError {
     #[error("cannot {step}")]
@@ -16,10 +16,10 @@ pub(super) enum SessionError {
     #[error("the jail ended")]
     JailEnded,
     #[error("the session was ended: {0}")]
-    Ended(String),
-    #[error("who read what it says has gone")]
+    EndedByDaemon(String),
+    #[error("nobody reads the output of the session any more")]
     Abandoned,
-    #[error("init of the jail took the session and does not begin it; its tenant may have stopped it")]
+    #[error("init of the jail accepted the session and does not begin it; its tenant may have stopped it")]
     NotBegun,
     #[error("the session could not be set up")]
     Setup(#[source] io::Error),
@@ -31,26 +31,28 @@ pub(super) enum SessionError {
         #[source]
         source: io::Error,
     },
-    #[error("init of the jail said what no session says")]
-    Misspoken(#[source] FrameError),
-    #[error("init of the jail said more than a session says")]
-    Overlong(#[source] io::Error),
+    #[error("init of the jail sent a message that no session sends")]
+    InvalidEvent(#[source] FrameError),
+    #[error("init of the jail sent a message that is too large for a session")]
+    OversizedEvent(#[source] io::Error),
     #[error("init of the jail named signal {0}, which does not exist")]
-    NoSignal(u8),
-    #[error("init of the jail handed over something that is no terminal")]
+    UnknownSignal(u8),
+    #[error("init of the jail sent a descriptor that is no terminal")]
     NoTerminal,
 }
 
 impl SessionError {
+    /// A function that wraps an error of a step on this side of the session; `step` completes "cannot ...".
     pub(super) fn local(step: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Local { step, source }
     }
 
+    /// The exit status for this failure, as shells number it: 127, 126 or 125.
     pub(super) fn status(&self) -> ExitStatus {
         match self {
             Self::NotExecuted { source, .. } if source.kind() == ErrorKind::NotFound => ExitStatus::CommandNotFound,
             Self::NotExecuted { .. } => ExitStatus::CannotExecute,
-            Self::Ended(_) => ExitStatus::Refused,
+            Self::EndedByDaemon(_) => ExitStatus::Refused,
             _ => ExitStatus::ExecFailed,
         }
     }

@@ -1,4 +1,6 @@
 //! The standard streams of a session: which of them cross into the jail, and the pumps for the others.
+//!
+//! Danger: only pipes cross. A file, a socket or a terminal of the host must never be in a tenant's hands.
 
 use crate::pump::Pump;
 use bailiwick_proto::init::WindowSize;
@@ -7,16 +9,17 @@ use bailiwick_sys::terminal;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// This process's own three streams.
+/// Duplicates of this process's own three streams.
 #[derive(Debug)]
-pub(super) struct Local {
+pub(super) struct LocalStreams {
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
 }
 
-impl Local {
-    pub(super) fn own() -> io::Result<Self> {
+impl LocalStreams {
+    /// Duplicates the streams.
+    pub(super) fn duplicate() -> io::Result<Self> {
         Ok(Self {
             stdin: io::stdin().as_fd().try_clone_to_owned()?,
             stdout: io::stdout().as_fd().try_clone_to_owned()?,
@@ -24,57 +27,60 @@ impl Local {
         })
     }
 
+    /// The size of the terminal on standard input or output; `None` without one, or when its size is unknown.
     pub(super) fn window(&self) -> Option<WindowSize> {
         let size = [&self.stdin, &self.stdout].into_iter().find_map(|fd| terminal::size(fd).ok())?;
         (size.rows > 0 && size.columns > 0).then_some(WindowSize { rows: size.rows, columns: size.columns })
     }
 }
 
-/// The pumps of a session before it begins.
+/// The pumps of a session before it begins: one for each stream that does not cross.
 #[derive(Debug, Default)]
-pub(super) struct Streams {
+pub(super) struct Pumps {
     pub(super) inward: Option<Pump>,
     pub(super) outward: Vec<Pump>,
 }
 
-/// Whose the streams of a session are.
+/// Who owns the local streams of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Whose {
-    /// An operator's, who may use the same ones for what comes next: none of them is left in a jail.
-    Operators,
-    /// Those that sshd has made for this one login, and that nobody else has.
-    Tenants,
+pub(super) enum StreamOwner {
+    /// An operator. The next command may use the same streams, so none of them stays in a jail.
+    Operator,
+    /// A tenant. sshd has made the streams for this login alone.
+    Tenant,
 }
 
-/// What crosses into the jail (stdin, stdout, stderr, each a pipe) and the pumps that serve it. A pipe that sshd has made for a login
-/// goes as it is, if it is the right end of one: then nothing stands between. An operator's never does: what the command leaves in
-/// the background would read what is meant for the next command, or make the pipe block nobody.
-pub(super) fn cross(local: &Local, whose: Whose) -> io::Result<(Streams, Vec<OwnedFd>)> {
-    let mut streams = Streams::default();
-    let stdin = if whose == Whose::Tenants && stream::pipe_direction(&local.stdin)? == Some(Direction::Reading) {
+/// Chooses what crosses into the jail. Returns the pumps, and the jail's stdin, stdout and stderr, each a pipe.
+///
+/// A pipe that sshd has made for a login crosses as it is, when it is the right end: then no process stands between. A pipe of
+/// an operator never crosses: what the command leaves in the background would read the input of the next command, or
+/// make the pipe non-blocking for everybody.
+pub(super) fn connect_streams(local: &LocalStreams, owner: StreamOwner) -> io::Result<(Pumps, Vec<OwnedFd>)> {
+    let mut pumps = Pumps::default();
+    let stdin = if owner == StreamOwner::Tenant && stream::pipe_direction(&local.stdin)? == Some(Direction::Reading) {
         local.stdin.try_clone()?
     } else {
         let (theirs, ours) = io::pipe()?;
         stream::never_block(&ours)?;
-        streams.inward = Some(Pump::new(local.stdin.try_clone()?, ours.into()));
+        pumps.inward = Some(Pump::new(local.stdin.try_clone()?, ours.into()));
         theirs.into()
     };
-    let stdout = outward(&local.stdout, whose, &mut streams)?;
-    // Two streams to one place share one pipe: what was written first comes first.
+    let stdout = connect_output(&local.stdout, owner, &mut pumps)?;
+    // Two streams to one place share one pipe. This keeps the order of what the command writes.
     let stderr = if stream::is_same(&local.stdout, &local.stderr)? {
         stdout.try_clone()?
     } else {
-        outward(&local.stderr, whose, &mut streams)?
+        connect_output(&local.stderr, owner, &mut pumps)?
     };
-    Ok((streams, vec![stdin, stdout, stderr]))
+    Ok((pumps, vec![stdin, stdout, stderr]))
 }
 
-pub(super) fn outward(local: &OwnedFd, whose: Whose, streams: &mut Streams) -> io::Result<OwnedFd> {
-    if whose == Whose::Tenants && stream::pipe_direction(local)? == Some(Direction::Writing) {
+fn connect_output(local: &OwnedFd, owner: StreamOwner, pumps: &mut Pumps) -> io::Result<OwnedFd> {
+    if owner == StreamOwner::Tenant && stream::pipe_direction(local)? == Some(Direction::Writing) {
         return local.try_clone();
     }
     let (ours, theirs) = io::pipe()?;
     stream::never_block(&ours)?;
-    streams.outward.push(Pump::new(ours.into(), local.try_clone()?));
+    pumps.outward.push(Pump::new(ours.into(), local.try_clone()?));
     Ok(theirs.into())
 }

@@ -1,4 +1,4 @@
-use super::attend::{Ending, LATE_TIME, Reason};
+use super::attend::{EndReason, ForcedEnd, LATE_TIME};
 use super::*;
 use bailiwick_proto::frame::MAX_EVENT;
 use bailiwick_proto::{SessionEvent, SessionSignal, transport};
@@ -9,14 +9,14 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// Files where a terminal would be: what pumps are for.
-fn files(input: &[u8]) -> (Local, File, File) {
+/// Local streams that are files, so that pumps are needed. Also returns the files of standard output and error.
+fn files(input: &[u8]) -> (LocalStreams, File, File) {
     let mut stdin = tempfile::tempfile().expect("file");
     stdin.write_all(input).expect("writes");
     stdin.rewind().expect("seeks");
     let (stdout, stderr) = (tempfile::tempfile().expect("file"), tempfile::tempfile().expect("file"));
     let dup = |file: &File| file.try_clone().expect("dup").into();
-    (Local { stdin: stdin.into(), stdout: dup(&stdout), stderr: dup(&stderr) }, stdout, stderr)
+    (LocalStreams { stdin: stdin.into(), stdout: dup(&stdout), stderr: dup(&stderr) }, stdout, stderr)
 }
 
 fn content(mut file: File) -> String {
@@ -26,26 +26,26 @@ fn content(mut file: File) -> String {
     text
 }
 
-fn attend(local: &Local, kind: StreamKind, streams: Streams, channel: OwnedFd) -> Result<u8, SessionError> {
+fn attend(local: &LocalStreams, kind: StreamKind, pumps: Pumps, channel: OwnedFd) -> Result<u8, SessionError> {
     let command = "prog".to_owned();
-    Session::new(channel, local, kind, Whose::Tenants, streams, command)
+    Session::new(channel, local, kind, StreamOwner::Tenant, pumps, command)
         .attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
 }
 
-fn tell(init: &OwnedFd, event: SessionEvent, fds: &[&OwnedFd]) {
+fn send_event(init: &OwnedFd, event: SessionEvent, fds: &[&OwnedFd]) {
     let message = serde_json::to_vec(&event).expect("serialises");
     let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
     socket::send(init, &message, &fds).expect("sends");
 }
 
-/// A session without streams whose init says these things and goes.
-fn told(kind: StreamKind, says: &[&[u8]]) -> Result<u8, SessionError> {
+/// Runs a session without streams whose init sends these messages and closes its end.
+fn run_with_events(kind: StreamKind, events: &[&[u8]]) -> Result<u8, SessionError> {
     let (ours, init) = socket::channel().expect("pair");
-    for message in says {
+    for message in events {
         socket::send(&init, message, &[]).expect("sends");
     }
     drop(init);
-    attend(&files(b"").0, kind, Streams::default(), ours)
+    attend(&files(b"").0, kind, Pumps::default(), ours)
 }
 
 fn status(result: Result<u8, SessionError>) -> u8 {
@@ -55,118 +55,118 @@ fn status(result: Result<u8, SessionError>) -> u8 {
 #[test]
 fn files_are_pumped_through_pipes() {
     let (local, stdout, stderr) = files(b"some input");
-    let (streams, remote) = cross(&local, Whose::Tenants).expect("pipes");
+    let (pumps, remote) = connect_streams(&local, StreamOwner::Tenant).expect("pipes");
     for fd in &remote {
         assert!(stream::pipe_direction(fd).expect("stat").is_some(), "only pipes cross");
     }
     let (ours, init) = socket::channel().expect("pair");
     let jail = std::thread::spawn(move || {
         let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
-        tell(&init, SessionEvent::Started, &[]);
+        send_event(&init, SessionEvent::Started, &[]);
         let mut input = String::new();
         (&stdin).read_to_string(&mut input).expect("the end of standard input comes");
         write!(&stdout, "got {input}").expect("writes");
         write!(&stderr, "and more").expect("writes");
-        tell(&init, SessionEvent::Exited(7), &[]);
+        send_event(&init, SessionEvent::Exited(7), &[]);
         drop(init);
-        // What is written after the end of the command, by what it left behind, comes too.
+        // A background process of a tenant's command may still write after the command's end.
         std::thread::sleep(Duration::from_millis(50));
         write!(&stdout, ", late").expect("writes");
     });
-    assert_eq!(attend(&local, StreamKind::Pipes, streams, ours).expect("ends"), 7);
+    assert_eq!(attend(&local, StreamKind::Pipes, pumps, ours).expect("ends"), 7);
     jail.join().expect("jail");
     assert_eq!((content(stdout), content(stderr)), ("got some input, late".to_owned(), "and more".to_owned()));
 }
 
 #[test]
-fn pipes_cross_as_they_are_but_only_the_right_end() {
+fn a_tenants_pipe_crosses_as_it_is_when_it_is_the_right_end() {
     let (reader, writer) = io::pipe().expect("pipe");
     let dup = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().expect("dup");
-    let local = Local { stdin: dup(&reader), stdout: dup(&writer), stderr: dup(&writer) };
-    let (streams, remote) = cross(&local, Whose::Tenants).expect("crosses");
-    assert!(streams.inward.is_none() && streams.outward.is_empty());
+    let local = LocalStreams { stdin: dup(&reader), stdout: dup(&writer), stderr: dup(&writer) };
+    let (pumps, remote) = connect_streams(&local, StreamOwner::Tenant).expect("crosses");
+    assert!(pumps.inward.is_none() && pumps.outward.is_empty());
     assert!(remote.iter().all(|fd| stream::is_same(fd, &reader).expect("stat")));
 
-    let local = Local { stdin: dup(&writer), stdout: dup(&reader), stderr: dup(&writer) };
-    let (streams, remote) = cross(&local, Whose::Tenants).expect("crosses");
-    assert!(streams.inward.is_some());
+    let local = LocalStreams { stdin: dup(&writer), stdout: dup(&reader), stderr: dup(&writer) };
+    let (pumps, remote) = connect_streams(&local, StreamOwner::Tenant).expect("crosses");
+    assert!(pumps.inward.is_some());
     assert!(!stream::is_same(&remote[0], &reader).expect("stat"), "the jail could write to its own input");
 }
 
 #[test]
-fn no_pipe_of_an_operators_crosses() {
+fn a_pipe_of_an_operator_never_crosses() {
     let (reader, writer) = io::pipe().expect("pipe");
     let dup = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().expect("dup");
-    let local = Local { stdin: dup(&reader), stdout: dup(&writer), stderr: dup(&writer) };
-    let (streams, remote) = cross(&local, Whose::Operators).expect("crosses");
-    assert!(streams.inward.is_some() && streams.outward.len() == 1);
+    let local = LocalStreams { stdin: dup(&reader), stdout: dup(&writer), stderr: dup(&writer) };
+    let (pumps, remote) = connect_streams(&local, StreamOwner::Operator).expect("crosses");
+    assert!(pumps.inward.is_some() && pumps.outward.len() == 1);
     assert!(remote.iter().all(|fd| !stream::is_same(fd, &reader).expect("stat")));
 }
 
 #[test]
-fn a_session_whose_readers_have_gone_is_hung_up_and_then_killed() {
+fn a_session_without_readers_is_hung_up_and_then_killed() {
     let (mut local, _, _) = files(b"");
     let ((out_reader, out), (err_reader, err)) = (io::pipe().expect("pipe"), io::pipe().expect("pipe"));
     (local.stdout, local.stderr) = (out.into(), err.into());
-    let (streams, _remote) = cross(&local, Whose::Tenants).expect("crosses");
+    let (pumps, _remote) = connect_streams(&local, StreamOwner::Tenant).expect("crosses");
     let (ours, init) = socket::channel().expect("pair");
-    tell(&init, SessionEvent::Started, &[]);
+    send_event(&init, SessionEvent::Started, &[]);
     drop((out_reader, err_reader));
-    // Nothing is ever said, and the command ends by nothing.
-    let result = attend(&local, StreamKind::Pipes, streams, ours);
+    // Init sends nothing more, and the command ignores every signal.
+    let result = attend(&local, StreamKind::Pipes, pumps, ours);
     assert!(matches!(result, Err(SessionError::Abandoned)), "{result:?}");
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     while let Ok((signal, _)) = transport::receive_datagram::<SessionSignal>(&init, 0) {
-        heard.push(signal);
+        received.push(signal);
     }
-    assert_eq!(heard, [SIGHUP, SIGCONT, SIGKILL].map(SessionSignal::Signal));
+    assert_eq!(received, [SIGHUP, SIGCONT, SIGKILL].map(SessionSignal::Signal));
 }
 
 #[test]
-fn who_reads_one_of_two_streams_is_still_there() {
+fn a_session_with_one_reader_of_two_goes_on() {
     let (mut local, _, stderr) = files(b"");
     let (reader, out) = io::pipe().expect("pipe");
     local.stdout = out.into();
-    let (streams, remote) = cross(&local, Whose::Tenants).expect("crosses");
+    let (pumps, remote) = connect_streams(&local, StreamOwner::Tenant).expect("crosses");
     let (ours, init) = socket::channel().expect("pair");
     drop((reader, stderr, remote));
-    tell(&init, SessionEvent::Started, &[]);
-    tell(&init, SessionEvent::Exited(4), &[]);
-    assert_eq!(attend(&local, StreamKind::Pipes, streams, ours).expect("ends"), 4);
+    send_event(&init, SessionEvent::Started, &[]);
+    send_event(&init, SessionEvent::Exited(4), &[]);
+    assert_eq!(attend(&local, StreamKind::Pipes, pumps, ours).expect("ends"), 4);
 }
 
 #[test]
-fn what_an_operators_command_leaves_behind_holds_nobody() {
+fn background_processes_of_an_operators_command_hold_nobody() {
     let (local, _, _) = files(b"");
-    let (streams, remote) = cross(&local, Whose::Operators).expect("pipes");
+    let (pumps, remote) = connect_streams(&local, StreamOwner::Operator).expect("pipes");
     let (ours, init) = socket::channel().expect("pair");
-    tell(&init, SessionEvent::Started, &[]);
-    tell(&init, SessionEvent::Exited(6), &[]);
-    let mut session = Session::new(ours, &local, StreamKind::Pipes, Whose::Operators, streams, String::new());
+    send_event(&init, SessionEvent::Started, &[]);
+    send_event(&init, SessionEvent::Exited(6), &[]);
+    let mut session = Session::new(ours, &local, StreamKind::Pipes, StreamOwner::Operator, pumps, String::new());
     let ended = session.attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"));
     assert_eq!(ended.expect("ends though its output is still open"), 6);
     drop(remote);
 }
 
 #[test]
-fn who_reads_slowly_loses_nothing_though_others_write_on() {
+fn a_slow_reader_loses_nothing_though_others_write_on() {
     const MANY: usize = 180 << 10;
     let (mut local, _, stderr) = files(b"");
     let (mut reader, out) = io::pipe().expect("pipe");
     local.stdout = out.into();
     drop(stderr);
-    let (streams, remote) = cross(&local, Whose::Operators).expect("pipes");
+    let (pumps, remote) = connect_streams(&local, StreamOwner::Operator).expect("pipes");
     let (ours, init) = socket::channel().expect("pair");
-    tell(&init, SessionEvent::Started, &[]);
+    send_event(&init, SessionEvent::Started, &[]);
     let attended = std::thread::spawn(move || {
-        let mut session = Session::new(ours, &local, StreamKind::Pipes, Whose::Operators, streams, String::new());
+        let mut session = Session::new(ours, &local, StreamKind::Pipes, StreamOwner::Operator, pumps, String::new());
         session.attend(&Signals::block(&[SIGWINCH]).expect("a signal's number"))
     });
     let [_, mut stdout, _] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
-    // As much as fits: into the reader's pipe, the buffer, and the command's pipe.
+    // As much as fits into the reader's pipe, the buffer and the command's pipe.
     stdout.write_all(&[b'a'; MANY]).expect("writes");
-    tell(&init, SessionEvent::Exited(6), &[]);
-    // Nothing tells from outside that it waits for the reader alone.
+    send_event(&init, SessionEvent::Exited(6), &[]);
+    // Nothing shows from outside that the session waits for the reader alone.
     let asleep = Instant::now() + 2 * LATE_TIME;
     while Instant::now() < asleep && !attended.is_finished() {
         std::thread::sleep(Duration::from_millis(5));
@@ -180,23 +180,23 @@ fn who_reads_slowly_loses_nothing_though_others_write_on() {
     assert_eq!(attended.join().expect("no panic").expect("ends"), 6);
     background.join().expect("no panic");
     assert!(got.starts_with(&[b'a'; MANY]), "{} of {MANY} bytes", got.len());
-    assert!(got.len() < MANY + (64 << 10), "what is written on afterwards is not waited for: {}", got.len());
+    assert!(got.len() < MANY + (64 << 10), "later output is not waited for, but {} bytes came", got.len());
 }
 
 #[test]
 fn two_streams_to_one_file_keep_their_order() {
     let (mut local, stdout, _) = files(b"");
     local.stderr = local.stdout.try_clone().expect("dup");
-    let (streams, remote) = cross(&local, Whose::Tenants).expect("pipes");
-    assert_eq!(streams.outward.len(), 1);
+    let (pumps, remote) = connect_streams(&local, StreamOwner::Tenant).expect("pipes");
+    assert_eq!(pumps.outward.len(), 1);
     let (ours, init) = socket::channel().expect("pair");
     let [_, out, err] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
     for (stream, text) in [(&out, "1"), (&err, "2"), (&out, "3"), (&err, "4")] {
         write!({ stream }, "{text}").expect("writes");
     }
     drop((out, err));
-    tell(&init, SessionEvent::Exited(0), &[]);
-    assert_eq!(attend(&local, StreamKind::Pipes, streams, ours).expect("ends"), 0);
+    send_event(&init, SessionEvent::Exited(0), &[]);
+    assert_eq!(attend(&local, StreamKind::Pipes, pumps, ours).expect("ends"), 0);
     assert_eq!(content(stdout), "1234");
 }
 
@@ -204,14 +204,14 @@ fn two_streams_to_one_file_keep_their_order() {
 fn output_that_cannot_be_written_is_bailiwicks_failure() {
     let (mut local, _, _) = files(b"");
     local.stdout = File::options().write(true).open("/dev/full").expect("opens").into();
-    let (streams, remote) = cross(&local, Whose::Tenants).expect("pipes");
+    let (pumps, remote) = connect_streams(&local, StreamOwner::Tenant).expect("pipes");
     let (ours, init) = socket::channel().expect("pair");
-    tell(&init, SessionEvent::Started, &[]);
+    send_event(&init, SessionEvent::Started, &[]);
     let [_, mut out, _] = <[OwnedFd; 3]>::try_from(remote).expect("three").map(File::from);
     out.write_all(b"x").expect("fits the pipe");
     drop(out);
-    tell(&init, SessionEvent::Exited(0), &[]);
-    assert_eq!(status(attend(&local, StreamKind::Pipes, streams, ours)), 125);
+    send_event(&init, SessionEvent::Exited(0), &[]);
+    assert_eq!(status(attend(&local, StreamKind::Pipes, pumps, ours)), 125);
 }
 
 #[test]
@@ -228,13 +228,13 @@ fn the_status_says_how_the_command_ended() {
     ];
     for (event, expected) in cases {
         let text = event.escape_ascii();
-        assert_eq!(status(told(StreamKind::Pipes, &[started, event])), *expected, "{text}");
-        assert_eq!(status(told(StreamKind::Pipes, &[event])), *expected, "{text} before the start");
+        assert_eq!(status(run_with_events(StreamKind::Pipes, &[started, event])), *expected, "{text}");
+        assert_eq!(status(run_with_events(StreamKind::Pipes, &[event])), *expected, "{text} before the start");
     }
 }
 
 #[test]
-fn nothing_that_init_says_is_trusted() {
+fn invalid_messages_of_init_are_bailiwicks_failure() {
     let long = [b' '; MAX_EVENT + 1];
     let cases: &[&[u8]] = &[
         b"",
@@ -251,25 +251,25 @@ fn nothing_that_init_says_is_trusted() {
         br#"{"exec-failed":{"errno":2,"more":"x"}}"#,
         br#"{"signal":9}"#,
     ];
-    for says in cases {
+    for events in cases {
         for kind in [StreamKind::Pipes, StreamKind::Terminal] {
-            assert_eq!(status(told(kind, &[says])), 125, "{}", says.escape_ascii());
+            assert_eq!(status(run_with_events(kind, &[events])), 125, "{}", events.escape_ascii());
         }
     }
-    assert_eq!(status(told(StreamKind::Pipes, &[br#"{"exec-failed":{"errno":-2147483648}}"#])), 126);
+    assert_eq!(status(run_with_events(StreamKind::Pipes, &[br#"{"exec-failed":{"errno":-2147483648}}"#])), 126);
 }
 
 #[test]
-fn a_jail_that_ends_takes_the_session_with_it() {
-    for says in [&[][..], &[&br#""started""#[..]]] {
-        let error = told(StreamKind::Pipes, says).expect_err("no status");
+fn a_jail_that_ends_ends_the_session() {
+    for events in [&[][..], &[&br#""started""#[..]]] {
+        let error = run_with_events(StreamKind::Pipes, events).expect_err("no status");
         assert!(matches!(error, SessionError::JailEnded));
         assert_eq!(Failure::from(error), Failure::of(ExitStatus::ExecFailed, "the jail ended"));
     }
 }
 
 #[test]
-fn only_a_terminal_is_taken_for_one() {
+fn only_the_master_side_of_a_terminal_is_accepted() {
     let (reader, writer) = io::pipe().expect("pipe");
     let (socket, _peer) = socket::channel().expect("pair");
     let null = File::options().read(true).write(true).open("/dev/null").expect("opens");
@@ -278,14 +278,14 @@ fn only_a_terminal_is_taken_for_one() {
     let impostors: [OwnedFd; 6] = [reader.into(), writer.into(), socket, null.into(), file.into(), folder.into()];
     for fd in &impostors {
         let (ours, init) = socket::channel().expect("pair");
-        tell(&init, SessionEvent::Started, &[fd]);
-        let result = attend(&files(b"secret").0, StreamKind::Terminal, Streams::default(), ours);
+        send_event(&init, SessionEvent::Started, &[fd]);
+        let result = attend(&files(b"secret").0, StreamKind::Terminal, Pumps::default(), ours);
         assert!(matches!(result, Err(SessionError::NoTerminal)), "{result:?}");
     }
-    assert!(matches!(told(StreamKind::Terminal, &[br#""started""#]), Err(SessionError::NoTerminal)));
+    assert!(matches!(run_with_events(StreamKind::Terminal, &[br#""started""#]), Err(SessionError::NoTerminal)));
     let (ours, init) = socket::channel().expect("pair");
-    tell(&init, SessionEvent::Started, &[&impostors[0], &impostors[1]]);
-    assert_eq!(status(attend(&files(b"").0, StreamKind::Terminal, Streams::default(), ours)), 125);
+    send_event(&init, SessionEvent::Started, &[&impostors[0], &impostors[1]]);
+    assert_eq!(status(attend(&files(b"").0, StreamKind::Terminal, Pumps::default(), ours)), 125);
 }
 
 fn master() -> OwnedFd {
@@ -293,68 +293,68 @@ fn master() -> OwnedFd {
 }
 
 #[test]
-fn a_terminal_is_relayed_and_not_waited_for() {
-    // Nobody has the other side of this terminal open: what is typed comes back as its echo.
+fn a_terminal_is_relayed_until_the_command_ends() {
+    // Nobody has the other side of this terminal open. So the echo of the input is the output.
     let (local, stdout, _) = files(b"typed");
     let (ours, init) = socket::channel().expect("pair");
     let seen = stdout.try_clone().expect("dup");
     let jail = std::thread::spawn(move || {
-        tell(&init, SessionEvent::Started, &[&master()]);
+        send_event(&init, SessionEvent::Started, &[&master()]);
         while seen.metadata().expect("stat").len() < 5 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        tell(&init, SessionEvent::Exited(3), &[]);
+        send_event(&init, SessionEvent::Exited(3), &[]);
     });
-    assert_eq!(attend(&local, StreamKind::Terminal, Streams::default(), ours).expect("ends"), 3);
+    assert_eq!(attend(&local, StreamKind::Terminal, Pumps::default(), ours).expect("ends"), 3);
     jail.join().expect("jail");
     assert!(content(stdout).starts_with("typed"));
 }
 
 #[test]
-fn without_a_terminal_none_is_taken() {
+fn a_terminal_that_nobody_asked_for_is_ignored() {
     let (ours, init) = socket::channel().expect("pair");
-    tell(&init, SessionEvent::Started, &[&master()]);
-    tell(&init, SessionEvent::Exited(0), &[]);
+    send_event(&init, SessionEvent::Started, &[&master()]);
+    send_event(&init, SessionEvent::Exited(0), &[]);
     let (local, stdout, _) = files(b"typed");
-    assert_eq!(attend(&local, StreamKind::Pipes, Streams::default(), ours).expect("ends"), 0);
+    assert_eq!(attend(&local, StreamKind::Pipes, Pumps::default(), ours).expect("ends"), 0);
     assert_eq!(content(stdout), "");
 }
 
 #[test]
-fn signals_are_the_commands_once_it_runs() {
+fn signals_go_to_the_command_once_it_runs() {
     let (local, _, _) = files(b"");
     let (channel, init) = socket::channel().expect("pair");
     let command = String::new();
-    let streams = Streams::default();
-    let mut session = Session::new(channel, &local, StreamKind::Pipes, Whose::Tenants, streams, command);
-    assert_eq!(session.interrupt(SIGINT), None, "nothing runs yet, but may at any moment");
-    assert_eq!(session.interrupt(SIGINT), Some(130), "nothing runs, and the operator insists");
+    let pumps = Pumps::default();
+    let mut session = Session::new(channel, &local, StreamKind::Pipes, StreamOwner::Tenant, pumps, command);
+    assert_eq!(session.handle_signal(SIGINT), None, "the command may start at any moment");
+    assert_eq!(session.handle_signal(SIGINT), Some(130), "the second signal before the start");
     session.started = true;
-    assert_eq!(session.interrupt(SIGINT), None);
-    let (signal, _) = transport::receive_datagram::<SessionSignal>(&init, 0).expect("told");
+    assert_eq!(session.handle_signal(SIGINT), None);
+    let (signal, _) = transport::receive_datagram::<SessionSignal>(&init, 0).expect("a signal");
     assert_eq!(signal, SessionSignal::Signal(SIGINT));
     session.kind = StreamKind::Terminal;
-    assert_eq!(session.interrupt(SIGHUP), Some(129), "the operator's terminal has gone");
-    assert!(session.ending.is_none());
-    assert_eq!(session.interrupt(SIGTERM), None);
-    assert!(matches!(session.ending, Some(Ending { reason: Reason::Signal(SIGTERM), .. })), "the second");
+    assert_eq!(session.handle_signal(SIGHUP), Some(129), "the terminal of the operator has gone");
+    assert!(session.forced_end.is_none());
+    assert_eq!(session.handle_signal(SIGTERM), None);
+    assert!(matches!(session.forced_end, Some(ForcedEnd { reason: EndReason::Signal(SIGTERM), .. })), "the second");
 }
 
 #[test]
-fn a_jail_that_does_not_listen_does_not_hold_the_operator() {
+fn a_full_channel_does_not_hold_the_operator() {
     let (local, _, _) = files(b"");
     let (channel, _init) = socket::channel().expect("pair");
     stream::never_block(&channel).expect("fionbio");
-    let (streams, command) = (Streams::default(), String::new());
-    let mut session = Session::new(channel, &local, StreamKind::Pipes, Whose::Tenants, streams, command);
+    let (pumps, command) = (Pumps::default(), String::new());
+    let mut session = Session::new(channel, &local, StreamKind::Pipes, StreamOwner::Tenant, pumps, command);
     session.started = true;
     for _ in 0..10_000 {
-        session.say(SessionSignal::Signal(SIGINT));
+        session.send(SessionSignal::Signal(SIGINT));
     }
 }
 
 #[test]
-fn a_request_has_what_was_asked_for() {
+fn a_request_holds_the_whole_spec() {
     let env = || vec![(Bytes::new("TERM").expect("no NUL"), Bytes::new("dumb").expect("no NUL"))];
     let caller = Caller::Operator {
         tenant: "alice".parse().expect("valid"),
@@ -368,6 +368,6 @@ fn a_request_has_what_was_asked_for() {
     let ControlRequest::Exec(exec) = asked else { panic!("another request") };
     assert_eq!((exec.user.as_deref(), exec.terminal), (Some("33"), Some(window)));
     assert_eq!(exec.argv.iter().map(Bytes::as_bytes).collect::<Vec<_>>(), [b"ls", &b"-l"[..]]);
-    assert_eq!(exec.env, env(), "what is given beats the operator's own TERM");
+    assert_eq!(exec.env, env(), "an explicit TERM replaces the operator's own");
     assert_eq!(exec.cwd, Some(Bytes::new("/srv").expect("no NUL")));
 }
