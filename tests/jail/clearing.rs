@@ -1,4 +1,4 @@
-//! What takes time holds up nobody: jails whose processes do not end, stubborn inits, data that cannot be removed.
+//! Slow work delays nobody: jails whose processes do not end, inits that do not stop, data that cannot be removed.
 
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::warden::RosterEntry;
@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A request whose reply is waited for later.
+/// A request whose reply is read later.
 struct Asked(UnixStream);
 
 impl Asked {
@@ -63,7 +63,7 @@ fn run(program: &str, arguments: &[&str], path: &Path) {
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A file system on which every write waits in the kernel, for as long as the value lives.
+/// A file system that blocks every write in the kernel until the value is dropped.
 struct Frozen(PathBuf);
 
 impl Frozen {
@@ -79,15 +79,15 @@ impl Drop for Frozen {
     }
 }
 
-/// Whether a process of this host's tenants waits in the kernel and cannot be killed.
+/// Whether a process of this host's tenants is in an uninterruptible sleep.
 fn is_uninterruptible(host: &Host) -> bool {
     let state = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     host.processes().iter().any(|pid| state(pid).contains("\nState:\tD"))
 }
 
 #[test]
-fn a_jail_whose_process_cannot_be_killed_is_clearing_and_holds_up_nobody() {
-    // Dropped after the host, which must be able to read what is on it when the test fails.
+fn a_jail_whose_process_cannot_be_killed_is_clearing_and_delays_nobody() {
+    // Dropped after the host, which reads the log and ledger on it if the test fails.
     let pool;
     let mut host = Host::new();
     pool = Pool::for_state_of(&host, "512M", &["mkfs.ext4", "-q"]);
@@ -95,7 +95,7 @@ fn a_jail_whose_process_cannot_be_killed_is_clearing_and_holds_up_nobody() {
     host.declare("bob", "web");
     host.start();
     host.ok(&["apply"]);
-    // Its writes go to the file system that will be frozen, for good.
+    // Its writes go to the file system that will be frozen.
     let writer = "nohup sh -c 'while :; do echo x > /root/file; done' </dev/null >/dev/null 2>&1 &";
     assert_eq!(host.inside("alice", writer).0, 0);
     host.kill();
@@ -107,7 +107,7 @@ fn a_jail_whose_process_cannot_be_killed_is_clearing_and_holds_up_nobody() {
     until("alice's jail is clearing", || roster(&host)["alice"].clearing);
     let entry = roster(&host).remove("alice").expect("known");
     assert_eq!((entry.pid, entry.access), (None, None), "it is not told as running");
-    // Everybody else is served meanwhile.
+    // All other tenants are served meanwhile.
     assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob") }), WardenReply::Done);
     assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob") }), WardenReply::Done);
     assert_eq!(host.warden(&stop("bob")), WardenReply::Done);
@@ -123,7 +123,7 @@ fn a_jail_whose_process_cannot_be_killed_is_clearing_and_holds_up_nobody() {
 
     drop(frozen);
     until("it is cleared", || !roster(&host)["alice"].clearing);
-    // The reserve of disk space is more than this small file system has, which is another problem.
+    // The disk reserve exceeds this small file system, which is a problem of its own.
     let reply = host.warden(&WardenRequest::Problems);
     assert!(matches!(&reply, WardenReply::Problems { tenants, .. } if tenants.is_empty()), "{reply:?}");
     assert_eq!(host.warden(&start("alice")), WardenReply::Done);
@@ -143,13 +143,13 @@ fn a_hundred_stubborn_inits_are_stopped_at_once() {
     for reply in names.iter().map(|tenant| Asked::new(&host, &start(tenant))).collect::<Vec<_>>() {
         assert_eq!(reply.reply(), WardenReply::Done);
     }
-    // An init that stands still hears no signal but the one that kills it.
+    // A stopped init reacts only to SIGKILL.
     for entry in roster(&host).values() {
         let init = process::open(entry.pid.expect("it runs")).expect("opens");
         process::signal(&init, Signal::STOP).expect("is sent");
     }
     let stopping: Vec<Asked> = names.iter().map(|tenant| Asked::new(&host, &stop(tenant))).collect();
-    // One after another they would be told as running until it is their turn.
+    // If the jails were stopped one after another, most would still be reported as running.
     let mut most = 0;
     until("all of them clear at the same time, or are gone", || {
         let roster = roster(&host);
@@ -163,12 +163,12 @@ fn a_hundred_stubborn_inits_are_stopped_at_once() {
     assert_eq!(host.leftovers(), Vec::<String>::new());
 }
 
-/// The ledger, as text.
+/// The ledger as JSON.
 fn ledger(host: &Host) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(host.path("state/ledger.json")).expect("a ledger")).expect("JSON")
 }
 
-/// A file that nobody can remove, for as long as the value lives.
+/// A file that cannot be removed until the value is dropped.
 struct Immutable(PathBuf);
 
 impl Immutable {
@@ -186,8 +186,8 @@ impl Drop for Immutable {
 }
 
 #[test]
-fn what_cannot_be_removed_keeps_its_ids_and_stops_nobody() {
-    // Dropped after the host, which must be able to read what is on it when the test fails.
+fn data_that_cannot_be_removed_keeps_its_ids_and_delays_nobody() {
+    // Dropped after the host, which reads the log and ledger on it if the test fails.
     let pool;
     let mut host = Host::new();
     pool = Pool::for_state_of(&host, "512M", &["mkfs.ext4", "-q"]);
@@ -201,7 +201,7 @@ fn what_cannot_be_removed_keeps_its_ids_and_stops_nobody() {
     let stuck = Immutable::new(top.path().join("stuck"));
     let ids = ledger(&host)["tenants"]["alice"]["index"].clone();
 
-    // The first purge and the second say the same.
+    // The second purge gives the same result as the first.
     for round in 0..2 {
         let output = host.cli(&["delete", "alice", "--purge"]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
@@ -210,7 +210,7 @@ fn what_cannot_be_removed_keeps_its_ids_and_stops_nobody() {
         let purged = ledger(&host)["purged"].clone();
         assert!(purged.as_object().is_some_and(|all| all.values().eq([&ids])), "round {round}: {purged}");
     }
-    // Nobody gets its ids, not even who gets its name.
+    // No other tenant gets its ids, not even one with the same name.
     host.declare("alice", "web");
     host.declare("carol", "web");
     host.ok(&["apply"]);
@@ -218,7 +218,7 @@ fn what_cannot_be_removed_keeps_its_ids_and_stops_nobody() {
         assert_ne!(ledger(&host)["tenants"][tenant]["index"], ids, "{tenant}");
     }
     assert!(host.ok(&["status"]).contains("stuck"), "it is told");
-    // A start of the warden is held up by it neither.
+    // It does not delay the start of the warden either.
     host.kill();
     host.start();
     assert_eq!(host.inside("bob", "echo in").1.trim(), "in");
@@ -243,7 +243,7 @@ fn what_cannot_be_removed_keeps_its_ids_and_stops_nobody() {
 }
 
 #[test]
-fn what_a_damaged_file_system_keeps_is_told_and_goes_once_it_is_mended() {
+fn data_on_a_damaged_file_system_is_reported_and_removed_after_a_repair() {
     // Dropped after the host, as above.
     let pool;
     let mut host = Host::new();
@@ -252,7 +252,7 @@ fn what_a_damaged_file_system_keeps_is_told_and_goes_once_it_is_mended() {
     host.start();
     host.ok(&["apply"]);
     let home = host.path("state/tenants/alice");
-    // As a path: what the directory lists would hold it open.
+    // Kept as a path, because a directory handle would keep the file system busy.
     let top = std::fs::read_dir(&home).expect("lists").flatten().map(|entry| entry.path()).find(|path| path.is_dir());
     let top = top.expect("a directory");
     std::fs::create_dir_all(top.join("deep/lost")).expect("mkdir");
@@ -264,7 +264,7 @@ fn what_a_damaged_file_system_keeps_is_told_and_goes_once_it_is_mended() {
     let ids = ledger(&host)["tenants"]["alice"]["index"].clone();
     host.ok(&["stop", "alice"]);
     host.end();
-    // Names whose inodes the disk has lost: whoever touches one hears of an error.
+    // Names whose inodes are lost on disk: access returns an error.
     for command in &damage {
         let output = pool.unmounted("debugfs", &["-w", "-R", command]);
         assert!(output.status.success(), "{output:?}");
@@ -279,13 +279,13 @@ fn what_a_damaged_file_system_keeps_is_told_and_goes_once_it_is_mended() {
     let purged = host.path("state/.purged");
     let left = Command::new("find").arg(&purged).args(["-name", "whole"]).output().expect("find runs");
     assert_eq!(String::from_utf8_lossy(&left.stdout), "", "all else is gone");
-    // Others come and go beside it, and nobody gets its ids.
+    // Other tenants are created and deleted meanwhile, and none gets its ids.
     host.declare("bob", "web");
     host.ok(&["apply"]);
     assert_ne!(ledger(&host)["tenants"]["bob"]["index"], ids);
     host.ok(&["delete", "bob", "--purge"]);
     host.end();
-    // It says by its exit status that it has mended something.
+    // Its exit status says that it fixed something.
     pool.unmounted("e2fsck", &["-f", "-y"]);
     host.start();
     until("nothing is left", || !purged.exists());
@@ -295,12 +295,12 @@ fn what_a_damaged_file_system_keeps_is_told_and_goes_once_it_is_mended() {
 }
 
 #[test]
-fn a_warden_answers_before_what_an_earlier_one_set_aside_is_gone() {
+fn a_warden_answers_before_the_purge_of_an_earlier_one_is_finished() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start_warden();
     host.kill();
-    // Who asked before it ran is answered first.
+    // A request that was waiting before the warden ran is answered first.
     let socket = host.path("run/warden.sock");
     std::fs::remove_file(&socket).ok();
     let listener = UnixListener::bind(&socket).expect("binds");
@@ -320,8 +320,8 @@ fn a_warden_answers_before_what_an_earlier_one_set_aside_is_gone() {
 }
 
 #[test]
-fn what_an_earlier_warden_set_aside_keeps_the_ids_that_its_tenant_has() {
-    // As it is when the warden was killed between the two.
+fn data_set_aside_by_an_earlier_warden_keeps_the_ids_of_its_tenant() {
+    // As after a warden that was killed between the two steps.
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start_warden();
@@ -337,8 +337,8 @@ fn what_an_earlier_warden_set_aside_keeps_the_ids_that_its_tenant_has() {
 }
 
 #[test]
-fn a_purge_on_a_full_disk_makes_room_and_is_whole() {
-    // Dropped after the host, which must be able to read what is on it when the test fails.
+fn a_purge_on_a_full_disk_frees_space_and_is_complete() {
+    // Dropped after the host, which reads the log and ledger on it if the test fails.
     let pool;
     let mut host = Host::new();
     pool = Pool::for_state_of(&host, "64M", &["mkfs.ext4", "-q"]);
@@ -347,7 +347,7 @@ fn a_purge_on_a_full_disk_makes_room_and_is_whole() {
     assert_eq!(host.warden(&start("alice")), WardenReply::Done);
     assert_eq!(host.warden(&stop("alice")), WardenReply::Done);
     let ids = ledger(&host)["tenants"]["alice"]["index"].clone();
-    // Something set aside before made the place.
+    // An earlier purge created the directory.
     std::fs::create_dir(host.path("state/.purged")).expect("mkdir");
     let mut fill = std::fs::File::create(host.path("state/fill")).expect("creates");
     let no_room = host.path("state/no-room");
@@ -379,7 +379,7 @@ fn a_purge_on_a_full_disk_makes_room_and_is_whole() {
 
 #[test]
 fn two_purges_of_one_name_keep_the_ids_of_both() {
-    // Of btrfs, where each tenant's directory has the same inode. Dropped after the host that is on it.
+    // On btrfs, the directories of all tenants have the same inode number. Dropped after the host on it.
     let pool = Pool::btrfs();
     let mut host = Host::within(pool.path());
     host.start_warden();
@@ -389,7 +389,7 @@ fn two_purges_of_one_name_keep_the_ids_of_both() {
         assert_eq!(host.warden(&start("alice")), WardenReply::Done);
         assert_eq!(host.warden(&stop("alice")), WardenReply::Done);
         taken.push(ledger(&host)["tenants"]["alice"]["index"].clone());
-        // What holds another subvolume is not removed as a whole.
+        // A directory with a nested subvolume cannot be removed as a whole.
         let inner = host.path("state/tenants/alice/home/inner");
         run("btrfs", &["-q", "subvolume", "create"], &inner);
         std::mem::forget(Immutable::new(inner.join("stuck")));
@@ -400,7 +400,7 @@ fn two_purges_of_one_name_keep_the_ids_of_both() {
         let held: Vec<_> = purged.as_object().expect("some").values().cloned().collect();
         assert_eq!(held, taken, "round {round}: {purged}");
     }
-    // What was set aside without a row in the ledger has the ids that its name tells.
+    // A purged directory without a row in the ledger belongs to the ids in its name.
     let file = host.path("state/ledger.json");
     host.kill();
     let mut lost = ledger(&host);
@@ -416,7 +416,7 @@ fn two_purges_of_one_name_keep_the_ids_of_both() {
 }
 
 #[test]
-fn a_look_at_all_tenants_opens_nothing_of_a_jail() {
+fn a_list_of_all_tenants_opens_no_file_of_a_jail() {
     use rustix::fs::inotify;
     let mut host = Host::new();
     host.declare("alice", "web");
@@ -431,7 +431,7 @@ fn a_look_at_all_tenants_opens_nothing_of_a_jail() {
     for _ in 0..5 {
         assert!(!roster(&host)["alice"].frozen);
     }
-    // Somebody else may look through all directories of the machine meanwhile, and opens no file.
+    // Other programs may search all directories of the machine meanwhile, but open no file.
     let opens = || {
         let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&watch, &mut buffer);
@@ -442,7 +442,7 @@ fn a_look_at_all_tenants_opens_nothing_of_a_jail() {
         count
     };
     assert_eq!(opens(), 0, "nothing was opened");
-    // What is told is the kernel's word all the same, whoever froze it.
+    // The reported state is that of the kernel, whoever froze the group.
     std::fs::write(group.join("cgroup.freeze"), "1").expect("writes");
     assert!(roster(&host)["alice"].frozen);
     assert_eq!(opens(), 1, "an open is heard of");
@@ -452,7 +452,7 @@ fn a_look_at_all_tenants_opens_nothing_of_a_jail() {
 }
 
 #[test]
-fn a_process_of_an_ftp_server_is_ended_with_what_it_has_started() {
+fn a_process_of_an_ftp_server_ends_with_its_children() {
     use bailiwick_proto::warden::FtpProcess;
     use std::os::unix::process::ExitStatusExt;
     let mut host = Host::new();
@@ -464,7 +464,7 @@ fn a_process_of_an_ftp_server_is_ended_with_what_it_has_started() {
         groups.iter().find(|group| Path::new(group).join("cgroup.freeze").exists() && group.ends_with("/alice"));
     let group = Path::new(group.expect("a group of the unified hierarchy")).join("ftp");
     std::fs::create_dir(&group).expect("mkdir");
-    // Both are in the group: whoever is started there is.
+    // Both are in the group: a new process is in the group of its parent.
     let enter = format!("echo $$ > {}/cgroup.procs; sleep 1000 & wait", group.display());
     let mut server = Command::new("sh").args(["-c", &enter]).spawn().expect("runs");
     let processes = || match host.warden(&WardenRequest::FtpProcesses { tenant: Some(name("alice")) }) {
@@ -477,7 +477,7 @@ fn a_process_of_an_ftp_server_is_ended_with_what_it_has_started() {
     let other = FtpProcess { started: process.started + 1, ..process.clone() };
     let refused = host.ask(&WardenRequest::EndFtp { process: other }).expect("an answer");
     assert!(said(&refused).contains("in no session"), "{refused:?}");
-    // It is this test's child, and so not gone before it is waited for.
+    // The process is a child of this test, so it exists until the test waits for it.
     let ending = Asked::new(&host, &WardenRequest::EndFtp { process });
     assert_eq!(server.wait().expect("ends").signal(), Some(9));
     assert_eq!(ending.reply(), WardenReply::Done);

@@ -1,5 +1,5 @@
-//! What a jail sees of the host's own files, and that it goes on seeing them as they are: `/usr`, and what of `/etc` packages
-//! brought.
+//! What a jail sees of the host's files: always the current `/usr`, and the parts of `/etc` that belong to
+//! packages.
 
 use bailiwick_policy::{EtcSettings, host_etc};
 use bailiwick_tests::{Host, profiles, runs, until};
@@ -20,7 +20,7 @@ fn host(more: &str) -> Host {
     host
 }
 
-/// Something that a test puts beside the host's own files; gone with the value.
+/// A file beside the host's own files, removed on drop.
 struct Own(PathBuf);
 
 impl Own {
@@ -41,7 +41,7 @@ fn write(path: &Path, mode: u32) {
 }
 
 #[test]
-fn programs_of_the_host_find_what_packages_brought_for_them() {
+fn programs_of_the_host_find_the_files_of_their_packages() {
     let host = host("");
     let wanted =
         ["/etc/ssl/openssl.cnf", "/etc/fonts/fonts.conf", "/etc/manpath.config", "/etc/ImageMagick-6/policy.xml"];
@@ -66,7 +66,7 @@ fn programs_of_the_host_find_what_packages_brought_for_them() {
 }
 
 #[test]
-fn nothing_shows_that_its_owner_keeps_to_itself_or_that_somebody_wrote_into() {
+fn private_and_modified_files_are_hidden() {
     let own = Own(Path::new("/etc").join(Own::name()));
     fs::create_dir_all(own.0.join("closed")).expect("mkdir");
     for (name, mode) in
@@ -76,7 +76,7 @@ fn nothing_shows_that_its_owner_keeps_to_itself_or_that_somebody_wrote_into() {
     }
     fs::set_permissions(own.0.join("closed"), fs::Permissions::from_mode(0o750)).expect("chmod");
     fs::write(own.0.join("pair.pem"), "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n").expect("write");
-    // The last names a customer and leads to what does not show.
+    // The last link has the name of a customer and points to a hidden file.
     for (link, to) in [
         ("out", "/root"),
         ("shadow-by-link", "../shadow"),
@@ -87,7 +87,7 @@ fn nothing_shows_that_its_owner_keeps_to_itself_or_that_somebody_wrote_into() {
         std::os::unix::fs::symlink(to, own.0.join(link)).expect("symlink");
     }
     let name = Own::name();
-    // Without a word of the operator's nothing of it shows: no package brought it.
+    // By default it is hidden: it belongs to no package.
     let without = host("");
     assert_eq!(without.inside("web", &format!("ls /etc/{name} /run/host/etc/{name} 2>/dev/null")).1, "");
     drop(without);
@@ -96,7 +96,7 @@ fn nothing_shows_that_its_owner_keeps_to_itself_or_that_somebody_wrote_into() {
     for tenant in profiles() {
         assert_eq!(host.inside(tenant, &format!("ls /etc/{name}/")).1, "open\nto\n", "{tenant}");
         assert_eq!(host.inside(tenant, &format!("cat /etc/{name}/to")).1, "of the host\n", "{tenant}");
-        // Of all that shows, nothing is barred, and everybody on the host may read it.
+        // Every visible file can be read by every user of the host.
         let (_, all, _) = host.inside(tenant, "cd /run/host/etc && find . -type f");
         assert!(all.lines().count() > 10, "{tenant}: {all}");
         for path in all.lines().filter_map(|path| path.strip_prefix("./")) {
@@ -112,7 +112,7 @@ fn nothing_shows_that_its_owner_keeps_to_itself_or_that_somebody_wrote_into() {
         );
         assert_eq!(host.inside(tenant, &line).1, "", "{tenant}");
     }
-    // And while jails run.
+    // The same while jails run.
     write(&own.0.join("later"), 0o644);
     write(&own.0.join("later-and-secret"), 0o600);
     fs::set_permissions(own.0.join("open"), fs::Permissions::from_mode(0o600)).expect("chmod");
@@ -124,7 +124,7 @@ fn nothing_shows_that_its_owner_keeps_to_itself_or_that_somebody_wrote_into() {
 }
 
 #[test]
-fn a_part_of_etc_that_never_shows_is_an_error() {
+fn a_part_of_etc_that_is_always_hidden_is_an_error() {
     let host = Host::new();
     for entry in ["shadow", "ssh", "ssl/private", "sudoers.d", "bailiwick", "../root", "/etc/php", ""] {
         host.write("etc/bailiwick.toml", &host.default_config(&format!("etc_extra = [\"{entry}\"]\n")));
@@ -135,11 +135,11 @@ fn a_part_of_etc_that_never_shows_is_an_error() {
 }
 
 #[test]
-fn what_is_installed_on_the_host_appears_below_a_live_overlay() {
+fn files_installed_on_the_host_appear_in_a_running_jail() {
     let host = host("");
     let own = Own(Path::new("/usr/share").join(Own::name()));
     let look = |tenant: &str| host.inside(tenant, &format!("cat {}", own.0.display())).1;
-    // The kernel notes that there is none.
+    // The kernel caches that there is none.
     for tenant in profiles() {
         assert_eq!(look(tenant), "", "{tenant}");
     }
@@ -157,7 +157,7 @@ fn what_is_installed_on_the_host_appears_below_a_live_overlay() {
     if !runs(Profile::System) {
         return;
     }
-    // What the tenant has made of its own stays.
+    // A file that the tenant created stays.
     assert_eq!(host.inside("system", &format!("echo own > {0}; cat {0}", own.0.display())).1, "own\n");
     fs::write(&own.0, "once more\n").expect("write");
     assert_eq!(look("system"), "own\n");

@@ -1,4 +1,5 @@
-//! A tenant at a limit logs in to help itself: on a small reserve, one session at a time, of which nothing is left afterwards.
+//! A tenant at a limit logs in to recover: one emergency session at a time, on a small reserve, which leaves
+//! nothing behind.
 
 use bailiwick_tests::{Host, profiles, until};
 use serde_json::Value;
@@ -7,10 +8,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// The limits of the tenants here.
+/// The limits of the tenants.
 const TASKS: u64 = 40;
 const MEMORY: u64 = 64 << 20;
-/// As `docs/limits.md` has it.
+/// As documented in `docs/limits.md`.
 const RESERVE_OF_TASKS: u64 = 16;
 const RESERVE_OF_MEMORY: u64 = 32 << 20;
 
@@ -27,7 +28,7 @@ fn host() -> Host {
     host
 }
 
-/// The profile that is confined most, and the one that is least: what lies between is the same here.
+/// The most and the least confined profile; the others behave the same here.
 fn ends() -> Vec<&'static str> {
     let all = profiles();
     let mut ends = vec![all[0], all[all.len() - 1]];
@@ -35,7 +36,7 @@ fn ends() -> Vec<&'static str> {
     ends
 }
 
-/// Where a limit of a tenant is, by the controller that holds it.
+/// The control group directory of a tenant's limit, by controller.
 fn group(host: &Host, tenant: &str, controller: &str) -> PathBuf {
     let shown: Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
     let groups = shown["cgroup"].as_object().expect("groups").clone();
@@ -67,11 +68,11 @@ fn limits(host: &Host, tenant: &str) -> (u64, u64) {
     (read(host, tenant, "pids.max"), read(host, tenant, "memory"))
 }
 
-/// A program of the tenant's that is started as a command of its own, and is ended with this value.
+/// A command of the tenant, ended on drop.
 struct Held(Child);
 
 impl Held {
-    /// Waits until it says that it is ready.
+    /// Starts the command and waits until it reports that it is ready.
     fn new(host: &Host, tenant: &str, line: &str) -> Self {
         let mut command = host.command(&["exec", tenant, "--user", tenant, "--", "/bin/bash", "-c", line]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
@@ -95,7 +96,7 @@ fn said(command: &mut Command) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Nothing is given any more, and the limits are what they were.
+/// Checks that the reserve is taken back and the limits are restored.
 fn is_over(host: &Host, tenant: &str) {
     until("the reserve is taken back", || limits(host, tenant) == (TASKS, MEMORY));
     until("its group is gone", || !group(host, tenant, "pids").join("rescue").exists());
@@ -103,7 +104,7 @@ fn is_over(host: &Host, tenant: &str) {
     assert_eq!(status, 0, "{tenant}: {text}");
 }
 
-/// Takes every task there is, and each that becomes free.
+/// Takes every task, and every one that becomes free.
 const BOMB: &str = "exec python3 -c '
 import os, time
 full = False
@@ -118,7 +119,7 @@ while True:
         time.sleep(0.01)
 '";
 
-/// Takes what it can get, says how much that was, and leaves it behind.
+/// Starts as many tasks as it can, prints their number, and leaves them running.
 const BEHIND: &str = "python3 -c '
 import os, time
 count = 0
@@ -137,7 +138,7 @@ fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
     for tenant in ends() {
         let bomb = Held::new(&host, tenant, BOMB);
         assert_eq!(read(&host, tenant, "pids.current"), TASKS);
-        // A pipeline, which needs some; and no more of them than are reserved, of which some stay behind for a while.
+        // A pipeline, which needs a few tasks; it gets no more than the reserve, and some stay in use for a while.
         let line = format!("ps x | grep -c python3; {BEHIND}; cat /proc/$$/cgroup > /dev/stderr");
         let (_, text) = said(&mut host.ssh(&[tenant, &line]));
         assert!(text.contains("at its limit of tasks"), "{tenant}: {text}");
@@ -149,13 +150,13 @@ fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
         assert!(current > TASKS && current <= TASKS + RESERVE_OF_TASKS, "{tenant}: {current}");
         assert_eq!(read(&host, tenant, "rescue/pids.max"), RESERVE_OF_TASKS, "{tenant}");
         assert!(read(&host, tenant, "jail/pids.current") <= TASKS, "the bomb gets nothing of it");
-        // Given is not lost: the audit knows, and `plan` has nothing to mend.
+        // The raised limit is no drift: the audit accepts it, and `plan` shows no change.
         let (status, text) = said(&mut host.command(&["audit", tenant]));
         assert_eq!(status, 0, "{tenant}: {text}");
         assert_eq!(host.cli(&["plan", tenant]).status.code(), Some(0), "{tenant}");
         host.ok(&["apply", tenant]);
         assert_eq!(limits(&host, tenant), given, "{tenant}");
-        // A limit that is changed meanwhile changes, for the jail as well.
+        // A limit that is changed meanwhile takes effect, for the jail too.
         let declared = std::fs::read_to_string(host.path(&format!("etc/tenants.d/{tenant}.toml"))).expect("reads");
         let more = declared.replace(&format!("tasks = {TASKS}"), &format!("tasks = {}", TASKS + 2));
         for (text, tasks) in [(&more, TASKS + 2), (&declared, TASKS)] {
@@ -164,7 +165,7 @@ fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
             assert_eq!(limits(&host, tenant).0, tasks + RESERVE_OF_TASKS, "{tenant}");
             assert_eq!(read(&host, tenant, "jail/pids.max"), tasks, "{tenant}");
         }
-        // It is one at a time: the next is as all are, and hears why it is not.
+        // Only one at a time: the next session is an ordinary one and is told why.
         let (status, text) = said(&mut host.ssh(&[tenant, "true"]));
         assert!(status != 0 && text.contains("limit of tasks"), "{tenant}: {status} {text}");
         let left = std::fs::read_to_string(group(&host, tenant, "pids").join("rescue/cgroup.procs")).expect("reads");
@@ -180,7 +181,7 @@ fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
 }
 
 #[test]
-fn whoever_has_used_up_its_memory_logs_in_and_nothing_is_ended_for_that() {
+fn whoever_has_used_up_its_memory_logs_in_and_no_process_is_killed() {
     let host = host();
     let kills = |tenant: &str| -> u64 {
         let audit: Value = serde_json::from_slice(&host.cli(&["audit", tenant, "--json"]).stdout).expect("JSON");
@@ -217,7 +218,7 @@ time.sleep(1000)
     }
 }
 
-/// What lies in a file system in memory belongs to no process, so none can be ended for it.
+/// Files on a tmpfs belong to no process, so killing a process frees nothing.
 #[test]
 fn whoever_has_filled_its_memory_with_files_removes_them() {
     if !profiles().contains(&"system") {
@@ -228,7 +229,7 @@ fn whoever_has_filled_its_memory_with_files_removes_them() {
     assert_ne!(host.inside("system", fill).0, 0);
     let (status, text) = said(&mut host.ssh(&["system", "ls /mnt/full"]));
     assert!(status == 0 && text.contains("file"), "{status} {text}");
-    // Without the reserve `rm` may be ended after it has removed the file.
+    // Without the reserve `rm` may be killed after it removed the file.
     until("it is removed", || host.inside("system", "rm -f /mnt/full/file").0 == 0);
     is_over(&host, "system");
 }
@@ -251,7 +252,7 @@ fn what_was_given_is_taken_back_whoever_dies_meanwhile() {
     let mut said = [0; 3];
     rescue.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("it is in");
     until("it is known", || host.ok(&["sessions"]).contains("echo in"));
-    // All at once; what comes back finds the jail, the session and the reserve.
+    // All at once. The restarted daemons find the jail, the session and the reserve.
     host.kill();
     host.start();
     assert_eq!(init(&host), before);
@@ -263,7 +264,7 @@ fn what_was_given_is_taken_back_whoever_dies_meanwhile() {
     assert!(rescue.wait().expect("ends").success());
     is_over(&host, tenant);
 
-    // Init is where the session is to begin when the daemon dies: the warden puts it back.
+    // Init has moved to the group of the session when the daemon dies: the warden moves it back.
     let name = || bailiwick_tests::name(tenant);
     until("it is given", || {
         host.ask(&bailiwick_proto::WardenRequest::Rescue { tenant: name() })
@@ -278,7 +279,7 @@ fn what_was_given_is_taken_back_whoever_dies_meanwhile() {
     let groups = std::fs::read_to_string(format!("/proc/{before}/cgroup")).expect("reads");
     assert!(!groups.contains("/rescue"), "{groups}");
     assert_eq!(init(&host), before);
-    // And a jail that is ended meanwhile leaves nothing.
+    // A jail that is stopped meanwhile leaves nothing.
     until("it is given", || {
         host.ask(&bailiwick_proto::WardenRequest::Rescue { tenant: name() })
             .is_ok_and(|reply| reply == bailiwick_proto::WardenReply::Done)

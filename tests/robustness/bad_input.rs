@@ -1,4 +1,4 @@
-//! Bad input: each gets one clear error, nothing is half done, nothing is lost.
+//! Bad input: each mistake causes one clear error, no partial change and no loss of data.
 
 use bailiwick_proto::{WardenReply, WardenRequest};
 use bailiwick_tests::{Host, Pool, name, runs, stage, until};
@@ -12,7 +12,7 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Runs the command line and expects a status and words in what it says.
+/// Runs a command and expects an exit status and words in its output.
 fn fails(host: &Host, arguments: &[&str], status: i32, words: &[&str]) {
     let output = host.cli(arguments);
     let text = said(&output);
@@ -22,7 +22,7 @@ fn fails(host: &Host, arguments: &[&str], status: i32, words: &[&str]) {
     }
 }
 
-/// Starts the service and expects it to end with a status and words.
+/// Starts the service and expects it to exit with a status and words in its log.
 fn refuses_to_start(host: &mut Host, status: i32, words: &[&str]) {
     let output = Command::new(stage().join("bailiwickd"))
         .args(["--standalone", "--config"])
@@ -38,7 +38,7 @@ fn refuses_to_start(host: &mut Host, status: i32, words: &[&str]) {
 }
 
 #[test]
-fn every_problem_of_every_file_in_one_run() {
+fn every_problem_of_every_file_is_reported_in_one_run() {
     let host = Host::new();
     host.write("etc/plans.d/a.toml", "plan = \"b\"\n");
     host.write("etc/plans.d/b.toml", "plan = \"a\"\n");
@@ -69,7 +69,7 @@ fn every_problem_of_every_file_in_one_run() {
 }
 
 #[test]
-fn names_on_the_command_line() {
+fn invalid_names_on_the_command_line_are_refused() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
@@ -85,9 +85,9 @@ fn names_on_the_command_line() {
 }
 
 #[test]
-fn what_the_host_cannot_hold_is_refused_by_name() {
+fn limits_that_the_host_cannot_enforce_are_refused_by_name() {
     let mut host = Host::new();
-    // Without quotas, wherever this runs.
+    // A file system without quotas, independent of the machine.
     let _pool = Pool::for_state_of(&host, "64M", &["mkfs.ext4", "-q"]);
     host.write("etc/bailiwick.toml", &host.default_config("").replace("\"tasks\"]", "\"tasks\", \"disk\"]"));
     host.write("etc/tenants.d/full.toml", "plan = \"web\"\n[limits]\ndisk = \"1G\"\n");
@@ -103,7 +103,7 @@ fn what_the_host_cannot_hold_is_refused_by_name() {
 }
 
 #[test]
-fn a_restart_that_could_not_start_again_ends_nothing_and_why_a_tenant_is_down_is_told() {
+fn a_restart_that_would_fail_stops_nothing_and_the_reason_of_a_down_tenant_is_shown() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
@@ -132,7 +132,7 @@ fn a_restart_that_could_not_start_again_ends_nothing_and_why_a_tenant_is_down_is
     host.ok(&["apply"]);
     let init = host.init("alice");
     assert!(listed(&host)["failure"].is_null() && listed(&host)["state"] == "running");
-    // What the warden works by is not what it would begin with now.
+    // The running warden uses an earlier configuration than the one it would start with now.
     let moved = host.default_config("").replace(&host.path("state").display().to_string(), "/srv/elsewhere");
     host.write("etc/bailiwick.toml", &moved);
     fails(&host, &["restart", "alice"], 5, &["state_dir", "restart bailiwick-warden"]);
@@ -144,7 +144,7 @@ fn a_restart_that_could_not_start_again_ends_nothing_and_why_a_tenant_is_down_is
 }
 
 #[test]
-fn what_cannot_work_is_told_by_whoever_works_with_it() {
+fn impossible_settings_are_reported_by_the_commands_that_use_them() {
     let mut host = Host::new();
     host.declare("bob", "web");
     let service = "[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n";
@@ -157,16 +157,16 @@ fn what_cannot_work_is_told_by_whoever_works_with_it() {
     let words =
         ["reserve of 900T", "\"socket\" is served by nothing", "nothing starts a [[service]]", "user \"games\""];
     fails(&host, &["check"], 2, &words);
-    let (_, text) = told(&host, &["apply"]);
+    let (_, text) = status_and_text(&host, &["apply"]);
     assert!(words.iter().all(|word| text.contains(word)), "{text}");
     fails(&host, &["status"], 0, &words);
-    // Who has nothing to do with it hears of what is everybody's alone.
-    let (_, text) = told(&host, &["restart", "bob"]);
+    // A restart of an unaffected tenant reports only the problems that concern everyone.
+    let (_, text) = status_and_text(&host, &["restart", "bob"]);
     assert!(text.contains(words[0]) && words[1..].iter().all(|word| !text.contains(word)), "{text}");
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_trusted() {
+fn an_untrusted_state_directory_is_refused() {
     let mut host = Host::new();
     std::fs::create_dir(host.path("real")).expect("mkdir");
     std::os::unix::fs::symlink(host.path("real"), host.path("state")).expect("symlink");
@@ -179,7 +179,7 @@ fn a_state_directory_that_cannot_be_trusted() {
     refuses_to_start(&mut host, 8, &["0700", "chmod"]);
     let word = std::fs::read_to_string(host.path("run/warden.error")).expect("for those who wait");
     assert!(word.contains("0700"), "{word}");
-    // As an operator makes one: root may mend that, and does.
+    // Root can fix a directory created by an operator, and the warden does.
     std::fs::remove_file(host.path("state/of-somebody")).expect("removes");
     std::fs::create_dir(host.path("state/lost+found")).expect("mkdir");
     host.start();
@@ -189,14 +189,14 @@ fn a_state_directory_that_cannot_be_trusted() {
     assert!(!host.path("run/warden.error").exists());
     assert!(host.ok(&["status"]).contains("problems    none"));
     host.end();
-    // A reserve that no file system has is told, with quotas or without.
+    // A reserve larger than any file system is reported, with and without quotas.
     let reserve = "reserve = { disk = \"1000000G\" }\n";
     host.write("etc/bailiwick.toml", &host.default_config(reserve));
     host.start();
     until("it is told", || host.ok(&["status"]).contains("at most half"));
     host.end();
     host.write("etc/bailiwick.toml", &host.default_config(""));
-    // And when somebody widens it later.
+    // The same if the mode is widened later.
     std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     host.start();
     host.end();
@@ -210,18 +210,18 @@ fn a_damaged_ledger_stops_the_warden_and_is_kept() {
     host.write("state/ledger.json", "{\"version\":1,");
     refuses_to_start(&mut host, 8, &["ledger", "backup", "--repair-ledger"]);
     assert_eq!(std::fs::read_to_string(host.path("state/ledger.json")).expect("kept"), "{\"version\":1,");
-    // So that the host can be dropped: it reads the ledger to find its control groups.
+    // Dropping the host reads the ledger to find its control groups.
     std::fs::remove_file(host.path("state/ledger.json")).expect("removes");
 }
 
-/// The index of each tenant's range, as the ledger has it.
+/// The index of each tenant's id range, from the ledger.
 fn indexes(host: &Host) -> serde_json::Value {
     let text = std::fs::read_to_string(host.path("state/ledger.json")).expect("a ledger");
     serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["tenants"].clone()
 }
 
 #[test]
-fn a_ledger_that_is_missing_beside_running_jails_is_rebuilt_and_never_begun_anew() {
+fn a_missing_ledger_with_running_jails_is_rebuilt_and_never_started_empty() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.declare("bob", "web");
@@ -229,7 +229,7 @@ fn a_ledger_that_is_missing_beside_running_jails_is_rebuilt_and_never_begun_anew
     host.start();
     host.ok(&["apply"]);
     host.ok(&["stop", "down"]);
-    // So that alice is not the first: a ledger that is begun anew would give her another range.
+    // Makes alice not the first tenant: a new ledger would give her another range.
     let before = indexes(&host);
     host.kill();
     let ledger = host.path("state/ledger.json");
@@ -247,7 +247,7 @@ fn a_ledger_that_is_missing_beside_running_jails_is_rebuilt_and_never_begun_anew
         assert!(running.iter().all(|tenant| now[tenant]["index"] == before[tenant]["index"]), "{now} {before}");
         assert_eq!(host.cli(&["doctor", "--repair-ledger"]).status.code(), Some(4), "it is in order now");
     }
-    // One whose process runs and whose record is gone is not guessed at.
+    // A running jail without a record is not guessed.
     std::fs::remove_file(&ledger).expect("removes");
     let record = host.path("run/jails/bob/record.json");
     std::fs::rename(&record, host.path("kept")).expect("moves");
@@ -262,7 +262,7 @@ fn a_ledger_that_is_missing_beside_running_jails_is_rebuilt_and_never_begun_anew
 }
 
 #[test]
-fn a_state_directory_that_was_moved_away_is_no_truth_to_rebuild_the_ledger_from() {
+fn a_ledger_is_not_rebuilt_from_a_moved_state_directory() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
@@ -285,7 +285,7 @@ fn a_state_directory_that_was_moved_away_is_no_truth_to_rebuild_the_ledger_from(
 }
 
 #[test]
-fn what_only_an_operator_can_mend_is_tried_once() {
+fn a_start_that_only_an_operator_can_fix_is_not_retried() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
@@ -312,7 +312,7 @@ fn what_only_an_operator_can_mend_is_tried_once() {
     };
     refused(&["run", "root"]);
     mode(0o755);
-    // Where host users are noted.
+    // The host users are recorded here.
     std::fs::remove_dir_all(host.path("run/host-users")).expect("removes");
     host.write("run/host-users", "");
     refused(&["run/host-users"]);
@@ -328,12 +328,12 @@ fn what_only_an_operator_can_mend_is_tried_once() {
 }
 
 #[test]
-fn a_second_service_on_one_state_directory() {
+fn a_second_service_on_one_state_directory_is_refused() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
     host.ok(&["apply"]);
-    // Whichever of the two finds its counterpart first tells.
+    // The message depends on which of the two finds the other first.
     refuses_to_start(&mut host, 4, &["another bailiwick"]);
     let second = Command::new(stage().join("bailiwick-warden")).arg("--config").arg(host.path("etc")).output();
     let second = second.expect("runs");
@@ -343,7 +343,7 @@ fn a_second_service_on_one_state_directory() {
 }
 
 #[test]
-fn a_policy_that_breaks_while_tenants_run() {
+fn a_broken_policy_does_not_affect_running_tenants() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.declare("bob", "shell");
@@ -359,8 +359,8 @@ fn a_policy_that_breaks_while_tenants_run() {
     assert!(host.ok(&["status"]).contains("actve"));
     assert_eq!(host.processes().len(), 2, "alice goes on as she is");
     host.write("etc/bailiwick.toml", "state_dir = 7\n");
-    // The command line needs the file to find the socket, so the service is told in the other way. It goes on with
-    // what it knew.
+    // The command line needs this file to find the socket, so the service is told by a signal. It keeps its last
+    // configuration.
     assert!(Command::new("kill").args(["-HUP", &host.pid().to_string()]).status().expect("kill").success());
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(host.processes().len(), 2);
@@ -371,7 +371,7 @@ fn a_policy_that_breaks_while_tenants_run() {
 }
 
 #[test]
-fn a_full_disk_is_an_error_and_nothing_is_half_done() {
+fn a_full_disk_is_an_error_without_partial_changes() {
     let mut host = Host::new();
     let pool = Pool::for_state_of(&host, "2M", &["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"]);
     let state = pool.path();
@@ -394,7 +394,7 @@ fn a_full_disk_is_an_error_and_nothing_is_half_done() {
 }
 
 #[test]
-fn garbage_on_the_control_socket() {
+fn garbage_on_the_control_socket_is_refused() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
@@ -410,17 +410,17 @@ fn garbage_on_the_control_socket() {
         answers.push(String::from_utf8_lossy(&answer).into_owned());
     }
     assert!(answers.iter().all(|answer| answer.contains("failed")), "{answers:?}");
-    // Half a request, and silence: closed in bounded time, while others are served.
+    // Half a request, then silence: the connection is closed in bounded time, while others are served.
     let mut half = UnixStream::connect(&socket).expect("connects");
     half.set_read_timeout(Some(Duration::from_secs(10))).expect("sets");
     half.write_all(&[200, 0, 0, 0, b'{']).expect("writes");
     assert_eq!(host.inside("alice", "echo on").1.trim(), "on");
-    // It goes on where a signal interrupts it, which a single read does not.
+    // Unlike a single read, `read_to_end` continues after a signal.
     assert_eq!(half.read_to_end(&mut Vec::new()).expect("closed"), 0);
 }
 
 #[test]
-fn a_user_of_the_host_who_is_no_admin() {
+fn a_user_who_is_no_admin_is_refused() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
@@ -440,7 +440,7 @@ fn a_user_of_the_host_who_is_no_admin() {
     let output = as_user(&["exec", "--config", &config, "alice", "--", "id"]);
     assert_eq!(output.status.code(), Some(125), "{}", said(&output));
     assert!(!said(&output).contains("uid="));
-    // The warden's socket and init's are not even reached.
+    // The user cannot even connect to the sockets of the warden and of init.
     for socket in ["run/warden.sock", "run/jails/alice/init.sock"] {
         let path = host.path(socket).display().to_string();
         let line = format!(
@@ -467,7 +467,7 @@ fn a_profile_that_the_kernel_cannot_run_is_refused() {
 }
 
 #[test]
-fn a_reload_says_what_is_wrong_and_uses_the_rest() {
+fn a_reload_reports_errors_and_applies_valid_files() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
@@ -484,14 +484,14 @@ fn a_reload_says_what_is_wrong_and_uses_the_rest() {
     host.ok(&["reload"]);
 }
 
-/// The exit status and everything that was said.
-fn told(host: &Host, arguments: &[&str]) -> (i32, String) {
+/// Runs a command and returns its exit status and output.
+fn status_and_text(host: &Host, arguments: &[&str]) -> (i32, String) {
     let output = host.cli(arguments);
     (output.status.code().unwrap_or(-1), said(&output))
 }
 
 #[test]
-fn a_wrong_line_locks_nobody_out_and_a_restart_beside_it_neither() {
+fn an_error_in_a_file_locks_nobody_out_even_after_a_restart() {
     let mut host = Host::new();
     host.write("etc/plans.d/login.toml", "doors = [\"exec\", \"ssh\"]\n[limits]\ntasks = 64\n");
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ alice";
@@ -512,15 +512,15 @@ fn a_wrong_line_locks_nobody_out_and_a_restart_beside_it_neither() {
         host.write(file, &format!("{text}colour = 7\n"));
         for round in ["running", "restarted"] {
             let place = format!("{round} beside a wrong {file}");
-            // Every reader of the policy: the daemons, the command for sshd, the command line.
-            assert_eq!(told(&host, &["reload"]).0, 2, "{place}");
+            // Every reader of the policy: the daemons, the command for sshd, and the command line.
+            assert_eq!(status_and_text(&host, &["reload"]).0, 2, "{place}");
             assert_eq!(host.inside("alice", "echo in").1, "in\n", "{place}");
             assert_eq!(host.inside("bob", "echo in").1, "in\n", "{place}");
             assert!(host.ok(&["keys", "alice"]).contains("restrict,pty ssh-ed25519 AAAA"), "{place}");
-            // Whatever the host has or has not.
-            let (status, text) = told(&host, &["doctor"]);
+            // Independent of what the host supports.
+            let (status, text) = status_and_text(&host, &["doctor"]);
             assert!([0, 8].contains(&status) && text.contains("FEATURE"), "{place}: {text}");
-            let (status, text) = told(&host, &["check"]);
+            let (status, text) = status_and_text(&host, &["check"]);
             assert!(status == 2 && text.contains("colour") && text.contains("is in force"), "{place}: {text}");
             let status: serde_json::Value = serde_json::from_str(&host.ok(&["status", "--json"])).expect("JSON");
             assert_eq!(status["policy"]["problems"], 1, "{place}: {status}");
@@ -535,7 +535,7 @@ fn a_wrong_line_locks_nobody_out_and_a_restart_beside_it_neither() {
                 until("everybody runs", || host.processes().len() == 2);
             }
         }
-        // Nobody says that it is mended.
+        // The file is fixed, without a reload.
         host.write(file, text);
         until("the mended file is in force", || {
             let status: serde_json::Value = serde_json::from_str(&host.ok(&["status", "--json"])).expect("JSON");
@@ -546,7 +546,7 @@ fn a_wrong_line_locks_nobody_out_and_a_restart_beside_it_neither() {
 }
 
 #[test]
-fn who_is_suspended_beside_a_wrong_plan_is_suspended() {
+fn a_suspend_works_despite_an_error_in_the_plan() {
     let mut host = Host::new();
     host.write("etc/plans.d/own.toml", "profile = \"web\"\n[limits]\ntasks = 64\n");
     host.declare("alice", "own");
@@ -554,26 +554,26 @@ fn who_is_suspended_beside_a_wrong_plan_is_suspended() {
     host.start();
     host.ok(&["apply"]);
     host.write("etc/plans.d/own.toml", "profile = \"wob\"\n");
-    let (status, text) = told(&host, &["suspend", "alice", "--reason", "unpaid"]);
+    let (status, text) = status_and_text(&host, &["suspend", "alice", "--reason", "unpaid"]);
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("wob"), "what is wrong is told as well: {text}");
     assert_eq!(host.processes().len(), 1, "bob's alone");
-    let (status, text) = told(&host, &["exec", "alice", "--", "true"]);
+    let (status, text) = status_and_text(&host, &["exec", "alice", "--", "true"]);
     assert!(status == 125 && text.contains("unpaid"), "{status}: {text}");
     assert!(host.log().contains("session-refused") && host.log().contains("alice"), "a refused login is named");
     host.end();
     host.start();
     until("bob runs again or still", || host.processes().len() == 1);
-    assert_eq!(told(&host, &["exec", "alice", "--", "true"]).0, 125, "after a restart too");
-    // An error of the tenant's own file is no reason either.
+    assert_eq!(status_and_text(&host, &["exec", "alice", "--", "true"]).0, 125, "after a restart too");
+    // The same with an error in the tenant's own file.
     host.write("etc/tenants.d/bob.toml", "plan = \"web\"\ncolour = 7\n");
-    let (status, text) = told(&host, &["suspend", "bob"]);
+    let (status, text) = status_and_text(&host, &["suspend", "bob"]);
     assert!(status == 7 && text.contains("colour") && text.contains("bob: suspended until"), "{status}: {text}");
     assert!(host.processes().is_empty(), "{text}");
 }
 
 #[test]
-fn who_has_a_file_that_is_no_toml_is_suspended_too() {
+fn a_tenant_whose_file_is_not_toml_can_be_suspended() {
     let mut host = Host::new();
     for tenant in ["alice", "bob", "carol"] {
         host.declare(tenant, "web");
@@ -588,100 +588,101 @@ fn who_has_a_file_that_is_no_toml_is_suspended_too() {
         b"plan = \"web\"\n<<<<<<< mine\ndoors = [\"exec\"]\n",
     ];
     let is_out = |host: &Host, tenant: &str| {
-        let (status, text) = told(host, &["exec", tenant, "--", "true"]);
+        let (status, text) = status_and_text(host, &["exec", tenant, "--", "true"]);
         assert!(status == 125 && text.contains("sends spam"), "{tenant}: {status}: {text}");
     };
     for ((tenant, file), junk) in files.iter().zip(junk) {
         std::fs::write(file, junk).expect("writes");
-        let (status, text) = told(&host, &["suspend", tenant, "--reason", "sends spam"]);
+        let (status, text) = status_and_text(&host, &["suspend", tenant, "--reason", "sends spam"]);
         assert!(status == 7 && text.contains(&format!("{tenant}: suspended until")), "{status}: {text}");
         assert!(text.contains(&format!("{tenant}.toml:")), "what is wrong is told: {text}");
         is_out(&host, tenant);
     }
     assert!(host.processes().is_empty());
-    // Over a restart as well.
+    // Also after a restart.
     host.end();
     host.start();
     files.iter().for_each(|(tenant, _)| is_out(&host, tenant));
-    // Once more is no change, and the way back brings the file as it was; what it means waits until somebody has mended it.
+    // Repeating the command changes nothing, and `unsuspend` restores the file. Its content takes effect once it is
+    // fixed.
     let (bob, carol) = (&files[1].1, &files[2].1);
     let before = std::fs::read(bob).expect("reads");
-    told(&host, &["suspend", "bob"]);
+    status_and_text(&host, &["suspend", "bob"]);
     assert_eq!(std::fs::read(bob).expect("reads"), before);
-    let (status, text) = told(&host, &["unsuspend", "bob"]);
+    let (status, text) = status_and_text(&host, &["unsuspend", "bob"]);
     assert!(status == 7 && text.contains("bob: suspended until a file without errors"), "{status}: {text}");
     assert_eq!(std::fs::read(bob).expect("reads"), junk[1]);
     is_out(&host, "bob");
     for less in [&b""[..], b"plan = \"nowhere\"\n"] {
         std::fs::write(bob, less).expect("writes");
-        told(&host, &["apply"]);
+        status_and_text(&host, &["apply"]);
         is_out(&host, "bob");
     }
     host.end();
     host.start();
     is_out(&host, "bob");
     host.declare("bob", "web");
-    told(&host, &["apply"]);
+    status_and_text(&host, &["apply"]);
     until("bob runs again", || host.cli(&["exec", "bob", "--", "true"]).status.success());
-    // Whoever mends the file has one that says still that it is suspended.
+    // A fixed file may still say that the tenant is suspended.
     let text = std::fs::read_to_string(carol).expect("reads").replace("<<<<<<< mine\n", "");
     host.write("etc/tenants.d/carol.toml", &text);
-    assert!(!told(&host, &["check"]).1.contains("carol"));
-    told(&host, &["apply"]);
+    assert!(!status_and_text(&host, &["check"]).1.contains("carol"));
+    status_and_text(&host, &["apply"]);
     is_out(&host, "carol");
-    told(&host, &["unsuspend", "carol"]);
+    status_and_text(&host, &["unsuspend", "carol"]);
     until("carol runs again", || host.cli(&["exec", "carol", "--", "true"]).status.success());
 }
 
 #[test]
-fn what_was_not_applied_is_told() {
+fn files_that_were_not_applied_are_reported() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.declare("bob", "web");
     host.start();
     host.ok(&["apply"]);
     host.write("etc/tenants.d/alice.toml", "plan = \"web\"\ncolour = 7\n");
-    let (status, text) = told(&host, &["apply"]);
+    let (status, text) = status_and_text(&host, &["apply"]);
     assert_eq!(status, 2, "{text}");
     for word in ["alice: ", "in force", "alice.toml:2:1", "colour"] {
         assert!(text.contains(word), "{word}: {text}");
     }
-    // Of what else is applied in the same run it is told that it was.
+    // The output also says what was applied in the same run.
     host.write("etc/tenants.d/bob.toml", "plan = \"web\"\n[limits]\ntasks = 65\n");
-    let (status, text) = told(&host, &["apply"]);
+    let (status, text) = status_and_text(&host, &["apply"]);
     assert!(status == 7 && text.contains("bob: limits written") && text.contains("colour"), "{status}: {text}");
-    // Whoever asks for somebody else hears nothing of it.
-    assert_eq!(told(&host, &["apply", "bob"]), (0, String::new()));
-    assert_eq!(told(&host, &["apply", "alice", "bob"]).0, 7);
-    // A plan or bailiwick.toml is of everybody.
+    // A command about another tenant does not report it.
+    assert_eq!(status_and_text(&host, &["apply", "bob"]), (0, String::new()));
+    assert_eq!(status_and_text(&host, &["apply", "alice", "bob"]).0, 7);
+    // A plan and bailiwick.toml concern everyone.
     host.declare("alice", "web");
     let good = std::fs::read_to_string(host.path("etc/bailiwick.toml")).expect("reads");
     for (file, good) in [("etc/plans.d/unused.toml", String::new()), ("etc/bailiwick.toml", good)] {
         host.write(file, &format!("colour = 7\n{good}"));
         for command in [&["apply"][..], &["plan"], &["audit"], &["apply", "--dry-run"]] {
-            let (status, text) = told(&host, command);
+            let (status, text) = status_and_text(&host, command);
             assert!([2, 7, 10].contains(&status) && text.contains("colour"), "{file} {command:?}: {status} {text}");
         }
-        assert_eq!(told(&host, &["reload"]).0, 2);
+        assert_eq!(status_and_text(&host, &["reload"]).0, 2);
         host.write(file, &good);
     }
-    // And of a tenant without any policy.
+    // The same for a tenant without any valid policy.
     host.declare("carol", "nosuch");
-    let (status, text) = told(&host, &["apply"]);
+    let (status, text) = status_and_text(&host, &["apply"]);
     assert!(status == 2 && text.contains("carol") && text.contains("nosuch"), "{status}: {text}");
     for command in [&["start", "carol"][..], &["restart", "carol"], &["audit", "carol"], &["plan", "carol"]] {
-        let (status, text) = told(&host, command);
+        let (status, text) = status_and_text(&host, command);
         assert!([2, 3].contains(&status) && text.contains("carol"), "{command:?}: {status} {text}");
     }
-    // Drift of one that is held to its last good file is found, and so is the file.
+    // For a tenant that runs by the last valid version of its file, both drift and the error of the file are found.
     std::fs::remove_file(host.path("etc/tenants.d/carol.toml")).expect("removes");
     host.write("etc/tenants.d/alice.toml", "plan = \"web\"\ncolour = 7\n");
-    let (status, text) = told(&host, &["audit", "alice"]);
+    let (status, text) = status_and_text(&host, &["audit", "alice"]);
     assert!(status == 10 && text.contains("BW102"), "{status}: {text}");
 }
 
 #[test]
-fn a_create_that_is_refused_leaves_nothing_behind() {
+fn a_refused_create_leaves_nothing_behind() {
     let mut host = Host::new();
     host.write("etc/plans.d/login.toml", "doors = [\"exec\", \"ssh\"]\n[limits]\ntasks = 64\n");
     host.write("etc/plans.d/image.toml", "image = \"debian-99\"\n");
@@ -698,13 +699,13 @@ fn a_create_that_is_refused_leaves_nothing_behind() {
         names
     });
     let files = names();
-    // `mail` is a user of every Debian's; the other plan needs an image that there is not.
+    // Every Debian has the user `mail`; the other plan requires an image that does not exist.
     for (arguments, status, word) in [
         (&["create", "mail", "--plan", "login"], 4, "the host has a user \"mail\""),
         (&["create", "bob", "--plan", "image"], 8, "debian-99"),
         (&["create", "carol", "--plan", "nosuch"], 3, "nosuch"),
     ] {
-        let (got, text) = told(&host, arguments);
+        let (got, text) = status_and_text(&host, arguments);
         assert!(got == status && text.contains(word), "{arguments:?}: {got} {text}");
         assert_eq!(names(), files, "{arguments:?}");
         assert_eq!(host.processes().len(), 1, "{arguments:?}");
@@ -714,15 +715,15 @@ fn a_create_that_is_refused_leaves_nothing_behind() {
         assert!(!list.contains(arguments[1]), "{list}");
         assert_eq!(host.ok(&["apply"]), "", "{arguments:?}: everybody else goes on");
     }
-    // Without a door of sshd's the name is free.
+    // Without a door through sshd, the name is free.
     host.ok(&["create", "mail", "--plan", "web"]);
     assert_eq!(host.processes().len(), 2);
-    // A deleted tenant whose data is there comes back whole or stays as it was.
+    // A deleted tenant with data is restored completely, or stays deleted.
     host.ok(&["delete", "mail"]);
-    assert_eq!(told(&host, &["create", "mail", "--plan", "image"]).0, 8);
+    assert_eq!(status_and_text(&host, &["create", "mail", "--plan", "image"]).0, 8);
     assert!(host.path("state/tenants/mail").exists() && host.path("etc/tenants.d/.mail.toml.deleted").exists());
     assert!(!host.path("etc/tenants.d/mail.toml").exists());
-    // Beside somebody else's wrong file a delete is a delete.
+    // A delete works despite an error in another tenant's file.
     host.declare("dave", "nosuch");
     host.ok(&["create", "mail", "--plan", "web"]);
     host.ok(&["delete", "mail", "--purge"]);
@@ -730,7 +731,7 @@ fn a_create_that_is_refused_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_create_that_is_refused_destroys_no_data_that_was_there_before() {
+fn a_refused_create_destroys_no_existing_data() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
@@ -743,14 +744,14 @@ fn a_create_that_is_refused_destroys_no_data_that_was_there_before() {
     let before = ids();
     let mut session = host.command(&["exec", "alice", "--", "sleep", "1000"]).spawn().expect("runs");
     until("the session", || host.ok(&["sessions", "--json"]).contains("alice"));
-    // By hand, and no daemon has read yet that it is gone.
+    // Removed by hand, and the daemon has not reloaded yet.
     std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
-    let (status, text) = told(&host, &["create", "alice", "--plan", "shell"]);
+    let (status, text) = status_and_text(&host, &["create", "alice", "--plan", "shell"]);
     assert!(status != 0 && text.contains("1 sessions are in it"), "{status}: {text}");
     assert!(text.contains("was not created, and the existing data is kept"), "{text}");
     assert!(data.exists() && !host.path("etc/tenants.d/alice.toml").exists());
     assert!(!session.wait().expect("ends").success());
-    // And it is back with the next one.
+    // The next create restores the data.
     host.ok(&["create", "alice", "--plan", "web"]);
     assert_eq!((host.inside("alice", "cat /srv/data").1.as_str(), ids()), ("precious\n", before));
 }

@@ -1,4 +1,4 @@
-//! Many who come at once, or come and say nothing: whoever it is, the others are served, and operators first of all.
+//! Many clients at once, and clients that send nothing: others are served all the same, and operators first.
 
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::warden::MOST_COMPARED;
@@ -27,7 +27,7 @@ fn host() -> Host {
     host
 }
 
-/// Connects as another user. Only this thread is that user, and only for as long as this lasts.
+/// Connects as another user. Only this thread changes its user, and only during the call.
 fn connect_as(host: &Host, uid: u32) -> UnixStream {
     connect_to(&host.path(CONTROL), uid)
 }
@@ -48,17 +48,17 @@ fn connect_to(socket: &Path, uid: u32) -> UnixStream {
     found.map(UnixStream::from).expect("was found")
 }
 
-/// A request of 200 KiB, of which all but the end is sent, as far as it is taken.
+/// Sends a request of 200 KiB except for its end, as far as the peer accepts it.
 fn begin(stream: &mut UnixStream) {
     let mut part = vec![b' '; 190 << 10];
     part[..4].copy_from_slice(&(200_u32 << 10).to_le_bytes());
     stream.set_nonblocking(true).expect("never blocks");
-    // Whoever is turned away takes nothing.
+    // A refused connection accepts nothing.
     drop(stream.write(&part));
 }
 
-/// How much memory a process has, in MiB, and how many connections. Not all descriptors: the recorder opens some for each tenant
-/// when it measures it for the first time.
+/// The memory of a process in MiB and its number of connections. Other descriptors are not counted, because the
+/// recorder opens some for each tenant at its first measurement.
 fn held(pid: u32) -> (u64, usize) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
@@ -75,11 +75,11 @@ fn host_user(host: &Host, tenant: &str) -> u32 {
     u32::try_from(shown["host_user"].as_u64().expect("an id")).expect("an id")
 }
 
-/// Asks over a connection, and reads one answer.
+/// Sends a request over a connection and reads the reply.
 fn answer(mut stream: UnixStream, request: &ControlRequest) -> ControlReply {
     stream.set_nonblocking(false).expect("blocks");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time limit");
-    // Whoever is turned away need not be heard.
+    // A refused connection may already be closed.
     stream.write_all(&encode(request, MAX_REQUEST).expect("small")).ok();
     let mut decoder = Decoder::new(MAX_REPLY);
     let mut buffer = [0; 4096];
@@ -100,11 +100,11 @@ fn is_over(stream: &UnixStream) -> bool {
 }
 
 #[test]
-fn users_who_may_not_ask_hold_few_places_and_no_memory_with_any_number_of_ids() {
+fn unprivileged_users_hold_few_connections_and_little_memory_whatever_ids_they_use() {
     let host = host();
     let daemon = host.program("bailiwickd");
     let (memory, sockets) = held(daemon);
-    // The ids of this host's tenants are far above.
+    // The ids of this host's tenants are far above these.
     let mut all = Vec::new();
     for number in 0..3000 {
         let mut stream = connect_as(&host, 300_000 + number % 500);
@@ -116,7 +116,7 @@ fn users_who_may_not_ask_hold_few_places_and_no_memory_with_any_number_of_ids() 
     let (memory_now, sockets_now) = held(daemon);
     assert!(memory_now < memory + 48, "{memory} MiB became {memory_now} MiB");
     assert!(sockets_now < sockets + 128, "{sockets} sockets became {sockets_now}");
-    // A tenant's user is none of them.
+    // The user of a tenant is not one of these.
     let own = ControlRequest::Usage { tenants: vec![name("two")], window: None };
     let reply = answer(connect_as(&host, host_user(&host, "two")), &own);
     assert!(!matches!(&reply, ControlReply::Failed(failure) if failure.status == ExitStatus::OverLimit), "{reply:?}");
@@ -124,7 +124,7 @@ fn users_who_may_not_ask_hold_few_places_and_no_memory_with_any_number_of_ids() 
 }
 
 #[test]
-fn one_tenants_users_take_nothing_of_anothers() {
+fn users_of_one_tenant_take_no_share_of_another() {
     let host = host();
     let daemon = host.program("bailiwickd");
     let (one, two) = (host_user(&host, "one"), host_user(&host, "two"));
@@ -155,7 +155,7 @@ fn a_request_that_comes_byte_by_byte_is_not_waited_for() {
     for uid in [0, host_user(&host, "one"), 300_000] {
         let mut stream = connect_as(&host, uid);
         stream.write_all(&(200_u32 << 10).to_le_bytes()).expect("writes");
-        // Never as much as the request has.
+        // Less than the size of the request.
         let mut left = 100 << 10;
         until("the end of a request that does not end", || {
             left -= 1;
@@ -166,7 +166,7 @@ fn a_request_that_comes_byte_by_byte_is_not_waited_for() {
 }
 
 #[test]
-fn what_a_client_says_of_an_earlier_session_is_not_taken_from_it() {
+fn claims_of_a_client_about_an_earlier_session_are_not_trusted() {
     let host = host();
     let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
     let before = now();
@@ -198,7 +198,7 @@ fn what_a_client_says_of_an_earlier_session_is_not_taken_from_it() {
             known[0]["user"] == "33"
         });
         let session = &known[0];
-        // No older than this process, and begun.
+        // Not older than this process, and not zero.
         let since = session["since"].as_u64().expect("a time");
         assert!(since + 3600 > before && since <= now(), "{session}");
         assert_eq!((&session["uid"], &session["pid"]), (&0.into(), &std::process::id().into()), "{session}");
@@ -210,7 +210,7 @@ fn what_a_client_says_of_an_earlier_session_is_not_taken_from_it() {
 }
 
 #[test]
-fn a_socket_that_was_removed_is_made_again() {
+fn a_removed_socket_is_created_again() {
     let host = host();
     for socket in [CONTROL, "run/warden.sock"] {
         std::fs::remove_file(host.path(socket)).expect("removes");
@@ -228,7 +228,7 @@ fn signal(host: &Host, program: &str, signal: &str) -> u32 {
     pid
 }
 
-/// A command that waits, without a terminal.
+/// A running command without a terminal.
 struct Waiting {
     child: Child,
     told: BufReader<ChildStderr>,
@@ -241,7 +241,7 @@ impl Waiting {
         Self { child, told }
     }
 
-    /// What it says first. It has not ended then.
+    /// Its first line of output. The command is still running then.
     fn first(&mut self) -> String {
         let mut line = String::new();
         self.told.read_line(&mut line).expect("reads");
@@ -249,7 +249,7 @@ impl Waiting {
         line
     }
 
-    /// What it says after that, and its exit status.
+    /// The rest of its output, and its exit status.
     fn end(mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
         self.told.read_to_string(&mut rest).expect("reads");
@@ -261,16 +261,16 @@ const WAITING: &str = "bailiwick: waiting for bailiwickd; \"systemctl status bai
                        the warden are\n";
 
 #[test]
-fn a_daemon_that_answers_nobody_is_waited_for_aloud_and_replaced_without_systemd_too() {
+fn a_silent_daemon_is_reported_while_waiting_and_replaced_even_without_systemd() {
     let host = host();
     let pid = signal(&host, "bailiwickd", "-STOP");
     let exec = host.command(&["exec", "one", "--", "true"]);
     let mut large = host.command(&["exec", "one"]);
-    // More than a socket takes that nobody reads, in arguments that the kernel takes.
+    // More than an unread socket buffers, in arguments that the kernel accepts.
     large.args(["--", "true"]).args([&"x".repeat(120 << 10), &"y".repeat(120 << 10)]);
     let mut all = vec![(host.command(&["list"]), 1), (exec, 125), (large, 125)];
     let mut all: Vec<_> = all.drain(..).map(|(command, status)| (Waiting::new(command), status)).collect();
-    // And when there is no room to wait in.
+    // The same with a full queue of connections.
     let mut queue = Vec::new();
     while let Ok(connection) = connect_at_once(&host.path(CONTROL)) {
         queue.push(connection);
@@ -280,7 +280,7 @@ fn a_daemon_that_answers_nobody_is_waited_for_aloud_and_replaced_without_systemd
         let said = waiting.first().replace(" and init of the jail;", ";");
         assert_eq!(said, WAITING);
     }
-    // Whoever waits hears an end, whoever comes after that an answer.
+    // Waiting clients get an error, later ones a reply.
     for (waiting, status) in all {
         let (ended, rest) = waiting.end();
         assert_eq!(ended, Some(status), "{rest}");
@@ -292,7 +292,7 @@ fn a_daemon_that_answers_nobody_is_waited_for_aloud_and_replaced_without_systemd
 }
 
 #[test]
-fn a_warden_that_answers_nobody_is_waited_for_aloud() {
+fn a_silent_warden_is_reported_while_waiting() {
     let host = host();
     signal(&host, "bailiwick-warden", "-STOP");
     let mut all = [&["list"][..], &["restart", "one"], &["show", "two"]].map(|line| Waiting::new(host.command(line)));
@@ -306,12 +306,12 @@ fn a_warden_that_answers_nobody_is_waited_for_aloud() {
 }
 
 #[test]
-fn a_status_without_a_warden_has_an_end_and_is_no_success() {
+fn a_status_without_a_warden_ends_and_fails() {
     let host = host();
     signal(&host, "bailiwick-warden", "-STOP");
     let output = host.cli(&["status"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // As long as it is stopped: nobody but this test lets it go on.
+    // The process stays stopped until the test continues it.
     assert_eq!(output.status.code(), Some(1), "{text}");
     for part in ["warden      does not answer", "tenants     not known", "bailiwick-warden has not answered for"] {
         assert!(text.contains(part), "{part}: {text}");
@@ -321,7 +321,7 @@ fn a_status_without_a_warden_has_an_end_and_is_no_success() {
 }
 
 #[test]
-fn a_peer_of_the_warden_that_does_not_read_holds_nobody_up() {
+fn a_peer_of_the_warden_that_does_not_read_delays_nobody() {
     let mut host = Host::new();
     for tenant in profiles() {
         host.declare(tenant, tenant);
@@ -330,7 +330,7 @@ fn a_peer_of_the_warden_that_does_not_read_holds_nobody_up() {
     let mut silent = UnixStream::connect(host.path("run/warden.sock")).expect("connects");
     silent.set_nonblocking(true).expect("never blocks");
     let frame = encode(&WardenRequest::Roster, MAX_REQUEST).expect("small");
-    // Until nothing of it is read any more, since nothing of the answers is, while others are answered.
+    // Sends until the warden stops reading, because its replies are not read. Others are served meanwhile.
     let mut sent = 0;
     let mut is_full = |silent: &mut UnixStream| match silent.write(&frame[sent..]) {
         Ok(len) => {
@@ -342,7 +342,7 @@ fn a_peer_of_the_warden_that_does_not_read_holds_nobody_up() {
     };
     until("the warden to have enough", || {
         while !is_full(&mut silent) {}
-        // It has looked at both meanwhile.
+        // The warden has handled both connections meanwhile.
         host.ask(&WardenRequest::Roster).is_ok() && is_full(&mut silent)
     });
     until("whoever does not read to be dropped", || is_over(&silent));
@@ -351,13 +351,13 @@ fn a_peer_of_the_warden_that_does_not_read_holds_nobody_up() {
 }
 
 #[test]
-fn roots_request_to_the_warden_waits_for_one_of_the_daemons_and_not_for_all() {
+fn a_request_of_root_waits_for_at_most_one_of_the_daemons_requests() {
     /// The daemon's user, as [`Host`] configures it.
     const DAEMON: u32 = 64_999;
     let mut host = Host::new();
     host.start_warden();
     let socket = host.path("run/warden.sock");
-    // As much work as one request can be, from many connections, more than once from each.
+    // The most expensive request, from many connections, several times from each.
     let names = (0..MOST_COMPARED).map(|number| name(&format!("t{number}"))).collect();
     let frame = encode(&WardenRequest::InForce { tenants: names }, MAX_REQUEST).expect("small").repeat(2);
     let pid = Pid::from_raw(host.pid().cast_signed()).expect("a process");
@@ -377,12 +377,12 @@ fn roots_request_to_the_warden_waits_for_one_of_the_daemons_and_not_for_all() {
     root.read_exact(&mut [0]).expect("an answer");
     let mut fds: Vec<_> = crowd.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
     let answered = rustix::event::poll(&mut fds, Some(&rustix::time::Timespec::default())).expect("looks");
-    // One or two, as long as this test is not held up for as long as it takes to answer the next fifty.
+    // One or two, but fewer if the test is delayed while the next fifty are answered.
     assert!(answered < 50, "{answered} were answered before root");
 }
 
 #[test]
-fn the_warden_takes_a_name_once_in_a_request() {
+fn the_warden_accepts_a_name_only_once_in_a_request() {
     let mut host = host();
     let twice = || vec![name("one"), name("two"), name("one")];
     for request in [
@@ -393,7 +393,7 @@ fn the_warden_takes_a_name_once_in_a_request() {
         let WardenReply::Failed(failure) = host.ask(&request).expect("an answer") else { panic!("{request:?}") };
         assert_eq!(failure.message, "one request names \"one\" twice", "{request:?}");
     }
-    // An operator may name it as often as he likes.
+    // An operator may repeat a name.
     for line in [&["plan", "one", "one"][..], &["audit", "one", "two", "one"], &["apply", "one", "one"]] {
         host.ok(line);
     }
@@ -401,8 +401,9 @@ fn the_warden_takes_a_name_once_in_a_request() {
 }
 
 #[test]
-fn without_descriptors_whoever_comes_hears_an_end_and_the_rest_goes_on() {
-    /// What both need to begin, and fewer than one user may have connections to the warden besides.
+fn without_descriptors_new_connections_are_closed_and_the_service_continues() {
+    /// Enough for both programs to start, but fewer than the connections to the warden that one user may have in
+    /// addition.
     const DESCRIPTORS: u32 = 44;
     let mut host = Host::new();
     host.start_with_descriptors(DESCRIPTORS);
@@ -410,7 +411,7 @@ fn without_descriptors_whoever_comes_hears_an_end_and_the_rest_goes_on() {
     for (program, socket) in [("bailiwickd", CONTROL), ("bailiwick-warden", "run/warden.sock")] {
         let pid = host.program(program);
         let all: Vec<_> = (0..DESCRIPTORS).map(|_| UnixStream::connect(host.path(socket)).expect("connects")).collect();
-        // The last to come is the first whom nothing is left for.
+        // The last connection is the first for which there is no descriptor.
         until("the last to be turned away", || all.last().is_some_and(is_over));
         drop(all);
         until("an answer", || host.cli(&["list"]).status.success());

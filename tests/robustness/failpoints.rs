@@ -1,4 +1,4 @@
-//! Every step of a start is made to fail and made to end the process: nothing may be left behind, and the next start
+//! Every step of a start is made to fail, and to end the process: nothing may be left behind, and the next start
 //! must work.
 
 use bailiwick_proto::frame::{MAX_REQUEST, encode};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// The steps, as the program itself lists them: a new step is covered the day it is written.
+/// The steps, listed by the program itself, so that a new step is covered at once.
 fn steps() -> Vec<String> {
     let output = Command::new(stage().join("failpoints/bailiwick-warden")).arg("--steps").output().expect("runs");
     let steps: Vec<String> = String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect();
@@ -20,14 +20,15 @@ fn steps() -> Vec<String> {
     steps
 }
 
-/// Steps that are taken in the child: ending the process there ends the child, not the warden.
+/// Steps in the child: ending the process there ends the child, not the warden.
 const INSIDE: &[&str] = &["listener", "identity", "root", "mounts", "pivot", "settings", "confine", "exec"];
 
 fn start() -> WardenRequest {
     WardenRequest::Start { tenant: name("alice") }
 }
 
-/// `bailiwickd` beside a warden that was started alone: one that it starts itself has a clean environment.
+/// `bailiwickd` with a warden that was started separately: a warden that it starts itself gets a clean environment
+/// without the failpoint.
 struct Managed(std::process::Child);
 
 impl Managed {
@@ -53,7 +54,7 @@ fn works(host: &Host) {
     assert_eq!(host.leftovers(), Vec::<String>::new());
 }
 
-/// The number of the warden's descriptors, once it has closed the connection of the last question.
+/// The number of descriptors of the warden, once it has closed the connection of the last request.
 fn settled(host: &Host) -> usize {
     let count = || std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("fds").count();
     let mut last = count();
@@ -81,7 +82,7 @@ fn a_step_that_fails_leaves_nothing_and_is_named() {
             };
             assert!(failure.message.contains(&format!("(step \"{step}\"): fail-point")), "{step}: {failure}");
             assert_eq!(host.leftovers(), Vec::<String>::new(), "after {step}");
-            // What the start of the warden had open may be closed by now.
+            // The descriptors of the failed start may be closed with a delay.
             until(&format!("no more descriptors after {step} than {before}"), || settled(&host) <= before);
         }
         host.write("failpoint", "");
@@ -100,7 +101,7 @@ fn a_process_that_is_killed_at_any_step_leaves_nothing() {
         let answer = host.ask(&start());
         if INSIDE.contains(&step.as_str()) {
             let Ok(WardenReply::Failed(failure)) = answer else { panic!("{step}: {answer:?}") };
-            // Whatever it was at: what is known is until where it was heard.
+            // The last step that was reported before the kill.
             let heard = if step == "listener" { "listener" } else { "exec" };
             let told = format!("(step \"{heard}\"): the child ended without a word");
             assert!(failure.message.contains(&told), "{step}: {failure}");
@@ -109,7 +110,7 @@ fn a_process_that_is_killed_at_any_step_leaves_nothing() {
             assert!(answer.is_err(), "{step}: {answer:?}");
             host.wait();
         }
-        // The next warden clears away what it finds.
+        // The next warden removes what it finds.
         host.write("failpoint", "");
         host.start_warden();
         until(&format!("nothing is left after {step}"), || host.leftovers().is_empty());
@@ -119,9 +120,9 @@ fn a_process_that_is_killed_at_any_step_leaves_nothing() {
     works(&host);
 }
 
-/// The first that a child does is on the way of its start alone: the warden serves others meanwhile.
+/// The warden waits for the first message of a child without blocking: it serves others meanwhile.
 #[test]
-fn a_child_that_says_nothing_holds_up_nobody() {
+fn a_silent_child_delays_nobody() {
     let mut host = Host::with_failpoints();
     host.declare("alice", "shell");
     host.declare("bob", "shell");
@@ -134,7 +135,7 @@ fn a_child_that_says_nothing_holds_up_nobody() {
         let bob = name("bob");
         assert_eq!(host.warden(&WardenRequest::Start { tenant: bob.clone() }), WardenReply::Done);
         assert_eq!(host.warden(&WardenRequest::Stop { tenant: bob, hold: Hold::Keep }), WardenReply::Done);
-        // Others that the warden starts on the way end by themselves.
+        // Other processes that the warden starts in between end by themselves.
         until("its child alone is there", || host.processes().len() == 1);
         assert!(!silent.is_finished());
         for pid in host.processes() {
@@ -151,11 +152,11 @@ fn a_child_that_says_nothing_holds_up_nobody() {
 }
 
 #[test]
-fn a_child_that_does_not_end_has_nothing_of_the_warden_that_was_killed() {
+fn a_child_that_does_not_end_holds_no_resources_of_a_killed_warden() {
     let mut host = Host::with_failpoints();
     host.declare("alice", "web");
     host.start_warden();
-    // As one that the kernel holds up: by then it has taken the tenant's identity.
+    // Like a child blocked in the kernel. At this step it already has the tenant's identity.
     host.write("failpoint", "root wait");
     let mut asked = UnixStream::connect(host.path("run/warden.sock")).expect("connects");
     asked.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
@@ -166,24 +167,24 @@ fn a_child_that_does_not_end_has_nothing_of_the_warden_that_was_killed() {
         uid.is_some_and(|uid: u32| host.ids().contains(&uid))
     };
     until("the child is on its way", || host.processes().iter().any(is_another));
-    // It alone, not the child.
+    // Kills only the warden, not the child.
     let warden = bailiwick_sys::process::open(host.pid()).expect("opens");
     bailiwick_sys::process::kill(&warden).expect("kills");
     host.wait();
     assert_eq!(asked.read(&mut [0]).expect("an end, and not silence"), 0);
     assert!(!host.processes().is_empty(), "the child waits still");
-    // Nor the lock.
+    // The lock is not held either.
     host.write("failpoint", "");
     host.start_warden();
     until("it is cleared away", || host.leftovers().is_empty());
     works(&host);
 }
 
-/// Something beside the host's own programs that looks like an upgrade of the host; gone with the value.
+/// A directory beside the host's own programs that looks like an upgrade of the host; removed on drop.
 struct Installed(PathBuf);
 
 impl Installed {
-    /// Something that each of these jails remembers as not there, by its init.
+    /// Paths that the inits of these jails have looked up and cached as missing.
     fn new(inits: &[u32]) -> Self {
         let installed = Self(Path::new("/usr/share").join(format!("bailiwick-test-renewed-{}", std::process::id())));
         assert!(inits.iter().all(|init| !installed.is_seen_by(*init)));
@@ -203,7 +204,7 @@ impl Drop for Installed {
 }
 
 #[test]
-fn a_jail_whose_names_the_kernel_does_not_forget_holds_up_nobody() {
+fn a_jail_whose_cached_names_the_kernel_keeps_delays_nobody() {
     let mut host = Host::with_failpoints();
     host.start_warden();
     let inits = ["alice", "bob"].map(|tenant| {
@@ -238,7 +239,7 @@ fn a_jail_whose_names_the_kernel_does_not_forget_holds_up_nobody() {
 }
 
 #[test]
-fn a_first_day_that_takes_long_holds_up_its_tenant_alone() {
+fn a_slow_first_preparation_of_storage_delays_only_its_tenant() {
     let mut host = Host::with_failpoints();
     host.declare("alice", "shell");
     host.declare("bob", "shell");
@@ -256,14 +257,15 @@ fn a_first_day_that_takes_long_holds_up_its_tenant_alone() {
     works(&host);
 }
 
-/// Whoever moves a directory while its files are charged or written ends that, or has others' files charged.
+/// A directory must not be moved while its files are being charged or written: the charging would stop, or charge
+/// files of others.
 #[test]
-fn storage_is_prepared_when_nobody_is_in_by_ftp_any_more() {
+fn storage_is_prepared_once_the_last_ftp_session_has_ended() {
     let mut host = Host::with_failpoints();
     host.declare("alice", "shell");
     host.declare("bob", "shell");
     host.start_warden();
-    // While a jail runs the groups of all jails are there.
+    // While a jail runs, the control groups of all jails exist.
     assert_eq!(host.warden(&WardenRequest::Start { tenant: name("bob") }), WardenReply::Done);
     let WardenReply::Entry(Some(bob)) = host.warden(&WardenRequest::Entry { tenant: name("bob") }) else {
         panic!("bob runs")
@@ -286,7 +288,7 @@ fn storage_is_prepared_when_nobody_is_in_by_ftp_any_more() {
 }
 
 #[test]
-fn who_is_created_while_its_first_day_takes_long_starts_when_that_is_over() {
+fn a_created_tenant_starts_once_its_storage_is_prepared() {
     let mut host = Host::with_failpoints();
     host.declare("bob", "shell");
     host.start_warden();
@@ -307,7 +309,7 @@ fn who_is_created_while_its_first_day_takes_long_starts_when_that_is_over() {
 }
 
 #[test]
-fn data_that_is_charged_for_long_holds_up_its_tenant_alone() {
+fn slow_charging_of_data_delays_only_its_tenant() {
     let mut host = Host::with_failpoints();
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
     if facts.storage.quota != QuotaFacts::Projects {
@@ -345,7 +347,7 @@ fn data_that_is_charged_for_long_holds_up_its_tenant_alone() {
     assert_eq!(host.warden(&WardenRequest::Start { tenant: bob.clone() }), WardenReply::Done);
     assert_eq!(host.warden(&WardenRequest::Stop { tenant: bob, hold: Hold::Keep }), WardenReply::Done);
     assert_eq!(host.ask(&start()).expect("the warden lives"), WardenReply::GoesOn);
-    // Its child goes with the warden, and the next one begins anew.
+    // The child ends with the warden, and the next warden starts again.
     let config = host.path("etc");
     let is_of_it = |entry: std::fs::DirEntry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();

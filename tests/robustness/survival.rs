@@ -1,4 +1,4 @@
-//! Life goes on: either daemon is killed, again and again, and no jail, session or open pipe notices.
+//! Both daemons are killed again and again, and no jail, session or open pipe is affected.
 
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::{CONTROL_SOCKET, ControlReply, ControlRequest, Decoder, Hold, WardenRequest, encode};
@@ -24,10 +24,10 @@ fn host() -> Host {
     host
 }
 
-/// The process of a program that the supervisor has started.
+/// The process id of a program that the supervisor has started.
 fn program(host: &Host, name: &str) -> Option<u32> {
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).ok()?;
-    // A program's name is cut to 15 bytes there: "bailiwick-warde".
+    // The kernel truncates the name to 15 bytes: "bailiwick-warde".
     children.split_whitespace().find_map(|pid| {
         let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
         name.starts_with(command.trim()).then(|| pid.parse().ok())?
@@ -59,7 +59,7 @@ fn inits(host: &Host) -> BTreeMap<&'static str, u64> {
     found
 }
 
-/// A session that answers each line with itself.
+/// A session that echoes each line.
 struct Echo {
     child: Child,
     to: ChildStdin,
@@ -100,7 +100,7 @@ fn survives(name: &str) {
     for session in &mut sessions {
         session.say("before");
     }
-    // The supervisor gives up on a program that ends ten times in a row, each time at once.
+    // The supervisor gives up on a program that exits ten times in a row immediately after its start.
     for round in 0..8 {
         kill(&host, name);
         for session in &mut sessions {
@@ -108,7 +108,7 @@ fn survives(name: &str) {
         }
         assert_eq!(inits(&host), before, "round {round}");
     }
-    // New sessions come in, old ones end as they should, and nothing is drift.
+    // New sessions start, old ones end normally, and there is no drift.
     for tenant in profiles() {
         assert_eq!(host.inside(tenant, "echo new").1.trim(), "new");
     }
@@ -121,7 +121,8 @@ fn survives(name: &str) {
 
 #[test]
 fn a_jail_that_is_ended_right_after_its_start_ends_by_itself() {
-    // A signal that PID 1 neither blocks nor handles yet is lost: then only the time limit, of seconds, would end it.
+    // A signal that PID 1 neither blocks nor handles yet is lost. Then only the time limit of seconds would end the
+    // jail.
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start_warden();
@@ -134,7 +135,7 @@ fn a_jail_that_is_ended_right_after_its_start_ends_by_itself() {
 }
 
 #[test]
-fn a_changed_memory_restarts_nobody() {
+fn a_changed_memory_limit_restarts_no_jail() {
     let host = host();
     let before = inits(&host);
     let mut sessions: Vec<Echo> = profiles().into_iter().map(|tenant| Echo::open(&host, tenant)).collect();
@@ -144,7 +145,7 @@ fn a_changed_memory_restarts_nobody() {
         assert_eq!(status, 0, "{err}");
         out.trim().to_owned()
     };
-    // Half of it and a quarter are /tmp and /dev/shm: smaller, then larger.
+    // /tmp and /dev/shm are half and a quarter of the memory: first smaller, then larger.
     for (memory, golden) in [("64M", "32768 16384"), ("192M", "98304 49152")] {
         for tenant in profiles() {
             let plan = format!("profile = \"{tenant}\"\n[limits]\nmemory = \"{memory}\"\ntasks = 64\n");
@@ -165,7 +166,7 @@ fn a_changed_memory_restarts_nobody() {
 }
 
 #[test]
-fn a_size_below_what_is_there_is_refused_and_says_what_to_do() {
+fn a_size_below_the_usage_is_refused_with_a_remedy() {
     let host = host();
     let size = |text: &str| {
         host.write("etc/tenants.d/web.toml", &format!("plan = \"web\"\n[limits]\ntmp = \"{text}\"\n"));
@@ -183,7 +184,7 @@ fn a_size_below_what_is_there_is_refused_and_says_what_to_do() {
 }
 
 #[test]
-fn apply_restarts_nothing_that_has_sessions_in_it_unless_told_to() {
+fn apply_restarts_no_jail_with_sessions_unless_requested() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start();
@@ -208,13 +209,13 @@ fn apply_restarts_nothing_that_has_sessions_in_it_unless_told_to() {
 }
 
 #[test]
-fn a_request_that_was_let_in_is_answered_before_bailiwickd_ends() {
+fn an_accepted_request_is_answered_before_bailiwickd_ends() {
     let host = host();
     let ends = program(&host, "bailiwickd").expect("it runs");
     let mut session = Echo::open(&host, profiles()[0]);
     session.say("before");
     let mut late = UnixStream::connect(host.path("run").join(CONTROL_SOCKET)).expect("connects");
-    // It is accepted now, and nobody else can take it.
+    // The connection is accepted now, and only this program can answer it.
     std::thread::sleep(Duration::from_millis(200));
     assert!(Command::new("kill").arg(ends.to_string()).status().expect("kill").success());
     std::thread::sleep(Duration::from_millis(200));
@@ -229,7 +230,7 @@ fn a_request_that_was_let_in_is_answered_before_bailiwickd_ends() {
         }
     };
     assert!(matches!(reply, ControlReply::List(ref all) if all.len() == profiles().len()), "{reply:?}");
-    // Then it ends, for all that a session was let in by it; the next one serves.
+    // The program then ends although it opened a session; the next one serves.
     until("it ends", || program(&host, "bailiwickd").is_some_and(|pid| pid != ends));
     session.say("after");
     session.end();
@@ -261,7 +262,7 @@ fn the_death_of_everything_is_not_noticed_inside() {
 }
 
 #[test]
-fn when_all_places_are_taken_operators_get_in_and_others_are_told() {
+fn with_all_places_taken_operators_are_served_and_others_refused() {
     use std::os::unix::process::CommandExt;
     let host = host();
     let as_nobody = || {
@@ -271,7 +272,7 @@ fn when_all_places_are_taken_operators_get_in_and_others_are_told() {
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     assert_eq!(as_nobody().0, Some(5), "refused as ever: {}", as_nobody().1);
-    // Others of its own hold all that it may have. Who says nothing is let go after a while.
+    // Other connections of the same user hold all its places. A silent connection is closed after a while.
     let socket = host.path("run").join(CONTROL_SOCKET);
     let script = "import socket,sys,time\nsys.stdout.write('.')\nall=[]\nwhile True:\n s=socket.socket(socket.AF_UNIX)\n \
                   s.connect(sys.argv[1])\n all.append(s)\n all=all[-64:]\n time.sleep(0.001)";
@@ -288,7 +289,7 @@ fn when_all_places_are_taken_operators_get_in_and_others_are_told() {
 }
 
 #[test]
-fn a_warden_waits_for_one_that_takes_its_time_to_be_gone() {
+fn a_warden_waits_for_an_earlier_one_to_end() {
     let mut host = Host::new();
     host.declare("alice", "web");
     host.start_warden();
@@ -317,10 +318,10 @@ fn a_warden_waits_for_one_that_takes_its_time_to_be_gone() {
 }
 
 #[test]
-fn a_warden_that_cannot_work_closes_what_waits_for_it() {
+fn a_warden_that_cannot_start_closes_waiting_connections() {
     let mut host = Host::new();
     std::fs::create_dir(host.path("run")).expect("mkdir");
-    // A directory of somebody else's.
+    // A directory of another owner.
     host.write("state/of-somebody", "");
     std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     let listener = UnixListener::bind(host.path("run/warden.sock")).expect("binds");
@@ -328,21 +329,21 @@ fn a_warden_that_cannot_work_closes_what_waits_for_it() {
         (0..3).map(|_| UnixStream::connect(host.path("run/warden.sock")).expect("waits")).collect();
     host.spawn_warden_with(&listener);
     assert_eq!(host.wait().code(), Some(8), "{}", host.log());
-    // The manager's own descriptor, at which anything that waits would have it start the next.
+    // The listening socket of the service manager: a waiting connection would make it start the next warden.
     listener.set_nonblocking(true).expect("fcntl");
     let left = listener.accept().map_err(|error| error.kind());
     assert_eq!(left.err(), Some(std::io::ErrorKind::WouldBlock));
     for stream in &mut waiting {
         assert_eq!(stream.read(&mut [0]).map_err(|error| error.kind()).unwrap_or_default(), 0, "it is told");
     }
-    // An operator mends it, and the next one serves at the same socket.
+    // An operator fixes it, and the next warden serves on the same socket.
     std::fs::remove_file(host.path("state/of-somebody")).expect("removes");
     host.spawn_warden_with(&listener);
     until("it is served", || host.ask(&WardenRequest::Hello).is_ok());
 }
 
 #[test]
-fn a_warden_is_reached_though_an_earlier_one_made_another_socket_than_the_managers() {
+fn the_managers_socket_works_even_if_an_earlier_warden_created_another() {
     let mut host = Host::new();
     let path = host.path("run/warden.sock");
     std::fs::create_dir(host.path("run")).expect("mkdir");
@@ -352,7 +353,7 @@ fn a_warden_is_reached_though_an_earlier_one_made_another_socket_than_the_manage
     until("the manager's socket is served", || is_served(&host));
     let inode = || std::fs::symlink_metadata(&path).ok().map(|metadata| metadata.ino());
     let before = inode();
-    // The next one takes over what is not lost.
+    // The next warden adopts what still exists.
     host.kill();
     host.spawn_warden_with(&listener);
     until("it is served again", || is_served(&host));
