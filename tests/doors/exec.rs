@@ -1,4 +1,4 @@
-//! The door `exec`, end to end: pipes, statuses, signals, terminals, and what is refused.
+//! The door `exec`, end to end: pipes, exit statuses, signals, terminals and refusals.
 
 use bailiwick_tests::{Host, profiles, stage, until};
 use std::io::{Read, Write};
@@ -17,7 +17,8 @@ fn host() -> Host {
 }
 
 fn exec(host: &Host, tenant: &str) -> Command {
-    // Who starts the tests in the background may have them ignore signals, and what is ignored stays so.
+    // A shell that starts the tests in the background may make them ignore signals, and ignored signals are
+    // inherited.
     let mut command = Command::new("env");
     command.args(["--default-signal=HUP,INT,QUIT,TERM", "--"]).arg(stage().join("bailiwick"));
     command.args(["exec", "--config"]).arg(host.path("etc")).args([tenant, "--"]);
@@ -33,15 +34,15 @@ fn code(output: &Output) -> Option<i32> {
 }
 
 #[test]
-fn a_tenant_without_a_place_for_locks_gets_one_at_its_next_start() {
+fn a_missing_lock_directory_is_created_at_the_next_start() {
     let host = host();
     for tenant in profiles() {
         assert_eq!(host.inside(tenant, "readlink /var/lock").1.trim(), "/run/lock", "{tenant}");
-        // As an earlier version began it.
+        // As created by an earlier version.
         assert_eq!(host.inside(tenant, "rm /var/lock").0, 0, "{tenant}");
         host.ok(&["restart", tenant]);
         assert_eq!(host.inside(tenant, "touch /var/lock/x && readlink /var/lock").1.trim(), "/run/lock", "{tenant}");
-        // What the tenant has there stays.
+        // Existing files of the tenant stay.
         assert_eq!(host.inside(tenant, "rm /var/lock; mkdir /var/lock; touch /var/lock/own").0, 0, "{tenant}");
         host.ok(&["restart", tenant]);
         assert_eq!(host.inside(tenant, "ls /var/lock").1.trim(), "own", "{tenant}");
@@ -49,7 +50,7 @@ fn a_tenant_without_a_place_for_locks_gets_one_at_its_next_start() {
 }
 
 #[test]
-fn the_status_is_the_commands_own() {
+fn the_exit_status_is_that_of_the_command() {
     let host = host();
     for status in [0, 1, 7, 255] {
         assert_eq!(host.inside("web", &format!("exit {status}")).0, status);
@@ -63,7 +64,7 @@ fn the_status_is_the_commands_own() {
 }
 
 #[test]
-fn what_is_refused_says_why_with_125() {
+fn a_refusal_exits_with_125_and_a_reason() {
     let host = host();
     let refused = |arguments: &[&str], word: &str| {
         let output = host.cli(arguments);
@@ -103,7 +104,7 @@ fn what_is_refused_says_why_with_125() {
     );
     drop(first.stdin.take());
     first.wait().expect("ends");
-    // The place is free as soon as the client has gone.
+    // The place is free as soon as the client has ended.
     until("a free place", || code(&host.cli(&["exec", "web", "--", "true"])) == Some(0));
 }
 
@@ -115,7 +116,7 @@ fn bytes_pass_unchanged_both_ways() {
         let mut command = exec(&host, "web");
         command.arg("cat");
         let received = if files {
-            // Not pipes: the command line makes its own and copies.
+            // Files, not pipes: here the command line creates its own pipes and copies.
             std::fs::write(host.path("in"), &sent).expect("writes");
             command.stdin(std::fs::File::open(host.path("in")).expect("opens"));
             command.stdout(std::fs::File::create(host.path("out")).expect("creates"));
@@ -135,7 +136,7 @@ fn bytes_pass_unchanged_both_ways() {
 }
 
 #[test]
-fn arguments_are_bytes_and_streams_are_apart() {
+fn arguments_are_bytes_and_streams_are_separate() {
     let host = host();
     let odd: [&[u8]; 5] = [b"", b"a b", b"two\nlines", b"\xff\xfe", "ü".as_bytes()];
     let mut command = exec(&host, "web");
@@ -149,18 +150,20 @@ fn arguments_are_bytes_and_streams_are_apart() {
 }
 
 #[test]
-fn who_reads_slowly_gets_all_that_a_command_said() {
-    // More than the one pipe that the reader has holds, less than that and the one inside: nobody but the client waits for it.
+fn a_slow_reader_gets_all_output() {
+    // More than fits into the reader's pipe, but not more than fits into it and the pipe of the command: only the
+    // client waits for the reader.
     const MANY: usize = 100 << 10;
     let host = host();
-    // The inits; what else runs right after a start comes and goes.
+    // Only the inits: other processes after a start end by themselves.
     let idle = profiles().len();
     let mut command = exec(&host, "web");
-    // Somebody in the background keeps its output open.
+    // A background process keeps the output open.
     command.args(["sh", "-c", &format!("sleep 1000 & head -c {MANY} /dev/zero; kill -0 $$; exit 7")]);
     let mut child = piped(command);
     until("only what was left behind runs", || host.processes().len() == idle + 1 && !host.ok(&["list"]).is_empty());
-    // Whether it waits for its reader alone by now nothing tells; it would be gone a second after its command.
+    // The client cannot be observed to wait for its reader. If it did not wait, it would end a second after its
+    // command.
     let late = std::time::Instant::now() + std::time::Duration::from_secs(3);
     while std::time::Instant::now() < late && child.try_wait().expect("wait").is_none() {
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -169,9 +172,10 @@ fn who_reads_slowly_gets_all_that_a_command_said() {
     assert_eq!((code(&output), output.stdout.len()), (Some(7), MANY));
 }
 
-/// An operator's pipe is a file of the host that the next command of the same script reads from as well.
+/// The standard input of an operator's command is a pipe of the host, from which the next command of a script reads
+/// too.
 #[test]
-fn nothing_that_is_left_behind_has_an_operators_pipe() {
+fn background_processes_do_not_hold_an_operators_pipe() {
     let host = host();
     for tenant in profiles() {
         let (reader, mut writer) = std::io::pipe().expect("pipe");
@@ -188,7 +192,7 @@ fn nothing_that_is_left_behind_has_an_operators_pipe() {
         next.args(["head", "-n", "1"]);
         assert_eq!(next.stdin(dup()).output().expect("runs").stdout, b"for the next command\n", "{tenant}");
 
-        // Nor can it change how the pipe blocks, or say something once its command has ended.
+        // It can neither change the blocking mode of the pipe nor write after its command has ended.
         let mut command = exec(&host, tenant);
         command.args(["perl", "-e", "use Fcntl; fcntl($_, F_SETFL, O_NONBLOCK) for (STDIN, STDOUT, STDERR)"]);
         let (out_reader, out) = std::io::pipe().expect("pipe");
@@ -217,11 +221,11 @@ fn nothing_that_is_left_behind_has_an_operators_pipe() {
 }
 
 #[test]
-fn a_fifo_of_the_hosts_does_not_cross() {
+fn a_fifo_of_the_host_is_not_passed_into_a_jail() {
     let host = host();
     let fifo = host.path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
-    // Both ways, so that opening it waits for nobody.
+    // Opened for reading and writing, so that opening does not block.
     let both = std::fs::File::options().read(true).write(true).open(&fifo).expect("opens");
     let read = std::fs::File::open(&fifo).expect("opens");
     let mut command_out = exec(&host, "web");
@@ -245,7 +249,7 @@ fn a_reader_that_goes_away_ends_the_writer() {
 }
 
 #[test]
-fn signals_reach_the_command_and_a_client_that_dies_hangs_up() {
+fn signals_reach_the_command_and_a_dead_client_hangs_up() {
     let host = host();
     let session = |line: &str| {
         let mut command = exec(&host, "shell");
@@ -269,7 +273,7 @@ fn signals_reach_the_command_and_a_client_that_dies_hangs_up() {
     until("the session is told", || host.inside("shell", "test -e /root/hung-up").0 == 0);
 }
 
-/// Starts `yes` for a reader that does not read, and waits until the reader's pipe is full.
+/// Starts `yes` with a reader that does not read, and waits until the reader's pipe is full.
 fn unread(host: &Host, tenant: &str) -> (Child, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().expect("pipe");
     let mut command = exec(host, tenant);
@@ -287,7 +291,7 @@ fn sessions(host: &Host) -> String {
 }
 
 #[test]
-fn a_reader_that_has_stopped_holds_up_neither_signals_nor_the_end_of_a_session() {
+fn a_stopped_reader_blocks_neither_signals_nor_the_end_of_a_session() {
     let host = host();
     let (mut child, _reader) = unread(&host, "web");
     signal(&child, "TERM");
@@ -307,16 +311,16 @@ fn a_reader_that_has_stopped_holds_up_neither_signals_nor_the_end_of_a_session()
 }
 
 #[test]
-fn nobody_is_in_a_jail_that_is_gone() {
+fn sessions_end_with_their_jail() {
     let host = host();
     let (mut child, reader) = unread(&host, "web");
     host.ok(&["stop", "web"]);
     assert_eq!(sessions(&host).trim(), "[]");
-    // It still gives what it has to whoever comes to read it.
+    // It still delivers the rest to its reader.
     assert!(child.try_wait().expect("wait").is_none());
     drop(reader);
     child.wait().expect("ends");
-    // Nor is whoever cannot hear of it.
+    // A client that cannot be notified does not block this either.
     for end in [&["restart", "shell"][..], &["stop", "shell"]] {
         let mut child = piped({
             let mut command = exec(&host, "shell");
@@ -330,7 +334,7 @@ fn nobody_is_in_a_jail_that_is_gone() {
         signal(&child, "CONT");
         child.wait().expect("ends");
     }
-    // And a jail may end by itself.
+    // A jail may also end by itself.
     host.ok(&["start", "web"]);
     let mut child = piped({
         let mut command = exec(&host, "web");
@@ -346,7 +350,7 @@ fn nobody_is_in_a_jail_that_is_gone() {
 }
 
 #[test]
-fn who_insists_hangs_up_a_command_that_is_deaf_or_stopped() {
+fn a_second_interrupt_ends_a_command_that_ignores_signals_or_is_stopped() {
     let host = host();
     for (line, name, status) in [
         ("trap '' INT TERM HUP; echo in; while :; do sleep 0.05; done", "TERM", 143),
@@ -358,7 +362,7 @@ fn who_insists_hangs_up_a_command_that_is_deaf_or_stopped() {
         let mut child = piped(command);
         child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
         signal(&child, name);
-        // Each is heard for itself: two of a kind that wait are one.
+        // Each signal is awaited: two pending signals of one kind are merged.
         until("the first signal to be heard", || {
             let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("status");
             status.lines().any(|line| line == "ShdPnd:\t0000000000000000")
@@ -372,7 +376,7 @@ fn who_insists_hangs_up_a_command_that_is_deaf_or_stopped() {
 }
 
 #[test]
-fn who_had_nothing_to_do_says_so() {
+fn commands_report_tenants_that_needed_no_change() {
     let host = host();
     for (verb, first) in [("start", "web: unchanged\n"), ("freeze", ""), ("thaw", ""), ("stop", ""), ("suspend", "")] {
         assert_eq!(host.ok(&[verb, "web"]), first, "{verb}");
@@ -383,7 +387,7 @@ fn who_had_nothing_to_do_says_so() {
 }
 
 #[test]
-fn many_sessions_at_once() {
+fn many_sessions_run_at_once() {
     let host = host();
     let children: Vec<Child> = (0..20)
         .map(|number| {
@@ -397,7 +401,7 @@ fn many_sessions_at_once() {
     }
 }
 
-/// Runs the command line on a terminal of this test's own, made by script(1); the keys are typed once `prompt` is seen.
+/// Runs a command on a terminal of this test, created by script(1), and types `keys` when `prompt` appears.
 fn on_a_terminal(host: &Host, arguments: &str, prompt: &str, keys: &str) -> String {
     let line = format!("{} {arguments}", stage().join("bailiwick").display());
     let line = line.replace("CONFIG", &host.path("etc").display().to_string());
@@ -447,9 +451,9 @@ fn a_terminal_is_the_jails_own_and_ctrl_c_interrupts() {
 }
 
 #[test]
-fn the_size_of_the_window_is_followed() {
+fn the_terminal_follows_the_size_of_the_window() {
     let host = host();
-    // A terminal of this test's own, whose size it changes while the session waits for it.
+    // A terminal of this test, whose size changes while the session waits for it.
     let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
     let master = rustix::pty::openpt(flags).expect("a terminal");
     rustix::pty::unlockpt(&master).expect("unlocks");
@@ -460,7 +464,7 @@ fn the_size_of_the_window_is_followed() {
     resize(33);
     let peer = rustix::pty::ioctl_tiocgptpeer(&master, flags).expect("the other side");
     let side = || Stdio::from(peer.try_clone().expect("dup"));
-    // setsid --ctty makes it the controlling terminal, so that a change of size is a signal to the command line.
+    // setsid --ctty makes it the controlling terminal, so that the command line gets SIGWINCH.
     let mut child = Command::new("setsid")
         .args(["--ctty", "--wait"])
         .arg(stage().join("bailiwick"))
@@ -477,7 +481,7 @@ fn the_size_of_the_window_is_followed() {
     let mut text = String::new();
     let mut reader = std::fs::File::from(master.try_clone().expect("dup"));
     let mut buffer = [0; 256];
-    // Reading the master of a terminal whose other side is closed is an error, and the end.
+    // Reading the master of a closed terminal fails, which ends the loop.
     while let Ok(len @ 1..) = reader.read(&mut buffer) {
         text.push_str(&String::from_utf8_lossy(&buffer[..len]));
         if text.contains("33 99") && !text.contains("44 99") {
@@ -489,7 +493,7 @@ fn the_size_of_the_window_is_followed() {
 }
 
 #[test]
-fn a_session_finds_its_own_numbers_where_programs_look() {
+fn a_session_finds_its_own_limits_in_the_cgroup_files() {
     let host = host();
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("reads");
     let file = match facts.controller("memory") {
@@ -504,12 +508,12 @@ fn a_session_finds_its_own_numbers_where_programs_look() {
     for tenant in profiles() {
         let (_, out, err) = host.inside(tenant, &format!("echo $BAILIWICK_MEMORY $BAILIWICK_CPUS; cat {file}"));
         assert_eq!(out, "134217728 1.5\n134217728\n", "{tenant}: {err}");
-        // Nobody else's group is there, and no process that is not the tenant's.
+        // No group of another tenant is visible, and no foreign process.
         let (_, out, _) = host.inside(tenant, "find /sys/fs/cgroup | grep -e bailiwick -e web -e shell -e system");
         assert_eq!(out, "", "{tenant}");
         let line = "for f in $(find /sys/fs/cgroup -name cgroup.procs); do cat $f; done | sort -n | head -1";
         assert_eq!(host.inside(tenant, line).1, "1\n", "{tenant}: init is the first");
-        // Not even root of `system` writes there, whatever it does to the mount.
+        // Root of `system` cannot write there either, whatever it does to the mount.
         let line = format!(
             "mount -o remount,rw,bind {file} 2>/dev/null; mount -o remount,rw /sys/fs/cgroup 2>/dev/null; \
                             (echo max > {file}) 2>/dev/null && echo written; mkdir ${{x:-/sys/fs/cgroup}}/own 2>/dev/null; true"
@@ -520,7 +524,7 @@ fn a_session_finds_its_own_numbers_where_programs_look() {
 }
 
 #[test]
-fn run_has_what_programs_expect() {
+fn the_run_directory_has_what_programs_expect() {
     let host = host();
     for tenant in profiles() {
         let line = "touch /var/lock/mine && stat -c '%a %u' /run/lock /run/screen /run/user/0 /run/user/1000 && \
@@ -541,7 +545,7 @@ fn run_has_what_programs_expect() {
 }
 
 #[test]
-fn the_groups_of_the_jails_own_file_count() {
+fn groups_come_from_the_jails_own_file() {
     let host = host();
     let id = |tenant: &str, user: &str| {
         let output = host.cli(&["exec", tenant, "--user", user, "--", "id", "-G"]);
@@ -556,7 +560,7 @@ fn the_groups_of_the_jails_own_file_count() {
         let output = host.cli(&["exec", tenant, "--user", "1000", "--", "touch", "/srv/shared/mine"]);
         assert!(output.status.success(), "{tenant}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(id(tenant, "33"), "33", "{tenant}: nobody else is in them");
-        // What makes no sense, has no end or would wait gives no groups, and keeps nobody out.
+        // Files that are invalid, endless or blocking give no groups, and lock nobody out.
         for file in
             ["ln -sf /dev/zero /etc/group", "rm /etc/group; mkfifo /etc/group", "rm /etc/group; mkdir /etc/group"]
         {

@@ -1,7 +1,8 @@
-//! Logins by FTP: real servers with the configuration that is delivered, real clients, and what a session can reach, use and leave.
+//! Logins by FTP: real servers with the shipped configuration, real clients, and what a session can reach, use and
+//! leave behind.
 //!
-//! A server runs in a mount namespace of its own, where `/etc/pam.d` is the test's. Where a server is not installed the test says so by
-//! name, and runs in the virtual machine, which has both.
+//! A server runs in a mount namespace where `/etc/pam.d` is the test's. If a server is not installed, the test
+//! prints its name; the virtual machine has both.
 
 use bailiwick_tests::{Host, profiles, stage, until};
 use serde_json::Value;
@@ -12,7 +13,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 const PASSWORD: &str = "open sesame";
 
-/// Whether a program is installed; says so if it is not, past the capture of the test's output.
+/// Whether a program is installed. If not, prints its name directly to standard error, because the test harness
+/// captures `eprintln!`.
 fn installed(program: &str) -> bool {
     let found = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(program).exists())
@@ -23,7 +25,7 @@ fn installed(program: &str) -> bool {
     found
 }
 
-/// What `bailiwick password` makes of it.
+/// The hash that `bailiwick password` prints.
 fn hash(password: &str) -> String {
     let mut child = Command::new(stage().join("bailiwick"))
         .arg("password")
@@ -36,7 +38,8 @@ fn hash(password: &str) -> String {
     good(&output).trim_end().to_owned()
 }
 
-/// A host with a tenant of each profile, and two logins of each: its home, and a directory that holds one session.
+/// A host with a tenant of each profile and two logins for each: its home, and a directory with at most one
+/// session.
 fn host() -> Host {
     let mut host = Host::new();
     let hash = hash(PASSWORD);
@@ -58,7 +61,7 @@ fn host() -> Host {
     host
 }
 
-/// A server that runs.
+/// A running server.
 struct Server {
     child: Child,
     port: u16,
@@ -93,7 +96,7 @@ const PAM: &str = include_str!("../../config/ftp/pam.d-bailiwick-ftp");
 const VSFTPD: &str = include_str!("../../config/ftp/vsftpd.conf");
 const PROFTPD: &str = include_str!("../../config/ftp/proftpd.conf");
 
-/// Starts a server where `/etc/pam.d` holds what is delivered, with the paths of this host.
+/// Starts a server where `/etc/pam.d` has the shipped files, with the paths of this host.
 fn start(host: &Host, port: u16, command: &str) -> Server {
     let module = stage().join("pam_bailiwick.so");
     let of_host = format!("{} runtime_dir={}", module.display(), host.path("run").display());
@@ -117,7 +120,7 @@ fn start(host: &Host, port: u16, command: &str) -> Server {
     server
 }
 
-/// vsftpd with what is delivered, but for some settings.
+/// vsftpd with the shipped configuration and some other settings.
 fn vsftpd_with(host: &Host, other: &[(&str, &str)]) -> Server {
     std::fs::create_dir_all(host.path("ftp/empty")).expect("mkdir");
     let port = free_port();
@@ -155,7 +158,7 @@ fn proftpd(host: &Host) -> Server {
         let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("{name}"));
         text = text.replace(line, &format!("{name} {value}"));
     }
-    // Without a syslogd it does not start: here it writes a file.
+    // Without a syslog daemon it does not start, so it writes to a file here.
     text = text.lines().filter(|line| !line.starts_with("SyslogFacility ")).map(|line| format!("{line}\n")).collect();
     let own = |name: &str| host.path(&format!("ftp/{name}")).display().to_string();
     let more = format!(
@@ -170,13 +173,13 @@ fn proftpd(host: &Host) -> Server {
 
 type Start = fn(&Host) -> Server;
 
-/// The servers that are installed here, each with how it is started.
+/// The installed servers, with their start functions.
 fn servers() -> Vec<Start> {
     let all = [("vsftpd", vsftpd as Start), ("proftpd", proftpd)];
     all.into_iter().filter(|(program, _)| installed(program)).map(|(_, start)| start).collect()
 }
 
-/// Says what it reads, a command a line, and what the server answers.
+/// Sends the commands that it reads, one per line, and prints the replies of the server.
 const TALK: &str = r#"
 import ftplib, ssl, sys
 context = ssl.create_default_context()
@@ -197,7 +200,7 @@ for line in sys.stdin:
     say(lambda: ftp.sendcmd(line.strip()))
 "#;
 
-/// A session that is held open.
+/// An open session.
 struct Talk {
     child: Child,
     answers: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
@@ -242,7 +245,7 @@ fn sessions(host: &Host) -> Vec<Value> {
     sessions.as_array().expect("a list").clone()
 }
 
-/// Waits until so many are in: a server notices the end of its client a moment later.
+/// Waits for a number of sessions: a server notices the end of its client with a delay.
 fn wait_for_sessions(host: &Host, count: usize) -> Vec<Value> {
     let mut now = Vec::new();
     until(&format!("{count} sessions"), || {
@@ -252,8 +255,8 @@ fn wait_for_sessions(host: &Host, count: usize) -> Vec<Value> {
     now
 }
 
-/// `curl(1)` with TLS 1.2: with 1.3 it resets the connection of an upload, with what is under way, because it does not read the tickets that
-/// the server sends on it (vsftpd 3.0.3, curl 7.88).
+/// `curl(1)` with TLS 1.2. With TLS 1.3 it resets the connection of an upload before all data is sent, because it
+/// does not read the session tickets of the server (vsftpd 3.0.3, curl 7.88).
 fn curl(server: &Server, user: &str, password: &str, path: &str, more: &[&str]) -> Output {
     Command::new("curl")
         .args([
@@ -288,20 +291,20 @@ fn good(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A login that was refused: `CURLE_LOGIN_DENIED` of `libcurl-errors(3)`.
+/// Checks that a login was refused: `CURLE_LOGIN_DENIED` of `libcurl-errors(3)`.
 fn refused(output: &Output) {
     assert_eq!(output.status.code(), Some(67), "{}", text(output));
 }
 
 #[test]
-fn files_are_the_tenants() {
+fn files_belong_to_the_tenant() {
     for start in servers() {
         let host = host();
         are_the_tenants(&host, &start(&host));
     }
 }
 
-/// What is written is the login user's and counts as its; a login that is locked sees its directory as the whole.
+/// Written files belong to the login user and count for it; a login locked to its directory sees it as the root.
 fn are_the_tenants(host: &Host, server: &Server) {
     let sent = host.path("sent");
     std::fs::write(&sent, vec![7; 300_000]).expect("writes");
@@ -354,11 +357,11 @@ fn is_known_counted_audited_and_ended(mut host: Host, start: Start) {
     let session = of(&known, "blog@web");
     assert_eq!((&session["door"], &session["source"]), (&"ftp".into(), &"127.0.0.1".into()), "{session}");
     assert_eq!(session["command"], "www/blog");
-    // One at a time by this login.
+    // This login may have one session.
     refused(&curl(&server, "blog@web", PASSWORD, "", &[]));
     assert!(host.log().contains("`sessions` of the login"), "{}", host.log());
 
-    // All of it is in the tenant's groups, what does TLS too, and every wall stands.
+    // The whole session is in the tenant's groups, including the process that does TLS, and every wall stands.
     let pid = session["pid"].as_u64().expect("a number");
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("reads");
     let all_of_it: Vec<String> = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]).collect();
@@ -373,7 +376,7 @@ fn is_known_counted_audited_and_ended(mut host: Host, start: Start) {
         assert_eq!(wall.expect("is looked at")["verdict"], "enforced", "{tenant}");
     }
 
-    // The next daemon knows who is in, and can end it.
+    // The next daemon knows the session and can end it.
     host.kill();
     host.start();
     let known = wait_for_sessions(&host, 2);
@@ -389,7 +392,7 @@ fn is_known_counted_audited_and_ended(mut host: Host, start: Start) {
     }
     drop(all);
     wait_for_sessions(&host, 0);
-    // A place is free again.
+    // The place is free again.
     good(&curl(&server, "blog@web", PASSWORD, "", &["--list-only"]));
 }
 
@@ -422,7 +425,7 @@ fn stays_in_the_directory(host: &Host, server: &Server) {
             assert!(blog.say(command).starts_with("550"), "{tenant}: {command}");
         }
         assert_eq!(all.say("SIZE a"), "213 5");
-        // Upwards from the top is the top.
+        // The parent of the root is the root.
         assert!(blog.say("CWD ../../..").starts_with("250"));
         let top = blog.say("PWD");
         assert!(top.starts_with("257 \"/\" is the current directory"), "{top}");
@@ -438,9 +441,9 @@ fn stays_in_the_directory(host: &Host, server: &Server) {
     wait_for_sessions(host, 0);
 }
 
-/// With the server's own word taken away, the kernel's is left.
+/// The server's own check is disabled, so that only the kernel refuses.
 #[test]
-fn a_server_that_would_connect_to_others_cannot() {
+fn a_server_cannot_connect_to_other_hosts() {
     if !installed("vsftpd") {
         return;
     }
@@ -451,13 +454,14 @@ fn a_server_that_would_connect_to_others_cannot() {
     let port = victim.local_addr().expect("bound").port();
     let mut all = Talk::new(&server, "all@web");
     assert!(all.say(&format!("PORT 127,0,0,1,{},{}", port / 256, port % 256)).starts_with("200"));
-    // 425, or its end: whichever of the steps to a connection is refused first.
+    // 425, or the end of the session, whichever step of a connection is refused first.
     let answer = all.say("NLST");
     assert!(!answer.starts_with(['1', '2']), "{answer}");
     assert_eq!(victim.accept().expect_err("nobody came").kind(), std::io::ErrorKind::WouldBlock);
 }
 
-/// What a server might be: it asks for a login and whether it may come in, opens no session, and then does what it likes.
+/// A malicious server: it asks for a login and for permission to enter, opens no session, and then does what it
+/// likes.
 const SERVER: &str = r#"
 import ctypes, errno, fcntl, os, socket, sys
 user, password = sys.argv[1].encode(), sys.argv[2].encode()
@@ -536,10 +540,10 @@ print("session", pam.pam_open_session(handle, 0), flush=True)
 sys.stdin.read()
 "#;
 
-/// A server that asks whether a login may come in, and never opens a session: it is in the jail all the same, and what it never does
-/// after a login it cannot do.
+/// A server that asks whether a login may enter, and never opens a session, is in the jail all the same. It cannot
+/// do what a server never does after a login.
 #[test]
-fn a_server_is_in_the_jail_from_the_answer_on_and_may_do_little() {
+fn a_server_is_in_the_jail_after_the_answer_and_may_do_little() {
     let host = host();
     let victim = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     victim.set_nonblocking(true).expect("sets");
@@ -567,7 +571,7 @@ fn a_server_is_in_the_jail_from_the_answer_on_and_may_do_little() {
         }
         let known = wait_for_sessions(&host, 1);
         assert_eq!(known[0]["pid"].as_u64(), Some(u64::from(child.id())), "{known:?}");
-        // A crash of it starts no handler of the host's either.
+        // If it crashes, no crash handler of the host starts.
         let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).expect("reads");
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
         assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["1", "1", "bytes"], "{tenant}");
@@ -618,15 +622,15 @@ fn a_server_is_in_the_jail_from_the_answer_on_and_may_do_little() {
     assert_eq!(victim.accept().expect_err("nobody came").kind(), std::io::ErrorKind::WouldBlock);
 }
 
-/// Who listens for Bailiwick is looked at before a word of it is believed.
+/// The identity of the process that listens for Bailiwick is checked before its answer is used.
 #[test]
-fn nobody_else_answers_for_the_daemons() {
+fn the_answer_of_an_impostor_is_not_used() {
     for start in servers() {
         let mut host = host();
         let server = start(&host);
         good(&curl(&server, "all@web", PASSWORD, "", &["--list-only"]));
         host.end();
-        // Another user of the host listens where the daemon did.
+        // Another user of the host listens in place of the daemon.
         let socket = host.path("run/control/bailiwick.sock");
         let script = format!(
             "import os,socket,time\nos.setuid(12345)\ns=socket.socket(socket.AF_UNIX)\ns.bind('{0}')\ns.listen(8)\ntime.sleep(1000)",
@@ -635,7 +639,7 @@ fn nobody_else_answers_for_the_daemons() {
         std::fs::set_permissions(socket.parent().expect("a parent"), PermissionsExt::from_mode(0o777)).expect("chmod");
         let mut other = Command::new("python3").args(["-c", &script]).spawn().expect("python3 runs");
         until("the other to listen", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
-        // It would wait for an answer of that one.
+        // The server would otherwise wait for an answer of that process.
         refused(&curl(&server, "all@web", PASSWORD, "", &["--list-only", "--max-time", "20"]));
         other.kill().expect("kill");
         other.wait().expect("wait");
@@ -643,7 +647,7 @@ fn nobody_else_answers_for_the_daemons() {
 }
 
 #[test]
-fn whoever_may_not_come_in_is_refused() {
+fn logins_that_are_not_allowed_are_refused() {
     for start in servers() {
         let host = host();
         refuses_whoever_may_not(&host, &start(&host));
@@ -667,7 +671,7 @@ fn refuses_whoever_may_not(host: &Host, server: &Server) {
     with(&format!("limits.sessions_ftp = 1\n{declared}"));
     let one = Talk::new(server, "blog@web");
     refused_for("`sessions_ftp`");
-    // One whose login is taken out stays, until it is asked for now.
+    // A session whose login was removed stays, unless `apply --now` is used.
     with(&declared.replace("name = \"blog\"", "name = \"other\""));
     assert_eq!(wait_for_sessions(host, 1)[0]["user"], "blog@web");
     host.ok(&["apply", "--now", "web"]);
@@ -687,7 +691,7 @@ fn refuses_whoever_may_not(host: &Host, server: &Server) {
     host.ok(&["stop", "web"]);
     refused(&list("all@web"));
     host.ok(&["start", "web"]);
-    // A directory that became a link leads nowhere.
+    // A directory replaced by a symlink leads nowhere.
     host.ok(&["exec", "web", "--", "sh", "-c", "mv /home/web/www /home/web/moved && ln -s moved /home/web/www"]);
     refused(&list("blog@web"));
     good(&list("all@web"));

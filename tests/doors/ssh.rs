@@ -1,7 +1,7 @@
-//! Logins: what unmodified clients ask sshd for ends in the jail, with its bytes and its exit status, or not at all.
+//! Logins by SSH: requests of unmodified clients run in the jail, with their bytes and exit status, or are refused.
 //!
-//! In the place of a network and sshd stands a script that starts `bailiwick-shell` as sshd does: [`Host::write_ssh`]. The clients are
-//! the real ones.
+//! In place of a network and sshd, a script starts `bailiwick-shell` as sshd does: [`Host::write_ssh`]. The clients
+//! are real.
 
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
 use bailiwick_tests::{Host, profiles, stage, until, without_waiting};
@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 
-/// Every door of these tests.
+/// The doors of most tests.
 const OPEN: &str = "doors = [\"exec\", \"ssh\", \"sftp\"]\n";
 
 fn host(more: &str) -> Host {
@@ -28,7 +28,7 @@ fn ssh(host: &Host, arguments: &[&str]) -> Command {
     host.ssh(arguments)
 }
 
-/// Runs a client with its input from a text.
+/// Runs a client with a text as its input.
 fn run(command: &mut Command, input: &[u8]) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
@@ -55,7 +55,7 @@ fn good(command: &mut Command, input: &[u8]) -> String {
     text(&output)
 }
 
-/// Bytes of every value, in no order that a line discipline would leave alone.
+/// Bytes of all values, in an order that a terminal's line discipline would change.
 fn bytes(count: u32) -> Vec<u8> {
     (0..count).map(|number| (number.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect()
 }
@@ -73,7 +73,7 @@ fn a_command_has_its_user_its_status_and_its_bytes() {
         assert!(output.stdout == sent && output.stderr == b"oops\n", "{tenant}: {} bytes", output.stdout.len());
         let said = good(&mut ssh(&host, &[tenant, "id -u; id -g; pwd; echo $SSH_CONNECTION"]), b"");
         assert_eq!(said, format!("1000\n1000\n/home/{tenant}\n192.0.2.7 50000 192.0.2.1 22\n"));
-        // Without a command, a login shell that reads its commands.
+        // Without a command: a login shell that reads commands from its input.
         assert_eq!(good(&mut ssh(&host, &[tenant]), b"echo $0\nexit\n"), "-bash\n");
     }
     let log = host.log();
@@ -81,7 +81,7 @@ fn a_command_has_its_user_its_status_and_its_bytes() {
 }
 
 #[test]
-fn sftp_scp_rsync_and_git_work_and_their_files_are_the_tenants() {
+fn sftp_scp_rsync_and_git_work_and_their_files_belong_to_the_tenant() {
     let host = host(OPEN);
     let sent = bytes(2_000_000);
     std::fs::write(host.path("sent"), &sent).expect("writes");
@@ -129,7 +129,7 @@ fn sftp_scp_rsync_and_git_work_and_their_files_are_the_tenants() {
 }
 
 #[test]
-fn no_wish_of_a_client_reaches_the_host() {
+fn no_request_of_a_client_runs_on_the_host() {
     let host = host(OPEN);
     host.write("bin/canary", "a secret of the host");
     let canary = host.path("bin/canary").display().to_string();
@@ -156,7 +156,8 @@ fn no_wish_of_a_client_reaches_the_host() {
             let output = run(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), batch.as_bytes());
             assert!(!output.status.success() && std::fs::metadata(&back).is_err(), "{tenant}: {path}");
         }
-        // What would make a program of the host's misbehave means nothing to one that reads none of it, and has no loader.
+        // Environment variables that change the behaviour of programs have no effect on a program that reads none
+        // of them and has no dynamic loader.
         let program = std::fs::File::open(host.path("bin/bailiwick-shell")).expect("opens");
         assert!(!bailiwick_sys::elf::needs_loader(program).expect("a program"));
         let mut command = ssh(&host, &[tenant, "env"]);
@@ -168,10 +169,10 @@ fn no_wish_of_a_client_reaches_the_host() {
     }
 }
 
-/// Whatever a tenant's own files say of users, names and libraries, it is for the programs inside: who comes in is who the policy says,
-/// and no program of the host reads any of it.
+/// A tenant's own files about users, names and libraries affect only the programs inside. The policy alone decides
+/// who may enter, and no program of the host reads these files.
 #[test]
-fn files_of_the_tenant_s_own_decide_nothing_outside() {
+fn files_of_a_tenant_do_not_affect_logins() {
     let host = host(OPEN);
     host.write("bin/canary", "a secret of the host");
     let ran = host.path("bin/ran").display().to_string();
@@ -193,7 +194,7 @@ fn files_of_the_tenant_s_own_decide_nothing_outside() {
         );
         let listed = sftp(&host, tenant, "ls -l .ssh\n");
         assert!(listed.status.success(), "{tenant}: {}", text(&listed));
-        // Nor do they lock anybody out: the operator looks, and mends.
+        // They lock nobody out either: the operator can enter and fix them.
         assert_eq!(host.inside(tenant, "rm /etc/ld.so.preload; id -u").1, "0\n");
         host.ok(&["audit", tenant]);
         host.ok(&["sessions", tenant]);
@@ -202,12 +203,12 @@ fn files_of_the_tenant_s_own_decide_nothing_outside() {
 }
 
 #[test]
-fn a_door_that_is_closed_stays_closed_and_says_so() {
+fn a_closed_door_refuses_with_a_reason() {
     let mut host = host("doors = [\"sftp\"]\n");
     let tenant = profiles()[0];
     refused(&mut ssh(&host, &[tenant, "id"]), 5, "the door \"ssh\"");
     refused(&mut ssh(&host, &[tenant]), 5, "the door \"ssh\"");
-    // Whatever stands behind the name of the one program that this door is for.
+    // Whatever is appended to the name of the one allowed program.
     refused(&mut ssh(&host, &[tenant, "/usr/lib/openssh/sftp-server; id"]), 5, "the door \"ssh\"");
     let script = host.path("bin/ssh").display().to_string();
     good(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), b"ls\n");
@@ -220,7 +221,8 @@ fn a_door_that_is_closed_stays_closed_and_says_so() {
     );
     host.ok(&["apply"]);
     let mut first = waiting(&host, tenant);
-    // Who has used up its places comes in by one more, which says so; an operator has places of its own.
+    // A tenant that has used all its places gets one more session, which says so. Operators have places of their
+    // own.
     let mut more = waiting(&host, tenant);
     refused(&mut ssh(&host, &[tenant, "id"]), 6, "2 sessions");
     assert_eq!(host.inside(tenant, "echo fine").1, "fine\n");
@@ -237,7 +239,7 @@ fn a_door_that_is_closed_stays_closed_and_says_so() {
     host.ok(&["unsuspend", tenant]);
     good(&mut ssh(&host, &[tenant, "true"]), b"");
 
-    // Only the host user itself, not the login user or root of inside, not another's, and nobody else at all.
+    // Only the host user itself may enter: not the login user, root inside, another tenant's user or anyone else.
     let number = |name: &str| -> u32 {
         std::fs::read_to_string(host.path(&format!("bin/{name}.id"))).expect("text").parse().expect("id")
     };
@@ -258,19 +260,19 @@ fn waiting(host: &Host, tenant: &str) -> Child {
     child
 }
 
-/// A command that is refused with a status and a word.
+/// Checks that a command is refused with a status and a word.
 fn refused(command: &mut Command, status: i32, word: &str) {
     let output = run(command, b"");
     assert_eq!(output.status.code(), Some(status), "{command:?}: {}", text(&output));
     assert!(text(&output).contains(word), "{command:?}: {}", text(&output));
 }
 
-/// The sessions that are in, as `bailiwick sessions` has them.
+/// The open sessions from `bailiwick sessions`.
 fn sessions(host: &Host) -> Vec<serde_json::Value> {
     serde_json::from_str(&host.ok(&["sessions", "--json"])).expect("JSON")
 }
 
-/// A session that was ended says why.
+/// Checks that an ended session printed the reason.
 fn ended(mut child: Child, reason: &str) {
     let mut said = String::new();
     child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
@@ -278,7 +280,7 @@ fn ended(mut child: Child, reason: &str) {
     assert!(said.contains(reason), "{said}");
 }
 
-/// A session that goes on until it is ended: it does not care whether it is hung up.
+/// A session that ignores SIGHUP and runs until it is ended.
 fn stubborn(host: &Host, tenant: &str, key: &str) -> Child {
     host.write(&format!("bin/{key}.auth"), &format!("publickey {key}\n"));
     let mut command = ssh(host, &[tenant, "trap '' HUP; echo in; while :; do sleep 1; done"]);
@@ -288,9 +290,9 @@ fn stubborn(host: &Host, tenant: &str, key: &str) -> Child {
     child
 }
 
-/// A client that is killed says nothing more: sshd closes the pipes of its session, and leaves it at that.
+/// When a client is killed, sshd only closes the pipes of its session.
 #[test]
-fn sessions_of_dead_clients_give_their_places_back() {
+fn sessions_of_dead_clients_free_their_places() {
     let host = host(&format!("{OPEN}limits.sessions = 6\n"));
     let tenant = profiles()[0];
     for line in
@@ -316,7 +318,7 @@ fn sessions_of_dead_clients_give_their_places_back() {
     }
     let log = host.log();
     assert!(log.lines().any(|line| line.contains("session-closed") && line.contains("hung up")), "{log}");
-    // Who has stopped to read one of the two is still there.
+    // A client that closed one of its two streams still has its session.
     let mut child = ssh(&host, &[tenant, "echo in; read line; echo $line >&2"]);
     let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     child.stdout.take().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
@@ -326,7 +328,7 @@ fn sessions_of_dead_clients_give_their_places_back() {
 }
 
 #[test]
-fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
+fn open_sessions_are_listed_ended_and_known_to_the_next_daemon() {
     let mut host = host(OPEN);
     let tenant = profiles()[0];
     host.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"{tenant}\"\n{OPEN}limits.sessions = 2\n"));
@@ -347,7 +349,7 @@ fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
     }
     assert_eq!(listed["pid"].as_u64(), Some(u64::from(stays.id())));
 
-    // The daemon is killed: whoever is in is known to the next one, and counts.
+    // After the daemon is killed, the next one knows the open sessions and counts them.
     for ending in ["kill", "end"] {
         if ending == "kill" {
             host.kill()
@@ -374,7 +376,7 @@ fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
         log.lines().any(line)
     });
 
-    // Ended by name, by tenant, and none that is not there.
+    // Sessions are ended by id and by tenant; an unknown id is an error.
     let id = listed["id"].as_str().expect("text").to_owned();
     let missing = host.cli(&["sessions", "kill", "00000000", &id]);
     assert_eq!((missing.status.code(), sessions(&host).len()), (Some(3), 1), "nothing is half done");
@@ -386,7 +388,7 @@ fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
     ended(second, "an operator");
     assert_eq!(sessions(&host).len(), 0);
 
-    // An operator's own, whose status must not be taken for the command's.
+    // A session of an operator: the reported status must not be that of the command.
     let mut command = Command::new(stage().join("bailiwick"));
     command.args(["exec", "--config"]).arg(host.path("etc")).args([tenant, "--", "sleep", "60"]);
     let mut exec = command.stderr(Stdio::piped()).spawn().expect("runs");
@@ -396,7 +398,7 @@ fn who_is_in_is_listed_ended_and_known_to_the_next_daemon() {
 }
 
 #[test]
-fn what_the_policy_no_longer_lets_in_is_ended_when_the_operator_wants_it_now() {
+fn apply_now_ends_sessions_that_are_no_longer_allowed() {
     let host = host(OPEN);
     let tenant = profiles()[0];
     let key = |letter: &str| {
@@ -450,7 +452,7 @@ fn host_users_come_and_go_with_the_policy() {
     assert!(planned.status.code() == Some(10) && said.contains("host user"), "{said}");
     host.ok(&["apply"]);
     assert!(record(first).is_none() && host.ok(&["show", first, "--json"]).contains("\"host_user\": null"));
-    // Who is suspended is told so at the door.
+    // The door tells a suspended tenant the reason.
     host.ok(&["suspend", second]);
     assert!(record(second).is_some());
     host.write("etc/tenants.d/guest.toml", &format!("plan = \"{first}\"\n{OPEN}"));
@@ -460,12 +462,12 @@ fn host_users_come_and_go_with_the_policy() {
     host.ok(&["apply"]);
     assert!(record("guest").is_none());
 
-    // After a restart of the machine they are all gone, and come back by themselves.
+    // After a reboot all host users are missing, and are created again.
     host.end();
     std::fs::remove_dir_all(host.path("userdb")).expect("removes");
     host.start();
     until("it is there again", || host.path(&format!("userdb/{second}.user")).exists());
-    // The name of a user of the host is refused.
+    // A tenant with the name of a user of the host is refused.
     host.write("etc/tenants.d/daemon.toml", &format!("plan = \"{first}\"\n{OPEN}"));
     let refused = host.cli(&["apply", "daemon"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -474,7 +476,7 @@ fn host_users_come_and_go_with_the_policy() {
 }
 
 #[test]
-fn keys_are_those_of_the_policy_at_once() {
+fn changed_keys_take_effect_at_once() {
     let host = host("");
     let tenant = profiles()[0];
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA a@b";
@@ -486,12 +488,13 @@ fn keys_are_those_of_the_policy_at_once() {
     assert_eq!(host.ok(&["keys", tenant]), format!("restrict,pty {key}\n"));
     declare("");
     assert_eq!(host.ok(&["keys", tenant]), "");
-    // Beside an error it is what was last in force: here what the daemon read when it started, without a key.
+    // With an error in the file, the last valid version applies: here the version at the start of the daemon,
+    // without a key.
     until("the copy of it", || host.path(&format!("etc/.in-force/tenants.d/{tenant}.toml")).exists());
     for text in ["nonsense", "ssh_keys = []"] {
         host.write(&format!("etc/tenants.d/{tenant}.toml"), text);
         assert_eq!(host.ok(&["keys", tenant]), "", "{text}");
-        // Of whom nothing is known from before nobody gets in.
+        // Nobody can enter a tenant without any valid version.
         host.write("etc/tenants.d/late.toml", text);
         let output = host.cli(&["keys", "late"]);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{text}");
@@ -500,7 +503,7 @@ fn keys_are_those_of_the_policy_at_once() {
 }
 
 #[test]
-fn no_door_is_closed_by_a_wrong_plan_or_a_wrong_host_file() {
+fn an_error_in_a_plan_or_host_file_closes_no_door() {
     let mut host = Host::new();
     let tenant = profiles()[0];
     let plan =
@@ -535,7 +538,7 @@ fn no_door_is_closed_by_a_wrong_plan_or_a_wrong_host_file() {
 }
 
 #[test]
-fn a_login_with_too_few_descriptors_says_so() {
+fn a_login_with_too_few_descriptors_fails_with_a_reason() {
     use std::os::unix::process::CommandExt;
     let host = host(OPEN);
     let id = std::fs::read_to_string(host.path("bin/web.id")).expect("an id").parse().expect("a number");
@@ -544,7 +547,7 @@ fn a_login_with_too_few_descriptors_says_so() {
     let output = command.args(["-c", "true"]).uid(id).gid(id).stdin(Stdio::null()).output().expect("runs");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("too few descriptors"), "{told}");
-    // So does the command line, and does not blame the files.
+    // The command line reports it as well, and does not blame the files.
     for (most, arguments) in [(4, &["list"][..]), (4, &["keys", "web"]), (5, &["keys", "web"])] {
         let mut command = Command::new("prlimit");
         command
@@ -560,7 +563,7 @@ fn a_login_with_too_few_descriptors_says_so() {
 }
 
 #[test]
-fn a_transfer_does_not_notice_the_death_of_bailiwickd() {
+fn a_transfer_survives_the_death_of_bailiwickd() {
     const SIZE: u64 = 200 << 20;
     let host = host(OPEN);
     let (script, back) = (host.path("bin/ssh").display().to_string(), host.path("back").display().to_string());
@@ -579,7 +582,7 @@ fn a_transfer_does_not_notice_the_death_of_bailiwickd() {
     assert_eq!(std::fs::metadata(&back).expect("there").len(), SIZE);
 }
 
-/// Every door but one is shut while a tenant is suspended, and that one is for reading.
+/// While the tenant is suspended, only one door is open, for reading.
 const READABLE: &str = "doors = [\"exec\", \"ssh\", \"sftp\", \"cron\"]\nsuspended_doors = [\"sftp\"]\n";
 
 fn init_of(host: &Host, tenant: &str) -> Option<u64> {
@@ -593,8 +596,8 @@ fn state_of(host: &Host, tenant: &str) -> String {
     shown["state"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Where somebody who may write anything can still write nothing: what the mounts of a jail say to root of the host, who comes in
-/// by the back and whom no permission, no capability and no option of a program inside holds up.
+/// Checks that nothing is writable: as root of the host inside the mount namespace of the jail, where only the
+/// mount flags can refuse.
 fn sealed(host: &Host, tenant: &str) -> Vec<String> {
     let pid = init_of(host, tenant).expect("it runs");
     let all = ["etc", "home", "opt", "root", "srv", "var", "usr/local"];
@@ -613,7 +616,7 @@ fn sftp(host: &Host, tenant: &str, batch: &str) -> Output {
     run(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), batch.as_bytes())
 }
 
-/// The files of a tenant, as the host has them on its disk, with what is in them.
+/// The files of a tenant on the host's disk, with their content.
 fn files(host: &Host, tenant: &str) -> String {
     let dir = host.path(&format!("state/tenants/{tenant}"));
     let line = "find . -printf '%p %s %m %T@\\n' | sort";
@@ -622,7 +625,7 @@ fn files(host: &Host, tenant: &str) -> String {
 }
 
 #[test]
-fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does_nothing_else() {
+fn a_suspended_tenant_can_only_read_its_files_through_the_open_door() {
     let timer =
         "[[timer]]\nname = \"tick\"\nschedule = \"*:*:0/1\"\ncommand = [\"/bin/sh\", \"-c\", \"echo x >> ticks\"]\n";
     let mut host = host(&format!("{READABLE}{timer}"));
@@ -709,7 +712,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
     let status = host.ok(&["status"]);
     assert!(status.contains(&format!("{} suspended-read-only", profiles().len())), "{status}");
 
-    // Whoever dies, and however: what comes back is what is declared, and never anything else.
+    // Whichever process is killed, the declared state is restored, and nothing else.
     let inits = |host: &Host| -> Vec<_> { profiles().into_iter().map(|tenant| init_of(host, tenant)).collect() };
     let before = inits(&host);
     for program in ["bailiwickd", "bailiwick-warden"] {
@@ -726,7 +729,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
     until("they come back", || again(&host) && !inits(&host).contains(&before[0]));
     profiles().into_iter().for_each(|tenant| reads_and_no_more(&host, tenant, &wishes[..1]));
 
-    // The warden looks at the policy alone, whatever it is asked for and by whom.
+    // The warden follows only the policy, whatever is requested, and by whom.
     for tenant in profiles() {
         let of = || bailiwick_tests::name(tenant);
         assert_eq!(host.warden(&WardenRequest::Start { tenant: of() }), WardenReply::Unchanged);
@@ -736,7 +739,7 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
         reads_and_no_more(&host, tenant, &wishes[..1]);
     }
 
-    // Given back, and who is in hears it.
+    // After `unsuspend`, open sessions are told.
     let tenant = profiles()[0];
     let mut reader = Command::new("sftp")
         .args(["-S", &script, tenant])
@@ -763,15 +766,16 @@ fn a_suspended_tenant_reads_what_is_its_own_by_the_door_that_stays_open_and_does
 }
 
 #[test]
-fn the_kind_of_a_jail_follows_the_files_and_the_first_day_may_be_a_suspended_one() {
+fn a_jail_is_read_only_while_suspended_even_at_its_first_start() {
     let host = host(READABLE);
     let tenant = profiles()[0];
     let declare = |name: &str, more: &str| {
         host.write(&format!("etc/tenants.d/{name}.toml"), &format!("plan = \"{tenant}\"\n{more}"));
     };
     let suspended = "state = \"suspended\"\nsuspend_reason = \"invoice 17\"\n";
-    // The audit reads the files too, so it is the first to say that another jail runs than is declared. By then no door leads
-    // into that one, not even the one that will stay open. The daemon may mend it before all of this was seen: then once more.
+    // The audit reads the files too, so it is the first to report that the running jail is not the declared one.
+    // From then on no door leads into the old jail, not even the one that will stay open. The daemon may restart
+    // the jail before all this is observed; then the test tries again.
     let (audit, shell, early, planned) = loop {
         declare(tenant, READABLE);
         host.ok(&["apply"]);
@@ -793,7 +797,7 @@ fn the_kind_of_a_jail_follows_the_files_and_the_first_day_may_be_a_suspended_one
     assert_eq!((state_of(&host, tenant).as_str(), sealed(&host, tenant).len()), ("suspended-read-only", 7));
     assert!(sftp(&host, tenant, "ls\n").status.success());
 
-    // Another reason is no other jail, and an operator may hold it down.
+    // A changed reason needs no new jail, and an operator may stop it.
     let pid = init_of(&host, tenant);
     declare(tenant, &format!("{}{READABLE}", suspended.replace("17", "18")));
     host.ok(&["apply", "--now"]);
@@ -805,13 +809,13 @@ fn the_kind_of_a_jail_follows_the_files_and_the_first_day_may_be_a_suspended_one
     host.ok(&["start", tenant]);
     assert_eq!((state_of(&host, tenant).as_str(), sealed(&host, tenant).len()), ("suspended-read-only", 7));
 
-    // No door stays open, so no jail does.
+    // Without a door that stays open there is no jail.
     declare(tenant, &format!("{suspended}{OPEN}"));
     host.ok(&["apply", "--now"]);
     assert_eq!((state_of(&host, tenant).as_str(), init_of(&host, tenant)), ("suspended", None));
     assert!(text(&sftp(&host, tenant, "ls\n")).contains("invoice 17"));
     assert_eq!(host.cli(&["start", tenant]).status.code(), Some(5));
-    // And back, by the file alone.
+    // Back again, only by changing the file.
     declare(tenant, READABLE);
     host.ok(&["apply"]);
     assert_eq!((state_of(&host, tenant).as_str(), sealed(&host, tenant).len()), ("running", 0));
@@ -832,9 +836,10 @@ fn the_kind_of_a_jail_follows_the_files_and_the_first_day_may_be_a_suspended_one
     }
 }
 
-/// In `system` the program behind the door is the tenant's: `/usr` is. So everything that it could try, it tries.
+/// In `system`, /usr and so the program behind the door belong to the tenant. The replaced program tries
+/// everything.
 #[test]
-fn whoever_has_replaced_what_serves_sftp_can_read_and_no_more() {
+fn a_replaced_sftp_server_can_only_read() {
     if !profiles().contains(&"system") {
         return;
     }
@@ -893,10 +898,10 @@ echo done
     host.ok(&["audit", "system"]);
 }
 
-/// Kills a daemon that the supervisor starts again.
+/// Kills a daemon that the supervisor restarts.
 fn kill_daemon(host: &Host, name: &str) {
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).expect("children");
-    // A program's name is cut to 15 bytes there.
+    // The kernel truncates the name to 15 bytes.
     let name = &name[..name.len().min(15)];
     let is_it = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
     let daemon = children.split_whitespace().find(is_it).unwrap_or_else(|| panic!("{name} runs"));

@@ -1,4 +1,4 @@
-//! Programs at a terminal that goes away, or beside a daemon that says nothing: each ends, whoever told it to, or nobody.
+//! Programs whose terminal is closed, or whose daemon does not answer: each ends.
 
 use bailiwick_tests::{Host, until};
 use rustix::fs::{Mode, OFlags};
@@ -18,7 +18,7 @@ fn host() -> Host {
     host
 }
 
-/// A terminal: the side of whoever sits at it, and that of programs.
+/// A pseudo terminal: its master and its slave.
 fn terminal() -> (File, OwnedFd) {
     let master = rustix::fs::open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
         .expect("a terminal");
@@ -30,7 +30,7 @@ fn terminal() -> (File, OwnedFd) {
     (master.into(), slave)
 }
 
-/// Starts a command line at a terminal that is not its controlling one, so that no signal tells of its end.
+/// Starts a command on a terminal that is not its controlling one, so that no signal reports its end.
 fn at_terminal(mut command: Command) -> (Child, File) {
     let (master, slave) = terminal();
     let dup = || Stdio::from(slave.try_clone().expect("dup"));
@@ -38,7 +38,7 @@ fn at_terminal(mut command: Command) -> (Child, File) {
     (child.expect("starts"), master)
 }
 
-/// Reads until a text has come.
+/// Reads until a text appears.
 fn wait_for(terminal: &mut File, text: &str) {
     let mut said = Vec::new();
     let mut buffer = [0; 4096];
@@ -54,7 +54,7 @@ fn ends(mut child: Child, what: &str) {
 }
 
 #[test]
-fn whatever_is_at_a_terminal_ends_with_it() {
+fn programs_end_when_their_terminal_is_closed() {
     let host = host();
     for (arguments, text) in [
         (&["top"][..], "bailiwick top"),
@@ -70,12 +70,12 @@ fn whatever_is_at_a_terminal_ends_with_it() {
 }
 
 #[test]
-fn a_terminal_that_nobody_reads_holds_up_no_end() {
+fn a_terminal_that_nobody_reads_blocks_no_exit() {
     let host = host();
     for how in ["kill", "signal"] {
         let (child, mut terminal) = at_terminal(host.command(&["exec", "web", "--tty", "--", "yes", "in side"]));
         wait_for(&mut terminal, "in side");
-        // It holds some thousand bytes and takes no more.
+        // The terminal buffers a few thousand bytes and then blocks.
         let mut before = 0;
         until("a full terminal", || {
             let written = written(&child);
@@ -88,23 +88,23 @@ fn a_terminal_that_nobody_reads_holds_up_no_end() {
             kill_process(pid, Signal::TERM).expect("kill");
         }
         until("nobody to be in", || host.ok(&["sessions", "--json"]).trim() == "[]");
-        // What it says last goes to the same terminal.
+        // Its last message goes to the same terminal.
         drop(terminal);
         ends(child, how);
     }
 }
 
-/// How many bytes a program has written.
+/// How many bytes a process has written.
 fn written(child: &Child) -> u64 {
     let io = std::fs::read_to_string(format!("/proc/{}/io", child.id())).expect("it runs");
     io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok()).expect("a number")
 }
 
 #[test]
-fn a_question_for_a_password_ends_with_its_terminal() {
+fn a_password_prompt_ends_with_its_terminal() {
     let (child, mut terminal) = {
         let mut command = Command::new("setsid");
-        // It asks at its controlling terminal.
+        // It prompts on its controlling terminal.
         command.args(["--ctty", "--wait"]).arg(bailiwick_tests::stage().join("bailiwick")).arg("password");
         at_terminal(command)
     };
@@ -114,7 +114,7 @@ fn a_question_for_a_password_ends_with_its_terminal() {
 }
 
 #[test]
-fn a_view_ends_when_it_is_told_though_nobody_answers_it() {
+fn top_ends_on_a_signal_while_the_daemon_does_not_answer() {
     let host = host();
     let (child, mut terminal) = at_terminal(host.command(&["top"]));
     wait_for(&mut terminal, "bailiwick top");
@@ -124,7 +124,7 @@ fn a_view_ends_when_it_is_told_though_nobody_answers_it() {
     };
     let daemon = host.program("bailiwickd");
     signal(daemon, Signal::STOP);
-    // New numbers now: it asks, and reads no keys any more.
+    // A refresh: the program asks the daemon and reads no more keys.
     terminal.write_all(b" ").expect("a key");
     until("a question without an answer", || {
         let wchan = std::fs::read_to_string(format!("/proc/{}/task/{0}/wchan", child.id())).unwrap_or_default();

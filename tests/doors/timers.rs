@@ -1,10 +1,10 @@
-//! Timers: what is due is run in the jail, as the login user, once at a time, and is not lost with `bailiwickd`.
+//! Timers: due jobs run in the jail as the login user, one run at a time, and survive `bailiwickd`.
 
 use bailiwick_tests::{Host, profiles};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-/// A host with a tenant that has the door `cron` and these timers; a schedule and a line of shell each.
+/// A host with a tenant that has the door `cron` and these timers, each with a schedule and a shell line.
 fn host(more: &str, timers: &[(&str, &str, &str)]) -> Host {
     let mut host = Host::new();
     declare(&host, more, timers);
@@ -54,7 +54,7 @@ fn timers(host: &Host) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn what_is_due_is_run_as_the_login_user_and_its_output_is_kept() {
+fn due_jobs_run_as_the_login_user_and_their_output_is_kept() {
     let host = host(
         OPEN,
         &[("often", "*:*:0/1", "id -u; pwd; echo $USER; echo wrong >&2; exit 3"), ("never", "daily", "true")],
@@ -82,13 +82,13 @@ fn what_is_due_is_run_as_the_login_user_and_its_output_is_kept() {
 }
 
 #[test]
-fn one_run_at_a_time_that_does_not_notice_the_death_of_bailiwickd() {
+fn one_run_at_a_time_which_survives_the_death_of_bailiwickd() {
     let mut host = host(OPEN, &[("slow", "*:*:0/1", "echo begin >> out; sleep 4; echo end >> out")]);
     let out = format!("cat /home/{}/out", tenant());
     until("it is run", &host, || inside(&host, &out).contains("begin"));
     host.kill();
     host.start();
-    // The next one is kept out by the one that still runs, though this daemon knows nothing of it.
+    // The run that still runs prevents the next one, although this daemon does not know it.
     until("it has ended", &host, || inside(&host, &out).contains("end"));
     let said = inside(&host, &out);
     assert!(said.starts_with("begin\nend"), "{said}");
@@ -102,7 +102,7 @@ fn one_run_at_a_time_that_does_not_notice_the_death_of_bailiwickd() {
 }
 
 #[test]
-fn no_door_no_run_and_an_operator_may_end_one() {
+fn a_closed_door_runs_nothing_and_an_operator_can_end_a_run() {
     let host = host(OPEN, &[("long", "*:*:0/1", "echo begin >> out; exec sleep 600")]);
     let tenant = tenant();
     let sessions = || -> Vec<serde_json::Value> {
@@ -121,7 +121,7 @@ fn no_door_no_run_and_an_operator_may_end_one() {
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(count(), before, "the door is closed");
 
-    // Over its limit a run is refused, and said so.
+    // Over the limit of tasks a run is refused and reported.
     declare(
         &host,
         &format!("{OPEN}limits.sessions_cron = 1\n"),
@@ -138,7 +138,7 @@ fn no_door_no_run_and_an_operator_may_end_one() {
     assert!(timers(&host).iter().all(|timer| timer["next"].is_null()));
 }
 
-/// However much it says, and for however long: its log is bounded, tells that, and has the end.
+/// Whatever a run prints: its log is bounded, says so, and has the end of the output.
 #[test]
 fn the_log_of_one_run_is_bounded() {
     const MOST: u64 = (8 << 20) + (4 << 10) + 1024;
@@ -159,23 +159,23 @@ fn the_log_of_one_run_is_bounded() {
     assert!(said[2].contains(" loud is cut here: of a run 8 MiB are kept") && said[3] == "last", "{said:?}");
     assert!(said[4].ends_with(" loud ends with 5"), "{said:?}");
     assert!(size("loud") > 8 << 20 && size("loud") < MOST, "{}", size("loud"));
-    // What is left in the background says no more than that either, and is not ended.
+    // The output of a background process is bounded as well, and the process is not ended.
     until("it is cut", &host, || inside(&host, &format!("grep -ac 'cut here' {dir}/left.log")) == "1");
     inside(&host, &format!("kill -9 $(cat /home/{}/left)", tenant()));
     until("its end is kept", &host, || size("left") > (8 << 20) + (4 << 10));
     assert!(size("left") < MOST, "{}", size("left"));
-    // The next run has a file of its own.
+    // The next run has a log file of its own.
     host.ok(&["restart", tenant()]);
     until("it is put aside", &host, || inside(&host, &format!("ls {dir}")).contains("loud.log.1"));
 }
 
-/// What was due while nothing ran at all waits for the jail, which starts with the host.
+/// A job that was due while nothing ran waits for its jail, which starts with the host.
 #[test]
-fn what_was_due_while_all_was_down_is_made_good_once_its_jail_is_up() {
+fn jobs_missed_while_the_host_was_down_run_once_the_jail_is_up() {
     let seconds = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let mut host = host(OPEN, &[]);
     let mut due;
-    // Until all is down before it is due: how long that takes nobody knows.
+    // Repeated until the host is down before the job is due: stopping takes an unknown time.
     loop {
         due = seconds() + 10;
         let (hour, minute, second) = (due / 3600 % 24, due / 60 % 60, due % 60);
@@ -202,9 +202,9 @@ fn what_was_due_while_all_was_down_is_made_good_once_its_jail_is_up() {
     assert!(inside(&host, &format!("cat /home/{}/runs", tenant())).starts_with("run"));
 }
 
-/// What a command leaves in the background is the jail's business, not the timer's.
+/// Background processes of a command belong to the jail, not to the timer.
 #[test]
-fn a_run_is_over_when_its_command_is() {
+fn a_run_ends_with_its_command() {
     let host = host(
         OPEN,
         &[
@@ -231,9 +231,9 @@ fn a_run_is_over_when_its_command_is() {
     });
 }
 
-/// Each tenant's runs wait for its own init, and for nobody else's.
+/// The runs of each tenant wait only for its own init.
 #[test]
-fn runs_of_tenants_whose_init_is_silent_hold_up_nobody() {
+fn runs_of_tenants_with_a_silent_init_delay_nobody() {
     let mut host = Host::new();
     let timers_of = |count: usize| -> String {
         let timer = |index| {
@@ -248,7 +248,7 @@ fn runs_of_tenants_whose_init_is_silent_hold_up_nobody() {
         host.write(&format!("etc/tenants.d/{name}.toml"), &format!("plan = \"{}\"\n{OPEN}{}", tenant(), timers_of(30)));
     }
     host.write("etc/tenants.d/well.toml", &format!("plan = \"{}\"\n{OPEN}{}", tenant(), timers_of(1)));
-    // They come up stopped: nobody has found out yet that they are silent.
+    // They are already stopped when the service starts: nobody knows yet that they are silent.
     host.start();
     host.ok(&["apply"]);
     let inits: Vec<_> =
@@ -258,7 +258,8 @@ fn runs_of_tenants_whose_init_is_silent_hold_up_nobody() {
     }
     let count = || host.inside("well", "grep -c run /home/well/runs").1.trim().parse().unwrap_or(0_u32);
     let before = count();
-    // With one place among sixteen for each of 120 runs that nobody begins, this took five seconds and more for each.
+    // When 120 runs that never start took one of sixteen places each, every other run was delayed by five seconds
+    // and more.
     until("the others' runs go on", &host, || count() >= before + 5);
     until("they are known to be silent", &host, || host.ok(&["list"]).matches("unresponsive").count() == silent.len());
     let (before, refused) = (count(), || {
@@ -275,9 +276,9 @@ fn runs_of_tenants_whose_init_is_silent_hold_up_nobody() {
     until("they are back", &host, || !host.ok(&["list"]).contains("unresponsive"));
 }
 
-/// cron's times are minutes, so this takes up to two.
+/// cron has a resolution of one minute, so this takes up to two minutes.
 #[test]
-fn the_tenants_own_crontab() {
+fn jobs_of_the_tenants_crontab_run() {
     const PATH: &str = "/var/spool/cron/crontabs";
     let mut host = host(OPEN, &[("boot", "@reboot", "echo >> boots")]);
     let tenant = tenant();
@@ -286,18 +287,18 @@ fn the_tenants_own_crontab() {
         "X='a  b'\n@reboot echo \"$X\" >> starts\n* * * * * id -u; echo \"$X\"; cat%hello%world\n0 0 1 1 * rare\n";
     let has_crontab = inside(&host, "command -v crontab") == "/usr/bin/crontab";
     if has_crontab {
-        // Debian's own program: it wants no variable without a job, and no line that it does not know.
+        // Debian's crontab(1): it accepts no variable without a job, and no unknown line.
         let install = format!("crontab - << 'END' && crontab -l\n{lines}END\n");
         assert!(as_login(&host, &install).contains("0 0 1 1 * rare"));
     } else {
-        // Past the capture of the test's output: it must be seen.
-        writeln!(std::io::stderr(), "the_tenants_own_crontab: NOT by crontab(1): this host has none").ok();
+        // Written directly to standard error, because the test harness captures `eprintln!`.
+        writeln!(std::io::stderr(), "jobs_of_the_tenants_crontab_run: NOT by crontab(1): this host has none").ok();
         as_login(&host, &format!("cat > {PATH}/{tenant} << 'END'\n{lines}END\n"));
     }
     as_login(&host, &format!("echo '@never x' >> {PATH}/{tenant}"));
     within(Duration::from_secs(100), "it is run", &host, || inside(&host, &log).matches("ends with 0").count() >= 2);
     let said = inside(&host, &log);
-    // What runs at the same time writes at the same time.
+    // Simultaneous jobs write at the same time.
     for line in ["1000", "a  b", "hello", "world"] {
         assert!(said.lines().any(|said| said == line), "{line:?}: {said}");
     }
@@ -314,7 +315,7 @@ fn the_tenants_own_crontab() {
     assert!(listed[0]["next"].is_null() && listed[0]["last"].is_null(), "the jail was not started since: {listed:?}");
     assert!(listed[3]["last"]["refused"].as_str().expect("text").contains("neither"), "{listed:?}");
 
-    // Once for each start of the jail, whoever dies in between.
+    // Once per start of the jail, even if the daemons die in between.
     let starts = format!("cat /home/{tenant}/starts");
     for golden in ["a  b", "a  b\na  b"] {
         host.ok(&["restart", tenant]);
@@ -331,8 +332,8 @@ fn the_tenants_own_crontab() {
         "the operator's too, from the first start on"
     );
 
-    // It is known to the next bailiwickd at once, and what can be no crontab is none: a link to what only root inside may
-    // read, least of all.
+    // The next bailiwickd knows the crontab at once. An invalid crontab is ignored, above all a symlink to a file
+    // that only root inside may read.
     host.kill();
     host.start();
     until("it is known", &host, || timers(&host).len() == 5);
