@@ -1,12 +1,12 @@
-# One command runs it, one tests it: `make demo` and `make test`, as root on Debian 12 or newer with Rust.
+# `make demo` shows it and `make test` tests it: as root on Debian 12 or newer with Rust. `make help` lists all targets.
 
 PROFILE   ?= dev
 OUT       := $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 TARGET    := $(shell uname -m)-unknown-linux-gnu
 STAGE     := target/stage/$(OUT)
 CARGO     ?= cargo
-# PID 1 of a jail must need no loader: the one that it would find is the tenant's. The login shell needs none either:
-# nothing that its environment names can be loaded into it, and it starts sooner, as the command line does.
+# PID 1 of a jail must need no loader, because it would find the tenant's. The login shell is static too, so that it loads
+# nothing that its environment names. It and the command line also start faster this way.
 STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
 
 FUZZ_TIME ?= 60
@@ -16,15 +16,15 @@ FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 all: build
 
-## help: this list
+## help: print this list
 help:
 	@sed -n 's/^## \([a-z-]*\): /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-## build: every program, optimised, in target/stage/release
+## build: build every program, optimised, into target/stage/release
 build:
 	$(MAKE) stage PROFILE=release
 
-## stage: every program of one profile, side by side, as an installation has them
+## stage: build every program of one profile into one directory, as an installation has them
 stage: deps
 	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-daemon -p bailiwick-warden -p bailiwick-pam
 	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-cli -p bailiwick-init -p bailiwick-shell --target $(TARGET)
@@ -34,38 +34,38 @@ stage: deps
 	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick bailiwick-shell) $(STAGE)
 	install -m 0711 target/$(TARGET)/$(OUT)/bailiwick-init $(STAGE)
 
-## stage-failpoints: the same with a warden whose steps can be made to fail (tests only)
+## stage-failpoints: the same, plus a warden whose steps a test can make fail
 stage-failpoints: stage
 	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-warden --features failpoints --target-dir target/failpoints
 	mkdir -p $(STAGE)/failpoints
 	install -m 0755 target/failpoints/$(OUT)/bailiwick-warden $(STAGE)/failpoints
 	install -m 0711 $(STAGE)/bailiwick-init $(STAGE)/failpoints
 
-## deps: what the build and the tests need from Debian
+## deps: install the Debian packages that the build and the tests need
 deps:
 	@tests/deps
 
-## demo: a whole host below a temporary folder, three tenants, a look into each, proof, and nothing left
+## demo: make a host below a temporary folder with three tenants, look into each, audit, remove it all
 demo: stage
 	tests/demo $(STAGE)
 
-## check: formatting, lints, documentation and every test that needs no root
+## check: check formatting, lints and documentation, and run every test that needs no root
 check:
 	@tests/check
 
-## test: every test
+## test: run every test on this machine
 test: stage-failpoints
 	BAILIWICK_STAGE=$(CURDIR)/$(STAGE) $(CARGO) test --locked --workspace --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE))
 
-## vm-test: what the kernel, systemd and the file system decide, in real Debian hosts (XFS, ext4, old and new kernels, failing power)
+## vm-test: test what the kernel, systemd and the file system decide, in emulated Debian hosts (XFS, ext4, old and new kernels, power failures)
 vm-test: deps
 	tests/vm/suite
 
-## soak: every suite in each of them, and every repeat whole: fifty kills of either daemon, ten power cuts, five hundred sessions
+## soak: run every suite in each of these hosts, with all repetitions: fifty kills of either daemon, ten power cuts, five hundred sessions
 soak: deps
 	tests/vm/suite all
 
-## deb: the Debian package, in target/deb, checked by lintian
+## deb: build the Debian package into target/deb, and check it with lintian
 deb:
 	debian/deps
 	rm -rf target/deb
@@ -74,27 +74,27 @@ deb:
 	rm -rf debian/bailiwick debian/files debian/*.substvars debian/*.debhelper debian/*.debhelper.log debian/.debhelper debian/debhelper-build-stamp
 	lintian --fail-on error,warning target/deb/bailiwick_*.deb
 
-## bench: start, stop and enter beside the peers, as ratios
+## bench: measure start, stop and entry, and compare them with other tools as ratios
 bench:
 	$(MAKE) stage PROFILE=release
 	benches/run target/stage/release
 
-## lint: formatting, subjects of commits, and clippy; warnings are errors
+## lint: check formatting, subjects of commits, and clippy; warnings are errors
 lint:
 	tests/commits
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 
-## doc: the documentation of every crate, in target/doc; warnings are errors
+## doc: build the documentation of every crate into target/doc; warnings are errors
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace
 
-## fuzz-build: the fuzz targets compile, and each survives a thousand inputs (without the coverage that guides a real run)
+## fuzz-build: build the fuzz targets and run each with a thousand inputs, without guidance by coverage
 fuzz-build:
 	$(CARGO) build --locked --manifest-path fuzz/Cargo.toml
 	for target in $(FUZZ_TARGETS); do fuzz/target/debug/$$target -runs=1000 || exit 1; done
 
-## fuzz: each fuzz target for FUZZ_TIME seconds; needs a nightly compiler and cargo-fuzz
+## fuzz: run each fuzz target for FUZZ_TIME seconds; needs a nightly compiler and cargo-fuzz
 fuzz:
 	@$(CARGO) fuzz --version > /dev/null 2>&1 || { echo "make fuzz needs cargo-fuzz: cargo install cargo-fuzz" >&2; exit 1; }
 	for target in $(FUZZ_TARGETS); do $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_TIME) || exit 1; done
@@ -103,6 +103,6 @@ fuzz:
 fmt:
 	$(CARGO) fmt --all
 
-## clean: remove what was built
+## clean: remove build output
 clean:
 	$(CARGO) clean
