@@ -1,4 +1,4 @@
-//! The audit finds what somebody took down by hand behind the daemon's back, and names it.
+//! The audit finds what someone changed by hand behind the daemon's back, and names it.
 
 use bailiwick_plan::{Rlimit, rlimits};
 use bailiwick_tests::{Host, profiles, until};
@@ -34,16 +34,15 @@ fn init(host: &Host) -> String {
     shown["pid"].as_u64().expect("runs").to_string()
 }
 
-/// Makes a system call as the host's root in the jail's mount namespace, as somebody who "only wanted to help" does:
-/// umount2 is 166, mount is 165.
-fn meddle(host: &Host, call: &str) {
+/// Makes a system call as root of the host in the mount namespace of the jail. umount2 is 166, mount is 165.
+fn syscall_as_host_root(host: &Host, call: &str) {
     let line = format!("$! = 0; exit(syscall({call}) == 0 ? 0 : $! + 0)");
     let status = Command::new("nsenter").args(["-t", &init(host), "-m", "--", "perl", "-e", &line]).status();
     assert!(status.expect("nsenter runs").success(), "{call}");
 }
 
 #[test]
-fn a_fresh_jail_of_every_profile_has_no_finding_but_what_no_host_holds() {
+fn a_fresh_jail_of_every_profile_has_only_findings_that_every_host_has() {
     for plan in profiles() {
         let host = host(plan);
         let (status, report) = audit(&host);
@@ -60,7 +59,7 @@ fn a_fresh_jail_of_every_profile_has_no_finding_but_what_no_host_holds() {
 #[test]
 fn a_mask_that_was_taken_away_is_named() {
     let host = host("web");
-    meddle(&host, "166, my $t = \"/proc/kallsyms\", 0");
+    syscall_as_host_root(&host, "166, my $t = \"/proc/kallsyms\", 0");
     let (status, report) = audit(&host);
     assert_eq!(status, Some(10), "{report}");
     assert!(report["findings"].to_string().contains("/proc/kallsyms"), "{report}");
@@ -69,12 +68,12 @@ fn a_mask_that_was_taken_away_is_named() {
 #[test]
 fn a_mount_that_was_made_writable_or_added_is_named() {
     let host = host("web");
-    // MS_REMOUNT | MS_BIND, and no MS_RDONLY
-    meddle(&host, "165, my $s = \"none\", my $t = \"/usr\", my $f = \"\", 32 | 4096, 0");
+    // MS_REMOUNT | MS_BIND without MS_RDONLY.
+    syscall_as_host_root(&host, "165, my $s = \"none\", my $t = \"/usr\", my $f = \"\", 32 | 4096, 0");
     let (status, report) = audit(&host);
     assert_eq!(status, Some(10));
     assert!(report["findings"].to_string().contains("/usr"), "{report}");
-    meddle(&host, "165, my $s = \"none\", my $t = \"/srv\", my $f = \"tmpfs\", 0, 0");
+    syscall_as_host_root(&host, "165, my $s = \"none\", my $t = \"/srv\", my $f = \"tmpfs\", 0, 0");
     let (_, report) = audit(&host);
     assert!(report["findings"].to_string().contains("/srv"), "{report}");
 }
@@ -82,7 +81,7 @@ fn a_mount_that_was_made_writable_or_added_is_named() {
 #[test]
 fn a_process_outside_the_walls_is_named() {
     let host = host("shell");
-    // A process of the tenant's user that never entered its group: what a door that forgot one would leave.
+    // A process with the tenant's user that never entered its control group: what a faulty door would leave.
     let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "alice", "--json"])).expect("JSON");
     let first = shown["ids"]["first"].as_u64().expect("ids");
     let mut stray = Command::new("perl")
@@ -106,7 +105,7 @@ fn a_process_outside_the_walls_is_named() {
 #[test]
 fn a_process_that_entered_without_confinement_is_named() {
     let host = host("web");
-    // nsenter joins namespaces and nothing else: no filter, all capabilities, the host's control groups.
+    // nsenter only joins the namespaces: no filter, all capabilities, the control groups of the host.
     let mut entered = Command::new("nsenter")
         .args(["-t", &init(&host), "-m", "-p", "-U", "-i", "-u", "-n", "-C", "--", "/bin/sleep", "60"])
         .spawn()
@@ -127,7 +126,7 @@ fn a_process_that_entered_without_confinement_is_named() {
     assert_eq!(report["verdict"], "breached", "{text}");
 }
 
-/// Ends a process that this test has started with the children that it has at that moment.
+/// Kills a child of this test and the children that it has at that moment.
 fn end(mut child: Child) {
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap_or_default();
     for child in children.split_whitespace() {
@@ -137,7 +136,7 @@ fn end(mut child: Child) {
     child.wait().expect("wait");
 }
 
-/// Enters namespaces of the jail, as an operator does who looks around, and stays there.
+/// Enters some namespaces of the jail, like an operator who looks around, and stays there.
 fn enter(host: &Host, namespaces: &[&str]) -> Child {
     let entered = Command::new("nsenter")
         .args(["-t", &init(host)])
@@ -155,7 +154,7 @@ fn enter(host: &Host, namespaces: &[&str]) -> Child {
     entered
 }
 
-/// The audit must name it, in the finding of this id. A notice alone is no reason to fail.
+/// Checks that the audit names it in the finding of this id. A notice alone does not change the exit status.
 fn finds(host: &Host, id: &str, evidence: &str) {
     let (status, report) = audit(host);
     let worst = report["findings"].as_array().expect("findings").iter().any(|finding| finding["severity"] != "notice");
@@ -166,7 +165,7 @@ fn finds(host: &Host, id: &str, evidence: &str) {
 
 fn finds_nothing(host: &Host) {
     let (status, report) = audit(host);
-    // What no host holds stands in every audit.
+    // Findings that every audit has, on any host.
     let found: Vec<&str> = ids(&report).into_iter().filter(|id| !["BW097", "BW098"].contains(id)).collect();
     assert_eq!((status, found), (Some(0), Vec::new()), "{report:#}");
 }
@@ -185,7 +184,7 @@ fn a_host_process_in_one_namespace_of_a_jail_is_named() {
 }
 
 #[test]
-fn a_process_that_nobody_inside_has_started_has_no_domain() {
+fn a_process_that_entered_from_outside_has_no_landlock_domain() {
     for plan in profiles() {
         let host = host(plan);
         let (_, report) = audit(&host);
@@ -200,7 +199,8 @@ fn a_process_that_nobody_inside_has_started_has_no_domain() {
     }
 }
 
-/// Puts a process of the host into every namespace and every group of the jail: it is in, and yet not confined. Gives its number.
+/// Moves a process of the host into every namespace and group of the jail, without confinement. Returns its process
+/// id.
 fn enter_all(host: &Host) -> (Child, String) {
     let entered = enter(host, &["-m", "-p", "-U", "-i", "-u", "-n", "-C"]);
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id())).expect("children");
@@ -230,7 +230,7 @@ fn groups(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn a_setting_of_a_group_that_no_limit_uses_is_named() {
+fn a_changed_group_setting_outside_the_limits_is_named() {
     let host = host("web");
     let mut tried = 0;
     for (file, changed) in [
@@ -251,7 +251,7 @@ fn a_setting_of_a_group_that_no_limit_uses_is_named() {
         }
     }
     assert!(tried >= 3, "{tried}");
-    // What is below the tenant's own group as well.
+    // The same in the groups below that of the tenant.
     let below = groups(&host)
         .iter()
         .map(|group| format!("{group}/jail/cgroup.max.descendants"))
@@ -261,13 +261,13 @@ fn a_setting_of_a_group_that_no_limit_uses_is_named() {
 }
 
 #[test]
-fn a_process_that_comes_before_others_is_named() {
+fn a_process_with_a_raised_priority_is_named() {
     let host = host("web");
     let pid = init(&host);
     let run = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().expect("runs");
         output.status.success() || {
-            // On version 1 a group has no time of its own for real-time processes unless somebody gives it some.
+            // On version 1 a group has no real-time budget by default.
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
             std::io::Write::write_all(&mut std::io::stderr(), format!("{program} {arguments:?}: {text}").as_bytes())
                 .ok();
@@ -282,7 +282,7 @@ fn a_process_that_comes_before_others_is_named() {
         assert!(run("chrt", &["--other", "--pid", "0", &pid]));
     }
     finds_nothing(&host);
-    // It has the score of whoever has started it: of a host process the kernel thinks again before it ends it.
+    // It inherits the OOM score of its parent, so the kernel would kill it later than the processes of the jail.
     let (entered, child) = enter_all(&host);
     finds(&host, "BW089", &format!("oom_score_adj below 500: process {child} "));
     end(entered);
@@ -292,7 +292,7 @@ fn a_process_that_comes_before_others_is_named() {
 #[test]
 fn a_process_with_a_limit_of_its_own_is_named() {
     let host = host("shell");
-    // What a process of the host has for itself, which it keeps inside.
+    // A process of the host keeps its own resource limits inside.
     let hard = |resource| rustix::process::getrlimit(resource).maximum;
     let (entered, child) = enter_all(&host);
     for rlimit in rlimits(&Limits::default()) {
@@ -309,12 +309,15 @@ fn a_process_with_a_limit_of_its_own_is_named() {
 }
 
 #[test]
-fn a_file_system_in_memory_without_bounds_is_named() {
+fn a_tmpfs_without_a_size_is_named() {
     let host = host("web");
-    // MS_REMOUNT with what the plan has: nosuid, nodev (and noexec).
-    meddle(&host, "165, my $s = \"none\", my $t = \"/dev/shm\", my $f = \"\", 32 | 14, my $d = \"nr_inodes=0\"");
+    // MS_REMOUNT with the flags of the plan: nosuid, nodev (and noexec).
+    syscall_as_host_root(
+        &host,
+        "165, my $s = \"none\", my $t = \"/dev/shm\", my $f = \"\", 32 | 14, my $d = \"nr_inodes=0\"",
+    );
     finds(&host, "BW037", "/dev/shm: without a bound of inodes");
-    meddle(&host, "165, my $s = \"none\", my $t = \"/run\", my $f = \"\", 32 | 6, my $d = \"size=1g\"");
+    syscall_as_host_root(&host, "165, my $s = \"none\", my $t = \"/run\", my $f = \"\", 32 | 6, my $d = \"size=1g\"");
     finds(&host, "BW037", "/run: 1048576 KiB");
 }
 
@@ -333,7 +336,7 @@ fn an_interface_that_was_put_into_a_jail_is_named() {
 }
 
 #[test]
-fn a_limit_that_was_raised_by_hand_is_drift_and_apply_mends_it() {
+fn a_limit_that_was_raised_by_hand_is_drift_and_apply_restores_it() {
     let host = host("web");
     let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", "alice", "--json"])).expect("JSON");
     let path = shown["cgroup"]["pids"].as_str().or_else(|| shown["cgroup"]["unified"].as_str()).expect("a group");
@@ -370,12 +373,12 @@ fn a_jail_that_was_killed_by_hand_is_found_and_started_again() {
 }
 
 #[test]
-fn what_must_fail_is_tried_and_a_wall_that_is_down_is_told() {
+fn probes_attempt_forbidden_operations_and_report_a_broken_wall() {
     for plan in profiles() {
         let host = host(plan);
         every_attempt_is_refused(&host);
     }
-    // An init that is stopped tells nothing, and that is not taken for a wall that stands.
+    // A stopped init gives no evidence, which does not count as a wall that stands.
     let host = host("web");
     let pid = init(&host);
     let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
@@ -397,7 +400,7 @@ fn every_attempt_is_refused(host: &Host) {
 }
 
 #[test]
-fn a_page_and_a_log_that_shows_when_it_was_changed() {
+fn a_page_is_written_and_a_changed_log_is_detected() {
     let host = host("web");
     let page = host.path("report.html");
     let file = page.display().to_string();

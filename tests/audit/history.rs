@@ -1,4 +1,5 @@
-//! The history: what was used is measured, hits of limits are told, and neither a crash nor a damaged file stops the host.
+//! The history: usage is measured, hits of limits are reported, and neither a crash nor a damaged file stops the
+//! host.
 
 use bailiwick_history::{History, HistoryError, Retention, Sample};
 use bailiwick_tests::{Host, Pool};
@@ -15,7 +16,7 @@ fn json(host: &Host, arguments: &[&str]) -> Value {
     serde_json::from_str(&host.ok(&all)).expect("JSON")
 }
 
-/// A command in a jail that goes on beside the test.
+/// Starts a command in a jail that runs beside the test.
 fn beside(host: &Host, tenant: &str, line: &str) -> std::process::Child {
     Command::new(bailiwick_tests::stage().join("bailiwick"))
         .args(["exec", "--config"])
@@ -39,8 +40,8 @@ fn until<T>(what: &str, time: Duration, mut look: impl FnMut() -> Option<T>) -> 
     }
 }
 
-/// A process of the host with the id of a tenant's user: as those who come in by a door will be. `own` is an incident of the
-/// tenant's, `other` one of another's.
+/// As a host process with the id of a tenant's user, like a login through a door: reads its own data, and no other.
+/// `own` is an incident of the tenant, `other` one of another.
 fn a_tenant_sees_its_own_without_root(host: &Host, own: u64, other: u64) {
     let shown = json(host, &["show", "busy"]);
     let uid = (shown["ids"]["first"].as_u64().expect("a number") + 1000).to_string();
@@ -55,7 +56,7 @@ fn a_tenant_sees_its_own_without_root(host: &Host, own: u64, other: u64) {
             .output()
             .expect("setpriv runs")
     };
-    // The folder with the programs may be closed to others.
+    // Other users may have no access to the directory of the programs.
     std::fs::create_dir_all(host.path("bin")).expect("mkdir");
     std::fs::copy(bailiwick_tests::stage().join("bailiwick"), host.path("bin/bailiwick")).expect("copies");
     let text = |output: &std::process::Output| {
@@ -83,7 +84,7 @@ fn a_tenant_sees_its_own_without_root(host: &Host, own: u64, other: u64) {
 }
 
 #[test]
-fn a_minute_of_two_tenants() {
+fn a_minute_of_two_tenants_is_measured() {
     let mut host = Host::new();
     host.write("etc/tenants.d/busy.toml", "plan = \"web\"\n[limits]\ncpu = \"20%\"\nsessions = 3\n");
     host.write("etc/tenants.d/large.toml", "plan = \"web\"\n[limits]\nmemory = \"64M\"\n");
@@ -104,7 +105,7 @@ fn a_minute_of_two_tenants() {
     assert_eq!((busy["tenant"].as_str(), large["tenant"].as_str()), (Some("busy"), Some("large")));
     let seconds = busy["total"]["seconds"].as_u64().expect("a number");
     let cpu = busy["total"]["usage"]["cpu"].as_u64().expect("measured");
-    // A fifth of a core, and the kernel counts in slices.
+    // A fifth of a core, with tolerance because the kernel accounts in slices.
     assert!((seconds * 120_000..=seconds * 280_000).contains(&cpu), "{cpu} in {seconds} s");
     assert!(busy["total"]["usage"]["throttled"].as_u64().is_some_and(|held| held > 0), "{busy}");
     assert_eq!(busy["total"]["peak"]["sessions"], 3);
@@ -131,7 +132,7 @@ fn a_minute_of_two_tenants() {
     assert!(text.contains("busy") && text.contains("20.0%") && !text.contains("large"), "{text}");
     host.write("new/web.toml", "profile = \"web\"\n[limits]\ntasks = 8\nmemory = \"16M\"\n");
     let file = host.path("new/web.toml").display().to_string();
-    // Its own value of memory holds for the one that has one.
+    // The tenant's own value of memory overrides the plan's.
     let simulated = json(&host, &["plan", "--simulate", &file, "--since", "1h"]);
     let row = |tenant: &str, measure: &str| {
         let rows = simulated.as_array().expect("rows");
@@ -152,7 +153,7 @@ fn a_minute_of_two_tenants() {
         memory["id"].as_u64().expect("a number"),
     );
 
-    // Killed in the middle, all is still there.
+    // After a kill in the middle, all data is still there.
     host.kill();
     host.start();
     until("it is back", Duration::from_secs(30), || host.cli(&["list"]).status.success().then_some(()));
@@ -167,7 +168,7 @@ fn a_minute_of_two_tenants() {
 }
 
 #[test]
-fn who_waits_for_a_neighbour_is_told_for_which() {
+fn an_incident_names_the_neighbour_that_is_waited_for() {
     let mut host = Host::new();
     host.write("etc/tenants.d/meek.toml", "plan = \"web\"\n[limits]\ncpu = \"unlimited\"\n");
     host.declare("idle", "web");
@@ -177,7 +178,7 @@ fn who_waits_for_a_neighbour_is_told_for_which() {
     let spin = |count: u32| format!("for i in $(seq {count}); do timeout 100 sh -c 'while :; do :; done' & done; wait");
     // Both want more than there is, and one of them gets ten times as much.
     let mut busy = [beside(&host, "meek", &spin(8)), beside(&host, "greedy", &spin(8))];
-    // On a machine that is busy with other things too, it is the host itself that used the most.
+    // On a busy machine the host itself may have used the most.
     until("the meek waits for others", Duration::from_secs(90), || {
         let incidents = json(&host, &["incidents", "meek"]);
         let incident = incidents.as_array()?.iter().find(|incident| incident["kind"] == "pressure-cpu")?;
@@ -189,7 +190,7 @@ fn who_waits_for_a_neighbour_is_told_for_which() {
                 && share["others"].as_u64() > share["own"].as_u64()
         })
     });
-    // On a machine that is very busy a jail waits while it starts; one that does nothing has nothing to wait for after that.
+    // On a very busy machine a jail waits while it starts; an idle one waits for nothing after that.
     let of_idle = || json(&host, &["incidents", "idle"]);
     let looks = || {
         let incidents = json(&host, &["incidents", "meek"]);
@@ -204,7 +205,7 @@ fn who_waits_for_a_neighbour_is_told_for_which() {
     }
 }
 
-/// The daemon as a service manager starts it: as its own user, with a directory of its own elsewhere.
+/// The daemon as started by a service manager: as its own user, with a separate directory of its own.
 struct Managed(std::process::Child);
 
 impl Managed {
@@ -225,12 +226,12 @@ impl Drop for Managed {
 }
 
 #[test]
-fn what_the_daemon_remembers_is_in_its_own_directory_wherever_the_state_is() {
+fn the_daemons_data_is_in_its_own_directory_wherever_the_state_is() {
     let mut host = Host::new();
     let timer = "[[timer]]\nname = \"once\"\nschedule = \"@reboot\"\ncommand = [\"/bin/sh\", \"-c\", \"exit 7\"]\n";
     host.write("etc/tenants.d/alice.toml", &format!("plan = \"web\"\ndoors = [\"exec\", \"cron\"]\n{timer}"));
     let ran = |host: &Host| (json(host, &["timers"])[0]["last"]["status"] == 7).then_some(());
-    // As an earlier version had it, and as it is without a service manager.
+    // As in an earlier version, and as without a service manager.
     host.start();
     host.ok(&["apply"]);
     host.ok(&["audit"]);
@@ -258,7 +259,7 @@ fn what_the_daemon_remembers_is_in_its_own_directory_wherever_the_state_is() {
     until("the history", Duration::from_secs(30), || own.join("history.db").exists().then_some(()));
     assert_eq!(names(), [""; 0], "nothing is left, and nothing new is there");
     drop(daemon);
-    // Once it is there it stays there.
+    // Once it is there, it stays there.
     let _daemon = Managed::start(&host, &own);
     until("it serves", Duration::from_secs(60), || host.cli(&["list"]).status.success().then_some(()));
     assert_eq!(host.log().matches("history-moved").count(), 1);
@@ -281,7 +282,7 @@ fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
             std::fs::remove_file(format!("{}{suffix}", path.display())).ok();
         }
     };
-    // With its log it would be whole again.
+    // With its write-ahead log it would be whole again.
     remove_log();
     std::fs::write(&path, "no database at all, but long enough to be looked at by whoever opens it").expect("writes");
     host.start();
@@ -319,10 +320,10 @@ fn fill(dir: &Path) -> PathBuf {
     path
 }
 
-/// On a copy-on-write file system even writing over something needs room; a mapped page that gets none is SIGBUS, which would end this
-/// test as it ended the daemon.
+/// On a copy-on-write file system even overwriting needs free space. A mapped page without space raises SIGBUS,
+/// which would kill this test as it killed the daemon.
 #[test]
-fn a_disk_that_is_full_at_any_step_costs_samples_and_nothing_else() {
+fn a_disk_that_is_full_at_any_step_loses_only_samples() {
     let tenants: Vec<_> = (0..50).map(|number| bailiwick_tests::name(&format!("t{number}"))).collect();
     for (what, pool) in [
         ("btrfs", Pool::in_memory("160M", &["mkfs.btrfs", "-q"])),
@@ -337,7 +338,8 @@ fn a_disk_that_is_full_at_any_step_costs_samples_and_nothing_else() {
                 tenants.iter().map(|name| (name.clone(), Sample { seconds: 60, usage: Usage::default() })).collect();
             history.write(Moment(600_000 + minute * 60), &samples, &[]).and_then(|()| history.maintain())
         };
-        // Full before each of so many writes, the first and those that move the log into the file among them, and at an open.
+        // The disk is full before each of these writes, including the first and the checkpoints of the log, and at
+        // an open.
         for step in 0..40 {
             let filler = fill(pool.path());
             for _ in 0..3 {
@@ -366,7 +368,7 @@ fn a_disk_that_is_full_at_any_step_costs_samples_and_nothing_else() {
             } else {
                 std::fs::remove_file(&filler).expect("removes");
             }
-            // btrfs has the room again once it has committed.
+            // btrfs frees the space with its next commit.
             until(&format!("{what} {step}: room again"), Duration::from_secs(60), || {
                 Command::new("sync").arg("-f").arg(pool.path()).status().expect("sync runs");
                 write(&mut history).ok()
