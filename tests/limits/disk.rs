@@ -1,7 +1,7 @@
-//! Disk limits: what a tenant may use, on XFS and ext4 by project quotas, on btrfs by quota groups (THREATS V51 to V55).
+//! Disk limits of tenants: by project quotas on XFS and ext4, by quota groups on btrfs (THREATS V51 to V55).
 //!
-//! Where the folder for temporary files has quotas, they are tested; elsewhere a btrfs with quotas is made on a loop
-//! device. What btrfs has not is said by name, and tested where the other two are.
+//! If the directory for temporary files has quotas, it is used; otherwise a btrfs with quotas on a loop device.
+//! Features that btrfs does not have are skipped by name, and tested where project quotas exist.
 
 use bailiwick_proto::{WardenReply, WardenRequest};
 use bailiwick_tests::{Host, Pool, name, profiles, runs, until};
@@ -12,19 +12,19 @@ use std::time::{Duration, SystemTime};
 
 const MIB: u64 = 1 << 20;
 
-/// A host with quotas, and the file system that it is on, if that was made for it.
+/// A host with quotas, and its file system if that was created for it.
 struct Bounded {
     host: Host,
     kind: QuotaFacts,
     _pool: Option<Pool>,
 }
 
-/// A host where each profile that this kernel can run has a tenant with a disk limit of 16 MiB.
+/// A host with a tenant of each supported profile, each with a disk limit of 16 MiB.
 fn bounded(limits: &str) -> Bounded {
     bounded_on(None, limits)
 }
 
-/// The same on a file system of its own, so that free space is nobody else's doing.
+/// The same on a separate file system, so that no other test changes its free space.
 fn bounded_alone(limits: &str) -> Bounded {
     let probe = Host::new();
     let projects =
@@ -37,7 +37,7 @@ fn bounded_on(pool: Option<Pool>, limits: &str) -> Bounded {
         let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
         facts.storage.quota
     };
-    // Dropped after the host that is on it.
+    // Dropped after the host on it.
     let mut pool = pool;
     let mut host = pool.as_ref().map_or_else(Host::new, |pool| Host::within(pool.path()));
     if !kind(&host).bounds_anything() {
@@ -58,7 +58,7 @@ fn bounded_on(pool: Option<Pool>, limits: &str) -> Bounded {
     Bounded { host, kind, _pool: pool }
 }
 
-/// Says by name what the file system at hand cannot show.
+/// Whether the file system has project quotas. If not, prints what is skipped.
 fn has_projects(bounded: &Bounded) -> bool {
     let has = bounded.kind == QuotaFacts::Projects;
     if !has {
@@ -70,7 +70,7 @@ fn has_projects(bounded: &Bounded) -> bool {
 
 impl Bounded {
     fn fact(&self, tenant: &str) -> DiskFact {
-        // What btrfs counts is as fresh as its last commit.
+        // btrfs updates its counters at a commit.
         std::process::Command::new("sync").args(["-f"]).arg(self.host.path("state")).status().expect("sync runs");
         match self.host.warden(&WardenRequest::Disks) {
             WardenReply::Disks(disks) => *disks.get(&name(tenant)).expect("a tenant with storage"),
@@ -82,7 +82,7 @@ impl Bounded {
         self.fact(tenant).bytes.used
     }
 
-    /// Runs a line that must not be able to write more than the limit.
+    /// Runs a shell line that must not be able to write more than the limit.
     fn fills(&self, tenant: &str, line: &str) -> String {
         let (status, _, err) = self.host.inside(tenant, line);
         assert_ne!(status, 0, "{tenant}: {line}");
@@ -99,7 +99,7 @@ impl Bounded {
 }
 
 #[test]
-fn a_tenant_stops_at_its_limit_and_its_neighbour_does_not_notice() {
+fn a_tenant_stops_at_its_limit_and_its_neighbour_is_not_affected() {
     let bounded = bounded("disk = \"16M\"");
     for tenant in profiles() {
         bounded.fills(tenant, "head -c 40M /dev/zero > /home/big");
@@ -109,14 +109,14 @@ fn a_tenant_stops_at_its_limit_and_its_neighbour_does_not_notice() {
         let row = bounded.row(tenant, "disk");
         assert_eq!((row["enforced"].as_str(), row["verdict"].as_str()), (Some("16M"), Some("enforced")), "{row}");
     }
-    // At its limit of disk space a tenant comes in, looks around and makes room.
+    // A tenant at its disk limit can log in, look around and free space.
     bounded.host.write_ssh();
     for tenant in profiles() {
         let output = bounded.host.ssh(&[tenant, "df -h /home; ls -l /home/big && history -w; echo in"]).output();
         let output = output.expect("runs");
         assert!(String::from_utf8_lossy(&output.stdout).ends_with("in\n"), "{tenant}: {output:?}");
     }
-    // Each of them is full, and each was alone with that.
+    // Each of the tenants is full, and none affected another.
     let (status, ..) = bounded.host.inside("web", "rm /home/big && sync && head -c 10M /dev/zero > /home/again");
     assert_eq!(status, 0, "space that was given back can be used");
     assert!(bounded.used("shell") >= 15 * MIB);
@@ -136,7 +136,7 @@ fn a_limit_changes_while_the_jail_runs() {
     host.ok(&["apply", "web"]);
     assert_eq!(host.cli(&["plan", "web"]).status.code(), Some(0));
     assert_eq!(host.inside("web", "head -c 20M /dev/zero > /home/big").0, 0);
-    // Under what is in use: nothing more can be written, and the audit says why.
+    // Below the usage: nothing more can be written, and the audit says why.
     host.write("etc/tenants.d/web.toml", "plan = \"web\"\n[limits]\ndisk = \"8M\"\n");
     host.ok(&["apply", "web"]);
     bounded.fills("web", "head -c 1M /dev/zero > /home/more");
@@ -149,7 +149,7 @@ fn a_limit_changes_while_the_jail_runs() {
     assert_eq!(before, pid(host.ok(&["show", "web", "--json"])), "the jail was not restarted");
 }
 
-/// Ways to hold space that a naive count does not see, each as a line that leaves 6 MiB behind.
+/// Ways to hold space that a naive count misses, each a shell line that leaves 6 MiB.
 const TRICKS: &[(&str, &str)] = &[
     ("a hard link", "head -c 6M /dev/zero > /home/a && ln /home/a /var/b && rm /home/a"),
     ("a rename", "head -c 6M /dev/zero > /home/a && mkdir -p /home/deep/er && mv /home/a /home/deep/er"),
@@ -177,7 +177,7 @@ fn no_trick_holds_space_that_is_not_charged() {
             let before = bounded.used(tenant);
             let (status, _, err) = bounded.host.inside(tenant, line);
             if status != 0 && err.contains("cross-device") {
-                // Two of its directories are two mounts: then nothing was moved either.
+                // Two of its directories are different mounts, so nothing was moved in that case either.
                 assert!(bounded.host.inside(tenant, "rm -rf /home/a").0 == 0);
                 continue;
             }
@@ -188,7 +188,7 @@ fn no_trick_holds_space_that_is_not_charged() {
         }
         let clean = "rm -rf /home/a /home/deep /home/linked /var/b /var/d* /var/f /var/tmp/a /var/tmp/b; sync";
         bounded.host.inside(tenant, clean);
-        // A file that nobody can name any more is charged for as long as somebody holds it.
+        // A deleted file is charged as long as it is open.
         let held = "exec 9<> /home/held; head -c 6M /dev/zero >&9; rm /home/held; sync; cat > /dev/null";
         let mut child = std::process::Command::new(bailiwick_tests::stage().join("bailiwick"))
             .args(["exec", "--config"])
@@ -201,7 +201,7 @@ fn no_trick_holds_space_that_is_not_charged() {
         drop(child.stdin.take());
         child.wait().expect("ends");
     }
-    // Shared extents count for each file that refers to them (XFS), or once for the tenant (btrfs); never not at all.
+    // Shared extents are charged once for each file (XFS) or once for the tenant (btrfs), but never not at all.
     let reflink =
         "cd /home && head -c 30M /dev/urandom > a && for i in 1 2 3 4 5 6; do cp --reflink=auto a b$i || exit 1; done";
     bounded.host.inside("web", reflink);
@@ -209,7 +209,7 @@ fn no_trick_holds_space_that_is_not_charged() {
 }
 
 #[test]
-fn what_a_tenant_copies_up_from_the_image_is_its_own() {
+fn files_copied_up_from_the_image_are_charged_to_the_tenant() {
     if !runs(Profile::System) {
         return;
     }
@@ -225,8 +225,8 @@ fn what_a_tenant_copies_up_from_the_image_is_its_own() {
 #[test]
 fn the_owner_of_a_file_cannot_take_it_out_of_the_quota() {
     let bounded = bounded("disk = \"64M\"");
-    // FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR; a project of its own, of nobody, and inheritance off. And a subvolume, which
-    // would count for itself.
+    // FS_IOC_FSGETXATTR and FS_IOC_FSSETXATTR: another project id, none, and inheritance off. And a subvolume,
+    // which would be counted separately.
     let line = r#"
         for user in 0 1000; do
             for change in 'substr($x, 12, 4) = pack "L", 0' 'substr($x, 12, 4) = pack "L", 7' 'substr($x, 0, 4) = pack "L", 0'; do
@@ -266,8 +266,8 @@ fn every_place_that_can_be_written_is_charged() {
             let written: u64 = size.trim().parse().unwrap_or(0);
             if written >= MIB {
                 places += 1;
-                // The page cache comes and goes, so what lies on disk must be charged to the disk. Memory is counted in
-                // portions, of which each processor may hold one in advance.
+                // The page cache varies, so data on disk must be charged to the disk. Memory is charged in batches,
+                // one of which each processor may hold in advance.
                 assert!(disk.max(held) >= written * 3 / 4, "{tenant}: {place}: {disk} on disk, {held} in memory");
             } else {
                 assert!(status != 0 && written <= 64 << 10, "{tenant}: {place}: {written}");
@@ -350,7 +350,7 @@ fn a_hit_of_a_disk_limit_is_told_by_the_kernel() {
 }
 
 #[test]
-fn what_is_found_uncharged_is_told_and_charged_by_the_next_start() {
+fn uncharged_files_are_reported_and_charged_by_the_next_start() {
     let bounded = bounded("disk = \"64M\"");
     if !has_projects(&bounded) {
         return;
@@ -363,7 +363,7 @@ fn what_is_found_uncharged_is_told_and_charged_by_the_next_start() {
     host.ok(&["stop", "web"]);
     let dir = host.path("state/tenants/web");
     let chattr = std::process::Command::new("chattr").args(["-R", "-p", "0", "-P"]).arg(&dir).output().expect("runs");
-    // Links and pipes have no attributes; all else is nobody's now.
+    // Symlinks and pipes have no attributes; all other files are uncharged now.
     assert!(bounded.used("web") < MIB, "{chattr:?}");
     assert!(!bounded.fact("web").charged);
     assert!(host.ok(&["show", "web"]).contains("breached"));
@@ -373,9 +373,9 @@ fn what_is_found_uncharged_is_told_and_charged_by_the_next_start() {
     assert_eq!(host.inside("web", "cat /home/d/d/d/../../../a | wc -c").1.trim(), (3 * MIB).to_string());
 }
 
-/// What a new profile needs is written after the new limit, not before.
+/// Files of a new profile are written after the new limit is set, not before.
 #[test]
-fn who_is_full_gets_another_profile_with_more_room() {
+fn a_full_tenant_gets_a_new_profile_with_a_larger_limit() {
     if !runs(Profile::System) {
         return;
     }
@@ -405,7 +405,7 @@ fn a_directory_that_was_taken_out_of_the_quota_is_named_and_charged_again() {
         assert!(found());
         host.ok(&["restart", "web"]);
     } else {
-        // A subvolume in it counts for itself.
+        // A subvolume in it is counted separately.
         run("btrfs", &["subvolume", "create"], &tenant.join("extra"));
         assert!(found());
         run("btrfs", &["subvolume", "delete"], &tenant.join("extra"));
@@ -413,7 +413,7 @@ fn a_directory_that_was_taken_out_of_the_quota_is_named_and_charged_again() {
     assert!(!found());
 }
 
-/// A host on a file system of its own, because quotas are switched off for all that are on it, with a tenant that may have 16 MiB.
+/// A host with a tenant of 16 MiB, on a separate file system, because the test disables its quotas.
 fn with_16m(pool: &Pool, more: &str) -> Host {
     let mut host = Host::within(pool.path());
     let config = host.default_config("reserve = { disk = \"1M\" }\n");
@@ -424,13 +424,13 @@ fn with_16m(pool: &Pool, more: &str) -> Host {
     host
 }
 
-/// The quota, and not the kernel that kills for want of memory, keeps a tenant from writing this file.
+/// Checks that the quota refuses this file, and that the writer is not killed for lack of memory.
 fn assert_refused(host: &Host, size: &str, file: &str) {
     let (status, _, why) = host.inside("web", &format!("head -c {size} /dev/zero > {file} && sync {file}"));
     assert!(matches!(status, 1 | 2), "{status}: {why}");
 }
 
-/// What an audit says of its limit of disk space.
+/// The verdict of an audit about the disk limit.
 fn verdict(host: &Host) -> Option<Value> {
     let report: Value = serde_json::from_slice(&host.cli(&["audit", "web", "--json"]).stdout).expect("JSON");
     let limits = report["tenants"][0]["limits"].as_array().expect("limits").clone();
@@ -438,13 +438,13 @@ fn verdict(host: &Host) -> Option<Value> {
 }
 
 #[test]
-fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
+fn disabled_and_enabled_quotas_are_noticed_at_once() {
     let pool = Pool::btrfs();
     let btrfs = |verb: &str| {
         let output = std::process::Command::new("btrfs").args(["quota", verb]).arg(pool.path()).output();
         assert!(output.as_ref().is_ok_and(|output| output.status.success()), "{output:?}");
     };
-    // What its memory holds is not counted yet: no file of that size is any news.
+    // btrfs does not count unwritten data in memory; the small memory limit forces larger files to disk.
     let host = with_16m(&pool, "memory = \"32M\"\n");
     let audit = || String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).into_owned();
     assert_eq!(verdict(&host), Some("enforced".into()));
@@ -456,7 +456,8 @@ fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
     assert_eq!(plan.status.code(), Some(10), "nothing holds the limit: {plan:?}");
     assert!(host.ok(&["apply"]).contains("limits written"));
     assert_eq!(host.cli(&["plan"]).status.code(), Some(0));
-    // More is in use than the limit allows, and nobody has lowered it. btrfs counts anew what is there, and is done in its own time.
+    // More is in use than the limit allows, although nobody lowered it. btrfs recounts existing data in the
+    // background.
     let counted = || {
         std::process::Command::new("sync").arg("-f").arg(pool.path()).status().expect("sync runs");
         std::process::Command::new("btrfs").args(["quota", "rescan", "-w"]).arg(pool.path()).output().expect("runs");
@@ -468,7 +469,7 @@ fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
     assert!(counted().contains("BW104"), "a start writes the limit again and explains nothing");
     assert_eq!(host.inside("web", "rm -f /home/past /home/more").0, 0);
     until("it is put right", || !counted().contains("BW104"));
-    // A start has to see quotas too that are switched off.
+    // A start must notice disabled quotas too.
     btrfs("disable");
     host.ok(&["restart", "web"]);
     btrfs("enable");
@@ -476,15 +477,16 @@ fn quotas_that_were_switched_off_and_on_are_seen_at_once() {
     assert_refused(&host, "60M", "/home/past");
 }
 
-/// The same where a tenant is a project: the kernel goes on counting, and the limits are there when it enforces again.
+/// The same with project quotas: the kernel keeps counting, and the limits are still set when it enforces them
+/// again.
 #[test]
-fn projects_whose_limits_were_switched_off_and_on_are_seen_at_once() {
+fn projects_whose_limits_were_disabled_and_enabled_are_noticed_at_once() {
     let probe = Host::new();
     let storage = bailiwick_observe::host_facts(&probe.path("state")).expect("facts").storage;
     if storage.quota != QuotaFacts::Projects {
         writeln!(
             std::io::stderr(),
-            "projects_whose_limits_were_switched_off_and_on_are_seen_at_once: NOT on {}: it has no projects",
+            "projects_whose_limits_were_disabled_and_enabled_are_noticed_at_once: NOT on {}: it has no projects",
             storage.fs_type
         )
         .ok();
@@ -511,11 +513,11 @@ fn projects_whose_limits_were_switched_off_and_on_are_seen_at_once() {
     switch("off");
     assert_eq!(verdict(&host), Some("nominal".into()), "by what is so now, not half a minute ago");
     assert_eq!(host.inside("web", "head -c 60M /dev/zero > /home/past && sync /home/past").0, 0);
-    // A start has to see quotas too that are switched off.
+    // A start must notice disabled quotas too.
     host.ok(&["restart", "web"]);
     switch("on");
     host.ok(&["apply"]);
-    // In force again, with more in use than it allows, which nobody lowered it below.
+    // Enforced again, with more in use than the limit allows, although nobody lowered it.
     until("it is told", || audit().contains("BW104"));
     assert_refused(&host, "5M", "/home/more");
     assert_eq!(host.inside("web", "rm -f /home/past /home/more").0, 0);
@@ -525,7 +527,7 @@ fn projects_whose_limits_were_switched_off_and_on_are_seen_at_once() {
 }
 
 #[test]
-fn what_is_reserved_for_the_host_is_left_to_it() {
+fn the_reserve_of_the_host_is_left_free() {
     let bounded = bounded_alone("");
     let host = &bounded.host;
     let free = || {
@@ -541,7 +543,7 @@ fn what_is_reserved_for_the_host_is_left_to_it() {
     host.write("etc/bailiwick.toml", &config);
     host.ok(&["apply", "web"]);
     host.ok(&["restart", "web"]);
-    // What still waits in memory to be written is not in use yet for btrfs.
+    // btrfs does not count data that is not yet written back.
     let line = "for i in $(seq 40); do dd if=/dev/zero of=/home/big bs=1M count=10 oflag=append conv=notrunc,fsync status=none || exit 7; \
                 sleep 0.3; done";
     let (status, _, err) = host.inside("web", line);
@@ -551,7 +553,7 @@ fn what_is_reserved_for_the_host_is_left_to_it() {
     assert_ne!(host.inside("shell", "dd if=/dev/zero of=/home/more bs=1M count=5 conv=fsync status=none").0, 0);
     assert!(String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).contains("BW096"));
     assert_eq!(host.cli(&["plan"]).status.code(), Some(0), "it is as it is declared");
-    // And given back, without anybody's doing.
+    // It is freed without a command of the operator.
     assert_eq!(host.inside("web", "rm /home/big").0, 0);
     until("it is given back", || !bounded.fact("web").held_back);
     assert_eq!(host.inside("web", "head -c 10M /dev/zero > /home/again").0, 0);
@@ -559,7 +561,7 @@ fn what_is_reserved_for_the_host_is_left_to_it() {
 }
 
 #[test]
-fn a_reserve_is_read_again_while_it_runs_and_by_the_next_warden() {
+fn a_changed_reserve_is_applied_by_a_running_and_a_new_warden() {
     let mut bounded = bounded_alone("");
     let space = |host: &Host| bailiwick_observe::space(&host.path("state")).expect("statvfs");
     let set = |host: &Host, reserve: u64| {
@@ -587,7 +589,7 @@ fn a_reserve_is_read_again_while_it_runs_and_by_the_next_warden() {
     assert!(status == Some(0) && text.contains("no tenant can take more disk space"), "{text}");
     assert!(said(&bounded.host, &["doctor"]).1.contains("no tenant can take more"));
 
-    // An earlier warden wrote it, and the next finds another reserve.
+    // The reserve of an earlier warden is replaced by that of the next.
     let host = &mut bounded.host;
     host.kill();
     set(host, MIB);
@@ -595,7 +597,7 @@ fn a_reserve_is_read_again_while_it_runs_and_by_the_next_warden() {
     until("it is lifted", || !bounded.fact("web").held_back && bounded.fact("web").bytes.hard.is_none());
     assert_eq!(bounded.host.inside("web", "head -c 5M /dev/zero > /home/again").0, 0);
 
-    // One that leaves tenants nothing is refused, and not in force.
+    // A reserve that leaves nothing for tenants is refused and does not take effect.
     let host = &bounded.host;
     set(host, all);
     until("it is told", || said(host, &["status"]).1.contains("at most half"));
@@ -609,13 +611,13 @@ fn a_reserve_is_read_again_while_it_runs_and_by_the_next_warden() {
 }
 
 #[test]
-fn a_purge_gives_everything_back() {
+fn a_purge_frees_everything() {
     let bounded = bounded("disk = \"16M\"");
     let host = &bounded.host;
     assert_eq!(host.inside("web", "head -c 10M /dev/zero > /home/a; sync").0, 0);
     host.ok(&["delete", "web", "--purge"]);
     assert!(!host.path("state/tenants/web").exists());
-    // Whoever comes next gets the same ids, and must find them empty and bounded anew.
+    // The next tenant gets the same ids, and must find them empty and with a new limit.
     host.write("etc/tenants.d/next.toml", "plan = \"web\"\n[limits]\ndisk = \"32M\"\n");
     host.ok(&["apply", "next"]);
     let fact = bounded.fact("next");
@@ -638,7 +640,7 @@ fn without_quotas_a_tenant_that_requires_them_does_not_start() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(8), "{text}");
     assert!(text.contains("tune2fs -O project,quota") && text.contains("prjquota"), "{text}");
-    // One that runs already goes on, and every command that was to give it the limit says that it has none.
+    // A running jail keeps running, and every command that would set the limit reports that it is not enforced.
     let declare = |limits: &str| host.write("etc/tenants.d/web.toml", &format!("plan = \"web\"\n{limits}"));
     declare("");
     host.ok(&["apply"]);
@@ -652,7 +654,7 @@ fn without_quotas_a_tenant_that_requires_them_does_not_start() {
     }
     assert_eq!(host.cli(&["plan"]).status.code(), Some(10));
     assert_eq!(host.init("web"), init);
-    // What can be done is done all the same, and not called all of it.
+    // All possible changes are made, and reported as partial.
     declare("[limits]\ndisk = \"16M\"\ntasks = 70\n");
     let output = host.cli(&["apply"]);
     assert_ne!(output.status.code(), Some(0), "{output:?}");
@@ -661,12 +663,12 @@ fn without_quotas_a_tenant_that_requires_them_does_not_start() {
     drop(pool);
 }
 
-/// Swap files that are in use, for as long as the value lives.
+/// Active swap files, disabled on drop.
 struct Swap(std::path::PathBuf);
 
 impl Drop for Swap {
     fn drop(&mut self) {
-        // Wherever it was moved to.
+        // Wherever the file was moved to.
         std::process::Command::new("find")
             .arg(&self.0)
             .args(["-name", "swap-in-use", "-exec", "swapoff", "{}", ";"])
@@ -676,8 +678,8 @@ impl Drop for Swap {
 }
 
 #[test]
-fn a_swap_file_in_use_is_told_of_and_goes_when_it_is_not() {
-    // Swap is the whole machine's, and so this is for a machine that is the test's own.
+fn an_active_swap_file_is_reported_and_removed_once_inactive() {
+    // Swap belongs to the whole machine, so this runs only in a virtual machine.
     if std::env::var_os("BAILIWICK_GUEST").is_none() {
         writeln!(std::io::stderr(), "a_swap_file_in_use...: NOT here: in the guests of tests/vm, it turns swap on")
             .ok();

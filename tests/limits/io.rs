@@ -1,6 +1,7 @@
-//! Limits of block devices: bytes and operations a second, on the disk below the state directory, through LVM and md.
+//! Limits of block devices: bytes and operations per second, on the disk of the state directory, through LVM and
+//! md.
 //!
-//! They need version 2 of control groups. Where it has no controller io, this says so by name.
+//! They require version 2 of control groups. Without its controller `io`, the tests print what is skipped.
 
 use bailiwick_tests::Host;
 use bailiwick_types::{Hierarchy, HostFacts};
@@ -16,7 +17,7 @@ fn facts(host: &Host) -> HostFacts {
     bailiwick_observe::host_facts(&host.path("state")).expect("facts")
 }
 
-/// Says by name what this machine cannot show.
+/// Whether this machine has the controller. If not, prints what is skipped.
 fn has_io(host: &Host) -> bool {
     let facts = facts(host);
     let has = facts.controller("io") == Some(Hierarchy::Unified) && !facts.storage.devices.is_empty();
@@ -32,7 +33,7 @@ fn declare(host: &Host, limits: &str) {
     host.write("etc/tenants.d/web.toml", &format!("plan = \"web\"\n[limits]\n{limits}\n"));
 }
 
-/// Seconds that a line takes inside.
+/// The duration of a shell line in the jail, in seconds.
 fn time(host: &Host, line: &str) -> f64 {
     let begin = Instant::now();
     let (status, _, err) = host.inside("web", line);
@@ -47,16 +48,16 @@ fn row(host: &Host, resource: &str) -> Value {
     limits.into_iter().find(|limit| limit["resource"] == resource).unwrap_or_else(|| panic!("{resource}: {report}"))
 }
 
-/// Past the page cache, and through it.
+/// With direct I/O, and through the page cache.
 const DIRECT: &str = "dd if=/dev/zero of=/home/f bs=1M count=8 oflag=direct status=none";
 const CACHED: &str = "dd if=/dev/zero of=/home/f bs=1M count=8 conv=fsync status=none";
 const READ: &str = "dd if=/home/f of=/dev/null bs=1M iflag=direct status=none";
 
-/// What 8 MiB at 2 MiB a second must take; the kernel lets a little through at once.
+/// Minimum duration of 8 MiB at 2 MiB per second, in seconds; the kernel allows a small burst.
 const AT_LEAST: f64 = 2.5;
 
 #[test]
-fn bytes_and_operations_are_held_and_change_while_the_jail_runs() {
+fn bytes_and_operations_are_limited_and_change_while_the_jail_runs() {
     let mut host = Host::new();
     if !has_io(&host) {
         return;
@@ -68,7 +69,7 @@ fn bytes_and_operations_are_held_and_change_while_the_jail_runs() {
         let took = time(&host, line);
         assert!(took > AT_LEAST, "{line} took {took} s");
         let row = row(&host, word);
-        // What a file system writes for itself is free.
+        // Writes of the file system itself are not limited.
         let verdict = if word == "io_write" { "nominal" } else { "enforced" };
         assert_eq!((row["enforced"].as_str(), row["verdict"].as_str()), (Some("2M"), Some(verdict)), "{row}");
     }
@@ -85,7 +86,7 @@ fn bytes_and_operations_are_held_and_change_while_the_jail_runs() {
     let took = time(&host, READ);
     assert!(took < AT_LEAST, "reading is not held any more, and took {took} s");
     assert_eq!(before, pid(host.ok(&["show", "web", "--json"])), "the jail was not restarted");
-    // Somebody else's hand: the kernel's word is compared, not remembered.
+    // A change by hand: the comparison uses the value in the kernel, not a remembered one.
     let shown: Value = serde_json::from_str(&host.ok(&["show", "web", "--json"])).expect("JSON");
     let group = format!("/sys/fs/cgroup{}/io.max", shown["cgroup"]["unified"].as_str().expect("a path"));
     let number = facts(&host).storage.devices[0].number.clone();
@@ -101,13 +102,13 @@ fn run(command: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// What a test made, undone in reverse, also after a failure.
+/// Shell lines that undo what a test created, run in reverse on drop, also after a failure.
 struct Undo(Vec<String>);
 
 impl Drop for Undo {
     fn drop(&mut self) {
         for command in self.0.iter().rev() {
-            // The devices are busy for a moment after what used them has ended.
+            // The devices are busy for a moment after their last use.
             let deadline = Instant::now() + Duration::from_secs(10);
             let done = || Command::new("sh").args(["-c", command]).output().is_ok_and(|output| output.status.success());
             while !done() && Instant::now() < deadline {
@@ -171,10 +172,10 @@ fn through_a_logical_volume_over_a_mirror_to_the_real_disks() {
 }
 
 #[test]
-fn where_nothing_holds_it_a_required_limit_is_refused() {
+fn a_required_limit_that_cannot_be_enforced_is_refused() {
     let mut host = Host::new();
     if has_io(&host) {
-        // A file system in memory is on no disk. It cannot be id-mapped before 6.3, but nobody comes that far.
+        // A tmpfs has no disk. It cannot be id-mapped before Linux 6.3, but the start fails earlier.
         let state = host.path("state");
         std::fs::create_dir(&state).expect("mkdir");
         run(&format!("mount -t tmpfs -o mode=700 none {}", state.display()));
@@ -197,7 +198,7 @@ fn where_nothing_holds_it_a_required_limit_is_refused() {
 }
 
 #[test]
-fn weights_are_written_where_the_disk_is_shared_by_weight() {
+fn weights_are_set_if_the_disk_scheduler_supports_them() {
     let mut host = Host::new();
     if !has_io(&host) {
         return;

@@ -1,7 +1,7 @@
-//! A second pair of eyes: the library `cgroups-rs` reads the limits of running jails with code of its own, and must read what an
-//! audit says.
+//! A second implementation: the library `cgroups-rs` reads the limits of running jails with code of its own, and
+//! must agree with the audit.
 //!
-//! It knows neither bursts of processor time nor limits of block devices; those have suites of their own (`audit`, `io`).
+//! It supports neither CPU bursts nor limits of block devices; those have suites of their own (`audit`, `io`).
 
 use bailiwick_tests::{Host, profiles};
 use bailiwick_types::{ByteSize, Hierarchy};
@@ -13,10 +13,10 @@ use cgroups_rs::fs::{Cgroup, MaxValue};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What version 1 says where there is no limit: the largest number of whole pages.
+/// The value of version 1 without a limit: the largest number of whole pages.
 const NONE_V1: i64 = i64::MAX & !4095;
 
-/// No two alike, and none as a fresh group has it.
+/// All values differ, also from those of a new group.
 const LIMITS: &str = r#"
 memory = "300M"
 swap = "44M"
@@ -25,7 +25,7 @@ cpu = "35%"
 cpu_weight = 250
 "#;
 
-/// The group of a jail in the hierarchy of one controller, as the library sees it.
+/// The group of a jail in the hierarchy of a controller, as the library sees it.
 fn group(shown: &Value, controller: &str, of: Hierarchy) -> Cgroup {
     let key = if of == Hierarchy::V1 { controller } else { "unified" };
     let path = shown["cgroup"][key].as_str().unwrap_or_else(|| panic!("no group of {controller}: {shown}"));
@@ -50,7 +50,7 @@ fn number(value: MaxValue) -> String {
     }
 }
 
-/// Word of the policy and what the library reads, in the policy's unit.
+/// The limits that the library reads: key of the policy and value in the policy's unit.
 fn read(host: &Host, tenant: &str) -> BTreeMap<&'static str, String> {
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
     let hierarchy = |controller| facts.controller(controller).unwrap_or_else(|| panic!("no controller {controller}"));
@@ -75,7 +75,7 @@ fn read(host: &Host, tenant: &str) -> BTreeMap<&'static str, String> {
                 _ => "unlimited".to_owned(),
             };
             found.insert("memory_high", high);
-            // Memory that is never taken back is nobody's.
+            // No jail has protected memory.
             assert_eq!((set.min, set.low), (Some(MaxValue::Value(0)), Some(MaxValue::Value(0))), "{tenant}");
         }
     }
@@ -99,7 +99,7 @@ fn read(host: &Host, tenant: &str) -> BTreeMap<&'static str, String> {
     found
 }
 
-/// The same words, as an audit has them.
+/// The same keys from an audit.
 fn audited(host: &Host, tenant: &str, words: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, String> {
     let output = host.cli(&["audit", tenant, "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -112,7 +112,7 @@ fn audited(host: &Host, tenant: &str, words: &BTreeMap<&'static str, String>) ->
 }
 
 #[test]
-fn another_librarys_eyes_see_the_limits_that_an_audit_tells() {
+fn another_library_reads_the_limits_that_an_audit_reports() {
     let mut host = Host::new();
     for tenant in profiles() {
         host.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"{tenant}\"\n[limits]\n{LIMITS}"));
@@ -122,13 +122,13 @@ fn another_librarys_eyes_see_the_limits_that_an_audit_tells() {
     for tenant in profiles() {
         let found = read(&host, tenant);
         assert_eq!(found, audited(&host, tenant, &found), "{tenant}");
-        // And it is what was declared, read by neither.
+        // The values are the declared ones, which neither of the two reads.
         for (word, declared) in [("memory", "300M"), ("tasks", "217"), ("cpu", "35%"), ("cpu_weight", "250")] {
             assert_eq!(found[word], declared, "{tenant}: {word}");
         }
     }
 
-    // Changed while it runs, and taken away.
+    // Changed while the jail runs, then removed.
     let tenant = "web";
     host.write(
         "etc/tenants.d/web.toml",
@@ -142,7 +142,7 @@ fn another_librarys_eyes_see_the_limits_that_an_audit_tells() {
         ("270M", "unlimited", "unlimited")
     );
 
-    // Somebody else's hand: both see it, and the audit calls it drift.
+    // A change by hand: both see it, and the audit reports drift.
     let shown: Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
     let facts = bailiwick_observe::host_facts(&host.path("state")).expect("facts");
     let group = group(&shown, "pids", facts.controller("pids").expect("pids"));
