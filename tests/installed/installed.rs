@@ -1,8 +1,9 @@
-//! A whole host as a package makes it: Debian, systemd, unified control groups. Each test begins with the package installed
-//! and `bailiwick.target` enabled, and runs alone.
+//! A complete host with the package: Debian, systemd, unified control groups. Each test starts with the package
+//! installed and `bailiwick.target` enabled, and runs alone.
 //!
-//! Danger: these tests install, stop, upgrade and purge Bailiwick on the machine they run on, and destroy its tenants. They
-//! run in the virtual machine (`make vm-test`) and nowhere else: `BAILIWICK_DEB` and `BAILIWICK_DEB_NEXT` name the packages.
+//! Danger: these tests install, stop, upgrade and purge Bailiwick on the machine they run on, and destroy its
+//! tenants. They run only in the virtual machine (`make vm-test`). `BAILIWICK_DEB` and `BAILIWICK_DEB_NEXT` name
+//! the packages.
 
 use bailiwick_tests::{profiles, runs, without_waiting};
 use bailiwick_types::Profile;
@@ -14,27 +15,27 @@ use std::time::{Duration, Instant};
 
 const TENANTS: [&str; 2] = ["alice", "bob"];
 
-/// The package that is under test.
+/// The path of a package under test, from an environment variable.
 fn package(variable: &str) -> PathBuf {
     std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} is not set: see `make vm-test`")).into()
 }
 
-/// Runs a line of shell and gives its status and what it said.
+/// Runs a shell line. Returns its exit status and output.
 fn sh(line: &str) -> (i32, String) {
     let output = Command::new("bash").args(["-c", line]).stdin(Stdio::null()).output().expect("bash runs");
     let text = [output.stdout, without_waiting(&output.stderr)].concat();
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The same for one that must work.
+/// Runs a shell line that must succeed. Returns its output.
 fn ok(line: &str) -> String {
     let (status, text) = sh(line);
     assert_eq!(status, 0, "{line}\n{text}\n{}", journal());
     text
 }
 
-/// What was measured, for whoever reads the run: past the capture of the test's output.
-fn tell(text: &str) {
+/// Prints a measurement directly to standard error, because the test harness captures `eprintln!`.
+fn print_measurement(text: &str) {
     std::io::stderr().write_all(format!("  {text}\n").as_bytes()).ok();
 }
 
@@ -71,7 +72,7 @@ fn version(deb: &std::path::Path) -> String {
 }
 
 fn running() -> BTreeSet<String> {
-    // What is wrong with the policy is told beside it.
+    // Errors of the policy are printed to standard error.
     let text = ok("bailiwick list --json 2> /dev/null");
     let list: serde_json::Value = serde_json::from_str(&text).expect("json");
     let list = list.as_array().expect("an array").iter();
@@ -80,7 +81,7 @@ fn running() -> BTreeSet<String> {
         .collect()
 }
 
-/// Who is PID 1 of each tenant, in a way that no other process can be: number and start.
+/// The init of each tenant, identified by process id and start time.
 fn inits() -> Vec<String> {
     TENANTS.map(init).to_vec()
 }
@@ -93,7 +94,7 @@ fn init(tenant: &str) -> String {
     format!("{pid} {}", stat.rsplit(')').next().expect("fields").split_whitespace().nth(19).expect("start time"))
 }
 
-/// A session that answers each line with the same line.
+/// A session that echoes each line.
 struct Session {
     child: Child,
     from: BufReader<std::process::ChildStdout>,
@@ -141,7 +142,7 @@ fn a_package_and_one_command_make_a_working_host() {
     ok(&format!("apt-get install -y {}", deb.display()));
     assert!(sh("systemctl is-active bailiwickd").1.starts_with("inactive"), "nothing runs unasked");
     ok("systemctl enable --now bailiwick.target");
-    // The root file system of this guest has no quotas of projects, and it says so where `require` lists them.
+    // The root file system of this guest has no project quotas, and `doctor` says so because `require` lists them.
     let text = sh("bailiwick doctor").1;
     let missing: Vec<&str> =
         text.lines().filter(|line| line.contains("missing") && !line.starts_with("disk")).collect();
@@ -165,30 +166,30 @@ fn a_package_and_one_command_make_a_working_host() {
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn units_are_sound_and_as_closed_as_they_can_be() {
+fn units_are_valid_and_hardened() {
     host();
     let text = ok("systemd-analyze verify --man=no bailiwick.target bailiwickd.service bailiwick-warden.service \
                    bailiwick-jails.service bailiwick-audit.timer bailiwick-audit.service 2>&1");
-    // systemd before 254 does not know all that later ones can do better; what it does not know it ignores.
+    // systemd before 254 does not know all settings, and ignores the unknown ones.
     let odd: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("bailiwick"))
         .filter(|line| !["DelegateSubgroup", "RestartSteps", "RestartMaxDelaySec"].iter().any(|new| line.contains(new)))
         .collect();
     assert!(odd.is_empty(), "{odd:#?}");
-    // The level that each had when this was written, in tenths: lower is better, and it may only sink.
+    // The exposure level of each unit in tenths; lower is better. These values may only decrease.
     for (unit, most) in [("bailiwickd", 15), ("bailiwick-audit", 15), ("bailiwick-jails", 15), ("bailiwick-warden", 81)]
     {
         let (status, text) = sh(&format!("systemd-analyze security --threshold={most} --no-pager {unit}.service"));
         let last = text.lines().last().unwrap_or_default();
-        tell(last);
+        print_measurement(last);
         assert_eq!(status, 0, "{text}");
     }
 }
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn a_session_that_comes_while_the_daemon_restarts_waits_and_then_works() {
+fn a_session_started_while_the_daemon_restarts_waits_and_then_works() {
     host();
     for _ in 0..5 {
         let restart = Command::new("systemctl").args(["restart", "bailiwickd.service"]).spawn().expect("systemctl");
@@ -205,12 +206,12 @@ fn a_session_that_comes_while_the_daemon_restarts_waits_and_then_works() {
     }
 }
 
-/// How often what takes minutes is done: `few` shows that it holds, `make soak` has `all` of it.
+/// How often a slow test repeats: `few` shows that it works, `make soak` does `all`.
 fn repeats(few: usize, all: usize) -> usize {
     if std::env::var_os("BAILIWICK_SOAK").is_some() { all } else { few }
 }
 
-/// Kills a daemon again and again: the sessions that run must live, and new ones begin.
+/// Kills a daemon again and again: running sessions survive, and new ones start.
 fn kill_again_and_again(unit: &str) {
     let kills = repeats(10, 50);
     host();
@@ -223,7 +224,7 @@ fn kill_again_and_again(unit: &str) {
         for session in &mut sessions {
             session.lives();
         }
-        // Begun while it may be away.
+        // Started while the daemon may be down.
         refused += u32::from(sh("bailiwick exec alice -- true").0 != 0);
         until("the daemon is back", || {
             let now = main_pid(unit);
@@ -233,7 +234,7 @@ fn kill_again_and_again(unit: &str) {
     assert_eq!(inits(), before, "{}", journal());
     sessions.into_iter().for_each(Session::end);
     ok("bailiwick audit");
-    tell(&format!(
+    print_measurement(&format!(
         "{unit}: killed {kills} times, 0 of {} sessions and 0 tenants lost, {refused} of {kills} new sessions refused",
         TENANTS.len()
     ));
@@ -266,7 +267,7 @@ fn the_manager_keeps_a_descriptor_of_every_init() {
     ok("systemctl restart bailiwick-warden.service");
     assert_eq!(inits(), before);
     until("still stored", || stored() == "2");
-    // A jail that ends while no warden runs is found to have ended.
+    // A jail that ended while no warden ran is noticed.
     ok("systemctl stop bailiwickd.service bailiwickd.socket bailiwick-warden.socket bailiwick-warden.service");
     let pid = before[0].split(' ').next().expect("a pid").to_owned();
     ok(&format!("kill -9 {pid}"));
@@ -279,7 +280,7 @@ fn the_manager_keeps_a_descriptor_of_every_init() {
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn an_upgrade_disturbs_nobody() {
+fn an_upgrade_does_not_affect_sessions() {
     host();
     let before = inits();
     let mut sessions: Vec<Session> = TENANTS.iter().map(|tenant| Session::new(tenant)).collect();
@@ -308,7 +309,10 @@ fn an_upgrade_disturbs_nobody() {
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let (tried, lost) = entering.join().expect("ends");
     assert!(lost.is_empty(), "{lost:#?}\n{}", journal());
-    tell(&format!("upgrade: 0 of {} sessions and 0 tenants lost, 0 of {tried} new sessions refused", sessions.len()));
+    print_measurement(&format!(
+        "upgrade: 0 of {} sessions and 0 tenants lost, 0 of {tried} new sessions refused",
+        sessions.len()
+    ));
     assert_eq!(inits(), before, "{}", journal());
     let now = [main_pid("bailiwickd.service"), main_pid("bailiwick-warden.service")];
     assert!(now.iter().zip(&daemons).all(|(now, then)| now != then), "the new programs run: {now:?} {daemons:?}");
@@ -318,14 +322,14 @@ fn an_upgrade_disturbs_nobody() {
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn a_warden_that_only_an_operator_can_help_is_not_started_again_and_again() {
+fn a_warden_with_an_error_that_only_an_operator_can_fix_is_not_restarted() {
     host();
     ok("systemctl stop bailiwick.target");
     ok("chmod 0755 /var/lib/bailiwick; mv /var/lib/bailiwick/ledger.json /root/; touch /var/lib/bailiwick/of-somebody");
     let since = ok("date +%s.%N");
     ok("systemctl start bailiwick.target");
     until("it has ended", || sh("systemctl is-failed bailiwick-warden.service").0 == 0);
-    // Whoever would start it again does so every two seconds; that nobody does has no sign but time.
+    // A restart would happen every two seconds. That none happens can only be seen by waiting.
     std::thread::sleep(Duration::from_secs(10));
     let starts = sh(&format!(
         "journalctl -b --since @{} -o cat UNIT=bailiwick-warden.service | grep -c ^Starting",
@@ -335,7 +339,7 @@ fn a_warden_that_only_an_operator_can_help_is_not_started_again_and_again() {
     let listens = sh("systemctl is-active bailiwick-warden.socket").0;
     let (status, said) = sh("bailiwick list 2>&1");
     let told = journal();
-    // Put right before anything is compared: what comes after this test needs it.
+    // Restored before any comparison, because later tests need it.
     ok("rm /var/lib/bailiwick/of-somebody; mv /root/ledger.json /var/lib/bailiwick/; chmod 0711 /var/lib/bailiwick");
     ok("systemctl restart bailiwick.target");
     until("every tenant is back as declared", || running().len() == 2);
@@ -353,7 +357,7 @@ fn stopping_the_target_spares_jails_and_stopping_the_jails_ends_them() {
     let daemons = [main_pid("bailiwickd.service"), main_pid("bailiwick-warden.service")];
     ok("systemctl stop bailiwick.target");
     until("the daemons end", || daemons.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()));
-    // Nobody of them is left behind either: a process that a killed warden began and did not finish, say.
+    // No other process is left either, for example one that a killed warden had started.
     let left = || {
         sh("for pid in $(pgrep -x bailiwickd; pgrep -x bailiwick-warde); do
         ps -o pid,ppid,lstart,stat,comm,args -p $pid; cat /proc/$pid/cgroup /proc/$pid/stack; ls -l /proc/$pid/fd; done").1
@@ -386,7 +390,7 @@ fn a_daemon_that_hangs_is_replaced() {
              printf '[Service]\\nWatchdogSec=4s\\n' > /run/systemd/system/{unit}.d/watchdog.conf; \
              systemctl daemon-reload; systemctl restart {unit}"
         ));
-        // Well for longer than the time in which it must give a sign.
+        // Longer than the watchdog interval.
         let pid = main_pid(unit);
         std::thread::sleep(Duration::from_secs(6));
         assert_eq!(main_pid(unit), pid, "{}", journal());
@@ -403,7 +407,7 @@ fn a_daemon_that_hangs_is_replaced() {
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn a_reload_reads_the_policy_and_says_what_is_wrong_with_it() {
+fn a_reload_reads_the_policy_and_reports_its_errors() {
     host();
     std::fs::write("/etc/bailiwick/tenants.d/carol.toml", "plan = \"small\"\n").expect("writes");
     ok("systemctl reload bailiwickd.service");
@@ -414,7 +418,8 @@ fn a_reload_reads_the_policy_and_says_what_is_wrong_with_it() {
     std::fs::remove_file("/etc/bailiwick/tenants.d/carol.toml").expect("removes");
     ok("systemctl reload bailiwickd.service; bailiwick apply");
     assert_eq!(running().len(), 2);
-    // A wrong file of the host's is said, and the last good one stays in force, for a daemon that starts too.
+    // An error in the host's file is reported, and the last valid version stays in force, also for a daemon that
+    // starts.
     std::fs::write("/etc/bailiwick/bailiwick.toml", "requir = []\n").expect("writes");
     ok("systemctl restart bailiwickd.service");
     until("it is said", || journal().contains("bailiwick.toml:1:1"));
@@ -425,7 +430,7 @@ fn a_reload_reads_the_policy_and_says_what_is_wrong_with_it() {
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn a_tenant_reaches_no_device_whatever_it_is_given() {
+fn a_tenant_reaches_no_device_even_if_given_a_node() {
     host();
     let group = "/sys/fs/cgroup/bailiwick.slice/bailiwick-jails.service/tenants/alice/jail/cgroup.procs";
     let within = |device: &str| sh(&format!("bash -c 'echo $$ > {group}; exec head -c 1 {device}' | wc -c")).1;
@@ -435,7 +440,7 @@ fn a_tenant_reaches_no_device_whatever_it_is_given() {
     assert_eq!(ok("head -c 1 /dev/vda | wc -c").trim(), "1", "the device itself is there");
 }
 
-/// A jail of each profile that this kernel can run beside `host()`'s two, until it is dropped.
+/// A jail of each supported profile beside the two of `host()`, until dropped.
 struct Profiles;
 
 impl Profiles {
@@ -458,11 +463,11 @@ impl Drop for Profiles {
     }
 }
 
-/// `core(5)`: at a limit of exactly 1 the kernel starts no program for a dump. A crash of the host's own shows that this host
-/// has such a program.
+/// `core(5)`: with a limit of exactly 1 byte the kernel starts no crash handler. A crash on the host proves that
+/// this host has a handler.
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn a_crash_inside_starts_no_handler_of_the_hosts() {
+fn a_crash_inside_starts_no_handler_of_the_host() {
     host();
     let _profiles = Profiles::new();
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").expect("reads");
@@ -487,18 +492,19 @@ fn a_crash_inside_starts_no_handler_of_the_hosts() {
     ok("rm /run/crashes /root/handler /root/of-the-host");
 }
 
-/// A socket that is asked for bridges and for VLANs.
+/// A socket, asked for bridges and for VLANs.
 const ASK_FOR_BRIDGES_AND_VLANS: &str = "perl -e 'socket(my $s, 2, 2, 0); my $r = \"\\0\" x 256; \
                                          ioctl($s, $_, $r) for 0x8940, 0x8941, 0x89a0, 0x89a1, 0x8982, 0x8983'";
 
-/// A program of a kind that nobody knows. Older kernels ask for `binfmt-fffe`.
+/// A program with an unknown binary format. Older kernels ask for `binfmt-fffe`.
 const RUN_WHAT_NOBODY_KNOWS: &str = "printf \"\\377\\377\\376\\377\" > /root/odd; chmod 755 /root/odd; perl -e 'exec {\"/root/odd\"} \"odd\"'; rm /root/odd";
 
-/// What `doctor` says of modules is so, in every profile: a mount inside loads one, on older kernels a program asks for one, and
-/// the remedy stops that. Nothing else that can be asked loads any, and what the host's own asks shows that it would.
+/// The report of `doctor` about modules is true in every profile: a mount inside loads a module, on older kernels
+/// an unknown program asks for one, and the remedy prevents both. No other request loads a module, and the same
+/// requests on the host show that they would.
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn a_module_that_a_tenant_asks_for_is_kept_out_as_doctor_says() {
+fn a_module_that_a_tenant_requests_is_blocked_as_doctor_says() {
     host();
     let _profiles = Profiles::new();
     let doctor = sh("bailiwick doctor").1;
@@ -520,7 +526,7 @@ fn a_module_that_a_tenant_asks_for_is_kept_out_as_doctor_says() {
     assert_eq!(sockets.map(is_loaded), [true; 2], "nobody on the host may ask, so the test above shows nothing");
     ok("modprobe -r bridge 8021q");
 
-    // The rule runs a program of ours in the place of the module.
+    // The rule runs a program of the test instead of loading the module.
     let rule = "/etc/modprobe.d/odd.conf";
     std::fs::write(rule, "install binfmt-fffe /bin/touch /run/asked\n").expect("writes");
     let asked = |run: &dyn Fn()| {
@@ -533,7 +539,7 @@ fn a_module_that_a_tenant_asks_for_is_kept_out_as_doctor_says() {
         let by_a_tenant = asked(&|| drop(inside(profile, RUN_WHAT_NOBODY_KNOWS)));
         assert_eq!(by_a_tenant, on_the_host, "{profile}: what doctor says of older kernels is no longer so");
     }
-    tell(&format!("a program of an unknown kind asks for a module: {on_the_host}"));
+    print_measurement(&format!("a program of an unknown kind asks for a module: {on_the_host}"));
     ok(&format!("rm -f {rule} /run/asked"));
 
     let there = |name: &&str| sh(&format!("modprobe -n -q fs-{name}")).0 == 0 && !is_loaded(name);
@@ -543,7 +549,7 @@ fn a_module_that_a_tenant_asks_for_is_kept_out_as_doctor_says() {
         inside(profile, &format!("mount -t {name} none /mnt 2>&1; test ! -e /mnt/x"));
         is_loaded(name)
     };
-    // Those who may mount nothing load nothing.
+    // Profiles that cannot mount load nothing.
     for profile in profiles().into_iter().filter(|profile| *profile != "system") {
         assert!(!ask(profile), "{profile}: {name}");
     }
@@ -554,12 +560,12 @@ fn a_module_that_a_tenant_asks_for_is_kept_out_as_doctor_says() {
     std::fs::write(&rule, format!("install {name} /bin/false\n")).expect("writes");
     assert!(!ask("system"), "{name} was loaded though its rule keeps it out");
     std::fs::remove_file(&rule).expect("removes");
-    // This is what the rule was needed for.
+    // Proves that the rule is necessary.
     assert!(ask("system"), "{name} is not loaded by a mount: what doctor says of modules is no longer so");
     ok(&format!("modprobe -r {name}"));
 }
 
-/// A line as one word of the shell.
+/// Quotes a line as one word of the shell.
 fn quoted(line: &str) -> String {
     format!("'{}'", line.replace('\'', "'\\''"))
 }
@@ -596,7 +602,7 @@ fn removing_keeps_the_data_and_purging_asks() {
     }
     assert_eq!(found().trim(), "precious");
     assert_eq!(sh("find /sys/fs/cgroup -name 'bailiwick*'").1, "", "nothing of it is left");
-    // What an init that runs all the same stands on is not taken away.
+    // The files of an init that still runs are not removed.
     let group = "/sys/fs/cgroup/bailiwick.slice/left";
     ok(&format!("mkdir -p {group}"));
     let line = format!("echo $$ > {group}/cgroup.procs && exec /root/bailiwick-init --hold");
@@ -639,7 +645,7 @@ fn events_reach_the_journal_by_fields_and_syslog_by_facility() {
         "_TRANSPORT=journal BAILIWICK_EVENT=frozen BAILIWICK_TENANT=alice SYSLOG_FACILITY=3",
         "_TRANSPORT=syslog SYSLOG_IDENTIFIER=bailiwickd SYSLOG_FACILITY=3",
     ];
-    // Whoever takes the log may be restarted meanwhile.
+    // The log daemon may be restarted meanwhile.
     for before in ["true", "systemctl restart systemd-journald.service"] {
         ok(before);
         let known = ways.map(count);
@@ -675,7 +681,7 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
         )
     );
     assert_eq!(ok(&format!("id -un {id}; id -Gn alice")), "alice\nbailiwick-tenants\n");
-    // The worst that the rest of the configuration can say: sshd's own sftp, which serves the host's files.
+    // The worst case of other configuration: sshd's internal sftp, which serves the host's files.
     ok("sed -i.before 's|^Subsystem.*|Subsystem sftp internal-sftp|' /etc/ssh/sshd_config; systemctl restart ssh");
     let ssh = |more: &str, command: &str| sh(&format!("ssh {OPTIONS} {more} alice@127.0.0.1 {command}"));
 
@@ -691,7 +697,7 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     ok(&format!("rm /root/back; rsync -e 'ssh {OPTIONS}' alice@127.0.0.1:a /root/back; cmp /root/sent /root/back"));
     assert_eq!(ok("bailiwick exec alice -- stat -c %u:%s /home/alice/a"), "1000:3000000\n");
 
-    // Nothing of the host: no network through it, no agent, no other way to prove who one is.
+    // Nothing of the host is reachable: no network, no agent, no other way to authenticate.
     assert_eq!(ssh("-W 127.0.0.1:22", "").0, 255);
     assert_ne!(ssh("-o ExitOnForwardFailure=yes -R 2223:127.0.0.1:22", "true").0, 0);
     assert_ne!(ssh("-w any:any -o ExitOnForwardFailure=yes", "true").0, 0);
@@ -702,14 +708,14 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
         sh("sshpass -p secret ssh -o StrictHostKeyChecking=no -o PubkeyAuthentication=no alice@127.0.0.1 id").0,
         0
     );
-    // Nothing of the tenant's is read by sshd, whatever the host's own configuration thinks of such files.
+    // sshd reads no file of the tenant, whatever the host's configuration says about such files.
     ok(
         "bailiwick exec alice --user alice -- sh -c 'mkdir -p ~/.ssh; echo \"touch /tmp/rc-ran\" > ~/.ssh/rc; echo EVIL=1 > ~/.ssh/environment'",
     );
     ok("sed -i '1i PermitUserEnvironment yes\\nPermitUserRC yes' /etc/ssh/sshd_config; sshd -t; systemctl restart ssh");
     assert_eq!(ssh("", "'echo \"$EVIL\"; ls /tmp/rc-ran 2> /dev/null'"), (2, "\n".to_owned()));
     assert!(!std::path::Path::new("/tmp/rc-ran").exists());
-    // A subsystem is served in the jail, or there is none.
+    // A subsystem is served in the jail or refused.
     for name in ["../../../bin/sh", "/bin/sh", "internal-sftp", "sftp /root", "-s"] {
         let (status, said) = sh(&format!("ssh {OPTIONS} -s alice@127.0.0.1 '{name}' < /dev/null"));
         assert!(status != 0 && !said.contains("root"), "{name}: {status} {said}");
@@ -720,7 +726,8 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
         sh("journalctl -b -u bailiwickd BAILIWICK_DOOR=sftp BAILIWICK_SOURCE=127.0.0.1 -o cat").1.contains("alice")
     );
 
-    // While somebody is in, what sshd and systemd run for it on the host is no stray: it has no id of the jail's.
+    // While a session is open, the processes of sshd and systemd for it on the host are no strays: they have no id
+    // of the jail.
     let (_, held) = sh(&format!("ssh {OPTIONS} alice@127.0.0.1 'sleep 60' > /dev/null 2>&1 & echo $!"));
     until("it is in", || ok("bailiwick exec alice -- pgrep -c sleep || true").trim() == "1");
     ok("bailiwick audit alice");
@@ -730,7 +737,7 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     ok("bailiwick sessions kill --tenant alice --reason 'maintenance at six'");
     until("its client has ended", || sh(&format!("kill -0 {held}")).0 != 0);
 
-    // A door that cannot jail does not open; a key that is gone opens none.
+    // A door that cannot jail does not open, and a removed key opens none.
     ok("bailiwick suspend alice --reason 'invoice 17'");
     let (status, said) = ssh("", "true");
     assert!(status == 5 && said.contains("invoice 17"), "{status} {said}");
@@ -738,7 +745,7 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     assert_ne!(ssh("", "id").0, 0);
     ok("systemctl start bailiwickd.socket bailiwickd.service");
     until("it is back", || ssh("", "true").0 == 0);
-    // A key that goes opens no door any more, and ends what it has opened when the operator wants that.
+    // A removed key opens no door, and with `--now` its sessions end.
     let (_, held) = sh(&format!("ssh {OPTIONS} alice@127.0.0.1 'sleep 60' > /dev/null 2>&1 & echo $!"));
     until("it is in", || ok("bailiwick sessions").contains("sleep 60"));
     declare("");
@@ -748,8 +755,8 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     until("its client has ended", || sh(&format!("kill -0 {held}")).0 != 0);
     ok("bailiwick audit alice");
 
-    // Without a door of sshd's there is no host user, nor for a tenant that is gone; one that the host has stays who it is.
-    // Nobody has a manager of its own for that, and none has failed.
+    // A tenant without a door through sshd, or a deleted one, has no host user; existing users of the host keep
+    // their ids. No user manager is left running or failed.
     let units = ok("systemctl list-units --all --no-legend --plain 'user@*.service'");
     let own = ok("id -u alice").trim().to_owned();
     assert!(!units.contains(&format!("user@{own}.service")), "{units}");
@@ -762,11 +769,12 @@ fn sshd_lets_a_tenants_clients_into_its_jail_and_nowhere_else() {
     ok("mv /etc/ssh/sshd_config.before /etc/ssh/sshd_config; systemctl restart ssh");
 }
 
-/// A login that waits to be told with which status it is to end.
+/// A login that waits for the exit status with which to end.
 struct Login(Child);
 
 impl Login {
-    /// Over one of a tenant's connections: sshd lets ten sessions share one, and each takes a second to make here.
+    /// Starts a login over one of a tenant's connections: sshd allows ten sessions per connection, and each takes a
+    /// second to start here.
     fn begin(tenant: &str, connection: usize) -> Self {
         let shared = format!("-o ControlMaster=auto -o ControlPath=/run/crowd-{connection}-%r -o ControlPersist=yes");
         let line = format!("exec ssh {OPTIONS} {shared} {tenant}@127.0.0.1 'echo in; read status; exit $status'");
@@ -791,7 +799,7 @@ impl Login {
 const OPTIONS: &str =
     "-i /root/key -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
 
-/// A client that comes in and does nothing. (One that is told to be slow reads at once what is there already.)
+/// A client that logs in and does nothing. (A client with a rate limit reads existing data at once.)
 const STAY: &str = r#"
 import ftplib, ssl, time
 context = ssl.create_default_context()
@@ -803,7 +811,7 @@ print("in", flush=True)
 time.sleep(500)
 "#;
 
-/// The servers with what the package brings, under systemd.
+/// The servers with the configuration of the package, under systemd.
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
 fn ftp_servers_let_tenants_into_their_jails() {
@@ -839,14 +847,14 @@ fn ftp_servers_let_tenants_into_their_jails() {
         ok("cmp /tmp/sent <(bailiwick exec alice -- cat /home/alice/blog/file)");
         assert_eq!(ok("bailiwick exec alice -- stat -c '%u %g' /home/alice/blog/file"), "1000 1000\n");
         assert_eq!(curl("all@bob", "ftp://127.0.0.1/").0, 67, "{server}");
-        // lftp with whatever TLS it likes best, both ways.
+        // lftp with its default TLS version, both ways.
         let lftp =
             "set ssl:verify-certificate no; set ftp:ssl-force yes; set ftp:ssl-protect-data yes; set net:max-retries 1";
         ok(&format!(
             "lftp -u 'all@alice,open sesame' -e '{lftp}; put /tmp/sent -o other; get other -o /tmp/back; rm other; bye' 127.0.0.1"
         ));
         ok("cmp /tmp/sent /tmp/back; rm /tmp/back");
-        // Who is in stays in over a restart, and is seen by the audit and by the next daemon.
+        // An open session survives a restart, and the audit and the next daemon see it.
         std::fs::write("/tmp/stay.py", STAY).expect("writes");
         let client = ok("python3 /tmp/stay.py > /tmp/stay 2>&1 & echo $!");
         until("it alone to be in", || sh("cat /tmp/stay").1 == "in\n" && count_sessions() == 1);
@@ -870,19 +878,19 @@ fn ftp_servers_let_tenants_into_their_jails() {
     ok("bailiwick apply");
 }
 
-/// Sessions that are in, by the daemon's count.
+/// The number of open sessions, as counted by the daemon.
 fn count_sessions() -> usize {
     let (status, text) = sh("bailiwick sessions --json");
     let list = serde_json::from_str::<serde_json::Value>(&text).ok();
     list.filter(|_| status == 0).and_then(|list| Some(list.as_array()?.len())).unwrap_or(usize::MAX)
 }
 
-/// All are in at once, a daemon that is killed does not lose one, and each ends with its own status.
+/// All are open at once, a killed daemon loses none, and each ends with its own exit status.
 fn crowd(what: &str, tenants: &[String], each: usize) {
     let begin = Instant::now();
     let mut logins = Vec::new();
     for number in 0..each {
-        // Some at a time: sshd drops who comes in too large a crowd before it has said who it is.
+        // In batches: sshd drops connections from too many unauthenticated clients.
         for some in tenants.chunks(5) {
             let mut fresh: Vec<Login> = some.iter().map(|tenant| Login::begin(tenant, number / 10)).collect();
             fresh.iter_mut().for_each(Login::is_in);
@@ -892,7 +900,7 @@ fn crowd(what: &str, tenants: &[String], each: usize) {
     let entered = begin.elapsed();
     let all = tenants.len() * each;
     assert_eq!(count_sessions(), all);
-    // One more comes in, to help itself, and nobody beside it.
+    // One more emergency session can start, and only one.
     let mut last = Login::begin(&tenants[0], each / 10);
     last.is_in();
     let (status, said) = sh(&format!("ssh {OPTIONS} {}@127.0.0.1 true", tenants[0]));
@@ -903,7 +911,7 @@ fn crowd(what: &str, tenants: &[String], each: usize) {
     ok("systemctl kill -s KILL bailiwickd");
     let killed = Instant::now();
     until("all are known again", || count_sessions() == all);
-    tell(&format!(
+    print_measurement(&format!(
         "{what}: {all} sessions, each in after {} ms, bailiwickd {} KiB; all known {} ms after its kill -9",
         entered.as_millis() / all as u128,
         rss.trim(),
@@ -917,7 +925,7 @@ fn crowd(what: &str, tenants: &[String], each: usize) {
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn a_crowd_is_in_at_once_and_nobody_is_lost() {
+fn a_crowd_of_sessions_is_open_at_once_and_none_is_lost() {
     host();
     ok("test -e /root/key || ssh-keygen -q -t ed25519 -N '' -f /root/key; systemctl restart ssh");
     let key = std::fs::read_to_string("/root/key.pub").expect("a key");
@@ -950,7 +958,7 @@ fn a_crowd_is_in_at_once_and_nobody_is_lost() {
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn a_transfer_of_a_gigabyte_does_not_notice_the_death_of_bailiwickd() {
+fn a_transfer_of_a_gigabyte_survives_the_death_of_bailiwickd() {
     host();
     ok("test -e /root/key || ssh-keygen -q -t ed25519 -N '' -f /root/key; systemctl restart ssh");
     let key = std::fs::read_to_string("/root/key.pub").expect("a key");
@@ -971,12 +979,12 @@ fn a_transfer_of_a_gigabyte_does_not_notice_the_death_of_bailiwickd() {
     ok(
         "bailiwick exec alice -- cat /home/alice/a | cmp - /root/sent; bailiwick exec alice -- rm /home/alice/a; rm /root/sent",
     );
-    tell(&format!("1 GiB by sftp: whole, with bailiwickd killed {kills} times"));
+    print_measurement(&format!("1 GiB by sftp: whole, with bailiwickd killed {kills} times"));
 }
 
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
-fn what_ran_at_its_time_is_known_to_the_next_bailiwickd() {
+fn timer_runs_are_known_to_the_next_bailiwickd() {
     host();
     let declare = |schedule: &str| {
         let command = "command = [\"/bin/sh\", \"-c\", \"exit 3\"]";

@@ -1,18 +1,19 @@
-//! The removal of the package, as far as it can be tried beside a host's own packages: `tests/installed/installed.rs` does all of it.
+//! The removal of the package, as far as it can be tested beside a host's own packages;
+//! `tests/installed/installed.rs` tests all of it.
 
 use bailiwick_tests::{stage, until};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Where a process is, and who it is.
+/// Where a process runs, and as which user.
 struct Held {
     child: Child,
     group: Option<PathBuf>,
 }
 
 impl Held {
-    /// A process of a program that does nothing, in a control group where one is named.
+    /// Runs a program that does nothing, in a control group if one is given.
     fn new(program: &Path, user: u32, group: Option<&str>) -> Self {
         let group = group.map(|name| root_group().join(name));
         let mut line = "exec setpriv --reuid $0 --clear-groups $1 --hold".to_owned();
@@ -34,10 +35,10 @@ impl Drop for Held {
         self.child.kill().ok();
         self.child.wait().ok();
         let Some(group) = &self.group else { return };
-        // The kernel lets go of it once it is empty.
+        // The kernel releases it once it is empty.
         until("the group is empty", || std::fs::remove_dir(group).is_ok() || !group.exists());
         for above in group.ancestors().skip(1).take_while(|above| *above != root_group()) {
-            // Somebody else's may be in it.
+            // Another test's group may be in it.
             std::fs::remove_dir(above).ok();
         }
     }
@@ -49,13 +50,13 @@ fn root_group() -> &'static Path {
     if hybrid.exists() { hybrid } else { Path::new("/sys/fs/cgroup") }
 }
 
-/// Whether the package's script says that a jail runs, when it sees one process and itself.
+/// Whether the package's script reports a running jail when it sees one process and itself.
 fn says_that_jails_run(held: &Held) -> bool {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../debian/bailiwick.postrm");
     let text = std::fs::read_to_string(&script).expect("the script");
     let begin = text.find("jails_run() {").expect("the function");
     let function = &text[begin..begin + text[begin..].find("\n}\n").expect("its end") + 3];
-    // Other processes of the machine are out of its sight.
+    // Other processes of the machine are hidden from it.
     let line = format!(
         "set -e\nmount -t tmpfs none /mnt && mkdir /mnt/$0 && mount --bind /proc/$0 /mnt/$0 && mount --rbind /mnt /proc\n\
          {function}\nif jails_run; then echo yes; else echo no; fi"
@@ -72,7 +73,7 @@ fn says_that_jails_run(held: &Held) -> bool {
 }
 
 #[test]
-fn nobody_but_a_jail_keeps_the_package_from_being_purged() {
+fn only_a_running_jail_prevents_a_purge_of_the_package() {
     const NOBODY: u32 = 65_534;
     let temp = tempfile::tempdir().expect("a temporary directory");
     let real = temp.path().canonicalize().expect("real path");
@@ -99,7 +100,7 @@ fn nobody_but_a_jail_keeps_the_package_from_being_purged() {
     ] {
         let held = Held::new(program, user, group);
         assert_eq!(says_that_jails_run(&held), is_jail, "{} {user} {group:?}", program.display());
-        // Its program is gone: then it counts all the same.
+        // Its program file is removed: the jail counts all the same.
         if is_jail {
             std::fs::copy(program, real.join("new")).expect("copies");
             std::fs::rename(real.join("new"), program).expect("replaces");
