@@ -1,4 +1,4 @@
-//! Bytes that are nearly always text: arguments and environment of a command.
+//! Strings of bytes that are nearly always text: the arguments and the environment of a command.
 
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -6,29 +6,29 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// A string of bytes without NUL, as `execve(2)` takes them. In JSON a string where it is UTF-8, else a list of numbers.
+/// A string of bytes without NUL, as `execve(2)` takes it. In JSON it is a string when it is UTF-8, and a list of numbers otherwise.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Bytes(Vec<u8>);
 
-/// There is a NUL byte in the text.
+/// The error of a text that holds a NUL byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an argument must not hold a NUL byte")]
 pub struct HasNul;
 
 impl Bytes {
-    /// From anything that holds bytes.
+    /// Takes any bytes without NUL.
     ///
     /// # Errors
-    /// Refuses a NUL byte, which would end the argument early.
+    /// [`HasNul`] when there is a NUL byte, which would end the argument early.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, HasNul> {
         let bytes = bytes.into();
         if bytes.contains(&0) { Err(HasNul) } else { Ok(Self(bytes)) }
     }
 
-    /// From an argument of this process.
+    /// Takes an argument or a variable of this process.
     ///
     /// # Errors
-    /// Refuses a NUL byte.
+    /// [`HasNul`] when there is a NUL byte.
     pub fn from_os(text: OsString) -> Result<Self, HasNul> {
         Self::new(text.into_vec())
     }
@@ -39,7 +39,7 @@ impl Bytes {
         &self.0
     }
 
-    /// As the standard library takes them.
+    /// The bytes, as the standard library takes them.
     #[must_use]
     pub fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(&self.0)

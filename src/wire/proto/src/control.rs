@@ -1,4 +1,4 @@
-//! What the command line may ask of `bailiwickd`.
+//! Requests of the command line, the login shell and FTP servers to `bailiwickd`, and their replies.
 
 pub use crate::done::Done;
 use crate::init::WindowSize;
@@ -12,185 +12,185 @@ use bailiwick_types::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A request. An empty list of tenants means all.
+/// A request to `bailiwickd`. An empty list of tenants means all, unless a field says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ControlRequest {
-    /// Which version speaks, and since when.
+    /// Get the versions of the daemons and the state of the host.
     Status,
-    /// Everyone.
+    /// List all tenants.
     List,
-    /// One tenant.
+    /// Get everything about one tenant.
     Show {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Read the policy again.
+    /// Read the policy again, without applying it.
     Reload,
-    /// The difference between declared and actual.
+    /// Compare the declared state with the actual one.
     Plan {
-        /// Whose.
+        /// The tenants.
         tenants: Vec<TenantName>,
     },
-    /// Read the policy again and make it so.
+    /// Read the policy again and apply it.
     Apply {
-        /// Whose.
+        /// The tenants.
         tenants: Vec<TenantName>,
-        /// Whether sessions end that the policy no longer lets in.
+        /// Whether to end sessions that the policy no longer lets in.
         now: bool,
-        /// Whether jails with sessions in them are restarted, where a change needs it.
+        /// Whether to restart jails with sessions in them when a change needs a restart.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         restart: bool,
     },
     /// Change the state of jails.
     Lifecycle {
-        /// How.
+        /// The change.
         verb: Verb,
-        /// Whose; never empty.
+        /// The tenants; never empty.
         tenants: Vec<TenantName>,
     },
-    /// The proof.
+    /// Prove that the walls and limits of tenants hold.
     Audit {
-        /// Whose.
+        /// The tenants.
         tenants: Vec<TenantName>,
-        /// By reading alone, or by trying as well.
+        /// How the audit finds out.
         depth: Depth,
     },
-    /// Look through the log of audits.
+    /// Verify the log of audits.
     VerifyAudits {
-        /// The mark of a line that was noted elsewhere; `None` for the one beside the log.
+        /// The mark of a line, noted elsewhere; `None` for the mark beside the log.
         mark: Option<String>,
     },
-    /// What tenants used in a window, or use now.
+    /// Get what tenants used in a window, or use now.
     Usage {
-        /// Whose.
+        /// The tenants.
         tenants: Vec<TenantName>,
-        /// When; now when `None`.
+        /// The window of time; now when `None`.
         window: Option<Window>,
     },
-    /// What one tenant used, step by step.
+    /// Get what one tenant used, step by step.
     History {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
-        /// When.
+        /// The window of time.
         window: Window,
         /// The length of a step in seconds.
         step: u64,
     },
-    /// Hits of limits.
+    /// List hits of limits.
     Faults {
-        /// Whose.
+        /// The tenants.
         tenants: Vec<TenantName>,
-        /// When.
+        /// The window of time.
         window: Window,
     },
-    /// Runs of them, without their evidence.
+    /// List incidents, which are runs of hits, without their evidence.
     Incidents {
-        /// Whose.
+        /// The tenants.
         tenants: Vec<TenantName>,
-        /// When.
+        /// The window of time.
         window: Window,
     },
-    /// One incident with its evidence.
+    /// Get one incident with its evidence.
     Incident {
-        /// Its number.
+        /// The number of the incident.
         id: u64,
     },
-    /// How often tenants would have met other limits.
+    /// Count how often tenants would have hit other limits.
     Simulate {
-        /// When.
+        /// The window of time.
         window: Window,
-        /// The limits of each, in the measures' units; of sums, a second.
+        /// The limits of each tenant, in the unit of the measure; for a sum, in that unit per second.
         bounds: BTreeMap<TenantName, Usage>,
     },
-    /// Whether a tenant may have a name that is a user's of the host with it. Asked before its file is written.
+    /// Check that no user of the host has the name of a new tenant. Sent before the tenant's file is written.
     CheckName {
-        /// The name.
+        /// The name of the new tenant.
         tenant: TenantName,
     },
     /// Destroy the data of a tenant whose file is gone.
     Purge {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
     /// Start a session. Descriptors without a terminal: stdin, stdout, stderr, each a pipe.
     Exec(Exec),
-    /// Let a tenant's own host user in, by a door. Descriptors as of `Exec`.
+    /// Let a tenant's own host user in through a door. Descriptors as for `Exec`.
     Login(Login),
-    /// Count a session that an earlier `bailiwickd` let in: its record, as that one gave it to the client. What the kernel
-    /// knows of the client is read anew.
+    /// Count a session that an earlier `bailiwickd` let in. The record is the one that the client got from it. A resumed client's
+    /// identity comes only from its kernel peer credentials.
     Resume(Box<SessionRecord>),
-    /// What the password of a login for FTP is compared with. For root alone: a server that asks whether to let somebody in.
+    /// Get the hash that the password of an FTP login is compared with. Only a server that runs as root may ask.
     FtpHash {
-        /// As the client of the server says.
+        /// The login name, as the client of the server gave it.
         user: String,
     },
-    /// The password was another one. For root alone.
+    /// Report a wrong password. Only a server that runs as root may do so.
     FtpRefused {
-        /// As the client of the server says.
+        /// The login name, as the client of the server gave it.
         user: String,
         /// The client's address, as the server says.
         source: Option<String>,
     },
-    /// Let the process at the other end in by the door `ftp`. For root alone. It is counted as long as the connection lasts, and
-    /// with [`Self::FtpEntered`] as long as the process does.
+    /// Let the process at the other end in through the door `ftp`. Only a server that runs as root may ask. The session counts as
+    /// long as the connection lasts, and after [`Self::FtpEntered`] as long as the process lives.
     FtpEnter {
-        /// Who was found to be who it says.
+        /// The login whose password was right.
         user: FtpUser,
         /// The client's address, as the server says.
         source: Option<String>,
     },
-    /// The process at the other end of this connection, which was let in by `FtpEnter`, is in the jail now.
+    /// Report that the process which `FtpEnter` let in over this connection is in the jail now.
     FtpEntered,
-    /// The session of this connection has ended.
+    /// Report that the session of this connection has ended.
     Ended {
-        /// With this exit status.
+        /// The exit status of the session.
         status: u8,
     },
-    /// What is run at times.
+    /// List timers and their last runs.
     Timers {
-        /// Whose.
+        /// The tenants.
         tenants: Vec<TenantName>,
     },
-    /// Who is in.
+    /// List open sessions.
     Sessions {
-        /// In whose jail.
+        /// The tenants.
         tenants: Vec<TenantName>,
     },
-    /// End these sessions, and all of these tenants. Not both lists are empty.
+    /// End these sessions, and all sessions of these tenants. At least one of the lists is not empty.
     EndSessions {
-        /// Which.
+        /// The sessions.
         sessions: Vec<SessionId>,
-        /// Whose.
+        /// The tenants.
         tenants: Vec<TenantName>,
-        /// What those who are in are told.
+        /// The reason that the users of the sessions are told.
         reason: Option<String>,
     },
 }
 
-/// How an audit comes to know.
+/// How an audit finds out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Depth {
-    /// It reads what the kernel says.
+    /// It reads what the kernel reports.
     Read,
-    /// It also has a throw-away process inside each jail try what must fail.
+    /// It also starts a process in each jail that tries what must fail.
     Probe,
 }
 
-/// What happens to a jail.
+/// A change of a jail's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
-    /// Make it.
+    /// Make and start the jail.
     Start,
-    /// End it and hold it down.
+    /// End the jail, and keep it down until an operator starts it.
     Stop,
-    /// End it and make it anew.
+    /// End the jail and make it again.
     Restart,
-    /// Stop its processes where they are.
+    /// Freeze the processes of the jail.
     Freeze,
-    /// Let them go on.
+    /// Thaw the processes of the jail.
     Thaw,
 }
 
@@ -198,49 +198,48 @@ pub enum Verb {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
-    /// In whose jail.
+    /// The tenant whose jail it runs in.
     pub tenant: TenantName,
-    /// Who runs it inside: a name that the policy knows (`root`, the login user) or a number; root when `None`.
+    /// The user inside: a name that the policy knows (`root`, the login user), or a number; root when `None`.
     pub user: Option<String>,
     /// The command; empty for a login shell.
     pub argv: Vec<Bytes>,
-    /// Added to the clean environment that a session starts with.
+    /// Variables that are added to the clean environment of a session.
     pub env: Vec<(Bytes, Bytes)>,
-    /// Where it starts, inside.
+    /// The working directory inside; the user's home when `None`.
     pub cwd: Option<Bytes>,
-    /// A terminal of this size.
+    /// The size of the session's terminal; pipes when `None`.
     pub terminal: Option<WindowSize>,
 }
 
-/// The entry of a tenant's own host user, into its own jail and as its login user: `bailiwickd` knows by the kernel's word
-/// whose it is.
+/// The login of a tenant's own host user, into that tenant's jail and as its login user. `bailiwickd` learns the tenant from the
+/// kernel's credentials of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
     /// `ssh` or `sftp`.
     pub door: Door,
-    /// What the login shell is to run, through `ssh`; a login that reads its commands when `None`. Through `sftp` it is
-    /// always the same.
+    /// The command for the login shell; an interactive login when `None`. The door `sftp` always runs its own server.
     pub command: Option<Bytes>,
-    /// Added to the clean environment that a session starts with.
+    /// Variables that are added to the clean environment of a session.
     pub env: Vec<(Bytes, Bytes)>,
-    /// A terminal of this size.
+    /// The size of the session's terminal; pipes when `None`.
     pub terminal: Option<WindowSize>,
-    /// Where the client is, as sshd says.
+    /// The client's address, as sshd says.
     pub source: Option<String>,
-    /// The public key that it proved to have, as sshd says: type and base 64.
+    /// The public key that the client proved to have, as sshd says: its type and base64 text.
     pub key: Option<String>,
 }
 
-/// A reply. `Progress` may come several times before the last one.
+/// A reply of `bailiwickd`. `Progress` may come several times before the last reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ControlReply {
-    /// Long work goes on.
+    /// The work takes long and goes on.
     Progress {
         /// How many tenants are done.
         done: u64,
-        /// Of how many.
+        /// How many tenants there are in all.
         total: u64,
     },
     /// To `Status`.
@@ -251,15 +250,15 @@ pub enum ControlReply {
     Show(Box<TenantDetail>),
     /// To `Plan`.
     Plan(Vec<Change>),
-    /// To `Apply`, `Lifecycle`, `Purge` and `Reload`: what was done for each tenant that was touched or failed.
+    /// To `Apply`, `Lifecycle`, `Purge` and `Reload`: what was done for each tenant that changed or failed.
     Outcome(Vec<TenantOutcome>),
     /// To `Audit`.
     Audit(Box<AuditReport>),
     /// To `VerifyAudits`.
     Verified {
-        /// The mark of the last line; `None` when something is wrong.
+        /// The mark of the last line; `None` when there are problems.
         mark: Option<String>,
-        /// What is wrong.
+        /// What is wrong with the log.
         problems: Vec<String>,
     },
     /// To `Usage`.
@@ -272,20 +271,20 @@ pub enum ControlReply {
     Incidents(Vec<Incident>),
     /// To `Simulate`.
     Simulated(Vec<SimulatedLimit>),
-    /// To `Exec` and `Login`: the session's channel comes with this message. After it, and after `Resume`, only `End` follows.
+    /// To `Exec` and `Login`, with the session's channel beside it. After it, and after `Resume`, only `End` follows.
     Session {
-        /// What the client says of itself to the next `bailiwickd`.
+        /// What the client sends to the next `bailiwickd` (`Resume`).
         record: Box<SessionRecord>,
-        /// What the person at the other end should know.
+        /// A message for the user of the session.
         notice: Option<String>,
     },
-    /// To `FtpHash`. Of a login that there is not, a hash that no password has.
+    /// To `FtpHash`. For an unknown login it is a dummy hash with the same algorithm and cost, so timing reveals nothing.
     FtpHash(PasswordHash),
     /// To `CheckName`, `FtpRefused` and `FtpEntered`.
     Noted,
-    /// The client is to end its session. Comes unasked.
+    /// Asks the client to end its session. It comes without a request.
     End {
-        /// Why, for the person at the other end.
+        /// The reason, for the user of the session.
         reason: String,
     },
     /// To `Timers`, by tenant.
@@ -294,155 +293,156 @@ pub enum ControlReply {
     Sessions(Vec<SessionRecord>),
     /// To `EndSessions`.
     EndedSessions {
-        /// Those that have ended.
+        /// The sessions that have ended.
         ended: Vec<SessionRecord>,
-        /// Those whose clients were told, and are still there.
+        /// The sessions whose clients were asked to end and still run.
         left: Vec<SessionRecord>,
     },
-    /// It could not be done.
+    /// The request failed.
     Failed(Failure),
 }
 
-/// The most faults or incidents in one reply.
+/// The most faults, or incidents, in one reply.
 pub const MOST_ROWS: usize = 10_000;
 
-/// How often a tenant would have met a limit.
+/// How often a tenant would have hit a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SimulatedLimit {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantName,
-    /// Of what.
+    /// What the limit is on.
     pub measure: Measure,
-    /// The limit, in the measure's unit; of sums, a second.
+    /// The limit, in the unit of the measure; for a sum, in that unit per second.
     pub bound: u64,
-    /// In how many minutes it was passed. Where the minutes are gone, an hour counts as one.
+    /// How many minutes were over the limit. Where only hours are recorded, an hour counts as one.
     pub over: u64,
-    /// Of how many.
+    /// How many minutes were recorded.
     pub measured: u64,
-    /// The most in one minute; of sums, a second.
+    /// The largest value of one minute; for a sum, per second.
     pub peak: u64,
 }
 
-/// How the service is.
+/// The state of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostStatus {
-    /// Version of `bailiwickd`.
+    /// The version of `bailiwickd`.
     pub version: String,
-    /// Version of the warden, when it answers.
+    /// The version of the warden; `None` when it does not answer.
     pub warden: Option<String>,
     /// Seconds since `bailiwickd` started.
     pub uptime: u64,
-    /// Tenants by state.
+    /// How many tenants are in each state.
     pub tenants: BTreeMap<String, u64>,
-    /// Problems of the policy files and of what the warden cannot bring to an end, as text; empty when there are none.
+    /// Problems of the policy files, and of work that the warden cannot finish, as text.
     pub problems: Vec<String>,
-    /// That of the host's reserve of disk space, which is in `problems` too: whoever is changed should hear of it.
+    /// The problem of the host's reserve of disk space, which `problems` holds too. Commands that change tenants show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserve: Option<String>,
-    /// Sessions that were let in and whose client is still connected.
+    /// How many sessions are open and have a client that is connected.
     pub sessions: u64,
-    /// Which policy is in force.
+    /// The policy that is in force.
     #[serde(default)]
     pub policy: Box<PolicyStatus>,
 }
 
-/// Which policy is in force.
+/// The policy that is in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyStatus {
     /// When it was last read, in seconds since 1970.
     pub read_at: u64,
-    /// How often it was read since `bailiwickd` started.
+    /// How many times it was read since `bailiwickd` started.
     pub readings: u64,
-    /// How many of these times something was wrong with it.
+    /// How many of these times it had problems.
     pub readings_with_problems: u64,
     /// How many problems it has now.
     pub problems: u64,
-    /// Whether `bailiwick.toml` is in force as it was before it had an error.
+    /// Whether `bailiwick.toml` has an error, so that its last good version is in force.
     pub host_is_last_good: bool,
-    /// Plans that are.
+    /// The plans whose last good version is in force.
     pub last_good_plans: Vec<PlanName>,
-    /// Tenants that are.
+    /// The tenants whose last good version is in force.
     pub last_good_tenants: Vec<TenantName>,
-    /// Tenants whose files have errors and of whom nothing from before is known: they are left as they are, and nobody gets in.
+    /// The tenants whose files have errors and no last good version. Their jails are left as they are, and nobody may enter.
     pub without_policy: Vec<TenantName>,
-    /// Entries that were refused since `bailiwickd` started.
+    /// How many sessions were refused since `bailiwickd` started.
     pub refused: u64,
 }
 
-/// A line of `list`.
+/// A tenant as `list` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantSummary {
-    /// Its name.
+    /// The name of the tenant.
     pub name: TenantName,
-    /// How it is.
+    /// The state of the tenant.
     pub state: TenantState,
     /// Its plan; `None` when the tenant is no longer declared.
     pub plan: Option<PlanName>,
-    /// Its image.
+    /// Its image; `None` likewise.
     pub image: Option<ImageName>,
-    /// Its profile.
+    /// Its profile; `None` likewise.
     pub profile: Option<Profile>,
-    /// Whether its file has errors, so that it is declared as it last was without, if that is known.
+    /// Whether its file has errors. Then its last good version is in force, if there is one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub invalid: bool,
-    /// Why its jail could not be started when that was last tried; of one that is down because of it.
+    /// Why the last start of its jail failed; `None` unless the jail is down for this reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
 
-/// All of `show`.
+/// A tenant as `show` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantDetail {
-    /// The line of `list`.
+    /// What `list` shows.
     #[serde(flatten)]
     pub summary: TenantSummary,
-    /// Why it is suspended.
+    /// The reason of its suspension, if one was given.
     pub suspend_reason: Option<String>,
-    /// Init, as the host counts; `None` when down.
+    /// The init of its jail, as the host counts; `None` when down.
     pub pid: Option<u32>,
-    /// Its host ids; `None` when it never ran.
+    /// Its range of host ids; `None` when its jail never ran.
     pub ids: Option<IdRange>,
-    /// Which version of the protocol with inits its init speaks; `None` when it is down, or silent.
+    /// The version of the protocol that its init speaks; `None` when the jail is down or init does not answer.
     #[serde(default)]
     pub init_version: Option<u32>,
-    /// Control group by hierarchy; empty when down.
+    /// The control group in each hierarchy; empty when down.
     pub cgroup: BTreeMap<String, String>,
-    /// Its login user inside.
+    /// The name of its login user inside.
     pub login: Option<String>,
-    /// The host's number of the user that sshd logs in to it; `None` when there is none.
+    /// The host user that sshd logs in to it; `None` when there is none.
     pub host_user: Option<HostUid>,
     /// Its doors.
     pub doors: Vec<String>,
-    /// Those of them that are open while it is suspended.
+    /// The doors that stay open while it is suspended.
     pub suspended_doors: Vec<String>,
-    /// Declared and enforced.
+    /// Its limits, declared and enforced.
     pub limits: Vec<LimitReport>,
-    /// What its memory is used for; `None` when it is down, or that is not counted.
+    /// The use of its memory; `None` when it is down, or when the kernel does not count it.
     #[serde(default)]
     pub memory: Option<MemoryUse>,
 }
 
-/// Memory of a tenant, in bytes. Both together are what is held against its limit.
+/// The memory of a tenant, in bytes. The sum of both counts against its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryUse {
-    /// What the kernel cannot take back.
+    /// Memory that the kernel cannot reclaim.
     pub used: u64,
-    /// What it takes back before anything is ended: page cache, for the most part.
+    /// Memory that the kernel reclaims before it kills a process, which is mostly page cache.
     pub cache: u64,
 }
 
 /// What was done for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantOutcome {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantName,
-    /// What it was.
+    /// What was done, such as `started`, `stopped`, `limits written` or `unchanged`.
     pub done: Done,
-    /// Why it failed.
+    /// Why it failed, if it did.
     pub failure: Option<Failure>,
 }
 
-/// The exit status of a command over several tenants: all done, some failed, or all failed with one status.
+/// The exit status of a command over several tenants. It is `Done` when no tenant failed, and `Partly` when some did. When all failed, it
+/// is their status if they agree, and `Failed` otherwise.
 #[must_use]
 pub fn overall(outcomes: &[TenantOutcome]) -> ExitStatus {
     let failures: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.failure.as_ref()).collect();

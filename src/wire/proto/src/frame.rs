@@ -1,16 +1,18 @@
 //! Frames: four bytes of length, little-endian, then that many bytes of JSON.
+//!
+//! Danger: the peer may be hostile. The length is checked before anything of that size is allocated.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The largest request to `bailiwickd` or to the warden, in bytes. `ARG_MAX` is 2 MiB; an operator's command is far less.
+/// The largest request to `bailiwickd` or to the warden, in bytes. The kernel allows 2 MiB of arguments, but an operator's command is far shorter.
 pub const MAX_REQUEST: usize = 256 << 10;
-/// The largest reply of `bailiwickd` or of the warden, in bytes: 10,000 tenants in one list.
+/// The largest reply of `bailiwickd` or of the warden, in bytes: enough for 10,000 tenants in one list.
 pub const MAX_REPLY: usize = 16 << 20;
 /// The largest message on a session's channel, and the largest reply of init, in bytes.
 pub const MAX_EVENT: usize = 512;
 
-/// The largest reply of init that is a crontab: text of a hostile one may become six times as long.
+/// The largest reply of init with a crontab, in bytes. JSON may make hostile text six times as long.
 pub const MAX_CRONTAB_REPLY: usize = 6 * bailiwick_types::MAX_CRONTAB + MAX_EVENT;
 
 const HEADER: usize = 4;
@@ -21,9 +23,9 @@ pub enum FrameError {
     /// The frame is larger than the reader accepts.
     #[error("a message of {len} bytes is over the limit of {max}")]
     TooLarge {
-        /// Its length.
+        /// The length of the frame, in bytes.
         len: usize,
-        /// The most that is accepted.
+        /// The most bytes that the reader accepts.
         max: usize,
     },
     /// The body is not the message that was expected.
@@ -31,7 +33,7 @@ pub enum FrameError {
     Body(#[source] serde_json::Error),
 }
 
-/// The frame of a message.
+/// Makes the frame of a message: header and body.
 ///
 /// # Errors
 /// When the message is larger than `max`.
@@ -46,7 +48,7 @@ pub fn encode<T: Serialize>(message: &T, max: usize) -> Result<Vec<u8>, FrameErr
     Ok(frame)
 }
 
-/// A message from a body without a header, as it stands in one datagram.
+/// Reads a message from a body without a header, as one datagram holds it.
 ///
 /// # Errors
 /// When the body is larger than `max` or is not a `T`.
@@ -57,7 +59,7 @@ pub fn decode<T: DeserializeOwned>(body: &[u8], max: usize) -> Result<T, FrameEr
     serde_json::from_slice(body).map_err(FrameError::Body)
 }
 
-/// Collects the bytes of a stream and gives the messages in it.
+/// Collects the bytes of a stream and returns the messages in them.
 #[derive(Debug)]
 pub struct Decoder {
     buffer: Vec<u8>,
@@ -76,8 +78,8 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole message, or `None` when more bytes are needed. Nothing is allocated before the length is known
-    /// to be acceptable. After an error the stream is out of step and must be closed.
+    /// Returns the next whole message, or `None` when more bytes are needed. After an error the stream is out of step and must be
+    /// closed.
     ///
     /// # Errors
     /// When a frame is too large or its body is not a `T`.
@@ -105,14 +107,15 @@ impl Decoder {
         Ok(Some(message))
     }
 
-    /// Whether [`Self::next`] has something to give: a message, or an error.
+    /// Whether [`Self::next`] would return a message or an error now.
     #[must_use]
     pub fn has_next(&self) -> bool {
         let is_whole = || self.awaits().is_none_or(|len| self.buffer.len() >= len);
         self.buffer.len() >= HEADER && is_whole()
     }
 
-    /// How long the message that has begun is with its header; `None` before its header is there, and when it is too large.
+    /// The length of the message that has begun, in bytes, with its header. `None` while the header is incomplete, and when the
+    /// message is too large.
     #[must_use]
     pub fn awaits(&self) -> Option<usize> {
         let header = self.buffer.first_chunk::<HEADER>()?;
@@ -120,13 +123,13 @@ impl Decoder {
         (len <= self.max).then_some(HEADER + len)
     }
 
-    /// How many bytes of unfinished messages are held.
+    /// How many bytes are in the buffer.
     #[must_use]
     pub fn len(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Whether bytes of an unfinished message are left.
+    /// Whether the buffer is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()

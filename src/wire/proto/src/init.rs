@@ -1,89 +1,88 @@
-//! What init of a jail is asked, and what a session says.
+//! Requests to the init of a jail, and the messages of a session.
 //!
-//! Init belongs to the tenant. What it answers has a fixed shape and is at most [`crate::frame::MAX_EVENT`] bytes, but for a
-//! crontab, which is the tenant's word in any case; it is never used for identity or accounting.
+//! A session has a channel of its own: a `SOCK_SEQPACKET` pair with one end at init and one at the client, with one message in each
+//! datagram. No daemon stands between, so sessions survive the daemons.
 //!
-//! A session has a channel of its own: a `SOCK_SEQPACKET` pair with one end at init and one at the client, one message
-//! a datagram. No daemon stands between, so sessions survive the daemons.
+//! Danger: init belongs to the tenant. Its replies have a fixed shape and at most [`crate::frame::MAX_EVENT`] bytes, except a crontab,
+//! which is the tenant's text in any case. No reply may decide identity or accounting.
 
 use crate::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// A request to init, with its descriptors beside it.
+/// A request to init.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum InitRequest {
     /// Start a session. Descriptors: the channel, and without a terminal stdin, stdout and stderr (pipes).
     Spawn(Spawn),
-    /// Try to read a file that only Landlock guards. Answered with [`InitReply::Probed`].
+    /// Try to read a file that only Landlock guards. The reply is [`InitReply::Probed`].
     Probe {
-        /// Path of the file inside.
+        /// The path of the file inside the jail.
         canary: String,
     },
-    /// Read the login user's crontab. Answered with [`InitReply::Crontab`].
+    /// Read the login user's crontab. The reply is [`InitReply::Crontab`].
     Crontab {
-        /// Path of the file inside.
+        /// The path of the file inside the jail.
         path: String,
-        /// Whose it must be, inside the jail.
+        /// The user inside the jail that must own the file.
         owner: u32,
-        /// What was told of it the last time.
+        /// The stamp of the last reply, if there was one.
         seen: Option<String>,
     },
-    /// Which version of this protocol it speaks. Answered with [`InitReply::Version`]; by an init of version 1, which does not know
-    /// the question, with the end of the connection. Whatever a version has that the one before it has not is asked for only of an
-    /// init that has told it.
+    /// Ask for the version of this protocol. The reply is [`InitReply::Version`]. An init of version 1 does not know this request and
+    /// closes the connection. A request that a later version adds is sent only to an init that has named that version.
     Version,
 }
 
-/// The version of this protocol: 1 has all but [`InitRequest::Version`].
+/// The version of this protocol. Version 1 has everything except [`InitRequest::Version`].
 pub const VERSION: u32 = 2;
 
-/// One session.
+/// The session to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spawn {
-    /// Who runs it, inside the jail.
+    /// The user inside the jail.
     pub user: JailUser,
-    /// The command; the first is looked up in `PATH` of `env` when it holds no slash.
+    /// The command. A first argument without a slash is looked up in the `PATH` of `env`.
     pub argv: Vec<Bytes>,
-    /// The first argument that the program sees, when it is not `argv[0]`: `-bash` for a login shell.
+    /// The first argument that the program sees instead of `argv[0]`, such as `-bash` for a login shell.
     pub arg0: Option<Bytes>,
-    /// The whole environment.
+    /// The whole environment of the command.
     pub env: Vec<(Bytes, Bytes)>,
-    /// Where it starts; the user's home when `None`. A directory that cannot be entered is replaced by `/`.
+    /// The working directory. `None` means the user's home, or `/` when the home cannot be entered.
     pub cwd: Option<Bytes>,
-    /// A terminal of the jail's own `devpts` of this size.
+    /// Makes a terminal of this size on the jail's own `devpts`. Without it the session has three pipes.
     pub terminal: Option<WindowSize>,
 }
 
-/// A user inside the jail, by number: nothing of the tenant's is read to make a decision.
+/// A user inside the jail, by number, so that no file of the tenant decides who it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JailUser {
-    /// User id inside.
+    /// The user id inside.
     pub uid: u32,
-    /// Group id inside.
+    /// The group id inside.
     pub gid: u32,
-    /// Home directory inside.
+    /// The home directory inside.
     pub home: String,
 }
 
-/// Size of a terminal in characters.
+/// The size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WindowSize {
     /// Lines.
     pub rows: u16,
-    /// Characters a line.
+    /// Characters in a line.
     pub columns: u16,
 }
 
-/// What init says on a connection: first of all [`InitReply::Ready`] or [`InitReply::Refused`], before it is asked, so
-/// that no descriptor is on its way to an init that does not run.
+/// A message of init on a connection. The first is [`InitReply::Ready`] or [`InitReply::Refused`], and comes before any request. So no
+/// descriptor is sent to an init that does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum InitReply {
-    /// Ask. What becomes of a session is told on its channel.
+    /// Init accepts requests. News of a session come on the channel of the session.
     Ready,
     /// There are too many sessions, or the jail is ending.
     Refused,
@@ -96,26 +95,26 @@ pub enum InitReply {
     Crontab(CrontabFile),
     /// To `Version`.
     Version {
-        /// What it says: the tenant's word like all else, by which no more is decided than how it is spoken to.
+        /// The version. The tenant may have forged it, so it only decides which requests are sent.
         version: u32,
     },
 }
 
-/// What is at the path of a crontab.
+/// What init has found at the path of a crontab.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum CrontabFile {
-    /// Nothing.
+    /// There is no file.
     Absent,
-    /// What was there the last time.
+    /// The file has not changed since the stamp in the request.
     Same,
-    /// Something else than a file of the owner's that is small enough.
+    /// There is something else than a regular file of the owner, or it is too large.
     Unusable,
     /// A crontab.
     Text {
-        /// Tells it from others; at most [`MAX_STAMP`] bytes.
+        /// Identifies this state of the file; at most [`MAX_STAMP`] bytes.
         stamp: String,
-        /// What it says.
+        /// The content of the file.
         text: String,
     },
 }
@@ -123,39 +122,39 @@ pub enum CrontabFile {
 /// The longest stamp of a crontab, in bytes.
 pub const MAX_STAMP: usize = 128;
 
-/// From the client to init.
+/// A message from the client to init on the channel of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SessionSignal {
-    /// Send a signal to the session's process group.
+    /// Send the signal of this number to the session's process group.
     Signal(i32),
-    /// The client's terminal changed its size.
+    /// The client's terminal has a new size.
     Resize(WindowSize),
 }
 
-/// From init to the client.
+/// A message from init to the client on the channel of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SessionEvent {
-    /// The command runs. With a terminal its master side comes with this message.
+    /// The command runs. In a session with a terminal, a descriptor of its master side comes beside this message.
     Started,
     /// The command could not be executed.
     ExecFailed {
-        /// Error number of `execve(2)`.
+        /// The error number of `execve(2)`.
         errno: i32,
     },
     /// The session could not be set up.
     SetupFailed {
-        /// Error number.
+        /// The error number of the step that failed.
         errno: i32,
     },
-    /// The directory that was asked for cannot be entered.
+    /// The requested working directory cannot be entered.
     DirectoryFailed {
-        /// Error number of `chdir(2)`.
+        /// The error number of `chdir(2)`.
         errno: i32,
     },
-    /// The command ended with this status.
+    /// The command has ended with this exit status.
     Exited(u8),
-    /// The command was ended by this signal.
+    /// The signal of this number has ended the command.
     Killed(u8),
 }

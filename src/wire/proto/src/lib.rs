@@ -1,10 +1,10 @@
-//! Floor 2: bounded messages between the programs.
+//! Floor 2: the bounded messages between the programs.
 //!
-//! Every connection is a stream of frames: four bytes of length, little-endian, then that many bytes of JSON. Whoever
-//! reads says how large a frame may be, so a peer cannot make it allocate more. Descriptors travel beside a frame
+//! Every connection is a stream of frames: four bytes of length, little-endian, then that many bytes of JSON. The reader
+//! chooses how large a frame may be, so a peer cannot make it allocate more. Descriptors travel beside a frame
 //! (`SCM_RIGHTS`, `unix(7)`). [`transport`] sends and receives both.
 //!
-//! Danger: what `init` sends is written by the tenant. Replies of init carry numbers and fixed words only.
+//! Danger: the tenant writes what `init` sends. Replies of init may carry only numbers and fixed words, except the text of a crontab.
 
 pub mod bytes;
 pub mod control;
@@ -29,16 +29,19 @@ use serde::{Deserialize, Serialize};
 
 /// The control socket of `bailiwickd`, below the runtime directory.
 pub const CONTROL_SOCKET: &str = "control/bailiwick.sock";
-/// The directory of the control socket, below the runtime directory; owned by the user that `bailiwickd` runs as.
+/// The directory of the control socket, below the runtime directory. The user of `bailiwickd` owns it.
 pub const CONTROL_DIR: &str = "control";
-/// Where a warden that cannot work leaves word of why, below the runtime directory.
+/// The file in which a warden that cannot work says why, below the runtime directory.
 pub const WARDEN_ERROR: &str = "warden.error";
 /// The warden's socket, below the runtime directory.
 pub const WARDEN_SOCKET: &str = "warden.sock";
-/// A directory for each running jail, below the runtime directory.
+/// The folder with one directory for each running jail, below the runtime directory.
 pub const JAILS: &str = "jails";
-/// The socket of a jail's init, below the jail's directory. A jail that is read-only has another one: whoever was let into the
-/// one kind must not end up in the other, and a name that is not there is the check that nothing can come before.
+
+/// The name of the socket of a jail's init, below the jail's directory.
+///
+/// The name depends on the access, so that a client that was let into a read-only jail cannot end up in a writable one: for it
+/// the socket does not exist, and no race can pass that check.
 #[must_use]
 pub fn init_socket(access: Access) -> &'static str {
     match access {
@@ -47,15 +50,15 @@ pub fn init_socket(access: Access) -> &'static str {
     }
 }
 
-/// Why a request failed, ready to be shown: the message holds the whole chain of causes.
+/// Why a request failed, as text that can be shown: the message holds the whole chain of causes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// What the command should exit with.
+    /// The exit status for the command.
     pub status: ExitStatus,
     /// What was tried, on what, and why it failed.
     pub message: String,
-    /// The same for a program, where it is one of the reasons that programs tell apart.
+    /// The reason in a form for programs, if it is one that programs distinguish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
 }
@@ -79,7 +82,7 @@ impl Failure {
         Self { status, message, refusal: None }
     }
 
-    /// A failure with a message of its own.
+    /// A failure with this message and no chain of causes.
     pub fn of(status: ExitStatus, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), refusal: None }
     }

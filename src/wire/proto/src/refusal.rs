@@ -1,83 +1,83 @@
-//! Reasons to refuse a request that more than one program knows, and their wording: the only place that has it.
+//! The reasons to refuse a request that more than one program knows, and the only place with their wording.
 
 use bailiwick_types::{ExitStatus, TenantName};
 use serde::{Deserialize, Serialize};
 
-/// Why a request was refused, for programs. [`std::fmt::Display`] says the same to people.
+/// Why a request was refused, for programs. [`std::fmt::Display`] has the words for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case", tag = "reason", deny_unknown_fields)]
 pub enum Refusal {
-    /// No file declares it.
+    /// No file declares the tenant.
     #[error("there is no tenant \"{tenant}\"")]
     UnknownTenant {
-        /// Who was asked for.
+        /// The name in the request.
         tenant: TenantName,
     },
-    /// The operator closed it.
+    /// The operator has suspended the tenant.
     #[error("tenant \"{tenant}\" is suspended{}", because(why.as_deref()))]
     Suspended {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
-        /// What the operator wrote down as the reason.
+        /// The reason in the tenant's file.
         why: Option<String>,
     },
-    /// Its jail is down.
+    /// The tenant's jail is down.
     #[error("the jail of \"{tenant}\" does not run{}; `bailiwick start {tenant}` starts it", because(why.as_deref()))]
     NotRunning {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
-        /// Why it could not be started, where that was tried.
+        /// Why the jail could not be started, if that was tried.
         why: Option<String>,
     },
-    /// Its jail has ended, and what is left of it is being removed.
-    #[error("the jail of \"{tenant}\" is being cleared; `bailiwick start {tenant}` starts it anew then")]
+    /// The tenant's jail has ended, and its remains are being removed.
+    #[error("the jail of \"{tenant}\" is being cleared; `bailiwick start {tenant}` starts it again when that is done")]
     Clearing {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Its jail cannot start before its directories are there.
+    /// The tenant's jail cannot start before its storage is prepared.
     #[error("the storage of \"{tenant}\" is being prepared; its jail starts when that is done")]
     Preparing {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Its processes do not go on.
+    /// The processes of the tenant are frozen.
     #[error("the jail of \"{tenant}\" is frozen; `bailiwick thaw {tenant}` lets it go on")]
     Frozen {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// A jail runs that is not the one that the policy declares.
-    #[error("the jail of \"{tenant}\" is another one than is declared; `bailiwick apply {tenant}` replaces it")]
+    /// The running jail is not the one that the policy declares.
+    #[error("the jail of \"{tenant}\" differs from the declared one; `bailiwick apply {tenant}` replaces it")]
     OtherJail {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// A jail runs that cannot do this.
+    /// The running jail was made by a version that cannot do this.
     #[error("the jail of \"{tenant}\" was made by an earlier version; `bailiwick restart {tenant}`")]
     EarlierVersion {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// The request belongs to a session.
+    /// The request needs a session on the same connection.
     #[error("no session was let in over this connection")]
     NoSession,
-    /// Only an FTP server asks this.
+    /// Only an FTP server may send this request.
     #[error("only an FTP server that runs as root lets somebody in")]
     OnlyFtpServers,
-    /// Operators enter in another way.
+    /// Only a tenant's host user may send this request.
     #[error("only a tenant's own host user logs in; `bailiwick exec` and `bailiwick shell` are for operators")]
     OnlyHostUsers,
-    /// A user of a tenant asks for what is not its own.
+    /// A user of a tenant has asked for something of another tenant, or of the host.
     #[error("a user of the tenant \"{tenant}\" may log in, and ask for its usage, history, faults and incidents only")]
     NotOwn {
-        /// Whose user asks.
+        /// The tenant whose user asks.
         tenant: TenantName,
     },
 }
 
 impl Refusal {
-    /// What a command that was refused exits with.
+    /// The exit status of a command that was refused.
     #[must_use]
     pub fn status(&self) -> ExitStatus {
         match self {
@@ -98,7 +98,7 @@ mod tests {
     use crate::Failure;
 
     #[test]
-    fn a_reason_travels_with_its_words_and_without_it_a_message_is_as_it_was() {
+    fn a_refusal_travels_with_its_words_and_older_failures_are_read_too() {
         let refusal = Refusal::Suspended { tenant: "alice".parse().expect("a name"), why: Some("unpaid".to_owned()) };
         let failure = Failure::from(refusal.clone());
         assert_eq!((failure.status, &*failure.message), (ExitStatus::Refused, "tenant \"alice\" is suspended: unpaid"));

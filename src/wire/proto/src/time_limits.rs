@@ -1,4 +1,4 @@
-//! How long each side of a conversation waits for the other: the one table of time limits.
+//! How long each program waits for another: the one table of time limits.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use std::time::Duration;
 pub const REQUEST: Duration = Duration::from_secs(5);
 /// `bailiwickd` waits for an operator's connection to make its next request.
 pub const IDLE: Duration = Duration::from_secs(60);
-/// A `bailiwickd` that is ending waits for a client that it has just accepted to begin its request.
+/// A `bailiwickd` that is ending waits for a newly accepted client to begin its request.
 pub const LAST_REQUEST: Duration = Duration::from_secs(2);
 /// `bailiwickd` waits for a client to read a reply.
 pub const REPLY: Duration = Duration::from_secs(10);
-/// The warden waits for a peer to read any part of what it was told, and drops it then.
+/// The warden waits for a peer to read any part of a message. Then it closes the connection.
 pub const UNREAD: Duration = Duration::from_secs(5);
 /// `bailiwickd` waits for one change by the warden: a start on a loaded host, the removal of a large tenant.
 pub const CHANGE: Duration = Duration::from_secs(60);
-/// A program without a person in front of it (the recorder, the PAM module) waits for one answer.
+/// A program without a user in front of it (the recorder, the PAM module) waits for one answer.
 pub const ANSWER: Duration = Duration::from_secs(30);
-/// Whoever asks waits for a daemon that is being restarted to listen again.
+/// A client waits for a daemon that is being restarted to listen again.
 pub const RESTART: Duration = Duration::from_secs(5);
 /// The pause between two attempts to reach a daemon that is being restarted.
 pub const RETRY: Duration = Duration::from_millis(50);
-/// `bailiwickd` waits for the init of a jail to take a session.
+/// `bailiwickd` waits for the init of a jail to accept a session.
 pub const INIT: Duration = Duration::from_secs(5);
 /// `bailiwickd` waits for the init of a jail to answer a question.
 pub const INIT_ANSWER: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How much is read at once, in bytes. The buffer is on the stack: a connection that waits holds none.
+/// How much is read at once, in bytes. The buffer is on the stack, so an idle connection holds none.
 const PORTION: usize = 16 << 10;
 
 /// Why a message did not arrive or could not be sent.
@@ -27,7 +27,7 @@ pub enum TransportError {
     /// The deadline passed.
     #[error("there was no answer in time")]
     Late,
-    /// What arrived, or was to be sent, is no message of the protocol, or too large.
+    /// The message to send is too large, or what arrived is no message of the protocol.
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// More descriptors arrived than the message may have.
@@ -60,7 +60,7 @@ impl From<TransportError> for io::Error {
     }
 }
 
-/// What has arrived over one connection and was not taken yet.
+/// The messages that have arrived over one connection and were not taken yet.
 #[derive(Debug)]
 pub struct Incoming {
     decoder: Decoder,
@@ -75,10 +75,10 @@ impl Incoming {
         Self { decoder: Decoder::new(max), fds: Vec::new(), max_fds }
     }
 
-    /// Receives once, and gives the number of bytes; 0 when the peer has gone.
+    /// Receives once and returns the number of bytes. Zero means that the peer has closed the connection.
     ///
     /// # Errors
-    /// What `recvmsg(2)` says; `WouldBlock` where the socket does not block and nothing is there.
+    /// The error of `recvmsg(2)`; `WouldBlock` when the socket is non-blocking and nothing has arrived.
     pub fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
         let mut portion = [0; PORTION];
         let (len, fds) = socket::receive(socket, &mut portion, self.max_fds)?;
@@ -87,10 +87,10 @@ impl Incoming {
         Ok(len)
     }
 
-    /// The next whole message with the descriptors that came until its end; `None` when more must arrive first.
+    /// Returns the next whole message with the descriptors that came until its end, or `None` when more must arrive first.
     ///
     /// # Errors
-    /// [`TransportError::Frame`] and [`TransportError::Descriptors`]; the connection is of no use after either.
+    /// [`TransportError::Frame`] and [`TransportError::Descriptors`]; the connection cannot be used after either.
     pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<(T, Vec<OwnedFd>)>, TransportError> {
         if self.fds.len() > self.max_fds {
             return Err(TransportError::Descriptors);
@@ -98,20 +98,20 @@ impl Incoming {
         Ok(self.decoder.next()?.map(|message| (message, std::mem::take(&mut self.fds))))
     }
 
-    /// Whether [`Self::take`] has something to give: a message, or an error.
+    /// Whether [`Self::take`] would return a message or an error now.
     #[must_use]
     pub fn has_next(&self) -> bool {
         self.fds.len() > self.max_fds || self.decoder.has_next()
     }
 
-    /// How many bytes of an unfinished message are held.
+    /// How many bytes are in the buffer.
     #[must_use]
     pub fn held(&self) -> usize {
         self.decoder.len()
     }
 }
 
-/// Frames that are on their way to one peer. The descriptors go with the next byte.
+/// Frames that are on their way to one peer, and descriptors that go with the next byte.
 #[derive(Debug)]
 pub struct Outgoing<F> {
     bytes: Vec<u8>,
@@ -129,25 +129,25 @@ impl<F: AsFd> Outgoing<F> {
     /// One message of at most `max` bytes, with descriptors beside it.
     ///
     /// # Errors
-    /// When the message is larger than `max`.
+    /// [`FrameError::TooLarge`] when the message is larger than `max`.
     pub fn new<T: Serialize>(message: &T, max: usize, fds: Vec<F>) -> Result<Self, FrameError> {
         Ok(Self { bytes: encode(message, max)?, sent: 0, fds })
     }
 
-    /// Adds a frame after what was not sent yet. Descriptors may come beside it only where nothing waits: they go with the
-    /// next byte, which must be of the same message.
+    /// Adds a frame after the bytes that were not sent yet. `fds` may hold descriptors only when nothing waits, because they go with
+    /// the next byte, which must belong to the same message.
     pub fn push(&mut self, frame: &[u8], fds: Vec<F>) {
         debug_assert!(fds.is_empty() || self.is_empty(), "descriptors would go with another message");
-        // A peer that is always behind must not have all that it was ever told kept here.
+        // Without this, a peer that is always behind would make the buffer grow for ever.
         self.bytes.drain(..std::mem::take(&mut self.sent));
         self.bytes.extend_from_slice(frame);
         self.fds.extend(fds);
     }
 
-    /// Sends once, and gives the number of bytes that went out.
+    /// Sends once and returns the number of bytes that went out.
     ///
     /// # Errors
-    /// What `sendmsg(2)` says; `WouldBlock` where the socket does not block and its buffer is full.
+    /// The error of `sendmsg(2)`; `WouldBlock` when the socket is non-blocking and its buffer is full.
     pub fn send(&mut self, socket: impl AsFd) -> io::Result<usize> {
         let fds: Vec<BorrowedFd<'_>> = self.fds.iter().map(AsFd::as_fd).collect();
         let len = socket::send(socket, &self.bytes[self.sent..], &fds)?;
@@ -156,7 +156,7 @@ impl<F: AsFd> Outgoing<F> {
         }
         self.sent += len;
         if self.is_empty() {
-            // The largest reply is 16 MiB, most have a few bytes, and a connection may last for days.
+            // Frees the buffer: one reply may have 16 MiB, and the connection may last for days after it.
             (self.bytes, self.sent) = (Vec::new(), 0);
         }
         Ok(len)
@@ -175,10 +175,10 @@ impl<F: AsFd> Outgoing<F> {
     }
 }
 
-/// Sends a message and blocks until all of it is sent, at most as long as the socket's write timeout for each part.
+/// Sends a message and blocks until all of it is sent. Each part may take as long as the socket's write timeout.
 ///
 /// # Errors
-/// Why it could not be sent.
+/// Why the message was not sent; [`TransportError::Late`] after the write timeout.
 pub fn send<T: Serialize>(
     socket: impl AsFd,
     message: &T,
@@ -198,7 +198,7 @@ pub fn send<T: Serialize>(
 /// Receives a message and blocks until it is whole, at most until `deadline`.
 ///
 /// # Errors
-/// Why there is none.
+/// Why there is no message; [`TransportError::Late`] when `deadline` has passed.
 pub fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
     incoming: &mut Incoming,
@@ -220,10 +220,10 @@ pub fn receive<T: DeserializeOwned>(
     }
 }
 
-/// Sends a message of at most [`MAX_EVENT`] bytes as one datagram, as it stands on a session's channel.
+/// Sends a message of at most [`MAX_EVENT`] bytes as one datagram, as the channel of a session takes it.
 ///
 /// # Errors
-/// Why it was not sent; [`TransportError::Late`] where the socket does not block and its queue is full.
+/// Why the message was not sent; [`TransportError::Late`] when the socket is non-blocking and its queue is full.
 pub fn send_datagram<T: Serialize>(
     socket: impl AsFd,
     message: &T,
@@ -236,10 +236,10 @@ pub fn send_datagram<T: Serialize>(
     Ok(socket::send(socket, &body, fds).map(drop)?)
 }
 
-/// Receives one datagram of a session's channel, and at most `max_fds` descriptors beside it.
+/// Receives one datagram of a session's channel with at most `max_fds` descriptors beside it.
 ///
 /// # Errors
-/// Why there is none; [`TransportError::Late`] where the socket does not block and nothing is there.
+/// Why there is no message; [`TransportError::Late`] when the socket is non-blocking and nothing has arrived.
 pub fn receive_datagram<T: DeserializeOwned>(
     socket: impl AsFd,
     max_fds: usize,
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_of_having_no_message_is_told_apart() {
+    fn each_reason_for_no_message_has_its_error() {
         let mut incoming = Incoming::new(16, 0);
         let mut receive = |socket: &UnixStream, deadline| receive::<String>(socket, &mut incoming, deadline);
         let (ours, theirs) = UnixStream::pair().expect("a pair");
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_has_no_room_for_is_sent_later_and_its_descriptors_once() {
+    fn a_message_larger_than_the_socket_is_sent_in_parts_and_its_descriptors_once() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         theirs.set_nonblocking(true).expect("set");
         let (reader, _writer) = io::pipe().expect("a pipe");
@@ -318,7 +318,7 @@ mod tests {
             got = incoming.take::<String>().expect("valid");
         }
         let (got, fds) = got.expect("it came");
-        assert!(waited, "it must be more than a socket holds");
+        assert!(waited, "the message must be larger than the buffer of a socket");
         assert!(got == text && fds.len() == 1 && outgoing.is_empty() && incoming.held() == 0);
     }
 

@@ -1,7 +1,9 @@
-//! What `bailiwickd` may ask of the warden: a verb and a tenant's name, nothing else.
+//! Requests of `bailiwickd` to the warden: a verb and a tenant's name, nothing else.
 //!
-//! The warden looks everything else up in the root-owned policy, so a `bailiwickd` in an attacker's hands can only do
-//! to a tenant what the operator wrote down for it. Each verb says why it is safe to grant.
+//! The warden looks up everything else in the root-owned policy. So a `bailiwickd` in an attacker's hands can only do to a tenant
+//! what the operator has declared for it. Each verb says why it is safe to grant.
+//!
+//! Danger: a field that carries a value of the caller's choice would give root's rights away with it.
 
 use crate::Failure;
 use bailiwick_types::{
@@ -11,152 +13,152 @@ use bailiwick_types::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A request.
+/// A request to the warden.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum WardenRequest {
-    /// Which version speaks. Safe: tells nothing that the binary does not.
+    /// Ask for the version. Safe: the reply tells nothing that the binary does not.
     Hello,
-    /// Make the jail that the policy declares. Safe: refused unless the policy has the tenant as active, or as suspended with
-    /// a door that stays open; the plan comes from the policy, and with it whether storage can be written. A jail that runs
-    /// already is left alone.
+    /// Make the jail that the policy declares. A jail that runs already is left alone. Safe: the plan, and with it whether storage
+    /// can be written, comes from the policy. The request is refused unless the policy has the tenant as active, or as suspended
+    /// with a door that stays open.
     Start {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// End the jail and make the one that the policy declares. Safe: as `Stop` and `Start` are. Where the new one could not be made the
-    /// jail is left alone.
+    /// End the jail and make the one that the policy declares. When the new one cannot be made, the running one is left alone.
+    /// Safe: as `Stop` and `Start` are.
     Restart {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
     /// End the jail. Safe: no data is touched.
     Stop {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
-        /// Whether it is to stay down.
+        /// Whether the jail stays down.
         hold: Hold,
     },
-    /// Write the declared limits to the running jail, read them back. Safe: the values come from the policy.
+    /// Write the declared limits to the running jail and read them back. Safe: the values come from the policy.
     Limit {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Stop all processes of the jail where they are (`cgroup.freeze`). Safe: nothing is lost.
+    /// Freeze all processes of the jail (`cgroup.freeze`). Safe: nothing is lost.
     Freeze {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Let them go on.
+    /// Thaw the processes of the jail. Safe: it only takes a freeze back.
     Thaw {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Give the reserve for a rescue session, and have init fork there until it is told otherwise. Safe: it is small, one at a time,
-    /// and taken back by the warden itself when nobody is in it.
+    /// Grant the reserve for an emergency session, and make init fork in it until `Rescued`. Safe: the reserve is small, one tenant
+    /// has it at a time, and the warden takes it back when no session is in it.
     Rescue {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Have init fork in the jail again. Safe: it is done soon even if nobody asks.
+    /// Make init fork in the jail again. Safe: the warden soon does this even without a request.
     Rescued {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Destroy the data of a tenant and give its ids back. Safe: refused while the policy still has the tenant or its
-    /// jail runs, so the operator must have removed the tenant's file first.
+    /// Destroy the data of a tenant and free its ids. Safe: the request is refused while the policy has the tenant or its jail
+    /// runs, so the operator must have removed the tenant's file first.
     Purge {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Make the record of its host user, or remove it, as the policy says. Safe: the name is the tenant's, the id its own, the
-    /// shell ours; who is on the host already stays who it is.
+    /// Make the record of the tenant's host user, or remove it, as the policy says. Safe: name and id are the tenant's, the shell is
+    /// Bailiwick's, and a user that the host has already is never replaced.
     HostUser {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// What a process of an FTP server needs to enter the jail for a login. Safe: for root alone, who needs nobody for it; what
-    /// it sees there is what the policy says of the login.
+    /// Get what a process of an FTP server needs to enter the jail for a login. Safe: only root may ask, who could do the same without
+    /// the warden. The view holds what the policy says of the login.
     FtpView {
-        /// Which login.
+        /// The login.
         user: FtpUser,
     },
-    /// Who is in by FTP. Safe: changes nothing.
+    /// List the FTP sessions. Safe: it changes nothing.
     FtpProcesses {
-        /// Into whose jail; into any when `None`.
+        /// The tenant; all tenants when `None`.
         tenant: Option<TenantName>,
     },
-    /// End one that is. Safe: refused for a process that is not in a tenant's group for FTP.
+    /// End an FTP session. Safe: the request is refused for a process outside a tenant's control group for FTP.
     EndFtp {
-        /// Which.
+        /// The process of the session.
         process: FtpProcess,
     },
-    /// Write down what the policy says now of tenants, as far as it has no error, for the time when it has one. Safe: what is written
-    /// down is what the operator wrote, and it is used only in the place of a file that cannot be.
+    /// Save what the policy says of tenants, as far as it has no error. The copy is used in place of a file that gets an error
+    /// later. Safe: the copy holds what the operator has written.
     Keep {
-        /// Whose, at most [`MOST_KEPT`], each once.
+        /// The tenants, each once, at most [`MOST_KEPT`].
         tenants: Vec<TenantName>,
     },
-    /// Read the kernel's view of a tenant. Safe: changes nothing.
+    /// Read the kernel's view of tenants. Safe: it changes nothing.
     Observe {
-        /// Whose, at most [`MOST_OBSERVED`], each once. The answer has the same order.
+        /// The tenants, each once, at most [`MOST_OBSERVED`]. The reply has the same order.
         tenants: Vec<TenantName>,
     },
-    /// Read as much of it as a comparison with the policy needs. Safe: changes nothing.
+    /// Read as much of the kernel's view as a comparison with the policy needs. Safe: it changes nothing.
     InForce {
-        /// Whose, at most [`MOST_COMPARED`], each once. The answer has the same order.
+        /// The tenants, each once, at most [`MOST_COMPARED`]. The reply has the same order.
         tenants: Vec<TenantName>,
     },
-    /// What the host is capable of. Safe: changes nothing.
+    /// Read what the host is capable of. Safe: it changes nothing.
     Facts,
-    /// What every tenant uses of its disk quota. Safe: of what it changes, only the end of a time of grace, and that to
-    /// what the policy declares.
+    /// Read what every tenant uses of its disk quota. Safe: it changes only the end of a grace period, and only to what the policy
+    /// declares.
     Disks,
-    /// The processes of a tenant, with the largest files that they have open. Safe: changes nothing.
+    /// List the processes of a tenant with the largest files that they have open. Safe: it changes nothing.
     Evidence {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// Tell what happens from now on, on this connection, which takes no further request. Safe: tells nothing that could
-    /// not be asked for.
+    /// Send events on this connection from now on. The connection accepts no further request. Safe: an event tells nothing that
+    /// another request would not tell.
     Watch,
-    /// What does not get on by itself: jails that cannot be cleared, data that cannot be removed. Safe: changes nothing.
+    /// List what needs an operator: jails that cannot be cleared, data that cannot be removed. Safe: it changes nothing.
     Problems,
-    /// Who is known, who runs. Safe: changes nothing.
+    /// List all known tenants and whether their jails run. Safe: it changes nothing.
     Roster,
-    /// The same of one tenant.
+    /// Get the roster entry of one tenant. Safe: it changes nothing.
     Entry {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
 }
 
-/// What a process that enters by FTP is to be bounded by, beside its namespaces and groups.
+/// The bounds of a process that enters a jail for FTP, beside its namespaces and control groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FtpView {
-    /// Its filter of system calls is this profile's.
+    /// The profile whose filter of system calls applies.
     pub profile: Profile,
-    /// `RLIMIT_NOFILE`.
+    /// The limit on open descriptors (`RLIMIT_NOFILE`).
     pub open_files: u64,
 }
 
-/// A process of an FTP server in a tenant's group.
+/// A process of an FTP server in a tenant's control group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FtpProcess {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantName,
-    /// As the host counts.
+    /// Its number in the host's pid namespace.
     pub pid: u32,
-    /// When it started, in ticks since the boot (`proc_pid_stat(5)`).
+    /// When it started, in clock ticks since the boot (`proc_pid_stat(5)`).
     pub started: u64,
 }
 
 /// The most tenants of one `Observe`.
 pub const MOST_OBSERVED: usize = 64;
 
-/// The most tenants whose policy is written down by one request.
+/// The most tenants of one `Keep`.
 pub const MOST_KEPT: usize = 64;
 
 /// The most tenants of one `InForce`.
@@ -166,38 +168,38 @@ pub const MOST_COMPARED: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hold {
-    /// As it was.
+    /// A hold stays as it is.
     Keep,
-    /// Down until an operator starts it.
+    /// The jail stays down until an operator starts it.
     Hold,
 }
 
-/// A reply.
+/// A reply of the warden.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum WardenReply {
     /// To `Hello`.
     Hello {
-        /// Version of the warden.
+        /// The version of the warden.
         version: String,
     },
-    /// Done, and it changed something.
+    /// The request was carried out and changed something.
     Done,
-    /// Nothing had to be done.
+    /// The request had nothing to change.
     Unchanged,
-    /// It is begun and takes longer than anybody should wait; the warden goes on by itself. To `Start` and `Restart`: the tenant's storage
-    /// is being prepared, [`WardenEvent::Prepared`] tells of its end, and then it can be started.
+    /// The work has begun, and the warden finishes it without the caller. To `Start` and `Restart`: the tenant's storage is being
+    /// prepared. [`WardenEvent::Prepared`] says when it is ready, and then the jail can be started.
     GoesOn,
     /// To `Observe`.
     Observed(Vec<Observed>),
     /// To `InForce`.
     InForce(Vec<InForce>),
-    /// To `Watch`, each time that something happens.
+    /// To `Watch`, once for each event.
     Event(WardenEvent),
     /// To `Evidence`.
     Evidence(Vec<ProcessSight>),
-    /// To `FtpView`. Beside it: the jail's user namespace, a mount namespace with what the login may see, and for each hierarchy of
-    /// control groups the file to which the process writes `0` to be in the tenant's.
+    /// To `FtpView`. Descriptors: the jail's user namespace, a mount namespace with what the login may see, and for each hierarchy of
+    /// control groups the file to which the process writes `0` to join the tenant's group.
     FtpView(FtpView),
     /// To `FtpProcesses`.
     FtpProcesses(Vec<FtpProcess>),
@@ -207,71 +209,71 @@ pub enum WardenReply {
     Disks(BTreeMap<TenantName, DiskFact>),
     /// To `Problems`, in sentences.
     Problems {
-        /// Of the reserve of disk space: that it is reached, or cannot be kept.
+        /// The problem of the host's reserve of disk space: it is reached, or cannot be kept.
         reserve: Option<String>,
-        /// Of tenants, one each, or of all.
+        /// Problems of one tenant each, or of all.
         tenants: Vec<String>,
     },
     /// To `Roster`.
     Roster(BTreeMap<TenantName, RosterEntry>),
-    /// To `Entry`; `None` when the tenant has no ids.
+    /// To `Entry`; `None` when the tenant has no ids yet.
     Entry(Option<Box<RosterEntry>>),
-    /// It could not be done; nothing is half done.
+    /// The request failed and left nothing half done.
     Failed(Failure),
 }
 
-/// What happens without being asked for.
+/// An event that the warden reports to a watcher.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum WardenEvent {
-    /// The init of a jail has ended by itself, and the jail is cleared away.
+    /// The init of a jail has ended without a request, and the jail is cleared away.
     Ended {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// What was done to a tenant's storage before its jail can start has ended.
+    /// The storage of a tenant is prepared, or preparing it has failed. Its jail can be started.
     Prepared {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
     },
-    /// A tenant was refused at a disk limit, or has passed a soft one.
+    /// A tenant has hit a disk limit.
     Quota {
-        /// Whose.
+        /// The tenant.
         tenant: TenantName,
         /// `disk` or `inodes`.
         limit: LimitKey,
-        /// What it did.
+        /// How it hit the limit.
         hit: QuotaHit,
     },
-    /// Processes of tenants have waited for a resource for a good part of a second.
+    /// Processes of tenants have waited for a resource for a large part of a second (`psi` of the kernel).
     Pressure {
         /// `cpu`, `memory` or `io`.
         resource: Resource,
     },
-    /// The host's reserve of disk space is reached, so that no tenant can take more; or no longer.
+    /// The host's reserve of disk space is reached, so that no tenant can take more; or it is free again.
     Reserve {
-        /// Whether it is reached.
+        /// Whether the reserve is reached.
         reached: Reached,
     },
 }
 
-/// How a tenant met a disk limit.
+/// How a tenant hit a disk limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuotaHit {
-    /// It was refused.
+    /// A write was refused at the hard limit, or after the grace period.
     Refused,
-    /// It has passed the soft limit, and may for a time.
+    /// It has passed the soft limit, which is allowed for the grace period.
     SoftPassed,
 }
 
-/// Whether a bound is reached.
+/// Whether the reserve is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reached {
-    /// It is.
+    /// It is reached.
     Yes,
-    /// It was.
+    /// It was reached and is free again.
     NoLonger,
 }
 
@@ -281,19 +283,19 @@ pub enum Reached {
 pub struct RosterEntry {
     /// The tenant's ids.
     pub ids: IdRange,
-    /// Init of the running jail, as the host counts.
+    /// The init of the running jail, as the host counts; `None` when down.
     pub pid: Option<u32>,
-    /// How it holds the tenant's storage; `None` when down.
+    /// How the jail may use the tenant's storage; `None` when down.
     pub access: Option<Access>,
     /// Whether the jail is frozen.
     pub frozen: bool,
-    /// Whether the jail is on its way out: asked to end or killed, and not gone yet.
+    /// Whether the jail is ending: it was asked to end or killed, and is not gone yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clearing: bool,
-    /// Whether its storage is being prepared: a start would have to wait.
+    /// Whether its storage is being prepared, so that a start has to wait.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub preparing: bool,
-    /// Whether an operator stopped it and it must not be started by itself.
+    /// Whether an operator has stopped it, so that only an operator may start it.
     pub held: bool,
     /// Whether the record of its host user is in place.
     pub host_user: bool,

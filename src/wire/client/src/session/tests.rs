@@ -1,3 +1,5 @@
+//! A session against an init that the test plays, with files, pipes and terminals as local streams.
+
 use super::attend::{EndReason, ForcedEnd, LATE_TIME};
 use super::*;
 use bailiwick_proto::frame::MAX_EVENT;
