@@ -1,7 +1,7 @@
-//! Looks at the login user's crontab for `bailiwickd`, which cannot reach into the jail.
+//! Reads the login user's crontab for `bailiwickd`, which cannot reach into the jail.
 //!
-//! Danger: this program is root inside and the file is the login user's. Whatever is not a plain file of that user's, on a path
-//! without links, is not read: a link to what only root inside may read would tell it to that user, in an error message.
+//! Danger: this program is root inside, and the login user owns the file. It may read only a regular file of that user, on a path
+//! without links. Otherwise a link could show the user a file that only root inside may read, in an error message.
 
 use bailiwick_proto::init::CrontabFile;
 use bailiwick_sys::file::{self, FileType, Metadata};
@@ -9,15 +9,15 @@ use bailiwick_types::MAX_CRONTAB;
 use std::io;
 use std::path::Path;
 
-/// What is there. `seen` is the stamp of what was there the last time.
-pub(crate) fn look(path: &str, owner: u32, seen: Option<&str>) -> CrontabFile {
-    read(path, owner, seen).unwrap_or_else(|error| match error.kind() {
+/// Reads the crontab at `path`, unless its stamp is still `last_stamp`.
+pub(crate) fn read(path: &str, owner: u32, last_stamp: Option<&str>) -> CrontabFile {
+    read_crontab(path, owner, last_stamp).unwrap_or_else(|error| match error.kind() {
         io::ErrorKind::NotFound => CrontabFile::Absent,
         _ => CrontabFile::Unusable,
     })
 }
 
-fn read(path: &str, owner: u32, seen: Option<&str>) -> io::Result<CrontabFile> {
+fn read_crontab(path: &str, owner: u32, last_stamp: Option<&str>) -> io::Result<CrontabFile> {
     let (dir, name) = path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
     let file = file::open_file_at(file::open_dir(Path::new(dir))?, name)?;
     let Metadata { kind, uid, inode, size, modified, .. } = file::metadata(&file)?;
@@ -25,7 +25,7 @@ fn read(path: &str, owner: u32, seen: Option<&str>) -> io::Result<CrontabFile> {
         return Ok(CrontabFile::Unusable);
     }
     let stamp = format!("{inode}:{size}:{modified}");
-    if seen == Some(stamp.as_str()) {
+    if last_stamp == Some(stamp.as_str()) {
         return Ok(CrontabFile::Same);
     }
     let text = file::read_bounded(file, MAX_CRONTAB)?;
@@ -45,29 +45,29 @@ mod tests {
         let path = dir.join("alice");
         let path = path.to_str().expect("text");
         let owner = fs::metadata(&dir).expect("there").uid();
-        assert_eq!(look(path, owner, None), CrontabFile::Absent);
-        assert_eq!(look(&format!("{path}/none/alice"), owner, None), CrontabFile::Absent);
+        assert_eq!(read(path, owner, None), CrontabFile::Absent);
+        assert_eq!(read(&format!("{path}/none/alice"), owner, None), CrontabFile::Absent);
         fs::write(path, "* * * * * a\n").expect("writes");
-        let CrontabFile::Text { stamp, text } = look(path, owner, None) else { panic!("there is one") };
+        let CrontabFile::Text { stamp, text } = read(path, owner, None) else { panic!("there is one") };
         assert_eq!(text, "* * * * * a\n");
-        assert_eq!(look(path, owner, Some(&stamp)), CrontabFile::Same);
-        assert_eq!(look(path, owner + 1, None), CrontabFile::Unusable, "another's");
+        assert_eq!(read(path, owner, Some(&stamp)), CrontabFile::Same);
+        assert_eq!(read(path, owner + 1, None), CrontabFile::Unusable, "a file of another user");
         fs::write(path, b"* * * * * b\xff\n").expect("writes");
-        assert!(matches!(look(path, owner, Some(&stamp)), CrontabFile::Text { .. }));
+        assert!(matches!(read(path, owner, Some(&stamp)), CrontabFile::Text { .. }));
         fs::write(path, vec![b'#'; MAX_CRONTAB + 1]).expect("writes");
-        assert_eq!(look(path, owner, None), CrontabFile::Unusable, "too large");
+        assert_eq!(read(path, owner, None), CrontabFile::Unusable, "too large");
 
         fs::write(dir.join("secret"), "secret").expect("writes");
         fs::remove_file(path).expect("removes");
         symlink(dir.join("secret"), path).expect("links");
-        assert_eq!(look(path, owner, None), CrontabFile::Unusable, "a link");
+        assert_eq!(read(path, owner, None), CrontabFile::Unusable, "a link");
         fs::remove_file(path).expect("removes");
         symlink(&dir, dir.join("by")).expect("links");
-        assert_eq!(look(dir.join("by/secret").to_str().expect("text"), owner, None), CrontabFile::Unusable);
+        assert_eq!(read(dir.join("by/secret").to_str().expect("text"), owner, None), CrontabFile::Unusable);
         fs::create_dir(path).expect("makes");
-        assert_eq!(look(path, owner, None), CrontabFile::Unusable, "a directory");
+        assert_eq!(read(path, owner, None), CrontabFile::Unusable, "a directory");
         fs::remove_dir(path).expect("removes");
         rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::from_raw_mode(0o600)).expect("makes");
-        assert_eq!(look(path, owner, None), CrontabFile::Unusable, "a FIFO, which nobody waits for");
+        assert_eq!(read(path, owner, None), CrontabFile::Unusable, "a FIFO");
     }
 }

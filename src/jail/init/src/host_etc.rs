@@ -1,7 +1,8 @@
-//! Links from the jail's `/etc` to what the host lends of its own, where the tenant has nothing of that name: so that what
-//! packages of the host brought since the tenant's first day is found by the programs that need it.
+//! Makes links in the jail's `/etc` to the files that the host lends from its own, for names that the tenant does not have.
 //!
-//! Danger: `/etc` is the tenant's. It may hold links that lead anywhere; none is followed, and nothing is replaced.
+//! So programs of the host find configuration files of packages that were installed after the tenant was created.
+//!
+//! Danger: `/etc` belongs to the tenant and may hold links that lead anywhere. No link may be followed, and nothing may be replaced.
 
 use bailiwick_sys::file;
 use rustix::fs::FileType;
@@ -9,11 +10,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// How deep directories are looked into that both have, and how many entries in all.
+/// How deep to look into directories that both sides have, and how many entries to look at in all.
 const MAX_DEPTH: usize = 4;
 const MAX_ENTRIES: usize = 10_000;
 
-/// Makes the links that are missing. What cannot be made is left: the jail of a suspended tenant has an `/etc` that nobody writes.
+/// Makes the missing links. A link that cannot be made is left out: the jail of a suspended tenant has a read-only `/etc`.
 pub(crate) fn link(lent: &Path, etc: &Path) {
     let mut left = MAX_ENTRIES;
     if let (Ok(from), Ok(etc)) = (file::open_dir(lent), file::open_dir(etc)) {
@@ -30,11 +31,11 @@ fn link_below(from: &OwnedFd, etc: &OwnedFd, lent: &Path, depth: usize, left: &m
         *left -= 1;
         let at = lent.join(&name);
         match file::metadata_at(etc, &name) {
-            // One that cannot be made keeps none of the others from being made.
+            // A failure must not keep the other links from being made.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 rustix::fs::symlinkat(&at, etc, &name).ok();
             }
-            // The tenant's own: what is in neither is added beside.
+            // A directory that the tenant has too gets the entries that it lacks.
             Ok(facts) if facts.kind == FileType::Directory && depth < MAX_DEPTH => {
                 if let (Ok(from), Ok(below)) = (file::open_dir_at(from, &name), file::open_dir_at(etc, &name)) {
                     link_below(&from, &below, &at, depth + 1, left);
@@ -52,7 +53,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn what_is_missing_is_linked_and_what_is_the_tenants_stays() {
+    fn missing_names_are_linked_and_the_tenants_own_stay() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let root = temp.path().canonicalize().expect("real path");
         let (lent, etc, outside) = (root.join("lent"), root.join("etc"), root.join("outside"));
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_cannot_be_made_keeps_no_other_from_being_made() {
+    fn a_link_that_cannot_be_made_does_not_stop_the_others() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let root = temp.path().canonicalize().expect("real path");
         let (lent, etc) = (root.join("lent"), root.join("etc"));
@@ -91,7 +92,7 @@ mod tests {
         }
         let (from, to) = (lent.clone(), etc.clone());
         let as_somebody = move || {
-            // Of this thread alone: root may write in every directory.
+            // Another user, for this thread alone, because root may write in every directory.
             let somebody = rustix::fs::Uid::from_raw(65_534);
             rustix::thread::set_thread_res_uid(somebody, somebody, somebody).expect("another user");
             link(&from, &to);

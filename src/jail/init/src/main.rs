@@ -1,7 +1,7 @@
-//! PID 1 of a jail: reaps, and starts sessions for `bailiwickd`. Linked statically, so nothing of the tenant's is loaded.
+//! PID 1 of a jail: reaps processes, and starts sessions for `bailiwickd`. It is linked statically, so it loads no file of the tenant.
 //!
-//! Danger: this program is the tenant's. Root inside may find a way to stop it or to speak for it, though tracing it is refused, so
-//! nothing outside may rest on it; and it must hold no descriptor but the listening socket, which reaches only us.
+//! Danger: this program belongs to the tenant. Root inside cannot trace it, but may find a way to stop it or to speak for it. So nothing
+//! outside may rely on it, and it must hold no descriptor except the listening socket, which reaches only Bailiwick.
 
 mod crontab;
 mod host_etc;
@@ -24,30 +24,30 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Where the warden mounts what the host lends of its `/etc`.
+/// Where the warden mounts the files that the host lends from its `/etc`.
 const HOST_ETC_INSIDE: &str = "/run/host/etc";
 /// The number at which the warden leaves the listening socket.
 const LISTENER: i32 = 3;
-/// The most sessions at a time: what a hostile client of one tenant could pile up here.
+/// The most sessions at a time. It bounds what a hostile client of the tenant can pile up here.
 const MAX_SESSIONS: usize = 512;
 /// The most descriptors beside a request: the channel and three pipes.
 const MAX_FDS: usize = 4;
-/// How long nobody is accepted after not even a refusal could be made.
+/// The pause after a connection that could not even be refused.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long processes have between SIGTERM and the end of the jail.
+/// How long processes may run between `SIGTERM` and the end of the jail.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Instead of all this, only to be there: outside of any jail, so that the control group of the jails has a process while
-/// no jail runs (`bailiwick-jails.service`).
+/// The argument for doing nothing. `bailiwick-jails.service` runs this outside of all jails, so that the control group of the jails
+/// has a process while no jail runs.
 const HOLD: &str = "--hold";
 
-/// Instead of all this, in a session of a jail: to try what must fail.
+/// The argument for trying what must fail, in a session of a jail.
 const PROBE: &str = "--probe";
 
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        // There is nobody to tell: the warden sees that init has gone.
+        // Nobody reads an error here. The warden sees that init has ended.
         Err(_) => ExitCode::FAILURE,
     }
 }
@@ -58,56 +58,57 @@ fn run() -> io::Result<()> {
         Some(argument) if argument == PROBE => return probe::probe(),
         _ => {}
     }
-    // Nobody inside traces it or takes its descriptors: the program cannot be read in here, so who may is for the host to say
-    // (`__ptrace_may_access` asks in the user namespace of who could read it). The kernel's default says the same, if no sysctl
-    // has changed it.
+    // Nobody inside can trace this process or take its descriptors: for an undumpable process, `__ptrace_may_access` of the kernel
+    // asks for a capability in the user namespace of the host, because nobody inside can read the program. An unreadable program is
+    // undumpable by default, unless a sysctl says otherwise (`fs.suid_dumpable`).
     credential::set_undumpable()?;
     let listener = process::inherited(LISTENER)?;
     process::close_on_exec_from(3)?;
-    // A second listen(2) stamps this process's credentials on the socket, so that who connects sees init, not the
-    // warden that bound it (SO_PEERCRED, unix(7)).
+    // A second listen(2) puts this process's credentials on the socket. So a client sees init as its peer, and not the warden that
+    // bound the socket (SO_PEERCRED, unix(7)).
     rustix::net::listen(&listener, 128)?;
     let signals = Signals::block(&[SIGCHLD, SIGTERM])?;
     host_etc::link(Path::new(HOST_ETC_INSIDE), Path::new("/etc"));
-    // A seed of the first day since then; tenants of an earlier version have none. What is there stays, and what nobody writes too.
+    // New tenants get this link with their storage. A tenant of an earlier version has none. A link that exists, or that cannot be
+    // made, is left as it is.
     rustix::fs::symlink("/run/lock", "/var/lock").ok();
-    let mut reserve = SpareDescriptor::new(&listener);
+    let mut spare = SpareDescriptor::new(&listener);
     let mut sessions: Vec<Session> = Vec::new();
-    let mut stopping: Option<Instant> = None;
+    let mut stop_at: Option<Instant> = None;
     loop {
-        let timeout = stopping.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let ready = wait(&listener, &signals, &sessions, timeout)?;
-        if stopping.is_some_and(|deadline| Instant::now() >= deadline) {
+        let timeout = stop_at.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let events = wait(&listener, &signals, &sessions, timeout)?;
+        if stop_at.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(());
         }
-        if ready.signals {
+        if events.signals {
             while let Some(arrived) = signals.take()? {
-                if arrived == SIGTERM && stopping.is_none() {
-                    stopping = Some(Instant::now() + GRACE);
-                    // Whoever is stopped must go on to see the end coming. Nobody there is no error.
+                if arrived == SIGTERM && stop_at.is_none() {
+                    stop_at = Some(Instant::now() + GRACE);
+                    // SIGCONT lets a stopped process see the other two. No process at all is no error.
                     for number in [SIGTERM, SIGHUP, SIGCONT] {
                         drop(signal::send_to_all_others(number));
                     }
                 }
             }
         }
-        // Always, not only on SIGCHLD: signals of one number merge.
-        let anybody = reap(&mut sessions)?;
-        if stopping.is_some() && !anybody {
+        // This runs always, and not only on SIGCHLD, because pending signals of one number merge.
+        let has_children = reap(&mut sessions)?;
+        if stop_at.is_some() && !has_children {
             return Ok(());
         }
-        for index in ready.sessions.into_iter().rev() {
+        for index in events.sessions.into_iter().rev() {
             if let Some(session) = sessions.get_mut(index) {
-                session.hear();
+                session.recv();
             }
         }
-        if ready.listener && stopping.is_none() {
-            serve(&listener, &mut reserve, &mut sessions);
+        if events.listener && stop_at.is_none() {
+            serve(&listener, &mut spare, &mut sessions);
         }
     }
 }
 
-/// Does nothing until it is told to end.
+/// Does nothing until `SIGTERM`.
 fn hold() -> io::Result<()> {
     let signals = Signals::block(&[SIGTERM])?;
     while signals.take()?.is_none() {
@@ -116,14 +117,15 @@ fn hold() -> io::Result<()> {
     Ok(())
 }
 
-/// What has something to say.
-struct Ready {
+/// What woke the loop.
+struct Events {
     listener: bool,
     signals: bool,
+    /// Indices of the sessions whose clients have sent something.
     sessions: Vec<usize>,
 }
 
-fn wait(listener: &OwnedFd, signals: &Signals, sessions: &[Session], timeout: Option<Duration>) -> io::Result<Ready> {
+fn wait(listener: &OwnedFd, signals: &Signals, sessions: &[Session], timeout: Option<Duration>) -> io::Result<Events> {
     let mut fds = vec![PollFd::new(listener, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
     let mut owners = Vec::new();
     for (index, session) in sessions.iter().enumerate() {
@@ -140,15 +142,16 @@ fn wait(listener: &OwnedFd, signals: &Signals, sessions: &[Session], timeout: Op
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let heard = |fd: &PollFd<'_>| !fd.revents().is_empty();
-    Ok(Ready {
-        listener: heard(&fds[0]),
-        signals: heard(&fds[1]),
-        sessions: owners.into_iter().zip(&fds[2..]).filter(|(_, fd)| heard(fd)).map(|(index, _)| index).collect(),
+    let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    let sessions = owners.into_iter().zip(&fds[2..]).filter(|(_, fd)| is_ready(fd));
+    Ok(Events {
+        listener: is_ready(&fds[0]),
+        signals: is_ready(&fds[1]),
+        sessions: sessions.map(|(index, _)| index).collect(),
     })
 }
 
-/// Takes every exit that waits, tells the sessions; whether any child is left.
+/// Reaps every child that has ended, and ends its session. Returns whether any child is left.
 fn reap(sessions: &mut Vec<Session>) -> io::Result<bool> {
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
@@ -166,40 +169,40 @@ fn reap(sessions: &mut Vec<Session>) -> io::Result<bool> {
     }
 }
 
-/// Takes one connection and its one request. Whatever goes wrong with it concerns its sender alone.
-fn serve(listener: &OwnedFd, reserve: &mut SpareDescriptor, sessions: &mut Vec<Session>) {
+/// Accepts one connection and serves its one request. An error concerns only the sender.
+fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, sessions: &mut Vec<Session>) {
     let connection = match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
         Ok(connection) => connection,
         Err(error) => {
-            if socket::is_shortage(&error.into()) && !reserve.turn_away(listener) {
+            if socket::is_shortage(&error.into()) && !spare.turn_away(listener) {
                 std::thread::sleep(PAUSE);
             }
             return;
         }
     };
     if sessions.len() >= MAX_SESSIONS {
-        say(&connection, InitReply::Refused);
+        reply(&connection, InitReply::Refused);
         return;
     }
-    say(&connection, InitReply::Ready);
+    reply(&connection, InitReply::Ready);
     match receive(&connection) {
         Ok((InitRequest::Probe { canary }, _)) => {
-            say(&connection, InitReply::Probed { canary_denied: denied(&canary) });
+            reply(&connection, InitReply::Probed { canary_denied: denied(&canary) });
         }
         Ok((InitRequest::Crontab { path, owner, seen }, _)) => {
-            say(&connection, InitReply::Crontab(crontab::look(&path, owner, seen.as_deref())));
+            reply(&connection, InitReply::Crontab(crontab::read(&path, owner, seen.as_deref())));
         }
-        Ok((InitRequest::Version, _)) => say(&connection, InitReply::Version { version: VERSION }),
+        Ok((InitRequest::Version, _)) => reply(&connection, InitReply::Version { version: VERSION }),
         Ok((InitRequest::Spawn(spawn), fds)) => sessions.extend(Session::start(&spawn, fds)),
         Err(_) => {}
     }
 }
 
-/// The sender may have gone; then there is nobody to tell.
-fn say(connection: &OwnedFd, reply: InitReply) {
-    // A reader that does not read must not stop init.
+/// Sends a reply. A sender that has gone loses it.
+fn reply(connection: &OwnedFd, message: InitReply) {
+    // A peer that does not read must not block init.
     rustix::io::ioctl_fionbio(connection, true).ok();
-    drop(transport::send(connection, &reply, MAX_CRONTAB_REPLY, &[]));
+    drop(transport::send(connection, &message, MAX_CRONTAB_REPLY, &[]));
 }
 
 fn receive(connection: &OwnedFd) -> Result<(InitRequest, Vec<OwnedFd>), TransportError> {
@@ -207,7 +210,8 @@ fn receive(connection: &OwnedFd) -> Result<(InitRequest, Vec<OwnedFd>), Transpor
     transport::receive(connection, &mut Incoming::new(MAX_REQUEST, MAX_FDS), deadline)
 }
 
-/// Whether reading a file that every permission bit allows to read is refused.
+/// Whether opening the file for reading fails with `EACCES`. The canary's permission bits allow everybody to read it, so only Landlock
+/// refuses.
 fn denied(path: &str) -> bool {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     matches!(rustix::fs::open(path, flags, Mode::empty()), Err(rustix::io::Errno::ACCESS))

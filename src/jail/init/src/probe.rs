@@ -1,13 +1,14 @@
-//! `--probe`: tries what a jail must refuse, and prints what came of it, a line for each: `call NAME ERRNO`, `read FILE ERRNO`
-//! or `write FILE ERRNO`, with 0 for what was not refused. Runs as a session, inside the tenant's own walls.
+//! `--probe`: tries what a jail must refuse, in a session inside the tenant's own walls, and prints the results.
 //!
-//! Danger: what is printed passes through the tenant's hands. It is evidence of a wall that is down, never proof of one that
-//! stands; that is read from outside.
+//! Each result is a line: `call NAME ERRNO`, `read FILE ERRNO` or `write FILE ERRNO`. The number 0 means that nothing refused.
+//!
+//! Danger: the output passes through the tenant's hands. It can show that a wall is broken. It never proves that a wall stands: that
+//! is read from outside.
 
 use bailiwick_sys::denied_calls::{DENIED_CALLS, DENIED_FILES, FileAccess, try_call, try_open};
 use std::io::{self, Write};
 
-/// Prints every attempt.
+/// Tries every call and file, and prints the results.
 pub(crate) fn probe() -> io::Result<()> {
     let errno = |result: io::Result<()>| result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
     let mut text = String::new();

@@ -1,5 +1,6 @@
-//! One session: a process group of its own with the client's pipes or a terminal of the jail's own `devpts`, and a
-//! channel on which the client hears of its end.
+//! One session: a process group with the client's pipes, or with a terminal of the jail's own `devpts`, and the channel to its client.
+//!
+//! Danger: the client and the command decide when the channel and the streams are read. Nothing here may wait for them.
 
 use bailiwick_proto::init::{Spawn, WindowSize};
 use bailiwick_proto::{SessionEvent, SessionSignal, transport};
@@ -13,19 +14,19 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// How much rather the kernel's killer takes a session than init, which has 500 from the warden.
+/// The `oom_score_adj` of a session (`proc_pid_oom_score_adj(5)`). Init has 500 from the warden, so the kernel kills a session first.
 const SESSION_OOM_SCORE: &[u8] = b"700";
 
 /// A running session.
 pub(crate) struct Session {
     pid: u32,
-    /// `None` once the client has gone.
+    /// The channel to the client; `None` once the client has gone.
     channel: Option<OwnedFd>,
-    /// The terminal, so that a resize reaches it.
+    /// The master side of the terminal, to resize it.
     master: Option<OwnedFd>,
 }
 
-/// Where in the child something failed.
+/// The step of the child that failed. The number crosses a pipe to the parent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Setup = 1,
@@ -34,7 +35,7 @@ enum Stage {
 }
 
 impl Session {
-    /// Starts a session and tells its client so. `None` when the command could not be run and the client was told why.
+    /// Starts a session and tells its client. Returns `None` when the command could not be started; then the client knows why.
     pub(crate) fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> Option<Self> {
         let mut fds = fds.into_iter();
         let channel = fds.next()?;
@@ -42,16 +43,16 @@ impl Session {
             Ok(Some((pid, master))) => Some(Self { pid, channel: Some(channel), master }),
             Ok(None) => None,
             Err(error) => {
-                tell(&channel, SessionEvent::SetupFailed { errno: number(&error) }, &[]);
+                send_event(&channel, SessionEvent::SetupFailed { errno: errno(&error) }, &[]);
                 None
             }
         }
     }
 
-    /// The process of the session and the terminal that it got.
+    /// Starts the command. Returns its process and the master side of its terminal, or `None` when the client was told of a failure.
     fn run(spawn: &Spawn, channel: &OwnedFd, pipes: Vec<OwnedFd>) -> io::Result<Option<(u32, Option<OwnedFd>)>> {
-        let wanted = if spawn.terminal.is_some() { 0 } else { 3 };
-        if pipes.len() != wanted || spawn.argv.is_empty() {
+        let expected_pipes = if spawn.terminal.is_some() { 0 } else { 3 };
+        if pipes.len() != expected_pipes || spawn.argv.is_empty() {
             return Err(rustix::io::Errno::INVAL.into());
         }
         let terminal = spawn.terminal.map(|size| Terminal::open(size, spawn.user.uid)).transpose()?;
@@ -60,15 +61,15 @@ impl Session {
             None => {
                 drop(read);
                 let (stage, error) = become_command(spawn, &pipes, terminal.as_ref());
-                let report = [stage as u8].into_iter().chain(number(&error).to_le_bytes()).collect::<Vec<u8>>();
-                // The parent reads the end of the pipe if this fails, and takes the exit status below.
+                let report = [stage as u8].into_iter().chain(errno(&error).to_le_bytes()).collect::<Vec<u8>>();
+                // If this fails, the parent sees the end of the pipe, and later the exit status below.
                 rustix::io::write(&write, &report).ok();
                 process::exit_now(127)
             }
             Some(pid) => {
                 drop(write);
                 let mut report = [0; 5];
-                // The pipe ends with exec(2): no byte means that the command runs.
+                // exec(2) closes the pipe. So an end without a byte means that the command runs.
                 if let Ok(5) = rustix::io::retry_on_intr(|| rustix::io::read(&read, &mut report)) {
                     let [stage, rest @ ..] = report;
                     let errno = i32::from_le_bytes(rest);
@@ -79,13 +80,13 @@ impl Session {
                     } else {
                         SessionEvent::SetupFailed { errno }
                     };
-                    tell(channel, event, &[]);
-                    // Its exit is taken with all the others, and nobody asks for it.
+                    send_event(channel, event, &[]);
+                    // The main loop reaps the child, and no session belongs to it.
                     return Ok(None);
                 }
                 let master = terminal.map(|terminal| terminal.master);
                 let beside: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
-                tell(channel, SessionEvent::Started, &beside);
+                send_event(channel, SessionEvent::Started, &beside);
                 Ok(Some((pid, master)))
             }
         }
@@ -99,8 +100,8 @@ impl Session {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
-    /// Takes one message of the client, or its going.
-    pub(crate) fn hear(&mut self) {
+    /// Receives one message of the client, or the end of its channel.
+    pub(crate) fn recv(&mut self) {
         let Some(channel) = &self.channel else { return };
         match transport::receive_datagram(channel, 0).ok().map(|(message, _)| message) {
             Some(SessionSignal::Signal(number)) => drop(signal::send_to_group(self.pid, number)),
@@ -110,7 +111,7 @@ impl Session {
                 }
             }
             None => {
-                // The client has gone, or speaks nonsense: the session has lost its line.
+                // The client has gone, or its message is invalid: the session loses its line.
                 self.channel = None;
                 self.master = None;
                 for number in [SIGHUP, SIGCONT] {
@@ -120,7 +121,7 @@ impl Session {
         }
     }
 
-    /// Tells the client how its command ended.
+    /// Tells the client how its command has ended.
     pub(crate) fn ended(self, status: WaitStatus) {
         let event = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => SessionEvent::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
@@ -128,19 +129,19 @@ impl Session {
             (None, None) => return,
         };
         if let Some(channel) = &self.channel {
-            tell(channel, event, &[]);
+            send_event(channel, event, &[]);
         }
     }
 }
 
-/// Sends one event. A client that has gone, or that does not read, loses it.
-fn tell(channel: &OwnedFd, event: SessionEvent, fds: &[BorrowedFd<'_>]) {
-    // A full queue must not stop init, which serves every other session too.
+/// Sends one event. A client that has gone, or does not read, loses it.
+fn send_event(channel: &OwnedFd, event: SessionEvent, fds: &[BorrowedFd<'_>]) {
+    // A full queue must not block init, which serves the other sessions too.
     rustix::io::ioctl_fionbio(channel, true).ok();
     drop(transport::send_datagram(channel, &event, fds));
 }
 
-fn number(error: &io::Error) -> i32 {
+fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error())
 }
 
@@ -157,7 +158,7 @@ impl Terminal {
         rustix::pty::unlockpt(&master)?;
         let peer = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
         resize(&master, size)?;
-        // Group 5 is `tty` wherever that group has a number of its own (devpts is mounted with it).
+        // The group stays 5, which `devpts` is mounted with: it is `tty` in every distribution that numbers this group.
         rustix::fs::fchown(&peer, Some(rustix::fs::Uid::from_raw(owner)), None)?;
         Ok(Self { master, peer })
     }
@@ -168,13 +169,13 @@ fn resize(master: &OwnedFd, size: WindowSize) -> io::Result<()> {
     Ok(rustix::termios::tcsetwinsize(master, size)?)
 }
 
-/// In the child: becomes the command. Comes back only with what failed.
+/// Turns the child into the command. Returns only the step that failed and its error.
 fn become_command(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> (Stage, io::Error) {
     if let Err(error) = prepare(spawn, pipes, terminal) {
         return (Stage::Setup, error);
     }
-    if let Some(wanted) = &spawn.cwd
-        && let Err(error) = rustix::process::chdir(wanted.as_bytes())
+    if let Some(cwd) = &spawn.cwd
+        && let Err(error) = rustix::process::chdir(cwd.as_bytes())
     {
         return (Stage::Directory, error.into());
     }
@@ -197,25 +198,26 @@ fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io:
             }
         }
     }
-    // Everything from 3 on is marked already; this catches what a later change forgets.
+    // Every descriptor from 3 on is marked already. This catches one that a later change forgets to mark.
     process::close_on_exec_from(3)?;
-    // What `/proc` has of a program that cannot be read, and so of this child until it executes another, is nobody's in here.
+    // Until it executes another program, this child is undumpable like init, and nobody inside owns its files in `/proc`. The next step
+    // writes one of them.
     credential::set_dumpable()?;
-    // Out of memory, the kernel takes a session before init. A kernel that refuses is no reason to refuse a session.
+    // When memory runs out, the kernel kills a session before init. If this cannot be set, the session starts all the same.
     if let Ok(score) = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
         rustix::io::write(&score, SESSION_OOM_SCORE).ok();
     }
     let groups = groups(spawn.user.uid);
     credential::become_for_good_in(spawn.user.uid, spawn.user.gid, &groups)?;
-    // A home that is not there keeps nobody out.
+    // A missing home does not keep its user out.
     if rustix::process::chdir(spawn.user.home.as_bytes()).is_err() {
         rustix::process::chdir("/")?;
     }
     Ok(())
 }
 
-/// The groups that the jail's own files list a user in. What cannot be read gives none; a file that makes this process wait
-/// holds up this session alone.
+/// The supplementary groups of a user in the jail's own `/etc/passwd` and `/etc/group`. Files that cannot be read give no groups. A
+/// file that blocks the reader blocks only this session.
 fn groups(uid: u32) -> Vec<u32> {
     let read = |path: &str| -> io::Result<Vec<u8>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -231,7 +233,7 @@ fn groups(uid: u32) -> Vec<u32> {
     }
 }
 
-/// Looks the command up as execvp(3) does, in the session's own `PATH`.
+/// Executes the command, and looks it up in the session's own `PATH` as execvp(3) does. Returns only an error.
 fn execute(spawn: &Spawn) -> io::Error {
     let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
     let build = || -> io::Result<(Vec<CString>, Vec<CString>)> {
@@ -260,16 +262,16 @@ fn execute(spawn: &Spawn) -> io::Error {
     }
     let path = spawn.env.iter().rev().find(|(key, _)| key.as_bytes() == b"PATH");
     let path = path.map_or(&b"/usr/bin:/bin"[..], |(_, value)| value.as_bytes());
-    let mut found: Option<io::Error> = None;
+    let mut denied: Option<io::Error> = None;
     for directory in path.split(|byte| *byte == b':') {
         let directory = if directory.is_empty() { b"." } else { directory };
         let error = try_path(&[directory, b"/", program].concat());
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
-            // Remembered: a program that is there but may not be run is not "not found".
-            io::ErrorKind::PermissionDenied => found = Some(error),
+            // A program that exists but may not be executed must not be reported as "not found".
+            io::ErrorKind::PermissionDenied => denied = Some(error),
             _ => return error,
         }
     }
-    found.unwrap_or_else(|| rustix::io::Errno::NOENT.into())
+    denied.unwrap_or_else(|| rustix::io::Errno::NOENT.into())
 }

@@ -1,9 +1,9 @@
-//! Floor 7: `bailiwick-shell`, the login shell of tenants' host users: hands what sshd gives it to the jail, and ends as the
-//! command inside ends.
+//! Floor 7: `bailiwick-shell`, the login shell of tenants' host users. It runs a session in the tenant's jail and ends as the command
+//! inside ends.
 //!
-//! Danger: it runs on the host, as the tenant's host user, with arguments and an environment that the tenant's client had a
-//! part in. So it reads no file of the tenant's (what sshd says of the login is sshd's own file), starts no program, and never was set-user-ID. Without `bailiwickd` there is
-//! no way in.
+//! Danger: it runs on the host, as the tenant's host user, with arguments and an environment that the tenant's client can influence.
+//! It may read no file of the tenant, start no program, and never be set-user-ID. The file in which sshd describes the login belongs
+//! to sshd. Without `bailiwickd` nobody gets in.
 
 use bailiwick_client::{Caller, Daemon, SessionSpec, StreamKind, run, stdin_is_terminal};
 use bailiwick_proto::{Bytes, Failure};
@@ -14,21 +14,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Where the policy is, unless whoever starts this says otherwise: sshd says nothing.
+/// The configuration directory without `--config`. sshd never passes that option.
 const CONFIG: &str = "/etc/bailiwick";
-/// The program that `ForceCommand` names: a login, or what sshd was asked for.
+/// The name of this program in `ForceCommand`. It means the command that the client asked for, or else a login.
 const FORCED: &[u8] = b"bailiwick-shell";
-/// What sshd was asked for, when it runs something else (`sshd_config(5)`, `ForceCommand`).
-const ASKED: &str = "SSH_ORIGINAL_COMMAND";
-/// The client's address and port, and the host's (`ssh(1)`).
+/// The variable with the client's command, when sshd runs a forced one instead (`sshd_config(5)`, `ForceCommand`).
+const ORIGINAL_COMMAND: &str = "SSH_ORIGINAL_COMMAND";
+/// The variable with address and port of the client and of the host (`ssh(1)`).
 const CONNECTION: &str = "SSH_CONNECTION";
-/// The file in which sshd says how the client proved who it is (`sshd_config(5)`, `ExposeAuthInfo`).
-const PROVED: &str = "SSH_USER_AUTH";
-/// It has a line for each way.
-const MAX_PROVED: u64 = 64 << 10;
-/// What a session inside is told of its client.
+/// The variable with the path of sshd's file about the authentication (`sshd_config(5)`, `ExposeAuthInfo`).
+const AUTH_INFO: &str = "SSH_USER_AUTH";
+/// The most bytes that are read of that file. It has one line for each method of authentication.
+const MAX_AUTH_INFO: u64 = 64 << 10;
+/// The variables that a session inside gets from its client.
 const PASSED: &[&str] = &["LANG", "LANGUAGE", "TZ", CONNECTION, "SSH_CLIENT"];
-/// The same, all that begin so.
+/// The prefix of further variables that a session gets.
 const PASSED_PREFIX: &str = "LC_";
 
 fn main() -> ExitCode {
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     while let Some(argument) = arguments.next() {
         match argument.as_bytes() {
             b"-c" => command = arguments.next(),
-            // As root starts it: `su` and `runuser` pass it on, sshd does not.
+            // `su` and `runuser` pass this on when root starts them. sshd does not.
             b"-l" | b"--login" => {}
             b"--config" => config = arguments.next().unwrap_or_default(),
             b"--version" => {
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    match enter(Path::new(&config), asked(command, std::env::var_os(ASKED))) {
+    match enter(Path::new(&config), requested_command(command, std::env::var_os(ORIGINAL_COMMAND))) {
         Ok(status) => status.into(),
         Err(failure) => {
             complain(&failure.message);
@@ -64,19 +64,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// To the client, by way of sshd. When nobody reads it, there is nobody to tell.
+/// Writes a message to the client, through sshd. A message that cannot be written is lost.
 fn complain(message: &str) {
     let text: String = message.lines().map(|line| format!("bailiwick: {line}\n")).collect();
     std::io::stderr().write_all(text.as_bytes()).ok();
 }
 
-/// What is to be run inside: what the client asked sshd for, whatever it was that sshd ran then.
-fn asked(command: Option<OsString>, original: Option<OsString>) -> Option<OsString> {
+/// The command to run inside; `None` for a login. The client's own command counts, even when sshd ran a forced one.
+fn requested_command(command: Option<OsString>, original: Option<OsString>) -> Option<OsString> {
     original.or(command.filter(|command| command.as_bytes().rsplit(|byte| *byte == b'/').next() != Some(FORCED)))
 }
 
-/// The door that a command goes through. sshd runs its subsystem `sftp` as a command: the program's path, or the word
-/// that stands for the one in sshd itself.
+/// The door that a command uses. sshd runs its subsystem `sftp` as a command: either the path of the program, or the word for the
+/// server in sshd itself.
 fn door(command: Option<&OsStr>) -> Door {
     let first = command.and_then(|command| command.as_bytes().split(|byte| *byte == b' ').next()).unwrap_or_default();
     let name = first.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -97,15 +97,15 @@ fn enter(config: &Path, command: Option<OsString>) -> Result<u8, Failure> {
     run(&Daemon::of(&host.runtime_dir), SessionSpec { caller, env: environment(std::env::vars_os()), streams })
 }
 
-/// The key that the client proved to have, if sshd tells (`ExposeAuthInfo`).
+/// The key that the client proved to have, if sshd names it (`ExposeAuthInfo`).
 fn key() -> Option<String> {
-    let file = std::fs::File::open(std::env::var_os(PROVED)?).ok()?;
+    let file = std::fs::File::open(std::env::var_os(AUTH_INFO)?).ok()?;
     let mut text = String::new();
-    file.take(MAX_PROVED).read_to_string(&mut text).ok()?;
+    file.take(MAX_AUTH_INFO).read_to_string(&mut text).ok()?;
     first_key(&text)
 }
 
-/// The first line that tells of a key: its type and the key itself.
+/// Type and text of the first key in sshd's description of an authentication.
 fn first_key(text: &str) -> Option<String> {
     let words = text.lines().find_map(|line| line.strip_prefix("publickey "))?;
     let mut words = words.split(' ');
@@ -113,6 +113,7 @@ fn first_key(text: &str) -> Option<String> {
     Some(format!("{kind} {key}"))
 }
 
+/// The variables of this process that go into the session.
 fn environment(own: impl Iterator<Item = (OsString, OsString)>) -> Vec<(Bytes, Bytes)> {
     let passes = |key: &OsStr| key.to_str().is_some_and(|key| PASSED.contains(&key) || key.starts_with(PASSED_PREFIX));
     own.filter(|(key, _)| passes(key))
@@ -125,18 +126,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_client_asked_for_is_run_whatever_sshd_ran() {
+    fn the_clients_command_counts_and_not_the_forced_one() {
         let some = |text: &str| Some(OsString::from(text));
-        assert_eq!(asked(None, None), None);
-        assert_eq!(asked(some("bailiwick-shell"), None), None, "a forced command without a wish is a login");
-        assert_eq!(asked(some("/usr/bin/bailiwick-shell"), None), None);
-        assert_eq!(asked(some("/usr/bin/bailiwick-shell"), some("ls -l")), some("ls -l"));
-        assert_eq!(asked(some("ls"), None), some("ls"));
-        assert_eq!(asked(some("ls"), some("bailiwick-shell")), some("bailiwick-shell"), "a word like any other inside");
+        assert_eq!(requested_command(None, None), None);
+        assert_eq!(
+            requested_command(some("bailiwick-shell"), None),
+            None,
+            "a forced command without one of the client is a login"
+        );
+        assert_eq!(requested_command(some("/usr/bin/bailiwick-shell"), None), None);
+        assert_eq!(requested_command(some("/usr/bin/bailiwick-shell"), some("ls -l")), some("ls -l"));
+        assert_eq!(requested_command(some("ls"), None), some("ls"));
+        assert_eq!(
+            requested_command(some("ls"), some("bailiwick-shell")),
+            some("bailiwick-shell"),
+            "the client's own command has no special words"
+        );
     }
 
     #[test]
-    fn sftp_is_told_by_the_program() {
+    fn the_door_follows_from_the_program() {
         for (command, golden) in [
             ("/usr/lib/openssh/sftp-server", Door::Sftp),
             ("/usr/libexec/sftp-server -l INFO", Door::Sftp),
@@ -155,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_what_sshd_says() {
+    fn the_first_key_of_sshds_description_counts() {
         assert_eq!(first_key("publickey ssh-ed25519 AAAA\n").as_deref(), Some("ssh-ed25519 AAAA"));
         assert_eq!(first_key("password\npublickey ssh-rsa BBBB x\n").as_deref(), Some("ssh-rsa BBBB"));
         for text in ["", "password\n", "publickey \n", "publickey ssh-rsa\n", " publickey ssh-rsa AAAA"] {
@@ -164,12 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn little_of_the_environment_goes_in() {
+    fn only_listed_variables_go_in() {
         let own =
             ["LANG=C", "LC_ALL=C", "TZ=UTC", "LD_PRELOAD=/x", "PATH=/x", "SSH_CONNECTION=a 1 b 2", "HOME=/", "LCX=1"];
         let pairs = own.iter().map(|pair| pair.split_once('=').expect("a pair"));
-        let kept = environment(pairs.map(|(key, value)| (key.into(), value.into())));
-        let keys: Vec<_> = kept.iter().map(|(key, _)| key.as_os_str().to_str().expect("text")).collect();
+        let passed = environment(pairs.map(|(key, value)| (key.into(), value.into())));
+        let keys: Vec<_> = passed.iter().map(|(key, _)| key.as_os_str().to_str().expect("text")).collect();
         assert_eq!(keys, ["LANG", "LC_ALL", "TZ", "SSH_CONNECTION"]);
     }
 }
