@@ -2,42 +2,41 @@
 
 mod entry;
 
-use crate::directory::Directory;
 use crate::door;
 use crate::ftp::Ftp;
 use crate::inits::Inits;
 use crate::own_dir;
 use crate::permission::{Admins, Caller, OperatorPermission, TenantPermission};
 use crate::places::{Places, Who};
+use crate::policy_copies::PolicyCopies;
+use crate::policy_store::{Loaded, OpenError, PolicyStore, unknown, without_policy};
 use crate::reconcile::{self, decide};
 use crate::recorder::Recorder;
 use crate::sessions::Sessions;
-use crate::sync::{ASKED_AT_ONCE, at_once, lock};
+use crate::sync::{ASKED_AT_ONCE, Wake, at_once, lock};
 use crate::timers::Timers;
+use crate::warden_client::{Roster, WardenClient, unexpected};
 use crate::warden_link::WardenLink;
-use bailiwick_observe::Meter;
 use bailiwick_plan::difference;
 use bailiwick_plan::lifecycle::{
     Actual, Declaration, HostUserStep, JailState, JailStep, Next, desired, next, tenant_state,
 };
 use bailiwick_plan::mount::confinement;
-use bailiwick_policy::{Declared, Diagnostic, Host, LastGood, Policy, Reading, Settings, Store, Tenant};
+use bailiwick_policy::{Declared, Host, Settings, Tenant};
 use bailiwick_proto::control::{
-    Depth, Done, HostStatus, MemoryUse, PolicyStatus, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
+    Depth, Done, HostStatus, MemoryUse, TenantDetail, TenantOutcome, TenantState, TenantSummary, Verb,
 };
-use bailiwick_proto::warden::{MOST_COMPARED, MOST_KEPT, MOST_OBSERVED, RosterEntry};
-use bailiwick_proto::{
-    CONTROL_DIR, Failure, Hold, JAILS, Refusal, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket,
-};
+use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
+use bailiwick_proto::{CONTROL_DIR, Failure, Hold, JAILS, WARDEN_SOCKET, WardenReply, WardenRequest, init_socket};
 use bailiwick_types::{
-    Access, Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, LimitKey, Limits,
-    Observed, TenantName, TenantReport,
+    Access, Action, AuditReport, Change, Door, ExitStatus, HostFacts, HostUid, IdRange, InForce, LimitKey, Observed,
+    TenantName, TenantReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -51,19 +50,6 @@ const AGAIN_TIME: Duration = Duration::from_secs(1);
 /// How long each question of `status` may take the warden: longer than it may stay away, and no longer than a person waits.
 const STATUS_TIME: Duration = Duration::from_secs(8);
 
-/// Between two looks at files that have errors.
-const REPAIR_TIME: Duration = Duration::from_secs(1);
-
-type Roster = BTreeMap<TenantName, RosterEntry>;
-
-/// Why the daemon cannot begin its work.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The policy is not usable at all.
-    #[error("{}", bailiwick_diagnostics::render(.0))]
-    Policy(Vec<Diagnostic>),
-}
-
 /// What `apply` may do to those who are in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ApplyOptions {
@@ -73,67 +59,26 @@ pub(crate) struct ApplyOptions {
     pub(crate) restart: bool,
 }
 
-/// The policy that is in force.
-#[derive(Debug)]
-struct Loaded {
-    policy: Policy,
-    /// Tenants whose files have errors: they are in `policy` as they last were. Those of whom that is not known are left exactly as
-    /// they are.
-    invalid: BTreeSet<TenantName>,
-    last_good: LastGood,
-    problems: Vec<String>,
-    /// Of the files when they were read.
-    fingerprint: u64,
-    read_at: SystemTime,
-    readings: u64,
-    readings_with_problems: u64,
-}
-
-impl Loaded {
-    fn is_last_good(&self, tenant: &Tenant) -> bool {
-        self.last_good.tenants.contains(&tenant.name) || self.last_good.plans.contains(&tenant.plan)
-    }
-
-    fn declaration(&self, name: &TenantName) -> Declaration<'_> {
-        reconcile::declaration(&self.policy, &self.invalid, name)
-    }
-
-    /// Whether nothing is known of what a tenant may.
-    fn has_nothing_of(&self, name: &TenantName) -> bool {
-        self.invalid.contains(name) && !self.policy.tenants.contains_key(name)
-    }
-}
-
 /// The daemon.
 #[derive(Debug)]
 pub struct Daemon {
-    config: PathBuf,
     own_dir: PathBuf,
-    store: Mutex<Store>,
-    /// What the host is capable of, as the warden last told it: some of it only root can learn.
-    facts: Mutex<Option<Arc<HostFacts>>>,
-    loaded: Mutex<Loaded>,
-    link: WardenLink,
-    /// Tenants as the warden last told of them: what a session needs to know, so that none waits for the warden.
-    known: Mutex<Directory>,
+    policy: Arc<PolicyStore>,
+    warden: Arc<WardenClient>,
+    copies: Arc<PolicyCopies>,
     admins: Admins,
     places: Arc<Places>,
-    meter: OnceLock<Option<Meter>>,
     sessions: Arc<Sessions>,
     ftp: Ftp,
     timers: Timers,
     inits: Inits,
     recorder: OnceLock<Recorder>,
-    /// The policy was read, which [`Self::keep_policy`] has to write down.
-    read: tokio::sync::Notify,
     /// Entries that were refused.
     refused: AtomicU64,
     /// Why the history is not written.
     no_history: Mutex<Option<String>>,
-    /// Why the copy of the policy that is in force is not written.
-    no_copy: Mutex<Option<Failure>>,
     /// Something has changed that [`Self::keep`] should see to now.
-    changed: tokio::sync::Notify,
+    changed: Wake,
     /// One change at a time: two applies must not start and stop the same jail.
     changing: tokio::sync::Mutex<()>,
     /// Whether all who are to run were started once, as far as they could be.
@@ -162,51 +107,51 @@ impl Daemon {
     /// # Errors
     /// When `bailiwick.toml` is not usable and never was: a tenant's file that is not is a problem of that tenant alone.
     pub fn open(config: &Path) -> Result<Arc<Self>, OpenError> {
-        let mut store = Store::new(config);
-        let fingerprint = bailiwick_policy::fingerprint(config);
-        let Reading { policy, diagnostics, invalid, last_good } = store.read();
-        let problems = log_problems(&diagnostics);
-        let policy = policy.ok_or(OpenError::Policy(diagnostics))?;
-        let readings_with_problems = u64::from(!problems.is_empty());
-        let own_dir = own_dir::find(&policy.host.state_dir);
-        take_over_history(&own_dir::below(&policy.host.state_dir), &own_dir);
-        let link = WardenLink::new(policy.host.runtime_dir.join(WARDEN_SOCKET));
-        let ftp = Ftp::new(policy.host.runtime_dir.join(CONTROL_DIR));
+        let (wake_timers, changed) = (Wake::default(), Wake::default());
+        let policy = Arc::new(PolicyStore::open(config, wake_timers.clone())?);
+        let host = policy.host();
+        let own_dir = own_dir::find(&host.state_dir);
+        take_over_history(&own_dir::below(&host.state_dir), &own_dir);
+        let warden = Arc::new(WardenClient::new(WardenLink::new(host.runtime_dir.join(WARDEN_SOCKET))));
         Ok(Arc::new(Self {
-            config: config.to_owned(),
             own_dir,
-            store: Mutex::new(store),
-            facts: Mutex::default(),
-            loaded: Mutex::new(Loaded {
-                policy,
-                invalid,
-                last_good,
-                problems,
-                fingerprint,
-                read_at: SystemTime::now(),
-                readings: 1,
-                readings_with_problems,
-            }),
-            link,
-            known: Mutex::default(),
+            copies: Arc::new(PolicyCopies::new(Arc::clone(&policy), Arc::clone(&warden), changed.clone())),
+            policy,
+            warden,
             admins: Admins::default(),
             places: Places::new(bailiwick_sys::credential::open_files()),
-            meter: OnceLock::new(),
             sessions: Arc::default(),
-            ftp,
-            timers: Timers::default(),
+            ftp: Ftp::new(host.runtime_dir.join(CONTROL_DIR)),
+            timers: Timers::new(wake_timers),
             inits: Inits::default(),
             recorder: OnceLock::new(),
-            read: tokio::sync::Notify::new(),
             refused: AtomicU64::new(0),
             no_history: Mutex::default(),
-            no_copy: Mutex::default(),
-            changed: tokio::sync::Notify::new(),
+            changed,
             changing: tokio::sync::Mutex::default(),
             first_round: tokio::sync::watch::Sender::new(false),
             failures: Mutex::default(),
             started: Instant::now(),
         }))
+    }
+
+    /// The host as it was last declared.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        self.policy.host()
+    }
+
+    /// Reads the policy again and logs every problem.
+    ///
+    /// # Errors
+    /// All problems, though the rest of the policy is in use.
+    pub fn reload(&self) -> Result<(), Failure> {
+        self.policy.reload()
+    }
+
+    /// Keeps copies of the policy. Goes on for good.
+    pub async fn keep_policy(self: Arc<Self>) {
+        Arc::clone(&self.copies).run().await;
     }
 
     /// Where this program keeps what is its own.
@@ -231,21 +176,21 @@ impl Daemon {
 
     /// Has [`Self::keep`] look now.
     pub(crate) fn look_again(&self) {
-        self.changed.notify_one();
+        self.changed.wake();
     }
 
     /// Who asks. Of a tenant's own user the ids tell; the host's user database is asked about others alone. The first to ask may have
     /// come before anybody else has asked the warden who is who.
     pub(crate) async fn caller(&self, uid: u32, groups: &[u32]) -> Result<Caller, Failure> {
         let (pool, admins) = {
-            let host = &lock(&self.loaded).policy.host;
+            let host = &self.policy.loaded().policy.host;
             (host.ids, host.admins.clone())
         };
         if uid >= pool.host_users() {
-            if lock(&self.known).is_empty() {
-                drop(self.roster().await);
+            if self.warden.known().is_empty() {
+                drop(self.warden.roster().await);
             }
-            if let Some(tenant) = lock(&self.known).owner(uid, pool) {
+            if let Some(tenant) = self.warden.known().owner(uid, pool) {
                 return Ok(Caller::Tenant(TenantPermission { tenant: tenant.clone(), uid }));
             }
         }
@@ -258,35 +203,31 @@ impl Daemon {
 
     /// Whose places somebody takes, before it is known who it is.
     pub(crate) fn places_of(&self, uid: u32, groups: &[u32]) -> Who {
-        let pool = lock(&self.loaded).policy.host.ids;
+        let pool = self.policy.loaded().policy.host.ids;
         Who::of(uid, pool, self.admins.were(uid, groups))
     }
 
     /// Has the user database asked who the operators are, so that the first of them does not wait among strangers.
     pub(crate) async fn know_operators(&self) {
-        let admins = lock(&self.loaded).policy.host.admins.clone();
+        let admins = self.policy.loaded().policy.host.admins.clone();
         drop(self.admins.permit(u32::MAX, &[], &admins).await);
     }
 
     /// Whether there is, or was, such a tenant.
     pub(crate) fn knows(&self, tenant: &TenantName) -> bool {
-        lock(&self.loaded).policy.tenants.contains_key(tenant) || lock(&self.known).get(tenant).is_some()
+        self.policy.loaded().policy.tenants.contains_key(tenant) || self.warden.known().get(tenant).is_some()
     }
 
-    /// The limits of a tenant as they are declared.
-    pub(crate) fn declared_limits(&self, tenant: &TenantName) -> Option<Limits> {
-        lock(&self.loaded).policy.tenants.get(tenant).map(|tenant| tenant.settings.limits.clone())
+    pub(crate) fn policy(&self) -> &PolicyStore {
+        &self.policy
+    }
+
+    pub(crate) fn warden(&self) -> &WardenClient {
+        &self.warden
     }
 
     pub(crate) fn timers(&self) -> &Timers {
         &self.timers
-    }
-
-    /// Those for whom something is run at times, or may be.
-    pub(crate) fn tenants_with_timers(&self) -> Vec<Arc<Tenant>> {
-        let loaded = lock(&self.loaded);
-        let meant = |tenant: &&Tenant| !tenant.timers.is_empty() || tenant.settings.doors.contains(&Door::Cron);
-        loaded.policy.tenants.values().filter(meant).cloned().map(Arc::new).collect()
     }
 
     pub(crate) fn inits(&self) -> &Inits {
@@ -295,17 +236,17 @@ impl Daemon {
 
     /// Those who have ids, so whose jails may run, and whom nobody has frozen, as far as is known.
     pub(crate) fn awake(&self) -> Vec<TenantName> {
-        lock(&self.known).awake()
+        self.warden.known().awake()
     }
 
     /// Whether a tenant was frozen when the warden last told of it: then nothing is to be heard of its init.
     pub(crate) fn was_frozen(&self, name: &TenantName) -> bool {
-        lock(&self.known).is_frozen(name)
+        self.warden.known().is_frozen(name)
     }
 
     /// Where the init of a tenant listens that is declared, and who it is.
     pub(crate) async fn init_of_name(&self, name: &TenantName) -> Option<(PathBuf, IdRange)> {
-        let tenant = lock(&self.loaded).policy.tenants.get(name).cloned()?;
+        let tenant = self.policy.loaded().policy.tenants.get(name).cloned()?;
         self.init_of(&tenant).await
     }
 
@@ -313,7 +254,7 @@ impl Daemon {
     pub(crate) async fn replace_silent(&self, name: &TenantName) -> Result<bool, Failure> {
         let _one = self.changing.lock().await;
         // Somebody may have done it meanwhile, or stopped it.
-        let runs = self.entry(name).await?.is_some_and(|entry| entry.pid.is_some() && !entry.frozen);
+        let runs = self.warden.entry(name).await?.is_some_and(|entry| entry.pid.is_some() && !entry.frozen);
         if !runs || self.inits.silent_for(name).is_none() {
             return Ok(false);
         }
@@ -325,105 +266,6 @@ impl Daemon {
         &self.sessions
     }
 
-    /// The host as it was last declared.
-    #[must_use]
-    pub fn host(&self) -> Host {
-        lock(&self.loaded).policy.host.clone()
-    }
-
-    /// Reads the policy again and logs every problem. What has an error stays as it last was without: `bailiwick.toml`, a plan, a
-    /// tenant.
-    ///
-    /// # Errors
-    /// All problems, though the rest of the policy is in use.
-    pub fn reload(&self) -> Result<(), Failure> {
-        let fingerprint = bailiwick_policy::fingerprint(&self.config);
-        let Reading { policy, diagnostics, invalid, last_good } = lock(&self.store).read();
-        let problems = log_problems(&diagnostics);
-        let failure = (!problems.is_empty())
-            .then(|| Failure::of(ExitStatus::Invalid, bailiwick_diagnostics::render(&diagnostics)));
-        let mut loaded = lock(&self.loaded);
-        if !loaded.problems.is_empty() && problems.is_empty() {
-            info!(target: "bailiwick::event", event = "policy-repaired", "the policy has no error any more");
-        }
-        loaded.readings += 1;
-        loaded.readings_with_problems += u64::from(!problems.is_empty());
-        loaded.read_at = SystemTime::now();
-        loaded.fingerprint = fingerprint;
-        loaded.problems = problems;
-        if let Some(policy) = policy {
-            loaded.policy = policy;
-            loaded.invalid = invalid;
-            loaded.last_good = last_good;
-            self.timers.look_again();
-            self.write_logins(&loaded.policy);
-        }
-        drop(loaded);
-        self.read.notify_one();
-        failure.map_or(Ok(()), Err)
-    }
-
-    /// Has the warden write down what is in force, for those who are started beside a wrong file. Reads files that have errors again as
-    /// soon as they change: whoever mends one should not have to say so. Goes on for good.
-    pub async fn keep_policy(self: Arc<Self>) {
-        // Copies of tenants who are gone are removed too.
-        let mut changed: BTreeSet<TenantName> = lock(&self.store).saved_tenants().into_iter().collect();
-        let mut written: Option<Policy> = None;
-        let mut readings = None;
-        loop {
-            // Compared when it was read, not each time that somebody looks.
-            let read = {
-                let loaded = lock(&self.loaded);
-                (readings.replace(loaded.readings) != Some(loaded.readings)).then(|| loaded.policy.clone())
-            };
-            let is_first = written.is_none();
-            if let Some(policy) = read {
-                changed.extend(changes_since(written.as_ref(), &policy));
-                written = Some(policy);
-            }
-            if !changed.is_empty() || is_first {
-                match self.write_down(&changed).await {
-                    Ok(()) => {
-                        changed.clear();
-                        *lock(&self.no_copy) = None;
-                    }
-                    // Tried again and again, and told once.
-                    Err(failure) => {
-                        if lock(&self.no_copy).replace(failure.clone()).as_ref() != Some(&failure) {
-                            warn!(event = "policy-not-kept", "{failure}");
-                        }
-                    }
-                }
-            }
-            let is_broken = !lock(&self.loaded).problems.is_empty();
-            if !is_broken && changed.is_empty() {
-                self.read.notified().await;
-                continue;
-            }
-            if tokio::time::timeout(REPAIR_TIME, self.read.notified()).await.is_err() && is_broken {
-                let before = lock(&self.loaded).fingerprint;
-                let config = self.config.clone();
-                // There may be thousands of files, and this thread is the only one that answers.
-                let now = tokio::task::spawn_blocking(move || bailiwick_policy::fingerprint(&config)).await;
-                if now.is_ok_and(|now| now != before) {
-                    self.reload().ok();
-                    self.look_again();
-                }
-            }
-        }
-    }
-
-    async fn write_down(&self, names: &BTreeSet<TenantName>) -> Result<(), Failure> {
-        let names: Vec<TenantName> = names.iter().cloned().collect();
-        if names.is_empty() {
-            self.link.ask(&WardenRequest::Keep { tenants: Vec::new() }).await?;
-        }
-        for portion in names.chunks(MOST_KEPT) {
-            self.link.ask(&WardenRequest::Keep { tenants: portion.to_vec() }).await?;
-        }
-        Ok(())
-    }
-
     /// Why the history is not written; `None` when it is.
     pub(crate) fn set_no_history(&self, why: Option<String>) {
         *lock(&self.no_history) = why;
@@ -431,12 +273,6 @@ impl Daemon {
 
     pub(crate) fn count_refusal(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn write_logins(&self, policy: &Policy) {
-        if let Err(failure) = self.ftp.write_logins(policy) {
-            warn!(event = "logins-not-written", "{failure}");
-        }
     }
 
     /// Keeps what runs as it is declared, for good. Drift of a running jail is reported by `plan` and mended by `apply`;
@@ -447,7 +283,7 @@ impl Daemon {
             match self.mend(&mut failures).await {
                 Ok(()) => {
                     self.first_round.send_replace(true);
-                    drop(tokio::time::timeout(RECONCILE_TIME, self.changed.notified()).await);
+                    drop(tokio::time::timeout(RECONCILE_TIME, self.changed.wait()).await);
                     // A jail that ends as soon as it is started must not keep everybody busy.
                     tokio::time::sleep(AGAIN_TIME).await;
                 }
@@ -467,12 +303,12 @@ impl Daemon {
 
     async fn mend(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
         let _one = self.changing.lock().await;
-        let roster = self.roster().await?;
+        let roster = self.warden.roster().await?;
         // Nobody else starts a jail.
         self.sessions.jails_gone(|tenant| roster.get(tenant).is_none_or(|entry| entry.pid.is_none()));
-        self.fresh_facts().await?;
+        self.warden.fresh_facts().await?;
         let actions = {
-            let loaded = lock(&self.loaded);
+            let loaded = self.policy.loaded();
             decide(&loaded.policy, &loaded.invalid, &roster)
         };
         failures.retain(|tenant, _| actions.contains_key(tenant));
@@ -521,7 +357,7 @@ impl Daemon {
     /// of a directory service only an unconfined program can ask for.
     async fn host_user(&self, name: &TenantName) -> Result<Done, Failure> {
         self.is_free(name).await?;
-        match self.link.ask(&WardenRequest::HostUser { tenant: name.clone() }).await? {
+        match self.warden.ask(&WardenRequest::HostUser { tenant: name.clone() }).await? {
             WardenReply::Unchanged => Ok(Done::Unchanged),
             _ => {
                 info!(target: "bailiwick::event", tenant = %name, event = "host-user", "the host user of {name} was made or removed");
@@ -536,7 +372,7 @@ impl Daemon {
     }
 
     async fn is_free(&self, name: &TenantName) -> Result<(), Failure> {
-        let own = self.entry(name).await?.map(|entry| self.host().ids.host_user(entry.ids));
+        let own = self.warden.entry(name).await?.map(|entry| self.policy.host().ids.host_user(entry.ids));
         if let Some(other) = users::get_user_by_name(name.as_str())
             && own != Some(HostUid(other.uid()))
         {
@@ -552,7 +388,7 @@ impl Daemon {
         let starts = matches!(request, WardenRequest::Start { .. } | WardenRequest::Restart { .. });
         let ends = matches!(request, WardenRequest::Stop { .. } | WardenRequest::Restart { .. });
         let inside = if ends { self.sessions.begun_in(tenant) } else { Vec::new() };
-        let reply = self.link.ask(&request).await;
+        let reply = self.warden.ask(&request).await;
         if matches!(&reply, Ok(reply) if !matches!(reply, WardenReply::GoesOn)) {
             self.sessions.jail_gone(&inside);
         }
@@ -579,93 +415,13 @@ impl Daemon {
                     self.jail_started(tenant);
                 }
                 // So that its first session need not ask, and that nobody asks an init that is frozen.
-                drop(self.entry(tenant).await);
+                drop(self.warden.entry(tenant).await);
                 if let Some(recorder) = self.recorder.get() {
                     recorder.look_again();
                 }
                 Ok(done)
             }
         }
-    }
-
-    async fn roster(&self) -> Result<Roster, Failure> {
-        match self.link.ask(&WardenRequest::Roster).await? {
-            WardenReply::Roster(roster) => {
-                lock(&self.known).replace(&roster);
-                Ok(roster)
-            }
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// What the host was capable of when it was last asked for: at most one round of [`Self::keep`] ago. Whoever compares or
-    /// changes limits asks for [`Self::fresh_facts`]: an operator may have switched quotas on or off a moment ago.
-    async fn facts(&self) -> Result<Arc<HostFacts>, Failure> {
-        let known = lock(&self.facts).clone();
-        match known {
-            Some(facts) => Ok(facts),
-            None => self.fresh_facts().await,
-        }
-    }
-
-    /// What reads the groups of tenants; `None` on a host whose groups cannot be found.
-    async fn meter(&self) -> Option<&Meter> {
-        if let Some(known) = self.meter.get() {
-            return known.as_ref();
-        }
-        let facts = self.facts().await.ok()?;
-        self.meter.get_or_init(|| Meter::new(&facts).ok()).as_ref()
-    }
-
-    async fn fresh_facts(&self) -> Result<Arc<HostFacts>, Failure> {
-        match self.link.ask(&WardenRequest::Facts).await? {
-            WardenReply::Facts(facts) => {
-                let facts = Arc::new(*facts);
-                *lock(&self.facts) = Some(Arc::clone(&facts));
-                Ok(facts)
-            }
-            _ => Err(unexpected()),
-        }
-    }
-
-    pub(crate) async fn entry(&self, name: &TenantName) -> Result<Option<RosterEntry>, Failure> {
-        match self.link.ask(&WardenRequest::Entry { tenant: name.clone() }).await? {
-            WardenReply::Entry(entry) => {
-                match &entry {
-                    Some(entry) => lock(&self.known).put(name, entry),
-                    None => lock(&self.known).remove(name),
-                };
-                Ok(entry.map(|entry| *entry))
-            }
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// The kernel's view of tenants, in their order. Asked for in portions; one that does not fit into an answer, because a
-    /// tenant has made as many processes and mounts as it may, is asked for one by one.
-    async fn observe(&self, tenants: &[TenantName]) -> Result<Vec<Observed>, Failure> {
-        let mut all = Vec::with_capacity(tenants.len());
-        for portion in tenants.chunks(MOST_OBSERVED) {
-            match self.link.ask(&WardenRequest::Observe { tenants: portion.to_vec() }).await {
-                Ok(WardenReply::Observed(observed)) if observed.len() == portion.len() => all.extend(observed),
-                Ok(_) => return Err(unexpected()),
-                Err(failure) if portion.len() == 1 => return Err(failure),
-                Err(_) => {
-                    for tenant in portion {
-                        let request = WardenRequest::Observe { tenants: vec![tenant.clone()] };
-                        match self.link.ask(&request).await? {
-                            WardenReply::Observed(observed) if observed.len() == 1 => all.extend(observed),
-                            _ => return Err(unexpected()),
-                        }
-                    }
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    async fn observe_one(&self, tenant: &TenantName) -> Result<Observed, Failure> {
-        self.observe(std::slice::from_ref(tenant)).await?.pop().ok_or_else(unexpected)
     }
 
     /// Adds what only a process inside can tell. Several inits are asked at a time: one that does not answer holds up few.
@@ -700,12 +456,12 @@ impl Daemon {
     /// Where init of a tenant's jail listens, if that jail holds storage so. Whoever was let in as one kind of tenant so reaches
     /// no jail of the other, whatever has become of the tenant since.
     fn init_socket(&self, tenant: &TenantName, access: Access) -> PathBuf {
-        self.host().runtime_dir.join(JAILS).join(tenant).join(init_socket(access))
+        self.policy.host().runtime_dir.join(JAILS).join(tenant).join(init_socket(access))
     }
 
     /// The tenants that a request means, each with its declaration: those it names, or all that are declared.
     fn meant(&self, names: &[TenantName], roster: &Roster) -> Result<Vec<(TenantName, Option<Tenant>)>, Failure> {
-        let loaded = lock(&self.loaded);
+        let loaded = self.policy.loaded();
         let find = |name: &TenantName| (name.clone(), loaded.policy.tenants.get(name).cloned());
         if names.is_empty() {
             let there = roster.iter().filter(|(_, entry)| entry.pid.is_some() || entry.host_user);
@@ -728,25 +484,25 @@ impl Daemon {
 
     /// How the service is.
     pub(crate) async fn status(&self, _permission: OperatorPermission) -> HostStatus {
-        let mut problems = lock(&self.loaded).problems.clone();
+        let mut problems = self.policy.loaded().problems.clone();
         let no_history = lock(&self.no_history).clone();
         problems.extend(no_history.map(|why| format!("what tenants use is not recorded: {why}")));
         let (mut warden, mut tenants, mut kept) = (None, BTreeMap::new(), None);
-        match in_time(self.link.ask(&WardenRequest::Hello)).await {
+        match in_time(self.warden.ask(&WardenRequest::Hello)).await {
             Ok(WardenReply::Hello { version }) => warden = Some(version),
             Ok(_) => problems.push(unexpected().message),
             Err(failure) => problems.push(failure.message),
         }
         // One that said nothing would say nothing again.
         if warden.is_some() {
-            match in_time(self.roster()).await {
+            match in_time(self.warden.roster()).await {
                 Ok(roster) => {
                     for summary in self.summaries(&roster) {
                         *tenants.entry(summary.state.word().to_owned()).or_default() += 1;
                         let down = |why| format!("the jail of \"{}\" is down: {why}", summary.name);
                         problems.extend(summary.failure.map(down));
                     }
-                    if let Ok(facts) = in_time(self.fresh_facts()).await {
+                    if let Ok(facts) = in_time(self.warden.fresh_facts()).await {
                         problems.extend(self.lost_by_restart(&roster, &facts));
                     }
                 }
@@ -754,15 +510,15 @@ impl Daemon {
             }
             // An older warden does not know this.
             if let Ok(WardenReply::Problems { reserve, tenants }) =
-                in_time(self.link.ask(&WardenRequest::Problems)).await
+                in_time(self.warden.ask(&WardenRequest::Problems)).await
             {
                 problems.extend(reserve.iter().cloned().chain(tenants));
                 kept = reserve;
             }
         }
-        let policy = Box::new(self.policy_status());
+        let policy = Box::new(self.policy.status(self.refused.load(Ordering::Relaxed)));
         // Where there is no warden, that is why.
-        let no_copy = lock(&self.no_copy).clone().filter(|_| warden.is_some());
+        let no_copy = self.copies.problem().filter(|_| warden.is_some());
         problems.extend(
             no_copy.map(|why| format!("what these files say now would not be known beside a later error: {why}")),
         );
@@ -780,7 +536,7 @@ impl Daemon {
 
     /// Whose jails run and could not be started again, and why.
     fn lost_by_restart(&self, roster: &Roster, facts: &HostFacts) -> Vec<String> {
-        let loaded = lock(&self.loaded);
+        let loaded = self.policy.loaded();
         let running = roster.iter().filter(|(_, entry)| entry.pid.is_some());
         let declared = running.filter_map(|(name, _)| loaded.policy.tenants.get(name));
         let why = |tenant: &Tenant| {
@@ -790,31 +546,14 @@ impl Daemon {
         declared.filter_map(why).collect()
     }
 
-    fn policy_status(&self) -> PolicyStatus {
-        let loaded = lock(&self.loaded);
-        let LastGood { host, plans, .. } = &loaded.last_good;
-        let last_good = loaded.policy.tenants.values().filter(|tenant| loaded.is_last_good(tenant));
-        PolicyStatus {
-            read_at: loaded.read_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            readings: loaded.readings,
-            readings_with_problems: loaded.readings_with_problems,
-            problems: loaded.problems.len() as u64,
-            host_is_last_good: *host,
-            last_good_plans: plans.iter().cloned().collect(),
-            last_good_tenants: last_good.map(|tenant| tenant.name.clone()).collect(),
-            without_policy: loaded.invalid.iter().filter(|name| loaded.has_nothing_of(name)).cloned().collect(),
-            refused: self.refused.load(Ordering::Relaxed),
-        }
-    }
-
     fn add_state_of_file(&self, report: &mut TenantReport, tenant: &Tenant) {
-        if lock(&self.loaded).is_last_good(tenant) {
+        if self.policy.loaded().is_last_good(tenant) {
             bailiwick_audit::add_last_good(report);
         }
     }
 
     fn summaries(&self, roster: &Roster) -> Vec<TenantSummary> {
-        let loaded = lock(&self.loaded);
+        let loaded = self.policy.loaded();
         let names: BTreeSet<&TenantName> =
             loaded.policy.tenants.keys().chain(roster.keys()).chain(&loaded.invalid).collect();
         names.into_iter().map(|name| self.summary(name, &loaded, roster.get(name))).collect()
@@ -847,7 +586,7 @@ impl Daemon {
 
     /// Everyone.
     pub(crate) async fn list(&self, _permission: OperatorPermission) -> Result<Vec<TenantSummary>, Failure> {
-        Ok(self.summaries(&self.roster().await?))
+        Ok(self.summaries(&self.warden.roster().await?))
     }
 
     /// One tenant.
@@ -856,10 +595,10 @@ impl Daemon {
         _permission: OperatorPermission,
         name: &TenantName,
     ) -> Result<TenantDetail, Failure> {
-        let entry = self.entry(name).await?;
+        let entry = self.warden.entry(name).await?;
         let entry = entry.as_ref();
         let (summary, tenant, host) = {
-            let loaded = lock(&self.loaded);
+            let loaded = self.policy.loaded();
             let tenant = loaded.policy.tenants.get(name).cloned();
             if tenant.is_none() && entry.is_none() && !loaded.invalid.contains(name) {
                 return Err(unknown(name));
@@ -880,8 +619,8 @@ impl Daemon {
         };
         let limits = match &tenant {
             Some(tenant) => {
-                let facts = self.fresh_facts().await?;
-                let mut observed = [self.observe_one(name).await?];
+                let facts = self.warden.fresh_facts().await?;
+                let mut observed = [self.warden.observe_one(name).await?];
                 self.ask_inits(&mut observed).await;
                 let [observed] = observed;
                 let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
@@ -892,7 +631,7 @@ impl Daemon {
         };
         // Read one after the other, so the first may be the larger.
         let all = limits.iter().find(|row| row.key == LimitKey::Memory).and_then(|row| row.used);
-        let used = match (entry, self.meter().await) {
+        let used = match (entry, self.warden.meter().await) {
             (Some(entry), Some(meter)) => meter.room(&entry.cgroups, 0).memory,
             _ => None,
         };
@@ -927,12 +666,12 @@ impl Daemon {
         _permission: OperatorPermission,
         names: &[TenantName],
     ) -> Result<Vec<Change>, Failure> {
-        self.reload().ok();
-        let roster = self.roster().await?;
-        let (host, facts) = (self.host(), self.fresh_facts().await?);
+        self.policy.reload().ok();
+        let roster = self.warden.roster().await?;
+        let (host, facts) = (self.policy.host(), self.warden.fresh_facts().await?);
         let mut changes = Vec::new();
         for portion in self.meant(names, &roster)?.chunks(MOST_COMPARED) {
-            for ((name, tenant), in_force) in portion.iter().zip(self.in_force(portion, &roster).await?) {
+            for ((name, tenant), in_force) in portion.iter().zip(self.warden.in_force(portion, &roster).await?) {
                 let tenant = tenant.as_ref();
                 let actual = actual_now(tenant, roster.get(name), in_force.as_ref());
                 let own = difference(name, declared(tenant), &actual, in_force.as_ref(), &facts);
@@ -953,29 +692,6 @@ impl Daemon {
         Ok(changes)
     }
 
-    /// What is in force for those of a portion whose jails run; of one that is down the roster says enough: 10,000 of them
-    /// cost nothing.
-    async fn in_force(
-        &self,
-        portion: &[(TenantName, Option<Tenant>)],
-        roster: &Roster,
-    ) -> Result<Vec<Option<InForce>>, Failure> {
-        let is_up = |name: &TenantName| roster.get(name).is_some_and(|entry| entry.pid.is_some());
-        let up: Vec<TenantName> = portion
-            .iter()
-            .filter(|(name, tenant)| tenant.is_some() && is_up(name))
-            .map(|(name, _)| name.clone())
-            .collect();
-        if up.is_empty() {
-            return Ok(portion.iter().map(|_| None).collect());
-        }
-        let WardenReply::InForce(all) = self.link.ask(&WardenRequest::InForce { tenants: up }).await? else {
-            return Err(unexpected());
-        };
-        let mut all = all.into_iter().peekable();
-        Ok(portion.iter().map(|(name, _)| all.next_if(|actual| actual.tenant == *name)).collect())
-    }
-
     /// Reads the policy again and makes it so; `progress` hears how many are done.
     pub(crate) async fn apply(
         &self,
@@ -984,26 +700,26 @@ impl Daemon {
         options: ApplyOptions,
         progress: mpsc::Sender<(u64, u64)>,
     ) -> Result<Vec<TenantOutcome>, Failure> {
-        self.reload().ok();
+        self.policy.reload().ok();
         info!(target: "bailiwick::event", event = "apply", uid = permission.uid, "user {} applies the policy", permission.uid);
         let _one = self.changing.lock().await;
-        let roster = self.roster().await?;
+        let roster = self.warden.roster().await?;
         // Of these nothing can be done, and it is told; the others are not held up by them.
         let (hopeless, broken): (BTreeSet<TenantName>, BTreeSet<TenantName>) = {
-            let loaded = lock(&self.loaded);
+            let loaded = self.policy.loaded();
             let asked = |name: &&TenantName| names.is_empty() || names.contains(*name);
             loaded.invalid.iter().filter(asked).cloned().partition(|name| loaded.has_nothing_of(name))
         };
         let left: Vec<TenantName> = names.iter().filter(|name| !hopeless.contains(*name)).cloned().collect();
         let meant = if left.is_empty() && !names.is_empty() { Vec::new() } else { self.meant(&left, &roster)? };
-        let (host, facts) = (self.host(), self.fresh_facts().await?);
+        let (host, facts) = (self.policy.host(), self.warden.fresh_facts().await?);
         // First, while the jail can still be left in good order, and those who are in hear the reason.
         let mut outcomes = if options.now { self.end_unwanted(names, &roster).await } else { Vec::new() };
         let mut last = Instant::now();
         let total = meant.len() as u64;
         let mut done: u64 = 0;
         for portion in meant.chunks(MOST_COMPARED) {
-            let in_force = self.in_force(portion, &roster).await?;
+            let in_force = self.warden.in_force(portion, &roster).await?;
             for some in portion.iter().zip(in_force).collect::<Vec<_>>().chunks(ASKED_AT_ONCE) {
                 if last.elapsed() >= Duration::from_millis(200) {
                     // Nobody listens, or not fast enough: a number less is no loss.
@@ -1119,7 +835,7 @@ impl Daemon {
         names: &[TenantName],
     ) -> Vec<TenantOutcome> {
         info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid, "user {} asks to {verb:?} {} tenants", permission.uid, names.len());
-        self.reload().ok();
+        self.policy.reload().ok();
         let _one = self.changing.lock().await;
         let one = |name: &TenantName| {
             let name = name.clone();
@@ -1129,8 +845,8 @@ impl Daemon {
     }
 
     async fn lifecycle_one(&self, verb: Verb, name: &TenantName) -> Result<Done, Failure> {
-        let known = lock(&self.loaded).policy.tenants.contains_key(name);
-        if !known && self.entry(name).await?.is_none() {
+        let known = self.policy.loaded().policy.tenants.contains_key(name);
+        if !known && self.warden.entry(name).await?.is_none() {
             return Err(unknown(name));
         }
         let tenant = || name.clone();
@@ -1173,14 +889,14 @@ impl Daemon {
         names: &[TenantName],
         depth: Depth,
     ) -> Result<AuditReport, Failure> {
-        self.reload().ok();
-        let roster = self.roster().await?;
-        let (host, facts) = (self.host(), self.fresh_facts().await?);
+        self.policy.reload().ok();
+        let roster = self.warden.roster().await?;
+        let (host, facts) = (self.policy.host(), self.warden.fresh_facts().await?);
         let declared: Vec<Tenant> = self.meant(names, &roster)?.into_iter().filter_map(|(_, tenant)| tenant).collect();
         let mut tenants = Vec::new();
         for portion in declared.chunks(MOST_OBSERVED) {
             let names: Vec<TenantName> = portion.iter().map(|tenant| tenant.name.clone()).collect();
-            let mut all = self.observe(&names).await?;
+            let mut all = self.warden.observe(&names).await?;
             self.ask_inits(&mut all).await;
             for (tenant, observed) in portion.iter().zip(all) {
                 let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
@@ -1240,15 +956,6 @@ fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {
     WardenRequest::Stop { tenant: tenant.clone(), hold }
 }
 
-pub(crate) fn unknown(name: &TenantName) -> Failure {
-    Refusal::UnknownTenant { tenant: name.clone() }.into()
-}
-
-fn without_policy(name: &TenantName) -> Failure {
-    let message = format!("the file of \"{name}\" has errors, and nothing is known from before; see `bailiwick check`");
-    Failure::of(ExitStatus::Invalid, message)
-}
-
 /// That a file has errors. That its tenant is suspended is done all the same.
 fn last_good_failure(name: &TenantName, state: Option<&Declared>) -> Failure {
     if matches!(state, Some(Declared::Suspended { .. })) {
@@ -1260,29 +967,6 @@ fn last_good_failure(name: &TenantName, state: Option<&Declared>) -> Failure {
     let message =
         format!("the file of \"{name}\" has errors, so what it last said without is in force; see `bailiwick check`");
     Failure::of(ExitStatus::Invalid, message)
-}
-
-fn log_problems(diagnostics: &[Diagnostic]) -> Vec<String> {
-    let problems: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-    for problem in &problems {
-        warn!(event = "policy-problem", "{problem}");
-    }
-    problems
-}
-
-/// The tenants of whom something else is to be written down than before.
-fn changes_since(before: Option<&Policy>, now: &Policy) -> BTreeSet<TenantName> {
-    let Some(before) = before else { return now.tenants.keys().cloned().collect() };
-    let names = before.tenants.keys().chain(now.tenants.keys());
-    let same = |name: &TenantName| {
-        let (was, is) = (before.tenants.get(name), now.tenants.get(name));
-        was == is && is.is_some_and(|tenant| before.plans.get(&tenant.plan) == now.plans.get(&tenant.plan))
-    };
-    names.filter(|name| before.host != now.host || !same(name)).cloned().collect()
-}
-
-fn unexpected() -> Failure {
-    Failure::of(ExitStatus::Failed, "bailiwick-warden gave an answer of the wrong kind")
 }
 
 fn outcome(tenant: TenantName, result: Result<Done, Failure>) -> TenantOutcome {
@@ -1310,7 +994,7 @@ mod tests {
         let pool = daemon.host().ids;
         let alice: TenantName = "alice".parse().expect("a name");
         let ids = pool.range(0).expect("a range");
-        lock(&daemon.known).put(&alice, &crate::directory::entry_of(ids));
+        daemon.warden.known().put(&alice, &crate::directory::entry_of(ids));
         for uid in [ids.first, pool.host_user(ids).0] {
             let caller = daemon.caller(uid, &[]).await;
             assert!(matches!(caller, Ok(Caller::Tenant(own)) if own.tenant == alice), "{uid}");
@@ -1329,7 +1013,7 @@ mod tests {
         let alice: TenantName = "alice".parse().expect("a name");
         let ids = daemon.host().ids.range(0).expect("a range");
         let entry = RosterEntry { pid: Some(1), frozen: true, ..crate::directory::entry_of(ids) };
-        lock(&daemon.known).put(&alice, &entry);
+        daemon.warden.known().put(&alice, &entry);
         // One that listens and never answers, as it is when it does not run.
         let socket = daemon.init_socket(&alice, Access::ReadWrite);
         std::fs::create_dir_all(socket.parent().expect("a directory")).expect("makes");

@@ -38,7 +38,7 @@ pub(crate) fn host() -> (TempDir, Arc<Daemon>) {
 
 /// Has a warden listen for a daemon.
 pub(crate) fn warden(daemon: &Daemon, answer: impl Fn(WardenRequest) -> Answer + Send + Sync + 'static) {
-    drop(warden_at(&daemon.host().runtime_dir.join(WARDEN_SOCKET), answer));
+    drop(warden_at(&daemon.policy().host().runtime_dir.join(WARDEN_SOCKET), answer));
 }
 
 /// Has a warden listen at a socket, until what is given back is aborted.

@@ -70,11 +70,11 @@ impl Ftp {
         let text = serde_json::to_vec(&all).map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
         replace(&self.dir, NOTES, &text, 0o600)
     }
+}
 
-    /// Writes the logins of a policy. ProFTPD refuses a file that others can read.
-    pub(crate) fn write_logins(&self, policy: &Policy) -> Result<(), Failure> {
-        replace(&self.dir, LOGINS, logins(policy).as_bytes(), 0o600)
-    }
+/// Writes the logins of a policy. ProFTPD refuses a file that others can read.
+pub(crate) fn write_logins(dir: &Path, policy: &Policy) -> Result<(), Failure> {
+    replace(dir, LOGINS, logins(policy).as_bytes(), 0o600)
 }
 
 fn replace(dir: &Path, name: &str, text: &[u8], mode: u32) -> Result<(), Failure> {

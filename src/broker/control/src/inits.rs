@@ -223,7 +223,7 @@ impl Daemon {
 
     /// Makes a jail anew whose init has been silent for as long as the operator said.
     async fn replace_long_silent(&self, tenant: &TenantName) {
-        let Some(after) = self.host().replace_silent_init else { return };
+        let Some(after) = self.policy().host().replace_silent_init else { return };
         if self.inits().silent_for(tenant).is_none_or(|time| time.as_secs() < after.0) {
             return;
         }
@@ -240,7 +240,7 @@ impl Daemon {
 
     /// Whether an operator has frozen it, as the warden tells now.
     pub(crate) async fn is_frozen(&self, tenant: &TenantName) -> bool {
-        matches!(self.entry(tenant).await, Ok(Some(entry)) if entry.frozen)
+        matches!(self.warden().entry(tenant).await, Ok(Some(entry)) if entry.frozen)
     }
 }
 
@@ -329,7 +329,7 @@ mod tests {
                 Answer::Never
             }
         });
-        assert!(daemon.entry(&name("alice")).await.is_ok());
+        assert!(daemon.warden().entry(&name("alice")).await.is_ok());
         let (socket, _) = daemon.init_of_name(&name("alice")).await.expect("one that runs");
         std::fs::create_dir_all(socket.parent().expect("a directory")).expect("makes");
         let init = UnixListener::bind(socket).expect("binds");
@@ -340,7 +340,7 @@ mod tests {
     async fn a_frozen_tenant_is_not_asked_again_and_again() {
         let (stops, _) = channel(1);
         let (_temp, daemon, init) = with_silent_init(true, stops).await;
-        let tenants = daemon.tenants_with_timers();
+        let tenants = daemon.policy().tenants_with_timers();
         assert_eq!((tenants.len(), daemon.read_crontabs(&tenants, Moment(0)).await.len()), (1, 0));
         // Somebody wanted something of it.
         daemon.inits().did_not_answer(&name("alice"), false);

@@ -156,7 +156,7 @@ fn now() -> Moment {
 
 impl Work {
     fn new(daemon: &Arc<Daemon>) -> io::Result<Self> {
-        let host = daemon.host();
+        let host = daemon.policy().host();
         Ok(Self {
             daemon: Arc::downgrade(daemon),
             socket: host.runtime_dir.join(WARDEN_SOCKET),
@@ -471,7 +471,7 @@ impl Work {
 
     fn bounds_of(&self, tenant: &TenantName) -> Usage {
         let Some(daemon) = self.daemon.upgrade() else { return Usage::default() };
-        daemon.declared_limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default()
+        daemon.policy().limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default()
     }
 
     /// Processes of tenants wait: who, and for whom?
@@ -651,7 +651,7 @@ impl Work {
                 }
             }
             let total = bailiwick_types::Point { at: now(), seconds, peak: usage.clone(), usage };
-            let limits = daemon.declared_limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default();
+            let limits = daemon.policy().limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default();
             found.push(TenantUsage { tenant: tenant.clone(), total, limits, faults: BTreeMap::new() });
         }
         Ok(found)
@@ -669,7 +669,7 @@ impl Work {
         let totals = history.totals(window, tenants).map_err(failed)?;
         let mut faults = history.fault_counts(window).map_err(failed)?;
         let limits = |tenant: &TenantName| {
-            let declared = daemon.as_ref().and_then(|daemon| daemon.declared_limits(tenant));
+            let declared = daemon.as_ref().and_then(|daemon| daemon.policy().limits(tenant));
             declared.map(|limits| Usage::bounds(&limits)).unwrap_or_default()
         };
         let row = |(tenant, total): (TenantName, _)| TenantUsage {

@@ -258,7 +258,7 @@ impl Connection {
             // The host.
             Request::Status => Reply::Status(daemon.status(caller.operator()?).await),
             Request::Reload => {
-                caller.operator().and_then(|_| daemon.reload())?;
+                caller.operator().and_then(|_| daemon.policy().reload())?;
                 Reply::Outcome(Vec::new())
             }
             // Tenants and their jails.

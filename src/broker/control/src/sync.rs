@@ -1,8 +1,9 @@
 //! Waiting and locking: what every service needs and none owns.
 
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
+use tokio::sync::Notify;
 
 /// How many jails are asked something, or changed, at a time.
 pub(crate) const ASKED_AT_ONCE: usize = 32;
@@ -10,6 +11,20 @@ pub(crate) const ASKED_AT_ONCE: usize = 32;
 /// Locks what nobody panics while holding. Nothing is awaited while it is held.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nobody panics while holding it")
+}
+
+/// Wakes a loop that sleeps between its rounds. One that is at work looks once more when it has finished.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wake(Arc<Notify>);
+
+impl Wake {
+    pub(crate) fn wake(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) async fn wait(&self) {
+        self.0.notified().await;
+    }
 }
 
 /// Waits for all of them, some at a time: what one of them waits for holds up few others.

@@ -7,7 +7,7 @@ use crate::crontabs::Crontabs;
 use crate::daemon::Daemon;
 use crate::door::short;
 use crate::job::{BUSY, Job, Run};
-use crate::sync::lock;
+use crate::sync::{Wake, lock};
 use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::Failure;
 use bailiwick_sys::file;
@@ -56,7 +56,7 @@ pub(crate) struct Timers {
     ahead: Mutex<Ahead>,
     pub(crate) crontabs: Crontabs,
     /// The policy may have others now.
-    changed: Notify,
+    changed: Wake,
     /// A jail was started.
     start: Notify,
     /// Room for those that are being begun: at midnight all come at once.
@@ -68,13 +68,14 @@ pub(crate) struct Timers {
 /// Held by the one run of a tenant's that is being begun.
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
-impl Default for Timers {
-    fn default() -> Self {
+impl Timers {
+    /// Timers of a host. `changed` wakes their loop.
+    pub(crate) fn new(changed: Wake) -> Self {
         Self {
             kept: Mutex::default(),
             ahead: Mutex::default(),
             crontabs: Crontabs::default(),
-            changed: Notify::new(),
+            changed,
             start: Notify::new(),
             beginning: Semaphore::new(AT_ONCE),
             turns: Mutex::default(),
@@ -275,7 +276,7 @@ impl Timers {
 
     /// Has [`Daemon::keep_time`] look now.
     pub(crate) fn look_again(&self) {
-        self.changed.notify_one();
+        self.changed.wake();
     }
 
     /// Forgets the runs of what is no more.
@@ -340,7 +341,7 @@ impl Daemon {
             }
         });
         loop {
-            let jobs = self.timers().jobs(&self.tenants_with_timers());
+            let jobs = self.timers().jobs(&self.policy().tenants_with_timers());
             let (due, pause) = self.timers().due(&jobs, now());
             if !due.is_empty() {
                 self.timers().forget_all_but(&jobs);
@@ -354,12 +355,12 @@ impl Daemon {
                     daemon.timers().keep(&dir);
                 });
             }
-            drop(tokio::time::timeout(pause, self.timers().changed.notified()).await);
+            drop(tokio::time::timeout(pause, self.timers().changed.wait()).await);
         }
     }
 
     async fn look_into_crontabs(self: &Arc<Self>) {
-        let mut tenants = self.tenants_with_timers();
+        let mut tenants = self.policy().tenants_with_timers();
         tenants.retain(|tenant| runs_timers(tenant));
         self.timers().crontabs.forget_all_but(&tenants);
         self.read_crontabs(&tenants, now()).await;
@@ -373,7 +374,7 @@ impl Daemon {
 
     /// Runs what is to be run because a jail was started, once its init has told of it.
     async fn begin_starts(self: &Arc<Self>) {
-        let started = self.timers().started(&self.tenants_with_timers());
+        let started = self.timers().started(&self.policy().tenants_with_timers());
         if started.is_empty() {
             return;
         }
@@ -455,7 +456,7 @@ mod tests {
     #[test]
     fn each_is_due_once_also_when_nobody_looked_for_a_while() {
         let tenants = tenants(&[timer("five", "*:0/5 UTC"), timer("night", "03:00 UTC")].concat());
-        let timers = Timers::default();
+        let timers = Timers::new(Wake::default());
         let look = |at: &str| {
             let (due, pause) = timers.due(&timers.jobs(&tenants), moment(at));
             (due.into_iter().map(|job| job.name.to_string()).collect::<Vec<_>>(), pause.as_secs())
@@ -473,7 +474,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_put_forwards_makes_nothing_good_that_is_long_past() {
         let tenants = tenants(&[timer("five", "*:0/5 UTC"), timer("night", "03:00 UTC")].concat());
-        let timers = Timers::default();
+        let timers = Timers::new(Wake::default());
         let look = |at: &str| {
             let (due, _) = timers.due(&timers.jobs(&tenants), moment(at));
             due.into_iter().map(|job| job.name.to_string()).collect::<Vec<_>>()
@@ -491,7 +492,7 @@ mod tests {
     #[test]
     fn another_zone_is_another_time() {
         let tenants = tenants(&timer("night", "03:00"));
-        let timers = Timers::default();
+        let timers = Timers::new(Wake::default());
         let zone = |hours: i8| TimeZone::fixed(jiff::tz::offset(hours));
         let look = |at: &str, hours: i8| !timers.due_in(&timers.jobs(&tenants), moment(at), zone(hours)).0.is_empty();
         timers.kept.lock().expect("sound").looked = moment("2026-11-23T00:00:00Z");
@@ -506,7 +507,7 @@ mod tests {
     #[test]
     fn what_is_for_the_start_of_a_jail_is_run_once_for_each() {
         let tenants = tenants(&[timer("five", "*:0/5"), timer("boot", "@reboot")].concat());
-        let timers = Timers::default();
+        let timers = Timers::new(Wake::default());
         let begun = |known: &[Arc<Tenant>]| -> Vec<String> {
             timers.take_starts(known).iter().map(|job| job.name.to_string()).collect()
         };
@@ -543,12 +544,12 @@ mod tests {
     fn what_is_kept_is_taken_up_within_its_grace() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let dir = temp.path().canonicalize().expect("real path");
-        let timers = Timers::default();
+        let timers = Timers::new(Wake::default());
         timers.kept.lock().expect("sound").looked = Moment(now().0 - 60);
         let run = TimerRun { begun: Moment(1), ended: Some(Moment(2)), status: Some(0), refused: None };
         timers.note(&"alice".parse().expect("valid"), &"a".parse().expect("valid"), run.clone());
         timers.keep(&dir);
-        let next = Timers::default();
+        let next = Timers::new(Wake::default());
         next.take_up(&dir);
         let age = now().0 - next.kept.lock().expect("sound").looked.0;
         assert!((60..120).contains(&age), "{age}");

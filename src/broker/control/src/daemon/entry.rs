@@ -3,13 +3,15 @@
 //! Danger: this is the only way into a jail. Whoever is let in was named by the kernel or by the policy, the door is open, and
 //! the session is counted before init hears of it.
 
-use super::{Daemon, Roster, unexpected, unknown, without_policy};
+use super::Daemon;
 use crate::door::{self, DoorError, Init};
 use crate::ftp::{Held, Note};
 use crate::permission::{OperatorPermission, RootPermission, TenantPermission};
+use crate::policy_store::unknown;
 use crate::reconcile;
 use crate::sessions::{Counted, Newcomer};
 use crate::sync::lock;
+use crate::warden_client::Roster;
 use bailiwick_plan::lifecycle::{Declaration, JailStep, desired, next};
 use bailiwick_plan::rescue;
 use bailiwick_plan::seed::LOGIN_ID;
@@ -17,7 +19,7 @@ use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::control::{Done, Exec, Login, TenantOutcome};
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::warden::FtpProcess;
-use bailiwick_proto::{Failure, Refusal, WardenReply, WardenRequest};
+use bailiwick_proto::{Failure, Refusal, WardenRequest};
 use bailiwick_sys::{proc, process};
 use bailiwick_types::{
     Door, ExitStatus, FtpUser, HostUid, IdRange, LimitKey, Moment, PasswordHash, SessionId, SessionRecord, TenantName,
@@ -81,7 +83,8 @@ impl Daemon {
         streams: Vec<OwnedFd>,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let client = Client { door: Door::Exec, uid: permission.uid, pid, source: None, key: None };
-        let entered = async { self.enter(&self.declared(&exec.tenant)?, &client, exec, None, streams, None).await };
+        let entered =
+            async { self.enter(&self.policy.declared(&exec.tenant)?, &client, exec, None, streams, None).await };
         entered.await.inspect_err(|failure| client.log_refusal(self, &exec.tenant, failure))
     }
 
@@ -97,7 +100,7 @@ impl Daemon {
         let client = Client { door, uid: own.uid, pid, source, key };
         let entered = async {
             self.is_host_user(own)?;
-            let tenant = self.declared(&own.tenant)?;
+            let tenant = self.policy.declared(&own.tenant)?;
             let exec = door::of_login(&tenant, login)?;
             self.enter(&tenant, &client, &exec, None, streams, None).await
         };
@@ -105,8 +108,8 @@ impl Daemon {
     }
 
     fn is_host_user(&self, own: &TenantPermission) -> Result<(), Failure> {
-        let ids = lock(&self.known).get(&own.tenant).map(|known| known.ids);
-        if ids.map(|ids| self.host().ids.host_user(ids)) == Some(HostUid(own.uid)) {
+        let ids = self.warden.known().get(&own.tenant).map(|known| known.ids);
+        if ids.map(|ids| self.policy.host().ids.host_user(ids)) == Some(HostUid(own.uid)) {
             return Ok(());
         }
         let message = format!("user {} is not the host user of \"{}\"", own.uid, own.tenant);
@@ -140,7 +143,7 @@ impl Daemon {
             return Err(Failure::of(ExitStatus::Refused, format!("no user of \"{}\" is in so", own.tenant)));
         }
         // It logs in as one user and no other.
-        let login = lock(&self.loaded).policy.tenants.get(&own.tenant).map(|tenant| tenant.login.user.to_string());
+        let login = self.policy.loaded().policy.tenants.get(&own.tenant).map(|tenant| tenant.login.user.to_string());
         let user = login.unwrap_or_else(|| record.user.clone());
         self.take_up(SessionRecord { uid: own.uid, pid, ..record }, &user)
     }
@@ -173,15 +176,16 @@ impl Daemon {
         init: Init,
     ) -> Result<(OwnedFd, Counted), Failure> {
         let client = by_timer();
-        let enter =
-            async { self.enter(&self.declared(tenant)?, &client, exec, Some(command), streams, Some(init)).await };
+        let enter = async {
+            self.enter(&self.policy.declared(tenant)?, &client, exec, Some(command), streams, Some(init)).await
+        };
         enter.await.inspect_err(|failure| client.log_refusal(self, tenant, failure))
     }
 
     /// Whether the init of a tenant lets a timer in: it is greeted before the timer takes a place of anybody's.
     pub(crate) async fn greet_for_timer(&self, tenant: &TenantName) -> Result<Init, Failure> {
         let greet = async {
-            let tenant = self.declared(tenant)?;
+            let tenant = self.policy.declared(tenant)?;
             door::check_open(&tenant, Door::Cron)?;
             self.check_awake(&tenant.name).await?;
             match self.greet(&tenant).await {
@@ -209,7 +213,7 @@ impl Daemon {
     /// its tenant's, or of whoever has some.
     pub(crate) fn ftp_hash(&self, _permission: RootPermission, user: &str) -> PasswordHash {
         let user = user.parse::<FtpUser>().ok();
-        let loaded = lock(&self.loaded);
+        let loaded = self.policy.loaded();
         let own = user.as_ref().and_then(|user| loaded.policy.tenants.get(&user.tenant));
         let own = own.map_or(&[][..], |tenant| &tenant.ftp);
         if let Some(login) = own.iter().find(|login| user.as_ref().is_some_and(|user| user.name == login.name)) {
@@ -244,7 +248,7 @@ impl Daemon {
         let client = Client { door: Door::Ftp, uid, pid, source: source.clone(), key: None };
         let entered = || {
             door::check_client(source.as_deref(), None)?;
-            let tenant = self.declared(&user.tenant)?;
+            let tenant = self.policy.declared(&user.tenant)?;
             door::check_open(&tenant, Door::Ftp)?;
             let login = tenant.ftp.iter().find(|login| login.name == user.name);
             let login =
@@ -271,7 +275,7 @@ impl Daemon {
         let failed = |error: std::io::Error| Failure::new(ExitStatus::Failed, &error);
         let pidfd = process::open(record.pid).map_err(failed)?;
         let of = |process: &FtpProcess| process.tenant == record.tenant && process.pid == record.pid;
-        let process = self.ftp_processes(Some(&record.tenant)).await?.into_iter().find(of).ok_or_else(|| {
+        let process = self.warden.ftp_processes(Some(&record.tenant)).await?.into_iter().find(of).ok_or_else(|| {
             Failure::of(
                 ExitStatus::Refused,
                 format!("process {} is not in the jail of \"{}\"", record.pid, record.tenant),
@@ -281,13 +285,6 @@ impl Daemon {
         counted.opened(LOGIN_ID);
         tokio::spawn(Arc::clone(self).attend_ftp(counted, process, pidfd));
         Ok(())
-    }
-
-    async fn ftp_processes(&self, tenant: Option<&TenantName>) -> Result<Vec<FtpProcess>, Failure> {
-        match self.link.ask(&WardenRequest::FtpProcesses { tenant: tenant.cloned() }).await? {
-            WardenReply::FtpProcesses(processes) => Ok(processes),
-            _ => Err(unexpected()),
-        }
     }
 
     /// Counts a session until its process ends; has it ended when it must.
@@ -306,7 +303,7 @@ impl Daemon {
                     _ = pidfd.readable() => break,
                     _ = held.counted().end() => {}
                 }
-                if let Err(failure) = self.link.ask(&WardenRequest::EndFtp { process: process.clone() }).await {
+                if let Err(failure) = self.warden.ask(&WardenRequest::EndFtp { process: process.clone() }).await {
                     warn!(target: "bailiwick::event", tenant = %process.tenant, event = "session-not-ended", session = %id, "{failure}");
                 }
             },
@@ -320,13 +317,13 @@ impl Daemon {
 
     /// Counts who came in by FTP under an earlier daemon, and writes down who may.
     pub async fn resume_ftp(self: Arc<Self>) {
-        self.write_logins(&lock(&self.loaded).policy);
+        self.policy.write_logins(&self.policy.loaded().policy);
         let earlier = self.ftp.earlier();
         if earlier.is_empty() {
             return;
         }
         let processes = loop {
-            match self.ftp_processes(None).await {
+            match self.warden.ftp_processes(None).await {
                 Ok(processes) => break processes,
                 Err(failure) => warn!(event = "sessions-not-resumed", "{failure}"),
             }
@@ -335,7 +332,8 @@ impl Daemon {
         for note in earlier.into_iter().filter(|note| processes.contains(&note.process)) {
             // Opened before it is looked for again: what is held is what is counted.
             let Ok(pidfd) = process::open(note.process.pid) else { continue };
-            if !matches!(self.ftp_processes(Some(&note.process.tenant)).await, Ok(now) if now.contains(&note.process)) {
+            if !matches!(self.warden.ftp_processes(Some(&note.process.tenant)).await, Ok(now) if now.contains(&note.process))
+            {
                 continue;
             }
             match self.sessions.resume(note.record.clone()) {
@@ -357,7 +355,7 @@ impl Daemon {
         tenants: &[TenantName],
     ) -> Result<Vec<TimerReport>, Failure> {
         self.known(tenants)?;
-        let mut all = self.tenants_with_timers();
+        let mut all = self.policy.tenants_with_timers();
         all.retain(|tenant| tenants.is_empty() || tenants.contains(&tenant.name));
         Ok(self.timers.report(&all))
     }
@@ -418,7 +416,7 @@ impl Daemon {
     /// a login was is sshd's word; of one that it did not tell none of the policy's keys is known to be the one.
     pub(super) async fn end_unwanted(&self, names: &[TenantName], roster: &Roster) -> Vec<TenantOutcome> {
         let unwanted = |record: &SessionRecord| -> Option<String> {
-            let loaded = lock(&self.loaded);
+            let loaded = self.policy.loaded();
             if loaded.invalid.contains(&record.tenant) {
                 return None;
             }
@@ -465,16 +463,6 @@ impl Daemon {
             }),
         };
         counts.into_iter().map(row).collect()
-    }
-
-    /// A tenant as it was last declared.
-    fn declared(&self, name: &TenantName) -> Result<Tenant, Failure> {
-        let loaded = lock(&self.loaded);
-        match loaded.policy.tenants.get(name) {
-            Some(tenant) => Ok(tenant.clone()),
-            None if loaded.invalid.contains(name) => Err(without_policy(name)),
-            None => Err(unknown(name)),
-        }
     }
 
     async fn enter(
@@ -535,12 +523,12 @@ impl Daemon {
     /// The limits that would keep a session from being begun, or of use.
     async fn reached(&self, tenant: &Tenant) -> Vec<LimitKey> {
         let limits = &tenant.settings.limits;
-        let Some(meter) = self.meter().await else { return Vec::new() };
-        let known = lock(&self.known).get(&tenant.name).map(|known| known.cgroups.clone());
+        let Some(meter) = self.warden.meter().await else { return Vec::new() };
+        let known = self.warden.known().get(&tenant.name).map(|known| known.cgroups.clone());
         let cgroups = match known.filter(|cgroups| !cgroups.is_empty()) {
             Some(cgroups) => cgroups,
             // It may have been down when it was asked about.
-            None => match self.entry(&tenant.name).await {
+            None => match self.warden.entry(&tenant.name).await {
                 Ok(Some(entry)) => entry.cgroups,
                 _ => return Vec::new(),
             },
@@ -550,7 +538,7 @@ impl Daemon {
 
     /// Has the next session of a tenant begin on the reserve. Where it cannot it begins like any other.
     async fn rescue(&self, name: &TenantName) -> Result<(), Failure> {
-        let given = self.link.ask(&WardenRequest::Rescue { tenant: name.clone() }).await;
+        let given = self.warden.ask(&WardenRequest::Rescue { tenant: name.clone() }).await;
         match &given {
             Ok(_) => {
                 info!(target: "bailiwick::event", tenant = %name, event = "rescue", "{name} gets the reserve for a session");
@@ -567,7 +555,7 @@ impl Daemon {
             drop(self.talk(&tenant.name, door::wait_for(&socket, ids)).await);
         }
         // Where this fails the warden does it by itself, some seconds later.
-        if let Err(failure) = self.link.ask(&WardenRequest::Rescued { tenant: tenant.name.clone() }).await {
+        if let Err(failure) = self.warden.ask(&WardenRequest::Rescued { tenant: tenant.name.clone() }).await {
             warn!(target: "bailiwick::event", tenant = %tenant.name, event = "rescue-not-over", "{failure}");
         }
     }
@@ -589,10 +577,10 @@ impl Daemon {
     /// Where init of the jail that is to run listens, and who it is; `None` when none is to, or the tenant has no ids.
     pub(crate) async fn init_of(&self, tenant: &Tenant) -> Option<(PathBuf, IdRange)> {
         let (name, access) = (&tenant.name, tenant.access()?);
-        let known = lock(&self.known).get(name).map(|known| known.ids);
+        let known = self.warden.known().get(name).map(|known| known.ids);
         let ids = match known {
             Some(ids) => ids,
-            None => self.entry(name).await.ok().flatten()?.ids,
+            None => self.warden.entry(name).await.ok().flatten()?.ids,
         };
         Some((self.init_socket(name, access), ids))
     }
@@ -605,7 +593,7 @@ impl Daemon {
         let tenant_name = || name.clone();
         let refusal = match (error, &tenant.state) {
             (DoorError::Down, Declared::Suspended { reason }) => door::suspended(name, reason.as_deref()),
-            (DoorError::Down, _) if matches!(self.entry(name).await, Ok(Some(entry)) if entry.preparing) => {
+            (DoorError::Down, _) if matches!(self.warden.entry(name).await, Ok(Some(entry)) if entry.preparing) => {
                 Refusal::Preparing { tenant: tenant_name() }
             }
             (DoorError::Down, _) => Refusal::NotRunning { tenant: tenant_name(), why: failure },
