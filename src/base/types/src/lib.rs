@@ -32,8 +32,8 @@ pub use limit_key::{BFQ_WEIGHT, Holder, LimitKey, LimitKind, LimitUnit, LimitVal
 pub use name::{FtpName, ImageName, LoginName, NameError, PlanName, ServiceName, TenantName, TimerName};
 pub use observed::{
     DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,
-    MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, ProcessRank, QuotaFact,
-    SocketFacts, Visitor,
+    MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, NotTmpfsSize, Observed, ObservedJail, ProcessFacts, ProcessRank,
+    QuotaFact, SocketFacts, TmpfsSize, Visitor,
 };
 pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
 pub use report::{

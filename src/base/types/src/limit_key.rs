@@ -191,6 +191,12 @@ impl LimitKey {
         Self::ALL.into_iter().find(|key| key.holder() == Holder::Sessions(Some(door)))
     }
 
+    /// The limit that is the size of the file system in memory at a path; `None` where the size is no limit.
+    #[must_use]
+    pub fn of_tmpfs(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| matches!(key.holder(), Holder::Tmpfs(at) if at == path))
+    }
+
     /// The hard bound in the unit of its measure, of sums a second; `None` where there is no bound or no measure.
     #[must_use]
     pub fn bound(self, value: LimitValue) -> Option<(Measure, u64)> {

@@ -3,9 +3,11 @@
 //! Danger: some texts here (`command`, mount points) can be chosen by a tenant. They are bounded and must be escaped
 //! before they reach a terminal; no decision may rest on them.
 
-use crate::{Access, IdRange, LimitKey, TenantName};
+use crate::{Access, ByteSize, IdRange, LimitKey, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 
 /// The kinds of namespace a jail has, as `/proc/PID/ns` names them.
 pub const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time"];
@@ -53,8 +55,8 @@ pub struct JailInForce {
     pub limits: Vec<LimitFact>,
     /// Whether the reserve for a rescue session is given, which raises some of them.
     pub rescue: bool,
-    /// The option `size=` of the tmpfs that is seen at `/tmp` and at `/dev/shm`, by that path.
-    pub tmpfs: BTreeMap<String, String>,
+    /// The size of the tmpfs that is seen at `/tmp` and at `/dev/shm`, by that path.
+    pub tmpfs: BTreeMap<String, TmpfsSize>,
 }
 
 /// A tenant's disk quota, as the kernel reports it.
@@ -279,6 +281,68 @@ pub struct MountFact {
     pub covered: bool,
 }
 
+impl MountFact {
+    /// The size of a tmpfs; `None` where the kernel shows none, which is its default: half of the machine's memory.
+    #[must_use]
+    pub fn tmpfs_size(&self) -> Option<TmpfsSize> {
+        self.super_options.iter().rev().find_map(|option| option.parse().ok())
+    }
+}
+
+/// The size of a tmpfs, as the kernel shows it in a mount table and as a message has it: `size=4k`. In kibibytes, so that the
+/// largest that a tenant can ask for fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct TmpfsSize {
+    /// Kibibytes: whole pages.
+    pub kibibytes: u64,
+}
+
+impl From<ByteSize> for TmpfsSize {
+    fn from(size: ByteSize) -> Self {
+        Self { kibibytes: size.0 / 1024 }
+    }
+}
+
+impl From<TmpfsSize> for ByteSize {
+    fn from(size: TmpfsSize) -> Self {
+        Self(size.kibibytes.saturating_mul(1024))
+    }
+}
+
+impl fmt::Display for TmpfsSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("size={}k", self.kibibytes))
+    }
+}
+
+impl From<TmpfsSize> for String {
+    fn from(size: TmpfsSize) -> Self {
+        size.to_string()
+    }
+}
+
+/// A text that is not the size of a tmpfs as the kernel shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the size of a tmpfs, as \"size=4k\"")]
+pub struct NotTmpfsSize;
+
+impl FromStr for TmpfsSize {
+    type Err = NotTmpfsSize;
+    fn from_str(text: &str) -> Result<Self, NotTmpfsSize> {
+        let number = text.strip_prefix("size=").and_then(|rest| rest.strip_suffix('k'));
+        let kibibytes = number.and_then(|number| number.parse().ok()).ok_or(NotTmpfsSize)?;
+        Ok(Self { kibibytes })
+    }
+}
+
+impl TryFrom<String> for TmpfsSize {
+    type Error = NotTmpfsSize;
+    fn try_from(text: String) -> Result<Self, NotTmpfsSize> {
+        text.parse()
+    }
+}
+
 /// One limit, as the kernel reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitFact {
@@ -295,4 +359,22 @@ pub struct LimitFact {
     pub peak: Option<u64>,
     /// How often the limit was hit.
     pub faults: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_tmpfs_reads_as_the_kernel_writes_it() {
+        for (text, kibibytes) in [("size=4k", 4), ("size=0k", 0), ("size=18446744073709551612k", u64::MAX - 3)] {
+            let size = TmpfsSize { kibibytes };
+            assert_eq!((text.parse(), size.to_string().as_str()), (Ok(size), text));
+        }
+        for text in ["size=4", "size=4m", "4k", "size=-4k", "size=k", "nr_inodes=4k"] {
+            assert_eq!(text.parse::<TmpfsSize>(), Err(NotTmpfsSize), "{text}");
+        }
+        assert_eq!(ByteSize::from(TmpfsSize { kibibytes: u64::MAX }), ByteSize(u64::MAX));
+        assert_eq!(TmpfsSize::from(ByteSize(4 << 10)), TmpfsSize { kibibytes: 4 });
+    }
 }

@@ -10,7 +10,7 @@ use crate::rescue;
 use bailiwick_policy::Tenant;
 use bailiwick_types::{
     Access, Action, Change, Holder, HostFacts, InForce, JailInForce, LimitFact, LimitKey, LimitValue, Profile,
-    TenantName,
+    TenantName, TmpfsSize,
 };
 
 /// What must change for a tenant on this host. `in_force` is what was read in its jail; `None` when that was not asked for.
@@ -110,9 +110,9 @@ fn settings(tenant: &Tenant, facts: &HostFacts, actual: &InForce, jail: &JailInF
     }
     for (key, size) in [(LimitKey::Tmp, limits.tmp_size()), (LimitKey::Shm, limits.shm_size())] {
         let Holder::Tmpfs(target) = key.holder() else { continue };
-        let option = format!("size={}k", size.0 / 1024);
-        if let Some(actual) = jail.tmpfs.get(target).filter(|actual| **actual != option) {
-            add(&what(key), actual.clone(), option, Action::Live);
+        let declared = TmpfsSize::from(size);
+        if let Some(actual) = jail.tmpfs.get(target).filter(|actual| **actual != declared) {
+            add(&what(key), actual.to_string(), declared.to_string(), Action::Live);
         }
     }
     if let Some(disk) = &actual.disk {
@@ -234,7 +234,7 @@ mod tests {
         });
         let open_files = fact(LimitKey::OpenFiles, "limits".to_owned(), Some(limits.open_files));
         let sizes = [("/tmp", limits.tmp_size()), ("/dev/shm", limits.shm_size())];
-        let size = |(target, size): (&str, ByteSize)| (target.to_owned(), format!("size={}k", size.0 / 1024));
+        let size = |(target, size): (&str, ByteSize)| (target.to_owned(), TmpfsSize::from(size));
         let jail = JailInForce {
             access: Access::ReadWrite,
             cap_bounding: CapabilitySet::of(tenant.settings.profile).0,

@@ -12,7 +12,7 @@ use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{
     Bound, ByteSize, DiskFact, Door, GroupSetting, Holder, HostFacts, LimitFact, LimitKey, LimitReport, LimitValue,
     Limits, MountFact, ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, SessionCount,
-    TenantReport, Verdict,
+    TenantReport, TmpfsSize, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -247,7 +247,7 @@ fn unread(key: LimitKey, declared: LimitValue, file: &str, faults: &mut Vec<Faul
     LimitReport { verdict: Verdict::Drift, ..row(key, declared, None) }
 }
 
-/// The size of a file system in memory, which the kernel shows in whole pages, as `size=4k`.
+/// The size of a file system in memory.
 fn memory_file_system(
     key: LimitKey,
     target: &str,
@@ -256,17 +256,14 @@ fn memory_file_system(
     faults: &mut Vec<Fault>,
 ) -> LimitReport {
     let mounts = jail.mounts.iter().filter(|mount| mount.target == target && mount.fs_type == "tmpfs");
-    let options = mounts.flat_map(|mount| &mount.super_options);
-    let sizes: Vec<u64> =
-        options.filter_map(|option| option.strip_prefix("size=")?.strip_suffix('k')?.parse().ok()).collect();
     // The first is what the jail was started with; one that the tenant put over it takes nothing from the limit.
-    let Some(actual) = sizes.first().copied() else {
+    let Some(actual) = mounts.filter_map(MountFact::tmpfs_size).next() else {
         return unread(key, size.into(), &format!("the size of {target}"), faults);
     };
-    let mut report = row(key, size.into(), Some(actual.saturating_mul(1024).into()));
-    if actual != size.0 / 1024 {
+    let mut report = row(key, size.into(), Some(ByteSize::from(actual).into()));
+    if actual != TmpfsSize::from(size) {
         report.verdict = Verdict::Drift;
-        faults.push(drift(key, size.into(), target, &format!("size={actual}k")));
+        faults.push(drift(key, size.into(), target, &actual.to_string()));
     }
     report
 }

@@ -7,7 +7,7 @@ use crate::finding::{self, Fault, FindingKind, quoted};
 use crate::walls::Wall;
 use bailiwick_plan::kernel;
 use bailiwick_plan::mount::{HOST_ETC_LAYER, Mount, Source};
-use bailiwick_types::{MAX_MOUNTS, MountFact, ObservedJail, Profile};
+use bailiwick_types::{LimitKey, MAX_MOUNTS, MountFact, ObservedJail, Profile};
 use std::collections::BTreeSet;
 
 /// Whether the kernel of this host has a path that a plan masks or fixes only where it is there.
@@ -139,19 +139,17 @@ fn unbound(row: &Mount, mount: &MountFact) -> Option<String> {
     /// More than any machine of less than 2 TiB allows by itself.
     const MOST_INODES: u64 = 1 << 28;
     let Source::Tmpfs { size, .. } = row.source else { return None };
-    let option = |key: &str| mount.super_options.iter().rev().find_map(|option| option.strip_prefix(key));
-    if let Some(inodes) = option("nr_inodes=")
+    if let Some(inodes) = mount.super_options.iter().rev().find_map(|option| option.strip_prefix("nr_inodes="))
         && inodes.parse().is_ok_and(|inodes: u64| inodes == 0 || inodes > MOST_INODES)
     {
         return Some("without a bound of inodes".to_owned());
     }
-    if ["/tmp", "/dev/shm"].contains(&row.target.as_str()) {
+    if LimitKey::of_tmpfs(&row.target).is_some() {
         return None;
     }
-    let actual: Option<u64> = option("size=").and_then(|size| size.strip_suffix('k')?.parse().ok());
-    match actual {
-        Some(actual) if actual <= size.0.div_ceil(4096) * 4 => None,
-        Some(actual) => Some(format!("{actual} KiB instead of {}", size.0 / 1024)),
+    match mount.tmpfs_size() {
+        Some(actual) if actual.kibibytes <= size.0.div_ceil(4096) * 4 => None,
+        Some(actual) => Some(format!("{} KiB instead of {}", actual.kibibytes, size.0 / 1024)),
         None => Some("without a size".to_owned()),
     }
 }

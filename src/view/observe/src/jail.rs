@@ -8,8 +8,8 @@ use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{file, namespace};
 use bailiwick_types::{
-    Access, DiskFact, IdPool, IdRange, InForce, JailInForce, MAX_INTERFACES, MAX_MOUNTS, MAX_PROCESSES, MAX_STRAYS,
-    MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName, Visitor,
+    Access, DiskFact, IdPool, IdRange, InForce, JailInForce, LimitKey, MAX_INTERFACES, MAX_MOUNTS, MAX_PROCESSES,
+    MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName, Visitor,
 };
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +20,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const MAX_DEPTH: usize = 8;
 /// The longest text of a mount table that is kept: no row of a plan comes near.
 const MAX_TEXT: usize = 256;
-/// Where a plan mounts a file system in memory whose size is a limit.
-const SIZED: [&str; 2] = ["/tmp", "/dev/shm"];
 /// The most options of one mount that are kept.
 const MAX_OPTIONS: usize = 64;
 
@@ -159,11 +157,12 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
         return Ok(None);
     };
     // Those of the plan: a tenant that may mount makes as many others as it likes, and all answers share one message.
-    let of_plan = |mount: &&MountFact| SIZED.contains(&mount.target.as_str()) && !mount.covered;
-    let sized = mounts.iter().filter(of_plan).filter(|mount| mount.fs_type == "tmpfs").filter_map(|mount| {
-        let size = mount.super_options.iter().find(|option| option.starts_with("size="))?;
-        Some((mount.target.clone(), size.clone()))
-    });
+    let of_plan = |mount: &&MountFact| LimitKey::of_tmpfs(&mount.target).is_some() && !mount.covered;
+    let sized = mounts
+        .iter()
+        .filter(of_plan)
+        .filter(|mount| mount.fs_type == "tmpfs")
+        .filter_map(|mount| Some((mount.target.clone(), mount.tmpfs_size()?)));
     let mut limits = limit::limits(subject, &census.hierarchies, false);
     limits.push(limit::open_files(open_files));
     Ok(Some(JailInForce {
@@ -453,7 +452,6 @@ fn belongs(tenant: &BTreeMap<String, String>, process: &BTreeMap<String, String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bailiwick_types::LimitKey;
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, path)| ((*key).to_owned(), (*path).to_owned())).collect()
@@ -516,7 +514,7 @@ mod tests {
         assert_eq!((brief.cap_bounding, brief.no_new_privs), (jail.init.cap_bounding, jail.init.no_new_privs));
         assert_eq!(brief.limits, jail.limits);
         assert_eq!((brief.access, jail.access), (Access::ReadOnly, Access::ReadOnly), "as it was noted");
-        assert!(brief.tmpfs.iter().all(|(target, size)| SIZED.contains(&target.as_str()) && size.starts_with("size=")));
+        assert!(brief.tmpfs.keys().all(|target| LimitKey::of_tmpfs(target).is_some()));
     }
 
     #[test]
