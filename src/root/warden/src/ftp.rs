@@ -4,8 +4,9 @@
 //! it; the warden gives them to root alone. The directory that a login is locked to is opened below the tenant's storage, where
 //! every name is the tenant's: no link is followed, and nothing but a directory is opened.
 
-use crate::jail::child_setup::attributes;
-use crate::limits::cgroups::{GroupError, Groups};
+use crate::jail::child_mounts::attributes;
+use crate::limits::cgroups::Groups;
+use crate::limits::tenant_groups::GroupError;
 use crate::storage::layout::Storage;
 use bailiwick_plan::JailPlan;
 use bailiwick_plan::ftp::{FTP_HOME, FTP_PASSWD, HOME_FLAGS, ROOT_FLAGS, id_map, passwd_line};

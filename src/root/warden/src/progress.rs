@@ -11,7 +11,7 @@ use crate::helper::Helper;
 use crate::jail::registry::{Jail, Jails, Starting};
 use crate::jail::start::Finished;
 use crate::jail::stop::{Ending, STUCK};
-use crate::limits::cgroups::{self, Freezing};
+use crate::limits::tenant_groups::{self, Freezing};
 use crate::requests::{Answer, Progress, WaitingRequest, WaitsFor, failure, has_ended};
 use crate::state::Warden;
 use crate::storage::grave;
@@ -66,7 +66,7 @@ impl Warden {
                 Ok(false) => None,
                 Err(problem) => Some(problem),
             };
-            let is_empty = ending.events.as_ref().is_some_and(cgroups::is_empty);
+            let is_empty = ending.events.as_ref().is_some_and(tenant_groups::is_empty);
             if let Some(why) = ending.look_again(problem, is_empty, now) {
                 progress.lines.push(format!("tenant={name} event=not-cleared reason={why:?}"));
             }

@@ -2,7 +2,7 @@
 
 use crate::ftp::Leaving;
 use crate::helper::Helper;
-use crate::limits::cgroups::Freezing;
+use crate::limits::tenant_groups::Freezing;
 use bailiwick_proto::warden::WardenEvent;
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
 use bailiwick_types::{ExitStatus, TenantName};

@@ -76,6 +76,15 @@ impl Connection {
         }
     }
 
+    /// What is waited for. Whoever does not read is not heard either; of one that waits only its end is.
+    fn awaited(&self) -> PollFlags {
+        match (self.outgoing.is_empty(), self.awaits.is_some() || self.asks()) {
+            (false, _) => PollFlags::OUT,
+            (true, true) => PollFlags::empty(),
+            (true, false) => PollFlags::IN,
+        }
+    }
+
     /// Whether a request of it was read that can be answered now.
     fn asks(&self) -> bool {
         !self.over && self.outgoing.is_empty() && self.awaits.is_none() && self.incoming.has_next()
@@ -85,104 +94,123 @@ impl Connection {
 /// The longest wait: the reserve of disk space and those of rescue sessions are looked at that often.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Who comes in.
+/// Where connections come in.
 struct Gate {
     listener: OwnedFd,
     reserve: SpareDescriptor,
+    /// Which file the socket is.
+    socket: Option<(u64, u64)>,
+    looked: Instant,
+    /// Why no socket could be made in the place of one that was removed, as it was logged.
+    lost: Option<String>,
     /// Until when nobody is accepted.
     closed: Option<Instant>,
 }
 
 impl Gate {
-    fn new(listener: OwnedFd) -> io::Result<Self> {
+    fn new(listener: OwnedFd, socket: Option<(u64, u64)>) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&listener, true)?;
         let reserve = SpareDescriptor::new(&listener);
-        Ok(Self { listener, reserve, closed: None })
+        Ok(Self { listener, reserve, socket, looked: Instant::now(), lost: None, closed: None })
+    }
+
+    /// Opens again when its time has come, and makes a socket in the place of one that was removed: nobody could come any more, nor say so
+    /// to anybody.
+    fn look(&mut self, warden: &Warden, log: &mut impl FnMut(&str)) {
+        self.closed = self.closed.filter(|until| Instant::now() < *until);
+        if self.looked.elapsed() < TICK {
+            return;
+        }
+        self.looked = Instant::now();
+        if warden.socket() == self.socket {
+            return;
+        }
+        match warden.listen_again().and_then(|listener| Self::new(listener, warden.socket())) {
+            Ok(again) => {
+                *self = again;
+                log("event=socket-made-again");
+            }
+            // Tried again at the next look, and logged once.
+            Err(error) if self.lost.as_ref() != Some(&error.to_string()) => {
+                log(&format!("event=socket-lost reason={:?}", error.to_string()));
+                self.lost = Some(error.to_string());
+            }
+            Err(_) => {}
+        }
     }
 }
 
-/// Serves for good. `event` hears of what happened without being asked for, one line each.
+/// Serves for good. `log` gets what happened without being asked for, one line each.
 ///
 /// # Errors
 /// When the kernel refuses to wait or to accept: nothing that a peer or a tenant can cause.
-pub fn serve(warden: &mut Warden, listener: OwnedFd, mut event: impl FnMut(&str)) -> Result<(), ServeError> {
+pub fn serve(warden: &mut Warden, listener: OwnedFd, mut log: impl FnMut(&str)) -> Result<(), ServeError> {
     let mut connections: Vec<Connection> = Vec::new();
-    let mut gate = Gate::new(listener)?;
-    let mut socket = warden.socket();
-    let mut looked = Instant::now();
-    let mut lost: Option<String> = None;
+    let mut gate = Gate::new(listener, warden.socket())?;
     let period = systemd::period().map_or(TICK, |period| period.min(TICK));
     let mut renewal = Renewal::default();
     systemd::ready();
     loop {
-        if looked.elapsed() >= TICK {
-            looked = Instant::now();
-            if warden.socket() != socket {
-                // Nobody could come any more, nor say so to anybody.
-                match warden.listen_again().and_then(Gate::new) {
-                    Ok(again) => {
-                        (gate, socket, lost) = (again, warden.socket(), None);
-                        event("event=socket-made-again");
-                    }
-                    // Tried again at the next look, and told once.
-                    Err(error) if lost.as_ref() != Some(&error.to_string()) => {
-                        event(&format!("event=socket-lost reason={:?}", error.to_string()));
-                        lost = Some(error.to_string());
-                    }
-                    Err(_) => {}
-                }
-            }
-        }
-        gate.closed = gate.closed.filter(|until| Instant::now() < *until);
+        gate.look(warden, &mut log);
         let heard = wait(warden, &gate, &connections, &renewal, period)?;
         systemd::alive();
         // Looked at before anything else is done: what the warden itself takes its time for is not held against them.
-        let is_silent = |(index, connection): &(usize, &Connection)| {
-            !connection.outgoing.is_empty() && connection.took.elapsed() >= UNREAD && !heard.connections.contains(index)
-        };
-        let silent: Vec<usize> = (0..).zip(&connections).filter(is_silent).map(|(index, _)| index).collect();
+        let silent = silent(&connections, &heard);
         let mut events = warden.happened(&heard.watched);
-        warden.check_emergency_sessions().iter().for_each(|problem| event(problem));
-        warden.check_ledger(Instant::now()).iter().for_each(|problem| event(problem));
+        warden.check_emergency_sessions().iter().for_each(|problem| log(problem));
+        warden.check_ledger(Instant::now()).iter().for_each(|problem| log(problem));
         heard.ended.iter().for_each(|tenant| warden.ended(tenant));
         let Progress { replies, events: more, lines } = warden.progress();
-        lines.iter().for_each(|line| event(line));
+        lines.iter().for_each(|line| log(line));
         events.extend(more);
         for happened in &events {
             if let WardenEvent::Reserve { reached } = happened {
-                event(&format!("event=reserve-of-disk reached={reached:?}"));
+                log(&format!("event=reserve-of-disk reached={reached:?}"));
             }
         }
         for index in heard.connections {
             let connection = &mut connections[index];
             connection.over |= !hear(connection);
         }
-        for (ticket, reply) in replies {
-            // Whoever asked may have gone.
-            if let Some(connection) = connections.iter_mut().find(|connection| connection.awaits == Some(ticket)) {
-                connection.awaits = None;
-                connection.over |= !say(connection, &reply, Vec::new());
-            }
-        }
-        for happened in events {
-            let frame = encode(&WardenReply::Event(happened), MAX_REPLY);
-            for watcher in connections.iter_mut().filter(|connection| connection.watches) {
-                watcher.over |= !tell(watcher, &frame);
-            }
-        }
+        deliver(&mut connections, replies, events);
         for index in silent {
             let Connection { uid, outgoing, over, .. } = &mut connections[index];
-            event(&format!("event=peer-dropped uid={uid} unread={}", outgoing.len()));
+            log(&format!("event=peer-dropped uid={uid} unread={}", outgoing.len()));
             *over = true;
         }
         answer(warden, &mut connections);
         connections.retain(|connection| !connection.over);
-        renewal.go_on(warden.etc_view.edition(), &warden.jails, &mut event);
+        renewal.go_on(warden.etc_view.edition(), &warden.jails, &mut log);
         warden.stale = renewal.problems();
         if heard.new
             && let Some(why) = accept(warden, &mut gate, &mut connections)?
         {
-            event(&format!("event=not-accepted reason={why:?}"));
+            log(&format!("event=not-accepted reason={why:?}"));
+        }
+    }
+}
+
+/// Those that have not taken what waits for them for too long.
+fn silent(connections: &[Connection], heard: &Heard) -> Vec<usize> {
+    let is_silent = |(index, connection): &(usize, &Connection)| {
+        !connection.outgoing.is_empty() && connection.took.elapsed() >= UNREAD && !heard.connections.contains(index)
+    };
+    connections.iter().enumerate().filter(is_silent).map(|(index, _)| index).collect()
+}
+
+/// Gives replies to those that wait for them, and events to watchers.
+fn deliver(connections: &mut [Connection], replies: Vec<(Ticket, WardenReply)>, events: Vec<WardenEvent>) {
+    for (ticket, reply) in replies {
+        // Whoever asked may have gone.
+        if let Some(connection) = connections.iter_mut().find(|connection| connection.awaits == Some(ticket)) {
+            connection.awaits = None;
+            connection.over |= !say(connection, &reply, Vec::new());
+        }
+    }
+    for event in events {
+        let frame = encode(&WardenReply::Event(event), MAX_REPLY);
+        for watcher in connections.iter_mut().filter(|connection| connection.watches) {
+            watcher.over |= !tell(watcher, &frame);
         }
     }
 }
@@ -209,30 +237,18 @@ fn wait(
     gate: &Gate,
     connections: &[Connection],
     renewal: &Renewal,
-    time: Duration,
+    period: Duration,
 ) -> io::Result<Heard> {
     let (inits, watched, slow) = (warden.jails.inits(), warden.watch.fds(), warden.slow_fds());
-    let time = if connections.iter().any(Connection::asks) { Duration::ZERO } else { time };
-    let time = warden.due().map_or(time, |due| due.saturating_duration_since(Instant::now()).min(time));
-    let (flags, time) = match gate.closed {
-        Some(until) => (PollFlags::empty(), time.min(until.saturating_duration_since(Instant::now()))),
-        None => (PollFlags::IN, time),
-    };
+    let flags = if gate.closed.is_some() { PollFlags::empty() } else { PollFlags::IN };
     let mut fds = vec![PollFd::new(&gate.listener, flags)];
     fds.extend(watched.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
-    fds.extend(connections.iter().map(|connection| {
-        // Whoever does not read is not heard either; of one that waits only its end is.
-        let flags = match (connection.outgoing.is_empty(), connection.awaits.is_some() || connection.asks()) {
-            (false, _) => PollFlags::OUT,
-            (true, true) => PollFlags::empty(),
-            (true, false) => PollFlags::IN,
-        };
-        PollFd::new(&connection.socket, flags)
-    }));
+    fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, connection.awaited())));
     fds.extend(inits.iter().map(|(_, pidfd)| PollFd::from_borrowed_fd(*pidfd, PollFlags::IN)));
     // That one of these has woken the loop is enough: all that is on its way is looked at.
     fds.extend(slow.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
     fds.extend(renewal.reports().map(|report| PollFd::from_borrowed_fd(report, PollFlags::IN)));
+    let time = longest_wait(warden, gate, connections, period);
     let time =
         Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(time.subsec_nanos()) };
     match rustix::event::poll(&mut fds, Some(&time)) {
@@ -243,17 +259,21 @@ fn wait(
     let (first, rest) = fds.split_first().expect("the listener is always there");
     let (of_watch, rest) = rest.split_at(watched.len());
     let (from_connections, from_inits) = rest.split_at(connections.len());
+    let ended = inits.iter().zip(from_inits).filter(|(_, fd)| heard(fd));
     Ok(Heard {
         new: heard(first),
         connections: (0..).zip(from_connections).filter(|(_, fd)| heard(fd)).map(|(index, _)| index).collect(),
-        ended: inits
-            .iter()
-            .zip(from_inits)
-            .filter(|(_, fd)| heard(fd))
-            .map(|((tenant, _), _)| tenant.clone())
-            .collect(),
+        ended: ended.map(|((tenant, _), _)| tenant.clone()).collect(),
         watched: of_watch.iter().map(PollFd::revents).collect(),
     })
+}
+
+/// How long nothing has to be done, `period` at the most.
+fn longest_wait(warden: &Warden, gate: &Gate, connections: &[Connection], period: Duration) -> Duration {
+    let asks = connections.iter().any(Connection::asks);
+    let now = Instant::now();
+    let next = warden.due().into_iter().chain(gate.closed).map(|due| due.saturating_duration_since(now)).min();
+    if asks { Duration::ZERO } else { next.map_or(period, |next| next.min(period)) }
 }
 
 /// Takes those that have come: one that waits behind a hundred others' is not kept from its turn. What is returned is why somebody could not

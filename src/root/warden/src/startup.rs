@@ -25,6 +25,7 @@ use bailiwick_policy::{Host, Store};
 use bailiwick_proto::{Failure, WARDEN_ERROR};
 use bailiwick_sys::{credential, file};
 use bailiwick_types::{ExitStatus, Profile};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -158,17 +159,20 @@ impl Warden {
         };
         let mut events: Vec<String> =
             problems.iter().map(|problem| format!("event=policy-problem {problem}")).collect();
-        if let Err(error) = warden.policy.keep_host() {
+        events.extend(warden.begin_work(inherited.inits)?);
+        Ok((warden, events))
+    }
+
+    /// Takes up what an earlier warden left; says what was found.
+    fn begin_work(&mut self, inits: BTreeMap<String, OwnedFd>) -> Result<Vec<String>, OpenError> {
+        let mut events = Vec::new();
+        if let Err(error) = self.policy.keep_host() {
             events.push(format!("event=policy-not-kept reason={:?}", error.to_string()));
         }
-        events.extend(adopt::resume_removals(
-            &warden.storage,
-            &mut warden.ledger,
-            &mut warden.removals,
-            &warden.policy.facts.storage.quota,
-        ));
-        events.extend(warden.adopt_running_jails(inherited.inits)?);
-        Ok((warden, events))
+        let quota = &self.policy.facts.storage.quota;
+        events.extend(adopt::resume_removals(&self.storage, &mut self.ledger, &mut self.removals, quota));
+        events.extend(self.adopt_running_jails(inits)?);
+        Ok(events)
     }
 }
 

@@ -11,7 +11,8 @@
 use crate::jail::record::Record;
 use crate::jail::start::Begun;
 use crate::jail::stop::{CLEAR_TIME, Ending};
-use crate::limits::cgroups::{Freezer, Groups};
+use crate::limits::cgroups::Groups;
+use crate::limits::tenant_groups::Freezer;
 use crate::requests::Ticket;
 use bailiwick_proto::{Failure, Refusal, WardenRequest};
 use bailiwick_sys::process;

@@ -4,10 +4,12 @@
 //! code. It holds copies of this process's memory, so nothing that belongs to another tenant may be in scope that a
 //! tenant could reach: no process of the tenant's exists in the new namespaces until init runs.
 
-use crate::jail::child_setup::{self, Inside, Sources};
+use crate::jail::child_mounts::{self, Sources};
+use crate::jail::child_setup::{self, Inside};
 use crate::jail::record::{Record, confinement_digest};
 use crate::jail::step::{Step, reach};
-use crate::limits::cgroups::{GroupError, Groups, TenantGroups};
+use crate::limits::cgroups::Groups;
+use crate::limits::tenant_groups::{GroupError, TenantGroups};
 use crate::runtime::Runtime;
 use crate::storage::layout::Storage;
 use bailiwick_plan::mount::{Flags, Mount, Source};
@@ -191,7 +193,7 @@ impl Builder<'_> {
             let at = |source| BuildError::new(Step::Sources, &row.target, source);
             let opened = open(&row.source).map_err(at)?;
             for fd in opened.all() {
-                mount::replace_attributes(fd, child_setup::attributes(outside_flags(row))).map_err(at)?;
+                mount::replace_attributes(fd, child_mounts::attributes(outside_flags(row))).map_err(at)?;
             }
             sources.push(opened);
         }

@@ -12,7 +12,7 @@
 //!
 //! `list` calls both states `clearing`. The warden's loop moves each of them; [`Ending`] says when, and how often.
 
-use crate::limits::cgroups;
+use crate::limits::tenant_groups;
 use bailiwick_sys::process;
 use rustix::event::PollFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,7 +90,7 @@ impl Ending {
             let has_ended = |init| process::has_ended(init, Duration::ZERO).unwrap_or(true);
             return now >= until || self.init.as_ref().is_none_or(has_ended);
         }
-        now >= self.due || (!self.is_empty && self.events.as_ref().is_some_and(cgroups::is_empty))
+        now >= self.due || (!self.is_empty && self.events.as_ref().is_some_and(tenant_groups::is_empty))
     }
 
     /// The descriptor that reports the next change.

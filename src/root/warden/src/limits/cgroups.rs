@@ -5,8 +5,8 @@
 //! 6.12 and 6.18), so a jail gets a fresh group each time. And a process moves between groups of version 1 without a
 //! global lock only when it moves itself, by writing `0` to `tasks`.
 
+use crate::limits::tenant_groups::{GroupError, PIDS, TenantGroups, UNIFIED, failed, has_line, open_events};
 use crate::limits::watch;
-use bailiwick_plan::control::{Control, Entry, Place};
 use bailiwick_plan::rescue;
 use bailiwick_policy::Reserve;
 use bailiwick_sys::cgroup::{self, Hierarchies};
@@ -21,12 +21,8 @@ use std::path::Path;
 /// [`bailiwick_plan::control`] for the one that does not.
 const CONTROLLERS: [(&str, bool); 4] = [("cpu", true), ("memory", true), ("pids", true), ("io", false)];
 
-/// The unified hierarchy, in maps by hierarchy.
-const UNIFIED: &str = "unified";
 /// The group below a tenant's that its processes are in; the limits are on the tenant's.
-const JAIL: &str = "jail";
-/// The controller that counts tasks, as a hierarchy where it has one of its own.
-const PIDS: &str = "pids";
+pub(super) const JAIL: &str = "jail";
 /// The group beside it of sessions by FTP.
 const FTP: &str = "ftp";
 /// The group below one that was handed over that all tenants' are in. It needs no name of its own: nobody else is there.
@@ -35,57 +31,6 @@ const TENANTS: &str = "tenants";
 const WARDEN: &str = "warden";
 /// The same for the process that holds a group that was handed over.
 const HOLDER: &str = "holder";
-/// Why a limit does not hold.
-#[derive(Debug, thiserror::Error)]
-pub enum GroupError {
-    /// No unified hierarchy is mounted.
-    #[error("no unified control-group hierarchy is mounted; it is needed to hold and kill jails (mount cgroup2)")]
-    NoUnified,
-    /// A file or directory refused.
-    #[error("cannot {what} \"{path}\"")]
-    File {
-        /// What was tried.
-        what: &'static str,
-        /// On which group or file.
-        path: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel took another value than was written.
-    #[error("limit \"{word} = {declared}\" was written to {file}, but the kernel reports {got:?}")]
-    NotHeld {
-        /// The limit.
-        word: &'static str,
-        /// As declared.
-        declared: String,
-        /// The file.
-        file: &'static str,
-        /// What it holds.
-        got: String,
-    },
-    /// Nothing would be left for tenants.
-    #[error("`reserve` in bailiwick.toml keeps {kept} of \"{word}\", and the host has only {all}; lower it")]
-    Reserve {
-        /// Which.
-        word: &'static str,
-        /// What there is.
-        all: u64,
-        /// What is to be kept.
-        kept: u64,
-    },
-    /// The group still has processes.
-    #[error("processes in \"{0}\" have not ended (uninterruptible in the kernel?)")]
-    Busy(String),
-}
-
-fn failed(what: &'static str, path: impl Into<String>) -> impl FnOnce(io::Error) -> GroupError {
-    let path = path.into();
-    move |source| GroupError::File { what, path, source }
-}
-
-/// What was read of control files, by name.
-type Files = BTreeMap<&'static str, String>;
 
 /// Where tenants' groups are.
 #[derive(Debug)]
@@ -97,26 +42,7 @@ pub(crate) struct Groups {
     own: BTreeMap<String, OwnedFd>,
 }
 
-/// The groups of one tenant, open.
-#[derive(Debug)]
-pub(crate) struct TenantGroups {
-    unified: OwnedFd,
-    /// Where init is cloned into.
-    pub(crate) jail: OwnedFd,
-    v1: BTreeMap<String, OwnedFd>,
-    /// The jail's below the tenant's in the hierarchy of version 1 that counts tasks.
-    tasks_v1: Option<OwnedFd>,
-}
-
-impl TenantGroups {
-    /// The tenant's group in a hierarchy: the one that its limits are on.
-    pub(crate) fn shown(&self, hierarchy: &str) -> io::Result<&OwnedFd> {
-        let found = if hierarchy == UNIFIED { Some(&self.unified) } else { self.v1.get(hierarchy) };
-        found.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-fn join(parent: &str, name: &str) -> String {
+pub(super) fn join(parent: &str, name: &str) -> String {
     format!("{}/{name}", parent.trim_end_matches('/'))
 }
 
@@ -226,7 +152,7 @@ impl Groups {
         Ok(())
     }
 
-    fn enable(&self, group: &str, controllers: &[&str]) -> Result<(), GroupError> {
+    pub(super) fn enable(&self, group: &str, controllers: &[&str]) -> Result<(), GroupError> {
         if controllers.is_empty() {
             return Ok(());
         }
@@ -239,11 +165,11 @@ impl Groups {
         self.hierarchies.mount_of(hierarchy).expect("only hierarchies that were found are used")
     }
 
-    fn directory(&self, hierarchy: &str, path: &str) -> Result<OwnedFd, GroupError> {
+    pub(super) fn directory(&self, hierarchy: &str, path: &str) -> Result<OwnedFd, GroupError> {
         cgroup::open(self.mount(hierarchy), path).map_err(failed("open the control group", path))
     }
 
-    fn make(&self, hierarchy: &str, path: &str) -> Result<OwnedFd, GroupError> {
+    pub(super) fn make(&self, hierarchy: &str, path: &str) -> Result<OwnedFd, GroupError> {
         let (parent, name) = path.rsplit_once('/').expect("a group's path starts with a slash");
         let parent = self.directory(hierarchy, if parent.is_empty() { "/" } else { parent })?;
         file::ensure_dir_at(&parent, name, 0o755).map_err(failed("make the control group", path))
@@ -296,72 +222,6 @@ impl Groups {
         }
         Ok(files)
     }
-
-    /// The hierarchy that counts tasks, in which the reserve for a rescue session has a group.
-    fn of_tasks(&self) -> &'static str {
-        if self.bases.contains_key(PIDS) { PIDS } else { UNIFIED }
-    }
-
-    fn below_tenant(&self, tenant: &TenantName, name: &str) -> Result<OwnedFd, GroupError> {
-        let hierarchy = self.of_tasks();
-        self.directory(hierarchy, &join(&self.paths(tenant)[hierarchy], name))
-    }
-
-    /// Makes the group of a rescue session; in the unified hierarchy the groups of the jail and of the session count tasks from now
-    /// on. What the tenant's group may have in all is for the caller to raise.
-    pub(crate) fn make_rescue(&self, tenant: &TenantName) -> Result<(), GroupError> {
-        let hierarchy = self.of_tasks();
-        let path = &self.paths(tenant)[hierarchy];
-        let made = self.make(hierarchy, &join(path, rescue::GROUP))?;
-        if hierarchy == UNIFIED {
-            self.enable(path, &[PIDS])?;
-        }
-        bound_tasks(&made, rescue::TASKS)
-    }
-
-    /// Bounds the tasks of the jail alone.
-    pub(crate) fn bound_jail(&self, tenant: &TenantName, tasks: u64) -> Result<(), GroupError> {
-        bound_tasks(&self.below_tenant(tenant, JAIL)?, tasks)
-    }
-
-    /// Moves init to the group of a rescue session, whose tasks then count for what it forks, or back to the jail's. `init` is held by
-    /// the caller, so its number is its own.
-    pub(crate) fn move_init(&self, tenant: &TenantName, init: u32, to_rescue: bool) -> Result<(), GroupError> {
-        let name = if to_rescue { rescue::GROUP } else { JAIL };
-        let group = self.below_tenant(tenant, name)?;
-        cgroup::write(&group, "cgroup.procs", &init.to_string()).map_err(failed("move init to", name))
-    }
-
-    /// Who is in the group of a rescue session; `None` when the reserve is not given.
-    pub(crate) fn in_rescue(&self, tenant: &TenantName) -> Result<Option<Vec<u32>>, GroupError> {
-        match self.below_tenant(tenant, rescue::GROUP) {
-            Ok(group) => cgroup::members(group).map(Some).map_err(failed("read", rescue::GROUP)),
-            Err(GroupError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Removes the group of a rescue session, in which nobody is any more; `false` while the kernel still has its last process
-    /// there. The tenant's own group counts all tasks again.
-    pub(crate) fn remove_rescue(&self, tenant: &TenantName) -> Result<bool, GroupError> {
-        let hierarchy = self.of_tasks();
-        let path = &self.paths(tenant)[hierarchy];
-        let group = self.directory(hierarchy, path)?;
-        if !remove_if_empty(&group, rescue::GROUP, path)? {
-            return Ok(false);
-        }
-        match cgroup::write(self.below_tenant(tenant, JAIL)?, "pids.max", "max") {
-            // No limit of tasks was declared, and nothing counts them.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result.map_err(failed("write to", path))?,
-        }
-        if hierarchy == UNIFIED {
-            // The kernel goes on to count below as well where this is refused, and nothing is bounded there any more.
-            cgroup::write(&group, "cgroup.subtree_control", &format!("-{PIDS}")).ok();
-        }
-        Ok(true)
-    }
-
     /// Kills whatever is in a tenant's groups and removes what is empty of them, without waiting; `false` while something is
     /// left. Nothing there is no error. `events` keeps the file that tells when the last process is gone, for the caller to
     /// wait for.
@@ -502,146 +362,6 @@ impl Drop for Visit<'_> {
         }
     }
 }
-
-impl TenantGroups {
-    /// Writes every limit and reads it back.
-    pub(crate) fn limit(&self, controls: &[Control]) -> Result<(), GroupError> {
-        // A limit of memory and swap together cannot be under one of memory alone, so their order depends on whether
-        // they grow or shrink; two rounds serve both. A fresh group has no limit of devices, and mostly needs none.
-        let mut files = Files::default();
-        let mut again = Vec::new();
-        for (control, place) in controls.iter().filter_map(|control| Some((control, control.place.as_ref()?))) {
-            let of_devices = !matches!(place.entry, Entry::Whole);
-            if of_devices && self.held(control, place, &mut files)?.is_ok() {
-                continue;
-            }
-            if let Err(GroupError::File { .. }) = self.write(control, place) {
-                again.push((control, place));
-            }
-            files = Files::default();
-        }
-        for (control, place) in again {
-            self.write(control, place)?;
-        }
-        let mut files = Files::default();
-        for (control, place) in controls.iter().filter_map(|control| Some((control, control.place.as_ref()?))) {
-            if let Err(got) = self.held(control, place, &mut files)? {
-                return Err(GroupError::NotHeld {
-                    word: control.key.word(),
-                    declared: control.key.in_words(control.declared),
-                    file: place.file,
-                    got,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the kernel reports a limit as it should be; if not, what it reports. Each file is read once for all that
-    /// is in it.
-    fn held(&self, control: &Control, place: &Place, files: &mut Files) -> Result<Result<(), String>, GroupError> {
-        let text = match files.get(place.file) {
-            Some(text) => text,
-            None => {
-                let dir = self.directory(control, place);
-                let text = cgroup::read(dir, place.file).map_err(failed("read", place.file))?;
-                files.entry(place.file).or_insert(text)
-            }
-        };
-        let held = place.read_back(text).is_some_and(|value| place.holds(value));
-        Ok(if held { Ok(()) } else { Err(text.trim().to_owned()) })
-    }
-
-    fn directory(&self, control: &Control, place: &Place) -> &OwnedFd {
-        match place.hierarchy {
-            Hierarchy::Unified => &self.unified,
-            Hierarchy::V1 => &self.v1[control.key.controller().unwrap_or_default()],
-        }
-    }
-
-    fn write(&self, control: &Control, place: &Place) -> Result<(), GroupError> {
-        let text = place.text();
-        cgroup::write(self.directory(control, place), place.file, &text)
-            .map_err(failed("write a limit to", format!("{} = {text}", place.file)))
-    }
-
-    /// Has every process stop where it is, or go on. What is given tells by [`Freezing::is_done`] when that is so.
-    pub(crate) fn freeze(&self, frozen: bool) -> Result<Freezing, GroupError> {
-        let text = if frozen { "1" } else { "0" };
-        let events = open_events(&self.unified).map_err(failed("watch", "cgroup.events"))?;
-        cgroup::write(&self.unified, "cgroup.freeze", text).map_err(failed("write", "cgroup.freeze"))?;
-        Ok(Freezing { events, line: if frozen { "frozen 1" } else { "frozen 0" } })
-    }
-
-    /// The file that says whether the group is frozen, to be read again and again.
-    pub(crate) fn freezer(&self) -> Result<Freezer, GroupError> {
-        let file = file::open_file_at(&self.unified, "cgroup.freeze").map_err(failed("open", "cgroup.freeze"))?;
-        Ok(Freezer(file))
-    }
-
-    /// Whether the jail was made before its tasks had a group of their own.
-    pub(crate) fn is_of_an_earlier_version(&self) -> bool {
-        self.v1.contains_key(PIDS) && self.tasks_v1.is_none()
-    }
-}
-
-/// The word of the kernel on whether a group is to stand still.
-#[derive(Debug)]
-pub(crate) struct Freezer(OwnedFd);
-
-impl Freezer {
-    /// Whether it is.
-    pub(crate) fn is_frozen(&self) -> bool {
-        let mut buffer = [0; 8];
-        rustix::io::pread(&self.0, &mut buffer, 0).is_ok_and(|len| buffer[..len].starts_with(b"1"))
-    }
-}
-
-/// A group that is about to stand still, or to go on.
-#[derive(Debug)]
-pub(crate) struct Freezing {
-    events: OwnedFd,
-    line: &'static str,
-}
-
-impl Freezing {
-    /// What to wait for, by `POLLPRI`.
-    pub(crate) fn events(&self) -> &OwnedFd {
-        &self.events
-    }
-
-    /// Whether it does.
-    pub(crate) fn is_done(&self) -> Result<bool, GroupError> {
-        has_line(&self.events, self.line).map_err(failed("watch", "cgroup.events"))
-    }
-}
-
-fn bound_tasks(group: &OwnedFd, tasks: u64) -> Result<(), GroupError> {
-    let text = tasks.to_string();
-    cgroup::write(group, "pids.max", &text).map_err(failed("write a limit to", format!("pids.max = {text}")))
-}
-
-/// The file that reports a change of a group by `POLLPRI` (`cgroups(7)`).
-fn open_events(dir: &OwnedFd) -> io::Result<OwnedFd> {
-    file::open_file_at(dir, "cgroup.events")
-}
-
-/// Whether it has a line. Read through the descriptor that is polled: a read is what makes it quiet until the next change.
-fn has_line(events: &OwnedFd, line: &str) -> io::Result<bool> {
-    let mut buffer = [0; 256];
-    let len = match rustix::io::pread(events, &mut buffer, 0) {
-        // The group is gone, and with it all that was in it.
-        Err(rustix::io::Errno::NODEV) => return Ok(line == "populated 0"),
-        len => len?,
-    };
-    Ok(String::from_utf8_lossy(&buffer[..len]).lines().any(|found| found == line))
-}
-
-/// Whether no process is in a group any more, by the file that [`Groups::clear`] keeps.
-pub(crate) fn is_empty(events: &OwnedFd) -> bool {
-    has_line(events, "populated 0").unwrap_or(false)
-}
-
 fn directories(dir: &OwnedFd) -> io::Result<Vec<String>> {
     let names = file::directories(file::open_dir_at(dir, ".")?)?;
     Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
@@ -662,7 +382,7 @@ fn remove_group(dir: &OwnedFd, path: &str) -> Result<bool, GroupError> {
 
 /// Removes a group. `false` while its last processes are on their way out: a group is freed by the kernel a moment after its
 /// last process, and there is no event for that.
-fn remove_if_empty(parent: &OwnedFd, name: &str, path: &str) -> Result<bool, GroupError> {
+pub(super) fn remove_if_empty(parent: &OwnedFd, name: &str, path: &str) -> Result<bool, GroupError> {
     match file::remove_dir_at(parent, name) {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(false),
         result => result.map(|()| true).map_err(failed("remove the control group", path)),

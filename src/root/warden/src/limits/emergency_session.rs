@@ -4,7 +4,8 @@
 //! some milliseconds. So it is given one after another, not often to the same tenant, and what was given is known from the kernel: a
 //! warden that comes back finds the groups.
 
-use crate::limits::cgroups::{GroupError, Groups};
+use crate::limits::cgroups::Groups;
+use crate::limits::tenant_groups::GroupError;
 use bailiwick_plan::control::Control;
 use bailiwick_plan::rescue;
 use bailiwick_types::TenantName;

@@ -2,7 +2,7 @@
 
 use crate::identity::host_user::HostUserError;
 use crate::identity::ledger::LedgerError;
-use crate::limits::cgroups::GroupError;
+use crate::limits::tenant_groups::GroupError;
 use crate::runtime::RuntimeError;
 use crate::storage::layout::StorageError;
 use bailiwick_observe::ObserveError;

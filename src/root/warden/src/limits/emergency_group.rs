@@ -1,0 +1,76 @@
+//! The control group of an emergency session, beside that of the jail.
+
+use crate::limits::cgroups::{Groups, JAIL, join, remove_if_empty};
+use crate::limits::tenant_groups::{GroupError, PIDS, UNIFIED, bound_tasks, failed};
+use bailiwick_plan::rescue;
+use bailiwick_sys::cgroup;
+use bailiwick_types::TenantName;
+use std::io;
+use std::os::fd::OwnedFd;
+
+impl Groups {
+    /// The hierarchy that counts tasks, in which the reserve for a rescue session has a group.
+    fn of_tasks(&self) -> &'static str {
+        if self.bases().contains_key(PIDS) { PIDS } else { UNIFIED }
+    }
+
+    fn below_tenant(&self, tenant: &TenantName, name: &str) -> Result<OwnedFd, GroupError> {
+        let hierarchy = self.of_tasks();
+        self.directory(hierarchy, &join(&self.paths(tenant)[hierarchy], name))
+    }
+
+    /// Makes the group of a rescue session; in the unified hierarchy the groups of the jail and of the session count tasks from now
+    /// on. What the tenant's group may have in all is for the caller to raise.
+    pub(crate) fn make_rescue(&self, tenant: &TenantName) -> Result<(), GroupError> {
+        let hierarchy = self.of_tasks();
+        let path = &self.paths(tenant)[hierarchy];
+        let made = self.make(hierarchy, &join(path, rescue::GROUP))?;
+        if hierarchy == UNIFIED {
+            self.enable(path, &[PIDS])?;
+        }
+        bound_tasks(&made, rescue::TASKS)
+    }
+
+    /// Bounds the tasks of the jail alone.
+    pub(crate) fn bound_jail(&self, tenant: &TenantName, tasks: u64) -> Result<(), GroupError> {
+        bound_tasks(&self.below_tenant(tenant, JAIL)?, tasks)
+    }
+
+    /// Moves init to the group of a rescue session, whose tasks then count for what it forks, or back to the jail's. `init` is held by
+    /// the caller, so its number is its own.
+    pub(crate) fn move_init(&self, tenant: &TenantName, init: u32, to_rescue: bool) -> Result<(), GroupError> {
+        let name = if to_rescue { rescue::GROUP } else { JAIL };
+        let group = self.below_tenant(tenant, name)?;
+        cgroup::write(&group, "cgroup.procs", &init.to_string()).map_err(failed("move init to", name))
+    }
+
+    /// Who is in the group of a rescue session; `None` when the reserve is not given.
+    pub(crate) fn in_rescue(&self, tenant: &TenantName) -> Result<Option<Vec<u32>>, GroupError> {
+        match self.below_tenant(tenant, rescue::GROUP) {
+            Ok(group) => cgroup::members(group).map(Some).map_err(failed("read", rescue::GROUP)),
+            Err(GroupError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the group of a rescue session, in which nobody is any more; `false` while the kernel still has its last process
+    /// there. The tenant's own group counts all tasks again.
+    pub(crate) fn remove_rescue(&self, tenant: &TenantName) -> Result<bool, GroupError> {
+        let hierarchy = self.of_tasks();
+        let path = &self.paths(tenant)[hierarchy];
+        let group = self.directory(hierarchy, path)?;
+        if !remove_if_empty(&group, rescue::GROUP, path)? {
+            return Ok(false);
+        }
+        match cgroup::write(self.below_tenant(tenant, JAIL)?, "pids.max", "max") {
+            // No limit of tasks was declared, and nothing counts them.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(failed("write to", path))?,
+        }
+        if hierarchy == UNIFIED {
+            // The kernel goes on to count below as well where this is refused, and nothing is bounded there any more.
+            cgroup::write(&group, "cgroup.subtree_control", &format!("-{PIDS}")).ok();
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,223 @@
+//! The control groups of one tenant, open: its limits are written and read back, and it is frozen.
+
+use bailiwick_plan::control::{Control, Entry, Place};
+use bailiwick_sys::{cgroup, file};
+use bailiwick_types::Hierarchy;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// The unified hierarchy, in maps by hierarchy.
+pub(super) const UNIFIED: &str = "unified";
+/// The controller that counts tasks, as a hierarchy where it has one of its own.
+pub(super) const PIDS: &str = "pids";
+
+/// Why a limit does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// No unified hierarchy is mounted.
+    #[error("no unified control-group hierarchy is mounted; it is needed to hold and kill jails (mount cgroup2)")]
+    NoUnified,
+    /// A file or directory refused.
+    #[error("cannot {what} \"{path}\"")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which group or file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel took another value than was written.
+    #[error("limit \"{word} = {declared}\" was written to {file}, but the kernel reports {got:?}")]
+    NotHeld {
+        /// The limit.
+        word: &'static str,
+        /// As declared.
+        declared: String,
+        /// The file.
+        file: &'static str,
+        /// What it holds.
+        got: String,
+    },
+    /// Nothing would be left for tenants.
+    #[error("`reserve` in bailiwick.toml keeps {kept} of \"{word}\", and the host has only {all}; lower it")]
+    Reserve {
+        /// Which.
+        word: &'static str,
+        /// What there is.
+        all: u64,
+        /// What is to be kept.
+        kept: u64,
+    },
+    /// The group still has processes.
+    #[error("processes in \"{0}\" have not ended (uninterruptible in the kernel?)")]
+    Busy(String),
+}
+
+pub(super) fn failed(what: &'static str, path: impl Into<String>) -> impl FnOnce(io::Error) -> GroupError {
+    let path = path.into();
+    move |source| GroupError::File { what, path, source }
+}
+
+/// What was read of control files, by name.
+type Files = BTreeMap<&'static str, String>;
+
+/// The groups of one tenant, open.
+#[derive(Debug)]
+pub(crate) struct TenantGroups {
+    pub(super) unified: OwnedFd,
+    /// Where init is cloned into.
+    pub(crate) jail: OwnedFd,
+    pub(super) v1: BTreeMap<String, OwnedFd>,
+    /// The jail's below the tenant's in the hierarchy of version 1 that counts tasks.
+    pub(super) tasks_v1: Option<OwnedFd>,
+}
+
+impl TenantGroups {
+    /// The tenant's group in a hierarchy: the one that its limits are on.
+    pub(crate) fn shown(&self, hierarchy: &str) -> io::Result<&OwnedFd> {
+        let found = if hierarchy == UNIFIED { Some(&self.unified) } else { self.v1.get(hierarchy) };
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl TenantGroups {
+    /// Writes every limit and reads it back.
+    pub(crate) fn limit(&self, controls: &[Control]) -> Result<(), GroupError> {
+        // A limit of memory and swap together cannot be under one of memory alone, so their order depends on whether
+        // they grow or shrink; two rounds serve both. A fresh group has no limit of devices, and mostly needs none.
+        let mut files = Files::default();
+        let mut again = Vec::new();
+        for (control, place) in controls.iter().filter_map(|control| Some((control, control.place.as_ref()?))) {
+            let of_devices = !matches!(place.entry, Entry::Whole);
+            if of_devices && self.held(control, place, &mut files)?.is_ok() {
+                continue;
+            }
+            if let Err(GroupError::File { .. }) = self.write(control, place) {
+                again.push((control, place));
+            }
+            files = Files::default();
+        }
+        for (control, place) in again {
+            self.write(control, place)?;
+        }
+        let mut files = Files::default();
+        for (control, place) in controls.iter().filter_map(|control| Some((control, control.place.as_ref()?))) {
+            if let Err(got) = self.held(control, place, &mut files)? {
+                return Err(GroupError::NotHeld {
+                    word: control.key.word(),
+                    declared: control.key.in_words(control.declared),
+                    file: place.file,
+                    got,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel reports a limit as it should be; if not, what it reports. Each file is read once for all that
+    /// is in it.
+    fn held(&self, control: &Control, place: &Place, files: &mut Files) -> Result<Result<(), String>, GroupError> {
+        let text = match files.get(place.file) {
+            Some(text) => text,
+            None => {
+                let dir = self.directory(control, place);
+                let text = cgroup::read(dir, place.file).map_err(failed("read", place.file))?;
+                files.entry(place.file).or_insert(text)
+            }
+        };
+        let held = place.read_back(text).is_some_and(|value| place.holds(value));
+        Ok(if held { Ok(()) } else { Err(text.trim().to_owned()) })
+    }
+
+    fn directory(&self, control: &Control, place: &Place) -> &OwnedFd {
+        match place.hierarchy {
+            Hierarchy::Unified => &self.unified,
+            Hierarchy::V1 => &self.v1[control.key.controller().unwrap_or_default()],
+        }
+    }
+
+    fn write(&self, control: &Control, place: &Place) -> Result<(), GroupError> {
+        let text = place.text();
+        cgroup::write(self.directory(control, place), place.file, &text)
+            .map_err(failed("write a limit to", format!("{} = {text}", place.file)))
+    }
+
+    /// Has every process stop where it is, or go on. What is given tells by [`Freezing::is_done`] when that is so.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<Freezing, GroupError> {
+        let text = if frozen { "1" } else { "0" };
+        let events = open_events(&self.unified).map_err(failed("watch", "cgroup.events"))?;
+        cgroup::write(&self.unified, "cgroup.freeze", text).map_err(failed("write", "cgroup.freeze"))?;
+        Ok(Freezing { events, line: if frozen { "frozen 1" } else { "frozen 0" } })
+    }
+
+    /// The file that says whether the group is frozen, to be read again and again.
+    pub(crate) fn freezer(&self) -> Result<Freezer, GroupError> {
+        let file = file::open_file_at(&self.unified, "cgroup.freeze").map_err(failed("open", "cgroup.freeze"))?;
+        Ok(Freezer(file))
+    }
+
+    /// Whether the jail was made before its tasks had a group of their own.
+    pub(crate) fn is_of_an_earlier_version(&self) -> bool {
+        self.v1.contains_key(PIDS) && self.tasks_v1.is_none()
+    }
+}
+
+/// The word of the kernel on whether a group is to stand still.
+#[derive(Debug)]
+pub(crate) struct Freezer(OwnedFd);
+
+impl Freezer {
+    /// Whether it is.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let mut buffer = [0; 8];
+        rustix::io::pread(&self.0, &mut buffer, 0).is_ok_and(|len| buffer[..len].starts_with(b"1"))
+    }
+}
+
+/// A group that is about to stand still, or to go on.
+#[derive(Debug)]
+pub(crate) struct Freezing {
+    events: OwnedFd,
+    line: &'static str,
+}
+
+impl Freezing {
+    /// What to wait for, by `POLLPRI`.
+    pub(crate) fn events(&self) -> &OwnedFd {
+        &self.events
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_done(&self) -> Result<bool, GroupError> {
+        has_line(&self.events, self.line).map_err(failed("watch", "cgroup.events"))
+    }
+}
+
+pub(super) fn bound_tasks(group: &OwnedFd, tasks: u64) -> Result<(), GroupError> {
+    let text = tasks.to_string();
+    cgroup::write(group, "pids.max", &text).map_err(failed("write a limit to", format!("pids.max = {text}")))
+}
+
+/// The file that reports a change of a group by `POLLPRI` (`cgroups(7)`).
+pub(super) fn open_events(dir: &OwnedFd) -> io::Result<OwnedFd> {
+    file::open_file_at(dir, "cgroup.events")
+}
+
+/// Whether it has a line. Read through the descriptor that is polled: a read is what makes it quiet until the next change.
+pub(super) fn has_line(events: &OwnedFd, line: &str) -> io::Result<bool> {
+    let mut buffer = [0; 256];
+    let len = match rustix::io::pread(events, &mut buffer, 0) {
+        // The group is gone, and with it all that was in it.
+        Err(rustix::io::Errno::NODEV) => return Ok(line == "populated 0"),
+        len => len?,
+    };
+    Ok(String::from_utf8_lossy(&buffer[..len]).lines().any(|found| found == line))
+}
+
+/// Whether no process is in a group any more, by the file that [`Groups::clear`] keeps.
+pub(crate) fn is_empty(events: &OwnedFd) -> bool {
+    has_line(events, "populated 0").unwrap_or(false)
+}
