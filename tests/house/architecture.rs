@@ -53,9 +53,9 @@ const MACROS: &[&str] = &[
     "unicode-ident",
 ];
 
-/// The programs that run as root of the host, and how many lines of our own, comments and tests among them, each may be made of. Who must
-/// raise a budget has found what else could leave the program.
-const BUDGETS: &[(&str, usize)] = &[("warden", 30_000), ("pam", 19_500)];
+/// The programs that run as root of the host, and how many lines of our own code each may be made of, without comments and
+/// tests. Raise a budget only after looking for what else could leave the program.
+const BUDGETS: &[(&str, usize)] = &[("warden", 20_000), ("pam", 12_000)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -224,10 +224,32 @@ fn what_runs_as_root_is_made_of_what_is_listed() {
     assert!(unused.is_empty(), "no program that runs as root is made of {unused:?}");
 }
 
-/// Lines of all sources below a folder.
+/// Lines of code of all sources below a folder: no blank lines, no comments, no unit tests.
 fn lines(folder: &Path) -> usize {
-    let below: Vec<_> = sources().into_iter().filter(|path| path.starts_with(folder)).collect();
-    below.iter().map(|path| fs::read_to_string(path).expect("text").lines().count()).sum()
+    let is_test = |path: &PathBuf| path.file_stem().is_some_and(|stem| stem == "tests");
+    let below = sources().into_iter().filter(|path| path.starts_with(folder) && !is_test(path));
+    below.map(|path| lines_of_code(&fs::read_to_string(path).expect("text"))).sum()
+}
+
+/// Unit tests stand at the end of a file, in a module of their own.
+fn lines_of_code(text: &str) -> usize {
+    let is_code = |line: &&str| !line.is_empty() && !line.starts_with("//");
+    let mut lines = text.lines().peekable();
+    let mut count = 0;
+    while let Some(line) = lines.next() {
+        let is_module = lines.peek().is_some_and(|next| next.contains("mod ") && next.ends_with('{'));
+        if line.starts_with("#[cfg(test)]") && is_module {
+            break;
+        }
+        count += usize::from(is_code(&line.trim_start()));
+    }
+    count
+}
+
+#[test]
+fn a_budget_counts_code_alone() {
+    let text = "//! Job.\n\nuse a;\n#[cfg(test)]\nuse b;\nfn f() {\n    // why\n    g();\n}\n#[cfg(test)]\nmod tests {\n    fn h() {}\n}\n";
+    assert_eq!(lines_of_code(text), 6);
 }
 
 #[test]
