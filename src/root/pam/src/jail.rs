@@ -1,7 +1,8 @@
 //! Puts the calling process into a jail: namespaces, identity, Landlock, seccomp, capabilities, groups.
 //!
-//! Danger: the order is the security, and there is no way back. As long as the process is root of the host it runs nothing but this; from
-//! the user namespace on it has no right outside the jail; and whatever fails leaves a process that has less than it had.
+//! Danger: the order of the steps is the security, and there is no way back. While the process is root of the host, it may run nothing but
+//! this function. From the user namespace on it has no rights outside the jail. A step that fails must leave the process with fewer
+//! rights than before, never with more.
 
 use bailiwick_plan::CORE_LIMIT;
 use bailiwick_plan::ftp::CAPABILITIES;
@@ -17,10 +18,10 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 
-/// The lowest Landlock ABI that knows of TCP.
-const ABI_OF_TCP: u32 = 4;
+/// The first Landlock ABI with rights for TCP (`landlock(7)`).
+const TCP_ABI: u32 = 4;
 
-/// Which wall could not be put up.
+/// A wall that could not be put up.
 #[derive(Debug, thiserror::Error)]
 #[error("{wall}: {source}")]
 pub(crate) struct JailError {
@@ -28,11 +29,13 @@ pub(crate) struct JailError {
     source: io::Error,
 }
 
+/// A function that names the wall of an error.
 fn at(wall: &'static str) -> impl FnOnce(io::Error) -> JailError {
     move |source| JailError { wall, source }
 }
 
-/// Enters. `ports` are those that the server may wait for data connections at, where that was said. `fds` are those beside [`FtpView`]: user namespace, mount namespace, a file of each group.
+/// Enters the jail. `fds` are the descriptors beside [`FtpView`]: the user namespace, the mount namespace, and a file of each control
+/// group. `ports` are the ports for data connections; every port when `None`.
 pub(crate) fn enter(view: &FtpView, fds: Vec<OwnedFd>, ports: Option<RangeInclusive<u16>>) -> Result<(), JailError> {
     let mut fds = fds.into_iter();
     let missing = || at("descriptors")(io::ErrorKind::NotFound.into());
@@ -42,7 +45,8 @@ pub(crate) fn enter(view: &FtpView, fds: Vec<OwnedFd>, ports: Option<RangeInclus
     if groups.is_empty() {
         return Err(missing());
     }
-    // While there is a /proc to read: what the server has put aside for the work of TLS belongs to the session.
+    // The children that the server has started for the work of TLS belong to the session. The mount namespace of the login has no /proc to
+    // list them.
     let children = proc::children(std::process::id()).map_err(at("list what this process has started"))?;
     credential::set_rlimit(Resource::Nofile, view.open_files).map_err(at("open_files"))?;
     credential::set_rlimit(Resource::Core, CORE_LIMIT).map_err(at("core dumps"))?;
@@ -50,16 +54,16 @@ pub(crate) fn enter(view: &FtpView, fds: Vec<OwnedFd>, ports: Option<RangeInclus
     namespace::enter(&users, Kind::User).map_err(at("user namespace"))?;
     credential::become_for_good(0, 0).map_err(at("identity"))?;
     confine(ports)?;
-    // Last, so that nothing in the tenant's group ever has rights over the host.
+    // This comes last, so that no process in the tenant's group ever has rights over the host.
     join(&groups, &children).map_err(at("control groups"))
 }
 
-/// Moves this process and what it has started: the files were opened by root, which is what counts.
+/// Moves this process and its children into the groups. The kernel checks the rights of root, who has opened the files.
 fn join(groups: &[OwnedFd], children: &[u32]) -> io::Result<()> {
     for group in groups {
         for child in children {
             match rustix::io::write(group, child.to_string().as_bytes()) {
-                // It has ended.
+                // A child that has ended is in no group.
                 Ok(_) | Err(rustix::io::Errno::SRCH) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -69,6 +73,7 @@ fn join(groups: &[OwnedFd], children: &[u32]) -> io::Result<()> {
     Ok(())
 }
 
+/// Puts up the walls of the process itself: Landlock, seccomp, capabilities.
 fn confine(ports: Option<RangeInclusive<u16>>) -> Result<(), JailError> {
     let abi = landlock::abi();
     let domain = Domain::of_ftp(abi).map_err(|error| at("Landlock")(io::Error::other(error)))?;
@@ -77,8 +82,8 @@ fn confine(ports: Option<RangeInclusive<u16>>) -> Result<(), JailError> {
         let fd = rustix::fs::open(rule.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         rules.push((fd.map_err(|error| at(rule.path)(error.into()))?, rule.access));
     }
-    // On an older kernel the filter alone refuses connections, and nothing says where the server may wait for them.
-    let tcp = if abi >= ABI_OF_TCP { Tcp { never_connects: true, ports } } else { Tcp::default() };
+    // On an older kernel only the seccomp filter refuses connections, and every port can be bound.
+    let tcp = if abi >= TCP_ABI { Tcp { never_connects: true, ports } } else { Tcp::default() };
     landlock::restrict_with(domain.handled, domain.scoped, rules, tcp).map_err(|error| at("Landlock")(error.into()))?;
     let program = seccomp::filter_of_ftp();
     let program: Vec<_> = program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
