@@ -1,7 +1,8 @@
-//! Doors as subjects: the login shell as sshd starts it, and a whole login through a real sshd with and without it.
+//! Benchmarks of the doors: the login shell as sshd starts it, and a complete login through a real sshd with and
+//! without it.
 //!
-//! Danger: sshd needs users that the host does not have. They stand in a copy of `/etc/passwd` that is mounted over it in the
-//! mount namespace of this program alone.
+//! Danger: sshd needs users that the host does not have. They are in a copy of `/etc/passwd` that is mounted over
+//! it only in the mount namespace of this program.
 
 use crate::peers::{command, run};
 use crate::rounds::{Subject, time};
@@ -14,9 +15,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What a login runs.
-pub(crate) const WISH: &str = "true";
-/// A user of the host beside the tenants'.
+/// The command that a login runs.
+pub(crate) const COMMAND: &str = "true";
+/// A user of the host that is no tenant.
 const PLAIN: &str = "plain";
 const PRIVILEGES: &str = "/run/sshd";
 
@@ -31,23 +32,23 @@ impl<'a> Shell<'a> {
     pub(crate) fn new(host: &'a Host, tenant: &str) -> Self {
         let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
         let user = shown["host_user"].as_u64().and_then(|user| u32::try_from(user).ok()).expect("a host user");
-        // The folder with the programs may be closed to others.
+        // Other users may have no access to the directory of the programs.
         let program = host.path("bin/bailiwick-shell");
         fs::create_dir_all(host.path("bin")).expect("mkdir");
         fs::copy(stage().join("bailiwick-shell"), &program).expect("copies");
         Self { host, program, user }
     }
 
-    /// As sshd starts it.
+    /// The login shell as sshd starts it.
     pub(crate) fn alone(&self) -> Subject<'_> {
         let mut command = Command::new(&self.program);
-        command.arg("--config").arg(self.host.path("etc")).args(["-c", WISH]);
+        command.arg("--config").arg(self.host.path("etc")).args(["-c", COMMAND]);
         command.uid(self.user).gid(self.user).stdin(Stdio::null()).stdout(Stdio::null());
         Subject::one("bailiwick-shell", move || time(|| run(&mut command)))
     }
 }
 
-/// An sshd of our own on a free port of the loopback, with one user of the host and one of a tenant.
+/// An sshd on a free port of the loopback interface, with one user of the host and one of a tenant.
 pub(crate) struct Sshd<'a> {
     host: &'a Host,
     child: Child,
@@ -64,7 +65,7 @@ impl<'a> Sshd<'a> {
         let (program, etc) = (shell.program.display(), host.path("etc"));
         let users = fs::read_to_string("/etc/passwd").expect("passwd");
         let (user, plain) = (shell.user, shell.user + 1);
-        // The login shell would look for its policy where packages put it: here a shell more stands before it.
+        // The login shell would use the installed policy, so another shell starts it with this host's.
         let users = format!(
             "{users}sshd:x:64996:65534::{PRIVILEGES}:/usr/sbin/nologin\n{tenant}:x:{user}:{user}::/:/bin/sh\n\
              {PLAIN}:x:{plain}:{plain}::/:/bin/bash\n"
@@ -104,11 +105,11 @@ impl<'a> Sshd<'a> {
         for option in ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"] {
             command.args(["-o", option]);
         }
-        command.args([&format!("{user}@127.0.0.1"), WISH]);
+        command.args([&format!("{user}@127.0.0.1"), COMMAND]);
         command
     }
 
-    /// A login of a user of the host, whose shell runs the wish at once.
+    /// A login of a user of the host, whose shell runs the command directly.
     pub(crate) fn plain(&self) -> Subject<'_> {
         let mut command = self.client(PLAIN);
         Subject::one("ssh, a user of the host", move || time(|| run(&mut command)))
@@ -126,7 +127,7 @@ impl Drop for Sshd<'_> {
         self.child.kill().ok();
         self.child.wait().ok();
         command(&["umount", "/etc/passwd"]).status().ok();
-        // Somebody else's is not empty, or in use.
+        // Fails if it belongs to another program, because it is in use then.
         fs::remove_dir(PRIVILEGES).ok();
     }
 }

@@ -1,5 +1,5 @@
-//! The floor: the bare system calls of making a jail, as a command of its own. Namespaces, id maps, a root, `/proc`, a
-//! program, the end; no policy, no limits, nothing that can be asked or stopped.
+//! The lower bound: only the system calls that create a jail, as a command of its own. Namespaces, id maps, a root,
+//! `/proc`, a program and its end; no policy, no limits, no control.
 
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, process};
@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// The first argument that asks for it.
+/// The first argument that selects it.
 pub(crate) const VERB: &str = "floor";
 
 /// Runs a program below `root` in namespaces of its own and waits for its end.
@@ -18,7 +18,7 @@ pub(crate) fn run(root: &str, program: &str, first_id: u32) -> io::Result<()> {
     let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let pid = match process::clone_into(ALL_NAMESPACES, None, &[go_read.as_fd()])? {
         Cloned::Child => {
-            // The end of the pipe is the word that the ids are mapped.
+            // The end of the pipe signals that the ids are mapped.
             let read = rustix::io::read(&go_read, &mut [0; 1]);
             let result = read.map_err(io::Error::from).and_then(|_| become_program(root, program));
             let status = result.map_or_else(|error| error.raw_os_error().unwrap_or(1), |never| match never {});
@@ -43,7 +43,7 @@ fn become_program(root: &str, program: &str) -> io::Result<Infallible> {
     mount::make_all_private()?;
     let tree = mount::detached_copy(rustix::fs::CWD, root)?;
     mount::attach(&tree, bailiwick_sys::file::open_dir(Path::new(root))?)?;
-    // While the host's own is still in sight: without one the kernel gives none (`mount_too_revealing`).
+    // While the host's own `/proc` is visible: otherwise the kernel refuses a new one (`mount_too_revealing`).
     let proc = mount::new_file_system("proc", &[], 0)?;
     mount::attach(&proc, mount::target(&tree, "/proc")?)?;
     rustix::process::fchdir(&tree)?;

@@ -1,4 +1,5 @@
-//! Jails of ours as subjects: made and ended through the warden's socket, entered through init's and by the command line.
+//! Benchmarks of our jails: started and stopped through the warden's socket, entered through init's socket and by
+//! the command line.
 
 use crate::rounds::{Subject, time};
 use bailiwick_proto::frame::{Decoder, MAX_EVENT, MAX_REPLY, MAX_REQUEST, decode, encode};
@@ -23,7 +24,7 @@ pub(crate) struct Jails<'a> {
 }
 
 impl<'a> Jails<'a> {
-    /// Starts every tenant of the host once, so that it has storage, and puts the static payload there.
+    /// Starts every tenant once, so that its storage exists, and copies the static program into it.
     pub(crate) fn new(host: &'a Host, payload: &Path) -> Self {
         let jails = Self { host };
         for entry in fs::read_dir(host.path("etc/tenants.d")).expect("tenants").flatten() {
@@ -39,17 +40,17 @@ impl<'a> Jails<'a> {
         jails
     }
 
-    /// A start; one that runs already is left alone.
+    /// Starts a jail; a running one is left alone.
     pub(crate) fn start(&self, tenant: &str) {
         self.host.warden(&WardenRequest::Start { tenant: name(tenant) });
     }
 
-    /// An end that the service does not undo.
+    /// Stops a jail; the service does not restart it.
     pub(crate) fn stop(&self, tenant: &str) {
         self.host.warden(&WardenRequest::Stop { tenant: name(tenant), hold: Hold::Hold });
     }
 
-    /// Init of a running jail.
+    /// The init of a running jail.
     pub(crate) fn pid(&self, tenant: &str) -> u32 {
         match self.host.warden(&WardenRequest::Roster) {
             WardenReply::Roster(roster) => roster[&name(tenant)].pid.expect("the jail runs"),
@@ -61,7 +62,7 @@ impl<'a> Jails<'a> {
         assert_eq!(self.host.warden(request), WardenReply::Done, "{request:?}");
     }
 
-    /// Start and stop, and both together.
+    /// Start, stop, and both together.
     pub(crate) fn phases(&self, tenant: &'static str) -> Subject<'_> {
         let start = WardenRequest::Start { tenant: name(tenant) };
         let stop = WardenRequest::Stop { tenant: name(tenant), hold: Hold::Keep };
@@ -88,7 +89,7 @@ impl<'a> Jails<'a> {
         })
     }
 
-    /// Many starts on one connection, then as many stops: as a service asks that has them all to start.
+    /// Many starts on one connection, then as many stops, as a service requests them.
     pub(crate) fn at_once(&self, tenants: Vec<String>) -> Subject<'_> {
         let count = u32::try_from(tenants.len()).expect("a few");
         let start = |tenant: &String| WardenRequest::Start { tenant: name(tenant) };
@@ -124,13 +125,13 @@ impl<'a> Jails<'a> {
         }
     }
 
-    /// A session through init's socket: what the service itself costs, without its client.
+    /// A session through init's socket: the cost of the service without its client.
     pub(crate) fn session(&self, tenant: &'static str, argv: &[&str]) -> Subject<'_> {
         let spawn = spawn(argv);
         Subject::one("bailiwick, the service alone", move || time(|| self.run_session(tenant, &spawn)))
     }
 
-    /// Connects, hands over pipes and a channel, and waits for the end.
+    /// Connects, passes pipes and a channel, and waits for the end.
     fn run_session(&self, tenant: &str, spawn: &InitRequest) {
         let path = self.host.path("run").join(JAILS).join(tenant).join(init_socket(Access::ReadWrite));
         let connection = UnixStream::connect(path).expect("init listens");
@@ -142,7 +143,7 @@ impl<'a> Jails<'a> {
         assert_eq!(socket::send(&connection, &frame, &fds).expect("sends"), frame.len());
         drop(remote);
         let mut buffer = [0; MAX_EVENT];
-        // The events come on the channel; the reply on the connection may come after them.
+        // Events arrive on the channel; the reply on the connection may arrive after them.
         let mut started = false;
         loop {
             let (len, _) = socket::receive(&channel, &mut buffer, 0).expect("an event");
@@ -155,7 +156,7 @@ impl<'a> Jails<'a> {
         }
     }
 
-    /// The same through `bailiwick exec`, as an operator has it.
+    /// The same through `bailiwick exec`.
     pub(crate) fn command_line(&self, tenant: &'static str, argv: &[&str]) -> Subject<'_> {
         let mut command = Command::new(stage().join("bailiwick"));
         command.arg("exec").arg("--config").arg(self.host.path("etc")).args([tenant, "--"]).args(argv);
@@ -169,7 +170,7 @@ impl<'a> Jails<'a> {
     }
 }
 
-/// What init said on the connection of the request, where the session did not begin.
+/// The reply of init on the connection of the request, if the session did not start.
 fn reply(connection: &UnixStream) -> Option<InitReply> {
     let mut buffer = [0; MAX_EVENT];
     let (len, _) = socket::receive(connection, &mut buffer, 0).ok()?;

@@ -1,4 +1,4 @@
-//! The machine that the numbers are of, and what a jail takes of its memory.
+//! The measured machine, and the memory that a jail uses.
 
 use crate::jails::Jails;
 use crate::rounds::quantile;
@@ -9,22 +9,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How often the kernel's memory is compared: other work on the machine moves it too.
+/// How often the kernel's memory is measured: other work on the machine changes it too.
 const MEMORY_ROUNDS: usize = 9;
-/// Network namespaces and groups that ended go in the background.
+/// The kernel removes network namespaces and control groups in the background.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// What a reader needs to judge the numbers.
+/// Facts that a reader needs to judge the results.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) processor: String,
     pub(crate) processors: usize,
     pub(crate) memory_mib: u64,
-    /// Whether a hypervisor is below.
+    /// Whether the machine is virtual.
     pub(crate) virtual_machine: bool,
     pub(crate) kernel: String,
     pub(crate) date: String,
-    /// Version of each peer, as it says itself.
+    /// Version of each peer, as it reports it.
     pub(crate) peers: BTreeMap<String, String>,
 }
 
@@ -53,12 +53,12 @@ impl Machine {
     }
 }
 
-/// A runtime directory in memory, as `/run` is; the rest of a test host is on a disk, as `/var/lib` is.
+/// A runtime directory in memory, like `/run`; the rest of a test host is on a disk, like `/var/lib`.
 #[derive(Debug)]
 pub(crate) struct Runtime(PathBuf);
 
 impl Runtime {
-    /// Mounts it. Only in a mount namespace of our own, so that nobody else ever sees it.
+    /// Mounts it. Only in a mount namespace of this program, so that no other program sees it.
     pub(crate) fn below(path: &Path) -> Self {
         let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).expect("a mount namespace");
         let parent = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
@@ -76,27 +76,27 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        // Daemons may still use it; the folder below must be free to be removed.
+        // Daemons may still use it; its parent directory must be removable.
         rustix::mount::unmount(&self.0, UnmountFlags::DETACH).ok();
     }
 }
 
-/// What jails take while nothing runs in them but init.
+/// Memory of jails that run only init.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// Init of one jail on its own, in KiB (Pss).
+    /// Init of a single jail, in KiB (Pss).
     pub(crate) init_alone: u64,
-    /// Init where many jails share its program.
+    /// Init if many jails share its program, in KiB (Pss).
     pub(crate) init_shared: u64,
-    /// What is init's alone, in KiB.
+    /// Private memory of init, in KiB.
     pub(crate) init_private: u64,
-    /// What the kernel has for one jail, in KiB: slabs, page tables, stacks, memory of each processor.
+    /// Kernel memory of one jail, in KiB: slabs, page tables, stacks, per-CPU memory.
     pub(crate) kernel: f64,
-    /// How many jails ran together.
+    /// Number of jails that ran together.
     pub(crate) jails: usize,
 }
 
-/// Measures it with these tenants.
+/// Measures the memory with these tenants.
 pub(crate) fn memory(jails: &Jails<'_>, tenants: &[String]) -> Memory {
     jails.start(&tenants[0]);
     let init_alone = smaps(jails.pid(&tenants[0]), &["Pss"]);

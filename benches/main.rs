@@ -1,10 +1,10 @@
-//! What a jail costs: making, ending, entering and keeping one, beside bubblewrap, crun, unshare and nsenter and beside
-//! the bare system calls, in interleaved rounds of one run.
+//! The cost of a jail: starting, stopping, entering and keeping one, compared with bubblewrap, crun, unshare,
+//! nsenter and the bare system calls, in interleaved rounds of one run.
 //!
-//! Like a test, it ends with a panic when anything of ours fails: a number of something else is worse than none. What it made is
-//! gone then too. A peer that fails is a row that says so.
+//! Like a test, it panics if anything of ours fails, because the result would be wrong, and removes what it
+//! created. A failing peer is reported in its row.
 //!
-//! Danger: it must stay a program of one thread. It moves between mount namespaces, and the floor clones it.
+//! Danger: it must stay single-threaded. It moves between mount namespaces, and the lower bound clones it.
 
 mod doors;
 mod floor;
@@ -26,19 +26,19 @@ use std::path::Path;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: bailiwick-bench [--rounds N] [--json]\n";
-/// How many jails are made at a time where it is about more than one. A host of the tests has room for 16 tenants.
+/// Number of jails that are started at once. A host of the tests has ids for 16 tenants.
 const MANY: usize = 10;
-/// A jail that runs all the time: on a host that has none, each start makes what all share and each stop removes it.
+/// A jail that always runs: without one, each start would create the shared parts and each stop remove them.
 const NEIGHBOUR: &str = "neighbour";
 
-/// What the command line asks for.
+/// The parsed arguments.
 #[derive(Debug)]
 enum Wanted {
     Measure { rounds: usize, form: Form },
     Floor { root: String, program: String, first_id: u32 },
 }
 
-/// How the result is printed.
+/// The output format.
 #[derive(Debug, Clone, Copy)]
 enum Form {
     Markdown,
@@ -89,7 +89,7 @@ fn arguments() -> Option<Wanted> {
     Some(Wanted::Measure { rounds, form })
 }
 
-/// Says what is being measured, for whoever waits.
+/// Prints what is being measured.
 fn say(text: &str) {
     std::io::stderr().write_all(format!("bench: {text}\n").as_bytes()).ok();
 }
@@ -144,12 +144,12 @@ fn measure(rounds: usize) -> Report {
     Report { machine: Machine::here(), rounds, tables, memory }
 }
 
-/// The name of one of the tenants that are made at once.
+/// The name of one of the tenants that are started at once.
 fn many(index: usize) -> String {
     format!("many-{index}")
 }
 
-/// One jail after another, from nothing to nothing.
+/// One jail after another, started and stopped.
 fn making(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
     let dynamic = Path::new(peers::DYNAMIC);
     let fixed = peers.payload();
@@ -181,7 +181,7 @@ fn making(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
     }
 }
 
-/// Ten at once. The warden makes one after another; the peers have as many processes as there are jails.
+/// Ten at once. The warden starts one after another; the peers use one process per jail.
 fn making_many(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
     let mut subjects: Vec<Subject<'_>> = vec![
         peers.at_once("native", MANY, |_| peers.native_command(&[peers::DYNAMIC])),
@@ -202,7 +202,7 @@ fn making_many(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
     }
 }
 
-/// Into a jail that runs.
+/// Entering a running jail.
 fn entering(
     rounds: usize,
     peers: &Peers<'_>,
@@ -238,9 +238,9 @@ fn entering(
     tables
 }
 
-/// By the way that a tenant takes.
+/// Entering through the doors.
 fn doors(rounds: usize, peers: &Peers<'_>, host: &Host) -> Vec<Table> {
-    let bash = ["/bin/bash", "-c", doors::WISH];
+    let bash = ["/bin/bash", "-c", doors::COMMAND];
     let shell = doors::Shell::new(host, "web");
     let mut tables = Vec::new();
     {

@@ -1,4 +1,4 @@
-//! The peers, each as it is used: a command that is started and waited for. All on the host's own `/usr`.
+//! The peers, each as it is normally used: a command that is started and waited for. All use the host's `/usr`.
 
 use crate::rounds::{Subject, time, try_time};
 use bailiwick_tests::Host;
@@ -12,30 +12,30 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// A program that needs the dynamic linker, outside and inside.
+/// A dynamically linked program, on the host and inside.
 pub(crate) const DYNAMIC: &str = "/bin/true";
-/// One that needs nothing, inside.
+/// A static program, inside.
 pub(crate) const STATIC: &str = "/srv/static";
-/// It: ends at once, and has no start-up code that could cost anything.
+/// Source of the static program: it ends at once and has no start-up code.
 const PAYLOAD: &str = "void _start(void) { __asm__ volatile(\"xor %edi, %edi\\n\\tmov $60, %eax\\n\\tsyscall\"); }\n";
-/// What `/usr` is also known as, in a merged system.
+/// Symlinks to directories of `/usr` in a merged system.
 const LINKS: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
-/// The same limits as the tenants of the test host have.
+/// The limits of the tenants of the test host.
 const MEMORY: u64 = 128 << 20;
 const TASKS: u64 = 64;
 
-/// The peers and the folder with their root, bundles and state.
+/// The peers, and the directory with their root, bundles and state.
 #[derive(Debug)]
 pub(crate) struct Peers<'a> {
     host: &'a Host,
     payload: PathBuf,
     root: PathBuf,
     here: File,
-    /// A mount namespace that shows one version of control groups only: crun refuses both at once.
+    /// A mount namespace with only one version of control groups: crun refuses both at once.
     plain: File,
 }
 
-/// A container of crun that runs until the value is dropped.
+/// A container of crun that runs until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Container<'a> {
     peers: &'a Peers<'a>,
@@ -57,7 +57,7 @@ pub(crate) struct LxcContainer<'a> {
 }
 
 impl<'a> Peers<'a> {
-    /// Builds the payload and the root.
+    /// Builds the static program and the root.
     pub(crate) fn new(host: &'a Host) -> Self {
         host.write("peers/static.c", PAYLOAD);
         let root = host.path("peers/root");
@@ -81,7 +81,7 @@ impl<'a> Peers<'a> {
         peers
     }
 
-    /// The static program as the host sees it.
+    /// The path of the static program on the host.
     pub(crate) fn payload(&self) -> &Path {
         &self.payload
     }
@@ -116,7 +116,7 @@ impl<'a> Peers<'a> {
         self.host.write(&format!("peers/{name}/config.json"), &config.to_string());
     }
 
-    /// In the mount namespace with one version of control groups.
+    /// Runs a function in the mount namespace with one version of control groups.
     fn in_plain<T>(&self, run: impl FnOnce() -> T) -> T {
         let enter = |namespace: &File| {
             rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
@@ -169,7 +169,7 @@ impl<'a> Peers<'a> {
         command
     }
 
-    /// No other run of this program has the same.
+    /// A container id that no other run of this program uses.
     fn id(&self, name: &str) -> String {
         format!("bench-{}-{name}", self.host.ids().start)
     }
@@ -199,7 +199,7 @@ impl<'a> Peers<'a> {
         Subject::peer(name, move || self.in_plain(|| try_time(|| try_run(&mut command))))
     }
 
-    /// A container that is left running, then ended: what can be compared with a start and a stop.
+    /// A container that is started and later stopped, comparable with start and stop of a jail.
     pub(crate) fn crun_phases(&self) -> Subject<'_> {
         let id = self.id("phases");
         let mut start = self.crun_verb("run");
@@ -217,7 +217,7 @@ impl<'a> Peers<'a> {
         Subject { names: names.to_vec(), run: Box::new(run) }
     }
 
-    /// Starts many commands, then waits for all; the time of each is the whole divided by their number.
+    /// Starts many commands, then waits for all; the time of each is the total divided by their number.
     pub(crate) fn at_once<'s>(&'s self, name: &str, count: usize, make: impl Fn(usize) -> Command) -> Subject<'s> {
         let mut commands: Vec<Command> = (0..count).map(make).collect();
         Subject::peer(name, move || {
@@ -231,7 +231,7 @@ impl<'a> Peers<'a> {
                             Err(error) => failure = Some(format!("{command:?}: {error}")),
                         }
                     }
-                    // All are waited for, whatever has become of one.
+                    // Waits for all of them, also after a failure.
                     for mut child in children {
                         let status = child.wait().expect("waits");
                         if !status.success() {
@@ -251,7 +251,7 @@ impl<'a> Peers<'a> {
         Subject::peer("nsenter", move || try_time(|| try_run(&mut command)))
     }
 
-    /// A container that runs.
+    /// A running container.
     pub(crate) fn container(&self) -> Result<Container<'_>, String> {
         let id = self.id("entered");
         let mut start = self.crun_verb("run");
@@ -270,7 +270,7 @@ impl<'a> Peers<'a> {
         Subject::peer("crun exec", move || self.in_plain(|| try_time(|| try_run(&mut command))))
     }
 
-    /// The same by `runc`, in a container of its own.
+    /// The same with `runc`.
     pub(crate) fn runc_container(&self) -> Result<RuncContainer<'_>, String> {
         let id = self.id("runc");
         let mut start = self.runc_verb("run");
@@ -289,7 +289,7 @@ impl<'a> Peers<'a> {
         Subject::peer("runc exec", move || self.in_plain(|| try_time(|| try_run(&mut command))))
     }
 
-    /// The same by LXC. It takes both versions of control groups at once.
+    /// The same with LXC, which supports both versions of control groups at once.
     pub(crate) fn lxc_container(&self) -> Result<LxcContainer<'_>, String> {
         let id = self.id("lxc");
         let root = self.root.display();
@@ -334,7 +334,7 @@ impl<'a> Peers<'a> {
         command
     }
 
-    /// Ends what a failure has left. Without one there is nothing to end.
+    /// Removes what a failure left; otherwise there is nothing to remove.
     fn end(&self, id: &str) {
         let mut stop = self.crun_verb("delete");
         stop.args(["--force", id]).stderr(Stdio::null());
@@ -355,7 +355,7 @@ impl Drop for LxcContainer<'_> {
     fn drop(&mut self) {
         let mut stop = self.peers.lxc_verb("lxc-stop", &self.id);
         stop.arg("-k").stderr(Stdio::null()).status().ok();
-        // It leaves its groups behind, and its monitor in one of them for a moment.
+        // It leaves its control groups behind, and for a moment its monitor in one of them.
         let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else { return };
         let hierarchies: Vec<PathBuf> = hierarchies.flatten().map(|hierarchy| hierarchy.path()).collect();
         for _ in 0..100 {
@@ -391,7 +391,7 @@ pub(crate) fn command(argv: &[&str]) -> Command {
     command
 }
 
-/// A peer whose container could not be made.
+/// A peer whose container could not be created.
 fn failed(name: &str, why: &str) -> Subject<'static> {
     let why = why.to_owned();
     Subject::peer(name, move || Err(why.clone()))
@@ -412,7 +412,8 @@ pub(crate) fn run(command: &mut Command) {
     assert!(status.success(), "{command:?}: {status}");
 }
 
-/// A mount namespace like ours, but with control groups of one version. It lives for as long as it is held.
+/// A mount namespace like that of this program, but with one version of control groups. It exists as long as it is
+/// held.
 fn plain_groups() -> File {
     let script = "[ \"$(stat -fc %T /sys/fs/cgroup)\" = cgroup2fs ] || umount -a -t cgroup2; echo ready; read -r end";
     let mut child = Command::new("unshare")

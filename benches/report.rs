@@ -1,4 +1,4 @@
-//! The result, as Markdown for people and as JSON for programs.
+//! The report, as Markdown for people and as JSON for programs.
 
 use crate::machine::{Machine, Memory};
 use crate::rounds::Series;
@@ -10,12 +10,12 @@ use std::fmt::Write;
 pub(crate) struct Table {
     pub(crate) title: String,
     pub(crate) note: String,
-    /// The series that the others are compared with, by index.
+    /// Indices of the series that the others are compared with.
     pub(crate) references: Vec<usize>,
     pub(crate) series: Vec<Series>,
 }
 
-/// All of it.
+/// The whole report.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,

@@ -1,19 +1,19 @@
-//! Interleaved rounds: in each, every subject is measured once, so that what slows the machine down slows all of them,
-//! and a ratio is that of two neighbours in time.
+//! Interleaved rounds: each round measures every subject once. A slowdown of the machine affects all subjects, and
+//! a ratio compares measurements that are close in time.
 
 use std::time::{Duration, Instant};
 
-/// Rounds that are not counted: the first start of a tenant makes storage, first runs fill caches.
+/// Rounds that are not counted: the first start of a tenant creates its storage, and first runs fill caches.
 const WARM_UP: usize = 5;
 
-/// What is measured once a round.
+/// A subject, measured once per round.
 pub(crate) struct Subject<'a> {
-    /// A name for each duration that `run` gives.
+    /// A name for each duration that `run` returns.
     pub(crate) names: Vec<String>,
     pub(crate) run: Box<dyn FnMut() -> Measured + 'a>,
 }
 
-/// The durations of one run, or why a peer failed. What is ours does not fail: it ends the program.
+/// The durations of one run, or why a peer failed. Our own subjects panic instead.
 pub(crate) type Measured = Result<Vec<Duration>, String>;
 
 impl<'a> Subject<'a> {
@@ -22,37 +22,38 @@ impl<'a> Subject<'a> {
         Self { names: vec![name.to_owned()], run: Box::new(move || Ok(vec![run()])) }
     }
 
-    /// A peer, which may fail: then its row says so, and the others are measured all the same.
+    /// A peer, which may fail: then its row says so, and the others are still measured.
     pub(crate) fn peer(name: &str, mut run: impl FnMut() -> Result<Duration, String> + 'a) -> Self {
         Self { names: vec![name.to_owned()], run: Box::new(move || Ok(vec![run()?])) }
     }
 }
 
-/// One duration of every round, in microseconds.
+/// One duration over all rounds, in microseconds.
 #[derive(Debug)]
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) times: Vec<f64>,
-    /// Why there are no more of them.
+    /// Why the series ended early.
     pub(crate) failure: Option<String>,
 }
 
-/// How long something takes.
+/// The duration of a function.
 pub(crate) fn time(run: impl FnOnce()) -> Duration {
     let begin = Instant::now();
     run();
     begin.elapsed()
 }
 
-/// The same of what may fail.
+/// The same for a function that may fail.
 pub(crate) fn try_time(run: impl FnOnce() -> Result<(), String>) -> Result<Duration, String> {
     let begin = Instant::now();
     run()?;
     Ok(begin.elapsed())
 }
 
-/// Measures all subjects in every round; one that has failed in no further one. The order is turned around in every second round and rotated after it, so that nobody has always the same neighbour: what a subject leaves to the kernel to clear away in the
-/// background (a network namespace above all) is paid by whoever comes next.
+/// Measures all subjects in every round, without those that have failed. The order is reversed in every second
+/// round and rotated after it, so that no subject always follows the same other: work that a subject leaves to the
+/// kernel (the removal of a network namespace above all) slows its successor.
 pub(crate) fn interleave(rounds: usize, subjects: &mut [Subject<'_>]) -> Vec<Series> {
     let mut series: Vec<Vec<Series>> =
         subjects.iter().map(|subject| subject.names.iter().map(|name| Series::new(name)).collect()).collect();
@@ -90,7 +91,7 @@ fn order(round: usize, count: usize) -> Vec<usize> {
     order
 }
 
-/// The value below which a part of the values lies; of none, not a number.
+/// A quantile of the values; NaN if there are none.
 pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -114,13 +115,13 @@ impl Series {
         quantile(&self.times, part)
     }
 
-    /// The median of the ratios to another series, round by round.
+    /// Median of the ratios to another series, round by round.
     pub(crate) fn ratio_to(&self, reference: &Self) -> f64 {
         let ratios: Vec<f64> = self.times.iter().zip(&reference.times).map(|(own, other)| own / other).collect();
         quantile(&ratios, 0.5)
     }
 
-    /// The median of the differences to another series, round by round, in microseconds.
+    /// Median of the differences to another series, round by round, in microseconds.
     pub(crate) fn above(&self, reference: &Self) -> f64 {
         let differences: Vec<f64> = self.times.iter().zip(&reference.times).map(|(own, other)| own - other).collect();
         quantile(&differences, 0.5)
@@ -167,7 +168,7 @@ mod tests {
 
     #[test]
     fn ratios_are_of_one_round() {
-        // A machine that gets ten times slower for a round changes no ratio.
+        // A machine that is ten times slower for a round does not change the ratio.
         let reference = Series { times: vec![1.0, 10.0, 1.0], ..Series::new("a") };
         let own = Series { times: vec![2.0, 20.0, 2.0], ..Series::new("b") };
         assert!((own.ratio_to(&reference) - 2.0).abs() < f64::EPSILON);
