@@ -1,47 +1,47 @@
-//! The house has floors: a crate knows those below it and nobody beside or above. And some rules of the house that a
-//! compiler does not know.
+//! Rules of the source tree that a compiler does not check. Crates have floors: a crate may use only crates of
+//! lower floors.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Everything that the programs which run as root are made of, beside crates of our own: what each is there for. Whatever is
-/// resolved and is not here, and whatever is here and is not resolved, turns the test red.
+/// All external crates in the programs that run as root, each with its purpose. The list must match the resolved
+/// dependencies exactly.
 const TRUSTED: &[(&str, &str)] = &[
     ("bitflags", "rustix: sets of flags"),
-    ("cfg-if", "nix: what differs by system"),
+    ("cfg-if", "nix: differences between systems"),
     ("enumflags2", "landlock: sets of access rights"),
-    ("humantime", "types: spans of time in words"),
+    ("humantime", "types: durations in text"),
     ("itoa", "serde_json: numbers in text"),
-    ("landlock", "sys: the rules of Landlock by version of the kernel"),
-    ("libc", "sys: numbers and structures of the kernel; calls that rustix and nix have not"),
-    ("libpam-sys", "pam, by nonstick: what libpam has"),
+    ("landlock", "sys: rules of Landlock by kernel version"),
+    ("libc", "sys: constants and structures of the kernel; calls that rustix and nix lack"),
+    ("libpam-sys", "pam, by nonstick: the interface of libpam"),
     ("libpam-sys-helpers", "pam, by nonstick: messages of libpam"),
     ("linux-raw-sys", "sys: structures of new system calls"),
-    ("log", "uzers: asks for it, says nothing by it"),
-    ("memchr", "serde_json: ends of strings"),
-    ("memoffset", "nix: places of fields in structures of sockets"),
-    ("nix", "sys: calls of the C library with types"),
+    ("log", "uzers: a dependency that it does not use to print"),
+    ("memchr", "serde_json: search for the end of strings"),
+    ("memoffset", "nix: offsets of fields in socket structures"),
+    ("nix", "sys: typed calls of the C library"),
     ("nonstick", "pam: a PAM module without unsafe code of ours"),
-    ("rustix", "system calls with types"),
+    ("rustix", "typed system calls"),
     ("sd-notify", "warden: readiness, watchdog and kept descriptors"),
     ("sendfd", "sd-notify: descriptors in messages"),
     ("serde", "messages, ledger and records"),
     ("serde_core", "serde: its traits"),
-    ("serde_json", "the text of messages, ledger and records"),
-    ("serde_spanned", "toml: where a value stands"),
+    ("serde_json", "serialisation of messages, ledger and records"),
+    ("serde_spanned", "toml: positions of values"),
     ("thiserror", "errors without boilerplate"),
     ("toml", "policy: the operator's files"),
-    ("toml_datetime", "toml: a kind of value that every file refuses"),
+    ("toml_datetime", "toml: a type of value that every file refuses"),
     ("toml_parser", "toml: its grammar"),
     ("toml_writer", "toml: `dump`, for tests of round trips and `show`"),
     ("uzers", "warden: the user that bailiwickd runs as"),
     ("winnow", "toml_parser: streams of tokens"),
-    ("zmij", "serde_json: broken numbers in text"),
+    ("zmij", "serde_json: floating-point numbers in text"),
 ];
 
-/// What runs at build time alone, for the crates above.
+/// Their dependencies that run only at build time.
 const MACROS: &[&str] = &[
     "enumflags2_derive",
     "libpam-sys-impls",
@@ -61,9 +61,9 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
-/// A crate of ours, as the table in `docs/architecture.md` has it.
+/// A crate of ours, as a row of the table in `docs/architecture.md`.
 struct Crate {
-    /// Who runs it: the folder below `src/`.
+    /// Folder below `src/`, named after who runs it.
     folder: String,
     name: String,
     floor: u8,
@@ -80,7 +80,7 @@ impl Crate {
         text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// The crates of ours that a section of its manifest names.
+    /// Our crates in some sections of its manifest.
     fn uses(&self, sections: &[&str]) -> Vec<String> {
         let manifest = self.manifest();
         let sections = sections.iter().filter_map(|section| manifest.get(*section).and_then(toml::Value::as_table));
@@ -103,7 +103,7 @@ fn crates() -> Vec<Crate> {
     document.lines().filter_map(row).collect()
 }
 
-/// The names of what is in a folder of the repository.
+/// The names in a folder of the repository.
 fn names_in(path: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     entries.flatten().map(|entry| entry.file_name().into_string().expect("a name")).collect()
@@ -144,7 +144,7 @@ fn every_crate_has_a_floor_and_uses_only_lower_ones() {
 }
 
 #[test]
-fn every_crate_is_in_the_folder_of_who_runs_it_and_uses_only_folders_that_its_readme_names() {
+fn crates_use_only_folders_that_the_readme_of_their_folder_names() {
     let crates = crates();
     let folders: BTreeSet<_> = crates.iter().map(|krate| krate.folder.clone()).collect();
     assert_eq!(names_in(&root().join("src")), folders, "src/ and docs/architecture.md differ");
@@ -160,7 +160,7 @@ fn every_crate_is_in_the_folder_of_who_runs_it_and_uses_only_folders_that_its_re
             assert_eq!(readme.matches(&format!("- {word}")).count(), 1, "src/{folder}/README.md: {word}");
         }
         let allowed = readme.split_once("- May use: ").expect("found above").1.split_once('\n').expect("a line").0;
-        // What only tests use is in no program.
+        // Dependencies of tests are in no program.
         let allowed = allowed.split(" (").next().expect("the first part");
         for krate in crates.iter().filter(|krate| krate.folder == *folder) {
             for used in krate.uses(&["dependencies", "build-dependencies"]) {
@@ -177,7 +177,7 @@ fn every_crate_is_in_the_folder_of_who_runs_it_and_uses_only_folders_that_its_re
 }
 
 #[test]
-fn only_sys_may_hold_unsafe_code() {
+fn only_sys_contains_unsafe_code() {
     for krate in crates() {
         let manifest = krate.manifest();
         let inherits = manifest["lints"].get("workspace").is_some_and(|value| value.as_bool() == Some(true));
@@ -190,7 +190,7 @@ fn only_sys_may_hold_unsafe_code() {
     }
 }
 
-/// Names of packages that a program of ours is resolved to on this machine: at run time and for its macros.
+/// Packages that a program of ours resolves to on this machine: at run time, and for its macros.
 fn resolved(krate: &str) -> BTreeSet<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -202,7 +202,7 @@ fn resolved(krate: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn what_runs_as_root_is_made_of_what_is_listed() {
+fn programs_of_root_have_only_listed_dependencies() {
     let crates = crates();
     let mut used = BTreeSet::new();
     for (krate, budget) in BUDGETS {
@@ -210,18 +210,18 @@ fn what_runs_as_root_is_made_of_what_is_listed() {
         for package in &packages {
             let is_ours = package.starts_with("bailiwick-");
             let is_listed = TRUSTED.iter().any(|(name, _)| name == package) || MACROS.contains(&package.as_str());
-            assert!(is_ours || is_listed, "{krate} is made of {package}, and nobody said why");
+            assert!(is_ours || is_listed, "{krate} depends on {package}, which TRUSTED does not list");
         }
         let ours = packages.iter().filter_map(|package| package.strip_prefix("bailiwick-"));
         let path = |name: &str| crates.iter().find(|krate| krate.name == name).expect("a crate of the table").path();
         let lines: usize = ours.map(|name| lines(&path(name).join("src"))).sum();
-        assert!(lines <= *budget, "{krate} is made of {lines} lines of our own: more than its {budget}");
-        assert!(lines + 1000 > *budget, "{krate} is made of {lines} lines of our own: lower its budget of {budget}");
+        assert!(lines <= *budget, "{krate} has {lines} lines of our own, more than its budget of {budget}");
+        assert!(lines + 1000 > *budget, "{krate} has {lines} lines of our own: lower its budget of {budget}");
         used.extend(packages);
     }
     let listed = TRUSTED.iter().map(|(name, _)| *name).chain(MACROS.iter().copied());
     let unused: Vec<_> = listed.filter(|name| !used.contains(*name)).collect();
-    assert!(unused.is_empty(), "no program that runs as root is made of {unused:?}");
+    assert!(unused.is_empty(), "no program of root depends on {unused:?}: remove them from the list");
 }
 
 /// Lines of code of all sources below a folder: no blank lines, no comments, no unit tests.
@@ -253,15 +253,15 @@ fn a_budget_counts_code_alone() {
 }
 
 #[test]
-fn every_file_opens_with_its_job() {
+fn every_file_starts_with_a_description() {
     for path in sources() {
         let text = fs::read_to_string(&path).expect("text");
-        assert!(text.starts_with("//! "), "{} does not say its job in its first line", path.display());
+        assert!(text.starts_with("//! "), "the first line of {} must be a `//!` description", path.display());
     }
 }
 
 #[test]
-fn names_say_what_a_thing_is() {
+fn no_module_has_a_meaningless_name() {
     for path in sources() {
         let stem = path.file_stem().expect("a name").to_string_lossy().into_owned();
         assert!(!["utils", "util", "common", "helpers", "misc"].contains(&stem.as_str()), "{}", path.display());
@@ -273,7 +273,7 @@ fn nothing_silences_a_lint_without_a_reason() {
     for path in sources() {
         let text = fs::read_to_string(&path).expect("text");
         for (number, line) in text.lines().enumerate() {
-            // Built from two parts so that this line does not find itself.
+            // Built from two parts, so that this line does not match itself.
             let silent =
                 line.trim_start().starts_with(concat!("#[", "allow(")) || line.contains(concat!("#![", "allow("));
             assert!(!silent, "{}:{}: use `expect` with a reason", path.display(), number + 1);
@@ -281,9 +281,9 @@ fn nothing_silences_a_lint_without_a_reason() {
     }
 }
 
-/// Decision 25: a bug ends the program that has it, before anything else of it runs.
+/// Decision 25: a bug ends the program before it can do anything else.
 #[test]
-fn what_is_released_ends_at_a_panic_and_at_a_number_that_does_not_fit() {
+fn release_builds_abort_on_a_panic_and_check_overflow() {
     let text = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace's manifest");
     let manifest: toml::Table = text.parse().expect("TOML");
     let release = &manifest["profile"]["release"];
@@ -299,12 +299,12 @@ fn settings(unit: &str) -> Vec<(String, String)> {
     lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// What a comment in the unit argues for, and what a jail inherits from it.
+/// Settings that a comment in the unit explains, or that a jail inherits.
 #[test]
-fn the_wardens_unit_keeps_what_nothing_else_tests() {
+fn the_wardens_unit_has_settings_that_nothing_else_tests() {
     let found = settings("bailiwick-warden.service");
     for (key, value) in [
-        // At 1, and at no other value, a crash starts no handler of the host's (core(5)).
+        // Only with exactly 1 a crash starts no handler of the host (core(5)).
         ("LimitCORE", "1"),
         ("SocketBindDeny", "any"),
         ("RestrictFileSystems", "~@network fuse fuseblk"),
@@ -314,10 +314,10 @@ fn the_wardens_unit_keeps_what_nothing_else_tests() {
     }
 }
 
-/// Decision 9: where controllers are on version 1, tenants' groups lie below the warden's own.
+/// Decision 9: with controllers on version 1, the tenants' groups are below the warden's own group.
 #[test]
 fn the_wardens_unit_bounds_no_control_group() {
-    /// What `systemd.resource-control(5)` writes into a group as a limit or a share; devices are all jails' to have refused.
+    /// Settings that `systemd.resource-control(5)` writes to a group as a limit or share.
     const OF_GROUPS: &[&str] =
         &["Memory", "CPU", "StartupCPU", "IO", "StartupIO", "BlockIO", "Allowed", "StartupAllowed", "ManagedOOM"];
     let found = settings("bailiwick-warden.service");
@@ -327,7 +327,7 @@ fn the_wardens_unit_bounds_no_control_group() {
     }
     for unit in ["bailiwick-warden.service", "bailiwick-jails.service"] {
         let tasks: Vec<_> = settings(unit).into_iter().filter(|(key, _)| key == "TasksMax").collect();
-        // The manager has a default of its own.
+        // The service manager has a default of its own.
         assert_eq!(tasks, [("TasksMax".to_owned(), "infinity".to_owned())], "{unit}");
     }
 }
