@@ -11,7 +11,7 @@ use bailiwick_proto::Failure;
 use bailiwick_types::{Door, ExitStatus, LimitKey, Moment, SessionCount, SessionId, SessionRecord, TenantName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tracing::info;
 
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ struct Open {
     /// Whether it has begun: before that nobody knows in which jail it will be.
     has_begun: bool,
     /// Takes the reason why its client is to end it.
-    end: UnboundedSender<String>,
+    end: Sender<String>,
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +93,7 @@ pub(crate) struct Counted {
     sessions: Arc<Sessions>,
     record: SessionRecord,
     /// Gives the reason why the client is to end it.
-    end: UnboundedReceiver<String>,
+    end: Receiver<String>,
     /// Whether it was entered in the log.
     logged: bool,
     status: Option<u8>,
@@ -174,7 +174,7 @@ impl Sessions {
             count.now += 1;
             count.most = count.most.max(count.now);
         }
-        let (sender, end) = unbounded_channel();
+        let (sender, end) = channel(1);
         state.open.insert(record.id, Open { record: record.clone(), has_begun: false, end: sender });
         Counted { sessions: Arc::clone(self), record, end, logged: false, status: None, notice: None }
     }
@@ -191,7 +191,8 @@ impl Sessions {
     pub(crate) fn end(&self, id: SessionId, reason: &str) {
         if let Some(open) = self.state().open.get(&id) {
             // A connection that is just going takes its session with it.
-            open.end.send(reason.to_owned()).ok();
+            // One reason is enough: a client that has not read the first needs no second.
+            open.end.try_send(reason.to_owned()).ok();
         }
     }
 

@@ -103,7 +103,7 @@ fn exit_on_signal(signals: &Signals) {
         Ok(ready[1] || (ready[0] && signals.take()?.is_some()))
     };
     while matches!(must_exit(), Ok(false)) {}
-    let (done, restored) = std::sync::mpsc::channel();
+    let (done, restored) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         drop(Restore);
         done.send(())

@@ -189,6 +189,10 @@ impl Drop for TestHost {
         let deleted = self.bailiwick(&["delete", "probe", "--purge"]).is_ok_and(|output| output.status.success());
         let pid = i32::try_from(self.daemon.id()).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "it is our child and was not waited for, so its pid is its own"
+            )]
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
         }
         self.daemon.wait().ok();
