@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 /// Mount points of a profile's mount table that a tenant sees and whose source is selected.
-fn rows(host: &Host, profile: &str, chosen: fn(&Source) -> bool) -> Vec<String> {
+fn mount_points(host: &Host, profile: &str, chosen: fn(&Source) -> bool) -> Vec<String> {
     let facts = host_facts(&host.path("state")).expect("facts");
     let profile: Profile = profile.parse().expect("a profile");
     let (rows, _) = table(profile, Access::ReadWrite, &Limits::default(), &facts);
@@ -100,7 +100,7 @@ fn run(host: &Host, tenant: &str, script: &str, paths: &[String]) -> Child {
     host.command(&arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs")
 }
 
-fn says(child: &mut Child) -> impl FnMut() -> String + use<> {
+fn line_reader(child: &mut Child) -> impl FnMut() -> String + use<> {
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     move || lines.next().expect("a line").expect("text")
 }
@@ -109,7 +109,7 @@ fn says(child: &mut Child) -> impl FnMut() -> String + use<> {
 fn owner_operations_fail_on_files_that_are_not_the_tenants() {
     let host = host();
     for tenant in profiles() {
-        let mut paths = rows(&host, tenant, not_the_tenants);
+        let mut paths = mount_points(&host, tenant, not_the_tenants);
         assert!(
             ["/usr", "/run/host/etc", "/run/host/init", "/dev/null", "/proc"]
                 .iter()
@@ -158,7 +158,7 @@ fn the_hosts_files_have_inodes_of_the_jails_own() {
     use std::os::unix::fs::MetadataExt;
     let host = host();
     for tenant in profiles() {
-        let paths = rows(&host, tenant, shows_files_of_the_host);
+        let paths = mount_points(&host, tenant, shows_files_of_the_host);
         assert_eq!(paths, ["/usr", "/run/host/etc"], "{tenant}");
         let line = r#"print map { my @s = stat $_; "$_ $s[0] $s[4]\n" } @paths"#;
         let output = run(&host, tenant, line, &paths).wait_with_output().expect("ends");
@@ -184,13 +184,13 @@ fn locks_inside_block_neither_the_host_nor_a_neighbour() {
     let tenants: Vec<Child> = profiles()
         .into_iter()
         .map(|tenant| {
-            let paths = rows(&host, tenant, shows_files_of_the_host);
+            let paths = mount_points(&host, tenant, shows_files_of_the_host);
             let mut holder = run(&host, tenant, lock, &paths);
-            assert_eq!(says(&mut holder)(), "held", "{tenant}");
+            assert_eq!(line_reader(&mut holder)(), "held", "{tenant}");
             for path in paths.iter().chain([&"/usr/bin".to_owned(), &"/usr/lib/os-release".to_owned()]) {
                 let file = std::fs::File::open(on_the_host(&host, path)).expect("the host has it");
                 rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-                    .unwrap_or_else(|error| panic!("{tenant} holds up the host at {path}: {error}"));
+                    .unwrap_or_else(|error| panic!("{tenant} blocks the host at {path}: {error}"));
             }
             holder
         })
@@ -210,9 +210,9 @@ fn watches_inside_do_not_report_accesses_by_the_host_or_neighbours() {
     let open =
         r#"for (@paths) { sysopen(my $f, $_, 0) or die $_; -d $_ ? opendir(my $d, $_) : sysread($f, my $x, 1) }"#;
     for tenant in profiles() {
-        let paths = rows(&host, tenant, shows_files_of_the_host);
+        let paths = mount_points(&host, tenant, shows_files_of_the_host);
         let mut watcher = run(&host, tenant, watch, &paths);
-        let mut say = says(&mut watcher);
+        let mut say = line_reader(&mut watcher);
         assert_eq!(say(), "watching", "{tenant}");
         for path in paths.iter().chain([&"/usr/bin".to_owned(), &"/usr/lib/os-release".to_owned()]) {
             let path = on_the_host(&host, path);

@@ -68,7 +68,7 @@ fn a_silent_init_affects_only_its_tenant_and_is_replaced() {
     assert!(String::from_utf8_lossy(&report.stdout).contains("BW105"), "{report:?}");
     assert_eq!(host.inside("web", "echo fine").1.trim(), "fine");
     // Init continues and is still the same process.
-    process::signal(&before, Signal::CONT).expect("it is there");
+    process::signal(&before, Signal::CONT).expect("it exists");
     until("it is known to answer", || state(&host, tenant) == "running");
     assert_eq!(host.inside(tenant, "echo fine").1.trim(), "fine");
 
@@ -92,7 +92,7 @@ fn a_session_that_init_takes_but_never_starts_is_given_up() {
     // Listens in place of init, like one changed by its tenant: it sends `ready`, takes the session, and never
     // answers again.
     let path = host.path("run/jails/web/init.sock");
-    std::fs::remove_file(&path).expect("it is there");
+    std::fs::remove_file(&path).expect("it exists");
     let mut impostor = std::process::Command::new("perl");
     impostor.args(["-MIO::Socket::UNIX", "-e"]).arg(IMPOSTOR).arg(&path);
     let mut impostor = impostor.stdout(std::process::Stdio::piped()).spawn().expect("perl");

@@ -155,7 +155,7 @@ fn enter(host: &Host, namespaces: &[&str]) -> Child {
 }
 
 /// Checks that the audit names it in the finding of this id. A notice alone does not change the exit status.
-fn finds(host: &Host, id: &str, evidence: &str) {
+fn assert_finding(host: &Host, id: &str, evidence: &str) {
     let (status, report) = audit(host);
     let worst = report["findings"].as_array().expect("findings").iter().any(|finding| finding["severity"] != "notice");
     let found = report["findings"].as_array().expect("findings").iter().find(|finding| finding["id"] == id);
@@ -163,7 +163,7 @@ fn finds(host: &Host, id: &str, evidence: &str) {
     assert!(status == Some(if worst { 10 } else { 0 }) && text.contains(evidence), "{status:?} {id}: {text}");
 }
 
-fn finds_nothing(host: &Host) {
+fn assert_no_finding(host: &Host) {
     let (status, report) = audit(host);
     // Findings that every audit has, on any host.
     let found: Vec<&str> = ids(&report).into_iter().filter(|id| !["BW097", "BW098"].contains(id)).collect();
@@ -176,10 +176,10 @@ fn a_host_process_in_one_namespace_of_a_jail_is_named() {
         let host = host(plan);
         for (option, kind) in [("-m", "mnt"), ("-n", "net"), ("-i", "ipc"), ("-p", "pid")] {
             let entered = enter(&host, &[option]);
-            finds(&host, "BW088", kind);
+            assert_finding(&host, "BW088", kind);
             end(entered);
         }
-        finds_nothing(&host);
+        assert_no_finding(&host);
     }
 }
 
@@ -193,9 +193,9 @@ fn a_process_that_entered_from_outside_has_no_landlock_domain() {
         assert_eq!(wall["verdict"], "enforced");
         assert!(wall["evidence"].to_string().contains("the warden's child told"), "{wall}");
         let (entered, child) = enter_all(&host);
-        finds(&host, "BW072", &child);
+        assert_finding(&host, "BW072", &child);
         end(entered);
-        finds_nothing(&host);
+        assert_no_finding(&host);
     }
 }
 
@@ -244,7 +244,7 @@ fn a_changed_group_setting_outside_the_limits_is_named() {
         for dir in groups(&host).iter().map(|group| format!("{group}/{file}")) {
             let Ok(fresh) = std::fs::read_to_string(&dir) else { continue };
             std::fs::write(&dir, changed).unwrap_or_else(|error| panic!("{dir}: {error}"));
-            finds(&host, "BW107", file);
+            assert_finding(&host, "BW107", file);
             let fresh = if file == "memory.soft_limit_in_bytes" { "-1" } else { fresh.trim() };
             std::fs::write(&dir, fresh).expect("is put back");
             tried += 1;
@@ -257,7 +257,7 @@ fn a_changed_group_setting_outside_the_limits_is_named() {
         .map(|group| format!("{group}/jail/cgroup.max.descendants"))
         .find(|file| std::path::Path::new(file).exists());
     std::fs::write(below.expect("the jail's group"), "2").expect("writes");
-    finds(&host, "BW107", "/jail");
+    assert_finding(&host, "BW107", "/jail");
 }
 
 #[test]
@@ -275,18 +275,18 @@ fn a_process_with_a_raised_priority_is_named() {
         }
     };
     assert!(run("renice", &["-n", "-20", "-p", &pid]));
-    finds(&host, "BW089", "nice below 0");
+    assert_finding(&host, "BW089", "nice below 0");
     assert!(run("renice", &["-n", "0", "-p", &pid]));
     if run("chrt", &["--fifo", "--pid", "1", &pid]) {
-        finds(&host, "BW089", "a real-time scheduler");
+        assert_finding(&host, "BW089", "a real-time scheduler");
         assert!(run("chrt", &["--other", "--pid", "0", &pid]));
     }
-    finds_nothing(&host);
+    assert_no_finding(&host);
     // It inherits the OOM score of its parent, so the kernel would kill it later than the processes of the jail.
     let (entered, child) = enter_all(&host);
-    finds(&host, "BW089", &format!("oom_score_adj below 500: process {child} "));
+    assert_finding(&host, "BW089", &format!("oom_score_adj below 500: process {child} "));
     end(entered);
-    finds_nothing(&host);
+    assert_no_finding(&host);
 }
 
 #[test]
@@ -302,10 +302,10 @@ fn a_process_with_a_limit_of_its_own_is_named() {
         };
         let most = rlimit.value();
         assert!(own.is_none_or(|own| own > most), "this test is run with limits that are lower than a jail's");
-        finds(&host, "BW106", &format!("{words} {most}: process {child} "));
+        assert_finding(&host, "BW106", &format!("{words} {most}: process {child} "));
     }
     end(entered);
-    finds_nothing(&host);
+    assert_no_finding(&host);
 }
 
 #[test]
@@ -316,9 +316,9 @@ fn a_tmpfs_without_a_size_is_named() {
         &host,
         "165, my $s = \"none\", my $t = \"/dev/shm\", my $f = \"\", 32 | 14, my $d = \"nr_inodes=0\"",
     );
-    finds(&host, "BW037", "/dev/shm: without a bound of inodes");
+    assert_finding(&host, "BW037", "/dev/shm: without a bound of inodes");
     syscall_as_host_root(&host, "165, my $s = \"none\", my $t = \"/run\", my $f = \"\", 32 | 6, my $d = \"size=1g\"");
-    finds(&host, "BW037", "/run: 1048576 KiB");
+    assert_finding(&host, "BW037", "/run: 1048576 KiB");
 }
 
 #[test]
@@ -329,9 +329,9 @@ fn an_interface_that_was_put_into_a_jail_is_named() {
         let link = ["link", "add", &name, "type", "veth", "peer", "name", "eth7", "netns", &pid];
         let output = Command::new("ip").args(link).output().expect("ip runs");
         assert!(output.status.success(), "{output:?}");
-        finds(&host, "BW035", "eth7");
+        assert_finding(&host, "BW035", "eth7");
         assert!(Command::new("ip").args(["link", "delete", &name]).status().expect("ip runs").success());
-        finds_nothing(&host);
+        assert_no_finding(&host);
     }
 }
 
@@ -417,7 +417,7 @@ fn a_page_is_written_and_a_changed_log_is_detected() {
         serde_json::from_str::<serde_json::Value>(&host.ok(&["audit", "--verify", "--json"])).expect("JSON")["mark"]
             .clone();
     let mark = mark.as_str().expect("a mark").to_owned();
-    assert!(host.log().contains(&mark), "the mark is told to the log of events");
+    assert!(host.log().contains(&mark), "the mark is logged");
     host.ok(&["audit", "--verify", "--mark", &mark]);
     let log = host.path("state/history/audit.log");
     let text = std::fs::read_to_string(&log).expect("a log");

@@ -17,7 +17,7 @@ fn json(host: &Host, arguments: &[&str]) -> Value {
 }
 
 /// Starts a command in a jail that runs beside the test.
-fn beside(host: &Host, tenant: &str, line: &str) -> std::process::Child {
+fn spawn_inside(host: &Host, tenant: &str, line: &str) -> std::process::Child {
     Command::new(bailiwick_tests::stage().join("bailiwick"))
         .args(["exec", "--config"])
         .arg(host.path("etc"))
@@ -90,8 +90,8 @@ fn a_minute_of_two_tenants_is_measured() {
     host.write("etc/tenants.d/large.toml", "plan = \"web\"\n[limits]\nmemory = \"64M\"\n");
     host.start();
     host.ok(&["apply"]);
-    let spin = beside(&host, "busy", "timeout 80 sh -c 'while :; do :; done'");
-    let mut held = [beside(&host, "busy", "sleep 80"), beside(&host, "busy", "sleep 80")];
+    let spin = spawn_inside(&host, "busy", "timeout 80 sh -c 'while :; do :; done'");
+    let mut held = [spawn_inside(&host, "busy", "sleep 80"), spawn_inside(&host, "busy", "sleep 80")];
     std::thread::sleep(Duration::from_secs(1));
     let refused = host.cli(&["exec", "busy", "--", "true"]);
     assert_eq!(refused.status.code(), Some(125), "three sessions are the limit");
@@ -164,7 +164,7 @@ fn a_minute_of_two_tenants_is_measured() {
     }
     host.ok(&["delete", "large", "--purge"]);
     let left = json(&host, &["usage"]);
-    assert_eq!(left.as_array().expect("rows").len(), 1, "a tenant whose data is gone is forgotten: {left}");
+    assert_eq!(left.as_array().expect("rows").len(), 1, "a purged tenant is removed from the history: {left}");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn an_incident_names_the_neighbour_that_is_waited_for() {
     host.ok(&["apply"]);
     let spin = |count: u32| format!("for i in $(seq {count}); do timeout 100 sh -c 'while :; do :; done' & done; wait");
     // Both want more than there is, and one of them gets ten times as much.
-    let mut busy = [beside(&host, "meek", &spin(8)), beside(&host, "greedy", &spin(8))];
+    let mut busy = [spawn_inside(&host, "meek", &spin(8)), spawn_inside(&host, "greedy", &spin(8))];
     // On a busy machine the host itself may have used the most.
     until("the meek waits for others", Duration::from_secs(90), || {
         let incidents = json(&host, &["incidents", "meek"]);
@@ -255,9 +255,9 @@ fn the_daemons_data_is_in_its_own_directory_wherever_the_state_is() {
     host.ok(&["audit"]);
     host.ok(&["audit", "--verify"]);
     let lines = std::fs::read_to_string(own.join("audit.log")).expect("the log").lines().count();
-    assert_eq!(lines, 2, "the one chain goes on");
+    assert_eq!(lines, 2, "the chain continues");
     until("the history", Duration::from_secs(30), || own.join("history.db").exists().then_some(()));
-    assert_eq!(names(), [""; 0], "nothing is left, and nothing new is there");
+    assert_eq!(names(), [""; 0], "nothing is left, and nothing new was created");
     drop(daemon);
     // Once it is there, it stays there.
     let _daemon = Managed::start(&host, &own);
@@ -284,7 +284,8 @@ fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     };
     // With its write-ahead log it would be whole again.
     remove_log();
-    std::fs::write(&path, "no database at all, but long enough to be looked at by whoever opens it").expect("writes");
+    std::fs::write(&path, "not a database, but long enough that a program that opens it reads its whole header")
+        .expect("writes");
     host.start();
     until("it says so", Duration::from_secs(30), || host.log().contains("history-damaged").then_some(()));
     assert!(host.path("state/history/history.db.damaged-1").exists());
@@ -307,7 +308,7 @@ fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("version 99"));
     let status = host.ok(&["status"]);
     assert!(status.contains("what tenants use is not recorded: ") && status.contains("version 99"), "{status}");
-    assert_eq!(host.inside("web", "echo in").1.trim(), "in", "everything else goes on");
+    assert_eq!(host.inside("web", "echo in").1.trim(), "in", "everything else still works");
 }
 
 /// Fills a file system to the last byte.

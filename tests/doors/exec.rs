@@ -210,7 +210,7 @@ fn background_processes_do_not_hold_an_operators_pipe() {
             "(trap '' PIPE; until [ -e /root/go ]; do sleep 0.05; done; echo late; touch /root/said) & echo soon",
         ]);
         let status =
-            command.stdin(Stdio::null()).stdout(out).status().expect("ends, though something holds its output");
+            command.stdin(Stdio::null()).stdout(out).status().expect("ends, although a process holds its output");
         assert!(status.success());
         assert_eq!(host.inside(tenant, "touch /root/go; until [ -e /root/said ]; do sleep 0.05; done").0, 0);
         drop(command);
@@ -270,7 +270,7 @@ fn signals_reach_the_command_and_a_dead_client_hangs_up() {
         session("exec 2>/dev/null; trap 'touch /root/hung-up; exit' HUP; echo in; while :; do sleep 0.05; done");
     signal(&child, "-KILL");
     child.wait().expect("ends");
-    until("the session is told", || host.inside("shell", "test -e /root/hung-up").0 == 0);
+    until("the session gets the signal", || host.inside("shell", "test -e /root/hung-up").0 == 0);
 }
 
 /// Starts `yes` with a reader that does not read, and waits until the reader's pipe is full.
@@ -295,7 +295,7 @@ fn a_stopped_reader_blocks_neither_signals_nor_the_end_of_a_session() {
     let host = host();
     let (mut child, _reader) = unread(&host, "web");
     signal(&child, "TERM");
-    until("the end of a client that was told", || child.try_wait().expect("wait").is_some());
+    until("the end of a client with a signal", || child.try_wait().expect("wait").is_some());
     assert_eq!(child.wait().expect("ended").code(), Some(128 + 15));
 
     let (mut child, _reader) = unread(&host, "web");
@@ -344,7 +344,7 @@ fn sessions_end_with_their_jail() {
     child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
     signal(&child, "STOP");
     assert!(Command::new("kill").args(["-KILL", &host.init("web").to_string()]).status().expect("kill").success());
-    until("nobody to be in it", || sessions(&host).trim() == "[]");
+    until("no session in it", || sessions(&host).trim() == "[]");
     signal(&child, "CONT");
     assert_eq!(child.wait().expect("ends").code(), Some(125));
 }
@@ -363,13 +363,13 @@ fn a_second_interrupt_ends_a_command_that_ignores_signals_or_is_stopped() {
         child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
         signal(&child, name);
         // Each signal is awaited: two pending signals of one kind are merged.
-        until("the first signal to be heard", || {
+        until("the first signal to arrive", || {
             let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("status");
             status.lines().any(|line| line == "ShdPnd:\t0000000000000000")
         });
         assert!(child.try_wait().expect("wait").is_none(), "{line}: one signal is the command's");
         signal(&child, name);
-        until("the end of a client that was told twice", || child.try_wait().expect("wait").is_some());
+        until("the end of a client with two signals", || child.try_wait().expect("wait").is_some());
         assert_eq!(child.wait().expect("ended").code(), Some(status), "{line}");
     }
     assert_eq!(sessions(&host).trim(), "[]");
@@ -559,7 +559,7 @@ fn groups_come_from_the_jails_own_file() {
         assert_eq!(host.inside(tenant, line).0, 0, "{tenant}");
         let output = host.cli(&["exec", tenant, "--user", "1000", "--", "touch", "/srv/shared/mine"]);
         assert!(output.status.success(), "{tenant}: {}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(id(tenant, "33"), "33", "{tenant}: nobody else is in them");
+        assert_eq!(id(tenant, "33"), "33", "{tenant}: no other user is in them");
         // Files that are invalid, endless or blocking give no groups, and lock nobody out.
         for file in
             ["ln -sf /dev/zero /etc/group", "rm /etc/group; mkfifo /etc/group", "rm /etc/group; mkdir /etc/group"]

@@ -35,7 +35,7 @@ fn hash(password: &str) -> String {
         .expect("bailiwick runs");
     child.stdin.take().expect("a pipe").write_all(format!("{password}\n").as_bytes()).expect("writes");
     let output = child.wait_with_output().expect("ends");
-    good(&output).trim_end().to_owned()
+    assert_success(&output).trim_end().to_owned()
 }
 
 /// A host with a tenant of each profile and two logins for each: its home, and a directory with at most one
@@ -286,13 +286,13 @@ fn text(output: &Output) -> String {
     )
 }
 
-fn good(output: &Output) -> String {
+fn assert_success(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Checks that a login was refused: `CURLE_LOGIN_DENIED` of `libcurl-errors(3)`.
-fn refused(output: &Output) {
+fn assert_refused(output: &Output) {
     assert_eq!(output.status.code(), Some(67), "{}", text(output));
 }
 
@@ -311,22 +311,22 @@ fn are_the_tenants(host: &Host, server: &Server) {
     std::fs::set_permissions(&sent, PermissionsExt::from_mode(0o644)).expect("chmod");
     let put = ["--upload-file", sent.to_str().expect("text"), "--ftp-create-dirs"];
     for tenant in profiles() {
-        good(&curl(server, &format!("all@{tenant}"), PASSWORD, "a", &put));
-        good(&curl(server, &format!("blog@{tenant}"), PASSWORD, "b", &put));
+        assert_success(&curl(server, &format!("all@{tenant}"), PASSWORD, "a", &put));
+        assert_success(&curl(server, &format!("blog@{tenant}"), PASSWORD, "b", &put));
         let stat = ["exec", tenant, "--", "sh", "-c", "cd /home/*/ && stat -c '%u %g %s %n' a www/blog/b"];
         assert_eq!(host.ok(&stat), "1000 1000 300000 a\n1000 1000 300000 www/blog/b\n", "{tenant}");
         let back = curl(server, &format!("blog@{tenant}"), PASSWORD, "b", &[]);
         assert!(back.stdout == std::fs::read(&sent).expect("reads"), "{tenant}: {}", back.stdout.len());
-        let listed = good(&curl(server, &format!("blog@{tenant}"), PASSWORD, "", &["--list-only"]));
+        let listed = assert_success(&curl(server, &format!("blog@{tenant}"), PASSWORD, "", &["--list-only"]));
         assert_eq!(listed, "b\n", "{tenant}");
         for (user, password) in
             [("all", "open sesamE"), ("all", ""), ("nobody", PASSWORD), ("../all", PASSWORD), ("root", PASSWORD)]
         {
-            refused(&curl(server, &format!("{user}@{tenant}"), password, "", &[]));
+            assert_refused(&curl(server, &format!("{user}@{tenant}"), password, "", &[]));
         }
     }
     for user in ["root", "all", "all@", "@web", "all@nobody", "bailiwick"] {
-        refused(&curl(server, user, PASSWORD, "", &[]));
+        assert_refused(&curl(server, user, PASSWORD, "", &[]));
     }
     wait_for_sessions(host, 0);
     let log = host.log();
@@ -358,7 +358,7 @@ fn is_known_counted_audited_and_ended(mut host: Host, start: Start) {
     assert_eq!((&session["door"], &session["source"]), (&"ftp".into(), &"127.0.0.1".into()), "{session}");
     assert_eq!(session["command"], "www/blog");
     // This login may have one session.
-    refused(&curl(&server, "blog@web", PASSWORD, "", &[]));
+    assert_refused(&curl(&server, "blog@web", PASSWORD, "", &[]));
     assert!(host.log().contains("`sessions` of the login"), "{}", host.log());
 
     // The whole session is in the tenant's groups, including the process that does TLS, and every wall stands.
@@ -393,7 +393,7 @@ fn is_known_counted_audited_and_ended(mut host: Host, start: Start) {
     drop(all);
     wait_for_sessions(&host, 0);
     // The place is free again.
-    good(&curl(&server, "blog@web", PASSWORD, "", &["--list-only"]));
+    assert_success(&curl(&server, "blog@web", PASSWORD, "", &["--list-only"]));
 }
 
 #[test]
@@ -628,7 +628,7 @@ fn the_answer_of_an_impostor_is_not_used() {
     for start in servers() {
         let mut host = host();
         let server = start(&host);
-        good(&curl(&server, "all@web", PASSWORD, "", &["--list-only"]));
+        assert_success(&curl(&server, "all@web", PASSWORD, "", &["--list-only"]));
         host.end();
         // Another user of the host listens in place of the daemon.
         let socket = host.path("run/control/bailiwick.sock");
@@ -640,7 +640,7 @@ fn the_answer_of_an_impostor_is_not_used() {
         let mut other = Command::new("python3").args(["-c", &script]).spawn().expect("python3 runs");
         until("the other to listen", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
         // The server would otherwise wait for an answer of that process.
-        refused(&curl(&server, "all@web", PASSWORD, "", &["--list-only", "--max-time", "20"]));
+        assert_refused(&curl(&server, "all@web", PASSWORD, "", &["--list-only", "--max-time", "20"]));
         other.kill().expect("kill");
         other.wait().expect("wait");
     }
@@ -656,14 +656,14 @@ fn logins_that_are_not_allowed_are_refused() {
 
 fn refuses_whoever_may_not(host: &Host, server: &Server) {
     let list = |user: &str| curl(server, user, PASSWORD, "", &["--list-only"]);
-    good(&list("all@web"));
+    assert_success(&list("all@web"));
     let declared = std::fs::read_to_string(host.path("etc/tenants.d/web.toml")).expect("reads");
     let with = |text: &str| {
         host.write("etc/tenants.d/web.toml", text);
         host.ok(&["apply", "web"]);
     };
     let refused_for = |why: &str| {
-        refused(&list("all@web"));
+        assert_refused(&list("all@web"));
         assert!(host.log().contains(why), "{why}: {}", host.log());
     };
     with(&declared.replace("[\"exec\", \"ftp\"]", "[\"exec\"]"));
@@ -679,9 +679,9 @@ fn refuses_whoever_may_not(host: &Host, server: &Server) {
     drop(one);
     with(&declared);
     host.ok(&["freeze", "web"]);
-    refused(&list("all@web"));
+    assert_refused(&list("all@web"));
     host.ok(&["thaw", "web"]);
-    good(&list("all@web"));
+    assert_success(&list("all@web"));
     let stays = Talk::new(server, "all@web");
     host.ok(&["suspend", "web", "--reason", "unpaid"]);
     wait_for_sessions(host, 0);
@@ -689,12 +689,12 @@ fn refuses_whoever_may_not(host: &Host, server: &Server) {
     refused_for("is suspended: unpaid");
     host.ok(&["unsuspend", "web"]);
     host.ok(&["stop", "web"]);
-    refused(&list("all@web"));
+    assert_refused(&list("all@web"));
     host.ok(&["start", "web"]);
     // A directory replaced by a symlink leads nowhere.
     host.ok(&["exec", "web", "--", "sh", "-c", "mv /home/web/www /home/web/moved && ln -s moved /home/web/www"]);
-    refused(&list("blog@web"));
-    good(&list("all@web"));
+    assert_refused(&list("blog@web"));
+    assert_success(&list("all@web"));
 }
 
 #[test]
@@ -710,18 +710,18 @@ fn a_suspended_tenant_may_read_when_its_plan_says_so() {
             let sent = host.path("sent");
             std::fs::write(&sent, "kept").expect("writes");
             let put = ["--upload-file", sent.to_str().expect("text")];
-            good(&curl(&server, &user, PASSWORD, "a", &put));
+            assert_success(&curl(&server, &user, PASSWORD, "a", &put));
             host.ok(&["suspend", tenant, "--reason", "unpaid"]);
-            assert_eq!(good(&curl(&server, &user, PASSWORD, "a", &[])), "kept", "{tenant}");
+            assert_eq!(assert_success(&curl(&server, &user, PASSWORD, "a", &[])), "kept", "{tenant}");
             for name in ["a", "b"] {
                 assert!(!curl(&server, &user, PASSWORD, name, &put).status.success(), "{tenant}: {name}");
             }
             let remove = curl(&server, &user, PASSWORD, "", &["--quote", "DELE a"]);
             assert!(!remove.status.success(), "{tenant}: {}", text(&remove));
-            assert_eq!(good(&curl(&server, &user, PASSWORD, "", &["--list-only"])), "a\n", "{tenant}");
+            assert_eq!(assert_success(&curl(&server, &user, PASSWORD, "", &["--list-only"])), "a\n", "{tenant}");
             host.ok(&["audit", tenant]);
             host.ok(&["unsuspend", tenant]);
-            good(&curl(&server, &user, PASSWORD, "b", &put));
+            assert_success(&curl(&server, &user, PASSWORD, "b", &put));
         }
     }
 }

@@ -49,7 +49,7 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-fn good(command: &mut Command, input: &[u8]) -> String {
+fn assert_success(command: &mut Command, input: &[u8]) -> String {
     let output = run(command, input);
     assert!(output.status.success(), "{command:?}: {:?} {}", output.status, text(&output));
     text(&output)
@@ -71,10 +71,10 @@ fn a_command_has_its_user_its_status_and_its_bytes() {
         let sent = bytes(3_000_000);
         let output = run(&mut ssh(&host, &[tenant, "cat; echo oops >&2"]), &sent);
         assert!(output.stdout == sent && output.stderr == b"oops\n", "{tenant}: {} bytes", output.stdout.len());
-        let said = good(&mut ssh(&host, &[tenant, "id -u; id -g; pwd; echo $SSH_CONNECTION"]), b"");
+        let said = assert_success(&mut ssh(&host, &[tenant, "id -u; id -g; pwd; echo $SSH_CONNECTION"]), b"");
         assert_eq!(said, format!("1000\n1000\n/home/{tenant}\n192.0.2.7 50000 192.0.2.1 22\n"));
         // Without a command: a login shell that reads commands from its input.
-        assert_eq!(good(&mut ssh(&host, &[tenant]), b"echo $0\nexit\n"), "-bash\n");
+        assert_eq!(assert_success(&mut ssh(&host, &[tenant]), b"echo $0\nexit\n"), "-bash\n");
     }
     let log = host.log();
     assert!(log.contains("door=ssh") && log.contains("source=\"192.0.2.7\""), "{log}");
@@ -93,20 +93,23 @@ fn sftp_scp_rsync_and_git_work_and_their_files_belong_to_the_tenant() {
             std::fs::remove_file(&back).expect("removes");
         };
         let batch = format!("put {sent_path} a\nmkdir d\nrename a d/b\nget d/b {back}\nls -l d\n");
-        good(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), batch.as_bytes());
+        assert_success(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), batch.as_bytes());
         returned("sftp");
         for old in [&[][..], &["-O"]] {
-            good(Command::new("scp").args(old).args(["-S", &script, &sent_path, &format!("{tenant}:c")]), b"");
-            good(Command::new("scp").args(old).args(["-S", &script, &format!("{tenant}:c"), &back]), b"");
+            assert_success(
+                Command::new("scp").args(old).args(["-S", &script, &sent_path, &format!("{tenant}:c")]),
+                b"",
+            );
+            assert_success(Command::new("scp").args(old).args(["-S", &script, &format!("{tenant}:c"), &back]), b"");
             returned("scp");
         }
-        good(Command::new("rsync").args(["-e", &script, &sent_path, &format!("{tenant}:e")]), b"");
-        good(Command::new("rsync").args(["-e", &script, &format!("{tenant}:e"), &back]), b"");
+        assert_success(Command::new("rsync").args(["-e", &script, &sent_path, &format!("{tenant}:e")]), b"");
+        assert_success(Command::new("rsync").args(["-e", &script, &format!("{tenant}:e"), &back]), b"");
         returned("rsync");
         let owners = host.inside(tenant, &format!("cd /home/{tenant} && stat -c %u:%g d/b c e")).1;
         assert_eq!(owners, "1000:1000\n".repeat(3), "{tenant}");
 
-        good(&mut ssh(&host, &[tenant, "git init -q --bare r.git"]), b"");
+        assert_success(&mut ssh(&host, &[tenant, "git init -q --bare r.git"]), b"");
         let clone = host.path(&format!("clone-{tenant}")).display().to_string();
         let git = |arguments: &[&str]| {
             let mut command = Command::new("git");
@@ -116,14 +119,14 @@ fn sftp_scp_rsync_and_git_work_and_their_files_belong_to_the_tenant() {
                 "-c",
                 "user.email=a@example.org",
             ]);
-            good(command.args(arguments), b"")
+            assert_success(command.args(arguments), b"")
         };
         git(&["clone", "-q", &format!("{tenant}:r.git"), &clone]);
         std::fs::write(format!("{clone}/file"), &sent).expect("writes");
         git(&["-C", &clone, "add", "file"]);
         git(&["-C", &clone, "commit", "-q", "-m", "first"]);
         git(&["-C", &clone, "push", "-q", "origin", "HEAD:main"]);
-        let log = good(&mut ssh(&host, &[tenant, "git -C r.git log --format=%s main"]), b"");
+        let log = assert_success(&mut ssh(&host, &[tenant, "git -C r.git log --format=%s main"]), b"");
         assert_eq!(log, "first\n");
     }
 }
@@ -164,7 +167,7 @@ fn no_request_of_a_client_runs_on_the_host() {
         for key in ["BASH_ENV", "ENV", "SHELLOPTS", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH", "XDG_CONFIG_HOME"] {
             command.env(key, "/forged");
         }
-        let said = good(&mut command, b"");
+        let said = assert_success(&mut command, b"");
         assert!(!said.contains("forged"), "{tenant}: {said}");
     }
 }
@@ -206,12 +209,12 @@ fn files_of_a_tenant_do_not_affect_logins() {
 fn a_closed_door_refuses_with_a_reason() {
     let mut host = host("doors = [\"sftp\"]\n");
     let tenant = profiles()[0];
-    refused(&mut ssh(&host, &[tenant, "id"]), 5, "the door \"ssh\"");
-    refused(&mut ssh(&host, &[tenant]), 5, "the door \"ssh\"");
+    assert_refused(&mut ssh(&host, &[tenant, "id"]), 5, "the door \"ssh\"");
+    assert_refused(&mut ssh(&host, &[tenant]), 5, "the door \"ssh\"");
     // Whatever is appended to the name of the one allowed program.
-    refused(&mut ssh(&host, &[tenant, "/usr/lib/openssh/sftp-server; id"]), 5, "the door \"ssh\"");
+    assert_refused(&mut ssh(&host, &[tenant, "/usr/lib/openssh/sftp-server; id"]), 5, "the door \"ssh\"");
     let script = host.path("bin/ssh").display().to_string();
-    good(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), b"ls\n");
+    assert_success(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), b"ls\n");
     let said = text(&run(&mut ssh(&host, &[tenant, "/usr/lib/openssh/sftp-server -h; id"]), b""));
     assert!(!said.contains("uid="), "{said}");
 
@@ -220,11 +223,11 @@ fn a_closed_door_refuses_with_a_reason() {
         &format!("plan = \"{tenant}\"\n{OPEN}[limits]\nsessions = 1\n"),
     );
     host.ok(&["apply"]);
-    let mut first = waiting(&host, tenant);
+    let mut first = waiting_session(&host, tenant);
     // A tenant that has used all its places gets one more session, which says so. Operators have places of their
     // own.
-    let mut more = waiting(&host, tenant);
-    refused(&mut ssh(&host, &[tenant, "id"]), 6, "2 sessions");
+    let mut more = waiting_session(&host, tenant);
+    assert_refused(&mut ssh(&host, &[tenant, "id"]), 6, "2 sessions");
     assert_eq!(host.inside(tenant, "echo fine").1, "fine\n");
     drop(first.stdin.take());
     assert!(first.wait().expect("ends").success());
@@ -234,10 +237,10 @@ fn a_closed_door_refuses_with_a_reason() {
     drop(more.stdin.take());
     assert!(more.wait().expect("ends").success());
     host.ok(&["suspend", tenant, "--reason", "invoice 17"]);
-    refused(&mut ssh(&host, &[tenant, "id"]), 5, "invoice 17");
-    refused(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), 255, "invoice 17");
+    assert_refused(&mut ssh(&host, &[tenant, "id"]), 5, "invoice 17");
+    assert_refused(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), 255, "invoice 17");
     host.ok(&["unsuspend", tenant]);
-    good(&mut ssh(&host, &[tenant, "true"]), b"");
+    assert_success(&mut ssh(&host, &[tenant, "true"]), b"");
 
     // Only the host user itself may enter: not the login user, root inside, another tenant's user or anyone else.
     let number = |name: &str| -> u32 {
@@ -246,14 +249,14 @@ fn a_closed_door_refuses_with_a_reason() {
     let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
     let first = u32::try_from(shown["ids"]["first"].as_u64().expect("a number")).expect("an id");
     for other in [first, first + 1000, number(tenant) + 60_000, 0, 64_997] {
-        refused(ssh(&host, &[tenant, "id"]).env("AS", other.to_string()), 5, "");
+        assert_refused(ssh(&host, &[tenant, "id"]).env("AS", other.to_string()), 5, "");
     }
     host.end();
-    refused(&mut ssh(&host, &[tenant, "id"]), 1, "does not answer");
+    assert_refused(&mut ssh(&host, &[tenant, "id"]), 1, "does not answer");
 }
 
 /// A session that waits for the end of its input.
-fn waiting(host: &Host, tenant: &str) -> Child {
+fn waiting_session(host: &Host, tenant: &str) -> Child {
     let mut child =
         ssh(host, &[tenant, "echo in; cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
     child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
@@ -261,7 +264,7 @@ fn waiting(host: &Host, tenant: &str) -> Child {
 }
 
 /// Checks that a command is refused with a status and a word.
-fn refused(command: &mut Command, status: i32, word: &str) {
+fn assert_refused(command: &mut Command, status: i32, word: &str) {
     let output = run(command, b"");
     assert_eq!(output.status.code(), Some(status), "{command:?}: {}", text(&output));
     assert!(text(&output).contains(word), "{command:?}: {}", text(&output));
@@ -273,7 +276,7 @@ fn sessions(host: &Host) -> Vec<serde_json::Value> {
 }
 
 /// Checks that an ended session printed the reason.
-fn ended(mut child: Child, reason: &str) {
+fn assert_ended(mut child: Child, reason: &str) {
     let mut said = String::new();
     child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
     assert_eq!(child.wait().expect("ends").code(), Some(5), "{said}");
@@ -281,7 +284,7 @@ fn ended(mut child: Child, reason: &str) {
 }
 
 /// A session that ignores SIGHUP and runs until it is ended.
-fn stubborn(host: &Host, tenant: &str, key: &str) -> Child {
+fn stubborn_session(host: &Host, tenant: &str, key: &str) -> Child {
     host.write(&format!("bin/{key}.auth"), &format!("publickey {key}\n"));
     let mut command = ssh(host, &[tenant, "trap '' HUP; echo in; while :; do sleep 1; done"]);
     command.env("SSH_USER_AUTH", host.path(&format!("bin/{key}.auth")));
@@ -310,11 +313,11 @@ fn sessions_of_dead_clients_free_their_places() {
         assert_eq!(sessions(&host).len(), 6);
         for mut child in dead {
             drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
-            child.wait().expect("its end comes by itself");
+            child.wait().expect("it ends by itself");
         }
         until("all places are free", || sessions(&host).is_empty());
         until("nothing of them runs", || host.inside(tenant, "pgrep -x sleep").0 != 0);
-        good(&mut ssh(&host, &[tenant, "true"]), b"");
+        assert_success(&mut ssh(&host, &[tenant, "true"]), b"");
     }
     let log = host.log();
     assert!(log.lines().any(|line| line.contains("session-closed") && line.contains("hung up")), "{log}");
@@ -334,8 +337,8 @@ fn open_sessions_are_listed_ended_and_known_to_the_next_daemon() {
     host.write(&format!("etc/tenants.d/{tenant}.toml"), &format!("plan = \"{tenant}\"\n{OPEN}limits.sessions = 2\n"));
     host.ok(&["apply"]);
     assert_eq!(sessions(&host).len(), 0);
-    let stays = stubborn(&host, tenant, "ssh-ed25519 AAAA");
-    let mut ends = waiting(&host, tenant);
+    let stays = stubborn_session(&host, tenant, "ssh-ed25519 AAAA");
+    let mut ends = waiting_session(&host, tenant);
     let before = sessions(&host);
     let find = |sessions: &[serde_json::Value], command: &str| {
         let has = |session: &&serde_json::Value| session["command"].as_str().is_some_and(|text| text.contains(command));
@@ -357,10 +360,10 @@ fn open_sessions_are_listed_ended_and_known_to_the_next_daemon() {
             host.end()
         }
         host.start();
-        until("they come back", || sessions(&host).len() == 2);
+        until("they are running again", || sessions(&host).len() == 2);
         assert_eq!(sessions(&host), before);
-        let mut more = waiting(&host, tenant);
-        refused(&mut ssh(&host, &[tenant, "id"]), 6, "3 sessions");
+        let mut more = waiting_session(&host, tenant);
+        assert_refused(&mut ssh(&host, &[tenant, "id"]), 6, "3 sessions");
         drop(more.stdin.take());
         assert!(more.wait().expect("ends").success());
         until("it has left", || sessions(&host).len() == 2);
@@ -381,11 +384,11 @@ fn open_sessions_are_listed_ended_and_known_to_the_next_daemon() {
     let missing = host.cli(&["sessions", "kill", "00000000", &id]);
     assert_eq!((missing.status.code(), sessions(&host).len()), (Some(3), 1), "nothing is half done");
     host.ok(&["sessions", "kill", &id, "--reason", "maintenance at six"]);
-    ended(stays, "maintenance at six");
-    let (first, second) = (stubborn(&host, tenant, "a b"), stubborn(&host, tenant, "a b"));
+    assert_ended(stays, "maintenance at six");
+    let (first, second) = (stubborn_session(&host, tenant, "a b"), stubborn_session(&host, tenant, "a b"));
     host.ok(&["sessions", "kill", "--tenant", tenant]);
-    ended(first, "an operator");
-    ended(second, "an operator");
+    assert_ended(first, "an operator");
+    assert_ended(second, "an operator");
     assert_eq!(sessions(&host).len(), 0);
 
     // A session of an operator: the reported status must not be that of the command.
@@ -411,23 +414,23 @@ fn apply_now_ends_sessions_that_are_no_longer_allowed() {
     };
     declare(&[key("A"), format!("{} b@laptop", key("B"))], OPEN);
     host.ok(&["apply", "--now"]);
-    let (first, second) = (stubborn(&host, tenant, &key("A")), stubborn(&host, tenant, &key("B")));
+    let (first, second) = (stubborn_session(&host, tenant, &key("A")), stubborn_session(&host, tenant, &key("B")));
     declare(&[format!("{} b@laptop", key("B"))], OPEN);
     host.ok(&["apply"]);
     assert_eq!(sessions(&host).len(), 2, "who is in stays in");
     assert_eq!(host.ok(&["apply", "--now"]), format!("{tenant}: sessions ended: 1\n"));
-    ended(first, "its key may no longer log in");
+    assert_ended(first, "its key may no longer log in");
     let left = sessions(&host);
     assert!(left.len() == 1 && left[0]["key"] == key("B"), "{left:?}");
 
     declare(&[key("B")], "doors = [\"exec\", \"sftp\"]\n");
     host.ok(&["apply", "--now"]);
-    ended(second, "closed");
+    assert_ended(second, "closed");
     declare(&[key("B")], OPEN);
     host.ok(&["apply"]);
-    let third = stubborn(&host, tenant, &key("B"));
+    let third = stubborn_session(&host, tenant, &key("B"));
     host.ok(&["suspend", tenant, "--reason", "invoice 17"]);
-    ended(third, "invoice 17");
+    assert_ended(third, "invoice 17");
 }
 
 #[test]
@@ -466,7 +469,7 @@ fn host_users_come_and_go_with_the_policy() {
     host.end();
     std::fs::remove_dir_all(host.path("userdb")).expect("removes");
     host.start();
-    until("it is there again", || host.path(&format!("userdb/{second}.user")).exists());
+    until("it exists again", || host.path(&format!("userdb/{second}.user")).exists());
     // A tenant with the name of a user of the host is refused.
     host.write("etc/tenants.d/daemon.toml", &format!("plan = \"{first}\"\n{OPEN}"));
     let refused = host.cli(&["apply", "daemon"]);
@@ -521,10 +524,10 @@ fn an_error_in_a_plan_or_host_file_closes_no_door() {
     for (file, text) in [("etc/plans.d/doors.toml", plan), ("etc/bailiwick.toml", host.default_config(""))] {
         host.write(file, &format!("colour = 7\n{text}"));
         for round in ["running", "restarted"] {
-            let place = format!("{round} beside a wrong {file}");
+            let place = format!("{round}: with an error in {file}");
             assert_eq!(host.cli(&["reload"]).status.code(), Some(2), "{place}");
-            assert!(good(&mut ssh(&host, &[tenant, "echo in"]), b"").starts_with("in\n"), "{place}");
-            good(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), b"ls\n");
+            assert!(assert_success(&mut ssh(&host, &[tenant, "echo in"]), b"").starts_with("in\n"), "{place}");
+            assert_success(Command::new("sftp").args(["-S", &script, "-b", "-", tenant]), b"ls\n");
             assert_eq!(host.inside(tenant, "rm -f /tmp/runs").0, 0, "{place}");
             until(&format!("its timer runs, {place}"), || host.inside(tenant, "cat /tmp/runs").1.starts_with("run\n"));
             if round == "running" {
@@ -568,7 +571,7 @@ fn a_transfer_survives_the_death_of_bailiwickd() {
     let host = host(OPEN);
     let (script, back) = (host.path("bin/ssh").display().to_string(), host.path("back").display().to_string());
     let tenant = profiles()[0];
-    good(&mut ssh(&host, &[tenant, &format!("head -c {SIZE} /dev/zero > large")]), b"");
+    assert_success(&mut ssh(&host, &[tenant, &format!("head -c {SIZE} /dev/zero > large")]), b"");
     let mut client = Command::new("sftp")
         .args(["-q", "-S", &script, "-l", "200000", &format!("{tenant}:large"), &back])
         .stdin(Stdio::null())
@@ -650,7 +653,7 @@ fn a_suspended_tenant_can_only_read_its_files_through_the_open_door() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("runs");
-        inside.push((files, stubborn(&host, tenant, "a b")));
+        inside.push((files, stubborn_session(&host, tenant, "a b")));
     }
     until("all are in", || {
         let all = sessions(&host);
@@ -660,7 +663,7 @@ fn a_suspended_tenant_can_only_read_its_files_through_the_open_door() {
     let all: Vec<&str> = ["suspend"].into_iter().chain(profiles()).chain(["--reason", "invoice 17"]).collect();
     host.ok(&all);
     for (mut files, shell) in inside {
-        ended(shell, "invoice 17");
+        assert_ended(shell, "invoice 17");
         drop(files.stdin.take());
         let mut said = String::new();
         files.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
@@ -694,10 +697,14 @@ fn a_suspended_tenant_can_only_read_its_files_through_the_open_door() {
             assert!(!output.status.success(), "{tenant}: {wish}: {}", text(&output));
             assert!(text(&output).to_lowercase().contains("denied"), "{tenant}: {wish}: {}", text(&output));
         }
-        refused(&mut ssh(host, &[tenant, "id"]), 5, "invoice 17");
-        refused(&mut ssh(host, &[tenant]), 5, "invoice 17");
-        refused(Command::new("scp").args(["-O", "-S", &script, &format!("{tenant}:kept"), &back]), 1, "invoice 17");
-        refused(&mut host.command(&["exec", tenant, "--", "id"]), 125, "invoice 17");
+        assert_refused(&mut ssh(host, &[tenant, "id"]), 5, "invoice 17");
+        assert_refused(&mut ssh(host, &[tenant]), 5, "invoice 17");
+        assert_refused(
+            Command::new("scp").args(["-O", "-S", &script, &format!("{tenant}:kept"), &back]),
+            1,
+            "invoice 17",
+        );
+        assert_refused(&mut host.command(&["exec", tenant, "--", "id"]), 125, "invoice 17");
         assert_eq!(files(host, tenant), before, "{tenant}");
     };
     for tenant in profiles() {
@@ -717,7 +724,7 @@ fn a_suspended_tenant_can_only_read_its_files_through_the_open_door() {
     let before = inits(&host);
     for program in ["bailiwickd", "bailiwick-warden"] {
         kill_daemon(&host, program);
-        until("it comes back", || host.cli(&["status"]).status.success() && inits(&host) == before);
+        until("it is running again", || host.cli(&["status"]).status.success() && inits(&host) == before);
         profiles().into_iter().for_each(|tenant| reads_and_no_more(&host, tenant, &wishes[..1]));
     }
     host.end();
@@ -726,7 +733,7 @@ fn a_suspended_tenant_can_only_read_its_files_through_the_open_door() {
     }
     host.start();
     let again = |host: &Host| profiles().into_iter().all(|tenant| state_of(host, tenant) == "suspended-read-only");
-    until("they come back", || again(&host) && !inits(&host).contains(&before[0]));
+    until("they are running again", || again(&host) && !inits(&host).contains(&before[0]));
     profiles().into_iter().for_each(|tenant| reads_and_no_more(&host, tenant, &wishes[..1]));
 
     // The warden follows only the policy, whatever is requested, and by whom.
@@ -759,7 +766,7 @@ fn a_suspended_tenant_can_only_read_its_files_through_the_open_door() {
     assert_eq!((state_of(&host, tenant).as_str(), sealed(&host, tenant).len()), ("running", 0));
     let output = sftp(&host, tenant, &format!("put {sent_path} more\nrm kept\n"));
     assert!(output.status.success() && !text(&output).contains("suspended"), "{}", text(&output));
-    good(&mut ssh(&host, &[tenant, "echo x > written"]), b"");
+    assert_success(&mut ssh(&host, &[tenant, "echo x > written"]), b"");
     until("the timer runs again", || ticks(&host, tenant) > ticked);
     host.ok(&["audit", tenant]);
     assert_eq!(host.cli(&["plan", tenant]).status.code(), Some(0));
@@ -871,7 +878,7 @@ echo done
         "cat > /usr/lib/openssh/sftp-server <<'END'\n{server}END\ncp /bin/bash /usr/root-shell; chmod 4755 /usr/root-shell; cp /bin/bash /opt/own; chmod 777 /home /etc /var /srv /opt / /usr/local"
     );
     assert_eq!(host.inside("system", &put).0, 0);
-    let tried = good(&mut ssh(&host, &["-s", "system", "sftp"]), b"");
+    let tried = assert_success(&mut ssh(&host, &["-s", "system", "sftp"]), b"");
     for line in [
         "here as 1000\n",
         "as 0 now\n",
@@ -886,7 +893,7 @@ echo done
     assert_eq!(host.inside("system", "rm -f /stolen /*/stolen /usr/*/stolen /home/system/stolen").0, 0);
     host.ok(&["suspend", "system", "--reason", "invoice 17"]);
     let before = files(&host, "system");
-    let tried = good(&mut ssh(&host, &["-s", "system", "sftp"]), b"");
+    let tried = assert_success(&mut ssh(&host, &["-s", "system", "sftp"]), b"");
     for line in ["here as 1000\n", "as 1000 now\n", "tmp is fresh\n", "done\n"] {
         assert!(tried.contains(line), "{line}{tried}");
     }

@@ -44,12 +44,12 @@ fn wait_for(terminal: &mut File, text: &str) {
     let mut buffer = [0; 4096];
     while !String::from_utf8_lossy(&said).contains(text) {
         let len = terminal.read(&mut buffer).unwrap_or(0);
-        assert_ne!(len, 0, "{text:?} did not come: {}", String::from_utf8_lossy(&said));
+        assert_ne!(len, 0, "{text:?} did not appear: {}", String::from_utf8_lossy(&said));
         said.extend_from_slice(&buffer[..len]);
     }
 }
 
-fn ends(mut child: Child, what: &str) {
+fn wait_for_end(mut child: Child, what: &str) {
     until(&format!("the end of {what}"), || child.try_wait().expect("wait").is_some());
 }
 
@@ -64,7 +64,7 @@ fn programs_end_when_their_terminal_is_closed() {
         let (child, mut terminal) = at_terminal(host.command(arguments));
         wait_for(&mut terminal, text);
         drop(terminal);
-        ends(child, &format!("{arguments:?}"));
+        wait_for_end(child, &format!("{arguments:?}"));
     }
     until("the jail to be without sessions", || host.ok(&["sessions", "--json"]).trim() == "[]");
 }
@@ -87,10 +87,10 @@ fn a_terminal_that_nobody_reads_blocks_no_exit() {
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a number");
             kill_process(pid, Signal::TERM).expect("kill");
         }
-        until("nobody to be in", || host.ok(&["sessions", "--json"]).trim() == "[]");
+        until("no open session", || host.ok(&["sessions", "--json"]).trim() == "[]");
         // Its last message goes to the same terminal.
         drop(terminal);
-        ends(child, how);
+        wait_for_end(child, how);
     }
 }
 
@@ -110,7 +110,7 @@ fn a_password_prompt_ends_with_its_terminal() {
     };
     wait_for(&mut terminal, "Password");
     drop(terminal);
-    ends(child, "password");
+    wait_for_end(child, "password");
 }
 
 #[test]
@@ -133,6 +133,6 @@ fn top_ends_on_a_signal_while_the_daemon_does_not_answer() {
         wchan.contains("unix_stream") || call.starts_with("47 ")
     });
     signal(child.id(), Signal::TERM);
-    ends(child, "top");
+    wait_for_end(child, "top");
     signal(daemon, Signal::CONT);
 }

@@ -268,7 +268,7 @@ fn runs_of_tenants_with_a_silent_init_delay_nobody() {
             .filter(|timer| timer["last"]["refused"].as_str().is_some_and(|why| why.contains("does not answer")))
             .count()
     });
-    until("they are refused, and said to be", &host, || refused() >= 4);
+    until("they are refused, and reported", &host, || refused() >= 4);
     until("and still", &host, || count() >= before + 5);
     for init in &inits {
         bailiwick_sys::process::signal(init, rustix::process::Signal::CONT).expect("it runs");
@@ -342,6 +342,6 @@ fn jobs_of_the_tenants_crontab_run() {
     assert!(timers(&host)[1]["last"]["refused"].as_str().expect("text").contains("no plain file"));
     inside(&host, &format!("rm {PATH}/{tenant}"));
     until("it is gone", &host, || timers(&host).len() == 1);
-    assert!(!inside(&host, &log).contains("root:"), "nothing of that file was told");
+    assert!(!inside(&host, &log).contains("root:"), "nothing of that file was printed");
     host.ok(&["audit"]);
 }

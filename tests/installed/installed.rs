@@ -437,7 +437,7 @@ fn a_tenant_reaches_no_device_even_if_given_a_node() {
     assert!(within("/dev/zero").trim().ends_with('1'));
     let text = within("/dev/vda");
     assert!(text.contains("Operation not permitted"), "{text}");
-    assert_eq!(ok("head -c 1 /dev/vda | wc -c").trim(), "1", "the device itself is there");
+    assert_eq!(ok("head -c 1 /dev/vda | wc -c").trim(), "1", "the device itself exists");
 }
 
 /// A jail of each supported profile beside the two of `host()`, until dropped.
@@ -523,7 +523,7 @@ fn a_module_that_a_tenant_requests_is_blocked_as_doctor_says() {
         assert_eq!(sockets.map(is_loaded), [false; 2], "{profile}");
     }
     sh(&format!("setpriv --reuid 65534 --regid 65534 --clear-groups {ASK_FOR_BRIDGES_AND_VLANS}"));
-    assert_eq!(sockets.map(is_loaded), [true; 2], "nobody on the host may ask, so the test above shows nothing");
+    assert_eq!(sockets.map(is_loaded), [true; 2], "no user of the host may do this, so the test above proves nothing");
     ok("modprobe -r bridge 8021q");
 
     // The rule runs a program of the test instead of loading the module.
@@ -785,7 +785,7 @@ impl Login {
 
     fn is_in(&mut self) {
         let mut said = [0; 3];
-        std::io::Read::read_exact(self.0.stdout.as_mut().expect("a pipe"), &mut said).expect("it is let in");
+        std::io::Read::read_exact(self.0.stdout.as_mut().expect("a pipe"), &mut said).expect("it is logged in");
         assert_eq!(&said, b"in\n");
     }
 
@@ -869,7 +869,7 @@ fn ftp_servers_let_tenants_into_their_jails() {
         assert_eq!(status, 0, "{said}");
         assert_eq!(curl("blog@alice", "ftp://127.0.0.1/").0, 67, "{server}: the second by a login for one");
         ok("bailiwick sessions kill --tenant alice");
-        until("it to be gone", || count_sessions() == 0);
+        until("it to end", || count_sessions() == 0);
         sh(&format!("kill {client}"));
         ok(&format!("systemctl stop {unit}"));
     }
@@ -886,7 +886,7 @@ fn count_sessions() -> usize {
 }
 
 /// All are open at once, a killed daemon loses none, and each ends with its own exit status.
-fn crowd(what: &str, tenants: &[String], each: usize) {
+fn check_crowd(what: &str, tenants: &[String], each: usize) {
     let begin = Instant::now();
     let mut logins = Vec::new();
     for number in 0..each {
@@ -944,10 +944,10 @@ fn a_crowd_of_sessions_is_open_at_once_and_none_is_lost() {
     };
     let one = ["one".to_owned()];
     declare(&one, 100);
-    crowd("one tenant", &one, repeats(50, 100));
+    check_crowd("one tenant", &one, repeats(50, 100));
     let many: Vec<String> = (0..repeats(20, 50)).map(|number| format!("crowd{number}")).collect();
     declare(&many, 10);
-    crowd(&format!("{} tenants", many.len()), &many, repeats(5, 10));
+    check_crowd(&format!("{} tenants", many.len()), &many, repeats(5, 10));
     ok("bailiwick audit");
     for tenant in many.iter().chain(&one) {
         sh(&format!("for path in /run/crowd-*-{tenant}; do ssh -o ControlPath=$path -O exit {tenant}@127.0.0.1; done"));

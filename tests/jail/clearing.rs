@@ -51,7 +51,7 @@ fn stop(tenant: &str) -> WardenRequest {
     WardenRequest::Stop { tenant: name(tenant), hold: Hold::Keep }
 }
 
-fn said(reply: &WardenReply) -> String {
+fn reply_text(reply: &WardenReply) -> String {
     match reply {
         WardenReply::Failed(failure) => failure.message.clone(),
         other => format!("{other:?}"),
@@ -106,15 +106,15 @@ fn a_jail_whose_process_cannot_be_killed_is_clearing_and_delays_nobody() {
     let stopping = Asked::new(&host, &stop("alice"));
     until("alice's jail is clearing", || roster(&host)["alice"].clearing);
     let entry = roster(&host).remove("alice").expect("known");
-    assert_eq!((entry.pid, entry.access), (None, None), "it is not told as running");
+    assert_eq!((entry.pid, entry.access), (None, None), "it is not reported as running");
     // All other tenants are served meanwhile.
     assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob") }), WardenReply::Done);
     assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob") }), WardenReply::Done);
     assert_eq!(host.warden(&stop("bob")), WardenReply::Done);
     let reply = stopping.reply();
-    assert!(said(&reply).contains("clearing"), "{reply:?}");
+    assert!(reply_text(&reply).contains("clearing"), "{reply:?}");
     let reply = host.ask(&start("alice")).expect("an answer");
-    assert!(said(&reply).contains("clearing"), "nothing starts beside what is left: {reply:?}");
+    assert!(reply_text(&reply).contains("clearing"), "nothing starts while processes are left: {reply:?}");
     let reply = host.warden(&WardenRequest::Problems);
     assert!(
         matches!(&reply, WardenReply::Problems { tenants, .. } if tenants.len() == 1 && tenants[0].contains("alice")),
@@ -151,7 +151,7 @@ fn a_hundred_stubborn_inits_are_stopped_at_once() {
     let stopping: Vec<Asked> = names.iter().map(|tenant| Asked::new(&host, &stop(tenant))).collect();
     // If the jails were stopped one after another, most would still be reported as running.
     let mut most = 0;
-    until("all of them clear at the same time, or are gone", || {
+    until("all of them to be clearing at the same time, or stopped", || {
         let roster = roster(&host);
         most = most.max(roster.values().filter(|entry| entry.clearing).count());
         roster.values().all(|entry| entry.pid.is_none())
@@ -222,7 +222,7 @@ fn data_that_cannot_be_removed_keeps_its_ids_and_delays_nobody() {
     host.kill();
     host.start();
     assert_eq!(host.inside("bob", "echo in").1.trim(), "in");
-    until("it is told again", || host.ok(&["status"]).contains("stuck"));
+    until("it is reported again", || host.ok(&["status"]).contains("stuck"));
     host.ok(&["stop", "alice"]);
     std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
     host.ok(&["reload"]);
@@ -278,7 +278,7 @@ fn data_on_a_damaged_file_system_is_reported_and_removed_after_a_repair() {
     assert!(host.ok(&["status"]).contains("broken"), "it is told");
     let purged = host.path("state/.purged");
     let left = Command::new("find").arg(&purged).args(["-name", "whole"]).output().expect("find runs");
-    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "all else is gone");
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "everything else is removed");
     // Other tenants are created and deleted meanwhile, and none gets its ids.
     host.declare("bob", "web");
     host.ok(&["apply"]);
@@ -315,7 +315,7 @@ fn a_warden_answers_before_the_purge_of_an_earlier_one_is_finished() {
     host.spawn_warden_with(&listener);
     let reply = asked.reply();
     assert!(matches!(reply, WardenReply::Roster(_)), "{reply:?}");
-    assert!(host.path("state/.purged").exists(), "it was silent until all of it was gone");
+    assert!(host.path("state/.purged").exists(), "it was silent until everything was removed");
     until("nothing is left", || !host.path("state/.purged").exists());
 }
 
@@ -395,7 +395,7 @@ fn two_purges_of_one_name_keep_the_ids_of_both() {
         std::mem::forget(Immutable::new(inner.join("stuck")));
         std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
         let reply = host.ask(&WardenRequest::Purge { tenant: name("alice") }).expect("an answer");
-        assert!(said(&reply).contains("ids stay taken"), "round {round}: {reply:?}");
+        assert!(reply_text(&reply).contains("ids stay taken"), "round {round}: {reply:?}");
         let purged = ledger(&host)["purged"].clone();
         let held: Vec<_> = purged.as_object().expect("some").values().cloned().collect();
         assert_eq!(held, taken, "round {round}: {purged}");
@@ -445,7 +445,7 @@ fn a_list_of_all_tenants_opens_no_file_of_a_jail() {
     // The reported state is that of the kernel, whoever froze the group.
     std::fs::write(group.join("cgroup.freeze"), "1").expect("writes");
     assert!(roster(&host)["alice"].frozen);
-    assert_eq!(opens(), 1, "an open is heard of");
+    assert_eq!(opens(), 1, "an open is noticed");
     std::fs::write(group.join("cgroup.freeze"), "0").expect("writes");
     assert!(!roster(&host)["alice"].frozen);
     host.warden(&stop("alice"));
@@ -476,11 +476,11 @@ fn a_process_of_an_ftp_server_ends_with_its_children() {
     let process = processes().into_iter().find(is_server).expect("it is in");
     let other = FtpProcess { started: process.started + 1, ..process.clone() };
     let refused = host.ask(&WardenRequest::EndFtp { process: other }).expect("an answer");
-    assert!(said(&refused).contains("in no session"), "{refused:?}");
+    assert!(reply_text(&refused).contains("in no session"), "{refused:?}");
     // The process is a child of this test, so it exists until the test waits for it.
     let ending = Asked::new(&host, &WardenRequest::EndFtp { process });
     assert_eq!(server.wait().expect("ends").signal(), Some(9));
     assert_eq!(ending.reply(), WardenReply::Done);
-    until("what it has started is gone", || processes().is_empty());
+    until("its children have ended", || processes().is_empty());
     host.warden(&stop("alice"));
 }

@@ -29,7 +29,7 @@ fn host() -> Host {
 }
 
 /// The most and the least confined profile; the others behave the same here.
-fn ends() -> Vec<&'static str> {
+fn extreme_profiles() -> Vec<&'static str> {
     let all = profiles();
     let mut ends = vec![all[0], all[all.len() - 1]];
     ends.dedup();
@@ -90,17 +90,17 @@ impl Drop for Held {
     }
 }
 
-fn said(command: &mut Command) -> (i32, String) {
+fn status_and_output(command: &mut Command) -> (i32, String) {
     let output = command.stdin(Stdio::null()).output().expect("runs");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Checks that the reserve is taken back and the limits are restored.
-fn is_over(host: &Host, tenant: &str) {
+fn assert_restored(host: &Host, tenant: &str) {
     until("the reserve is taken back", || limits(host, tenant) == (TASKS, MEMORY));
-    until("its group is gone", || !group(host, tenant, "pids").join("rescue").exists());
-    let (status, text) = said(&mut host.command(&["audit", tenant]));
+    until("its group is removed", || !group(host, tenant, "pids").join("rescue").exists());
+    let (status, text) = status_and_output(&mut host.command(&["audit", tenant]));
     assert_eq!(status, 0, "{tenant}: {text}");
 }
 
@@ -135,12 +135,12 @@ except BlockingIOError:
 #[test]
 fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
     let host = host();
-    for tenant in ends() {
+    for tenant in extreme_profiles() {
         let bomb = Held::new(&host, tenant, BOMB);
         assert_eq!(read(&host, tenant, "pids.current"), TASKS);
         // A pipeline, which needs a few tasks; it gets no more than the reserve, and some stay in use for a while.
         let line = format!("ps x | grep -c python3; {BEHIND}; cat /proc/$$/cgroup > /dev/stderr");
-        let (_, text) = said(&mut host.ssh(&[tenant, &line]));
+        let (_, text) = status_and_output(&mut host.ssh(&[tenant, &line]));
         assert!(text.contains("at its limit of tasks"), "{tenant}: {text}");
         let counts: Vec<u64> = text.lines().filter_map(|line| line.parse().ok()).collect();
         assert!(counts[0] > 30 && (8..RESERVE_OF_TASKS).contains(&counts[1]), "{tenant}: {text}");
@@ -151,7 +151,7 @@ fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
         assert_eq!(read(&host, tenant, "rescue/pids.max"), RESERVE_OF_TASKS, "{tenant}");
         assert!(read(&host, tenant, "jail/pids.current") <= TASKS, "the bomb gets nothing of it");
         // The raised limit is no drift: the audit accepts it, and `plan` shows no change.
-        let (status, text) = said(&mut host.command(&["audit", tenant]));
+        let (status, text) = status_and_output(&mut host.command(&["audit", tenant]));
         assert_eq!(status, 0, "{tenant}: {text}");
         assert_eq!(host.cli(&["plan", tenant]).status.code(), Some(0), "{tenant}");
         host.ok(&["apply", tenant]);
@@ -166,16 +166,18 @@ fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
             assert_eq!(read(&host, tenant, "jail/pids.max"), tasks, "{tenant}");
         }
         // Only one at a time: the next session is an ordinary one and is told why.
-        let (status, text) = said(&mut host.ssh(&[tenant, "true"]));
+        let (status, text) = status_and_output(&mut host.ssh(&[tenant, "true"]));
         assert!(status != 0 && text.contains("limit of tasks"), "{tenant}: {status} {text}");
         let left = std::fs::read_to_string(group(&host, tenant, "pids").join("rescue/cgroup.procs")).expect("reads");
         assert!(Command::new("kill").arg("-9").args(left.split_whitespace()).status().expect("runs").success());
         until("what was left behind has ended", || limits(&host, tenant) == (TASKS, MEMORY));
-        until("it is given again", || said(&mut host.ssh(&[tenant, "pkill -9 python3; echo done"])).1.contains("done"));
+        until("it is given again", || {
+            status_and_output(&mut host.ssh(&[tenant, "pkill -9 python3; echo done"])).1.contains("done")
+        });
         drop(bomb);
         until("the tasks are free", || read(&host, tenant, "pids.current") < 5);
-        is_over(&host, tenant);
-        let (status, text) = said(&mut host.ssh(&[tenant, "true"]));
+        assert_restored(&host, tenant);
+        let (status, text) = status_and_output(&mut host.ssh(&[tenant, "true"]));
         assert_eq!((status, text.as_str()), (0, ""), "{tenant}");
     }
 }
@@ -188,7 +190,7 @@ fn whoever_has_used_up_its_memory_logs_in_and_no_process_is_killed() {
         let rows = audit["tenants"][0]["limits"].as_array().expect("limits").clone();
         rows.iter().find(|row| row["resource"] == "memory").expect("a row")["faults"].as_u64().expect("a number")
     };
-    for tenant in ends() {
+    for tenant in extreme_profiles() {
         let hog = Held::new(
             &host,
             tenant,
@@ -203,18 +205,19 @@ print(\"ready\", flush=True)
 time.sleep(1000)
 '",
         );
-        let (status, text) =
-            said(&mut host.ssh(&[tenant, "x=$(head -c 12M /dev/zero | tr '\\0' x); echo ${#x}; pgrep -c python3"]));
+        let (status, text) = status_and_output(
+            &mut host.ssh(&[tenant, "x=$(head -c 12M /dev/zero | tr '\\0' x); echo ${#x}; pgrep -c python3"]),
+        );
         assert!(
             status == 0 && text.contains("at its limit of memory") && text.contains("12582912\n1\n"),
             "{tenant}: {text}"
         );
-        is_over(&host, tenant);
+        assert_restored(&host, tenant);
         assert_eq!(kills(tenant), 0, "{tenant}");
-        let (status, text) = said(&mut host.ssh(&[tenant, "pkill python3; echo ended"]));
+        let (status, text) = status_and_output(&mut host.ssh(&[tenant, "pkill python3; echo ended"]));
         assert!(status == 0 && text.contains("ended"), "{tenant}: {text}");
         drop(hog);
-        is_over(&host, tenant);
+        assert_restored(&host, tenant);
     }
 }
 
@@ -227,11 +230,11 @@ fn whoever_has_filled_its_memory_with_files_removes_them() {
     let host = host();
     let fill = "mkdir -p /mnt/full && mount -t tmpfs none /mnt/full && chmod 777 /mnt/full && head -c 200M /dev/zero > /mnt/full/file";
     assert_ne!(host.inside("system", fill).0, 0);
-    let (status, text) = said(&mut host.ssh(&["system", "ls /mnt/full"]));
+    let (status, text) = status_and_output(&mut host.ssh(&["system", "ls /mnt/full"]));
     assert!(status == 0 && text.contains("file"), "{status} {text}");
     // Without the reserve `rm` may be killed after it removed the file.
     until("it is removed", || host.inside("system", "rm -f /mnt/full/file").0 == 0);
-    is_over(&host, "system");
+    assert_restored(&host, "system");
 }
 
 #[test]
@@ -259,10 +262,10 @@ fn what_was_given_is_taken_back_whoever_dies_meanwhile() {
     assert_eq!(limits(&host, tenant).0, TASKS + RESERVE_OF_TASKS);
     host.ok(&["audit", tenant]);
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(limits(&host, tenant).0, TASKS + RESERVE_OF_TASKS, "somebody is in");
+    assert_eq!(limits(&host, tenant).0, TASKS + RESERVE_OF_TASKS, "a session is open");
     drop(rescue.stdin.take());
     assert!(rescue.wait().expect("ends").success());
-    is_over(&host, tenant);
+    assert_restored(&host, tenant);
 
     // Init has moved to the group of the session when the daemon dies: the warden moves it back.
     let name = || bailiwick_tests::name(tenant);
@@ -275,7 +278,7 @@ fn what_was_given_is_taken_back_whoever_dies_meanwhile() {
     host.ok(&["audit", tenant]);
     host.kill();
     host.start();
-    is_over(&host, tenant);
+    assert_restored(&host, tenant);
     let groups = std::fs::read_to_string(format!("/proc/{before}/cgroup")).expect("reads");
     assert!(!groups.contains("/rescue"), "{groups}");
     assert_eq!(init(&host), before);

@@ -453,7 +453,7 @@ fn disabled_and_enabled_quotas_are_noticed_at_once() {
     assert_eq!(host.inside("web", "head -c 90M /dev/zero > /home/past && sync /home/past").0, 0);
     btrfs("enable");
     let plan = host.cli(&["plan"]);
-    assert_eq!(plan.status.code(), Some(10), "nothing holds the limit: {plan:?}");
+    assert_eq!(plan.status.code(), Some(10), "nothing enforces the limit: {plan:?}");
     assert!(host.ok(&["apply"]).contains("limits written"));
     assert_eq!(host.cli(&["plan"]).status.code(), Some(0));
     // More is in use than the limit allows, although nobody lowered it. btrfs recounts existing data in the
@@ -607,7 +607,7 @@ fn a_changed_reserve_is_applied_by_a_running_and_a_new_warden() {
     assert!(said(host, &["doctor"]).1.contains("half of the file system"));
     assert!(!bounded.fact("web").held_back);
     set(host, MIB);
-    until("it is told no more", || !said(host, &["status"]).1.contains("at most half"));
+    until("it is no longer reported", || !said(host, &["status"]).1.contains("at most half"));
 }
 
 #[test]
@@ -707,5 +707,5 @@ fn an_active_swap_file_is_reported_and_removed_once_inactive() {
     host.ok(&["delete", tenant, "--purge"]);
     let left =
         || std::process::Command::new("find").arg(&state).args(["-name", "swap-in-use"]).output().expect("find runs");
-    until("the file is gone", || left().stdout.is_empty());
+    until("the file is removed", || left().stdout.is_empty());
 }

@@ -34,14 +34,14 @@ fn declare(host: &Host, limits: &str) {
 }
 
 /// The duration of a shell line in the jail, in seconds.
-fn time(host: &Host, line: &str) -> f64 {
+fn seconds(host: &Host, line: &str) -> f64 {
     let begin = Instant::now();
     let (status, _, err) = host.inside("web", line);
     assert_eq!(status, 0, "{line}: {err}");
     begin.elapsed().as_secs_f64()
 }
 
-fn row(host: &Host, resource: &str) -> Value {
+fn limit_row(host: &Host, resource: &str) -> Value {
     let output = host.cli(&["audit", "web", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let limits = report["tenants"][0]["limits"].as_array().expect("limits").clone();
@@ -66,9 +66,9 @@ fn bytes_and_operations_are_limited_and_change_while_the_jail_runs() {
     host.start();
     host.ok(&["apply"]);
     for (word, line) in [("io_write", DIRECT), ("io_write", CACHED), ("io_read", READ)] {
-        let took = time(&host, line);
+        let took = seconds(&host, line);
         assert!(took > AT_LEAST, "{line} took {took} s");
-        let row = row(&host, word);
+        let row = limit_row(&host, word);
         // Writes of the file system itself are not limited.
         let verdict = if word == "io_write" { "nominal" } else { "enforced" };
         assert_eq!((row["enforced"].as_str(), row["verdict"].as_str()), (Some("2M"), Some(verdict)), "{row}");
@@ -80,10 +80,10 @@ fn bytes_and_operations_are_limited_and_change_while_the_jail_runs() {
     declare(&host, "iops_write = \"10\"");
     assert_eq!(host.cli(&["plan", "web"]).status.code(), Some(10));
     host.ok(&["apply", "web"]);
-    assert_eq!(row(&host, "io_write")["enforced"].as_str(), Some("unlimited"));
-    let took = time(&host, "dd if=/dev/zero of=/home/g bs=4k count=40 oflag=direct status=none");
+    assert_eq!(limit_row(&host, "io_write")["enforced"].as_str(), Some("unlimited"));
+    let took = seconds(&host, "dd if=/dev/zero of=/home/g bs=4k count=40 oflag=direct status=none");
     assert!(took > 2.0, "40 operations at 10 a second took {took} s");
-    let took = time(&host, READ);
+    let took = seconds(&host, READ);
     assert!(took < AT_LEAST, "reading is not held any more, and took {took} s");
     assert_eq!(before, pid(host.ok(&["show", "web", "--json"])), "the jail was not restarted");
     // A change by hand: the comparison uses the value in the kernel, not a remembered one.
@@ -93,7 +93,7 @@ fn bytes_and_operations_are_limited_and_change_while_the_jail_runs() {
     std::fs::write(&group, format!("{number} wiops=max")).expect("writes");
     assert!(String::from_utf8_lossy(&host.cli(&["audit", "web"]).stdout).contains("BW090"));
     host.ok(&["apply", "web"]);
-    assert_eq!(row(&host, "iops_write")["verdict"].as_str(), Some("nominal"));
+    assert_eq!(limit_row(&host, "iops_write")["verdict"].as_str(), Some("nominal"));
 }
 
 fn run(command: &str) -> String {
@@ -161,7 +161,7 @@ fn through_a_logical_volume_over_a_mirror_to_the_real_disks() {
         declare(&host, "io_write = \"2M\"");
         host.start();
         host.ok(&["apply"]);
-        let took = time(&host, DIRECT);
+        let took = seconds(&host, DIRECT);
         assert!(took > AT_LEAST, "took {took} s");
         let shown: Value = serde_json::from_str(&host.ok(&["show", "web", "--json"])).expect("JSON");
         let path = format!("/sys/fs/cgroup{}/io.max", shown["cgroup"]["unified"].as_str().expect("a path"));
@@ -216,6 +216,6 @@ fn weights_are_set_if_the_disk_scheduler_supports_them() {
     declare(&host, "io_weight = 300");
     host.start();
     host.ok(&["apply"]);
-    let row = row(&host, "io_weight");
+    let row = limit_row(&host, "io_weight");
     assert_eq!((row["enforced"].as_str(), row["verdict"].as_str()), (Some("300"), Some("enforced")), "{row}");
 }

@@ -100,7 +100,7 @@ fn read(host: &Host, tenant: &str) -> BTreeMap<&'static str, String> {
 }
 
 /// The same keys from an audit.
-fn audited(host: &Host, tenant: &str, words: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, String> {
+fn audited_limits(host: &Host, tenant: &str, words: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, String> {
     let output = host.cli(&["audit", tenant, "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let rows = report["tenants"][0]["limits"].as_array().expect("limits");
@@ -121,7 +121,7 @@ fn another_library_reads_the_limits_that_an_audit_reports() {
     host.ok(&["apply"]);
     for tenant in profiles() {
         let found = read(&host, tenant);
-        assert_eq!(found, audited(&host, tenant, &found), "{tenant}");
+        assert_eq!(found, audited_limits(&host, tenant, &found), "{tenant}");
         // The values are the declared ones, which neither of the two reads.
         for (word, declared) in [("memory", "300M"), ("tasks", "217"), ("cpu", "35%"), ("cpu_weight", "250")] {
             assert_eq!(found[word], declared, "{tenant}: {word}");
@@ -136,7 +136,7 @@ fn another_library_reads_the_limits_that_an_audit_reports() {
     );
     host.ok(&["apply"]);
     let found = read(&host, tenant);
-    assert_eq!(found, audited(&host, tenant, &found));
+    assert_eq!(found, audited_limits(&host, tenant, &found));
     assert_eq!(
         (found["memory"].as_str(), found["tasks"].as_str(), found["cpu"].as_str()),
         ("270M", "unlimited", "unlimited")
@@ -150,6 +150,6 @@ fn another_library_reads_the_limits_that_an_audit_reports() {
     pids.set_pid_max(MaxValue::Value(9000)).expect("writes");
     let found = read(&host, tenant);
     assert_eq!(found["tasks"], "9000");
-    assert_eq!(found, audited(&host, tenant, &found));
+    assert_eq!(found, audited_limits(&host, tenant, &found));
     assert!(String::from_utf8_lossy(&host.cli(&["audit", tenant]).stdout).contains("BW090"));
 }

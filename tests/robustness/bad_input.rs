@@ -8,14 +8,14 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Runs a command and expects an exit status and words in its output.
-fn fails(host: &Host, arguments: &[&str], status: i32, words: &[&str]) {
+fn assert_fails(host: &Host, arguments: &[&str], status: i32, words: &[&str]) {
     let output = host.cli(arguments);
-    let text = said(&output);
+    let text = output_text(&output);
     assert_eq!(output.status.code(), Some(status), "{arguments:?}: {text}");
     for word in words {
         assert!(text.contains(word), "{arguments:?} does not say {word:?}: {text}");
@@ -23,14 +23,14 @@ fn fails(host: &Host, arguments: &[&str], status: i32, words: &[&str]) {
 }
 
 /// Starts the service and expects it to exit with a status and words in its log.
-fn refuses_to_start(host: &mut Host, status: i32, words: &[&str]) {
+fn assert_refuses_to_start(host: &mut Host, status: i32, words: &[&str]) {
     let output = Command::new(stage().join("bailiwickd"))
         .args(["--standalone", "--config"])
         .arg(host.path("etc"))
         .stdin(Stdio::null())
         .output()
         .expect("runs");
-    let text = said(&output);
+    let text = output_text(&output);
     assert_eq!(output.status.code(), Some(status), "{text}");
     for word in words {
         assert!(text.contains(word), "{word:?}: {text}");
@@ -65,7 +65,7 @@ fn every_problem_of_every_file_is_reported_in_one_run() {
         "link.toml",
         "at most 32 bytes",
     ];
-    fails(&host, &["check"], 2, &words);
+    assert_fails(&host, &["check"], 2, &words);
 }
 
 #[test]
@@ -75,13 +75,13 @@ fn invalid_names_on_the_command_line_are_refused() {
     host.start();
     let long = "x".repeat(300);
     for (bad, word) in [("../x", "'.'"), ("root", "reserved"), (long.as_str(), "32 bytes"), ("", "empty")] {
-        fails(&host, &["show", "--", bad], 2, &[word]);
-        fails(&host, &["create", "--plan", "web", "--", bad], 2, &[word]);
+        assert_fails(&host, &["show", "--", bad], 2, &[word]);
+        assert_fails(&host, &["create", "--plan", "web", "--", bad], 2, &[word]);
     }
-    fails(&host, &["show", "nobody-knows"], 3, &["nobody-knows"]);
-    fails(&host, &["create", "bob", "--plan", "nosuch"], 3, &["nosuch"]);
-    fails(&host, &["create", "alice", "--plan", "web"], 4, &["alice"]);
-    fails(&host, &["exec", "nobody-knows", "--", "true"], 125, &["nobody-knows"]);
+    assert_fails(&host, &["show", "nobody-knows"], 3, &["nobody-knows"]);
+    assert_fails(&host, &["create", "bob", "--plan", "nosuch"], 3, &["nosuch"]);
+    assert_fails(&host, &["create", "alice", "--plan", "web"], 4, &["alice"]);
+    assert_fails(&host, &["exec", "nobody-knows", "--", "true"], 125, &["nobody-knows"]);
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn limits_that_the_host_cannot_enforce_are_refused_by_name() {
     host.write("etc/plans.d/image.toml", "image = \"debian-99\"\n");
     host.declare("good", "web");
     host.start();
-    fails(&host, &["start", "full"], 8, &["disk = 1G", "require", "doctor"]);
-    fails(&host, &["start", "image"], 8, &["debian-99", "host"]);
+    assert_fails(&host, &["start", "full"], 8, &["disk = 1G", "require", "doctor"]);
+    assert_fails(&host, &["start", "image"], 8, &["debian-99", "host"]);
     host.ok(&["start", "good"]);
     assert_eq!(host.inside("good", "echo in").1.trim(), "in");
     host.ok(&["stop", "good"]);
@@ -111,8 +111,8 @@ fn a_restart_that_would_fail_stops_nothing_and_the_reason_of_a_down_tenant_is_sh
     let init = host.init("alice");
     let why = "no image \"debian-99\"";
     host.write("etc/tenants.d/alice.toml", "plan = \"web\"\nimage = \"debian-99\"\n");
-    fails(&host, &["plan"], 10, &["alice", why]);
-    fails(&host, &["restart", "alice"], 8, &["alice", why]);
+    assert_fails(&host, &["plan"], 10, &["alice", why]);
+    assert_fails(&host, &["restart", "alice"], 8, &["alice", why]);
     let status = host.ok(&["status"]);
     assert!(status.contains("could not be started again") && status.contains(why), "{status}");
     assert_eq!(host.init("alice"), init, "it runs as before");
@@ -124,9 +124,9 @@ fn a_restart_that_would_fail_stops_nothing_and_the_reason_of_a_down_tenant_is_sh
     until("it was tried", || listed(&host)["failure"].as_str().is_some_and(|told| told.contains(why)));
     assert_eq!(listed(&host)["state"], "down");
     for arguments in [&["list"][..], &["show", "alice"], &["status"]] {
-        fails(&host, arguments, 0, &[why]);
+        assert_fails(&host, arguments, 0, &[why]);
     }
-    fails(&host, &["exec", "alice", "--", "true"], 125, &["does not run", why]);
+    assert_fails(&host, &["exec", "alice", "--", "true"], 125, &["does not run", why]);
 
     host.declare("alice", "web");
     host.ok(&["apply"]);
@@ -135,8 +135,8 @@ fn a_restart_that_would_fail_stops_nothing_and_the_reason_of_a_down_tenant_is_sh
     // The running warden uses an earlier configuration than the one it would start with now.
     let moved = host.default_config("").replace(&host.path("state").display().to_string(), "/srv/elsewhere");
     host.write("etc/bailiwick.toml", &moved);
-    fails(&host, &["restart", "alice"], 5, &["state_dir", "restart bailiwick-warden"]);
-    fails(&host, &["status"], 0, &["no jail can start", "state_dir"]);
+    assert_fails(&host, &["restart", "alice"], 5, &["state_dir", "restart bailiwick-warden"]);
+    assert_fails(&host, &["status"], 0, &["no jail can start", "state_dir"]);
     assert_eq!(host.init("alice"), init);
     host.write("etc/bailiwick.toml", &host.default_config(""));
     host.ok(&["restart", "alice"]);
@@ -156,10 +156,10 @@ fn impossible_settings_are_reported_by_the_commands_that_use_them() {
     host.write("etc/bailiwick.toml", &host.default_config("reserve = { memory = \"900T\" }\n"));
     let words =
         ["reserve of 900T", "\"socket\" is served by nothing", "nothing starts a [[service]]", "user \"games\""];
-    fails(&host, &["check"], 2, &words);
+    assert_fails(&host, &["check"], 2, &words);
     let (_, text) = status_and_text(&host, &["apply"]);
     assert!(words.iter().all(|word| text.contains(word)), "{text}");
-    fails(&host, &["status"], 0, &words);
+    assert_fails(&host, &["status"], 0, &words);
     // A restart of an unaffected tenant reports only the problems that concern everyone.
     let (_, text) = status_and_text(&host, &["restart", "bob"]);
     assert!(text.contains(words[0]) && words[1..].iter().all(|word| !text.contains(word)), "{text}");
@@ -170,13 +170,13 @@ fn an_untrusted_state_directory_is_refused() {
     let mut host = Host::new();
     std::fs::create_dir(host.path("real")).expect("mkdir");
     std::os::unix::fs::symlink(host.path("real"), host.path("state")).expect("symlink");
-    refuses_to_start(&mut host, 8, &["symbolic link", "state_dir"]);
+    assert_refuses_to_start(&mut host, 8, &["symbolic link", "state_dir"]);
     assert_eq!(std::fs::read_dir(host.path("real")).expect("still there").count(), 0);
     std::fs::remove_file(host.path("state")).expect("the link");
     std::fs::create_dir(host.path("state")).expect("mkdir");
     std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     host.write("state/of-somebody", "");
-    refuses_to_start(&mut host, 8, &["0700", "chmod"]);
+    assert_refuses_to_start(&mut host, 8, &["0700", "chmod"]);
     let word = std::fs::read_to_string(host.path("run/warden.error")).expect("for those who wait");
     assert!(word.contains("0700"), "{word}");
     // Root can fix a directory created by an operator, and the warden does.
@@ -208,7 +208,7 @@ fn a_damaged_ledger_stops_the_warden_and_is_kept() {
     std::fs::create_dir(host.path("state")).expect("mkdir");
     std::fs::set_permissions(host.path("state"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
     host.write("state/ledger.json", "{\"version\":1,");
-    refuses_to_start(&mut host, 8, &["ledger", "backup", "--repair-ledger"]);
+    assert_refuses_to_start(&mut host, 8, &["ledger", "backup", "--repair-ledger"]);
     assert_eq!(std::fs::read_to_string(host.path("state/ledger.json")).expect("kept"), "{\"version\":1,");
     // Dropping the host reads the ledger to find its control groups.
     std::fs::remove_file(host.path("state/ledger.json")).expect("removes");
@@ -240,7 +240,7 @@ fn a_missing_ledger_with_running_jails_is_rebuilt_and_never_started_empty() {
         } else {
             std::fs::write(&ledger, damage).expect("writes");
         }
-        refuses_to_start(&mut host, 8, &["ledger", "backup", "--repair-ledger"]);
+        assert_refuses_to_start(&mut host, 8, &["ledger", "backup", "--repair-ledger"]);
         let said = host.ok(&["doctor", "--repair-ledger"]);
         assert!(said.contains("\"alice\" has the ids from") && said.contains("\"down\" is NOT certain"), "{said}");
         let (now, running) = (indexes(&host), ["alice", "bob"]);
@@ -253,7 +253,7 @@ fn a_missing_ledger_with_running_jails_is_rebuilt_and_never_started_empty() {
     std::fs::rename(&record, host.path("kept")).expect("moves");
     let output = host.cli(&["doctor", "--repair-ledger"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("nothing tells whose"), "{}", said(&output));
+    assert!(output_text(&output).contains("nothing tells whose"), "{}", output_text(&output));
     assert!(!ledger.exists());
     std::fs::rename(host.path("kept"), &record).expect("moves");
     std::fs::write(&ledger, kept).expect("writes");
@@ -271,9 +271,9 @@ fn a_ledger_is_not_rebuilt_from_a_moved_state_directory() {
     let (state, kept) = (host.path("state"), host.path("kept"));
     std::fs::rename(&state, &kept).expect("moves");
     let path = state.to_str().expect("text");
-    refuses_to_start(&mut host, 8, &[path, "/ledger.json\"", "not mounted or was moved"]);
+    assert_refuses_to_start(&mut host, 8, &[path, "/ledger.json\"", "not mounted or was moved"]);
     let output = host.cli(&["doctor", "--repair-ledger"]);
-    let text = said(&output);
+    let text = output_text(&output);
     let is_told =
         ["nothing was written", "the storage of \"alice\", whose jails run", path].map(|word| text.contains(word));
     let is_written = state.join("ledger.json").exists();
@@ -296,7 +296,7 @@ fn a_start_that_only_an_operator_can_fix_is_not_retried() {
     let first = format!("first = {}", host.ids().start + 65_536);
     let other = format!("first = {}", host.ids().start + 2 * 65_536);
     host.write("etc/bailiwick.toml", &good.replace(&first, &other));
-    refuses_to_start(&mut host, 8, &["`ids`", "put it back"]);
+    assert_refuses_to_start(&mut host, 8, &["`ids`", "put it back"]);
     host.write("etc/bailiwick.toml", &good);
     let mode = |mode| {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
@@ -306,7 +306,7 @@ fn a_start_that_only_an_operator_can_fix_is_not_retried() {
     let refused = |words: &[&str]| {
         let mut command = Command::new(stage().join("bailiwick-warden"));
         let output = command.arg("--config").arg(host.path("etc")).output().expect("runs");
-        let text = said(&output);
+        let text = output_text(&output);
         assert_eq!(output.status.code(), Some(8), "{text}");
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
     };
@@ -322,7 +322,7 @@ fn a_start_that_only_an_operator_can_fix_is_not_retried() {
     std::fs::set_permissions(&init, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     let mut command = Command::new(stage().join("bailiwick-warden"));
     let output = command.arg("--config").arg(host.path("etc")).arg("--init").arg(&init).output().expect("runs");
-    assert_eq!(output.status.code(), Some(8), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(8), "{}", output_text(&output));
     host.start();
     host.ok(&["start", "alice"]);
 }
@@ -334,11 +334,11 @@ fn a_second_service_on_one_state_directory_is_refused() {
     host.start();
     host.ok(&["apply"]);
     // The message depends on which of the two finds the other first.
-    refuses_to_start(&mut host, 4, &["another bailiwick"]);
+    assert_refuses_to_start(&mut host, 4, &["another bailiwick"]);
     let second = Command::new(stage().join("bailiwick-warden")).arg("--config").arg(host.path("etc")).output();
     let second = second.expect("runs");
-    assert_eq!(second.status.code(), Some(4), "{}", said(&second));
-    assert!(said(&second).contains("another bailiwick-warden"), "{}", said(&second));
+    assert_eq!(second.status.code(), Some(4), "{}", output_text(&second));
+    assert!(output_text(&second).contains("another bailiwick-warden"), "{}", output_text(&second));
     assert_eq!(host.inside("alice", "echo on").1.trim(), "on");
 }
 
@@ -351,13 +351,13 @@ fn a_broken_policy_does_not_affect_running_tenants() {
     host.ok(&["apply"]);
     host.write("etc/tenants.d/alice.toml", "plan = \"web\"\nstate = \"actve\"\n");
     host.ok(&["apply", "bob"]);
-    fails(&host, &["apply", "alice"], 2, &["alice", "check"]);
+    assert_fails(&host, &["apply", "alice"], 2, &["alice", "check"]);
     let list = host.ok(&["list"]);
     assert!(list.lines().any(|line| line.starts_with("alice") && line.contains("running,invalid")), "{list}");
     let list: serde_json::Value = serde_json::from_str(&host.ok(&["list", "--json"])).expect("JSON");
     assert!(list[0]["state"] == "running" && list[0]["invalid"] == true && list[1]["invalid"].is_null(), "{list}");
     assert!(host.ok(&["status"]).contains("actve"));
-    assert_eq!(host.processes().len(), 2, "alice goes on as she is");
+    assert_eq!(host.processes().len(), 2, "alice still runs");
     host.write("etc/bailiwick.toml", "state_dir = 7\n");
     // The command line needs this file to find the socket, so the service is told by a signal. It keeps its last
     // configuration.
@@ -436,10 +436,10 @@ fn a_user_who_is_no_admin_is_refused() {
     };
     let config = host.path("etc").display().to_string();
     let output = as_user(&["list", "--config", &config]);
-    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(5), "{}", output_text(&output));
     let output = as_user(&["exec", "--config", &config, "alice", "--", "id"]);
-    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
-    assert!(!said(&output).contains("uid="));
+    assert_eq!(output.status.code(), Some(125), "{}", output_text(&output));
+    assert!(!output_text(&output).contains("uid="));
     // The user cannot even connect to the sockets of the warden and of init.
     for socket in ["run/warden.sock", "run/jails/alice/init.sock"] {
         let path = host.path(socket).display().to_string();
@@ -461,9 +461,9 @@ fn a_profile_that_the_kernel_cannot_run_is_refused() {
         host.ok(&["apply"]);
         return;
     }
-    fails(&host, &["apply"], 8, &["Landlock", "system", "6"]);
+    assert_fails(&host, &["apply"], 8, &["Landlock", "system", "6"]);
     assert_eq!(host.leftovers(), Vec::<String>::new());
-    fails(&host, &["doctor"], 0, &["landlock", "system"]);
+    assert_fails(&host, &["doctor"], 0, &["landlock", "system"]);
 }
 
 #[test]
@@ -474,11 +474,11 @@ fn a_reload_reports_errors_and_applies_valid_files() {
     host.ok(&["reload"]);
     host.declare("bob", "nosuch");
     host.declare("carol", "web");
-    fails(&host, &["reload"], 2, &["bob.toml:1:8", "nosuch"]);
+    assert_fails(&host, &["reload"], 2, &["bob.toml:1:8", "nosuch"]);
     assert!(host.ok(&["list"]).contains("carol"));
     let good = std::fs::read_to_string(host.path("etc/bailiwick.toml")).expect("reads");
     host.write("etc/bailiwick.toml", "requir = []\n");
-    fails(&host, &["reload"], 2, &["bailiwick.toml:1:1"]);
+    assert_fails(&host, &["reload"], 2, &["bailiwick.toml:1:1"]);
     host.write("etc/bailiwick.toml", &good);
     std::fs::remove_file(host.path("etc/tenants.d/bob.toml")).expect("removes");
     host.ok(&["reload"]);
@@ -487,7 +487,7 @@ fn a_reload_reports_errors_and_applies_valid_files() {
 /// Runs a command and returns its exit status and output.
 fn status_and_text(host: &Host, arguments: &[&str]) -> (i32, String) {
     let output = host.cli(arguments);
-    (output.status.code().unwrap_or(-1), said(&output))
+    (output.status.code().unwrap_or(-1), output_text(&output))
 }
 
 #[test]
@@ -511,7 +511,7 @@ fn an_error_in_a_file_locks_nobody_out_even_after_a_restart() {
     for (file, text) in &good {
         host.write(file, &format!("{text}colour = 7\n"));
         for round in ["running", "restarted"] {
-            let place = format!("{round} beside a wrong {file}");
+            let place = format!("{round}: with an error in {file}");
             // Every reader of the policy: the daemons, the command for sshd, and the command line.
             assert_eq!(status_and_text(&host, &["reload"]).0, 2, "{place}");
             assert_eq!(host.inside("alice", "echo in").1, "in\n", "{place}");
@@ -537,7 +537,7 @@ fn an_error_in_a_file_locks_nobody_out_even_after_a_restart() {
         }
         // The file is fixed, without a reload.
         host.write(file, text);
-        until("the mended file is in force", || {
+        until("the fixed file is in force", || {
             let status: serde_json::Value = serde_json::from_str(&host.ok(&["status", "--json"])).expect("JSON");
             status["policy"]["problems"] == 0 && status["policy"]["last_good_tenants"] == serde_json::json!([])
         });
@@ -556,7 +556,7 @@ fn a_suspend_works_despite_an_error_in_the_plan() {
     host.write("etc/plans.d/own.toml", "profile = \"wob\"\n");
     let (status, text) = status_and_text(&host, &["suspend", "alice", "--reason", "unpaid"]);
     assert_eq!(status, 0, "{text}");
-    assert!(text.contains("wob"), "what is wrong is told as well: {text}");
+    assert!(text.contains("wob"), "the error is reported as well: {text}");
     assert_eq!(host.processes().len(), 1, "bob's alone");
     let (status, text) = status_and_text(&host, &["exec", "alice", "--", "true"]);
     assert!(status == 125 && text.contains("unpaid"), "{status}: {text}");
@@ -595,7 +595,7 @@ fn a_tenant_whose_file_is_not_toml_can_be_suspended() {
         std::fs::write(file, junk).expect("writes");
         let (status, text) = status_and_text(&host, &["suspend", tenant, "--reason", "sends spam"]);
         assert!(status == 7 && text.contains(&format!("{tenant}: suspended until")), "{status}: {text}");
-        assert!(text.contains(&format!("{tenant}.toml:")), "what is wrong is told: {text}");
+        assert!(text.contains(&format!("{tenant}.toml:")), "the error is reported: {text}");
         is_out(&host, tenant);
     }
     assert!(host.processes().is_empty());
@@ -713,7 +713,7 @@ fn a_refused_create_leaves_nothing_behind() {
         assert!(!host.path(&format!("state/tenants/{}", arguments[1])).exists(), "{arguments:?}");
         let list = host.ok(&["list"]);
         assert!(!list.contains(arguments[1]), "{list}");
-        assert_eq!(host.ok(&["apply"]), "", "{arguments:?}: everybody else goes on");
+        assert_eq!(host.ok(&["apply"]), "", "{arguments:?}: all others still run");
     }
     // Without a door through sshd, the name is free.
     host.ok(&["create", "mail", "--plan", "web"]);

@@ -59,7 +59,7 @@ fn begin(stream: &mut UnixStream) {
 
 /// The memory of a process in MiB and its number of connections. Other descriptors are not counted, because the
 /// recorder opens some for each tenant at its first measurement.
-fn held(pid: u32) -> (u64, usize) {
+fn memory_and_sockets(pid: u32) -> (u64, usize) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
     let memory: u64 = memory.trim().trim_end_matches(" kB").parse().expect("a number");
@@ -103,7 +103,7 @@ fn is_over(stream: &UnixStream) -> bool {
 fn unprivileged_users_hold_few_connections_and_little_memory_whatever_ids_they_use() {
     let host = host();
     let daemon = host.program("bailiwickd");
-    let (memory, sockets) = held(daemon);
+    let (memory, sockets) = memory_and_sockets(daemon);
     // The ids of this host's tenants are far above these.
     let mut all = Vec::new();
     for number in 0..3000 {
@@ -113,14 +113,14 @@ fn unprivileged_users_hold_few_connections_and_little_memory_whatever_ids_they_u
     }
     host.ok(&["list"]);
     assert_eq!(host.inside("one", "echo in").1, "in\n");
-    let (memory_now, sockets_now) = held(daemon);
+    let (memory_now, sockets_now) = memory_and_sockets(daemon);
     assert!(memory_now < memory + 48, "{memory} MiB became {memory_now} MiB");
     assert!(sockets_now < sockets + 128, "{sockets} sockets became {sockets_now}");
     // The user of a tenant is not one of these.
     let own = ControlRequest::Usage { tenants: vec![name("two")], window: None };
     let reply = answer(connect_as(&host, host_user(&host, "two")), &own);
     assert!(!matches!(&reply, ControlReply::Failed(failure) if failure.status == ExitStatus::OverLimit), "{reply:?}");
-    until("the unfinished to be let go", || held(daemon).1 < sockets + 16);
+    until("the unfinished to be let go", || memory_and_sockets(daemon).1 < sockets + 16);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn users_of_one_tenant_take_no_share_of_another() {
     let host = host();
     let daemon = host.program("bailiwickd");
     let (one, two) = (host_user(&host, "one"), host_user(&host, "two"));
-    let (memory, sockets) = held(daemon);
+    let (memory, sockets) = memory_and_sockets(daemon);
     let mut all = Vec::new();
     for _ in 0..2000 {
         let mut stream = connect_as(&host, one);
@@ -136,14 +136,14 @@ fn users_of_one_tenant_take_no_share_of_another() {
         all.push(stream);
     }
     host.ok(&["list"]);
-    let (memory_now, sockets_now) = held(daemon);
+    let (memory_now, sockets_now) = memory_and_sockets(daemon);
     assert!(memory_now < memory + 48, "{memory} MiB became {memory_now} MiB");
     assert!(sockets_now < sockets + 256, "{sockets} sockets became {sockets_now}");
     let own = |tenant| ControlRequest::Usage { tenants: vec![name(tenant)], window: None };
     let reply = answer(connect_as(&host, two), &own("two"));
     assert!(!matches!(&reply, ControlReply::Failed(failure) if failure.status == ExitStatus::OverLimit), "{reply:?}");
     drop(all);
-    until("places of its own again", || {
+    until("free places again", || {
         let reply = answer(connect_as(&host, one), &own("one"));
         !matches!(&reply, ControlReply::Failed(failure) if failure.status == ExitStatus::OverLimit)
     });
@@ -345,7 +345,7 @@ fn a_peer_of_the_warden_that_does_not_read_delays_nobody() {
         // The warden has handled both connections meanwhile.
         host.ask(&WardenRequest::Roster).is_ok() && is_full(&mut silent)
     });
-    until("whoever does not read to be dropped", || is_over(&silent));
+    until("the peer that does not read to be dropped", || is_over(&silent));
     assert!(host.log().contains("event=peer-dropped uid=0"), "{}", host.log());
     host.warden(&WardenRequest::Roster);
 }

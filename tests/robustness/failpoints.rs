@@ -130,13 +130,13 @@ fn a_silent_child_delays_nobody() {
     host.write("failpoint", "listener wait");
     std::thread::scope(|scope| {
         let silent = scope.spawn(|| host.ask(&start()));
-        until("its child is there", || !host.processes().is_empty());
+        until("its child runs", || !host.processes().is_empty());
         host.write("failpoint", "");
         let bob = name("bob");
         assert_eq!(host.warden(&WardenRequest::Start { tenant: bob.clone() }), WardenReply::Done);
         assert_eq!(host.warden(&WardenRequest::Stop { tenant: bob, hold: Hold::Keep }), WardenReply::Done);
         // Other processes that the warden starts in between end by themselves.
-        until("its child alone is there", || host.processes().len() == 1);
+        until("only its child to run", || host.processes().len() == 1);
         assert!(!silent.is_finished());
         for pid in host.processes() {
             let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a pid")).expect("a pid");
@@ -230,7 +230,7 @@ fn a_jail_whose_cached_names_the_kernel_keeps_delays_nobody() {
     assert!(matches!(&stale()[..], [told] if told.contains("the jail of \"alice\" may show files")), "{:?}", stale());
     host.write("failpoint", "");
     until("it is renewed too", || installed.is_seen_by(alice));
-    until("nothing is told any more", || stale().is_empty());
+    until("nothing is reported any more", || stale().is_empty());
     for tenant in ["alice", "bob"] {
         let stop = WardenRequest::Stop { tenant: name(tenant), hold: Hold::Keep };
         assert_eq!(host.warden(&stop), WardenReply::Done);
@@ -356,7 +356,7 @@ fn slow_charging_of_data_delays_only_its_tenant() {
     let wardens = || std::fs::read_dir("/proc").expect("proc").flatten().map(is_of_it).filter(|is| *is).count();
     assert_eq!(wardens(), 2, "the warden and its child");
     host.kill();
-    until("its child is gone", || wardens() == 0);
+    until("its child to end", || wardens() == 0);
     host.write("failpoint", "");
     host.start_warden();
     works(&host);

@@ -304,7 +304,7 @@ fn a_warden_waits_for_an_earlier_one_to_end() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let own = std::process::id().to_string();
-            until("the next one is there", || {
+            until("the next one to run", || {
                 let all = std::fs::read_dir("/proc").expect("lists").flatten();
                 let mut names = all.map(|entry| entry.file_name().to_string_lossy().into_owned());
                 names.any(|pid| pid.starts_with(|digit: char| digit.is_ascii_digit()) && pid != own && has_it(&pid))

@@ -136,7 +136,7 @@ impl Pool {
     pub fn unmounted(&self, program: &str, arguments: &[&str]) -> Output {
         // A jail that is still ending may keep the file system busy.
         let unmount = || Command::new("umount").arg(&self.mount).stderr(Stdio::null()).status();
-        until("nobody to use it", || unmount().is_ok_and(|status| status.success()));
+        until("the file system to be free", || unmount().is_ok_and(|status| status.success()));
         let image = self.dir.path().join("image");
         let output = Command::new(program).args(arguments).arg(&image).output();
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&self.mount));
