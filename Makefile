@@ -12,7 +12,7 @@ STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C t
 FUZZ_TIME ?= 60
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: all help build stage stage-failpoints deps demo check test vm-test soak deb lint doc fuzz fuzz-build fmt clean bench
+.PHONY: all help build stage stage-failpoints deps demo check test vm-test soak deb lint doc mutants fuzz fuzz-build fmt clean bench
 
 all: build
 
@@ -88,6 +88,10 @@ lint:
 ## doc: build the documentation of every crate into target/doc; warnings are errors
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace
+
+## mutants: takes each wall out of a copy, and counts the suites that turn red; on a machine that may be lost
+mutants: stage-failpoints
+	tests/mutants $(WALLS)
 
 ## fuzz-build: build the fuzz targets and run each with a thousand inputs, without guidance by coverage
 fuzz-build:
