@@ -1,28 +1,28 @@
-//! Block devices as `/sys/dev/block` shows them: from a partition or a logical volume to the whole, real ones.
+//! Block devices as `/sys/dev/block` shows them: from a partition or a logical volume to the physical devices below it.
 //!
-//! The links are the kernel's own; nothing below `/sys` is a tenant's.
+//! The kernel makes the links. No tenant can write below `/sys`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// How many layers of mappings are followed.
+/// The most layers of mappings that are followed.
 const MAX_DEPTH: usize = 16;
 
 /// A whole block device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Device {
-    /// `8:0`.
+    /// Major and minor number, such as `8:0`.
     pub number: String,
-    /// `sda`.
+    /// The name, such as `sda`.
     pub name: String,
-    /// Its scheduler, such as `bfq`; `None` where it has none.
+    /// The active I/O scheduler, such as `bfq`; `None` when it has none.
     pub scheduler: Option<String>,
 }
 
-/// The whole device that has, or whose partition has, a number, and the real ones below it: through LVM, encryption and
-/// md to those that are made of nothing else.
+/// Finds the whole device for a number such as `8:1`, and the devices below it through LVM, encryption and md, down to those that
+/// have no others below. The whole device comes first, even when `number` is that of a partition.
 ///
 /// # Errors
 /// When the kernel knows no such device.
@@ -39,7 +39,7 @@ fn stack_in(root: &Path, number: &str) -> io::Result<Vec<Device>> {
     Ok([top].into_iter().chain(below).collect())
 }
 
-/// The device that a partition is part of.
+/// The device of a partition; any other device itself.
 fn whole(path: PathBuf) -> io::Result<PathBuf> {
     if !path.join("partition").exists() {
         return Ok(path);
@@ -47,6 +47,7 @@ fn whole(path: PathBuf) -> io::Result<PathBuf> {
     path.parent().map(Path::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
+/// Collects the devices that have no others below.
 fn leaves(path: &Path, found: &mut BTreeSet<Device>, depth: usize) -> io::Result<()> {
     let below: Vec<PathBuf> = match fs::read_dir(path.join("slaves")) {
         Ok(entries) => entries.map(|entry| entry?.path().canonicalize()).collect::<Result<_, _>>()?,
@@ -65,7 +66,7 @@ fn leaves(path: &Path, found: &mut BTreeSet<Device>, depth: usize) -> io::Result
 fn device(path: &Path) -> io::Result<Device> {
     let name = path.file_name().ok_or(io::ErrorKind::NotFound)?.to_string_lossy().into_owned();
     let number = fs::read_to_string(path.join("dev"))?.trim().to_owned();
-    // `none [mq-deadline] bfq`: the one in brackets is in use.
+    // The active one is in brackets: `none [mq-deadline] bfq`.
     let scheduler = fs::read_to_string(path.join("queue/scheduler")).ok().and_then(|text| {
         let word = text.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']'))?;
         Some(word.to_owned())
@@ -73,7 +74,7 @@ fn device(path: &Path) -> io::Result<Device> {
     Ok(Device { number, name, scheduler: scheduler.filter(|name| name != "none") })
 }
 
-/// `8:0` of the number that `stat(2)` gives; `None` where a file system has no device of its own.
+/// The text, such as `8:0`, of a device number of `stat(2)`; `None` for a file system without a block device.
 #[must_use]
 pub fn number(device: u64) -> Option<String> {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));

@@ -1,7 +1,7 @@
 //! Subvolumes of btrfs and their quota groups (btrfs documentation, "Quota groups"; `linux/btrfs.h`).
 //!
-//! A group of level 0 has the number of its subvolume and counts what the subvolume refers to. What is in use is read from
-//! `/sys/fs/btrfs`; it is as fresh as the last commit of the file system, while the limit holds at once.
+//! A quota group of level 0 has the number of its subvolume, and counts the bytes that the subvolume refers to. The use is read from
+//! `/sys/fs/btrfs`. It is as recent as the last commit of the file system, but a limit holds at once.
 
 use linux_raw_sys::btrfs::{
     BTRFS_QGROUP_LIMIT_MAX_RFER, btrfs_ioctl_fs_info_args, btrfs_ioctl_get_subvol_info_args,
@@ -15,19 +15,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-/// Inode of the root directory of every subvolume.
+/// The inode number of the root directory of every subvolume.
 pub const ROOT_INODE: u64 = 256;
 
-/// What a quota group counts and bounds.
+/// Use and limit of a quota group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Group {
-    /// Bytes that the subvolume refers to.
+    /// The bytes that the subvolume refers to.
     pub used: u64,
-    /// The most of them; `None` is no limit.
+    /// The limit in bytes; `None` means no limit.
     pub limit: Option<u64>,
 }
 
-/// A structure that the kernel reads or writes whole. Every one is plain numbers, for which all zeroes are a value.
+/// A structure that the kernel reads or writes whole. Each consists of numbers, so all zeros are a valid value.
 trait Argument: Sized {
     const ZERO: Self;
 }
@@ -35,7 +35,7 @@ trait Argument: Sized {
 macro_rules! arguments {
     ($($name:ident)*) => {$(
         impl Argument for $name {
-            // SAFETY: the structure is made of integers and arrays of integers only (linux/btrfs.h).
+            // SAFETY: the structure consists only of integers and arrays of integers (linux/btrfs.h).
             const ZERO: Self = unsafe { std::mem::zeroed() };
         }
     )*};
@@ -46,8 +46,8 @@ arguments! {
 }
 
 fn control<T: Argument>(fd: impl AsFd, command: u32, argument: &mut T) -> io::Result<()> {
-    // SAFETY: the command reads and writes one structure through the pointer, whose type its number encodes; each caller
-    // passes that type, and it is a live value. Neither rustix nor nix knows this file system.
+    // SAFETY: the command reads and writes one structure through the pointer, which is to a live value. Each caller passes the type of
+    // its command. Neither rustix nor nix has commands of this file system.
     let result =
         unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(command), std::ptr::from_mut(argument)) };
     if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -55,7 +55,7 @@ fn control<T: Argument>(fd: impl AsFd, command: u32, argument: &mut T) -> io::Re
 
 fn named(name: &str) -> io::Result<btrfs_ioctl_vol_args> {
     let mut arguments = btrfs_ioctl_vol_args::ZERO;
-    // The last byte stays zero.
+    // The last byte must stay zero.
     if name.len() >= arguments.name.len() || name.contains(['/', '\0']) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -73,10 +73,10 @@ pub fn make_subvolume(dir: impl AsFd, name: &str) -> io::Result<()> {
     control(dir, BTRFS_IOC_SUBVOL_CREATE, &mut named(name)?)
 }
 
-/// Removes a subvolume with all that is in it, at once; the space is given back in time.
+/// Removes a subvolume and its whole content at once. The file system frees the space later.
 ///
 /// # Errors
-/// `ENOTEMPTY` while it holds another subvolume.
+/// `ENOTEMPTY` while the subvolume holds another one.
 pub fn remove_subvolume(dir: impl AsFd, name: &str) -> io::Result<()> {
     control(dir, BTRFS_IOC_SNAP_DESTROY, &mut named(name)?)
 }
@@ -91,14 +91,14 @@ pub fn subvolume(fd: impl AsFd) -> io::Result<u64> {
     Ok(info.treeid)
 }
 
-/// Bounds what a subvolume may refer to; `None` takes the bound away.
+/// Sets the limit on the bytes that a subvolume may refer to; `None` removes it.
 ///
 /// # Errors
 /// `ENOTCONN` while quotas are off, `ENOENT` when there is no such group.
 pub fn set_limit(fd: impl AsFd, subvolume: u64, limit: Option<u64>) -> io::Result<()> {
     let bound = btrfs_qgroup_limit {
         flags: u64::from(BTRFS_QGROUP_LIMIT_MAX_RFER),
-        // The kernel takes the largest number as "none".
+        // The kernel takes the largest number for no limit.
         max_rfer: limit.unwrap_or(u64::MAX),
         max_excl: 0,
         rsv_rfer: 0,
@@ -107,7 +107,7 @@ pub fn set_limit(fd: impl AsFd, subvolume: u64, limit: Option<u64>) -> io::Resul
     control(fd, BTRFS_IOC_QGROUP_LIMIT, &mut btrfs_ioctl_qgroup_limit_args { qgroupid: subvolume, lim: bound })
 }
 
-/// Where the kernel shows a file system: below `/sys/fs/btrfs`. Works for any user.
+/// The directory below `/sys/fs/btrfs` for the file system of an open file. Any user may ask.
 ///
 /// # Errors
 /// `ENOTTY` on another file system.
@@ -124,13 +124,13 @@ pub fn directory(fd: impl AsFd) -> io::Result<PathBuf> {
     Ok(Path::new("/sys/fs/btrfs").join(text))
 }
 
-/// Whether quotas are on in the file system that the kernel shows in `directory`.
+/// Whether quotas are on in the file system with this [`directory`].
 #[must_use]
 pub fn counts(directory: &Path) -> bool {
     directory.join("qgroups").is_dir()
 }
 
-/// What a subvolume uses and may use.
+/// Use and limit of a subvolume. `directory` is that of its file system ([`directory`](fn@directory)).
 ///
 /// # Errors
 /// `NotFound` while quotas are off.
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_file_system_says_so() {
+    fn another_file_system_gives_enotty() {
         let proc = std::fs::File::open("/proc").expect("opens");
         for error in [make_subvolume(&proc, "x").err(), subvolume(&proc).err(), directory(&proc).err()] {
             assert_eq!(error.and_then(|error| error.raw_os_error()), Some(libc::ENOTTY));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_no_name_is_refused() {
+    fn an_invalid_name_is_refused() {
         assert!(named("a/b").is_err());
         assert!(named(&"x".repeat(4088)).is_err());
         assert!(named(&"x".repeat(255)).is_ok());

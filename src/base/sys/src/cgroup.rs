@@ -1,4 +1,4 @@
-//! Control groups as files (`cgroups(7)`): where the hierarchies are, and one function to read, write or list a group.
+//! Control groups as files (`cgroups(7)`): where the hierarchies are mounted, and functions to read, write and list a group.
 
 use crate::{file, proc};
 use bailiwick_types::MountFact;
@@ -8,20 +8,20 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Bound of a control file.
-const FILE: usize = 64 << 10;
-/// Bound of a list of processes: as many as the kernel's largest `pid_max` allows.
-const LIST: usize = 4_194_304 * 8;
+/// The most bytes that are read of a control file.
+const MAX_FILE: usize = 64 << 10;
+/// The most bytes that are read of a list of processes: the largest `pid_max` of the kernel, with eight bytes for each number.
+const MAX_LIST: usize = 4_194_304 * 8;
 
-/// Options of a mount of version 1 that name no controller.
+/// Mount options of version 1 that name no controller.
 const NO_CONTROLLER: [&str; 8] = ["rw", "ro", "all", "none", "noprefix", "clone_children", "xattr", "cpuset_v2_mode"];
 
 /// Where the control groups of this host are mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchies {
-    /// The unified hierarchy (version 2).
+    /// The mount of the unified hierarchy (version 2).
     pub unified: Option<PathBuf>,
-    /// The hierarchy of each controller of version 1, and of `name=NAME` where it has none. Controllers that share a
+    /// The mount of each hierarchy of version 1, by its controllers, or by `name=NAME` when it has none. Controllers that share a
     /// hierarchy have the same path.
     pub v1: BTreeMap<String, PathBuf>,
 }
@@ -29,7 +29,7 @@ pub struct Hierarchies {
 /// The hierarchies that this process sees.
 ///
 /// # Errors
-/// What reading its mount table says.
+/// The error of reading the mount table.
 pub fn hierarchies() -> io::Result<Hierarchies> {
     Ok(find(&proc::mounts(std::process::id())?))
 }
@@ -38,7 +38,7 @@ pub fn hierarchies() -> io::Result<Hierarchies> {
 #[must_use]
 pub fn find(mounts: &[MountFact]) -> Hierarchies {
     let mut found = Hierarchies { unified: None, v1: BTreeMap::new() };
-    // A bind mount of some group further down is not the hierarchy.
+    // A bind mount of a group further down is not the hierarchy.
     for mount in mounts.iter().filter(|mount| !mount.covered && mount.root == "/") {
         match mount.fs_type.as_str() {
             "cgroup2" => {
@@ -59,7 +59,7 @@ pub fn find(mounts: &[MountFact]) -> Hierarchies {
 }
 
 impl Hierarchies {
-    /// Where a hierarchy is mounted: `unified`, or a controller of version 1.
+    /// The mount of a hierarchy, which is `unified` or a controller of version 1.
     #[must_use]
     pub fn mount_of(&self, hierarchy: &str) -> Option<&Path> {
         if hierarchy == "unified" { self.unified.as_deref() } else { self.v1.get(hierarchy).map(PathBuf::as_path) }
@@ -68,7 +68,7 @@ impl Hierarchies {
     /// The controllers that the unified hierarchy has; none when it is not mounted.
     ///
     /// # Errors
-    /// What reading `cgroup.controllers` says.
+    /// The error of reading `cgroup.controllers`.
     pub fn unified_controllers(&self) -> io::Result<Vec<String>> {
         let Some(mount) = &self.unified else { return Ok(Vec::new()) };
         let text = read(file::open_dir(mount)?, "cgroup.controllers")?;
@@ -76,10 +76,10 @@ impl Hierarchies {
     }
 }
 
-/// Opens the directory of a group by its path below a hierarchy's mount, as `/proc/PID/cgroup` writes it.
+/// Opens the directory of a group. `path` is its path below the mount of the hierarchy, as in `/proc/PID/cgroup`.
 ///
 /// # Errors
-/// What `openat2(2)` says; `EXDEV` when the path leads out of the hierarchy.
+/// The error of `openat2(2)`; `EXDEV` when the path leads out of the hierarchy.
 pub fn open(mount: &Path, path: &str) -> io::Result<OwnedFd> {
     let hierarchy = file::open_dir(mount)?;
     match path.trim_start_matches('/') {
@@ -91,47 +91,47 @@ pub fn open(mount: &Path, path: &str) -> io::Result<OwnedFd> {
 /// Reads a control file of a group, at most 64 KiB.
 ///
 /// # Errors
-/// What `openat2(2)` and `read(2)` say.
+/// The errors of `openat2(2)` and `read(2)`.
 pub fn read(dir: impl AsFd, name: &str) -> io::Result<String> {
-    text(file::read_bounded(file::open_file_at(dir, name)?, FILE)?)
+    text(file::read_bounded(file::open_file_at(dir, name)?, MAX_FILE)?)
 }
 
-/// Reads a control file that is open already, from its beginning, as far as it fits.
+/// Reads an open control file from its beginning, as far as `buffer` reaches.
 ///
 /// # Errors
-/// What `pread(2)` says; `ENODEV` when the group is gone.
+/// The error of `pread(2)`; `ENODEV` when the group is gone.
 pub fn read_again(file: impl AsFd, buffer: &mut [u8]) -> io::Result<&str> {
     let len = rustix::io::pread(file, &mut *buffer, 0)?;
     std::str::from_utf8(&buffer[..len]).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Writes a control file of a group with one `write(2)`: the kernel takes each as one command.
+/// Writes a control file of a group with one `write(2)`, which the kernel takes as one command.
 ///
 /// # Errors
-/// What `openat2(2)` and `write(2)` say.
+/// The errors of `openat2(2)` and `write(2)`.
 pub fn write(dir: impl AsFd, name: &str, text: &str) -> io::Result<()> {
     let fd = file::open_at(dir, name, OFlags::WRONLY | OFlags::NOCTTY, Mode::empty())?;
     let written = rustix::io::write(fd, text.as_bytes())?;
     if written == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// Asks to be told when processes of a group wait: the descriptor reports `POLLPRI` when some of them waited for longer than
-/// `stall` microseconds within `window` (kernel documentation, accounting/psi). `name` is `cpu.pressure` or a like one.
+/// Sets up a pressure trigger. The returned descriptor reports `POLLPRI` when some processes of the group have waited for longer than
+/// `stall` within `window`, both in microseconds (kernel documentation, accounting/psi). `name` is a file such as `cpu.pressure`.
 ///
 /// # Errors
-/// What `openat2(2)` and `write(2)` say; `EOPNOTSUPP` while PSI is switched off.
+/// The errors of `openat2(2)` and `write(2)`; `EOPNOTSUPP` while the kernel does not count pressure.
 pub fn pressure_trigger(dir: impl AsFd, name: &str, stall: u32, window: u32) -> io::Result<OwnedFd> {
     let fd = file::open_at(dir, name, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty())?;
     rustix::io::write(&fd, format!("some {stall} {window}\0").as_bytes())?;
     Ok(fd)
 }
 
-/// The processes of a group itself, without those of groups below it.
+/// The processes of a group, without those of the groups below it.
 ///
 /// # Errors
-/// As [`read`]; `InvalidData` when a line is no number.
+/// As for [`read`]; `InvalidData` when a line is no number.
 pub fn members(dir: impl AsFd) -> io::Result<Vec<u32>> {
-    let list = text(file::read_bounded(file::open_file_at(dir, "cgroup.procs")?, LIST)?)?;
+    let list = text(file::read_bounded(file::open_file_at(dir, "cgroup.procs")?, MAX_LIST)?)?;
     let pids = list.lines().map(str::parse).collect::<Result<_, _>>();
     pids.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
@@ -140,7 +140,7 @@ fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// The value of a key in a file of lines such as `oom_kill 3`.
+/// The value of a key in text with lines such as `oom_kill 3`.
 #[must_use]
 pub fn flat_keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().filter_map(|line| line.split_once(' ')).find(|(name, _)| *name == key)?.1.trim().parse().ok()

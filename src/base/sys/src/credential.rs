@@ -1,4 +1,6 @@
-//! Users, groups and capabilities of this thread, each set and then proved.
+//! Users, groups and capabilities of this thread. Each change is read back to prove that it holds.
+//!
+//! Danger: the changes hold for the calling thread alone. A process must have one thread when it gives up rights for good.
 
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 use std::io;
@@ -11,35 +13,35 @@ fn gid(number: u32) -> Gid {
     Gid::from_raw(number)
 }
 
-/// Sets the effective user alone, keeping the real and the saved one.
+/// Sets the effective user, and leaves the real and the saved one.
 ///
 /// # Errors
-/// What `setresuid(2)` says.
+/// The error of `setresuid(2)`.
 pub fn set_effective_user(number: u32) -> io::Result<()> {
     Ok(rustix::thread::set_thread_res_uid(None, uid(number), None)?)
 }
 
-/// Sets the effective group alone.
+/// Sets the effective group, and leaves the real and the saved one.
 ///
 /// # Errors
-/// What `setresgid(2)` says.
+/// The error of `setresgid(2)`.
 pub fn set_effective_group(number: u32) -> io::Result<()> {
     Ok(rustix::thread::set_thread_res_gid(None, gid(number), None)?)
 }
 
-/// Becomes a user and a group for good: no supplementary groups, all three ids of each kind, in the order in which it
-/// cannot fail half-way, then read back.
+/// Becomes a user and a group for good: sets all three ids of each kind, and drops the supplementary groups. The order is groups, group,
+/// user, because the user's rights are needed for the others. Then reads the ids back.
 ///
 /// # Errors
-/// What the calls say; `EPERM` when the ids are not what was asked for.
+/// The error of a call; `EPERM` when an id is not the requested one.
 pub fn become_for_good(user: u32, group: u32) -> io::Result<()> {
     become_for_good_in(user, group, &[])
 }
 
-/// The same with supplementary groups.
+/// As [`become_for_good`], with the supplementary groups `others`.
 ///
 /// # Errors
-/// As [`become_for_good`].
+/// As for [`become_for_good`].
 pub fn become_for_good_in(user: u32, group: u32, others: &[u32]) -> io::Result<()> {
     let others: Vec<Gid> = others.iter().copied().map(gid).collect();
     rustix::thread::set_thread_groups(&others)?;
@@ -52,28 +54,28 @@ pub fn become_for_good_in(user: u32, group: u32, others: &[u32]) -> io::Result<(
     if same { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
-/// Capabilities are not lost when the effective user changes (`SECBIT_NO_SETUID_FIXUP`, `capabilities(7)`).
+/// Makes this thread keep its capabilities when its effective user changes (`SECBIT_NO_SETUID_FIXUP`, `capabilities(7)`).
 ///
 /// # Errors
-/// What `prctl(2)` says.
+/// The error of `prctl(2)`.
 pub fn keep_capabilities_over_user_changes() -> io::Result<()> {
     let bits = rustix::thread::capabilities_secure_bits()?;
     Ok(rustix::thread::set_capabilities_secure_bits(bits | rustix::thread::CapabilitiesSecureBits::NO_SETUID_FIXUP)?)
 }
 
-/// Takes back [`keep_capabilities_over_user_changes`].
+/// Undoes [`keep_capabilities_over_user_changes`] by clearing all secure bits.
 ///
 /// # Errors
-/// What `prctl(2)` says.
+/// The error of `prctl(2)`.
 pub fn reset_secure_bits() -> io::Result<()> {
     Ok(rustix::thread::set_capabilities_secure_bits(rustix::thread::CapabilitiesSecureBits::empty())?)
 }
 
-/// Cuts the bounding, permitted and effective sets to `keep` (one bit a capability) and empties the inheritable and
-/// ambient sets; then proves that the permitted set is no larger.
+/// Limits the bounding, permitted and effective sets to `keep`, which has one bit for each capability. Empties the inheritable and the
+/// ambient set. Then reads the permitted and inheritable sets back.
 ///
 /// # Errors
-/// What `prctl(2)` and `capset(2)` say; `EPERM` when a capability is left that should not be.
+/// The errors of `prctl(2)` and `capset(2)`; `EPERM` when a set is larger than it should be.
 pub fn limit_capabilities(keep: u64) -> io::Result<()> {
     rustix::thread::clear_ambient_capability_set()?;
     for bit in 0..64u32 {
@@ -82,7 +84,7 @@ pub fn limit_capabilities(keep: u64) -> io::Result<()> {
         }
         match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
             Ok(()) => {}
-            // Past the last capability that the kernel knows.
+            // The kernel knows no capability of this number or a higher one.
             Err(rustix::io::Errno::INVAL) => break,
             Err(error) => return Err(error.into()),
         }
@@ -94,30 +96,31 @@ pub fn limit_capabilities(keep: u64) -> io::Result<()> {
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
     )?;
     let after = rustix::thread::capabilities(None)?;
-    let clean = after.permitted == kept && after.inheritable.is_empty();
-    if clean { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+    let is_limited = after.permitted == kept && after.inheritable.is_empty();
+    if is_limited { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
-/// No program that this process starts can gain privileges (`PR_SET_NO_NEW_PRIVS`).
+/// Makes sure that no program that this process starts can gain privileges (`PR_SET_NO_NEW_PRIVS`).
 ///
 /// # Errors
-/// What `prctl(2)` says.
+/// The error of `prctl(2)`.
 pub fn set_no_new_privs() -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
-/// This process cannot be traced or its memory read by others of its user, and leaves no core.
+/// Makes this process undumpable: other processes of its user cannot trace it or read its memory, and it leaves no core
+/// (`PR_SET_DUMPABLE`, `prctl(2)`).
 ///
 /// # Errors
-/// What `prctl(2)` says.
+/// The error of `prctl(2)`.
 pub fn set_undumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
 }
 
-/// Takes back [`set_undumpable`] for this process: what `/proc` has of it is its own user's again.
+/// Undoes [`set_undumpable`]. The process's own user owns its files in `/proc` again.
 ///
 /// # Errors
-/// What `prctl(2)` says.
+/// The error of `prctl(2)`.
 pub fn set_dumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?)
 }
@@ -130,16 +133,17 @@ pub fn set_rlimit(resource: rustix::process::Resource, value: u64) -> io::Result
     let limit = rustix::process::Rlimit { current: Some(value), maximum: Some(value) };
     Ok(rustix::process::setrlimit(resource, limit)?)
 }
-/// How many descriptors this process may have; `None` when there is no limit.
+
+/// The soft limit on open descriptors of this process; `None` when there is no limit.
 #[must_use]
 pub fn open_files() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
-/// Raises this process's soft limit of open descriptors to its hard one.
+/// Raises this process's soft limit on open descriptors to the hard one.
 ///
 /// # Errors
-/// What `setrlimit(2)` says.
+/// The error of `setrlimit(2)`.
 pub fn raise_open_files() -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;

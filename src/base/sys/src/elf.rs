@@ -1,4 +1,4 @@
-//! ELF files (`elf(5)`): whether a program asks for a loader.
+//! ELF files (`elf(5)`): whether a program needs a loader.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,10 +7,10 @@ const PT_INTERP: u32 = 3;
 /// The most program headers that are looked at; a real program has about ten.
 const MAX_HEADERS: u16 = 64;
 
-/// Whether a program names a loader (`PT_INTERP`): one that does not runs without any file but itself.
+/// Whether a program names a loader (`PT_INTERP`). A program without one needs no other file to run.
 ///
 /// # Errors
-/// `ENOEXEC` when it is no 64-bit little-endian program, else what `pread(2)` says.
+/// `ENOEXEC` when the file is no 64-bit little-endian program, else the error of `pread(2)`.
 pub fn needs_loader(program: impl AsFd) -> io::Result<bool> {
     let read = |offset: u64, len: usize| -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];

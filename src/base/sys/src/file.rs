@@ -1,7 +1,7 @@
 //! Files by descriptor: every name is resolved below a directory that is already open, and never through a link.
 //!
-//! `openat2(2)` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`: a name that a tenant or a
-//! careless operator swapped for a link is an error, not a way out.
+//! Danger: a tenant can swap a name for a link at any time. With `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS` of
+//! `openat2(2)` such a name is an error, and not a way out.
 
 pub use rustix::fs::FileType;
 
@@ -12,37 +12,37 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-/// What `openat2(2)` refuses to follow when a name is looked up below a directory.
+/// The flags of `openat2(2)` for a name below a directory.
 const CONFINED: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
-/// Owner, permissions and kind of an open file.
+/// The metadata of a file, as `stat(2)` gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metadata {
-    /// Kind.
+    /// Regular file, directory, or another kind.
     pub kind: FileType,
-    /// Permission bits.
+    /// The permission bits, without the kind.
     pub mode: u32,
-    /// Owner as the host counts.
+    /// The owner, as this process's user namespace counts.
     pub uid: u32,
-    /// Group as the host counts.
+    /// The group, as this process's user namespace counts.
     pub gid: u32,
-    /// Size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Inode.
+    /// The inode number.
     pub inode: u64,
-    /// Device the file is on.
+    /// The device of the file system.
     pub device: u64,
-    /// Device the file stands for, if it is a device node.
+    /// The device that a device node stands for.
     pub stands_for: u64,
-    /// Modification time in nanoseconds since 1970.
+    /// The time of the last modification, in nanoseconds since 1970.
     pub modified: i128,
 }
 
 /// Opens a directory by an absolute path that must hold no symbolic link at all (`RESOLVE_NO_SYMLINKS`).
 ///
 /// # Errors
-/// `ELOOP` when the path holds a link, else what `openat2(2)` says.
+/// `ELOOP` when the path holds a link, else the error of `openat2(2)`.
 pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(
         rustix::fs::CWD,
@@ -56,39 +56,39 @@ pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 /// Opens a directory below `dir`.
 ///
 /// # Errors
-/// What `openat2(2)` says; `ELOOP` or `EXDEV` when the name leads out of `dir`.
+/// The error of `openat2(2)`; `ELOOP` or `EXDEV` when the name leads out of `dir`.
 pub fn open_dir_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<OwnedFd> {
     open_at(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
 }
 
-/// Opens a file below `dir` for reading. Does not wait for a writer of a FIFO.
+/// Opens a file below `dir` for reading, without waiting for a writer of a FIFO.
 ///
 /// # Errors
-/// As [`open_dir_at`].
+/// As for [`open_dir_at`].
 pub fn open_file_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<OwnedFd> {
     open_at(dir, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
 }
 
-/// Opens a file below `dir` with flags of the caller's; `O_CLOEXEC` is always set.
+/// Opens a file below `dir` with the caller's flags and `O_CLOEXEC`.
 ///
 /// # Errors
-/// As [`open_dir_at`].
+/// As for [`open_dir_at`].
 pub fn open_at(dir: impl AsFd, name: impl AsRef<Path>, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(dir, name.as_ref(), flags | OFlags::CLOEXEC, mode, CONFINED)?)
 }
 
-/// Metadata of an open file.
+/// The metadata of an open file.
 ///
 /// # Errors
-/// What `fstat(2)` says.
+/// The error of `fstat(2)`.
 pub fn metadata(fd: impl AsFd) -> io::Result<Metadata> {
     Ok(convert(&rustix::fs::fstat(fd)?))
 }
 
-/// Metadata of a name in `dir`, of the link itself if it is one.
+/// The metadata of a name in `dir`. For a link it is that of the link itself.
 ///
 /// # Errors
-/// What `fstatat(2)` says.
+/// The error of `fstatat(2)`.
 pub fn metadata_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<Metadata> {
     Ok(convert(&rustix::fs::statat(dir, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW)?))
 }
@@ -107,10 +107,10 @@ fn convert(stat: &rustix::fs::Stat) -> Metadata {
     }
 }
 
-/// Reads an open file to its end, but no more than `max` bytes.
+/// Reads an open file to its end, at most `max` bytes.
 ///
 /// # Errors
-/// `EFBIG` when the file holds more than `max` bytes, else what `read(2)` says.
+/// `EFBIG` when the file holds more than `max` bytes, else the error of `read(2)`.
 pub fn read_bounded(fd: OwnedFd, max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
@@ -121,7 +121,7 @@ pub fn read_bounded(fd: OwnedFd, max: usize) -> io::Result<Vec<u8>> {
 /// The names of the directories in a directory, without `.` and `..`, sorted.
 ///
 /// # Errors
-/// What `getdents64(2)` says; `EOPNOTSUPP` on a file system that does not tell kinds there.
+/// The error of `getdents64(2)`; `EOPNOTSUPP` on a file system that does not report kinds in directories.
 pub fn directories(dir: impl AsFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
@@ -140,7 +140,7 @@ pub fn directories(dir: impl AsFd) -> io::Result<Vec<OsString>> {
 /// The names in a directory, without `.` and `..`, sorted.
 ///
 /// # Errors
-/// What `getdents64(2)` says.
+/// The error of `getdents64(2)`.
 pub fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
@@ -153,10 +153,10 @@ pub fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Makes a directory below `dir` and opens it; one that is there already is opened as it is.
+/// Makes a directory below `dir` unless it exists, and opens it. An existing one keeps its mode.
 ///
 /// # Errors
-/// What `mkdirat(2)` and `openat2(2)` say.
+/// The errors of `mkdirat(2)` and `openat2(2)`.
 pub fn ensure_dir_at(dir: impl AsFd, name: impl AsRef<Path>, mode: u32) -> io::Result<OwnedFd> {
     match rustix::fs::mkdirat(dir.as_fd(), name.as_ref(), Mode::from_raw_mode(mode)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -165,18 +165,18 @@ pub fn ensure_dir_at(dir: impl AsFd, name: impl AsRef<Path>, mode: u32) -> io::R
     open_dir_at(dir, name)
 }
 
-/// Makes a directory that must not be there yet.
+/// Makes a directory, which must not exist yet.
 ///
 /// # Errors
-/// What `mkdirat(2)` says.
+/// The error of `mkdirat(2)`.
 pub fn make_dir_at(dir: impl AsFd, name: impl AsRef<Path>, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::mkdirat(dir, name.as_ref(), Mode::from_raw_mode(mode))?)
 }
 
-/// Removes a name in `dir` that is not a directory. One that is not there is no error.
+/// Removes a name in `dir` that is not a directory. A missing name is no error.
 ///
 /// # Errors
-/// What `unlinkat(2)` says.
+/// The error of `unlinkat(2)`.
 pub fn remove_file_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<()> {
     match rustix::fs::unlinkat(dir, name.as_ref(), AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -184,10 +184,10 @@ pub fn remove_file_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<()> 
     }
 }
 
-/// Removes an empty directory in `dir`. One that is not there is no error.
+/// Removes an empty directory in `dir`. A missing one is no error.
 ///
 /// # Errors
-/// What `unlinkat(2)` says.
+/// The error of `unlinkat(2)`.
 pub fn remove_dir_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<()> {
     match rustix::fs::unlinkat(dir, name.as_ref(), AtFlags::REMOVEDIR) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -195,25 +195,30 @@ pub fn remove_dir_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<()> {
     }
 }
 
-/// What a file must outlive.
+/// What a written file must outlive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outlives {
-    /// This process: what is below a runtime directory means nothing after a boot.
+    /// This process. That is enough for a runtime directory, which is empty after a boot.
     Process,
-    /// A power cut: `fsync(2)` of the file and of its directory.
+    /// A power cut. The file and its directory are synced (`fsync(2)`).
     PowerCut,
 }
 
-/// Replaces a file in `dir` in one step: the old content or the new, never a part (write beside, `rename(2)`).
+/// Replaces a file in `dir` in one step: a reader sees the old content or the new, never a part. The new content is written to a
+/// temporary file, which is then renamed (`rename(2)`).
 ///
 /// # Errors
-/// The first step that failed; the file beside it is removed.
+/// The error of the first step that failed. The temporary file is removed.
 pub fn replace_at(dir: impl AsFd, name: &str, content: &[u8], mode: u32, outlives: Outlives) -> io::Result<()> {
-    let beside = format!(".{name}.new");
+    let temporary = format!(".{name}.new");
     let write = || -> io::Result<()> {
-        remove_file_at(dir.as_fd(), &beside)?;
-        let fd =
-            open_at(dir.as_fd(), &beside, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode))?;
+        remove_file_at(dir.as_fd(), &temporary)?;
+        let fd = open_at(
+            dir.as_fd(),
+            &temporary,
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL,
+            Mode::from_raw_mode(mode),
+        )?;
         let mut file = std::fs::File::from(fd);
         file.write_all(content)?;
         // The umask may have taken bits away.
@@ -221,31 +226,31 @@ pub fn replace_at(dir: impl AsFd, name: &str, content: &[u8], mode: u32, outlive
         if outlives == Outlives::PowerCut {
             file.sync_all()?;
         }
-        rustix::fs::renameat(dir.as_fd(), &beside, dir.as_fd(), name)?;
+        rustix::fs::renameat(dir.as_fd(), &temporary, dir.as_fd(), name)?;
         if outlives == Outlives::PowerCut {
             rustix::fs::fsync(dir.as_fd())?;
         }
         Ok(())
     };
     write().inspect_err(|_| {
-        // The first error is the one to report; a file that cannot be removed now is removed by the next call.
-        drop(remove_file_at(dir.as_fd(), &beside));
+        // The first error is the one to report. The next call removes a temporary file that cannot be removed now.
+        drop(remove_file_at(dir.as_fd(), &temporary));
     })
 }
 
-/// Bytes of the file system that a path is on: all, and those that others than root may still take.
+/// The size of the file system of a path, and its free space for users other than root, both in bytes.
 ///
 /// # Errors
-/// What `statvfs(3)` says.
+/// The error of `statvfs(3)`.
 pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::statvfs(path)?;
     Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
-/// Takes a lock on an open file for as long as the descriptor lives (`flock(2)`), without waiting.
+/// Takes the exclusive lock of an open file without waiting (`flock(2)`). It lasts as long as the descriptor.
 ///
 /// # Errors
-/// `EWOULDBLOCK` when somebody else holds it.
+/// `EWOULDBLOCK` when another open file holds the lock.
 pub fn lock(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::flock(fd, rustix::fs::FlockOperation::NonBlockingLockExclusive)?)
 }

@@ -1,4 +1,6 @@
-//! Landlock (`landlock(7)`): the kernel's ABI, and a domain for this thread and all it starts.
+//! Landlock (`landlock(7)`): the kernel's ABI, and a domain for this thread and its children.
+//!
+//! Danger: a domain must be enforced as a whole or not at all. A part of it would look like a wall.
 
 use landlock::{
     AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr,
@@ -8,12 +10,12 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 
-/// The kernel's highest Landlock ABI; 0 when it has no Landlock or it is switched off.
+/// The highest Landlock ABI of the kernel; 0 when it has no Landlock, or Landlock is switched off.
 #[must_use]
 pub fn abi() -> u32 {
     const LANDLOCK_CREATE_RULESET_VERSION: libc::c_uint = 1;
-    // SAFETY: with the version flag the call takes a null pointer and a size of zero, reads nothing and makes nothing. The crate
-    // `landlock` asks for it too, and keeps the answer to itself.
+    // SAFETY: with the version flag the call takes a null pointer and a size of zero, and reads and makes nothing. The crate `landlock`
+    // makes this call too, but does not return the number.
     let version = unsafe {
         libc::syscall(
             libc::SYS_landlock_create_ruleset,
@@ -28,13 +30,13 @@ pub fn abi() -> u32 {
 /// Why a domain could not be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum LandlockError {
-    /// A bit that the library does not know.
+    /// The library does not know a bit of the domain.
     #[error("unknown Landlock right {0:#x}")]
     Unknown(u64),
-    /// The kernel refused, or would enforce less than was asked for.
+    /// The kernel refused the domain, or would enforce only a part of it.
     #[error("Landlock refused the domain")]
     Refused(#[from] landlock::RulesetError),
-    /// The kernel enforced only a part.
+    /// The kernel has enforced only a part of the domain.
     #[error("Landlock enforced only a part of the domain")]
     Partial,
 }
@@ -45,28 +47,29 @@ impl From<LandlockError> for io::Error {
     }
 }
 
-/// Enters a domain for good: rights in `handled` are refused wherever no rule grants them. Does not set
-/// `no_new_privs`, so the caller needs `CAP_SYS_ADMIN` over its user namespace.
+/// Enters a domain for good. The rights of `handled` are refused wherever no rule grants them. A rule is an open file or directory, and
+/// the rights below it. `scoped` are the scopes of IPC that end at the domain. The caller needs `CAP_SYS_ADMIN` over its user
+/// namespace, because this does not set `no_new_privs`.
 ///
 /// # Errors
-/// When the kernel would enforce anything less than all of it.
+/// When the kernel would enforce less than the whole domain.
 pub fn restrict(handled: u64, scoped: u64, rules: Vec<(OwnedFd, u64)>) -> Result<(), LandlockError> {
     restrict_with(handled, scoped, rules, Tcp::default())
 }
 
-/// What a domain may do by TCP (kernels from 6.7 on).
+/// The TCP connections of a domain (Linux 6.7 and later).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tcp {
-    /// It connects to nowhere.
+    /// Whether every connection to a port is refused.
     pub never_connects: bool,
-    /// Where it may wait for connections; everywhere when `None`.
+    /// The ports that may be bound; every port when `None`.
     pub ports: Option<RangeInclusive<u16>>,
 }
 
-/// As [`restrict`], and with a word on connections.
+/// As [`restrict`], with rules for TCP.
 ///
 /// # Errors
-/// As [`restrict`].
+/// As for [`restrict`].
 pub fn restrict_with(handled: u64, scoped: u64, rules: Vec<(OwnedFd, u64)>, tcp: Tcp) -> Result<(), LandlockError> {
     let rights = |bits| BitFlags::<AccessFs>::from_bits(bits).map_err(|_| LandlockError::Unknown(bits));
     if handled == 0 && scoped == 0 && tcp == Tcp::default() {

@@ -1,8 +1,8 @@
-//! Mounts by descriptor (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`): built detached, put in place
-//! in one step, never looked up by a path that a tenant could swap.
+//! Mounts by descriptor (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`): a mount is built detached and put in place
+//! in one step. It is never looked up by a path that a tenant could swap.
 //!
-//! Danger: a detached copy of a mount that propagates stays in its group of peers, and what is mounted on the copy then
-//! appears on the host's original. Every copy made here leaves its group before anybody gets it.
+//! Danger: a detached copy of a shared mount stays in the peer group of the original, so that a mount on the copy appears on the
+//! host. Every copy must leave its peer group before it is returned.
 
 use linux_raw_sys::general::mount_attr;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Flags of a mount, as `mount_setattr(2)` numbers them.
+/// The flags of a mount, as `mount_setattr(2)` numbers them.
 pub mod attr {
     /// `ro`.
     pub const READ_ONLY: u64 = 0x1;
@@ -25,11 +25,12 @@ pub mod attr {
     pub const NO_EXEC: u64 = 0x8;
 }
 
-/// A detached copy of the mount that holds `path`, which becomes its root. Nothing mounted below is copied.
-/// The path is the caller's own: it must hold no name that a tenant can write.
+/// Makes a detached copy of the mount that holds `path`, with `path` as its root. Mounts below are not copied.
+///
+/// Danger: `path` must hold no name that a tenant can write.
 ///
 /// # Errors
-/// What `open_tree(2)` says.
+/// The error of `open_tree(2)`.
 pub fn detached_copy(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<OwnedFd> {
     let copy = rustix::mount::open_tree(
         dir,
@@ -43,10 +44,10 @@ pub fn detached_copy(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<Owned
     Ok(copy)
 }
 
-/// A detached copy of the mount that an open file or directory lies on, with it as the root.
+/// Makes a detached copy of the mount that holds an open file or directory, which becomes the root of the copy.
 ///
 /// # Errors
-/// What `open_tree(2)` says.
+/// The error of `open_tree(2)`.
 pub fn detached_copy_of(fd: impl AsFd) -> io::Result<OwnedFd> {
     let copy = rustix::mount::open_tree(
         fd,
@@ -57,26 +58,26 @@ pub fn detached_copy_of(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(copy)
 }
 
-/// Takes a detached mount out of its group of peers (`MS_PRIVATE`, `mount_namespaces(7)`).
+/// Takes a detached mount out of its peer group (`MS_PRIVATE`, `mount_namespaces(7)`).
 fn leave_peers(mount: &OwnedFd) -> io::Result<()> {
     change(mount.as_fd(), mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 })
 }
 
-/// Gives a detached copy of a mount of the host exactly these flags (`attr`), whatever the original has: storage that the
-/// host itself mounts `nosuid` is not so for the tenant's own programs inside.
+/// Gives a detached copy of a host's mount exactly the flags `set` ([`attr`]), whatever the original has. So set-user-ID programs of a
+/// tenant work inside even if the host mounts its storage with `nosuid`.
 ///
 /// # Errors
-/// What `mount_setattr(2)` says.
+/// The error of `mount_setattr(2)`.
 pub fn replace_attributes(mount: impl AsFd, set: u64) -> io::Result<()> {
     let all = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC;
     change(mount.as_fd(), mount_attr { attr_set: set, attr_clr: all & !set, propagation: 0, userns_fd: 0 })
 }
 
-/// Sets flags of one mount (`attr`), and shows it through the id map of a user namespace where one is given. A mount
-/// can be mapped once only, and only while it is detached.
+/// Adds the flags `set` ([`attr`]) to one mount. With `id_map`, a user namespace, the mount becomes id-mapped. A mount can be id-mapped
+/// once, and only while it is detached.
 ///
 /// # Errors
-/// What `mount_setattr(2)` says; `EINVAL` when the file system cannot be id-mapped.
+/// The error of `mount_setattr(2)`; `EINVAL` when the file system cannot be id-mapped.
 pub fn set_attributes(mount: impl AsFd, set: u64, id_map: Option<BorrowedFd<'_>>) -> io::Result<()> {
     const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
     let mut attributes = mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
@@ -107,16 +108,16 @@ fn change(mount: BorrowedFd<'_>, attributes: mount_attr) -> io::Result<()> {
 /// A parameter of a new file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parameter<'a> {
-    /// `key`
+    /// A parameter without a value: `key`.
     Flag(&'a str),
-    /// `key=value`
+    /// A parameter with a value: `key=value`.
     Text(&'a str, &'a str),
 }
 
-/// Makes a file system of a kind that needs no device, detached.
+/// Makes a file system that needs no device, and returns its detached mount. `attributes` are flags of [`attr`].
 ///
 /// # Errors
-/// What `fsopen(2)`, `fsconfig(2)` and `fsmount(2)` say.
+/// The errors of `fsopen(2)`, `fsconfig(2)` and `fsmount(2)`.
 pub fn new_file_system(kind: &str, parameters: &[Parameter<'_>], attributes: u64) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for parameter in parameters {
@@ -130,14 +131,14 @@ pub fn new_file_system(kind: &str, parameters: &[Parameter<'_>], attributes: u64
     Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// How the kernel calls a file system in memory (`statfs(2)`).
+/// The magic number of a tmpfs (`statfs(2)`).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-/// Gives a file system in memory that is mounted on a path below a root another size, in bytes. One that has it, and anything else
-/// that is mounted there, is left as it is.
+/// Changes the size of the tmpfs that is mounted on `path` below `root`, in bytes. A tmpfs of this size and any other file system are
+/// left as they are.
 ///
 /// # Errors
-/// `EINVAL` when more is in it than the new size, `EPERM` for one of another user namespace, else what `fspick(2)` and
+/// `EINVAL` when the tmpfs holds more than `size`, `EPERM` when another user namespace owns it, else what `fspick(2)` and
 /// `fsconfig(2)` say.
 pub fn resize(root: impl AsFd, path: &str, size: u64) -> io::Result<()> {
     let target = target(root, path)?;
@@ -153,10 +154,10 @@ pub fn resize(root: impl AsFd, path: &str, size: u64) -> io::Result<()> {
     Ok(rustix::mount::fsconfig_reconfigure(&context)?)
 }
 
-/// Puts a detached mount onto an open directory or file.
+/// Mounts a detached mount on an open directory or file.
 ///
 /// # Errors
-/// What `move_mount(2)` says.
+/// The error of `move_mount(2)`.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
     Ok(rustix::mount::move_mount(
         mount,
@@ -167,10 +168,10 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
     )?)
 }
 
-/// Opens a mount's target below the root of a jail that is being built. Mounts made before are crossed, links are not.
+/// Opens the target of a mount below the root of a jail that is being built. The path may cross mounts, but no link.
 ///
 /// # Errors
-/// What `openat2(2)` says; `ELOOP` when the tenant has put a link there.
+/// The error of `openat2(2)`; `ELOOP` when the tenant has put a link there.
 pub fn target(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let below = path.trim_start_matches('/');
@@ -179,34 +180,34 @@ pub fn target(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(root, below, flags, Mode::empty(), resolve)?)
 }
 
-/// Cuts every mount of this namespace off from the one it was copied from, so that nothing propagates either way.
+/// Makes every mount of this namespace private, so that nothing propagates to or from the mounts that it was copied from.
 ///
 /// # Errors
-/// What `mount(2)` says.
+/// The error of `mount(2)`.
 pub fn make_all_private() -> io::Result<()> {
     use rustix::mount::MountPropagationFlags as Flags;
     Ok(rustix::mount::mount_change("/", Flags::PRIVATE | Flags::REC)?)
 }
 
-/// Makes the mount at the current directory the root of this mount namespace and lets the old one go, with all that
-/// is mounted in it (`pivot_root(2)`, "pivot_root(".", ".")").
+/// Makes the mount at the current directory the root of this mount namespace, and detaches the old root with all mounts below it
+/// (`pivot_root(2)`, "pivot_root(".", ".")").
 ///
 /// # Errors
-/// What `pivot_root(2)` and `umount2(2)` say.
+/// The errors of `pivot_root(2)` and `umount2(2)`.
 pub fn pivot_to_current_directory() -> io::Result<()> {
     rustix::process::pivot_root(".", ".")?;
-    // The old root now lies over the new one at "."; detaching it uncovers the new one.
+    // Now the old root covers the new one at ".". Detaching it uncovers the new one.
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     Ok(rustix::process::chdir("/")?)
 }
 
-/// Makes an overlay forget every name in it that no process has in use, by a change of nothing (`fspick(2)`).
+/// Makes an overlay drop every cached name that no process uses. This reconfigures it without a change (`fspick(2)`).
 ///
-/// One without a layer to write to refuses a change that does not say that it stays read-only; one with such a layer would be
-/// read-only then. So which it is says the kernel.
+/// An overlay without an upper layer refuses this unless it is told to stay read-only, and an overlay with one would become read-only
+/// by that. So the function tries without first, and asks for read-only when the kernel refuses.
 ///
 /// # Errors
-/// What `fspick(2)` and `fsconfig(2)` say.
+/// The errors of `fspick(2)` and `fsconfig(2)`.
 pub fn forget_names(mount: impl AsFd) -> io::Result<()> {
     let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_NO_AUTOMOUNT;
     let pick = || rustix::mount::fspick(mount.as_fd(), "", flags);
@@ -220,10 +221,10 @@ pub fn forget_names(mount: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Takes a mount away from where it is, now for new look-ups, later for those who still use it.
+/// Unmounts lazily: new look-ups no longer reach the mount, and it goes when the last user has gone.
 ///
 /// # Errors
-/// What `umount2(2)` says.
+/// The error of `umount2(2)`.
 pub fn detach(path: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
 }

@@ -1,4 +1,4 @@
-//! Namespaces of a process (`namespaces(7)`), and who owns one (`ioctl_nsfs(2)`).
+//! The namespaces of a process (`namespaces(7)`), and the owner of a user namespace (`ioctl_nsfs(2)`).
 
 use crate::file;
 use crate::proc::{self, IdKind};
@@ -15,19 +15,19 @@ pub fn inode(pid: u32, kind: &str) -> io::Result<u64> {
     proc::inode_at(proc::open(pid)?.as_fd(), kind)
 }
 
-/// Opens a namespace of a process, which keeps it alive.
+/// Opens a namespace of a process. The namespace lives at least as long as the descriptor.
 ///
 /// # Errors
-/// As [`inode`].
+/// As for [`inode`].
 pub fn open(pid: u32, kind: &str) -> io::Result<OwnedFd> {
     proc::namespace_at(proc::open(pid)?.as_fd(), kind)
 }
 
-/// Moves this process, which must have one thread, into a mount, user or network namespace that is held by descriptor (`setns(2)`). Its root and
-/// its current directory become those of the mount namespace.
+/// Moves this process, which must have one thread, into a namespace (`setns(2)`). In a mount namespace, its root and current directory
+/// become those of the namespace.
 ///
 /// # Errors
-/// `EINVAL` for a descriptor of another kind of namespace, and for a process with threads; `EPERM` for one without the rights.
+/// `EINVAL` for a descriptor of another kind, and for a process with more threads; `EPERM` without the rights over the namespace.
 pub fn enter(namespace: impl AsFd, kind: Kind) -> io::Result<()> {
     let kind = match kind {
         Kind::Mount => rustix::thread::LinkNameSpaceType::Mount,
@@ -37,18 +37,18 @@ pub fn enter(namespace: impl AsFd, kind: Kind) -> io::Result<()> {
     Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?)
 }
 
-/// What [`enter`] enters.
+/// The kind of a namespace for [`enter`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Of mounts.
+    /// A mount namespace.
     Mount,
-    /// Of users.
+    /// A user namespace.
     User,
-    /// Of networks.
+    /// A network namespace.
     Network,
 }
 
-/// The user, as this process's user namespace counts, that made a user namespace (`NS_GET_OWNER_UID`).
+/// The user that owns a user namespace, as this process's user namespace counts (`NS_GET_OWNER_UID`).
 ///
 /// # Errors
 /// `EINVAL` when the descriptor is of another kind of namespace.
@@ -62,11 +62,11 @@ pub fn owner_uid(user_namespace: impl AsFd) -> io::Result<u32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(uid) }
 }
 
-/// Sets a map of ids of the user namespace of a process, once and for all: inside, outside, count. The kernel takes it
-/// as one write of at most a page (`user_namespaces(7)`).
+/// Sets an id map of the user namespace of a process. Each row is the first id inside, the first id outside, and the count. The
+/// kernel accepts a map once, as one write of at most a page (`user_namespaces(7)`).
 ///
 /// # Errors
-/// `EPERM` when it is set already or the caller may not, else what `openat2(2)` and `write(2)` say.
+/// `EPERM` when the map is set already or the caller lacks the rights, else the errors of `openat2(2)` and `write(2)`.
 pub fn set_id_map(pid: u32, kind: IdKind, rows: &[[u32; 3]]) -> io::Result<()> {
     let mut text = String::new();
     for [inside, outside, count] in rows {
@@ -83,7 +83,7 @@ mod tests {
     use bailiwick_types::NAMESPACES;
 
     #[test]
-    fn a_namespace_is_known_by_its_inode_and_only_a_user_namespace_has_an_owner() {
+    fn an_inode_identifies_a_namespace_and_only_a_user_namespace_has_an_owner() {
         let pid = std::process::id();
         for kind in NAMESPACES {
             let fd = open(pid, kind).expect("opens");

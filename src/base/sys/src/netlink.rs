@@ -1,11 +1,12 @@
-//! The kernel's warnings of disk quotas (`linux/quota.h`, family `VFS_DQUOT` of generic netlink, netlink(7)).
+//! The kernel's warnings about disk quotas (`linux/quota.h`, family `VFS_DQUOT` of generic netlink, `netlink(7)`).
 //!
-//! Danger: anybody may send to a netlink socket by its number. What does not come from the kernel is thrown away.
+//! Danger: any process can send to a netlink socket. Only messages from the kernel may be read.
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+// The names and numbers of linux/netlink.h, linux/genetlink.h and linux/quota.h.
 const FAMILY: &[u8] = b"VFS_DQUOT\0";
 const GROUP: &[u8] = b"events\0";
 const CONTROL: u16 = 16;
@@ -20,23 +21,23 @@ const KIND: u16 = 1;
 const WHO: u16 = 2;
 const WHAT: u16 = 3;
 const PROJECTS: u32 = 2;
-/// The headers of netlink and of generic netlink.
+/// The length of both headers in bytes: that of netlink and that of generic netlink.
 const HEADERS: usize = 16 + 4;
 const MAX_MESSAGE: usize = 16 << 10;
 
-/// A socket on which warnings come.
+/// A socket that receives the warnings.
 #[derive(Debug)]
 pub struct QuotaWarnings {
     socket: OwnedFd,
     family: u16,
 }
 
-/// What a project did.
+/// How a project hit a quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Warned {
-    /// It was refused at a hard limit of bytes, or at a soft one after the time of grace.
+pub enum WarningKind {
+    /// The hard limit of bytes refused it, or the soft limit after the grace period.
     Bytes,
-    /// The same of inodes.
+    /// The hard limit of inodes refused it, or the soft limit after the grace period.
     Inodes,
     /// It passed the soft limit of bytes.
     BytesSoft,
@@ -44,20 +45,20 @@ pub enum Warned {
     InodesSoft,
 }
 
-/// One warning.
+/// One warning about one project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Warning {
-    /// Which project.
+    /// The number of the project.
     pub project: u32,
-    /// What it did.
-    pub what: Warned,
+    /// How it hit a quota.
+    pub kind: WarningKind,
 }
 
 impl QuotaWarnings {
-    /// Listens. The socket does not block.
+    /// Opens the socket, which is non-blocking, and subscribes to the warnings.
     ///
     /// # Errors
-    /// `ENOENT` when the kernel sends no warnings (`CONFIG_QUOTA_NETLINK_INTERFACE`), else what socket calls say.
+    /// `ENOENT` when the kernel sends no warnings (`CONFIG_QUOTA_NETLINK_INTERFACE`), else the error of a socket call.
     pub fn listen() -> io::Result<Self> {
         let protocol = rustix::net::netlink::GENERIC;
         let socket =
@@ -70,10 +71,10 @@ impl QuotaWarnings {
         Ok(Self { socket, family })
     }
 
-    /// The warnings that have come. Those of users and groups are left out.
+    /// Returns the warnings that have come about projects. Those about users and groups are left out.
     ///
     /// # Errors
-    /// What `recvfrom(2)` says; that warnings were lost (`ENOBUFS`) is none.
+    /// The error of `recvfrom(2)`, except `ENOBUFS`: lost warnings are no error.
     pub fn take(&self) -> io::Result<Vec<Warning>> {
         let mut found = Vec::new();
         let mut buffer = vec![0; MAX_MESSAGE];
@@ -96,7 +97,7 @@ impl AsFd for QuotaWarnings {
     }
 }
 
-/// A datagram from the kernel; `None` for one from anybody else.
+/// Receives a datagram and returns its length; `None` when it does not come from the kernel.
 fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let (_, len, from) = rustix::net::recvfrom(socket, &mut *buffer, RecvFlags::empty())?;
     let from = from.and_then(|from| rustix::net::netlink::SocketAddrNetlink::try_from(from).ok());
@@ -104,6 +105,7 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     Ok((is_kernel && len <= buffer.len()).then_some(len))
 }
 
+/// Asks the kernel for the family's description.
 fn ask_family(socket: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut body = vec![GET_FAMILY, 1, 0, 0];
     let len = u16::try_from(4 + FAMILY.len()).map_err(io::Error::other)?;
@@ -125,7 +127,7 @@ fn ask_family(socket: &OwnedFd) -> io::Result<Vec<u8>> {
         let Some(kind) = buffer[..len].get(4..6).and_then(number16) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        // NLMSG_ERROR: there is no such family.
+        // Any other kind is NLMSG_ERROR: the kernel has no such family.
         return if kind == CONTROL { Ok(buffer[..len].to_vec()) } else { Err(io::ErrorKind::NotFound.into()) };
     }
 }
@@ -134,14 +136,14 @@ fn join(socket: &OwnedFd, group: u32) -> io::Result<()> {
     Ok(nix::sys::socket::setsockopt(socket, option::AddMembership, &group)?)
 }
 
-/// An option of sockets that nix has not.
+/// An option of sockets that nix does not have.
 mod option {
     use nix::{setsockopt_impl, sockopt_impl};
 
     sockopt_impl!(AddMembership, SetOnly, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, u32);
 }
 
-/// The attributes of a message: kind and content.
+/// The attributes in a message, each as its kind and content.
 fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::from(number16(rest.get(0..2)?)?);
@@ -157,6 +159,7 @@ fn attribute(message: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(message.get(HEADERS..)?).find(|(found, _)| *found == kind).map(|(_, content)| content)
 }
 
+/// The number of the multicast group with the warnings.
 fn group_of(groups: &[u8]) -> Option<u32> {
     attributes(groups).find_map(|(_, group)| {
         let find = |kind| attributes(group).find(|(found, _)| *found == kind).map(|(_, content)| content);
@@ -172,7 +175,7 @@ fn number32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
-/// The warning in one message of the family.
+/// Parses one message of `family`; `None` when it is no warning about a project.
 #[must_use]
 pub fn parse_warning(message: &[u8], family: u16) -> Option<Warning> {
     if number16(message.get(4..6)?)? != family || *message.get(16)? != WARNING {
@@ -183,15 +186,15 @@ pub fn parse_warning(message: &[u8], family: u16) -> Option<Warning> {
     }
     let who = attribute(message, WHO)?;
     let project = u32::try_from(u64::from_ne_bytes(who.try_into().ok()?)).ok()?;
-    let what = match attribute(message, WHAT).and_then(number32)? {
-        1 | 2 => Warned::Inodes,
-        3 => Warned::InodesSoft,
-        4 | 5 => Warned::Bytes,
-        6 => Warned::BytesSoft,
-        // That it is under a limit again.
+    let kind = match attribute(message, WHAT).and_then(number32)? {
+        1 | 2 => WarningKind::Inodes,
+        3 => WarningKind::InodesSoft,
+        4 | 5 => WarningKind::Bytes,
+        6 => WarningKind::BytesSoft,
+        // The other numbers say that the project is below a limit again.
         _ => return None,
     };
-    Some(Warning { project, what })
+    Some(Warning { project, kind })
 }
 
 #[cfg(test)]
@@ -220,9 +223,9 @@ mod tests {
     #[test]
     fn warnings_of_projects_are_read_and_others_are_not() {
         let read = |family, kind, who, what| parse_warning(&message(family, kind, who, what), 21);
-        let warning = |what| Some(Warning { project: 10_000_000, what });
-        assert_eq!(read(21, PROJECTS, 10_000_000, 4), warning(Warned::Bytes));
-        assert_eq!(read(21, PROJECTS, 10_000_000, 3), warning(Warned::InodesSoft));
+        let warning = |kind| Some(Warning { project: 10_000_000, kind });
+        assert_eq!(read(21, PROJECTS, 10_000_000, 4), warning(WarningKind::Bytes));
+        assert_eq!(read(21, PROJECTS, 10_000_000, 3), warning(WarningKind::InodesSoft));
         assert_eq!(read(21, PROJECTS, 10_000_000, 10), None);
         assert_eq!(read(21, 0, 10_000_000, 4), None);
         assert_eq!(read(22, PROJECTS, 10_000_000, 4), None);
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_has_warnings_or_says_that_it_has_none() {
+    fn a_kernel_without_warnings_says_so() {
         match QuotaWarnings::listen() {
             Ok(warnings) => assert_eq!(warnings.take().expect("takes"), []),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),

@@ -1,12 +1,12 @@
-//! The network namespace of a jail that is being built.
+//! The interfaces of a jail's network namespace.
 
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Switches on the loopback interface of this network namespace (`netdevice(7)`).
+/// Brings up the loopback interface of this network namespace (`netdevice(7)`).
 ///
 /// # Errors
-/// What `socket(2)` and `ioctl(2)` say.
+/// The errors of `socket(2)` and `ioctl(2)`.
 pub fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::INET,

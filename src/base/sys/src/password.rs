@@ -1,4 +1,6 @@
-//! Hashes of passwords (`crypt(5)`), by the system's own library.
+//! Hashes of passwords (`crypt(5)`), made by the system's own library.
+//!
+//! Danger: the time of a comparison must not depend on where two hashes differ.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_ulong, c_void};
 use std::io;
@@ -7,7 +9,7 @@ use std::io;
 const DATA: usize = 32_768;
 const SETTING: usize = 192;
 
-// Neither rustix nor nix has them, and the methods of libraries in Rust are fewer than a host's hashes use.
+// Neither rustix nor nix has these. Libraries in Rust know fewer methods than the hashes of a host use.
 #[link(name = "crypt")]
 unsafe extern "C" {
     fn crypt_rn(phrase: *const c_char, setting: *const c_char, data: *mut c_void, size: c_int) -> *mut c_char;
@@ -21,49 +23,49 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// Hashes a password by the method and with the salt of `setting`, which may be a whole hash.
+/// Hashes a password with the method, cost and salt of `setting`, which may be a whole hash.
 ///
 /// # Errors
-/// `EINVAL` for a setting that the library does not know, or a password or setting with a NUL in it.
+/// `EINVAL` for a setting that the library does not know, and for a password or setting with a NUL byte.
 pub fn hash(password: &[u8], setting: &str) -> io::Result<String> {
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let (password, setting) = (CString::new(password).map_err(invalid)?, CString::new(setting).map_err(invalid)?);
     let mut data = vec![0u8; DATA];
     let size = c_int::try_from(data.len()).expect("a small number");
-    // SAFETY: crypt_rn(3) reads two NUL-terminated strings that live over the call, and writes at most `size` bytes to `data`, which
-    // has that many and is aligned for what the library keeps there (the allocator aligns large blocks to 16).
+    // SAFETY: crypt_rn(3) reads two NUL-terminated strings that outlive the call, and writes at most `size` bytes to `data`, which has
+    // that many. The allocator aligns large blocks to 16 bytes, which is enough for the library's structure.
     let hashed = unsafe { crypt_rn(password.as_ptr(), setting.as_ptr(), data.as_mut_ptr().cast(), size) };
     if hashed.is_null() {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: not null, it points to a NUL-terminated string inside `data`, which is still there.
+    // SAFETY: the pointer is not null, so it is to a NUL-terminated string inside `data`, which still lives.
     let hashed = unsafe { CStr::from_ptr(hashed) };
     let hashed = hashed.to_str().map(str::to_owned).map_err(|_| io::ErrorKind::InvalidData.into());
-    // The buffer holds what the password was turned into on the way.
+    // The buffer holds values that the library has derived from the password.
     data.fill(0);
     std::hint::black_box(&data);
     hashed
 }
 
-/// Whether a password has this hash. Takes as long for one that differs early as for one that differs late.
+/// Whether a password has this hash. The time does not depend on where the hashes differ.
 ///
 /// # Errors
-/// As [`hash`].
+/// As for [`hash`].
 pub fn matches(password: &[u8], hash_of_it: &str) -> io::Result<bool> {
     let hashed = hash(password, hash_of_it)?;
     let differs = hashed.bytes().zip(hash_of_it.bytes()).fold(0, |all, (one, other)| all | (one ^ other));
     Ok(hashed.len() == hash_of_it.len() && std::hint::black_box(differs) == 0)
 }
 
-/// What a new hash begins with: the library's best method with its usual cost, and a fresh salt.
+/// A setting for [`hash`]: the library's preferred method with its default cost, and a new salt.
 ///
 /// # Errors
-/// What `crypt_gensalt(3)` says.
+/// The error of `crypt_gensalt(3)`.
 pub fn new_setting() -> io::Result<String> {
     let mut output = vec![0u8; SETTING];
     let size = c_int::try_from(output.len()).expect("a small number");
-    // SAFETY: with null for the prefix and the random bytes the library chooses both itself (crypt_gensalt(3)); it writes at most
-    // `size` bytes to `output`, which has that many.
+    // SAFETY: with null for the prefix and the random bytes, the library chooses both itself (crypt_gensalt(3)). It writes at most `size`
+    // bytes to `output`, which has that many.
     let setting =
         unsafe { crypt_gensalt_rn(std::ptr::null(), 0, std::ptr::null(), 0, output.as_mut_ptr().cast(), size) };
     if setting.is_null() {
@@ -88,7 +90,7 @@ mod tests {
         for other in [&b""[..], b"open sesamE", b"open sesame "] {
             assert!(!matches(other, &hashed).expect("compares"), "{other:?}");
         }
-        // A hash that is only the beginning of one is none.
+        // The beginning of a hash is no hash.
         assert!(!matches(b"open sesame", &hashed[..hashed.len() - 1]).unwrap_or(false));
         for (password, setting) in
             [(&b"a\0b"[..], hashed.as_str()), (b"a", "*0"), (b"a", "!"), (b"a", ""), (b"a", "$6$a\0b")]
@@ -97,9 +99,9 @@ mod tests {
         }
     }
 
-    /// By every method that a policy may name.
+    /// For every method that a policy may name.
     #[test]
-    fn nobodys_hash_is_compared_like_anybodys() {
+    fn the_dummy_hash_costs_as_much_as_a_real_one() {
         for setting in [
             "$y$j9T$F5Jx5fExrKuPp53xLKQ..1",
             "$gy$j9T$F5Jx5fExrKuPp53xLKQ..1",
@@ -117,7 +119,7 @@ mod tests {
             for password in [&b""[..], b"open sesame"] {
                 assert!(!matches(password, nobodys.as_str()).expect("compares"), "{setting}");
             }
-            // What is told apart is how long it takes: the method and its cost are the same.
+            // An attacker could only measure the time, so method and cost must be the same.
             let again = hash(b"open sesame", nobodys.as_str()).expect("hashes");
             let cost = |text: &str| text.split('$').take(3).map(str::to_owned).collect::<Vec<_>>();
             assert_eq!(cost(&again), cost(&hashed), "{setting}");
@@ -126,7 +128,7 @@ mod tests {
 
     /// From the specification of SHA-crypt, by U. Drepper.
     #[test]
-    fn what_other_programs_have_hashed_is_known() {
+    fn a_hash_of_another_program_is_recognised() {
         let hashed =
             "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI68u4OTLiBFdcbYEdFCoEOfaS35inz1";
         assert!(matches(b"Hello world!", hashed).expect("compares"));

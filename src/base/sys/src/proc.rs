@@ -1,9 +1,10 @@
-//! What `/proc` says of a process: one function per file, each with a parser that is a pure function over its text.
+//! The files of `/proc` about a process and about the machine: one function for each, with a parser that is pure.
 //!
-//! Danger: a tenant chooses part of these texts (program names, mount points, paths of control groups) and may make
-//! them as long as the kernel lets it. Every read is bounded, every parser takes arbitrary bytes, and nothing here
-//! panics. A process is looked up once and then read through a descriptor of its directory, so that all facts are of
-//! one process even when its number is given to another meanwhile. Credentials are those of the first thread.
+//! A process is looked up once and then read through a descriptor of its directory. So all facts are about one process, even if another
+//! one gets its number meanwhile. Credentials are those of the first thread.
+//!
+//! Danger: a tenant chooses parts of these texts (program names, mount points, paths of control groups), and may make them as long as
+//! the kernel allows. Every read must be bounded, every parser must accept arbitrary bytes, and nothing may panic.
 
 mod cgroups;
 mod facts;
@@ -33,14 +34,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Bound of a file about one process whose size a tenant cannot drive far.
+/// The most bytes that are read of a file whose size a tenant can hardly influence.
 const MAX_SMALL: usize = 64 << 10;
 
 fn malformed(file: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("unexpected content in \"{file}\""))
 }
 
-/// The directory of a process. It stays that process's: reads fail with `ESRCH` once it is gone.
+/// Opens the directory of a process. Reads below it fail with `ESRCH` once the process is gone.
 fn directory(pid: u32) -> io::Result<OwnedFd> {
     file::open_dir(Path::new(&format!("/proc/{pid}")))
 }
@@ -49,27 +50,28 @@ fn read(process: BorrowedFd<'_>, name: &str, max: usize) -> io::Result<Vec<u8>> 
     file::read_bounded(file::open_file_at(process, name)?, max)
 }
 
-/// Every process that the reader can see.
+/// The numbers of all processes that this process can see.
 ///
 /// # Errors
-/// What reading `/proc` says.
+/// The error of reading `/proc`.
 pub fn pids() -> io::Result<Vec<u32>> {
     let names = file::names(file::open_dir(Path::new("/proc"))?)?;
     Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
-/// What a process with one thread has started and not waited for (`proc_pid_children(5)`). Exact only while these cannot end.
+/// The children of a process with one thread that it has not reaped (`proc_pid_children(5)`). The list is exact only while none of them can
+/// end.
 ///
 /// # Errors
 /// `ENOENT` when there is no such process, or the kernel was built without this file.
 pub fn children(pid: u32) -> io::Result<Vec<u32>> {
-    const MOST: usize = 64 << 10;
-    let bytes = read(directory(pid)?.as_fd(), &format!("task/{pid}/children"), MOST)?;
+    const MAX: usize = 64 << 10;
+    let bytes = read(directory(pid)?.as_fd(), &format!("task/{pid}/children"), MAX)?;
     let text = String::from_utf8(bytes).map_err(|_| malformed("children"))?;
     text.split_whitespace().map(|number| number.parse().map_err(|_| malformed("children"))).collect()
 }
 
-/// The directory of a process, for [`crate::namespace`].
+/// Opens the directory of a process, for [`crate::namespace`].
 pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
     directory(pid)
 }
@@ -80,9 +82,9 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_child_is_its_parents() {
+    fn a_child_is_listed_at_its_parent() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("starts");
-        // A thread's children are its own, and tests run in threads.
+        // The kernel lists children by thread, and tests run in threads.
         let tid = rustix::thread::gettid().as_raw_nonzero().get();
         let path = format!("/proc/{}/task/{tid}/children", std::process::id());
         let of_thread = std::fs::read_to_string(path).expect("reads");

@@ -1,6 +1,6 @@
-//! Processes: made in namespaces and a control group in one step, held by descriptor, never by a bare number.
+//! Processes: made in namespaces and a control group in one step, and held by descriptor instead of a number.
 //!
-//! Danger: [`clone_into`] duplicates the calling process. It refuses to run in a process with threads, because the
+//! Danger: [`clone_into`] and [`fork`] copy the calling process. They refuse to run in a process with more than one thread, because the
 //! child would hold locks that nobody frees.
 
 use linux_raw_sys::general as kernel;
@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// The eight kinds of namespace that a jail has, as one set of flags for [`clone_into`].
+/// The flags for the eight kinds of namespace of a jail, for [`clone_into`].
 pub const ALL_NAMESPACES: u64 = (kernel::CLONE_NEWUSER
     | kernel::CLONE_NEWNS
     | kernel::CLONE_NEWPID
@@ -23,37 +23,38 @@ pub const ALL_NAMESPACES: u64 = (kernel::CLONE_NEWUSER
     | kernel::CLONE_NEWCGROUP
     | kernel::CLONE_NEWTIME) as u64;
 
-/// A namespace of mounts alone, for [`clone_into`].
+/// The flag for a mount namespace alone, for [`clone_into`].
 pub const MOUNT_NAMESPACE: u64 = kernel::CLONE_NEWNS as u64;
 
-/// A namespace of users alone, for [`clone_into`].
+/// The flag for a user namespace alone, for [`clone_into`].
 pub const USER_NAMESPACE: u64 = kernel::CLONE_NEWUSER as u64;
 
-/// Which side of a clone this is.
+/// The side of a clone that the caller is on.
 #[derive(Debug)]
 pub enum Cloned {
-    /// The child.
+    /// The caller is the child.
     Child,
-    /// The parent, with the child's number and a descriptor that stays the child's whatever the number becomes.
+    /// The caller is the parent.
     Parent {
-        /// As the caller's pid namespace counts.
+        /// The child's number in the caller's pid namespace.
         pid: u32,
-        /// `pidfd_open(2)` explains what it is good for.
+        /// A descriptor of the child (`pidfd_open(2)`). It stays the child's even when another process gets the number.
         pidfd: OwnedFd,
     },
 }
 
-/// Makes a child in new namespaces and, where a descriptor of one is given, in a control group of the unified
-/// hierarchy, so that not one instruction runs outside it (`clone3(2)`). It has the standard streams and the descriptors of
-/// `keep`; all others are closed in it: a child that the kernel does not let end would hold locks, connections and
-/// sockets of a parent that is long gone.
+/// Makes a child in new namespaces (`clone3(2)`). With `group`, a directory of the unified hierarchy, the child starts in that control
+/// group, so that no instruction runs outside it.
 ///
-/// Danger: in the child nothing may use or drop what owned a descriptor that is not kept. It ends by [`execute`] or [`exit_now`].
+/// The child has the standard streams and the descriptors of `keep`. All others are closed in it: a child that the kernel does not
+/// let end would otherwise hold locks and connections of a parent that is long gone.
+///
+/// Danger: the child must not use or drop an owner of a descriptor that is not kept. It must end with [`execute`] or [`exit_now`].
 ///
 /// # Errors
-/// `EDEADLK` when this process has more than one thread, else what `clone3(2)` says.
+/// `EDEADLK` when this process has more than one thread, else the error of `clone3(2)`.
 pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>, keep: &[BorrowedFd<'_>]) -> io::Result<Cloned> {
-    // The link count of a directory is two and one for each directory in it: here one for each thread.
+    // The link count of a directory is two, plus one for each directory in it. Here each thread has a directory.
     if rustix::fs::stat("/proc/self/task")?.st_nlink != 3 {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
     }
@@ -78,9 +79,8 @@ pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>, keep: &[Borrow
         cgroup,
     };
     // SAFETY: clone3(2) reads `size_of::<clone_args>()` bytes from a live local of that type and, with CLONE_PIDFD,
-    // writes one int to `pidfd`, which outlives the call. Without CLONE_VM and CLONE_THREAD the child is a copy of
-    // this process, as after fork(2); that this process has one thread was read above, so no lock is held in the copy.
-    // Neither rustix nor nix has the call.
+    // writes one int to `pidfd`, which outlives the call. Without CLONE_VM and CLONE_THREAD the child is a copy of this
+    // process, as after fork(2). The check above found one thread, so the copy holds no lock. Neither rustix nor nix has the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -89,23 +89,23 @@ pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>, keep: &[Borrow
             Err(_) => exit_now(1),
         },
         pid => {
-            // SAFETY: the kernel has just put a new descriptor there (CLONE_PIDFD), and nobody else owns it.
+            // SAFETY: the kernel has just put a new descriptor into `pidfd` (CLONE_PIDFD), and nobody else owns it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Cloned::Parent { pid: u32::try_from(pid).expect("a process number fits into 32 bits"), pidfd })
         }
     }
 }
 
-/// A child that is a copy of this process: its number in the parent, `None` in the child (`fork(2)`). Unlike
-/// [`clone_into`] this works under a filter that refuses `clone3`.
+/// Makes a child that is a copy of this process (`fork(2)`). Returns its number in the parent, and `None` in the child. Unlike
+/// [`clone_into`], it works under a filter that refuses `clone3`.
 ///
 /// # Errors
-/// `EDEADLK` when this process has more than one thread, else what `fork(2)` says.
+/// `EDEADLK` when this process has more than one thread, else the error of `fork(2)`.
 pub fn fork() -> io::Result<Option<u32>> {
     if rustix::fs::stat("/proc/self/task")?.st_nlink != 3 {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
     }
-    // SAFETY: this process has one thread, as read above, so the copy holds no lock that nobody frees. nix's is unsafe too.
+    // SAFETY: the check above found one thread, so the copy holds no lock that nobody frees. The call of nix is unsafe too.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
@@ -113,94 +113,94 @@ pub fn fork() -> io::Result<Option<u32>> {
     }
 }
 
-/// Takes the control groups that this process is in as the roots of the groups that it sees (`cgroup_namespaces(7)`).
+/// Gives this process a control group namespace: its present groups become the roots of the groups that it sees
+/// (`cgroup_namespaces(7)`).
 ///
 /// # Errors
-/// What `unshare(2)` says.
+/// The error of `unshare(2)`.
 pub fn new_cgroup_namespace() -> io::Result<()> {
     Ok(nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP)?)
 }
 
-/// A descriptor of a running process.
+/// Opens a descriptor of a process (`pidfd_open(2)`).
 ///
 /// # Errors
-/// `ESRCH` when there is none of this number.
+/// `ESRCH` when there is no process of this number.
 pub fn open(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::Error::from_raw_os_error(libc::ESRCH))?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// The number of a process that is held by descriptor, as this process's pid namespace counts; `None` when it has ended
-/// and been reaped, or is not to be seen from here.
+/// The number of a process in this process's pid namespace; `None` when it was reaped, or has no number in this namespace.
 ///
 /// # Errors
-/// When `/proc/self/fdinfo` cannot be read, or the descriptor is none of a process.
+/// When `/proc/self/fdinfo` cannot be read; `InvalidInput` when the descriptor is no pidfd.
 pub fn number(pidfd: impl AsFd) -> io::Result<Option<u32>> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
-    // pidfd_open(2): 0 for a process of another namespace, -1 for one that is gone.
+    // The number is 0 for a process of another namespace, and -1 for one that was reaped (pidfd_open(2)).
     let number = text.lines().find_map(|line| line.strip_prefix("Pid:")).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(number.trim().parse().ok().filter(|number| *number > 0))
 }
 
-/// A descriptor of ours for what another process, which is held by descriptor, has open at a number (`pidfd_getfd(2)`).
+/// Duplicates the descriptor `number` of another process (`pidfd_getfd(2)`).
 ///
-/// Danger: when the other process has closed it meanwhile, this one's is the last, and closing it may wait for as long as the other
-/// has said (`SO_LINGER`, `socket(7)`). Only a process that ends does not wait.
+/// Danger: if the other process closes its own meanwhile, the duplicate is the last one, and closing it may block for as long as the
+/// other process has set (`SO_LINGER`, `socket(7)`). Only the end of this process closes it without blocking.
 ///
 /// # Errors
-/// `EBADF` when nothing is open there, `ESRCH` when the process has ended, `EPERM` when this one may not trace it.
+/// `EBADF` when nothing is open at `number`, `ESRCH` when the process has ended, `EPERM` when this process may not trace it.
 pub fn descriptor_of(pidfd: impl AsFd, number: i32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())?)
 }
 
-/// Puts this process, which must have one thread, into a network namespace of its own, in which nothing is up (`unshare(2)`).
+/// Puts this process, which must have one thread, into a new network namespace, in which no interface is up (`unshare(2)`).
 ///
 /// # Errors
-/// What `unshare(2)` says.
+/// The error of `unshare(2)`.
 pub fn new_network_namespace() -> io::Result<()> {
     Ok(nix::sched::unshare(CloneFlags::CLONE_NEWNET)?)
 }
 
-/// Has the process that a command starts be another user's and in a network namespace of its own, which is empty. The caller has
-/// the right to both. It is not told by [`CommandExt::uid`], which would come before the namespace.
+/// Makes the process of a command run as another user and in an empty network namespace of its own. The caller must have the rights
+/// for both. [`CommandExt::uid`] cannot be used for this, because it would change the user before the namespace.
 pub fn become_apart(command: &mut Command, user: u32, group: u32) {
-    let ask = move || {
+    let prepare = move || {
         new_network_namespace()?;
         crate::credential::become_for_good(user, group)
     };
-    // SAFETY: between fork and exec it makes bare system calls; it takes no lock and no memory. No library has a safe way to
-    // make calls of the caller's choice there.
-    unsafe { command.pre_exec(ask) };
+    // SAFETY: between fork and exec, `prepare` only makes system calls. It takes no lock and allocates no memory. No library has a safe
+    // way to make calls of the caller's choice there.
+    unsafe { command.pre_exec(prepare) };
 }
 
-/// Sends a signal to a process that is held by descriptor.
+/// Sends a signal to a process.
 ///
 /// # Errors
-/// `ESRCH` when it has ended.
+/// `ESRCH` when the process has ended.
 pub fn signal(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
     Ok(rustix::process::pidfd_send_signal(pidfd, signal)?)
 }
 
-/// Ends a process that is held by descriptor.
+/// Kills a process.
 ///
 /// # Errors
-/// `ESRCH` when it has ended.
+/// `ESRCH` when the process has ended.
 pub fn kill(pidfd: impl AsFd) -> io::Result<()> {
     signal(pidfd, Signal::KILL)
 }
 
-/// Whether a process that is held by descriptor has ended (its pidfd is readable), waiting at most so long.
+/// Whether a process has ended. Waits for its end for at most `wait`.
 ///
 /// # Errors
-/// What `poll(2)` says.
+/// The error of `poll(2)`.
 pub fn has_ended(pidfd: impl AsFd, wait: std::time::Duration) -> io::Result<bool> {
     readable(pidfd, wait)
 }
 
-/// Whether a descriptor becomes readable, or its other end goes, within a time.
+/// Whether a descriptor can be read, or its other end was closed. Waits for this for at most `wait`.
 ///
 /// # Errors
-/// What `poll(2)` says.
+/// The error of `poll(2)`.
 pub fn readable(fd: impl AsFd, wait: std::time::Duration) -> io::Result<bool> {
     let deadline = std::time::Instant::now() + wait;
     loop {
@@ -218,11 +218,11 @@ pub fn readable(fd: impl AsFd, wait: std::time::Duration) -> io::Result<bool> {
     }
 }
 
-/// Takes the exit of a child that is held by descriptor, so that no zombie is left. `false` when it has not ended, or
-/// is not this process's child (one that was taken over after a restart).
+/// Reaps a child that has ended. Returns `false` when it has not ended, or when it is not a child of this process, such as one that
+/// was adopted after a restart.
 ///
 /// # Errors
-/// What `waitid(2)` says.
+/// The error of `waitid(2)`.
 pub fn reap(pidfd: impl AsFd) -> io::Result<bool> {
     match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
         Ok(status) => Ok(status.is_some()),
@@ -231,75 +231,77 @@ pub fn reap(pidfd: impl AsFd) -> io::Result<bool> {
     }
 }
 
-/// Becomes an opened program. Comes back only with an error.
+/// Executes an open program in place of this one. Returns only an error.
 ///
 /// # Errors
-/// What `execveat(2)` says.
+/// The error of `execveat(2)`.
 pub fn execute(program: impl AsFd, argv: &[CString], env: &[CString]) -> io::Error {
     let Err(error) = nix::unistd::execveat(program, c"", argv, env, AtFlags::AT_EMPTY_PATH);
     error.into()
 }
 
-/// Becomes the program at a path. Comes back only with an error.
+/// Executes the program at a path in place of this one. Returns only an error.
 ///
 /// # Errors
-/// What `execve(2)` says.
+/// The error of `execve(2)`.
 pub fn execute_path(program: &CString, argv: &[CString], env: &[CString]) -> io::Error {
     let Err(error) = nix::unistd::execve(program, argv, env);
     error.into()
 }
 
-/// Has the process that a command starts told to end (`SIGTERM`) when the calling thread does, also when that is killed
-/// (`PR_SET_PDEATHSIG`). Not for a program that changes its effective user: the kernel then forgets it (`prctl(2)`).
+/// Makes the kernel send `SIGTERM` to the process of a command when the calling thread ends, even when it is killed
+/// (`PR_SET_PDEATHSIG`). This has no effect for a program that changes its effective user: the kernel then forgets it (`prctl(2)`).
 pub fn end_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
-    let ask = move || end_with(parent, Signal::TERM);
-    // SAFETY: between fork and exec it makes two bare system calls; it takes no lock and no memory. As in `become_apart`, no
-    // library has a safe way.
-    unsafe { command.pre_exec(ask) };
+    let prepare = move || end_with(parent, Signal::TERM);
+    // SAFETY: between fork and exec, `prepare` only makes two system calls. It takes no lock and allocates no memory. As in
+    // `become_apart`, no library has a safe way.
+    unsafe { command.pre_exec(prepare) };
 }
 
-/// Has this process, which a thread of `parent` has just made, get a signal when that thread ends (`PR_SET_PDEATHSIG`).
+/// Makes the kernel send a signal to this process when the thread ends that has made it (`PR_SET_PDEATHSIG`). `parent` is the process
+/// of that thread.
 ///
 /// # Errors
-/// `ESRCH` when it has ended before it was asked for: whoever died is nobody's parent any more.
+/// `ESRCH` when `parent` ended before this call, so that no signal will come.
 pub fn end_with(parent: Pid, signal: Signal) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(signal))?;
-    let is_there = rustix::process::getppid() == Some(parent);
-    if is_there { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    let has_parent = rustix::process::getppid() == Some(parent);
+    if has_parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
-/// Ends this process at once, without running destructors or flushing buffers: the only right way out of a child
-/// that was cloned from a larger program.
+/// Ends this process at once, without running destructors or flushing buffers. A child that was cloned from a larger program must end
+/// this way, unless it executes another program.
 pub fn exit_now(status: i32) -> ! {
-    // SAFETY: _exit(2) takes any number and has no precondition. Neither rustix nor nix has a safe one.
+    // SAFETY: _exit(2) takes any number and has no precondition. Neither rustix nor nix has a safe call.
     unsafe { libc::_exit(status) }
 }
 
 /// Sets close-on-exec on every descriptor from `first` on (`close_range(2)`).
 ///
 /// # Errors
-/// What `close_range(2)` says.
+/// The error of `close_range(2)`.
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
-    // SAFETY: with CLOSE_RANGE_CLOEXEC no descriptor is closed, so none that anybody owns becomes invalid. Neither rustix nor
-    // nix has the call.
+    // SAFETY: with CLOSE_RANGE_CLOEXEC the call closes no descriptor, so it invalidates none that anybody owns. Neither rustix nor nix
+    // has the call.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Closes every descriptor but the standard streams and some (`close_range(2)`). For a child that was copied from a larger program:
-/// whatever else it has belongs to owners that it must neither use nor drop.
+/// Closes every descriptor except the standard streams and those of `keep` (`close_range(2)`).
+///
+/// Danger: this is only for a child that was copied from a larger program. It must neither use nor drop the owners of the closed ones.
 ///
 /// # Errors
-/// What `close_range(2)` says.
+/// The error of `close_range(2)`.
 pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     const FIRST: u32 = 3;
-    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
-    kept.sort_unstable();
-    kept.dedup();
+    let mut numbers: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
     let mut first = FIRST;
-    for number in kept.into_iter().filter(|number| *number >= FIRST) {
+    for number in numbers.into_iter().filter(|number| *number >= FIRST) {
         if number > first {
             close_range(first, number - 1)?;
         }
@@ -309,39 +311,40 @@ pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 }
 
 fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
-    // SAFETY: that descriptors are closed which have an owner is the contract of `keep_only`: in a process that ends without
-    // running a destructor nobody uses them again. Neither rustix nor nix has the call.
+    // SAFETY: the call closes descriptors that have owners. The contract of `keep_only` allows this, because the process ends without
+    // running a destructor, so nobody uses them again. Neither rustix nor nix has the call.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Puts a copy of an open descriptor at a number and leaves it open over exec. Whatever was at the number is closed,
-/// so a caller may only do this right before it execs or ends.
+/// Duplicates a descriptor to `number` and leaves the duplicate open over exec.
+///
+/// Danger: this closes the descriptor that was at `number`. So a caller may do this only right before it executes a program or ends.
 ///
 /// # Errors
-/// What `dup2(2)` says.
+/// The error of `dup2(2)`.
 pub fn place(fd: impl AsFd, number: i32) -> io::Result<()> {
     let from = fd.as_fd().as_raw_fd();
     if from == number {
         return Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?);
     }
-    // SAFETY: `from` is borrowed and so is open; that `number` may be overwritten is this function's contract,
-    // and a descriptor that is lost this way is lost in a process that is about to exec. The safe calls of rustix and nix
-    // want the owner of what is overwritten, and here it may have another one or none.
+    // SAFETY: `from` is borrowed, so it is open. The contract of this function allows to overwrite `number`, in a process that is about
+    // to execute a program. The safe calls of rustix and nix want the owner of the overwritten one, which may have another or none.
     if unsafe { libc::dup2(from, number) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Takes over a descriptor that the parent has placed at a number.
+/// Takes ownership of a descriptor that the parent has placed at `number`. A program may call this once for each number, before it opens
+/// anything.
 ///
 /// # Errors
 /// `EBADF` when nothing is open there.
 pub fn inherited(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD only reads a flag; an unused number is an error, not undefined. The safe calls of rustix and nix want a
-    // descriptor that is known to be open.
+    // SAFETY: F_GETFD only reads a flag, and an unused number gives an error. The safe calls of rustix and nix want a descriptor that is
+    // known to be open.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it was just seen to be open, and a program calls this once for each number, before it opens anything.
+    // SAFETY: the check above found it open. The contract of this function guarantees that nobody else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     Ok(fd)

@@ -1,8 +1,8 @@
-//! Project quotas: which project a file is charged to (`FS_IOC_FSSETXATTR`, ioctl_xfs_fsgetxattr(2)), and what a project
-//! may use (`quotactl(2)`, by descriptor: `quotactl_fd`, since 5.14).
+//! Project quotas: the project that a file is charged to (`FS_IOC_FSSETXATTR`, `ioctl_xfs_fsgetxattr(2)`), and the limits of a project
+//! (`quotactl(2)`, by descriptor with `quotactl_fd` since Linux 5.14).
 //!
-//! Danger: in the initial user namespace the owner of a file may change its project. Only tenants that live in a user
-//! namespace of their own can be charged this way: there the kernel refuses it.
+//! Danger: in the initial user namespace the owner of a file may change its project. In other user namespaces the kernel refuses
+//! this. So only tenants in a user namespace of their own can be charged this way.
 
 use linux_raw_sys::general::{FS_XFLAG_PROJINHERIT, fsxattr};
 use linux_raw_sys::ioctl::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
@@ -22,43 +22,43 @@ const VALID_LIMITS: u32 = 1 | 4;
 const VALID_BYTES_GRACE: u32 = 16;
 const VALID_INODES_GRACE: u32 = 32;
 
-/// To whom a file or directory is charged.
+/// The project that a file or directory is charged to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Project {
-    /// The project; 0 is nobody's.
+    /// The number of the project; 0 is no project.
     pub id: u32,
-    /// Of a directory: what is made in it belongs to the same project.
+    /// For a directory: whether new files in it belong to the same project.
     pub inherited: bool,
 }
 
-/// How project quotas stand on a file system.
+/// The state of project quotas on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Not even counted.
+    /// The file system does not count.
     Off,
-    /// Counted, but nothing holds.
+    /// The file system counts, but enforces no limit.
     Accounted,
-    /// Counted and held.
+    /// The file system counts and enforces limits.
     Enforced,
 }
 
-/// What a project uses and may use of one thing. A limit of `None` is none.
+/// Use and limits of a project for bytes or inodes. `None` means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Share {
-    /// In use.
+    /// How much is in use.
     pub used: u64,
-    /// May be passed for the time of grace.
+    /// The soft limit, which may be passed for the grace period.
     pub soft: Option<u64>,
-    /// May never be passed.
+    /// The hard limit, which may never be passed.
     pub hard: Option<u64>,
-    /// While the soft limit is passed: until when it may be, in seconds since 1970.
+    /// The end of the grace period, in seconds since 1970; `None` unless the soft limit is passed.
     pub grace_until: Option<u64>,
 }
 
-/// What a project uses and may use.
+/// Use and limits of a project.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Bytes; limits count whole kibibytes.
+    /// Bytes. The kernel rounds limits down to whole kibibytes.
     pub bytes: Share,
     /// Inodes.
     pub inodes: Share,
@@ -76,7 +76,7 @@ pub fn project(fd: impl AsFd) -> io::Result<Project> {
 /// Charges an open file or directory to a project.
 ///
 /// # Errors
-/// As [`project`]; `EPERM` for others than the owner, `EINVAL` inside a user namespace.
+/// As for [`project`]; `EPERM` for a user other than the owner, `EINVAL` inside a user namespace.
 pub fn set_project(fd: impl AsFd, project: Project) -> io::Result<()> {
     let mut attributes = attributes(&fd)?;
     attributes.fsx_projid = project.id;
@@ -84,8 +84,8 @@ pub fn set_project(fd: impl AsFd, project: Project) -> io::Result<()> {
     if project.inherited {
         attributes.fsx_xflags |= FS_XFLAG_PROJINHERIT;
     }
-    // SAFETY: the command reads one fsxattr through the pointer, which is to a live local of that type. Neither rustix nor nix
-    // has a safe call for it, nor for the other of the pair.
+    // SAFETY: the command reads one fsxattr through the pointer, which is to a live local of that type. Neither rustix nor nix has a
+    // safe call for this command or for FS_IOC_FSGETXATTR.
     let result =
         unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(FS_IOC_FSSETXATTR), &raw const attributes) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -100,7 +100,7 @@ fn attributes(fd: &impl AsFd) -> io::Result<fsxattr> {
     if result == 0 { Ok(attributes) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A structure that the kernel reads or writes whole, for one command each.
+/// A structure that the kernel reads or writes whole. Each belongs to one command.
 trait Argument {}
 impl Argument for libc::dqblk {}
 impl Argument for Info {}
@@ -142,9 +142,9 @@ struct Status {
 }
 
 fn control<T: Argument>(fd: impl AsFd, command: u32, id: u32, argument: &mut T) -> io::Result<()> {
-    // SAFETY: quotactl_fd(2) reads or writes the one structure that belongs to the command through the pointer. Each
-    // caller passes the type of its command, which are the only types that are an `Argument`, and it is a live value. nix
-    // has the quotas of users and groups alone, and by the path of a device.
+    // SAFETY: quotactl_fd(2) reads or writes the one structure of the command through the pointer, which is to a live value. Each caller
+    // passes the type of its command, and only these types are an `Argument`. nix has only quotas of users and groups, by the path of a
+    // device.
     let result = unsafe {
         libc::syscall(
             libc::SYS_quotactl_fd,
@@ -157,37 +157,36 @@ fn control<T: Argument>(fd: impl AsFd, command: u32, id: u32, argument: &mut T) 
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How project quotas stand on the file system of an open file. Works for any user.
+/// The state of project quotas on the file system of an open file. Any user may ask.
 ///
 /// # Errors
-/// What `quotactl_fd(2)` says, but for what means that there are none.
+/// The error of `quotactl_fd(2)`, except those that mean [`State::Off`].
 pub fn state(fd: impl AsFd) -> io::Result<State> {
     let mut status = Status { version: STATE_VERSION, ..Status::default() };
     match control(fd, GET_STATE, 0, &mut status) {
         Ok(()) if status.flags & PROJECTS_ENFORCED != 0 => Ok(State::Enforced),
         Ok(()) if status.flags & PROJECTS_ACCOUNTED != 0 => Ok(State::Accounted),
         Ok(()) => Ok(State::Off),
-        // The kernel or the file system has none (EINVAL: not this kind; ESRCH: switched off).
+        // ENOSYS: the kernel has no quotas. EINVAL: the file system has none for projects. ESRCH: they are switched off.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL | libc::ESRCH)) => Ok(State::Off),
         Err(error) => Err(error),
     }
 }
 
-/// For how many seconds the kernel lets a project pass a soft limit, of bytes and of inodes: one value for all projects
-/// of the file system.
+/// The grace periods of the file system in seconds, for bytes and for inodes. They hold for all its projects.
 ///
 /// # Errors
-/// What `quotactl_fd(2)` says.
+/// The error of `quotactl_fd(2)`.
 pub fn graces(fd: impl AsFd) -> io::Result<(u64, u64)> {
     let mut info = Info::default();
     control(fd, GET_INFO, 0, &mut info)?;
     Ok((info.bytes_grace, info.inodes_grace))
 }
 
-/// What a project uses and may use. One that the file system has never heard of uses nothing.
+/// Use and limits of a project. An unknown project uses nothing and has no limits.
 ///
 /// # Errors
-/// `EPERM` for others than root, else what `quotactl_fd(2)` says.
+/// `EPERM` for a user other than root, else the error of `quotactl_fd(2)`.
 pub fn read(fd: impl AsFd, project: u32) -> io::Result<Quota> {
     let mut block = empty();
     match control(fd, GET_QUOTA, project, &mut block) {
@@ -213,10 +212,10 @@ pub fn read(fd: impl AsFd, project: u32) -> io::Result<Quota> {
     })
 }
 
-/// Sets the limits of a project: bytes in whole kibibytes, and inodes. What is in use may be more.
+/// Sets the limits of a project. They may be lower than what is in use. `used` and `grace_until` are ignored.
 ///
 /// # Errors
-/// As [`read`].
+/// As for [`read`].
 pub fn write(fd: impl AsFd, project: u32, quota: &Quota) -> io::Result<()> {
     let mut block = empty();
     let kibibytes = |bytes: Option<u64>| bytes.unwrap_or(0) / 1024;
@@ -228,10 +227,10 @@ pub fn write(fd: impl AsFd, project: u32, quota: &Quota) -> io::Result<()> {
     control(fd, SET_QUOTA, project, &mut block)
 }
 
-/// Says until when a project that has passed a soft limit may go on, in seconds since 1970.
+/// Sets the end of the grace period of a project that has passed a soft limit, in seconds since 1970. `None` leaves it as it is.
 ///
 /// # Errors
-/// As [`read`].
+/// As for [`read`].
 pub fn set_grace(fd: impl AsFd, project: u32, bytes: Option<u64>, inodes: Option<u64>) -> io::Result<()> {
     let mut block = empty();
     block.dqb_valid = if bytes.is_some() { VALID_BYTES_GRACE } else { 0 };

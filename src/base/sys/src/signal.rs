@@ -1,4 +1,4 @@
-//! Signals as things to read (`signalfd(2)`), so that one loop waits for them and for descriptors alike.
+//! Signals that are read from a descriptor (`signalfd(2)`), so that one loop can wait for signals and for other descriptors.
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -9,18 +9,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 pub use libc::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH};
 
-/// Signals that no longer interrupt this thread but are read from a descriptor.
+/// A set of blocked signals, and the descriptor that reports them.
 #[derive(Debug)]
 pub struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks signals for the calling thread, which must be the only one, and opens the descriptor. They stay blocked
-    /// when the value is dropped: it is for the rest of a process's life. A signal that is ignored (`nohup(1)`, a
-    /// shell's background job) stays ignored and is never read.
+    /// Blocks signals for the calling thread, which must be the only one, and opens the descriptor. The signals stay blocked when the
+    /// value is dropped. A signal that is ignored (`nohup(1)`, a shell's background job) stays ignored and is never reported.
     ///
     /// # Errors
-    /// `EINVAL` for a number that is no signal, or one of the real-time signals, which have no names; else what
-    /// `signalfd(2)` says.
+    /// `EINVAL` for a number that is no signal, and for a real-time signal, else the error of `signalfd(2)`.
     pub fn block(numbers: &[i32]) -> io::Result<Self> {
         let mut set = SigSet::empty();
         for number in numbers {
@@ -33,10 +31,10 @@ impl Signals {
         Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }
 
-    /// The next signal that came, or `None` when there is none now.
+    /// Returns the number of the next signal that has come, or `None` when there is none.
     ///
     /// # Errors
-    /// What `read(2)` says, except `EAGAIN` and `EINTR`.
+    /// The error of `read(2)`, except `EAGAIN` and `EINTR`.
     pub fn take(&self) -> io::Result<Option<i32>> {
         match self.0.read_signal() {
             Ok(Some(record)) => Ok(Some(i32::try_from(record.ssi_signo).expect("a signal's number is small"))),
@@ -52,31 +50,30 @@ impl AsFd for Signals {
     }
 }
 
-/// Whether a signal is ignored by this process.
+/// Whether this process ignores a signal.
 fn is_ignored(signal: Signal) -> io::Result<bool> {
     let nothing = *SigSet::empty().as_ref();
     let mut action = libc::sigaction { sa_sigaction: libc::SIG_DFL, sa_mask: nothing, sa_flags: 0, sa_restorer: None };
-    // SAFETY: a null pointer for the new action changes nothing; the old one is written to a live local of the right type. nix
-    // tells an action only to whoever sets another, and its call is unsafe too.
+    // SAFETY: a null pointer for the new action changes nothing, and the old one is written to a live local of the right type. nix
+    // returns the old action only when it sets a new one, and that call is unsafe too.
     if unsafe { libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(action.sa_sigaction == libc::SIG_IGN)
 }
 
-/// No signal is blocked: a program inherits the mask of whoever started it, and may have been started by one that waits
-/// for signals on a descriptor.
+/// Unblocks every signal. A program inherits the mask of its parent, which may have blocked signals to read them from a descriptor.
 ///
 /// # Errors
-/// What `sigprocmask(2)` says.
+/// The error of `sigprocmask(2)`.
 pub fn unblock_all() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
-/// Every signal back to its default action and none blocked: what a program that is about to be started expects.
+/// Gives every signal its default action and unblocks it, as a program expects that is about to be executed.
 ///
 /// # Errors
-/// What `sigprocmask(2)` says.
+/// The error of `sigprocmask(2)`.
 pub fn reset_all() -> io::Result<()> {
     for number in 1..=64 {
         // SAFETY: SIG_DFL is a valid disposition for every signal; SIGKILL, SIGSTOP and the numbers that libc keeps to
@@ -86,14 +83,14 @@ pub fn reset_all() -> io::Result<()> {
     unblock_all()
 }
 
-/// Sends a signal to a process group of this pid namespace.
+/// Sends a signal to a process group of this pid namespace. Real-time signals are allowed.
 ///
 /// # Errors
 /// `ESRCH` when there is no such group; `EINVAL` for a number that is no signal.
 pub fn send_to_group(group: u32, number: i32) -> io::Result<()> {
     let group = i32::try_from(group).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
     if group <= 1 {
-        // 0 and 1 would mean this process's own group and every process.
+        // kill(2) would take 0 for this process's own group, and 1 for every process.
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     // SAFETY: kill(2) takes any numbers; the group is above 1, so one group is meant and nothing else. The number comes from a
@@ -101,11 +98,10 @@ pub fn send_to_group(group: u32, number: i32) -> io::Result<()> {
     if unsafe { libc::kill(-group, number) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sends a signal to every process of this pid namespace but this one. Only PID 1 of a namespace may mean this.
+/// Sends a signal to every other process of this pid namespace. Only PID 1 of the namespace may do this.
 ///
 /// # Errors
-/// `EPERM` when this process is not PID 1, `ESRCH` when there is nobody else, `EINVAL` as for
-/// [`Signals::block`].
+/// `EPERM` when this process is not PID 1, `ESRCH` when there is no other process, `EINVAL` as for [`Signals::block`].
 pub fn send_to_all_others(number: i32) -> io::Result<()> {
     if std::process::id() != 1 {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
@@ -132,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_no_signal_is_an_error() {
-        // The last one is a real-time signal.
+        // 64 is a real-time signal.
         for number in [-1, 4096, 64] {
             assert_eq!(Signals::block(&[number]).expect_err("no signal").raw_os_error(), Some(libc::EINVAL));
         }

@@ -1,7 +1,7 @@
-//! Unix sockets: descriptors beside a message (`SCM_RIGHTS`), and who is at the other end.
+//! Unix sockets: messages with descriptors beside them (`SCM_RIGHTS`), and the credentials of the peer.
 //!
-//! Danger: a peer can send descriptors that nobody asked for. [`receive`] takes at most the number that its caller
-//! names and closes the rest, and every one is `CLOEXEC` from the start.
+//! Danger: a peer can send descriptors that nobody asked for. [`receive`] must accept at most the number that its caller names and close
+//! the rest, and every descriptor must be `CLOEXEC` from the start.
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -15,42 +15,42 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// The most descriptors that cross beside one message: two namespaces, and a group in each hierarchy that we use.
+/// The most descriptors beside one message: two namespaces, and a control group in each hierarchy that Bailiwick uses.
 pub const MAX_FDS: usize = 8;
 
-/// Who is at the other end of a connected Unix socket, as it was when the connection was made (`SO_PEERCRED`).
+/// The credentials of the peer of a Unix socket, from the time when the connection was made (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Process, as this process's pid namespace counts; 0 when it has no number there (it is in another namespace).
+    /// Its process in this process's pid namespace; 0 when it has no number there, because it is in another namespace.
     pub pid: u32,
-    /// Effective user.
+    /// Its effective user.
     pub uid: u32,
-    /// Effective group.
+    /// Its effective group.
     pub gid: u32,
 }
 
-/// Credentials of the peer.
+/// The credentials of the peer.
 ///
 /// # Errors
-/// What `getsockopt(2)` says.
+/// The error of `getsockopt(2)`.
 pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
-    // Not by way of rustix: it takes the number for one that is never 0, and here it can be (`pid_vnr` in the kernel).
+    // rustix cannot be used: it expects a process number that is never 0, and here it can be 0 (`pid_vnr` in the kernel).
     let credentials = getsockopt(&socket, PeerCredentials)?;
     Ok(Peer { pid: u32::try_from(credentials.pid()).unwrap_or(0), uid: credentials.uid(), gid: credentials.gid() })
 }
 
-/// Every group of the peer, the effective one first, as they were when the connection was made (`SO_PEERGROUPS`).
+/// Every group of the peer, the effective one first, from the time when the connection was made (`SO_PEERGROUPS`).
 ///
 /// # Errors
-/// What `getsockopt(2)` says.
+/// The error of `getsockopt(2)`.
 pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     let socket = socket.as_fd();
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
         let mut size = libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
-        // SAFETY: getsockopt(2) writes at most `size` bytes through the pointer, which is to a live vector of that
-        // size, and the number that it wrote, or would have liked to write, through the other. Neither rustix nor nix has the
-        // option, and what nix has for options of one's own is for values of one size.
+        // SAFETY: getsockopt(2) writes at most `size` bytes through the first pointer, which is to a live vector of that size, and the
+        // number of bytes that it wrote or needs through the second. Neither rustix nor nix has the option, and the macro of nix for
+        // other options only takes values of a fixed size.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),
@@ -75,10 +75,10 @@ pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Sends bytes with descriptors beside them. How many bytes went out is returned; the descriptors went with the first.
+/// Sends bytes with descriptors beside them, and returns how many bytes went out. The descriptors go with the first byte.
 ///
 /// # Errors
-/// What `sendmsg(2)` says; a closed peer is `EPIPE`, not a signal.
+/// The error of `sendmsg(2)`. A closed peer gives `EPIPE` and no signal.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -88,14 +88,14 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
     Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
-/// Receives bytes and the descriptors beside them, at most `max_fds`. Zero bytes mean that the peer has gone.
+/// Receives bytes, and at most `max_fds` descriptors beside them. Zero bytes mean that the peer has closed the connection.
 ///
 /// # Errors
 /// `EMSGSIZE` when a datagram did not fit, `E2BIG` when there were more descriptors than `max_fds` (all are closed),
 /// else what `recvmsg(2)` says.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8], max_fds: usize) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    // Without room for control data the kernel closes what came, so that nothing can be planted here.
+    // Without room for control data the kernel closes the descriptors that come, so that a peer cannot plant one here.
     let space = if max_fds == 0 { &mut space[..0] } else { &mut space[..] };
     let mut ancillary = RecvAncillaryBuffer::new(space);
     let message =
@@ -152,10 +152,10 @@ impl SpareDescriptor {
     }
 }
 
-/// Connects to a socket without waiting for room in its queue.
+/// Connects to a socket without waiting for room in its queue. The returned socket is non-blocking.
 ///
 /// # Errors
-/// `EAGAIN` when its queue is full, else what `connect(2)` says.
+/// `EAGAIN` when the queue is full, else the error of `connect(2)`.
 pub fn connect_at_once(path: &Path) -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -164,11 +164,11 @@ pub fn connect_at_once(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to a socket, and waits so long for room in its queue, or for ever. Writes to what it gives wait no longer
-/// either (`SO_SNDTIMEO`).
+/// Connects to a socket, and waits for room in its queue for at most `time`, or without a limit. The same limit holds for each write to
+/// the returned socket (`SO_SNDTIMEO`).
 ///
 /// # Errors
-/// `EAGAIN` when there was no room in time, else what `setsockopt(2)` and `connect(2)` say.
+/// `EAGAIN` when there was no room in time, else the errors of `setsockopt(2)` and `connect(2)`.
 pub fn connect_within(path: &Path, time: Option<Duration>) -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -177,34 +177,34 @@ pub fn connect_within(path: &Path, time: Option<Duration>) -> io::Result<OwnedFd
     Ok(socket)
 }
 
-/// A socket for [`rustix::net::bind`] and `listen(2)`. It belongs to the network namespace of the thread that calls this, whoever
-/// binds it and wherever it goes.
+/// Makes a socket for [`rustix::net::bind`] and `listen(2)`. It belongs to the network namespace of the calling thread, even when a
+/// process of another namespace binds it.
 ///
 /// # Errors
-/// What `socket(2)` says.
+/// The error of `socket(2)`.
 pub fn unbound() -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Which network namespace a socket belongs to (`SO_NETNS_COOKIE`): a number that no other namespace has until the next boot.
+/// The number of the network namespace that a socket belongs to (`SO_NETNS_COOKIE`). It is unique until the next boot.
 ///
 /// # Errors
-/// `ENOTSOCK` for another descriptor, else what `getsockopt(2)` says.
+/// `ENOTSOCK` when the descriptor is no socket, else the error of `getsockopt(2)`.
 pub fn network(socket: impl AsFd) -> io::Result<u64> {
     Ok(getsockopt(&socket, option::NetworkCookie)?)
 }
 
-/// Whether a socket shows addresses: whether any interface of the network namespace that it belongs to has an IPv4 address beyond
-/// the loopback's (`SIOCGIFCONF`, `netdevice(7)`). In one that leads nowhere there is none.
+/// Whether the network namespace of a socket has an IPv4 address other than the loopback's (`SIOCGIFCONF`, `netdevice(7)`). A namespace
+/// that leads nowhere has none.
 ///
 /// # Errors
-/// What `ioctl(2)` says.
+/// The error of `ioctl(2)`.
 pub fn shows_addresses(socket: impl AsFd) -> io::Result<bool> {
-    // More than that few are not looked through: no network without a way out has them.
+    // A namespace with this many interfaces counts as one with an address.
     const FEW: usize = 4;
-    let nowhere = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
-    let none = libc::__c_anonymous_ifr_ifru { ifru_addr: nowhere };
+    let unset = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
+    let none = libc::__c_anonymous_ifr_ifru { ifru_addr: unset };
     let mut few = [libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: none }; FEW];
     let size = size_of_val(&few);
     let ifcu_buf = few.as_mut_ptr().cast();
@@ -212,45 +212,45 @@ pub fn shows_addresses(socket: impl AsFd) -> io::Result<bool> {
         ifc_len: i32::try_from(size).unwrap_or(i32::MAX),
         ifc_ifcu: libc::__c_anonymous_ifc_ifcu { ifcu_buf },
     };
-    // SAFETY: SIOCGIFCONF reads and writes one `ifconf`, which is a live local, and no more of the buffer than it is told. No
-    // library asks for the interfaces of a socket's network: `getifaddrs(3)`, which nix has, shows this thread's.
+    // SAFETY: SIOCGIFCONF reads and writes one `ifconf`, which is a live local, and at most `ifc_len` bytes of its buffer. No library
+    // asks for the interfaces of a socket's namespace: `getifaddrs(3)` of nix shows those of this thread's.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFCONF as _, &raw mut all) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     let count = usize::try_from(all.ifc_len).unwrap_or(size) / size_of::<libc::ifreq>();
     let is_loopback = |interface: &libc::ifreq| {
-        // SAFETY: an address was put there above, and the kernel writes one.
+        // SAFETY: the member was set to an address above, and the kernel writes an address.
         let address = unsafe { interface.ifr_ifru.ifru_addr };
-        // `struct sockaddr_in`: the port, then the address.
+        // In `struct sockaddr_in` the address comes after two bytes of port.
         i32::from(address.sa_family) == libc::AF_INET && address.sa_data[2] == 127
     };
     Ok(count >= FEW || !few[..count].iter().all(is_loopback))
 }
 
-/// Options of sockets that nix has not.
+/// An option of sockets that nix does not have.
 mod option {
     use nix::{getsockopt_impl, sockopt_impl};
 
-    /// asm-generic/socket.h, which every architecture that we know of has here.
+    /// From asm-generic/socket.h. Every architecture that Bailiwick is built for uses that file.
     const SO_NETNS_COOKIE: libc::c_int = 71;
 
     sockopt_impl!(NetworkCookie, GetOnly, libc::SOL_SOCKET, SO_NETNS_COOKIE, u64);
 }
 
-/// A connected pair of stream sockets.
+/// Makes a connected pair of stream sockets.
 ///
 /// # Errors
-/// What `socketpair(2)` says.
+/// The error of `socketpair(2)`.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
 }
 
-/// A connected pair of datagram sockets that keep order and message boundaries and report the end.
+/// Makes a connected pair of `SOCK_SEQPACKET` sockets, which keep order and message boundaries and report the end (`unix(7)`).
 ///
 /// # Errors
-/// What `socketpair(2)` says.
+/// The error of `socketpair(2)`.
 pub fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
@@ -282,11 +282,11 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_without_room_is_waited_for_no_longer_than_wanted() {
+    fn connecting_to_a_full_queue_waits_no_longer_than_the_limit() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let path = temp.path().join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).expect("binds");
-        // Fewer than there are descriptors, however many the host gives.
+        // The queue is shorter than the limit on descriptors of any host.
         rustix::net::listen(&listener, 4).expect("listens");
         let mut waiting = Vec::new();
         while let Ok(connection) = connect_at_once(&path) {
@@ -299,16 +299,16 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_tells_which_network_it_was_made_in() {
+    fn a_socket_knows_the_network_it_was_made_in() {
         let (a, b) = channel().expect("pair");
         let (cookie, _) = (network(&a).expect("cookie"), network(&b).expect("cookie"));
         assert_ne!(cookie, 0);
         assert_eq!(network(unbound().expect("socket")).expect("cookie"), cookie);
-        // Again in a network with a loopback alone, which is what systemd gives `bailiwickd`.
+        // The test runs itself again in a namespace with only a loopback, as systemd gives to `bailiwickd`.
         if std::env::var_os("ALONE").is_some() {
             return assert!(!shows_addresses(&a).expect("asked"));
         }
-        let line = "ip link set lo up && ALONE=1 exec \"$0\" a_socket_tells_which_network_it_was_made_in";
+        let line = "ip link set lo up && ALONE=1 exec \"$0\" a_socket_knows_the_network_it_was_made_in";
         let program = std::env::current_exe().expect("a path");
         let alone = std::process::Command::new("unshare").args(["--net", "sh", "-c", line]).arg(program).output();
         let alone = alone.expect("unshare runs");
@@ -340,7 +340,7 @@ mod tests {
         assert!(own.iter().all(|group| groups.contains(&group.as_raw())), "{own:?} {groups:?}");
     }
 
-    /// Set for this test run once more, in a pid namespace of its own: the other end of standard input is outside of it.
+    /// Set when the test runs itself again in a pid namespace of its own. Then the peer of standard input is outside of that namespace.
     const INSIDE: &str = "BAILIWICK_TEST_PEER_OUTSIDE";
 
     #[test]
@@ -361,16 +361,16 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_turned_away_hears_an_end_and_the_next_is_not() {
+    fn a_client_that_is_turned_away_sees_the_end_and_the_next_is_accepted() {
         use std::io::Read;
         use std::os::unix::net::{UnixListener, UnixStream};
         let temp = tempfile::tempdir().expect("temporary directory");
         let path = temp.path().join("socket");
         let listener = UnixListener::bind(&path).expect("binds");
-        let mut reserve = SpareDescriptor::new(&listener);
+        let mut spare = SpareDescriptor::new(&listener);
         let mut first = UnixStream::connect(&path).expect("connects");
         let second = UnixStream::connect(&path).expect("connects");
-        assert!(reserve.turn_away(&listener));
+        assert!(spare.turn_away(&listener));
         assert_eq!(first.read(&mut [0; 1]).expect("an end"), 0);
         let (accepted, _) = listener.accept().expect("accepts");
         assert_eq!(peer(&accepted).expect("credentials").pid, std::process::id());

@@ -1,4 +1,4 @@
-//! Pipes, terminals and files as streams of bytes: waiting for them (`poll(2)`), and which way they go.
+//! Pipes, terminals and files as streams of bytes: waiting for them (`poll(2)`), and the direction of a pipe.
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, OFlags};
@@ -7,23 +7,23 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// What is waited for.
+/// What to wait for on a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
-    /// There is something to read, or the end.
+    /// Something can be read, or the end has come.
     Read,
-    /// There is room to write, or nobody reads any more.
+    /// Something can be written, or nobody reads any more.
     Write,
-    /// The other side has gone.
+    /// The other side was closed.
     End,
 }
 
-/// Waits until at least one descriptor is ready or the time is over (`None`: for ever). The answers stand in the order
-/// of the questions. An error or hang-up on a descriptor makes it ready: the read or write that follows tells which.
-/// A signal that comes in between ends the wait with nothing ready.
+/// Waits until at least one descriptor is ready, at most for `time`, or without a limit. Returns for each entry of `watched` whether it
+/// is ready. An error or a hang-up makes a descriptor ready, and the read or write that follows reports it. A signal ends the wait with
+/// nothing ready.
 ///
 /// # Errors
-/// What `poll(2)` says, except `EINTR`.
+/// The error of `poll(2)`, except `EINTR`.
 pub fn wait(watched: &[(BorrowedFd<'_>, Interest)], time: Option<Duration>) -> io::Result<Vec<bool>> {
     let mut fds: Vec<_> = watched
         .iter()
@@ -36,7 +36,7 @@ pub fn wait(watched: &[(BorrowedFd<'_>, Interest)], time: Option<Duration>) -> i
             PollFd::from_borrowed_fd(*fd, flags)
         })
         .collect();
-    // A time that does not fit is longer than any process lives.
+    // A time that does not fit into a `Timespec` is longer than any process lives, so it means no limit.
     let time = time.and_then(|time| Timespec::try_from(time).ok());
     match rustix::event::poll(&mut fds, time.as_ref()) {
         Ok(_) => Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect()),
@@ -45,29 +45,30 @@ pub fn wait(watched: &[(BorrowedFd<'_>, Interest)], time: Option<Duration>) -> i
     }
 }
 
-/// Makes reads and writes on an open file return `EAGAIN` instead of waiting. This holds for everybody who shares the
-/// open file, so it is not for a terminal or a file that was inherited.
+/// Makes an open file non-blocking: reads and writes return `EAGAIN` instead of waiting.
+///
+/// Danger: this holds for every process that shares the open file, so it must not be used on inherited terminals and files.
 ///
 /// # Errors
-/// What `ioctl(2)` says to `FIONBIO`.
+/// The error of `ioctl(2)` with `FIONBIO`.
 pub fn never_block(fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::io::ioctl_fionbio(fd, true)?)
 }
 
-/// Which way the bytes of a pipe go.
+/// The end of a pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// The descriptor is the end that reads.
+    /// The end to read from.
     Reading,
-    /// The descriptor is the end that writes.
+    /// The end to write to.
     Writing,
 }
 
-/// Which end of a pipe a descriptor is; `None` when it is no pipe, or one with a name (a FIFO, which leads to whoever opens it), or
-/// was opened both ways, or can only be named (`O_PATH`).
+/// The end of an unnamed pipe that a descriptor is. `None` means that the descriptor is no pipe, a FIFO (which any process may open by
+/// its name), open for reading and writing, or an `O_PATH` descriptor.
 ///
 /// # Errors
-/// What `fstat(2)`, `fcntl(2)` and `pipe(2)` say.
+/// The errors of `fstat(2)`, `fcntl(2)` and `pipe(2)`.
 pub fn pipe_direction(fd: impl AsFd) -> io::Result<Option<Direction>> {
     let stat = rustix::fs::fstat(fd.as_fd())?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo || stat.st_dev != device_of_pipes()? {
@@ -83,7 +84,7 @@ pub fn pipe_direction(fd: impl AsFd) -> io::Result<Option<Direction>> {
     })
 }
 
-/// Where the kernel has the pipes that have no name.
+/// The device number of the kernel's file system for unnamed pipes.
 fn device_of_pipes() -> io::Result<u64> {
     static DEVICE: OnceLock<u64> = OnceLock::new();
     if let Some(device) = DEVICE.get() {
@@ -94,18 +95,18 @@ fn device_of_pipes() -> io::Result<u64> {
     Ok(*DEVICE.get_or_init(|| device))
 }
 
-/// How many bytes of a pipe or a terminal wait to be read.
+/// How many bytes of a pipe or a terminal can be read now.
 ///
 /// # Errors
-/// What `ioctl(2)` says to `FIONREAD`.
+/// The error of `ioctl(2)` with `FIONREAD`.
 pub fn unread(fd: impl AsFd) -> io::Result<u64> {
     Ok(rustix::io::ioctl_fionread(fd)?)
 }
 
-/// Whether two descriptors lead to the same terminal, file or device.
+/// Whether two descriptors are of the same terminal, file or device.
 ///
 /// # Errors
-/// What `fstat(2)` says.
+/// The error of `fstat(2)`.
 pub fn is_same(a: impl AsFd, b: impl AsFd) -> io::Result<bool> {
     let (a, b) = (rustix::fs::fstat(a)?, rustix::fs::fstat(b)?);
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
@@ -161,14 +162,14 @@ mod tests {
         assert!(is_same(&both, &writer).expect("stat"));
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
         let named = rustix::fs::open(path, OFlags::PATH, rustix::fs::Mode::empty()).expect("opens");
-        assert_eq!(pipe_direction(&named).expect("stat"), None, "it can only be named");
+        assert_eq!(pipe_direction(&named).expect("stat"), None, "an O_PATH descriptor");
         let dir = std::env::temp_dir().join(format!("bailiwick-fifo-{}", std::process::id()));
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &dir, FileType::Fifo, mode, 0).expect("a FIFO");
         let fifo = std::fs::File::options().read(true).write(true).open(&dir).expect("opens");
         let end = std::fs::File::open(&dir).expect("opens");
         std::fs::remove_file(&dir).expect("removes");
-        assert_eq!(pipe_direction(&end).expect("stat"), None, "it has a name");
+        assert_eq!(pipe_direction(&end).expect("stat"), None, "a FIFO");
         drop(fifo);
         let null = std::fs::File::open("/dev/null").expect("opens");
         assert_eq!(pipe_direction(&null).expect("stat"), None);

@@ -1,32 +1,31 @@
-//! Terminals: their size, raw mode, and proof that a descriptor is the master side of one.
+//! Terminals: their size, raw mode, and the check that a descriptor is the master side of one.
 //!
-//! Danger: a terminal left in raw mode is useless to its owner, so raw mode is a guard that ends when it is dropped,
-//! by a panic too.
+//! Danger: a terminal that stays in raw mode is useless to its owner. So raw mode must end with its guard, even after a panic.
 
 use rustix::fs::FileType;
 use rustix::termios::{OptionalActions, Termios};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Size in characters.
+/// The size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
     /// Lines.
     pub rows: u16,
-    /// Characters a line.
+    /// Characters in a line.
     pub columns: u16,
 }
 
 /// The size of a terminal.
 ///
 /// # Errors
-/// `ENOTTY` when it is none.
+/// `ENOTTY` when the descriptor is no terminal.
 pub fn size(fd: impl AsFd) -> io::Result<Size> {
     let size = rustix::termios::tcgetwinsize(fd)?;
     Ok(Size { rows: size.ws_row, columns: size.ws_col })
 }
 
-/// A terminal in raw mode (`cfmakeraw(3)`), until dropped.
+/// A guard for the raw mode of a terminal (`cfmakeraw(3)`). Dropping it restores the mode from before.
 pub struct Raw<'a> {
     terminal: BorrowedFd<'a>,
     before: Termios,
@@ -36,7 +35,7 @@ impl<'a> Raw<'a> {
     /// Puts a terminal into raw mode.
     ///
     /// # Errors
-    /// `ENOTTY` when it is none, else what `tcsetattr(3)` says.
+    /// `ENOTTY` when the descriptor is no terminal, else the error of `tcsetattr(3)`.
     pub fn enter(terminal: BorrowedFd<'a>) -> io::Result<Self> {
         let before = rustix::termios::tcgetattr(terminal)?;
         let mut raw = before.clone();
@@ -48,7 +47,7 @@ impl<'a> Raw<'a> {
 
 impl Drop for Raw<'_> {
     fn drop(&mut self) {
-        // It fails when the terminal has gone: then there is nothing to restore.
+        // This fails when the terminal has gone. Then there is nothing to restore.
         rustix::termios::tcsetattr(self.terminal, OptionalActions::Now, &self.before).ok();
     }
 }
@@ -59,11 +58,11 @@ impl std::fmt::Debug for Raw<'_> {
     }
 }
 
-/// Whether a descriptor is the master side of a pseudo-terminal: the character device 5:2 on a `devpts` file system.
-/// Nothing else that reads and writes (a file, a socket, another device) passes.
+/// Whether a descriptor is the master side of a pseudo-terminal: the character device 5:2 on a `devpts` file system. No file, socket or
+/// other device passes this check.
 ///
 /// # Errors
-/// What `fstat(2)` and `fstatfs(2)` say.
+/// The errors of `fstat(2)` and `fstatfs(2)`.
 pub fn is_master(fd: impl AsFd) -> io::Result<bool> {
     let stat = rustix::fs::fstat(fd.as_fd())?;
     let on = rustix::fs::fstatfs(fd)?.f_type;
@@ -79,7 +78,7 @@ mod tests {
     use rustix::pty::OpenptFlags;
     use std::os::fd::OwnedFd;
 
-    /// Opened by its name below `devpts`: `/dev/ptmx` may be a node of another file system.
+    /// Opens a master by its name on `devpts`, because `/dev/ptmx` may be a node on another file system.
     fn master() -> OwnedFd {
         rustix::fs::open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).expect("pseudo-terminal")
     }

@@ -1,4 +1,4 @@
-//! Changes of files that the kernel reports by itself, such as `memory.events` of a control group (`inotify(7)`).
+//! Reports of changed files (`inotify(7)`), such as `memory.events` of a control group.
 
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use std::io;
@@ -6,37 +6,37 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Files that are watched.
+/// A set of watched files, and the descriptor that reports their changes.
 #[derive(Debug)]
 pub struct Changes {
     fd: OwnedFd,
 }
 
-/// What a watched file is known by.
+/// The identity of a watched file within its [`Changes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Watched(i32);
 
 impl Changes {
-    /// Watches nothing yet.
+    /// Makes an empty set. The descriptor is non-blocking.
     ///
     /// # Errors
-    /// `EMFILE` when this user has too many such descriptors.
+    /// `EMFILE` when this user has too many descriptors of this kind.
     pub fn new() -> io::Result<Self> {
         Ok(Self { fd: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)? })
     }
 
-    /// Watches a file. It is watched until it is removed.
+    /// Watches a file until it is removed.
     ///
     /// # Errors
-    /// `ENOSPC` when this user watches too many.
+    /// `ENOSPC` when this user watches too many files.
     pub fn add(&self, path: &Path) -> io::Result<Watched> {
         Ok(Watched(inotify::add_watch(&self.fd, path, WatchFlags::MODIFY)?))
     }
 
-    /// The files that have changed, once for each time that the kernel reported it.
+    /// Returns the files that have changed, once for each report of the kernel.
     ///
     /// # Errors
-    /// What `read(2)` says.
+    /// The error of `read(2)`.
     pub fn take(&self) -> io::Result<Vec<Watched>> {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.fd, &mut buffer);

@@ -7,39 +7,39 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// The control groups of a process by hierarchy: `unified`, and for version 1 each controller by its name; hierarchies
-/// without a controller as `name=NAME`. They are those of its first thread that lives.
+/// The control groups of a process by hierarchy: `unified`, each controller of version 1, and `name=NAME` for a hierarchy without a
+/// controller. They are those of the first thread that is not ending.
 ///
 /// # Errors
-/// As [`status`]; `ESRCH` also while it ends.
+/// As for [`status`](super::status()); `ESRCH` also while the process ends.
 pub fn cgroups(pid: u32) -> io::Result<BTreeMap<String, String>> {
     cgroups_at(directory(pid)?.as_fd())
 }
 
-/// A thread that is ending is shown in the root of every hierarchy of version 1, long before it is a corpse
-/// (`proc_cgroup_show` in the kernel): wherever it was, it would look like one that got out.
+/// The kernel shows an ending thread in the root of every hierarchy of version 1, long before it is a zombie (`proc_cgroup_show`). It
+/// would look like a process that has escaped from its group. So ending threads are skipped.
 pub(super) fn cgroups_at(process: BorrowedFd<'_>) -> io::Result<BTreeMap<String, String>> {
-    /// The groups of a thread, or `None` when it was ending by the time they had been read.
-    fn of_living(thread: BorrowedFd<'_>) -> io::Result<Option<BTreeMap<String, String>>> {
+    /// The groups of a thread; `None` when the thread was ending after they were read.
+    fn groups_unless_ending(thread: BorrowedFd<'_>) -> io::Result<Option<BTreeMap<String, String>>> {
         let groups = parse_cgroups(&read(thread, "cgroup", MAX_SMALL)?).ok_or_else(|| malformed("cgroup"))?;
         let is_ending = parse_is_ending(&read(thread, "stat", MAX_SMALL)?).ok_or_else(|| malformed("stat"))?;
         Ok((!is_ending).then_some(groups))
     }
-    // What the directory of a process shows is of its first thread, which may end before the others.
-    if let Some(groups) = of_living(process)? {
+    // The directory of a process shows the groups of its first thread, which may end before the others.
+    if let Some(groups) = groups_unless_ending(process)? {
         return Ok(groups);
     }
     let threads = file::open_dir_at(process, "task")?;
     for thread in file::names(threads.as_fd())? {
         let thread = file::open_dir_at(threads.as_fd(), &thread);
-        if let Some(groups) = thread.ok().and_then(|thread| of_living(thread.as_fd()).ok().flatten()) {
+        if let Some(groups) = thread.ok().and_then(|thread| groups_unless_ending(thread.as_fd()).ok().flatten()) {
             return Ok(groups);
         }
     }
     Err(io::Error::from_raw_os_error(libc::ESRCH))
 }
 
-/// Parses `/proc/PID/cgroup` (`cgroups(7)`). The kernel refuses line ends in names of groups; colons it does not.
+/// Parses `/proc/PID/cgroup` (`cgroups(7)`). The kernel refuses line ends in names of groups, but allows colons.
 #[must_use]
 pub fn parse_cgroups(text: &[u8]) -> Option<BTreeMap<String, String>> {
     let mut groups = BTreeMap::new();
@@ -58,9 +58,9 @@ pub fn parse_cgroups(text: &[u8]) -> Option<BTreeMap<String, String>> {
 mod tests {
     use super::*;
 
-    /// Of a process whose first thread has ended, and of a corpse. On version 1 the kernel shows both in the root of each hierarchy.
+    /// On version 1 the kernel shows an ended first thread and a zombie in the root of each hierarchy.
     #[test]
-    fn who_is_ending_is_in_no_group_and_whose_first_thread_has_ended_is_in_those_of_the_others() {
+    fn an_ended_first_thread_is_skipped_and_a_zombie_is_in_no_group() {
         const PROGRAM: &str = "import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(60,)).start()
 print('two threads', flush=True)
@@ -82,10 +82,10 @@ ctypes.CDLL(None).pthread_exit(None)";
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
         )
         .expect("ends");
-        let of_corpse = cgroups(pid);
+        let of_zombie = cgroups(pid);
         child.wait().expect("ends");
         assert_eq!(groups.expect("it lives"), own);
-        assert_eq!(of_corpse.expect_err("a corpse").raw_os_error(), Some(libc::ESRCH));
+        assert_eq!(of_zombie.expect_err("a zombie").raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]

@@ -10,17 +10,17 @@ use bailiwick_types::{ProcessFacts, ProcessRank};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Everything that a report needs of one process.
+/// Reads everything that a report needs of one process.
 ///
 /// # Errors
-/// `ENOENT` or `ESRCH` when it died, also meanwhile and when only its corpse is left; `EACCES` when the reader may not
-/// look at it.
+/// `ENOENT` or `ESRCH` when the process has ended, even as a zombie or during the reads; `EACCES` when the reader may not look at it.
 pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
     let process = directory(pid)?;
     let process = process.as_fd();
     let status = status_at(process)?;
     let stat = read(process, "stat", MAX_SMALL)?;
-    // Before the namespaces: a process that ends loses those first, so who has them still had its groups a moment ago.
+    // The groups are read before the namespaces. A process that ends loses its namespaces first, so one that has them still had its groups
+    // when they were read.
     let cgroups = cgroups_at(process)?;
     Ok(ProcessFacts {
         pid,
@@ -40,18 +40,18 @@ pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
     })
 }
 
-/// The rank of a process, of its first thread, and its own limits.
+/// The priorities of a process's first thread, and the process's own limits.
 fn rank_at(process: BorrowedFd<'_>, stat: &[u8]) -> io::Result<ProcessRank> {
     let (nice, scheduler) = parse_rank(stat).ok_or_else(|| malformed("stat"))?;
     let limits = read(process, "limits", MAX_SMALL)?;
-    let hard = |row| parse_hard_limit(&limits, row).ok_or_else(|| malformed("limits"));
+    let hard_limit = |row| parse_hard_limit(&limits, row).ok_or_else(|| malformed("limits"));
     let score = String::from_utf8_lossy(&read(process, "oom_score_adj", MAX_SMALL)?).trim().parse();
     Ok(ProcessRank {
         nice,
         scheduler,
         oom_score_adj: score.map_err(|_| malformed("oom_score_adj"))?,
-        open_files: hard("Max open files ")?,
-        core: hard("Max core file size ")?,
+        open_files: hard_limit("Max open files ")?,
+        core: hard_limit("Max core file size ")?,
     })
 }
 
@@ -77,10 +77,10 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_gone_is_an_error_and_so_is_a_corpse() {
+    fn a_process_that_is_gone_is_an_error_and_so_is_a_zombie() {
         let mut child = std::process::Command::new("true").spawn().expect("spawns");
         let pid = child.id();
-        // Not yet reaped: the directory is there, the namespaces and groups are not.
+        // A zombie still has its directory, but no namespaces and groups.
         while start_time(pid).is_ok()
             && !std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status").contains("zombie")
         {

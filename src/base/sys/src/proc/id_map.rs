@@ -4,17 +4,17 @@ use super::{MAX_SMALL, directory, malformed, read};
 use std::io;
 use std::os::fd::AsFd;
 
-/// Which map of a user namespace.
+/// The kind of an id map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdKind {
-    /// `uid_map`.
+    /// Users: `uid_map`.
     User,
-    /// `gid_map`.
+    /// Groups: `gid_map`.
     Group,
 }
 
 impl IdKind {
-    /// The file's name.
+    /// The name of the file.
     pub(crate) fn file(self) -> &'static str {
         match self {
             Self::User => "uid_map",
@@ -23,10 +23,11 @@ impl IdKind {
     }
 }
 
-/// A map of ids: inside, outside (as the reader's user namespace counts), count.
+/// Reads an id map of a process's user namespace. Each row is the first id inside, the first id outside (as the reader's user namespace
+/// counts), and the count.
 ///
 /// # Errors
-/// As [`status`].
+/// As for [`status`](super::status()).
 pub fn id_map(pid: u32, kind: IdKind) -> io::Result<Vec<[u32; 3]>> {
     let text = read(directory(pid)?.as_fd(), kind.file(), MAX_SMALL)?;
     parse_id_map(&text).ok_or_else(|| malformed(kind.file()))

@@ -4,21 +4,22 @@ use super::{MAX_SMALL, directory, malformed, read};
 use std::io;
 use std::os::fd::AsFd;
 
-/// The hard limit on open descriptors of a process; `None` is "no limit".
+/// The hard limit on open descriptors of a process; `None` means no limit.
 ///
 /// # Errors
-/// As [`status`].
+/// As for [`status`](super::status()).
 pub fn open_files(pid: u32) -> io::Result<Option<u64>> {
     parse_open_files(&read(directory(pid)?.as_fd(), "limits", MAX_SMALL)?).ok_or_else(|| malformed("limits"))
 }
 
-/// Parses the row "Max open files" of `/proc/PID/limits` (`proc_pid_limits(5)`): soft, hard, unit.
+/// Parses the hard limit on open descriptors in `/proc/PID/limits` (`proc_pid_limits(5)`).
 #[must_use]
 pub fn parse_open_files(text: &[u8]) -> Option<Option<u64>> {
     parse_hard_limit(text, "Max open files ")
 }
 
-/// Parses the hard limit in one row of `/proc/PID/limits`; the inner `None` is "no limit".
+/// Parses the hard limit in one row of `/proc/PID/limits`. `row` is the title of the row with a space behind it. The inner `None` means no
+/// limit.
 #[must_use]
 pub fn parse_hard_limit(text: &[u8], row: &str) -> Option<Option<u64>> {
     let text = std::str::from_utf8(text).ok()?;

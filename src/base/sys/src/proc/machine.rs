@@ -3,10 +3,10 @@
 use super::malformed;
 use std::io;
 
-/// Bytes of memory that the machine has (`proc_meminfo(5)`, `MemTotal`).
+/// The memory of the machine in bytes (`proc_meminfo(5)`, `MemTotal`).
 ///
 /// # Errors
-/// What reading the file says.
+/// The error of reading the file.
 pub fn memory_bytes() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
     let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
@@ -14,40 +14,38 @@ pub fn memory_bytes() -> io::Result<u64> {
     Ok(kibibytes.ok_or(io::ErrorKind::InvalidData)?.saturating_mul(1024))
 }
 
-/// Microseconds that the machine's processors have worked since it was booted, all together and for whomever
-/// (`proc_stat(5)`, in steps of a clock tick).
+/// How long all processors together have worked since the boot, in microseconds (`proc_stat(5)`). The kernel counts in clock ticks.
 ///
 /// # Errors
-/// What reading the file says.
+/// The error of reading the file.
 pub fn busy_micros() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/stat")?;
     parse_busy(&text).ok_or_else(|| malformed("stat"))
 }
 
-/// What the kernel counts the time of processes in, in microseconds: `USER_HZ` is 100 on every architecture that Rust knows
-/// (include/asm-generic/param.h). Asking for it means reading this process's auxiliary vector, which an undumpable process
-/// cannot before Linux 6.4.
+/// The length of a clock tick. `USER_HZ` is 100 on every architecture that Rust knows (include/asm-generic/param.h). It is a constant
+/// here because an undumpable process cannot read it from its auxiliary vector before Linux 6.4.
 pub(super) const MICROS_PER_TICK: u64 = 10_000;
 
 fn parse_busy(text: &str) -> Option<u64> {
     let mut words = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
     let mut next = || words.next()?.parse::<u64>().ok();
-    // What guests used is counted in "user" and "nice" as well.
+    // "user" and "nice" include the time of guests.
     let (user, nice, system, _idle, _waiting) = (next()?, next()?, next()?, next()?, next()?);
     let (interrupts, soft_interrupts) = (next()?, next()?);
     let ticks = user + nice + system + interrupts + soft_interrupts;
     Some(ticks.saturating_mul(MICROS_PER_TICK))
 }
 
-/// How many processes and threads the kernel lets there be: the lower of `kernel.pid_max` and `kernel.threads-max`.
+/// The most processes and threads that the kernel allows: the lower of `kernel.pid_max` and `kernel.threads-max`.
 ///
 /// # Errors
-/// What reading the files says.
+/// The error of reading a file.
 pub fn max_tasks() -> io::Result<u64> {
-    let read = |name: &str| -> io::Result<u64> {
+    let read_sysctl = |name: &str| -> io::Result<u64> {
         std::fs::read_to_string(format!("/proc/sys/kernel/{name}"))?.trim().parse().map_err(io::Error::other)
     };
-    Ok(read("pid_max")?.min(read("threads-max")?))
+    Ok(read_sysctl("pid_max")?.min(read_sysctl("threads-max")?))
 }
 
 #[cfg(test)]

@@ -6,14 +6,14 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Bound of a mount table: a jail that may mount can hold `fs.mount-max` (100,000) mounts with long names.
+/// The most bytes that are read of a mount table. A jail that may mount can hold `fs.mount-max` (100,000) mounts with long names.
 const MAX_TABLE: usize = 32 << 20;
 
-/// The mounts that a process sees below its root; a mount comes after the one it is mounted on, so that of several at
-/// one target the last is on top.
+/// The mounts that a process sees below its root. Each mount comes after the one that it is mounted on, so the last of several at one
+/// target is on top.
 ///
 /// # Errors
-/// As [`status`]; `EFBIG` when the table is larger than 32 MiB.
+/// As for [`status`](super::status()); `EFBIG` when the table is larger than 32 MiB.
 pub fn mounts(pid: u32) -> io::Result<Vec<MountFact>> {
     mounts_at(directory(pid)?.as_fd())
 }
@@ -22,7 +22,7 @@ fn mounts_at(process: BorrowedFd<'_>) -> io::Result<Vec<MountFact>> {
     parse_mounts(&read(process, "mountinfo", MAX_TABLE)?).ok_or_else(|| malformed("mountinfo"))
 }
 
-/// One row of a mount table before the tree is known.
+/// One row of a mount table, before the rows are arranged as a tree.
 struct Row {
     id: u64,
     parent: u64,
@@ -41,7 +41,7 @@ fn parse_row(line: &str) -> Option<Row> {
     let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     let _device = fields.next()?;
     let (root, target, options) = (fields.next()?, fields.next()?, fields.next()?);
-    // Optional fields end at a lone hyphen.
+    // The optional fields end with a single hyphen.
     let mut propagation = Vec::new();
     loop {
         match fields.next()? {
@@ -50,7 +50,7 @@ fn parse_row(line: &str) -> Option<Row> {
         }
     }
     let (fs_type, _source) = (fields.next()?, fields.next()?);
-    // File systems such as overlay may write spaces that are not escaped.
+    // A file system such as overlay may write spaces without an escape.
     let super_options = fields.collect::<Vec<_>>().join(" ");
     let list = |options: &str| options.split(',').filter(|option| !option.is_empty()).map(unescape).collect();
     let fact = MountFact {
@@ -65,9 +65,9 @@ fn parse_row(line: &str) -> Option<Row> {
     Some(Row { id, parent, fact })
 }
 
-/// Puts each mount after the one that carries it and marks those that no path leads to.
+/// Puts each mount after the one that it is mounted on, and marks those that no path leads to.
 ///
-/// The kernel lists mounts by age, and one that was made detached may be older than what it was put upon.
+/// The kernel lists mounts by age. A mount that was made detached may be older than the one that it was put on.
 fn arrange(rows: Vec<Row>) -> Vec<MountFact> {
     let ids: HashSet<u64> = rows.iter().map(|row| row.id).collect();
     let mut children: HashMap<u64, Vec<usize>> = HashMap::new();
@@ -83,11 +83,11 @@ fn arrange(rows: Vec<Row>) -> Vec<MountFact> {
     let mut order = Vec::with_capacity(rows.len());
     while let Some((index, below_cover)) = waiting.pop() {
         let Some(row) = rows.get(index) else { continue };
-        let upon = children.remove(&row.id).unwrap_or_default();
-        let targets: HashSet<&str> = upon.iter().map(|child| rows[*child].fact.target.as_str()).collect();
+        let mounted_on_it = children.remove(&row.id).unwrap_or_default();
+        let targets: HashSet<&str> = mounted_on_it.iter().map(|child| rows[*child].fact.target.as_str()).collect();
         order.push((index, below_cover || targets.contains(row.fact.target.as_str())));
-        for child in upon.into_iter().rev() {
-            // Hidden by a sibling mounted on a directory above, this mount's own root among them.
+        for child in mounted_on_it.into_iter().rev() {
+            // A sibling on a directory above hides this mount. The root of the parent mount is one of these directories.
             let hidden = above(&rows[child].fact.target, &row.fact.target).any(|path| targets.contains(path));
             waiting.push((child, below_cover || hidden));
         }
@@ -99,7 +99,7 @@ fn arrange(rows: Vec<Row>) -> Vec<MountFact> {
         .collect()
 }
 
-/// The directories above `path`, down to and with `root`.
+/// The directories above `path`, from the nearest up to and with `root`.
 fn above<'a>(path: &'a str, root: &'a str) -> impl Iterator<Item = &'a str> {
     let parent = |path: &&'a str| match path.rfind('/') {
         Some(0) if path.len() > 1 => Some("/"),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_is_marked_whatever_the_order() {
+    fn hidden_mounts_are_marked_in_any_order_of_rows() {
         let rows = arranged(&[(3, 2, "/a"), (5, 2, "/a/b"), (7, 5, "/a/b/c"), (2, 1, "/"), (4, 2, "/ab")]);
         assert_eq!(
             rows,

@@ -8,16 +8,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The namespaces of a process that is no tenant's, by kind.
+/// The inode numbers of a process's namespaces, by kind.
 ///
 /// # Errors
-/// As [`status`]; `EACCES` when the reader may not look at it.
+/// As for [`status`](super::status()); `EACCES` when the reader may not look at it.
 pub fn namespaces_of(pid: u32) -> io::Result<BTreeMap<String, u64>> {
     namespaces(directory(pid)?.as_fd())
 }
 
-/// The namespaces of a process, of its first thread that lives: the leader may have ended before the others, and then
-/// has none.
+/// The namespaces of the first thread that has any. The first thread may end before the others, and has none then.
 pub(super) fn namespaces(process: BorrowedFd<'_>) -> io::Result<BTreeMap<String, u64>> {
     let all = |dir: BorrowedFd<'_>| -> io::Result<BTreeMap<String, u64>> {
         NAMESPACES.iter().map(|kind| Ok(((*kind).to_owned(), inode_at(dir, kind)?))).collect()
@@ -36,14 +35,14 @@ pub(super) fn namespaces(process: BorrowedFd<'_>) -> io::Result<BTreeMap<String,
     Err(error)
 }
 
-/// The inode of a namespace below the directory of a process or thread.
+/// The inode number of a namespace, below the directory of a process or thread.
 pub(crate) fn inode_at(process: BorrowedFd<'_>, kind: &str) -> io::Result<u64> {
-    // Following the link reaches the namespace itself; nothing in it is opened.
+    // Following the link reaches the namespace itself and opens nothing.
     let stat = rustix::fs::statat(process, format!("ns/{kind}"), AtFlags::empty())?;
     Ok(stat.st_ino)
 }
 
-/// A namespace of a process, opened.
+/// Opens a namespace, below the directory of a process.
 pub(crate) fn namespace_at(process: BorrowedFd<'_>, kind: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(process, format!("ns/{kind}"), flags, Mode::empty())?)

@@ -8,13 +8,13 @@ use std::os::fd::AsFd;
 /// The names of the interfaces in the network namespace of a process.
 ///
 /// # Errors
-/// As [`status`]; `EFBIG` when there are more than a jail of a plan could have by far.
+/// As for [`status`](super::status()); `EFBIG` when there are far more than a jail could have.
 pub fn interfaces(pid: u32) -> io::Result<Vec<String>> {
     Ok(parse_interfaces(&read(directory(pid)?.as_fd(), "net/dev", MAX_SMALL)?))
 }
 
-/// Parses `/proc/PID/net/dev` (`proc_pid_net(5)`): two lines of titles, then one for each interface. The kernel takes no colon
-/// and no space into a name.
+/// Parses `/proc/PID/net/dev` (`proc_pid_net(5)`): two lines of titles, then one line for each interface. The
+/// kernel allows no colon and no space in a name.
 #[must_use]
 pub fn parse_interfaces(text: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(text);
@@ -24,37 +24,37 @@ pub fn parse_interfaces(text: &[u8]) -> Vec<String> {
 /// The sockets that a process has open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSockets {
-    /// Each with its number and the inode that it alone has.
+    /// The number of each descriptor, and the inode number of its socket, which is unique.
     pub sockets: Vec<(i32, u64)>,
-    /// How many descriptors were looked at.
+    /// How many descriptors were examined.
     pub looked: usize,
-    /// Whether there were more.
+    /// Whether there were more descriptors.
     pub cut: bool,
 }
 
-/// The sockets among the first `most` descriptors that a process has open.
+/// The sockets among the first `max` descriptors of a process.
 ///
 /// # Errors
 /// `ENOENT` or `ESRCH` when there is no such process, `EACCES` when the reader may not look at it.
-pub fn sockets(pid: u32, most: usize) -> io::Result<OpenSockets> {
+pub fn sockets(pid: u32, max: usize) -> io::Result<OpenSockets> {
     let dir = file::open_dir_at(directory(pid)?, "fd")?;
     let mut found = OpenSockets { sockets: Vec::new(), looked: 0, cut: false };
     for entry in rustix::fs::Dir::read_from(&dir)? {
         let entry = entry?;
         let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
-        if found.looked == most {
+        if found.looked == max {
             found.cut = true;
             break;
         }
         found.looked += 1;
-        // Closed meanwhile.
+        // The descriptor was closed meanwhile.
         let Ok(link) = rustix::fs::readlinkat(&dir, entry.file_name(), Vec::new()) else { continue };
         found.sockets.extend(parse_socket(link.to_bytes()).map(|inode| (number, inode)));
     }
     Ok(found)
 }
 
-/// The inode of a socket, as the link of its descriptor has it.
+/// Parses the inode number in the link of a descriptor; `None` when it is no socket.
 #[must_use]
 pub fn parse_socket(link: &[u8]) -> Option<u64> {
     std::str::from_utf8(link).ok()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_are_told_from_other_descriptors() {
+    fn sockets_are_distinguished_from_other_descriptors() {
         assert_eq!(parse_socket(b"socket:[7]"), Some(7));
         for other in [&b"pipe:[7]"[..], b"socket:[]", b"socket:[7", b"socket:[-7]", b"/home/socket:[7]", b"\xff"] {
             assert_eq!(parse_socket(other), None, "{}", other.escape_ascii());

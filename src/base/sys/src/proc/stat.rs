@@ -6,10 +6,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// When a process started, in clock ticks after boot: with its number, its identity.
+/// When a process started, in clock ticks after the boot. Together with its number this identifies the process.
 ///
 /// # Errors
-/// As [`status`].
+/// As for [`status`](super::status()).
 pub fn start_time(pid: u32) -> io::Result<u64> {
     start_time_at(directory(pid)?.as_fd())
 }
@@ -17,7 +17,7 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
 /// How long ago a process started.
 ///
 /// # Errors
-/// As [`status`].
+/// As for [`status`](super::status()).
 pub fn age(pid: u32) -> io::Result<Duration> {
     let started = Duration::from_micros(start_time(pid)?.saturating_mul(MICROS_PER_TICK));
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -29,68 +29,70 @@ fn start_time_at(process: BorrowedFd<'_>) -> io::Result<u64> {
     parse_start_time(&read(process, "stat", MAX_SMALL)?).ok_or_else(|| malformed("stat"))
 }
 
-/// Parses field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`). The second field is the program's name in parentheses,
-/// which may itself hold spaces, line ends and parentheses: the last one is the kernel's.
-#[must_use]
-pub fn parse_start_time(text: &[u8]) -> Option<u64> {
-    let end = text.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
-    // What follows the name starts with field 3.
-    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+/// Where the name in the second field ends. The name is in parentheses and may hold any bytes, also spaces, line ends and
+/// parentheses. So the last parenthesis is the kernel's.
+fn end_of_name(text: &[u8]) -> Option<usize> {
+    text.iter().rposition(|byte| *byte == b')')
 }
 
-/// Parses field 9 of `/proc/PID/stat`, the kernel's flags of a thread: whether it is ending (`PF_EXITING`).
+/// A field behind the name, by its number in `proc_pid_stat(5)`, which is 3 or more.
+fn field(text: &[u8], number: usize) -> Option<&str> {
+    let rest = std::str::from_utf8(text.get(end_of_name(text)? + 1..)?).ok()?;
+    rest.split_ascii_whitespace().nth(number.checked_sub(3)?)
+}
+
+/// Parses field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), the start time.
+#[must_use]
+pub fn parse_start_time(text: &[u8]) -> Option<u64> {
+    field(text, 22)?.parse().ok()
+}
+
+/// Parses field 9 of `/proc/PID/stat`, the kernel's flags of a thread. Returns whether it is ending (`PF_EXITING`).
 #[must_use]
 pub fn parse_is_ending(text: &[u8]) -> Option<bool> {
     const PF_EXITING: u64 = 0x4;
-    let end = text.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
-    let flags: u64 = rest.split_ascii_whitespace().nth(9 - 3)?.parse().ok()?;
+    let flags: u64 = field(text, 9)?.parse().ok()?;
     Some(flags & PF_EXITING != 0)
 }
 
-/// Parses fields 19 and 41 of `/proc/PID/stat`: nice, and how it is scheduled.
+/// Parses fields 19 and 41 of `/proc/PID/stat`: the nice value, and the scheduling policy (`sched(7)`).
 #[must_use]
 pub fn parse_rank(text: &[u8]) -> Option<(i32, u32)> {
-    let end = text.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    Some((fields.get(19 - 3)?.parse().ok()?, fields.get(41 - 3)?.parse().ok()?))
+    Some((field(text, 19)?.parse().ok()?, field(text, 41)?.parse().ok()?))
 }
 
-/// What a look at a process tells that anybody may have.
+/// A part of `/proc/PID/stat`, which any user may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessStat {
-    /// Its parent, as this process's pid namespace counts.
+    /// The parent, in this process's pid namespace.
     pub parent: u32,
-    /// First 15 bytes of the program's name; chosen by whoever runs it.
+    /// The first 15 bytes of the program's name. Whoever runs the program chooses it.
     pub command: String,
-    /// Resident memory in bytes.
+    /// The resident memory in bytes.
     pub memory: u64,
 }
 
-/// A look at a process.
+/// Reads `/proc/PID/stat` of a process.
 ///
 /// # Errors
-/// `ENOENT` or `ESRCH` when it is gone.
+/// `ENOENT` or `ESRCH` when the process is gone.
 pub fn stat(pid: u32) -> io::Result<ProcessStat> {
     parse_stat(&read(directory(pid)?.as_fd(), "stat", MAX_SMALL)?).ok_or_else(|| malformed("stat"))
 }
 
-/// The same in the text of `/proc/PID/stat` (`proc_pid_stat(5)`, fields 2, 4 and 24).
+/// Parses fields 2, 4 and 24 of `/proc/PID/stat` (`proc_pid_stat(5)`).
 #[must_use]
 pub fn parse_stat(text: &[u8]) -> Option<ProcessStat> {
-    // The name may hold anything, parentheses among it: it ends at the last one.
-    let (begin, end) = (text.iter().position(|byte| *byte == b'(')?, text.iter().rposition(|byte| *byte == b')')?);
-    let command = String::from_utf8_lossy(text.get(begin + 1..end)?).into_owned();
-    let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let pages: u64 = fields.get(21)?.parse().ok()?;
-    Some(ProcessStat { parent: fields.get(1)?.parse().ok()?, command, memory: pages.saturating_mul(page_size()) })
+    let begin = text.iter().position(|byte| *byte == b'(')?;
+    let command = String::from_utf8_lossy(text.get(begin + 1..end_of_name(text)?)?).into_owned();
+    let pages: u64 = field(text, 24)?.parse().ok()?;
+    Some(ProcessStat { parent: field(text, 4)?.parse().ok()?, command, memory: pages.saturating_mul(page_size()) })
 }
 
-/// Bytes of a page of memory, as libc was told when this program began: the auxiliary vector itself cannot be read by an
-/// undumpable process before Linux 6.4, and rustix panics then (its feature `param` is off, so that nobody tries).
+/// The size of a page of memory in bytes, which libc has known since the start of the program.
+///
+/// rustix would read the auxiliary vector from `/proc`. Before Linux 6.4 an undumpable process cannot do that, and rustix panics. Its
+/// feature `param` is off, so that nobody uses it.
 fn page_size() -> u64 {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
     size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)

@@ -5,40 +5,40 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// What `/proc/PID/status` says (`proc_pid_status(5)`).
+/// The content of `/proc/PID/status` (`proc_pid_status(5)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// Program name, with the kernel's escapes for line ends and backslashes.
+    /// The name of the program. The kernel has escaped line ends and backslashes in it.
     pub command: String,
-    /// Parent, as the reader's pid namespace counts.
+    /// The parent, in the reader's pid namespace.
     pub parent: u32,
-    /// Real, effective, saved and file-system user, as the reader's user namespace counts.
+    /// The real, effective, saved and file-system user, as the reader's user namespace counts.
     pub uids: [u32; 4],
-    /// Likewise the groups.
+    /// The groups in the same order.
     pub gids: [u32; 4],
-    /// Number in each pid namespace, the reader's first; empty on a kernel without pid namespaces.
+    /// The number in each pid namespace, the reader's first; empty on a kernel without pid namespaces.
     pub ns_pids: Vec<u32>,
-    /// Threads.
+    /// The number of threads.
     pub threads: u32,
-    /// Inheritable set of capabilities.
+    /// The inheritable set of capabilities, one bit each.
     pub cap_inheritable: u64,
-    /// Permitted set.
+    /// The permitted set.
     pub cap_permitted: u64,
-    /// Effective set.
+    /// The effective set.
     pub cap_effective: u64,
-    /// Bounding set.
+    /// The bounding set.
     pub cap_bounding: u64,
-    /// Ambient set.
+    /// The ambient set.
     pub cap_ambient: u64,
-    /// `no_new_privs`.
+    /// Whether `no_new_privs` is set.
     pub no_new_privs: bool,
-    /// 0 none, 1 strict, 2 filter.
+    /// The seccomp mode: 0 none, 1 strict, 2 filter.
     pub seccomp: u32,
-    /// Number of filters.
+    /// The number of seccomp filters.
     pub seccomp_filters: u32,
 }
 
-/// The status of a process.
+/// Reads the status of a process.
 ///
 /// # Errors
 /// `ENOENT` or `ESRCH` when there is no such process.
@@ -50,14 +50,14 @@ pub(super) fn status_at(process: BorrowedFd<'_>) -> io::Result<Status> {
     parse_status(&read(process, "status", MAX_SMALL)?).ok_or_else(|| malformed("status"))
 }
 
-/// Parses `/proc/PID/status`; `None` when a line that is relied upon is missing or no number.
+/// Parses `/proc/PID/status`; `None` when a line for [`Status`] is missing or invalid.
 #[must_use]
 pub fn parse_status(text: &[u8]) -> Option<Status> {
     let text = String::from_utf8_lossy(text);
     let mut lines: HashMap<&str, &str> = HashMap::new();
     for line in text.lines() {
         if let Some((key, value)) = line.split_once(':') {
-            // The name comes first and the kernel escapes its line ends: no later line is the tenant's.
+            // The name comes first, and the kernel escapes its line ends. So a tenant cannot add a line, and the first line of a key counts.
             lines.entry(key).or_insert(value.trim());
         }
     }

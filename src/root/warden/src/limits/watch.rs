@@ -3,7 +3,7 @@
 //! Danger: a tenant can make the kernel warn as often as it likes. What is the same is told once a second.
 
 use bailiwick_proto::warden::{QuotaHit, WardenEvent};
-use bailiwick_sys::netlink::{QuotaWarnings, Warned};
+use bailiwick_sys::netlink::{QuotaWarnings, WarningKind};
 use bailiwick_types::{LimitKey, Resource, TenantName};
 use rustix::event::PollFlags;
 use std::collections::BTreeMap;
@@ -56,11 +56,11 @@ impl Watch {
         {
             for warning in quota.take().unwrap_or_default() {
                 let Some(tenant) = owner(warning.project) else { continue };
-                let (limit, hit) = match warning.what {
-                    Warned::Bytes => (LimitKey::Disk, QuotaHit::Refused),
-                    Warned::BytesSoft => (LimitKey::Disk, QuotaHit::SoftPassed),
-                    Warned::Inodes => (LimitKey::Inodes, QuotaHit::Refused),
-                    Warned::InodesSoft => (LimitKey::Inodes, QuotaHit::SoftPassed),
+                let (limit, hit) = match warning.kind {
+                    WarningKind::Bytes => (LimitKey::Disk, QuotaHit::Refused),
+                    WarningKind::BytesSoft => (LimitKey::Disk, QuotaHit::SoftPassed),
+                    WarningKind::Inodes => (LimitKey::Inodes, QuotaHit::Refused),
+                    WarningKind::InodesSoft => (LimitKey::Inodes, QuotaHit::SoftPassed),
                 };
                 events.push(WardenEvent::Quota { tenant, limit, hit });
             }
