@@ -1,4 +1,4 @@
-//! Requests to their handlers.
+//! Calls the handler of each request.
 
 use crate::handlers::doors::{end_ftp, ftp_processes};
 use crate::handlers::lifecycle::{Freeze, freeze, stop};
@@ -10,13 +10,13 @@ use bailiwick_proto::{Failure, WardenReply, WardenRequest};
 use bailiwick_types::ExitStatus;
 
 impl Warden {
-    /// Does what a request asks for, or begins to.
+    /// Handles a request, or begins to.
     pub(crate) fn handle(&mut self, request: WardenRequest) -> Answer {
         self.last_ticket += 1;
         self.begin(self.last_ticket, request)
     }
 
-    /// The same under a ticket that the request has already.
+    /// The same, under a ticket that the request already has.
     pub(crate) fn begin(&mut self, ticket: Ticket, request: WardenRequest) -> Answer {
         if self.is_put_off(ticket, &request) {
             return Answer::Later(ticket);
@@ -67,12 +67,12 @@ impl Warden {
             WardenRequest::FtpProcesses { tenant } => {
                 Ok(WardenReply::FtpProcesses(ftp_processes(&self.groups, &self.jails, tenant.as_ref())))
             }
-            // It has descriptors beside it: see `ftp_view`.
+            // The reply has descriptors: see `ftp_view`.
             WardenRequest::FtpView { .. } => Err(Failure::of(ExitStatus::Refused, "only root lets an FTP server in")),
             WardenRequest::Facts => self.facts(),
             WardenRequest::Disks => self.disks(),
             WardenRequest::Evidence { tenant } => self.evidence(&tenant),
-            // The loop has taken note.
+            // The loop has noted the watcher.
             WardenRequest::Watch => Ok(WardenReply::Done),
             WardenRequest::Problems => Ok(self.all_problems()),
             WardenRequest::Roster => Ok(self.roster()),

@@ -1,8 +1,8 @@
-//! Lets processes of an FTP server into jails: what each sees there, which group it is in, and how it is ended.
+//! Lets processes of an FTP server into jails: what each sees, its group, and its end.
 //!
-//! Danger: such a process is the host's, and was root of it. It gets descriptors, and enters by itself, because nobody else can move
-//! it; the warden gives them to root alone. The directory that a login is locked to is opened below the tenant's storage, where
-//! every name is the tenant's: no link is followed, and nothing but a directory is opened.
+//! Danger: such a process belongs to the host, and was root there. It gets descriptors and enters by itself, because
+//! nobody else can move it. The warden gives them to root alone. A login's directory is opened below the tenant's
+//! storage, where every name is the tenant's: no link is followed, and only a directory is opened.
 
 use crate::jail::child_mounts::attributes;
 use crate::limits::cgroups::Groups;
@@ -26,50 +26,40 @@ use std::time::Duration;
 
 /// How long the child that makes a view may take.
 const VIEW_TIME: Duration = Duration::from_secs(10);
-/// A directory that every host has, on which the new root is put before it becomes the root.
+/// A directory that every host has. The new root is mounted there before it becomes the root.
 const STAGE: &str = "/usr";
-/// Room for the user database and nothing else.
+/// In bytes: room for the user database alone.
 const ROOT_SIZE: &str = "65536";
 
-/// Why a login cannot be let in.
+/// Why a login is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FtpError {
-    /// Its directory cannot be opened.
     #[error(
         "cannot open the directory \"{directory}\" of the FTP login \"{user}\"; it must be a directory in the jail, on a path without links"
     )]
     Directory {
-        /// Whose.
         user: FtpUser,
-        /// From the root of the jail on.
+        /// The path inside the jail.
         directory: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The view.
     #[error("cannot {step} for the FTP login \"{user}\"")]
     View {
-        /// What was tried.
         step: &'static str,
-        /// Whose.
         user: FtpUser,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// Its group.
     #[error(transparent)]
     Group(#[from] GroupError),
-    /// Who is to be ended is not in.
     #[error("process {0} is in no session by FTP of \"{1}\"")]
     NotIn(u32, TenantName),
-    /// They do not end.
     #[error("processes of the session by FTP do not end (uninterruptible in the kernel?)")]
     Stuck,
 }
 
-/// What the process that is let in needs, in the order of [`bailiwick_proto::WardenReply::FtpView`]. `init` is the jail's.
+/// What the process needs, in the order of [`bailiwick_proto::WardenReply::FtpView`]. `init` is the jail's.
 pub(crate) fn view(
     storage: &Storage,
     groups: &Groups,
@@ -93,7 +83,7 @@ pub(crate) fn view(
     Ok(fds)
 }
 
-/// A detached mount of what a login is locked to.
+/// A detached mount of the directory that a login is locked to.
 fn directory(
     storage: &Storage,
     plan: &JailPlan,
@@ -106,7 +96,7 @@ fn directory(
         inside = format!("{inside}/{}", login.directory);
     }
     let failed = |source| FtpError::Directory { user: user.clone(), directory: inside.clone(), source };
-    // The row of the mount table that shows it: the longest target above it.
+    // The row of the mount table that shows it: the one with the longest target above it.
     let rows = plan.mounts.iter().filter_map(|row| match &row.source {
         Source::Storage(name) => {
             let below = inside.strip_prefix(row.target.trim_end_matches('/'))?.strip_prefix('/')?;
@@ -125,12 +115,12 @@ fn directory(
     open().map_err(failed)
 }
 
-/// A mount namespace that belongs to the host, so that nobody inside can change it.
+/// A mount namespace of the host's, so nobody in the jail can change it.
 fn mount_namespace(home: &OwnedFd, passwd: &str) -> io::Result<OwnedFd> {
     namespace_of_child(MOUNT_NAMESPACE, "mnt", Some(home), || make_root(home, passwd), |_| Ok(()))
 }
 
-/// A user namespace that nobody is ever in: the map of the directory.
+/// A user namespace without processes, which serves as id map of the directory.
 fn mapping(ids: IdRange) -> io::Result<OwnedFd> {
     let map = |pid| {
         for kind in [IdKind::User, IdKind::Group] {
@@ -141,8 +131,8 @@ fn mapping(ids: IdRange) -> io::Result<OwnedFd> {
     namespace_of_child(USER_NAMESPACE, "user", None, || Ok(()), map)
 }
 
-/// A namespace that a child makes, and does its part in, and that is held when the child ends. `outside` is done to it before that.
-/// The child has one descriptor of ours at the most.
+/// A namespace that a child makes. The child does `inside`, then the warden does `outside` to it, and the namespace
+/// stays open after the child's end. The child has at most one of our descriptors.
 fn namespace_of_child(
     flag: u64,
     kind: &str,
@@ -157,7 +147,7 @@ fn namespace_of_child(
         Cloned::Child => {
             let made =
                 inside().err().map_or(0, |error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()));
-            // If the warden is gone, nobody waits for it.
+            // If the warden is gone, nobody reads this.
             rustix::io::write(&child_done, &made.to_ne_bytes()).ok();
             rustix::io::read(&child_go, &mut [0]).ok();
             process::exit_now(0)
@@ -186,7 +176,7 @@ fn namespace_of_child(
     opened
 }
 
-/// Runs in the child: lets the host's tree go, for one with a line of a user database and a directory.
+/// Runs in the child: replaces the host's tree by a root with one line of a user database and one directory.
 fn make_root(home: &OwnedFd, passwd: &str) -> io::Result<()> {
     rustix::process::umask(Mode::empty());
     mount::make_all_private()?;
@@ -198,7 +188,7 @@ fn make_root(home: &OwnedFd, passwd: &str) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
     let mut file = std::fs::File::from(file::open_at(&etc, name, flags, Mode::from_raw_mode(0o444))?);
     file.write_all(passwd.as_bytes())?;
-    // A file that is open for writing would keep the root from being sealed.
+    // An open file for writing would prevent the root from becoming read-only.
     drop(file);
     file::ensure_dir_at(&root, &FTP_HOME[1..], 0o555)?;
     mount::attach(home, mount::target(&root, FTP_HOME)?)?;
@@ -207,7 +197,7 @@ fn make_root(home: &OwnedFd, passwd: &str) -> io::Result<()> {
     mount::pivot_to_current_directory()
 }
 
-/// Every process of an FTP server that is in a tenant's group. One that ends meanwhile is none.
+/// The processes of an FTP server in a tenant's group. One that ends meanwhile is left out.
 pub(crate) fn processes(groups: &Groups, tenant: &TenantName) -> Vec<FtpProcess> {
     let Some(group) = groups.ftp_group(tenant) else { return Vec::new() };
     let pids = cgroup::members(&group).unwrap_or_default();
@@ -215,15 +205,15 @@ pub(crate) fn processes(groups: &Groups, tenant: &TenantName) -> Vec<FtpProcess>
     pids.into_iter().filter_map(of).collect()
 }
 
-/// A process that is in and must end, with those it has started since.
+/// A process that must end, with the children it has started.
 #[derive(Debug)]
 pub(crate) struct Leaving {
     process: FtpProcess,
-    /// Held by descriptor before it was looked up, so it is this one that is killed.
+    /// Opened before the process was identified, so the right one is killed.
     leader: OwnedFd,
 }
 
-/// Begins to end a process that is in.
+/// Begins to end a process.
 pub(crate) fn end(groups: &Groups, process: &FtpProcess) -> Result<Leaving, FtpError> {
     let not_in = || FtpError::NotIn(process.pid, process.tenant.clone());
     let leader = process::open(process.pid).map_err(|_| not_in())?;
@@ -234,19 +224,18 @@ pub(crate) fn end(groups: &Groups, process: &FtpProcess) -> Result<Leaving, FtpE
 }
 
 impl Leaving {
-    /// Whose it is.
     pub(crate) fn tenant(&self) -> &TenantName {
         &self.process.tenant
     }
 
-    /// Kills what is there still; whether nothing is any more.
+    /// Kills what is left; returns whether nothing was.
     pub(crate) fn is_over(&self, groups: &Groups) -> bool {
         let all = processes(groups, &self.process.tenant);
         let is_child =
             |other: &&FtpProcess| proc::status(other.pid).is_ok_and(|status| status.parent == self.process.pid);
         let held: Vec<OwnedFd> =
             all.iter().filter(is_child).filter_map(|child| process::open(child.pid).ok()).collect();
-        // The leader first: it would tell the client, in the clear, that what it has started is gone.
+        // The leader first: it would tell the client in clear text that its children are gone.
         for pidfd in [&self.leader].into_iter().chain(&held) {
             process::signal(pidfd, Signal::KILL).ok();
         }

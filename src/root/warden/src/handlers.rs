@@ -1,4 +1,5 @@
-//! What the warden does for each request that changes something. What takes time is begun here, and goes on in `progress`.
+//! One function for each request that changes something. Work that takes time begins here and continues in
+//! `progress`.
 
 pub(crate) mod doors;
 pub(crate) mod lifecycle;

@@ -1,4 +1,4 @@
-//! A child of the warden that does one thing which the kernel may make wait, so that the warden does not.
+//! A child that does one thing which may block in the kernel, so that the warden does not block.
 
 use bailiwick_sys::process::{self, Cloned};
 use rustix::process::Signal;
@@ -6,10 +6,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// How long the end of a child that was killed is waited for.
+/// How long to wait for the end of a child that was killed.
 const END_TIME: Duration = Duration::from_millis(50);
 
-/// The child. Killed when the value is dropped.
+/// The child. Dropping the value kills it.
 #[derive(Debug)]
 pub(crate) struct Helper {
     report: OwnedFd,
@@ -17,8 +17,8 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Has a child do it, which has no descriptor but those of `keep`. It ends with this process: what it does to a tenant's files is right
-    /// for as long as somebody keeps the tenant's jail down.
+    /// Runs `work` in a child that has only the descriptors in `keep`. The child ends with this process: its work on
+    /// a tenant's files is safe only while the warden keeps the tenant's jail down.
     pub(crate) fn begin(keep: &[BorrowedFd<'_>], work: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
         let (report, child_report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let keep: Vec<_> = keep.iter().copied().chain([child_report.as_fd()]).collect();
@@ -29,7 +29,7 @@ impl Helper {
                     .and_then(|()| work())
                     .err()
                     .map_or(0, |error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()));
-                // If the warden is gone, nobody waits for it.
+                // If the warden is gone, nobody reads this.
                 rustix::io::write(&child_report, &errno.to_ne_bytes()).ok();
                 process::exit_now(0)
             }
@@ -37,12 +37,12 @@ impl Helper {
         }
     }
 
-    /// What becomes readable when it is done, or has ended without a word.
+    /// Becomes readable when the work is done, or when the child ended before.
     pub(crate) fn report(&self) -> &OwnedFd {
         &self.report
     }
 
-    /// What came of it; `None` before.
+    /// The result; `None` while the work goes on.
     pub(crate) fn end(&self) -> Option<io::Result<()>> {
         match process::readable(&self.report, Duration::ZERO) {
             Ok(false) => return None,
@@ -61,7 +61,7 @@ impl Helper {
         Some(end)
     }
 
-    /// Ends it, which the kernel may put off; [`Self::report`] tells of that too.
+    /// Kills the child. The kernel may delay its end; [`Self::report`] reports that too.
     pub(crate) fn kill(&self) {
         process::signal(&self.child, Signal::KILL).ok();
     }
@@ -70,7 +70,7 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         self.kill();
-        // It has said its word and ends, or was killed: in either case at once, or it is left to whoever comes after.
+        // The child has reported or was killed, so it ends at once. Otherwise its end is left to PID 1.
         process::has_ended(&self.child, END_TIME).ok();
         process::reap(&self.child).ok();
     }

@@ -1,4 +1,4 @@
-//! What jails see of the host's files, and how they see that it has changed.
+//! The files of the host that jails see, and how jails notice changes.
 
 pub(crate) mod etc_view;
 pub(crate) mod md5;

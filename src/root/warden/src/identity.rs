@@ -1,4 +1,4 @@
-//! Which tenant has which ids, and its user on the host.
+//! The ids of each tenant, and its user on the host.
 
 pub(crate) mod host_user;
 pub(crate) mod ledger;

@@ -1,4 +1,4 @@
-//! Jails: how one is made, what is recorded of it, how it is resized, how it ends; and which there are.
+//! Jails: making one, recording it, resizing it, ending it, and the list of all.
 
 pub(crate) mod child_mounts;
 pub(crate) mod child_setup;

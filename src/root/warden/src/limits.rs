@@ -1,4 +1,4 @@
-//! The limits of tenants, and what the kernel reports of them.
+//! The limits of tenants, and the kernel's reports about them.
 
 pub(crate) mod cgroups;
 pub(crate) mod disk;

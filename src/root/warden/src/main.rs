@@ -75,7 +75,7 @@ fn repair(config: &Path) -> ExitCode {
     match repair_ledger(config) {
         Ok(told) => {
             let text: String = told.iter().map(|row| format!("{row}\n")).collect();
-            // What was done is done, whether somebody reads of it or not.
+            // The work is done, even if nobody reads the report.
             std::io::stdout().write_all(text.as_bytes()).ok();
             ExitCode::SUCCESS
         }
@@ -86,7 +86,7 @@ fn repair(config: &Path) -> ExitCode {
     }
 }
 
-/// A path below the mount of the hierarchy, as `/proc/PID/cgroup` has it.
+/// A path below the mount of the hierarchy, as in `/proc/PID/cgroup`.
 fn absolute(group: OsString) -> Result<String, String> {
     match group.into_string() {
         Ok(group) if group.starts_with('/') && !group.split('/').any(|part| part == "..") => Ok(group),
@@ -131,7 +131,7 @@ fn run(config: &Path, init: &Path, group: Option<&str>) -> ExitCode {
     }
 }
 
-/// To the journal, or to whoever started us. When nobody reads it, there is nobody to tell.
+/// Writes to the journal, or to whoever started the warden. If nobody reads it, nobody can be told.
 fn say(text: &str) {
     std::io::stderr().write_all(text.as_bytes()).ok();
 }

@@ -1,7 +1,7 @@
-//! What the operator has declared, read anew for each request, and what the host can do.
+//! What the operator has declared, and what the host can do.
 //!
-//! Danger: a request names a tenant and nothing else. What is to be done comes from the root-owned policy; where a file has an
-//! error, its last good text is used, which is root's as well.
+//! Danger: a request names a tenant and nothing else; what to do comes from the root-owned policy. When a file has an
+//! error, its last good text is used, which is also root's.
 
 use bailiwick_plan::control::{Control, controls};
 use bailiwick_policy::{Diagnostic, Host, Store, Tenant};
@@ -16,17 +16,17 @@ use std::path::{Path, PathBuf};
 pub(crate) const MOVED: &str =
     "`state_dir`, `runtime_dir` or `ids` in bailiwick.toml changed; restart bailiwick-warden";
 
-/// The declared state, and the host as it was last looked at.
+/// The declared state, and the host as it was last read.
 #[derive(Debug)]
 pub(crate) struct PolicyView {
     config: PathBuf,
     store: Store,
-    /// What this warden works with: its directories and ids are those of its start, its reserve and `etc` those last read.
+    /// Directories and ids are those of the warden's start. Reserve and `etc` are those last read.
     pub(crate) host: Host,
     pub(crate) facts: HostFacts,
     /// The group that may read the copies of the policy in force.
     gid: u32,
-    /// Which `bailiwick.toml` was read last: when it was changed, its inode, its size.
+    /// Time of change, inode and size of the `bailiwick.toml` that was read last.
     read: Option<(i128, u64, u64)>,
 }
 
@@ -35,7 +35,7 @@ impl PolicyView {
         Self { config, store, host, facts, gid, read: None }
     }
 
-    /// The host and the tenant as the policy has them now.
+    /// The host and a tenant as they are declared now.
     pub(crate) fn declared(&mut self, name: &TenantName) -> Result<(Host, Tenant), Failure> {
         let invalid = |problems: Vec<Diagnostic>| Failure::of(ExitStatus::Invalid, bailiwick_policy::lines(&problems));
         let (host, tenant) = self.store.tenant(name).map_err(invalid)?;
@@ -53,12 +53,12 @@ impl PolicyView {
         self.store.tenant(name).ok().and_then(|(_, tenant)| tenant)
     }
 
-    /// The limits of control groups that a tenant is declared with, if the policy can be read.
+    /// The control-group limits that a tenant is declared with, if the policy can be read.
     pub(crate) fn controls(&mut self, name: &TenantName) -> Option<Vec<Control>> {
         self.find(name).map(|tenant| controls(&tenant.settings.limits, &self.facts))
     }
 
-    /// Whether the policy says by now that the warden works elsewhere.
+    /// Whether the policy now names other directories or ids than this warden uses.
     pub(crate) fn has_moved(&mut self) -> bool {
         self.store.host().is_ok_and(|(host, _)| self.is_moved(&host))
     }
@@ -67,15 +67,16 @@ impl PolicyView {
         host.state_dir != self.host.state_dir || host.runtime_dir != self.host.runtime_dir || host.ids != self.host.ids
     }
 
-    /// Looks at the host anew: an operator may have switched quotas on or off since. Whatever writes limits or reports what
-    /// holds them begins with this.
+    /// Reads the host's facts again: an operator may have switched quotas on or off. Everything that writes or
+    /// explains limits begins with this.
     pub(crate) fn read_facts(&mut self) -> Result<(), Failure> {
         let facts = bailiwick_observe::host_facts(&self.host.state_dir);
         self.facts = facts.map_err(|error| Failure::new(ExitStatus::Failed, &error))?;
         Ok(())
     }
 
-    /// Reads the reserve anew when `bailiwick.toml` has changed; whether it was read. A file with errors changes nothing.
+    /// Reads the reserve again if `bailiwick.toml` has changed; returns whether it did. A file with errors changes
+    /// nothing.
     pub(crate) fn read_reserve(&mut self) -> bool {
         let file = file::open_dir(&self.config).and_then(|dir| file::metadata_at(dir, "bailiwick.toml")).ok();
         let now = file.map(|metadata| (metadata.modified, metadata.inode, metadata.size));
@@ -88,7 +89,7 @@ impl PolicyView {
         true
     }
 
-    /// Writes down the policy that is in force, of the host and of tenants.
+    /// Stores the policy that is in force, for the host and for tenants.
     pub(crate) fn keep(&self, names: &[TenantName]) -> Result<(), Failure> {
         bounded(names, MOST_KEPT)?;
         let failed = |error: io::Error| {
@@ -113,7 +114,8 @@ impl PolicyView {
 fn require_undeclared(config: &Path, name: &TenantName) -> Result<(), Failure> {
     let message = match bailiwick_policy::read_tenant(config, name) {
         Ok((_, None)) => return Ok(()),
-        // A file that cannot be read may still mean the tenant: nothing is destroyed on a guess, nor by the last good text.
+        // An unreadable file may still declare the tenant. Nothing is destroyed on a guess, nor by the last good
+        // text.
         Err(_) => format!(
             "the policy has errors, so nobody knows whether \"{name}\" is still declared, and nothing is destroyed; see `bailiwick check`"
         ),
@@ -124,7 +126,7 @@ fn require_undeclared(config: &Path, name: &TenantName) -> Result<(), Failure> {
     Err(Failure::of(ExitStatus::Refused, message))
 }
 
-/// Refuses more names than one request may have, and a name that is there twice: the request would take as long as many.
+/// Refuses too many names, and repeated names, which would bypass that bound.
 pub(crate) fn bounded(names: &[TenantName], most: usize) -> Result<(), Failure> {
     let refused = |message| Err(Failure::of(ExitStatus::Invalid, message));
     if names.len() > most {

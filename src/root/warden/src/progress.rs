@@ -1,9 +1,10 @@
-//! What takes time: children on their way to init, jails that end, data that is removed, storage that is prepared, and the requests
-//! that wait for any of it. Each is a state of the loop, which looks at it when its descriptor reports or its time has come, so
-//! the warden waits for none of them.
+//! Everything that takes time: children that become init, jails that end, data that is removed, storage that is
+//! prepared, and the requests that wait for them. The loop looks at each when its descriptor reports or its time has
+//! come, so the warden never waits.
 //!
-//! A request that waits has a ticket. Its connection gets the reply when there is one, and a failure when that takes too long, while
-//! the warden goes on. `jail::registry` and `jail::stop` have the diagrams of a jail's states.
+//! A waiting request has a ticket. When the result is there, the loop sends the reply. When it takes too long, the
+//! loop replies with a failure, and the work goes on. The diagrams of a jail's states are in `jail::registry` and
+//! `jail::stop`.
 
 use crate::ftp::FtpError;
 use crate::handlers::lifecycle::unmade_jail;
@@ -26,7 +27,7 @@ use std::io;
 use std::time::Instant;
 
 impl Warden {
-    /// Looks at all that is on its way.
+    /// Looks at everything that is in progress.
     pub(crate) fn progress(&mut self) -> Progress {
         let mut progress = Progress::default();
         self.look_at_children(&mut progress);
@@ -74,8 +75,8 @@ impl Warden {
         }
     }
 
-    /// Kills what is left of a jail, removes its groups, and then all else that a jail has outside its storage. `false` while
-    /// something is in its groups.
+    /// Kills the jail's processes, then removes its groups, its runtime directory and its notes. `false` while a
+    /// group is not empty.
     fn clear(&mut self, name: &TenantName, ending: &mut Ending) -> Result<bool, String> {
         let cleared = self.groups.clear(name, &mut ending.events);
         if !cleared.map_err(|error| Failure::new(ExitStatus::Failed, &error).message)? {
@@ -116,7 +117,7 @@ impl Warden {
         }
     }
 
-    /// Gives ids back of which nothing is left.
+    /// Frees the ids of a purged tenant of whom nothing is left.
     fn give_ids_back(&mut self, grave: &str) -> Result<(), String> {
         let ids = self.ledger.purged().find(|(name, _)| *name == grave).and_then(|(_, ids)| ids);
         if ids.is_some_and(|ids| self.storage.is_charged(ids.first, &self.policy.facts.storage.quota)) {
@@ -151,7 +152,7 @@ impl Warden {
                     let (WaitsFor::Settled { request, .. } | WaitsFor::Prepared { request, .. }) = waiting.what else {
                         continue;
                     };
-                    // Later: it waits again, for something else.
+                    // Otherwise it waits again, for something else.
                     if let Answer::Now(reply) = self.begin(ticket, request) {
                         progress.replies.push((ticket, reply));
                     }
@@ -187,7 +188,7 @@ impl Warden {
             WaitsFor::Prepared { tenant, .. } if !self.preparations.has(tenant) => Outcome::Handle,
             WaitsFor::Prepared { tenant, .. } => {
                 if is_late {
-                    // It is to start as soon as it can, without being asked for again.
+                    // The tenant starts when its storage is ready; nobody has to ask again.
                     self.ledger.set_held(tenant, false);
                 }
                 when_late(WardenReply::GoesOn)
@@ -199,7 +200,7 @@ impl Warden {
 /// What becomes of a request that has waited.
 enum Outcome {
     Reply(WardenReply),
-    /// What it waited for is there: it is handled now.
+    /// What it waited for has happened: handle it now.
     Handle,
     Wait,
 }
@@ -219,7 +220,8 @@ fn report_cleared(tenant: TenantName, ending: &Ending, progress: &mut Progress) 
     }
 }
 
-/// The reply to a request that has waited too long for a jail. `done` is the reply that it was to get; where that is a failure, both are told.
+/// The reply to a request that has waited too long for a jail. `done` is the reply that it would get; if that is a
+/// failure, the message tells both.
 fn not_cleared(name: &TenantName, ending: Option<&Ending>, done: Option<&WardenReply>) -> WardenReply {
     let why = ending.and_then(|ending| ending.problem.as_deref()).unwrap_or(STUCK);
     let message = format!("cannot clear the jail of \"{name}\": {why}; it is \"clearing\" and tried again");

@@ -1,4 +1,4 @@
-//! What is told of tenants and of the host; nothing is changed but the end of a time of grace.
+//! Replies about tenants and the host. Nothing is changed, except the end of a grace period.
 
 use crate::limits::disk;
 use crate::policy_view::{MOVED, bounded};
@@ -23,7 +23,7 @@ impl Warden {
         disk::all(&self.storage, &mut self.ledger, &mut self.policy, is_clamped).map(WardenReply::Disks)
     }
 
-    /// What the kernel shows of tenants, as far as `read` looks.
+    /// What the kernel shows of tenants; `read` selects how much.
     pub(crate) fn look<T>(
         &mut self,
         names: &[TenantName],
@@ -72,14 +72,14 @@ impl Warden {
         read(&subject, census).map_err(failed(name, "observe"))
     }
 
-    /// What the processes of a jail are seen to be, for an auditor.
+    /// A snapshot of the processes in a jail, for the audit.
     pub(crate) fn evidence(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
         self.jails.require(name)?;
         let processes = bailiwick_observe::sights(&self.groups.paths(name)).map_err(failed(name, "observe"))?;
         Ok(WardenReply::Evidence(processes))
     }
 
-    /// What does not get on by itself, and how it stands with the host's reserve.
+    /// What is stuck, and the state of the host's reserve.
     pub(crate) fn all_problems(&mut self) -> WardenReply {
         let mut tenants = self.problems();
         if self.policy.has_moved() {

@@ -1,8 +1,8 @@
-//! Rebuilds a ledger that is missing or damaged from what else tells which tenant has which ids.
+//! Rebuilds a missing or damaged ledger from everything else that shows which tenant has which ids.
 //!
-//! Danger: a wrong row gives one tenant another's ids. A row is written only where everything that was found says the same,
-//! and nothing is written while ids are in use that nobody is known to have, nor in a state directory that is certainly not the one
-//! whose ledger was lost: one that lacks the storage of a jail that runs, or has nobody's though host users are recorded.
+//! Danger: a wrong row gives one tenant another's ids. A row is written only if all evidence agrees. Nothing is
+//! written while processes have ids of an unknown tenant, nor in a state directory that is certainly the wrong one:
+//! it lacks the storage of a running jail, or all storage although host users are recorded.
 
 use crate::identity::host_user;
 use crate::identity::ledger::{Ledger, LedgerError};
@@ -20,7 +20,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What was found: who is said to have which range of the pool, and by what.
+/// The evidence: which tenant has which range of the pool, and what says so.
 #[derive(Debug, Default)]
 struct Claims {
     by_tenant: BTreeMap<TenantName, BTreeMap<u32, Vec<&'static str>>>,
@@ -28,13 +28,13 @@ struct Claims {
     state_dir: PathBuf,
     /// Tenants that have data.
     with_data: BTreeSet<TenantName>,
-    /// Tenants whose jail runs: none runs without storage.
+    /// Tenants whose jail runs. No jail runs without storage.
     running: BTreeSet<TenantName>,
-    /// Ranges that processes have now.
+    /// Ranges that processes use now.
     in_use: BTreeSet<u32>,
 }
 
-/// Which range each tenant has.
+/// The range of each tenant.
 type Rows = BTreeMap<TenantName, u32>;
 
 impl Claims {
@@ -44,7 +44,7 @@ impl Claims {
         }
     }
 
-    /// The rows that are certain, and what is not; or why nothing can be rebuilt.
+    /// The certain rows, and a report with everything uncertain; or why nothing can be rebuilt.
     fn judge(&self, pool: IdPool) -> Result<(Rows, Vec<String>), Vec<String>> {
         let mut wrong = Vec::new();
         let mut owners: BTreeMap<u32, BTreeSet<&TenantName>> = BTreeMap::new();
@@ -88,7 +88,7 @@ impl Claims {
 }
 
 impl Claims {
-    /// Why the state directory is certainly another one than the ledger was lost from, if it is.
+    /// Why the state directory is certainly not the one whose ledger was lost, if so.
     fn misplaced(&self) -> Option<String> {
         let of = |tenants: Vec<&TenantName>| {
             tenants.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" and ")
@@ -112,10 +112,10 @@ impl Claims {
     }
 }
 
-/// Rebuilds the ledger of the host that a directory configures; says row by row what was found.
+/// Rebuilds the ledger of the host with this configuration; returns a report, row by row.
 ///
 /// # Errors
-/// When a warden runs, when the ledger is in order, and when what was found contradicts itself.
+/// A warden runs, the ledger is in order, or the evidence is contradictory.
 pub fn repair_ledger(config: &Path) -> Result<Vec<String>, OpenError> {
     if !rustix::process::geteuid().is_root() {
         return Err(OpenError::NotRoot);
@@ -123,7 +123,7 @@ pub fn repair_ledger(config: &Path) -> Result<Vec<String>, OpenError> {
     let config = config.canonicalize().map_err(system("find the configuration directory"))?;
     let host = bailiwick_policy::read_host(&config).map_err(OpenError::Policy)?;
     let daemon = DaemonUser::find(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
-    // Locked from here on: no warden gives ids meanwhile.
+    // The lock keeps a warden from giving out ids.
     let storage = Storage::open(&host.state_dir, daemon)?;
     let state = || storage.state().map_err(system("use the state directory"));
     match Ledger::open(state()?, &host.state_dir, host.ids, &["anything".to_owned()]) {
@@ -169,7 +169,7 @@ fn look(host: &Host, storage: &Storage, daemon: DaemonUser) -> Result<(Claims, O
     }
     let known = runtime.known_groups();
     for pid in proc::pids().map_err(system("list the processes"))? {
-        // One that has ended meanwhile has no ids.
+        // A process that has ended has no ids.
         let (Ok(status), Ok(groups)) = (proc::status(pid), proc::cgroups(pid)) else { continue };
         if !is_of_host(&groups, &known) {
             continue;
@@ -183,8 +183,8 @@ fn look(host: &Host, storage: &Storage, daemon: DaemonUser) -> Result<(Claims, O
     Ok((claims, instance))
 }
 
-/// Whether a process is in a group of this host's jails: another host may share the machine. Where this host's groups are not
-/// known, every process counts.
+/// Whether a process is in a group of this host's jails: other hosts may share the machine. If this host's groups are
+/// unknown, every process counts.
 fn is_of_host(groups: &BTreeMap<String, String>, known: &BTreeMap<String, String>) -> bool {
     let is_below = |(hierarchy, base): (&String, &String)| {
         let group = groups.get(hierarchy).and_then(|group| group.strip_prefix(base.as_str()));
@@ -193,12 +193,12 @@ fn is_of_host(groups: &BTreeMap<String, String>, known: &BTreeMap<String, String
     known.is_empty() || known.iter().any(is_below)
 }
 
-/// Eight digits of base 16, as a ledger has them.
+/// Eight hexadecimal digits, as in a ledger.
 fn is_instance(text: &str) -> bool {
     text.len() == 8 && text.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
-/// The first id of the jail whose init was recorded, if that is provably the process that runs.
+/// The first id of a jail, if its recorded init certainly runs.
 fn of_init(record: &Record) -> Option<u32> {
     let pidfd = process::open(record.pid).ok()?;
     let is_the_one = proc::start_time(record.pid).ok()? == record.start_time
@@ -209,7 +209,7 @@ fn of_init(record: &Record) -> Option<u32> {
     (is_the_one && runs).then_some(first)
 }
 
-/// Which range of the pool an id is in.
+/// The range of the pool that has an id.
 fn index_of(pool: IdPool, id: u32) -> Option<u32> {
     let index = id.checked_sub(pool.first())? / pool.per_tenant();
     pool.range(index).map(|_| index)
@@ -276,7 +276,7 @@ mod tests {
             let wrong = judge(running, with_data).expect_err("not certain");
             assert!(wrong.contains(word) && wrong.contains("\"/srv/state\""), "{wrong}");
         }
-        // A host without anybody is begun anew.
+        // A host without tenants is begun anew.
         assert!(Claims::default().judge(IdPool::default()).is_ok());
     }
 

@@ -1,4 +1,4 @@
-//! Requests whose reply takes time: each has a ticket, and waits for one thing in the state of the loop.
+//! Requests whose reply takes time. Each has a ticket and waits for one thing that is in progress.
 
 use crate::ftp::Leaving;
 use crate::helper::Helper;
@@ -21,27 +21,24 @@ pub(crate) type Ticket = u64;
 /// What becomes of a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// This is the reply.
     Now(WardenReply),
-    /// The reply comes with [`Progress`], under this ticket.
+    /// [`Progress`] brings the reply, under this ticket.
     Later(Ticket),
 }
 
-/// A reply, or nothing yet: then the request waits under its ticket.
+/// A reply; `None` when the request waits under its ticket.
 pub(crate) type Begins = Result<Option<WardenReply>, Failure>;
 
-/// What has come of all that takes time since the last look.
+/// What has changed since the last look.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// Replies to requests that have waited.
+    /// Replies to waiting requests.
     pub(crate) replies: Vec<(Ticket, WardenReply)>,
-    /// For watchers.
     pub(crate) events: Vec<WardenEvent>,
-    /// For the log.
+    /// Lines for the log.
     pub(crate) lines: Vec<String>,
 }
 
-/// A request that waits.
 #[derive(Debug)]
 pub(crate) struct WaitingRequest {
     pub(crate) ticket: Ticket,
@@ -50,7 +47,7 @@ pub(crate) struct WaitingRequest {
 }
 
 impl WaitingRequest {
-    /// Whether it has waited long enough to be told that this takes longer.
+    /// Whether to reply that it takes longer.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
         now >= self.until
     }
@@ -59,33 +56,32 @@ impl WaitingRequest {
 /// What a request waits for.
 #[derive(Debug)]
 pub(crate) enum WaitsFor {
-    /// A jail is gone; then this is the reply.
+    /// A jail is gone; then `done` is the reply.
     Cleared { tenant: TenantName, done: WardenReply },
     /// A jail neither starts nor ends; then the request is handled.
     Settled { tenant: TenantName, request: WardenRequest },
-    /// A control group stands still, or goes on.
+    /// A control group is frozen, or thawed.
     Frozen { tenant: TenantName, freezing: Freezing },
-    /// A process of an FTP server has ended, with those it has started.
+    /// A process of an FTP server has ended, with its children.
     Left { leaving: Leaving },
-    /// File systems in memory have their new size.
+    /// The tmpfs mounts of a jail have their new size.
     Resized { tenant: TenantName, resizing: Helper },
-    /// Nothing that was set aside of a tenant is left.
+    /// Nothing of a purged tenant is left.
     Purged { tenant: TenantName },
     /// A tenant's storage is prepared; then the request is handled.
     Prepared { tenant: TenantName, request: WardenRequest },
 }
 
-/// All requests that wait.
 #[derive(Debug, Default)]
 pub(crate) struct WaitingRequests(Vec<WaitingRequest>);
 
 impl WaitingRequests {
-    /// Has a request wait. From `until` on it is told that this takes longer.
+    /// Adds a request. From `until` on, it gets the reply that it takes longer.
     pub(crate) fn add(&mut self, ticket: Ticket, until: Instant, what: WaitsFor) {
         self.0.push(WaitingRequest { ticket, until, what });
     }
 
-    /// Takes all of them for a look at each; those that wait on come back by [`Self::keep`].
+    /// Takes all requests, to look at each. [`Self::keep`] puts back those that still wait.
     pub(crate) fn take(&mut self) -> Vec<WaitingRequest> {
         std::mem::take(&mut self.0)
     }
@@ -94,7 +90,7 @@ impl WaitingRequests {
         self.0.push(waiting);
     }
 
-    /// The descriptors that report what the requests wait for.
+    /// Descriptors that report what the requests wait for.
     pub(crate) fn fds(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let mut fds = Vec::new();
         for waiting in &self.0 {
@@ -107,17 +103,17 @@ impl WaitingRequests {
         fds
     }
 
-    /// When to look again at the latest.
+    /// The time of the next look at the latest.
     pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
         let due = |waiting: &WaitingRequest| match waiting.what {
-            // The processes that it has started are no children of ours, and nothing reports their end.
+            // Its children are not ours, so nothing reports their end.
             WaitsFor::Left { .. } => (now + LOOK_TIME).min(waiting.until),
             _ => waiting.until,
         };
         self.0.iter().map(due).min()
     }
 
-    /// Ends the wait of those whose tenant's storage could not be prepared.
+    /// Ends the wait of requests whose tenant's storage could not be prepared; returns the replies.
     pub(crate) fn fail_unprepared(&mut self, failures: &BTreeMap<TenantName, Failure>) -> Vec<(Ticket, WardenReply)> {
         let mut replies = Vec::new();
         self.0.retain(|waiting| {
@@ -130,7 +126,7 @@ impl WaitingRequests {
     }
 }
 
-/// A failure of what was tried for a tenant: "cannot VERB "TENANT": WHY".
+/// The failure "cannot VERB "TENANT": ERROR".
 pub(crate) fn failure(status: ExitStatus, tenant: &TenantName, verb: &str, error: &(dyn Error + 'static)) -> Failure {
     let mut failure = Failure::new(status, error);
     failure.message = format!("cannot {verb} \"{tenant}\": {}", failure.message);
@@ -142,7 +138,7 @@ pub(crate) fn failed<E: Error + 'static>(tenant: &TenantName, verb: &str) -> imp
     move |error| failure(ExitStatus::Failed, tenant, verb, &error)
 }
 
-/// The reply to a request that needs a jail which has ended meanwhile.
+/// The reply when the jail has ended before the request was done.
 pub(crate) fn has_ended(tenant: &TenantName) -> Failure {
     Failure::of(ExitStatus::Refused, format!("the jail of \"{tenant}\" has ended"))
 }

@@ -1,5 +1,4 @@
-//! The runtime directory: sockets and records of what runs. Everything here can be made anew but the records of
-//! running jails.
+//! The runtime directory: sockets, and records of running jails. Only those records could not be made again.
 
 use crate::host_files::etc_view::EtcView;
 use crate::jail::record::Record;
@@ -16,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 const GROUPS: &str = "groups.json";
 const MAX_GROUPS: usize = 64 << 10;
-/// Waiting connections; the daemon makes one for each session that begins.
+/// Length of the queue of connections. The daemon makes one connection for each new session.
 const BACKLOG: i32 = 128;
 
 /// Why the runtime directory cannot be used.
@@ -32,14 +31,12 @@ pub struct RuntimeError {
 /// The user that `bailiwickd` runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DaemonUser {
-    /// Its user id.
     pub(crate) uid: u32,
-    /// Its group id.
     pub(crate) gid: u32,
 }
 
 impl DaemonUser {
-    /// By a number, which is its group too, or by a name of the host's user database.
+    /// Finds the user by a number, which is also its group, or by a name in the host's user database.
     pub(crate) fn find(text: &str) -> Option<Self> {
         if let Ok(number) = text.parse::<u32>() {
             return Some(Self { uid: number, gid: number });
@@ -57,7 +54,7 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    /// Opens a runtime directory; makes it if its parent is there.
+    /// Opens a runtime directory; makes it if its parent exists.
     pub(crate) fn open(path: &Path, daemon: DaemonUser) -> Result<Self, RuntimeError> {
         let error = |what| move |source| RuntimeError { path: path.to_owned(), what, source };
         let dir = match file::open_dir(path) {
@@ -73,7 +70,7 @@ impl Runtime {
             let source = io::Error::other("it must belong to root and be writable by nobody else");
             return Err(error(".")(source));
         }
-        // Whoever may use the control socket must reach it, whatever the umask was.
+        // Users of the control socket must be able to reach it, whatever the umask was.
         rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755)).map_err(io::Error::from).map_err(error("."))?;
         let control = file::ensure_dir_at(&dir, CONTROL_DIR, 0o755).map_err(error(CONTROL_DIR))?;
         give(&control, Some(daemon.uid), daemon.gid, 0o755).map_err(error(CONTROL_DIR))?;
@@ -82,29 +79,29 @@ impl Runtime {
         Ok(Self { dir, jails, daemon })
     }
 
-    /// The warden's own socket, which only the daemon can reach.
+    /// Makes the warden's own socket. Only the daemon can reach it.
     pub(crate) fn listen(&self) -> io::Result<OwnedFd> {
         let own = socket::unbound()?;
         bind(self.dir.as_fd(), WARDEN_SOCKET, self.daemon.gid, &own)?;
         Ok(own)
     }
 
-    /// Whether somebody listens on the warden's own socket. Whoever is asked so finds a connection that has ended.
+    /// Whether somebody listens on the warden's socket. The listener sees a connection that has ended.
     pub(crate) fn is_listened_on(&self) -> bool {
         match socket::connect_at_once(Path::new(&path_of(self.dir.as_fd(), WARDEN_SOCKET))) {
             Ok(_) => true,
-            // Its queue is full.
+            // The queue is full.
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
     }
 
-    /// Which file the warden's own socket is now; `None` when there is none.
+    /// Device and inode of the warden's socket; `None` when there is none.
     pub(crate) fn socket(&self) -> Option<(u64, u64)> {
         let stat = rustix::fs::statat(&self.dir, WARDEN_SOCKET, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
         Some((stat.st_dev, stat.st_ino))
     }
 
-    /// Where the groups of an earlier warden are.
+    /// The control groups that an earlier warden used, by hierarchy.
     pub(crate) fn known_groups(&self) -> BTreeMap<String, String> {
         file::open_file_at(&self.dir, GROUPS)
             .and_then(|fd| file::read_bounded(fd, MAX_GROUPS))
@@ -113,7 +110,7 @@ impl Runtime {
             .unwrap_or_default()
     }
 
-    /// Notes where they are.
+    /// Notes them for the next warden.
     pub(crate) fn note_groups(&self, bases: &BTreeMap<String, String>) -> io::Result<()> {
         file::replace_at(&self.dir, GROUPS, &serde_json::to_vec(bases)?, 0o600, file::Outlives::Process)
     }
@@ -130,12 +127,12 @@ impl Runtime {
         Ok(dir)
     }
 
-    /// Binds the socket of a jail's init, which was made inside.
+    /// Binds the socket of a jail's init, which the child made inside.
     pub(crate) fn bind_init(&self, jail: &OwnedFd, access: Access, socket: &OwnedFd) -> io::Result<()> {
         bind(jail.as_fd(), init_socket(access), self.daemon.gid, socket)
     }
 
-    /// Removes a jail's directory with all we put there. Nothing there is no error.
+    /// Removes a jail's directory and its files. It is no error if there is none.
     pub(crate) fn remove(&self, tenant: &str) -> io::Result<()> {
         let dir = match file::open_dir_at(&self.jails, tenant) {
             Ok(dir) => dir,
@@ -148,7 +145,7 @@ impl Runtime {
         file::remove_dir_at(&self.jails, tenant)
     }
 
-    /// Every jail's directory that is there, with its record if it has a readable one.
+    /// Every jail's directory, with its record if that can be read.
     pub(crate) fn found(&self) -> io::Result<Vec<(String, Option<Record>)>> {
         let mut found = Vec::new();
         for name in file::names(file::open_dir_at(&self.jails, ".")?)? {
@@ -166,15 +163,15 @@ fn give(fd: impl AsFd, uid: Option<u32>, gid: u32, mode: u32) -> io::Result<()> 
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?)
 }
 
-/// A path that goes through a descriptor, so that neither its length nor a swapped directory matters.
+/// A path through a descriptor, so neither its length nor a swapped directory matters.
 fn path_of(dir: BorrowedFd<'_>, name: &str) -> String {
     format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())
 }
 
-/// Binds a socket in an open directory, for root and one group, and has it listen.
+/// Binds a socket in an open directory for root and one group, and listens.
 fn bind(dir: BorrowedFd<'_>, name: &str, gid: u32, socket: &OwnedFd) -> io::Result<()> {
     file::remove_file_at(dir, name)?;
-    // Bound with no permission at all, so that nobody connects before the right ones are set.
+    // Without any permission at first, so that nobody connects before the right ones are set.
     rustix::fs::fchmod(socket, Mode::empty())?;
     rustix::net::bind(socket, &SocketAddrUnix::new(path_of(dir, name).as_str())?)?;
     let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;

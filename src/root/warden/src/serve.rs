@@ -1,9 +1,10 @@
-//! The warden's loop: one thread that waits for requests and for jails that end.
+//! The warden's loop: one thread that waits for requests and for the ends of jails.
 //!
-//! Danger: whoever is at the other end may be a taken `bailiwickd`. It is never waited for: what it is told waits for it, in bounds, and
-//! until it has read that it is not heard again; who does not read for a while is dropped. And it has a share of the
-//! connections, not all: those that root needs for logins by FTP stay free. The same of the one thread's time: of each user one request is
-//! answered, then the next of each, so root waits for one of the daemon's, however many of them wait.
+//! Danger: a peer may be a `bailiwickd` in an attacker's hands. The warden never waits for a peer. Output for a peer
+//! queues in bounded memory, and its next request is not read until the peer has taken that output. A peer that reads
+//! nothing for a while is dropped. Each user has a limited number of connections, so those that root needs for FTP
+//! logins stay free. Each user also has a share of the time: the loop answers one request of each user in turn, so
+//! root waits for one request of the daemon at most.
 
 use crate::host_files::renew::Renewal;
 use crate::requests::{Answer, Progress, Ticket};
@@ -23,16 +24,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// The most connections of one user: one daemon has one, one for each change that takes time, and one that is being replaced as many; an
-/// FTP server's process has one for a moment at each login.
+/// The most connections of one user. A daemon has one, and one more for each change that takes time; a daemon that is
+/// being replaced has as many again. An FTP server's process has one for a moment at each login.
 const MAX_CONNECTIONS: usize = 128;
-/// How much of what was not asked for may wait for a watcher, in bytes.
+/// The most bytes of events that may queue for a watcher.
 const MAX_UNREAD: usize = 1 << 20;
-/// How long requests are answered before the loop looks at all else; the one that is begun by then is finished.
+/// How long requests are answered before the loop looks at everything else. A request that has begun is finished.
 const TURN: Duration = Duration::from_millis(5);
-/// The most who are taken in one turn: as many as both users may be.
+/// The most connections that are accepted in one turn: all that both users may have.
 const MAX_ACCEPTED: usize = 2 * MAX_CONNECTIONS;
-/// How long nobody is accepted after not even a refusal could be made.
+/// How long nobody is accepted when a connection could not even be refused.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the loop ended.
@@ -43,19 +44,19 @@ pub struct ServeError(#[from] io::Error);
 struct Connection {
     socket: OwnedFd,
     incoming: Incoming,
-    /// Who is at the other end.
+    /// The user of the peer.
     uid: u32,
-    /// It has asked to be told what happens.
+    /// The peer has asked for events.
     watches: bool,
-    /// The request that it waits for; what it asks after that waits too.
+    /// The request whose reply the peer waits for. Its later requests wait too.
     awaits: Option<Ticket>,
-    /// What it has not taken yet.
+    /// What the peer has not taken yet.
     outgoing: Outgoing<OwnedFd>,
-    /// When it last took something of that.
+    /// When the peer last took some of it.
     took: Instant,
-    /// When a request of it was answered last, or when it came.
+    /// When its last request was answered, or when it connected.
     answered: Instant,
-    /// Nothing can be said to it, or it says nothing that is understood: it is to be let go.
+    /// It must be closed: nothing can be sent, or what came is not the protocol.
     over: bool,
 }
 
@@ -64,7 +65,7 @@ impl Connection {
         let now = Instant::now();
         Self {
             socket,
-            // Nobody may send the warden a descriptor: the kernel closes those that come.
+            // Nobody may send the warden a descriptor: the kernel closes any that come.
             incoming: Incoming::new(MAX_REQUEST, 0),
             uid,
             watches: false,
@@ -76,7 +77,8 @@ impl Connection {
         }
     }
 
-    /// What is waited for. Whoever does not read is not heard either; of one that waits only its end is.
+    /// What to wait for. A peer with unread output is not read from. Of a peer that waits for a reply, only the end
+    /// is reported.
     fn awaited(&self) -> PollFlags {
         match (self.outgoing.is_empty(), self.awaits.is_some() || self.asks()) {
             (false, _) => PollFlags::OUT,
@@ -85,37 +87,37 @@ impl Connection {
         }
     }
 
-    /// Whether a request of it was read that can be answered now.
+    /// Whether a request is there that can be answered now.
     fn asks(&self) -> bool {
         !self.over && self.outgoing.is_empty() && self.awaits.is_none() && self.incoming.has_next()
     }
 }
 
-/// The longest wait: the reserve of disk space and those of rescue sessions are looked at that often.
+/// The longest wait. The disk reserve and the emergency sessions are checked this often.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Where connections come in.
 struct Gate {
     listener: OwnedFd,
-    reserve: SpareDescriptor,
-    /// Which file the socket is.
+    spare: SpareDescriptor,
+    /// Device and inode of the socket's file.
     socket: Option<(u64, u64)>,
     looked: Instant,
-    /// Why no socket could be made in the place of one that was removed, as it was logged.
+    /// Why a removed socket could not be replaced, as last logged.
     lost: Option<String>,
-    /// Until when nobody is accepted.
+    /// Nobody is accepted before this time.
     closed: Option<Instant>,
 }
 
 impl Gate {
     fn new(listener: OwnedFd, socket: Option<(u64, u64)>) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&listener, true)?;
-        let reserve = SpareDescriptor::new(&listener);
-        Ok(Self { listener, reserve, socket, looked: Instant::now(), lost: None, closed: None })
+        let spare = SpareDescriptor::new(&listener);
+        Ok(Self { listener, spare, socket, looked: Instant::now(), lost: None, closed: None })
     }
 
-    /// Opens again when its time has come, and makes a socket in the place of one that was removed: nobody could come any more, nor say so
-    /// to anybody.
+    /// Accepts again when the pause is over. Replaces a socket that somebody removed: nobody could connect any more,
+    /// nor report it.
     fn look(&mut self, warden: &Warden, log: &mut impl FnMut(&str)) {
         self.closed = self.closed.filter(|until| Instant::now() < *until);
         if self.looked.elapsed() < TICK {
@@ -130,7 +132,7 @@ impl Gate {
                 *self = again;
                 log("event=socket-made-again");
             }
-            // Tried again at the next look, and logged once.
+            // The next look tries again; the log gets each reason once.
             Err(error) if self.lost.as_ref() != Some(&error.to_string()) => {
                 log(&format!("event=socket-lost reason={:?}", error.to_string()));
                 self.lost = Some(error.to_string());
@@ -140,10 +142,10 @@ impl Gate {
     }
 }
 
-/// Serves for good. `log` gets what happened without being asked for, one line each.
+/// Serves forever. `log` gets one line for each event that nobody asked for.
 ///
 /// # Errors
-/// When the kernel refuses to wait or to accept: nothing that a peer or a tenant can cause.
+/// The kernel refuses to wait or to accept. Neither a peer nor a tenant can cause this.
 pub fn serve(warden: &mut Warden, listener: OwnedFd, mut log: impl FnMut(&str)) -> Result<(), ServeError> {
     let mut connections: Vec<Connection> = Vec::new();
     let mut gate = Gate::new(listener, warden.socket())?;
@@ -154,7 +156,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut log: impl FnMut(&str)) 
         gate.look(warden, &mut log);
         let heard = wait(warden, &gate, &connections, &renewal, period)?;
         systemd::alive();
-        // Looked at before anything else is done: what the warden itself takes its time for is not held against them.
+        // First of all: the time that the warden itself takes is not held against its peers.
         let silent = silent(&connections, &heard);
         let mut events = warden.happened(&heard.watched);
         warden.check_emergency_sessions().iter().for_each(|problem| log(problem));
@@ -190,7 +192,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut log: impl FnMut(&str)) 
     }
 }
 
-/// Those that have not taken what waits for them for too long.
+/// The connections that have taken nothing of their output for too long.
 fn silent(connections: &[Connection], heard: &Heard) -> Vec<usize> {
     let is_silent = |(index, connection): &(usize, &Connection)| {
         !connection.outgoing.is_empty() && connection.took.elapsed() >= UNREAD && !heard.connections.contains(index)
@@ -198,10 +200,10 @@ fn silent(connections: &[Connection], heard: &Heard) -> Vec<usize> {
     connections.iter().enumerate().filter(is_silent).map(|(index, _)| index).collect()
 }
 
-/// Gives replies to those that wait for them, and events to watchers.
+/// Sends replies to those that wait for them, and events to watchers.
 fn deliver(connections: &mut [Connection], replies: Vec<(Ticket, WardenReply)>, events: Vec<WardenEvent>) {
     for (ticket, reply) in replies {
-        // Whoever asked may have gone.
+        // The peer may have gone.
         if let Some(connection) = connections.iter_mut().find(|connection| connection.awaits == Some(ticket)) {
             connection.awaits = None;
             connection.over |= !say(connection, &reply, Vec::new());
@@ -215,7 +217,7 @@ fn deliver(connections: &mut [Connection], replies: Vec<(Ticket, WardenReply)>, 
     }
 }
 
-/// Tells a watcher, which does not hold up the warden: one that does not read is let go.
+/// Sends a watcher an event, without waiting; `false` when too much is unread and the watcher must be dropped.
 fn tell(watcher: &mut Connection, frame: &Result<Vec<u8>, FrameError>) -> bool {
     let Ok(frame) = frame else { return true };
     if watcher.outgoing.len() > MAX_REPLY + MAX_UNREAD {
@@ -245,7 +247,7 @@ fn wait(
     fds.extend(watched.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
     fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, connection.awaited())));
     fds.extend(inits.iter().map(|(_, pidfd)| PollFd::from_borrowed_fd(*pidfd, PollFlags::IN)));
-    // That one of these has woken the loop is enough: all that is on its way is looked at.
+    // The loop looks at everything that is in progress, so it need not know which of these woke it.
     fds.extend(slow.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
     fds.extend(renewal.reports().map(|report| PollFd::from_borrowed_fd(report, PollFlags::IN)));
     let time = longest_wait(warden, gate, connections, period);
@@ -268,7 +270,7 @@ fn wait(
     })
 }
 
-/// How long nothing has to be done, `period` at the most.
+/// How long nothing has to be done; at most `period`.
 fn longest_wait(warden: &Warden, gate: &Gate, connections: &[Connection], period: Duration) -> Duration {
     let asks = connections.iter().any(Connection::asks);
     let now = Instant::now();
@@ -276,8 +278,8 @@ fn longest_wait(warden: &Warden, gate: &Gate, connections: &[Connection], period
     if asks { Duration::ZERO } else { next.map_or(period, |next| next.min(period)) }
 }
 
-/// Takes those that have come: one that waits behind a hundred others' is not kept from its turn. What is returned is why somebody could not
-/// be taken.
+/// Accepts all that have come, so that nobody waits behind a hundred others. Returns why somebody could not be
+/// accepted.
 fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -> io::Result<Option<io::Error>> {
     for _ in 0..MAX_ACCEPTED {
         let socket = match rustix::net::accept_with(&gate.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
@@ -289,13 +291,13 @@ fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -
                 if !socket::is_shortage(&error) {
                     return Err(error);
                 }
-                if !gate.reserve.turn_away(&gate.listener) {
+                if !gate.spare.turn_away(&gate.listener) {
                     gate.closed = Some(Instant::now() + PAUSE);
                 }
                 return Ok(Some(error));
             }
         };
-        // The socket's permissions keep others out already; this holds when somebody changes them.
+        // The socket's permissions keep others out already. This check holds when somebody changes them.
         if let Ok(peer) = socket::peer(&socket)
             && warden.serves(peer.uid)
             && connections.iter().filter(|connection| connection.uid == peer.uid).count() < MAX_CONNECTIONS
@@ -306,13 +308,13 @@ fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -
     Ok(None)
 }
 
-/// Reads what there is, or gives more of what was not read; `false` when the connection is over.
+/// Reads what has come, or sends more of what is unread; `false` when the connection is over.
 fn hear(connection: &mut Connection) -> bool {
     if !connection.outgoing.is_empty() {
         return flush(connection);
     }
     if connection.awaits.is_some() || connection.asks() {
-        // It was heard of without being read from: it is gone.
+        // Only its end could be reported.
         return false;
     }
     match connection.incoming.receive(&connection.socket) {
@@ -321,7 +323,7 @@ fn hear(connection: &mut Connection) -> bool {
     }
 }
 
-/// Answers requests that were read, one of each user in turn, until there are none or the time is over.
+/// Answers requests, one of each user in turn, until none is left or the time is over.
 fn answer(warden: &mut Warden, connections: &mut [Connection]) {
     let until = Instant::now() + TURN;
     loop {
@@ -338,7 +340,7 @@ fn answer(warden: &mut Warden, connections: &mut [Connection]) {
     }
 }
 
-/// The next of each user's connections to be answered: of those that ask the one that had to wait the longest.
+/// For each user, the connection to answer next: of those that ask, the one that has waited longest.
 fn next_of_each(connections: &[Connection]) -> Vec<usize> {
     let mut next: BTreeMap<u32, usize> = BTreeMap::new();
     for (index, connection) in connections.iter().enumerate().filter(|(_, connection)| connection.asks()) {
@@ -378,7 +380,7 @@ fn answer_one(warden: &mut Warden, connection: &mut Connection) -> bool {
     say(connection, &reply, fds)
 }
 
-/// Gives a peer a reply, and descriptors beside it, after what it has not read yet.
+/// Queues a reply with its descriptors, after what is unread.
 fn say(connection: &mut Connection, reply: &WardenReply, fds: Vec<OwnedFd>) -> bool {
     let frame = encode(reply, MAX_REPLY).or_else(|error| {
         let failure = Failure::of(ExitStatus::Failed, error.to_string());
@@ -398,7 +400,7 @@ fn append(connection: &mut Connection, frame: &[u8], fds: Vec<OwnedFd>) -> bool 
     flush(connection)
 }
 
-/// Gives a peer as much as it takes now; `false` when it takes nothing any more.
+/// Sends as much as the peer takes now; `false` when the connection is over.
 fn flush(connection: &mut Connection) -> bool {
     while !connection.outgoing.is_empty() {
         match connection.outgoing.send(&connection.socket) {
@@ -441,7 +443,7 @@ mod tests {
             turns.push(next);
         }
         assert_eq!(turns, [[3, 0], [3, 1], [3, 2], [3, 0]]);
-        // Who waits for a reply, has not read one or is over has no turn.
+        // A connection has no turn while it waits for a reply, has unread output, or is over.
         connections[1].awaits = Some(1);
         connections[2].outgoing.push(&[0], Vec::new());
         connections[3].over = true;

@@ -1,4 +1,4 @@
-//! The start of the warden: its state is opened and locked, and it takes hold of the jails that run.
+//! The start of the warden: opens and locks its state, and adopts running jails.
 
 pub(crate) mod adopt;
 pub(crate) mod error;
@@ -30,7 +30,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// What the warden keeps of root's capabilities (`capabilities(7)`), and for what.
+/// The capabilities that the warden keeps (`capabilities(7)`), and why.
 const CAPABILITIES: CapabilitySet = CapabilitySet::all_of(&[
     CapabilitySet::CHOWN,           // seeds of storage, sockets for the daemon's group
     CapabilitySet::DAC_OVERRIDE,    // tenants' storage belongs to others
@@ -46,7 +46,7 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::all_of(&[
     CapabilitySet::SYS_RESOURCE,    // limits of processes above the warden's own
 ]);
 
-/// Opens the program that becomes PID 1. It must need no loader: the loader that it would find is the tenant's.
+/// Opens the program that becomes PID 1. It must be static: a loader would come from the tenant's files.
 fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
     let wrong = |why: String| OpenError::Init { path: path.to_owned(), why };
     let real = path.canonicalize().map_err(|error| wrong(error.to_string()))?;
@@ -58,7 +58,7 @@ fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
         return Err(wrong("it must belong to root and be writable by nobody else".to_owned()));
     }
     match bailiwick_sys::elf::needs_loader(&fd) {
-        // The kernel lets nobody inside trace what nobody inside can read (`ptrace(2)`).
+        // Nobody in the jail can trace a process whose program is unreadable to them (`ptrace(2)`).
         Ok(false) if metadata.mode & 0o044 != 0 => {
             Err(wrong("tenants could read it, and so trace PID 1; run `chmod 0711` on it".to_owned()))
         }
@@ -68,15 +68,15 @@ fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
     }
 }
 
-/// Leaves word of why there is no warden, for those who wait for one; takes it away when there is one. It is for their convenience: where
-/// it cannot be left they wait.
+/// Writes a file that says why there is no warden, for those who wait for one; removes it when there is one. If it
+/// cannot be written, they just wait.
 fn leave_word(config: &Path, error: Option<&OpenError>) {
     let Ok((host, _)) = Store::new(config).host() else { return };
     let Ok(dir) = file::open_dir(&host.runtime_dir) else { return };
     let is_ours = file::metadata(&dir).is_ok_and(|metadata| metadata.uid == 0 && metadata.mode & 0o022 == 0);
     match error {
         _ if !is_ours => {}
-        // Another one works there.
+        // Another warden works there.
         Some(error) if error.status() == ExitStatus::Conflict => {}
         Some(error) => {
             let said = Failure::new(error.status(), error).message;
@@ -89,12 +89,12 @@ fn leave_word(config: &Path, error: Option<&OpenError>) {
 }
 
 impl Warden {
-    /// Takes up the work on a host: opens and locks its state, and takes hold of the jails that run. What is left of
-    /// others is cleared away; the second value says what was found. `group` is where jails are made in the unified
-    /// hierarchy, if not below the warden's own group.
+    /// Opens and locks the warden's state, and adopts running jails. The rest of other jails is cleared away. The
+    /// second value has lines for the log. `group` is where jails are made in the unified hierarchy; without it they
+    /// are made below the warden's own group.
     ///
     /// # Errors
-    /// When any part of the state cannot be trusted: then nothing is changed.
+    /// Some part of the state cannot be trusted. Then nothing is changed.
     pub fn open(
         config: &Path,
         init: &Path,
@@ -121,7 +121,7 @@ impl Warden {
         let daemon = DaemonUser::find(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
         let init = open_init(init)?;
         give_up_rights()?;
-        // First, so that word can be left there of whatever follows.
+        // First, so that a later failure can be written there.
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
         let storage = Storage::open(&host.state_dir, daemon)?;
         let state = storage.state().map_err(system("use the state directory"))?;
@@ -163,7 +163,7 @@ impl Warden {
         Ok((warden, events))
     }
 
-    /// Takes up what an earlier warden left; says what was found.
+    /// Takes over what an earlier warden left; returns lines for the log.
     fn begin_work(&mut self, inits: BTreeMap<String, OwnedFd>) -> Result<Vec<String>, OpenError> {
         let mut events = Vec::new();
         if let Err(error) = self.policy.keep_host() {
@@ -176,7 +176,7 @@ impl Warden {
     }
 }
 
-/// Gives up what root may and the warden needs not, before anything is opened.
+/// Drops the rights of root that the warden does not need, before anything is opened.
 fn give_up_rights() -> Result<(), OpenError> {
     bailiwick_sys::signal::unblock_all().map_err(system("unblock signals"))?;
     credential::set_undumpable().map_err(system("close this process's memory to others"))?;
@@ -191,7 +191,7 @@ fn confine() -> Result<(), OpenError> {
     bailiwick_sys::seccomp::load(&program).map_err(system("load its seccomp filter"))
 }
 
-/// What tells that tenants have ids, beside the ledger.
+/// What shows, beside the ledger, that tenants have ids.
 fn traces(host: &Host, storage: &Storage, runtime: &Runtime) -> io::Result<Vec<String>> {
     let of = |what: &str, names: Vec<String>| names.into_iter().map(|name| format!("{what} \"{name}\"")).collect();
     let mut traces: Vec<String> = of("the jail", runtime.found()?.into_iter().map(|(name, _)| name).collect());

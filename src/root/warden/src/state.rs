@@ -1,7 +1,7 @@
-//! The warden's state: one owned part for each concern. Handlers work on it, and the loop asks it what to wait for.
+//! The warden's state, with one owned part for each concern.
 //!
-//! Danger: everything that comes in names a tenant and nothing else. What is to be done is read anew from the root-owned policy
-//! each time ([`PolicyView`]).
+//! Danger: a request names a tenant and nothing else. What to do comes from the root-owned policy, read anew each
+//! time ([`PolicyView`]).
 
 use crate::host_files::etc_view::EtcView;
 use crate::identity::host_user::HostUsers;
@@ -26,7 +26,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-/// The warden.
+/// The warden: everything that it owns.
 #[derive(Debug)]
 pub struct Warden {
     pub(crate) policy: PolicyView,
@@ -47,20 +47,20 @@ pub struct Warden {
     pub(crate) emergencies: EmergencySessions,
     pub(crate) watch: Watch,
     pub(crate) etc_view: EtcView,
-    /// Given by the service manager, until the loop takes it.
+    /// The service manager's socket, until the loop takes it.
     pub(crate) listener: Option<OwnedFd>,
-    /// Which jails show files that the host has replaced, for `status`.
+    /// Jails that may show replaced files of the host, for `status`.
     pub(crate) stale: Vec<String>,
-    /// What this version confines jails with (`confinement_digest`).
+    /// How this version confines jails (`confinement_digest`).
     pub(crate) confinements: Vec<String>,
 }
 
 impl Warden {
-    /// The socket on which requests come: the service manager's, or one that is made here. An earlier warden may have made one in the
-    /// place of the manager's (`listen_again`): nobody can reach that any more, though the manager still hands it over.
+    /// The socket for requests: the service manager's, or a new one. An earlier warden may have replaced the
+    /// manager's socket (`listen_again`). The manager still hands the old one over, but nobody can reach it.
     ///
     /// # Errors
-    /// What `bind(2)` and `listen(2)` say.
+    /// What `bind(2)` and `listen(2)` return.
     pub fn listener(&mut self) -> io::Result<OwnedFd> {
         match self.listener.take() {
             Some(listener) if self.runtime.is_listened_on() => Ok(listener),
@@ -68,28 +68,28 @@ impl Warden {
         }
     }
 
-    /// Which file the socket is; `None` when somebody has removed it.
+    /// Device and inode of the socket's file; `None` when somebody has removed it.
     pub(crate) fn socket(&self) -> Option<(u64, u64)> {
         self.runtime.socket()
     }
 
-    /// A new socket in the place of one that was removed.
+    /// A new socket in place of one that was removed.
     pub(crate) fn listen_again(&self) -> io::Result<OwnedFd> {
         self.runtime.listen()
     }
 
-    /// Whether a user may ask: root, or the one that `bailiwickd` runs as.
+    /// Whether a user may send requests: root, or the user of `bailiwickd`.
     #[must_use]
     pub fn serves(&self, uid: u32) -> bool {
         uid == 0 || uid == self.daemon.uid
     }
 
-    /// The init of a jail has ended: clears away what is left of the jail.
+    /// The init of a jail has ended: clears away the rest of the jail.
     pub(crate) fn ended(&mut self, tenant: &TenantName) {
         self.jails.end(tenant, End::ByItself);
     }
 
-    /// What has happened, by what was reported of the descriptors of [`Watch::fds`].
+    /// Events, from what `poll` reported of [`Watch::fds`].
     pub(crate) fn happened(&mut self, heard: &[PollFlags]) -> Vec<WardenEvent> {
         let ledger = &self.ledger;
         let owner = |project| ledger.tenants().find(|(_, ids)| ids.first == project).map(|(name, _)| name.clone());
@@ -99,14 +99,14 @@ impl Warden {
         events
     }
 
-    /// The descriptors of all that takes time.
+    /// Descriptors of everything that is in progress.
     pub(crate) fn slow_fds(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let mut fds: Vec<_> = self.jails.changing_fds().chain(self.preparations.fds()).collect();
         fds.extend(self.waiting.fds());
         fds
     }
 
-    /// When to look again at the latest, if something is on its way.
+    /// The time of the next look at the latest, if anything is in progress.
     pub(crate) fn due(&self) -> Option<Instant> {
         let now = Instant::now();
         let reserve = self.reserve.is_due().then_some(now);
@@ -114,7 +114,7 @@ impl Warden {
         due.into_iter().flatten().min()
     }
 
-    /// What does not get on by itself, for `status`.
+    /// What is stuck, for `status`.
     pub(crate) fn problems(&self) -> Vec<String> {
         let now = Instant::now();
         let mut problems = self.jails.problems(now);
@@ -124,19 +124,20 @@ impl Warden {
         problems
     }
 
-    /// Has a request wait while the tenant's jail starts or ends, if the request needs that; whether it waits now.
+    /// Makes a request wait while the tenant's jail starts or ends, if the request needs that. Returns whether it
+    /// waits.
     pub(crate) fn is_put_off(&mut self, ticket: Ticket, request: &WardenRequest) -> bool {
         let Some((tenant, until)) = self.jails.must_wait(request) else { return false };
         self.waiting.add(ticket, until, WaitsFor::Settled { tenant, request: request.clone() });
         true
     }
 
-    /// Writes what a full disk has kept from the ledger; says what is new of that.
+    /// Retries a ledger write that a full disk prevented; returns a line for the log when the outcome changes.
     pub(crate) fn check_ledger(&mut self, now: Instant) -> Option<String> {
         self.ledger.write_pending(now)
     }
 
-    /// Takes the reserves of emergency sessions back in which nobody is any more; says which could not be taken back.
+    /// Takes back the reserve of each emergency session that is over; returns lines for the log.
     pub(crate) fn check_emergency_sessions(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
         for name in self.emergencies.due() {

@@ -1,4 +1,4 @@
-//! Tenants' storage, from the first day to the purge.
+//! The storage of tenants, from its first day to its purge.
 
 pub(crate) mod grave;
 pub(crate) mod layout;

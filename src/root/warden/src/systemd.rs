@@ -1,10 +1,10 @@
-//! The service manager (systemd): what it hands over when the warden starts, and what it is told.
+//! The service manager (systemd): what the warden inherits from it, and what it is told.
 //!
-//! It keeps a descriptor of every jail's init while no warden runs (`FDSTORE=1`, `sd_notify(3)`), and the socket on
-//! which requests then wait. Without a manager, as under `--standalone`, every function here does nothing.
+//! While no warden runs, the manager keeps a descriptor of every jail's init (`FDSTORE=1`, `sd_notify(3)`), and
+//! requests wait at its socket. Without a manager, as under `--standalone`, the functions here do nothing.
 //!
-//! Danger: a descriptor that is taken over is believed to be a jail's. Only the manager, which is root, can hand one
-//! over, and the record and control group of the jail must still say the same.
+//! Danger: an inherited descriptor is taken for a jail's init. Only the manager, which is root, can pass one on, and
+//! the record and the control group of the jail must still match.
 
 use bailiwick_sys::process;
 use bailiwick_types::TenantName;
@@ -16,26 +16,26 @@ use std::time::Duration;
 
 /// The name of the socket's descriptor: `FileDescriptorName=` in `bailiwick-warden.socket`.
 const SOCKET: &str = "warden";
-/// Before the name of a tenant in the name of its init's descriptor, so that no tenant can be named like the socket.
+/// Prefix of a descriptor's name, before the tenant's. No tenant can thus have the name of the socket.
 const JAIL: &str = "jail-";
 
-/// What was handed over.
+/// Descriptors from the service manager.
 #[derive(Debug, Default)]
 pub struct InheritedFds {
-    /// The socket on which requests come, already listening.
+    /// The socket for requests, already listening.
     pub(crate) listener: Option<OwnedFd>,
     /// Descriptors of inits, by tenant.
     pub(crate) inits: BTreeMap<String, OwnedFd>,
 }
 
 impl InheritedFds {
-    /// Takes what was handed over. To be called once, before anything is opened.
+    /// Takes the inherited descriptors. Call it once, before anything is opened.
     ///
     /// # Errors
-    /// When what the manager announced is not there.
+    /// A descriptor that the manager announced is missing.
     pub fn take() -> io::Result<Self> {
         let mut handed = Self::default();
-        // Nothing announced is an error of this library, and the usual case without a manager.
+        // Without a manager nothing is announced, which this library reports as an error.
         let Ok(named) = sd_notify::listen_fds_with_names() else { return Ok(handed) };
         for (number, name) in named {
             let fd = process::inherited(number)?;
@@ -48,16 +48,17 @@ impl InheritedFds {
         Ok(handed)
     }
 
-    /// What waits at the socket, for when there will be no warden.
+    /// The requests that wait at the socket, for when the warden cannot start.
     ///
     /// # Errors
-    /// When there are no descriptors left.
+    /// No descriptor is free.
     pub fn waiting(&self) -> io::Result<Waiting> {
         Ok(Waiting { listener: self.listener.as_ref().map(OwnedFd::try_clone).transpose()? })
     }
 }
 
-/// Requests that wait at the manager's socket for a warden that cannot work. They would have the manager start one after the other.
+/// Requests that wait at the manager's socket for a warden that cannot start. Each would make the manager start
+/// another.
 #[derive(Debug)]
 pub struct Waiting {
     listener: Option<OwnedFd>,
@@ -67,38 +68,37 @@ impl Waiting {
     /// Closes all that wait now.
     pub fn close(self) {
         let Some(listener) = self.listener else { return };
-        // The flag is the socket's own, and stays: every warden sets it.
+        // The flag belongs to the socket and stays; every warden sets it.
         if rustix::io::ioctl_fionbio(&listener, true).is_ok() {
             while rustix::net::accept(&listener).is_ok() {}
         }
     }
 }
 
-/// Has the manager keep a descriptor of a jail's init. A manager that does not is no failure: the record of the jail
-/// serves then.
+/// Gives the manager a descriptor of a jail's init to keep. If it does not keep it, the record of the jail is enough.
 pub(crate) fn keep(tenant: &TenantName, init: &OwnedFd) {
     let name = format!("{JAIL}{tenant}");
     forget(tenant.as_str());
     sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&name)], &[init.as_fd()]).ok();
 }
 
-/// Has it let go of it.
+/// Makes the manager drop that descriptor.
 pub(crate) fn forget(tenant: &str) {
     let name = format!("{JAIL}{tenant}");
     sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]).ok();
 }
 
-/// Tells that requests are taken now.
+/// Reports that requests are accepted now.
 pub(crate) fn ready() {
     sd_notify::notify(&[NotifyState::Ready]).ok();
 }
 
-/// Tells that the loop still turns.
+/// Reports that the loop is alive.
 pub(crate) fn alive() {
     sd_notify::notify(&[NotifyState::Watchdog]).ok();
 }
 
-/// How often [`alive`] must be called, if at all: twice in the time that the manager allows.
+/// How often [`alive`] must be called, if at all: twice within the manager's time limit.
 pub(crate) fn period() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|time| time / 2)
 }

@@ -1,4 +1,4 @@
-//! Doors of a jail for which the host does something: logins by FTP, and host users for sshd.
+//! Doors that need something of the host: FTP logins, and host users for sshd.
 
 use crate::ftp::{self, FtpError};
 use crate::identity::host_user::HostUserError;
@@ -16,7 +16,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 impl Warden {
-    /// What a process of an FTP server needs to enter for a login. The caller knows from the kernel that root asks.
+    /// What a process of an FTP server needs to enter the jail for a login. The caller has checked with the kernel
+    /// that root asks.
     pub(crate) fn ftp_view(&mut self, user: &FtpUser) -> Result<(FtpView, Vec<OwnedFd>), Failure> {
         let name = &user.tenant;
         let (host, tenant) = self.policy.declared(name)?;
@@ -35,14 +36,14 @@ impl Warden {
         let plan = JailPlan::new(&tenant, &host, ids, &self.policy.facts).map_err(failed(name, "enter"))?;
         let fds = ftp::view(&self.storage, &self.groups, &plan, &tenant, login, jail.record.pid);
         let fds = fds.map_err(failed(name, "enter"))?;
-        // Its number was its own all the time.
+        // If init still runs, its number was its own all the time.
         if process::has_ended(&jail.pidfd, Duration::ZERO).unwrap_or(true) {
             return Err(has_ended(name));
         }
         Ok((FtpView { profile: plan.profile, open_files: tenant.settings.limits.open_files }, fds))
     }
 
-    /// Whoever is declared with a door of sshd's has a host user, also while suspended: the login says why.
+    /// A tenant with a door of sshd has a host user, even while suspended: the login then says why it is refused.
     pub(crate) fn host_user(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
         let is_wanted = match self.policy.declared(name) {
             Ok((_, tenant)) => tenant.has_host_user(),
@@ -85,7 +86,7 @@ pub(crate) fn end_ftp(
     Ok(None)
 }
 
-/// The processes of FTP servers in the jails that run, of one tenant or of all.
+/// The FTP processes in running jails, of one tenant or of all.
 pub(crate) fn ftp_processes(groups: &Groups, jails: &Jails, tenant: Option<&TenantName>) -> Vec<FtpProcess> {
     let names = jails.running().map(|(name, _)| name);
     let meant = names.filter(|name| tenant.is_none_or(|tenant| *name == tenant));

@@ -1,4 +1,4 @@
-//! Jails begin and end: start, restart, stop, freeze, purge.
+//! Start, restart, stop, freeze and purge.
 
 use crate::ftp;
 use crate::identity::ledger::Ledger;
@@ -38,7 +38,7 @@ impl Warden {
             return Ok(Some(WardenReply::Unchanged));
         }
         if self.is_put_off(ticket, &WardenRequest::Start { tenant: name.clone() }) {
-            // Its init had ended unseen.
+            // Init had ended, and nobody had noticed.
             return Ok(None);
         }
         reach(Step::Ledger).map_err(|error| failed(name, "start")(BuildError::at(Step::Ledger)(error)))?;
@@ -53,7 +53,7 @@ impl Warden {
         self.build(&plan, &host, before.as_ref(), ticket)
     }
 
-    /// Makes the jail up to its child, which is then on its way to init.
+    /// Makes the jail as far as its child, which then becomes init.
     fn build(&mut self, plan: &JailPlan, host: &Host, before: Option<&DiskFact>, ticket: Ticket) -> Begins {
         let (name, facts) = (&plan.tenant, &self.policy.facts);
         if self.groups.ensure_bases(facts, &host.reserve).map_err(failed(name, "start"))? {
@@ -84,7 +84,7 @@ impl Warden {
         disk::note_written(&mut self.ledger, &plan.tenant, &plan.disk, before, now);
     }
 
-    /// Whether a start must wait until the tenant's storage is prepared, and then waits.
+    /// Whether a start must wait for the tenant's storage. If so, it waits now.
     fn is_preparing(&mut self, plan: &JailPlan, ticket: Ticket) -> Result<bool, Failure> {
         let name = &plan.tenant;
         let request = WardenRequest::Start { tenant: name.clone() };
@@ -92,12 +92,13 @@ impl Warden {
             let unprepared = self.storage.unprepared(plan, &self.policy.facts.storage.quota);
             let Some(preparation) = unprepared.map_err(failed(name, "start"))? else { return Ok(false) };
             if !ftp::processes(&self.groups, name).is_empty() {
-                // Of a jail that is gone. They may write, and whoever moves directories meanwhile is not charged for all of them.
+                // These processes belong to a jail that is gone. While they run, they could move directories past the
+                // accounting.
                 self.jails.clear_away(name, None);
                 return Ok(self.is_put_off(ticket, &request));
             }
             if let Preparation::Seed { .. } = preparation {
-                // Before anything is written: a tenant that is full and gets more starts with that.
+                // Before anything is written: a full tenant whose limit was raised must be able to start.
                 let quota = &self.policy.facts.storage.quota;
                 let before = disk::now(&self.storage, quota, name, plan.ids);
                 self.storage.ensure_bound(plan, quota).map_err(failed(name, "start"))?;
@@ -110,10 +111,10 @@ impl Warden {
         Ok(true)
     }
 
-    /// Ends a jail and starts the one that is declared. One that could not start leaves the jail as it is.
+    /// Ends a jail and starts the declared one. If that one could not start, the jail is left as it is.
     pub(crate) fn restart(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
         let (host, tenant) = self.policy.declared(name)?;
-        // A tenant that is suspended altogether is to be down.
+        // The jail of a fully suspended tenant must be down.
         if tenant.access().is_some() {
             self.policy.read_facts()?;
             bailiwick_plan::check(&tenant, &host, &self.policy.facts)
@@ -128,7 +129,7 @@ impl Warden {
         self.start(name, ticket)
     }
 
-    /// Destroys the data of a tenant that is not declared any more.
+    /// Destroys the data of a tenant that is no longer declared.
     pub(crate) fn purge(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
         self.policy.require_undeclared(name)?;
         if self.jails.runs(name) {
@@ -145,12 +146,13 @@ impl Warden {
         }
         self.host_users.remove(name).map_err(failed(name, "purge"))?;
         self.preparations.cancel(name);
-        // Before the ledger: what is set aside and has no row there is found by its name (`resume_removals`).
+        // First the storage, then the ledger: a warden that finds storage set aside without a ledger row knows it by
+        // its name (`resume_removals`).
         let grave = self.storage.bury(name, ids).map_err(failed(name, "purge"))?;
-        // One that has ids and no data gets a name too, so that both go the same way.
+        // A tenant with ids but without data gets a name too, so both cases go on alike.
         if let Some(grave) = grave.or_else(|| ids.map(|ids| grave::name(name, ids))) {
             let buried = self.ledger.bury(name, &grave);
-            // Whatever came of that: nobody else would remove it.
+            // Even if the ledger failed: nobody else would remove the data.
             self.removals.add(&grave, self.storage.removal(&grave).map_err(failed(name, "purge"))?);
             buried.map_err(failed(name, "purge"))?;
         }
@@ -159,7 +161,7 @@ impl Warden {
     }
 }
 
-/// A jail could not be made: what is left is cleared away before that is told.
+/// A jail could not be made: the request gets its failure once the rest is cleared away.
 pub(crate) fn unmade_jail(
     jails: &mut Jails,
     waiting: &mut WaitingRequests,
@@ -171,13 +173,13 @@ pub(crate) fn unmade_jail(
     await_clear(jails, waiting, name, WardenReply::Failed(failed(name, "start")(error)), ticket);
 }
 
-/// Has a request wait until a jail is gone, and then reply.
+/// Makes a request wait until a jail is gone; then `done` is the reply.
 fn await_clear(jails: &Jails, waiting: &mut WaitingRequests, name: &TenantName, done: WardenReply, ticket: Ticket) {
     let late = jails.ending(name).map_or_else(|| Instant::now() + CLEAR_TIME, |ending| ending.late());
     waiting.add(ticket, late, WaitsFor::Cleared { tenant: name.clone(), done });
 }
 
-/// Ends a jail, and notes that an operator holds it down if that is so.
+/// Ends a jail. `Hold` also notes that an operator keeps it down.
 pub(crate) fn stop(
     ledger: &mut Ledger,
     jails: &mut Jails,
@@ -198,14 +200,13 @@ pub(crate) fn stop(
     Ok(None)
 }
 
-/// What a group of a jail is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freeze {
     Stand,
     GoOn,
 }
 
-/// Has a jail stand still, or go on.
+/// Freezes or thaws a jail.
 pub(crate) fn freeze(
     groups: &Groups,
     jails: &mut Jails,

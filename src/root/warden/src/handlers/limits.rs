@@ -1,4 +1,4 @@
-//! Limits of a running jail: new ones, and the reserve of an emergency session.
+//! Limits of a running jail: new limits, and the reserve of an emergency session.
 
 use crate::jail::registry::Jails;
 use crate::jail::resize;
@@ -13,7 +13,7 @@ use bailiwick_proto::{Failure, Refusal, WardenReply};
 use bailiwick_types::{ExitStatus, TenantName};
 use std::time::{Duration, Instant};
 
-/// How long a child may take to give file systems in memory another size.
+/// How long a child may take to resize tmpfs mounts.
 const RESIZE_TIME: Duration = Duration::from_secs(5);
 
 impl Warden {
@@ -42,7 +42,7 @@ impl Warden {
         Ok(None)
     }
 
-    /// Gives a tenant the reserve for a session that could not begin without it.
+    /// Gives a tenant the reserve for a session that could not start without it.
     pub(crate) fn begin_emergency(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
         let (_, tenant) = self.policy.declared(name)?;
         self.jails.require(name)?;
@@ -77,7 +77,7 @@ pub(crate) fn emergency_forked(
     still_runs(jails, name)
 }
 
-/// Init was moved by its number, which was its own if it runs still.
+/// The number of init was used. It was certainly init's if init still runs.
 fn still_runs(jails: &Jails, name: &TenantName) -> Result<WardenReply, Failure> {
     let runs = jails.get(name).is_some_and(|jail| jail.still_runs());
     if runs { Ok(WardenReply::Done) } else { Err(has_ended(name)) }

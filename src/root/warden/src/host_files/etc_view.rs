@@ -1,8 +1,9 @@
-//! What jails see of the host's `/etc`: one directory of copies for all of them, on the runtime directory's file system, kept
-//! in step with the host while they run.
+//! What jails see of the host's `/etc`: one directory of copies for all jails, in the runtime directory. It follows
+//! the host while jails run.
 //!
-//! Danger: every tenant reads what is put here. Nothing is shown by where it lies: a copy is made of bytes that were read and
-//! then compared with what a package brought ([`bailiwick_policy::host_etc`]), never of a file that was looked at before.
+//! Danger: every tenant can read it. Where a file lies does not matter: the bytes are read, compared with what a
+//! package brought ([`bailiwick_policy::host_etc`]), and then those bytes are copied. No file is checked first and
+//! copied later.
 
 use crate::host_files::md5::md5;
 use bailiwick_policy::EtcSettings;
@@ -18,38 +19,37 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The directory that jails see, and one where copies are made ready beside it.
+/// The directory that jails see, and the one where copies are made.
 const VIEW: &str = "host-etc";
 const READY: &str = "host-etc.new";
-/// The most of one file, of all of them, and how many there may be: what is over is not shown.
+/// Limits: bytes of a file, bytes of all files, number of files, depth. What exceeds them is not shown.
 const MAX_FILE: usize = 8 << 20;
 const MAX_BYTES: usize = 64 << 20;
 const MAX_ENTRIES: usize = 50_000;
 const MAX_DEPTH: usize = 16;
-/// The most that is read of what dpkg and ucf note.
+/// The most bytes to read of a file of dpkg or ucf.
 const MAX_NOTES: usize = 64 << 20;
-/// How often it is looked whether packages changed, and whether anybody else changed a file.
+/// How often to check for changed packages, and for files that anybody else changed.
 const PACKAGES: Duration = Duration::from_secs(5);
 const FILES: Duration = Duration::from_secs(20);
 
-/// What tells a file from the same file after a change.
+/// Device, inode, time of change and size: differs after a change.
 type Stamp = (u64, u64, i128, u64);
 
 fn stamp(facts: &Metadata) -> Stamp {
     (facts.device, facts.inode, facts.modified, facts.size)
 }
 
-/// What is shown at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Shown {
     File(Stamp),
     Link(String),
 }
 
-/// The directory, and what was known when it was last brought up to date.
+/// The directory, and what was known when it was last updated.
 #[derive(Debug)]
 pub(crate) struct EtcView {
-    /// Where the host's `/etc` and what its packages noted are: `/`.
+    /// `/`, or another root in tests.
     root: PathBuf,
     etc: OwnedFd,
     dir: OwnedFd,
@@ -58,16 +58,16 @@ pub(crate) struct EtcView {
     /// Digests of what packages brought, by path below `/etc`.
     brought: BTreeMap<String, BTreeSet<String>>,
     packages: Vec<Option<Stamp>>,
-    /// Files that were compared, and whether they are as a package brought them.
+    /// Compared files, and whether each is as a package brought it.
     compared: BTreeMap<String, (Stamp, bool)>,
     shown: BTreeMap<String, Shown>,
     looked: Option<(Instant, Instant)>,
-    /// How often what is shown has changed.
+    /// How often the content has changed.
     edition: u64,
 }
 
 impl EtcView {
-    /// Makes the directory, or takes up the one that running jails see.
+    /// Makes the directory, or takes over the one that running jails see.
     pub(crate) fn open(runtime: &OwnedFd, wishes: &EtcSettings) -> io::Result<Self> {
         Self::of(Path::new("/"), runtime, wishes)
     }
@@ -93,12 +93,12 @@ impl EtcView {
         Ok(view)
     }
 
-    /// The directory, to be mounted.
+    /// The directory, for a mount.
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
 
-    /// How often anything that is shown has changed, by this warden: jails that run have to be renewed when it is another number.
+    /// How often this warden has changed the content. After a change, running jails must be renewed.
     pub(crate) fn edition(&self) -> u64 {
         self.edition
     }
@@ -124,7 +124,7 @@ impl EtcView {
         self.look();
     }
 
-    /// Brings the directory up to date. What cannot be read is not shown; what cannot be written is tried again.
+    /// Updates the directory. A file that cannot be read is not shown; one that cannot be written is tried again.
     fn look(&mut self) {
         let packages = notes(&self.root);
         if packages != self.packages {
@@ -140,7 +140,7 @@ impl EtcView {
         self.looked = Some((now, now));
     }
 
-    /// Makes the directory what is wanted, a name at a time: each is the old one, the new one, or not there.
+    /// Makes the content as wanted, one name at a time. Each name is old, new or missing, never half written.
     fn put(&mut self, wanted: BTreeMap<String, (Shown, Option<Vec<u8>>)>) {
         let mut shown = BTreeMap::new();
         let mut wanted_dirs: BTreeSet<String> = BTreeSet::new();
@@ -183,7 +183,7 @@ impl EtcView {
         Ok(rustix::fs::renameat(&self.ready, NAME, dir.as_ref().unwrap_or(&self.dir), name)?)
     }
 
-    /// Removes what is there and not wanted, by what the directory has, so that nothing stays of an earlier warden.
+    /// Removes what is not wanted, by the directory's own names, so nothing of an earlier warden stays.
     fn remove_others(
         &self,
         at: Option<(&OwnedFd, &str)>,
@@ -211,7 +211,7 @@ impl EtcView {
     }
 }
 
-/// What tells that packages have changed.
+/// What shows that packages have changed.
 fn notes(root: &Path) -> Vec<Option<Stamp>> {
     ["var/lib/dpkg/status", "var/lib/ucf/hashfile", "etc/ld.so.cache"]
         .map(|path| {
@@ -240,7 +240,7 @@ fn brought(root: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let mut shipped: BTreeMap<&str, String> = BTreeMap::new();
     for (path, digest) in ucf_files(&hashes) {
         let Some(package) = owners.get(path) else { continue };
-        // Either form: a package that can be installed for two architectures has the name of its own.
+        // The name without or with the architecture: packages that can be installed for two have the latter.
         let sums = shipped.entry(package).or_insert_with(|| {
             ["", ":amd64"].map(|suffix| read(&format!("var/lib/dpkg/info/{package}{suffix}.md5sums"))).concat()
         });
@@ -251,7 +251,7 @@ fn brought(root: &Path) -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// One look at the host's `/etc`.
+/// One pass over the host's `/etc`.
 struct Walk<'a> {
     view: &'a mut EtcView,
     wanted: BTreeMap<String, (Shown, Option<Vec<u8>>)>,
@@ -269,12 +269,12 @@ impl Walk<'_> {
         let Ok(etc) = self.view.etc.try_clone() else { return };
         for name in names {
             let before = self.wanted.len();
-            // What cannot be read is as if it were not there.
+            // What cannot be read counts as missing.
             self.entry(&etc, &name, &name, 0).ok();
             let has_file = |(path, (what, _)): (&String, &(Shown, _))| {
                 (path == &name || path.starts_with(&format!("{name}/"))) && matches!(what, Shown::File(_))
             };
-            // Links alone are worth nothing, but where they are what is wanted.
+            // Links alone are useless, unless they are what is wanted.
             let keeps = GENERATED.contains(&name.as_str()) || wishes.extra.contains(&name);
             if self.wanted.len() > before && !keeps && !self.wanted.iter().any(has_file) {
                 self.wanted.retain(|path, _| path != &name && !path.starts_with(&format!("{name}/")));
@@ -283,7 +283,7 @@ impl Walk<'_> {
         self.drop_links_to_nothing();
     }
 
-    /// A link is shown where what it leads to is. Each that goes may be what another led to.
+    /// A link is shown only if its target is. Removing a link may remove another link's target.
     fn drop_links_to_nothing(&mut self) {
         loop {
             let is_there = |to: &str| {
@@ -345,7 +345,7 @@ impl Walk<'_> {
             return Ok(());
         }
         let fd = file::open_file_at(dir, name)?;
-        // Of what is open, not of what had the name a moment ago.
+        // The facts of the open file, not of what had the name a moment ago.
         let facts = file::metadata(&fd)?;
         if facts.kind != FileType::RegularFile || facts.mode & 0o004 == 0 {
             return Ok(());
@@ -396,7 +396,7 @@ mod tests {
         write("etc/php/8.4/cli/secret.ini", other);
         write("etc/php/8.4/cli/nobodys.ini", own);
         write("var/lib/dpkg/status", "Package: php8.4-cli\nStatus: install ok installed\n");
-        // What ucf keeps the digest of is what the package ships below /usr, if the package says so too.
+        // ucf's digest counts if the package itself ships a file with the same digest.
         let hashes =
             format!("{}  /etc/php/8.4/cli/php.ini\n{}  /etc/php/8.4/cli/secret.ini\n", digest(own), digest(other));
         write("var/lib/ucf/hashfile", &hashes);
@@ -414,7 +414,7 @@ mod tests {
         };
         assert_eq!(names(), ["php.ini"]);
         assert_eq!(fs::read_to_string(shown.join("php.ini")).expect("reads"), own);
-        // The operator's own change may hold a secret.
+        // The operator's own change may contain a secret.
         write("etc/php/8.4/cli/php.ini", "mysqli.default_pw = hunter2\n");
         view.look();
         assert_eq!(names(), [""; 0]);

@@ -1,5 +1,5 @@
-//! MD5 (RFC 1321), which dpkg notes of what packages brought. Nothing is proved against an attacker by it: whoever can change
-//! the host's `/etc` is root.
+//! MD5 (RFC 1321), the digest that dpkg stores for packaged files. It protects against no attacker: only root can
+//! change the host's `/etc`.
 
 const SHIFTS: [[u32; 4]; 4] = [[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]];
 
@@ -69,7 +69,7 @@ mod tests {
         ] {
             assert_eq!(md5(text.as_bytes()), digest, "{text:?}");
         }
-        // Around the end of a block, where the length goes into one more: as md5sum(1) says.
+        // Around the end of a block, where the length needs one more block. The digests are those of md5sum(1).
         assert_eq!(md5(&[b'a'; 55]), "ef1772b6dff9a122358552954ad0df65");
         assert_eq!(md5(&[b'a'; 56]), "3b0c8ac703f828b04c6c197006d17218");
         assert_eq!(md5(&[b'a'; 64]), "014842d480b571495a4a0363793f7367");

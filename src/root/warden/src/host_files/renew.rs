@@ -1,15 +1,15 @@
-//! Shows running jails what has changed in the host's `/usr` and in the copies of its `/etc`, without a restart.
+//! Shows running jails the changes in the host's `/usr` and in the copies of its `/etc`, without a restart.
 //!
-//! Their overlays remember what a name meant and what was not there, and an upgrade of the host changes that below them.
-//! A change of nothing makes the kernel forget every name that no process has in use (`fspick(2)`). It is made when the
-//! host's directories look changed or the warden has changed a copy, for each jail once it runs, and now and then in any case: a
-//! name that was in use may be free by then, and a change deeper down is seen by nothing that is cheap. Names in use mean what
-//! they meant until their processes end.
+//! Overlays remember names, also missing ones, while an upgrade of the host changes the files below. An empty
+//! reconfiguration makes the kernel forget every name that is not in use (`fspick(2)`). A jail is renewed when the
+//! host's directories look changed, when the warden has changed a copy, once after its start, and from time to time:
+//! names in use may have become free, and no cheap check sees changes deeper down. Names in use keep their meaning
+//! until their processes end.
 //!
-//! Danger: the way to a jail's mounts leads through its root, and in `system` a tenant mounts what it likes. It is walked without
-//! following links, by descriptors that read nothing, and what is found there is told to forget names only when it is an
-//! overlay, which loses nothing by it, whoever made it. The kernel may take its time with each of these steps, as long as something
-//! below does not answer: a child takes them, and the warden waits for none.
+//! Danger: the way to a jail's mounts leads through its root, where a tenant of `system` mounts what it likes. It is
+//! walked without following links, by descriptors that cannot read. Only an overlay is told to forget names, which
+//! harms none, whoever made it. The kernel may block at each step if a file system below does not answer. Therefore a
+//! child does it, and the warden waits for none.
 
 use crate::helper::Helper;
 use crate::jail::registry::Jails;
@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What looks different after an upgrade: where programs and libraries lie, and the package manager's own record, which it
+/// What changes in an upgrade: the places of programs and libraries, and the package manager's record, which it
 /// writes last.
 const LOOKED_AT: &[&str] = &[
     "/usr",
@@ -36,15 +36,15 @@ const LOOKED_AT: &[&str] = &[
     "/usr/share",
     "/var/lib/dpkg/status",
 ];
-/// Where a jail has overlays of what is the host's.
+/// Where a jail has overlays of the host's files.
 const RENEWED: [&str; 2] = ["/usr", HOST_ETC_INSIDE];
-/// How often the host is looked at.
+/// How often to look at the host.
 const LOOK: Duration = Duration::from_secs(2);
-/// How often jails are renewed in any case.
+/// How often to renew jails in any case.
 const RENEW: Duration = Duration::from_secs(600);
-/// How many jails are renewed at a time.
+/// The most jails that are renewed at a time.
 const AT_ONCE: usize = 16;
-/// How long it may take, before it is told that it does not end.
+/// How long it may take before it is logged as stuck.
 const TIME: Duration = Duration::from_secs(5);
 /// `linux/magic.h`.
 const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
@@ -53,13 +53,12 @@ const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
 #[derive(Debug)]
 struct Renewed {
     helper: Helper,
-    /// When it should be done.
     deadline: Instant,
-    /// It was told that it is not, and killed.
+    /// It was logged as stuck, and killed.
     is_late: bool,
 }
 
-/// What the host looked like, which jails have not been renewed since it changed, and which are being renewed.
+/// The last look at the host, the jails that wait since it changed, and those being renewed.
 #[derive(Debug, Default)]
 pub(crate) struct Renewal {
     looked: Option<Instant>,
@@ -69,25 +68,25 @@ pub(crate) struct Renewal {
     known: BTreeSet<(TenantName, u32)>,
     waiting: BTreeSet<(TenantName, u32)>,
     at_work: BTreeMap<(TenantName, u32), Renewed>,
-    /// Those that could not be renewed when it was tried last, and why.
+    /// The jails whose last renewal failed, and why.
     failed: BTreeMap<(TenantName, u32), String>,
 }
 
 impl Renewal {
-    /// Looks at the host when it is time to, and renews those jails that run, some at a time. `edition` counts the changes of the
-    /// copies of the host's `/etc`.
+    /// Looks at the host when it is time to, and renews running jails, some at a time. `edition` counts the changes
+    /// of the copies of the host's `/etc`.
     pub(crate) fn go_on(&mut self, edition: u64, jails: &Jails, event: &mut impl FnMut(&str)) {
         let now = Instant::now();
         let is_due = |last: Option<Instant>, period| last.is_none_or(|last| now.duration_since(last) >= period);
         if edition != self.edition || is_due(self.looked, LOOK) {
             self.looked = Some(now);
             let (looks, running) = (looks(), jails.init_numbers());
-            // What happened before the first look is not known: jails that an earlier warden left may have missed something.
+            // Changes before the first look are unknown: jails of an earlier warden may have missed some.
             if looks != self.looks || edition != self.edition || is_due(self.renewed, RENEW) {
                 (self.looks, self.edition, self.renewed) = (looks, edition, Some(now));
                 self.waiting.clone_from(&running);
             } else {
-                // While a jail was made nobody could renew it.
+                // Nobody could renew a jail while it was being made.
                 self.waiting.extend(running.difference(&self.known).cloned());
             }
             self.failed.retain(|jail, _| running.contains(jail));
@@ -97,7 +96,7 @@ impl Renewal {
         self.begin(jails, now, event);
     }
 
-    /// Those that show what the host had before, and why.
+    /// The jails that may show old files, and why.
     pub(crate) fn problems(&self) -> Vec<String> {
         let told = |((tenant, _), why): (&(TenantName, u32), &String)| {
             format!("the jail of \"{tenant}\" may show files that the host has replaced: {why}")
@@ -105,7 +104,7 @@ impl Renewal {
         self.failed.iter().map(told).collect()
     }
 
-    /// What becomes readable when a jail was renewed.
+    /// Become readable when a renewal ends.
     pub(crate) fn reports(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.at_work.values().map(|renewed| renewed.helper.report().as_fd())
     }
@@ -120,7 +119,7 @@ impl Renewal {
             };
             match renewed.helper.end() {
                 Some(Err(error)) if !renewed.is_late => tell(&error.to_string()),
-                // The kernel has let go of it.
+                // The kernel has let it go.
                 Some(_) if renewed.is_late => drop(self.waiting.insert(jail.clone())),
                 Some(_) => drop(failed.remove(jail)),
                 None => {
@@ -136,7 +135,7 @@ impl Renewal {
         });
     }
 
-    /// Begins with those that wait. One that the kernel holds up keeps nobody else waiting, and is not begun with again.
+    /// Begins with waiting jails. One that is stuck holds up no other, and is not begun again.
     fn begin(&mut self, jails: &Jails, now: Instant, event: &mut impl FnMut(&str)) {
         let busy = self.at_work.values().filter(|renewed| !renewed.is_late).count();
         let next = self.waiting.iter().filter(|jail| !self.at_work.contains_key(jail));
@@ -144,7 +143,7 @@ impl Renewal {
         for jail in next {
             self.waiting.remove(&jail);
             let (tenant, pid) = &jail;
-            // One that has ended meanwhile has nothing to be renewed.
+            // A jail that has ended needs no renewal.
             let Some(running) = jails.get(tenant).filter(|running| running.record.pid == *pid) else { continue };
             let pidfd = running.pidfd.as_fd();
             match Helper::begin(&[pidfd], || {
@@ -182,7 +181,8 @@ fn renew(pid: u32, pidfd: BorrowedFd<'_>) -> io::Result<()> {
     }
     let root = root?;
     for path in RENEWED {
-        // What a tenant of `system` has moved away is not shown, and older versions made no overlay: nothing is remembered.
+        // A tenant of `system` may have moved a mount away, and earlier versions made no overlay: then there are no
+        // names to forget.
         if let Ok(target) = mount::target(&root, path)
             && rustix::fs::fstatfs(&target)?.f_type == OVERLAYFS_SUPER_MAGIC
         {
@@ -192,7 +192,7 @@ fn renew(pid: u32, pidfd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The kernel's own link to where the process has its root; it leads nowhere that is looked up.
+/// The kernel's link to the process's root. Following it looks up no name.
 fn root(pid: u32) -> io::Result<OwnedFd> {
     let process = file::open_dir(Path::new(&format!("/proc/{pid}")))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -1,8 +1,9 @@
-//! Host users: records of the users that sshd logs tenants in as, which `nss-systemd(8)` reads beside the host's own.
+//! Host users: records of the users that tenants have for sshd. `nss-systemd(8)` reads them beside the host's own
+//! users.
 //!
-//! Danger: whoever writes here says who is who on this host. A record gives an id that no process of a jail's ever has; the
-//! name and the id of a user of the host are refused, and what another service has put here is never touched. Users of a directory
-//! service are not asked for: the order of sources keeps them who they are (`docs/doors.md`).
+//! Danger: these records say who is who on this host. Their ids are never those of a process in a jail. Names and ids
+//! of the host's users are refused, and records of other services are never touched. Users of a directory service are
+//! not checked: the order of sources protects them (`docs/doors.md`).
 
 use bailiwick_observe::ObserveError;
 use bailiwick_policy::Host;
@@ -15,50 +16,39 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Whose records are ours (the field `service` of a JSON user record).
+/// The field `service` of a JSON user record, which marks ours.
 const SERVICE: &str = "bailiwick";
-/// Where the ids of host users have a file each in the runtime directory: systemd starts no manager for who has one
-/// (`user@.service.d/60-bailiwick.conf`). Records beside ours look alike; these are ours alone.
+/// The directory, in the runtime directory, with a file for the id of each host user. systemd starts no manager for
+/// these users (`user@.service.d/60-bailiwick.conf`). Other services' records look like ours; these files are ours
+/// alone.
 const MARKS: &str = "host-users";
-/// The program that sshd runs for them, whatever they want.
+/// The program that sshd runs for them, whatever they ask for.
 const SHELL: &str = "/usr/bin/bailiwick-shell";
-/// A record of ours has some hundred bytes.
+/// In bytes. Our records have some hundred.
 const MAX_RECORD: usize = 16 << 10;
 
 /// Why a host user cannot be made or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum HostUserError {
-    /// Their group does not exist.
     #[error(
         "the group \"{0}\" of tenants' host users does not exist; make it with `groupadd --system {0}`, or set `login_group` in bailiwick.toml, and restart bailiwick-warden"
     )]
     NoGroup(String),
-    /// A user of the host.
     #[error("the host has a user \"{name}\" with the id {uid} in /etc/passwd; rename the tenant or the user")]
-    Taken {
-        /// Who.
-        name: String,
-        /// Its id.
-        uid: u32,
-    },
-    /// A record of another service's.
+    Taken { name: String, uid: u32 },
     #[error("\"{}\" is a record of another service; rename the tenant or remove the record", .0.display())]
     Foreign(PathBuf),
-    /// The host's users cannot be read.
     #[error(transparent)]
     Users(#[from] ObserveError),
-    /// The directory or a record in it.
     #[error("cannot use \"{}\"", path.display())]
     File {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
 }
 
-/// The records that are ours.
+/// Our records.
 #[derive(Debug)]
 pub(crate) struct HostUsers {
     path: PathBuf,
@@ -66,13 +56,12 @@ pub(crate) struct HostUsers {
     marks_path: PathBuf,
     group: String,
     gid: Option<u32>,
-    /// Those that are in place, and as they should be.
+    /// Those that exist and are right.
     known: BTreeMap<TenantName, HostUid>,
 }
 
 impl HostUsers {
-    /// Looks which records are there. Those of ours that no longer are as they should be are removed: whoever needs one has
-    /// it made anew.
+    /// Reads the records. Wrong ones of ours are removed; they are made again when needed.
     pub(crate) fn open(host: &Host) -> Result<Self, HostUserError> {
         let gid = host.login_group.parse().ok();
         let gid = gid.or_else(|| users::get_group_by_name(&host.login_group).map(|group| group.gid()));
@@ -82,7 +71,7 @@ impl HostUsers {
         let (path, group) = (host.user_records(), host.login_group.clone());
         let mut all = Self { path, marks, marks_path, group, gid, known: BTreeMap::new() };
         all.take_up()?;
-        // A warden that was killed leaves marks without records, and one of an earlier version records without marks.
+        // A warden that was killed may leave marks without records; earlier versions left records without marks.
         let wanted: BTreeSet<String> = all.known.values().map(ToString::to_string).collect();
         for mark in file::names(&all.marks).map_err(all.at_mark())? {
             if mark.to_str().is_none_or(|mark| !wanted.contains(mark)) {
@@ -114,12 +103,12 @@ impl HostUsers {
         Ok(())
     }
 
-    /// Whether the record of a tenant's host user is in place.
+    /// Whether a tenant's host user exists.
     pub(crate) fn has(&self, tenant: &TenantName, uid: HostUid) -> bool {
         self.known.get(tenant) == Some(&uid)
     }
 
-    /// Makes it. `false` when it was there.
+    /// Makes a host user; `false` if it existed.
     pub(crate) fn make(&mut self, tenant: &TenantName, uid: HostUid) -> Result<bool, HostUserError> {
         if self.has(tenant, uid) {
             return Ok(false);
@@ -136,14 +125,14 @@ impl HostUsers {
             return Err(HostUserError::Foreign(self.path.join(file_name(tenant))));
         }
         let (link, name) = (link_name(uid), file_name(tenant));
-        // Before anybody can log in, and so before systemd is asked for a manager.
+        // Before anybody can log in, so before systemd is asked for a manager.
         self.mark(uid)?;
         let write = || -> io::Result<()> {
             file::replace_at(&dir, &name, record(tenant, uid, gid).as_bytes(), 0o644, file::Outlives::Process)?;
             Ok(rustix::fs::symlinkat(&name, &dir, &link)?)
         };
         write().map_err(|source| {
-            // Without its link the record is none that anybody finds by its number.
+            // Without its link, nobody finds the record by its number.
             drop(file::remove_file_at(&dir, &name));
             drop(file::remove_file_at(&self.marks, uid.to_string()));
             match source.kind() {
@@ -155,7 +144,7 @@ impl HostUsers {
         Ok(true)
     }
 
-    /// Removes it. `false` when there was none of ours.
+    /// Removes a host user; `false` if there was none of ours.
     pub(crate) fn remove(&mut self, tenant: &TenantName) -> Result<bool, HostUserError> {
         let dir = match file::open_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -186,7 +175,7 @@ impl HostUsers {
         |source| HostUserError::File { path: self.marks_path.clone(), source }
     }
 
-    /// The directory, which is made when it is not there.
+    /// The directory; made if it is missing.
     fn dir(&self) -> Result<OwnedFd, HostUserError> {
         let open = || -> io::Result<OwnedFd> {
             let (parent, name) = self.path.parent().zip(self.path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
@@ -206,9 +195,9 @@ impl HostUsers {
     }
 }
 
-/// The text of a record and the id that it gives, if it is one of ours.
+/// The text and the id of a record, if it is ours.
 fn own_record(dir: &OwnedFd, tenant: &TenantName) -> Option<(String, HostUid)> {
-    // What is no file, or larger than any of ours, is another's.
+    // If it is not a file, or larger than ours, it is another service's.
     let bytes = file::open_file_at(dir, file_name(tenant)).and_then(|fd| file::read_bounded(fd, MAX_RECORD)).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let fields = serde_json::from_str::<Value>(&text).ok()?;
@@ -216,7 +205,7 @@ fn own_record(dir: &OwnedFd, tenant: &TenantName) -> Option<(String, HostUid)> {
     (fields["service"] == SERVICE).then_some((text, HostUid(uid)))
 }
 
-/// The ids that the records of ours give, whether or not they are as they should be.
+/// The ids in our records, whether or not the records are right.
 pub(crate) fn recorded(host: &Host) -> io::Result<BTreeMap<TenantName, HostUid>> {
     let dir = match file::open_dir(&host.user_records()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -227,7 +216,7 @@ pub(crate) fn recorded(host: &Host) -> io::Result<BTreeMap<TenantName, HostUid>>
         let Some(tenant) = name.to_str().and_then(|name| name.strip_suffix(".user")) else { continue };
         let Ok(tenant) = tenant.parse::<TenantName>() else { continue };
         if let Some((_, uid)) = own_record(&dir, &tenant) {
-            // Of another pool on the same machine: not this host's.
+            // Ids of another pool belong to another host on this machine.
             if host.ids.range_of_host_user(uid).is_some() {
                 found.insert(tenant, uid);
             }
@@ -249,7 +238,7 @@ fn is_linked(dir: impl AsFd, tenant: &TenantName, uid: HostUid) -> bool {
     target.is_ok_and(|target| target.as_bytes() == file_name(tenant).as_bytes())
 }
 
-/// A JSON user record (systemd's `USER_RECORD`). It has no password, and a home that only root can write.
+/// A JSON user record (systemd's `USER_RECORD`), without a password, and with a home that only root can write.
 fn record(tenant: &TenantName, uid: HostUid, gid: u32) -> String {
     let fields = json!({
         "userName": tenant,
@@ -308,11 +297,11 @@ mod tests {
         assert_eq!(fields["shell"], SHELL);
         let marks = || names(&temp.path().join("run").join(MARKS));
         assert_eq!(marks(), ["9934464"]);
-        // One of another service has none.
+        // A record of another service has no mark.
         std::os::unix::fs::symlink("carol.user", dir.join("7000.user")).expect("symlink");
         fs::write(dir.join("carol.user"), "{\"userName\":\"carol\",\"uid\":7000,\"service\":\"other\"}")
             .expect("writes");
-        // What an earlier warden left is put right.
+        // What an earlier warden left is corrected.
         for mark in ["9934464", "9934465", "strange"] {
             let path = temp.path().join("run").join(MARKS).join(mark);
             fs::remove_file(&path).or_else(|_| fs::write(&path, "")).expect("changes");
@@ -320,7 +309,7 @@ mod tests {
         drop(HostUsers::open(&host).expect("opens"));
         assert_eq!(marks(), ["9934464"]);
         fs::remove_file(dir.join("7000.user")).and_then(|()| fs::remove_file(dir.join("carol.user"))).expect("removes");
-        // The next warden knows it; one whose group is another makes it anew.
+        // The next warden knows the record. One with another group removes it.
         let mut users = HostUsers::open(&host).expect("opens");
         assert!(users.has(&alice, uid) && !users.has(&alice, HostUid(1)));
         assert!(users.remove(&alice).expect("removed") && names(&dir).is_empty() && marks().is_empty());
@@ -341,7 +330,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temporary directory");
         let dir = temp.path().join("userdb");
         let mut users = HostUsers::open(&host(temp.path(), "64998")).expect("opens");
-        // `daemon` is user 1 on every Debian.
+        // On every Debian, `daemon` is user 1.
         for (name, uid) in [("daemon", 9_934_464), ("alice", 1), ("bin", 5), ("eve", 0)] {
             let error = users.make(&tenant(name), HostUid(uid)).expect_err("taken");
             assert!(matches!(error, HostUserError::Taken { .. }), "{name} {uid}: {error}");

@@ -1,8 +1,8 @@
-//! The ledger: which tenant has which ids, for as long as any data of the tenant's exists.
+//! The ledger: which tenant has which ids, for as long as any of the tenant's data exists.
 //!
-//! Danger: two tenants with one range are one tenant to the kernel. The ledger is therefore the warden's own, written
-//! before the ids are used, replaced in one step, and a ledger that cannot be read, or that is missing beside what it
-//! must know of, stops the warden rather than being started anew.
+//! Danger: to the kernel, two tenants with one range are one tenant. Therefore the ledger belongs to the warden, is
+//! written before the ids are used, and is replaced in one step. A ledger that cannot be read, or that is missing
+//! although tenants exist, stops the warden: it is never started anew.
 
 use crate::limits::disk_note::DiskNote;
 use crate::limits::quota::Grace;
@@ -16,35 +16,34 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) const FILE: &str = "ledger.json";
-/// 10,000 tenants take about 1 MiB.
+/// In bytes. 10,000 tenants take about 1 MiB.
 const MAX_SIZE: usize = 64 << 20;
-/// Between two tries to write what a full disk has kept from being written.
+/// Between two tries to write to a full disk.
 const RETRY_TIME: Duration = Duration::from_secs(1);
 
-/// What is on disk.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
     version: u32,
-    /// Tells this host's control groups from another's on one machine.
+    /// Distinguishes this host's control groups from those of other hosts on the machine.
     instance: String,
-    /// The pool that the indexes below count in.
+    /// The pool that the indexes count in.
     pool: IdPool,
     tenants: BTreeMap<TenantName, Entry>,
-    /// Ranges of purged tenants of whom something is left, by the name under which it was set aside.
+    /// The ranges of purged tenants of whom something is left, by the name under which it was set aside.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     purged: BTreeMap<String, u32>,
 }
 
-/// One tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    /// Which range of the pool.
+    /// The range, as an index into the pool.
     index: u32,
     /// An operator stopped the tenant.
     held: bool,
-    /// Ends of times of grace that the warden set.
+    /// Ends of grace periods that the warden set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     grace: Option<Grace>,
     /// The disk limits that were last written.
@@ -55,49 +54,34 @@ struct Entry {
 /// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// It cannot be read or written.
     #[error("cannot {verb} the ledger \"{FILE}\" in the state directory")]
     File {
-        /// `read` or `write`.
         verb: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// It is not what this program writes.
     #[error(
         "the ledger \"{FILE}\" is damaged or from a newer version; restore it from a backup, or run `bailiwick doctor --repair-ledger`: without it tenants could be given each other's ids"
     )]
     Damaged(#[source] serde_json::Error),
-    /// There is none, and tenants are there that one would know of.
     #[error(
         "the ledger \"{path}\" is missing beside {beside}; if the state directory is not mounted or was moved, put it back, else restore the ledger from a backup, or run `bailiwick doctor --repair-ledger`: without it tenants could be given each other's ids",
         path = state_dir.join(FILE).display()
     )]
-    Missing {
-        /// Where it would be.
-        state_dir: PathBuf,
-        /// What there is.
-        beside: String,
-    },
-    /// Two tenants have one range.
+    Missing { state_dir: PathBuf, beside: String },
     #[error("the ledger \"{FILE}\" gives \"{0}\" ids that another tenant has; restore it from a backup")]
     Overlap(TenantName),
-    /// What is left of a purged tenant has a range that a tenant has.
     #[error("the ledger \"{FILE}\" gives the purged \"{0}\" ids that another tenant has; restore it from a backup")]
     OverlapOfPurged(String),
-    /// The pool was changed while tenants have ids of the old one.
     #[error(
         "`ids` in bailiwick.toml was changed while tenants have ids from {0} on; put it back, or purge every tenant first"
     )]
     PoolChanged(u32),
-    /// It can be read, so there is nothing to rebuild.
     #[error("the ledger \"{FILE}\" is in order; nothing was changed")]
     InOrder,
-    /// Something else was set aside under the same name, and its ids would be forgotten.
+    /// Something else was set aside under the same name; its ids would be forgotten.
     #[error("the ledger \"{FILE}\" has ids of the purged \"{0}\" already; they stay taken until that is removed")]
     Buried(String),
-    /// No range is left.
     #[error("the pool of ids is used up; lower `ids.first` or purge deleted tenants")]
     Full,
 }
@@ -107,16 +91,16 @@ pub enum LedgerError {
 pub(crate) struct Ledger {
     dir: OwnedFd,
     content: Content,
-    /// Whether what is known is not all on disk yet: only what the kernel's state can do without for a while.
+    /// Whether changes are not on disk yet. Only changes that may be late are ever left unwritten.
     unwritten: bool,
     complained: bool,
-    /// When it was tried last to write that.
+    /// When the last try to write them was.
     tried: Option<Instant>,
 }
 
 impl Ledger {
-    /// Reads the ledger of a state directory, or begins one where nothing is that a ledger would know of. `traces` says what
-    /// is, and `path` where: words for an error message.
+    /// Reads the ledger of a state directory, or begins one if no tenant exists. `traces` lists signs of tenants, and
+    /// `path` is for an error message.
     pub(crate) fn open(dir: OwnedFd, path: &Path, pool: IdPool, traces: &[String]) -> Result<Self, LedgerError> {
         let Some(mut content) = read(&dir)? else {
             if !traces.is_empty() {
@@ -148,8 +132,8 @@ impl Ledger {
         Ok(Self { dir, content, unwritten: false, complained: false, tried: None })
     }
 
-    /// Writes a ledger of the ids that tenants were found to have, in place of one that is missing or damaged, which is
-    /// kept beside it.
+    /// Writes a ledger of the ids that were found, in place of a missing or damaged one. A damaged one is kept beside
+    /// it.
     pub(crate) fn rebuild(
         dir: OwnedFd,
         pool: IdPool,
@@ -173,12 +157,12 @@ impl Ledger {
         Self { dir, content, unwritten: false, complained: false, tried: None }.save()
     }
 
-    /// Tells this host's control groups from another's.
+    /// Distinguishes this host's control groups from those of other hosts on the machine.
     pub(crate) fn instance(&self) -> &str {
         &self.content.instance
     }
 
-    /// The ids of a tenant; given now, and on disk before this returns, when it has none.
+    /// The ids of a tenant. New ones are on disk before this returns.
     pub(crate) fn assign(&mut self, tenant: &TenantName) -> Result<IdRange, LedgerError> {
         if let Some(range) = self.ids(tenant) {
             return Ok(range);
@@ -204,8 +188,8 @@ impl Ledger {
         self.content.tenants.get(tenant).is_some_and(|entry| entry.held)
     }
 
-    /// Notes that an operator stopped the tenant, or started it again. On a full disk it is known to this process, and written as
-    /// soon as there is room: nobody has to wait with a stop until then.
+    /// Notes whether an operator stopped the tenant. If the disk is full, it is written later, so that a stop need
+    /// not wait.
     pub(crate) fn set_held(&mut self, tenant: &TenantName, held: bool) {
         if let Some(entry) = self.content.tenants.get_mut(tenant).filter(|entry| entry.held != held) {
             entry.held = held;
@@ -213,8 +197,8 @@ impl Ledger {
         }
     }
 
-    /// Writes what could not be written yet, in one try a second at the most: each may take its time on a disk that is full. Says so
-    /// the first time that it cannot, and when it could.
+    /// Retries an unwritten change, at most once a second, because a full disk may be slow. Returns a line for the
+    /// log at the first failure, and at the success after it.
     pub(crate) fn write_pending(&mut self, now: Instant) -> Option<String> {
         let is_soon = |tried: Instant| now.saturating_duration_since(tried) < RETRY_TIME;
         if !self.unwritten || self.tried.is_some_and(is_soon) {
@@ -237,12 +221,11 @@ impl Ledger {
         }
     }
 
-    /// Until when a tenant that has passed a soft limit may go on, as the warden set it.
+    /// Until when a tenant may be above a soft limit, as the warden set it.
     pub(crate) fn grace(&self, tenant: &TenantName) -> Grace {
         self.content.tenants.get(tenant).and_then(|entry| entry.grace).unwrap_or_default()
     }
 
-    /// Notes it.
     pub(crate) fn set_grace(&mut self, tenant: &TenantName, grace: Grace) {
         let grace = (grace != Grace::default()).then_some(grace);
         if let Some(entry) = self.content.tenants.get_mut(tenant).filter(|entry| entry.grace != grace) {
@@ -256,7 +239,6 @@ impl Ledger {
         self.content.tenants.get(tenant).and_then(|entry| entry.disk)
     }
 
-    /// Notes them.
     pub(crate) fn set_disk(&mut self, tenant: &TenantName, note: DiskNote) -> Result<(), LedgerError> {
         match self.content.tenants.get_mut(tenant) {
             Some(entry) if entry.disk != Some(note) => {
@@ -272,9 +254,9 @@ impl Ledger {
         self.content.tenants.values().map(|entry| entry.index).chain(purged).collect()
     }
 
-    /// The tenant is no more, and its ids stay taken for what was set aside of it, until [`Self::give_back`]. On a full disk this is
-    /// known to this process, and written as soon as there is room, which the removal makes: until then the file has the tenant,
-    /// and nobody else its ids.
+    /// The tenant is gone. Its ids stay reserved under the name of what was set aside, until [`Self::give_back`]. If
+    /// the disk is full, this is written later, when the removal has made room. Until then the file still has the
+    /// tenant, so nobody gets the ids.
     pub(crate) fn bury(&mut self, tenant: &TenantName, grave: &str) -> Result<(), LedgerError> {
         let Some(entry) = self.content.tenants.get(tenant) else { return Ok(()) };
         if self.content.purged.contains_key(grave) {
@@ -286,7 +268,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes a range for what was found set aside, if nobody has it.
+    /// Reserves the range that begins at `first` for what was set aside, unless somebody has it.
     pub(crate) fn take_for(&mut self, grave: &str, first: u32) -> Result<(), LedgerError> {
         let pool = self.content.pool;
         let index = first.checked_sub(pool.first()).map(|offset| offset / pool.per_tenant());
@@ -301,7 +283,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Nothing is left of what was set aside: its ids are free.
+    /// Nothing is left of what was set aside: frees its ids.
     pub(crate) fn give_back(&mut self, grave: &str) -> Result<(), LedgerError> {
         if let Some(index) = self.content.purged.remove(grave) {
             self.save().inspect_err(|_| {
@@ -316,7 +298,7 @@ impl Ledger {
         self.content.purged.iter().map(|(grave, index)| (grave, self.content.pool.range(*index)))
     }
 
-    /// Every tenant that has ids.
+    /// Every tenant with ids.
     pub(crate) fn tenants(&self) -> impl Iterator<Item = (&TenantName, IdRange)> {
         self.content
             .tenants
@@ -331,7 +313,7 @@ impl Ledger {
     }
 }
 
-/// What is on disk; `None` when there is no file.
+/// The content of the file; `None` if there is no file.
 fn read(dir: &OwnedFd) -> Result<Option<Content>, LedgerError> {
     let failed = |source| LedgerError::File { verb: "read", source };
     let fd = match file::open_file_at(dir, FILE) {
@@ -463,7 +445,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temporary directory");
         let mut ledger = Ledger::open(dir(&temp), temp.path(), IdPool::default(), &[]).expect("opens");
         let ids = ledger.assign(&name("a")).expect("assigns");
-        // No file can be made beside the ledger, as on a full disk.
+        // This keeps any file from being made beside the ledger, like a full disk.
         let obstacle = temp.path().join(format!(".{FILE}.new"));
         std::fs::create_dir_all(obstacle.join("full")).expect("mkdir");
         let written = || read(&dir(&temp)).expect("reads").expect("a ledger").tenants.len();

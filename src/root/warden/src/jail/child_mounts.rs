@@ -1,6 +1,6 @@
-//! The mounts of a jail, made inside: the root, the rows of the mount table, and what hides the rest.
+//! The mounts of a jail, made from inside: the root, the rows of the mount table, and what hides the rest.
 //!
-//! Danger: every target is resolved below the new root without following a link. Nothing of the tenant's runs yet.
+//! Danger: every target is resolved below the new root without following a link. Nothing of the tenant runs yet.
 
 use bailiwick_plan::kernel::{self, ANSWERED};
 use bailiwick_plan::mount::{Flags, HOST_ETC_LAYER, Mount, RUN, Source, TERMINALS};
@@ -13,26 +13,26 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Directories that every host has. The new root is put on the first before it becomes the root, a private file system
-/// with the masks on the second, and a whole sysfs on the third; all are left behind with the host's tree.
+/// Directories that every host has. The first holds the new root before it becomes the root, the second a private
+/// file system with the masks, the third a whole sysfs. All are left behind with the host's tree.
 const STAGE: [&str; 3] = ["/usr", "/etc", "/sys"];
-/// The most that is read of a file of the kernel which is answered: one line for each processor and interrupt.
+/// The most bytes to read of a kernel file that is answered: it has one line for each processor and interrupt.
 const MAX_ANSWERED: usize = 1 << 20;
-/// Where the layers of an overlay are while it is made: the host's, the tenant's, and the one between.
+/// Where the layers of an overlay are while it is made: the host's, the tenant's, and the hiding one between them.
 const LOWER: &str = "lower";
 const UPPER: &str = "upper";
 const HIDDEN: &str = "hidden";
-/// What the one between hides.
+/// What the hiding layer hides.
 const LOCAL: &str = "local";
 
-/// What a row of the mount table is made from, opened outside.
+/// What a row of the mount table is made from, opened by the warden.
 #[derive(Debug)]
 pub(crate) enum Sources {
-    /// Nothing: the row is made inside.
+    /// The row is made inside, from nothing.
     Fresh,
-    /// With the host's ids.
+    /// A mount with the host's ids.
     Plain(OwnedFd),
-    /// With the jail's ids.
+    /// A mount with the jail's ids.
     Mapped(OwnedFd),
     /// The layers of an overlay, both with the jail's ids.
     Overlay {
@@ -44,7 +44,6 @@ pub(crate) enum Sources {
 }
 
 impl Sources {
-    /// Every mount.
     pub(crate) fn all(&self) -> Vec<&OwnedFd> {
         match self {
             Self::Fresh => Vec::new(),
@@ -53,7 +52,7 @@ impl Sources {
         }
     }
 
-    /// Those that are shown through the jail's id map.
+    /// The mounts that need the jail's id map.
     pub(crate) fn into_mapped(self) -> Vec<OwnedFd> {
         match self {
             Self::Fresh | Self::Plain(_) => Vec::new(),
@@ -63,7 +62,7 @@ impl Sources {
     }
 }
 
-/// The flags of a row as `mount_setattr(2)` takes them.
+/// The flags of a row, for `mount_setattr(2)`.
 pub(crate) fn attributes(flags: Flags) -> u64 {
     [
         (Flags::READ_ONLY, attr::READ_ONLY),
@@ -75,7 +74,7 @@ pub(crate) fn attributes(flags: Flags) -> u64 {
     .fold(0, |set, (flag, bit)| if flags.has(flag) { set | bit } else { set })
 }
 
-/// Puts the new root onto a directory of the host's tree, seen by this mount namespace alone.
+/// Mounts the new root on a directory of the host's tree. Only this mount namespace sees it.
 pub(super) fn stage(row: &Mount, source: Sources) -> io::Result<OwnedFd> {
     let root = match (&row.source, source) {
         (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags_while_built())?,
@@ -93,18 +92,18 @@ fn tmpfs(size: ByteSize, mode: u32, flags: Flags) -> io::Result<OwnedFd> {
     mount::new_file_system("tmpfs", &parameters, attributes(flags))
 }
 
-/// A whole sysfs of the jail's network, of which only parts are shown.
+/// A whole sysfs of the jail's network. Only parts of it are shown.
 pub(super) fn stage_sysfs() -> io::Result<OwnedFd> {
     let flags = attributes(Flags::READ_ONLY.and(Flags::NO_SUID).and(Flags::NO_DEV).and(Flags::NO_EXEC));
     let fresh = mount::new_file_system("sysfs", &[], flags)?;
-    // Before 6.15 only what is attached can be copied.
+    // Before 6.15, only an attached mount can be copied.
     let target = rustix::fs::open(STAGE[2], OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     mount::attach(&fresh, &target)?;
     Ok(fresh)
 }
 
-/// On one file system of the jail's own, of which only parts are shown: an empty file and an empty directory to hide
-/// with, the tree of `/sys` without its content, and the files that are ours. The layers of an overlay are there while it is made.
+/// A file system of the jail's own, of which only parts are shown: an empty file and an empty directory to hide
+/// others with, the empty tree of `/sys`, our answers to kernel files, and the layers of an overlay while it is made.
 pub(super) struct Masks {
     tree: OwnedFd,
     file: OwnedFd,
@@ -120,7 +119,7 @@ impl Masks {
         for row in rows {
             match row.source {
                 Source::Skeleton => drop(ensure(&fresh, &row.target, true)?),
-                // What this kernel has not got is not seen as an empty file either.
+                // A file that this kernel lacks must not appear as an empty one.
                 Source::Sysfs(_) => {
                     if let Ok(facts) = std::fs::symlink_metadata(&row.target) {
                         ensure(&fresh, &row.target, facts.is_dir())?;
@@ -145,27 +144,26 @@ impl Masks {
             hide_local(&fresh)?;
         }
         mount::set_attributes(&fresh, attributes(flags), None)?;
-        // Before 6.15 only what is attached can be copied.
+        // Before 6.15, only an attached mount can be copied.
         let target = rustix::fs::open(STAGE[1], OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         mount::attach(&fresh, &target)?;
         let open = |name| file::open_at(&fresh, name, OFlags::PATH, Mode::empty());
         Ok(Self { file: open("file")?, dir: open("dir")?, tree: fresh })
     }
 
-    /// A copy of a part of it, which has its flags.
+    /// A copy of a part of it, with the same flags.
     fn part(&self, path: &str) -> io::Result<OwnedFd> {
         mount::detached_copy(&self.tree, path.trim_start_matches('/'))
     }
 
-    /// A copy of what hides the target.
+    /// A copy of the empty file or directory that hides the target.
     fn over(&self, target: &OwnedFd) -> io::Result<OwnedFd> {
         mount::detached_copy_of(if is_directory(target)? { &self.dir } else { &self.file })
     }
 }
 
-/// Hides what the kernel has below `/proc` and no list names. What it has is looked up here and now, in the jail's own
-/// procfs, so that nothing rests on what somebody knew of the host before.
-/// The error comes with the path that it is about.
+/// Hides everything in `/proc` that is in no list. The names are read here, from the jail's own procfs, so nothing
+/// depends on earlier knowledge of the host. An error comes with its path.
 pub(super) fn hide_unlisted(root: &OwnedFd, masks: &Masks) -> Result<(), (String, io::Error)> {
     for (path, listed) in kernel::LISTED {
         let names = || file::names(file::open_dir_at(root, path.trim_start_matches('/'))?);
@@ -177,7 +175,7 @@ pub(super) fn hide_unlisted(root: &OwnedFd, masks: &Masks) -> Result<(), (String
             let path = format!("{path}/{name}");
             let target = match mount::target(root, &path) {
                 Ok(target) => target,
-                // What a link leads to is looked at by itself, and what went away meanwhile needs no hiding.
+                // The target of a link is checked by itself, and what has gone needs no hiding.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => continue,
                 Err(error) => return Err((path, error)),
@@ -189,7 +187,7 @@ pub(super) fn hide_unlisted(root: &OwnedFd, masks: &Masks) -> Result<(), (String
     Ok(())
 }
 
-/// Makes the directories of `/run`, in the file system that is mounted there.
+/// Makes the directories of `/run` in the file system that is mounted there.
 pub(super) fn make_run(root: &OwnedFd) -> io::Result<()> {
     let run = mount::target(root, "/run")?;
     for (path, mode, owner) in RUN {
@@ -201,7 +199,7 @@ pub(super) fn make_run(root: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Bounds what the kernel counts in this user namespace: `/proc/sys/user` is that of whoever opens it.
+/// Bounds the counters of this user namespace: `/proc/sys/user` belongs to the namespace of whoever opens it.
 fn count(proc: &OwnedFd, counts: &[(&str, u64)]) -> io::Result<()> {
     for (name, most) in counts {
         let file = file::open_at(proc, format!("sys/user/{name}"), OFlags::WRONLY, Mode::empty())?;
@@ -210,8 +208,8 @@ fn count(proc: &OwnedFd, counts: &[(&str, u64)]) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a `/usr/local` in the layer between that hides the host's: what the tenant has in its own is seen as before. A
-/// directory may have such an attribute in memory since Linux 6.6, which is older than what `system` needs.
+/// Makes a `/usr/local` in the hiding layer that hides the host's. The tenant's own stays visible. In-memory
+/// directories may have this attribute since Linux 6.6, which is older than `system` requires.
 fn hide_local(layers: &OwnedFd) -> io::Result<()> {
     let hidden = file::open_dir_at(layers, HIDDEN)?;
     file::make_dir_at(&hidden, LOCAL, 0o755)?;
@@ -222,7 +220,7 @@ fn hide_local(layers: &OwnedFd) -> io::Result<()> {
     Ok(rustix::fs::fsetxattr(&local, "user.overlay.opaque", b"y", rustix::fs::XattrFlags::CREATE)?)
 }
 
-/// Makes a row of something that this kernel may not have.
+/// Makes a row for something that this kernel may lack.
 fn put_if_present(root: &OwnedFd, row: &Mount, masks: &Masks, sysfs: &OwnedFd) -> io::Result<()> {
     let target = match mount::target(root, &row.target) {
         Ok(target) => target,
@@ -235,7 +233,7 @@ fn put_if_present(root: &OwnedFd, row: &Mount, masks: &Masks, sysfs: &OwnedFd) -
             mount::set_attributes(&fd, attributes(row.flags), None)?;
             fd
         }
-        // A copy has the flags of its original.
+        // A copy keeps the flags of its original.
         Source::Sysfs(part) => mount::detached_copy(sysfs, part)?,
         Source::Answer(answer) => masks.part(answer.path().trim_start_matches("/proc"))?,
         _ => return Err(io::ErrorKind::Unsupported.into()),
@@ -253,7 +251,7 @@ pub(super) fn put(
     counts: &[(&str, u64)],
 ) -> io::Result<()> {
     if row.source == Source::Mask {
-        // After the last row, with all that the kernel has by then.
+        // Done after the last row, when everything in `/proc` is there.
         return Ok(());
     }
     if row.only_if_present() {
@@ -272,7 +270,8 @@ pub(super) fn put(
         }
         (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
         (Source::Proc, Sources::Fresh) => {
-            // What a process may not trace is hidden from it, but for root: PID 1 is traced by nobody, and is there.
+            // Processes that a user may not trace are hidden from it, except from root. Nobody may trace PID 1, and
+            // yet root must see it.
             let options = [Parameter::Text("hidepid", "invisible"), Parameter::Text("gid", "0")];
             let proc = mount::new_file_system("proc", &options, flags)?;
             count(&proc, counts)?;
@@ -300,7 +299,7 @@ fn is_directory(fd: impl AsFd) -> io::Result<bool> {
     Ok(file::metadata(fd)?.kind == rustix::fs::FileType::Directory)
 }
 
-/// Opens a row's target; makes it, with its parents, where the root that is being built does not have it yet.
+/// Opens a row's target. If the new root lacks it, makes it with its parents.
 fn ensure(root: &OwnedFd, path: &str, directory: bool) -> io::Result<OwnedFd> {
     match mount::target(root, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -322,12 +321,12 @@ fn ensure(root: &OwnedFd, path: &str, directory: bool) -> io::Result<OwnedFd> {
     mount::target(root, path)
 }
 
-/// Mounts an overlay inside the user namespace (`userxattr`, kernel documentation, filesystems/overlayfs), so that its
-/// upper layer is written as the jail's root. Its layers must have a path while it is made: they get one out of the
-/// tenant's sight, the host's under a name that the audit sees, and lose it again.
+/// Mounts an overlay inside the user namespace (`userxattr`, see the kernel's filesystems/overlayfs), so its upper
+/// layer is written as the jail's root. While it is made, each layer needs a path, and gets one that the tenant
+/// cannot see. The audit sees the name of the host's layer.
 ///
-/// Between the host's layer and the tenant's lies a third. An overlay that is only read needs two, and where the tenant has
-/// one, it hides the operator's own programs: the host's `/usr/local` is not part of the image.
+/// A third layer lies between the host's and the tenant's. A read-only overlay needs two layers. Where the tenant has
+/// a layer, the third hides the host's `/usr/local`: the operator's own programs are not part of the image.
 fn overlay(masks: &Masks, name: &str, lower: &OwnedFd, upper: Option<&OwnedFd>, flags: Flags) -> io::Result<OwnedFd> {
     mount::attach(lower, mount::target(&masks.tree, name)?)?;
     if let Some(upper) = upper {
@@ -336,7 +335,7 @@ fn overlay(masks: &Masks, name: &str, lower: &OwnedFd, upper: Option<&OwnedFd>, 
     rustix::process::fchdir(&masks.tree)?;
     let is_written = !flags.has(Flags::READ_ONLY);
     let (layers, written): (String, &[Parameter<'_>]) = match upper {
-        // The host's first: the root of the overlay looks like the first layer's.
+        // The host's first: the root of the overlay looks like that of the first layer.
         None => (format!("{name}:{HIDDEN}"), &[]),
         Some(_) if is_written => (
             format!("{HIDDEN}:{name}"),
@@ -344,7 +343,7 @@ fn overlay(masks: &Masks, name: &str, lower: &OwnedFd, upper: Option<&OwnedFd>, 
         ),
         Some(_) => (format!("upper/upper:{HIDDEN}:{name}"), &[]),
     };
-    // Without `xino` a file seems to lie on another device than its directory, and `tar --one-file-system` leaves it out.
+    // Without `xino`, a file seems to be on another device than its directory, and `tar --one-file-system` skips it.
     let mut parameters =
         vec![Parameter::Text("lowerdir", &layers), Parameter::Text("xino", "auto"), Parameter::Flag("userxattr")];
     parameters.extend_from_slice(written);
@@ -360,7 +359,8 @@ fn overlay(masks: &Masks, name: &str, lower: &OwnedFd, upper: Option<&OwnedFd>, 
     Ok(overlay)
 }
 
-/// An overlay whose upper layer cannot be written is mounted read-only without a word: prove that it is not.
+/// If the upper layer cannot be written, the kernel mounts the overlay read-only without an error: prove that it is
+/// writable.
 fn prove_writable(overlay: &OwnedFd) -> io::Result<()> {
     let name = ".bailiwick-writable";
     file::remove_file_at(overlay, name)?;

@@ -1,9 +1,10 @@
-//! Makes a jail, step by step, from the inside: runs in the child of `clone3`, as the tenant's root in the tenant's own
+//! The inside of a start, step by step: the child of `clone3` runs this as the tenant's root, in the tenant's
 //! namespaces, and ends by becoming init.
 //!
-//! Danger: the order is the security. Nothing of the tenant's runs before the last step; every target is resolved below
-//! the new root without following a link; mounts are sealed before Landlock, which forbids all further mounting; the
-//! seccomp filter comes before the capabilities go, because loading it needs one; and the last step looks nothing up.
+//! Danger: the order is the security. Nothing of the tenant runs before the last step. Every target is resolved below
+//! the new root without following a link. Mounts are sealed before Landlock, which forbids further mounting. The
+//! seccomp filter comes before the capabilities are dropped, because loading it needs one. The last step looks up no
+//! name.
 
 use crate::jail::child_mounts::{Masks, Sources, hide_unlisted, make_run, put, stage, stage_sysfs};
 use crate::jail::step::{Step, reach};
@@ -18,23 +19,23 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Where the warden leaves the listening socket of init.
+/// The descriptor of init's listening socket.
 const LISTENER: i32 = 3;
-/// What the child reports once it is in its Landlock domain, before anything else: no text of a [`Report`] begins so.
+/// The first byte of the report, sent once the child is in its Landlock domain. No text of a [`Report`] begins with
+/// it.
 pub(crate) const LANDLOCKED: u8 = b'L';
 
-/// What the child needs.
 #[derive(Debug)]
 pub(crate) struct Inside<'a> {
     pub(crate) plan: &'a JailPlan,
     pub(crate) sources: Vec<Sources>,
-    /// A byte comes when the ids are mapped; the end without one means that the warden gave up.
+    /// One byte means that the ids are mapped. An end without it means that the warden gave up.
     pub(crate) go: OwnedFd,
-    /// First the listening socket goes out here, then what went wrong.
+    /// First brings out the listening socket, then the failure, if any.
     pub(crate) report: OwnedFd,
 }
 
-/// What went wrong, for the warden.
+/// A failure, as sent to the warden.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Report {
     pub(crate) step: Step,
@@ -43,7 +44,6 @@ pub(crate) struct Report {
     pub(crate) message: String,
 }
 
-/// A step that failed, on which object.
 struct Failed {
     step: Step,
     at: String,
@@ -72,7 +72,7 @@ pub(crate) fn run(inside: Inside<'_>) -> ! {
         errno: failed.source.raw_os_error(),
         message: failed.source.to_string(),
     };
-    // If the warden is gone, nobody hears it and nobody needs to.
+    // If the warden is gone, nobody needs the report.
     if let Ok(text) = serde_json::to_vec(&text) {
         rustix::io::write(&report, &text).ok();
     }
@@ -81,7 +81,7 @@ pub(crate) fn run(inside: Inside<'_>) -> ! {
 
 impl Inside<'_> {
     fn run(mut self) -> Result<std::convert::Infallible, Failed> {
-        // Here, where the network is the jail's already: a socket keeps the one that it was made in.
+        // Here the network is the jail's already. A socket keeps the network that it was made in.
         step(Step::Listener)?;
         let listener = self.hand_out_listener().map_err(at(Step::Listener, ""))?;
         self.wait().map_err(at(Step::Identity, ""))?;
@@ -111,7 +111,7 @@ impl Inside<'_> {
         Err(at(Step::Exec, INIT)(self.become_init(&init, &listener)))
     }
 
-    /// The root with everything mounted on it; it is not this process's root yet.
+    /// Makes the new root with all mounts. It does not become this process's root yet.
     fn make_root(&mut self) -> Result<OwnedFd, Failed> {
         let plan = self.plan;
         step(Step::Root)?;
@@ -132,7 +132,7 @@ impl Inside<'_> {
         make_run(&root).map_err(at(Step::Mounts, "/run"))?;
         for link in &plan.links {
             match rustix::fs::symlinkat(link.to.as_str(), &root, link.path.trim_start_matches('/')) {
-                // In a root that is the tenant's own they are there already, or are what the tenant made of them.
+                // A root that is the tenant's own has these links already, or whatever the tenant made of them.
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(at(Step::Mounts, &link.path)(error.into())),
             }
@@ -148,7 +148,7 @@ impl Inside<'_> {
         Ok(root)
     }
 
-    /// The socket that init will listen on. The warden binds it where no tenant could.
+    /// Makes init's listening socket and sends it out: the warden binds it where no tenant could.
     fn hand_out_listener(&self) -> io::Result<OwnedFd> {
         let listener = socket::unbound()?;
         socket::send(&self.report, b"s", &[listener.as_fd()])?;
@@ -185,7 +185,7 @@ impl Inside<'_> {
         }
         landlock::restrict(domain.handled, domain.scoped, rules)
             .map_err(|error| at(Step::Confine, "landlock")(error.into()))?;
-        // Every profile has a domain, if one of scopes alone, and the warden takes silence for a failure.
+        // Every profile has a domain, if only one of scopes. The warden takes silence for a failure.
         rustix::io::write(&self.report, &[LANDLOCKED]).map_err(|error| at(Step::Confine, "landlock")(error.into()))?;
         let program: Vec<(u16, u8, u8, u32)> = seccomp::filter(self.plan.profile)
             .iter()
@@ -200,10 +200,10 @@ impl Inside<'_> {
         Ok(())
     }
 
-    /// Comes back only with an error.
+    /// Returns only an error.
     fn become_init(&self, init: &OwnedFd, listener: &OwnedFd) -> io::Error {
         let prepare = || -> io::Result<OwnedFd> {
-            // Out of the way of the numbers that are about to be overwritten.
+            // Away from the numbers that are overwritten below.
             let init = rustix::io::fcntl_dupfd_cloexec(init, 16)?;
             let listener = rustix::io::fcntl_dupfd_cloexec(listener, 16)?;
             let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -212,11 +212,12 @@ impl Inside<'_> {
             for stream in 0..3 {
                 process::place(&null, stream)?;
             }
-            // The report's own number may be 3: `run` holds a copy, and that copy is marked below as all are.
+            // The report's own number may be 3. `run` has a copy of it, which is marked below like all others.
             process::close_on_exec_from(3)?;
             process::place(&listener, LISTENER)?;
-            // A jail that is ended before init listens to signals: PID 1 loses a signal that it neither blocks nor
-            // handles (pid_namespaces(7)), and the warden would wait in vain. Blocked, it waits for init.
+            // PID 1 loses a signal that it neither blocks nor handles (pid_namespaces(7)). If the jail is ended
+            // before init handles SIGTERM, the warden would wait in vain. A blocked signal stays pending until init
+            // handles it.
             drop(Signals::block(&[SIGTERM])?);
             Ok(init)
         };
@@ -227,8 +228,8 @@ impl Inside<'_> {
     }
 }
 
-/// Becomes root of the jail, with nothing of the warden's left, and takes the control group it was born in as the root
-/// of the groups that it sees: `clone3` made that namespace from the warden's place, one step too early.
+/// Becomes root of the jail and drops the rest of the warden. Also makes the jail's group the root of the groups that
+/// it sees: `clone3` had made the cgroup namespace while the process was still in the warden's group.
 fn identity() -> io::Result<()> {
     signal::unblock_all()?;
     credential::become_for_good(0, 0)?;

@@ -1,4 +1,4 @@
-//! The record of a running jail: what a warden that comes back needs to know it again.
+//! The record of a running jail: how a later warden identifies it.
 
 use crate::host_files::md5::md5;
 use bailiwick_plan::{kernel_memory, seccomp};
@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 const FILE: &str = "record.json";
 const MAX_SIZE: usize = 4096;
 
-/// Who the init of a jail is. A number alone is nobody: it is used again after its process has ended.
+/// The identity of a jail's init. A number alone identifies nobody: the kernel uses it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
@@ -23,16 +23,17 @@ pub(crate) struct Record {
     pub(crate) user_namespace: u64,
     /// Inode of its pid namespace.
     pub(crate) pid_namespace: u64,
-    /// Id of the control group that it was born in: the inode of the group's directory (`cgroups(7)`).
+    /// The inode of the directory of its first control group, which is that group's id (`cgroups(7)`).
     pub(crate) control_group: u64,
-    /// How it was made to hold the tenant's storage.
+    /// How the jail was made to use the tenant's storage.
     #[serde(default)]
     pub(crate) access: Access,
-    /// Whether our own code told, in the process that became init, that it was in its Landlock domain. An earlier version has not
-    /// asked.
+    /// Whether our code, in the process that became init, reported that it was in its Landlock domain. Records of
+    /// earlier versions lack this.
     #[serde(default)]
     pub(crate) landlock: bool,
-    /// What it was confined with that the kernel does not show again ([`confinement_digest`]). An earlier version has not noted it.
+    /// Digest of confinement that the kernel does not show ([`confinement_digest`]). Records of earlier versions lack
+    /// this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) confinement: Option<String>,
     /// Which network namespace it has (`SO_NETNS_COOKIE`). An earlier version has not noted it.
@@ -40,7 +41,8 @@ pub(crate) struct Record {
     pub(crate) network: Option<u64>,
 }
 
-/// Tells the filter of system calls and the counts of a jail's user namespace from those of another version.
+/// A digest of the seccomp filter and of the counters of a jail's user namespace. It differs between versions that
+/// differ in these.
 pub(crate) fn confinement_digest(profile: Profile) -> String {
     let mut text = String::new();
     for step in seccomp::filter(profile) {
@@ -53,7 +55,7 @@ pub(crate) fn confinement_digest(profile: Profile) -> String {
 }
 
 impl Record {
-    /// Reads the identity of a process that is held by descriptor, and so cannot have changed, in a group that is open.
+    /// Reads the identity of a process that the caller holds by descriptor, in an open group.
     pub(crate) fn of(pid: u32, group: &OwnedFd, access: Access) -> io::Result<Self> {
         Ok(Self {
             access,
@@ -68,21 +70,21 @@ impl Record {
         })
     }
 
-    /// Writes it into a jail's runtime directory.
+    /// Writes the record into a jail's runtime directory.
     pub(crate) fn write(&self, dir: &OwnedFd) -> io::Result<()> {
         let text = serde_json::to_vec(self)?;
         file::replace_at(dir, FILE, &text, 0o600, file::Outlives::Process)
     }
 
-    /// Reads it.
+    /// Reads a record.
     pub(crate) fn read(dir: &OwnedFd) -> io::Result<Self> {
         let bytes = file::read_bounded(file::open_file_at(dir, FILE)?, MAX_SIZE)?;
         Ok(serde_json::from_slice(&bytes)?)
     }
 
-    /// Takes hold of the process again, if it is still the one: same start, same namespaces, the same control group, which is given
-    /// as it is found now, and in one of `homes`. `kept` is a descriptor of it that was never let go; without one the
-    /// process is opened first, so that what is compared is what is held.
+    /// Takes hold of the process if it is still the recorded one: same start time, same namespaces, same control
+    /// group (`group` is the tenant's now), and inside one of `homes`. `kept` is a descriptor that was held all the
+    /// time. Without it, the process is opened before anything is compared, so what is compared is what is held.
     pub(crate) fn take_hold(
         &self,
         kept: Option<OwnedFd>,
@@ -90,7 +92,7 @@ impl Record {
         group: &OwnedFd,
     ) -> io::Result<Option<OwnedFd>> {
         let pidfd = match kept {
-            // An ended process has no number any more.
+            // A process that has ended has no number.
             Some(kept) if process::number(&kept)? == Some(self.pid) => kept,
             Some(_) => return Ok(None),
             None => match process::open(self.pid) {
@@ -100,12 +102,12 @@ impl Record {
             },
         };
         let Ok(now) = Self::of(self.pid, group, self.access) else { return Ok(None) };
-        // The rest are notes, which nothing shows again.
+        // The other fields are notes that the kernel does not show.
         let identity = |Self { pid, start_time, user_namespace, pid_namespace, control_group, .. }: &Self| {
             [u64::from(*pid), *start_time, *user_namespace, *pid_namespace, *control_group]
         };
         let groups = match proc::cgroups(self.pid) {
-            // It is ending.
+            // The process is ending.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
             groups => groups?,
         };

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Jail {
     pub(crate) record: Record,
     pub(crate) pidfd: OwnedFd,
-    /// Says whether it is frozen. Kept open, because opening it costs more than all else that a look does.
+    /// Reports whether it is frozen. It stays open, because opening it is the largest cost of a look.
     freezer: Option<Freezer>,
 }
 
@@ -38,18 +38,18 @@ impl Jail {
         Self { record, pidfd, freezer }
     }
 
-    /// Whether it is to stand still.
+    /// Whether it is frozen, or about to be.
     pub(crate) fn is_frozen(&self) -> bool {
         self.freezer.as_ref().is_some_and(Freezer::is_frozen)
     }
 
-    /// Whether its init still runs, and so its number is its own.
+    /// Whether its init still runs, so that its number is certainly its own.
     pub(crate) fn still_runs(&self) -> bool {
         matches!(process::has_ended(&self.pidfd, Duration::ZERO), Ok(false))
     }
 }
 
-/// A child on its way to init.
+/// A child that becomes init.
 #[derive(Debug)]
 pub(crate) struct Starting {
     pub(crate) begun: Begun,
@@ -60,13 +60,13 @@ pub(crate) struct Starting {
 /// How a jail ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Its init is asked first, so that databases can close their files.
+    /// Ask init first, so that databases can close their files.
     Ask,
-    /// Its init has ended.
+    /// Init has ended.
     ByItself,
 }
 
-/// Every jail that is there. A tenant is in one of the maps at most.
+/// All jails. A tenant is in at most one of the maps.
 #[derive(Debug, Default)]
 pub(crate) struct Jails {
     running: BTreeMap<TenantName, Jail>,
@@ -75,7 +75,6 @@ pub(crate) struct Jails {
 }
 
 impl Jails {
-    /// The running jail of a tenant.
     pub(crate) fn get(&self, tenant: &TenantName) -> Option<&Jail> {
         self.running.get(tenant)
     }
@@ -84,22 +83,20 @@ impl Jails {
         self.running.iter()
     }
 
-    /// A jail runs from now on.
     pub(crate) fn add(&mut self, tenant: TenantName, jail: Jail) {
         self.running.insert(tenant, jail);
     }
 
-    /// A child is on its way to init from now on.
     pub(crate) fn add_child(&mut self, tenant: TenantName, starting: Starting) {
         self.starting.insert(tenant, starting);
     }
 
-    /// Takes every child that is on its way, for a look.
+    /// Takes all children, to look at each. [`Self::add_child`] puts back those that go on.
     pub(crate) fn take_children(&mut self) -> BTreeMap<TenantName, Starting> {
         std::mem::take(&mut self.starting)
     }
 
-    /// Whether a jail runs; one whose init has ended unseen ends here.
+    /// Whether a jail runs. If its init has ended unnoticed, the jail ends here.
     pub(crate) fn runs(&mut self, tenant: &TenantName) -> bool {
         let Some(jail) = self.running.get(tenant) else { return false };
         if process::has_ended(&jail.pidfd, Duration::ZERO).unwrap_or(false) {
@@ -108,7 +105,7 @@ impl Jails {
         self.running.contains_key(tenant)
     }
 
-    /// Refuses what needs a running jail.
+    /// Refuses a request that needs a running jail.
     pub(crate) fn require(&mut self, tenant: &TenantName) -> Result<(), Failure> {
         if self.runs(tenant) {
             return Ok(());
@@ -118,7 +115,7 @@ impl Jails {
         Err(if is_clearing { Refusal::Clearing { tenant } } else { Refusal::NotRunning { tenant, why: None } }.into())
     }
 
-    /// Whether a tenant's jail is to stand still.
+    /// Whether a tenant's jail is frozen, or about to be.
     pub(crate) fn is_frozen(&self, tenant: &TenantName) -> bool {
         self.get(tenant).is_some_and(Jail::is_frozen)
     }
@@ -136,12 +133,12 @@ impl Jails {
         self.ending.insert(tenant.clone(), ending);
     }
 
-    /// Clears away what is left of a jail that never ran, or that an earlier warden made.
+    /// Clears away a jail that never ran, or that an earlier warden left.
     pub(crate) fn clear_away(&mut self, tenant: &TenantName, child: Option<OwnedFd>) {
         self.ending.entry(tenant.clone()).or_insert_with(|| Ending::new(child, false, Instant::now()));
     }
 
-    /// Whether a tenant's jail ends.
+    /// Whether a tenant's jail is ending.
     pub(crate) fn clears(&self, tenant: &TenantName) -> bool {
         self.ending.contains_key(tenant)
     }
@@ -150,7 +147,7 @@ impl Jails {
         self.ending.get(tenant)
     }
 
-    /// Takes those that end and are to be looked at now; those of which something is left come back by [`Self::keep_ending`].
+    /// The jails that are ending and must be looked at now.
     pub(crate) fn due_endings(&self, now: Instant) -> Vec<TenantName> {
         self.ending.iter().filter(|(_, ending)| ending.is_due(now)).map(|(tenant, _)| tenant.clone()).collect()
     }
@@ -168,11 +165,12 @@ impl Jails {
         self.running.is_empty() && self.starting.is_empty() && self.ending.is_empty()
     }
 
-    /// Whether a request must wait for a jail that starts or ends: whose, and when it is told that this takes longer.
+    /// Whether a request must wait for a jail that starts or ends: the tenant, and the time from which the reply is a
+    /// failure.
     pub(crate) fn must_wait(&self, request: &WardenRequest) -> Option<(TenantName, Instant)> {
         let (tenant, waits_for_end) = changes_jail(request)?;
         let late = match (self.starting.get(tenant), self.ending.get(tenant)) {
-            // What becomes of the start is known by then.
+            // By then the outcome of the start is known.
             (Some(starting), _) => starting.begun.deadline + CLEAR_TIME,
             (None, Some(ending)) if waits_for_end => ending.late(),
             _ => return None,
@@ -180,13 +178,13 @@ impl Jails {
         Some((tenant.clone(), late))
     }
 
-    /// The descriptors that report changes of jails that start or end.
+    /// Descriptors that report changes of starting and ending jails.
     pub(crate) fn changing_fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let starting = self.starting.values().map(|starting| (starting.begun.report().as_fd(), PollFlags::IN));
         starting.chain(self.ending.values().filter_map(Ending::fd))
     }
 
-    /// When to look at jails that start or end at the latest.
+    /// The time of the next look at starting and ending jails at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
         let starting = self.starting.values().map(|starting| starting.begun.deadline);
         starting.chain(self.ending.values().map(Ending::due)).min()
@@ -197,17 +195,17 @@ impl Jails {
         self.running.iter().map(|(tenant, jail)| (tenant.clone(), jail.pidfd.as_fd())).collect()
     }
 
-    /// The inits of running jails, by their numbers.
+    /// The running jails, with the numbers of their inits.
     pub(crate) fn init_numbers(&self) -> BTreeSet<(TenantName, u32)> {
         self.running.iter().map(|(tenant, jail)| (tenant.clone(), jail.record.pid)).collect()
     }
 
-    /// The network namespaces of all jails that this version has made.
+    /// The network namespaces of running jails, as far as their records have them.
     pub(crate) fn networks(&self) -> BTreeSet<u64> {
         self.running.values().filter_map(|jail| jail.record.network).collect()
     }
 
-    /// Which jails do not end, for `status`.
+    /// The jails that do not end, for `status`.
     pub(crate) fn problems(&self, now: Instant) -> Vec<String> {
         let late = self.ending.iter().filter(|(_, ending)| now >= ending.late());
         let problem = |(tenant, ending): (&TenantName, &Ending)| {
@@ -218,7 +216,7 @@ impl Jails {
     }
 }
 
-/// The tenant whose jail a request changes, and whether it needs the end of a jail that ends.
+/// The tenant whose jail a request changes, and whether the request also needs the end of an ending jail.
 fn changes_jail(request: &WardenRequest) -> Option<(&TenantName, bool)> {
     use WardenRequest::{Freeze, Limit, Purge, Rescue, Rescued, Restart, Start, Stop, Thaw};
     match request {
@@ -257,7 +255,7 @@ mod tests {
         }
         let bob = WardenRequest::Start { tenant: "bob".parse().expect("a name") };
         assert_eq!(jails.must_wait(&bob), None, "another tenant's end holds up nobody");
-        // Twice cleared is once cleared: the time of whoever waits does not begin anew.
+        // Clearing twice is clearing once: nobody's wait begins again.
         jails.clear_away(&tenant, None);
         assert_eq!(jails.ending(&tenant).map(Ending::late), late);
         assert!(jails.require(&tenant).is_err_and(|failure| failure.message.contains("is being cleared")));

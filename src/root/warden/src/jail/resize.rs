@@ -1,8 +1,8 @@
-//! Gives the file systems in memory of a running jail another size.
+//! Resizes the tmpfs mounts of a running jail.
 //!
-//! Danger: what is mounted in a jail of profile `system` is the tenant's choice, and may be of the host. A child does it that has
-//! entered the jail's user namespace, so the kernel itself refuses to touch a file system that is not the jail's own. It may be
-//! made to wait there, by a file system that the tenant serves itself: nobody waits for it.
+//! Danger: a tenant of profile `system` mounts what it likes, even something of the host's. Therefore a child does
+//! this from inside the jail's user namespace, where the kernel refuses changes to file systems of others. The child
+//! may block, on a file system that the tenant serves itself: nobody waits for it.
 
 use crate::helper::Helper;
 use bailiwick_sys::{mount, namespace};
@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// Begins to give each target its size. `init` is held by the caller, so its number is its own.
+/// Begins to resize each target. The caller holds `init`, so the number is certainly init's.
 pub(crate) fn begin(init: u32, sizes: [(&'static str, ByteSize); 2]) -> io::Result<Helper> {
     let (users, mounts) = (namespace::open(init, "user")?, namespace::open(init, "mnt")?);
     Helper::begin(&[users.as_fd(), mounts.as_fd()], || {

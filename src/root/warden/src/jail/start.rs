@@ -1,8 +1,8 @@
-//! Makes a jail, step by step, from the outside. What is done inside is in `child_setup`.
+//! The outside of a start, step by step. The inside is in `child_setup`.
 //!
-//! Danger: between `clone3` and the report of the child there is a process of the tenant's identity that runs our
-//! code. It holds copies of this process's memory, so nothing that belongs to another tenant may be in scope that a
-//! tenant could reach: no process of the tenant's exists in the new namespaces until init runs.
+//! Danger: between `clone3` and the child's report, a process with the tenant's identity runs our code. It has copies
+//! of this process's memory. No process of the tenant exists in the new namespaces until init runs; before that,
+//! nothing that belongs to another tenant may be within reach.
 
 use crate::jail::child_mounts::{self, Sources};
 use crate::jail::child_setup::{self, Inside};
@@ -21,9 +21,9 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long the child may take to become init. Generous: a host under heavy load is slow, not broken.
+/// How long the child may take to become init. It is generous: a loaded host is slow, not broken.
 const CHILD_TIME: Duration = Duration::from_secs(20);
-/// The most that a child reports.
+/// The most bytes of a child's report.
 const MAX_REPORT: usize = 4096;
 
 /// Why a jail could not be made. Nothing of it is left.
@@ -31,7 +31,7 @@ const MAX_REPORT: usize = 4096;
 #[error("cannot {purpose}{at} (step \"{step}\")", purpose = step.purpose())]
 pub(crate) struct BuildError {
     step: Step,
-    /// Which row or file, with a leading space; empty when the step has one object only.
+    /// The row or file, with a leading space; empty if the step has only one object.
     at: String,
     #[source]
     source: Box<dyn std::error::Error + Send + Sync>,
@@ -60,50 +60,51 @@ pub(crate) struct Builder<'a> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) groups: &'a Groups,
     pub(crate) init: &'a OwnedFd,
-    /// What jails see of the host's `/etc`.
+    /// The copies of the host's `/etc` that jails see.
     pub(crate) host_etc: BorrowedFd<'a>,
     pub(crate) quota: &'a QuotaFacts,
 }
 
-/// A jail whose child is on its way to init.
+/// A jail whose child is becoming init.
 #[derive(Debug)]
 pub(crate) struct Begun {
     pid: u32,
-    /// Held until the child is init, or has ended.
+    /// Held until the child is init or has ended.
     pub(crate) pidfd: OwnedFd,
-    /// Brings the socket that the child makes first. Ends when the child is init, with no more than the word that it had put itself
-    /// into its Landlock domain.
+    /// Brings the child's listening socket first, then [`child_setup::LANDLOCKED`] and its end, or a failure. The end
+    /// comes when the child is init.
     report: OwnedFd,
-    /// What is to be done before the child may go on; `None` once it goes.
+    /// What the warden must do before the child may go on; `None` once it may.
     held: Option<Held>,
-    /// Whether that word has come. Nothing that runs afterwards can leave the domain, and the kernel never shows it again.
+    /// Whether the child reported its Landlock domain. Nothing that runs later can leave the domain, and the kernel
+    /// never shows it again.
     landlock: bool,
-    /// The jail's network namespace, by the socket that the child has made there.
+    /// The jail's network namespace, read from the child's socket.
     network: Option<u64>,
     runtime: OwnedFd,
     group: OwnedFd,
     ids: IdRange,
     access: Access,
     profile: Profile,
-    /// When its time is over.
+    /// When the child's time is over.
     pub(crate) deadline: Instant,
 }
 
-/// What a child waits for that has made its socket.
+/// What a child waits for after it has made its socket.
 #[derive(Debug)]
 struct Held {
-    /// One byte written here says "go"; its end says that nobody will.
+    /// One byte means "go". The end without it means that the warden gave up.
     go: OwnedFd,
-    /// What is to be shown through the child's own map of ids, beside the path where it will be.
+    /// Mounts that need the child's id map, with the path of each.
     mapped: Vec<(String, OwnedFd)>,
 }
 
-/// Which part of a jail could not be made, and the child, if there is one, which was killed.
+/// Why a jail could not be made, and its killed child, if there is one.
 pub(crate) type Unmade = (BuildError, Option<OwnedFd>);
 
 impl Builder<'_> {
-    /// Takes every step from [`Step::Storage`] on to the child. When one fails, the caller removes what the others left.
-    /// [`Begun::go_on`] takes the rest, as the child reports.
+    /// Takes the steps from [`Step::Storage`] to the child. If one fails, the caller removes the results of the
+    /// others. [`Begun::go_on`] takes the remaining steps as the child reports.
     pub(crate) fn begin(&self) -> Result<Begun, Unmade> {
         let mut child = None;
         self.steps(&mut child).map_err(|error| (error, child.inspect(kill)))
@@ -141,7 +142,7 @@ impl Builder<'_> {
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
         drop((go_read, report_write));
-        // From here on a child waits. Whatever fails, it must not outlive the failure.
+        // From here on a child waits. It must not outlive a failure.
         let pidfd = &*child.insert(pidfd);
         let rows = plan.mounts.iter().zip(sources);
         let mapped = rows.flat_map(|(row, source)| source.into_mapped().into_iter().map(|fd| (row.target.clone(), fd)));
@@ -162,8 +163,8 @@ impl Builder<'_> {
         })
     }
 
-    /// Opens everything that is mounted from outside, as detached mounts with their flags already set, while this
-    /// process still sees the host.
+    /// Opens everything that is mounted from outside, as detached mounts with their flags set, while this process
+    /// still sees the host.
     fn sources(&self, groups: &TenantGroups) -> Result<Vec<Sources>, BuildError> {
         let storage = |name| self.storage.mount(&self.plan.tenant, name);
         let open = |source: &Source| -> io::Result<Sources> {
@@ -200,8 +201,8 @@ impl Builder<'_> {
         Ok(sources)
     }
 
-    /// Makes the child: born in every control group of the tenant, in a user namespace that belongs to the tenant's
-    /// first host id. Only the effective ids change, and only around the one call.
+    /// Makes the child in all of the tenant's control groups, in a user namespace that belongs to the tenant's first
+    /// host id. Only the effective ids change, and only around this call.
     fn clone(&self, groups: &TenantGroups, keep: &[BorrowedFd<'_>]) -> io::Result<Cloned> {
         let _visit = self.groups.visit(groups).map_err(io::Error::other)?;
         let ids = self.plan.ids;
@@ -209,19 +210,18 @@ impl Builder<'_> {
         let cloned = credential::set_effective_user(ids.root_uid().0)
             .and_then(|()| process::clone_into(ALL_NAMESPACES, Some(groups.jail.as_fd()), keep));
         if let Ok(Cloned::Child) = cloned {
-            // The child stays in the tenant's groups, and so must not run the destructor that returns to the warden's.
+            // The child stays in the tenant's groups: it must not run the destructor, which returns to the warden's.
             std::mem::forget(_visit);
             return cloned;
         }
-        // If this process could not become root again, going on would leave a warden without rights.
+        // A warden that cannot become root again has no rights, and must not go on.
         credential::set_effective_user(0).expect("the real user is root");
         credential::set_effective_group(0).expect("the real group is root");
         cloned
     }
 }
 
-/// The flags that are set out here. An overlay's own are set on the overlay: its layers are never seen, and are all it has
-/// to write to.
+/// The flags that are set outside. An overlay has its own flags: its layers are never visible, and it writes to them.
 fn outside_flags(row: &Mount) -> Flags {
     let flags = row.flags_while_built();
     match row.source {
@@ -231,14 +231,14 @@ fn outside_flags(row: &Mount) -> Flags {
     }
 }
 
-/// Ends a child that is no init yet. It may have ended by itself; its group is killed and waited for by the caller in any case.
+/// Kills a child that is not init yet. It may have ended; the caller kills its group and waits for that anyway.
 fn kill(child: &OwnedFd) {
     process::signal(child, rustix::process::Signal::KILL).ok();
 }
 
 impl Begun {
-    /// Takes what the child has reported so far; whether its end of the socket is closed, as it is once the child is init or has ended.
-    /// Each report is one small write, which is there as a whole, so nothing is waited for.
+    /// Reads the child's reports; returns whether the socket has ended, as it does when the child is init or has
+    /// ended. Each report is one small write and arrives whole, so nothing is waited for.
     fn hear(&mut self) -> Result<bool, BuildError> {
         while process::readable(&self.report, Duration::ZERO).map_err(BuildError::at(Step::Exec))? {
             let mut text = vec![0; MAX_REPORT];
@@ -249,7 +249,7 @@ impl Begun {
                 return Ok(true);
             }
             if text.is_empty() {
-                // It tells of its domain, or of why there is none, before it could become init.
+                // Before it can be init, it reports its domain, or why there is none.
                 return Err(BuildError::at(Step::Exec)(silent()));
             }
             let is_word = text[0] == child_setup::LANDLOCKED && !self.landlock;
@@ -262,12 +262,12 @@ impl Begun {
         Ok(false)
     }
 
-    /// What becomes readable when the child has reported.
+    /// Becomes readable when the child has reported.
     pub(crate) fn report(&self) -> &OwnedFd {
         &self.report
     }
 
-    /// Lets the child go on once it has made its socket.
+    /// Does what a child waits for that has made its socket, and tells it to go on.
     fn let_go(&mut self, runtime: &Runtime) -> Result<(), BuildError> {
         if !process::readable(&self.report, Duration::ZERO).map_err(BuildError::at(Step::Socket))? {
             return Ok(());
@@ -294,7 +294,7 @@ impl Begun {
         (&std::fs::File::from(go)).write_all(b"1").map_err(BuildError::at(Step::Identity))
     }
 
-    /// What the child has reported so far: whether it is init.
+    /// Reads the reports so far; returns whether the child is init.
     fn reported(&mut self, runtime: &Runtime) -> Result<bool, BuildError> {
         if self.held.is_some() {
             self.let_go(runtime)?;
@@ -302,7 +302,7 @@ impl Begun {
         if self.held.is_some() { Ok(false) } else { self.hear() }
     }
 
-    /// Takes the next steps when the child has reported, or its time is over; it is as it was before.
+    /// Takes the next steps if the child has reported or its time is over.
     pub(crate) fn go_on(mut self, init: &OwnedFd, runtime: &Runtime) -> Result<Finished, Unmade> {
         let is_init = self.reported(runtime);
         if let Ok(false) = is_init
@@ -333,21 +333,20 @@ impl Begun {
     }
 }
 
-/// What has become of a child.
 #[derive(Debug)]
 pub(crate) enum Finished {
-    /// It is on its way still.
+    /// It is still becoming init.
     NotYet(Begun),
     /// It is init.
     Runs {
-        /// Who it is.
         record: Record,
-        /// Held by descriptor.
+        /// Holds init.
         pidfd: OwnedFd,
     },
 }
 
-/// A child that was killed before its last step is as silent as one that took it: see which program runs. One that has ended runs none.
+/// A child killed before its last step is as silent as one that took it: check which program runs. A process that has
+/// ended runs none.
 fn prove_init(pid: u32, init: &OwnedFd) -> io::Result<()> {
     let runs = match rustix::fs::stat(format!("/proc/{pid}/exe")) {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => return Err(silent()),
@@ -371,18 +370,18 @@ fn map_ids(pid: u32, ids: IdRange) -> io::Result<()> {
     write_proc(pid, "gid_map", &row)
 }
 
-/// Writes a file of a process that this process has made and not reaped, so its number is still its own.
+/// Writes a file of a child that was not reaped, so its number is certainly its own.
 fn write_proc(pid: u32, name: &str, text: &str) -> io::Result<()> {
     let flags = rustix::fs::OFlags::WRONLY;
     let dir = bailiwick_sys::file::open_dir(std::path::Path::new(&format!("/proc/{pid}")))?;
     let fd = bailiwick_sys::file::open_at(dir, name, flags, rustix::fs::Mode::empty())?;
-    // One write(2): the kernel takes an id map in one piece only.
+    // In one write(2): the kernel takes an id map only whole.
     let len = rustix::io::write(&fd, text.as_bytes())?;
     if len == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// The socket that the child has made to listen on, with its first instructions. One that was made out here would show whoever holds
-/// it the host's network.
+/// The listening socket that the child made with its first instructions. A socket made by the warden would show its
+/// holders the host's network.
 fn listener(report: &OwnedFd) -> Result<OwnedFd, BuildError> {
     let mut text = [0; MAX_REPORT];
     let (len, mut fds) = socket::receive(report, &mut text, 1).map_err(BuildError::at(Step::Listener))?;
@@ -393,9 +392,9 @@ fn listener(report: &OwnedFd) -> Result<OwnedFd, BuildError> {
     }
 }
 
-/// The failure in what a child reported.
+/// The failure that a child reported.
 fn failure_in(text: &[u8]) -> Result<BuildError, BuildError> {
-    // Written by our own code, before any of the tenant's ran.
+    // Our own code wrote this, before any of the tenant's ran.
     let report: child_setup::Report =
         serde_json::from_slice(text).map_err(|error| BuildError::at(Step::Exec)(error.into()))?;
     let source: Box<dyn std::error::Error + Send + Sync> = match report.errno {

@@ -1,4 +1,4 @@
-//! The steps of making a jail, in order: what error messages name, and where tests make a start fail.
+//! The steps of a start, in order. Error messages name them, and tests make them fail.
 
 #[cfg(feature = "failpoints")]
 use bailiwick_sys::process;
@@ -6,7 +6,7 @@ use bailiwick_types::TenantName;
 use std::fmt;
 use std::io;
 
-/// Declares the steps from one table: variant, word, and what the step does, as an error message says it after "cannot".
+/// Declares the steps in one table: variant, word, and the purpose, which follows "cannot" in an error message.
 macro_rules! steps {
     ($($(#[$doc:meta])* $step:ident = $word:literal, $purpose:literal;)*) => {
         /// One step.
@@ -19,7 +19,7 @@ macro_rules! steps {
             /// All of them, in order.
             pub const ALL: &'static [Self] = &[$(Self::$step),*];
 
-            /// The word of the step: what `--steps` prints, and what a test makes fail.
+            /// The word of the step: printed by `--steps`, and used by tests to make the step fail.
             #[must_use]
             pub fn word(self) -> &'static str {
                 match self {
@@ -27,7 +27,7 @@ macro_rules! steps {
                 }
             }
 
-            /// What the step does, as an error message says it after "cannot".
+            /// The purpose of the step, which follows "cannot" in an error message.
             #[must_use]
             pub fn purpose(self) -> &'static str {
                 match self {
@@ -59,7 +59,7 @@ steps! {
     Socket = "socket", "bind the socket of init";
     /// Map its ids.
     IdMaps = "id-maps", "map the ids";
-    /// Show the mounts through that map.
+    /// Apply that map to the mounts.
     MapMounts = "map-mounts", "map the mounts";
     /// Inside: take the tenant's identity.
     Identity = "identity", "take the tenant's identity";
@@ -85,10 +85,10 @@ impl fmt::Display for Step {
     }
 }
 
-/// Marks that a step is about to be taken. In a test build the step can be told to fail here.
+/// Marks the begin of a step. In a test build, it can fail here.
 ///
 /// # Errors
-/// Only in a test build, when the fail-point file names this step.
+/// Only in a test build, if the fail-point file names this step.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
 #[expect(clippy::unnecessary_wraps, reason = "the signature is that of the test build")]
@@ -96,8 +96,8 @@ pub(crate) fn reach(_step: Step) -> io::Result<()> {
     Ok(())
 }
 
-/// As above, in a test build: the file that `BAILIWICK_FAILPOINT` names holds `STEP error`, `STEP kill` or
-/// `STEP wait`, which never ends. It is read at the first step, because the later ones no longer see the host's files.
+/// As above, in a test build. The file named by `BAILIWICK_FAILPOINT` holds `STEP error`, `STEP kill` or `STEP wait`,
+/// which never ends. It is read at the first step: later steps do not see the host's files.
 #[cfg(feature = "failpoints")]
 pub(crate) fn reach(step: Step) -> io::Result<()> {
     static FAILPOINT: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
@@ -108,15 +108,15 @@ pub(crate) fn reach(step: Step) -> io::Result<()> {
     }
     match failpoint.trim().split_once(' ') {
         Some((word, "error")) if word == step.word() => Err(io::Error::other("fail-point")),
-        // Not SIGKILL: init of a pid namespace cannot send that to itself. The end is as sudden.
+        // Not SIGKILL: init of a pid namespace cannot send that to itself. This end is as sudden.
         Some((word, "kill")) if word == step.word() => process::exit_now(137),
         Some((word, "wait")) if word == step.word() => wait(),
         _ => Ok(()),
     }
 }
 
-/// Marks that a child is about to do something for a tenant that can take long. In a test build it never ends where the fail-point
-/// file says `WORK TENANT`.
+/// Marks the begin of work for a tenant that can take long. In a test build it blocks while the fail-point file holds
+/// `WORK TENANT`.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
 pub(crate) fn reach_work(_work: &str, _tenant: &TenantName) {}
@@ -134,7 +134,7 @@ pub(crate) fn reach_work(work: &str, tenant: &TenantName) {
     }
 }
 
-/// As whoever the kernel does not let go on.
+/// Blocks, like a process that the kernel does not let go.
 #[cfg(feature = "failpoints")]
 fn wait() -> ! {
     loop {

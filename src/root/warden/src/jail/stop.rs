@@ -18,41 +18,39 @@ use rustix::event::PollFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long a jail has to end by itself: init gives its processes two seconds.
+/// How long a jail has to end by itself. Init gives its processes two seconds.
 const STOP_TIME: Duration = Duration::from_secs(3);
-/// How long the kernel may take to empty a group that was killed, before those who wait are told that it does not.
+/// How long the kernel may take to empty a killed group before waiting requests get a failure.
 pub(crate) const CLEAR_TIME: Duration = Duration::from_secs(5);
-/// Between two looks at a group that is not empty yet; its file reports sooner.
+/// Between two looks at a group that is not empty. Its file reports sooner.
 const LOOK_TIME: Duration = Duration::from_millis(20);
-/// The same once it was logged that the group does not empty.
+/// The same, after it was logged that the group does not empty.
 const LATE_LOOK_TIME: Duration = Duration::from_secs(1);
-/// The first of the pauses, each twice the last, in which the kernel frees an empty group.
+/// The first pause while the kernel frees an empty group. Each pause is twice the last.
 const LEAST_PAUSE: Duration = Duration::from_micros(50);
-/// Why a group stays populated, as far as the warden knows.
+/// Why a group is not empty, if nothing else is known.
 pub(crate) const STUCK: &str = "its processes do not end (uninterruptible in the kernel?)";
 
-/// A jail that ends.
 #[derive(Debug)]
 pub(crate) struct Ending {
     pub(crate) init: Option<OwnedFd>,
-    /// Until when init may end by itself; `None` once all is killed.
+    /// Until when init may end by itself; `None` once everything is killed.
     asked_until: Option<Instant>,
-    /// When all was killed, or will be at the latest.
+    /// When everything was killed, or will be at the latest.
     killed: Instant,
-    /// When to look again.
     due: Instant,
     pause: Duration,
-    /// The file that reports when its processes are gone.
+    /// Reports when the processes are gone.
     pub(crate) events: Option<OwnedFd>,
     is_empty: bool,
     pub(crate) problem: Option<String>,
     pub(crate) is_logged: bool,
-    /// Its init ended without being asked to.
+    /// Init ended without being asked.
     pub(crate) by_itself: bool,
 }
 
 impl Ending {
-    /// Everything is killed at once.
+    /// A jail of which everything is killed at once.
     pub(crate) fn new(init: Option<OwnedFd>, by_itself: bool, now: Instant) -> Self {
         Self {
             init,
@@ -68,23 +66,22 @@ impl Ending {
         }
     }
 
-    /// Init was asked to end.
+    /// A jail whose init was asked to end.
     pub(crate) fn asked(init: OwnedFd, now: Instant) -> Self {
         let until = now + STOP_TIME;
         Self { asked_until: Some(until), killed: until, ..Self::new(Some(init), false, now) }
     }
 
-    /// From when on those who wait are told that it does not end.
+    /// From then on, waiting requests get a failure.
     pub(crate) fn late(&self) -> Instant {
         self.killed + CLEAR_TIME
     }
 
-    /// When to look again at the latest.
+    /// The time of the next look at the latest.
     pub(crate) fn due(&self) -> Instant {
         self.asked_until.unwrap_or(self.due)
     }
 
-    /// Whether to look now.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         if let Some(until) = self.asked_until {
             let has_ended = |init| process::has_ended(init, Duration::ZERO).unwrap_or(true);
@@ -102,14 +99,14 @@ impl Ending {
         }
     }
 
-    /// Everything is killed now, at each look from here on.
+    /// From now on, each look kills everything.
     pub(crate) fn kill(&mut self, now: Instant) {
         if self.asked_until.take().is_some() {
             self.killed = now;
         }
     }
 
-    /// Something is left of the jail: sets the time of the next look. The reason is returned once, when it is late.
+    /// Something of the jail is left: sets the time of the next look. Returns the reason once, when it is late.
     pub(crate) fn look_again(&mut self, problem: Option<String>, is_empty: bool, now: Instant) -> Option<String> {
         self.problem = problem;
         self.is_empty = is_empty;
@@ -141,7 +138,7 @@ mod tests {
             let why = ending.look_again(problem.map(str::to_owned), is_empty, at);
             (ending.due() - at, why)
         };
-        // The kernel frees an empty group within microseconds, mostly.
+        // The kernel mostly frees an empty group within microseconds.
         assert_eq!(look(begin, true, None), (LEAST_PAUSE * 2, None));
         assert_eq!(look(begin, true, None), (LEAST_PAUSE * 4, None));
         assert_eq!(look(at(10), false, None), (LOOK_TIME, None), "its file reports sooner");

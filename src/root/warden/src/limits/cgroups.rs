@@ -1,9 +1,9 @@
-//! Control groups of tenants: one in the unified hierarchy, which holds, freezes and kills, and one in each hierarchy of
-//! version 1 that has a controller we use.
+//! The control groups of tenants: one in the unified hierarchy, which holds, freezes and kills, and one in each
+//! hierarchy of version 1 with a controller that limits need.
 //!
-//! Danger: after one write to `cgroup.kill` every process that is later cloned into that group dies at once (seen on
-//! 6.12 and 6.18), so a jail gets a fresh group each time. And a process moves between groups of version 1 without a
-//! global lock only when it moves itself, by writing `0` to `tasks`.
+//! Danger: after one write to `cgroup.kill`, every process that is later cloned into the group dies at once (seen on
+//! 6.12 and 6.18). So each jail gets a fresh group. A process moves between groups of version 1 without a global lock
+//! only if it moves itself, by writing `0` to `tasks`.
 
 use crate::limits::tenant_groups::{GroupError, PIDS, TenantGroups, UNIFIED, failed, has_line, open_events};
 use crate::limits::watch;
@@ -17,28 +17,28 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// The controllers that limits need, and whether their files of version 1 hold what they say. See
-/// [`bailiwick_plan::control`] for the one that does not.
+/// The controllers that limits need, and whether their files of version 1 enforce what they contain.
+/// [`bailiwick_plan::control`] explains the one that does not.
 const CONTROLLERS: [(&str, bool); 4] = [("cpu", true), ("memory", true), ("pids", true), ("io", false)];
 
-/// The group below a tenant's that its processes are in; the limits are on the tenant's.
+/// The group of the jail's processes, below the tenant's. The limits are on the tenant's.
 pub(super) const JAIL: &str = "jail";
-/// The group beside it of sessions by FTP.
+/// The group of FTP sessions, beside the jail's.
 const FTP: &str = "ftp";
-/// The group below one that was handed over that all tenants' are in. It needs no name of its own: nobody else is there.
+/// The group of all tenants below a group that was handed over. Nobody else is there, so it needs no name of its own.
 const TENANTS: &str = "tenants";
-/// The group that the warden itself moves to where groups with limits may hold no processes.
+/// The warden's own leaf: a group with controlled children may hold no process.
 const WARDEN: &str = "warden";
-/// The same for the process that holds a group that was handed over.
+/// The leaf of a process that holds a group that was handed over.
 const HOLDER: &str = "holder";
 
-/// Where tenants' groups are.
+/// Where the groups of tenants are.
 #[derive(Debug)]
 pub(crate) struct Groups {
     hierarchies: Hierarchies,
-    /// Path of the group that holds all tenants' groups, by hierarchy.
+    /// Path of the group above all tenants, by hierarchy.
     bases: BTreeMap<String, String>,
-    /// Where the warden itself is in each hierarchy of version 1.
+    /// The warden's own group, by hierarchy of version 1.
     own: BTreeMap<String, OwnedFd>,
 }
 
@@ -47,9 +47,9 @@ pub(super) fn join(parent: &str, name: &str) -> String {
 }
 
 impl Groups {
-    /// Finds the hierarchies and the place for tenants' groups: below the warden's own group in each, or below one of the
-    /// unified hierarchy that was handed over. `known` are the places of an earlier warden, which are kept while they
-    /// exist: jails outlive the warden.
+    /// Finds the hierarchies and the place for tenants' groups: below the warden's own group, or in the unified
+    /// hierarchy below `handed`. `known` has the places of an earlier warden. They are kept while they exist, because
+    /// jails outlive the warden.
     pub(crate) fn open(
         facts: &HostFacts,
         handed: Option<&str>,
@@ -93,29 +93,29 @@ impl Groups {
         Ok(groups)
     }
 
-    /// Where tenants' groups are, by hierarchy, for the next warden.
+    /// The groups above all tenants, by hierarchy, for the next warden.
     pub(crate) fn bases(&self) -> &BTreeMap<String, String> {
         &self.bases
     }
 
-    /// Path of the group that the processes of a tenant's jail are in.
+    /// Path of the group of a jail's processes.
     fn jail_path(&self, tenant: &TenantName) -> String {
         join(&join(&self.bases[UNIFIED], tenant.as_str()), JAIL)
     }
 
-    /// Paths of the groups that the init of a tenant's jail may be in.
+    /// Paths of the groups that a jail's init may be in.
     pub(crate) fn homes_of_init(&self, tenant: &TenantName) -> [String; 2] {
         let tenant = join(&self.bases[UNIFIED], tenant.as_str());
         [JAIL, rescue::GROUP].map(|name| join(&tenant, name))
     }
 
-    /// Paths of a tenant's groups by hierarchy.
+    /// Paths of a tenant's groups, by hierarchy.
     pub(crate) fn paths(&self, tenant: &TenantName) -> BTreeMap<String, String> {
         self.bases.iter().map(|(hierarchy, base)| (hierarchy.clone(), join(base, tenant.as_str()))).collect()
     }
 
-    /// A group of the unified hierarchy below which controllers can be handed on: the warden's own, once the warden
-    /// has left it for a leaf, or the hierarchy's root where others are in it too.
+    /// A group of the unified hierarchy that can enable controllers for its children: the warden's own, after the
+    /// warden has moved to a leaf. If others are in it too, the hierarchy's root.
     fn parent_with(&self, own: &str, controllers: &[&str]) -> Result<String, GroupError> {
         if controllers.is_empty() || self.enable(own, controllers).is_ok() {
             return Ok(own.to_owned());
@@ -129,7 +129,8 @@ impl Groups {
         Ok("/".to_owned())
     }
 
-    /// The place for tenants' groups below a group that was handed over. A process that holds it there goes to a leaf.
+    /// The place for tenants' groups below a group that was handed over. A process that holds that group moves to a
+    /// leaf.
     fn below(&self, handed: &str, controllers: &[&str]) -> Result<String, GroupError> {
         if self.enable(handed, controllers).is_err() {
             self.clear_out(handed, HOLDER)?;
@@ -142,7 +143,7 @@ impl Groups {
         cgroup::members(self.directory(UNIFIED, group)?).map_err(failed("read", group))
     }
 
-    /// Moves the processes of a group to a leaf of it: the kernel hands controllers on only in a group without any.
+    /// Moves the processes of a group to a leaf: the kernel enables controllers only in a group without processes.
     fn clear_out(&self, group: &str, leaf: &str) -> Result<(), GroupError> {
         let leaf = join(group, leaf);
         let dir = self.make(UNIFIED, &leaf)?;
@@ -175,7 +176,7 @@ impl Groups {
         file::ensure_dir_at(&parent, name, 0o755).map_err(failed("make the control group", path))
     }
 
-    /// Makes the groups of a tenant. What an earlier jail left was cleared before.
+    /// Makes the groups of a tenant. The groups of an earlier jail are already gone.
     pub(crate) fn create(&self, tenant: &TenantName) -> Result<TenantGroups, GroupError> {
         if !self.clear(tenant, &mut None)? {
             return Err(GroupError::Busy(self.jail_path(tenant)));
@@ -192,7 +193,7 @@ impl Groups {
         Ok(TenantGroups { unified, jail, v1, tasks_v1 })
     }
 
-    /// Opens the groups of a tenant whose jail runs.
+    /// Opens the groups of a running jail.
     pub(crate) fn of(&self, tenant: &TenantName) -> Result<TenantGroups, GroupError> {
         let mut v1 = BTreeMap::new();
         for (hierarchy, path) in self.paths(tenant) {
@@ -200,17 +201,17 @@ impl Groups {
         }
         let unified = v1.remove(UNIFIED).expect("the unified hierarchy is always used");
         let jail = file::open_dir_at(&unified, JAIL).map_err(failed("open the control group", JAIL))?;
-        // A jail that was made by an earlier version has none.
+        // Jails of earlier versions have none.
         let tasks_v1 = v1.get(PIDS).and_then(|tenant| file::open_dir_at(tenant, JAIL).ok());
         Ok(TenantGroups { unified, jail, v1, tasks_v1 })
     }
 
-    /// The group of a tenant's sessions by FTP, beside that of its jail; `None` before there was one.
+    /// The group of a tenant's FTP sessions; `None` if there was none yet.
     pub(crate) fn ftp_group(&self, tenant: &TenantName) -> Option<OwnedFd> {
         self.directory(UNIFIED, &join(&self.paths(tenant)[UNIFIED], FTP)).ok()
     }
 
-    /// The files by which a process moves itself into a tenant's groups for a session by FTP, one for each hierarchy.
+    /// For each hierarchy, the file by which a process moves itself into the tenant's group for an FTP session.
     pub(crate) fn ftp(&self, tenant: &TenantName) -> Result<Vec<OwnedFd>, GroupError> {
         let mut files = Vec::new();
         for (hierarchy, path) in self.paths(tenant) {
@@ -222,9 +223,9 @@ impl Groups {
         }
         Ok(files)
     }
-    /// Kills whatever is in a tenant's groups and removes what is empty of them, without waiting; `false` while something is
-    /// left. Nothing there is no error. `events` keeps the file that tells when the last process is gone, for the caller to
-    /// wait for.
+    /// Kills everything in a tenant's groups and removes those that are empty, without waiting. `false` while
+    /// something is left; it is no error if nothing is there. `events` keeps the file that reports the end of the
+    /// last process, for the caller to wait for.
     pub(crate) fn clear(&self, tenant: &TenantName, events: &mut Option<OwnedFd>) -> Result<bool, GroupError> {
         for (hierarchy, path) in self.paths(tenant).into_iter().rev() {
             let dir = match self.directory(&hierarchy, &path) {
@@ -251,27 +252,25 @@ impl Groups {
         Ok(true)
     }
 
-    /// Names of the groups below the base in the unified hierarchy: jails that some warden made.
+    /// Names of the groups of tenants in the unified hierarchy: some warden made a jail there.
     pub(crate) fn found(&self) -> Result<Vec<String>, GroupError> {
         let base = &self.bases[UNIFIED];
         let dir = self.directory(UNIFIED, base)?;
         directories(&dir).map_err(failed("list", base))
     }
 
-    /// Removes the bases while no tenant has a group, so that an idle warden leaves nothing behind.
+    /// Removes the groups above all tenants if they are empty: an idle warden leaves nothing behind.
     pub(crate) fn remove_empty_bases(&self) {
         for (hierarchy, base) in &self.bases {
             let (parent, name) = base.rsplit_once('/').expect("a group's path starts with a slash");
             if let Ok(parent) = self.directory(hierarchy, if parent.is_empty() { "/" } else { parent }) {
-                // Refused while a tenant's group is in it, which is what is wanted.
+                // The kernel refuses while a tenant has a group, as it should.
                 drop(file::remove_dir_at(&parent, name));
             }
         }
     }
 
-    /// Makes the bases again after [`Self::remove_empty_bases`].
-    ///
-    /// `true` when one was made.
+    /// Makes the groups above all tenants again, after [`Self::remove_empty_bases`]. `true` if one was missing.
     pub(crate) fn ensure_bases(&self, facts: &HostFacts, reserve: &Reserve) -> Result<bool, GroupError> {
         let mut made = false;
         for (hierarchy, base) in &self.bases {
@@ -291,8 +290,8 @@ impl Groups {
         Ok(true)
     }
 
-    /// Descriptors that tell of pressure among all tenants, by resource. Where the kernel does not count it (PSI may be
-    /// switched off) there are none.
+    /// Descriptors that report pressure among all tenants, by resource. There are none if the kernel does not measure
+    /// it (PSI may be off).
     pub(crate) fn pressure_triggers(&self) -> Vec<(Resource, OwnedFd)> {
         let Ok(dir) = self.directory(UNIFIED, &self.bases[UNIFIED]) else { return Vec::new() };
         let trigger = |(resource, file, stall)| {
@@ -301,8 +300,7 @@ impl Groups {
         watch::TRIGGERS.into_iter().filter_map(trigger).collect()
     }
 
-    /// Bounds all tenants together, so that they leave the host what is reserved for it. Where no tenant has a group yet, there is
-    /// nobody to bound.
+    /// Bounds all tenants together, so that the host keeps its reserve. Does nothing while no tenant has a group.
     pub(crate) fn reserve(&self, facts: &HostFacts, reserve: &Reserve) -> Result<(), GroupError> {
         let memory = proc::memory_bytes().map_err(failed("read", "/proc/meminfo"))?;
         let tasks = proc::max_tasks().map_err(failed("read", "/proc/sys/kernel"))?;
@@ -320,7 +318,7 @@ impl Groups {
             let rest = if key == LimitKey::Memory { whole_pages(rest) } else { rest };
             let base = &self.bases[hierarchy];
             let dir = match cgroup::open(self.mount(hierarchy), base) {
-                // No tenant has a group: whoever makes the first asks again before anything is in it.
+                // No tenant has a group. Whoever makes the first one calls this again before anything is in it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 dir => dir.map_err(failed("open the control group", base))?,
             };
@@ -334,8 +332,8 @@ impl Groups {
         Ok(())
     }
 
-    /// Moves the warden into a tenant's groups of version 1, so that what it clones is born there. The value moves it
-    /// back.
+    /// Moves the warden into a tenant's groups of version 1, so that its child is born there. Dropping the value
+    /// moves the warden back.
     pub(crate) fn visit<'a>(&'a self, groups: &TenantGroups) -> Result<Visit<'a>, GroupError> {
         let visit = Visit { own: &self.own };
         for (controller, dir) in &groups.v1 {
@@ -346,7 +344,7 @@ impl Groups {
     }
 }
 
-/// The warden is in a tenant's groups of version 1 for as long as this value lives.
+/// While it lives, the warden is in a tenant's groups of version 1.
 pub(crate) struct Visit<'a> {
     own: &'a BTreeMap<String, OwnedFd>,
 }
@@ -355,8 +353,8 @@ impl Drop for Visit<'_> {
     fn drop(&mut self) {
         for (controller, dir) in self.own {
             if let Err(error) = cgroup::write(dir, "tasks", "0") {
-                // A warden that stays in a tenant's group would be charged to it and killed with it: better to end now
-                // and be started anew in the right one.
+                // In the tenant's group the warden would be charged to the tenant, and killed with it. It is better
+                // to end now and to be restarted in the right group.
                 panic!("cannot return to the warden's own {controller} group: {error}");
             }
         }
@@ -367,8 +365,8 @@ fn directories(dir: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
-/// Removes the groups below a group, deepest first: a tenant whose jail may nest them could have made some. `false` while
-/// something is in one.
+/// Removes the groups below a group, deepest first: a tenant that may nest groups could have made some. `false` while
+/// one is not empty.
 fn remove_group(dir: &OwnedFd, path: &str) -> Result<bool, GroupError> {
     for name in directories(dir).map_err(failed("list", path))? {
         let inner_path = join(path, &name);
@@ -380,8 +378,8 @@ fn remove_group(dir: &OwnedFd, path: &str) -> Result<bool, GroupError> {
     Ok(true)
 }
 
-/// Removes a group. `false` while its last processes are on their way out: a group is freed by the kernel a moment after its
-/// last process, and there is no event for that.
+/// Removes a group. `false` while it is not empty: the kernel frees a group a moment after its last process, and
+/// reports no event for that.
 pub(super) fn remove_if_empty(parent: &OwnedFd, name: &str, path: &str) -> Result<bool, GroupError> {
     match file::remove_dir_at(parent, name) {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(false),

@@ -1,4 +1,4 @@
-//! What tenants use of their disk quotas, and what the warden adds to what the kernel says of them.
+//! What tenants use of their disk quotas, and what the warden knows about that beyond the kernel.
 
 use crate::identity::ledger::Ledger;
 use crate::limits::disk_note::DiskNote;
@@ -13,14 +13,14 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::os::fd::OwnedFd;
 
-/// A tenant's quota as the kernel has it; `None` where nothing counts, or it cannot be read.
+/// A tenant's quota in the kernel; `None` if nothing counts, or if it cannot be read.
 pub(crate) fn now(storage: &Storage, quota: &QuotaFacts, name: &TenantName, ids: IdRange) -> Option<DiskFact> {
     let dir = storage.open_of(name)?;
     bailiwick_observe::disk_fact(&dir, ids.first, quota).ok().flatten()
 }
 
-/// Notes that the disk limits of a plan were written. `before` is what the kernel had until then. A note that cannot be kept is no reason
-/// to fail: no limit rests on it.
+/// Notes that a plan's disk limits were written. `before` is what the kernel had until then. A note that cannot be
+/// stored is not an error: no limit depends on it.
 pub(crate) fn note_written(
     ledger: &mut Ledger,
     name: &TenantName,
@@ -34,7 +34,7 @@ pub(crate) fn note_written(
     }
 }
 
-/// Adds to what the kernel says of a quota what the warden knows of it.
+/// Adds what the warden knows to what the kernel reports.
 pub(crate) fn explain(ledger: &Ledger, is_clamped: bool, name: &TenantName, fact: &mut DiskFact) {
     fact.held_back = is_clamped;
     if let Some(note) = ledger.disk(name) {
@@ -42,8 +42,7 @@ pub(crate) fn explain(ledger: &Ledger, is_clamped: bool, name: &TenantName, fact
     }
 }
 
-/// What every tenant uses of its quota. The kernel has one time of grace for all who pass a soft limit; here each gets
-/// its own.
+/// What every tenant uses of its quota. The kernel has one grace period for all; this gives each tenant its own.
 pub(crate) fn all(
     storage: &Storage,
     ledger: &mut Ledger,
@@ -69,7 +68,7 @@ pub(crate) fn all(
     Ok(disks)
 }
 
-/// Gives a tenant that has passed a soft limit its own time of grace.
+/// Gives a tenant that is above a soft limit its own grace period.
 fn check_grace(
     ledger: &mut Ledger,
     policy: &mut PolicyView,

@@ -1,14 +1,14 @@
-//! Why a tenant may use more than its hard limit: the limit was lowered below what was in use. Whoever is above its limit for any
-//! other reason has written while nothing held it.
+//! Why a tenant may use more than its hard limit: the limit was lowered below its use. A tenant above its limit for
+//! any other reason has written while nothing enforced the limit.
 //!
-//! Danger: no limit rests on this, a finding of the audit does. A note that is wrong in one direction hides that a limit did not
-//! hold; in the other it alarms an operator who lowered a limit on purpose.
+//! Danger: no limit depends on this, but a finding of the audit does. A wrong note either hides that a limit was not
+//! enforced, or alarms an operator who lowered a limit on purpose.
 
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_types::{DiskFact, QuotaFact};
 use serde::{Deserialize, Serialize};
 
-/// What was last written for one tenant.
+/// What was last written for a tenant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DiskNote {
@@ -16,18 +16,18 @@ pub(crate) struct DiskNote {
     inodes: Noted,
 }
 
-/// The same of one quota.
+/// What was last written for one of its quotas.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Noted {
-    /// The hard limit; `None` is no limit.
+    /// `None` is no limit.
     hard: Option<u64>,
-    /// What was in use when it was lowered below that; 0 when it was not.
+    /// The use when the limit was lowered below it; 0 if it was not.
     lowered_at: u64,
 }
 
 impl DiskNote {
-    /// The note after the limits of a plan were written. `before` is what the kernel had until then, `now` what it has.
+    /// The note after a plan's limits were written. `before` is the kernel's state until then, `now` its state since.
     pub(crate) fn after_write(noted: Option<Self>, plan: &DiskPlan, before: Option<&DiskFact>, now: &DiskFact) -> Self {
         let inodes_now = now.inodes.map_or(0, |inodes| inodes.used);
         let inodes_before = before.and_then(|fact| fact.inodes.as_ref());
@@ -47,7 +47,7 @@ impl DiskNote {
         }
     }
 
-    /// The note after a look at what is in use: who is below its limit again is not explained by the past any more.
+    /// The note after a look at the use. Once a tenant is below its limit, the past explains nothing more.
     pub(crate) fn after_look(self, now: &DiskFact) -> Self {
         Self {
             bytes: self.bytes.after_look(now.bytes.used),
@@ -55,7 +55,7 @@ impl DiskNote {
         }
     }
 
-    /// Adds what is noted to what the kernel says.
+    /// Adds the note to what the kernel reports.
     pub(crate) fn explain(self, fact: &mut DiskFact) {
         fact.bytes.lowered_at = Some(self.bytes.lowered_at);
         if let Some(inodes) = &mut fact.inodes {
@@ -72,7 +72,7 @@ impl Noted {
             // Lowered, or limited for the first time.
             Some(noted) if noted.hard.is_none_or(|was| hard.is_some_and(|hard| hard < was)) => used,
             Some(noted) => noted.lowered_at,
-            // An earlier version wrote none. Where the kernel held no limit either, quotas were off.
+            // An earlier version wrote no note. If the kernel enforced no limit either, quotas were off.
             None if before.is_none_or(|before| before.hard.is_none()) => 0,
             None => used,
         };

@@ -1,4 +1,4 @@
-//! The control group of an emergency session, beside that of the jail.
+//! The control group of an emergency session, beside the jail's.
 
 use crate::limits::cgroups::{Groups, JAIL, join, remove_if_empty};
 use crate::limits::tenant_groups::{GroupError, PIDS, UNIFIED, bound_tasks, failed};
@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 impl Groups {
-    /// The hierarchy that counts tasks, in which the reserve for a rescue session has a group.
+    /// The hierarchy that counts tasks. The emergency group is there.
     fn of_tasks(&self) -> &'static str {
         if self.bases().contains_key(PIDS) { PIDS } else { UNIFIED }
     }
@@ -19,8 +19,8 @@ impl Groups {
         self.directory(hierarchy, &join(&self.paths(tenant)[hierarchy], name))
     }
 
-    /// Makes the group of a rescue session; in the unified hierarchy the groups of the jail and of the session count tasks from now
-    /// on. What the tenant's group may have in all is for the caller to raise.
+    /// Makes the emergency group. In the unified hierarchy, the groups of jail and session count tasks from now on.
+    /// The caller raises the limits of the tenant's group.
     pub(crate) fn make_rescue(&self, tenant: &TenantName) -> Result<(), GroupError> {
         let hierarchy = self.of_tasks();
         let path = &self.paths(tenant)[hierarchy];
@@ -36,15 +36,15 @@ impl Groups {
         bound_tasks(&self.below_tenant(tenant, JAIL)?, tasks)
     }
 
-    /// Moves init to the group of a rescue session, whose tasks then count for what it forks, or back to the jail's. `init` is held by
-    /// the caller, so its number is its own.
+    /// Moves init to the emergency group, where its children count against the reserve, or back. The caller holds
+    /// `init`, so the number is certainly init's.
     pub(crate) fn move_init(&self, tenant: &TenantName, init: u32, to_rescue: bool) -> Result<(), GroupError> {
         let name = if to_rescue { rescue::GROUP } else { JAIL };
         let group = self.below_tenant(tenant, name)?;
         cgroup::write(&group, "cgroup.procs", &init.to_string()).map_err(failed("move init to", name))
     }
 
-    /// Who is in the group of a rescue session; `None` when the reserve is not given.
+    /// The processes in the emergency group; `None` if the reserve is not given.
     pub(crate) fn in_rescue(&self, tenant: &TenantName) -> Result<Option<Vec<u32>>, GroupError> {
         match self.below_tenant(tenant, rescue::GROUP) {
             Ok(group) => cgroup::members(group).map(Some).map_err(failed("read", rescue::GROUP)),
@@ -53,8 +53,8 @@ impl Groups {
         }
     }
 
-    /// Removes the group of a rescue session, in which nobody is any more; `false` while the kernel still has its last process
-    /// there. The tenant's own group counts all tasks again.
+    /// Removes an empty emergency group. `false` while the kernel still has its last process. The tenant's group
+    /// alone counts tasks again.
     pub(crate) fn remove_rescue(&self, tenant: &TenantName) -> Result<bool, GroupError> {
         let hierarchy = self.of_tasks();
         let path = &self.paths(tenant)[hierarchy];
@@ -63,12 +63,12 @@ impl Groups {
             return Ok(false);
         }
         match cgroup::write(self.below_tenant(tenant, JAIL)?, "pids.max", "max") {
-            // No limit of tasks was declared, and nothing counts them.
+            // No limit of tasks was declared, so nothing counts them.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result.map_err(failed("write to", path))?,
         }
         if hierarchy == UNIFIED {
-            // The kernel goes on to count below as well where this is refused, and nothing is bounded there any more.
+            // If this is refused, the kernel keeps counting below, where nothing has a bound any more.
             cgroup::write(&group, "cgroup.subtree_control", &format!("-{PIDS}")).ok();
         }
         Ok(true)

@@ -1,8 +1,8 @@
-//! The reserve for rescue sessions: given to a tenant at a limit for one session at a time, and taken back.
+//! The reserve for emergency sessions: a tenant at a limit gets it for one session, and the warden takes it back.
 //!
-//! Danger: what is given is above the tenant's limits, and moving a process between groups makes every fork of the host wait for
-//! some milliseconds. So it is given one after another, not often to the same tenant, and what was given is known from the kernel: a
-//! warden that comes back finds the groups.
+//! Danger: the reserve is above the tenant's limits, and each move between groups delays every fork of the host by
+//! some milliseconds. So it is given to one tenant at a time, and seldom to the same one. The groups in the kernel
+//! say who has it: the next warden finds them.
 
 use crate::limits::cgroups::Groups;
 use crate::limits::tenant_groups::GroupError;
@@ -12,37 +12,34 @@ use bailiwick_types::TenantName;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Between two that are given to the same tenant, and between two of whomever.
+/// Least time between two reserves for the same tenant, and between two for anybody.
 const SAME_TIME: Duration = Duration::from_secs(5);
 const ANY_TIME: Duration = Duration::from_millis(250);
-/// How long init may stay where it was put, should nobody say that it has forked.
+/// How long init may stay in the emergency group if nobody reports its fork.
 const AWAY_TIME: Duration = Duration::from_secs(5);
-/// Between two looks at who is in.
+/// Between two looks at who is in the emergency group.
 const LOOK_TIME: Duration = Duration::from_millis(500);
 
-/// Why it is not given.
+/// Why the reserve is not given.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmergencyError {
-    /// Somebody has it.
     #[error("the reserve of \"{0}\" for a rescue session is in use")]
     InUse(TenantName),
-    /// It was given a moment ago.
     #[error("the reserve for a rescue session was given a moment ago; try again in a few seconds")]
     TooSoon,
-    /// Its groups.
     #[error(transparent)]
     Group(#[from] GroupError),
 }
 
-/// One that is given.
+/// A reserve that is given.
 #[derive(Debug)]
 struct Given {
     since: Instant,
     /// Whether init is back in the jail's group.
     is_back: bool,
-    /// The limits that it raised, as they were declared; those of an earlier warden's are not known.
+    /// The declared limits that the reserve raised; `None` if an earlier warden gave it.
     controls: Option<Vec<Control>>,
-    /// Whether it was said that it cannot be taken back.
+    /// Whether the log says that it cannot be taken back.
     is_told: bool,
 }
 
@@ -52,15 +49,15 @@ impl Given {
     }
 }
 
-/// How often it is given.
+/// How often reserves are given.
 #[derive(Debug, Default)]
 struct Pace {
-    /// When each tenant had its last.
+    /// When each tenant got its last.
     last: BTreeMap<TenantName, Instant>,
 }
 
 impl Pace {
-    /// Whether a tenant may have it now, which is then its last.
+    /// Whether a tenant may have one now. If so, this counts as its last.
     fn allows(&mut self, tenant: &TenantName, now: Instant) -> bool {
         let too_soon = |(of, since): (&TenantName, &Instant)| {
             now.duration_since(*since) < if of == tenant { SAME_TIME } else { ANY_TIME }
@@ -74,27 +71,27 @@ impl Pace {
     }
 }
 
-/// Those that are given.
+/// All reserves that are given.
 #[derive(Debug, Default)]
 pub(crate) struct EmergencySessions {
     given: BTreeMap<TenantName, Given>,
     pace: Pace,
-    /// When they were looked at.
+    /// When they were last looked at.
     looked: Option<Instant>,
 }
 
 impl EmergencySessions {
-    /// Takes up one that an earlier warden gave.
+    /// Takes over a reserve that an earlier warden gave.
     pub(crate) fn found(&mut self, groups: &Groups, tenant: &TenantName) -> Result<(), GroupError> {
         if groups.in_rescue(tenant)?.is_some() {
-            // As if its time were over: init goes back at the first look.
+            // As if the time was over, so init goes back at the first look.
             let since = Instant::now().checked_sub(AWAY_TIME).unwrap_or_else(Instant::now);
             self.given.insert(tenant.clone(), Given::new(since, false, None));
         }
         Ok(())
     }
 
-    /// Gives it: init is in its group from then on. `init` is held by the caller.
+    /// Gives the reserve and moves init to the emergency group. The caller holds `init`.
     pub(crate) fn give(
         &mut self,
         groups: &Groups,
@@ -103,14 +100,14 @@ impl EmergencySessions {
         init: u32,
     ) -> Result<(), EmergencyError> {
         if let Some(given) = self.given.get(tenant) {
-            // Asked for twice because the answer was lost.
+            // The answer to an earlier request was lost.
             return if given.is_back { Err(EmergencyError::InUse(tenant.clone())) } else { Ok(()) };
         }
         let now = Instant::now();
         if !self.pace.allows(tenant, now) {
             return Err(EmergencyError::TooSoon);
         }
-        // Known before it is begun: what fails on the way is taken back like all else.
+        // Noted before it begins, so a failure on the way is taken back like everything else.
         self.given.insert(tenant.clone(), Given::new(now, true, Some(controls.clone())));
         groups.make_rescue(tenant)?;
         raise(groups, tenant, &controls, false)?;
@@ -119,7 +116,7 @@ impl EmergencySessions {
         Ok(())
     }
 
-    /// Writes limits that are declared, with the reserve where it is given.
+    /// Writes declared limits, raised by the reserve if it is given.
     pub(crate) fn limit(
         &mut self,
         groups: &Groups,
@@ -136,7 +133,7 @@ impl EmergencySessions {
         }
     }
 
-    /// Init has forked what it was to fork.
+    /// Init has forked the session.
     pub(crate) fn forked(&mut self, groups: &Groups, tenant: &TenantName, init: u32) -> Result<(), GroupError> {
         match self.given.get_mut(tenant) {
             Some(given) if !given.is_back => {
@@ -151,7 +148,7 @@ impl EmergencySessions {
         }
     }
 
-    /// Those at which the warden should look now: init is away for too long, or nobody may be in any more.
+    /// Reserves to look at now: init is away too long, or the session may be over.
     pub(crate) fn due(&mut self) -> Vec<TenantName> {
         if self.given.is_empty() || self.looked.is_some_and(|looked| looked.elapsed() < LOOK_TIME) {
             return Vec::new();
@@ -161,7 +158,7 @@ impl EmergencySessions {
         self.given.iter().filter(|(_, given)| is_due(given)).map(|(tenant, _)| tenant.clone()).collect()
     }
 
-    /// Takes it back when nobody is in. `declared` are the limits as they are in the policy, if that can be read.
+    /// Takes a reserve back if its session is over. `declared` are the limits in the policy, if that can be read.
     pub(crate) fn take_back(
         &mut self,
         groups: &Groups,
@@ -172,7 +169,7 @@ impl EmergencySessions {
         match groups.in_rescue(tenant)? {
             Some(pids) if !pids.is_empty() => return Ok(()),
             Some(_) => {
-                // Without either, its file has errors since before this warden: then it waits until they are mended.
+                // The policy has had errors since before this warden: wait until they are corrected.
                 let Some(controls) = declared.as_ref().or(given.controls.as_ref()) else { return Ok(()) };
                 groups.of(tenant)?.limit(controls)?;
                 if !groups.remove_rescue(tenant)? {
@@ -185,20 +182,20 @@ impl EmergencySessions {
         Ok(())
     }
 
-    /// Whether this is the first time that it cannot be taken back.
+    /// Whether this is the first failure to take it back.
     pub(crate) fn is_news(&mut self, tenant: &TenantName) -> bool {
         self.given.get_mut(tenant).is_some_and(|given| !std::mem::replace(&mut given.is_told, true))
     }
 
-    /// Its jail is gone, and with it the groups.
+    /// The jail is gone, with its groups.
     pub(crate) fn forget(&mut self, tenant: &TenantName) {
         self.given.remove(tenant);
     }
 }
 
-/// The limits while it is given.
+/// Writes the limits with the reserve.
 fn raise(groups: &Groups, tenant: &TenantName, controls: &[Control], init_is_in: bool) -> Result<(), GroupError> {
-    // First that of the jail, so that it gets nothing of what is added.
+    // The jail's limit comes first, so the jail gets nothing of the reserve.
     if let Some(tasks) = rescue::tasks_of_jail(controls, init_is_in) {
         groups.bound_jail(tenant, tasks)?;
     }
@@ -218,7 +215,7 @@ mod tests {
             (&alice, 0, true),
             (&bob, 249, false),
             (&bob, 250, true),
-            // Who is refused is not put off for that.
+            // A refusal does not delay the next.
             (&alice, 4_999, false),
             (&alice, 5_000, true),
             (&bob, 5_249, false),

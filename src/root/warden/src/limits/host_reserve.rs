@@ -1,8 +1,8 @@
-//! What all tenants together leave to the host: memory and tasks, which the control group above all tenants' bounds, and disk
-//! space.
+//! What tenants together leave to the host: memory and tasks, bounded by the control group above all tenants, and
+//! disk space.
 //!
-//! While less disk space is free than the reserve, every tenant's quota is clamped to what it uses. Each warden decides anew
-//! whether that is so, whatever an earlier one wrote, and writes it for one tenant after the other, in slices.
+//! While less disk space is free than the reserve, each tenant's quota is clamped to its use. Each warden decides
+//! this anew, whatever an earlier one wrote, and writes the quotas of one tenant after another, in slices.
 
 use crate::identity::ledger::Ledger;
 use crate::limits::cgroups::Groups;
@@ -16,32 +16,32 @@ use bailiwick_types::{ByteSize, ExitStatus, IdRange, QuotaFacts, TenantName};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Between two looks. A host whose disks write more than the reserve in that time has chosen it too small.
+/// Between two looks. If the disks can write more than the reserve in that time, the reserve is too small.
 const LOOK_TIME: Duration = Duration::from_secs(1);
-/// How much is written in one turn of the loop.
+/// How long quotas are written in one turn of the loop.
 const SLICE_TIME: Duration = Duration::from_millis(5);
 
-/// How it stands with the reserve.
+/// The state of the reserve.
 #[derive(Debug, Default)]
 pub(crate) struct HostReserve {
-    /// Whether no tenant may take more disk space; `None` before the first look.
+    /// Whether quotas are clamped; `None` before the first look.
     is_reached: Option<bool>,
     looked: Option<Instant>,
-    /// Those for whom this is not written yet.
+    /// Tenants whose quotas are still to be written.
     left: VecDeque<(TenantName, IdRange)>,
     /// Free bytes at the last look.
     free: u64,
-    /// Why the reserve of memory or tasks is not in force.
+    /// Why the reserve of memory or tasks is not enforced.
     not_held: Option<String>,
 }
 
-/// Whether less is free than is to be. The reserve counts as free again only with some room to spare, or it would come and go.
+/// Whether less is free than the reserve. To be over, some room to spare is needed, or it would come and go.
 fn is_reached(was: Option<bool>, free: u64, reserve: u64) -> bool {
     let spare = if was == Some(true) { (reserve / 8).min(64 << 20) } else { 0 };
     free < reserve.saturating_add(spare)
 }
 
-/// The most that may be kept of a file system, or tenants would get nothing of it.
+/// The largest reserve: half of the file system, or tenants would get nothing.
 fn most(all: u64) -> u64 {
     all / 2
 }
@@ -52,12 +52,12 @@ impl HostReserve {
         self.is_reached == Some(true)
     }
 
-    /// Whether there is more to write now.
+    /// Whether there are quotas to write.
     pub(crate) fn is_due(&self) -> bool {
         !self.left.is_empty()
     }
 
-    /// Looks at the free space, at most once a second, and at what `bailiwick.toml` reserves now.
+    /// Checks the free space, at most once a second, and rereads the reserve from `bailiwick.toml`.
     pub(crate) fn check(
         &mut self,
         policy: &mut PolicyView,
@@ -85,23 +85,23 @@ impl HostReserve {
         reached.map(|reached| WardenEvent::Reserve { reached })
     }
 
-    /// Takes note of the free bytes of a file system of `size` bytes. `Some` when quotas are to be written, with what
-    /// is to be reported of that.
+    /// Decides from the free bytes and the size of the file system. `Some` if quotas must be written, with the event
+    /// to report, if any.
     fn decide(&mut self, free: u64, reserve: u64, size: u64) -> Option<Option<Reached>> {
         self.free = free;
         let was = self.is_reached;
-        // A reserve that is refused is not in force.
+        // A reserve that is too large is not enforced.
         let is_reached = reserve <= most(size) && is_reached(was, free, reserve);
         if was == Some(is_reached) {
             return None;
         }
         self.is_reached = Some(is_reached);
-        // A warden that begins and finds room has nothing to report.
+        // If there is room at the start of the warden, there is nothing to report.
         let is_news = is_reached || was.is_some();
         Some(is_news.then_some(if is_reached { Reached::Yes } else { Reached::NoLonger }))
     }
 
-    /// Writes quotas for some tenants.
+    /// Writes some of the quotas.
     fn write_slice(&mut self, policy: &mut PolicyView, storage: &Storage) {
         let until = Instant::now() + SLICE_TIME;
         while Instant::now() < until
@@ -111,22 +111,23 @@ impl HostReserve {
                 self.clamp(storage, &policy.facts.storage.quota, &name, ids);
             } else if let Some(tenant) = policy.find(&name) {
                 let plan = DiskPlan::new(&tenant.settings.limits, &policy.facts);
-                // A quota that cannot be written stays clamped, which the audit shows as drift.
+                // If it cannot be written, the quota stays clamped, and the audit reports drift.
                 drop(storage.bound(&name, ids.first, &plan, &policy.facts.storage.quota));
             }
         }
     }
 
-    /// Clamps a tenant's quota to what it uses, while the reserve is reached. Whatever writes a quota ends with this.
+    /// Clamps a tenant's quota to its use while the reserve is reached. Everything that writes a quota ends with
+    /// this.
     pub(crate) fn clamp(&self, storage: &Storage, quota: &QuotaFacts, name: &TenantName, ids: IdRange) {
         if self.is_reached() {
-            // A quota that cannot be clamped now is tried again when the tenant's limits are written.
+            // If it fails, the next write of the tenant's limits tries again.
             drop(storage.clamp_quota(name, ids.first, quota));
         }
     }
 
-    /// What is told of the reserve everywhere: that it is reached, or that it cannot be kept. `size` is that of the file
-    /// system, in bytes.
+    /// The state of the reserve in words, if it is reached or cannot be kept. `size` is that of the file system, in
+    /// bytes.
     pub(crate) fn problem(&self, host: &Host, size: u64) -> Option<String> {
         if let Some(why) = &self.not_held {
             return Some(why.clone());
@@ -175,7 +176,7 @@ mod tests {
         assert_eq!(reserve.decide(GIB - 1, GIB, 100 * GIB), Some(Some(Reached::Yes)));
         assert_eq!(reserve.decide(GIB, GIB, 100 * GIB), None, "not with room to spare");
         assert_eq!(reserve.decide(2 * GIB, GIB, 100 * GIB), Some(Some(Reached::NoLonger)));
-        // More than half of the file system is refused, and so never reached.
+        // A reserve above half of the file system is refused, and so never reached.
         assert_eq!(reserve.decide(0, 51 * GIB, 100 * GIB), None);
         let host = bailiwick_policy::parse(&[("bailiwick.toml".into(), "reserve = { disk = \"51G\" }\n".to_owned())]);
         let host = host.policy.expect("valid").host;

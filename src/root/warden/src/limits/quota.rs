@@ -1,7 +1,8 @@
 //! Disk quotas of tenants behind one interface: project quotas of XFS and ext4, quota groups of btrfs.
 //!
-//! Danger: what is not charged is free. A tenant's directory is charged before anything is in it, so that everything made
-//! in it later is born charged; and one that is found uncharged is charged whole before its jail starts.
+//! Danger: a file that is not charged is free. A tenant's directory is charged before anything is in it, so
+//! everything in it is charged from the start. A directory that is found uncharged is charged with all its content
+//! before the jail starts.
 
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_sys::quota::{Project, Quota, Share};
@@ -15,19 +16,14 @@ use std::os::fd::OwnedFd;
 /// Why a disk limit does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum QuotaError {
-    /// The kernel refused.
     #[error("cannot {what}")]
     Refused {
-        /// What was tried.
         what: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The kernel took another value than was written.
     #[error("the disk limit was written, but the kernel reports {0:?}")]
     NotHeld(Box<Quota>),
-    /// A plain directory cannot become a subvolume.
     #[error(
         "its storage was made before quotas of btrfs were switched on and is no subvolume; stop the tenant, then make a \
          subvolume beside it, copy with `cp -a --reflink=always` and put it in its place"
@@ -39,7 +35,7 @@ fn refused(what: &'static str) -> impl FnOnce(io::Error) -> QuotaError {
     move |source| QuotaError::Refused { what, source }
 }
 
-/// Opens the directory of a tenant; makes it if it is not there. It is charged to the tenant when this returns.
+/// Opens a tenant's directory; makes it if it is missing. When this returns, it is charged to the tenant.
 pub(crate) fn ensure_charged(
     parent: &OwnedFd,
     name: &str,
@@ -55,7 +51,7 @@ pub(crate) fn ensure_charged(
         QuotaFacts::Nothing { .. } => {}
         QuotaFacts::Groups => {
             let metadata = file::metadata(&dir).map_err(refused("look at the tenant's directory"))?;
-            // Not without need: above its limit btrfs refuses even this, and a tenant that is full must start.
+            // Only if necessary: above its limit, btrfs refuses even this, and a full tenant must be able to start.
             if metadata.mode & 0o7777 != 0o700 {
                 rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o700))
                     .map_err(|error| refused("close the subvolume to others")(error.into()))?;
@@ -74,7 +70,7 @@ pub(crate) fn ensure_charged(
     Ok(dir)
 }
 
-/// The directory of a tenant, when there is one and what is in it is not charged to the tenant: [`charge_tree`] may take long.
+/// A tenant's directory, if it exists and is not fully charged to the tenant. [`charge_tree`] may take long.
 pub(crate) fn uncharged(
     parent: &OwnedFd,
     name: &str,
@@ -88,15 +84,15 @@ pub(crate) fn uncharged(
     Ok((!belongs(&dir, project)?).then_some(dir))
 }
 
-/// Whether a tenant's directory, and each directory in it, is charged to a project.
+/// Whether a tenant's directory and each directory in it is charged to a project.
 fn belongs(dir: &OwnedFd, project: u32) -> Result<bool, QuotaError> {
     let wanted = Project { id: project, inherited: true };
     let own = quota::project(dir).map_err(refused("read the project of the tenant's directory"))?;
     Ok(own == wanted && all_charged(dir, wanted).map_err(refused("look into the tenant's directory"))?)
 }
 
-/// Bounds what a tenant may use, and reads it back. btrfs is asked by way of the directory above: by way of a subvolume that
-/// is full it refuses.
+/// Writes a tenant's quota and reads it back. btrfs is asked through the directory above: it refuses through a full
+/// subvolume.
 pub(crate) fn bound(
     parent: &OwnedFd,
     dir: &OwnedFd,
@@ -120,7 +116,7 @@ pub(crate) fn bound(
             let wanted = Quota { bytes: share(plan.bytes), inodes: share(plan.inodes) };
             quota::write(dir, project, &wanted).map_err(refused("write the tenant's quota"))?;
             let got = quota::read(dir, project).map_err(refused("read the tenant's quota back"))?;
-            // A file system counts in its own blocks and may have rounded up to one, of at most 64 KiB.
+            // A file system may round up to its block size, at most 64 KiB.
             let close = |want: Option<u64>, got: Option<u64>, slack: u64| match (want, got) {
                 (None, None) => true,
                 (Some(want), Some(got)) => want.abs_diff(got) <= slack,
@@ -135,9 +131,9 @@ pub(crate) fn bound(
     }
 }
 
-/// Bounds a tenant by what it uses now: it can take no more.
+/// Bounds a tenant by what it uses now.
 pub(crate) fn clamp_quota(parent: &OwnedFd, dir: &OwnedFd, project: u32, kind: &QuotaFacts) -> Result<(), QuotaError> {
-    // A limit of nothing would be none.
+    // A limit of 0 would be no limit.
     const LEAST: u64 = 64 << 10;
     match kind {
         QuotaFacts::Nothing { .. } => Ok(()),
@@ -159,8 +155,8 @@ pub(crate) fn clamp_quota(parent: &OwnedFd, dir: &OwnedFd, project: u32, kind: &
     }
 }
 
-/// Until when a tenant that has passed a soft limit may go on, where the kernel's own time of grace, one for all, is not
-/// the tenant's: bytes and inodes. `noted` is what was set before, which is no time of the kernel's making.
+/// Until when a tenant above a soft limit may go on, for bytes and inodes. The kernel has one grace period for all;
+/// this replaces it by the tenant's own, `grace` seconds. `noted` was set before, and so is not from the kernel.
 pub(crate) fn grace(
     dir: &OwnedFd,
     project: u32,
@@ -189,7 +185,7 @@ pub(crate) fn grace(
     Ok(Some(wanted))
 }
 
-/// When times of grace end, in seconds since 1970.
+/// The ends of grace periods, in seconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Grace {
@@ -197,19 +193,19 @@ pub(crate) struct Grace {
     pub(crate) inodes: Option<u64>,
 }
 
-/// Whether anything is charged to a project of the file system of a directory. What cannot be read counts as charged: ids are
-/// given back only when it is certain that nothing is left.
+/// Whether a file system charges anything to a project. If this cannot be read, the answer is yes: ids are freed only
+/// when certainly nothing is left.
 pub(crate) fn is_charged(dir: &OwnedFd, project: u32) -> bool {
     !quota::read(dir, project).is_ok_and(|now| now.bytes.used == 0 && now.inodes.used == 0)
 }
 
-/// The project that a directory is charged to, if it is one of a tenant's.
+/// The project of a directory, if it is a tenant's.
 pub(crate) fn project(dir: &OwnedFd, kind: &QuotaFacts) -> Option<u32> {
     let is_there = *kind == QuotaFacts::Projects;
     is_there.then(|| quota::project(dir).ok()).flatten().map(|project| project.id).filter(|id| *id != 0)
 }
 
-/// Removes a directory at once where it is a subvolume; anything else is left for the slow way.
+/// Removes a directory at once if it is a subvolume. Anything else is removed the slow way.
 pub(crate) fn remove_whole(parent: &OwnedFd, name: &OsStr) {
     let is_root = file::metadata_at(parent, name).is_ok_and(|metadata| metadata.inode == btrfs::ROOT_INODE);
     if let (true, Some(name)) = (is_root, name.to_str()) {
@@ -217,9 +213,10 @@ pub(crate) fn remove_whole(parent: &OwnedFd, name: &OsStr) {
     }
 }
 
-/// Charges a directory with all that is in it to a project. The directory itself comes last: while it is not the project's, nobody
-/// takes what was charged in part for the whole. Links, sockets and the like cannot be opened and keep their own inode uncharged; they
-/// hold no data. However deep the tree, two directories are open at a time. The jail is down, and sessions by FTP have ended: nobody makes or moves anything.
+/// Charges a directory with all its content to a project. The directory itself is last, so a part is never taken for
+/// the whole. Links, sockets and the like cannot be opened; their own inodes stay uncharged, but hold no data.
+/// However deep the tree, two directories are open at a time. The jail is down and FTP sessions have ended, so nobody
+/// makes or moves anything.
 pub(crate) fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
     let mut dir = file::open_dir_at(top, ".")?;
     if quota::project(top)?.id == project {
@@ -237,10 +234,10 @@ pub(crate) fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
         }
         levels.pop();
         if !levels.is_empty() {
-            // Up again: a name that openat2(2) would refuse below a directory, and nothing else is above it.
+            // Back up. openat2(2) would refuse this name below a directory; it leads to no other place.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             dir = rustix::fs::openat(&dir, "..", flags, Mode::empty())?;
-            // Whoever moved it meanwhile would have others' files charged.
+            // If somebody has moved it, the files of others would be charged.
             if above.pop() != Some(file::metadata(&dir)?.inode) {
                 return Err(rustix::io::Errno::STALE.into());
             }
@@ -249,7 +246,7 @@ pub(crate) fn charge_tree(top: &OwnedFd, project: u32) -> io::Result<()> {
     quota::set_project(top, Project { id: project, inherited: true })
 }
 
-/// Whether the directories in a tenant's own belong to its project: each of them is mounted into its jail.
+/// Whether the directories in a tenant's directory belong to its project. Each of them is mounted into its jail.
 fn all_charged(dir: &OwnedFd, wanted: Project) -> io::Result<bool> {
     for name in file::directories(dir)? {
         if quota::project(file::open_dir_at(dir, &name)?)? != wanted {
@@ -259,7 +256,7 @@ fn all_charged(dir: &OwnedFd, wanted: Project) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Charges the files of one directory; gives the names of its directories.
+/// Charges the files of one directory; returns the names of its directories.
 fn charge_files(dir: &OwnedFd, project: u32) -> io::Result<Vec<OsString>> {
     let mut directories = Vec::new();
     for name in file::names(dir)? {

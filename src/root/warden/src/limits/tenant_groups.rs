@@ -1,4 +1,4 @@
-//! The control groups of one tenant, open: its limits are written and read back, and it is frozen.
+//! The open control groups of one tenant: writes limits and reads them back, freezes and thaws.
 
 use bailiwick_plan::control::{Control, Entry, Place};
 use bailiwick_sys::{cgroup, file};
@@ -7,51 +7,28 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// The unified hierarchy, in maps by hierarchy.
+/// The key of the unified hierarchy in maps by hierarchy.
 pub(super) const UNIFIED: &str = "unified";
-/// The controller that counts tasks, as a hierarchy where it has one of its own.
+/// The controller that counts tasks, and the name of its hierarchy of version 1.
 pub(super) const PIDS: &str = "pids";
 
 /// Why a limit does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
-    /// No unified hierarchy is mounted.
     #[error("no unified control-group hierarchy is mounted; it is needed to hold and kill jails (mount cgroup2)")]
     NoUnified,
-    /// A file or directory refused.
     #[error("cannot {what} \"{path}\"")]
     File {
-        /// What was tried.
         what: &'static str,
-        /// On which group or file.
+        /// A group or a file.
         path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The kernel took another value than was written.
     #[error("limit \"{word} = {declared}\" was written to {file}, but the kernel reports {got:?}")]
-    NotHeld {
-        /// The limit.
-        word: &'static str,
-        /// As declared.
-        declared: String,
-        /// The file.
-        file: &'static str,
-        /// What it holds.
-        got: String,
-    },
-    /// Nothing would be left for tenants.
+    NotHeld { word: &'static str, declared: String, file: &'static str, got: String },
     #[error("`reserve` in bailiwick.toml keeps {kept} of \"{word}\", and the host has only {all}; lower it")]
-    Reserve {
-        /// Which.
-        word: &'static str,
-        /// What there is.
-        all: u64,
-        /// What is to be kept.
-        kept: u64,
-    },
-    /// The group still has processes.
+    Reserve { word: &'static str, all: u64, kept: u64 },
     #[error("processes in \"{0}\" have not ended (uninterruptible in the kernel?)")]
     Busy(String),
 }
@@ -61,22 +38,22 @@ pub(super) fn failed(what: &'static str, path: impl Into<String>) -> impl FnOnce
     move |source| GroupError::File { what, path, source }
 }
 
-/// What was read of control files, by name.
+/// The contents of control files, by name.
 type Files = BTreeMap<&'static str, String>;
 
-/// The groups of one tenant, open.
+/// The open groups of one tenant.
 #[derive(Debug)]
 pub(crate) struct TenantGroups {
     pub(super) unified: OwnedFd,
     /// Where init is cloned into.
     pub(crate) jail: OwnedFd,
     pub(super) v1: BTreeMap<String, OwnedFd>,
-    /// The jail's below the tenant's in the hierarchy of version 1 that counts tasks.
+    /// The jail's own group in the hierarchy of version 1 that counts tasks.
     pub(super) tasks_v1: Option<OwnedFd>,
 }
 
 impl TenantGroups {
-    /// The tenant's group in a hierarchy: the one that its limits are on.
+    /// The tenant's group in a hierarchy, which has the limits.
     pub(crate) fn shown(&self, hierarchy: &str) -> io::Result<&OwnedFd> {
         let found = if hierarchy == UNIFIED { Some(&self.unified) } else { self.v1.get(hierarchy) };
         found.ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -86,8 +63,9 @@ impl TenantGroups {
 impl TenantGroups {
     /// Writes every limit and reads it back.
     pub(crate) fn limit(&self, controls: &[Control]) -> Result<(), GroupError> {
-        // A limit of memory and swap together cannot be under one of memory alone, so their order depends on whether
-        // they grow or shrink; two rounds serve both. A fresh group has no limit of devices, and mostly needs none.
+        // A limit of memory and swap cannot be below that of memory alone, so the right order depends on whether they
+        // grow or shrink. Two rounds serve both cases. Device limits are written only if they differ: a fresh group
+        // has none, and mostly needs none.
         let mut files = Files::default();
         let mut again = Vec::new();
         for (control, place) in controls.iter().filter_map(|control| Some((control, control.place.as_ref()?))) {
@@ -117,8 +95,7 @@ impl TenantGroups {
         Ok(())
     }
 
-    /// Whether the kernel reports a limit as it should be; if not, what it reports. Each file is read once for all that
-    /// is in it.
+    /// Whether the kernel reports the right limit; if not, what it reports. Each file is read once.
     fn held(&self, control: &Control, place: &Place, files: &mut Files) -> Result<Result<(), String>, GroupError> {
         let text = match files.get(place.file) {
             Some(text) => text,
@@ -145,7 +122,7 @@ impl TenantGroups {
             .map_err(failed("write a limit to", format!("{} = {text}", place.file)))
     }
 
-    /// Has every process stop where it is, or go on. What is given tells by [`Freezing::is_done`] when that is so.
+    /// Freezes or thaws the group. [`Freezing::is_done`] reports when this is complete.
     pub(crate) fn freeze(&self, frozen: bool) -> Result<Freezing, GroupError> {
         let text = if frozen { "1" } else { "0" };
         let events = open_events(&self.unified).map_err(failed("watch", "cgroup.events"))?;
@@ -153,31 +130,30 @@ impl TenantGroups {
         Ok(Freezing { events, line: if frozen { "frozen 1" } else { "frozen 0" } })
     }
 
-    /// The file that says whether the group is frozen, to be read again and again.
+    /// The file that says whether the group is frozen. It can be read again and again.
     pub(crate) fn freezer(&self) -> Result<Freezer, GroupError> {
         let file = file::open_file_at(&self.unified, "cgroup.freeze").map_err(failed("open", "cgroup.freeze"))?;
         Ok(Freezer(file))
     }
 
-    /// Whether the jail was made before its tasks had a group of their own.
+    /// Whether an earlier version made the jail, without a group for its tasks.
     pub(crate) fn is_of_an_earlier_version(&self) -> bool {
         self.v1.contains_key(PIDS) && self.tasks_v1.is_none()
     }
 }
 
-/// The word of the kernel on whether a group is to stand still.
+/// The kernel's file that says whether a group is to be frozen.
 #[derive(Debug)]
 pub(crate) struct Freezer(OwnedFd);
 
 impl Freezer {
-    /// Whether it is.
     pub(crate) fn is_frozen(&self) -> bool {
         let mut buffer = [0; 8];
         rustix::io::pread(&self.0, &mut buffer, 0).is_ok_and(|len| buffer[..len].starts_with(b"1"))
     }
 }
 
-/// A group that is about to stand still, or to go on.
+/// A group that is being frozen or thawed.
 #[derive(Debug)]
 pub(crate) struct Freezing {
     events: OwnedFd,
@@ -185,12 +161,11 @@ pub(crate) struct Freezing {
 }
 
 impl Freezing {
-    /// What to wait for, by `POLLPRI`.
+    /// The file to wait for, with `POLLPRI`.
     pub(crate) fn events(&self) -> &OwnedFd {
         &self.events
     }
 
-    /// Whether it does.
     pub(crate) fn is_done(&self) -> Result<bool, GroupError> {
         has_line(&self.events, self.line).map_err(failed("watch", "cgroup.events"))
     }
@@ -201,23 +176,24 @@ pub(super) fn bound_tasks(group: &OwnedFd, tasks: u64) -> Result<(), GroupError>
     cgroup::write(group, "pids.max", &text).map_err(failed("write a limit to", format!("pids.max = {text}")))
 }
 
-/// The file that reports a change of a group by `POLLPRI` (`cgroups(7)`).
+/// The file that reports changes of a group with `POLLPRI` (`cgroups(7)`).
 pub(super) fn open_events(dir: &OwnedFd) -> io::Result<OwnedFd> {
     file::open_file_at(dir, "cgroup.events")
 }
 
-/// Whether it has a line. Read through the descriptor that is polled: a read is what makes it quiet until the next change.
+/// Whether the file has a line. It must be read through the polled descriptor: the read silences it until the next
+/// change.
 pub(super) fn has_line(events: &OwnedFd, line: &str) -> io::Result<bool> {
     let mut buffer = [0; 256];
     let len = match rustix::io::pread(events, &mut buffer, 0) {
-        // The group is gone, and with it all that was in it.
+        // The group is gone, with everything in it.
         Err(rustix::io::Errno::NODEV) => return Ok(line == "populated 0"),
         len => len?,
     };
     Ok(String::from_utf8_lossy(&buffer[..len]).lines().any(|found| found == line))
 }
 
-/// Whether no process is in a group any more, by the file that [`Groups::clear`] keeps.
+/// Whether a group has no process, from the file that `Groups::clear` keeps.
 pub(crate) fn is_empty(events: &OwnedFd) -> bool {
     has_line(events, "populated 0").unwrap_or(false)
 }

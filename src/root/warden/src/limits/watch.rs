@@ -1,6 +1,6 @@
-//! What the kernel tells without being asked: warnings of quotas, and pressure among the tenants.
+//! Events from the kernel: quota warnings, and pressure among tenants.
 //!
-//! Danger: a tenant can make the kernel warn as often as it likes. What is the same is told once a second.
+//! Danger: a tenant can make the kernel warn as often as it likes. The same event is reported once a second.
 
 use bailiwick_proto::warden::{QuotaHit, WardenEvent};
 use bailiwick_sys::netlink::{QuotaWarnings, WarningKind};
@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How often the same may be told.
+/// Least time between two reports of the same event.
 const SAME_TIME: Duration = Duration::from_secs(1);
 
-/// For how many microseconds of [`WINDOW`] some process of some tenant must have waited to be told of.
+/// How many microseconds of [`WINDOW`] some process must have waited before this is reported.
 pub(crate) const TRIGGERS: [(Resource, &str, u32); 3] = [
     (Resource::Cpu, "cpu.pressure", 1_000_000),
     (Resource::Memory, "memory.pressure", 300_000),
@@ -22,7 +22,7 @@ pub(crate) const TRIGGERS: [(Resource, &str, u32); 3] = [
 /// Microseconds. Without `CAP_SYS_RESOURCE` the kernel takes multiples of two seconds only (Documentation/accounting/psi.rst).
 pub(crate) const WINDOW: u32 = 2_000_000;
 
-/// Where it is told.
+/// The descriptors that bring events.
 #[derive(Debug)]
 pub(crate) struct Watch {
     quota: Option<QuotaWarnings>,
@@ -31,23 +31,24 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Listens to warnings of quotas, where the kernel sends them.
+    /// Listens to quota warnings, if the kernel sends them.
     pub(crate) fn new() -> Self {
         Self { quota: QuotaWarnings::listen().ok(), pressure: Vec::new(), told: BTreeMap::new() }
     }
 
-    /// Listens to pressure as well, in place of what it listened to before.
+    /// Listens to these pressure triggers, in place of earlier ones.
     pub(crate) fn listen_to(&mut self, pressure: Vec<(Resource, OwnedFd)>) {
         self.pressure = pressure;
     }
 
-    /// What to wait for.
+    /// The descriptors to wait for.
     pub(crate) fn fds(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let quota = self.quota.iter().map(|quota| (quota.as_fd(), PollFlags::IN));
         quota.chain(self.pressure.iter().map(|(_, fd)| (fd.as_fd(), PollFlags::PRI))).collect()
     }
 
-    /// What has happened, by what was reported of [`Self::fds`] in their order. `owner` says whose a project is.
+    /// The events, from what `poll` reported of [`Self::fds`], in the same order. `owner` returns the tenant of a
+    /// project.
     pub(crate) fn take(&mut self, heard: &[PollFlags], owner: impl Fn(u32) -> Option<TenantName>) -> Vec<WardenEvent> {
         let mut events = Vec::new();
         let (of_quota, of_pressure) = heard.split_at(usize::from(self.quota.is_some()));
@@ -70,7 +71,7 @@ impl Watch {
                 events.push(WardenEvent::Pressure { resource: *resource });
             }
         }
-        // A group that is removed takes its triggers with it.
+        // A removed group takes its triggers with it.
         let mut gone = of_pressure.iter().map(|heard| heard.contains(PollFlags::ERR));
         self.pressure.retain(|_| !gone.next().unwrap_or(false));
         let now = Instant::now();

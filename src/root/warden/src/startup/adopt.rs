@@ -1,6 +1,8 @@
-//! What an earlier warden left: jails that run are adopted, what is left of others is cleared away, removals go on.
+//! What an earlier warden left: running jails are adopted, the rest of other jails is cleared away, and removals
+//! continue.
 //!
-//! Danger: a process is adopted as a jail's init only where the record, the kernel and the control group say that it is the one.
+//! Danger: a process is adopted as a jail's init only if the record, the kernel and the control group all identify
+//! it.
 
 use crate::identity::ledger::{Ledger, LedgerError};
 use crate::jail::record::Record;
@@ -18,19 +20,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// What becomes of a jail's directory that was found. `F` is a descriptor of the init.
+/// What to do with a jail's directory. `F` is a descriptor of its init.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict<F> {
-    /// No tenant can be named so: the directory is removed.
+    /// No tenant can have this name: remove the directory.
     Foreign,
-    /// Its init runs, and is held by this descriptor.
+    /// Its init runs, and this descriptor holds it.
     Adopt(TenantName, Record, F),
-    /// It does not run, or nobody can say so: what is left is cleared away.
+    /// Its init does not run, or cannot be identified: clear away the rest.
     ClearAway { tenant: TenantName, why: String },
 }
 
-/// Judges a jail's directory by its name and its record. `hold` gives a descriptor of the recorded init, or nothing where the
-/// process that runs is provably another.
+/// Judges a jail's directory by its name and record. `hold` returns a descriptor of the recorded init, or `None` if
+/// that process is certainly another.
 fn judge<F>(
     name: &str,
     record: Option<Record>,
@@ -45,15 +47,16 @@ fn judge<F>(
     Verdict::ClearAway { tenant, why }
 }
 
-/// The tenants whose groups have no jail: of a start that was cut short.
+/// Tenants that have a group but no jail: their start was cut short.
 fn without_jail(groups: Vec<String>, has_jail: impl Fn(&TenantName) -> bool) -> Vec<TenantName> {
     let tenants = groups.into_iter().filter_map(|name| name.parse::<TenantName>().ok());
     tenants.filter(|tenant| !has_jail(tenant)).collect()
 }
 
 impl Warden {
-    /// Adopts every jail whose init is provably the one that was recorded, by the descriptor that the service manager kept where
-    /// there is one; the loop clears away what is left of others. What fails for one tenant is logged, and stands in no other's way.
+    /// Adopts each jail whose init is certainly the recorded one, with the descriptor that the service manager kept,
+    /// if there is one. The loop clears away the rest of other jails. A failure for one tenant is logged, and does
+    /// not stop the others.
     pub(super) fn adopt_running_jails(
         &mut self,
         mut kept: BTreeMap<String, OwnedFd>,
@@ -64,7 +67,7 @@ impl Warden {
             let groups = &self.groups;
             match judge(&name, record, |tenant, record| match groups.of(tenant) {
                 Ok(open) => record.take_hold(kept, &groups.homes_of_init(tenant), &open.jail),
-                // Without its group there is no jail, whatever runs under the number.
+                // Without its group there is no jail, whatever process has the number now.
                 Err(_) => Ok(None),
             }) {
                 Verdict::Foreign => events.extend(self.remove_foreign(&name)),
@@ -105,7 +108,7 @@ impl Warden {
     }
 }
 
-/// Goes on to remove what an earlier warden set aside.
+/// Continues to remove what an earlier warden set aside.
 pub(super) fn resume_removals(
     storage: &Storage,
     ledger: &mut Ledger,
@@ -131,7 +134,7 @@ pub(super) fn resume_removals(
     problems
 }
 
-/// Keeps the ids of something set aside that the ledger does not know from being given to anybody.
+/// Reserves the ids of data that was set aside and that the ledger does not know.
 fn keep_ids(grave: &str, storage: &Storage, ledger: &mut Ledger, kind: &QuotaFacts) -> Result<(), LedgerError> {
     let of_gone = |name: &TenantName| ledger.ids(name).filter(|_| !storage.holds(name));
     let project = || quota::project(&storage.open_grave(grave)?, kind);

@@ -1,4 +1,4 @@
-//! Why the warden cannot begin its work, and with which status it exits then.
+//! Why the warden cannot start, and its exit status then.
 
 use crate::identity::host_user::HostUserError;
 use crate::identity::ledger::LedgerError;
@@ -11,13 +11,13 @@ use bailiwick_types::ExitStatus;
 use std::io;
 use std::path::PathBuf;
 
-/// Why the warden cannot begin its work.
+/// Why the warden cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// `bailiwick.toml` is not usable.
+    /// `bailiwick.toml` has errors.
     #[error("{}", bailiwick_policy::lines(.0))]
     Policy(Vec<Diagnostic>),
-    /// Not root.
+    /// The process is not root.
     #[error("bailiwick-warden must be started as root")]
     NotRoot,
     /// The daemon's user does not exist.
@@ -25,7 +25,7 @@ pub enum OpenError {
         "the user \"{0}\" that bailiwickd is to run as does not exist; make it with `useradd --system {0}`, or set `user` in bailiwick.toml"
     )]
     User(String),
-    /// The program that becomes PID 1.
+    /// The program for PID 1 cannot be used.
     #[error("cannot use \"{path}\" as init: {why}", path = path.display())]
     Init {
         /// Where it was looked for.
@@ -54,7 +54,7 @@ pub enum OpenError {
     /// What was found contradicts itself.
     #[error("the ledger cannot be rebuilt, and nothing was written: {}", .0.join("; "))]
     Uncertain(Vec<String>),
-    /// Anything else of the system.
+    /// Another system call failed.
     #[error("cannot {what}")]
     System {
         /// What was tried.
@@ -66,12 +66,12 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What the program should exit with.
+    /// The exit status of the program.
     #[must_use]
     pub fn status(&self) -> ExitStatus {
         match self {
             Self::Policy(_) | Self::User(_) => ExitStatus::Invalid,
-            // Only an operator can mend these: to be started again and again helps nobody.
+            // Only an operator can repair these; another start would not help.
             Self::Ledger(
                 LedgerError::Damaged(_)
                 | LedgerError::Missing { .. }
@@ -89,7 +89,7 @@ impl OpenError {
         }
     }
 
-    /// Whether it is for want of something that may be there at the next try.
+    /// Whether the cause may be gone at the next try, such as a full disk.
     fn may_pass(&self) -> bool {
         use rustix::io::Errno;
         const PASSING: [Errno; 5] = [Errno::NOSPC, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::INTR];
@@ -104,7 +104,7 @@ impl OpenError {
     }
 }
 
-/// For `map_err` of what is tried of the system.
+/// For `map_err` on a system call.
 pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::System { what, source }
 }

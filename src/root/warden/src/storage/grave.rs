@@ -1,19 +1,19 @@
-//! Names under which the data of purged tenants is set aside: whose it was, and which ids it has.
+//! The names under which data of purged tenants is set aside. They say whose it was and which ids it has.
 //!
-//! The ids stay taken for as long as anything is left, so no two names are alike. A number of the directory's would not do: each
-//! subvolume of btrfs has the same, and every file system gives those of directories that are gone to new ones. Earlier versions
-//! named them so (`alice.4711`), as is what has no ids; the tenant is told by each form.
+//! The ids stay reserved while anything is left, so no two names may be equal. Inode numbers would not do: each
+//! subvolume of btrfs has the same, and other file systems use numbers again. Earlier versions used inode numbers
+//! (`alice.4711`), and data without ids still has them. Both forms say the tenant.
 
 use bailiwick_types::{IdRange, TenantName};
 
 const IDS: &str = "ids-";
 
-/// The name for what has ids.
+/// The name for data with ids.
 pub(crate) fn name(tenant: &TenantName, ids: IdRange) -> String {
     format!("{tenant}.{IDS}{}", ids.first)
 }
 
-/// The name for what no ids are known of.
+/// The name for data without known ids.
 pub(crate) fn name_without_ids(tenant: &TenantName, inode: u64) -> String {
     format!("{tenant}.{inode}")
 }
@@ -23,7 +23,7 @@ pub(crate) fn tenant(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(tenant, _)| tenant)
 }
 
-/// The first of its ids, if its name tells.
+/// The first of its ids, if the name says it.
 pub(crate) fn first_id(name: &str) -> Option<u32> {
     name.rsplit_once('.')?.1.strip_prefix(IDS)?.parse().ok()
 }

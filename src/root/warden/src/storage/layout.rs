@@ -1,8 +1,8 @@
-//! Tenants' storage: directories below the state directory, made once from seeds, bounded by quotas, removed by a purge.
+//! Tenants' storage: directories below the state directory, made from seeds, bounded by quotas, removed by a purge.
 //!
-//! Danger: what lies in a tenant's directory is the tenant's. Nothing here opens a name inside one after the first
-//! day, but to remove the whole, and the directory that the operator has locked a login for FTP to; neither follows links or mounts, and
-//! removal looks at no name twice.
+//! Danger: a tenant's directory is the tenant's. After the first day, nothing here opens a name in it, with two
+//! exceptions: the removal of everything, and the directory that an operator has locked an FTP login to. Neither
+//! follows links or mounts, and the removal looks up no name twice.
 
 use crate::limits::quota::{self, QuotaError};
 use crate::runtime::DaemonUser;
@@ -23,50 +23,32 @@ use std::time::{Duration, Instant};
 const TENANTS: &str = "tenants";
 const HISTORY: &str = "history";
 const PURGED: &str = ".purged";
-/// How long another warden is waited for, and between two tries: one that was killed may take a while to be gone.
+/// How long to wait for another warden, and between two tries. One that was killed may take a while to end.
 const LOCK_TIME: Duration = Duration::from_secs(3);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// It cannot be opened.
     #[error("cannot open the state directory \"{path}\"{hint}", path = path.display())]
     Open {
-        /// Which.
         path: PathBuf,
-        /// What to do.
         hint: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// Somebody else could read or change it.
     #[error("the state directory \"{path}\" must belong to root with mode 0711 or 0700, it belongs to user {uid} with mode {mode:04o}; `chown root:root` and `chmod 0711` it if it is there for nothing else", path = path.display())]
-    Trust {
-        /// Which.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// A tenant's storage cannot be made.
+    Trust { path: PathBuf, uid: u32, mode: u32 },
     #[error("cannot write what a tenant's storage begins with")]
     Seed(#[source] io::Error),
-    /// A tenant's quota.
     #[error(transparent)]
     Quota(#[from] QuotaError),
-    /// Another warden has it.
     #[error("another bailiwick-warden works on the state directory \"{path}\"", path = path.display())]
-    Locked {
-        /// Which.
-        path: PathBuf,
-    },
+    Locked { path: PathBuf },
 }
 
-/// Whether a directory may be closed to others: it is empty, as a new file system is, or nobody but root could write to it and it has
-/// our ledger.
+/// Whether a directory may be closed to others: it is empty like a new file system, or it has our ledger and only
+/// root could write to it.
 fn is_ours_alone(state: &OwnedFd, mode: u32) -> io::Result<bool> {
     let names = file::names(state)?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
@@ -81,9 +63,8 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    /// Opens a state directory, makes it if its parent is there, and locks it for as long as this value lives; one that another
-    /// warden has is waited for, for some seconds.
-    /// The daemon gets a directory of its own in it, for the history.
+    /// Opens and locks a state directory; makes it if its parent exists. Waits some seconds for another warden that
+    /// has it. The daemon gets its own directory in it, for the history.
     pub(crate) fn open(path: &Path, daemon: DaemonUser) -> Result<Self, StorageError> {
         let error = |source: io::Error| {
             let hint = match source.raw_os_error() {
@@ -105,12 +86,12 @@ impl Storage {
         };
         let mut metadata = file::metadata(&state).map_err(error)?;
         if metadata.uid == 0 && metadata.mode & 0o066 != 0 && is_ours_alone(&state, metadata.mode).map_err(error)? {
-            // As an operator makes one. It is not the host's, and nobody can have put anything into it.
+            // This is how an operator makes one. It is not the host's, and nobody can have put anything into it.
             let narrow = rustix::fs::fchmod(&state, Mode::from_raw_mode(0o700)).map_err(io::Error::from);
             narrow.map_err(error)?;
             metadata = file::metadata(&state).map_err(error)?;
         }
-        // Others may pass through, to what they are let into by name, and see nothing else.
+        // Others may pass through to what they may reach by name, and see nothing else.
         if metadata.uid != 0 || metadata.mode & 0o066 != 0 {
             return Err(StorageError::Trust { path: path.to_owned(), uid: metadata.uid, mode: metadata.mode });
         }
@@ -130,17 +111,17 @@ impl Storage {
         Ok(Self { state, tenants })
     }
 
-    /// A descriptor of the state directory for the ledger.
+    /// A descriptor of the state directory, for the ledger.
     pub(crate) fn state(&self) -> io::Result<OwnedFd> {
         self.state.try_clone()
     }
 
-    /// Names of the directories of tenants.
+    /// The names of tenants' directories.
     pub(crate) fn tenants(&self) -> io::Result<Vec<String>> {
         visible(&file::open_dir_at(&self.tenants, ".")?)
     }
 
-    /// Names of what is left of purged tenants.
+    /// The names of what is left of purged tenants.
     pub(crate) fn graves(&self) -> io::Result<Vec<String>> {
         match file::open_dir_at(&self.state, PURGED) {
             Ok(purged) => visible(&purged),
@@ -149,7 +130,8 @@ impl Storage {
         }
     }
 
-    /// Makes a tenant's directory if there is none, charges it to the tenant, and says what is to be done before its jail can use it.
+    /// Makes a tenant's directory if it is missing, and charges it to the tenant. Returns the work that is left
+    /// before its jail can use it.
     pub(crate) fn unprepared(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<Option<Preparation>, StorageError> {
         let (tenant, project) = (plan.tenant.as_str(), plan.ids.first);
         if let Some(dir) = quota::uncharged(&self.tenants, tenant, project, kind)? {
@@ -161,7 +143,7 @@ impl Storage {
         Ok((!is_whole).then(|| Preparation::Seed { dir, seeds: plan.seeds.clone() }))
     }
 
-    /// Bounds what a tenant's storage may hold.
+    /// Makes and charges a tenant's directory, and writes its quota.
     pub(crate) fn ensure_bound(&self, plan: &JailPlan, kind: &QuotaFacts) -> Result<(), StorageError> {
         let dir = quota::ensure_charged(&self.tenants, plan.tenant.as_str(), plan.ids.first, kind)?;
         Ok(quota::bound(&self.tenants, &dir, plan.ids.first, &plan.disk, kind)?)
@@ -173,10 +155,10 @@ impl Storage {
         mount::detached_copy_of(file::open_dir_at(&dir, name)?)
     }
 
-    /// The same of a directory below it, where every name is the tenant's: one that is a link, or leads out, is refused.
+    /// The same of a directory below it, where every name is the tenant's. A link, or a way out, is refused.
     pub(crate) fn mount_below(&self, tenant: &TenantName, name: &str, below: &str) -> io::Result<OwnedFd> {
         let dir = file::open_dir_at(file::open_dir_at(&self.tenants, tenant)?, name)?;
-        // Opened without reading: it may be closed to its own owner.
+        // Opened without reading: even its owner may lack that right.
         mount::detached_copy_of(file::open_at(&dir, below, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?)
     }
 
@@ -185,12 +167,12 @@ impl Storage {
         file::metadata_at(&self.tenants, tenant).is_ok()
     }
 
-    /// A tenant's directory, open; `None` when it has none.
+    /// A tenant's directory; `None` if it has none.
     pub(crate) fn open_of(&self, tenant: &TenantName) -> Option<OwnedFd> {
         file::open_dir_at(&self.tenants, tenant).ok()
     }
 
-    /// Bounds what a tenant may use from now on. A tenant without storage is bounded when it is made.
+    /// Writes a tenant's quota. A tenant without storage gets it when that is made.
     pub(crate) fn bound(
         &self,
         tenant: &TenantName,
@@ -212,20 +194,20 @@ impl Storage {
         }
     }
 
-    /// Bytes of the file system.
+    /// The size of the file system, in bytes.
     pub(crate) fn size(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.state)?;
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
-    /// Free bytes of the file system.
+    /// The free space of the file system, in bytes.
     pub(crate) fn free(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.state)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Sets all data of a tenant aside, in one step; [`Self::removal`] removes it. `None` when there is none, else the
-    /// name that it has from then on. From here on the tenant has no storage.
+    /// Sets a tenant's data aside, in one step; the tenant has no storage any more. Returns the new name, or `None`
+    /// if there was no data. [`Self::removal`] removes it.
     pub(crate) fn bury(&self, tenant: &TenantName, ids: Option<IdRange>) -> io::Result<Option<String>> {
         let Ok(metadata) = file::metadata_at(&self.tenants, tenant) else { return Ok(None) };
         let purged = file::ensure_dir_at(&self.state, PURGED, 0o700)?;
@@ -239,24 +221,24 @@ impl Storage {
         Removal::new(file::ensure_dir_at(&self.state, PURGED, 0o700)?, grave.to_owned())
     }
 
-    /// What was set aside, open.
+    /// Opens what was set aside.
     pub(crate) fn open_grave(&self, grave: &str) -> Option<OwnedFd> {
         file::open_dir_at(&self.state, PURGED).and_then(|purged| file::open_dir_at(purged, grave)).ok()
     }
 
     /// Removes the place of what was set aside, if nothing is in it.
     pub(crate) fn remove_empty_place(&self) {
-        // Refused while something is in it, which is what is wanted.
+        // The kernel refuses while something is in it, as it should.
         drop(file::remove_dir_at(&self.state, PURGED));
     }
 
-    /// Whether the kernel still charges something to a project: files that are open and have no name any more.
+    /// Whether the kernel still charges something to a project: open files without a name.
     pub(crate) fn is_charged(&self, project: u32, kind: &QuotaFacts) -> bool {
         *kind == QuotaFacts::Projects && quota::is_charged(&self.state, project)
     }
 }
 
-/// Locks a state directory, once no other warden has it.
+/// Locks a state directory, once no other warden has the lock.
 fn lock(state: &OwnedFd) -> io::Result<()> {
     let deadline = Instant::now() + LOCK_TIME;
     loop {
@@ -269,7 +251,7 @@ fn lock(state: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// The names in a directory, as they can be shown.
+/// The names in a directory, in a printable form.
 fn visible(dir: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(file::names(dir)?.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }

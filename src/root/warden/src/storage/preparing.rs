@@ -1,4 +1,4 @@
-//! Storage that is being prepared: a child does the work for each tenant, and the tenant's jail starts afterwards.
+//! Storage that is being prepared. A child does the work for each tenant; then the tenant's jail starts.
 
 use crate::helper::Helper;
 use crate::jail::step::reach_work;
@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// How long whoever asked for a start waits for this.
+/// How long a start request waits for this.
 pub(crate) const PREPARE_TIME: Duration = Duration::from_secs(5);
 
 /// A child that prepares a tenant's storage.
@@ -21,15 +21,14 @@ struct Preparing {
     since: Instant,
 }
 
-/// A preparation that has ended.
 pub(crate) struct Prepared {
     pub(crate) tenant: TenantName,
-    /// The word of the work.
+    /// The word for the work.
     pub(crate) what: &'static str,
     pub(crate) result: io::Result<()>,
 }
 
-/// All that goes on.
+/// All preparations.
 #[derive(Debug, Default)]
 pub(crate) struct Preparations(BTreeMap<TenantName, Preparing>);
 
@@ -39,7 +38,7 @@ impl Preparations {
         self.0.contains_key(tenant)
     }
 
-    /// Has a child do the work.
+    /// Begins the work in a child.
     pub(crate) fn begin(&mut self, tenant: &TenantName, preparation: Preparation) -> io::Result<()> {
         let helper = Helper::begin(&[preparation.dir()], || {
             reach_work(preparation.word(), tenant);
@@ -49,12 +48,12 @@ impl Preparations {
         Ok(())
     }
 
-    /// Ends what is done to storage that is about to be destroyed.
+    /// Stops work on storage that is about to be destroyed.
     pub(crate) fn cancel(&mut self, tenant: &TenantName) {
         self.0.remove(tenant);
     }
 
-    /// Takes those that have ended.
+    /// Takes the preparations that have ended.
     pub(crate) fn take_ended(&mut self) -> Vec<Prepared> {
         let mut ended = Vec::new();
         self.0.retain(|tenant, preparing| {
@@ -65,12 +64,12 @@ impl Preparations {
         ended
     }
 
-    /// The descriptors that report an end.
+    /// Descriptors that report an end.
     pub(crate) fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         self.0.values().map(|preparing| (preparing.helper.report().as_fd(), PollFlags::IN))
     }
 
-    /// Which take long, for `status`.
+    /// The preparations that take long, for `status`.
     pub(crate) fn problems(&self, now: Instant) -> Vec<String> {
         let late = self.0.iter().filter(|(_, preparing)| preparing.since + PREPARE_TIME <= now);
         let problem = |(tenant, preparing): (&TenantName, &Preparing)| {

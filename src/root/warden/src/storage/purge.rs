@@ -1,10 +1,10 @@
-//! Removes what purged tenants left, in slices: however many files there are, the warden's loop turns meanwhile.
+//! Removes what purged tenants left, in slices: the warden's loop goes on, however many files there are.
 //!
-//! What cannot be removed (an immutable file, a mount, a swap file, an error of the disk) stays where it was set aside, is told,
-//! and is tried again. The tenant's ids stay taken until nothing is left.
+//! What cannot be removed (an immutable file, a mount, a swap file, a disk error) stays where it was set aside, is
+//! reported, and is tried again. The tenant's ids stay reserved until nothing is left.
 //!
-//! Danger: what lies here is a tenant's. No link is followed and no mount is entered: what an operator has mounted there is not
-//! the tenant's to lose.
+//! Danger: these files were a tenant's. No link is followed and no mount is entered: what an operator has mounted
+//! there is not the tenant's to lose.
 
 use crate::limits::quota;
 use bailiwick_sys::file;
@@ -15,33 +15,33 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
-/// Between two tries at what could not be removed, to begin with and at most.
+/// The first and the longest pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// How long a file system has to count that nothing is left, and how often it is looked: XFS frees inodes in the background.
+/// How long a file system has to update its count, and the pause between looks: XFS frees inodes in the background.
 const COUNTING_TIME: Duration = Duration::from_secs(5);
 const COUNTING_PAUSE: Duration = Duration::from_millis(50);
-/// How many names of what cannot be removed are told.
+/// The most names in a message about what cannot be removed.
 const MOST_TOLD: usize = 3;
 
-/// One removal. However deep the tree, two directories are open at a time and no path grows: the directories of a directory
-/// are moved to the top before it is removed.
+/// One removal. However deep the tree, two directories are open at a time and no path grows: before a directory is
+/// removed, its subdirectories move to the top.
 #[derive(Debug)]
 pub(crate) struct Removal {
     parent: OwnedFd,
     name: String,
     pass: Option<Pass>,
-    /// Before the numbers of what is moved, so that no tenant has such a name.
+    /// Prefix of the names that moved directories get. No tenant can guess it.
     mark: u64,
     moved: u64,
     pause: Duration,
     due: Instant,
     stuck: Option<Stuck>,
-    /// Since when there is nothing left to remove.
+    /// Since when nothing is left to remove.
     gone_since: Option<Instant>,
 }
 
-/// What could not be removed when it was tried last.
+/// What could not be removed in the last try.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Stuck {
     count: u64,
@@ -67,23 +67,23 @@ impl Stuck {
     }
 }
 
-/// What a slice ended with.
+/// The result of a slice.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Slice {
     /// There is more to do now.
     More,
     /// Nothing is left.
     Gone,
-    /// Something cannot be removed; it is tried again when [`Removal::due`] says.
+    /// Something cannot be removed. [`Removal::due`] says when to try again.
     Stuck(Stuck),
 }
 
-/// One walk over what is left.
+/// One pass over what is left.
 #[derive(Debug)]
 struct Pass {
     top: OwnedFd,
     names: Dir,
-    /// The directory that is emptied.
+    /// The directory that is being emptied.
     inner: Option<(OsString, OwnedFd, Dir)>,
     is_empty: bool,
     has_progressed: bool,
@@ -91,7 +91,7 @@ struct Pass {
 }
 
 impl Removal {
-    /// Of a directory; nothing is done yet.
+    /// A removal that has not begun.
     pub(crate) fn new(parent: OwnedFd, name: String) -> io::Result<Self> {
         let mut mark = [0; 8];
         rustix::rand::getrandom(&mut mark, rustix::rand::GetRandomFlags::empty())?;
@@ -109,7 +109,7 @@ impl Removal {
         })
     }
 
-    /// Removes what is small, at once. Nothing there is no error.
+    /// Removes something small at once. It is no error if it is missing.
     pub(crate) fn whole(parent: &OwnedFd, name: &str) -> io::Result<()> {
         let mut removal = Self::new(parent.try_clone()?, name.to_owned())?;
         loop {
@@ -126,15 +126,15 @@ impl Removal {
         self.due
     }
 
-    /// What could not be removed when it was tried last.
+    /// What could not be removed in the last try.
     pub(crate) fn stuck(&self) -> Option<&Stuck> {
         self.stuck.as_ref()
     }
 
-    /// Nothing is left, and it cannot be let go of yet, for a reason that is none of a file's. It sticks only after a while.
+    /// Nothing is left, but something other than a file keeps it from ending. It counts as stuck only after a while.
     pub(crate) fn keep(&mut self, why: &str) {
         let now = Instant::now();
-        // What could not be removed before is gone too.
+        // What was stuck before is gone too.
         self.stuck = None;
         if now < *self.gone_since.get_or_insert(now) + COUNTING_TIME {
             self.due = now + COUNTING_PAUSE;
@@ -143,12 +143,12 @@ impl Removal {
         self.end(Slice::Stuck(Stuck { count: 0, first: vec![why.to_owned()] }));
     }
 
-    /// Has it tried again now.
+    /// Makes it due now.
     pub(crate) fn hurry(&mut self) {
         self.due = Instant::now();
     }
 
-    /// Goes on until a time.
+    /// Goes on until this time.
     pub(crate) fn slice(&mut self, until: Instant) -> Slice {
         loop {
             match self.step() {
@@ -175,7 +175,7 @@ impl Removal {
         end
     }
 
-    /// Looks at one name; says when there is no more to do now.
+    /// Handles one name; returns a result when there is no more to do now.
     fn step(&mut self) -> io::Result<Option<Slice>> {
         let Some(pass) = &mut self.pass else {
             quota::remove_whole(&self.parent, OsStr::new(&self.name));
@@ -247,7 +247,7 @@ impl Pass {
         }
     }
 
-    /// Removes the directory that was emptied. One in which something stuck was counted already.
+    /// Removes the emptied directory. If something is stuck in it, that was counted.
     fn leave(&mut self) {
         if let Some((name, ..)) = self.inner.take() {
             match file::remove_dir_at(&self.top, &name) {
@@ -258,7 +258,7 @@ impl Pass {
     }
 }
 
-/// Opens a directory that is no link, and on which nothing is mounted.
+/// Opens a directory that is not a link and not a mount point.
 fn open(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve =
@@ -266,7 +266,7 @@ fn open(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)?)
 }
 
-/// The next name, with the kind that the directory tells.
+/// The next name, with its kind as the directory reports it.
 fn next(names: &mut Dir) -> io::Result<Option<(OsString, FileType)>> {
     for entry in names {
         let entry = entry?;
@@ -278,7 +278,7 @@ fn next(names: &mut Dir) -> io::Result<Option<(OsString, FileType)>> {
     Ok(None)
 }
 
-/// Whether a name is a directory's. Not every file system tells the kind with the name.
+/// Whether a name is a directory. Some file systems do not report kinds.
 fn is_directory(dir: &OwnedFd, name: &OsStr, kind: FileType) -> bool {
     match kind {
         FileType::Unknown => file::metadata_at(dir, name).is_ok_and(|metadata| metadata.kind == FileType::Directory),
@@ -299,7 +299,7 @@ mod tests {
         Removal::new(file::open_dir(at).expect("opens"), "grave".to_owned()).expect("random")
     }
 
-    /// Slices that end at once, so each looks at one name.
+    /// With slices that end at once, so each handles one name.
     fn run(removal: &mut Removal) -> (usize, Slice) {
         for count in 1.. {
             match removal.slice(Instant::now()) {
@@ -327,7 +327,7 @@ mod tests {
         std::fs::create_dir(&outside).expect("mkdir");
         std::fs::write(outside.join("kept"), b"x").expect("writes");
         let parent = file::open_dir(&real(&temp)).expect("opens");
-        // Deeper than any path can say (PATH_MAX).
+        // Deeper than any path can be (PATH_MAX).
         let mut dir = file::ensure_dir_at(&parent, "grave", 0o700).expect("mkdir");
         rustix::fs::symlinkat(&outside, &dir, "link").expect("symlink");
         for _ in 0..3000 {

@@ -1,4 +1,4 @@
-//! What was set aside of purged tenants and is being removed, and whose the ids of what an earlier warden set aside are.
+//! The removal of data that was set aside, and the ids of data that an earlier warden set aside.
 
 use crate::storage::grave;
 use crate::storage::purge::{Removal, Slice};
@@ -6,33 +6,34 @@ use bailiwick_types::{IdRange, TenantName};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long whoever asked for a purge waits for its end.
+/// How long a purge request waits for the end.
 pub(crate) const PURGE_TIME: Duration = Duration::from_secs(5);
-/// How much of a removal is done in one turn of the loop.
+/// How long a removal works in one turn of the loop.
 const SLICE_TIME: Duration = Duration::from_millis(5);
 
-/// How far the purge of a tenant has come.
+/// The state of a tenant's purge.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PurgeState {
     /// Nothing is left.
     Gone,
-    /// It goes on.
     GoesOn,
-    /// Nothing that is left can be removed now, for these reasons; it is tried again.
+    /// Nothing more can be removed now, for these reasons; it is tried again.
     Stuck(String),
 }
 
-/// What a turn of the loop did.
+/// The result of a turn of the loop.
 pub(crate) enum Turn {
-    /// Nothing new.
     Nothing,
     /// Something cannot be removed, for the first time.
-    Stuck { grave: String, why: String },
-    /// Nothing is left under a name; its ids can be given back, or [`Removals::keep`] says why not.
+    Stuck {
+        grave: String,
+        why: String,
+    },
+    /// Nothing is left under this name. The caller frees its ids, or calls [`Removals::keep`].
     Gone(String),
 }
 
-/// All removals, by the name under which the data was set aside.
+/// All removals, by the name of what was set aside.
 #[derive(Debug, Default)]
 pub(crate) struct Removals(BTreeMap<String, Removal>);
 
@@ -41,13 +42,13 @@ impl Removals {
         self.0.insert(grave.to_owned(), removal);
     }
 
-    /// The removal under a name has ended. `true` when it was the last.
+    /// Ends a removal; returns whether it was the last.
     pub(crate) fn end(&mut self, grave: &str) -> bool {
         self.0.remove(grave);
         self.0.is_empty()
     }
 
-    /// Nothing is left under a name, and its ids cannot be given back yet. `true` when this is to be logged.
+    /// Nothing is left under a name, but its ids cannot be freed yet. Returns whether to log this.
     pub(crate) fn keep(&mut self, grave: &str, why: &str) -> bool {
         let Some(removal) = self.0.get_mut(grave) else { return false };
         let was_stuck = removal.stuck().is_some();
@@ -55,7 +56,7 @@ impl Removals {
         !was_stuck && removal.stuck().is_some()
     }
 
-    /// Whether something of a purged tenant is left; it is tried again now.
+    /// Makes removals for a tenant due now; returns whether there are any.
     pub(crate) fn hurry(&mut self, tenant: &TenantName) -> bool {
         let mut has_any = false;
         for (_, removal) in self.0.iter_mut().filter(|(grave, _)| grave::tenant(grave) == tenant.as_str()) {
@@ -83,14 +84,13 @@ impl Removals {
         }
     }
 
-    /// How far the purge of a tenant has come.
     pub(crate) fn state(&self, tenant: &TenantName, now: Instant) -> PurgeState {
         let left = self.0.iter().filter(|(grave, _)| grave::tenant(grave) == tenant.as_str());
         let left: Vec<&Removal> = left.map(|(_, removal)| removal).collect();
         if left.is_empty() {
             return PurgeState::Gone;
         }
-        // One that goes on is due; one that sticks is due later.
+        // One that goes on is due now; one that is stuck is due later.
         if left.iter().all(|removal| removal.stuck().is_some() && removal.due() > now) {
             let stuck: Vec<String> =
                 left.iter().filter_map(|removal| removal.stuck()).map(ToString::to_string).collect();
@@ -99,7 +99,7 @@ impl Removals {
         PurgeState::GoesOn
     }
 
-    /// Which stick, for `status`.
+    /// The stuck ones, for `status`.
     pub(crate) fn problems(&self) -> Vec<String> {
         let problem = |(grave, removal): (&String, &Removal)| {
             let stuck = removal.stuck()?;
@@ -109,19 +109,18 @@ impl Removals {
     }
 }
 
-/// What becomes of the ids of something set aside that the ledger does not know.
+/// The ids of data that was set aside and that the ledger does not know.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ids {
-    /// They are those that the ledger has for this tenant, who has no storage any more.
+    /// The ids that the ledger has for this tenant, which has no storage.
     OfTenant(TenantName),
     /// The range that begins here, unless somebody has it.
     From(u32),
-    /// Nothing says which they are.
     Unknown,
 }
 
-/// Whose the ids are: the name of what was set aside may say both the tenant and the first id, and the disk quota (`project`)
-/// the first id. `ids_of_gone` gives the ids that the ledger has for a tenant without storage.
+/// Finds the ids. The name of the data says the tenant, and mostly the first id; so does the disk quota (`project`).
+/// `ids_of_gone` returns the ledger's ids of a tenant without storage.
 pub(crate) fn ids_of(
     grave: &str,
     ids_of_gone: impl FnOnce(&TenantName) -> Option<IdRange>,
@@ -150,7 +149,7 @@ mod tests {
             // The warden was killed between the move and the ledger.
             ("alice.ids-10065536", Some(ids), None, Ids::OfTenant(alice.clone())),
             ("alice.77", Some(ids), Some(7), Ids::OfTenant(alice.clone())),
-            // The tenant was made anew, or still has storage: what the ledger says is the new one's.
+            // The tenant was made again, or still has storage: the ledger has the new tenant's ids.
             ("alice.ids-10000000", Some(ids), None, Ids::From(10_000_000)),
             ("alice.ids-10065536", None, Some(7), Ids::From(10_065_536)),
             ("alice.77", None, Some(7), Ids::From(7)),

@@ -1,4 +1,4 @@
-//! What a tenant's storage begins with, and the work that a child does on it before its jail starts.
+//! The first content of a tenant's storage, and the work that a child does before the jail starts.
 
 use crate::limits::quota;
 use crate::storage::purge::Removal;
@@ -8,34 +8,28 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What is done to a tenant's storage before its jail starts, and can take long: a child does it.
+/// Work on a tenant's storage that can take long. A child does it before the jail starts.
 #[derive(Debug)]
 pub(crate) enum Preparation {
-    /// Its files belong to nobody, since quotas came later than they.
+    /// The files are not charged, because quotas were switched on later.
     Charge {
-        /// The tenant's directory.
         dir: OwnedFd,
         /// Whose they are.
         project: u32,
     },
-    /// Something of what it begins with is missing: all of it on the first day, later only what a new profile needs.
-    Seed {
-        /// The tenant's directory.
-        dir: OwnedFd,
-        /// All that it begins with.
-        seeds: Vec<Seed>,
-    },
+    /// Some of the first content is missing: all of it on the first day, later only what a new profile needs.
+    Seed { dir: OwnedFd, seeds: Vec<Seed> },
 }
 
 impl Preparation {
-    /// What the work needs.
+    /// The directory that the work is on.
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         match self {
             Self::Charge { dir, .. } | Self::Seed { dir, .. } => dir.as_fd(),
         }
     }
 
-    /// A word for it.
+    /// A word for the work.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Charge { .. } => "charge",
@@ -43,7 +37,7 @@ impl Preparation {
         }
     }
 
-    /// What it is, as a sentence goes on after whose files they are.
+    /// The work in words, after "the files of TENANT".
     pub(crate) fn told(&self) -> &'static str {
         match self {
             Self::Charge { .. } => "are being charged to it, since disk use is counted here by now",
@@ -51,11 +45,10 @@ impl Preparation {
         }
     }
 
-    /// Does it.
     pub(crate) fn work(&self) -> io::Result<()> {
         match self {
             Self::Charge { dir, project } => quota::charge_tree(dir, *project),
-            // Waits for all that anybody has written to this file system.
+            // Waits for everything that anybody has written to this file system.
             Self::Seed { dir, seeds } => ensure_seeds(seeds, dir, || Ok(rustix::fs::syncfs(dir)?)),
         }
     }
@@ -65,8 +58,8 @@ pub(crate) fn is_top(seed: &Seed) -> bool {
     !seed.path.contains('/')
 }
 
-/// Makes what is missing. Each directory at the top appears whole or not at all: under its name once `sync` has it on disk, which takes
-/// so long that it is done once for all of them.
+/// Makes the missing seeds. A top directory gets its name only when all of it is on disk, so it exists whole or not
+/// at all. `sync` is slow, and so runs once for all of them.
 fn ensure_seeds(seeds: &[Seed], dir: &OwnedFd, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let is_missing = |top: &&Seed| is_top(top) && file::metadata_at(dir, &top.path).is_err();
     let missing: Vec<&Seed> = seeds.iter().filter(is_missing).collect();
@@ -87,7 +80,6 @@ fn ensure_seeds(seeds: &[Seed], dir: &OwnedFd, sync: impl FnOnce() -> io::Result
     Ok(())
 }
 
-/// Makes one seed.
 fn make(dir: BorrowedFd<'_>, path: &str, seed: &Seed) -> io::Result<()> {
     let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
     let parent = file::open_dir_at(dir, parent)?;
@@ -108,7 +100,7 @@ fn make(dir: BorrowedFd<'_>, path: &str, seed: &Seed) -> io::Result<()> {
 
 fn own(fd: impl AsFd, seed: &Seed) -> io::Result<()> {
     rustix::fs::fchown(&fd, Some(Uid::from_raw(seed.owner)), Some(Gid::from_raw(seed.owner)))?;
-    // After the owner: a change of owner may take bits away.
+    // After the owner: a change of owner may clear mode bits.
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(seed.mode))?)
 }
 
