@@ -93,7 +93,7 @@ impl<'a> Sshd<'a> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !sshd.client(tenant).status().expect("ssh runs").success() {
             let log = fs::read_to_string(host.path("sshd/log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "nobody is let in:\n{log}\n{}", host.log());
+            assert!(Instant::now() < deadline, "no login succeeds:\n{log}\n{}", host.log());
             std::thread::sleep(Duration::from_millis(50));
         }
         sshd

@@ -181,21 +181,19 @@ fn locks_inside_block_neither_the_host_nor_a_neighbour() {
         flock($f, LOCK_EX | LOCK_NB) or print "taken: $_\n";
         my $record = pack("ssx4qqlx4", 0, 0, 0, 0, 0); fcntl($f, 37, $record) or print "record taken: $_\n" }
         print "held\n"; <STDIN>;"#;
-    let tenants: Vec<Child> = profiles()
-        .into_iter()
-        .map(|tenant| {
-            let paths = mount_points(&host, tenant, shows_files_of_the_host);
-            let mut holder = run(&host, tenant, lock, &paths);
-            assert_eq!(line_reader(&mut holder)(), "held", "{tenant}");
-            for path in paths.iter().chain([&"/usr/bin".to_owned(), &"/usr/lib/os-release".to_owned()]) {
-                let file = std::fs::File::open(on_the_host(&host, path)).expect("the host has it");
-                rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-                    .unwrap_or_else(|error| panic!("{tenant} blocks the host at {path}: {error}"));
-            }
-            holder
-        })
-        .collect();
-    for mut holder in tenants {
+    let mut holders: Vec<Child> = Vec::new();
+    for tenant in profiles() {
+        let paths = mount_points(&host, tenant, shows_files_of_the_host);
+        let mut holder = run(&host, tenant, lock, &paths);
+        assert_eq!(line_reader(&mut holder)(), "held", "{tenant}");
+        for path in paths.iter().chain([&"/usr/bin".to_owned(), &"/usr/lib/os-release".to_owned()]) {
+            let file = std::fs::File::open(on_the_host(&host, path)).expect("the host has it");
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+                .unwrap_or_else(|error| panic!("{tenant} blocks the host at {path}: {error}"));
+        }
+        holders.push(holder);
+    }
+    for mut holder in holders {
         drop(holder.stdin.take());
         assert!(holder.wait().expect("ends").success());
     }

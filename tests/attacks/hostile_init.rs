@@ -82,7 +82,7 @@ fn a_silent_init_affects_only_its_tenant_and_is_replaced() {
         let shown: serde_json::Value = serde_json::from_str(&host.ok(&["show", tenant, "--json"])).expect("JSON");
         shown["state"] == "running" && shown["pid"].as_u64().is_some_and(|pid| pid != u64::from(was))
     });
-    assert_eq!(host.inside(tenant, "echo anew").1.trim(), "anew");
+    assert_eq!(host.inside(tenant, "echo again").1.trim(), "again");
     assert!(host.log().contains("init-replaced"), "{}", host.log());
 }
 

@@ -389,13 +389,12 @@ fn commands_report_tenants_that_needed_no_change() {
 #[test]
 fn many_sessions_run_at_once() {
     let host = host();
-    let children: Vec<Child> = (0..20)
-        .map(|number| {
-            let mut command = exec(&host, if number % 2 == 0 { "web" } else { "shell" });
-            command.args(["sh", "-c", &format!("sleep 0.2; exit {number}")]);
-            piped(command)
-        })
-        .collect();
+    let mut children = Vec::new();
+    for number in 0..20 {
+        let mut command = exec(&host, if number % 2 == 0 { "web" } else { "shell" });
+        command.args(["sh", "-c", &format!("sleep 0.2; exit {number}")]);
+        children.push(piped(command));
+    }
     for (number, child) in (0..).zip(children) {
         assert_eq!(code(&child.wait_with_output().expect("ends")), Some(number));
     }

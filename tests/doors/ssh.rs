@@ -301,17 +301,16 @@ fn sessions_of_dead_clients_free_their_places() {
     for line in
         ["echo in; sleep 600", "trap '' HUP PIPE TERM; echo in; while :; do sleep 1; done", "echo in; exec sleep 600"]
     {
-        let dead: Vec<Child> = (0..6)
-            .map(|_| {
-                let mut command = ssh(&host, &[tenant, line]);
-                let mut child =
-                    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
-                child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
-                child
-            })
-            .collect();
+        let mut clients = Vec::new();
+        for _ in 0..6 {
+            let mut command = ssh(&host, &[tenant, line]);
+            let mut child =
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+            child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it runs");
+            clients.push(child);
+        }
         assert_eq!(sessions(&host).len(), 6);
-        for mut child in dead {
+        for mut child in clients {
             drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
             child.wait().expect("it ends by itself");
         }

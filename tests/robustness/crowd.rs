@@ -362,18 +362,17 @@ fn a_request_of_root_waits_for_at_most_one_of_the_daemons_requests() {
     let frame = encode(&WardenRequest::InForce { tenants: names }, MAX_REQUEST).expect("small").repeat(2);
     let pid = Pid::from_raw(host.pid().cast_signed()).expect("a process");
     kill_process(pid, Signal::STOP).expect("stops");
-    let crowd: Vec<UnixStream> = (0..100)
-        .map(|_| {
-            let mut stream = connect_to(&socket, DAEMON);
-            stream.set_nonblocking(true).expect("never blocks");
-            stream.write_all(&frame).expect("there is room");
-            stream
-        })
-        .collect();
+    let mut crowd: Vec<UnixStream> = Vec::new();
+    for _ in 0..100 {
+        let mut stream = connect_to(&socket, DAEMON);
+        stream.set_nonblocking(true).expect("never blocks");
+        stream.write_all(&frame).expect("there is room");
+        crowd.push(stream);
+    }
     let mut root = connect_to(&socket, 0);
     root.set_nonblocking(false).expect("blocks");
     root.write_all(&encode(&WardenRequest::Hello, MAX_REQUEST).expect("small")).expect("there is room");
-    kill_process(pid, Signal::CONT).expect("goes on");
+    kill_process(pid, Signal::CONT).expect("continues");
     root.read_exact(&mut [0]).expect("an answer");
     let mut fds: Vec<_> = crowd.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
     let answered = rustix::event::poll(&mut fds, Some(&rustix::time::Timespec::default())).expect("looks");

@@ -203,18 +203,21 @@ impl Drop for Installed {
     }
 }
 
+/// Declares a tenant and starts its jail. Returns the process id of its init.
+fn start_new(host: &Host, tenant: &str) -> u32 {
+    host.declare(tenant, "web");
+    assert_eq!(host.warden(&WardenRequest::Start { tenant: name(tenant) }), WardenReply::Done);
+    match host.warden(&WardenRequest::Entry { tenant: name(tenant) }) {
+        WardenReply::Entry(Some(entry)) => entry.pid.expect("it runs"),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_jail_whose_cached_names_the_kernel_keeps_delays_nobody() {
     let mut host = Host::with_failpoints();
     host.start_warden();
-    let inits = ["alice", "bob"].map(|tenant| {
-        host.declare(tenant, "web");
-        assert_eq!(host.warden(&WardenRequest::Start { tenant: name(tenant) }), WardenReply::Done);
-        match host.warden(&WardenRequest::Entry { tenant: name(tenant) }) {
-            WardenReply::Entry(Some(entry)) => entry.pid.expect("it runs"),
-            other => panic!("{other:?}"),
-        }
-    });
+    let inits = ["alice", "bob"].map(|tenant| start_new(&host, tenant));
     let [alice, bob] = inits;
     host.write("failpoint", "renew alice");
     let installed = Installed::new(&inits);

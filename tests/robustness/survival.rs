@@ -24,23 +24,9 @@ fn host() -> Host {
     host
 }
 
-/// The process id of a program that the supervisor has started.
-fn program(host: &Host, name: &str) -> Option<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).ok()?;
-    // The kernel truncates the name to 15 bytes: "bailiwick-warde".
-    children.split_whitespace().find_map(|pid| {
-        let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        name.starts_with(command.trim()).then(|| pid.parse().ok())?
-    })
-}
-
+/// Kills a program that the supervisor has started. Returns its process id.
 fn kill(host: &Host, name: &str) -> u32 {
-    let mut found = None;
-    until(name, || {
-        found = program(host, name);
-        found.is_some()
-    });
-    let pid = found.expect("was found");
+    let pid = host.program(name);
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
     pid
 }
@@ -211,7 +197,7 @@ fn apply_restarts_no_jail_with_sessions_unless_requested() {
 #[test]
 fn an_accepted_request_is_answered_before_bailiwickd_ends() {
     let host = host();
-    let ends = program(&host, "bailiwickd").expect("it runs");
+    let ends = host.program("bailiwickd");
     let mut session = Echo::open(&host, profiles()[0]);
     session.say("before");
     let mut late = UnixStream::connect(host.path("run").join(CONTROL_SOCKET)).expect("connects");
@@ -231,7 +217,7 @@ fn an_accepted_request_is_answered_before_bailiwickd_ends() {
     };
     assert!(matches!(reply, ControlReply::List(ref all) if all.len() == profiles().len()), "{reply:?}");
     // The program then ends although it opened a session; the next one serves.
-    until("it ends", || program(&host, "bailiwickd").is_some_and(|pid| pid != ends));
+    until("it ends", || host.find_program("bailiwickd").is_some_and(|pid| pid != ends));
     session.say("after");
     session.end();
 }
@@ -278,7 +264,7 @@ fn with_all_places_taken_operators_are_served_and_others_refused() {
                   s.connect(sys.argv[1])\n all.append(s)\n all=all[-64:]\n time.sleep(0.001)";
     let mut command = Command::new("python3");
     let mut others = command.args(["-c", script]).arg(&socket).uid(65_534).gid(65_534).spawn().expect("python3 runs");
-    until("a refusal for want of a place", || {
+    until("a refusal for lack of a place", || {
         host.ok(&["status"]);
         let (status, told) = as_nobody();
         status == Some(6) && told.contains("this user has 8 connections to bailiwickd and has no place for more")

@@ -442,26 +442,32 @@ impl Host {
         self.running.as_ref().expect("something runs").id()
     }
 
-    /// The process of a program that the supervisor has started.
+    /// The process id of a program that the supervisor has started.
     ///
     /// # Panics
-    /// When there is none for a while.
+    /// When it does not run in time.
     #[must_use]
     pub fn program(&self, name: &str) -> u32 {
-        let find = || {
-            let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).ok()?;
-            // The kernel truncates the name to 15 bytes: "bailiwick-warde".
-            children.split_whitespace().find_map(|pid| {
-                let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-                name.starts_with(command.trim()).then(|| pid.parse().ok())?
-            })
-        };
         let mut found = None;
         until(name, || {
-            found = find();
+            found = self.find_program(name);
             found.is_some()
         });
         found.expect("was found")
+    }
+
+    /// The process id of a program that the supervisor has started, if it runs.
+    #[must_use]
+    pub fn find_program(&self, name: &str) -> Option<u32> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).ok()?;
+        for pid in children.split_whitespace() {
+            // The kernel truncates the name to 15 bytes: "bailiwick-warde".
+            let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if !command.is_empty() && name.starts_with(command.trim()) {
+                return pid.parse().ok();
+            }
+        }
+        None
     }
 
     /// Kills the started process and its daemons with SIGKILL.
@@ -603,18 +609,13 @@ impl Host {
         for pid in self.processes() {
             found.push(format!("process {pid}"));
         }
-        let groups = self.groups();
-        for group in groups {
+        for group in self.groups() {
             found.push(format!("control group {group}"));
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
         let folder = self.path("").display().to_string();
-        found.extend(
-            mounts
-                .lines()
-                .filter(|line| line.contains(folder.trim_end_matches('/')))
-                .map(|line| format!("mount {line}")),
-        );
+        let own_mounts = mounts.lines().filter(|line| line.contains(folder.trim_end_matches('/')));
+        found.extend(own_mounts.map(|line| format!("mount {line}")));
         if let Ok(jails) = fs::read_dir(self.path("run/jails")) {
             found.extend(jails.flatten().map(|entry| format!("runtime file {}", entry.path().display())));
         }
@@ -700,10 +701,12 @@ impl Drop for Host {
             }
             kill(child);
         }
-        for group in self.groups().iter().filter(|group| {
-            group.starts_with("/sys/fs/cgroup/unified") || Path::new(group).join("cgroup.kill").exists()
-        }) {
-            fs::write(Path::new(group).join("cgroup.kill"), "1").ok();
+        for group in self.groups() {
+            // Only groups of version 2 have this file.
+            let kill = Path::new(&group).join("cgroup.kill");
+            if kill.exists() {
+                fs::write(kill, "1").ok();
+            }
         }
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {

@@ -96,17 +96,17 @@ fn text(rows: &[SimulatedLimit]) -> String {
     if rows.is_empty() {
         return "no tenant would have reached any of these limits\n".to_owned();
     }
-    let number = |row: &SimulatedLimit, value: u64| row.measure.rate_in_words(value);
-    let rows = rows.iter().map(|row| {
-        vec![
-            row.tenant.to_string(),
-            row.measure.to_string(),
-            number(row, row.bound),
-            number(row, row.peak),
-            format!("{} of {}", row.over, row.measured),
-        ]
-    });
-    render(&["TENANT", "LIMIT", "WOULD-BE", "PEAK", "MINUTES-OVER"], rows)
+    render(&["TENANT", "LIMIT", "WOULD-BE", "PEAK", "MINUTES-OVER"], rows.iter().map(simulated_row))
+}
+
+fn simulated_row(row: &SimulatedLimit) -> Vec<String> {
+    vec![
+        row.tenant.to_string(),
+        row.measure.to_string(),
+        row.measure.rate_in_words(row.bound),
+        row.measure.rate_in_words(row.peak),
+        format!("{} of {}", row.over, row.measured),
+    ]
 }
 
 #[cfg(test)]
