@@ -1,6 +1,8 @@
 //! Rules of the source tree that a compiler does not check. Crates have floors: a crate may use only crates of
 //! lower floors.
 
+mod language;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
