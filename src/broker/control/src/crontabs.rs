@@ -3,8 +3,7 @@
 //! Danger: a tenant writes it, and may have its init say anything. What is held of one is bounded by
 //! [`bailiwick_types::Crontab`]; no answer, or a bad one, leaves what was known.
 
-use crate::daemon::Daemon;
-use crate::door::{self, CRONTABS};
+use crate::door::CRONTABS;
 use crate::job::Job;
 use crate::sync::lock;
 use bailiwick_policy::Tenant;
@@ -12,11 +11,7 @@ use bailiwick_proto::init::CrontabFile;
 use bailiwick_types::{CRONTAB_JOB, Crontab, CrontabFault, MAX_CRONTAB, Moment, TenantName, TimerReport, TimerRun};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::task::JoinSet;
 use tracing::info;
-
-/// How many inits are asked at a time.
-const AT_ONCE: usize = 16;
 
 /// What is known of one tenant's.
 #[derive(Debug, Clone)]
@@ -37,6 +32,11 @@ pub(crate) struct Crontabs {
 impl Crontabs {
     fn held(&self) -> MutexGuard<'_, BTreeMap<TenantName, Held>> {
         lock(&self.held)
+    }
+
+    /// The stamp of a tenant's when it was last read.
+    pub(crate) fn stamp(&self, tenant: &TenantName) -> Option<String> {
+        self.held().get(tenant).and_then(|held| held.stamp.clone())
     }
 
     /// What a tenant's says.
@@ -66,7 +66,7 @@ impl Crontabs {
     }
 
     /// Takes up what init told. Gives what is to be said to the tenant of it.
-    fn take(&self, tenant: &Tenant, file: CrontabFile, now: Moment) -> Option<String> {
+    pub(crate) fn take(&self, tenant: &Tenant, file: CrontabFile, now: Moment) -> Option<String> {
         let (stamp, crontab) = match file {
             CrontabFile::Same => return None,
             CrontabFile::Absent => {
@@ -105,41 +105,6 @@ impl Crontabs {
     pub(crate) fn forget_all_but(&self, tenants: &[Arc<Tenant>]) {
         let names: BTreeSet<&TenantName> = tenants.iter().map(|tenant| &tenant.name).collect();
         self.held().retain(|name, _| names.contains(name));
-    }
-}
-
-impl Daemon {
-    /// Reads the crontabs of these tenants, where they changed; tells what is wrong with them to those who wrote them. Gives
-    /// those whose init has answered.
-    pub(crate) async fn read_crontabs(self: &Arc<Self>, tenants: &[Arc<Tenant>], now: Moment) -> Vec<Arc<Tenant>> {
-        let mut asked = JoinSet::new();
-        let mut known = Vec::new();
-        for tenant in tenants {
-            if asked.len() >= AT_ONCE {
-                known.extend(asked.join_next().await.and_then(Result::ok).flatten());
-            }
-            let (daemon, tenant) = (Arc::clone(self), Arc::clone(tenant));
-            asked.spawn(async move { daemon.read_crontab(&tenant, now).await.then_some(tenant) });
-        }
-        known.extend(asked.join_all().await.into_iter().flatten());
-        known
-    }
-
-    /// Whether init has answered.
-    async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) -> bool {
-        if self.was_frozen(&tenant.name) {
-            return false;
-        }
-        let crontabs = &self.timers().crontabs;
-        let seen = crontabs.held().get(&tenant.name).and_then(|held| held.stamp.clone());
-        let Some((socket, ids)) = self.init_of(tenant).await else { return false };
-        let asked = self.talk(&tenant.name, door::crontab(&socket, ids, &tenant.login.user, seen));
-        let Ok(file) = asked.await else { return false };
-        if let Some(complaint) = crontabs.take(tenant, file, now) {
-            let (daemon, job) = (Arc::clone(&self), Job::complaint(tenant, complaint));
-            tokio::spawn(async move { daemon.run_job(&job).await });
-        }
-        true
     }
 }
 

@@ -1,6 +1,6 @@
 //! For tests: a daemon of a host with one tenant, and a warden that answers what it is told to.
 
-use crate::daemon::Daemon;
+use crate::services::Services;
 use crate::transport;
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::{Incoming, WARDEN_SOCKET, WardenReply, WardenRequest};
@@ -20,7 +20,7 @@ pub(crate) enum Answer {
 }
 
 /// A daemon whose policy has `alice`. Its runtime directory is `run` below the temporary one.
-pub(crate) fn host() -> (TempDir, Arc<Daemon>) {
+pub(crate) fn host() -> (TempDir, Arc<Services>) {
     let temp = tempfile::tempdir().expect("makes");
     let write = |file: &str, text: &str| {
         let path = temp.path().join(file);
@@ -32,13 +32,13 @@ pub(crate) fn host() -> (TempDir, Arc<Daemon>) {
     write("plans.d/small.toml", "doors = [\"exec\", \"cron\"]\n");
     write("tenants.d/alice.toml", "plan = \"small\"\n");
     std::fs::create_dir(run).expect("makes");
-    let daemon = Daemon::open(temp.path()).expect("is valid");
+    let daemon = Services::open(temp.path()).expect("is valid");
     (temp, daemon)
 }
 
 /// Has a warden listen for a daemon.
-pub(crate) fn warden(daemon: &Daemon, answer: impl Fn(WardenRequest) -> Answer + Send + Sync + 'static) {
-    drop(warden_at(&daemon.policy().host().runtime_dir.join(WARDEN_SOCKET), answer));
+pub(crate) fn warden(daemon: &Services, answer: impl Fn(WardenRequest) -> Answer + Send + Sync + 'static) {
+    drop(warden_at(&daemon.host().runtime_dir.join(WARDEN_SOCKET), answer));
 }
 
 /// Has a warden listen at a socket, until what is given back is aborted.

@@ -4,7 +4,7 @@
 //! outlives `bailiwickd`. After a restart a note is believed only for a process that the warden finds in the tenant's group, with the
 //! start time that was noted.
 
-use crate::sessions::Counted;
+use crate::sessions::SessionGuard;
 use crate::sync::lock;
 use bailiwick_policy::Policy;
 use bailiwick_proto::Failure;
@@ -97,14 +97,14 @@ fn logins(policy: &Policy) -> String {
 
 /// Keeps a session counted, and does not take the end of this program for its end.
 #[derive(Debug)]
-pub(crate) struct Held(Option<Counted>);
+pub(crate) struct Held(Option<SessionGuard>);
 
 impl Held {
-    pub(crate) fn new(counted: Counted) -> Self {
+    pub(crate) fn new(counted: SessionGuard) -> Self {
         Self(Some(counted))
     }
 
-    pub(crate) fn counted(&mut self) -> &mut Counted {
+    pub(crate) fn counted(&mut self) -> &mut SessionGuard {
         self.0.as_mut().expect("taken at the end only")
     }
 

@@ -3,15 +3,12 @@
 //! Danger: a job must not be hung up because this program is replaced, nor run twice at a time. So it ignores that its line is
 //! cut, and a lock inside the jail, which outlives us, keeps a second one out.
 
-use crate::daemon::Daemon;
-use crate::door::Init;
-use crate::sessions::Counted;
+use crate::sessions::SessionGuard;
 use bailiwick_policy::{Tenant, Timer};
-use bailiwick_proto::control::Exec;
 use bailiwick_proto::frame::{MAX_EVENT, decode};
-use bailiwick_proto::{Bytes, Failure, SessionEvent, SessionSignal};
+use bailiwick_proto::{SessionEvent, SessionSignal};
 use bailiwick_sys::{signal, socket};
-use bailiwick_types::{CRONTAB_JOB, CrontabJob, ExitStatus, Schedule, TimerName, When};
+use bailiwick_types::{CRONTAB_JOB, CrontabJob, Schedule, TimerName, When};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -68,12 +65,18 @@ pub(crate) struct Job {
     /// As it is shown.
     pub(crate) command: String,
     argv: Vec<String>,
-    input: String,
+    pub(crate) input: String,
     /// The stem of the file for what it says.
     log: String,
 }
 
 impl Job {
+    /// The command, inside what keeps its output and a second run out.
+    pub(crate) fn wrapped(&self) -> impl Iterator<Item = &str> {
+        let wrapper = ["/bin/bash", "-c", RUN, "timer", self.name.as_str(), &self.log];
+        wrapper.into_iter().chain(self.argv.iter().map(String::as_str))
+    }
+
     /// At which times, if at any.
     pub(crate) fn schedule(&self) -> Option<&Schedule> {
         match &self.when {
@@ -123,12 +126,16 @@ impl Job {
 #[derive(Debug)]
 pub(crate) struct Run {
     channel: OwnedFd,
-    counted: Counted,
+    counted: SessionGuard,
     /// What a job says before it has its file goes nowhere, and must not end it.
     _streams: [OwnedFd; 2],
 }
 
 impl Run {
+    pub(crate) fn new(channel: OwnedFd, counted: SessionGuard, streams: [OwnedFd; 2]) -> Self {
+        Self { channel, counted, _streams: streams }
+    }
+
     /// Waits for its end, and ends it when an operator wants that. The exit status, as a shell has it; `None` when the jail has
     /// ended, or init says what no session says.
     pub(crate) async fn attend(self) -> Option<u8> {
@@ -192,35 +199,8 @@ async fn hear(channel: &UnixStream) -> Option<SessionEvent> {
     }
 }
 
-impl Daemon {
-    /// Begins a job in a jail whose init was greeted.
-    pub(crate) async fn begin(&self, job: &Job, init: Init) -> Result<Run, Failure> {
-        let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
-        let wrapper = ["/bin/bash", "-c", RUN, "timer", job.name.as_str(), &job.log];
-        let argv = wrapper.into_iter().chain(job.argv.iter().map(String::as_str)).map(text);
-        let tenant = &job.tenant;
-        let exec = Exec {
-            tenant: tenant.name.clone(),
-            user: Some(tenant.login.user.to_string()),
-            argv: argv.collect::<Result<_, _>>()?,
-            env: Vec::new(),
-            cwd: None,
-            terminal: None,
-        };
-        let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot make its pipes: {error}"));
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
-        let ((stdin, input), (output, stdout)) = (pipe().map_err(failed)?, pipe().map_err(failed)?);
-        let (errors, stderr) = pipe().map_err(failed)?;
-        fill(&input, job.input.as_bytes()).map_err(failed)?;
-        drop(input);
-        let streams = vec![stdin, stdout, stderr];
-        let (channel, counted) = self.enter_by_timer(&tenant.name, &exec, job.command.clone(), streams, init).await?;
-        Ok(Run { channel, counted, _streams: [output, errors] })
-    }
-}
-
 /// Writes into a pipe that nobody reads yet. It never waits: a pipe that is too small is an error.
-fn fill(pipe: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn fill(pipe: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     rustix::io::ioctl_fionbio(pipe, true)?;
     match bytes {
         [] => Ok(()),

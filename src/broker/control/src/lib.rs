@@ -2,18 +2,41 @@
 //!
 //! Danger: the control socket is open to every local user, and behind the doors are hostile tenants. Nothing here waits
 //! without a bound for anybody, and everything that a connection holds is counted.
+//!
+//! A module uses only modules of the lines above its own; a test reads this list.
+//!
+//! ```text
+//! audit_log directory incident own_dir pressure reconcile refusals sync transport
+//! comparison door permission places sessions start_failures warden_link
+//! ftp init_health job warden_client
+//! crontabs policy_store
+//! policy_copies recorder tenants timers
+//! callers ftp_entry inits records session_end
+//! audits reconciler session_entry
+//! init_watch overview timer_runner
+//! services
+//! server
+//! ```
 
 mod audit_log;
+mod audits;
+mod callers;
+mod comparison;
 mod crontabs;
-mod daemon;
 mod directory;
 mod door;
 #[cfg(test)]
 mod fake;
 mod ftp;
+mod ftp_entry;
 mod incident;
+mod init_health;
+mod init_watch;
 mod inits;
 mod job;
+#[cfg(test)]
+mod order;
+mod overview;
 mod own_dir;
 mod permission;
 mod places;
@@ -21,16 +44,24 @@ mod policy_copies;
 mod policy_store;
 mod pressure;
 mod reconcile;
-mod record;
+mod reconciler;
 mod recorder;
+mod records;
+mod refusals;
 mod server;
+mod services;
+mod session_end;
+mod session_entry;
 mod sessions;
+mod start_failures;
 mod sync;
+mod tenants;
+mod timer_runner;
 mod timers;
 mod transport;
 mod warden_client;
 mod warden_link;
 
-pub use daemon::Daemon;
 pub use policy_store::OpenError;
 pub use server::serve;
+pub use services::Services;

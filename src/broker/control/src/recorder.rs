@@ -4,11 +4,14 @@
 //! Danger: the evidence of incidents holds names of the tenants' choosing, and a tenant can cause faults without end.
 //! What is kept of an incident is bounded, and of faults only their number.
 
+mod sampling;
+
 use crate::audit_log::{self, AuditLog, Looked};
-use crate::daemon::Daemon;
 use crate::incident::{IncidentKind, Incidents};
+use crate::policy_store::PolicyStore;
 use crate::pressure::{self, Span};
-use crate::sync::lock;
+use crate::sessions::Sessions;
+use crate::sync::{Wake, lock};
 use crate::warden_link;
 use bailiwick_audit::chain::Head;
 use bailiwick_history::{History, Retention, Sample};
@@ -27,8 +30,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -39,28 +42,36 @@ const PERIOD: Duration = Duration::from_secs(60);
 const RETRY_TIME: Duration = Duration::from_secs(2);
 /// How often the roster is read, when a thousand jails are started one after another.
 const REFRESH_TIME: Duration = Duration::from_secs(1);
-/// How often pressure on one resource is looked into, and the failure of the history told.
-const PRESSURE_TIME: Duration = Duration::from_secs(10);
 const COMPLAINT_TIME: Duration = Duration::from_secs(600);
-/// For how long what a sample saw is what there is to see.
-const FRESH_TIME: Duration = Duration::from_secs(5);
-/// A tenant that waited for others for less than this part of the time has nothing to complain of.
-const WORTH_TELLING: u64 = 10;
-/// Held back by its own limit for less than this part of a minute is no incident.
-const THROTTLED: u64 = 10;
 
-type Command = Box<dyn FnOnce(&mut Work) + Send>;
+type Command = Box<dyn FnOnce(&mut RecorderState) + Send>;
 
-/// The handle of the thread.
-#[derive(Debug)]
+/// The handle of the thread. Nothing is recorded before it is started.
+#[derive(Debug, Default)]
 pub(crate) struct Recorder {
+    thread: OnceLock<Thread>,
+    problem: Arc<Mutex<Option<String>>>,
+}
+
+#[derive(Debug)]
+struct Thread {
     commands: Mutex<Sender<Command>>,
     wake: UnixStream,
 }
 
+/// What the thread reads and wakes outside itself.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) policy: Arc<PolicyStore>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) reconciler: Wake,
+    /// Where this program keeps what is its own.
+    pub(crate) own_dir: PathBuf,
+}
+
 impl Recorder {
-    /// Starts the thread for a daemon, which it does not keep alive.
-    pub(crate) fn start(daemon: &Arc<Daemon>) -> io::Result<Self> {
+    /// Starts the thread. It ends when this handle is dropped. A second time is none.
+    pub(crate) fn start(&self, sources: Sources) -> io::Result<()> {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
@@ -69,29 +80,45 @@ impl Recorder {
             reason = "a request waits for its answer, and the rest comes no faster than jails do"
         )]
         let (commands, received) = channel();
-        let mut work = Work::new(daemon)?;
-        std::thread::Builder::new().name("recorder".to_owned()).spawn(move || work.run(&received, &woken))?;
-        Ok(Self { commands: Mutex::new(commands), wake })
+        let mut state = RecorderState::new(sources, Arc::clone(&self.problem))?;
+        if self.thread.set(Thread { commands: Mutex::new(commands), wake }).is_ok() {
+            std::thread::Builder::new().name("recorder".to_owned()).spawn(move || state.run(&received, &woken))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.thread.get().is_some()
+    }
+
+    /// Why the history is not written; `None` when it is.
+    pub(crate) fn problem(&self) -> Option<String> {
+        lock(&self.problem).clone()
     }
 
     /// Has the thread do something and waits for what comes of it.
     pub(crate) async fn with<T: Send + 'static>(
         &self,
-        command: impl FnOnce(&mut Work) -> T + Send + 'static,
+        command: impl FnOnce(&mut RecorderState) -> T + Send + 'static,
     ) -> Result<T, Failure> {
+        let thread = self.thread.get().ok_or_else(|| Failure::of(ExitStatus::Failed, "nothing is recorded"))?;
         let (sender, receiver) = oneshot::channel();
-        self.send(Box::new(move |work| {
+        thread.send(Box::new(move |state| {
             // Who asked may have gone.
-            drop(sender.send(command(work)));
+            drop(sender.send(command(state)));
         }));
         receiver.await.map_err(|_| Failure::of(ExitStatus::Failed, "the recorder of the history has ended"))
     }
 
     /// Lets the thread know that jails have come or gone.
-    pub(crate) fn look_again(&self) {
-        self.send(Box::new(|work| work.stale = true));
+    pub(crate) fn jails_changed(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.send(Box::new(|state| state.stale = true));
+        }
     }
+}
 
+impl Thread {
     fn send(&self, command: Command) {
         let sent = lock(&self.commands).send(command);
         if sent.is_ok() {
@@ -103,7 +130,7 @@ impl Recorder {
 
 /// A tenant whose jail runs.
 #[derive(Debug)]
-struct Live {
+struct TenantSampler {
     entry: RosterEntry,
     gauge: Gauge,
     /// At the last sample.
@@ -125,12 +152,14 @@ struct Pending {
 
 /// What the thread works with.
 #[derive(Debug)]
-pub(crate) struct Work {
-    daemon: Weak<Daemon>,
+pub(crate) struct RecorderState {
+    sources: Sources,
+    /// Why the history is not written; `None` when it is.
+    problem: Arc<Mutex<Option<String>>>,
     socket: PathBuf,
     history: Result<History, String>,
     meter: Option<Meter>,
-    live: BTreeMap<TenantName, Live>,
+    live: BTreeMap<TenantName, TenantSampler>,
     disks: BTreeMap<TenantName, DiskFact>,
     /// Faults that were heard of since the last sample.
     pending: Vec<Pending>,
@@ -158,11 +187,11 @@ fn now() -> Moment {
     Moment(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
-impl Work {
-    fn new(daemon: &Arc<Daemon>) -> io::Result<Self> {
-        let host = daemon.policy().host();
+impl RecorderState {
+    fn new(sources: Sources, problem: Arc<Mutex<Option<String>>>) -> io::Result<Self> {
+        let host = sources.policy.host();
         Ok(Self {
-            daemon: Arc::downgrade(daemon),
+            problem,
             socket: host.runtime_dir.join(WARDEN_SOCKET),
             history: Err("the history is not open yet".to_owned()),
             meter: None,
@@ -170,7 +199,8 @@ impl Work {
             disks: BTreeMap::new(),
             pending: Vec::new(),
             incidents: Incidents::default(),
-            audits: AuditLog::new(daemon.own_dir().to_owned()),
+            audits: AuditLog::new(sources.own_dir.clone()),
+            sources,
             changes: Changes::new()?,
             watched: BTreeMap::new(),
             told: None,
@@ -187,15 +217,19 @@ impl Work {
 
     fn run(&mut self, commands: &Receiver<Command>, woken: &UnixStream) {
         self.open_history();
-        while self.daemon.strong_count() > 0 {
+        loop {
             self.listen_to_warden();
             let (heard, changed) = self.wait(woken);
             drop({
                 let mut woken = woken;
                 woken.read(&mut [0; 256])
             });
-            while let Ok(command) = commands.try_recv() {
-                command(self);
+            loop {
+                match commands.try_recv() {
+                    Ok(command) => command(self),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
             }
             if heard {
                 self.hear();
@@ -238,8 +272,7 @@ impl Work {
     }
 
     fn open_history(&mut self) {
-        let Some(daemon) = self.daemon.upgrade() else { return };
-        let path = daemon.own_dir().join("history.db");
+        let path = self.sources.own_dir.join("history.db");
         self.history = History::open(&path, Retention::default())
             .map_err(|error| {
                 let message = Failure::new(ExitStatus::Failed, &error).message;
@@ -251,7 +284,7 @@ impl Work {
                 }
                 history
             });
-        daemon.set_no_history(self.history.as_ref().err().cloned());
+        *lock(&self.problem) = self.history.as_ref().err().cloned();
         match &self.history {
             Ok(history) => {
                 let recent = Window { from: Moment(now().0.saturating_sub(600)), until: Moment(u64::MAX >> 1) };
@@ -331,14 +364,10 @@ impl Work {
             match event {
                 WardenEvent::Ended { tenant } => {
                     self.live.remove(&tenant);
-                    if let Some(daemon) = self.daemon.upgrade() {
-                        daemon.look_again();
-                    }
+                    self.sources.reconciler.wake();
                 }
                 WardenEvent::Prepared { .. } => {
-                    if let Some(daemon) = self.daemon.upgrade() {
-                        daemon.look_again();
-                    }
+                    self.sources.reconciler.wake();
                 }
                 WardenEvent::Quota { tenant, limit, hit: QuotaHit::Refused } => self.fault(&tenant, limit, 1),
                 WardenEvent::Quota { tenant, limit, hit: QuotaHit::SoftPassed } => {
@@ -379,7 +408,8 @@ impl Work {
             // What was used before the first look is not known to be of this minute.
             let gauge = meter.gauge(&entry.cgroups);
             let reading = meter.read(&gauge);
-            let live = Live { entry, gauge, sampled: (Instant::now(), reading.clone()), seen: reading, looked: None };
+            let live =
+                TenantSampler { entry, gauge, sampled: (Instant::now(), reading.clone()), seen: reading, looked: None };
             self.live.insert(tenant, live);
         }
         let live = &self.live;
@@ -441,164 +471,6 @@ impl Work {
         }
     }
 
-    fn snapshot(&mut self, tenant: &TenantName, at: Moment) -> Snapshot {
-        // Just after a sample, what counts is what the sample saw.
-        let span = match &self.last {
-            Some((at, span)) if at.elapsed() < FRESH_TIME => span.clone(),
-            _ => self.since_sample(),
-        };
-        let bounds = self.bounds_of(tenant);
-        let processes = match self.ask(&WardenRequest::Evidence { tenant: tenant.clone() }) {
-            Ok(WardenReply::Evidence(processes)) => processes,
-            // A jail that is gone leaves no evidence.
-            _ => Vec::new(),
-        };
-        Snapshot {
-            at,
-            usage: span.used.get(tenant).cloned().unwrap_or_default(),
-            processes,
-            pressure: pressure::split(tenant, &span, &bounds),
-        }
-    }
-
-    /// What was used since the last sample.
-    fn since_sample(&self) -> Span {
-        let Some(meter) = &self.meter else { return Span::default() };
-        let mut longest = 0;
-        let used = self.live.iter().map(|(tenant, live)| {
-            longest = longest.max(live.sampled.0.elapsed().as_secs());
-            (tenant.clone(), meter.read(&live.gauge).since(&live.sampled.1))
-        });
-        let used = used.collect();
-        Span { used, seconds: longest.max(1), busy: proc::busy_micros().unwrap_or(0).saturating_sub(self.busy) }
-    }
-
-    fn bounds_of(&self, tenant: &TenantName) -> Usage {
-        let Some(daemon) = self.daemon.upgrade() else { return Usage::default() };
-        daemon.policy().limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default()
-    }
-
-    /// Processes of tenants wait: who, and for whom?
-    fn look_into_pressure(&mut self, resource: Resource) {
-        let due = self.pressed.get(&resource).is_none_or(|last| last.elapsed() >= PRESSURE_TIME);
-        if !due {
-            return;
-        }
-        self.pressed.insert(resource, Instant::now());
-        let span = self.since_sample();
-        let tenants: Vec<TenantName> = span.used.keys().cloned().collect();
-        for tenant in tenants {
-            let shares = pressure::split(&tenant, &span, &self.bounds_of(&tenant));
-            let waits = shares.iter().any(|share| {
-                share.resource == resource
-                    && share.others > share.own
-                    && share.others.saturating_mul(WORTH_TELLING) > span.seconds.saturating_mul(1_000_000)
-            });
-            if waits {
-                self.incident(&tenant, IncidentKind::Pressure(resource), 1);
-            }
-        }
-    }
-
-    /// Takes the sample of a minute.
-    fn sample(&mut self) {
-        if self.refresh().is_err() {
-            // Without the warden nothing is known; the minute stays unmeasured.
-            return;
-        }
-        if let Ok(WardenReply::Disks(disks)) = self.ask(&WardenRequest::Disks) {
-            self.disks = disks;
-        }
-        let Some(daemon) = self.daemon.upgrade() else { return };
-        let sessions = daemon.sessions().now();
-        for (tenant, count) in daemon.sessions().take_refused() {
-            self.fault(&tenant, LimitKey::Sessions, count);
-        }
-        let mut samples: BTreeMap<TenantName, Sample> = BTreeMap::new();
-        let mut faults: Vec<(TenantName, LimitKey, u64)> = Vec::new();
-        let mut throttled = Vec::new();
-        for (tenant, live) in &mut self.live {
-            let Some(meter) = &self.meter else { break };
-            let reading = meter.read(&live.gauge);
-            let mut usage = reading.since(&live.sampled.1);
-            usage.0.insert(Measure::Sessions, sessions.get(tenant).copied().unwrap_or(0));
-            let seconds = live.sampled.0.elapsed().as_secs().max(1);
-            faults.extend(
-                reading.faults_since(&live.seen).into_iter().map(|(limit, count)| (tenant.clone(), limit, count)),
-            );
-            if usage
-                .get(Measure::Throttled)
-                .is_some_and(|held| held.saturating_mul(THROTTLED) > seconds.saturating_mul(1_000_000))
-            {
-                throttled.push(tenant.clone());
-            }
-            live.sampled = (Instant::now(), reading.clone());
-            live.seen = reading;
-            samples.insert(tenant.clone(), Sample { seconds, usage });
-        }
-        let used = samples.iter().map(|(tenant, sample)| (tenant.clone(), sample.usage.clone())).collect();
-        let seconds = samples.values().map(|sample| sample.seconds).max().unwrap_or(1);
-        let busy = proc::busy_micros().unwrap_or(self.busy);
-        self.last = Some((Instant::now(), Span { seconds, used, busy: busy.saturating_sub(self.busy) }));
-        self.busy = busy;
-        for (tenant, disk) in &self.disks {
-            // Of a tenant that is down, its files are still there.
-            let sample = samples
-                .entry(tenant.clone())
-                .or_insert_with(|| Sample { seconds: PERIOD.as_secs(), usage: Usage::default() });
-            sample.usage.0.insert(Measure::Disk, disk.bytes.used);
-            sample.usage.0.extend(disk.inodes.map(|inodes| (Measure::Inodes, inodes.used)));
-        }
-        for (tenant, limit, count) in faults {
-            self.fault(&tenant, limit, count);
-        }
-        for tenant in throttled {
-            self.incident(&tenant, IncidentKind::Limit(LimitKey::Cpu), 1);
-        }
-        self.full_disks();
-        self.store(samples);
-    }
-
-    /// btrfs tells nobody that a limit was hit: a tenant that stands at it has hit it.
-    fn full_disks(&mut self) {
-        const SLACK: u64 = 64 << 10;
-        let full = |(tenant, disk): (&TenantName, &DiskFact)| {
-            let at_end = disk.bytes.hard.is_some_and(|hard| disk.bytes.used.saturating_add(SLACK) >= hard);
-            (disk.inodes.is_none() && at_end && !disk.held_back).then(|| tenant.clone())
-        };
-        let full: Vec<TenantName> = self.disks.iter().filter_map(full).collect();
-        for tenant in full {
-            self.fault(&tenant, LimitKey::Disk, 1);
-        }
-    }
-
-    fn store(&mut self, samples: BTreeMap<TenantName, Sample>) {
-        if self.history.is_err() {
-            self.open_history();
-        }
-        let samples: Vec<(TenantName, Sample)> = samples.into_iter().collect();
-        let pending = std::mem::take(&mut self.pending).into_iter();
-        let word = |Pending { at, tenant, limit, count }| Fault { at, tenant, limit: limit.to_string(), count };
-        let faults: Vec<Fault> = pending.map(word).collect();
-        let at = now();
-        let Ok(history) = &mut self.history else { return };
-        let written = history.write(at, &samples, &faults).and_then(|()| history.maintain());
-        let stored = self.incidents.settle(at).into_iter().filter(|incident| incident.id != 0);
-        let updated =
-            stored.map(|incident| history.update_incident(incident)).collect::<Result<Vec<()>, _>>().map(drop);
-        let outcome = written.and(updated).map_err(|error| Failure::new(ExitStatus::Failed, &error).message);
-        if let Some(daemon) = self.daemon.upgrade() {
-            daemon.set_no_history(outcome.as_ref().err().cloned());
-        }
-        if let Err(error) = outcome {
-            let due = self.complained.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME);
-            if due {
-                self.complained = Some(Instant::now());
-                warn!(event = "history-not-written", "{error}");
-            }
-        }
-    }
-
     /// Adds an audit to the log of audits.
     pub(crate) fn log_audit(&mut self, report: &AuditReport) -> io::Result<Head> {
         self.audits.add(report, now(), &audit_log::host_name())
@@ -622,66 +494,5 @@ impl Work {
         self.history
             .as_mut()
             .map_err(|message| Failure::of(ExitStatus::Failed, format!("there is no history: {message}")))
-    }
-
-    /// What every tenant uses now: over the time since the last such look, if that was not long ago, or since the last
-    /// sample.
-    pub(crate) fn look(&mut self) -> Result<Vec<TenantUsage>, Failure> {
-        const LEAST: Duration = Duration::from_millis(200);
-        const MOST: Duration = Duration::from_secs(30);
-        let refreshed = self.refresh();
-        refreshed.map_err(|error| Failure::of(ExitStatus::Failed, format!("the warden does not answer: {error}")))?;
-        let Some(daemon) = self.daemon.upgrade() else { return Ok(Vec::new()) };
-        let sessions = daemon.sessions().now();
-        let mut found = Vec::new();
-        for (tenant, live) in &mut self.live {
-            let Some(meter) = &self.meter else { break };
-            let reading = meter.read(&live.gauge);
-            let recent = live.looked.take().filter(|(at, _)| (LEAST..MOST).contains(&at.elapsed()));
-            let (at, before) = recent.unwrap_or_else(|| live.sampled.clone());
-            let mut usage = reading.since(&before);
-            usage.0.insert(Measure::Sessions, sessions.get(tenant).copied().unwrap_or(0));
-            if let Some(disk) = self.disks.get(tenant) {
-                usage.0.insert(Measure::Disk, disk.bytes.used);
-                usage.0.extend(disk.inodes.map(|inodes| (Measure::Inodes, inodes.used)));
-            }
-            live.looked = Some((Instant::now(), reading));
-            let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-            // Sums over the span, as they would be in a whole number of seconds.
-            let seconds = millis.div_ceil(1000);
-            for (measure, value) in &mut usage.0 {
-                if measure.kind() == bailiwick_types::Kind::Sum {
-                    *value = value.saturating_mul(seconds).saturating_mul(1000) / millis;
-                }
-            }
-            let total = bailiwick_types::Point { at: now(), seconds, peak: usage.clone(), usage };
-            let limits = daemon.policy().limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default();
-            found.push(TenantUsage { tenant: tenant.clone(), total, limits, faults: BTreeMap::new() });
-        }
-        Ok(found)
-    }
-
-    /// What tenants used in a window.
-    pub(crate) fn usage(
-        &mut self,
-        tenants: Option<&[TenantName]>,
-        window: Window,
-    ) -> Result<Vec<TenantUsage>, Failure> {
-        let daemon = self.daemon.upgrade();
-        let history = self.history()?;
-        let failed = |error| Failure::new(ExitStatus::Failed, &error);
-        let totals = history.totals(window, tenants).map_err(failed)?;
-        let mut faults = history.fault_counts(window).map_err(failed)?;
-        let limits = |tenant: &TenantName| {
-            let declared = daemon.as_ref().and_then(|daemon| daemon.policy().limits(tenant));
-            declared.map(|limits| Usage::bounds(&limits)).unwrap_or_default()
-        };
-        let row = |(tenant, total): (TenantName, _)| TenantUsage {
-            limits: limits(&tenant),
-            faults: faults.remove(&tenant).unwrap_or_default(),
-            tenant,
-            total,
-        };
-        Ok(totals.into_iter().map(row).collect())
     }
 }

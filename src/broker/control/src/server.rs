@@ -1,9 +1,10 @@
 //! The control socket: connections, frames, and which request goes where.
 
-use crate::daemon::{ApplyOptions, Daemon};
 use crate::permission::{Caller, OperatorPermission};
 use crate::places::{Place, Who};
-use crate::sessions::Counted;
+use crate::reconciler::ApplyOptions;
+use crate::services::Services;
+use crate::sessions::SessionGuard;
 use crate::transport;
 use bailiwick_proto::control::TenantOutcome;
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
@@ -26,14 +27,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MAX_FDS: usize = 3;
 
 /// Accepts until `stop` turns true or its sender is gone; then answers what was accepted, and returns. A connection that
-/// was taken from the queue is lost to the next daemon: its request must not be lost with it.
-pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
+/// was taken from the queue is lost to the next services: its request must not be lost with it.
+pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
     let mut reserve = SpareDescriptor::new(&listener);
     // Each connection holds one until it is over.
     let (open, mut all_over) = mpsc::channel::<()>(1);
     tokio::spawn({
-        let daemon = Arc::clone(&daemon);
-        async move { daemon.know_operators().await }
+        let services = Arc::clone(&services);
+        async move { services.callers.know_operators().await }
     });
     loop {
         let accepted = tokio::select! {
@@ -45,14 +46,14 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener, mut stop: watch:
             Ok((stream, _)) => {
                 let Ok(peer) = socket::peer(&stream) else { continue };
                 let Ok(groups) = socket::peer_groups(&stream) else { continue };
-                let place = match daemon.places().take(daemon.places_of(peer.uid, &groups)) {
+                let place = match services.callers.places.take(services.callers.places_of(peer.uid, &groups)) {
                     Ok(place) => place,
                     Err(failure) => {
                         turn_away(&stream, failure);
                         continue;
                     }
                 };
-                let connection = Connection { daemon: Arc::clone(&daemon), stream, peer, place, session: None };
+                let connection = Connection { services: Arc::clone(&services), stream, peer, place, session: None };
                 let (stop, open) = (stop.clone(), open.clone());
                 tokio::spawn(async move {
                     // A client that goes away in the middle is no event of ours.
@@ -81,20 +82,20 @@ fn turn_away(stream: &UnixStream, failure: Failure) {
 }
 
 struct Connection {
-    daemon: Arc<Daemon>,
+    services: Arc<Services>,
     stream: UnixStream,
     peer: Peer,
     place: Place,
     /// The session that was let in over this connection. It is its last word but for its end.
-    session: Option<Counted>,
+    session: Option<SessionGuard>,
 }
 
 impl Connection {
     async fn run(mut self, groups: &[u32], mut stop: watch::Receiver<bool>) -> io::Result<()> {
-        let caller = match self.daemon.caller(self.peer.uid, groups).await {
+        let caller = match self.services.callers.caller(self.peer.uid, groups).await {
             Ok(caller) => caller,
             Err(failure) => {
-                self.daemon.count_refusal();
+                self.services.refusals.count();
                 let status = failure.status.code();
                 info!(target: "bailiwick::event", event = "caller-refused", uid = self.peer.uid, status, "{failure}");
                 // Heard out before it is answered: a client that is still sending would see its socket break instead.
@@ -111,7 +112,7 @@ impl Connection {
             Caller::Tenant(..) => (self.place.who(), time_limits::REQUEST),
         };
         if who != self.place.who() {
-            match self.daemon.places().take(who) {
+            match self.services.callers.places.take(who) {
                 Ok(place) => self.place = place,
                 Err(failure) => return self.reply(&ControlReply::Failed(failure), &[]).await,
             }
@@ -153,7 +154,7 @@ impl Connection {
     /// Counts a session until its client says how it ended, or is gone; has the client end it when it must.
     async fn attend(
         &mut self,
-        mut session: Counted,
+        mut session: SessionGuard,
         mut incoming: Incoming,
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
@@ -171,7 +172,7 @@ impl Connection {
             Some(Ok(Some((ControlRequest::Ended { status }, _)))) => session.ended(status),
             // The connection ends, the session goes on.
             Some(Ok(Some((ControlRequest::FtpEntered, _)))) if session.record().door == Door::Ftp => {
-                let entered = self.daemon.ftp_entered(session).await;
+                let entered = self.services.ftp_entry.entered(session).await;
                 self.reply(&entered.map_or_else(ControlReply::Failed, |()| ControlReply::Noted), &[]).await?;
             }
             // Its client is gone, or says what no client of a session says.
@@ -226,19 +227,23 @@ impl Connection {
     async fn answer(&mut self, caller: &Caller, request: ControlRequest, fds: Vec<OwnedFd>) -> io::Result<()> {
         match request {
             ControlRequest::Exec(exec) => {
-                let entered = async { self.daemon.exec(caller.operator()?, self.peer.pid, &exec, fds).await };
+                let entered =
+                    async { self.services.session_entry.exec(caller.operator()?, self.peer.pid, &exec, fds).await };
                 let entered = entered.await;
                 self.hand_over(entered).await
             }
             ControlRequest::Login(login) => {
-                let entered = async { self.daemon.login(caller.tenant()?, self.peer.pid, &login, fds).await };
+                let entered =
+                    async { self.services.session_entry.login(caller.tenant()?, self.peer.pid, &login, fds).await };
                 let entered = entered.await;
                 self.hand_over(entered).await
             }
             ControlRequest::Resume(record) => {
                 let resumed = match caller {
-                    Caller::Operator(permission) => self.daemon.resume(*permission, self.peer.pid, *record),
-                    Caller::Tenant(own) => self.daemon.resume_login(own, self.peer.pid, *record),
+                    Caller::Operator(permission) => {
+                        self.services.session_entry.resume(*permission, self.peer.pid, *record)
+                    }
+                    Caller::Tenant(own) => self.services.session_entry.resume_login(own, self.peer.pid, *record),
                 };
                 self.resume(resumed).await
             }
@@ -253,74 +258,80 @@ impl Connection {
     async fn reply_to(&mut self, caller: &Caller, request: ControlRequest) -> Result<ControlReply, Failure> {
         use ControlReply as Reply;
         use ControlRequest as Request;
-        let daemon = Arc::clone(&self.daemon);
+        let services = Arc::clone(&self.services);
         Ok(match request {
             // The host.
-            Request::Status => Reply::Status(daemon.status(caller.operator()?).await),
+            Request::Status => Reply::Status(services.overview.status(caller.operator()?).await),
             Request::Reload => {
-                caller.operator().and_then(|_| daemon.policy().reload())?;
+                caller.operator().and_then(|_| services.reload())?;
                 Reply::Outcome(Vec::new())
             }
             // Tenants and their jails.
-            Request::List => Reply::List(daemon.list(caller.operator()?).await?),
-            Request::Show { tenant } => Reply::Show(Box::new(daemon.show(caller.operator()?, &tenant).await?)),
-            Request::Plan { tenants } => Reply::Plan(daemon.plan(caller.operator()?, &tenants).await?),
+            Request::List => Reply::List(services.overview.list(caller.operator()?).await?),
+            Request::Show { tenant } => {
+                Reply::Show(Box::new(services.overview.show(caller.operator()?, &tenant).await?))
+            }
+            Request::Plan { tenants } => Reply::Plan(services.overview.plan(caller.operator()?, &tenants).await?),
             Request::Apply { tenants, now, restart } => {
                 let options = ApplyOptions { now, restart };
                 Reply::Outcome(self.apply(caller.operator()?, &tenants, options).await?)
             }
             Request::Lifecycle { verb, tenants } => {
-                Reply::Outcome(daemon.lifecycle(caller.operator()?, verb, &tenants).await)
+                Reply::Outcome(services.reconciler.lifecycle(caller.operator()?, verb, &tenants).await)
             }
             Request::CheckName { tenant } => {
-                daemon.check_name(caller.operator()?, &tenant).await?;
+                services.reconciler.check_name(caller.operator()?, &tenant).await?;
                 Reply::Noted
             }
-            Request::Purge { tenant } => Reply::Outcome(vec![daemon.purge(caller.operator()?, &tenant).await]),
+            Request::Purge { tenant } => {
+                Reply::Outcome(vec![services.reconciler.purge(caller.operator()?, &tenant).await])
+            }
             // Sessions and timers.
-            Request::Sessions { tenants } => Reply::Sessions(daemon.list_sessions(caller.operator()?, &tenants)?),
+            Request::Sessions { tenants } => Reply::Sessions(services.session_end.list(caller.operator()?, &tenants)?),
             Request::EndSessions { sessions, tenants, reason } => {
                 let permission = caller.operator()?;
-                let (ended, left) = daemon.end_sessions(permission, &sessions, &tenants, reason).await?;
+                let (ended, left) = services.session_end.end(permission, &sessions, &tenants, reason).await?;
                 Reply::EndedSessions { ended, left }
             }
-            Request::Timers { tenants } => Reply::Timers(daemon.list_timers(caller.operator()?, &tenants)?),
+            Request::Timers { tenants } => Reply::Timers(services.timer_runner.list(caller.operator()?, &tenants)?),
             Request::Ended { .. } | Request::FtpEntered => return Err(caller.session()),
             Request::Exec(_) | Request::Login(_) | Request::Resume(_) => return Err(Refusal::NoSession.into()),
             // Logins by FTP.
-            Request::FtpHash { user } => Reply::FtpHash(daemon.ftp_hash(caller.root()?, &user)),
+            Request::FtpHash { user } => Reply::FtpHash(services.ftp_entry.hash(caller.root()?, &user)),
             Request::FtpRefused { user, source } => {
-                daemon.ftp_refused(caller.root()?, self.peer.pid, &user, source);
+                services.ftp_entry.refused(caller.root()?, self.peer.pid, &user, source);
                 Reply::Noted
             }
             Request::FtpEnter { user, source } => {
-                let session = daemon.ftp_enter(caller.root()?, self.peer.pid, &user, source)?;
+                let session = services.ftp_entry.enter(caller.root()?, self.peer.pid, &user, source)?;
                 let reply = Reply::Session { record: Box::new(session.record().clone()), notice: None };
                 self.session = Some(session);
                 reply
             }
             // Audits.
             Request::Audit { tenants, depth } => {
-                Reply::Audit(Box::new(daemon.audit(caller.operator()?, &tenants, depth).await?))
+                Reply::Audit(Box::new(services.audits.audit(caller.operator()?, &tenants, depth).await?))
             }
             Request::VerifyAudits { mark } => {
-                let (mark, problems) = daemon.verify_audits(caller.operator()?, mark).await?;
+                let (mark, problems) = services.records.verify_audits(caller.operator()?, mark).await?;
                 Reply::Verified { mark, problems }
             }
             // What was recorded: operators read of everybody, a tenant's user of its tenant.
-            Request::Usage { tenants, window } => Reply::Usage(daemon.usage(&caller.scope(), tenants, window).await?),
+            Request::Usage { tenants, window } => {
+                Reply::Usage(services.records.usage(&caller.scope(), tenants, window).await?)
+            }
             Request::History { tenant, window, step } => {
-                Reply::History(daemon.history(&caller.scope(), tenant, window, step).await?)
+                Reply::History(services.records.history(&caller.scope(), tenant, window, step).await?)
             }
             Request::Faults { tenants, window } => {
-                Reply::Faults(daemon.faults(&caller.scope(), tenants, window).await?)
+                Reply::Faults(services.records.faults(&caller.scope(), tenants, window).await?)
             }
             Request::Incidents { tenants, window } => {
-                Reply::Incidents(daemon.incidents(&caller.scope(), tenants, window).await?)
+                Reply::Incidents(services.records.incidents(&caller.scope(), tenants, window).await?)
             }
-            Request::Incident { id } => Reply::Incidents(vec![daemon.incident(&caller.scope(), id).await?]),
+            Request::Incident { id } => Reply::Incidents(vec![services.records.incident(&caller.scope(), id).await?]),
             Request::Simulate { window, bounds } => {
-                Reply::Simulated(daemon.simulate(caller.operator()?, window, bounds).await?)
+                Reply::Simulated(services.records.simulate(caller.operator()?, window, bounds).await?)
             }
         })
     }
@@ -333,7 +344,7 @@ impl Connection {
         options: ApplyOptions,
     ) -> Result<Vec<TenantOutcome>, Failure> {
         let (sender, mut progress) = mpsc::channel(4);
-        let mut apply = std::pin::pin!(self.daemon.apply(permission, tenants, options, sender));
+        let mut apply = std::pin::pin!(self.services.reconciler.apply(permission, tenants, options, sender));
         loop {
             tokio::select! {
                 result = &mut apply => return result,
@@ -346,7 +357,7 @@ impl Connection {
     }
 
     /// Gives a client its end of the session that it was let into, or the reason why it was not.
-    async fn hand_over(&mut self, entered: Result<(OwnedFd, Counted), Failure>) -> io::Result<()> {
+    async fn hand_over(&mut self, entered: Result<(OwnedFd, SessionGuard), Failure>) -> io::Result<()> {
         match entered {
             Ok((channel, session)) => {
                 let (record, notice) = (Box::new(session.record().clone()), session.notice().map(str::to_owned));
@@ -359,7 +370,7 @@ impl Connection {
     }
 
     /// Takes up a session whose client has the channel already. Only a refusal is told.
-    async fn resume(&mut self, resumed: Result<Counted, Failure>) -> io::Result<()> {
+    async fn resume(&mut self, resumed: Result<SessionGuard, Failure>) -> io::Result<()> {
         match resumed {
             Ok(session) => self.session = Some(session),
             Err(failure) => self.reply(&ControlReply::Failed(failure), &[]).await?,
@@ -522,9 +533,9 @@ mod tests {
     async fn every_request_is_answered_to_those_who_may_make_it_and_to_nobody_else() {
         let kinds: BTreeSet<usize> = requests().iter().map(|(request, _)| kind(request)).collect();
         assert_eq!(kinds.len(), KINDS, "each kind of request is in the table");
-        let (_temp, daemon) = fake::host();
+        let (_temp, services) = fake::host();
         let no = Failure::of(ExitStatus::Failed, "no");
-        fake::warden(&daemon, move |_| fake::Answer::Reply(WardenReply::Failed(no.clone())));
+        fake::warden(&services, move |_| fake::Answer::Reply(WardenReply::Failed(no.clone())));
         let tenant = TenantPermission { tenant: "alice".parse().expect("a name"), uid: 1_000_000 };
         for (name, caller, may) in [
             ("root", Caller::Operator(OperatorPermission { uid: 0 }), &[May::Operators, May::Root][..]),
@@ -533,9 +544,9 @@ mod tests {
         ] {
             for (request, who) in requests() {
                 let (stream, client) = UnixStream::pair().expect("a pair");
-                let place = daemon.places().take(Who::Root).expect("a place");
+                let place = services.callers.places.take(Who::Root).expect("a place");
                 let peer = Peer { pid: std::process::id(), uid: 0, gid: 0 };
-                let mut connection = Connection { daemon: Arc::clone(&daemon), stream, peer, place, session: None };
+                let mut connection = Connection { services: Arc::clone(&services), stream, peer, place, session: None };
                 let asked = format!("{request:?}");
                 connection.answer(&caller, request, Vec::new()).await.expect("answers");
                 let reply = loop {

@@ -73,7 +73,7 @@ pub(crate) struct Sessions {
 
 /// Who comes in.
 #[derive(Debug)]
-pub(crate) struct Newcomer {
+pub(crate) struct SessionRequest {
     pub(crate) door: Door,
     /// Who runs it inside.
     pub(crate) user: String,
@@ -89,7 +89,7 @@ pub(crate) struct Newcomer {
 
 /// A session that is counted for as long as this value lives, or until its jail is gone.
 #[derive(Debug)]
-pub(crate) struct Counted {
+pub(crate) struct SessionGuard {
     sessions: Arc<Sessions>,
     record: SessionRecord,
     /// Gives the reason why the client is to end it.
@@ -107,7 +107,7 @@ impl Sessions {
     }
 
     /// Counts one more, or refuses it.
-    pub(crate) fn enter(self: &Arc<Self>, tenant: &Tenant, newcomer: Newcomer) -> Result<Counted, Failure> {
+    pub(crate) fn enter(self: &Arc<Self>, tenant: &Tenant, request: SessionRequest) -> Result<SessionGuard, Failure> {
         let mut state = self.state();
         let id = loop {
             let id = random()?;
@@ -115,7 +115,7 @@ impl Sessions {
                 break id;
             }
         };
-        let Newcomer { door, user, source, key, command, uid, pid, most } = newcomer;
+        let SessionRequest { door, user, source, key, command, uid, pid, most } = request;
         let same =
             |open: &&Open| open.record.tenant == tenant.name && open.record.door == door && open.record.user == user;
         let same = most.map_or(0, |_| u64::try_from(state.open.values().filter(same).count()).unwrap_or(u64::MAX));
@@ -159,7 +159,7 @@ impl Sessions {
     }
 
     /// Counts a session that an earlier daemon let in. It is in: that it is one too many is no reason to end it.
-    pub(crate) fn resume(self: &Arc<Self>, record: SessionRecord) -> Result<Counted, Failure> {
+    pub(crate) fn resume(self: &Arc<Self>, record: SessionRecord) -> Result<SessionGuard, Failure> {
         let mut state = self.state();
         if state.open.contains_key(&record.id) {
             return Err(Failure::of(ExitStatus::Conflict, format!("the session {} is known already", record.id)));
@@ -169,14 +169,14 @@ impl Sessions {
         Ok(counted)
     }
 
-    fn count(self: &Arc<Self>, state: &mut State, record: SessionRecord) -> Counted {
+    fn count(self: &Arc<Self>, state: &mut State, record: SessionRecord) -> SessionGuard {
         for count in state.tallies.entry(record.tenant.clone()).or_default().counts(record.door) {
             count.now += 1;
             count.most = count.most.max(count.now);
         }
         let (sender, end) = channel(1);
         state.open.insert(record.id, Open { record: record.clone(), has_begun: false, end: sender });
-        Counted { sessions: Arc::clone(self), record, end, logged: false, status: None, notice: None }
+        SessionGuard { sessions: Arc::clone(self), record, end, logged: false, status: None, notice: None }
     }
 
     /// Those of a choice, by tenant, the oldest first.
@@ -267,7 +267,7 @@ impl Sessions {
     }
 }
 
-impl Counted {
+impl SessionGuard {
     pub(crate) fn record(&self) -> &SessionRecord {
         &self.record
     }
@@ -317,7 +317,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         {
             let mut state = self.sessions.state();
@@ -376,25 +376,25 @@ mod tests {
         reading.policy.expect("good").tenants.into_values().next().expect("one")
     }
 
-    fn newcomer() -> Newcomer {
+    fn request() -> SessionRequest {
         let user = "alice".to_owned();
-        Newcomer { door: Door::Cron, user, source: None, key: None, command: None, uid: 7, pid: 8, most: None }
+        SessionRequest { door: Door::Cron, user, source: None, key: None, command: None, uid: 7, pid: 8, most: None }
     }
 
     #[test]
     fn one_more_than_the_limit_is_refused_until_one_leaves() {
         let sessions = Arc::new(Sessions::default());
         let tenant = tenant("2");
-        let first = sessions.enter(&tenant, newcomer()).expect("enters");
-        let second = sessions.enter(&tenant, newcomer()).expect("enters");
+        let first = sessions.enter(&tenant, request()).expect("enters");
+        let second = sessions.enter(&tenant, request()).expect("enters");
         for _ in 0..3 {
-            assert_eq!(sessions.enter(&tenant, newcomer()).expect_err("full").status, ExitStatus::OverLimit);
+            assert_eq!(sessions.enter(&tenant, request()).expect_err("full").status, ExitStatus::OverLimit);
         }
         assert_eq!(sessions.of(&tenant.name), SessionCount { now: 2, most: 2, refused: 3 });
         assert_eq!(sessions.take_refused(), BTreeMap::from([(tenant.name.clone(), 3)]));
         assert_eq!(sessions.take_refused(), BTreeMap::new());
         drop(first);
-        let third = sessions.enter(&tenant, newcomer()).expect("enters");
+        let third = sessions.enter(&tenant, request()).expect("enters");
         assert_eq!(sessions.total(), 2);
         sessions.forget(&tenant.name);
         assert_eq!(sessions.now(), BTreeMap::from([(tenant.name.clone(), 2)]), "nobody forgets who is in");
@@ -408,7 +408,7 @@ mod tests {
     fn each_door_has_its_own_limit_beside_that_of_all() {
         let sessions = Arc::new(Sessions::default());
         let tenant = tenant("3\nsessions_sftp = 1");
-        let by = |door| sessions.enter(&tenant, Newcomer { door, ..newcomer() });
+        let by = |door| sessions.enter(&tenant, SessionRequest { door, ..request() });
         let _operator = by(Door::Exec).expect("takes no place of the tenant's");
         let transfer = by(Door::Sftp).expect("enters");
         let failure = by(Door::Sftp).expect_err("one transfer at a time");
@@ -436,7 +436,7 @@ mod tests {
     fn without_a_limit_nobody_is_refused() {
         let sessions = Arc::new(Sessions::default());
         let tenant = tenant("\"unlimited\"");
-        let all: Vec<Counted> = (0..1000).map(|_| sessions.enter(&tenant, newcomer()).expect("enters")).collect();
+        let all: Vec<SessionGuard> = (0..1000).map(|_| sessions.enter(&tenant, request()).expect("enters")).collect();
         assert_eq!(sessions.of(&tenant.name).now, 1000);
         drop(all);
     }
@@ -445,7 +445,7 @@ mod tests {
     fn a_session_whose_jail_is_gone_is_counted_no_longer_whatever_its_client_does() {
         let sessions = Arc::new(Sessions::default());
         let tenant = tenant("2");
-        let enter = || sessions.enter(&tenant, newcomer()).expect("enters");
+        let enter = || sessions.enter(&tenant, request()).expect("enters");
         let (mut begun, early) = (enter(), enter());
         begun.opened(0);
         sessions.jails_gone(|_| false);
@@ -457,7 +457,7 @@ mod tests {
             "this one comes into the next jail"
         );
         let next = enter();
-        assert_eq!(sessions.enter(&tenant, newcomer()).expect_err("full").status, ExitStatus::OverLimit);
+        assert_eq!(sessions.enter(&tenant, request()).expect_err("full").status, ExitStatus::OverLimit);
         drop(begun);
         assert_eq!(sessions.of(&tenant.name).now, 2, "it was not counted any more");
         drop((early, next));
@@ -473,7 +473,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_is_listed_ended_and_known_again() {
         let sessions = Arc::new(Sessions::default());
-        let mut first = sessions.enter(&tenant("1"), newcomer()).expect("enters");
+        let mut first = sessions.enter(&tenant("1"), request()).expect("enters");
         let record = first.record().clone();
         assert_eq!(sessions.chosen(|_| true), std::slice::from_ref(&record));
         assert_eq!(sessions.chosen(|record| record.door == Door::Sftp), []);
@@ -487,7 +487,7 @@ mod tests {
         let again = sessions.resume(record.clone()).expect("comes back");
         let more = sessions.resume(SessionRecord { id: SessionId(record.id.0 ^ 1), ..record }).expect("comes back");
         assert_eq!(sessions.total(), 2);
-        assert_eq!(sessions.enter(&tenant("1"), newcomer()).expect_err("full").status, ExitStatus::OverLimit);
+        assert_eq!(sessions.enter(&tenant("1"), request()).expect_err("full").status, ExitStatus::OverLimit);
         again.leave();
         assert_eq!(sessions.total(), 2, "this daemon ends, the session does not");
         drop(more);

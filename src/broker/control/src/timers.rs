@@ -4,12 +4,10 @@
 //! was looked at is kept outside; what a run itself needs for that is in `job`.
 
 use crate::crontabs::Crontabs;
-use crate::daemon::Daemon;
 use crate::door::short;
-use crate::job::{BUSY, Job, Run};
+use crate::job::Job;
 use crate::sync::{Wake, lock};
 use bailiwick_policy::{Declared, Tenant};
-use bailiwick_proto::Failure;
 use bailiwick_sys::file;
 use bailiwick_types::{Clock, Door, Moment, Schedule, TenantName, TimerName, TimerReport, TimerRun, WallTime};
 use jiff::tz::TimeZone;
@@ -17,30 +15,25 @@ use jiff::{Timestamp, Zoned, civil};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use tracing::{info, warn};
+use tracing::warn;
 
 /// The longest sleep: the policy, or the clock, may have changed since.
-const LOOK_TIME: Duration = Duration::from_secs(20);
+pub(crate) const LOOK_TIME: Duration = Duration::from_secs(20);
 /// How far back runs are made good for which nobody was here.
-const GRACE: u64 = 600;
-/// How long those who are to run may take to come up before the first look at what is due.
-const FIRST_ROUND_TIME: Duration = Duration::from_secs(GRACE / 2);
+pub(crate) const GRACE: u64 = 600;
 /// How many runs are being begun at a time, of each tenant one; how many run is the tenants' own limit.
 const AT_ONCE: usize = 16;
-/// How long an init may take to answer while a run of its tenant's has one of these places. One that takes longer is waited for by its
-/// tenant alone.
-const QUICK: Duration = Duration::from_millis(250);
 /// Where the last moment and the last runs are kept, beside the history.
 const FILE: &str = "timers.json";
 const MAX_FILE: usize = 16 << 20;
 
 /// What outlives this program.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Kept {
+struct TimerState {
     /// Until when everything that was due was begun.
     looked: Moment,
     runs: BTreeMap<TenantName, BTreeMap<TimerName, TimerRun>>,
@@ -52,26 +45,29 @@ struct Kept {
 /// The timers of a host.
 #[derive(Debug)]
 pub(crate) struct Timers {
-    kept: Mutex<Kept>,
-    ahead: Mutex<Ahead>,
+    /// Where this program keeps what is its own.
+    dir: PathBuf,
+    kept: Mutex<TimerState>,
+    ahead: Mutex<NextDueCache>,
     pub(crate) crontabs: Crontabs,
     /// The policy may have others now.
-    changed: Wake,
+    pub(crate) changed: Wake,
     /// A jail was started.
-    start: Notify,
+    pub(crate) start: Notify,
     /// Room for those that are being begun: at midnight all come at once.
-    beginning: Semaphore,
+    pub(crate) beginning: Semaphore,
     /// Whose turn it is among the runs of one tenant.
     turns: Mutex<BTreeMap<TenantName, Turn>>,
 }
 
 /// Held by the one run of a tenant's that is being begun.
-type Turn = Arc<tokio::sync::Mutex<()>>;
+pub(crate) type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Timers {
     /// Timers of a host. `changed` wakes their loop.
-    pub(crate) fn new(changed: Wake) -> Self {
+    pub(crate) fn new(changed: Wake, dir: PathBuf) -> Self {
         Self {
+            dir,
             kept: Mutex::default(),
             ahead: Mutex::default(),
             crontabs: Crontabs::default(),
@@ -86,9 +82,9 @@ impl Timers {
 /// When schedules are due next, by their texts. To find it takes longest for what comes rarely, which a tenant could write a lot
 /// of; so it is looked for once.
 #[derive(Debug, Default)]
-struct Ahead(BTreeMap<String, Moment>, Option<TimeZone>);
+struct NextDueCache(BTreeMap<String, Moment>, Option<TimeZone>);
 
-impl Ahead {
+impl NextDueCache {
     /// In which zone they are, which the operator may have changed: what was found for another is forgotten. The library looks at the
     /// host's zone again after some minutes.
     fn in_zone(&mut self, local: TimeZone) {
@@ -172,22 +168,22 @@ fn next_due_in(schedule: &Schedule, after: Moment, zone: &TimeZone) -> Option<Mo
     None
 }
 
-fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     Moment(u64::try_from(Timestamp::now().as_second()).unwrap_or(0))
 }
 
 impl Timers {
-    /// Takes up what the last one kept. What cannot be read is begun anew: a run may then be missed, and none comes twice.
-    fn take_up(&self, dir: &Path) {
-        let read = || -> io::Result<Kept> {
-            let fd = file::open_file_at(file::open_dir(dir)?, FILE)?;
+    /// Reads what the last daemon saved. What cannot be read is begun anew: a run may then be missed, and none comes twice.
+    pub(crate) fn restore(&self) {
+        let read = || -> io::Result<TimerState> {
+            let fd = file::open_file_at(file::open_dir(&self.dir)?, FILE)?;
             Ok(serde_json::from_slice(&file::read_bounded(fd, MAX_FILE)?)?)
         };
         let mut kept = read().unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 warn!(event = "timers-forgotten", "cannot read {FILE}: {error}");
             }
-            Kept { looked: now(), ..Kept::default() }
+            TimerState { looked: now(), ..TimerState::default() }
         });
         let now = now();
         // The clock may have gone back, or nobody may have been here for long.
@@ -195,10 +191,10 @@ impl Timers {
         *lock(&self.kept) = kept;
     }
 
-    fn keep(&self, dir: &Path) {
+    pub(crate) fn save(&self) {
         let write = || -> io::Result<()> {
             let text = serde_json::to_vec(&*lock(&self.kept))?;
-            file::replace_at(file::open_dir(dir)?, FILE, &text, 0o600, file::Outlives::Process)
+            file::replace_at(file::open_dir(&self.dir)?, FILE, &text, 0o600, file::Outlives::Process)
         };
         if let Err(error) = write() {
             warn!(event = "timers-not-kept", "cannot write {FILE}: {error}");
@@ -206,7 +202,7 @@ impl Timers {
     }
 
     /// All that these tenants have run at times.
-    fn jobs(&self, tenants: &[Arc<Tenant>]) -> Vec<Job> {
+    pub(crate) fn jobs(&self, tenants: &[Arc<Tenant>]) -> Vec<Job> {
         let of = |tenant: &Arc<Tenant>| {
             let declared = tenant.timers.iter().map(|timer| Job::of_timer(tenant, timer));
             declared.chain(self.crontabs.jobs(tenant)).collect::<Vec<_>>()
@@ -215,7 +211,7 @@ impl Timers {
     }
 
     /// What is due between the last look and now, each once, and when the next look is needed.
-    fn due(&self, jobs: &[Job], now: Moment) -> (Vec<Job>, Duration) {
+    pub(crate) fn due(&self, jobs: &[Job], now: Moment) -> (Vec<Job>, Duration) {
         self.due_in(jobs, now, TimeZone::system())
     }
 
@@ -224,7 +220,7 @@ impl Timers {
         let mut ahead = lock(&self.ahead);
         if now < kept.looked {
             // The clock was put back.
-            *ahead = Ahead::default();
+            *ahead = NextDueCache::default();
         }
         ahead.in_zone(local);
         // Back, or forwards, or nobody was here: what was due too long ago is not made good, whatever the reason.
@@ -239,19 +235,25 @@ impl Timers {
         (due, Duration::from_secs(next.saturating_sub(now.0).max(1)))
     }
 
-    fn note(&self, tenant: &TenantName, timer: &TimerName, run: TimerRun) {
+    pub(crate) fn note(&self, tenant: &TenantName, timer: &TimerName, run: TimerRun) {
         let mut kept = lock(&self.kept);
         kept.runs.entry(tenant.clone()).or_default().insert(timer.clone(), run);
     }
 
     /// A jail was started.
-    fn note_start(&self, tenant: &TenantName) {
+    pub(crate) fn note_start(&self, tenant: &TenantName) {
         lock(&self.kept).started.insert(tenant.clone());
         self.start.notify_one();
     }
 
+    /// A jail was started: known to the next daemon as well.
+    pub(crate) fn jail_started(&self, tenant: &TenantName) {
+        self.note_start(tenant);
+        self.save();
+    }
+
     /// Those whose jails were started, for whom something may be run at all. The others are forgotten.
-    fn started(&self, tenants: &[Arc<Tenant>]) -> Vec<Arc<Tenant>> {
+    pub(crate) fn started(&self, tenants: &[Arc<Tenant>]) -> Vec<Arc<Tenant>> {
         let mut kept = lock(&self.kept);
         let started = |tenant: &&Arc<Tenant>| runs_timers(tenant) && kept.started.contains(&tenant.name);
         let started: Vec<Arc<Tenant>> = tenants.iter().filter(started).cloned().collect();
@@ -260,27 +262,27 @@ impl Timers {
     }
 
     /// What is to be run because jails were started. Only of tenants whose crontab is known now, and no second time.
-    fn take_starts(&self, known: &[Arc<Tenant>]) -> Vec<Job> {
+    pub(crate) fn take_starts(&self, known: &[Arc<Tenant>]) -> Vec<Job> {
         let mut kept = lock(&self.kept);
         let is_new = |tenant: &&Arc<Tenant>| kept.started.remove(&tenant.name);
         let new: Vec<Arc<Tenant>> = known.iter().filter(is_new).cloned().collect();
         self.jobs(&new).into_iter().filter(|job| job.schedule().is_none()).collect()
     }
 
-    fn turn(&self, tenant: &TenantName) -> Turn {
+    pub(crate) fn turn(&self, tenant: &TenantName) -> Turn {
         let mut turns = lock(&self.turns);
         // Those that nobody waits for are made anew when somebody does.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(tenant.clone()).or_default())
     }
 
-    /// Has [`Daemon::keep_time`] look now.
-    pub(crate) fn look_again(&self) {
+    /// Has the loop look now.
+    pub(crate) fn wake(&self) {
         self.changed.wake();
     }
 
     /// Forgets the runs of what is no more.
-    fn forget_all_but(&self, jobs: &[Job]) {
+    pub(crate) fn forget_all_but(&self, jobs: &[Job]) {
         let known: BTreeSet<(&TenantName, &TimerName)> = jobs.iter().map(|job| (&job.tenant.name, &job.name)).collect();
         let mut kept = lock(&self.kept);
         kept.runs.retain(|tenant, runs| {
@@ -314,119 +316,8 @@ impl Timers {
 }
 
 /// Whether a tenant's timers are run at all.
-fn runs_timers(tenant: &Tenant) -> bool {
+pub(crate) fn runs_timers(tenant: &Tenant) -> bool {
     tenant.state == Declared::Active && tenant.settings.doors.contains(&Door::Cron)
-}
-
-impl Daemon {
-    /// Runs what is due, for good.
-    pub async fn keep_time(self: Arc<Self>) {
-        let dir = self.own_dir().to_owned();
-        self.timers().take_up(&dir);
-        // What is due for a jail that starts with the host is made good once it had its chance; nothing is too old for that by then.
-        drop(tokio::time::timeout(FIRST_ROUND_TIME, self.first_round()).await);
-        // Before the first look: what was due in a crontab while nobody was here is made good as well.
-        self.look_into_crontabs().await;
-        let daemon = Arc::clone(&self);
-        tokio::spawn(async move {
-            let mut looked = tokio::time::Instant::now();
-            loop {
-                daemon.begin_starts().await;
-                let started = tokio::time::timeout_at(looked + LOOK_TIME, daemon.timers().start.notified()).await;
-                if started.is_err() {
-                    looked = tokio::time::Instant::now();
-                    daemon.look_into_crontabs().await;
-                }
-                daemon.timers().look_again();
-            }
-        });
-        loop {
-            let jobs = self.timers().jobs(&self.policy().tenants_with_timers());
-            let (due, pause) = self.timers().due(&jobs, now());
-            if !due.is_empty() {
-                self.timers().forget_all_but(&jobs);
-            }
-            // Kept before the runs begin: who is replaced right now has begun them, or will be told so by the lock inside.
-            self.timers().keep(&dir);
-            for job in due.into_iter().filter(|job| runs_timers(&job.tenant)) {
-                let (daemon, dir) = (Arc::clone(&self), dir.clone());
-                tokio::spawn(async move {
-                    daemon.run_job(&job).await;
-                    daemon.timers().keep(&dir);
-                });
-            }
-            drop(tokio::time::timeout(pause, self.timers().changed.wait()).await);
-        }
-    }
-
-    async fn look_into_crontabs(self: &Arc<Self>) {
-        let mut tenants = self.policy().tenants_with_timers();
-        tenants.retain(|tenant| runs_timers(tenant));
-        self.timers().crontabs.forget_all_but(&tenants);
-        self.read_crontabs(&tenants, now()).await;
-    }
-
-    /// A jail was started: known to the next one of us as well.
-    pub(crate) fn jail_started(&self, tenant: &TenantName) {
-        self.timers().note_start(tenant);
-        self.timers().keep(self.own_dir());
-    }
-
-    /// Runs what is to be run because a jail was started, once its init has told of it.
-    async fn begin_starts(self: &Arc<Self>) {
-        let started = self.timers().started(&self.policy().tenants_with_timers());
-        if started.is_empty() {
-            return;
-        }
-        let known = self.read_crontabs(&started, now()).await;
-        let jobs = self.timers().take_starts(&known);
-        // Kept before the runs begin, as ever.
-        self.timers().keep(self.own_dir());
-        for job in jobs {
-            let daemon = Arc::clone(self);
-            tokio::spawn(async move {
-                daemon.run_job(&job).await;
-                daemon.timers().keep(daemon.own_dir());
-            });
-        }
-    }
-
-    /// Begins a job. What is waited for while it has a place among all tenants' is bounded by [`QUICK`]; a tenant whose init is slower
-    /// has no place, and none of the others waits for it.
-    async fn begin_in_turn(&self, job: &Job) -> Result<Run, Failure> {
-        let tenant = &job.tenant.name;
-        let turn = self.timers().turn(tenant);
-        let _turn = turn.lock().await;
-        if !self.inits().is_slow(tenant) {
-            let _place = self.timers().beginning.acquire().await;
-            if let Ok(init) = tokio::time::timeout(QUICK, self.greet_for_timer(tenant)).await {
-                return self.begin(job, init?).await;
-            }
-            self.inits().note_slow(tenant, true);
-        }
-        let begin = Instant::now();
-        let init = self.greet_for_timer(tenant).await?;
-        self.inits().note_slow(tenant, begin.elapsed() > QUICK);
-        self.begin(job, init).await
-    }
-
-    /// Runs a job to its end and notes what became of it.
-    pub(crate) async fn run_job(&self, job: &Job) {
-        let begun = now();
-        let (tenant, name) = (&job.tenant.name, &job.name);
-        let note = |ended: Option<Moment>, status: Option<u8>, refused: Option<String>| {
-            self.timers().note(tenant, name, TimerRun { begun, ended, status, refused });
-        };
-        note(None, None, None);
-        let status = match self.begin_in_turn(job).await {
-            Ok(run) => run.attend().await,
-            Err(failure) => return note(Some(now()), None, Some(failure.message)),
-        };
-        note(Some(now()), status, (status == Some(BUSY)).then(|| "the run before it has not ended".to_owned()));
-        let seconds = now().0.saturating_sub(begun.0);
-        let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
-        info!(target: "bailiwick::event", tenant = %tenant, event = "timer-ended", timer = %name, status, seconds, "the timer {name} of {tenant} has ended with {status}");
-    }
 }
 
 #[cfg(test)]
@@ -456,7 +347,7 @@ mod tests {
     #[test]
     fn each_is_due_once_also_when_nobody_looked_for_a_while() {
         let tenants = tenants(&[timer("five", "*:0/5 UTC"), timer("night", "03:00 UTC")].concat());
-        let timers = Timers::new(Wake::default());
+        let timers = Timers::new(Wake::default(), PathBuf::new());
         let look = |at: &str| {
             let (due, pause) = timers.due(&timers.jobs(&tenants), moment(at));
             (due.into_iter().map(|job| job.name.to_string()).collect::<Vec<_>>(), pause.as_secs())
@@ -474,7 +365,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_put_forwards_makes_nothing_good_that_is_long_past() {
         let tenants = tenants(&[timer("five", "*:0/5 UTC"), timer("night", "03:00 UTC")].concat());
-        let timers = Timers::new(Wake::default());
+        let timers = Timers::new(Wake::default(), PathBuf::new());
         let look = |at: &str| {
             let (due, _) = timers.due(&timers.jobs(&tenants), moment(at));
             due.into_iter().map(|job| job.name.to_string()).collect::<Vec<_>>()
@@ -492,7 +383,7 @@ mod tests {
     #[test]
     fn another_zone_is_another_time() {
         let tenants = tenants(&timer("night", "03:00"));
-        let timers = Timers::new(Wake::default());
+        let timers = Timers::new(Wake::default(), PathBuf::new());
         let zone = |hours: i8| TimeZone::fixed(jiff::tz::offset(hours));
         let look = |at: &str, hours: i8| !timers.due_in(&timers.jobs(&tenants), moment(at), zone(hours)).0.is_empty();
         timers.kept.lock().expect("sound").looked = moment("2026-11-23T00:00:00Z");
@@ -507,7 +398,7 @@ mod tests {
     #[test]
     fn what_is_for_the_start_of_a_jail_is_run_once_for_each() {
         let tenants = tenants(&[timer("five", "*:0/5"), timer("boot", "@reboot")].concat());
-        let timers = Timers::new(Wake::default());
+        let timers = Timers::new(Wake::default(), PathBuf::new());
         let begun = |known: &[Arc<Tenant>]| -> Vec<String> {
             timers.take_starts(known).iter().map(|job| job.name.to_string()).collect()
         };
@@ -522,7 +413,7 @@ mod tests {
 
     #[test]
     fn what_comes_rarely_is_looked_for_once() {
-        let mut ahead = Ahead::default();
+        let mut ahead = NextDueCache::default();
         let schedule: Schedule = "0 0 29 2 *".parse().expect("valid");
         let leap = moment("2028-02-29T00:00:00Z").0;
         let next = ahead.next(&schedule, moment("2026-11-23T00:00:00Z")).0;
@@ -544,25 +435,25 @@ mod tests {
     fn what_is_kept_is_taken_up_within_its_grace() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let dir = temp.path().canonicalize().expect("real path");
-        let timers = Timers::new(Wake::default());
+        let timers = Timers::new(Wake::default(), dir.clone());
         timers.kept.lock().expect("sound").looked = Moment(now().0 - 60);
         let run = TimerRun { begun: Moment(1), ended: Some(Moment(2)), status: Some(0), refused: None };
         timers.note(&"alice".parse().expect("valid"), &"a".parse().expect("valid"), run.clone());
-        timers.keep(&dir);
-        let next = Timers::new(Wake::default());
-        next.take_up(&dir);
+        timers.save();
+        let next = Timers::new(Wake::default(), dir.clone());
+        next.restore();
         let age = now().0 - next.kept.lock().expect("sound").looked.0;
         assert!((60..120).contains(&age), "{age}");
         assert_eq!(next.report(&tenants(&timer("a", "daily")))[0].last, Some(run));
         timers.kept.lock().expect("sound").looked = Moment(1);
-        timers.keep(&dir);
-        next.take_up(&dir);
+        timers.save();
+        next.restore();
         assert!(
             now().0 - next.kept.lock().expect("sound").looked.0 <= GRACE + 60,
             "a day that was missed is not made good"
         );
         std::fs::write(dir.join(FILE), "nonsense").expect("writes");
-        next.take_up(&dir);
+        next.restore();
         assert!(now().0 - next.kept.lock().expect("sound").looked.0 <= 60);
         next.forget_all_but(&[]);
         assert_eq!(next.report(&tenants(&timer("a", "daily")))[0].last, None);

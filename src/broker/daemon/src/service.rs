@@ -1,7 +1,7 @@
 //! The daemon proper: one thread, no rights, the control socket.
 
 use crate::Ended;
-use bailiwick_control::{Daemon, OpenError, serve};
+use bailiwick_control::{OpenError, Services, serve};
 use bailiwick_proto::CONTROL_SOCKET;
 use bailiwick_sys::socket;
 use bailiwick_types::ExitStatus;
@@ -46,13 +46,13 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
 }
 
 async fn service(config: &Path) -> Result<(), Ended> {
-    let daemon = Daemon::open(config).map_err(|error| match error {
+    let services = Services::open(config).map_err(|error| match error {
         OpenError::Policy(_) => Ended::new(ExitStatus::Invalid, error.to_string()),
     })?;
-    if daemon.host().syslog {
+    if services.host().syslog {
         crate::log::to_syslog();
     }
-    let path = daemon.host().runtime_dir.join(CONTROL_SOCKET);
+    let path = services.host().runtime_dir.join(CONTROL_SOCKET);
     let (listener, place) = match handed(&path)? {
         Some(listener) => (listener, Place::of_the_manager(path.clone()).await),
         None => {
@@ -64,14 +64,10 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let mut reload = signal(SignalKind::hangup()).map_err(failed)?;
     let mut end = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    daemon.record().map_err(|error| Ended::failed("start the recorder", &error))?;
+    services.start_recorder().map_err(|error| Ended::failed("start the recorder", &error))?;
     let (stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn(keep_serving(Arc::clone(&daemon), listener, place, stopped));
-    tokio::spawn(Arc::clone(&daemon).keep());
-    tokio::spawn(Arc::clone(&daemon).keep_policy());
-    tokio::spawn(Arc::clone(&daemon).keep_time());
-    tokio::spawn(Arc::clone(&daemon).keep_inits());
-    tokio::spawn(Arc::clone(&daemon).resume_ftp());
+    let serving = tokio::spawn(keep_serving(Arc::clone(&services), listener, place, stopped));
+    services.spawn();
     if let Some(time) = sd_notify::watchdog_enabled() {
         tokio::spawn(stay_alive(time / 2));
     }
@@ -83,7 +79,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
                     notify(&[NotifyState::Reloading, now]);
                 }
-                daemon.reload().ok();
+                services.reload().ok();
                 notify(&[NotifyState::Ready]);
             }
             _ = end.recv() => break,
@@ -98,12 +94,17 @@ async fn service(config: &Path) -> Result<(), Ended> {
 }
 
 /// Serves on the control socket, and makes it again when somebody has removed it: whoever did, no client could say so to anybody.
-async fn keep_serving(daemon: Arc<Daemon>, listener: UnixListener, mut place: Place, mut stop: watch::Receiver<bool>) {
+async fn keep_serving(
+    services: Arc<Services>,
+    listener: UnixListener,
+    mut place: Place,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut all = JoinSet::new();
-    all.spawn(serve(Arc::clone(&daemon), listener, stop.clone()));
+    all.spawn(serve(Arc::clone(&services), listener, stop.clone()));
     loop {
         if let Some(listener) = place.look().await {
-            all.spawn(serve(Arc::clone(&daemon), listener, stop.clone()));
+            all.spawn(serve(Arc::clone(&services), listener, stop.clone()));
         }
         tokio::select! {
             biased;

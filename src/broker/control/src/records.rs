@@ -1,7 +1,8 @@
 //! What is asked of the recorder: usage, history, faults, incidents, and what other limits would have done.
 
-use crate::daemon::Daemon;
 use crate::permission::{OperatorPermission, Scope};
+use crate::recorder::{Recorder, RecorderState};
+use crate::tenants::Tenants;
 use bailiwick_audit::chain::Head;
 use bailiwick_proto::Failure;
 use bailiwick_proto::control::{MOST_ROWS, SimulatedLimit};
@@ -9,6 +10,7 @@ use bailiwick_types::{
     AuditReport, ExitStatus, Fault, Incident, Kind, Moment, Point, TenantName, TenantUsage, Usage, Window,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// The most steps of one series.
@@ -32,11 +34,21 @@ fn bounded(window: Window) -> Result<Window, Failure> {
     Ok(Window { from: Moment(window.from.0.min(LAST)), until: Moment(window.until.0.min(LAST)) })
 }
 
-impl Daemon {
+/// What was recorded of tenants, for whoever may read it.
+#[derive(Debug)]
+pub(crate) struct Records {
+    tenants: Arc<Tenants>,
+    recorder: Arc<Recorder>,
+}
+
+impl Records {
+    pub(crate) fn new(tenants: Arc<Tenants>, recorder: Arc<Recorder>) -> Self {
+        Self { tenants, recorder }
+    }
+
     /// Adds an audit to the log of audits. One that cannot be logged is worth having all the same.
     pub(crate) async fn log_audit(&self, report: AuditReport) {
-        let Ok(recorder) = self.recorder() else { return };
-        match recorder.with(move |work| work.log_audit(&report)).await {
+        match self.recorder.with(move |work| work.log_audit(&report)).await {
             // The journal, and what it is passed on to, is out of reach of whoever might change the log later.
             Ok(Ok(mark)) => info!(target: "bailiwick::event", event = "audit", mark = %mark, "audited, mark {mark}"),
             Ok(Err(error)) => warn!(target: "bailiwick::event", event = "audit-not-logged", "{error}"),
@@ -55,7 +67,7 @@ impl Daemon {
             Some(Ok(head)) => Some(head),
             Some(Err(error)) => return Err(Failure::new(ExitStatus::Invalid, &error)),
         };
-        let looked = self.recorder()?.with(move |work| work.verify_audits(expected)).await?;
+        let looked = self.recorder.with(move |work| work.verify_audits(expected)).await?;
         let looked =
             looked.map_err(|error| Failure::of(ExitStatus::Failed, format!("cannot read the log: {error}")))?;
         Ok((looked.head.map(|head| head.to_string()), looked.problems))
@@ -69,15 +81,15 @@ impl Daemon {
         window: Option<Window>,
     ) -> Result<Vec<TenantUsage>, Failure> {
         let tenants = scope.of(tenants)?;
-        self.known(&tenants)?;
+        self.tenants.check_known(&tenants)?;
         let tenants = named(tenants);
         let Some(window) = window else {
-            let mut all = self.recorder()?.with(|work| work.look()).await??;
+            let mut all = self.recorder.with(|work| work.look()).await??;
             all.retain(|usage| tenants.as_ref().is_none_or(|tenants| tenants.contains(&usage.tenant)));
             return Ok(all);
         };
         let window = bounded(window)?;
-        self.recorder()?.with(move |work| work.usage(tenants.as_deref(), window)).await?
+        self.recorder.with(move |work| work.usage(tenants.as_deref(), window)).await?
     }
 
     /// What one tenant used, step by step.
@@ -89,14 +101,14 @@ impl Daemon {
         step: u64,
     ) -> Result<Vec<Point>, Failure> {
         scope.of(vec![tenant.clone()])?;
-        self.known(std::slice::from_ref(&tenant))?;
+        self.tenants.check_known(std::slice::from_ref(&tenant))?;
         let window = bounded(window)?;
         let steps = (window.until.0 - window.from.0) / step.max(60);
         if steps > MOST_STEPS {
             let message = format!("{steps} steps are over the limit of {MOST_STEPS}; ask for longer ones");
             return Err(Failure::of(ExitStatus::Invalid, message));
         }
-        self.recorder()?.with(move |work| work.history()?.series(&tenant, window, step).map_err(failed)).await?
+        self.recorder.with(move |work| work.history()?.series(&tenant, window, step).map_err(failed)).await?
     }
 
     /// Hits of limits.
@@ -107,12 +119,12 @@ impl Daemon {
         window: Window,
     ) -> Result<Vec<Fault>, Failure> {
         let tenants = scope.of(tenants)?;
-        self.known(&tenants)?;
+        self.tenants.check_known(&tenants)?;
         let (tenants, window) = (named(tenants), bounded(window)?);
-        let read = move |work: &mut crate::recorder::Work| {
+        let read = move |work: &mut RecorderState| {
             work.history()?.faults(tenants.as_deref(), window, MOST_ROWS).map_err(failed)
         };
-        self.recorder()?.with(read).await?
+        self.recorder.with(read).await?
     }
 
     /// Runs of them, without their evidence.
@@ -123,19 +135,19 @@ impl Daemon {
         window: Window,
     ) -> Result<Vec<Incident>, Failure> {
         let tenants = scope.of(tenants)?;
-        self.known(&tenants)?;
+        self.tenants.check_known(&tenants)?;
         let (tenants, window) = (named(tenants), bounded(window)?);
-        let read = move |work: &mut crate::recorder::Work| {
+        let read = move |work: &mut RecorderState| {
             work.history()?.incidents(tenants.as_deref(), window, MOST_ROWS).map_err(failed)
         };
-        let mut incidents = self.recorder()?.with(read).await??;
+        let mut incidents = self.recorder.with(read).await??;
         incidents.iter_mut().for_each(|incident| incident.snapshots.clear());
         Ok(incidents)
     }
 
     /// One incident with its evidence. A tenant sees its own alone, and not who the neighbour was.
     pub(crate) async fn incident(&self, scope: &Scope, id: u64) -> Result<Incident, Failure> {
-        let found = self.recorder()?.with(move |work| work.history()?.incident(id).map_err(failed)).await??;
+        let found = self.recorder.with(move |work| work.history()?.incident(id).map_err(failed)).await??;
         let seen = found.and_then(|mut incident| match scope {
             Scope::All => Some(incident),
             Scope::Own(own) if incident.tenant == own.tenant => {
@@ -158,7 +170,7 @@ impl Daemon {
     ) -> Result<Vec<SimulatedLimit>, Failure> {
         let window = bounded(window)?;
         let tenants: Vec<TenantName> = bounds.keys().cloned().collect();
-        let simulate = move |work: &mut crate::recorder::Work| -> Result<Vec<SimulatedLimit>, Failure> {
+        let simulate = move |work: &mut RecorderState| -> Result<Vec<SimulatedLimit>, Failure> {
             let history = work.history()?;
             let mut found = Vec::new();
             for (tenant, total) in history.totals(window, Some(&tenants)).map_err(failed)? {
@@ -176,6 +188,6 @@ impl Daemon {
             }
             Ok(found)
         };
-        self.recorder()?.with(simulate).await?
+        self.recorder.with(simulate).await?
     }
 }

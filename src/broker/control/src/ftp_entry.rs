@@ -1,0 +1,221 @@
+//! Entries by FTP: which logins there are, and processes of a server that put themselves into a jail.
+//!
+//! Danger: only root asks this, and what it says of a process is proved by the warden before the process is counted as inside.
+
+use crate::door;
+use crate::ftp::{Ftp, Held, Note};
+use crate::permission::{OperatorPermission, RootPermission};
+use crate::refusals::{Client, Refusals};
+use crate::sessions::{SessionGuard, SessionRequest, Sessions};
+use crate::tenants::Tenants;
+use bailiwick_plan::seed::LOGIN_ID;
+use bailiwick_proto::warden::FtpProcess;
+use bailiwick_proto::{Failure, WardenRequest};
+use bailiwick_sys::process;
+use bailiwick_types::{Door, ExitStatus, FtpUser, PasswordHash, visible};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::warn;
+
+/// Of random bytes that nobody has kept, by the method and the cost that `bailiwick password` uses. Where there is no login to take
+/// the method from.
+const NOBODY: &str = "$y$j9T$D7TvcSFvIlGpEkFVkXmRs0$PVJVZr.iZXKXOrpzJwLvzzeg65p20T86Q0D3KhW3Dv0";
+
+/// Lets logins by FTP in.
+#[derive(Debug)]
+pub(crate) struct FtpEntry {
+    tenants: Arc<Tenants>,
+    sessions: Arc<Sessions>,
+    notes: Ftp,
+    refusals: Arc<Refusals>,
+}
+
+impl FtpEntry {
+    pub(crate) fn new(tenants: Arc<Tenants>, sessions: Arc<Sessions>, notes: Ftp, refusals: Arc<Refusals>) -> Self {
+        Self { tenants, sessions, notes, refusals }
+    }
+
+    /// What the password of a login for FTP is compared with: of one that there is not a hash that takes as long to compare as those of
+    /// its tenant's, or of whoever has some.
+    pub(crate) fn hash(&self, _permission: RootPermission, user: &str) -> PasswordHash {
+        let user = user.parse::<FtpUser>().ok();
+        let loaded = self.tenants.policy.loaded();
+        let own = user.as_ref().and_then(|user| loaded.policy.tenants.get(&user.tenant));
+        let own = own.map_or(&[][..], |tenant| &tenant.ftp);
+        if let Some(login) = own.iter().find(|login| user.as_ref().is_some_and(|user| user.name == login.name)) {
+            return login.password.clone();
+        }
+        let others = loaded.policy.tenants.values().flat_map(|tenant| &tenant.ftp);
+        let like = own.iter().chain(others).next();
+        like.map_or_else(|| NOBODY.parse().expect("a hash"), |login| login.password.of_nobody())
+    }
+
+    /// A password for FTP was wrong.
+    pub(crate) fn refused(&self, permission: RootPermission, pid: u32, user: &str, source: Option<String>) {
+        let client = Client { door: Door::Ftp, uid: OperatorPermission::from(permission).uid, pid, source, key: None };
+        let user = door::short(visible(user).into_owned());
+        let failure = Failure::of(ExitStatus::Refused, format!("a wrong login or password for \"{user}\""));
+        let known = user.parse::<FtpUser>().ok().filter(|user| self.tenants.knows(&user.tenant));
+        match known {
+            Some(user) => self.refusals.log(&client, &user.tenant, &failure),
+            None => self.refusals.log(&client, &format_args!("-"), &failure),
+        }
+    }
+
+    /// Counts a process of an FTP server that is about to enter.
+    pub(crate) fn enter(
+        &self,
+        permission: RootPermission,
+        pid: u32,
+        user: &FtpUser,
+        source: Option<String>,
+    ) -> Result<SessionGuard, Failure> {
+        let uid = OperatorPermission::from(permission).uid;
+        let client = Client { door: Door::Ftp, uid, pid, source: source.clone(), key: None };
+        let entered = || {
+            door::check_client(source.as_deref(), None)?;
+            let tenant = self.tenants.policy.declared(&user.tenant)?;
+            door::check_open(&tenant, Door::Ftp)?;
+            let login = tenant.ftp.iter().find(|login| login.name == user.name);
+            let login =
+                login.ok_or_else(|| Failure::of(ExitStatus::Refused, format!("there is no login \"{user}\"")))?;
+            let request = SessionRequest {
+                door: Door::Ftp,
+                user: user.to_string(),
+                source: source.clone(),
+                key: None,
+                command: (!login.directory.is_empty()).then(|| door::short(login.directory.clone())),
+                uid,
+                pid,
+                most: login.sessions,
+            };
+            self.sessions.enter(&tenant, request)
+        };
+        entered().inspect_err(|failure| self.refusals.log(&client, &user.tenant, failure))
+    }
+
+    /// The process that was counted is in the jail: from now on it is counted for as long as it lives. It waits for the answer, so
+    /// its number is its own.
+    pub(crate) async fn entered(self: &Arc<Self>, mut counted: SessionGuard) -> Result<(), Failure> {
+        let record = counted.record().clone();
+        let failed = |error: std::io::Error| Failure::new(ExitStatus::Failed, &error);
+        let pidfd = process::open(record.pid).map_err(failed)?;
+        let of = |process: &FtpProcess| process.tenant == record.tenant && process.pid == record.pid;
+        let process =
+            self.tenants.warden.ftp_processes(Some(&record.tenant)).await?.into_iter().find(of).ok_or_else(|| {
+                Failure::of(
+                    ExitStatus::Refused,
+                    format!("process {} is not in the jail of \"{}\"", record.pid, record.tenant),
+                )
+            })?;
+        self.notes.note(Note { record, process: process.clone() })?;
+        counted.opened(LOGIN_ID);
+        tokio::spawn(Arc::clone(self).attend(counted, process, pidfd));
+        Ok(())
+    }
+
+    /// Counts a session until its process ends; has it ended when it must.
+    async fn attend(self: Arc<Self>, counted: SessionGuard, process: FtpProcess, pidfd: OwnedFd) {
+        let id = counted.record().id;
+        let mut held = Held::new(counted);
+        // Without a place to wait the session is not counted any more, which is told; it is not ended for that.
+        #[expect(
+            deprecated,
+            reason = "what is deprecated about it are descriptors that somebody else may close: this one is owned"
+        )]
+        match AsyncFd::with_interest(pidfd, Interest::READABLE) {
+            Ok(pidfd) => loop {
+                tokio::select! {
+                    biased;
+                    _ = pidfd.readable() => break,
+                    _ = held.counted().end() => {}
+                }
+                if let Err(failure) = self.tenants.warden.ask(&WardenRequest::EndFtp { process: process.clone() }).await
+                {
+                    warn!(target: "bailiwick::event", tenant = %process.tenant, event = "session-not-ended", session = %id, "{failure}");
+                }
+            },
+            Err(error) => warn!(event = "session-not-counted", session = %id, "{error}"),
+        }
+        if let Err(failure) = self.notes.strike(id) {
+            warn!(event = "session-not-struck", session = %id, "{failure}");
+        }
+        held.ended();
+    }
+
+    /// Counts who came in by FTP under an earlier daemon, and writes down who may.
+    pub(crate) async fn resume(self: Arc<Self>) {
+        self.tenants.policy.write_logins(&self.tenants.policy.loaded().policy);
+        let earlier = self.notes.earlier();
+        if earlier.is_empty() {
+            return;
+        }
+        let processes = loop {
+            match self.tenants.warden.ftp_processes(None).await {
+                Ok(processes) => break processes,
+                Err(failure) => warn!(event = "sessions-not-resumed", "{failure}"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        for note in earlier.into_iter().filter(|note| processes.contains(&note.process)) {
+            // Opened before it is looked for again: what is held is what is counted.
+            let Ok(pidfd) = process::open(note.process.pid) else { continue };
+            if !matches!(self.tenants.warden.ftp_processes(Some(&note.process.tenant)).await, Ok(now) if now.contains(&note.process))
+            {
+                continue;
+            }
+            match self.sessions.resume(note.record.clone()) {
+                Ok(counted) => {
+                    if let Err(failure) = self.notes.note(note.clone()) {
+                        warn!(event = "session-not-noted", session = %note.record.id, "{failure}");
+                    }
+                    tokio::spawn(Arc::clone(&self).attend(counted, note.process, pidfd));
+                }
+                Err(failure) => warn!(event = "session-not-resumed", "{failure}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+
+    use crate::services::Services;
+
+    #[test]
+    fn the_method_of_a_hash_does_not_tell_which_logins_there_are() {
+        let dir = tempfile::tempdir().expect("makes");
+        let write = |file: &str, text: String| {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().expect("a directory")).expect("makes");
+            std::fs::write(path, text).expect("writes");
+        };
+        let login = |setting: &str, len: usize| {
+            format!("plan = \"small\"\n[[ftp]]\nname = \"blog\"\npassword = \"{setting}{}\"\n", "x".repeat(len))
+        };
+        write("bailiwick.toml", String::new());
+        write("plans.d/small.toml", String::new());
+        for tenant in ["alice", "bob", "carol"] {
+            write(&format!("tenants.d/{tenant}.toml"), "plan = \"small\"\n".to_owned());
+        }
+        let hash = |services: &Services, user: &str| {
+            services.ftp_entry.hash(crate::permission::RootPermission::of(0).expect("root"), user).as_str().to_owned()
+        };
+        assert!(hash(&Services::open(dir.path()).expect("is valid"), "blog@alice").starts_with("$y$"));
+        write("tenants.d/alice.toml", login("$6$saltsalt$", 86));
+        write("tenants.d/bob.toml", login("$5$saltsalt$", 43));
+        let services = Services::open(dir.path()).expect("is valid");
+        for (user, golden) in [
+            ("blog@alice", format!("$6$saltsalt${}", "x".repeat(86))),
+            ("shop@alice", format!("$6$saltsalt${}", ".".repeat(86))),
+            ("shop@bob", format!("$5$saltsalt${}", ".".repeat(43))),
+            ("blog@carol", format!("$6$saltsalt${}", ".".repeat(86))),
+            ("root", format!("$6$saltsalt${}", ".".repeat(86))),
+        ] {
+            assert_eq!(hash(&services, user), golden, "{user}");
+        }
+    }
+}

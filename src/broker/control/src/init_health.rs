@@ -1,0 +1,196 @@
+//! Inits that do not answer: which, since when, and when each is asked again. Pure: it asks nobody.
+//!
+//! Danger: an init is its tenant's, who may stop it at any moment, between any two words of it. One that was silent is asked by nobody
+//! for a time that grows, and for no tenant is anything waited for that is another's.
+
+use crate::door::DoorError;
+use crate::sync::lock;
+use bailiwick_types::TenantName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// How long nobody asks an init that was silent; twice as long each time that it is silent again.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
+/// One that did not answer.
+#[derive(Debug)]
+struct Silence {
+    since: Instant,
+    /// When it may be asked again.
+    again: Instant,
+    pause: Duration,
+    /// Whether it was silent twice, the second time for as long as anybody waits: once a busy host may have been the reason.
+    is_certain: bool,
+    /// Whether somebody asks it right now.
+    is_asked: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    silent: BTreeMap<TenantName, Silence>,
+    /// Those that answer, and not soon.
+    slow: BTreeSet<TenantName>,
+}
+
+/// Whether the inits of a host answer.
+#[derive(Debug)]
+pub(crate) struct InitHealth {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+impl Default for InitHealth {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changed: Notify::new() }
+    }
+}
+
+impl InitHealth {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Whether somebody who wants something may ask it now.
+    pub(crate) fn may_ask(&self, tenant: &TenantName) -> Result<(), DoorError> {
+        match self.state().silent.get(tenant) {
+            Some(silence) if Instant::now() < silence.again => Err(DoorError::Silent),
+            _ => Ok(()),
+        }
+    }
+
+    /// It has answered.
+    pub(crate) fn answered(&self, tenant: &TenantName) {
+        let silence = self.state().silent.remove(tenant);
+        if let Some(Silence { since, is_certain: true, .. }) = silence {
+            let seconds = since.elapsed().as_secs();
+            info!(target: "bailiwick::event", tenant = %tenant, event = "init-answers", seconds, "init of {tenant} answers again, after {seconds} s");
+        }
+    }
+
+    /// It has not, in time.
+    pub(crate) fn did_not_answer(&self, tenant: &TenantName, is_certain: bool) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let fresh = Silence { since: now, again: now, pause: FIRST_PAUSE, is_certain: false, is_asked: false };
+        let silence = state.silent.entry(tenant.clone()).or_insert(fresh);
+        silence.again = now + silence.pause;
+        silence.pause = (silence.pause * 2).min(LAST_PAUSE);
+        if is_certain && !silence.is_certain {
+            silence.is_certain = true;
+            warn!(target: "bailiwick::event", tenant = %tenant, event = "init-silent", "init of {tenant} does not answer: its tenant may have stopped it");
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Its jail is another now, or in another state.
+    pub(crate) fn forget(&self, tenant: &TenantName) {
+        let mut state = self.state();
+        state.silent.remove(tenant);
+        state.slow.remove(tenant);
+    }
+
+    /// Whether it is certain that it does not answer, and for how long it has not.
+    pub(crate) fn silent_for(&self, tenant: &TenantName) -> Option<Duration> {
+        let state = self.state();
+        state.silent.get(tenant).filter(|silence| silence.is_certain).map(|silence| silence.since.elapsed())
+    }
+
+    pub(crate) fn is_slow(&self, tenant: &TenantName) -> bool {
+        self.state().slow.contains(tenant)
+    }
+
+    pub(crate) fn note_slow(&self, tenant: &TenantName, is_slow: bool) {
+        let slow = &mut self.state().slow;
+        if is_slow {
+            slow.insert(tenant.clone());
+        } else {
+            slow.remove(tenant);
+        }
+    }
+
+    /// Those that are to be asked now, and when the next is.
+    pub(crate) fn due(&self) -> (Vec<TenantName>, Option<Instant>) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let mut due = Vec::new();
+        let mut next: Option<Instant> = None;
+        for (tenant, silence) in state.silent.iter_mut().filter(|(_, silence)| !silence.is_asked) {
+            if silence.again <= now {
+                silence.is_asked = true;
+                due.push(tenant.clone());
+            } else {
+                next = Some(next.map_or(silence.again, |next| next.min(silence.again)));
+            }
+        }
+        (due, next)
+    }
+
+    pub(crate) fn was_asked(&self, tenant: &TenantName) {
+        if let Some(silence) = self.state().silent.get_mut(tenant) {
+            silence.is_asked = false;
+            // Also when nothing came of it.
+            silence.again = silence.again.max(Instant::now() + FIRST_PAUSE);
+        }
+        self.changed.notify_one();
+    }
+}
+
+impl InitHealth {
+    /// Returns when another init is due, or may be.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> TenantName {
+        text.parse().expect("a name")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_silent_is_not_asked_by_everybody_and_nobody_else_is_touched() {
+        let (inits, alice, bob) = (InitHealth::default(), name("alice"), name("bob"));
+        assert!(inits.may_ask(&alice).is_ok());
+        inits.did_not_answer(&alice, false);
+        assert!(matches!(inits.may_ask(&alice), Err(DoorError::Silent)) && inits.may_ask(&bob).is_ok());
+        assert_eq!(inits.silent_for(&alice), None, "a busy host may have been the reason");
+        let (due, next) = inits.due();
+        assert!(due.is_empty() && next.is_some(), "nor by us, for a moment");
+        tokio::time::advance(FIRST_PAUSE).await;
+        assert_eq!(inits.due().0, std::slice::from_ref(&alice), "then it is asked whether it was");
+        assert_eq!(inits.due().0, [], "by one");
+        inits.did_not_answer(&alice, true);
+        inits.was_asked(&alice);
+        assert!(inits.silent_for(&alice).is_some() && inits.silent_for(&bob).is_none());
+        let (due, next) = inits.due();
+        assert!(due.is_empty() && next.is_some_and(|next| next > Instant::now()));
+        inits.answered(&alice);
+        assert!(inits.may_ask(&alice).is_ok() && inits.silent_for(&alice).is_none());
+        inits.did_not_answer(&alice, true);
+        inits.forget(&alice);
+        assert!(inits.may_ask(&alice).is_ok());
+    }
+
+    #[test]
+    fn the_pause_grows_and_ends() {
+        let (inits, alice) = (InitHealth::default(), name("alice"));
+        let pause = || inits.state().silent[&alice].again.saturating_duration_since(Instant::now());
+        let mut last = Duration::ZERO;
+        for _ in 0..3 {
+            inits.did_not_answer(&alice, true);
+            assert!(pause() > last);
+            last = pause();
+        }
+        (0..100).for_each(|_| inits.did_not_answer(&alice, true));
+        assert!(pause() <= LAST_PAUSE);
+    }
+}

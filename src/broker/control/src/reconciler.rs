@@ -1,0 +1,292 @@
+//! Keeps what runs as it is declared, and makes every change of jails that an operator asks for: one change at a time.
+
+mod apply;
+
+use crate::inits::Inits;
+use crate::permission::OperatorPermission;
+use crate::policy_store::unknown;
+use crate::reconcile::{self, decide};
+use crate::recorder::Recorder;
+use crate::session_end::SessionEnd;
+use crate::sessions::Sessions;
+use crate::start_failures::StartFailures;
+use crate::sync::{Wake, at_once};
+use crate::tenants::Tenants;
+use crate::timers::Timers;
+use bailiwick_proto::control::{Done, TenantOutcome, Verb};
+use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
+use bailiwick_types::{ExitStatus, HostUid, TenantName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+pub(crate) use apply::ApplyOptions;
+
+/// Between two looks at what runs.
+const RECONCILE_TIME: Duration = Duration::from_secs(30);
+
+/// The least time between a jail that ended by itself and its next start.
+const AGAIN_TIME: Duration = Duration::from_secs(1);
+
+/// What the reconciler is handed.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) tenants: Arc<Tenants>,
+    pub(crate) inits: Arc<Inits>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) session_end: Arc<SessionEnd>,
+    pub(crate) timers: Arc<Timers>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) failures: Arc<StartFailures>,
+    /// Something has changed that the next round should see to now.
+    pub(crate) wake: Wake,
+    /// Turns true when all who are to run were started once, as far as they could be.
+    pub(crate) first_round: watch::Sender<bool>,
+}
+
+/// Changes jails.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    tenants: Arc<Tenants>,
+    inits: Arc<Inits>,
+    sessions: Arc<Sessions>,
+    session_end: Arc<SessionEnd>,
+    timers: Arc<Timers>,
+    recorder: Arc<Recorder>,
+    failures: Arc<StartFailures>,
+    wake: Wake,
+    first_round: watch::Sender<bool>,
+    /// One change at a time: two applies must not start and stop the same jail.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Reconciler {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { tenants, inits, sessions, session_end, timers, recorder, failures, wake, first_round } = parts;
+        let changing = tokio::sync::Mutex::default();
+        Self { tenants, inits, sessions, session_end, timers, recorder, failures, wake, first_round, changing }
+    }
+
+    /// Keeps what runs as it is declared, for good. Drift of a running jail is reported by `plan` and mended by `apply`;
+    /// what should not run at all is stopped, what should run is started.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut failures: BTreeMap<TenantName, u32> = BTreeMap::new();
+        loop {
+            match self.reconcile(&mut failures).await {
+                Ok(()) => {
+                    self.first_round.send_replace(true);
+                    drop(tokio::time::timeout(RECONCILE_TIME, self.wake.wait()).await);
+                    // A jail that ends as soon as it is started must not keep everybody busy.
+                    tokio::time::sleep(AGAIN_TIME).await;
+                }
+                Err(failure) => {
+                    warn!(event = "reconcile-failed", "{failure}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    /// One round.
+    async fn reconcile(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
+        let _one = self.changing.lock().await;
+        let roster = self.tenants.warden.roster().await?;
+        // Nobody else starts a jail.
+        self.sessions.jails_gone(|tenant| roster.get(tenant).is_none_or(|entry| entry.pid.is_none()));
+        self.tenants.warden.fresh_facts().await?;
+        let actions = {
+            let loaded = self.tenants.policy.loaded();
+            decide(&loaded.policy, &loaded.invalid, &roster)
+        };
+        failures.retain(|tenant, _| actions.contains_key(tenant));
+        let mut rounds = Vec::new();
+        for (tenant, actions) in actions {
+            let count = failures.get(&tenant).copied().unwrap_or(0);
+            // After some failures a tenant is tried in fewer and fewer rounds, and said so only then.
+            if count > 3 && !count.is_power_of_two() {
+                failures.insert(tenant, count + 1);
+                continue;
+            }
+            failures.remove(&tenant);
+            rounds.push(async move {
+                let mut failed = false;
+                for action in actions {
+                    if let Err(failure) = self.apply_action(&tenant, action).await {
+                        warn!(target: "bailiwick::event", tenant = %tenant, event = "not-mended", "{failure}");
+                        failed = true;
+                    }
+                }
+                (tenant, failed.then_some(count + 1))
+            });
+        }
+        for (tenant, count) in at_once(rounds).await {
+            failures.extend(count.map(|count| (tenant, count)));
+        }
+        Ok(())
+    }
+
+    async fn apply_action(&self, tenant: &TenantName, action: reconcile::Action) -> Result<Done, Failure> {
+        match action {
+            reconcile::Action::Start => {
+                self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, Done::Started).await
+            }
+            reconcile::Action::Replace => self.restart(tenant).await,
+            reconcile::Action::Stop => self.change(tenant, stop(tenant, Hold::Keep), Done::Stopped).await,
+            reconcile::Action::HostUser => self.host_user(tenant).await,
+        }
+    }
+
+    async fn restart(&self, tenant: &TenantName) -> Result<Done, Failure> {
+        self.change(tenant, WardenRequest::Restart { tenant: tenant.clone() }, Done::Restarted).await
+    }
+
+    /// Has the host user of a tenant be there, or not, as the policy says. The warden knows the users in `/etc/passwd`; those
+    /// of a directory service only an unconfined program can ask for.
+    async fn host_user(&self, name: &TenantName) -> Result<Done, Failure> {
+        self.is_free(name).await?;
+        match self.tenants.warden.ask(&WardenRequest::HostUser { tenant: name.clone() }).await? {
+            WardenReply::Unchanged => Ok(Done::Unchanged),
+            _ => {
+                info!(target: "bailiwick::event", tenant = %name, event = "host-user", "the host user of {name} was made or removed");
+                Ok(Done::HostUserChanged)
+            }
+        }
+    }
+
+    /// Whether a tenant that is to come may have a host user of its name.
+    pub(crate) async fn check_name(&self, _permission: OperatorPermission, name: &TenantName) -> Result<(), Failure> {
+        self.is_free(name).await
+    }
+
+    async fn is_free(&self, name: &TenantName) -> Result<(), Failure> {
+        let own =
+            self.tenants.warden.entry(name).await?.map(|entry| self.tenants.policy.host().ids.host_user(entry.ids));
+        if let Some(other) = users::get_user_by_name(name.as_str())
+            && own != Some(HostUid(other.uid()))
+        {
+            let uid = other.uid();
+            let message = format!("the host has a user \"{name}\" with the id {uid}; rename the tenant or the user");
+            return Err(Failure::of(ExitStatus::Conflict, message));
+        }
+        Ok(())
+    }
+
+    /// Asks the warden for a change and says in a word what came of it.
+    async fn change(&self, tenant: &TenantName, request: WardenRequest, done: Done) -> Result<Done, Failure> {
+        let starts = matches!(request, WardenRequest::Start { .. } | WardenRequest::Restart { .. });
+        let ends = matches!(request, WardenRequest::Stop { .. } | WardenRequest::Restart { .. });
+        let inside = if ends { self.sessions.begun_in(tenant) } else { Vec::new() };
+        let reply = self.tenants.warden.ask(&request).await;
+        if matches!(&reply, Ok(reply) if !matches!(reply, WardenReply::GoesOn)) {
+            self.sessions.jail_gone(&inside);
+        }
+        match &reply {
+            Err(failure) if starts => self.failures.note(tenant, failure.message.clone()),
+            Ok(_) => self.failures.forget(tenant),
+            Err(_) => {}
+        }
+        match reply? {
+            WardenReply::Unchanged => Ok(Done::Unchanged),
+            WardenReply::GoesOn if starts => {
+                info!(target: "bailiwick::event", tenant = %tenant, event = "goes-on", "the storage of {tenant} is being prepared; its jail starts when that is done");
+                Ok(Done::BeingPrepared)
+            }
+            WardenReply::GoesOn => {
+                info!(target: "bailiwick::event", tenant = %tenant, event = "goes-on", "the warden goes on: what is left of {tenant} is not {done} yet");
+                Ok(Done::GoingOn)
+            }
+            _ => {
+                self.inits.health.forget(tenant);
+                let word = done.to_string();
+                info!(target: "bailiwick::event", tenant = %tenant, event = word, "the jail of {tenant} was {word}");
+                if starts {
+                    self.timers.jail_started(tenant);
+                }
+                // So that its first session need not ask, and that nobody asks an init that is frozen.
+                drop(self.tenants.warden.entry(tenant).await);
+                self.recorder.jails_changed();
+                Ok(done)
+            }
+        }
+    }
+
+    /// Changes the state of jails.
+    pub(crate) async fn lifecycle(
+        &self,
+        permission: OperatorPermission,
+        verb: Verb,
+        names: &[TenantName],
+    ) -> Vec<TenantOutcome> {
+        info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid, "user {} asks to {verb:?} {} tenants", permission.uid, names.len());
+        self.tenants.policy.reload().ok();
+        let _one = self.changing.lock().await;
+        let one = |name: &TenantName| {
+            let name = name.clone();
+            async move { outcome(name.clone(), self.lifecycle_one(verb, &name).await) }
+        };
+        at_once(names.iter().map(one).collect()).await
+    }
+
+    async fn lifecycle_one(&self, verb: Verb, name: &TenantName) -> Result<Done, Failure> {
+        let known = self.tenants.policy.loaded().policy.tenants.contains_key(name);
+        if !known && self.tenants.warden.entry(name).await?.is_none() {
+            return Err(unknown(name));
+        }
+        let tenant = || name.clone();
+        match verb {
+            Verb::Start => self.change(name, WardenRequest::Start { tenant: tenant() }, Done::Started).await,
+            Verb::Stop => self.change(name, stop(name, Hold::Hold), Done::Stopped).await,
+            Verb::Restart => self.restart(name).await,
+            Verb::Freeze => self.change(name, WardenRequest::Freeze { tenant: tenant() }, Done::Frozen).await,
+            Verb::Thaw => self.change(name, WardenRequest::Thaw { tenant: tenant() }, Done::Thawed).await,
+        }
+    }
+
+    /// Makes a jail anew whose init has been silent for long; whether it still was.
+    pub(crate) async fn replace_silent(&self, name: &TenantName) -> Result<bool, Failure> {
+        let _one = self.changing.lock().await;
+        // Somebody may have done it meanwhile, or stopped it.
+        let runs = self.tenants.warden.entry(name).await?.is_some_and(|entry| entry.pid.is_some() && !entry.frozen);
+        if !runs || self.inits.health.silent_for(name).is_none() {
+            return Ok(false);
+        }
+        self.restart(name).await?;
+        Ok(true)
+    }
+
+    /// Destroys the data of a tenant whose file is gone. The warden checks that it is.
+    pub(crate) async fn purge(&self, permission: OperatorPermission, name: &TenantName) -> TenantOutcome {
+        info!(target: "bailiwick::event", tenant = %name, event = "purge", uid = permission.uid, "user {} purges {name}", permission.uid);
+        let _one = self.changing.lock().await;
+        let request = WardenRequest::Purge { tenant: name.clone() };
+        let result = self.change(name, request, Done::Purged).await;
+        // Also when something of it cannot be removed: the tenant is no more, and its name is free.
+        let is_gone = result.as_ref().map_or_else(|failure| failure.status == ExitStatus::Partly, |_| true);
+        if is_gone {
+            self.failures.forget(name);
+            self.sessions.forget(name);
+        }
+        if is_gone && self.recorder.is_started() {
+            let gone = name.clone();
+            // Whoever gets the name next must not find another's past under it.
+            let forget = self.recorder.with(move |state| state.forget(&gone)).await;
+            if let Err(failure) | Ok(Err(failure)) = forget {
+                warn!(target: "bailiwick::event", tenant = %name, event = "history-not-forgotten", "{failure}");
+            }
+        }
+        outcome(name.clone(), result)
+    }
+}
+
+fn stop(tenant: &TenantName, hold: Hold) -> WardenRequest {
+    WardenRequest::Stop { tenant: tenant.clone(), hold }
+}
+
+fn outcome(tenant: TenantName, result: Result<Done, Failure>) -> TenantOutcome {
+    match result {
+        Ok(done) => TenantOutcome { tenant, done, failure: None },
+        Err(failure) => TenantOutcome { tenant, done: Done::Failed, failure: Some(failure) },
+    }
+}

@@ -1,0 +1,174 @@
+//! `apply`: reads the policy again and makes it so, a few tenants at a time.
+
+use super::*;
+use crate::comparison::{actual_now, cannot_start, declared};
+use crate::policy_store::without_policy;
+use crate::sync::ASKED_AT_ONCE;
+use bailiwick_plan::difference;
+use bailiwick_plan::lifecycle::{HostUserStep, JailStep, Next, desired, next};
+use bailiwick_policy::{Declared, Tenant};
+use bailiwick_proto::warden::MOST_COMPARED;
+use bailiwick_types::{Action, Change, InForce};
+use std::collections::BTreeSet;
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// What `apply` may do to those who are in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ApplyOptions {
+    /// End sessions that the policy no longer lets in.
+    pub(crate) now: bool,
+    /// Restart jails with sessions in them.
+    pub(crate) restart: bool,
+}
+
+impl Reconciler {
+    /// Reads the policy again and makes it so; `progress` hears how many are done.
+    pub(crate) async fn apply(
+        &self,
+        permission: OperatorPermission,
+        names: &[TenantName],
+        options: ApplyOptions,
+        progress: mpsc::Sender<(u64, u64)>,
+    ) -> Result<Vec<TenantOutcome>, Failure> {
+        self.tenants.policy.reload().ok();
+        info!(target: "bailiwick::event", event = "apply", uid = permission.uid, "user {} applies the policy", permission.uid);
+        let _one = self.changing.lock().await;
+        let roster = self.tenants.warden.roster().await?;
+        // Of these nothing can be done, and it is told; the others are not held up by them.
+        let (hopeless, broken): (BTreeSet<TenantName>, BTreeSet<TenantName>) = {
+            let loaded = self.tenants.policy.loaded();
+            let asked = |name: &&TenantName| names.is_empty() || names.contains(*name);
+            loaded.invalid.iter().filter(asked).cloned().partition(|name| loaded.has_nothing_of(name))
+        };
+        let left: Vec<TenantName> = names.iter().filter(|name| !hopeless.contains(*name)).cloned().collect();
+        let meant =
+            if left.is_empty() && !names.is_empty() { Vec::new() } else { self.tenants.meant(&left, &roster)? };
+        let (host, facts) = (self.tenants.policy.host(), self.tenants.warden.fresh_facts().await?);
+        // First, while the jail can still be left in good order, and those who are in hear the reason.
+        let mut outcomes = if options.now { self.session_end.end_unwanted(names, &roster).await } else { Vec::new() };
+        let mut last = Instant::now();
+        let total = meant.len() as u64;
+        let mut done: u64 = 0;
+        for portion in meant.chunks(MOST_COMPARED) {
+            let in_force = self.tenants.warden.in_force(portion, &roster).await?;
+            for some in portion.iter().zip(in_force).collect::<Vec<_>>().chunks(ASKED_AT_ONCE) {
+                if last.elapsed() >= Duration::from_millis(200) {
+                    // Nobody listens, or not fast enough: a number less is no loss.
+                    progress.try_send((done, total)).ok();
+                    last = Instant::now();
+                }
+                done += some.len() as u64;
+                let one = |((name, tenant), in_force): &(&(TenantName, Option<Tenant>), Option<InForce>)| {
+                    let declaration = declared(tenant.as_ref());
+                    let actual = actual_now(tenant.as_ref(), roster.get(name), in_force.as_ref());
+                    let step = next(desired(declaration), &actual);
+                    let changes = difference(name, declaration, &actual, in_force.as_ref(), &facts);
+                    let name = name.clone();
+                    // One that runs goes on, without what this host cannot hold: that is not what was declared.
+                    let is_up = roster.get(&name).is_some_and(|entry| entry.pid.is_some());
+                    let tenant = tenant.as_ref().filter(|_| is_up);
+                    let impossible = tenant.and_then(|tenant| cannot_start(tenant, &host, &facts));
+                    async move { (name.clone(), self.apply_one(&name, step, &changes, options).await, impossible) }
+                };
+                for (name, result, impossible) in at_once(some.iter().map(one).collect()).await {
+                    match result {
+                        Ok(done) if impossible.is_some() => {
+                            let failure = impossible.map(|why| Failure::of(ExitStatus::HostCannot, why));
+                            outcomes.push(TenantOutcome { tenant: name, done, failure });
+                        }
+                        Ok(done) if broken.contains(&name) => {
+                            let meant = meant.iter().find(|(other, _)| *other == name);
+                            let state = meant.and_then(|(_, tenant)| tenant.as_ref()).map(|tenant| &tenant.state);
+                            let failure = Some(last_good_failure(&name, state));
+                            outcomes.push(TenantOutcome { tenant: name, done, failure });
+                        }
+                        Ok(Done::Unchanged) if names.is_empty() => {}
+                        result => outcomes.push(outcome(name, result)),
+                    }
+                }
+            }
+        }
+        let nothing = |name: &TenantName| outcome(name.clone(), Err(without_policy(name)));
+        outcomes.extend(hopeless.iter().map(nothing));
+        Ok(outcomes)
+    }
+
+    async fn apply_one(
+        &self,
+        name: &TenantName,
+        step: Next,
+        changes: &[Change],
+        options: ApplyOptions,
+    ) -> Result<Done, Failure> {
+        let done = self.apply_jail(name, step.jail, changes, options).await?;
+        match step.host_user {
+            HostUserStep::None => Ok(done),
+            HostUserStep::Make | HostUserStep::Remove => {
+                let changed = self.host_user(name).await?;
+                Ok(if done == Done::Unchanged { changed } else { done })
+            }
+        }
+    }
+
+    async fn apply_jail(
+        &self,
+        name: &TenantName,
+        step: JailStep,
+        changes: &[Change],
+        options: ApplyOptions,
+    ) -> Result<Done, Failure> {
+        match step {
+            JailStep::Stop => self.change(name, stop(name, Hold::Keep), Done::Stopped).await,
+            // A tenant that is suspended, or no longer, must not go on as before, whoever is in its jail.
+            JailStep::Replace => self.restart(name).await,
+            // An operator asks, and waits for the warden too.
+            JailStep::Start | JailStep::Wait => {
+                self.change(name, WardenRequest::Start { tenant: name.clone() }, Done::Started).await
+            }
+            JailStep::Held => Ok(Done::Unchanged),
+            JailStep::None => self.apply_settings(name, changes, options).await,
+        }
+    }
+
+    /// Changes a jail that is the declared one but for its settings.
+    async fn apply_settings(
+        &self,
+        name: &TenantName,
+        changes: &[Change],
+        options: ApplyOptions,
+    ) -> Result<Done, Failure> {
+        let of = |action| changes.iter().filter(move |change| change.action == action);
+        let restarts: Vec<&str> = of(Action::Restart).map(|change| change.what.as_str()).collect();
+        if !restarts.is_empty() {
+            // This can wait for those who are in.
+            let inside = self.sessions.inside(name);
+            if inside > 0 && !options.restart {
+                let what = restarts.join(", ");
+                let message = format!(
+                    "a changed {what} restarts the jail, and {inside} sessions are in it; `bailiwick apply --restart {name}` ends them"
+                );
+                return Err(Failure::of(ExitStatus::Refused, message));
+            }
+            return self.restart(name).await;
+        }
+        if of(Action::Live).next().is_some() {
+            let request = WardenRequest::Limit { tenant: name.clone() };
+            return self.change(name, request, Done::LimitsWritten).await;
+        }
+        Ok(Done::Unchanged)
+    }
+}
+
+/// That a file has errors. That its tenant is suspended is done all the same.
+fn last_good_failure(name: &TenantName, state: Option<&Declared>) -> Failure {
+    if matches!(state, Some(Declared::Suspended { .. })) {
+        let message = format!(
+            "suspended until a file without errors says otherwise; that of \"{name}\" has errors, and all else is as it last said without; see `bailiwick check`"
+        );
+        return Failure::of(ExitStatus::Partly, message);
+    }
+    let message =
+        format!("the file of \"{name}\" has errors, so what it last said without is in force; see `bailiwick check`");
+    Failure::of(ExitStatus::Invalid, message)
+}

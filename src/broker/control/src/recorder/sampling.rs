@@ -1,0 +1,228 @@
+//! Samples: what each tenant used in a minute, now, or in a window, and whose waiting is whose doing.
+
+use super::*;
+
+/// How often pressure on one resource is looked into, and the failure of the history told.
+const PRESSURE_TIME: Duration = Duration::from_secs(10);
+/// For how long what a sample saw is what there is to see.
+const FRESH_TIME: Duration = Duration::from_secs(5);
+/// A tenant that waited for others for less than this part of the time has nothing to complain of.
+const WORTH_TELLING: u64 = 10;
+/// Held back by its own limit for less than this part of a minute is no incident.
+const THROTTLED: u64 = 10;
+
+impl RecorderState {
+    pub(super) fn snapshot(&mut self, tenant: &TenantName, at: Moment) -> Snapshot {
+        // Just after a sample, what counts is what the sample saw.
+        let span = match &self.last {
+            Some((at, span)) if at.elapsed() < FRESH_TIME => span.clone(),
+            _ => self.since_sample(),
+        };
+        let bounds = self.bounds_of(tenant);
+        let processes = match self.ask(&WardenRequest::Evidence { tenant: tenant.clone() }) {
+            Ok(WardenReply::Evidence(processes)) => processes,
+            // A jail that is gone leaves no evidence.
+            _ => Vec::new(),
+        };
+        Snapshot {
+            at,
+            usage: span.used.get(tenant).cloned().unwrap_or_default(),
+            processes,
+            pressure: pressure::split(tenant, &span, &bounds),
+        }
+    }
+
+    /// What was used since the last sample.
+    fn since_sample(&self) -> Span {
+        let Some(meter) = &self.meter else { return Span::default() };
+        let mut longest = 0;
+        let used = self.live.iter().map(|(tenant, live)| {
+            longest = longest.max(live.sampled.0.elapsed().as_secs());
+            (tenant.clone(), meter.read(&live.gauge).since(&live.sampled.1))
+        });
+        let used = used.collect();
+        Span { used, seconds: longest.max(1), busy: proc::busy_micros().unwrap_or(0).saturating_sub(self.busy) }
+    }
+
+    fn bounds_of(&self, tenant: &TenantName) -> Usage {
+        self.sources.policy.limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default()
+    }
+
+    /// Processes of tenants wait: who, and for whom?
+    pub(super) fn look_into_pressure(&mut self, resource: Resource) {
+        let due = self.pressed.get(&resource).is_none_or(|last| last.elapsed() >= PRESSURE_TIME);
+        if !due {
+            return;
+        }
+        self.pressed.insert(resource, Instant::now());
+        let span = self.since_sample();
+        let tenants: Vec<TenantName> = span.used.keys().cloned().collect();
+        for tenant in tenants {
+            let shares = pressure::split(&tenant, &span, &self.bounds_of(&tenant));
+            let waits = shares.iter().any(|share| {
+                share.resource == resource
+                    && share.others > share.own
+                    && share.others.saturating_mul(WORTH_TELLING) > span.seconds.saturating_mul(1_000_000)
+            });
+            if waits {
+                self.incident(&tenant, IncidentKind::Pressure(resource), 1);
+            }
+        }
+    }
+
+    /// Takes the sample of a minute.
+    pub(super) fn sample(&mut self) {
+        if self.refresh().is_err() {
+            // Without the warden nothing is known; the minute stays unmeasured.
+            return;
+        }
+        if let Ok(WardenReply::Disks(disks)) = self.ask(&WardenRequest::Disks) {
+            self.disks = disks;
+        }
+        let sessions = self.sources.sessions.now();
+        for (tenant, count) in self.sources.sessions.take_refused() {
+            self.fault(&tenant, LimitKey::Sessions, count);
+        }
+        let mut samples: BTreeMap<TenantName, Sample> = BTreeMap::new();
+        let mut faults: Vec<(TenantName, LimitKey, u64)> = Vec::new();
+        let mut throttled = Vec::new();
+        for (tenant, live) in &mut self.live {
+            let Some(meter) = &self.meter else { break };
+            let reading = meter.read(&live.gauge);
+            let mut usage = reading.since(&live.sampled.1);
+            usage.0.insert(Measure::Sessions, sessions.get(tenant).copied().unwrap_or(0));
+            let seconds = live.sampled.0.elapsed().as_secs().max(1);
+            faults.extend(
+                reading.faults_since(&live.seen).into_iter().map(|(limit, count)| (tenant.clone(), limit, count)),
+            );
+            if usage
+                .get(Measure::Throttled)
+                .is_some_and(|held| held.saturating_mul(THROTTLED) > seconds.saturating_mul(1_000_000))
+            {
+                throttled.push(tenant.clone());
+            }
+            live.sampled = (Instant::now(), reading.clone());
+            live.seen = reading;
+            samples.insert(tenant.clone(), Sample { seconds, usage });
+        }
+        let used = samples.iter().map(|(tenant, sample)| (tenant.clone(), sample.usage.clone())).collect();
+        let seconds = samples.values().map(|sample| sample.seconds).max().unwrap_or(1);
+        let busy = proc::busy_micros().unwrap_or(self.busy);
+        self.last = Some((Instant::now(), Span { seconds, used, busy: busy.saturating_sub(self.busy) }));
+        self.busy = busy;
+        for (tenant, disk) in &self.disks {
+            // Of a tenant that is down, its files are still there.
+            let sample = samples
+                .entry(tenant.clone())
+                .or_insert_with(|| Sample { seconds: PERIOD.as_secs(), usage: Usage::default() });
+            sample.usage.0.insert(Measure::Disk, disk.bytes.used);
+            sample.usage.0.extend(disk.inodes.map(|inodes| (Measure::Inodes, inodes.used)));
+        }
+        for (tenant, limit, count) in faults {
+            self.fault(&tenant, limit, count);
+        }
+        for tenant in throttled {
+            self.incident(&tenant, IncidentKind::Limit(LimitKey::Cpu), 1);
+        }
+        self.full_disks();
+        self.store(samples);
+    }
+
+    /// btrfs tells nobody that a limit was hit: a tenant that stands at it has hit it.
+    fn full_disks(&mut self) {
+        const SLACK: u64 = 64 << 10;
+        let full = |(tenant, disk): (&TenantName, &DiskFact)| {
+            let at_end = disk.bytes.hard.is_some_and(|hard| disk.bytes.used.saturating_add(SLACK) >= hard);
+            (disk.inodes.is_none() && at_end && !disk.held_back).then(|| tenant.clone())
+        };
+        let full: Vec<TenantName> = self.disks.iter().filter_map(full).collect();
+        for tenant in full {
+            self.fault(&tenant, LimitKey::Disk, 1);
+        }
+    }
+
+    fn store(&mut self, samples: BTreeMap<TenantName, Sample>) {
+        if self.history.is_err() {
+            self.open_history();
+        }
+        let samples: Vec<(TenantName, Sample)> = samples.into_iter().collect();
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        let word = |Pending { at, tenant, limit, count }| Fault { at, tenant, limit: limit.to_string(), count };
+        let faults: Vec<Fault> = pending.map(word).collect();
+        let at = now();
+        let Ok(history) = &mut self.history else { return };
+        let written = history.write(at, &samples, &faults).and_then(|()| history.maintain());
+        let stored = self.incidents.settle(at).into_iter().filter(|incident| incident.id != 0);
+        let updated =
+            stored.map(|incident| history.update_incident(incident)).collect::<Result<Vec<()>, _>>().map(drop);
+        let outcome = written.and(updated).map_err(|error| Failure::new(ExitStatus::Failed, &error).message);
+        *lock(&self.problem) = outcome.as_ref().err().cloned();
+        if let Err(error) = outcome {
+            let due = self.complained.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME);
+            if due {
+                self.complained = Some(Instant::now());
+                warn!(event = "history-not-written", "{error}");
+            }
+        }
+    }
+
+    /// What every tenant uses now: over the time since the last such look, if that was not long ago, or since the last
+    /// sample.
+    pub(crate) fn look(&mut self) -> Result<Vec<TenantUsage>, Failure> {
+        const LEAST: Duration = Duration::from_millis(200);
+        const MOST: Duration = Duration::from_secs(30);
+        let refreshed = self.refresh();
+        refreshed.map_err(|error| Failure::of(ExitStatus::Failed, format!("the warden does not answer: {error}")))?;
+        let sessions = self.sources.sessions.now();
+        let mut found = Vec::new();
+        for (tenant, live) in &mut self.live {
+            let Some(meter) = &self.meter else { break };
+            let reading = meter.read(&live.gauge);
+            let recent = live.looked.take().filter(|(at, _)| (LEAST..MOST).contains(&at.elapsed()));
+            let (at, before) = recent.unwrap_or_else(|| live.sampled.clone());
+            let mut usage = reading.since(&before);
+            usage.0.insert(Measure::Sessions, sessions.get(tenant).copied().unwrap_or(0));
+            if let Some(disk) = self.disks.get(tenant) {
+                usage.0.insert(Measure::Disk, disk.bytes.used);
+                usage.0.extend(disk.inodes.map(|inodes| (Measure::Inodes, inodes.used)));
+            }
+            live.looked = Some((Instant::now(), reading));
+            let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+            // Sums over the span, as they would be in a whole number of seconds.
+            let seconds = millis.div_ceil(1000);
+            for (measure, value) in &mut usage.0 {
+                if measure.kind() == bailiwick_types::Kind::Sum {
+                    *value = value.saturating_mul(seconds).saturating_mul(1000) / millis;
+                }
+            }
+            let total = bailiwick_types::Point { at: now(), seconds, peak: usage.clone(), usage };
+            let limits = self.sources.policy.limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default();
+            found.push(TenantUsage { tenant: tenant.clone(), total, limits, faults: BTreeMap::new() });
+        }
+        Ok(found)
+    }
+
+    /// What tenants used in a window.
+    pub(crate) fn usage(
+        &mut self,
+        tenants: Option<&[TenantName]>,
+        window: Window,
+    ) -> Result<Vec<TenantUsage>, Failure> {
+        let policy = Arc::clone(&self.sources.policy);
+        let history = self.history()?;
+        let failed = |error| Failure::new(ExitStatus::Failed, &error);
+        let totals = history.totals(window, tenants).map_err(failed)?;
+        let mut faults = history.fault_counts(window).map_err(failed)?;
+        let limits = |tenant: &TenantName| {
+            let declared = policy.limits(tenant);
+            declared.map(|limits| Usage::bounds(&limits)).unwrap_or_default()
+        };
+        let row = |(tenant, total): (TenantName, _)| TenantUsage {
+            limits: limits(&tenant),
+            faults: faults.remove(&tenant).unwrap_or_default(),
+            tenant,
+            total,
+        };
+        Ok(totals.into_iter().map(row).collect())
+    }
+}

@@ -1,0 +1,201 @@
+//! The services of `bailiwickd`, each handed what it needs. This is the only place that knows all of them.
+
+use crate::audits::Audits;
+use crate::callers::Callers;
+use crate::ftp::Ftp;
+use crate::ftp_entry::FtpEntry;
+use crate::init_watch::InitWatch;
+use crate::inits::Inits;
+use crate::overview::Overview;
+use crate::own_dir;
+use crate::places::Places;
+use crate::policy_copies::PolicyCopies;
+use crate::policy_store::{OpenError, PolicyStore};
+use crate::reconciler::{Parts, Reconciler};
+use crate::recorder::{Recorder, Sources};
+use crate::records::Records;
+use crate::refusals::Refusals;
+use crate::session_end::SessionEnd;
+use crate::session_entry::SessionEntry;
+use crate::sessions::Sessions;
+use crate::start_failures::StartFailures;
+use crate::sync::Wake;
+use crate::tenants::Tenants;
+use crate::timer_runner::TimerRunner;
+use crate::timers::Timers;
+use crate::warden_client::WardenClient;
+use crate::warden_link::WardenLink;
+use bailiwick_policy::Host;
+use bailiwick_proto::{CONTROL_DIR, Failure, WARDEN_SOCKET};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// All services of one host.
+#[derive(Debug)]
+pub struct Services {
+    own_dir: PathBuf,
+    wake_reconciler: Wake,
+    pub(crate) tenants: Arc<Tenants>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) copies: Arc<PolicyCopies>,
+    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) callers: Callers,
+    pub(crate) records: Arc<Records>,
+    pub(crate) session_end: Arc<SessionEnd>,
+    pub(crate) session_entry: Arc<SessionEntry>,
+    pub(crate) ftp_entry: Arc<FtpEntry>,
+    pub(crate) reconciler: Arc<Reconciler>,
+    pub(crate) timer_runner: Arc<TimerRunner>,
+    pub(crate) init_watch: Arc<InitWatch>,
+    pub(crate) overview: Overview,
+    pub(crate) audits: Audits,
+}
+
+/// Moves the history from where an earlier version kept it. What cannot come is tried again at the next start, and is lost in neither place.
+fn move_history(from: &Path, own: &Path) {
+    match own_dir::take_over(from, own) {
+        Ok(false) => {}
+        Ok(true) => {
+            info!(event = "history-moved", from = %from.display(), "the history is now in \"{}\"", own.display())
+        }
+        Err(error) => {
+            warn!(event = "history-not-moved", from = %from.display(), "cannot move the history to \"{}\": {error}", own.display());
+        }
+    }
+}
+
+impl Services {
+    /// Reads the policy, and wires the services. Nothing runs yet.
+    ///
+    /// # Errors
+    /// When `bailiwick.toml` is not usable and never was: a tenant's file that is not is a problem of that tenant alone.
+    pub fn open(config: &Path) -> Result<Arc<Self>, OpenError> {
+        let (wake_timers, wake_reconciler) = (Wake::default(), Wake::default());
+        let policy = Arc::new(PolicyStore::open(config, wake_timers.clone())?);
+        let host = policy.host();
+        let own_dir = own_dir::find(&host.state_dir);
+        move_history(&own_dir::below(&host.state_dir), &own_dir);
+        let link = WardenLink::new(host.runtime_dir.join(WARDEN_SOCKET));
+        let warden = Arc::new(WardenClient::new(link));
+        let copies = PolicyCopies::new(Arc::clone(&policy), Arc::clone(&warden), wake_reconciler.clone());
+        let copies = Arc::new(copies);
+        let tenants = Arc::new(Tenants { policy, warden });
+        let inits = Arc::new(Inits::new(Arc::clone(&tenants)));
+        let sessions = Arc::<Sessions>::default();
+        let failures = Arc::<StartFailures>::default();
+        let refusals = Arc::<Refusals>::default();
+        let recorder = Arc::<Recorder>::default();
+        let records = Arc::new(Records::new(Arc::clone(&tenants), Arc::clone(&recorder)));
+        let timers = Arc::new(Timers::new(wake_timers, own_dir.clone()));
+        let session_end = Arc::new(SessionEnd::new(Arc::clone(&tenants), Arc::clone(&sessions)));
+        let session_entry = Arc::new(SessionEntry::new(
+            Arc::clone(&tenants),
+            Arc::clone(&inits),
+            Arc::clone(&sessions),
+            Arc::clone(&failures),
+            Arc::clone(&refusals),
+        ));
+        let ftp_entry = Arc::new(FtpEntry::new(
+            Arc::clone(&tenants),
+            Arc::clone(&sessions),
+            Ftp::new(host.runtime_dir.join(CONTROL_DIR)),
+            Arc::clone(&refusals),
+        ));
+        let (first_round, first_round_over) = watch::channel(false);
+        let reconciler = Arc::new(Reconciler::new(Parts {
+            tenants: Arc::clone(&tenants),
+            inits: Arc::clone(&inits),
+            sessions: Arc::clone(&sessions),
+            session_end: Arc::clone(&session_end),
+            timers: Arc::clone(&timers),
+            recorder: Arc::clone(&recorder),
+            failures: Arc::clone(&failures),
+            wake: wake_reconciler.clone(),
+            first_round,
+        }));
+        let timer_runner = Arc::new(TimerRunner::new(
+            Arc::clone(&tenants),
+            Arc::clone(&inits),
+            Arc::clone(&session_entry),
+            timers,
+            first_round_over,
+        ));
+        let init_watch = Arc::new(InitWatch::new(Arc::clone(&tenants), Arc::clone(&inits), Arc::clone(&reconciler)));
+        let places = Places::new(bailiwick_sys::credential::open_files());
+        let overview = Overview {
+            tenants: Arc::clone(&tenants),
+            inits: Arc::clone(&inits),
+            sessions: Arc::clone(&sessions),
+            failures,
+            refusals: Arc::clone(&refusals),
+            recorder: Arc::clone(&recorder),
+            copies: Arc::clone(&copies),
+            started: Instant::now(),
+        };
+        let audits = Audits {
+            tenants: Arc::clone(&tenants),
+            inits,
+            sessions: Arc::clone(&sessions),
+            records: Arc::clone(&records),
+        };
+        Ok(Arc::new(Self {
+            own_dir,
+            wake_reconciler,
+            callers: Callers::new(Arc::clone(&tenants), places),
+            tenants,
+            sessions,
+            recorder,
+            copies,
+            refusals,
+            records,
+            session_end,
+            session_entry,
+            ftp_entry,
+            reconciler,
+            timer_runner,
+            init_watch,
+            overview,
+            audits,
+        }))
+    }
+
+    /// The host as it was last declared.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        self.tenants.policy.host()
+    }
+
+    /// Reads the policy again and logs every problem.
+    ///
+    /// # Errors
+    /// All problems, though the rest of the policy is in use.
+    pub fn reload(&self) -> Result<(), Failure> {
+        self.tenants.policy.reload()
+    }
+
+    /// Starts to measure and to record what tenants use, on a thread of its own.
+    ///
+    /// # Errors
+    /// When there can be no thread for it.
+    pub fn start_recorder(&self) -> std::io::Result<()> {
+        self.recorder.start(Sources {
+            policy: Arc::clone(&self.tenants.policy),
+            sessions: Arc::clone(&self.sessions),
+            reconciler: self.wake_reconciler.clone(),
+            own_dir: self.own_dir.clone(),
+        })
+    }
+
+    /// Starts everything that goes on for as long as this program does. Needs a runtime.
+    pub fn spawn(&self) {
+        tokio::spawn(Arc::clone(&self.reconciler).run());
+        tokio::spawn(Arc::clone(&self.copies).run());
+        tokio::spawn(Arc::clone(&self.timer_runner).run());
+        tokio::spawn(Arc::clone(&self.init_watch).run());
+        tokio::spawn(Arc::clone(&self.ftp_entry).resume());
+    }
+}

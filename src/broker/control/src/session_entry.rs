@@ -1,0 +1,386 @@
+//! Entries: who is let into a jail by which door, who is in, and who must leave.
+//!
+//! Danger: this is the only way into a jail. Whoever is let in was named by the kernel or by the policy, the door is open, and
+//! the session is counted before init hears of it.
+
+use crate::door::{self, DoorError, Init};
+use crate::inits::Inits;
+use crate::permission::{OperatorPermission, TenantPermission};
+use crate::refusals::{Client, Refusals, by_timer};
+use crate::sessions::{SessionGuard, SessionRequest, Sessions};
+use crate::start_failures::StartFailures;
+use crate::tenants::Tenants;
+use bailiwick_plan::rescue;
+use bailiwick_policy::{Declared, Tenant};
+use bailiwick_proto::control::{Exec, Login};
+use bailiwick_proto::init::Spawn;
+use bailiwick_proto::{Failure, Refusal, WardenRequest};
+use bailiwick_sys::proc;
+use bailiwick_types::{Door, ExitStatus, HostUid, LimitKey, Moment, SessionRecord, TenantName, visible};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tracing::{info, warn};
+
+/// The longest name of a user inside.
+const MAX_USER: usize = 32;
+
+/// Lets sessions in, by every door but FTP.
+#[derive(Debug)]
+pub(crate) struct SessionEntry {
+    tenants: Arc<Tenants>,
+    inits: Arc<Inits>,
+    sessions: Arc<Sessions>,
+    failures: Arc<StartFailures>,
+    refusals: Arc<Refusals>,
+}
+
+impl SessionEntry {
+    pub(crate) fn new(
+        tenants: Arc<Tenants>,
+        inits: Arc<Inits>,
+        sessions: Arc<Sessions>,
+        failures: Arc<StartFailures>,
+        refusals: Arc<Refusals>,
+    ) -> Self {
+        Self { tenants, inits, sessions, failures, refusals }
+    }
+
+    /// Lets an operator's session in: the client's end of its channel, and the value that counts it.
+    pub(crate) async fn exec(
+        &self,
+        permission: OperatorPermission,
+        pid: u32,
+        exec: &Exec,
+        streams: Vec<OwnedFd>,
+    ) -> Result<(OwnedFd, SessionGuard), Failure> {
+        let client = Client { door: Door::Exec, uid: permission.uid, pid, source: None, key: None };
+        let entered = async {
+            self.enter(&self.tenants.policy.declared(&exec.tenant)?, &client, exec, None, streams, None).await
+        };
+        entered.await.inspect_err(|failure| self.refusals.log(&client, &exec.tenant, failure))
+    }
+
+    /// Lets a tenant's own host user in.
+    pub(crate) async fn login(
+        &self,
+        own: &TenantPermission,
+        pid: u32,
+        login: &Login,
+        streams: Vec<OwnedFd>,
+    ) -> Result<(OwnedFd, SessionGuard), Failure> {
+        let Login { door, source, key, .. } = login.clone();
+        let client = Client { door, uid: own.uid, pid, source, key };
+        let entered = async {
+            self.is_host_user(own)?;
+            let tenant = self.tenants.policy.declared(&own.tenant)?;
+            let exec = door::of_login(&tenant, login)?;
+            self.enter(&tenant, &client, &exec, None, streams, None).await
+        };
+        entered.await.inspect_err(|failure| self.refusals.log(&client, &own.tenant, failure))
+    }
+
+    fn is_host_user(&self, own: &TenantPermission) -> Result<(), Failure> {
+        let ids = self.tenants.warden.known().get(&own.tenant).map(|known| known.ids);
+        if ids.map(|ids| self.tenants.policy.host().ids.host_user(ids)) == Some(HostUid(own.uid)) {
+            return Ok(());
+        }
+        let message = format!("user {} is not the host user of \"{}\"", own.uid, own.tenant);
+        Err(Failure::of(ExitStatus::Refused, message))
+    }
+
+    /// Counts an operator's session that an earlier daemon let in.
+    pub(crate) fn resume(
+        &self,
+        permission: OperatorPermission,
+        pid: u32,
+        record: SessionRecord,
+    ) -> Result<SessionGuard, Failure> {
+        if record.door != Door::Exec || !self.tenants.knows(&record.tenant) {
+            return Err(Failure::of(ExitStatus::Refused, format!("no operator is in \"{}\" so", record.tenant)));
+        }
+        let user = record.user.clone();
+        self.take_up(SessionRecord { uid: permission.uid, pid, source: None, key: None, ..record }, &user)
+    }
+
+    /// The same of a tenant's own host user.
+    pub(crate) fn resume_login(
+        &self,
+        own: &TenantPermission,
+        pid: u32,
+        record: SessionRecord,
+    ) -> Result<SessionGuard, Failure> {
+        self.is_host_user(own)?;
+        door::check_client(record.source.as_deref(), record.key.as_deref())?;
+        if record.tenant != own.tenant || !matches!(record.door, Door::Ssh | Door::Sftp) {
+            return Err(Failure::of(ExitStatus::Refused, format!("no user of \"{}\" is in so", own.tenant)));
+        }
+        // It logs in as one user and no other.
+        let login =
+            self.tenants.policy.loaded().policy.tenants.get(&own.tenant).map(|tenant| tenant.login.user.to_string());
+        let user = login.unwrap_or_else(|| record.user.clone());
+        self.take_up(SessionRecord { uid: own.uid, pid, ..record }, &user)
+    }
+
+    /// Counts a session of which its client tells. What can be told from elsewhere is not taken from it, and what cannot is made harmless.
+    fn take_up(&self, record: SessionRecord, user: &str) -> Result<SessionGuard, Failure> {
+        // The policy may have had it when the session began, and not any more.
+        if user.is_empty()
+            || user.len() > MAX_USER
+            || !user.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        {
+            return Err(Failure::of(ExitStatus::Invalid, "this is no name of a user"));
+        }
+        // It is not older than its client, and has begun.
+        let now = Moment(crate::sessions::now());
+        let born =
+            proc::age(record.pid).map_or(now, |age| Moment(now.0.saturating_sub(age.as_secs().saturating_add(1))));
+        let since = record.since.clamp(born.min(now), now);
+        let command = record.command.as_deref().map(|command| door::short(visible(command).into_owned()));
+        self.sessions.resume(SessionRecord { user: user.to_owned(), since, command, ..record })
+    }
+
+    /// Lets a timer in, which this program is the client of. `command` is what is shown of it.
+    pub(crate) async fn enter_by_timer(
+        &self,
+        tenant: &TenantName,
+        exec: &Exec,
+        command: String,
+        streams: Vec<OwnedFd>,
+        init: Init,
+    ) -> Result<(OwnedFd, SessionGuard), Failure> {
+        let client = by_timer();
+        let enter = async {
+            self.enter(&self.tenants.policy.declared(tenant)?, &client, exec, Some(command), streams, Some(init)).await
+        };
+        enter.await.inspect_err(|failure| self.refusals.log(&client, tenant, failure))
+    }
+
+    /// Whether the init of a tenant lets a timer in: it is greeted before the timer takes a place of anybody's.
+    pub(crate) async fn greet_for_timer(&self, tenant: &TenantName) -> Result<Init, Failure> {
+        let greet = async {
+            let tenant = self.tenants.policy.declared(tenant)?;
+            door::check_open(&tenant, Door::Cron)?;
+            self.check_awake(&tenant.name).await?;
+            match self.greet(&tenant).await {
+                Ok(init) => Ok(init),
+                Err(error) => Err(self.explain(&tenant, error).await),
+            }
+        };
+        greet.await.inspect_err(|failure| self.refusals.log(&by_timer(), tenant, failure))
+    }
+
+    /// Refuses at once whom an operator has frozen: its init would be waited for in vain.
+    async fn check_awake(&self, name: &TenantName) -> Result<(), Failure> {
+        if self.tenants.was_frozen(name) && self.tenants.is_frozen(name).await {
+            return Err(Refusal::Frozen { tenant: name.clone() }.into());
+        }
+        Ok(())
+    }
+
+    async fn greet(&self, tenant: &Tenant) -> Result<Init, DoorError> {
+        let (socket, ids) = self.tenants.init_of(tenant).await.ok_or(DoorError::Down)?;
+        self.inits.talk(&tenant.name, door::greet(&socket, ids)).await
+    }
+
+    async fn enter(
+        &self,
+        tenant: &Tenant,
+        client: &Client,
+        exec: &Exec,
+        command: Option<String>,
+        streams: Vec<OwnedFd>,
+        init: Option<Init>,
+    ) -> Result<(OwnedFd, SessionGuard), Failure> {
+        let name = &tenant.name;
+        let spawn = door::admit(tenant, client.door, exec, &streams)?;
+        self.check_awake(name).await?;
+        let Client { door, uid, pid, source, key } = client.clone();
+        let request = SessionRequest {
+            door,
+            user: exec.user.clone().unwrap_or_else(|| "root".to_owned()),
+            source,
+            key,
+            command: command.map(door::short).or_else(|| door::in_words(exec)),
+            uid,
+            pid,
+            most: None,
+        };
+        let mut counted = self.sessions.enter(tenant, request)?;
+        let user = spawn.user.uid;
+        // What runs at its time is nobody who could help the tenant.
+        let reached = if door == Door::Cron { Vec::new() } else { self.reached(tenant).await };
+        let given = if reached.is_empty() { None } else { Some(self.rescue(name).await) };
+        let opened = self.session(tenant, init, spawn, streams).await;
+        if let Some(Ok(())) = given {
+            self.rescued(tenant).await;
+        }
+        let channel = match opened {
+            Ok(channel) => channel,
+            Err(error) => return Err(self.explain(tenant, error).await),
+        };
+        counted.opened(user);
+        if let Some(given) = given {
+            let reached = reached.into_iter().map(LimitKey::word).collect::<Vec<_>>().join(" and ");
+            let told = format!("tenant \"{name}\" is at its limit of {reached}");
+            counted.set_notice(match given {
+                Ok(()) => {
+                    let (tasks, memory) = (rescue::TASKS, rescue::MEMORY);
+                    format!("{told}; this session has a reserve of {tasks} tasks and {memory} of memory to help itself")
+                }
+                Err(failure) => format!("{told}, and this session gets no reserve: {failure}"),
+            });
+        }
+        if let Declared::Suspended { reason } = &tenant.state {
+            let told = door::suspended(name, reason.as_deref());
+            counted.set_notice(format!("{told} (what is there can be read, and nothing can be changed)"));
+        }
+        Ok((channel, counted))
+    }
+
+    /// The limits that would keep a session from being begun, or of use.
+    async fn reached(&self, tenant: &Tenant) -> Vec<LimitKey> {
+        let limits = &tenant.settings.limits;
+        let Some(meter) = self.tenants.warden.meter().await else { return Vec::new() };
+        let known = self.tenants.warden.known().get(&tenant.name).map(|known| known.cgroups.clone());
+        let cgroups = match known.filter(|cgroups| !cgroups.is_empty()) {
+            Some(cgroups) => cgroups,
+            // It may have been down when it was asked about.
+            None => match self.tenants.warden.entry(&tenant.name).await {
+                Ok(Some(entry)) => entry.cgroups,
+                _ => return Vec::new(),
+            },
+        };
+        meter.room(&cgroups, rescue::enough_memory(limits)).reached(limits)
+    }
+
+    /// Has the next session of a tenant begin on the reserve. Where it cannot it begins like any other.
+    async fn rescue(&self, name: &TenantName) -> Result<(), Failure> {
+        let given = self.tenants.warden.ask(&WardenRequest::Rescue { tenant: name.clone() }).await;
+        match &given {
+            Ok(_) => {
+                info!(target: "bailiwick::event", tenant = %name, event = "rescue", "{name} gets the reserve for a session");
+            }
+            Err(failure) => {
+                info!(target: "bailiwick::event", tenant = %name, event = "no-rescue", "{failure}");
+            }
+        }
+        given.map(drop)
+    }
+
+    async fn rescued(&self, tenant: &Tenant) {
+        if let Some((socket, ids)) = self.tenants.init_of(tenant).await {
+            drop(self.inits.talk(&tenant.name, door::wait_for(&socket, ids)).await);
+        }
+        // Where this fails the warden does it by itself, some seconds later.
+        if let Err(failure) = self.tenants.warden.ask(&WardenRequest::Rescued { tenant: tenant.name.clone() }).await {
+            warn!(target: "bailiwick::event", tenant = %tenant.name, event = "rescue-not-over", "{failure}");
+        }
+    }
+
+    async fn session(
+        &self,
+        tenant: &Tenant,
+        init: Option<Init>,
+        spawn: Spawn,
+        streams: Vec<OwnedFd>,
+    ) -> Result<OwnedFd, DoorError> {
+        let init = match init {
+            Some(init) => init,
+            None => self.greet(tenant).await?,
+        };
+        self.inits.talk(&tenant.name, door::open(init, spawn, streams)).await
+    }
+
+    /// Why a session could not be opened, in the operator's words.
+    async fn explain(&self, tenant: &Tenant, error: DoorError) -> Failure {
+        let name = &tenant.name;
+        let is_frozen = matches!(error, DoorError::Silent) && self.tenants.is_frozen(name).await;
+        let failure = self.failures.of(name);
+        let tenant_name = || name.clone();
+        let refusal = match (error, &tenant.state) {
+            (DoorError::Down, Declared::Suspended { reason }) => door::suspended(name, reason.as_deref()),
+            (DoorError::Down, _) if matches!(self.tenants.warden.entry(name).await, Ok(Some(entry)) if entry.preparing) => {
+                Refusal::Preparing { tenant: tenant_name() }
+            }
+            (DoorError::Down, _) => Refusal::NotRunning { tenant: tenant_name(), why: failure },
+            (_, _) if is_frozen => Refusal::Frozen { tenant: tenant_name() },
+            (error, _) => {
+                return Failure::of(ExitStatus::Refused, format!("cannot open a session in \"{name}\": {error}"));
+            }
+        };
+        refusal.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_proto::WardenReply;
+    use bailiwick_proto::warden::RosterEntry;
+    use bailiwick_types::Access;
+    use std::time::Duration;
+
+    fn operator() -> OperatorPermission {
+        crate::permission::RootPermission::of(0).expect("root").into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_that_is_frozen_is_refused_without_a_word_to_its_init() {
+        let (_temp, services) = crate::fake::host();
+        let alice: TenantName = "alice".parse().expect("a name");
+        let ids = services.host().ids.range(0).expect("a range");
+        let entry = RosterEntry { pid: Some(1), frozen: true, ..crate::directory::entry_of(ids) };
+        services.tenants.warden.known().put(&alice, &entry);
+        // One that listens and never answers, as it is when it does not run.
+        let socket = services.tenants.init_socket(&alice, Access::ReadWrite);
+        std::fs::create_dir_all(socket.parent().expect("a directory")).expect("makes");
+        let _init = tokio::net::UnixListener::bind(socket).expect("binds");
+        crate::fake::warden(&services, move |request| match request {
+            WardenRequest::Entry { .. } => {
+                crate::fake::Answer::Reply(WardenReply::Entry(Some(Box::new(entry.clone()))))
+            }
+            _ => crate::fake::Answer::Never,
+        });
+        let begun = tokio::time::Instant::now();
+        let failure = services.session_entry.greet_for_timer(&alice).await.expect_err("frozen");
+        assert!(failure.message.contains("`bailiwick thaw alice`"), "{failure}");
+        let exec = Exec {
+            tenant: alice.clone(),
+            user: None,
+            argv: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+            terminal: Some(bailiwick_proto::init::WindowSize { rows: 1, columns: 1 }),
+        };
+        let root = operator();
+        let failure =
+            services.session_entry.exec(root, std::process::id(), &exec, Vec::new()).await.expect_err("frozen");
+        assert!(failure.message.contains("`bailiwick thaw alice`"), "{failure}");
+        assert_eq!((begun.elapsed(), services.sessions.of(&alice).most), (Duration::ZERO, 0));
+    }
+
+    #[tokio::test]
+    async fn a_session_is_known_again_though_its_user_has_another_name_now() {
+        let (_temp, services) = crate::fake::host();
+        let record = |user: &str| SessionRecord {
+            id: bailiwick_types::SessionId(7),
+            tenant: "alice".parse().expect("a name"),
+            door: Door::Exec,
+            user: user.to_owned(),
+            source: None,
+            key: None,
+            command: None,
+            since: Moment(0),
+            uid: 0,
+            pid: std::process::id(),
+        };
+        let resume = |user| services.session_entry.resume(operator(), std::process::id(), record(user));
+        for user in ["alice", "alice-of-before", "root", "33"] {
+            let counted = resume(user).expect(user);
+            assert_eq!((counted.record().user.as_str(), services.sessions.total()), (user, 1));
+        }
+        for user in ["", "root\nforged", "two words", &"x".repeat(MAX_USER + 1)] {
+            assert!(resume(user).is_err(), "{user:?}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Runs what is due: reads crontabs, begins jobs in turn, and notes what became of them.
+//!
+//! Danger: a run must not be lost because this program was replaced at that moment, nor be begun twice. So what was looked at is saved
+//! before the runs begin; what a run itself needs for that is in `job`.
+
+use crate::door::{self, Init};
+use crate::inits::Inits;
+use crate::job::{BUSY, Job, Run, fill};
+use crate::permission::OperatorPermission;
+use crate::session_entry::SessionEntry;
+use crate::tenants::Tenants;
+use crate::timers::{GRACE, LOOK_TIME, Timers, now, runs_timers};
+use bailiwick_policy::Tenant;
+use bailiwick_proto::control::Exec;
+use bailiwick_proto::{Bytes, Failure};
+use bailiwick_types::{ExitStatus, Moment, TenantName, TimerReport, TimerRun};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::info;
+
+/// How long those who are to run may take to come up before the first look at what is due.
+const FIRST_ROUND_TIME: Duration = Duration::from_secs(GRACE / 2);
+/// How long an init may take to answer while a run of its tenant's has one of these places. One that takes longer is waited for by its
+/// tenant alone.
+const QUICK: Duration = Duration::from_millis(250);
+/// How many inits are asked at a time.
+const CRONTABS_AT_ONCE: usize = 16;
+
+/// Runs the timers of a host.
+#[derive(Debug)]
+pub(crate) struct TimerRunner {
+    tenants: Arc<Tenants>,
+    inits: Arc<Inits>,
+    entry: Arc<SessionEntry>,
+    timers: Arc<Timers>,
+    /// Whether all who are to run were started once, as far as they could be.
+    first_round: watch::Receiver<bool>,
+}
+
+impl TimerRunner {
+    pub(crate) fn new(
+        tenants: Arc<Tenants>,
+        inits: Arc<Inits>,
+        entry: Arc<SessionEntry>,
+        timers: Arc<Timers>,
+        first_round: watch::Receiver<bool>,
+    ) -> Self {
+        Self { tenants, inits, entry, timers, first_round }
+    }
+
+    /// Returns once all who are to run were started, as far as they could be.
+    async fn first_round(&self) {
+        // It ends with this program.
+        drop(self.first_round.clone().wait_for(|is_over| *is_over).await);
+    }
+
+    /// What is run at times.
+    pub(crate) fn list(
+        &self,
+        _permission: OperatorPermission,
+        tenants: &[TenantName],
+    ) -> Result<Vec<TimerReport>, Failure> {
+        self.tenants.check_known(tenants)?;
+        let mut all = self.tenants.policy.tenants_with_timers();
+        all.retain(|tenant| tenants.is_empty() || tenants.contains(&tenant.name));
+        Ok(self.timers.report(&all))
+    }
+
+    /// Runs what is due, for good.
+    pub(crate) async fn run(self: Arc<Self>) {
+        self.timers.restore();
+        // What is due for a jail that starts with the host is made good once it had its chance; nothing is too old for that by then.
+        drop(tokio::time::timeout(FIRST_ROUND_TIME, self.first_round()).await);
+        // Before the first look: what was due in a crontab while nobody was here is made good as well.
+        self.look_into_crontabs().await;
+        let runner = Arc::clone(&self);
+        tokio::spawn(async move {
+            let mut looked = tokio::time::Instant::now();
+            loop {
+                runner.begin_starts().await;
+                let started = tokio::time::timeout_at(looked + LOOK_TIME, runner.timers.start.notified()).await;
+                if started.is_err() {
+                    looked = tokio::time::Instant::now();
+                    runner.look_into_crontabs().await;
+                }
+                runner.timers.wake();
+            }
+        });
+        loop {
+            let jobs = self.timers.jobs(&self.tenants.policy.tenants_with_timers());
+            let (due, pause) = self.timers.due(&jobs, now());
+            if !due.is_empty() {
+                self.timers.forget_all_but(&jobs);
+            }
+            // Kept before the runs begin: who is replaced right now has begun them, or will be told so by the lock inside.
+            self.timers.save();
+            for job in due.into_iter().filter(|job| runs_timers(&job.tenant)) {
+                let runner = Arc::clone(&self);
+                tokio::spawn(async move {
+                    runner.run_job(&job).await;
+                    runner.timers.save();
+                });
+            }
+            drop(tokio::time::timeout(pause, self.timers.changed.wait()).await);
+        }
+    }
+
+    async fn look_into_crontabs(self: &Arc<Self>) {
+        let mut tenants = self.tenants.policy.tenants_with_timers();
+        tenants.retain(|tenant| runs_timers(tenant));
+        self.timers.crontabs.forget_all_but(&tenants);
+        self.read_crontabs(&tenants, now()).await;
+    }
+
+    /// Reads the crontabs of these tenants, where they changed; tells what is wrong with them to those who wrote them. Gives
+    /// those whose init has answered.
+    pub(crate) async fn read_crontabs(self: &Arc<Self>, tenants: &[Arc<Tenant>], now: Moment) -> Vec<Arc<Tenant>> {
+        let mut asked = JoinSet::new();
+        let mut known = Vec::new();
+        for tenant in tenants {
+            if asked.len() >= CRONTABS_AT_ONCE {
+                known.extend(asked.join_next().await.and_then(Result::ok).flatten());
+            }
+            let (runner, tenant) = (Arc::clone(self), Arc::clone(tenant));
+            asked.spawn(async move { runner.read_crontab(&tenant, now).await.then_some(tenant) });
+        }
+        known.extend(asked.join_all().await.into_iter().flatten());
+        known
+    }
+
+    /// Whether init has answered.
+    async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) -> bool {
+        if self.tenants.was_frozen(&tenant.name) {
+            return false;
+        }
+        let crontabs = &self.timers.crontabs;
+        let seen = crontabs.stamp(&tenant.name);
+        let Some((socket, ids)) = self.tenants.init_of(tenant).await else { return false };
+        let asked = self.inits.talk(&tenant.name, door::crontab(&socket, ids, &tenant.login.user, seen));
+        let Ok(file) = asked.await else { return false };
+        if let Some(complaint) = crontabs.take(tenant, file, now) {
+            let (runner, job) = (Arc::clone(&self), Job::complaint(tenant, complaint));
+            tokio::spawn(async move { runner.run_job(&job).await });
+        }
+        true
+    }
+
+    /// Runs what is to be run because a jail was started, once its init has told of it.
+    async fn begin_starts(self: &Arc<Self>) {
+        let started = self.timers.started(&self.tenants.policy.tenants_with_timers());
+        if started.is_empty() {
+            return;
+        }
+        let known = self.read_crontabs(&started, now()).await;
+        let jobs = self.timers.take_starts(&known);
+        // Kept before the runs begin, as ever.
+        self.timers.save();
+        for job in jobs {
+            let runner = Arc::clone(self);
+            tokio::spawn(async move {
+                runner.run_job(&job).await;
+                runner.timers.save();
+            });
+        }
+    }
+
+    /// Begins a job. What is waited for while it has a place among all tenants' is bounded by [`QUICK`]; a tenant whose init is slower
+    /// has no place, and none of the others waits for it.
+    async fn begin_in_turn(&self, job: &Job) -> Result<Run, Failure> {
+        let tenant = &job.tenant.name;
+        let turn = self.timers.turn(tenant);
+        let _turn = turn.lock().await;
+        if !self.inits.health.is_slow(tenant) {
+            let _place = self.timers.beginning.acquire().await;
+            if let Ok(init) = tokio::time::timeout(QUICK, self.entry.greet_for_timer(tenant)).await {
+                return self.begin(job, init?).await;
+            }
+            self.inits.health.note_slow(tenant, true);
+        }
+        let begin = Instant::now();
+        let init = self.entry.greet_for_timer(tenant).await?;
+        self.inits.health.note_slow(tenant, begin.elapsed() > QUICK);
+        self.begin(job, init).await
+    }
+
+    /// Begins a job in a jail whose init was greeted.
+    pub(crate) async fn begin(&self, job: &Job, init: Init) -> Result<Run, Failure> {
+        let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
+        let argv = job.wrapped().map(text);
+        let tenant = &job.tenant;
+        let exec = Exec {
+            tenant: tenant.name.clone(),
+            user: Some(tenant.login.user.to_string()),
+            argv: argv.collect::<Result<_, _>>()?,
+            env: Vec::new(),
+            cwd: None,
+            terminal: None,
+        };
+        let failed = |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot make its pipes: {error}"));
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
+        let ((stdin, input), (output, stdout)) = (pipe().map_err(failed)?, pipe().map_err(failed)?);
+        let (errors, stderr) = pipe().map_err(failed)?;
+        fill(&input, job.input.as_bytes()).map_err(failed)?;
+        drop(input);
+        let streams = vec![stdin, stdout, stderr];
+        let (channel, counted) =
+            self.entry.enter_by_timer(&tenant.name, &exec, job.command.clone(), streams, init).await?;
+        Ok(Run::new(channel, counted, [output, errors]))
+    }
+
+    /// Runs a job to its end and notes what became of it.
+    pub(crate) async fn run_job(&self, job: &Job) {
+        let begun = now();
+        let (tenant, name) = (&job.tenant.name, &job.name);
+        let note = |ended: Option<Moment>, status: Option<u8>, refused: Option<String>| {
+            self.timers.note(tenant, name, TimerRun { begun, ended, status, refused });
+        };
+        note(None, None, None);
+        let status = match self.begin_in_turn(job).await {
+            Ok(run) => run.attend().await,
+            Err(failure) => return note(Some(now()), None, Some(failure.message)),
+        };
+        note(Some(now()), status, (status == Some(BUSY)).then(|| "the run before it has not ended".to_owned()));
+        let seconds = now().0.saturating_sub(begun.0);
+        let status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
+        info!(target: "bailiwick::event", tenant = %tenant, event = "timer-ended", timer = %name, status, seconds, "the timer {name} of {tenant} has ended with {status}");
+    }
+}
