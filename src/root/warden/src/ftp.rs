@@ -53,9 +53,9 @@ pub(crate) enum FtpError {
     },
     #[error(transparent)]
     Group(#[from] GroupError),
-    #[error("process {0} is in no session by FTP of \"{1}\"")]
+    #[error("process {0} is in no FTP session of \"{1}\"")]
     NotIn(u32, TenantName),
-    #[error("processes of the session by FTP do not end (uninterruptible in the kernel?)")]
+    #[error("the processes of the FTP session do not end (uninterruptible in the kernel?)")]
     Stuck,
 }
 

@@ -73,8 +73,8 @@ fn arguments() -> Result<Wanted, String> {
 
 fn repair(config: &Path) -> ExitCode {
     match repair_ledger(config) {
-        Ok(told) => {
-            let text: String = told.iter().map(|row| format!("{row}\n")).collect();
+        Ok(report) => {
+            let text: String = report.iter().map(|row| format!("{row}\n")).collect();
             // The work is done, even if nobody reads the report.
             std::io::stdout().write_all(text.as_bytes()).ok();
             ExitCode::SUCCESS
@@ -100,7 +100,9 @@ fn run(config: &Path, init: &Path, group: Option<&str>) -> ExitCode {
     let (waiting, handed) = match handed {
         Ok(handed) => handed,
         Err(error) => {
-            say(&format!("bailiwick-warden: cannot take over the descriptors that were announced: {error}\n"));
+            say(&format!(
+                "bailiwick-warden: cannot take the descriptors that the service manager announced: {error}\n"
+            ));
             return ExitStatus::Failed.into();
         }
     };

@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_of_who_may_be_declared_is_not_destroyed() {
+    fn data_of_a_tenant_that_may_be_declared_is_not_destroyed() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let config = temp.path().canonicalize().expect("real path");
         let name: TenantName = "alice".parse().expect("a name");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_names_few_tenants_and_each_once() {
+    fn a_request_names_few_tenants_and_each_once() {
         let names =
             |text: &str| -> Vec<TenantName> { text.split(' ').map(|name| name.parse().expect("a name")).collect() };
         assert!(bounded(&names("alice bob"), 2).is_ok());

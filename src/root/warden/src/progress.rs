@@ -7,10 +7,10 @@
 //! `jail::stop`.
 
 use crate::ftp::FtpError;
-use crate::handlers::lifecycle::unmade_jail;
+use crate::handlers::lifecycle::start_failed;
 use crate::helper::Helper;
 use crate::jail::registry::{Jail, Jails, Starting};
-use crate::jail::start::Finished;
+use crate::jail::start::Advanced;
 use crate::jail::stop::{Ending, STUCK};
 use crate::limits::tenant_groups::{self, Freezing};
 use crate::requests::{Answer, Progress, WaitingRequest, WaitsFor, failure, has_ended};
@@ -39,17 +39,17 @@ impl Warden {
     }
 
     fn look_at_children(&mut self, progress: &mut Progress) {
-        for (name, Starting { begun, ids, ticket }) in self.jails.take_children() {
-            match begun.go_on(&self.init, &self.runtime) {
-                Ok(Finished::NotYet(begun)) => self.jails.add_child(name, Starting { begun, ids, ticket }),
-                Ok(Finished::Runs { record, pidfd }) => {
+        for (name, Starting { child, ids, ticket }) in self.jails.take_children() {
+            match child.advance(&self.init, &self.runtime) {
+                Ok(Advanced::NotYet(child)) => self.jails.add_child(name, Starting { child, ids, ticket }),
+                Ok(Advanced::Runs { record, pidfd }) => {
                     systemd::keep(&name, &pidfd);
                     self.jails.add(name.clone(), Jail::new(&self.groups, &name, record, pidfd));
                     self.ledger.set_held(&name, false);
                     self.reserve.clamp(&self.storage, &self.policy.facts.storage.quota, &name, ids);
                     progress.replies.push((ticket, WardenReply::Done));
                 }
-                Err(unmade) => unmade_jail(&mut self.jails, &mut self.waiting, &name, unmade, ticket),
+                Err(failed) => start_failed(&mut self.jails, &mut self.waiting, &name, failed, ticket),
             }
         }
     }
@@ -176,7 +176,7 @@ impl Warden {
             WaitsFor::Frozen { tenant, freezing } => frozen(&self.jails, tenant, freezing, is_late).into(),
             WaitsFor::Left { leaving } if leaving.is_over(&self.groups) => Outcome::Reply(WardenReply::Done),
             WaitsFor::Left { leaving } => {
-                let (verb, error) = ("end the session by FTP of", FtpError::Stuck);
+                let (verb, error) = ("end the FTP session of", FtpError::Stuck);
                 when_late(WardenReply::Failed(failure(ExitStatus::Failed, leaving.tenant(), verb, &error)))
             }
             WaitsFor::Resized { tenant, resizing } => resized(tenant, resizing, is_late).into(),
@@ -216,7 +216,7 @@ fn report_cleared(tenant: TenantName, ending: &Ending, progress: &mut Progress) 
         progress.lines.push(format!("tenant={tenant} event=ended"));
         progress.events.push(WardenEvent::Ended { tenant });
     } else if ending.is_logged {
-        progress.lines.push(format!("tenant={tenant} event=cleared reason=\"it took its time\""));
+        progress.lines.push(format!("tenant={tenant} event=cleared reason=\"it took longer than usual\""));
     }
 }
 
@@ -233,7 +233,7 @@ fn not_cleared(name: &TenantName, ending: Option<&Ending>, done: Option<&WardenR
 
 fn not_purged(name: &TenantName, why: &str) -> WardenReply {
     let message = format!(
-        "the data of \"{name}\" was set aside, and {why}; this is tried again, and its ids stay taken until nothing is left"
+        "the data of \"{name}\" was set aside, but {why}; the warden tries again, and the ids stay reserved until nothing is left"
     );
     WardenReply::Failed(Failure::of(ExitStatus::Partly, message))
 }
@@ -246,7 +246,7 @@ fn frozen(jails: &Jails, name: &TenantName, freezing: &Freezing, is_late: bool) 
         Ok(true) => Some(WardenReply::Done),
         Ok(false) if is_late => {
             let message = format!(
-                "not every process of \"{name}\" stands still or goes on yet (uninterruptible in the kernel?); it does as soon as it can"
+                "a process of \"{name}\" is not frozen or thawed yet (uninterruptible in the kernel?); the kernel does it as soon as it can"
             );
             Some(WardenReply::Failed(Failure::of(ExitStatus::Failed, message)))
         }

@@ -72,18 +72,18 @@ impl Claims {
         let row =
             |(tenant, claims): (&TenantName, &BTreeMap<u32, Vec<&str>>)| Some((tenant.clone(), *claims.keys().next()?));
         let rows: Rows = self.by_tenant.iter().filter_map(row).collect();
-        let mut told = Vec::new();
+        let mut report = Vec::new();
         for (tenant, index) in &rows {
             let by = self.by_tenant[tenant].values().flatten().copied().collect::<Vec<_>>().join(" and ");
-            told.push(format!("\"{tenant}\" has the ids from {}, by {by}", first(*index)));
+            report.push(format!("\"{tenant}\" has the ids from {}, by {by}", first(*index)));
         }
         for tenant in self.with_data.iter().filter(|tenant| !rows.contains_key(*tenant)) {
-            told.push(format!(
+            report.push(format!(
                 "\"{tenant}\" is NOT certain: nothing tells its ids. It gets new ones when it starts; its files carry none"
             ));
         }
-        told.push("whether an operator had stopped a tenant is NOT known: each counts as not stopped".to_owned());
-        Ok((rows, told))
+        report.push("whether an operator had stopped a tenant is NOT known: each counts as not stopped".to_owned());
+        Ok((rows, report))
     }
 }
 
@@ -132,9 +132,9 @@ pub fn repair_ledger(config: &Path) -> Result<Vec<String>, OpenError> {
         Err(error) => return Err(error.into()),
     }
     let (claims, instance) = look(&host, &storage, daemon)?;
-    let (rows, told) = claims.judge(host.ids).map_err(OpenError::Uncertain)?;
+    let (rows, report) = claims.judge(host.ids).map_err(OpenError::Uncertain)?;
     Ledger::rebuild(state()?, host.ids, instance, &rows)?;
-    Ok(told)
+    Ok(report)
 }
 
 fn look(host: &Host, storage: &Storage, daemon: DaemonUser) -> Result<(Claims, Option<String>), OpenError> {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_certain_is_written_and_what_is_not_is_said() {
+    fn certain_rows_are_written_and_the_rest_is_reported() {
         let pool = IdPool::default();
         let mut claims = Claims::default();
         claims.add(name("alice"), Some(0), "a");
@@ -233,13 +233,13 @@ mod tests {
         claims.with_data.extend([name("alice"), name("carol")]);
         claims.running.insert(name("alice"));
         claims.in_use.insert(4);
-        let (rows, told) = claims.judge(pool).expect("certain");
+        let (rows, report) = claims.judge(pool).expect("certain");
         assert_eq!(rows, [(name("alice"), 0), (name("bob"), 4)].into());
-        assert!(told[0].ends_with("by a and b") && told[2].contains("\"carol\" is NOT certain"), "{told:?}");
+        assert!(report[0].ends_with("by a and b") && report[2].contains("\"carol\" is NOT certain"), "{report:?}");
     }
 
     #[test]
-    fn what_contradicts_itself_is_not_rebuilt() {
+    fn a_ledger_is_not_rebuilt_from_contradictions() {
         let pool = IdPool::default();
         let judge = |rows: &[(&str, u32)], in_use: &[u32]| {
             let mut claims = Claims { in_use: in_use.iter().copied().collect(), ..Claims::default() };
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_directory_that_is_not_the_one_is_not_taken_for_it() {
+    fn a_wrong_state_directory_is_recognised() {
         let judge = |running: &[&str], with_data: &[&str]| {
             let names = |names: &[&str]| names.iter().map(|text| name(text)).collect();
             let (running, with_data) = (names(running), names(with_data));
@@ -276,12 +276,12 @@ mod tests {
             let wrong = judge(running, with_data).expect_err("not certain");
             assert!(wrong.contains(word) && wrong.contains("\"/srv/state\""), "{wrong}");
         }
-        // A host without tenants is begun anew.
+        // A host without tenants begins with an empty ledger.
         assert!(Claims::default().judge(IdPool::default()).is_ok());
     }
 
     #[test]
-    fn an_id_is_of_the_range_that_it_is_in() {
+    fn an_id_belongs_to_the_range_around_it() {
         let pool = IdPool::default();
         assert_eq!(index_of(pool, pool.first() - 1), None);
         assert_eq!(index_of(pool, pool.first()), Some(0));

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 const MAX_CONNECTIONS: usize = 128;
 /// The most bytes of events that may queue for a watcher.
 const MAX_UNREAD: usize = 1 << 20;
-/// How long requests are answered before the loop looks at everything else. A request that has begun is finished.
+/// How long requests are answered before the loop looks at everything else. A request that has child is finished.
 const TURN: Duration = Duration::from_millis(5);
 /// The most connections that are accepted in one turn: all that both users may have.
 const MAX_ACCEPTED: usize = 2 * MAX_CONNECTIONS;
@@ -154,14 +154,14 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut log: impl FnMut(&str)) 
     systemd::ready();
     loop {
         gate.look(warden, &mut log);
-        let heard = wait(warden, &gate, &connections, &renewal, period)?;
+        let ready = wait(warden, &gate, &connections, &renewal, period)?;
         systemd::alive();
         // First of all: the time that the warden itself takes is not held against its peers.
-        let silent = silent(&connections, &heard);
-        let mut events = warden.happened(&heard.watched);
+        let silent = silent(&connections, &ready);
+        let mut events = warden.take_events(&ready.watched);
         warden.check_emergency_sessions().iter().for_each(|problem| log(problem));
         warden.check_ledger(Instant::now()).iter().for_each(|problem| log(problem));
-        heard.ended.iter().for_each(|tenant| warden.ended(tenant));
+        ready.ended.iter().for_each(|tenant| warden.ended(tenant));
         let Progress { replies, events: more, lines } = warden.progress();
         lines.iter().for_each(|line| log(line));
         events.extend(more);
@@ -170,9 +170,9 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut log: impl FnMut(&str)) 
                 log(&format!("event=reserve-of-disk reached={reached:?}"));
             }
         }
-        for index in heard.connections {
+        for index in ready.connections {
             let connection = &mut connections[index];
-            connection.over |= !hear(connection);
+            connection.over |= !receive(connection);
         }
         deliver(&mut connections, replies, events);
         for index in silent {
@@ -182,9 +182,9 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut log: impl FnMut(&str)) 
         }
         answer(warden, &mut connections);
         connections.retain(|connection| !connection.over);
-        renewal.go_on(warden.etc_view.edition(), &warden.jails, &mut log);
+        renewal.advance(warden.etc_view.edition(), &warden.jails, &mut log);
         warden.stale = renewal.problems();
-        if heard.new
+        if ready.new
             && let Some(why) = accept(warden, &mut gate, &mut connections)?
         {
             log(&format!("event=not-accepted reason={why:?}"));
@@ -193,9 +193,9 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut log: impl FnMut(&str)) 
 }
 
 /// The connections that have taken nothing of their output for too long.
-fn silent(connections: &[Connection], heard: &Heard) -> Vec<usize> {
+fn silent(connections: &[Connection], ready: &Ready) -> Vec<usize> {
     let is_silent = |(index, connection): &(usize, &Connection)| {
-        !connection.outgoing.is_empty() && connection.took.elapsed() >= UNREAD && !heard.connections.contains(index)
+        !connection.outgoing.is_empty() && connection.took.elapsed() >= UNREAD && !ready.connections.contains(index)
     };
     connections.iter().enumerate().filter(is_silent).map(|(index, _)| index).collect()
 }
@@ -206,19 +206,19 @@ fn deliver(connections: &mut [Connection], replies: Vec<(Ticket, WardenReply)>, 
         // The peer may have gone.
         if let Some(connection) = connections.iter_mut().find(|connection| connection.awaits == Some(ticket)) {
             connection.awaits = None;
-            connection.over |= !say(connection, &reply, Vec::new());
+            connection.over |= !send_reply(connection, &reply, Vec::new());
         }
     }
     for event in events {
         let frame = encode(&WardenReply::Event(event), MAX_REPLY);
         for watcher in connections.iter_mut().filter(|connection| connection.watches) {
-            watcher.over |= !tell(watcher, &frame);
+            watcher.over |= !send_event(watcher, &frame);
         }
     }
 }
 
 /// Sends a watcher an event, without waiting; `false` when too much is unread and the watcher must be dropped.
-fn tell(watcher: &mut Connection, frame: &Result<Vec<u8>, FrameError>) -> bool {
+fn send_event(watcher: &mut Connection, frame: &Result<Vec<u8>, FrameError>) -> bool {
     let Ok(frame) = frame else { return true };
     if watcher.outgoing.len() > MAX_REPLY + MAX_UNREAD {
         return false;
@@ -227,7 +227,7 @@ fn tell(watcher: &mut Connection, frame: &Result<Vec<u8>, FrameError>) -> bool {
 }
 
 /// What a wait ended with.
-struct Heard {
+struct Ready {
     new: bool,
     connections: Vec<usize>,
     ended: Vec<TenantName>,
@@ -240,7 +240,7 @@ fn wait(
     connections: &[Connection],
     renewal: &Renewal,
     period: Duration,
-) -> io::Result<Heard> {
+) -> io::Result<Ready> {
     let (inits, watched, slow) = (warden.jails.inits(), warden.watch.fds(), warden.slow_fds());
     let flags = if gate.closed.is_some() { PollFlags::empty() } else { PollFlags::IN };
     let mut fds = vec![PollFd::new(&gate.listener, flags)];
@@ -257,14 +257,14 @@ fn wait(
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let heard = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
     let (first, rest) = fds.split_first().expect("the listener is always there");
     let (of_watch, rest) = rest.split_at(watched.len());
     let (from_connections, from_inits) = rest.split_at(connections.len());
-    let ended = inits.iter().zip(from_inits).filter(|(_, fd)| heard(fd));
-    Ok(Heard {
-        new: heard(first),
-        connections: (0..).zip(from_connections).filter(|(_, fd)| heard(fd)).map(|(index, _)| index).collect(),
+    let ended = inits.iter().zip(from_inits).filter(|(_, fd)| is_ready(fd));
+    Ok(Ready {
+        new: is_ready(first),
+        connections: (0..).zip(from_connections).filter(|(_, fd)| is_ready(fd)).map(|(index, _)| index).collect(),
         ended: ended.map(|((tenant, _), _)| tenant.clone()).collect(),
         watched: of_watch.iter().map(PollFd::revents).collect(),
     })
@@ -309,7 +309,7 @@ fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -
 }
 
 /// Reads what has come, or sends more of what is unread; `false` when the connection is over.
-fn hear(connection: &mut Connection) -> bool {
+fn receive(connection: &mut Connection) -> bool {
     if !connection.outgoing.is_empty() {
         return flush(connection);
     }
@@ -377,11 +377,11 @@ fn answer_one(warden: &mut Warden, connection: &mut Connection) -> bool {
         // A peer that does not speak the protocol is not our daemon.
         Err(_) => return false,
     };
-    say(connection, &reply, fds)
+    send_reply(connection, &reply, fds)
 }
 
 /// Queues a reply with its descriptors, after what is unread.
-fn say(connection: &mut Connection, reply: &WardenReply, fds: Vec<OwnedFd>) -> bool {
+fn send_reply(connection: &mut Connection, reply: &WardenReply, fds: Vec<OwnedFd>) -> bool {
     let frame = encode(reply, MAX_REPLY).or_else(|error| {
         let failure = Failure::of(ExitStatus::Failed, error.to_string());
         encode(&WardenReply::Failed(failure), MAX_REPLY)
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn each_user_has_its_turn_and_of_a_user_who_has_waited_longest() {
+    fn users_take_turns_and_the_longest_wait_goes_first() {
         let mut connections: Vec<Connection> = [7, 7, 7, 0].map(asking).into();
         let mut turns = Vec::new();
         for _ in 0..4 {

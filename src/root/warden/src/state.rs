@@ -90,10 +90,10 @@ impl Warden {
     }
 
     /// Events, from what `poll` reported of [`Watch::fds`].
-    pub(crate) fn happened(&mut self, heard: &[PollFlags]) -> Vec<WardenEvent> {
+    pub(crate) fn take_events(&mut self, flags: &[PollFlags]) -> Vec<WardenEvent> {
         let ledger = &self.ledger;
         let owner = |project| ledger.tenants().find(|(_, ids)| ids.first == project).map(|(name, _)| name.clone());
-        let mut events = self.watch.take(heard, owner);
+        let mut events = self.watch.take(flags, owner);
         events.extend(self.reserve.check(&mut self.policy, &self.groups, &self.storage, &self.ledger));
         self.etc_view.look_again(&self.policy.host.etc);
         events

@@ -3,7 +3,7 @@
 use crate::ftp;
 use crate::identity::ledger::Ledger;
 use crate::jail::registry::{End, Jails, Starting};
-use crate::jail::start::{BuildError, Builder, Unmade};
+use crate::jail::start::{BuildError, Builder, FailedStart};
 use crate::jail::step::{Step, reach};
 use crate::jail::stop::CLEAR_TIME;
 use crate::limits::cgroups::Groups;
@@ -70,11 +70,11 @@ impl Warden {
             quota: &facts.storage.quota,
         };
         match builder.begin() {
-            Ok(begun) => {
+            Ok(child) => {
                 self.note_disk(plan, before);
-                self.jails.add_child(name.clone(), Starting { begun, ids: plan.ids, ticket });
+                self.jails.add_child(name.clone(), Starting { child, ids: plan.ids, ticket });
             }
-            Err(unmade) => unmade_jail(&mut self.jails, &mut self.waiting, name, unmade, ticket),
+            Err(failed) => start_failed(&mut self.jails, &mut self.waiting, name, failed, ticket),
         }
         Ok(None)
     }
@@ -162,11 +162,11 @@ impl Warden {
 }
 
 /// A jail could not be made: the request gets its failure once the rest is cleared away.
-pub(crate) fn unmade_jail(
+pub(crate) fn start_failed(
     jails: &mut Jails,
     waiting: &mut WaitingRequests,
     name: &TenantName,
-    (error, child): Unmade,
+    (error, child): FailedStart,
     ticket: Ticket,
 ) {
     jails.clear_away(name, child);

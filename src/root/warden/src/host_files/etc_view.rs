@@ -382,7 +382,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn what_a_package_had_ucf_put_there_is_shown_as_long_as_it_is_the_packages() {
+    fn a_file_of_ucf_is_shown_while_it_is_as_the_package_ships_it() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let root = temp.path().canonicalize().expect("real path");
         let write = |path: &str, text: &str| {

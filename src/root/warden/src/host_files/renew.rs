@@ -7,7 +7,7 @@
 //! until their processes end.
 //!
 //! Danger: the way to a jail's mounts leads through its root, where a tenant of `system` mounts what it likes. It is
-//! walked without following links, by descriptors that cannot read. Only an overlay is told to forget names, which
+//! walked without following links, by descriptors that cannot read. Only an overlay is made to forget names, which
 //! harms none, whoever made it. The kernel may block at each step if a file system below does not answer. Therefore a
 //! child does it, and the warden waits for none.
 
@@ -75,7 +75,7 @@ pub(crate) struct Renewal {
 impl Renewal {
     /// Looks at the host when it is time to, and renews running jails, some at a time. `edition` counts the changes
     /// of the copies of the host's `/etc`.
-    pub(crate) fn go_on(&mut self, edition: u64, jails: &Jails, event: &mut impl FnMut(&str)) {
+    pub(crate) fn advance(&mut self, edition: u64, jails: &Jails, event: &mut impl FnMut(&str)) {
         let now = Instant::now();
         let is_due = |last: Option<Instant>, period| last.is_none_or(|last| now.duration_since(last) >= period);
         if edition != self.edition || is_due(self.looked, LOOK) {
@@ -98,10 +98,10 @@ impl Renewal {
 
     /// The jails that may show old files, and why.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let told = |((tenant, _), why): (&(TenantName, u32), &String)| {
+        let problem = |((tenant, _), why): (&(TenantName, u32), &String)| {
             format!("the jail of \"{tenant}\" may show files that the host has replaced: {why}")
         };
-        self.failed.iter().map(told).collect()
+        self.failed.iter().map(problem).collect()
     }
 
     /// Become readable when a renewal ends.
@@ -126,7 +126,7 @@ impl Renewal {
                     if now >= renewed.deadline && !renewed.is_late {
                         renewed.is_late = true;
                         renewed.helper.kill();
-                        tell("the kernel does not let go of its files; it is tried again after that");
+                        tell("the kernel does not release its files; the warden tries again once it has");
                     }
                     return true;
                 }
@@ -135,7 +135,7 @@ impl Renewal {
         });
     }
 
-    /// Begins with waiting jails. One that is stuck holds up no other, and is not begun again.
+    /// Begins with waiting jails. One that is stuck holds up no other, and is not started again.
     fn begin(&mut self, jails: &Jails, now: Instant, event: &mut impl FnMut(&str)) {
         let busy = self.at_work.values().filter(|renewed| !renewed.is_late).count();
         let next = self.waiting.iter().filter(|jail| !self.at_work.contains_key(jail));

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_on_the_host_already_stays_who_it_is() {
+    fn users_of_the_host_and_records_of_others_are_never_replaced() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let dir = temp.path().join("userdb");
         let mut users = HostUsers::open(&host(temp.path(), "64998")).expect("opens");
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn without_their_group_there_are_none() {
+    fn without_the_login_group_no_host_user_is_made() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let mut users = HostUsers::open(&host(temp.path(), "no-such-group")).expect("opens");
         let error = users.make(&tenant("alice"), HostUid(9_934_464)).expect_err("no group");

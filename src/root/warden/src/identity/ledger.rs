@@ -80,7 +80,7 @@ pub enum LedgerError {
     #[error("the ledger \"{FILE}\" is in order; nothing was changed")]
     InOrder,
     /// Something else was set aside under the same name; its ids would be forgotten.
-    #[error("the ledger \"{FILE}\" has ids of the purged \"{0}\" already; they stay taken until that is removed")]
+    #[error("the ledger \"{FILE}\" has ids of the purged \"{0}\" already; they stay reserved until that is removed")]
     Buried(String),
     #[error("the pool of ids is used up; lower `ids.first` or purge deleted tenants")]
     Full,
@@ -104,7 +104,7 @@ impl Ledger {
     pub(crate) fn open(dir: OwnedFd, path: &Path, pool: IdPool, traces: &[String]) -> Result<Self, LedgerError> {
         let Some(mut content) = read(&dir)? else {
             if !traces.is_empty() {
-                return Err(LedgerError::Missing { state_dir: path.to_owned(), beside: some_of(traces) });
+                return Err(LedgerError::Missing { state_dir: path.to_owned(), beside: first_few(traces) });
             }
             let content =
                 Content::new(pool).map_err(|source| LedgerError::File { verb: "make an identity for", source })?;
@@ -215,7 +215,7 @@ impl Ledger {
                 self.complained = true;
                 let reason = bailiwick_proto::Failure::new(bailiwick_types::ExitStatus::Failed, &error).message;
                 Some(format!(
-                    "event=ledger-not-written reason={reason:?} until=\"a restart of the warden now forgets it: who was stopped is started again, and who was purged has ids until that is repeated\""
+                    "event=ledger-not-written reason={reason:?} until=\"a restart of the warden before that forgets it: stopped tenants start again, and purged tenants keep their ids until they are purged again\""
                 ))
             }
         }
@@ -331,7 +331,7 @@ fn read(dir: &OwnedFd) -> Result<Option<Content>, LedgerError> {
 }
 
 /// The first few of many, for a message.
-fn some_of(all: &[String]) -> String {
+fn first_few(all: &[String]) -> String {
     const SHOWN: usize = 5;
     let shown = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     match all.len().saturating_sub(SHOWN) {
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_a_purged_tenant_stay_taken_until_nothing_is_left() {
+    fn ids_of_a_purged_tenant_stay_reserved_until_nothing_is_left() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let pool = IdPool::default();
         let mut ledger = Ledger::open(dir(&temp), temp.path(), pool, &[]).expect("opens");
@@ -414,12 +414,12 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_ledger_is_begun_only_where_nothing_is_that_it_would_know_of() {
+    fn a_missing_ledger_is_begun_only_if_no_tenant_exists() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let traces: Vec<String> = (0..7).map(|number| format!("a trace {number}")).collect();
         let error = Ledger::open(dir(&temp), temp.path(), IdPool::default(), &traces).unwrap_err();
         assert!(error.to_string().contains("a trace 4 and 2 more"), "{error}");
-        assert!(!temp.path().join(FILE).exists(), "nothing was begun");
+        assert!(!temp.path().join(FILE).exists(), "no ledger was written");
         drop(Ledger::open(dir(&temp), temp.path(), IdPool::default(), &[]).expect("begins one"));
         drop(Ledger::open(dir(&temp), temp.path(), IdPool::default(), &traces).expect("reads it"));
     }
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_known_and_tried_once_a_second() {
+    fn an_unwritten_change_holds_and_is_retried_once_a_second() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let mut ledger = Ledger::open(dir(&temp), temp.path(), IdPool::default(), &[]).expect("opens");
         let ids = ledger.assign(&name("a")).expect("assigns");

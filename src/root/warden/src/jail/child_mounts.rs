@@ -118,14 +118,14 @@ impl Masks {
         file::make_dir_at(&fresh, "dir", 0)?;
         for row in rows {
             match row.source {
-                Source::Skeleton => drop(ensure(&fresh, &row.target, true)?),
+                Source::Skeleton => drop(open_or_make(&fresh, &row.target, true)?),
                 // A file that this kernel lacks must not appear as an empty one.
                 Source::Sysfs(_) => {
                     if let Ok(facts) = std::fs::symlink_metadata(&row.target) {
-                        ensure(&fresh, &row.target, facts.is_dir())?;
+                        open_or_make(&fresh, &row.target, facts.is_dir())?;
                     }
                 }
-                Source::Group(_) => drop(ensure(&fresh, &row.target, true)?),
+                Source::Group(_) => drop(open_or_make(&fresh, &row.target, true)?),
                 _ => {}
             }
         }
@@ -221,7 +221,7 @@ fn hide_local(layers: &OwnedFd) -> io::Result<()> {
 }
 
 /// Makes a row for something that this kernel may lack.
-fn put_if_present(root: &OwnedFd, row: &Mount, masks: &Masks, sysfs: &OwnedFd) -> io::Result<()> {
+fn mount_row_if_present(root: &OwnedFd, row: &Mount, masks: &Masks, sysfs: &OwnedFd) -> io::Result<()> {
     let target = match mount::target(root, &row.target) {
         Ok(target) => target,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -242,7 +242,7 @@ fn put_if_present(root: &OwnedFd, row: &Mount, masks: &Masks, sysfs: &OwnedFd) -
 }
 
 /// Makes one row.
-pub(super) fn put(
+pub(super) fn mount_row(
     root: &OwnedFd,
     row: &Mount,
     source: Sources,
@@ -255,18 +255,18 @@ pub(super) fn put(
         return Ok(());
     }
     if row.only_if_present() {
-        return put_if_present(root, row, masks, sysfs);
+        return mount_row_if_present(root, row, masks, sysfs);
     }
     let flags = attributes(row.flags);
     let fd = match (&row.source, source) {
         (Source::HostEtc, Sources::Plain(lower)) => {
             let overlay = overlay(masks, HOST_ETC_LAYER, &lower, None, row.flags)?;
-            return mount::attach(&overlay, ensure(root, &row.target, true)?);
+            return mount::attach(&overlay, open_or_make(root, &row.target, true)?);
         }
         (_, Sources::Plain(fd) | Sources::Mapped(fd)) => fd,
         (_, Sources::Overlay { lower, upper }) => {
             let overlay = overlay(masks, LOWER, &lower, upper.as_ref(), row.flags)?;
-            return mount::attach(&overlay, ensure(root, &row.target, true)?);
+            return mount::attach(&overlay, open_or_make(root, &row.target, true)?);
         }
         (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
         (Source::Proc, Sources::Fresh) => {
@@ -291,7 +291,7 @@ pub(super) fn put(
         (Source::Mqueue, Sources::Fresh) => mount::new_file_system("mqueue", &[], flags)?,
         _ => return Err(io::ErrorKind::Unsupported.into()),
     };
-    let target = ensure(root, &row.target, is_directory(&fd)?)?;
+    let target = open_or_make(root, &row.target, is_directory(&fd)?)?;
     mount::attach(&fd, &target)
 }
 
@@ -300,7 +300,7 @@ fn is_directory(fd: impl AsFd) -> io::Result<bool> {
 }
 
 /// Opens a row's target. If the new root lacks it, makes it with its parents.
-fn ensure(root: &OwnedFd, path: &str, directory: bool) -> io::Result<OwnedFd> {
+fn open_or_make(root: &OwnedFd, path: &str, directory: bool) -> io::Result<OwnedFd> {
     match mount::target(root, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         found => return found,

@@ -6,7 +6,7 @@
 //! seccomp filter comes before the capabilities are dropped, because loading it needs one. The last step looks up no
 //! name.
 
-use crate::jail::child_mounts::{Masks, Sources, hide_unlisted, make_run, put, stage, stage_sysfs};
+use crate::jail::child_mounts::{Masks, Sources, hide_unlisted, make_run, mount_row, stage, stage_sysfs};
 use crate::jail::step::{Step, reach};
 use bailiwick_plan::mount::{CANARY, Flags, INIT};
 use bailiwick_plan::{CORE_LIMIT, JailPlan, Rlimit, kernel_memory, seccomp};
@@ -125,7 +125,7 @@ impl Inside<'_> {
 
         step(Step::Mounts)?;
         for (row, source) in rows {
-            put(&root, row, source, &masks, &sysfs, kernel_memory::counts(plan.profile))
+            mount_row(&root, row, source, &masks, &sysfs, kernel_memory::counts(plan.profile))
                 .map_err(at(Step::Mounts, &row.target))?;
         }
         hide_unlisted(&root, &masks).map_err(|(path, error)| at(Step::Mounts, &path)(error))?;

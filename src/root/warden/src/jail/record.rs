@@ -102,22 +102,28 @@ impl Record {
             },
         };
         let Ok(now) = Self::of(self.pid, group, self.access) else { return Ok(None) };
-        // The other fields are notes that the kernel does not show.
-        let identity = |Self { pid, start_time, user_namespace, pid_namespace, control_group, .. }: &Self| {
-            [u64::from(*pid), *start_time, *user_namespace, *pid_namespace, *control_group]
-        };
         let groups = match proc::cgroups(self.pid) {
             // The process is ending.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
             groups => groups?,
         };
-        let here = groups.get("unified").is_some_and(|found| {
-            homes.iter().any(|home| {
-                found.strip_prefix(home.as_str()).is_some_and(|below| below.is_empty() || below.starts_with('/'))
-            })
-        });
-        Ok((identity(&now) == identity(self) && here).then_some(pidfd))
+        let is_here = groups.get("unified").is_some_and(|group| homes.iter().any(|home| is_in(group, home)));
+        Ok((self.is_of(&now) && is_here).then_some(pidfd))
     }
+
+    /// Whether both records are of one process. The fields that are left out are notes that the kernel does not show.
+    fn is_of(&self, now: &Self) -> bool {
+        let identity = |record: &Self| {
+            let Self { pid, start_time, user_namespace, pid_namespace, control_group, .. } = record;
+            [u64::from(*pid), *start_time, *user_namespace, *pid_namespace, *control_group]
+        };
+        identity(now) == identity(self)
+    }
+}
+
+/// Whether a group is a home, or below it.
+fn is_in(group: &str, home: &str) -> bool {
+    group.strip_prefix(home).is_some_and(|below| below.is_empty() || below.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -125,12 +131,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_of_an_earlier_version_is_of_a_jail_that_can_be_written() {
+    fn records_of_earlier_versions_are_of_writable_jails() {
         let text = r#"{"pid":7,"start_time":8,"user_namespace":9,"pid_namespace":10,"control_group":11}"#;
         let record: Record = serde_json::from_str(text).expect("is read");
         assert_eq!((record.access, record.landlock, &record.confinement), (Access::ReadWrite, false, &None));
         let read_only = Record { access: Access::ReadOnly, ..record };
         let text = serde_json::to_string(&read_only).expect("is written");
         assert_eq!(serde_json::from_str::<Record>(&text).expect("is read"), read_only);
+    }
+
+    #[test]
+    fn a_process_is_the_recorded_one_only_if_its_whole_identity_matches() {
+        let text = r#"{"pid":7,"start_time":8,"user_namespace":9,"pid_namespace":10,"control_group":11}"#;
+        let record: Record = serde_json::from_str(text).expect("is read");
+        let noted = Record { landlock: true, network: Some(1), access: Access::ReadOnly, ..record.clone() };
+        assert!(record.is_of(&noted), "notes are no identity");
+        for other in [
+            Record { pid: 6, ..record.clone() },
+            Record { start_time: 6, ..record.clone() },
+            Record { user_namespace: 6, ..record.clone() },
+            Record { pid_namespace: 6, ..record.clone() },
+            Record { control_group: 6, ..record.clone() },
+        ] {
+            assert!(!record.is_of(&other), "{other:?}");
+        }
+        for (group, golden) in [("/t/a/jail", true), ("/t/a/jail/x", true), ("/t/a/jailer", false), ("/t/a", false)] {
+            assert_eq!(is_in(group, "/t/a/jail"), golden, "{group}");
+        }
     }
 }

@@ -9,7 +9,7 @@
 //! ```
 
 use crate::jail::record::Record;
-use crate::jail::start::Begun;
+use crate::jail::start::StartingChild;
 use crate::jail::stop::{CLEAR_TIME, Ending};
 use crate::limits::cgroups::Groups;
 use crate::limits::tenant_groups::Freezer;
@@ -52,7 +52,7 @@ impl Jail {
 /// A child that becomes init.
 #[derive(Debug)]
 pub(crate) struct Starting {
-    pub(crate) begun: Begun,
+    pub(crate) child: StartingChild,
     pub(crate) ids: IdRange,
     pub(crate) ticket: Ticket,
 }
@@ -171,7 +171,7 @@ impl Jails {
         let (tenant, waits_for_end) = changes_jail(request)?;
         let late = match (self.starting.get(tenant), self.ending.get(tenant)) {
             // By then the outcome of the start is known.
-            (Some(starting), _) => starting.begun.deadline + CLEAR_TIME,
+            (Some(starting), _) => starting.child.deadline + CLEAR_TIME,
             (None, Some(ending)) if waits_for_end => ending.late(),
             _ => return None,
         };
@@ -180,13 +180,13 @@ impl Jails {
 
     /// Descriptors that report changes of starting and ending jails.
     pub(crate) fn changing_fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let starting = self.starting.values().map(|starting| (starting.begun.report().as_fd(), PollFlags::IN));
+        let starting = self.starting.values().map(|starting| (starting.child.report().as_fd(), PollFlags::IN));
         starting.chain(self.ending.values().filter_map(Ending::fd))
     }
 
     /// The time of the next look at starting and ending jails at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let starting = self.starting.values().map(|starting| starting.begun.deadline);
+        let starting = self.starting.values().map(|starting| starting.child.deadline);
         starting.chain(self.ending.values().map(Ending::due)).min()
     }
 
@@ -233,7 +233,7 @@ mod tests {
     use bailiwick_proto::Hold;
 
     #[test]
-    fn only_what_needs_its_end_waits_for_a_jail_that_ends() {
+    fn only_requests_that_need_the_end_wait_for_an_ending_jail() {
         let tenant: TenantName = "alice".parse().expect("a name");
         let mut jails = Jails::default();
         let request = |word: &str| match word {

@@ -67,7 +67,7 @@ pub(crate) struct Builder<'a> {
 
 /// A jail whose child is becoming init.
 #[derive(Debug)]
-pub(crate) struct Begun {
+pub(crate) struct StartingChild {
     pid: u32,
     /// Held until the child is init or has ended.
     pub(crate) pidfd: OwnedFd,
@@ -100,17 +100,17 @@ struct Held {
 }
 
 /// Why a jail could not be made, and its killed child, if there is one.
-pub(crate) type Unmade = (BuildError, Option<OwnedFd>);
+pub(crate) type FailedStart = (BuildError, Option<OwnedFd>);
 
 impl Builder<'_> {
     /// Takes the steps from [`Step::Storage`] to the child. If one fails, the caller removes the results of the
-    /// others. [`Begun::go_on`] takes the remaining steps as the child reports.
-    pub(crate) fn begin(&self) -> Result<Begun, Unmade> {
+    /// others. [`StartingChild::advance`] takes the remaining steps as the child reports.
+    pub(crate) fn begin(&self) -> Result<StartingChild, FailedStart> {
         let mut child = None;
         self.steps(&mut child).map_err(|error| (error, child.inspect(kill)))
     }
 
-    fn steps(&self, child: &mut Option<OwnedFd>) -> Result<Begun, BuildError> {
+    fn steps(&self, child: &mut Option<OwnedFd>) -> Result<StartingChild, BuildError> {
         let plan = self.plan;
         let take = |step| reach(step).map_err(BuildError::at(step));
 
@@ -147,7 +147,7 @@ impl Builder<'_> {
         let rows = plan.mounts.iter().zip(sources);
         let mapped = rows.flat_map(|(row, source)| source.into_mapped().into_iter().map(|fd| (row.target.clone(), fd)));
         let held = Held { go: go_write, mapped: mapped.collect() };
-        Ok(Begun {
+        Ok(StartingChild {
             pid,
             pidfd: pidfd.try_clone().map_err(BuildError::at(Step::Socket))?,
             report: report_read,
@@ -236,10 +236,10 @@ fn kill(child: &OwnedFd) {
     process::signal(child, rustix::process::Signal::KILL).ok();
 }
 
-impl Begun {
+impl StartingChild {
     /// Reads the child's reports; returns whether the socket has ended, as it does when the child is init or has
     /// ended. Each report is one small write and arrives whole, so nothing is waited for.
-    fn hear(&mut self) -> Result<bool, BuildError> {
+    fn read_reports(&mut self) -> Result<bool, BuildError> {
         while process::readable(&self.report, Duration::ZERO).map_err(BuildError::at(Step::Exec))? {
             let mut text = vec![0; MAX_REPORT];
             let len =
@@ -268,7 +268,7 @@ impl Begun {
     }
 
     /// Does what a child waits for that has made its socket, and tells it to go on.
-    fn let_go(&mut self, runtime: &Runtime) -> Result<(), BuildError> {
+    fn release(&mut self, runtime: &Runtime) -> Result<(), BuildError> {
         if !process::readable(&self.report, Duration::ZERO).map_err(BuildError::at(Step::Socket))? {
             return Ok(());
         }
@@ -295,20 +295,20 @@ impl Begun {
     }
 
     /// Reads the reports so far; returns whether the child is init.
-    fn reported(&mut self, runtime: &Runtime) -> Result<bool, BuildError> {
+    fn poll_reports(&mut self, runtime: &Runtime) -> Result<bool, BuildError> {
         if self.held.is_some() {
-            self.let_go(runtime)?;
+            self.release(runtime)?;
         }
-        if self.held.is_some() { Ok(false) } else { self.hear() }
+        if self.held.is_some() { Ok(false) } else { self.read_reports() }
     }
 
     /// Takes the next steps if the child has reported or its time is over.
-    pub(crate) fn go_on(mut self, init: &OwnedFd, runtime: &Runtime) -> Result<Finished, Unmade> {
-        let is_init = self.reported(runtime);
+    pub(crate) fn advance(mut self, init: &OwnedFd, runtime: &Runtime) -> Result<Advanced, FailedStart> {
+        let is_init = self.poll_reports(runtime);
         if let Ok(false) = is_init
             && Instant::now() < self.deadline
         {
-            return Ok(Finished::NotYet(self));
+            return Ok(Advanced::NotYet(self));
         }
         let end = || -> Result<Record, BuildError> {
             if !is_init? {
@@ -324,7 +324,7 @@ impl Begun {
             Ok(record)
         };
         match end() {
-            Ok(record) => Ok(Finished::Runs { record, pidfd: self.pidfd }),
+            Ok(record) => Ok(Advanced::Runs { record, pidfd: self.pidfd }),
             Err(error) => {
                 kill(&self.pidfd);
                 Err((error, Some(self.pidfd)))
@@ -334,9 +334,9 @@ impl Begun {
 }
 
 #[derive(Debug)]
-pub(crate) enum Finished {
+pub(crate) enum Advanced {
     /// It is still becoming init.
-    NotYet(Begun),
+    NotYet(StartingChild),
     /// It is init.
     Runs {
         record: Record,

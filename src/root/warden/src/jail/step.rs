@@ -67,16 +67,16 @@ steps! {
     Root = "root", "make the root file system";
     /// Inside: mount the table.
     Mounts = "mounts", "mount";
-    /// Inside: let the host's root go.
-    Pivot = "pivot", "let the host's root go";
+    /// Inside: leave the host's root.
+    Pivot = "pivot", "leave the host's root";
     /// Inside: host name, network, limits of processes.
     Settings = "settings", "set up the jail's own settings";
     /// Inside: Landlock, seccomp, capabilities.
     Confine = "confine", "confine the jail";
     /// Inside: become init.
     Exec = "exec", "start init";
-    /// Write down who runs.
-    Record = "record", "write down who runs";
+    /// Record the jail.
+    Record = "record", "record the jail";
 }
 
 impl fmt::Display for Step {

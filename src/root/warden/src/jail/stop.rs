@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_that_does_not_empty_is_tried_again_ever_more_slowly_and_logged_once() {
+    fn a_group_that_stays_populated_is_retried_more_slowly_and_logged_once() {
         let begin = Instant::now();
         let at = |milliseconds| begin + Duration::from_millis(milliseconds);
         let mut ending = Ending::new(None, false, begin);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_jail_that_was_asked_waits_from_its_kill_on() {
+    fn the_time_limit_of_a_stop_begins_with_the_kill() {
         let begin = Instant::now();
         let init = process::open(std::process::id()).expect("this process");
         let mut ending = Ending::asked(init, begin);

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_limit_that_was_lowered_explains_more_than_it_allows() {
+    fn only_a_lowered_limit_explains_a_use_above_it() {
         let quota = |hard| QuotaFact { used: 0, soft: hard, hard, grace_until: None, lowered_at: None };
         let noted = |hard, lowered_at| Some(Noted { hard, lowered_at });
         for (name, before, kernel, hard, used, golden) in [

@@ -23,9 +23,9 @@ const LOOK_TIME: Duration = Duration::from_millis(500);
 /// Why the reserve is not given.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmergencyError {
-    #[error("the reserve of \"{0}\" for a rescue session is in use")]
+    #[error("the reserve of \"{0}\" for an emergency session is in use")]
     InUse(TenantName),
-    #[error("the reserve for a rescue session was given a moment ago; try again in a few seconds")]
+    #[error("the reserve for an emergency session was given a moment ago; try again in a few seconds")]
     TooSoon,
     #[error(transparent)]
     Group(#[from] GroupError),
@@ -40,12 +40,12 @@ struct Given {
     /// The declared limits that the reserve raised; `None` if an earlier warden gave it.
     controls: Option<Vec<Control>>,
     /// Whether the log says that it cannot be taken back.
-    is_told: bool,
+    is_logged: bool,
 }
 
 impl Given {
     fn new(since: Instant, is_back: bool, controls: Option<Vec<Control>>) -> Self {
-        Self { since, is_back, controls, is_told: false }
+        Self { since, is_back, controls, is_logged: false }
     }
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct EmergencySessions {
 
 impl EmergencySessions {
     /// Takes over a reserve that an earlier warden gave.
-    pub(crate) fn found(&mut self, groups: &Groups, tenant: &TenantName) -> Result<(), GroupError> {
+    pub(crate) fn adopt(&mut self, groups: &Groups, tenant: &TenantName) -> Result<(), GroupError> {
         if groups.in_rescue(tenant)?.is_some() {
             // As if the time was over, so init goes back at the first look.
             let since = Instant::now().checked_sub(AWAY_TIME).unwrap_or_else(Instant::now);
@@ -99,13 +99,9 @@ impl EmergencySessions {
         controls: Vec<Control>,
         init: u32,
     ) -> Result<(), EmergencyError> {
-        if let Some(given) = self.given.get(tenant) {
-            // The answer to an earlier request was lost.
-            return if given.is_back { Err(EmergencyError::InUse(tenant.clone())) } else { Ok(()) };
-        }
         let now = Instant::now();
-        if !self.pace.allows(tenant, now) {
-            return Err(EmergencyError::TooSoon);
+        if self.is_given(tenant, now)? {
+            return Ok(());
         }
         // Noted before it begins, so a failure on the way is taken back like everything else.
         self.given.insert(tenant.clone(), Given::new(now, true, Some(controls.clone())));
@@ -114,6 +110,17 @@ impl EmergencySessions {
         groups.move_init(tenant, init, true)?;
         self.given.entry(tenant.clone()).and_modify(|given| given.is_back = false);
         Ok(())
+    }
+
+    /// Whether a tenant has the reserve already, and init is still in the emergency group: the answer to an earlier request was
+    /// lost. If not, it may be given now.
+    fn is_given(&mut self, tenant: &TenantName, now: Instant) -> Result<bool, EmergencyError> {
+        match self.given.get(tenant) {
+            Some(given) if given.is_back => Err(EmergencyError::InUse(tenant.clone())),
+            Some(_) => Ok(true),
+            None if self.pace.allows(tenant, now) => Ok(false),
+            None => Err(EmergencyError::TooSoon),
+        }
     }
 
     /// Writes declared limits, raised by the reserve if it is given.
@@ -166,17 +173,16 @@ impl EmergencySessions {
         declared: Option<Vec<Control>>,
     ) -> Result<(), GroupError> {
         let Some(given) = self.given.get(tenant) else { return Ok(()) };
-        match groups.in_rescue(tenant)? {
-            Some(pids) if !pids.is_empty() => return Ok(()),
-            Some(_) => {
-                // The policy has had errors since before this warden: wait until they are corrected.
-                let Some(controls) = declared.as_ref().or(given.controls.as_ref()) else { return Ok(()) };
+        let members = groups.in_rescue(tenant)?;
+        match next(members.as_deref(), declared.as_ref(), given.controls.as_ref()) {
+            Next::Wait => return Ok(()),
+            Next::Lower(controls) => {
                 groups.of(tenant)?.limit(controls)?;
                 if !groups.remove_rescue(tenant)? {
                     return Ok(());
                 }
             }
-            None => {}
+            Next::Forget => {}
         }
         self.given.remove(tenant);
         Ok(())
@@ -184,12 +190,33 @@ impl EmergencySessions {
 
     /// Whether this is the first failure to take it back.
     pub(crate) fn is_news(&mut self, tenant: &TenantName) -> bool {
-        self.given.get_mut(tenant).is_some_and(|given| !std::mem::replace(&mut given.is_told, true))
+        self.given.get_mut(tenant).is_some_and(|given| !std::mem::replace(&mut given.is_logged, true))
     }
 
     /// The jail is gone, with its groups.
     pub(crate) fn forget(&mut self, tenant: &TenantName) {
         self.given.remove(tenant);
+    }
+}
+
+/// What to do with a reserve that is given.
+#[derive(Debug, PartialEq, Eq)]
+enum Next<T> {
+    /// The session goes on, or nobody knows the limits that are to be in force after it.
+    Wait,
+    /// The session is over: write these limits, and remove the emergency group.
+    Lower(T),
+    /// There is no emergency group any more.
+    Forget,
+}
+
+/// Decides by the processes in the emergency group, and by the limits that are declared now or were when it was given. It has neither
+/// if the policy has had errors since before this warden.
+fn next<T>(members: Option<&[u32]>, declared: Option<T>, given: Option<T>) -> Next<T> {
+    match members {
+        None => Next::Forget,
+        Some([]) => declared.or(given).map_or(Next::Wait, Next::Lower),
+        Some(_) => Next::Wait,
     }
 }
 
@@ -207,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_has_it_often_and_no_two_at_once() {
+    fn reserves_are_given_seldom_and_one_at_a_time() {
         let [alice, bob] = ["alice", "bob"].map(|name| name.parse::<TenantName>().expect("a name"));
         let begin = Instant::now();
         let mut pace = Pace::default();
@@ -227,5 +254,32 @@ mod tests {
         assert_eq!(pace.last.len(), 2);
         assert!(pace.allows(&"carol".parse().expect("a name"), begin + Duration::from_secs(60)));
         assert_eq!(pace.last.len(), 1, "what is over is forgotten");
+    }
+
+    #[test]
+    fn a_reserve_in_use_is_refused_and_a_repeated_request_is_not() {
+        let alice: TenantName = "alice".parse().expect("a name");
+        let begin = Instant::now();
+        let mut all = EmergencySessions::default();
+        assert!(!all.is_given(&alice, begin).expect("it may be given"));
+        assert!(matches!(all.is_given(&alice, begin), Err(EmergencyError::TooSoon)));
+        all.given.insert(alice.clone(), Given::new(begin, false, None));
+        assert!(all.is_given(&alice, begin).expect("the session was not forked yet"));
+        all.given.insert(alice.clone(), Given::new(begin, true, None));
+        let later = begin + SAME_TIME;
+        assert!(matches!(all.is_given(&alice, later), Err(EmergencyError::InUse(tenant)) if tenant == alice));
+    }
+
+    #[test]
+    fn limits_are_lowered_when_the_session_is_over_and_they_are_known() {
+        for (members, declared, given, golden) in [
+            (Some(&[7][..]), Some(1), Some(2), Next::Wait),
+            (Some(&[]), Some(1), Some(2), Next::Lower(1)),
+            (Some(&[]), None, Some(2), Next::Lower(2)),
+            (Some(&[]), None, None, Next::Wait),
+            (None, Some(1), None, Next::Forget),
+        ] {
+            assert_eq!(next(members, declared, given), golden, "{members:?} {declared:?} {given:?}");
+        }
     }
 }

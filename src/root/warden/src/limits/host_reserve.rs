@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_given_back_only_with_room_to_spare() {
+    fn the_reserve_is_over_only_with_room_to_spare() {
         const MIB: u64 = 1 << 20;
         for (was, free, reserve, golden) in [
             (None, 100 * MIB, 100 * MIB, false),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn quotas_are_written_when_it_is_reached_and_when_it_no_longer_is() {
+    fn quotas_are_written_when_the_reserve_is_reached_and_when_it_is_over() {
         const GIB: u64 = 1 << 30;
         let mut reserve = HostReserve::default();
         assert_eq!(reserve.decide(50 * GIB, GIB, 100 * GIB), Some(None), "an earlier warden may have clamped them");

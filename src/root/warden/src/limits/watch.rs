@@ -27,13 +27,13 @@ pub(crate) const WINDOW: u32 = 2_000_000;
 pub(crate) struct Watch {
     quota: Option<QuotaWarnings>,
     pressure: Vec<(Resource, OwnedFd)>,
-    told: BTreeMap<WardenEvent, Instant>,
+    reported: BTreeMap<WardenEvent, Instant>,
 }
 
 impl Watch {
     /// Listens to quota warnings, if the kernel sends them.
     pub(crate) fn new() -> Self {
-        Self { quota: QuotaWarnings::listen().ok(), pressure: Vec::new(), told: BTreeMap::new() }
+        Self { quota: QuotaWarnings::listen().ok(), pressure: Vec::new(), reported: BTreeMap::new() }
     }
 
     /// Listens to these pressure triggers, in place of earlier ones.
@@ -49,11 +49,11 @@ impl Watch {
 
     /// The events, from what `poll` reported of [`Self::fds`], in the same order. `owner` returns the tenant of a
     /// project.
-    pub(crate) fn take(&mut self, heard: &[PollFlags], owner: impl Fn(u32) -> Option<TenantName>) -> Vec<WardenEvent> {
+    pub(crate) fn take(&mut self, flags: &[PollFlags], owner: impl Fn(u32) -> Option<TenantName>) -> Vec<WardenEvent> {
         let mut events = Vec::new();
-        let (of_quota, of_pressure) = heard.split_at(usize::from(self.quota.is_some()));
-        if let (Some(quota), Some(heard)) = (&self.quota, of_quota.first())
-            && !heard.is_empty()
+        let (of_quota, of_pressure) = flags.split_at(usize::from(self.quota.is_some()));
+        if let (Some(quota), Some(flags)) = (&self.quota, of_quota.first())
+            && !flags.is_empty()
         {
             for warning in quota.take().unwrap_or_default() {
                 let Some(tenant) = owner(warning.project) else { continue };
@@ -66,17 +66,17 @@ impl Watch {
                 events.push(WardenEvent::Quota { tenant, limit, hit });
             }
         }
-        for ((resource, _), heard) in self.pressure.iter().zip(of_pressure) {
-            if heard.contains(PollFlags::PRI) {
+        for ((resource, _), flags) in self.pressure.iter().zip(of_pressure) {
+            if flags.contains(PollFlags::PRI) {
                 events.push(WardenEvent::Pressure { resource: *resource });
             }
         }
         // A removed group takes its triggers with it.
-        let mut gone = of_pressure.iter().map(|heard| heard.contains(PollFlags::ERR));
+        let mut gone = of_pressure.iter().map(|flags| flags.contains(PollFlags::ERR));
         self.pressure.retain(|_| !gone.next().unwrap_or(false));
         let now = Instant::now();
-        self.told.retain(|_, told| now.duration_since(*told) < SAME_TIME);
-        events.retain(|event| self.told.insert(event.clone(), now).is_none());
+        self.reported.retain(|_, reported| now.duration_since(*reported) < SAME_TIME);
+        events.retain(|event| self.reported.insert(event.clone(), now).is_none());
         events
     }
 }

@@ -74,7 +74,7 @@ impl Warden {
                 Verdict::Adopt(tenant, record, pidfd) => {
                     events.push(format!("tenant={tenant} event=re-attached pid={}", record.pid));
                     systemd::keep(&tenant, &pidfd);
-                    if let Err(error) = self.emergencies.found(groups, &tenant) {
+                    if let Err(error) = self.emergencies.adopt(groups, &tenant) {
                         let why = Failure::new(ExitStatus::Failed, &error).message;
                         events.push(format!("tenant={tenant} event=reserve-not-taken-back reason={why:?}"));
                     }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jail_is_adopted_only_where_its_init_is_held_and_all_else_is_cleared_away() {
+    fn a_jail_is_adopted_only_if_its_init_is_held() {
         let alice = || "alice".parse::<TenantName>().expect("a name");
         let gone = |why: &str| Verdict::ClearAway { tenant: alice(), why: why.to_owned() };
         let held = judge("alice", Some(record()), |_, record| Ok(Some(record.pid)));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_without_a_jail_are_cleared_away_and_those_of_others_are_left_alone() {
+    fn groups_without_a_jail_are_cleared_away() {
         let groups = ["alice", "bob", "not a tenant"].map(str::to_owned).into();
         let alone = without_jail(groups, |tenant| tenant.as_str() == "alice");
         assert_eq!(alone.iter().map(TenantName::as_str).collect::<Vec<_>>(), ["bob"]);

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_tells_the_tenant_and_the_ids_and_those_of_earlier_versions_the_tenant() {
+    fn names_say_the_tenant_and_newer_ones_the_ids() {
         let (alice, ids) = ("alice".parse().expect("a name"), IdRange { first: 10_065_536, count: 65_536 });
         let name = name(&alice, ids);
         assert_eq!((tenant(&name), first_id(&name)), ("alice", Some(10_065_536)));

@@ -39,7 +39,7 @@ pub enum StorageError {
     },
     #[error("the state directory \"{path}\" must belong to root with mode 0711 or 0700, it belongs to user {uid} with mode {mode:04o}; `chown root:root` and `chmod 0711` it if it is there for nothing else", path = path.display())]
     Trust { path: PathBuf, uid: u32, mode: u32 },
-    #[error("cannot write what a tenant's storage begins with")]
+    #[error("cannot write the first files of a tenant's storage")]
     Seed(#[source] io::Error),
     #[error(transparent)]
     Quota(#[from] QuotaError),

@@ -73,7 +73,7 @@ impl Preparations {
     pub(crate) fn problems(&self, now: Instant) -> Vec<String> {
         let late = self.0.iter().filter(|(_, preparing)| preparing.since + PREPARE_TIME <= now);
         let problem = |(tenant, preparing): (&TenantName, &Preparing)| {
-            format!("the files of \"{tenant}\" {}; it starts afterwards", preparing.preparation.told())
+            format!("the files of \"{tenant}\" {}; its jail starts afterwards", preparing.preparation.in_words())
         };
         late.map(problem).collect()
     }

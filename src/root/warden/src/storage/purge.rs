@@ -91,7 +91,7 @@ struct Pass {
 }
 
 impl Removal {
-    /// A removal that has not begun.
+    /// A removal that has not child.
     pub(crate) fn new(parent: OwnedFd, name: String) -> io::Result<Self> {
         let mut mark = [0; 8];
         rustix::rand::getrandom(&mut mark, rustix::rand::GetRandomFlags::empty())?;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stuck_and_is_gone_is_told_no_more() {
+    fn a_file_that_was_stuck_and_is_gone_is_not_reported() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let mut removal = removal(&real(&temp));
         removal.end(Slice::Stuck(Stuck { count: 1, first: vec!["a swap file".to_owned()] }));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_very_deep_tree_goes_in_slices_and_nothing_behind_a_link() {
+    fn a_deep_tree_is_removed_in_slices_and_links_are_not_followed() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let outside = real(&temp).join("outside");
         std::fs::create_dir(&outside).expect("mkdir");
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_and_still_counted_sticks_only_after_a_while() {
+    fn a_late_count_of_the_file_system_is_stuck_only_after_a_while() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let mut removal = removal(&real(&temp));
         assert_eq!(run(&mut removal).1, Slice::Gone);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mounted_is_not_entered_and_all_else_goes() {
+    fn mounts_are_not_entered_and_everything_else_is_removed() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let at = |below: &str| real(&temp).join(below);
         for dir in ["grave/a/deep/mount", "grave/b", "outside"] {

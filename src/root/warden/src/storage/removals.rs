@@ -142,7 +142,7 @@ mod tests {
     use bailiwick_sys::file;
 
     #[test]
-    fn the_ids_of_what_was_set_aside_are_those_that_its_name_the_ledger_or_its_quota_say() {
+    fn ids_of_purged_data_come_from_its_name_the_ledger_or_its_quota() {
         let alice: TenantName = "alice".parse().expect("a name");
         let ids = IdRange { first: 10_065_536, count: 65_536 };
         for (grave, of_gone, project, golden) in [
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_purge_is_over_when_nothing_under_any_of_its_names_is_left() {
+    fn a_purge_ends_when_nothing_is_left_under_any_name() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let parent = || file::open_dir(&temp.path().canonicalize().expect("real path")).expect("opens");
         let alice: TenantName = "alice".parse().expect("a name");

@@ -38,10 +38,10 @@ impl Preparation {
     }
 
     /// The work in words, after "the files of TENANT".
-    pub(crate) fn told(&self) -> &'static str {
+    pub(crate) fn in_words(&self) -> &'static str {
         match self {
-            Self::Charge { .. } => "are being charged to it, since disk use is counted here by now",
-            Self::Seed { .. } => "that it begins with are being written",
+            Self::Charge { .. } => "are being charged to it, because quotas were switched on later",
+            Self::Seed { .. } => "that it starts with are being written",
         }
     }
 
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_storage_begins_with_has_its_names_once_all_of_it_is_on_disk() {
+    fn seeds_get_their_names_once_all_of_them_are_on_disk() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let dir = file::open_dir(&temp.path().canonicalize().expect("real path")).expect("opens");
         let directory = |path: &str| Seed { path: path.to_owned(), owner: 0, mode: 0o755, kind: Kind::Directory };
