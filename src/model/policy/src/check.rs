@@ -1,5 +1,7 @@
-//! What is well written and cannot work: for `bailiwick check`, which may look at the machine. Who is in force is not asked: a file that
-//! was taken yesterday must not be refused today because a machine has lost some memory.
+//! Finds settings that are valid but cannot work on this machine, for `bailiwick check`.
+//!
+//! The policy in force does not depend on these checks. A file that was accepted yesterday must not be refused today because the machine
+//! has lost some memory.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{PLANS, TENANTS, file_name};
@@ -10,20 +12,20 @@ use crate::source::Source;
 use bailiwick_types::{ByteSize, Door, LimitKey, PlanName};
 use std::path::{Path, PathBuf};
 
-/// What the machine has.
+/// The facts about the machine that the checks need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// Memory.
+    /// The size of its memory.
     pub memory: ByteSize,
-    /// How many processes and threads there can be.
+    /// The most processes and threads that its kernel allows.
     pub tasks: u64,
-    /// The file system that the state directory is on, or would be; `None` when that cannot be told.
+    /// The size of the file system that the state directory is on, or would be; `None` when it is unknown.
     pub disk: Option<ByteSize>,
-    /// The users of the host, with their ids: all that are its own, and those of directory services who have the name of a tenant.
+    /// The users of the host with their ids: all local users, and those of directory services that have the name of a tenant.
     pub users: Vec<(String, u32)>,
 }
 
-/// What the host, or all who are on it, have in these.
+/// Directories that belong to the host or to all its users. Directories below them may be used.
 const OF_THE_HOST: &[&str] = &[
     "/bin",
     "/boot",
@@ -50,18 +52,18 @@ const OF_THE_HOST: &[&str] = &[
     "/var/spool",
     "/var/tmp",
 ];
-/// Nothing of ours is anywhere below these either.
+/// Directories that belong to the host with everything below them.
 const ALL_OF_THE_HOST: &[&str] = &["/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
-/// Empty after each start of the host.
+/// Directories that are empty after each boot.
 const GONE_AT_BOOT: &[&str] = &["/run", "/var/run"];
-/// A password that takes longer than some seconds to compare is compared by nobody.
-const MOST_ROUNDS: u64 = 5_000_000;
+/// The most rounds of a password's hash. With more, a comparison takes longer than a client waits.
+const MAX_ROUNDS: u64 = 5_000_000;
 
-/// Every problem of every file, what cannot work included.
+/// Reads a configuration directory and returns every problem, including settings that cannot work on this machine.
 #[must_use]
 pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
     let reading = read(config_dir);
-    let mut found = Found { config_dir, diagnostics: reading.diagnostics };
+    let mut found = Findings { config_dir, diagnostics: reading.diagnostics };
     if let Some(policy) = &reading.policy {
         found.host(&policy.host, machine);
         found.ids(policy);
@@ -70,14 +72,15 @@ pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
     sorted(found.diagnostics)
 }
 
-struct Found<'a> {
+/// The problems that were found so far.
+struct Findings<'a> {
     config_dir: &'a Path,
     diagnostics: Vec<Diagnostic>,
 }
 
-impl Found<'_> {
-    /// Tells of a problem where a key of a file is.
-    fn tell(&mut self, file: impl AsRef<Path>, key: &str, problem: Problem) {
+impl Findings<'_> {
+    /// Adds a problem at the place of a key in a file.
+    fn add(&mut self, file: impl AsRef<Path>, key: &str, problem: Problem) {
         let path: PathBuf = self.config_dir.join(file);
         let source = std::fs::read(&path).ok().and_then(|bytes| Source::new(path.clone(), bytes).ok());
         let place = source.as_ref().and_then(|source| Some((source, place(source.text(), key)?)));
@@ -89,41 +92,37 @@ impl Found<'_> {
 
     fn host(&mut self, host: &Host, machine: &Machine) {
         for (key, path) in [("state_dir", &host.state_dir), ("runtime_dir", &host.runtime_dir)] {
-            let is_hosts = OF_THE_HOST.iter().any(|other| path == Path::new(other))
+            let belongs_to_host = OF_THE_HOST.iter().any(|other| path == Path::new(other))
                 || ALL_OF_THE_HOST.iter().any(|other| path.starts_with(other));
-            if is_hosts {
+            if belongs_to_host {
                 let problem = Problem::new(format!("\"{}\" is the host's own", path.display()));
-                self.tell(host::FILE, key, problem.hint("give it a directory of its own, such as \"/srv/bailiwick\""));
+                self.add(host::FILE, key, problem.hint("give it a directory of its own, such as \"/srv/bailiwick\""));
             }
         }
         if host.reserve.memory >= machine.memory {
             let (reserve, memory) = (host.reserve.memory, machine.memory);
             let problem = Problem::new(format!("a reserve of {reserve} leaves nothing of the machine's {memory}"));
-            self.tell(host::FILE, "reserve", problem.hint("what is reserved is what tenants do not get"));
+            self.add(host::FILE, "reserve", problem.hint("what is reserved is what tenants do not get"));
         }
         if host.reserve.tasks >= machine.tasks {
             let (reserve, tasks) = (host.reserve.tasks, machine.tasks);
             let problem = Problem::new(format!("a reserve of {reserve} tasks leaves nothing of the machine's {tasks}"));
-            self.tell(host::FILE, "reserve", problem.hint("what is reserved is what tenants do not get"));
+            self.add(host::FILE, "reserve", problem.hint("what is reserved is what tenants do not get"));
         }
         if let Some(disk) = machine.disk.filter(|disk| host.reserve.disk >= *disk) {
             let (reserve, dir) = (host.reserve.disk, host.state_dir.display());
             let problem =
                 Problem::new(format!("a reserve of {reserve} leaves nothing of the {disk} that \"{dir}\" is on"));
-            self.tell(host::FILE, "reserve", problem.hint("at most half of the file system can be reserved"));
+            self.add(host::FILE, "reserve", problem.hint("at most half of the file system can be reserved"));
         }
         if GONE_AT_BOOT.iter().any(|dir| host.state_dir.starts_with(dir)) {
             let problem = Problem::new(format!("what is in \"{}\" is gone after a restart", host.state_dir.display()));
-            self.tell(
-                host::FILE,
-                "state_dir",
-                problem.hint("tenants' data is there: give it a directory that is kept"),
-            );
+            self.add(host::FILE, "state_dir", problem.hint("tenants' data is there: give it a directory that is kept"));
         }
         let first = host.ids.host_users();
         if let Some(gid) = host.login_group.parse::<u32>().ok().filter(|gid| *gid >= first) {
             let problem = Problem::new(format!("tenants' host users would have the group {gid}, which is a tenant's"));
-            self.tell(
+            self.add(
                 host::FILE,
                 "login_group",
                 problem.hint(format!("ids from {first} on are tenants'; choose one below")),
@@ -132,11 +131,11 @@ impl Found<'_> {
         let own = machine.users.iter().find(|(name, _)| *name == host.user).map(|(_, uid)| *uid);
         if let Some(uid) = host.user.parse().ok().or(own).filter(|uid| *uid >= first) {
             let problem = Problem::new(format!("bailiwickd would have the id {uid}, which is a tenant's"));
-            self.tell(host::FILE, "user", problem.hint(format!("ids from {first} on are tenants'; choose one below")));
+            self.add(host::FILE, "user", problem.hint(format!("ids from {first} on are tenants'; choose one below")));
         }
         if let Some((name, uid)) = machine.users.iter().find(|(name, uid)| *uid >= first && *name != host.user) {
             let problem = Problem::new(format!("the host's user {name:?} has the id {uid}, which is a tenant's"));
-            self.tell(host::FILE, "ids", problem.hint("raise `first` above every id of the host, and 65536 more"));
+            self.add(host::FILE, "ids", problem.hint("raise `first` above every id of the host, and 65536 more"));
         }
     }
 
@@ -145,7 +144,7 @@ impl Found<'_> {
         let last = u32::try_from(count.saturating_sub(1)).ok();
         if last.and_then(|last| policy.host.ids.range(last)).is_none() {
             let problem = Problem::new(format!("there are not ids for all of the {count} tenants from `first` on"));
-            self.tell(host::FILE, "ids", problem.hint("lower `first`: each tenant has 65536"));
+            self.add(host::FILE, "ids", problem.hint("lower `first`: each tenant has 65536"));
         }
     }
 
@@ -157,9 +156,9 @@ impl Found<'_> {
         for plan in policy.plans.values() {
             let file = format!("{PLANS}/{}", file_name(&plan.name));
             for (key, problem) in impossible(&plan.settings, machine) {
-                // Whoever inherits it has it from here.
+                // A problem is reported only where the setting is written, and not where it is inherited.
                 if !plan.parent.as_ref().is_some_and(|parent| has(parent, key)) {
-                    self.tell(&file, key, problem);
+                    self.add(&file, key, problem);
                 }
             }
         }
@@ -167,7 +166,7 @@ impl Found<'_> {
             let file = format!("{TENANTS}/{}", file_name(&tenant.name));
             for (key, problem) in impossible(&tenant.settings, machine) {
                 if !has(&tenant.plan, key) {
-                    self.tell(&file, key, problem);
+                    self.add(&file, key, problem);
                 }
             }
             self.tenant(&file, tenant, machine);
@@ -178,7 +177,7 @@ impl Found<'_> {
         let other = machine.users.iter().find(|(name, _)| name == tenant.name.as_str());
         if let Some((name, uid)) = other.filter(|_| tenant.has_host_user()) {
             let problem = Problem::new(format!("the host has a user \"{name}\" already, with the id {uid}"));
-            self.tell(
+            self.add(
                 file,
                 "doors",
                 problem.hint("rename the tenant or the user: one of them would be taken for the other"),
@@ -186,32 +185,34 @@ impl Found<'_> {
         }
         if !tenant.services.is_empty() {
             let problem = Problem::new("nothing starts a [[service]] yet");
-            self.tell(
+            self.add(
                 file,
                 "service",
                 problem.hint("remove it; a [[timer]] with the schedule \"@reboot\" is run at each start"),
             );
         }
-        // Whoever comes to them finds the door closed.
+        // Timers and FTP logins are of no use behind a closed door.
         for (door, key, is_there) in
             [(Door::Cron, "timer", !tenant.timers.is_empty()), (Door::Ftp, "ftp", !tenant.ftp.is_empty())]
         {
             if is_there && !tenant.settings.doors.contains(&door) {
                 let problem = Problem::new(format!("the door \"{door}\" is closed, so no [[{key}]] is of use"));
-                self.tell(file, key, problem.hint(format!("add \"{door}\" to `doors`, or remove it")));
+                self.add(file, key, problem.hint(format!("add \"{door}\" to `doors`, or remove it")));
             }
         }
         for login in &tenant.ftp {
-            if login.password.rounds().is_some_and(|rounds| rounds > MOST_ROUNDS) {
-                let problem =
-                    Problem::new(format!("nobody waits until the password of \"{}\" is compared", login.name));
-                self.tell(file, "password", problem.hint("make the hash with `bailiwick password`"));
+            if login.password.rounds().is_some_and(|rounds| rounds > MAX_ROUNDS) {
+                let problem = Problem::new(format!(
+                    "comparing the password of \"{}\" takes longer than any client waits",
+                    login.name
+                ));
+                self.add(file, "password", problem.hint("make the hash with `bailiwick password`"));
             }
         }
     }
 }
 
-/// Settings that cannot be what they say, with the key of each.
+/// The settings that cannot work, each with its key.
 fn impossible(settings: &Settings, machine: &Machine) -> Vec<(&'static str, Problem)> {
     let mut all = Vec::new();
     if settings.doors.contains(&Door::Socket) {
@@ -228,7 +229,7 @@ fn impossible(settings: &Settings, machine: &Machine) -> Vec<(&'static str, Prob
     all
 }
 
-/// Where a key stands in a file.
+/// The offset of a key in the text of a file.
 fn place(text: &str, key: &str) -> Option<usize> {
     let is_key = |at: &usize| {
         let (before, after) = (&text[..*at], &text[at + key.len()..]);

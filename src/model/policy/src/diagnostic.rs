@@ -1,4 +1,4 @@
-//! Problems of the operator's files, with the place of each.
+//! Diagnostics: the problems of the operator's files, each with its place.
 
 use crate::source::Source;
 use serde::{Serialize, Serializer};
@@ -6,10 +6,10 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// The longest line in bytes that is shown: a line may be as long as a whole file, and each problem keeps its own.
-const LINE: usize = 4096;
-/// How many characters of a message are kept: it may quote what the file holds.
-const MESSAGE: usize = 400;
+/// The most bytes of a line that a diagnostic keeps. A line may be as long as a whole file, and each problem keeps one.
+const MAX_LINE: usize = 4096;
+/// The most characters of a message. A message may quote the file.
+const MAX_MESSAGE: usize = 400;
 
 /// One problem of one file. Serialised as `file`, `line`, `column`, `message` and `hint`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,20 +17,20 @@ pub struct Diagnostic {
     /// The file, below the configuration directory as it was given.
     #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
-    /// From 1. A problem of the file as a whole is at line 1, column 1.
+    /// The line, from 1. A problem of the whole file is at line 1, column 1.
     pub line: usize,
-    /// From 1, in characters; a tab counts as one.
+    /// The column, from 1, in characters. A tab counts as one.
     pub column: usize,
     /// What is wrong.
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// The line, and where in it the problem is, in bytes.
+    /// The text of the line, and the bytes in it that have the problem.
     #[serde(skip)]
     excerpt: Option<(String, Range<usize>)>,
 }
 
-/// What is wrong, before it is known where.
+/// A problem without its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     message: String,
@@ -55,7 +55,7 @@ impl<E: std::error::Error> From<E> for Problem {
 }
 
 impl Diagnostic {
-    /// A problem at bytes `span` of a file.
+    /// A problem at the bytes `span` of a file.
     pub(crate) fn at(source: &Source, span: &Range<usize>, problem: Problem) -> Self {
         let text = source.text();
         let start = text.floor_char_boundary(span.start);
@@ -68,14 +68,14 @@ impl Diagnostic {
         Self {
             line,
             column: text[line_start..start].chars().count() + 1,
-            excerpt: (shown.len() <= LINE).then(|| (shown.to_owned(), mark)),
+            excerpt: (shown.len() <= MAX_LINE).then(|| (shown.to_owned(), mark)),
             ..Self::whole(source.path(), problem)
         }
     }
 
-    /// A problem of a file as a whole.
+    /// A problem of a whole file.
     pub(crate) fn whole(file: &Path, problem: Problem) -> Self {
-        let clip = |text: String| match text.char_indices().nth(MESSAGE) {
+        let clip = |text: String| match text.char_indices().nth(MAX_MESSAGE) {
             Some((end, _)) => format!("{}...", &text[..end]),
             None => text,
         };
@@ -89,8 +89,8 @@ impl Diagnostic {
         }
     }
 
-    /// The line, and where in it the problem is, in bytes. `None` for a problem of a whole file, and where the line is too long to
-    /// be shown.
+    /// The text of the line, and the bytes in it that have the problem. `None` for a problem of a whole file, and for a line that is too
+    /// long to be shown.
     #[must_use]
     pub fn excerpt(&self) -> Option<&(String, Range<usize>)> {
         self.excerpt.as_ref()
@@ -105,13 +105,13 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// A line for each problem, as [`Diagnostic`] shows itself.
+/// One line for each problem, in the form of [`Diagnostic`]'s `Display`.
 #[must_use]
 pub fn lines(diagnostics: &[Diagnostic]) -> String {
     diagnostics.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// A path without the control characters that a file's name may hold and a terminal would obey.
+/// A path with its control characters escaped, because a terminal would obey them.
 #[must_use]
 pub fn printable(path: &Path) -> String {
     let mut text = String::new();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_files_cannot_speak_to_the_terminal() {
+    fn names_of_files_cannot_control_the_terminal() {
         let diagnostic = Diagnostic::whole(Path::new("a\u{1b}[31m.toml"), Problem::new("bad"));
         assert_eq!(diagnostic.to_string(), "a\\u{1b}[31m.toml:1:1: bad");
     }

@@ -1,7 +1,7 @@
 //! Directories with configuration files: on disk, or in memory for tests and fuzzing.
 //!
-//! What is on disk decides what a root process does, so each file and directory must belong to root and be writable by
-//! nobody else, is opened by descriptor below its directory, and is never reached through a link.
+//! Danger: the files on disk decide what a root process does. Each file and directory must belong to root and be writable by nobody else.
+//! It must be opened by descriptor below its directory, and never through a link.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::source::{MAX_FILE, Source, too_large};
@@ -20,28 +20,28 @@ use std::str::FromStr;
 pub(crate) const PLANS: &str = "plans.d";
 /// The directory of the tenants.
 pub(crate) const TENANTS: &str = "tenants.d";
-/// What the names of files end in.
+/// The end of the names of files.
 const SUFFIX: &str = ".toml";
 
-/// The file of a plan or a tenant.
+/// The name of the file of a plan or a tenant.
 pub(crate) fn file_name(name: impl Display) -> String {
     format!("{name}{SUFFIX}")
 }
 
 /// A directory with files.
 pub(crate) trait Folder: Sized {
-    /// Its path, as diagnostics name it.
+    /// The path of the directory, as diagnostics name it.
     fn path(&self) -> &Path;
-    /// The names in it, sorted.
+    /// The names in the directory, sorted.
     fn names(&self) -> Result<Vec<OsString>, Vec<Diagnostic>>;
-    /// A file in it; `None` when there is none of this name.
+    /// Reads a file of the directory; `None` when there is no such file.
     fn file(&self, name: &str) -> Result<Option<Source>, Vec<Diagnostic>>;
-    /// A directory in it; `None` when there is none of this name.
+    /// Opens a directory in the directory; `None` when there is no such directory.
     fn folder(&self, name: &str) -> Result<Option<Self>, Vec<Diagnostic>>;
 }
 
-/// What the files of a directory are named for, sorted; `None` after keeping why the directory cannot be listed. Hidden
-/// files and those that do not end in `.toml` (what editors and package managers leave behind) are passed over.
+/// The plans or tenants that the files of a directory are named after, sorted. Returns `None`, with the problem in `diagnostics`, when the
+/// directory cannot be listed. Hidden files, and those that do not end in `.toml` (from editors and package managers), are skipped.
 pub(crate) fn names<F: Folder, N: FromStr<Err = NameError>>(
     folder: &F,
     diagnostics: &mut Vec<Diagnostic>,
@@ -74,7 +74,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens the configuration directory. The path may hold links; which directories are above it is not checked.
+    /// Opens the configuration directory. The path may hold links, and the directories above it are not checked.
     pub(crate) fn open(path: &Path) -> Result<Self, Vec<Diagnostic>> {
         let failed = |error: io::Error| {
             let problem = match error.kind() {
@@ -93,13 +93,14 @@ impl Directory {
         &self.fd
     }
 
+    /// Takes an open directory, if only root can change it.
     pub(crate) fn trusted(path: PathBuf, fd: OwnedFd) -> Result<Self, Vec<Diagnostic>> {
         let metadata = file::metadata(&fd).map_err(|error| unreadable(&path, &error))?;
         check_owner(&path, metadata)?;
         Ok(Self { path, fd })
     }
 
-    /// Why a name could not be opened; `None` when it is not there.
+    /// Why a name could not be opened; `None` when it does not exist.
     fn refused(&self, name: &str, wanted: FileType, error: &io::Error) -> Option<Vec<Diagnostic>> {
         let path = self.path.join(name);
         if error.kind() == io::ErrorKind::NotFound {
@@ -134,7 +135,7 @@ impl Folder for Directory {
         if usize::try_from(metadata.size).map_or(true, |size| size > MAX_FILE) {
             return Err(vec![Diagnostic::whole(&path, too_large(metadata.size))]);
         }
-        // The file may have grown since: a byte more than the bound is enough for `Source` to refuse it.
+        // The file may have grown since. With one byte more than the bound, `Source` refuses it.
         let bytes = file::read_bounded(fd, MAX_FILE + 1).map_err(|error| unreadable(&path, &error))?;
         Source::new(path, bytes).map(Some)
     }
@@ -167,7 +168,7 @@ fn check_kind(path: &Path, found: FileType, wanted: FileType) -> Result<(), Vec<
     Err(vec![Diagnostic::whole(path, problem)])
 }
 
-/// Only root may be able to change the policy.
+/// Checks that only root can change a file or directory.
 fn check_owner(path: &Path, metadata: Metadata) -> Result<(), Vec<Diagnostic>> {
     let shown = path.display();
     let problem = if metadata.uid != 0 {
@@ -182,7 +183,7 @@ fn check_owner(path: &Path, metadata: Metadata) -> Result<(), Vec<Diagnostic>> {
     Err(vec![Diagnostic::whole(path, problem)])
 }
 
-/// Files in memory, by their paths from the configuration directory.
+/// A directory in memory. The files have their paths below the configuration directory.
 #[derive(Debug)]
 pub(crate) struct Memory<'a> {
     path: PathBuf,

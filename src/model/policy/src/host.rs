@@ -1,4 +1,4 @@
-//! `bailiwick.toml`.
+//! Reads and writes `bailiwick.toml`.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::host_etc::is_barred;
@@ -34,10 +34,10 @@ const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant
 const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
 const SECTIONS: &[Section] = &[TOP, IDS, RESERVE];
 
-/// In the place of a time: what it is for does not happen.
+/// The word in place of a time that never comes.
 const NEVER: &str = "never";
 
-/// What holds where the file says nothing.
+/// The values of the settings that the file does not have.
 pub(crate) fn defaults() -> Host {
     Host {
         state_dir: PathBuf::from("/var/lib/bailiwick"),
@@ -54,7 +54,7 @@ pub(crate) fn defaults() -> Host {
     }
 }
 
-/// The host that a file declares.
+/// Reads the settings of the host from a file.
 pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
     let mut report = Report::new(source);
     let mut host = defaults();
@@ -111,7 +111,7 @@ fn read_directories(report: &mut Report<'_>, top: &Table<'_, '_>, host: &mut Hos
     }
 }
 
-/// An absolute path in the one way to write it, so that two paths can be compared.
+/// Reads an absolute path in its normal form, so that paths can be compared.
 fn directory(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
     let path = line(value)?;
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
@@ -129,7 +129,7 @@ fn directory(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
     }
 }
 
-/// A path below `/etc`, in the one way to write it.
+/// Reads a path below `/etc` in its normal form.
 fn below_etc(value: &DeValue<'_>) -> Result<String, Problem> {
     let path = line(value)?;
     if path.is_empty() || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
@@ -139,7 +139,7 @@ fn below_etc(value: &DeValue<'_>) -> Result<String, Problem> {
     Ok(path.to_owned())
 }
 
-/// One that may be shown.
+/// Reads a path below `/etc` that may be shown in a jail.
 fn extra_of_etc(value: &DeValue<'_>) -> Result<String, Problem> {
     let path = below_etc(value)?;
     if is_barred(&path, &EtcSettings::default()) {
@@ -151,7 +151,7 @@ fn extra_of_etc(value: &DeValue<'_>) -> Result<String, Problem> {
 
 fn read_ids(report: &mut Report<'_>, table: &Table<'_, '_>) -> IdPool {
     let default = IdPool::default();
-    // Each is tried with the default of the other, so that one run finds what is wrong with both.
+    // Each number is checked with the default of the other, so that one run finds the problems of both.
     let first = table.read(report, "first", |value| Ok(IdPool::new(number(value)?, default.per_tenant())?.first()));
     let per_tenant =
         table.read(report, "per_tenant", |value| Ok(IdPool::new(default.first(), number(value)?)?.per_tenant()));
@@ -159,14 +159,15 @@ fn read_ids(report: &mut Report<'_>, table: &Table<'_, '_>) -> IdPool {
         first.map_or(default.first(), Spanned::into_inner),
         per_tenant.map_or(default.per_tenant(), Spanned::into_inner),
     )
-    .expect("one number says nothing of the other")
+    .expect("the two numbers are checked independently")
 }
 
+/// Reads `true` or `false`.
 fn switch(value: &DeValue<'_>) -> Result<bool, Problem> {
     value.as_bool().ok_or_else(|| expected("true or false", value))
 }
 
-/// How long an init may be silent. What is shorter than a second no host can hold, busy as it may be.
+/// Reads how long an init may be silent. A busy host could not keep to less than a second.
 fn silence(value: &DeValue<'_>) -> Result<Option<Period>, Problem> {
     if value.as_str() == Some(NEVER) {
         return Ok(None);
@@ -205,7 +206,7 @@ fn principal(value: &DeValue<'_>) -> Result<Principal, Problem> {
     Ok(make(account(name)?))
 }
 
-/// A principal as it stands in the file, without quotes.
+/// The text of a principal in the file, without quotes.
 pub(crate) fn written(principal: &Principal) -> String {
     match principal {
         Principal::User(name) => name.clone(),
@@ -213,15 +214,15 @@ pub(crate) fn written(principal: &Principal) -> String {
     }
 }
 
-/// What `bailiwickd` runs as. Not root: root can write the policy, which is all that holds a `bailiwickd` that was
-/// taken over to what the operator wrote.
+/// Reads the user of `bailiwickd`. It must not be root: root can write the policy, and only the policy limits a `bailiwickd` in an
+/// attacker's hands.
 fn user(value: &DeValue<'_>) -> Result<String, Problem> {
     let hint =
         || Problem::new("bailiwickd must not run as root").hint("give it a user of its own, such as \"bailiwick\"");
     not_root(value, "user", hint)
 }
 
-/// The group of tenants' host users. Not root's, which may read what others may not.
+/// Reads the group of tenants' host users. It must not be root's group, which may read files that others may not.
 fn login_group(value: &DeValue<'_>) -> Result<String, Problem> {
     let hint = || Problem::new("tenants' host users must not be in root's group").hint("write \"bailiwick-tenants\"");
     not_root(value, "group", hint)
@@ -240,7 +241,7 @@ fn not_root(value: &DeValue<'_>, kind: &str, is_root: impl Fn() -> Problem) -> R
     }
 }
 
-/// A name that a user database can hold (it may come from a directory service, so this is wider than `useradd(8)`).
+/// Checks a name of a user or a group. Directory services allow more names than `useradd(8)`, so this check is wider.
 fn account(name: &str) -> Result<String, Problem> {
     let separates = |c: char| c.is_control() || c.is_whitespace() || matches!(c, ':' | ',' | '/');
     let problem = if name.is_empty() {
@@ -255,7 +256,7 @@ fn account(name: &str) -> Result<String, Problem> {
     Err(Problem::new(problem).hint("write \"name\" for a user or \"group:name\" for a group"))
 }
 
-/// A file that reads to the same host.
+/// Writes a file with every setting. Reading it gives the same host.
 pub(crate) fn write(host: &Host) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let list = |items: Vec<String>| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");

@@ -1,29 +1,30 @@
-//! Which parts of the host's `/etc` programs of its `/usr` find in a jail.
+//! Decides which parts of the host's `/etc` a jail sees, for the programs of the host's `/usr`.
 //!
-//! Danger: every tenant reads what this lets through. A file passes when it is, byte for byte, what a package holds, which
-//! anybody can read in that package; when it is one of a few that the host makes from packages; or when the operator says so.
-//! A file that somebody wrote into, a package's script with an answer of the operator's among them, is none of the first. No
-//! private key passes, and no link whose target does not: its name may be a customer's.
+//! A file passes in three cases. It is byte for byte the file of a package, which anybody can read in that package. It is one of a few
+//! files that the host makes from packages. Or the operator names it.
+//!
+//! Danger: every tenant can read what passes. A file that was changed after its installation must not pass by the first rule, even if a
+//! package's script has changed it, because it may hold an answer of the operator. No private key may pass, and no link to a path that
+//! does not pass, because the name of the target may be that of a customer.
 
 use crate::model::EtcSettings;
 
-/// Entries that the host makes from what packages bring, and that hold nothing of anybody. A directory stands for all in it.
+/// The entries that the host makes from packages. They hold nothing private. A directory stands for everything in it.
 pub const GENERATED: &[&str] = &[
-    "alternatives", // what `awk`, `editor`, `php` mean on this distribution
-    "inputrc",      // base-files copies it once, and no package counts it as its own
-    "ld.so.cache",  // without it every library is searched for
+    "alternatives", // the programs behind `awk`, `editor`, `php` on this distribution
+    "inputrc",      // base-files copies it once, and no package owns it
+    "ld.so.cache",  // without it the loader searches for every library
     "mailcap",
     "mime.types",
     "protocols",
     "python3/debian_config",
     "services",
-    "sgml/catalog", // where document types lie, as packages registered them
-    "ssl/certs",    // never `ssl`: private keys lie beside
+    "sgml/catalog", // the paths of document types, registered by packages
+    "ssl/certs",    // never the whole `ssl`, which holds private keys
     "xml/catalog",
 ];
 
-/// Names of entries that a jail has of its own, or that say how the host is run: never shown, whoever brought them. A star stands
-/// for whatever follows.
+/// The names of entries that are never shown: a jail has its own, or they tell how the host is run. A star stands for any characters.
 const NEVER: &[&str] = &[
     "anacrontab",
     "apparmor*",
@@ -71,15 +72,15 @@ const NEVER: &[&str] = &[
     "ufw",
 ];
 
-/// What a name anywhere below `/etc` may not hold.
+/// The words that bar any name that holds them, anywhere below `/etc`.
 const SECRET: &[&str] = &["credential", "keytab", "passw", "private", "secret", "shadow", "token"];
 
-/// Whether `path` is `entry` or lies in it.
+/// Whether `path` is `entry` or lies below it.
 fn is_within(path: &str, entry: &str) -> bool {
     path.strip_prefix(entry).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether a path below `/etc` may not be shown, whatever is in it.
+/// Whether a path below `/etc` must not be shown, whatever it holds. `etc` are the operator's settings.
 #[must_use]
 pub fn is_barred(path: &str, etc: &EtcSettings) -> bool {
     let first = path.split('/').next().unwrap_or_default();
@@ -97,22 +98,23 @@ pub fn is_barred(path: &str, etc: &EtcSettings) -> bool {
     NEVER.iter().any(is_named) || path.split('/').any(is_secret) || etc.never.iter().any(|entry| is_within(path, entry))
 }
 
-/// Whether a path is shown as it is now, without a comparison with what a package brought.
+/// Whether a path below `/etc` is shown as it is, without a comparison with the file of a package.
 #[must_use]
 pub fn is_taken_whole(path: &str, etc: &EtcSettings) -> bool {
     GENERATED.iter().any(|entry| is_within(path, entry)) || etc.extra.iter().any(|entry| is_within(path, entry))
 }
 
-/// Where a link of the host's `/etc` leads.
+/// The target of a link in the host's `/etc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkTarget {
-    /// Into `/usr`, which every jail has.
+    /// A path in `/usr`, which every jail has.
     Usr,
-    /// To this path below `/etc`: a jail has it only if it is shown.
+    /// This path below `/etc`. A jail has it only if it is shown.
     Etc(String),
 }
 
-/// Where a link leads, when a jail may have the same there. `path` is the link's own, below `/etc`.
+/// The target of a link, if a jail may have the same link; otherwise `None`. `path` is that of the link, below `/etc`, and `to` is its
+/// content.
 #[must_use]
 pub fn link_target(path: &str, to: &str, etc: &EtcSettings) -> Option<LinkTarget> {
     let mut parts: Vec<&str> =
@@ -135,14 +137,15 @@ pub fn link_target(path: &str, to: &str, etc: &EtcSettings) -> Option<LinkTarget
     }
 }
 
-/// Whether a file holds a private key, as PEM (RFC 7468) has it. None is ever shown, whatever its name.
+/// Whether a file holds a private key in PEM (RFC 7468). Such a file is never shown, whatever its name.
 #[must_use]
 pub fn holds_private_key(content: &[u8]) -> bool {
     const MARK: &[u8] = b"PRIVATE KEY-----";
     content.windows(MARK.len()).any(|window| window == MARK)
 }
 
-/// The files below `/etc` that packages brought, each with the MD5 of what they brought: from `/var/lib/dpkg/status`.
+/// The configuration files of packages, each as its path below `/etc` and the MD5 digest of the package's version. `status` is the content
+/// of `/var/lib/dpkg/status`.
 pub fn conffiles(status: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut within = false;
     status.lines().filter_map(move |line| {
@@ -150,14 +153,15 @@ pub fn conffiles(status: &str) -> impl Iterator<Item = (&str, &str)> {
         within = if is_continued { within } else { line == "Conffiles:" };
         let mut words = line.split_ascii_whitespace();
         let (path, digest) = (words.next()?, words.next()?);
-        // A file that a package no longer brings has the word "obsolete" behind it: it was brought all the same.
+        // The word "obsolete" may follow: the package no longer has the file, but did have it.
         (within && is_continued).then_some(())?;
         Some((path.strip_prefix("/etc/")?, digest))
     })
 }
 
-/// The same of those that a package's own scripts put there, from `/var/lib/ucf/hashfile`: what they put there may hold an answer of the
-/// operator's, so a digest says something only if the package has a file of it ([`digests`]).
+/// The configuration files that packages' scripts have installed, each as its path below `/etc` and its MD5 digest. `hashes` is the content
+/// of `/var/lib/ucf/hashfile`. Such a file may hold an answer of the operator. So its digest counts only if a file of the package has the
+/// same digest ([`digests`]).
 pub fn ucf_files(hashes: &str) -> impl Iterator<Item = (&str, &str)> {
     hashes.lines().filter_map(|line| {
         let (digest, path) = line.split_once("  ")?;
@@ -165,7 +169,8 @@ pub fn ucf_files(hashes: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Whose script put a file there, by path below `/etc`: from `/var/lib/ucf/registry`.
+/// The packages whose scripts have installed files, each as the path below `/etc` and the package. `registry` is the content of
+/// `/var/lib/ucf/registry`.
 pub fn ucf_owners(registry: &str) -> impl Iterator<Item = (&str, &str)> {
     registry.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
@@ -175,7 +180,7 @@ pub fn ucf_owners(registry: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The digests of a package's files: from `/var/lib/dpkg/info/PACKAGE.md5sums`.
+/// The MD5 digests of a package's files. `md5sums` is the content of `/var/lib/dpkg/info/PACKAGE.md5sums`.
 pub fn digests(md5sums: &str) -> impl Iterator<Item = &str> {
     md5sums.lines().filter_map(|line| Some(line.split_once("  ")?.0))
 }

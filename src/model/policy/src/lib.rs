@@ -1,9 +1,9 @@
-//! Floor 2: TOML files to a typed policy, or all diagnostics with file, line and column.
+//! Floor 2: reads TOML files into a typed policy, or into diagnostics with file, line and column.
 //!
-//! [`read`] goes on after a problem, so one run names every problem of every file. A tenant with a problem is left out
-//! of the policy; the others are not held up by it. [`Store`] has in its place what it last was: the policy that is in force.
+//! [`read`] goes on after a problem, so one run finds every problem of every file. It leaves a tenant with a problem out of the policy,
+//! and the others are not affected. [`Store`] puts the last good version of the tenant in its place: this is the policy in force.
 //!
-//! Danger: what the files say, the warden does as root. Files that anyone but root can change are refused.
+//! Danger: the warden does as root what the files say. Files that anybody but root can change must be refused.
 
 mod check;
 mod diagnostic;

@@ -1,4 +1,4 @@
-//! The limits as one table: key, what is acceptable, how it is read and written.
+//! The limits as one table: the key of each, its bounds, and how it is read and written.
 
 use crate::diagnostic::Problem;
 use crate::reader::{Report, Span, Table, expected, number, parsed};
@@ -8,28 +8,27 @@ use std::fmt::Display;
 use std::str::FromStr;
 use toml::de::DeValue;
 
-/// One limit.
+/// One limit in the table.
 #[derive(Debug)]
 struct Row {
-    /// Which.
     key: LimitKey,
     read: fn(&DeValue<'_>, &mut Limits) -> Result<(), Problem>,
     write: fn(&Limits) -> String,
     copy: fn(&Limits, &mut Limits),
 }
 
-/// A type that a limit may have.
+/// The type of a limit's value.
 trait Setting: Copy {
-    /// What the smallest and the largest acceptable value are written in.
+    /// The type of the smallest and the largest allowed value.
     type Unit: PartialOrd + Display;
     fn read(value: &DeValue<'_>) -> Result<Self, Problem>;
-    /// As it stands in a file, quotes included.
+    /// The text of the value in a file, with its quotes.
     fn write(&self) -> String;
-    /// The smallest and the largest amount in the value; `None` when there is no bound.
+    /// The smallest and the largest amount in the value; `None` for "unlimited".
     fn ends(&self) -> Option<(Self::Unit, Self::Unit)>;
 }
 
-/// A [`Setting`] that is written as a text with a unit.
+/// A [`Setting`] that is a text with a unit.
 trait Quantity: Setting<Unit = Self> + FromStr<Err = bailiwick_types::ParseQuantityError> + PartialOrd + Display {
     const EXPECTED: &str;
 }
@@ -108,7 +107,7 @@ impl<T: Setting> Setting for Bound<T> {
     }
 }
 
-/// The value is a text; whether it is a good one shows when it is parsed.
+/// Checks that a value is a text. Parsing it comes later.
 fn quantity(value: &DeValue<'_>, what: &str) -> Result<(), Problem> {
     match value {
         DeValue::String(_) => Ok(()),
@@ -151,38 +150,38 @@ const fn share(per_cent: u64) -> CpuShare {
     CpuShare(per_cent * 1000)
 }
 
-/// More than any machine has: past it the kernel's own arithmetic is near its end, and "unlimited" says it plainly.
-const MOST: ByteSize = ByteSize(1 << 50);
-/// More cores than the kernel can be built for (`CONFIG_NR_CPUS`), in per cent of one.
-const MOST_CPU: CpuShare = share(1_000_000);
-/// As [`MOST`], for counts.
-const MANY: Count = Count(1_000_000_000_000);
+/// The largest size. No machine has as much. Beyond it the arithmetic of the kernel may overflow, and "unlimited" says the same.
+const MAX_SIZE: ByteSize = ByteSize(1 << 50);
+/// The largest share of cores: more cores than the kernel can be built for (`CONFIG_NR_CPUS`).
+const MAX_CPU: CpuShare = share(1_000_000);
+/// The largest count, for the same reasons.
+const MAX_COUNT: Count = Count(1_000_000_000_000);
 
-/// Less would hold up all others that wait for the same disk.
+/// The bounds of throughput. Less would delay everybody who waits for the same disk.
 const IO: &str = "bytes a second, from 64K, or \"unlimited\"";
 
-/// Beside the bound of all doors together.
+/// The bounds of the sessions through one door.
 const DOOR: &str = "from 1 to 65536, or \"unlimited\"; to close the door leave it out of \"doors\"";
 
 rows! {
     // cpu.max needs at least a millisecond in its period of 100 ms.
-    Cpu cpu: share(1), MOST_CPU, "a share of one core, from 1%, or \"unlimited\"";
-    CpuBurst cpu_burst: share(0), MOST_CPU, "at most the value of \"cpu\"";
+    Cpu cpu: share(1), MAX_CPU, "a share of one core, from 1%, or \"unlimited\"";
+    CpuBurst cpu_burst: share(0), MAX_CPU, "at most the value of \"cpu\"";
     CpuWeight cpu_weight: 1, 10_000, "from 1 to 10000; 100 is the norm";
-    Memory memory: ByteSize(16 << 20), MOST, "from 16M, which a jail needs for its init and a shell, or \"unlimited\"";
-    MemoryHigh memory_high: ByteSize(16 << 20), MOST, "from 16M, below which a jail is throttled all the time, or \"unlimited\"";
-    Swap swap: ByteSize(0), MOST, "\"0\" for none, or \"unlimited\"";
+    Memory memory: ByteSize(16 << 20), MAX_SIZE, "from 16M, which a jail needs for its init and a shell, or \"unlimited\"";
+    MemoryHigh memory_high: ByteSize(16 << 20), MAX_SIZE, "from 16M, below which a jail is throttled all the time, or \"unlimited\"";
+    Swap swap: ByteSize(0), MAX_SIZE, "\"0\" for none, or \"unlimited\"";
     // PID_MAX_LIMIT is the most that the kernel can number.
     Tasks tasks: 8, 4_194_304, "from 8, which a jail needs for its init and one session, or \"unlimited\"";
-    IoRead io_read: ByteSize(64 << 10), MOST, IO;
-    IoWrite io_write: ByteSize(64 << 10), MOST, IO;
-    IopsRead iops_read: Count(10), MANY, "operations a second, from 10, or \"unlimited\"";
-    IopsWrite iops_write: Count(10), MANY, "operations a second, from 10, or \"unlimited\"";
+    IoRead io_read: ByteSize(64 << 10), MAX_SIZE, IO;
+    IoWrite io_write: ByteSize(64 << 10), MAX_SIZE, IO;
+    IopsRead iops_read: Count(10), MAX_COUNT, "operations a second, from 10, or \"unlimited\"";
+    IopsWrite iops_write: Count(10), MAX_COUNT, "operations a second, from 10, or \"unlimited\"";
     IoWeight io_weight: 1, 10_000, "from 1 to 10000; 100 is the norm";
     // A quota of zero blocks or inodes means "no quota" to the kernel (quotactl(2)).
-    Disk disk: ByteSize(1 << 20), MOST, "from 1M, for the soft limit too, or \"unlimited\"";
+    Disk disk: ByteSize(1 << 20), MAX_SIZE, "from 1M, for the soft limit too, or \"unlimited\"";
     DiskGrace disk_grace: Period(60), Period(3650 * 86_400), "from 1m to 3650d";
-    Inodes inodes: Count(100), MANY, "from 100, for the soft limit too, or \"unlimited\"";
+    Inodes inodes: Count(100), MAX_COUNT, "from 100, for the soft limit too, or \"unlimited\"";
     Sessions sessions: 1, 65_536, "from 1 to 65536, or \"unlimited\"; to close every way in write doors = []";
     SessionsExec sessions_exec: 1, 65_536, DOOR;
     SessionsSsh sessions_ssh: 1, 65_536, DOOR;
@@ -190,11 +189,11 @@ rows! {
     SessionsFtp sessions_ftp: 1, 65_536, DOOR;
     SessionsCron sessions_cron: 1, 65_536, DOOR;
     OpenFiles open_files: 64, 1_048_576, "from 64, which a shell needs, to 1048576, which is the most that the kernel allows";
-    Tmp tmp: ByteSize(64 << 10), MOST, "from 64K to 1024T";
-    Shm shm: ByteSize(64 << 10), MOST, "from 64K to 1024T";
+    Tmp tmp: ByteSize(64 << 10), MAX_SIZE, "from 64K to 1024T";
+    Shm shm: ByteSize(64 << 10), MAX_SIZE, "from 64K to 1024T";
 }
 
-/// The limits that one file sets.
+/// The limits that one file sets, and their places in it.
 #[derive(Debug)]
 pub(crate) struct Declared {
     values: Limits,
@@ -203,7 +202,7 @@ pub(crate) struct Declared {
 }
 
 impl Declared {
-    /// A file that sets none.
+    /// The limits of a file without any.
     pub(crate) fn nothing() -> Self {
         Self { values: Limits::default(), places: BTreeMap::new(), unreadable: Vec::new() }
     }
@@ -213,7 +212,7 @@ impl Declared {
         let mut declared = Self::nothing();
         for row in ROWS {
             let Some(value) = table.get(row.key.word()) else { continue };
-            // The word is for a tenant's file that is edited by a program: the same as no line at all.
+            // Programs write this word into a tenant's file. It means the same as a missing line.
             if value.get_ref().as_str() == Some("inherit") {
                 continue;
             }
@@ -226,8 +225,8 @@ impl Declared {
         declared
     }
 
-    /// Replaces in `limits` what this file sets, and looks whether the whole makes sense. Only a pair in which this
-    /// file has a part is looked at: any other was looked at where it was written.
+    /// Replaces in `limits` those that this file sets, and checks pairs of limits. Only pairs with a limit of this file are checked. The
+    /// others were checked in the file that sets them.
     pub(crate) fn apply(&self, report: &mut Report<'_>, limits: &mut Limits) {
         for row in ROWS.iter().filter(|row| self.places.contains_key(&row.key)) {
             (row.copy)(&self.values, limits);
@@ -246,7 +245,7 @@ impl Declared {
         );
     }
 
-    /// The first limit must not be above the second.
+    /// Reports a problem when the first limit is above the second.
     fn order<T: PartialOrd + Display + Copy>(
         &self,
         report: &mut Report<'_>,
@@ -256,7 +255,7 @@ impl Declared {
     ) {
         let (Bound::At(low), Bound::At(high)) = (low, high) else { return };
         let Some(place) = self.places.get(&lower).or_else(|| self.places.get(&upper)) else { return };
-        // What stands in the place of an unreadable value is not what the operator wrote.
+        // In place of an unreadable value there is an inherited one, which the operator did not write here.
         if low > high && ![lower, upper].iter().any(|key| self.unreadable.contains(key)) {
             report.error(place.clone(), || {
                 let problem = Problem::new(format!("\"{lower}\" ({low}) is above \"{upper}\" ({high}), {why}"));
@@ -269,7 +268,7 @@ impl Declared {
     }
 }
 
-/// `[limits]` with every key.
+/// Writes `[limits]` with every key.
 pub(crate) fn write(limits: &Limits) -> String {
     let mut text = "\n[limits]\n".to_owned();
     for row in ROWS {
@@ -290,7 +289,7 @@ mod tests {
         let mut keys = KEYS.to_vec();
         keys.sort_unstable();
         assert_eq!(keys, fields.keys().map(String::as_str).collect::<Vec<_>>());
-        // The table of limits has the same rows, and writes a value as a file has it.
+        // The table of the types has the same rows, and writes each value as a file does.
         let limits = Limits { disk: "10G:11G".parse().map(Bound::At).expect("a pair"), ..Limits::default() };
         for key in LimitKey::ALL {
             let row = ROWS.iter().find(|row| row.key == key);

@@ -1,4 +1,4 @@
-//! The policy after parsing and inheritance: what the operator declared, with nothing left to look up.
+//! The policy after parsing and inheritance. Every setting has a value, so nothing is left to look up.
 
 use bailiwick_types::{
     Access, ByteSize, Door, FtpName, IdPool, ImageName, Limits, LoginName, PasswordHash, Period, PlanName, Profile,
@@ -13,51 +13,51 @@ use std::path::PathBuf;
 pub struct Policy {
     /// `bailiwick.toml`.
     pub host: Host,
-    /// `plans.d`, each after inheritance from its parents.
+    /// The plans of `plans.d`, each after inheritance from its parents.
     pub plans: BTreeMap<PlanName, Plan>,
-    /// `tenants.d`, each after inheritance from its plan.
+    /// The tenants of `tenants.d`, each after inheritance from its plan.
     pub tenants: BTreeMap<TenantName, Tenant>,
 }
 
-/// The host.
+/// The settings of the host, from `bailiwick.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Host {
-    /// Images, tenants' storage, ledger, history. Absolute.
+    /// The directory of images, tenants' storage, ledger and history; an absolute path.
     pub state_dir: PathBuf,
-    /// Sockets and runtime state. Absolute.
+    /// The directory of sockets and runtime state; an absolute path.
     pub runtime_dir: PathBuf,
-    /// What tenants' ranges are cut from.
+    /// The host ids that tenants get their ranges from.
     pub ids: IdPool,
-    /// Tenants whose limits here cannot be enforced are refused.
+    /// The resources whose limits must be enforced. A tenant is refused when a limit of one of them cannot be.
     pub require: BTreeSet<Resource>,
-    /// What all tenants together leave to the host.
+    /// The resources that all tenants together leave to the host.
     pub reserve: Reserve,
     /// Who may use the control socket for every tenant.
     pub admins: Vec<Principal>,
-    /// Whether events go to the log of the system (`syslog(3)`) as well.
+    /// Whether events also go to the log of the system (`syslog(3)`).
     pub syslog: bool,
     /// The user that `bailiwickd` runs as: a name of the host's user database, or a number.
     pub user: String,
-    /// The group of tenants' host users, which sshd is told to hand over: likewise a name or a number.
+    /// The group of tenants' host users, by which sshd recognises them: a name or a number.
     pub login_group: String,
-    /// After how long without an answer of its init a jail is made anew; never when `None`.
+    /// How long an init may be silent before its jail is made again; `None` means for ever.
     pub replace_silent_init: Option<Period>,
-    /// What of the host's `/etc` jails see beside what packages brought and nobody changed.
+    /// The parts of the host's `/etc` that jails see, or do not see, apart from unchanged files of packages.
     pub etc: EtcSettings,
 }
 
-/// Parts of the host's `/etc`, as paths below it.
+/// Parts of the host's `/etc`, as paths below `/etc`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct EtcSettings {
-    /// Shown as they are.
+    /// The paths that jails see as they are.
     pub extra: Vec<String>,
-    /// Not shown, whatever else says so.
+    /// The paths that jails never see, even if another rule shows them.
     pub never: Vec<String>,
 }
 
 impl Host {
-    /// Where records of tenants' host users are (`nss-systemd(8)`): beside the runtime directory, so `/run/userdb` on a host
-    /// that is not below a folder of its own.
+    /// The directory with the records of tenants' host users (`nss-systemd(8)`), beside the runtime directory. With the default settings
+    /// this is `/run/userdb`.
     #[must_use]
     pub fn user_records(&self) -> PathBuf {
         self.runtime_dir.with_file_name("userdb")
@@ -65,7 +65,7 @@ impl Host {
 }
 
 impl Tenant {
-    /// How the jail that is to run holds the tenant's storage; `None` when none is to run. The one place that decides it.
+    /// How the tenant's jail may use its storage; `None` when no jail shall run. Only this function decides it.
     #[must_use]
     pub fn access(&self) -> Option<Access> {
         match self.state {
@@ -83,37 +83,37 @@ impl Tenant {
         doors.contains(&door) && (self.state == Declared::Active || suspended_doors.contains(&door))
     }
 
-    /// Whether it has a host user: a door of sshd's, whether open now or not.
+    /// Whether the tenant has a host user. This is so when it has a door of sshd, open or not.
     #[must_use]
     pub fn has_host_user(&self) -> bool {
         self.settings.doors.iter().any(|door| matches!(door, Door::Ssh | Door::Sftp))
     }
 }
 
-/// What all tenants together leave to the host, whatever each of them may have.
+/// The resources that all tenants together leave to the host, even if the sum of their limits is higher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Reserve {
-    /// Of the machine's memory.
+    /// Memory of the machine.
     pub memory: ByteSize,
-    /// Of the processes and threads that the kernel can number.
+    /// Processes and threads.
     pub tasks: u64,
-    /// Free space of the file system that holds the state directory.
+    /// Free space on the file system of the state directory.
     pub disk: ByteSize,
 }
 
 /// A user or a group of the host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Principal {
-    /// `"root"`.
+    /// A user, such as `"root"`.
     User(String),
-    /// `"group:bailiwick-admin"`.
+    /// A group, such as `"group:bailiwick-admin"`.
     Group(String),
 }
 
 /// A plan after inheritance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// Its name.
+    /// The name of the plan.
     pub name: PlanName,
     /// The plan that it inherits from.
     pub parent: Option<PlanName>,
@@ -121,64 +121,64 @@ pub struct Plan {
     pub settings: Settings,
 }
 
-/// What a plan gives and a tenant may override.
+/// The settings that a plan gives and a tenant may override.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Settings {
-    /// The root file system; `host` is built in.
+    /// The root file system. The image `host` is built in.
     pub image: ImageName,
     /// How tightly the jail is confined.
     pub profile: Profile,
     /// The ways in.
     pub doors: BTreeSet<Door>,
-    /// Those of them that stay open, for reading, while a tenant is suspended.
+    /// The doors that stay open, for reading, while a tenant is suspended.
     pub suspended_doors: BTreeSet<Door>,
-    /// The bounds.
+    /// The limits.
     pub limits: Limits,
 }
 
 /// A tenant after inheritance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tenant {
-    /// Its name.
+    /// The name of the tenant.
     pub name: TenantName,
     /// Its plan.
     pub plan: PlanName,
-    /// Whether it may run.
+    /// Whether its jail may run.
     pub state: Declared,
-    /// The settings, the tenant's own before its plan's.
+    /// The settings: the tenant's own, and those of its plan for the others.
     pub settings: Settings,
     /// Its user inside, beside root.
     pub login: Login,
     /// Its long-running programs.
     pub services: Vec<Service>,
-    /// What is run for it at times, as its login user.
+    /// The commands that run at set times, as its login user.
     pub timers: Vec<Timer>,
     /// Its logins for FTP.
     pub ftp: Vec<FtpLogin>,
 }
 
-/// A login for FTP: its files are those of the login user.
+/// An FTP login. It has the files of the login user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FtpLogin {
-    /// Its name, before the `@` and the tenant's.
+    /// The part of its name before the `@` and the tenant's name.
     pub name: FtpName,
-    /// Of its password. A secret: nothing that prints the policy prints it.
+    /// The hash of its password. This is a secret, so printing the policy leaves it out.
     #[serde(skip_serializing)]
     pub password: PasswordHash,
-    /// What it is locked to, below the login user's home: names with slashes between; empty for the home itself.
+    /// The directory that it is locked to, as a relative path from the login user's home. Empty means the home itself.
     pub directory: String,
-    /// How many may be in by it at a time; as many as by the door when `None`.
+    /// The most sessions of this login at a time; `None` means that only the limits of door and tenant count.
     pub sessions: Option<u64>,
 }
 
-/// The declared state.
+/// The declared state of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Declared {
-    /// The jail is to run.
+    /// The jail shall run.
     Active,
-    /// Its data is kept, its doors are closed. The jail is to be down, or read-only for the doors that stay open.
+    /// The data stays and the doors are closed. The jail shall be down, or run read-only for the doors that stay open.
     Suspended {
-        /// What the operator wrote.
+        /// The reason in the tenant's file.
         reason: Option<String>,
     },
 }
@@ -186,37 +186,38 @@ pub enum Declared {
 /// The tenant's own user inside the jail, user and group 1000.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Login {
-    /// Its name; the tenant's own name where nothing is written.
+    /// The name of the user. It is the tenant's name unless the file sets another.
     pub user: LoginName,
-    /// `authorized_keys` lines, one each, checked for shape and free of line ends.
+    /// The lines of `authorized_keys`, one key each. Their shape was checked, and they hold no line ends.
     pub ssh_keys: Vec<String>,
 }
 
 impl Login {
-    /// Whether a public key, type and base 64, is one of those that may log in.
+    /// Whether a public key may log in. `key` is its type and base64 text.
     #[must_use]
     pub fn has_key(&self, key: &str) -> bool {
-        let is_it = |line: &String| line.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
-        !key.is_empty() && self.ssh_keys.iter().any(is_it)
+        let is_same =
+            |line: &String| line.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+        !key.is_empty() && self.ssh_keys.iter().any(is_same)
     }
 }
 
-/// A command that is run at times.
+/// A command that runs at set times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Timer {
-    /// Its name.
+    /// The name of the timer.
     pub name: TimerName,
-    /// When.
+    /// The times when it runs.
     pub schedule: When,
-    /// Program (absolute path inside the jail) and arguments.
+    /// The program (an absolute path inside the jail) and its arguments.
     pub command: Vec<String>,
 }
 
 /// A long-running program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
-    /// Its name.
+    /// The name of the service.
     pub name: ServiceName,
-    /// Program (absolute path inside the jail) and arguments.
+    /// The program (an absolute path inside the jail) and its arguments.
     pub command: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `plans.d`: plans and what they inherit from each other.
+//! Reads `plans.d`: the plans, and what they inherit from each other.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{Folder, PLANS, file_name, names};
@@ -12,7 +12,7 @@ use bailiwick_types::PlanName;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
-/// How many plans may stand in one line of inheritance.
+/// The most plans in one line of inheritance.
 const MAX_DEPTH: usize = 16;
 
 const TOP: Section = Section {
@@ -21,70 +21,70 @@ const TOP: Section = Section {
 };
 const SECTIONS: &[Section] = &[TOP, settings::LIMITS];
 
-/// The plans, each read when it is first asked for: the warden needs one tenant's, not all.
+/// The plans. Each is read when it is first needed, because the warden needs those of one tenant and not all.
 #[derive(Debug)]
 pub(crate) struct Plans<'f, F> {
     folder: Availability<'f, F>,
-    /// What to go on with in the place of one that has an error.
+    /// The last good versions for plans with an error.
     fallback: &'f Fallback<'f>,
     fallen_back: BTreeSet<PlanName>,
     read: BTreeMap<PlanName, Outcome>,
     diagnostics: Vec<Diagnostic>,
 }
 
-/// What was read.
+/// The result of reading plans.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    /// The good plans that were read, and the last good of the others.
+    /// The good plans that were read, and the last good versions of the others.
     pub(crate) good: BTreeMap<PlanName, Plan>,
-    /// Which of them are the last good.
+    /// The names of those that are a last good version.
     pub(crate) fallen_back: BTreeSet<PlanName>,
-    /// The problems.
+    /// The problems of all plans that were read.
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
 /// Whether the directory of the plans can be used.
 #[derive(Debug)]
 pub(crate) enum Availability<'f, F> {
-    /// It is there.
+    /// The directory can be read.
     Ready(&'f F),
-    /// There is none, so there are no plans.
+    /// There is no directory, so there are no plans.
     Absent,
-    /// It cannot be used, and that was reported: no plan can be said to be missing.
+    /// The directory cannot be read, and this was reported. No plan may be called missing.
     Broken,
 }
 
 #[derive(Debug)]
 enum Outcome {
-    /// The plan, and how many stand in its line of inheritance.
+    /// The plan, and the length of its line of inheritance.
     Good(Box<Plan>, usize),
-    /// It, or a plan that it inherits from, has a problem that was reported.
+    /// The plan, or one that it inherits from, has a problem that was reported.
     Bad,
-    /// It has no file.
+    /// The plan has no file.
     Missing,
-    /// Its parents are being read.
+    /// The plan's parents are being read.
     InProgress,
 }
 
-/// What became of a plan that was asked for.
+/// The result of looking up a plan.
 #[derive(Debug)]
 pub(crate) enum Found<'a> {
-    /// Here it is.
+    /// The settings of the plan.
     Good(&'a Settings),
-    /// It has a problem that was reported.
+    /// The plan has a problem that was reported.
     Bad,
-    /// It has no file; the problem to report where it is named.
+    /// The plan has no file. The problem is to be reported where the plan is named.
     Missing(Problem),
 }
 
-/// A plan's file while the file of its parent is read.
+/// The file of a plan while the file of its parent is read.
 #[derive(Debug)]
 struct Draft {
     name: PlanName,
     source: Source,
-    /// The problems that the parent has no part in.
+    /// The problems that do not depend on the parent.
     diagnostics: Vec<Diagnostic>,
-    /// `None` when the file is no TOML.
+    /// The settings of the file; `None` when it is no TOML.
     declared: Option<settings::Declared>,
     parent: Option<Spanned<PlanName>>,
 }
@@ -107,7 +107,7 @@ impl<'f, F: Folder> Plans<'f, F> {
         Self { folder, fallback, fallen_back: BTreeSet::new(), read: BTreeMap::new(), diagnostics: Vec::new() }
     }
 
-    /// Reads the plan and all that it inherits from.
+    /// Reads a plan and all plans that it inherits from.
     pub(crate) fn find(&mut self, name: &PlanName) -> Found<'_> {
         self.read_line(name);
         match &self.read[name] {
@@ -117,7 +117,7 @@ impl<'f, F: Folder> Plans<'f, F> {
         }
     }
 
-    /// Reads every plan that there is.
+    /// Reads every plan of the directory.
     pub(crate) fn find_all(&mut self) {
         let Availability::Ready(folder) = self.folder else { return };
         for name in names(folder, &mut self.diagnostics).unwrap_or_default() {
@@ -125,7 +125,7 @@ impl<'f, F: Folder> Plans<'f, F> {
         }
     }
 
-    /// The good plans that were read, and the problems of the others.
+    /// Returns the good plans that were read, and the problems of the others.
     pub(crate) fn finish(self) -> Finished {
         let good = self.read.into_iter().filter_map(|(name, outcome)| match outcome {
             Outcome::Good(plan, _) => Some((name, *plan)),
@@ -134,7 +134,7 @@ impl<'f, F: Folder> Plans<'f, F> {
         Finished { good: good.collect(), fallen_back: self.fallen_back, diagnostics: self.diagnostics }
     }
 
-    /// Up the line of inheritance until a plan is known or has no parent, then down again, each on top of its parent.
+    /// Reads up the line of inheritance, until a plan is known or has no parent. Then resolves down the line, each plan on top of its parent.
     fn read_line(&mut self, name: &PlanName) {
         let mut line: Vec<Draft> = Vec::new();
         let mut next = Some(name.clone());
@@ -181,7 +181,7 @@ impl<'f, F: Folder> Plans<'f, F> {
         }
     }
 
-    /// A plan on top of its parent, which was read before it; `line` is who inherits from it.
+    /// Puts a plan on top of its parent, which was resolved before. `line` holds the plans that inherit from it.
     fn resolve(&mut self, draft: Draft, line: &[Draft]) -> Outcome {
         let Draft { name, source, diagnostics, declared, parent } = draft;
         let mut report = Report::new(&source);
@@ -220,11 +220,11 @@ impl<'f, F: Folder> Plans<'f, F> {
         }
     }
 
-    /// There is no such plan.
+    /// The problem of a plan that does not exist.
     fn missing(&self, name: &PlanName) -> Problem {
         let problem = Problem::new(format!("there is no plan \"{name}\""));
         let known = match self.folder {
-            // A file with a bad name is reported by whoever reads all plans.
+            // Reading all plans reports a file with a bad name.
             Availability::Ready(folder) => names::<_, PlanName>(folder, &mut Vec::new()).unwrap_or_default(),
             _ => Vec::new(),
         };
@@ -235,7 +235,7 @@ impl<'f, F: Folder> Plans<'f, F> {
     }
 }
 
-/// `from` inherits from `start`, which inherits from ... which inherits from `from`.
+/// The problem of a circle: `from` inherits from `start`, which inherits, over the plans of `line`, from `from`.
 fn circle(start: &PlanName, from: &PlanName, line: &[Draft]) -> Problem {
     let names = line.iter().map(|draft| &draft.name).chain([from]).skip_while(|name| *name != start).chain([start]);
     let names: Vec<&str> = names.map(PlanName::as_str).collect();
@@ -243,7 +243,7 @@ fn circle(start: &PlanName, from: &PlanName, line: &[Draft]) -> Problem {
         .hint("remove \"plan\" from one of them")
 }
 
-/// A plan's file that reads to the same plan, whatever its parent says.
+/// Writes a plan as a file with every setting. Reading it gives the same plan, whatever its parent says.
 pub(crate) fn write(plan: &Plan) -> String {
     let (top, limits) = settings::write(&plan.settings);
     let parent = plan.parent.as_ref().map(|parent| format!("plan = \"{parent}\"\n")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Reading a configuration directory: all of it, or what one request needs.
+//! Reads a configuration directory: the whole of it, or the files that one request needs.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{Directory, Folder, Memory, PLANS, TENANTS, file_name, names};
@@ -12,33 +12,33 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Result of reading a configuration directory.
+/// The result of reading a configuration directory.
 #[derive(Debug)]
 pub struct Reading {
-    /// The plans and tenants without errors. `None` when `bailiwick.toml` or one of the directories cannot be used:
-    /// then nothing is known of who is declared, and nobody may be taken to be deleted.
+    /// The plans and tenants without errors. `None` when `bailiwick.toml` or one of the directories cannot be used. Then it is unknown
+    /// who is declared, and no tenant may be treated as deleted.
     pub policy: Option<Policy>,
-    /// Every problem of every file, by file and place.
+    /// Every problem of every file, sorted by file and place.
     pub diagnostics: Vec<Diagnostic>,
-    /// Tenants that are not as their file says, because the file or a plan has an error. They are in `policy` only as they last were.
+    /// The tenants whose file or plan has an error. `policy` holds their last good version, if there is one.
     pub invalid: BTreeSet<TenantName>,
-    /// The same of what `policy` has from before: empty when the files alone were read.
+    /// The parts of `policy` that are a last good version. Only [`Store`](crate::Store) has such parts.
     pub last_good: LastGood,
 }
 
-/// What of a policy is as it was last read without an error, because it has one now.
+/// The parts of a policy that have an error now, so that their last good version is in force.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LastGood {
-    /// Whether `bailiwick.toml` is.
+    /// Whether `bailiwick.toml` is such a part.
     pub host: bool,
-    /// Plans.
+    /// The plans.
     pub plans: BTreeSet<PlanName>,
-    /// Tenants.
+    /// The tenants.
     pub tenants: BTreeSet<TenantName>,
 }
 
 impl Reading {
-    /// When the configuration directory itself cannot be used.
+    /// The result when the configuration directory itself cannot be used.
     pub(crate) fn without_files(diagnostics: Vec<Diagnostic>, fallback: &Fallback<'_>) -> Self {
         let tenants = fallback.tenants();
         let names: BTreeSet<TenantName> = tenants.keys().cloned().collect();
@@ -51,7 +51,19 @@ impl Reading {
     }
 }
 
-/// Reads a whole configuration directory.
+/// Reads a whole configuration directory. Only files count: a tenant with an error is missing from the policy.
+///
+/// # Examples
+/// ```no_run
+/// use std::path::Path;
+///
+/// let reading = bailiwick_policy::read(Path::new("/etc/bailiwick"));
+/// for diagnostic in &reading.diagnostics {
+///     eprintln!("{diagnostic}");
+/// }
+/// let tenants = reading.policy.map_or(0, |policy| policy.tenants.len());
+/// println!("{tenants} tenants are declared without an error");
+/// ```
 #[must_use]
 pub fn read(config_dir: &Path) -> Reading {
     let nothing = Fallback::nothing();
@@ -61,23 +73,41 @@ pub fn read(config_dir: &Path) -> Reading {
     }
 }
 
-/// As [`read`], from files in memory: pairs of path below the configuration directory and content, as [`dump`] gives
-/// them. Nothing is looked at but the arguments.
+/// Reads files in memory, as [`read`] does from a directory. Each file is its path below the configuration directory and its content, as
+/// [`dump`] returns them. This function reads nothing but its arguments.
+///
+/// # Examples
+/// ```
+/// use std::path::PathBuf;
+///
+/// let files = [
+///     (PathBuf::from("bailiwick.toml"), ""),
+///     (PathBuf::from("plans.d/small.toml"), "limits.memory = \"512M\"\n"),
+///     (PathBuf::from("tenants.d/alice.toml"), "plan = \"small\"\n"),
+///     (PathBuf::from("tenants.d/bob.toml"), "plan = \"smal\"\n"),
+/// ];
+/// let reading = bailiwick_policy::parse(&files);
+/// let policy = reading.policy.expect("bailiwick.toml is good");
+/// assert_eq!(policy.tenants.len(), 1);
+/// assert_eq!(
+///     reading.diagnostics[0].to_string(),
+///     "tenants.d/bob.toml:1:8: there is no plan \"smal\" (did you mean \"small\"?)",
+/// );
+/// ```
 #[must_use]
 pub fn parse<C: AsRef<[u8]>>(files: &[(PathBuf, C)]) -> Reading {
     read_all(&Memory::new(files), &Fallback::nothing())
 }
 
-/// Reads `bailiwick.toml` only.
+/// Reads only `bailiwick.toml`.
 ///
 /// # Errors
-/// All its problems.
+/// All problems of the file.
 pub fn read_host(config_dir: &Path) -> Result<Host, Vec<Diagnostic>> {
     Directory::open(config_dir).and_then(|top| host_of(&top))
 }
 
-/// Reads `bailiwick.toml`, the file of one tenant and the plans that it inherits from, whatever else there is.
-/// The tenant is `None` when it has no file.
+/// Reads only `bailiwick.toml`, the file of one tenant, and the plans that it inherits from. The tenant is `None` when it has no file.
 ///
 /// # Errors
 /// All problems of these files.
@@ -100,13 +130,14 @@ pub fn read_tenant(config_dir: &Path, name: &TenantName) -> Result<(Host, Option
         diagnostics.extend(plans.finish().diagnostics);
     }
     match host {
-        // A file that gave no tenant is an error whatever else is known: "no tenant" would let its data be purged.
+        // A file that gave no tenant must be an error here. "No tenant" would allow to purge its data.
         Some(host) if diagnostics.is_empty() && source.is_some() == tenant.is_some() => Ok((host, tenant)),
         _ => Err(sorted(diagnostics)),
     }
 }
 
-/// The effective policy as files: path below the configuration directory, and content. They read to an equal policy.
+/// Writes a policy as files with every setting in them. Each file is its path below the configuration directory and its content. Reading
+/// them gives an equal policy.
 #[must_use]
 pub fn dump(policy: &Policy) -> Vec<(PathBuf, String)> {
     let mut files = vec![(PathBuf::from(host::FILE), host::write(&policy.host))];
@@ -134,14 +165,14 @@ pub(crate) fn read_all<F: Folder>(top: &F, fallback: &Fallback<'_>) -> Reading {
     let mut plans = Plans::new(availability(&plans_folder), fallback);
     plans.find_all();
     let (mut good, mut invalid) = (BTreeMap::new(), BTreeSet::new());
-    // Without a list nobody is known to be declared; that is not the same as an empty one.
+    // Without a list of the directory it is unknown who is declared. An empty list means that nobody is.
     let mut known = plans_folder.is_some() && tenants_folder.is_some();
     if let Some(folder) = tenants_folder.as_ref().and_then(Option::as_ref) {
         let listed = names::<_, TenantName>(folder, &mut diagnostics);
         known &= listed.is_some();
         for name in listed.unwrap_or_default() {
             let read = match folder.file(&file_name(&name)) {
-                // The file was removed since the directory was listed.
+                // The file was removed after the directory was listed.
                 Ok(None) => continue,
                 Ok(Some(source)) => tenants::read(&source, &name, &mut plans),
                 Err(diagnostics) => Err(Broken { diagnostics, suspended: None }),
@@ -169,7 +200,7 @@ pub(crate) fn read_all<F: Folder>(top: &F, fallback: &Fallback<'_>) -> Reading {
     last_good.plans = finished.fallen_back;
     let plans = finished.good;
     if !known {
-        // Those who were not found in a folder that cannot be listed are still there.
+        // Tenants that were not found in a folder which cannot be listed are still declared.
         for (name, tenant) in fallback.tenants() {
             if let Entry::Vacant(place) = good.entry(name) {
                 last_good.tenants.insert(place.key().clone());

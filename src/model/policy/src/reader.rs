@@ -1,7 +1,7 @@
-//! A typed walk over one TOML file that goes on after a problem, so that all of them are found in one run.
+//! Reads one TOML file key by key and goes on after a problem, so that one run finds all problems.
 //!
-//! `serde` would stop at the first. Here each key is read by itself: a value or a recorded problem. What a section may
-//! hold is a table ([`Section`]), which also serves the hints for keys that are unknown or stand in the wrong place.
+//! `serde` would stop at the first one. Here each key gives a value or a recorded problem. A table ([`Section`]) lists the keys of each
+//! section. It also serves the hints for keys that are unknown or in the wrong place.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::source::Source;
@@ -12,10 +12,10 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// How many problems of one file are shown; a file with more is no configuration file at all.
+/// The most problems of one file that are recorded. A file with more is no configuration file.
 const MAX_PROBLEMS: usize = 100;
 
-/// Bytes of a file.
+/// A range of bytes in a file.
 pub(crate) type Span = Range<usize>;
 
 /// Collects the problems of one file.
@@ -31,7 +31,7 @@ impl<'a> Report<'a> {
         Self { source, found: Vec::new(), unrecorded: 0 }
     }
 
-    /// Records a problem. The closure is only called while problems are still recorded.
+    /// Records a problem. The closure is not called once [`MAX_PROBLEMS`] are recorded.
     pub(crate) fn error(&mut self, span: Span, problem: impl FnOnce() -> Problem) {
         if self.found.len() < MAX_PROBLEMS {
             self.found.push((span, problem()));
@@ -40,7 +40,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The value, or a recorded problem.
+    /// Returns the value of `result`, or records its problem.
     pub(crate) fn accept<T>(&mut self, span: Span, result: Result<T, Problem>) -> Option<Spanned<T>> {
         match result {
             Ok(value) => Some(Spanned::new(span, value)),
@@ -51,7 +51,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The file as a table; `None` after recording that it is no text, or its syntax errors.
+    /// Parses the file as a table. Returns `None` after recording that it is no text, or its syntax errors.
     pub(crate) fn parse(&mut self) -> Option<DeTable<'a>> {
         if let Some((span, problem)) = self.source.flaw() {
             self.error(span.clone(), || problem.clone());
@@ -61,7 +61,7 @@ impl<'a> Report<'a> {
         let mut places: Vec<(Span, &str)> =
             errors.iter().map(|error| (error.span().unwrap_or_default(), error.message())).collect();
         places.sort_by_key(|(span, _)| span.start);
-        // The first of a line is the mistake, the others are what the parser made of it.
+        // The first error of a line is the mistake. The others are its consequences.
         places.dedup_by_key(|(span, _)| self.source.line_of(span.start));
         for (span, message) in places {
             let message = message.lines().next().unwrap_or_default();
@@ -70,7 +70,7 @@ impl<'a> Report<'a> {
         errors.is_empty().then(|| table.into_inner())
     }
 
-    /// What a file says that is no TOML, as far as that can be told: by its first lines, while each is TOML by itself and none is a header.
+    /// Parses the first lines of a file that is no TOML: those before the first header and before the first line that is no TOML by itself.
     pub(crate) fn recovered(&self) -> DeTable<'a> {
         let text = self.source.text();
         let is_plain = |line: &&str| !line.trim_start().starts_with('[') && DeTable::parse(line).is_ok();
@@ -78,12 +78,12 @@ impl<'a> Report<'a> {
         DeTable::parse_recoverable(&text[..len]).0.into_inner()
     }
 
-    /// Whether nothing was recorded.
+    /// Whether no problem was recorded.
     pub(crate) fn is_clean(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// The problems in the order of the file.
+    /// Returns the problems in the order of the file.
     pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|(span, _)| span.start);
         let mut diagnostics: Vec<_> =
@@ -96,16 +96,16 @@ impl<'a> Report<'a> {
     }
 }
 
-/// A part of a kind of file, and the keys it may have.
+/// A section of a kind of file, and the keys that it may have.
 #[derive(Debug)]
 pub(crate) struct Section {
-    /// How an operator would call it.
+    /// The name of the section in messages.
     pub(crate) title: &'static str,
-    /// Its keys, in the order in which they are written.
+    /// The keys, in the order in which they are written.
     pub(crate) keys: &'static [&'static str],
 }
 
-/// Words from other systems, and what they are called here.
+/// Words of other systems, each with the key that it means here.
 const SYNONYMS: &[(&str, &str)] = &[
     ("cmd", "command"),
     ("exec", "command"),
@@ -127,7 +127,7 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("timers", "timer"),
 ];
 
-/// A table of a file while it is read.
+/// A table of a file that is being read.
 #[derive(Debug)]
 pub(crate) struct Table<'t, 'i> {
     entries: &'t DeTable<'i>,
@@ -135,7 +135,7 @@ pub(crate) struct Table<'t, 'i> {
 }
 
 impl<'t, 'i> Table<'t, 'i> {
-    /// Records the keys that `section` does not have. `file` is every section of this kind of file, the top first.
+    /// Records a problem for each key that `section` does not have. `file` holds all sections of this kind of file, the top first.
     pub(crate) fn new(
         report: &mut Report<'_>,
         entries: &'t DeTable<'i>,
@@ -154,7 +154,7 @@ impl<'t, 'i> Table<'t, 'i> {
         self.entries.get(key)
     }
 
-    /// The value of a key, parsed.
+    /// Reads the value of a key with `parse`.
     pub(crate) fn read<T>(
         &self,
         report: &mut Report<'_>,
@@ -165,7 +165,7 @@ impl<'t, 'i> Table<'t, 'i> {
         report.accept(value.span(), parse(value.get_ref()))
     }
 
-    /// The value of a key that is a list, each item parsed. Items with a problem are left out.
+    /// Reads the value of a key that is a list, each item with `parse`. Items with a problem are left out.
     pub(crate) fn list<T>(
         &self,
         report: &mut Report<'_>,
@@ -181,7 +181,7 @@ impl<'t, 'i> Table<'t, 'i> {
         Some(Spanned::new(list.span(), items))
     }
 
-    /// The value of a key that is a table.
+    /// Reads the value of a key that is a table.
     pub(crate) fn table(
         &self,
         report: &mut Report<'_>,
@@ -214,18 +214,18 @@ fn unknown_key(key: &str, section: &Section, file: &[Section]) -> Problem {
     }
 }
 
-/// The items in their order; those that are in the list already are problems.
+/// Returns the items in their order, and records a problem for each that is in the list twice.
 pub(crate) fn distinct<T: Ord>(report: &mut Report<'_>, items: Vec<Spanned<T>>, show: impl Fn(&T) -> String) -> Vec<T> {
-    let mut seen = BTreeSet::new();
+    let mut known = BTreeSet::new();
     for item in &items {
-        if !seen.insert(item.get_ref()) {
+        if !known.insert(item.get_ref()) {
             report.error(item.span(), || Problem::new(format!("\"{}\" is in the list twice", show(item.get_ref()))));
         }
     }
     items.into_iter().map(Spanned::into_inner).collect()
 }
 
-/// The value is of the wrong type.
+/// The problem of a value with the wrong type.
 pub(crate) fn expected(what: &str, found: &DeValue<'_>) -> Problem {
     let found = match found {
         DeValue::String(_) => "a text in quotes",
@@ -239,17 +239,17 @@ pub(crate) fn expected(what: &str, found: &DeValue<'_>) -> Problem {
     Problem::new(format!("expected {what}, found {found}"))
 }
 
-/// A text.
+/// Reads a text.
 pub(crate) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Problem> {
     value.as_str().ok_or_else(|| expected("a text in quotes", value))
 }
 
-/// A text that is read by its type.
+/// Reads a text and parses it as a `T`.
 pub(crate) fn parsed<T: FromStr<Err: std::error::Error>>(value: &DeValue<'_>) -> Result<T, Problem> {
     Ok(text(value)?.parse()?)
 }
 
-/// A text for people: one line, so that it cannot forge lines of a log or speak to a terminal.
+/// Reads a text without control characters, so that it cannot forge lines of a log or control a terminal.
 pub(crate) fn line(value: &DeValue<'_>) -> Result<String, Problem> {
     let text = text(value)?;
     match text.chars().find(|c| c.is_control()) {
@@ -258,7 +258,7 @@ pub(crate) fn line(value: &DeValue<'_>) -> Result<String, Problem> {
     }
 }
 
-/// A whole number that is not negative.
+/// Reads a whole number that is not negative.
 pub(crate) fn number<T: TryFrom<u128>>(value: &DeValue<'_>) -> Result<T, Problem> {
     match value {
         DeValue::Integer(integer) => {

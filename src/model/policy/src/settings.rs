@@ -1,4 +1,4 @@
-//! What a plan gives and a tenant may override.
+//! Reads and writes the settings that a plan gives and a tenant may override.
 
 use crate::diagnostic::Problem;
 use crate::limits;
@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// The section of the limits, in plans and in tenants' files.
+/// The section with the limits, in the files of plans and tenants.
 pub(crate) const LIMITS: Section = Section { title: "below [limits]", keys: limits::KEYS };
 
-/// What applies where neither the tenant nor a plan says anything.
+/// The values of settings that neither the tenant nor a plan has.
 pub(crate) fn defaults() -> Settings {
     Settings {
         image: "host".parse().expect("a name"),
@@ -34,13 +34,13 @@ pub(crate) struct Declared {
 }
 
 impl Declared {
-    /// Reads the settings of a plan's or a tenant's file from its top table.
+    /// Reads the settings from the top table of a file.
     pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static [Section]) -> Self {
         let mut doors = |key, parse: fn(&DeValue<'_>) -> Result<Door, Problem>| {
             let doors = top.list(report, key, parse)?;
             Some(distinct(report, doors.into_inner(), Door::to_string).into_iter().collect())
         };
-        let (doors, suspended_doors) = (doors("doors", parsed), doors("suspended_doors", of_the_suspended));
+        let (doors, suspended_doors) = (doors("doors", parsed), doors("suspended_doors", suspended_door));
         Self {
             image: top.read(report, "image", parsed).map(Spanned::into_inner),
             profile: top.read(report, "profile", parsed).map(Spanned::into_inner),
@@ -53,7 +53,7 @@ impl Declared {
         }
     }
 
-    /// These settings, and `inherited` where there are none.
+    /// Returns these settings, with those of `inherited` for the missing ones.
     pub(crate) fn apply(self, report: &mut Report<'_>, inherited: &Settings) -> Settings {
         let mut limits = inherited.limits.clone();
         self.limits.apply(report, &mut limits);
@@ -67,8 +67,8 @@ impl Declared {
     }
 }
 
-/// A door that may stay open while a tenant is suspended.
-fn of_the_suspended(value: &DeValue<'_>) -> Result<Door, Problem> {
+/// Reads a door that may stay open while a tenant is suspended.
+fn suspended_door(value: &DeValue<'_>) -> Result<Door, Problem> {
     let word = text(value)?;
     Door::OF_THE_SUSPENDED.iter().copied().find(|door| door.word() == word).ok_or_else(|| {
         Problem::new(format!("no door {word:?} can stay open while a tenant is suspended"))
@@ -76,7 +76,8 @@ fn of_the_suspended(value: &DeValue<'_>) -> Result<Door, Problem> {
     })
 }
 
-/// The settings of a file, each written out; `[limits]` comes last because a table of TOML ends at the next one.
+/// Writes every setting: the keys for the top of a file, and `[limits]`. A table in TOML goes on until the next one, so `[limits]` must
+/// come after all keys of the top.
 pub(crate) fn write(settings: &Settings) -> (String, String) {
     let list = |doors: &BTreeSet<Door>| doors.iter().map(|door| format!("\"{door}\"")).collect::<Vec<_>>().join(", ");
     let Settings { image, profile, doors, suspended_doors, limits } = settings;

@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 /// The largest configuration file in bytes.
 pub(crate) const MAX_FILE: usize = 1 << 20;
 
-/// The text of a file, and the path that diagnostics name it by.
+/// The text of a file, and its path in diagnostics.
 #[derive(Debug)]
 pub(crate) struct Source {
     path: PathBuf,
     text: String,
-    /// Where it is no UTF-8, and what to say of that.
+    /// The first place that is no UTF-8, with its problem.
     flaw: Option<(Range<usize>, Problem)>,
 }
 
 impl Source {
-    /// Refuses more than [`MAX_FILE`] bytes. Bytes that are no UTF-8 are a problem of the text, which has something in their place.
+    /// Takes the bytes of a file, at most [`MAX_FILE`]. A byte that is no UTF-8 becomes a replacement character and a [`Self::flaw`].
     pub(crate) fn new(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Vec<Diagnostic>> {
         if bytes.len() > MAX_FILE {
             return Err(vec![Diagnostic::whole(&path, too_large(bytes.len()))]);
@@ -27,7 +27,7 @@ impl Source {
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let bad = error.as_bytes()[valid];
-                // Everything before the bad byte is kept as it is, so its offset stays true.
+                // The text before the bad byte does not change, so its offset stays right.
                 let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
                 let problem = Problem::new(format!("the file is not UTF-8 text: byte 0x{bad:02x}"));
                 Self { path, text, flaw: Some((valid..valid + 1, problem.hint("save the file as UTF-8"))) }
@@ -35,7 +35,7 @@ impl Source {
         })
     }
 
-    /// What was wrong with it before it was read as TOML.
+    /// The problem of a file that is no text, and its place.
     pub(crate) fn flaw(&self) -> Option<&(Range<usize>, Problem)> {
         self.flaw.as_ref()
     }
@@ -48,7 +48,7 @@ impl Source {
         &self.text
     }
 
-    /// The bytes of the line that a byte is in, without its end.
+    /// The range of the line that holds a byte, without its line end.
     pub(crate) fn line_of(&self, byte: usize) -> Range<usize> {
         let place = self.text.floor_char_boundary(byte);
         let start = self.text[..place].rfind('\n').map_or(0, |newline| newline + 1);
@@ -57,7 +57,7 @@ impl Source {
     }
 }
 
-/// Names the size of a file that is over the bound.
+/// The problem of a file with too many bytes.
 pub(crate) fn too_large(bytes: impl std::fmt::Display) -> Problem {
     Problem::new(format!("the file is too large: {bytes} bytes"))
         .hint(format!("a configuration file has at most {MAX_FILE} bytes"))

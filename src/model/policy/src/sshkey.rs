@@ -1,11 +1,11 @@
-//! Lines of an `authorized_keys` file, checked for shape.
+//! Checks the shape of lines for an `authorized_keys` file.
 //!
-//! The lines are written into the jail as they are, so a line end in one would be a second, unseen key. Options
-//! (`command="..."`) are refused: sshd would obey them, and what a tenant may do is said elsewhere.
+//! Danger: sshd gets the lines as they are. A line end in one would add a second key that nobody has checked. Options (`command="..."`)
+//! must be refused, because sshd would obey them.
 
 use crate::diagnostic::Problem;
 
-/// The key types that sshd accepts by default; `ssh-dss` is gone from it.
+/// The key types that sshd accepts by default. `ssh-dss` is no longer one of them.
 const TYPES: &[&str] = &[
     "ssh-ed25519",
     "ssh-rsa",
@@ -16,7 +16,7 @@ const TYPES: &[&str] = &[
     "sk-ecdsa-sha2-nistp256@openssh.com",
 ];
 
-/// The line, if it has the shape of a public key.
+/// Returns the line, if it has the shape of a public key.
 pub(crate) fn parse(line: &str) -> Result<String, Problem> {
     if let Some(found) = line.chars().find(|c| c.is_control()) {
         return Err(Problem::new(format!("a key is one line, without {found:?}")).hint("one text for each key"));
@@ -39,7 +39,7 @@ pub(crate) fn parse(line: &str) -> Result<String, Problem> {
     }
 }
 
-/// Base 64 with its padding (RFC 4648, section 4).
+/// Decodes base64 with its padding (RFC 4648, section 4).
 fn decode(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     if text.is_empty() || !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
@@ -66,7 +66,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The fields of a public key: each four bytes of length, big-endian, and that many bytes (RFC 4253, section 6.6).
+/// The fields of a public key. Each is four bytes of length, big-endian, and that many bytes (RFC 4253, section 6.6).
 fn fields(mut body: &[u8]) -> Option<Vec<&[u8]>> {
     let mut fields = Vec::new();
     while !body.is_empty() {

@@ -1,11 +1,11 @@
-//! The policy that is in force: what the files say, and where one of them has an error, what it last said without.
+//! The policy in force: what the files say, with the last good version in place of each file that has an error.
 //!
-//! A wrong line is one person's mistake and must not lock out those whom it does not mean. So whoever acts by the policy reads it here:
-//! both daemons, the login shell and `bailiwick keys`. What was read last without an error is remembered, and the warden writes it
-//! below the configuration directory as well ([`COPY`]), so that it is still known after a restart. `bailiwick check` reads the files alone.
+//! A wrong line is the mistake of one person and must not lock out others. So every program that acts by the policy reads it here: both
+//! daemons, the login shell and `bailiwick keys`. A [`Store`] remembers the last good version of each file. The warden also saves it below
+//! the configuration directory ([`COPY`]), so that it is known after a restart. `bailiwick check` reads only the files.
 //!
-//! Danger: the copy decides what a root process does, exactly as the files do. It is root's, is checked as they are, and holds
-//! nothing that root did not write into them.
+//! Danger: the copy decides what a root process does, as the files do. It must belong to root, must be checked as the files are, and may
+//! hold only what root has written into them.
 
 use crate::diagnostic::Diagnostic;
 use crate::folder::{Directory, Folder, PLANS, TENANTS, file_name, names};
@@ -24,30 +24,29 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Where the copy is, below the configuration directory. It reads as a configuration directory itself, with every setting
-/// written out.
+/// The directory of the copy, below the configuration directory. It is a configuration directory itself, with every setting written out.
 const COPY: &str = ".in-force";
-/// The longest file of it.
+/// The most bytes of a file in the copy.
 const MAX_FILE: usize = 1 << 20;
 
-/// What was last read without an error.
+/// The last good version of each file that this program has read.
 #[derive(Debug, Default)]
-struct Last {
+struct Remembered {
     host: Option<Host>,
     plans: BTreeMap<PlanName, Plan>,
     tenants: BTreeMap<TenantName, Tenant>,
 }
 
-/// What to go on with where a file has an error.
+/// Where to find the last good version of a file: first in memory, then in the copy.
 #[derive(Debug)]
 pub(crate) struct Fallback<'a> {
-    last: Option<&'a Last>,
+    last: Option<&'a Remembered>,
     config: Option<&'a Path>,
     copy: OnceCell<Option<Directory>>,
 }
 
 impl Fallback<'_> {
-    /// Nothing: an error is an error.
+    /// A fallback without anything, so that a file with an error has no other version.
     pub(crate) fn nothing() -> Self {
         Self { last: None, config: None, copy: OnceCell::new() }
     }
@@ -83,8 +82,8 @@ impl Fallback<'_> {
         })
     }
 
-    /// In the place of a tenant's file that has an error. That it is to be suspended is believed of such a file too: it takes
-    /// something away, and the operator wrote it. From then on it holds until a file without an error says otherwise.
+    /// The version of a tenant to use in place of a file with an error. When that file says that the tenant is suspended, this counts all
+    /// the same, because the operator wrote it and it only takes rights away. It holds until a file without an error says otherwise.
     pub(crate) fn tenant_instead(&self, name: &TenantName, suspended: Option<Declared>) -> Option<Tenant> {
         let tenant = self.tenant(name)?;
         Some(match suspended {
@@ -93,37 +92,50 @@ impl Fallback<'_> {
         })
     }
 
-    /// Everybody, for when nobody knows which files there are.
+    /// All tenants with a last good version, for the case that the directory cannot be listed.
     pub(crate) fn tenants(&self) -> BTreeMap<TenantName, Tenant> {
-        let copied = || {
+        let saved = || {
             let folder = self.copy()?.folder(TENANTS).ok()??;
             names::<_, TenantName>(&folder, &mut Vec::new())
         };
         let remembered = self.last.iter().flat_map(|last| last.tenants.keys().cloned());
-        let names = remembered.chain(copied().unwrap_or_default());
+        let names = remembered.chain(saved().unwrap_or_default());
         names.filter_map(|name| self.tenant(&name).map(|tenant| (name, tenant))).collect()
     }
 }
 
-/// The policy that is in force, for one program.
+/// The policy in force, as one program knows it.
+///
+/// # Examples
+/// ```no_run
+/// use std::path::Path;
+///
+/// let mut store = bailiwick_policy::Store::new(Path::new("/etc/bailiwick"));
+/// let alice = "alice".parse().expect("a tenant's name");
+/// match store.tenant(&alice) {
+///     Ok((_host, Some(tenant))) => println!("alice has the plan {}", tenant.plan),
+///     Ok((_host, None)) => println!("nobody declares alice"),
+///     Err(diagnostics) => eprintln!("{}", bailiwick_policy::lines(&diagnostics)),
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Store {
     config: PathBuf,
-    last: Last,
+    last: Remembered,
 }
 
 impl Store {
-    /// The policy of a configuration directory. Nothing is read yet.
+    /// A store for a configuration directory. It reads nothing yet.
     #[must_use]
     pub fn new(config: &Path) -> Self {
-        Self { config: config.to_owned(), last: Last::default() }
+        Self { config: config.to_owned(), last: Remembered::default() }
     }
 
     fn fallback(&self) -> Fallback<'_> {
         Fallback { last: Some(&self.last), config: Some(&self.config), copy: OnceCell::new() }
     }
 
-    /// The whole policy.
+    /// Reads the whole policy.
     pub fn read(&mut self) -> Reading {
         let reading = {
             let fallback = self.fallback();
@@ -133,15 +145,15 @@ impl Store {
             }
         };
         if let Some(Policy { host, plans, tenants }) = reading.policy.clone() {
-            self.last = Last { host: Some(host), plans, tenants };
+            self.last = Remembered { host: Some(host), plans, tenants };
         }
         reading
     }
 
-    /// `bailiwick.toml`, and its problems.
+    /// Reads `bailiwick.toml`. Returns the version in force, and the problems of the file.
     ///
     /// # Errors
-    /// All its problems, when nothing is known that could be in force.
+    /// All problems of the file, when it has no last good version.
     pub fn host(&mut self) -> Result<(Host, Vec<Diagnostic>), Vec<Diagnostic>> {
         match Directory::open(&self.config).and_then(|top| host_of(&top)) {
             Ok(host) => {
@@ -155,13 +167,14 @@ impl Store {
         }
     }
 
-    /// The host and one tenant, whatever else there is. The tenant is `None` when it has no file.
+    /// Reads only `bailiwick.toml`, the file of one tenant, and its plans. Returns the versions in force. The tenant is `None` when it has
+    /// no file.
     ///
     /// # Errors
-    /// All problems of these files, when nothing is known that could be in force.
+    /// All problems of these files, when one of them has no last good version.
     pub fn tenant(&mut self, name: &TenantName) -> Result<(Host, Option<Tenant>), Vec<Diagnostic>> {
         let mut diagnostics = Vec::new();
-        let (host, declared) = self.look(name, &mut diagnostics);
+        let (host, declared) = self.in_force(name, &mut diagnostics);
         match &declared {
             Some(Some(tenant)) => drop(self.last.tenants.insert(name.clone(), tenant.clone())),
             Some(None) => drop(self.last.tenants.remove(name)),
@@ -176,8 +189,8 @@ impl Store {
         }
     }
 
-    /// `Some(None)` is a tenant that has no file.
-    fn look(&self, name: &TenantName, diagnostics: &mut Vec<Diagnostic>) -> (Option<Host>, Option<Option<Tenant>>) {
+    /// Returns the versions in force of the host and of a tenant. `Some(None)` is a tenant without a file.
+    fn in_force(&self, name: &TenantName, diagnostics: &mut Vec<Diagnostic>) -> (Option<Host>, Option<Option<Tenant>>) {
         let fallback = self.fallback();
         let Some(top) = take_or_report(Directory::open(&self.config), diagnostics) else {
             return (fallback.host(), fallback.tenant(name).map(Some));
@@ -206,7 +219,7 @@ impl Store {
         (host, tenant.map(Some))
     }
 
-    /// Of whom there is a copy.
+    /// The tenants whose files are in the copy.
     #[must_use]
     pub fn saved_tenants(&self) -> Vec<TenantName> {
         let find = || {
@@ -216,20 +229,20 @@ impl Store {
         find().unwrap_or_default()
     }
 
-    /// Writes the copy of `bailiwick.toml`, of one tenant's file and of its plan, as far as they have no error now; removes that of a
-    /// tenant without a file. Of a file with an error nothing is written but that it suspends its tenant. For root. `group` may read
-    /// tenants' files.
+    /// Saves `bailiwick.toml`, the file of one tenant and its plan into the copy, as far as they have no error. The copy of a tenant without
+    /// a file is removed. From a file with an error only its suspension is saved. Only root may call this. `group` may read the tenants'
+    /// files in the copy.
     ///
     /// # Errors
-    /// The copy cannot be written.
+    /// When the copy cannot be written.
     pub fn save(&self, name: Option<&TenantName>, group: u32) -> io::Result<()> {
         let Ok(top) = Directory::open(&self.config) else { return Ok(()) };
-        let copy = top.made(COPY, 0o755, None)?;
+        let copy = top.ensure(COPY, 0o755, None)?;
         if let Ok(host) = host_of(&top) {
             write(&copy, host::FILE, &host::write(&host), 0o644, Outlives::PowerCut)?;
         }
         let Some(name) = name else { return Ok(()) };
-        let (plans_copy, tenants_copy) = (copy.made(PLANS, 0o755, None)?, copy.made(TENANTS, 0o750, Some(group))?);
+        let (plans_copy, tenants_copy) = (copy.ensure(PLANS, 0o755, None)?, copy.ensure(TENANTS, 0o750, Some(group))?);
         let Ok(folder) = top.folder(TENANTS) else { return Ok(()) };
         let source = match folder.as_ref().map_or(Ok(None), |folder| folder.file(&file_name(name))) {
             Ok(Some(source)) => source,
@@ -249,32 +262,33 @@ impl Store {
             _ => return Ok(()),
         };
         if let Some(plan) = plans.finish().good.remove(&tenant.plan) {
-            // Every setting is written out, so the copy needs no other plan.
+            // Every setting is written out, so the copy needs no parent.
             let alone = Plan { parent: None, ..plan };
             write(&plans_copy, &file_name(&alone.name), &plans::write(&alone), 0o644, Outlives::PowerCut)?;
         }
-        // One that a power cut takes is made again when the daemon reads the policy.
+        // The daemon saves it again after a power cut, when it reads the policy.
         write(&tenants_copy, &file_name(name), &tenants::write(&tenant), 0o644, Outlives::Process)
     }
 }
 
-/// The copy below a configuration directory that can be trusted: whoever can write there could put an older one in its place.
+/// Opens the copy below a configuration directory. The directory must be trusted too, because anybody who can write there could put an
+/// older copy in its place.
 fn copy_below(config: &Path) -> Option<Directory> {
     Directory::open(config).ok()?.folder(COPY).ok()?
 }
 
-/// Writes a file that does not say so already.
+/// Writes a file unless it has this content already.
 fn write(dir: &Directory, name: &str, content: &str, mode: u32, outlives: Outlives) -> io::Result<()> {
-    let is = file::open_file_at(dir.fd(), name).and_then(|fd| file::read_bounded(fd, MAX_FILE));
-    if is.is_ok_and(|is| is == content.as_bytes()) {
+    let present = file::open_file_at(dir.fd(), name).and_then(|fd| file::read_bounded(fd, MAX_FILE));
+    if present.is_ok_and(|bytes| bytes == content.as_bytes()) {
         return Ok(());
     }
     file::replace_at(dir.fd(), name, content.as_bytes(), mode, outlives)
 }
 
 impl Directory {
-    /// A directory below this one, made where it is missing.
-    fn made(&self, name: &str, mode: u32, group: Option<u32>) -> io::Result<Self> {
+    /// Opens a directory below this one, and makes it if it is missing.
+    fn ensure(&self, name: &str, mode: u32, group: Option<u32>) -> io::Result<Self> {
         let fd: OwnedFd = file::ensure_dir_at(self.fd(), name, mode)?;
         let dir = File::from(fd);
         std::os::unix::fs::fchown(&dir, None, group)?;
@@ -285,7 +299,7 @@ impl Directory {
     }
 }
 
-/// A value that is another one once any file of a configuration directory has changed.
+/// A value that changes when any file of a configuration directory changes. It is computed from metadata, so no file is read.
 #[must_use]
 pub fn fingerprint(config: &Path) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
@@ -300,7 +314,7 @@ pub fn fingerprint(config: &Path) -> u64 {
         names.sort();
         for name in names {
             let Ok(metadata) = file::metadata_at(&dir, &name) else { continue };
-            // What is below another folder changes the folder, and is nothing of ours.
+            // Directories are skipped. The ones that count are in the list above.
             if metadata.kind != file::FileType::Directory {
                 let file::Metadata { mode, uid, size, inode, modified, .. } = metadata;
                 (&name, mode, uid, size, inode, modified).hash(&mut hasher);

@@ -1,23 +1,20 @@
-//! "Did you mean": the known word that is nearest to one that is not known.
+//! Suggests the known word that is nearest to an unknown one ("did you mean").
 
-/// Longer words are not compared: the work grows with the square of the length.
+/// The most bytes of a word that is compared. The work grows with the square of the length.
 const MAX_WORD: usize = 64;
 
-/// The nearest word of `known`, if it is near enough to be what was meant.
+/// The nearest word of `known`, if it is near enough to be the intended one.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_WORD {
         return None;
     }
     let tolerance = (word.chars().count() / 3).max(1);
-    known
-        .into_iter()
-        .map(|candidate| (distance(word, candidate), candidate))
-        .filter(|(distance, _)| *distance <= tolerance)
-        .min()
-        .map(|(_, candidate)| candidate)
+    let candidates = known.into_iter().map(|candidate| (distance(word, candidate), candidate));
+    let (_, nearest) = candidates.filter(|(distance, _)| *distance <= tolerance).min()?;
+    Some(nearest)
 }
 
-/// How many characters must be added, removed, replaced or swapped with their neighbour to get from `a` to `b`.
+/// The least number of characters to add, remove, replace, or swap with their neighbour, to get from `a` to `b`.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before: Vec<usize> = Vec::new();

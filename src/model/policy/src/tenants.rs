@@ -1,4 +1,4 @@
-//! `tenants.d`: tenants on top of their plans.
+//! Reads and writes the files of `tenants.d`: each tenant on top of its plan.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::Folder;
@@ -35,23 +35,23 @@ const SERVICE: Section = Section { title: "below [[service]]", keys: &["name", "
 const TIMER: Section = Section { title: "below [[timer]]", keys: &["name", "schedule", "command"] };
 const FTP: Section = Section { title: "below [[ftp]]", keys: &["name", "password", "directory", "sessions"] };
 const SECTIONS: &[Section] = &[TOP, settings::LIMITS, LOGIN, SERVICE, TIMER, FTP];
-/// Longer ones belong into a file.
+/// The most bytes of a command. A longer one belongs into a file.
 const MAX_COMMAND: usize = 32 << 10;
-/// The most logins for FTP of a tenant.
+/// The most FTP logins of a tenant.
 const MAX_FTP: usize = 256;
-/// The longest path that one is locked to.
+/// The most bytes of the path that an FTP login is locked to.
 const MAX_DIRECTORY: usize = 1024;
 
-/// A file that gives no tenant.
+/// The result of a file with errors.
 #[derive(Debug)]
 pub(crate) struct Broken {
-    /// What is wrong with it.
+    /// The problems of the file.
     pub(crate) diagnostics: Vec<Diagnostic>,
-    /// That it is to be suspended, which could be read nevertheless.
+    /// The suspension that the file declares, if it could be read all the same.
     pub(crate) suspended: Option<Declared>,
 }
 
-/// The tenant of a file: `None` when its plan has problems, which `plans` keeps.
+/// Reads the tenant of a file. Returns `None` when only its plan has problems, which `plans` reports.
 pub(crate) fn read<F: Folder>(
     source: &Source,
     name: &TenantName,
@@ -65,11 +65,11 @@ pub(crate) fn read<F: Folder>(
         tenant = read_top(&mut report, &top, state.clone(), name, plans);
         state
     } else {
-        // What is wrong with it is told already.
-        let mut unheard = Report::new(source);
+        // The problems of the file are reported already.
+        let mut ignored = Report::new(source);
         let entries = report.recovered();
-        let top = Table::new(&mut unheard, &entries, &TOP, SECTIONS);
-        read_state(&mut unheard, &top)
+        let top = Table::new(&mut ignored, &entries, &TOP, SECTIONS);
+        read_state(&mut ignored, &top)
     };
     let suspended = Some(state).filter(|state| *state != Declared::Active);
     if report.is_clean() { Ok(tenant) } else { Err(Broken { diagnostics: report.finish(), suspended }) }
@@ -117,7 +117,7 @@ fn read_state(report: &mut Report<'_>, top: &Table<'_, '_>) -> Declared {
         other => Err(Problem::new(format!("unknown state {other:?}")).hint("\"active\" or \"suspended\"")),
     });
     let reason = top.read(report, "suspend_reason", line);
-    // A state that could not be read is no ground to complain of the reason.
+    // With a state that cannot be read, the reason may be right.
     let unreadable = top.get("state").is_some() && suspended.is_none();
     match (suspended.is_some_and(Spanned::into_inner), reason) {
         (true, reason) => Declared::Suspended { reason: reason.map(Spanned::into_inner) },
@@ -142,7 +142,7 @@ fn read_login(report: &mut Report<'_>, top: &Table<'_, '_>, name: &TenantName) -
     }
 }
 
-/// What stands below `[[key]]`, each time that it does.
+/// Reads each table below `[[key]]`.
 fn read_list<T>(
     report: &mut Report<'_>,
     top: &Table<'_, '_>,
@@ -159,7 +159,7 @@ fn read_list<T>(
     items.iter().filter_map(|item| read(report, item)).collect()
 }
 
-/// One table of a list, with the keys that it must have: the first so many of its section.
+/// Reads one table of a list. The first `must` keys of its section are required.
 fn item<'t, 'i>(
     report: &mut Report<'_>,
     item: &'t Spanned<DeValue<'i>>,
@@ -181,7 +181,7 @@ fn item<'t, 'i>(
     Some(table)
 }
 
-/// The name of an item; that it is the second of this name is a problem.
+/// Reads the name of an item, and records a problem when another item has the same name.
 fn read_name<N: Display + Ord + Clone>(
     report: &mut Report<'_>,
     table: &Table<'_, '_>,
@@ -259,14 +259,14 @@ fn read_ftp(
     .filter(|_| whole)
 }
 
-/// A hash, which a problem with it does not repeat.
+/// Reads the hash of a password. A problem does not quote it, because it may be a password.
 fn password(value: &DeValue<'_>) -> Result<PasswordHash, Problem> {
     text(value)?.parse().map_err(|error: NotHash| {
         Problem::new(error.to_string()).hint("`bailiwick password` makes one; a password itself must never stand here")
     })
 }
 
-/// Names below the login user's home.
+/// Reads a path below the login user's home.
 fn directory(value: &DeValue<'_>) -> Result<String, Problem> {
     let path = line(value)?;
     let hint = "write it from the login user's home on, such as \"www/blog\"";
@@ -291,7 +291,7 @@ fn timer_name(value: &DeValue<'_>) -> Result<TimerName, Problem> {
     Ok(name)
 }
 
-/// The path of a program inside the jail.
+/// Reads the path of a program inside the jail.
 fn program(value: &DeValue<'_>) -> Result<String, Problem> {
     let path = argument(value)?;
     if !path.starts_with('/') {
@@ -301,7 +301,7 @@ fn program(value: &DeValue<'_>) -> Result<String, Problem> {
     Ok(path)
 }
 
-/// An argument of a program (`execve(2)`).
+/// Reads an argument of a program (`execve(2)`).
 fn argument(value: &DeValue<'_>) -> Result<String, Problem> {
     let text = text(value)?;
     if text.contains('\0') {
@@ -310,7 +310,7 @@ fn argument(value: &DeValue<'_>) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
-/// A tenant's file that reads to the same tenant, whatever its plan says.
+/// Writes a tenant as a file with every setting. Reading it gives the same tenant, whatever its plan says.
 pub(crate) fn write(tenant: &Tenant) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let list = |items: &[String]| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
