@@ -1,4 +1,4 @@
-//! Any text as a tenant's crontab. It is read without a panic, and what comes of it is bounded.
+//! Reads any text as a tenant's crontab. The reader must not panic, and its result must be bounded.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
-//! Any bytes as a stream of frames, the way each side of each socket reads it.
+//! Reads any bytes as a stream of frames, as each side of each socket does.
 //!
-//! The decoder must not panic, must take the same messages from a stream whether it comes whole or byte by byte, and
-//! what it accepts must survive being sent again.
+//! The decoder must not panic. It must return the same messages from a stream that comes as a whole or byte by byte. A message that it
+//! accepts must be the same after it is sent again.
 
 #![no_main]
 
@@ -26,7 +26,7 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8], max: 
     assert_eq!(whole, messages::<T>([&sent[..]], usize::MAX));
 }
 
-/// The messages up to the first error, after which the stream would be closed.
+/// The messages up to the first error. After an error the stream would be closed.
 fn messages<'a, T: DeserializeOwned>(parts: impl IntoIterator<Item = &'a [u8]>, max: usize) -> Vec<T> {
     let mut decoder = Decoder::new(max);
     let mut messages = Vec::new();

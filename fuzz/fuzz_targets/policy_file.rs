@@ -1,7 +1,7 @@
-//! Any bytes as a tenant's file, a plan's and `bailiwick.toml`, with a NUL byte between them.
+//! Reads any bytes as the files of a tenant and a plan, and as `bailiwick.toml`, with a NUL byte between them.
 //!
-//! The reader must not panic, must say what is wrong with each tenant that it leaves out, and a policy that it accepts
-//! must survive being written and read again.
+//! The reader must not panic, and must report a problem for each tenant that it leaves out. A policy that it accepts must be the same after
+//! it is written and read again.
 
 #![no_main]
 

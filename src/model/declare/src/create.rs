@@ -1,24 +1,24 @@
-//! The file of a new tenant.
+//! Creates the file of a new tenant.
 
 use crate::error::DeclareError;
 use crate::files::{TenantFiles, exists, file_name};
 use bailiwick_types::{Door, LoginName, PlanName, Profile, TenantName};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
-/// What the file of a new tenant says.
+/// The content of the file of a new tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTenant {
     /// Its plan.
     pub plan: PlanName,
-    /// How tightly it is confined; as its plan says when `None`.
+    /// Its profile; that of its plan when `None`.
     pub profile: Option<Profile>,
-    /// Its user inside; called like the tenant when `None`.
+    /// The name of its user inside; the tenant's name when `None`.
     pub login: Option<LoginName>,
-    /// Lines of `authorized_keys` that may log in. Blanks around a line are not written.
+    /// The keys that may log in, each a line of `authorized_keys`. Blanks around a line are removed.
     pub ssh_keys: Vec<String>,
 }
 
-/// A tenant that can be created: it has no file and its plan is there. Nothing is written yet.
+/// A tenant that can be created: it has no file, and its plan exists. Nothing is written yet.
 #[derive(Debug)]
 pub struct Creation<'a> {
     files: &'a TenantFiles,
@@ -27,7 +27,8 @@ pub struct Creation<'a> {
 }
 
 impl TenantFiles {
-    /// Checks that a tenant can be created. What only the daemon knows of the name, the caller asks before [`Creation::write`].
+    /// Checks that a tenant can be created. Only the daemon knows whether a user of the host has the name, so the caller must ask it before
+    /// [`Creation::write`].
     ///
     /// # Errors
     /// [`DeclareError::Exists`], [`DeclareError::NoPlan`], or [`DeclareError::Inspect`] when neither is certain.
@@ -51,8 +52,7 @@ impl TenantFiles {
 }
 
 impl Creation<'_> {
-    /// Whether the tenant would have a user of the host: its plan, as it is in force, opens a door of sshd's. `false` when that cannot
-    /// be read.
+    /// Whether the tenant would have a host user, because the plan in force opens a door of sshd. `false` when the plan cannot be read.
     #[must_use]
     pub fn has_host_user(&self) -> bool {
         let policy = bailiwick_policy::Store::new(&self.files.config).read().policy;
@@ -63,7 +63,7 @@ impl Creation<'_> {
     /// Writes the file. The tenant is declared active.
     ///
     /// # Errors
-    /// [`DeclareError::Invalid`] when it does not read as a tenant; there is no file then. Else [`DeclareError::Read`] or
+    /// [`DeclareError::Invalid`] when the file is no valid tenant. Then it is removed again. Else [`DeclareError::Read`] or
     /// [`DeclareError::Write`].
     pub fn write(self) -> Result<(), DeclareError> {
         self.files.install(&self.tenant, &self.declared.text())
@@ -98,7 +98,7 @@ mod tests {
     use crate::fixture::{config, name, new_tenant, tenant_file};
 
     #[test]
-    fn a_declaration_has_what_was_wished() {
+    fn the_file_holds_every_setting_that_was_given() {
         assert_eq!(new_tenant("small").text(), "plan = \"small\"\nstate = \"active\"\n");
         let all = NewTenant {
             profile: Some(Profile::Shell),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_and_what_has_no_plan_is_not_created() {
+    fn an_existing_tenant_and_one_without_a_plan_are_refused() {
         let config = config();
         let files = TenantFiles::open(config.path()).expect("opens");
         let create = |tenant: &str, plan: &str| files.prepare(name(tenant), new_tenant(plan))?.write();

@@ -1,28 +1,28 @@
-//! What the daemon is asked for while files are deleted or a creation is undone.
+//! The requests to the daemon that deleting a tenant, and undoing a creation, need.
 
 use crate::error::DeclareError;
 use bailiwick_types::TenantName;
 
-/// Requests to `bailiwickd`, which the client makes over its own connection.
+/// Requests to `bailiwickd`. The client implements them over its own connection.
 pub trait DaemonRequests {
-    /// Why a request failed. Errors of files become one too, so that a caller has one type for every step.
+    /// Why a request failed. An error of a file converts into it, so that a caller has one type for every step.
     type Error: From<DeclareError>;
 
-    /// Stops a tenant's jail and holds it down. One that never ran is stopped.
+    /// Stops a tenant's jail and keeps it down. A jail that never ran counts as stopped.
     ///
     /// # Errors
-    /// The jail may still run.
+    /// After an error the jail may still run.
     fn stop(&self, tenant: &TenantName) -> Result<(), Self::Error>;
 
-    /// Has the daemon read the policy. Problems that it finds in files are no error.
+    /// Makes the daemon read the policy again. Problems in files are no error.
     ///
     /// # Errors
-    /// It did not read it.
+    /// After an error the daemon has not read it.
     fn reload(&self) -> Result<(), Self::Error>;
 
-    /// Destroys the data of a tenant that has no file. Data that is not there is destroyed.
+    /// Destroys the data of a tenant that has no file. Missing data counts as destroyed.
     ///
     /// # Errors
-    /// The data, or a part of it, may still be there.
+    /// After an error the data, or a part of it, may still exist.
     fn purge(&self, tenant: &TenantName) -> Result<(), Self::Error>;
 }

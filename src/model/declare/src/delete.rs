@@ -1,4 +1,4 @@
-//! Sets the file of a tenant aside, and removes it for good once its data is gone.
+//! Deletes a tenant by renaming its file, and removes that file once the tenant's data is gone.
 
 use crate::daemon::DaemonRequests;
 use crate::error::DeclareError;
@@ -6,33 +6,34 @@ use crate::files::{TenantFiles, deleted_name, file_name};
 use bailiwick_types::TenantName;
 use std::path::{Path, PathBuf};
 
-/// What [`delete`] came to.
+/// The result of [`delete`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deletion {
-    /// The tenant is deleted. Its data is kept, and its file back in its place is the tenant back.
+    /// The tenant is deleted. Its data stays, and moving its file back restores the tenant.
     Done {
-        /// Where its file was.
+        /// The former path of its file.
         file: PathBuf,
-        /// Where its file is.
+        /// The present path of its file.
         deleted_file: PathBuf,
     },
-    /// It was deleted earlier, and its data was not purged.
+    /// The tenant was deleted earlier, and its data was not purged.
     DoneBefore,
-    /// There is no file of a tenant of this name, nor of a deleted one.
+    /// There is no tenant of this name, and no deleted one.
     NoTenant,
 }
 
-/// Deletes a tenant: stops its jail, moves its file to a name that nobody reads, and has the daemon read that. Its data is kept.
+/// Deletes a tenant: stops its jail, renames its file so that the daemons skip it, and makes the daemon read the policy again. The data of
+/// the tenant stays.
 ///
-/// Opens and locks the folder itself: the caller must hold no [`TenantFiles`].
+/// This function opens and locks the folder, so the caller must hold no [`TenantFiles`].
 ///
 /// # Errors
-/// Of the step that failed. The later ones were not tried: a jail that cannot be stopped keeps its file.
+/// The error of the step that failed. Later steps are not tried, so a tenant keeps its file when its jail cannot be stopped.
 pub fn delete<D: DaemonRequests>(config: &Path, tenant: &TenantName, daemon: &D) -> Result<Deletion, D::Error> {
     let files = TenantFiles::open(config)?;
     let is_declared = files.has(&file_name(tenant))?;
     let was_deleted = files.has(&deleted_name(tenant))?;
-    // Stopping may take long, and other commands need not wait for it.
+    // Stopping may take long, and other commands must not wait for it.
     drop(files);
     if !is_declared {
         return Ok(if was_deleted { Deletion::DoneBefore } else { Deletion::NoTenant });
@@ -44,7 +45,7 @@ pub fn delete<D: DaemonRequests>(config: &Path, tenant: &TenantName, daemon: &D)
 }
 
 impl TenantFiles {
-    /// Moves a tenant's file to a name that nobody reads.
+    /// Renames a tenant's file so that the daemons skip it.
     fn set_aside(&self, tenant: &TenantName) -> Result<Deletion, DeclareError> {
         let (file, deleted_file) = (file_name(tenant), deleted_name(tenant));
         if let Some(content) = self.read(&file)? {
@@ -54,8 +55,8 @@ impl TenantFiles {
         Ok(Deletion::Done { file: self.path(&file), deleted_file: self.path(&deleted_file) })
     }
 
-    /// Removes the file of a deleted tenant for good. For when its data is purged: until then the file is what brings it back.
-    /// One that is not there is no error.
+    /// Removes the file of a deleted tenant for good. A missing file is no error. Call this after the data is purged, because until then the
+    /// file can restore the tenant.
     ///
     /// # Errors
     /// [`DeclareError::Remove`].
@@ -87,7 +88,7 @@ mod tests {
         assert_eq!(files.deleted_file(&alice).expect("looks"), None);
         drop(files);
         assert_eq!(delete(config.path(), &alice, &daemon), Ok(Deletion::NoTenant));
-        assert_eq!(daemon.asked().len(), 2, "nothing more was asked");
+        assert_eq!(daemon.asked().len(), 2, "the daemon got no further request");
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! Edits the state in a tenant's file: the text of a document, with its comments and its order.
+//! Changes the state in a tenant's file that is TOML, and keeps its comments and its order.
 
 use crate::lines::{COMMENTED_OUT, uncommented};
 use crate::state::StateChange;
 use toml_edit::{Decor, DocumentMut, Item, Table, Value, value};
 
-/// The text with another state and nothing else changed.
+/// Returns the text with the new state and nothing else changed.
 pub(crate) fn edit_document(text: &str, change: &StateChange) -> Result<String, toml_edit::TomlError> {
     let mut document: DocumentMut = text.parse()?;
-    // Somebody has mended it since, and what was commented out has its place again.
+    // The file was no TOML when its state was changed, and somebody has repaired it since. So the lines that were commented out then can
+    // return.
     if *change == StateChange::Activate
         && text.as_bytes().windows(COMMENTED_OUT.len()).any(|part| part == COMMENTED_OUT)
         && let Ok(whole) = String::from_utf8(uncommented(text.as_bytes()).1.concat())
@@ -32,7 +33,7 @@ pub(crate) fn edit_document(text: &str, change: &StateChange) -> Result<String, 
     Ok(document.to_string())
 }
 
-/// Sets a key at the top, with the blanks and comments that its old value had around it.
+/// Sets a key at the top of the file. The new value keeps the blanks and comments around the old one.
 fn set(document: &mut DocumentMut, key: &str, text: &str) {
     match document.get_mut(key).and_then(Item::as_value_mut) {
         Some(old) if old.as_str() == Some(text) => {}
@@ -45,7 +46,7 @@ fn set(document: &mut DocumentMut, key: &str, text: &str) {
     }
 }
 
-/// Removes a key at the top. The comment lines above it go to what comes next.
+/// Removes a key at the top of the file. The comment lines above it move to the next key.
 fn remove(document: &mut DocumentMut, key: &str) {
     let above = document.key(key).map(|key| prefix(key.leaf_decor())).unwrap_or_default();
     let next = document.iter().map(|(key, _)| key.to_owned()).skip_while(|other| other != key).nth(1);
@@ -60,11 +61,11 @@ fn remove(document: &mut DocumentMut, key: &str) {
     }
 }
 
-/// Puts lines above what a key stands for: a header, or the line of a value.
+/// Puts lines above the header or the line of a key.
 fn put_above(table: &mut Table, key: &str, lines: &str) {
     let put = |decor: &mut Decor| decor.set_prefix(lines.to_owned() + &prefix(decor));
     match table.get_mut(key) {
-        // `login.user = "x"` has no header: its line is that of the inner key.
+        // `login.user = "x"` has no header. Its line belongs to the inner key.
         Some(Item::Table(inner)) if inner.is_dotted() => {
             let first = inner.iter().next().map(|(key, _)| key.to_owned());
             put_above(inner, &first.unwrap_or_default(), lines);
@@ -99,18 +100,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_commented_out_is_back_once_the_file_was_mended() {
+    fn lines_that_were_commented_out_return_when_the_file_was_repaired() {
         let text = "plan = \"small\nnote = \"\"\"\nstate = 1\n\"\"\"\nstate = \"active\" # for now\n";
         let suspended = String::from_utf8(edit_lines(text.as_bytes(), &unpaid())).expect("text");
-        let mended = suspended.replace("\"small\n", "\"small\"\n");
+        let repaired = suspended.replace("\"small\n", "\"small\"\n");
         assert_eq!(
-            edit_document(&mended, &StateChange::Activate).expect("valid"),
+            edit_document(&repaired, &StateChange::Activate).expect("valid"),
             text.replace("\"small\n", "\"small\"\n")
         );
     }
 
     #[test]
-    fn a_state_that_was_not_written_goes_before_the_tables() {
+    fn a_new_state_goes_before_the_tables() {
         let text = "plan = \"small\"\n\n# limits\n[limits]\nmemory = \"2G\"\n[[service]]\nname = \"web\"\n";
         let suspended = edit_document(text, &StateChange::Suspend { reason: None }).expect("valid");
         assert_eq!(suspended, text.replace("small\"\n", "small\"\nstate = \"suspended\"\n"));

@@ -1,4 +1,4 @@
-//! Why a tenant's file was not changed.
+//! The errors of changing a tenant's file.
 
 use bailiwick_policy::Diagnostic;
 use bailiwick_types::{PlanName, TenantName};
@@ -13,21 +13,21 @@ pub enum DeclareError {
     Open {
         /// The folder.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Somebody else changed tenants' files for as long as this one waited.
+    /// Another command held the lock for as long as this one waited.
     #[error("another command holds \"{}\"; try again when it is done", path.display())]
     Locked {
         /// The folder.
         path: PathBuf,
     },
-    /// Whether a name is there cannot be found out.
+    /// It cannot be found out whether a file exists.
     #[error("cannot look at \"{}\"", path.display())]
     Inspect {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// A file cannot be read, or is larger than 1 MiB.
@@ -35,15 +35,15 @@ pub enum DeclareError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A file cannot be written. It is as it was, unless the new content is there and only `fsync(2)` of the folder failed.
+    /// A file cannot be written. It is as it was, unless only the last step failed, which is `fsync(2)` of the folder.
     #[error("cannot write \"{}\"", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// A file cannot be removed.
@@ -51,10 +51,10 @@ pub enum DeclareError {
     Remove {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The tenant that is to be created has a file.
+    /// The tenant to create has a file already.
     #[error("the tenant \"{tenant}\" exists already: \"{}\"", path.display())]
     Exists {
         /// The tenant.
@@ -70,7 +70,7 @@ pub enum DeclareError {
         /// The file that it would have.
         path: PathBuf,
     },
-    /// The tenant that is to be changed has no file.
+    /// The tenant to change has no file.
     #[error("no tenant \"{tenant}\"")]
     NoTenant {
         /// The tenant.
@@ -81,7 +81,7 @@ pub enum DeclareError {
     Invalid {
         /// All problems of the new file, and of what it inherits from.
         diagnostics: Vec<Diagnostic>,
-        /// Why the old file is not back. `None`: it is.
+        /// Why the old file could not be restored; `None` when it was.
         not_restored: Option<Box<DeclareError>>,
     },
 }

@@ -1,4 +1,4 @@
-//! The folder of tenants' files, locked: looks names up in it, reads, writes and removes.
+//! The locked folder of tenants' files: looks up, reads, writes and removes files.
 
 use crate::error::DeclareError;
 use bailiwick_sys::file;
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 const MODE: u32 = 0o644;
 const MAX_FILE: usize = 1 << 20;
-/// How often and how long another command is waited for; it holds the lock for as long as one file takes.
+/// How many times to try for the lock, and how long to pause between two tries. Another command holds it only while it changes one file.
 const TRIES: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The folder `tenants.d`, locked: nobody else changes tenants' files by this library as long as the value lives.
+/// The locked folder `tenants.d`. While the value lives, no other user of this library can change tenants' files.
 ///
 /// ```
 /// use bailiwick_declare::{DeclareError, FileChange, NewTenant, StateChange, TenantFiles};
@@ -57,11 +57,11 @@ pub struct TenantFiles {
 }
 
 impl TenantFiles {
-    /// Opens and locks `tenants.d` of a configuration directory; makes the folder when it is missing. Blocks the thread for up
-    /// to five seconds while somebody else holds the lock.
+    /// Opens and locks `tenants.d` of a configuration directory, and makes the folder if it is missing. Blocks the thread for up to five
+    /// seconds while another process holds the lock.
     ///
     /// # Errors
-    /// [`DeclareError::Locked`] when the wait was in vain, [`DeclareError::Open`] for anything else.
+    /// [`DeclareError::Locked`] when the lock was not free in time, [`DeclareError::Open`] otherwise.
     pub fn open(config: &Path) -> Result<Self, DeclareError> {
         let path = config.join("tenants.d");
         match open_locked(config) {
@@ -71,7 +71,7 @@ impl TenantFiles {
         }
     }
 
-    /// Where the file of a deleted tenant lies; `None` when no tenant of this name was deleted, or its data was purged.
+    /// The path of a deleted tenant's file; `None` when no tenant of this name was deleted, or when its data was purged.
     ///
     /// # Errors
     /// [`DeclareError::Inspect`].
@@ -88,7 +88,7 @@ impl TenantFiles {
         exists(&self.dir, file).map_err(|source| DeclareError::Inspect { path: self.path(file), source })
     }
 
-    /// The content of a file; `None` when it is not there.
+    /// The content of a file; `None` when it does not exist.
     pub(crate) fn read(&self, file: &str) -> Result<Option<Vec<u8>>, DeclareError> {
         match file::open_file_at(&self.dir, file).and_then(|fd| file::read_bounded(fd, MAX_FILE)) {
             Ok(content) => Ok(Some(content)),
@@ -102,7 +102,7 @@ impl TenantFiles {
             .map_err(|source| DeclareError::Write { path: self.path(file), source })
     }
 
-    /// Removes a file. One that is not there is no error.
+    /// Removes a file. A missing file is no error.
     pub(crate) fn remove(&self, file: &str) -> Result<(), DeclareError> {
         file::remove_file_at(&self.dir, file).map_err(|source| DeclareError::Remove { path: self.path(file), source })
     }
@@ -136,7 +136,7 @@ pub(crate) fn file_name(tenant: &TenantName) -> String {
     format!("{tenant}.toml")
 }
 
-/// The name that the file of a deleted tenant gets: hidden files are no tenants.
+/// The name for the file of a deleted tenant. The daemons skip it because it is hidden.
 pub(crate) fn deleted_name(tenant: &TenantName) -> String {
     format!(".{tenant}.toml.deleted")
 }

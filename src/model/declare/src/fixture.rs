@@ -1,5 +1,4 @@
-//! What the tests of this library work on: a configuration with two plans and the tenant alice, and a daemon that writes down what it
-//! is asked.
+//! A fixture for the tests of this crate: a configuration with two plans and the tenant alice, and a daemon that records its requests.
 
 use crate::{DaemonRequests, DeclareError, NewTenant, StateChange};
 use bailiwick_types::TenantName;
@@ -44,7 +43,7 @@ pub(crate) fn unpaid() -> StateChange {
     StateChange::Suspend { reason: Some("unpaid \"twice\"".to_owned()) }
 }
 
-/// A daemon that does nothing.
+/// A daemon that only records its requests.
 pub(crate) struct FakeDaemon {
     /// The file that it looks for at each request.
     file: PathBuf,

@@ -1,12 +1,12 @@
-//! Writes a tenant's file, checks the policy that results, and puts the old file back when it is worse.
+//! Writes a tenant's file, checks the resulting policy, and restores the old file when there are more problems than before.
 
 use crate::error::DeclareError;
 use crate::files::{TenantFiles, file_name};
 use bailiwick_types::TenantName;
 
 impl TenantFiles {
-    /// Writes a tenant's file, and puts back what was there when it does not read as a tenant.
-    /// That it did not before is no reason: what the operator asks for must not wait for a mend of something else.
+    /// Writes a tenant's file. Restores the old file when the new one has more problems. Problems that were there before do not count: a
+    /// change of the operator must not wait for the repair of something else.
     pub(crate) fn install(&self, tenant: &TenantName, content: &str) -> Result<(), DeclareError> {
         let file = file_name(tenant);
         let before = self.read(&file)?;
@@ -32,7 +32,7 @@ mod tests {
     use crate::fixture::{ALICE, config, name, new_tenant, tenant_file};
 
     #[test]
-    fn what_does_not_read_as_a_tenant_is_taken_back() {
+    fn a_file_that_is_no_valid_tenant_is_undone() {
         let config = config();
         let files = TenantFiles::open(config.path()).expect("opens");
         let bad = NewTenant { ssh_keys: vec!["no key".to_owned()], ..new_tenant("small") };

@@ -1,13 +1,13 @@
-//! Floor 3: writes what the operator declares of tenants: their files in `tenants.d`.
+//! Floor 3: writes the files of tenants in `tenants.d`, which hold what the operator declares.
 //!
-//! [`TenantFiles`] creates and changes files; the client then asks the daemon to apply that. [`delete`] and [`undo_create`] take steps of
-//! both kinds in an order that keeps data safe, and ask the daemon through [`DaemonRequests`]. Nothing is printed or logged.
+//! [`TenantFiles`] creates and changes files, and the client then asks the daemon to apply them. [`delete`] and [`undo_create`] change files
+//! and ask the daemon ([`DaemonRequests`]), in an order that keeps data safe. Nothing is printed or logged.
 //!
-//! A file is written whole or not at all, read back as the daemons will read it, and put back as it was when they could not.
-//! Comments and order of a file that a person wrote stay.
+//! A file is written as a whole or not at all. It is then read as the daemons will read it, and restored when they could not. The comments
+//! and the order of a file stay.
 //!
-//! Danger: the warden does as root what these files say. Nothing here destroys data but [`undo_create`], and that only where the
-//! caller says that there was none before.
+//! Danger: the warden does as root what these files say. Only [`undo_create`] may destroy data, and only when the caller says that there was
+//! none before.
 
 mod create;
 mod daemon;

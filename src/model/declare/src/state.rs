@@ -1,4 +1,4 @@
-//! Declares a tenant active or suspended.
+//! Changes the declared state of a tenant.
 
 use crate::edit::edit_document;
 use crate::error::DeclareError;
@@ -6,34 +6,34 @@ use crate::files::{TenantFiles, file_name};
 use crate::lines::edit_lines;
 use bailiwick_types::TenantName;
 
-/// The state that a tenant's file is to declare.
+/// The new state for a tenant's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateChange {
-    /// The tenant may run.
+    /// The tenant is active.
     Activate,
-    /// It is to be down, or read-only for the doors that stay open.
+    /// The tenant is suspended: its jail is down, or read-only for the doors that stay open.
     Suspend {
-        /// Why; the reason that the file gives stays when `None`.
+        /// The reason. `None` leaves the reason in the file as it is.
         reason: Option<String>,
     },
 }
 
-/// What became of a tenant's file.
+/// Whether a tenant's file was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileChange {
-    /// It was written.
+    /// The file was written.
     Written,
-    /// It said so already.
+    /// The file declared the state already.
     Unchanged,
 }
 
 impl TenantFiles {
-    /// Declares a tenant active or suspended, if its file does not say so already. Comments and order of the file stay. A file that is
-    /// no TOML is changed too: a tenant can be suspended whatever its file looks like.
+    /// Changes the state in a tenant's file, unless the file declares it already. Comments and order stay. A file that is no TOML is changed
+    /// too, because an operator must be able to suspend every tenant.
     ///
     /// # Errors
-    /// [`DeclareError::NoTenant`], [`DeclareError::Read`], [`DeclareError::Write`], or [`DeclareError::Invalid`] when the file has more
-    /// problems than before; it is as it was then.
+    /// [`DeclareError::NoTenant`], [`DeclareError::Read`], [`DeclareError::Write`], or [`DeclareError::Invalid`] when the file would have
+    /// more problems than before. Then it is left as it was.
     pub fn set_state(&self, tenant: &TenantName, change: &StateChange) -> Result<FileChange, DeclareError> {
         let file = file_name(tenant);
         let before = self.read(&file)?.ok_or_else(|| DeclareError::NoTenant { tenant: tenant.clone() })?;
@@ -41,7 +41,7 @@ impl TenantFiles {
         match text.and_then(|text| Some((text, edit_document(text, change).ok()?))) {
             Some((before, after)) if after == before => return Ok(FileChange::Unchanged),
             Some((_, after)) => self.install(tenant, &after)?,
-            // It reads as a tenant neither before nor after this, and is believed all the same.
+            // The file is no valid tenant before or after this. The daemons read its suspension all the same.
             None => {
                 let after = edit_lines(&before, change);
                 if after == before {
@@ -60,7 +60,7 @@ mod tests {
     use crate::fixture::{ALICE, config, name, tenant_file, unpaid};
 
     #[test]
-    fn a_state_is_written_once_whatever_the_file_looks_like() {
+    fn a_state_is_written_once_even_into_a_file_that_is_no_toml() {
         let config = config();
         let files = TenantFiles::open(config.path()).expect("opens");
         let alice = name("alice");

@@ -1,4 +1,6 @@
-//! Takes back what creating a tenant has made, when its jail cannot be started.
+//! Undoes the creation of a tenant whose jail cannot be started.
+//!
+//! Danger: this is the only code of this crate that destroys data.
 
 use crate::daemon::DaemonRequests;
 use crate::error::DeclareError;
@@ -6,23 +8,23 @@ use crate::files::{TenantFiles, file_name};
 use bailiwick_types::TenantName;
 use std::path::Path;
 
-/// What there was of a tenant's data before its file was written.
+/// Whether a tenant had data before its file was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PriorData {
-    /// Nothing: whatever is there later was made for the new tenant.
+    /// It had none. So any later data was made for the new tenant.
     Absent,
-    /// The data of a tenant whose file is gone.
+    /// It had the data of an earlier tenant, whose file is gone.
     Present,
-    /// Nobody could say.
+    /// This could not be found out.
     Unknown,
 }
 
-/// Takes back a tenant that was created: stops its jail, removes its file, has the daemon read that, and destroys its data, the last
-/// only where there was none before. A step that fails keeps none of the others from being tried.
+/// Undoes the creation of a tenant: stops its jail, removes its file, makes the daemon read the policy again, and destroys its data if
+/// `prior` is [`PriorData::Absent`]. Every step is tried, even after one that fails.
 ///
-/// Opens and locks the folder itself: the caller must hold no [`TenantFiles`].
+/// This function opens and locks the folder, so the caller must hold no [`TenantFiles`].
 ///
-/// Returns the errors of the steps that failed, in their order. Empty: all of it is taken back.
+/// Returns the errors of the steps that failed, in their order; an empty list when everything is undone.
 #[must_use]
 pub fn undo_create<D: DaemonRequests>(
     config: &Path,
@@ -60,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_fails_is_named_and_holds_up_no_other() {
+    fn a_failed_step_is_reported_and_the_others_are_tried() {
         let config = config();
         let daemon = FakeDaemon::new(&config, "alice.toml").failing("stop");
         let left = undo_create(config.path(), &name("alice"), PriorData::Absent, &daemon);
