@@ -149,7 +149,7 @@ fn the_remaining_leak_of_the_page_cache_is_as_documented() {
             sysread($map, my $told, 128) == 128 or die $!; print scalar grep { $_ >> 63 } unpack "Q16", $told"#;
         let output = run(&host, tenant, line, &[]).wait_with_output().expect("ends");
         let there: u32 = String::from_utf8_lossy(&output.stdout).parse().expect("a number");
-        assert!(there > 1, "{tenant}: of 16 pages that are cached it knows {there}");
+        assert!(there > 1, "{tenant}: it sees {there} of 16 cached pages");
     }
 }
 

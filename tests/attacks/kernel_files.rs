@@ -33,7 +33,7 @@ fn only_listed_files_can_be_read() {
             let text = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success(), "{tenant}: {}", String::from_utf8_lossy(&output.stderr));
             let unlisted: Vec<&str> = text.lines().filter(|path| !kernel::may_show(path)).collect();
-            assert_eq!(unlisted, [""; 0], "{tenant}: user {user} reads what no list names");
+            assert_eq!(unlisted, [""; 0], "{tenant}: user {user} reads unlisted files");
             // Proves that the walk worked.
             for shown in ["/proc/meminfo", "/proc/stat", "/proc/sys/kernel/osrelease", "/sys/devices/system/cpu/online"]
             {

@@ -39,7 +39,7 @@ impl<'a> Tenant<'a> {
         let mount = bailiwick_sys::cgroup::hierarchies().expect("hierarchies");
         let path = shown["cgroup"][key].as_str().expect("a path").trim_start_matches('/').to_owned();
         let group = mount.mount_of(key).expect("mounted").join(path);
-        let profile = Profile::ALL.iter().find(|profile| profile.word() == name).expect("called as its profile");
+        let profile = Profile::ALL.iter().find(|profile| profile.word() == name).expect("named like its profile");
         Self { host, name, profile: *profile, group, hierarchy }
     }
 

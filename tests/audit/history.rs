@@ -200,7 +200,7 @@ fn an_incident_names_the_neighbour_that_is_waited_for() {
         incidents.as_array().expect("a list").iter().filter_map(|incident| incident["faults"].as_u64()).sum::<u64>()
     };
     let (started, seen) = (of_idle(), looks());
-    until("the meek waits on", Duration::from_secs(90), || (looks() > seen).then_some(()));
+    until("the meek keeps waiting", Duration::from_secs(90), || (looks() > seen).then_some(()));
     assert_eq!(of_idle(), started);
     for child in &mut busy {
         child.kill().ok();
@@ -253,7 +253,7 @@ fn the_daemons_data_is_in_its_own_directory_wherever_the_state_is() {
     host.start_warden();
     let daemon = Managed::start(&host, &own);
     until("it serves", Duration::from_secs(60), || host.cli(&["list"]).status.success().then_some(()));
-    assert_eq!(json(&host, &["timers"]), shown, "what has run is known");
+    assert_eq!(json(&host, &["timers"]), shown, "finished runs are known");
     assert!(host.log().contains("event=\"history-moved\""), "{}", host.log());
     host.ok(&["audit"]);
     host.ok(&["audit", "--verify"]);
@@ -293,7 +293,7 @@ fn a_damaged_history_is_moved_aside_and_a_newer_one_left_alone() {
     until("it says so", Duration::from_secs(30), || host.log().contains("history-damaged").then_some(()));
     assert!(host.path("state/history/history.db.damaged-1").exists());
     assert_eq!(host.inside("web", "echo in").1.trim(), "in");
-    assert_eq!(host.ok(&["usage"]).lines().count(), 1, "an empty one was begun");
+    assert_eq!(host.ok(&["usage"]).lines().count(), 1, "an empty one was created");
     host.end();
     remove_log();
     std::fs::remove_file(&path).expect("removes");

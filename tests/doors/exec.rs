@@ -161,7 +161,7 @@ fn a_slow_reader_gets_all_output() {
     // A background process keeps the output open.
     command.args(["sh", "-c", &format!("sleep 1000 & head -c {MANY} /dev/zero; kill -0 $$; exit 7")]);
     let mut child = piped(command);
-    until("only what was left behind runs", || host.processes().len() == idle + 1 && !host.ok(&["list"]).is_empty());
+    until("only background processes run", || host.processes().len() == idle + 1 && !host.ok(&["list"]).is_empty());
     // The client cannot be observed to wait for its reader. If it did not wait, it would end a second after its
     // command.
     let late = std::time::Instant::now() + std::time::Duration::from_secs(3);
@@ -186,7 +186,7 @@ fn background_processes_do_not_hold_an_operators_pipe() {
         let output = command.stdin(dup()).output().expect("runs");
         assert_eq!(output.stdout, b"left\n", "{tenant}");
         writer.write_all(b"for the next command\n").expect("writes");
-        until("the one before has lost its input", || host.inside(tenant, "grep -q over /root/stolen").0 == 0);
+        until("the previous one has lost its input", || host.inside(tenant, "grep -q over /root/stolen").0 == 0);
         assert_eq!(host.inside(tenant, "cat /root/stolen").1, "over\n", "{tenant}");
         let mut next = exec(&host, tenant);
         next.args(["head", "-n", "1"]);

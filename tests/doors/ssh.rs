@@ -381,7 +381,7 @@ fn open_sessions_are_listed_ended_and_known_to_the_next_daemon() {
     // Sessions are ended by id and by tenant; an unknown id is an error.
     let id = listed["id"].as_str().expect("text").to_owned();
     let missing = host.cli(&["sessions", "kill", "00000000", &id]);
-    assert_eq!((missing.status.code(), sessions(&host).len()), (Some(3), 1), "nothing is half done");
+    assert_eq!((missing.status.code(), sessions(&host).len()), (Some(3), 1), "no partial change");
     host.ok(&["sessions", "kill", &id, "--reason", "maintenance at six"]);
     assert_ended(stays, "maintenance at six");
     let (first, second) = (stubborn_session(&host, tenant, "a b"), stubborn_session(&host, tenant, "a b"));
@@ -416,7 +416,7 @@ fn apply_now_ends_sessions_that_are_no_longer_allowed() {
     let (first, second) = (stubborn_session(&host, tenant, &key("A")), stubborn_session(&host, tenant, &key("B")));
     declare(&[format!("{} b@laptop", key("B"))], OPEN);
     host.ok(&["apply"]);
-    assert_eq!(sessions(&host).len(), 2, "who is in stays in");
+    assert_eq!(sessions(&host).len(), 2, "open sessions stay");
     assert_eq!(host.ok(&["apply", "--now"]), format!("{tenant}: sessions ended: 1\n"));
     assert_ended(first, "its key may no longer log in");
     let left = sessions(&host);
@@ -445,7 +445,11 @@ fn host_users_come_and_go_with_the_policy() {
     };
     let ids: BTreeSet<u64> = profiles().iter().chain(&[second]).map(id).collect();
     assert_eq!(ids.len(), profiles().len() + 1, "{ids:?}");
-    assert_eq!(std::fs::read_dir(host.path("userdb")).expect("lists").count(), 2 * ids.len(), "one and its link each");
+    assert_eq!(
+        std::fs::read_dir(host.path("userdb")).expect("lists").count(),
+        2 * ids.len(),
+        "one and its symlink each"
+    );
     assert_eq!(host.cli(&["plan"]).status.code(), Some(0));
 
     host.write(&format!("etc/tenants.d/{first}.toml"), &format!("plan = \"{first}\"\ndoors = [\"exec\"]\n"));

@@ -92,7 +92,7 @@ fn one_run_at_a_time_which_survives_the_death_of_bailiwickd() {
     until("it has ended", &host, || inside(&host, &out).contains("end"));
     let said = inside(&host, &out);
     assert!(said.starts_with("begin\nend"), "{said}");
-    until("a run was kept out", &host, || {
+    until("a run was prevented", &host, || {
         let log = host.log();
         log.lines().any(|line| line.contains("timer-ended") && line.contains("status=\"75\""))
     });
@@ -147,7 +147,7 @@ fn the_log_of_one_run_is_bounded() {
     let host = host(OPEN, &[("loud", "@reboot", loud), ("left", "@reboot", left)]);
     let dir = format!("/home/{}/.local/state/timers", tenant());
     let size = |timer: &str| -> u64 { inside(&host, &format!("stat -c %s {dir}/{timer}.log")).parse().unwrap_or(0) };
-    until("it has ended as it wanted", &host, || {
+    until("it has ended normally", &host, || {
         timers(&host).iter().any(|timer| timer["timer"] == "loud" && timer["last"]["status"] == 5)
     });
     let said = inside(
@@ -260,7 +260,7 @@ fn runs_of_tenants_with_a_silent_init_delay_nobody() {
     let before = count();
     // When 120 runs that never start took one of sixteen places each, every other run was delayed by five seconds
     // and more.
-    until("the others' runs go on", &host, || count() >= before + 5);
+    until("the others' runs continue", &host, || count() >= before + 5);
     until("they are known to be silent", &host, || host.ok(&["list"]).matches("unresponsive").count() == silent.len());
     let (before, refused) = (count(), || {
         let all = timers(&host);

@@ -342,7 +342,7 @@ fn a_warden_with_an_error_that_only_an_operator_can_fix_is_not_restarted() {
     // Restored before any comparison, because later tests need it.
     ok("rm /var/lib/bailiwick/of-somebody; mv /root/ledger.json /var/lib/bailiwick/; chmod 0711 /var/lib/bailiwick");
     ok("systemctl restart bailiwick.target");
-    until("every tenant is back as declared", || running().len() == 2);
+    until("every tenant is in its declared state", || running().len() == 2);
     assert!((1..=2).contains(&starts), "{starts} starts\n{told}");
     assert_eq!(listens, 0, "{told}");
     assert!(status != 0 && said.contains("0711"), "{status} {said}");
@@ -376,7 +376,7 @@ fn stopping_the_target_spares_jails_and_stopping_the_jails_ends_them() {
     }
     assert!(!std::path::Path::new("/sys/fs/cgroup/bailiwick.slice/bailiwick-jails.service").exists());
     ok("systemctl start bailiwick.target bailiwick-warden.service bailiwickd.service");
-    until("every tenant is back as declared", || running().len() == 2);
+    until("every tenant is in its declared state", || running().len() == 2);
 }
 
 #[test]
@@ -857,7 +857,7 @@ fn ftp_servers_let_tenants_into_their_jails() {
         // An open session survives a restart, and the audit and the next daemon see it.
         std::fs::write("/tmp/stay.py", STAY).expect("writes");
         let client = ok("python3 /tmp/stay.py > /tmp/stay 2>&1 & echo $!");
-        until("it alone to be in", || sh("cat /tmp/stay").1 == "in\n" && count_sessions() == 1);
+        until("only one session to be open", || sh("cat /tmp/stay").1 == "in\n" && count_sessions() == 1);
         ok("systemctl restart bailiwickd bailiwick-warden");
         let is_known = (0..300).any(|_| {
             std::thread::sleep(Duration::from_millis(100));
@@ -906,7 +906,7 @@ fn check_crowd(what: &str, tenants: &[String], each: usize) {
     let (status, said) = sh(&format!("ssh {OPTIONS} {}@127.0.0.1 true", tenants[0]));
     assert!(status == 6 && said.contains(&format!("may have {each}")), "{status} {said}");
     last.end(0);
-    until("the one more has left", || count_sessions() == all);
+    until("the additional session has ended", || count_sessions() == all);
     let rss = ok(&format!("awk '/^VmRSS/ {{ print $2 }}' /proc/{}/status", main_pid("bailiwickd.service")));
     ok("systemctl kill -s KILL bailiwickd");
     let killed = Instant::now();

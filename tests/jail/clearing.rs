@@ -471,7 +471,7 @@ fn a_process_of_an_ftp_server_ends_with_its_children() {
         WardenReply::FtpProcesses(all) => all,
         other => panic!("{other:?}"),
     };
-    until("it is in, and has started another", || processes().len() == 2);
+    until("it has entered and started a child", || processes().len() == 2);
     let is_server = |process: &FtpProcess| process.pid == server.id();
     let process = processes().into_iter().find(is_server).expect("it is in");
     let other = FtpProcess { started: process.started + 1, ..process.clone() };

@@ -117,7 +117,7 @@ fn private_and_modified_files_are_hidden() {
     write(&own.0.join("later-and-secret"), 0o600);
     fs::set_permissions(own.0.join("open"), fs::Permissions::from_mode(0o600)).expect("chmod");
     for tenant in profiles() {
-        until("a jail sees what there is now", || {
+        until("a jail sees the current files", || {
             host.inside(tenant, &format!("ls -I to /etc/{name}/")).1 == "later\n"
         });
     }

@@ -170,7 +170,7 @@ fn whoever_has_used_up_its_tasks_logs_in_and_ends_them() {
         assert!(status != 0 && text.contains("limit of tasks"), "{tenant}: {status} {text}");
         let left = std::fs::read_to_string(group(&host, tenant, "pids").join("rescue/cgroup.procs")).expect("reads");
         assert!(Command::new("kill").arg("-9").args(left.split_whitespace()).status().expect("runs").success());
-        until("what was left behind has ended", || limits(&host, tenant) == (TASKS, MEMORY));
+        until("the background processes have ended", || limits(&host, tenant) == (TASKS, MEMORY));
         until("it is given again", || {
             status_and_output(&mut host.ssh(&[tenant, "pkill -9 python3; echo done"])).1.contains("done")
         });

@@ -318,7 +318,7 @@ fn a_soft_limit_holds_after_the_tenants_own_time_of_grace() {
     let before = now();
     assert_eq!(bounded.host.inside("web", "head -c 10M /dev/zero > /home/a; sync").0, 0);
     let after = now();
-    let until = bounded.fact("web").bytes.grace_until.expect("the limit is passed");
+    let until = bounded.fact("web").bytes.grace_until.expect("the limit is exceeded");
     assert!((before + 59..=after + 61).contains(&until), "{until} is not a minute after {before} or {after}");
     assert_eq!(bounded.fact("web").bytes.grace_until, Some(until), "a second look changes nothing");
     assert_eq!(bounded.host.inside("web", "head -c 1M /dev/zero > /home/b; sync").0, 0);
@@ -468,7 +468,7 @@ fn disabled_and_enabled_quotas_are_noticed_at_once() {
     host.ok(&["restart", "web"]);
     assert!(counted().contains("BW104"), "a start writes the limit again and explains nothing");
     assert_eq!(host.inside("web", "rm -f /home/past /home/more").0, 0);
-    until("it is put right", || !counted().contains("BW104"));
+    until("it is fixed", || !counted().contains("BW104"));
     // A start must notice disabled quotas too.
     btrfs("disable");
     host.ok(&["restart", "web"]);
@@ -521,7 +521,7 @@ fn projects_whose_limits_were_disabled_and_enabled_are_noticed_at_once() {
     until("it is told", || audit().contains("BW104"));
     assert_refused(&host, "5M", "/home/more");
     assert_eq!(host.inside("web", "rm -f /home/past /home/more").0, 0);
-    until("it is put right", || !audit().contains("BW104"));
+    until("it is fixed", || !audit().contains("BW104"));
     assert_eq!(verdict(&host), Some("enforced".into()));
     assert_refused(&host, "60M", "/home/past");
 }
@@ -581,7 +581,7 @@ fn a_changed_reserve_is_applied_by_a_running_and_a_new_warden() {
     until("less than half is free", || space(&bounded.host).1 < all / 2 - MIB);
 
     set(&bounded.host, all / 2 - MIB);
-    until("it is reached, without anybody's doing", || bounded.fact("web").held_back);
+    until("it is reached without a command", || bounded.fact("web").held_back);
     let (status, text) = said(&bounded.host, &["status"]);
     assert!(status == Some(0) && text.contains("no tenant can take more disk space"), "{text}");
     bounded.host.write("etc/tenants.d/late.toml", "plan = \"web\"\n");

@@ -532,7 +532,7 @@ fn an_error_in_a_file_locks_nobody_out_even_after_a_restart() {
             if round == "running" {
                 host.end();
                 host.start();
-                until("everybody runs", || host.processes().len() == 2);
+                until("every tenant runs", || host.processes().len() == 2);
             }
         }
         // The file is fixed, without a reload.

@@ -120,7 +120,7 @@ fn unprivileged_users_hold_few_connections_and_little_memory_whatever_ids_they_u
     let own = ControlRequest::Usage { tenants: vec![name("two")], window: None };
     let reply = answer(connect_as(&host, host_user(&host, "two")), &own);
     assert!(!matches!(&reply, ControlReply::Failed(failure) if failure.status == ExitStatus::OverLimit), "{reply:?}");
-    until("the unfinished to be let go", || memory_and_sockets(daemon).1 < sockets + 16);
+    until("the unfinished requests to be dropped", || memory_and_sockets(daemon).1 < sockets + 16);
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_status_without_a_warden_ends_and_fails() {
         assert!(text.contains(part), "{part}: {text}");
     }
     signal(&host, "bailiwick-warden", "-CONT");
-    until("a status as ever", || host.cli(&["status"]).status.success());
+    until("an unchanged status", || host.cli(&["status"]).status.success());
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn without_descriptors_new_connections_are_closed_and_the_service_continues() {
         let pid = host.program(program);
         let all: Vec<_> = (0..DESCRIPTORS).map(|_| UnixStream::connect(host.path(socket)).expect("connects")).collect();
         // The last connection is the first for which there is no descriptor.
-        until("the last to be turned away", || all.last().is_some_and(is_over));
+        until("the last connection to be refused", || all.last().is_some_and(is_over));
         drop(all);
         until("an answer", || host.cli(&["list"]).status.success());
         assert_eq!(host.program(program), pid, "{program} has ended:\n{}", host.log());

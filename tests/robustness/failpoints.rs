@@ -171,12 +171,12 @@ fn a_child_that_does_not_end_holds_no_resources_of_a_killed_warden() {
     let warden = bailiwick_sys::process::open(host.pid()).expect("opens");
     bailiwick_sys::process::kill(&warden).expect("kills");
     host.wait();
-    assert_eq!(asked.read(&mut [0]).expect("an end, and not silence"), 0);
+    assert_eq!(asked.read(&mut [0]).expect("an end of the connection"), 0);
     assert!(!host.processes().is_empty(), "the child waits still");
     // The lock is not held either.
     host.write("failpoint", "");
     host.start_warden();
-    until("it is cleared away", || host.leftovers().is_empty());
+    until("it is removed", || host.leftovers().is_empty());
     works(&host);
 }
 
