@@ -3,7 +3,7 @@
 
 use crate::host;
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
-use bailiwick_tests::{name, profiles, runs};
+use bailiwick_tests::{name, profiles, supports};
 use bailiwick_types::Profile;
 
 #[test]
@@ -27,7 +27,7 @@ fn only_the_listed_nodes_exist_and_none_can_be_made() {
 
 #[test]
 fn a_symlink_at_dev_in_a_tenants_own_root_is_refused() {
-    if !runs(Profile::System) {
+    if !supports(Profile::System) {
         return;
     }
     let host = host();

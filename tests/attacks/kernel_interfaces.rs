@@ -2,7 +2,7 @@
 //! argument.
 
 use crate::{host, syscall};
-use bailiwick_tests::{profiles, runs};
+use bailiwick_tests::{profiles, supports};
 use bailiwick_types::Profile;
 
 const EPERM: i32 = 1;
@@ -94,7 +94,7 @@ fn only_system_can_nest_namespaces() {
             assert_eq!(syscall(&host, tenant, 56, &format!(", {flag}, 0, 0, 0, 0")), EPERM, "{tenant}");
         }
     }
-    if !runs(Profile::System) {
+    if !supports(Profile::System) {
         return;
     }
     assert_eq!(host.inside("system", "unshare --user --map-root-user id -u").1.trim(), "0");

@@ -2,7 +2,7 @@
 //! CVE-2017-18078).
 
 use crate::host;
-use bailiwick_tests::runs;
+use bailiwick_tests::supports;
 use bailiwick_types::Profile;
 
 #[test]
@@ -47,7 +47,7 @@ fn files_of_a_tenant_do_not_affect_the_host() {
 
 #[test]
 fn no_host_program_loads_a_tenants_library() {
-    if !runs(Profile::System) {
+    if !supports(Profile::System) {
         return;
     }
     let host = host();

@@ -3,7 +3,7 @@
 
 use crate::{host, syscall};
 use bailiwick_proto::WardenRequest;
-use bailiwick_tests::{name, profiles, runs};
+use bailiwick_tests::{name, profiles, supports};
 use bailiwick_types::Profile;
 use std::fs;
 
@@ -35,7 +35,7 @@ fn host_files_cannot_be_written_even_after_a_remount() {
 
 #[test]
 fn writes_of_system_to_usr_stay_in_the_tenants_storage() {
-    if !runs(Profile::System) {
+    if !supports(Profile::System) {
         return;
     }
     let host = host();
@@ -63,7 +63,7 @@ fn writes_of_system_to_usr_stay_in_the_tenants_storage() {
 
 #[test]
 fn the_hosts_own_mount_table_is_never_touched() {
-    if !runs(Profile::System) {
+    if !supports(Profile::System) {
         return;
     }
     // Other tests run at the same time and mount below directories of their own.

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 /// Former names in code, and the standard terms.
 const NAMES: &[(&str, &str)] = &[
+    ("Ahead", "NextDueCache"),
     ("Handed", "InheritedFds"),
     ("Need", "Action"),
+    ("Newcomer", "SessionRequest"),
     ("Telling", "Printed"),
     ("Throwaway", "TestHost"),
     ("Wish", "SessionSpec"),

@@ -5,7 +5,7 @@
 //! tenants. They run only in the virtual machine (`make vm-test`). `BAILIWICK_DEB` and `BAILIWICK_DEB_NEXT` name
 //! the packages.
 
-use bailiwick_tests::{profiles, runs, without_waiting};
+use bailiwick_tests::{profiles, supports, without_waiting};
 use bailiwick_types::Profile;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -553,7 +553,7 @@ fn a_module_that_a_tenant_requests_is_blocked_as_doctor_says() {
     for profile in profiles().into_iter().filter(|profile| *profile != "system") {
         assert!(!ask(profile), "{profile}: {name}");
     }
-    if !runs(Profile::System) {
+    if !supports(Profile::System) {
         return;
     }
     let rule = format!("/etc/modprobe.d/out-{name}.conf");

@@ -2,7 +2,7 @@
 //! packages.
 
 use bailiwick_policy::{EtcSettings, host_etc};
-use bailiwick_tests::{Host, profiles, runs, until};
+use bailiwick_tests::{Host, profiles, supports, until};
 use bailiwick_types::Profile;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -154,7 +154,7 @@ fn files_installed_on_the_host_appear_in_a_running_jail() {
     for tenant in profiles() {
         until("the jail sees what was upgraded", || look(tenant) == "replaced\n");
     }
-    if !runs(Profile::System) {
+    if !supports(Profile::System) {
         return;
     }
     // A file that the tenant created stays.

@@ -4,7 +4,7 @@
 //! Features that btrfs does not have are skipped by name, and tested where project quotas exist.
 
 use bailiwick_proto::{WardenReply, WardenRequest};
-use bailiwick_tests::{Host, Pool, name, profiles, runs, until};
+use bailiwick_tests::{Host, Pool, name, profiles, supports, until};
 use bailiwick_types::{DiskFact, Profile, QuotaFacts};
 use serde_json::Value;
 use std::io::Write;
@@ -210,7 +210,7 @@ fn no_trick_holds_space_that_is_not_charged() {
 
 #[test]
 fn files_copied_up_from_the_image_are_charged_to_the_tenant() {
-    if !runs(Profile::System) {
+    if !supports(Profile::System) {
         return;
     }
     let bounded = bounded("disk = \"64M\"");
@@ -376,7 +376,7 @@ fn uncharged_files_are_reported_and_charged_by_the_next_start() {
 /// Files of a new profile are written after the new limit is set, not before.
 #[test]
 fn a_full_tenant_gets_a_new_profile_with_a_larger_limit() {
-    if !runs(Profile::System) {
+    if !supports(Profile::System) {
         return;
     }
     let bounded = bounded("disk = \"16M\"");

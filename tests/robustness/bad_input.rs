@@ -1,7 +1,7 @@
 //! Bad input: each mistake causes one clear error, no partial change and no loss of data.
 
 use bailiwick_proto::{WardenReply, WardenRequest};
-use bailiwick_tests::{Host, Pool, name, runs, stage, until};
+use bailiwick_tests::{Host, Pool, name, stage, supports, until};
 use bailiwick_types::Profile;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -457,7 +457,7 @@ fn a_profile_that_the_kernel_cannot_run_is_refused() {
     let mut host = Host::new();
     host.declare("alice", "system");
     host.start();
-    if runs(Profile::System) {
+    if supports(Profile::System) {
         host.ok(&["apply"]);
         return;
     }

@@ -33,7 +33,7 @@ pub fn stage() -> PathBuf {
 /// Whether this kernel supports a profile. If not, the skipped part is printed by name;
 /// `bad_input::a_profile_that_the_kernel_cannot_run_is_refused` then proves that such a tenant does not start.
 #[must_use]
-pub fn runs(profile: Profile) -> bool {
+pub fn supports(profile: Profile) -> bool {
     let (needs, has) = (bailiwick_plan::landlock::lowest_abi(profile), bailiwick_sys::landlock::abi());
     if needs > has {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
@@ -49,7 +49,7 @@ pub fn runs(profile: Profile) -> bool {
 #[must_use]
 pub fn profiles() -> Vec<&'static str> {
     let all = [(Profile::Web, "web"), (Profile::Shell, "shell"), (Profile::System, "system")];
-    all.into_iter().filter(|(profile, _)| runs(*profile)).map(|(_, name)| name).collect()
+    all.into_iter().filter(|(profile, _)| supports(*profile)).map(|(_, name)| name).collect()
 }
 
 /// A file system on a loop device. Dropping it unmounts the file system and removes the device.
