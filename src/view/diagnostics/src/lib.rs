@@ -1,11 +1,11 @@
-//! Floor 3: problems of the operator's files as an operator reads them.
+//! Floor 3: shows the problems of the operator's files, with the lines that hold them.
 //!
-//! It is a crate of its own so that the programs that run as root and read the same files have none of it.
+//! This is a crate of its own, so that the programs that run as root do not link its dependencies.
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use bailiwick_policy::{Diagnostic, printable};
 
-/// The problems with message, place, the line with a mark below it, and the hint. No colour.
+/// Renders diagnostics as plain text without colours. Each has its message, its place, the line with a mark below it, and its hint.
 ///
 /// ```
 /// let reading = bailiwick_policy::parse(&[("bailiwick.toml".into(), "[reserve]\nmemroy = \"1G\"\n")]);
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_shown_is_the_place_found() {
+    fn the_text_shows_the_place_of_the_diagnostic() {
         for text in ["\t\"ä\" = 1\r\n\t\"ü\" = 2\r\n", "x = 1", "[limits]\ncpu = \"", "plan = 3\r\n"] {
             let (diagnostics, text) = shown("bailiwick.toml", text);
             assert!(!diagnostics.is_empty());
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_files_cannot_speak_to_the_terminal() {
+    fn names_of_files_cannot_control_the_terminal() {
         let (diagnostics, text) = shown("tenants.d/a\u{1b}[31m.toml", "");
         assert!(!diagnostics.is_empty() && !text.contains('\u{1b}'), "{text:?}");
     }

@@ -1,4 +1,4 @@
-//! Incidents: runs of faults of one kind, with what was seen in their first moments.
+//! Incidents: runs of faults of one kind, with evidence from their first moments.
 
 use crate::record::{number, tenant_id};
 use crate::{History, HistoryError, failed};
@@ -8,10 +8,10 @@ use rusqlite::{OptionalExtension, Row, params};
 const COLUMNS: &str = "incident.id, tenant.name, kind, since, until, faults, snapshots";
 
 impl History {
-    /// Stores an incident and gives its number.
+    /// Stores a new incident and returns its number. The `id` of `incident` is ignored.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// [`HistoryError::Full`], or another error of SQLite.
     pub fn begin_incident(&mut self, incident: &Incident) -> Result<u64, HistoryError> {
         let write = || -> rusqlite::Result<i64> {
             let tenant = tenant_id(&self.connection, &incident.tenant)?;
@@ -31,10 +31,10 @@ impl History {
         Ok(u64::try_from(write().map_err(failed("store an incident"))?).unwrap_or(0))
     }
 
-    /// Stores what has become of an incident since.
+    /// Stores the end, the faults and the snapshots of an incident that was stored before.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// [`HistoryError::Full`], or another error of SQLite.
     pub fn update_incident(&mut self, incident: &Incident) -> Result<(), HistoryError> {
         let write = || {
             self.connection
@@ -49,15 +49,15 @@ impl History {
         write().map(drop).map_err(failed("store an incident"))
     }
 
-    /// Incidents that touch a window, the newest first, at most so many.
+    /// The incidents that overlap a window, the newest first, at most `max`. They are those of all tenants when `tenants` is `None`.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// An error of SQLite.
     pub fn incidents(
         &self,
         tenants: Option<&[TenantName]>,
         window: Window,
-        most: usize,
+        max: usize,
     ) -> Result<Vec<Incident>, HistoryError> {
         let read = || -> rusqlite::Result<Vec<Incident>> {
             let sql = format!(
@@ -67,19 +67,20 @@ impl History {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let mut rows = statement.query(params![number(window.from.0), number(window.until.0)])?;
             let mut found = Vec::new();
-            while let (true, Some(row)) = (found.len() < most, rows.next()?) {
-                let wanted = |incident: &Incident| tenants.is_none_or(|tenants| tenants.contains(&incident.tenant));
-                found.extend(incident(row)?.filter(wanted));
+            while let (true, Some(row)) = (found.len() < max, rows.next()?) {
+                let is_included =
+                    |incident: &Incident| tenants.is_none_or(|tenants| tenants.contains(&incident.tenant));
+                found.extend(incident(row)?.filter(is_included));
             }
             Ok(found)
         };
         read().map_err(failed("read the incidents"))
     }
 
-    /// One incident.
+    /// One incident by its number; `None` when there is none.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// An error of SQLite.
     pub fn incident(&self, id: u64) -> Result<Option<Incident>, HistoryError> {
         let sql =
             format!("SELECT {COLUMNS} FROM incident JOIN tenant ON tenant.id = incident.tenant WHERE incident.id = ?1");
@@ -92,18 +93,18 @@ fn snapshots(incident: &Incident) -> String {
     serde_json::to_string(&incident.snapshots).expect("plain data is written as JSON")
 }
 
-/// `None` for a row that no longer reads, which is not worth losing the others for.
+/// Reads a row. Returns `None` for one that this version cannot read, so that the others are not lost.
 fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
-    let unsigned = |column| -> rusqlite::Result<u64> { Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0)) };
+    let read_u64 = |column| -> rusqlite::Result<u64> { Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0)) };
     let Ok(tenant) = row.get::<_, String>(1)?.parse() else { return Ok(None) };
     let Ok(snapshots) = serde_json::from_str(&row.get::<_, String>(6)?) else { return Ok(None) };
     Ok(Some(Incident {
-        id: unsigned(0)?,
+        id: read_u64(0)?,
         tenant,
         kind: row.get(2)?,
-        from: Moment(unsigned(3)?),
-        until: Moment(unsigned(4)?),
-        faults: unsigned(5)?,
+        from: Moment(read_u64(3)?),
+        until: Moment(read_u64(4)?),
+        faults: read_u64(5)?,
         snapshots,
     }))
 }

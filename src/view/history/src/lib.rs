@@ -1,10 +1,10 @@
-//! Floor 3: the history of tenants in one SQLite file: a sample a minute, rolled up to hours, faults and incidents.
+//! Floor 3: the history of tenants in one SQLite file: a sample for each minute, hours that are rolled up from them, faults and incidents.
 //!
-//! One owner at a time, who calls from one thread. Time is counted in minutes that were measured, not by a clock that may
-//! jump: what is kept is the newest so many of them. `docs/history.md` explains the file.
+//! The history has one owner at a time, who calls it from one thread. Retention counts minutes that were measured, because a clock may
+//! jump. `docs/history.md` explains the file.
 //!
-//! Danger: names of incidents' processes and files are the tenants'. They are stored as they are, bounded by whoever took
-//! them, and escaped by whoever shows them.
+//! Danger: tenants choose the names of processes and files in incidents. They are stored as they are. Whoever records them must bound them,
+//! and whoever shows them must escape them.
 
 mod incident;
 mod query;
@@ -20,24 +20,24 @@ use std::time::Duration;
 
 /// The version of the file that this program writes (`PRAGMA user_version`).
 pub(crate) const VERSION: i64 = 1;
-/// How long another process may hold the file before that is an error.
+/// How long to wait for another process that holds the file.
 const BUSY_TIME: Duration = Duration::from_secs(1);
-/// How many damaged files are kept beside the new one.
+/// The most damaged files that stay beside the new one.
 const DAMAGED_KEPT: usize = 2;
 
-/// How much is kept.
+/// How much of the history to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// Minutes that were measured.
+    /// The number of measured minutes.
     pub minutes: u32,
-    /// Hours that were measured.
+    /// The number of measured hours.
     pub hours: u32,
     /// The most bytes of the file.
     pub bytes: u64,
 }
 
 impl Default for Retention {
-    /// 30 days by the minute, 400 days by the hour, 2 GiB.
+    /// 30 days of minutes, 400 days of hours, and 2 GiB.
     fn default() -> Self {
         Self { minutes: 30 * 24 * 60, hours: 400 * 24, bytes: 2 << 30 }
     }
@@ -49,23 +49,23 @@ pub enum HistoryError {
     /// The file is from a later version of this program.
     #[error("the history \"{path}\" is of version {found}, this program knows {VERSION}; install the newer program again, or move the file away", path = path.display())]
     Newer {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Its version.
         found: i64,
     },
-    /// Another process has it.
+    /// Another process holds the file.
     #[error("the history is held by another process")]
     Busy,
-    /// There is no space.
+    /// The disk is full.
     #[error("the disk is full; nothing of this minute was written")]
     Full,
-    /// SQLite refused.
+    /// SQLite failed.
     #[error("cannot {what}")]
     Database {
-        /// What was tried.
+        /// The step that failed; completes "cannot ...".
         what: &'static str,
-        /// Why.
+        /// The error of SQLite.
         #[source]
         source: rusqlite::Error,
     },
@@ -74,6 +74,7 @@ pub enum HistoryError {
     Aside(#[source] io::Error),
 }
 
+/// A function that turns an error of SQLite into one of the history; `what` completes "cannot ...".
 pub(crate) fn failed(what: &'static str) -> impl FnOnce(rusqlite::Error) -> HistoryError {
     move |source| match source.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => HistoryError::Full,
@@ -90,26 +91,27 @@ pub struct History {
 }
 
 impl History {
-    /// Opens the history, or begins one. A damaged file is moved aside and a new one begun; the second value says so.
+    /// Opens the history, or makes a new one. A damaged file is moved aside, and a new one is made. Then the second value is a message about
+    /// this.
     ///
     /// # Errors
-    /// When the file is of a newer version (it is left alone), held by another process, or cannot be made.
+    /// When a later version wrote the file (which is left as it is), when another process holds it, or when it cannot be made.
     pub fn open(path: &Path, retention: Retention) -> Result<(Self, Option<String>), HistoryError> {
-        match Self::open_sound(path, retention) {
+        match Self::open_undamaged(path, retention) {
             Err(error) if is_damage(&error) => {
                 let aside = move_aside(path).map_err(HistoryError::Aside)?;
                 let notice = format!("the history {} was damaged and is now {}", path.display(), aside.display());
-                Ok((Self::open_sound(path, retention)?, Some(notice)))
+                Ok((Self::open_undamaged(path, retention)?, Some(notice)))
             }
             opened => Ok((opened?, None)),
         }
     }
 
-    fn open_sound(path: &Path, retention: Retention) -> Result<Self, HistoryError> {
+    fn open_undamaged(path: &Path, retention: Retention) -> Result<Self, HistoryError> {
         let connection = Connection::open(path).map_err(failed("open the history"))?;
         connection.busy_timeout(BUSY_TIME).map_err(failed("open the history"))?;
-        // Before anything is read: the index of the log is then kept in this process. In a file it would be mapped, and on a
-        // copy-on-write file system that is full a write to a mapped file is no error but SIGBUS.
+        // This must come before the first read. It keeps the index of the log in the memory of this process. An index in a file would be
+        // mapped, and on a full copy-on-write file system a write to a mapped file is SIGBUS instead of an error.
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(failed("open the history"))?;
         let version: i64 = connection
             .pragma_query_value(None, "user_version", |row| row.get(0))
@@ -117,15 +119,15 @@ impl History {
         if version > VERSION {
             return Err(HistoryError::Newer { path: path.to_owned(), found: version });
         }
-        let sound: String = connection
+        let result: String = connection
             .pragma_query_value(None, "quick_check", |row| row.get(0))
             .map_err(failed("check the history"))?;
-        if sound != "ok" {
+        if result != "ok" {
             return Err(HistoryError::Database {
                 what: "check the history",
                 source: rusqlite::Error::SqliteFailure(
                     rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-                    Some(sound),
+                    Some(result),
                 ),
             });
         }
@@ -139,7 +141,7 @@ fn is_damage(error: &HistoryError) -> bool {
     matches!(source.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase))
 }
 
-/// Moves a file and what belongs to it to `NAME.damaged-N`; the oldest such are removed.
+/// Moves a file to `NAME.damaged-N`, removes its log, and removes the oldest damaged files.
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let dir = path.parent().unwrap_or(Path::new("."));
@@ -196,7 +198,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_moved_aside_and_said_so() {
+    fn a_damaged_file_is_moved_aside_and_reported() {
         for (cut, what) in [(10, "a stump"), (5000, "cut"), (20_000, "cut late"), (0, "scribbled over")] {
             let temp = tempfile::tempdir().expect("temporary directory");
             let path = temp.path().join("history.db");
@@ -255,13 +257,13 @@ pub(crate) mod tests {
         assert!(matches!(error, HistoryError::Busy), "{error}");
         other.execute_batch("COMMIT").expect("lets go");
         let (mut history, _) = History::open(&path, Retention::default()).expect("opens");
-        // And the other way round.
+        // The history excludes other processes in the same way.
         assert!(other.execute_batch("BEGIN EXCLUSIVE").is_err(), "the history is one program's");
         history.write(Moment(60), &[(name("a"), sample(1, 1))], &[]).expect("writes");
     }
 
     #[test]
-    fn nothing_of_it_is_mapped() {
+    fn no_part_of_the_file_is_mapped() {
         let (temp, mut history) = fresh();
         history.write(Moment(60), &[(name("a"), sample(1, 1))], &[]).expect("writes");
         assert!(temp.path().join("history.db-wal").exists());
@@ -271,7 +273,7 @@ pub(crate) mod tests {
         );
         let maps = std::fs::read_to_string("/proc/self/maps").expect("reads");
         assert!(!maps.contains(temp.path().to_str().expect("text")), "{maps}");
-        // A file that an earlier version left behind with its index.
+        // An earlier version has left a file with its index.
         drop(history);
         let path = temp.path().join("history.db");
         let before = Connection::open(&path).expect("opens");
@@ -283,7 +285,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_place_where_nothing_can_be_is_an_error() {
+    fn a_path_that_cannot_be_a_file_is_an_error() {
         let temp = tempfile::tempdir().expect("temporary directory");
         assert!(History::open(temp.path(), Retention::default()).is_err());
         assert!(History::open(&temp.path().join("no/such/dir.db"), Retention::default()).is_err());

@@ -1,4 +1,4 @@
-//! Writing: the samples and faults of a minute, the roll-up to hours, and what is let go.
+//! Writes the samples and faults of a minute, rolls up hours, and removes what is past the retention.
 
 use crate::{History, HistoryError, failed, schema};
 use bailiwick_types::{Fault, Kind, Measure, Moment, TenantName, Usage};
@@ -7,80 +7,51 @@ use rusqlite::{Connection, Transaction, params, params_from_iter};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
-/// How much is let go in one step when the file is too large: minutes, or hours.
+/// How many minutes, or hours, are removed in one step while the file is too large.
 const STEP: i64 = 60;
 
-/// What a tenant used in a minute.
+/// What a tenant has used in a minute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// How many seconds were measured.
     pub seconds: u64,
-    /// Sums over them, and levels at their end.
+    /// Sums over these seconds, and levels at their end.
     pub usage: Usage,
 }
 
+/// The value for a column of SQLite, which has no unsigned integers.
 pub(crate) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The number of a tenant; given now when it has none.
+/// The number of a tenant in the file. A tenant without one gets one.
 pub(crate) fn tenant_id(connection: &Connection, tenant: &TenantName) -> rusqlite::Result<i64> {
     connection.prepare_cached("INSERT OR IGNORE INTO tenant (name) VALUES (?1)")?.execute([tenant.as_str()])?;
     connection.prepare_cached("SELECT id FROM tenant WHERE name = ?1")?.query_row([tenant.as_str()], |row| row.get(0))
 }
 
 impl History {
-    /// Writes what was measured in a minute, all of it or nothing. Of a minute that was written before (the clock was set
-    /// back) the sums are added and the higher levels kept.
+    /// Writes the samples and faults of a minute, all of them or none. When the minute was written before, because the clock was set back,
+    /// sums are added and the higher levels stay.
     ///
     /// # Errors
-    /// [`HistoryError::Full`] when there is no space.
+    /// [`HistoryError::Full`] when the disk is full, or another error of SQLite.
     pub fn write(
         &mut self,
         at: Moment,
         samples: &[(TenantName, Sample)],
         faults: &[Fault],
     ) -> Result<(), HistoryError> {
-        let minute = at.0 / MINUTE * MINUTE;
         let what = "write the history";
-        let write = |transaction: &Transaction<'_>| -> rusqlite::Result<()> {
-            transaction.execute("INSERT OR IGNORE INTO moment VALUES (?1)", [number(minute)])?;
-            // An hour that was rolled up is rolled up anew, as long as all its minutes are there.
-            transaction.execute(
-                "DELETE FROM done WHERE at = ?1 AND ?1 >= (SELECT min(at) FROM moment)",
-                [number(minute / HOUR * HOUR)],
-            )?;
-            let mut insert = transaction.prepare_cached(&insert_minute())?;
-            for (tenant, sample) in samples {
-                let head = [number(minute), tenant_id(transaction, tenant)?, number(sample.seconds)];
-                let values = Measure::ALL.map(|measure| sample.usage.get(measure).map(number));
-                let row = head.map(Value::Integer).into_iter();
-                insert.execute(params_from_iter(row.chain(values.into_iter().map(Value::from))))?;
-            }
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO fault VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO UPDATE SET count = count + excluded.count",
-            )?;
-            for fault in faults {
-                let at = number(fault.at.0 / MINUTE * MINUTE);
-                insert.execute(params![
-                    at,
-                    tenant_id(transaction, &fault.tenant)?,
-                    fault.limit,
-                    number(fault.count)
-                ])?;
-            }
-            Ok(())
-        };
         let transaction = self.connection.transaction().map_err(failed(what))?;
-        write(&transaction).map_err(failed(what))?;
+        write_minute(&transaction, at.0 / MINUTE * MINUTE, samples, faults).map_err(failed(what))?;
         transaction.commit().map_err(failed(what))
     }
 
-    /// Forgets a tenant whose data is gone.
+    /// Removes everything about a tenant, whose data is purged.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// An error of SQLite.
     pub fn forget(&mut self, tenant: &TenantName) -> Result<(), HistoryError> {
         let what = "forget a tenant";
         let transaction = self.connection.transaction().map_err(failed(what))?;
@@ -92,17 +63,17 @@ impl History {
         transaction.commit().map_err(failed(what))
     }
 
-    /// Rolls up the hours that are over, and lets go what is past the retention. Costs little when there is nothing to do,
-    /// and can be interrupted anywhere.
+    /// Rolls up the hours that are over, and removes what is past the retention. This is cheap when there is nothing to do. It may be
+    /// interrupted at any point and continued later.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// An error of SQLite.
     pub fn maintain(&mut self) -> Result<(), HistoryError> {
         self.roll_up().map_err(failed("roll up the history"))?;
-        self.let_go().map_err(failed("shorten the history"))
+        self.expire().map_err(failed("shorten the history"))
     }
 
-    /// Every hour but the newest is over. Each is done in a transaction of its own, with the mark that it is done.
+    /// Rolls up every hour except the newest, which is not over. One transaction holds an hour and the mark that it is done.
     fn roll_up(&mut self) -> rusqlite::Result<()> {
         let hours: Vec<i64> = self
             .connection
@@ -121,23 +92,24 @@ impl History {
         Ok(())
     }
 
-    fn let_go(&mut self) -> rusqlite::Result<()> {
-        // The oldest moment that is kept, counted from the newest.
-        let oldest = |connection: &Connection, table: &str, kept: u32| -> rusqlite::Result<Option<i64>> {
+    /// Removes the minutes and hours past the retention, with the faults and incidents of these hours.
+    fn expire(&mut self) -> rusqlite::Result<()> {
+        // The newest moment that is past the retention.
+        let last_expired = |connection: &Connection, table: &str, kept: u32| -> rusqlite::Result<Option<i64>> {
             let sql = format!("SELECT max(at) FROM (SELECT at FROM {table} ORDER BY at DESC LIMIT -1 OFFSET ?1)");
             connection.query_row(&sql, [kept], |row| row.get(0))
         };
-        if let Some(last) = oldest(&self.connection, "moment", self.retention.minutes)? {
+        if let Some(last) = last_expired(&self.connection, "moment", self.retention.minutes)? {
             self.drop_minutes(last)?;
         }
-        if let Some(last) = oldest(&self.connection, "done", self.retention.hours)? {
+        if let Some(last) = last_expired(&self.connection, "done", self.retention.hours)? {
             self.drop_hours(last)?;
         }
         while self.size()? > self.retention.bytes {
             let minutes: i64 = self.connection.query_row("SELECT count(*) FROM moment", [], |row| row.get(0))?;
             let hours: i64 = self.connection.query_row("SELECT count(*) FROM done", [], |row| row.get(0))?;
             let nth = |table: &str| format!("SELECT max(at) FROM (SELECT at FROM {table} ORDER BY at LIMIT {STEP})");
-            // The newest hour or two stay, whatever they take.
+            // The newest two hours of minutes stay, whatever their size.
             if minutes > 2 * STEP {
                 let last = self.connection.query_row(&nth("moment"), [], |row| row.get(0))?;
                 self.drop_minutes(last)?;
@@ -151,7 +123,7 @@ impl History {
         self.connection.execute_batch("PRAGMA incremental_vacuum(4096)")
     }
 
-    /// Bytes in use.
+    /// The bytes of the file that are in use.
     pub(crate) fn size(&self) -> rusqlite::Result<u64> {
         let pragma =
             |name: &str| -> rusqlite::Result<i64> { self.connection.pragma_query_value(None, name, |row| row.get(0)) };
@@ -176,10 +148,41 @@ impl History {
     }
 }
 
+/// Writes a minute, which begins at `minute` seconds since 1970.
+fn write_minute(
+    transaction: &Transaction<'_>,
+    minute: u64,
+    samples: &[(TenantName, Sample)],
+    faults: &[Fault],
+) -> rusqlite::Result<()> {
+    transaction.execute("INSERT OR IGNORE INTO moment VALUES (?1)", [number(minute)])?;
+    // An hour that was rolled up is rolled up again, if all its minutes are still there.
+    transaction.execute(
+        "DELETE FROM done WHERE at = ?1 AND ?1 >= (SELECT min(at) FROM moment)",
+        [number(minute / HOUR * HOUR)],
+    )?;
+    let mut insert = transaction.prepare_cached(&insert_minute())?;
+    for (tenant, sample) in samples {
+        let head = [number(minute), tenant_id(transaction, tenant)?, number(sample.seconds)];
+        let values = Measure::ALL.map(|measure| sample.usage.get(measure).map(number));
+        let row = head.map(Value::Integer).into_iter();
+        insert.execute(params_from_iter(row.chain(values.into_iter().map(Value::from))))?;
+    }
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO fault VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET count = count + excluded.count",
+    )?;
+    for fault in faults {
+        let at = number(fault.at.0 / MINUTE * MINUTE);
+        insert.execute(params![at, tenant_id(transaction, &fault.tenant)?, fault.limit, number(fault.count)])?;
+    }
+    Ok(())
+}
+
 fn insert_minute() -> String {
     let marks = (1..=3 + Measure::ALL.len()).map(|index| format!("?{index}")).collect::<Vec<_>>().join(", ");
     let merged = Measure::ALL.map(|measure| match measure.kind() {
-        // A value that is missing on one side is that of the other.
+        // A value that is missing on one side is taken from the other.
         Kind::Sum => format!("{measure} = coalesce({measure} + excluded.{measure}, {measure}, excluded.{measure})"),
         Kind::Level => {
             format!("{measure} = coalesce(max({measure}, excluded.{measure}), {measure}, excluded.{measure})")
@@ -259,7 +262,7 @@ mod tests {
         for minute in 0..120 {
             write(START + minute * 60);
         }
-        // Ten years ahead, and back, and back to an hour that is rolled up.
+        // The clock jumps ten years ahead, then back, then back to an hour that is rolled up.
         write(START + 10 * 365 * 24 * HOUR);
         write(START + 120 * 60);
         write(START + 30 * 60);
@@ -270,11 +273,11 @@ mod tests {
         let total = history.totals(window, None).expect("reads");
         assert_eq!(total[0].1.usage.get(Measure::Cpu), Some(620));
         let by_hour = history.series(&name("a"), window, HOUR).expect("reads");
-        assert_eq!(by_hour[0].usage.get(Measure::Cpu), Some(620), "rolled up anew");
+        assert_eq!(by_hour[0].usage.get(Measure::Cpu), Some(620), "rolled up again");
     }
 
     #[test]
-    fn a_full_disk_is_an_error_and_half_a_minute_is_not_written() {
+    fn a_full_disk_is_an_error_and_no_part_of_a_minute_is_written() {
         let (_temp, mut history) = fresh();
         history.write(Moment(START), &[(name("a"), sample(1, 1))], &[]).expect("writes");
         let pages: i64 = history.connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("pages");
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_that_is_forgotten_is_gone() {
+    fn a_forgotten_tenant_is_gone() {
         let (_temp, mut history) = fresh();
         for tenant in ["a", "b"] {
             let fault = Fault { at: Moment(START), tenant: name(tenant), limit: "tasks".to_owned(), count: 2 };

@@ -1,22 +1,22 @@
-//! The tables, made from the list of measures: one column for each, and in hours a second one for its peak.
+//! The tables of the file. Each measure has a column, and in the table of hours a second one for its peak.
 
 use crate::{HistoryError, VERSION, failed};
 use bailiwick_types::Measure;
 use rusqlite::Connection;
 
-/// `cpu, throttled, ...` with something before each.
+/// The columns of all measures, `cpu, throttled, ...`, each with a prefix.
 pub(crate) fn columns(prefix: &str) -> String {
     Measure::ALL.map(|measure| format!("{prefix}{measure}")).join(", ")
 }
 
-/// Makes what is missing.
+/// Makes the missing tables and columns.
 pub(crate) fn prepare(connection: &Connection, version: i64) -> Result<(), HistoryError> {
     let what = "prepare the history";
     if version == 0 {
-        // Only before the first table: space that is given back can leave the file.
+        // Free pages can then be returned to the file system. This can be set only before the first table.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed(what))?;
     }
-    // With the log, a commit needs no fsync: a power cut may lose the last minutes, but never the file.
+    // With a log, a commit needs no fsync. A power cut may lose the last minutes, but does not damage the file.
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed(what))?;
     connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed(what))?;
     connection.pragma_update(None, "journal_size_limit", 4 << 20).map_err(failed(what))?;
@@ -49,7 +49,7 @@ pub(crate) fn prepare(connection: &Connection, version: i64) -> Result<(), Histo
     connection.pragma_update(None, "user_version", VERSION).map_err(failed(what))
 }
 
-/// A measure that this program has and the file has not yet.
+/// Adds the columns of measures that are newer than the file.
 fn add_missing(connection: &Connection, table: &str) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(&format!("SELECT name FROM pragma_table_info('{table}')"))?;
     let known: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
