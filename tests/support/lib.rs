@@ -1,15 +1,21 @@
 //! A complete host below a temporary directory: configuration, programs and tenants. Each test has its own.
 //! Dropping it removes everything it created, also after a failure.
 
+mod ids;
+mod pool;
+mod ssh;
+
+pub use pool::Pool;
+
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{WardenReply, WardenRequest};
 use bailiwick_sys::process;
 use bailiwick_types::{Profile, TenantName};
+use ids::Ids;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -52,111 +58,6 @@ pub fn profiles() -> Vec<&'static str> {
     all.into_iter().filter(|(profile, _)| supports(*profile)).map(|(_, name)| name).collect()
 }
 
-/// A file system on a loop device. Dropping it unmounts the file system and removes the device.
-#[derive(Debug)]
-pub struct Pool {
-    mount: PathBuf,
-    dir: tempfile::TempDir,
-}
-
-impl Pool {
-    /// Creates a file system of a size as for `truncate(1)`, with a program such as `mkfs.ext4` and its arguments.
-    #[must_use]
-    pub fn new(size: &str, make: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let real = dir.path().canonicalize().expect("real path");
-        fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        Self::at(real.join("pool"), dir, size, make, "loop")
-    }
-
-    /// Like [`Self::new`], but backed by memory if there is enough: faster for tests with many syncs.
-    #[must_use]
-    pub fn in_memory(size: &str, make: &[&str]) -> Self {
-        let room = rustix::fs::statvfs("/dev/shm").map_or(0, |stat| stat.f_bavail * stat.f_frsize);
-        if room < 1 << 30 {
-            return Self::new(size, make);
-        }
-        let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
-        Self::at(dir.path().join("pool"), dir, size, make, "loop")
-    }
-
-    /// An ext4 file system with project quotas, which the kernel must support.
-    #[must_use]
-    pub fn ext4_with_quotas() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let real = dir.path().canonicalize().expect("real path");
-        fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        let make = ["mkfs.ext4", "-q", "-m", "0", "-O", "quota,project", "-E", "quotatype=prjquota"];
-        Self::at(real.join("pool"), dir, "512M", &make, "loop,prjquota")
-    }
-
-    /// An XFS file system with project quotas, which the kernel must support.
-    #[must_use]
-    pub fn xfs_with_quotas() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let real = dir.path().canonicalize().expect("real path");
-        fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        Self::at(real.join("pool"), dir, "512M", &["mkfs.xfs", "-q"], "loop,prjquota")
-    }
-
-    /// Like [`Self::new`], but mounted on the state directory of a host.
-    #[must_use]
-    pub fn for_state_of(host: &Host, size: &str, make: &[&str]) -> Self {
-        let pool =
-            Self::at(host.path("state"), tempfile::tempdir().expect("a temporary directory"), size, make, "loop");
-        fs::set_permissions(pool.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
-        pool
-    }
-
-    fn at(mount: PathBuf, dir: tempfile::TempDir, size: &str, make: &[&str], options: &str) -> Self {
-        let image = dir.path().join("image");
-        fs::create_dir(&mount).expect("mkdir");
-        run(Command::new("truncate").args(["-s", size]).arg(&image));
-        run(Command::new(make[0]).args(&make[1..]).arg(&image));
-        run(Command::new("mount").args(["-o", options]).arg(&image).arg(&mount));
-        Self { mount, dir }
-    }
-
-    /// A btrfs file system with quotas.
-    #[must_use]
-    pub fn btrfs() -> Self {
-        let pool = Self::new("512M", &["mkfs.btrfs", "-q"]);
-        run(Command::new("btrfs").args(["quota", "enable"]).arg(pool.path()));
-        pool
-    }
-
-    /// The mount point.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.mount
-    }
-
-    /// Unmounts the file system, runs a program such as `fsck` on its image, and mounts it again. Returns the
-    /// output of the program, whatever its exit status.
-    pub fn unmounted(&self, program: &str, arguments: &[&str]) -> Output {
-        // A jail that is still ending may keep the file system busy.
-        let unmount = || Command::new("umount").arg(&self.mount).stderr(Stdio::null()).status();
-        until("the file system to be free", || unmount().is_ok_and(|status| status.success()));
-        let image = self.dir.path().join("image");
-        let output = Command::new(program).args(arguments).arg(&image).output();
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&self.mount));
-        output.unwrap_or_else(|error| panic!("{program}: {error}"))
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        // A jail that is still ending may keep the file system busy.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let unmount = || Command::new("umount").arg(&self.mount).stderr(Stdio::null()).status();
-        while !unmount().is_ok_and(|status| status.success()) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        // After a failure it may stay busy for longer.
-        Command::new("umount").arg("-l").arg(&self.mount).stderr(Stdio::null()).status().ok();
-    }
-}
-
 fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -186,58 +87,6 @@ pub fn without_waiting(said: &[u8]) -> Vec<u8> {
 pub fn name(text: &str) -> TenantName {
     text.parse().expect("a valid name")
 }
-
-/// A range of ids that no other test on this machine uses while the value lives. Each slot is claimed by binding an
-/// abstract socket of its name, which only one process can do at a time.
-#[derive(Debug)]
-struct Ids {
-    first: u32,
-    claims: Vec<UnixListener>,
-}
-
-impl Ids {
-    /// Claims adjacent slots. There are 1,024 slots of 16 tenants each: 2^30 ids from 2^30 on. The process id
-    /// decides where the search starts.
-    fn claim(slots: u32) -> Self {
-        let claim = |slot: u32| {
-            let address = SocketAddr::from_abstract_name(format!("bailiwick-test-ids-{slot}")).expect("a name");
-            UnixListener::bind_addr(&address).ok()
-        };
-        for first in (0..=1024 - slots).cycle().skip(std::process::id() as usize % 1024).take(1024) {
-            let claims: Option<Vec<UnixListener>> = (first..first + slots).map(claim).collect();
-            if let Some(claims) = claims {
-                return Self { first: (1 << 30) + first * 16 * 65_536, claims };
-            }
-        }
-        panic!("1,024 hosts of tests run on this machine");
-    }
-}
-
-/// Takes the place of a network and sshd.
-const SCRIPT: &str = r#"#!/bin/sh
-# ssh [OPTION...] TENANT [COMMAND...]
-subsystem=
-while :; do
-    case $1 in
-    -s) subsystem=1; shift ;;
-    -l | -p | -o | -F | -i) shift 2 ;;
-    --) shift; break ;;
-    -*) shift ;;
-    *) break ;;
-    esac
-done
-tenant=$1
-shift
-unset SSH_ORIGINAL_COMMAND
-if [ -n "$subsystem" ]; then export SSH_ORIGINAL_COMMAND=internal-sftp
-elif [ $# -gt 0 ]; then export SSH_ORIGINAL_COMMAND="$*"
-fi
-export SSH_CONNECTION='192.0.2.7 50000 192.0.2.1 22'
-id=${AS:-$(cat "$(dirname "$0")/$tenant.id")}
-[ -z "$SSH_USER_AUTH" ] || chmod 644 "$SSH_USER_AUTH"
-exec setpriv --reuid "$id" --regid "$id" --clear-groups -- \
-    "$(dirname "$0")/bailiwick-shell" --config "$(dirname "$0")/../etc" -c bailiwick-shell
-"#;
 
 /// A host below a temporary directory.
 #[derive(Debug)]
@@ -545,31 +394,6 @@ impl Host {
     pub fn init(&self, tenant: &str) -> u32 {
         let shown: serde_json::Value = serde_json::from_str(&self.ok(&["show", tenant, "--json"])).expect("JSON");
         shown["pid"].as_u64().and_then(|pid| pid.try_into().ok()).unwrap_or_else(|| panic!("no jail: {shown}"))
-    }
-
-    /// Writes a script that takes the arguments of `ssh(1)` and starts `bailiwick-shell` as sshd does under
-    /// `ForceCommand`: as the host user of the tenant, with the client's command in `SSH_ORIGINAL_COMMAND`.
-    /// Supports the tenants named like [`profiles`].
-    pub fn write_ssh(&self) {
-        for tenant in profiles() {
-            let shown: serde_json::Value = serde_json::from_str(&self.ok(&["show", tenant, "--json"])).expect("JSON");
-            let id = shown["host_user"].as_u64().unwrap_or_default();
-            let ids = &shown["ids"];
-            assert!(id < ids["first"].as_u64().expect("a number"), "no process of the host has an id of a jail's");
-            self.write(&format!("bin/{tenant}.id"), &id.to_string());
-        }
-        self.write("bin/ssh", SCRIPT);
-        fs::set_permissions(self.path("bin/ssh"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        // Other users may have no access to the directory of the programs.
-        fs::copy(stage().join("bailiwick-shell"), self.path("bin/bailiwick-shell")).expect("copies");
-    }
-
-    /// The script of [`Self::write_ssh`], ready to run.
-    #[must_use]
-    pub fn ssh(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.path("bin/ssh"));
-        command.args(arguments);
-        command
     }
 
     /// Sends a request to the warden.
