@@ -4,11 +4,13 @@
 //! Nothing here reads a file, a clock or the kernel.
 
 mod crontab;
+mod display;
 mod exit;
 mod facts;
 mod ftp;
 mod group_file;
 mod id;
+mod known_items;
 mod limit;
 mod limit_key;
 mod name;
@@ -17,16 +19,17 @@ mod quantity;
 mod report;
 mod schedule;
 mod session;
-mod shown;
 mod tenant;
 mod usage;
 
 pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB};
+pub use display::{is_dangerous, part, percent, visible, visible_lines};
 pub use exit::ExitStatus;
 pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, WeightPolicy};
 pub use ftp::{FtpUser, NotFtpUser, NotHash, PasswordHash};
 pub use group_file::{MAX_GROUP_FILE, MAX_GROUPS, groups_of};
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
+pub use known_items::known_items;
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use limit_key::{BFQ_WEIGHT, Holder, LimitKey, LimitKind, LimitUnit, LimitValue, UnknownLimit};
 pub use name::{FtpName, ImageName, LoginName, NameError, PlanName, ServiceName, TenantName, TimerName};
@@ -42,9 +45,8 @@ pub use report::{
 };
 pub use schedule::{Clock, Schedule, ScheduleError, WallTime, When};
 pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};
-pub use shown::{is_dangerous, part, percent, visible, visible_lines};
 pub use tenant::{Access, Door, Profile, UnknownWord};
 pub use usage::{
-    Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSight, Snapshot, TenantUsage, Unit,
+    Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSnapshot, Snapshot, TenantUsage, Unit,
     UnknownMeasure, Usage, Window,
 };

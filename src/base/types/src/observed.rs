@@ -52,6 +52,7 @@ pub struct JailInForce {
     /// Whether no program that init starts gets more rights than it.
     pub no_new_privs: bool,
     /// Limits as the kernel reports them, without what is in use.
+    #[serde(deserialize_with = "crate::known_items")]
     pub limits: Vec<LimitFact>,
     /// Whether the reserve for a rescue session is given, which raises some of them.
     pub rescue: bool,
@@ -117,6 +118,7 @@ pub struct ObservedJail {
     /// Whether the control group is frozen.
     pub frozen: bool,
     /// Limits as the kernel reports them.
+    #[serde(deserialize_with = "crate::known_items")]
     pub limits: Vec<LimitFact>,
     /// Whether the reserve for a rescue session is given, which raises some of them.
     pub rescue: bool,

@@ -1,6 +1,6 @@
 //! What `plan`, `audit` and `doctor` report. The serialised names are documented and stable.
 
-use crate::{LimitKey, LimitKind, LimitValue, Moment, TenantName, TimerName, UnknownLimit};
+use crate::{LimitKey, LimitKind, LimitValue, Moment, Resource, TenantName, TimerName, UnknownLimit};
 use serde::{Deserialize, Serialize};
 
 /// One difference between declared and actual.
@@ -263,6 +263,7 @@ pub struct TenantReport {
     /// Each wall.
     pub walls: Vec<WallReport>,
     /// Each limit.
+    #[serde(deserialize_with = "crate::known_items")]
     pub limits: Vec<LimitReport>,
     /// Each attempt, when the audit made some.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -312,4 +313,12 @@ pub struct FeatureReport {
     pub evidence: String,
     /// What to do when it does not work; empty when it does.
     pub remedy: String,
+}
+
+impl FeatureReport {
+    /// The resource that this feature bounds; `None` for any other feature. The feature of a resource has its word as its name.
+    #[must_use]
+    pub fn resource(&self) -> Option<Resource> {
+        self.feature.parse().ok()
+    }
 }

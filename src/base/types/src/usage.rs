@@ -200,14 +200,14 @@ pub struct Snapshot {
     /// What the tenant used since the snapshot before, or in the last minute.
     pub usage: Usage,
     /// The tenant's processes, those with the most memory first.
-    pub processes: Vec<ProcessSight>,
+    pub processes: Vec<ProcessSnapshot>,
     /// Part of the pressure that the tenant made itself, by its own limit, and the rest, in microseconds.
     pub pressure: Vec<PressureShare>,
 }
 
 /// A process in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessSight {
+pub struct ProcessSnapshot {
     /// As the host counts.
     pub pid: u32,
     /// Its parent.

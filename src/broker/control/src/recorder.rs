@@ -18,7 +18,9 @@ use bailiwick_history::{History, Retention, Sample};
 use bailiwick_observe::{Gauge, Meter, Reading};
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::warden::{QuotaHit, RosterEntry, WardenEvent};
-use bailiwick_proto::{Failure, Incoming, WARDEN_SOCKET, WardenReply, WardenRequest, time_limits, transport};
+use bailiwick_proto::{
+    Failure, Incoming, TransportError, WARDEN_SOCKET, WardenReply, WardenRequest, time_limits, transport,
+};
 use bailiwick_sys::proc;
 use bailiwick_sys::watch::{Changes, Watched};
 use bailiwick_types::{
@@ -182,6 +184,19 @@ pub(crate) struct RecorderState {
     complained: Option<Instant>,
 }
 
+/// Takes the events that have arrived.
+///
+/// # Errors
+/// When what has arrived cannot be read. The connection is of no use then.
+fn take_events(incoming: &mut Incoming, events: &mut Vec<WardenEvent>) -> Result<(), TransportError> {
+    while let Some((reply, _)) = incoming.take::<WardenReply>()? {
+        if let WardenReply::Event(event) = reply {
+            events.push(event);
+        }
+    }
+    Ok(())
+}
+
 fn now() -> Moment {
     // Before 1970 a clock is not set at all.
     Moment(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
@@ -342,11 +357,8 @@ impl RecorderState {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => gone = true,
                 }
-                while let Ok(Some((reply, _))) = incoming.take::<WardenReply>() {
-                    if let WardenReply::Event(event) = reply {
-                        events.push(event);
-                    }
-                }
+                // An event of a newer warden may be unreadable. The connection is made anew then.
+                gone |= take_events(incoming, &mut events).is_err();
                 if gone || events.is_empty() || events.len() > 1000 {
                     break;
                 }
@@ -494,5 +506,25 @@ impl RecorderState {
         self.history
             .as_mut()
             .map_err(|message| Failure::of(ExitStatus::Failed, format!("there is no history: {message}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_cannot_be_read_is_an_error_and_does_not_stay_in_the_way() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let known = WardenEvent::Pressure { resource: Resource::Io };
+        transport::send(&theirs, &WardenReply::Event(known.clone()), MAX_REPLY, &[]).expect("sent");
+        let of_a_later_version = BTreeMap::from([("event", BTreeMap::from([("later", "")]))]);
+        transport::send(&theirs, &of_a_later_version, MAX_REPLY, &[]).expect("sent");
+        drop(theirs);
+        let mut incoming = Incoming::new(MAX_REPLY, 0);
+        while incoming.receive(&ours).expect("received") > 0 {}
+        let mut events = Vec::new();
+        assert!(take_events(&mut incoming, &mut events).is_err());
+        assert_eq!(events, [known]);
     }
 }

@@ -119,8 +119,8 @@ pub(crate) fn repair_ledger(config: &Path) -> Result<u8, Failure> {
 
 fn doctor_status(report: &HostReport, required: impl IntoIterator<Item = Resource>) -> ExitStatus {
     let missing = |resource: Resource| {
-        let named = |feature: &&FeatureReport| feature.feature == resource.word();
-        report.features.iter().find(named).is_some_and(|feature| feature.state == FeatureState::Missing)
+        let of_it = |feature: &&FeatureReport| feature.resource() == Some(resource);
+        report.features.iter().find(of_it).is_some_and(|feature| feature.state == FeatureState::Missing)
     };
     if required.into_iter().any(missing) { ExitStatus::HostCannot } else { ExitStatus::Done }
 }

@@ -75,7 +75,8 @@ impl Warden {
     /// A snapshot of the processes in a jail, for the audit.
     pub(crate) fn evidence(&mut self, name: &TenantName) -> Result<WardenReply, Failure> {
         self.jails.require(name)?;
-        let processes = bailiwick_observe::sights(&self.groups.paths(name)).map_err(failed(name, "observe"))?;
+        let processes =
+            bailiwick_observe::process_snapshots(&self.groups.paths(name)).map_err(failed(name, "observe"))?;
         Ok(WardenReply::Evidence(processes))
     }
 

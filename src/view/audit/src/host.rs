@@ -8,9 +8,9 @@ use bailiwick_plan as plan;
 use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_plan::mount::TERMINALS;
 use bailiwick_policy::Host;
-use bailiwick_types::Hierarchy;
 use bailiwick_types::{
-    Bound, ByteSize, FeatureReport, FeatureState, HostFacts, HostReport, Limits, Profile, QuotaFacts, Resource,
+    Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, Limits, Profile, QuotaFacts,
+    Resource,
 };
 use std::error::Error;
 use std::path::Path;
@@ -408,8 +408,7 @@ fn init(readings: &HostReadings) -> FeatureReport {
 /// What `require` lists and this host only has in part is missing: tenants that declare it are refused.
 fn require(host: &Host, features: &mut [FeatureReport]) {
     for feature in features.iter_mut().filter(|feature| feature.state == FeatureState::Limited) {
-        let required = host.require.iter().any(|resource| resource.word() == feature.feature);
-        if required {
+        if feature.resource().is_some_and(|resource| host.require.contains(&resource)) {
             feature.state = FeatureState::Missing;
             feature.evidence.push_str("; `require` in bailiwick.toml lists it");
         }

@@ -113,7 +113,7 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
 mod tests {
     use super::*;
     use crate::tests::{fresh, name};
-    use bailiwick_types::{PressureShare, ProcessSight, Resource, Snapshot, Usage};
+    use bailiwick_types::{PressureShare, ProcessSnapshot, Resource, Snapshot, Usage};
 
     #[test]
     fn incidents_are_stored_changed_and_found() {
@@ -122,7 +122,7 @@ mod tests {
         let snapshot = Snapshot {
             at: Moment(100),
             usage: Usage::default(),
-            processes: vec![ProcessSight {
+            processes: vec![ProcessSnapshot {
                 pid: 7,
                 parent: 1,
                 command: hostile.clone(),

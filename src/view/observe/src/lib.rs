@@ -10,7 +10,7 @@
 mod host;
 mod jail;
 mod limit;
-mod sight;
+mod process_snapshot;
 mod sockets;
 mod storage;
 mod usage;
@@ -18,7 +18,7 @@ mod user;
 
 pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings, program};
 pub use jail::{Census, InitSubject, Subject, in_force, observe_with};
-pub use sight::sights;
+pub use process_snapshot::process_snapshots;
 pub use storage::{StorageReadings, Trial, disk_fact, space, storage_readings};
 pub use usage::{Gauge, Meter, Reading};
 pub use user::{

@@ -415,6 +415,7 @@ pub struct TenantDetail {
     /// The doors that stay open while it is suspended.
     pub suspended_doors: Vec<String>,
     /// Its limits, declared and enforced.
+    #[serde(deserialize_with = "bailiwick_types::known_items")]
     pub limits: Vec<LimitReport>,
     /// The use of its memory; `None` when it is down, or when the kernel does not count it.
     #[serde(default)]

@@ -7,7 +7,7 @@
 
 use crate::Failure;
 use bailiwick_types::{
-    Access, DiskFact, FtpUser, HostFacts, IdRange, InForce, LimitKey, Observed, ProcessSight, Profile, Resource,
+    Access, DiskFact, FtpUser, HostFacts, IdRange, InForce, LimitKey, Observed, ProcessSnapshot, Profile, Resource,
     TenantName,
 };
 use serde::{Deserialize, Serialize};
@@ -197,7 +197,7 @@ pub enum WardenReply {
     /// To `Watch`, once for each event.
     Event(WardenEvent),
     /// To `Evidence`.
-    Evidence(Vec<ProcessSight>),
+    Evidence(Vec<ProcessSnapshot>),
     /// To `FtpView`. Descriptors: the jail's user namespace, a mount namespace with what the login may see, and for each hierarchy of
     /// control groups the file to which the process writes `0` to join the tenant's group.
     FtpView(FtpView),
@@ -301,4 +301,26 @@ pub struct RosterEntry {
     pub host_user: bool,
     /// Control group by hierarchy; empty when down.
     pub cgroups: BTreeMap<String, String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_a_later_warden_does_not_make_a_reply_unreadable() {
+        let limit = |word: &str| {
+            format!(r#"{{"resource":"{word}","file":"f","enforced":1,"used":null,"peak":null,"faults":null}}"#)
+        };
+        let limits = ["memory", "of_a_later_version", "tasks"].map(limit).join(",");
+        let text = format!(
+            r#"{{"in-force":[{{"tenant":"alice","jail":{{"access":"read-write","cap_bounding":0,"no_new_privs":true,
+                "limits":[{limits}],"rescue":false,"tmpfs":{{"/tmp":"size=4k"}}}},"strays":[],"disk":null}}]}}"#
+        );
+        let WardenReply::InForce(all) = serde_json::from_str(&text).expect("reads") else { panic!("another reply") };
+        let jail = all[0].jail.as_ref().expect("runs");
+        let keys: Vec<LimitKey> = jail.limits.iter().map(|limit| limit.key).collect();
+        assert_eq!(keys, [LimitKey::Memory, LimitKey::Tasks]);
+        assert_eq!(jail.tmpfs["/tmp"].kibibytes, 4);
+    }
 }

@@ -5,7 +5,7 @@
 use super::clock;
 use crate::output::{Form, in_form, visible};
 use crate::table::{indented, pairs, render};
-use bailiwick_types::{Incident, Kind, Measure, Period, PressureShare, ProcessSight, Snapshot};
+use bailiwick_types::{Incident, Kind, Measure, Period, PressureShare, ProcessSnapshot, Snapshot};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -94,7 +94,7 @@ fn pressure_row(share: &PressureShare) -> Vec<String> {
 
 /// Processes below their parents, and the files of each below it. Siblings keep the order of the snapshot. A cycle of
 /// parents, from a reused process id, hides no process.
-fn tree(processes: &[ProcessSight]) -> String {
+fn tree(processes: &[ProcessSnapshot]) -> String {
     /// Levels deeper than this are not indented further.
     const DEEPEST: usize = 24;
     let known: BTreeSet<u32> = processes.iter().map(|process| process.pid).collect();
@@ -136,8 +136,8 @@ mod tests {
     use super::*;
     use bailiwick_types::{Moment, Usage};
 
-    fn process(pid: u32, parent: u32, command: &str) -> ProcessSight {
-        ProcessSight { pid, parent, command: command.to_owned(), memory: 1 << 20, files: Vec::new() }
+    fn process(pid: u32, parent: u32, command: &str) -> ProcessSnapshot {
+        ProcessSnapshot { pid, parent, command: command.to_owned(), memory: 1 << 20, files: Vec::new() }
     }
 
     fn example() -> Incident {

@@ -6,7 +6,7 @@
 use crate::jail::members_of;
 use crate::{ObserveError, unless_gone};
 use bailiwick_sys::proc;
-use bailiwick_types::ProcessSight;
+use bailiwick_types::ProcessSnapshot;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -25,20 +25,20 @@ const MAX_NAME: usize = 128;
 ///
 /// # Errors
 /// When its group cannot be read.
-pub fn sights(cgroups: &BTreeMap<String, String>) -> Result<Vec<ProcessSight>, ObserveError> {
+pub fn process_snapshots(cgroups: &BTreeMap<String, String>) -> Result<Vec<ProcessSnapshot>, ObserveError> {
     let mut found = Vec::new();
     for pid in members_of(cgroups)? {
-        let look = || -> io::Result<ProcessSight> {
+        let look = || -> io::Result<ProcessSnapshot> {
             let stat = proc::stat(pid)?;
             let (parent, command, memory) = (stat.parent, shortened(&stat.command), stat.memory);
-            Ok(ProcessSight { pid, parent, command, memory, files: Vec::new() })
+            Ok(ProcessSnapshot { pid, parent, command, memory, files: Vec::new() })
         };
         found.extend(unless_gone(pid, look())?);
     }
-    found.sort_by_key(|sight: &ProcessSight| std::cmp::Reverse(sight.memory));
+    found.sort_by_key(|process: &ProcessSnapshot| std::cmp::Reverse(process.memory));
     found.truncate(MAX_PROCESSES);
-    for sight in found.iter_mut().take(WITH_FILES) {
-        sight.files = files(sight.pid);
+    for process in found.iter_mut().take(WITH_FILES) {
+        process.files = files(process.pid);
     }
     Ok(found)
 }
@@ -83,9 +83,9 @@ mod tests {
         file.set_len(5 << 30).expect("grows");
         let mut groups = proc::cgroups(std::process::id()).expect("groups");
         groups.retain(|hierarchy, _| hierarchy == "unified");
-        let sights = sights(&groups).expect("reads");
+        let process_snapshots = process_snapshots(&groups).expect("reads");
         // There may be many others in the same group.
-        assert!(!sights.is_empty() && sights.iter().all(|sight| sight.command.len() <= 64));
+        assert!(!process_snapshots.is_empty() && process_snapshots.iter().all(|process| process.command.len() <= 64));
         let own = files(std::process::id());
         assert_eq!(own[0], (path.canonicalize().expect("real path").display().to_string(), 5 << 30));
         assert_eq!(files(u32::MAX), []);
