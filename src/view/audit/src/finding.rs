@@ -114,14 +114,14 @@ kinds! {
 
 /// Something that is not as it should be, before it is known whose.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct Violation {
     pub(crate) kind: FindingKind,
     pub(crate) evidence: String,
 }
 
 impl FindingKind {
-    pub(crate) fn fault(self, evidence: String) -> Fault {
-        Fault { kind: self, evidence }
+    pub(crate) fn violation(self, evidence: String) -> Violation {
+        Violation { kind: self, evidence }
     }
 
     /// What a wall or limit is worth with a finding of this kind.
@@ -135,14 +135,16 @@ impl FindingKind {
 }
 
 /// One finding of each kind, in the order in which they were met.
-pub(crate) fn findings(tenant: &TenantName, faults: &[Fault]) -> Vec<Finding> {
+pub(crate) fn findings(tenant: &TenantName, violations: &[Violation]) -> Vec<Finding> {
     let mut kinds: Vec<FindingKind> = Vec::new();
-    for fault in faults {
-        if !kinds.contains(&fault.kind) {
-            kinds.push(fault.kind);
+    for violation in violations {
+        if !kinds.contains(&violation.kind) {
+            kinds.push(violation.kind);
         }
     }
-    let evidence = |kind| faults.iter().filter(move |fault| fault.kind == kind).map(|fault| fault.evidence.clone());
+    let evidence = |kind| {
+        violations.iter().filter(move |violation| violation.kind == kind).map(|violation| violation.evidence.clone())
+    };
     kinds
         .into_iter()
         .map(|kind| Finding {

@@ -41,7 +41,7 @@ pub(crate) fn wall(jail: &ObservedJail, sessions: &[ProcessFacts]) -> Option<Wal
         sessions.iter().filter(|process| !is_jailed(jail, process) && !is_harmless(jail, process)).map(shown).collect();
     let mut wall = Wall::new("ftp", evidence);
     if !wrong.is_empty() {
-        wall.faults.push(finding::FTP_UNJAILED.fault(finding::list(wrong.into_iter())));
+        wall.violations.push(finding::FTP_UNJAILED.violation(finding::list(wrong.into_iter())));
     }
     Some(wall)
 }

@@ -1,6 +1,6 @@
 //! One tenant: every wall, every limit, and the verdict.
 
-use crate::finding::{self, Fault, findings, list};
+use crate::finding::{self, Violation, findings, list};
 use crate::walls::{self, Wall};
 use crate::{ftp, limit, mounts};
 use bailiwick_plan::lifecycle::{self, Declaration, DesiredJail};
@@ -30,14 +30,14 @@ fn judge_where(
     present: mounts::Presence<'_>,
 ) -> TenantReport {
     let Some(jail) = &observed.jail else {
-        let faults: Vec<Fault> = walls::stray_fault(&observed.strays).into_iter().collect();
+        let violations: Vec<Violation> = walls::stray_violation(&observed.strays).into_iter().collect();
         return TenantReport {
             name: tenant.name.clone(),
-            verdict: verdict(&faults).max(Verdict::Down),
+            verdict: verdict(&violations).max(Verdict::Down),
             walls: Vec::new(),
             probes: Vec::new(),
             limits: limit::disk(tenant, facts, observed.disk.as_ref()).0,
-            findings: findings(&tenant.name, &faults),
+            findings: findings(&tenant.name, &violations),
         };
     };
     let (apart, sessions) = ftp::apart(jail);
@@ -61,10 +61,11 @@ fn judge_where(
     .chain([walls::membership(&observed.strays, jail)])
     .chain(ftp::wall(jail, &sessions))
     .collect();
-    let (limits, limit_faults) = limit::limits(tenant, host, facts, jail, observed.disk.as_ref());
+    let (limits, limit_violations) = limit::limits(tenant, host, facts, jail, observed.disk.as_ref());
 
     let reports: Vec<WallReport> = all.iter().map(report).collect();
-    let mut faults: Vec<Fault> = all.into_iter().flat_map(|wall| wall.faults).chain(limit_faults).collect();
+    let mut violations: Vec<Violation> =
+        all.into_iter().flat_map(|wall| wall.violations).chain(limit_violations).collect();
     let desired = lifecycle::desired(Declaration::Known(tenant)).jail;
     if desired.access() != Some(jail.access) {
         let (kind, what) = match (desired, jail.access) {
@@ -74,44 +75,44 @@ fn judge_where(
             (_, Access::ReadWrite) => (finding::SUSPENDED_RUNS, "its storage can be written"),
             (_, Access::ReadOnly) => (finding::SUSPENDED_RUNS, "no door of it stays open"),
         };
-        faults.push(kind.fault(format!("{what}; init is {}", walls::shown(&jail.init))));
+        violations.push(kind.violation(format!("{what}; init is {}", walls::shown(&jail.init))));
     }
     let worst = limits.iter().map(|limit| limit.verdict).max().unwrap_or(Verdict::Enforced);
     TenantReport {
         name: tenant.name.clone(),
-        verdict: worst.max(verdict(&faults)),
+        verdict: worst.max(verdict(&violations)),
         walls: reports,
         limits,
         probes: Vec::new(),
-        findings: findings(&tenant.name, &faults),
+        findings: findings(&tenant.name, &violations),
     }
 }
 
 /// Adds to a report that init of the jail has not answered for so many seconds, which only who asks it knows.
 pub fn add_silence(report: &mut TenantReport, seconds: u64) {
-    let faults = [finding::INIT_SILENT.fault(format!("init has not answered for {seconds} s"))];
-    report.verdict = report.verdict.max(verdict(&faults));
-    report.findings.extend(findings(&report.name, &faults));
+    let violations = [finding::INIT_SILENT.violation(format!("init has not answered for {seconds} s"))];
+    report.verdict = report.verdict.max(verdict(&violations));
+    report.findings.extend(findings(&report.name, &violations));
 }
 
-fn verdict(faults: &[Fault]) -> Verdict {
-    faults.iter().map(|fault| fault.kind.verdict()).max().unwrap_or(Verdict::Enforced)
+fn verdict(violations: &[Violation]) -> Verdict {
+    violations.iter().map(|violation| violation.kind.verdict()).max().unwrap_or(Verdict::Enforced)
 }
 
 fn report(wall: &Wall) -> WallReport {
-    let verdict = verdict(&wall.faults);
-    let evidence = if wall.faults.is_empty() {
+    let verdict = verdict(&wall.violations);
+    let evidence = if wall.violations.is_empty() {
         wall.evidence.clone()
     } else {
-        list(wall.faults.iter().map(|fault| format!("{} {}", fault.kind.id, fault.evidence)))
+        list(wall.violations.iter().map(|violation| format!("{} {}", violation.kind.id, violation.evidence)))
     };
     WallReport { wall: wall.name.to_owned(), evidence, verdict }
 }
 
 /// Adds to a report that it compares with what the tenant's files last said without an error.
 pub fn add_last_good(report: &mut TenantReport) {
-    let fault = finding::LAST_GOOD.fault("its file, or its plan, has an error".to_owned());
-    report.findings.extend(findings(&report.name.clone(), &[fault]));
+    let violation = finding::LAST_GOOD.violation("its file, or its plan, has an error".to_owned());
+    report.findings.extend(findings(&report.name.clone(), &[violation]));
     report.verdict = report.verdict.max(finding::LAST_GOOD.verdict());
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Danger: `sessions` is the one limit of which the kernel has no word. Its row is `bailiwickd`'s own count.
 
-use crate::finding::{self, Fault};
+use crate::finding::{self, Violation};
 use crate::walls::{everybody, is_of_earlier_version, shown};
 use bailiwick_plan::control::{Control, Value, controls};
 use bailiwick_plan::disk::{self, DiskPlan};
@@ -23,14 +23,14 @@ pub(crate) fn limits(
     facts: &HostFacts,
     jail: &ObservedJail,
     disk: Option<&DiskFact>,
-) -> (Vec<LimitReport>, Vec<Fault>) {
+) -> (Vec<LimitReport>, Vec<Violation>) {
     let controls = controls(&tenant.settings.limits, facts);
-    let mut faults = Vec::new();
+    let mut violations = Vec::new();
     let mut rows: Vec<LimitReport> = Vec::new();
     // The reserve is given for a while, by the warden alone, and is not the tenant's for good.
     let in_force = if jail.rescue { rescue::during(controls.clone()) } else { controls.clone() };
     for control in &in_force {
-        let Some(row) = control_row(control, jail, &mut faults) else { continue };
+        let Some(row) = control_row(control, jail, &mut violations) else { continue };
         // A limit of several devices has one row: that of the device where it holds least.
         match rows.iter_mut().find(|earlier| earlier.key == row.key) {
             Some(earlier) if row.verdict > earlier.verdict => *earlier = row,
@@ -38,22 +38,22 @@ pub(crate) fn limits(
             None => rows.push(row),
         }
     }
-    let (disk_rows, disk_faults) = self::disk(tenant, facts, disk);
+    let (disk_rows, disk_violations) = self::disk(tenant, facts, disk);
     rows.extend(disk_rows);
-    faults.extend(disk_faults);
+    violations.extend(disk_violations);
     let settings = &tenant.settings.limits;
     for (key, size) in [(LimitKey::Tmp, settings.tmp_size()), (LimitKey::Shm, settings.shm_size())] {
         let Holder::Tmpfs(target) = key.holder() else { continue };
-        rows.push(memory_file_system(key, target, size, jail, &mut faults));
+        rows.push(memory_file_system(key, target, size, jail, &mut violations));
     }
-    rows.push(open_files(settings.open_files, jail, &mut faults));
-    process_limits(settings, jail, &mut rows, &mut faults);
+    rows.push(open_files(settings.open_files, jail, &mut violations));
+    process_limits(settings, jail, &mut rows, &mut violations);
     if !jail.settings.is_empty() {
         let shown = jail.settings.iter().map(|setting| {
             let GroupSetting { file, group, value, fresh } = setting;
             format!("{file} of {group:?} is {value:?}, and {fresh:?} in a fresh group")
         });
-        faults.push(finding::GROUP_SETTING.fault(finding::list(shown)));
+        violations.push(finding::GROUP_SETTING.violation(finding::list(shown)));
         // There is no row of what nobody limits: it is said of the limit of the same controller.
         for row in &mut rows {
             let is_it = |setting: &GroupSetting| {
@@ -64,22 +64,28 @@ pub(crate) fn limits(
             }
         }
     }
-    in_part(tenant, facts, jail, &mut rows, &mut faults);
+    in_part(tenant, facts, jail, &mut rows, &mut violations);
     for limit in nominal(tenant, &controls, facts) {
         let required = host.require.contains(&limit.key.resource());
         let kind = if required { finding::LIMIT_REQUIRED } else { finding::LIMIT_NOMINAL };
-        faults.push(kind.fault(format!("{}: {}", said(limit.key, limit.declared), limit.why)));
+        violations.push(kind.violation(format!("{}: {}", said(limit.key, limit.declared), limit.why)));
         rows.push(LimitReport {
             verdict: if required { Verdict::Drift } else { Verdict::Nominal },
             ..row(limit.key, limit.declared, None)
         });
     }
-    (rows, faults)
+    (rows, violations)
 }
 
 /// What holds as it was written, and does not hold for everything: such a row is nominal, whatever `require` lists, since no host
 /// does better.
-fn in_part(tenant: &Tenant, facts: &HostFacts, jail: &ObservedJail, rows: &mut [LimitReport], faults: &mut Vec<Fault>) {
+fn in_part(
+    tenant: &Tenant,
+    facts: &HostFacts,
+    jail: &ObservedJail,
+    rows: &mut [LimitReport],
+    violations: &mut Vec<Violation>,
+) {
     let profile = confinement(tenant.settings.profile, jail.access);
     let limits = &tenant.settings.limits;
     let mut lower = |key: LimitKey| {
@@ -89,7 +95,7 @@ fn in_part(tenant: &Tenant, facts: &HostFacts, jail: &ObservedJail, rows: &mut [
     if limits.memory != Bound::Unlimited {
         for (object, why) in kernel_memory::unbounded(profile, facts.controller("memory")) {
             lower(LimitKey::Memory);
-            faults.push(finding::MEMORY_UNCHARGED.fault(format!("{object}: {why}")));
+            violations.push(finding::MEMORY_UNCHARGED.violation(format!("{object}: {why}")));
         }
     }
     let writes = [(LimitKey::IoWrite, limits.io_write.into()), (LimitKey::IopsWrite, limits.iops_write.into())];
@@ -97,22 +103,22 @@ fn in_part(tenant: &Tenant, facts: &HostFacts, jail: &ObservedJail, rows: &mut [
         // Where nothing holds it at all there is no such row yet, and that is said of it.
         if declared != LimitValue::Unlimited && lower(key) {
             let evidence = format!("{}: {}", said(key, declared), kernel_memory::METADATA);
-            faults.push(finding::METADATA_FREE.fault(evidence));
+            violations.push(finding::METADATA_FREE.violation(evidence));
         }
     }
     for (object, why) in kernel_memory::unshared(profile) {
-        faults.push(finding::POOL_SHARED.fault(format!("{object}: {why}")));
+        violations.push(finding::POOL_SHARED.violation(format!("{object}: {why}")));
     }
     if is_of_earlier_version(profile, &jail.init) {
         let evidence = "neighbour tables: root inside has cap_net_admin, as an earlier version gave it";
-        faults.push(finding::POOL_SHARED.fault(evidence.to_owned()));
+        violations.push(finding::POOL_SHARED.violation(evidence.to_owned()));
     }
     let is_terminals = |mount: &&MountFact| mount.target == "/dev/pts" && mount.fs_type == "devpts";
     let bound = format!("max={TERMINALS}");
     let is_bounded = |mount: &MountFact| mount.super_options.contains(&bound);
     if profile != Profile::System && jail.mounts.iter().find(is_terminals).is_some_and(|mount| !is_bounded(mount)) {
         let evidence = format!("pseudo terminals: /dev/pts was mounted without {bound}");
-        faults.push(finding::POOL_SHARED.fault(evidence));
+        violations.push(finding::POOL_SHARED.violation(evidence));
     }
 }
 
@@ -147,33 +153,33 @@ fn said(key: LimitKey, declared: LimitValue) -> String {
 }
 
 /// `None` for a limit without a place, which [`nominal`] has when it is declared.
-fn control_row(control: &Control, jail: &ObservedJail, faults: &mut Vec<Fault>) -> Option<LimitReport> {
+fn control_row(control: &Control, jail: &ObservedJail, violations: &mut Vec<Violation>) -> Option<LimitReport> {
     let place = control.place.as_ref()?;
     let is_it = |fact: &&LimitFact| fact.key == control.key && fact.file == place.label();
     let (key, declared) = (control.key, control.declared);
     let Some(fact) = jail.limits.iter().find(is_it) else {
-        return Some(unread(key, declared, &place.label(), faults));
+        return Some(unread(key, declared, &place.label(), violations));
     };
     let enforced = control.enforced(fact.enforced);
     let mut report =
         LimitReport { used: fact.used, peak: fact.peak, faults: fact.faults, ..row(key, declared, Some(enforced)) };
     if !place.holds(fact.enforced.map_or(Value::Unlimited, Value::Number)) {
         report.verdict = Verdict::Drift;
-        faults.push(drift(key, declared, &place.label(), &key.in_words(enforced)));
+        violations.push(drift(key, declared, &place.label(), &key.in_words(enforced)));
     }
     Some(report)
 }
 
 /// The disk quota. Of a tenant that is down as well: its files are there.
-pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) -> (Vec<LimitReport>, Vec<Fault>) {
-    let (mut rows, mut faults) = (Vec::new(), Vec::new());
+pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) -> (Vec<LimitReport>, Vec<Violation>) {
+    let (mut rows, mut violations) = (Vec::new(), Vec::new());
     let limits = &tenant.settings.limits;
     let Some(fact) = fact else {
         if facts.storage.quota.bounds_anything() && limits.disk != Bound::Unlimited {
             let of_it = "the quota of the tenant's storage";
-            rows.push(unread(LimitKey::Disk, limits.disk.into(), of_it, &mut faults));
+            rows.push(unread(LimitKey::Disk, limits.disk.into(), of_it, &mut violations));
         }
-        return (rows, faults);
+        return (rows, violations);
     };
     let differences = DiskPlan::new(limits, facts).difference(limits, fact);
     let mut add = |key: LimitKey, declared: LimitValue, quota: &QuotaFact| {
@@ -181,7 +187,7 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
         let mut report = LimitReport { used: Some(quota.used), ..row(key, declared, Some(enforced)) };
         if differences.iter().any(|difference| difference.key == key) {
             report.verdict = Verdict::Drift;
-            faults.push(drift(key, declared, "the quota", &key.in_words(enforced)));
+            violations.push(drift(key, declared, "the quota", &key.in_words(enforced)));
         }
         let said = said(key, declared);
         let slack = if key == LimitKey::Disk { slack(limits, facts) } else { INODES_OF_SEEDS };
@@ -192,11 +198,11 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
                     "{said}, and {} are in use, though nobody lowered the limit below what was in use",
                     quota.used
                 );
-                faults.push(finding::ABOVE_LIMIT.fault(evidence));
+                violations.push(finding::ABOVE_LIMIT.violation(evidence));
             }
             Some(_) => {
                 let evidence = format!("{said}, and {} are in use", quota.used);
-                faults.push(finding::OVER_LIMIT.fault(evidence));
+                violations.push(finding::OVER_LIMIT.violation(evidence));
             }
             None => {}
         }
@@ -208,15 +214,15 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
     }
     if fact.held_back {
         let evidence = "the hard limit is what is in use, whatever is declared".to_owned();
-        faults.push(finding::HELD_BACK.fault(evidence));
+        violations.push(finding::HELD_BACK.violation(evidence));
         rows.iter_mut().filter(|row| row.key == LimitKey::Disk).for_each(|row| row.verdict = Verdict::Drift);
     }
     if !fact.charged {
         let evidence = "the tenant's directory, or one directly in it, does not belong to its quota".to_owned();
-        faults.push(finding::UNCHARGED.fault(evidence));
+        violations.push(finding::UNCHARGED.violation(evidence));
         rows.iter_mut().for_each(|row| row.verdict = Verdict::Breached);
     }
-    (rows, faults)
+    (rows, violations)
 }
 
 /// What the warden itself writes into a new tenant's directory, which no limit holds back.
@@ -238,12 +244,12 @@ fn is_unexplained(quota: &QuotaFact, hard: u64, slack: u64) -> bool {
     quota.lowered_at.is_some_and(|lowered_at| quota.used > lowered_at.max(hard).saturating_add(slack))
 }
 
-fn drift(key: LimitKey, declared: LimitValue, file: &str, actual: &str) -> Fault {
-    finding::LIMIT_DRIFT.fault(format!("{}, but {file} has {actual}", said(key, declared)))
+fn drift(key: LimitKey, declared: LimitValue, file: &str, actual: &str) -> Violation {
+    finding::LIMIT_DRIFT.violation(format!("{}, but {file} has {actual}", said(key, declared)))
 }
 
-fn unread(key: LimitKey, declared: LimitValue, file: &str, faults: &mut Vec<Fault>) -> LimitReport {
-    faults.push(finding::LIMIT_UNREAD.fault(format!("{}: cannot read {file}", said(key, declared))));
+fn unread(key: LimitKey, declared: LimitValue, file: &str, violations: &mut Vec<Violation>) -> LimitReport {
+    violations.push(finding::LIMIT_UNREAD.violation(format!("{}: cannot read {file}", said(key, declared))));
     LimitReport { verdict: Verdict::Drift, ..row(key, declared, None) }
 }
 
@@ -253,24 +259,24 @@ fn memory_file_system(
     target: &str,
     size: ByteSize,
     jail: &ObservedJail,
-    faults: &mut Vec<Fault>,
+    violations: &mut Vec<Violation>,
 ) -> LimitReport {
     let mounts = jail.mounts.iter().filter(|mount| mount.target == target && mount.fs_type == "tmpfs");
     // The first is what the jail was started with; one that the tenant put over it takes nothing from the limit.
     let Some(actual) = mounts.filter_map(MountFact::tmpfs_size).next() else {
-        return unread(key, size.into(), &format!("the size of {target}"), faults);
+        return unread(key, size.into(), &format!("the size of {target}"), violations);
     };
     let mut report = row(key, size.into(), Some(ByteSize::from(actual).into()));
     if actual != TmpfsSize::from(size) {
         report.verdict = Verdict::Drift;
-        faults.push(drift(key, size.into(), target, &actual.to_string()));
+        violations.push(drift(key, size.into(), target, &actual.to_string()));
     }
     report
 }
 
 /// The limits that each process has for itself: none may be above what is declared. That of core dumps may be no
 /// other: below 1 the kernel starts the host's crash handler.
-fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport], faults: &mut Vec<Fault>) {
+fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport], violations: &mut Vec<Violation>) {
     for rlimit in rlimits(limits) {
         let (word, of): (&str, fn(&ProcessRank) -> Option<u64>) = match rlimit {
             Rlimit::OpenFiles(_) => (LimitKey::OpenFiles.word(), |rank| rank.open_files),
@@ -287,23 +293,24 @@ fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport]
         let others: Vec<String> = everybody(jail).filter(is_other).map(shown).collect();
         if !others.is_empty() {
             let others = finding::list(others.into_iter());
-            faults.push(finding::PROCESS_LIMIT.fault(format!("{word} {how} {most}: {others} (/proc/PID/limits)")));
+            violations
+                .push(finding::PROCESS_LIMIT.violation(format!("{word} {how} {most}: {others} (/proc/PID/limits)")));
             rows.iter_mut().filter(|row| row.key == LimitKey::OpenFiles).for_each(|row| row.verdict = Verdict::Drift);
         }
     }
 }
 
 /// Init's hard limit, which everything inside starts from. A process that has less has chosen that.
-fn open_files(declared: u64, jail: &ObservedJail, faults: &mut Vec<Fault>) -> LimitReport {
+fn open_files(declared: u64, jail: &ObservedJail, violations: &mut Vec<Violation>) -> LimitReport {
     let (key, file) = (LimitKey::OpenFiles, "/proc/PID/limits");
     let Some(fact) = jail.limits.iter().find(|fact| fact.key == key) else {
-        return unread(key, declared.into(), file, faults);
+        return unread(key, declared.into(), file, violations);
     };
     let enforced = LimitValue::from(fact.enforced);
     let mut report = row(key, declared.into(), Some(enforced));
     if fact.enforced != Some(declared) {
         report.verdict = Verdict::Drift;
-        faults.push(drift(key, declared.into(), file, &key.in_words(enforced)));
+        violations.push(drift(key, declared.into(), file, &key.in_words(enforced)));
     }
     report
 }

@@ -3,7 +3,7 @@
 //! In `web` and `shell` nobody inside can mount, so every row must be there and nothing else. In `system` the tenant's
 //! root may mount, and a row that it covered, moved or took away is a remark: the profile's walls do not rest on it.
 
-use crate::finding::{self, Fault, FindingKind, quoted};
+use crate::finding::{self, FindingKind, Violation, quoted};
 use crate::walls::Wall;
 use bailiwick_plan::kernel;
 use bailiwick_plan::mount::{HOST_ETC_LAYER, Mount, Source};
@@ -15,28 +15,28 @@ pub(crate) type Presence<'a> = &'a dyn Fn(&str) -> bool;
 
 /// The mount table, without what is masked.
 pub(crate) fn mounts(profile: Profile, rows: &[Mount], jail: &ObservedJail, present: Presence<'_>) -> Wall {
-    let mut faults = Vec::new();
+    let mut violations = Vec::new();
     let own = rows.iter().filter(|row| row.source != Source::Mask);
-    faults.extend(own.filter_map(|row| row_fault(profile, row, jail, present)));
-    faults.extend(jail.mounts.iter().filter_map(|mount| propagation_fault(profile, mount)));
-    faults.extend(unplanned(profile, rows, jail));
+    violations.extend(own.filter_map(|row| row_violation(profile, row, jail, present)));
+    violations.extend(jail.mounts.iter().filter_map(|mount| propagation_violation(profile, mount)));
+    violations.extend(unplanned(profile, rows, jail));
     if jail.mounts_cut {
         let kind = if profile == Profile::System { finding::MOUNT_OWN } else { finding::MOUNT_UNEXPECTED };
-        faults.push(kind.fault(format!("more than {MAX_MOUNTS} mounts")));
+        violations.push(kind.violation(format!("more than {MAX_MOUNTS} mounts")));
     }
     let evidence = format!("{} mounts as planned, none propagates (/proc/PID/mountinfo)", jail.mounts.len());
-    Wall { name: "mounts", evidence, faults }
+    Wall { name: "mounts", evidence, violations }
 }
 
 /// What is masked.
 pub(crate) fn masks(profile: Profile, rows: &[Mount], jail: &ObservedJail, present: Presence<'_>) -> Wall {
     let masks: Vec<&Mount> = rows.iter().filter(|row| row.source == Source::Mask && present(&row.target)).collect();
-    let faults = masks.iter().filter_map(|row| row_fault(profile, row, jail, present)).collect();
-    Wall { name: "masks", evidence: format!("{} paths masked (/proc/PID/mountinfo)", masks.len()), faults }
+    let violations = masks.iter().filter_map(|row| row_violation(profile, row, jail, present)).collect();
+    Wall { name: "masks", evidence: format!("{} paths masked (/proc/PID/mountinfo)", masks.len()), violations }
 }
 
 /// What is wrong with a row, if anything.
-fn row_fault(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presence<'_>) -> Option<Fault> {
+fn row_violation(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presence<'_>) -> Option<Violation> {
     if row.only_if_present() && !present(&row.target) {
         return None;
     }
@@ -53,7 +53,7 @@ fn row_fault(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presen
             Source::HostEtc => finding::MOUNT_STALE,
             _ => finding::MOUNT_CHANGED,
         };
-        return Some(kind.fault(format!("{} is not as planned", row.target)));
+        return Some(kind.violation(format!("{} is not as planned", row.target)));
     }
     let Some(mount) = at().rfind(|mount| !mount.covered) else {
         let kind = match row.source {
@@ -62,11 +62,11 @@ fn row_fault(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presen
             Source::HostEtc => finding::MOUNT_STALE,
             _ => finding::MOUNT_MISSING,
         };
-        return Some(kind.fault(format!("nothing is mounted at {}", row.target)));
+        return Some(kind.violation(format!("nothing is mounted at {}", row.target)));
     };
     let (kind, evidence) = difference(row, mount)?;
     let kind = if row.source == Source::Mask { finding::MASK_MISSING } else { kind };
-    Some(kind.fault(format!("{}: {evidence}", row.target)))
+    Some(kind.violation(format!("{}: {evidence}", row.target)))
 }
 
 /// Whether the jail shows single files of the host's where the plan has one overlay, as older versions did.
@@ -164,11 +164,11 @@ fn is_of_host_etc(mount: &MountFact) -> bool {
 }
 
 /// A mount through which events come from elsewhere, or go there.
-fn propagation_fault(profile: Profile, mount: &MountFact) -> Option<Fault> {
+fn propagation_violation(profile: Profile, mount: &MountFact) -> Option<Violation> {
     // A tenant that may mount may share among its own namespaces; what follows a master follows the host.
     let bad = |field: &&String| profile != Profile::System || !field.starts_with("shared:");
     let field = mount.propagation.iter().find(bad)?;
-    Some(finding::MOUNT_PROPAGATES.fault(format!("{} has {}", quoted(&mount.target), quoted(field))))
+    Some(finding::MOUNT_PROPAGATES.violation(format!("{} has {}", quoted(&mount.target), quoted(field))))
 }
 
 /// Whether a mount only hides what no list names: what a kernel had when the jail was made, it need not have now.
@@ -177,7 +177,7 @@ fn hides(mount: &MountFact) -> bool {
 }
 
 /// Mounts that no row asks for, a second one at one target included.
-fn unplanned(profile: Profile, rows: &[Mount], jail: &ObservedJail) -> Vec<Fault> {
+fn unplanned(profile: Profile, rows: &[Mount], jail: &ObservedJail) -> Vec<Violation> {
     let planned: BTreeSet<&str> = rows.iter().map(|row| row.target.as_str()).collect();
     let mut seen = BTreeSet::new();
     let extra = jail.mounts.iter().filter(|mount| {
@@ -193,7 +193,7 @@ fn unplanned(profile: Profile, rows: &[Mount], jail: &ObservedJail) -> Vec<Fault
                 _ if mount.target.starts_with("/run/host/etc/") => finding::MOUNT_STALE,
                 _ => finding::MOUNT_UNEXPECTED,
             };
-            kind.fault(format!("{} at {}", quoted(&mount.fs_type), quoted(&mount.target)))
+            kind.violation(format!("{} at {}", quoted(&mount.fs_type), quoted(&mount.target)))
         })
         .collect()
 }

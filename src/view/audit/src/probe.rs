@@ -3,7 +3,7 @@
 //! Danger: the text comes from the tenant's own init. It is bounded before it comes here; a line that is no line of ours is
 //! not shown, and an attempt that is not told of is a finding, not a pass.
 
-use crate::finding::{self, Fault, findings};
+use crate::finding::{self, Violation, findings};
 use bailiwick_plan::probe::expected;
 use bailiwick_plan::seccomp::Verdict as Filtered;
 use bailiwick_sys::denied_calls::{DENIED_CALLS, DENIED_FILES, FileAccess};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// Adds to a report what a process inside told of its attempts; `None` when none could be made.
 pub fn add_probes(report: &mut TenantReport, profile: Profile, told: Option<&str>) {
     let told: BTreeMap<(&str, &str), i32> = told.unwrap_or_default().lines().filter_map(line).collect();
-    let mut faults = Vec::new();
+    let mut violations = Vec::new();
     for call in DENIED_CALLS {
         let name = call.name().replace(' ', "-");
         let wanted = match expected(profile, call.number(), call.arguments()) {
@@ -30,7 +30,7 @@ pub fn add_probes(report: &mut TenantReport, profile: Profile, told: Option<&str
         };
         let expected =
             wanted.map_or_else(|| "allowed by the profile".to_owned(), |errno| format!("refused with {errno}"));
-        add(report, &mut faults, &format!("call {name}"), &expected, got, holds);
+        add(report, &mut violations, &format!("call {name}"), &expected, got, holds);
     }
     for (path, access) in DENIED_FILES {
         let verb = match access {
@@ -38,9 +38,9 @@ pub fn add_probes(report: &mut TenantReport, profile: Profile, told: Option<&str
             FileAccess::Write => "write",
         };
         let got = told.get(&(verb, *path)).copied();
-        add(report, &mut faults, &format!("{verb} {path}"), "refused", got, got.is_some_and(|errno| errno != 0));
+        add(report, &mut violations, &format!("{verb} {path}"), "refused", got, got.is_some_and(|errno| errno != 0));
     }
-    for finding in findings(&report.name.clone(), &faults) {
+    for finding in findings(&report.name.clone(), &violations) {
         report.findings.push(finding);
     }
     let worst = report.probes.iter().map(|probe| probe.verdict).max().unwrap_or(Verdict::Enforced);
@@ -49,7 +49,7 @@ pub fn add_probes(report: &mut TenantReport, profile: Profile, told: Option<&str
 
 fn add(
     report: &mut TenantReport,
-    faults: &mut Vec<Fault>,
+    violations: &mut Vec<Violation>,
     attempt: &str,
     expected: &str,
     got: Option<i32>,
@@ -67,7 +67,7 @@ fn add(
     };
     if !holds {
         let kind = if got.is_some() { finding::PROBE_PASSED } else { finding::PROBE_SILENT };
-        faults.push(kind.fault(format!("{attempt}: {told}, expected: {expected}")));
+        violations.push(kind.violation(format!("{attempt}: {told}, expected: {expected}")));
     }
     let (attempt, expected) = (attempt.to_owned(), expected.to_owned());
     report.probes.push(ProbeReport { attempt, expected, told, verdict });

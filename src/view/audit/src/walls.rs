@@ -1,6 +1,6 @@
 //! The walls that every process has: namespaces, id maps, capabilities, seccomp, `no_new_privs`, Landlock, membership.
 
-use crate::finding::{self, Fault, FindingKind, list, quoted};
+use crate::finding::{self, FindingKind, Violation, list, quoted};
 use bailiwick_plan::capability::CapabilitySet;
 use bailiwick_plan::{OOM_SCORE, rescue};
 use bailiwick_types::{ForeignSocket, IdRange, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, Visitor};
@@ -12,19 +12,19 @@ pub(crate) struct Wall {
     pub(crate) name: &'static str,
     /// Said when nothing is wrong.
     pub(crate) evidence: String,
-    pub(crate) faults: Vec<Fault>,
+    pub(crate) violations: Vec<Violation>,
 }
 
 impl Wall {
     pub(crate) fn new(name: &'static str, evidence: String) -> Self {
-        Self { name, evidence, faults: Vec::new() }
+        Self { name, evidence, violations: Vec::new() }
     }
 
-    /// Adds a fault that names every process the test is true of.
+    /// Adds a violation that names every process the test is true of.
     fn test(&mut self, kind: FindingKind, jail: &ObservedJail, what: &str, is_wrong: impl Fn(&ProcessFacts) -> bool) {
         let wrong: Vec<String> = everybody(jail).filter(|process| is_wrong(process)).map(shown).collect();
         if !wrong.is_empty() {
-            self.faults.push(kind.fault(format!("{what}: {}", list(wrong.into_iter()))));
+            self.violations.push(kind.violation(format!("{what}: {}", list(wrong.into_iter()))));
         }
     }
 }
@@ -93,19 +93,23 @@ pub(crate) fn namespaces(profile: Profile, ids: Option<IdRange>, jail: &Observed
                 })
                 .collect();
             if !foreign.is_empty() {
-                wall.faults.push(finding::SOCKET_FOREIGN.fault(list(foreign.into_iter())));
+                wall.violations.push(finding::SOCKET_FOREIGN.violation(list(foreign.into_iter())));
             }
             wall.evidence.push_str(&format!("; {} sockets looked at (SO_NETNS_COOKIE)", sockets.looked));
             if sockets.cut {
-                wall.faults
-                    .push(finding::SOCKETS_UNSEEN.fault("there are more descriptors than are looked at".to_owned()));
+                wall.violations.push(
+                    finding::SOCKETS_UNSEEN.violation("there are more descriptors than are looked at".to_owned()),
+                );
             }
         }
-        None => wall.faults.push(finding::SOCKETS_UNSEEN.fault("its sockets could not be looked at".to_owned())),
+        None => {
+            wall.violations.push(finding::SOCKETS_UNSEEN.violation("its sockets could not be looked at".to_owned()))
+        }
     }
     if jail.namespace_owner == 0 || ids.is_none_or(|ids| ids.first != jail.namespace_owner) {
         let owner = jail.namespace_owner;
-        wall.faults.push(finding::NAMESPACE_OWNER.fault(format!("the user namespace is owned by host user {owner}")));
+        wall.violations
+            .push(finding::NAMESPACE_OWNER.violation(format!("the user namespace is owned by host user {owner}")));
     }
     wall
 }
@@ -116,7 +120,7 @@ pub(crate) fn id_maps(ids: Option<IdRange>, jail: &ObservedJail) -> Wall {
     let want: Vec<[u32; 3]> = ids.iter().map(|ids| [0, ids.first, ids.count]).collect();
     for (file, rows) in [("uid_map", &jail.uid_map), ("gid_map", &jail.gid_map)] {
         if *rows != want || rows.is_empty() {
-            wall.faults.push(finding::ID_MAP.fault(format!("{file} has {rows:?}, not {want:?}")));
+            wall.violations.push(finding::ID_MAP.violation(format!("{file} has {rows:?}, not {want:?}")));
         }
     }
     wall
@@ -157,7 +161,7 @@ pub(crate) fn seccomp(jail: &ObservedJail) -> Wall {
     if jail.confined_now == Some(false) {
         let evidence =
             "another version made the jail: its filter, and the counts of its user namespace, are not those of now";
-        wall.faults.push(finding::SECCOMP_OLD.fault(evidence.to_owned()));
+        wall.violations.push(finding::SECCOMP_OLD.violation(evidence.to_owned()));
     }
     wall
 }
@@ -172,7 +176,7 @@ pub(crate) fn no_new_privs(profile: Profile, jail: &ObservedJail) -> Wall {
     let mut wall = Wall::new("no-new-privs", evidence);
     // A program may well set it for itself; init must not, or all would have it.
     if jail.init.no_new_privs {
-        wall.faults.push(finding::PRIVILEGES_BARRED.fault(format!("set: {}", shown(&jail.init))));
+        wall.violations.push(finding::PRIVILEGES_BARRED.violation(format!("set: {}", shown(&jail.init))));
     }
     wall
 }
@@ -210,9 +214,9 @@ pub(crate) fn landlock(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
     match jail.landlock_denies_canary {
         Some(true) => {}
         Some(false) => {
-            wall.faults.push(finding::LANDLOCK_DOWN.fault(format!("a process inside could read {canary:?}")));
+            wall.violations.push(finding::LANDLOCK_DOWN.violation(format!("a process inside could read {canary:?}")));
         }
-        None => wall.faults.push(finding::LANDLOCK_SILENT.fault("init did not answer".to_owned())),
+        None => wall.violations.push(finding::LANDLOCK_SILENT.violation("init did not answer".to_owned())),
     }
     Some(wall)
 }
@@ -232,7 +236,7 @@ pub(crate) fn network(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
         // Nobody inside makes one, but in a jail of an earlier version.
         let makes_own = is_of_earlier_version(profile, &jail.init);
         let kind = if makes_own { finding::INTERFACE_OWN } else { finding::INTERFACE_FOREIGN };
-        wall.faults.push(kind.fault(list(others.into_iter().map(|name| quoted(name)))));
+        wall.violations.push(kind.violation(list(others.into_iter().map(|name| quoted(name)))));
     }
     Some(wall)
 }
@@ -261,13 +265,13 @@ pub(crate) fn membership(strays: &[ProcessFacts], jail: &ObservedJail) -> Wall {
     let groups = list(jail.cgroups.iter().map(|(hierarchy, path)| format!("{hierarchy} {path:?}")));
     let mut wall =
         Wall::new("membership", format!("{} in {groups}; none of the tenant's users elsewhere", counted(jail)));
-    wall.faults.extend(stray_fault(strays));
+    wall.violations.extend(stray_violation(strays));
     if !jail.visitors.is_empty() {
         let shown = jail.visitors.iter().map(|visitor| {
             let Visitor { pid, command, namespaces } = visitor;
             format!("process {pid} ({}) in its {}", quoted(command), namespaces.join(", "))
         });
-        wall.faults.push(finding::VISITOR.fault(list(shown)));
+        wall.violations.push(finding::VISITOR.violation(list(shown)));
     }
     let strays: BTreeSet<u32> = strays.iter().map(|process| process.pid).collect();
     wall.test(finding::GROUP_LEFT, jail, "not in the tenant's control group", |process| {
@@ -276,15 +280,16 @@ pub(crate) fn membership(strays: &[ProcessFacts], jail: &ObservedJail) -> Wall {
     let listed = jail.processes.iter().any(|process| process.pid == jail.init.pid);
     if jail.processes_cut {
         let evidence = format!("only {} processes were looked at", jail.processes.len());
-        wall.faults.push(finding::PROCESSES_CUT.fault(evidence));
+        wall.violations.push(finding::PROCESSES_CUT.violation(evidence));
     } else if !listed && is_home(jail, &jail.init) && !strays.contains(&jail.init.pid) {
-        wall.faults.push(finding::GROUP_LEFT.fault("init is not listed in the tenant's control group".to_owned()));
+        wall.violations
+            .push(finding::GROUP_LEFT.violation("init is not listed in the tenant's control group".to_owned()));
     }
     wall
 }
 
-pub(crate) fn stray_fault(strays: &[ProcessFacts]) -> Option<Fault> {
-    (!strays.is_empty()).then(|| finding::STRAY.fault(list(strays.iter().map(shown))))
+pub(crate) fn stray_violation(strays: &[ProcessFacts]) -> Option<Violation> {
+    (!strays.is_empty()).then(|| finding::STRAY.violation(list(strays.iter().map(shown))))
 }
 
 /// Whether a process's groups are the tenant's: below that of the jail or of its rescue session where it is unified, and elsewhere
