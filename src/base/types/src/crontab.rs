@@ -1,7 +1,7 @@
 //! A tenant's own crontab, as `crontab(5)` has it: five fields or a word, then a command; variables before.
 //!
-//! Danger: the tenant writes it and the host reads it. It is bounded in every direction, each bad line is told and costs only
-//! itself, and nothing in it is run outside the jail.
+//! Danger: the tenant writes it and the host reads it. Its size, its jobs and its variables are bounded. A bad line is reported
+//! and skipped; the other lines still count. Nothing in it runs outside the jail.
 
 use crate::{TimerName, When};
 use std::collections::BTreeSet;
@@ -12,11 +12,11 @@ pub const MAX_CRONTAB: usize = 16 << 10;
 const MAX_JOBS: usize = 64;
 /// The most variables before a job.
 const MAX_VARIABLES: usize = 32;
-/// The most bytes in them: each job has them all.
+/// The most bytes of all variables together. Each job gets all variables before it.
 const MAX_VARIABLE_BYTES: usize = 2 << 10;
-/// How many bad lines are read.
+/// How many bad lines are reported.
 const MAX_FAULTS: usize = 16;
-/// What begins the names of jobs; no `[[timer]]` has such a name.
+/// The prefix of the names of jobs. No `[[timer]]` can have such a name.
 pub const CRONTAB_JOB: &str = "crontab";
 
 /// What a crontab says.
@@ -24,24 +24,24 @@ pub const CRONTAB_JOB: &str = "crontab";
 pub struct Crontab {
     /// What is to be run, in order.
     pub jobs: Vec<CrontabJob>,
-    /// The lines that say nothing that can be done.
+    /// The lines that cannot be used.
     pub faults: Vec<CrontabFault>,
 }
 
-/// A line that has something run.
+/// A line that runs a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrontabJob {
-    /// Made of the line itself, so that it stays when lines move.
+    /// Derived from the line's text, so it stays the same when lines move.
     pub name: TimerName,
     /// When.
     pub when: When,
     /// The shell that runs it; `SHELL`.
     pub shell: String,
-    /// For that shell.
+    /// The command, for that shell.
     pub command: String,
-    /// What it reads: everything after the first `%`.
+    /// Its standard input: everything after the first `%`.
     pub input: String,
-    /// The variables that stand before it.
+    /// The variables before it.
     pub variables: Vec<(String, String)>,
 }
 
@@ -55,7 +55,7 @@ pub struct CrontabFault {
 }
 
 impl Crontab {
-    /// Reads one. Whatever cannot be understood is a fault.
+    /// Parses a crontab. Each line that cannot be parsed becomes a [`CrontabFault`].
     #[must_use]
     pub fn read(text: &str) -> Self {
         let mut crontab = Self::default();
@@ -75,7 +75,7 @@ impl Crontab {
                 },
             };
             let Err(why) = read else { continue };
-            // To find that something is never due takes long, so there is an end to it.
+            // It takes long to find that a schedule is never due, so the search is bounded.
             let last = crontab.faults.len() + 1 == MAX_FAULTS;
             let why = if last { format!("{why}; nothing below it is read") } else { why };
             crontab.faults.push(CrontabFault { line: Some(number), why });
@@ -135,7 +135,7 @@ fn job(line: &str, variables: &[(String, String)]) -> Result<CrontabJob, String>
     Ok(CrontabJob { name, when, shell, command, input, variables })
 }
 
-/// So many words, with one blank between them, and what stands behind them.
+/// The first `words` words, joined with one blank, and the rest of the line.
 fn split(line: &str, words: usize) -> Option<(String, &str)> {
     let mut rest = line;
     let mut front = Vec::new();
@@ -147,7 +147,7 @@ fn split(line: &str, words: usize) -> Option<(String, &str)> {
     Some((front.join(" "), rest))
 }
 
-/// The command up to the first `%`, and what it is to read: there each further `%` ends a line. `\%` is a `%`.
+/// The command up to the first `%`, and its standard input, in which each further `%` is a line break. `\%` is a `%`.
 fn parts(text: &str) -> (String, String) {
     let (mut command, mut input): (String, Option<String>) = (String::new(), None);
     let mut letters = text.chars().peekable();
@@ -167,7 +167,7 @@ fn parts(text: &str) -> (String, String) {
     (command.trim_end().to_owned(), input.unwrap_or_default())
 }
 
-/// FNV-1a, 32 bits: names only, and only those of one tenant.
+/// FNV-1a, 32 bits. Enough for names that only have to differ within one tenant.
 fn digest(line: &str) -> u32 {
     line.bytes().fold(0x811c_9dc5, |digest, byte| (digest ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
@@ -234,11 +234,11 @@ mod tests {
         let crontab = Crontab::read(&(variables(MAX_VARIABLES + 1) + "* * * * * a"));
         assert_eq!((crontab.jobs[0].variables.len(), crontab.faults.len()), (MAX_VARIABLES, 1));
         assert_eq!(Crontab::read(&variables(10_000)).faults.len(), MAX_FAULTS);
-        // Each job has them all, so their bytes are bounded too.
+        // Each job gets all variables, so their bytes are bounded too.
         let long = format!("A={}\nB={}\n* * * * * a", "x".repeat(1500), "x".repeat(1500));
         let crontab = Crontab::read(&long);
         assert_eq!((crontab.jobs[0].variables.len(), crontab.faults[0].line), (1, Some(2)));
-        // Whatever it is, it is read without a panic.
+        // No input panics.
         for text in [
             "%",
             "@",

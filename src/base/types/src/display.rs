@@ -1,19 +1,19 @@
-//! How values are shown to people: rounded units, parts of a limit, and texts that others chose.
+//! How values are displayed: rounded units, parts of a limit, and escaped texts.
 //!
-//! Danger: names of processes, files and mounts come from tenants. A text that is shown passes through [`visible`], so
-//! that no tenant speaks to a terminal or makes a line read as another.
+//! Danger: tenants choose names of processes, files and mounts. [`visible`] escapes such a text, so that it cannot control a
+//! terminal or make a line look like another.
 
 use crate::{ByteSize, Kind, Measure, Period, Point, TenantUsage, Unit, Usage};
 use std::borrow::Cow;
 
-/// Control characters, and those that change the direction of what follows, which make a text read as another.
+/// Whether a character is a control character, or one that changes the direction of the text after it.
 #[must_use]
 pub fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Text in one line that a terminal shows and does not obey.
+/// The text on one line, with dangerous characters escaped.
 #[must_use]
 pub fn visible(text: &str) -> Cow<'_, str> {
     escaped(text, is_dangerous)
@@ -42,7 +42,7 @@ pub fn percent(per_mille: u64) -> String {
     format!("{}.{}%", per_mille / 10, per_mille % 10)
 }
 
-/// Which part of a limit is used, in thousandths, rounded down. More than nothing of a limit of nothing is all of it.
+/// Which part of a limit is used, in thousandths, rounded down. Any use of a zero limit counts as 100 %.
 #[must_use]
 pub fn part(used: u64, limit: u64) -> u64 {
     let part = (u128::from(used) * 1000).checked_div(u128::from(limit));
@@ -92,20 +92,20 @@ impl Measure {
         let amount = usage.get(self)?;
         match self.kind() {
             Kind::Level => Some(amount),
-            // Rounded up: little is not nothing.
+            // Rounded up, so that a little is not shown as zero.
             Kind::Sum => (seconds > 0).then(|| amount.div_ceil(seconds)),
         }
     }
 }
 
 impl Point {
-    /// What stands beside a limit: a level as it is, a sum for each second that was measured. `None` when nothing was.
+    /// The value to compare with a limit: a level as it is, a sum per second that was measured. `None` when nothing was measured.
     #[must_use]
     pub fn rate(&self, measure: Measure) -> Option<u64> {
         if self.seconds == 0 { None } else { measure.rate_of(&self.usage, self.seconds) }
     }
 
-    /// The same of the highest minute.
+    /// The same for the highest minute.
     #[must_use]
     pub fn peak_rate(&self, measure: Measure) -> Option<u64> {
         if self.seconds == 0 { None } else { measure.rate_of(&self.peak, self.seconds.min(60)) }
@@ -113,8 +113,8 @@ impl Point {
 }
 
 impl Point {
-    /// What stands for a measure where a person asks how much is used: for memory what the kernel cannot take back, where that was
-    /// measured. A tenant that reads files has its memory full of cache, and is short of nothing.
+    /// The measure that answers "how much is used?": for memory, what the kernel cannot take back, where that was measured. The
+    /// cache of a tenant that only reads files fills its memory without any shortage.
     #[must_use]
     pub fn counted(&self, measure: Measure) -> Measure {
         match measure {
@@ -123,7 +123,7 @@ impl Point {
         }
     }
 
-    /// The memory that the kernel can take back, on average; `None` where it was not measured apart.
+    /// The memory that the kernel can take back, on average; `None` where it was not measured separately.
     #[must_use]
     pub fn cache(&self) -> Option<u64> {
         let used = self.rate(Measure::MemoryUsed)?;
@@ -132,8 +132,8 @@ impl Point {
 }
 
 impl TenantUsage {
-    /// Which part of a hard limit was used, in thousandths: of a level its peak, since that is what hits a limit; of a
-    /// sum its average over the window, since a busy minute is no sign of anything.
+    /// Which part of a hard limit was used, in thousandths. For a level: its peak, because the peak hits the limit. For a sum: its
+    /// average over the window, because one busy minute means little.
     #[must_use]
     pub fn part(&self, measure: Measure) -> Option<u64> {
         let limit = self.limits.get(measure)?;

@@ -26,7 +26,7 @@ pub struct HostFacts {
     pub root_links: BTreeMap<String, String>,
     /// Which entries of the host's `/etc` a jail can be shown.
     pub host_etc: Vec<String>,
-    /// What this kernel has below `/proc` and no list of what a jail may see names: absolute paths, hidden in every jail.
+    /// Absolute paths below `/proc` that this kernel has and the table of what a jail may see does not name. Every jail hides them.
     #[serde(default)]
     pub unlisted: Vec<String>,
     /// The file system that holds the state directory.
@@ -84,7 +84,7 @@ pub struct BlockDevice {
     pub number: String,
     /// `sda`, as `/sys/class/block` names it.
     pub name: String,
-    /// What shares it out by weight, when something does.
+    /// What shares it out by weight; `None` when nothing does.
     pub weight: Option<WeightPolicy>,
 }
 

@@ -1,13 +1,13 @@
-//! Logins for FTP: whom a server is told, and the hash of a password.
+//! Logins for FTP: the name that a server is given, and the hash of a password.
 //!
-//! Danger: a hash is a secret. `Debug` does not show it, and what prints the policy leaves it out.
+//! Danger: a hash is a secret. `Debug` does not show it, and a printed policy does not contain it.
 
 use crate::{FtpName, TenantName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A login as an FTP server is told: `NAME@TENANT`.
+/// A login as an FTP server gets it: `NAME@TENANT`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FtpUser {
@@ -59,17 +59,17 @@ pub struct PasswordHash(Box<str>);
 /// Why a text is no such hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotHash {
-    /// It begins like none.
+    /// It has the prefix of no accepted method.
     #[error("this is no hash of crypt(5) by yescrypt, bcrypt, SHA-512 or SHA-256")]
     Method,
-    /// It cannot be one.
+    /// It has an accepted prefix and is malformed.
     #[error("a hash of crypt(5) holds letters, digits and \"./$=,-\" only, at most {MAX_HASH} of them")]
     Shape,
 }
 
 /// `CRYPT_OUTPUT_SIZE` of `crypt(3)`, without its terminator.
 const MAX_HASH: usize = 383;
-/// yescrypt, gost-yescrypt, scrypt, bcrypt, SHA-512, SHA-256. Whatever is older is broken faster than it is checked.
+/// yescrypt, gost-yescrypt, scrypt, bcrypt, SHA-512, SHA-256. Older methods are too fast to compute, and so too easy to break.
 const METHODS: [&str; 7] = ["$y$", "$gy$", "$7$", "$2b$", "$2y$", "$6$", "$5$"];
 
 impl PasswordHash {
@@ -79,8 +79,8 @@ impl PasswordHash {
         &self.0
     }
 
-    /// How much work it is to compare with it, in rounds of SHA-512: what its setting says; `None` where it says nothing, or what nobody
-    /// can read.
+    /// The cost of one comparison, in rounds of SHA-512, by the hash's own parameters. `None` when it has none, or none that can be
+    /// parsed.
     #[must_use]
     pub fn rounds(&self) -> Option<u64> {
         let digit = |text: &str| -> Option<u32> {
@@ -102,7 +102,7 @@ impl PasswordHash {
         steps(digit(text.strip_prefix("$y$j").or_else(|| text.strip_prefix("$gy$j"))?)? + 1)
     }
 
-    /// One by the same method, at the same cost, that no password has (whoever finds one has broken the method).
+    /// A dummy hash with the same algorithm and cost. No known password has it.
     #[must_use]
     pub fn of_nobody(&self) -> Self {
         let (setting, hash) = self.0.rsplit_once('$').unwrap_or(("", &self.0));

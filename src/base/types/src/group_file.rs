@@ -1,6 +1,6 @@
-//! The groups of a user by the text of a jail's own `/etc/group`, which the tenant has written.
+//! The groups of a user in a jail's own `/etc/group`, which the tenant writes.
 //!
-//! Danger: hostile input. What is read, and how many groups come of it, is bounded; a line that makes no sense is left out.
+//! Danger: hostile input. The bytes that are read and the groups that come of them are bounded. A malformed line is skipped.
 
 use crate::IDS_PER_TENANT;
 
@@ -11,7 +11,7 @@ pub const MAX_GROUP_FILE: usize = 1 << 20;
 pub const MAX_GROUPS: usize = 64;
 
 /// The groups that `group` lists a user in, by the first name that `passwd` gives the user's number: sorted, each once.
-/// There are none when a file is too long.
+/// Empty when a file is too long.
 #[must_use]
 pub fn groups_of(uid: u32, passwd: &[u8], group: &[u8]) -> Vec<u32> {
     if passwd.len() > MAX_GROUP_FILE || group.len() > MAX_GROUP_FILE {

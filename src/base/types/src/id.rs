@@ -35,8 +35,8 @@ pub struct IdRange {
 }
 
 impl IdRange {
-    /// The id that the jail's root is on the host; it also owns the jail's user namespace (`user_namespaces(7)`), so that
-    /// what the tenant exhausts is counted against the tenant's own user, never against the host's root.
+    /// The host id of the jail's root. It also owns the jail's user namespace (`user_namespaces(7)`), so the kernel's limits for
+    /// each user count against the tenant and never against the host's root.
     #[must_use]
     pub fn root_uid(self) -> HostUid {
         HostUid(self.first)
@@ -60,7 +60,7 @@ pub const IDS_PER_TENANT: u32 = 65_536;
 
 /// Ids below this are the host's own.
 const HOST_IDS: u32 = 100_000;
-/// How many ids below the pool are tenants' host users: there are not more ranges of 65,536 in 32 bits.
+/// How many ids below the pool belong to tenants' host users: one for each range of 65,536 that 32 bits can hold.
 const HOST_USERS: u32 = 65_536;
 
 /// The ids that tenants' ranges are cut from. Right below it are the ids of their host users, one for each range, so that no
@@ -79,7 +79,7 @@ pub enum IdPoolError {
         "the first id must be at least 165536, not {0}: the 65536 below it are tenants' host users, and those below 100000 are the host's"
     )]
     First(u32),
-    /// Not one range would fit.
+    /// No range would fit.
     #[error("the first id must be at most 4294901758, not {0}: a tenant's 65536 ids must fit below 4294967295")]
     Last(u32),
     /// A tenant would have too few ids for `nobody`, or more than are useful.
@@ -123,7 +123,7 @@ impl IdPool {
         HostUid(self.host_users() + (range.first - self.first) / self.per_tenant)
     }
 
-    /// Whose host user it is: the range of [`Self::host_user`], whether it was given to a tenant or not.
+    /// The range whose host user this is: the reverse of [`Self::host_user`]. The range may belong to no tenant yet.
     #[must_use]
     pub fn range_of_host_user(self, user: HostUid) -> Option<IdRange> {
         let index = user.0.checked_sub(self.host_users()).filter(|index| *index < HOST_USERS)?;

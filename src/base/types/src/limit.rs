@@ -165,13 +165,13 @@ impl FromStr for Resource {
 pub struct Limits {
     /// Hard bound on processor time.
     pub cpu: Bound<CpuShare>,
-    /// How much unused processor time may be saved up and spent above `cpu`, as a share of one period.
+    /// How much unused processor time can accumulate and be spent above `cpu`, as a share of one period.
     pub cpu_burst: Bound<CpuShare>,
     /// Share when processors are contended, 1 to 10,000; 100 is the norm.
     pub cpu_weight: u32,
-    /// Hard bound; past it the kernel kills inside the jail.
+    /// Hard bound. Above it the kernel kills processes of the jail.
     pub memory: Bound<ByteSize>,
-    /// Past it the kernel reclaims and slows down.
+    /// Above it the kernel reclaims memory and slows the jail down.
     pub memory_high: Bound<ByteSize>,
     /// Swap space beside memory.
     pub swap: Bound<ByteSize>,
@@ -195,7 +195,7 @@ pub struct Limits {
     pub inodes: Bound<SoftHard<Count>>,
     /// Concurrent entries through doors.
     pub sessions: Bound<u64>,
-    /// Those through the door `exec` among them.
+    /// Those through the door `exec`.
     pub sessions_exec: Bound<u64>,
     /// Those through the door `ssh`.
     pub sessions_ssh: Bound<u64>,
@@ -207,28 +207,28 @@ pub struct Limits {
     pub sessions_cron: Bound<u64>,
     /// `RLIMIT_NOFILE` of every process.
     pub open_files: u64,
-    /// Size of `/tmp`; what lies there counts as memory of the tenant. See [`Limits::tmp_size`].
+    /// Size of `/tmp`. Its files count as memory of the tenant. See [`Limits::tmp_size`].
     pub tmp: ByteSize,
-    /// Size of `/dev/shm`; what lies there counts as memory of the tenant. See [`Limits::shm_size`].
+    /// Size of `/dev/shm`. Its files count as memory of the tenant. See [`Limits::shm_size`].
     pub shm: ByteSize,
 }
 
 impl Limits {
-    /// The size that `/tmp` gets: never more than half of the memory. Files there cannot be reclaimed, so a larger one
-    /// would let a tenant fill its memory with them until the kernel has killed everything in the jail, init included.
+    /// The size that `/tmp` gets: at most half of the memory. The kernel cannot reclaim files there. If they could fill the memory,
+    /// the kernel would kill every process of the jail, init included.
     #[must_use]
     pub fn tmp_size(&self) -> ByteSize {
         self.part_of_memory(self.tmp, 2)
     }
 
-    /// The size that `/dev/shm` gets: never more than a quarter of the memory.
+    /// The size that `/dev/shm` gets: at most a quarter of the memory.
     #[must_use]
     pub fn shm_size(&self) -> ByteSize {
         self.part_of_memory(self.shm, 4)
     }
 
     fn part_of_memory(&self, size: ByteSize, part: u64) -> ByteSize {
-        // Whole pages: the kernel rounds a size up to them, and it is read back.
+        // Whole pages: the kernel rounds the size up to them, and the size that is read back is compared.
         let whole = ByteSize(size.0.next_multiple_of(4096));
         match self.memory {
             Bound::Unlimited => whole,
@@ -238,8 +238,8 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// What a tenant gets when neither it nor its plan says anything: small, and never unlimited where a neighbour
-    /// could be hurt.
+    /// The limits when neither the tenant nor its plan sets any. They are small, and finite wherever a tenant could harm a
+    /// neighbour.
     fn default() -> Self {
         Self {
             cpu: Bound::At(CpuShare(100_000)),

@@ -1,4 +1,4 @@
-//! The table of limits: the word of each, its unit, its kind, what it limits and what holds it. Every other place asks here.
+//! The table of limits: for each its word, unit, kind, resource and holder. Every other place looks here.
 
 use crate::{Bound, ByteSize, Count, CpuShare, Door, Hierarchy, Limits, Measure, Period, Resource, SoftHard};
 use serde::{Deserialize, Serialize};
@@ -10,11 +10,11 @@ use std::str::FromStr;
 pub enum LimitUnit {
     /// Thousandths of a per cent of one core.
     CpuShare,
-    /// Bytes; of a rate, bytes a second.
+    /// Bytes; for a rate, bytes per second.
     Bytes,
-    /// Things, written with `k` and `m`; of a rate, operations a second.
+    /// A count, written with `k` and `m`; for a rate, operations per second.
     Count,
-    /// Things or a weight, written as a plain number.
+    /// A count or a weight, written as a plain number.
     Number,
     /// Seconds.
     Seconds,
@@ -23,17 +23,17 @@ pub enum LimitUnit {
 /// How a limit bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitKind {
-    /// No more is ever in use.
+    /// Use never exceeds it.
     Hard,
-    /// More may be in use, for a time or at a price.
+    /// Use may exceed it, for a time or at a cost.
     Soft,
     /// A soft bound and a hard one.
     SoftHard,
-    /// So much in each span of time.
+    /// An amount per span of time.
     Rate,
-    /// A share when there is not enough for all.
+    /// A share under contention.
     Weight,
-    /// How long a soft bound may be passed.
+    /// How long use may exceed a soft bound.
     Grace,
 }
 
@@ -48,14 +48,14 @@ pub enum Holder {
         unified: Option<&'static str>,
         /// The file in a hierarchy of version 1.
         v1: Option<&'static str>,
-        /// The key in the line of a device, where the file has one for each: `rbps`.
+        /// The key in the line of a device, in a file that has a line for each device: `rbps`.
         device: Option<&'static str>,
     },
     /// The quota of the tenant's storage.
     Quota,
     /// The size of the file system in memory at this path.
     Tmpfs(&'static str),
-    /// Each process for itself (`getrlimit(2)`).
+    /// Each process separately (`getrlimit(2)`).
     Process,
     /// `bailiwickd`, which counts the sessions of one door, or of all.
     Sessions(Option<Door>),
@@ -65,13 +65,13 @@ const fn group(controller: &'static str, unified: Option<&'static str>, v1: Opti
     Holder::Group { controller, unified, v1, device: None }
 }
 
-/// Version 1 has files for these as well, but does not charge what is written through the page cache to who wrote it, so there
-/// they would hold next to nothing.
+/// Version 1 has such files too, but it does not charge writes through the page cache to their writer, so it would bound almost
+/// nothing.
 const fn device(key: &'static str) -> Holder {
     Holder::Group { controller: "io", unified: Some("io.max"), v1: None, device: Some(key) }
 }
 
-/// The file of `io_weight` where the scheduler bfq shares the devices out.
+/// The file of `io_weight` where the scheduler bfq shares out the devices.
 pub const BFQ_WEIGHT: &str = "io.bfq.weight";
 
 macro_rules! limits {
@@ -142,7 +142,7 @@ limits! {
     CpuWeight = "cpu_weight" [cpu_weight] Number Weight Cpu group("cpu", Some("cpu.weight"), Some("cpu.shares"));
     Memory = "memory" [memory] Bytes Hard Memory group("memory", Some("memory.max"), Some("memory.limit_in_bytes")) => Memory;
     MemoryHigh = "memory_high" [memory_high] Bytes Soft Memory group("memory", Some("memory.high"), None);
-    /// A part of `memory`: version 1 counts what TCP and UDP sockets hold apart from all other memory.
+    /// A part of `memory`: version 1 counts the memory of TCP and UDP sockets separately.
     MemorySockets = "memory_sockets" [] Bytes Hard Memory group("memory", None, Some("memory.kmem.tcp.limit_in_bytes"));
     /// Version 1 counts memory and swap together.
     Swap = "swap" [swap] Bytes Hard Swap group("memory", Some("memory.swap.max"), Some("memory.memsw.limit_in_bytes")) => Swap;
@@ -185,7 +185,7 @@ impl LimitKey {
         }
     }
 
-    /// The limit of the sessions of one door; `None` for a door by which nobody comes yet.
+    /// The limit of the sessions of one door; `None` for a door that is not in use yet.
     #[must_use]
     pub fn of_door(door: Door) -> Option<Self> {
         Self::ALL.into_iter().find(|key| key.holder() == Holder::Sessions(Some(door)))
@@ -197,10 +197,10 @@ impl LimitKey {
         Self::ALL.into_iter().find(|key| matches!(key.holder(), Holder::Tmpfs(at) if at == path))
     }
 
-    /// The hard bound in the unit of its measure, of sums a second; `None` where there is no bound or no measure.
+    /// The hard bound in the unit of its measure, for sums per second; `None` without a bound or a measure.
     #[must_use]
     pub fn bound(self, value: LimitValue) -> Option<(Measure, u64)> {
-        // A share is in thousandths of a per cent of a core, of which each second has a million microseconds.
+        // A share is in thousandths of a per cent of a core; a full core is a million microseconds per second.
         let factor = if self.unit() == LimitUnit::CpuShare { 10 } else { 1 };
         Some((self.measure()?, value.hard()?.saturating_mul(factor)))
     }
@@ -223,7 +223,7 @@ impl LimitKey {
         }
     }
 
-    /// The value that a message has as words, the reverse of [`Self::in_words`]; `None` when there is none.
+    /// Parses a value, the reverse of [`Self::in_words`]; `None` when the text is not one.
     pub(crate) fn value_of(self, words: &str) -> Option<LimitValue> {
         let number = |text: &str| match self.unit() {
             LimitUnit::CpuShare => text.parse().ok().map(|CpuShare(number)| number),
@@ -268,9 +268,9 @@ impl FromStr for LimitKey {
 pub enum LimitValue {
     /// No bound.
     Unlimited,
-    /// A soft bound and a hard one; one alone is both.
+    /// A soft bound and a hard one. A single bound is both.
     At(SoftHard<u64>),
-    /// Of `swap` on version 1 of control groups: swap and memory together.
+    /// For `swap` on version 1 of control groups: swap and memory together.
     WithMemory(u64),
 }
 

@@ -1,7 +1,7 @@
-//! What the kernel says of a jail, as plain facts. Filled by `observe`, compared by `plan` and `audit`.
+//! What the kernel reports about a jail, as plain facts. `observe` fills them; `plan` and `audit` compare them.
 //!
-//! Danger: some texts here (`command`, mount points) can be chosen by a tenant. They are bounded and must be escaped
-//! before they reach a terminal; no decision may rest on them.
+//! Danger: a tenant can choose some texts here (`command`, mount points). They are bounded and must be escaped before display.
+//! No decision may depend on them.
 
 use crate::{Access, ByteSize, IdRange, LimitKey, TenantName};
 use serde::{Deserialize, Serialize};
@@ -21,22 +21,21 @@ pub struct Observed {
     pub ids: Option<IdRange>,
     /// The jail, when its init lives.
     pub jail: Option<ObservedJail>,
-    /// Processes with an id of the tenant's range that are not in its control group: every one is a breach. At most
-    /// [`MAX_STRAYS`].
+    /// Processes with an id of the tenant's range outside its control group. Each of them is a breach. At most [`MAX_STRAYS`].
     pub strays: Vec<ProcessFacts>,
     /// Its disk quota; `None` when nothing counts on this host, or the tenant has no storage.
     pub disk: Option<DiskFact>,
 }
 
-/// What is in force for one tenant: as much of what the kernel shows as a comparison with its policy needs, so that a
-/// thousand can be compared in the blink of an eye. No proof of a wall: that is [`Observed`].
+/// What is in force for one tenant: only the facts that a comparison with its policy needs, so that a thousand tenants are compared
+/// quickly. It proves no wall; [`Observed`] does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InForce {
     /// Whose.
     pub tenant: TenantName,
     /// The jail, when its init lives.
     pub jail: Option<JailInForce>,
-    /// Processes with an id of the tenant's range that are not in its control group; at most [`MAX_STRAYS`].
+    /// Processes with an id of the tenant's range outside its control group; at most [`MAX_STRAYS`].
     pub strays: Vec<u32>,
     /// Its disk quota; `None` when nothing counts on this host, or the tenant has no storage.
     pub disk: Option<DiskFact>,
@@ -45,11 +44,11 @@ pub struct InForce {
 /// What is in force in a running jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailInForce {
-    /// How the warden made it. That it is so still is for [`ObservedJail::mounts`] to show.
+    /// How the warden made it. Only [`ObservedJail::mounts`] shows whether that is still so.
     pub access: Access,
-    /// Capabilities that init and what it starts may ever have.
+    /// The bounding set of init, and so of all that it starts.
     pub cap_bounding: u64,
-    /// Whether no program that init starts gets more rights than it.
+    /// Whether `no_new_privs` is set for init.
     pub no_new_privs: bool,
     /// Limits as the kernel reports them, without what is in use.
     #[serde(deserialize_with = "crate::known_items")]
@@ -67,9 +66,9 @@ pub struct DiskFact {
     pub bytes: QuotaFact,
     /// Inodes; `None` where they are not counted.
     pub inodes: Option<QuotaFact>,
-    /// Whether the tenant's directory belongs to the quota, and what is made in it will.
+    /// Whether the tenant's directory, and everything that is created in it, belongs to the quota.
     pub charged: bool,
-    /// Whether the host's reserve is reached, so that the hard limit is what is in use, whatever was declared.
+    /// Whether the host's reserve is reached. The hard limit is then what is in use, whatever the policy declares.
     pub held_back: bool,
 }
 
@@ -78,14 +77,14 @@ pub struct DiskFact {
 pub struct QuotaFact {
     /// In use.
     pub used: u64,
-    /// May be passed for a time.
+    /// The soft bound, which use may exceed for a time.
     pub soft: Option<u64>,
-    /// May never be passed.
+    /// The hard bound.
     pub hard: Option<u64>,
-    /// Until when the soft one may be passed, in seconds since 1970, when it is passed now.
+    /// When the grace time of the soft bound ends, in seconds since 1970; `None` while use is below the soft bound.
     pub grace_until: Option<u64>,
-    /// How much was in use when the hard limit was lowered below that, and 0 when it never was: more than this and more than the
-    /// hard limit is in use for another reason. `None` where nobody has noted it.
+    /// How much was in use when the hard limit was last lowered below that; 0 when that never happened. Use above both this and the
+    /// hard limit has another cause. `None` when it was not recorded.
     #[serde(default)]
     pub lowered_at: Option<u64>,
 }
@@ -93,7 +92,7 @@ pub struct QuotaFact {
 /// A running jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedJail {
-    /// How the warden made it: what [`Self::mounts`] must show.
+    /// How the warden made it. [`Self::mounts`] must show the same.
     pub access: Access,
     /// PID 1 of the jail.
     pub init: ProcessFacts,
@@ -122,20 +121,20 @@ pub struct ObservedJail {
     pub limits: Vec<LimitFact>,
     /// Whether the reserve for a rescue session is given, which raises some of them.
     pub rescue: bool,
-    /// Whether a process forked inside was refused the canary that only Landlock guards; `None` when init did not
-    /// answer. Init is the tenant's, so this is evidence of a lost wall, not proof of a standing one.
+    /// Whether a process inside was refused the canary file, which only Landlock protects; `None` when init did not answer. The
+    /// tenant controls init, so `false` is evidence that the wall is down, and `true` does not prove that it stands.
     pub landlock_denies_canary: Option<bool>,
-    /// The sockets of its processes; `None` when they could not be looked at.
+    /// The sockets of its processes; `None` when they could not be examined.
     #[serde(default)]
     pub sockets: Option<SocketFacts>,
-    /// Whether the warden's own child told, before it became init, that it had put itself into a Landlock domain.
+    /// Whether the warden's child reported, before it became init, that it was in its Landlock domain.
     #[serde(default)]
     pub landlock_at_start: bool,
-    /// Whether the jail was made with the filter and the counts that the warden of now makes jails with. The kernel shows neither.
-    /// `None` from a warden of an earlier version.
+    /// Whether the jail was made with the seccomp filter and the namespace counts of the running warden's version. The kernel shows
+    /// neither. `None` from a warden of an earlier version.
     #[serde(default)]
     pub confined_now: Option<bool>,
-    /// Processes in the jail's control group that do not descend from init, and so have not inherited its domain.
+    /// Processes in the jail's control group that do not descend from init, and so did not inherit its Landlock domain.
     #[serde(default)]
     pub entered: Vec<u32>,
     /// Processes of the host in the jail's namespaces; at most [`MAX_STRAYS`].
@@ -149,30 +148,30 @@ pub struct ObservedJail {
     pub settings: Vec<GroupSetting>,
 }
 
-/// The sockets of a jail's processes, by the network namespace that each was made in.
+/// The sockets of a jail's processes, by the network namespace that each was created in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketFacts {
     /// The jail's own, as `SO_NETNS_COOKIE` has it.
     pub own: u64,
     /// The host's.
     pub host: u64,
-    /// How many were looked at.
+    /// How many sockets were examined.
     pub looked: u32,
-    /// Those of any other namespace than the jail's in which there is something to see, or that is a neighbour's; at most
+    /// Sockets of any other namespace than the jail's in which there is something to see, or that is a neighbour's; at most
     /// [`MAX_FOREIGN`].
     pub foreign: Vec<ForeignSocket>,
-    /// Whether there were more descriptors, or more that are foreign, than are looked at.
+    /// Whether there were more descriptors, or more foreign sockets, than are examined.
     pub cut: bool,
 }
 
-/// A socket that was not made in the jail's network namespace.
+/// A socket that was not created in the jail's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForeignSocket {
-    /// The namespace that it was made in.
+    /// The network namespace that it was created in.
     pub network: u64,
-    /// Who has it, as the host counts.
+    /// Pid of the process that holds it, on the host.
     pub pid: u32,
-    /// At which number.
+    /// The descriptor's number in that process.
     pub descriptor: i32,
 }
 
@@ -188,7 +187,7 @@ pub const MAX_STRAYS: usize = 256;
 /// The most network interfaces of one jail that are listed.
 pub const MAX_INTERFACES: usize = 64;
 
-/// The most rows of a mount table that are listed: a jail that may mount can make a hundred thousand.
+/// The most rows of a mount table that are listed. A jail that may mount can make a hundred thousand.
 pub const MAX_MOUNTS: usize = 1024;
 
 /// One process, as `/proc/PID` shows it.
@@ -225,14 +224,14 @@ pub struct ProcessFacts {
     pub rank: Option<ProcessRank>,
 }
 
-/// What puts a process before others, and what bounds it alone.
+/// The priority of a process, and the limits of that process alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRank {
-    /// -20 is served first, 19 last.
+    /// Nice value: -20 is served first, 19 last.
     pub nice: i32,
-    /// How it is scheduled (`sched(7)`): 0 as all, 1 and 2 before all that are not, 6 before these.
+    /// Scheduling policy (`sched(7)`): 0 is the normal one, 1 and 2 run before it, 6 runs before these.
     pub scheduler: u32,
-    /// What the kernel adds when it looks for whom to end: -1000 is never ended.
+    /// What the kernel adds when it chooses a process to kill: -1000 is never killed.
     pub oom_score_adj: i32,
     /// Hard limit of open descriptors; `None` is no limit.
     pub open_files: Option<u64>,
@@ -240,7 +239,7 @@ pub struct ProcessRank {
     pub core: Option<u64>,
 }
 
-/// A process of the host that is in a namespace of a jail and not in its control group.
+/// A process of the host in a namespace of a jail, outside the jail's control group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visitor {
     /// As the host counts.
@@ -251,7 +250,7 @@ pub struct Visitor {
     pub namespaces: Vec<String>,
 }
 
-/// A setting of a control group that no limit uses, and that is not as the kernel makes it.
+/// A setting of a control group that no limit uses and that differs from a fresh group's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupSetting {
     /// `memory.min`, ...
@@ -279,7 +278,7 @@ pub struct MountFact {
     pub super_options: Vec<String>,
     /// `shared:N`, `master:N`, ...: must be empty.
     pub propagation: Vec<String>,
-    /// Whether another mount hides it, so that no path leads to it.
+    /// Whether another mount covers it, so that no path leads to it.
     pub covered: bool,
 }
 
@@ -357,7 +356,7 @@ pub struct LimitFact {
     pub enforced: Option<u64>,
     /// In use now.
     pub used: Option<u64>,
-    /// The most that was in use.
+    /// The highest use.
     pub peak: Option<u64>,
     /// How often the limit was hit.
     pub faults: Option<u64>,

@@ -14,11 +14,11 @@ pub struct Change {
     pub actual: String,
     /// As it is declared.
     pub declared: String,
-    /// What it takes to make it so.
+    /// What removes the difference.
     pub action: Action,
 }
 
-/// What it takes to remove a difference.
+/// What removes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
@@ -32,7 +32,7 @@ pub enum Action {
     Live,
     /// The record of its host user is made or removed.
     HostUser,
-    /// Nothing is done by itself: a person must look.
+    /// Nothing happens automatically. An operator must act.
     None,
 }
 
@@ -81,7 +81,7 @@ impl TenantState {
     }
 }
 
-/// How grave a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
@@ -96,27 +96,27 @@ pub enum Severity {
 /// One result of an audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// `BW` and three digits; never reused for another meaning.
+    /// `BW` and three digits. An id is never reused for another meaning.
     pub id: String,
-    /// How grave.
+    /// How severe.
     pub severity: Severity,
     /// Whose; `None` for the host.
     pub tenant: Option<TenantName>,
-    /// What was read, and where.
+    /// What was read, and where it was read.
     pub evidence: String,
     /// What to do about it.
     pub remedy: String,
 }
 
-/// What an audit says of one limit, one wall or one tenant.
+/// The verdict of an audit on one limit, one wall or one tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// As declared, by the kernel's own word.
+    /// As declared, according to the kernel.
     Enforced,
     /// The tenant has no jail at present.
     Down,
-    /// Declared, but this host cannot hold it and the policy does not require it.
+    /// Declared, but this host cannot enforce it and the policy does not require it.
     Nominal,
     /// Not as declared.
     Drift,
@@ -145,7 +145,7 @@ pub struct LimitReport {
 }
 
 impl LimitReport {
-    /// What is free of it, in the unit of what is used. `None` for a rate: what is used has no such unit.
+    /// What is free, in the unit of what is used. `None` for a rate, whose use has no comparable unit.
     #[must_use]
     pub fn headroom(&self) -> Option<u64> {
         let used = self.used.filter(|_| self.key.kind() != LimitKind::Rate)?;
@@ -192,13 +192,13 @@ pub struct TimerReport {
     pub tenant: TenantName,
     /// Its name.
     pub timer: TimerName,
-    /// When it is due, as it is declared.
+    /// Its schedule, as declared.
     pub schedule: String,
-    /// What is run, cut short.
+    /// Its command, cut short.
     pub command: String,
-    /// When it is run next; `None` when it is not: the tenant is suspended, or its door `cron` is closed.
+    /// When it runs next; `None` when it does not run, because the tenant is suspended or its door `cron` is closed.
     pub next: Option<Moment>,
-    /// Whether it is not run because its tenant's door `cron` is closed.
+    /// Whether it does not run because the tenant's door `cron` is closed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub door_closed: bool,
     /// The last run that is known.
@@ -210,11 +210,11 @@ pub struct TimerReport {
 pub struct TimerRun {
     /// When.
     pub begun: Moment,
-    /// When it ended; `None` while it runs, or when its end was not seen.
+    /// When it ended; `None` while it runs, or when its end was missed.
     pub ended: Option<Moment>,
-    /// Its exit status, 128 and the number for a signal; `None` when it is not known.
+    /// Its exit status, 128 plus the number for a signal; `None` when unknown.
     pub status: Option<u8>,
-    /// Why it was not run.
+    /// Why it did not run.
     pub refused: Option<String>,
 }
 
@@ -223,9 +223,9 @@ pub struct TimerRun {
 pub struct SessionCount {
     /// Now.
     pub now: u64,
-    /// The most at a time since `bailiwickd` was started.
+    /// The most at the same time since `bailiwickd` started.
     pub most: u64,
-    /// Refused at the limit since then.
+    /// Refusals at the limit since then.
     pub refused: u64,
 }
 
@@ -240,14 +240,14 @@ pub struct WallReport {
     pub verdict: Verdict,
 }
 
-/// What came of an attempt, made inside a jail, at what must fail there.
+/// The result of an attempt inside a jail at something that must fail there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReport {
     /// What was tried: `call mount`, `write /proc/sysrq-trigger`, ...
     pub attempt: String,
-    /// What must come of it.
+    /// The expected result.
     pub expected: String,
-    /// What came of it, as a process inside told.
+    /// The result, as a process inside reported it.
     pub told: String,
     /// The judgement.
     pub verdict: Verdict,
@@ -265,10 +265,10 @@ pub struct TenantReport {
     /// Each limit.
     #[serde(deserialize_with = "crate::known_items")]
     pub limits: Vec<LimitReport>,
-    /// Each attempt, when the audit made some.
+    /// Each attempt; empty when the audit made none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeReport>,
-    /// What is not as it should be.
+    /// What is wrong.
     pub findings: Vec<Finding>,
 }
 

@@ -1,16 +1,16 @@
 //! When a timer is due: calendar events as systemd writes them (`systemd.time(7)`) and the five fields of `crontab(5)`, in one
-//! form. Pure arithmetic on the wall clock: which moment a time of day is, its caller knows.
+//! form. Pure arithmetic on the wall clock: the caller turns a time of day into a moment.
 
 use serde::Serialize;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-/// The longest text that is taken.
+/// The longest text that is accepted.
 const MAX_TEXT: usize = 200;
-/// The years that can be meant.
+/// The years that a schedule can name.
 const YEARS: RangeInclusive<u32> = 1970..=2199;
-/// How many days are looked through: a day of February that is a certain day of the week comes within 40 years.
+/// How many days are searched: 29 February falls on each day of the week within 40 years.
 const FAR: u32 = 41 * 366;
 const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
@@ -27,7 +27,7 @@ const WORDS: [(&str, &str); 10] = [
     ("yearly", "*-01-01 00:00:00"),
     ("annually", "*-01-01 00:00:00"),
 ];
-/// The word of crontab(5) for what is run when a jail was started.
+/// The word of crontab(5) for a command that runs at each start of the jail.
 const REBOOT: &str = "@reboot";
 
 /// A date and a time of day.
@@ -47,7 +47,7 @@ pub struct WallTime {
     pub second: u32,
 }
 
-/// Which clock a schedule means.
+/// The clock that a schedule follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Clock {
     /// The host's.
@@ -71,14 +71,14 @@ impl Set {
         self.0 & (1 << number) != 0
     }
 
-    /// The smallest that is not below a number.
+    /// The smallest member that is not below a number.
     fn from(self, number: u32) -> Option<u32> {
         let rest = if number > 63 { 0 } else { self.0 >> number << number };
         (rest != 0).then(|| rest.trailing_zeros())
     }
 }
 
-/// Which days a schedule means, by their number and by the week.
+/// How the day of the month and the day of the week combine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum DayRule {
     /// Both must fit.
@@ -87,7 +87,7 @@ enum DayRule {
     Either,
 }
 
-/// When a timer is due. Written out it is its own text.
+/// When a timer is due. It displays as the text that it was parsed from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct Schedule {
@@ -107,13 +107,13 @@ pub struct Schedule {
     seconds: Set,
 }
 
-/// When something is run. Written out it is its own text.
+/// When something runs. It displays as the text that it was parsed from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(into = "String")]
 pub enum When {
     /// At times.
     At(Schedule),
-    /// Each time that the jail was started: `@reboot`.
+    /// At each start of the jail: `@reboot`.
     Start,
 }
 
@@ -471,7 +471,7 @@ fn read_date(schedule: &mut Schedule, text: &str) -> Result<(), ScheduleError> {
     }
     schedule.months = MONTH.set(month, "..")?;
     if last.is_some() {
-        // Towards the end: ~07/1 is each of the last seven days.
+        // The step counts towards the end of the month: ~07/1 is each of the last seven days.
         let mut set = 0;
         for part in days.split(',') {
             let (first, step) = match part.split_once('/') {
@@ -523,7 +523,7 @@ fn cron([minute, hour, day, month, weekday]: [&str; 5]) -> Result<Schedule, Sche
         Ok(Set(bits))
     };
     let week = set(&WEEK, weekday)?;
-    // Sunday goes to the end, where it is in our week.
+    // Sunday moves to the end, its place in a week that starts on Monday.
     let weekdays = (0..=7).filter(|number| week.has(*number)).fold(0, |bits, number| bits | 1 << ((number + 6) % 7));
     let either = !day.starts_with('*') && !weekday.starts_with('*');
     Ok(Schedule {

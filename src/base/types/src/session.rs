@@ -54,19 +54,19 @@ pub struct SessionRecord {
     pub tenant: TenantName,
     /// By which door.
     pub door: Door,
-    /// Who runs it inside: a name that the policy knows, or a number; by `ftp` the login, which is the login user inside.
+    /// The user inside: a name that the policy knows, or a number. For `ftp`: the login; inside it is the login user.
     pub user: String,
-    /// Where the client is, as sshd or the FTP server says; `None` when it is on this host.
+    /// The client's address, as reported by sshd or the FTP server; `None` for a client on this host.
     pub source: Option<String>,
     /// The public key that opened the door, as in `authorized_keys` but without its comment, as sshd says.
     pub key: Option<String>,
-    /// What it runs, cut to [`MAX_COMMAND`] bytes; `None` for a login shell. By `ftp` the directory that it is locked to, if any.
+    /// What it runs, cut to [`MAX_COMMAND`] bytes; `None` for a login shell. For `ftp`: the directory that it is locked to, if any.
     pub command: Option<String>,
     /// Since when.
     pub since: Moment,
-    /// The host's user at the client's end; by `ftp` the one that the server was started as.
+    /// The client's user on the host. For `ftp`: the user that started the server.
     pub uid: u32,
-    /// The client's process, as the host counts; by `ftp` the server's for this client.
+    /// The client's process, as a pid of the host. For `ftp`: the server's process for this client.
     pub pid: u32,
 }
 

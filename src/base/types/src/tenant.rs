@@ -84,15 +84,15 @@ words!(
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
-    /// It can be written. What is not said, by who was made before there was anything else, is this.
+    /// It can be written. This is the default: records of earlier versions have no such field.
     #[default]
     ReadWrite,
-    /// It can be read and nothing more: the tenant is suspended.
+    /// It can only be read: the tenant is suspended.
     ReadOnly,
 }
 
 impl Door {
-    /// Those that may stay open while a tenant is suspended: they move files, and have a meaning where none can be written.
+    /// The doors that may stay open while a tenant is suspended: file transfer works on read-only storage.
     pub const OF_THE_SUSPENDED: &'static [Self] = &[Self::Sftp, Self::Ftp];
 }
 

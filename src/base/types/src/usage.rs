@@ -9,9 +9,9 @@ use std::str::FromStr;
 /// How values of a measure are put together over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// An amount of the span itself: two spans together are the sum.
+    /// An amount within a span. Two spans together have the sum.
     Sum,
-    /// A level at a moment: two spans together have an average and a peak.
+    /// A level at a moment. Two spans together have an average and a peak.
     Level,
 }
 
@@ -34,7 +34,7 @@ macro_rules! measures {
         pub enum Measure { $(#[doc = $doc] $name,)* }
 
         impl Measure {
-            /// All of them, in the order in which they are stored and shown. A new one is put last.
+            /// All measures, in the order of storage and display. A new measure goes last.
             pub const ALL: [Self; [$($word),*].len()] = [$(Self::$name),*];
 
             /// The word that commands and reports use.
@@ -106,22 +106,22 @@ impl FromStr for Measure {
 #[serde(transparent)]
 pub struct Moment(pub u64);
 
-/// From a moment until before another.
+/// From one moment until another, which is excluded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
-    /// The first second that is in it.
+    /// The first second inside.
     pub from: Moment,
-    /// The first second that is no longer in it.
+    /// The first second after it.
     pub until: Moment,
 }
 
-/// What a tenant used in a span, as far as it was measured: no value is not zero.
+/// What a tenant used in a span, as far as it was measured. A missing value is unknown, not zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Usage(pub BTreeMap<Measure, u64>);
 
 impl Usage {
-    /// The hard bound of each measure that has one, in the measure's unit; of sums, a second.
+    /// The hard bound of each measure that has one, in the measure's unit; for sums, per second.
     #[must_use]
     pub fn bounds(limits: &Limits) -> Self {
         Self(LimitKey::ALL.into_iter().filter_map(|key| key.bound(limits.value(key)?)).collect())
@@ -139,7 +139,7 @@ impl Usage {
 pub struct Point {
     /// When the span begins.
     pub at: Moment,
-    /// How many seconds of it were measured: less than its length while the tenant was down or the daemon was.
+    /// How many seconds of it were measured. Seconds in which the tenant or the daemon was down are missing.
     pub seconds: u64,
     /// Sums, and averages of levels.
     pub usage: Usage,
@@ -154,7 +154,7 @@ pub struct TenantUsage {
     pub tenant: TenantName,
     /// The window as one span.
     pub total: Point,
-    /// The limits now, for each measure that has a hard one, in the measure's unit; `cpu`, `io_read`, ... a second.
+    /// The limits now, for each measure with a hard one, in the measure's unit; for `cpu`, `io_read` and other sums per second.
     pub limits: Usage,
     /// Faults in the window, by the word of the limit.
     pub faults: BTreeMap<String, u64>,
@@ -169,14 +169,14 @@ pub struct Fault {
     pub tenant: TenantName,
     /// The word of the limit: `memory`, `tasks`, `disk`, ...
     pub limit: String,
-    /// How many since the last look.
+    /// How many since the previous reading.
     pub count: u64,
 }
 
 /// A run of faults of one kind with gaps under five minutes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
-    /// Counts up, never used again; 0 for one that is not stored yet.
+    /// Ascending and never reused; 0 for one that is not stored yet.
     pub id: u64,
     /// Whose.
     pub tenant: TenantName,
@@ -188,11 +188,13 @@ pub struct Incident {
     pub until: Moment,
     /// How many faults.
     pub faults: u64,
-    /// What was seen in its first moments.
+    /// The evidence from its first moments.
     pub snapshots: Vec<Snapshot>,
 }
 
-/// The evidence of one moment of an incident. Texts come from the tenant's processes: bounded, and to be escaped.
+/// The evidence of one moment of an incident.
+///
+/// Danger: the tenant's processes choose the texts. They are bounded, and must be escaped before display.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// When.
@@ -201,16 +203,16 @@ pub struct Snapshot {
     pub usage: Usage,
     /// The tenant's processes, those with the most memory first.
     pub processes: Vec<ProcessSnapshot>,
-    /// Part of the pressure that the tenant made itself, by its own limit, and the rest, in microseconds.
+    /// For each resource, how long the tenant waited because of itself and because of others, in microseconds.
     pub pressure: Vec<PressureShare>,
 }
 
 /// A process in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSnapshot {
-    /// As the host counts.
+    /// Pid on the host.
     pub pid: u32,
-    /// Its parent.
+    /// Pid of its parent.
     pub parent: u32,
     /// First 15 bytes of the program's name; chosen by the tenant.
     pub command: String,
@@ -220,18 +222,19 @@ pub struct ProcessSnapshot {
     pub files: Vec<(String, u64)>,
 }
 
-/// Who made a tenant wait for one resource.
+/// Why a tenant waited for one resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PressureShare {
     /// `cpu`, `memory` or `io`.
     pub resource: Resource,
-    /// Microseconds that its own limit and its own use made it wait.
+    /// Microseconds that it waited because of its own limit and use.
     pub own: u64,
-    /// Microseconds that others did.
+    /// Microseconds that it waited because of others.
     pub others: u64,
-    /// Which tenant used the most of the resource meanwhile, when others made it wait; `None` also for whoever may not know.
+    /// The tenant that used the most of the resource meanwhile, when others made this one wait. `None` also for a reader who may not
+    /// know it.
     pub neighbour: Option<TenantName>,
-    /// Whether the host itself used more of it than any other tenant, when others made it wait.
+    /// Whether the host itself used more of it than any other tenant, when others made this one wait.
     #[serde(default)]
     pub host: bool,
 }
