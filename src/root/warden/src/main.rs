@@ -19,9 +19,9 @@ The privileged core of Bailiwick. Started by systemd or by `bailiwickd --standal
   --cgroup GROUP the control group of the unified hierarchy to make jails in, which is handed over to the warden
                  (default: the warden's own)
   --repair-ledger
-                 rebuild a ledger that is missing or damaged from what else tells which tenant has which ids, say what
+                 rebuild a missing or damaged ledger from other evidence of which tenant has which ids, print what
                  was found, and exit
-  --steps        print the steps of making a jail, one a line, and exit
+  --steps        print the steps of a start, one a line, and exit
   --version      print the version and exit
 ";
 
@@ -133,7 +133,7 @@ fn run(config: &Path, init: &Path, group: Option<&str>) -> ExitCode {
     }
 }
 
-/// Writes to the journal, or to whoever started the warden. If nobody reads it, nobody can be told.
+/// Writes to standard error: the journal, or the terminal of the caller. An error here has no reader.
 fn say(text: &str) {
     std::io::stderr().write_all(text.as_bytes()).ok();
 }

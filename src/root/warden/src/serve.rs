@@ -308,7 +308,7 @@ fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -
     Ok(None)
 }
 
-/// Reads what has come, or sends more of what is unread; `false` when the connection is over.
+/// Reads requests, or sends more of the unread output; `false` when the connection is over.
 fn receive(connection: &mut Connection) -> bool {
     if !connection.outgoing.is_empty() {
         return flush(connection);
@@ -380,7 +380,7 @@ fn answer_one(warden: &mut Warden, connection: &mut Connection) -> bool {
     send_reply(connection, &reply, fds)
 }
 
-/// Queues a reply with its descriptors, after what is unread.
+/// Queues a reply with its descriptors after the unread output.
 fn send_reply(connection: &mut Connection, reply: &WardenReply, fds: Vec<OwnedFd>) -> bool {
     let frame = encode(reply, MAX_REPLY).or_else(|error| {
         let failure = Failure::of(ExitStatus::Failed, error.to_string());

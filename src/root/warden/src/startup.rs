@@ -68,8 +68,8 @@ fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
     }
 }
 
-/// Writes a file that says why there is no warden, for those who wait for one; removes it when there is one. If it
-/// cannot be written, they just wait.
+/// Leaves a file with the reason why no warden runs, for programs that wait for one. Removes the file when a warden
+/// runs. If it cannot be written, those programs just wait.
 fn leave_word(config: &Path, error: Option<&OpenError>) {
     let Ok((host, _)) = Store::new(config).host() else { return };
     let Ok(dir) = file::open_dir(&host.runtime_dir) else { return };

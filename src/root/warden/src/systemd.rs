@@ -1,4 +1,5 @@
-//! The service manager (systemd): what the warden inherits from it, and what it reports to it.
+//! The service manager (systemd): the descriptors that the warden inherits from it, and
+//! the messages to it.
 //!
 //! While no warden runs, the manager keeps a descriptor of every jail's init (`FDSTORE=1`, `sd_notify(3)`), and
 //! requests wait at its socket. Without a manager, as under `--standalone`, the functions here do nothing.

@@ -8,7 +8,7 @@
 //!
 //! Danger: the way to a jail's mounts leads through its root, where a tenant of `system` mounts what it likes. It is
 //! walked without following links, by descriptors that cannot read. Only an overlay is made to forget names, which
-//! harms none, whoever made it. The kernel may block at each step if a file system below does not answer. Therefore a
+//! harms no overlay. The kernel may block at each step if a file system below does not answer. Therefore a
 //! child does it, and the warden waits for none.
 
 use crate::helper::Helper;

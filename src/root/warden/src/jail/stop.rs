@@ -1,4 +1,4 @@
-//! The end of one jail: init is asked, then everything is killed, then its groups empty and what is left is removed.
+//! The end of one jail: init is asked to end, then everything is killed, then the empty groups and all notes are removed.
 //!
 //! ```text
 //!                stop: init gets SIGTERM            its time is over, or it has ended

@@ -121,7 +121,7 @@ impl Storage {
         visible(&file::open_dir_at(&self.tenants, ".")?)
     }
 
-    /// The names of what is left of purged tenants.
+    /// The names under which data of purged tenants was set aside.
     pub(crate) fn graves(&self) -> io::Result<Vec<String>> {
         match file::open_dir_at(&self.state, PURGED) {
             Ok(purged) => visible(&purged),
@@ -216,17 +216,17 @@ impl Storage {
         Ok(Some(grave))
     }
 
-    /// The removal of what was set aside under a name.
+    /// The removal of data that was set aside under a name.
     pub(crate) fn removal(&self, grave: &str) -> io::Result<Removal> {
         Removal::new(file::ensure_dir_at(&self.state, PURGED, 0o700)?, grave.to_owned())
     }
 
-    /// Opens what was set aside.
+    /// Opens data that was set aside.
     pub(crate) fn open_grave(&self, grave: &str) -> Option<OwnedFd> {
         file::open_dir_at(&self.state, PURGED).and_then(|purged| file::open_dir_at(purged, grave)).ok()
     }
 
-    /// Removes the place of what was set aside, if nothing is in it.
+    /// Removes the directory of data that was set aside, if it is empty.
     pub(crate) fn remove_empty_place(&self) {
         // The kernel refuses while something is in it, as it should.
         drop(file::remove_dir_at(&self.state, PURGED));
