@@ -115,8 +115,9 @@ pub fn write(dir: impl AsFd, name: &str, text: &str) -> io::Result<()> {
     if written == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// Sets up a pressure trigger. The returned descriptor reports `POLLPRI` when some processes of the group have waited for longer than
-/// `stall` within `window`, both in microseconds (kernel documentation, accounting/psi). `name` is a file such as `cpu.pressure`.
+/// Sets up a pressure trigger. The returned descriptor reports `POLLPRI` when some processes of the group have waited for
+/// longer than `stall` within `window`, both in microseconds (kernel documentation, accounting/psi). `name` is a file such as
+/// `cpu.pressure`.
 ///
 /// # Errors
 /// The errors of `openat2(2)` and `write(2)`; `EOPNOTSUPP` while the kernel does not count pressure.

@@ -29,8 +29,8 @@ pub fn set_effective_group(number: u32) -> io::Result<()> {
     Ok(rustix::thread::set_thread_res_gid(None, gid(number), None)?)
 }
 
-/// Becomes a user and a group for good: sets all three ids of each kind, and drops the supplementary groups. The order is groups, group,
-/// user, because the user's rights are needed for the others. Then reads the ids back.
+/// Becomes a user and a group for good: sets all three ids of each kind, and drops the supplementary groups. The order is
+/// groups, group, user, because the user's rights are needed for the others. Then reads the ids back.
 ///
 /// # Errors
 /// The error of a call; `EPERM` when an id is not the requested one.
@@ -71,8 +71,8 @@ pub fn reset_secure_bits() -> io::Result<()> {
     Ok(rustix::thread::set_capabilities_secure_bits(rustix::thread::CapabilitiesSecureBits::empty())?)
 }
 
-/// Limits the bounding, permitted and effective sets to `keep`, which has one bit for each capability. Empties the inheritable and the
-/// ambient set. Then reads the permitted and inheritable sets back.
+/// Limits the bounding, permitted and effective sets to `keep`, which has one bit for each capability. Empties the inheritable
+/// and the ambient set. Then reads the permitted and inheritable sets back.
 ///
 /// # Errors
 /// The errors of `prctl(2)` and `capset(2)`; `EPERM` when a set is larger than it should be.

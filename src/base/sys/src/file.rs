@@ -1,7 +1,7 @@
 //! Files by descriptor: every name is resolved below a directory that is already open, and never through a link.
 //!
-//! Danger: a tenant can swap a name for a link at any time. With `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS` of
-//! `openat2(2)` such a name is an error, and not a way out.
+//! Danger: a tenant can swap a name for a link at any time. With `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS |
+//! RESOLVE_NO_MAGICLINKS` of `openat2(2)` such a name is an error, and not a way out.
 
 pub use rustix::fs::FileType;
 

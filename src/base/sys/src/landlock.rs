@@ -14,8 +14,8 @@ use std::os::fd::OwnedFd;
 #[must_use]
 pub fn abi() -> u32 {
     const LANDLOCK_CREATE_RULESET_VERSION: libc::c_uint = 1;
-    // SAFETY: with the version flag the call takes a null pointer and a size of zero, and reads and makes nothing. The crate `landlock`
-    // makes this call too, but does not return the number.
+    // SAFETY: with the version flag the call takes a null pointer and a size of zero, and reads and makes nothing. The crate
+    // `landlock` makes this call too, but does not return the number.
     let version = unsafe {
         libc::syscall(
             libc::SYS_landlock_create_ruleset,
@@ -47,9 +47,9 @@ impl From<LandlockError> for io::Error {
     }
 }
 
-/// Enters a domain for good. The rights of `handled` are refused wherever no rule grants them. A rule is an open file or directory, and
-/// the rights below it. `scoped` are the scopes of IPC that end at the domain. The caller needs `CAP_SYS_ADMIN` over its user
-/// namespace, because this does not set `no_new_privs`.
+/// Enters a domain for good. The rights of `handled` are refused wherever no rule grants them. A rule is an open file or
+/// directory, and the rights below it. `scoped` are the scopes of IPC that end at the domain. The caller needs `CAP_SYS_ADMIN`
+/// over its user namespace, because this does not set `no_new_privs`.
 ///
 /// # Errors
 /// When the kernel would enforce less than the whole domain.

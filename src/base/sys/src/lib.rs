@@ -1,7 +1,8 @@
 //! Floor 1: one function for each system call or text format of the kernel. No policy, no logging.
 //!
-//! Danger: this is the only crate with unsafe code. Each unsafe block makes one call. Its comment names what the call demands, where
-//! that is guaranteed, and why no library has the call. Descriptors are returned owned, and raw numbers never leave this crate.
+//! Danger: this is the only crate with unsafe code. Each unsafe block makes one call. Its comment names what the call demands,
+//! where that is guaranteed, and why no library has the call. Descriptors are returned owned, and raw numbers never leave this
+//! crate.
 
 pub mod block;
 pub mod btrfs;

@@ -1,5 +1,5 @@
-//! Mounts by descriptor (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`): a mount is built detached and put in place
-//! in one step. It is never looked up by a path that a tenant could swap.
+//! Mounts by descriptor (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`): a mount is built detached and put
+//! in place in one step. It is never looked up by a path that a tenant could swap.
 //!
 //! Danger: a detached copy of a shared mount stays in the peer group of the original, so that a mount on the copy appears on the
 //! host. Every copy must leave its peer group before it is returned.
@@ -63,8 +63,8 @@ fn leave_peers(mount: &OwnedFd) -> io::Result<()> {
     change(mount.as_fd(), mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 })
 }
 
-/// Gives a detached copy of a host's mount exactly the flags `set` ([`attr`]), whatever the original has. So set-user-ID programs of a
-/// tenant work inside even if the host mounts its storage with `nosuid`.
+/// Gives a detached copy of a host's mount exactly the flags `set` ([`attr`]), whatever the original has. So set-user-ID
+/// programs of a tenant work inside even if the host mounts its storage with `nosuid`.
 ///
 /// # Errors
 /// The error of `mount_setattr(2)`.
@@ -73,8 +73,8 @@ pub fn replace_attributes(mount: impl AsFd, set: u64) -> io::Result<()> {
     change(mount.as_fd(), mount_attr { attr_set: set, attr_clr: all & !set, propagation: 0, userns_fd: 0 })
 }
 
-/// Adds the flags `set` ([`attr`]) to one mount. With `id_map`, a user namespace, the mount becomes id-mapped. A mount can be id-mapped
-/// once, and only while it is detached.
+/// Adds the flags `set` ([`attr`]) to one mount. With `id_map`, a user namespace, the mount becomes id-mapped. A mount can be
+/// id-mapped once, and only while it is detached.
 ///
 /// # Errors
 /// The error of `mount_setattr(2)`; `EINVAL` when the file system cannot be id-mapped.
@@ -134,8 +134,8 @@ pub fn new_file_system(kind: &str, parameters: &[Parameter<'_>], attributes: u64
 /// The magic number of a tmpfs (`statfs(2)`).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-/// Changes the size of the tmpfs that is mounted on `path` below `root`, in bytes. A tmpfs of this size and any other file system are
-/// left as they are.
+/// Changes the size of the tmpfs that is mounted on `path` below `root`, in bytes. A tmpfs of this size and any other file
+/// system are left as they are.
 ///
 /// # Errors
 /// `EINVAL` when the tmpfs holds more than `size`, `EPERM` when another user namespace owns it, else what `fspick(2)` and
@@ -203,8 +203,8 @@ pub fn pivot_to_current_directory() -> io::Result<()> {
 
 /// Makes an overlay drop every cached name that no process uses. This reconfigures it without a change (`fspick(2)`).
 ///
-/// An overlay without an upper layer refuses this unless it is told to stay read-only, and an overlay with one would become read-only
-/// by that. So the function tries without first, and asks for read-only when the kernel refuses.
+/// An overlay without an upper layer refuses this unless it is told to stay read-only, and an overlay with one would become
+/// read-only by that. So the function tries without first, and asks for read-only when the kernel refuses.
 ///
 /// # Errors
 /// The errors of `fspick(2)` and `fsconfig(2)`.

@@ -23,8 +23,8 @@ pub fn open(pid: u32, kind: &str) -> io::Result<OwnedFd> {
     proc::namespace_at(proc::open(pid)?.as_fd(), kind)
 }
 
-/// Moves this process, which must have one thread, into a namespace (`setns(2)`). In a mount namespace, its root and current directory
-/// become those of the namespace.
+/// Moves this process, which must have one thread, into a namespace (`setns(2)`). In a mount namespace, its root and current
+/// directory become those of the namespace.
 ///
 /// # Errors
 /// `EINVAL` for a descriptor of another kind, and for a process with more threads; `EPERM` without the rights over the namespace.

@@ -32,8 +32,8 @@ pub fn hash(password: &[u8], setting: &str) -> io::Result<String> {
     let (password, setting) = (CString::new(password).map_err(invalid)?, CString::new(setting).map_err(invalid)?);
     let mut data = vec![0u8; DATA];
     let size = c_int::try_from(data.len()).expect("a small number");
-    // SAFETY: crypt_rn(3) reads two NUL-terminated strings that outlive the call, and writes at most `size` bytes to `data`, which has
-    // that many. The allocator aligns large blocks to 16 bytes, which is enough for the library's structure.
+    // SAFETY: crypt_rn(3) reads two NUL-terminated strings that outlive the call, and writes at most `size` bytes to `data`,
+    // which has that many. The allocator aligns large blocks to 16 bytes, which is enough for the library's structure.
     let hashed = unsafe { crypt_rn(password.as_ptr(), setting.as_ptr(), data.as_mut_ptr().cast(), size) };
     if hashed.is_null() {
         return Err(io::Error::last_os_error());
@@ -64,8 +64,8 @@ pub fn matches(password: &[u8], hash_of_it: &str) -> io::Result<bool> {
 pub fn new_setting() -> io::Result<String> {
     let mut output = vec![0u8; SETTING];
     let size = c_int::try_from(output.len()).expect("a small number");
-    // SAFETY: with null for the prefix and the random bytes, the library chooses both itself (crypt_gensalt(3)). It writes at most `size`
-    // bytes to `output`, which has that many.
+    // SAFETY: with null for the prefix and the random bytes, the library chooses both itself (crypt_gensalt(3)). It writes at
+    // most `size` bytes to `output`, which has that many.
     let setting =
         unsafe { crypt_gensalt_rn(std::ptr::null(), 0, std::ptr::null(), 0, output.as_mut_ptr().cast(), size) };
     if setting.is_null() {

@@ -1,10 +1,10 @@
 //! The files of `/proc` about a process and about the machine: one function for each, with a parser that is pure.
 //!
-//! A process is looked up once and then read through a descriptor of its directory. So all facts are about one process, even if another
-//! one gets its number meanwhile. Credentials are those of the first thread.
+//! A process is looked up once and then read through a descriptor of its directory. So all facts are about one process, even if
+//! another one gets its number meanwhile. Credentials are those of the first thread.
 //!
-//! Danger: a tenant chooses parts of these texts (program names, mount points, paths of control groups), and may make them as long as
-//! the kernel allows. Every read must be bounded, every parser must accept arbitrary bytes, and nothing may panic.
+//! Danger: a tenant chooses parts of these texts (program names, mount points, paths of control groups), and may make them as
+//! long as the kernel allows. Every read must be bounded, every parser must accept arbitrary bytes, and nothing may panic.
 
 mod cgroups;
 mod facts;
@@ -59,8 +59,8 @@ pub fn pids() -> io::Result<Vec<u32>> {
     Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
-/// The children of a process with one thread that it has not reaped (`proc_pid_children(5)`). The list is exact only while none of them can
-/// end.
+/// The children of a process with one thread that it has not reaped (`proc_pid_children(5)`). The list is exact only while none
+/// of them can end.
 ///
 /// # Errors
 /// `ENOENT` when there is no such process, or the kernel was built without this file.

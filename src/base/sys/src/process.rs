@@ -1,7 +1,7 @@
 //! Processes: made in namespaces and a control group in one step, and held by descriptor instead of a number.
 //!
-//! Danger: [`clone_into`] and [`fork`] copy the calling process. They refuse to run in a process with more than one thread, because the
-//! child would hold locks that nobody frees.
+//! Danger: [`clone_into`] and [`fork`] copy the calling process. They refuse to run in a process with more than one thread,
+//! because the child would hold locks that nobody frees.
 
 use linux_raw_sys::general as kernel;
 use nix::fcntl::AtFlags;
@@ -43,13 +43,14 @@ pub enum Cloned {
     },
 }
 
-/// Makes a child in new namespaces (`clone3(2)`). With `group`, a directory of the unified hierarchy, the child starts in that control
-/// group, so that no instruction runs outside it.
+/// Makes a child in new namespaces (`clone3(2)`). With `group`, a directory of the unified hierarchy, the child starts in that
+/// control group, so that no instruction runs outside it.
 ///
-/// The child has the standard streams and the descriptors of `keep`. All others are closed in it: a child that the kernel does not
-/// let end would otherwise hold locks and connections of a parent that is long gone.
+/// The child has the standard streams and the descriptors of `keep`. All others are closed in it: a child that the kernel does
+/// not let end would otherwise hold locks and connections of a parent that is long gone.
 ///
-/// Danger: the child must not use or drop an owner of a descriptor that is not kept. It must end with [`execute`] or [`exit_now`].
+/// Danger: the child must not use or drop an owner of a descriptor that is not kept. It must end with [`execute`] or
+/// [`exit_now`].
 ///
 /// # Errors
 /// `EDEADLK` when this process has more than one thread, else the error of `clone3(2)`.
@@ -78,9 +79,9 @@ pub fn clone_into(namespaces: u64, group: Option<BorrowedFd<'_>>, keep: &[Borrow
         set_tid_size: 0,
         cgroup,
     };
-    // SAFETY: clone3(2) reads `size_of::<clone_args>()` bytes from a live local of that type and, with CLONE_PIDFD,
-    // writes one int to `pidfd`, which outlives the call. Without CLONE_VM and CLONE_THREAD the child is a copy of this
-    // process, as after fork(2). The check above found one thread, so the copy holds no lock. Neither rustix nor nix has the call.
+    // SAFETY: clone3(2) reads `size_of::<clone_args>()` bytes from a live local of that type and, with CLONE_PIDFD, writes one
+    // int to `pidfd`, which outlives the call. Without CLONE_VM and CLONE_THREAD the child is a copy of this process, as after
+    // fork(2). The check above found one thread, so the copy holds no lock. Neither rustix nor nix has the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -144,8 +145,8 @@ pub fn number(pidfd: impl AsFd) -> io::Result<Option<u32>> {
 
 /// Duplicates the descriptor `number` of another process (`pidfd_getfd(2)`).
 ///
-/// Danger: if the other process closes its own meanwhile, the duplicate is the last one, and closing it may block for as long as the
-/// other process has set (`SO_LINGER`, `socket(7)`). Only the end of this process closes it without blocking.
+/// Danger: if the other process closes its own meanwhile, the duplicate is the last one, and closing it may block for as long
+/// as the other process has set (`SO_LINGER`, `socket(7)`). Only the end of this process closes it without blocking.
 ///
 /// # Errors
 /// `EBADF` when nothing is open at `number`, `ESRCH` when the process has ended, `EPERM` when this process may not trace it.
@@ -161,15 +162,15 @@ pub fn new_network_namespace() -> io::Result<()> {
     Ok(nix::sched::unshare(CloneFlags::CLONE_NEWNET)?)
 }
 
-/// Makes the process of a command run as another user and in an empty network namespace of its own. The caller must have the rights
-/// for both. [`CommandExt::uid`] cannot be used for this, because it would change the user before the namespace.
+/// Makes the process of a command run as another user and in an empty network namespace of its own. The caller must have the
+/// rights for both. [`CommandExt::uid`] cannot be used for this, because it would change the user before the namespace.
 pub fn become_apart(command: &mut Command, user: u32, group: u32) {
     let prepare = move || {
         new_network_namespace()?;
         crate::credential::become_for_good(user, group)
     };
-    // SAFETY: between fork and exec, `prepare` only makes system calls. It takes no lock and allocates no memory. No library has a safe
-    // way to make calls of the caller's choice there.
+    // SAFETY: between fork and exec, `prepare` only makes system calls. It takes no lock and allocates no memory. No library
+    // has a safe way to make calls of the caller's choice there.
     unsafe { command.pre_exec(prepare) };
 }
 
@@ -218,8 +219,8 @@ pub fn readable(fd: impl AsFd, wait: std::time::Duration) -> io::Result<bool> {
     }
 }
 
-/// Reaps a child that has ended. Returns `false` when it has not ended, or when it is not a child of this process, such as one that
-/// was adopted after a restart.
+/// Reaps a child that has ended. Returns `false` when it has not ended, or when it is not a child of this process, such as one
+/// that was adopted after a restart.
 ///
 /// # Errors
 /// The error of `waitid(2)`.
@@ -250,7 +251,8 @@ pub fn execute_path(program: &CString, argv: &[CString], env: &[CString]) -> io:
 }
 
 /// Makes the kernel send `SIGTERM` to the process of a command when the calling thread ends, even when it is killed
-/// (`PR_SET_PDEATHSIG`). This has no effect for a program that changes its effective user: the kernel then forgets it (`prctl(2)`).
+/// (`PR_SET_PDEATHSIG`). This has no effect for a program that changes its effective user: the kernel then forgets it
+/// (`prctl(2)`).
 pub fn end_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let prepare = move || end_with(parent, Signal::TERM);
@@ -259,8 +261,8 @@ pub fn end_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Makes the kernel send a signal to this process when the thread ends that has made it (`PR_SET_PDEATHSIG`). `parent` is the process
-/// of that thread.
+/// Makes the kernel send a signal to this process when the thread ends that has made it (`PR_SET_PDEATHSIG`). `parent` is the
+/// process of that thread.
 ///
 /// # Errors
 /// `ESRCH` when `parent` ended before this call, so that no signal will come.
@@ -270,8 +272,8 @@ pub fn end_with(parent: Pid, signal: Signal) -> io::Result<()> {
     if has_parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
-/// Ends this process at once, without running destructors or flushing buffers. A child that was cloned from a larger program must end
-/// this way, unless it executes another program.
+/// Ends this process at once, without running destructors or flushing buffers. A child that was cloned from a larger program
+/// must end this way, unless it executes another program.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) takes any number and has no precondition. Neither rustix nor nix has a safe call.
     unsafe { libc::_exit(status) }
@@ -283,15 +285,16 @@ pub fn exit_now(status: i32) -> ! {
 /// The error of `close_range(2)`.
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
-    // SAFETY: with CLOSE_RANGE_CLOEXEC the call closes no descriptor, so it invalidates none that anybody owns. Neither rustix nor nix
-    // has the call.
+    // SAFETY: with CLOSE_RANGE_CLOEXEC the call closes no descriptor, so it invalidates none that anybody owns. Neither rustix
+    // nor nix has the call.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Closes every descriptor except the standard streams and those of `keep` (`close_range(2)`).
 ///
-/// Danger: this is only for a child that was copied from a larger program. It must neither use nor drop the owners of the closed ones.
+/// Danger: this is only for a child that was copied from a larger program. It must neither use nor drop the owners of the
+/// closed ones.
 ///
 /// # Errors
 /// The error of `close_range(2)`.
@@ -311,15 +314,16 @@ pub fn keep_only(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 }
 
 fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
-    // SAFETY: the call closes descriptors that have owners. The contract of `keep_only` allows this, because the process ends without
-    // running a destructor, so nobody uses them again. Neither rustix nor nix has the call.
+    // SAFETY: the call closes descriptors that have owners. The contract of `keep_only` allows this, because the process ends
+    // without running a destructor, so nobody uses them again. Neither rustix nor nix has the call.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Duplicates a descriptor to `number` and leaves the duplicate open over exec.
 ///
-/// Danger: this closes the descriptor that was at `number`. So a caller may do this only right before it executes a program or ends.
+/// Danger: this closes the descriptor that was at `number`. So a caller may do this only right before it executes a program or
+/// ends.
 ///
 /// # Errors
 /// The error of `dup2(2)`.
@@ -328,19 +332,20 @@ pub fn place(fd: impl AsFd, number: i32) -> io::Result<()> {
     if from == number {
         return Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?);
     }
-    // SAFETY: `from` is borrowed, so it is open. The contract of this function allows to overwrite `number`, in a process that is about
-    // to execute a program. The safe calls of rustix and nix want the owner of the overwritten one, which may have another or none.
+    // SAFETY: `from` is borrowed, so it is open. The contract of this function allows to overwrite `number`, in a process that
+    // is about to execute a program. The safe calls of rustix and nix want the owner of the overwritten one, which may have
+    // another or none.
     if unsafe { libc::dup2(from, number) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Takes ownership of a descriptor that the parent has placed at `number`. A program may call this once for each number, before it opens
-/// anything.
+/// Takes ownership of a descriptor that the parent has placed at `number`. A program may call this once for each number, before
+/// it opens anything.
 ///
 /// # Errors
 /// `EBADF` when nothing is open there.
 pub fn inherited(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD only reads a flag, and an unused number gives an error. The safe calls of rustix and nix want a descriptor that is
-    // known to be open.
+    // SAFETY: F_GETFD only reads a flag, and an unused number gives an error. The safe calls of rustix and nix want a
+    // descriptor that is known to be open.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }

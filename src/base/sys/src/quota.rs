@@ -1,5 +1,5 @@
-//! Project quotas: the project that a file is charged to (`FS_IOC_FSSETXATTR`, `ioctl_xfs_fsgetxattr(2)`), and the limits of a project
-//! (`quotactl(2)`, by descriptor with `quotactl_fd` since Linux 5.14).
+//! Project quotas: the project that a file is charged to (`FS_IOC_FSSETXATTR`, `ioctl_xfs_fsgetxattr(2)`), and the limits of a
+//! project (`quotactl(2)`, by descriptor with `quotactl_fd` since Linux 5.14).
 //!
 //! Danger: in the initial user namespace the owner of a file may change its project. In other user namespaces the kernel refuses
 //! this. So only tenants in a user namespace of their own can be charged this way.
@@ -84,8 +84,8 @@ pub fn set_project(fd: impl AsFd, project: Project) -> io::Result<()> {
     if project.inherited {
         attributes.fsx_xflags |= FS_XFLAG_PROJINHERIT;
     }
-    // SAFETY: the command reads one fsxattr through the pointer, which is to a live local of that type. Neither rustix nor nix has a
-    // safe call for this command or for FS_IOC_FSGETXATTR.
+    // SAFETY: the command reads one fsxattr through the pointer, which is to a live local of that type. Neither rustix nor nix
+    // has a safe call for this command or for FS_IOC_FSGETXATTR.
     let result =
         unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(FS_IOC_FSSETXATTR), &raw const attributes) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -142,9 +142,9 @@ struct Status {
 }
 
 fn control<T: Argument>(fd: impl AsFd, command: u32, id: u32, argument: &mut T) -> io::Result<()> {
-    // SAFETY: quotactl_fd(2) reads or writes the one structure of the command through the pointer, which is to a live value. Each caller
-    // passes the type of its command, and only these types are an `Argument`. nix has only quotas of users and groups, by the path of a
-    // device.
+    // SAFETY: quotactl_fd(2) reads or writes the one structure of the command through the pointer, which is to a live value.
+    // Each caller passes the type of its command, and only these types are an `Argument`. nix has only quotas of users and
+    // groups, by the path of a device.
     let result = unsafe {
         libc::syscall(
             libc::SYS_quotactl_fd,

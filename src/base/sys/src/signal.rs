@@ -14,8 +14,9 @@ pub use libc::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGW
 pub struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks signals for the calling thread, which must be the only one, and opens the descriptor. The signals stay blocked when the
-    /// value is dropped. A signal that is ignored (`nohup(1)`, a shell's background job) stays ignored and is never reported.
+    /// Blocks signals for the calling thread, which must be the only one, and opens the descriptor. The signals stay blocked
+    /// when the value is dropped. A signal that is ignored (`nohup(1)`, a shell's background job) stays ignored and is never
+    /// reported.
     ///
     /// # Errors
     /// `EINVAL` for a number that is no signal, and for a real-time signal, else the error of `signalfd(2)`.
@@ -54,15 +55,16 @@ impl AsFd for Signals {
 fn is_ignored(signal: Signal) -> io::Result<bool> {
     let nothing = *SigSet::empty().as_ref();
     let mut action = libc::sigaction { sa_sigaction: libc::SIG_DFL, sa_mask: nothing, sa_flags: 0, sa_restorer: None };
-    // SAFETY: a null pointer for the new action changes nothing, and the old one is written to a live local of the right type. nix
-    // returns the old action only when it sets a new one, and that call is unsafe too.
+    // SAFETY: a null pointer for the new action changes nothing, and the old one is written to a live local of the right type.
+    // nix returns the old action only when it sets a new one, and that call is unsafe too.
     if unsafe { libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(action.sa_sigaction == libc::SIG_IGN)
 }
 
-/// Unblocks every signal. A program inherits the mask of its parent, which may have blocked signals to read them from a descriptor.
+/// Unblocks every signal. A program inherits the mask of its parent, which may have blocked signals to read them from a
+/// descriptor.
 ///
 /// # Errors
 /// The error of `sigprocmask(2)`.

@@ -1,7 +1,7 @@
 //! Unix sockets: messages with descriptors beside them (`SCM_RIGHTS`), and the credentials of the peer.
 //!
-//! Danger: a peer can send descriptors that nobody asked for. [`receive`] must accept at most the number that its caller names and close
-//! the rest, and every descriptor must be `CLOEXEC` from the start.
+//! Danger: a peer can send descriptors that nobody asked for. [`receive`] must accept at most the number that its caller names
+//! and close the rest, and every descriptor must be `CLOEXEC` from the start.
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -48,9 +48,9 @@ pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
         let mut size = libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
-        // SAFETY: getsockopt(2) writes at most `size` bytes through the first pointer, which is to a live vector of that size, and the
-        // number of bytes that it wrote or needs through the second. Neither rustix nor nix has the option, and the macro of nix for
-        // other options only takes values of a fixed size.
+        // SAFETY: getsockopt(2) writes at most `size` bytes through the first pointer, which is to a live vector of that size,
+        // and the number of bytes that it wrote or needs through the second. Neither rustix nor nix has the option, and the
+        // macro of nix for other options only takes values of a fixed size.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),
@@ -164,8 +164,8 @@ pub fn connect_at_once(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to a socket, and waits for room in its queue for at most `time`, or without a limit. The same limit holds for each write to
-/// the returned socket (`SO_SNDTIMEO`).
+/// Connects to a socket, and waits for room in its queue for at most `time`, or without a limit. The same limit holds for each
+/// write to the returned socket (`SO_SNDTIMEO`).
 ///
 /// # Errors
 /// `EAGAIN` when there was no room in time, else the errors of `setsockopt(2)` and `connect(2)`.
@@ -177,8 +177,8 @@ pub fn connect_within(path: &Path, time: Option<Duration>) -> io::Result<OwnedFd
     Ok(socket)
 }
 
-/// Makes a socket for [`rustix::net::bind`] and `listen(2)`. It belongs to the network namespace of the calling thread, even when a
-/// process of another namespace binds it.
+/// Makes a socket for [`rustix::net::bind`] and `listen(2)`. It belongs to the network namespace of the calling thread, even
+/// when a process of another namespace binds it.
 ///
 /// # Errors
 /// The error of `socket(2)`.
@@ -195,8 +195,8 @@ pub fn network(socket: impl AsFd) -> io::Result<u64> {
     Ok(getsockopt(&socket, option::NetworkCookie)?)
 }
 
-/// Whether the network namespace of a socket has an IPv4 address other than the loopback's (`SIOCGIFCONF`, `netdevice(7)`). A namespace
-/// that leads nowhere has none.
+/// Whether the network namespace of a socket has an IPv4 address other than the loopback's (`SIOCGIFCONF`, `netdevice(7)`). A
+/// namespace that leads nowhere has none.
 ///
 /// # Errors
 /// The error of `ioctl(2)`.
@@ -212,8 +212,8 @@ pub fn shows_addresses(socket: impl AsFd) -> io::Result<bool> {
         ifc_len: i32::try_from(size).unwrap_or(i32::MAX),
         ifc_ifcu: libc::__c_anonymous_ifc_ifcu { ifcu_buf },
     };
-    // SAFETY: SIOCGIFCONF reads and writes one `ifconf`, which is a live local, and at most `ifc_len` bytes of its buffer. No library
-    // asks for the interfaces of a socket's namespace: `getifaddrs(3)` of nix shows those of this thread's.
+    // SAFETY: SIOCGIFCONF reads and writes one `ifconf`, which is a live local, and at most `ifc_len` bytes of its buffer. No
+    // library asks for the interfaces of a socket's namespace: `getifaddrs(3)` of nix shows those of this thread's.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFCONF as _, &raw mut all) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -340,7 +340,8 @@ mod tests {
         assert!(own.iter().all(|group| groups.contains(&group.as_raw())), "{own:?} {groups:?}");
     }
 
-    /// Set when the test runs itself again in a pid namespace of its own. Then the peer of standard input is outside of that namespace.
+    /// Set when the test runs itself again in a pid namespace of its own. Then the peer of standard input is outside of that
+    /// namespace.
     const INSIDE: &str = "BAILIWICK_TEST_PEER_OUTSIDE";
 
     #[test]

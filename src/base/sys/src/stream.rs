@@ -18,9 +18,9 @@ pub enum Interest {
     End,
 }
 
-/// Waits until at least one descriptor is ready, at most for `time`, or without a limit. Returns for each entry of `watched` whether it
-/// is ready. An error or a hang-up makes a descriptor ready, and the read or write that follows reports it. A signal ends the wait with
-/// nothing ready.
+/// Waits until at least one descriptor is ready, at most for `time`, or without a limit. Returns for each entry of `watched`
+/// whether it is ready. An error or a hang-up makes a descriptor ready, and the read or write that follows reports it. A signal
+/// ends the wait with nothing ready.
 ///
 /// # Errors
 /// The error of `poll(2)`, except `EINTR`.
@@ -64,8 +64,8 @@ pub enum Direction {
     Writing,
 }
 
-/// The end of an unnamed pipe that a descriptor is. `None` means that the descriptor is no pipe, a FIFO (which any process may open by
-/// its name), open for reading and writing, or an `O_PATH` descriptor.
+/// The end of an unnamed pipe that a descriptor is. `None` means that the descriptor is no pipe, a FIFO (which any process may
+/// open by its name), open for reading and writing, or an `O_PATH` descriptor.
 ///
 /// # Errors
 /// The errors of `fstat(2)`, `fcntl(2)` and `pipe(2)`.

@@ -58,8 +58,8 @@ impl std::fmt::Debug for Raw<'_> {
     }
 }
 
-/// Whether a descriptor is the master side of a pseudo-terminal: the character device 5:2 on a `devpts` file system. No file, socket or
-/// other device passes this check.
+/// Whether a descriptor is the master side of a pseudo-terminal: the character device 5:2 on a `devpts` file system. No file,
+/// socket or other device passes this check.
 ///
 /// # Errors
 /// The errors of `fstat(2)` and `fstatfs(2)`.

@@ -2,7 +2,8 @@
 //!
 //! So programs of the host find configuration files of packages that were installed after the tenant was created.
 //!
-//! Danger: `/etc` belongs to the tenant and may hold links that lead anywhere. No link may be followed, and nothing may be replaced.
+//! Danger: `/etc` belongs to the tenant and may hold links that lead anywhere. No link may be followed, and nothing may be
+//! replaced.
 
 use bailiwick_sys::file;
 use rustix::fs::FileType;

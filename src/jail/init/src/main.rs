@@ -1,7 +1,8 @@
-//! PID 1 of a jail: reaps processes, and starts sessions for `bailiwickd`. It is linked statically, so it loads no file of the tenant.
+//! PID 1 of a jail: reaps processes, and starts sessions for `bailiwickd`. It is linked statically, so it loads no file of the
+//! tenant.
 //!
-//! Danger: this program belongs to the tenant. Root inside cannot trace it, but may find a way to stop it or to speak for it. So nothing
-//! outside may rely on it, and it must hold no descriptor except the listening socket, which reaches only Bailiwick.
+//! Danger: this program belongs to the tenant. Root inside cannot trace it, but may find a way to stop it or to speak for it.
+//! So nothing outside may rely on it, and it must hold no descriptor except the listening socket, which reaches only Bailiwick.
 
 mod crontab;
 mod host_etc;
@@ -37,8 +38,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long processes may run between `SIGTERM` and the end of the jail.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The argument for doing nothing. `bailiwick-jails.service` runs this outside of all jails, so that the control group of the jails
-/// has a process while no jail runs.
+/// The argument for doing nothing. `bailiwick-jails.service` runs this outside of all jails, so that the control group of the
+/// jails has a process while no jail runs.
 const HOLD: &str = "--hold";
 
 /// The argument for trying what must fail, in a session of a jail.
@@ -58,19 +59,19 @@ fn run() -> io::Result<()> {
         Some(argument) if argument == PROBE => return probe::probe(),
         _ => {}
     }
-    // Nobody inside can trace this process or take its descriptors: for an undumpable process, `__ptrace_may_access` of the kernel
-    // asks for a capability in the user namespace of the host, because nobody inside can read the program. An unreadable program is
-    // undumpable by default, unless a sysctl says otherwise (`fs.suid_dumpable`).
+    // Nobody inside can trace this process or take its descriptors: for an undumpable process, `__ptrace_may_access` of the
+    // kernel asks for a capability in the user namespace of the host, because nobody inside can read the program. An unreadable
+    // program is undumpable by default, unless a sysctl says otherwise (`fs.suid_dumpable`).
     credential::set_undumpable()?;
     let listener = process::inherited(LISTENER)?;
     process::close_on_exec_from(3)?;
-    // A second listen(2) puts this process's credentials on the socket. So a client sees init as its peer, and not the warden that
-    // bound the socket (SO_PEERCRED, unix(7)).
+    // A second listen(2) puts this process's credentials on the socket. So a client sees init as its peer, and not the warden
+    // that bound the socket (SO_PEERCRED, unix(7)).
     rustix::net::listen(&listener, 128)?;
     let signals = Signals::block(&[SIGCHLD, SIGTERM])?;
     host_etc::link(Path::new(HOST_ETC_INSIDE), Path::new("/etc"));
-    // New tenants get this link with their storage. A tenant of an earlier version has none. A link that exists, or that cannot be
-    // made, is left as it is.
+    // New tenants get this link with their storage. A tenant of an earlier version has none. A link that exists, or that cannot
+    // be made, is left as it is.
     rustix::fs::symlink("/run/lock", "/var/lock").ok();
     let mut spare = SpareDescriptor::new(&listener);
     let mut sessions: Vec<Session> = Vec::new();
@@ -210,8 +211,8 @@ fn receive(connection: &OwnedFd) -> Result<(InitRequest, Vec<OwnedFd>), Transpor
     transport::receive(connection, &mut Incoming::new(MAX_REQUEST, MAX_FDS), deadline)
 }
 
-/// Whether opening the file for reading fails with `EACCES`. The canary's permission bits allow everybody to read it, so only Landlock
-/// refuses.
+/// Whether opening the file for reading fails with `EACCES`. The canary's permission bits allow everybody to read it, so only
+/// Landlock refuses.
 fn denied(path: &str) -> bool {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     matches!(rustix::fs::open(path, flags, Mode::empty()), Err(rustix::io::Errno::ACCESS))

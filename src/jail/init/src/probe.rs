@@ -2,8 +2,8 @@
 //!
 //! Each result is a line: `call NAME ERRNO`, `read FILE ERRNO` or `write FILE ERRNO`. The number 0 means that nothing refused.
 //!
-//! Danger: the output passes through the tenant's hands. It can show that a wall is broken. It never proves that a wall stands: that
-//! is read from outside.
+//! Danger: the output passes through the tenant's hands. It can show that a wall is broken. It never proves that a wall stands:
+//! that is read from outside.
 
 use bailiwick_sys::denied_calls::{DENIED_CALLS, DENIED_FILES, FileAccess, try_call, try_open};
 use std::io::{self, Write};

@@ -1,4 +1,5 @@
-//! One session: a process group with the client's pipes, or with a terminal of the jail's own `devpts`, and the channel to its client.
+//! One session: a process group with the client's pipes, or with a terminal of the jail's own `devpts`, and the channel to its
+//! client.
 //!
 //! Danger: the client and the command decide when the channel and the streams are read. Nothing here may wait for them.
 
@@ -14,7 +15,8 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The `oom_score_adj` of a session (`proc_pid_oom_score_adj(5)`). Init has 500 from the warden, so the kernel kills a session first.
+/// The `oom_score_adj` of a session (`proc_pid_oom_score_adj(5)`). Init has 500 from the warden, so the kernel kills a session
+/// first.
 const SESSION_OOM_SCORE: &[u8] = b"700";
 
 /// A running session.
@@ -49,7 +51,8 @@ impl Session {
         }
     }
 
-    /// Starts the command. Returns its process and the master side of its terminal, or `None` when the client was told of a failure.
+    /// Starts the command. Returns its process and the master side of its terminal, or `None` when the client was told of a
+    /// failure.
     fn run(spawn: &Spawn, channel: &OwnedFd, pipes: Vec<OwnedFd>) -> io::Result<Option<(u32, Option<OwnedFd>)>> {
         let expected_pipes = if spawn.terminal.is_some() { 0 } else { 3 };
         if pipes.len() != expected_pipes || spawn.argv.is_empty() {
@@ -200,8 +203,8 @@ fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io:
     }
     // Every descriptor from 3 on is marked already. This catches one that a later change forgets to mark.
     process::close_on_exec_from(3)?;
-    // Until it executes another program, this child is undumpable like init, and nobody inside owns its files in `/proc`. The next step
-    // writes one of them.
+    // Until it executes another program, this child is undumpable like init, and nobody inside owns its files in `/proc`. The
+    // next step writes one of them.
     credential::set_dumpable()?;
     // When memory runs out, the kernel kills a session before init. If this cannot be set, the session starts all the same.
     if let Ok(score) = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
@@ -216,8 +219,8 @@ fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io:
     Ok(())
 }
 
-/// The supplementary groups of a user in the jail's own `/etc/passwd` and `/etc/group`. Files that cannot be read give no groups. A
-/// file that blocks the reader blocks only this session.
+/// The supplementary groups of a user in the jail's own `/etc/passwd` and `/etc/group`. Files that cannot be read give no
+/// groups. A file that blocks the reader blocks only this session.
 fn groups(uid: u32) -> Vec<u32> {
     let read = |path: &str| -> io::Result<Vec<u8>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;

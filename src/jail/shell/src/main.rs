@@ -1,9 +1,9 @@
-//! Floor 7: `bailiwick-shell`, the login shell of tenants' host users. It runs a session in the tenant's jail and ends as the command
-//! inside ends.
+//! Floor 7: `bailiwick-shell`, the login shell of tenants' host users. It runs a session in the tenant's jail and ends as the
+//! command inside ends.
 //!
-//! Danger: it runs on the host, as the tenant's host user, with arguments and an environment that the tenant's client can influence.
-//! It may read no file of the tenant, start no program, and never be set-user-ID. The file in which sshd describes the login belongs
-//! to sshd. Without `bailiwickd` nobody gets in.
+//! Danger: it runs on the host, as the tenant's host user, with arguments and an environment that the tenant's client can
+//! influence. It may read no file of the tenant, start no program, and never be set-user-ID. The file in which sshd describes
+//! the login belongs to sshd. Without `bailiwickd` nobody gets in.
 
 use bailiwick_client::{Caller, Daemon, SessionSpec, StreamKind, run, stdin_is_terminal};
 use bailiwick_proto::{Bytes, Failure};

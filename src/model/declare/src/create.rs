@@ -27,8 +27,8 @@ pub struct Creation<'a> {
 }
 
 impl TenantFiles {
-    /// Checks that a tenant can be created. Only the daemon knows whether a user of the host has the name, so the caller must ask it before
-    /// [`Creation::write`].
+    /// Checks that a tenant can be created. Only the daemon knows whether a user of the host has the name, so the caller must
+    /// ask it before [`Creation::write`].
     ///
     /// # Errors
     /// [`DeclareError::Exists`], [`DeclareError::NoPlan`], or [`DeclareError::Inspect`] when neither is certain.
@@ -52,7 +52,8 @@ impl TenantFiles {
 }
 
 impl Creation<'_> {
-    /// Whether the tenant would have a host user, because the plan in force opens a door of sshd. `false` when the plan cannot be read.
+    /// Whether the tenant would have a host user, because the plan in force opens a door of sshd. `false` when the plan cannot
+    /// be read.
     #[must_use]
     pub fn has_host_user(&self) -> bool {
         let policy = bailiwick_policy::Store::new(&self.files.config).read().policy;

@@ -22,8 +22,8 @@ pub enum Deletion {
     NoTenant,
 }
 
-/// Deletes a tenant: stops its jail, renames its file so that the daemons skip it, and makes the daemon read the policy again. The data of
-/// the tenant stays.
+/// Deletes a tenant: stops its jail, renames its file so that the daemons skip it, and makes the daemon read the policy again.
+/// The data of the tenant stays.
 ///
 /// This function opens and locks the folder, so the caller must hold no [`TenantFiles`].
 ///
@@ -55,8 +55,8 @@ impl TenantFiles {
         Ok(Deletion::Done { file: self.path(&file), deleted_file: self.path(&deleted_file) })
     }
 
-    /// Removes the file of a deleted tenant for good. A missing file is no error. Call this after the data is purged, because until then the
-    /// file can restore the tenant.
+    /// Removes the file of a deleted tenant for good. A missing file is no error. Call this after the data is purged, because
+    /// until then the file can restore the tenant.
     ///
     /// # Errors
     /// [`DeclareError::Remove`].

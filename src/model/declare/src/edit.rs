@@ -7,8 +7,8 @@ use toml_edit::{Decor, DocumentMut, Item, Table, Value, value};
 /// Returns the text with the new state and nothing else changed.
 pub(crate) fn edit_document(text: &str, change: &StateChange) -> Result<String, toml_edit::TomlError> {
     let mut document: DocumentMut = text.parse()?;
-    // The file was no TOML when its state was changed, and somebody has repaired it since. So the lines that were commented out then can
-    // return.
+    // The file was no TOML when its state was changed, and somebody has repaired it since. So the lines that were commented out
+    // then can return.
     if *change == StateChange::Activate
         && text.as_bytes().windows(COMMENTED_OUT.len()).any(|part| part == COMMENTED_OUT)
         && let Ok(whole) = String::from_utf8(uncommented(text.as_bytes()).1.concat())

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 const MODE: u32 = 0o644;
 const MAX_FILE: usize = 1 << 20;
-/// How many times to try for the lock, and how long to pause between two tries. Another command holds it only while it changes one file.
+/// How many times to try for the lock, and how long to pause between two tries. Another command holds it only while it changes
+/// one file.
 const TRIES: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -57,8 +58,8 @@ pub struct TenantFiles {
 }
 
 impl TenantFiles {
-    /// Opens and locks `tenants.d` of a configuration directory, and makes the folder if it is missing. Blocks the thread for up to five
-    /// seconds while another process holds the lock.
+    /// Opens and locks `tenants.d` of a configuration directory, and makes the folder if it is missing. Blocks the thread for
+    /// up to five seconds while another process holds the lock.
     ///
     /// # Errors
     /// [`DeclareError::Locked`] when the lock was not free in time, [`DeclareError::Open`] otherwise.

@@ -1,4 +1,5 @@
-//! A fixture for the tests of this crate: a configuration with two plans and the tenant alice, and a daemon that records its requests.
+//! A fixture for the tests of this crate: a configuration with two plans and the tenant alice, and a daemon that records its
+//! requests.
 
 use crate::{DaemonRequests, DeclareError, NewTenant, StateChange};
 use bailiwick_types::TenantName;

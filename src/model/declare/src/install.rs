@@ -5,8 +5,8 @@ use crate::files::{TenantFiles, file_name};
 use bailiwick_types::TenantName;
 
 impl TenantFiles {
-    /// Writes a tenant's file. Restores the old file when the new one has more problems. Problems that were there before do not count: a
-    /// change of the operator must not wait for the repair of something else.
+    /// Writes a tenant's file. Restores the old file when the new one has more problems. Problems that were there before do not
+    /// count: a change of the operator must not wait for the repair of something else.
     pub(crate) fn install(&self, tenant: &TenantName, content: &str) -> Result<(), DeclareError> {
         let file = file_name(tenant);
         let before = self.read(&file)?;

@@ -1,13 +1,13 @@
 //! Floor 3: writes the files of tenants in `tenants.d`, which hold what the operator declares.
 //!
-//! [`TenantFiles`] creates and changes files, and the client then asks the daemon to apply them. [`delete`] and [`undo_create`] change files
-//! and ask the daemon ([`DaemonRequests`]), in an order that keeps data safe. Nothing is printed or logged.
+//! [`TenantFiles`] creates and changes files, and the client then asks the daemon to apply them. [`delete`] and [`undo_create`]
+//! change files and ask the daemon ([`DaemonRequests`]), in an order that keeps data safe. Nothing is printed or logged.
 //!
-//! A file is written as a whole or not at all. It is then read as the daemons will read it, and restored when they could not. The comments
-//! and the order of a file stay.
+//! A file is written as a whole or not at all. It is then read as the daemons will read it, and restored when they could not.
+//! The comments and the order of a file stay.
 //!
-//! Danger: the warden does as root what these files say. Only [`undo_create`] may destroy data, and only when the caller says that there was
-//! none before.
+//! Danger: the warden does as root what these files say. Only [`undo_create`] may destroy data, and only when the caller says
+//! that there was none before.
 
 mod create;
 mod daemon;

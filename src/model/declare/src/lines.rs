@@ -3,8 +3,8 @@
 use crate::state::StateChange;
 use toml_edit::Value;
 
-/// The mark that comments out a line that looks like a state. In a file that is no TOML, such a line may also be a part of a text with
-/// several lines.
+/// The mark that comments out a line that looks like a state. In a file that is no TOML, such a line may also be a part of a
+/// text with several lines.
 pub(crate) const COMMENTED_OUT: &[u8] = b"#bailiwick: ";
 const SUSPENDED: &[u8] = b"state = \"suspended\"\n";
 
@@ -25,8 +25,9 @@ pub(crate) fn uncommented(text: &[u8]) -> (Vec<&[u8]>, Vec<&[u8]>) {
     (first, rest)
 }
 
-/// Returns the text of a file that is no TOML with a new state. The lines for the state come first, where the rest of the file cannot keep
-/// them from being read. Other lines before the first header that look like a state are commented out, until the tenant is active again.
+/// Returns the text of a file that is no TOML with a new state. The lines for the state come first, where the rest of the file
+/// cannot keep them from being read. Other lines before the first header that look like a state are commented out, until the
+/// tenant is active again.
 pub(crate) fn edit_lines(before: &[u8], change: &StateChange) -> Vec<u8> {
     let (first, rest) = uncommented(before);
     let header = rest.iter().position(|line| line.trim_ascii_start().starts_with(b"[")).unwrap_or(rest.len());

@@ -28,12 +28,12 @@ pub enum FileChange {
 }
 
 impl TenantFiles {
-    /// Changes the state in a tenant's file, unless the file declares it already. Comments and order stay. A file that is no TOML is changed
-    /// too, because an operator must be able to suspend every tenant.
+    /// Changes the state in a tenant's file, unless the file declares it already. Comments and order stay. A file that is no
+    /// TOML is changed too, because an operator must be able to suspend every tenant.
     ///
     /// # Errors
-    /// [`DeclareError::NoTenant`], [`DeclareError::Read`], [`DeclareError::Write`], or [`DeclareError::Invalid`] when the file would have
-    /// more problems than before. Then it is left as it was.
+    /// [`DeclareError::NoTenant`], [`DeclareError::Read`], [`DeclareError::Write`], or [`DeclareError::Invalid`] when the file
+    /// would have more problems than before. Then it is left as it was.
     pub fn set_state(&self, tenant: &TenantName, change: &StateChange) -> Result<FileChange, DeclareError> {
         let file = file_name(tenant);
         let before = self.read(&file)?.ok_or_else(|| DeclareError::NoTenant { tenant: tenant.clone() })?;

@@ -19,8 +19,8 @@ pub enum PriorData {
     Unknown,
 }
 
-/// Undoes the creation of a tenant: stops its jail, removes its file, makes the daemon read the policy again, and destroys its data if
-/// `prior` is [`PriorData::Absent`]. Every step is tried, even after one that fails.
+/// Undoes the creation of a tenant: stops its jail, removes its file, makes the daemon read the policy again, and destroys its
+/// data if `prior` is [`PriorData::Absent`]. Every step is tried, even after one that fails.
 ///
 /// This function opens and locks the folder, so the caller must hold no [`TenantFiles`].
 ///

@@ -1,7 +1,7 @@
 //! Finds settings that are valid but cannot work on this machine, for `bailiwick check`.
 //!
-//! The policy in force does not depend on these checks. A file that was accepted yesterday must not be refused today because the machine
-//! has lost some memory.
+//! The policy in force does not depend on these checks. A file that was accepted yesterday must not be refused today because
+//! the machine has lost some memory.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{PLANS, TENANTS, file_name};

@@ -89,8 +89,8 @@ impl Diagnostic {
         }
     }
 
-    /// The text of the line, and the bytes in it that have the problem. `None` for a problem of a whole file, and for a line that is too
-    /// long to be shown.
+    /// The text of the line, and the bytes in it that have the problem. `None` for a problem of a whole file, and for a line
+    /// that is too long to be shown.
     #[must_use]
     pub fn excerpt(&self) -> Option<&(String, Range<usize>)> {
         self.excerpt.as_ref()

@@ -1,7 +1,7 @@
 //! Directories with configuration files: on disk, or in memory for tests and fuzzing.
 //!
-//! Danger: the files on disk decide what a root process does. Each file and directory must belong to root and be writable by nobody else.
-//! It must be opened by descriptor below its directory, and never through a link.
+//! Danger: the files on disk decide what a root process does. Each file and directory must belong to root and be writable by
+//! nobody else. It must be opened by descriptor below its directory, and never through a link.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::source::{MAX_FILE, Source, too_large};
@@ -40,8 +40,9 @@ pub(crate) trait Folder: Sized {
     fn folder(&self, name: &str) -> Result<Option<Self>, Vec<Diagnostic>>;
 }
 
-/// The plans or tenants that the files of a directory are named after, sorted. Returns `None`, with the problem in `diagnostics`, when the
-/// directory cannot be listed. Hidden files, and those that do not end in `.toml` (from editors and package managers), are skipped.
+/// The plans or tenants that the files of a directory are named after, sorted. Returns `None`, with the problem in
+/// `diagnostics`, when the directory cannot be listed. Hidden files, and those that do not end in `.toml` (from editors and
+/// package managers), are skipped.
 pub(crate) fn names<F: Folder, N: FromStr<Err = NameError>>(
     folder: &F,
     diagnostics: &mut Vec<Diagnostic>,

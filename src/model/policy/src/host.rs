@@ -214,8 +214,8 @@ pub(crate) fn written(principal: &Principal) -> String {
     }
 }
 
-/// Reads the user of `bailiwickd`. It must not be root: root can write the policy, and only the policy limits a `bailiwickd` in an
-/// attacker's hands.
+/// Reads the user of `bailiwickd`. It must not be root: root can write the policy, and only the policy limits a `bailiwickd` in
+/// an attacker's hands.
 fn user(value: &DeValue<'_>) -> Result<String, Problem> {
     let hint =
         || Problem::new("bailiwickd must not run as root").hint("give it a user of its own, such as \"bailiwick\"");

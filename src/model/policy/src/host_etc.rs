@@ -1,11 +1,11 @@
 //! Decides which parts of the host's `/etc` a jail sees, for the programs of the host's `/usr`.
 //!
-//! A file passes in three cases. It is byte for byte the file of a package, which anybody can read in that package. It is one of a few
-//! files that the host makes from packages. Or the operator names it.
+//! A file passes in three cases. It is byte for byte the file of a package, which anybody can read in that package. It is one
+//! of a few files that the host makes from packages. Or the operator names it.
 //!
-//! Danger: every tenant can read what passes. A file that was changed after its installation must not pass by the first rule, even if a
-//! package's script has changed it, because it may hold an answer of the operator. No private key may pass, and no link to a path that
-//! does not pass, because the name of the target may be that of a customer.
+//! Danger: every tenant can read what passes. A file that was changed after its installation must not pass by the first rule,
+//! even if a package's script has changed it, because it may hold an answer of the operator. No private key may pass, and no
+//! link to a path that does not pass, because the name of the target may be that of a customer.
 
 use crate::model::EtcSettings;
 
@@ -24,7 +24,8 @@ pub const GENERATED: &[&str] = &[
     "xml/catalog",
 ];
 
-/// The names of entries that are never shown: a jail has its own, or they tell how the host is run. A star stands for any characters.
+/// The names of entries that are never shown: a jail has its own, or they tell how the host is run. A star stands for any
+/// characters.
 const NEVER: &[&str] = &[
     "anacrontab",
     "apparmor*",
@@ -113,8 +114,8 @@ pub enum LinkTarget {
     Etc(String),
 }
 
-/// The target of a link, if a jail may have the same link; otherwise `None`. `path` is that of the link, below `/etc`, and `to` is its
-/// content.
+/// The target of a link, if a jail may have the same link; otherwise `None`. `path` is that of the link, below `/etc`, and `to`
+/// is its content.
 #[must_use]
 pub fn link_target(path: &str, to: &str, etc: &EtcSettings) -> Option<LinkTarget> {
     let mut parts: Vec<&str> =
@@ -144,8 +145,8 @@ pub fn holds_private_key(content: &[u8]) -> bool {
     content.windows(MARK.len()).any(|window| window == MARK)
 }
 
-/// The configuration files of packages, each as its path below `/etc` and the MD5 digest of the package's version. `status` is the content
-/// of `/var/lib/dpkg/status`.
+/// The configuration files of packages, each as its path below `/etc` and the MD5 digest of the package's version. `status` is
+/// the content of `/var/lib/dpkg/status`.
 pub fn conffiles(status: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut within = false;
     status.lines().filter_map(move |line| {
@@ -159,9 +160,9 @@ pub fn conffiles(status: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The configuration files that packages' scripts have installed, each as its path below `/etc` and its MD5 digest. `hashes` is the content
-/// of `/var/lib/ucf/hashfile`. Such a file may hold an answer of the operator. So its digest counts only if a file of the package has the
-/// same digest ([`digests`]).
+/// The configuration files that packages' scripts have installed, each as its path below `/etc` and its MD5 digest. `hashes` is
+/// the content of `/var/lib/ucf/hashfile`. Such a file may hold an answer of the operator. So its digest counts only if a file
+/// of the package has the same digest ([`digests`]).
 pub fn ucf_files(hashes: &str) -> impl Iterator<Item = (&str, &str)> {
     hashes.lines().filter_map(|line| {
         let (digest, path) = line.split_once("  ")?;

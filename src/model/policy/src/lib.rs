@@ -1,7 +1,8 @@
 //! Floor 2: reads TOML files into a typed policy, or into diagnostics with file, line and column.
 //!
-//! [`read`] goes on after a problem, so one run finds every problem of every file. It leaves a tenant with a problem out of the policy,
-//! and the others are not affected. [`Store`] puts the last good version of the tenant in its place: this is the policy in force.
+//! [`read`] goes on after a problem, so one run finds every problem of every file. It leaves a tenant with a problem out of the
+//! policy, and the others are not affected. [`Store`] puts the last good version of the tenant in its place: this is the policy
+//! in force.
 //!
 //! Danger: the warden does as root what the files say. Files that anybody but root can change must be refused.
 

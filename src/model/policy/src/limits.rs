@@ -225,8 +225,8 @@ impl Declared {
         declared
     }
 
-    /// Replaces in `limits` those that this file sets, and checks pairs of limits. Only pairs with a limit of this file are checked. The
-    /// others were checked in the file that sets them.
+    /// Replaces in `limits` those that this file sets, and checks pairs of limits. Only pairs with a limit of this file are
+    /// checked. The others were checked in the file that sets them.
     pub(crate) fn apply(&self, report: &mut Report<'_>, limits: &mut Limits) {
         for row in ROWS.iter().filter(|row| self.places.contains_key(&row.key)) {
             (row.copy)(&self.values, limits);

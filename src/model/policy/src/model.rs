@@ -56,8 +56,8 @@ pub struct EtcSettings {
 }
 
 impl Host {
-    /// The directory with the records of tenants' host users (`nss-systemd(8)`), beside the runtime directory. With the default settings
-    /// this is `/run/userdb`.
+    /// The directory with the records of tenants' host users (`nss-systemd(8)`), beside the runtime directory. With the default
+    /// settings this is `/run/userdb`.
     #[must_use]
     pub fn user_records(&self) -> PathBuf {
         self.runtime_dir.with_file_name("userdb")

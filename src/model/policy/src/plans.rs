@@ -134,7 +134,8 @@ impl<'f, F: Folder> Plans<'f, F> {
         Finished { good: good.collect(), fallen_back: self.fallen_back, diagnostics: self.diagnostics }
     }
 
-    /// Reads up the line of inheritance, until a plan is known or has no parent. Then resolves down the line, each plan on top of its parent.
+    /// Reads up the line of inheritance, until a plan is known or has no parent. Then resolves down the line, each plan on top
+    /// of its parent.
     fn read_line(&mut self, name: &PlanName) {
         let mut line: Vec<Draft> = Vec::new();
         let mut next = Some(name.clone());

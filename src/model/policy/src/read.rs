@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 /// The result of reading a configuration directory.
 #[derive(Debug)]
 pub struct Reading {
-    /// The plans and tenants without errors. `None` when `bailiwick.toml` or one of the directories cannot be used. Then it is unknown
-    /// who is declared, and no tenant may be treated as deleted.
+    /// The plans and tenants without errors. `None` when `bailiwick.toml` or one of the directories cannot be used. Then it is
+    /// unknown who is declared, and no tenant may be treated as deleted.
     pub policy: Option<Policy>,
     /// Every problem of every file, sorted by file and place.
     pub diagnostics: Vec<Diagnostic>,
@@ -73,8 +73,8 @@ pub fn read(config_dir: &Path) -> Reading {
     }
 }
 
-/// Reads files in memory, as [`read`] does from a directory. Each file is its path below the configuration directory and its content, as
-/// [`dump`] returns them. This function reads nothing but its arguments.
+/// Reads files in memory, as [`read`] does from a directory. Each file is its path below the configuration directory and its
+/// content, as [`dump`] returns them. This function reads nothing but its arguments.
 ///
 /// # Examples
 /// ```
@@ -107,7 +107,8 @@ pub fn read_host(config_dir: &Path) -> Result<Host, Vec<Diagnostic>> {
     Directory::open(config_dir).and_then(|top| host_of(&top))
 }
 
-/// Reads only `bailiwick.toml`, the file of one tenant, and the plans that it inherits from. The tenant is `None` when it has no file.
+/// Reads only `bailiwick.toml`, the file of one tenant, and the plans that it inherits from. The tenant is `None` when it has
+/// no file.
 ///
 /// # Errors
 /// All problems of these files.
@@ -136,8 +137,8 @@ pub fn read_tenant(config_dir: &Path, name: &TenantName) -> Result<(Host, Option
     }
 }
 
-/// Writes a policy as files with every setting in them. Each file is its path below the configuration directory and its content. Reading
-/// them gives an equal policy.
+/// Writes a policy as files with every setting in them. Each file is its path below the configuration directory and its
+/// content. Reading them gives an equal policy.
 #[must_use]
 pub fn dump(policy: &Policy) -> Vec<(PathBuf, String)> {
     let mut files = vec![(PathBuf::from(host::FILE), host::write(&policy.host))];

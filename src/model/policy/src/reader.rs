@@ -1,7 +1,7 @@
 //! Reads one TOML file key by key and goes on after a problem, so that one run finds all problems.
 //!
-//! `serde` would stop at the first one. Here each key gives a value or a recorded problem. A table ([`Section`]) lists the keys of each
-//! section. It also serves the hints for keys that are unknown or in the wrong place.
+//! `serde` would stop at the first one. Here each key gives a value or a recorded problem. A table ([`Section`]) lists the keys
+//! of each section. It also serves the hints for keys that are unknown or in the wrong place.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::source::Source;
@@ -70,7 +70,8 @@ impl<'a> Report<'a> {
         errors.is_empty().then(|| table.into_inner())
     }
 
-    /// Parses the first lines of a file that is no TOML: those before the first header and before the first line that is no TOML by itself.
+    /// Parses the first lines of a file that is no TOML: those before the first header and before the first line that is no
+    /// TOML by itself.
     pub(crate) fn recovered(&self) -> DeTable<'a> {
         let text = self.source.text();
         let is_plain = |line: &&str| !line.trim_start().starts_with('[') && DeTable::parse(line).is_ok();
@@ -135,7 +136,8 @@ pub(crate) struct Table<'t, 'i> {
 }
 
 impl<'t, 'i> Table<'t, 'i> {
-    /// Records a problem for each key that `section` does not have. `file` holds all sections of this kind of file, the top first.
+    /// Records a problem for each key that `section` does not have. `file` holds all sections of this kind of file, the top
+    /// first.
     pub(crate) fn new(
         report: &mut Report<'_>,
         entries: &'t DeTable<'i>,

@@ -76,8 +76,8 @@ fn suspended_door(value: &DeValue<'_>) -> Result<Door, Problem> {
     })
 }
 
-/// Writes every setting: the keys for the top of a file, and `[limits]`. A table in TOML goes on until the next one, so `[limits]` must
-/// come after all keys of the top.
+/// Writes every setting: the keys for the top of a file, and `[limits]`. A table in TOML goes on until the next one, so
+/// `[limits]` must come after all keys of the top.
 pub(crate) fn write(settings: &Settings) -> (String, String) {
     let list = |doors: &BTreeSet<Door>| doors.iter().map(|door| format!("\"{door}\"")).collect::<Vec<_>>().join(", ");
     let Settings { image, profile, doors, suspended_doors, limits } = settings;

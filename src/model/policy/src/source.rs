@@ -17,7 +17,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Takes the bytes of a file, at most [`MAX_FILE`]. A byte that is no UTF-8 becomes a replacement character and a [`Self::flaw`].
+    /// Takes the bytes of a file, at most [`MAX_FILE`]. A byte that is no UTF-8 becomes a replacement character and a
+    /// [`Self::flaw`].
     pub(crate) fn new(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Vec<Diagnostic>> {
         if bytes.len() > MAX_FILE {
             return Err(vec![Diagnostic::whole(&path, too_large(bytes.len()))]);

@@ -1,7 +1,7 @@
 //! Checks the shape of lines for an `authorized_keys` file.
 //!
-//! Danger: sshd gets the lines as they are. A line end in one would add a second key that nobody has checked. Options (`command="..."`)
-//! must be refused, because sshd would obey them.
+//! Danger: sshd gets the lines as they are. A line end in one would add a second key that nobody has checked. Options
+//! (`command="..."`) must be refused, because sshd would obey them.
 
 use crate::diagnostic::Problem;
 

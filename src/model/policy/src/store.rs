@@ -1,11 +1,12 @@
 //! The policy in force: what the files say, with the last good version in place of each file that has an error.
 //!
-//! A wrong line is the mistake of one person and must not lock out others. So every program that acts by the policy reads it here: both
-//! daemons, the login shell and `bailiwick keys`. A [`Store`] remembers the last good version of each file. The warden also saves it below
-//! the configuration directory ([`COPY`]), so that it is known after a restart. `bailiwick check` reads only the files.
+//! A wrong line is the mistake of one person and must not lock out others. So every program that acts by the policy reads it
+//! here: both daemons, the login shell and `bailiwick keys`. A [`Store`] remembers the last good version of each file. The
+//! warden also saves it below the configuration directory ([`COPY`]), so that it is known after a restart. `bailiwick check`
+//! reads only the files.
 //!
-//! Danger: the copy decides what a root process does, as the files do. It must belong to root, must be checked as the files are, and may
-//! hold only what root has written into them.
+//! Danger: the copy decides what a root process does, as the files do. It must belong to root, must be checked as the files
+//! are, and may hold only what root has written into them.
 
 use crate::diagnostic::Diagnostic;
 use crate::folder::{Directory, Folder, PLANS, TENANTS, file_name, names};
@@ -24,7 +25,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The directory of the copy, below the configuration directory. It is a configuration directory itself, with every setting written out.
+/// The directory of the copy, below the configuration directory. It is a configuration directory itself, with every setting
+/// written out.
 const COPY: &str = ".in-force";
 /// The most bytes of a file in the copy.
 const MAX_FILE: usize = 1 << 20;
@@ -82,8 +84,9 @@ impl Fallback<'_> {
         })
     }
 
-    /// The version of a tenant to use in place of a file with an error. When that file says that the tenant is suspended, this counts all
-    /// the same, because the operator wrote it and it only takes rights away. It holds until a file without an error says otherwise.
+    /// The version of a tenant to use in place of a file with an error. When that file says that the tenant is suspended, this
+    /// counts all the same, because the operator wrote it and it only takes rights away. It holds until a file without an error
+    /// says otherwise.
     pub(crate) fn tenant_instead(&self, name: &TenantName, suspended: Option<Declared>) -> Option<Tenant> {
         let tenant = self.tenant(name)?;
         Some(match suspended {
@@ -167,8 +170,8 @@ impl Store {
         }
     }
 
-    /// Reads only `bailiwick.toml`, the file of one tenant, and its plans. Returns the versions in force. The tenant is `None` when it has
-    /// no file.
+    /// Reads only `bailiwick.toml`, the file of one tenant, and its plans. Returns the versions in force. The tenant is `None`
+    /// when it has no file.
     ///
     /// # Errors
     /// All problems of these files, when one of them has no last good version.
@@ -229,9 +232,9 @@ impl Store {
         find().unwrap_or_default()
     }
 
-    /// Saves `bailiwick.toml`, the file of one tenant and its plan into the copy, as far as they have no error. The copy of a tenant without
-    /// a file is removed. From a file with an error only its suspension is saved. Only root may call this. `group` may read the tenants'
-    /// files in the copy.
+    /// Saves `bailiwick.toml`, the file of one tenant and its plan into the copy, as far as they have no error. The copy of a
+    /// tenant without a file is removed. From a file with an error only its suspension is saved. Only root may call this.
+    /// `group` may read the tenants' files in the copy.
     ///
     /// # Errors
     /// When the copy cannot be written.
@@ -271,8 +274,8 @@ impl Store {
     }
 }
 
-/// Opens the copy below a configuration directory. The directory must be trusted too, because anybody who can write there could put an
-/// older copy in its place.
+/// Opens the copy below a configuration directory. The directory must be trusted too, because anybody who can write there could
+/// put an older copy in its place.
 fn copy_below(config: &Path) -> Option<Directory> {
     Directory::open(config).ok()?.folder(COPY).ok()?
 }

@@ -1,7 +1,7 @@
 //! Requests to `bailiwickd` and to the warden, each within a time limit.
 //!
-//! Danger: an answer decides who gets in. So the socket must lie below a directory that only root can write, and its listener must be
-//! root or the user of the daemon.
+//! Danger: an answer decides who gets in. So the socket must lie below a directory that only root can write, and its listener
+//! must be root or the user of the daemon.
 
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::{
@@ -68,7 +68,8 @@ impl Connection {
         Ok(Self { daemon, stream, incoming: Incoming::new(MAX_REPLY, MAX_FDS) })
     }
 
-    /// Sends a request and waits for the answer with the descriptors beside it. `check` turns an answer that is a failure into one.
+    /// Sends a request and waits for the answer with the descriptors beside it. `check` turns an answer that is a failure into
+    /// one.
     pub(crate) fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
         &mut self,
         request: &Q,

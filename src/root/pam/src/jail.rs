@@ -1,8 +1,8 @@
 //! Puts the calling process into a jail: namespaces, identity, Landlock, seccomp, capabilities, groups.
 //!
-//! Danger: the order of the steps is the security, and there is no way back. While the process is root of the host, it may run nothing but
-//! this function. From the user namespace on it has no rights outside the jail. A step that fails must leave the process with fewer
-//! rights than before, never with more.
+//! Danger: the order of the steps is the security, and there is no way back. While the process is root of the host, it may run
+//! nothing but this function. From the user namespace on it has no rights outside the jail. A step that fails must leave the
+//! process with fewer rights than before, never with more.
 
 use bailiwick_plan::CORE_LIMIT;
 use bailiwick_plan::ftp::CAPABILITIES;
@@ -34,8 +34,8 @@ fn at(wall: &'static str) -> impl FnOnce(io::Error) -> JailError {
     move |source| JailError { wall, source }
 }
 
-/// Enters the jail. `fds` are the descriptors beside [`FtpView`]: the user namespace, the mount namespace, and a file of each control
-/// group. `ports` are the ports for data connections; every port when `None`.
+/// Enters the jail. `fds` are the descriptors beside [`FtpView`]: the user namespace, the mount namespace, and a file of each
+/// control group. `ports` are the ports for data connections; every port when `None`.
 pub(crate) fn enter(view: &FtpView, fds: Vec<OwnedFd>, ports: Option<RangeInclusive<u16>>) -> Result<(), JailError> {
     let mut fds = fds.into_iter();
     let missing = || at("descriptors")(io::ErrorKind::NotFound.into());
@@ -45,8 +45,8 @@ pub(crate) fn enter(view: &FtpView, fds: Vec<OwnedFd>, ports: Option<RangeInclus
     if groups.is_empty() {
         return Err(missing());
     }
-    // The children that the server has started for the work of TLS belong to the session. The mount namespace of the login has no /proc to
-    // list them.
+    // The children that the server has started for the work of TLS belong to the session. The mount namespace of the login has
+    // no /proc to list them.
     let children = proc::children(std::process::id()).map_err(at("list what this process has started"))?;
     credential::set_rlimit(Resource::Nofile, view.open_files).map_err(at("open_files"))?;
     credential::set_rlimit(Resource::Core, CORE_LIMIT).map_err(at("core dumps"))?;

@@ -1,11 +1,12 @@
-//! `pam_bailiwick.so`: a PAM module (`pam(8)`) that checks the login of an FTP server and puts the server's process into the jail.
+//! `pam_bailiwick.so`: a PAM module (`pam(8)`) that checks the login of an FTP server and puts the server's process into the
+//! jail.
 //!
 //! The process enters the jail when the server asks whether the login may come in (`account`), because a server may never open a
 //! session. If it does not ask, the process enters with the session. The options are `runtime_dir=DIR`, the `runtime_dir` of
 //! bailiwick.toml, and `passive_ports=FIRST-LAST`, the ports for data connections.
 //!
-//! Danger: this code runs in a server that is root and that strangers talk to. A wrong password, a daemon that does not answer, and a
-//! wall that cannot be put up must each be a refusal. Nobody may get in without every wall.
+//! Danger: this code runs in a server that is root and that strangers talk to. A wrong password, a daemon that does not answer,
+//! and a wall that cannot be put up must each be a refusal. Nobody may get in without every wall.
 
 mod ask;
 mod jail;

@@ -5,7 +5,8 @@
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use bailiwick_policy::{Diagnostic, printable};
 
-/// Renders diagnostics as plain text without colours. Each has its message, its place, the line with a mark below it, and its hint.
+/// Renders diagnostics as plain text without colours. Each has its message, its place, the line with a mark below it, and its
+/// hint.
 ///
 /// ```
 /// let reading = bailiwick_policy::parse(&[("bailiwick.toml".into(), "[reserve]\nmemroy = \"1G\"\n")]);

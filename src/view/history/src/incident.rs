@@ -49,7 +49,8 @@ impl History {
         write().map(drop).map_err(failed("store an incident"))
     }
 
-    /// The incidents that overlap a window, the newest first, at most `max`. They are those of all tenants when `tenants` is `None`.
+    /// The incidents that overlap a window, the newest first, at most `max`. They are those of all tenants when `tenants` is
+    /// `None`.
     ///
     /// # Errors
     /// An error of SQLite.

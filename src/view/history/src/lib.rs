@@ -1,10 +1,11 @@
-//! Floor 3: the history of tenants in one SQLite file: a sample for each minute, hours that are rolled up from them, faults and incidents.
+//! Floor 3: the history of tenants in one SQLite file: a sample for each minute, hours that are rolled up from them, faults and
+//! incidents.
 //!
-//! The history has one owner at a time, who calls it from one thread. Retention counts minutes that were measured, because a clock may
-//! jump. `docs/history.md` explains the file.
+//! The history has one owner at a time, who calls it from one thread. Retention counts minutes that were measured, because a
+//! clock may jump. `docs/history.md` explains the file.
 //!
-//! Danger: tenants choose the names of processes and files in incidents. They are stored as they are. Whoever records them must bound them,
-//! and whoever shows them must escape them.
+//! Danger: tenants choose the names of processes and files in incidents. They are stored as they are. Whoever records them must
+//! bound them, and whoever shows them must escape them.
 
 mod incident;
 mod query;
@@ -91,8 +92,8 @@ pub struct History {
 }
 
 impl History {
-    /// Opens the history, or makes a new one. A damaged file is moved aside, and a new one is made. Then the second value is a message about
-    /// this.
+    /// Opens the history, or makes a new one. A damaged file is moved aside, and a new one is made. Then the second value is a
+    /// message about this.
     ///
     /// # Errors
     /// When a later version wrote the file (which is left as it is), when another process holds it, or when it cannot be made.
@@ -110,8 +111,8 @@ impl History {
     fn open_undamaged(path: &Path, retention: Retention) -> Result<Self, HistoryError> {
         let connection = Connection::open(path).map_err(failed("open the history"))?;
         connection.busy_timeout(BUSY_TIME).map_err(failed("open the history"))?;
-        // This must come before the first read. It keeps the index of the log in the memory of this process. An index in a file would be
-        // mapped, and on a full copy-on-write file system a write to a mapped file is SIGBUS instead of an error.
+        // This must come before the first read. It keeps the index of the log in the memory of this process. An index in a file
+        // would be mapped, and on a full copy-on-write file system a write to a mapped file is SIGBUS instead of an error.
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(failed("open the history"))?;
         let version: i64 = connection
             .pragma_query_value(None, "user_version", |row| row.get(0))

@@ -84,8 +84,8 @@ fn hour_columns() -> String {
 }
 
 impl History {
-    /// The part of a window to read from the table of hours, from and until. These are the hours that are rolled up. For steps shorter than
-    /// an hour they are only those whose minutes are gone.
+    /// The part of a window to read from the table of hours, from and until. These are the hours that are rolled up. For steps
+    /// shorter than an hour they are only those whose minutes are gone.
     fn hours_of(&self, window: Window, step: u64) -> rusqlite::Result<(u64, u64)> {
         let oldest: Option<i64> = self.connection.query_row("SELECT min(at) FROM moment", [], |row| row.get(0))?;
         let oldest = u64::try_from(oldest.unwrap_or(i64::MAX)).unwrap_or(0);
@@ -103,8 +103,8 @@ impl History {
         Ok((from, until.max(from)))
     }
 
-    /// What a tenant has used, in steps of `step` seconds, at least 60. Steps are counted from 1970, so a window that moves has the same ones.
-    /// Steps without a measurement are left out.
+    /// What a tenant has used, in steps of `step` seconds, at least 60. Steps are counted from 1970, so a window that moves has
+    /// the same ones. Steps without a measurement are left out.
     ///
     /// # Errors
     /// An error of SQLite.
@@ -259,8 +259,8 @@ impl History {
         Ok(found)
     }
 
-    /// How many minutes of a window were above a bound, and how many were measured. Where the minutes are gone, an hour counts as one minute
-    /// above the bound when its peak was.
+    /// How many minutes of a window were above a bound, and how many were measured. Where the minutes are gone, an hour counts
+    /// as one minute above the bound when its peak was.
     ///
     /// # Errors
     /// An error of SQLite.

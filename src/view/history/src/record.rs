@@ -31,8 +31,8 @@ pub(crate) fn tenant_id(connection: &Connection, tenant: &TenantName) -> rusqlit
 }
 
 impl History {
-    /// Writes the samples and faults of a minute, all of them or none. When the minute was written before, because the clock was set back,
-    /// sums are added and the higher levels stay.
+    /// Writes the samples and faults of a minute, all of them or none. When the minute was written before, because the clock
+    /// was set back, sums are added and the higher levels stay.
     ///
     /// # Errors
     /// [`HistoryError::Full`] when the disk is full, or another error of SQLite.
@@ -63,8 +63,8 @@ impl History {
         transaction.commit().map_err(failed(what))
     }
 
-    /// Rolls up the hours that are over, and removes what is past the retention. This is cheap when there is nothing to do. It may be
-    /// interrupted at any point and continued later.
+    /// Rolls up the hours that are over, and removes what is past the retention. This is cheap when there is nothing to do. It
+    /// may be interrupted at any point and continued later.
     ///
     /// # Errors
     /// An error of SQLite.

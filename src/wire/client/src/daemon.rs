@@ -265,8 +265,8 @@ impl Progress {
         Self { who, since: now, last_progress: now, is_terminal, has_line: false, has_noticed: false }
     }
 
-    /// Blocks until there is something to read, and shows the notice when that takes long. The notice is needed because the service
-    /// manager also listens for a daemon that cannot start, and that one never answers.
+    /// Blocks until there is something to read, and shows the notice when that takes long. The notice is needed because the
+    /// service manager also listens for a daemon that cannot start, and that one never answers.
     fn wait(&mut self, connection: BorrowedFd<'_>) {
         while let Some(time) = self.time_until_notice() {
             // The read that follows reports an error of poll(2) as well.

@@ -1,7 +1,7 @@
 //! A session's connection to `bailiwickd`, which counts the session as long as the connection lasts.
 //!
-//! When `bailiwickd` is replaced, the link connects again and resumes. When `bailiwickd` refuses, the link gives up. The session goes
-//! on in either case.
+//! When `bailiwickd` is replaced, the link connects again and resumes. When `bailiwickd` refuses, the link gives up. The
+//! session goes on in either case.
 
 use crate::Daemon;
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};

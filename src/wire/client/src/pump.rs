@@ -56,8 +56,8 @@ impl Pump {
         self
     }
 
-    /// Ends the pump after the bytes that are there now. A process that goes on writing does not hold the reader, and a slow reader
-    /// loses nothing.
+    /// Ends the pump after the bytes that are there now. A process that goes on writing does not hold the reader, and a slow
+    /// reader loses nothing.
     fn end_with_what_is_there(&mut self) -> io::Result<()> {
         let Some((from, _)) = &self.ends else { return Ok(()) };
         let left = if from.is_terminal() { MAX_LAST_OF_TERMINAL } else { stream::unread(from)? };
@@ -156,8 +156,8 @@ impl Pump {
     }
 }
 
-/// A pump to a descriptor of the operator, in a thread of its own. A reader that stops blocks only this thread, which ends with the
-/// process at the latest.
+/// A pump to a descriptor of the operator, in a thread of its own. A reader that stops blocks only this thread, which ends with
+/// the process at the latest.
 #[derive(Debug)]
 pub(crate) struct Outlet {
     /// A pipe that the thread closes when the pump is over.
@@ -208,7 +208,8 @@ impl Outlet {
     }
 }
 
-/// Runs a pump until it is over. Once `closed` hangs up, only the bytes that are there still pass. Returns the error that lost bytes.
+/// Runs a pump until it is over. Once `closed` hangs up, only the bytes that are there still pass. Returns the error that lost
+/// bytes.
 fn run(mut pump: Pump, closed: &PipeReader, terminal: Option<&OwnedFd>) -> io::Result<Option<io::Error>> {
     let mut is_last = false;
     while !pump.is_over() {
@@ -240,8 +241,8 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// The error, or `None` when it only says that the other side has gone. That is a closed pipe, or the `EIO` of a terminal: the master
-/// side gives it when the jail has closed its side, and the operator's own terminal after a hang-up.
+/// The error, or `None` when it only says that the other side has gone. That is a closed pipe, or the `EIO` of a terminal: the
+/// master side gives it when the jail has closed its side, and the operator's own terminal after a hang-up.
 fn unless_hung_up(error: io::Error, on: &File) -> Option<io::Error> {
     const EIO: i32 = 5;
     let hung_up = error.kind() == ErrorKind::BrokenPipe || (error.raw_os_error() == Some(EIO) && on.is_terminal());

@@ -190,8 +190,8 @@ pub fn run(daemon: &Daemon, spec: SessionSpec) -> Result<u8, Failure> {
     result
 }
 
-/// Waits for the answer of `bailiwickd`. Returns the number of a signal that came before it, when the answer does not follow within
-/// [`EARLY_TIME`]. When it does follow, the session may have begun, and the signal stays pending to be relayed.
+/// Waits for the answer of `bailiwickd`. Returns the number of a signal that came before it, when the answer does not follow
+/// within [`EARLY_TIME`]. When it does follow, the session may have begun, and the signal stays pending to be relayed.
 fn interrupted(signals: &Signals, pending: &mut PendingRequest) -> io::Result<Option<i32>> {
     loop {
         let watched = [(pending.connection.as_fd(), Interest::Read), (signals.as_fd(), Interest::Read)];

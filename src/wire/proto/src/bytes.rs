@@ -6,7 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// A string of bytes without NUL, as `execve(2)` takes it. In JSON it is a string when it is UTF-8, and a list of numbers otherwise.
+/// A string of bytes without NUL, as `execve(2)` takes it. In JSON it is a string when it is UTF-8, and a list of numbers
+/// otherwise.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Bytes(Vec<u8>);
 

@@ -442,8 +442,8 @@ pub struct TenantOutcome {
     pub failure: Option<Failure>,
 }
 
-/// The exit status of a command over several tenants. It is `Done` when no tenant failed, and `Partly` when some did. When all failed, it
-/// is their status if they agree, and `Failed` otherwise.
+/// The exit status of a command over several tenants. It is `Done` when no tenant failed, and `Partly` when some did. When all
+/// failed, it is their status if they agree, and `Failed` otherwise.
 #[must_use]
 pub fn overall(outcomes: &[TenantOutcome]) -> ExitStatus {
     let failures: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.failure.as_ref()).collect();

@@ -5,7 +5,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The largest request to `bailiwickd` or to the warden, in bytes. The kernel allows 2 MiB of arguments, but an operator's command is far shorter.
+/// The largest request to `bailiwickd` or to the warden, in bytes. The kernel allows 2 MiB of arguments, but an operator's
+/// command is far shorter.
 pub const MAX_REQUEST: usize = 256 << 10;
 /// The largest reply of `bailiwickd` or of the warden, in bytes: enough for 10,000 tenants in one list.
 pub const MAX_REPLY: usize = 16 << 20;

@@ -1,10 +1,10 @@
 //! Requests to the init of a jail, and the messages of a session.
 //!
-//! A session has a channel of its own: a `SOCK_SEQPACKET` pair with one end at init and one at the client, with one message in each
-//! datagram. No daemon stands between, so sessions survive the daemons.
+//! A session has a channel of its own: a `SOCK_SEQPACKET` pair with one end at init and one at the client, with one message in
+//! each datagram. No daemon stands between, so sessions survive the daemons.
 //!
-//! Danger: init belongs to the tenant. Its replies have a fixed shape and at most [`crate::frame::MAX_EVENT`] bytes, except a crontab,
-//! which is the tenant's text in any case. No reply may decide identity or accounting.
+//! Danger: init belongs to the tenant. Its replies have a fixed shape and at most [`crate::frame::MAX_EVENT`] bytes, except a
+//! crontab, which is the tenant's text in any case. No reply may decide identity or accounting.
 
 use crate::Bytes;
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,9 @@ pub enum InitRequest {
         /// The stamp of the last reply, if there was one.
         seen: Option<String>,
     },
-    /// Ask for the version of this protocol. The reply is [`InitReply::Version`]. An init of version 1 does not know this request and
-    /// closes the connection. A request that a later version adds is sent only to an init that has named that version.
+    /// Ask for the version of this protocol. The reply is [`InitReply::Version`]. An init of version 1 does not know this
+    /// request and closes the connection. A request that a later version adds is sent only to an init that has named that
+    /// version.
     Version,
 }
 
@@ -77,8 +78,8 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
-/// A message of init on a connection. The first is [`InitReply::Ready`] or [`InitReply::Refused`], and comes before any request. So no
-/// descriptor is sent to an init that does not run.
+/// A message of init on a connection. The first is [`InitReply::Ready`] or [`InitReply::Refused`], and comes before any
+/// request. So no descriptor is sent to an init that does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum InitReply {

@@ -4,7 +4,8 @@
 //! chooses how large a frame may be, so a peer cannot make it allocate more. Descriptors travel beside a frame
 //! (`SCM_RIGHTS`, `unix(7)`). [`transport`] sends and receives both.
 //!
-//! Danger: the tenant writes what `init` sends. Replies of init may carry only numbers and fixed words, except the text of a crontab.
+//! Danger: the tenant writes what `init` sends. Replies of init may carry only numbers and fixed words, except the text of a
+//! crontab.
 
 pub mod bytes;
 pub mod control;

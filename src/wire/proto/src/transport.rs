@@ -134,8 +134,8 @@ impl<F: AsFd> Outgoing<F> {
         Ok(Self { bytes: encode(message, max)?, sent: 0, fds })
     }
 
-    /// Adds a frame after the bytes that were not sent yet. `fds` may hold descriptors only when nothing waits, because they go with
-    /// the next byte, which must belong to the same message.
+    /// Adds a frame after the bytes that were not sent yet. `fds` may hold descriptors only when nothing waits, because they go
+    /// with the next byte, which must belong to the same message.
     pub fn push(&mut self, frame: &[u8], fds: Vec<F>) {
         debug_assert!(fds.is_empty() || self.is_empty(), "descriptors would go with another message");
         // Without this, a peer that is always behind would make the buffer grow for ever.

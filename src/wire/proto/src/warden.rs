@@ -19,9 +19,9 @@ use std::collections::BTreeMap;
 pub enum WardenRequest {
     /// Ask for the version. Safe: the reply tells nothing that the binary does not.
     Hello,
-    /// Make the jail that the policy declares. A jail that runs already is left alone. Safe: the plan, and with it whether storage
-    /// can be written, comes from the policy. The request is refused unless the policy has the tenant as active, or as suspended
-    /// with a door that stays open.
+    /// Make the jail that the policy declares. A jail that runs already is left alone. Safe: the plan, and with it whether
+    /// storage can be written, comes from the policy. The request is refused unless the policy has the tenant as active, or as
+    /// suspended with a door that stays open.
     Start {
         /// The tenant.
         tenant: TenantName,
@@ -54,8 +54,8 @@ pub enum WardenRequest {
         /// The tenant.
         tenant: TenantName,
     },
-    /// Grant the reserve for an emergency session, and make init fork in it until `Rescued`. Safe: the reserve is small, one tenant
-    /// has it at a time, and the warden takes it back when no session is in it.
+    /// Grant the reserve for an emergency session, and make init fork in it until `Rescued`. Safe: the reserve is small, one
+    /// tenant has it at a time, and the warden takes it back when no session is in it.
     Rescue {
         /// The tenant.
         tenant: TenantName,
@@ -71,14 +71,14 @@ pub enum WardenRequest {
         /// The tenant.
         tenant: TenantName,
     },
-    /// Make the record of the tenant's host user, or remove it, as the policy says. Safe: name and id are the tenant's, the shell is
-    /// Bailiwick's, and a user that the host has already is never replaced.
+    /// Make the record of the tenant's host user, or remove it, as the policy says. Safe: name and id are the tenant's, the
+    /// shell is Bailiwick's, and a user that the host has already is never replaced.
     HostUser {
         /// The tenant.
         tenant: TenantName,
     },
-    /// Get what a process of an FTP server needs to enter the jail for a login. Safe: only root may ask, who could do the same without
-    /// the warden. The view holds what the policy says of the login.
+    /// Get what a process of an FTP server needs to enter the jail for a login. Safe: only root may ask, who could do the same
+    /// without the warden. The view holds what the policy says of the login.
     FtpView {
         /// The login.
         user: FtpUser,
@@ -111,8 +111,8 @@ pub enum WardenRequest {
     },
     /// Read what the host is capable of. Safe: it changes nothing.
     Facts,
-    /// Read what every tenant uses of its disk quota. Safe: it changes only the end of a grace period, and only to what the policy
-    /// declares.
+    /// Read what every tenant uses of its disk quota. Safe: it changes only the end of a grace period, and only to what the
+    /// policy declares.
     Disks,
     /// List the processes of a tenant with the largest files that they have open. Safe: it changes nothing.
     Evidence {
@@ -198,8 +198,8 @@ pub enum WardenReply {
     Event(WardenEvent),
     /// To `Evidence`.
     Evidence(Vec<ProcessSnapshot>),
-    /// To `FtpView`. Descriptors: the jail's user namespace, a mount namespace with what the login may see, and for each hierarchy of
-    /// control groups the file to which the process writes `0` to join the tenant's group.
+    /// To `FtpView`. Descriptors: the jail's user namespace, a mount namespace with what the login may see, and for each
+    /// hierarchy of control groups the file to which the process writes `0` to join the tenant's group.
     FtpView(FtpView),
     /// To `FtpProcesses`.
     FtpProcesses(Vec<FtpProcess>),

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// The control groups of a process by hierarchy: `unified`, each controller of version 1, and `name=NAME` for a hierarchy without a
-/// controller. They are those of the first thread that is not ending.
+/// The control groups of a process by hierarchy: `unified`, each controller of version 1, and `name=NAME` for a hierarchy
+/// without a controller. They are those of the first thread that is not ending.
 ///
 /// # Errors
 /// As for [`status`](super::status()); `ESRCH` also while the process ends.
@@ -16,8 +16,8 @@ pub fn cgroups(pid: u32) -> io::Result<BTreeMap<String, String>> {
     cgroups_at(directory(pid)?.as_fd())
 }
 
-/// The kernel shows an ending thread in the root of every hierarchy of version 1, long before it is a zombie (`proc_cgroup_show`). It
-/// would look like a process that has escaped from its group. So ending threads are skipped.
+/// The kernel shows an ending thread in the root of every hierarchy of version 1, long before it is a zombie
+/// (`proc_cgroup_show`). It would look like a process that has escaped from its group. So ending threads are skipped.
 pub(super) fn cgroups_at(process: BorrowedFd<'_>) -> io::Result<BTreeMap<String, String>> {
     /// The groups of a thread; `None` when the thread was ending after they were read.
     fn groups_unless_ending(thread: BorrowedFd<'_>) -> io::Result<Option<BTreeMap<String, String>>> {

@@ -13,14 +13,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Reads everything that a report needs of one process.
 ///
 /// # Errors
-/// `ENOENT` or `ESRCH` when the process has ended, even as a zombie or during the reads; `EACCES` when the reader may not look at it.
+/// `ENOENT` or `ESRCH` when the process has ended, even as a zombie or during the reads; `EACCES` when the reader may not look
+/// at it.
 pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
     let process = directory(pid)?;
     let process = process.as_fd();
     let status = status_at(process)?;
     let stat = read(process, "stat", MAX_SMALL)?;
-    // The groups are read before the namespaces. A process that ends loses its namespaces first, so one that has them still had its groups
-    // when they were read.
+    // The groups are read before the namespaces. A process that ends loses its namespaces first, so one that has them still had
+    // its groups when they were read.
     let cgroups = cgroups_at(process)?;
     Ok(ProcessFacts {
         pid,

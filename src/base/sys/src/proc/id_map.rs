@@ -23,8 +23,8 @@ impl IdKind {
     }
 }
 
-/// Reads an id map of a process's user namespace. Each row is the first id inside, the first id outside (as the reader's user namespace
-/// counts), and the count.
+/// Reads an id map of a process's user namespace. Each row is the first id inside, the first id outside (as the reader's user
+/// namespace counts), and the count.
 ///
 /// # Errors
 /// As for [`status`](super::status()).

@@ -18,8 +18,8 @@ pub fn parse_open_files(text: &[u8]) -> Option<Option<u64>> {
     parse_hard_limit(text, "Max open files ")
 }
 
-/// Parses the hard limit in one row of `/proc/PID/limits`. `row` is the title of the row with a space behind it. The inner `None` means no
-/// limit.
+/// Parses the hard limit in one row of `/proc/PID/limits`. `row` is the title of the row with a space behind it. The inner
+/// `None` means no limit.
 #[must_use]
 pub fn parse_hard_limit(text: &[u8], row: &str) -> Option<Option<u64>> {
     let text = std::str::from_utf8(text).ok()?;

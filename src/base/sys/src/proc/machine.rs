@@ -14,7 +14,8 @@ pub fn memory_bytes() -> io::Result<u64> {
     Ok(kibibytes.ok_or(io::ErrorKind::InvalidData)?.saturating_mul(1024))
 }
 
-/// How long all processors together have worked since the boot, in microseconds (`proc_stat(5)`). The kernel counts in clock ticks.
+/// How long all processors together have worked since the boot, in microseconds (`proc_stat(5)`). The kernel counts in clock
+/// ticks.
 ///
 /// # Errors
 /// The error of reading the file.
@@ -23,8 +24,8 @@ pub fn busy_micros() -> io::Result<u64> {
     parse_busy(&text).ok_or_else(|| malformed("stat"))
 }
 
-/// The length of a clock tick. `USER_HZ` is 100 on every architecture that Rust knows (include/asm-generic/param.h). It is a constant
-/// here because an undumpable process cannot read it from its auxiliary vector before Linux 6.4.
+/// The length of a clock tick. `USER_HZ` is 100 on every architecture that Rust knows (include/asm-generic/param.h). It is a
+/// constant here because an undumpable process cannot read it from its auxiliary vector before Linux 6.4.
 pub(super) const MICROS_PER_TICK: u64 = 10_000;
 
 fn parse_busy(text: &str) -> Option<u64> {

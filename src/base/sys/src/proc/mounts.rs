@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// The most bytes that are read of a mount table. A jail that may mount can hold `fs.mount-max` (100,000) mounts with long names.
 const MAX_TABLE: usize = 32 << 20;
 
-/// The mounts that a process sees below its root. Each mount comes after the one that it is mounted on, so the last of several at one
-/// target is on top.
+/// The mounts that a process sees below its root. Each mount comes after the one that it is mounted on, so the last of several
+/// at one target is on top.
 ///
 /// # Errors
 /// As for [`status`](super::status()); `EFBIG` when the table is larger than 32 MiB.

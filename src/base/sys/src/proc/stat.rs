@@ -91,8 +91,8 @@ pub fn parse_stat(text: &[u8]) -> Option<ProcessStat> {
 
 /// The size of a page of memory in bytes, which libc has known since the start of the program.
 ///
-/// rustix would read the auxiliary vector from `/proc`. Before Linux 6.4 an undumpable process cannot do that, and rustix panics. Its
-/// feature `param` is off, so that nobody uses it.
+/// rustix would read the auxiliary vector from `/proc`. Before Linux 6.4 an undumpable process cannot do that, and rustix
+/// panics. Its feature `param` is off, so that nobody uses it.
 fn page_size() -> u64 {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
     size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)

@@ -57,7 +57,8 @@ pub fn parse_status(text: &[u8]) -> Option<Status> {
     let mut lines: HashMap<&str, &str> = HashMap::new();
     for line in text.lines() {
         if let Some((key, value)) = line.split_once(':') {
-            // The name comes first, and the kernel escapes its line ends. So a tenant cannot add a line, and the first line of a key counts.
+            // The name comes first, and the kernel escapes its line ends. So a tenant cannot add a line, and the first line of
+            // a key counts.
             lines.entry(key).or_insert(value.trim());
         }
     }

@@ -1,7 +1,8 @@
 //! A session that has been let in: relays its streams and signals until it ends.
 //!
-//! A session begins when init says [`SessionEvent::Started`]. It ends when init says how the command ended, when this
-//! side forces its end ([`ForcedEnd`]: first `SIGHUP`, then `SIGKILL`), or when the jail ends. After the command only output is left.
+//! A session begins when init says [`SessionEvent::Started`]. It ends when init says how the command ended, when this side
+//! forces its end ([`ForcedEnd`]: first `SIGHUP`, then `SIGKILL`), or when the jail ends. After the command only output is
+//! left.
 //!
 //! Danger: init belongs to the tenant and may share the open file of the terminal. Nothing here may wait for it without a limit.
 
@@ -182,7 +183,8 @@ impl<'a> Session<'a> {
         (!self.started && self.outcome.is_none()).then_some(self.begin_until)
     }
 
-    /// Goes on with a forced end whose time is over: kills the command. Returns whether it was killed before and still does not end.
+    /// Goes on with a forced end whose time is over: kills the command. Returns whether it was killed before and still does not
+    /// end.
     fn force_end_if_due(&mut self) -> bool {
         let Some(end) = self.forced_end.as_mut().filter(|end| has_passed(end.until)) else { return false };
         if self.outcome.is_some() {
@@ -327,7 +329,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Sends to init. A message that init does not take is lost: either the channel is full, or it is closed, and its end comes as an event.
+    /// Sends to init. A message that init does not take is lost: either the channel is full, or it is closed, and its end comes
+    /// as an event.
     pub(super) fn send(&self, signal: SessionSignal) {
         transport::send_datagram(&self.channel, &signal, &[]).ok();
     }
