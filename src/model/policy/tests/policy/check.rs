@@ -1,4 +1,4 @@
-//! What is well written and cannot work.
+//! Settings that are valid but cannot work on the machine.
 
 use crate::directory::Directory;
 use bailiwick_policy::{Machine, check};
@@ -10,7 +10,7 @@ fn machine() -> Machine {
     Machine { memory: ByteSize(8 << 30), tasks: 32_768, disk: Some(ByteSize(40 << 30)), users }
 }
 
-/// What is wrong with one file: its place and its message.
+/// The problems of one file, each as its place and its message.
 fn wrong(file: &str, text: &str) -> Vec<String> {
     let directory = Directory::with(&[
         ("bailiwick.toml", "ids.first = 20000000\n"),
@@ -22,7 +22,7 @@ fn wrong(file: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_cannot_work_is_found_where_it_is_written() {
+fn settings_that_cannot_work_are_found_at_their_places() {
     let hash = |setting: &str, len: usize| {
         format!("plan = \"small\"\n[[ftp]]\nname = \"blog\"\npassword = \"{setting}{}\"\n", "x".repeat(len))
     };
@@ -81,7 +81,7 @@ fn what_cannot_work_is_found_where_it_is_written() {
         assert!(found.len() == 1 && found[0].starts_with(golden), "{file} {text}: {found:?}");
     }
     assert_eq!(wrong("tenants.d/a.toml", &few), [""; 0]);
-    // Nobody is made for who has no door of sshd's.
+    // A tenant without a door of sshd has no host user.
     assert_eq!(wrong("tenants.d/ldap.toml", "plan = \"small\"\ndoors = [\"exec\"]\n"), [""; 0]);
     assert_eq!(wrong("tenants.d/a.toml", &hash("$y$j9T$salt$", 43)), [""; 0]);
     assert_eq!(wrong("bailiwick.toml", "ids.first = 20000000\nstate_dir = \"/srv/bailiwick\"\n"), [""; 0]);
@@ -102,7 +102,7 @@ fn every_tenant_has_ids() {
 }
 
 #[test]
-fn what_a_plan_has_wrong_is_told_once() {
+fn a_problem_of_a_plan_is_reported_once() {
     let directory = Directory::with(&[
         ("bailiwick.toml", "ids.first = 20000000\n"),
         ("plans.d/small.toml", "[limits]\ntmp = \"999T\"\n"),

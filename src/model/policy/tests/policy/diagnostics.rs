@@ -1,4 +1,4 @@
-//! What an operator is told.
+//! The messages for the operator.
 
 use crate::directory::Directory;
 
@@ -196,7 +196,7 @@ fn limits_that_contradict_each_other() {
             "cpu = \"50%\"\ncpu_burst = \"50.5%\"",
             &["4:13: \"cpu_burst\" (50.5%) is above \"cpu\" (50%), which the kernel refuses"],
         ),
-        // What stands in for a value that cannot be read must not be compared with.
+        // In place of a value that cannot be read there is an inherited one, which must not be compared.
         ("memory = \"x\"\nmemory_high = \"3G\"", &["3:10: expected a number with a unit, such as \"512M\""]),
     ] {
         assert_eq!(tenant(&format!("{top}{limits}")), complaints, "{limits}");

@@ -6,11 +6,11 @@ use std::fs::{Permissions, create_dir_all, set_permissions, write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Removed when dropped.
+/// The directory, which is removed when this is dropped.
 pub(crate) struct Directory(tempfile::TempDir);
 
 impl Directory {
-    /// With an empty `bailiwick.toml` and these files: pairs of path and content.
+    /// Makes a directory with an empty `bailiwick.toml` and these files, each a path and its content.
     pub(crate) fn with(files: &[(&str, &str)]) -> Self {
         let directory = Self(tempfile::tempdir().expect("temporary directory"));
         directory.write("bailiwick.toml", "");
@@ -24,7 +24,7 @@ impl Directory {
         self.0.path()
     }
 
-    /// Writes a file with the mode that it should have, whatever the umask is.
+    /// Writes a file with its right mode, whatever the umask is.
     pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(path);
         let parent = path.parent().expect("below the directory");
@@ -44,7 +44,7 @@ impl Directory {
         self.anonymous(&render(&self.read().diagnostics))
     }
 
-    /// The problems, a line each, with the directory called `CONFIG`.
+    /// The problems, one line each, with the directory called `CONFIG`.
     pub(crate) fn complaints(&self) -> Vec<String> {
         self.read().diagnostics.iter().map(|diagnostic| self.anonymous(&diagnostic.to_string())).collect()
     }

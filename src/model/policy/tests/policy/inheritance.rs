@@ -1,4 +1,4 @@
-//! Tenant, plan, its parents, defaults.
+//! Inheritance: from defaults over parents and plan to the tenant.
 
 use crate::directory::Directory;
 use bailiwick_policy::{Declared, Settings, Tenant, read_tenant};
@@ -16,7 +16,7 @@ fn tenant(directory: &Directory, name: &str) -> Tenant {
 }
 
 #[test]
-fn where_nobody_says_anything_the_defaults_hold() {
+fn settings_that_nobody_makes_have_their_defaults() {
     let directory = Directory::with(&[("plans.d/p.toml", ""), ("tenants.d/alice.toml", "plan = \"p\"")]);
     let alice = tenant(&directory, "alice");
     assert_eq!(
@@ -35,7 +35,7 @@ fn where_nobody_says_anything_the_defaults_hold() {
 }
 
 #[test]
-fn the_nearest_word_wins() {
+fn the_nearest_setting_wins() {
     let directory = Directory::with(&[
         (
             "plans.d/base.toml",
@@ -64,7 +64,7 @@ fn the_nearest_word_wins() {
 }
 
 #[test]
-fn all_of_a_tenants_file() {
+fn every_key_of_a_tenants_file_is_read() {
     let directory = Directory::with(&[
         ("plans.d/p.toml", ""),
         (
@@ -99,9 +99,9 @@ command = ["/usr/bin/php", "cron.php"]
     assert_eq!(timers, [("nightly", "15 3 * * *".to_owned())]);
 }
 
-/// How a jail holds storage, and which doors are open.
+/// How a jail may use its storage, and which doors are open.
 #[test]
-fn what_stays_open_while_a_tenant_is_suspended() {
+fn some_doors_stay_open_while_a_tenant_is_suspended() {
     use Access::{ReadOnly, ReadWrite};
     let sftp_and_ssh = "doors = [\"ssh\", \"sftp\"]\n";
     for (plan, own, access, open) in [
@@ -115,7 +115,7 @@ fn what_stays_open_while_a_tenant_is_suspended() {
             Some(ReadOnly),
             &[Door::Ftp],
         ),
-        // What is no door of the tenant's stays closed, and the tenant's own word comes before its plan's.
+        // A door that the tenant does not have stays closed, and the tenant's own setting replaces that of its plan.
         ("suspended_doors = [\"sftp\"]\n", "state = \"suspended\"\ndoors = [\"ssh\"]\n", None, &[]),
         (
             "suspended_doors = [\"sftp\"]\n",

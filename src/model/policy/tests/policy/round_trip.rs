@@ -1,4 +1,4 @@
-//! Properties: what is dumped reads to the same, and no bytes make the reader fail in any way but with a diagnostic.
+//! Properties: a dumped policy reads as the same policy, and any bytes give a policy or diagnostics.
 
 use bailiwick_diagnostics::render;
 use bailiwick_policy::{
@@ -30,7 +30,7 @@ fn pair<T: Debug + Ord + Copy>(value: impl Strategy<Value = T> + Clone) -> impl 
     (value.clone(), value).prop_map(|(a, b)| SoftHard { soft: a.min(b), hard: a.max(b) })
 }
 
-/// The lower of two bounds that must stand in order.
+/// The lower of two bounds that must be in order.
 fn at_most<T: Ord + Copy>(low: Bound<T>, high: Bound<T>) -> Bound<T> {
     match (low, high) {
         (Bound::At(low), Bound::At(high)) => Bound::At(low.min(high)),
@@ -85,7 +85,7 @@ prop_compose! {
     }
 }
 
-/// Never a reserved word: none of them ends in `_`.
+/// A name that is never a reserved word, because none of those ends in `_`.
 fn name<T: FromStr<Err: Debug> + Debug>() -> impl Strategy<Value = T> {
     "[a-z_][a-z0-9_-]{0,6}_".prop_map(|text| text.parse().expect("a name"))
 }
@@ -154,7 +154,7 @@ prop_compose! {
         timers.dedup_by(|a, b| a.name == b.name);
         let ssh_keys = remarks.into_iter().map(|remark| format!("{KEY}{remark}")).collect();
         let login = Login { user, ssh_keys };
-        // The names are set where the tenant is put.
+        // The names are set when the tenant is added to the policy.
         let name = "placeholder".parse().expect("a name");
         (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, services, timers, ftp })
     }
@@ -224,7 +224,7 @@ proptest! {
         prop_assert_eq!(clean(parse(&dump(&policy))), policy);
     }
 
-    /// Lines are taken away from complete files, so that their values come from elsewhere.
+    /// Removes lines from complete files, so that their values come from elsewhere.
     #[test]
     fn what_was_inherited_is_dumped_in_full(policy in policy(), kept in vec(any::<bool>(), 200)) {
         let mut kept = kept.into_iter().cycle();
@@ -254,7 +254,7 @@ proptest! {
         prop_assert!(reading.invalid.len() == 1 || reading.policy.is_none_or(|policy| policy.tenants.len() == 1));
     }
 
-    /// Damage in one place of good files reaches further than noise does.
+    /// Good files with damage in one place reach more code than random bytes do.
     #[test]
     fn damaged_files_do_not_make_it_panic(policy in policy(), at in any::<proptest::sample::Index>(), with in any::<Vec<u8>>()) {
         let mut files: Vec<(PathBuf, Vec<u8>)> =

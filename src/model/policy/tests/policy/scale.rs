@@ -1,10 +1,10 @@
-//! Ten thousand tenants.
+//! How the time to read grows with the number of tenants.
 
 use crate::directory::Directory;
 use bailiwick_policy::read_tenant;
 use std::time::{Duration, Instant};
 
-/// The shorter of two times: what else runs meanwhile makes one longer, seldom both.
+/// The shorter of two times. Other work on the machine lengthens one of them, but seldom both.
 fn time(mut work: impl FnMut()) -> Duration {
     let once = |work: &mut dyn FnMut()| {
         let start = Instant::now();
@@ -14,7 +14,7 @@ fn time(mut work: impl FnMut()) -> Duration {
     once(&mut work).min(once(&mut work))
 }
 
-/// How the time grows, not how long it is.
+/// Compares how the time grows, and not how long it is.
 #[test]
 fn ten_times_as_many_tenants_take_ten_times_as_long_and_one_takes_no_longer() {
     let directory = Directory::with(&[("plans.d/small.toml", "[limits]\nmemory = \"1G\"")]);
@@ -23,7 +23,7 @@ fn ten_times_as_many_tenants_take_ten_times_as_long_and_one_takes_no_longer() {
             directory.write(&format!("tenants.d/t{n}.toml"), "plan = \"small\"\n[limits]\nmemory = \"2G\"\n");
         }
     };
-    // The fastest of some: what else the machine does is not what is compared.
+    // The fastest of several runs counts, so that other work on the machine does not.
     let all = |many: usize| {
         let once = || {
             time(|| {
@@ -37,7 +37,7 @@ fn ten_times_as_many_tenants_take_ten_times_as_long_and_one_takes_no_longer() {
     let few = all(1_000);
     declare(1_000..10_000);
     let many = all(10_000);
-    // What grows with the square takes a hundred times as long.
+    // A quadratic reader would take a hundred times as long.
     assert!(many < few * 40, "1,000: {few:?}, 10,000: {many:?}");
 
     let hundred = time(|| {

@@ -47,7 +47,7 @@ fn bailiwick_toml_holds_every_key_with_its_default() {
     }
 }
 
-/// What the comments of `small.toml` call a default is the default, and no limit is left out.
+/// The defaults in the comments of `small.toml` are right, and no limit is missing.
 #[test]
 fn the_comments_of_the_first_plan_show_every_limit() {
     let text = include_str!("../../../../../config/plans.d/small.toml");
@@ -75,7 +75,7 @@ fn the_comments_of_the_first_plan_show_every_limit() {
     assert_eq!(*read, set);
 }
 
-/// The manual pages of the three kinds of file: the example of each is valid, together, and no limit is left out.
+/// The manual pages of the three kinds of file: their examples are valid together, and no limit is missing.
 #[test]
 fn the_manual_pages_have_every_limit_and_examples_that_are_valid() {
     let example = |page: &str| {

@@ -1,4 +1,4 @@
-//! The policy that is in force beside files with errors, before and after a restart.
+//! The policy in force when files have errors, before and after a restart.
 
 use bailiwick_policy::{Declared, Reading, Store, fingerprint};
 use bailiwick_types::{Bound, ByteSize, TenantName};
@@ -20,7 +20,7 @@ fn write(top: &Path, file: &str, text: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
 }
 
-/// Two tenants of two plans, all of it kept as the warden keeps it.
+/// Two tenants of two plans, saved as the warden saves them.
 fn kept() -> (TempDir, Store) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let top = dir.path();
@@ -43,7 +43,7 @@ fn memory(reading: &Reading, tenant: &str) -> Option<Bound<ByteSize>> {
     reading.policy.as_ref()?.tenants.get(&name(tenant)).map(limits)
 }
 
-/// What one tenant may, as both ways of reading say it.
+/// A tenant as both ways of reading return it, which must agree.
 fn both(store: &mut Store, tenant: &str) -> Option<Bound<ByteSize>> {
     let whole = memory(&store.read(), tenant);
     let alone =
@@ -52,7 +52,7 @@ fn both(store: &mut Store, tenant: &str) -> Option<Bound<ByteSize>> {
     whole
 }
 
-/// Each wrong line, and what stays in force of it.
+/// Each wrong line, and the part that stays in force.
 const WRONG: &[(&str, &str)] = &[
     ("bailiwick.toml", "requir = []\n"),
     ("bailiwick.toml", "state_dir = \n"),
@@ -66,11 +66,11 @@ const WRONG: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_wrong_line_takes_nothing_from_anybody() {
+fn a_wrong_line_locks_nobody_out() {
     for (file, text) in WRONG {
         let (dir, running) = kept();
         write(dir.path(), file, text);
-        // A program that ran before, and one that is started beside the wrong file.
+        // One program has run before the error, and one starts after it.
         for (mut store, which) in [(running, "running"), (Store::new(dir.path()), "started")] {
             let reading = store.read();
             assert!(!reading.diagnostics.is_empty(), "{which}: {file} {text:?}");
@@ -87,12 +87,12 @@ fn a_wrong_line_takes_nothing_from_anybody() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_takes_nothing_from_anybody() {
+fn an_unusable_folder_locks_nobody_out() {
     for folder in ["", "plans.d", "tenants.d"] {
         let (dir, running) = kept();
         fs::set_permissions(dir.path().join(folder), fs::Permissions::from_mode(0o777)).expect("chmod");
         for (mut store, which) in [(running, "running"), (Store::new(dir.path()), "started")] {
-            // The copy below a folder that others can write is not trusted either: who runs goes on, who starts does not.
+            // A copy below a folder that others can write is not trusted. A running program goes on, and a new one fails.
             let known = which == "running" || !folder.is_empty();
             let golden = known.then_some(Bound::At(ByteSize(256 << 20)));
             assert_eq!(both(&mut store, "alice"), golden, "{which}: {folder:?}");
@@ -101,7 +101,7 @@ fn a_folder_that_cannot_be_used_takes_nothing_from_anybody() {
 }
 
 #[test]
-fn what_is_good_is_in_force_beside_what_is_not() {
+fn a_good_file_is_in_force_beside_a_bad_one() {
     let (dir, mut store) = kept();
     write(dir.path(), "plans.d/base.toml", "[limits]\nmemory = 256\n");
     write(dir.path(), "tenants.d/alice.toml", "plan = \"small\"\nstate = \"suspended\"\nsuspend_reason = \"unpaid\"\n");
@@ -111,7 +111,7 @@ fn what_is_good_is_in_force_beside_what_is_not() {
         tenant.state == Declared::Suspended { reason: Some("unpaid".to_owned()) }
     };
     assert!(suspended(&mut store), "its plan is broken, its file is not");
-    // Its own file may have an error as well.
+    // The tenant's own file may have an error too.
     write(
         dir.path(),
         "tenants.d/alice.toml",
@@ -119,7 +119,7 @@ fn what_is_good_is_in_force_beside_what_is_not() {
     );
     assert!(suspended(&mut store));
     assert!(suspended(&mut Store::new(dir.path())));
-    // The other way round needs a file without an error.
+    // Ending the suspension needs a file without an error.
     write(dir.path(), "tenants.d/alice.toml", "plan = \"small\"\nstate = \"suspended\"\nsuspend_reason = \"unpaid\"\n");
     write(dir.path(), "plans.d/base.toml", "[limits]\nmemory = \"256M\"\n");
     store.read();
@@ -128,7 +128,7 @@ fn what_is_good_is_in_force_beside_what_is_not() {
 }
 
 #[test]
-fn who_is_suspended_by_a_file_with_errors_stays_so_until_a_good_one_says_otherwise() {
+fn a_suspension_in_a_file_with_errors_lasts_until_a_good_file() {
     let (dir, mut store) = kept();
     let state = |store: &mut Store| {
         let tenant = store.tenant(&name("alice")).expect("known").1.expect("declared");
@@ -169,13 +169,13 @@ proptest! {
 }
 
 #[test]
-fn who_was_deleted_does_not_come_back() {
+fn a_deleted_tenant_does_not_return() {
     let (dir, mut store) = kept();
     fs::remove_file(dir.path().join("tenants.d/alice.toml")).expect("removes");
     assert!(store.tenant(&name("alice")).expect("known").1.is_none());
     store.save(Some(&name("alice")), 0).expect("keeps");
     assert_eq!(store.saved_tenants(), [name("bob")]);
-    // A new file of that name, which was never without an error.
+    // A new file of this name never was without an error.
     write(dir.path(), "tenants.d/alice.toml", "plan = \"nowhere\"\n");
     for mut store in [store, Store::new(dir.path())] {
         assert!(store.tenant(&name("alice")).is_err());
@@ -185,7 +185,7 @@ fn who_was_deleted_does_not_come_back() {
 }
 
 #[test]
-fn the_copy_is_roots_and_tenants_are_for_one_group_alone() {
+fn the_copy_belongs_to_root_and_one_group_reads_tenants() {
     let (dir, store) = kept();
     store.save(Some(&name("alice")), 4711).expect("keeps");
     let copy = dir.path().join(".in-force");
@@ -196,7 +196,7 @@ fn the_copy_is_roots_and_tenants_are_for_one_group_alone() {
         assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (0, gid, mode), "{path}");
     }
     assert!(bailiwick_policy::read(&copy).diagnostics.is_empty(), "it reads as a configuration");
-    // A copy that others could write is none.
+    // A copy that others could write does not count.
     write(dir.path(), "tenants.d/alice.toml", "plan = 7\n");
     assert!(Store::new(dir.path()).tenant(&name("alice")).is_ok());
     fs::set_permissions(copy.join("tenants.d/alice.toml"), fs::Permissions::from_mode(0o666)).expect("chmod");

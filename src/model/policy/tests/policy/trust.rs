@@ -1,4 +1,4 @@
-//! Which files are believed.
+//! Which files the reader trusts.
 
 use crate::directory::Directory;
 use bailiwick_policy::{read, read_host, read_tenant};
@@ -18,7 +18,7 @@ fn chmod(directory: &Directory, path: &str, mode: u32) {
     set_permissions(directory.path().join(path), Permissions::from_mode(mode)).expect("chmod");
 }
 
-/// Everything that reads the path must refuse it, with this complaint.
+/// Every function that reads the path must refuse it with this message.
 fn refused(directory: &Directory, complaint: &str) {
     assert_eq!(directory.complaints(), [complaint]);
     let reading = directory.read();
@@ -127,7 +127,7 @@ fn large_files_are_refused_by_their_size() {
 }
 
 #[test]
-fn what_is_missing() {
+fn missing_files_and_directories_are_reported() {
     let directory = Directory::with(&[]);
     let reading = directory.read();
     assert_eq!(reading.diagnostics, []);
@@ -146,7 +146,7 @@ fn what_is_missing() {
 }
 
 #[test]
-fn what_editors_and_packages_leave_behind_is_passed_over() {
+fn files_of_editors_and_package_managers_are_skipped() {
     let directory = Directory::with(&[TENANT, PLAN]);
     for name in [".alice.toml.swp", ".hidden.toml", "alice.toml~", "alice.toml.dpkg-old", "#alice.toml#", "README"] {
         directory.write(&format!("tenants.d/{name}"), "no TOML");
