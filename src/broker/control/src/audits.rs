@@ -1,6 +1,6 @@
 //! Audits: the proof of every wall and limit, as an operator asks for it.
 
-use crate::door;
+use crate::init_client;
 use crate::inits::Inits;
 use crate::permission::OperatorPermission;
 use crate::records::Records;
@@ -52,7 +52,7 @@ impl Audits {
                     && !jail.frozen
                 {
                     let socket = self.tenants.init_socket(&tenant.name, jail.access);
-                    let told = self.inits.talk(&tenant.name, door::probe(&socket, ids)).await.ok();
+                    let told = self.inits.talk(&tenant.name, init_client::probe(&socket, ids)).await.ok();
                     let profile = confinement(tenant.settings.profile, jail.access);
                     bailiwick_audit::add_probes(&mut report, profile, told.as_deref());
                 }

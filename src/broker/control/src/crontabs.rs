@@ -3,7 +3,7 @@
 //! Danger: a tenant writes it, and may have its init say anything. What is held of one is bounded by
 //! [`bailiwick_types::Crontab`]; no answer, or a bad one, leaves what was known.
 
-use crate::door::CRONTABS;
+use crate::init_client::CRONTABS;
 use crate::job::Job;
 use crate::sync::lock;
 use bailiwick_policy::Tenant;

@@ -3,23 +3,14 @@
 //! Danger: a descriptor of the host that reaches a jail is a way out. Pipes alone cross: a directory could be walked up, a
 //! terminal typed into, a socket keeps the network it was made in, a file could be read back.
 
-use crate::transport;
 use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::control::{Exec, Login};
-use bailiwick_proto::frame::{MAX_CRONTAB_REPLY, MAX_EVENT, MAX_REQUEST};
-use bailiwick_proto::init::{CrontabFile, JailUser, MAX_STAMP, Spawn};
-use bailiwick_proto::time_limits::{INIT, INIT_ANSWER};
-use bailiwick_proto::{Bytes, Failure, Incoming, InitReply, InitRequest, Refusal, TransportError};
-use bailiwick_sys::socket;
+use bailiwick_proto::init::{JailUser, Spawn};
+use bailiwick_proto::{Bytes, Failure, Refusal};
 use bailiwick_sys::stream::{self, Direction};
-use bailiwick_types::{Access, Door, ExitStatus, IdRange, LoginName, MAX_COMMAND, MAX_CRONTAB, TenantName};
-use std::io;
+use bailiwick_types::{Access, Door, ExitStatus, MAX_COMMAND, TenantName};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
-use tokio::time::timeout;
+use std::os::fd::OwnedFd;
 
 /// The most variables that a client may add to a session's environment, and the most bytes in them.
 const MAX_ENV: usize = 256;
@@ -29,8 +20,6 @@ const MAX_KEY: usize = 8 << 10;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The login shell of everybody inside.
 const SHELL: &str = "/bin/bash";
-/// Where crontab(1) puts what it is given.
-pub(crate) const CRONTABS: &str = "/var/spool/cron/crontabs";
 /// What serves `sftp`, as Debian has it (the package openssh-sftp-server): inside, never on the host.
 const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 /// The user and group id of the login user inside every jail.
@@ -209,194 +198,14 @@ fn environment(tenant: &Tenant, user: &JailUser, name: &str, exec: &Exec) -> Res
     Ok(env)
 }
 
-/// Why init of a jail gave no session.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DoorError {
-    /// Nobody listens: there is no jail.
-    #[error("the jail does not run")]
-    Down,
-    /// Init did not answer in time.
-    #[error("init of the jail does not answer")]
-    Silent,
-    /// Init said no.
-    #[error("init of the jail refused it: too many sessions run, or the jail is ending")]
-    Refused,
-    /// It could not be asked, through no fault of its tenant's: for want of descriptors or memory, or since a request is too long.
-    #[error("bailiwickd cannot ask init of the jail: {0}")]
-    Own(io::Error),
-    /// Anything else, nonsense from init among it.
-    #[error("init of the jail cannot be reached: {0}")]
-    Broken(io::Error),
-}
-
-impl From<io::Error> for DoorError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::Down,
-            // It lets connections wait, and no more of them have room.
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::Silent,
-            _ if socket::is_shortage(&error) => Self::Own(error),
-            _ => Self::Broken(error),
-        }
-    }
-}
-
-/// Hands a session to the init of a jail, which was greeted, and gives the client's end of its channel. Bounded in time and size,
-/// whatever init does.
-pub(crate) async fn open(init: Init, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, DoorError> {
-    let (client, jail) = socket::channel()?;
-    let mut fds = vec![jail];
-    fds.extend(streams);
-    timeout(INIT, init.send(&InitRequest::Spawn(spawn), &fds)).await.map_err(io::Error::from)??;
-    Ok(client)
-}
-
-/// Connects to an init, and hears that it is there, or not in time.
-pub(crate) async fn greet(socket: &Path, ids: IdRange) -> Result<Init, DoorError> {
-    timeout(INIT, greeted(socket, ids)).await.map_err(io::Error::from)?
-}
-
-/// Has a process inside try what must fail, and gives what it told, in bounded time and size.
-pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Result<String, DoorError> {
-    const MOST: u64 = 16 << 10;
-    let text = |text: &str| Bytes::new(text).expect("there is no NUL in it");
-    let spawn = Spawn {
-        user: JailUser { uid: 0, gid: 0, home: "/root".into() },
-        argv: vec![text(bailiwick_plan::mount::INIT), text("--probe")],
-        arg0: None,
-        env: Vec::new(),
-        cwd: None,
-        terminal: None,
-    };
-    let told = timeout(INIT, async {
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
-        let ((input, _), (output, into), (_, errors)) = (pipe()?, pipe()?, pipe()?);
-        let channel = open(greeted(socket, ids).await?, spawn, vec![input, into, errors]).await?;
-        let mut output = tokio::net::unix::pipe::Receiver::from_owned_fd(output)?.take(MOST);
-        let mut told = String::new();
-        output.read_to_string(&mut told).await?;
-        // Until here: init hangs a session up whose client has gone.
-        drop(channel);
-        Ok::<String, DoorError>(told)
-    });
-    told.await.map_err(io::Error::from)?
-}
-
-/// Waits until init has done what it was asked for before: it takes one request after the other. Not for long, whatever it does.
-pub(crate) async fn wait_for(socket: &Path, ids: IdRange) -> Result<(), DoorError> {
-    timeout(INIT_ANSWER, greeted(socket, ids)).await.map_err(io::Error::from)?.map(drop)
-}
-
-/// Asks init something and hears its answer of at most `most` bytes.
-async fn ask(socket: &Path, ids: IdRange, request: &InitRequest, most: usize) -> Result<InitReply, DoorError> {
-    let answer = timeout(INIT_ANSWER, async { greeted(socket, ids).await?.ask(request, most).await });
-    answer.await.map_err(io::Error::from)?
-}
-
-/// What it said is no answer to what it was asked.
-fn no_answer() -> DoorError {
-    DoorError::Broken(io::Error::other("it answered something else than it was asked"))
-}
-
-/// Asks init which version of its protocol it speaks. The first knows no such question, and ends the connection after its greeting.
-pub(crate) async fn version(socket: &Path, ids: IdRange) -> Result<u32, DoorError> {
-    let answer = timeout(INIT_ANSWER, async {
-        // One that goes before its greeting has said nothing at all.
-        match greeted(socket, ids).await?.ask(&InitRequest::Version, MAX_EVENT).await {
-            Ok(InitReply::Version { version }) => Ok(version),
-            Ok(_) => Err(no_answer()),
-            Err(DoorError::Broken(error)) if has_gone(&error) => Ok(1),
-            Err(error) => Err(error),
-        }
-    });
-    answer.await.map_err(io::Error::from)?
-}
-
-fn has_gone(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
-}
-
-/// Asks init whether Landlock still refuses its canary.
-pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Result<bool, DoorError> {
-    let request = InitRequest::Probe { canary: bailiwick_plan::mount::CANARY.to_owned() };
-    match ask(socket, ids, &request, MAX_EVENT).await? {
-        InitReply::Probed { canary_denied } => Ok(canary_denied),
-        _ => Err(no_answer()),
-    }
-}
-
-/// Asks init for the login user's crontab. `seen` is the stamp of what it told the last time.
-pub(crate) async fn crontab(
-    socket: &Path,
-    ids: IdRange,
-    login: &LoginName,
-    seen: Option<String>,
-) -> Result<CrontabFile, DoorError> {
-    let request = InitRequest::Crontab { path: format!("{CRONTABS}/{login}"), owner: LOGIN_ID, seen };
-    match ask(socket, ids, &request, MAX_CRONTAB_REPLY).await? {
-        InitReply::Crontab(CrontabFile::Text { stamp, text })
-            if stamp.len() > MAX_STAMP || text.len() > 3 * MAX_CRONTAB =>
-        {
-            Err(no_answer())
-        }
-        InitReply::Crontab(file) => Ok(file),
-        _ => Err(no_answer()),
-    }
-}
-
-/// A connection to an init.
-#[derive(Debug)]
-pub(crate) struct Init {
-    stream: UnixStream,
-    incoming: Incoming,
-}
-
-/// Connects to an init that has said that it is there. Before that nothing is sent: what a frozen one is sent it has
-/// when it goes on, and the client's pipes stay open until then.
-async fn greeted(path: &Path, ids: IdRange) -> Result<Init, DoorError> {
-    let stream = UnixStream::connect(path).await?;
-    // The socket was bound by the warden, in a directory that no tenant reaches; init has stamped itself on it
-    // (listen(2)), unless it is only just starting, and then the stamp is the warden's.
-    let peer = socket::peer(&stream)?;
-    if peer.uid != 0 && !ids.contains(peer.uid) {
-        return Err(io::Error::other("somebody else listens on its socket").into());
-    }
-    let mut init = Init { stream, incoming: Incoming::new(MAX_EVENT, 0) };
-    match init.hear().await? {
-        InitReply::Ready => Ok(init),
-        InitReply::Refused => Err(DoorError::Refused),
-        InitReply::Probed { .. } | InitReply::Crontab(_) | InitReply::Version { .. } => Err(no_answer()),
-    }
-}
-
-impl Init {
-    async fn send(&self, request: &InitRequest, fds: &[OwnedFd]) -> Result<(), DoorError> {
-        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        transport::send(&self.stream, request, MAX_REQUEST, &fds).await.map_err(|error| match error {
-            // It is too large, and init has not seen any of it.
-            TransportError::Frame(_) => DoorError::Own(error.into()),
-            error => io::Error::from(error).into(),
-        })
-    }
-
-    async fn ask(mut self, request: &InitRequest, most: usize) -> Result<InitReply, DoorError> {
-        self.send(request, &[]).await?;
-        self.incoming = Incoming::new(most, 0);
-        Ok(self.hear().await?)
-    }
-
-    async fn hear(&mut self) -> io::Result<InitReply> {
-        Ok(transport::receive(&self.stream, &mut self.incoming).await?.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bailiwick_proto::encode;
+    use bailiwick_sys::socket;
+    use std::io;
+    use std::os::fd::AsFd;
+
     use bailiwick_proto::init::WindowSize;
-    use std::time::Duration;
 
     fn tenant(more: &str) -> Tenant {
         let files = [
@@ -518,108 +327,6 @@ mod tests {
         }
         assert!(with(vec![(bytes("A"), bytes("x")); 257]).is_err());
         assert!(with(vec![(bytes("A"), bytes(&"x".repeat(65 << 10)))]).is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_init_that_says_nothing_or_too_much_is_an_error_in_bounded_time() {
-        use tokio::io::AsyncWriteExt;
-        let temp = tempfile::tempdir().expect("temporary directory");
-        let ids = IdRange { first: 0, count: 1 };
-        for answer in [None, Some(vec![0xff; 4096]), Some(b"\x04\0\0\0nope".to_vec())] {
-            let path = temp.path().join("init.sock");
-            let listener = tokio::net::UnixListener::bind(&path).expect("binds");
-            let init = tokio::spawn(async move {
-                let (mut stream, _) = listener.accept().await.expect("a connection");
-                if let Some(answer) = answer {
-                    stream.write_all(&answer).await.ok();
-                }
-                tokio::time::sleep(Duration::from_secs(60)).await;
-            });
-            let failure = greet(&path, ids).await.expect_err("no session");
-            assert!(matches!(failure, DoorError::Silent | DoorError::Broken(_)), "{failure}");
-            init.abort();
-            std::fs::remove_file(&path).expect("removes");
-        }
-    }
-
-    #[tokio::test]
-    async fn what_an_init_tells_of_a_crontab_is_bounded() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let temp = tempfile::tempdir().expect("temporary directory");
-        let ids = IdRange { first: 0, count: 1 };
-        let login: LoginName = "alice".parse().expect("valid");
-        let told = |stamp: String, text: String| InitReply::Crontab(CrontabFile::Text { stamp, text });
-        let frame = |reply: &InitReply| encode(reply, 1 << 20).expect("small");
-        let good = told("1".to_owned(), "\u{1}".repeat(MAX_CRONTAB));
-        // A reply that says little and is long: it is not even kept.
-        let body = [serde_json::to_vec(&CrontabFile::Absent).expect("small"), vec![b' '; MAX_CRONTAB_REPLY]].concat();
-        let body = [&b"{\"crontab\":"[..], &body[..], &b"}"[..]].concat();
-        let padded = [&u32::try_from(body.len()).expect("small").to_le_bytes()[..], &body[..]].concat();
-        let cases = [
-            (padded, false),
-            (frame(&good), true),
-            (frame(&told("1".repeat(MAX_STAMP + 1), String::new())), false),
-            (frame(&told("1".to_owned(), "x".repeat(3 * MAX_CRONTAB + 1))), false),
-            (frame(&told("1".to_owned(), "x".repeat(7 * MAX_CRONTAB))), false),
-            (frame(&InitReply::Ready), false),
-            (vec![0xff; 4096], false),
-        ];
-        for (answer, is_good) in cases {
-            let path = temp.path().join("init.sock");
-            let listener = tokio::net::UnixListener::bind(&path).expect("binds");
-            let init = tokio::spawn(async move {
-                let (mut stream, _) = listener.accept().await.expect("a connection");
-                stream.write_all(&encode(&InitReply::Ready, MAX_EVENT).expect("small")).await.ok();
-                // When it was asked, not before.
-                assert!(stream.read(&mut [0; 4096]).await.expect("reads") > 0);
-                stream.write_all(&answer).await.ok();
-                tokio::time::sleep(Duration::from_secs(60)).await;
-            });
-            assert_eq!(crontab(&path, ids, &login, None).await.is_ok(), is_good);
-            init.abort();
-            std::fs::remove_file(&path).expect("removes");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_init_of_the_first_version_is_known_by_its_silence() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let temp = tempfile::tempdir().expect("temporary directory");
-        let ids = IdRange { first: 0, count: 1 };
-        for (answer, golden) in [(None, 1), (Some(InitReply::Version { version: 2 }), 2)] {
-            let path = temp.path().join("init.sock");
-            let listener = tokio::net::UnixListener::bind(&path).expect("binds");
-            let init = tokio::spawn(async move {
-                let (mut stream, _) = listener.accept().await.expect("a connection");
-                stream.write_all(&encode(&InitReply::Ready, MAX_EVENT).expect("small")).await.expect("writes");
-                assert!(stream.read(&mut [0; 4096]).await.expect("reads") > 0);
-                if let Some(answer) = answer {
-                    stream.write_all(&encode(&answer, MAX_EVENT).expect("small")).await.expect("writes");
-                }
-            });
-            assert_eq!(version(&path, ids).await.expect("told"), golden);
-            init.await.expect("ends");
-            std::fs::remove_file(&path).expect("removes");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_init_that_goes_before_its_greeting_has_no_version() {
-        let temp = tempfile::tempdir().expect("temporary directory");
-        let path = temp.path().join("init.sock");
-        let listener = tokio::net::UnixListener::bind(&path).expect("binds");
-        let init = tokio::spawn(async move { drop(listener.accept().await.expect("a connection")) });
-        let told = version(&path, IdRange { first: 0, count: 1 }).await;
-        assert!(matches!(told, Err(DoorError::Broken(_))), "{told:?}");
-        init.await.expect("ends");
-    }
-
-    #[tokio::test]
-    async fn a_request_that_is_too_long_is_not_held_against_the_tenant() {
-        let (ours, _theirs) = UnixStream::pair().expect("pair");
-        let init = Init { stream: ours, incoming: Incoming::new(MAX_EVENT, 0) };
-        let request = InitRequest::Probe { canary: "x".repeat(MAX_REQUEST) };
-        assert!(matches!(init.send(&request, &[]).await, Err(DoorError::Own(_))));
     }
 
     #[test]

@@ -56,7 +56,7 @@ struct Open {
 
 impl Incidents {
     /// Takes up those that were going on when the daemon ended.
-    pub(crate) fn take_up(&mut self, incidents: Vec<Incident>, now: Moment) {
+    pub(crate) fn restore(&mut self, incidents: Vec<Incident>, now: Moment) {
         for incident in incidents {
             if let Some(kind) = IncidentKind::read(&incident.kind)
                 && now.0 <= incident.until.0.saturating_add(GAP)
@@ -185,11 +185,11 @@ mod tests {
             faults: 3,
             snapshots: vec![snapshot(990)],
         };
-        incidents.take_up(vec![old(1000)], Moment(1100));
+        incidents.restore(vec![old(1000)], Moment(1100));
         assert!(incidents.note(&name(), MEMORY, 1, Moment(1101)));
         assert_eq!(incidents.settle(Moment(1101))[0].id, 7);
         let mut incidents = Incidents::default();
-        incidents.take_up(vec![old(600)], Moment(1100));
+        incidents.restore(vec![old(600)], Moment(1100));
         assert!(incidents.note(&name(), MEMORY, 1, Moment(1101)));
         assert_eq!(incidents.add(&name(), MEMORY, snapshot(1101)).expect("new").id, 0);
     }

@@ -3,7 +3,7 @@
 //! Danger: an init is its tenant's, who may stop it at any moment, between any two words of it. One that was silent is asked by nobody
 //! for a time that grows, and for no tenant is anything waited for that is another's.
 
-use crate::door::DoorError;
+use crate::init_client::InitError;
 use crate::sync::lock;
 use bailiwick_types::TenantName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,9 +56,9 @@ impl InitHealth {
     }
 
     /// Whether somebody who wants something may ask it now.
-    pub(crate) fn may_ask(&self, tenant: &TenantName) -> Result<(), DoorError> {
+    pub(crate) fn may_ask(&self, tenant: &TenantName) -> Result<(), InitError> {
         match self.state().silent.get(tenant) {
-            Some(silence) if Instant::now() < silence.again => Err(DoorError::Silent),
+            Some(silence) if Instant::now() < silence.again => Err(InitError::Silent),
             _ => Ok(()),
         }
     }
@@ -161,7 +161,7 @@ mod tests {
         let (inits, alice, bob) = (InitHealth::default(), name("alice"), name("bob"));
         assert!(inits.may_ask(&alice).is_ok());
         inits.did_not_answer(&alice, false);
-        assert!(matches!(inits.may_ask(&alice), Err(DoorError::Silent)) && inits.may_ask(&bob).is_ok());
+        assert!(matches!(inits.may_ask(&alice), Err(InitError::Silent)) && inits.may_ask(&bob).is_ok());
         assert_eq!(inits.silent_for(&alice), None, "a busy host may have been the reason");
         let (due, next) = inits.due();
         assert!(due.is_empty() && next.is_some(), "nor by us, for a moment");

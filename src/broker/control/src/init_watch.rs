@@ -1,6 +1,6 @@
 //! Asks inits that were silent again, all others now and then, and replaces jails whose init is silent for long.
 
-use crate::door::{self, DoorError};
+use crate::init_client::{self, InitError};
 use crate::inits::Inits;
 use crate::reconciler::Reconciler;
 use crate::tenants::Tenants;
@@ -58,7 +58,7 @@ impl InitWatch {
                     tokio::spawn(async move {
                         let _place = watch.asking.acquire().await;
                         if let Some((socket, ids)) = watch.tenants.init_of_name(&tenant).await {
-                            drop(watch.inits.talk(&tenant, door::greet(&socket, ids)).await);
+                            drop(watch.inits.talk(&tenant, init_client::connect(&socket, ids)).await);
                         }
                     });
                 }
@@ -73,8 +73,8 @@ impl InitWatch {
         let Some((socket, ids)) = self.tenants.init_of_name(tenant).await else {
             return self.inits.health.forget(tenant);
         };
-        let error = door::greet(&socket, ids).await.err();
-        if matches!(error, Some(DoorError::Silent | DoorError::Broken(_))) && self.tenants.is_frozen(tenant).await {
+        let error = init_client::connect(&socket, ids).await.err();
+        if matches!(error, Some(InitError::Silent | InitError::Broken(_))) && self.tenants.is_frozen(tenant).await {
             // It is not its own doing, and who thaws it has it forgotten too.
             return self.inits.health.forget(tenant);
         }

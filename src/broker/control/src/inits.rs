@@ -1,6 +1,6 @@
 //! The inits of a host: whoever asks one asks here, so that a silent one is waited for by nobody but its tenant.
 
-use crate::door::{self, DoorError};
+use crate::init_client::{self, InitError};
 use crate::init_health::InitHealth;
 use crate::sync::ASKED_AT_ONCE;
 use crate::tenants::Tenants;
@@ -25,22 +25,22 @@ impl Inits {
     pub(crate) async fn talk<T>(
         &self,
         tenant: &TenantName,
-        talk: impl Future<Output = Result<T, DoorError>>,
-    ) -> Result<T, DoorError> {
+        talk: impl Future<Output = Result<T, InitError>>,
+    ) -> Result<T, InitError> {
         self.health.may_ask(tenant)?;
         let result = talk.await;
         self.note_answer(tenant, result.as_ref().err(), false);
         result
     }
 
-    pub(crate) fn note_answer(&self, tenant: &TenantName, error: Option<&DoorError>, is_certain: bool) {
+    pub(crate) fn note_answer(&self, tenant: &TenantName, error: Option<&InitError>, is_certain: bool) {
         match error {
-            None | Some(DoorError::Refused) => self.health.answered(tenant),
-            Some(DoorError::Down) => self.health.forget(tenant),
+            None | Some(InitError::Refused) => self.health.answered(tenant),
+            Some(InitError::Down) => self.health.forget(tenant),
             // It was not even asked.
-            Some(DoorError::Own(_)) => {}
+            Some(InitError::Own(_)) => {}
             // Nonsense in the place of an answer is none.
-            Some(DoorError::Silent | DoorError::Broken(_)) => self.health.did_not_answer(tenant, is_certain),
+            Some(InitError::Silent | InitError::Broken(_)) => self.health.did_not_answer(tenant, is_certain),
         }
     }
 
@@ -62,7 +62,9 @@ impl Inits {
                 && let Some((index, tenant, socket, ids)) = waiting.pop()
             {
                 let inits = Arc::clone(self);
-                asked.spawn(async move { (index, inits.talk(&tenant, door::canary_denied(&socket, ids)).await.ok()) });
+                asked.spawn(async move {
+                    (index, inits.talk(&tenant, init_client::canary_denied(&socket, ids)).await.ok())
+                });
             }
             answered.extend(asked.join_next().await.and_then(Result::ok));
         }
@@ -86,12 +88,12 @@ mod tests {
         let inits = Inits::new(Arc::clone(&services.tenants));
         let alice = "alice".parse::<TenantName>().expect("a name");
         let want = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
-        let talk = inits.talk(&alice, async { Err::<(), _>(DoorError::from(want())) });
-        assert!(matches!(talk.await, Err(DoorError::Own(_))));
+        let talk = inits.talk(&alice, async { Err::<(), _>(InitError::from(want())) });
+        assert!(matches!(talk.await, Err(InitError::Own(_))));
         assert!(inits.health.may_ask(&alice).is_ok());
         // Nor does it answer again.
         inits.health.did_not_answer(&alice, true);
-        inits.note_answer(&alice, Some(&DoorError::from(want())), true);
+        inits.note_answer(&alice, Some(&InitError::from(want())), true);
         assert!(inits.health.silent_for(&alice).is_some());
     }
 }

@@ -152,7 +152,7 @@ impl Run {
         let mut begin = Some(tokio::time::Instant::now() + BEGIN_TIME);
         let status = loop {
             tokio::select! {
-                event = hear(&channel) => match event {
+                event = recv(&channel) => match event {
                     Some(SessionEvent::Started) => begin = None,
                     Some(SessionEvent::Exited(status)) => break Some(status),
                     Some(SessionEvent::Killed(number)) => break Some(128_u8.saturating_add(number)),
@@ -190,7 +190,7 @@ async fn sleep_until(moment: Option<tokio::time::Instant>) {
     }
 }
 
-async fn hear(channel: &UnixStream) -> Option<SessionEvent> {
+async fn recv(channel: &UnixStream) -> Option<SessionEvent> {
     let mut buffer = [0; MAX_EVENT];
     let receive = || socket::receive(channel, &mut buffer, 0);
     match channel.async_io(Interest::READABLE, receive).await {

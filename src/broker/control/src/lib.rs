@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! audit_log directory incident own_dir pressure reconcile refusals sync transport
-//! comparison door permission places sessions start_failures warden_link
+//! comparison door init_client permission places sessions start_failures warden_link
 //! ftp init_health job warden_client
 //! crontabs policy_store
 //! policy_copies recorder tenants timers
@@ -30,6 +30,7 @@ mod fake;
 mod ftp;
 mod ftp_entry;
 mod incident;
+mod init_client;
 mod init_health;
 mod init_watch;
 mod inits;

@@ -2,7 +2,7 @@
 
 use crate::audits::add_sessions;
 use crate::comparison::{actual_now, cannot_start, declared};
-use crate::door;
+use crate::init_client;
 use crate::inits::Inits;
 use crate::permission::OperatorPermission;
 use crate::policy_copies::PolicyCopies;
@@ -168,7 +168,7 @@ impl Overview {
         let init_version = match (&tenant, entry) {
             (Some(tenant), Some(entry)) if entry.pid.is_some() && !entry.frozen => {
                 match self.tenants.init_of(tenant).await {
-                    Some((socket, ids)) => self.inits.talk(name, door::version(&socket, ids)).await.ok(),
+                    Some((socket, ids)) => self.inits.talk(name, init_client::version(&socket, ids)).await.ok(),
                     None => None,
                 }
             }

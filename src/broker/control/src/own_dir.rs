@@ -39,7 +39,7 @@ pub(crate) fn below(state_dir: &Path) -> PathBuf {
 
 /// Has what lies in another directory of this program's come to its own one, if that is newer than what is there; that is set aside.
 /// Whether anything came.
-pub(crate) fn take_over(from: &Path, own: &Path) -> io::Result<bool> {
+pub(crate) fn move_from(from: &Path, own: &Path) -> io::Result<bool> {
     if fs::canonicalize(from).ok() == fs::canonicalize(own).ok() {
         return Ok(false);
     }
@@ -156,8 +156,8 @@ mod tests {
             }
         }
 
-        fn take_over(&self) -> bool {
-            take_over(&self.path("from"), &self.path("own")).expect("takes over")
+        fn move_from(&self) -> bool {
+            move_from(&self.path("from"), &self.path("own")).expect("takes over")
         }
 
         fn says(&self, dir: &str) -> BTreeMap<String, String> {
@@ -182,27 +182,27 @@ mod tests {
     #[test]
     fn what_is_newer_comes_and_what_is_there_is_set_aside() {
         let dirs = Dirs::new(&[]);
-        assert!(!dirs.take_over(), "there is nothing");
+        assert!(!dirs.move_from(), "there is nothing");
         dirs.write("from", &[("history.db", 5), ("audit.log", 3)]);
-        assert!(dirs.take_over());
+        assert!(dirs.move_from());
         assert_eq!(dirs.says("own"), all("from", &["audit.log", "history.db"]));
         assert_eq!(dirs.says("from"), BTreeMap::new());
-        assert!(!dirs.take_over(), "it is there");
+        assert!(!dirs.move_from(), "it is there");
         // Older, and as old as what may only be read stays to be.
         dirs.write("from", &[("history.db", 5)]);
-        assert!(!dirs.take_over());
+        assert!(!dirs.move_from());
         // Nothing of what is there may be taken for a part of what comes: a log of changes least of all.
         dirs.write("own", &[("history.db", 6), ("history.db-wal", 6)]);
         dirs.write("from", &[("history.db", 7)]);
-        assert!(dirs.take_over());
+        assert!(dirs.move_from());
         assert_eq!(dirs.says("own"), all("from", &["history.db"]));
         let mut aside = all("own", &["history.db", "history.db-wal"]);
         aside.extend(all("from", &["audit.log"]));
         assert_eq!(dirs.says("own/earlier-1"), aside);
         // The same place by another path is the same place.
         std::os::unix::fs::symlink(dirs.path("own"), dirs.path("link")).expect("links");
-        assert!(!take_over(&dirs.path("link"), &dirs.path("own")).expect("nothing to do"));
-        assert!(!take_over(&dirs.path("nowhere"), &dirs.path("own")).expect("nothing to do"));
+        assert!(!move_from(&dirs.path("link"), &dirs.path("own")).expect("nothing to do"));
+        assert!(!move_from(&dirs.path("nowhere"), &dirs.path("own")).expect("nothing to do"));
     }
 
     #[test]
@@ -215,14 +215,14 @@ mod tests {
         fs::rename(dirs.path("from/a"), dirs.path("own/taking/a")).expect("moves");
         fs::copy(dirs.path("from/b"), dirs.path("own/taking/b")).expect("copies");
         fs::write(dirs.path("own/taking/c"), "c o").expect("writes");
-        assert!(dirs.take_over());
+        assert!(dirs.move_from());
         assert_eq!((dirs.says("own"), dirs.says("own/earlier-1")), (whole.clone(), all("own", &["a", "x"])));
         // Some of those that were in the way are aside.
         let dirs = Dirs::new(&[("x", 9)]);
         dirs.write("own/taking", &[]);
         dirs.write("own/earlier-1", &[("a", 9)]);
         dirs.write("from", &[("a", 5), ("b", 6), ("c", 7)]);
-        assert!(dirs.take_over());
+        assert!(dirs.move_from());
         assert_eq!(dirs.says("own"), whole);
         assert_eq!(
             (dirs.says("own/earlier-1"), dirs.says("own/earlier-2")),
@@ -236,7 +236,7 @@ mod tests {
             fs::rename(dirs.path("from").join(name), dirs.path("own/taken").join(name)).expect("moves");
         }
         fs::rename(dirs.path("own/taken/b"), dirs.path("own/b")).expect("moves");
-        assert!(dirs.take_over());
+        assert!(dirs.move_from());
         assert_eq!(dirs.says("own"), whole);
         assert!(!dirs.path("own/taken").exists() && !dirs.path("own/earlier-1").exists());
     }
@@ -246,7 +246,7 @@ mod tests {
         let elsewhere = tempfile::tempdir_in("/dev/shm").expect("temporary directory");
         let dirs = Dirs::new(&[]);
         fs::write(elsewhere.path().join("history.db"), "history").expect("writes");
-        assert!(take_over(elsewhere.path(), &dirs.path("own")).expect("takes over"));
+        assert!(move_from(elsewhere.path(), &dirs.path("own")).expect("takes over"));
         assert_eq!(fs::read(dirs.path("own/history.db")).expect("reads"), b"history");
         assert_eq!(files(elsewhere.path()).expect("lists"), [""; 0]);
     }

@@ -247,10 +247,10 @@ impl RecorderState {
                 }
             }
             if heard {
-                self.hear();
+                self.receive_events();
             }
             if changed {
-                self.look_at_changed();
+                self.count_changed_groups();
             }
             if self.stale && self.refreshed.elapsed() >= REFRESH_TIME {
                 // Without the warden it stays stale.
@@ -304,7 +304,7 @@ impl RecorderState {
             Ok(history) => {
                 let recent = Window { from: Moment(now().0.saturating_sub(600)), until: Moment(u64::MAX >> 1) };
                 let going_on = history.incidents(None, recent, 10_000).unwrap_or_default();
-                self.incidents.take_up(going_on, now());
+                self.incidents.restore(going_on, now());
             }
             Err(_) => self.complain(),
         }
@@ -346,7 +346,7 @@ impl RecorderState {
     }
 
     /// Hears what the warden tells.
-    fn hear(&mut self) {
+    fn receive_events(&mut self) {
         let mut events = Vec::new();
         let mut gone = false;
         if let Some((stream, incoming)) = &mut self.told {
@@ -434,7 +434,7 @@ impl RecorderState {
         Ok(())
     }
 
-    fn look_at_changed(&mut self) {
+    fn count_changed_groups(&mut self) {
         let changed: BTreeSet<TenantName> = self
             .changes
             .take()

@@ -57,7 +57,7 @@ pub struct Services {
 
 /// Moves the history from where an earlier version kept it. What cannot come is tried again at the next start, and is lost in neither place.
 fn move_history(from: &Path, own: &Path) {
-    match own_dir::take_over(from, own) {
+    match own_dir::move_from(from, own) {
         Ok(false) => {}
         Ok(true) => {
             info!(event = "history-moved", from = %from.display(), "the history is now in \"{}\"", own.display())

@@ -3,7 +3,8 @@
 //! Danger: this is the only way into a jail. Whoever is let in was named by the kernel or by the policy, the door is open, and
 //! the session is counted before init hears of it.
 
-use crate::door::{self, DoorError, Init};
+use crate::door;
+use crate::init_client::{self, InitClient, InitError};
 use crate::inits::Inits;
 use crate::permission::{OperatorPermission, TenantPermission};
 use crate::refusals::{Client, Refusals, by_timer};
@@ -99,7 +100,7 @@ impl SessionEntry {
             return Err(Failure::of(ExitStatus::Refused, format!("no operator is in \"{}\" so", record.tenant)));
         }
         let user = record.user.clone();
-        self.take_up(SessionRecord { uid: permission.uid, pid, source: None, key: None, ..record }, &user)
+        self.resume_record(SessionRecord { uid: permission.uid, pid, source: None, key: None, ..record }, &user)
     }
 
     /// The same of a tenant's own host user.
@@ -118,11 +119,11 @@ impl SessionEntry {
         let login =
             self.tenants.policy.loaded().policy.tenants.get(&own.tenant).map(|tenant| tenant.login.user.to_string());
         let user = login.unwrap_or_else(|| record.user.clone());
-        self.take_up(SessionRecord { uid: own.uid, pid, ..record }, &user)
+        self.resume_record(SessionRecord { uid: own.uid, pid, ..record }, &user)
     }
 
     /// Counts a session of which its client tells. What can be told from elsewhere is not taken from it, and what cannot is made harmless.
-    fn take_up(&self, record: SessionRecord, user: &str) -> Result<SessionGuard, Failure> {
+    fn resume_record(&self, record: SessionRecord, user: &str) -> Result<SessionGuard, Failure> {
         // The policy may have had it when the session began, and not any more.
         if user.is_empty()
             || user.len() > MAX_USER
@@ -146,7 +147,7 @@ impl SessionEntry {
         exec: &Exec,
         command: String,
         streams: Vec<OwnedFd>,
-        init: Init,
+        init: InitClient,
     ) -> Result<(OwnedFd, SessionGuard), Failure> {
         let client = by_timer();
         let enter = async {
@@ -156,7 +157,7 @@ impl SessionEntry {
     }
 
     /// Whether the init of a tenant lets a timer in: it is greeted before the timer takes a place of anybody's.
-    pub(crate) async fn greet_for_timer(&self, tenant: &TenantName) -> Result<Init, Failure> {
+    pub(crate) async fn greet_for_timer(&self, tenant: &TenantName) -> Result<InitClient, Failure> {
         let greet = async {
             let tenant = self.tenants.policy.declared(tenant)?;
             door::check_open(&tenant, Door::Cron)?;
@@ -177,9 +178,9 @@ impl SessionEntry {
         Ok(())
     }
 
-    async fn greet(&self, tenant: &Tenant) -> Result<Init, DoorError> {
-        let (socket, ids) = self.tenants.init_of(tenant).await.ok_or(DoorError::Down)?;
-        self.inits.talk(&tenant.name, door::greet(&socket, ids)).await
+    async fn greet(&self, tenant: &Tenant) -> Result<InitClient, InitError> {
+        let (socket, ids) = self.tenants.init_of(tenant).await.ok_or(InitError::Down)?;
+        self.inits.talk(&tenant.name, init_client::connect(&socket, ids)).await
     }
 
     async fn enter(
@@ -189,7 +190,7 @@ impl SessionEntry {
         exec: &Exec,
         command: Option<String>,
         streams: Vec<OwnedFd>,
-        init: Option<Init>,
+        init: Option<InitClient>,
     ) -> Result<(OwnedFd, SessionGuard), Failure> {
         let name = &tenant.name;
         let spawn = door::admit(tenant, client.door, exec, &streams)?;
@@ -269,7 +270,7 @@ impl SessionEntry {
 
     async fn rescued(&self, tenant: &Tenant) {
         if let Some((socket, ids)) = self.tenants.init_of(tenant).await {
-            drop(self.inits.talk(&tenant.name, door::wait_for(&socket, ids)).await);
+            drop(self.inits.talk(&tenant.name, init_client::wait_for(&socket, ids)).await);
         }
         // Where this fails the warden does it by itself, some seconds later.
         if let Err(failure) = self.tenants.warden.ask(&WardenRequest::Rescued { tenant: tenant.name.clone() }).await {
@@ -280,29 +281,29 @@ impl SessionEntry {
     async fn session(
         &self,
         tenant: &Tenant,
-        init: Option<Init>,
+        init: Option<InitClient>,
         spawn: Spawn,
         streams: Vec<OwnedFd>,
-    ) -> Result<OwnedFd, DoorError> {
+    ) -> Result<OwnedFd, InitError> {
         let init = match init {
             Some(init) => init,
             None => self.greet(tenant).await?,
         };
-        self.inits.talk(&tenant.name, door::open(init, spawn, streams)).await
+        self.inits.talk(&tenant.name, init_client::open(init, spawn, streams)).await
     }
 
     /// Why a session could not be opened, in the operator's words.
-    async fn explain(&self, tenant: &Tenant, error: DoorError) -> Failure {
+    async fn explain(&self, tenant: &Tenant, error: InitError) -> Failure {
         let name = &tenant.name;
-        let is_frozen = matches!(error, DoorError::Silent) && self.tenants.is_frozen(name).await;
+        let is_frozen = matches!(error, InitError::Silent) && self.tenants.is_frozen(name).await;
         let failure = self.failures.of(name);
         let tenant_name = || name.clone();
         let refusal = match (error, &tenant.state) {
-            (DoorError::Down, Declared::Suspended { reason }) => door::suspended(name, reason.as_deref()),
-            (DoorError::Down, _) if matches!(self.tenants.warden.entry(name).await, Ok(Some(entry)) if entry.preparing) => {
+            (InitError::Down, Declared::Suspended { reason }) => door::suspended(name, reason.as_deref()),
+            (InitError::Down, _) if matches!(self.tenants.warden.entry(name).await, Ok(Some(entry)) if entry.preparing) => {
                 Refusal::Preparing { tenant: tenant_name() }
             }
-            (DoorError::Down, _) => Refusal::NotRunning { tenant: tenant_name(), why: failure },
+            (InitError::Down, _) => Refusal::NotRunning { tenant: tenant_name(), why: failure },
             (_, _) if is_frozen => Refusal::Frozen { tenant: tenant_name() },
             (error, _) => {
                 return Failure::of(ExitStatus::Refused, format!("cannot open a session in \"{name}\": {error}"));

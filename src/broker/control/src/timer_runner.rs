@@ -3,7 +3,7 @@
 //! Danger: a run must not be lost because this program was replaced at that moment, nor be begun twice. So what was looked at is saved
 //! before the runs begin; what a run itself needs for that is in `job`.
 
-use crate::door::{self, Init};
+use crate::init_client::{self, InitClient};
 use crate::inits::Inits;
 use crate::job::{BUSY, Job, Run, fill};
 use crate::permission::OperatorPermission;
@@ -139,7 +139,7 @@ impl TimerRunner {
         let crontabs = &self.timers.crontabs;
         let seen = crontabs.stamp(&tenant.name);
         let Some((socket, ids)) = self.tenants.init_of(tenant).await else { return false };
-        let asked = self.inits.talk(&tenant.name, door::crontab(&socket, ids, &tenant.login.user, seen));
+        let asked = self.inits.talk(&tenant.name, init_client::crontab(&socket, ids, &tenant.login.user, seen));
         let Ok(file) = asked.await else { return false };
         if let Some(complaint) = crontabs.take(tenant, file, now) {
             let (runner, job) = (Arc::clone(&self), Job::complaint(tenant, complaint));
@@ -187,7 +187,7 @@ impl TimerRunner {
     }
 
     /// Begins a job in a jail whose init was greeted.
-    pub(crate) async fn begin(&self, job: &Job, init: Init) -> Result<Run, Failure> {
+    pub(crate) async fn begin(&self, job: &Job, init: InitClient) -> Result<Run, Failure> {
         let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
         let argv = job.wrapped().map(text);
         let tenant = &job.tenant;
