@@ -17,19 +17,19 @@ pub enum Value {
     Number(u64),
 }
 
-/// One limit as one file, or as one entry of a file. A limit of every block device has one of these for each.
+/// One limit as one file, or as one entry of a file. A limit of block devices has one `Control` for each device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
     /// Which limit.
     pub key: LimitKey,
     /// The limit as the policy has it.
     pub declared: LimitValue,
-    /// Where; `None` when this host has no file for it: the limit is only nominal.
+    /// Where; `None` when this host has no file for it. The limit is then only nominal.
     pub place: Option<Place>,
 }
 
 impl Control {
-    /// What the kernel enforces, given as a number in the file's unit, in the unit in which the policy has this limit.
+    /// Converts what the kernel enforces from the file's unit to the unit of the policy.
     #[must_use]
     pub fn enforced(&self, number: Option<u64>) -> LimitValue {
         let Some(number) = number else { return LimitValue::Unlimited };
@@ -95,7 +95,8 @@ impl Place {
         match (self.hierarchy, self.key, self.value) {
             (Hierarchy::Unified, LimitKey::Cpu, Value::Unlimited) => format!("max {CPU_PERIOD_US}"),
             (Hierarchy::Unified, LimitKey::Cpu, Value::Number(quota)) => format!("{quota} {CPU_PERIOD_US}"),
-            (_, LimitKey::Tasks, Value::Unlimited) | (Hierarchy::Unified, _, Value::Unlimited) => "max".to_owned(),
+            (Hierarchy::Unified, _, Value::Unlimited) => "max".to_owned(),
+            (Hierarchy::V1, key, Value::Unlimited) if key.controller() == Some("pids") => "max".to_owned(),
             (Hierarchy::V1, _, Value::Unlimited) => "-1".to_owned(),
             (_, _, Value::Number(number)) => number.to_string(),
         }
@@ -154,59 +155,65 @@ fn bound(bound: Bound<u64>) -> Value {
     }
 }
 
+/// The first limits to write, and the first rows of reports. Version 1 counts memory and swap together, so swap comes after memory.
+const FIRST: [LimitKey; 6] =
+    [LimitKey::Memory, LimitKey::Swap, LimitKey::Tasks, LimitKey::Cpu, LimitKey::CpuBurst, LimitKey::CpuWeight];
+
 /// Every limit that control groups enforce, in the order in which they must be written.
 #[must_use]
 pub fn controls(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
-    let row = |key: LimitKey, declared: LimitValue, unified: Value, v1: Value| {
-        let hierarchy = key.controller().and_then(|controller| facts.controller(controller));
-        let place = hierarchy.and_then(|hierarchy| {
-            let value = if hierarchy == Hierarchy::Unified { unified } else { v1 };
-            Some(Place { key, hierarchy, file: key.file(hierarchy)?, entry: Entry::Whole, value })
-        });
-        Control { key, declared, place }
-    };
-    let quota = limits.cpu.map(|share| share.quota_us(CPU_PERIOD_US));
-    let burst = match (limits.cpu, limits.cpu_burst) {
-        (Bound::Unlimited, _) => Value::Number(0),
-        // The kernel has no "unlimited" here and takes at most the quota itself.
-        (_, Bound::Unlimited) => bound(quota),
-        (_, Bound::At(share)) => Value::Number(share.quota_us(CPU_PERIOD_US)),
-    };
-    let cpu = bound(quota);
-    let weight = u64::from(limits.cpu_weight);
-    // 100 is the norm of version 2, 1024 of version 1; version 1 takes no less than 2.
-    let shares = Value::Number((weight * 1024 / 100).max(2));
-    let weight = Value::Number(weight);
-    let memory = bound(limits.memory.map(|size| size.0));
-    let swap = bound(limits.swap.map(|size| size.0));
-    let both = match (limits.memory, limits.swap) {
-        (Bound::At(memory), Bound::At(swap)) => Value::Number(memory.0.saturating_add(swap.0)),
-        _ => Value::Unlimited,
-    };
-    let high = bound(limits.memory_high.map(|size| size.0));
-    let tasks = bound(limits.tasks);
-    let mut rows = vec![
-        row(LimitKey::Memory, limits.memory.into(), memory, memory),
-        // Version 1 counts memory and swap together, so this comes after the memory limit.
-        row(LimitKey::Swap, limits.swap.into(), swap, both),
-        row(LimitKey::Tasks, limits.tasks.into(), tasks, tasks),
-        row(LimitKey::Cpu, limits.cpu.into(), cpu, cpu),
-        row(LimitKey::CpuBurst, limits.cpu_burst.into(), burst, burst),
-        row(LimitKey::CpuWeight, limits.cpu_weight.into(), weight, shares),
-    ];
-    let of_memory = facts.controller("memory");
-    // Version 1 has no such limit. It is left out where nothing is declared, so that it is not called nominal.
-    if limits.memory_high != Bound::Unlimited || of_memory == Some(Hierarchy::Unified) {
-        rows.push(row(LimitKey::MemoryHigh, limits.memory_high.into(), high, high));
-    }
-    // Version 2 counts sockets as memory.
-    if of_memory == Some(Hierarchy::V1) {
-        let sockets = limits.memory.map(kernel_memory::sockets);
-        let value = bound(sockets.map(|size| size.0));
-        rows.push(row(LimitKey::MemorySockets, sockets.into(), value, value));
-    }
+    let others = LimitKey::ALL.into_iter().filter(|key| !FIRST.contains(key));
+    let mut rows: Vec<Control> =
+        FIRST.into_iter().chain(others).filter_map(|key| plain_control(key, limits, facts)).collect();
     rows.extend(devices(limits, facts));
     rows
+}
+
+/// A limit of a whole file; `None` for any other limit, and for one that has no meaning on this host.
+fn plain_control(key: LimitKey, limits: &Limits, facts: &HostFacts) -> Option<Control> {
+    let Holder::Group { controller, device: None, .. } = key.holder() else { return None };
+    let hierarchy = facts.controller(controller);
+    let declared = match key {
+        LimitKey::IoWeight => return None,
+        // Version 2 counts sockets as memory.
+        LimitKey::MemorySockets if hierarchy != Some(Hierarchy::V1) => return None,
+        LimitKey::MemorySockets => limits.memory.map(kernel_memory::sockets).into(),
+        // Version 1 has no such limit. Without a declared value it is left out, so that it is not reported as nominal.
+        LimitKey::MemoryHigh if limits.memory_high == Bound::Unlimited && hierarchy != Some(Hierarchy::Unified) => {
+            return None;
+        }
+        _ => limits.value(key)?,
+    };
+    let place = hierarchy.and_then(|hierarchy| {
+        let (file, value) = (key.file(hierarchy)?, in_unit_of_file(key, declared, hierarchy, limits));
+        Some(Place { key, hierarchy, file, entry: Entry::Whole, value })
+    });
+    Some(Control { key, declared, place })
+}
+
+/// The value of a limit in the unit of its file. For most limits both have the same unit.
+fn in_unit_of_file(key: LimitKey, declared: LimitValue, hierarchy: Hierarchy, limits: &Limits) -> Value {
+    let quota = || limits.cpu.map(|share| share.quota_us(CPU_PERIOD_US));
+    match (key, hierarchy) {
+        (LimitKey::Cpu, _) => bound(quota()),
+        (LimitKey::CpuBurst, _) => match (limits.cpu, limits.cpu_burst) {
+            (Bound::Unlimited, _) => Value::Number(0),
+            // The kernel has no "unlimited" here and accepts at most the quota itself.
+            (_, Bound::Unlimited) => bound(quota()),
+            (_, Bound::At(share)) => Value::Number(share.quota_us(CPU_PERIOD_US)),
+        },
+        // The default weight is 100 in version 2 and 1024 in version 1, whose minimum is 2.
+        (LimitKey::CpuWeight, Hierarchy::V1) => Value::Number((u64::from(limits.cpu_weight) * 1024 / 100).max(2)),
+        (LimitKey::Swap, Hierarchy::V1) => match (limits.memory, limits.swap) {
+            (Bound::At(memory), Bound::At(swap)) => Value::Number(memory.0.saturating_add(swap.0)),
+            _ => Value::Unlimited,
+        },
+        _ => plain(declared),
+    }
+}
+
+fn plain(declared: LimitValue) -> Value {
+    declared.hard().map_or(Value::Unlimited, Value::Number)
 }
 
 /// The limits of block devices.
@@ -215,25 +222,23 @@ fn devices(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
     let usable = facts.controller("io") == Some(hierarchy);
     let devices = if usable { facts.storage.devices.as_slice() } else { &[] };
     let mut rows = Vec::new();
-    for (key, value) in [
-        (LimitKey::IoRead, limits.io_read.map(|size| size.0)),
-        (LimitKey::IoWrite, limits.io_write.map(|size| size.0)),
-        (LimitKey::IopsRead, limits.iops_read.map(|count| count.0)),
-        (LimitKey::IopsWrite, limits.iops_write.map(|count| count.0)),
-    ] {
+    for key in LimitKey::ALL {
         let (Some(file), Holder::Group { device: Some(word), .. }) = (key.file(hierarchy), key.holder()) else {
             continue;
         };
-        let declared = value.into();
-        let row =
-            |entry| Control { key, declared, place: Some(Place { key, hierarchy, file, entry, value: bound(value) }) };
+        let Some(declared) = limits.value(key) else { continue };
+        let row = |entry| Control {
+            key,
+            declared,
+            place: Some(Place { key, hierarchy, file, entry, value: plain(declared) }),
+        };
         let entries = devices.iter().map(|device| Entry::Device { number: device.number.clone(), key: word });
         rows.extend(entries.map(row));
-        if devices.is_empty() && value != Bound::Unlimited {
+        if devices.is_empty() && declared != LimitValue::Unlimited {
             rows.push(Control { key, declared, place: None });
         }
     }
-    // Only the real devices can share by weight, and only when each of them does.
+    // Only physical devices share by weight.
     let key = LimitKey::IoWeight;
     let file = devices.iter().find_map(|device| device.weight).and_then(|policy| match policy {
         WeightPolicy::Bfq => Some(BFQ_WEIGHT),
@@ -241,14 +246,14 @@ fn devices(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
     });
     let value = Value::Number(u64::from(limits.io_weight));
     let place = file.map(|file| Place { key, hierarchy, file, entry: Entry::Default, value });
-    // The norm is what a group has anyway; where nothing shares by weight it is not called nominal.
+    // A group has the default weight anyway, so it is not reported as nominal where nothing shares by weight.
     if place.is_some() || limits.io_weight != 100 {
         rows.push(Control { key, declared: limits.io_weight.into(), place });
     }
     rows
 }
 
-/// A setting of a tenant's groups that no limit uses: it stays as the kernel makes a fresh group.
+/// A setting of a tenant's groups that no limit uses. It must keep its value of a fresh group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Untouched {
     /// In which hierarchy.
@@ -257,14 +262,14 @@ pub struct Untouched {
     pub controller: &'static str,
     /// The file's name.
     pub file: &'static str,
-    /// The key of the line that is meant, in a file of several.
+    /// The key of the line, in a file of several lines.
     pub key: Option<&'static str>,
     /// What it holds in a fresh group.
     pub fresh: &'static str,
 }
 
-/// Settings that give a tenant what others are kept from, or keep the warden from its work: memory that is never taken back,
-/// processes that are not ended, processor time before all others, groups that cannot be made.
+/// Settings that favour one tenant or hinder the warden: memory that is never reclaimed, processes that are never killed, processor
+/// time before all others, groups that cannot be created.
 #[rustfmt::skip]
 pub const UNTOUCHED: &[Untouched] = {
     const fn row(hierarchy: Hierarchy, controller: &'static str, file: &'static str, fresh: &'static str) -> Untouched {
@@ -288,11 +293,11 @@ pub const UNTOUCHED: &[Untouched] = {
     ]
 };
 
-/// How version 1 says that memory has no limit, with pages of 4 KiB.
+/// "No limit" in the memory files of version 1, with pages of 4 KiB.
 const NO_LIMIT_V1: &str = "9223372036854771712";
 
 impl Untouched {
-    /// The value in the file's text, if it is another than in a fresh group.
+    /// The value in the file's text, if it differs from a fresh group's.
     #[must_use]
     pub fn changed(&self, text: &str) -> Option<String> {
         let value = match self.key {
@@ -330,6 +335,16 @@ mod tests {
     fn text(limits: &Limits, hierarchy: Hierarchy, key: LimitKey) -> Option<String> {
         let rows = controls(limits, &facts(hierarchy));
         rows.into_iter().find(|row| row.key == key)?.place.map(|place| place.text())
+    }
+
+    #[test]
+    fn every_limit_that_has_a_file_is_written() {
+        for hierarchy in [Hierarchy::Unified, Hierarchy::V1] {
+            let rows = controls(&Limits::default(), &facts(hierarchy));
+            for key in LimitKey::ALL.into_iter().filter(|key| key.file(hierarchy).is_some()) {
+                assert!(rows.iter().any(|row| row.key == key && row.place.is_some()), "{key} {hierarchy:?}");
+            }
+        }
     }
 
     #[test]
