@@ -1,4 +1,4 @@
-//! Capabilities that a jail's root may have: over the jail's own user namespace only (`capabilities(7)`).
+//! Capabilities that a jail's root may have. They apply to the jail's own user namespace only (`capabilities(7)`).
 
 use bailiwick_types::Profile;
 
@@ -91,13 +91,14 @@ impl CapabilitySet {
         Self(ROWS.iter().filter(granted).fold(0, |set, row| set | 1 << row.bit))
     }
 
-    /// The set that earlier versions gave, where it was another: a jail that has it goes on, and the audit tells of it.
+    /// The set that earlier versions granted; `None` where it was the same. A jail with this set keeps running, and the audit reports
+    /// it.
     #[must_use]
     pub fn of_earlier_version(profile: Profile) -> Option<Self> {
         (profile == Profile::System).then(|| Self::all_of(&[Self::of(profile), Self::NET_ADMIN]))
     }
 
-    /// All that is in any of these sets.
+    /// The union of sets.
     #[must_use]
     pub const fn all_of(sets: &[Self]) -> Self {
         let mut all = 0;
@@ -109,7 +110,7 @@ impl CapabilitySet {
         Self(all)
     }
 
-    /// Whether everything in another set is in this one.
+    /// Whether this set contains another.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -2,14 +2,14 @@
 
 use bailiwick_types::{ByteSize, DiskFact, HostFacts, LimitKey, LimitValue, Limits, QuotaFact, QuotaFacts, SoftHard};
 
-/// The bounds of one tenant. `None` is no bound; its use is counted all the same.
+/// The bounds of one tenant. `None` is no bound; use is still counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskPlan {
-    /// Bytes, in whole kibibytes, in which the kernel counts.
+    /// Bytes, rounded down to kibibytes, the kernel's unit.
     pub bytes: Option<SoftHard<u64>>,
     /// Inodes.
     pub inodes: Option<SoftHard<u64>>,
-    /// For how many seconds a soft bound may be passed.
+    /// For how many seconds use may exceed a soft bound.
     pub grace: u64,
 }
 
@@ -30,7 +30,7 @@ impl DiskPlan {
     pub fn new(limits: &Limits, facts: &HostFacts) -> Self {
         let soft_too = facts.storage.quota == QuotaFacts::Projects;
         let bytes = limits.disk.value().map(|disk| SoftHard {
-            // A soft bound that the host does not know is not a lower hard one.
+            // Where the host has no soft bounds, the soft bound must not become a lower hard one.
             soft: if soft_too { kibibytes(disk.soft) } else { kibibytes(disk.hard) },
             hard: kibibytes(disk.hard),
         });
@@ -66,7 +66,7 @@ pub fn enforced(fact: &QuotaFact) -> LimitValue {
     pair(fact).into()
 }
 
-/// A soft bound alone is a hard one without an end; a hard one alone is both.
+/// A soft bound alone has no hard bound above it. A hard bound alone is both.
 fn pair(fact: &QuotaFact) -> Option<SoftHard<u64>> {
     match (fact.soft, fact.hard) {
         (None, None) => None,

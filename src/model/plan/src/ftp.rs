@@ -1,26 +1,26 @@
-//! What a process of an FTP server sees and may do once it is in a jail: an empty root, a user database of one line, and the directory
-//! that its login is locked to.
+//! What a process of an FTP server sees and may do inside a jail: an empty root, a user database of one line, and the directory that
+//! its login is locked to.
 //!
-//! Danger: the process is the host's program, in the host's network and pid namespace, with the memory that it had. It must find
-//! nothing there that could run in it: no program, no library, no configuration of the tenant's.
+//! Danger: the process runs the host's program, in the host's network and pid namespaces, with the memory from before. It must find
+//! nothing that it could execute or load: no program, no library, no configuration of the tenant.
 
 use crate::capability::CapabilitySet;
 use crate::mount::Flags;
 use crate::seed::LOGIN_ID;
 use bailiwick_types::{FtpUser, IdRange};
 
-/// Where what the login may see is. It is the home of its line in the user database.
+/// Where the login's directory is mounted. It is the home in the user database.
 pub const FTP_HOME: &str = "/home";
 /// The user database.
 pub const FTP_PASSWD: &str = "/etc/passwd";
 
 /// The flags of the empty root.
 pub const ROOT_FLAGS: Flags = Flags::READ_ONLY.and(Flags::NO_SUID).and(Flags::NO_DEV).and(Flags::NO_EXEC);
-/// The flags of the login's directory. What is not executable cannot be mapped as a library either.
+/// The flags of the login's directory. Files that are not executable cannot be mapped as libraries either.
 pub const HOME_FLAGS: Flags = Flags::NO_SUID.and(Flags::NO_DEV).and(Flags::NO_EXEC);
 
-/// What the server needs of a root: to become the login user (`setuid`, `setgid`), to lock it into its directory (`sys_chroot`), and to
-/// hand files over (`chown`).
+/// The capabilities that the server needs: to become the login user (`setuid`, `setgid`), to lock it into its directory (`sys_chroot`),
+/// and to give files to it (`chown`).
 pub const CAPABILITIES: CapabilitySet = CapabilitySet::all_of(&[
     CapabilitySet::CHOWN,
     CapabilitySet::SETGID,

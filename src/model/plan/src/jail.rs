@@ -17,12 +17,12 @@ use bailiwick_types::{
 pub enum Rlimit {
     /// Open descriptors.
     OpenFiles(u64),
-    /// No core dumps, and no crash handler: at a limit of exactly 1 byte the kernel writes no file and starts none of the
-    /// host's handlers; at 0 it would start them (`core(5)`).
+    /// No core dumps and no crash handler. At a limit of exactly 1 byte the kernel writes no file and starts no handler of the
+    /// host; at 0 it starts the handler (`core(5)`).
     NoCore,
 }
 
-/// The limit of core dumps that every process of a tenant has, in bytes: [`Rlimit::NoCore`].
+/// The limit of core dumps of every process of a tenant, in bytes: [`Rlimit::NoCore`].
 pub const CORE_LIMIT: u64 = 1;
 
 impl Rlimit {
@@ -42,8 +42,8 @@ pub fn rlimits(limits: &Limits) -> Vec<Rlimit> {
     vec![Rlimit::OpenFiles(limits.open_files), Rlimit::NoCore]
 }
 
-/// What the kernel adds for each process of a jail when it looks for whom to end: it takes a tenant before the host's own
-/// daemons. Nobody inside can lower it.
+/// `oom_score_adj` of each process of a jail: the kernel kills a tenant's processes before the host's daemons. Nobody inside can
+/// lower it.
 pub const OOM_SCORE: i32 = 500;
 
 /// What a jail should be.
@@ -55,11 +55,11 @@ pub struct JailPlan {
     pub ids: IdRange,
     /// How it holds the tenant's storage.
     pub access: Access,
-    /// The profile that it is confined by.
+    /// The profile that confines it.
     pub profile: Profile,
     /// Its host name.
     pub hostname: String,
-    /// What its storage holds on the first day.
+    /// The first content of its storage.
     pub seeds: Vec<Seed>,
     /// Its mount table, in order.
     pub mounts: Vec<Mount>,
@@ -67,7 +67,7 @@ pub struct JailPlan {
     pub links: Vec<Link>,
     /// Its bounding set.
     pub capabilities: CapabilitySet,
-    /// Whether set-user-id programs are without effect.
+    /// Whether set-user-id programs have no effect.
     pub no_new_privs: bool,
     /// Its Landlock domain.
     pub landlock: Domain,
@@ -79,7 +79,7 @@ pub struct JailPlan {
     pub rlimits: Vec<Rlimit>,
 }
 
-/// Why the host cannot hold the jail that the policy declares.
+/// Why this host cannot have the jail that the policy declares.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// No jail is to run.
@@ -157,12 +157,12 @@ fn hold(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<Held, PlanErr
             return Err(PlanError::Nominal(nominal));
         }
     }
-    // By its own profile: the rules name what lies in its root.
+    // The tenant's own profile: the rules name what its root contains.
     let landlock = Domain::of(settings.profile, facts.landlock_abi)?;
     Ok(Held { access, profile: confinement(settings.profile, access), landlock, controls })
 }
 
-/// Whether this host could hold the jail that a tenant is declared to have.
+/// Whether this host can have the jail that the policy declares for a tenant.
 ///
 /// # Errors
 /// When a wall or a required limit cannot be put up: the tenant must not start.
@@ -170,7 +170,7 @@ pub fn check(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<(), Plan
     hold(tenant, host, facts).map(drop)
 }
 
-/// A declared limit that this host does not hold.
+/// A declared limit that this host does not enforce.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NominalLimit {
     /// Which limit.

@@ -1,9 +1,9 @@
-//! What a jail sees of the kernel below `/proc` and `/sys`: lists of what programs need. All else is hidden, so that what
-//! a later kernel adds is hidden until somebody has weighed it.
+//! What a jail sees of the kernel below `/proc` and `/sys`: lists of what programs need. Everything else is hidden, so that an entry of
+//! a later kernel stays hidden until somebody has assessed it.
 //!
-//! Danger: much of `/proc` shows the host as a whole, to everybody who can read it: its command line, its disks, how busy
-//! its neighbours are. A name that is added here is seen by every tenant of every host. What lies below each process is shown whatever
-//! is listed (`tests/attacks/kernel_files.rs` has its names), and some of it tells of the host: `docs/threats.md` says what.
+//! Danger: much of `/proc` describes the whole host to every reader: its command line, its disks, how busy the neighbours are. Every
+//! tenant of every host sees a name that is added here. The entries below each process are always visible
+//! (`tests/attacks/kernel_files.rs` has their names), and some of them describe the host: `docs/threats.md` lists them.
 
 /// The directories of procfs whose entries are listed one by one, each with the names that stay. What lies below such a
 /// name stays too. `/proc/PID` is not meant: a jail's procfs has its own processes only, and no mount hides what lies below each of them.
@@ -234,18 +234,18 @@ pub const LISTED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Files that programs cannot do without, and that show the host as a whole: a jail gets an answer of its own, made when
-/// it is.
+/// Files that programs need and that describe the whole host. A jail gets a file of its own in their place, written when the jail is
+/// made.
 pub const ANSWERED: &[Answer] = &[Answer::Stat, Answer::Cgroups];
 
-/// The parts of sysfs that a jail has. There is nothing else below its `/sys`, and so nothing to be uncovered.
+/// The parts of sysfs that a jail has. Its `/sys` contains nothing else, so there is nothing to uncover.
 pub const SYSFS: &[&str] = &[
     "class/net", // of the jail's own network, as is the next
     "devices/virtual/net",
     "devices/system/cpu/online",
     "devices/system/cpu/possible",
     "devices/system/cpu/present",
-    // Not the directory: how often the host's pages were joined or split lies there too.
+    // Not the directory: it also counts how often the host's pages were joined or split.
     "kernel/mm/transparent_hugepage/enabled",
     "kernel/mm/transparent_hugepage/hpage_pmd_size",
 ];
@@ -253,9 +253,9 @@ pub const SYSFS: &[&str] = &[
 /// A file whose content is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// `/proc/stat`: which processors there are and since when the host runs, and that none of them has done anything.
+    /// `/proc/stat`: the processors and the boot time of the host; every counter of use is zero.
     Stat,
-    /// `/proc/cgroups`: which controllers there are, and not how many groups.
+    /// `/proc/cgroups`: the controllers, without the number of groups.
     Cgroups,
 }
 

@@ -1,8 +1,8 @@
-//! What a tenant makes the kernel hold: whether it is charged to the tenant, and what bounds it where it is not; and what there
-//! is a fixed number of for the whole host. One row for each, which `docs/limits.md` repeats and `tests/attacks` tries.
+//! Kernel objects that a tenant can create: whether they are charged to the tenant, and what bounds them where they are not. Also the
+//! pools of which the whole host has a fixed number. Each has one row. `docs/limits.md` repeats the rows and `tests/attacks` tries them.
 //!
-//! Danger: the limit `memory` is as true as this table. A row that says more than the kernel does makes the audit lie, and an
-//! object that has no row is bounded by nobody's care.
+//! Danger: the audit of the limit `memory` relies on this table. A row that promises more than the kernel does makes the audit wrong.
+//! An object without a row is bounded by nothing.
 
 use crate::mount::TERMINALS;
 use bailiwick_types::{ByteSize, Hierarchy, Profile};

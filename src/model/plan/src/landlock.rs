@@ -98,7 +98,7 @@ fn rights(abi: u32) -> u64 {
 }
 
 impl Domain {
-    /// The domain of a process of an FTP server that is in a jail: the files that it is there for, and no program anywhere.
+    /// The domain of a process of an FTP server inside a jail: the files of its login, and no program.
     ///
     /// # Errors
     /// When the kernel's ABI is lower than the strictest profile accepts.

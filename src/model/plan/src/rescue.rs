@@ -1,26 +1,26 @@
-//! The reserve by which a tenant at a limit still logs in: a few tasks and some memory above its limits, for as long as one
-//! session needs them.
+//! The reserve that lets a tenant at a limit log in: a few tasks and some memory above its limits, for as long as one session needs
+//! them.
 //!
-//! Danger: the reserve is above the limits, so it must be given back. While it is given the tenant's own group has the sum, the jail
-//! keeps its limit of tasks, and what is reserved of them is in a group of its own. Memory is the tenant's as a whole: what else runs
-//! may take of the reserve too.
+//! Danger: the reserve is above the limits, so it must be taken back. While it is granted, the tenant's group has the sum, the jail
+//! keeps its limit of tasks, and the reserved tasks are in a group of their own. Memory is shared: the other processes of the tenant
+//! can use the reserve too.
 
 use crate::control::{Control, Value};
 use bailiwick_types::{Bound, ByteSize, Hierarchy, LimitKey, Limits};
 
-/// The group beside the jail's in which a rescue session is. It is there for as long as the reserve is given.
+/// The group of a rescue session, beside the jail's. It exists while the reserve is granted.
 pub const GROUP: &str = "rescue";
-/// Processes and threads of the reserve: a shell, and what one starts in it to look around and to end others.
+/// Processes and threads of the reserve: a shell, and the commands to look around and to end other processes.
 pub const TASKS: u64 = 16;
 /// Memory of the reserve.
 pub const MEMORY: ByteSize = ByteSize(32 << 20);
 
-/// A limit is as good as reached when less than half of the reserve, or an eighth of the limit if that is less, is free.
+/// A limit counts as reached when less than half of the reserve is free, or less than an eighth of the limit if that is smaller.
 fn is_reached(used: u64, limit: u64, reserve: u64) -> bool {
     limit.saturating_sub(used) < (reserve / 2).min(limit / 8).max(1)
 }
 
-/// How much memory a tenant may use and be far from its limit, whatever it is used for.
+/// The use of memory, cache included, up to which the limit is certainly not reached.
 #[must_use]
 pub fn enough_memory(limits: &Limits) -> u64 {
     match limits.memory {
@@ -29,7 +29,7 @@ pub fn enough_memory(limits: &Limits) -> u64 {
     }
 }
 
-/// What of its limits a tenant uses; what cannot be read is not reached.
+/// What a tenant uses of its limits. A value that cannot be read counts as not reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Room {
     /// Processes and threads.
@@ -39,7 +39,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// The limits that are as good as reached.
+    /// The limits that count as reached.
     #[must_use]
     pub fn reached(&self, limits: &Limits) -> Vec<LimitKey> {
         let tasks =
@@ -54,15 +54,15 @@ impl Room {
     }
 }
 
-/// The limits of the tenant's group while the reserve is given. Those of processor time and of block devices hold for the session
-/// too, and so does that of swap: the reserve is memory.
+/// The limits of the tenant's group while the reserve is granted. The limits of processor time, block devices and swap also hold for
+/// the session; the reserve is tasks and memory.
 #[must_use]
 pub fn during(mut controls: Vec<Control>) -> Vec<Control> {
     for control in &mut controls {
         let Some(place) = &mut control.place else { continue };
         let more = match (control.key, place.hierarchy) {
             (LimitKey::Tasks, _) => TASKS,
-            // Version 1 counts memory as swap too.
+            // Version 1 counts memory and swap together.
             (LimitKey::Memory | LimitKey::MemoryHigh, _) | (LimitKey::Swap, Hierarchy::V1) => MEMORY.0,
             _ => continue,
         };
@@ -73,8 +73,8 @@ pub fn during(mut controls: Vec<Control>) -> Vec<Control> {
     controls
 }
 
-/// The limit of tasks that the jail keeps meanwhile; `None` where nothing limits them. While init is in the other group it has left
-/// its place, which nobody else may take: then it would be one too many when it comes back.
+/// The limit of tasks that the jail keeps meanwhile; `None` where nothing limits them. While init is in the group of the reserve, the
+/// limit is one lower, so that init still fits when it comes back.
 #[must_use]
 pub fn tasks_of_jail(controls: &[Control], init_is_in: bool) -> Option<u64> {
     match controls.iter().find(|control| control.key == LimitKey::Tasks)?.place.as_ref()?.value {

@@ -1,5 +1,5 @@
-//! What a tenant's storage holds on its first day. Written once, before the tenant has run; from then on it is the
-//! tenant's and nothing of ours reads or writes it.
+//! The first content of a tenant's storage. It is written once, before the tenant has run. After that it belongs to the tenant, and
+//! nothing of ours reads or writes it.
 
 use bailiwick_policy::Tenant;
 use bailiwick_types::Profile;
@@ -31,7 +31,7 @@ pub enum Kind {
 /// The id of the login user and its group inside every jail.
 pub const LOGIN_ID: u32 = 1000;
 
-/// What `/usr/local` begins with.
+/// The first directories of `/usr/local`.
 pub const LOCAL_DIRS: &[&str] = &["bin", "etc", "include", "lib", "sbin", "share", "src"];
 
 /// The seeds of a tenant.
@@ -59,7 +59,7 @@ pub fn seeds(
         add(&format!("var/{path}"), directory(), 0o755, 0);
     }
     add("var/spool/cron", directory(), 0o755, 0);
-    // The login user's, so that crontab(1) needs no rights of a group, which no program gets in here.
+    // Owned by the login user, so that crontab(1) needs no set-group-id, which has no effect here.
     add("var/spool/cron/crontabs", directory(), 0o700, LOGIN_ID);
     add("var/tmp", directory(), 0o1777, 0);
     add("var/run", Kind::Link("/run".into()), 0, 0);
@@ -92,7 +92,7 @@ pub fn seeds(
         0o644,
         0,
     );
-    // Nobody has a password: ways in are doors, and their keys are checked outside.
+    // Nobody has a password: tenants come in through doors, whose keys are checked outside.
     add("etc/shadow", text(format!("root:*:20000:0:99999:7:::\n{user}:*:20000:0:99999:7:::\n")), 0o600, 0);
     add("etc/hostname", text(format!("{}\n", tenant.name)), 0o644, 0);
     add("etc/hosts", text(format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost\n", tenant.name)), 0o644, 0);
