@@ -1,8 +1,7 @@
 //! The log of audit runs: lines of JSON, each of which holds the hash of the line before it.
 //!
-//! Danger: the chain proves that nobody changed a line *and left those after it as they were*. Whoever can write the
-//! file can compute all of it anew; only a [`Head`] that is kept elsewhere shows that. What a line says about tenants is
-//! made of words of our own, never of texts that tenants chose.
+//! Danger: the chain proves only that no line was changed *while the lines after it stayed the same*. Whoever can write the file can
+//! recompute all of it; only a [`Head`] that is kept elsewhere reveals that. A line contains no text that a tenant chose.
 //!
 //! A line is `BODY` with its last `}` replaced by `,"hash":"HEX"}`, where `HEX` is the SHA-256 of `BODY`. So two lines of
 //! shell check one, without this program.
@@ -19,16 +18,16 @@ use std::str::FromStr;
 /// The longest line in bytes, with its end. Room for the summary of some 20,000 tenants.
 pub const MAX_LINE: usize = 2 << 20;
 
-/// What the tenants of one line may take of it; the rest is left out, and counted.
+/// The part of a line for tenants. Tenants that do not fit are left out and counted.
 const MAX_TENANTS: usize = MAX_LINE - (64 << 10);
 
-/// More problems than this are not told.
+/// The most problems that are reported.
 const MAX_PROBLEMS: usize = 100;
 
 /// So many lines after the first wrong one are kept to find out what happened to them (80 bytes each).
 const MAX_KEPT: usize = 1_000_000;
 
-/// What stands before the hash in a line.
+/// The text before the hash in a line.
 const HASH_KEY: &str = ",\"hash\":\"";
 
 /// A SHA-256; in text 64 lower-case hexadecimal digits.
@@ -98,8 +97,8 @@ impl From<Digest> for String {
     }
 }
 
-/// The last line of a chain: all that is needed to write the next, and to know later that nothing before it was changed
-/// or lost. In text `SEQUENCE:HASH`, for the journal.
+/// The last line of a chain: enough to write the next one, and to prove later that nothing before it was changed or lost. As text,
+/// for the journal: `SEQUENCE:HASH`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// Its number; 0 before the first line.
@@ -135,7 +134,7 @@ pub struct Summary {
     pub verdicts: BTreeMap<Verdict, u64>,
     /// Each tenant, by name.
     pub tenants: BTreeMap<TenantName, TenantSummary>,
-    /// How many tenants did not fit, those in the best order.
+    /// How many tenants did not fit. Those with the best verdicts are left out first.
     pub left_out: u64,
     /// [`digest`] of the report.
     pub report: Digest,
@@ -173,7 +172,7 @@ fn summary(report: &AuditReport, host: &str) -> Summary {
     for tenant in &report.tenants {
         *verdicts.entry(tenant.verdict).or_default() += 1;
     }
-    // When not all fit, those that somebody will ask about do.
+    // When not all fit, the tenants with the worst verdicts come first.
     let mut order: Vec<&TenantReport> = report.tenants.iter().collect();
     order.sort_by(|a, b| b.verdict.cmp(&a.verdict).then_with(|| a.name.cmp(&b.name)));
     let (mut tenants, mut size, mut left_out) = (BTreeMap::new(), 0, 0);

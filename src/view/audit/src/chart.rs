@@ -1,7 +1,7 @@
 //! Line charts of what a tenant used, as SVG inside the page: whole numbers, no script, nothing from outside.
 //!
-//! What was not measured is a gap, never a zero. Many points become few columns: of each the average is drawn, and
-//! beside it the highest minute, so that no peak is lost.
+//! A span without a measurement is a gap, never a zero. Many points become few columns. Each column shows its average and its highest
+//! minute, so that no peak is lost.
 
 use bailiwick_types::{Kind, Measure, Moment, Point, Unit, Usage};
 
@@ -9,9 +9,9 @@ use bailiwick_types::{Kind, Measure, Moment, Point, Unit, Usage};
 pub(crate) struct Chart {
     /// Part of its id.
     pub(crate) word: &'static str,
-    /// What stands above it.
+    /// Its title.
     pub(crate) title: &'static str,
-    /// Its lines, and what each is called where there are two.
+    /// Its lines, with a name each where there are two.
     lines: &'static [(Measure, &'static str)],
 }
 
@@ -40,14 +40,14 @@ const RIGHT: u64 = 708;
 const TOP: u64 = 16;
 const BOTTOM: u64 = 164;
 
-/// What is drawn of one measure in one stretch of time.
+/// The values of one measure in one column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Value {
     average: u64,
     peak: u64,
 }
 
-/// The time that a chart covers, cut into columns of the same length.
+/// The time that a chart covers, in columns of equal length.
 struct Columns {
     from: u64,
     width: u64,
@@ -191,7 +191,7 @@ pub(crate) fn figure(
         SIZE.0, SIZE.1
     ));
     let times = [(LEFT, "start", from_text), (middle_x, "middle", time(middle)), (RIGHT, "end", end_text)];
-    // Of one column there is no middle to tell.
+    // A single column has no middle.
     let times = times.into_iter().filter(|(_, anchor, _)| columns.count > 1 || *anchor != "middle");
     out.push_str(&axes(measure, top, times));
     for (number, (measure, name, values)) in lines.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Every kind of finding, in one table. An id is never given to another meaning; one that is dropped stays unused.
+//! Every kind of finding, in one table. An id keeps its meaning for ever; a dropped id stays unused.
 
 use bailiwick_types::Severity::{self, Critical, Notice, Warning};
 use bailiwick_types::{Finding, TenantName, Verdict};
@@ -10,7 +10,7 @@ pub struct FindingKind {
     pub id: &'static str,
     /// The wall, or `limits` or `state`.
     pub about: &'static str,
-    /// How grave.
+    /// How severe.
     pub severity: Severity,
     /// What to do about it.
     pub remedy: &'static str,
@@ -112,7 +112,7 @@ kinds! {
         "nothing bounds it but `cpu` and `inodes`: declare them, or give the tenant a disk of its own";
 }
 
-/// Something that is not as it should be, before it is known whose.
+/// A wall or a limit that is not as it should be: a finding that does not name its tenant yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) kind: FindingKind,
@@ -124,7 +124,7 @@ impl FindingKind {
         Violation { kind: self, evidence }
     }
 
-    /// What a wall or limit is worth with a finding of this kind.
+    /// The verdict on a wall or limit with a finding of this kind.
     pub(crate) fn verdict(self) -> Verdict {
         match self.severity {
             Notice => Verdict::Enforced,
@@ -134,7 +134,7 @@ impl FindingKind {
     }
 }
 
-/// One finding of each kind, in the order in which they were met.
+/// One finding of each kind, in the order of the violations.
 pub(crate) fn findings(tenant: &TenantName, violations: &[Violation]) -> Vec<Finding> {
     let mut kinds: Vec<FindingKind> = Vec::new();
     for violation in violations {
@@ -157,7 +157,7 @@ pub(crate) fn findings(tenant: &TenantName, violations: &[Violation]) -> Vec<Fin
         .collect()
 }
 
-/// The first few of many, and how many more there are.
+/// The first few of many, and the number of the others.
 pub(crate) fn list(items: impl Iterator<Item = String>) -> String {
     const SHOWN: usize = 8;
     let mut items: Vec<String> = items.collect();
@@ -167,7 +167,7 @@ pub(crate) fn list(items: impl Iterator<Item = String>) -> String {
     if more == 0 { shown } else { format!("{shown}; and {more} more") }
 }
 
-/// A name that a tenant chose: cut, and with nothing in it that a terminal would obey.
+/// A name that a tenant chose: cut, and escaped for a terminal.
 pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 80;
     let cut: String = text.chars().take(SHOWN).collect();

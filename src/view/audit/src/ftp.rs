@@ -1,5 +1,5 @@
-//! The walls of processes of an FTP server that are in a tenant's group: other ones than those of the jail's own processes, because they
-//! stay in the host's network and pid namespace.
+//! The walls of an FTP server's processes in a tenant's group. They differ from the walls of the jail's own processes, because these
+//! processes stay in the host's network and pid namespaces.
 
 use crate::finding;
 use crate::walls::{Wall, shown};
@@ -7,10 +7,10 @@ use bailiwick_plan::ftp::CAPABILITIES;
 use bailiwick_types::{ObservedJail, ProcessFacts};
 use std::borrow::Cow;
 
-/// The group of such processes, below the tenant's.
+/// The group of FTP processes, below the tenant's.
 const GROUP: &str = "/ftp";
 
-/// The jail without them, and them.
+/// The jail without its FTP processes, and those processes.
 pub(crate) fn apart(jail: &ObservedJail) -> (Cow<'_, ObservedJail>, Vec<ProcessFacts>) {
     let is_one = |process: &ProcessFacts| {
         let own = jail.cgroups.get("unified");
@@ -26,7 +26,7 @@ pub(crate) fn apart(jail: &ObservedJail) -> (Cow<'_, ObservedJail>, Vec<ProcessF
     (Cow::Owned(jail), sessions)
 }
 
-/// `None` when nobody is in by FTP.
+/// The wall of the FTP processes; `None` when there are none.
 pub(crate) fn wall(jail: &ObservedJail, sessions: &[ProcessFacts]) -> Option<Wall> {
     if sessions.is_empty() {
         return None;
@@ -46,7 +46,7 @@ pub(crate) fn wall(jail: &ObservedJail, sessions: &[ProcessFacts]) -> Option<Wal
     Some(wall)
 }
 
-/// In the groups of the tenant's, wherever there are some.
+/// Whether a process is in the tenant's group in every hierarchy that has one.
 fn is_limited(jail: &ObservedJail, process: &ProcessFacts) -> bool {
     jail.cgroups.iter().all(|(hierarchy, own)| {
         let below = process.cgroups.get(hierarchy).and_then(|path| path.strip_prefix(own.as_str()));
@@ -54,7 +54,7 @@ fn is_limited(jail: &ObservedJail, process: &ProcessFacts) -> bool {
     })
 }
 
-/// What let the client in, and what serves it.
+/// Whether a process that serves a client is confined to the jail.
 fn is_jailed(jail: &ObservedJail, process: &ProcessFacts) -> bool {
     let namespace = |kind| process.namespaces.get(kind);
     let own_view = namespace("mnt").is_some_and(|mounts| !jail.host_namespaces.contains(mounts));
@@ -67,7 +67,7 @@ fn is_jailed(jail: &ObservedJail, process: &ProcessFacts) -> bool {
         && process.no_new_privs
 }
 
-/// What a server has put aside from the beginning, for the work of TLS: it is nobody, and has no way to become somebody.
+/// Whether a process has no rights: the server separates such a process at its start for TLS. It has no capability and can gain none.
 fn is_harmless(jail: &ObservedJail, process: &ProcessFacts) -> bool {
     let capabilities = process.cap_permitted | process.cap_inheritable | process.cap_ambient;
     is_limited(jail, process) && capabilities == 0 && process.uids.iter().all(|uid| *uid != 0) && process.no_new_privs

@@ -15,13 +15,13 @@ use bailiwick_types::{
 use std::error::Error;
 use std::path::Path;
 
-/// The oldest kernel that everything here was written for.
+/// The oldest supported kernel.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
-/// How many tenants the pool of ids should have room for before it meets somebody else's.
+/// How many tenants the pool of ids should have room for, below the next id of somebody else.
 const ROOM: u32 = 10_000;
 
-/// How many tenants the pools of the kernel should have a share for.
+/// For how many tenants the kernel's pools should be large enough.
 const SHARES: u64 = 256;
 
 /// File systems that tenants' storage may lie on, and the kernel since which they can be id-mapped
@@ -35,7 +35,7 @@ pub fn host_report(state_dir: &Path) -> HostReport {
     host_report_with(state_dir, None)
 }
 
-/// As [`host_report`], with facts that somebody with more rights read.
+/// As [`host_report`], with facts that a more privileged process read.
 #[must_use]
 pub fn host_report_with(state_dir: &Path, facts: Option<&HostFacts>) -> HostReport {
     match host_readings(state_dir) {
@@ -53,8 +53,8 @@ pub fn host_report_with(state_dir: &Path, facts: Option<&HostFacts>) -> HostRepo
     }
 }
 
-/// As [`host_report`], and what depends on the configuration: storage, ids, the daemon's user, `require`. As root in a
-/// program with one thread, id-mapping the storage is tried on a detached copy that nobody sees.
+/// As [`host_report`], and what depends on the configuration: storage, ids, the daemon's user, `require`. As root, in a program with
+/// one thread, it tries to id-map a detached copy of the storage's mount.
 #[must_use]
 pub fn doctor(config_dir: &Path) -> HostReport {
     let host = bailiwick_policy::read_host(config_dir);
@@ -184,7 +184,7 @@ fn report(readings: &HostReadings) -> HostReport {
     HostReport { kernel: facts.kernel.clone(), features }
 }
 
-/// What becomes of a crash in a jail, whose processes have a limit of core dumps of 1 byte.
+/// What happens after a crash in a jail, where core dumps are limited to 1 byte.
 fn crash_handler(pattern: &str) -> FeatureReport {
     let name = "crash-handler";
     match pattern.chars().next() {
@@ -203,8 +203,8 @@ fn crash_handler(pattern: &str) -> FeatureReport {
     }
 }
 
-/// Whether a tenant can make the kernel load a module: by a file system in `system`, and before the newest kernels by the first
-/// bytes of a program, in every profile. The filter refuses all other ways.
+/// Whether a tenant can make the kernel load a module: in `system` by mounting a file system, and on older kernels in every profile by
+/// the first bytes of a program. The seccomp filter refuses all other ways.
 fn modules(disabled: Option<bool>) -> FeatureReport {
     let name = "modules";
     match disabled {
@@ -285,7 +285,7 @@ fn controller(readings: &HostReadings, resource: Resource, controller: &str) -> 
     }
 }
 
-/// What no host charges to a tenant. Its name is no limit's, so that nothing that `require` lists is missing for it.
+/// Kernel memory that no host charges to a tenant. The feature has no resource's name, so `require` cannot make it missing.
 fn kernel_memory(facts: &HostFacts) -> FeatureReport {
     let unbounded = |profile: &Profile| {
         let names: Vec<&str> =
@@ -300,7 +300,7 @@ fn kernel_memory(facts: &HostFacts) -> FeatureReport {
     )
 }
 
-/// Whether what there is one number of for the whole host is enough for the shares of many tenants.
+/// Whether the host's pools of fixed size are large enough for many tenants.
 fn kernel_pools(readings: &HostReadings) -> FeatureReport {
     let name = "kernel-pools";
     let pool = |name: &str| readings.pools.get(name).copied();
@@ -322,7 +322,7 @@ fn kernel_pools(readings: &HostReadings) -> FeatureReport {
     feature(name, state, evidence, remedy)
 }
 
-/// What no block device's limit holds.
+/// Writes that no limit of block devices covers.
 fn io_metadata(facts: &HostFacts) -> FeatureReport {
     let name = "io-metadata";
     if facts.controller("io") != Some(Hierarchy::Unified) || facts.storage.devices.is_empty() {
@@ -405,7 +405,7 @@ fn init(readings: &HostReadings) -> FeatureReport {
     }
 }
 
-/// What `require` lists and this host only has in part is missing: tenants that declare it are refused.
+/// A resource that `require` lists counts as missing when this host has it only in part: tenants that declare it are refused.
 fn require(host: &Host, features: &mut [FeatureReport]) {
     for feature in features.iter_mut().filter(|feature| feature.state == FeatureState::Limited) {
         if feature.resource().is_some_and(|resource| host.require.contains(&resource)) {
@@ -445,7 +445,7 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
     ]
 }
 
-/// Whether the reserve of disk space leaves tenants something of the file system, and whether it is reached.
+/// Whether the reserve of disk space leaves enough of the file system for tenants, and whether it is reached.
 fn reserve(host: &Host) -> FeatureReport {
     let (kept, dir) = (host.reserve.disk, &host.state_dir);
     match bailiwick_observe::space(dir) {
@@ -480,7 +480,7 @@ fn mappable(name: &str, readings: &StorageReadings, kernel: Option<(u32, u32)>, 
     }
 }
 
-/// Whether tenants can log in by ssh: the records of their host users are found, and their group is.
+/// Whether tenants can log in by ssh: the host finds the records of their host users, and their group exists.
 fn host_users(group: &str, group_exists: bool, sources: &[String]) -> FeatureReport {
     let found = sources.iter().any(|source| source == "systemd");
     let evidence = format!("passwd: {} in /etc/nsswitch.conf", sources.join(" "));
@@ -491,7 +491,7 @@ fn host_users(group: &str, group_exists: bool, sources: &[String]) -> FeatureRep
         let evidence = format!("the group \"{group}\" does not exist");
         return limited("host-users", evidence, "create it (systemd-sysusers), or set `login_group` in bailiwick.toml");
     }
-    // Of two sources that have a name or a number, the first is believed.
+    // When two sources have a name or a number, the first one wins.
     let later = sources.iter().position(|source| source == "systemd").map(|at| &sources[at..]).unwrap_or_default();
     let shadowed: Vec<&str> = bailiwick_observe::directories(later).collect();
     if !shadowed.is_empty() {
@@ -505,8 +505,8 @@ fn host_users(group: &str, group_exists: bool, sources: &[String]) -> FeatureRep
     works("host-users", evidence)
 }
 
-/// Whether the pool of ids, and those of host users below it, are the tenants' alone. The pool has no end, so what counts is
-/// the room before somebody else's.
+/// Whether the pool of ids, with the host users below it, belongs to tenants alone. The pool has no end, so what counts is the room
+/// below the next id of somebody else.
 fn ids(host: &Host, users: &UserReadings) -> FeatureReport {
     let first = host.ids.host_users();
     let single = users.users.iter().map(|(name, uid)| (*uid, *uid, format!("user {name:?} (/etc/passwd)")));

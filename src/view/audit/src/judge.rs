@@ -9,15 +9,14 @@ use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{Access, HostFacts, Observed, TenantReport, Verdict, WallReport};
 use std::path::Path;
 
-/// Judges one tenant by what was observed of it. Of a tenant that is down nothing can be said but that none of its
-/// processes is left anywhere.
+/// Judges one tenant by an observation of it. For a tenant that is down, it checks its disk limits and that no process of it is left.
 #[must_use]
 pub fn judge(tenant: &Tenant, host: &Host, facts: &HostFacts, observed: &Observed) -> TenantReport {
     judge_where(tenant, host, facts, observed, &is_present)
 }
 
-/// Whether the host has a path below `/proc` or `/sys`. Where a sandbox leaves only processes in `/proc`, nothing can
-/// be seen to be absent, so everything counts as there.
+/// Whether the host has a path below `/proc` or `/sys`. In a sandbox whose `/proc` has only processes, absence cannot be observed, so
+/// every path counts as present.
 fn is_present(path: &str) -> bool {
     Path::new(path).exists() || !Path::new("/proc/filesystems").exists()
 }
@@ -42,7 +41,7 @@ fn judge_where(
     };
     let (apart, sessions) = ftp::apart(jail);
     let jail = &*apart;
-    // By what the jail was made to be: a wall that is down is one thing, another jail than is declared another.
+    // Compared with what the jail was made as: a wall that is down and a jail of another kind than declared are different findings.
     let (rows, _) = table(tenant.settings.profile, jail.access, &tenant.settings.limits, facts);
     let profile = confinement(tenant.settings.profile, jail.access);
     let all: Vec<Wall> = [
@@ -88,7 +87,7 @@ fn judge_where(
     }
 }
 
-/// Adds to a report that init of the jail has not answered for so many seconds, which only who asks it knows.
+/// Adds to a report that the jail's init has not answered for `seconds`. Only `bailiwickd`, which asks it, knows this.
 pub fn add_silence(report: &mut TenantReport, seconds: u64) {
     let violations = [finding::INIT_SILENT.violation(format!("init has not answered for {seconds} s"))];
     report.verdict = report.verdict.max(verdict(&violations));
@@ -109,7 +108,7 @@ fn report(wall: &Wall) -> WallReport {
     WallReport { wall: wall.name.to_owned(), evidence, verdict }
 }
 
-/// Adds to a report that it compares with what the tenant's files last said without an error.
+/// Adds to a report that it compares with the last version of the tenant's files that had no error.
 pub fn add_last_good(report: &mut TenantReport) {
     let violation = finding::LAST_GOOD.violation("its file, or its plan, has an error".to_owned());
     report.findings.extend(findings(&report.name.clone(), &[violation]));

@@ -1,12 +1,13 @@
-//! Floor 5: what is declared against what was observed: findings and reports. Never changes anything.
+//! Floor 5: compares what is declared with what was observed, in findings and reports. Never changes anything.
 //!
-//! [`judge`] compares one tenant's policy with one observation of the kernel and is pure but for one question: which of
-//! the paths that are to be masked the host's own `/proc` and `/sys` have. [`host_report`] and [`doctor`] say what the
-//! host can enforce at all. Every kind of finding is a row of [`FINDINGS`], described in `docs/findings.md`.
+//! [`judge`] compares one tenant's policy with one observation of the kernel. It is pure except for one question: which of the paths to
+//! mask exist in the host's own `/proc` and `/sys`. [`host_report`] and [`doctor`] report what the host can enforce. Every kind of
+//! finding is a row of [`FINDINGS`], described in `docs/findings.md`.
 //!
-//! [`page`] makes of a report what a customer can read and print. [`chain`] keeps what audits said, so that a year later an auditor can check it.
+//! [`page`] turns a report into a page that a customer can read and print. [`chain`] keeps the results of audits, so that an auditor can
+//! check them a year later.
 //!
-//! Danger: evidence quotes names that tenants choose. It is escaped and cut here, and nothing is decided by it.
+//! Danger: evidence quotes names that tenants choose. They are escaped and cut here, and decide nothing.
 
 pub mod chain;
 mod chart;

@@ -1,6 +1,6 @@
-//! Limits: declared against enforced, and what nothing on this host enforces.
+//! Limits: declared against enforced, and the limits that nothing on this host enforces.
 //!
-//! Danger: `sessions` is the one limit of which the kernel has no word. Its row is `bailiwickd`'s own count.
+//! Danger: the kernel does not know the limits of `sessions`. Their rows are `bailiwickd`'s own count.
 
 use crate::finding::{self, Violation};
 use crate::walls::{everybody, is_of_earlier_version, shown};
@@ -16,7 +16,7 @@ use bailiwick_types::{
 };
 use std::collections::BTreeMap;
 
-/// The rows of a report, and what is wrong with them.
+/// The rows of a report, and their violations.
 pub(crate) fn limits(
     tenant: &Tenant,
     host: &Host,
@@ -27,11 +27,11 @@ pub(crate) fn limits(
     let controls = controls(&tenant.settings.limits, facts);
     let mut violations = Vec::new();
     let mut rows: Vec<LimitReport> = Vec::new();
-    // The reserve is given for a while, by the warden alone, and is not the tenant's for good.
+    // Only the warden grants the reserve, for a while. It raises some limits meanwhile.
     let in_force = if jail.rescue { rescue::during(controls.clone()) } else { controls.clone() };
     for control in &in_force {
         let Some(row) = control_row(control, jail, &mut violations) else { continue };
-        // A limit of several devices has one row: that of the device where it holds least.
+        // A limit of several devices has one row: that of the device with the worst verdict.
         match rows.iter_mut().find(|earlier| earlier.key == row.key) {
             Some(earlier) if row.verdict > earlier.verdict => *earlier = row,
             Some(_) => {}
@@ -54,7 +54,7 @@ pub(crate) fn limits(
             format!("{file} of {group:?} is {value:?}, and {fresh:?} in a fresh group")
         });
         violations.push(finding::GROUP_SETTING.violation(finding::list(shown)));
-        // There is no row of what nobody limits: it is said of the limit of the same controller.
+        // A setting without a limit has no row of its own: it shows in the rows of the same controller.
         for row in &mut rows {
             let is_it = |setting: &GroupSetting| {
                 row.key.controller().is_some_and(|controller| setting.file.starts_with(controller))
@@ -77,8 +77,8 @@ pub(crate) fn limits(
     (rows, violations)
 }
 
-/// What holds as it was written, and does not hold for everything: such a row is nominal, whatever `require` lists, since no host
-/// does better.
+/// Limits that are enforced as written but do not cover everything. Such a row is nominal whatever `require` lists, since no host does
+/// better.
 fn in_part(
     tenant: &Tenant,
     facts: &HostFacts,
@@ -100,7 +100,7 @@ fn in_part(
     }
     let writes = [(LimitKey::IoWrite, limits.io_write.into()), (LimitKey::IopsWrite, limits.iops_write.into())];
     for (key, declared) in writes {
-        // Where nothing holds it at all there is no such row yet, and that is said of it.
+        // Without such a row nothing enforces the limit here, and [`nominal`] reports that.
         if declared != LimitValue::Unlimited && lower(key) {
             let evidence = format!("{}: {}", said(key, declared), kernel_memory::METADATA);
             violations.push(finding::METADATA_FREE.violation(evidence));
@@ -122,7 +122,7 @@ fn in_part(
     }
 }
 
-/// Adds the limits that the daemon holds by itself: it counts who is in, by all doors and by each.
+/// Adds the limits that the daemon enforces itself: it counts the sessions of all doors and of each.
 pub fn add_sessions(report: &mut TenantReport, tenant: &Tenant, all: SessionCount, by: &BTreeMap<Door, SessionCount>) {
     let limits = &tenant.settings.limits;
     for key in LimitKey::ALL {
@@ -170,7 +170,7 @@ fn control_row(control: &Control, jail: &ObservedJail, violations: &mut Vec<Viol
     Some(report)
 }
 
-/// The disk quota. Of a tenant that is down as well: its files are there.
+/// The disk quota, also for a tenant that is down: its files still exist.
 pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) -> (Vec<LimitReport>, Vec<Violation>) {
     let (mut rows, mut violations) = (Vec::new(), Vec::new());
     let limits = &tenant.settings.limits;
@@ -225,12 +225,12 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
     (rows, violations)
 }
 
-/// What the warden itself writes into a new tenant's directory, which no limit holds back.
+/// What the warden itself writes into a new tenant's directory, outside any limit.
 const BYTES_OF_SEEDS: u64 = 1 << 20;
 const INODES_OF_SEEDS: u64 = 256;
 
-/// By how much a tenant can be above a limit that holds: by what was there before it held, and on btrfs by what its memory holds,
-/// which is counted only once it is written.
+/// By how much use can exceed an enforced limit: by what existed before the limit, and on btrfs by the unwritten data in memory, which
+/// counts only once it is written.
 fn slack(limits: &Limits, facts: &HostFacts) -> u64 {
     match (&facts.storage.quota, limits.memory) {
         (QuotaFacts::Groups, Bound::At(memory)) => memory.0.max(BYTES_OF_SEEDS),
@@ -239,7 +239,7 @@ fn slack(limits: &Limits, facts: &HostFacts) -> u64 {
     }
 }
 
-/// Whether more is in use than a lowered limit explains. Where nobody has noted what was in use then, it is taken to.
+/// Whether use is higher than a lowered limit explains. When the use at that time was not recorded, the lowering counts as the reason.
 fn is_unexplained(quota: &QuotaFact, hard: u64, slack: u64) -> bool {
     quota.lowered_at.is_some_and(|lowered_at| quota.used > lowered_at.max(hard).saturating_add(slack))
 }
@@ -262,7 +262,7 @@ fn memory_file_system(
     violations: &mut Vec<Violation>,
 ) -> LimitReport {
     let mounts = jail.mounts.iter().filter(|mount| mount.target == target && mount.fs_type == "tmpfs");
-    // The first is what the jail was started with; one that the tenant put over it takes nothing from the limit.
+    // The first is the one from the start of the jail. A tenant's own mount over it does not change the limit.
     let Some(actual) = mounts.filter_map(MountFact::tmpfs_size).next() else {
         return unread(key, size.into(), &format!("the size of {target}"), violations);
     };
@@ -274,8 +274,8 @@ fn memory_file_system(
     report
 }
 
-/// The limits that each process has for itself: none may be above what is declared. That of core dumps may be no
-/// other: below 1 the kernel starts the host's crash handler.
+/// The limits of each process. Open files may not exceed what is declared. The limit of core dumps must be exactly as planned: below 1
+/// the kernel starts the host's crash handler.
 fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport], violations: &mut Vec<Violation>) {
     for rlimit in rlimits(limits) {
         let (word, of): (&str, fn(&ProcessRank) -> Option<u64>) = match rlimit {
@@ -300,7 +300,7 @@ fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport]
     }
 }
 
-/// Init's hard limit, which everything inside starts from. A process that has less has chosen that.
+/// Init's hard limit, which every process inside inherits. A process with a lower limit has lowered it itself.
 fn open_files(declared: u64, jail: &ObservedJail, violations: &mut Vec<Violation>) -> LimitReport {
     let (key, file) = (LimitKey::OpenFiles, "/proc/PID/limits");
     let Some(fact) = jail.limits.iter().find(|fact| fact.key == key) else {

@@ -1,11 +1,11 @@
-//! Floor 4: what the kernel says of a jail and of the host, as plain facts. Reads, never changes anything.
+//! Floor 4: what the kernel reports about a jail and about the host, as plain facts. Reads, never changes anything.
 //!
-//! Danger: a tenant's processes come and go while they are read, and a number may be given to another process
-//! meanwhile. A process that vanished is left out; everything else that cannot be read is an error or an empty fact,
-//! which the comparison takes for a wall that does not stand, never for one that does.
+//! Danger: a tenant's processes start and end while they are read, and the kernel may reuse a pid meanwhile. A process that has ended is
+//! left out. Anything else that cannot be read is an error or an empty fact. The comparison takes an empty fact for a wall that is down,
+//! never for one that stands.
 //!
-//! Not looked at: single threads (`/proc/PID/task`). Threads of one process may differ in credentials and namespaces,
-//! but never beyond the bounding set and the filters that they share with the first one at birth.
+//! Single threads (`/proc/PID/task`) are not read. Threads of one process may differ in credentials and namespaces, but never beyond the
+//! bounding set and the filters that they inherit from the first thread.
 
 mod host;
 mod jail;
@@ -45,7 +45,7 @@ pub enum ObserveError {
     /// The list of processes.
     #[error("cannot list the processes of this host")]
     Processes(#[source] io::Error),
-    /// One process that is there but cannot be looked at.
+    /// One process that exists but cannot be read.
     #[error("cannot read process \"{pid}\"")]
     Process {
         /// Which.
@@ -63,7 +63,7 @@ pub enum ObserveError {
     },
 }
 
-/// The value, or `None` when the process died before or while it was read.
+/// The value, or `None` when the process ended before or during the read.
 fn unless_gone<T>(pid: u32, result: io::Result<T>) -> Result<Option<T>, ObserveError> {
     // linux/errno: ENOENT before, ESRCH while.
     const GONE: [i32; 2] = [2, 3];

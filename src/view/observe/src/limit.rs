@@ -19,7 +19,7 @@ enum Count {
 }
 use Count::{Keyed, Plain};
 
-/// Where usage is found beside a limit.
+/// The files with the use of a limit.
 struct Usage {
     key: LimitKey,
     hierarchy: Hierarchy,
@@ -28,7 +28,7 @@ struct Usage {
     faults: Count,
 }
 
-/// Limits without a row have no usage in the unit of their limit (processor time: a share against a sum).
+/// Limits without a row have no use in the unit of the limit. For processor time the limit is a share and the use is a sum.
 #[rustfmt::skip]
 const USAGE: &[Usage] = &[
     Usage { key: LimitKey::Memory, hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "oom_kill") },
@@ -36,7 +36,7 @@ const USAGE: &[Usage] = &[
     Usage { key: LimitKey::MemorySockets, hierarchy: Hierarchy::V1, used: Some("memory.kmem.tcp.usage_in_bytes"), peak: Some("memory.kmem.tcp.max_usage_in_bytes"), faults: Plain("memory.kmem.tcp.failcnt") },
     Usage { key: LimitKey::MemoryHigh, hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "high") },
     Usage { key: LimitKey::Swap, hierarchy: Hierarchy::Unified, used: Some("memory.swap.current"), peak: Some("memory.swap.peak"), faults: Keyed("memory.swap.events", "max") },
-    // Version 1 counts memory and swap together, in the limit as well.
+    // Version 1 counts memory and swap together, both in the limit and in the use.
     Usage { key: LimitKey::Swap, hierarchy: Hierarchy::V1, used: Some("memory.memsw.usage_in_bytes"), peak: Some("memory.memsw.max_usage_in_bytes"), faults: Plain("memory.memsw.failcnt") },
     Usage { key: LimitKey::Tasks, hierarchy: Hierarchy::Unified, used: Some("pids.current"), peak: Some("pids.peak"), faults: Keyed("pids.events", "max") },
     Usage { key: LimitKey::Tasks, hierarchy: Hierarchy::V1, used: Some("pids.current"), peak: Some("pids.peak"), faults: Keyed("pids.events", "max") },
@@ -44,11 +44,11 @@ const USAGE: &[Usage] = &[
     Usage { key: LimitKey::Cpu, hierarchy: Hierarchy::V1, used: None, peak: None, faults: Keyed("cpu.stat", "nr_throttled") },
 ];
 
-/// Where hits of limits are counted by a key in a file: the limit, the hierarchy, the file and the key.
+/// The files that count hits of limits under a key: the limit, the hierarchy, the file and the key.
 pub(crate) fn events() -> impl Iterator<Item = (LimitKey, Hierarchy, &'static str, &'static str)> {
     USAGE.iter().filter_map(|usage| match usage.faults {
         Keyed(file, key) => Some((usage.key, usage.hierarchy, file, key)),
-        // What version 1 counts of swap and memory together is not of one limit.
+        // Version 1 counts swap and memory together, so a hit belongs to no single limit.
         Plain(_) => None,
     })
 }
@@ -62,8 +62,8 @@ impl Count {
     }
 }
 
-/// Every limit of the tenant that has a file, with what is used of it or without. One whose file cannot be read is left
-/// out, which is drift to whoever compares.
+/// Every limit of the tenant that has a file, with or without its use. A limit whose file cannot be read is left out, which the
+/// comparison takes for drift.
 pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usage: bool) -> Vec<LimitFact> {
     let mut groups: BTreeMap<&str, Option<OwnedFd>> = BTreeMap::new();
     let mut facts = Vec::new();
@@ -83,12 +83,12 @@ pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usag
     facts
 }
 
-/// The hard limit of open descriptors that init has, and all that it starts.
+/// Init's hard limit of open descriptors, which all that it starts inherits.
 pub(crate) fn open_files(enforced: Option<u64>) -> LimitFact {
     LimitFact { key: LimitKey::OpenFiles, file: "limits".to_owned(), enforced, used: None, peak: None, faults: None }
 }
 
-/// Settings that no limit uses and that are not as in a fresh group, of the tenant's groups and of those of its jail.
+/// Settings of the tenant's groups and of its jail's groups that no limit uses and that differ from a fresh group's.
 pub(crate) fn settings(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<GroupSetting> {
     let mut found = Vec::new();
     for row in UNTOUCHED {
@@ -100,7 +100,7 @@ pub(crate) fn settings(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<
             continue;
         };
         for path in [path.clone(), format!("{path}/jail")] {
-            // A file that is not there is a setting that this kernel has not.
+            // This kernel does not have a setting whose file does not exist.
             let Some(value) = cgroup::open(mount, &path)
                 .and_then(|group| cgroup::read(&group, row.file))
                 .ok()
@@ -114,7 +114,7 @@ pub(crate) fn settings(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<
     found
 }
 
-/// Whether the reserve is given: its group is there, in the hierarchy that counts tasks.
+/// Whether the reserve is granted: its group exists in the hierarchy that counts tasks.
 pub(crate) fn rescue(subject: &Subject<'_>, hierarchies: &Hierarchies) -> bool {
     let is_there = |hierarchy: &str| {
         let group = cgroup::open(hierarchies.mount_of(hierarchy)?, subject.cgroups.get(hierarchy)?).ok()?;
@@ -146,14 +146,14 @@ fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>, with_usage: bo
     })
 }
 
-/// Before 6.11 the kernel counts some events in the group where the process is, not in the one whose limit was hit:
-/// the jail's group below the tenant's. Where events go up the tree, the tenant's own count is the larger.
+/// Before 6.11 the kernel counts some events in the group of the process (the jail's, below the tenant's) and not in the group whose
+/// limit was hit. Later kernels propagate events upwards, and the tenant's own count is the larger.
 fn faults(count: Count, group: BorrowedFd<'_>) -> Option<u64> {
     let below = file::open_dir_at(group, "jail").ok().and_then(|jail| count.read(jail.as_fd()));
     count.read(group).max(below)
 }
 
-/// A quota as it would be over the plan's period: half the quota over half the period is the same share.
+/// A quota, converted to the plan's period: half the quota over half the period is the same share.
 fn per_period(quota: u64, period: u64) -> Option<u64> {
     u64::try_from(u128::from(quota) * u128::from(CPU_PERIOD_US) / u128::from(period).max(1)).ok()
 }

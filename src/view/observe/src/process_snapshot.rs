@@ -1,7 +1,7 @@
-//! The evidence of a moment: a tenant's processes, the largest first, and the largest files that these have open.
+//! A snapshot of a tenant's processes, the largest first, with their largest open files.
 //!
-//! Danger: all names here are the tenant's. They are cut to a bounded length and nothing is decided by them. A file is
-//! looked at, never opened: opening one could wait, or wake a device.
+//! Danger: the tenant chooses all names here. They are cut to a bounded length and decide nothing. A file is examined through its
+//! descriptor and never opened: to open it could block, or wake a device.
 
 use crate::jail::members_of;
 use crate::{ObserveError, unless_gone};
@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// The most processes that are kept.
 const MAX_PROCESSES: usize = 40;
-/// Of how many of them files are looked at, of how many descriptors each, and how many files are kept.
+/// For how many of them files are read, of how many descriptors each, and how many files are kept.
 const WITH_FILES: usize = 8;
 const MAX_DESCRIPTORS: usize = 256;
 const MAX_FILES: usize = 5;
@@ -49,7 +49,7 @@ fn files(pid: u32) -> Vec<(String, u64)> {
     let Ok(entries) = std::fs::read_dir(&dir) else { return Vec::new() };
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
     for entry in entries.flatten().take(MAX_DESCRIPTORS) {
-        // Both go through the descriptor itself, so nothing of the tenant's is looked up by name.
+        // Both use the descriptor itself, so no name of the tenant's is resolved.
         let (Ok(name), Ok(metadata)) = (std::fs::read_link(entry.path()), std::fs::metadata(entry.path())) else {
             continue;
         };

@@ -1,9 +1,9 @@
-//! The sockets of a jail's processes, and which network namespace each was made in: one that was made outside shows whoever holds it
-//! the interfaces and addresses of where it is from, wherever it is used.
+//! The sockets of a jail's processes, and the network namespace in which each was created. A socket that was created outside shows its
+//! holder the interfaces and addresses of that namespace.
 //!
-//! Danger: the kernel tells this of one's own descriptors only, so each is copied from a process of the tenant's (`pidfd_getfd(2)`).
-//! If that one closes it meanwhile, ours is the last, and closing it can be made to wait. So a process of its own does it, which
-//! closes nothing and ends; and it has so much time and no more.
+//! Danger: the kernel reports this only for a process's own descriptors, so each descriptor is copied from the tenant's process
+//! (`pidfd_getfd(2)`). If that process closes its copy meanwhile, ours is the last one, and a tenant can make its close block. So a
+//! separate process does this. It closes nothing, ends, and has a deadline.
 
 use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_sys::{proc, process, socket};
@@ -13,18 +13,18 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// How long it may take: a thousand times as long as it takes.
+/// The deadline: a thousand times the usual duration.
 const TIME: Duration = Duration::from_secs(2);
-/// How long the process that was killed for that may take to end.
+/// How long the killed process may take to end.
 const END_TIME: Duration = Duration::from_secs(1);
-/// The most sockets of one jail that are looked at, and the most descriptors.
+/// The most sockets of one jail that are examined, and the most descriptors.
 const MAX_SOCKETS: usize = 2048;
 const MAX_DESCRIPTORS: usize = 16_384;
-/// The most that is told of them.
+/// The most bytes of the answer.
 const MAX_TOLD: u64 = 64 << 10;
 
-/// Looks at the sockets of processes of a jail. `networks` are those of all jails: one that is not this jail's is a neighbour's. `None` when it cannot be done, or not in time. A process in a network namespace of
-/// the host's is none of the jail's to judge by its sockets.
+/// Examines the sockets of a jail's processes. `networks` are the network namespaces of all jails: each but this jail's own belongs to a
+/// neighbour. `None` when it fails or misses the deadline. A process in a network namespace of the host is not judged by its sockets.
 pub(crate) fn sockets(
     init: &ProcessFacts,
     processes: &[ProcessFacts],
@@ -34,7 +34,7 @@ pub(crate) fn sockets(
     let beside = processes.iter().filter(|process| process.pid != init.pid);
     let beside =
         beside.filter(|process| process.namespaces.get("net").is_none_or(|inode| !host_namespaces.contains(inode)));
-    // An FTP server's process brings the connection of its client; what it may do is judged by itself.
+    // An FTP server's process has the connection of its client. It has walls of its own.
     let is_ftp = |process: &ProcessFacts| process.cgroups.get("unified").is_some_and(|group| group.ends_with("/ftp"));
     let beside = beside.filter(|process| !is_ftp(process));
     let all: Vec<&ProcessFacts> = std::iter::once(init).chain(beside).collect();

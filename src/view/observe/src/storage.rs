@@ -1,5 +1,4 @@
-//! The file system that holds the tenants' storage: its kind, what bounds a tenant on it, the devices below it, and whether
-//! it can be seen through an id map.
+//! The file system that holds the tenants' storage: its kind, its quotas, the devices below it, and whether it can be id-mapped.
 
 use crate::ObserveError;
 use bailiwick_sys::process::{self, Cloned};
@@ -13,7 +12,7 @@ use std::time::Duration;
 /// linux/errno: the name leads to another file system.
 const EXDEV: i32 = 18;
 
-/// Result of trying something.
+/// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trial {
     /// It worked.
@@ -37,8 +36,8 @@ pub struct StorageReadings {
     pub id_map: Trial,
 }
 
-/// What a plan needs to know of the file system that holds the state directory. Only root can open the directory and so
-/// learn of quotas; for others there are none.
+/// What a plan needs to know of the file system that holds the state directory. Only root can open the directory and so read its
+/// quotas; other users see none.
 pub(crate) fn storage_facts(directory: &Path, unified: Option<&Path>) -> StorageFacts {
     let nothing = |why: String, remedy: &str| QuotaFacts::Nothing { why, remedy: remedy.to_owned() };
     let path = directory.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_else(|| "/".into());
@@ -161,8 +160,8 @@ pub fn disk_fact(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result
     }
 }
 
-/// Whether the directories in a tenant's belong to its quota too: its projects, and no subvolumes of their own. Those further below
-/// only the host's root could have taken out, and no tree is walked.
+/// Whether the directories directly in a tenant's directory also belong to its quota: its project, and no subvolumes of their own. Only
+/// the host's root could exempt a deeper directory, so the tree is not walked.
 pub(crate) fn charged_below(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result<bool> {
     if !quota.bounds_anything() {
         return Ok(true);
@@ -236,7 +235,7 @@ fn with_user_namespace<T>(rows: &[[u32; 3]], f: impl FnOnce(u32) -> T) -> io::Re
     let (ours, theirs) = socket::channel()?;
     match process::clone_into(NEW_USER_NAMESPACE, None, &[theirs.as_fd()])? {
         Cloned::Child => {
-            // Ends when the parent closes its end or has died; whether it was that or time makes no difference.
+            // Ends when the parent closes its end, has died, or the time is over. The difference does not matter.
             drop(process::readable(&theirs, PATIENCE));
             process::exit_now(0)
         }

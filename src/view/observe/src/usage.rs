@@ -1,5 +1,5 @@
-//! What a tenant has used since its jail was started, and what it uses now, by its control groups. Works for any user: the
-//! files of control groups are open to all.
+//! What a tenant has used since its jail was started, and what it uses now, by its control groups. Works for any user: everybody can read
+//! the files of control groups.
 
 use crate::limit::events;
 use bailiwick_plan::rescue::Room;
@@ -21,7 +21,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// What was used since an earlier reading. A sum that is lower than before is of another jail, and counts from zero.
+    /// What was used since an earlier reading. A sum that is lower than before belongs to a new jail, and counts from zero.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Usage {
         let mut usage = self.usage.clone();
@@ -46,10 +46,10 @@ impl Reading {
     }
 }
 
-/// As much of a file as is read: a line of `io.stat` takes less than 100 bytes for each device.
+/// How much of a file is read. `io.stat` has a line of less than 100 bytes for each device.
 const MAX_FILE: usize = 16 << 10;
 
-/// How a number stands in a file.
+/// How a file contains a number.
 #[derive(Clone, Copy)]
 enum Place {
     /// It is the file.
@@ -62,7 +62,7 @@ enum Place {
     Pressure,
 }
 
-/// Where measures are found: of which hierarchy, in which file.
+/// The files of measures, by hierarchy.
 #[rustfmt::skip]
 const MEASURES: &[(Measure, Hierarchy, &str, &str, Place)] = &[
     (Measure::Throttled, Hierarchy::Unified, "cpu", "cpu.stat", Place::Key("throttled_usec", 1)),
@@ -78,7 +78,7 @@ const MEASURES: &[(Measure, Hierarchy, &str, &str, Place)] = &[
     (Measure::Tasks, Hierarchy::V1, "pids", "pids.current", Place::Plain),
 ];
 
-/// The same of what the unified hierarchy counts without any controller.
+/// The files that the unified hierarchy has without any controller.
 const WITHOUT: &[(Measure, &str, Place)] = &[
     (Measure::Cpu, "cpu.stat", Place::Key("usage_usec", 1)),
     (Measure::CpuPressure, "cpu.pressure", Place::Pressure),
@@ -86,7 +86,7 @@ const WITHOUT: &[(Measure, &str, Place)] = &[
     (Measure::IoPressure, "io.pressure", Place::Pressure),
 ];
 
-/// Memory that the kernel takes back before it ends a process, as keys of `memory.stat`.
+/// Memory that the kernel reclaims before it kills a process, as keys of `memory.stat`.
 const TAKEN_BACK: [(Hierarchy, &str, &[&str]); 2] = [
     (Hierarchy::Unified, "memory.current", &["inactive_file", "active_file", "slab_reclaimable"]),
     (Hierarchy::V1, "memory.usage_in_bytes", &["total_inactive_file", "total_active_file"]),
@@ -192,7 +192,7 @@ impl Meter {
         }
     }
 
-    /// What a tenant uses of the limits that could keep it from logging in. `enough` is how much memory needs no closer look.
+    /// What a tenant uses of the limits that can keep it from logging in. Up to `enough` bytes of memory no second file is read.
     #[must_use]
     pub fn room(&self, cgroups: &BTreeMap<String, String>, enough: u64) -> Room {
         let group = |controller: &str| {
@@ -286,7 +286,7 @@ impl Meter {
         let mut found: Vec<PathBuf> =
             files.iter().filter(|(controller, _)| unified(controller)).map(|(_, file)| group.join(file)).collect();
         if unified("pids") {
-            // Before 6.11 it changes where the processes are.
+            // Before 6.11 the file of the group with the processes changes.
             found.push(group.join("jail/pids.events"));
         }
         found

@@ -1,4 +1,4 @@
-//! The host's users, as far as they could be in the way of tenants' ids.
+//! The host's users, as far as they could conflict with tenants' ids.
 
 use crate::ObserveError;
 use crate::host::text;
@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The most that a directory service may say of 256 users.
+/// The most bytes that a directory service may answer about 256 users.
 const MAX_TOLD: usize = 1 << 20;
 
 /// A row of `/etc/subuid` or `/etc/subgid` (`subuid(5)`): ids that a user of the host may map.
@@ -32,7 +32,7 @@ pub struct UserReadings {
     pub subordinate: Vec<SubordinateIds>,
 }
 
-/// What directory services say of users whom somebody asks for by name.
+/// What directory services answer about users that are looked up by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DirectoryUsers {
     /// Name and number of each that there is.
@@ -41,8 +41,8 @@ pub struct DirectoryUsers {
     pub silent: Vec<String>,
 }
 
-/// Asks every directory service of the host for users of these names: the sources of the row `passwd` in `/etc/nsswitch.conf` but
-/// the host's own file and the records beside it. Each has so much time and no more; so this is nothing for a service.
+/// Asks every directory service of the host for users of these names: the sources in the row `passwd` of `/etc/nsswitch.conf`, except
+/// the host's own file and records. Each answer has a deadline of seconds, so a daemon must not call this.
 ///
 /// # Errors
 /// When `/etc/nsswitch.conf` is there but cannot be read.
