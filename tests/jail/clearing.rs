@@ -206,7 +206,7 @@ fn data_that_cannot_be_removed_keeps_its_ids_and_delays_nobody() {
         let output = host.cli(&["delete", "alice", "--purge"]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(7), "round {round}: {text}");
-        assert!(text.contains("stuck") && text.contains("ids stay taken"), "round {round}: {text}");
+        assert!(text.contains("stuck") && text.contains("ids stay reserved"), "round {round}: {text}");
         let purged = ledger(&host)["purged"].clone();
         assert!(purged.as_object().is_some_and(|all| all.values().eq([&ids])), "round {round}: {purged}");
     }
@@ -272,7 +272,7 @@ fn data_on_a_damaged_file_system_is_reported_and_removed_after_a_repair() {
     host.start();
     let output = host.cli(&["delete", "alice", "--purge"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(7) && text.contains("ids stay taken"), "{text}");
+    assert!(output.status.code() == Some(7) && text.contains("ids stay reserved"), "{text}");
     assert!(text.contains("broken") && text.contains("lost") && text.contains("needs cleaning"), "{text}");
     assert!(ledger(&host)["purged"].as_object().is_some_and(|all| all.values().eq([&ids])));
     assert!(host.ok(&["status"]).contains("broken"), "it is told");
@@ -395,7 +395,7 @@ fn two_purges_of_one_name_keep_the_ids_of_both() {
         std::mem::forget(Immutable::new(inner.join("stuck")));
         std::fs::remove_file(host.path("etc/tenants.d/alice.toml")).expect("removes");
         let reply = host.ask(&WardenRequest::Purge { tenant: name("alice") }).expect("an answer");
-        assert!(reply_text(&reply).contains("ids stay taken"), "round {round}: {reply:?}");
+        assert!(reply_text(&reply).contains("ids stay reserved"), "round {round}: {reply:?}");
         let purged = ledger(&host)["purged"].clone();
         let held: Vec<_> = purged.as_object().expect("some").values().cloned().collect();
         assert_eq!(held, taken, "round {round}: {purged}");
@@ -476,7 +476,7 @@ fn a_process_of_an_ftp_server_ends_with_its_children() {
     let process = processes().into_iter().find(is_server).expect("it is in");
     let other = FtpProcess { started: process.started + 1, ..process.clone() };
     let refused = host.ask(&WardenRequest::EndFtp { process: other }).expect("an answer");
-    assert!(reply_text(&refused).contains("in no session"), "{refused:?}");
+    assert!(reply_text(&refused).contains("in no FTP session"), "{refused:?}");
     // The process is a child of this test, so it exists until the test waits for it.
     let ending = Asked::new(&host, &WardenRequest::EndFtp { process });
     assert_eq!(server.wait().expect("ends").signal(), Some(9));

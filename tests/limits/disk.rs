@@ -700,7 +700,7 @@ fn an_active_swap_file_is_reported_and_removed_once_inactive() {
         let output = host.cli(&["delete", tenant, "--purge"]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(7), "round {round}: {text}");
-        assert!(text.contains("swap-in-use") && text.contains("ids stay taken"), "round {round}: {text}");
+        assert!(text.contains("swap-in-use") && text.contains("ids stay reserved"), "round {round}: {text}");
     }
     assert!(host.ok(&["status"]).contains("swap-in-use"), "it is told");
     drop(swap);
