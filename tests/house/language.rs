@@ -10,6 +10,7 @@ const NAMES: &[(&str, &str)] = &[
     ("Handed", "InheritedFds"),
     ("Need", "Action"),
     ("Newcomer", "SessionRequest"),
+    ("ProcessSight", "ProcessSnapshot"),
     ("Telling", "Printed"),
     ("Throwaway", "TestHost"),
     ("Wish", "SessionSpec"),
