@@ -46,40 +46,51 @@ const SESSIONS_ENDED: &str = "sessions ended: ";
 
 impl Done {
     /// All that are one word.
-    const WORDS: [(Self, &'static str); 14] = [
-        (Self::Unchanged, "unchanged"),
-        (Self::Started, "started"),
-        (Self::Stopped, "stopped"),
-        (Self::Restarted, "restarted"),
-        (Self::Frozen, "frozen"),
-        (Self::Thawed, "thawed"),
-        (Self::Purged, "purged"),
-        (Self::LimitsWritten, "limits written"),
-        (Self::HostUserChanged, "host user changed"),
-        (Self::BeingPrepared, "being prepared"),
-        (Self::GoingOn, "going on"),
-        (Self::Written, "written"),
-        (Self::Deleted, "deleted"),
-        (Self::Failed, "failed"),
+    const OF_ONE_WORD: [Self; 14] = [
+        Self::Unchanged,
+        Self::Started,
+        Self::Stopped,
+        Self::Restarted,
+        Self::Frozen,
+        Self::Thawed,
+        Self::Purged,
+        Self::LimitsWritten,
+        Self::HostUserChanged,
+        Self::BeingPrepared,
+        Self::GoingOn,
+        Self::Written,
+        Self::Deleted,
+        Self::Failed,
     ];
 }
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SessionsEnded(number) => write!(f, "{SESSIONS_ENDED}{number}"),
-            Self::Other(text) => f.write_str(text),
-            one_word => {
-                let row = Self::WORDS.iter().find(|(done, _)| done == one_word);
-                f.write_str(row.map_or("", |(_, word)| word))
-            }
-        }
+        let word = match self {
+            Self::Unchanged => "unchanged",
+            Self::Started => "started",
+            Self::Stopped => "stopped",
+            Self::Restarted => "restarted",
+            Self::Frozen => "frozen",
+            Self::Thawed => "thawed",
+            Self::Purged => "purged",
+            Self::LimitsWritten => "limits written",
+            Self::HostUserChanged => "host user changed",
+            Self::BeingPrepared => "being prepared",
+            Self::GoingOn => "going on",
+            Self::Written => "written",
+            Self::Deleted => "deleted",
+            Self::Failed => "failed",
+            Self::Other(text) => text,
+            Self::SessionsEnded(number) => return write!(f, "{SESSIONS_ENDED}{number}"),
+        };
+        f.write_str(word)
     }
 }
 
 impl From<String> for Done {
     fn from(text: String) -> Self {
-        if let Some((done, _)) = Self::WORDS.into_iter().find(|(_, word)| *word == text) {
+        if let Some(done) = Self::OF_ONE_WORD.into_iter().find(|done| done.to_string() == text) {
             return done;
         }
         match text.strip_prefix(SESSIONS_ENDED).map(str::parse) {
@@ -101,16 +112,13 @@ mod tests {
 
     #[test]
     fn each_has_its_word_on_the_wire_and_the_words_of_other_versions_travel_on() {
-        for text in Done::WORDS.iter().map(|(_, word)| *word).chain([
-            "sessions ended: 3",
-            "put to sleep",
-            "",
-            "sessions ended: x",
-        ]) {
-            let json = serde_json::to_string(text).expect("JSON");
+        let known: Vec<String> = Done::OF_ONE_WORD.iter().map(Done::to_string).collect();
+        let others = ["sessions ended: 3", "put to sleep", "", "sessions ended: x"].map(str::to_owned);
+        for text in known.iter().cloned().chain(others) {
+            let json = serde_json::to_string(&text).expect("JSON");
             let done: Done = serde_json::from_str(&json).expect("any text");
             assert_eq!(serde_json::to_string(&done).expect("JSON"), json);
-            let is_known = Done::WORDS.iter().any(|(_, word)| *word == text) || text == "sessions ended: 3";
+            let is_known = known.contains(&text) || text == "sessions ended: 3";
             assert_eq!(matches!(done, Done::Other(_)), !is_known, "{text}");
         }
         assert_eq!(Done::from("sessions ended: 3".to_owned()), Done::SessionsEnded(3));
