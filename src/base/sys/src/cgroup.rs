@@ -1,7 +1,7 @@
 //! Control groups as files (`cgroups(7)`): where the hierarchies are mounted, and functions to read, write and list a group.
 
 use crate::{file, proc};
-use bailiwick_types::MountFact;
+use bailiwick_types::{MountFact, UNIFIED};
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::io;
@@ -62,7 +62,7 @@ impl Hierarchies {
     /// The mount of a hierarchy, which is `unified` or a controller of version 1.
     #[must_use]
     pub fn mount_of(&self, hierarchy: &str) -> Option<&Path> {
-        if hierarchy == "unified" { self.unified.as_deref() } else { self.v1.get(hierarchy).map(PathBuf::as_path) }
+        if hierarchy == UNIFIED { self.unified.as_deref() } else { self.v1.get(hierarchy).map(PathBuf::as_path) }
     }
 
     /// The controllers that the unified hierarchy has; none when it is not mounted.

@@ -13,6 +13,20 @@ pub enum Hierarchy {
     V1,
 }
 
+/// The name of the unified hierarchy, beside those of version 1, which have the names of their controllers.
+pub const UNIFIED: &str = "unified";
+
+impl Hierarchy {
+    /// The name of the hierarchy in which a controller is.
+    #[must_use]
+    pub fn name(self, controller: &str) -> &str {
+        match self {
+            Self::Unified => UNIFIED,
+            Self::V1 => controller,
+        }
+    }
+}
+
 /// Facts of the host that a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {

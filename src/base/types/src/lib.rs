@@ -25,7 +25,7 @@ mod usage;
 pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB};
 pub use display::{is_dangerous, part, percent, visible, visible_lines};
 pub use exit::ExitStatus;
-pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, WeightPolicy};
+pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, UNIFIED, WeightPolicy};
 pub use ftp::{FtpUser, NotFtpUser, NotHash, PasswordHash};
 pub use group_file::{MAX_GROUP_FILE, MAX_GROUPS, groups_of};
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};

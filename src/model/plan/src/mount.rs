@@ -8,7 +8,7 @@
 
 use crate::kernel::{ANSWERED, Answer, SYSFS};
 use crate::seed::LOGIN_ID;
-use bailiwick_types::{Access, ByteSize, Hierarchy, HostFacts, Limits, Profile};
+use bailiwick_types::{Access, ByteSize, Hierarchy, HostFacts, Limits, Profile, UNIFIED};
 use std::fmt;
 
 /// Where a mount comes from.
@@ -247,7 +247,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
             add(&format!("/sys/fs/cgroup/{controller}"), Source::Group(controller), RO.and(QUIET));
         }
     } else {
-        add("/sys/fs/cgroup", Source::Group("unified"), RO.and(QUIET));
+        add("/sys/fs/cgroup", Source::Group(UNIFIED), RO.and(QUIET));
     }
     if access == Access::ReadOnly {
         for row in &mut rows {

@@ -4,7 +4,7 @@
 use crate::finding;
 use crate::walls::{Wall, shown};
 use bailiwick_plan::ftp::CAPABILITIES;
-use bailiwick_types::{ObservedJail, ProcessFacts};
+use bailiwick_types::{ObservedJail, ProcessFacts, UNIFIED};
 use std::borrow::Cow;
 
 /// The group of FTP processes, below the tenant's.
@@ -13,8 +13,8 @@ const GROUP: &str = "/ftp";
 /// The jail without its FTP processes, and those processes.
 pub(crate) fn apart(jail: &ObservedJail) -> (Cow<'_, ObservedJail>, Vec<ProcessFacts>) {
     let is_one = |process: &ProcessFacts| {
-        let own = jail.cgroups.get("unified");
-        let below = own.and_then(|own| process.cgroups.get("unified")?.strip_prefix(own.as_str()));
+        let own = jail.cgroups.get(UNIFIED);
+        let below = own.and_then(|own| process.cgroups.get(UNIFIED)?.strip_prefix(own.as_str()));
         below == Some(GROUP) && process.pid != jail.init.pid
     };
     if !jail.processes.iter().any(is_one) {

@@ -7,7 +7,7 @@ use crate::finding::{self, FindingKind, Violation, quoted};
 use crate::walls::Wall;
 use bailiwick_plan::kernel;
 use bailiwick_plan::mount::{HOST_ETC_LAYER, Mount, Source};
-use bailiwick_types::{LimitKey, MAX_MOUNTS, MountFact, ObservedJail, Profile};
+use bailiwick_types::{LimitKey, MAX_MOUNTS, MountFact, ObservedJail, Profile, UNIFIED};
 use std::collections::BTreeSet;
 
 /// Whether the kernel of this host has a path that a plan masks or fixes only where it is there.
@@ -83,7 +83,7 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
         Source::Tmpfs { .. } | Source::Skeleton | Source::Answer(_) => Some("tmpfs"),
         Source::Proc | Source::Itself => Some("proc"),
         Source::Sysfs(_) => Some("sysfs"),
-        Source::Group("unified") => Some("cgroup2"),
+        Source::Group(UNIFIED) => Some("cgroup2"),
         Source::Group(_) => Some("cgroup"),
         Source::Devpts => Some("devpts"),
         Source::Mqueue => Some("mqueue"),

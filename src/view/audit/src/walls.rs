@@ -3,7 +3,9 @@
 use crate::finding::{self, FindingKind, Violation, list, quoted};
 use bailiwick_plan::capability::CapabilitySet;
 use bailiwick_plan::{OOM_SCORE, rescue};
-use bailiwick_types::{ForeignSocket, IdRange, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, Visitor};
+use bailiwick_types::{
+    ForeignSocket, IdRange, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, UNIFIED, Visitor,
+};
 use std::collections::BTreeSet;
 
 /// What was read of a wall, and what is wrong with it.
@@ -295,12 +297,12 @@ pub(crate) fn stray_violation(strays: &[ProcessFacts]) -> Option<Violation> {
 /// Whether a process's groups are the tenant's: below that of the jail or of its rescue session where it is unified, and elsewhere
 /// one of these or the tenant's own.
 fn is_home(jail: &ObservedJail, process: &ProcessFacts) -> bool {
-    jail.cgroups.contains_key("unified")
+    jail.cgroups.contains_key(UNIFIED)
         && jail.cgroups.iter().all(|(hierarchy, group)| {
             let below = process.cgroups.get(hierarchy).and_then(|path| path.strip_prefix(group.as_str()));
             below.is_some_and(|below| match below.strip_prefix('/') {
                 Some(below) => ["jail", rescue::GROUP].contains(&below.split('/').next().unwrap_or_default()),
-                None => hierarchy != "unified" && below.is_empty(),
+                None => hierarchy != UNIFIED && below.is_empty(),
             })
         })
 }

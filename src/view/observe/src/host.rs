@@ -6,9 +6,9 @@ use bailiwick_plan::kernel;
 use bailiwick_plan::mount::HOST_ETC;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, landlock, namespace, proc};
-use bailiwick_types::Hierarchy;
 use bailiwick_types::HostFacts;
 use bailiwick_types::NAMESPACES;
+use bailiwick_types::{Hierarchy, UNIFIED};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -53,7 +53,7 @@ fn facts(hierarchies: &Hierarchies, state_dir: &Path) -> Result<HostFacts, Obser
         root_links: root_links(Path::new("/")),
         host_etc: host_etc(Path::new("/etc")),
         unlisted: unlisted(),
-        storage: storage_facts(state_dir, hierarchies.mount_of("unified")),
+        storage: storage_facts(state_dir, hierarchies.mount_of(UNIFIED)),
     })
 }
 
@@ -171,7 +171,7 @@ pub struct HostReadings {
 pub fn host_readings(state_dir: &Path) -> Result<HostReadings, ObserveError> {
     let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
     let facts = facts(&hierarchies, state_dir)?;
-    let unified_groups = hierarchies.mount_of("unified").map(sample_groups).unwrap_or_default();
+    let unified_groups = hierarchies.mount_of(UNIFIED).map(sample_groups).unwrap_or_default();
     let swap_accounting = match facts.controller("memory") {
         Some(Hierarchy::Unified) => has_beside(&unified_groups, "memory.max", "memory.swap.max"),
         // The root of version 1 has the file as well.
@@ -219,7 +219,7 @@ fn namespace_reading(kind: &str) -> NamespaceReading {
 
 /// Some groups that are not the root, which lacks most files: this process's own and those of the first level.
 fn sample_groups(mount: &Path) -> Vec<OwnedFd> {
-    let own = proc::cgroups(std::process::id()).ok().and_then(|groups| groups.get("unified").cloned());
+    let own = proc::cgroups(std::process::id()).ok().and_then(|groups| groups.get(UNIFIED).cloned());
     let own = own.filter(|path| path != "/").and_then(|path| cgroup::open(mount, &path).ok());
     let Ok(root) = file::open_dir(mount) else { return Vec::new() };
     let names = file::names(root.as_fd()).unwrap_or_default();

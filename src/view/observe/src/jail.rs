@@ -9,7 +9,7 @@ use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{file, namespace};
 use bailiwick_types::{
     Access, DiskFact, IdPool, IdRange, InForce, JailInForce, LimitKey, MAX_INTERFACES, MAX_MOUNTS, MAX_PROCESSES,
-    MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName, Visitor,
+    MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName, UNIFIED, Visitor,
 };
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -330,7 +330,7 @@ fn shorten(text: &mut String) {
 
 /// The tenant's group in the unified hierarchy; `None` when there is none.
 fn group(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<OwnedFd>, ObserveError> {
-    let (Some(mount), Some(path)) = (hierarchies.mount_of("unified"), subject.cgroups.get("unified")) else {
+    let (Some(mount), Some(path)) = (hierarchies.mount_of(UNIFIED), subject.cgroups.get(UNIFIED)) else {
         return Ok(None);
     };
     match cgroup::open(mount, path) {
@@ -343,7 +343,7 @@ fn group(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<Owne
 /// The processes in the tenant's group and those below it, and whether some were left out.
 fn processes(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<(Vec<ProcessFacts>, bool), ObserveError> {
     let Some(group) = group(subject, hierarchies)? else { return Ok((Vec::new(), false)) };
-    let path = subject.cgroups.get("unified").cloned().unwrap_or_default();
+    let path = subject.cgroups.get(UNIFIED).cloned().unwrap_or_default();
     let (pids, mut cut) = members(group).map_err(|source| ObserveError::Group { path, source })?;
     let mut found = Vec::new();
     for pid in pids {
@@ -359,10 +359,9 @@ fn processes(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<(Vec<Pr
 /// The numbers in a tenant's group and those below it, as far as they are looked at.
 pub(crate) fn members_of(cgroups: &BTreeMap<String, String>) -> Result<BTreeSet<u32>, ObserveError> {
     let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
-    let path = cgroups.get("unified").cloned().unwrap_or_default();
+    let path = cgroups.get(UNIFIED).cloned().unwrap_or_default();
     let unreadable = |source| ObserveError::Group { path: path.clone(), source };
-    let mount =
-        hierarchies.mount_of("unified").ok_or(io::ErrorKind::NotFound).map_err(|kind| unreadable(kind.into()))?;
+    let mount = hierarchies.mount_of(UNIFIED).ok_or(io::ErrorKind::NotFound).map_err(|kind| unreadable(kind.into()))?;
     let (pids, _) = cgroup::open(mount, &path).and_then(members).map_err(unreadable)?;
     Ok(pids)
 }
@@ -438,7 +437,7 @@ fn has_any(ids: IdRange, uids: &[u32; 4]) -> bool {
 
 /// Whether a process's groups are the tenant's, or below it.
 fn belongs(tenant: &BTreeMap<String, String>, process: &BTreeMap<String, String>) -> bool {
-    tenant.contains_key("unified")
+    tenant.contains_key(UNIFIED)
         && tenant.iter().all(|(hierarchy, group)| {
             let below = process.get(hierarchy).and_then(|path| path.strip_prefix(group.as_str()));
             match below {

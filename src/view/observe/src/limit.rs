@@ -5,7 +5,7 @@ use bailiwick_plan::control::{CPU_PERIOD_US, Control, Place, UNTOUCHED, Value};
 use bailiwick_plan::rescue;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
-use bailiwick_types::{GroupSetting, Hierarchy, LimitFact, LimitKey};
+use bailiwick_types::{GroupSetting, Hierarchy, LimitFact, LimitKey, UNIFIED};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -69,10 +69,7 @@ pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usag
     let mut facts = Vec::new();
     for control in subject.controls {
         let Some(place) = &control.place else { continue };
-        let hierarchy = match place.hierarchy {
-            Hierarchy::Unified => "unified",
-            Hierarchy::V1 => control.key.controller().unwrap_or_default(),
-        };
+        let hierarchy = place.hierarchy.name(control.key.controller().unwrap_or_default());
         let group = groups
             .entry(hierarchy)
             .or_insert_with(|| cgroup::open(hierarchies.mount_of(hierarchy)?, subject.cgroups.get(hierarchy)?).ok());
@@ -92,10 +89,7 @@ pub(crate) fn open_files(enforced: Option<u64>) -> LimitFact {
 pub(crate) fn settings(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<GroupSetting> {
     let mut found = Vec::new();
     for row in UNTOUCHED {
-        let hierarchy = match row.hierarchy {
-            Hierarchy::Unified => "unified",
-            Hierarchy::V1 => row.controller,
-        };
+        let hierarchy = row.hierarchy.name(row.controller);
         let (Some(mount), Some(path)) = (hierarchies.mount_of(hierarchy), subject.cgroups.get(hierarchy)) else {
             continue;
         };
@@ -120,7 +114,7 @@ pub(crate) fn rescue(subject: &Subject<'_>, hierarchies: &Hierarchies) -> bool {
         let group = cgroup::open(hierarchies.mount_of(hierarchy)?, subject.cgroups.get(hierarchy)?).ok()?;
         file::open_dir_at(&group, rescue::GROUP).ok()
     };
-    ["unified", "pids"].into_iter().any(|hierarchy| is_there(hierarchy).is_some())
+    [UNIFIED, "pids"].into_iter().any(|hierarchy| is_there(hierarchy).is_some())
 }
 
 fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>, with_usage: bool) -> Option<LimitFact> {

@@ -7,7 +7,7 @@
 
 use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_sys::{proc, process, socket};
-use bailiwick_types::{ForeignSocket, MAX_FOREIGN, ProcessFacts, SocketFacts};
+use bailiwick_types::{ForeignSocket, MAX_FOREIGN, ProcessFacts, SocketFacts, UNIFIED};
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -35,7 +35,7 @@ pub(crate) fn sockets(
     let beside =
         beside.filter(|process| process.namespaces.get("net").is_none_or(|inode| !host_namespaces.contains(inode)));
     // An FTP server's process has the connection of its client. It has walls of its own.
-    let is_ftp = |process: &ProcessFacts| process.cgroups.get("unified").is_some_and(|group| group.ends_with("/ftp"));
+    let is_ftp = |process: &ProcessFacts| process.cgroups.get(UNIFIED).is_some_and(|group| group.ends_with("/ftp"));
     let beside = beside.filter(|process| !is_ftp(process));
     let all: Vec<&ProcessFacts> = std::iter::once(init).chain(beside).collect();
     apart(|| look(&all, networks)).ok()

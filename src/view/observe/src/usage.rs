@@ -5,7 +5,7 @@ use crate::limit::events;
 use bailiwick_plan::rescue::Room;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
-use bailiwick_types::{Hierarchy, HostFacts, Kind, LimitKey, Measure, Usage};
+use bailiwick_types::{Hierarchy, HostFacts, Kind, LimitKey, Measure, UNIFIED, Usage};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -180,10 +180,7 @@ impl Meter {
         controller: &str,
         below: Below,
     ) -> io::Result<OwnedFd> {
-        let key = match hierarchy {
-            Hierarchy::Unified => "unified",
-            Hierarchy::V1 => controller,
-        };
+        let key = hierarchy.name(controller);
         let (mount, path) = self.hierarchies.mount_of(key).zip(cgroups.get(key)).ok_or(io::ErrorKind::NotFound)?;
         let dir = cgroup::open(mount, path)?;
         match below {
@@ -197,7 +194,7 @@ impl Meter {
     pub fn room(&self, cgroups: &BTreeMap<String, String>, enough: u64) -> Room {
         let group = |controller: &str| {
             let hierarchy = *self.controllers.get(controller)?;
-            let key = if hierarchy == Hierarchy::Unified { "unified" } else { controller };
+            let key = hierarchy.name(controller);
             let (mount, path) = self.hierarchies.mount_of(key).zip(cgroups.get(key))?;
             Some((hierarchy, cgroup::open(mount, path).ok()?))
         };
@@ -277,8 +274,8 @@ impl Meter {
     #[must_use]
     pub fn event_files(&self, cgroups: &BTreeMap<String, String>) -> Vec<PathBuf> {
         let group = || {
-            let mount = self.hierarchies.mount_of("unified")?;
-            Some(mount.join(cgroups.get("unified")?.trim_start_matches('/')))
+            let mount = self.hierarchies.mount_of(UNIFIED)?;
+            Some(mount.join(cgroups.get(UNIFIED)?.trim_start_matches('/')))
         };
         let Some(group) = group() else { return Vec::new() };
         let files = [("memory", "memory.events"), ("pids", "pids.events"), ("memory", "memory.swap.events")];

@@ -3,6 +3,7 @@
 use super::stat::parse_is_ending;
 use super::{MAX_SMALL, directory, malformed, read};
 use crate::file;
+use bailiwick_types::UNIFIED;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -46,7 +47,7 @@ pub fn parse_cgroups(text: &[u8]) -> Option<BTreeMap<String, String>> {
     for line in String::from_utf8_lossy(text).lines() {
         let mut fields = line.splitn(3, ':');
         let (_number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let controllers = if controllers.is_empty() { "unified" } else { controllers };
+        let controllers = if controllers.is_empty() { UNIFIED } else { controllers };
         for controller in controllers.split(',') {
             groups.insert(controller.to_owned(), path.to_owned());
         }

@@ -3,7 +3,7 @@
 use bailiwick_policy::Host;
 use bailiwick_proto::Failure;
 use bailiwick_sys::{file, process};
-use bailiwick_types::ExitStatus;
+use bailiwick_types::{ExitStatus, UNIFIED};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -163,9 +163,9 @@ impl TestHost {
     pub(super) fn processor_time(&self) -> io::Result<u64> {
         let output = self.bailiwick(&["show", "probe", "--json"])?;
         let shown: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        let path = shown["cgroup"]["unified"].as_str().ok_or(io::ErrorKind::NotFound)?.to_owned();
+        let path = shown["cgroup"][UNIFIED].as_str().ok_or(io::ErrorKind::NotFound)?.to_owned();
         let hierarchies = bailiwick_sys::cgroup::hierarchies()?;
-        let mount = hierarchies.mount_of("unified").ok_or(io::ErrorKind::NotFound)?;
+        let mount = hierarchies.mount_of(UNIFIED).ok_or(io::ErrorKind::NotFound)?;
         let text = bailiwick_sys::cgroup::read(bailiwick_sys::cgroup::open(mount, &path)?, "cpu.stat")?;
         bailiwick_sys::cgroup::flat_keyed(&text, "usage_usec").ok_or_else(|| io::ErrorKind::NotFound.into())
     }

@@ -3,7 +3,7 @@
 use crate::host_files::md5::md5;
 use bailiwick_plan::{kernel_memory, seccomp};
 use bailiwick_sys::{file, namespace, proc, process};
-use bailiwick_types::{Access, Profile};
+use bailiwick_types::{Access, Profile, UNIFIED};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -107,7 +107,7 @@ impl Record {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
             groups => groups?,
         };
-        let is_here = groups.get("unified").is_some_and(|group| homes.iter().any(|home| is_in(group, home)));
+        let is_here = groups.get(UNIFIED).is_some_and(|group| homes.iter().any(|home| is_in(group, home)));
         Ok((self.is_of(&now) && is_here).then_some(pidfd))
     }
 

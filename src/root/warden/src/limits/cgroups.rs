@@ -5,13 +5,13 @@
 //! 6.12 and 6.18). So each jail gets a fresh group. A process moves between groups of version 1 without a global lock
 //! only if it moves itself, by writing `0` to `tasks`.
 
-use crate::limits::tenant_groups::{GroupError, PIDS, TenantGroups, UNIFIED, failed, has_line, open_events};
+use crate::limits::tenant_groups::{GroupError, PIDS, TenantGroups, failed, has_line, open_events};
 use crate::limits::watch;
 use bailiwick_plan::rescue;
 use bailiwick_policy::Reserve;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, proc};
-use bailiwick_types::{Hierarchy, HostFacts, LimitKey, Resource, TenantName};
+use bailiwick_types::{Hierarchy, HostFacts, LimitKey, Resource, TenantName, UNIFIED};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;

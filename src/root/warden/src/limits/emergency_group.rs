@@ -1,10 +1,10 @@
 //! The control group of an emergency session, beside the jail's.
 
 use crate::limits::cgroups::{Groups, JAIL, join, remove_if_empty};
-use crate::limits::tenant_groups::{GroupError, PIDS, UNIFIED, bound_tasks, failed};
+use crate::limits::tenant_groups::{GroupError, PIDS, bound_tasks, failed};
 use bailiwick_plan::rescue;
 use bailiwick_sys::cgroup;
-use bailiwick_types::TenantName;
+use bailiwick_types::{TenantName, UNIFIED};
 use std::io;
 use std::os::fd::OwnedFd;
 

@@ -2,13 +2,11 @@
 
 use bailiwick_plan::control::{Control, Entry, Place};
 use bailiwick_sys::{cgroup, file};
-use bailiwick_types::Hierarchy;
+use bailiwick_types::{Hierarchy, UNIFIED};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// The key of the unified hierarchy in maps by hierarchy.
-pub(super) const UNIFIED: &str = "unified";
 /// The controller that counts tasks, and the name of its hierarchy of version 1.
 pub(super) const PIDS: &str = "pids";
 
