@@ -1,10 +1,11 @@
-//! The log of audit runs: lines of JSON, each of which holds the hash of the line before it.
+//! The log of audit runs: lines of JSON, each with the hash of the line before it.
 //!
-//! Danger: the chain proves only that no line was changed *while the lines after it stayed the same*. Whoever can write the file can
-//! recompute all of it; only a [`Head`] that is kept elsewhere reveals that. A line contains no text that a tenant chose.
+//! Danger: the chain proves only that no line was changed *while the lines after it stayed the same*. An attacker who
+//! can write the file can recompute all of it. Only a [`Head`] that is kept elsewhere reveals that. A line contains no
+//! text that a tenant chose.
 //!
-//! A line is `BODY` with its last `}` replaced by `,"hash":"HEX"}`, where `HEX` is the SHA-256 of `BODY`. So two lines of
-//! shell check one, without this program.
+//! A line is `BODY` with its last `}` replaced by `,"hash":"HEX"}`. `HEX` is the SHA-256 of `BODY`. So two lines of
+//! shell check one line, without this program.
 
 use crate::Run;
 use bailiwick_types::{AuditReport, Moment, TenantName, TenantReport, Verdict, visible};
@@ -15,22 +16,22 @@ use std::fmt;
 use std::io::{self, BufRead, Read};
 use std::str::FromStr;
 
-/// The longest line in bytes, with its end. Room for the summary of some 20,000 tenants.
+/// The longest line in bytes, with its newline. It has room for the summary of some 20,000 tenants.
 pub const MAX_LINE: usize = 2 << 20;
 
-/// The part of a line for tenants. Tenants that do not fit are left out and counted.
+/// The most bytes of a line that tenants may take. Tenants that do not fit are left out and counted.
 const MAX_TENANTS: usize = MAX_LINE - (64 << 10);
 
 /// The most problems that are reported.
 const MAX_PROBLEMS: usize = 100;
 
-/// So many lines after the first wrong one are kept to find out what happened to them (80 bytes each).
+/// The most lines that are kept to explain the damage after the first wrong line. Each takes 80 bytes.
 const MAX_KEPT: usize = 1_000_000;
 
 /// The text before the hash in a line.
 const HASH_KEY: &str = ",\"hash\":\"";
 
-/// A SHA-256; in text 64 lower-case hexadecimal digits.
+/// A SHA-256 hash. Its text has 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
@@ -38,10 +39,10 @@ pub struct Digest([u8; 32]);
 /// Why a text is no digest or head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseHeadError {
-    /// No digest.
+    /// The text is no digest.
     #[error("a digest is 64 lower-case hexadecimal digits")]
     Digest,
-    /// No head.
+    /// The text is no head.
     #[error("a head is a number, \":\" and 64 lower-case hexadecimal digits, as the journal has it")]
     Head,
 }
@@ -97,13 +98,13 @@ impl From<Digest> for String {
     }
 }
 
-/// The last line of a chain: enough to write the next one, and to prove later that nothing before it was changed or lost. As text,
-/// for the journal: `SEQUENCE:HASH`.
+/// The last line of a chain. It is enough to write the next line, and to prove later that no line up to it was changed
+/// or lost. Its text, for the journal, is `SEQUENCE:HASH`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// Its number; 0 before the first line.
+    /// Number of the line; 0 before the first line.
     pub sequence: u64,
-    /// Its hash; all zeros before the first line.
+    /// Hash of the line; all zeros before the first line.
     pub hash: Digest,
 }
 
@@ -122,35 +123,35 @@ impl FromStr for Head {
     }
 }
 
-/// What a line says of one audit.
+/// The summary of one audit in a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Summary {
     /// Name of the host.
     pub host: String,
-    /// Release of its kernel.
+    /// Release of the host's kernel.
     pub kernel: String,
-    /// How many tenants there are of each verdict.
+    /// Number of tenants with each verdict.
     pub verdicts: BTreeMap<Verdict, u64>,
     /// Each tenant, by name.
     pub tenants: BTreeMap<TenantName, TenantSummary>,
-    /// How many tenants did not fit. Those with the best verdicts are left out first.
+    /// Number of tenants that did not fit. Tenants with the best verdicts are left out first.
     pub left_out: u64,
     /// [`digest`] of the report.
     pub report: Digest,
 }
 
-/// What a line says of one tenant.
+/// The summary of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantSummary {
-    /// The worst of all of it.
+    /// The worst verdict of the tenant's walls, limits and findings.
     pub verdict: Verdict,
-    /// Ids of its findings.
+    /// Ids of the tenant's findings.
     pub findings: BTreeSet<String>,
 }
 
-/// A line without its hash; its fields are in the order in which they are written.
+/// A line without its hash. The order of the fields is their order in the text.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
@@ -160,7 +161,7 @@ struct Body {
     summary: Summary,
 }
 
-/// The digest of a whole report: of its JSON without any blanks, with the fields in their order.
+/// The digest of a whole report: the hash of its JSON without white space, with the fields in their declared order.
 #[must_use]
 pub fn digest(report: &AuditReport) -> Digest {
     Digest::of(&serde_json::to_vec(report).expect("reports have string keys and no fallible parts"))
@@ -178,7 +179,7 @@ fn summary(report: &AuditReport, host: &str) -> Summary {
     let (mut tenants, mut size, mut left_out) = (BTreeMap::new(), 0, 0);
     for tenant in order {
         let findings: BTreeSet<String> = tenant.findings.iter().map(|finding| cut(&finding.id)).collect();
-        // Quotes, separators and the words around them are less than 64 bytes; an escape is at most six times a byte.
+        // Quotes, separators and fixed words take less than 64 bytes. Escaping turns one byte into at most six.
         size += 64 + tenant.name.as_str().len() + findings.iter().map(|id| id.len() * 6 + 3).sum::<usize>();
         if size > MAX_TENANTS {
             left_out += 1;
@@ -190,9 +191,10 @@ fn summary(report: &AuditReport, host: &str) -> Summary {
     Summary { host, kernel, verdicts, tenants, left_out, report: digest(report) }
 }
 
-/// The line for one run, with its end, and the head of the chain with it. `None` for the first line of a chain.
+/// Makes the line for one run, with its newline, and the new head of the chain. `previous` is `None` for the first
+/// line.
 ///
-/// Write it with one call at the end of the file, make it durable, then tell the journal the head.
+/// Write the line with one call at the end of the file, make it durable, then write the head to the journal.
 #[must_use]
 pub fn next_line(previous: Option<&Head>, report: &AuditReport, run: &Run<'_>) -> (String, Head) {
     let previous = previous.copied().unwrap_or_default();
@@ -205,93 +207,93 @@ pub fn next_line(previous: Option<&Head>, report: &AuditReport, run: &Run<'_>) -
     (line, Head { sequence, hash })
 }
 
-/// What is wrong with a chain. Lines count from 1.
+/// A problem of a chain. Lines count from 1.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// The text of a line is not what its hash was made of.
+    /// The hash of a line is not the hash of its text.
     #[error("line {line}{} was changed: its hash is not that of its text", of(.sequence))]
     Changed {
-        /// Where.
+        /// The changed line.
         line: u64,
-        /// What it says of itself, if that can be read.
+        /// The sequence that the line claims, if it can be read.
         sequence: Option<u64>,
     },
-    /// Lines are not there.
+    /// Lines are missing.
     #[error("before line {line}, {count} of the lines with the sequences {first} to {last} are missing")]
     Missing {
-        /// What stands there now.
+        /// The line that now stands after the gap.
         line: u64,
-        /// The first that may be missing.
+        /// The first sequence that may be missing.
         first: u64,
-        /// The last that may be missing.
+        /// The last sequence that may be missing.
         last: u64,
-        /// How many are.
+        /// How many lines are missing.
         count: u64,
     },
     /// A line is not where it was written.
     #[error("line {line} (sequence {sequence}) is not in its place")]
     Moved {
-        /// Where it is now.
+        /// The present place of the line.
         line: u64,
-        /// Which it is.
+        /// The sequence of the line.
         sequence: u64,
     },
-    /// A line has the sequence of another.
+    /// A line has the sequence of another line.
     #[error("line {line} has the sequence {sequence} of another line: it is a copy or was put in")]
     Repeated {
-        /// Where.
+        /// The line that repeats the sequence.
         line: u64,
-        /// Which it says it is.
+        /// The sequence that the line claims.
         sequence: u64,
     },
-    /// A line does not hold the hash of the line before, though each is whole.
+    /// A line does not hold the hash of the line before it, though both lines are whole.
     #[error("line {line} (sequence {sequence}) does not continue line {before}: one of the two was written anew")]
     Unlinked {
-        /// Where.
+        /// The line that holds another hash.
         line: u64,
-        /// Which it is.
+        /// The sequence of the line.
         sequence: u64,
         /// The line before it in the chain; 0 for the beginning of the file.
         before: u64,
     },
-    /// A line that no audit could have written.
+    /// A line is longer than any line that an audit writes.
     #[error("line {line} has more than {MAX_LINE} bytes: no audit wrote it")]
     TooLong {
-        /// Where.
+        /// The long line.
         line: u64,
     },
-    /// The last line ends in its middle, and what there is of it continues the chain.
+    /// The last line has no newline, and its text would continue the chain.
     #[error(
         "line {line}, the last, is incomplete: the host stopped while it was written, or its end was cut off; \
          the next audit removes it"
     )]
     Torn {
-        /// Where.
+        /// The incomplete line.
         line: u64,
     },
-    /// The file ends before the line that is known to have been there.
+    /// The file ends before a line that is known to have existed.
     #[error("the file ends with sequence {last}, but sequence {expected} had been written: lines were cut off its end")]
     Ends {
-        /// The last that is there.
+        /// The last sequence in the file.
         last: u64,
-        /// The one that was expected.
+        /// The sequence that was expected.
         expected: u64,
     },
-    /// A line is whole and linked, but not the one that is known to have been there.
+    /// A line is whole and linked, but differs from the line that is known to have existed.
     #[error("sequence {sequence} has another hash than was recorded elsewhere: the file was written anew")]
     Rewritten {
-        /// Which.
+        /// The sequence of the line.
         sequence: u64,
     },
-    /// There is more damage than is told.
+    /// There are more problems than are reported.
     #[error("there are more problems, which are not told")]
     More,
     /// The file cannot be read.
     #[error("cannot read line {line}")]
     Read {
-        /// Where reading stopped.
+        /// The line at which reading stopped.
         line: u64,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -301,7 +303,7 @@ fn of(sequence: &Option<u64>) -> String {
 }
 
 impl Problem {
-    /// The line that is named; `None` when it is one that is not there.
+    /// The line that the problem names; `None` for a problem of the whole file.
     #[must_use]
     pub fn line(&self) -> Option<u64> {
         match self {
@@ -318,31 +320,32 @@ impl Problem {
     }
 }
 
-/// Where to go on with a chain.
+/// Where the next line of a chain goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resumption {
     /// The last whole line.
     pub head: Head,
-    /// So many bytes of the file are whole; the rest is a torn line, to be cut off before the next is written.
+    /// Length of all whole lines in bytes. The rest of the file is a torn line, which must be cut off before the next
+    /// write.
     pub length: u64,
 }
 
-/// Reads a chain to its end and gives its head. `expected` is a head that was recorded elsewhere: the line must be
-/// there as it was; later ones may follow.
+/// Reads a chain to its end and returns its head. `expected` is a head that was recorded elsewhere. The chain must
+/// contain that line unchanged; later lines may follow it.
 ///
-/// Reads line by line. Only after a first line in the wrong place are lines remembered.
+/// Reads line by line, and keeps lines in memory only after the first line in a wrong place.
 ///
 /// # Errors
-/// Each problem, in the order of lines.
+/// Every problem, in the order of lines.
 pub fn verify(reader: impl BufRead, expected: Option<&Head>) -> Result<Head, Vec<Problem>> {
     let (resumption, problems) = scan(reader, expected);
     if problems.is_empty() { Ok(resumption.head) } else { Err(problems) }
 }
 
-/// As [`verify`], but a torn last line is no problem: it is what a failure of power leaves.
+/// Like [`verify`], but accepts a torn last line, which a power failure leaves.
 ///
 /// # Errors
-/// Each other problem, in the order of lines. Then begin a new file and keep this one.
+/// Every other problem, in the order of lines. The caller then keeps this file and begins a new one.
 pub fn resume(reader: impl BufRead, expected: Option<&Head>) -> Result<Resumption, Vec<Problem>> {
     let (resumption, mut problems) = scan(reader, expected);
     problems.retain(|problem| !matches!(problem, Problem::Torn { .. }));
@@ -355,14 +358,14 @@ enum Line {
     Changed { sequence: Option<u64> },
 }
 
-/// What links a line to its place. Read from any body whose hash is right.
+/// The fields that link a line to its place. They are read from a body only if its hash is right.
 #[derive(Clone, Copy)]
 struct Link {
     sequence: u64,
     previous: Digest,
 }
 
-/// A whole line somewhere in the file; line 0 is the beginning.
+/// A whole line of the file. Line 0 is the beginning of the file.
 #[derive(Clone, Copy)]
 struct Seen {
     line: u64,
@@ -383,7 +386,7 @@ fn scan(mut reader: impl BufRead, mut expected: Option<&Head>) -> (Resumption, V
             Ok(Some(found)) => found,
             Err(source) => {
                 problems.push(Problem::Read { line, source });
-                // Nobody knows what the rest would have been.
+                // The rest of the file is unknown.
                 expected = None;
                 break;
             }
@@ -420,7 +423,7 @@ fn scan(mut reader: impl BufRead, mut expected: Option<&Head>) -> (Resumption, V
         }
     }
     resumption.head = chain.judge(line, expected, &mut problems);
-    // Those of the whole file come last.
+    // Problems of the whole file come last.
     problems.sort_by_key(|problem| problem.line().unwrap_or(u64::MAX));
     if problems.len() > MAX_PROBLEMS {
         problems.truncate(MAX_PROBLEMS);
@@ -433,13 +436,14 @@ fn scan(mut reader: impl BufRead, mut expected: Option<&Head>) -> (Resumption, V
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     Newline,
-    /// The file ends instead.
+    /// The file ends without a newline.
     Missing,
-    /// Nowhere near.
+    /// The line has more than [`MAX_LINE`] bytes.
     TooLong,
 }
 
-/// The next line without its end, and how many bytes it took; of one that is too long nothing is kept.
+/// Reads the next line without its newline, and returns how it ends and its length in bytes. `None` at the end of the
+/// file. A line that is too long leaves the buffer empty.
 fn read_line(reader: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<Option<(End, u64)>> {
     buffer.clear();
     let limit = u64::try_from(MAX_LINE).expect("fits");
@@ -460,7 +464,7 @@ fn count(bytes: usize) -> u64 {
     u64::try_from(bytes).expect("a length fits into 64 bits")
 }
 
-/// The text of a body and the hash that stands behind it.
+/// Splits a line into the text of its body and its hash.
 fn split(line: &[u8]) -> Option<(Vec<u8>, Digest)> {
     let (rest, tail) = line.split_at_checked(line.len().checked_sub(HASH_KEY.len() + 64 + 2)?)?;
     let hash = tail.strip_prefix(HASH_KEY.as_bytes())?.strip_suffix(b"\"}")?;
@@ -477,15 +481,15 @@ fn understand(line: &[u8]) -> Line {
     }
 }
 
-/// The sequence that a changed line gives itself.
+/// The sequence that a changed line claims.
 fn claimed(line: &[u8]) -> Option<u64> {
     let rest = line.strip_prefix(b"{\"sequence\":")?;
     let digits = rest.iter().position(|byte| !byte.is_ascii_digit())?;
     std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
 }
 
-/// Whether the last line, which has no end, is the beginning of one that would continue the chain. Some file systems
-/// leave zeros where data had no time to arrive.
+/// Whether the last line, which has no newline, is the beginning of a line that would continue the chain. Some file
+/// systems leave zeros where data was not written in time.
 fn is_torn(line: &[u8], head: Head) -> bool {
     let written = line.len() - line.iter().rev().take_while(|byte| **byte == 0).count();
     let line = &line[..written];
@@ -497,22 +501,22 @@ fn is_torn(line: &[u8], head: Head) -> bool {
         return link.as_bytes().starts_with(rest);
     }
     match serde_json::from_slice::<serde_json::Value>(line) {
-        // Whole but for its end.
+        // The line is whole except for its newline.
         Ok(_) => split(line).is_some_and(|(body, hash)| Digest::of(&body) == hash),
         Err(error) => error.is_eof(),
     }
 }
 
-/// What was read so far.
+/// The lines that were read so far.
 #[derive(Default)]
 struct Chain {
-    /// The last of the lines that are all in their places, from the first.
+    /// The last line of the unbroken run from the beginning.
     ordered: Ordered,
-    /// Whole lines from the first on that is not in its place.
+    /// The whole lines from the first misplaced line on.
     rest: Vec<Seen>,
-    /// Lines that say nothing certain; each may stand for one that is missing.
+    /// The changed and too long lines. Each may stand for a missing line.
     changed: Vec<u64>,
-    /// The expected head was met.
+    /// Whether the line of the expected head was read.
     met: bool,
 }
 
@@ -546,7 +550,7 @@ impl Chain {
         }
     }
 
-    /// Compares the line that was read last with the one that is expected.
+    /// Compares the line that was read last with the expected head.
     fn compare(&mut self, expected: Option<&Head>, problems: &mut Vec<Problem>) {
         let Some(expected) = expected else { return };
         let last = self.rest.last().unwrap_or(&self.ordered.0);
@@ -558,9 +562,9 @@ impl Chain {
         }
     }
 
-    /// Says what happened to the lines that are not in their places, and which is the head. The lines that are taken to
-    /// be in their places are the largest set that is in order: so of a line that was carried away, that line is named
-    /// and not all those that it passed.
+    /// Reports what happened to the lines that are not in their places, and returns the head. The largest set of lines
+    /// in rising order counts as in place. So when one line was moved, only that line is reported, and not every line
+    /// that it passed.
     fn judge(&self, end: u64, expected: Option<&Head>, problems: &mut Vec<Problem>) -> Head {
         let first = self.ordered.0;
         let placed = in_order(&self.rest, first.sequence);
@@ -593,15 +597,15 @@ impl Chain {
                 problems.push(Problem::Ends { last, expected: expected.sequence });
             }
         }
-        // A line that was carried away from the end leaves a gap there that nothing else shows.
+        // A line that was moved away from the end leaves a gap there that nothing else shows.
         if let Some(last) = elsewhere.last().copied().filter(|last| *last > before.sequence) {
             self.gap(&before, end, last.saturating_add(1), &elsewhere, problems);
         }
         Head { sequence: before.sequence, hash: before.hash }
     }
 
-    /// What is missing between a line in its place and the next. A line that is somewhere else is not missing, and a
-    /// changed line between the two stands for one.
+    /// Reports the lines that are missing between a line in its place and the next one. A line that stands elsewhere is
+    /// not missing. A changed line between the two stands for one missing line.
     fn gap(&self, before: &Seen, line: u64, sequence: u64, elsewhere: &BTreeSet<u64>, problems: &mut Vec<Problem>) {
         let (first, last) = (before.sequence.saturating_add(1), sequence.saturating_sub(1));
         if first > last {
@@ -616,15 +620,16 @@ impl Chain {
     }
 }
 
-/// The longest run of lines whose sequences rise, all above `floor`.
+/// The longest selection of lines, in file order, whose sequences rise and are above `floor`.
 fn in_order(lines: &[Seen], floor: u64) -> Vec<Seen> {
-    // `tails[n]` ends the run of n + 1 lines with the lowest end; `before[i]` is what stands before line i in its run.
+    // `tails[n]` ends a run of n + 1 lines: of all such runs, the one with the lowest last sequence. `before[i]` is the
+    // line before line i in its run.
     let (mut tails, mut before): (Vec<usize>, Vec<Option<usize>>) = (Vec::new(), Vec::new());
     for (index, seen) in lines.iter().enumerate() {
         let place = tails.partition_point(|tail| lines[*tail].sequence < seen.sequence);
         before.push(place.checked_sub(1).map(|place| tails[place]));
         if seen.sequence <= floor || tails.get(place).is_some_and(|tail| lines[*tail].sequence == seen.sequence) {
-            // Of two that are alike the first is in its place.
+            // Of two lines with the same sequence, the first one is in its place.
             continue;
         }
         if place == tails.len() { tails.push(index) } else { tails[place] = index }
@@ -755,14 +760,14 @@ mod tests {
         lines[2] = forged.clone();
         let golden = ["line 4 (sequence 4) does not continue line 3: one of the two was written anew"];
         assert_eq!(told(&lines, heads.last()), golden);
-        // And all after it too: then only the head that is kept elsewhere shows it.
+        // All later lines are written anew too. Only the head that is kept elsewhere reveals this.
         let (fourth, head) = next_line(Some(&forged_head), &clean, &run);
         let anew = [lines[0].clone(), lines[1].clone(), forged, fourth];
         assert_eq!(told(&anew, None), [""; 0]);
         assert_eq!(verify(anew.concat().as_bytes(), None).expect("whole"), head);
         let golden = ["sequence 4 has another hash than was recorded elsewhere: the file was written anew"];
         assert_eq!(told(&anew, Some(&heads[3])), golden);
-        // One put between two others.
+        // A line was put between two others.
         let (mut lines, heads) = chain(5);
         lines.insert(3, next_line(Some(&Head { sequence: 70, ..heads[2] }), &clean, &run).0);
         assert!(told(&lines, heads.last())[0].starts_with("line 4 (sequence 71)"));
@@ -778,7 +783,7 @@ mod tests {
             assert!(matches!(problems[..], [Problem::Torn { line: 3 }]), "{length}: {problems:?}");
             let resumption = resume(torn.as_bytes(), Some(&heads[1])).expect("goes on");
             assert_eq!(resumption, Resumption { head: heads[1], length: count(whole.len()) });
-            // Its head was told elsewhere, so it had been whole.
+            // The head of this line was recorded elsewhere, so the line had been whole.
             assert!(matches!(resume(torn.as_bytes(), Some(&heads[2])).expect_err("cut")[..], [Problem::Ends { .. }]));
         }
         let zeros = format!("{whole}{}\0\0\0", &lines[2][..40]);
@@ -842,7 +847,7 @@ mod tests {
             bytes[index] = to;
             let problems = verify(&bytes[..], heads.last()).expect_err("changed");
             prop_assert!(names(&problems, line), "line {}: {:?}", line, problems);
-            // What follows the line is not accused. Only a line that was joined to it is.
+            // The lines after it are not reported, except a line that was joined to it.
             let last = problems.iter().filter_map(Problem::line).max();
             prop_assert!(last <= Some(line + 1), "line {}: {:?}", line, problems);
         }
@@ -877,7 +882,7 @@ mod tests {
             let problems = verify(lines.concat().as_bytes(), heads.last()).expect_err("swapped");
             let named: Vec<u64> = problems.iter().filter_map(Problem::line).collect();
             let (first, second) = (count(a.min(b)) + 1, count(a.max(b)) + 1);
-            // Of two neighbours, or of two with one between them, one is enough to put both right.
+            // With two neighbours, or one line between the two, one moved line explains both.
             prop_assert!(named.contains(&first) || named.contains(&second), "{:?}", problems);
             prop_assert!(second - first <= 2 || named == [first, second], "{:?}", problems);
         }

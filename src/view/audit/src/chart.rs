@@ -1,21 +1,22 @@
-//! Line charts of what a tenant used, as SVG inside the page: whole numbers, no script, nothing from outside.
+//! Renders line charts of what a tenant used, as SVG inside the page. They have whole numbers and no script, and load
+//! nothing.
 //!
-//! A span without a measurement is a gap, never a zero. Many points become few columns. Each column shows its average and its highest
-//! minute, so that no peak is lost.
+//! A span without a measurement is a gap, never a zero. Many points become few columns. Each column shows its average
+//! and its highest minute, so no peak is lost.
 
 use bailiwick_types::{Kind, Measure, Moment, Point, Unit, Usage};
 
 /// One chart.
 pub(crate) struct Chart {
-    /// Part of its id.
+    /// A part of the id of the figure.
     pub(crate) word: &'static str,
-    /// Its title.
+    /// The title of the chart.
     pub(crate) title: &'static str,
-    /// Its lines, with a name each where there are two.
+    /// The lines of the chart, each with a name if there are two.
     lines: &'static [(Measure, &'static str)],
 }
 
-/// Every chart of a tenant, in their order.
+/// Every chart of a tenant, in the order of the page.
 pub(crate) const CHARTS: &[Chart] = &[
     Chart { word: "cpu", title: "Processor time, as a share of one core", lines: &[(Measure::Cpu, "")] },
     Chart { word: "memory", title: "Memory", lines: &[(Measure::Memory, "")] },
@@ -28,12 +29,12 @@ pub(crate) const CHARTS: &[Chart] = &[
     },
 ];
 
-/// How many lines the charts of one tenant have.
+/// The number of lines in all charts of one tenant.
 pub(crate) fn lines() -> usize {
     CHARTS.iter().map(|chart| chart.lines.len()).sum()
 }
 
-/// The picture and, inside it, the place of the lines.
+/// Width and height of the picture. The four constants after it are the edges of the area of the lines.
 const SIZE: (u64, u64) = (720, 200);
 const LEFT: u64 = 72;
 const RIGHT: u64 = 708;
@@ -47,7 +48,7 @@ struct Value {
     peak: u64,
 }
 
-/// The time that a chart covers, in columns of equal length.
+/// The time that a chart covers, in columns of equal length. The fields `from` and `width` are in seconds.
 struct Columns {
     from: u64,
     width: u64,
@@ -55,7 +56,7 @@ struct Columns {
 }
 
 impl Columns {
-    /// As many columns as there are spans in the history, but not more than `most`. `None` without any point.
+    /// Makes one column for each span of the history, but not more than `most` columns. `None` without any point.
     fn of(points: &[&Point], most: u64) -> Option<Self> {
         let (from, last) = (points.first()?.at.0, points.last()?.at.0);
         let mut steps: Vec<u64> =
@@ -79,7 +80,7 @@ impl Columns {
             let Some(rate) = point.rate(measure) else { continue };
             let column = usize::try_from((point.at.0 - self.from) / self.width).expect("columns are few");
             let sum = &mut sums[column];
-            // A span is never longer than a century.
+            // A longer span counts as this many seconds, which is more than a century.
             let seconds = u128::from(point.seconds.min(u64::from(u32::MAX)));
             sum.weighted += u128::from(rate) * seconds;
             sum.seconds += seconds;
@@ -95,7 +96,8 @@ impl Columns {
         sums.into_iter().map(value).collect()
     }
 
-    /// Where the column begins that is nearest to the middle, and when: the middle itself may lie inside of a minute.
+    /// Where the column nearest to the middle begins in the picture, and its time. The exact middle may lie inside a
+    /// minute.
     fn middle(&self) -> (u64, Moment) {
         let column = self.count / 2;
         let x = LEFT + (RIGHT - LEFT) * column / self.count;
@@ -107,10 +109,10 @@ impl Columns {
     }
 }
 
-/// A round number that is not less than a value, so that the axis has numbers that people read.
+/// A round number that is not less than a value, so that the axis is easy to read.
 fn round_up(measure: Measure, value: u64) -> u64 {
     let (base, steps): (u64, &[u64]) = if measure.unit() == Unit::Bytes { (2, &[2]) } else { (10, &[2, 4, 6, 10]) };
-    // A share is told in thousandths of the processor's microseconds.
+    // Time is in microseconds a second, and 10,000 of them are 1 %.
     let mut floor: u64 = if measure.unit() == Unit::Microseconds { 10_000 } else { 1 };
     loop {
         for step in steps {
@@ -129,7 +131,7 @@ fn y(value: u64, top: u64) -> u64 {
     BOTTOM - u64::try_from(height).expect("no more than the chart")
 }
 
-/// The lines of one path. A value alone between gaps is a dot.
+/// The path of one line. A single value between gaps is a dot.
 fn path(columns: &Columns, values: &[Option<Value>], top: u64, of: impl Fn(Value) -> u64) -> String {
     let mut path = String::new();
     let mut open = 0;
@@ -151,8 +153,8 @@ fn path(columns: &Columns, values: &[Option<Value>], top: u64, of: impl Fn(Value
     path
 }
 
-/// One chart as a figure. `owner` is a name that is safe in an id and in text; `points` are in the order of time;
-/// `limits` have the rates of [`Point::rate`]. Text only when nothing was measured.
+/// Renders one chart as a figure, or as a sentence when nothing was measured. `owner` is a name that is safe in an id
+/// and in text. `points` are in the order of time. `limits` has the units of [`Point::rate`].
 pub(crate) fn figure(
     chart: &Chart,
     owner: &str,
@@ -191,7 +193,7 @@ pub(crate) fn figure(
         SIZE.0, SIZE.1
     ));
     let times = [(LEFT, "start", from_text), (middle_x, "middle", time(middle)), (RIGHT, "end", end_text)];
-    // A single column has no middle.
+    // A chart of one column has no middle.
     let times = times.into_iter().filter(|(_, anchor, _)| columns.count > 1 || *anchor != "middle");
     out.push_str(&axes(measure, top, times));
     for (number, (measure, name, values)) in lines.iter().enumerate() {
@@ -215,7 +217,7 @@ pub(crate) fn figure(
     out
 }
 
-/// The numbers at the side, with a line across for each, and the times below.
+/// The numbers at the side, each with a line across the chart, and the times below.
 fn axes(measure: Measure, top: u64, times: impl Iterator<Item = (u64, &'static str, String)>) -> String {
     let mut out = String::new();
     for value in [0, top / 2, top] {
@@ -232,7 +234,7 @@ fn axes(measure: Measure, top: u64, times: impl Iterator<Item = (u64, &'static s
     out
 }
 
-/// What a line shows, for those who cannot see it.
+/// Describes a line in words, for readers who cannot see it.
 fn in_words((measure, name, values): &(Measure, &str, Vec<Option<Value>>), limits: &Usage) -> String {
     let measured: Vec<&Value> = values.iter().flatten().collect();
     if measured.is_empty() {

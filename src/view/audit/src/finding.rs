@@ -1,4 +1,4 @@
-//! Every kind of finding, in one table. An id keeps its meaning for ever; a dropped id stays unused.
+//! Every kind of finding, in one table. The meaning of an id never changes, and a dropped id is not used again.
 
 use bailiwick_types::Severity::{self, Critical, Notice, Warning};
 use bailiwick_types::{Finding, TenantName, Verdict};
@@ -8,11 +8,11 @@ use bailiwick_types::{Finding, TenantName, Verdict};
 pub struct FindingKind {
     /// `BW` and three digits.
     pub id: &'static str,
-    /// The wall, or `limits` or `state`.
+    /// The wall that the finding concerns, or `limits`, `state` or `probe`.
     pub about: &'static str,
-    /// How severe.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// What to do about it.
+    /// What the operator should do about it.
     pub remedy: &'static str,
 }
 
@@ -112,7 +112,7 @@ kinds! {
         "nothing bounds it but `cpu` and `inodes`: declare them, or give the tenant a disk of its own";
 }
 
-/// A wall or a limit that is not as it should be: a finding that does not name its tenant yet.
+/// A wall or a limit that is not as declared: a finding without the name of its tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) kind: FindingKind,
@@ -134,7 +134,7 @@ impl FindingKind {
     }
 }
 
-/// One finding of each kind, in the order of the violations.
+/// Makes one finding for each kind, in the order of the violations.
 pub(crate) fn findings(tenant: &TenantName, violations: &[Violation]) -> Vec<Finding> {
     let mut kinds: Vec<FindingKind> = Vec::new();
     for violation in violations {
@@ -157,7 +157,7 @@ pub(crate) fn findings(tenant: &TenantName, violations: &[Violation]) -> Vec<Fin
         .collect()
 }
 
-/// The first few of many, and the number of the others.
+/// Joins the first 8 items, and adds the number of the others.
 pub(crate) fn list(items: impl Iterator<Item = String>) -> String {
     const SHOWN: usize = 8;
     let mut items: Vec<String> = items.collect();
@@ -167,7 +167,7 @@ pub(crate) fn list(items: impl Iterator<Item = String>) -> String {
     if more == 0 { shown } else { format!("{shown}; and {more} more") }
 }
 
-/// A name that a tenant chose: cut, and escaped for a terminal.
+/// A name that a tenant chose, cut to 80 characters and escaped for a terminal.
 pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 80;
     let cut: String = text.chars().take(SHOWN).collect();

@@ -1,5 +1,5 @@
-//! The walls of an FTP server's processes in a tenant's group. They differ from the walls of the jail's own processes, because these
-//! processes stay in the host's network and pid namespaces.
+//! The walls of the FTP server's processes in a tenant's control group. They differ from the walls of the jail's own
+//! processes, because FTP processes stay in the host's network and pid namespaces.
 
 use crate::finding;
 use crate::walls::{Wall, shown};
@@ -7,10 +7,10 @@ use bailiwick_plan::ftp::CAPABILITIES;
 use bailiwick_types::{ObservedJail, ProcessFacts, UNIFIED};
 use std::borrow::Cow;
 
-/// The group of FTP processes, below the tenant's.
+/// The control group of FTP processes, below the tenant's group.
 const GROUP: &str = "/ftp";
 
-/// The jail without its FTP processes, and those processes.
+/// Splits a jail into the jail without its FTP processes, and those processes.
 pub(crate) fn apart(jail: &ObservedJail) -> (Cow<'_, ObservedJail>, Vec<ProcessFacts>) {
     let is_one = |process: &ProcessFacts| {
         let own = jail.cgroups.get(UNIFIED);
@@ -67,7 +67,7 @@ fn is_jailed(jail: &ObservedJail, process: &ProcessFacts) -> bool {
         && process.no_new_privs
 }
 
-/// Whether a process has no rights: the server separates such a process at its start for TLS. It has no capability and can gain none.
+/// Whether a process is harmless: it has no capability and can gain none. The server starts one such process for TLS.
 fn is_harmless(jail: &ObservedJail, process: &ProcessFacts) -> bool {
     let capabilities = process.cap_permitted | process.cap_inheritable | process.cap_ambient;
     is_limited(jail, process) && capabilities == 0 && process.uids.iter().all(|uid| *uid != 0) && process.no_new_privs

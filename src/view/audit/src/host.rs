@@ -1,4 +1,4 @@
-//! What the host can enforce, feature by feature, with the remedy for what it cannot.
+//! Reports what the host can enforce, feature by feature, with a remedy for each feature that does not work.
 
 use bailiwick_observe::{
     HostReadings, Linkage, StorageReadings, Trial, UserReadings, group_exists, host_readings, storage_readings,
@@ -18,24 +18,24 @@ use std::path::Path;
 /// The oldest supported kernel.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
-/// How many tenants the pool of ids should have room for, below the next id of somebody else.
+/// How many tenants should fit between the first id of the pool and the next id of another owner.
 const ROOM: u32 = 10_000;
 
 /// For how many tenants the kernel's pools should be large enough.
 const SHARES: u64 = 256;
 
-/// File systems that tenants' storage may lie on, and the kernel since which they can be id-mapped
-/// (`mount_setattr(2)`).
+/// File systems that can hold tenants' storage, each with the first kernel that can id-map it (`mount_setattr(2)`).
 const MAPPABLE: [(&str, (u32, u32)); 5] =
     [("ext4", (5, 12)), ("xfs", (5, 12)), ("btrfs", (5, 15)), ("f2fs", (5, 18)), ("tmpfs", (6, 3))];
 
-/// What the host can enforce, without the rest of its configuration. Cheap, changes nothing, works for any user.
+/// Reports what the host can enforce, apart from its configuration. This is cheap, changes nothing, and works for any
+/// user.
 #[must_use]
 pub fn host_report(state_dir: &Path) -> HostReport {
     host_report_with(state_dir, None)
 }
 
-/// As [`host_report`], with facts that a more privileged process read.
+/// Like [`host_report`], with facts that a more privileged process read.
 #[must_use]
 pub fn host_report_with(state_dir: &Path, facts: Option<&HostFacts>) -> HostReport {
     match host_readings(state_dir) {
@@ -53,8 +53,8 @@ pub fn host_report_with(state_dir: &Path, facts: Option<&HostFacts>) -> HostRepo
     }
 }
 
-/// As [`host_report`], and what depends on the configuration: storage, ids, the daemon's user, `require`. As root, in a program with
-/// one thread, it tries to id-map a detached copy of the storage's mount.
+/// Like [`host_report`], and reports also what depends on the configuration: storage, ids, the daemon's user and
+/// `require`. As root, in a program with one thread, it tries to id-map a detached copy of the storage's mount.
 #[must_use]
 pub fn doctor(config_dir: &Path) -> HostReport {
     let host = bailiwick_policy::read_host(config_dir);
@@ -91,12 +91,12 @@ fn missing(name: &str, evidence: String, remedy: &str) -> FeatureReport {
     feature(name, FeatureState::Missing, evidence, remedy)
 }
 
-/// Works or is missing.
+/// A feature that either works or is missing.
 fn either(name: &str, is_there: bool, evidence: String, remedy: &str) -> FeatureReport {
     feature(name, if is_there { FeatureState::Works } else { FeatureState::Missing }, evidence, remedy)
 }
 
-/// An error with all its causes, as the printer joins them.
+/// An error with all its causes, joined by colons.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -107,7 +107,7 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// `6.18.44-generic` as `(6, 18)`.
+/// Parses a kernel release: `6.18.44-generic` is `(6, 18)`.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|character: char| !character.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -184,7 +184,7 @@ fn report(readings: &HostReadings) -> HostReport {
     HostReport { kernel: facts.kernel.clone(), features }
 }
 
-/// What happens after a crash in a jail, where core dumps are limited to 1 byte.
+/// Reports what happens after a crash in a jail. A jail limits core dumps to 1 byte.
 fn crash_handler(pattern: &str) -> FeatureReport {
     let name = "crash-handler";
     match pattern.chars().next() {
@@ -203,8 +203,8 @@ fn crash_handler(pattern: &str) -> FeatureReport {
     }
 }
 
-/// Whether a tenant can make the kernel load a module: in `system` by mounting a file system, and on older kernels in every profile by
-/// the first bytes of a program. The seccomp filter refuses all other ways.
+/// Reports whether a tenant can make the kernel load a module: in `system` by mounting a file system, and on older
+/// kernels in every profile by the first bytes of a program. The seccomp filter refuses all other ways.
 fn modules(disabled: Option<bool>) -> FeatureReport {
     let name = "modules";
     match disabled {
@@ -285,7 +285,8 @@ fn controller(readings: &HostReadings, resource: Resource, controller: &str) -> 
     }
 }
 
-/// Kernel memory that no host charges to a tenant. The feature has no resource's name, so `require` cannot make it missing.
+/// Reports the kernel memory that no host charges to a tenant. The feature does not have the name of a resource, so
+/// `require` cannot make it missing.
 fn kernel_memory(facts: &HostFacts) -> FeatureReport {
     let unbounded = |profile: &Profile| {
         let names: Vec<&str> =
@@ -300,7 +301,7 @@ fn kernel_memory(facts: &HostFacts) -> FeatureReport {
     )
 }
 
-/// Whether the host's pools of fixed size are large enough for many tenants.
+/// Reports whether the host's pools of fixed size are large enough for many tenants.
 fn kernel_pools(readings: &HostReadings) -> FeatureReport {
     let name = "kernel-pools";
     let pool = |name: &str| readings.pools.get(name).copied();
@@ -322,7 +323,7 @@ fn kernel_pools(readings: &HostReadings) -> FeatureReport {
     feature(name, state, evidence, remedy)
 }
 
-/// Writes that no limit of block devices covers.
+/// Reports the writes that no limit of block devices covers.
 fn io_metadata(facts: &HostFacts) -> FeatureReport {
     let name = "io-metadata";
     if facts.controller("io") != Some(Hierarchy::Unified) || facts.storage.devices.is_empty() {
@@ -405,7 +406,8 @@ fn init(readings: &HostReadings) -> FeatureReport {
     }
 }
 
-/// A resource that `require` lists counts as missing when this host has it only in part: tenants that declare it are refused.
+/// Marks a resource as missing when `require` lists it and this host has it only in part. The warden does not start
+/// tenants that declare such a resource.
 fn require(host: &Host, features: &mut [FeatureReport]) {
     for feature in features.iter_mut().filter(|feature| feature.state == FeatureState::Limited) {
         if feature.resource().is_some_and(|resource| host.require.contains(&resource)) {
@@ -445,7 +447,8 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
     ]
 }
 
-/// Whether the reserve of disk space leaves enough of the file system for tenants, and whether it is reached.
+/// Reports whether the reserve of disk space leaves enough of the file system to tenants, and whether less than the
+/// reserve is free.
 fn reserve(host: &Host) -> FeatureReport {
     let (kept, dir) = (host.reserve.disk, &host.state_dir);
     match bailiwick_observe::space(dir) {
@@ -480,7 +483,8 @@ fn mappable(name: &str, readings: &StorageReadings, kernel: Option<(u32, u32)>, 
     }
 }
 
-/// Whether tenants can log in by ssh: the host finds the records of their host users, and their group exists.
+/// Reports whether tenants can log in by ssh: the host must find the records of their host users, and their group must
+/// exist.
 fn host_users(group: &str, group_exists: bool, sources: &[String]) -> FeatureReport {
     let found = sources.iter().any(|source| source == "systemd");
     let evidence = format!("passwd: {} in /etc/nsswitch.conf", sources.join(" "));
@@ -491,7 +495,7 @@ fn host_users(group: &str, group_exists: bool, sources: &[String]) -> FeatureRep
         let evidence = format!("the group \"{group}\" does not exist");
         return limited("host-users", evidence, "create it (systemd-sysusers), or set `login_group` in bailiwick.toml");
     }
-    // When two sources have a name or a number, the first one wins.
+    // When two sources have the same name or number, the first source wins.
     let later = sources.iter().position(|source| source == "systemd").map(|at| &sources[at..]).unwrap_or_default();
     let shadowed: Vec<&str> = bailiwick_observe::directories(later).collect();
     if !shadowed.is_empty() {
@@ -505,8 +509,8 @@ fn host_users(group: &str, group_exists: bool, sources: &[String]) -> FeatureRep
     works("host-users", evidence)
 }
 
-/// Whether the pool of ids, with the host users below it, belongs to tenants alone. The pool has no end, so what counts is the room
-/// below the next id of somebody else.
+/// Reports whether the pool of ids, with the host users below it, belongs to tenants alone. The pool has no end, so the
+/// report gives the room below the next id of another owner.
 fn ids(host: &Host, users: &UserReadings) -> FeatureReport {
     let first = host.ids.host_users();
     let single = users.users.iter().map(|(name, uid)| (*uid, *uid, format!("user {name:?} (/etc/passwd)")));
@@ -517,7 +521,7 @@ fn ids(host: &Host, users: &UserReadings) -> FeatureReport {
     let Some((start, _, whose)) = next else {
         return works("ids", format!("nobody in /etc/passwd, /etc/subuid or /etc/subgid has an id from {first} on"));
     };
-    // Nobody else's below the pool leaves room for as many as there are ranges before the next.
+    // The number of tenants whose ids fit between the start of the pool and the next id of another owner.
     let room = start.saturating_sub(host.ids.first()) / host.ids.per_tenant();
     let evidence = format!("from {first} on there is room for {room} tenants before {whose}");
     let state = match room {
@@ -595,7 +599,7 @@ mod tests {
         }
     }
 
-    /// What no host has.
+    /// The features that no host has.
     const NOWHERE: [&str; 2] = ["kernel-memory", "io-metadata"];
 
     fn states(readings: &HostReadings) -> Vec<(String, FeatureState)> {
@@ -604,7 +608,7 @@ mod tests {
         wrong.map(|feature| (feature.feature, feature.state)).collect()
     }
 
-    /// What is lost, and the feature that must say so.
+    /// A feature, the state that it must have, and the loss that causes it.
     type Case = (&'static str, FeatureState, fn(&mut HostReadings));
 
     #[rustfmt::skip]

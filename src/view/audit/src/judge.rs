@@ -1,4 +1,4 @@
-//! One tenant: every wall, every limit, and the verdict.
+//! Judges one tenant: every wall, every limit, and the verdict.
 
 use crate::finding::{self, Violation, findings, list};
 use crate::walls::{self, Wall};
@@ -9,14 +9,15 @@ use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{Access, HostFacts, Observed, TenantReport, Verdict, WallReport};
 use std::path::Path;
 
-/// Judges one tenant by an observation of it. For a tenant that is down, it checks its disk limits and that no process of it is left.
+/// Judges one tenant by an observation of it. For a tenant that is down, it reports the disk limits and the processes
+/// that are left over.
 #[must_use]
 pub fn judge(tenant: &Tenant, host: &Host, facts: &HostFacts, observed: &Observed) -> TenantReport {
     judge_where(tenant, host, facts, observed, &is_present)
 }
 
-/// Whether the host has a path below `/proc` or `/sys`. In a sandbox whose `/proc` has only processes, absence cannot be observed, so
-/// every path counts as present.
+/// Whether the host has a path below `/proc` or `/sys`. In a sandbox whose `/proc` has only processes, absence cannot
+/// be observed. There every path counts as present.
 fn is_present(path: &str) -> bool {
     Path::new(path).exists() || !Path::new("/proc/filesystems").exists()
 }
@@ -41,7 +42,8 @@ fn judge_where(
     };
     let (apart, sessions) = ftp::apart(jail);
     let jail = &*apart;
-    // Compared with what the jail was made as: a wall that is down and a jail of another kind than declared are different findings.
+    // The jail is compared with the plan for the access that it was made with. A jail with another access than declared
+    // is a finding of its own.
     let (rows, _) = table(tenant.settings.profile, jail.access, &tenant.settings.limits, facts);
     let profile = confinement(tenant.settings.profile, jail.access);
     let all: Vec<Wall> = [
@@ -87,7 +89,8 @@ fn judge_where(
     }
 }
 
-/// Adds to a report that the jail's init has not answered for `seconds`. Only `bailiwickd`, which asks it, knows this.
+/// Adds to a report that the jail's init has not answered for `seconds`. Only `bailiwickd` asks init, so only it knows
+/// this.
 pub fn add_silence(report: &mut TenantReport, seconds: u64) {
     let violations = [finding::INIT_SILENT.violation(format!("init has not answered for {seconds} s"))];
     report.verdict = report.verdict.max(verdict(&violations));
@@ -108,7 +111,7 @@ fn report(wall: &Wall) -> WallReport {
     WallReport { wall: wall.name.to_owned(), evidence, verdict }
 }
 
-/// Adds to a report that it compares with the last version of the tenant's files that had no error.
+/// Adds to a report that it uses the last version of the tenant's files without errors.
 pub fn add_last_good(report: &mut TenantReport) {
     let violation = finding::LAST_GOOD.violation("its file, or its plan, has an error".to_owned());
     report.findings.extend(findings(&report.name.clone(), &[violation]));
@@ -210,7 +213,7 @@ mod tests {
         }
     }
 
-    /// The mount that a row of a plan becomes.
+    /// The mount that the warden makes from a row of a plan.
     fn mounted(row: &Mount) -> MountFact {
         let (fs_type, root, id_map) = match &row.source {
             Source::Tmpfs { .. } | Source::Mask | Source::Skeleton | Source::Answer(_) => ("tmpfs", "/", false),
@@ -243,12 +246,12 @@ mod tests {
         }
     }
 
-    /// A jail as its plan has it.
+    /// A jail as its plan declares it.
     fn healthy(tenant: &Tenant) -> Observed {
         made(tenant, Access::ReadWrite)
     }
 
-    /// One that holds its storage so.
+    /// A jail that was made with this access to its storage.
     fn made(tenant: &Tenant, access: Access) -> Observed {
         let own = tenant.settings.profile;
         let profile = confinement(own, access);
@@ -308,7 +311,7 @@ mod tests {
         Observed { tenant: tenant.name.clone(), ids: Some(IDS), jail: Some(jail), strays: Vec::new(), disk: Some(disk) }
     }
 
-    /// What every jail is told of, whatever is done to it: no host holds these.
+    /// Findings of every healthy jail: no host enforces these limits.
     const STANDING: [&str; 2] = ["BW097", "BW098"];
 
     fn ids(report: &TenantReport) -> Vec<&str> {
@@ -344,7 +347,7 @@ mod tests {
         }
     }
 
-    /// A jail of `system` that kept what its profile gave before.
+    /// Gives a jail of `system` the capabilities of an earlier version.
     fn of_earlier_version(observed: &mut Observed) {
         let before = CapabilitySet::of_earlier_version(Profile::System).expect("it was another").0;
         let jail = observed.jail.as_mut().expect("runs");
@@ -449,7 +452,7 @@ mod tests {
         }
     }
 
-    /// What is done to a healthy observation, in which profile, and the one finding and verdict that must follow.
+    /// A name, a profile, the one finding and the verdict that must follow, and a change to a healthy observation.
     type Case = (&'static str, Profile, &'static str, Verdict, fn(&mut Observed));
 
     fn jail(observed: &mut Observed) -> &mut ObservedJail {
@@ -472,7 +475,7 @@ mod tests {
         jail(observed).mounts.retain(|mount| mount.target != target);
     }
 
-    /// Another mount at a target, over what is there.
+    /// Makes another mount at a target, over the existing one.
     fn mount_at(observed: &mut Observed, target: &str) {
         let mut mount = mount(observed, "/tmp").clone();
         mount.target = target.to_owned();
@@ -712,7 +715,7 @@ mod tests {
         let strict = Host { require: [Resource::Io].into(), ..host() };
         let report = judge_where(&tenant, &strict, &facts(), &healthy(&tenant), &|_| true);
         assert_eq!((ids(&report), report.verdict), (vec!["BW093"], Verdict::Drift));
-        // btrfs: what it does not count is said, what it has no soft limit for is said, the rest holds.
+        // btrfs does not count inodes and has no soft limit. The report says both, and the other limits hold.
         tenant.settings.limits = Limits {
             disk: "1G:2G".parse().map(Bound::At).expect("a pair"),
             inodes: "9k".parse().map(Bound::At).expect("a pair"),
@@ -765,7 +768,7 @@ mod tests {
             assert_eq!((ids(&report), report.verdict), (vec!["BW100"], Verdict::Drift), "{profile}");
             let report = judged(&tenant, &read_only);
             assert_eq!((ids(&report), report.verdict), (vec![""; 0], Verdict::Nominal), "{:?}", report.findings);
-            // In every profile a wall: nobody inside could have taken it away.
+            // The read-only mount is a wall in every profile, because nobody inside can remove it.
             for target in ["/home", "/etc", "/var", "/srv", "/opt", "/root", "/"] {
                 let mut open = read_only.clone();
                 let mounts = &mut open.jail.as_mut().expect("runs").mounts;

@@ -1,13 +1,14 @@
-//! Floor 5: compares what is declared with what was observed, in findings and reports. Never changes anything.
+//! Floor 5: compares the declared state with the observed state, and reports the differences as findings. It never
+//! changes anything.
 //!
-//! [`judge`] compares one tenant's policy with one observation of the kernel. It is pure except for one question: which of the paths to
-//! mask exist in the host's own `/proc` and `/sys`. [`host_report`] and [`doctor`] report what the host can enforce. Every kind of
-//! finding is a row of [`FINDINGS`], described in `docs/findings.md`.
+//! [`judge`] compares one tenant's policy with one observation of the kernel. It is pure except for one question: which
+//! of the paths to mask exist in the host's own `/proc` and `/sys`. [`host_report`] and [`doctor`] report what the host
+//! can enforce. Every kind of finding is a row of [`FINDINGS`], described in `docs/findings.md`.
 //!
-//! [`page`] turns a report into a page that a customer can read and print. [`chain`] keeps the results of audits, so that an auditor can
-//! check them a year later.
+//! [`page`] turns a report into a page that a customer can read and print. [`chain`] keeps the results of audits, so
+//! that an auditor can check them a year later.
 //!
-//! Danger: evidence quotes names that tenants choose. They are escaped and cut here, and decide nothing.
+//! Danger: evidence quotes names that tenants choose. They are escaped and cut here, and no decision depends on them.
 
 pub mod chain;
 mod chart;

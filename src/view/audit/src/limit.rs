@@ -1,4 +1,4 @@
-//! Limits: declared against enforced, and the limits that nothing on this host enforces.
+//! Limits: compares declared with enforced limits, and reports the limits that nothing on this host enforces.
 //!
 //! Danger: the kernel does not know the limits of `sessions`. Their rows are `bailiwickd`'s own count.
 
@@ -27,11 +27,11 @@ pub(crate) fn limits(
     let controls = controls(&tenant.settings.limits, facts);
     let mut violations = Vec::new();
     let mut rows: Vec<LimitReport> = Vec::new();
-    // Only the warden grants the reserve, for a while. It raises some limits meanwhile.
+    // The warden grants the allowance for one emergency session. Meanwhile the allowance raises some limits.
     let in_force = if jail.rescue { rescue::during(controls.clone()) } else { controls.clone() };
     for control in &in_force {
         let Some(row) = control_row(control, jail, &mut violations) else { continue };
-        // A limit of several devices has one row: that of the device with the worst verdict.
+        // A limit of several devices has one row: the row of the device with the worst verdict.
         match rows.iter_mut().find(|earlier| earlier.key == row.key) {
             Some(earlier) if row.verdict > earlier.verdict => *earlier = row,
             Some(_) => {}
@@ -54,7 +54,7 @@ pub(crate) fn limits(
             format!("{file} of {group:?} is {value:?}, and {fresh:?} in a fresh group")
         });
         violations.push(finding::GROUP_SETTING.violation(finding::list(shown)));
-        // A setting without a limit has no row of its own: it shows in the rows of the same controller.
+        // A setting that belongs to no limit has no row. It marks the rows of the same controller as drift.
         for row in &mut rows {
             let is_it = |setting: &GroupSetting| {
                 row.key.controller().is_some_and(|controller| setting.file.starts_with(controller))
@@ -77,8 +77,8 @@ pub(crate) fn limits(
     (rows, violations)
 }
 
-/// Limits that are enforced as written but do not cover everything. Such a row is nominal whatever `require` lists, since no host does
-/// better.
+/// Limits that are enforced as declared but do not cover everything. Such a row is nominal, whatever `require` lists,
+/// because no host covers more.
 fn in_part(
     tenant: &Tenant,
     facts: &HostFacts,
@@ -100,7 +100,7 @@ fn in_part(
     }
     let writes = [(LimitKey::IoWrite, limits.io_write.into()), (LimitKey::IopsWrite, limits.iops_write.into())];
     for (key, declared) in writes {
-        // Without such a row nothing enforces the limit here, and [`nominal`] reports that.
+        // Without such a row nothing enforces the limit here. [`nominal`] then reports it.
         if declared != LimitValue::Unlimited && lower(key) {
             let evidence = format!("{}: {}", said(key, declared), kernel_memory::METADATA);
             violations.push(finding::METADATA_FREE.violation(evidence));
@@ -122,7 +122,7 @@ fn in_part(
     }
 }
 
-/// Adds the limits that the daemon enforces itself: it counts the sessions of all doors and of each.
+/// Adds the limits that the daemon enforces itself: the number of sessions of all doors, and of each door.
 pub fn add_sessions(report: &mut TenantReport, tenant: &Tenant, all: SessionCount, by: &BTreeMap<Door, SessionCount>) {
     let limits = &tenant.settings.limits;
     for key in LimitKey::ALL {
@@ -147,12 +147,13 @@ fn row(key: LimitKey, declared: LimitValue, enforced: Option<LimitValue>) -> Lim
     LimitReport { key, declared, enforced, used: None, peak: None, faults: None, verdict: Verdict::Enforced }
 }
 
-/// A limit as a file declares it: `memory = 1G`.
+/// Formats a limit as a policy file declares it: `memory = 1G`.
 fn said(key: LimitKey, declared: LimitValue) -> String {
     format!("{key} = {}", key.in_words(declared))
 }
 
-/// `None` for a limit without a place, which [`nominal`] has when it is declared.
+/// The row of one control. `None` for a limit that no file of the kernel holds. [`nominal`] reports such a limit when
+/// it is declared.
 fn control_row(control: &Control, jail: &ObservedJail, violations: &mut Vec<Violation>) -> Option<LimitReport> {
     let place = control.place.as_ref()?;
     let is_it = |fact: &&LimitFact| fact.key == control.key && fact.file == place.label();
@@ -170,7 +171,7 @@ fn control_row(control: &Control, jail: &ObservedJail, violations: &mut Vec<Viol
     Some(report)
 }
 
-/// The disk quota, also for a tenant that is down: its files still exist.
+/// The rows and violations of the disk quota. A tenant that is down has them too, because its files still exist.
 pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) -> (Vec<LimitReport>, Vec<Violation>) {
     let (mut rows, mut violations) = (Vec::new(), Vec::new());
     let limits = &tenant.settings.limits;
@@ -225,12 +226,12 @@ pub(crate) fn disk(tenant: &Tenant, facts: &HostFacts, fact: Option<&DiskFact>) 
     (rows, violations)
 }
 
-/// What the warden itself writes into a new tenant's directory, outside any limit.
+/// The most bytes, and the most inodes, that the warden itself writes into a new tenant's directory outside any limit.
 const BYTES_OF_SEEDS: u64 = 1 << 20;
 const INODES_OF_SEEDS: u64 = 256;
 
-/// By how much use can exceed an enforced limit: by what existed before the limit, and on btrfs by the unwritten data in memory, which
-/// counts only once it is written.
+/// The number of bytes by which use can exceed an enforced limit. One reason is data from before the limit. On btrfs,
+/// another is unwritten data in memory, which counts only once it is written.
 fn slack(limits: &Limits, facts: &HostFacts) -> u64 {
     match (&facts.storage.quota, limits.memory) {
         (QuotaFacts::Groups, Bound::At(memory)) => memory.0.max(BYTES_OF_SEEDS),
@@ -239,7 +240,8 @@ fn slack(limits: &Limits, facts: &HostFacts) -> u64 {
     }
 }
 
-/// Whether use is higher than a lowered limit explains. When the use at that time was not recorded, the lowering counts as the reason.
+/// Whether use is higher than a lowered limit explains. If the use at that time was not recorded, the lowering counts
+/// as the reason.
 fn is_unexplained(quota: &QuotaFact, hard: u64, slack: u64) -> bool {
     quota.lowered_at.is_some_and(|lowered_at| quota.used > lowered_at.max(hard).saturating_add(slack))
 }
@@ -253,7 +255,7 @@ fn unread(key: LimitKey, declared: LimitValue, file: &str, violations: &mut Vec<
     LimitReport { verdict: Verdict::Drift, ..row(key, declared, None) }
 }
 
-/// The size of a file system in memory.
+/// The row of the size of a file system in memory.
 fn memory_file_system(
     key: LimitKey,
     target: &str,
@@ -262,7 +264,7 @@ fn memory_file_system(
     violations: &mut Vec<Violation>,
 ) -> LimitReport {
     let mounts = jail.mounts.iter().filter(|mount| mount.target == target && mount.fs_type == "tmpfs");
-    // The first is the one from the start of the jail. A tenant's own mount over it does not change the limit.
+    // The first mount is the one from the start of the jail. A tenant's own mount over it does not change the limit.
     let Some(actual) = mounts.filter_map(MountFact::tmpfs_size).next() else {
         return unread(key, size.into(), &format!("the size of {target}"), violations);
     };
@@ -274,8 +276,8 @@ fn memory_file_system(
     report
 }
 
-/// The limits of each process. Open files may not exceed what is declared. The limit of core dumps must be exactly as planned: below 1
-/// the kernel starts the host's crash handler.
+/// Checks the limits of each process. The limit of open files may not exceed the declared number. The limit of core
+/// dumps must be exactly as planned: below 1 byte the kernel starts the host's crash handler.
 fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport], violations: &mut Vec<Violation>) {
     for rlimit in rlimits(limits) {
         let (word, of): (&str, fn(&ProcessRank) -> Option<u64>) = match rlimit {
@@ -300,7 +302,8 @@ fn process_limits(limits: &Limits, jail: &ObservedJail, rows: &mut [LimitReport]
     }
 }
 
-/// Init's hard limit, which every process inside inherits. A process with a lower limit has lowered it itself.
+/// The row of open files: init's hard limit, which every process inside inherits. A process with a lower limit has
+/// lowered it itself.
 fn open_files(declared: u64, jail: &ObservedJail, violations: &mut Vec<Violation>) -> LimitReport {
     let (key, file) = (LimitKey::OpenFiles, "/proc/PID/limits");
     let Some(fact) = jail.limits.iter().find(|fact| fact.key == key) else {

@@ -1,7 +1,8 @@
-//! The mount table of a jail against the rows of its plan.
+//! Compares the mount table of a jail with the rows of its plan.
 //!
-//! In `web` and `shell` nobody inside can mount, so every row must be there and nothing else. In `system` the tenant's
-//! root may mount, and a row that it covered, moved or took away is a remark: the profile's walls do not rest on it.
+//! In the profiles `web` and `shell` nobody inside can mount. So every row must exist, and no other mount may. In
+//! `system` the tenant's root may mount. There a row that was covered, moved or removed is a finding but no breach,
+//! because the walls of that profile do not rest on it.
 
 use crate::finding::{self, FindingKind, Violation, quoted};
 use crate::walls::Wall;
@@ -10,10 +11,10 @@ use bailiwick_plan::mount::{HOST_ETC_LAYER, Mount, Source};
 use bailiwick_types::{LimitKey, MAX_MOUNTS, MountFact, ObservedJail, Profile, UNIFIED};
 use std::collections::BTreeSet;
 
-/// Whether the kernel of this host has a path that a plan masks or fixes only where it is there.
+/// Whether this host's kernel has a path. A plan masks or fixes some paths only where they exist.
 pub(crate) type Presence<'a> = &'a dyn Fn(&str) -> bool;
 
-/// The mount table, without what is masked.
+/// The wall of the mount table, without the masks.
 pub(crate) fn mounts(profile: Profile, rows: &[Mount], jail: &ObservedJail, present: Presence<'_>) -> Wall {
     let mut violations = Vec::new();
     let own = rows.iter().filter(|row| row.source != Source::Mask);
@@ -28,21 +29,21 @@ pub(crate) fn mounts(profile: Profile, rows: &[Mount], jail: &ObservedJail, pres
     Wall { name: "mounts", evidence, violations }
 }
 
-/// What is masked.
+/// The wall of the masks.
 pub(crate) fn masks(profile: Profile, rows: &[Mount], jail: &ObservedJail, present: Presence<'_>) -> Wall {
     let masks: Vec<&Mount> = rows.iter().filter(|row| row.source == Source::Mask && present(&row.target)).collect();
     let violations = masks.iter().filter_map(|row| row_violation(profile, row, jail, present)).collect();
     Wall { name: "masks", evidence: format!("{} paths masked (/proc/PID/mountinfo)", masks.len()), violations }
 }
 
-/// What is wrong with a row, if anything.
+/// Compares a row with the mounts at its target. `None` when the row is as planned, or when this kernel lacks the path.
 fn row_violation(profile: Profile, row: &Mount, jail: &ObservedJail, present: Presence<'_>) -> Option<Violation> {
     if row.only_if_present() && !present(&row.target) {
         return None;
     }
     let at = || jail.mounts.iter().filter(|mount| mount.target == row.target);
     if profile == Profile::System {
-        // What the tenant has put over it does not take it away.
+        // A mount that the tenant made over this row does not remove the row.
         if at().any(|mount| difference(row, mount).is_none()) {
             return None;
         }
@@ -69,13 +70,13 @@ fn row_violation(profile: Profile, row: &Mount, jail: &ObservedJail, present: Pr
     Some(kind.violation(format!("{}: {evidence}", row.target)))
 }
 
-/// Whether the jail shows single files of the host's where the plan has one overlay, as older versions did.
+/// Whether the jail shows single files of the host where the plan has one overlay. Earlier versions did this.
 fn shows_single_files(row: &Mount, jail: &ObservedJail) -> bool {
     let is_below = |target: &str| target.strip_prefix(&row.target).is_some_and(|rest| rest.starts_with('/'));
     jail.mounts.iter().any(|mount| is_below(&mount.target) && mount.fs_type != "overlay")
 }
 
-/// How a mount differs from its row.
+/// How a mount differs from its row; `None` when it does not.
 fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
     let other = |text: String| Some((finding::MOUNT_OTHER, text));
     let fs_type = mount.fs_type.as_str();
@@ -91,11 +92,11 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
         Source::Init | Source::Storage(_) | Source::Device(_) | Source::Mask => None,
     };
     let mapped = mount.options.iter().any(|option| option == "idmapped");
-    // So the kernel shows what was replaced or removed since it was mounted.
+    // The kernel appends this to the root of a mount that was replaced or removed after it was mounted.
     if row.source == Source::HostEtc && mount.root.ends_with("//deleted") {
         return Some((finding::MOUNT_STALE, format!("shows {}, which is there no more", quoted(&mount.root))));
     }
-    // As versions before the overlays made them.
+    // Versions before the overlays made bind mounts of the host's own files here.
     let was_bound = match row.source {
         Source::Overlay { upper: None, .. } => mapped,
         Source::HostEtc => !mapped,
@@ -132,11 +133,11 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
     Some((finding::MEMORY_FILES_UNBOUND, unbound))
 }
 
-/// What a file system in memory may hold beyond its plan. The plan leaves the number of inodes to the kernel, which allows as many
-/// as half of the machine's memory has pages and then shows no number: 0 is none at all. The sizes of /tmp and /dev/shm are
-/// limits with rows of their own.
+/// How a file system in memory exceeds its plan; `None` when it does not. The plan leaves the number of inodes to the
+/// kernel. The kernel then allows one inode for every two pages of the machine's memory, and shows no number. A shown 0
+/// means no bound. The sizes of /tmp and /dev/shm are limits with rows of their own.
 fn unbound(row: &Mount, mount: &MountFact) -> Option<String> {
-    /// More than any machine of less than 2 TiB allows by itself.
+    /// More inodes than the kernel allows by itself on any machine of less than 2 TiB.
     const MOST_INODES: u64 = 1 << 28;
     let Source::Tmpfs { size, .. } = row.source else { return None };
     if let Some(inodes) = mount.super_options.iter().rev().find_map(|option| option.strip_prefix("nr_inodes="))
@@ -154,7 +155,8 @@ fn unbound(row: &Mount, mount: &MountFact) -> Option<String> {
     }
 }
 
-/// Whether an overlay is that of the warden's copies: the kernel shows its layers in one option or in one each.
+/// Whether an overlay has the warden's copies as a layer. The kernel shows all layers in one option, or each layer in
+/// an option of its own.
 fn is_of_host_etc(mount: &MountFact) -> bool {
     let layer = |option: &str| {
         let (name, layers) = option.split_once('=')?;
@@ -163,20 +165,21 @@ fn is_of_host_etc(mount: &MountFact) -> bool {
     mount.super_options.iter().filter_map(|option| layer(option)).any(|is_it| is_it)
 }
 
-/// A mount through which events come from elsewhere, or go there.
+/// The violation of a mount that receives mount events from elsewhere or sends them there.
 fn propagation_violation(profile: Profile, mount: &MountFact) -> Option<Violation> {
-    // A tenant that may mount may share among its own namespaces; what follows a master follows the host.
+    // A tenant that may mount may share mounts among its own namespaces. A mount with a master follows the host.
     let bad = |field: &&String| profile != Profile::System || !field.starts_with("shared:");
     let field = mount.propagation.iter().find(bad)?;
     Some(finding::MOUNT_PROPAGATES.violation(format!("{} has {}", quoted(&mount.target), quoted(field))))
 }
 
-/// Whether a mount only hides what no list names: what a kernel had when the jail was made, it need not have now.
+/// Whether a mount only hides a path that no list names. The kernel had this path when the jail was made, and may lack
+/// it now.
 fn hides(mount: &MountFact) -> bool {
     mount.target.starts_with("/proc/") && mount.fs_type == "tmpfs" && !kernel::may_show(&mount.target)
 }
 
-/// Mounts that no row asks for, a second one at one target included.
+/// Mounts that no row asks for. A second mount at the target of a row is one of them.
 fn unplanned(profile: Profile, rows: &[Mount], jail: &ObservedJail) -> Vec<Violation> {
     let planned: BTreeSet<&str> = rows.iter().map(|row| row.target.as_str()).collect();
     let mut seen = BTreeSet::new();
@@ -189,7 +192,7 @@ fn unplanned(profile: Profile, rows: &[Mount], jail: &ObservedJail) -> Vec<Viola
         .map(|mount| {
             let kind = match profile {
                 Profile::System => finding::MOUNT_OWN,
-                // A part of the host's /etc that is there no more was still there when the jail was started.
+                // A part of the host's /etc that no longer exists still existed when the jail was started.
                 _ if mount.target.starts_with("/run/host/etc/") => finding::MOUNT_STALE,
                 _ => finding::MOUNT_UNEXPECTED,
             };

@@ -1,7 +1,9 @@
-//! An audit as one page of HTML that a customer can read and print: no script, nothing from outside, bounded in size.
+//! Renders an audit as one HTML page that a customer can read and print. The page has no script, loads nothing, and has
+//! a bounded size.
 //!
-//! Danger: evidence quotes what tenants choose, and the page is opened in the operator's browser. Every text passes
-//! through [`text`]; the page's own policy forbids scripts, pictures, fonts, forms and every other address besides.
+//! Danger: evidence quotes text that tenants choose, and the operator opens the page in a browser. Every text passes
+//! through [`text`]. The page's content security policy forbids scripts, pictures, fonts and everything else that a
+//! page could load.
 
 use crate::Run;
 use crate::chart::{self, CHARTS};
@@ -11,19 +13,19 @@ use bailiwick_types::{
 };
 use std::collections::BTreeMap;
 
-/// The most columns that a chart has, and the fewest, when there are many tenants.
+/// The most columns of one chart, and the fewest, which apply when there are many tenants.
 const COLUMNS: (u64, u64) = (240, 24);
 
 /// About how many columns all charts of a page have together.
 const ALL_COLUMNS: u64 = 240_000;
 
-/// Characters of one text.
+/// The most characters of one text.
 const MAX_TEXT: usize = 2000;
 
-/// Rows of one table.
+/// The most rows of one table.
 const MAX_ROWS: usize = 200;
 
-/// Every verdict, the worst first.
+/// Every verdict, its word and its meaning, the worst first.
 const VERDICTS: [(Verdict, &str, &str); 5] = [
     (Verdict::Breached, "breached", "a wall is down"),
     (Verdict::Drift, "drift", "a wall or limit is not as declared, or could not be looked at"),
@@ -54,7 +56,8 @@ svg path{fill:none;stroke-width:1.5;stroke-linejoin:round;stroke-linecap:round}p
 path.line0{stroke:var(--line)}path.line1{stroke:var(--other);stroke-dasharray:5 3}path.peak{opacity:.45;stroke-width:1}\
 path.limit{stroke:var(--limit);stroke-dasharray:2 4}svg text.limit{fill:var(--limit)}";
 
-/// An audit as a page. The tenants come worst first; each has the charts of its part of `history`, if it has one.
+/// Renders an audit as a page. The tenants with the worst verdicts come first. A tenant with points in `history` gets
+/// charts of them.
 #[must_use]
 pub fn page(report: &AuditReport, history: &BTreeMap<TenantName, Vec<Point>>, run: &Run<'_>) -> String {
     let mut tenants: Vec<&TenantReport> = report.tenants.iter().collect();
@@ -82,8 +85,8 @@ pub fn page(report: &AuditReport, history: &BTreeMap<TenantName, Vec<Point>>, ru
     out
 }
 
-/// A text of anybody's, as text of the page: in one line, cut, and with nothing in it that a browser or a reader would
-/// take for something else.
+/// Escapes a text from any source for the page. The result is one line. It is cut after [`MAX_TEXT`] characters of the
+/// source, and contains no markup and no characters that could mislead a reader.
 fn text(raw: &str) -> String {
     let mut safe = String::with_capacity(raw.len());
     let mut chars = raw.chars();
@@ -104,7 +107,7 @@ fn text(raw: &str) -> String {
     safe
 }
 
-/// A moment in the one time zone that is everybody's.
+/// A time in UTC, as text.
 fn utc(moment: Moment) -> String {
     let stamp = i64::try_from(moment.0).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
     stamp.map_or_else(|| format!("second {}", moment.0), |stamp| stamp.strftime("%Y-%m-%d %H:%M").to_string())
@@ -118,8 +121,8 @@ fn badge(word: &str) -> String {
     format!("<strong class=\"{word}\">{word}</strong>")
 }
 
-/// A table with a caption; the first cell of each row names it. Cells are HTML; the columns from the second to
-/// `numbers` are numbers.
+/// Renders a table with a caption. Cells are HTML, and the first cell of each row is its header. The columns from the
+/// second to `numbers` contain numbers.
 fn table(caption: &str, header: &[&str], numbers: usize, rows: impl ExactSizeIterator<Item = Vec<String>>) -> String {
     let class = |column: usize| if column > 0 && column <= numbers { " class=\"n\"" } else { "" };
     let more = rows.len().saturating_sub(MAX_ROWS);
@@ -321,8 +324,8 @@ mod tests {
         }
     }
 
-    /// What the page must say of itself so that no browser cuts a name, a verdict or a number in two: how it is drawn was looked at in
-    /// one, at 1000 and at 520 pixels.
+    /// The style keeps browsers from breaking a name, a verdict or a number. The result was checked in a browser at
+    /// widths of 1000 and 520 pixels.
     #[test]
     fn names_verdicts_and_numbers_are_never_broken() {
         let rule = STYLE.split('}').find(|rule| rule.contains("white-space:nowrap")).expect("a rule");
@@ -369,7 +372,8 @@ mod tests {
         html
     }
 
-    /// Every tag is closed in its order, every attribute is quoted, every id is there once, every link leads to one.
+    /// Checks that every tag is closed in order, every attribute is quoted, every id is unique and every link leads to
+    /// an id.
     fn check(html: &str) {
         let mut rest = html.strip_prefix("<!DOCTYPE html>").expect("a doctype");
         let (mut open, mut ids, mut links): (Vec<&str>, BTreeSet<&str>, Vec<&str>) = Default::default();

@@ -1,7 +1,7 @@
-//! Attempts inside a jail: what was told of them against what must come of them.
+//! Compares the results of forbidden attempts inside a jail with the results that its profile requires.
 //!
-//! Danger: the text comes from the tenant's own init. It is bounded before it comes here; a line that is no line of ours is
-//! not shown, and an attempt that is not told of is a finding, not a pass.
+//! Danger: the text comes from the tenant's own init. It is bounded before it comes here. A line of any other form is
+//! ignored. An attempt without a result is a finding, not a pass.
 
 use crate::finding::{self, Violation, findings};
 use bailiwick_plan::probe::expected;
@@ -10,7 +10,8 @@ use bailiwick_sys::denied_calls::{DENIED_CALLS, DENIED_FILES, FileAccess};
 use bailiwick_types::{ProbeReport, Profile, TenantReport, Verdict};
 use std::collections::BTreeMap;
 
-/// Adds to a report what a process inside told of its attempts; `None` when none could be made.
+/// Adds the attempts of a process inside to a report. `told` is the text that it wrote; `None` when no attempt could be
+/// made.
 pub fn add_probes(report: &mut TenantReport, profile: Profile, told: Option<&str>) {
     let told: BTreeMap<(&str, &str), i32> = told.unwrap_or_default().lines().filter_map(line).collect();
     let mut violations = Vec::new();
@@ -18,7 +19,7 @@ pub fn add_probes(report: &mut TenantReport, profile: Profile, told: Option<&str
         let name = call.name().replace(' ', "-");
         let wanted = match expected(profile, call.number(), call.arguments()) {
             Filtered::Errno(errno) => Some(i32::from(errno)),
-            // The profile lets it through; the kernel then turns the arguments down.
+            // The profile allows the call. The kernel then rejects its arguments.
             Filtered::Allow => None,
             Filtered::Kill => Some(-1),
         };
@@ -73,7 +74,7 @@ fn add(
     report.probes.push(ProbeReport { attempt, expected, told, verdict });
 }
 
-/// `call mount 1`.
+/// Parses a line such as `call mount 1`: the verb, the object and the error number.
 fn line(text: &str) -> Option<((&str, &str), i32)> {
     let mut words = text.split(' ');
     let (verb, what, errno) = (words.next()?, words.next()?, words.next()?.parse().ok()?);
@@ -95,7 +96,7 @@ mod tests {
         }
     }
 
-    /// What a jail whose walls stand tells.
+    /// The text that comes from a jail whose walls hold.
     fn good(profile: Profile) -> String {
         let mut text = String::new();
         for call in DENIED_CALLS {
@@ -118,7 +119,7 @@ mod tests {
             add_probes(&mut standing, *profile, Some(&good(*profile)));
             assert_eq!((standing.findings.len(), standing.verdict), (0, Verdict::Enforced), "{:?}", standing.findings);
             let mut down = report();
-            // Past the filter the kernel finds a null pointer (EFAULT), which is no refusal of the filter's.
+            // A call that passes the filter meets a null pointer (EFAULT). This is no refusal by the filter.
             let passed = good(*profile).replace("call bpf 1", "call bpf 14").replace("call bpf 38", "call bpf 14");
             add_probes(
                 &mut down,

@@ -1,4 +1,5 @@
-//! The walls that every process has: namespaces, id maps, capabilities, seccomp, `no_new_privs`, Landlock, membership.
+//! The walls around every process of a jail: namespaces, id maps, capabilities, seccomp, `no_new_privs`, Landlock,
+//! network interfaces, priorities and control groups.
 
 use crate::finding::{self, FindingKind, Violation, list, quoted};
 use bailiwick_plan::capability::CapabilitySet;
@@ -8,11 +9,11 @@ use bailiwick_types::{
 };
 use std::collections::BTreeSet;
 
-/// What was read of a wall, and what is wrong with it.
+/// What was read of one wall, and its violations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wall {
     pub(crate) name: &'static str,
-    /// Said when nothing is wrong.
+    /// The evidence in the report when there is no violation.
     pub(crate) evidence: String,
     pub(crate) violations: Vec<Violation>,
 }
@@ -22,7 +23,7 @@ impl Wall {
         Self { name, evidence, violations: Vec::new() }
     }
 
-    /// Adds a violation that names every process the test is true of.
+    /// Adds a violation that names every process for which the test is true.
     fn test(&mut self, kind: FindingKind, jail: &ObservedJail, what: &str, is_wrong: impl Fn(&ProcessFacts) -> bool) {
         let wrong: Vec<String> = everybody(jail).filter(|process| is_wrong(process)).map(shown).collect();
         if !wrong.is_empty() {
@@ -31,7 +32,7 @@ impl Wall {
     }
 }
 
-/// Init and every process beside it.
+/// Init and every other process of the jail.
 pub(crate) fn everybody(jail: &ObservedJail) -> impl Iterator<Item = &ProcessFacts> {
     std::iter::once(&jail.init).chain(jail.processes.iter().filter(|process| process.pid != jail.init.pid))
 }
@@ -40,7 +41,7 @@ pub(crate) fn shown(process: &ProcessFacts) -> String {
     format!("process {} ({})", process.pid, quoted(&process.command))
 }
 
-/// How many processes were looked at, for evidence.
+/// The number of examined processes, for evidence.
 fn counted(jail: &ObservedJail) -> String {
     match everybody(jail).count() {
         1 => "1 process".to_owned(),
@@ -48,8 +49,8 @@ fn counted(jail: &ObservedJail) -> String {
     }
 }
 
-/// Whether a process has made a user namespace of its own, which only `system` lets it: there it has every capability
-/// over what it made, and none over the jail.
+/// Whether a process is in a user namespace that was made inside the jail. Only `system` allows this. Such a process
+/// has every capability over the new namespace, and none over the jail.
 fn is_nested(profile: Profile, jail: &ObservedJail, process: &ProcessFacts) -> bool {
     profile == Profile::System && process.namespaces.get("user") != jail.init.namespaces.get("user")
 }
@@ -64,7 +65,7 @@ pub(crate) fn namespaces(profile: Profile, ids: Option<IdRange>, jail: &Observed
             jail.namespace_owner
         ),
     );
-    // A kind that is missing could be the host's.
+    // A namespace that could not be read may be the host's.
     let shares = |process: &ProcessFacts| {
         NAMESPACES
             .iter()
@@ -128,7 +129,8 @@ pub(crate) fn id_maps(ids: Option<IdRange>, jail: &ObservedJail) -> Wall {
     wall
 }
 
-/// Whether a jail was made by an earlier version, which gave more capabilities. It may have them until it is made anew.
+/// Whether an earlier version made the jail and gave it more capabilities. The jail may keep them until it is made
+/// anew.
 pub(crate) fn is_of_earlier_version(profile: Profile, init: &ProcessFacts) -> bool {
     CapabilitySet::of_earlier_version(profile) == Some(CapabilitySet(init.cap_bounding))
 }
@@ -176,16 +178,21 @@ pub(crate) fn no_new_privs(profile: Profile, jail: &ObservedJail) -> Wall {
     }
     let evidence = format!("not set for init, as profile \"{profile}\" has it (NoNewPrivs)");
     let mut wall = Wall::new("no-new-privs", evidence);
-    // A program may well set it for itself; init must not, or all would have it.
+    // A program may set it for itself. If init sets it, every process has it.
     if jail.init.no_new_privs {
         wall.violations.push(finding::PRIVILEGES_BARRED.violation(format!("set: {}", shown(&jail.init))));
     }
     wall
 }
 
-/// The kernel gives no way to read a domain back. Three things are put together: what the warden's child told before it became
-/// init, that everybody descends from it (a domain is inherited and never left), and what a process inside tells of the canary.
-/// `None` in profile `system` of a jail that an earlier version made: its domain has scopes only, so there is no canary.
+/// The wall of Landlock. The kernel offers no way to read a domain back, so the evidence combines three facts:
+///
+/// * The warden's child reported that it was in its domain before it became init.
+/// * Every process descends from init. A domain is inherited and cannot be left.
+/// * A process inside reports that it was refused the canary.
+///
+/// `None` for a jail of profile `system` that an earlier version made: nobody recorded its domain, and a domain of
+/// `system` has scopes only, so there is no canary.
 pub(crate) fn landlock(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
     if profile == Profile::System && !jail.landlock_at_start {
         return None;
@@ -223,19 +230,19 @@ pub(crate) fn landlock(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
     Some(wall)
 }
 
-/// Interfaces that the kernel itself makes in each network namespace when their modules are loaded (`net.core.fb_tunnels_only_for_init_net`):
-/// they are down, and lead nowhere.
+/// Interfaces that the kernel itself creates in every network namespace when their modules are loaded
+/// (`net.core.fb_tunnels_only_for_init_net`). They are down and lead nowhere.
 const FALLBACKS: [&str; 10] =
     ["sit0", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0", "teql0"];
 
-/// `None` from a warden of an earlier version, which has not looked.
+/// The wall of network interfaces. `None` when a warden of an earlier version did not list them.
 pub(crate) fn network(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
     let interfaces = jail.interfaces.as_ref()?;
     let mut wall = Wall::new("network", format!("{} (/proc/PID/net/dev)", interfaces.join(", ")));
     let others: Vec<&String> =
         interfaces.iter().filter(|name| *name != "lo" && !FALLBACKS.contains(&name.as_str())).collect();
     if !others.is_empty() {
-        // Nobody inside makes one, but in a jail of an earlier version.
+        // A process inside can make an interface only in a jail of an earlier version.
         let makes_own = is_of_earlier_version(profile, &jail.init);
         let kind = if makes_own { finding::INTERFACE_OWN } else { finding::INTERFACE_FOREIGN };
         wall.violations.push(kind.violation(list(others.into_iter().map(|name| quoted(name)))));
@@ -243,7 +250,8 @@ pub(crate) fn network(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
     Some(wall)
 }
 
-/// Whether anybody comes before others. `None` from a warden of an earlier version, which has not looked.
+/// The wall of priorities: no process may have a raised priority, or be spared when memory runs out. `None` when a
+/// warden of an earlier version did not read them.
 pub(crate) fn priorities(jail: &ObservedJail) -> Option<Wall> {
     jail.init.rank?;
     let evidence = format!(
@@ -294,8 +302,8 @@ pub(crate) fn stray_violation(strays: &[ProcessFacts]) -> Option<Violation> {
     (!strays.is_empty()).then(|| finding::STRAY.violation(list(strays.iter().map(shown))))
 }
 
-/// Whether a process's groups are the tenant's: below that of the jail or of its rescue session where it is unified, and elsewhere
-/// one of these or the tenant's own.
+/// Whether a process is in the tenant's control groups. In the unified hierarchy it must be in the group of the jail or
+/// of the emergency session, or below one of them. In another hierarchy it may also be directly in the tenant's group.
 fn is_home(jail: &ObservedJail, process: &ProcessFacts) -> bool {
     jail.cgroups.contains_key(UNIFIED)
         && jail.cgroups.iter().all(|(hierarchy, group)| {
