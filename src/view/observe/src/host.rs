@@ -1,4 +1,4 @@
-//! The host: what a plan needs to know of it, and what `doctor` explains to the operator.
+//! Reads the host: the facts that a plan needs, and the readings that `doctor` explains to the operator.
 
 use crate::ObserveError;
 use crate::storage::storage_facts;
@@ -15,16 +15,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Bound of a file about the host.
+/// The most bytes of a file about the host.
 const MAX_FILE: usize = 1 << 20;
 
-/// Controllers by the name that plans use, and by the one of version 1.
+/// Controllers, each by the name in plans and by the name in version 1.
 const CONTROLLERS: [(&str, &str); 4] = [("cpu", "cpu"), ("memory", "memory"), ("pids", "pids"), ("io", "blkio")];
 
-/// What the root of a host with a merged `/usr` has as links.
+/// Names that are links in the root directory of a host with a merged `/usr`.
 const ROOT_LINKS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-/// Reads a small file of the host by its path, which must hold no link.
+/// Reads a small file of the host. Its path must contain no link.
 pub(crate) fn text(path: &str) -> Result<String, ObserveError> {
     let read = || -> io::Result<String> {
         let (dir, name) = path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
@@ -35,7 +35,7 @@ pub(crate) fn text(path: &str) -> Result<String, ObserveError> {
     read().map_err(|source| ObserveError::File { path: path.to_owned(), source })
 }
 
-/// The facts that every plan on this host depends on. Works for any user, but only root can learn of disk quotas.
+/// The facts that every plan on this host depends on. Works for any user, but only root can read disk quotas.
 ///
 /// # Errors
 /// When the mount table or the kernel's release cannot be read.
@@ -68,7 +68,7 @@ fn controllers(unified: &[String], hierarchies: &Hierarchies) -> BTreeMap<String
     CONTROLLERS.iter().filter_map(|(name, old)| Some(((*name).to_owned(), place(name, old)?))).collect()
 }
 
-/// The links into `usr` that the host's root has.
+/// The links in the host's root directory that lead into `usr`.
 fn root_links(root: &Path) -> BTreeMap<String, String> {
     let link = |name: &str| {
         let to = std::fs::read_link(root.join(name)).ok()?.into_os_string().into_string().ok()?;
@@ -77,18 +77,18 @@ fn root_links(root: &Path) -> BTreeMap<String, String> {
     ROOT_LINKS.iter().filter_map(|name| link(name)).collect()
 }
 
-/// Which parts of the host's `/etc` can be shown in a jail: a part that is or lies behind a link cannot.
+/// The parts of the host's `/etc` that a jail can show. A part that is a link or lies behind one is left out.
 fn host_etc(etc: &Path) -> Vec<String> {
     let Ok(etc) = file::open_dir(etc) else { return Vec::new() };
     let has = |entry: &&&str| file::open_file_at(etc.as_fd(), entry).is_ok();
     HOST_ETC.iter().filter(has).map(|entry| (*entry).to_owned()).collect()
 }
 
-/// What this kernel has below `/proc` that no list names. A link is not looked at: what it leads to is.
+/// The entries of this kernel below `/proc` that no list names. A link is left out, because the list covers its target.
 fn unlisted() -> Vec<String> {
     let mut found = Vec::new();
     for (path, listed) in kernel::LISTED {
-        // Processes come and go meanwhile; all else stays.
+        // Processes start and end meanwhile. All other entries stay.
         for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
             let Ok(name) = entry.file_name().into_string() else { continue };
             let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
@@ -100,7 +100,7 @@ fn unlisted() -> Vec<String> {
     found
 }
 
-/// Pools of which `doctor` knows how large they should be.
+/// The pools whose size `doctor` judges.
 const POOLS: [(&str, &str); 3] = [
     ("kernel.pty.max", "/proc/sys/kernel/pty/max"),
     ("kernel.pty.reserve", "/proc/sys/kernel/pty/reserve"),
@@ -110,57 +110,57 @@ const POOLS: [(&str, &str); 3] = [
 /// How the program that becomes PID 1 is linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Linkage {
-    /// Needs no loader.
+    /// The program needs no loader.
     Static,
-    /// Names a loader, which inside a jail would be the tenant's.
+    /// The program names a loader. Inside a jail that loader would be the tenant's.
     Dynamic,
-    /// Not a 64-bit little-endian ELF program.
+    /// The file is no 64-bit little-endian ELF program.
     Unknown,
-    /// This user may not read it.
+    /// This user may not read the file.
     Closed,
 }
 
-/// A kind of namespace on this host.
+/// What was read of one kind of namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NamespaceReading {
-    /// Whether the kernel has it.
+    /// Whether the kernel has this kind.
     pub present: bool,
-    /// How many one user may make (`namespaces(7)`, `/proc/sys/user`); `None` when it cannot be read.
+    /// How many one user may create (`namespaces(7)`, `/proc/sys/user`); `None` when this cannot be read.
     pub most: Option<u64>,
 }
 
-/// What `doctor` reads of the host beside what a plan needs.
+/// What `doctor` reads of the host, beyond the facts of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostReadings {
-    /// What a plan needs.
+    /// The facts that a plan needs.
     pub facts: HostFacts,
     /// Where the unified hierarchy is mounted.
     pub unified: Option<PathBuf>,
-    /// Whether groups have `cgroup.kill`; `None` when there is no group to look at.
+    /// Whether groups have `cgroup.kill`; `None` when there is no group to examine.
     pub group_kill: Option<bool>,
-    /// Whether the kernel counts how long processes wait (PSI); it may be built without, or be told not to.
+    /// Whether the kernel measures how long processes wait (PSI). It may be built without PSI, or booted with PSI off.
     pub pressure: bool,
-    /// Whether swap is counted for each group; `None` when there is no group to look at.
+    /// Whether swap is counted for each group; `None` when there is no group to examine.
     pub swap_accounting: Option<bool>,
     /// Each kind of namespace.
     pub namespaces: BTreeMap<&'static str, NamespaceReading>,
-    /// Pools of the kernel that tenants share, by the name of their sysctl; those that can be read.
+    /// The kernel's pools that tenants share, by the name of their sysctl. A pool that cannot be read is left out.
     pub pools: BTreeMap<&'static str, u64>,
-    /// Whether AppArmor takes the capabilities from unprivileged user namespaces.
+    /// Whether AppArmor withholds capabilities from unprivileged user namespaces.
     pub user_namespaces_restricted: bool,
-    /// What a seccomp filter may answer (`seccomp(2)`); empty when there are no filters.
+    /// The actions that seccomp filters may return (`seccomp(2)`); empty when there are no filters.
     pub seccomp_actions: Vec<String>,
-    /// File systems that the kernel has now; modules that are not loaded are not among them.
+    /// The file systems that the kernel has now. File systems of modules that are not loaded are left out.
     pub file_systems: BTreeSet<String>,
-    /// What the kernel does with a crash (`core(5)`); empty when it cannot be read.
+    /// What the kernel does with a crash (`core_pattern`, `core(5)`); empty when it cannot be read.
     pub core_pattern: String,
-    /// Whether no more modules can be loaded until the next boot; `None` when the kernel has none.
+    /// Whether no module can be loaded until the next boot; `None` when the kernel supports no modules.
     pub modules_disabled: Option<bool>,
-    /// The program that becomes PID 1 of jails, beside this one.
+    /// Path of the program that becomes PID 1 of jails.
     pub init: PathBuf,
-    /// How it is linked; `None` when it is not there.
+    /// How that program is linked; `None` when it cannot be found.
     pub init_linkage: Option<Linkage>,
-    /// Whether everybody may read it, and so whoever is in a jail.
+    /// Whether every user may read that program, and so every process in a jail.
     pub init_readable: bool,
 }
 
@@ -174,7 +174,7 @@ pub fn host_readings(state_dir: &Path) -> Result<HostReadings, ObserveError> {
     let unified_groups = hierarchies.mount_of(UNIFIED).map(sample_groups).unwrap_or_default();
     let swap_accounting = match facts.controller("memory") {
         Some(Hierarchy::Unified) => has_beside(&unified_groups, "memory.max", "memory.swap.max"),
-        // The root of version 1 has the file as well.
+        // The root of version 1 has the file too.
         Some(Hierarchy::V1) => hierarchies.mount_of("memory").and_then(|mount| {
             has_beside(&[cgroup::open(mount, "/").ok()?], "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
         }),
@@ -184,7 +184,7 @@ pub fn host_readings(state_dir: &Path) -> Result<HostReadings, ObserveError> {
     Ok(HostReadings {
         unified: hierarchies.unified.clone(),
         group_kill: has_beside(&unified_groups, "cgroup.events", "cgroup.kill"),
-        // Where it is switched off, the file is there and cannot be read.
+        // When pressure is switched off, the file exists but cannot be read.
         pressure: text("/proc/pressure/cpu").is_ok(),
         swap_accounting,
         pools: POOLS.iter().filter_map(|(name, path)| Some((*name, text(path).ok()?.trim().parse().ok()?))).collect(),
@@ -217,7 +217,7 @@ fn namespace_reading(kind: &str) -> NamespaceReading {
     }
 }
 
-/// Some groups that are not the root, which lacks most files: this process's own and those of the first level.
+/// Some groups other than the root, which lacks most files: this process's own group and those of the first level.
 fn sample_groups(mount: &Path) -> Vec<OwnedFd> {
     let own = proc::cgroups(std::process::id()).ok().and_then(|groups| groups.get(UNIFIED).cloned());
     let own = own.filter(|path| path != "/").and_then(|path| cgroup::open(mount, &path).ok());
@@ -226,13 +226,14 @@ fn sample_groups(mount: &Path) -> Vec<OwnedFd> {
     own.into_iter().chain(names.iter().filter_map(|name| file::open_dir_at(root.as_fd(), name).ok())).collect()
 }
 
-/// Whether `wanted` is in the groups that have `anchor`; `None` when none has.
+/// Whether the first group that has the file `anchor` also has the file `wanted`. `None` when no group has `anchor`.
 fn has_beside(groups: &[OwnedFd], anchor: &str, wanted: &str) -> Option<bool> {
     let has = |group: &OwnedFd, name: &str| file::metadata_at(group.as_fd(), name).is_ok();
     groups.iter().find(|group| has(group, anchor)).map(|group| has(group, wanted))
 }
 
-/// Where a program of Bailiwick's own is that nobody calls by hand: beside the running one, or where packages put it.
+/// Path of one of Bailiwick's programs that no user calls directly: beside the running program, or where packages put
+/// it.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
     let beside = std::env::current_exe().unwrap_or_default().with_file_name(name);

@@ -1,4 +1,4 @@
-//! One tenant: its jail, its processes wherever they are, its limits.
+//! Observes one tenant: its jail, its processes wherever they are, and its limits.
 
 use crate::sockets::sockets;
 use crate::storage::{charged_below, disk_fact};
@@ -16,52 +16,53 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// How deep groups below the tenant's are searched; a jail has one level.
+/// How many levels of groups below the tenant's group are searched. A jail has one level.
 const MAX_DEPTH: usize = 8;
-/// The longest text of a mount table that is kept: no row of a plan comes near.
+/// The most characters of a text in a mount table that are kept. No text of a plan is that long.
 const MAX_TEXT: usize = 256;
 /// The most options of one mount that are kept.
 const MAX_OPTIONS: usize = 64;
 
-/// Whom to look at, and what the warden's ledger knows of them.
+/// The tenant to observe, and what the warden's ledger knows of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
-    /// Whose.
+    /// Name of the tenant.
     pub tenant: &'a TenantName,
-    /// The ids the ledger gave.
+    /// The ids that the ledger assigned.
     pub ids: Option<IdRange>,
-    /// Init as it was started.
+    /// The init of the tenant's jail, as it was started.
     pub init: Option<InitSubject>,
-    /// The tenant's group by hierarchy (`unified`, or a controller of version 1), as a path below that hierarchy's
-    /// mount. The jail's processes are in `jail` below it where it is unified, and directly in it elsewhere.
+    /// The tenant's group in each hierarchy (`unified`, or a controller of version 1), as a path below the hierarchy's
+    /// mount. In the unified hierarchy the jail's processes are in `jail` below this group. In other hierarchies they
+    /// are directly in it.
     pub cgroups: &'a BTreeMap<String, String>,
-    /// The limits as files.
+    /// The limits, each with its file of a control group.
     pub controls: &'a [Control],
-    /// The tenant's storage, open, and what bounds it; `None` when there is none.
+    /// The open directory of the tenant's storage, and what bounds it; `None` when there is no storage.
     pub storage: Option<(BorrowedFd<'a>, &'a QuotaFacts)>,
 }
 
-/// The init of a jail, as the warden noted it when it made the jail.
+/// The init of a jail, as the warden recorded it when it made the jail.
 #[derive(Debug, Clone, Copy)]
 pub struct InitSubject {
-    /// As the host counts.
+    /// Its pid in the host's pid namespace.
     pub pid: u32,
-    /// Clock ticks after boot.
+    /// Its start time in clock ticks after boot.
     pub start_time: u64,
-    /// How the jail was made to hold the tenant's storage.
+    /// The access to the tenant's storage that the jail was made with.
     pub access: Access,
-    /// Whether the child that became it told that it was in its Landlock domain.
+    /// Whether the child that became init reported that it was in its Landlock domain.
     pub landlock: bool,
-    /// Whether it was confined with what this version confines with.
+    /// Whether the confinement of init is that of this version.
     pub confined_now: bool,
 }
 
-/// What is the same for every tenant at one time, taken once for many: the users of every process of the host, where its
-/// control groups are, and its own namespaces.
+/// What is the same for every tenant at one time, read once for many tenants: the users of every process of the host,
+/// the mounts of its control groups, and its own namespaces.
 #[derive(Debug, Clone)]
 pub struct Census {
     users: Vec<(u32, [u32; 4])>,
-    /// Those with a user that is no tenant's, and their namespaces. Looked at once, when somebody asks.
+    /// Processes that have a user of the host and a namespace that is not the host's. They are read once, on first use.
     guests: OnceCell<Vec<Guest>>,
     pool: IdPool,
     hierarchies: Hierarchies,
@@ -70,14 +71,14 @@ pub struct Census {
     networks: BTreeSet<u64>,
 }
 
-/// A process, and its namespaces by kind.
+/// The pid of a process, and its namespaces by kind.
 type Guest = (u32, BTreeMap<String, u64>);
 
 impl Census {
-    /// Takes it. `networks` are the network namespaces of all jails, as far as they are known.
+    /// Takes a census. `networks` are the network namespaces of all jails, as far as they are known.
     ///
     /// # Errors
-    /// When the processes cannot be listed.
+    /// When the processes cannot be listed, or one of them or the host's namespaces cannot be read.
     pub fn take(pool: IdPool, networks: BTreeSet<u64>) -> Result<Self, ObserveError> {
         let mut users = Vec::new();
         for pid in proc::pids().map_err(ObserveError::Processes)? {
@@ -100,7 +101,8 @@ impl Census {
         })
     }
 
-    /// The namespaces of processes that have a user of the host's. Of a tenant's own the other walls tell.
+    /// Processes that have a user of the host and a namespace that is not the host's. Other walls cover processes with
+    /// a tenant's user.
     fn guests(&self) -> Result<&[Guest], ObserveError> {
         if let Some(known) = self.guests.get() {
             return Ok(known);
@@ -108,7 +110,8 @@ impl Census {
         let mut found = Vec::new();
         for (pid, _) in self.users.iter().filter(|(_, uids)| uids.iter().any(|uid| *uid < self.pool.first())) {
             let namespaces = match proc::namespaces_of(*pid) {
-                // Of whoever is above this host: where it is a container itself, its own PID 1 may be.
+                // A process of the host above this one cannot be read. When this host is a container, its PID 1 may be
+                // such a process.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
                 result => unless_gone(*pid, result)?,
             };
@@ -122,10 +125,10 @@ impl Census {
     }
 }
 
-/// Everything that is known of one tenant, with a census that was taken for many. Whether init answers is not asked here.
+/// Observes one tenant, with a census that was taken for many. This does not ask whether init answers.
 ///
 /// # Errors
-/// When something is there that cannot be read; the caller needs `CAP_SYS_PTRACE` over the tenant's processes.
+/// When something exists but cannot be read. The caller needs `CAP_SYS_PTRACE` over the tenant's processes.
 pub fn observe_with(subject: &Subject<'_>, census: &Census) -> Result<Observed, ObserveError> {
     Ok(Observed {
         tenant: subject.tenant.clone(),
@@ -136,7 +139,7 @@ pub fn observe_with(subject: &Subject<'_>, census: &Census) -> Result<Observed, 
     })
 }
 
-/// As much as a comparison with the policy needs.
+/// Observes only what a comparison with the policy needs.
 ///
 /// # Errors
 /// As [`observe_with`].
@@ -156,7 +159,8 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
     else {
         return Ok(None);
     };
-    // Those of the plan: a tenant that may mount makes as many others as it likes, and all answers share one message.
+    // Only the mounts of the plan are kept. A tenant that may mount can make any number of others, and all replies
+    // share one message.
     let of_plan = |mount: &&MountFact| LimitKey::of_tmpfs(&mount.target).is_some() && !mount.covered;
     let sized = mounts
         .iter()
@@ -226,7 +230,7 @@ fn jail(subject: &Subject<'_>, census: &Census) -> Result<Option<ObservedJail>, 
         interfaces: Some(interfaces),
         settings: limit::settings(subject, hierarchies),
     };
-    // Some files were read by number: if it is another's now, they were not init's.
+    // Some files were read by pid. If the pid belongs to another process now, they were not init's.
     let now = unless_gone(pid, proc::start_time(pid))?;
     Ok((now == Some(start_time)).then_some(facts))
 }
@@ -237,7 +241,7 @@ fn disk(subject: &Subject<'_>) -> Result<Option<DiskFact>, ObserveError> {
     disk_fact(dir, ids.first, quota).map_err(|source| ObserveError::File { path, source })
 }
 
-/// The same after a look at the directories in the tenant's: those that are mounted into its jail.
+/// Also checks the directories directly in the tenant's directory, which are mounted into its jail.
 fn all_charged(subject: &Subject<'_>, fact: DiskFact) -> Result<DiskFact, ObserveError> {
     let (Some((dir, quota)), Some(ids)) = (subject.storage, subject.ids) else { return Ok(fact) };
     let path = format!("the quota of {}", subject.tenant);
@@ -245,10 +249,11 @@ fn all_charged(subject: &Subject<'_>, fact: DiskFact) -> Result<DiskFact, Observ
     Ok(DiskFact { charged: fact.charged && below, ..fact })
 }
 
-/// Processes of the jail whose parent is alive and none of the jail: they were put there, and not started by anybody inside. A
-/// parent that ends hands its children to init, so whose parent is not among the processes is looked at again.
+/// Processes of the jail whose parent is alive and outside the jail. Such a process was put there from outside, and no
+/// process inside started it. When a parent ends, the kernel gives its children to init. So a process is read again
+/// when its parent has ended meanwhile.
 fn entered(subject: &Subject<'_>, init: &ProcessFacts, processes: &[ProcessFacts]) -> Result<Vec<u32>, ObserveError> {
-    /// How often a process may change its parent while it is looked at.
+    /// The most reads of one process whose parent changes.
     const LOOKS: usize = 8;
     let mut known: BTreeSet<u32> = processes.iter().map(|process| process.pid).collect();
     known.insert(init.pid);
@@ -269,7 +274,7 @@ fn entered(subject: &Subject<'_>, init: &ProcessFacts, processes: &[ProcessFacts
     Ok(found)
 }
 
-/// Processes of the host that are in a namespace of the jail's and not in its control group.
+/// Processes of the host that are in a namespace of the jail but not in its control groups.
 fn visitors(subject: &Subject<'_>, census: &Census, init: &ProcessFacts) -> Result<Vec<Visitor>, ObserveError> {
     let shared = |namespaces: &BTreeMap<String, u64>| -> Vec<String> {
         let is_shared = |(kind, inode): &(&String, &u64)| {
@@ -279,7 +284,7 @@ fn visitors(subject: &Subject<'_>, census: &Census, init: &ProcessFacts) -> Resu
     };
     let mut found = Vec::new();
     for (pid, _) in census.guests()?.iter().filter(|(_, namespaces)| !shared(namespaces).is_empty()) {
-        // Read anew: since the census the process may have moved, or ended.
+        // Read again: since the census the process may have moved or ended.
         let now = || Ok((proc::status(*pid)?, proc::namespaces_of(*pid)?, proc::cgroups(*pid)?));
         let Some((status, namespaces, groups)) = unless_gone(*pid, now())? else { continue };
         let shared = shared(&namespaces);
@@ -295,13 +300,13 @@ fn host_namespaces() -> Result<BTreeSet<u64>, ObserveError> {
     let own = std::process::id();
     for kind in NAMESPACES {
         found.insert(namespace::inode(own, kind).map_err(|source| ObserveError::Process { pid: own, source })?);
-        // PID 1 may be out of reach for whoever is no root; who is none does not observe jails either.
+        // A user other than root may be unable to read PID 1. Such a user does not observe jails either.
         found.extend(namespace::inode(1, kind).ok());
     }
     Ok(found)
 }
 
-/// The mount table, bounded, and whether rows were left out. A table that is too large to read has no rows at all.
+/// The mount table, bounded, and whether rows were left out. A table that is too large to read has no rows.
 fn mounts(pid: u32) -> io::Result<(Vec<MountFact>, bool)> {
     let mut rows = match proc::mounts(pid) {
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Ok((Vec::new(), true)),
@@ -328,7 +333,7 @@ fn shorten(text: &mut String) {
     }
 }
 
-/// The tenant's group in the unified hierarchy; `None` when there is none.
+/// The tenant's group in the unified hierarchy; `None` when it does not exist.
 fn group(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<OwnedFd>, ObserveError> {
     let (Some(mount), Some(path)) = (hierarchies.mount_of(UNIFIED), subject.cgroups.get(UNIFIED)) else {
         return Ok(None);
@@ -340,7 +345,7 @@ fn group(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<Owne
     }
 }
 
-/// The processes in the tenant's group and those below it, and whether some were left out.
+/// The processes in the tenant's group and in the groups below it, and whether some were left out.
 fn processes(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<(Vec<ProcessFacts>, bool), ObserveError> {
     let Some(group) = group(subject, hierarchies)? else { return Ok((Vec::new(), false)) };
     let path = subject.cgroups.get(UNIFIED).cloned().unwrap_or_default();
@@ -356,7 +361,7 @@ fn processes(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<(Vec<Pr
     Ok((found, cut))
 }
 
-/// The numbers in a tenant's group and those below it, as far as they are looked at.
+/// The pids in a tenant's group and in the groups below it, within the bounds of [`members`].
 pub(crate) fn members_of(cgroups: &BTreeMap<String, String>) -> Result<BTreeSet<u32>, ObserveError> {
     let hierarchies = cgroup::hierarchies().map_err(ObserveError::Hierarchies)?;
     let path = cgroups.get(UNIFIED).cloned().unwrap_or_default();
@@ -366,7 +371,7 @@ pub(crate) fn members_of(cgroups: &BTreeMap<String, String>) -> Result<BTreeSet<
     Ok(pids)
 }
 
-/// The numbers in a group and those below it, and whether groups were left out.
+/// The pids in a group and in the groups below it, and whether groups were left out.
 fn members(group: OwnedFd) -> io::Result<(BTreeSet<u32>, bool)> {
     let mut pids = BTreeSet::new();
     let mut cut = false;
@@ -374,7 +379,7 @@ fn members(group: OwnedFd) -> io::Result<(BTreeSet<u32>, bool)> {
     while let Some((group, depth)) = waiting.pop() {
         match cgroup::members(&group) {
             Ok(members) => pids.extend(members),
-            // Removed meanwhile: it had no processes.
+            // The group was removed meanwhile, so it had no processes.
             Err(error) if error.raw_os_error() == Some(ENODEV) => continue,
             Err(error) => return Err(error),
         }
@@ -396,10 +401,10 @@ fn members(group: OwnedFd) -> io::Result<(BTreeSet<u32>, bool)> {
     Ok((pids, cut))
 }
 
-/// linux/errno.
+/// Error number of an operation on a removed control group (linux/errno).
 const ENODEV: i32 = 19;
 
-/// Whether the jail's processes are stopped where they are, by its group or one above.
+/// Whether the jail's processes are frozen, by their own group or by a group above it.
 fn frozen(subject: &Subject<'_>, hierarchies: &Hierarchies) -> bool {
     let Ok(Some(group)) = group(subject, hierarchies) else { return false };
     let events = |group: &OwnedFd| cgroup::flat_keyed(&cgroup::read(group, "cgroup.events").ok()?, "frozen");
@@ -407,19 +412,20 @@ fn frozen(subject: &Subject<'_>, hierarchies: &Hierarchies) -> bool {
     jail.as_ref().and_then(events).or_else(|| events(&group)) == Some(1)
 }
 
-/// Processes that have an id of the tenant's and are not where its processes belong.
+/// Processes that have an id of the tenant and are outside its control groups.
 fn strays(subject: &Subject<'_>, census: &Census) -> Result<Vec<ProcessFacts>, ObserveError> {
     let Some(ids) = subject.ids else { return Ok(Vec::new()) };
     let is_stray = |uids: &_, groups: &_| has_any(ids, uids) && !belongs(subject.cgroups, groups);
     let mut found = Vec::new();
     for (pid, _) in census.users.iter().filter(|(_, uids)| has_any(ids, uids)) {
-        // Read anew: since the census the number may have been given away, or the process may have moved.
+        // Read again: since the census the pid may belong to another process, or the process may have moved.
         let now = || Ok((proc::status(*pid)?, proc::cgroups(*pid)?));
         let Some((status, cgroups)) = unless_gone(*pid, now())? else { continue };
         if !is_stray(&status.uids, &cgroups) {
             continue;
         }
-        // All of it at one time, and not of a corpse, which has left its groups: most are at home, and spared this.
+        // This reads all facts at one time. Most processes are in their groups and do not come here. A zombie has left
+        // its groups, and its facts cannot be read.
         let Some(facts) = unless_gone(*pid, proc::facts(*pid))? else { continue };
         if is_stray(&facts.uids, &facts.cgroups) {
             found.push(facts);
@@ -435,7 +441,7 @@ fn has_any(ids: IdRange, uids: &[u32; 4]) -> bool {
     uids.iter().any(|uid| ids.contains(*uid))
 }
 
-/// Whether a process's groups are the tenant's, or below it.
+/// Whether a process is in the tenant's group, or below it, in every hierarchy.
 fn belongs(tenant: &BTreeMap<String, String>, process: &BTreeMap<String, String>) -> bool {
     tenant.contains_key(UNIFIED)
         && tenant.iter().all(|(hierarchy, group)| {
@@ -558,7 +564,7 @@ mod tests {
         let tenant: TenantName = "alice".parse().expect("name");
         let mut child = std::process::Command::new("true").spawn().expect("runs");
         let uids = proc::status(std::process::id()).expect("status").uids;
-        // A corpse has left its groups, and waits for its parent.
+        // A zombie has left its groups and waits for its parent.
         while proc::facts(child.id()).is_ok() {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }

@@ -1,11 +1,12 @@
-//! Floor 4: what the kernel reports about a jail and about the host, as plain facts. Reads, never changes anything.
+//! Floor 4: what the kernel reports about a jail and about the host, as plain facts. It reads, and never changes
+//! anything.
 //!
-//! Danger: a tenant's processes start and end while they are read, and the kernel may reuse a pid meanwhile. A process that has ended is
-//! left out. Anything else that cannot be read is an error or an empty fact. The comparison takes an empty fact for a wall that is down,
-//! never for one that stands.
+//! Danger: a tenant's processes start and end while they are read, and the kernel may reuse a pid meanwhile. A process
+//! that has ended is left out. Anything else that cannot be read is an error or an empty fact. The comparison takes an
+//! empty fact for a wall that is down, never for one that stands.
 //!
-//! Single threads (`/proc/PID/task`) are not read. Threads of one process may differ in credentials and namespaces, but never beyond the
-//! bounding set and the filters that they inherit from the first thread.
+//! Single threads (`/proc/PID/task`) are not read. Threads of one process may differ in credentials and namespaces, but
+//! never beyond the bounding set and the filters that they inherit from the first thread.
 
 mod host;
 mod jail;
@@ -31,41 +32,41 @@ use std::io;
 /// Why the kernel could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
-    /// The mount table of this process.
+    /// The mount table of this process cannot be read.
     #[error("cannot find where control groups are mounted")]
     Hierarchies(#[source] io::Error),
-    /// A group of the tenant.
+    /// A control group of the tenant cannot be read.
     #[error("cannot read control group \"{path}\"")]
     Group {
-        /// Path below the hierarchy.
+        /// Path of the group below its hierarchy's mount.
         path: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The list of processes.
+    /// The list of processes cannot be read.
     #[error("cannot list the processes of this host")]
     Processes(#[source] io::Error),
-    /// One process that exists but cannot be read.
+    /// A process exists but cannot be read.
     #[error("cannot read process \"{pid}\"")]
     Process {
-        /// Which.
+        /// Pid of the process.
         pid: u32,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A file or directory of the host.
+    /// A file or directory of the host cannot be read.
     #[error("cannot read \"{path}\"")]
     File {
-        /// Which.
+        /// Path of the file, or a name for what was read.
         path: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 /// The value, or `None` when the process ended before or during the read.
 fn unless_gone<T>(pid: u32, result: io::Result<T>) -> Result<Option<T>, ObserveError> {
-    // linux/errno: ENOENT before, ESRCH while.
+    // linux/errno: ENOENT if it ended before the read, ESRCH if it ended during the read.
     const GONE: [i32; 2] = [2, 3];
     match result {
         Ok(value) => Ok(Some(value)),

@@ -1,4 +1,4 @@
-//! Limits as the kernel reports them: what is enforced, what is in use, how often the limit was hit.
+//! Reads limits from the kernel: the enforced value, the use, and how often each limit was hit.
 
 use crate::Subject;
 use bailiwick_plan::control::{CPU_PERIOD_US, Control, Place, UNTOUCHED, Value};
@@ -9,17 +9,17 @@ use bailiwick_types::{GroupSetting, Hierarchy, LimitFact, LimitKey, UNIFIED};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A count in a file of control groups.
+/// How a file of a control group contains a count.
 #[derive(Clone, Copy)]
 enum Count {
     /// The file is the number.
     Plain(&'static str),
-    /// One line of the file is `KEY NUMBER`.
+    /// The file has a line `KEY NUMBER`.
     Keyed(&'static str, &'static str),
 }
 use Count::{Keyed, Plain};
 
-/// The files with the use of a limit.
+/// The files that hold the use and the faults of a limit.
 struct Usage {
     key: LimitKey,
     hierarchy: Hierarchy,
@@ -28,7 +28,8 @@ struct Usage {
     faults: Count,
 }
 
-/// Limits without a row have no use in the unit of the limit. For processor time the limit is a share and the use is a sum.
+/// Where the use and the faults of each limit are read. A limit without a row has neither. Processor time has only
+/// faults: its limit is a share, and its use is a sum.
 #[rustfmt::skip]
 const USAGE: &[Usage] = &[
     Usage { key: LimitKey::Memory, hierarchy: Hierarchy::Unified, used: Some("memory.current"), peak: Some("memory.peak"), faults: Keyed("memory.events", "oom_kill") },
@@ -44,11 +45,11 @@ const USAGE: &[Usage] = &[
     Usage { key: LimitKey::Cpu, hierarchy: Hierarchy::V1, used: None, peak: None, faults: Keyed("cpu.stat", "nr_throttled") },
 ];
 
-/// The files that count hits of limits under a key: the limit, the hierarchy, the file and the key.
+/// The files that count faults under a key: the limit, the hierarchy, the file and the key.
 pub(crate) fn events() -> impl Iterator<Item = (LimitKey, Hierarchy, &'static str, &'static str)> {
     USAGE.iter().filter_map(|usage| match usage.faults {
         Keyed(file, key) => Some((usage.key, usage.hierarchy, file, key)),
-        // Version 1 counts swap and memory together, so a hit belongs to no single limit.
+        // Version 1 counts memory and swap together, so a hit belongs to no single limit.
         Plain(_) => None,
     })
 }
@@ -62,8 +63,8 @@ impl Count {
     }
 }
 
-/// Every limit of the tenant that has a file, with or without its use. A limit whose file cannot be read is left out, which the
-/// comparison takes for drift.
+/// Every limit of the tenant that has a file. Use and faults are read only if `with_usage` is set. A limit whose file
+/// cannot be read is left out, and the comparison reports it as drift.
 pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usage: bool) -> Vec<LimitFact> {
     let mut groups: BTreeMap<&str, Option<OwnedFd>> = BTreeMap::new();
     let mut facts = Vec::new();
@@ -80,12 +81,13 @@ pub(crate) fn limits(subject: &Subject<'_>, hierarchies: &Hierarchies, with_usag
     facts
 }
 
-/// Init's hard limit of open descriptors, which all that it starts inherits.
+/// Init's hard limit of open descriptors. Every process that init starts inherits it.
 pub(crate) fn open_files(enforced: Option<u64>) -> LimitFact {
     LimitFact { key: LimitKey::OpenFiles, file: "limits".to_owned(), enforced, used: None, peak: None, faults: None }
 }
 
-/// Settings of the tenant's groups and of its jail's groups that no limit uses and that differ from a fresh group's.
+/// Settings that no limit uses and that differ from those of a fresh group, in the tenant's groups and in its jail's
+/// groups.
 pub(crate) fn settings(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<GroupSetting> {
     let mut found = Vec::new();
     for row in UNTOUCHED {
@@ -94,7 +96,7 @@ pub(crate) fn settings(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<
             continue;
         };
         for path in [path.clone(), format!("{path}/jail")] {
-            // This kernel does not have a setting whose file does not exist.
+            // A kernel without the file does not have the setting.
             let Some(value) = cgroup::open(mount, &path)
                 .and_then(|group| cgroup::read(&group, row.file))
                 .ok()
@@ -108,7 +110,7 @@ pub(crate) fn settings(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Vec<
     found
 }
 
-/// Whether the reserve is granted: its group exists in the hierarchy that counts tasks.
+/// Whether the allowance is granted: the group of the emergency session exists in the hierarchy that counts tasks.
 pub(crate) fn rescue(subject: &Subject<'_>, hierarchies: &Hierarchies) -> bool {
     let is_there = |hierarchy: &str| {
         let group = cgroup::open(hierarchies.mount_of(hierarchy)?, subject.cgroups.get(hierarchy)?).ok()?;
@@ -140,14 +142,16 @@ fn limit(control: &Control, place: &Place, group: BorrowedFd<'_>, with_usage: bo
     })
 }
 
-/// Before 6.11 the kernel counts some events in the group of the process (the jail's, below the tenant's) and not in the group whose
-/// limit was hit. Later kernels propagate events upwards, and the tenant's own count is the larger.
+/// Reads a count of faults. Before 6.11 the kernel counts some events in the group of the process (the jail's group,
+/// below the tenant's), not in the group whose limit was hit. Later kernels propagate events upwards, so the tenant's
+/// own count is the larger one.
 fn faults(count: Count, group: BorrowedFd<'_>) -> Option<u64> {
     let below = file::open_dir_at(group, "jail").ok().and_then(|jail| count.read(jail.as_fd()));
     count.read(group).max(below)
 }
 
-/// A quota, converted to the plan's period: half the quota over half the period is the same share.
+/// Converts a quota to the plan's period: half the quota over half the period is the same share. `None` when the result
+/// is too large.
 fn per_period(quota: u64, period: u64) -> Option<u64> {
     u64::try_from(u128::from(quota) * u128::from(CPU_PERIOD_US) / u128::from(period).max(1)).ok()
 }

@@ -1,7 +1,7 @@
 //! A snapshot of a tenant's processes, the largest first, with their largest open files.
 //!
-//! Danger: the tenant chooses all names here. They are cut to a bounded length and decide nothing. A file is examined through its
-//! descriptor and never opened: to open it could block, or wake a device.
+//! Danger: the tenant chooses all names here. They are cut to a bounded length, and no decision depends on them. A file
+//! is examined through its descriptor and never opened: an open could block, or wake a device.
 
 use crate::jail::members_of;
 use crate::{ObserveError, unless_gone};
@@ -14,17 +14,18 @@ use std::path::Path;
 
 /// The most processes that are kept.
 const MAX_PROCESSES: usize = 40;
-/// For how many of them files are read, of how many descriptors each, and how many files are kept.
+/// How many of these processes have their files read, the most descriptors of each that are read, and the most files of
+/// each that are kept.
 const WITH_FILES: usize = 8;
 const MAX_DESCRIPTORS: usize = 256;
 const MAX_FILES: usize = 5;
 /// The longest name that is kept, in characters.
 const MAX_NAME: usize = 128;
 
-/// The processes of a tenant, by its groups.
+/// The processes in a tenant's control groups, those with the most memory first.
 ///
 /// # Errors
-/// When its group cannot be read.
+/// When a group or a process of the tenant cannot be read.
 pub fn process_snapshots(cgroups: &BTreeMap<String, String>) -> Result<Vec<ProcessSnapshot>, ObserveError> {
     let mut found = Vec::new();
     for pid in members_of(cgroups)? {
@@ -43,13 +44,13 @@ pub fn process_snapshots(cgroups: &BTreeMap<String, String>) -> Result<Vec<Proce
     Ok(found)
 }
 
-/// The largest regular files that a process has open. One that has ended meanwhile has none.
+/// The largest regular files that a process has open. A process that has ended meanwhile has none.
 fn files(pid: u32) -> Vec<(String, u64)> {
     let dir = format!("/proc/{pid}/fd");
     let Ok(entries) = std::fs::read_dir(&dir) else { return Vec::new() };
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
     for entry in entries.flatten().take(MAX_DESCRIPTORS) {
-        // Both use the descriptor itself, so no name of the tenant's is resolved.
+        // Both calls use the descriptor itself, so no name that the tenant chose is resolved.
         let (Ok(name), Ok(metadata)) = (std::fs::read_link(entry.path()), std::fs::metadata(entry.path())) else {
             continue;
         };
@@ -84,7 +85,7 @@ mod tests {
         let mut groups = proc::cgroups(std::process::id()).expect("groups");
         groups.retain(|hierarchy, _| hierarchy == "unified");
         let process_snapshots = process_snapshots(&groups).expect("reads");
-        // There may be many others in the same group.
+        // Other processes may be in the same group.
         assert!(!process_snapshots.is_empty() && process_snapshots.iter().all(|process| process.command.len() <= 64));
         let own = files(std::process::id());
         assert_eq!(own[0], (path.canonicalize().expect("real path").display().to_string(), 5 << 30));

@@ -1,9 +1,10 @@
-//! The sockets of a jail's processes, and the network namespace in which each was created. A socket that was created outside shows its
-//! holder the interfaces and addresses of that namespace.
+//! The sockets of a jail's processes, and the network namespace in which each was created. A socket that was created
+//! outside shows its holder the interfaces and addresses of that other namespace.
 //!
-//! Danger: the kernel reports this only for a process's own descriptors, so each descriptor is copied from the tenant's process
-//! (`pidfd_getfd(2)`). If that process closes its copy meanwhile, ours is the last one, and a tenant can make its close block. So a
-//! separate process does this. It closes nothing, ends, and has a deadline.
+//! Danger: the kernel reports the namespace only for a process's own descriptors. So each descriptor is copied from the
+//! tenant's process (`pidfd_getfd(2)`). If that process closes its descriptor meanwhile, the copy is the last one, and
+//! a tenant can make the close of the last one block. So a child process does all this. It closes no copy
+//! before it ends, and it has a deadline.
 
 use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_sys::{proc, process, socket};
@@ -13,18 +14,19 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// The deadline: a thousand times the usual duration.
+/// The deadline of the child process: a thousand times the usual duration.
 const TIME: Duration = Duration::from_secs(2);
-/// How long the killed process may take to end.
+/// How long the child may take to end after it was killed.
 const END_TIME: Duration = Duration::from_secs(1);
-/// The most sockets of one jail that are examined, and the most descriptors.
+/// The most sockets, and the most descriptors, of one jail that are examined.
 const MAX_SOCKETS: usize = 2048;
 const MAX_DESCRIPTORS: usize = 16_384;
-/// The most bytes of the answer.
+/// The most bytes of the child's reply.
 const MAX_TOLD: u64 = 64 << 10;
 
-/// Examines the sockets of a jail's processes. `networks` are the network namespaces of all jails: each but this jail's own belongs to a
-/// neighbour. `None` when it fails or misses the deadline. A process in a network namespace of the host is not judged by its sockets.
+/// Examines the sockets of a jail's processes. `networks` are the network namespaces of all jails. All of them except
+/// this jail's own belong to neighbours. `None` when the examination fails or misses its deadline. A process in a
+/// network namespace of the host is left out, because another wall reports it.
 pub(crate) fn sockets(
     init: &ProcessFacts,
     processes: &[ProcessFacts],
@@ -34,18 +36,18 @@ pub(crate) fn sockets(
     let beside = processes.iter().filter(|process| process.pid != init.pid);
     let beside =
         beside.filter(|process| process.namespaces.get("net").is_none_or(|inode| !host_namespaces.contains(inode)));
-    // An FTP server's process has the connection of its client. It has walls of its own.
+    // An FTP server's process holds the connection of its client. Such a process has walls of its own.
     let is_ftp = |process: &ProcessFacts| process.cgroups.get(UNIFIED).is_some_and(|group| group.ends_with("/ftp"));
     let beside = beside.filter(|process| !is_ftp(process));
     let all: Vec<&ProcessFacts> = std::iter::once(init).chain(beside).collect();
     apart(|| look(&all, networks)).ok()
 }
 
-/// What a process that is a copy of this one tells.
+/// Runs `tell` in a child process and returns what it reports.
 fn apart(tell: impl FnOnce() -> io::Result<SocketFacts>) -> io::Result<SocketFacts> {
     let (read, mut write) = io::pipe()?;
     let Some(pid) = process::fork()? else {
-        // It may be made to wait: nothing of its parent's is held open by it meanwhile.
+        // The child may block. So it does not keep its parent's descriptors open.
         let told = process::keep_only(&[write.as_fd()]).and_then(|()| tell());
         let told = told.and_then(|facts| write.write_all(written(&facts).as_bytes()));
         process::exit_now(i32::from(told.is_err()))
@@ -53,7 +55,7 @@ fn apart(tell: impl FnOnce() -> io::Result<SocketFacts>) -> io::Result<SocketFac
     drop(write);
     let pidfd = process::open(pid)?;
     let facts = hear(read);
-    // It has told what it had to tell, or it takes too long.
+    // The child has replied, or takes too long.
     process::kill(&pidfd).ok();
     process::has_ended(&pidfd, END_TIME)?;
     process::reap(&pidfd)?;
@@ -69,7 +71,7 @@ fn hear(read: io::PipeReader) -> io::Result<SocketFacts> {
     understood(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// A line of numbers for all, and one for each socket that is foreign.
+/// Writes the facts as text: one line of numbers, and one line for each foreign socket.
 fn written(facts: &SocketFacts) -> String {
     let SocketFacts { own, host, looked, foreign, cut } = facts;
     let socket = |socket: &ForeignSocket| format!("{} {} {}\n", socket.network, socket.pid, socket.descriptor);
@@ -77,7 +79,7 @@ fn written(facts: &SocketFacts) -> String {
     foreign.iter().map(socket).fold(head, |text, line| text + &line)
 }
 
-/// The same read back; nothing when a part is missing, since the process may have been killed.
+/// Reads that text back. `None` when a part is missing, because the child may have been killed.
 fn understood(text: &str) -> Option<SocketFacts> {
     let mut lines = text.lines().map(|line| line.split(' '));
     let mut head = lines.next()?;
@@ -92,8 +94,11 @@ fn understood(text: &str) -> Option<SocketFacts> {
     (foreign.len() == count).then_some(SocketFacts { own, host, looked, foreign, cut })
 }
 
-/// Whether a socket of another network than the jail's may be in it. `bailiwickd` is in one that leads nowhere (systemd's has a
-/// loopback), another one after each of its starts, and sessions outlive it; a neighbour's leads nowhere either, and is no less foreign.
+/// Whether a socket of another network namespace than the jail's is foreign. It is foreign if it belongs to the host or
+/// to a neighbour, or if its namespace has addresses. A socket of `bailiwickd` is not foreign: its namespace leads
+/// nowhere (systemd gives it a loopback only). That namespace is not known by number, because each start of
+/// `bailiwickd` makes another one, and sessions outlive it. A neighbour's namespace leads nowhere either, but its
+/// sockets are foreign.
 fn is_foreign(network: u64, host: u64, neighbours: &BTreeSet<u64>, shows: bool) -> bool {
     network == host || neighbours.contains(&network) || shows
 }
@@ -112,7 +117,7 @@ fn look(processes: &[&ProcessFacts], networks: &BTreeSet<u64>) -> io::Result<Soc
         }
         let open = match proc::sockets(process.pid, MAX_DESCRIPTORS - descriptors) {
             Ok(open) => open,
-            // It has ended meanwhile.
+            // The process has ended meanwhile.
             Err(error) if matches!(error.raw_os_error(), Some(ENOENT | ESRCH)) => continue,
             Err(error) => return Err(error),
         };
@@ -128,13 +133,13 @@ fn look(processes: &[&ProcessFacts], networks: &BTreeSet<u64>) -> io::Result<Soc
             }
             let copy = match process::descriptor_of(&held, descriptor) {
                 Ok(copy) => copy,
-                // Closed, or ended, meanwhile.
+                // The descriptor was closed, or the process ended, meanwhile.
                 Err(error) if matches!(error.raw_os_error(), Some(EBADF | ESRCH)) => continue,
                 Err(error) => return Err(error),
             };
-            // Another descriptor may have this number by now; then what is there now is judged by itself.
+            // The number may be another descriptor by now. Then that descriptor is the one to judge.
             let network = socket::network(&copy);
-            // One that cannot be asked may show anything.
+            // A socket that cannot be queried may show anything.
             let shows = socket::shows_addresses(&copy).unwrap_or(true);
             // Never closed here: see the head of this file.
             std::mem::forget(copy);
@@ -154,7 +159,7 @@ fn look(processes: &[&ProcessFacts], networks: &BTreeSet<u64>) -> io::Result<Soc
     Ok(facts)
 }
 
-/// linux/errno.
+/// Error numbers (linux/errno).
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
 const EBADF: i32 = 9;

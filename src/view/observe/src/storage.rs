@@ -1,4 +1,5 @@
-//! The file system that holds the tenants' storage: its kind, its quotas, the devices below it, and whether it can be id-mapped.
+//! The file system that holds the tenants' storage: its type, its quotas, the devices below it, and whether it can be
+//! id-mapped.
 
 use crate::ObserveError;
 use bailiwick_sys::process::{self, Cloned};
@@ -15,29 +16,29 @@ const EXDEV: i32 = 18;
 /// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trial {
-    /// It worked.
+    /// The attempt worked.
     Worked,
-    /// The kernel said no.
+    /// The kernel refused it, for this reason.
     Refused(String),
-    /// It was not tried.
+    /// It was not tried, for this reason.
     Untried(String),
 }
 
-/// What was read of the file system below a directory.
+/// What was read of the file system that holds a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageReadings {
-    /// The directory, or the nearest one above that exists.
+    /// The directory, or its nearest parent that exists.
     pub path: PathBuf,
-    /// `ext4`, `xfs`, ...
+    /// Type of the file system: `ext4`, `xfs`, ...
     pub fs_type: String,
     /// Options of the mount and of the file system.
     pub options: Vec<String>,
-    /// Whether a detached copy of it could be id-mapped.
+    /// Whether a detached copy of its mount could be id-mapped.
     pub id_map: Trial,
 }
 
-/// What a plan needs to know of the file system that holds the state directory. Only root can open the directory and so read its
-/// quotas; other users see none.
+/// The facts that a plan needs about the file system that holds the state directory. Only root can open the directory
+/// and read its quotas. For other users the facts contain no quotas.
 pub(crate) fn storage_facts(directory: &Path, unified: Option<&Path>) -> StorageFacts {
     let nothing = |why: String, remedy: &str| QuotaFacts::Nothing { why, remedy: remedy.to_owned() };
     let path = directory.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_else(|| "/".into());
@@ -107,7 +108,7 @@ fn quota(opened: &OwnedFd, path: &Path, fs_type: &str) -> QuotaFacts {
     }
 }
 
-/// The devices that a file system is on: its own number, or what btrfs lists.
+/// The numbers of the devices below a file system: its own device, or the devices that btrfs lists.
 fn numbers(opened: &OwnedFd) -> Vec<String> {
     if let Some(number) = file::metadata(opened).ok().and_then(|metadata| block::number(metadata.device)) {
         return vec![number];
@@ -118,16 +119,16 @@ fn numbers(opened: &OwnedFd) -> Vec<String> {
     entries.filter_map(|entry| Some(read(entry.ok()?)?.trim().to_owned())).collect()
 }
 
-/// Whether `io.cost.qos` has the cost model of a device switched on.
+/// Whether `io.cost.qos` enables the cost model of a device.
 fn has_cost(costs: &str, number: &str) -> bool {
     let mut lines = costs.lines().map(str::split_whitespace);
     lines.any(|mut words| words.next() == Some(number) && words.any(|word| word == "enable=1"))
 }
 
-/// The quota of a tenant, by an open directory of its storage.
+/// Reads the quota of a tenant from an open directory of its storage. `None` when nothing on this host bounds storage.
 ///
 /// # Errors
-/// When the kernel, asked as root, does not tell.
+/// When the kernel does not answer. The caller must be root.
 pub fn disk_fact(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result<Option<DiskFact>> {
     let fact = |share: bailiwick_sys::quota::Share| QuotaFact {
         used: share.used,
@@ -160,15 +161,15 @@ pub fn disk_fact(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result
     }
 }
 
-/// Whether the directories directly in a tenant's directory also belong to its quota: its project, and no subvolumes of their own. Only
-/// the host's root could exempt a deeper directory, so the tree is not walked.
+/// Whether the directories directly in a tenant's directory also belong to its quota: they have its project, and are no
+/// subvolumes of their own. Only the host's root could exempt a deeper directory, so this does not walk the tree.
 pub(crate) fn charged_below(dir: impl AsFd, project: u32, quota: &QuotaFacts) -> io::Result<bool> {
     if !quota.bounds_anything() {
         return Ok(true);
     }
     for name in file::directories(&dir)? {
         let below = match file::open_dir_at(&dir, &name) {
-            // Another file system, or gone.
+            // The name leads to another file system, or is gone.
             Err(error) if error.raw_os_error() == Some(EXDEV) => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             result => result?,
@@ -187,8 +188,9 @@ pub(crate) fn charged_below(dir: impl AsFd, project: u32, quota: &QuotaFacts) ->
     Ok(true)
 }
 
-/// Reads the file system that holds `directory`. As root of the host, in a program with one thread, an id-mapped copy
-/// is tried as well: made detached, seen by nobody, gone when this returns.
+/// Reads the file system that holds `directory`. As root of the host, in a program with one thread, it also tries to
+/// make an id-mapped copy of the mount. The copy is detached, no other process sees it, and it is gone when this
+/// returns.
 ///
 /// # Errors
 /// When the mount table cannot be read or has no mount for the path.
@@ -214,7 +216,7 @@ fn holding<'a>(mounts: &'a [MountFact], path: &Path) -> Option<&'a MountFact> {
 }
 
 fn try_id_map(path: &Path) -> Trial {
-    // Any ids will do: nothing is written through the map.
+    // Any ids work, because nothing is written through the map.
     const ROWS: [[u32; 3]; 1] = [[0, 100_000, 65_536]];
     let result = with_user_namespace(&ROWS, |pid| {
         let namespace = namespace::open(pid, "user")?;
@@ -228,14 +230,15 @@ fn try_id_map(path: &Path) -> Trial {
     }
 }
 
-/// Calls `f` with a process that lives in a new user namespace with these maps and does nothing.
+/// Calls `f` with the pid of an idle process in a new user namespace with these id maps.
 fn with_user_namespace<T>(rows: &[[u32; 3]], f: impl FnOnce(u32) -> T) -> io::Result<T> {
     const NEW_USER_NAMESPACE: u64 = 0x1000_0000; // CLONE_NEWUSER, linux/sched.h
     const PATIENCE: Duration = Duration::from_secs(10);
     let (ours, theirs) = socket::channel()?;
     match process::clone_into(NEW_USER_NAMESPACE, None, &[theirs.as_fd()])? {
         Cloned::Child => {
-            // Ends when the parent closes its end, has died, or the time is over. The difference does not matter.
+            // The child exits when the parent closes its end, when the parent dies, or after the timeout. All three are
+            // fine.
             drop(process::readable(&theirs, PATIENCE));
             process::exit_now(0)
         }
@@ -251,10 +254,11 @@ fn with_user_namespace<T>(rows: &[[u32; 3]], f: impl FnOnce(u32) -> T) -> io::Re
     }
 }
 
-/// Bytes of the file system of a directory, or of the nearest above it that is there: all, and those that are free.
+/// The space of the file system of a directory, or of its nearest parent that exists, in bytes: all of it, and the free
+/// part.
 ///
 /// # Errors
-/// What `statvfs(3)` says.
+/// The error of `statvfs(3)`.
 pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     file::space(path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")))
 }
@@ -307,7 +311,7 @@ mod tests {
         let readings = storage_readings(&root.join("not/yet")).expect("reads");
         assert_eq!(readings.path, root);
         assert!(!readings.fs_type.is_empty());
-        // A test has threads, so nothing is cloned here, whoever runs it.
+        // Tests run in threads, so nothing is cloned here, whatever user runs them.
         assert!(matches!(readings.id_map, Trial::Untried(_)), "{:?}", readings.id_map);
     }
 }

@@ -1,5 +1,5 @@
-//! What a tenant has used since its jail was started, and what it uses now, by its control groups. Works for any user: everybody can read
-//! the files of control groups.
+//! Reads what a tenant has used since its jail was started, and what it uses now, from its control groups. Works for
+//! any user, because everybody can read the files of control groups.
 
 use crate::limit::events;
 use bailiwick_plan::rescue::Room;
@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// A reading of one tenant: sums since the jail was started, levels as they are.
+/// A reading of one tenant: sums since the start of its jail, and levels at the time of the reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Every measure that this host has.
@@ -21,7 +21,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// What was used since an earlier reading. A sum that is lower than before belongs to a new jail, and counts from zero.
+    /// The use since an earlier reading. A sum that is lower than before belongs to a new jail, and counts from zero.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Usage {
         let mut usage = self.usage.clone();
@@ -34,7 +34,7 @@ impl Reading {
         usage
     }
 
-    /// Hits since an earlier reading.
+    /// The faults since an earlier reading, for each limit that was hit.
     #[must_use]
     pub fn faults_since(&self, earlier: &Self) -> BTreeMap<LimitKey, u64> {
         let new = |(limit, count): (&LimitKey, &u64)| {
@@ -46,23 +46,23 @@ impl Reading {
     }
 }
 
-/// How much of a file is read. `io.stat` has a line of less than 100 bytes for each device.
+/// The most bytes of a file that are read. `io.stat` has a line of less than 100 bytes for each device.
 const MAX_FILE: usize = 16 << 10;
 
 /// How a file contains a number.
 #[derive(Clone, Copy)]
 enum Place {
-    /// It is the file.
+    /// The file is the number.
     Plain,
-    /// A line `KEY NUMBER`; the second is what to divide by.
+    /// A line `KEY NUMBER`. The second value divides the number.
     Key(&'static str, u64),
-    /// The sum over all lines of `KEY=NUMBER`.
+    /// The sum of `KEY=NUMBER` over all lines.
     Devices(&'static str),
-    /// `some ... total=NUMBER`.
+    /// The total of the line `some ... total=NUMBER`.
     Pressure,
 }
 
-/// The files of measures, by hierarchy.
+/// The files of measures: the measure, the hierarchy, the controller, the file, and how it contains the number.
 #[rustfmt::skip]
 const MEASURES: &[(Measure, Hierarchy, &str, &str, Place)] = &[
     (Measure::Throttled, Hierarchy::Unified, "cpu", "cpu.stat", Place::Key("throttled_usec", 1)),
@@ -86,27 +86,28 @@ const WITHOUT: &[(Measure, &str, Place)] = &[
     (Measure::IoPressure, "io.pressure", Place::Pressure),
 ];
 
-/// Memory that the kernel reclaims before it kills a process, as keys of `memory.stat`.
+/// Memory that the kernel reclaims before it kills a process: the hierarchy, the file with the use, and the keys of
+/// `memory.stat` with the reclaimable part.
 const TAKEN_BACK: [(Hierarchy, &str, &[&str]); 2] = [
     (Hierarchy::Unified, "memory.current", &["inactive_file", "active_file", "slab_reclaimable"]),
     (Hierarchy::V1, "memory.usage_in_bytes", &["total_inactive_file", "total_active_file"]),
 ];
 
-/// Opens and reads tenants.
+/// Opens and reads the control groups of tenants.
 #[derive(Debug)]
 pub struct Meter {
     hierarchies: Hierarchies,
     controllers: BTreeMap<String, Hierarchy>,
 }
 
-/// The files of one tenant, open: to open them each time would cost three times as much as to read them.
+/// The open files of one tenant. To open them each time would cost three times as much as to read them.
 #[derive(Debug)]
 pub struct Gauge {
     cgroups: BTreeMap<String, String>,
     files: Vec<Opened>,
 }
 
-/// One file. It is opened each time where this process may have no more descriptors.
+/// One file. Without a descriptor it is opened for each read, because this process may have no more descriptors.
 #[derive(Debug)]
 struct Opened {
     name: &'static str,
@@ -116,17 +117,17 @@ struct Opened {
     fd: Option<OwnedFd>,
 }
 
-/// In which of a tenant's groups.
+/// The group of a tenant that contains a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Below {
-    /// Its own.
+    /// The tenant's own group.
     Tenant,
-    /// The one below it that its processes are in.
+    /// The group below it that contains the tenant's processes.
     Jail,
 }
 
 impl Meter {
-    /// For a host.
+    /// Makes a meter for a host with these facts.
     ///
     /// # Errors
     /// When the mount table cannot be read.
@@ -134,7 +135,8 @@ impl Meter {
         Ok(Self { hierarchies: cgroup::hierarchies()?, controllers: facts.controllers.clone() })
     }
 
-    /// Opens a tenant by its groups: a path below each hierarchy. What is not there is left out.
+    /// Opens the files of a tenant. `cgroups` has a path below each hierarchy's mount. Files that do not exist are left
+    /// out.
     #[must_use]
     pub fn gauge(&self, cgroups: &BTreeMap<String, String>) -> Gauge {
         let has = |controller: &str, hierarchy| self.controllers.get(controller) == Some(&hierarchy);
@@ -163,7 +165,7 @@ impl Meter {
         for (name, hierarchy, controller) in without {
             add(name, hierarchy, controller, Below::Tenant);
         }
-        // Before 6.11, and in version 1, the kernel counts a task that was refused in the group where its parent is.
+        // Before 6.11, and in version 1, the kernel counts a refused task in the group of its parent process.
         for hierarchy in [Hierarchy::Unified, Hierarchy::V1] {
             if has("pids", hierarchy) {
                 add("pids.events", hierarchy, "pids", Below::Jail);
@@ -189,7 +191,8 @@ impl Meter {
         }
     }
 
-    /// What a tenant uses of the limits that can keep it from logging in. Up to `enough` bytes of memory no second file is read.
+    /// What a tenant uses of the limits that can keep it from logging in. If the use of memory is at most `enough`
+    /// bytes, this does not read a second file.
     #[must_use]
     pub fn room(&self, cgroups: &BTreeMap<String, String>, enough: u64) -> Room {
         let group = |controller: &str| {
@@ -212,7 +215,7 @@ impl Meter {
         Room { tasks: group("pids").and_then(|(_, dir)| number(&dir, "pids.current")), memory: memory() }
     }
 
-    /// Reads a tenant. What cannot be read is left out.
+    /// Reads a tenant. Values that cannot be read are left out.
     #[must_use]
     pub fn read(&self, gauge: &Gauge) -> Reading {
         let mut reading = Reading::default();
@@ -241,7 +244,7 @@ impl Meter {
 }
 
 impl Reading {
-    /// Takes what one file says.
+    /// Adds the values of one file.
     fn take(&mut self, file: &Opened, text: &str) {
         let is_it = |name: &str, hierarchy: Hierarchy| file.name == name && file.hierarchy == hierarchy;
         if file.below == Below::Tenant {
@@ -257,7 +260,7 @@ impl Reading {
             }
         }
         for (limit, hierarchy, name, key) in events() {
-            // Without the controller the file has no such key.
+            // Without its controller, the file does not have the key.
             if is_it(name, hierarchy)
                 && let Some(count) = cgroup::flat_keyed(text, key)
             {
@@ -269,8 +272,8 @@ impl Reading {
 }
 
 impl Meter {
-    /// The files of a tenant's groups that the kernel reports changes of, when a limit was hit. Version 1 has none that can
-    /// be watched by others than root.
+    /// The files of a tenant's groups that change when a limit was hit, and whose changes the kernel reports. Version 1
+    /// has no such file that users other than root can watch.
     #[must_use]
     pub fn event_files(&self, cgroups: &BTreeMap<String, String>) -> Vec<PathBuf> {
         let group = || {
@@ -283,7 +286,7 @@ impl Meter {
         let mut found: Vec<PathBuf> =
             files.iter().filter(|(controller, _)| unified(controller)).map(|(_, file)| group.join(file)).collect();
         if unified("pids") {
-            // Before 6.11 the file of the group with the processes changes.
+            // Before 6.11 only this file changes: the one of the group that contains the processes.
             found.push(group.join("jail/pids.events"));
         }
         found
@@ -343,7 +346,7 @@ mod tests {
         let facts = crate::host_facts(std::path::Path::new("/")).expect("facts");
         let meter = Meter::new(&facts).expect("hierarchies");
         let groups = bailiwick_sys::proc::cgroups(std::process::id()).expect("groups");
-        // The root of a hierarchy lacks some files; what is there is read.
+        // The root of a hierarchy lacks some files. All others are read.
         let reading = meter.read(&meter.gauge(&groups));
         assert!(reading.usage.get(Measure::Memory).is_none_or(|memory| memory > 0));
     }

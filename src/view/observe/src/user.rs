@@ -1,4 +1,4 @@
-//! The host's users, as far as they could conflict with tenants' ids.
+//! Reads the host's users, as far as they could conflict with tenants.
 
 use crate::ObserveError;
 use crate::host::text;
@@ -7,19 +7,19 @@ use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The most bytes that a directory service may answer about 256 users.
+/// The most bytes of a directory service's answer about 256 users.
 const MAX_TOLD: usize = 1 << 20;
 
 /// A row of `/etc/subuid` or `/etc/subgid` (`subuid(5)`): ids that a user of the host may map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubordinateIds {
-    /// Which file.
+    /// Path of the file.
     pub file: &'static str,
     /// Name or number of the user.
     pub owner: String,
     /// First id.
     pub first: u32,
-    /// How many.
+    /// Number of ids.
     pub count: u32,
 }
 
@@ -28,28 +28,29 @@ pub struct SubordinateIds {
 pub struct UserReadings {
     /// Name and number of each user in `/etc/passwd`. Users of a directory service cannot be listed reliably.
     pub users: Vec<(String, u32)>,
-    /// Subordinate ids.
+    /// Rows of `/etc/subuid` and `/etc/subgid`.
     pub subordinate: Vec<SubordinateIds>,
 }
 
-/// What directory services answer about users that are looked up by name.
+/// What directory services answered about users that were looked up by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DirectoryUsers {
-    /// Name and number of each that there is.
+    /// Name and number of each user that exists.
     pub users: Vec<(String, u32)>,
-    /// Services that could not be asked, or did not answer in time.
+    /// Services that could not be queried, or did not answer in time.
     pub silent: Vec<String>,
 }
 
-/// Asks every directory service of the host for users of these names: the sources in the row `passwd` of `/etc/nsswitch.conf`, except
-/// the host's own file and records. Each answer has a deadline of seconds, so a daemon must not call this.
+/// Queries every directory service of the host for users with these names. The services are the sources in the row
+/// `passwd` of `/etc/nsswitch.conf`, except the host's own file and records. `time` is the deadline of each query. A
+/// query may take all of it, so a daemon must not call this.
 ///
 /// # Errors
-/// When `/etc/nsswitch.conf` is there but cannot be read.
+/// When `/etc/nsswitch.conf` exists but cannot be read.
 pub fn directory_users(names: &[String], time: Duration) -> Result<DirectoryUsers, ObserveError> {
     let mut found = DirectoryUsers::default();
     for source in directories(&user_sources()?) {
-        // A few hundred at a time are an argument list of a few KiB.
+        // A few hundred names make an argument list of a few KiB.
         for names in names.chunks(256) {
             match ask(source, names, time) {
                 Ok(text) => found.users.extend(parse_users(&text)),
@@ -63,13 +64,13 @@ pub fn directory_users(names: &[String], time: Duration) -> Result<DirectoryUser
     Ok(found)
 }
 
-/// The directory services among the sources of users, in their order. Actions (`[NOTFOUND=return]`) are none.
+/// The directory services among the sources of users, in their order. Actions (`[NOTFOUND=return]`) are left out.
 pub fn directories(sources: &[String]) -> impl Iterator<Item = &str> {
     let is_own = |source: &&str| ["files", "systemd", "compat"].contains(source) || source.contains(['[', ']', '=']);
     sources.iter().map(String::as_str).filter(move |source| !is_own(source))
 }
 
-/// What one source says of users, by `getent(1)`, as rows of `passwd(5)`.
+/// Queries one source for users by `getent(1)`. The answer has rows of `passwd(5)`.
 fn ask(source: &str, names: &[String], time: Duration) -> io::Result<String> {
     let mut child = Command::new("getent")
         .args(["-s", source, "passwd"])
@@ -99,17 +100,17 @@ fn ask(source: &str, names: &[String], time: Duration) -> io::Result<String> {
     }
     let status = child.wait()?;
     end?;
-    // 0 when it found all, 2 when it did not.
+    // `getent` exits with 0 when it found all names, and with 2 when it did not.
     match status.code() {
         Some(0 | 2) => Ok(String::from_utf8_lossy(&text).into_owned()),
         _ => Err(io::Error::other(format!("getent: {status}"))),
     }
 }
 
-/// Reads the local user database. A file that is not there has no rows.
+/// Reads the local user database. A file that does not exist has no rows.
 ///
 /// # Errors
-/// When a file is there but cannot be read.
+/// When a file exists but cannot be read.
 pub fn user_readings() -> Result<UserReadings, ObserveError> {
     let mut readings = UserReadings { users: parse_users(&unless_missing("/etc/passwd")?), subordinate: Vec::new() };
     for file in ["/etc/subuid", "/etc/subgid"] {
@@ -118,29 +119,30 @@ pub fn user_readings() -> Result<UserReadings, ObserveError> {
     Ok(readings)
 }
 
-/// Where the host looks up users, in order: the row `passwd` of `/etc/nsswitch.conf` (`nsswitch.conf(5)`).
+/// The sources of users on this host, in their order: the row `passwd` of `/etc/nsswitch.conf` (`nsswitch.conf(5)`).
 ///
 /// # Errors
-/// When the file is there but cannot be read.
+/// When the file exists but cannot be read.
 pub fn user_sources() -> Result<Vec<String>, ObserveError> {
     let text = unless_missing("/etc/nsswitch.conf")?;
     let row = text.lines().find_map(|line| line.trim_start().strip_prefix("passwd:")).unwrap_or("files");
     Ok(row.split('#').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect())
 }
 
-/// Whether the host has this group, by name or number, in any of its databases.
+/// Whether any database of the host has this group. Every number counts as a group.
 #[must_use]
 pub fn group_exists(group: &str) -> bool {
     group.parse::<u32>().is_ok() || is_known("group", group)
 }
 
-/// Whether the host has this user, by name or number, in any of its databases.
+/// Whether any database of the host has this user. Every number counts as a user.
 #[must_use]
 pub fn user_exists(user: &str) -> bool {
     user.parse::<u32>().is_ok() || is_known("passwd", user)
 }
 
-/// By `getent(1)`: what the host's databases need is loaded into that program, and a static one such as ours cannot.
+/// Queries a database by `getent(1)`. That program loads the modules of the host's databases. A static program such as
+/// this one cannot load them.
 fn is_known(database: &str, name: &str) -> bool {
     let asked = Command::new("getent").args([database, name]).stdin(Stdio::null()).stdout(Stdio::null()).status();
     asked.is_ok_and(|status| status.success())
