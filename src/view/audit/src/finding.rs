@@ -20,7 +20,7 @@ macro_rules! kinds {
     ($($name:ident = $id:literal $about:literal $severity:ident, $remedy:expr;)*) => {
         $(pub(crate) const $name: FindingKind =
             FindingKind { id: $id, about: $about, severity: $severity, remedy: $remedy };)*
-        /// Every kind of finding, by id.
+        /// Every kind of finding, each with its own id.
         pub const FINDINGS: &[FindingKind] = &[$($name),*];
     };
 }

@@ -46,7 +46,7 @@ pub(crate) fn wall(jail: &ObservedJail, sessions: &[ProcessFacts]) -> Option<Wal
     Some(wall)
 }
 
-/// Whether a process is in the tenant's group in every hierarchy that has one.
+/// Whether a process is in the tenant's group, or in its FTP group, in every hierarchy that has one.
 fn is_limited(jail: &ObservedJail, process: &ProcessFacts) -> bool {
     jail.cgroups.iter().all(|(hierarchy, own)| {
         let below = process.cgroups.get(hierarchy).and_then(|path| path.strip_prefix(own.as_str()));

@@ -261,7 +261,7 @@ pub(crate) fn priorities(jail: &ObservedJail) -> Option<Wall> {
     let mut wall = Wall::new("priorities", evidence);
     let has = |process: &ProcessFacts, test: fn(&ProcessRank) -> bool| process.rank.as_ref().is_some_and(test);
     wall.test(finding::RANK_RAISED, jail, "nice below 0", |process| has(process, |rank| rank.nice < 0));
-    // SCHED_FIFO, SCHED_RR, SCHED_DEADLINE.
+    // The real-time policies (`sched(7)`): SCHED_FIFO, SCHED_RR, SCHED_DEADLINE.
     wall.test(finding::RANK_RAISED, jail, "a real-time scheduler", |process| {
         has(process, |rank| [1, 2, 6].contains(&rank.scheduler))
     });

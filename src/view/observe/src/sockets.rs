@@ -141,7 +141,7 @@ fn look(processes: &[&ProcessFacts], networks: &BTreeSet<u64>) -> io::Result<Soc
             let network = socket::network(&copy);
             // A socket that cannot be queried may show anything.
             let shows = socket::shows_addresses(&copy).unwrap_or(true);
-            // Never closed here: see the head of this file.
+            // The copy is not closed here: see the head of this file.
             std::mem::forget(copy);
             let Ok(network) = network else { continue };
             seen.insert(inode);

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// linux/errno: the name leads to another file system.
+/// Error number: the name leads to another file system (linux/errno).
 const EXDEV: i32 = 18;
 
 /// The result of an attempt.
