@@ -1,4 +1,4 @@
-//! The control socket: connections, frames, and which request goes where.
+//! The server of the control socket: accepts connections, reads requests, checks permissions and sends replies.
 
 use crate::permission::{Caller, OperatorPermission};
 use crate::places::{Place, Who};
@@ -21,16 +21,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-/// How long nobody is accepted after not even a refusal could be made.
+/// The pause before the next `accept` when the process is out of descriptors and could not even send a refusal.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The most descriptors beside a request: the three streams of a session.
 const MAX_FDS: usize = 3;
 
-/// Accepts until `stop` turns true or its sender is gone; then answers what was accepted, and returns. A connection that
-/// was taken from the queue is lost to the next services: its request must not be lost with it.
+/// Accepts connections until `stop` turns true or its sender is dropped. Then it finishes the accepted connections and
+/// returns. The next daemon cannot see a connection that was already accepted, so its request must be answered here.
 pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
     let mut reserve = SpareDescriptor::new(&listener);
-    // Each connection holds one until it is over.
+    // Each connection holds one sender until it ends.
     let (open, mut all_over) = mpsc::channel::<()>(1);
     tokio::spawn({
         let services = Arc::clone(&services);
@@ -56,7 +56,7 @@ pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: wa
                 let connection = Connection { services: Arc::clone(&services), stream, peer, place, session: None };
                 let (stop, open) = (stop.clone(), open.clone());
                 tokio::spawn(async move {
-                    // A client that goes away in the middle is no event of ours.
+                    // A client may disconnect at any time. That is no error of this program.
                     drop(connection.run(&groups, stop).await);
                     drop(open);
                 });
@@ -64,7 +64,7 @@ pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: wa
             Err(error) => {
                 warn!(event = "accept-failed", "{error}");
                 if !(socket::is_shortage(&error) && reserve.turn_away(&listener)) {
-                    // Those who are served must be let go first.
+                    // Descriptors become free only when current connections end.
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -74,7 +74,7 @@ pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: wa
     all_over.recv().await;
 }
 
-/// Tells somebody for whom there is no place, and waits for nothing: it may be one of thousands.
+/// Sends a refusal to a client that gets no place. It does not wait, because there may be thousands of such clients.
 fn turn_away(stream: &UnixStream, failure: Failure) {
     if let Ok(frame) = encode(&ControlReply::Failed(failure), MAX_REPLY) {
         drop(socket::send(stream, &frame, &[]));
@@ -86,7 +86,7 @@ struct Connection {
     stream: UnixStream,
     peer: Peer,
     place: Place,
-    /// The session that was let in over this connection. It is its last word but for its end.
+    /// The session that was opened over this connection. After it only the end of the session is reported here.
     session: Option<SessionGuard>,
 }
 
@@ -98,14 +98,15 @@ impl Connection {
                 self.services.refusals.count();
                 let status = failure.status.code();
                 info!(target: "bailiwick::event", event = "caller-refused", uid = self.peer.uid, status, "{failure}");
-                // Heard out before it is answered: a client that is still sending would see its socket break instead.
-                // But it must not hold up the end of this program either, and nothing of what it says is kept.
+                // Read the request before the reply: if the socket closed while the client still sends, the client
+                // would see a broken connection and not the refusal. The wait is bounded, so it cannot delay the end of
+                // this program, and the content is discarded.
                 let heard = timeout(time_limits::REQUEST, self.hear_out());
                 drop(timeout_from(&mut stop, time_limits::LAST_REQUEST, heard).await.transpose()?);
                 return self.reply(&ControlReply::Failed(failure), &[]).await;
             }
         };
-        // Whoever turned out to be an operator takes the place of one.
+        // A client that proves to be an operator moves to an operator's place.
         let (who, idle) = match &caller {
             Caller::Operator(_) if self.peer.uid == 0 => (Who::Root, time_limits::IDLE),
             Caller::Operator(_) => (Who::Operator(self.peer.uid), time_limits::IDLE),
@@ -131,7 +132,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes one request and forgets it.
+    /// Reads one request and discards it.
     async fn hear_out(&self) -> io::Result<()> {
         let mut decoder = Decoder::new(MAX_REQUEST);
         let mut heard = 0;
@@ -151,7 +152,8 @@ impl Connection {
         }
     }
 
-    /// Counts a session until its client says how it ended, or is gone; has the client end it when it must.
+    /// Keeps a session counted until its client reports the exit status or disconnects. Sends the client an `End` when
+    /// the session must end.
     async fn attend(
         &mut self,
         mut session: SessionGuard,
@@ -167,33 +169,34 @@ impl Connection {
             self.reply(&end, &[]).await?;
         };
         match last {
-            // The session goes on without us.
+            // This program stops. The session continues without it.
             None => session.leave(),
             Some(Ok(Some((ControlRequest::Ended { status }, _)))) => session.ended(status),
-            // The connection ends, the session goes on.
+            // The client has entered the jail by FTP. The connection ends and the session continues.
             Some(Ok(Some((ControlRequest::FtpEntered, _)))) if session.record().door == Door::Ftp => {
                 let entered = self.services.ftp_entry.entered(session).await;
                 self.reply(&entered.map_or_else(ControlReply::Failed, |()| ControlReply::Noted), &[]).await?;
             }
-            // Its client is gone, or says what no client of a session says.
+            // The client has disconnected, or it sent a request that no client of a session sends.
             Some(_) => {}
         }
         Ok(())
     }
 
-    /// The next request with its descriptors; `None` when the client has gone. It may take `idle` to begin.
+    /// Reads the next request with its descriptors. `None` means that the client has disconnected or was refused. With
+    /// `idle`, the request must begin within that time.
     async fn request(
         &mut self,
         incoming: &mut Incoming,
         idle: Option<Duration>,
     ) -> io::Result<Option<(ControlRequest, Vec<OwnedFd>)>> {
-        // For all of it, whatever comes meanwhile.
+        // The deadline covers the whole request, however many parts it arrives in.
         let mut until = idle.map(|idle| Instant::now() + idle);
         let mut begun = false;
         loop {
             match incoming.take() {
                 Ok(Some(request)) => {
-                    // Less is always granted.
+                    // A smaller amount is always granted.
                     drop(self.place.holds(incoming.held()));
                     return Ok(Some(request));
                 }
@@ -223,7 +226,7 @@ impl Connection {
         }
     }
 
-    /// Answers a request: the table of who may ask what, by the permission that each row asks the caller for.
+    /// Answers a request. The permission that each branch asks the caller for says who may make the request.
     async fn answer(&mut self, caller: &Caller, request: ControlRequest, fds: Vec<OwnedFd>) -> io::Result<()> {
         match request {
             ControlRequest::Exec(exec) => {
@@ -254,7 +257,7 @@ impl Connection {
         }
     }
 
-    /// The reply to a request beside which nothing is handed over.
+    /// Returns the reply to a request whose reply has no descriptors.
     async fn reply_to(&mut self, caller: &Caller, request: ControlRequest) -> Result<ControlReply, Failure> {
         use ControlReply as Reply;
         use ControlRequest as Request;
@@ -316,7 +319,7 @@ impl Connection {
                 let (mark, problems) = services.records.verify_audits(caller.operator()?, mark).await?;
                 Reply::Verified { mark, problems }
             }
-            // What was recorded: operators read of everybody, a tenant's user of its tenant.
+            // Recorded data: operators read that of all tenants, a tenant's user that of its own tenant.
             Request::Usage { tenants, window } => {
                 Reply::Usage(services.records.usage(&caller.scope(), tenants, window).await?)
             }
@@ -336,7 +339,7 @@ impl Connection {
         })
     }
 
-    /// Applies the policy, and tells how far it is.
+    /// Applies the policy and sends the client progress messages.
     async fn apply(
         &self,
         permission: OperatorPermission,
@@ -349,14 +352,14 @@ impl Connection {
             tokio::select! {
                 result = &mut apply => return result,
                 Some((done, total)) = progress.recv() => {
-                    // A client that no longer reads still gets its policy applied.
+                    // When the client no longer reads, its policy is still applied.
                     drop(self.reply(&ControlReply::Progress { done, total }, &[]).await);
                 }
             }
         }
     }
 
-    /// Gives a client its end of the session that it was let into, or the reason why it was not.
+    /// Sends the client its end of the session channel, or the refusal.
     async fn hand_over(&mut self, entered: Result<(OwnedFd, SessionGuard), Failure>) -> io::Result<()> {
         match entered {
             Ok((channel, session)) => {
@@ -369,7 +372,7 @@ impl Connection {
         }
     }
 
-    /// Takes up a session whose client has the channel already. Only a refusal is told.
+    /// Resumes a session whose client already has the channel. Only a refusal gets a reply.
     async fn resume(&mut self, resumed: Result<SessionGuard, Failure>) -> io::Result<()> {
         match resumed {
             Ok(session) => self.session = Some(session),
@@ -381,7 +384,7 @@ impl Connection {
     async fn reply(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let send = async {
             match transport::send(&self.stream, reply, MAX_REPLY, fds).await {
-                // It is too large, and nothing of it was sent.
+                // The reply is too large, and no part of it was sent.
                 Err(TransportError::Frame(error)) => {
                     let failure = ControlReply::Failed(Failure::new(ExitStatus::Failed, &error));
                     transport::send(&self.stream, &failure, MAX_REPLY, &[]).await
@@ -393,7 +396,7 @@ impl Connection {
     }
 }
 
-/// What `work` results in; `None` when it lasts longer than `time` after the stop.
+/// Returns the result of `work`, or `None` when `work` takes longer than `time` after the stop.
 async fn timeout_from<T>(stop: &mut watch::Receiver<bool>, time: Duration, work: impl Future<Output = T>) -> Option<T> {
     let end = async {
         drop(stop.wait_for(|stop| *stop).await);
@@ -422,13 +425,13 @@ mod tests {
         Operators,
         Root,
         Tenants,
-        /// Operators, and a tenant's user of what is its tenant's.
+        /// Operators; and a tenant's user for what belongs to its tenant.
         Everybody,
-        /// Who is in a session.
+        /// Allowed only within a session.
         Nobody,
     }
 
-    /// A number for each kind of request. Whoever adds one adds it here and to the table below.
+    /// A number for each kind of request. A new request needs a number here and a row in the table below.
     fn kind(request: &ControlRequest) -> usize {
         use ControlRequest as R;
         match request {
@@ -522,7 +525,7 @@ mod tests {
         ]
     }
 
-    /// Whether a reply says that the caller may not ask this.
+    /// Whether a reply says that the caller may not make this request.
     fn is_forbidden(reply: &ControlReply) -> bool {
         let ControlReply::Failed(Failure { refusal: Some(refusal), .. }) = reply else { return false };
         use Refusal::{NoSession, NotOwn, OnlyFtpServers, OnlyHostUsers};
