@@ -1,8 +1,8 @@
-//! The recorder: a thread of its own that measures every tenant each minute, hears of faults as they happen, and owns the
-//! history. SQLite and the files of control groups block; sessions must not wait for either.
+//! The recorder: a separate thread that measures every tenant each minute, receives faults as they happen, and owns the
+//! history. Reads of SQLite and of control group files block, and sessions must not wait for them.
 //!
-//! Danger: the evidence of incidents holds names of the tenants' choosing, and a tenant can cause faults without end.
-//! What is kept of an incident is bounded, and of faults only their number.
+//! Danger: the evidence of incidents contains names that tenants choose, and a tenant can cause faults without end. The
+//! size of an incident is bounded, and of faults only the number is kept.
 
 mod sampling;
 
@@ -38,17 +38,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-/// Between two samples.
+/// The time between two samples.
 const PERIOD: Duration = Duration::from_secs(60);
-/// How soon a warden that went away is asked again to tell what happens.
+/// The pause before the next attempt to connect to a warden that has gone away.
 const RETRY_TIME: Duration = Duration::from_secs(2);
-/// How often the roster is read, when a thousand jails are started one after another.
+/// The least time between two reads of the roster. It matters when a thousand jails start one after another.
 const REFRESH_TIME: Duration = Duration::from_secs(1);
 const COMPLAINT_TIME: Duration = Duration::from_secs(600);
 
 type Command = Box<dyn FnOnce(&mut RecorderState) + Send>;
 
-/// The handle of the thread. Nothing is recorded before it is started.
+/// The handle of the thread. Nothing is recorded before `start`.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     thread: OnceLock<Thread>,
@@ -61,18 +61,18 @@ struct Thread {
     wake: UnixStream,
 }
 
-/// What the thread reads and wakes outside itself.
+/// What the thread uses from outside itself.
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub(crate) policy: Arc<PolicyStore>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) reconciler: Wake,
-    /// Where this program keeps what is its own.
+    /// The directory for this program's own files.
     pub(crate) own_dir: PathBuf,
 }
 
 impl Recorder {
-    /// Starts the thread. It ends when this handle is dropped. A second time is none.
+    /// Starts the thread, which ends when this handle is dropped. A second call does nothing.
     pub(crate) fn start(&self, sources: Sources) -> io::Result<()> {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -93,12 +93,12 @@ impl Recorder {
         self.thread.get().is_some()
     }
 
-    /// Why the history is not written; `None` when it is.
+    /// Why the history is not written; `None` when it is written.
     pub(crate) fn problem(&self) -> Option<String> {
         lock(&self.problem).clone()
     }
 
-    /// Has the thread do something and waits for what comes of it.
+    /// Runs a command on the thread and waits for its result.
     pub(crate) async fn with<T: Send + 'static>(
         &self,
         command: impl FnOnce(&mut RecorderState) -> T + Send + 'static,
@@ -106,13 +106,13 @@ impl Recorder {
         let thread = self.thread.get().ok_or_else(|| Failure::of(ExitStatus::Failed, "nothing is recorded"))?;
         let (sender, receiver) = oneshot::channel();
         thread.send(Box::new(move |state| {
-            // Who asked may have gone.
+            // The caller may have stopped waiting.
             drop(sender.send(command(state)));
         }));
         receiver.await.map_err(|_| Failure::of(ExitStatus::Failed, "the recorder of the history has ended"))
     }
 
-    /// Lets the thread know that jails have come or gone.
+    /// Tells the thread that jails have started or ended.
     pub(crate) fn jails_changed(&self) {
         if let Some(thread) = self.thread.get() {
             thread.send(Box::new(|state| state.stale = true));
@@ -124,26 +124,26 @@ impl Thread {
     fn send(&self, command: Command) {
         let sent = lock(&self.commands).send(command);
         if sent.is_ok() {
-            // A full pipe wakes it as well.
+            // When the pipe is full, the thread wakes anyway.
             drop((&self.wake).write(&[1]));
         }
     }
 }
 
-/// A tenant whose jail runs.
+/// The measurement of a tenant whose jail runs.
 #[derive(Debug)]
 struct TenantSampler {
     entry: RosterEntry,
     gauge: Gauge,
-    /// At the last sample.
+    /// The time and the reading of the last sample.
     sampled: (Instant, Reading),
-    /// At the last fault.
+    /// The reading up to which faults are counted.
     seen: Reading,
-    /// At the last live look.
+    /// The time and the reading of the last live query.
     looked: Option<(Instant, Reading)>,
 }
 
-/// Faults that the history does not have yet.
+/// Faults that are not in the history yet.
 #[derive(Debug)]
 struct Pending {
     at: Moment,
@@ -152,7 +152,7 @@ struct Pending {
     count: u64,
 }
 
-/// What the thread works with.
+/// The state of the thread.
 #[derive(Debug)]
 pub(crate) struct RecorderState {
     sources: Sources,
@@ -163,22 +163,22 @@ pub(crate) struct RecorderState {
     meter: Option<Meter>,
     live: BTreeMap<TenantName, TenantSampler>,
     disks: BTreeMap<TenantName, DiskFact>,
-    /// Faults that were heard of since the last sample.
+    /// Faults since the last sample.
     pending: Vec<Pending>,
     incidents: Incidents,
     audits: AuditLog,
     changes: Changes,
     watched: BTreeMap<Watched, TenantName>,
-    /// The warden tells what happens on this connection.
+    /// The connection on which the warden sends events.
     told: Option<(UnixStream, Incoming)>,
     told_at: Instant,
     next: Instant,
-    /// Jails have come or gone since the roster was read.
+    /// Jails have started or ended since the last read of the roster.
     stale: bool,
     refreshed: Instant,
-    /// When the last sample was, and what it saw over how many seconds.
+    /// The time of the last sample, and what it measured over how many seconds.
     last: Option<(Instant, Span)>,
-    /// What the machine's processors had worked at the last sample.
+    /// The busy time of the machine's processors at the last sample, in microseconds.
     busy: u64,
     pressed: BTreeMap<Resource, Instant>,
     complained: Option<Instant>,
@@ -187,7 +187,7 @@ pub(crate) struct RecorderState {
 /// Takes the events that have arrived.
 ///
 /// # Errors
-/// When what has arrived cannot be read. The connection is of no use then.
+/// When the bytes that have arrived cannot be read. The connection is unusable then.
 fn take_events(incoming: &mut Incoming, events: &mut Vec<WardenEvent>) -> Result<(), TransportError> {
     while let Some((reply, _)) = incoming.take::<WardenReply>()? {
         if let WardenReply::Event(event) = reply {
@@ -198,7 +198,7 @@ fn take_events(incoming: &mut Incoming, events: &mut Vec<WardenEvent>) -> Result
 }
 
 fn now() -> Moment {
-    // Before 1970 a clock is not set at all.
+    // A clock before 1970 is not set. It counts as 0.
     Moment(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
@@ -253,11 +253,11 @@ impl RecorderState {
                 self.count_changed_groups();
             }
             if self.stale && self.refreshed.elapsed() >= REFRESH_TIME {
-                // Without the warden it stays stale.
+                // Without the warden the state stays stale, and the next round tries again.
                 drop(self.refresh());
             }
             if Instant::now() >= self.next {
-                // A machine that slept makes up for nothing.
+                // After a suspension of the machine, missed samples are not made up.
                 self.next = (self.next + PERIOD).max(Instant::now());
                 self.sample();
             }
@@ -280,7 +280,7 @@ impl RecorderState {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(60),
             tv_nsec: i64::from(time.subsec_nanos()),
         };
-        // Nothing here can fail but by a signal, which ends the wait as well.
+        // Only a signal can make this call fail, and a signal ends the wait as well.
         rustix::event::poll(&mut fds, Some(&time)).ok();
         let heard = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
         (heard(2), heard(1))
@@ -310,7 +310,7 @@ impl RecorderState {
         }
     }
 
-    /// Tells that there is no history, from time to time.
+    /// Warns that there is no history, at most once in [`COMPLAINT_TIME`].
     fn complain(&mut self) {
         let due = self.complained.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME);
         if let (Err(message), true) = (&self.history, due) {
@@ -319,7 +319,7 @@ impl RecorderState {
         }
     }
 
-    /// Asks the warden, over a connection of this thread's own.
+    /// Sends a request to the warden over a connection of this thread's own.
     fn ask(&self, request: &WardenRequest) -> io::Result<WardenReply> {
         let stream = warden_link::connect(&self.socket)?;
         stream.set_write_timeout(Some(time_limits::ANSWER))?;
@@ -345,7 +345,7 @@ impl RecorderState {
         }
     }
 
-    /// Hears what the warden tells.
+    /// Receives the events of the warden and acts on them.
     fn receive_events(&mut self) {
         let mut events = Vec::new();
         let mut gone = false;
@@ -357,7 +357,7 @@ impl RecorderState {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => gone = true,
                 }
-                // An event of a newer warden may be unreadable. The connection is made anew then.
+                // An event of a newer warden may be unreadable. Then the connection is closed and made again.
                 gone |= take_events(incoming, &mut events).is_err();
                 if gone || events.is_empty() || events.len() > 1000 {
                     break;
@@ -369,7 +369,8 @@ impl RecorderState {
         }
         if gone {
             self.told = None;
-            // Not at once: to connect is to start the warden again, which somebody may just be stopping.
+            // Wait before the next connection: a connection starts the warden again, and an operator may just be
+            // stopping it.
             self.told_at = Instant::now() + RETRY_TIME;
         }
         for event in events {
@@ -393,7 +394,7 @@ impl RecorderState {
         }
     }
 
-    /// Takes note of which jails run, and watches those that are new.
+    /// Reads the roster: forgets jails that no longer run, and watches jails that are new.
     fn refresh(&mut self) -> io::Result<()> {
         self.refreshed = Instant::now();
         let WardenReply::Roster(roster) = self.ask(&WardenRequest::Roster)? else {
@@ -406,7 +407,7 @@ impl RecorderState {
             self.meter = Some(Meter::new(&facts)?);
         }
         let Some(meter) = &self.meter else { return Ok(()) };
-        // A jail that was started anew has another init, and counts from zero.
+        // A restarted jail has another init, and its counters start from zero.
         self.live.retain(|tenant, live| roster.get(tenant).is_some_and(|entry| entry.pid == live.entry.pid));
         for (tenant, entry) in roster {
             if entry.pid.is_none() || self.live.contains_key(&tenant) {
@@ -417,7 +418,7 @@ impl RecorderState {
                     self.watched.insert(watched, tenant.clone());
                 }
             }
-            // What was used before the first look is not known to be of this minute.
+            // Usage before the first reading may be older than this minute, so it is not counted.
             let gauge = meter.gauge(&entry.cgroups);
             let reading = meter.read(&gauge);
             let live =
@@ -428,7 +429,7 @@ impl RecorderState {
         self.watched.retain(|_, tenant| live.contains_key(tenant));
         self.stale = false;
         if self.history.is_err() {
-            // The warden makes the directory for it, and may have come later than we did.
+            // The warden makes the directory of the history, and it may have started later than this program.
             self.open_history();
         }
         Ok(())
@@ -453,14 +454,15 @@ impl RecorderState {
         }
     }
 
-    /// A limit was hit.
+    /// Records that a limit was hit `count` times.
     fn fault(&mut self, tenant: &TenantName, limit: LimitKey, count: u64) {
         let at = now();
         match self.pending.iter_mut().find(|fault| fault.tenant == *tenant && fault.limit == limit) {
             Some(fault) => fault.count = fault.count.saturating_add(count),
             None => self.pending.push(Pending { at, tenant: tenant.clone(), limit, count }),
         }
-        // Reclaim at `memory_high` and a full quantum of processor time are the limit at work, minute by minute.
+        // Reclaim at `memory_high` and processor throttling are the normal effect of those limits and happen every
+        // minute. They are counted, but they make no incident.
         if !matches!(limit, LimitKey::Cpu | LimitKey::MemoryHigh) {
             self.incident(tenant, IncidentKind::Limit(limit), count);
         }
@@ -478,22 +480,22 @@ impl RecorderState {
             incident.id =
                 self.history.as_mut().ok().and_then(|history| history.begin_incident(incident).ok()).unwrap_or(0);
         } else if let Ok(history) = &mut self.history {
-            // Stored again with the next sample, should this fail.
+            // If this fails, the next sample stores the incident again.
             drop(history.update_incident(incident));
         }
     }
 
-    /// Adds an audit to the log of audits.
+    /// Appends an audit to the audit log.
     pub(crate) fn log_audit(&mut self, report: &AuditReport) -> io::Result<Head> {
         self.audits.add(report, now(), &audit_log::host_name())
     }
 
-    /// Looks through the log of audits.
+    /// Verifies the audit log.
     pub(crate) fn verify_audits(&self, expected: Option<Head>) -> io::Result<Looked> {
         self.audits.look(expected)
     }
 
-    /// Forgets a tenant whose data is gone.
+    /// Forgets a tenant whose data was purged.
     pub(crate) fn forget(&mut self, tenant: &TenantName) -> Result<(), Failure> {
         self.disks.remove(tenant);
         self.pending.retain(|fault| fault.tenant != *tenant);
@@ -501,7 +503,7 @@ impl RecorderState {
         self.history()?.forget(tenant).map_err(|error| Failure::new(ExitStatus::Failed, &error))
     }
 
-    /// The history, for whoever asks.
+    /// The open history, or the reason why there is none.
     pub(crate) fn history(&mut self) -> Result<&mut History, Failure> {
         self.history
             .as_mut()
