@@ -1,7 +1,8 @@
-//! Sessions: which door is open, who becomes whom inside, in which environment, and what may cross.
+//! The checks of a session: whether the door is open, which user it has inside, its environment, and which descriptors
+//! may cross.
 //!
-//! Danger: a descriptor of the host that reaches a jail is a way out. Pipes alone cross: a directory could be walked up, a
-//! terminal typed into, a socket keeps the network it was made in, a file could be read back.
+//! Danger: a descriptor of the host inside a jail is a way out. Only pipes may cross. A process could walk up from a
+//! directory, type into a terminal, use the network that a socket was made in, and read a file back.
 
 use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::control::{Exec, Login};
@@ -15,32 +16,32 @@ use std::os::fd::OwnedFd;
 /// The most variables that a client may add to a session's environment, and the most bytes in them.
 const MAX_ENV: usize = 256;
 const MAX_ENV_BYTES: usize = 64 << 10;
-/// The longest text of a public key that is taken: one of RSA with 16384 bits has 2,800 bytes.
+/// The longest public key text that is accepted, in bytes. An RSA key of 16384 bits has 2,800 bytes.
 const MAX_KEY: usize = 8 << 10;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The login shell of everybody inside.
+/// The login shell of every user inside.
 const SHELL: &str = "/bin/bash";
-/// What serves `sftp`, as Debian has it (the package openssh-sftp-server): inside, never on the host.
+/// The SFTP server at Debian's path (package openssh-sftp-server). It runs inside the jail, never on the host.
 const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
-/// The user and group id of the login user inside every jail.
+/// The user id and group id of the login user inside every jail.
 pub(crate) const LOGIN_ID: u32 = bailiwick_plan::seed::LOGIN_ID;
 
 fn refused(message: impl Into<String>) -> Failure {
     Failure::of(ExitStatus::Refused, message)
 }
 
-/// What is told to whoever comes, and to whoever is in.
+/// The refusal for clients of a suspended tenant, and the notice for sessions that it still has.
 pub(crate) fn suspended(tenant: &TenantName, reason: Option<&str>) -> Refusal {
     Refusal::Suspended { tenant: tenant.clone(), why: reason.map(str::to_owned) }
 }
 
-/// What a login through sshd is: its login user's shell, or the one program that `sftp` needs.
+/// The session for a login through sshd: the login user's shell, or the SFTP server.
 pub(crate) fn of_login(tenant: &Tenant, login: &Login) -> Result<Exec, Failure> {
     let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
     let argv = match (login.door, &login.command) {
         (Door::Ssh, None) => Vec::new(),
         (Door::Ssh, Some(command)) => vec![text(SHELL)?, text("-c")?, command.clone()],
-        // Where nothing can be written the client hears so in words (`sftp-server(8)`); that it cannot is for the mounts.
+        // `-R` tells the client that nothing can be written (`sftp-server(8)`). The read-only mounts enforce it.
         (Door::Sftp, _) if tenant.access() == Some(Access::ReadOnly) => vec![text(SFTP_SERVER)?, text("-R")?],
         (Door::Sftp, _) => vec![text(SFTP_SERVER)?],
         (door, _) => {
@@ -59,7 +60,8 @@ pub(crate) fn of_login(tenant: &Tenant, login: &Login) -> Result<Exec, Failure> 
     })
 }
 
-/// What the login shell says of the client goes into the log: an address is one, and a key is of the letters of one.
+/// Checks what the login shell says of the client, because it goes into the log: the source must be an IP address, and
+/// the key must have only the characters of a public key.
 pub(crate) fn check_client(source: Option<&str>, key: Option<&str>) -> Result<(), Failure> {
     if let Some(source) = source.filter(|source| source.parse::<IpAddr>().is_err()) {
         return Err(Failure::of(ExitStatus::Invalid, format!("{source:?} is no address of a client")));
@@ -71,13 +73,13 @@ pub(crate) fn check_client(source: Option<&str>, key: Option<&str>) -> Result<()
     }
 }
 
-/// What is run, for people: words with blanks between them, cut short. `None` for a login shell.
+/// The command as text for people: words separated by spaces, cut to the length of a record. `None` for a login shell.
 pub(crate) fn in_words(exec: &Exec) -> Option<String> {
     let words: Vec<_> = exec.argv.iter().map(|word| word.as_os_str().to_string_lossy()).collect();
     (!exec.argv.is_empty()).then(|| short(words.join(" ")))
 }
 
-/// No more of it than a record keeps.
+/// Cuts a text to the length that a record keeps.
 pub(crate) fn short(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(MAX_COMMAND));
     text
@@ -96,7 +98,7 @@ pub(crate) fn check_open(tenant: &Tenant, door: Door) -> Result<(), Failure> {
     Err(refused(format!("the door \"{door}\" of \"{}\" is closed: `doors` in its plan or file", tenant.name)))
 }
 
-/// Checks that the door is open and makes the request to init.
+/// Checks that the door is open, and makes the request to init.
 pub(crate) fn admit(tenant: &Tenant, door: Door, exec: &Exec, streams: &[OwnedFd]) -> Result<Spawn, Failure> {
     check_open(tenant, door)?;
     check_streams(exec, streams)?;
@@ -104,7 +106,7 @@ pub(crate) fn admit(tenant: &Tenant, door: Door, exec: &Exec, streams: &[OwnedFd
     let env = environment(tenant, &user, &name, exec)?;
     let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
     let (argv, arg0) = if exec.argv.is_empty() {
-        // A login shell is told so by a dash before its name.
+        // A dash before the name tells a shell that it is a login shell.
         (vec![text(SHELL)?], Some(text("-bash")?))
     } else {
         (exec.argv.clone(), None)
@@ -112,8 +114,8 @@ pub(crate) fn admit(tenant: &Tenant, door: Door, exec: &Exec, streams: &[OwnedFd
     Ok(Spawn { user, argv, arg0, env, cwd: exec.cwd.clone(), terminal: exec.terminal })
 }
 
-/// A pipe without a name, and that end of it by which the jail can do nothing but what the stream is for. A FIFO has a name on the
-/// host, and leads to whoever opens it; what can only be named (`O_PATH`) or goes both ways is no end.
+/// Checks that each stream is an end of an unnamed pipe, in the right direction. A FIFO has a name on the host, and
+/// leads to any process that opens it. A descriptor with `O_PATH`, or one open for both directions, is refused.
 fn check_streams(exec: &Exec, streams: &[OwnedFd]) -> Result<(), Failure> {
     let wanted: &[Direction] =
         if exec.terminal.is_some() { &[] } else { &[Direction::Reading, Direction::Writing, Direction::Writing] };
@@ -129,7 +131,7 @@ fn check_streams(exec: &Exec, streams: &[OwnedFd]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Who runs it inside. Names are those of the policy, never those of a file of the tenant's; numbers are exact.
+/// The user inside. Names come from the policy, never from a file of the tenant. Numbers must be exact.
 pub(crate) fn user(tenant: &Tenant, wanted: Option<&str>) -> Result<(JailUser, String), Failure> {
     let login = tenant.login.user.as_str();
     let root = || (JailUser { uid: 0, gid: 0, home: "/root".into() }, "root".to_owned());
@@ -151,7 +153,7 @@ pub(crate) fn user(tenant: &Tenant, wanted: Option<&str>) -> Result<(JailUser, S
     }
 }
 
-/// A clean environment, and what the client added to it.
+/// A clean environment, with the client's variables added.
 fn environment(tenant: &Tenant, user: &JailUser, name: &str, exec: &Exec) -> Result<Vec<(Bytes, Bytes)>, Failure> {
     let bytes: usize = exec.env.iter().map(|(key, value)| key.as_bytes().len() + value.as_bytes().len()).sum();
     if exec.env.len() > MAX_ENV || bytes > MAX_ENV_BYTES {
@@ -170,7 +172,7 @@ fn environment(tenant: &Tenant, user: &JailUser, name: &str, exec: &Exec) -> Res
     if exec.terminal.is_some() {
         base.push(("TERM", "xterm"));
     }
-    // The plan makes these directories for those whom doors let in by name.
+    // The plan makes these directories only for root and the login user.
     let runtime_dir = format!("/run/user/{}", user.uid);
     if [0, LOGIN_ID].contains(&user.uid) {
         base.push(("XDG_RUNTIME_DIR", &runtime_dir));
@@ -280,7 +282,7 @@ mod tests {
         };
         assert_eq!(argv(&login(Door::Ssh, None)), [""; 0]);
         assert_eq!(argv(&login(Door::Ssh, Some("-x; id"))), ["/bin/bash", "-c", "-x; id"]);
-        // What the client says that it wants to run is not asked for.
+        // The command that the client sends for `sftp` is ignored.
         assert_eq!(argv(&login(Door::Sftp, Some("rm -r /"))), ["/usr/lib/openssh/sftp-server"]);
         for door in [Door::Exec, Door::Ftp, Door::Cron, Door::Socket] {
             assert_eq!(of_login(&tenant, &login(door, None)).expect_err("no login").status, ExitStatus::Invalid);

@@ -1,7 +1,7 @@
-//! Entries: who is let into a jail by which door, who is in, and who must leave.
+//! Opens sessions: checks who may enter a jail by which door, counts the session, and hands it to init.
 //!
-//! Danger: this is the only way into a jail. Whoever is let in was named by the kernel or by the policy, the door is open, and
-//! the session is counted before init hears of it.
+//! Danger: this is the only way into a jail. Before init gets a request, the kernel or the policy must have named the
+//! user, the door must be open, and the session must be counted.
 
 use crate::door;
 use crate::init_client::{self, InitClient, InitError};
@@ -22,10 +22,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tracing::{info, warn};
 
-/// The longest name of a user inside.
+/// The longest name of a user inside a jail, in bytes.
 const MAX_USER: usize = 32;
 
-/// Lets sessions in, by every door but FTP.
+/// Opens sessions by every door except FTP.
 #[derive(Debug)]
 pub(crate) struct SessionEntry {
     tenants: Arc<Tenants>,
@@ -46,7 +46,7 @@ impl SessionEntry {
         Self { tenants, inits, sessions, failures, refusals }
     }
 
-    /// Lets an operator's session in: the client's end of its channel, and the value that counts it.
+    /// Opens an operator's session. Returns the client's end of its channel, and the guard that counts the session.
     pub(crate) async fn exec(
         &self,
         permission: OperatorPermission,
@@ -61,7 +61,7 @@ impl SessionEntry {
         entered.await.inspect_err(|failure| self.refusals.log(&client, &exec.tenant, failure))
     }
 
-    /// Lets a tenant's own host user in.
+    /// Opens a session for a tenant's own host user.
     pub(crate) async fn login(
         &self,
         own: &TenantPermission,
@@ -89,7 +89,7 @@ impl SessionEntry {
         Err(Failure::of(ExitStatus::Refused, message))
     }
 
-    /// Counts an operator's session that an earlier daemon let in.
+    /// Counts an operator's session that an earlier daemon opened.
     pub(crate) fn resume(
         &self,
         permission: OperatorPermission,
@@ -103,7 +103,7 @@ impl SessionEntry {
         self.resume_record(SessionRecord { uid: permission.uid, pid, source: None, key: None, ..record }, &user)
     }
 
-    /// The same of a tenant's own host user.
+    /// Counts a session of a tenant's host user that an earlier daemon opened.
     pub(crate) fn resume_login(
         &self,
         own: &TenantPermission,
@@ -115,23 +115,24 @@ impl SessionEntry {
         if record.tenant != own.tenant || !matches!(record.door, Door::Ssh | Door::Sftp) {
             return Err(Failure::of(ExitStatus::Refused, format!("no user of \"{}\" is in so", own.tenant)));
         }
-        // It logs in as one user and no other.
+        // A host user logs in only as the login user of its tenant.
         let login =
             self.tenants.policy.loaded().policy.tenants.get(&own.tenant).map(|tenant| tenant.login.user.to_string());
         let user = login.unwrap_or_else(|| record.user.clone());
         self.resume_record(SessionRecord { uid: own.uid, pid, ..record }, &user)
     }
 
-    /// Counts a session of which its client tells. What can be told from elsewhere is not taken from it, and what cannot is made harmless.
+    /// Counts a session that its client describes. Facts that can be had elsewhere are not taken from the client. The
+    /// others are checked or bounded.
     fn resume_record(&self, record: SessionRecord, user: &str) -> Result<SessionGuard, Failure> {
-        // The policy may have had it when the session began, and not any more.
+        // The policy may have named this user when the session began, and no longer name it now.
         if user.is_empty()
             || user.len() > MAX_USER
             || !user.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         {
             return Err(Failure::of(ExitStatus::Invalid, "this is no name of a user"));
         }
-        // It is not older than its client, and has begun.
+        // The start lies between the start of the client process and now.
         let now = Moment(crate::sessions::now());
         let born =
             proc::age(record.pid).map_or(now, |age| Moment(now.0.saturating_sub(age.as_secs().saturating_add(1))));
@@ -140,7 +141,7 @@ impl SessionEntry {
         self.sessions.resume(SessionRecord { user: user.to_owned(), since, command, ..record })
     }
 
-    /// Lets a timer in, which this program is the client of. `command` is what is shown of it.
+    /// Opens a session for a timer; this program is its client. `command` is the text that lists show.
     pub(crate) async fn enter_by_timer(
         &self,
         tenant: &TenantName,
@@ -156,7 +157,7 @@ impl SessionEntry {
         enter.await.inspect_err(|failure| self.refusals.log(&client, tenant, failure))
     }
 
-    /// Whether the init of a tenant lets a timer in: it is greeted before the timer takes a place of anybody's.
+    /// Connects to the init of a tenant for a timer, before the timer takes a session's place.
     pub(crate) async fn greet_for_timer(&self, tenant: &TenantName) -> Result<InitClient, Failure> {
         let greet = async {
             let tenant = self.tenants.policy.declared(tenant)?;
@@ -170,7 +171,7 @@ impl SessionEntry {
         greet.await.inspect_err(|failure| self.refusals.log(&by_timer(), tenant, failure))
     }
 
-    /// Refuses at once whom an operator has frozen: its init would be waited for in vain.
+    /// Refuses a frozen tenant at once, because its init cannot answer.
     async fn check_awake(&self, name: &TenantName) -> Result<(), Failure> {
         if self.tenants.was_frozen(name) && self.tenants.is_frozen(name).await {
             return Err(Refusal::Frozen { tenant: name.clone() }.into());
@@ -208,7 +209,7 @@ impl SessionEntry {
         };
         let mut counted = self.sessions.enter(tenant, request)?;
         let user = spawn.user.uid;
-        // What runs at its time is nobody who could help the tenant.
+        // A timer cannot help the tenant out of its limits, so it gets no allowance.
         let reached = if door == Door::Cron { Vec::new() } else { self.reached(tenant).await };
         let given = if reached.is_empty() { None } else { Some(self.rescue(name).await) };
         let opened = self.session(tenant, init, spawn, streams).await;
@@ -238,14 +239,14 @@ impl SessionEntry {
         Ok((channel, counted))
     }
 
-    /// The limits that would keep a session from being begun, or of use.
+    /// The limits that would keep a session from starting or from being useful.
     async fn reached(&self, tenant: &Tenant) -> Vec<LimitKey> {
         let limits = &tenant.settings.limits;
         let Some(meter) = self.tenants.warden.meter().await else { return Vec::new() };
         let known = self.tenants.warden.known().get(&tenant.name).map(|known| known.cgroups.clone());
         let cgroups = match known.filter(|cgroups| !cgroups.is_empty()) {
             Some(cgroups) => cgroups,
-            // It may have been down when it was asked about.
+            // The jail may have been down when its entry was last read.
             None => match self.tenants.warden.entry(&tenant.name).await {
                 Ok(Some(entry)) => entry.cgroups,
                 _ => return Vec::new(),
@@ -254,7 +255,8 @@ impl SessionEntry {
         meter.room(&cgroups, rescue::enough_memory(limits)).reached(limits)
     }
 
-    /// Has the next session of a tenant begin on the reserve. Where it cannot it begins like any other.
+    /// Has the next session of a tenant begin on the emergency session's allowance. If that fails, it begins like any
+    /// other.
     async fn rescue(&self, name: &TenantName) -> Result<(), Failure> {
         let given = self.tenants.warden.ask(&WardenRequest::Rescue { tenant: name.clone() }).await;
         match &given {
@@ -272,7 +274,7 @@ impl SessionEntry {
         if let Some((socket, ids)) = self.tenants.init_of(tenant).await {
             drop(self.inits.talk(&tenant.name, init_client::wait_for(&socket, ids)).await);
         }
-        // Where this fails the warden does it by itself, some seconds later.
+        // If this fails, the warden ends the allowance by itself some seconds later.
         if let Err(failure) = self.tenants.warden.ask(&WardenRequest::Rescued { tenant: tenant.name.clone() }).await {
             warn!(target: "bailiwick::event", tenant = %tenant.name, event = "rescue-not-over", "{failure}");
         }
@@ -292,7 +294,7 @@ impl SessionEntry {
         self.inits.talk(&tenant.name, init_client::open(init, spawn, streams)).await
     }
 
-    /// Why a session could not be opened, in the operator's words.
+    /// Says in the operator's words why a session could not be opened.
     async fn explain(&self, tenant: &Tenant, error: InitError) -> Failure {
         let name = &tenant.name;
         let is_frozen = matches!(error, InitError::Silent) && self.tenants.is_frozen(name).await;
@@ -332,7 +334,7 @@ mod tests {
         let ids = services.host().ids.range(0).expect("a range");
         let entry = RosterEntry { pid: Some(1), frozen: true, ..crate::directory::entry_of(ids) };
         services.tenants.warden.known().put(&alice, &entry);
-        // One that listens and never answers, as it is when it does not run.
+        // This init listens and never answers, as a frozen one.
         let socket = services.tenants.init_socket(&alice, Access::ReadWrite);
         std::fs::create_dir_all(socket.parent().expect("a directory")).expect("makes");
         let _init = tokio::net::UnixListener::bind(socket).expect("binds");

@@ -1,9 +1,9 @@
-//! Who is in: how many sessions each tenant has, may have, had at most, and was refused; and each session, for as long as its
-//! client is connected and its jail is there.
+//! Counts sessions: how many each tenant has, may have, had at most, and was refused. Lists each session for as long as
+//! its client is connected and its jail exists.
 //!
-//! Danger: this is the only place where the limit `sessions` holds. The kernel has no word on it, so what is not counted
-//! here is not limited. What was let in by an earlier daemon is counted from when its client comes back, which it does at
-//! once; of who it is only what the kernel says of the client is believed.
+//! Danger: only this module enforces the limit `sessions`. The kernel does not, so a session that is not counted here
+//! is not limited. A session that an earlier daemon opened is counted again when its client reconnects, which the
+//! client does at once. The identity of such a client comes only from its kernel peer credentials.
 
 use crate::sync::lock;
 use bailiwick_policy::Tenant;
@@ -16,16 +16,16 @@ use tracing::info;
 
 #[derive(Debug, Default)]
 struct Tally {
-    /// Of all doors but the operator's.
+    /// Sessions by all doors except the operator's (`exec`).
     count: SessionCount,
-    /// Refusals that the history does not have yet.
+    /// Refusals that are not in the history yet.
     fresh: u64,
-    /// By each door alone.
+    /// Sessions by each door.
     by: BTreeMap<Door, SessionCount>,
 }
 
 impl Tally {
-    /// Where one by a door is counted.
+    /// The counters that a session by this door belongs to.
     fn counts(&mut self, door: Door) -> impl Iterator<Item = &mut SessionCount> {
         let own = (door != Door::Exec).then_some(&mut self.count);
         own.into_iter().chain([self.by.entry(door).or_default()])
@@ -35,7 +35,7 @@ impl Tally {
         self.by.get(&Door::Exec).copied().unwrap_or_default()
     }
 
-    /// Everybody who is in.
+    /// All sessions, including the operator's.
     fn all(&self) -> u64 {
         self.count.now + self.by_operator().now
     }
@@ -53,9 +53,9 @@ impl Tally {
 #[derive(Debug)]
 struct Open {
     record: SessionRecord,
-    /// Whether it has begun: before that nobody knows in which jail it will be.
+    /// Whether the session has begun. Before that, it is not known which jail it will be in.
     has_begun: bool,
-    /// Takes the reason why its client is to end it.
+    /// Sends the client the reason why it must end the session.
     end: Sender<String>,
 }
 
@@ -65,39 +65,39 @@ struct State {
     open: BTreeMap<SessionId, Open>,
 }
 
-/// The sessions whose client is still connected and whose jail is there.
+/// The sessions whose client is connected and whose jail exists.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     state: Mutex<State>,
 }
 
-/// Who comes in.
+/// A request to open a session.
 #[derive(Debug)]
 pub(crate) struct SessionRequest {
     pub(crate) door: Door,
-    /// Who runs it inside.
+    /// The user inside the jail.
     pub(crate) user: String,
     pub(crate) source: Option<String>,
     pub(crate) key: Option<String>,
     pub(crate) command: Option<String>,
-    /// The host's user at the client's end, and its process.
+    /// The user and the process of the client on the host.
     pub(crate) uid: u32,
     pub(crate) pid: u32,
-    /// How many of the same user may be in by the same door, where it is limited so.
+    /// The most sessions of the same user by the same door; `None` for no such limit.
     pub(crate) most: Option<u64>,
 }
 
-/// A session that is counted for as long as this value lives, or until its jail is gone.
+/// A session that is counted until this value is dropped or its jail is gone.
 #[derive(Debug)]
 pub(crate) struct SessionGuard {
     sessions: Arc<Sessions>,
     record: SessionRecord,
-    /// Gives the reason why the client is to end it.
+    /// Receives the reason why the client must end the session.
     end: Receiver<String>,
-    /// Whether it was entered in the log.
+    /// Whether the log has an entry that the session was opened.
     logged: bool,
     status: Option<u8>,
-    /// What its client is to be told.
+    /// The notice for the client.
     notice: Option<String>,
 }
 
@@ -106,7 +106,7 @@ impl Sessions {
         lock(&self.state)
     }
 
-    /// Counts one more, or refuses it.
+    /// Counts one more session, or refuses it.
     pub(crate) fn enter(self: &Arc<Self>, tenant: &Tenant, request: SessionRequest) -> Result<SessionGuard, Failure> {
         let mut state = self.state();
         let id = loop {
@@ -128,12 +128,12 @@ impl Sessions {
         }
         let limits = &tenant.settings.limits;
         let by = by.entry(door).or_default();
-        // What an operator does takes no place of the tenant's, and the tenant can take none of an operator's.
+        // An operator's session takes no place of the tenant, and a tenant's session takes no place of the operator.
         let all = if door == Door::Exec { *by } else { *count };
         let mut notice = None;
         let mut full =
             limits.sessions.value().filter(|most| all.now >= *most).map(|most| (all.now, LimitKey::Sessions, most));
-        // Who has used up its places still comes in, by one more, to see to that.
+        // At the limit, one more session by `ssh` or `sftp` is still let in, so the tenant can end others.
         if let Some((now, _, most)) =
             full.take_if(|(now, _, most)| *now == *most && matches!(door, Door::Ssh | Door::Sftp))
         {
@@ -158,7 +158,7 @@ impl Sessions {
         Ok(counted)
     }
 
-    /// Counts a session that an earlier daemon let in. It is in: that it is one too many is no reason to end it.
+    /// Counts a session that an earlier daemon opened. It is counted even above the limit, because it already runs.
     pub(crate) fn resume(self: &Arc<Self>, record: SessionRecord) -> Result<SessionGuard, Failure> {
         let mut state = self.state();
         if state.open.contains_key(&record.id) {
@@ -179,7 +179,7 @@ impl Sessions {
         SessionGuard { sessions: Arc::clone(self), record, end, logged: false, status: None, notice: None }
     }
 
-    /// Those of a choice, by tenant, the oldest first.
+    /// The records that `choice` accepts, sorted by tenant, oldest first.
     pub(crate) fn chosen(&self, choice: impl Fn(&SessionRecord) -> bool) -> Vec<SessionRecord> {
         let state = self.state();
         let mut all: Vec<_> = state.open.values().map(|open| &open.record).filter(|record| choice(record)).collect();
@@ -187,17 +187,16 @@ impl Sessions {
         all.into_iter().cloned().collect()
     }
 
-    /// Has the client of a session end it. Nothing happens when it has ended.
+    /// Asks the client of a session to end it. Does nothing for a session that has ended.
     pub(crate) fn end(&self, id: SessionId, reason: &str) {
         if let Some(open) = self.state().open.get(&id) {
-            // A connection that is just going takes its session with it.
-            // One reason is enough: a client that has not read the first needs no second.
+            // A failure is harmless: a connection that just closes ends its session, and one pending reason is enough.
             open.end.try_send(reason.to_owned()).ok();
         }
     }
 
-    /// Counts those no longer that have begun in jails that are gone, whatever their clients still do. The caller must see to it that
-    /// no such tenant has another jail meanwhile.
+    /// Stops counting the sessions that began in jails that are gone, whatever their clients do. The caller must ensure
+    /// that no such tenant gets another jail meanwhile.
     pub(crate) fn jails_gone(&self, is_gone: impl Fn(&TenantName) -> bool) {
         let mut state = self.state();
         let State { tallies, open } = &mut *state;
@@ -208,14 +207,14 @@ impl Sessions {
         }
     }
 
-    /// Those that have begun in the jail that a tenant has now.
+    /// The sessions that have begun in the current jail of a tenant.
     pub(crate) fn begun_in(&self, tenant: &TenantName) -> Vec<SessionId> {
         let state = self.state();
         let begun = state.open.iter().filter(|(_, open)| open.has_begun && open.record.tenant == *tenant);
         begun.map(|(id, _)| *id).collect()
     }
 
-    /// Counts these no longer, whatever their clients still do: the jail that they began in is gone.
+    /// Stops counting these sessions, whatever their clients do: the jail that they began in is gone.
     pub(crate) fn jail_gone(&self, begun: &[SessionId]) {
         let mut state = self.state();
         for id in begun {
@@ -226,39 +225,40 @@ impl Sessions {
         }
     }
 
-    /// Everybody who is in a tenant's jail.
+    /// The number of all sessions in a tenant's jail.
     pub(crate) fn inside(&self, tenant: &TenantName) -> u64 {
         self.state().tallies.get(tenant).map_or(0, Tally::all)
     }
 
-    /// Of one tenant, as its limit `sessions` has them: those of its own doors, or the operator's, whichever are more.
+    /// The count that the limit `sessions` of a tenant compares: of the tenant's own doors or of the operator's,
+    /// whichever is larger.
     pub(crate) fn of(&self, tenant: &TenantName) -> SessionCount {
         self.state().tallies.get(tenant).map(Tally::nearer).unwrap_or_default()
     }
 
-    /// The same by each door.
+    /// The counts by each door.
     pub(crate) fn by_door(&self, tenant: &TenantName) -> BTreeMap<Door, SessionCount> {
         self.state().tallies.get(tenant).map(|tally| tally.by.clone()).unwrap_or_default()
     }
 
-    /// Sessions now, by tenant.
+    /// The current number of sessions by tenant.
     pub(crate) fn now(&self) -> BTreeMap<TenantName, u64> {
         self.state().tallies.iter().map(|(tenant, tally)| (tenant.clone(), tally.all())).collect()
     }
 
-    /// Sessions now, of everybody.
+    /// The current number of all sessions.
     pub(crate) fn total(&self) -> u64 {
         self.state().tallies.values().map(Tally::all).sum()
     }
 
-    /// How many were refused since this was asked last.
+    /// The number of refusals by tenant since the last call.
     pub(crate) fn take_refused(&self) -> BTreeMap<TenantName, u64> {
         let mut state = self.state();
         let fresh = state.tallies.iter_mut().filter(|(_, tally)| tally.fresh > 0);
         fresh.map(|(tenant, tally)| (tenant.clone(), std::mem::take(&mut tally.fresh))).collect()
     }
 
-    /// Of a tenant whose data is gone.
+    /// Forgets a tenant whose data was purged, unless it still has sessions.
     pub(crate) fn forget(&self, tenant: &TenantName) {
         let tallies = &mut self.state().tallies;
         if tallies.get(tenant).is_some_and(|tally| tally.all() == 0) {
@@ -272,7 +272,7 @@ impl SessionGuard {
         &self.record
     }
 
-    /// What the person at the other end should know.
+    /// The notice for the person at the client's end.
     pub(crate) fn notice(&self) -> Option<&str> {
         self.notice.as_deref()
     }
@@ -288,7 +288,7 @@ impl SessionGuard {
         }
     }
 
-    /// Enters it in the log: it is open.
+    /// Marks the session as begun and logs that it is open.
     pub(crate) fn opened(&mut self, user: u32) {
         let sessions = Arc::clone(&self.sessions);
         self.has_begun(&mut sessions.state());
@@ -297,21 +297,21 @@ impl SessionGuard {
         info!(target: "bailiwick::event", tenant = %tenant, event = "session-opened", session = %id, door = %door, login, uid, user, source, "user {uid} enters {tenant} as {user}");
     }
 
-    /// The reason why the client is to end it, once there is one.
+    /// Waits for the reason why the client must end the session.
     pub(crate) async fn end(&mut self) -> String {
         match self.end.recv().await {
             Some(reason) => reason,
-            // Nobody can ask for it any more.
+            // The sender is gone, so no reason can come.
             None => std::future::pending().await,
         }
     }
 
-    /// It has ended by itself.
+    /// Records that the session has ended by itself, with an exit status.
     pub(crate) fn ended(mut self, status: u8) {
         self.status = Some(status);
     }
 
-    /// Counts no longer without the session having ended: the daemon ends.
+    /// Stops counting without the end of the session, because the daemon ends.
     pub(crate) fn leave(self) {
         std::mem::forget(self);
     }
@@ -322,7 +322,7 @@ impl Drop for SessionGuard {
         {
             let mut state = self.sessions.state();
             if state.open.remove(&self.record.id).is_none() {
-                // Its jail was gone before.
+                // The jail was gone before, so the session is no longer counted.
                 return;
             }
             discount(&mut state.tallies, &self.record);
@@ -343,7 +343,7 @@ fn log_closed(record: &SessionRecord, status: Option<u8>) {
     let SessionRecord { id, tenant, door, uid, source, since, user: login, .. } = record;
     let source = source.as_deref().unwrap_or_default();
     let seconds = now().saturating_sub(since.0);
-    // Whose client is gone without a word was hung up, and so was whose jail is.
+    // A session without an exit status was hung up: its client disconnected, or its jail is gone.
     let status = status.map_or_else(|| "hung up".to_owned(), |status| status.to_string());
     info!(target: "bailiwick::event", tenant = %tenant, event = "session-closed", session = %id, door = %door, login, uid, source, status, seconds, "a session in {tenant} has ended");
 }
@@ -461,7 +461,7 @@ mod tests {
         drop(begun);
         assert_eq!(sessions.of(&tenant.name).now, 2, "it was not counted any more");
         drop((early, next));
-        // One that an earlier daemon let in has begun.
+        // A session that an earlier daemon opened counts as begun.
         let record = enter().record().clone();
         let again = sessions.resume(record).expect("comes back");
         sessions.jails_gone(|_| true);
@@ -483,7 +483,7 @@ mod tests {
         assert!(sessions.resume(record.clone()).is_err(), "it is there");
         first.ended(7);
         assert_eq!((sessions.chosen(|_| true), sessions.total()), (Vec::new(), 0));
-        // A daemon that is new counts what the last one let in, and lets nobody in beyond that.
+        // A new daemon counts the sessions of the last one, and opens none beyond the limit.
         let again = sessions.resume(record.clone()).expect("comes back");
         let more = sessions.resume(SessionRecord { id: SessionId(record.id.0 ^ 1), ..record }).expect("comes back");
         assert_eq!(sessions.total(), 2);
