@@ -1,7 +1,8 @@
-//! Timers: what is due, by the tenants' files and by their own crontabs, and what became of it; also what is run when a jail was started.
+//! Timers: which jobs are due by the tenants' files and crontabs, which jobs run at the start of a jail, and the last
+//! result of each.
 //!
-//! Danger: a run must not be lost because this program was replaced at that moment, nor be begun twice. So the last moment that
-//! was looked at is kept outside; what a run itself needs for that is in `job`.
+//! Danger: when this program is replaced, a run must not be lost and must not begin twice. So the time of the last look
+//! is kept in a file. `job` keeps what a run itself needs for this.
 
 use crate::crontabs::Crontabs;
 use crate::door::short;
@@ -21,50 +22,50 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tracing::warn;
 
-/// The longest sleep: the policy, or the clock, may have changed since.
+/// The longest sleep, since the policy or the clock may change meanwhile.
 pub(crate) const LOOK_TIME: Duration = Duration::from_secs(20);
-/// How far back runs are made good for which nobody was here.
+/// How many seconds back missed runs are made up for.
 pub(crate) const GRACE: u64 = 600;
-/// How many runs are being begun at a time, of each tenant one; how many run is the tenants' own limit.
+/// How many runs may be starting at a time, at most one of each tenant. The tenants' own limits bound how many run.
 const AT_ONCE: usize = 16;
-/// Where the last moment and the last runs are kept, beside the history.
+/// The file with the last look and the last runs, beside the history.
 const FILE: &str = "timers.json";
 const MAX_FILE: usize = 16 << 20;
 
-/// What outlives this program.
+/// The state that outlives this program.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct TimerState {
-    /// Until when everything that was due was begun.
+    /// All runs that were due up to this moment have begun.
     looked: Moment,
     runs: BTreeMap<TenantName, BTreeMap<TimerName, TimerRun>>,
-    /// Those whose jails were started, and for whom nothing was run yet for that.
+    /// Tenants whose `@reboot` jobs are still pending.
     #[serde(default)]
     started: BTreeSet<TenantName>,
 }
 
-/// The timers of a host.
+/// The timers of the host.
 #[derive(Debug)]
 pub(crate) struct Timers {
-    /// Where this program keeps what is its own.
+    /// The directory for this program's own files.
     dir: PathBuf,
     kept: Mutex<TimerState>,
     ahead: Mutex<NextDueCache>,
     pub(crate) crontabs: Crontabs,
-    /// The policy may have others now.
+    /// Wakes the loop when the policy has changed.
     pub(crate) changed: Wake,
-    /// A jail was started.
+    /// Wakes the loop when a jail was started.
     pub(crate) start: Notify,
-    /// Room for those that are being begun: at midnight all come at once.
+    /// Permits for runs that are starting: at midnight many jobs are due at once.
     pub(crate) beginning: Semaphore,
-    /// Whose turn it is among the runs of one tenant.
+    /// A lock for each tenant, so that its runs start one after another.
     turns: Mutex<BTreeMap<TenantName, Turn>>,
 }
 
-/// Held by the one run of a tenant's that is being begun.
+/// The lock that a tenant's run holds while it starts.
 pub(crate) type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Timers {
-    /// Timers of a host. `changed` wakes their loop.
+    /// Makes the timers of a host. `changed` wakes their loop.
     pub(crate) fn new(changed: Wake, dir: PathBuf) -> Self {
         Self {
             dir,
@@ -79,14 +80,14 @@ impl Timers {
     }
 }
 
-/// When schedules are due next, by their texts. To find it takes longest for what comes rarely, which a tenant could write a lot
-/// of; so it is looked for once.
+/// The next moment of each schedule, by its text. The search takes longest for rare moments, and a tenant could write
+/// many such schedules. So each result is kept.
 #[derive(Debug, Default)]
 struct NextDueCache(BTreeMap<String, Moment>, Option<TimeZone>);
 
 impl NextDueCache {
-    /// In which zone they are, which the operator may have changed: what was found for another is forgotten. The library looks at the
-    /// host's zone again after some minutes.
+    /// Sets the local time zone. When the operator has changed it, the results for the former zone are dropped. The
+    /// library reads the host's zone again after some minutes.
     fn in_zone(&mut self, local: TimeZone) {
         if self.1.as_ref().is_some_and(|last| *last != local) {
             self.0.clear();
@@ -94,7 +95,7 @@ impl NextDueCache {
         self.1 = Some(local);
     }
 
-    /// The first moment after another, which is none before those that were asked for earlier.
+    /// The first due moment after `after`. Calls must not go back in time.
     fn next(&mut self, schedule: &Schedule, after: Moment) -> Moment {
         if let Some(next) = self.known(schedule, after) {
             return next;
@@ -112,7 +113,7 @@ impl NextDueCache {
         self.0.get(schedule.as_str()).copied().filter(|next| *next > after)
     }
 
-    /// No more than the schedules of these jobs, once there are many others.
+    /// Drops schedules that none of these jobs has, once there are many of them.
     fn shrink(&mut self, jobs: &[Job]) {
         if self.0.len() > 2 * jobs.len() + 100 {
             let used: BTreeSet<&str> = jobs.iter().filter_map(Job::schedule).map(Schedule::as_str).collect();
@@ -121,7 +122,7 @@ impl NextDueCache {
     }
 }
 
-/// Which zone a clock is in.
+/// The time zone of a clock.
 fn zone(clock: Clock) -> TimeZone {
     match clock {
         Clock::Local => TimeZone::system(),
@@ -148,16 +149,17 @@ fn civil(time: WallTime) -> Option<civil::DateTime> {
     civil::DateTime::new(year, number(month)?, number(day)?, number(hour)?, number(minute)?, number(second)?, 0).ok()
 }
 
-/// The first moment after another at which a schedule is due.
+/// The first moment after `after` at which a schedule is due.
 fn next_due(schedule: &Schedule, after: Moment) -> Option<Moment> {
     next_due_in(schedule, after, &zone(schedule.clock()))
 }
 
-/// A time that the clock leaves out in spring comes an hour later; one that comes twice in autumn is due the first time.
+/// The same in a given zone. A time that the clock skips in spring comes an hour later. A time that comes twice in
+/// autumn is due the first time only.
 fn next_due_in(schedule: &Schedule, after: Moment, zone: &TimeZone) -> Option<Moment> {
     let start = Timestamp::from_second(i64::try_from(after.0).ok()?).ok()?;
     let mut time = wall(Zoned::new(start, zone.clone()).datetime());
-    // In the hour that comes twice the next time on the wall may be a moment that has passed.
+    // In the hour that comes twice, the next wall-clock time may be a moment that has passed.
     for _ in 0..10_000 {
         time = schedule.after(time)?;
         let moment = civil(time)?.to_zoned(zone.clone()).ok()?.timestamp();
@@ -173,7 +175,8 @@ pub(crate) fn now() -> Moment {
 }
 
 impl Timers {
-    /// Reads what the last daemon saved. What cannot be read is begun anew: a run may then be missed, and none comes twice.
+    /// Reads what the last daemon saved. If the file cannot be read, the state starts empty: a run may be missed, but
+    /// none begins twice.
     pub(crate) fn restore(&self) {
         let read = || -> io::Result<TimerState> {
             let fd = file::open_file_at(file::open_dir(&self.dir)?, FILE)?;
@@ -186,7 +189,7 @@ impl Timers {
             TimerState { looked: now(), ..TimerState::default() }
         });
         let now = now();
-        // The clock may have gone back, or nobody may have been here for long.
+        // The clock may have gone back, or no daemon may have run for long.
         kept.looked = Moment(kept.looked.0.clamp(now.0.saturating_sub(GRACE), now.0));
         *lock(&self.kept) = kept;
     }
@@ -201,7 +204,7 @@ impl Timers {
         }
     }
 
-    /// All that these tenants have run at times.
+    /// All jobs of these tenants: their declared timers and their crontabs.
     pub(crate) fn jobs(&self, tenants: &[Arc<Tenant>]) -> Vec<Job> {
         let of = |tenant: &Arc<Tenant>| {
             let declared = tenant.timers.iter().map(|timer| Job::of_timer(tenant, timer));
@@ -210,7 +213,7 @@ impl Timers {
         tenants.iter().flat_map(of).collect()
     }
 
-    /// What is due between the last look and now, each once, and when the next look is needed.
+    /// The jobs that became due since the last look, each once, and the time until the next look.
     pub(crate) fn due(&self, jobs: &[Job], now: Moment) -> (Vec<Job>, Duration) {
         self.due_in(jobs, now, TimeZone::system())
     }
@@ -219,13 +222,14 @@ impl Timers {
         let mut kept = lock(&self.kept);
         let mut ahead = lock(&self.ahead);
         if now < kept.looked {
-            // The clock was put back.
+            // The clock was set back.
             *ahead = NextDueCache::default();
         }
         ahead.in_zone(local);
-        // Back, or forwards, or nobody was here: what was due too long ago is not made good, whatever the reason.
+        // Runs that were due longer than `GRACE` ago are not made up for, whatever the reason.
         let looked = Moment(kept.looked.0.clamp(now.0.saturating_sub(GRACE), now.0));
-        // All are asked with one moment before any is asked with a later one: jobs share schedules.
+        // Ask about all jobs with the earlier moment before any with the later one, because jobs share schedules in the
+        // cache.
         let is_due = |job: &&Job| job.schedule().is_some_and(|schedule| ahead.next(schedule, looked) <= now);
         let due: Vec<Job> = jobs.iter().filter(is_due).cloned().collect();
         let soonest = jobs.iter().filter_map(Job::schedule).map(|schedule| ahead.next(schedule, now)).min();
@@ -240,19 +244,19 @@ impl Timers {
         kept.runs.entry(tenant.clone()).or_default().insert(timer.clone(), run);
     }
 
-    /// A jail was started.
+    /// Marks the `@reboot` jobs of a tenant as pending and wakes the loop.
     pub(crate) fn note_start(&self, tenant: &TenantName) {
         lock(&self.kept).started.insert(tenant.clone());
         self.start.notify_one();
     }
 
-    /// A jail was started: known to the next daemon as well.
+    /// The same, and saves it for the next daemon.
     pub(crate) fn jail_started(&self, tenant: &TenantName) {
         self.note_start(tenant);
         self.save();
     }
 
-    /// Those whose jails were started, for whom something may be run at all. The others are forgotten.
+    /// The tenants with pending `@reboot` jobs that may run timers. The others are no longer pending.
     pub(crate) fn started(&self, tenants: &[Arc<Tenant>]) -> Vec<Arc<Tenant>> {
         let mut kept = lock(&self.kept);
         let started = |tenant: &&Arc<Tenant>| runs_timers(tenant) && kept.started.contains(&tenant.name);
@@ -261,7 +265,7 @@ impl Timers {
         started
     }
 
-    /// What is to be run because jails were started. Only of tenants whose crontab is known now, and no second time.
+    /// Takes the pending `@reboot` jobs of tenants whose crontab is known now. Each start is taken once.
     pub(crate) fn take_starts(&self, known: &[Arc<Tenant>]) -> Vec<Job> {
         let mut kept = lock(&self.kept);
         let is_new = |tenant: &&Arc<Tenant>| kept.started.remove(&tenant.name);
@@ -271,17 +275,17 @@ impl Timers {
 
     pub(crate) fn turn(&self, tenant: &TenantName) -> Turn {
         let mut turns = lock(&self.turns);
-        // Those that nobody waits for are made anew when somebody does.
+        // A lock that nobody holds or waits for is dropped; the next caller makes a new one.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(tenant.clone()).or_default())
     }
 
-    /// Has the loop look now.
+    /// Wakes the loop.
     pub(crate) fn wake(&self) {
         self.changed.wake();
     }
 
-    /// Forgets the runs of what is no more.
+    /// Forgets the last runs of all jobs but these.
     pub(crate) fn forget_all_but(&self, jobs: &[Job]) {
         let known: BTreeSet<(&TenantName, &TimerName)> = jobs.iter().map(|job| (&job.tenant.name, &job.name)).collect();
         let mut kept = lock(&self.kept);
@@ -291,7 +295,7 @@ impl Timers {
         });
     }
 
-    /// Of these tenants.
+    /// The report of all jobs and crontab errors of these tenants.
     pub(crate) fn report(&self, tenants: &[Arc<Tenant>]) -> Vec<TimerReport> {
         let now = now();
         let of = |tenant: &Arc<Tenant>| {
@@ -315,7 +319,7 @@ impl Timers {
     }
 }
 
-/// Whether a tenant's timers are run at all.
+/// Whether a tenant's timers may run at all.
 pub(crate) fn runs_timers(tenant: &Tenant) -> bool {
     tenant.state == Declared::Active && tenant.settings.doors.contains(&Door::Cron)
 }
@@ -357,7 +361,7 @@ mod tests {
         assert_eq!(look("2026-11-23T02:55:00Z"), (vec!["five".to_owned()], 20));
         assert_eq!(look("2026-11-23T02:55:01Z"), (vec![], 20));
         assert_eq!(look("2026-11-23T03:07:00Z"), (vec!["five".to_owned(), "night".to_owned()], 20), "each once");
-        // The clock was put back.
+        // The clock is set back.
         assert_eq!(look("2026-11-23T02:00:00Z"), (vec![], 20));
         assert_eq!(look("2026-11-23T02:05:00Z"), (vec!["five".to_owned()], 20));
     }
@@ -372,10 +376,10 @@ mod tests {
         };
         timers.kept.lock().expect("sound").looked = moment("2026-11-23T20:01:00Z");
         assert_eq!(look("2026-11-23T20:02:00Z"), [""; 0]);
-        // A day: at 3:00 nobody was here, and 17 hours later is not the night.
+        // A day later: at 3:00 no daemon ran, and 17 hours later is too late for that run.
         assert_eq!(look("2026-11-24T20:02:00Z"), ["five"]);
         assert_eq!(look("2026-11-24T20:03:00Z"), [""; 0]);
-        // Not so far: some minutes are made good, as after a restart.
+        // A jump of some minutes: the runs are made up for, as after a restart.
         assert_eq!(look("2026-11-25T02:58:00Z"), ["five"]);
         assert_eq!(look("2026-11-25T03:04:00Z"), ["five", "night"]);
     }
@@ -418,7 +422,7 @@ mod tests {
         let leap = moment("2028-02-29T00:00:00Z").0;
         let next = ahead.next(&schedule, moment("2026-11-23T00:00:00Z")).0;
         assert!(next.abs_diff(leap) < 86_400, "{next}");
-        // What is known is not looked for: this could not be found.
+        // A known result is not searched for again: no search could find this one.
         ahead.0.insert(schedule.to_string(), Moment(leap + 1));
         assert_eq!(ahead.next(&schedule, moment("2027-11-23T00:00:00Z")).0, leap + 1);
         assert!(ahead.next(&schedule, Moment(leap + 1)).0 > leap + 86_400);
@@ -461,7 +465,7 @@ mod tests {
 
     #[test]
     fn clocks_that_jump() {
-        // From 2:00 to 3:00 on 29 March 2026, from 3:00 back to 2:00 on 25 October.
+        // The clock goes from 2:00 to 3:00 on 29 March 2026, and from 3:00 back to 2:00 on 25 October.
         let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("valid");
         let next = |schedule: &str, after: &str| {
             let schedule: Schedule = schedule.parse().expect("valid");
@@ -473,13 +477,13 @@ mod tests {
             ("2026-03-28T12:00:00Z", "2026-03-29T01:30:00Z"),
             ("2026-03-29T01:30:00Z", "2026-03-30T00:30:00Z"),
             ("2026-10-24T12:00:00Z", "2026-10-25T00:30:00Z"),
-            // The second half past two of that night.
+            // The second 2:30 of that night.
             ("2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"),
             ("2026-10-25T01:29:59Z", "2026-10-26T01:30:00Z"),
         ] {
             assert_eq!(next("02:30", after), golden, "{after}");
         }
-        // A moment never comes twice, and time always goes on.
+        // A moment never comes twice, and time never goes back.
         let schedule: Schedule = "*:0/15".parse().expect("valid");
         let mut last = moment("2026-10-24T22:00:00Z");
         for _ in 0..40 {
