@@ -1,7 +1,7 @@
-//! The client of a jail's init: every question has a bound in time and size, whatever init does.
+//! The client of a jail's init. Every request has a limit in time and size, whatever init does.
 //!
-//! Danger: init belongs to the tenant. Before it has said that it is there, nothing is sent to it: a frozen one would keep what it was
-//! sent, and the client's pipes with it.
+//! Danger: init belongs to the tenant. Nothing is sent before its greeting: a frozen init would keep the request, and
+//! the client's pipes with it.
 
 use crate::transport;
 use bailiwick_proto::frame::{MAX_CRONTAB_REPLY, MAX_EVENT, MAX_REQUEST};
@@ -17,10 +17,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// Where crontab(1) puts what it is given.
+/// The directory of crontab(1).
 pub(crate) const CRONTABS: &str = "/var/spool/cron/crontabs";
 
-/// Why init of a jail gave no session.
+/// Why init of a jail opened no session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitError {
     /// Nobody listens: there is no jail.
@@ -29,13 +29,14 @@ pub(crate) enum InitError {
     /// Init did not answer in time.
     #[error("init of the jail does not answer")]
     Silent,
-    /// Init said no.
+    /// Init refused the request.
     #[error("init of the jail refused it: too many sessions run, or the jail is ending")]
     Refused,
-    /// It could not be asked, through no fault of its tenant's: for want of descriptors or memory, or since a request is too long.
+    /// This program could not send the request, and the tenant is not the cause: it has no descriptors or memory left,
+    /// or the request is too long.
     #[error("bailiwickd cannot ask init of the jail: {0}")]
     Own(io::Error),
-    /// Anything else, nonsense from init among it.
+    /// Any other error, also an invalid reply of init.
     #[error("init of the jail cannot be reached: {0}")]
     Broken(io::Error),
 }
@@ -44,7 +45,7 @@ impl From<io::Error> for InitError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::Down,
-            // It lets connections wait, and no more of them have room.
+            // The queue of waiting connections at the socket is full.
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::Silent,
             _ if socket::is_shortage(&error) => Self::Own(error),
             _ => Self::Broken(error),
@@ -52,8 +53,7 @@ impl From<io::Error> for InitError {
     }
 }
 
-/// Hands a session to the init of a jail, which was greeted, and gives the client's end of its channel. Bounded in time and size,
-/// whatever init does.
+/// Hands a session to an init that has sent its greeting, and returns the client's end of its channel.
 pub(crate) async fn open(init: InitClient, spawn: Spawn, streams: Vec<OwnedFd>) -> Result<OwnedFd, InitError> {
     let (client, jail) = socket::channel()?;
     let mut fds = vec![jail];
@@ -62,12 +62,12 @@ pub(crate) async fn open(init: InitClient, spawn: Spawn, streams: Vec<OwnedFd>) 
     Ok(client)
 }
 
-/// Connects to an init, and hears that it is there, or not in time.
+/// Connects to an init and waits for its greeting, within [`INIT`].
 pub(crate) async fn connect(socket: &Path, ids: IdRange) -> Result<InitClient, InitError> {
     timeout(INIT, InitClient::connect(socket, ids)).await.map_err(io::Error::from)?
 }
 
-/// Has a process inside try what must fail, and gives what it told, in bounded time and size.
+/// Has a process inside try what must fail, and returns its output. Time and size are bounded.
 pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Result<String, InitError> {
     const MOST: u64 = 16 << 10;
     let text = |text: &str| Bytes::new(text).expect("there is no NUL in it");
@@ -86,33 +86,35 @@ pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Result<String, InitErr
         let mut output = tokio::net::unix::pipe::Receiver::from_owned_fd(output)?.take(MOST);
         let mut told = String::new();
         output.read_to_string(&mut told).await?;
-        // Until here: init hangs a session up whose client has gone.
+        // Keep the channel until here: init hangs up a session whose client has disconnected.
         drop(channel);
         Ok::<String, InitError>(told)
     });
     told.await.map_err(io::Error::from)?
 }
 
-/// Waits until init has done what it was asked for before: it takes one request after the other. Not for long, whatever it does.
+/// Waits until init has finished its earlier requests, since it handles one after the other. The wait is at most
+/// [`INIT_ANSWER`].
 pub(crate) async fn wait_for(socket: &Path, ids: IdRange) -> Result<(), InitError> {
     timeout(INIT_ANSWER, InitClient::connect(socket, ids)).await.map_err(io::Error::from)?.map(drop)
 }
 
-/// Asks init something and hears its answer of at most `most` bytes.
+/// Sends init a request and returns its reply of at most `most` bytes.
 async fn ask(socket: &Path, ids: IdRange, request: &InitRequest, most: usize) -> Result<InitReply, InitError> {
     let answer = timeout(INIT_ANSWER, async { InitClient::connect(socket, ids).await?.ask(request, most).await });
     answer.await.map_err(io::Error::from)?
 }
 
-/// What it said is no answer to what it was asked.
+/// The error for a reply that does not fit the request.
 fn no_answer() -> InitError {
     InitError::Broken(io::Error::other("it answered something else than it was asked"))
 }
 
-/// Asks init which version of its protocol it speaks. The first knows no such question, and ends the connection after its greeting.
+/// Asks init for the version of its protocol. Version 1 does not know this request, and closes the connection after its
+/// greeting.
 pub(crate) async fn version(socket: &Path, ids: IdRange) -> Result<u32, InitError> {
     let answer = timeout(INIT_ANSWER, async {
-        // One that goes before its greeting has said nothing at all.
+        // An init that closes before its greeting has no known version.
         match InitClient::connect(socket, ids).await?.ask(&InitRequest::Version, MAX_EVENT).await {
             Ok(InitReply::Version { version }) => Ok(version),
             Ok(_) => Err(no_answer()),
@@ -128,7 +130,7 @@ fn has_gone(error: &io::Error) -> bool {
     matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
-/// Asks init whether Landlock still refuses its canary.
+/// Asks init whether Landlock still refuses access to the canary.
 pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Result<bool, InitError> {
     let request = InitRequest::Probe { canary: bailiwick_plan::mount::CANARY.to_owned() };
     match ask(socket, ids, &request, MAX_EVENT).await? {
@@ -137,7 +139,7 @@ pub(crate) async fn canary_denied(socket: &Path, ids: IdRange) -> Result<bool, I
     }
 }
 
-/// Asks init for the login user's crontab. `seen` is the stamp of what it told the last time.
+/// Asks init for the login user's crontab. `seen` is the stamp of its last reply.
 pub(crate) async fn crontab(
     socket: &Path,
     ids: IdRange,
@@ -165,12 +167,12 @@ pub(crate) struct InitClient {
 }
 
 impl InitClient {
-    /// Connects to an init that has said that it is there. Before that nothing is sent: what a frozen one is sent it has
-    /// when it goes on, and the client's pipes stay open until then.
+    /// Connects to an init and waits for its greeting. Nothing is sent before that: a frozen init would get the request
+    /// when it is thawed, and the client's pipes would stay open until then.
     async fn connect(path: &Path, ids: IdRange) -> Result<Self, InitError> {
         let stream = UnixStream::connect(path).await?;
-        // The socket was bound by the warden, in a directory that no tenant reaches; init has stamped itself on it
-        // (listen(2)), unless it is only just starting, and then the stamp is the warden's.
+        // The warden bound the socket, in a directory that no tenant can reach. The peer credentials are those of the
+        // process that called listen(2): of init, or of the warden while init is still starting.
         let peer = socket::peer(&stream)?;
         if peer.uid != 0 && !ids.contains(peer.uid) {
             return Err(io::Error::other("somebody else listens on its socket").into());
@@ -186,7 +188,7 @@ impl InitClient {
     async fn send(&self, request: &InitRequest, fds: &[OwnedFd]) -> Result<(), InitError> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         transport::send(&self.stream, request, MAX_REQUEST, &fds).await.map_err(|error| match error {
-            // It is too large, and init has not seen any of it.
+            // The request is too large, and init has received no part of it.
             TransportError::Frame(_) => InitError::Own(error.into()),
             error => io::Error::from(error).into(),
         })
@@ -240,7 +242,7 @@ mod tests {
         let told = |stamp: String, text: String| InitReply::Crontab(CrontabFile::Text { stamp, text });
         let frame = |reply: &InitReply| encode(reply, 1 << 20).expect("small");
         let good = told("1".to_owned(), "\u{1}".repeat(MAX_CRONTAB));
-        // A reply that says little and is long: it is not even kept.
+        // A reply with little content and much padding. It is not even kept.
         let body = [serde_json::to_vec(&CrontabFile::Absent).expect("small"), vec![b' '; MAX_CRONTAB_REPLY]].concat();
         let body = [&b"{\"crontab\":"[..], &body[..], &b"}"[..]].concat();
         let padded = [&u32::try_from(body.len()).expect("small").to_le_bytes()[..], &body[..]].concat();
@@ -259,7 +261,7 @@ mod tests {
             let init = tokio::spawn(async move {
                 let (mut stream, _) = listener.accept().await.expect("a connection");
                 stream.write_all(&encode(&InitReply::Ready, MAX_EVENT).expect("small")).await.ok();
-                // When it was asked, not before.
+                // Reply only after the request has arrived.
                 assert!(stream.read(&mut [0; 4096]).await.expect("reads") > 0);
                 stream.write_all(&answer).await.ok();
                 tokio::time::sleep(Duration::from_secs(60)).await;

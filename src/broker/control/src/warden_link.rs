@@ -1,5 +1,5 @@
-//! The connections to the warden: one for what it answers at once, request after request, and one for each change that takes
-//! time, so that nobody waits for another tenant's jail. They are made anew when the warden was.
+//! The connections to the warden: one for requests that it answers at once, and one for each change that takes time, so
+//! that no caller waits for another tenant's jail. They are made again after the warden restarts.
 
 use crate::sync::lock;
 use crate::transport;
@@ -16,13 +16,14 @@ use tokio::net::UnixStream;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-/// How many changes that take time go on at once: the warden takes twice as many connections.
+/// The most changes that take time at once. The warden accepts twice as many connections.
 const MOST_CHANGES: usize = 48;
-/// How long a warden that has left word may take to be there again, and between two looks whether one has.
+/// The pause between two reads of the warden's error file, and the time that a warden with an error has to start again.
 const WORD_TIME: Duration = Duration::from_secs(1);
-/// The longest word.
+/// The longest error text that is read, in bytes.
 const MAX_WORD: u64 = 4096;
-/// How often a warden that is there closes the connection over a request until it does not know it: one that ends does so once.
+/// After so many closed connections over one request, the warden counts as too old for it. A warden that ends closes
+/// only one.
 const ENDS: u32 = 2;
 
 /// A connection, and how often it was made.
@@ -32,16 +33,16 @@ struct Connection {
     made: u64,
 }
 
-/// The link.
+/// The link to the warden.
 #[derive(Debug)]
 pub(crate) struct WardenLink {
     socket: PathBuf,
-    /// Where a warden that cannot work leaves word of why.
+    /// The file in which a warden that cannot work leaves the reason.
     word: PathBuf,
     shared: Mutex<Connection>,
-    /// What the warden at its other end is too old to know, as far as it was asked.
+    /// Requests that the current warden has proved too old to know.
     unknown: std::sync::Mutex<HashSet<Discriminant<WardenRequest>>>,
-    /// Places for changes that take time.
+    /// Permits for changes that take time.
     changes: Semaphore,
 }
 
@@ -52,8 +53,9 @@ fn last_word(word: &Path) -> Option<String> {
     Some(format!("bailiwick-warden cannot work: {text}; restart it when that is mended"))
 }
 
-/// Connects to the warden, for a thread of its own. Refused where the last one has left word of why it cannot work: to connect would have
-/// the service manager start one that an operator must help first. One that can work takes its word away before it listens.
+/// Connects to the warden, for another thread. Refuses when the last warden left an error: a connection would have the
+/// service manager start it again, although an operator must act first. A warden that can work removes the error file
+/// before it listens.
 pub(crate) fn connect(socket: &Path) -> io::Result<std::os::unix::net::UnixStream> {
     match last_word(&socket.with_file_name(WARDEN_ERROR)) {
         Some(word) => Err(io::Error::new(ErrorKind::ConnectionRefused, word)),
@@ -62,7 +64,7 @@ pub(crate) fn connect(socket: &Path) -> io::Result<std::os::unix::net::UnixStrea
 }
 
 impl WardenLink {
-    /// A link to the warden that listens on a socket. Nothing is connected yet.
+    /// Makes a link to the warden at a socket. It does not connect yet.
     pub(crate) fn new(socket: PathBuf) -> Self {
         let word = socket.with_file_name(WARDEN_ERROR);
         let (shared, unknown, changes) = (Mutex::default(), std::sync::Mutex::default(), Semaphore::new(MOST_CHANGES));
@@ -73,12 +75,12 @@ impl WardenLink {
         lock(&self.unknown)
     }
 
-    /// Why there is no warden, if the last one said.
+    /// The error that the last warden left, if any.
     pub(crate) fn last_word(&self) -> Option<String> {
         last_word(&self.word)
     }
 
-    /// Returns when it is plain that no warden is coming: it has left word, and another has not been started since.
+    /// Returns when no warden will come: the last one left an error, and none has been started since.
     async fn no_warden(&self) -> Failure {
         loop {
             sleep(WORD_TIME).await;
@@ -88,11 +90,11 @@ impl WardenLink {
         }
     }
 
-    /// Asks, and waits for the answer. A warden that goes away in between is asked again once it is back: every request
-    /// may be made twice. A failure that the warden reports is the error.
+    /// Sends a request and waits for the reply. If the warden goes away meanwhile, the request is sent again once it is
+    /// back, since every request may be repeated. A failure that the warden reports is returned as the error.
     pub(crate) async fn ask(&self, request: &WardenRequest) -> Result<WardenReply, Failure> {
         if takes_time(request) {
-            // Never closed.
+            // The semaphore is never closed.
             let _place = self.changes.acquire().await;
             return self.ask_on(&mut Connection::default(), request).await;
         }
@@ -100,14 +102,14 @@ impl WardenLink {
             if self.unknown().contains(&discriminant(request)) {
                 return Err(too_old());
             }
-            // It may cost the connection, which is not to be one that others wait for.
+            // The request may cost the connection, so it must not use the shared one.
             return self.ask_on(&mut Connection::default(), request).await;
         }
         let mut shared = self.shared.lock().await;
         let made = shared.made;
         let answer = self.ask_on(&mut shared, request).await;
         if shared.made != made {
-            // It may be another warden.
+            // The warden may be another one now.
             self.unknown().clear();
         }
         answer
@@ -118,7 +120,7 @@ impl WardenLink {
         let mut ends = 0;
         let mut no_warden = std::pin::pin!(self.no_warden());
         loop {
-            // A socket that the service manager holds takes requests though nobody answers.
+            // A socket that the service manager holds accepts requests although no warden runs.
             let answer = tokio::select! {
                 biased;
                 answer = self.once(held, request) => answer,
@@ -127,7 +129,7 @@ impl WardenLink {
             let error = match answer {
                 Ok(WardenReply::Failed(failure)) => return Err(failure),
                 Ok(reply) => return Ok(reply),
-                // To ask again would not make it better.
+                // Another attempt would fail in the same way.
                 Err(TransportError::Frame(error)) => return Err(Failure::new(ExitStatus::Failed, &error)),
                 Err(error) => error,
             };
@@ -150,10 +152,11 @@ impl WardenLink {
     }
 
     async fn once(&self, held: &mut Connection, request: &WardenRequest) -> Result<WardenReply, TransportError> {
-        // Put back with its answer only: whoever is asked no more may answer still, and that is not to be taken for another's answer.
+        // The stream is put back only with its reply. Otherwise a late reply to a request that was given up would be
+        // read as the reply to the next one.
         let stream = match held.stream.take() {
             Some(stream) => stream,
-            // As [`connect`].
+            // The same check as in [`connect`].
             _ if self.last_word().is_some() => {
                 return Err(io::Error::from(ErrorKind::ConnectionRefused).into());
             }
@@ -174,15 +177,15 @@ impl WardenLink {
     }
 }
 
-/// Whether the warden replies only when something has come to its end.
+/// Whether the warden replies only when the change is complete.
 fn takes_time(request: &WardenRequest) -> bool {
     use WardenRequest::{EndFtp, Freeze, Limit, Purge, Restart, Start, Stop, Thaw};
     matches!(request, EndFtp { .. } | Limit { .. } | Start { .. } | Restart { .. } | Stop { .. })
         || matches!(request, Freeze { .. } | Thaw { .. } | Purge { .. })
 }
 
-/// Whether a warden that goes on from before an upgrade may not know it: then it closes the connection. It is asked no more until the
-/// connection that others have with it was made anew.
+/// Whether a warden from before an upgrade may not know the request. Such a warden closes the connection. It is not
+/// asked again until the shared connection was made again.
 fn is_new(request: &WardenRequest) -> bool {
     use WardenRequest::{Keep, Problems, Restart};
     matches!(request, Keep { .. } | Problems | Restart { .. })
@@ -200,7 +203,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::net::UnixListener;
 
-    /// Takes a connection and its request.
+    /// Accepts a connection and reads its request.
     async fn asked(listener: &UnixListener) -> UnixStream {
         let (stream, _) = listener.accept().await.expect("a connection");
         let mut incoming = Incoming::new(MAX_REQUEST, 0);
@@ -240,19 +243,19 @@ mod tests {
         let path = temp.path().join("warden.sock");
         let link = WardenLink::new(path.clone());
         std::fs::write(temp.path().join(WARDEN_ERROR), "the state directory is not ours").expect("writes");
-        // Where nobody listens, and where the service manager does and nobody answers.
+        // First nobody listens. Then the service manager listens and nobody answers.
         for listens in [false, true] {
             let listener = listens.then(|| UnixListener::bind(&path).expect("binds"));
             let asked = Instant::now();
             let failure = link.ask(&WardenRequest::Roster).await.expect_err("nobody answers");
             assert!(failure.message.contains("cannot work: the state directory is not ours; restart it"), "{failure}");
             assert!(asked.elapsed() <= Duration::from_secs(2), "{:?}", asked.elapsed());
-            // Each connection would have the manager start it once more.
+            // Each connection would have the manager start the warden again.
             if let Some(listener) = listener {
                 assert!(timeout(Duration::from_secs(1), listener.accept()).await.is_err(), "nobody has connected");
             }
         }
-        // The next one takes the word away, and is reached.
+        // The next warden removes the error, and is reached.
         std::fs::remove_file(&path).expect("removes");
         fake::warden_at(&path, |_| Answer::Reply(WardenReply::Done));
         std::fs::remove_file(temp.path().join(WARDEN_ERROR)).expect("removes");
@@ -272,7 +275,7 @@ mod tests {
         };
         drop(asked);
         let late = WardenReply::Hello { version: "late".to_owned() };
-        // It may hear already that nobody waits.
+        // The send may already fail because nobody waits.
         drop(transport::send(&stream, &late, MAX_REPLY, &[]).await);
         let warden = tokio::spawn(async move { answer(&listener, Some(&WardenReply::Unchanged)).await });
         assert_eq!(link.ask(&WardenRequest::Roster).await, Ok(WardenReply::Unchanged));
@@ -306,7 +309,7 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), ENDS);
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(link.ask(&WardenRequest::Problems).await, Ok(WardenReply::Unchanged), "one is not the other");
-        // It is replaced.
+        // The warden is replaced.
         warden.abort();
         assert!(warden.await.is_err());
         std::fs::remove_file(&path).expect("removes");
