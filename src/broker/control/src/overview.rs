@@ -1,4 +1,4 @@
-//! What an operator looks at: the status of the service, the list of tenants, one tenant, and what `apply` would change.
+//! The operator's view: the status of the service, the list of tenants, one tenant, and what `apply` would change.
 
 use crate::audits::add_sessions;
 use crate::comparison::{actual_now, cannot_start, declared};
@@ -25,10 +25,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long each question of `status` may take the warden: longer than it may stay away, and no longer than a person waits.
+/// The time limit for each request of `status` to the warden: longer than a restart of the warden, and short enough for
+/// a person to wait.
 pub(crate) const STATUS_TIME: Duration = Duration::from_secs(8);
 
-/// Shows how everything is.
+/// Answers `status`, `list`, `show` and `plan`.
 #[derive(Debug)]
 pub(crate) struct Overview {
     pub(crate) tenants: Arc<Tenants>,
@@ -43,7 +44,7 @@ pub(crate) struct Overview {
 }
 
 impl Overview {
-    /// How the service is.
+    /// The status of the service.
     pub(crate) async fn status(&self, _permission: OperatorPermission) -> HostStatus {
         let mut problems = self.tenants.policy.loaded().problems.clone();
         let no_history = self.recorder.problem();
@@ -54,7 +55,7 @@ impl Overview {
             Ok(_) => problems.push(unexpected().message),
             Err(failure) => problems.push(failure.message),
         }
-        // One that said nothing would say nothing again.
+        // A warden that did not answer is not asked again.
         if warden.is_some() {
             match in_time(self.tenants.warden.roster()).await {
                 Ok(roster) => {
@@ -69,7 +70,7 @@ impl Overview {
                 }
                 Err(failure) => problems.push(failure.message),
             }
-            // An older warden does not know this.
+            // An older warden does not know this request.
             if let Ok(WardenReply::Problems { reserve, tenants }) =
                 in_time(self.tenants.warden.ask(&WardenRequest::Problems)).await
             {
@@ -78,7 +79,7 @@ impl Overview {
             }
         }
         let policy = Box::new(self.tenants.policy.status(self.refusals.total()));
-        // Where there is no warden, that is why.
+        // Without a warden there is no copy either, so this would repeat the same problem.
         let no_copy = self.copies.problem().filter(|_| warden.is_some());
         problems.extend(
             no_copy.map(|why| format!("what these files say now would not be known beside a later error: {why}")),
@@ -95,7 +96,7 @@ impl Overview {
         }
     }
 
-    /// Whose jails run and could not be started again, and why.
+    /// The running jails that could not be started again, each with the reason.
     fn lost_by_restart(&self, roster: &Roster, facts: &HostFacts) -> Vec<String> {
         let loaded = self.tenants.policy.loaded();
         let running = roster.iter().filter(|(_, entry)| entry.pid.is_some());
@@ -107,7 +108,7 @@ impl Overview {
         declared.filter_map(why).collect()
     }
 
-    /// Everyone.
+    /// All tenants.
     pub(crate) async fn list(&self, _permission: OperatorPermission) -> Result<Vec<TenantSummary>, Failure> {
         Ok(self.summaries(&self.tenants.warden.roster().await?))
     }
@@ -133,7 +134,7 @@ impl Overview {
         }
     }
 
-    /// What a tenant has now, its init asked.
+    /// The actual state of a tenant. A running jail with a silent init is reported as silent.
     fn actual(&self, name: &TenantName, entry: Option<&RosterEntry>) -> Actual {
         let mut actual = reconcile::actual(entry);
         if let JailState::Running(access) = actual.jail
@@ -144,7 +145,7 @@ impl Overview {
         actual
     }
 
-    /// One tenant.
+    /// The details of one tenant.
     pub(crate) async fn show(
         &self,
         _permission: OperatorPermission,
@@ -186,7 +187,7 @@ impl Overview {
             }
             None => Vec::new(),
         };
-        // Read one after the other, so the first may be the larger.
+        // The two values are read one after the other, so the first may be the larger.
         let all = limits.iter().find(|row| row.key == LimitKey::Memory).and_then(|row| row.used);
         let used = match (entry, self.tenants.warden.meter().await) {
             (Some(entry), Some(meter)) => meter.room(&entry.cgroups, 0).memory,
@@ -212,7 +213,7 @@ impl Overview {
         })
     }
 
-    /// The difference between declared and actual.
+    /// The differences between the declared and the actual state.
     pub(crate) async fn plan(
         &self,
         _permission: OperatorPermission,
@@ -228,7 +229,7 @@ impl Overview {
                 let tenant = tenant.as_ref();
                 let actual = actual_now(tenant, roster.get(name), in_force.as_ref());
                 let own = difference(name, declared(tenant), &actual, in_force.as_ref(), &facts);
-                // Also of one that runs: nobody should learn of it by a restart.
+                // Also check a running jail, so that nobody learns of the problem at a restart.
                 let runs = roster.get(name).is_some_and(|entry| entry.pid.is_some());
                 let is_meant = runs || own.iter().any(|change| change.action == Action::Start);
                 let why = tenant.filter(|_| is_meant).and_then(|tenant| cannot_start(tenant, &host, &facts));
@@ -246,7 +247,7 @@ impl Overview {
     }
 }
 
-/// Waits for an answer of the warden that somebody at a terminal waits for.
+/// Waits for the warden at most [`STATUS_TIME`], because a person waits at a terminal.
 async fn in_time<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::time::timeout(STATUS_TIME, answer).await.unwrap_or_else(|_| {
         let seconds = STATUS_TIME.as_secs();

@@ -1,7 +1,7 @@
-//! Places: how many connections each user may hold, and how much of unfinished requests.
+//! Places: the limits on each user's connections, and on the bytes of its unfinished requests.
 //!
-//! Danger: every user of the host can connect, and one user can have thousands of ids (`subuid(5)`). So each has a share, those who have
-//! no business here have a few for all of them, and nobody's connections keep an operator out.
+//! Danger: every user of the host can connect, and one user can have thousands of ids (`subuid(5)`). So each user has a
+//! share, all users without permission together have a small one, and no user's connections keep an operator out.
 
 use crate::sync::lock;
 use bailiwick_proto::Failure;
@@ -9,47 +9,47 @@ use bailiwick_types::{ExitStatus, HostUid, IdPool};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// The most connections of others than operators; a session holds one for as long as it lasts.
+/// The most connections of clients that are not operators. A session holds one for its whole life.
 const MOST: usize = 16_384;
-/// This part of the process's descriptors may be connections of others than operators.
+/// One in so many of the process's descriptors may be a connection of a client that is not an operator.
 const PART_OF_DESCRIPTORS: usize = 2;
-/// The most connections of one tenant's users that are no session, and how much of unfinished requests they may hold.
+/// The most connections of one tenant's users, without sessions, and the most bytes of their unfinished requests.
 const OF_TENANT: Share = Share { connections: 128, bytes: 1 << 20 };
-/// The same of an operator who is not root.
+/// The same for an operator who is not root.
 const OF_OPERATOR: Share = Share { connections: 1024, bytes: 16 << 20 };
-/// The same of anybody else: enough to be told that it may not ask.
+/// The same for any other user: enough to receive a refusal.
 const OF_STRANGER: Share = Share { connections: 8, bytes: 0 };
-/// And of all of them.
+/// The most connections of all such users together.
 const STRANGERS: usize = 64;
 
-/// The most of an unfinished request that the client of a session may have sent: how it ended.
+/// The most bytes of an unfinished request from a session's client, which only reports how the session ended.
 const OF_SESSION: usize = 16 << 10;
 
-/// What one may hold.
+/// What one user may hold.
 #[derive(Debug, Clone, Copy)]
 struct Share {
     connections: usize,
     bytes: usize,
 }
 
-/// Whose share a connection takes of.
+/// The user whose share a connection counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     Root,
-    /// One of `admins`.
+    /// A user of `admins`.
     Operator(u32),
-    /// Any id of a tenant's: the first of its range.
+    /// Any id of a tenant, by the first id of its range.
     Tenant(u32),
     Stranger(u32),
 }
 
 impl Who {
-    /// By the id alone, and by whether it was last said to be an operator's.
+    /// Decides by the id, and by whether the id was last known as an operator's.
     pub(crate) fn of(uid: u32, pool: IdPool, is_admin: bool) -> Self {
         match uid {
             0 => Self::Root,
             _ if is_admin => Self::Operator(uid),
-            // What is below no tenant has; the range of what is above can be told without asking who has it.
+            // No tenant has an id below the pool. Above its start, the range follows from the id alone.
             _ if uid >= pool.host_users() => {
                 let of_host_user = pool.range_of_host_user(HostUid(uid)).map(|range| range.first);
                 let of_jail = || uid.checked_sub(pool.first()).map(|above| uid - above % pool.per_tenant());
@@ -76,7 +76,7 @@ impl Who {
 #[derive(Debug, Default)]
 struct State {
     held: BTreeMap<Who, Held>,
-    /// Connections of others than operators, with those of sessions.
+    /// Connections of all but operators, including sessions.
     of_others: usize,
     of_strangers: usize,
 }
@@ -87,7 +87,7 @@ struct Held {
     bytes: usize,
 }
 
-/// All places.
+/// The places of all users.
 #[derive(Debug)]
 pub(crate) struct Places {
     most: usize,
@@ -95,7 +95,7 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Of a process that may have so many descriptors.
+    /// Makes the places of a process that may have this many descriptors.
     pub(crate) fn new(descriptors: Option<u64>) -> Arc<Self> {
         let descriptors = descriptors.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
         Arc::new(Self { most: MOST.min(descriptors / PART_OF_DESCRIPTORS), state: Mutex::default() })
@@ -105,7 +105,7 @@ impl Places {
         lock(&self.state)
     }
 
-    /// Takes one.
+    /// Takes a place for a connection, or refuses it.
     pub(crate) fn take(self: &Arc<Self>, who: Who) -> Result<Place, Failure> {
         let mut state = self.state();
         if !who.is_operator() && state.of_others >= self.most {
@@ -130,7 +130,7 @@ fn full(what: &str) -> Failure {
     Failure::of(ExitStatus::OverLimit, format!("{what} and has no place for more; try again"))
 }
 
-/// A place, until it is dropped.
+/// A place that is held until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
@@ -144,7 +144,7 @@ impl Place {
         self.who
     }
 
-    /// So much of an unfinished request is held now.
+    /// Sets how many bytes of an unfinished request are held now. Refuses what is over the share.
     pub(crate) fn holds(&mut self, bytes: usize) -> Result<(), Failure> {
         if self.is_session {
             let too_much = format!("a session says no more than {OF_SESSION} bytes");
@@ -160,7 +160,8 @@ impl Place {
         Ok(())
     }
 
-    /// From now on it is a session's: how many of those there may be is for `sessions` of the tenant.
+    /// Makes this the place of a session and frees the user's share. The tenant's limit `sessions` bounds the number of
+    /// sessions.
     pub(crate) fn becomes_session(&mut self) {
         if !std::mem::replace(&mut self.is_session, true) {
             self.leave_share(&mut self.places.state());

@@ -1,4 +1,4 @@
-//! Keeps what runs as it is declared, and makes every change of jails that an operator asks for: one change at a time.
+//! The reconciler: keeps jails as declared, and makes the changes that an operator asks for, one at a time.
 
 mod apply;
 
@@ -24,13 +24,13 @@ use tracing::{info, warn};
 
 pub(crate) use apply::ApplyOptions;
 
-/// Between two looks at what runs.
+/// The longest time between two rounds.
 const RECONCILE_TIME: Duration = Duration::from_secs(30);
 
-/// The least time between a jail that ended by itself and its next start.
+/// The least time between two rounds, and so between the end of a jail and its next start.
 const AGAIN_TIME: Duration = Duration::from_secs(1);
 
-/// What the reconciler is handed.
+/// The services that the reconciler gets.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) tenants: Arc<Tenants>,
@@ -40,13 +40,13 @@ pub(crate) struct Parts {
     pub(crate) timers: Arc<Timers>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) failures: Arc<StartFailures>,
-    /// Something has changed that the next round should see to now.
+    /// Wakes the next round early.
     pub(crate) wake: Wake,
-    /// Turns true when all who are to run were started once, as far as they could be.
+    /// Turns true after the first round: each jail that should run was started, or its start failed.
     pub(crate) first_round: watch::Sender<bool>,
 }
 
-/// Changes jails.
+/// Makes every change of a jail.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
     tenants: Arc<Tenants>,
@@ -58,7 +58,7 @@ pub(crate) struct Reconciler {
     failures: Arc<StartFailures>,
     wake: Wake,
     first_round: watch::Sender<bool>,
-    /// One change at a time: two applies must not start and stop the same jail.
+    /// Held during a change: two changes must not start and stop the same jail.
     changing: tokio::sync::Mutex<()>,
 }
 
@@ -69,8 +69,8 @@ impl Reconciler {
         Self { tenants, inits, sessions, session_end, timers, recorder, failures, wake, first_round, changing }
     }
 
-    /// Keeps what runs as it is declared, for good. Drift of a running jail is reported by `plan` and mended by `apply`;
-    /// what should not run at all is stopped, what should run is started.
+    /// Runs rounds without end: starts jails that should run, and stops those that should not. Drift of a running jail
+    /// is reported by `plan` and corrected by `apply`.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut failures: BTreeMap<TenantName, u32> = BTreeMap::new();
         loop {
@@ -78,7 +78,7 @@ impl Reconciler {
                 Ok(()) => {
                     self.first_round.send_replace(true);
                     drop(tokio::time::timeout(RECONCILE_TIME, self.wake.wait()).await);
-                    // A jail that ends as soon as it is started must not keep everybody busy.
+                    // A jail that ends right after its start must not keep this loop busy.
                     tokio::time::sleep(AGAIN_TIME).await;
                 }
                 Err(failure) => {
@@ -89,11 +89,11 @@ impl Reconciler {
         }
     }
 
-    /// One round.
+    /// Runs one round.
     async fn reconcile(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
         let _one = self.changing.lock().await;
         let roster = self.tenants.warden.roster().await?;
-        // Nobody else starts a jail.
+        // Only this service starts jails, and it holds the lock.
         self.sessions.jails_gone(|tenant| roster.get(tenant).is_none_or(|entry| entry.pid.is_none()));
         self.tenants.warden.fresh_facts().await?;
         let actions = {
@@ -104,7 +104,7 @@ impl Reconciler {
         let mut rounds = Vec::new();
         for (tenant, actions) in actions {
             let count = failures.get(&tenant).copied().unwrap_or(0);
-            // After some failures a tenant is tried in fewer and fewer rounds, and said so only then.
+            // After three failures a tenant is tried, and its failure logged, in fewer and fewer rounds.
             if count > 3 && !count.is_power_of_two() {
                 failures.insert(tenant, count + 1);
                 continue;
@@ -142,8 +142,9 @@ impl Reconciler {
         self.change(tenant, WardenRequest::Restart { tenant: tenant.clone() }, Done::Restarted).await
     }
 
-    /// Has the host user of a tenant be there, or not, as the policy says. The warden knows the users in `/etc/passwd`; those
-    /// of a directory service only an unconfined program can ask for.
+    /// Makes or removes the host user of a tenant, as the policy says. The warden knows only the users in
+    /// `/etc/passwd`. The users of a directory service are checked here, because the warden is too confined to ask for
+    /// them.
     async fn host_user(&self, name: &TenantName) -> Result<Done, Failure> {
         self.is_free(name).await?;
         match self.tenants.warden.ask(&WardenRequest::HostUser { tenant: name.clone() }).await? {
@@ -155,7 +156,7 @@ impl Reconciler {
         }
     }
 
-    /// Whether a tenant that is to come may have a host user of its name.
+    /// Checks that a new tenant may have a host user of its name.
     pub(crate) async fn check_name(&self, _permission: OperatorPermission, name: &TenantName) -> Result<(), Failure> {
         self.is_free(name).await
     }
@@ -173,7 +174,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Asks the warden for a change and says in a word what came of it.
+    /// Asks the warden for a change, and returns what was done.
     async fn change(&self, tenant: &TenantName, request: WardenRequest, done: Done) -> Result<Done, Failure> {
         let starts = matches!(request, WardenRequest::Start { .. } | WardenRequest::Restart { .. });
         let ends = matches!(request, WardenRequest::Stop { .. } | WardenRequest::Restart { .. });
@@ -204,7 +205,7 @@ impl Reconciler {
                 if starts {
                     self.timers.jail_started(tenant);
                 }
-                // So that its first session need not ask, and that nobody asks an init that is frozen.
+                // Refreshes the entry, so that the first session need not ask for it and no frozen init is asked.
                 drop(self.tenants.warden.entry(tenant).await);
                 self.recorder.jails_changed();
                 Ok(done)
@@ -212,7 +213,7 @@ impl Reconciler {
         }
     }
 
-    /// Changes the state of jails.
+    /// Starts, stops, restarts, freezes or thaws jails.
     pub(crate) async fn lifecycle(
         &self,
         permission: OperatorPermission,
@@ -244,10 +245,10 @@ impl Reconciler {
         }
     }
 
-    /// Makes a jail anew whose init has been silent for long; whether it still was.
+    /// Restarts a jail whose init has been silent for long. Returns whether it was restarted.
     pub(crate) async fn replace_silent(&self, name: &TenantName) -> Result<bool, Failure> {
         let _one = self.changing.lock().await;
-        // Somebody may have done it meanwhile, or stopped it.
+        // The jail may have been restarted, stopped or frozen meanwhile.
         let runs = self.tenants.warden.entry(name).await?.is_some_and(|entry| entry.pid.is_some() && !entry.frozen);
         if !runs || self.inits.health.silent_for(name).is_none() {
             return Ok(false);
@@ -256,13 +257,13 @@ impl Reconciler {
         Ok(true)
     }
 
-    /// Destroys the data of a tenant whose file is gone. The warden checks that it is.
+    /// Destroys the data of a tenant whose file is gone. The warden checks that the file is gone.
     pub(crate) async fn purge(&self, permission: OperatorPermission, name: &TenantName) -> TenantOutcome {
         info!(target: "bailiwick::event", tenant = %name, event = "purge", uid = permission.uid, "user {} purges {name}", permission.uid);
         let _one = self.changing.lock().await;
         let request = WardenRequest::Purge { tenant: name.clone() };
         let result = self.change(name, request, Done::Purged).await;
-        // Also when something of it cannot be removed: the tenant is no more, and its name is free.
+        // With status `Partly` some data cannot be removed, but the tenant is gone and its name is free.
         let is_gone = result.as_ref().map_or_else(|failure| failure.status == ExitStatus::Partly, |_| true);
         if is_gone {
             self.failures.forget(name);
@@ -270,7 +271,7 @@ impl Reconciler {
         }
         if is_gone && self.recorder.is_started() {
             let gone = name.clone();
-            // Whoever gets the name next must not find another's past under it.
+            // The next tenant of this name must not see another's history.
             let forget = self.recorder.with(move |state| state.forget(&gone)).await;
             if let Err(failure) | Ok(Err(failure)) = forget {
                 warn!(target: "bailiwick::event", tenant = %name, event = "history-not-forgotten", "{failure}");
