@@ -1,10 +1,11 @@
-//! This program's own directory: the history, the log of audits, and what timers need after a restart.
+//! The directory for this program's own files: the history, the audit log, and the state of timers.
 //!
-//! It is the one that the service manager gives (`StateDirectory=`), wherever `state_dir` is: what the daemon remembers is on no disk of
-//! tenants', and moves with none. Without a service manager it is `history` below `state_dir`, which the warden makes.
+//! The service manager gives the directory (`StateDirectory=`), wherever `state_dir` is. So the files are not on a disk
+//! of the tenants, and do not move with one. Without a service manager the directory is `history` below `state_dir`,
+//! which the warden makes.
 //!
-//! Danger: what an earlier version has written is the only copy of it. It is moved whole, in steps of which each can be the last one
-//! before a failure of power, and nothing that is in its way is removed.
+//! Danger: the files of an earlier version are the only copy. They are moved completely, in steps after any of which
+//! the power may fail. Files that are in the way are set aside, never removed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, File};
@@ -13,16 +14,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The directory that the service manager gives, or several with a colon between (`systemd.exec(5)`).
+/// The directory from the service manager, or several separated by colons (`systemd.exec(5)`).
 const GIVEN: &str = "STATE_DIRECTORY";
-/// Files on their way here, not all of them yet.
+/// A directory of files that are being moved here. It may be incomplete.
 const TAKING: &str = "taking";
-/// All files that are to come here, and all that were in their way are aside.
+/// The same directory once it is complete, and once the files that were in the way are set aside.
 const TAKEN: &str = "taken";
-/// Before a number: what was here when something newer came.
+/// The prefix of directories with the files that were replaced by newer ones. A number follows.
 const EARLIER: &str = "earlier-";
 
-/// Where it is.
+/// The directory of this program.
 pub(crate) fn find(state_dir: &Path) -> PathBuf {
     given(std::env::var_os(GIVEN).as_deref()).unwrap_or_else(|| below(state_dir))
 }
@@ -32,13 +33,13 @@ fn given(variable: Option<&OsStr>) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(first))).filter(|path| path.is_absolute())
 }
 
-/// Where it is without a service manager, and was with one too.
+/// The directory without a service manager. Earlier versions used it with one too.
 pub(crate) fn below(state_dir: &Path) -> PathBuf {
     state_dir.join("history")
 }
 
-/// Has what lies in another directory of this program's come to its own one, if that is newer than what is there; that is set aside.
-/// Whether anything came.
+/// Moves the files of an earlier directory to this program's own one if they are newer. The files that are already
+/// there are set aside. Returns whether files were moved.
 pub(crate) fn move_from(from: &Path, own: &Path) -> io::Result<bool> {
     if fs::canonicalize(from).ok() == fs::canonicalize(own).ok() {
         return Ok(false);
@@ -71,13 +72,13 @@ pub(crate) fn move_from(from: &Path, own: &Path) -> io::Result<bool> {
     sync(own)?;
     fs::remove_dir(&taken)?;
     for name in files(from)? {
-        // What may only be read there stays there, and is older from now on than what is here.
+        // A file that cannot be removed stays. It does not count as newer than its copy here.
         fs::remove_file(from.join(name)).ok();
     }
     Ok(true)
 }
 
-/// Moves a file, to another file system too. One that may not be removed stays as well.
+/// Moves a file, also to another file system. A file that cannot be removed is copied.
 fn carry(from: &Path, to: &Path) -> io::Result<()> {
     if fs::rename(from, to).is_ok() {
         return Ok(());
@@ -97,7 +98,7 @@ fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// The plain files in a directory; none where there is no directory.
+/// The plain files in a directory; none if the directory does not exist.
 fn entries(dir: &Path) -> io::Result<Vec<DirEntry>> {
     let all = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -117,7 +118,7 @@ fn files(dir: &Path) -> io::Result<Vec<OsString>> {
     Ok(entries(dir)?.iter().map(DirEntry::file_name).collect())
 }
 
-/// When something was last written there.
+/// The time of the newest file in a directory.
 fn newest(dir: &Path) -> io::Result<Option<SystemTime>> {
     entries(dir)?
         .iter()
@@ -131,7 +132,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    /// Two directories; files with what they say and how old they are.
+    /// Two directories for a test, with files of given age whose text says where they are from.
     struct Dirs(tempfile::TempDir);
 
     impl Dirs {
@@ -188,10 +189,10 @@ mod tests {
         assert_eq!(dirs.says("own"), all("from", &["audit.log", "history.db"]));
         assert_eq!(dirs.says("from"), BTreeMap::new());
         assert!(!dirs.move_from(), "it is there");
-        // Older, and as old as what may only be read stays to be.
+        // This file is as old as the one there, like a copy whose original could not be removed.
         dirs.write("from", &[("history.db", 5)]);
         assert!(!dirs.move_from());
-        // Nothing of what is there may be taken for a part of what comes: a log of changes least of all.
+        // No existing file may be taken for a part of the new history, least of all a write-ahead log.
         dirs.write("own", &[("history.db", 6), ("history.db-wal", 6)]);
         dirs.write("from", &[("history.db", 7)]);
         assert!(dirs.move_from());
@@ -199,7 +200,7 @@ mod tests {
         let mut aside = all("own", &["history.db", "history.db-wal"]);
         aside.extend(all("from", &["audit.log"]));
         assert_eq!(dirs.says("own/earlier-1"), aside);
-        // The same place by another path is the same place.
+        // The same directory under another path is not moved.
         std::os::unix::fs::symlink(dirs.path("own"), dirs.path("link")).expect("links");
         assert!(!move_from(&dirs.path("link"), &dirs.path("own")).expect("nothing to do"));
         assert!(!move_from(&dirs.path("nowhere"), &dirs.path("own")).expect("nothing to do"));
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn whatever_was_the_last_step_the_next_run_ends_it() {
         let whole = all("from", &["a", "b", "c"]);
-        // Some are on their way, one was copied and stays, one was copied in part.
+        // The last run ended after it had moved the first file, copied the second one and copied a part of the third.
         let dirs = Dirs::new(&[("a", 9), ("x", 9)]);
         dirs.write("from", &[("a", 5), ("b", 6), ("c", 7)]);
         fs::create_dir(dirs.path("own/taking")).expect("makes");
@@ -217,7 +218,7 @@ mod tests {
         fs::write(dirs.path("own/taking/c"), "c o").expect("writes");
         assert!(dirs.move_from());
         assert_eq!((dirs.says("own"), dirs.says("own/earlier-1")), (whole.clone(), all("own", &["a", "x"])));
-        // Some of those that were in the way are aside.
+        // The last run ended after it had set aside some of the files in the way.
         let dirs = Dirs::new(&[("x", 9)]);
         dirs.write("own/taking", &[]);
         dirs.write("own/earlier-1", &[("a", 9)]);
@@ -228,7 +229,7 @@ mod tests {
             (dirs.says("own/earlier-1"), dirs.says("own/earlier-2")),
             (all("own/earlier-1", &["a"]), all("own", &["x"]))
         );
-        // Some have come.
+        // The last run ended after it had moved some of the files to their place.
         let dirs = Dirs::new(&[]);
         dirs.write("from", &[("a", 5), ("b", 6), ("c", 7)]);
         fs::create_dir(dirs.path("own/taken")).expect("makes");

@@ -1,7 +1,8 @@
-//! Who may use the control socket.
+//! Permissions: who may make which request on the control socket.
 //!
-//! Danger: the user database may be a directory service that is slow, or away, and whoever can connect makes it be asked. It is asked on
-//! a thread of its own, once for all who come, and not for those whom the ids themselves tell.
+//! Danger: the user database may be a directory service that is slow or away, and any client's connection makes this
+//! program query it. So the query runs on its own thread, once for all waiting clients, and not for users that their
+//! ids identify.
 
 use crate::sync::lock;
 use bailiwick_policy::Principal;
@@ -13,9 +14,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use users::{get_group_by_name, get_user_by_name};
 
-/// For how long what the user database said is believed.
+/// How long an answer of the user database is used.
 const FRESH_TIME: Duration = Duration::from_secs(10);
-/// How long it may take.
+/// How long a query of the user database may take.
 const LOOKUP_TIME: Duration = Duration::from_secs(5);
 
 /// Proof that the caller is root of the host.
@@ -23,35 +24,36 @@ const LOOKUP_TIME: Duration = Duration::from_secs(5);
 #[must_use]
 pub(crate) struct RootPermission(());
 
-/// Proof that the caller is root or one of the `admins`, who may ask for anything that the policy allows.
+/// Proof that the caller is root or one of the `admins`. They may ask for anything that the policy allows.
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub(crate) struct OperatorPermission {
-    /// For the log.
+    /// The caller's user, for the log.
     pub(crate) uid: u32,
 }
 
-/// Proof that the caller has one of a tenant's host ids, and may see and enter what is that tenant's.
+/// Proof that the caller has one of a tenant's host ids, and may see and enter what belongs to that tenant.
 #[derive(Debug, Clone)]
 #[must_use]
 pub(crate) struct TenantPermission {
-    /// Whose.
+    /// The tenant.
     pub(crate) tenant: TenantName,
-    /// Which of its ids.
+    /// The caller's user.
     pub(crate) uid: u32,
 }
 
-/// Whose records a caller may read.
+/// The tenants whose records a caller may read.
 #[derive(Debug, Clone)]
 pub(crate) enum Scope {
-    /// Everybody's: an operator asks.
+    /// All tenants, for an operator.
     All,
-    /// Its own.
+    /// The caller's own tenant.
     Own(TenantPermission),
 }
 
 impl Scope {
-    /// The tenants that a request means, where the caller may read of all of them. An empty list means all that it may.
+    /// Returns the tenants of a request, or a refusal if the caller may not read one of them. An empty list means all
+    /// that the caller may read.
     pub(crate) fn of(&self, tenants: Vec<TenantName>) -> Result<Vec<TenantName>, Failure> {
         match self {
             Self::All => Ok(tenants),
@@ -62,7 +64,7 @@ impl Scope {
 }
 
 impl RootPermission {
-    /// The kernel says that the caller's user is 0.
+    /// Returns a permission if the kernel's peer credentials say that the caller is user 0.
     pub(crate) fn of(uid: u32) -> Option<Self> {
         (uid == 0).then_some(Self(()))
     }
@@ -75,23 +77,24 @@ impl From<RootPermission> for OperatorPermission {
 }
 
 impl TenantPermission {
-    /// For who asks for what is not its tenant's.
+    /// The refusal of a request for another tenant's data, or for an operator's request.
     fn refusal(&self) -> Failure {
         Refusal::NotOwn { tenant: self.tenant.clone() }.into()
     }
 }
 
-/// Who is at the other end. Handlers of requests take a permission, which only this gives: none can be reached without it.
+/// The peer of a connection. Handlers of requests take a permission, and only this type gives one. So no handler can
+/// run without it.
 #[derive(Debug, Clone)]
 pub(crate) enum Caller {
-    /// May ask for anything that the policy allows.
+    /// An operator, who may ask for anything that the policy allows.
     Operator(OperatorPermission),
-    /// Has one of a tenant's host ids.
+    /// A user with one of a tenant's host ids.
     Tenant(TenantPermission),
 }
 
 impl Caller {
-    /// For requests of operators.
+    /// The permission for requests of operators.
     pub(crate) fn operator(&self) -> Result<OperatorPermission, Failure> {
         match self {
             Self::Operator(permission) => Ok(*permission),
@@ -99,12 +102,12 @@ impl Caller {
         }
     }
 
-    /// For requests of root, which only FTP servers make.
+    /// The permission for requests of root, which only FTP servers make.
     pub(crate) fn root(&self) -> Result<RootPermission, Failure> {
         RootPermission::of(self.operator()?.uid).ok_or_else(|| Refusal::OnlyFtpServers.into())
     }
 
-    /// For requests of tenants' own users.
+    /// The permission for requests of tenants' own users.
     pub(crate) fn tenant(&self) -> Result<&TenantPermission, Failure> {
         match self {
             Self::Operator(_) => Err(Refusal::OnlyHostUsers.into()),
@@ -112,7 +115,7 @@ impl Caller {
         }
     }
 
-    /// For requests that everybody makes of what is its own.
+    /// The records that the caller may read.
     pub(crate) fn scope(&self) -> Scope {
         match self {
             Self::Operator(_) => Scope::All,
@@ -120,7 +123,7 @@ impl Caller {
         }
     }
 
-    /// For requests that belong to a session, which nobody may make without one.
+    /// The refusal of a request that is valid only within a session.
     pub(crate) fn session(&self) -> Failure {
         match self {
             Self::Operator(_) => Refusal::NoSession.into(),
@@ -129,7 +132,7 @@ impl Caller {
     }
 }
 
-/// The users and groups that `admins` means.
+/// The ids of the users and groups in `admins`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Ids {
     users: BTreeSet<u32>,
@@ -149,7 +152,7 @@ impl Ids {
     }
 }
 
-/// What the user database last said of them; `None` when it said nothing in time.
+/// The last answer of the user database about `admins`. Its `ids` are `None` if the answer did not come in time.
 #[derive(Debug)]
 struct Said {
     of: Vec<Principal>,
@@ -157,24 +160,24 @@ struct Said {
     ids: Option<Ids>,
 }
 
-/// Those who may do what root may.
+/// The users who may do what root may.
 #[derive(Debug, Default)]
 pub(crate) struct Admins {
     said: Mutex<Option<Said>>,
-    /// Whom it last named, however long ago: for places, and for nothing that anybody may do.
+    /// The ids of the last successful query, however old. Only places use them; no permission depends on them.
     last: std::sync::Mutex<Ids>,
 }
 
 impl Admins {
-    /// Decides by the user at the other end and its groups, as the kernel names them: what the user database says of
-    /// the user may have changed since, and a service has groups that no database knows.
+    /// Decides by the peer's user and groups as the kernel reports them. The user database may have changed since the
+    /// peer started, and a service can have groups that no database knows.
     pub(crate) async fn permit(
         &self,
         uid: u32,
         groups: &[u32],
         admins: &[Principal],
     ) -> Result<OperatorPermission, Failure> {
-        // Root needs no database.
+        // Root needs no query.
         if let Some(root) = RootPermission::of(uid) {
             return Ok(root.into());
         }
@@ -189,7 +192,7 @@ impl Admins {
         Err(Failure::of(ExitStatus::Refused, message))
     }
 
-    /// Whether somebody was one of them when that was last asked. Waits for nobody.
+    /// Whether a user was an operator at the last successful query. Never waits.
     pub(crate) fn were(&self, uid: u32, groups: &[u32]) -> bool {
         let last = lock(&self.last);
         last.users.contains(&uid) || groups.iter().any(|group| last.groups.contains(group))
@@ -226,14 +229,14 @@ mod tests {
         let admins = Admins::default();
         let listed = [Principal::User("daemon".into()), Principal::Group("mail".into())];
         assert!(admins.permit(0, &[], &listed).await.is_ok());
-        // `daemon` is user 1, `mail` is group 8 on every Debian.
+        // On every Debian `daemon` is user 1 and `mail` is group 8.
         assert!(admins.permit(1, &[1], &listed).await.is_ok());
         assert!(admins.permit(4_000_000_000, &[7, 8], &listed).await.is_ok());
         for uid in [2, 8, 33, 65_534, 4_000_000_000] {
             let failure = admins.permit(uid, &[uid - 1, 0], &listed).await.expect_err("refused");
             assert_eq!(failure.status, ExitStatus::Refused);
         }
-        // Another list is another question, however soon it is asked.
+        // Another list causes another query, however soon it comes.
         assert!(admins.permit(1, &[1], &listed[1..]).await.is_err());
         assert!(admins.permit(0, &[], &[]).await.is_ok());
     }
