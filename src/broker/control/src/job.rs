@@ -1,7 +1,7 @@
-//! Jobs: one command of a tenant's that is run at a time, by the door `cron`, as the login user, from its begin to its end.
+//! Jobs: one run of a tenant's command at a time, by the door `cron`, as the login user, from start to end.
 //!
-//! Danger: a job must not be hung up because this program is replaced, nor run twice at a time. So it ignores that its line is
-//! cut, and a lock inside the jail, which outlives us, keeps a second one out.
+//! Danger: a job must not be hung up when this program is replaced, and must not run twice at once. So it ignores
+//! `SIGHUP`, and a lock inside the jail, which outlives this program, keeps a second run out.
 
 use crate::sessions::SessionGuard;
 use bailiwick_policy::{Tenant, Timer};
@@ -16,17 +16,18 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// How long a job that is to end may take after each signal.
+/// How long a job may take to end after each signal.
 const END_TIME: Duration = Duration::from_secs(1);
 
-/// How long init may take to begin a job that it took.
+/// How long init may take to start a job that it has accepted.
 const BEGIN_TIME: Duration = Duration::from_secs(10);
 
-/// What a job says goes to a file in the login user's home, and the one before it stays. Exit status 75: the run before still
-/// goes on. A file that cannot be written is no reason not to run.
+/// The wrapper of each job. It appends the job's output to a file in the login user's home and keeps one earlier file.
+/// It exits with 75 if the earlier run still lasts. If the file cannot be written, the job runs anyway.
 ///
-/// Between the two stands `cat` with a limit on the size of what it writes (`RLIMIT_FSIZE`): it passes on at once what it reads, and what a
-/// run leaves in the background is bounded by it too. Nothing that a run writes waits, or fails, because there was too much of it.
+/// The output goes through `cat` with a limit on its file size (`RLIMIT_FSIZE`). `cat` writes at once what it reads,
+/// and the limit also covers processes that a run leaves in the background. No process of a run blocks or fails because
+/// it wrote too much.
 const RUN: &str = r#"trap '' HUP
 name=$1; dir=$HOME/.local/state/timers; log=$dir/$2.log; shift 2
 mkdir -p "$dir" 2>/dev/null
@@ -53,31 +54,31 @@ exec >/dev/null 2>&1 9>&-
 [ ! "$KEEP" ] || read -r -t 1 -u ${KEEP[0]}
 exit $status
 "#;
-/// What [`RUN`] ends with when the run before it has not ended (`EX_TEMPFAIL` of sysexits.h).
+/// The exit status of [`RUN`] if the earlier run has not ended (`EX_TEMPFAIL` of sysexits.h).
 pub(crate) const BUSY: u8 = 75;
 
-/// Something that is run at times, or when its jail was started.
+/// A command that runs at certain times, or at the start of its jail.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) name: TimerName,
     pub(crate) when: When,
-    /// As it is shown.
+    /// The command as lists show it.
     pub(crate) command: String,
     argv: Vec<String>,
     pub(crate) input: String,
-    /// The stem of the file for what it says.
+    /// The name of the output file, without its ending.
     log: String,
 }
 
 impl Job {
-    /// The command, inside what keeps its output and a second run out.
+    /// The command inside [`RUN`].
     pub(crate) fn wrapped(&self) -> impl Iterator<Item = &str> {
         let wrapper = ["/bin/bash", "-c", RUN, "timer", self.name.as_str(), &self.log];
         wrapper.into_iter().chain(self.argv.iter().map(String::as_str))
     }
 
-    /// At which times, if at any.
+    /// The schedule; `None` for a job that runs at the start of its jail.
     pub(crate) fn schedule(&self) -> Option<&Schedule> {
         match &self.when {
             When::At(schedule) => Some(schedule),
@@ -85,7 +86,7 @@ impl Job {
         }
     }
 
-    /// Of a `[[timer]]`.
+    /// The job of a `[[timer]]`.
     pub(crate) fn of_timer(tenant: &Arc<Tenant>, timer: &Timer) -> Self {
         Self {
             tenant: Arc::clone(tenant),
@@ -98,7 +99,7 @@ impl Job {
         }
     }
 
-    /// Of a line of the tenant's crontab.
+    /// The job of a line in the tenant's crontab.
     pub(crate) fn of_crontab(tenant: &Arc<Tenant>, line: &CrontabJob) -> Self {
         let variables = line.variables.iter().map(|(name, value)| format!("{name}={value}"));
         let shell = [line.shell.clone(), "-c".to_owned(), line.command.clone()];
@@ -113,7 +114,7 @@ impl Job {
         }
     }
 
-    /// One that writes to the log of the crontab that something in it is wrong.
+    /// A job that writes an error of the crontab to the log of the crontab.
     pub(crate) fn complaint(tenant: &Arc<Tenant>, text: String) -> Self {
         let name: TimerName = CRONTAB_JOB.parse().expect("a name");
         let argv = vec!["/bin/echo".to_owned(), text];
@@ -127,7 +128,7 @@ impl Job {
 pub(crate) struct Run {
     channel: OwnedFd,
     counted: SessionGuard,
-    /// What a job says before it has its file goes nowhere, and must not end it.
+    /// The wrapper's output before it opens its file. It is not read, and it must not end the run.
     _streams: [OwnedFd; 2],
 }
 
@@ -136,11 +137,11 @@ impl Run {
         Self { channel, counted, _streams: streams }
     }
 
-    /// Waits for its end, and ends it when an operator wants that. The exit status, as a shell has it; `None` when the jail has
-    /// ended, or init says what no session says.
+    /// Waits for the end of the run, and ends it when an operator asks for that. Returns the exit status as a shell has
+    /// it; `None` if the jail has ended, or if init sends an invalid event.
     pub(crate) async fn attend(self) -> Option<u8> {
         let Self { channel, mut counted, _streams } = self;
-        // Of packets, which a stream does not mind: it is only waited on.
+        // The socket is one of packets. That does not matter here: it is only waited on.
         let channel = std::os::unix::net::UnixStream::from(channel);
         channel.set_nonblocking(true).ok()?;
         let channel = UnixStream::from_std(channel).ok()?;
@@ -164,11 +165,11 @@ impl Run {
                     None => break None,
                 },
                 _ = counted.end(), if last.is_none() => {
-                    // It ignores that it is hung up.
+                    // `SIGHUP` would not end it, since it ignores that signal.
                     say(signal::SIGTERM);
                     last = Some(tokio::time::Instant::now() + END_TIME);
                 }
-                // Init took it and never began it: it is given up, and counts no longer.
+                // Init accepted the job and did not start it. The session is no longer counted.
                 () = sleep_until(begin) => break None,
                 () = sleep_until(last) => {
                     say(signal::SIGKILL);
@@ -199,7 +200,7 @@ async fn recv(channel: &UnixStream) -> Option<SessionEvent> {
     }
 }
 
-/// Writes into a pipe that nobody reads yet. It never waits: a pipe that is too small is an error.
+/// Writes to a pipe that nobody reads yet. It does not block: a pipe that is too small is an error.
 pub(crate) fn fill(pipe: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     rustix::io::ioctl_fionbio(pipe, true)?;
     match bytes {

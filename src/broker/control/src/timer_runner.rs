@@ -1,7 +1,7 @@
-//! Runs what is due: reads crontabs, begins jobs in turn, and notes what became of them.
+//! Runs due timers: reads crontabs, starts jobs, and records their results.
 //!
-//! Danger: a run must not be lost because this program was replaced at that moment, nor be begun twice. So what was looked at is saved
-//! before the runs begin; what a run itself needs for that is in `job`.
+//! Danger: when this program is replaced, a run must not be lost and must not begin twice. So the time of the last look
+//! is saved before the runs begin. `job` keeps what a run itself needs for this.
 
 use crate::init_client::{self, InitClient};
 use crate::inits::Inits;
@@ -21,22 +21,22 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
 
-/// How long those who are to run may take to come up before the first look at what is due.
+/// How long the first look waits for the jails that should run.
 const FIRST_ROUND_TIME: Duration = Duration::from_secs(GRACE / 2);
-/// How long an init may take to answer while a run of its tenant's has one of these places. One that takes longer is waited for by its
-/// tenant alone.
+/// How long an init may take to answer while its tenant's run holds a permit of all tenants. A slower init delays only
+/// its own tenant.
 const QUICK: Duration = Duration::from_millis(250);
-/// How many inits are asked at a time.
+/// How many inits are asked for crontabs at once.
 const CRONTABS_AT_ONCE: usize = 16;
 
-/// Runs the timers of a host.
+/// Runs the timers of the host.
 #[derive(Debug)]
 pub(crate) struct TimerRunner {
     tenants: Arc<Tenants>,
     inits: Arc<Inits>,
     entry: Arc<SessionEntry>,
     timers: Arc<Timers>,
-    /// Whether all who are to run were started once, as far as they could be.
+    /// Whether the reconciler's first round is over.
     first_round: watch::Receiver<bool>,
 }
 
@@ -51,13 +51,13 @@ impl TimerRunner {
         Self { tenants, inits, entry, timers, first_round }
     }
 
-    /// Returns once all who are to run were started, as far as they could be.
+    /// Returns after the reconciler's first round.
     async fn first_round(&self) {
-        // It ends with this program.
+        // The wait fails only when this program ends.
         drop(self.first_round.clone().wait_for(|is_over| *is_over).await);
     }
 
-    /// What is run at times.
+    /// The timers of these tenants, or of all.
     pub(crate) fn list(
         &self,
         _permission: OperatorPermission,
@@ -69,12 +69,13 @@ impl TimerRunner {
         Ok(self.timers.report(&all))
     }
 
-    /// Runs what is due, for good.
+    /// Runs due jobs without end.
     pub(crate) async fn run(self: Arc<Self>) {
         self.timers.restore();
-        // What is due for a jail that starts with the host is made good once it had its chance; nothing is too old for that by then.
+        // Jails start with the host. Wait for them, so that their missed jobs can run. The wait is half of `GRACE`, so
+        // no missed job becomes too old.
         drop(tokio::time::timeout(FIRST_ROUND_TIME, self.first_round()).await);
-        // Before the first look: what was due in a crontab while nobody was here is made good as well.
+        // Read crontabs before the first look, so that their missed jobs run as well.
         self.look_into_crontabs().await;
         let runner = Arc::clone(&self);
         tokio::spawn(async move {
@@ -95,7 +96,8 @@ impl TimerRunner {
             if !due.is_empty() {
                 self.timers.forget_all_but(&jobs);
             }
-            // Kept before the runs begin: who is replaced right now has begun them, or will be told so by the lock inside.
+            // Save before the runs begin. If this program is replaced now, the runs have begun, and the lock in the
+            // jail refuses a second one.
             self.timers.save();
             for job in due.into_iter().filter(|job| runs_timers(&job.tenant)) {
                 let runner = Arc::clone(&self);
@@ -115,8 +117,8 @@ impl TimerRunner {
         self.read_crontabs(&tenants, now()).await;
     }
 
-    /// Reads the crontabs of these tenants, where they changed; tells what is wrong with them to those who wrote them. Gives
-    /// those whose init has answered.
+    /// Reads the crontabs of these tenants where they changed. Reports errors in a crontab to its log in the jail.
+    /// Returns the tenants whose init answered.
     pub(crate) async fn read_crontabs(self: &Arc<Self>, tenants: &[Arc<Tenant>], now: Moment) -> Vec<Arc<Tenant>> {
         let mut asked = JoinSet::new();
         let mut known = Vec::new();
@@ -131,7 +133,7 @@ impl TimerRunner {
         known
     }
 
-    /// Whether init has answered.
+    /// Returns whether init answered.
     async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) -> bool {
         if self.tenants.was_frozen(&tenant.name) {
             return false;
@@ -148,7 +150,7 @@ impl TimerRunner {
         true
     }
 
-    /// Runs what is to be run because a jail was started, once its init has told of it.
+    /// Runs the `@reboot` jobs of started jails, once their init has sent the crontab.
     async fn begin_starts(self: &Arc<Self>) {
         let started = self.timers.started(&self.tenants.policy.tenants_with_timers());
         if started.is_empty() {
@@ -156,7 +158,7 @@ impl TimerRunner {
         }
         let known = self.read_crontabs(&started, now()).await;
         let jobs = self.timers.take_starts(&known);
-        // Kept before the runs begin, as ever.
+        // Save before the runs begin, as in [`Self::run`].
         self.timers.save();
         for job in jobs {
             let runner = Arc::clone(self);
@@ -167,8 +169,8 @@ impl TimerRunner {
         }
     }
 
-    /// Begins a job. What is waited for while it has a place among all tenants' is bounded by [`QUICK`]; a tenant whose init is slower
-    /// has no place, and none of the others waits for it.
+    /// Starts a job. While it holds a permit of all tenants, it waits for init at most [`QUICK`]. A tenant whose init
+    /// is slower gets no permit, so no other tenant waits for it.
     async fn begin_in_turn(&self, job: &Job) -> Result<Run, Failure> {
         let tenant = &job.tenant.name;
         let turn = self.timers.turn(tenant);
@@ -186,7 +188,7 @@ impl TimerRunner {
         self.begin(job, init).await
     }
 
-    /// Begins a job in a jail whose init was greeted.
+    /// Starts a job in a jail whose init has sent its greeting.
     pub(crate) async fn begin(&self, job: &Job, init: InitClient) -> Result<Run, Failure> {
         let text = |text: &str| Bytes::new(text).map_err(|error| Failure::new(ExitStatus::Invalid, &error));
         let argv = job.wrapped().map(text);
@@ -211,7 +213,7 @@ impl TimerRunner {
         Ok(Run::new(channel, counted, [output, errors]))
     }
 
-    /// Runs a job to its end and notes what became of it.
+    /// Runs a job to its end and records the result.
     pub(crate) async fn run_job(&self, job: &Job) {
         let begun = now();
         let (tenant, name) = (&job.tenant.name, &job.name);
