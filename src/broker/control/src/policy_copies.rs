@@ -1,4 +1,5 @@
-//! Copies of the policy that is in force: the warden writes them down for the daemon that is started beside a wrong file.
+//! Copies of the policy in force: the warden writes them, so that a daemon that starts with an invalid file can use
+//! them.
 
 use crate::policy_store::PolicyStore;
 use crate::sync::{Wake, lock};
@@ -12,16 +13,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tracing::warn;
 
-/// Between two looks at files that have errors.
+/// The pause between two checks of files that have errors.
 const REPAIR_TIME: Duration = Duration::from_secs(1);
 
-/// Sees to the copies.
+/// Keeps the copies current.
 #[derive(Debug)]
 pub(crate) struct PolicyCopies {
     policy: Arc<PolicyStore>,
     warden: Arc<WardenClient>,
     reconciler: Wake,
-    /// Why they are not written.
+    /// Why the copies are not written.
     problem: Mutex<Option<Failure>>,
 }
 
@@ -35,15 +36,15 @@ impl PolicyCopies {
         lock(&self.problem).clone()
     }
 
-    /// Has the warden write down what is in force, for those who are started beside a wrong file. Reads files that have errors again as
-    /// soon as they change: whoever mends one should not have to say so. Goes on for good.
+    /// Has the warden write copies of the policy in force, without end. While files have errors, reads them again as
+    /// soon as they change, so that an operator who corrects one need not ask for it.
     pub(crate) async fn run(self: Arc<Self>) {
-        // Copies of tenants who are gone are removed too.
+        // Copies of tenants that are gone are removed too.
         let mut changed: BTreeSet<TenantName> = self.policy.copied();
         let mut written: Option<Policy> = None;
         let mut readings = None;
         loop {
-            // Compared when it was read, not each time that somebody looks.
+            // Compare only after a new reading of the policy.
             let read = {
                 let loaded = self.policy.loaded();
                 (readings.replace(loaded.readings) != Some(loaded.readings)).then(|| loaded.policy.clone())
@@ -59,7 +60,7 @@ impl PolicyCopies {
                         changed.clear();
                         *lock(&self.problem) = None;
                     }
-                    // Tried again and again, and told once.
+                    // Each failure is retried, and logged once.
                     Err(failure) => {
                         if lock(&self.problem).replace(failure.clone()).as_ref() != Some(&failure) {
                             warn!(event = "policy-not-kept", "{failure}");
@@ -92,7 +93,7 @@ impl PolicyCopies {
     }
 }
 
-/// The tenants of whom something else is to be written down than before.
+/// The tenants whose copies must be written again.
 fn changes_since(before: Option<&Policy>, now: &Policy) -> BTreeSet<TenantName> {
     let Some(before) = before else { return now.tenants.keys().cloned().collect() };
     let names = before.tenants.keys().chain(now.tenants.keys());

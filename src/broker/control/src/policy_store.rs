@@ -1,4 +1,5 @@
-//! The policy that is in force: read from the operator's files, and kept as it last was where a file has errors.
+//! The policy in force: read from the operator's files. Where a file has an error, its last valid content stays in
+//! force.
 
 use crate::ftp;
 use crate::reconcile;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
-/// Why the daemon cannot begin its work.
+/// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The policy is not usable at all.
@@ -22,16 +23,16 @@ pub enum OpenError {
     Policy(Vec<Diagnostic>),
 }
 
-/// The policy that is in force.
+/// The policy in force.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) policy: Policy,
-    /// Tenants whose files have errors: they are in `policy` as they last were. Those of whom that is not known are left exactly as
+    /// Tenants whose files have errors. `policy` has their last valid declaration. Tenants without one are left exactly as
     /// they are.
     pub(crate) invalid: BTreeSet<TenantName>,
     last_good: LastGood,
     pub(crate) problems: Vec<String>,
-    /// Of the files when they were read.
+    /// The fingerprint of the files at the last reading.
     fingerprint: u64,
     read_at: SystemTime,
     pub(crate) readings: u64,
@@ -47,23 +48,23 @@ impl Loaded {
         reconcile::declaration(&self.policy, &self.invalid, name)
     }
 
-    /// Whether nothing is known of what a tenant may.
+    /// Whether a tenant's file has errors and no earlier declaration is known.
     pub(crate) fn has_nothing_of(&self, name: &TenantName) -> bool {
         self.invalid.contains(name) && !self.policy.tenants.contains_key(name)
     }
 }
 
-/// The policy of a host.
+/// The policy of the host.
 #[derive(Debug)]
 pub(crate) struct PolicyStore {
     config: PathBuf,
     store: Mutex<Store>,
     loaded: Mutex<Loaded>,
-    /// Where an FTP server looks logins up: they are written again with each reading.
+    /// The directory of the FTP servers' database of logins, which each reading writes again.
     logins_dir: PathBuf,
-    /// The policy may have other timers now.
+    /// Wakes the timers after each reading.
     timers: Wake,
-    /// For whoever keeps copies of the policy.
+    /// Wakes the service that has the policy copied.
     was_read: Wake,
 }
 
@@ -71,7 +72,8 @@ impl PolicyStore {
     /// Reads the policy.
     ///
     /// # Errors
-    /// When `bailiwick.toml` is not usable and never was: a tenant's file that is not is a problem of that tenant alone.
+    /// When `bailiwick.toml` is unusable and no earlier version of it is known. An unusable tenant's file affects that
+    /// tenant alone.
     pub(crate) fn open(config: &Path, timers: Wake) -> Result<Self, OpenError> {
         let mut store = Store::new(config);
         let fingerprint = bailiwick_policy::fingerprint(config);
@@ -100,22 +102,22 @@ impl PolicyStore {
         })
     }
 
-    /// What is in force. Nothing is awaited while it is held.
+    /// The policy in force. Nothing is awaited while the lock is held.
     pub(crate) fn loaded(&self) -> MutexGuard<'_, Loaded> {
         lock(&self.loaded)
     }
 
-    /// The host as it was last declared.
+    /// The host as last declared.
     pub(crate) fn host(&self) -> Host {
         self.loaded().policy.host.clone()
     }
 
-    /// The limits of a tenant as they are declared.
+    /// The declared limits of a tenant.
     pub(crate) fn limits(&self, tenant: &TenantName) -> Option<Limits> {
         self.loaded().policy.tenants.get(tenant).map(|tenant| tenant.settings.limits.clone())
     }
 
-    /// A tenant as it was last declared.
+    /// A tenant as last declared.
     pub(crate) fn declared(&self, name: &TenantName) -> Result<Tenant, Failure> {
         let loaded = self.loaded();
         match loaded.policy.tenants.get(name) {
@@ -125,18 +127,18 @@ impl PolicyStore {
         }
     }
 
-    /// Those for whom something is run at times, or may be.
+    /// The tenants that have timers or may have a crontab.
     pub(crate) fn tenants_with_timers(&self) -> Vec<Arc<Tenant>> {
         let loaded = self.loaded();
         let meant = |tenant: &&Tenant| !tenant.timers.is_empty() || tenant.settings.doors.contains(&Door::Cron);
         loaded.policy.tenants.values().filter(meant).cloned().map(Arc::new).collect()
     }
 
-    /// Reads the policy again and logs every problem. What has an error stays as it last was without: `bailiwick.toml`, a plan, a
-    /// tenant.
+    /// Reads the policy again and logs every problem. A file with an error keeps its last valid content:
+    /// `bailiwick.toml`, a plan or a tenant.
     ///
     /// # Errors
-    /// All problems, though the rest of the policy is in use.
+    /// Returns all problems. The rest of the policy is in force anyway.
     pub(crate) fn reload(&self) -> Result<(), Failure> {
         let fingerprint = bailiwick_policy::fingerprint(&self.config);
         let Reading { policy, diagnostics, invalid, last_good } = lock(&self.store).read();
@@ -170,7 +172,7 @@ impl PolicyStore {
         }
     }
 
-    /// What is in force. `refused` are the entries that were refused.
+    /// The state of the policy. `refused` is the number of refused sessions.
     pub(crate) fn status(&self, refused: u64) -> PolicyStatus {
         let loaded = self.loaded();
         let LastGood { host, plans, .. } = &loaded.last_good;
@@ -188,21 +190,21 @@ impl PolicyStore {
         }
     }
 
-    /// The tenants of whom an earlier daemon had copies written.
+    /// The tenants with copies that an earlier daemon had written.
     pub(crate) fn copied(&self) -> BTreeSet<TenantName> {
         lock(&self.store).saved_tenants().into_iter().collect()
     }
 
-    /// Returns when the policy was read again since this last returned.
+    /// Returns when the policy was read again since the last return.
     pub(crate) async fn was_read(&self) {
         self.was_read.wait().await;
     }
 
-    /// Whether the operator's files are other ones than when they were last read.
+    /// Whether the operator's files differ from those of the last reading.
     pub(crate) async fn files_changed(&self) -> bool {
         let before = self.loaded().fingerprint;
         let config = self.config.clone();
-        // There may be thousands of files, and this thread is the only one that answers.
+        // There may be thousands of files, and this thread serves all clients.
         let now = tokio::task::spawn_blocking(move || bailiwick_policy::fingerprint(&config)).await;
         now.is_ok_and(|now| now != before)
     }
