@@ -1,7 +1,7 @@
-//! Inits that do not answer: which, since when, and when each is asked again. Pure: it asks nobody.
+//! Which inits do not answer, since when, and when each may be asked again. This module sends no request itself.
 //!
-//! Danger: an init is its tenant's, who may stop it at any moment, between any two words of it. One that was silent is asked by nobody
-//! for a time that grows, and for no tenant is anything waited for that is another's.
+//! Danger: an init belongs to its tenant, who may stop it at any moment, also in the middle of a reply. A silent init
+//! is not asked for a time that grows, and no tenant waits for another tenant's init.
 
 use crate::init_client::InitError;
 use crate::sync::lock;
@@ -13,31 +13,32 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-/// How long nobody asks an init that was silent; twice as long each time that it is silent again.
+/// The pause after the first silence of an init. It doubles each time up to `LAST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
-/// One that did not answer.
+/// An init that did not answer.
 #[derive(Debug)]
 struct Silence {
     since: Instant,
-    /// When it may be asked again.
+    /// When the init may be asked again.
     again: Instant,
     pause: Duration,
-    /// Whether it was silent twice, the second time for as long as anybody waits: once a busy host may have been the reason.
+    /// Whether the silence is certain: the init was silent twice, the second time for the longest wait. A single silence
+    /// may come from a busy host.
     is_certain: bool,
-    /// Whether somebody asks it right now.
+    /// Whether a request to it is under way.
     is_asked: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     silent: BTreeMap<TenantName, Silence>,
-    /// Those that answer, and not soon.
+    /// Tenants whose init answers, but slowly.
     slow: BTreeSet<TenantName>,
 }
 
-/// Whether the inits of a host answer.
+/// The health of the host's inits.
 #[derive(Debug)]
 pub(crate) struct InitHealth {
     state: Mutex<State>,
@@ -55,7 +56,7 @@ impl InitHealth {
         lock(&self.state)
     }
 
-    /// Whether somebody who wants something may ask it now.
+    /// Whether a service may ask the init now.
     pub(crate) fn may_ask(&self, tenant: &TenantName) -> Result<(), InitError> {
         match self.state().silent.get(tenant) {
             Some(silence) if Instant::now() < silence.again => Err(InitError::Silent),
@@ -63,7 +64,7 @@ impl InitHealth {
         }
     }
 
-    /// It has answered.
+    /// Records that the init has answered.
     pub(crate) fn answered(&self, tenant: &TenantName) {
         let silence = self.state().silent.remove(tenant);
         if let Some(Silence { since, is_certain: true, .. }) = silence {
@@ -72,7 +73,7 @@ impl InitHealth {
         }
     }
 
-    /// It has not, in time.
+    /// Records that the init did not answer in time.
     pub(crate) fn did_not_answer(&self, tenant: &TenantName, is_certain: bool) {
         let now = Instant::now();
         let mut state = self.state();
@@ -88,14 +89,14 @@ impl InitHealth {
         self.changed.notify_one();
     }
 
-    /// Its jail is another now, or in another state.
+    /// Forgets a tenant whose jail was replaced or changed its state.
     pub(crate) fn forget(&self, tenant: &TenantName) {
         let mut state = self.state();
         state.silent.remove(tenant);
         state.slow.remove(tenant);
     }
 
-    /// Whether it is certain that it does not answer, and for how long it has not.
+    /// How long the init has been silent, if that is certain.
     pub(crate) fn silent_for(&self, tenant: &TenantName) -> Option<Duration> {
         let state = self.state();
         state.silent.get(tenant).filter(|silence| silence.is_certain).map(|silence| silence.since.elapsed())
@@ -114,7 +115,7 @@ impl InitHealth {
         }
     }
 
-    /// Those that are to be asked now, and when the next is.
+    /// The inits that must be asked now, and when the next one is due.
     pub(crate) fn due(&self) -> (Vec<TenantName>, Option<Instant>) {
         let now = Instant::now();
         let mut state = self.state();
@@ -134,7 +135,7 @@ impl InitHealth {
     pub(crate) fn was_asked(&self, tenant: &TenantName) {
         if let Some(silence) = self.state().silent.get_mut(tenant) {
             silence.is_asked = false;
-            // Also when nothing came of it.
+            // The pause also holds if the request had no result.
             silence.again = silence.again.max(Instant::now() + FIRST_PAUSE);
         }
         self.changed.notify_one();
@@ -142,7 +143,7 @@ impl InitHealth {
 }
 
 impl InitHealth {
-    /// Returns when another init is due, or may be.
+    /// Returns when the next due time may have changed.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }

@@ -1,4 +1,4 @@
-//! Asks inits that were silent again, all others now and then, and replaces jails whose init is silent for long.
+//! Asks silent inits again, asks all others regularly, and replaces jails whose init stays silent.
 
 use crate::init_client::{self, InitError};
 use crate::inits::Inits;
@@ -11,14 +11,14 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::warn;
 
-/// In how long every init is asked once, though nobody wants anything of it.
+/// The number of portions in a round. Each init is asked once in a round.
 const ROUND: u32 = 30;
-/// How long there is between two portions of a round.
+/// The time between two portions of a round.
 const PORTION_TIME: Duration = Duration::from_secs(10);
-/// How many that were silent are asked at a time.
+/// How many inits are asked at once.
 const AT_ONCE: usize = 64;
 
-/// Watches the inits of a host.
+/// Watches the inits of the host.
 #[derive(Debug)]
 pub(crate) struct InitWatch {
     tenants: Arc<Tenants>,
@@ -32,8 +32,8 @@ impl InitWatch {
         Self { tenants, inits, reconciler, asking: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// Asks inits that were silent again, and now and then all others, and replaces what is silent for as long as the operator said; for
-    /// good.
+    /// Runs without end: asks silent inits again and all others regularly, and replaces the jails whose init was silent
+    /// for the time that the operator set.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut round = Round::default();
         let mut portion = Instant::now() + PORTION_TIME;
@@ -46,7 +46,7 @@ impl InitWatch {
                         let _place = watch.asking.acquire().await;
                         watch.ask_again(&tenant).await;
                     }
-                    // Without a place: a jail takes its time to be made anew.
+                    // The permit is released before this, because a restart of a jail takes long.
                     watch.replace_long_silent(&tenant).await;
                     watch.inits.health.was_asked(&tenant);
                 });
@@ -68,20 +68,20 @@ impl InitWatch {
         }
     }
 
-    /// Asks one that was silent.
+    /// Asks an init that was silent.
     async fn ask_again(&self, tenant: &TenantName) {
         let Some((socket, ids)) = self.tenants.init_of_name(tenant).await else {
             return self.inits.health.forget(tenant);
         };
         let error = init_client::connect(&socket, ids).await.err();
         if matches!(error, Some(InitError::Silent | InitError::Broken(_))) && self.tenants.is_frozen(tenant).await {
-            // It is not its own doing, and who thaws it has it forgotten too.
+            // A frozen tenant does not cause the silence. A thaw makes this program forget it too.
             return self.inits.health.forget(tenant);
         }
         self.inits.note_answer(tenant, error.as_ref(), true);
     }
 
-    /// Makes a jail anew whose init has been silent for as long as the operator said.
+    /// Restarts a jail whose init was silent for the time in `replace_silent_init`.
     async fn replace_long_silent(&self, tenant: &TenantName) {
         let Some(after) = self.tenants.policy.host().replace_silent_init else { return };
         if self.inits.health.silent_for(tenant).is_none_or(|time| time.as_secs() < after.0) {
@@ -99,14 +99,15 @@ impl InitWatch {
     }
 }
 
-/// Everybody, in portions.
+/// Divides all tenants into portions.
 #[derive(Debug, Default)]
 struct Round {
     portion: u32,
 }
 
 impl Round {
-    /// The next portion. Who is in which depends on nothing but the name, so that each is in one.
+    /// The tenants of the next portion. The portion of a tenant depends only on its name, so each tenant is in exactly
+    /// one.
     fn next(&mut self, all: Vec<TenantName>) -> Vec<TenantName> {
         self.portion = (self.portion + 1) % ROUND;
         let of = |tenant: &TenantName| {
@@ -135,7 +136,7 @@ mod tests {
 
     const IDS: IdRange = IdRange { first: 0, count: 65_536 };
 
-    /// A daemon whose warden knows `alice`, who runs, and an init of hers that listens and says nothing.
+    /// A daemon whose warden reports `alice` as running, and an init of hers that listens and does not answer.
     async fn with_silent_init(frozen: bool, stops: Sender<()>) -> (TempDir, Arc<Services>, UnixListener) {
         let (temp, services) = fake::host();
         let entry = RosterEntry { frozen, pid: Some(1), access: Some(Access::ReadWrite), ..entry_of(IDS) };
@@ -159,7 +160,7 @@ mod tests {
         let (_temp, services, init) = with_silent_init(true, stops).await;
         let tenants = services.tenants.policy.tenants_with_timers();
         assert_eq!((tenants.len(), services.timer_runner.read_crontabs(&tenants, Moment(0)).await.len()), (1, 0));
-        // Somebody wanted something of it.
+        // Some service found the init silent.
         services.init_watch.inits.health.did_not_answer(&name("alice"), false);
         let keeping = tokio::spawn(Arc::clone(&services.init_watch).run());
         let (mut asked, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(3600));
@@ -180,7 +181,7 @@ mod tests {
         let (_temp, services, _init) = with_silent_init(false, stops).await;
         services.init_watch.inits.health.did_not_answer(&name("alice"), true);
         let keeping = tokio::spawn(Arc::clone(&services.init_watch).run());
-        // And never is.
+        // The warden never replies.
         stopped.recv().await.expect("the warden is asked to stop it");
         assert_eq!(services.init_watch.asking.available_permits(), AT_ONCE);
         keeping.abort();
