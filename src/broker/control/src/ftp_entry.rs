@@ -1,6 +1,7 @@
-//! Entries by FTP: which logins there are, and processes of a server that put themselves into a jail.
+//! Logins by FTP: which logins exist, and which processes of a server have entered a jail.
 //!
-//! Danger: only root asks this, and what it says of a process is proved by the warden before the process is counted as inside.
+//! Danger: only root makes these requests. The warden proves what the client says of a process before the process
+//! counts as inside.
 
 use crate::door;
 use crate::ftp::{Ftp, Held, Note};
@@ -20,11 +21,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-/// Of random bytes that nobody has kept, by the method and the cost that `bailiwick password` uses. Where there is no login to take
-/// the method from.
+/// A hash of random bytes that nobody has kept, with the method and cost of `bailiwick password`. It is used when no
+/// login exists to take the method from.
 const NOBODY: &str = "$y$j9T$D7TvcSFvIlGpEkFVkXmRs0$PVJVZr.iZXKXOrpzJwLvzzeg65p20T86Q0D3KhW3Dv0";
 
-/// Lets logins by FTP in.
+/// Lets FTP logins into jails and counts them.
 #[derive(Debug)]
 pub(crate) struct FtpEntry {
     tenants: Arc<Tenants>,
@@ -38,8 +39,8 @@ impl FtpEntry {
         Self { tenants, sessions, notes, refusals }
     }
 
-    /// What the password of a login for FTP is compared with: of one that there is not a hash that takes as long to compare as those of
-    /// its tenant's, or of whoever has some.
+    /// The hash to compare the password of an FTP login with. For an unknown login it is a dummy hash with the method
+    /// and cost of its tenant's logins, or of other tenants' logins, so that timing reveals nothing.
     pub(crate) fn hash(&self, _permission: RootPermission, user: &str) -> PasswordHash {
         let user = user.parse::<FtpUser>().ok();
         let loaded = self.tenants.policy.loaded();
@@ -53,7 +54,7 @@ impl FtpEntry {
         like.map_or_else(|| NOBODY.parse().expect("a hash"), |login| login.password.of_nobody())
     }
 
-    /// A password for FTP was wrong.
+    /// Counts and logs a wrong FTP password.
     pub(crate) fn refused(&self, permission: RootPermission, pid: u32, user: &str, source: Option<String>) {
         let client = Client { door: Door::Ftp, uid: OperatorPermission::from(permission).uid, pid, source, key: None };
         let user = door::short(visible(user).into_owned());
@@ -65,7 +66,7 @@ impl FtpEntry {
         }
     }
 
-    /// Counts a process of an FTP server that is about to enter.
+    /// Counts a session for a process of an FTP server that is about to enter a jail.
     pub(crate) fn enter(
         &self,
         permission: RootPermission,
@@ -97,8 +98,8 @@ impl FtpEntry {
         entered().inspect_err(|failure| self.refusals.log(&client, &user.tenant, failure))
     }
 
-    /// The process that was counted is in the jail: from now on it is counted for as long as it lives. It waits for the answer, so
-    /// its number is its own.
+    /// The process has entered the jail, and counts until it ends. It waits for this reply, so its pid cannot belong to
+    /// another process.
     pub(crate) async fn entered(self: &Arc<Self>, mut counted: SessionGuard) -> Result<(), Failure> {
         let record = counted.record().clone();
         let failed = |error: std::io::Error| Failure::new(ExitStatus::Failed, &error);
@@ -117,11 +118,12 @@ impl FtpEntry {
         Ok(())
     }
 
-    /// Counts a session until its process ends; has it ended when it must.
+    /// Counts a session until its process ends, and has the warden end the process when the session must end.
     async fn attend(self: Arc<Self>, counted: SessionGuard, process: FtpProcess, pidfd: OwnedFd) {
         let id = counted.record().id;
         let mut held = Held::new(counted);
-        // Without a place to wait the session is not counted any more, which is told; it is not ended for that.
+        // If the descriptor cannot be waited on, the session is no longer counted, and a warning says so. The session
+        // itself continues.
         #[expect(
             deprecated,
             reason = "what is deprecated about it are descriptors that somebody else may close: this one is owned"
@@ -146,7 +148,7 @@ impl FtpEntry {
         held.ended();
     }
 
-    /// Counts who came in by FTP under an earlier daemon, and writes down who may.
+    /// Writes the database of logins, and counts the FTP sessions that an earlier daemon counted.
     pub(crate) async fn resume(self: Arc<Self>) {
         self.tenants.policy.write_logins(&self.tenants.policy.loaded().policy);
         let earlier = self.notes.earlier();
@@ -161,7 +163,7 @@ impl FtpEntry {
             tokio::time::sleep(Duration::from_secs(1)).await;
         };
         for note in earlier.into_iter().filter(|note| processes.contains(&note.process)) {
-            // Opened before it is looked for again: what is held is what is counted.
+            // Open the process before the warden is asked again: then the answer is about the process that is held.
             let Ok(pidfd) = process::open(note.process.pid) else { continue };
             if !matches!(self.tenants.warden.ftp_processes(Some(&note.process.tenant)).await, Ok(now) if now.contains(&note.process))
             {

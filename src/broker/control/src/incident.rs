@@ -1,20 +1,20 @@
-//! Incidents in the making: which faults belong together, and when evidence is taken. Pure: the clock is the caller's.
+//! Open incidents: which faults belong together, and when evidence is due. Pure: the caller gives the time.
 
 use bailiwick_types::{Incident, LimitKey, Moment, Resource, Snapshot, TenantName};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Faults of one kind that are no further apart belong together, in seconds.
+/// The longest gap between two faults of one incident, in seconds.
 const GAP: u64 = 300;
 /// The least time between two snapshots of one incident, in seconds: two a minute.
 const SNAPSHOT_GAP: u64 = 30;
 /// The most snapshots of one incident.
 const MOST_SNAPSHOTS: usize = 10;
 
-/// What an incident is of.
+/// What an incident is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum IncidentKind {
-    /// A limit that was hit.
+    /// A limit was hit.
     Limit(LimitKey),
     /// Others made the tenant wait for a resource.
     Pressure(Resource),
@@ -32,7 +32,7 @@ impl fmt::Display for IncidentKind {
 }
 
 impl IncidentKind {
-    /// As the history has it; `None` for what this version does not know.
+    /// Reads a kind as the history stores it; `None` for one that this version does not know.
     fn read(text: &str) -> Option<Self> {
         match text.strip_prefix(PRESSURE) {
             Some(resource) => resource.parse().ok().map(Self::Pressure),
@@ -41,7 +41,7 @@ impl IncidentKind {
     }
 }
 
-/// The incidents that go on.
+/// The open incidents.
 #[derive(Debug, Default)]
 pub(crate) struct Incidents {
     open: BTreeMap<(TenantName, IncidentKind), Open>,
@@ -55,7 +55,7 @@ struct Open {
 }
 
 impl Incidents {
-    /// Takes up those that were going on when the daemon ended.
+    /// Restores the incidents that were open when the last daemon ended.
     pub(crate) fn restore(&mut self, incidents: Vec<Incident>, now: Moment) {
         for incident in incidents {
             if let Some(kind) = IncidentKind::read(&incident.kind)
@@ -68,7 +68,7 @@ impl Incidents {
         }
     }
 
-    /// Takes note of faults. Says whether evidence is to be taken now.
+    /// Records faults. Returns whether a snapshot must be taken now.
     #[must_use]
     pub(crate) fn note(&mut self, tenant: &TenantName, kind: IncidentKind, count: u64, now: Moment) -> bool {
         let open = self.open.entry((tenant.clone(), kind)).or_insert_with(|| Open {
@@ -95,21 +95,21 @@ impl Incidents {
         wanted
     }
 
-    /// Adds evidence to an incident that goes on, and gives it.
+    /// Adds a snapshot to an open incident and returns the incident.
     pub(crate) fn add(&mut self, tenant: &TenantName, kind: IncidentKind, snapshot: Snapshot) -> Option<&mut Incident> {
         let open = self.open.get_mut(&(tenant.clone(), kind))?;
         open.incident.snapshots.push(snapshot);
         Some(&mut open.incident)
     }
 
-    /// Forgets those of a tenant.
+    /// Forgets the incidents of a tenant.
     pub(crate) fn forget(&mut self, tenant: &TenantName) {
         self.open.retain(|(whose, _), _| whose != tenant);
     }
 
-    /// Those that have changed since the last time. Those that are over are forgotten.
+    /// Returns the incidents that changed since the last call, and forgets those that are over.
     pub(crate) fn settle(&mut self, now: Moment) -> Vec<&mut Incident> {
-        // A clock that was set back ends none.
+        // A clock that was set back ends no incident.
         self.open.retain(|_, open| open.changed || now.0 <= open.incident.until.0.saturating_add(GAP));
         let changed = |open: &mut Open| std::mem::take(&mut open.changed);
         self.open.values_mut().filter_map(|open| changed(open).then_some(&mut open.incident)).collect()

@@ -1,4 +1,5 @@
-//! What the reconciler does next for each tenant: the lifecycle's table over the policy and the warden's roster. Pure.
+//! What the reconciler does next for each tenant: the lifecycle's table applied to the policy and the warden's roster.
+//! Pure.
 
 use bailiwick_plan::lifecycle::{
     self, Actual, Declaration, Hold, HostUser, HostUserStep, Ids, JailState, JailStep, desired, next,
@@ -8,20 +9,20 @@ use bailiwick_proto::warden::RosterEntry;
 use bailiwick_types::TenantName;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One thing to do.
+/// One action of the reconciler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
     /// Start the jail.
     Start,
-    /// Stop the jail and start the one that should run.
+    /// Stop the jail and start the declared one.
     Replace,
     /// Stop the jail.
     Stop,
-    /// Make or remove the host user. After a start, which gives the tenant its ids.
+    /// Make or remove the host user. It comes after a start, which gives the tenant its ids.
     HostUser,
 }
 
-/// What the policy knows of a tenant. `invalid` are the tenants whose files have errors.
+/// The declaration of a tenant. `invalid` are the tenants whose files have errors.
 pub(crate) fn declaration<'a>(
     policy: &'a Policy,
     invalid: &BTreeSet<TenantName>,
@@ -34,7 +35,7 @@ pub(crate) fn declaration<'a>(
     }
 }
 
-/// What a tenant has, as the warden tells it. Whether its init answers is not the warden's to know.
+/// The actual state of a tenant by the warden's entry. The warden does not know whether init answers.
 pub(crate) fn actual(entry: Option<&RosterEntry>) -> Actual {
     let Some(entry) = entry else { return Actual::NEVER_RAN };
     let jail = match entry.access {
@@ -52,7 +53,7 @@ pub(crate) fn actual(entry: Option<&RosterEntry>) -> Actual {
     }
 }
 
-/// What to do, by tenant, in this order. Tenants for whom there is nothing to do are not in it.
+/// The actions by tenant, in the order of [`Action`]. A tenant without an action is left out.
 pub(crate) fn decide(
     policy: &Policy,
     invalid: &BTreeSet<TenantName>,
@@ -75,7 +76,7 @@ fn actions(next: lifecycle::Next) -> BTreeSet<Action> {
         JailStep::Start => Some(Action::Start),
         JailStep::Replace => Some(Action::Replace),
         JailStep::Stop => Some(Action::Stop),
-        // The warden tells when it has finished. Whoever waited for it here would hold up all other tenants.
+        // The warden reports when it has finished. A wait here would delay all other tenants.
         JailStep::Wait | JailStep::None | JailStep::Held => None,
     };
     let host_user = match next.host_user {
@@ -94,8 +95,8 @@ mod tests {
     const WRITES: Option<Access> = Some(Access::ReadWrite);
     const READS: Option<Access> = Some(Access::ReadOnly);
 
-    /// From `NAME=STATE`, with `+` before the name of one that has the door `ssh`. A third state is `readable`: suspended, with
-    /// a door that stays open for reading.
+    /// Makes a policy from words `NAME=STATE`. A `+` before the name opens the door `ssh`. The state `readable` means
+    /// suspended, with a door that stays open for reading.
     fn policy(text: &str) -> Policy {
         let mut files: Vec<(std::path::PathBuf, String)> =
             vec![("bailiwick.toml".into(), String::new()), ("plans.d/small.toml".into(), "profile = \"web\"\n".into())];

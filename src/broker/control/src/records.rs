@@ -1,4 +1,4 @@
-//! What is asked of the recorder: usage, history, faults, incidents, and what other limits would have done.
+//! Requests to the recorder: usage, history, faults, incidents, the audit log, and what other limits would have done.
 
 use crate::permission::{OperatorPermission, Scope};
 use crate::recorder::{Recorder, RecorderState};
@@ -20,12 +20,12 @@ fn failed(error: bailiwick_history::HistoryError) -> Failure {
     Failure::new(ExitStatus::Failed, &error)
 }
 
-/// No name means all.
+/// The named tenants; `None`, for all, if the list is empty.
 fn named(tenants: Vec<TenantName>) -> Option<Vec<TenantName>> {
     (!tenants.is_empty()).then_some(tenants)
 }
 
-/// A length of time, bounded so that nothing computed from it overflows.
+/// A window with bounds that keep all later computations from overflow.
 fn bounded(window: Window) -> Result<Window, Failure> {
     const LAST: u64 = 1 << 40;
     if window.from.0 >= window.until.0 {
@@ -34,7 +34,7 @@ fn bounded(window: Window) -> Result<Window, Failure> {
     Ok(Window { from: Moment(window.from.0.min(LAST)), until: Moment(window.until.0.min(LAST)) })
 }
 
-/// What was recorded of tenants, for whoever may read it.
+/// Answers what was recorded of tenants, to callers who may read it.
 #[derive(Debug)]
 pub(crate) struct Records {
     tenants: Arc<Tenants>,
@@ -46,17 +46,18 @@ impl Records {
         Self { tenants, recorder }
     }
 
-    /// Adds an audit to the log of audits. One that cannot be logged is worth having all the same.
+    /// Appends an audit to the audit log. If that fails, the audit is still returned to its caller.
     pub(crate) async fn log_audit(&self, report: AuditReport) {
         match self.recorder.with(move |work| work.log_audit(&report)).await {
-            // The journal, and what it is passed on to, is out of reach of whoever might change the log later.
+            // The mark goes to the journal. A person who can change the log cannot change the journal or its remote
+            // copies.
             Ok(Ok(mark)) => info!(target: "bailiwick::event", event = "audit", mark = %mark, "audited, mark {mark}"),
             Ok(Err(error)) => warn!(target: "bailiwick::event", event = "audit-not-logged", "{error}"),
             Err(failure) => warn!(target: "bailiwick::event", event = "audit-not-logged", "{failure}"),
         }
     }
 
-    /// Looks through the log of audits.
+    /// Verifies the audit log.
     pub(crate) async fn verify_audits(
         &self,
         _permission: OperatorPermission,
@@ -73,7 +74,7 @@ impl Records {
         Ok((looked.head.map(|head| head.to_string()), looked.problems))
     }
 
-    /// What tenants used in a window, or use now.
+    /// The usage of tenants in a window, or now if there is none.
     pub(crate) async fn usage(
         &self,
         scope: &Scope,
@@ -92,7 +93,7 @@ impl Records {
         self.recorder.with(move |work| work.usage(tenants.as_deref(), window)).await?
     }
 
-    /// What one tenant used, step by step.
+    /// The usage of one tenant, step by step.
     pub(crate) async fn history(
         &self,
         scope: &Scope,
@@ -111,7 +112,7 @@ impl Records {
         self.recorder.with(move |work| work.history()?.series(&tenant, window, step).map_err(failed)).await?
     }
 
-    /// Hits of limits.
+    /// The faults of tenants in a window.
     pub(crate) async fn faults(
         &self,
         scope: &Scope,
@@ -127,7 +128,7 @@ impl Records {
         self.recorder.with(read).await?
     }
 
-    /// Runs of them, without their evidence.
+    /// The incidents of tenants in a window, without their evidence.
     pub(crate) async fn incidents(
         &self,
         scope: &Scope,
@@ -145,7 +146,7 @@ impl Records {
         Ok(incidents)
     }
 
-    /// One incident with its evidence. A tenant sees its own alone, and not who the neighbour was.
+    /// One incident with its evidence. A tenant sees only its own incidents, without the name of the neighbour.
     pub(crate) async fn incident(&self, scope: &Scope, id: u64) -> Result<Incident, Failure> {
         let found = self.recorder.with(move |work| work.history()?.incident(id).map_err(failed)).await??;
         let seen = found.and_then(|mut incident| match scope {
@@ -161,7 +162,7 @@ impl Records {
         seen.ok_or_else(|| Failure::of(ExitStatus::NotFound, format!("there is no incident {id}")))
     }
 
-    /// How often tenants would have met other limits.
+    /// How often tenants would have exceeded other limits.
     pub(crate) async fn simulate(
         &self,
         _permission: OperatorPermission,
@@ -176,7 +177,7 @@ impl Records {
             for (tenant, total) in history.totals(window, Some(&tenants)).map_err(failed)? {
                 for (measure, bound) in bounds.get(&tenant).into_iter().flat_map(|bounds| &bounds.0) {
                     let Some(peak) = total.peak.get(*measure) else { continue };
-                    // A sample of a sum is of a minute.
+                    // A sample of a sum covers one minute.
                     let (most, peak) = match measure.kind() {
                         Kind::Sum => (bound.saturating_mul(60), peak / 60),
                         Kind::Level => (*bound, peak),

@@ -1,4 +1,4 @@
-//! The services of `bailiwickd`, each handed what it needs. This is the only place that knows all of them.
+//! The services of `bailiwickd`: each gets the services that it needs. Only this module knows all of them.
 
 use crate::audits::Audits;
 use crate::callers::Callers;
@@ -55,7 +55,8 @@ pub struct Services {
     pub(crate) audits: Audits,
 }
 
-/// Moves the history from where an earlier version kept it. What cannot come is tried again at the next start, and is lost in neither place.
+/// Moves the history from the directory of an earlier version. What cannot be moved stays there and is tried again at
+/// the next start.
 fn move_history(from: &Path, own: &Path) {
     match own_dir::move_from(from, own) {
         Ok(false) => {}
@@ -69,10 +70,11 @@ fn move_history(from: &Path, own: &Path) {
 }
 
 impl Services {
-    /// Reads the policy, and wires the services. Nothing runs yet.
+    /// Reads the policy and wires the services. It starts none of them.
     ///
     /// # Errors
-    /// When `bailiwick.toml` is not usable and never was: a tenant's file that is not is a problem of that tenant alone.
+    /// When `bailiwick.toml` is unusable and no earlier version of it is known. An unusable tenant's file affects that
+    /// tenant alone.
     pub fn open(config: &Path) -> Result<Arc<Self>, OpenError> {
         let (wake_timers, wake_reconciler) = (Wake::default(), Wake::default());
         let policy = Arc::new(PolicyStore::open(config, wake_timers.clone())?);
@@ -163,7 +165,7 @@ impl Services {
         }))
     }
 
-    /// The host as it was last declared.
+    /// The host as last declared.
     #[must_use]
     pub fn host(&self) -> Host {
         self.tenants.policy.host()
@@ -172,15 +174,15 @@ impl Services {
     /// Reads the policy again and logs every problem.
     ///
     /// # Errors
-    /// All problems, though the rest of the policy is in use.
+    /// Returns all problems. The rest of the policy is in force anyway.
     pub fn reload(&self) -> Result<(), Failure> {
         self.tenants.policy.reload()
     }
 
-    /// Starts to measure and to record what tenants use, on a thread of its own.
+    /// Starts the recorder, which measures tenants on its own thread.
     ///
     /// # Errors
-    /// When there can be no thread for it.
+    /// When the thread cannot be started.
     pub fn start_recorder(&self) -> std::io::Result<()> {
         self.recorder.start(Sources {
             policy: Arc::clone(&self.tenants.policy),
@@ -190,7 +192,7 @@ impl Services {
         })
     }
 
-    /// Starts everything that goes on for as long as this program does. Needs a runtime.
+    /// Spawns the services that run as long as this program. Needs a runtime.
     pub fn spawn(&self) {
         tokio::spawn(Arc::clone(&self.reconciler).run());
         tokio::spawn(Arc::clone(&self.copies).run());

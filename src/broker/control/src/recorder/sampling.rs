@@ -1,19 +1,19 @@
-//! Samples: what each tenant used in a minute, now, or in a window, and whose waiting is whose doing.
+//! Samples: what each tenant used in a minute, now, or in a window, and which tenants waited because of others.
 
 use super::*;
 
-/// How often pressure on one resource is looked into, and the failure of the history told.
+/// The least time between two checks of pressure on one resource.
 const PRESSURE_TIME: Duration = Duration::from_secs(10);
-/// For how long what a sample saw is what there is to see.
+/// How long the result of a sample is used in place of a new measurement.
 const FRESH_TIME: Duration = Duration::from_secs(5);
-/// A tenant that waited for others for less than this part of the time has nothing to complain of.
+/// A tenant that waited for others for less than one part in this many of the time has no incident.
 const WORTH_TELLING: u64 = 10;
-/// Held back by its own limit for less than this part of a minute is no incident.
+/// A tenant that its processor limit held back for less than one part in this many of a minute has no incident.
 const THROTTLED: u64 = 10;
 
 impl RecorderState {
     pub(super) fn snapshot(&mut self, tenant: &TenantName, at: Moment) -> Snapshot {
-        // Just after a sample, what counts is what the sample saw.
+        // Just after a sample the time since it is too short, so the sample itself is used.
         let span = match &self.last {
             Some((at, span)) if at.elapsed() < FRESH_TIME => span.clone(),
             _ => self.since_sample(),
@@ -21,7 +21,7 @@ impl RecorderState {
         let bounds = self.bounds_of(tenant);
         let processes = match self.ask(&WardenRequest::Evidence { tenant: tenant.clone() }) {
             Ok(WardenReply::Evidence(processes)) => processes,
-            // A jail that is gone leaves no evidence.
+            // A jail that is gone has no evidence.
             _ => Vec::new(),
         };
         Snapshot {
@@ -32,7 +32,7 @@ impl RecorderState {
         }
     }
 
-    /// What was used since the last sample.
+    /// The usage since the last sample.
     fn since_sample(&self) -> Span {
         let Some(meter) = &self.meter else { return Span::default() };
         let mut longest = 0;
@@ -48,7 +48,7 @@ impl RecorderState {
         self.sources.policy.limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default()
     }
 
-    /// Processes of tenants wait: who, and for whom?
+    /// Records an incident for each tenant that waited for a resource mainly because of others.
     pub(super) fn look_into_pressure(&mut self, resource: Resource) {
         let due = self.pressed.get(&resource).is_none_or(|last| last.elapsed() >= PRESSURE_TIME);
         if !due {
@@ -73,7 +73,7 @@ impl RecorderState {
     /// Takes the sample of a minute.
     pub(super) fn sample(&mut self) {
         if self.refresh().is_err() {
-            // Without the warden nothing is known; the minute stays unmeasured.
+            // Without the warden nothing can be measured, and the history has a gap.
             return;
         }
         if let Ok(WardenReply::Disks(disks)) = self.ask(&WardenRequest::Disks) {
@@ -111,7 +111,7 @@ impl RecorderState {
         self.last = Some((Instant::now(), Span { seconds, used, busy: busy.saturating_sub(self.busy) }));
         self.busy = busy;
         for (tenant, disk) in &self.disks {
-            // Of a tenant that is down, its files are still there.
+            // The files of a tenant that is down still use disk space.
             let sample = samples
                 .entry(tenant.clone())
                 .or_insert_with(|| Sample { seconds: PERIOD.as_secs(), usage: Usage::default() });
@@ -128,7 +128,7 @@ impl RecorderState {
         self.store(samples);
     }
 
-    /// btrfs tells nobody that a limit was hit: a tenant that stands at it has hit it.
+    /// btrfs reports no hit of a quota. So a tenant whose usage is at its limit counts as having hit it.
     fn full_disks(&mut self) {
         const SLACK: u64 = 64 << 10;
         let full = |(tenant, disk): (&TenantName, &DiskFact)| {
@@ -166,7 +166,7 @@ impl RecorderState {
         }
     }
 
-    /// What every tenant uses now: over the time since the last such look, if that was not long ago, or since the last
+    /// The current usage of every tenant: since its last live query if that was 0.2 to 30 s ago, or else since the last
     /// sample.
     pub(crate) fn look(&mut self) -> Result<Vec<TenantUsage>, Failure> {
         const LEAST: Duration = Duration::from_millis(200);
@@ -188,7 +188,7 @@ impl RecorderState {
             }
             live.looked = Some((Instant::now(), reading));
             let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-            // Sums over the span, as they would be in a whole number of seconds.
+            // Scale sums to a whole number of seconds.
             let seconds = millis.div_ceil(1000);
             for (measure, value) in &mut usage.0 {
                 if measure.kind() == bailiwick_types::Kind::Sum {
@@ -202,7 +202,7 @@ impl RecorderState {
         Ok(found)
     }
 
-    /// What tenants used in a window.
+    /// The usage of tenants in a window.
     pub(crate) fn usage(
         &mut self,
         tenants: Option<&[TenantName]>,
