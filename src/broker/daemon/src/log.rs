@@ -1,8 +1,8 @@
-//! Where events go: to the journal with fixed field names, or as lines to standard error where there is none; and to the log
-//! of the system as well, when `syslog` in `bailiwick.toml` says so.
+//! Logging: events go to the journal with fixed field names, or as lines to standard error if there is no journal. They
+//! also go to the system log if `syslog` in `bailiwick.toml` says so.
 //!
-//! Danger: tenants cause events, and some hold words of theirs. What is the same for one tenant is told at most so often;
-//! and a line end in a message is written as its escape, or one could write lines of its own.
+//! Danger: tenants cause events, and some contain text of tenants. Equal events of one tenant are limited in rate. A
+//! line end in a message is escaped, because a tenant could otherwise forge lines.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -16,20 +16,20 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-/// The target of events that an operator wants to know of, as opposed to what the program says of itself.
+/// The target of events for the operator, as opposed to the program's own messages.
 const EVENTS: &str = "bailiwick::event";
-/// Events that say who came in and who did what: they belong to the facility `auth`.
+/// Events that say who entered and who changed something. Their facility is `auth`.
 const OF_AUTH: [&str; 7] =
     ["session-opened", "session-closed", "session-refused", "end-sessions", "apply", "lifecycle", "purge"];
-/// How many of one kind of one tenant are told in a row, and how soon there is room for one more.
+/// How many events of one kind of one tenant pass in a row, and how long until one more may pass.
 const BURST: u32 = 30;
 const REFILL: Duration = Duration::from_secs(2);
-/// The most pairs of event and tenant that are counted; beyond that the oldest are forgotten.
+/// The most pairs of event and tenant that are counted. Above it, old pairs are dropped.
 const MOST_COUNTED: usize = 4096;
 
 static SYSLOG: OnceLock<Syslog> = OnceLock::new();
 
-/// Begins to log: to the journal when that is where standard error goes.
+/// Starts logging: to the journal if standard error goes there.
 pub(crate) fn begin() {
     let filter = || EnvFilter::builder().with_default_directive(Level::INFO.into()).parse_lossy("");
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
@@ -39,7 +39,7 @@ pub(crate) fn begin() {
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let registry = tracing_subscriber::registry();
-    // Numbers of facilities: syslog(3), 3 is daemon and 4 is auth.
+    // Facility numbers of syslog(3): 3 is daemon, 4 is auth.
     let begun = match journal {
         Some(_) => registry
             .with(to_journal("4").with_filter(Bounded::new(Part::Auth)).with_filter(filter()))
@@ -51,16 +51,16 @@ pub(crate) fn begin() {
             .with(ToSyslog.with_filter(Bounded::new(Part::All)).with_filter(filter()))
             .try_init(),
     };
-    // A second time there is a log already.
+    // If logging has already started, it stays as it is.
     drop(begun);
 }
 
-/// From now on events go to the log of the system as well.
+/// Starts sending events to the system log too.
 pub(crate) fn to_syslog() {
     SYSLOG.get_or_init(|| Syslog::new(None));
 }
 
-/// Which events pass.
+/// Which events pass a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Auth,
@@ -68,7 +68,7 @@ enum Part {
     All,
 }
 
-/// What an event says.
+/// The content of an event.
 #[derive(Debug, Default)]
 struct Said {
     event: String,
@@ -105,18 +105,18 @@ impl Visit for Said {
     }
 }
 
-/// Text in one line.
+/// The text with control characters escaped, so it stays one line.
 fn escaped(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
-/// Lets through what is of a part, and of the same for one tenant only so much.
+/// A filter for the events of one part, with a rate limit for each kind of event of each tenant.
 struct Bounded {
     part: Part,
     counted: Mutex<BTreeMap<(String, String), Bucket>>,
 }
 
-/// Room for events of one kind.
+/// How many events of one kind may still pass.
 #[derive(Debug)]
 struct Bucket {
     room: u32,
@@ -165,7 +165,7 @@ impl<S: Subscriber> Filter<S> for Bounded {
     }
 }
 
-/// Hands events to the log of the system.
+/// Sends events to the system log.
 struct ToSyslog;
 
 impl<S: Subscriber> Layer<S> for ToSyslog {
@@ -178,9 +178,9 @@ impl<S: Subscriber> Layer<S> for ToSyslog {
     }
 }
 
-/// The log of the system. It may be restarted at any time, and its socket made anew: then it is connected to again.
+/// The connection to the system log. The log daemon may restart and make its socket again; then this connects again.
 struct Syslog {
-    /// Where it listens, if not where every system has it.
+    /// The path of its socket, if it is not the usual one.
     socket: Option<PathBuf>,
     connected: Mutex<BTreeMap<bool, Logger<LoggerBackend, Formatter3164>>>,
 }
@@ -203,7 +203,7 @@ impl Syslog {
         }
     }
 
-    /// Writes a line. When it cannot be written, now and after connecting anew, it is lost: there is nowhere to say so.
+    /// Writes a line. If that fails twice, the second time after a new connection, the line is lost.
     fn write(&self, level: Level, of_auth: bool, text: &str) {
         let mut connected = self.connected.lock().expect("nobody panics while holding it");
         for _ in 0..2 {
@@ -246,7 +246,7 @@ mod tests {
         let syslog = Syslog::new(Some(path.clone()));
         syslog.write(Level::INFO, true, "event=session-opened tenant=alice");
         let line = received(&first);
-        // Facility 4 (auth), severity 6 (informational): 4 * 8 + 6.
+        // Facility 4 (auth) and severity 6 (informational): 4 * 8 + 6.
         assert!(line.starts_with("<38>") && line.contains("bailiwickd") && line.ends_with("tenant=alice"), "{line}");
         drop(first);
         std::fs::remove_file(&path).expect("removes");

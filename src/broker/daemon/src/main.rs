@@ -1,4 +1,4 @@
-//! `bailiwickd`: arguments, wiring, exit status.
+//! `bailiwickd`: its arguments, its two modes, and its exit status.
 
 mod log;
 mod service;

@@ -1,4 +1,4 @@
-//! The daemon proper: one thread, no rights, the control socket.
+//! The daemon itself: one thread without privileges that serves the control socket.
 
 use crate::Ended;
 use bailiwick_control::{OpenError, Services, serve};
@@ -16,16 +16,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long requests that are under way may take when the daemon is told to end.
+/// How long current requests may take when the daemon is told to end.
 const STOP_TIME: Duration = Duration::from_secs(20);
-/// How long one that was killed may take to let go of its socket.
+/// How long a killed daemon may take to close its socket.
 const DYING_TIME: Duration = Duration::from_secs(1);
-/// How often it is looked whether the control socket is still there.
+/// The time between two checks that the control socket still exists.
 const LOOK_TIME: Duration = Duration::from_secs(1);
 /// The name of the control socket's descriptor: `FileDescriptorName=` in `bailiwickd.socket`.
 const HANDED: &str = "control";
 
-/// Serves until it is told to end.
+/// Serves until it gets a signal to end.
 pub(crate) fn run(config: &Path) -> Result<(), Ended> {
     if rustix::process::geteuid().is_root() {
         let message = "bailiwickd must not run as root: let systemd start it as its own user, or use --standalone";
@@ -34,7 +34,7 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
     bailiwick_sys::credential::set_no_new_privs().map_err(|error| Ended::failed("give up privileges", &error))?;
     bailiwick_sys::credential::set_undumpable()
         .map_err(|error| Ended::failed("close this process's memory", &error))?;
-    // What a site of a customer's may not call, this program has no use for either.
+    // The filter of the profile `web` fits, because this program needs none of the system calls that it refuses.
     let program = bailiwick_plan::seccomp::filter(bailiwick_types::Profile::Web);
     let program: Vec<_> = program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect();
     bailiwick_sys::seccomp::load(&program).map_err(|error| Ended::failed("load a seccomp filter", &error))?;
@@ -87,13 +87,13 @@ async fn service(config: &Path) -> Result<(), Ended> {
         }
     }
     notify(&[NotifyState::Stopping]);
-    // Jails and sessions go on without us, but nobody who was let in goes without an answer.
+    // Jails and sessions continue without this program, but every accepted request gets its reply.
     stop.send_replace(true);
     drop(tokio::time::timeout(STOP_TIME, serving).await);
     Ok(())
 }
 
-/// Serves on the control socket, and makes it again when somebody has removed it: whoever did, no client could say so to anybody.
+/// Serves on the control socket, and makes it again when it was removed. Without it, no client could report the loss.
 async fn keep_serving(
     services: Arc<Services>,
     listener: UnixListener,
@@ -116,41 +116,42 @@ async fn keep_serving(
     place.leave();
 }
 
-/// Where the control socket lies, and which file there leads to us.
+/// The path of the control socket, and the identity of the file there.
 struct Place {
     path: PathBuf,
-    /// Whose clients we hear; `None` while there is no such file.
+    /// The device and inode of the socket that this program serves; `None` while there is none.
     served: Option<(u64, u64)>,
     keeper: Keeper,
-    /// Why it could not be made again, as was told last.
+    /// The last reported reason why the socket could not be made again.
     told: Option<String>,
 }
 
-/// Who sees to it that there is a control socket while no daemon runs.
+/// The owner of the control socket while no daemon runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keeper {
-    /// Nobody: it goes with us.
+    /// No owner: this program removes the socket at its end.
     Nobody,
-    /// The service manager. When its socket was removed it listens to nobody until the socket unit is restarted; what we put there
-    /// stays until the next daemon comes, which is handed the manager's again and finds that nobody can come to it.
+    /// The service manager. After its socket was removed, no client can reach it until the socket unit is restarted.
+    /// The replacement stays until the next daemon starts. That daemon gets the manager's socket again and finds that
+    /// no client can reach it.
     Manager,
 }
 
 impl Place {
-    /// We have just made the socket.
+    /// The place of a socket that this program has just made.
     fn of_our_own(path: PathBuf) -> Self {
         let served = identity(&path);
         Self { path, served, keeper: Keeper::Nobody, told: None }
     }
 
-    /// The manager has, some time ago.
+    /// The place of a socket that the service manager made earlier.
     async fn of_the_manager(path: PathBuf) -> Self {
         let served =
             if UnixStream::connect(&path).await.is_err_and(|error| is_nobody(&error)) { None } else { identity(&path) };
         Self { path, served, keeper: Keeper::Manager, told: None }
     }
 
-    /// A listener in the place of the one that nobody can come to any more, if it is so.
+    /// Returns a new listener if no client can reach the current one.
     async fn look(&mut self) -> Option<UnixListener> {
         if self.served.is_some() && identity(&self.path) == self.served {
             return None;
@@ -169,7 +170,7 @@ impl Place {
                 (self.served, self.told) = (identity(&self.path), None);
                 Some(listener)
             }
-            // Tried again at the next look, and told once.
+            // Each check tries again. The same reason is logged once.
             Err(Ended { message, .. }) => {
                 if self.told.as_ref() != Some(&message) {
                     tracing::warn!(event = "socket-lost", "{message}");
@@ -180,7 +181,7 @@ impl Place {
         }
     }
 
-    /// Removes the socket, if it is ours and nobody keeps it.
+    /// Removes the socket, unless the service manager owns it or another file is in its place.
     fn leave(self) {
         if self.keeper == Keeper::Nobody && self.served.is_some() && identity(&self.path) == self.served {
             std::fs::remove_file(&self.path).ok();
@@ -188,12 +189,12 @@ impl Place {
     }
 }
 
-/// Which file a path leads to.
+/// The device and inode of the file at a path.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Tells the watchdog that this thread still turns: it is the only one.
+/// Tells the watchdog that this thread, which serves all clients, still runs.
 async fn stay_alive(period: Duration) {
     let mut ticks = tokio::time::interval(period);
     loop {
@@ -202,16 +203,16 @@ async fn stay_alive(period: Duration) {
     }
 }
 
-/// Tells systemd, if it is there. If it is and does not listen, it will find out by itself.
+/// Sends a notification to systemd. Without systemd, or without a reader, it is lost.
 fn notify(states: &[NotifyState<'_>]) {
     sd_notify::notify(states).ok();
 }
 
-/// The control socket, where the service manager made it and hands it over: then a client that comes while no daemon
-/// runs waits for the next one (`sd_listen_fds(3)`).
+/// The listening control socket, if the service manager made it and passed it to this program. Then a client that
+/// connects while no daemon runs waits for the next one (`sd_listen_fds(3)`).
 fn handed(path: &Path) -> Result<Option<UnixListener>, Ended> {
     let failed = |error| Ended::failed("take over the socket of bailiwickd.socket", &error);
-    // Nothing announced is an error of the library, and the usual case without a manager.
+    // Without passed descriptors the library returns an error. That is usual without a service manager.
     let Ok(mut named) = sd_notify::listen_fds_with_names() else { return Ok(None) };
     let Some((number, _)) = named.find(|(_, name)| name == HANDED) else { return Ok(None) };
     let listener = std::os::unix::net::UnixListener::from(bailiwick_sys::process::inherited(number).map_err(failed)?);
@@ -228,17 +229,18 @@ fn handed(path: &Path) -> Result<Option<UnixListener>, Ended> {
     UnixListener::from_std(listener).map(Some).map_err(failed)
 }
 
-/// The control socket, for every local user: who may ask is decided for each connection. `patience` is how long another daemon may
-/// take to let go of it.
+/// Makes the control socket, which every local user can connect to. Each connection is authorised on its own.
+/// `patience` is how long another daemon may take to close the socket.
 async fn listen(path: &Path, patience: Duration) -> Result<UnixListener, Ended> {
     let failed = |error| Ended::failed(&format!("listen on \"{}\"", path.display()), &error);
     let deadline = Instant::now() + patience;
     loop {
         match UnixStream::connect(path).await {
-            // Whether anybody listens is not known, and what somebody listens on must stay.
+            // This program is short of descriptors or memory. It cannot tell whether another daemon listens, and a
+            // socket in use must stay.
             Err(error) if socket::is_shortage(&error) => return Err(failed(error)),
             Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => break,
-            // It has room for no more, or has just taken us.
+            // A daemon listens there: it has accepted this connection, or its queue is full.
             Ok(_) | Err(_) if Instant::now() >= deadline => {
                 let message = format!("another bailiwickd answers on \"{}\"", path.display());
                 return Err(Ended::new(ExitStatus::Conflict, message));
@@ -255,7 +257,7 @@ async fn listen(path: &Path, patience: Duration) -> Result<UnixListener, Ended> 
     Ok(listener)
 }
 
-/// Whether nobody listens.
+/// Whether the error says that nobody listens.
 fn is_nobody(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
@@ -306,7 +308,7 @@ mod tests {
         let leaves = Place { path: path.clone(), served: place.served, keeper: place.keeper, told: None };
         leaves.leave();
         assert!(is_served(&path, &other).await);
-        // It goes, and leaves its file.
+        // The other daemon ends, and its file stays.
         drop(other);
         while UnixStream::connect(&path).await.is_ok() {
             tokio::task::yield_now().await;
@@ -326,19 +328,19 @@ mod tests {
         assert!(is_served(&path, &again).await);
         place.leave();
         drop(again);
-        // A program that another test starts has it open for a moment too.
+        // A program that another test starts may hold the descriptor for a moment too.
         while UnixStream::connect(&path).await.is_ok() {
             tokio::task::yield_now().await;
         }
         assert!(path.exists());
-        // The manager hands the same descriptor to the next daemon.
+        // The manager passes the same descriptor to the next daemon.
         let mut place = Place::of_the_manager(path.clone()).await;
         let again = place.look().await.expect("made again at once");
         assert!(is_served(&path, &again).await);
         drop(managers);
     }
 
-    /// Set for this test run once more, in a process that nothing else needs descriptors of.
+    /// Set when this test runs again in a process of its own, which may use up its descriptors.
     const INSIDE: &str = "BAILIWICK_TEST_WITHOUT_DESCRIPTORS";
 
     #[tokio::test]

@@ -1,7 +1,8 @@
-//! `--standalone`: starts the warden as root and the daemon as its own user, and either again when it dies or answers nobody.
+//! `--standalone`: starts the warden as root and the daemon as its own user. Restarts each when it dies or does not
+//! answer.
 //!
-//! Danger: this process keeps root. It listens to nobody, reads only the root-owned policy and its own children's ends. It asks them
-//! whether they answer, and reads nothing of what they say.
+//! Danger: this process keeps root. It accepts no connection. It reads only the root-owned policy and the exit statuses
+//! of its children. It checks that they answer, and reads nothing of their answers.
 
 use crate::Ended;
 use bailiwick_proto::{CONTROL_SOCKET, WARDEN_SOCKET};
@@ -15,29 +16,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-/// A program that lived so long was well; one that did not is started later and later.
+/// A program that ran this long counts as healthy. One that ended earlier is restarted after a growing pause.
 const WELL: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
-/// After so many short lives in a row somebody must look.
+/// After so many short lives in a row an operator must act.
 const MAX_SHORT_LIVES: u32 = 10;
-/// How long the warden may take to clear up and listen.
+/// How long the warden may take to clean up and listen.
 const WARDEN_TIME: Duration = Duration::from_secs(60);
-/// How long the two may take to end.
+/// How long each of the two programs may take to end.
 const END_TIME: Duration = Duration::from_secs(25);
 
-/// How often each is asked whether it answers.
+/// The time between two checks of a program.
 const LOOK_TIME: Duration = Duration::from_secs(2);
-/// How long the daemon may take, whose clients wait meanwhile.
+/// How long the daemon may take to answer. Its clients wait meanwhile.
 const DAEMON_TIME: Duration = Duration::from_secs(20);
-/// How long the warden may, which does one thing after the other.
+/// How long the warden may take to answer. It handles one request after another.
 const WARDEN_ANSWER_TIME: Duration = Duration::from_secs(120);
-/// A header of no message: both answer it, the one with a word and the other by closing.
+/// The header of no valid message. The daemon answers it with a failure, the warden by closing the connection.
 const NONSENSE: [u8; 4] = [0xff; 4];
 
-/// A question that is not answered yet.
+/// A check that is not answered yet.
 struct Asked {
-    /// `None` when there is no room in the queue of those who come.
+    /// `None` when the program's queue of connections is full.
     connection: Option<OwnedFd>,
     since: Instant,
 }
@@ -50,7 +51,7 @@ struct Program {
     since: Instant,
     short_lives: u32,
     again: Option<Instant>,
-    /// Where it listens, and how long it may take to answer.
+    /// The socket of the program, and how long it may take to answer.
     socket: PathBuf,
     patience: Duration,
     asked: Option<Asked>,
@@ -64,18 +65,18 @@ impl Program {
         Self { command, name, child, since: now, short_lives, again, socket, patience, asked, next_look: now }
     }
 
-    /// What is heard of the question that it was asked.
+    /// The connection on which the answer to the current check arrives.
     fn answer(&self) -> Option<BorrowedFd<'_>> {
         self.asked.as_ref()?.connection.as_ref().map(AsFd::as_fd)
     }
 
-    /// It has answered.
+    /// The program has answered.
     fn answered(&mut self) {
         self.asked = None;
         self.next_look = Instant::now() + LOOK_TIME;
     }
 
-    /// Asks whether it answers, when that is due; ends it when it has not for too long.
+    /// Checks the program when a check is due. Kills it when an answer takes too long.
     fn ask(&mut self) {
         let now = Instant::now();
         let Some(child) = &mut self.child else {
@@ -84,7 +85,7 @@ impl Program {
         };
         if self.asked.as_ref().is_some_and(|asked| now.duration_since(asked.since) >= self.patience) {
             tracing::error!(event = "hung", program = self.name, "{} answers nobody and is killed", self.name);
-            // Its end is noticed like any other.
+            // [`Self::look`] notices the end.
             child.kill().ok();
             self.answered();
             return;
@@ -96,12 +97,12 @@ impl Program {
         let since = self.asked.as_ref().map_or(now, |asked| asked.since);
         self.asked = match socket::connect_at_once(&self.socket) {
             Ok(connection) => {
-                // If it cannot take even this it has gone, or will not answer.
+                // If this fails, the program has ended or will not answer.
                 socket::send(&connection, &NONSENSE, &[]).ok();
                 Some(Asked { connection: Some(connection), since })
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Some(Asked { connection: None, since }),
-            // It does not listen yet, or has ended.
+            // The program does not listen yet, or has ended.
             Err(_) => None,
         };
     }
@@ -115,7 +116,7 @@ impl Program {
         Ok(())
     }
 
-    /// Notices its end and plans the next start. An end that the operator must see to is the error.
+    /// Notices the end of the program and plans its restart. Returns an error if an operator must act.
     fn look(&mut self) -> Result<(), Ended> {
         let Some(child) = &mut self.child else { return Ok(()) };
         let Ok(Some(status)) = child.try_wait() else { return Ok(()) };
@@ -141,7 +142,7 @@ impl Program {
 
     fn signal(&self, signal: rustix::process::Signal) {
         if let Some(child) = &self.child {
-            // It was not reaped, so the number is still its own; one that has just ended needs no signal.
+            // The child is not reaped yet, so its pid is still its own. If it has just ended, it needs no signal.
             process::open(child.id()).and_then(|pidfd| process::signal(pidfd, signal)).ok();
         }
     }
@@ -157,7 +158,7 @@ impl Program {
     }
 }
 
-/// Runs until it is told to end, or until one of the programs cannot work.
+/// Runs until a signal tells it to end, or until one of the programs cannot work.
 pub(crate) fn run(config: &Path) -> Result<(), Ended> {
     if !rustix::process::geteuid().is_root() {
         return Err(Ended::new(ExitStatus::Refused, "--standalone starts the warden and must be run as root"));
@@ -184,7 +185,8 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
     let mut daemon = Program::new("bailiwickd", control, DAEMON_TIME, move || {
         let mut command = Command::new(&own);
         command.arg("--config").arg(&config).env_clear().current_dir("/");
-        // What it makes and hands into jails must not show them the host's network; under systemd `PrivateNetwork=` sees to that.
+        // Sockets that the daemon makes and passes into jails must not expose the host's network. Under systemd
+        // `PrivateNetwork=` ensures this.
         process::become_apart(&mut command, uid, gid);
         command
     });
@@ -203,13 +205,13 @@ fn wait_for_warden(warden: &mut Program, socket: &Path) -> Result<(), Ended> {
     while UnixStream::connect(socket).is_err() {
         warden.look()?;
         if warden.child.is_none() {
-            // What it cannot do the first time it cannot do the next: the operator must see to it.
+            // A warden that fails at its first start would fail again, so the operator must act.
             return Err(Ended::new(ExitStatus::Failed, "bailiwick-warden cannot work; it said why above"));
         }
         if Instant::now() >= deadline {
             return Err(Ended::new(ExitStatus::Failed, "bailiwick-warden does not begin to listen"));
         }
-        // There is no event for "listens" that does not need the warden's help; this is the start only.
+        // No event reports that a program listens without its help. This loop runs only at the start.
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
@@ -247,7 +249,7 @@ fn supervise(signals: &Signals, warden: &mut Program, daemon: &mut Program) -> R
     }
 }
 
-/// The user that the daemon runs as: a number, which is its group too, or a name of the host's user database.
+/// The user and group of the daemon: a number, which is both, or a name in the host's user database.
 fn user(text: &str) -> Result<(u32, u32), Ended> {
     if let Ok(number) = text.parse() {
         return Ok((number, number));
