@@ -1,8 +1,8 @@
-//! Who is in by FTP: processes of a server that have put themselves into a jail, each counted until it ends.
+//! The files of FTP sessions: notes of the processes that have entered jails, and the database of logins.
 //!
-//! Danger: the server keeps no connection to `bailiwickd`, so what is counted is the process itself, held by descriptor, and a note of it
-//! outlives `bailiwickd`. After a restart a note is believed only for a process that the warden finds in the tenant's group, with the
-//! start time that was noted.
+//! Danger: the server keeps no connection to `bailiwickd`. So a session is counted by its process, which is held by
+//! descriptor, and a note of it outlives `bailiwickd`. After a restart a note counts only if the warden finds the
+//! process in the tenant's group with the noted start time.
 
 use crate::sessions::SessionGuard;
 use crate::sync::lock;
@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 const NOTES: &str = "ftp-sessions.json";
-/// The database of logins for a server that looks a user up before it asks PAM; `docs/doors.md` says how it is used.
+/// The database of logins, for a server that looks a user up before it asks PAM (`docs/doors.md`).
 const LOGINS: &str = "ftp.passwd";
 const MAX_NOTES: usize = 64 << 20;
 
-/// A session, as it is noted.
+/// The note of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Note {
@@ -30,7 +30,8 @@ pub(crate) struct Note {
     pub(crate) process: FtpProcess,
 }
 
-/// What is on disk of FTP, in the directory of the control socket: gone with the boot, as the sessions are.
+/// The files of FTP sessions in the directory of the control socket. They do not outlive a boot, and neither do the
+/// sessions.
 #[derive(Debug)]
 pub(crate) struct Ftp {
     dir: PathBuf,
@@ -38,31 +39,32 @@ pub(crate) struct Ftp {
 }
 
 impl Ftp {
-    /// Nothing is read yet.
+    /// Makes the value. It reads no file yet.
     pub(crate) fn new(dir: PathBuf) -> Self {
         Self { dir, notes: Mutex::default() }
     }
 
-    /// What an earlier daemon noted.
+    /// The notes of an earlier daemon.
     pub(crate) fn earlier(&self) -> Vec<Note> {
         let bytes = file::open_dir(&self.dir)
             .and_then(|dir| file::open_file_at(dir, NOTES))
             .and_then(|fd| file::read_bounded(fd, MAX_NOTES));
-        // None, or one that is half written, which the way of writing rules out: then nobody is known to be in.
+        // Without a readable file no session is known. A file cannot be half written, because it is replaced as a
+        // whole.
         bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
-    /// Notes a session, on disk before this returns.
+    /// Notes a session. The note is on disk before this returns.
     pub(crate) fn note(&self, note: Note) -> Result<(), Failure> {
         self.change(|notes| drop(notes.insert(note.record.id, note)))
     }
 
-    /// A session has ended.
+    /// Removes the note of a session that has ended.
     pub(crate) fn strike(&self, id: SessionId) -> Result<(), Failure> {
         self.change(|notes| drop(notes.remove(&id)))
     }
 
-    /// Changes the notes of all sessions at once.
+    /// Changes the notes and writes all of them.
     pub(crate) fn change(&self, change: impl FnOnce(&mut BTreeMap<SessionId, Note>)) -> Result<(), Failure> {
         let mut notes = lock(&self.notes);
         change(&mut notes);
@@ -72,7 +74,7 @@ impl Ftp {
     }
 }
 
-/// Writes the logins of a policy. ProFTPD refuses a file that others can read.
+/// Writes the logins of a policy. ProFTPD refuses a file that other users can read.
 pub(crate) fn write_logins(dir: &Path, policy: &Policy) -> Result<(), Failure> {
     replace(dir, LOGINS, logins(policy).as_bytes(), 0o600)
 }
@@ -95,7 +97,7 @@ fn logins(policy: &Policy) -> String {
     text
 }
 
-/// Keeps a session counted, and does not take the end of this program for its end.
+/// Keeps a session counted when this program ends, because the session does not end then.
 #[derive(Debug)]
 pub(crate) struct Held(Option<SessionGuard>);
 
@@ -108,7 +110,7 @@ impl Held {
         self.0.as_mut().expect("taken at the end only")
     }
 
-    /// It has ended.
+    /// Stops counting the session, which has ended.
     pub(crate) fn ended(mut self) {
         drop(self.0.take());
     }

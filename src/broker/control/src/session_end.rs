@@ -1,4 +1,4 @@
-//! Who is in, and who must leave: sessions that an operator ends, and those that the policy no longer lets in.
+//! Lists open sessions, and ends those that an operator names or that the policy no longer permits.
 
 use crate::door;
 use crate::permission::OperatorPermission;
@@ -31,7 +31,7 @@ impl SessionEnd {
         Self { tenants, sessions }
     }
 
-    /// Who is in.
+    /// The open sessions of these tenants, or of all.
     pub(crate) fn list(
         &self,
         _permission: OperatorPermission,
@@ -41,7 +41,7 @@ impl SessionEnd {
         Ok(self.sessions.chosen(|record| tenants.is_empty() || tenants.contains(&record.tenant)))
     }
 
-    /// Ends sessions: those that have ended, and those whose clients were told and are still there.
+    /// Ends sessions. Returns those that have ended, and those whose clients were told and have not ended them.
     pub(crate) async fn end(
         &self,
         permission: OperatorPermission,
@@ -61,7 +61,7 @@ impl SessionEnd {
         Ok(self.end_all(chosen).await)
     }
 
-    /// Tells clients why they are to end their sessions, and waits until they have.
+    /// Sends clients the reason to end their sessions, and waits until they have ended or [`END_TIME`] is over.
     async fn end_all(&self, chosen: Vec<(SessionRecord, String)>) -> (Vec<SessionRecord>, Vec<SessionRecord>) {
         for (record, reason) in &chosen {
             self.sessions.end(record.id, reason);
@@ -78,8 +78,8 @@ impl SessionEnd {
         (ended.collect(), left)
     }
 
-    /// Ends the sessions that the policy would no longer let in, and those in a jail that is about to be replaced. Of which key
-    /// a login was is sshd's word; of one that it did not tell none of the policy's keys is known to be the one.
+    /// Ends the sessions that the policy would no longer permit, and those in a jail that is about to be replaced. sshd
+    /// says which key a login used. If it did not say, the login counts as using no key of the policy.
     pub(crate) async fn end_unwanted(&self, names: &[TenantName], roster: &Roster) -> Vec<TenantOutcome> {
         let unwanted = |record: &SessionRecord| -> Option<String> {
             let loaded = self.tenants.policy.loaded();

@@ -1,4 +1,4 @@
-//! `apply`: reads the policy again and makes it so, a few tenants at a time.
+//! `apply`: reads the policy again and puts it in force, a few tenants at a time.
 
 use super::*;
 use crate::comparison::{actual_now, cannot_start, declared};
@@ -13,17 +13,17 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
-/// What `apply` may do to those who are in.
+/// What `apply` may do to open sessions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ApplyOptions {
-    /// End sessions that the policy no longer lets in.
+    /// End sessions that the policy no longer permits.
     pub(crate) now: bool,
-    /// Restart jails with sessions in them.
+    /// Restart jails that have sessions.
     pub(crate) restart: bool,
 }
 
 impl Reconciler {
-    /// Reads the policy again and makes it so; `progress` hears how many are done.
+    /// Reads the policy again and puts it in force. Sends `progress` the number of tenants that are done, and of all.
     pub(crate) async fn apply(
         &self,
         permission: OperatorPermission,
@@ -35,7 +35,7 @@ impl Reconciler {
         info!(target: "bailiwick::event", event = "apply", uid = permission.uid, "user {} applies the policy", permission.uid);
         let _one = self.changing.lock().await;
         let roster = self.tenants.warden.roster().await?;
-        // Of these nothing can be done, and it is told; the others are not held up by them.
+        // Nothing is known of these tenants, which their outcome reports. They do not stop the others.
         let (hopeless, broken): (BTreeSet<TenantName>, BTreeSet<TenantName>) = {
             let loaded = self.tenants.policy.loaded();
             let asked = |name: &&TenantName| names.is_empty() || names.contains(*name);
@@ -45,7 +45,7 @@ impl Reconciler {
         let meant =
             if left.is_empty() && !names.is_empty() { Vec::new() } else { self.tenants.meant(&left, &roster)? };
         let (host, facts) = (self.tenants.policy.host(), self.tenants.warden.fresh_facts().await?);
-        // First, while the jail can still be left in good order, and those who are in hear the reason.
+        // End sessions first, while clients can still leave in good order and learn the reason.
         let mut outcomes = if options.now { self.session_end.end_unwanted(names, &roster).await } else { Vec::new() };
         let mut last = Instant::now();
         let total = meant.len() as u64;
@@ -54,7 +54,7 @@ impl Reconciler {
             let in_force = self.tenants.warden.in_force(portion, &roster).await?;
             for some in portion.iter().zip(in_force).collect::<Vec<_>>().chunks(ASKED_AT_ONCE) {
                 if last.elapsed() >= Duration::from_millis(200) {
-                    // Nobody listens, or not fast enough: a number less is no loss.
+                    // The receiver may be gone or slow. A missing number does no harm.
                     progress.try_send((done, total)).ok();
                     last = Instant::now();
                 }
@@ -65,7 +65,7 @@ impl Reconciler {
                     let step = next(desired(declaration), &actual);
                     let changes = difference(name, declaration, &actual, in_force.as_ref(), &facts);
                     let name = name.clone();
-                    // One that runs goes on, without what this host cannot hold: that is not what was declared.
+                    // A running jail continues although this host could not start it again. The outcome reports it.
                     let is_up = roster.get(&name).is_some_and(|entry| entry.pid.is_some());
                     let tenant = tenant.as_ref().filter(|_| is_up);
                     let impossible = tenant.and_then(|tenant| cannot_start(tenant, &host, &facts));
@@ -120,9 +120,9 @@ impl Reconciler {
     ) -> Result<Done, Failure> {
         match step {
             JailStep::Stop => self.change(name, stop(name, Hold::Keep), Done::Stopped).await,
-            // A tenant that is suspended, or no longer, must not go on as before, whoever is in its jail.
+            // A tenant that was suspended or deleted must not continue as before, even if its jail has sessions.
             JailStep::Replace => self.restart(name).await,
-            // An operator asks, and waits for the warden too.
+            // An operator asked for this, and waits until the warden has finished.
             JailStep::Start | JailStep::Wait => {
                 self.change(name, WardenRequest::Start { tenant: name.clone() }, Done::Started).await
             }
@@ -131,7 +131,7 @@ impl Reconciler {
         }
     }
 
-    /// Changes a jail that is the declared one but for its settings.
+    /// Applies changed settings to a jail that is otherwise as declared.
     async fn apply_settings(
         &self,
         name: &TenantName,
@@ -141,7 +141,7 @@ impl Reconciler {
         let of = |action| changes.iter().filter(move |change| change.action == action);
         let restarts: Vec<&str> = of(Action::Restart).map(|change| change.what.as_str()).collect();
         if !restarts.is_empty() {
-            // This can wait for those who are in.
+            // This change is not urgent, so it waits for open sessions.
             let inside = self.sessions.inside(name);
             if inside > 0 && !options.restart {
                 let what = restarts.join(", ");
@@ -160,7 +160,7 @@ impl Reconciler {
     }
 }
 
-/// That a file has errors. That its tenant is suspended is done all the same.
+/// The outcome of a tenant whose file has errors. A suspension in the file is in force anyway.
 fn last_good_failure(name: &TenantName, state: Option<&Declared>) -> Failure {
     if matches!(state, Some(Declared::Suspended { .. })) {
         let message = format!(
