@@ -1,7 +1,7 @@
-//! The log of audits: a file of lines, each chained to the one before, with its last line's mark kept beside it.
+//! The audit log: a file whose lines are chained, and beside it a file with the mark of the last line.
 //!
-//! Danger: the line is on disk before its mark is, and the mark before it is told. So after a failure of power the log may be
-//! one line ahead of the mark, never behind.
+//! Danger: a line is on disk before its mark is, and the mark is on disk before it is reported. So after a power
+//! failure the log may be one line ahead of the mark, never behind it.
 
 use bailiwick_audit::Run;
 use bailiwick_audit::chain::{self, Head};
@@ -15,25 +15,25 @@ use std::path::PathBuf;
 const LOG: &str = "audit.log";
 const MARK: &str = "audit.head";
 
-/// What looking through the log came to.
+/// The result of a verification.
 #[derive(Debug)]
 pub(crate) struct Looked {
-    /// The mark of its last line; `None` when something is wrong.
+    /// The mark of the last line; `None` if there is a problem.
     pub(crate) head: Option<Head>,
-    /// What is wrong.
+    /// The problems of the log.
     pub(crate) problems: Vec<String>,
 }
 
-/// The log of a host.
+/// The audit log of the host.
 #[derive(Debug)]
 pub(crate) struct AuditLog {
     dir: PathBuf,
-    /// As it was last written by this program.
+    /// The mark of the last line that this program wrote.
     head: Option<Head>,
 }
 
 impl AuditLog {
-    /// A log in a directory. Nothing is looked at yet.
+    /// Makes the log of a directory. It reads no file yet.
     pub(crate) fn new(dir: PathBuf) -> Self {
         Self { dir, head: None }
     }
@@ -50,8 +50,8 @@ impl AuditLog {
         OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(self.dir.join(LOG))
     }
 
-    /// Adds an audit, and gives the mark of its line. A line that a failure of power has torn is cut off first; a log that
-    /// is not whole otherwise is left as it is, and nothing is added to it.
+    /// Appends an audit and returns the mark of its line. A last line that a power failure cut short is removed first.
+    /// If the log is damaged otherwise, it stays as it is and nothing is appended.
     pub(crate) fn add(&mut self, report: &AuditReport, at: Moment, host: &str) -> io::Result<Head> {
         let mut file = self.open()?;
         let head = match &self.head {
@@ -74,7 +74,8 @@ impl AuditLog {
         Ok(head)
     }
 
-    /// Looks through all of it. `expected` is a mark that was noted elsewhere; without one, the mark beside the log.
+    /// Verifies the whole log against `expected`, a mark that was noted elsewhere, or else against the mark beside the
+    /// log.
     pub(crate) fn look(&self, expected: Option<Head>) -> io::Result<Looked> {
         let expected = match expected {
             Some(expected) => Some(expected),
@@ -121,13 +122,13 @@ mod tests {
         let last = second.add(&report(), Moment(3), "h").expect("adds");
         assert_eq!(log().look(None).expect("looks").head, Some(last));
         assert!(log().look(Some(early)).expect("looks").problems.is_empty(), "an older mark is in it");
-        // Torn by a failure of power, and gone on with.
+        // A power failure has cut a line short. The log continues after the last whole line.
         let path = dir.join(LOG);
         let whole = std::fs::read(&path).expect("reads");
         std::fs::write(&path, [&whole[..], &b"{\"sequence\":4,\"ti"[..]].concat()).expect("writes");
         let last = log().add(&report(), Moment(4), "h").expect("adds");
         assert_eq!(log().look(None).expect("looks").head, Some(last));
-        // The end is cut off: the log by itself is whole, the mark says that it is not all.
+        // The last line is missing. The log itself is whole, but it is shorter than the mark says.
         std::fs::write(&path, &whole).expect("writes");
         assert_eq!(log().look(None).expect("looks").problems.len(), 1);
         assert!(log().add(&report(), Moment(5), "h").is_err(), "nothing is added to a log that was changed");

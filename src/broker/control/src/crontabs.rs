@@ -1,7 +1,7 @@
-//! Crontabs: what tenants themselves have run at times, read again and again from within their jails.
+//! Crontabs: the tenants' own schedules, read regularly from within their jails.
 //!
-//! Danger: a tenant writes it, and may have its init say anything. What is held of one is bounded by
-//! [`bailiwick_types::Crontab`]; no answer, or a bad one, leaves what was known.
+//! Danger: a tenant writes its crontab, and can have its init send anything. [`bailiwick_types::Crontab`] bounds what
+//! is kept. Without a valid reply, the last known crontab stays.
 
 use crate::init_client::CRONTABS;
 use crate::job::Job;
@@ -13,17 +13,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tracing::info;
 
-/// What is known of one tenant's.
+/// The known crontab of one tenant.
 #[derive(Debug, Clone)]
 struct Held {
-    /// `None` when it is not to be read at all.
+    /// The stamp of the file; `None` when the file is unusable.
     stamp: Option<String>,
     crontab: Arc<Crontab>,
-    /// When it was read.
+    /// The time of the last reading.
     read: Moment,
 }
 
-/// The crontabs of a host.
+/// The crontabs of the host.
 #[derive(Debug, Default)]
 pub(crate) struct Crontabs {
     held: Mutex<BTreeMap<TenantName, Held>>,
@@ -34,18 +34,18 @@ impl Crontabs {
         lock(&self.held)
     }
 
-    /// The stamp of a tenant's when it was last read.
+    /// The stamp of a tenant's crontab at its last reading.
     pub(crate) fn stamp(&self, tenant: &TenantName) -> Option<String> {
         self.held().get(tenant).and_then(|held| held.stamp.clone())
     }
 
-    /// What a tenant's says.
+    /// The jobs in a tenant's crontab.
     pub(crate) fn jobs(&self, tenant: &Arc<Tenant>) -> Vec<Job> {
         let crontab = self.held().get(&tenant.name).map(|held| Arc::clone(&held.crontab));
         crontab.iter().flat_map(|crontab| &crontab.jobs).map(|line| Job::of_crontab(tenant, line)).collect()
     }
 
-    /// The lines of a tenant's that cannot be run.
+    /// The lines of a tenant's crontab that cannot run.
     pub(crate) fn faults(&self, tenant: &TenantName) -> Vec<TimerReport> {
         let Some(Held { crontab, read, .. }) = self.held().get(tenant).cloned() else { return Vec::new() };
         let row = |fault: &CrontabFault| {
@@ -65,7 +65,7 @@ impl Crontabs {
         crontab.faults.iter().filter_map(row).collect()
     }
 
-    /// Takes up what init told. Gives what is to be said to the tenant of it.
+    /// Stores init's reply. Returns a message for the tenant when the crontab has errors.
     pub(crate) fn take(&self, tenant: &Tenant, file: CrontabFile, now: Moment) -> Option<String> {
         let (stamp, crontab) = match file {
             CrontabFile::Same => return None,
@@ -101,7 +101,7 @@ impl Crontabs {
         (faults > 0).then(|| complaint.join("\n"))
     }
 
-    /// Forgets those of all others.
+    /// Forgets the crontabs of all other tenants.
     pub(crate) fn forget_all_but(&self, tenants: &[Arc<Tenant>]) {
         let names: BTreeSet<&TenantName> = tenants.iter().map(|tenant| &tenant.name).collect();
         self.held().retain(|name, _| names.contains(name));

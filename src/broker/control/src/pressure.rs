@@ -1,46 +1,47 @@
-//! Whose fault it is that a tenant waits: its own, or a neighbour's. Pure.
+//! Decides why a tenant waits: because of itself or because of a neighbour. Pure.
 //!
-//! The kernel counts how long processes of a group waited, not for whom. What the group's own limit made it wait is its own;
-//! the rest is shared out as the resource was: who used three quarters of it made others wait for three quarters.
+//! The kernel counts how long processes of a group waited, but not because of whom. Waiting that the group's own limit
+//! caused is the tenant's own. The rest is divided by usage: a tenant that used three quarters of a resource caused
+//! three quarters of the others' waiting.
 
 use bailiwick_types::{Measure, PressureShare, Resource, TenantName, Usage};
 use std::collections::BTreeMap;
 
-/// A resource, the measure of waiting for it, and the measures of its use.
+/// Each resource with the measure of waiting for it and the measures of its usage.
 const RESOURCES: [(Resource, Measure, &[Measure]); 3] = [
     (Resource::Cpu, Measure::CpuPressure, &[Measure::Cpu]),
     (Resource::Memory, Measure::MemoryPressure, &[Measure::Memory]),
     (Resource::Io, Measure::IoPressure, &[Measure::IoRead, Measure::IoWrite]),
 ];
 
-/// What was used in a span of time.
+/// The usage in a span of time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) seconds: u64,
-    /// By the running tenants.
+    /// The usage of each running tenant.
     pub(crate) used: BTreeMap<TenantName, Usage>,
-    /// Processor time of the whole machine, in microseconds: what is no tenant's is the host's.
+    /// The busy time of the whole machine's processors, in microseconds. What no tenant used is the host's.
     pub(crate) busy: u64,
 }
 
 impl Span {
-    /// Processor time of whatever is no tenant's.
+    /// The processor time that no tenant used.
     fn host_cpu(&self) -> u64 {
         let tenants = self.used.values().filter_map(|usage| usage.get(Measure::Cpu)).sum();
         self.busy.saturating_sub(tenants)
     }
 }
 
-/// How a tenant's waiting is split, resource by resource.
+/// Divides a tenant's waiting, for each resource.
 pub(crate) fn split(tenant: &TenantName, span: &Span, bounds: &Usage) -> Vec<PressureShare> {
     let (used, seconds) = (&span.used, span.seconds);
     let Some(own_use) = used.get(tenant) else { return Vec::new() };
     let share = |(resource, waited, measures): (Resource, Measure, &[Measure])| {
         let waited = own_use.get(waited).filter(|waited| *waited > 0)?;
         let held = match resource {
-            // The kernel counts who is held back by its own limit among those who wait.
+            // The kernel's waiting time includes the time that the group's own limit held it back.
             Resource::Cpu => own_use.get(Measure::Throttled).unwrap_or(0).min(waited),
-            // Near its own bound a tenant waits for itself: for its own pages, or for its own rate.
+            // A tenant near its own limit waits because of itself: for its own pages, or for its own rate.
             _ if measures.iter().any(|measure| is_at_bound(own_use, bounds, *measure, seconds)) => waited,
             _ => 0,
         };
@@ -59,7 +60,7 @@ pub(crate) fn split(tenant: &TenantName, span: &Span, bounds: &Usage) -> Vec<Pre
     RESOURCES.into_iter().filter_map(share).collect()
 }
 
-/// `part / whole` of an amount; of nothing, nothing.
+/// `amount * part / whole`; 0 if `whole` is 0.
 fn portion(amount: u64, part: u64, whole: u64) -> u64 {
     let portion = u128::from(amount) * u128::from(part) / u128::from(whole).max(1);
     u64::try_from(portion).unwrap_or(amount)
@@ -110,9 +111,9 @@ mod tests {
                 ("waits", &[(Measure::IoPressure, 60), (Measure::IoRead, 1 << 20)]),
             ],
         );
-        // Its own limit, and a third of the rest, as it used a third of the processors.
+        // The own part is the throttled time and a third of the rest, since the tenant used a third of the processors.
         assert_eq!(split(&name("victim"), &all, &bounds), cpu(500, 400, Some("loud")));
-        // At its own rate of 60 MiB in a minute: it waits for itself.
+        // This tenant is at its own rate of 60 MiB in a minute, so it waits because of itself.
         let slow = PressureShare { resource: Resource::Io, own: 80, others: 0, neighbour: None, host: false };
         assert_eq!(split(&name("slow"), &all, &bounds), [slow]);
         let waits =

@@ -1,4 +1,4 @@
-//! What is asked of the warden, and what it last told: of each tenant and of the host.
+//! Requests to the warden, and its last replies about each tenant and the host.
 
 use crate::directory::Directory;
 use crate::sync::lock;
@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub(crate) type Roster = BTreeMap<TenantName, RosterEntry>;
 
-/// The warden, as the rest of this program sees it.
+/// The warden, for the other services.
 #[derive(Debug)]
 pub(crate) struct WardenClient {
     link: WardenLink,
-    /// Tenants as the warden last told of them: what a session needs to know, so that none waits for the warden.
+    /// The warden's last report of each tenant: what a session needs to know without waiting for the warden.
     known: Mutex<Directory>,
-    /// What the host is capable of, as the warden last told it: some of it only root can learn.
+    /// The warden's last report of what the host can do. Only root can learn some of it.
     facts: Mutex<Option<Arc<HostFacts>>>,
     meter: OnceLock<Option<Meter>>,
 }
@@ -29,17 +29,17 @@ impl WardenClient {
         Self { link, known: Mutex::default(), facts: Mutex::default(), meter: OnceLock::new() }
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request and waits for the reply.
     pub(crate) async fn ask(&self, request: &WardenRequest) -> Result<WardenReply, Failure> {
         self.link.ask(request).await
     }
 
-    /// Tenants as the warden last told of them. Nothing is awaited while it is held.
+    /// The warden's last report of each tenant. Nothing is awaited while the lock is held.
     pub(crate) fn known(&self) -> MutexGuard<'_, Directory> {
         lock(&self.known)
     }
 
-    /// Everybody who has ids.
+    /// Reads the entries of all tenants that have ids.
     pub(crate) async fn roster(&self) -> Result<Roster, Failure> {
         match self.link.ask(&WardenRequest::Roster).await? {
             WardenReply::Roster(roster) => {
@@ -50,7 +50,7 @@ impl WardenClient {
         }
     }
 
-    /// One tenant; `None` when it has no ids.
+    /// Reads the entry of one tenant; `None` when it has no ids.
     pub(crate) async fn entry(&self, name: &TenantName) -> Result<Option<RosterEntry>, Failure> {
         match self.link.ask(&WardenRequest::Entry { tenant: name.clone() }).await? {
             WardenReply::Entry(entry) => {
@@ -64,8 +64,8 @@ impl WardenClient {
         }
     }
 
-    /// What the host was capable of when it was last asked for: at most one round of the reconciler ago. Whoever compares or
-    /// changes limits asks for [`Self::fresh_facts`]: an operator may have switched quotas on or off a moment ago.
+    /// What the host can do, at most one round of the reconciler old. A caller that compares or changes limits must use
+    /// [`Self::fresh_facts`], because an operator may just have switched quotas on or off.
     pub(crate) async fn facts(&self) -> Result<Arc<HostFacts>, Failure> {
         let known = lock(&self.facts).clone();
         match known {
@@ -74,7 +74,7 @@ impl WardenClient {
         }
     }
 
-    /// What the host is capable of now.
+    /// What the host can do now.
     pub(crate) async fn fresh_facts(&self) -> Result<Arc<HostFacts>, Failure> {
         match self.link.ask(&WardenRequest::Facts).await? {
             WardenReply::Facts(facts) => {
@@ -86,7 +86,7 @@ impl WardenClient {
         }
     }
 
-    /// What reads the groups of tenants; `None` on a host whose groups cannot be found.
+    /// The meter that reads tenants' groups; `None` on a host whose groups cannot be found.
     pub(crate) async fn meter(&self) -> Option<&Meter> {
         if let Some(known) = self.meter.get() {
             return known.as_ref();
@@ -95,8 +95,8 @@ impl WardenClient {
         self.meter.get_or_init(|| Meter::new(&facts).ok()).as_ref()
     }
 
-    /// What is in force for those of a portion whose jails run; of one that is down the roster says enough: 10,000 of them
-    /// cost nothing.
+    /// The settings in force of those tenants in a portion whose jails run. For a jail that is down the roster is
+    /// enough, so 10,000 of them cost nothing.
     pub(crate) async fn in_force(
         &self,
         portion: &[(TenantName, Option<Tenant>)],
@@ -118,8 +118,8 @@ impl WardenClient {
         Ok(portion.iter().map(|(name, _)| all.next_if(|actual| actual.tenant == *name)).collect())
     }
 
-    /// The kernel's view of tenants, in their order. Asked for in portions; one that does not fit into an answer, because a
-    /// tenant has made as many processes and mounts as it may, is asked for one by one.
+    /// The kernel's state of these tenants, in their order. It is requested in portions. If a reply would be too large,
+    /// because a tenant has very many processes and mounts, each tenant of the portion is requested alone.
     pub(crate) async fn observe(&self, tenants: &[TenantName]) -> Result<Vec<Observed>, Failure> {
         let mut all = Vec::with_capacity(tenants.len());
         for portion in tenants.chunks(MOST_OBSERVED) {
@@ -141,12 +141,12 @@ impl WardenClient {
         Ok(all)
     }
 
-    /// The kernel's view of one tenant.
+    /// The kernel's state of one tenant.
     pub(crate) async fn observe_one(&self, tenant: &TenantName) -> Result<Observed, Failure> {
         self.observe(std::slice::from_ref(tenant)).await?.pop().ok_or_else(unexpected)
     }
 
-    /// Processes of FTP servers that are in the jail of a tenant, or of anybody.
+    /// The processes of FTP servers in the jail of one tenant, or of all.
     pub(crate) async fn ftp_processes(&self, tenant: Option<&TenantName>) -> Result<Vec<FtpProcess>, Failure> {
         match self.link.ask(&WardenRequest::FtpProcesses { tenant: tenant.cloned() }).await? {
             WardenReply::FtpProcesses(processes) => Ok(processes),

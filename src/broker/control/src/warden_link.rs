@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// The most changes that take time at once. The warden accepts twice as many connections.
 const MOST_CHANGES: usize = 48;
-/// The pause between two reads of the warden's error file, and the time that a warden with an error has to start again.
+/// The pause between two reads of the warden's error file. A warden that left an error has this long to start again.
 const WORD_TIME: Duration = Duration::from_secs(1);
 /// The longest error text that is read, in bytes.
 const MAX_WORD: u64 = 4096;
@@ -40,7 +40,7 @@ pub(crate) struct WardenLink {
     /// The file in which a warden that cannot work leaves the reason.
     word: PathBuf,
     shared: Mutex<Connection>,
-    /// Requests that the current warden has proved too old to know.
+    /// Requests that the current warden has proved not to know.
     unknown: std::sync::Mutex<HashSet<Discriminant<WardenRequest>>>,
     /// Permits for changes that take time.
     changes: Semaphore,
