@@ -1,4 +1,4 @@
-//! Audits: the proof of every wall and limit, as an operator asks for it.
+//! Audits: an operator's request to verify every wall and limit.
 
 use crate::init_client;
 use crate::inits::Inits;
@@ -24,7 +24,7 @@ pub(crate) struct Audits {
 }
 
 impl Audits {
-    /// The proof.
+    /// Audits the named tenants, or all, and logs the report.
     pub(crate) async fn audit(
         &self,
         _permission: OperatorPermission,
@@ -72,7 +72,7 @@ impl Audits {
     }
 }
 
-/// Adds the sessions of a tenant, which this program counts, to its report.
+/// Adds the counts of a tenant's sessions, which only this program has, to its report.
 pub(crate) fn add_sessions(report: &mut TenantReport, tenant: &Tenant, sessions: &Sessions) {
     let (all, by) = (sessions.of(&tenant.name), sessions.by_door(&tenant.name));
     bailiwick_audit::add_sessions(report, tenant, all, &by);

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and whose place it takes.
+//! Identifies the peer of a connection, and the share of places that it uses.
 
 use crate::permission::{Admins, Caller, TenantPermission};
 use crate::places::{Places, Who};
@@ -6,7 +6,7 @@ use crate::tenants::Tenants;
 use bailiwick_proto::Failure;
 use std::sync::Arc;
 
-/// Knows callers by what the kernel says of them.
+/// Identifies peers by their kernel credentials.
 #[derive(Debug)]
 pub(crate) struct Callers {
     tenants: Arc<Tenants>,
@@ -19,8 +19,8 @@ impl Callers {
         Self { tenants, admins: Admins::default(), places }
     }
 
-    /// Who asks. Of a tenant's own user the ids tell; the host's user database is asked about others alone. The first to ask may have
-    /// come before anybody else has asked the warden who is who.
+    /// Identifies the caller. A tenant's own user is known by its id. The host's user database is asked only about
+    /// other users. The roster is read first if no other service has read it yet.
     pub(crate) async fn caller(&self, uid: u32, groups: &[u32]) -> Result<Caller, Failure> {
         let (pool, admins) = {
             let host = &self.tenants.policy.loaded().policy.host;
@@ -37,13 +37,14 @@ impl Callers {
         self.admins.permit(uid, groups, &admins).await.map(Caller::Operator)
     }
 
-    /// Whose places somebody takes, before it is known who it is.
+    /// The share of places for a peer that is not identified yet.
     pub(crate) fn places_of(&self, uid: u32, groups: &[u32]) -> Who {
         let pool = self.tenants.policy.loaded().policy.host.ids;
         Who::of(uid, pool, self.admins.were(uid, groups))
     }
 
-    /// Has the user database asked who the operators are, so that the first of them does not wait among strangers.
+    /// Has the user database queried for the operators, so that the first one need not compete with strangers for a
+    /// place.
     pub(crate) async fn know_operators(&self) {
         let admins = self.tenants.policy.loaded().policy.host.admins.clone();
         drop(self.admins.permit(u32::MAX, &[], &admins).await);
@@ -70,7 +71,7 @@ mod tests {
             assert!(matches!(caller, Ok(Caller::Tenant(own)) if own.tenant == alice), "{uid}");
         }
         assert!(!services.callers.admins.were_asked().await);
-        // Nor is it asked about root.
+        // The database is not asked about root either.
         assert!(matches!(services.callers.caller(0, &[]).await, Ok(Caller::Operator(_))));
         assert!(!services.callers.admins.were_asked().await);
         assert!(services.callers.caller(65_000, &[]).await.is_err());

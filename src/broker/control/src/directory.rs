@@ -1,29 +1,30 @@
-//! Tenants as the warden last told of them: what a session needs to know, so that none waits for the warden.
+//! The warden's last report of each tenant: what a session needs to know without waiting for the warden.
 
 use bailiwick_proto::warden::RosterEntry;
 use bailiwick_types::{HostUid, IdPool, IdRange, TenantName};
 use std::collections::BTreeMap;
 
-/// What is known of one.
+/// What is known of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) ids: IdRange,
-    /// Its groups by hierarchy. Empty when it was down; they are the same whenever it runs.
+    /// The control groups by hierarchy. Empty if the jail was down at the last report. They are the same whenever it
+    /// runs.
     pub(crate) cgroups: BTreeMap<String, String>,
-    /// Whether nothing in its jail runs, init neither, because an operator wants it so.
+    /// Whether an operator has frozen the jail. Then no process in it runs, and its init cannot answer.
     pub(crate) frozen: bool,
 }
 
-/// Everybody.
+/// All tenants.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     tenants: BTreeMap<TenantName, Known>,
-    /// By the first of their ids.
+    /// Tenants by the first id of their range.
     owners: BTreeMap<u32, TenantName>,
 }
 
 impl Directory {
-    /// What the warden tells of one.
+    /// Stores the warden's entry of one tenant.
     pub(crate) fn put(&mut self, name: &TenantName, entry: &RosterEntry) {
         self.remove(name);
         self.owners.insert(entry.ids.first, name.clone());
@@ -31,20 +32,20 @@ impl Directory {
         self.tenants.insert(name.clone(), Known { ids: *ids, cgroups: cgroups.clone(), frozen: *frozen });
     }
 
-    /// It has no ids any more.
+    /// Forgets a tenant that has no ids any more.
     pub(crate) fn remove(&mut self, name: &TenantName) {
         if let Some(known) = self.tenants.remove(name) {
             self.owners.remove(&known.ids.first);
         }
     }
 
-    /// What the warden tells of all.
+    /// Replaces all entries by a roster.
     pub(crate) fn replace(&mut self, roster: &BTreeMap<TenantName, RosterEntry>) {
         *self = Self::default();
         roster.iter().for_each(|(name, entry)| self.put(name, entry));
     }
 
-    /// All whose init can answer if it runs.
+    /// The tenants that are not frozen, so an init that runs can answer.
     pub(crate) fn awake(&self) -> Vec<TenantName> {
         self.tenants.iter().filter(|(_, known)| !known.frozen).map(|(name, _)| name.clone()).collect()
     }
@@ -61,7 +62,7 @@ impl Directory {
         self.tenants.get(name)
     }
 
-    /// Whose an id of the host is: one of the tenant's range, or its host user's.
+    /// The tenant that a host id belongs to, by its range or its host user.
     pub(crate) fn owner(&self, uid: u32, pool: IdPool) -> Option<&TenantName> {
         let (_, name) = match self.owners.range(..=uid).next_back() {
             Some((first, name)) if self.tenants.get(name)?.ids.contains(uid) => (first, name),
@@ -71,7 +72,7 @@ impl Directory {
     }
 }
 
-/// Of a tenant that is down, for tests.
+/// The entry of a tenant that is down, for tests.
 #[cfg(test)]
 pub(crate) fn entry_of(ids: IdRange) -> RosterEntry {
     RosterEntry {
@@ -107,7 +108,7 @@ mod tests {
         for uid in [0, 1000, pool.host_users() - 1, range(2).first + 65_536, u32::MAX - 1] {
             assert_eq!(owner(&directory, uid), None, "{uid}");
         }
-        // Ids that were given back, and given to another.
+        // These ids were given back, and given to another tenant.
         directory.put(&name("carol"), &entry_of(range(1)));
         assert_eq!(owner(&directory, range(2).first), None);
         assert_eq!(owner(&directory, pool.host_user(range(1)).0).as_deref(), Some("carol"));

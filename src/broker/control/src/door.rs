@@ -30,7 +30,7 @@ fn refused(message: impl Into<String>) -> Failure {
     Failure::of(ExitStatus::Refused, message)
 }
 
-/// The refusal for clients of a suspended tenant, and the notice for sessions that it still has.
+/// The refusal for clients of a suspended tenant, and the text for its open sessions.
 pub(crate) fn suspended(tenant: &TenantName, reason: Option<&str>) -> Refusal {
     Refusal::Suspended { tenant: tenant.clone(), why: reason.map(str::to_owned) }
 }

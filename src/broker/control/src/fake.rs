@@ -1,4 +1,4 @@
-//! For tests: a daemon of a host with one tenant, and a warden that answers what it is told to.
+//! For tests: the services of a host with one tenant, and a warden with given replies.
 
 use crate::services::Services;
 use crate::transport;
@@ -9,17 +9,17 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
 
-/// What a warden does about a request.
+/// The answer of the fake warden to a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Reply(WardenReply),
-    /// It closes the connection, as over a request that it does not know.
+    /// Close the connection, as a warden does for a request that it does not know.
     Close,
-    /// It takes its time.
+    /// Never reply.
     Never,
 }
 
-/// A daemon whose policy has `alice`. Its runtime directory is `run` below the temporary one.
+/// Makes services whose policy has `alice`. The runtime directory is `run` below the temporary one.
 pub(crate) fn host() -> (TempDir, Arc<Services>) {
     let temp = tempfile::tempdir().expect("makes");
     let write = |file: &str, text: &str| {
@@ -36,12 +36,12 @@ pub(crate) fn host() -> (TempDir, Arc<Services>) {
     (temp, daemon)
 }
 
-/// Has a warden listen for a daemon.
+/// Starts a fake warden for the services.
 pub(crate) fn warden(daemon: &Services, answer: impl Fn(WardenRequest) -> Answer + Send + Sync + 'static) {
     drop(warden_at(&daemon.host().runtime_dir.join(WARDEN_SOCKET), answer));
 }
 
-/// Has a warden listen at a socket, until what is given back is aborted.
+/// Starts a fake warden at a socket. It runs until the returned task is aborted.
 pub(crate) fn warden_at(
     socket: &Path,
     answer: impl Fn(WardenRequest) -> Answer + Send + Sync + 'static,

@@ -24,8 +24,8 @@ struct Silence {
     /// When the init may be asked again.
     again: Instant,
     pause: Duration,
-    /// Whether the silence is certain: the init was silent twice, the second time for the longest wait. A single silence
-    /// may come from a busy host.
+    /// Whether the silence is certain: the init was silent twice, the second time for the longest wait. A single
+    /// silence may come from a busy host.
     is_certain: bool,
     /// Whether a request to it is under way.
     is_asked: bool,

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::warn;
 
-/// The number of portions in a round. Each init is asked once in a round.
+/// The number of portions in a round. Each init is asked once in a round, that is in 300 s.
 const ROUND: u32 = 30;
 /// The time between two portions of a round.
 const PORTION_TIME: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ impl InitWatch {
         };
         let error = init_client::connect(&socket, ids).await.err();
         if matches!(error, Some(InitError::Silent | InitError::Broken(_))) && self.tenants.is_frozen(tenant).await {
-            // A frozen tenant does not cause the silence. A thaw makes this program forget it too.
+            // A frozen tenant does not cause the silence. After a thaw this program starts anew.
             return self.inits.health.forget(tenant);
         }
         self.inits.note_answer(tenant, error.as_ref(), true);

@@ -1,4 +1,4 @@
-//! The inits of a host: whoever asks one asks here, so that a silent one is waited for by nobody but its tenant.
+//! The inits of the host. Every request to an init goes through here, so only its own tenant waits for a silent init.
 
 use crate::init_client::{self, InitError};
 use crate::init_health::InitHealth;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// The inits of a host.
+/// The inits of the host.
 #[derive(Debug)]
 pub(crate) struct Inits {
     tenants: Arc<Tenants>,
@@ -21,7 +21,7 @@ impl Inits {
         Self { tenants, health: InitHealth::default() }
     }
 
-    /// Talks with the init of a tenant, if it is not one that was silent a moment ago, and notes whether it answers.
+    /// Runs `talk` with the init of a tenant, unless that init was silent just before. Records whether it answered.
     pub(crate) async fn talk<T>(
         &self,
         tenant: &TenantName,
@@ -37,14 +37,15 @@ impl Inits {
         match error {
             None | Some(InitError::Refused) => self.health.answered(tenant),
             Some(InitError::Down) => self.health.forget(tenant),
-            // It was not even asked.
+            // The init was not asked.
             Some(InitError::Own(_)) => {}
-            // Nonsense in the place of an answer is none.
+            // An invalid reply counts as no reply.
             Some(InitError::Silent | InitError::Broken(_)) => self.health.did_not_answer(tenant, is_certain),
         }
     }
 
-    /// Adds what only a process inside can tell. Several inits are asked at a time: one that does not answer holds up few.
+    /// Adds to each observed tenant what only a process inside can find out. Several inits are asked at once, so a
+    /// silent one delays few others.
     pub(crate) async fn ask_inits(self: &Arc<Self>, all: &mut [Observed]) {
         let mut asked = JoinSet::new();
         let mut waiting: Vec<(usize, TenantName, PathBuf, IdRange)> = Vec::new();
@@ -91,7 +92,7 @@ mod tests {
         let talk = inits.talk(&alice, async { Err::<(), _>(InitError::from(want())) });
         assert!(matches!(talk.await, Err(InitError::Own(_))));
         assert!(inits.health.may_ask(&alice).is_ok());
-        // Nor does it answer again.
+        // The same error does not count as a reply either.
         inits.health.did_not_answer(&alice, true);
         inits.note_answer(&alice, Some(&InitError::from(want())), true);
         assert!(inits.health.silent_for(&alice).is_some());

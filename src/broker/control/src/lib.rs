@@ -1,9 +1,9 @@
-//! Floor 6: decides, reconciles and lets in. Unprivileged: whatever is to be changed, the warden changes.
+//! Floor 6: authorises, reconciles, records and serves. It has no privileges: the warden makes every change.
 //!
-//! Danger: the control socket is open to every local user, and behind the doors are hostile tenants. Nothing here waits
-//! without a bound for anybody, and everything that a connection holds is counted.
+//! Danger: every local user can connect to the control socket, and hostile tenants are behind the doors. Every wait
+//! here is bounded, and everything that a connection holds is counted.
 //!
-//! A module uses only modules of the lines above its own; a test reads this list.
+//! A module uses only modules on lines above its own. A test reads this list.
 //!
 //! ```text
 //! audit_log directory incident own_dir pressure reconcile refusals sync transport

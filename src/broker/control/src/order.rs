@@ -1,11 +1,11 @@
-//! For tests: no module uses one beside or above it. The order is the list at the head of `lib.rs`.
+//! For tests: checks that no module uses one on its own line or below. The order is the list at the head of `lib.rs`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 const HEAD: &str = include_str!("lib.rs");
 
-/// The line of the list on which each module is.
+/// The line of each module in the list.
 fn lines() -> BTreeMap<&'static str, usize> {
     let list = HEAD.split("//! ```").nth(1).expect("the list").lines().skip(1);
     let words = |(line, text): (usize, &'static str)| {
@@ -14,14 +14,14 @@ fn lines() -> BTreeMap<&'static str, usize> {
     list.enumerate().flat_map(words).collect()
 }
 
-/// The modules that a text names, but for its tests.
+/// The modules that a text names, except in its tests.
 fn used(text: &str) -> Vec<String> {
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let names = code.split("crate::").skip(1);
     names.map(|rest| rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()).collect()
 }
 
-/// Every file of a module, with the text: those in its folder too.
+/// Collects all files of the modules with their text, also those in folders.
 fn files(folder: &Path, module: Option<&str>, found: &mut Vec<(String, String)>) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();

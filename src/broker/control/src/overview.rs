@@ -79,7 +79,7 @@ impl Overview {
             }
         }
         let policy = Box::new(self.tenants.policy.status(self.refusals.total()));
-        // Without a warden there is no copy either, so this would repeat the same problem.
+        // Without a warden no copy can be written, and that problem is already in the list.
         let no_copy = self.copies.problem().filter(|_| warden.is_some());
         problems.extend(
             no_copy.map(|why| format!("what these files say now would not be known beside a later error: {why}")),

@@ -4,8 +4,8 @@
 //! of the tenants, and do not move with one. Without a service manager the directory is `history` below `state_dir`,
 //! which the warden makes.
 //!
-//! Danger: the files of an earlier version are the only copy. They are moved completely, in steps after any of which
-//! the power may fail. Files that are in the way are set aside, never removed.
+//! Danger: the files of an earlier version are the only copy. All of them are moved, in steps, and the power may fail
+//! after any step. Files that are in the way are set aside, never removed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, File};
@@ -72,7 +72,7 @@ pub(crate) fn move_from(from: &Path, own: &Path) -> io::Result<bool> {
     sync(own)?;
     fs::remove_dir(&taken)?;
     for name in files(from)? {
-        // A file that cannot be removed stays. It does not count as newer than its copy here.
+        // A file that cannot be removed stays. It is no newer than its copy here, so the next start does not move it.
         fs::remove_file(from.join(name)).ok();
     }
     Ok(true)

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The most connections of clients that are not operators. A session holds one for its whole life.
 const MOST: usize = 16_384;
-/// One in so many of the process's descriptors may be a connection of a client that is not an operator.
+/// At most 1/`PART_OF_DESCRIPTORS` of the process's descriptors may be connections of clients that are not operators.
 const PART_OF_DESCRIPTORS: usize = 2;
 /// The most connections of one tenant's users, without sessions, and the most bytes of their unfinished requests.
 const OF_TENANT: Share = Share { connections: 128, bytes: 1 << 20 };

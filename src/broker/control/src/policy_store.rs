@@ -27,8 +27,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) policy: Policy,
-    /// Tenants whose files have errors. `policy` has their last valid declaration. Tenants without one are left exactly as
-    /// they are.
+    /// Tenants whose files have errors. `policy` has their last valid declaration. Tenants without one are left exactly
+    /// as they are.
     pub(crate) invalid: BTreeSet<TenantName>,
     last_good: LastGood,
     pub(crate) problems: Vec<String>,
@@ -72,8 +72,8 @@ impl PolicyStore {
     /// Reads the policy.
     ///
     /// # Errors
-    /// When `bailiwick.toml` is unusable and no earlier version of it is known. An unusable tenant's file affects that
-    /// tenant alone.
+    /// When `bailiwick.toml` is unusable and no earlier version of it is known. A tenant's file with errors affects
+    /// that tenant alone.
     pub(crate) fn open(config: &Path, timers: Wake) -> Result<Self, OpenError> {
         let mut store = Store::new(config);
         let fingerprint = bailiwick_policy::fingerprint(config);

@@ -462,7 +462,7 @@ impl RecorderState {
             None => self.pending.push(Pending { at, tenant: tenant.clone(), limit, count }),
         }
         // Reclaim at `memory_high` and processor throttling are the normal effect of those limits and happen every
-        // minute. They are counted, but they make no incident.
+        // minute. They are counted, and they make no incident here.
         if !matches!(limit, LimitKey::Cpu | LimitKey::MemoryHigh) {
             self.incident(tenant, IncidentKind::Limit(limit), count);
         }

@@ -1,4 +1,4 @@
-//! Who asks to be let in, and the log of those who are refused.
+//! Clients that ask for a session, and the count and log of refusals.
 
 use bailiwick_proto::Failure;
 use bailiwick_types::Door;
@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::info;
 
-/// How many entries were refused since this program started.
+/// The number of refused sessions since this program started.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals(AtomicU64);
 
@@ -19,7 +19,7 @@ impl Refusals {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Counts and logs a client that was refused. `tenant` is whose jail it was about.
+    /// Counts and logs a refusal. `tenant` is the tenant whose jail the client asked for.
     pub(crate) fn log(&self, client: &Client, tenant: &dyn Display, failure: &Failure) {
         self.count();
         let Client { door, uid, source, .. } = client;
@@ -28,7 +28,7 @@ impl Refusals {
     }
 }
 
-/// Who asks to be let in, as the kernel and sshd say.
+/// A client that asks for a session, as the kernel and sshd describe it.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     pub(crate) door: Door,
@@ -38,7 +38,7 @@ pub(crate) struct Client {
     pub(crate) key: Option<String>,
 }
 
-/// This program itself, for a timer.
+/// This program as the client of a timer's session.
 pub(crate) fn by_timer() -> Client {
     let uid = rustix::process::geteuid().as_raw();
     Client { door: Door::Cron, uid, pid: std::process::id(), source: None, key: None }

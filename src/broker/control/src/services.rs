@@ -73,8 +73,8 @@ impl Services {
     /// Reads the policy and wires the services. It starts none of them.
     ///
     /// # Errors
-    /// When `bailiwick.toml` is unusable and no earlier version of it is known. An unusable tenant's file affects that
-    /// tenant alone.
+    /// When `bailiwick.toml` is unusable and no earlier version of it is known. A tenant's file with errors affects
+    /// that tenant alone.
     pub fn open(config: &Path) -> Result<Arc<Self>, OpenError> {
         let (wake_timers, wake_reconciler) = (Wake::default(), Wake::default());
         let policy = Arc::new(PolicyStore::open(config, wake_timers.clone())?);

@@ -1,4 +1,4 @@
-//! Why jails could not be started when that was last tried.
+//! Why the last start of each jail failed.
 
 use crate::sync::lock;
 use bailiwick_types::TenantName;

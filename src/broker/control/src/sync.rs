@@ -1,19 +1,19 @@
-//! Waiting and locking: what every service needs and none owns.
+//! Locks, wake-ups and bounded concurrency for all services.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use tokio::sync::Notify;
 
-/// How many jails are asked something, or changed, at a time.
+/// How many jails are asked or changed at once.
 pub(crate) const ASKED_AT_ONCE: usize = 32;
 
-/// Locks what nobody panics while holding. Nothing is awaited while it is held.
+/// Locks a mutex whose holders never panic. Nothing is awaited while it is held.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nobody panics while holding it")
 }
 
-/// Wakes a loop that sleeps between its rounds. One that is at work looks once more when it has finished.
+/// Wakes a loop that sleeps between its rounds. A loop that is in a round begins another one after it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wake(Arc<Notify>);
 
@@ -27,7 +27,7 @@ impl Wake {
     }
 }
 
-/// Waits for all of them, some at a time: what one of them waits for holds up few others.
+/// Runs all futures, [`ASKED_AT_ONCE`] at a time, and returns their results in order. A slow one delays few others.
 pub(crate) async fn at_once<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut done = Vec::with_capacity(all.len());
     let mut waiting = all.into_iter().map(Box::pin);
@@ -67,7 +67,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_for_one_another_is_done_at_once_and_told_in_order() {
-        // Each waits until so many do: one after another they would wait for ever.
+        // Each future waits until all of its group run. One after another they would wait for ever.
         let all = tokio::sync::Barrier::new(ASKED_AT_ONCE);
         let one = |number: usize| {
             let all = &all;

@@ -1,4 +1,4 @@
-//! Tenants: what the policy declares of them beside what the warden last told.
+//! Tenants: the policy's declaration of each, and the warden's last report.
 
 use crate::policy_store::{PolicyStore, unknown, without_policy};
 use crate::warden_client::{Roster, WardenClient};
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The tenants of a host.
+/// The tenants of the host.
 #[derive(Debug)]
 pub(crate) struct Tenants {
     pub(crate) policy: Arc<PolicyStore>,
@@ -17,32 +17,32 @@ pub(crate) struct Tenants {
 }
 
 impl Tenants {
-    /// Whether there is, or was, such a tenant.
+    /// Whether the policy declares the tenant, or the warden has an entry of it.
     pub(crate) fn knows(&self, tenant: &TenantName) -> bool {
         self.policy.loaded().policy.tenants.contains_key(tenant) || self.warden.known().get(tenant).is_some()
     }
 
-    /// Refuses a request that names a tenant of whom neither the policy nor the warden knows.
+    /// Refuses a request that names an unknown tenant.
     pub(crate) fn check_known(&self, tenants: &[TenantName]) -> Result<(), Failure> {
         tenants.iter().find(|tenant| !self.knows(tenant)).map_or(Ok(()), |tenant| Err(unknown(tenant)))
     }
 
-    /// Those who have ids, so whose jails may run, and whom nobody has frozen, as far as is known.
+    /// The tenants that have ids and were not frozen at the warden's last report. Their jails may run.
     pub(crate) fn awake(&self) -> Vec<TenantName> {
         self.warden.known().awake()
     }
 
-    /// Whether a tenant was frozen when the warden last told of it: then nothing is to be heard of its init.
+    /// Whether a tenant was frozen at the warden's last report. Its init cannot answer then.
     pub(crate) fn was_frozen(&self, name: &TenantName) -> bool {
         self.warden.known().is_frozen(name)
     }
 
-    /// Whether an operator has frozen it, as the warden tells now.
+    /// Whether a tenant is frozen now, by the warden's entry.
     pub(crate) async fn is_frozen(&self, tenant: &TenantName) -> bool {
         matches!(self.warden.entry(tenant).await, Ok(Some(entry)) if entry.frozen)
     }
 
-    /// The tenants that a request means, each with its declaration: those it names, or all that are declared.
+    /// The tenants of a request, each with its declaration: the named ones, or all.
     pub(crate) fn meant(
         &self,
         names: &[TenantName],
@@ -64,18 +64,18 @@ impl Tenants {
                 return Err(unknown(name));
             }
         }
-        // The warden takes each name once.
+        // The warden accepts each name once.
         let mut known = BTreeSet::new();
         Ok(names.iter().filter(|name| known.insert(*name)).map(find).collect())
     }
 
-    /// Where init of a tenant's jail listens, if that jail holds storage so. Whoever was let in as one kind of tenant so reaches
-    /// no jail of the other, whatever has become of the tenant since.
+    /// The socket of a jail's init, for the access that the jail has to its storage. A jail with other access has
+    /// another socket, so a session that was let in for one kind of jail cannot reach the other kind.
     pub(crate) fn init_socket(&self, tenant: &TenantName, access: Access) -> PathBuf {
         self.policy.host().runtime_dir.join(JAILS).join(tenant).join(init_socket(access))
     }
 
-    /// Where init of the jail that is to run listens, and who it is; `None` when none is to, or the tenant has no ids.
+    /// The socket and the ids of the init of the declared jail; `None` if no jail should run or the tenant has no ids.
     pub(crate) async fn init_of(&self, tenant: &Tenant) -> Option<(PathBuf, IdRange)> {
         let (name, access) = (&tenant.name, tenant.access()?);
         let known = self.warden.known().get(name).map(|known| known.ids);
@@ -86,7 +86,7 @@ impl Tenants {
         Some((self.init_socket(name, access), ids))
     }
 
-    /// Where the init of a tenant listens that is declared, and who it is.
+    /// The same for a tenant's name; `None` also for a tenant that is not declared.
     pub(crate) async fn init_of_name(&self, name: &TenantName) -> Option<(PathBuf, IdRange)> {
         let tenant = self.policy.loaded().policy.tenants.get(name).cloned()?;
         self.init_of(&tenant).await

@@ -95,7 +95,8 @@ impl NextDueCache {
         self.1 = Some(local);
     }
 
-    /// The first due moment after `after`. Calls must not go back in time.
+    /// The first due moment after `after`. Calls for one schedule must not go back in time, because the cache keeps
+    /// only its next moment.
     fn next(&mut self, schedule: &Schedule, after: Moment) -> Moment {
         if let Some(next) = self.known(schedule, after) {
             return next;

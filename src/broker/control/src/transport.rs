@@ -1,5 +1,5 @@
-//! Whole messages over tokio's stream sockets: the asynchronous face of [`bailiwick_proto::transport`]. Time limits are
-//! the caller's (`tokio::time::timeout`).
+//! Whole messages over tokio's stream sockets: the asynchronous side of [`bailiwick_proto::transport`]. Callers set
+//! time limits (`tokio::time::timeout`).
 
 use bailiwick_proto::{Incoming, Outgoing, TransportError};
 use serde::Serialize;
@@ -9,7 +9,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// Sends a message of at most `max` bytes with descriptors beside it.
+/// Sends a message of at most `max` bytes, with descriptors.
 pub(crate) async fn send<T: Serialize>(
     stream: &UnixStream,
     message: &T,
@@ -23,12 +23,12 @@ pub(crate) async fn send<T: Serialize>(
     Ok(())
 }
 
-/// Receives once, and gives the number of bytes; 0 when the peer has gone.
+/// Receives once and returns the number of bytes; 0 when the peer has disconnected.
 pub(crate) async fn receive_some(stream: &UnixStream, incoming: &mut Incoming) -> io::Result<usize> {
     stream.async_io(Interest::READABLE, || incoming.receive(stream)).await
 }
 
-/// Receives until a message is whole. What has arrived by then stays in `incoming` when this is cancelled.
+/// Receives until a message is complete. If this is cancelled, the bytes that have arrived stay in `incoming`.
 pub(crate) async fn receive<T: DeserializeOwned>(
     stream: &UnixStream,
     incoming: &mut Incoming,

@@ -6,9 +6,9 @@ use super::*;
 const PRESSURE_TIME: Duration = Duration::from_secs(10);
 /// How long the result of a sample is used in place of a new measurement.
 const FRESH_TIME: Duration = Duration::from_secs(5);
-/// A tenant that waited for others for less than one part in this many of the time has no incident.
+/// A tenant that waited for others for less than 1/`WORTH_TELLING` of the time has no incident.
 const WORTH_TELLING: u64 = 10;
-/// A tenant that its processor limit held back for less than one part in this many of a minute has no incident.
+/// A tenant that its processor limit held back for less than 1/`THROTTLED` of the time has no incident.
 const THROTTLED: u64 = 10;
 
 impl RecorderState {
