@@ -75,7 +75,7 @@ impl InitWatch {
         };
         let error = init_client::connect(&socket, ids).await.err();
         if matches!(error, Some(InitError::Silent | InitError::Broken(_))) && self.tenants.is_frozen(tenant).await {
-            // A frozen tenant does not cause the silence. After a thaw this program starts anew.
+            // A frozen tenant does not cause the silence, so it is not counted. A thaw makes this program forget it too.
             return self.inits.health.forget(tenant);
         }
         self.inits.note_answer(tenant, error.as_ref(), true);
