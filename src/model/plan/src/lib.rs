@@ -1,7 +1,7 @@
-//! Floor 3: what a jail should be, as data, and how that differs from what it is. Pure: no file, no kernel, no clock.
+//! The plan of a jail as data, and its difference from the jail that runs. Pure: no file, no kernel call, no clock.
 //!
-//! The warden builds what [`JailPlan`] says row by row, `observe` reads the kernel back, and [`difference`] and the
-//! audit compare the two. All tables of the project's walls live here: mounts, capabilities, system calls, Landlock
+//! The warden builds a jail from [`JailPlan`], row by row. `observe` reads the state of the kernel. [`difference`] and
+//! the audit compare the two. This crate holds all tables of the walls: mounts, capabilities, system calls, Landlock
 //! rules, control-group files.
 
 pub mod capability;

@@ -1,61 +1,63 @@
-//! The mount table of a jail, row by row, in the order in which it is built.
+//! The mount table of a jail: one row for each mount, in the order in which the warden makes them.
 //!
-//! Danger: no row may show a file of the host's through the id map, in any profile. Inside, its owner would be the tenant's
-//! root; `ro` stops writes, and nothing else that an owner may do to an inode, which is the host's own and every
-//! neighbour's. The host's `/usr` is the lower layer of an overlay, whose inodes are the jail's, and so are the copies of its
-//! `/etc`; what else is the host's keeps the host's ids. Nor does
-//! `ro` stand on storage where a tenant can mount, so the jail of a suspended one is confined as `web` ([`confinement`]).
+//! Danger: no row may show a file of the host through the jail's id map, in any profile. The tenant's root would own
+//! that file. `ro` stops writes and nothing else that an owner may do to an inode, and this inode is the host's own and
+//! every other tenant's. Therefore the host's `/usr` is the lower layer of an overlay, whose inodes belong to the jail.
+//! The copies of the host's `/etc` are such a layer too. Every other file of the host keeps the host's ids.
+//!
+//! A tenant that can mount can remove `ro` from its storage. Therefore the jail of a suspended tenant is confined as
+//! `web` ([`confinement`]).
 
 use crate::kernel::{ANSWERED, Answer, SYSFS};
 use crate::seed::LOGIN_ID;
 use bailiwick_types::{Access, ByteSize, Hierarchy, HostFacts, Limits, Profile, UNIFIED};
 use std::fmt;
 
-/// Where a mount comes from.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Copies of what may be seen of the host's `/etc` ([`bailiwick_policy::host_etc`]), which the warden keeps fresh for all
-    /// jails at once. They are the lower layer of an overlay, with the host's own ids: the jail's root owns nothing of them, and
-    /// its watches and locks are on the jail's own inodes.
+    /// Copies of those parts of the host's `/etc` that a jail may see ([`bailiwick_policy::host_etc`]). The warden
+    /// keeps one set of copies fresh for all jails. The copies are the lower layer of an overlay and keep the host's
+    /// ids. So the jail's root owns none of them, and its watches and locks are on the jail's own inodes.
     HostEtc,
     /// The static program that becomes PID 1.
     Init,
-    /// A directory of the tenant's storage, seen through the jail's id map.
+    /// A directory of the tenant's storage, mounted with the jail's id map.
     Storage(&'static str),
-    /// The host's directory below (overlayfs, mounted inside the user namespace), the tenant's changes above where it may
-    /// make any. Where the row is read-only, so is the file system itself: it has no layer to write to.
+    /// An overlay (overlayfs, mounted inside the user namespace): the host's directory is the lower layer, and the
+    /// tenant's changes are the upper one. Without an upper layer the file system itself is read-only.
     Overlay {
         /// The host's directory, read-only.
         lower: &'static str,
-        /// The tenant's storage that holds `upper` and `work`.
+        /// The directory of the tenant's storage that holds `upper` and `work`; `None` for an overlay without changes.
         upper: Option<&'static str>,
     },
-    /// A fresh file system in memory, charged to the tenant.
+    /// A new tmpfs. Its memory is charged to the tenant.
     Tmpfs {
         /// Its size.
         size: ByteSize,
         /// Permissions of its root.
         mode: u32,
     },
-    /// A fresh procfs of the jail's pid namespace.
+    /// A new procfs of the jail's pid namespace.
     Proc,
-    /// Empty directories and files, to mount on what is to be seen.
+    /// A new file system of empty directories and files, which are the targets of later rows.
     Skeleton,
-    /// A part of a fresh sysfs of the jail's network namespace.
+    /// A part of a new sysfs of the jail's network namespace.
     Sysfs(&'static str),
-    /// The tenant's own control group in the unified hierarchy, or in that of a controller of version 1.
+    /// The tenant's own control group: in the unified hierarchy, or in the hierarchy of this controller of version 1.
     Group(&'static str),
-    /// A file of ours in the place of one that shows the host as a whole.
+    /// A file that the warden writes, over a file of the kernel that describes the whole host.
     Answer(Answer),
-    /// A fresh instance of pseudo terminals.
+    /// A new devpts instance.
     Devpts,
-    /// POSIX message queues of the jail's ipc namespace.
+    /// The POSIX message queues of the jail's ipc namespace.
     Mqueue,
     /// A device node of the host.
     Device(&'static str),
-    /// A private empty file or directory over something that is not to be seen.
+    /// An empty file or directory that hides its target.
     Mask,
-    /// What is there already, made read-only.
+    /// A bind mount of the target onto itself, to make it read-only.
     Itself,
 }
 
@@ -64,7 +66,7 @@ pub enum Source {
 pub struct Flags(u8);
 
 impl Flags {
-    /// None.
+    /// No flag.
     pub const NONE: Self = Self(0);
     /// `ro`.
     pub const READ_ONLY: Self = Self(1);
@@ -75,19 +77,19 @@ impl Flags {
     /// `noexec`.
     pub const NO_EXEC: Self = Self(8);
 
-    /// Both sets.
+    /// The union of both sets.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// This set, and nothing of the other.
+    /// This set without the flags of `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Whether all of `other` are in.
+    /// Whether this set contains all flags of `other`.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -109,38 +111,39 @@ impl fmt::Display for Flags {
     }
 }
 
-/// One row.
+/// One row of the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Where, inside the jail, absolute.
+    /// The absolute path of the mount point inside the jail.
     pub target: String,
-    /// What.
+    /// What is mounted there.
     pub source: Source,
-    /// How.
+    /// The flags of the mount.
     pub flags: Flags,
 }
 
 impl Mount {
-    /// The flags that the row has while the jail is built: its root is sealed after the last row, whose target may have to be
-    /// made there.
+    /// The flags while the warden builds the jail. The root becomes read-only after the last row only, because earlier
+    /// rows may have to create their mount points in it.
     #[must_use]
     pub fn flags_while_built(&self) -> Flags {
         if self.target == "/" { self.flags.without(Flags::READ_ONLY) } else { self.flags }
     }
 
-    /// Whether the row is left out when its target is not there: kernels differ in what `/proc` and `/sys` hold.
+    /// Whether the warden skips the row if its target does not exist. Kernels differ in the entries of `/proc` and
+    /// `/sys`.
     #[must_use]
     pub fn only_if_present(&self) -> bool {
         matches!(self.source, Source::Mask | Source::Itself | Source::Sysfs(_) | Source::Answer(_))
     }
 }
 
-/// A thing in the fresh root that is no mount.
+/// A symbolic link in the jail's new root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Where, inside the jail, absolute.
+    /// The absolute path of the link inside the jail.
     pub path: String,
-    /// Where it leads.
+    /// The target of the link.
     pub to: String,
 }
 
@@ -148,44 +151,44 @@ const RO: Flags = Flags::READ_ONLY;
 const DATA: Flags = Flags::NO_DEV;
 const QUIET: Flags = Flags::NO_SUID.and(Flags::NO_DEV).and(Flags::NO_EXEC);
 
-/// Parts of the host's `/etc` that every jail has from the first day: what is generated on the host.
+/// The parts of the host's `/etc` that every jail has from its first start: files that the host generates.
 pub const HOST_ETC: &[&str] = bailiwick_policy::host_etc::GENERATED;
 
-/// Where a jail finds the parts of the host's `/etc` that it may see.
+/// The directory of a jail with the parts of the host's `/etc` that it may see.
 pub const HOST_ETC_INSIDE: &str = "/run/host/etc";
 
-/// What the layer of the overlay there is called, so that the audit knows it from another.
+/// The name of the overlay's layer at [`HOST_ETC_INSIDE`]. The audit recognises the layer by it.
 pub const HOST_ETC_LAYER: &str = "host-etc";
 
-/// The most pseudo terminals of a jail. There is one number of them for the whole host (`kernel.pty.max`).
+/// The limit of pseudo terminals of a jail. The whole host has one pool of them (`kernel.pty.max`).
 pub const TERMINALS: u32 = 64;
 
-/// Device nodes: those that hold no state and reach no hardware.
+/// The device nodes of a jail. None of them holds state or reaches hardware.
 pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
-/// The controllers whose groups a jail sees where they are on version 1: programs ask these for their limits.
+/// The version 1 controllers whose groups a jail sees. Programs read their limits there.
 const GROUPS_V1: [&str; 2] = ["cpu", "memory"];
 
-/// The file in the fresh root that every permission bit allows to read and that only Landlock refuses: a process that
-/// can open it has lost its Landlock domain.
+/// A file in the jail's root that all permission bits allow to read. Only Landlock refuses it. A process that can open
+/// it has no Landlock domain.
 pub const CANARY: &str = "/.landlock";
 
-/// Directories of `/run` that programs expect, with their permissions and their owner inside; parents first.
+/// Directories of `/run` that programs expect: path, permissions and owner inside the jail. Parents come first.
 pub const RUN: &[(&str, u32, u32)] = &[
     ("lock", 0o1777, 0),
     ("screen", 0o1777, 0),
     ("user", 0o755, 0),
-    // `XDG_RUNTIME_DIR` of those whom doors let in by name.
+    // `XDG_RUNTIME_DIR` of root and of the login user.
     ("user/0", 0o700, 0),
     ("user/1000", 0o700, LOGIN_ID),
 ];
 
-/// Where init appears inside.
+/// The path of init inside the jail.
 pub const INIT: &str = "/run/host/init";
 
-/// The profile that a jail is confined by: capabilities, system calls and `no_new_privs`. Where storage is read-only nobody
-/// inside may mount, or `ro` could be taken off again: a flag is locked only where a mount was copied into a user namespace,
-/// and these were moved in.
+/// The profile that confines a jail: it decides about capabilities, system calls and `no_new_privs`. A jail with
+/// read-only storage gets `web`, because a process that can mount could remove `ro`. The kernel locks mount flags only
+/// when it copies mounts into a user namespace, and the warden moves these mounts in.
 #[must_use]
 pub fn confinement(profile: Profile, access: Access) -> Profile {
     match access {
@@ -194,7 +197,7 @@ pub fn confinement(profile: Profile, access: Access) -> Profile {
     }
 }
 
-/// The rows of a jail's mount table and the links beside them.
+/// The rows of a jail's mount table, and the links in its root.
 #[must_use]
 pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFacts) -> (Vec<Mount>, Vec<Link>) {
     let mut rows = Vec::new();
@@ -202,14 +205,15 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
         rows.push(Mount { target: target.to_owned(), source, flags });
     };
     if profile == Profile::System {
-        // The root itself is the tenant's. /usr is the host's below, without its /usr/local, and the tenant's above.
+        // The root is the tenant's storage. The lower layer of /usr is the host's /usr without /usr/local; the upper
+        // layer is the tenant's.
         add("/", Source::Storage("rootfs"), DATA);
         add("/usr", Source::Overlay { lower: "/usr", upper: Some("usr") }, DATA);
     } else {
-        // Nobody makes a directory beside the ones below.
+        // No process can create an entry in this root beside the rows below.
         add("/", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, RO.and(QUIET));
         add("/usr", Source::Overlay { lower: "/usr", upper: None }, RO.and(DATA));
-        // The operator's own programs are not part of the image.
+        // The image does not contain the programs that the operator installed in /usr/local.
         add("/usr/local", Source::Storage("local"), DATA);
     }
     for (target, storage) in
@@ -232,7 +236,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
     for answer in ANSWERED {
         add(answer.path(), Source::Answer(*answer), RO.and(QUIET));
     }
-    // What stays readable there can be written by nobody, whatever the kernel would allow a namespaced root.
+    // No process can write to the visible entries, even if the kernel would allow it to the root of a namespace.
     add("/proc/sys", Source::Itself, RO.and(QUIET));
     for path in &facts.unlisted {
         add(path, Source::Mask, RO.and(QUIET));
@@ -252,7 +256,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
     if access == Access::ReadOnly {
         for row in &mut rows {
             let more = match row.source {
-                // Nor is it run: a library that the tenant's /etc names would be, by whatever serves the door.
+                // `noexec` too: a program that serves a door would run a library that the tenant's /etc names.
                 Source::Storage(_) => RO.and(Flags::NO_EXEC),
                 Source::Overlay { .. } => RO,
                 _ => Flags::NONE,
@@ -349,7 +353,7 @@ mod tests {
                 assert!(fresh || row.flags.has(RO), "{profile}: {}", row.target);
                 assert!(!matches!(row.source, Source::Storage(_)) || row.flags.has(Flags::NO_EXEC), "{}", row.target);
             }
-            // Nothing else differs.
+            // Nothing else differs from the table of an active tenant.
             let (mut written, same) = table(*profile, Access::ReadWrite, &Limits::default(), &facts());
             let storage =
                 |row: &Mount| matches!(row.source, Source::Storage(_) | Source::Overlay { upper: Some(_), .. });
@@ -360,7 +364,7 @@ mod tests {
                 row.flags = same.flags;
             }
             assert_eq!((rows, links), (written, same));
-            // And nobody there can take it off again: no call that mounts, no right to, none to be had from a program.
+            // No process inside can remove `ro`: the profile has no call that mounts and no capability for it.
             let confined = confinement(*profile, Access::ReadOnly);
             assert_eq!(confined, Profile::Web);
             assert!(!crate::capability::CapabilitySet::of(confined).names().contains(&"cap_sys_admin".to_owned()));

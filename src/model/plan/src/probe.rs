@@ -1,9 +1,9 @@
-//! What must come of an attempt inside a jail: by the same table that its filter is made from.
+//! The verdict that a system call inside a jail must get. It comes from the table that also makes the filter.
 
 use crate::seccomp::{ARCHITECTURE, SeccompData, Verdict, evaluate, filter};
 use bailiwick_types::Profile;
 
-/// What the filter of a profile does with a call.
+/// The verdict of a profile's filter on a call.
 #[must_use]
 pub fn expected(profile: Profile, number: u32, arguments: [u64; 6]) -> Verdict {
     evaluate(&filter(profile), &SeccompData { number, architecture: ARCHITECTURE, arguments })

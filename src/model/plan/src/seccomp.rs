@@ -1,9 +1,10 @@
-//! The system calls of a jail: a table with a reason for every row, and the filter that is made from it (`seccomp(2)`).
+//! The system calls of a jail: a table that gives a reason for each row, and the filter that is compiled from it
+//! (`seccomp(2)`).
 //!
-//! What this module gets wrong is open to every tenant, so the table is an allow-list: calls of another architecture
-//! end the process, a number that the table does not know does not exist (`ENOSYS`, x32 numbers too), and arguments
-//! are compared by the 32 bits that the kernel itself reads; a pointer by both halves. Arguments are looked at in few calls only: the
-//! kernel remembers which numbers are allowed whatever their arguments, and never runs the filter for those.
+//! Danger: every tenant can use a mistake in this module. Therefore the table is an allow-list. A call of another
+//! architecture ends the process. A number without a row returns `ENOSYS`, and so do x32 numbers. A check compares the
+//! 32 bits of an argument that the kernel reads; a check of a pointer compares both halves. Few calls have checks of
+//! arguments: the kernel caches the numbers that are always allowed and never runs the filter for them.
 
 mod calls;
 mod program;
@@ -17,75 +18,76 @@ use linux_raw_sys::general::{__NR_ioctl, __NR_prlimit64, __NR_quotactl_fd, __NR_
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the system-call table is written for x86_64: another architecture needs numbers and checks of its own");
 
-/// `AUDIT_ARCH_X86_64` of `linux/audit.h`: how the kernel calls the only system-call interface that a jail has.
+/// `AUDIT_ARCH_X86_64` of `linux/audit.h`: the kernel's constant for the only system-call interface that a jail has.
 pub const ARCHITECTURE: u32 = 0xC000_003E;
 
-/// The bit that marks a number as one of the x32 interface. The table must stay below it.
+/// The bit that marks an x32 number. All numbers of the table must be below it.
 const X32_BIT: u32 = 0x4000_0000;
 
-/// What becomes of a number that has no row.
+/// The rule for a number without a row.
 const UNKNOWN: Rule = errno(ENOSYS);
 
-/// What happens to a call.
+/// What the filter does with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// It is made.
+    /// The kernel runs the call.
     Allow,
-    /// It is not made and returns this error; 0 for success.
+    /// The kernel does not run the call. It returns this error, or success for 0.
     Errno(u16),
-    /// It is not made and ends the process.
+    /// The kernel does not run the call. It ends the process.
     Kill,
 }
 
-/// How the verdict on a call is found.
+/// How the filter decides about a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Whatever its arguments.
+    /// The same verdict for all arguments.
     Always(Verdict),
-    /// By an argument.
+    /// The verdict depends on an argument.
     Check(&'static Check),
 }
 
-/// A question to one half of an argument: is it, cut to some bits, one of these values?
+/// A test of one half of an argument: is the half, masked, one of the values?
 #[derive(Debug, PartialEq, Eq)]
 pub struct Check {
-    /// Which argument, from 0 to 5.
+    /// The index of the argument, from 0 to 5.
     pub argument: u8,
-    /// Which half of it. The upper half counts for pointers alone: of everything else the kernel reads the lower one only.
+    /// The half to test. Only pointers need a test of the upper half: the kernel reads the lower half only of all other
+    /// arguments.
     pub half: Half,
-    /// The bits that count.
+    /// The bits to compare.
     pub mask: u32,
-    /// The values.
+    /// The values to compare with.
     pub values: &'static [u32],
-    /// If it is.
+    /// The rule if one of the values is equal.
     pub then: Rule,
-    /// If it is not.
+    /// The rule if none is equal.
     pub otherwise: Rule,
 }
 
-/// A half of an argument.
+/// One half of an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Half {
-    /// Its lower 32 bits.
+    /// The lower 32 bits.
     Low,
-    /// Its upper 32 bits.
+    /// The upper 32 bits.
     High,
 }
 
-/// One call in one profile.
+/// One system call in one profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// Its number.
+    /// The number of the call.
     pub number: u32,
-    /// Its name.
+    /// The name of the call.
     pub name: &'static str,
-    /// What is done with it.
+    /// The rule for the call.
     pub rule: Rule,
-    /// Why.
+    /// The reason for the rule.
     pub remark: &'static str,
 }
 
-/// The rule that refuses with a number of `linux_raw_sys::errno`.
+/// A rule that returns an error. `number` is a constant of `linux_raw_sys::errno`.
 const fn errno(number: u32) -> Rule {
     assert!(number <= 4095, "the kernel cuts the number of a refusal here (MAX_ERRNO)");
     #[expect(clippy::cast_possible_truncation, reason = "the line above")]
@@ -114,7 +116,7 @@ impl Rule {
     }
 }
 
-/// Every call that is known, in the order of the numbers.
+/// The rows of all known calls, sorted by number.
 #[must_use]
 pub fn table(profile: Profile) -> Vec<Row> {
     let mut rows: Vec<Row> = calls::GROUPS
@@ -128,14 +130,15 @@ pub fn table(profile: Profile) -> Vec<Row> {
     rows
 }
 
-/// The filter of a profile, for the kernel.
+/// The filter of a profile, as a program for the kernel.
 #[must_use]
 pub fn filter(profile: Profile) -> Vec<Instruction> {
     program::compile(&rules(profile))
 }
 
-/// The filter of the warden: what no jail may call, it has no use for either, but for what bounds a tenant's disk space and
-/// its processes, and what makes a tenant's first files last. Every jail inherits it below its own.
+/// The filter of the warden. The warden needs no call that every jail is refused, with four exceptions: calls that
+/// limit a tenant's disk space and processes, and the call that writes a tenant's first files to disk. Every jail
+/// inherits this filter and adds its own.
 #[must_use]
 pub fn filter_of_warden() -> Vec<Instruction> {
     let mut rules = rules(Profile::System);
@@ -145,7 +148,7 @@ pub fn filter_of_warden() -> Vec<Instruction> {
     program::compile(&rules)
 }
 
-/// The filter of a process of an FTP server that is in a jail, whatever the profile.
+/// The filter of an FTP server's process inside a jail. It is the same for all profiles.
 #[must_use]
 pub fn filter_of_ftp() -> Vec<Instruction> {
     let mut rules = rules(Profile::Web);
@@ -171,7 +174,7 @@ fn rules(profile: Profile) -> Vec<Rule> {
     rules
 }
 
-/// The name of a call, for messages.
+/// The name of a system call, for messages; `None` for an unknown number.
 #[must_use]
 pub fn name(number: u32) -> Option<&'static str> {
     calls::GROUPS.iter().flat_map(|group| group.calls).find(|call| call.0 == number).map(|call| call.1)
@@ -193,10 +196,10 @@ mod tests {
     const ABSENT: Verdict = Verdict::Errno(38);
     const NO_FAMILY: Verdict = Verdict::Errno(97);
     const NO_PROTOCOL: Verdict = Verdict::Errno(93);
-    /// Rubbish above the 32 bits that the kernel reads.
+    /// Bits above the 32 bits that the kernel reads. They must not change a verdict.
     const RUBBISH: [u64; 3] = [0, 1 << 32, 0xdead_beef << 32];
 
-    /// What the filter of a profile does with a native call.
+    /// The verdict of a profile's filter on a call of the native architecture.
     fn call(profile: Profile, number: u32, arguments: &[u64]) -> Verdict {
         let mut data = SeccompData { number, architecture: ARCHITECTURE, arguments: [0; 6] };
         data.arguments[..arguments.len()].copy_from_slice(arguments);
@@ -271,7 +274,8 @@ mod tests {
                     assert_eq!(socket(unix, kind, 0), Verdict::Allow);
                 }
                 for family in [inet, inet6] {
-                    // The ICMP of the other family is nobody's: the kernel would ask for a module by its number.
+                    // No socket has the ICMP protocol of the other family: the kernel would load a module for its
+                    // number.
                     let (icmp, other) = if family == inet { (1, 58) } else { (58, 1) };
                     for (kind, protocol) in [(1, 0), (1, 6), (2, 0), (2, 17), (2, icmp)] {
                         assert_eq!(socket(family, kind, protocol), Verdict::Allow);
@@ -287,7 +291,7 @@ mod tests {
                     }
                 }
                 for kind in [2, 3] {
-                    // What waits in a netlink socket is charged to nobody.
+                    // Nothing charges the data that waits in a netlink socket.
                     let (route, other) = match profile {
                         Profile::Web => (NO_FAMILY, NO_FAMILY),
                         Profile::Shell | Profile::System => (Verdict::Allow, NO_PROTOCOL),
@@ -346,7 +350,7 @@ mod tests {
             ioctl::BTRFS_IOC_SNAP_CREATE_V2,
             ioctl::BTRFS_IOC_SYNC,
             ioctl::BTRFS_IOC_DEV_INFO,
-            // Of a later kernel.
+            // A number of a later kernel.
             0x94ff,
             // FSGEOMETRY of three ages, FSCOUNTS, GET_RESBLKS, FSBULKSTAT, BULKSTAT, FD_TO_HANDLE, SWAPEXT, GETBMAPX, AG_GEOMETRY.
             0x8070_5864,
@@ -360,7 +364,7 @@ mod tests {
             0xc0c0_586d,
             0xc020_5838,
             0xc080_583d,
-            // GETFSMAP, which tells whoever has no right of all that is free.
+            // GETFSMAP reports all free space even to a caller without privileges.
             0xc0c0_583b,
             0x58ff,
         ];
@@ -431,9 +435,9 @@ mod tests {
             for rubbish in RUBBISH {
                 let set =
                     |level: u64, option: u64| call(*profile, __NR_setsockopt, &[3, level | rubbish, option | rubbish]);
-                // SO_SNDBUF, SO_RCVBUF: said to be done.
+                // The filter reports success for SO_SNDBUF and SO_RCVBUF.
                 assert_eq!([set(1, 7), set(1, 8)], [Verdict::Errno(0); 2]);
-                // TCP_ULP: there is none.
+                // TCP_ULP: as on a kernel that has no such protocol.
                 assert_eq!(set(6, 31), Verdict::Errno(92));
                 // SO_SNDBUFFORCE, SO_RCVBUFFORCE; SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF.
                 for option in [32, 33, 26, 50, 51, 52] {
@@ -536,7 +540,7 @@ mod tests {
                 assert_eq!(call(*profile, __NR_setrlimit, &[CORE | rubbish, 1]), DONE);
                 assert_eq!(call(*profile, __NR_setrlimit, &[7 | rubbish, 1]), Verdict::Allow);
                 assert_eq!(call(*profile, __NR_getrlimit, &[CORE | rubbish, 1]), Verdict::Allow);
-                // A pointer is none only when both its halves are null.
+                // Only a pointer with two zero halves is null.
                 for new in [1, 0x7fff_0000_1000, 1 << 32, 0xffff_ffff] {
                     assert_eq!(call(*profile, __NR_prlimit64, &[0, CORE | rubbish, new, 1]), DONE, "{new:#x}");
                     assert_eq!(call(*profile, __NR_prlimit64, &[0, 7 | rubbish, new, 1]), Verdict::Allow);
@@ -638,7 +642,7 @@ mod tests {
             ] {
                 assert_eq!(call(name, &arguments), Verdict::Allow, "{name}");
             }
-            // The limit of core dumps, as everywhere.
+            // The rule for the limit of core dumps is the same as in a jail.
             assert_eq!(call("prlimit64", &[rubbish, 4 | rubbish, 1, 0]), Verdict::Errno(0));
             // SIOCGIFCONF, SIOCGIFHWADDR, bridges; FIONREAD.
             for command in [0x8912, 0x8927, 0x8940] {
@@ -646,7 +650,7 @@ mod tests {
             }
             assert_eq!(call("ioctl", &[3, 0x541b | rubbish]), Verdict::Allow);
             assert_eq!(call("ioctl", &[0, u64::from(ioctl::TIOCSTI) | rubbish]), PERMISSION);
-            // vsftpd's two processes talk over a pair.
+            // The two processes of vsftpd communicate over a socket pair.
             assert_eq!(call("socketpair", &[1 | rubbish, 1, 0]), Verdict::Allow);
             let fast = 0x2000_0000 | 0x4000;
             for (name, place) in [("sendto", 3), ("sendmmsg", 3), ("sendmsg", 2)] {

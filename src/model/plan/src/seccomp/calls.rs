@@ -1,11 +1,12 @@
-//! Every system call of x86_64 that the project knows (Linux 6.18), in groups, each with its rule and the reason.
+//! The system calls of x86_64 (Linux 6.18) in groups. Each group has a rule and a reason.
 //!
-//! The danger is a number that is forgotten or listed twice: tests compare the groups with the kernel's list. What is
-//! listed nowhere is newer than this file and gets `ENOSYS`, so that programs fall back to what they did before.
+//! Danger: a number could be missing or have two rows. Tests compare the groups with the kernel's list. A number
+//! without a row is newer than this file and returns `ENOSYS`, so that programs use an older call instead.
 //!
-//! Knowingly left to others: the flags of `send` (urgent data on Unix sockets) because a check there would slow every
-//! byte sent; what is said over a routing socket, bounded by the capability set; how many of an object there are, which a
-//! filter does not remember (`crate::kernel_memory`); pointers, which no filter can follow.
+//! The filter deliberately leaves some things to other walls. It does not check the flags of `send` (urgent data on
+//! Unix sockets), because a check would slow every send. The capability set limits the messages on a routing socket. A
+//! filter has no state, so it cannot count objects (`crate::kernel_memory`). A filter cannot read memory behind a
+//! pointer.
 
 use super::{Check, Half, Rule, Verdict, errno};
 use bailiwick_types::Profile;
@@ -17,9 +18,9 @@ use linux_raw_sys::general::{
 };
 use linux_raw_sys::{ioctl, net};
 
-/// Calls that share a rule and the reason for it.
+/// System calls with the same rule for the same reason.
 pub(super) struct Group {
-    /// Why.
+    /// The reason.
     pub(super) remark: &'static str,
     /// The rule in `web`.
     pub(super) web: Rule,
@@ -27,7 +28,7 @@ pub(super) struct Group {
     pub(super) shell: Rule,
     /// The rule in `system`.
     pub(super) system: Rule,
-    /// Numbers and names.
+    /// Numbers and names of the calls.
     pub(super) calls: &'static [(u32, &'static str)],
 }
 
@@ -60,12 +61,12 @@ const fn group_by_profile(
     Group { remark, web: tight, shell: tight, system, calls }
 }
 
-/// Numbers with their names, from the kernel's constants.
+/// Builds a list of numbers and names from the kernel's `__NR_` constants.
 macro_rules! calls {
     ($($call:ident)+) => { &[$((general::$call, stringify!($call).split_at("__NR_".len()).1)),+] };
 }
 
-/// If `argument` of the call, cut to the bits of `mask`, is one of `values`, then `then`, else `otherwise`.
+/// Builds a [`Check`]: if `argument`, masked with `mask`, is one of `values`, then `then`, else `otherwise`.
 macro_rules! check {
     (argument $argument:literal & $mask:expr; $($value:expr),+; $then:expr; $otherwise:expr) => {
         check!(Half::Low, $argument, $mask; $($value),+; $then; $otherwise)
@@ -88,22 +89,23 @@ macro_rules! check {
     };
 }
 
-// A family or protocol that is refused looks like one that the kernel was built without: login programs go on without
-// the audit socket then, and would refuse every login over EPERM.
+// The errors of a kernel that was built without the family or the protocol. After such an error login programs continue
+// without the audit socket. After EPERM they would refuse every login.
 const NO_FAMILY: Rule = errno(EAFNOSUPPORT);
 const NO_PROTOCOL: Rule = errno(EPROTONOSUPPORT);
 
-/// The kind of a socket, without `SOCK_CLOEXEC` and `SOCK_NONBLOCK` (the kernel's `SOCK_TYPE_MASK`).
+/// The bits of a socket's type without `SOCK_CLOEXEC` and `SOCK_NONBLOCK`, as in the kernel's `SOCK_TYPE_MASK`.
 const SOCK_TYPE_MASK: u32 = 0xf;
 const TCP: u32 = net::IPPROTO_TCP as u32;
 const UDP: u32 = net::IPPROTO_UDP as u32;
 const ICMP: u32 = net::IPPROTO_ICMP as u32;
-/// `linux/netlink.h`.
+/// From `linux/netlink.h`.
 const NETLINK_ROUTE: u32 = 0;
 
-/// Streams and datagrams of a family, each with its own ICMP: the other's is nobody's, and the kernel asks for a module by its
-/// number. An allow-list, because raw is not the only danger: kind 10 (`SOCK_PACKET`) of the internet family *is* a packet
-/// socket, and SCTP, DCCP, L2TP, SMC or multipath TCP each load a module with a past.
+/// Streams and datagrams of a family, with the ICMP of that family only: for the ICMP of the other family the kernel
+/// would load a module by its number. This is an allow-list, because raw sockets are not the only danger. Type 10
+/// (`SOCK_PACKET`) of the internet family *is* a packet socket. SCTP, DCCP, L2TP, SMC and multipath TCP each load a
+/// module that had vulnerabilities before.
 macro_rules! internet_socket {
     ($icmp:expr) => {
         check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_STREAM;
@@ -114,30 +116,32 @@ macro_rules! internet_socket {
     };
 }
 
-/// Families by allow-list. Netlink sockets are raw by custom, so their kind is left alone.
+/// The allow-list of socket families. Netlink sockets are usually raw, so their type is not checked.
 const SOCKET: Rule = check!(argument 0; net::AF_NETLINK;
     check!(argument 2; NETLINK_ROUTE; ALLOW; NO_PROTOCOL);
     SOCKET_WITHOUT_NETLINK);
 
-/// Without netlink: what waits in such a socket is charged to nobody, and nothing bounds how many there are.
+/// The same without netlink: nothing charges the data that waits in a netlink socket, and nothing limits the number of
+/// these sockets.
 const SOCKET_WITHOUT_NETLINK: Rule = check!(argument 0; net::AF_UNIX; ALLOW;
     check!(argument 0; net::AF_INET; internet_socket!(ICMP);
         check!(argument 0; net::AF_INET6; internet_socket!(net::IPPROTO_ICMPV6); NO_FAMILY)));
 
 const SOCKETPAIR: Rule = check!(argument 0; net::AF_UNIX; ALLOW; NO_FAMILY);
 
-/// `IPPROTO_IP` and `IPPROTO_IPV6` as levels of options.
+/// `IPPROTO_IP` and `IPPROTO_IPV6` as levels of socket options.
 const IP: u32 = net::IPPROTO_IP as u32;
 const IPV6: u32 = net::IPPROTO_IPV6 as u32;
-/// First of the two options that change a table: `linux/netfilter_ipv4/ip_tables.h`, and `ip6_tables.h` has the same.
+/// The first of two options that change a table, from `linux/netfilter_ipv4/ip_tables.h`. `ip6_tables.h` has the same
+/// numbers.
 const IPT_SO_SET_REPLACE: u32 = 64;
-/// `linux/netfilter_arp/arp_tables.h`.
+/// From `linux/netfilter_arp/arp_tables.h`.
 const ARPT_SO_SET_REPLACE: u32 = 96;
-/// `linux/netfilter_bridge/ebtables.h`.
+/// From `linux/netfilter_bridge/ebtables.h`.
 const EBT_SO_SET_ENTRIES: u32 = 128;
-/// First of the sixteen options of the load balancer: `linux/ip_vs.h`.
+/// The first of the sixteen options of the load balancer, from `linux/ip_vs.h`.
 const IP_VS_BASE_CTL: u32 = 64 + 1024 + 64;
-/// `asm-generic/socket.h`, as the next ones.
+/// From `asm-generic/socket.h`, as are the next constants.
 const SOL_SOCKET: u32 = 1;
 const SO_SNDBUF: u32 = 7;
 const SO_RCVBUF: u32 = 8;
@@ -147,44 +151,48 @@ const SO_ATTACH_FILTER: u32 = 26;
 const SO_ATTACH_BPF: u32 = 50;
 const SO_ATTACH_REUSEPORT_CBPF: u32 = 51;
 const SO_ATTACH_REUSEPORT_EBPF: u32 = 52;
-/// `linux/in6.h`, the next ones too. The first is that of RFC 2292 and keeps 64 KiB; the next four join groups.
+/// From `linux/in6.h`, as are the next constants. The first option is from RFC 2292 and can hold 64 KiB.
+/// `IPV6_FLOWLABEL_MGR` manages flow labels. The others join groups.
 const IPV6_2292PKTOPTIONS: u32 = 6;
 const IPV6_ADD_MEMBERSHIP: u32 = 20;
 const IPV6_JOIN_ANYCAST: u32 = 27;
 const IPV6_FLOWLABEL_MGR: u32 = 32;
 const MCAST_JOIN_GROUP: u32 = 42;
 const MCAST_JOIN_SOURCE_GROUP: u32 = 46;
-/// `linux/tcp.h`: the keys of a connection, as many as one likes.
+/// From `linux/tcp.h`: options that add keys to a connection. Nothing limits the number of keys.
 const TCP_MD5SIG: u32 = 14;
 const TCP_MD5SIG_EXT: u32 = 32;
 const TCP_AO_ADD_KEY: u32 = 38;
 const TCP_ULP: u32 = 31;
 
-/// Options of a socket itself. A wish for another size of a buffer is answered as the kernel answers one beyond its bound:
-/// success, and the size is what it was.
+/// Options at socket level. A request for another buffer size returns success and does not change the size. The kernel
+/// answers a request above its maximum in the same way.
 const SOCKET_OPTION: Rule = check!(argument 2; SO_SNDBUF, SO_RCVBUF; DONE;
     check!(argument 2; SO_SNDBUFFORCE, SO_RCVBUFFORCE,
         SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF; REFUSE; ALLOW));
 
-/// What each socket may hold, and what all sockets of the host share; all other options pass.
+/// Refuses the options that use memory of each socket, or a resource that all sockets of the host share. All other
+/// options pass.
 const SETSOCKOPT: Rule = check!(argument 1; SOL_SOCKET; SOCKET_OPTION;
     check!(argument 1; IPV6;
         check!(argument 2; IPV6_FLOWLABEL_MGR, IPV6_2292PKTOPTIONS,
             IPV6_ADD_MEMBERSHIP, IPV6_JOIN_ANYCAST, MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP; REFUSE;
             check!(argument 2 & !1; IPT_SO_SET_REPLACE; REFUSE; ALLOW));
         check!(argument 1; IP;
-            // The packet filter's own. Nobody has the right to set them; this is a second wall.
+            // Options of the packet filter. No process in a jail has the capability that they need; this is a second
+            // wall.
             check!(argument 2 & !1; IPT_SO_SET_REPLACE, ARPT_SO_SET_REPLACE, EBT_SO_SET_ENTRIES; REFUSE;
                 check!(argument 2 & !15; IP_VS_BASE_CTL; REFUSE; ALLOW));
             check!(argument 1; TCP;
                 check!(argument 2; TCP_MD5SIG, TCP_MD5SIG_EXT, TCP_AO_ADD_KEY; REFUSE;
-                    // Protocols above TCP in the kernel, TLS among them: as a kernel says that has none.
+                    // Protocols above TCP in the kernel, such as TLS. The error is that of a kernel without them.
                     check!(argument 2; TCP_ULP; errno(ENOPROTOOPT); ALLOW));
                 ALLOW))));
 
-/// The kernel reads 32 bits of the command; a comparison of 64 could be passed with rubbish above them.
+/// The kernel reads 32 bits of the command. A comparison of 64 bits could be bypassed with other upper bits.
 const IOCTL: Rule = check!(argument 1;
-    // Terminal injection class: types into, selects from, or changes the driver of a terminal that may be an operator's.
+    // Terminal injection class: these commands insert input, change the selection or replace the line discipline. The
+    // terminal may be an operator's.
     ioctl::TIOCSTI, ioctl::TIOCLINUX, ioctl::TIOCSETD;
     REFUSE;
     check!(argument 1 & IOCTL_TYPE; BTRFS_TYPE;
@@ -196,106 +204,116 @@ const IOCTL: Rule = check!(argument 1;
                 ioctl::FIFREEZE, ioctl::FITHAW, ioctl::FITRIM; ALLOW; REFUSE);
             ALLOW)));
 
-/// `linux/sockios.h` and `linux/if_vlan.h`: to list bridges, to make and to remove one; the same of VLANs. The kernel loads the
-/// module before it looks at any right.
+/// From `linux/sockios.h` and `linux/if_vlan.h`: commands that list, create and remove bridges, and the commands for
+/// VLANs. The kernel loads the module before it checks any capability.
 const BRIDGES_AND_VLANS: [u32; 6] = [0x8940, 0x8941, 0x89a0, 0x89a1, 0x8982, 0x8983];
-/// As a kernel says that has no such module.
+/// The error is that of a kernel without the module.
 const COMMAND: Rule = check!(argument 1;
     BRIDGES_AND_VLANS[0], BRIDGES_AND_VLANS[1], BRIDGES_AND_VLANS[2], BRIDGES_AND_VLANS[3], BRIDGES_AND_VLANS[4],
     BRIDGES_AND_VLANS[5];
     errno(ENOPKG); IOCTL);
 
-/// The byte of a command that says whose it is (`asm-generic/ioctl.h`).
+/// The byte of a command that names its owner (`asm-generic/ioctl.h`).
 const IOCTL_TYPE: u32 = 0xff00;
-/// Of btrfs, and of what other file systems took over from it. By allow-list: any owner of a directory may make a subvolume, which has
-/// a quota of its own; flush what everybody has written; and ask for the pool's devices, use and number. Left are copies that share
-/// blocks, and defragmentation.
+/// The type of btrfs commands. Other file systems use some of them too. This is an allow-list, because the owner of a
+/// directory could otherwise create a subvolume, which has a quota of its own, flush the data that all tenants wrote,
+/// and read the devices, the use and the numbers of the pool. Allowed are copies that share blocks, and
+/// defragmentation.
 const BTRFS_TYPE: u32 = 0x9400;
-/// Of XFS, `X`, and of what other file systems took over from it. By allow-list: anybody who has a file open may ask for the size of the
-/// pool, what is free in it and where, and for files by their numbers. Left is what concerns one file, which any file system may answer:
-/// flags and project, how to read past the cache, space for it; and what the kernel gives the host's root alone (freeze, thaw, trim).
+/// The type of XFS commands, `X`. Other file systems use some of them too. This is an allow-list, because any process
+/// with an open file could otherwise read the size of the pool, its free space and where that is, and find files by
+/// their numbers. Allowed are commands for one file that any file system may support (flags and project, direct I/O
+/// parameters, space of the file), and commands that the kernel allows the host's root only (freeze, thaw, trim).
 const XFS_TYPE: u32 = 0x5800;
-/// `xfs/xfs_fs.h`.
+/// From `xfs/xfs_fs.h`.
 const XFS_IOC_DIOINFO: u32 = 0x800c_581e;
-/// `linux/falloc.h`.
+/// From `linux/falloc.h`.
 const FS_IOC_RESVSP: u32 = 0x4030_5828;
 const FS_IOC_UNRESVSP: u32 = 0x4030_5829;
 const FS_IOC_RESVSP64: u32 = 0x4030_582a;
 const FS_IOC_UNRESVSP64: u32 = 0x4030_582b;
 const FS_IOC_ZERO_RANGE: u32 = 0x4030_5839;
 
-/// Bits of a size that no short attribute has. The kernel refuses what has any above 32.
+/// The bits of a size that no short attribute sets. The kernel refuses a size with a bit above the lower 32.
 const LONG_ATTRIBUTE: u32 = !0x3ff;
-/// An access list of a file in memory is charged to nobody and may have 64 KiB. As a file system says that keeps attributes beside
-/// its inodes and has no more room there.
+/// Nothing charges the access list of a file in memory, which can have 64 KiB. The error is that of a file system that
+/// stores attributes beside its inodes and has no space left there.
 const SETXATTR: Rule = check!(argument 3 & LONG_ATTRIBUTE; 0; ALLOW; errno(ENOSPC));
 
-/// `CLONE_NEWTIME` is not among them: its bit belongs to the exit signal in clone(2).
+/// `CLONE_NEWTIME` is missing: in clone(2) its bit belongs to the exit signal.
 const NEW_NAMESPACES: u32 =
     CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
 
 const CLONE: Rule = check!(argument 0 & NEW_NAMESPACES; 0; ALLOW; REFUSE);
 
-/// `linux/personality.h`: Linux as it is; the name of a 32-bit machine or of a 2.6 kernel; addresses without
-/// randomisation, for debuggers; the question what it is. Not `READ_IMPLIES_EXEC` and its like: they weaken a process
-/// across exec.
+/// From `linux/personality.h`. Allowed are: Linux without a change; the name of a 32-bit machine or of a 2.6 kernel;
+/// addresses without randomisation, for debuggers; a query of the current personality. `READ_IMPLIES_EXEC` and similar
+/// flags are refused, because they weaken a process across exec.
 const PERSONALITY: Rule = check!(argument 0; 0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, u32::MAX; ALLOW; REFUSE);
 
-/// `linux/prctl.h`. `PR_SET_MM` forges what the kernel says about a process's memory, for restoring checkpoints.
+/// From `linux/prctl.h`. `PR_SET_MM` changes what the kernel reports about a process's memory. Programs that restore
+/// checkpoints use it.
 const PR_SET_MM: u32 = 35;
-/// Core scheduling: a cookie of its own keeps the neighbours off the sibling hyperthread, and is charged to nobody.
+/// Core scheduling: a process with a cookie of its own keeps other tenants off the sibling hyperthread. Nothing charges
+/// the cookie.
 const PR_SCHED_CORE: u32 = 62;
 
-/// Pages of one content are shared with the whole host's, and how long a write takes then tells who else has the same.
+/// Pages with equal content are merged across the whole host. The time of a write then reveals whether another tenant
+/// has the same page.
 const PR_SET_MEMORY_MERGE: u32 = 67;
 
-/// What a tenant calls its memory (`PR_SET_VMA_ANON_NAME`) is charged to nobody. As a kernel says that was built without such names;
-/// whoever gives them does without.
+/// Nothing charges the names that a process gives to its memory (`PR_SET_VMA_ANON_NAME`). The error is that of a kernel
+/// built without such names. Programs continue without them.
 const PR_SET_VMA: u32 = 0x5356_4d41;
 const NO_NAMES: Rule = errno(EINVAL);
 
 const PRCTL: Rule = check!(argument 0; PR_SET_MM, PR_SCHED_CORE, PR_SET_MEMORY_MERGE; REFUSE;
     check!(argument 0; PR_SET_VMA; NO_NAMES; ALLOW));
 
-/// `linux/fcntl.h`: a lease, which stalls everybody else who opens the file; a watch on a directory, by the old interface; a
-/// lease on a directory, which stalls whoever changes it (Linux 6.19).
+/// From `linux/fcntl.h`: a lease, which delays every other process that opens the file; a watch of a directory by the
+/// old interface (dnotify); a lease on a directory, which delays every process that changes it (Linux 6.19).
 const LEASES: [u32; 3] = [1024, 1026, 1040];
-/// As a kernel says that was built without them.
+/// The error is that of a kernel built without leases.
 const NO_LEASES: Rule = errno(EINVAL);
-/// `linux/fcntl.h`: how long what is written will stay, which is kept with the inode; older kernels let every reader say it.
+/// From `linux/fcntl.h`: the expected lifetime of written data. The kernel stores the hint in the inode, and older
+/// kernels accept it from every reader.
 const F_SET_RW_HINT: u32 = 1036;
 const F_SET_FILE_RW_HINT: u32 = 1038;
 const FCNTL: Rule =
     check!(argument 1; LEASES[0], LEASES[1], LEASES[2], F_SET_RW_HINT, F_SET_FILE_RW_HINT; NO_LEASES; ALLOW);
 
-/// `linux/fs.h`: read only what is in the page cache. As a file system says that cannot; programs read in a thread then.
+/// From `linux/fs.h`: read only from the page cache. The error is that of a file system without this flag. Programs
+/// then read in a thread.
 const RWF_NOWAIT: u32 = 8;
 const PREADV2: Rule = check!(argument 5 & RWF_NOWAIT; RWF_NOWAIT; errno(EOPNOTSUPP); ALLOW);
 
-/// It is advice: to say "done" and do nothing is what the interface allows.
+/// This is advice, so the kernel's interface permits success without any effect.
 const FADVISE: Rule = check!(argument 3; general::POSIX_FADV_DONTNEED; DONE; ALLOW);
 
-/// As kernels say that do not know the advice: to drop pages, or to share those of one content ([`PR_SET_MEMORY_MERGE`]).
+/// The error is that of a kernel that does not know the advice: to drop pages, or to merge pages of equal content
+/// ([`PR_SET_MEMORY_MERGE`]).
 const NO_ADVICE: Rule = errno(EINVAL);
 const MADVISE: Rule =
     check!(argument 2; general::MADV_COLD, general::MADV_PAGEOUT, general::MADV_MERGEABLE; NO_ADVICE; ALLOW);
 const PROCESS_MADVISE: Rule =
     check!(argument 3; general::MADV_COLD, general::MADV_PAGEOUT, general::MADV_MERGEABLE; NO_ADVICE; ALLOW);
 
-/// As a host says that has no huge page left; programs take small ones then.
+/// The error is that of a host without a free huge page. Programs then use small pages.
 const NO_HUGE_PAGE: Rule = errno(ENOMEM);
-/// `linux/shm.h`.
+/// From `linux/shm.h`.
 const SHM_HUGETLB: u32 = 0o4000;
 const MMAP: Rule = check!(argument 3 & general::MAP_HUGETLB; general::MAP_HUGETLB; NO_HUGE_PAGE; ALLOW);
 const MEMFD: Rule = check!(argument 1 & general::MFD_HUGETLB; general::MFD_HUGETLB; NO_HUGE_PAGE; ALLOW);
 const SHMGET: Rule = check!(argument 2 & SHM_HUGETLB; SHM_HUGETLB; NO_HUGE_PAGE; ALLOW);
 
-/// The limit of core dumps stays as the jail was made with: at 1, and at no other value, the kernel starts no crash handler
-/// of the host (`core(5)`). Programs that forbid their own dumps (`ssh-agent`, `gpg-agent`, `sudo`) end or complain when
-/// they cannot, so the change is said to be done; what they want is so already.
+/// No process can change the limit of core dumps that the jail started with. At exactly 1 the kernel starts no crash
+/// handler of the host; at any other value it does (`core(5)`). Programs that forbid their own core dumps (`ssh-agent`,
+/// `gpg-agent`, `sudo`) end or complain when the call fails. So the call returns success: there are no core dumps
+/// anyway.
 const RLIMIT_CORE: u32 = general::RLIMIT_CORE;
 const SETRLIMIT: Rule = check!(argument 0; RLIMIT_CORE; DONE; ALLOW);
-/// The question alone, without a new value, is answered by the kernel. What is not null in either half is a new value.
+/// Without a new value the call only reads the limit, and the kernel answers it. A pointer that is not null in either
+/// half is a new value.
 const PRLIMIT: Rule = check!(argument 1; RLIMIT_CORE;
     check!(argument 2; 0; check!(upper half of argument 2; 0; ALLOW; DONE); DONE);
     ALLOW);
@@ -676,26 +694,26 @@ pub(super) const GROUPS: &[Group] = &[
     ),
 ];
 
-/// `linux/socket.h`: with it, what sends also connects, and no security module is asked.
+/// From `linux/socket.h`: with this flag a send also connects, and no security module checks the connection.
 const MSG_FASTOPEN: u32 = 0x2000_0000;
 const NO_CONNECTION: Rule = errno(EACCES);
 
-/// Streams of the internet alone: what data connections are.
+/// TCP sockets only, for data connections.
 const SOCKET_OF_FTP: Rule = check!(argument 0; net::AF_INET, net::AF_INET6;
     check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_STREAM;
         check!(argument 2; 0, TCP; ALLOW; NO_PROTOCOL);
         NO_PROTOCOL);
     NO_FAMILY);
 
-/// `linux/sockios.h`: what a socket may be asked of its network, which is the host's.
+/// From `linux/sockios.h`: the type of commands that query the socket's network, which is the host's.
 const SOCKET_TYPE: u32 = 0x8900;
-/// `abort(3)` sends it; the filter cannot know to whom.
+/// The signal of `abort(3)`. The filter cannot check which process receives it.
 const SIGABRT: u32 = 6;
-/// A call on the process itself, by the number 0 alone.
+/// Allows a call on the calling process only, named by the number 0.
 const OWN: Rule = check!(argument 0; 0; ALLOW; REFUSE);
 
-/// What is otherwise for a process of an FTP server than in `web`. It is in the host's network, pid and ipc namespaces, and runs
-/// the host's program: what that never does after a login is closed.
+/// The rules of an FTP server's process that differ from `web`. The process is in the host's network, pid and ipc
+/// namespaces and runs the host's program. Every call that this program never makes after a login is closed.
 pub(super) const OF_FTP: &[Group] = &[
     group(
         SOCKET_OF_FTP,

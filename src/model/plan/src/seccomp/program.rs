@@ -1,67 +1,68 @@
-//! From rules to classic BPF, and back: a compiler, and an interpreter of what it emits.
+//! The compiler from rules to classic BPF, and an interpreter of the compiled programs.
 //!
-//! A program is written from its end to its start. What a comparison jumps to is then already there, and if a verdict
-//! was written before, it is jumped to instead of written again. To load a filter costs as much for each instruction
-//! that it has as for a tenth of an instruction that every call runs, so it should be small first and shallow second.
-//! The danger is a wrong distance: tests compare programs with their tables, number by number.
+//! The compiler writes a program from its end to its start. So the target of a comparison exists before the comparison,
+//! and a verdict that was written once is reused. Loading a filter costs as much for each of its instructions as
+//! running a tenth of an instruction in every call. So a program should first be small, and then shallow.
+//!
+//! Danger: a wrong jump distance gives a wrong verdict. Tests compare programs with their tables, number by number.
 
 use super::{ARCHITECTURE, Check, Half, Rule, UNKNOWN, Verdict, X32_BIT};
 
-// linux/bpf_common.h, the few operations that we need.
+// From linux/bpf_common.h: the operations that the compiler uses.
 /// A = the word at offset `k` of the call.
 const LOAD: u16 = 0x20;
 /// A = A & `k`.
 const AND: u16 = 0x54;
-/// Skip `k` instructions.
+/// Skip the next `k` instructions.
 const SKIP: u16 = 0x05;
-/// Skip `jt` instructions if A is `k`, else `jf`.
+/// Skip `jt` instructions if A equals `k`, else `jf`.
 const IF_EQUAL: u16 = 0x15;
-/// Skip `jt` instructions if A is `k` or more, else `jf`.
+/// Skip `jt` instructions if A is at least `k`, else `jf`.
 const IF_AT_LEAST: u16 = 0x35;
 /// Return `k`.
 const RETURN: u16 = 0x06;
 
-// linux/seccomp.h
-/// Offset of the number in `struct seccomp_data`.
+// From linux/seccomp.h.
+/// The offset of the call's number in `struct seccomp_data`.
 const NUMBER: u32 = 0;
-/// Offset of the architecture.
+/// The offset of the architecture.
 const ARCH: u32 = 4;
-/// Offset of the arguments, eight bytes each, low half first.
+/// The offset of the arguments: eight bytes each, the lower half first.
 const ARGUMENTS: u32 = 16;
 const RET_KILL_PROCESS: u32 = 0x8000_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
 const RET_ALLOW: u32 = 0x7fff_0000;
 const RET_ACTION: u32 = 0xffff_0000;
 
-/// A call whose arguments are checked counts for as much as this many plain ones: the kernel runs the filter for plain
-/// ones at most once, for this one always.
+/// The weight of a call with checked arguments, relative to a call without. The kernel runs the filter for an unchecked
+/// call at most once, and for a checked call every time.
 const CHECK_WEIGHT: u32 = 32;
 
 /// One instruction: `struct sock_filter` of `linux/filter.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instruction {
-    /// Operation.
+    /// The operation.
     pub code: u16,
-    /// How many instructions to skip if the comparison holds.
+    /// How many instructions to skip if the comparison is true.
     pub jt: u8,
-    /// How many instructions to skip if it does not.
+    /// How many instructions to skip if the comparison is false.
     pub jf: u8,
-    /// Operand.
+    /// The operand.
     pub k: u32,
 }
 
-/// A call, as a filter sees it: `struct seccomp_data` of `linux/seccomp.h`, without the instruction pointer.
+/// A call as a filter sees it: `struct seccomp_data` of `linux/seccomp.h` without the instruction pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeccompData {
-    /// Number.
+    /// The number of the call.
     pub number: u32,
-    /// Architecture of the interface that was called.
+    /// The architecture of the interface that was used.
     pub architecture: u32,
-    /// Arguments.
+    /// The arguments of the call.
     pub arguments: [u64; 6],
 }
 
-/// A rule for the numbers from `first` up to the next range's first.
+/// The rule for all numbers from `first` to the number before the next range.
 #[derive(Debug)]
 struct Range {
     first: u32,
@@ -69,7 +70,7 @@ struct Range {
     weight: u32,
 }
 
-/// The program for these rules: one for each number from 0, and above them no call is known.
+/// Compiles rules to a program. The index of a rule is the number of its call. Higher numbers are unknown calls.
 pub(super) fn compile(rules: &[Rule]) -> Vec<Instruction> {
     let mut writer = Writer::default();
     let native = writer.search(&ranges(rules));
@@ -81,7 +82,8 @@ pub(super) fn compile(rules: &[Rule]) -> Vec<Instruction> {
     writer.backwards
 }
 
-/// Neighbours with one rule as one range. The last goes on to the highest number, which puts x32 into it.
+/// Joins consecutive numbers with the same rule into one range. The last range extends to the highest number, so it
+/// includes x32 numbers.
 fn ranges(rules: &[Rule]) -> Vec<Range> {
     let mut ranges: Vec<Range> = Vec::new();
     for (first, rule) in (0..X32_BIT).zip(rules.iter().copied().chain([UNKNOWN])) {
@@ -97,7 +99,7 @@ fn ranges(rules: &[Rule]) -> Vec<Range> {
     ranges
 }
 
-/// Where to cut two or more ranges, so that the heavier side is as light as can be.
+/// The index at which to split two or more ranges so that the heavier side is as light as possible.
 fn middle(ranges: &[Range]) -> usize {
     let total: u32 = ranges.iter().map(|range| range.weight).sum();
     let mut low = 0;
@@ -115,13 +117,13 @@ type Place = usize;
 #[derive(Default)]
 struct Writer {
     backwards: Vec<Instruction>,
-    /// Where the verdicts and checks that are written begin.
+    /// The verdicts and checks that are already written, with their first instructions.
     written: Vec<(Rule, Place)>,
 }
 
 impl Writer {
-    /// Finds A among ranges: halves their weight with every comparison, so that what is called or tried most is found
-    /// soonest.
+    /// Writes a search for A among ranges. Each comparison halves the weight, so the heaviest ranges need the fewest
+    /// comparisons.
     fn search(&mut self, ranges: &[Range]) -> Place {
         match ranges {
             [only] => self.rule(only.rule),
@@ -160,7 +162,8 @@ impl Writer {
         place
     }
 
-    /// Compares A with each operand; goes to `yes` once a comparison holds, to `no` if none does.
+    /// Writes comparisons of A with each operand. The program continues at `yes` after the first true comparison, and
+    /// at `no` if none is true.
     fn branch(&mut self, comparison: u16, operands: &[u32], yes: Place, no: Place) -> Place {
         let room = operands.len() + 1;
         let (yes, no) = (self.near(yes, room), self.near(no, room));
@@ -172,8 +175,8 @@ impl Writer {
         if_not
     }
 
-    /// A place from which `place` is reached, and that a comparison reaches with `room` more instructions between: one
-    /// skips 255 at most.
+    /// A place that leads to `place` and that a comparison can reach across `room` more instructions. One comparison
+    /// skips at most 255.
     fn near(&mut self, place: Place, room: usize) -> Place {
         if self.distance(place) + room <= usize::from(u8::MAX) { place } else { self.skip_to(place) }
     }
@@ -190,7 +193,7 @@ impl Writer {
         self.push(operation(LOAD, offset))
     }
 
-    /// How many instructions lie between the next to be written and `place`.
+    /// The number of instructions between `place` and the next instruction that is written.
     fn distance(&self, place: Place) -> usize {
         self.backwards.len() - place - 1
     }
@@ -213,14 +216,14 @@ fn value(verdict: Verdict) -> u32 {
     }
 }
 
-/// What the kernel would do with a call under this program. A program that [`super::filter`] would not emit ends the
-/// process, as far as this function is concerned; the kernel would not even load most of them.
+/// The kernel's verdict on a call under this program. For a program that [`super::filter`] cannot produce, the result
+/// is that the process ends. The kernel would not load most such programs.
 #[must_use]
 pub fn evaluate(program: &[Instruction], data: &SeccompData) -> Verdict {
     run(program, data).0
 }
 
-/// The verdict, and how many instructions it took.
+/// The verdict, and the number of instructions that were executed.
 fn run(program: &[Instruction], data: &SeccompData) -> (Verdict, usize) {
     let mut accumulator = 0;
     let mut rest = program.iter();
@@ -258,7 +261,7 @@ fn verdict(value: u32) -> Verdict {
 }
 
 impl SeccompData {
-    /// The word at an offset, where there is one that we load.
+    /// The word at an offset; `None` for an offset that no program of the compiler loads.
     fn word(&self, offset: u32) -> Option<u32> {
         match offset {
             NUMBER => Some(self.number),
@@ -285,7 +288,8 @@ mod tests {
         SeccompData { number, architecture: ARCHITECTURE, arguments: [0; 6] }
     }
 
-    /// The kernel's own demands on a program (`bpf_check_classic` of `net/core/filter.c`, narrowed to what we emit).
+    /// The kernel's requirements on a program (`bpf_check_classic` of `net/core/filter.c`), reduced to the instructions
+    /// that the compiler writes.
     fn assert_loadable(program: &[Instruction]) {
         assert!(!program.is_empty());
         assert_eq!(program.last().map(|last| last.code), Some(RETURN));
@@ -381,7 +385,7 @@ mod tests {
             let half = prop_oneof![Just(Half::Low), Just(Half::High)];
             (0..6u8, half, mask, values, rule.clone(), rule).prop_map(
                 |(argument, half, mask, values, then, otherwise)| {
-                    // Rules live as long as the program; those of a test are few.
+                    // A `Check` refers to static data, so a test leaks its few rules.
                     let values = Vec::leak(values);
                     Rule::Check(Box::leak(Box::new(Check { argument, half, mask, values, then, otherwise })))
                 },
