@@ -1,33 +1,35 @@
-//! What a jail sees of the kernel below `/proc` and `/sys`: lists of what programs need. Everything else is hidden, so that an entry of
-//! a later kernel stays hidden until somebody has assessed it.
+//! The entries of `/proc` and `/sys` that a jail sees: the entries that programs need. Every other entry is hidden. So
+//! an entry of a later kernel stays hidden until somebody assesses it.
 //!
-//! Danger: much of `/proc` describes the whole host to every reader: its command line, its disks, how busy the neighbours are. Every
-//! tenant of every host sees a name that is added here. The entries below each process are always visible
-//! (`tests/attacks/kernel_files.rs` has their names), and some of them describe the host: `docs/threats.md` lists them.
+//! Danger: every tenant of every host sees a name that is added here. Much of `/proc` describes the whole host to every
+//! reader: its command line, its disks, the load of other tenants. The entries below each process are always visible
+//! (`tests/attacks/kernel_files.rs` lists their names), and some of them describe the host: `docs/threats.md` lists
+//! those.
 
-/// The directories of procfs whose entries are listed one by one, each with the names that stay. What lies below such a
-/// name stays too. `/proc/PID` is not meant: a jail's procfs has its own processes only, and no mount hides what lies below each of them.
+/// The directories of procfs with an allow-list, each with the names that stay visible. Everything below such a name
+/// stays visible too. `/proc/PID` has no allow-list: a jail's procfs contains its own processes only, and no mount can
+/// hide entries below each of them.
 pub const LISTED: &[(&str, &[&str])] = &[
     (
         "/proc",
         &[
-            "cgroups", // answered, see `ANSWERED`
+            "cgroups", // replaced, see `ANSWERED`
             "cpuinfo",
             "filesystems",
             "loadavg",
             "meminfo",
             "mounts",
-            "net", // a link to what each process has: of the jail's own network, but for some counts of the host's
+            "net", // a link into the process's directory: the jail's own network, except for some counters of the host
             "self",
-            "stat", // answered, see `ANSWERED`
+            "stat", // replaced, see `ANSWERED`
             "sys",
-            "sysvipc", // of the jail's own ipc namespace
+            "sysvipc", // the jail's own ipc namespace
             "thread-self",
             "uptime",
             "version",
         ],
     ),
-    // `net` and `user` are those of the jail's own namespaces.
+    // `net` and `user` belong to the jail's own namespaces.
     ("/proc/sys", &["fs", "kernel", "net", "user", "vm"]),
     (
         "/proc/sys/fs",
@@ -234,33 +236,32 @@ pub const LISTED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Files that programs need and that describe the whole host. A jail gets a file of its own in their place, written when the jail is
-/// made.
+/// Files that programs need and that describe the whole host. The warden writes a replacement when it makes the jail.
 pub const ANSWERED: &[Answer] = &[Answer::Stat, Answer::Cgroups];
 
-/// The parts of sysfs that a jail has. Its `/sys` contains nothing else, so there is nothing to uncover.
+/// The parts of sysfs that a jail has. Its `/sys` contains nothing else, so no mount hides anything there.
 pub const SYSFS: &[&str] = &[
-    "class/net", // of the jail's own network, as is the next
+    "class/net", // the jail's own network, as is the next entry
     "devices/virtual/net",
     "devices/system/cpu/online",
     "devices/system/cpu/possible",
     "devices/system/cpu/present",
-    // Not the directory: it also counts how often the host's pages were joined or split.
+    // Not the whole directory: it also counts how often pages of the host were merged or split.
     "kernel/mm/transparent_hugepage/enabled",
     "kernel/mm/transparent_hugepage/hpage_pmd_size",
 ];
 
-/// A file whose content is ours.
+/// A file whose content the warden writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// `/proc/stat`: the processors and the boot time of the host; every counter of use is zero.
+    /// `/proc/stat`: the processors and the boot time of the host. Every counter of use is zero.
     Stat,
     /// `/proc/cgroups`: the controllers, without the number of groups.
     Cgroups,
 }
 
 impl Answer {
-    /// Which file it stands for, and its name among all of them.
+    /// The path of the file that it replaces. The path also identifies the answer.
     #[must_use]
     pub const fn path(self) -> &'static str {
         match self {
@@ -269,7 +270,7 @@ impl Answer {
         }
     }
 
-    /// What a jail reads, from what the kernel says.
+    /// The text that a jail reads, made from the kernel's text of the same file.
     #[must_use]
     pub fn text(self, kernel: &str) -> String {
         let line = match self {
@@ -286,7 +287,7 @@ fn stat_line(line: &str) -> Option<String> {
     let count = words.count();
     match name {
         "btime" => Some(line.to_owned()),
-        // One process runs: who reads it.
+        // One process runs: the reader.
         "procs_running" => Some("procs_running 1".to_owned()),
         "ctxt" | "processes" | "procs_blocked" | "intr" | "softirq" => Some(format!("{name} 0")),
         _ if name.starts_with("cpu") => Some(format!("{name}{}", " 0".repeat(count))),
@@ -303,13 +304,14 @@ fn cgroups_line(line: &str) -> Option<String> {
     Some(words.join("\t"))
 }
 
-/// Whether the list of a directory names an entry; a process's directory is named by its number.
+/// Whether a directory's list contains an entry. The directories of processes have numbers as names and are always
+/// listed.
 #[must_use]
 pub fn is_listed(names: &[&str], entry: &str) -> bool {
     names.contains(&entry) || entry.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a jail may show a path below `/proc` or `/sys`, by the lists.
+/// Whether a jail may show a path below `/proc` or `/sys`, according to the lists.
 #[must_use]
 pub fn may_show(path: &str) -> bool {
     if let Some(below) = path.strip_prefix("/sys/") {

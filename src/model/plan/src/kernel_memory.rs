@@ -1,44 +1,45 @@
-//! Kernel objects that a tenant can create: whether they are charged to the tenant, and what bounds them where they are not. Also the
-//! pools of which the whole host has a fixed number. Each has one row. `docs/limits.md` repeats the rows and `tests/attacks` tries them.
+//! Kernel objects that a tenant can create: whether the kernel charges them to the tenant, and what bounds them if not.
+//! Also the pools that have a fixed size for the whole host. Each object and each pool has one row. `docs/limits.md`
+//! repeats the rows, and `tests/attacks` tries them.
 //!
-//! Danger: the audit of the limit `memory` relies on this table. A row that promises more than the kernel does makes the audit wrong.
-//! An object without a row is bounded by nothing.
+//! Danger: the audit of the limit `memory` relies on this table. A row that promises more than the kernel does makes
+//! the audit wrong. Nothing bounds an object without a row.
 
 use crate::mount::TERMINALS;
 use bailiwick_types::{ByteSize, Hierarchy, Profile};
 
-/// How much of an object the control group `memory` counts.
+/// How much of an object's memory the control group `memory` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Charge {
-    /// All that matters.
+    /// All memory that matters.
     Whole,
-    /// By a counter of its own, which has a limit of its own.
+    /// A separate counter with a limit of its own counts it.
     Apart,
-    /// Some, and so the rest is in proportion to the limit.
+    /// A part. The other part grows in proportion to it, so the limit bounds both.
     Part,
     /// Nothing.
     Nothing,
 }
 
-/// What keeps a tenant from having more of an object than its share.
+/// What keeps a tenant from using more of an object than its share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// There is none inside: who refuses it.
+    /// The tenant cannot create the object. The text names the wall that refuses it.
     Refused(&'static str),
-    /// What bounds it.
+    /// The text names the bound.
     By(&'static str),
-    /// Nothing does: why not.
+    /// Nothing bounds it. The text says why.
     Nothing(&'static str),
 }
 
-/// One kind of object.
+/// One kind of object, or one pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object {
-    /// What.
+    /// Its name.
     pub name: &'static str,
-    /// What version 1 of the control group charges.
+    /// What the memory controller of version 1 charges.
     pub v1: Charge,
-    /// What version 2 charges.
+    /// What the memory controller of version 2 charges.
     pub v2: Charge,
     web: Held,
     shell: Held,
@@ -46,7 +47,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// What holds it in a profile.
+    /// What bounds the object in a profile.
     #[must_use]
     pub fn held(&self, profile: Profile) -> Held {
         match profile {
@@ -56,7 +57,8 @@ impl Object {
         }
     }
 
-    /// What is charged of it where the memory controller is in this hierarchy; nothing where there is none.
+    /// What is charged if the memory controller is in this hierarchy. `None` is a host without the controller: nothing
+    /// is charged.
     #[must_use]
     pub fn charge(&self, hierarchy: Option<Hierarchy>) -> Charge {
         match hierarchy {
@@ -67,7 +69,8 @@ impl Object {
     }
 }
 
-/// What nothing counts of a socket is bounded for each socket by what they have by default, and the number of sockets is not.
+/// Memory of a socket that nothing charges. A default of the kernel bounds it for each socket; nothing bounds the
+/// number of sockets.
 const SMALL_OPTIONS: &str = "net.core.optmem_max of each socket; options that keep much are refused";
 
 const fn row(name: &'static str, v1: Charge, v2: Charge, [web, shell, system]: [Held; 3]) -> Object {
@@ -81,7 +84,7 @@ const fn same(held: Held) -> [Held; 3] {
 use Charge::{Apart, Nothing, Part, Whole};
 use Held::{By, Nothing as Unheld, Refused};
 
-/// Kernel memory by object.
+/// The kernel memory of each kind of object.
 pub const MEMORY: &[Object] = &[
     row("processes, page tables, open files", Whole, Whole, same(By("memory, tasks, open_files"))),
     row("pipes", Whole, Whole, same(By("memory"))),
@@ -170,7 +173,7 @@ pub const MEMORY: &[Object] = &[
     ),
 ];
 
-/// What there is a fixed number of for the whole host.
+/// The pools with a fixed size for the whole host.
 pub const POOLS: &[Object] = &[
     row(
         "pseudo terminals (kernel.pty.max)",
@@ -256,13 +259,13 @@ pub const POOLS: &[Object] = &[
 const SHARE_OF_TERMINALS: &str = "max=64 of the jail's devpts";
 const _: () = assert!(TERMINALS == 64, "the line above says it");
 
-/// Kernel memory that neither a charge nor anything else bounds in a profile, and why not.
+/// The kernel memory that is neither fully charged nor bounded in a profile: name and reason of each object.
 pub fn unbounded(profile: Profile, hierarchy: Option<Hierarchy>) -> impl Iterator<Item = (&'static str, &'static str)> {
     let is_charged = move |object: &Object| matches!(object.charge(hierarchy), Whole);
     MEMORY.iter().filter(move |object| !is_charged(object)).filter_map(move |object| reason(object, profile))
 }
 
-/// Pools of the host that a tenant of a profile can empty, and why.
+/// The pools of the host that a tenant of a profile can exhaust: name and reason of each pool.
 pub fn unshared(profile: Profile) -> impl Iterator<Item = (&'static str, &'static str)> {
     POOLS.iter().filter_map(move |object| reason(object, profile))
 }
@@ -274,26 +277,28 @@ fn reason(object: &Object, profile: Profile) -> Option<(&'static str, &'static s
     }
 }
 
-/// What a jail's own user namespace may have of what the kernel counts there (`/proc/sys/user`): written before anything of the
-/// tenant's runs, and for good, since a change needs CAP_SYS_RESOURCE, which no profile has. The kernel counts each id apart,
-/// so nothing but "none" bounds a tenant, which has 65,536.
+/// The limits of the kernel's counters in a jail's user namespace (`/proc/sys/user`). The warden writes them before the
+/// tenant's first process runs. No process of the tenant can change them: that needs CAP_SYS_RESOURCE, which no profile
+/// has. The kernel counts separately for each id, and a tenant has 65,536 ids. So only the value 0 bounds a tenant.
 #[must_use]
 pub fn counts(profile: Profile) -> &'static [(&'static str, u64)] {
     match profile {
-        // The filter lets nobody make one either.
+        // The filter also refuses calls that make a namespace.
         Profile::Web | Profile::Shell => &[("max_net_namespaces", 0), ("max_user_namespaces", 0)],
-        // In a network of its own a tenant would have every right: to fill the host's one table of neighbours, for a start.
+        // A tenant would have every capability over a network of its own. It could then fill the host's only neighbour
+        // table, for example.
         Profile::System => &[("max_net_namespaces", 0)],
     }
 }
 
-/// The share of `memory` that TCP and UDP sockets may hold beside it on version 1, which counts them apart.
+/// The memory of TCP and UDP sockets in addition to `memory`, in bytes. Version 1 counts it separately: an eighth of
+/// `memory`, and at least 16 MiB.
 #[must_use]
 pub fn sockets(memory: ByteSize) -> ByteSize {
     ByteSize((memory.0 / 8).max(16 << 20) / 4096 * 4096)
 }
 
-/// Why `io_write` and `iops_write` do not hold for everything, whatever the file system.
+/// Why `io_write` and `iops_write` do not bound all writes, on any file system.
 pub const METADATA: &str = "what a file system writes for itself (names, attributes, its journal) is written by threads of the \
                             kernel and charged to nobody: only the data of files is held";
 
@@ -310,7 +315,7 @@ mod tests {
             for profile in Profile::ALL {
                 let (Refused(text) | By(text) | Unheld(text)) = object.held(*profile);
                 assert!(!text.is_empty(), "{}", object.name);
-                // Nothing that is said to be bounded by "memory" alone may be free of charge.
+                // An object that is not charged must name another bound than `memory` alone.
                 let free = [object.v1, object.v2].iter().any(|charge| matches!(charge, Nothing));
                 assert!(!(free && text == "memory"), "{}", object.name);
             }

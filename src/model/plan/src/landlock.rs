@@ -1,14 +1,14 @@
-//! The Landlock domain of a jail: a second fence behind the mount table (`landlock(7)`).
+//! The Landlock domain of a jail: a second wall behind the mount table (`landlock(7)`).
 //!
-//! With a full file-system domain the kernel refuses every call that changes mounts, whatever capabilities a process
-//! has. Rules are tied to the inodes that the fresh root holds when the domain is made, none of which the tenant can
-//! replace.
+//! In a domain that handles every file-system right, the kernel refuses every call that changes mounts, whatever
+//! capabilities the process has. Rules refer to inodes of the jail's root at the time when the domain is made. The
+//! tenant cannot replace those inodes.
 
 use crate::ftp::FTP_HOME;
 use bailiwick_types::Profile;
 
-// linux/landlock.h
-/// Rights on files and directories, as the kernel numbers them.
+// From linux/landlock.h.
+/// File-system rights, with the kernel's numbers.
 pub mod access {
     #![expect(missing_docs, reason = "the names are the kernel's, and landlock(7) describes them")]
     pub const EXECUTE: u64 = 1 << 0;
@@ -30,53 +30,53 @@ pub mod access {
 }
 use access::*;
 
-/// Scopes, as the kernel numbers them.
+/// Scopes, with the kernel's numbers.
 pub mod scope {
-    /// Abstract Unix sockets of other domains cannot be reached.
+    /// A process cannot connect to abstract Unix sockets of other domains.
     pub const ABSTRACT_UNIX_SOCKET: u64 = 1 << 0;
-    /// Processes of other domains cannot be signalled.
+    /// A process cannot signal processes of other domains.
     pub const SIGNAL: u64 = 1 << 1;
 }
 
-/// The newest ABI whose rights this table was written for; a newer kernel restricts no more than this.
+/// The newest ABI that this table knows. On a newer kernel a domain handles the rights of this ABI only.
 pub const NEWEST_KNOWN_ABI: u32 = 7;
 
-/// What a domain grants below one path.
+/// The rights that a domain grants below one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Path inside the jail.
+    /// The path inside the jail.
     pub path: &'static str,
-    /// Rights.
+    /// The granted rights.
     pub access: u64,
 }
 
-/// A domain.
+/// A Landlock domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {
-    /// The ABI that the rights below are cut to.
+    /// The ABI that limits the rights and scopes below.
     pub abi: u32,
-    /// Rights that are refused wherever no rule grants them; 0 for no file-system domain.
+    /// The rights that need a rule. 0 means no file-system domain.
     pub handled: u64,
-    /// Scopes.
+    /// The scopes.
     pub scoped: u64,
-    /// Grants.
+    /// The rules.
     pub rules: Vec<Rule>,
 }
 
-/// The kernel's Landlock is older than the profile accepts.
+/// The kernel's Landlock ABI is lower than the profile accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("profile \"{profile}\" needs Landlock ABI {needs}, this kernel has {has}")]
 pub struct TooOld {
-    /// Whose demand.
+    /// The profile that needs more.
     pub profile: Profile,
     /// The lowest ABI that it accepts.
     pub needs: u32,
-    /// What the kernel has; 0 for no Landlock.
+    /// The ABI of the kernel; 0 without Landlock.
     pub has: u32,
 }
 
-/// The lowest ABI that a profile accepts. ABI 2 (5.19) can rename across directories; ABI 6 (6.12) has the scopes,
-/// which are all that `system` gets from Landlock.
+/// The lowest ABI that a profile accepts. ABI 2 (Linux 5.19) allows renames across directories. ABI 6 (Linux 6.12) has
+/// the scopes, and the profile `system` uses nothing else of Landlock.
 #[must_use]
 pub fn lowest_abi(profile: Profile) -> u32 {
     match profile {
@@ -85,7 +85,7 @@ pub fn lowest_abi(profile: Profile) -> u32 {
     }
 }
 
-/// All file-system rights that an ABI knows.
+/// All file-system rights of an ABI.
 fn rights(abi: u32) -> u64 {
     let mut all = (REFER << 1) - 1;
     if abi >= 3 {
@@ -98,10 +98,11 @@ fn rights(abi: u32) -> u64 {
 }
 
 impl Domain {
-    /// The domain of a process of an FTP server inside a jail: the files of its login, and no program.
+    /// The domain of an FTP server's process inside a jail: the files of its login, and no program.
     ///
     /// # Errors
-    /// When the kernel's ABI is lower than the strictest profile accepts.
+    ///
+    /// When the kernel's ABI is lower than the profile `web` accepts.
     pub fn of_ftp(kernel_abi: u32) -> Result<Self, TooOld> {
         let mut domain = Self::of(Profile::Web, kernel_abi)?;
         let files = !(EXECUTE | MAKE_CHAR | MAKE_BLOCK | MAKE_SOCK | MAKE_FIFO | IOCTL_DEV);
@@ -113,6 +114,7 @@ impl Domain {
     /// The domain of a profile on a kernel with this ABI.
     ///
     /// # Errors
+    ///
     /// When the kernel's ABI is lower than the profile accepts.
     pub fn of(profile: Profile, kernel_abi: u32) -> Result<Self, TooOld> {
         let needs = lowest_abi(profile);
@@ -129,7 +131,7 @@ impl Domain {
         let see = READ_FILE | READ_DIR;
         let rule = |path, access: u64| Rule { path, access: access & handled };
         let rules = vec![
-            rule("/", READ_DIR), // not READ_FILE: the canary lies here
+            rule("/", READ_DIR), // not READ_FILE: the canary is in this directory
             rule("/usr", see | EXECUTE),
             rule("/usr/local", own),
             rule("/etc", own),

@@ -66,7 +66,7 @@ macro_rules! calls {
     ($($call:ident)+) => { &[$((general::$call, stringify!($call).split_at("__NR_".len()).1)),+] };
 }
 
-/// Builds a [`Check`]: if `argument`, masked with `mask`, is one of `values`, then `then`, else `otherwise`.
+/// Builds a `Check`: if `argument`, masked with `mask`, is one of `values`, then `then`, else `otherwise`.
 macro_rules! check {
     (argument $argument:literal & $mask:expr; $($value:expr),+; $then:expr; $otherwise:expr) => {
         check!(Half::Low, $argument, $mask; $($value),+; $then; $otherwise)
