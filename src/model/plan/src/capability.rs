@@ -1,4 +1,4 @@
-//! Capabilities that a jail's root may have. They apply to the jail's own user namespace only (`capabilities(7)`).
+//! The capabilities of a jail's root. They apply to the jail's own user namespace only (`capabilities(7)`).
 
 use bailiwick_types::Profile;
 
@@ -13,14 +13,14 @@ struct Row {
     grant: Grant,
 }
 
-/// Who gets a capability.
+/// The profiles that get a capability.
 #[derive(PartialEq)]
 enum Grant {
     /// Every profile.
     All,
     /// `system` only.
     System,
-    /// Nobody.
+    /// No profile.
     Never,
 }
 
@@ -34,7 +34,7 @@ macro_rules! capabilities {
     };
 }
 
-// Every capability of the kernel (`linux/capability.h`, 6.18). What is not listed is not granted.
+// Every capability of the kernel (`linux/capability.h`, Linux 6.18). A capability without a row is not granted.
 capabilities! {
     0 CHOWN All,
     1 DAC_OVERRIDE All,
@@ -45,27 +45,27 @@ capabilities! {
     6 SETGID All,
     7 SETUID All,
     8 SETPCAP All,
-    9 LINUX_IMMUTABLE Never,     // would let a tenant make files that a purge cannot remove
-    10 NET_BIND_SERVICE All,     // ports below 1024 of the jail's own network namespace
-    11 NET_BROADCAST Never,      // unused by the kernel
-    12 NET_ADMIN Never,          // netfilter and traffic control; neighbours, charged to nobody and of one table for the host
-    13 NET_RAW Never,            // packet sockets: likewise, and spoofing
-    14 IPC_LOCK Never,           // checked against the initial user namespace: no effect but a surprise
+    9 LINUX_IMMUTABLE Never,     // a tenant could make files that a purge cannot remove
+    10 NET_BIND_SERVICE All,     // ports below 1024 in the jail's own network namespace
+    11 NET_BROADCAST Never,      // the kernel does not use it
+    12 NET_ADMIN Never,          // netfilter, traffic control; neighbour entries, uncharged, in one table of the host
+    13 NET_RAW Never,            // packet sockets: the same, and spoofing
+    14 IPC_LOCK Never,           // checked against the initial user namespace, so it would have no effect
     15 IPC_OWNER All,
     16 SYS_MODULE Never,
     17 SYS_RAWIO Never,
     18 SYS_CHROOT All,
-    19 SYS_PTRACE All,           // own pid namespace only
+    19 SYS_PTRACE All,           // the jail's own pid namespace only
     20 SYS_PACCT Never,
     21 SYS_ADMIN System,         // mounts and namespaces of its own
     22 SYS_BOOT Never,           // reboot(2) is refused in every profile
     23 SYS_NICE All,
-    24 SYS_RESOURCE Never,       // passes disk quotas (ext4) and resource limits
+    24 SYS_RESOURCE Never,       // bypasses disk quotas (ext4) and resource limits
     25 SYS_TIME Never,
     26 SYS_TTY_CONFIG Never,
-    27 MKNOD Never,              // refused in a user namespace anyway
+    27 MKNOD Never,              // a user namespace refuses it anyway
     28 LEASE All,
-    29 AUDIT_WRITE All,          // su and sshd log a login and fail without it
+    29 AUDIT_WRITE All,          // su and sshd log each login and fail without it
     30 AUDIT_CONTROL Never,
     31 SETFCAP All,              // package managers set file capabilities
     32 MAC_OVERRIDE Never,
@@ -80,7 +80,7 @@ capabilities! {
 }
 
 impl CapabilitySet {
-    /// The bounding set of a jail.
+    /// The bounding set of a profile.
     #[must_use]
     pub fn of(profile: Profile) -> Self {
         let granted = |row: &&Row| match row.grant {
@@ -91,8 +91,8 @@ impl CapabilitySet {
         Self(ROWS.iter().filter(granted).fold(0, |set, row| set | 1 << row.bit))
     }
 
-    /// The set that earlier versions granted; `None` where it was the same. A jail with this set keeps running, and the audit reports
-    /// it.
+    /// The set that earlier versions granted; `None` if it was the same. A jail with this set keeps running, and the
+    /// audit reports it.
     #[must_use]
     pub fn of_earlier_version(profile: Profile) -> Option<Self> {
         (profile == Profile::System).then(|| Self::all_of(&[Self::of(profile), Self::NET_ADMIN]))
@@ -116,7 +116,7 @@ impl CapabilitySet {
         self.0 & other.0 == other.0
     }
 
-    /// The names in the set, as `cap_NAME`; unknown bits as numbers.
+    /// The names of the capabilities, as `cap_NAME`. An unknown bit has its number as its name.
     #[must_use]
     pub fn names(self) -> Vec<String> {
         (0..64u8)

@@ -1,4 +1,5 @@
-//! Limits as files of control groups (`cgroups(7)`; kernel documentation, admin-guide/cgroup-v2 and cgroup-v1).
+//! The limits of a tenant as files of control groups (`cgroups(7)`; kernel documentation, admin-guide/cgroup-v2 and
+//! cgroup-v1).
 
 use crate::kernel_memory;
 use bailiwick_types::{
@@ -8,10 +9,10 @@ use bailiwick_types::{
 /// The period over which processor time is counted, in microseconds: the kernel's default.
 pub const CPU_PERIOD_US: u64 = 100_000;
 
-/// A value to write.
+/// A value of a control-group file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
-    /// No limit: `max`, or `-1` where the file is of version 1.
+    /// No limit: the text `max`, or `-1` in most files of version 1.
     Unlimited,
     /// A number in the file's unit.
     Number(u64),
@@ -22,14 +23,14 @@ pub enum Value {
 pub struct Control {
     /// Which limit.
     pub key: LimitKey,
-    /// The limit as the policy has it.
+    /// The value that the policy declares.
     pub declared: LimitValue,
-    /// Where; `None` when this host has no file for it. The limit is then only nominal.
+    /// The file; `None` if this host has no file for the limit, which is then only nominal.
     pub place: Option<Place>,
 }
 
 impl Control {
-    /// Converts what the kernel enforces from the file's unit to the unit of the policy.
+    /// Converts a value of the kernel from the file's unit to the unit of the policy. `None` is no limit.
     #[must_use]
     pub fn enforced(&self, number: Option<u64>) -> LimitValue {
         let Some(number) = number else { return LimitValue::Unlimited };
@@ -46,13 +47,13 @@ impl Control {
 /// A file and the value it should hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// Of which limit.
+    /// The limit.
     pub key: LimitKey,
-    /// In which hierarchy.
+    /// The hierarchy of the file.
     pub hierarchy: Hierarchy,
     /// The file's name.
     pub file: &'static str,
-    /// Which part of the file.
+    /// The part of the file.
     pub entry: Entry,
     /// The value, in the file's unit.
     pub value: Value,
@@ -61,15 +62,15 @@ pub struct Place {
 /// Which part of a file holds a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    /// All of it.
+    /// The whole file.
     Whole,
-    /// What follows the word `default`.
+    /// The value after the word `default`.
     Default,
     /// One key in the line of a device: `8:0 rbps=1048576`.
     Device {
-        /// `8:0`.
+        /// The device's number: `8:0`.
         number: String,
-        /// `rbps`.
+        /// The key: `rbps`.
         key: &'static str,
     },
 }
@@ -84,7 +85,7 @@ impl Place {
         }
     }
 
-    /// The text to write.
+    /// The text to write to the file.
     #[must_use]
     pub fn text(&self) -> String {
         match (&self.entry, self.value) {
@@ -102,7 +103,7 @@ impl Place {
         }
     }
 
-    /// What the kernel reports in the file, as a value; `None` when the text is not one.
+    /// Parses the file's text; `None` if the text contains no value.
     #[must_use]
     pub fn read_back(&self, text: &str) -> Option<Value> {
         let word = match &self.entry {
@@ -119,7 +120,7 @@ impl Place {
             return Some(Value::Unlimited);
         }
         let number: u64 = word.parse().ok()?;
-        // Version 1 of the memory controller says "no limit" as the largest number of whole pages.
+        // Version 1 of the memory controller reports "no limit" as the largest number of whole pages.
         if self.hierarchy == Hierarchy::V1 && self.controller_counts_pages() && number >= 0x7fff_ffff_ffff_f000 {
             return Some(Value::Unlimited);
         }
@@ -130,7 +131,7 @@ impl Place {
         self.key.controller() == Some("memory")
     }
 
-    /// Whether what the kernel reports is what was declared. The kernel rounds memory down to whole pages.
+    /// Whether the kernel's value is the declared one. The kernel rounds memory down to whole pages.
     #[must_use]
     pub fn holds(&self, read_back: Value) -> bool {
         match (self.value, read_back) {
@@ -143,7 +144,7 @@ impl Place {
     }
 }
 
-/// `1048576` of `rbps=1048576`.
+/// The value of a pair: `1048576` of `rbps=1048576`.
 fn value_of<'a>(pair: &'a str, key: &str) -> Option<&'a str> {
     pair.strip_prefix(key)?.strip_prefix('=')
 }
@@ -155,7 +156,8 @@ fn bound(bound: Bound<u64>) -> Value {
     }
 }
 
-/// The first limits to write, and the first rows of reports. Version 1 counts memory and swap together, so swap comes after memory.
+/// The limits that are written first and reported first. Version 1 limits the sum of memory and swap, so swap must come
+/// after memory.
 const FIRST: [LimitKey; 6] =
     [LimitKey::Memory, LimitKey::Swap, LimitKey::Tasks, LimitKey::Cpu, LimitKey::CpuBurst, LimitKey::CpuWeight];
 
@@ -169,16 +171,17 @@ pub fn controls(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
     rows
 }
 
-/// A limit of a whole file; `None` for any other limit, and for one that has no meaning on this host.
+/// The control of a limit that uses a whole file; `None` for any other limit, and for a limit that does not apply on
+/// this host.
 fn plain_control(key: LimitKey, limits: &Limits, facts: &HostFacts) -> Option<Control> {
     let Holder::Group { controller, device: None, .. } = key.holder() else { return None };
     let hierarchy = facts.controller(controller);
     let declared = match key {
         LimitKey::IoWeight => return None,
-        // Version 2 counts sockets as memory.
+        // Version 2 counts the memory of sockets in `memory`.
         LimitKey::MemorySockets if hierarchy != Some(Hierarchy::V1) => return None,
         LimitKey::MemorySockets => limits.memory.map(kernel_memory::sockets).into(),
-        // Version 1 has no such limit. Without a declared value it is left out, so that it is not reported as nominal.
+        // Version 1 has no such limit. An undeclared one is omitted, so that it is not reported as nominal.
         LimitKey::MemoryHigh if limits.memory_high == Bound::Unlimited && hierarchy != Some(Hierarchy::Unified) => {
             return None;
         }
@@ -191,14 +194,14 @@ fn plain_control(key: LimitKey, limits: &Limits, facts: &HostFacts) -> Option<Co
     Some(Control { key, declared, place })
 }
 
-/// The value of a limit in the unit of its file. For most limits both have the same unit.
+/// The value of a limit in the unit of its file. Most limits have the same unit in both.
 fn in_unit_of_file(key: LimitKey, declared: LimitValue, hierarchy: Hierarchy, limits: &Limits) -> Value {
     let quota = || limits.cpu.map(|share| share.quota_us(CPU_PERIOD_US));
     match (key, hierarchy) {
         (LimitKey::Cpu, _) => bound(quota()),
         (LimitKey::CpuBurst, _) => match (limits.cpu, limits.cpu_burst) {
             (Bound::Unlimited, _) => Value::Number(0),
-            // The kernel has no "unlimited" here and accepts at most the quota itself.
+            // This file has no "unlimited". The kernel accepts at most the quota itself.
             (_, Bound::Unlimited) => bound(quota()),
             (_, Bound::At(share)) => Value::Number(share.quota_us(CPU_PERIOD_US)),
         },
@@ -216,7 +219,7 @@ fn plain(declared: LimitValue) -> Value {
     declared.hard().map_or(Value::Unlimited, Value::Number)
 }
 
-/// The limits of block devices.
+/// The limits of block devices: one control for each device and limit.
 fn devices(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
     let hierarchy = Hierarchy::Unified;
     let usable = facts.controller("io") == Some(hierarchy);
@@ -238,7 +241,7 @@ fn devices(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
             rows.push(Control { key, declared, place: None });
         }
     }
-    // Only physical devices share by weight.
+    // Only physical devices are shared by weight.
     let key = LimitKey::IoWeight;
     let file = devices.iter().find_map(|device| device.weight).and_then(|policy| match policy {
         WeightPolicy::Bfq => Some(BFQ_WEIGHT),
@@ -246,30 +249,31 @@ fn devices(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
     });
     let value = Value::Number(u64::from(limits.io_weight));
     let place = file.map(|file| Place { key, hierarchy, file, entry: Entry::Default, value });
-    // A group has the default weight anyway, so it is not reported as nominal where nothing shares by weight.
+    // Every group has the default weight. So a host that shares nothing by weight does not report this weight as
+    // nominal.
     if place.is_some() || limits.io_weight != 100 {
         rows.push(Control { key, declared: limits.io_weight.into(), place });
     }
     rows
 }
 
-/// A setting of a tenant's groups that no limit uses. It must keep its value of a fresh group.
+/// A setting of a tenant's control groups that no limit uses. It must keep the value of a new group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Untouched {
-    /// In which hierarchy.
+    /// The hierarchy of the file.
     pub hierarchy: Hierarchy,
-    /// The controller; empty where a group has the file without any.
+    /// The controller of the file; empty for a file that every group has.
     pub controller: &'static str,
     /// The file's name.
     pub file: &'static str,
-    /// The key of the line, in a file of several lines.
+    /// The key of the line, if the file has several lines.
     pub key: Option<&'static str>,
-    /// What it holds in a fresh group.
+    /// The value in a new group.
     pub fresh: &'static str,
 }
 
-/// Settings that favour one tenant or hinder the warden: memory that is never reclaimed, processes that are never killed, processor
-/// time before all others, groups that cannot be created.
+/// Settings that would favour one tenant or hinder the warden: memory that is never reclaimed, processes that are never
+/// killed for memory, processor time before all other groups, groups that cannot be created.
 #[rustfmt::skip]
 pub const UNTOUCHED: &[Untouched] = {
     const fn row(hierarchy: Hierarchy, controller: &'static str, file: &'static str, fresh: &'static str) -> Untouched {
@@ -293,11 +297,11 @@ pub const UNTOUCHED: &[Untouched] = {
     ]
 };
 
-/// "No limit" in the memory files of version 1, with pages of 4 KiB.
+/// The text of "no limit" in the memory files of version 1, with pages of 4 KiB.
 const NO_LIMIT_V1: &str = "9223372036854771712";
 
 impl Untouched {
-    /// The value in the file's text, if it differs from a fresh group's.
+    /// The value in the file's text if it differs from the value of a new group, cut to 64 characters.
     #[must_use]
     pub fn changed(&self, text: &str) -> Option<String> {
         let value = match self.key {

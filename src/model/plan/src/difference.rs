@@ -1,5 +1,5 @@
-//! The difference between what the policy declares of a tenant and what the kernel shows, in rows: what `plan` shows and `apply`
-//! removes. What is done about the jail and the host user is decided in [`crate::lifecycle`].
+//! The differences between a tenant's declaration and the kernel's state, as rows. `plan` shows the rows and `apply`
+//! removes the differences. [`crate::lifecycle`] decides the next step for the jail and the host user.
 
 use crate::capability::CapabilitySet;
 use crate::control::{Value, controls};
@@ -13,7 +13,8 @@ use bailiwick_types::{
     TenantName, TmpfsSize,
 };
 
-/// What must change for a tenant on this host. `in_force` is what was read in its jail; `None` when that was not asked for.
+/// The differences of a tenant on this host. `in_force` is what the warden read in the tenant's jail; without it, only
+/// the state and the host user are compared.
 #[must_use]
 pub fn difference(
     name: &TenantName,
@@ -44,7 +45,7 @@ fn jail_row(name: &TenantName, desired: DesiredJail, actual: &Actual, step: Jail
     let (actual, action) = match step {
         JailStep::None => return None,
         JailStep::Held => ("stopped by an operator", Action::None),
-        // `apply` waits for the warden, and the jail is started then.
+        // `apply` waits until the warden has finished, and then starts the jail.
         JailStep::Wait | JailStep::Start => ("down", Action::Start),
         JailStep::Replace => (runs(), Action::Restart),
         JailStep::Stop => (runs(), Action::Stop),
@@ -74,14 +75,15 @@ fn row(tenant: &TenantName, what: &str, actual: String, declared: String, action
     Change { tenant: tenant.clone(), what: what.to_owned(), actual, declared, action }
 }
 
-/// What differs in a jail that is the declared one.
+/// The differences of settings in a jail whose state is the declared one.
 fn settings(tenant: &Tenant, facts: &HostFacts, actual: &InForce, jail: &JailInForce) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut add = |what: &str, actual: String, declared: String, action: Action| {
         changes.push(row(&tenant.name, what, actual, declared, action));
     };
     let profile = confinement(tenant.settings.profile, jail.access);
-    // A jail of an earlier version is not restarted for what has been taken away since: its tenant chooses the time.
+    // A jail of an earlier version is not restarted because a capability was removed since. Its tenant chooses the time
+    // of the restart.
     let known = [Some(CapabilitySet::of(profile)), CapabilitySet::of_earlier_version(profile)];
     if !known.contains(&Some(CapabilitySet(jail.cap_bounding))) || jail.no_new_privs != (profile == Profile::Web) {
         add("profile", "another profile's confinement".into(), profile.to_string(), Action::Restart);
@@ -95,14 +97,14 @@ fn settings(tenant: &Tenant, facts: &HostFacts, actual: &InForce, jail: &JailInF
         let of_it = |fact: &&LimitFact| fact.key == key && fact.file == place.label();
         let Some(fact) = jail.limits.iter().find(of_it) else { continue };
         let actual = fact.enforced.map_or(Value::Unlimited, Value::Number);
-        // One device is enough to say that a limit of all of them differs.
+        // A limit of all devices gets one row, even if it differs on several.
         if !place.holds(actual) && told != Some(key) {
             told = Some(key);
             let shown = key.in_words(control.enforced(fact.enforced));
             add(&what(key), shown, key.in_words(control.declared), Action::Live);
         }
     }
-    // What init has, all that it starts has too, and what runs keeps it: only a restart gives every process the same.
+    // Every process inherits this limit from init and keeps it. Only a restart gives every process the new value.
     let (key, declared) = (LimitKey::OpenFiles, limits.open_files);
     if let Some(fact) = jail.limits.iter().find(|fact| fact.key == key && fact.enforced != Some(declared)) {
         let shown = key.in_words(LimitValue::from(fact.enforced));
@@ -143,12 +145,12 @@ mod tests {
         StorageFacts, WeightPolicy,
     };
 
-    /// A tenant with a door that stays open, and what `plan` says of it when it is as it is.
+    /// The rows of `plan` for a tenant with the door `sftp`, as text.
     fn said(state: &str, suspended_doors: &str, runs: Option<Access>, held: bool) -> Vec<String> {
         said_of(state, suspended_doors, runs, held, None)
     }
 
-    /// The same of a jail with these capabilities.
+    /// The same for a jail with these capabilities.
     fn said_of(
         state: &str,
         suspended_doors: &str,
@@ -207,7 +209,7 @@ mod tests {
         difference(&tenant.name, known, &actual, Some(&in_force), &facts).into_iter().map(row).collect()
     }
 
-    /// A plan with these lines of limits, as it is written again, and the tenant that has it.
+    /// A plan with these lines in `[limits]`, as `dump` writes it, and its tenant.
     fn limited(lines: &str) -> (String, Tenant) {
         let files = [
             (std::path::PathBuf::from("bailiwick.toml"), String::new()),
@@ -222,7 +224,7 @@ mod tests {
         (plan, policy.tenants.into_values().next().expect("one"))
     }
 
-    /// A tenant whose limits the kernel holds as they are declared.
+    /// What is in force when the kernel enforces all limits of a tenant as declared.
     fn as_declared(tenant: &Tenant, facts: &HostFacts) -> InForce {
         let limits = &tenant.settings.limits;
         let fact =
@@ -286,7 +288,8 @@ mod tests {
             };
             let (_, after) = limited(&format!("{key} = {value}"));
             let rows = differs(&after);
-            // Who is in is counted by bailiwickd, and each tenant's grace kept by the warden, by what the policy says then.
+            // `bailiwickd` counts sessions, and the warden keeps the grace period, both according to the current
+            // policy.
             let is_counted = matches!(key.holder(), Holder::Sessions(_)) || key.kind() == LimitKind::Grace;
             let is_seen = rows.iter().any(|row| row.what == format!("limits.{key}") && row.action != Action::None);
             assert_eq!(is_seen, !is_counted, "{key}: {rows:?}");

@@ -1,15 +1,15 @@
-//! Disk limits as a quota (`quotactl(2)`; btrfs documentation, "Quota groups").
+//! The disk limits of a tenant as a quota (`quotactl(2)`; btrfs documentation, "Quota groups").
 
 use bailiwick_types::{ByteSize, DiskFact, HostFacts, LimitKey, LimitValue, Limits, QuotaFact, QuotaFacts, SoftHard};
 
-/// The bounds of one tenant. `None` is no bound; use is still counted.
+/// The quota of one tenant. `None` is a resource without a bound; its use is still counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskPlan {
-    /// Bytes, rounded down to kibibytes, the kernel's unit.
+    /// Bytes, rounded down to whole kibibytes, the kernel's unit.
     pub bytes: Option<SoftHard<u64>>,
     /// Inodes.
     pub inodes: Option<SoftHard<u64>>,
-    /// For how many seconds use may exceed a soft bound.
+    /// How many seconds the use may exceed a soft bound.
     pub grace: u64,
 }
 
@@ -18,19 +18,19 @@ pub struct DiskPlan {
 pub struct DiskDifference {
     /// Which limit.
     pub key: LimitKey,
-    /// As the kernel has it.
+    /// The value that the kernel enforces.
     pub actual: LimitValue,
-    /// As the policy has it.
+    /// The value that the policy declares.
     pub declared: LimitValue,
 }
 
 impl DiskPlan {
-    /// What is to be enforced on this host.
+    /// The quota to enforce on this host.
     #[must_use]
     pub fn new(limits: &Limits, facts: &HostFacts) -> Self {
         let soft_too = facts.storage.quota == QuotaFacts::Projects;
         let bytes = limits.disk.value().map(|disk| SoftHard {
-            // Where the host has no soft bounds, the soft bound must not become a lower hard one.
+            // On a host without soft bounds, a hard bound must not get the lower value of the soft one.
             soft: if soft_too { kibibytes(disk.soft) } else { kibibytes(disk.hard) },
             hard: kibibytes(disk.hard),
         });
@@ -39,7 +39,8 @@ impl DiskPlan {
         Self { bytes: enforced(bytes), inodes: if soft_too { inodes } else { None }, grace: limits.disk_grace.0 }
     }
 
-    /// What differs. The kernel counts in blocks of the file system and may have rounded up to one.
+    /// The differences between this plan and the kernel's quota. A difference of less than 64 KiB does not count,
+    /// because the kernel may round up to a block of the file system.
     #[must_use]
     pub fn difference(&self, limits: &Limits, fact: &DiskFact) -> Vec<DiskDifference> {
         let mut found = Vec::new();
@@ -60,13 +61,13 @@ impl DiskPlan {
     }
 }
 
-/// What the kernel enforces, in the unit of the limit.
+/// The value that the kernel enforces, in the unit of the limit.
 #[must_use]
 pub fn enforced(fact: &QuotaFact) -> LimitValue {
     pair(fact).into()
 }
 
-/// A soft bound alone has no hard bound above it. A hard bound alone is both.
+/// The pair of bounds. A soft bound alone has no hard bound above it. A hard bound alone counts as both.
 fn pair(fact: &QuotaFact) -> Option<SoftHard<u64>> {
     match (fact.soft, fact.hard) {
         (None, None) => None,

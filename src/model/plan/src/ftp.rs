@@ -1,26 +1,27 @@
-//! What a process of an FTP server sees and may do inside a jail: an empty root, a user database of one line, and the directory that
-//! its login is locked to.
+//! The view and the permissions of an FTP server's process inside a jail: an empty root, a user database of one line,
+//! and the directory of the login.
 //!
-//! Danger: the process runs the host's program, in the host's network and pid namespaces, with the memory from before. It must find
-//! nothing that it could execute or load: no program, no library, no configuration of the tenant.
+//! Danger: the process runs the host's program in the host's network and pid namespaces, and keeps its memory from
+//! before. It must not find a file that it could execute or load: no program, no library, no configuration of the
+//! tenant.
 
 use crate::capability::CapabilitySet;
 use crate::mount::Flags;
 use crate::seed::LOGIN_ID;
 use bailiwick_types::{FtpUser, IdRange};
 
-/// Where the login's directory is mounted. It is the home in the user database.
+/// The mount point of the login's directory. The user database names it as the home directory.
 pub const FTP_HOME: &str = "/home";
-/// The user database.
+/// The path of the user database.
 pub const FTP_PASSWD: &str = "/etc/passwd";
 
 /// The flags of the empty root.
 pub const ROOT_FLAGS: Flags = Flags::READ_ONLY.and(Flags::NO_SUID).and(Flags::NO_DEV).and(Flags::NO_EXEC);
-/// The flags of the login's directory. Files that are not executable cannot be mapped as libraries either.
+/// The flags of the login's directory. With `noexec`, files cannot be mapped as libraries either.
 pub const HOME_FLAGS: Flags = Flags::NO_SUID.and(Flags::NO_DEV).and(Flags::NO_EXEC);
 
-/// The capabilities that the server needs: to become the login user (`setuid`, `setgid`), to lock it into its directory (`sys_chroot`),
-/// and to give files to it (`chown`).
+/// The capabilities of the server: to become the login user (`setuid`, `setgid`), to lock the process into the login's
+/// directory (`sys_chroot`), and to give files to the login user (`chown`).
 pub const CAPABILITIES: CapabilitySet = CapabilitySet::all_of(&[
     CapabilitySet::CHOWN,
     CapabilitySet::SETGID,
@@ -28,18 +29,20 @@ pub const CAPABILITIES: CapabilitySet = CapabilitySet::all_of(&[
     CapabilitySet::SYS_CHROOT,
 ]);
 
-/// What a login's process calls itself. ProFTPD reads the number on the host, before it asks whether the login may come in: there it
-/// must be nobody's, whatever goes wrong. Debian gives 1000 to the first user of a host, and this one to nobody (its policy, 9.2.2).
+/// The user id of a login's process inside. ProFTPD reads the number on the host, before it asks whether the login is
+/// allowed. So on the host the number must belong to no user, even after an error. Debian gives 1000 to the first user
+/// of a host and never assigns this number (Debian policy, 9.2.2).
 pub const FTP_ID: u32 = 65_533;
 
-/// The line of a login in a user database, as ids inside the jail.
+/// The line of a login in the user database, with ids inside the jail.
 #[must_use]
 pub fn passwd_line(user: &FtpUser) -> String {
     format!("{user}:x:{FTP_ID}:{FTP_ID}::{FTP_HOME}:/usr/sbin/nologin\n")
 }
 
-/// How the directory of a login is mapped: as in the jail, but that the login user's files are [`FTP_ID`]'s there, and the other way
-/// round. What the process makes is so the login user's. Rows of an id map: inside, outside, count.
+/// The id map of the login's directory. It is the jail's map with two ids exchanged: files of the login user belong to
+/// [`FTP_ID`], and files of that id to the login user. So the files that the process makes belong to the login user in
+/// the jail. Each row has the first id inside, the first id outside, and the count.
 #[must_use]
 pub fn id_map(ids: IdRange) -> [[u32; 3]; 5] {
     let row = |inside: u32, outside: u32, count: u32| [inside, ids.first + outside, count];

@@ -1,4 +1,4 @@
-//! The whole plan of one jail.
+//! The complete plan of one jail.
 
 use crate::capability::CapabilitySet;
 use crate::control::{Control, controls};
@@ -12,21 +12,21 @@ use bailiwick_types::{
     TenantName,
 };
 
-/// A resource limit of every process (`getrlimit(2)`).
+/// A resource limit that each process of a jail has (`getrlimit(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rlimit {
     /// Open descriptors.
     OpenFiles(u64),
-    /// No core dumps and no crash handler. At a limit of exactly 1 byte the kernel writes no file and starts no handler of the
-    /// host; at 0 it starts the handler (`core(5)`).
+    /// No core dump and no crash handler. At a limit of exactly 1 byte the kernel writes no file and starts no handler
+    /// of the host; at 0 it starts the handler (`core(5)`).
     NoCore,
 }
 
-/// The limit of core dumps of every process of a tenant, in bytes: [`Rlimit::NoCore`].
+/// The limit of core dumps of every process of a tenant, in bytes. See [`Rlimit::NoCore`].
 pub const CORE_LIMIT: u64 = 1;
 
 impl Rlimit {
-    /// The most that a process of a jail may have: soft and hard.
+    /// The value of the limit. It is the soft and the hard limit.
     #[must_use]
     pub fn value(self) -> u64 {
         match self {
@@ -42,53 +42,53 @@ pub fn rlimits(limits: &Limits) -> Vec<Rlimit> {
     vec![Rlimit::OpenFiles(limits.open_files), Rlimit::NoCore]
 }
 
-/// `oom_score_adj` of each process of a jail: the kernel kills a tenant's processes before the host's daemons. Nobody inside can
-/// lower it.
+/// The `oom_score_adj` of each process of a jail. With it the kernel kills processes of tenants before daemons of the
+/// host. No process inside can lower it.
 pub const OOM_SCORE: i32 = 500;
 
 /// What a jail should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JailPlan {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantName,
-    /// Its ids; id 0 inside is the first.
+    /// Its host ids. The first is the host id of id 0 inside.
     pub ids: IdRange,
-    /// How it holds the tenant's storage.
+    /// The jail's access to the tenant's storage.
     pub access: Access,
     /// The profile that confines it.
     pub profile: Profile,
     /// Its host name.
     pub hostname: String,
-    /// The first content of its storage.
+    /// The first content of the tenant's storage.
     pub seeds: Vec<Seed>,
-    /// Its mount table, in order.
+    /// The rows of its mount table, in order.
     pub mounts: Vec<Mount>,
-    /// Links in the fresh root.
+    /// The links in its root.
     pub links: Vec<Link>,
-    /// Its bounding set.
+    /// Its bounding set of capabilities.
     pub capabilities: CapabilitySet,
-    /// Whether set-user-id programs have no effect.
+    /// Whether `no_new_privs` is set, so that set-user-id programs have no effect.
     pub no_new_privs: bool,
     /// Its Landlock domain.
     pub landlock: Domain,
-    /// Its limits.
+    /// Its limits, as files of control groups.
     pub controls: Vec<Control>,
     /// Its disk quota.
     pub disk: DiskPlan,
-    /// Limits of each process.
+    /// The resource limits of each process.
     pub rlimits: Vec<Rlimit>,
 }
 
-/// Why this host cannot have the jail that the policy declares.
+/// Why this host cannot have the declared jail.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// No jail is to run.
+    /// The tenant is suspended and no door stays open, so no jail should run.
     #[error("tenant \"{0}\" is suspended")]
     Suspended(TenantName),
     /// Landlock is too old.
     #[error(transparent)]
     Landlock(#[from] TooOld),
-    /// The image is not there.
+    /// There is no such image.
     #[error("there is no image \"{0}\"; the only one is \"host\"")]
     Image(String),
     /// A limit that the operator requires cannot be enforced.
@@ -104,10 +104,11 @@ pub enum PlanError {
 }
 
 impl JailPlan {
-    /// The plan of a tenant on this host.
+    /// The plan of a tenant's jail on this host.
     ///
     /// # Errors
-    /// When a wall or a required limit cannot be put up: the tenant must not start.
+    /// When the tenant is suspended, or this host lacks a wall, the image or a required limit. Then the tenant must not
+    /// start.
     pub fn new(tenant: &Tenant, host: &Host, ids: IdRange, facts: &HostFacts) -> Result<Self, PlanError> {
         let Held { access, profile, landlock, controls } = hold(tenant, host, facts)?;
         let settings = &tenant.settings;
@@ -132,7 +133,7 @@ impl JailPlan {
     }
 }
 
-/// What a tenant is held by.
+/// The walls and limits that a plan checks.
 struct Held {
     access: Access,
     profile: Profile,
@@ -157,7 +158,7 @@ fn hold(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<Held, PlanErr
             return Err(PlanError::Nominal(nominal));
         }
     }
-    // The tenant's own profile: the rules name what its root contains.
+    // The domain uses the tenant's declared profile, because its rules name paths of that profile's root.
     let landlock = Domain::of(settings.profile, facts.landlock_abi)?;
     Ok(Held { access, profile: confinement(settings.profile, access), landlock, controls })
 }
@@ -165,7 +166,7 @@ fn hold(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<Held, PlanErr
 /// Whether this host can have the jail that the policy declares for a tenant.
 ///
 /// # Errors
-/// When a wall or a required limit cannot be put up: the tenant must not start.
+/// The same as of [`JailPlan::new`].
 pub fn check(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<(), PlanError> {
     hold(tenant, host, facts).map(drop)
 }
@@ -175,13 +176,13 @@ pub fn check(tenant: &Tenant, host: &Host, facts: &HostFacts) -> Result<(), Plan
 pub struct NominalLimit {
     /// Which limit.
     pub key: LimitKey,
-    /// Its value.
+    /// The declared value.
     pub declared: LimitValue,
-    /// Why not.
+    /// Why this host does not enforce it.
     pub why: String,
 }
 
-/// The declared limits that nothing on this host enforces.
+/// The declared limits of a tenant that this host does not enforce.
 #[must_use]
 pub fn nominal(tenant: &Tenant, controls: &[Control], facts: &HostFacts) -> Vec<NominalLimit> {
     let limits = &tenant.settings.limits;

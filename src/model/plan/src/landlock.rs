@@ -101,7 +101,6 @@ impl Domain {
     /// The domain of an FTP server's process inside a jail: the files of its login, and no program.
     ///
     /// # Errors
-    ///
     /// When the kernel's ABI is lower than the profile `web` accepts.
     pub fn of_ftp(kernel_abi: u32) -> Result<Self, TooOld> {
         let mut domain = Self::of(Profile::Web, kernel_abi)?;
@@ -114,7 +113,6 @@ impl Domain {
     /// The domain of a profile on a kernel with this ABI.
     ///
     /// # Errors
-    ///
     /// When the kernel's ABI is lower than the profile accepts.
     pub fn of(profile: Profile, kernel_abi: u32) -> Result<Self, TooOld> {
         let needs = lowest_abi(profile);

@@ -1,4 +1,5 @@
-//! The plan of a jail as data, and its difference from the jail that runs. Pure: no file, no kernel call, no clock.
+//! Floor 3: the plan of a jail as data, and its difference from the jail that runs. Pure: no file, no kernel call, no
+//! clock.
 //!
 //! The warden builds a jail from [`JailPlan`], row by row. `observe` reads the state of the kernel. [`difference`] and
 //! the audit compare the two. This crate holds all tables of the walls: mounts, capabilities, system calls, Landlock

@@ -1,8 +1,9 @@
-//! What a tenant's jail should be, and what is done next to get there. This is the only place that decides it: the reconciler,
-//! `apply`, `plan`, `status`, `list` and the audit all ask here. Pure: no file, no kernel, no clock.
+//! The desired state of a tenant's jail, and the next step towards it. No other place decides this: the reconciler,
+//! `apply`, `plan`, `status`, `list` and the audit call this module. Pure: no file, no kernel call, no clock.
 //!
-//! [`desired`] says what the policy wants, [`Actual`] holds what the warden says of the tenant, [`next`] compares both, and
-//! [`tenant_state`] is the one word that an operator reads. `bailiwickd` takes the steps of [`next`] until none is left.
+//! [`desired`] says what the policy wants. [`Actual`] holds what the warden reports about the tenant. [`next`] compares
+//! the two. [`tenant_state`] is the word that an operator reads. `bailiwickd` takes the steps of [`next`] until none is
+//! left.
 //!
 //! ```text
 //!        start (bailiwickd, or an operator with `start`)
@@ -24,8 +25,8 @@
 //!      +----------+
 //! ```
 //!
-//! Beside the state there is a mark, [`Hold`]: `bailiwick stop` sets it, `bailiwick start` and `restart` remove it, and only the
-//! warden writes it down. A jail with the mark is not started by `bailiwickd`.
+//! Beside the state there is a mark, [`Hold`]. `bailiwick stop` sets it; `bailiwick start` and `restart` remove it.
+//! Only the warden stores it. `bailiwickd` does not start a jail with the mark.
 //!
 //! | state | who ends it |
 //! |---|---|
@@ -54,9 +55,9 @@ use bailiwick_types::{Access, TenantState};
 pub enum Declaration<'a> {
     /// A file declares it, or did so when it last had no errors.
     Known(&'a Tenant),
-    /// No file declares it.
+    /// No file declares the tenant.
     Deleted,
-    /// Its file has errors, and nothing is known from before.
+    /// Its file has errors, and no earlier declaration is known.
     Unknown,
 }
 
@@ -72,18 +73,18 @@ pub struct Desired {
 /// What a tenant's jail should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DesiredJail {
-    /// Running, with its storage mounted like this: read-only when the tenant is suspended and a door stays open.
+    /// Running, with this access to the storage: read-only if the tenant is suspended and a door stays open.
     Running(Access),
     /// Down: the tenant is suspended, and no door stays open.
     Suspended,
     /// Down: no file declares the tenant.
     Deleted,
-    /// As it is now, whatever that is: nobody knows what the tenant may have.
+    /// Its present state: the tenant's permissions are unknown.
     Unknown,
 }
 
 impl DesiredJail {
-    /// How the jail should hold the tenant's storage; `None` when none should run, or nobody knows.
+    /// The jail's access to the tenant's storage; `None` if no jail should run, or if the desired state is unknown.
     #[must_use]
     pub fn access(self) -> Option<Access> {
         match self {
@@ -96,15 +97,15 @@ impl DesiredJail {
 /// What a tenant's host user should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DesiredHostUser {
-    /// It has a door of sshd's.
+    /// There is one: the tenant has a door of sshd.
     Present,
-    /// It has none, or is deleted.
+    /// There is none: the tenant has no such door, or is deleted.
     Absent,
-    /// As it is now: nobody knows what the tenant may have.
+    /// Its present state: the tenant's permissions are unknown.
     Unknown,
 }
 
-/// What a tenant should have, by its declaration.
+/// What a tenant should have, according to its declaration.
 #[must_use]
 pub fn desired(declaration: Declaration<'_>) -> Desired {
     match declaration {
@@ -124,7 +125,7 @@ pub struct Actual {
     pub jail: JailState,
     /// Whether an operator holds the jail down.
     pub hold: Hold,
-    /// Its host ids.
+    /// Whether it has host ids.
     pub ids: Ids,
     /// Its host user.
     pub host_user: HostUser,
@@ -136,25 +137,25 @@ impl Actual {
         Self { jail: JailState::Down, hold: Hold::Free, ids: Ids::None, host_user: HostUser::Absent };
 }
 
-/// What a tenant's jail is now. `Access` is how it holds the tenant's storage.
+/// The present state of a tenant's jail. `Access` is the jail's access to the tenant's storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JailState {
-    /// There is none.
+    /// There is no jail.
     Down,
-    /// There is none yet: the warden prepares the storage.
+    /// There is no jail yet: the warden prepares the storage.
     Preparing,
-    /// Its init has ended or is asked to end, and the warden clears away what is left.
+    /// Its init has ended or was asked to end. The warden removes the rest of the jail.
     Clearing,
     /// Its init runs.
     Running(Access),
-    /// Its init runs, and does not answer.
+    /// Its init runs and does not answer.
     Silent(Access),
-    /// Its processes are stopped where they are.
+    /// Its processes are frozen.
     Frozen(Access),
 }
 
 impl JailState {
-    /// How the jail holds the tenant's storage; `None` when there is none, or none any more.
+    /// The jail's access to the tenant's storage; `None` if no jail runs.
     #[must_use]
     pub fn access(self) -> Option<Access> {
         match self {
@@ -163,8 +164,8 @@ impl JailState {
         }
     }
 
-    /// The state after a second look at the jail itself, which is newer than what the warden told before. A jail that was not
-    /// there before is not looked at.
+    /// This state, updated with a later reading of the jail itself: `access` is `None` if the jail has ended. A state
+    /// without a running jail stays the same.
     #[must_use]
     pub fn seen_again(self, access: Option<Access>) -> Self {
         match (self, access) {
@@ -180,18 +181,18 @@ impl JailState {
 /// Whether an operator holds a jail down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// No: it may be started without being asked for.
+    /// No: `bailiwickd` may start it.
     Free,
-    /// Yes: `bailiwick stop`.
+    /// Yes: an operator ran `bailiwick stop`.
     Held,
 }
 
 /// Whether a tenant has host ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ids {
-    /// Its jail never ran.
+    /// No: its jail never ran.
     None,
-    /// From its first start on.
+    /// Yes: it got them at its first start.
     Given,
 }
 
@@ -204,44 +205,45 @@ pub enum HostUser {
     Absent,
 }
 
-/// What is done next, the jail first: its start gives the tenant the ids that the host user needs.
+/// The next steps. The step for the jail comes first, because a first start gives the tenant the ids that its host user
+/// needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Next {
-    /// About the jail.
+    /// The step for the jail.
     pub jail: JailStep,
-    /// About the host user.
+    /// The step for the host user.
     pub host_user: HostUserStep,
 }
 
-/// What is done next about a jail.
+/// The next step for a jail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JailStep {
-    /// Nothing: it is what it should be.
+    /// Nothing: it is as desired.
     None,
-    /// Nothing: it should run, and an operator holds it down.
+    /// Nothing: it should run, but an operator holds it down.
     Held,
-    /// Nothing yet: the warden is at work and tells when it has finished. Whoever asked it for a start now would wait for that.
+    /// Nothing yet: the warden is at work and will report the end of it. A start request would have to wait until then.
     Wait,
-    /// It is started.
+    /// Start it.
     Start,
-    /// It is stopped, and the jail that should run is started.
+    /// Stop it, and start the desired jail.
     Replace,
-    /// It is stopped.
+    /// Stop it.
     Stop,
 }
 
-/// What is done next about a host user.
+/// The next step for a host user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostUserStep {
     /// Nothing.
     None,
-    /// It is made.
+    /// Make it.
     Make,
-    /// It is removed.
+    /// Remove it.
     Remove,
 }
 
-/// What is done next.
+/// The next steps from the actual to the desired state.
 #[must_use]
 pub fn next(desired: Desired, actual: &Actual) -> Next {
     Next { jail: jail_step(desired.jail, actual), host_user: host_user_step(desired, actual) }
@@ -252,7 +254,7 @@ fn jail_step(desired: DesiredJail, actual: &Actual) -> JailStep {
     match desired {
         DesiredJail::Unknown => JailStep::None,
         DesiredJail::Suspended | DesiredJail::Deleted => match actual.jail {
-            // A start that waits for the storage is refused by the warden when its turn comes.
+            // The warden refuses a pending start as soon as the storage is ready.
             Down | Preparing | Clearing => JailStep::None,
             Running(_) | Silent(_) | Frozen(_) => JailStep::Stop,
         },
@@ -275,13 +277,13 @@ fn host_user_step(desired: Desired, actual: &Actual) -> HostUserStep {
         (DesiredHostUser::Absent, HostUser::Present) => HostUserStep::Remove,
         (DesiredHostUser::Present, HostUser::Absent) => match (actual.ids, desired.jail) {
             (Ids::Given, _) | (Ids::None, DesiredJail::Running(_)) => HostUserStep::Make,
-            // A tenant that never ran, and does not start now, has no id to give to a host user.
+            // A tenant that never ran and does not start now has no id for a host user.
             (Ids::None, DesiredJail::Suspended | DesiredJail::Deleted | DesiredJail::Unknown) => HostUserStep::None,
         },
     }
 }
 
-/// The word for an operator. What the jail is comes first; of one that is down the policy says more.
+/// The word for an operator. If the jail is down, the word also depends on the policy.
 #[must_use]
 pub fn tenant_state(desired: DesiredJail, actual: &Actual) -> TenantState {
     match actual.jail {
@@ -325,7 +327,7 @@ mod tests {
         Frozen(ReadOnly),
     ];
 
-    /// Every combination there is. Without ids there is no jail, no host user, and nothing to hold down.
+    /// Every possible combination. Without ids there is no jail, no host user and no hold.
     fn all() -> Vec<(Desired, Actual)> {
         let mut all = Vec::new();
         for jail in DESIRED {
@@ -351,7 +353,7 @@ mod tests {
         all
     }
 
-    /// What the warden makes of a step, or of its own work when `bailiwickd` waits for that.
+    /// The state after the warden has taken a step, or has finished the work that `bailiwickd` waits for.
     fn after(desired: Desired, mut actual: Actual, step: Next) -> Actual {
         match step.jail {
             JailStep::None | JailStep::Held => {}

@@ -1,26 +1,30 @@
-//! The reserve that lets a tenant at a limit log in: a few tasks and some memory above its limits, for as long as one session needs
-//! them.
+//! The allowance of an emergency session. It lets a tenant that has reached a limit log in: some tasks and some memory
+//! above its limits, until the session has ended.
 //!
-//! Danger: the reserve is above the limits, so it must be taken back. While it is granted, the tenant's group has the sum, the jail
-//! keeps its limit of tasks, and the reserved tasks are in a group of their own. Memory is shared: the other processes of the tenant
-//! can use the reserve too.
+//! In names of code and of the control group the session is called `rescue`.
+//!
+//! Danger: the allowance is above the limits, so the warden must take it back. While it is granted, the limit of the
+//! tenant's group is the sum of limit and allowance. The jail keeps its limit of tasks, and the tasks of the allowance
+//! are in a group of their own. Memory is shared: other processes of the tenant can use the memory of the allowance
+//! too.
 
 use crate::control::{Control, Value};
 use bailiwick_types::{Bound, ByteSize, Hierarchy, LimitKey, Limits};
 
-/// The group of a rescue session, beside the jail's. It exists while the reserve is granted.
+/// The name of the session's control group, beside the jail's group. It exists while the allowance is granted.
 pub const GROUP: &str = "rescue";
-/// Processes and threads of the reserve: a shell, and the commands to look around and to end other processes.
+/// The tasks of the allowance: enough for a shell, and for commands that look at processes and end them.
 pub const TASKS: u64 = 16;
-/// Memory of the reserve.
+/// The memory of the allowance.
 pub const MEMORY: ByteSize = ByteSize(32 << 20);
 
-/// A limit counts as reached when less than half of the reserve is free, or less than an eighth of the limit if that is smaller.
+/// Whether a limit counts as reached: less than half of the allowance is free, or less than an eighth of the limit if
+/// that is less.
 fn is_reached(used: u64, limit: u64, reserve: u64) -> bool {
     limit.saturating_sub(used) < (reserve / 2).min(limit / 8).max(1)
 }
 
-/// The use of memory, cache included, up to which the limit is certainly not reached.
+/// The use of memory in bytes, with page cache, up to which the limit certainly does not count as reached.
 #[must_use]
 pub fn enough_memory(limits: &Limits) -> u64 {
     match limits.memory {
@@ -29,12 +33,12 @@ pub fn enough_memory(limits: &Limits) -> u64 {
     }
 }
 
-/// What a tenant uses of its limits. A value that cannot be read counts as not reached.
+/// The use of a tenant's limits. `None` is a value that could not be read; it counts as not reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Room {
-    /// Processes and threads.
+    /// Processes and threads in use.
     pub tasks: Option<u64>,
-    /// Memory that the kernel cannot take back, in bytes.
+    /// Memory in use that the kernel cannot reclaim, in bytes.
     pub memory: Option<u64>,
 }
 
@@ -54,15 +58,15 @@ impl Room {
     }
 }
 
-/// The limits of the tenant's group while the reserve is granted. The limits of processor time, block devices and swap also hold for
-/// the session; the reserve is tasks and memory.
+/// The limits of the tenant's group while the allowance is granted: tasks and memory are higher. The limits of
+/// processor time, block devices and swap stay the same, for the session too.
 #[must_use]
 pub fn during(mut controls: Vec<Control>) -> Vec<Control> {
     for control in &mut controls {
         let Some(place) = &mut control.place else { continue };
         let more = match (control.key, place.hierarchy) {
             (LimitKey::Tasks, _) => TASKS,
-            // Version 1 counts memory and swap together.
+            // Version 1 limits the sum of memory and swap.
             (LimitKey::Memory | LimitKey::MemoryHigh, _) | (LimitKey::Swap, Hierarchy::V1) => MEMORY.0,
             _ => continue,
         };
@@ -73,8 +77,8 @@ pub fn during(mut controls: Vec<Control>) -> Vec<Control> {
     controls
 }
 
-/// The limit of tasks that the jail keeps meanwhile; `None` where nothing limits them. While init is in the group of the reserve, the
-/// limit is one lower, so that init still fits when it comes back.
+/// The limit of tasks of the jail's group while the allowance is granted; `None` without a limit. While init is in the
+/// session's group, the limit is one lower, so that init can return to the jail's group.
 #[must_use]
 pub fn tasks_of_jail(controls: &[Control], init_is_in: bool) -> Option<u64> {
     match controls.iter().find(|control| control.key == LimitKey::Tasks)?.place.as_ref()?.value {
@@ -97,7 +101,7 @@ mod tests {
         assert_eq!(reached(93, 0), [LimitKey::Tasks]);
         assert_eq!(reached(1000, 497), [LimitKey::Tasks, LimitKey::Memory], "a limit that was lowered is passed");
         assert_eq!(Room::default().reached(&limits), []);
-        // A small limit is not reached by a jail that does nothing.
+        // A jail without work does not reach a small limit.
         let small = Limits { tasks: Bound::At(4), memory: Bound::Unlimited, ..limits };
         assert_eq!(Room { tasks: Some(1), memory: Some(u64::MAX) }.reached(&small), []);
         assert_eq!(Room { tasks: Some(4), memory: None }.reached(&small), [LimitKey::Tasks]);

@@ -1,19 +1,19 @@
-//! The first content of a tenant's storage. It is written once, before the tenant has run. After that it belongs to the tenant, and
-//! nothing of ours reads or writes it.
+//! The first content of a tenant's storage. The warden writes it once, before the tenant's first start. After that the
+//! content belongs to the tenant, and no program of this project reads or writes it.
 
 use bailiwick_policy::Tenant;
 use bailiwick_types::Profile;
 
-/// One thing to make, in order; parents first.
+/// One file, directory or link of the first content. Seeds are in the order in which they are made: parents come first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seed {
-    /// Path below the tenant's storage.
+    /// The path below the tenant's storage.
     pub path: String,
-    /// What.
+    /// Its kind and content.
     pub kind: Kind,
-    /// Permissions.
+    /// Its permissions.
     pub mode: u32,
-    /// Owner and group inside the jail (on disk they are stored unmapped).
+    /// Its owner and group inside the jail. The disk stores the same numbers, unmapped.
     pub owner: u32,
 }
 
@@ -28,13 +28,14 @@ pub enum Kind {
     Link(String),
 }
 
-/// The id of the login user and its group inside every jail.
+/// The id of the login user and of its group inside every jail.
 pub const LOGIN_ID: u32 = 1000;
 
-/// The first directories of `/usr/local`.
+/// The directories in `/usr/local`.
 pub const LOCAL_DIRS: &[&str] = &["bin", "etc", "include", "lib", "sbin", "share", "src"];
 
-/// The seeds of a tenant.
+/// The seeds of a tenant. `host_etc` lists the parts of the host's `/etc` that the jail links to, and `root_links` the
+/// links in its root.
 #[must_use]
 pub fn seeds(
     tenant: &Tenant,
@@ -59,7 +60,7 @@ pub fn seeds(
         add(&format!("var/{path}"), directory(), 0o755, 0);
     }
     add("var/spool/cron", directory(), 0o755, 0);
-    // Owned by the login user, so that crontab(1) needs no set-group-id, which has no effect here.
+    // The login user owns it. So crontab(1) needs no set-group-id, which has no effect here.
     add("var/spool/cron/crontabs", directory(), 0o700, LOGIN_ID);
     add("var/tmp", directory(), 0o1777, 0);
     add("var/run", Kind::Link("/run".into()), 0, 0);
@@ -92,7 +93,7 @@ pub fn seeds(
         0o644,
         0,
     );
-    // Nobody has a password: tenants come in through doors, whose keys are checked outside.
+    // No user has a password. Tenants enter through doors, and the host checks their keys.
     add("etc/shadow", text(format!("root:*:20000:0:99999:7:::\n{user}:*:20000:0:99999:7:::\n")), 0o600, 0);
     add("etc/hostname", text(format!("{}\n", tenant.name)), 0o644, 0);
     add("etc/hosts", text(format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost\n", tenant.name)), 0o644, 0);
@@ -113,7 +114,7 @@ pub fn seeds(
     add("etc/localtime", Kind::Link("/usr/share/zoneinfo/Etc/UTC".into()), 0, 0);
     add("etc/os-release", Kind::Link("../usr/lib/os-release".into()), 0, 0);
     add("etc/mtab", Kind::Link("/proc/self/mounts".into()), 0, 0);
-    // The tenant's own directories, of which the host lends one entry.
+    // Directories of the tenant that contain a link to an entry of the host's /etc.
     let above = |entry: &'_ String| entry.rsplit_once('/').map(|(above, _)| above.to_owned());
     let mut above: std::collections::BTreeSet<String> = host_etc.iter().filter_map(above).collect();
     above.insert("ssl".to_owned());
@@ -123,7 +124,7 @@ pub fn seeds(
     for entry in host_etc {
         add(&format!("etc/{entry}"), Kind::Link(format!("/run/host/etc/{entry}")), 0, 0);
     }
-    // su(1) asks PAM; root may become anybody inside, others need a password that nobody has.
+    // su(1) uses PAM. Inside, root may become any user. Other users would need a password, and no user has one.
     add("etc/pam.d", directory(), 0o755, 0);
     add(
         "etc/pam.d/other",
