@@ -39,12 +39,13 @@
 //!
 //! To add a state (a jail that sleeps, one that `bailiwickd` froze, one that moves to another image):
 //!
-//! 1. Add a variant to [`JailState`] if the warden or `bailiwickd` observes it, to [`DesiredJail`] if the policy wants it, and to
-//!    [`JailStep`] if a new step leads to it. No match here has a wildcard, so the compiler names every place that must decide.
+//! 1. Add a variant to [`JailState`] if the warden or `bailiwickd` observes it, to [`DesiredJail`] if the policy wants
+//!    it, and to [`JailStep`] if a new step leads to it. No match here has a wildcard, so the compiler names every
+//!    place that must decide.
 //! 2. Add it to the diagram, and to `JAILS` or `DESIRED` in the tests: they walk through every combination.
 //! 3. Add the operator's word to `TenantState` if none of the old words fits.
 //!
-//! Danger: a step that does not lead to the desired state is taken again each round, for ever. The test
+//! Danger: `bailiwickd` would repeat a step that does not lead to the desired state in each round, for ever. The test
 //! `steps_lead_to_the_desired_state_and_none_is_taken_twice` must know every state.
 
 use bailiwick_policy::Tenant;

@@ -352,7 +352,8 @@ mod tests {
             ioctl::BTRFS_IOC_DEV_INFO,
             // A number of a later kernel.
             0x94ff,
-            // FSGEOMETRY of three ages, FSCOUNTS, GET_RESBLKS, FSBULKSTAT, BULKSTAT, FD_TO_HANDLE, SWAPEXT, GETBMAPX, AG_GEOMETRY.
+            // FSGEOMETRY of three versions, FSCOUNTS, GET_RESBLKS, FSBULKSTAT, BULKSTAT, FD_TO_HANDLE, SWAPEXT, GETBMAPX,
+            // AG_GEOMETRY.
             0x8070_5864,
             0x8070_587c,
             0x8100_587e,
