@@ -1,56 +1,57 @@
-//! A tenant's own crontab, as `crontab(5)` has it: five fields or a word, then a command; variables before.
+//! A tenant's own crontab in the format of `crontab(5)`: each job has five fields or a word, and a command. A variable
+//! applies to the jobs after it.
 //!
-//! Danger: the tenant writes it and the host reads it. Its size, its jobs and its variables are bounded. A bad line is reported
-//! and skipped; the other lines still count. Nothing in it runs outside the jail.
+//! Danger: the tenant writes the crontab and the host reads it. Its size, jobs and variables are bounded. A bad line is
+//! reported and skipped; the other lines still count. Nothing in it runs outside the jail.
 
 use crate::{TimerName, When};
 use std::collections::BTreeSet;
 
-/// The largest crontab that is read, in bytes.
+/// The size of the largest crontab that is read, in bytes.
 pub const MAX_CRONTAB: usize = 16 << 10;
-/// The most jobs in one.
+/// The limit of jobs in a crontab.
 const MAX_JOBS: usize = 64;
-/// The most variables before a job.
+/// The limit of variables before a job.
 const MAX_VARIABLES: usize = 32;
-/// The most bytes of all variables together. Each job gets all variables before it.
+/// The limit of the bytes of all variables together. Each job gets all variables before it.
 const MAX_VARIABLE_BYTES: usize = 2 << 10;
-/// How many bad lines are reported.
+/// The number of bad lines after which the parser stops.
 const MAX_FAULTS: usize = 16;
-/// The prefix of the names of jobs. No `[[timer]]` can have such a name.
+/// The prefix of the names of crontab jobs. No `[[timer]]` can have such a name.
 pub const CRONTAB_JOB: &str = "crontab";
 
-/// What a crontab says.
+/// The content of a crontab.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Crontab {
-    /// What is to be run, in order.
+    /// The jobs, in the order of the file.
     pub jobs: Vec<CrontabJob>,
-    /// The lines that cannot be used.
+    /// The lines that were skipped.
     pub faults: Vec<CrontabFault>,
 }
 
-/// A line that runs a command.
+/// A line with a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrontabJob {
-    /// Derived from the line's text, so it stays the same when lines move.
+    /// The name of the job. It is derived from the text of the line, so it stays the same when lines move.
     pub name: TimerName,
-    /// When.
+    /// When the job runs.
     pub when: When,
-    /// The shell that runs it; `SHELL`.
+    /// The program that runs the command: the variable `SHELL`.
     pub shell: String,
-    /// The command, for that shell.
+    /// The command, for the shell.
     pub command: String,
-    /// Its standard input: everything after the first `%`.
+    /// The standard input of the command: everything after the first `%`.
     pub input: String,
-    /// The variables before it.
+    /// The variables that are set before the job.
     pub variables: Vec<(String, String)>,
 }
 
-/// A line that is left out.
+/// A line that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrontabFault {
-    /// Counted from 1; `None` for the file itself.
+    /// The number of the line, from 1; `None` for the whole file.
     pub line: Option<usize>,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
@@ -75,7 +76,7 @@ impl Crontab {
                 },
             };
             let Err(why) = read else { continue };
-            // It takes long to find that a schedule is never due, so the search is bounded.
+            // The number of bad lines is bounded, because the parser needs long to find that a schedule is never due.
             let last = crontab.faults.len() + 1 == MAX_FAULTS;
             let why = if last { format!("{why}; nothing below it is read") } else { why };
             crontab.faults.push(CrontabFault { line: Some(number), why });
@@ -87,7 +88,7 @@ impl Crontab {
     }
 }
 
-/// `NAME = value`, the value with or without quotes.
+/// Parses `NAME = value`. The value may have quotes.
 fn variable(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once('=')?;
     let (name, value) = (name.trim_end(), value.trim());
@@ -101,7 +102,7 @@ fn variable(line: &str) -> Option<(&str, &str)> {
 
 fn set(variables: &mut Vec<(String, String)>, name: &str, value: &str) -> Result<(), String> {
     match name {
-        // Output is kept in a file, and nobody is sent mail.
+        // The output goes to a file, and no mail is sent.
         "MAILTO" | "MAILFROM" => return Ok(()),
         "LOGNAME" | "USER" => return Err(format!("{name} is who it is and cannot be set")),
         "CRON_TZ" => return Err("times are by the host's clock; CRON_TZ cannot be set".to_owned()),
@@ -147,7 +148,8 @@ fn split(line: &str, words: usize) -> Option<(String, &str)> {
     Some((front.join(" "), rest))
 }
 
-/// The command up to the first `%`, and its standard input, in which each further `%` is a line break. `\%` is a `%`.
+/// Splits a line into the command before the first `%` and its standard input. In the input every other `%` is a line
+/// break. `\%` is a `%` in both.
 fn parts(text: &str) -> (String, String) {
     let (mut command, mut input): (String, Option<String>) = (String::new(), None);
     let mut letters = text.chars().peekable();
@@ -167,7 +169,7 @@ fn parts(text: &str) -> (String, String) {
     (command.trim_end().to_owned(), input.unwrap_or_default())
 }
 
-/// FNV-1a, 32 bits. Enough for names that only have to differ within one tenant.
+/// The 32-bit FNV-1a hash. It is enough for names that must differ within one tenant only.
 fn digest(line: &str) -> u32 {
     line.bytes().fold(0x811c_9dc5, |digest, byte| (digest ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
@@ -234,11 +236,11 @@ mod tests {
         let crontab = Crontab::read(&(variables(MAX_VARIABLES + 1) + "* * * * * a"));
         assert_eq!((crontab.jobs[0].variables.len(), crontab.faults.len()), (MAX_VARIABLES, 1));
         assert_eq!(Crontab::read(&variables(10_000)).faults.len(), MAX_FAULTS);
-        // Each job gets all variables, so their bytes are bounded too.
+        // Each job gets a copy of all variables, so their bytes are bounded too.
         let long = format!("A={}\nB={}\n* * * * * a", "x".repeat(1500), "x".repeat(1500));
         let crontab = Crontab::read(&long);
         assert_eq!((crontab.jobs[0].variables.len(), crontab.faults[0].line), (1, Some(2)));
-        // No input panics.
+        // No input causes a panic.
         for text in [
             "%",
             "@",

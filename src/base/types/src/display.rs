@@ -1,25 +1,25 @@
-//! How values are displayed: rounded units, parts of a limit, and escaped texts.
+//! The display of values: rounded units, shares of a limit, and escaped texts.
 //!
-//! Danger: tenants choose names of processes, files and mounts. [`visible`] escapes such a text, so that it cannot control a
-//! terminal or make a line look like another.
+//! Danger: tenants choose the names of processes, files and mounts. [`visible`] escapes such a text. Without that, it
+//! could control a terminal or imitate another line.
 
 use crate::{ByteSize, Kind, Measure, Period, Point, TenantUsage, Unit, Usage};
 use std::borrow::Cow;
 
-/// Whether a character is a control character, or one that changes the direction of the text after it.
+/// Whether a character is a control character, or changes the direction of the following text.
 #[must_use]
 pub fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text on one line, with dangerous characters escaped.
+/// The text on one line. Dangerous characters are escaped.
 #[must_use]
 pub fn visible(text: &str) -> Cow<'_, str> {
     escaped(text, is_dangerous)
 }
 
-/// As [`visible`], but lines stay lines.
+/// The same as [`visible`], but line breaks stay.
 #[must_use]
 pub fn visible_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c != '\n' && is_dangerous(c))
@@ -36,13 +36,13 @@ fn escaped(text: &str, bad: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// A part in thousands, as a per cent with one decimal.
+/// Thousandths as a per cent with one decimal: `12.3%`.
 #[must_use]
 pub fn percent(per_mille: u64) -> String {
     format!("{}.{}%", per_mille / 10, per_mille % 10)
 }
 
-/// Which part of a limit is used, in thousandths, rounded down. Any use of a zero limit counts as 100 %.
+/// The share of a limit that is used, in thousandths, rounded down. Any use of a zero limit counts as 100 %.
 #[must_use]
 pub fn part(used: u64, limit: u64) -> u64 {
     let part = (u128::from(used) * 1000).checked_div(u128::from(limit));
@@ -50,7 +50,7 @@ pub fn part(used: u64, limit: u64) -> u64 {
 }
 
 impl ByteSize {
-    /// With one decimal, rounded down: `1.5G`.
+    /// The size with one decimal, rounded down: `1.5G`.
     #[must_use]
     pub fn rounded(self) -> String {
         for (shift, unit) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
@@ -77,8 +77,8 @@ impl Measure {
         }
     }
 
-    /// A rate, as [`Point::rate`] has it: time as a share (of one core, or of the time), other sums a second, levels as
-    /// they are.
+    /// A rate, as [`Point::rate`] returns it: time as a per cent of the elapsed time (100 % is one core for `cpu`),
+    /// other sums per second, levels without a change.
     #[must_use]
     pub fn rate_in_words(self, rate: u64) -> String {
         match (self.unit(), self.kind()) {
@@ -92,20 +92,21 @@ impl Measure {
         let amount = usage.get(self)?;
         match self.kind() {
             Kind::Level => Some(amount),
-            // Rounded up, so that a little is not shown as zero.
+            // Rounded up, so that a small value is not shown as zero.
             Kind::Sum => (seconds > 0).then(|| amount.div_ceil(seconds)),
         }
     }
 }
 
 impl Point {
-    /// The value to compare with a limit: a level as it is, a sum per second that was measured. `None` when nothing was measured.
+    /// The value that can be compared with a limit: a level without a change, and a sum per measured second. `None` if
+    /// nothing was measured.
     #[must_use]
     pub fn rate(&self, measure: Measure) -> Option<u64> {
         if self.seconds == 0 { None } else { measure.rate_of(&self.usage, self.seconds) }
     }
 
-    /// The same for the highest minute.
+    /// The same for the minute with the highest value.
     #[must_use]
     pub fn peak_rate(&self, measure: Measure) -> Option<u64> {
         if self.seconds == 0 { None } else { measure.rate_of(&self.peak, self.seconds.min(60)) }
@@ -113,8 +114,8 @@ impl Point {
 }
 
 impl Point {
-    /// The measure that answers "how much is used?": for memory, what the kernel cannot take back, where that was measured. The
-    /// cache of a tenant that only reads files fills its memory without any shortage.
+    /// The measure to compare with a limit. For memory it is the memory that the kernel cannot reclaim, if that was
+    /// measured: a tenant that only reads files fills its memory with page cache and lacks nothing.
     #[must_use]
     pub fn counted(&self, measure: Measure) -> Measure {
         match measure {
@@ -123,7 +124,7 @@ impl Point {
         }
     }
 
-    /// The memory that the kernel can take back, on average; `None` where it was not measured separately.
+    /// The average memory that the kernel can reclaim, in bytes; `None` if it was not measured separately.
     #[must_use]
     pub fn cache(&self) -> Option<u64> {
         let used = self.rate(Measure::MemoryUsed)?;
@@ -132,8 +133,8 @@ impl Point {
 }
 
 impl TenantUsage {
-    /// Which part of a hard limit was used, in thousandths. For a level: its peak, because the peak hits the limit. For a sum: its
-    /// average over the window, because one busy minute means little.
+    /// The share of a hard limit that was used, in thousandths. A level counts with its peak, because the peak hits the
+    /// limit. A sum counts with its average over the window, because one busy minute means little.
     #[must_use]
     pub fn part(&self, measure: Measure) -> Option<u64> {
         let limit = self.limits.get(measure)?;

@@ -1,31 +1,31 @@
-//! Exit statuses: designed once, the same for every command.
+//! The exit statuses, which are the same for every command.
 
 use serde::{Deserialize, Serialize};
 
-/// How a command ended. The number is the process's exit status.
+/// How a command ended. The number is the exit status of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum ExitStatus {
     /// Done.
     Done = 0,
-    /// Failed for a reason that has no status of its own.
+    /// It failed, and no other status describes the reason.
     Failed = 1,
-    /// Wrong usage, or configuration that is not valid.
+    /// The usage is wrong, or the configuration is not valid.
     Invalid = 2,
-    /// There is no such thing.
+    /// The named object does not exist.
     NotFound = 3,
-    /// It exists already, or conflicts with something that does.
+    /// The object exists already, or conflicts with another one.
     Conflict = 4,
-    /// Refused by policy or by the state that the tenant is in.
+    /// The policy or the state of the tenant does not allow it.
     Refused = 5,
-    /// Over a limit.
+    /// A limit is reached.
     OverLimit = 6,
-    /// Some of the tenants failed, the others are done.
+    /// Some tenants failed; the others are done.
     Partly = 7,
     /// The host cannot do this.
     HostCannot = 8,
-    /// `plan` and `audit`: there is drift or a finding that is more than a notice.
+    /// `plan` and `audit`: there is drift, or a finding above the severity notice.
     Finding = 10,
     /// `exec` and `shell`: bailiwick itself failed, not the command.
     ExecFailed = 125,
@@ -36,7 +36,7 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
-    /// The number.
+    /// The exit status as a number.
     #[must_use]
     pub fn code(self) -> u8 {
         self as u8

@@ -1,23 +1,23 @@
-//! What the host is capable of: probed by `observe`, never assumed.
+//! The facts of the host that a plan needs. `observe` reads them; none is assumed.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Where a controller of control groups is found.
+/// The hierarchy of a control-group controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hierarchy {
     /// The unified hierarchy (`cgroups(7)`, version 2).
     Unified,
-    /// A hierarchy of version 1 of its own.
+    /// A separate hierarchy of version 1.
     V1,
 }
 
-/// The name of the unified hierarchy, beside those of version 1, which have the names of their controllers.
+/// The name of the unified hierarchy. A hierarchy of version 1 has the name of its controller.
 pub const UNIFIED: &str = "unified";
 
 impl Hierarchy {
-    /// The name of the hierarchy in which a controller is.
+    /// The name of the hierarchy that has this controller.
     #[must_use]
     pub fn name(self, controller: &str) -> &str {
         match self {
@@ -27,20 +27,21 @@ impl Hierarchy {
     }
 }
 
-/// Facts of the host that a plan depends on.
+/// The facts of the host that a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
-    /// `uname -r`.
+    /// The kernel's release, as in `uname -r`.
     pub kernel: String,
-    /// Highest Landlock ABI of the kernel; 0 when it has none.
+    /// The highest Landlock ABI of the kernel; 0 without Landlock.
     pub landlock_abi: u32,
-    /// Where each controller that can be used is: `cpu`, `memory`, `pids`, `io`/`blkio`.
+    /// The hierarchy of each usable controller: `cpu`, `memory`, `pids`, `io`/`blkio`.
     pub controllers: BTreeMap<String, Hierarchy>,
-    /// Symbolic links in the host's root that a merged `/usr` has: `bin` -> `usr/bin`.
+    /// The symbolic links in the host's root, as a merged `/usr` has them: `bin` -> `usr/bin`.
     pub root_links: BTreeMap<String, String>,
-    /// Which entries of the host's `/etc` a jail can be shown.
+    /// The entries of the host's `/etc` that a jail may see.
     pub host_etc: Vec<String>,
-    /// Absolute paths below `/proc` that this kernel has and the table of what a jail may see does not name. Every jail hides them.
+    /// The absolute paths below `/proc` that this kernel has and the allow-list of a jail does not contain. Every jail
+    /// hides them.
     #[serde(default)]
     pub unlisted: Vec<String>,
     /// The file system that holds the state directory.
@@ -48,7 +49,7 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
-    /// Where a controller is, if this host has it.
+    /// The hierarchy of a controller; `None` if this host does not have the controller.
     #[must_use]
     pub fn controller(&self, name: &str) -> Option<Hierarchy> {
         self.controllers.get(name).copied()
@@ -58,11 +59,12 @@ impl HostFacts {
 /// The file system that holds the state directory, and the devices below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorageFacts {
-    /// `ext4`, `xfs`, `btrfs`, ...
+    /// The type of the file system: `ext4`, `xfs`, `btrfs`, ...
     pub fs_type: String,
     /// What counts and bounds the disk space of one tenant.
     pub quota: QuotaFacts,
-    /// The whole devices that hold it: the one it was made on first, then, through LVM and md, the real ones.
+    /// The whole devices that hold the file system. The first is the device that the file system was made on. Then come
+    /// the physical devices below LVM and md.
     pub devices: Vec<BlockDevice>,
 }
 
@@ -70,21 +72,21 @@ pub struct StorageFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuotaFacts {
-    /// Project quotas (`quotactl(2)`): bytes and inodes, soft and hard.
+    /// Project quotas (`quotactl(2)`): soft and hard limits of bytes and inodes.
     Projects,
-    /// Quota groups of btrfs: bytes, hard only.
+    /// Quota groups of btrfs: hard limits of bytes.
     Groups,
-    /// Nothing.
+    /// Nothing counts it.
     Nothing {
-        /// Why.
+        /// The reason.
         why: String,
-        /// What to do about it.
+        /// What an operator can do about it.
         remedy: String,
     },
 }
 
 impl QuotaFacts {
-    /// Whether any limit holds.
+    /// Whether this host enforces any disk limit.
     #[must_use]
     pub fn bounds_anything(&self) -> bool {
         !matches!(self, Self::Nothing { .. })
@@ -94,20 +96,20 @@ impl QuotaFacts {
 /// A whole block device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockDevice {
-    /// `8:0`, as files of control groups name it.
+    /// The number, as files of control groups have it: `8:0`.
     pub number: String,
-    /// `sda`, as `/sys/class/block` names it.
+    /// The name, as in `/sys/class/block`: `sda`.
     pub name: String,
-    /// What shares it out by weight; `None` when nothing does.
+    /// The policy that shares the device by weight; `None` without one.
     pub weight: Option<WeightPolicy>,
 }
 
-/// What shares a block device out by weight (kernel documentation, admin-guide/cgroup-v2, "IO").
+/// The policies that share a block device by weight (kernel documentation, admin-guide/cgroup-v2, "IO").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WeightPolicy {
-    /// The scheduler bfq: `io.bfq.weight`.
+    /// The scheduler bfq, with the file `io.bfq.weight`.
     Bfq,
-    /// The cost model, switched on in `io.cost.qos`: `io.weight`.
+    /// The cost model, which `io.cost.qos` enables, with the file `io.weight`.
     Cost,
 }

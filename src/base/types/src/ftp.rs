@@ -1,4 +1,4 @@
-//! Logins for FTP: the name that a server is given, and the hash of a password.
+//! Logins for FTP: their names, and the hashes of their passwords.
 //!
 //! Danger: a hash is a secret. `Debug` does not show it, and a printed policy does not contain it.
 
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A login as an FTP server gets it: `NAME@TENANT`.
+/// The name of a login, as a client sends it to the FTP server: `NAME@TENANT`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FtpUser {
-    /// The login's own name.
+    /// The login's name within the tenant.
     pub name: FtpName,
-    /// Whose it is.
+    /// The tenant that the login belongs to.
     pub tenant: TenantName,
 }
 
-/// A text that is no login.
+/// The text is not a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a login for FTP is NAME@TENANT")]
 pub struct NotFtpUser;
@@ -51,43 +51,45 @@ impl fmt::Display for FtpUser {
     }
 }
 
-/// The hash of a password as `crypt(5)` writes it, by a method that is still good.
+/// The hash of a password in the format of `crypt(5)`, by a method that is still secure.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PasswordHash(Box<str>);
 
-/// Why a text is no such hash.
+/// Why a text is not an accepted hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotHash {
-    /// It has the prefix of no accepted method.
+    /// Its prefix is not one of an accepted method.
     #[error("this is no hash of crypt(5) by yescrypt, bcrypt, SHA-512 or SHA-256")]
     Method,
-    /// It has an accepted prefix and is malformed.
+    /// Its prefix is accepted, but the rest is malformed.
     #[error("a hash of crypt(5) holds letters, digits and \"./$=,-\" only, at most {MAX_HASH} of them")]
     Shape,
 }
 
-/// `CRYPT_OUTPUT_SIZE` of `crypt(3)`, without its terminator.
+/// `CRYPT_OUTPUT_SIZE` of `crypt(3)` without the terminator.
 const MAX_HASH: usize = 383;
-/// yescrypt, gost-yescrypt, scrypt, bcrypt, SHA-512, SHA-256. Older methods are too fast to compute, and so too easy to break.
+/// yescrypt, gost-yescrypt, scrypt, bcrypt, SHA-512, SHA-256. Older methods are fast to compute, and so too easy to
+/// break.
 const METHODS: [&str; 7] = ["$y$", "$gy$", "$7$", "$2b$", "$2y$", "$6$", "$5$"];
 
 impl PasswordHash {
-    /// The hash, to compare with.
+    /// The text of the hash, to compare with.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The cost of one comparison, in rounds of SHA-512, by the hash's own parameters. `None` when it has none, or none that can be
-    /// parsed.
+    /// The cost of one comparison in rounds of SHA-512, from the parameters of the hash. `None` if the hash has no such
+    /// parameter, or if it cannot be parsed.
     #[must_use]
     pub fn rounds(&self) -> Option<u64> {
         let digit = |text: &str| -> Option<u32> {
             const DIGITS: &str = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
             u32::try_from(DIGITS.find(text.chars().next()?)?).ok()
         };
-        // A step of memory-hard methods costs as much as some rounds of the others: 2^18 of yescrypt take a gibibyte and a second.
+        // A step of a memory-hard method costs as much as several rounds of the others: 2^18 steps of yescrypt need a
+        // gibibyte and a second.
         let steps = |log: u32| 1_u64.checked_shl(log).map(|steps| steps.saturating_mul(16));
         let text = &*self.0;
         if let Some(rest) = text.strip_prefix("$6$").or_else(|| text.strip_prefix("$5$")) {
@@ -118,7 +120,7 @@ impl FromStr for PasswordHash {
             return Err(NotHash::Method);
         };
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"./$=,-".contains(&byte);
-        // The shortest, of SHA-256 without a salt, has 43 characters of hash.
+        // The shortest accepted hash is SHA-256 without a salt. It has 43 characters after the prefix.
         if text.len() > MAX_HASH || rest.len() < 43 || !text.bytes().all(fits) {
             return Err(NotHash::Shape);
         }

@@ -1,17 +1,18 @@
-//! The groups of a user in a jail's own `/etc/group`, which the tenant writes.
+//! The groups of a user, from the jail's own `/etc/passwd` and `/etc/group`, which the tenant writes.
 //!
-//! Danger: hostile input. The bytes that are read and the groups that come of them are bounded. A malformed line is skipped.
+//! Danger: the input is hostile. The bytes that are read and the groups that are returned are bounded. A malformed line
+//! is skipped.
 
 use crate::IDS_PER_TENANT;
 
-/// The most bytes of `/etc/passwd` and of `/etc/group` that are looked at.
+/// The limit of bytes that are read of `/etc/passwd` and of `/etc/group`.
 pub const MAX_GROUP_FILE: usize = 1 << 20;
 
-/// The most groups that a session gets beside its user's own.
+/// The limit of groups that a session gets beside its user's primary group.
 pub const MAX_GROUPS: usize = 64;
 
-/// The groups that `group` lists a user in, by the first name that `passwd` gives the user's number: sorted, each once.
-/// Empty when a file is too long.
+/// The groups that list a user as a member, sorted and without duplicates. The user's name is the first one that
+/// `passwd` has for `uid`. The result is empty if a file is too long.
 #[must_use]
 pub fn groups_of(uid: u32, passwd: &[u8], group: &[u8]) -> Vec<u32> {
     if passwd.len() > MAX_GROUP_FILE || group.len() > MAX_GROUP_FILE {
@@ -41,7 +42,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n')
 }
 
-/// A number that is an id inside a jail.
+/// Parses an id inside a jail; `None` for any other text.
 fn id(text: &[u8]) -> Option<u32> {
     let digits = (1..=5).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
     let number: u32 = digits.then(|| std::str::from_utf8(text).ok()?.parse().ok())??;

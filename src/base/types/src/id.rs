@@ -1,14 +1,14 @@
-//! User and group ids of the host, and the ranges of them that tenants get.
+//! User and group ids of the host, and the ranges of ids of tenants.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A user id as the host's initial user namespace counts it.
+/// A user id in the host's initial user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HostUid(pub u32);
 
-/// A group id as the host's initial user namespace counts it.
+/// A group id in the host's initial user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HostGid(pub u32);
@@ -25,24 +25,24 @@ impl fmt::Display for HostGid {
     }
 }
 
-/// A run of host ids that belongs to one tenant: id 0 inside is `first` outside.
+/// A range of host ids that belongs to one tenant. Id 0 inside the jail is `first` on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IdRange {
     /// The host id of the jail's id 0.
     pub first: u32,
-    /// How many ids.
+    /// The number of ids.
     pub count: u32,
 }
 
 impl IdRange {
-    /// The host id of the jail's root. It also owns the jail's user namespace (`user_namespaces(7)`), so the kernel's limits for
-    /// each user count against the tenant and never against the host's root.
+    /// The host id of the jail's root. It also owns the jail's user namespace (`user_namespaces(7)`). So the kernel's
+    /// limits for each user count against the tenant, and never against the host's root.
     #[must_use]
     pub fn root_uid(self) -> HostUid {
         HostUid(self.first)
     }
 
-    /// The host group of the jail's group 0.
+    /// The host group id of the jail's group 0.
     #[must_use]
     pub fn root_gid(self) -> HostGid {
         HostGid(self.first)
@@ -55,31 +55,32 @@ impl IdRange {
     }
 }
 
-/// How many ids a tenant gets unless `ids.per_tenant` says otherwise: what a distribution's userland expects to have.
+/// The number of ids of a tenant unless `ids.per_tenant` has another value. The userland of a distribution expects that
+/// many.
 pub const IDS_PER_TENANT: u32 = 65_536;
 
-/// Ids below this are the host's own.
+/// Ids below this belong to the host's own users.
 const HOST_IDS: u32 = 100_000;
-/// How many ids below the pool belong to tenants' host users: one for each range of 65,536 that 32 bits can hold.
+/// The number of ids below the pool for the host users of tenants: one for each range of 65,536 ids in 32 bits.
 const HOST_USERS: u32 = 65_536;
 
-/// The ids that tenants' ranges are cut from. Right below it are the ids of their host users, one for each range, so that no
-/// process of the host ever has an id of a jail's.
+/// The ids that tenants' ranges are taken from. The ids directly below it are for the tenants' host users, one for each
+/// range. So no process of the host ever has an id of a jail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdPool {
     first: u32,
     per_tenant: u32,
 }
 
-/// Why two numbers are no pool of ids.
+/// Why two numbers do not form a pool of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdPoolError {
-    /// The pool would hold ids that the host's own users have.
+    /// The pool would contain ids of the host's own users.
     #[error(
         "the first id must be at least 165536, not {0}: the 65536 below it are tenants' host users, and those below 100000 are the host's"
     )]
     First(u32),
-    /// No range would fit.
+    /// The pool has no space for one range.
     #[error("the first id must be at most 4294901758, not {0}: a tenant's 65536 ids must fit below 4294967295")]
     Last(u32),
     /// A tenant would have too few ids for `nobody`, or more than are useful.
@@ -111,19 +112,20 @@ impl IdPool {
         self.first
     }
 
-    /// How many ids a tenant gets.
+    /// The number of ids of a tenant.
     #[must_use]
     pub fn per_tenant(self) -> u32 {
         self.per_tenant
     }
 
-    /// The id of the host user that logs in to the tenant with a range of this pool.
+    /// The id of the host user of the tenant that has this range.
     #[must_use]
     pub fn host_user(self, range: IdRange) -> HostUid {
         HostUid(self.host_users() + (range.first - self.first) / self.per_tenant)
     }
 
-    /// The range whose host user this is: the reverse of [`Self::host_user`]. The range may belong to no tenant yet.
+    /// The range that belongs to the id of a host user: the reverse of [`Self::host_user`]. The range may belong to no
+    /// tenant yet.
     #[must_use]
     pub fn range_of_host_user(self, user: HostUid) -> Option<IdRange> {
         let index = user.0.checked_sub(self.host_users()).filter(|index| *index < HOST_USERS)?;
@@ -136,7 +138,8 @@ impl IdPool {
         self.first - HOST_USERS
     }
 
-    /// The `index`-th range, or `None` past the last id (4294967295 means "no id" to the kernel and is never given).
+    /// The range with this index; `None` if it passes the last id. The kernel uses 4294967295 as "no id", so no range
+    /// contains it.
     #[must_use]
     pub fn range(self, index: u32) -> Option<IdRange> {
         let first = self.first.checked_add(index.checked_mul(self.per_tenant)?)?;

@@ -1,13 +1,13 @@
-//! Lists in a message of a newer program.
+//! Lists in messages that a newer program may have sent.
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny};
 
-/// Reads a list and leaves out every item that this version cannot read: an item of a newer program, such as a limit that
-/// this version does not know, does not make the whole message unreadable. For lists whose reader takes what is missing for
-/// unproven.
+/// Reads a list and omits each item that this version cannot read. So an item of a newer program, such as a limit that
+/// this version does not know, does not make the whole message unreadable. Use it only for lists whose reader counts a
+/// missing item as unproven.
 ///
 /// # Errors
-/// When it is no list.
+/// When the value is not a list.
 pub fn known_items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     #[derive(serde::Deserialize)]
     #[serde(untagged)]

@@ -1,7 +1,7 @@
 //! Floor 0: names, ids, sizes and limits. Pure values, parsed once, valid by construction.
 //!
-//! A value of a type from this crate has passed its check; nothing above floor 0 checks it again.
-//! Nothing here reads a file, a clock or the kernel.
+//! A value of a type of this crate has passed its check, and no higher floor checks it again. This crate reads no file,
+//! no clock and no kernel interface.
 
 mod crontab;
 mod display;

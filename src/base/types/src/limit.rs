@@ -5,18 +5,18 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A bound, or the word `unlimited`.
+/// A bound on a value, or the word `unlimited`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bound<T> {
     /// No bound.
     Unlimited,
-    /// At most this.
+    /// The value must not exceed this.
     At(T),
 }
 
 impl<T> Bound<T> {
-    /// The value, if there is a bound.
+    /// The value of the bound; `None` without a bound.
     pub fn value(self) -> Option<T> {
         match self {
             Self::Unlimited => None,
@@ -24,7 +24,7 @@ impl<T> Bound<T> {
         }
     }
 
-    /// The bound with another value.
+    /// The bound with a converted value.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Bound<U> {
         match self {
             Self::Unlimited => Bound::Unlimited,
@@ -49,22 +49,23 @@ impl<T: FromStr> FromStr for Bound<T> {
     }
 }
 
-/// A soft bound that may be passed for a grace period and a hard one that may not: `"10G:11G"`; one value is both.
+/// A soft bound, which use may exceed for a grace period, and a hard bound, which it may not: `"10G:11G"`. One value is
+/// both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SoftHard<T> {
-    /// May be passed for the grace period.
+    /// Use may exceed it for the grace period.
     pub soft: T,
-    /// May never be passed.
+    /// Use never exceeds it.
     pub hard: T,
 }
 
-/// Why a text is no pair of a soft and a hard bound.
+/// Why a text is not a pair of a soft and a hard bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseBoundError<E: std::error::Error + 'static> {
-    /// One side does not parse.
+    /// One value cannot be parsed.
     #[error(transparent)]
     Value(#[from] E),
-    /// The soft bound is larger than the hard one.
+    /// The soft bound is above the hard one.
     #[error("the soft limit is above the hard one")]
     SoftAboveHard,
 }
@@ -87,7 +88,7 @@ impl<T: fmt::Display + PartialEq> fmt::Display for SoftHard<T> {
     }
 }
 
-/// What can be limited, and what `require` in `bailiwick.toml` lists.
+/// A resource that can be limited. `require` in `bailiwick.toml` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resource {
@@ -112,7 +113,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// All of them, in the order in which they are shown.
+    /// All resources, in the order in which they are displayed.
     pub const ALL: [Self; 9] = [
         Self::Cpu,
         Self::Memory,
@@ -125,7 +126,7 @@ impl Resource {
         Self::OpenFiles,
     ];
 
-    /// The word that configuration and reports use.
+    /// The word in configuration and reports.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -148,7 +149,7 @@ impl fmt::Display for Resource {
     }
 }
 
-/// A word that names no resource.
+/// The word does not name a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no such resource; one of cpu, memory, swap, tasks, io, disk, inodes, sessions, open_files")]
 pub struct UnknownResource;
@@ -160,75 +161,76 @@ impl FromStr for Resource {
     }
 }
 
-/// Every limit of one tenant after inheritance.
+/// All limits of one tenant, after inheritance from its plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Hard bound on processor time.
+    /// Processor time.
     pub cpu: Bound<CpuShare>,
-    /// How much unused processor time can accumulate and be spent above `cpu`, as a share of one period.
+    /// The unused processor time that can accumulate and be used above `cpu`, as a share of one period.
     pub cpu_burst: Bound<CpuShare>,
-    /// Share when processors are contended, 1 to 10,000; 100 is the norm.
+    /// The weight when processors are contended: 1 to 10,000, default 100.
     pub cpu_weight: u32,
-    /// Hard bound. Above it the kernel kills processes of the jail.
+    /// Memory. Above it the kernel kills processes of the jail.
     pub memory: Bound<ByteSize>,
-    /// Above it the kernel reclaims memory and slows the jail down.
+    /// Memory above which the kernel reclaims memory and slows the jail down.
     pub memory_high: Bound<ByteSize>,
-    /// Swap space beside memory.
+    /// Swap space in addition to memory.
     pub swap: Bound<ByteSize>,
     /// Processes and threads.
     pub tasks: Bound<u64>,
-    /// Bytes read a second from the device that holds the state directory.
+    /// Bytes read per second from the device of the state directory.
     pub io_read: Bound<ByteSize>,
-    /// Bytes written a second.
+    /// Bytes written per second.
     pub io_write: Bound<ByteSize>,
-    /// Read operations a second.
+    /// Read operations per second.
     pub iops_read: Bound<Count>,
-    /// Write operations a second.
+    /// Write operations per second.
     pub iops_write: Bound<Count>,
-    /// Share when the device is contended, 1 to 10,000; 100 is the norm.
+    /// The weight when the device is contended: 1 to 10,000, default 100.
     pub io_weight: u32,
     /// Bytes on disk, soft and hard.
     pub disk: Bound<SoftHard<ByteSize>>,
-    /// How long the soft disk limit may be passed.
+    /// How long use may exceed the soft limit of `disk`.
     pub disk_grace: Period,
     /// Files on disk, soft and hard.
     pub inodes: Bound<SoftHard<Count>>,
-    /// Concurrent entries through doors.
+    /// Concurrent sessions of all doors together.
     pub sessions: Bound<u64>,
-    /// Those through the door `exec`.
+    /// Concurrent sessions of the door `exec`.
     pub sessions_exec: Bound<u64>,
-    /// Those through the door `ssh`.
+    /// Concurrent sessions of the door `ssh`.
     pub sessions_ssh: Bound<u64>,
-    /// Those through the door `sftp`.
+    /// Concurrent sessions of the door `sftp`.
     pub sessions_sftp: Bound<u64>,
-    /// Those through the door `ftp`.
+    /// Concurrent sessions of the door `ftp`.
     pub sessions_ftp: Bound<u64>,
-    /// Those through the door `cron`.
+    /// Concurrent sessions of the door `cron`.
     pub sessions_cron: Bound<u64>,
-    /// `RLIMIT_NOFILE` of every process.
+    /// Open descriptors of each process (`RLIMIT_NOFILE`).
     pub open_files: u64,
-    /// Size of `/tmp`. Its files count as memory of the tenant. See [`Limits::tmp_size`].
+    /// The size of `/tmp`. Its files count as memory of the tenant. See [`Limits::tmp_size`].
     pub tmp: ByteSize,
-    /// Size of `/dev/shm`. Its files count as memory of the tenant. See [`Limits::shm_size`].
+    /// The size of `/dev/shm`. Its files count as memory of the tenant. See [`Limits::shm_size`].
     pub shm: ByteSize,
 }
 
 impl Limits {
-    /// The size that `/tmp` gets: at most half of the memory. The kernel cannot reclaim files there. If they could fill the memory,
-    /// the kernel would kill every process of the jail, init included.
+    /// The size of `/tmp` in the jail: at most half of the memory. The kernel cannot reclaim these files. If they
+    /// filled the memory, the kernel would kill every process of the jail, init included.
     #[must_use]
     pub fn tmp_size(&self) -> ByteSize {
         self.part_of_memory(self.tmp, 2)
     }
 
-    /// The size that `/dev/shm` gets: at most a quarter of the memory.
+    /// The size of `/dev/shm` in the jail: at most a quarter of the memory.
     #[must_use]
     pub fn shm_size(&self) -> ByteSize {
         self.part_of_memory(self.shm, 4)
     }
 
     fn part_of_memory(&self, size: ByteSize, part: u64) -> ByteSize {
-        // Whole pages: the kernel rounds the size up to them, and the size that is read back is compared.
+        // The size in whole pages. The kernel rounds up to them, and the audit compares the size that the kernel
+        // reports.
         let whole = ByteSize(size.0.next_multiple_of(4096));
         match self.memory {
             Bound::Unlimited => whole,
@@ -238,8 +240,8 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// The limits when neither the tenant nor its plan sets any. They are small, and finite wherever a tenant could harm a
-    /// neighbour.
+    /// The limits if neither the tenant nor its plan sets them. They are small, and finite where a tenant could harm
+    /// others.
     fn default() -> Self {
         Self {
             cpu: Bound::At(CpuShare(100_000)),

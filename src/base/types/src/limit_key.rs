@@ -1,11 +1,11 @@
-//! The table of limits: for each its word, unit, kind, resource and holder. Every other place looks here.
+//! The table of limits: word, unit, kind, resource and holder of each. No other place repeats them.
 
 use crate::{Bound, ByteSize, Count, CpuShare, Door, Hierarchy, Limits, Measure, Period, Resource, SoftHard};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What the number of a limit counts.
+/// The unit of a limit's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitUnit {
     /// Thousandths of a per cent of one core.
@@ -20,44 +20,44 @@ pub enum LimitUnit {
     Seconds,
 }
 
-/// How a limit bounds.
+/// The way in which a limit bounds use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitKind {
-    /// Use never exceeds it.
+    /// Use never exceeds the limit.
     Hard,
-    /// Use may exceed it, for a time or at a cost.
+    /// Use may exceed the limit, for a time or at a cost.
     Soft,
-    /// A soft bound and a hard one.
+    /// A pair of a soft and a hard bound.
     SoftHard,
-    /// An amount per span of time.
+    /// An amount per time.
     Rate,
-    /// A share under contention.
+    /// A share when the resource is contended.
     Weight,
-    /// How long use may exceed a soft bound.
+    /// The time for which use may exceed a soft bound.
     Grace,
 }
 
-/// What holds a limit.
+/// The part of the system that enforces a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
     /// The tenant's control group.
     Group {
-        /// The controller.
+        /// The name of the controller.
         controller: &'static str,
         /// The file in the unified hierarchy.
         unified: Option<&'static str>,
         /// The file in a hierarchy of version 1.
         v1: Option<&'static str>,
-        /// The key in the line of a device, in a file that has a line for each device: `rbps`.
+        /// The key in the line of a device, for a file with a line for each device: `rbps`.
         device: Option<&'static str>,
     },
     /// The quota of the tenant's storage.
     Quota,
-    /// The size of the file system in memory at this path.
+    /// The size of the tmpfs at this path.
     Tmpfs(&'static str),
-    /// Each process separately (`getrlimit(2)`).
+    /// Each process has the limit separately (`getrlimit(2)`).
     Process,
-    /// `bailiwickd`, which counts the sessions of one door, or of all.
+    /// `bailiwickd`, which counts the sessions of one door; `None` is the sum of all doors.
     Sessions(Option<Door>),
 }
 
@@ -65,58 +65,58 @@ const fn group(controller: &'static str, unified: Option<&'static str>, v1: Opti
     Holder::Group { controller, unified, v1, device: None }
 }
 
-/// Version 1 has such files too, but it does not charge writes through the page cache to their writer, so it would bound almost
-/// nothing.
+/// Version 1 has such files too. But it does not charge writes through the page cache to the process that writes, so
+/// they would bound almost nothing.
 const fn device(key: &'static str) -> Holder {
     Holder::Group { controller: "io", unified: Some("io.max"), v1: None, device: Some(key) }
 }
 
-/// The file of `io_weight` where the scheduler bfq shares out the devices.
+/// The file of `io_weight` if the scheduler bfq shares the devices.
 pub const BFQ_WEIGHT: &str = "io.bfq.weight";
 
 macro_rules! limits {
     ($($(#[$doc:meta])* $key:ident = $word:literal [$($field:ident)?] $unit:ident $kind:ident $resource:ident
        $holder:expr $(=> $measure:ident)?;)*) => {
-        /// One limit. The words of `[limits]`, and those of two limits that follow from others.
+        /// The key of one limit: the words of `[limits]`, and two limits that follow from others.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum LimitKey { $(#[doc = $word] $(#[$doc])* $key,)* }
 
         impl LimitKey {
-            /// All of them.
+            /// All keys.
             pub const ALL: [Self; [$($word),*].len()] = [$(Self::$key),*];
 
-            /// The word that configuration and reports use.
+            /// The word in configuration and reports.
             #[must_use]
             pub const fn word(self) -> &'static str {
                 match self { $(Self::$key => $word,)* }
             }
 
-            /// What its number counts.
+            /// The unit of the limit's number.
             #[must_use]
             pub const fn unit(self) -> LimitUnit {
                 match self { $(Self::$key => LimitUnit::$unit,)* }
             }
 
-            /// How it bounds.
+            /// The way in which the limit bounds use.
             #[must_use]
             pub const fn kind(self) -> LimitKind {
                 match self { $(Self::$key => LimitKind::$kind,)* }
             }
 
-            /// What it limits: what `require` lists.
+            /// The resource that it limits, as in `require`.
             #[must_use]
             pub const fn resource(self) -> Resource {
                 match self { $(Self::$key => Resource::$resource,)* }
             }
 
-            /// What holds it.
+            /// The part of the system that enforces it.
             #[must_use]
             pub const fn holder(self) -> Holder {
                 match self { $(Self::$key => $holder,)* }
             }
 
-            /// What the history measures of what it bounds.
+            /// The measure of the history that it bounds, if there is one.
             #[must_use]
             pub fn measure(self) -> Option<Measure> {
                 match self { $($(Self::$key => Some(Measure::$measure),)?)* _ => None }
@@ -124,10 +124,10 @@ macro_rules! limits {
         }
 
         impl Limits {
-            /// The value of a limit; `None` for one that follows from others.
+            /// The value of a limit; `None` for a limit that follows from others.
             #[must_use]
             pub fn value(&self, key: LimitKey) -> Option<LimitValue> {
-                // Without `..`: a field that has no row does not compile.
+                // The pattern has no `..`, so a field without a row does not compile.
                 let Self { $($($field,)?)* } = *self;
                 match key { $($(LimitKey::$key => Some($field.into()),)?)* _ => None }
             }
@@ -142,9 +142,9 @@ limits! {
     CpuWeight = "cpu_weight" [cpu_weight] Number Weight Cpu group("cpu", Some("cpu.weight"), Some("cpu.shares"));
     Memory = "memory" [memory] Bytes Hard Memory group("memory", Some("memory.max"), Some("memory.limit_in_bytes")) => Memory;
     MemoryHigh = "memory_high" [memory_high] Bytes Soft Memory group("memory", Some("memory.high"), None);
-    /// A part of `memory`: version 1 counts the memory of TCP and UDP sockets separately.
+    /// Version 1 counts the memory of TCP and UDP sockets separately. The limit follows from `memory`.
     MemorySockets = "memory_sockets" [] Bytes Hard Memory group("memory", None, Some("memory.kmem.tcp.limit_in_bytes"));
-    /// Version 1 counts memory and swap together.
+    /// Version 1 limits the sum of memory and swap.
     Swap = "swap" [swap] Bytes Hard Swap group("memory", Some("memory.swap.max"), Some("memory.memsw.limit_in_bytes")) => Swap;
     Tasks = "tasks" [tasks] Number Hard Tasks group("pids", Some("pids.max"), Some("pids.max")) => Tasks;
     IoRead = "io_read" [io_read] Bytes Rate Io device("rbps") => IoRead;
@@ -153,7 +153,7 @@ limits! {
     IopsWrite = "iops_write" [iops_write] Count Rate Io device("wiops") => IopsWrite;
     IoWeight = "io_weight" [io_weight] Number Weight Io group("io", Some("io.weight"), None);
     Disk = "disk" [disk] Bytes SoftHard Disk Holder::Quota => Disk;
-    /// The soft bound of `disk` alone, where the host has none.
+    /// The soft bound of `disk` on a host without soft bounds.
     DiskSoft = "disk_soft" [] Bytes Soft Disk Holder::Quota;
     DiskGrace = "disk_grace" [disk_grace] Seconds Grace Disk Holder::Quota;
     Inodes = "inodes" [inodes] Count SoftHard Inodes Holder::Quota => Inodes;
@@ -169,13 +169,13 @@ limits! {
 }
 
 impl LimitKey {
-    /// The controller of control groups that holds it, if one does.
+    /// The controller that enforces the limit; `None` if no control group does.
     #[must_use]
     pub const fn controller(self) -> Option<&'static str> {
         if let Holder::Group { controller, .. } = self.holder() { Some(controller) } else { None }
     }
 
-    /// Its file in a control group; `None` where that version has none.
+    /// The limit's file in a control group; `None` if this version has none.
     #[must_use]
     pub const fn file(self, hierarchy: Hierarchy) -> Option<&'static str> {
         match (self.holder(), hierarchy) {
@@ -191,21 +191,21 @@ impl LimitKey {
         Self::ALL.into_iter().find(|key| key.holder() == Holder::Sessions(Some(door)))
     }
 
-    /// The limit that is the size of the file system in memory at a path; `None` where the size is no limit.
+    /// The limit that is the size of the tmpfs at a path; `None` for a path without a limit.
     #[must_use]
     pub fn of_tmpfs(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|key| matches!(key.holder(), Holder::Tmpfs(at) if at == path))
     }
 
-    /// The hard bound in the unit of its measure, for sums per second; `None` without a bound or a measure.
+    /// The hard bound in the unit of its measure, for sums per second; `None` without a bound or without a measure.
     #[must_use]
     pub fn bound(self, value: LimitValue) -> Option<(Measure, u64)> {
-        // A share is in thousandths of a per cent of a core; a full core is a million microseconds per second.
+        // A share is in thousandths of a per cent of a core. A full core is a million microseconds per second.
         let factor = if self.unit() == LimitUnit::CpuShare { 10 } else { 1 };
         Some((self.measure()?, value.hard()?.saturating_mul(factor)))
     }
 
-    /// A value of it as the policy writes it: `10G:11G`.
+    /// The text of a value, as in the policy: `10G:11G`.
     #[must_use]
     pub fn in_words(self, value: LimitValue) -> String {
         let number = |number: u64| match self.unit() {
@@ -223,7 +223,7 @@ impl LimitKey {
         }
     }
 
-    /// Parses a value, the reverse of [`Self::in_words`]; `None` when the text is not one.
+    /// Parses a value, the reverse of [`Self::in_words`]; `None` if the text is not a value.
     pub(crate) fn value_of(self, words: &str) -> Option<LimitValue> {
         let number = |text: &str| match self.unit() {
             LimitUnit::CpuShare => text.parse().ok().map(|CpuShare(number)| number),
@@ -251,7 +251,7 @@ impl fmt::Display for LimitKey {
     }
 }
 
-/// A word that names no limit, or words that are no value of it.
+/// The word does not name a limit, or the text is not a value of the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no such limit, or no value of it")]
 pub struct UnknownLimit;
@@ -266,16 +266,16 @@ impl FromStr for LimitKey {
 /// The value of a limit, in the unit of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitValue {
-    /// No bound.
+    /// No limit.
     Unlimited,
-    /// A soft bound and a hard one. A single bound is both.
+    /// A soft and a hard bound. A single bound is both.
     At(SoftHard<u64>),
-    /// For `swap` on version 1 of control groups: swap and memory together.
+    /// The sum of memory and swap: the limit `swap` on version 1 of control groups.
     WithMemory(u64),
 }
 
 impl LimitValue {
-    /// The hard bound, if there is one.
+    /// The hard bound; `None` without a limit.
     #[must_use]
     pub fn hard(self) -> Option<u64> {
         match self {

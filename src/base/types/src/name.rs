@@ -1,19 +1,19 @@
 //! Names of tenants, plans, images, services and logins.
 //!
-//! A name becomes a directory, a control group and a line of a `passwd` file, so its grammar is the strictest of
-//! the three: it can hold neither a path separator nor a separator of a text format, and never starts with `-`.
+//! A name becomes a directory, a control group and a field of a `passwd` file. So its grammar is the strictest of the
+//! three: it contains neither a path separator nor a separator of a text format, and never starts with `-`.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The longest name in bytes: `LOGIN_NAME_MAX` minus room for a terminator, as `useradd(8)` enforces.
+/// The maximum length of a name in bytes, as in `useradd(8)`.
 const MAX_LEN: usize = 32;
 
-/// Words that no tenant may be called: they mean the host itself or a word of the command line.
+/// Words that no tenant may have as a name. They mean the host, or are words of the command line.
 const RESERVED: &[&str] = &["root", "host", "self", "all", "bailiwick", "inherit", "unlimited", "nobody"];
 
-/// Why a text is no name.
+/// Why a text is not a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The text is empty.
@@ -22,7 +22,7 @@ pub enum NameError {
     /// The text is longer than 32 bytes.
     #[error("a name has at most {MAX_LEN} bytes, this one has {len}")]
     TooLong {
-        /// Its length in bytes.
+        /// The length in bytes.
         len: usize,
     },
     /// The first character is not a lower-case letter or `_`.
@@ -120,17 +120,17 @@ macro_rules! name {
 }
 
 name!(
-    /// The name of a tenant: also the stem of its file, its directory and its control group.
+    /// The name of a tenant. Its file, its directory and its control group have the same name.
     TenantName,
     RESERVED
 );
 name!(
-    /// The name of a plan: also the stem of its file.
+    /// The name of a plan. Its file has the same name.
     PlanName,
     &["inherit", "unlimited"]
 );
 name!(
-    /// The name of an image; `host` is built in.
+    /// The name of an image. The image `host` is built in.
     ImageName,
     &["inherit", "unlimited"]
 );
@@ -145,12 +145,12 @@ name!(
     &["inherit", "unlimited"]
 );
 name!(
-    /// The name of the tenant's own user inside the jail; `root` is always there and needs no naming.
+    /// The name of the tenant's own user inside the jail. The user `root` always exists.
     LoginName,
     &["root", "nobody", "inherit", "unlimited"]
 );
 name!(
-    /// The name of a tenant's login for FTP; the server is told `NAME@TENANT`.
+    /// The name of a tenant's login for FTP. A client sends `NAME@TENANT` to the server.
     FtpName,
     &["inherit", "unlimited"]
 );

@@ -1,36 +1,36 @@
-//! Sizes, counts, shares of a processor and durations, with the units that an operator writes.
+//! Sizes, counts, shares of a processor and durations, with the units that operators write.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Why a text is no quantity. The text itself is in the diagnostic that quotes its place.
+/// Why a text is not a quantity. The diagnostic around this error quotes the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseQuantityError {
     /// There is no number.
     #[error("expected a number with a unit, such as {example:?}")]
     NoNumber {
-        /// A value that would be accepted.
+        /// An accepted value.
         example: &'static str,
     },
-    /// The unit is not one of this kind of quantity.
+    /// This kind of quantity does not have the unit.
     #[error("unknown unit {unit:?}; use {units}")]
     Unit {
-        /// The unit that was found.
+        /// The unknown unit.
         unit: String,
-        /// The units that are accepted.
+        /// The accepted units.
         units: &'static str,
     },
-    /// The value does not fit.
+    /// The value is too large.
     #[error("the value is too large")]
     TooLarge,
-    /// The value has a fraction where none is possible.
+    /// The value has a fraction, which this quantity does not allow.
     #[error("a fraction is not possible here; write a whole number with a smaller unit")]
     Fraction,
 }
 
-/// Splits `"12.5M"` into digits, fraction digits and unit.
+/// Splits `"12.5M"` into the number before the point, the digits after it, and the unit.
 fn split<'a>(text: &'a str, example: &'static str) -> Result<(u64, Option<&'a str>, &'a str), ParseQuantityError> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (whole, rest) = text.split_at(digits);
@@ -75,7 +75,7 @@ macro_rules! scaled {
         }
 
         impl fmt::Display for $name {
-            /// The shortest form that parses to the same value.
+            /// The shortest text that parses to the same value.
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let units: &[(&str, u64)] = &[$(($letter, $factor)),*];
                 for (letter, factor) in units.iter().rev() {
@@ -90,12 +90,13 @@ macro_rules! scaled {
 }
 
 scaled!(
-    /// A number of bytes; units are 1024-based: `"512M"` is 536,870,912.
+    /// A number of bytes. Units are powers of 1024: `"512M"` is 536,870,912.
     ByteSize, "512M", "K, M, G or T (1024-based)",
     [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("T", 1 << 40)]
 );
 scaled!(
-    /// A number of things (inodes, operations a second); units are 1000-based as in `setquota(8)`: `"200k"` is 200,000.
+    /// A number of inodes or of operations per second. Units are powers of 1000, as in `setquota(8)`: `"200k"` is
+    /// 200,000.
     Count, "200k", "k or m (1000-based)",
     [("k", 1_000), ("m", 1_000_000)]
 );
@@ -106,13 +107,13 @@ scaled!(
 pub struct CpuShare(pub u64);
 
 impl CpuShare {
-    /// How many microseconds of processor time this is in a period of `period_us`, rounded to the nearest.
+    /// The processor time of this share in a period of `period_us`, in microseconds, rounded to the nearest.
     #[must_use]
     pub fn quota_us(self, period_us: u64) -> u64 {
         (self.0.saturating_mul(period_us)).saturating_add(50_000) / 100_000
     }
 
-    /// As a number of cores with as many decimals as it needs: `"150%"` is `1.5`.
+    /// The share as a number of cores, with the decimals that it needs: `"150%"` is `1.5`.
     #[must_use]
     pub fn cores(self) -> String {
         let text = format!("{}.{:05}", self.0 / 100_000, self.0 % 100_000);
@@ -155,13 +156,13 @@ impl fmt::Display for CpuShare {
     }
 }
 
-/// A length of time in whole seconds: `"5m"`, `"7d"`, `"1h30m"`.
+/// A duration in whole seconds: `"5m"`, `"7d"`, `"1h30m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Period(pub u64);
 
 impl Period {
-    /// As a duration.
+    /// The period as a [`Duration`].
     #[must_use]
     pub fn duration(self) -> Duration {
         Duration::from_secs(self.0)
@@ -187,7 +188,8 @@ impl FromStr for Period {
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Own units rather than humantime's: its months and years are averages and do not read as written.
+        // This does not use the units of humantime: its months and years are averages, so a value would not display as
+        // it was written.
         let mut rest = self.0;
         let mut text = String::new();
         for (letter, seconds) in [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)] {

@@ -1,69 +1,69 @@
-//! What `plan`, `audit` and `doctor` report. The serialised names are documented and stable.
+//! The reports of `plan`, `audit` and `doctor`. Their serialised names are documented and stable.
 
 use crate::{LimitKey, LimitKind, LimitValue, Moment, Resource, TenantName, TimerName, UnknownLimit};
 use serde::{Deserialize, Serialize};
 
-/// One difference between declared and actual.
+/// A difference between the declared and the actual state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantName,
-    /// What differs: `state`, `limits.memory`, `profile`, ...
+    /// The name of the part that differs: `state`, `limits.memory`, `profile`, ...
     pub what: String,
-    /// As it is.
+    /// The actual value.
     pub actual: String,
-    /// As it is declared.
+    /// The declared value.
     pub declared: String,
-    /// What removes the difference.
+    /// The action that removes the difference.
     pub action: Action,
 }
 
-/// What removes a difference.
+/// The action that removes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
-    /// The jail is started.
+    /// Start the jail.
     Start,
-    /// The jail is stopped.
+    /// Stop the jail.
     Stop,
-    /// The jail is stopped and started anew.
+    /// Stop the jail and start it again.
     Restart,
-    /// A limit is written to the running jail.
+    /// Write a limit to the running jail.
     Live,
-    /// The record of its host user is made or removed.
+    /// Make or remove the record of the host user.
     HostUser,
-    /// Nothing happens automatically. An operator must act.
+    /// No automatic action exists. An operator must act.
     None,
 }
 
-/// How a tenant is, in one word.
+/// The state of a tenant in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TenantState {
     /// The jail runs.
     Running,
-    /// The jail runs and is frozen.
+    /// The jail runs, and its processes are frozen.
     Frozen,
-    /// Declared active, and down.
+    /// The tenant is declared active, and its jail is down.
     Down,
-    /// An operator stopped it.
+    /// An operator stopped the jail.
     Stopped,
-    /// Declared suspended.
+    /// The tenant is declared suspended, and its jail is down.
     Suspended,
     /// The jail of a suspended tenant runs, read-only, for the doors that stay open.
     SuspendedReadOnly,
-    /// Its jail is on its way out: asked to end or killed, and not gone yet.
+    /// The jail is ending: its init was asked to end or was killed, and some processes are not gone yet.
     Clearing,
-    /// The jail runs, and its init does not answer.
+    /// The jail runs, but its init does not answer.
     Unresponsive,
-    /// Its file is gone, its data is not.
+    /// No file declares the tenant, but its data still exists.
     Deleted,
-    /// It is down, its file has errors, and nothing is known from before.
+    /// The jail is down. The tenant's file has errors, and no earlier declaration is known.
     Invalid,
 }
 
 impl TenantState {
-    /// The word.
+    /// The word in reports.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -85,9 +85,9 @@ impl TenantState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// Worth knowing.
+    /// The operator should know it.
     Notice,
-    /// A limit or wall is not as declared.
+    /// A limit or a wall is not as declared.
     Warning,
     /// A wall is down.
     Critical,
@@ -96,15 +96,15 @@ pub enum Severity {
 /// One result of an audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// `BW` and three digits. An id is never reused for another meaning.
+    /// The id: `BW` and three digits. An id is never reused with another meaning.
     pub id: String,
-    /// How severe.
+    /// Its severity.
     pub severity: Severity,
-    /// Whose; `None` for the host.
+    /// The tenant; `None` for the host.
     pub tenant: Option<TenantName>,
-    /// What was read, and where it was read.
+    /// What was read, and where.
     pub evidence: String,
-    /// What to do about it.
+    /// What an operator can do about it.
     pub remedy: String,
 }
 
@@ -112,40 +112,40 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// As declared, according to the kernel.
+    /// The kernel enforces it as declared.
     Enforced,
-    /// The tenant has no jail at present.
+    /// The tenant has no jail now.
     Down,
-    /// Declared, but this host cannot enforce it and the policy does not require it.
+    /// This host cannot enforce it, and the policy does not require it.
     Nominal,
-    /// Not as declared.
+    /// It is not as declared.
     Drift,
     /// A wall is down.
     Breached,
 }
 
-/// One limit in an audit. A message has its values as words.
+/// One limit in an audit. A message has its values as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "LimitReportText", try_from = "LimitReportText")]
 pub struct LimitReport {
-    /// Which limit.
+    /// The limit.
     pub key: LimitKey,
-    /// As the policy has it.
+    /// The value that the policy declares.
     pub declared: LimitValue,
-    /// As the kernel has it.
+    /// The value that the kernel enforces.
     pub enforced: Option<LimitValue>,
-    /// In use, in the kernel's unit.
+    /// The use, in the kernel's unit.
     pub used: Option<u64>,
-    /// The most that was in use.
+    /// The highest use.
     pub peak: Option<u64>,
-    /// How often it was hit.
+    /// The number of times that the limit was hit.
     pub faults: Option<u64>,
-    /// The judgement.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
 impl LimitReport {
-    /// What is free, in the unit of what is used. `None` for a rate, whose use has no comparable unit.
+    /// The unused amount, in the unit of the use. `None` for a rate, because its use has another unit.
     #[must_use]
     pub fn headroom(&self) -> Option<u64> {
         let used = self.used.filter(|_| self.key.kind() != LimitKind::Rate)?;
@@ -153,7 +153,7 @@ impl LimitReport {
     }
 }
 
-/// A [`LimitReport`] in a message.
+/// A [`LimitReport`] as text in a message.
 #[derive(Serialize, Deserialize)]
 struct LimitReportText {
     resource: LimitKey,
@@ -188,117 +188,119 @@ impl TryFrom<LimitReportText> for LimitReport {
 /// A timer of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimerReport {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantName,
-    /// Its name.
+    /// The timer's name.
     pub timer: TimerName,
-    /// Its schedule, as declared.
+    /// The declared schedule.
     pub schedule: String,
-    /// Its command, cut short.
+    /// The command, cut to a short text.
     pub command: String,
-    /// When it runs next; `None` when it does not run, because the tenant is suspended or its door `cron` is closed.
+    /// The time of the next run; `None` if the timer does not run, because the tenant is suspended or its door `cron`
+    /// is closed.
     pub next: Option<Moment>,
-    /// Whether it does not run because the tenant's door `cron` is closed.
+    /// Whether the timer does not run because the tenant's door `cron` is closed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub door_closed: bool,
-    /// The last run that is known.
+    /// The last known run.
     pub last: Option<TimerRun>,
 }
 
 /// One run of a timer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimerRun {
-    /// When.
+    /// When it started.
     pub begun: Moment,
-    /// When it ended; `None` while it runs, or when its end was missed.
+    /// When it ended; `None` while it runs, or if its end was missed.
     pub ended: Option<Moment>,
-    /// Its exit status, 128 plus the number for a signal; `None` when unknown.
+    /// The exit status, or 128 plus the number of the signal; `None` if it is not known.
     pub status: Option<u8>,
-    /// Why it did not run.
+    /// The reason if it was refused.
     pub refused: Option<String>,
 }
 
 /// The sessions of a tenant, as `bailiwickd` counts them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SessionCount {
-    /// Now.
+    /// The number of sessions now.
     pub now: u64,
-    /// The most at the same time since `bailiwickd` started.
+    /// The highest number at the same time since `bailiwickd` started.
     pub most: u64,
-    /// Refusals at the limit since then.
+    /// The number of sessions that the limit refused since then.
     pub refused: u64,
 }
 
 /// One wall in an audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WallReport {
-    /// `namespaces`, `id-maps`, `mounts`, `masks`, `capabilities`, `seccomp`, `landlock`, `no-new-privs`, `membership`.
+    /// The name of the wall: `namespaces`, `id-maps`, `mounts`, `masks`, `capabilities`, `seccomp`, `landlock`,
+    /// `no-new-privs`, `membership`.
     pub wall: String,
     /// What was read.
     pub evidence: String,
-    /// The judgement.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
-/// The result of an attempt inside a jail at something that must fail there.
+/// One attempt inside a jail at something that must fail, and its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReport {
-    /// What was tried: `call mount`, `write /proc/sysrq-trigger`, ...
+    /// The attempt: `call mount`, `write /proc/sysrq-trigger`, ...
     pub attempt: String,
     /// The expected result.
     pub expected: String,
-    /// The result, as a process inside reported it.
+    /// The actual result, as a process inside reported it.
     pub told: String,
-    /// The judgement.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
 /// One tenant in an audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantReport {
-    /// Whose.
+    /// The tenant.
     pub name: TenantName,
-    /// The worst of all below.
+    /// The worst verdict of all parts.
     pub verdict: Verdict,
-    /// Each wall.
+    /// The walls.
     pub walls: Vec<WallReport>,
-    /// Each limit.
+    /// The limits.
     #[serde(deserialize_with = "crate::known_items")]
     pub limits: Vec<LimitReport>,
-    /// Each attempt; empty when the audit made none.
+    /// The attempts; empty if the audit made none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeReport>,
-    /// What is wrong.
+    /// The findings.
     pub findings: Vec<Finding>,
 }
 
 /// A whole audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReport {
-    /// Each tenant asked for.
+    /// The tenants that the audit was asked for.
     pub tenants: Vec<TenantReport>,
     /// The host.
     pub host: HostReport,
 }
 
-/// What the host can enforce.
+/// The features of the host that walls and limits need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
-    /// Release of the kernel.
+    /// The release of the kernel.
     pub kernel: String,
-    /// Feature by feature.
+    /// The features.
     pub features: Vec<FeatureReport>,
 }
 
-/// How a feature of the host stands.
+/// Whether a feature of the host works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FeatureState {
-    /// Works, and was tried or read.
+    /// It works: it was read or tried.
     Works,
-    /// Works in part: some limit or wall is only nominal.
+    /// It works in part: some limit or wall is only nominal.
     Limited,
-    /// Missing, and tenants that require it are refused.
+    /// It is missing. Tenants that require it are refused.
     Missing,
 }
 
@@ -307,16 +309,17 @@ pub enum FeatureState {
 pub struct FeatureReport {
     /// Its name.
     pub feature: String,
-    /// How it stands.
+    /// Whether it works.
     pub state: FeatureState,
     /// What was read or tried.
     pub evidence: String,
-    /// What to do when it does not work; empty when it does.
+    /// What an operator can do; empty if the feature works.
     pub remedy: String,
 }
 
 impl FeatureReport {
-    /// The resource that this feature bounds; `None` for any other feature. The feature of a resource has its word as its name.
+    /// The resource that this feature limits; `None` for any other feature. Such a feature has the word of its resource
+    /// as its name.
     #[must_use]
     pub fn resource(&self) -> Option<Resource> {
         self.feature.parse().ok()

@@ -1,20 +1,20 @@
-//! When a timer is due: calendar events as systemd writes them (`systemd.time(7)`) and the five fields of `crontab(5)`, in one
-//! form. Pure arithmetic on the wall clock: the caller turns a time of day into a moment.
+//! The schedules of timers. One type has the calendar events of systemd (`systemd.time(7)`) and the five fields of
+//! `crontab(5)`. Pure arithmetic on the wall clock: the caller converts between times of day and moments.
 
 use serde::Serialize;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-/// The longest text that is accepted.
+/// The length of the longest accepted text, in bytes.
 const MAX_TEXT: usize = 200;
 /// The years that a schedule can name.
 const YEARS: RangeInclusive<u32> = 1970..=2199;
-/// How many days are searched: 29 February falls on each day of the week within 40 years.
+/// The number of days that a search covers: 29 February falls on each day of the week within 40 years.
 const FAR: u32 = 41 * 366;
 const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-/// Words for whole expressions, and what they stand for. crontab(5) has them with an `@`.
+/// Words for whole expressions, and their meanings. crontab(5) has them with an `@`.
 const WORDS: [(&str, &str); 10] = [
     ("minutely", "*-*-* *:*:00"),
     ("hourly", "*-*-* *:00:00"),
@@ -33,30 +33,30 @@ const REBOOT: &str = "@reboot";
 /// A date and a time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallTime {
-    /// Of the common era.
+    /// The year of the common era.
     pub year: u32,
-    /// From 1.
+    /// The month, from 1.
     pub month: u32,
-    /// From 1.
+    /// The day of the month, from 1.
     pub day: u32,
-    /// From 0.
+    /// The hour, from 0.
     pub hour: u32,
-    /// From 0.
+    /// The minute, from 0.
     pub minute: u32,
-    /// From 0 to 59.
+    /// The second, from 0 to 59.
     pub second: u32,
 }
 
 /// The clock that a schedule follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Clock {
-    /// The host's.
+    /// The host's local time.
     Local,
-    /// Universal time.
+    /// UTC.
     Utc,
 }
 
-/// Numbers up to 63, one bit each.
+/// A set of numbers from 0 to 63, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Set(u64);
 
@@ -71,33 +71,33 @@ impl Set {
         self.0 & (1 << number) != 0
     }
 
-    /// The smallest member that is not below a number.
+    /// The smallest member that is at least `number`.
     fn from(self, number: u32) -> Option<u32> {
         let rest = if number > 63 { 0 } else { self.0 >> number << number };
         (rest != 0).then(|| rest.trailing_zeros())
     }
 }
 
-/// How the day of the month and the day of the week combine.
+/// How the day of the month and the day of the week are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum DayRule {
-    /// Both must fit.
+    /// Both must match.
     Both,
-    /// One is enough: crontab(5), when both are written.
+    /// One match is enough: the rule of crontab(5) if both fields are restricted.
     Either,
 }
 
-/// When a timer is due. It displays as the text that it was parsed from.
+/// A schedule. It displays as the text that it was parsed from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(into = "String")]
 pub struct Schedule {
     text: String,
     clock: Clock,
-    /// `None` for any.
+    /// `None` is every year.
     years: Option<Vec<u32>>,
     months: Set,
     days: Set,
-    /// Counted from the end of the month, 1 is the last.
+    /// Days counted from the end of the month; 1 is the last day.
     last_days: Set,
     /// Monday is 0.
     weekdays: Set,
@@ -107,35 +107,35 @@ pub struct Schedule {
     seconds: Set,
 }
 
-/// When something runs. It displays as the text that it was parsed from.
+/// When a job runs. It displays as the text that it was parsed from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(into = "String")]
 pub enum When {
-    /// At times.
+    /// At the times of a schedule.
     At(Schedule),
     /// At each start of the jail: `@reboot`.
     Start,
 }
 
-/// Why a text is no schedule.
+/// Why a text is not a schedule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
-    /// It is neither of the two.
+    /// It has neither the form of systemd nor that of cron.
     #[error(
         "this is neither a calendar event of systemd such as \"*-*-* 03:15\" nor five fields of cron such as \"15 3 * * *\", nor a word such as \"@daily\" or \"@reboot\""
     )]
     Shape,
-    /// A part of it.
+    /// A part is wrong.
     #[error("{what} {text:?} is none: {why}")]
     Part {
-        /// Which.
+        /// The name of the part.
         what: &'static str,
-        /// As it stands there.
+        /// The text of the part.
         text: String,
-        /// What it should be.
+        /// The reason.
         why: &'static str,
     },
-    /// It can never come.
+    /// No day ever matches it.
     #[error("there is no such day in any year")]
     Never,
 }
@@ -218,19 +218,19 @@ impl Schedule {
         }
     }
 
-    /// As it was written.
+    /// The text that it was parsed from.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Which clock it means.
+    /// The clock that the schedule follows.
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// The next time after another; `None` when there is none in forty years.
+    /// The next time after `time`; `None` if there is none within forty years.
     #[must_use]
     pub fn after(&self, time: WallTime) -> Option<WallTime> {
         self.at_or_after(next_second(time))
@@ -265,7 +265,7 @@ impl Schedule {
         }
     }
 
-    /// The first time of a day that is not before the one given.
+    /// The first time of the day that is not before `time`, as hour, minute and second.
     fn time_from(&self, time: WallTime) -> Option<(u32, u32, u32)> {
         let mut hour = self.hours.from(time.hour)?;
         loop {
@@ -296,11 +296,11 @@ fn days_of(year: u32, month: u32) -> u32 {
     }
 }
 
-/// Monday is 0 (Zeller's congruence).
+/// The day of the week by Zeller's congruence; Monday is 0.
 fn weekday(year: u32, month: u32, day: u32) -> u32 {
     let (year, month) = if month < 3 { (year - 1, month + 12) } else { (year, month) };
     let (century, year) = (year / 100, year % 100);
-    // Saturday is 0 there.
+    // In the congruence Saturday is 0.
     (day + 13 * (month + 1) / 5 + year + year / 4 + century / 4 + 5 * century + 5) % 7
 }
 
@@ -325,7 +325,7 @@ fn next_second(time: WallTime) -> WallTime {
     }
 }
 
-/// A field: what it is called, which numbers it may have, and names for some.
+/// A field of a schedule: its name, its range, and the names of some numbers.
 struct Field {
     what: &'static str,
     range: RangeInclusive<u32>,
@@ -356,7 +356,7 @@ impl Field {
         step.ok_or_else(|| self.wrong(text, "a step is a number from 1 on"))
     }
 
-    /// Numbers of a list, each a number, a range, or either with a step. `between` stands between the ends of a range.
+    /// Parses a list of numbers and ranges, each with or without a step. `between` separates the ends of a range.
     fn list(&self, text: &str, between: &str) -> Result<Vec<u32>, ScheduleError> {
         let mut numbers = Vec::new();
         for part in text.split(',') {
@@ -366,7 +366,7 @@ impl Field {
             };
             let (first, last) = match values.split_once(between) {
                 Some((first, last)) => (self.number(first)?, self.number(last)?),
-                // With a step it goes on to the end.
+                // A number with a step is a range up to the end.
                 None => {
                     let first = self.number(values)?;
                     (first, if step.is_some() { *self.range.end() } else { first })
@@ -380,7 +380,7 @@ impl Field {
         Ok(numbers)
     }
 
-    /// The same as a set; `*` is all.
+    /// Parses a list as a set; `*` is the whole range.
     fn set(&self, text: &str, between: &str) -> Result<Set, ScheduleError> {
         if text == "*" {
             return Ok(Set::of(self.range.clone()));
@@ -389,7 +389,7 @@ impl Field {
     }
 }
 
-/// Days of the week may be written out.
+/// The full names of the days of the week.
 const LONG: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 const MINUTE: Field = Field::new("the minute", 0..=59);
 const SECOND: Field = Field::new("the second", 0..=59);
@@ -429,12 +429,12 @@ fn calendar(words: &[&str]) -> Result<Schedule, ScheduleError> {
     if rest.is_empty() { Ok(schedule) } else { Err(ScheduleError::Shape) }
 }
 
-/// Names and ranges of them; no numbers.
+/// Parses names of days and ranges of them. Numbers are not accepted.
 fn week(text: &str) -> Result<Set, ScheduleError> {
     let text = text.trim_end_matches(',');
     let mut days = 0;
     for part in text.split(',') {
-        // Older versions wrote `-`.
+        // Older versions of systemd used `-`.
         let ends = part.split_once("..").or_else(|| part.split_once('-'));
         let (first, last) = ends.unwrap_or((part, part));
         if first.starts_with(|first: char| first.is_ascii_digit()) {
@@ -503,7 +503,7 @@ fn read_time(schedule: &mut Schedule, text: &str) -> Result<(), ScheduleError> {
 /// `MINUTE HOUR DAY MONTH DAY-OF-WEEK`.
 fn cron([minute, hour, day, month, weekday]: [&str; 5]) -> Result<Schedule, ScheduleError> {
     const MONTH_NAMED: Field = Field { what: "the month", range: 1..=12, names: &MONTHS };
-    // From Sunday, which is 0 and 7.
+    // The week of cron starts with Sunday, which is 0 and 7.
     const NAMES: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
     const WEEK: Field = Field { what: "the day of the week", range: 0..=7, names: &NAMES };
     let set = |field: &Field, text: &str| -> Result<Set, ScheduleError> {
@@ -523,7 +523,7 @@ fn cron([minute, hour, day, month, weekday]: [&str; 5]) -> Result<Schedule, Sche
         Ok(Set(bits))
     };
     let week = set(&WEEK, weekday)?;
-    // Sunday moves to the end, its place in a week that starts on Monday.
+    // Sunday moves to the end, its place in a week that starts with Monday.
     let weekdays = (0..=7).filter(|number| week.has(*number)).fold(0, |bits, number| bits | 1 << ((number + 6) % 7));
     let either = !day.starts_with('*') && !weekday.starts_with('*');
     Ok(Schedule {
@@ -560,7 +560,7 @@ mod tests {
 
     #[test]
     fn calendar_events() {
-        // As `systemd-analyze calendar --base-time="2026-11-23 17:18:04"` has them. It was a Monday.
+        // The results of `systemd-analyze calendar --base-time="2026-11-23 17:18:04"`, which was a Monday.
         for (schedule, golden) in [
             ("daily", "2026-11-24 00:00:00"),
             ("hourly", "2026-11-23 18:00:00"),

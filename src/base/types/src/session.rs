@@ -1,16 +1,16 @@
-//! Sessions: who is in, by which door, from where, since when.
+//! Sessions: tenant, door, client and start of each.
 
 use crate::{Door, Moment, TenantName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of a session: eight hexadecimal digits, the same over a restart of `bailiwickd`.
+/// The id of a session: eight hexadecimal digits. It stays the same when `bailiwickd` restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SessionId(pub u32);
 
-/// A text that names no session.
+/// The text is not the id of a session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{}\" names no session; `bailiwick sessions` lists them by names such as \"0f3a91c7\"", .0.escape_debug())]
 pub struct SessionIdError(String);
@@ -45,32 +45,34 @@ impl From<SessionId> for String {
     }
 }
 
-/// A session, as `bailiwickd` let it in.
+/// A session that `bailiwickd` has let in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
-    /// Its name.
+    /// Its id.
     pub id: SessionId,
-    /// In whose jail.
+    /// The tenant whose jail it is in.
     pub tenant: TenantName,
-    /// By which door.
+    /// The door.
     pub door: Door,
-    /// The user inside: a name that the policy knows, or a number. For `ftp`: the login; inside it is the login user.
+    /// The user inside: a name that the policy knows, or a number. For `ftp` it is the login's name; the process inside
+    /// runs as the login user.
     pub user: String,
-    /// The client's address, as reported by sshd or the FTP server; `None` for a client on this host.
+    /// The client's address, as sshd or the FTP server reported it; `None` for a client on this host.
     pub source: Option<String>,
-    /// The public key that opened the door, as in `authorized_keys` but without its comment, as sshd says.
+    /// The public key that opened the door, as sshd reported it: as in `authorized_keys`, without the comment.
     pub key: Option<String>,
-    /// What it runs, cut to [`MAX_COMMAND`] bytes; `None` for a login shell. For `ftp`: the directory that it is locked to, if any.
+    /// The command, cut to [`MAX_COMMAND`] bytes; `None` for a login shell. For `ftp` it is the directory that the
+    /// login is locked to, if any.
     pub command: Option<String>,
-    /// Since when.
+    /// When it started.
     pub since: Moment,
-    /// The client's user on the host. For `ftp`: the user that started the server.
+    /// The client's user id on the host. For `ftp` it is the user that started the server.
     pub uid: u32,
-    /// The client's process, as a pid of the host. For `ftp`: the server's process for this client.
+    /// The client's pid on the host. For `ftp` it is the server's process for this client.
     pub pid: u32,
 }
 
-/// The most of a command that a record keeps.
+/// The limit of bytes of a command in a record.
 pub const MAX_COMMAND: usize = 256;
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Words of a tenant's declaration: profiles and doors, and how its jail holds its storage.
+//! Words of a tenant's declaration: profiles, doors, and a jail's access to the storage.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A word that is not in the table it was looked up in.
+/// The word is not in the table. The field lists the accepted words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected one of {0}")]
 pub struct UnknownWord(pub &'static str);
@@ -19,7 +19,7 @@ macro_rules! words {
         }
 
         impl $name {
-            /// All of them.
+            /// All values.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
             /// The word in configuration and messages.
@@ -51,11 +51,11 @@ words!(
     Profile,
     "web, shell, system",
     [
-        /// Full Landlock file-system domain, `no_new_privs`, tight seccomp filter. The default.
+        /// The default: a full Landlock file-system domain, `no_new_privs`, and a tight seccomp filter.
         Web = "web",
-        /// As `web`, with set-user-id programs working inside.
+        /// The same as `web`, but set-user-id programs work inside.
         Shell = "shell",
-        /// A whole userland that may nest mounts and namespaces; the root is writable.
+        /// A complete userland with a writable root. It may create mounts and namespaces.
         System = "system",
     ]
 );
@@ -80,19 +80,19 @@ words!(
     ]
 );
 
-/// How a jail holds the tenant's storage.
+/// A jail's access to the tenant's storage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
-    /// It can be written. This is the default: records of earlier versions have no such field.
+    /// Read and write. This is the default, because records of earlier versions have no such field.
     #[default]
     ReadWrite,
-    /// It can only be read: the tenant is suspended.
+    /// Read only: the tenant is suspended.
     ReadOnly,
 }
 
 impl Door {
-    /// The doors that may stay open while a tenant is suspended: file transfer works on read-only storage.
+    /// The doors that may stay open while a tenant is suspended. They transfer files, which works on read-only storage.
     pub const OF_THE_SUSPENDED: &'static [Self] = &[Self::Sftp, Self::Ftp];
 }
 

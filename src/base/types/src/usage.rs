@@ -1,4 +1,4 @@
-//! What a tenant used, when: the measures of the history, faults and incidents.
+//! What tenants used: the measures of the history, faults and incidents.
 
 use crate::{LimitKey, Limits, Resource, TenantName};
 use serde::{Deserialize, Serialize};
@@ -6,56 +6,56 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-/// How values of a measure are put together over time.
+/// How the values of a measure in several spans are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// An amount within a span. Two spans together have the sum.
+    /// An amount within a span. The value of two spans is their sum.
     Sum,
-    /// A level at a moment. Two spans together have an average and a peak.
+    /// A level at a moment. The value of two spans is their average, and their peak.
     Level,
 }
 
-/// What a measure counts.
+/// The unit of a measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Microseconds.
     Microseconds,
     /// Bytes.
     Bytes,
-    /// Things.
+    /// A number.
     Count,
 }
 
 macro_rules! measures {
     ($($name:ident = $word:literal $kind:ident $unit:ident, $doc:literal;)*) => {
-        /// One thing that is measured of every tenant.
+        /// A measure that is recorded for every tenant.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Measure { $(#[doc = $doc] $name,)* }
 
         impl Measure {
-            /// All measures, in the order of storage and display. A new measure goes last.
+            /// All measures, in the order of storage and display. A new measure must be the last.
             pub const ALL: [Self; [$($word),*].len()] = [$(Self::$name),*];
 
-            /// The word that commands and reports use.
+            /// The word in commands and reports.
             #[must_use]
             pub fn word(self) -> &'static str {
                 match self { $(Self::$name => $word,)* }
             }
 
-            /// How its values are put together.
+            /// How its values are combined.
             #[must_use]
             pub fn kind(self) -> Kind {
                 match self { $(Self::$name => Kind::$kind,)* }
             }
 
-            /// What it counts.
+            /// Its unit.
             #[must_use]
             pub fn unit(self) -> Unit {
                 match self { $(Self::$name => Unit::$unit,)* }
             }
 
-            /// What it is, in a sentence.
+            /// Its description in one sentence.
             #[must_use]
             pub fn description(self) -> &'static str {
                 match self { $(Self::$name => $doc,)* }
@@ -89,7 +89,7 @@ impl fmt::Display for Measure {
     }
 }
 
-/// A word that names no measure.
+/// The word does not name a measure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no measure {0:?}; one of {all}", all = Measure::ALL.map(Measure::word).join(", "))]
 pub struct UnknownMeasure(String);
@@ -101,21 +101,21 @@ impl FromStr for Measure {
     }
 }
 
-/// Seconds since 1970 by the host's clock.
+/// Seconds since 1970, by the host's clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Moment(pub u64);
 
-/// From one moment until another, which is excluded.
+/// The time from one moment until another, which is excluded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
-    /// The first second inside.
+    /// The first second of the window.
     pub from: Moment,
-    /// The first second after it.
+    /// The first second after the window.
     pub until: Moment,
 }
 
-/// What a tenant used in a span, as far as it was measured. A missing value is unknown, not zero.
+/// The use of a tenant in a span. A missing value was not measured; it is unknown, not zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Usage(pub BTreeMap<Measure, u64>);
@@ -127,68 +127,68 @@ impl Usage {
         Self(LimitKey::ALL.into_iter().filter_map(|key| key.bound(limits.value(key)?)).collect())
     }
 
-    /// One value, if it was measured.
+    /// The value of a measure; `None` if it was not measured.
     #[must_use]
     pub fn get(&self, measure: Measure) -> Option<u64> {
         self.0.get(&measure).copied()
     }
 }
 
-/// What a tenant used in one span of the history.
+/// The use of a tenant in one span of the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
-    /// When the span begins.
+    /// The start of the span.
     pub at: Moment,
-    /// How many seconds of it were measured. Seconds in which the tenant or the daemon was down are missing.
+    /// The number of seconds that were measured. Seconds in which the tenant or `bailiwickd` was down are missing.
     pub seconds: u64,
-    /// Sums, and averages of levels.
+    /// The sums, and the averages of levels.
     pub usage: Usage,
-    /// The highest value of each measure in one minute.
+    /// The highest value of each measure within one minute.
     pub peak: Usage,
 }
 
-/// One tenant over a window.
+/// The use of one tenant in a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantUsage {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantName,
-    /// The window as one span.
+    /// The whole window as one span.
     pub total: Point,
-    /// The limits now, for each measure with a hard one, in the measure's unit; for `cpu`, `io_read` and other sums per second.
+    /// The present hard limits, in the units of their measures; for `cpu`, `io_read` and other sums, per second.
     pub limits: Usage,
-    /// Faults in the window, by the word of the limit.
+    /// The number of faults in the window, by the word of the limit.
     pub faults: BTreeMap<String, u64>,
 }
 
-/// Hits of one limit, counted by the kernel (or, for sessions, by the daemon).
+/// Hits of one limit. The kernel counts them; for sessions, `bailiwickd` does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// When they were seen.
+    /// When the count was read.
     pub at: Moment,
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantName,
     /// The word of the limit: `memory`, `tasks`, `disk`, ...
     pub limit: String,
-    /// How many since the previous reading.
+    /// The number of hits since the previous reading.
     pub count: u64,
 }
 
-/// A run of faults of one kind with gaps under five minutes.
+/// A series of faults of one kind with gaps of less than five minutes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
-    /// Ascending and never reused; 0 for one that is not stored yet.
+    /// Its id. Ids ascend and are never reused; 0 is an incident that is not stored yet.
     pub id: u64,
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantName,
-    /// The word of the limit, or `pressure` and the resource, such as `pressure-io`.
+    /// The word of the limit, or `pressure-` and the resource: `pressure-io`.
     pub kind: String,
-    /// The first fault.
+    /// The time of the first fault.
     pub from: Moment,
-    /// The last fault so far.
+    /// The time of the latest fault.
     pub until: Moment,
-    /// How many faults.
+    /// The number of faults.
     pub faults: u64,
-    /// The evidence from its first moments.
+    /// The evidence of its first moments.
     pub snapshots: Vec<Snapshot>,
 }
 
@@ -197,28 +197,28 @@ pub struct Incident {
 /// Danger: the tenant's processes choose the texts. They are bounded, and must be escaped before display.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// When.
+    /// The moment.
     pub at: Moment,
-    /// What the tenant used since the snapshot before, or in the last minute.
+    /// The use since the previous snapshot, or in the last minute.
     pub usage: Usage,
-    /// The tenant's processes, those with the most memory first.
+    /// The tenant's processes, sorted by memory; the largest comes first.
     pub processes: Vec<ProcessSnapshot>,
-    /// For each resource, how long the tenant waited because of itself and because of others, in microseconds.
+    /// For each resource, how long the tenant waited because of itself and because of others.
     pub pressure: Vec<PressureShare>,
 }
 
 /// A process in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSnapshot {
-    /// Pid on the host.
+    /// Its pid on the host.
     pub pid: u32,
-    /// Pid of its parent.
+    /// The pid of its parent on the host.
     pub parent: u32,
-    /// First 15 bytes of the program's name; chosen by the tenant.
+    /// The first 15 bytes of the program's name, which the tenant chooses.
     pub command: String,
-    /// Resident memory in bytes.
+    /// Its resident memory in bytes.
     pub memory: u64,
-    /// Its largest open files, with their sizes in bytes; names chosen by the tenant.
+    /// Its largest open files: names, which the tenant chooses, and sizes in bytes.
     pub files: Vec<(String, u64)>,
 }
 
@@ -227,14 +227,14 @@ pub struct ProcessSnapshot {
 pub struct PressureShare {
     /// `cpu`, `memory` or `io`.
     pub resource: Resource,
-    /// Microseconds that it waited because of its own limit and use.
+    /// Microseconds of waiting because of its own limit and use.
     pub own: u64,
-    /// Microseconds that it waited because of others.
+    /// Microseconds of waiting because of others.
     pub others: u64,
-    /// The tenant that used the most of the resource meanwhile, when others made this one wait. `None` also for a reader who may not
-    /// know it.
+    /// The tenant that used the most of the resource meanwhile, if others made this tenant wait. It is also `None` for
+    /// a reader who may not know the name.
     pub neighbour: Option<TenantName>,
-    /// Whether the host itself used more of it than any other tenant, when others made this one wait.
+    /// Whether the host itself used more of the resource than any other tenant, if others made this tenant wait.
     #[serde(default)]
     pub host: bool,
 }
@@ -253,7 +253,7 @@ mod tests {
     }
 
     fn serde_word(measure: Measure) -> String {
-        // The variant in snake case is what serde writes.
+        // serde writes the variant in snake case.
         let name = format!("{measure:?}");
         let mut text = String::new();
         for (index, letter) in name.chars().enumerate() {
