@@ -136,7 +136,7 @@ fn job(line: &str, variables: &[(String, String)]) -> Result<CrontabJob, String>
     Ok(CrontabJob { name, when, shell, command, input, variables })
 }
 
-/// The first `words` words, joined with one blank, and the rest of the line.
+/// The first `words` words, joined with single spaces, and the rest of the line.
 fn split(line: &str, words: usize) -> Option<(String, &str)> {
     let mut rest = line;
     let mut front = Vec::new();

@@ -106,7 +106,7 @@ pub enum Resource {
     Disk,
     /// Files on disk.
     Inodes,
-    /// Concurrent entries through doors.
+    /// Concurrent sessions.
     Sessions,
     /// Open descriptors of one process.
     OpenFiles,

@@ -36,7 +36,7 @@ impl Rlimit {
     }
 }
 
-/// The limits of each process of a jail.
+/// The resource limits of each process of a jail.
 #[must_use]
 pub fn rlimits(limits: &Limits) -> Vec<Rlimit> {
     vec![Rlimit::OpenFiles(limits.open_files), Rlimit::NoCore]

@@ -285,7 +285,7 @@ mod tests {
                     for (kind, protocol) in [(1, 262), (1, 256), (1, 132), (2, 115), (2, 136), (1, 17), (2, 6)] {
                         assert_eq!(socket(family, kind, protocol), NO_PROTOCOL);
                     }
-                    // Raw, reliable datagrams, SCTP, DCCP, and the packet socket in disguise.
+                    // Raw, reliable datagrams, SCTP, DCCP, and SOCK_PACKET (10).
                     for kind in [0, 3, 4, 5, 6, 7, 10, 15] {
                         assert_eq!(socket(family, kind, 0), PERMISSION);
                     }
@@ -352,8 +352,8 @@ mod tests {
             ioctl::BTRFS_IOC_DEV_INFO,
             // A number of a later kernel.
             0x94ff,
-            // FSGEOMETRY of three versions, FSCOUNTS, GET_RESBLKS, FSBULKSTAT, BULKSTAT, FD_TO_HANDLE, SWAPEXT, GETBMAPX,
-            // AG_GEOMETRY.
+            // FSGEOMETRY of three versions, FSCOUNTS, GET_RESBLKS, FSBULKSTAT, BULKSTAT, FD_TO_HANDLE, SWAPEXT,
+            // GETBMAPX, AG_GEOMETRY.
             0x8070_5864,
             0x8070_587c,
             0x8100_587e,
@@ -424,7 +424,7 @@ mod tests {
         for option in [64, 65] {
             assert_eq!(call(Profile::System, __NR_setsockopt, &[3, 41, option]), PERMISSION);
         }
-        // IP_TOS, IP_LOCAL_PORT_RANGE; IPV6_RECVTCLASS, IPV6_TCLASS; SO_REUSEPORT and numbers that another level means.
+        // IP_TOS, IP_LOCAL_PORT_RANGE; IPV6_RECVTCLASS, IPV6_TCLASS; SO_REUSEPORT and numbers of another level.
         for (level, option) in [(0, 1), (0, 51), (41, 66), (41, 67), (1, 15), (1, 64), (6, 64), (17, 65)] {
             assert_eq!(call(Profile::System, __NR_setsockopt, &[3, level, option]), Verdict::Allow);
         }
@@ -450,7 +450,8 @@ mod tests {
                 {
                     assert_eq!(set(level, option), PERMISSION, "{level} {option}");
                 }
-                // SO_REUSEADDR, SO_KEEPALIVE, SO_RCVTIMEO, SO_PASSCRED, TCP_NODELAY, IPV6_V6ONLY, IP_TTL's neighbours.
+                // SO_REUSEADDR, SO_KEEPALIVE, SO_RCVTIMEO, SO_PASSCRED, TCP_NODELAY, IPV6_V6ONLY,
+                // IP_PKTINFO, IP_MULTICAST_IF, TCP_LINGER2.
                 for (level, option) in [(1, 2), (1, 9), (1, 20), (1, 16), (6, 1), (41, 26), (0, 8), (0, 32), (6, 8)] {
                     assert_eq!(set(level, option), Verdict::Allow, "{level} {option}");
                 }
