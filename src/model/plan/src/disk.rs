@@ -39,7 +39,7 @@ impl DiskPlan {
         Self { bytes: enforced(bytes), inodes: if soft_too { inodes } else { None }, grace: limits.disk_grace.0 }
     }
 
-    /// The differences between this plan and the kernel's quota. A difference of less than 64 KiB does not count,
+    /// The differences between this plan and the kernel's quota. A difference of up to 64 KiB does not count,
     /// because the kernel may round up to a block of the file system.
     #[must_use]
     pub fn difference(&self, limits: &Limits, fact: &DiskFact) -> Vec<DiskDifference> {
