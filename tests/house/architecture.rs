@@ -2,6 +2,7 @@
 //! lower floors.
 
 mod language;
+mod modules;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -3,20 +3,20 @@
 //! Danger: every local user can connect to the control socket, and hostile tenants are behind the doors. Every wait
 //! here is bounded, and everything that a connection holds is counted.
 //!
-//! A module uses only modules on lines above its own. A test reads this list.
+//! The modules in order. Each uses only modules before it, and a test reads this list:
 //!
-//! ```text
-//! audit_log directory incident own_dir pressure reconcile refusals sync transport
-//! comparison door init_client permission places sessions start_failures warden_link
-//! ftp init_health job warden_client
-//! crontabs policy_store
-//! policy_copies recorder tenants timers
-//! callers ftp_entry inits records session_end
-//! audits reconciler session_entry
-//! init_watch overview timer_runner
-//! services
-//! server
-//! ```
+//! - the ground: `audit_log`, `directory`, `incident`, `own_dir`, `pressure`, `reconcile`, `refusals`, `sync`,
+//!   `transport`
+//! - who asks, and what is open: `comparison`, `door`, `init_client`, `permission`, `places`, `sessions`,
+//!   `start_failures`, `warden_link`
+//! - clients of other programs: `ftp`, `init_health`, `job`, `warden_client`
+//! - the policy: `crontabs`, `policy_store`
+//! - what is kept: `policy_copies`, `recorder`, `tenants`, `timers`
+//! - entries and ends: `callers`, `ftp_entry`, `inits`, `records`, `session_end`
+//! - changes: `audits`, `reconciler`, `session_entry`
+//! - rounds and views: `init_watch`, `overview`, `timer_runner`
+//! - the wiring: `services`
+//! - the socket: `server`
 
 mod audit_log;
 mod audits;
@@ -35,8 +35,6 @@ mod init_health;
 mod init_watch;
 mod inits;
 mod job;
-#[cfg(test)]
-mod order;
 mod overview;
 mod own_dir;
 mod permission;
