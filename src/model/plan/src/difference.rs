@@ -145,6 +145,23 @@ mod tests {
         StorageFacts, WeightPolicy,
     };
 
+    /// A host without controllers and quotas.
+    fn bare_host() -> HostFacts {
+        HostFacts {
+            kernel: "6.18".to_owned(),
+            landlock_abi: 7,
+            controllers: [].into(),
+            root_links: [].into(),
+            host_etc: Vec::new(),
+            unlisted: Vec::new(),
+            storage: StorageFacts {
+                fs_type: "xfs".to_owned(),
+                quota: QuotaFacts::Nothing { why: String::new(), remedy: String::new() },
+                devices: Vec::new(),
+            },
+        }
+    }
+
     /// The rows of `plan` for a tenant with the door `sftp`, as text.
     fn said(state: &str, suspended_doors: &str, runs: Option<Access>, held: bool) -> Vec<String> {
         said_of(state, suspended_doors, runs, held, None)
@@ -172,19 +189,7 @@ mod tests {
         assert_eq!(reading.diagnostics, []);
         let tenant = reading.policy.expect("good").tenants.into_values().next().expect("one");
         assert_eq!(tenant.state == Declared::Active, state == "active");
-        let facts = HostFacts {
-            kernel: "6.18".to_owned(),
-            landlock_abi: 7,
-            controllers: [].into(),
-            root_links: [].into(),
-            host_etc: Vec::new(),
-            unlisted: Vec::new(),
-            storage: StorageFacts {
-                fs_type: "xfs".to_owned(),
-                quota: QuotaFacts::Nothing { why: String::new(), remedy: String::new() },
-                devices: Vec::new(),
-            },
-        };
+        let facts = bare_host();
         let jail = runs.map(|access| {
             let confined = confinement(Profile::System, access);
             JailInForce {
@@ -330,19 +335,7 @@ mod tests {
     #[test]
     fn deleted_and_invalid_tenants_and_host_users() {
         let name: TenantName = "alice".parse().expect("a name");
-        let facts = HostFacts {
-            kernel: "6.18".to_owned(),
-            landlock_abi: 7,
-            controllers: [].into(),
-            root_links: [].into(),
-            host_etc: Vec::new(),
-            unlisted: Vec::new(),
-            storage: StorageFacts {
-                fs_type: "xfs".to_owned(),
-                quota: QuotaFacts::Nothing { why: String::new(), remedy: String::new() },
-                devices: Vec::new(),
-            },
-        };
+        let facts = bare_host();
         let rows = |declaration, actual: Actual| -> Vec<String> {
             let changes = difference(&name, declaration, &actual, None, &facts).into_iter();
             changes.map(|row| format!("{}: {} -> {} ({:?})", row.what, row.actual, row.declared, row.action)).collect()
