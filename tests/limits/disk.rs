@@ -168,6 +168,10 @@ const TRICKS: &[(&str, &str)] = &[
     ("a sparse copy", "cd /var/tmp && head -c 6M /dev/urandom > a && cp --sparse=always a b && rm a"),
 ];
 
+/// What a count may differ by although nobody wrote a file: btrfs charges the nodes of its trees (16 KiB each) as
+/// well, and those become fewer when many names have gone.
+const NODES: u64 = MIB / 2;
+
 #[test]
 fn no_trick_holds_space_that_is_not_charged() {
     let bounded = bounded("disk = \"64M\"");
@@ -184,10 +188,11 @@ fn no_trick_holds_space_that_is_not_charged() {
             assert_eq!(status, 0, "{tenant}: {trick}: {err}");
             let grown = bounded.used(tenant).saturating_sub(before);
             let expected = if *trick == "many directories" { 3 * MIB } else { 6 * MIB };
-            assert!(grown >= expected, "{tenant}: {trick}: only {grown} more");
+            assert!(grown + NODES >= expected, "{tenant}: {trick}: only {grown} more");
         }
         let clean = "rm -rf /home/a /home/deep /home/linked /var/b /var/d* /var/f /var/tmp/a /var/tmp/b; sync";
         bounded.host.inside(tenant, clean);
+        until("what was deleted is given back", || bounded.used(tenant) <= idle + NODES);
         // A deleted file is charged as long as it is open.
         let held = "exec 9<> /home/held; head -c 6M /dev/zero >&9; rm /home/held; sync; cat > /dev/null";
         let mut child = std::process::Command::new(bailiwick_tests::stage().join("bailiwick"))
@@ -197,7 +202,7 @@ fn no_trick_holds_space_that_is_not_charged() {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .expect("runs");
-        until("a file without a name is counted", || bounded.used(tenant) >= idle + 6 * MIB);
+        until("a file without a name is counted", || bounded.used(tenant) + NODES >= idle + 6 * MIB);
         drop(child.stdin.take());
         child.wait().expect("ends");
     }
