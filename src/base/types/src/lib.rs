@@ -18,6 +18,7 @@ mod observed;
 mod quantity;
 mod report;
 mod schedule;
+mod service;
 mod session;
 mod tenant;
 mod usage;
@@ -32,7 +33,7 @@ pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use known_items::known_items;
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use limit_key::{BFQ_WEIGHT, Holder, LimitKey, LimitKind, LimitUnit, LimitValue, UnknownLimit};
-pub use name::{FtpName, ImageName, LoginName, NameError, PlanName, ServiceName, TenantName, TimerName};
+pub use name::{FtpName, ImageName, LoginName, NameError, PlanName, ServiceName, SocketName, TenantName, TimerName};
 pub use observed::{
     DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,
     MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, NotTmpfsSize, Observed, ObservedJail, ProcessFacts, ProcessRank,
@@ -44,6 +45,10 @@ pub use report::{
     SessionCount, Severity, TenantReport, TenantState, TimerReport, TimerRun, Verdict, WallReport,
 };
 pub use schedule::{Clock, Schedule, ScheduleError, WallTime, When};
+pub use service::{
+    MAX_SERVICES, MAX_SOCKETS, NotUnitName, Readiness, Restart, ServiceEnd, ServiceReport, ServiceState, ServiceVerb,
+    StopSignal, UnitName, service_log,
+};
 pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};
 pub use tenant::{Access, Door, Profile, UnknownWord};
 pub use usage::{

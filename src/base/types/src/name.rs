@@ -140,6 +140,11 @@ name!(
     &["inherit", "unlimited"]
 );
 name!(
+    /// The name of a socket of a service. It is unique for the tenant, and its file has the same name.
+    SocketName,
+    &["inherit", "unlimited"]
+);
+name!(
     /// The name of a timer of a tenant.
     TimerName,
     &["inherit", "unlimited"]

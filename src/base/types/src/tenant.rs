@@ -9,11 +9,12 @@ use std::str::FromStr;
 #[error("expected one of {0}")]
 pub struct UnknownWord(pub &'static str);
 
+/// Makes a type of a list of words.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $list:literal, [$($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)?]) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "lowercase")]
+        #[serde(rename_all = "kebab-case")]
         pub enum $name {
             $($(#[$vdoc])* $variant),*
         }
@@ -45,6 +46,8 @@ macro_rules! words {
         }
     };
 }
+
+pub(crate) use words;
 
 words!(
     /// How tightly a jail is confined beyond its namespaces.

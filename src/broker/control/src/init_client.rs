@@ -181,7 +181,12 @@ impl InitClient {
         match init.recv().await? {
             InitReply::Ready => Ok(init),
             InitReply::Refused => Err(InitError::Refused),
-            InitReply::Probed { .. } | InitReply::Crontab(_) | InitReply::Version { .. } => Err(no_answer()),
+            InitReply::Probed { .. }
+            | InitReply::Crontab(_)
+            | InitReply::Version { .. }
+            | InitReply::Ordered
+            | InitReply::NoSuchService
+            | InitReply::Services(_) => Err(no_answer()),
         }
     }
 

@@ -242,6 +242,7 @@ impl Reconciler {
             Verb::Restart => self.restart(name).await,
             Verb::Freeze => self.change(name, WardenRequest::Freeze { tenant: tenant() }, Done::Frozen).await,
             Verb::Thaw => self.change(name, WardenRequest::Thaw { tenant: tenant() }, Done::Thawed).await,
+            Verb::Sleep | Verb::Wake => Err(Failure::of(ExitStatus::Refused, "no tenant sleeps yet")),
         }
     }
 

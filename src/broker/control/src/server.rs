@@ -296,6 +296,10 @@ impl Connection {
                 let (ended, left) = services.session_end.end(permission, &sessions, &tenants, reason).await?;
                 Reply::EndedSessions { ended, left }
             }
+            Request::Services { .. } | Request::ServiceVerb { .. } => {
+                let _ = caller.operator()?;
+                return Err(Failure::of(ExitStatus::Refused, "services are not served yet"));
+            }
             Request::Timers { tenants } => Reply::Timers(services.timer_runner.list(caller.operator()?, &tenants)?),
             Request::Ended { .. } | Request::FtpEntered => return Err(caller.session()),
             Request::Exec(_) | Request::Login(_) | Request::Resume(_) => return Err(Refusal::NoSession.into()),
@@ -416,7 +420,9 @@ mod tests {
     use crate::permission::TenantPermission;
     use bailiwick_proto::WardenReply;
     use bailiwick_proto::control::{Depth, Exec, Login, Verb};
-    use bailiwick_types::{Door, ExitStatus, FtpUser, Moment, SessionId, SessionRecord, TenantName, Window};
+    use bailiwick_types::{
+        Door, ExitStatus, FtpUser, Moment, ServiceVerb, SessionId, SessionRecord, TenantName, Window,
+    };
     use std::collections::{BTreeMap, BTreeSet};
 
     /// Who may make a request.
@@ -463,9 +469,11 @@ mod tests {
             R::Timers { .. } => 25,
             R::Sessions { .. } => 26,
             R::EndSessions { .. } => 27,
+            R::Services { .. } => 28,
+            R::ServiceVerb { .. } => 29,
         }
     }
-    const KINDS: usize = 28;
+    const KINDS: usize = 30;
 
     fn requests() -> Vec<(ControlRequest, May)> {
         use ControlRequest as R;
@@ -522,6 +530,8 @@ mod tests {
             (R::Timers { tenants: own() }, Operators),
             (R::Sessions { tenants: own() }, Operators),
             (R::EndSessions { sessions: Vec::new(), tenants: own(), reason: None }, Operators),
+            (R::Services { tenants: own() }, Operators),
+            (R::ServiceVerb { tenant: alice(), names: Vec::new(), verb: ServiceVerb::Stop }, Operators),
         ]
     }
 

@@ -195,7 +195,14 @@ fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, sessions: &mut Vec<Ses
         }
         Ok((InitRequest::Version, _)) => reply(&connection, InitReply::Version { version: VERSION }),
         Ok((InitRequest::Spawn(spawn), fds)) => sessions.extend(Session::start(&spawn, fds)),
-        Err(_) => {}
+        Ok((
+            InitRequest::Service(_)
+            | InitRequest::KeepServices { .. }
+            | InitRequest::ServiceVerb { .. }
+            | InitRequest::Services,
+            _,
+        ))
+        | Err(_) => {}
     }
 }
 

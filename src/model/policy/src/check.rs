@@ -183,7 +183,7 @@ impl Findings<'_> {
                 problem.hint("rename the tenant or the user: one of them would be taken for the other"),
             );
         }
-        if !tenant.services.is_empty() {
+        if !tenant.settings.services.is_empty() {
             let problem = Problem::new("nothing starts a [[service]] yet");
             self.add(
                 file,

@@ -2,7 +2,7 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::host_etc::is_barred;
-use crate::model::{EtcSettings, Host, Principal, Reserve};
+use crate::model::{EtcSettings, Host, Principal, Reserve, Web};
 use crate::reader::{Report, Section, Span, Table, distinct, expected, line, number, parsed, text};
 use crate::source::Source;
 use bailiwick_types::{ByteSize, IdPool, Period, Resource};
@@ -50,6 +50,7 @@ pub(crate) fn defaults() -> Host {
         user: "bailiwick".to_owned(),
         login_group: "bailiwick-tenants".to_owned(),
         replace_silent_init: Some(Period(300)),
+        web: Web { group: None },
         etc: EtcSettings::default(),
     }
 }

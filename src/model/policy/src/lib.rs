@@ -26,7 +26,8 @@ mod tenants;
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, lines, printable};
 pub use model::{
-    Declared, EtcSettings, FtpLogin, Host, Login, Plan, Policy, Principal, Reserve, Service, Settings, Tenant, Timer,
+    Declared, EtcSettings, FtpLogin, Host, Log, Login, Pass, Plan, Policy, Principal, Reserve, Run, Service,
+    ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
 };
 pub use read::{LastGood, Reading, dump, parse, read, read_host, read_tenant};
 pub use store::{Store, fingerprint};

@@ -1,11 +1,12 @@
 //! The policy after parsing and inheritance. Every setting has a value, so nothing is left to look up.
 
 use bailiwick_types::{
-    Access, ByteSize, Door, FtpName, IdPool, ImageName, Limits, LoginName, PasswordHash, Period, PlanName, Profile,
-    Resource, ServiceName, TenantName, TimerName, When,
+    Access, ByteSize, CpuShare, Door, FtpName, IdPool, ImageName, Limits, LoginName, PasswordHash, Period, PlanName,
+    Profile, Readiness, Resource, Restart, ServiceName, SocketName, StopSignal, TenantName, TimerName, When,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Everything that the files declare.
@@ -42,6 +43,8 @@ pub struct Host {
     pub login_group: String,
     /// How long an init may be silent before its jail is made again; `None` means for ever.
     pub replace_silent_init: Option<Period>,
+    /// The web server of the host.
+    pub web: Web,
     /// The parts of the host's `/etc` that jails see, or do not see, apart from unchanged files of packages.
     pub etc: EtcSettings,
 }
@@ -134,6 +137,10 @@ pub struct Settings {
     pub suspended_doors: BTreeSet<Door>,
     /// The limits.
     pub limits: Limits,
+    /// The long-running programs: those of the plan, then the tenant's own. A tenant's service replaces one of the same name.
+    pub services: Vec<Service>,
+    /// When an idle tenant sleeps; `None` for never.
+    pub sleep: Option<Sleep>,
 }
 
 /// A tenant after inheritance.
@@ -149,8 +156,6 @@ pub struct Tenant {
     pub settings: Settings,
     /// Its user inside, beside root.
     pub login: Login,
-    /// Its long-running programs.
-    pub services: Vec<Service>,
     /// The commands that run at set times, as its login user.
     pub timers: Vec<Timer>,
     /// Its logins for FTP.
@@ -213,11 +218,142 @@ pub struct Timer {
     pub command: Vec<String>,
 }
 
-/// A long-running program.
+/// A long-running program that init supervises.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
     /// The name of the service.
     pub name: ServiceName,
+    /// What runs.
+    pub run: Run,
+    /// The user inside that it runs as.
+    pub user: ServiceUser,
+    /// The working directory, an absolute path inside; the user's home when `None`.
+    pub directory: Option<String>,
+    /// Variables that are added to its clean environment.
+    pub env: BTreeMap<String, String>,
+    /// The services that must be ready before it starts.
+    pub after: BTreeSet<ServiceName>,
+    /// When it is started again.
+    pub restart: Restart,
+    /// How it is asked to end.
+    pub stop: Stop,
+    /// How it says that it is ready.
+    pub ready: Readiness,
+    /// The bounds of its log.
+    pub log: Log,
+    /// Its own limits, inside the tenant's.
+    pub limits: ServiceLimits,
+    /// Its sockets.
+    pub sockets: Vec<ServiceSocket>,
+}
+
+impl Service {
+    /// A service with the default of every other setting.
+    #[must_use]
+    pub fn new(name: ServiceName, run: Run) -> Self {
+        Self {
+            name,
+            run,
+            user: ServiceUser::Login,
+            directory: None,
+            env: BTreeMap::new(),
+            after: BTreeSet::new(),
+            restart: Restart::Always,
+            stop: Stop { signal: StopSignal::Term, within: Period(10) },
+            ready: Readiness::None,
+            log: Log { size: ByteSize(1 << 20), keep: 1 },
+            limits: ServiceLimits::default(),
+            sockets: Vec::new(),
+        }
+    }
+}
+
+/// What a service runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Run {
     /// The program (an absolute path inside the jail) and its arguments.
-    pub command: Vec<String>,
+    Command(Vec<String>),
+    /// Bailiwick's own server of static files, with the directory (an absolute path inside the jail) that it serves.
+    Files(String),
+}
+
+/// The user inside that a service runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceUser {
+    /// The login user.
+    Login,
+    /// Root inside.
+    Root,
+}
+
+/// How a service is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Stop {
+    /// The signal that its main process gets.
+    pub signal: StopSignal,
+    /// How long it may take, before it is killed.
+    pub within: Period,
+}
+
+/// The bounds of a service's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// The size of one file.
+    pub size: ByteSize,
+    /// How many full files are kept beside the current one.
+    pub keep: u32,
+}
+
+/// Limits of one service, inside the tenant's. `None` means only the tenant's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ServiceLimits {
+    /// Memory; above it the kernel kills processes of the service.
+    pub memory: Option<ByteSize>,
+    /// Processes and threads.
+    pub tasks: Option<u64>,
+    /// Processor time, as a share of one core.
+    pub cpu: Option<CpuShare>,
+}
+
+/// A socket of a service, which the host's web server connects to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServiceSocket {
+    /// The name of the socket; unique for the tenant.
+    pub name: SocketName,
+    /// How the service gets its connections.
+    pub pass: Pass,
+    /// The most connections that wait to be accepted (`listen(2)`).
+    pub backlog: u32,
+    /// The most requests at a time; `None` means only the limits of the service.
+    pub entries: Option<u64>,
+}
+
+/// How a service gets the connections of a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pass {
+    /// It inherits the listening socket (`sd_listen_fds(3)`).
+    Fd,
+    /// It is PHP-FPM and inherits the listening socket. The text is the value of `listen` in its configuration.
+    Fpm(String),
+    /// A relay inside connects to this address inside, which the service listens on. `PORT` is set to its port.
+    Relay(SocketAddr),
+}
+
+/// When an idle tenant's jail is frozen and ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Sleep {
+    /// After this long without work its jail is ended.
+    pub after: Period,
+    /// After this long without work its processes are frozen; `None` for never.
+    pub freeze_after: Option<Period>,
+}
+
+/// The web server of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Web {
+    /// The group that may connect to the sockets of tenants' services: a name or a number; `None` when there is no web server.
+    pub group: Option<String>,
 }

@@ -20,6 +20,8 @@ pub(crate) fn defaults() -> Settings {
         doors: BTreeSet::from([Door::Exec]),
         suspended_doors: BTreeSet::new(),
         limits: Limits::default(),
+        services: Vec::new(),
+        sleep: None,
     }
 }
 
@@ -63,6 +65,8 @@ impl Declared {
             doors: self.doors.unwrap_or_else(|| inherited.doors.clone()),
             suspended_doors: self.suspended_doors.unwrap_or_else(|| inherited.suspended_doors.clone()),
             limits,
+            services: inherited.services.clone(),
+            sleep: inherited.sleep,
         }
     }
 }
@@ -80,7 +84,7 @@ fn suspended_door(value: &DeValue<'_>) -> Result<Door, Problem> {
 /// `[limits]` must come after all keys of the top.
 pub(crate) fn write(settings: &Settings) -> (String, String) {
     let list = |doors: &BTreeSet<Door>| doors.iter().map(|door| format!("\"{door}\"")).collect::<Vec<_>>().join(", ");
-    let Settings { image, profile, doors, suspended_doors, limits } = settings;
+    let Settings { image, profile, doors, suspended_doors, limits, services: _, sleep: _ } = settings;
     let (doors, suspended_doors) = (list(doors), list(suspended_doors));
     let top = format!(
         "image = \"{image}\"\nprofile = \"{profile}\"\ndoors = [{doors}]\nsuspended_doors = [{suspended_doors}]\n"

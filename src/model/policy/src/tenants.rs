@@ -2,7 +2,7 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::Folder;
-use crate::model::{Declared, FtpLogin, Login, Service, Settings, Tenant, Timer};
+use crate::model::{Declared, FtpLogin, Login, Run, Service, Settings, Tenant, Timer};
 use crate::plans::{Found, Plans};
 use crate::reader::{Report, Section, Table, expected, line, number, parsed, text};
 use crate::source::Source;
@@ -99,7 +99,7 @@ fn read_top<F: Folder>(
         });
     }
     let plan: Spanned<PlanName> = top.read(report, "plan", parsed)?;
-    let settings: Settings = match plans.find(plan.get_ref()) {
+    let mut settings: Settings = match plans.find(plan.get_ref()) {
         Found::Good(inherited) => declared.apply(report, inherited),
         Found::Bad => return None,
         Found::Missing(problem) => {
@@ -107,7 +107,8 @@ fn read_top<F: Folder>(
             return None;
         }
     };
-    Some(Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, services, timers, ftp })
+    settings.services.extend(services);
+    Some(Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, timers, ftp })
 }
 
 fn read_state(report: &mut Report<'_>, top: &Table<'_, '_>) -> Declared {
@@ -224,7 +225,7 @@ fn read_service(
 ) -> Option<Service> {
     let table = item(report, entry, "service", &SERVICE, 2)?;
     let (name, command) = (read_name(report, &table, "service", names, parsed), read_command(report, &table));
-    Some(Service { name: name?, command: command? })
+    Some(Service::new(name?, Run::Command(command?)))
 }
 
 fn read_timer(report: &mut Report<'_>, entry: &Spanned<DeValue<'_>>, names: &mut BTreeSet<TimerName>) -> Option<Timer> {
@@ -329,7 +330,8 @@ pub(crate) fn write(tenant: &Tenant) -> String {
     text.push_str(&limits);
     let Login { user, ssh_keys } = &tenant.login;
     text.push_str(&format!("\n[login]\nuser = \"{user}\"\nssh_keys = [{}]\n", list(ssh_keys)));
-    for Service { name, command } in &tenant.services {
+    for Service { name, run, .. } in &tenant.settings.services {
+        let Run::Command(command) = run else { continue };
         text.push_str(&format!("\n[[service]]\nname = \"{name}\"\ncommand = [{}]\n", list(command)));
     }
     for Timer { name, schedule, command } in &tenant.timers {

@@ -69,6 +69,9 @@ impl Warden {
             }
             // The reply has descriptors: see `ftp_view`.
             WardenRequest::FtpView { .. } => Err(Failure::of(ExitStatus::Refused, "only root lets an FTP server in")),
+            WardenRequest::ServiceGroups { .. } | WardenRequest::Connections => {
+                Err(Failure::of(ExitStatus::Refused, "services are not served yet"))
+            }
             WardenRequest::Facts => self.facts(),
             WardenRequest::Disks => self.disks(),
             WardenRequest::Evidence { tenant } => self.evidence(&tenant),

@@ -583,6 +583,7 @@ mod tests {
             user: "root".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
             replace_silent_init: None,
+            web: bailiwick_policy::Web { group: None },
             etc: bailiwick_policy::EtcSettings::default(),
         }
     }

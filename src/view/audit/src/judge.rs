@@ -159,6 +159,7 @@ mod tests {
             user: "bailiwick".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
             replace_silent_init: None,
+            web: bailiwick_policy::Web { group: None },
             etc: bailiwick_policy::EtcSettings::default(),
         }
     }
@@ -174,9 +175,10 @@ mod tests {
                 doors: [].into(),
                 suspended_doors: [].into(),
                 limits: Limits { disk: Bound::At("1G".parse().expect("a pair")), ..Limits::default() },
+                services: Vec::new(),
+                sleep: None,
             },
             login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },
-            services: Vec::new(),
             timers: Vec::new(),
             ftp: Vec::new(),
         }

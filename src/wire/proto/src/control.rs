@@ -6,8 +6,8 @@ use crate::{Bytes, Failure};
 pub use bailiwick_types::TenantState;
 use bailiwick_types::{
     AuditReport, Change, Door, ExitStatus, Fault, FtpUser, HostUid, IdRange, ImageName, Incident, LimitReport, Measure,
-    PasswordHash, PlanName, Point, Profile, SessionId, SessionRecord, TenantName, TenantUsage, TimerReport, Usage,
-    Window,
+    PasswordHash, PlanName, Point, Profile, ServiceName, ServiceReport, ServiceVerb, SessionId, SessionRecord,
+    SocketName, TenantName, TenantUsage, TimerReport, Usage, Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -152,6 +152,20 @@ pub enum ControlRequest {
         /// The tenants.
         tenants: Vec<TenantName>,
     },
+    /// List the services of tenants.
+    Services {
+        /// The tenants.
+        tenants: Vec<TenantName>,
+    },
+    /// Start or stop services of a tenant.
+    ServiceVerb {
+        /// The tenant.
+        tenant: TenantName,
+        /// The services; all of the tenant when empty.
+        names: Vec<ServiceName>,
+        /// What to do.
+        verb: ServiceVerb,
+    },
     /// List open sessions.
     Sessions {
         /// The tenants.
@@ -192,6 +206,10 @@ pub enum Verb {
     Freeze,
     /// Thaw the processes of the jail.
     Thaw,
+    /// End the jail until something wakes it.
+    Sleep,
+    /// Start the jail if it sleeps, and thaw it if it was frozen because it was idle.
+    Wake,
 }
 
 /// A command to run in a jail.
@@ -289,6 +307,10 @@ pub enum ControlReply {
     },
     /// To `Timers`, by tenant.
     Timers(Vec<TimerReport>),
+    /// To `Services`, by tenant. Tenants without services are left out.
+    Services(Vec<TenantServices>),
+    /// To `ServiceVerb`: the services that it was done for.
+    ServicesDone(Vec<ServiceName>),
     /// To `Sessions`, by tenant, the oldest first.
     Sessions(Vec<SessionRecord>),
     /// To `EndSessions`.
@@ -429,6 +451,45 @@ pub struct MemoryUse {
     pub used: u64,
     /// Memory that the kernel reclaims before it kills a process, which is mostly page cache.
     pub cache: u64,
+}
+
+/// The services of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantServices {
+    /// The tenant.
+    pub tenant: TenantName,
+    /// The state of the tenant. Its services run only while its jail does.
+    pub state: TenantState,
+    /// The services that its policy declares.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// A declared service, and what init reports of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// The service.
+    pub name: ServiceName,
+    /// What init reports, which is the tenant's word; `None` when the jail is down or init does not answer.
+    pub report: Option<ServiceReport>,
+    /// Its sockets.
+    pub sockets: Vec<SocketStatus>,
+    /// The path of its log inside the jail.
+    pub log: String,
+}
+
+/// A socket of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketStatus {
+    /// The socket.
+    pub name: SocketName,
+    /// Its path on the host.
+    pub path: String,
+    /// The connections that were accepted or wait; `None` when they are not counted.
+    pub connections: Option<u64>,
+    /// The problem of the socket, if there is one.
+    pub problem: Option<String>,
+    /// What init reports of its relay; `None` when it has none.
+    pub relay: Option<ServiceReport>,
 }
 
 /// What was done for one tenant.

@@ -7,7 +7,11 @@
 //! crontab, which is the tenant's text in any case. No reply may decide identity or accounting.
 
 use crate::Bytes;
+use bailiwick_types::{
+    MAX_SERVICES, MAX_SOCKETS, Readiness, Restart, ServiceReport, ServiceVerb, StopSignal, UnitName,
+};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 
 /// A request to init.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,10 +37,74 @@ pub enum InitRequest {
     /// request and closes the connection. A request that a later version adds is sent only to an init that has named that
     /// version.
     Version,
+    /// Supervise a program as this order says. An order with the digest of the present one changes nothing. Any other order
+    /// of the same name replaces it: the program is stopped and started anew. Descriptors: the listening sockets, in the
+    /// order of their names, then the files to which the child writes `0` to join the control groups of the service. The
+    /// reply is [`InitReply::Ordered`]. Since version 3, as all below.
+    Service(Box<ServiceOrder>),
+    /// Stop and forget every supervised program but these. The reply is [`InitReply::Ordered`].
+    KeepServices {
+        /// The programs that stay.
+        names: Vec<UnitName>,
+    },
+    /// Start or stop a supervised program. The reply is [`InitReply::Ordered`], or [`InitReply::NoSuchService`].
+    ServiceVerb {
+        /// The program.
+        name: UnitName,
+        /// What to do.
+        verb: ServiceVerb,
+    },
+    /// Report the supervised programs. The reply is [`InitReply::Services`].
+    Services,
 }
 
-/// The version of this protocol. Version 1 has everything except [`InitRequest::Version`].
-pub const VERSION: u32 = 2;
+/// The version of this protocol. Version 1 has everything up to [`InitRequest::Crontab`]; version 2 added
+/// [`InitRequest::Version`]; version 3 services.
+pub const VERSION: u32 = 3;
+
+/// A program to supervise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceOrder {
+    /// Its name.
+    pub name: UnitName,
+    /// Identifies this order and its descriptors; at most 64 bytes.
+    pub digest: String,
+    /// The user inside the jail that it runs as.
+    pub user: JailUser,
+    /// The command; the first argument is an absolute path inside.
+    pub argv: Vec<Bytes>,
+    /// Its whole environment. Init adds `LISTEN_PID` when there are listening sockets, and `NOTIFY_SOCKET` when readiness is
+    /// notified.
+    pub env: Vec<(Bytes, Bytes)>,
+    /// The working directory; the user's home when `None`.
+    pub directory: Option<Bytes>,
+    /// The programs that must be ready before it starts.
+    pub after: Vec<UnitName>,
+    /// When it is started again.
+    pub restart: Restart,
+    /// The signal that asks it to end.
+    pub stop_signal: StopSignal,
+    /// How many milliseconds it may take to end, before it is killed.
+    pub stop_within: u64,
+    /// How it says that it is ready.
+    pub ready: Readiness,
+    /// The address inside to connect to, for [`Readiness::Connect`].
+    pub connect: Option<SocketAddr>,
+    /// The path of its log inside, which init writes as the login user.
+    pub log: String,
+    /// The size of one file of the log, in bytes.
+    pub log_size: u64,
+    /// How many full files of the log are kept.
+    pub log_keep: u32,
+    /// How many of the descriptors are listening sockets. The program gets them from number 3 on.
+    pub sockets: usize,
+}
+
+/// The most descriptors beside an order: the listening sockets, and a file for each hierarchy of control groups.
+pub const MAX_ORDER_FDS: usize = MAX_SOCKETS + 6;
+/// The largest report of all supervised programs, in bytes.
+pub const MAX_SERVICES_REPLY: usize = MAX_SERVICES * (1 + MAX_SOCKETS) * 512;
 
 /// The session to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +162,12 @@ pub enum InitReply {
     },
     /// To `Crontab`. At most [`crate::frame::MAX_CRONTAB_REPLY`] bytes.
     Crontab(CrontabFile),
+    /// To `Service`, `KeepServices` and `ServiceVerb`: it will be done.
+    Ordered,
+    /// To `ServiceVerb`: init supervises no such program.
+    NoSuchService,
+    /// To `Services`. At most [`MAX_SERVICES_REPLY`] bytes.
+    Services(#[serde(deserialize_with = "bailiwick_types::known_items")] Vec<ServiceReport>),
     /// To `Version`.
     Version {
         /// The version. The tenant may have forged it, so it only decides which requests are sent.

@@ -8,7 +8,7 @@
 use crate::Failure;
 use bailiwick_types::{
     Access, DiskFact, FtpUser, HostFacts, IdRange, InForce, LimitKey, Observed, ProcessSnapshot, Profile, Resource,
-    TenantName,
+    ServiceName, SocketName, TenantName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -65,6 +65,17 @@ pub enum WardenRequest {
         /// The tenant.
         tenant: TenantName,
     },
+    /// Get, for each hierarchy of control groups, the file to which a process writes `0` to join the group of a service, and
+    /// write the limits of that service from the policy. Safe: the group is below the tenant's, and a process can only move
+    /// itself.
+    ServiceGroups {
+        /// The tenant.
+        tenant: TenantName,
+        /// The service.
+        service: ServiceName,
+    },
+    /// Count the connections to the sockets of tenants' services. Safe: it changes nothing.
+    Connections,
     /// Destroy the data of a tenant and free its ids. Safe: the request is refused while the policy has the tenant or its jail
     /// runs, so the operator must have removed the tenant's file first.
     Purge {
@@ -214,6 +225,10 @@ pub enum WardenReply {
         /// Problems of one tenant each, or of all.
         tenants: Vec<String>,
     },
+    /// To `ServiceGroups`. Descriptors: the files. None when the service has no limits of its own.
+    ServiceGroups,
+    /// To `Connections`: the connections that were accepted or wait, by tenant and socket. Only sockets with connections.
+    Connections(BTreeMap<TenantName, BTreeMap<SocketName, u64>>),
     /// To `Roster`.
     Roster(BTreeMap<TenantName, RosterEntry>),
     /// To `Entry`; `None` when the tenant has no ids yet.

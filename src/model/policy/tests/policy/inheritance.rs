@@ -1,7 +1,7 @@
 //! Inheritance: from defaults over parents and plan to the tenant.
 
 use crate::directory::Directory;
-use bailiwick_policy::{Declared, Settings, Tenant, read_tenant};
+use bailiwick_policy::{Declared, Run, Settings, Tenant, read_tenant};
 use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Profile};
 use std::collections::BTreeSet;
 
@@ -26,12 +26,14 @@ fn settings_that_nobody_makes_have_their_defaults() {
             profile: Profile::Web,
             doors: BTreeSet::from([Door::Exec]),
             suspended_doors: BTreeSet::new(),
-            limits: Limits::default()
+            limits: Limits::default(),
+            services: Vec::new(),
+            sleep: None,
         }
     );
     assert_eq!(alice.state, Declared::Active);
     assert_eq!(alice.login.user.as_str(), "alice");
-    assert!(alice.login.ssh_keys.is_empty() && alice.services.is_empty());
+    assert!(alice.login.ssh_keys.is_empty() && alice.settings.services.is_empty());
 }
 
 #[test]
@@ -50,7 +52,9 @@ fn the_nearest_setting_wins() {
             "plan = \"big\"\nprofile = \"web\"\n[limits]\ntasks = \"unlimited\"\nmemory = \"inherit\"\nswap = \"1G\"",
         ),
     ]);
-    let Settings { image, profile, doors, suspended_doors, limits } = tenant(&directory, "alice").settings;
+    let Settings { image, profile, doors, suspended_doors, limits, services, sleep } =
+        tenant(&directory, "alice").settings;
+    assert!(services.is_empty() && sleep.is_none());
     assert_eq!((image.as_str(), profile, doors.len()), ("debian-12", Profile::Web, 0));
     assert_eq!(suspended_doors, BTreeSet::from([Door::Ftp]));
     let expected = Limits {
@@ -92,8 +96,9 @@ command = ["/usr/bin/php", "cron.php"]
     let alice = tenant(&directory, "alice");
     assert_eq!(alice.state, Declared::Suspended { reason: Some("unpaid since März".to_owned()) });
     assert_eq!((alice.login.user.as_str(), alice.login.ssh_keys.len()), ("al", 1));
+    let arguments = |run: &Run| if let Run::Command(command) = run { command.len() } else { 0 };
     let services: Vec<_> =
-        alice.services.iter().map(|service| (service.name.as_str(), service.command.len())).collect();
+        alice.settings.services.iter().map(|service| (service.name.as_str(), arguments(&service.run))).collect();
     assert_eq!(services, [("web", 3), ("queue", 3)]);
     let timers: Vec<_> = alice.timers.iter().map(|timer| (timer.name.as_str(), timer.schedule.to_string())).collect();
     assert_eq!(timers, [("nightly", "15 3 * * *".to_owned())]);

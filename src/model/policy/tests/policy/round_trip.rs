@@ -2,8 +2,8 @@
 
 use bailiwick_diagnostics::render;
 use bailiwick_policy::{
-    Declared, EtcSettings, FtpLogin, Host, Login, Plan, Policy, Principal, Reading, Reserve, Service, Settings, Tenant,
-    Timer,
+    Declared, EtcSettings, FtpLogin, Host, Login, Plan, Policy, Principal, Reading, Reserve, Run, Service, Settings,
+    Tenant, Timer, Web,
 };
 use bailiwick_policy::{dump, parse};
 use bailiwick_types::{
@@ -81,7 +81,7 @@ prop_compose! {
         limits in storage(),
     ) -> Settings {
         let (doors, suspended_doors) = (doors.into_iter().collect(), suspended.into_iter().collect());
-        Settings { image, profile, doors, suspended_doors, limits }
+        Settings { image, profile, doors, suspended_doors, limits, services: Vec::new(), sleep: None }
     }
 }
 
@@ -100,7 +100,7 @@ prop_compose! {
         program in text_without(|c| c == '\0'),
         arguments in vec(text_without(|c| c == '\0'), 0..4),
     ) -> Service {
-        Service { name, command: [format!("/{program}")].into_iter().chain(arguments).collect() }
+        Service::new(name, Run::Command([format!("/{program}")].into_iter().chain(arguments).collect()))
     }
 }
 
@@ -136,7 +136,7 @@ prop_compose! {
             Just(Declared::Active),
             option::of(text_without(char::is_control)).prop_map(|reason| Declared::Suspended { reason }),
         ],
-        settings in settings(),
+        mut settings in settings(),
         user in name(),
         remarks in vec(text_without(char::is_control), 0..3),
         services in vec(service(), 0..3),
@@ -149,6 +149,7 @@ prop_compose! {
         let mut services = services;
         services.sort_by(|a, b| a.name.cmp(&b.name));
         services.dedup_by(|a, b| a.name == b.name);
+        settings.services = services;
         let mut timers = timers;
         timers.sort_by(|a, b| a.name.cmp(&b.name));
         timers.dedup_by(|a, b| a.name == b.name);
@@ -156,7 +157,7 @@ prop_compose! {
         let login = Login { user, ssh_keys };
         // The names are set when the tenant is added to the policy.
         let name = "placeholder".parse().expect("a name");
-        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, services, timers, ftp })
+        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, timers, ftp })
     }
 }
 
@@ -184,6 +185,7 @@ prop_compose! {
             admins: admins.into_iter().collect(),
             user,
             login_group,
+            web: Web { group: None },
             replace_silent_init: silent.map(Period),
             etc: EtcSettings { extra: vec!["php/8.4".to_owned()], never: vec!["fonts".to_owned(), "x\"y".to_owned()] },
         }
