@@ -297,8 +297,9 @@ impl Connection {
                 Reply::EndedSessions { ended, left }
             }
             Request::Services { .. } | Request::ServiceVerb { .. } => {
-                let _ = caller.operator()?;
-                return Err(Failure::of(ExitStatus::Refused, "services are not served yet"));
+                let permission = caller.operator()?;
+                let message = format!("services are not served yet, user {}", permission.uid);
+                return Err(Failure::of(ExitStatus::Refused, message));
             }
             Request::Timers { tenants } => Reply::Timers(services.timer_runner.list(caller.operator()?, &tenants)?),
             Request::Ended { .. } | Request::FtpEntered => return Err(caller.session()),
