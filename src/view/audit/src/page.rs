@@ -69,7 +69,7 @@ pub fn page(report: &AuditReport, history: &BTreeMap<TenantName, Vec<Point>>, ru
     let (host, time) = (text(run.host), utc(run.at));
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
          <meta name=\"referrer\" content=\"no-referrer\"/>\n\
          <title>Audit of {host}, {time}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
@@ -458,7 +458,7 @@ mod tests {
         {
             assert!(!html.contains(outside), "{outside}");
         }
-        assert!(html.contains("content=\"default-src 'none'; style-src 'unsafe-inline'\""));
+        assert!(html.contains("content=\"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\""));
     }
 
     #[test]
