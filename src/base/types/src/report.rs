@@ -46,6 +46,8 @@ pub enum TenantState {
     Frozen,
     /// The tenant is declared active, and its jail is down.
     Down,
+    /// The jail is down until something wakes it: a connection, a login, a due timer or an operator.
+    Asleep,
     /// An operator stopped the jail.
     Stopped,
     /// The tenant is declared suspended, and its jail is down.
@@ -70,6 +72,7 @@ impl TenantState {
             Self::Running => "running",
             Self::Frozen => "frozen",
             Self::Down => "down",
+            Self::Asleep => "asleep",
             Self::Stopped => "stopped",
             Self::Suspended => "suspended",
             Self::SuspendedReadOnly => "suspended-read-only",

@@ -15,7 +15,7 @@ use crate::start_failures::StartFailures;
 use crate::tenants::Tenants;
 use crate::warden_client::{Roster, unexpected};
 use bailiwick_plan::difference;
-use bailiwick_plan::lifecycle::{Actual, JailState, desired, tenant_state};
+use bailiwick_plan::lifecycle::{Actual, JailState, JailStep, desired, next, tenant_state};
 use bailiwick_policy::{Declared, Settings, Tenant};
 use bailiwick_proto::control::{HostStatus, MemoryUse, TenantDetail, TenantState, TenantSummary};
 use bailiwick_proto::warden::{MOST_COMPARED, RosterEntry};
@@ -130,7 +130,7 @@ impl Overview {
             image: tenant.map(|tenant| tenant.settings.image.clone()),
             profile: tenant.map(|tenant| tenant.settings.profile),
             invalid: loaded.invalid.contains(name),
-            failure: (state == TenantState::Down).then(|| self.failures.of(name)).flatten(),
+            failure: matches!(state, TenantState::Down | TenantState::Asleep).then(|| self.failures.of(name)).flatten(),
         }
     }
 
@@ -229,9 +229,10 @@ impl Overview {
                 let tenant = tenant.as_ref();
                 let actual = actual_now(tenant, roster.get(name), in_force.as_ref());
                 let own = difference(name, declared(tenant), &actual, in_force.as_ref(), &facts);
-                // Also check a running jail, so that nobody learns of the problem at a restart.
+                // Also check a jail that runs or sleeps, so that nobody learns of the problem when it starts again.
                 let runs = roster.get(name).is_some_and(|entry| entry.pid.is_some());
-                let is_meant = runs || own.iter().any(|change| change.action == Action::Start);
+                let sleeps = next(desired(declared(tenant)), &actual).jail == JailStep::Asleep;
+                let is_meant = runs || sleeps || own.iter().any(|change| change.action == Action::Start);
                 let why = tenant.filter(|_| is_meant).and_then(|tenant| cannot_start(tenant, &host, &facts));
                 changes.extend(own);
                 changes.extend(why.map(|why| Change {

@@ -77,7 +77,7 @@ fn actions(next: lifecycle::Next) -> BTreeSet<Action> {
         JailStep::Replace => Some(Action::Replace),
         JailStep::Stop => Some(Action::Stop),
         // The warden reports when it has finished. A wait here would delay all other tenants.
-        JailStep::Wait | JailStep::None | JailStep::Held => None,
+        JailStep::Wait | JailStep::None | JailStep::Held | JailStep::Asleep => None,
     };
     let host_user = match next.host_user {
         HostUserStep::Make | HostUserStep::Remove => Some(Action::HostUser),
@@ -172,6 +172,29 @@ mod tests {
             ("halted", &[Action::Stop]),
         ];
         assert_eq!(actions, expected.map(|(tenant, actions)| (name(tenant), actions.iter().copied().collect())).into());
+    }
+
+    #[test]
+    fn nothing_that_may_sleep_is_started_with_the_host_and_the_rest_is_in_the_order_of_names() {
+        let mut policy = policy("sleeper=active first=active held=active z=active a=active");
+        let sleep = bailiwick_policy::Sleep { after: bailiwick_types::Period(900), freeze_after: None };
+        for name in ["sleeper", "first", "held"].map(name) {
+            policy.tenants.get_mut(&name).expect("declared").settings.sleep = Some(sleep);
+        }
+        let sleeper = policy.tenants[&name("sleeper")].clone();
+        let mut roster = BTreeMap::from([
+            (name("sleeper"), entry(None, false, false)),
+            (name("held"), entry(None, true, false)),
+            (name("a"), entry(None, false, false)),
+        ]);
+        for index in 0..1000 {
+            let name = name(&format!("t{index}"));
+            policy.tenants.insert(name.clone(), bailiwick_policy::Tenant { name: name.clone(), ..sleeper.clone() });
+            roster.insert(name, entry(None, false, false));
+        }
+        let actions: Vec<_> = decide(&policy, &BTreeSet::new(), &roster).into_iter().collect();
+        let start = |tenant: &str| (name(tenant), BTreeSet::from([Action::Start]));
+        assert_eq!(actions, ["a", "first", "z"].map(start), "`first` has never run");
     }
 
     proptest! {

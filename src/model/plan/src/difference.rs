@@ -36,14 +36,18 @@ pub fn difference(
 
 fn jail_row(name: &TenantName, desired: DesiredJail, actual: &Actual, step: JailStep) -> Option<Change> {
     let runs = || match (desired, actual.jail.access()) {
-        (DesiredJail::Running(_) | DesiredJail::Suspended | DesiredJail::Unknown, Some(Access::ReadOnly)) => {
-            SUSPENDED_READ_ONLY
-        }
-        (DesiredJail::Running(_) | DesiredJail::Suspended | DesiredJail::Unknown, Some(Access::ReadWrite) | None)
+        (
+            DesiredJail::Running(_) | DesiredJail::OnDemand(_) | DesiredJail::Suspended | DesiredJail::Unknown,
+            Some(Access::ReadOnly),
+        ) => SUSPENDED_READ_ONLY,
+        (
+            DesiredJail::Running(_) | DesiredJail::OnDemand(_) | DesiredJail::Suspended | DesiredJail::Unknown,
+            Some(Access::ReadWrite) | None,
+        )
         | (DesiredJail::Deleted, _) => "running",
     };
     let (actual, action) = match step {
-        JailStep::None => return None,
+        JailStep::None | JailStep::Asleep => return None,
         JailStep::Held => ("stopped by an operator", Action::None),
         // `apply` waits until the warden has finished, and then starts the jail.
         JailStep::Wait | JailStep::Start => ("down", Action::Start),
@@ -51,8 +55,8 @@ fn jail_row(name: &TenantName, desired: DesiredJail, actual: &Actual, step: Jail
         JailStep::Stop => (runs(), Action::Stop),
     };
     let declared = match desired {
-        DesiredJail::Running(Access::ReadWrite) => "active",
-        DesiredJail::Running(Access::ReadOnly) => SUSPENDED_READ_ONLY,
+        DesiredJail::Running(Access::ReadWrite) | DesiredJail::OnDemand(Access::ReadWrite) => "active",
+        DesiredJail::Running(Access::ReadOnly) | DesiredJail::OnDemand(Access::ReadOnly) => SUSPENDED_READ_ONLY,
         DesiredJail::Suspended => "suspended",
         DesiredJail::Deleted => "deleted",
         DesiredJail::Unknown => "unknown",

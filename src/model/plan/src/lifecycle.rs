@@ -6,7 +6,7 @@
 //! left.
 //!
 //! ```text
-//!        start (bailiwickd, or an operator with `start`)
+//!        start (bailiwickd, or an operator with `start`); a wake, if the jail runs on demand
 //!   +--------------------------------------------------------------+
 //!   |                                                              v
 //! +-+----+ start, no storage yet  +-----------+              +-----------+ freeze (operator)  +--------+
@@ -20,24 +20,28 @@
 //!   |                                                   +------+-----+ |                          |
 //!   |                                                          |       |                          |
 //!   |  every process is gone (kernel), groups are (warden)     v       v                          v
-//!   |  +----------+     stop or replace (bailiwickd), stop or restart (operator),
+//!   |  +----------+     stop or replace (bailiwickd), stop or restart (operator), sleep (both),
 //!   +--+ Clearing |<--- init ends (tenant), processes are killed for memory (kernel)
 //!      +----------+
 //! ```
 //!
+//! A jail that runs on demand and is [`JailState::Down`] is asleep. There is no mark for this: the policy says that the
+//! jail runs on demand ([`sleep`]), and the warden says that it is down. A first start is a start in any case, because it
+//! gives the tenant its ids and its storage.
+//!
 //! Beside the state there is a mark, [`Hold`]. `bailiwick stop` sets it; `bailiwick start` and `restart` remove it.
-//! Only the warden stores it. `bailiwickd` does not start a jail with the mark.
+//! Only the warden stores it. `bailiwickd` does not start a jail with the mark, and nothing wakes it.
 //!
 //! | state | who ends it |
 //! |---|---|
-//! | `Down` | `bailiwickd` at its next round, or an operator |
+//! | `Down` | `bailiwickd` at its next round, or when something wakes the jail; or an operator |
 //! | `Preparing` | the warden, when the helper that makes the storage has ended; it tells `bailiwickd` |
 //! | `Clearing` | the warden, when the kernel says that the last process is gone; it tells `bailiwickd` |
-//! | `Running` | the policy (a replacement or a stop), an operator, or the jail's own init |
+//! | `Running` | the policy (a replacement or a stop), `bailiwickd` (sleep), an operator, or the jail's own init |
 //! | `Silent` | the tenant, whose init answers again; or `bailiwickd`, after `replace_silent_init` |
 //! | `Frozen` | an operator |
 //!
-//! To add a state (a jail that sleeps, one that `bailiwickd` froze, one that moves to another image):
+//! To add a state (such as one that moves to another image):
 //!
 //! 1. Add a variant to [`JailState`] if the warden or `bailiwickd` observes it, to [`DesiredJail`] if the policy wants
 //!    it, and to [`JailStep`] if a new step leads to it. No match here has a wildcard, so the compiler names every
@@ -48,8 +52,8 @@
 //! Danger: `bailiwickd` would repeat a step that does not lead to the desired state in each round, for ever. The test
 //! `steps_lead_to_the_desired_state_and_none_is_taken_twice` must know every state.
 
-use bailiwick_policy::Tenant;
-use bailiwick_types::{Access, TenantState};
+use bailiwick_policy::{Declared, Sleep, Tenant};
+use bailiwick_types::{Access, ServiceName, TenantState};
 
 /// What the policy knows of a tenant.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +80,8 @@ pub struct Desired {
 pub enum DesiredJail {
     /// Running, with this access to the storage: read-only if the tenant is suspended and a door stays open.
     Running(Access),
+    /// Running with this access while something needs it, and down otherwise.
+    OnDemand(Access),
     /// Down: the tenant is suspended, and no door stays open.
     Suspended,
     /// Down: no file declares the tenant.
@@ -85,11 +91,12 @@ pub enum DesiredJail {
 }
 
 impl DesiredJail {
-    /// The jail's access to the tenant's storage; `None` if no jail should run, or if the desired state is unknown.
+    /// The access to the tenant's storage that its jail has while it runs; `None` if no jail should run, or if the
+    /// desired state is unknown.
     #[must_use]
     pub fn access(self) -> Option<Access> {
         match self {
-            Self::Running(access) => Some(access),
+            Self::Running(access) | Self::OnDemand(access) => Some(access),
             Self::Suspended | Self::Deleted | Self::Unknown => None,
         }
     }
@@ -106,12 +113,45 @@ pub enum DesiredHostUser {
     Unknown,
 }
 
+/// Why a tenant may not sleep.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StaysAwake {
+    /// Neither its file nor its plan has `[sleep]`.
+    #[error("neither its file nor its plan has `[sleep]`")]
+    NoSleep,
+    /// It is suspended.
+    #[error("it is suspended")]
+    Suspended,
+    /// This service has no socket, so no connection could wake the tenant for it.
+    #[error("its service \"{0}\" has no socket that could wake it")]
+    NoSocket(ServiceName),
+}
+
+/// When a tenant's jail sleeps. Only this function decides which tenants may sleep.
+///
+/// # Errors
+/// Says why the tenant may not sleep.
+pub fn sleep(tenant: &Tenant) -> Result<Sleep, StaysAwake> {
+    let sleep = tenant.settings.sleep.ok_or(StaysAwake::NoSleep)?;
+    if tenant.state != Declared::Active {
+        return Err(StaysAwake::Suspended);
+    }
+    match tenant.settings.services.iter().find(|service| service.sockets.is_empty()) {
+        Some(service) => Err(StaysAwake::NoSocket(service.name.clone())),
+        None => Ok(sleep),
+    }
+}
+
 /// What a tenant should have, according to its declaration.
 #[must_use]
 pub fn desired(declaration: Declaration<'_>) -> Desired {
     match declaration {
         Declaration::Known(tenant) => Desired {
-            jail: tenant.access().map_or(DesiredJail::Suspended, DesiredJail::Running),
+            jail: match tenant.access() {
+                Some(access) if sleep(tenant).is_ok() => DesiredJail::OnDemand(access),
+                Some(access) => DesiredJail::Running(access),
+                None => DesiredJail::Suspended,
+            },
             host_user: if tenant.has_host_user() { DesiredHostUser::Present } else { DesiredHostUser::Absent },
         },
         Declaration::Deleted => Desired { jail: DesiredJail::Deleted, host_user: DesiredHostUser::Absent },
@@ -223,6 +263,8 @@ pub enum JailStep {
     None,
     /// Nothing: it should run, but an operator holds it down.
     Held,
+    /// Nothing: it runs on demand, and is down until something wakes it.
+    Asleep,
     /// Nothing yet: the warden is at work and will report the end of it. A start request would have to wait until then.
     Wait,
     /// Start it.
@@ -267,6 +309,15 @@ fn jail_step(desired: DesiredJail, actual: &Actual) -> JailStep {
             (Preparing | Clearing, Hold::Free) => JailStep::Wait,
             (Down, Hold::Free) => JailStep::Start,
         },
+        DesiredJail::OnDemand(access) => match (actual.jail, actual.hold, actual.ids) {
+            (Running(is) | Silent(is) | Frozen(is), _, _) if is == access => JailStep::None,
+            (Running(_) | Silent(_) | Frozen(_), Hold::Free, _) => JailStep::Replace,
+            (Running(_) | Silent(_) | Frozen(_), Hold::Held, _) => JailStep::Stop,
+            (Down | Preparing | Clearing, Hold::Held, _) => JailStep::Held,
+            (Down, Hold::Free, Ids::None) => JailStep::Start,
+            // Whoever asked for the start of a jail that is being prepared asks again.
+            (Down, Hold::Free, Ids::Given) | (Preparing | Clearing, Hold::Free, _) => JailStep::Asleep,
+        },
     }
 }
 
@@ -277,7 +328,7 @@ fn host_user_step(desired: Desired, actual: &Actual) -> HostUserStep {
         | (DesiredHostUser::Unknown, HostUser::Present | HostUser::Absent) => HostUserStep::None,
         (DesiredHostUser::Absent, HostUser::Present) => HostUserStep::Remove,
         (DesiredHostUser::Present, HostUser::Absent) => match (actual.ids, desired.jail) {
-            (Ids::Given, _) | (Ids::None, DesiredJail::Running(_)) => HostUserStep::Make,
+            (Ids::Given, _) | (Ids::None, DesiredJail::Running(_) | DesiredJail::OnDemand(_)) => HostUserStep::Make,
             // A tenant that never ran and does not start now has no id for a host user.
             (Ids::None, DesiredJail::Suspended | DesiredJail::Deleted | DesiredJail::Unknown) => HostUserStep::None,
         },
@@ -296,9 +347,21 @@ pub fn tenant_state(desired: DesiredJail, actual: &Actual) -> TenantState {
         JailState::Down | JailState::Preparing => match (desired, actual.hold) {
             (DesiredJail::Unknown, _) => TenantState::Invalid,
             (DesiredJail::Deleted, _) => TenantState::Deleted,
-            (DesiredJail::Suspended | DesiredJail::Running(Access::ReadOnly), _) => TenantState::Suspended,
-            (DesiredJail::Running(Access::ReadWrite), Hold::Held) => TenantState::Stopped,
+            (
+                DesiredJail::Suspended
+                | DesiredJail::Running(Access::ReadOnly)
+                | DesiredJail::OnDemand(Access::ReadOnly),
+                _,
+            ) => TenantState::Suspended,
+            (DesiredJail::Running(Access::ReadWrite) | DesiredJail::OnDemand(Access::ReadWrite), Hold::Held) => {
+                TenantState::Stopped
+            }
             (DesiredJail::Running(Access::ReadWrite), Hold::Free) => TenantState::Down,
+            (DesiredJail::OnDemand(Access::ReadWrite), Hold::Free) => match (actual.jail, actual.ids) {
+                (JailState::Down, Ids::Given) => TenantState::Asleep,
+                // It has never run, or is about to run for the first time.
+                _ => TenantState::Down,
+            },
         },
     }
 }
@@ -309,9 +372,11 @@ mod tests {
     use Access::{ReadOnly, ReadWrite};
     use JailState::{Clearing, Down, Frozen, Preparing, Running, Silent};
 
-    const DESIRED: [DesiredJail; 5] = [
+    const DESIRED: [DesiredJail; 7] = [
         DesiredJail::Running(ReadWrite),
         DesiredJail::Running(ReadOnly),
+        DesiredJail::OnDemand(ReadWrite),
+        DesiredJail::OnDemand(ReadOnly),
         DesiredJail::Suspended,
         DesiredJail::Deleted,
         DesiredJail::Unknown,
@@ -333,7 +398,7 @@ mod tests {
         let mut all = Vec::new();
         for jail in DESIRED {
             let users = match jail {
-                DesiredJail::Running(_) | DesiredJail::Suspended => {
+                DesiredJail::Running(_) | DesiredJail::OnDemand(_) | DesiredJail::Suspended => {
                     vec![DesiredHostUser::Present, DesiredHostUser::Absent]
                 }
                 DesiredJail::Deleted => vec![DesiredHostUser::Absent],
@@ -357,7 +422,7 @@ mod tests {
     /// The state after the warden has taken a step, or has finished the work that `bailiwickd` waits for.
     fn after(desired: Desired, mut actual: Actual, step: Next) -> Actual {
         match step.jail {
-            JailStep::None | JailStep::Held => {}
+            JailStep::None | JailStep::Held | JailStep::Asleep => {}
             JailStep::Wait => actual.jail = Down,
             JailStep::Start | JailStep::Replace => {
                 let access = desired.jail.access().expect("only a jail that should run is started");
@@ -381,6 +446,7 @@ mod tests {
             DesiredJail::Running(access) => {
                 actual.jail.access() == Some(access) || (actual.hold == Hold::Held && actual.jail.access().is_none())
             }
+            DesiredJail::OnDemand(access) => actual.jail.access().is_none_or(|is| is == access),
             DesiredJail::Suspended | DesiredJail::Deleted => actual.jail.access().is_none(),
             DesiredJail::Unknown => true,
         };
@@ -398,7 +464,7 @@ mod tests {
             let (mut actual, mut jail_steps, mut user_steps) = (start, Vec::new(), Vec::new());
             loop {
                 let step = next(desired, &actual);
-                let is_over = matches!(step.jail, JailStep::None | JailStep::Held);
+                let is_over = matches!(step.jail, JailStep::None | JailStep::Held | JailStep::Asleep);
                 if is_over && step.host_user == HostUserStep::None {
                     break;
                 }
@@ -432,14 +498,73 @@ mod tests {
     }
 
     #[test]
+    fn what_runs_on_demand_is_started_once_and_then_only_replaced() {
+        for (desired, actual) in all() {
+            let DesiredJail::OnDemand(access) = desired.jail else { continue };
+            let golden = match (actual.ids, actual.jail.access(), actual.hold) {
+                (Ids::None, ..) => JailStep::Start,
+                (Ids::Given, None, Hold::Free) => JailStep::Asleep,
+                (Ids::Given, None, Hold::Held) => JailStep::Held,
+                (Ids::Given, Some(is), _) if is == access => JailStep::None,
+                (Ids::Given, Some(_), Hold::Free) => JailStep::Replace,
+                (Ids::Given, Some(_), Hold::Held) => JailStep::Stop,
+            };
+            assert_eq!(next(desired, &actual).jail, golden, "{desired:?} {actual:?}");
+        }
+    }
+
+    #[test]
+    fn who_may_sleep_has_a_socket_for_each_service() {
+        use bailiwick_policy::{Pass, Run, Service, ServiceSocket};
+        let files = [
+            (std::path::PathBuf::from("bailiwick.toml"), String::new()),
+            ("plans.d/p.toml".into(), String::new()),
+            (
+                "tenants.d/alice.toml".into(),
+                "plan = \"p\"\ndoors = [\"sftp\"]\nsuspended_doors = [\"sftp\"]\n".to_owned(),
+            ),
+        ];
+        let reading = bailiwick_policy::parse(&files);
+        assert_eq!(reading.diagnostics, []);
+        let mut alice = reading.policy.expect("good").tenants.into_values().next().expect("one");
+        let jail = |tenant: &Tenant| desired(Declaration::Known(tenant)).jail;
+        assert_eq!((sleep(&alice), jail(&alice)), (Err(StaysAwake::NoSleep), DesiredJail::Running(ReadWrite)));
+        let when = Sleep { after: bailiwick_types::Period(900), freeze_after: None };
+        alice.settings.sleep = Some(when);
+        assert_eq!((sleep(&alice), jail(&alice)), (Ok(when), DesiredJail::OnDemand(ReadWrite)));
+        let name = |text: &str| text.parse::<ServiceName>().expect("a name");
+        let socket =
+            ServiceSocket { name: "web".parse().expect("a name"), pass: Pass::Fd, backlog: 128, entries: None };
+        let files = Service { sockets: vec![socket], ..Service::new(name("www"), Run::Files("/srv".to_owned())) };
+        let worker = Service::new(name("worker"), Run::Command(vec!["/bin/true".to_owned()]));
+        alice.settings.services = vec![files.clone()];
+        assert_eq!(sleep(&alice), Ok(when));
+        alice.settings.services = vec![files, worker];
+        assert_eq!(
+            (sleep(&alice), jail(&alice)),
+            (Err(StaysAwake::NoSocket(name("worker"))), DesiredJail::Running(ReadWrite))
+        );
+        alice.settings.services.pop();
+        alice.state = Declared::Suspended { reason: None };
+        assert_eq!((sleep(&alice), jail(&alice)), (Err(StaysAwake::Suspended), DesiredJail::Running(ReadOnly)));
+    }
+
+    #[test]
     fn the_word_tells_what_the_jail_is_and_of_one_that_is_down_why() {
         let free = Actual { ids: Ids::Given, ..Actual::NEVER_RAN };
         let (active, readable) = (DesiredJail::Running(ReadWrite), DesiredJail::Running(ReadOnly));
+        let on_demand = DesiredJail::OnDemand(ReadWrite);
+        assert_eq!(tenant_state(on_demand, &Actual::NEVER_RAN), TenantState::Down);
         for (desired, jail, hold, golden) in [
             (active, Down, Hold::Free, TenantState::Down),
             (active, Preparing, Hold::Free, TenantState::Down),
             (active, Down, Hold::Held, TenantState::Stopped),
             (active, Clearing, Hold::Held, TenantState::Clearing),
+            (on_demand, Down, Hold::Free, TenantState::Asleep),
+            (on_demand, Down, Hold::Held, TenantState::Stopped),
+            (on_demand, Preparing, Hold::Free, TenantState::Down),
+            (on_demand, Clearing, Hold::Free, TenantState::Clearing),
+            (on_demand, Running(ReadWrite), Hold::Free, TenantState::Running),
             (active, Running(ReadWrite), Hold::Free, TenantState::Running),
             (active, Silent(ReadWrite), Hold::Free, TenantState::Unresponsive),
             (active, Frozen(ReadOnly), Hold::Free, TenantState::Frozen),

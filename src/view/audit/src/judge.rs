@@ -70,7 +70,7 @@ fn judge_where(
     let desired = lifecycle::desired(Declaration::Known(tenant)).jail;
     if desired.access() != Some(jail.access) {
         let (kind, what) = match (desired, jail.access) {
-            (DesiredJail::Running(Access::ReadWrite), _) => {
+            (DesiredJail::Running(Access::ReadWrite) | DesiredJail::OnDemand(Access::ReadWrite), _) => {
                 (finding::ACTIVE_READ_ONLY, "it was made while the tenant was suspended")
             }
             (_, Access::ReadWrite) => (finding::SUSPENDED_RUNS, "its storage can be written"),

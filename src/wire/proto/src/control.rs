@@ -406,7 +406,7 @@ pub struct TenantSummary {
     /// Whether its file has errors. Then its last good version is in force, if there is one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub invalid: bool,
-    /// Why the last start of its jail failed; `None` unless the jail is down for this reason.
+    /// Why the last start of its jail failed; `None` unless the jail is down or asleep, and its last start failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }

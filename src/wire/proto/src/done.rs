@@ -19,6 +19,10 @@ pub enum Done {
     Frozen,
     /// Its processes go on.
     Thawed,
+    /// Its jail is down until something wakes it. It was ended, or was down before.
+    Asleep,
+    /// Its jail was asleep and runs again.
+    Awake,
     /// Its data was destroyed.
     Purged,
     /// Its limits were written to the running jail.
@@ -46,13 +50,15 @@ const SESSIONS_ENDED: &str = "sessions ended: ";
 
 impl Done {
     /// All that are one word.
-    const OF_ONE_WORD: [Self; 14] = [
+    const OF_ONE_WORD: [Self; 16] = [
         Self::Unchanged,
         Self::Started,
         Self::Stopped,
         Self::Restarted,
         Self::Frozen,
         Self::Thawed,
+        Self::Asleep,
+        Self::Awake,
         Self::Purged,
         Self::LimitsWritten,
         Self::HostUserChanged,
@@ -73,6 +79,8 @@ impl fmt::Display for Done {
             Self::Restarted => "restarted",
             Self::Frozen => "frozen",
             Self::Thawed => "thawed",
+            Self::Asleep => "asleep",
+            Self::Awake => "awake",
             Self::Purged => "purged",
             Self::LimitsWritten => "limits written",
             Self::HostUserChanged => "host user changed",

@@ -83,7 +83,7 @@ impl Reconciler {
                             let failure = Some(last_good_failure(&name, state));
                             outcomes.push(TenantOutcome { tenant: name, done, failure });
                         }
-                        Ok(Done::Unchanged) if names.is_empty() => {}
+                        Ok(Done::Unchanged | Done::Asleep) if names.is_empty() => {}
                         result => outcomes.push(outcome(name, result)),
                     }
                 }
@@ -106,7 +106,7 @@ impl Reconciler {
             HostUserStep::None => Ok(done),
             HostUserStep::Make | HostUserStep::Remove => {
                 let changed = self.host_user(name).await?;
-                Ok(if done == Done::Unchanged { changed } else { done })
+                Ok(if matches!(done, Done::Unchanged | Done::Asleep) { changed } else { done })
             }
         }
     }
@@ -127,6 +127,7 @@ impl Reconciler {
                 self.change(name, WardenRequest::Start { tenant: name.clone() }, Done::Started).await
             }
             JailStep::Held => Ok(Done::Unchanged),
+            JailStep::Asleep => Ok(Done::Asleep),
             JailStep::None => self.apply_settings(name, changes, options).await,
         }
     }
