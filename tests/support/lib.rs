@@ -4,6 +4,7 @@
 mod ids;
 mod pool;
 mod ssh;
+pub mod web;
 
 pub use pool::Pool;
 

@@ -32,6 +32,8 @@ use serde::{Deserialize, Serialize};
 pub const CONTROL_SOCKET: &str = "control/bailiwick.sock";
 /// The directory of the control socket, below the runtime directory. The user of `bailiwickd` owns it.
 pub const CONTROL_DIR: &str = "control";
+/// The directory of the sockets of tenants' services, below the runtime directory. The warden makes it.
+pub const WEB_DIR: &str = "web";
 /// The file in which a warden that cannot work says why, below the runtime directory.
 pub const WARDEN_ERROR: &str = "warden.error";
 /// The warden's socket, below the runtime directory.
@@ -87,4 +89,14 @@ impl Failure {
     pub fn of(status: ExitStatus, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), refusal: None }
     }
+}
+
+/// The path of a socket of a tenant's service, which the web server of the host connects to.
+#[must_use]
+pub fn web_socket(
+    runtime_dir: &std::path::Path,
+    tenant: &bailiwick_types::TenantName,
+    socket: &bailiwick_types::SocketName,
+) -> std::path::PathBuf {
+    runtime_dir.join(WEB_DIR).join(tenant).join(format!("{socket}.sock"))
 }
