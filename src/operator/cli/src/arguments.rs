@@ -5,7 +5,8 @@ mod options;
 pub(crate) use options::{Format, NewTenantOptions, OptionalTenants, RequiredTenants, SessionOptions, WindowOptions};
 
 use crate::usage::Threshold;
-use bailiwick_types::{Measure, Period, SessionId, TenantName};
+use crate::web::WebServer;
+use bailiwick_types::{ByteSize, Measure, Period, SessionId, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -305,6 +306,25 @@ pub(crate) enum Command {
     Keys {
         /// Name of the tenant
         tenant: TenantName,
+    },
+    /// Print a web server's configuration that leads requests to tenants' services
+    ///
+    /// It reads the configuration files, and needs no running daemon. What is printed has no domains and no certificates: your own
+    /// server blocks include the file of a tenant. Run it again after each change of tenants.
+    Web {
+        /// The web server
+        #[arg(value_enum)]
+        server: WebServer,
+        /// Name of a tenant; default: all with a socket
+        tenant: Option<TenantName>,
+        /// Write the files to this directory instead, those that changed, each in one step; say whether to reload the server
+        #[arg(long, value_name = "DIR")]
+        write: Option<PathBuf>,
+        /// Largest body of a request
+        #[arg(long, value_name = "SIZE", default_value = "64M")]
+        upload: ByteSize,
+        #[command(flatten)]
+        format: Format,
     },
     /// Generate man pages, schemas and shell completions
     Generate {

@@ -203,7 +203,7 @@ fn log_refusal(tenant: &TenantName, diagnostics: &[Diagnostic]) {
     }
 }
 
-fn listing(files: &[(PathBuf, String)]) -> String {
+pub(crate) fn listing(files: &[(PathBuf, String)]) -> String {
     let parts: Vec<_> =
         files.iter().map(|(path, content)| format!("# file: {}\n{}\n", path.display(), content.trim_end())).collect();
     parts.join("\n")

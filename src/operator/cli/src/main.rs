@@ -16,6 +16,7 @@ mod table;
 mod tenant;
 mod top;
 mod usage;
+mod web;
 mod window;
 
 use arguments::{Arguments, Command, Generate, SessionCommand, SessionOptions, WindowOptions};
@@ -142,6 +143,10 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Incidents { show: Some(id), format, .. } => done(recorded::incident(&daemon()?, id, format.into()))?,
         Command::Incidents { tenants, window, show: None, format } => {
             done(recorded::incidents(&daemon()?, tenants.tenants, window::between(&window)?, format.into()))?
+        }
+        Command::Web { server, tenant, write, upload, format } => {
+            let options = web::Options { upload };
+            done(web::run(config, server, tenant.as_ref(), write.as_deref(), &options, format.into()))?
         }
         Command::Reload { format } => change::reload(&daemon()?, format.into())?,
         Command::Generate { what: Generate::Man { output } } => done(generate::man(&output))?,

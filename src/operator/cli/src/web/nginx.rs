@@ -1,0 +1,156 @@
+//! The configuration of nginx: `bailiwick.conf` for its block `http`, and for each tenant a file for a block `server`.
+
+use super::{BUSY, Backend, DOWN, File, Options, RETRY_AFTER, Site};
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// Connections that nginx keeps open to a program. They close after half a minute, so that they keep nobody awake.
+const KEEPALIVE: &str = "keepalive 8;\n    keepalive_timeout 30s;";
+
+/// What PHP gets of a request (RFC 3875). `HTTP_PROXY` is emptied: some programs take a client's header for a setting.
+const PARAMETERS: &[(&str, &str)] = &[
+    ("QUERY_STRING", "$query_string"),
+    ("REQUEST_METHOD", "$request_method"),
+    ("CONTENT_TYPE", "$content_type"),
+    ("CONTENT_LENGTH", "$content_length"),
+    ("REQUEST_URI", "$request_uri"),
+    ("DOCUMENT_URI", "$document_uri"),
+    ("SERVER_PROTOCOL", "$server_protocol"),
+    ("REQUEST_SCHEME", "$scheme"),
+    ("HTTPS", "$https if_not_empty"),
+    ("GATEWAY_INTERFACE", "CGI/1.1"),
+    ("SERVER_SOFTWARE", "nginx"),
+    ("REMOTE_ADDR", "$remote_addr"),
+    ("REMOTE_PORT", "$remote_port"),
+    ("SERVER_ADDR", "$server_addr"),
+    ("SERVER_PORT", "$server_port"),
+    ("SERVER_NAME", "$host"),
+    ("REDIRECT_STATUS", "200"),
+    ("HTTP_PROXY", "\"\""),
+];
+
+pub(super) fn files(sites: &[Site], options: &Options) -> Vec<File> {
+    let mut files = vec![(PathBuf::from("bailiwick.conf"), http(sites))];
+    for site in sites {
+        files.push((PathBuf::from(format!("bailiwick.d/{}.conf", site.tenant)), server(site, options)));
+    }
+    files
+}
+
+fn http(sites: &[Site]) -> String {
+    let mut text = String::from(
+        "# Include this file in the block http, and bailiwick.d/TENANT.conf in the block server of each tenant's domains.\n\
+         limit_conn_zone $bailiwick_socket zone=bailiwick:10m;\n\
+         map $http_upgrade $bailiwick_connection {\n    default upgrade;\n    \"\"      \"\";\n}\n",
+    );
+    for site in sites {
+        let keeps = site.files.iter().chain(&site.programs).map(|backend| (backend, true));
+        for (backend, keeps) in keeps.chain(site.php.iter().map(|backend| (backend, false))) {
+            // max_fails=0: there is no other server to turn to, and one refused request must not close the site for ten seconds.
+            let keepalive = if keeps { format!("\n    {KEEPALIVE}") } else { String::new() };
+            let Backend { name, path, .. } = backend;
+            write!(text, "upstream bailiwick.{name} {{\n    server unix:{path} max_fails=0;{keepalive}\n}}\n")
+                .expect("text");
+        }
+    }
+    text
+}
+
+fn server(site: &Site, options: &Options) -> String {
+    let Site { tenant, php, files, programs, root } = site;
+    let mut out =
+        String::from("# Include this file in a block server. The server's own locations go before it or after it.\n");
+    let upload = format!("    client_max_body_size {};\n", options.upload.0);
+    match (programs.split_first(), php, files) {
+        (Some((first, others)), _, _) => {
+            write!(out, "location / {{\n{upload}{}}}\n", proxy(tenant.as_str(), first)).expect("text");
+            for other in others {
+                writeln!(out, "# For a location of your own: proxy_pass http://bailiwick.{};", other.name)
+                    .expect("text");
+            }
+        }
+        (None, Some(php), files) => {
+            let script = |script: &str| format!("{upload}{}", fastcgi(tenant.as_str(), php, root, script));
+            match files {
+                Some(files) => write!(
+                    out,
+                    "location / {{\n    recursive_error_pages on;\n    error_page 404 405 418 = @bailiwick.{tenant}.directory;\n    \
+                     if ($request_method !~ ^(GET|HEAD)$) {{\n        return 418;\n    }}\n    \
+                     proxy_intercept_errors on;\n{upload}{}}}\n\
+                     location @bailiwick.{tenant}.directory {{\n    recursive_error_pages on;\n    \
+                     fastcgi_intercept_errors on;\n    error_page 404 = @bailiwick.{tenant}.front;\n{}}}\n",
+                    proxy(tenant.as_str(), files),
+                    script("$uri/index.php"),
+                ),
+                None => write!(
+                    out,
+                    "location / {{\n    error_page 418 = @bailiwick.{tenant}.front;\n    recursive_error_pages on;\n    \
+                     return 418;\n}}\n"
+                ),
+            }
+            .expect("text");
+            write!(
+                out,
+                "location @bailiwick.{tenant}.front {{\n{}}}\n\
+                 location ~ [^/]\\.php(/|$) {{\n    fastcgi_split_path_info ^(.+?\\.php)(/.*)$;\n    \
+                 fastcgi_param PATH_INFO $fastcgi_path_info;\n{}}}\n",
+                script("/index.php"),
+                script("$fastcgi_script_name"),
+            )
+            .expect("text");
+        }
+        (None, None, Some(files)) => {
+            write!(out, "location / {{\n{upload}{}}}\n", proxy(tenant.as_str(), files)).expect("text");
+        }
+        (None, None, None) => {}
+    }
+    write!(
+        out,
+        "location @bailiwick.{tenant}.busy {{\n    default_type text/html;\n    add_header Retry-After {RETRY_AFTER} always;\n    \
+         return 508 \"{BUSY}\";\n}}\n\
+         location @bailiwick.{tenant}.down {{\n    default_type text/html;\n    add_header Retry-After {RETRY_AFTER} always;\n    \
+         return 503 \"{DOWN}\";\n}}\n"
+    )
+    .expect("text");
+    out
+}
+
+/// What every location has: the limit of requests at a time, and the pages of the tenant that cannot answer.
+fn common(tenant: &str, backend: &Backend) -> String {
+    let mut text = String::new();
+    if let Some(entries) = backend.entries {
+        write!(
+            text,
+            "    set $bailiwick_socket {};\n    limit_conn bailiwick {entries};\n    limit_conn_status 508;\n    \
+             error_page 508 = @bailiwick.{tenant}.busy;\n",
+            backend.name
+        )
+        .expect("text");
+    }
+    writeln!(text, "    error_page 502 504 = @bailiwick.{tenant}.down;").expect("text");
+    text
+}
+
+fn proxy(tenant: &str, backend: &Backend) -> String {
+    format!(
+        "{}    proxy_pass http://bailiwick.{};\n    proxy_http_version 1.1;\n    proxy_set_header Host $http_host;\n    \
+         proxy_set_header X-Real-IP $remote_addr;\n    proxy_set_header X-Forwarded-For $remote_addr;\n    \
+         proxy_set_header X-Forwarded-Proto $scheme;\n    proxy_set_header Upgrade $http_upgrade;\n    \
+         proxy_set_header Connection $bailiwick_connection;\n    proxy_read_timeout 300s;\n",
+        common(tenant, backend),
+        backend.name
+    )
+}
+
+/// Runs a script, whose path below the site's root inside the jail is `script`.
+fn fastcgi(tenant: &str, backend: &Backend, root: &str, script: &str) -> String {
+    let mut text = common(tenant, backend);
+    writeln!(text, "    fastcgi_param SCRIPT_FILENAME {root}{script};").expect("text");
+    writeln!(text, "    fastcgi_param SCRIPT_NAME {script};").expect("text");
+    writeln!(text, "    fastcgi_param DOCUMENT_ROOT {root};").expect("text");
+    for (name, value) in PARAMETERS {
+        writeln!(text, "    fastcgi_param {name} {value};").expect("text");
+    }
+    writeln!(text, "    fastcgi_read_timeout 300s;\n    fastcgi_pass bailiwick.{};", backend.name).expect("text");
+    text
+}
