@@ -1,16 +1,20 @@
-//! PID 1 of a jail: reaps processes, and starts sessions for `bailiwickd`. It is linked statically, so it loads no file of the
-//! tenant.
+//! PID 1 of a jail: reaps processes, starts sessions for `bailiwickd`, and supervises the tenant's services. It is linked
+//! statically, so it loads no file of the tenant.
 //!
 //! Danger: this program belongs to the tenant. Root inside cannot trace it, but may find a way to stop it or to speak for it.
 //! So nothing outside may rely on it, and it must hold no descriptor except the listening socket, which reaches only Bailiwick.
 
+mod command;
 mod crontab;
 mod host_etc;
+mod life;
+mod log;
 mod probe;
+mod services;
 mod session;
 
 use bailiwick_proto::frame::{MAX_CRONTAB_REPLY, MAX_REQUEST};
-use bailiwick_proto::init::VERSION;
+use bailiwick_proto::init::{MAX_ORDER_FDS, MAX_SERVICES_REPLY, VERSION};
 use bailiwick_proto::{Incoming, InitReply, InitRequest, TransportError, time_limits, transport};
 use bailiwick_sys::signal::{self, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
 use bailiwick_sys::socket::SpareDescriptor;
@@ -18,6 +22,7 @@ use bailiwick_sys::{credential, process, socket};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitOptions;
+use services::{Services, Source};
 use session::Session;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -31,8 +36,8 @@ const HOST_ETC_INSIDE: &str = "/run/host/etc";
 const LISTENER: i32 = 3;
 /// The most sessions at a time. It bounds what a hostile client of the tenant can pile up here.
 const MAX_SESSIONS: usize = 512;
-/// The most descriptors beside a request: the channel and three pipes.
-const MAX_FDS: usize = 4;
+/// The largest reply.
+const MAX_REPLY: usize = if MAX_SERVICES_REPLY > MAX_CRONTAB_REPLY { MAX_SERVICES_REPLY } else { MAX_CRONTAB_REPLY };
 /// The pause after a connection that could not even be refused.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long processes may run between `SIGTERM` and the end of the jail.
@@ -74,11 +79,12 @@ fn run() -> io::Result<()> {
     // be made, is left as it is.
     rustix::fs::symlink("/run/lock", "/var/lock").ok();
     let mut spare = SpareDescriptor::new(&listener);
-    let mut sessions: Vec<Session> = Vec::new();
+    let mut children = Children { sessions: Vec::new(), services: Services::new() };
     let mut stop_at: Option<Instant> = None;
     loop {
-        let timeout = stop_at.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let events = wait(&listener, &signals, &sessions, timeout)?;
+        let deadline = stop_at.into_iter().chain(children.services.deadline()).min();
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let events = wait(&listener, &signals, &children, timeout)?;
         if stop_at.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(());
         }
@@ -86,6 +92,7 @@ fn run() -> io::Result<()> {
             while let Some(arrived) = signals.take()? {
                 if arrived == SIGTERM && stop_at.is_none() {
                     stop_at = Some(Instant::now() + GRACE);
+                    children.services.end();
                     // SIGCONT lets a stopped process see the other two. No process at all is no error.
                     for number in [SIGTERM, SIGHUP, SIGCONT] {
                         drop(signal::send_to_all_others(number));
@@ -93,18 +100,22 @@ fn run() -> io::Result<()> {
                 }
             }
         }
+        for source in events.services {
+            children.services.heard(source);
+        }
         // This runs always, and not only on SIGCHLD, because pending signals of one number merge.
-        let has_children = reap(&mut sessions)?;
+        let has_children = children.reap()?;
         if stop_at.is_some() && !has_children {
             return Ok(());
         }
-        for index in events.sessions.into_iter().rev() {
-            if let Some(session) = sessions.get_mut(index) {
+        for pid in events.sessions {
+            if let Some(session) = children.sessions.iter_mut().find(|session| session.pid() == pid) {
                 session.recv();
             }
         }
+        children.services.work();
         if events.listener && stop_at.is_none() {
-            serve(&listener, &mut spare, &mut sessions);
+            serve(&listener, &mut spare, &mut children);
         }
     }
 }
@@ -118,22 +129,34 @@ fn hold() -> io::Result<()> {
     Ok(())
 }
 
+/// Everything that runs below this process and that it started.
+struct Children {
+    sessions: Vec<Session>,
+    services: Services,
+}
+
 /// What woke the loop.
 struct Events {
     listener: bool,
     signals: bool,
-    /// Indices of the sessions whose clients have sent something.
-    sessions: Vec<usize>,
+    /// The processes of the sessions whose clients have sent something.
+    sessions: Vec<u32>,
+    services: Vec<Source>,
 }
 
-fn wait(listener: &OwnedFd, signals: &Signals, sessions: &[Session], timeout: Option<Duration>) -> io::Result<Events> {
+fn wait(listener: &OwnedFd, signals: &Signals, children: &Children, timeout: Option<Duration>) -> io::Result<Events> {
     let mut fds = vec![PollFd::new(listener, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-    let mut owners = Vec::new();
-    for (index, session) in sessions.iter().enumerate() {
+    let mut sessions = Vec::new();
+    for session in &children.sessions {
         if let Some(channel) = session.channel() {
             fds.push(PollFd::from_borrowed_fd(channel, PollFlags::IN));
-            owners.push(index);
+            sessions.push(session.pid());
         }
+    }
+    let mut services = Vec::new();
+    for (source, fd, flags) in children.services.watched() {
+        fds.push(PollFd::from_borrowed_fd(fd, flags));
+        services.push(source);
     }
     let timeout = timeout.map(|left| rustix::time::Timespec {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -144,34 +167,44 @@ fn wait(listener: &OwnedFd, signals: &Signals, sessions: &[Session], timeout: Op
         Err(error) => return Err(error.into()),
     }
     let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-    let sessions = owners.into_iter().zip(&fds[2..]).filter(|(_, fd)| is_ready(fd));
+    let (of_sessions, of_services) = fds[2..].split_at(sessions.len());
     Ok(Events {
         listener: is_ready(&fds[0]),
         signals: is_ready(&fds[1]),
-        sessions: sessions.map(|(index, _)| index).collect(),
+        sessions: sessions.into_iter().zip(of_sessions).filter(|(_, fd)| is_ready(fd)).map(|(pid, _)| pid).collect(),
+        services: services
+            .into_iter()
+            .zip(of_services)
+            .filter(|(_, fd)| is_ready(fd))
+            .map(|(source, _)| source)
+            .collect(),
     })
 }
 
-/// Reaps every child that has ended, and ends its session. Returns whether any child is left.
-fn reap(sessions: &mut Vec<Session>) -> io::Result<bool> {
-    loop {
-        match rustix::process::wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) => {
-                let pid = u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0);
-                if let Some(index) = sessions.iter().position(|session| session.pid() == pid) {
-                    sessions.swap_remove(index).ended(status);
+impl Children {
+    /// Reaps every child that has ended, and ends what it belongs to. Returns whether any child is left.
+    fn reap(&mut self) -> io::Result<bool> {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    let pid = u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0);
+                    if let Some(index) = self.sessions.iter().position(|session| session.pid() == pid) {
+                        self.sessions.swap_remove(index).ended(status);
+                    } else {
+                        self.services.ended(pid, status);
+                    }
                 }
+                Ok(None) => return Ok(true),
+                Err(rustix::io::Errno::CHILD) => return Ok(false),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
-            Ok(None) => return Ok(true),
-            Err(rustix::io::Errno::CHILD) => return Ok(false),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
         }
     }
 }
 
 /// Accepts one connection and serves its one request. An error concerns only the sender.
-fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, sessions: &mut Vec<Session>) {
+fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, children: &mut Children) {
     let connection = match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
         Ok(connection) => connection,
         Err(error) => {
@@ -181,7 +214,7 @@ fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, sessions: &mut Vec<Ses
             return;
         }
     };
-    if sessions.len() >= MAX_SESSIONS {
+    if children.sessions.len() >= MAX_SESSIONS {
         reply(&connection, InitReply::Refused);
         return;
     }
@@ -194,15 +227,12 @@ fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, sessions: &mut Vec<Ses
             reply(&connection, InitReply::Crontab(crontab::read(&path, owner, seen.as_deref())));
         }
         Ok((InitRequest::Version, _)) => reply(&connection, InitReply::Version { version: VERSION }),
-        Ok((InitRequest::Spawn(spawn), fds)) => sessions.extend(Session::start(&spawn, fds)),
-        Ok((
-            InitRequest::Service(_)
-            | InitRequest::KeepServices { .. }
-            | InitRequest::ServiceVerb { .. }
-            | InitRequest::Services,
-            _,
-        ))
-        | Err(_) => {}
+        Ok((InitRequest::Spawn(spawn), fds)) => children.sessions.extend(Session::start(&spawn, fds)),
+        Ok((InitRequest::Service(order), fds)) => reply(&connection, children.services.order(*order, fds)),
+        Ok((InitRequest::KeepServices { names }, _)) => reply(&connection, children.services.keep(&names)),
+        Ok((InitRequest::ServiceVerb { name, verb }, _)) => reply(&connection, children.services.verb(&name, verb)),
+        Ok((InitRequest::Services, _)) => reply(&connection, children.services.report()),
+        Err(_) => {}
     }
 }
 
@@ -210,12 +240,12 @@ fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, sessions: &mut Vec<Ses
 fn reply(connection: &OwnedFd, message: InitReply) {
     // A peer that does not read must not block init.
     rustix::io::ioctl_fionbio(connection, true).ok();
-    drop(transport::send(connection, &message, MAX_CRONTAB_REPLY, &[]));
+    drop(transport::send(connection, &message, MAX_REPLY, &[]));
 }
 
 fn receive(connection: &OwnedFd) -> Result<(InitRequest, Vec<OwnedFd>), TransportError> {
     let deadline = Instant::now() + time_limits::INIT_REQUEST;
-    transport::receive(connection, &mut Incoming::new(MAX_REQUEST, MAX_FDS), deadline)
+    transport::receive(connection, &mut Incoming::new(MAX_REQUEST, MAX_ORDER_FDS), deadline)
 }
 
 /// Whether opening the file for reading fails with `EACCES`. The canary's permission bits allow everybody to read it, so only

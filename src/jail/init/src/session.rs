@@ -3,21 +3,15 @@
 //!
 //! Danger: the client and the command decide when the channel and the streams are read. Nothing here may wait for them.
 
+use crate::command::{self, errno};
 use bailiwick_proto::init::{Spawn, WindowSize};
 use bailiwick_proto::{SessionEvent, SessionSignal, transport};
+use bailiwick_sys::process;
 use bailiwick_sys::signal::{self, SIGCONT, SIGHUP};
-use bailiwick_sys::{credential, file, process};
-use bailiwick_types::{MAX_GROUP_FILE, groups_of};
-use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitStatus;
 use rustix::pty::OpenptFlags;
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-/// The `oom_score_adj` of a session (`proc_pid_oom_score_adj(5)`). Init has 500 from the warden, so the kernel kills a session
-/// first.
-const SESSION_OOM_SCORE: &[u8] = b"700";
 
 /// A running session.
 pub(crate) struct Session {
@@ -144,10 +138,6 @@ fn send_event(channel: &OwnedFd, event: SessionEvent, fds: &[BorrowedFd<'_>]) {
     drop(transport::send_datagram(channel, &event, fds));
 }
 
-fn errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error())
-}
-
 /// A terminal of the jail's own `devpts`.
 struct Terminal {
     master: OwnedFd,
@@ -182,12 +172,11 @@ fn become_command(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>)
     {
         return (Stage::Directory, error.into());
     }
-    (Stage::Exec, execute(spawn))
+    (Stage::Exec, command::execute(&spawn.argv, spawn.arg0.as_ref(), &spawn.env))
 }
 
 fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io::Result<()> {
-    signal::reset_all()?;
-    rustix::process::setsid()?;
+    command::begin()?;
     match terminal {
         Some(terminal) => {
             rustix::process::ioctl_tiocsctty(&terminal.peer)?;
@@ -203,78 +192,6 @@ fn prepare(spawn: &Spawn, pipes: &[OwnedFd], terminal: Option<&Terminal>) -> io:
     }
     // Every descriptor from 3 on is marked already. This catches one that a later change forgets to mark.
     process::close_on_exec_from(3)?;
-    // Until it executes another program, this child is undumpable like init, and nobody inside owns its files in `/proc`. The
-    // next step writes one of them.
-    credential::set_dumpable()?;
-    // When memory runs out, the kernel kills a session before init. If this cannot be set, the session starts all the same.
-    if let Ok(score) = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        rustix::io::write(&score, SESSION_OOM_SCORE).ok();
-    }
-    let groups = groups(spawn.user.uid);
-    credential::become_for_good_in(spawn.user.uid, spawn.user.gid, &groups)?;
-    // A missing home does not keep its user out.
-    if rustix::process::chdir(spawn.user.home.as_bytes()).is_err() {
-        rustix::process::chdir("/")?;
-    }
-    Ok(())
-}
-
-/// The supplementary groups of a user in the jail's own `/etc/passwd` and `/etc/group`. Files that cannot be read give no
-/// groups. A file that blocks the reader blocks only this session.
-fn groups(uid: u32) -> Vec<u32> {
-    let read = |path: &str| -> io::Result<Vec<u8>> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = rustix::fs::open(path, flags, Mode::empty())?;
-        if file::metadata(&fd)?.kind != rustix::fs::FileType::RegularFile {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        file::read_bounded(fd, MAX_GROUP_FILE)
-    };
-    match (read("/etc/passwd"), read("/etc/group")) {
-        (Ok(passwd), Ok(group)) => groups_of(uid, &passwd, &group),
-        _ => Vec::new(),
-    }
-}
-
-/// Executes the command, and looks it up in the session's own `PATH` as execvp(3) does. Returns only an error.
-fn execute(spawn: &Spawn) -> io::Error {
-    let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
-    let build = || -> io::Result<(Vec<CString>, Vec<CString>)> {
-        let mut argv = spawn.argv.iter().map(|argument| text(argument.as_bytes())).collect::<io::Result<Vec<_>>>()?;
-        if let (Some(name), Some(first)) = (&spawn.arg0, argv.first_mut()) {
-            *first = text(name.as_bytes())?;
-        }
-        let env = spawn
-            .env
-            .iter()
-            .map(|(key, value)| text(&[key.as_bytes(), b"=", value.as_bytes()].concat()))
-            .collect::<io::Result<Vec<_>>>()?;
-        Ok((argv, env))
-    };
-    let (argv, env) = match build() {
-        Ok(built) => built,
-        Err(error) => return error,
-    };
-    let program = spawn.argv[0].as_bytes();
-    let try_path = |path: &[u8]| match text(path) {
-        Ok(path) => process::execute_path(&path, &argv, &env),
-        Err(error) => error,
-    };
-    if program.contains(&b'/') {
-        return try_path(program);
-    }
-    let path = spawn.env.iter().rev().find(|(key, _)| key.as_bytes() == b"PATH");
-    let path = path.map_or(&b"/usr/bin:/bin"[..], |(_, value)| value.as_bytes());
-    let mut denied: Option<io::Error> = None;
-    for directory in path.split(|byte| *byte == b':') {
-        let directory = if directory.is_empty() { b"." } else { directory };
-        let error = try_path(&[directory, b"/", program].concat());
-        match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
-            // A program that exists but may not be executed must not be reported as "not found".
-            io::ErrorKind::PermissionDenied => denied = Some(error),
-            _ => return error,
-        }
-    }
-    denied.unwrap_or_else(|| rustix::io::Errno::NOENT.into())
+    command::set_oom_score()?;
+    command::become_user(&spawn.user)
 }
