@@ -183,14 +183,6 @@ impl Findings<'_> {
                 problem.hint("rename the tenant or the user: one of them would be taken for the other"),
             );
         }
-        if !tenant.settings.services.is_empty() {
-            let problem = Problem::new("nothing starts a [[service]] yet");
-            self.add(
-                file,
-                "service",
-                problem.hint("remove it; a [[timer]] with the schedule \"@reboot\" is run at each start"),
-            );
-        }
         // Timers and FTP logins are of no use behind a closed door.
         for (door, key, is_there) in
             [(Door::Cron, "timer", !tenant.timers.is_empty()), (Door::Ftp, "ftp", !tenant.ftp.is_empty())]
@@ -218,6 +210,17 @@ fn impossible(settings: &Settings, machine: &Machine) -> Vec<(&'static str, Prob
     if settings.doors.contains(&Door::Socket) {
         let problem = Problem::new("the door \"socket\" is served by nothing yet");
         all.push(("doors", problem.hint("take it out")));
+    }
+    if !settings.services.is_empty() {
+        let problem = Problem::new("nothing starts a [[service]] yet");
+        all.push((
+            "service",
+            problem.hint("remove it; a [[timer]] with the schedule \"@reboot\" is run at each start"),
+        ));
+    }
+    if settings.sleep.is_some() {
+        let problem = Problem::new("nothing puts a tenant to sleep yet");
+        all.push(("sleep", problem.hint("remove [sleep]")));
     }
     for (key, size) in [(LimitKey::Tmp, settings.limits.tmp), (LimitKey::Shm, settings.limits.shm)] {
         if size > machine.memory {

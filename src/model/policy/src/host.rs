@@ -3,7 +3,7 @@
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::host_etc::is_barred;
 use crate::model::{EtcSettings, Host, Principal, Reserve, Web};
-use crate::reader::{Report, Section, Span, Table, distinct, expected, line, number, parsed, text};
+use crate::reader::{NEVER, Report, Section, Span, Table, distinct, expected, line, number, parsed, switch, text};
 use crate::source::Source;
 use bailiwick_types::{ByteSize, IdPool, Period, Resource};
 use std::path::PathBuf;
@@ -26,16 +26,15 @@ const TOP: Section = Section {
         "user",
         "login_group",
         "replace_silent_init",
+        "web",
         "etc_extra",
         "etc_never",
     ],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
 const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
-const SECTIONS: &[Section] = &[TOP, IDS, RESERVE];
-
-/// The word in place of a time that never comes.
-const NEVER: &str = "never";
+const WEB: Section = Section { title: "in \"web\"", keys: &["group"] };
+const SECTIONS: &[Section] = &[TOP, IDS, RESERVE, WEB];
 
 /// The values of the settings that the file does not have.
 pub(crate) fn defaults() -> Host {
@@ -86,6 +85,9 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         host.login_group = group.map_or(host.login_group, Spanned::into_inner);
         let silent = top.read(&mut report, "replace_silent_init", silence);
         host.replace_silent_init = silent.map_or(host.replace_silent_init, Spanned::into_inner);
+        if let Some(web) = top.table(&mut report, "web", &WEB, SECTIONS) {
+            host.web.group = web.read(&mut report, "group", web_group).map(Spanned::into_inner);
+        }
         if let Some(extra) = top.list(&mut report, "etc_extra", extra_of_etc) {
             host.etc.extra = distinct(&mut report, extra.into_inner(), Clone::clone);
         }
@@ -163,11 +165,6 @@ fn read_ids(report: &mut Report<'_>, table: &Table<'_, '_>) -> IdPool {
     .expect("the two numbers are checked independently")
 }
 
-/// Reads `true` or `false`.
-fn switch(value: &DeValue<'_>) -> Result<bool, Problem> {
-    value.as_bool().ok_or_else(|| expected("true or false", value))
-}
-
 /// Reads how long an init may be silent. A busy host could not keep to less than a second.
 fn silence(value: &DeValue<'_>) -> Result<Option<Period>, Problem> {
     if value.as_str() == Some(NEVER) {
@@ -229,6 +226,12 @@ fn login_group(value: &DeValue<'_>) -> Result<String, Problem> {
     not_root(value, "group", hint)
 }
 
+/// Reads the group that may connect to tenants' sockets. It must not be root's group, which most daemons of a host are not in.
+fn web_group(value: &DeValue<'_>) -> Result<String, Problem> {
+    let hint = || Problem::new("the web server's group must not be root's").hint("write \"www-data\"");
+    not_root(value, "group", hint)
+}
+
 fn not_root(value: &DeValue<'_>, kind: &str, is_root: impl Fn() -> Problem) -> Result<String, Problem> {
     let name = account(text(value)?)?;
     let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
@@ -264,7 +267,7 @@ pub(crate) fn write(host: &Host) -> String {
     format!(
         "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\n\
          reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\nlogin_group = {}\n\
-         replace_silent_init = \"{}\"\n\
+         replace_silent_init = \"{}\"\nweb = {{ {} }}\n\
          etc_extra = [{}]\netc_never = [{}]\n",
         quoted(&host.state_dir.to_string_lossy()),
         quoted(&host.runtime_dir.to_string_lossy()),
@@ -279,6 +282,7 @@ pub(crate) fn write(host: &Host) -> String {
         quoted(&host.user),
         quoted(&host.login_group),
         host.replace_silent_init.map_or_else(|| NEVER.to_owned(), |period| period.to_string()),
+        host.web.group.as_ref().map(|group| format!("group = {}", quoted(group))).unwrap_or_default(),
         list(host.etc.extra.clone()),
         list(host.etc.never.clone()),
     )

@@ -18,7 +18,7 @@ struct Row {
 }
 
 /// The type of a limit's value.
-trait Setting: Copy {
+pub(crate) trait Setting: Copy {
     /// The type of the smallest and the largest allowed value.
     type Unit: PartialOrd + Display;
     fn read(value: &DeValue<'_>) -> Result<Self, Problem>;
@@ -116,7 +116,8 @@ fn quantity(value: &DeValue<'_>, what: &str) -> Result<(), Problem> {
     }
 }
 
-fn read<S: Setting>(value: &DeValue<'_>, min: S::Unit, max: S::Unit, why: &str) -> Result<S, Problem> {
+/// Reads a value between two ends. `why` is the hint for one outside.
+pub(crate) fn bounded<S: Setting>(value: &DeValue<'_>, min: S::Unit, max: S::Unit, why: &str) -> Result<S, Problem> {
     let setting = S::read(value).map_err(|problem| match value.as_str() {
         Some("unlimited") => Problem::new("\"unlimited\" is not possible here").hint(why),
         _ => problem,
@@ -134,7 +135,7 @@ macro_rules! rows {
         const ROWS: &[Row] = &[$(Row {
             key: LimitKey::$key,
             read: |value, limits| {
-                limits.$field = read(value, $min, $max, $why)?;
+                limits.$field = bounded(value, $min, $max, $why)?;
                 Ok(())
             },
             write: |limits| limits.$field.write(),

@@ -259,9 +259,9 @@ impl Service {
             env: BTreeMap::new(),
             after: BTreeSet::new(),
             restart: Restart::Always,
-            stop: Stop { signal: StopSignal::Term, within: Period(10) },
+            stop: Stop::default(),
             ready: Readiness::None,
-            log: Log { size: ByteSize(1 << 20), keep: 1 },
+            log: Log::default(),
             limits: ServiceLimits::default(),
             sockets: Vec::new(),
         }
@@ -274,7 +274,8 @@ impl Service {
 pub enum Run {
     /// The program (an absolute path inside the jail) and its arguments.
     Command(Vec<String>),
-    /// Bailiwick's own server of static files, with the directory (an absolute path inside the jail) that it serves.
+    /// Bailiwick's own server of static files, with the directory that it serves: an absolute path inside the jail, or
+    /// a path below the login user's home.
     Files(String),
 }
 
@@ -297,6 +298,12 @@ pub struct Stop {
     pub within: Period,
 }
 
+impl Default for Stop {
+    fn default() -> Self {
+        Self { signal: StopSignal::Term, within: Period(10) }
+    }
+}
+
 /// The bounds of a service's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Log {
@@ -304,6 +311,12 @@ pub struct Log {
     pub size: ByteSize,
     /// How many full files are kept beside the current one.
     pub keep: u32,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { size: ByteSize(1 << 20), keep: 1 }
+    }
 }
 
 /// Limits of one service, inside the tenant's. `None` means only the tenant's.
@@ -328,6 +341,11 @@ pub struct ServiceSocket {
     pub backlog: u32,
     /// The most requests at a time; `None` means only the limits of the service.
     pub entries: Option<u64>,
+}
+
+impl ServiceSocket {
+    /// The default of `backlog`.
+    pub const BACKLOG: u32 = 128;
 }
 
 /// How a service gets the connections of a socket.

@@ -4,10 +4,10 @@ use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{Folder, PLANS, file_name, names};
 use crate::model::{Plan, Settings};
 use crate::reader::{Report, Section, Table, parsed};
-use crate::settings;
 use crate::source::Source;
 use crate::store::Fallback;
 use crate::suggest::nearest;
+use crate::{services, settings, sleep};
 use bailiwick_types::PlanName;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
@@ -17,9 +17,18 @@ const MAX_DEPTH: usize = 16;
 
 const TOP: Section = Section {
     title: "at the top of the file",
-    keys: &["plan", "image", "profile", "doors", "suspended_doors", "limits"],
+    keys: &["plan", "image", "profile", "doors", "suspended_doors", "inherit_services", "limits", "sleep", "service"],
 };
-const SECTIONS: &[Section] = &[TOP, settings::LIMITS];
+const SECTIONS: &[Section] = &[
+    TOP,
+    settings::LIMITS,
+    sleep::SLEEP,
+    services::SERVICE,
+    services::SOCKET,
+    services::STOP,
+    services::LOG,
+    services::LIMITS,
+];
 
 /// The plans. Each is read when it is first needed, because the warden needs those of one tenant and not all.
 #[derive(Debug)]
@@ -96,7 +105,7 @@ impl Draft {
         if let Some(entries) = report.parse() {
             let top = Table::new(&mut report, &entries, &TOP, SECTIONS);
             parent = top.read(&mut report, "plan", parsed);
-            declared = Some(settings::Declared::read(&mut report, &top, SECTIONS));
+            declared = Some(settings::Declared::read(&mut report, &top, SECTIONS, None));
         }
         Self { name, diagnostics: report.finish(), source, declared, parent }
     }
@@ -246,7 +255,7 @@ fn circle(start: &PlanName, from: &PlanName, line: &[Draft]) -> Problem {
 
 /// Writes a plan as a file with every setting. Reading it gives the same plan, whatever its parent says.
 pub(crate) fn write(plan: &Plan) -> String {
-    let (top, limits) = settings::write(&plan.settings);
+    let (top, tables) = settings::write(&plan.settings);
     let parent = plan.parent.as_ref().map(|parent| format!("plan = \"{parent}\"\n")).unwrap_or_default();
-    format!("{parent}{top}{limits}")
+    format!("{parent}{top}{tables}")
 }

@@ -15,6 +15,9 @@ use toml::de::{DeTable, DeValue};
 /// The most problems of one file that are recorded. A file with more is no configuration file.
 const MAX_PROBLEMS: usize = 100;
 
+/// The word in place of a time that never comes.
+pub(crate) const NEVER: &str = "never";
+
 /// A range of bytes in a file.
 pub(crate) type Span = Range<usize>;
 
@@ -84,6 +87,11 @@ impl<'a> Report<'a> {
         self.found.is_empty()
     }
 
+    /// How many problems there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.found.len() + self.unrecorded
+    }
+
     /// Returns the problems in the order of the file.
     pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|(span, _)| span.start);
@@ -108,8 +116,34 @@ pub(crate) struct Section {
 
 /// Words of other systems, each with the key that it means here.
 const SYNONYMS: &[(&str, &str)] = &[
+    ("Environment", "env"),
+    ("ExecStart", "command"),
+    ("KillSignal", "stop"),
+    ("ListenStream", "socket"),
+    ("MemoryMax", "memory"),
+    ("Restart", "restart"),
+    ("TasksMax", "tasks"),
+    ("TimeoutStopSec", "stop"),
+    ("Type", "ready"),
+    ("User", "user"),
+    ("WorkingDirectory", "directory"),
+    ("chdir", "directory"),
     ("cmd", "command"),
+    ("concurrency", "entries"),
+    ("cwd", "directory"),
+    ("depends_on", "after"),
+    ("disabled", "enabled"),
+    ("docroot", "files"),
+    ("environment", "env"),
     ("exec", "command"),
+    ("exec_start", "command"),
+    ("idle", "after"),
+    ("listen", "to"),
+    ("logs", "log"),
+    ("max_children", "entries"),
+    ("port", "to"),
+    ("readiness", "ready"),
+    ("requires", "after"),
     ("keys", "ssh_keys"),
     ("nofile", "open_files"),
     ("passwd", "password"),
@@ -124,8 +158,14 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("reason", "suspend_reason"),
     ("on_calendar", "schedule"),
     ("services", "service"),
+    ("sockets", "socket"),
+    ("static", "files"),
+    ("stop_signal", "stop"),
     ("threads", "tasks"),
+    ("timeout_stop", "stop"),
     ("timers", "timer"),
+    ("working_directory", "directory"),
+    ("workdir", "directory"),
 ];
 
 /// A table of a file that is being read.
@@ -258,6 +298,11 @@ pub(crate) fn line(value: &DeValue<'_>) -> Result<String, Problem> {
         Some(found) => Err(Problem::new(format!("a line must not hold the control character {found:?}"))),
         None => Ok(text.to_owned()),
     }
+}
+
+/// Reads `true` or `false`.
+pub(crate) fn switch(value: &DeValue<'_>) -> Result<bool, Problem> {
+    value.as_bool().ok_or_else(|| expected("true or false", value))
 }
 
 /// Reads a whole number that is not negative.

@@ -1,10 +1,10 @@
 //! Reads and writes the settings that a plan gives and a tenant may override.
 
 use crate::diagnostic::Problem;
-use crate::limits;
 use crate::model::Settings;
 use crate::reader::{Report, Section, Table, distinct, parsed, text};
-use bailiwick_types::{Door, ImageName, Limits, Profile};
+use crate::{limits, services, sleep};
+use bailiwick_types::{Door, ImageName, Limits, LoginName, Profile};
 use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -33,11 +33,18 @@ pub(crate) struct Declared {
     doors: Option<BTreeSet<Door>>,
     suspended_doors: Option<BTreeSet<Door>>,
     limits: limits::Declared,
+    services: services::Declared,
+    sleep: sleep::Declared,
 }
 
 impl Declared {
-    /// Reads the settings from the top table of a file.
-    pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static [Section]) -> Self {
+    /// Reads the settings from the top table of a file. `login` is the tenant's login user; a plan does not know it.
+    pub(crate) fn read(
+        report: &mut Report<'_>,
+        top: &Table<'_, '_>,
+        file: &'static [Section],
+        login: Option<&LoginName>,
+    ) -> Self {
         let mut doors = |key, parse: fn(&DeValue<'_>) -> Result<Door, Problem>| {
             let doors = top.list(report, key, parse)?;
             Some(distinct(report, doors.into_inner(), Door::to_string).into_iter().collect())
@@ -52,6 +59,8 @@ impl Declared {
                 Some(table) => limits::Declared::read(report, &table),
                 None => limits::Declared::nothing(),
             },
+            services: services::Declared::read(report, top, file, login),
+            sleep: sleep::Declared::read(report, top, file),
         }
     }
 
@@ -65,8 +74,8 @@ impl Declared {
             doors: self.doors.unwrap_or_else(|| inherited.doors.clone()),
             suspended_doors: self.suspended_doors.unwrap_or_else(|| inherited.suspended_doors.clone()),
             limits,
-            services: inherited.services.clone(),
-            sleep: inherited.sleep,
+            services: self.services.apply(report, &inherited.services),
+            sleep: self.sleep.apply(report, inherited.sleep),
         }
     }
 }
@@ -80,14 +89,15 @@ fn suspended_door(value: &DeValue<'_>) -> Result<Door, Problem> {
     })
 }
 
-/// Writes every setting: the keys for the top of a file, and `[limits]`. A table in TOML goes on until the next one, so
-/// `[limits]` must come after all keys of the top.
+/// Writes every setting: the keys for the top of a file, and the tables. A table in TOML goes on until the next one, so the
+/// tables must come after all keys of the top. They hold all services, so the plan's own are not to be inherited again.
 pub(crate) fn write(settings: &Settings) -> (String, String) {
     let list = |doors: &BTreeSet<Door>| doors.iter().map(|door| format!("\"{door}\"")).collect::<Vec<_>>().join(", ");
-    let Settings { image, profile, doors, suspended_doors, limits, services: _, sleep: _ } = settings;
+    let Settings { image, profile, doors, suspended_doors, limits, services, sleep } = settings;
     let (doors, suspended_doors) = (list(doors), list(suspended_doors));
     let top = format!(
-        "image = \"{image}\"\nprofile = \"{profile}\"\ndoors = [{doors}]\nsuspended_doors = [{suspended_doors}]\n"
+        "image = \"{image}\"\nprofile = \"{profile}\"\ndoors = [{doors}]\nsuspended_doors = [{suspended_doors}]\n\
+         inherit_services = false\n"
     );
-    (top, limits::write(limits))
+    (top, [limits::write(limits), sleep::write(*sleep), services::write(services)].concat())
 }

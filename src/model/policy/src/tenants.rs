@@ -2,14 +2,13 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::Folder;
-use crate::model::{Declared, FtpLogin, Login, Run, Service, Settings, Tenant, Timer};
+use crate::model::{Declared, FtpLogin, Login, Settings, Tenant, Timer};
 use crate::plans::{Found, Plans};
-use crate::reader::{Report, Section, Table, expected, line, number, parsed, text};
+use crate::reader::{Report, Section, Table, line, number, parsed, text};
 use crate::source::Source;
-use crate::{settings, sshkey};
-use bailiwick_types::{CRONTAB_JOB, NotHash, PasswordHash, PlanName, ServiceName, TenantName, TimerName, When};
+use crate::{items, services, settings, sleep, sshkey};
+use bailiwick_types::{CRONTAB_JOB, NotHash, PasswordHash, PlanName, TenantName, TimerName, When};
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -23,7 +22,9 @@ const TOP: Section = Section {
         "profile",
         "doors",
         "suspended_doors",
+        "inherit_services",
         "limits",
+        "sleep",
         "login",
         "service",
         "timer",
@@ -31,16 +32,23 @@ const TOP: Section = Section {
     ],
 };
 const LOGIN: Section = Section { title: "below [login]", keys: &["user", "ssh_keys"] };
-const SERVICE: Section = Section { title: "below [[service]]", keys: &["name", "command"] };
 const TIMER: Section = Section { title: "below [[timer]]", keys: &["name", "schedule", "command"] };
 const FTP: Section = Section { title: "below [[ftp]]", keys: &["name", "password", "directory", "sessions"] };
-const SECTIONS: &[Section] = &[TOP, settings::LIMITS, LOGIN, SERVICE, TIMER, FTP];
-/// The most bytes of a command. A longer one belongs into a file.
-const MAX_COMMAND: usize = 32 << 10;
+const SECTIONS: &[Section] = &[
+    TOP,
+    settings::LIMITS,
+    sleep::SLEEP,
+    LOGIN,
+    services::SERVICE,
+    services::SOCKET,
+    services::STOP,
+    services::LOG,
+    services::LIMITS,
+    TIMER,
+    FTP,
+];
 /// The most FTP logins of a tenant.
 const MAX_FTP: usize = 256;
-/// The most bytes of the path that an FTP login is locked to.
-const MAX_DIRECTORY: usize = 1024;
 
 /// The result of a file with errors.
 #[derive(Debug)]
@@ -82,14 +90,12 @@ fn read_top<F: Folder>(
     name: &TenantName,
     plans: &mut Plans<'_, F>,
 ) -> Option<Tenant> {
-    let declared = settings::Declared::read(report, top, SECTIONS);
     let login = read_login(report, top, name);
+    let declared = settings::Declared::read(report, top, SECTIONS, Some(&login.user));
     let mut names = BTreeSet::new();
-    let services = read_list(report, top, "service", |report, item| read_service(report, item, &mut names));
+    let timers = items::tables(report, top, "timer", &TIMER, |report, item| read_timer(report, item, &mut names));
     let mut names = BTreeSet::new();
-    let timers = read_list(report, top, "timer", |report, item| read_timer(report, item, &mut names));
-    let mut names = BTreeSet::new();
-    let ftp = read_list(report, top, "ftp", |report, item| read_ftp(report, item, &mut names));
+    let ftp = items::tables(report, top, "ftp", &FTP, |report, item| read_ftp(report, item, &mut names));
     if let Some(list) = top.get("ftp").filter(|_| ftp.len() > MAX_FTP) {
         report.error(list.span(), || Problem::new(format!("more than {MAX_FTP} logins for FTP")));
     }
@@ -99,7 +105,7 @@ fn read_top<F: Folder>(
         });
     }
     let plan: Spanned<PlanName> = top.read(report, "plan", parsed)?;
-    let mut settings: Settings = match plans.find(plan.get_ref()) {
+    let settings: Settings = match plans.find(plan.get_ref()) {
         Found::Good(inherited) => declared.apply(report, inherited),
         Found::Bad => return None,
         Found::Missing(problem) => {
@@ -107,7 +113,6 @@ fn read_top<F: Folder>(
             return None;
         }
     };
-    settings.services.extend(services);
     Some(Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, timers, ftp })
 }
 
@@ -143,96 +148,12 @@ fn read_login(report: &mut Report<'_>, top: &Table<'_, '_>, name: &TenantName) -
     }
 }
 
-/// Reads each table below `[[key]]`.
-fn read_list<T>(
-    report: &mut Report<'_>,
-    top: &Table<'_, '_>,
-    key: &'static str,
-    mut read: impl FnMut(&mut Report<'_>, &Spanned<DeValue<'_>>) -> Option<T>,
-) -> Vec<T> {
-    let Some(list) = top.get(key) else { return Vec::new() };
-    let Some(items) = list.get_ref().as_array() else {
-        report.error(list.span(), || {
-            expected("a list of tables", list.get_ref()).hint(format!("write [[{key}]], in two pairs of brackets"))
-        });
-        return Vec::new();
-    };
-    items.iter().filter_map(|item| read(report, item)).collect()
-}
-
-/// Reads one table of a list. The first `must` keys of its section are required.
-fn item<'t, 'i>(
-    report: &mut Report<'_>,
-    item: &'t Spanned<DeValue<'i>>,
-    what: &'static str,
-    section: &'static Section,
-    must: usize,
-) -> Option<Table<'t, 'i>> {
-    let Some(entries) = item.get_ref().as_table() else {
-        report.error(item.span(), || {
-            expected("a table", item.get_ref())
-                .hint(format!("write {}, and its keys below", section.title.trim_start_matches("below ")))
-        });
-        return None;
-    };
-    let table = Table::new(report, entries, section, SECTIONS);
-    for key in section.keys[..must].iter().filter(|key| table.get(key).is_none()) {
-        report.error(item.span(), || Problem::new(format!("the {what} has no \"{key}\"")));
-    }
-    Some(table)
-}
-
-/// Reads the name of an item, and records a problem when another item has the same name.
-fn read_name<N: Display + Ord + Clone>(
-    report: &mut Report<'_>,
-    table: &Table<'_, '_>,
-    what: &'static str,
-    names: &mut BTreeSet<N>,
-    read: impl Fn(&DeValue<'_>) -> Result<N, Problem>,
-) -> Option<N> {
-    let name: Spanned<N> = table.read(report, "name", read)?;
-    if !names.insert(name.get_ref().clone()) {
-        report.error(name.span(), || Problem::new(format!("there are two {what}s \"{}\"", name.get_ref())));
-    }
-    Some(name.into_inner())
-}
-
-fn read_command(report: &mut Report<'_>, table: &Table<'_, '_>) -> Option<Vec<String>> {
-    let mut arguments = 0;
-    let command = table.list(report, "command", |value| {
-        arguments += 1;
-        if arguments == 1 { program(value) } else { argument(value) }
-    })?;
-    if arguments == 0 {
-        report.error(command.span(), || {
-            Problem::new("the command is empty").hint("a program and its arguments: [\"/usr/sbin/nginx\", \"-g\"]")
-        });
-    }
-    let place = command.span();
-    let command: Vec<String> = command.into_inner().into_iter().map(Spanned::into_inner).collect();
-    if command.iter().map(String::len).sum::<usize>() > MAX_COMMAND {
-        report.error(place, || {
-            Problem::new(format!("the command is longer than {MAX_COMMAND} bytes")).hint("write it into a file inside")
-        });
-    }
-    Some(command)
-}
-
-fn read_service(
-    report: &mut Report<'_>,
-    entry: &Spanned<DeValue<'_>>,
-    names: &mut BTreeSet<ServiceName>,
-) -> Option<Service> {
-    let table = item(report, entry, "service", &SERVICE, 2)?;
-    let (name, command) = (read_name(report, &table, "service", names, parsed), read_command(report, &table));
-    Some(Service::new(name?, Run::Command(command?)))
-}
-
 fn read_timer(report: &mut Report<'_>, entry: &Spanned<DeValue<'_>>, names: &mut BTreeSet<TimerName>) -> Option<Timer> {
-    let table = item(report, entry, "timer", &TIMER, 3)?;
-    let (name, command) = (read_name(report, &table, "timer", names, timer_name), read_command(report, &table));
+    let table = items::table(report, entry, "timer", &TIMER, SECTIONS, 3)?;
+    let name = items::name(report, &table, "timer", names, timer_name);
+    let command = items::command(report, &table);
     let schedule: Option<Spanned<When>> = table.read(report, "schedule", parsed);
-    Some(Timer { name: name?, schedule: schedule?.into_inner(), command: command? })
+    Some(Timer { name: name?.into_inner(), schedule: schedule?.into_inner(), command: command? })
 }
 
 fn read_ftp(
@@ -240,11 +161,11 @@ fn read_ftp(
     entry: &Spanned<DeValue<'_>>,
     names: &mut BTreeSet<bailiwick_types::FtpName>,
 ) -> Option<FtpLogin> {
-    let table = item(report, entry, "ftp login", &FTP, 2)?;
-    let name = read_name(report, &table, "ftp login", names, parsed);
+    let table = items::table(report, entry, "ftp login", &FTP, SECTIONS, 2)?;
+    let name = items::name(report, &table, "ftp login", names, parsed);
     let password = table.read(report, "password", password);
     let has_directory = table.get("directory").is_some();
-    let directory = table.read(report, "directory", directory);
+    let directory = table.read(report, "directory", items::below_home);
     let has_sessions = table.get("sessions").is_some();
     let sessions = table.read(report, "sessions", |value| match number(value)? {
         0 => Err(Problem::new("no session at all").hint("take the whole [[ftp]] out to close it")),
@@ -252,7 +173,7 @@ fn read_ftp(
     });
     let whole = (!has_directory || directory.is_some()) && (!has_sessions || sessions.is_some());
     Some(FtpLogin {
-        name: name?,
+        name: name?.into_inner(),
         password: password?.into_inner(),
         directory: directory.map(Spanned::into_inner).unwrap_or_default(),
         sessions: sessions.map(Spanned::into_inner),
@@ -267,22 +188,6 @@ fn password(value: &DeValue<'_>) -> Result<PasswordHash, Problem> {
     })
 }
 
-/// Reads a path below the login user's home.
-fn directory(value: &DeValue<'_>) -> Result<String, Problem> {
-    let path = line(value)?;
-    let hint = "write it from the login user's home on, such as \"www/blog\"";
-    if path.starts_with('/') {
-        return Err(Problem::new(format!("{path:?} is an absolute path")).hint(hint));
-    }
-    if path.split('/').any(|name| matches!(name, "" | "." | "..")) {
-        return Err(Problem::new(format!("{path:?} is no plain path")).hint(hint));
-    }
-    if path.len() > MAX_DIRECTORY {
-        return Err(Problem::new(format!("the path is longer than {MAX_DIRECTORY} bytes")));
-    }
-    Ok(path)
-}
-
 fn timer_name(value: &DeValue<'_>) -> Result<TimerName, Problem> {
     let name: TimerName = parsed(value)?;
     if name.as_str().starts_with(CRONTAB_JOB) {
@@ -292,30 +197,11 @@ fn timer_name(value: &DeValue<'_>) -> Result<TimerName, Problem> {
     Ok(name)
 }
 
-/// Reads the path of a program inside the jail.
-fn program(value: &DeValue<'_>) -> Result<String, Problem> {
-    let path = argument(value)?;
-    if !path.starts_with('/') {
-        return Err(Problem::new(format!("the program {path:?} is not an absolute path"))
-            .hint("write where it is inside the jail, such as \"/usr/sbin/nginx\""));
-    }
-    Ok(path)
-}
-
-/// Reads an argument of a program (`execve(2)`).
-fn argument(value: &DeValue<'_>) -> Result<String, Problem> {
-    let text = text(value)?;
-    if text.contains('\0') {
-        return Err(Problem::new("an argument must not hold a NUL character"));
-    }
-    Ok(text.to_owned())
-}
-
 /// Writes a tenant as a file with every setting. Reading it gives the same tenant, whatever its plan says.
 pub(crate) fn write(tenant: &Tenant) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let list = |items: &[String]| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
-    let (top, limits) = settings::write(&tenant.settings);
+    let (top, tables) = settings::write(&tenant.settings);
     let mut text = format!("plan = \"{}\"\n", tenant.plan);
     match &tenant.state {
         Declared::Active => text.push_str("state = \"active\"\n"),
@@ -327,13 +213,9 @@ pub(crate) fn write(tenant: &Tenant) -> String {
         }
     }
     text.push_str(&top);
-    text.push_str(&limits);
+    text.push_str(&tables);
     let Login { user, ssh_keys } = &tenant.login;
     text.push_str(&format!("\n[login]\nuser = \"{user}\"\nssh_keys = [{}]\n", list(ssh_keys)));
-    for Service { name, run, .. } in &tenant.settings.services {
-        let Run::Command(command) = run else { continue };
-        text.push_str(&format!("\n[[service]]\nname = \"{name}\"\ncommand = [{}]\n", list(command)));
-    }
     for Timer { name, schedule, command } in &tenant.timers {
         let schedule = quoted(&schedule.to_string());
         let command = list(command);

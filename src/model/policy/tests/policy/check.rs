@@ -58,6 +58,12 @@ fn settings_that_cannot_work_are_found_at_their_places() {
             "plan = \"small\"\n[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n",
             "2: nothing starts a [[service]]",
         ),
+        (
+            "plans.d/small.toml",
+            "[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n",
+            "1: nothing starts a [[service]]",
+        ),
+        ("tenants.d/a.toml", "plan = \"small\"\n[sleep]\nafter = \"1h\"\n", "2: nothing puts a tenant to sleep yet"),
         ("tenants.d/a.toml", &hash("$6$rounds=999999999$salt$", 86), "4: comparing the password of"),
         (
             "tenants.d/ldap.toml",

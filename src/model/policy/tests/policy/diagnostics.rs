@@ -233,7 +233,7 @@ fn wrong_shapes() {
             "plan = \"small\"\nservice = [1.5]",
             "2:12: expected a table, found a number with a fraction (write [[service]], and its keys below)",
         ),
-        ("plan = \"small\"\n[[service]]\nname = \"a\"", "2:1: the service has no \"command\""),
+        ("plan = \"small\"\n[[service]]\nname = \"a\"", "2:1: the service has no \"command\" and no \"files\""),
         ("plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]", "2:1: the timer has no \"schedule\""),
         (
             "plan = \"small\"\n[[timer]]\nname = \"crontab-1\"\ncommand = [\"/a\"]\nschedule = \"daily\"",
@@ -277,6 +277,289 @@ fn wrong_shapes() {
     }
     let long = format!("plan = \"{}\"", "x".repeat(300));
     assert_eq!(tenant(&long), ["1:8: a name has at most 32 bytes, this one has 300"]);
+}
+
+/// The complaints about a tenant with one service, from line 2 on, and more lines below its name and its command.
+fn service(more: &str) -> Vec<String> {
+    tenant(&format!("plan = \"small\"\n[[service]]\nname = \"php\"\ncommand = [\"/bin/php\"]\n{more}"))
+}
+
+#[test]
+fn a_good_service_and_a_good_sleep() {
+    let good = r#"
+enabled = true
+user = "alice"
+directory = "/home/alice"
+env = { APP_ENV = "prod", "x.y" = "" }
+restart = "on-failure"
+stop = { signal = "QUIT", within = "5m" }
+ready = "connect"
+log = { size = "4K", keep = 0 }
+limits = { memory = "256M", tasks = 20, cpu = "50%" }
+[[service.socket]]
+name = "web"
+pass = "relay"
+to = "[::1]:3000"
+backlog = 4096
+entries = 100_000
+[[service.socket]]
+name = "fpm"
+pass = "fpm"
+to = "/run/php.sock"
+[[service.socket]]
+name = "plain"
+[[service]]
+name = "root"
+files = "/home/alice/www"
+user = "root"
+after = ["php"]
+[[service.socket]]
+name = "static"
+[sleep]
+after = "15m"
+freeze_after = "2m"
+"#;
+    assert_eq!(service(good), [""; 0]);
+}
+
+#[test]
+fn a_service_that_cannot_be() {
+    let relay = "[[service.socket]]\nname = \"a\"\npass = \"relay\"\n";
+    for (more, complaints) in [
+        (
+            "files = \"/www\"",
+            &[
+                "5:9: a service has \"command\" or \"files\", not both (Bailiwick's own server serves \"files\"; write two services)",
+            ][..],
+        ),
+        ("enabled = \"no\"", &["5:11: expected true or false, found a text in quotes"]),
+        (
+            "user = \"bob\"",
+            &["5:8: a service cannot run as \"bob\" (\"alice\" (the login user, which is the default) or \"root\")"],
+        ),
+        ("directory = \"www\"", &["5:13: the path \"www\" is not absolute (write where it is inside the jail)"]),
+        ("directory = \"/\\u0000\"", &["5:13: a path must not hold a NUL character"]),
+        ("env = [\"A=b\"]", &["5:7: expected a table such as { APP_ENV = \"prod\" }, found a list"]),
+        (
+            "[service.env]\n\"\" = \"\"\n\"A=b\" = \"\"\nA = \"\\u0000\"\nN = 3000\nPORT = \"80\"\nLISTEN_FDS = \"1\"",
+            &[
+                "6:1: the name of a variable must not be empty",
+                "7:1: the name of a variable must not hold '='",
+                "8:5: a variable must not hold a NUL character",
+                "9:5: expected a text in quotes, found a whole number (every variable is a text: write it in quotes)",
+                "10:1: Bailiwick sets PORT itself (remove it)",
+                "11:1: Bailiwick sets LISTEN_FDS itself (remove it)",
+            ],
+        ),
+        ("restart = \"yes\"", &["5:11: expected one of always, on-failure, never"]),
+        ("stop = \"QUIT\"", &["5:8: expected a table (what is in \"stop\"), found a text in quotes"]),
+        (
+            "stop = { signal = \"SIGQUIT\" }",
+            &["5:19: expected one of TERM, QUIT, INT, HUP, USR1, USR2, WINCH, KILL (write \"QUIT\")"],
+        ),
+        ("stop = { signal = \"STOP\" }", &["5:19: expected one of TERM, QUIT, INT, HUP, USR1, USR2, WINCH, KILL"]),
+        ("stop = { within = \"6m\" }", &["5:19: the value is above 5m (from 1s to 5m)"]),
+        (
+            "stop = { within = 10 }",
+            &[
+                "5:19: expected a length of time such as \"7d\", found a whole number (write it in quotes, with its unit)",
+            ],
+        ),
+        ("ready = \"yes\"", &["5:9: expected one of none, notify, connect"]),
+        (
+            "ready = \"connect\"",
+            &[
+                "5:9: ready = \"connect\" needs a socket with pass = \"relay\" (there is no address to connect to; write \"none\" or \"notify\")",
+            ],
+        ),
+        (
+            "log = { size = \"2G\", keep = 21 }",
+            &[
+                "5:16: the value is above 1G (from 4K to 1G)",
+                "5:29: the value is above 20 (from 0 to 20 full files beside the current one)",
+            ],
+        ),
+        (
+            "limits = { memory = \"unlimited\" }",
+            &["5:21: \"unlimited\" is not possible here (from 1M; without it only the tenant's own limit counts)"],
+        ),
+        (
+            "limits = { tasks = 0 }",
+            &["5:20: the value is below 1 (from 1; without it only the tenant's own limit counts)"],
+        ),
+        ("limits = { disk = \"1G\" }", &["5:12: unknown key \"disk\" (\"disk\" belongs below [limits])"]),
+        ("after = [\"db\"]", &["5:10: there is no service \"db\" (a service comes after others of the same tenant)"]),
+        (
+            "after = [\"php\"]",
+            &["5:10: the services come after each other in a circle: php -> php (remove one of them from \"after\")"],
+        ),
+        (
+            "after = [\"b\"]\n[[service]]\nname = \"b\"\ncommand = [\"/b\"]\nafter = [\"c\"]\n[[service]]\nname = \"c\"\ncommand = [\"/c\"]\nafter = [\"php\", \"bb\"]",
+            &[
+                "5:10: the services come after each other in a circle: php -> b -> c -> php (remove one of them from \"after\")",
+                "13:17: there is no service \"bb\" (did you mean \"b\"?)",
+            ],
+        ),
+        ("ExecStart = \"/bin/x\"", &["5:1: unknown key \"ExecStart\" (use \"command\")"]),
+        ("Restart = \"always\"", &["5:1: unknown key \"Restart\" (use \"restart\")"]),
+        ("WorkingDirectory = \"/\"", &["5:1: unknown key \"WorkingDirectory\" (use \"directory\")"]),
+        (
+            "[service.socket]\nname = \"a\"",
+            &["5:1: expected a list of tables, found a table (write [[service.socket]], in two pairs of brackets)"],
+        ),
+        ("[[service.socket]]\npass = \"fd\"", &["5:1: the socket has no \"name\""]),
+        (
+            "[[service.socket]]\nname = \"../a\"",
+            &["6:8: a name starts with a lower-case letter or \"_\", not with '.'"],
+        ),
+        ("[[service.socket]]\nname = \"a\"\n[[service.socket]]\nname = \"a\"", &["8:8: there are two sockets \"a\""]),
+        (
+            "[[service.socket]]\nname = \"a\"\npass = \"tcp\"",
+            &[
+                "7:8: unknown pass \"tcp\" (\"fd\" (the service inherits the listening socket), \"fpm\" (PHP-FPM inherits it), or \"relay\" (the service listens on an address inside))",
+            ],
+        ),
+        (
+            "[[service.socket]]\nname = \"a\"\nto = \"127.0.0.1:80\"",
+            &[
+                "7:6: with pass = \"fd\" there is no use for \"to\" (the service inherits the listening socket; remove \"to\", or write pass = \"relay\")",
+            ],
+        ),
+        (
+            relay,
+            &[
+                "5:1: the socket has no \"to\", and pass = \"relay\" (the address inside that the service listens on: to = \"127.0.0.1:3000\")",
+            ],
+        ),
+        (
+            "[[service.socket]]\nname = \"a\"\npass = \"fpm\"",
+            &[
+                "5:1: the socket has no \"to\", and pass = \"fpm\" (the value of `listen` in PHP-FPM's configuration: to = \"/run/php.sock\")",
+            ],
+        ),
+        (
+            "[[service.socket]]\nname = \"a\"\npass = \"fpm\"\nto = \"/a=b\"",
+            &["8:6: the path must not hold '=' (FPM_SOCKETS has no such path)"],
+        ),
+        (
+            &format!("{relay}to = 3000"),
+            &[
+                "8:6: expected an address in quotes, found a whole number (write an address and a port, such as \"127.0.0.1:3000\" or \"[::1]:3000\")",
+            ],
+        ),
+        (
+            &format!("{relay}to = \"localhost:3000\""),
+            &[
+                "8:6: \"localhost:3000\" is no address with a port (write an address and a port, such as \"127.0.0.1:3000\" or \"[::1]:3000\")",
+            ],
+        ),
+        (
+            &format!("{relay}to = \"10.0.0.1:3000\""),
+            &[
+                "8:6: \"10.0.0.1:3000\" is no loopback address (the relay connects inside the jail: write 127.0.0.1 or [::1])",
+            ],
+        ),
+        (
+            &format!("{relay}to = \"[::1%3]:3000\""),
+            &[
+                "8:6: \"[::1%3]:3000\" is no loopback address (the relay connects inside the jail: write 127.0.0.1 or [::1])",
+            ],
+        ),
+        (
+            &format!("{relay}to = \"127.0.0.1:0\""),
+            &[
+                "8:6: nothing listens on port 0 (write an address and a port, such as \"127.0.0.1:3000\" or \"[::1]:3000\")",
+            ],
+        ),
+        (
+            &format!("{relay}to = \"127.0.0.1:1\"\nbacklog = 4097\nentries = 0"),
+            &[
+                "9:11: the value is above 4096 (from 1 to 4096; 128 is the norm)",
+                "10:11: the value is below 1 (from 1 to 100000; leave it out for no limit of its own)",
+            ],
+        ),
+        ("[[service]]\nname = \"php\"\ncommand = [\"/a\"]", &["6:8: there are two services \"php\""]),
+        (
+            "[[service]]\nname = \"w\"\nfiles = \"../www\"",
+            &["7:9: \"../www\" is no plain path (write it from the login user's home on, such as \"www/blog\")"],
+        ),
+        (
+            "[[service]]\nname = \"w\"\nfiles = \"/www\"",
+            &["5:1: a service with \"files\" has exactly one socket (write one [[service.socket]] below it)"],
+        ),
+        (
+            "[[service]]\nname = \"w\"\nfiles = \"/www\"\n[[service.socket]]\nname = \"a\"\npass = \"fpm\"\nto = \"/a\"",
+            &[
+                "10:8: a service with \"files\" cannot have pass = \"fpm\" (remove it: Bailiwick's own server inherits the listening socket)",
+            ],
+        ),
+        (
+            "[[service]]\nname = \"w\"\nfiles = \"/www\"\nready = \"notify\"\n[[service.socket]]\nname = \"a\"",
+            &[
+                "8:9: a service with \"files\" cannot have ready = \"notify\" (remove it: Bailiwick's own server is ready at once)",
+            ],
+        ),
+        (
+            "[[service]]\nname = \"old\"\nenabled = false",
+            &["6:8: the plan has no service \"old\" to take away (remove this [[service]])"],
+        ),
+        // A service that has problems is still there for those that come after it.
+        (
+            "[[service]]\nname = \"b\"\nafter = [\"d\"]\ncommand = [\"/b\"]\n[[service]]\nname = \"d\"",
+            &["9:1: the service has no \"command\" and no \"files\""],
+        ),
+        ("[sleep]\nafter = \"1s\"", &["6:9: the value is below 1m (from 1m to 30d, or \"never\")"]),
+        (
+            "[sleep]\nafter = \"31d\"\nfreeze_after = \"1s\"",
+            &[
+                "6:9: the value is above 30d (from 1m to 30d, or \"never\")",
+                "7:16: the value is below 10s (from 10s, less than \"after\", or \"never\")",
+            ],
+        ),
+        (
+            "[sleep]\nafter = \"1h\"\nfreeze_after = \"1h\"",
+            &["7:16: \"freeze_after\" (1h) is not less than \"after\" (1h), so nothing would be frozen"],
+        ),
+        (
+            "[sleep]\nfreeze_after = \"1h\"",
+            &[
+                "6:16: \"freeze_after\", but the tenant never sleeps (add a time such as after = \"15m\", or remove this line)",
+            ],
+        ),
+    ] {
+        assert_eq!(service(more), complaints, "{more}");
+    }
+}
+
+#[test]
+fn too_many_services_sockets_and_variables() {
+    let services = |from: usize, to: usize| -> String {
+        (from..to).map(|n| format!("[[service]]\nname = \"s{n}\"\ncommand = [\"/s\"]\n")).collect()
+    };
+    assert_eq!(tenant(&format!("plan = \"small\"\n{}", services(0, 32))), [""; 0]);
+    let too_many = "more than 32 services, those of the plan included (let one service start several programs)";
+    assert_eq!(tenant(&format!("plan = \"small\"\n{}", services(0, 33))), [format!("2:1: {too_many}")]);
+    let directory = Directory::with(&[
+        ("plans.d/p.toml", &services(0, 20)),
+        ("tenants.d/alice.toml", &format!("plan = \"p\"\n{}", services(10, 33))),
+    ]);
+    assert_eq!(directory.complaints(), [format!("CONFIG/tenants.d/alice.toml:2:1: {too_many}")]);
+
+    let sockets: String = (0..9).map(|n| format!("[[service.socket]]\nname = \"s{n}\"\n")).collect();
+    assert_eq!(service(&sockets), ["5:1: more than 8 sockets of one service"]);
+    let env = format!("env = {{ A = \"{}\" }}", "x".repeat(32 << 10));
+    assert_eq!(service(&env), ["5:7: the variables are longer than 32768 bytes (write them into a file inside)"]);
+}
+
+#[test]
+fn a_plan_does_not_know_the_login_user() {
+    let plan = "[[service]]\nname = \"php\"\ncommand = [\"/bin/php\"]\nuser = \"alice\"";
+    let directory = Directory::with(&[("plans.d/small.toml", plan)]);
+    assert_eq!(
+        directory.complaints(),
+        ["CONFIG/plans.d/small.toml:4:8: a plan's service cannot run as \"alice\" \
+         (\"root\"; without this line it runs as the tenant's login user)"]
+    );
 }
 
 #[test]
@@ -342,6 +625,9 @@ fn bailiwick_toml() {
         ),
         ("user = \"root\"", "1:8: bailiwickd must not run as root (give it a user of its own, such as \"bailiwick\")"),
         ("user = \"00\"", "1:8: bailiwickd must not run as root (give it a user of its own, such as \"bailiwick\")"),
+        ("web = { group = \"root\" }", "1:17: the web server's group must not be root's (write \"www-data\")"),
+        ("web = \"www-data\"", "1:7: expected a table (what is in \"web\"), found a text in quotes"),
+        ("[web]\nusers = \"x\"", "2:1: unknown key \"users\" (in \"web\" there are: group)"),
         ("user = \"4294967295\"", "1:8: no user can have the number 4294967295"),
     ] {
         assert_eq!(host(content), [complaint], "{content}");

@@ -1,8 +1,8 @@
 //! Inheritance: from defaults over parents and plan to the tenant.
 
 use crate::directory::Directory;
-use bailiwick_policy::{Declared, Run, Settings, Tenant, read_tenant};
-use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Profile};
+use bailiwick_policy::{Declared, Run, Service, Settings, Sleep, Tenant, read_tenant};
+use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Period, Profile};
 use std::collections::BTreeSet;
 
 fn tenant(directory: &Directory, name: &str) -> Tenant {
@@ -102,6 +102,102 @@ command = ["/usr/bin/php", "cron.php"]
     assert_eq!(services, [("web", 3), ("queue", 3)]);
     let timers: Vec<_> = alice.timers.iter().map(|timer| (timer.name.as_str(), timer.schedule.to_string())).collect();
     assert_eq!(timers, [("nightly", "15 3 * * *".to_owned())]);
+}
+
+/// The services of a tenant, each as its name and its program, and the time after which it sleeps.
+fn services(plan: &str, own: &str) -> (Vec<(String, String)>, Option<Sleep>) {
+    let own = format!("plan = \"p\"\n{own}");
+    let directory = Directory::with(&[("plans.d/p.toml", plan), ("tenants.d/alice.toml", &own)]);
+    let settings = tenant(&directory, "alice").settings;
+    let what = |service: &Service| match &service.run {
+        Run::Command(command) => (service.name.to_string(), command[0].clone()),
+        Run::Files(files) => (service.name.to_string(), files.clone()),
+    };
+    (settings.services.iter().map(what).collect(), settings.sleep)
+}
+
+#[test]
+fn a_service_of_a_tenant_replaces_that_of_the_plan() {
+    let plan = "[[service]]\nname = \"php\"\ncommand = [\"/php\"]\nenv = { A = \"1\" }\n\
+                [[service]]\nname = \"queue\"\ncommand = [\"/queue\"]\nafter = [\"php\"]\n";
+    let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(name, what)| ((*name).to_owned(), (*what).to_owned())).collect()
+    };
+    for (own, golden) in [
+        ("", &[("php", "/php"), ("queue", "/queue")][..]),
+        ("[[service]]\nname = \"php\"\ncommand = [\"/own\"]", &[("php", "/own"), ("queue", "/queue")]),
+        (
+            "[[service]]\nname = \"db\"\ncommand = [\"/db\"]\nafter = [\"php\"]",
+            &[("php", "/php"), ("queue", "/queue"), ("db", "/db")],
+        ),
+        ("[[service]]\nname = \"queue\"\nenabled = false", &[("php", "/php")]),
+        // What is taken away may keep its settings, for the day when it comes back.
+        ("[[service]]\nname = \"queue\"\nenabled = false\ncommand = [\"/own\"]", &[("php", "/php")]),
+        ("[[service]]\nname = \"db\"\nenabled = false\ncommand = [\"/db\"]", &[("php", "/php"), ("queue", "/queue")]),
+        ("inherit_services = false", &[]),
+        ("inherit_services = false\n[[service]]\nname = \"db\"\ncommand = [\"/db\"]", &[("db", "/db")]),
+    ] {
+        assert_eq!(services(plan, own).0, pairs(golden), "{own}");
+    }
+    let directory = Directory::with(&[("plans.d/p.toml", plan)]);
+    for (own, complaint) in [
+        (
+            "[[service]]\nname = \"php\"\nenabled = false",
+            "3:8: the service \"queue\" comes after \"php\" (give this file a \"queue\" of its own, or take it away too)",
+        ),
+        (
+            "[[service]]\nname = \"php\"\ncommand = [\"/own\"]\nafter = [\"queue\"]",
+            "5:10: the services come after each other in a circle: php -> queue -> php (remove one of them from \"after\")",
+        ),
+        (
+            "inherit_services = false\n[[service]]\nname = \"db\"\ncommand = [\"/db\"]\nafter = [\"php\"]",
+            "6:10: there is no service \"php\" (a service comes after others of the same tenant)",
+        ),
+    ] {
+        directory.write("tenants.d/alice.toml", format!("plan = \"p\"\n{own}"));
+        assert_eq!(directory.complaints(), [format!("CONFIG/tenants.d/alice.toml:{complaint}")], "{own}");
+    }
+    directory.write(
+        "plans.d/p.toml",
+        "[[service]]\nname = \"php\"\ncommand = [\"/php\"]\n[[service.socket]]\nname = \"web\"\n",
+    );
+    directory.write(
+        "tenants.d/alice.toml",
+        "plan = \"p\"\n[[service]]\nname = \"own\"\ncommand = [\"/own\"]\n[[service.socket]]\nname = \"web\"\n",
+    );
+    assert_eq!(
+        directory.complaints(),
+        ["CONFIG/tenants.d/alice.toml:6:8: there are two sockets \"web\" \
+         (the service \"php\" of the plan has the other one; rename this one)"]
+    );
+}
+
+#[test]
+fn a_tenant_sleeps_as_its_plan_says_unless_it_says_otherwise() {
+    let times =
+        |after, freeze_after: Option<u64>| Some(Sleep { after: Period(after), freeze_after: freeze_after.map(Period) });
+    let plan = "[sleep]\nafter = \"1h\"\nfreeze_after = \"5m\"\n";
+    for (plan, own, golden) in [
+        ("", "", None),
+        (plan, "", times(3600, Some(300))),
+        (plan, "[sleep]\n", times(3600, Some(300))),
+        (plan, "[sleep]\nafter = \"2h\"", times(7200, Some(300))),
+        (plan, "[sleep]\nfreeze_after = \"1m\"", times(3600, Some(60))),
+        (plan, "[sleep]\nfreeze_after = \"never\"", times(3600, None)),
+        (plan, "[sleep]\nafter = \"never\"", None),
+        ("", "[sleep]\nafter = \"1m\"", times(60, None)),
+    ] {
+        assert_eq!(services(plan, own).1, golden, "{plan}{own}");
+    }
+    let directory = Directory::with(&[("plans.d/p.toml", plan)]);
+    directory.write("tenants.d/alice.toml", "plan = \"p\"\n[sleep]\nafter = \"2m\"");
+    assert_eq!(
+        directory.complaints(),
+        [
+            "CONFIG/tenants.d/alice.toml:3:9: \"freeze_after\" (5m) is not less than \"after\" (2m), so nothing would be \
+         frozen (\"freeze_after\" is inherited; set it in this file too)"
+        ]
+    );
 }
 
 /// How a jail may use its storage, and which doors are open.

@@ -2,18 +2,19 @@
 
 use bailiwick_diagnostics::render;
 use bailiwick_policy::{
-    Declared, EtcSettings, FtpLogin, Host, Login, Plan, Policy, Principal, Reading, Reserve, Run, Service, Settings,
-    Tenant, Timer, Web,
+    Declared, EtcSettings, FtpLogin, Host, Log, Login, Pass, Plan, Policy, Principal, Reading, Reserve, Run, Service,
+    ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
 };
 use bailiwick_policy::{dump, parse};
 use bailiwick_types::{
-    Bound, ByteSize, Count, CpuShare, Door, IdPool, Limits, Period, PlanName, Profile, Resource, SoftHard, TenantName,
+    Bound, ByteSize, Count, CpuShare, Door, IdPool, Limits, Period, PlanName, Profile, Readiness, Resource, Restart,
+    SoftHard, StopSignal, TenantName,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -79,9 +80,12 @@ prop_compose! {
         doors in subsequence(Door::ALL, 0..=Door::ALL.len()),
         suspended in subsequence(Door::OF_THE_SUSPENDED, 0..=Door::OF_THE_SUSPENDED.len()),
         limits in storage(),
+        services in services(),
+        sleep in option::of((70u64..30 * 86_400, option::of(10u64..60))),
     ) -> Settings {
         let (doors, suspended_doors) = (doors.into_iter().collect(), suspended.into_iter().collect());
-        Settings { image, profile, doors, suspended_doors, limits, services: Vec::new(), sleep: None }
+        let sleep = sleep.map(|(after, freeze_after)| Sleep { after: Period(after), freeze_after: freeze_after.map(Period) });
+        Settings { image, profile, doors, suspended_doors, limits, services, sleep }
     }
 }
 
@@ -99,8 +103,65 @@ prop_compose! {
         name in name(),
         program in text_without(|c| c == '\0'),
         arguments in vec(text_without(|c| c == '\0'), 0..4),
+        user in select(vec![ServiceUser::Login, ServiceUser::Root]),
+        directory in option::of(text_without(|c| c == '\0').prop_map(|path| format!("/{path}"))),
+        env in btree_map(text_without(|c| c == '=' || c.is_control()).prop_map(|name| format!("{name}_")), text_without(|c| c == '\0'), 0..3),
+        restart in select(Restart::ALL),
+        stop in (select(StopSignal::ALL), 1u64..=300).prop_map(|(signal, within)| Stop { signal, within: Period(within) }),
+        ready in select(Readiness::ALL),
+        log in (4u64 << 10..=1 << 30, 0u32..=20).prop_map(|(size, keep)| Log { size: ByteSize(size), keep }),
+        (memory, tasks, cpu) in (option::of(1u64 << 20..1 << 40), option::of(1u64..1000), option::of(1000u64..1_000_000)),
+        sockets in vec(socket(), 0..3),
     ) -> Service {
-        Service::new(name, Run::Command([format!("/{program}")].into_iter().chain(arguments).collect()))
+        let is_relayed = sockets.iter().any(|socket| matches!(socket.pass, Pass::Relay(_)));
+        let ready = if ready == Readiness::Connect && !is_relayed { Readiness::None } else { ready };
+        let limits = ServiceLimits { memory: memory.map(ByteSize), tasks, cpu: cpu.map(CpuShare) };
+        let command = [format!("/{program}")].into_iter().chain(arguments).collect();
+        Service { user, directory, env, restart, stop, ready, log, limits, sockets, ..Service::new(name, Run::Command(command)) }
+    }
+}
+
+prop_compose! {
+    fn socket()(
+        name in name(),
+        pass in prop_oneof![
+            Just(Pass::Fd),
+            text_without(|c| matches!(c, '=' | ',') || c.is_control()).prop_map(|path| Pass::Fpm(format!("/{path}"))),
+            (select(vec!["127.0.0.1", "127.9.8.7", "::1"]), 1u16..).prop_map(|(ip, port)| {
+                Pass::Relay((ip.parse::<std::net::IpAddr>().expect("an address"), port).into())
+            }),
+        ],
+        backlog in 1u32..=4096,
+        entries in option::of(1u64..=100_000),
+    ) -> ServiceSocket {
+        ServiceSocket { name, pass, backlog, entries }
+    }
+}
+
+prop_compose! {
+    /// Services without two of one name, of which each comes after some that are before it.
+    fn services()(services in vec((service(), any::<bool>(), any::<bool>()), 0..4)) -> Vec<Service> {
+        let (mut made, mut sockets): (Vec<Service>, BTreeSet<_>) = Default::default();
+        for (mut service, is_after, has_files) in services {
+            if made.iter().any(|other| other.name == service.name) {
+                continue;
+            }
+            service.sockets.retain(|socket| sockets.insert(socket.name.clone()));
+            if !service.sockets.iter().any(|socket| matches!(socket.pass, Pass::Relay(_))) {
+                service.ready = Readiness::None;
+            }
+            if let ([socket], true) = (service.sockets.as_mut_slice(), has_files) {
+                let path = if is_after { "www/ä b" } else { "/home/ä b/www" };
+                service.run = Run::Files(path.to_owned());
+                socket.pass = Pass::Fd;
+                service.ready = Readiness::None;
+            }
+            if is_after {
+                service.after.extend(made.iter().map(|other: &Service| other.name.clone()));
+            }
+            made.push(service);
+        }
+        made
     }
 }
 
@@ -136,20 +197,15 @@ prop_compose! {
             Just(Declared::Active),
             option::of(text_without(char::is_control)).prop_map(|reason| Declared::Suspended { reason }),
         ],
-        mut settings in settings(),
+        settings in settings(),
         user in name(),
         remarks in vec(text_without(char::is_control), 0..3),
-        services in vec(service(), 0..3),
         timers in vec(timer(), 0..3),
         mut ftp in vec(ftp(), 0..3),
         plan in any::<proptest::sample::Index>(),
     ) -> (proptest::sample::Index, Tenant) {
         ftp.sort_by(|a, b| a.name.cmp(&b.name));
         ftp.dedup_by(|a, b| a.name == b.name);
-        let mut services = services;
-        services.sort_by(|a, b| a.name.cmp(&b.name));
-        services.dedup_by(|a, b| a.name == b.name);
-        settings.services = services;
         let mut timers = timers;
         timers.sort_by(|a, b| a.name.cmp(&b.name));
         timers.dedup_by(|a, b| a.name == b.name);
@@ -174,6 +230,7 @@ prop_compose! {
         (memory, tasks, disk) in (size(0), 0u64..1 << 40, size(0)),
         (user, login_group) in ("[a-z]{1,8}_", "[a-z]{1,8}_"),
         silent in option::of(1u64..=86_400),
+        group in option::of("[a-z]{1,8}_"),
     ) -> Host {
         Host {
             state_dir: PathBuf::from(dirs.0),
@@ -185,7 +242,7 @@ prop_compose! {
             admins: admins.into_iter().collect(),
             user,
             login_group,
-            web: Web { group: None },
+            web: Web { group },
             replace_silent_init: silent.map(Period),
             etc: EtcSettings { extra: vec!["php/8.4".to_owned()], never: vec!["fonts".to_owned(), "x\"y".to_owned()] },
         }
@@ -233,7 +290,7 @@ proptest! {
         let files: Vec<(PathBuf, String)> = dump(&policy)
             .into_iter()
             .map(|(path, content)| {
-                let needed = ["plan ", "[", "name ", "command ", "state ", "suspend_reason "];
+                let needed = ["plan ", "[", "name ", "command ", "files ", "pass ", "to ", "state ", "suspend_reason "];
                 let keep = |line: &&str| needed.iter().any(|start| line.starts_with(start)) || kept.next() == Some(true);
                 (path, content.lines().filter(keep).map(|line| format!("{line}\n")).collect())
             })
