@@ -147,15 +147,11 @@ fn a_restart_that_would_fail_stops_nothing_and_the_reason_of_a_down_tenant_is_sh
 fn impossible_settings_are_reported_by_the_commands_that_use_them() {
     let mut host = Host::new();
     host.declare("bob", "web");
-    let service = "[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n";
-    host.write(
-        "etc/tenants.d/games.toml",
-        &format!("plan = \"web\"\ndoors = [\"exec\", \"ssh\", \"socket\"]\n{service}"),
-    );
+    let service = "[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n[[service.socket]]\nname = \"w\"\n";
+    host.write("etc/tenants.d/games.toml", &format!("plan = \"web\"\ndoors = [\"exec\", \"ssh\"]\n{service}"));
     host.start();
     host.write("etc/bailiwick.toml", &host.default_config("reserve = { memory = \"900T\" }\n"));
-    let words =
-        ["reserve of 900T", "\"socket\" is served by nothing", "nothing starts a [[service]]", "user \"games\""];
+    let words = ["reserve of 900T", "\"socket\" is closed", "user \"games\""];
     assert_fails(&host, &["check"], 2, &words);
     let (_, text) = status_and_text(&host, &["apply"]);
     assert!(words.iter().all(|word| text.contains(word)), "{text}");

@@ -6,7 +6,7 @@
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{PLANS, TENANTS, file_name};
 use crate::host;
-use crate::model::{Host, Policy, Settings, Tenant};
+use crate::model::{Host, Policy, ServiceSocket, Settings, Tenant};
 use crate::read::{read, sorted};
 use crate::source::Source;
 use bailiwick_types::{ByteSize, Door, LimitKey, PlanName};
@@ -23,6 +23,8 @@ pub struct Machine {
     pub disk: Option<ByteSize>,
     /// The users of the host with their ids: all local users, and those of directory services that have the name of a tenant.
     pub users: Vec<(String, u32)>,
+    /// Whether it has the group of the web server that `bailiwick.toml` names; `true` when that names none.
+    pub has_web_group: bool,
 }
 
 /// Directories that belong to the host or to all its users. Directories below them may be used.
@@ -56,6 +58,8 @@ const OF_THE_HOST: &[&str] = &[
 const ALL_OF_THE_HOST: &[&str] = &["/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
 /// Directories that are empty after each boot.
 const GONE_AT_BOOT: &[&str] = &["/run", "/var/run"];
+/// The most bytes of the path of a socket (`sun_path` of `unix(7)`, without its NUL).
+const MAX_SOCKET_PATH: usize = 107;
 /// The most rounds of a password's hash. With more, a comparison takes longer than a client waits.
 const MAX_ROUNDS: u64 = 5_000_000;
 
@@ -67,6 +71,7 @@ pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
     if let Some(policy) = &reading.policy {
         found.host(&policy.host, machine);
         found.ids(policy);
+        found.web(policy, machine);
         found.settings(policy, machine);
     }
     sorted(found.diagnostics)
@@ -148,6 +153,51 @@ impl Findings<'_> {
         }
     }
 
+    /// The group that may connect to the sockets of services, and the paths of the sockets.
+    fn web(&mut self, policy: &Policy, machine: &Machine) {
+        let host = &policy.host;
+        if let Some(group) = host.web.group.as_ref().filter(|_| !machine.has_web_group) {
+            let problem = Problem::new(format!("the host has no group \"{group}\""));
+            self.add(
+                host::FILE,
+                "web",
+                problem.hint("write the group that the web server runs as, such as \"www-data\""),
+            );
+        }
+        let first = host.ids.host_users();
+        let gid = host.web.group.as_ref().and_then(|group| group.parse::<u32>().ok());
+        if let Some(gid) = gid.filter(|gid| *gid >= first) {
+            let problem = Problem::new(format!("the web server would have the group {gid}, which is a tenant's"));
+            self.add(host::FILE, "web", problem.hint(format!("ids from {first} on are tenants'; choose one below")));
+        }
+        let sockets = policy.tenants.values().flat_map(|tenant| {
+            let sockets = tenant.settings.services.iter().flat_map(|service| &service.sockets);
+            sockets.map(move |socket| (tenant, socket))
+        });
+        if let Some((tenant, socket)) = sockets.clone().next().filter(|_| host.web.group.is_none()) {
+            let (tenant, socket) = (&tenant.name, &socket.name);
+            let problem =
+                Problem::new(format!("nobody may connect to the socket \"{socket}\" of the tenant \"{tenant}\""));
+            self.add(host::FILE, "web", problem.hint("name the web server's group: web = { group = \"www-data\" }"));
+        }
+        let path = |tenant: &Tenant, socket: &ServiceSocket| {
+            host.runtime_dir.join("web").join(&tenant.name).join(format!("{}.sock", socket.name))
+        };
+        let longest = sockets.map(|(tenant, socket)| path(tenant, socket)).max_by_key(|path| path.as_os_str().len());
+        if let Some(path) = longest.filter(|path| path.as_os_str().len() > MAX_SOCKET_PATH) {
+            let problem = Problem::new(format!(
+                "the path of a socket has {} bytes, and the kernel allows {MAX_SOCKET_PATH}: \"{}\"",
+                path.as_os_str().len(),
+                path.display()
+            ));
+            self.add(
+                host::FILE,
+                "runtime_dir",
+                problem.hint("shorten runtime_dir, or the name of the tenant or the socket"),
+            );
+        }
+    }
+
     fn settings(&mut self, policy: &Policy, machine: &Machine) {
         let has = |plan: &PlanName, key: &str| {
             let plan = policy.plans.get(plan);
@@ -183,12 +233,15 @@ impl Findings<'_> {
                 problem.hint("rename the tenant or the user: one of them would be taken for the other"),
             );
         }
-        // Timers and FTP logins are of no use behind a closed door.
-        for (door, key, is_there) in
-            [(Door::Cron, "timer", !tenant.timers.is_empty()), (Door::Ftp, "ftp", !tenant.ftp.is_empty())]
-        {
+        // Timers, FTP logins and sockets are of no use behind a closed door.
+        let has_sockets = tenant.settings.services.iter().any(|service| !service.sockets.is_empty());
+        for (door, key, header, is_there) in [
+            (Door::Cron, "timer", "timer", !tenant.timers.is_empty()),
+            (Door::Ftp, "ftp", "ftp", !tenant.ftp.is_empty()),
+            (Door::Socket, "socket", "service.socket", has_sockets),
+        ] {
             if is_there && !tenant.settings.doors.contains(&door) {
-                let problem = Problem::new(format!("the door \"{door}\" is closed, so no [[{key}]] is of use"));
+                let problem = Problem::new(format!("the door \"{door}\" is closed, so no [[{header}]] is of use"));
                 self.add(file, key, problem.hint(format!("add \"{door}\" to `doors`, or remove it")));
             }
         }
@@ -207,15 +260,13 @@ impl Findings<'_> {
 /// The settings that cannot work, each with its key.
 fn impossible(settings: &Settings, machine: &Machine) -> Vec<(&'static str, Problem)> {
     let mut all = Vec::new();
-    if settings.doors.contains(&Door::Socket) {
-        let problem = Problem::new("the door \"socket\" is served by nothing yet");
-        all.push(("doors", problem.hint("take it out")));
-    }
-    if !settings.services.is_empty() {
-        let problem = Problem::new("nothing starts a [[service]] yet");
+    let awake = settings.services.iter().find(|service| service.sockets.is_empty());
+    if let Some(service) = awake.filter(|_| settings.sleep.is_some()) {
+        let problem =
+            Problem::new(format!("the service \"{}\" has no socket, so its tenant never sleeps", service.name));
         all.push((
             "service",
-            problem.hint("remove it; a [[timer]] with the schedule \"@reboot\" is run at each start"),
+            problem.hint("nothing could wake it; write after = \"never\" below [sleep], or take the service away"),
         ));
     }
     if settings.sleep.is_some() {

@@ -72,7 +72,7 @@ pub(crate) fn impossible(config: &Path, tenants: &[TenantName]) -> Vec<Diagnosti
     let Reading { policy: Some(policy), diagnostics, .. } = bailiwick_policy::read(config) else { return Vec::new() };
     let Ok(machine) = bailiwick_observe::user_readings()
         .map_err(|error| Failure::new(ExitStatus::Failed, &error))
-        .and_then(|readings| machine_of(config, readings.users))
+        .and_then(|readings| machine_of(config, readings.users, |_| true))
     else {
         return Vec::new();
     };
@@ -110,22 +110,27 @@ fn machine(config: &Path) -> Result<Machine, Failure> {
         ));
     }
     users.extend(directory.users);
-    machine_of(config, users)
+    machine_of(config, users, bailiwick_observe::group_exists)
 }
 
-fn machine_of(config: &Path, users: Vec<(String, u32)>) -> Result<Machine, Failure> {
+fn machine_of(
+    config: &Path,
+    users: Vec<(String, u32)>,
+    group_exists: impl Fn(&str) -> bool,
+) -> Result<Machine, Failure> {
     let failed = |error: io::Error| {
         Failure::of(ExitStatus::Failed, format!("cannot read the resources of the machine: {error}"))
     };
     // The state directory, or its nearest existing ancestor.
-    let state_dir = Store::new(config).host().ok().map(|(host, _)| host.state_dir);
-    let stat = state_dir.iter().flat_map(|dir| dir.ancestors()).find_map(|dir| rustix::fs::statvfs(dir).ok());
+    let host = Store::new(config).host().ok().map(|(host, _)| host);
+    let stat = host.iter().flat_map(|host| host.state_dir.ancestors()).find_map(|dir| rustix::fs::statvfs(dir).ok());
     let disk = stat.map(|stat| ByteSize(stat.f_blocks.saturating_mul(stat.f_frsize)));
     Ok(Machine {
         memory: proc::memory_bytes().map(ByteSize).map_err(failed)?,
         tasks: proc::max_tasks().map_err(failed)?,
         disk,
         users,
+        has_web_group: host.and_then(|host| host.web.group).is_none_or(|group| group_exists(&group)),
     })
 }
 

@@ -1,13 +1,13 @@
 //! Settings that are valid but cannot work on the machine.
 
 use crate::directory::Directory;
-use bailiwick_policy::{Machine, check};
+use bailiwick_policy::{Diagnostic, Machine, check};
 use bailiwick_types::ByteSize;
 
 fn machine() -> Machine {
     let users = [("root", 0), ("bailiwick", 990), ("nobody", 65_534), ("ldap", 10_000_007)];
     let users = users.map(|(name, uid)| (name.to_owned(), uid)).into();
-    Machine { memory: ByteSize(8 << 30), tasks: 32_768, disk: Some(ByteSize(40 << 30)), users }
+    Machine { memory: ByteSize(8 << 30), tasks: 32_768, disk: Some(ByteSize(40 << 30)), users, has_web_group: false }
 }
 
 /// The problems of one file, each as its place and its message.
@@ -50,18 +50,11 @@ fn settings_that_cannot_work_are_found_at_their_places() {
         ("bailiwick.toml", "ids = { first = 4294967295 }\n", "1: the first id"),
         ("plans.d/small.toml", "[limits]\ntmp = \"999T\"\n", "2: tmp = \"999T\" is more than"),
         ("plans.d/small.toml", "[limits]\nshm = \"9G\"\n", "2: shm = \"9G\" is more than"),
-        ("plans.d/small.toml", "doors = [\"socket\"]\n", "1: the door \"socket\" is served by nothing"),
-        ("tenants.d/a.toml", "plan = \"small\"\ndoors = [\"socket\"]\n", "2: the door \"socket\""),
         ("tenants.d/a.toml", "plan = \"small\"\n[limits]\ntmp = \"999T\"\n", "3: tmp = \"999T\""),
         (
-            "tenants.d/a.toml",
-            "plan = \"small\"\n[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n",
-            "2: nothing starts a [[service]]",
-        ),
-        (
-            "plans.d/small.toml",
-            "[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n",
-            "1: nothing starts a [[service]]",
+            "bailiwick.toml",
+            "ids.first = 20000000\nweb = { group = \"apache\" }\n",
+            "2: the host has no group \"apache\"",
         ),
         ("tenants.d/a.toml", "plan = \"small\"\n[sleep]\nafter = \"1h\"\n", "2: nothing puts a tenant to sleep yet"),
         ("tenants.d/a.toml", &hash("$6$rounds=999999999$salt$", 86), "4: comparing the password of"),
@@ -87,10 +80,67 @@ fn settings_that_cannot_work_are_found_at_their_places() {
         assert!(found.len() == 1 && found[0].starts_with(golden), "{file} {text}: {found:?}");
     }
     assert_eq!(wrong("tenants.d/a.toml", &few), [""; 0]);
+    // A plan may open the door for sockets without a service.
+    assert_eq!(wrong("plans.d/small.toml", "doors = [\"socket\"]\n"), [""; 0]);
+    assert_eq!(wrong("tenants.d/a.toml", "plan = \"small\"\n[[service]]\nname = \"w\"\ncommand = [\"/w\"]\n"), [""; 0]);
     // A tenant without a door of sshd has no host user.
     assert_eq!(wrong("tenants.d/ldap.toml", "plan = \"small\"\ndoors = [\"exec\"]\n"), [""; 0]);
     assert_eq!(wrong("tenants.d/a.toml", &hash("$y$j9T$salt$", 43)), [""; 0]);
     assert_eq!(wrong("bailiwick.toml", "ids.first = 20000000\nstate_dir = \"/srv/bailiwick\"\n"), [""; 0]);
+}
+
+const SITE: &str =
+    "plan = \"small\"\n[[service]]\nname = \"php\"\ncommand = [\"/php\"]\n[[service.socket]]\nname = \"web\"\n";
+
+/// The problems of a host with this `bailiwick.toml`, this plan `small` and this tenant, each as its file, place and message.
+fn of_site(host: &str, plan: &str, tenant: &str) -> Vec<String> {
+    let host = format!("ids.first = 20000000\n{host}");
+    let directory =
+        Directory::with(&[("bailiwick.toml", &host), ("plans.d/small.toml", plan), ("tenants.d/alice.toml", tenant)]);
+    let found = check(directory.path(), &Machine { has_web_group: true, ..machine() });
+    let name = |problem: &Diagnostic| problem.file.file_name().map(|name| name.to_string_lossy().into_owned());
+    let line =
+        |problem: &Diagnostic| format!("{}:{}: {}", name(problem).unwrap_or_default(), problem.line, problem.message);
+    found.iter().map(line).collect()
+}
+
+#[test]
+fn a_socket_needs_a_door_and_a_web_server() {
+    let (web, door) = ("web = { group = \"www-data\" }\n", "doors = [\"socket\"]\n");
+    assert_eq!(of_site(web, door, SITE), [""; 0]);
+    let nobody = "bailiwick.toml:1: nobody may connect to the socket \"web\" of the tenant \"alice\"";
+    assert_eq!(of_site("", door, SITE), [nobody]);
+    let closed = "the door \"socket\" is closed, so no [[service.socket]] is of use";
+    assert_eq!(of_site(web, "", SITE), [format!("alice.toml:5: {closed}")]);
+    let inherited = SITE.split_once('\n').expect("a line").1;
+    let shut = "plan = \"small\"\ndoors = [\"exec\"]\n";
+    assert_eq!(of_site(web, &format!("{door}{inherited}"), shut), [format!("alice.toml:1: {closed}")]);
+    let group = "the web server would have the group 19999999, which is a tenant's";
+    assert_eq!(of_site("[web]\ngroup = \"19999999\"\n", door, SITE), [format!("bailiwick.toml:2: {group}")]);
+}
+
+#[test]
+fn a_service_without_a_socket_keeps_its_tenant_awake() {
+    let plan = "[sleep]\nafter = \"1h\"\n";
+    let service = "plan = \"small\"\n[[service]]\nname = \"queue\"\ncommand = [\"/queue\"]\n";
+    let found = of_site("", plan, service);
+    let golden = "alice.toml:2: the service \"queue\" has no socket, so its tenant never sleeps";
+    assert!(found.iter().any(|problem| problem == golden), "{found:?}");
+    assert_eq!(
+        of_site("", plan, &format!("{service}[sleep]\nafter = \"never\"\n")),
+        of_site("", plan, "plan = \"small\"\n")
+    );
+}
+
+#[test]
+fn the_path_of_a_socket_fits_into_an_address() {
+    // Of the path, "/web/alice/web.sock" is 19 bytes.
+    let host = |len: usize| format!("web = {{ group = \"www-data\" }}\nruntime_dir = \"/{}\"\n", "r".repeat(len - 1));
+    let door = "doors = [\"socket\"]\n";
+    assert_eq!(of_site(&host(107 - 19), door, SITE), [""; 0]);
+    let found = of_site(&host(108 - 19), door, SITE);
+    let golden = "bailiwick.toml:3: the path of a socket has 108 bytes, and the kernel allows 107: \"/rrr";
+    assert!(found.len() == 1 && found[0].starts_with(golden), "{found:?}");
 }
 
 #[test]
