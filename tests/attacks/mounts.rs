@@ -23,9 +23,10 @@ fn web_and_shell_cannot_change_mounts_by_any_call() {
 fn host_files_cannot_be_written_even_after_a_remount() {
     let host = host();
     for tenant in profiles() {
-        let line = "for t in /run/host/etc /run/host/init /usr /proc/sys; do mount -o remount,rw,bind $t 2>/dev/null; done; \
+        let line = "for t in /run/host/etc /run/host/init /run/host/bin/bailiwick-web /usr /proc/sys; do mount -o remount,rw,bind $t 2>/dev/null; done; \
                     touch /run/host/etc/alternatives/owned 2>/dev/null && echo written; \
                     (echo x >> /run/host/init) 2>/dev/null && echo written; \
+                    (echo x >> /run/host/bin/bailiwick-web) 2>/dev/null && echo written; \
                     (echo x >> /run/host/etc/services) 2>/dev/null && echo written; \
                     (echo /x > /proc/sys/kernel/core_pattern) 2>/dev/null && echo written; true";
         assert_eq!(host.inside(tenant, line).1, "", "{tenant}");

@@ -1,17 +1,17 @@
 //! The entering program is overwritten from inside (CVE-2019-5736). Here no privileged program enters a jail, and
-//! init can be executed, but neither read nor written.
+//! init can be executed, but neither read nor written. The same holds for `bailiwick-web`.
 
 use crate::host;
 use bailiwick_tests::{profiles, stage};
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
-fn init_cannot_be_changed_through_proc_nor_by_its_path() {
-    let program = stage().join("bailiwick-init");
-    let before = std::fs::read(&program).expect("init");
+fn what_runs_in_every_jail_cannot_be_changed_through_proc_nor_by_its_path() {
+    let programs = ["bailiwick-init", "bailiwick-web"].map(|name| stage().join(name));
+    let before = programs.clone().map(|program| std::fs::read(program).expect("a program"));
     let host = host();
     for tenant in profiles() {
-        let line = "for f in /proc/1/exe /run/host/init; do (: >> $f) 2>/dev/null && echo open; \
+        let line = "for f in /proc/1/exe /run/host/init /run/host/bin/bailiwick-web; do (: >> $f) 2>/dev/null && echo open; \
                     chmod 777 $f 2>/dev/null && echo mode; mv $f /tmp/x 2>/dev/null && echo moved; rm -f $f 2>/dev/null && echo gone; done; \
                     perl -e 'open(F, \"+<\", \"/proc/1/exe\") and print \"open\"'; true";
         let out = host.inside(tenant, line).1;
@@ -20,7 +20,7 @@ fn init_cannot_be_changed_through_proc_nor_by_its_path() {
             "{tenant}: {out}"
         );
     }
-    assert!(std::fs::read(&program).expect("init") == before);
+    assert!(programs.map(|program| std::fs::read(program).expect("a program")) == before);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub enum Source {
     HostEtc,
     /// The static program that becomes PID 1.
     Init,
+    /// The static program behind sockets of services: static files, and the relay.
+    Web,
     /// A directory of the tenant's storage, mounted with the jail's id map.
     Storage(&'static str),
     /// An overlay (overlayfs, mounted inside the user namespace): the host's directory is the lower layer, and the
@@ -186,6 +188,9 @@ pub const RUN: &[(&str, u32, u32)] = &[
 /// The path of init inside the jail.
 pub const INIT: &str = "/run/host/init";
 
+/// The path of `bailiwick-web` inside the jail.
+pub const WEB: &str = "/run/host/bin/bailiwick-web";
+
 /// The profile that confines a jail: it decides about capabilities, system calls and `no_new_privs`. A jail with
 /// read-only storage gets `web`, because a process that can mount could remove `ro`. The kernel locks mount flags only
 /// when it copies mounts into a user namespace, and the warden moves these mounts in.
@@ -225,6 +230,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
     add("/run", Source::Tmpfs { size: ByteSize(16 << 20), mode: 0o755 }, Flags::NO_SUID.and(DATA));
     add(HOST_ETC_INSIDE, Source::HostEtc, RO.and(QUIET));
     add(INIT, Source::Init, RO.and(Flags::NO_SUID).and(DATA));
+    add(WEB, Source::Web, RO.and(Flags::NO_SUID).and(DATA));
     add("/dev", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, Flags::NO_SUID.and(Flags::NO_EXEC));
     for device in DEVICES {
         add(&format!("/dev/{device}"), Source::Device(device), Flags::NO_SUID.and(Flags::NO_EXEC));
@@ -324,7 +330,7 @@ mod tests {
                         assert_eq!(row.flags.has(RO), upper.is_none(), "{}", row.target);
                         assert_eq!(upper.is_some(), *profile == Profile::System, "{}", row.target);
                     }
-                    Source::HostEtc | Source::Init => assert!(row.flags.has(RO), "{}", row.target),
+                    Source::HostEtc | Source::Init | Source::Web => assert!(row.flags.has(RO), "{}", row.target),
                     _ => {}
                 }
             }

@@ -46,9 +46,9 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::all_of(&[
     CapabilitySet::SYS_RESOURCE,    // limits of processes above the warden's own
 ]);
 
-/// Opens the program that becomes PID 1. It must be static: a loader would come from the tenant's files.
-fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
-    let wrong = |why: String| OpenError::Init { path: path.to_owned(), why };
+/// Opens a program that jails are lent. It must be static: a loader would come from the tenant's files.
+fn open_program(name: &'static str, path: &Path) -> Result<OwnedFd, OpenError> {
+    let wrong = |why: String| OpenError::Program { name, path: path.to_owned(), why };
     let real = path.canonicalize().map_err(|error| wrong(error.to_string()))?;
     let (dir, name) = real.parent().zip(real.file_name()).ok_or_else(|| wrong("it is no file".to_owned()))?;
     let open = || file::open_file_at(file::open_dir(dir)?, name);
@@ -58,9 +58,10 @@ fn open_init(path: &Path) -> Result<OwnedFd, OpenError> {
         return Err(wrong("it must belong to root and be writable by nobody else".to_owned()));
     }
     match bailiwick_sys::elf::needs_loader(&fd) {
-        // Nobody in the jail can trace a process whose program is unreadable to them (`ptrace(2)`).
+        // Nobody in the jail can trace a process whose program is unreadable to them (`ptrace(2)`). Nor can tenants watch or
+        // lock the one file that all of them share.
         Ok(false) if metadata.mode & 0o044 != 0 => {
-            Err(wrong("tenants could read it, and so trace PID 1; run `chmod 0711` on it".to_owned()))
+            Err(wrong("tenants could read it, and so trace its processes; run `chmod 0711` on it".to_owned()))
         }
         Ok(false) => Ok(fd),
         Ok(true) => Err(wrong("it is linked dynamically; a jail would load the tenant's own loader".to_owned())),
@@ -119,7 +120,8 @@ impl Warden {
         let mut store = Store::new(&config);
         let (host, problems) = store.host().map_err(OpenError::Policy)?;
         let daemon = DaemonUser::find(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
-        let init = open_init(init)?;
+        let init = open_program("init", init)?;
+        let web = open_program("bailiwick-web", &bailiwick_observe::program("bailiwick-web"))?;
         give_up_rights()?;
         // First, so that a later failure can be written there.
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
@@ -139,6 +141,7 @@ impl Warden {
             policy: PolicyView::new(config, store, host, facts, daemon.gid),
             daemon,
             init,
+            web,
             runtime,
             groups,
             storage,

@@ -33,6 +33,8 @@ pub struct Warden {
     pub(crate) daemon: DaemonUser,
     /// The program that becomes PID 1 of a jail.
     pub(crate) init: OwnedFd,
+    /// The program that jails find at `mount::WEB`.
+    pub(crate) web: OwnedFd,
     pub(crate) runtime: Runtime,
     pub(crate) groups: Groups,
     pub(crate) storage: Storage,

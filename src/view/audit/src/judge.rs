@@ -226,7 +226,7 @@ mod tests {
             Source::Mqueue => ("mqueue", "/", false),
             Source::Overlay { .. } | Source::HostEtc => ("overlay", "/", false),
             Source::Storage(path) => ("ext4", *path, true),
-            Source::Init => ("ext4", "/some/file", false),
+            Source::Init | Source::Web => ("ext4", "/some/file", false),
             Source::Device(_) => ("devtmpfs", row.target.trim_start_matches("/dev"), false),
         };
         let mut options: Vec<String> = row.flags.words().into_iter().map(str::to_owned).collect();
@@ -516,6 +516,7 @@ mod tests {
             ("another file system", Web, "BW021", Breached, |o| mount(o, "/run").fs_type = "ext4".into()),
             ("storage without its map", Web, "BW021", Breached, |o| drop_option(o, "/home", "idmapped")),
             ("the host's file with a map", Web, "BW021", Breached, |o| mount(o, "/run/host/init").options.push("idmapped".into())),
+            ("another with a map", Web, "BW021", Breached, |o| mount(o, bailiwick_plan::mount::WEB).options.push("idmapped".into())),
             ("another device", Web, "BW021", Breached, |o| mount(o, "/dev/null").root = "/sda".into()),
             ("the image is writable", Web, "BW022", Breached, |o| drop_option(o, "/usr", "ro")),
             ("devices work", Shell, "BW022", Breached, |o| drop_option(o, "/home", "nodev")),

@@ -66,6 +66,7 @@ impl Warden {
             runtime: &self.runtime,
             groups: &self.groups,
             init: &self.init,
+            web: &self.web,
             host_etc: self.etc_view.dir(),
             quota: &facts.storage.quota,
         };

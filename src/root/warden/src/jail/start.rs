@@ -60,6 +60,7 @@ pub(crate) struct Builder<'a> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) groups: &'a Groups,
     pub(crate) init: &'a OwnedFd,
+    pub(crate) web: &'a OwnedFd,
     /// The copies of the host's `/etc` that jails see.
     pub(crate) host_etc: BorrowedFd<'a>,
     pub(crate) quota: &'a QuotaFacts,
@@ -173,6 +174,7 @@ impl Builder<'_> {
                 Source::Group(hierarchy) => Sources::Plain(mount::detached_copy_of(groups.shown(hierarchy)?)?),
                 Source::HostEtc => Sources::Plain(mount::detached_copy_of(self.host_etc)?),
                 Source::Init => Sources::Plain(mount::detached_copy_of(self.init)?),
+                Source::Web => Sources::Plain(mount::detached_copy_of(self.web)?),
                 Source::Storage(name) => Sources::Mapped(storage(name)?),
                 Source::Overlay { lower, upper } => Sources::Overlay {
                     lower: mount::detached_copy(rustix::fs::CWD, lower)?,

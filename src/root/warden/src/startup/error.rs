@@ -25,9 +25,11 @@ pub enum OpenError {
         "the user \"{0}\" that bailiwickd is to run as does not exist; make it with `useradd --system {0}`, or set `user` in bailiwick.toml"
     )]
     User(String),
-    /// The program for PID 1 cannot be used.
-    #[error("cannot use \"{path}\" as init: {why}", path = path.display())]
-    Init {
+    /// A program that jails are lent cannot be used.
+    #[error("cannot use \"{path}\" as {name}: {why}", path = path.display())]
+    Program {
+        /// What it is for: `init` or `bailiwick-web`.
+        name: &'static str,
         /// Where it was looked for.
         path: PathBuf,
         /// What is wrong with it.
@@ -82,7 +84,7 @@ impl OpenError {
             Self::Storage(StorageError::Locked { .. }) => ExitStatus::Conflict,
             Self::Ledger(LedgerError::InOrder) => ExitStatus::Conflict,
             Self::Groups(_)
-            | Self::Init { .. }
+            | Self::Program { .. }
             | Self::Storage(StorageError::Open { .. } | StorageError::Trust { .. }) => ExitStatus::HostCannot,
             Self::Runtime(_) | Self::HostUsers(_) if !self.may_pass() => ExitStatus::HostCannot,
             _ => ExitStatus::Failed,
