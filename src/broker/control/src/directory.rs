@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) ids: IdRange,
+    /// Whether the jail ran.
+    pub(crate) runs: bool,
     /// The control groups by hierarchy. Empty if the jail was down at the last report. They are the same whenever it
     /// runs.
     pub(crate) cgroups: BTreeMap<String, String>,
@@ -28,8 +30,9 @@ impl Directory {
     pub(crate) fn put(&mut self, name: &TenantName, entry: &RosterEntry) {
         self.remove(name);
         self.owners.insert(entry.ids.first, name.clone());
-        let RosterEntry { ids, cgroups, frozen, .. } = entry;
-        self.tenants.insert(name.clone(), Known { ids: *ids, cgroups: cgroups.clone(), frozen: *frozen });
+        let RosterEntry { ids, pid, cgroups, frozen, .. } = entry;
+        let known = Known { ids: *ids, runs: pid.is_some(), cgroups: cgroups.clone(), frozen: *frozen };
+        self.tenants.insert(name.clone(), known);
     }
 
     /// Forgets a tenant that has no ids any more.
@@ -45,9 +48,14 @@ impl Directory {
         roster.iter().for_each(|(name, entry)| self.put(name, entry));
     }
 
-    /// The tenants that are not frozen, so an init that runs can answer.
-    pub(crate) fn awake(&self) -> Vec<TenantName> {
-        self.tenants.iter().filter(|(_, known)| !known.frozen).map(|(name, _)| name.clone()).collect()
+    /// The tenants whose jail runs and is not frozen, so its init can answer.
+    pub(crate) fn awake(&self) -> impl Iterator<Item = (&TenantName, &Known)> {
+        self.tenants.iter().filter(|(_, known)| known.runs && !known.frozen)
+    }
+
+    /// Whether the jail of a tenant was down.
+    pub(crate) fn is_down(&self, name: &TenantName) -> bool {
+        self.tenants.get(name).is_some_and(|known| !known.runs)
     }
 
     pub(crate) fn is_frozen(&self, name: &TenantName) -> bool {
@@ -117,6 +125,8 @@ mod tests {
         assert_eq!(directory.get(&name("carol")), None);
         directory.put(&name("carol"), &RosterEntry { frozen: true, ..entry_of(range(1)) });
         assert!(directory.is_frozen(&name("carol")) && !directory.is_frozen(&name("alice")));
-        assert_eq!(directory.awake(), [name("alice")]);
+        assert!(directory.is_down(&name("alice")) && !directory.is_down(&name("dave")));
+        directory.put(&name("alice"), &RosterEntry { pid: Some(1), ..entry_of(range(0)) });
+        assert_eq!(directory.awake().map(|(name, _)| name).collect::<Vec<_>>(), [&name("alice")]);
     }
 }

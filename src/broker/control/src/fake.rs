@@ -2,17 +2,23 @@
 
 use crate::services::Services;
 use crate::transport;
+use bailiwick_policy::{Sleep, Tenant};
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
+use bailiwick_proto::warden::RosterEntry;
 use bailiwick_proto::{Incoming, WARDEN_SOCKET, WardenReply, WardenRequest};
+use bailiwick_types::{Access, Period, TenantName};
 use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 
 /// The answer of the fake warden to a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Reply(WardenReply),
+    /// Reply once there is a permit.
+    Later(Arc<Semaphore>, WardenReply),
     /// Close the connection, as a warden does for a request that it does not know.
     Close,
     /// Never reply.
@@ -34,6 +40,27 @@ pub(crate) fn host() -> (TempDir, Arc<Services>) {
     std::fs::create_dir(run).expect("makes");
     let daemon = Services::open(temp.path()).expect("is valid");
     (temp, daemon)
+}
+
+/// Declares tenants as alice is, who may sleep, and alice too. A reading of the policy forgets it.
+pub(crate) fn sleepers(daemon: &Services, names: &[TenantName]) {
+    let mut loaded = daemon.tenants.policy.loaded();
+    let tenants = &mut loaded.policy.tenants;
+    let mut alice = tenants.values().next().expect("alice").clone();
+    alice.settings.sleep = Some(Sleep { after: Period(900), freeze_after: None });
+    for name in names.iter().chain([&alice.name]) {
+        tenants.insert(name.clone(), Tenant { name: name.clone(), ..alice.clone() });
+    }
+}
+
+/// The warden's entry of a tenant that has run and is down.
+pub(crate) fn down(daemon: &Services) -> RosterEntry {
+    crate::directory::entry_of(daemon.host().ids.range(0).expect("a range"))
+}
+
+/// The warden's entry of a tenant that runs.
+pub(crate) fn up(daemon: &Services) -> RosterEntry {
+    RosterEntry { pid: Some(1), access: Some(Access::ReadWrite), ..down(daemon) }
 }
 
 /// Starts a fake warden for the services.
@@ -62,6 +89,10 @@ async fn serve(stream: UnixStream, answer: &(impl Fn(WardenRequest) -> Answer + 
     while let Ok((request, _)) = transport::receive(&stream, &mut incoming).await {
         match answer(request) {
             Answer::Reply(reply) => transport::send(&stream, &reply, MAX_REPLY, &[]).await.expect("sends"),
+            Answer::Later(permits, reply) => {
+                permits.acquire().await.expect("is open").forget();
+                transport::send(&stream, &reply, MAX_REPLY, &[]).await.expect("sends");
+            }
             Answer::Close => return,
             Answer::Never => std::future::pending().await,
         }

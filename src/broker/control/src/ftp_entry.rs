@@ -9,6 +9,7 @@ use crate::permission::{OperatorPermission, RootPermission};
 use crate::refusals::{Client, Refusals};
 use crate::sessions::{SessionGuard, SessionRequest, Sessions};
 use crate::tenants::Tenants;
+use crate::waking::{Cause, Waking};
 use bailiwick_plan::seed::LOGIN_ID;
 use bailiwick_proto::warden::FtpProcess;
 use bailiwick_proto::{Failure, WardenRequest};
@@ -32,11 +33,18 @@ pub(crate) struct FtpEntry {
     sessions: Arc<Sessions>,
     notes: Ftp,
     refusals: Arc<Refusals>,
+    waking: Arc<Waking>,
 }
 
 impl FtpEntry {
-    pub(crate) fn new(tenants: Arc<Tenants>, sessions: Arc<Sessions>, notes: Ftp, refusals: Arc<Refusals>) -> Self {
-        Self { tenants, sessions, notes, refusals }
+    pub(crate) fn new(
+        tenants: Arc<Tenants>,
+        sessions: Arc<Sessions>,
+        notes: Ftp,
+        refusals: Arc<Refusals>,
+        waking: Arc<Waking>,
+    ) -> Self {
+        Self { tenants, sessions, notes, refusals, waking }
     }
 
     /// The hash to compare the password of an FTP login with. For an unknown login it is a dummy hash with the method
@@ -66,8 +74,8 @@ impl FtpEntry {
         }
     }
 
-    /// Counts a session for a process of an FTP server that is about to enter a jail.
-    pub(crate) fn enter(
+    /// Counts a session for a process of an FTP server that is about to enter a jail, and wakes the tenant for it.
+    pub(crate) async fn enter(
         &self,
         permission: RootPermission,
         pid: u32,
@@ -76,7 +84,7 @@ impl FtpEntry {
     ) -> Result<SessionGuard, Failure> {
         let uid = OperatorPermission::from(permission).uid;
         let client = Client { door: Door::Ftp, uid, pid, source: source.clone(), key: None };
-        let entered = || {
+        let entered = async {
             door::check_client(source.as_deref(), None)?;
             let tenant = self.tenants.policy.declared(&user.tenant)?;
             door::check_open(&tenant, Door::Ftp)?;
@@ -93,9 +101,13 @@ impl FtpEntry {
                 pid,
                 most: login.sessions,
             };
-            self.sessions.enter(&tenant, request)
+            let counted = self.sessions.enter(&tenant, request)?;
+            // The session is counted, so the tenant stays awake. It may just be falling asleep, though.
+            drop(self.waking.keep_awake(&tenant.name).await);
+            self.waking.wake_if_asleep(&tenant, Cause::Door(Door::Ftp)).await?;
+            Ok(counted)
         };
-        entered().inspect_err(|failure| self.refusals.log(&client, &user.tenant, failure))
+        entered.await.inspect_err(|failure| self.refusals.log(&client, &user.tenant, failure))
     }
 
     /// The process has entered the jail, and counts until it ends. It waits for this reply, so its pid cannot belong to

@@ -12,9 +12,10 @@
 //! - clients of other programs: `ftp`, `init_health`, `job`, `warden_client`
 //! - the policy: `crontabs`, `policy_store`
 //! - what is kept: `policy_copies`, `recorder`, `tenants`, `timers`
-//! - entries and ends: `callers`, `ftp_entry`, `inits`, `records`, `session_end`
-//! - changes: `audits`, `reconciler`, `session_entry`
-//! - rounds and views: `init_watch`, `overview`, `timer_runner`
+//! - callers and ends: `callers`, `inits`, `records`, `session_end`
+//! - changes: `audits`, `reconciler`, `waking`
+//! - entries: `ftp_entry`, `session_entry`
+//! - rounds and views: `init_watch`, `overview`, `sleeping`, `timer_runner`
 //! - the wiring: `services`
 //! - the socket: `server`
 
@@ -52,12 +53,14 @@ mod services;
 mod session_end;
 mod session_entry;
 mod sessions;
+mod sleeping;
 mod start_failures;
 mod sync;
 mod tenants;
 mod timer_runner;
 mod timers;
 mod transport;
+mod waking;
 mod warden_client;
 mod warden_link;
 

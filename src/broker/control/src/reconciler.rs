@@ -10,7 +10,7 @@ use crate::recorder::Recorder;
 use crate::session_end::SessionEnd;
 use crate::sessions::Sessions;
 use crate::start_failures::StartFailures;
-use crate::sync::{Wake, at_once};
+use crate::sync::{Turn, Turns, Wake, at_once};
 use crate::tenants::Tenants;
 use crate::timers::Timers;
 use bailiwick_proto::control::{Done, TenantOutcome, Verb};
@@ -58,15 +58,18 @@ pub(crate) struct Reconciler {
     failures: Arc<StartFailures>,
     wake: Wake,
     first_round: watch::Sender<bool>,
-    /// Held during a change: two changes must not start and stop the same jail.
+    /// Held during a round, and while an operator's request is carried out: each begins with what all tenants are.
     changing: tokio::sync::Mutex<()>,
+    /// Held during a change of a tenant: two changes must not start and stop the same jail. Whoever wakes a tenant, or
+    /// puts it to sleep, holds only this, so nobody waits for a round over thousands of other tenants.
+    turns: Turns,
 }
 
 impl Reconciler {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { tenants, inits, sessions, session_end, timers, recorder, failures, wake, first_round } = parts;
-        let changing = tokio::sync::Mutex::default();
-        Self { tenants, inits, sessions, session_end, timers, recorder, failures, wake, first_round, changing }
+        let (changing, turns) = (tokio::sync::Mutex::default(), Turns::default());
+        Self { tenants, inits, sessions, session_end, timers, recorder, failures, wake, first_round, changing, turns }
     }
 
     /// Runs rounds without end: starts jails that should run, and stops those that should not. Drift of a running jail
@@ -92,9 +95,11 @@ impl Reconciler {
     /// Runs one round.
     async fn reconcile(&self, failures: &mut BTreeMap<TenantName, u32>) -> Result<(), Failure> {
         let _one = self.changing.lock().await;
+        // A sleeping tenant may be woken at any time, so a session that begins after this is in a jail that the roster
+        // may not have.
+        let begun = self.sessions.begun();
         let roster = self.tenants.warden.roster().await?;
-        // Only this service starts jails, and it holds the lock.
-        self.sessions.jails_gone(|tenant| roster.get(tenant).is_none_or(|entry| entry.pid.is_none()));
+        self.sessions.jails_gone(&begun, |tenant| roster.get(tenant).is_none_or(|entry| entry.pid.is_none()));
         self.tenants.warden.fresh_facts().await?;
         let actions = {
             let loaded = self.tenants.policy.loaded();
@@ -174,8 +179,43 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Waits until nobody changes the jail of a tenant. Until the turn is dropped, only its holder does.
+    pub(crate) async fn turn(&self, tenant: &TenantName) -> Turn {
+        self.turns.of(tenant).await
+    }
+
+    /// Starts the jail of a tenant that is asleep. `cause` says for whom, in the log.
+    pub(crate) async fn wake(&self, turn: &Turn, tenant: &TenantName, cause: &str) -> Result<Done, Failure> {
+        let request = WardenRequest::Start { tenant: tenant.clone() };
+        let done = self.change_in_turn(turn, tenant, request, Done::Awake).await?;
+        if done == Done::Awake {
+            info!(target: "bailiwick::event", tenant = %tenant, event = "awake", cause, "{tenant} is awake: {cause}");
+        }
+        Ok(done)
+    }
+
+    /// Ends the jail of a tenant until something wakes it. `cause` says why, in the log.
+    pub(crate) async fn put_to_sleep(&self, turn: &Turn, tenant: &TenantName, cause: &str) -> Result<Done, Failure> {
+        let done = self.change_in_turn(turn, tenant, stop(tenant, Hold::Keep), Done::Asleep).await?;
+        if done == Done::Asleep {
+            info!(target: "bailiwick::event", tenant = %tenant, event = "asleep", cause, "{tenant} is asleep: {cause}");
+        }
+        Ok(done)
+    }
+
     /// Asks the warden for a change, and returns what was done.
     async fn change(&self, tenant: &TenantName, request: WardenRequest, done: Done) -> Result<Done, Failure> {
+        let turn = self.turn(tenant).await;
+        self.change_in_turn(&turn, tenant, request, done).await
+    }
+
+    async fn change_in_turn(
+        &self,
+        _turn: &Turn,
+        tenant: &TenantName,
+        request: WardenRequest,
+        done: Done,
+    ) -> Result<Done, Failure> {
         let starts = matches!(request, WardenRequest::Start { .. } | WardenRequest::Restart { .. });
         let ends = matches!(request, WardenRequest::Stop { .. } | WardenRequest::Restart { .. });
         let inside = if ends { self.sessions.begun_in(tenant) } else { Vec::new() };
@@ -200,8 +240,11 @@ impl Reconciler {
             }
             _ => {
                 self.inits.health.forget(tenant);
-                let word = done.to_string();
-                info!(target: "bailiwick::event", tenant = %tenant, event = word, "the jail of {tenant} was {word}");
+                // `wake` and `put_to_sleep` log the cause as well.
+                if !matches!(done, Done::Awake | Done::Asleep) {
+                    let word = done.to_string();
+                    info!(target: "bailiwick::event", tenant = %tenant, event = word, "the jail of {tenant} was {word}");
+                }
                 if starts {
                     self.timers.jail_started(tenant);
                 }
@@ -242,19 +285,21 @@ impl Reconciler {
             Verb::Restart => self.restart(name).await,
             Verb::Freeze => self.change(name, WardenRequest::Freeze { tenant: tenant() }, Done::Frozen).await,
             Verb::Thaw => self.change(name, WardenRequest::Thaw { tenant: tenant() }, Done::Thawed).await,
-            Verb::Sleep | Verb::Wake => Err(Failure::of(ExitStatus::Refused, "no tenant sleeps yet")),
+            // `sleeping` and `waking` carry these out, without the wait for a round.
+            Verb::Sleep | Verb::Wake => Err(Failure::of(ExitStatus::Invalid, "this is no change of a jail alone")),
         }
     }
 
     /// Restarts a jail whose init has been silent for long. Returns whether it was restarted.
     pub(crate) async fn replace_silent(&self, name: &TenantName) -> Result<bool, Failure> {
-        let _one = self.changing.lock().await;
+        let turn = self.turn(name).await;
         // The jail may have been restarted, stopped or frozen meanwhile.
         let runs = self.tenants.warden.entry(name).await?.is_some_and(|entry| entry.pid.is_some() && !entry.frozen);
         if !runs || self.inits.health.silent_for(name).is_none() {
             return Ok(false);
         }
-        self.restart(name).await?;
+        let request = WardenRequest::Restart { tenant: name.clone() };
+        self.change_in_turn(&turn, name, request, Done::Restarted).await?;
         Ok(true)
     }
 

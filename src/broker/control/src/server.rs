@@ -6,7 +6,7 @@ use crate::reconciler::ApplyOptions;
 use crate::services::Services;
 use crate::sessions::SessionGuard;
 use crate::transport;
-use bailiwick_proto::control::TenantOutcome;
+use bailiwick_proto::control::{TenantOutcome, Verb};
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure, Incoming, Refusal, TransportError, time_limits};
 use bailiwick_sys::socket::{self, Peer, SpareDescriptor};
@@ -280,7 +280,14 @@ impl Connection {
                 Reply::Outcome(self.apply(caller.operator()?, &tenants, options).await?)
             }
             Request::Lifecycle { verb, tenants } => {
-                Reply::Outcome(services.reconciler.lifecycle(caller.operator()?, verb, &tenants).await)
+                let permission = caller.operator()?;
+                Reply::Outcome(match verb {
+                    Verb::Wake => services.waking.wake_all(permission, &tenants).await,
+                    Verb::Sleep => services.sleeping.sleep_all(permission, &tenants).await,
+                    Verb::Start | Verb::Stop | Verb::Restart | Verb::Freeze | Verb::Thaw => {
+                        services.reconciler.lifecycle(permission, verb, &tenants).await
+                    }
+                })
             }
             Request::CheckName { tenant } => {
                 services.reconciler.check_name(caller.operator()?, &tenant).await?;
@@ -311,7 +318,7 @@ impl Connection {
                 Reply::Noted
             }
             Request::FtpEnter { user, source } => {
-                let session = services.ftp_entry.enter(caller.root()?, self.peer.pid, &user, source)?;
+                let session = services.ftp_entry.enter(caller.root()?, self.peer.pid, &user, source).await?;
                 let reply = Reply::Session { record: Box::new(session.record().clone()), notice: None };
                 self.session = Some(session);
                 reply

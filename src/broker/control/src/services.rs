@@ -18,11 +18,13 @@ use crate::refusals::Refusals;
 use crate::session_end::SessionEnd;
 use crate::session_entry::SessionEntry;
 use crate::sessions::Sessions;
+use crate::sleeping::Sleeping;
 use crate::start_failures::StartFailures;
 use crate::sync::Wake;
 use crate::tenants::Tenants;
 use crate::timer_runner::TimerRunner;
 use crate::timers::Timers;
+use crate::waking::Waking;
 use crate::warden_client::WardenClient;
 use crate::warden_link::WardenLink;
 use bailiwick_policy::Host;
@@ -49,6 +51,8 @@ pub struct Services {
     pub(crate) session_entry: Arc<SessionEntry>,
     pub(crate) ftp_entry: Arc<FtpEntry>,
     pub(crate) reconciler: Arc<Reconciler>,
+    pub(crate) waking: Arc<Waking>,
+    pub(crate) sleeping: Arc<Sleeping>,
     pub(crate) timer_runner: Arc<TimerRunner>,
     pub(crate) init_watch: Arc<InitWatch>,
     pub(crate) overview: Overview,
@@ -94,19 +98,6 @@ impl Services {
         let records = Arc::new(Records::new(Arc::clone(&tenants), Arc::clone(&recorder)));
         let timers = Arc::new(Timers::new(wake_timers, own_dir.clone()));
         let session_end = Arc::new(SessionEnd::new(Arc::clone(&tenants), Arc::clone(&sessions)));
-        let session_entry = Arc::new(SessionEntry::new(
-            Arc::clone(&tenants),
-            Arc::clone(&inits),
-            Arc::clone(&sessions),
-            Arc::clone(&failures),
-            Arc::clone(&refusals),
-        ));
-        let ftp_entry = Arc::new(FtpEntry::new(
-            Arc::clone(&tenants),
-            Arc::clone(&sessions),
-            Ftp::new(host.runtime_dir.join(CONTROL_DIR)),
-            Arc::clone(&refusals),
-        ));
         let (first_round, first_round_over) = watch::channel(false);
         let reconciler = Arc::new(Reconciler::new(Parts {
             tenants: Arc::clone(&tenants),
@@ -119,6 +110,28 @@ impl Services {
             wake: wake_reconciler.clone(),
             first_round,
         }));
+        let waking = Arc::new(Waking::new(Arc::clone(&tenants), Arc::clone(&reconciler), Arc::clone(&failures)));
+        let sleeping = Arc::new(Sleeping::new(
+            Arc::clone(&tenants),
+            Arc::clone(&sessions),
+            Arc::clone(&reconciler),
+            Arc::clone(&waking),
+        ));
+        let session_entry = Arc::new(SessionEntry::new(
+            Arc::clone(&tenants),
+            Arc::clone(&inits),
+            Arc::clone(&sessions),
+            Arc::clone(&failures),
+            Arc::clone(&refusals),
+            Arc::clone(&waking),
+        ));
+        let ftp_entry = Arc::new(FtpEntry::new(
+            Arc::clone(&tenants),
+            Arc::clone(&sessions),
+            Ftp::new(host.runtime_dir.join(CONTROL_DIR)),
+            Arc::clone(&refusals),
+            Arc::clone(&waking),
+        ));
         let timer_runner = Arc::new(TimerRunner::new(
             Arc::clone(&tenants),
             Arc::clone(&inits),
@@ -158,6 +171,8 @@ impl Services {
             session_entry,
             ftp_entry,
             reconciler,
+            waking,
+            sleeping,
             timer_runner,
             init_watch,
             overview,
@@ -198,6 +213,7 @@ impl Services {
         tokio::spawn(Arc::clone(&self.copies).run());
         tokio::spawn(Arc::clone(&self.timer_runner).run());
         tokio::spawn(Arc::clone(&self.init_watch).run());
+        tokio::spawn(Arc::clone(&self.sleeping).run());
         tokio::spawn(Arc::clone(&self.ftp_entry).resume());
     }
 }

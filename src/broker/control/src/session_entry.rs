@@ -11,7 +11,8 @@ use crate::refusals::{Client, Refusals, by_timer};
 use crate::sessions::{SessionGuard, SessionRequest, Sessions};
 use crate::start_failures::StartFailures;
 use crate::tenants::Tenants;
-use bailiwick_plan::rescue;
+use crate::waking::{Cause, Claim, Waking};
+use bailiwick_plan::{lifecycle, rescue};
 use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::control::{Exec, Login};
 use bailiwick_proto::init::Spawn;
@@ -33,6 +34,7 @@ pub(crate) struct SessionEntry {
     sessions: Arc<Sessions>,
     failures: Arc<StartFailures>,
     refusals: Arc<Refusals>,
+    waking: Arc<Waking>,
 }
 
 impl SessionEntry {
@@ -42,8 +44,9 @@ impl SessionEntry {
         sessions: Arc<Sessions>,
         failures: Arc<StartFailures>,
         refusals: Arc<Refusals>,
+        waking: Arc<Waking>,
     ) -> Self {
-        Self { tenants, inits, sessions, failures, refusals }
+        Self { tenants, inits, sessions, failures, refusals, waking }
     }
 
     /// Opens an operator's session. Returns the client's end of its channel, and the guard that counts the session.
@@ -157,6 +160,18 @@ impl SessionEntry {
         enter.await.inspect_err(|failure| self.refusals.log(&client, tenant, failure))
     }
 
+    /// Makes the jail of a tenant run for a timer that is due, if it is asleep. The claim keeps it awake.
+    pub(crate) async fn wake_for_timer(&self, tenant: &TenantName) -> Result<Claim, Failure> {
+        let wake = async {
+            let tenant = self.tenants.policy.declared(tenant)?;
+            door::check_open(&tenant, Door::Cron)?;
+            let claim = self.waking.keep_awake(&tenant.name).await;
+            self.waking.wake_if_asleep(&tenant, Cause::Door(Door::Cron)).await?;
+            Ok(claim)
+        };
+        wake.await.inspect_err(|failure| self.refusals.log(&by_timer(), tenant, failure))
+    }
+
     /// Connects to the init of a tenant for a timer, before the timer takes a session's place.
     pub(crate) async fn greet_for_timer(&self, tenant: &TenantName) -> Result<InitClient, Failure> {
         let greet = async {
@@ -177,6 +192,21 @@ impl SessionEntry {
             return Err(Refusal::Frozen { tenant: name.clone() }.into());
         }
         Ok(())
+    }
+
+    /// Connects to the init of a tenant, and wakes the tenant for this if it is asleep.
+    async fn greet_awake(&self, tenant: &Tenant, door: Door) -> Result<InitClient, Failure> {
+        match self.greet(tenant).await {
+            Ok(init) => return Ok(init),
+            Err(InitError::Down) if lifecycle::sleep(tenant).is_ok() => {
+                self.waking.wake(&tenant.name, Cause::Door(door)).await?;
+            }
+            Err(error) => return Err(self.explain(tenant, error).await),
+        }
+        match self.greet(tenant).await {
+            Ok(init) => Ok(init),
+            Err(error) => Err(self.explain(tenant, error).await),
+        }
     }
 
     async fn greet(&self, tenant: &Tenant) -> Result<InitClient, InitError> {
@@ -208,18 +238,17 @@ impl SessionEntry {
             most: None,
         };
         let mut counted = self.sessions.enter(tenant, request)?;
+        // The session is counted, so the tenant stays awake. It may just be falling asleep, though.
+        drop(self.waking.keep_awake(name).await);
         let user = spawn.user.uid;
         // A timer cannot help the tenant out of its limits, so it gets no allowance.
         let reached = if door == Door::Cron { Vec::new() } else { self.reached(tenant).await };
         let given = if reached.is_empty() { None } else { Some(self.rescue(name).await) };
-        let opened = self.session(tenant, init, spawn, streams).await;
+        let opened = self.session(tenant, door, init, spawn, streams).await;
         if let Some(Ok(())) = given {
             self.rescued(tenant).await;
         }
-        let channel = match opened {
-            Ok(channel) => channel,
-            Err(error) => return Err(self.explain(tenant, error).await),
-        };
+        let channel = opened?;
         counted.opened(user);
         if let Some(given) = given {
             let reached = reached.into_iter().map(LimitKey::word).collect::<Vec<_>>().join(" and ");
@@ -283,15 +312,19 @@ impl SessionEntry {
     async fn session(
         &self,
         tenant: &Tenant,
+        door: Door,
         init: Option<InitClient>,
         spawn: Spawn,
         streams: Vec<OwnedFd>,
-    ) -> Result<OwnedFd, InitError> {
+    ) -> Result<OwnedFd, Failure> {
         let init = match init {
             Some(init) => init,
-            None => self.greet(tenant).await?,
+            None => self.greet_awake(tenant, door).await?,
         };
-        self.inits.talk(&tenant.name, init_client::open(init, spawn, streams)).await
+        match self.inits.talk(&tenant.name, init_client::open(init, spawn, streams)).await {
+            Ok(channel) => Ok(channel),
+            Err(error) => Err(self.explain(tenant, error).await),
+        }
     }
 
     /// Says in the operator's words why a session could not be opened.

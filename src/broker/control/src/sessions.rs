@@ -9,7 +9,7 @@ use crate::sync::lock;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::Failure;
 use bailiwick_types::{Door, ExitStatus, LimitKey, Moment, SessionCount, SessionId, SessionRecord, TenantName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tracing::info;
@@ -195,12 +195,18 @@ impl Sessions {
         }
     }
 
-    /// Stops counting the sessions that began in jails that are gone, whatever their clients do. The caller must ensure
-    /// that no such tenant gets another jail meanwhile.
-    pub(crate) fn jails_gone(&self, is_gone: impl Fn(&TenantName) -> bool) {
+    /// All sessions that have begun.
+    pub(crate) fn begun(&self) -> BTreeSet<SessionId> {
+        let state = self.state();
+        state.open.iter().filter(|(_, open)| open.has_begun).map(|(id, _)| *id).collect()
+    }
+
+    /// Stops counting those of these sessions whose jails are gone, whatever their clients do. The sessions must have
+    /// begun before anybody looked which jails are gone: a tenant may have a new jail by now.
+    pub(crate) fn jails_gone(&self, begun: &BTreeSet<SessionId>, is_gone: impl Fn(&TenantName) -> bool) {
         let mut state = self.state();
         let State { tallies, open } = &mut *state;
-        let over = open.extract_if(.., |_, open| open.has_begun && is_gone(&open.record.tenant));
+        let over = open.extract_if(.., |id, open| begun.contains(id) && is_gone(&open.record.tenant));
         for (_, Open { record, .. }) in over {
             discount(tallies, &record);
             log_closed(&record, None);
@@ -448,9 +454,14 @@ mod tests {
         let enter = || sessions.enter(&tenant, request()).expect("enters");
         let (mut begun, early) = (enter(), enter());
         begun.opened(0);
-        sessions.jails_gone(|_| false);
+        sessions.jails_gone(&sessions.begun(), |_| false);
         assert_eq!(sessions.total(), 2);
-        sessions.jails_gone(|gone| *gone == tenant.name);
+        let before = sessions.begun();
+        let mut later = sessions.enter(&tenant, SessionRequest { door: Door::Exec, ..request() }).expect("enters");
+        later.opened(0);
+        sessions.jails_gone(&before, |gone| *gone == tenant.name);
+        assert_eq!(sessions.begun(), [later.record().id].into(), "this one began in the next jail");
+        drop(later);
         assert_eq!(
             sessions.chosen(|_| true),
             std::slice::from_ref(early.record()),
@@ -464,7 +475,7 @@ mod tests {
         // A session that an earlier daemon opened counts as begun.
         let record = enter().record().clone();
         let again = sessions.resume(record).expect("comes back");
-        sessions.jails_gone(|_| true);
+        sessions.jails_gone(&sessions.begun(), |_| true);
         assert_eq!(sessions.total(), 0);
         again.ended(0);
         assert_eq!(sessions.total(), 0);

@@ -1,9 +1,11 @@
 //! Locks, wake-ups and bounded concurrency for all services.
 
+use bailiwick_types::TenantName;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedMutexGuard};
 
 /// How many jails are asked or changed at once.
 pub(crate) const ASKED_AT_ONCE: usize = 32;
@@ -24,6 +26,29 @@ impl Wake {
 
     pub(crate) async fn wait(&self) {
         self.0.notified().await;
+    }
+}
+
+/// A lock for each tenant. Whoever waits for one gets it in order.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Mutex<BTreeMap<TenantName, Arc<tokio::sync::Mutex<()>>>>);
+
+/// The lock of one tenant, held until this value is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _held: OwnedMutexGuard<()>,
+}
+
+impl Turns {
+    /// Waits for the lock of a tenant.
+    pub(crate) async fn of(&self, tenant: &TenantName) -> Turn {
+        let turn = {
+            let mut turns = lock(&self.0);
+            // A lock that nobody holds or waits for is dropped; the next caller makes a new one.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(tenant.clone()).or_default())
+        };
+        Turn { _held: turn.lock_owned().await }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::policy_store::{PolicyStore, unknown, without_policy};
 use crate::warden_client::{Roster, WardenClient};
+use bailiwick_plan::lifecycle;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::{Failure, JAILS, init_socket};
 use bailiwick_types::{Access, IdRange, TenantName};
@@ -27,9 +28,14 @@ impl Tenants {
         tenants.iter().find(|tenant| !self.knows(tenant)).map_or(Ok(()), |tenant| Err(unknown(tenant)))
     }
 
-    /// The tenants that have ids and were not frozen at the warden's last report. Their jails may run.
+    /// The tenants whose jail ran and was not frozen at the warden's last report.
     pub(crate) fn awake(&self) -> Vec<TenantName> {
-        self.warden.known().awake()
+        self.warden.known().awake().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a tenant was asleep at the warden's last report: it may sleep, and its jail was down.
+    pub(crate) fn was_asleep(&self, tenant: &Tenant) -> bool {
+        lifecycle::sleep(tenant).is_ok() && self.warden.known().is_down(&tenant.name)
     }
 
     /// Whether a tenant was frozen at the warden's last report. Its init cannot answer then.

@@ -135,7 +135,8 @@ impl TimerRunner {
 
     /// Returns whether init answered.
     async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) -> bool {
-        if self.tenants.was_frozen(&tenant.name) {
+        // A sleeping tenant has no init. Its last known crontab stays.
+        if self.tenants.was_frozen(&tenant.name) || self.tenants.was_asleep(tenant) {
             return false;
         }
         let crontabs = &self.timers.crontabs;
@@ -173,8 +174,9 @@ impl TimerRunner {
     /// is slower gets no permit, so no other tenant waits for it.
     async fn begin_in_turn(&self, job: &Job) -> Result<Run, Failure> {
         let tenant = &job.tenant.name;
-        let turn = self.timers.turn(tenant);
-        let _turn = turn.lock().await;
+        let _turn = self.timers.turn(tenant).await;
+        // Before it takes a permit of all tenants: a start takes longer than an init that is quick.
+        let _awake = self.entry.wake_for_timer(tenant).await?;
         if !self.inits.health.is_slow(tenant) {
             let _place = self.timers.beginning.acquire().await;
             if let Ok(init) = tokio::time::timeout(QUICK, self.entry.greet_for_timer(tenant)).await {

@@ -7,7 +7,7 @@
 use crate::crontabs::Crontabs;
 use crate::door::short;
 use crate::job::Job;
-use crate::sync::{Wake, lock};
+use crate::sync::{Turn, Turns, Wake, lock};
 use bailiwick_policy::{Declared, Tenant};
 use bailiwick_sys::file;
 use bailiwick_types::{Clock, Door, Moment, Schedule, TenantName, TimerName, TimerReport, TimerRun, WallTime};
@@ -58,11 +58,8 @@ pub(crate) struct Timers {
     /// Permits for runs that are starting: at midnight many jobs are due at once.
     pub(crate) beginning: Semaphore,
     /// A lock for each tenant, so that its runs start one after another.
-    turns: Mutex<BTreeMap<TenantName, Turn>>,
+    turns: Turns,
 }
-
-/// The lock that a tenant's run holds while it starts.
-pub(crate) type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Timers {
     /// Makes the timers of a host. `changed` wakes their loop.
@@ -75,7 +72,7 @@ impl Timers {
             changed,
             start: Notify::new(),
             beginning: Semaphore::new(AT_ONCE),
-            turns: Mutex::default(),
+            turns: Turns::default(),
         }
     }
 }
@@ -274,11 +271,9 @@ impl Timers {
         self.jobs(&new).into_iter().filter(|job| job.schedule().is_none()).collect()
     }
 
-    pub(crate) fn turn(&self, tenant: &TenantName) -> Turn {
-        let mut turns = lock(&self.turns);
-        // A lock that nobody holds or waits for is dropped; the next caller makes a new one.
-        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(turns.entry(tenant.clone()).or_default())
+    /// Waits until no other run of the tenant is starting.
+    pub(crate) async fn turn(&self, tenant: &TenantName) -> Turn {
+        self.turns.of(tenant).await
     }
 
     /// Wakes the loop.

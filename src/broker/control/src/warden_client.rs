@@ -95,6 +95,11 @@ impl WardenClient {
         self.meter.get_or_init(|| Meter::new(&facts).ok()).as_ref()
     }
 
+    /// The same meter, if it was found before.
+    pub(crate) fn known_meter(&self) -> Option<&Meter> {
+        self.meter.get()?.as_ref()
+    }
+
     /// The settings in force of those tenants in a portion whose jails run. For a jail that is down the roster is
     /// enough, so 10,000 of them cost nothing.
     pub(crate) async fn in_force(

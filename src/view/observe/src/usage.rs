@@ -215,6 +215,15 @@ impl Meter {
         Room { tasks: group("pids").and_then(|(_, dir)| number(&dir, "pids.current")), memory: memory() }
     }
 
+    /// The processor time that a tenant used since its jail was started, in microseconds; `None` if the kernel does not
+    /// count it. Reads one file.
+    #[must_use]
+    pub fn processor_time(&self, cgroups: &BTreeMap<String, String>) -> Option<u64> {
+        let (mount, path) = self.hierarchies.mount_of(UNIFIED).zip(cgroups.get(UNIFIED))?;
+        let stat = cgroup::read(cgroup::open(mount, path).ok()?, "cpu.stat").ok()?;
+        cgroup::flat_keyed(&stat, "usage_usec")
+    }
+
     /// Reads a tenant. Values that cannot be read are left out.
     #[must_use]
     pub fn read(&self, gauge: &Gauge) -> Reading {
