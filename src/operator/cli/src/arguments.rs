@@ -194,6 +194,22 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// End idle jails now, until something wakes them: a connection, a login, a due timer or `wake`
+    ///
+    /// Only tenants with `[sleep]` sleep, and only while no session is in the jail and its sockets have no connection.
+    Sleep {
+        #[command(flatten)]
+        tenants: RequiredTenants,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Start the jails of tenants that are asleep
+    Wake {
+        #[command(flatten)]
+        tenants: RequiredTenants,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Write the file of a new tenant and start its jail
     Create {
         /// Name of the tenant
@@ -433,7 +449,7 @@ mod tests {
             .filter_map(|line| line.split_whitespace().next())
             .collect();
         let golden = "check dump doctor plan apply list show status exec shell sessions timers start stop restart suspend unsuspend \
-                      freeze thaw create delete audit usage history top faults incidents reload password keys generate help";
+                      freeze thaw sleep wake create delete audit usage history top faults incidents reload password keys generate help";
         assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
     }
 

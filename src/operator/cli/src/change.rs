@@ -40,7 +40,7 @@ pub(crate) fn warn_about_reserve(daemon: &Daemon, outcomes: &[TenantOutcome]) {
     }
 }
 
-/// `bailiwick start`, `stop`, `restart`, `freeze` and `thaw`.
+/// `bailiwick start`, `stop`, `restart`, `freeze`, `thaw`, `sleep` and `wake`.
 pub(crate) fn lifecycle(
     daemon: &Daemon,
     verb: Verb,

@@ -103,6 +103,8 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Restart { tenants, format } => lifecycle(config, Verb::Restart, tenants.tenants, format.into())?,
         Command::Freeze { tenants, format } => lifecycle(config, Verb::Freeze, tenants.tenants, format.into())?,
         Command::Thaw { tenants, format } => lifecycle(config, Verb::Thaw, tenants.tenants, format.into())?,
+        Command::Sleep { tenants, format } => lifecycle(config, Verb::Sleep, tenants.tenants, format.into())?,
+        Command::Wake { tenants, format } => lifecycle(config, Verb::Wake, tenants.tenants, format.into())?,
         Command::Suspend { tenants, reason, format } => {
             tenant::set_state(config, &tenants.tenants, &StateChange::Suspend { reason }, format.into())?
         }
@@ -159,7 +161,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
 fn lifecycle(config: &Path, verb: Verb, tenants: Vec<TenantName>, form: Form) -> Result<ExitStatus, Failure> {
     let status = change::lifecycle(&configuration::daemon(config)?, verb, tenants.clone(), form)?;
     // The other verbs do not use the configuration of the tenants.
-    let uses_policy = matches!(verb, Verb::Start | Verb::Restart);
+    let uses_policy = matches!(verb, Verb::Start | Verb::Restart | Verb::Wake);
     Ok(if uses_policy { configuration::report_problems(config, &tenants, status) } else { status })
 }
 
