@@ -72,6 +72,7 @@ impl TimerRunner {
     /// Runs due jobs without end.
     pub(crate) async fn run(self: Arc<Self>) {
         self.timers.restore();
+        self.timers.crontabs.restore(&self.tenants.policy.tenants_with_timers());
         // Jails start with the host. Wait for them, so that their missed jobs can run. The wait is half of `GRACE`, so
         // no missed job becomes too old.
         drop(tokio::time::timeout(FIRST_ROUND_TIME, self.first_round()).await);
@@ -140,7 +141,7 @@ impl TimerRunner {
             return false;
         }
         let crontabs = &self.timers.crontabs;
-        let seen = crontabs.stamp(&tenant.name);
+        let seen = crontabs.stamp(tenant);
         let Some((socket, ids)) = self.tenants.init_of(tenant).await else { return false };
         let asked = self.inits.talk(&tenant.name, init_client::crontab(&socket, ids, &tenant.login.user, seen));
         let Ok(file) = asked.await else { return false };

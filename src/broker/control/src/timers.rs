@@ -65,10 +65,10 @@ impl Timers {
     /// Makes the timers of a host. `changed` wakes their loop.
     pub(crate) fn new(changed: Wake, dir: PathBuf) -> Self {
         Self {
+            crontabs: Crontabs::new(dir.clone()),
             dir,
             kept: Mutex::default(),
             ahead: Mutex::default(),
-            crontabs: Crontabs::default(),
             changed,
             start: Notify::new(),
             beginning: Semaphore::new(AT_ONCE),
