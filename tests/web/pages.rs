@@ -1,0 +1,196 @@
+//! Sites: a real nginx of the host serves pages of jails, with the configuration that Bailiwick prints.
+
+use bailiwick_tests::web::{Nginx, Response};
+use bailiwick_tests::{Host, profiles, until};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+fn tenant() -> &'static str {
+    profiles()[0]
+}
+
+/// A host with one tenant, whose file has these services; and a site of the tenant below its home.
+fn host(services: &str) -> Host {
+    let mut host = Host::new();
+    host.write("etc/bailiwick.toml", &host.default_config("web = { group = \"www-data\" }\n"));
+    let text = format!(
+        "plan = \"{0}\"\ndoors = [\"exec\", \"socket\"]\n[limits]\nmemory = \"256M\"\ntasks = 100\n{services}",
+        tenant()
+    );
+    host.write(&format!("etc/tenants.d/{}.toml", tenant()), &text);
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+/// Writes a file of the site as the login user.
+fn site(host: &Host, name: &str, text: &str) {
+    let path = format!("/home/{}/{name}", tenant());
+    let line = format!("mkdir -p $(dirname {path}) && cat > {path}");
+    let mut command = host.command(&["exec", "--user", tenant(), tenant(), "--", "/bin/sh", "-c", &line]);
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().expect("runs");
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("writes");
+    assert!(child.wait().expect("ends").success());
+}
+
+/// An nginx with the printed configuration.
+fn nginx(host: &Host) -> Nginx {
+    let folder = host.path("nginx");
+    fs::create_dir_all(&folder).expect("mkdir");
+    host.ok(&["web", "nginx", "--write", &folder.display().to_string()]);
+    let http = format!("include {}/bailiwick.conf;", folder.display());
+    let locations = format!("include {}/bailiwick.d/{}.conf;", folder.display(), tenant());
+    Nginx::start(&http, &locations)
+}
+
+fn answers(nginx: &Nginx, path: &str) -> Response {
+    let mut last = None;
+    until("the site answers", || {
+        last = nginx.get(path, &[]).ok();
+        last.as_ref().is_some_and(|answer| answer.status == 200)
+    });
+    last.expect("an answer")
+}
+
+/// Debian's PHP-FPM, as the host has it.
+fn fpm() -> PathBuf {
+    let found = fs::read_dir("/usr/sbin").expect("a folder").flatten().map(|entry| entry.path());
+    let is_fpm = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("php-fpm"));
+    found.into_iter().find(is_fpm).expect("php-fpm is installed (tests/deps)")
+}
+
+/// The service of PHP, with a configuration inside.
+fn php(entries: u32) -> String {
+    format!(
+        "[[service]]\nname = \"php\"\ncommand = [{:?}, \"-F\", \"-y\", \"/home/{}/fpm.conf\"]\n\
+         [[service.socket]]\nname = \"web\"\npass = \"fpm\"\nto = \"/run/php.sock\"\nentries = {entries}\n",
+        fpm(),
+        tenant()
+    )
+}
+
+const POOL: &str = "[global]\nerror_log = /proc/self/fd/2\n[www]\nlisten = /run/php.sock\npm = static\npm.max_children = 4\n\
+                    clear_env = no\ncatch_workers_output = yes\n";
+
+#[test]
+fn a_php_page_of_a_jail_is_served_through_nginx() {
+    let host = host(&php(20));
+    site(&host, "fpm.conf", POOL);
+    site(&host, "www/index.php", "<?php echo get_current_user(), ' ', posix_getuid(), ' ', $_SERVER['REQUEST_URI'];");
+    host.ok(&["service", "restart", tenant()]);
+    let nginx = nginx(&host);
+    let page = answers(&nginx, "/index.php?a=b");
+    assert!(page.text().contains("1000 /index.php?a=b"), "{page:?}\n{}", nginx.errors());
+}
+
+#[test]
+fn more_requests_than_entries_are_answered_508_with_a_time_to_retry() {
+    let host = host(&php(2));
+    site(&host, "fpm.conf", POOL);
+    site(&host, "www/index.php", "<?php sleep(2); echo 'done';");
+    host.ok(&["service", "restart", tenant()]);
+    let nginx = nginx(&host);
+    answers(&nginx, "/index.php");
+    let all: Vec<Response> = std::thread::scope(|scope| {
+        let one = || nginx.get("/index.php", &[]).expect("an answer");
+        let threads: Vec<_> = (0..6).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("ends")).collect()
+    });
+    let of = |status| all.iter().filter(|answer| answer.status == status).count();
+    assert_eq!((of(200), of(508)), (2, 4), "{all:?}");
+    assert!(all.iter().all(|answer| answer.status == 200 || answer.field("Retry-After").is_some()), "{all:?}");
+}
+
+#[test]
+fn static_files_come_from_inside_the_jail() {
+    let services = format!(
+        "[[service]]\nname = \"files\"\nfiles = \"/home/{}/www\"\n[[service.socket]]\nname = \"files\"\npass = \"fd\"\n",
+        tenant()
+    );
+    let host = host(&services);
+    site(&host, "www/index.html", "<p>hello</p>");
+    site(&host, "www/a/data.txt", "0123456789");
+    let (status, _, err) = host.inside(
+        tenant(),
+        &format!(
+            "cd /home/{}/www && ln -s /etc/passwd out && ln -s a/data.txt within && ln -s ../../../etc/passwd up",
+            tenant()
+        ),
+    );
+    assert_eq!(status, 0, "{err}");
+    host.ok(&["service", "restart", tenant()]);
+    let nginx = nginx(&host);
+    assert_eq!(answers(&nginx, "/").text(), "<p>hello</p>");
+    let whole = answers(&nginx, "/a/data.txt");
+    assert_eq!((whole.text().as_str(), whole.field("Content-Type")), ("0123456789", Some("text/plain; charset=utf-8")));
+    let part = nginx.get("/a/data.txt", &["Range: bytes=2-4"]).expect("an answer");
+    assert_eq!((part.status, part.text().as_str()), (206, "234"), "{part:?}");
+    let etag = whole.field("ETag").expect("an ETag").to_owned();
+    let same = nginx.get("/a/data.txt", &[&format!("If-None-Match: {etag}")]).expect("an answer");
+    assert_eq!(same.status, 304);
+    assert_eq!(answers(&nginx, "/within").text(), "0123456789");
+    for path in ["/out", "/up", "/..%2f..%2f..%2fetc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/nothing", "/.hidden"] {
+        let answer = nginx.get(path, &[]).expect("an answer");
+        assert!(answer.status == 404 || answer.status == 400 || answer.status == 403, "{path}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_program_that_listens_itself_is_relayed_with_websockets() {
+    // Says HTTP, or switches the protocol and echoes.
+    let program = r#"use IO::Socket::INET; $SIG{CHLD} = "IGNORE"; $SIG{PIPE} = "IGNORE";
+        my $l = IO::Socket::INET->new(Listen => 8, LocalAddr => "127.0.0.1", LocalPort => $ENV{PORT}, ReuseAddr => 1) or die $!;
+        while (1) { my $c = $l->accept or next; next if fork; my $upgrade = 0;
+            while (my $r = <$c>) { $upgrade = 1 if $r =~ /^upgrade: *websocket/i; last if $r eq "\r\n"; }
+            $| = 1; select $c; $| = 1;
+            if ($upgrade) { print $c "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"; my $b; while (sysread $c, $b, 100) { syswrite $c, $b; } }
+            else { print $c "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"; }
+            exit; }"#;
+    let services = format!(
+        "[[service]]\nname = \"node\"\ncommand = [\"/usr/bin/perl\", \"-e\", {program:?}]\n\
+         [[service.socket]]\nname = \"web\"\npass = \"relay\"\nto = \"127.0.0.1:3000\"\n"
+    );
+    let host = host(&services);
+    let nginx = nginx(&host);
+    assert_eq!(answers(&nginx, "/").text(), "hello");
+    let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+    let head = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("writes");
+    let mut told = Vec::new();
+    while !told.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        told.push(byte[0]);
+    }
+    assert!(told.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&told));
+    stream.write_all(b"echo").expect("writes");
+    let mut echo = [0; 4];
+    stream.read_exact(&mut echo).expect("reads");
+    assert_eq!(&echo, b"echo");
+}
+
+#[test]
+fn the_configuration_is_written_only_when_it_changed() {
+    let host = host(&php(20));
+    let folder = host.path("nginx");
+    fs::create_dir_all(&folder).expect("mkdir");
+    let write = || host.ok(&["web", "nginx", "--write", &folder.display().to_string(), "--json"]);
+    assert!(write().contains("true"));
+    assert!(write().contains("false"));
+    // A real nginx accepts it.
+    let nginx = nginx(&host);
+    drop(nginx);
+    for server in ["apache", "caddy"] {
+        let printed = host.ok(&["web", server, tenant()]);
+        assert!(printed.contains(&format!("run/web/{}/web.sock", tenant())), "{printed}");
+    }
+    let failed = host.cli(&["web", "nginx", "nobody-here"]);
+    assert_eq!(failed.status.code(), Some(3), "{failed:?}");
+    assert!(Command::new("/usr/sbin/nginx").arg("-v").status().expect("runs").success());
+}
