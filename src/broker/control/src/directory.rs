@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) ids: IdRange,
-    /// Whether the jail ran.
-    pub(crate) runs: bool,
+    /// The init of the jail, as the host counts; `None` if the jail was down.
+    pub(crate) pid: Option<u32>,
     /// The control groups by hierarchy. Empty if the jail was down at the last report. They are the same whenever it
     /// runs.
     pub(crate) cgroups: BTreeMap<String, String>,
@@ -31,7 +31,7 @@ impl Directory {
         self.remove(name);
         self.owners.insert(entry.ids.first, name.clone());
         let RosterEntry { ids, pid, cgroups, frozen, .. } = entry;
-        let known = Known { ids: *ids, runs: pid.is_some(), cgroups: cgroups.clone(), frozen: *frozen };
+        let known = Known { ids: *ids, pid: *pid, cgroups: cgroups.clone(), frozen: *frozen };
         self.tenants.insert(name.clone(), known);
     }
 
@@ -50,12 +50,12 @@ impl Directory {
 
     /// The tenants whose jail runs and is not frozen, so its init can answer.
     pub(crate) fn awake(&self) -> impl Iterator<Item = (&TenantName, &Known)> {
-        self.tenants.iter().filter(|(_, known)| known.runs && !known.frozen)
+        self.tenants.iter().filter(|(_, known)| known.pid.is_some() && !known.frozen)
     }
 
     /// Whether the jail of a tenant was down.
     pub(crate) fn is_down(&self, name: &TenantName) -> bool {
-        self.tenants.get(name).is_some_and(|known| !known.runs)
+        self.tenants.get(name).is_some_and(|known| known.pid.is_none())
     }
 
     pub(crate) fn is_frozen(&self, name: &TenantName) -> bool {

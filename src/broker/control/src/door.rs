@@ -18,9 +18,10 @@ const MAX_ENV: usize = 256;
 const MAX_ENV_BYTES: usize = 64 << 10;
 /// The longest public key text that is accepted, in bytes. An RSA key of 16384 bits has 2,800 bytes.
 const MAX_KEY: usize = 8 << 10;
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where commands are looked up inside. The last directory has what Bailiwick lends.
+pub(crate) const PATH_INSIDE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/host/bin";
 /// The login shell of every user inside.
-const SHELL: &str = "/bin/bash";
+pub(crate) const SHELL: &str = "/bin/bash";
 /// The SFTP server at Debian's path (package openssh-sftp-server). It runs inside the jail, never on the host.
 const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 /// The user id and group id of the login user inside every jail.
@@ -162,7 +163,7 @@ fn environment(tenant: &Tenant, user: &JailUser, name: &str, exec: &Exec) -> Res
     }
     let mut env: Vec<(Bytes, Bytes)> = Vec::new();
     let mut base = vec![
-        ("PATH", PATH),
+        ("PATH", PATH_INSIDE),
         ("HOME", user.home.as_str()),
         ("USER", name),
         ("LOGNAME", name),

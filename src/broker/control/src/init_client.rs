@@ -5,11 +5,11 @@
 
 use crate::transport;
 use bailiwick_proto::frame::{MAX_CRONTAB_REPLY, MAX_EVENT, MAX_REQUEST};
-use bailiwick_proto::init::{CrontabFile, JailUser, MAX_STAMP, Spawn};
+use bailiwick_proto::init::{CrontabFile, JailUser, MAX_SERVICES_REPLY, MAX_STAMP, ServiceOrder, Spawn};
 use bailiwick_proto::time_limits::{INIT, INIT_ANSWER};
 use bailiwick_proto::{Bytes, Incoming, InitReply, InitRequest, TransportError};
 use bailiwick_sys::socket;
-use bailiwick_types::{IdRange, LoginName, MAX_CRONTAB};
+use bailiwick_types::{IdRange, LoginName, MAX_CRONTAB, ServiceReport, ServiceVerb, UnitName};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -17,6 +17,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+/// The longest digest of an order, in bytes.
+const MAX_DIGEST: usize = 64;
 /// The directory of crontab(1).
 pub(crate) const CRONTABS: &str = "/var/spool/cron/crontabs";
 
@@ -159,6 +161,57 @@ pub(crate) async fn crontab(
     }
 }
 
+/// Has init supervise a program.
+pub(crate) async fn order(
+    socket: &Path,
+    ids: IdRange,
+    order: ServiceOrder,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), InitError> {
+    ordered(socket, ids, &InitRequest::Service(Box::new(order)), fds).await
+}
+
+/// Has init stop and forget every supervised program but these.
+pub(crate) async fn keep_services(socket: &Path, ids: IdRange, names: Vec<UnitName>) -> Result<(), InitError> {
+    ordered(socket, ids, &InitRequest::KeepServices { names }, &[]).await
+}
+
+/// Starts or stops a supervised program. Returns whether init supervises it.
+pub(crate) async fn service_verb(
+    socket: &Path,
+    ids: IdRange,
+    name: UnitName,
+    verb: ServiceVerb,
+) -> Result<bool, InitError> {
+    match ask(socket, ids, &InitRequest::ServiceVerb { name, verb }, MAX_EVENT).await? {
+        InitReply::Ordered => Ok(true),
+        InitReply::NoSuchService => Ok(false),
+        _ => Err(no_answer()),
+    }
+}
+
+/// Asks init for its supervised programs. What it tells is bounded, and is the tenant's word.
+pub(crate) async fn services(socket: &Path, ids: IdRange) -> Result<Vec<ServiceReport>, InitError> {
+    match ask(socket, ids, &InitRequest::Services, MAX_SERVICES_REPLY).await? {
+        InitReply::Services(reports) if reports.iter().all(|report| report.digest.len() <= MAX_DIGEST) => Ok(reports),
+        _ => Err(no_answer()),
+    }
+}
+
+async fn ordered(socket: &Path, ids: IdRange, request: &InitRequest, fds: &[BorrowedFd<'_>]) -> Result<(), InitError> {
+    let answer = timeout(INIT_ANSWER, async {
+        let mut init = InitClient::connect(socket, ids).await?;
+        init.send_with(request, fds).await?;
+        init.incoming = Incoming::new(MAX_EVENT, 0);
+        match init.recv().await? {
+            InitReply::Ordered => Ok(()),
+            InitReply::Refused => Err(InitError::Refused),
+            _ => Err(no_answer()),
+        }
+    });
+    answer.await.map_err(io::Error::from)?
+}
+
 /// A connection to an init.
 #[derive(Debug)]
 pub(crate) struct InitClient {
@@ -192,7 +245,11 @@ impl InitClient {
 
     async fn send(&self, request: &InitRequest, fds: &[OwnedFd]) -> Result<(), InitError> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        transport::send(&self.stream, request, MAX_REQUEST, &fds).await.map_err(|error| match error {
+        self.send_with(request, &fds).await
+    }
+
+    async fn send_with(&self, request: &InitRequest, fds: &[BorrowedFd<'_>]) -> Result<(), InitError> {
+        transport::send(&self.stream, request, MAX_REQUEST, fds).await.map_err(|error| match error {
             // The request is too large, and init has received no part of it.
             TransportError::Frame(_) => InitError::Own(error.into()),
             error => io::Error::from(error).into(),

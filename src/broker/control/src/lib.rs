@@ -6,14 +6,14 @@
 //! The modules in order. Each uses only modules before it, and a test reads this list:
 //!
 //! - the ground: `audit_log`, `directory`, `incident`, `own_dir`, `pressure`, `reconcile`, `refusals`, `sync`,
-//!   `transport`
+//!   `transport`, `web_sockets`
 //! - who asks, and what is open: `comparison`, `door`, `init_client`, `permission`, `places`, `sessions`,
 //!   `start_failures`, `warden_link`
-//! - clients of other programs: `ftp`, `init_health`, `job`, `warden_client`
+//! - clients of other programs: `ftp`, `init_health`, `job`, `service_orders`, `warden_client`
 //! - the policy: `crontabs`, `policy_store`
 //! - what is kept: `policy_copies`, `recorder`, `tenants`, `timers`
 //! - callers and ends: `callers`, `inits`, `records`, `session_end`
-//! - changes: `audits`, `reconciler`, `waking`
+//! - changes: `audits`, `reconciler`, `service_keeper`, `waking`
 //! - entries: `ftp_entry`, `session_entry`
 //! - rounds and views: `init_watch`, `overview`, `sleeping`, `timer_runner`
 //! - the wiring: `services`
@@ -49,6 +49,8 @@ mod recorder;
 mod records;
 mod refusals;
 mod server;
+mod service_keeper;
+mod service_orders;
 mod services;
 mod session_end;
 mod session_entry;
@@ -63,6 +65,7 @@ mod transport;
 mod waking;
 mod warden_client;
 mod warden_link;
+mod web_sockets;
 
 pub use policy_store::OpenError;
 pub use server::serve;

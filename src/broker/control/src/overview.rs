@@ -10,6 +10,7 @@ use crate::policy_store::{Loaded, unknown};
 use crate::reconcile;
 use crate::recorder::Recorder;
 use crate::refusals::Refusals;
+use crate::service_keeper::ServiceKeeper;
 use crate::sessions::Sessions;
 use crate::start_failures::StartFailures;
 use crate::tenants::Tenants;
@@ -39,6 +40,7 @@ pub(crate) struct Overview {
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) copies: Arc<PolicyCopies>,
+    pub(crate) service_keeper: Arc<ServiceKeeper>,
     /// When this program started.
     pub(crate) started: Instant,
 }
@@ -49,6 +51,7 @@ impl Overview {
         let mut problems = self.tenants.policy.loaded().problems.clone();
         let no_history = self.recorder.problem();
         problems.extend(no_history.map(|why| format!("what tenants use is not recorded: {why}")));
+        problems.extend(self.service_keeper.problems());
         let (mut warden, mut tenants, mut kept) = (None, BTreeMap::new(), None);
         match in_time(self.tenants.warden.ask(&WardenRequest::Hello)).await {
             Ok(WardenReply::Hello { version }) => warden = Some(version),

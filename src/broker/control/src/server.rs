@@ -303,10 +303,13 @@ impl Connection {
                 let (ended, left) = services.session_end.end(permission, &sessions, &tenants, reason).await?;
                 Reply::EndedSessions { ended, left }
             }
-            Request::Services { .. } | Request::ServiceVerb { .. } => {
-                let permission = caller.operator()?;
-                let message = format!("services are not served yet, user {}", permission.uid);
-                return Err(Failure::of(ExitStatus::Refused, message));
+            Request::Services { tenants } => {
+                let tenants = caller.scope().of(tenants)?;
+                Reply::Services(services.service_keeper.list(&tenants).await?)
+            }
+            Request::ServiceVerb { tenant, names, verb } => {
+                caller.scope().of(vec![tenant.clone()])?;
+                Reply::ServicesDone(services.service_keeper.verb(&tenant, &names, verb).await?)
             }
             Request::Timers { tenants } => Reply::Timers(services.timer_runner.list(caller.operator()?, &tenants)?),
             Request::Ended { .. } | Request::FtpEntered => return Err(caller.session()),
@@ -538,8 +541,10 @@ mod tests {
             (R::Timers { tenants: own() }, Operators),
             (R::Sessions { tenants: own() }, Operators),
             (R::EndSessions { sessions: Vec::new(), tenants: own(), reason: None }, Operators),
-            (R::Services { tenants: own() }, Operators),
-            (R::ServiceVerb { tenant: alice(), names: Vec::new(), verb: ServiceVerb::Stop }, Operators),
+            (R::Services { tenants: own() }, Everybody),
+            (R::Services { tenants: others() }, Operators),
+            (R::ServiceVerb { tenant: alice(), names: Vec::new(), verb: ServiceVerb::Stop }, Everybody),
+            (R::ServiceVerb { tenant: others().remove(0), names: Vec::new(), verb: ServiceVerb::Stop }, Operators),
         ]
     }
 

@@ -15,6 +15,7 @@ use crate::reconciler::{Parts, Reconciler};
 use crate::recorder::{Recorder, Sources};
 use crate::records::Records;
 use crate::refusals::Refusals;
+use crate::service_keeper::ServiceKeeper;
 use crate::session_end::SessionEnd;
 use crate::session_entry::SessionEntry;
 use crate::sessions::Sessions;
@@ -27,6 +28,7 @@ use crate::timers::Timers;
 use crate::waking::Waking;
 use crate::warden_client::WardenClient;
 use crate::warden_link::WardenLink;
+use crate::web_sockets::WebSockets;
 use bailiwick_policy::Host;
 use bailiwick_proto::{CONTROL_DIR, Failure, WARDEN_SOCKET};
 use std::path::{Path, PathBuf};
@@ -55,6 +57,7 @@ pub struct Services {
     pub(crate) sleeping: Arc<Sleeping>,
     pub(crate) timer_runner: Arc<TimerRunner>,
     pub(crate) init_watch: Arc<InitWatch>,
+    pub(crate) service_keeper: Arc<ServiceKeeper>,
     pub(crate) overview: Overview,
     pub(crate) audits: Audits,
 }
@@ -140,6 +143,9 @@ impl Services {
             first_round_over,
         ));
         let init_watch = Arc::new(InitWatch::new(Arc::clone(&tenants), Arc::clone(&inits), Arc::clone(&reconciler)));
+        let sockets = Arc::new(WebSockets::new(Wake::default()));
+        let service_keeper =
+            Arc::new(ServiceKeeper::new(Arc::clone(&tenants), Arc::clone(&inits), sockets, Wake::default()));
         let places = Places::new(bailiwick_sys::credential::open_files());
         let overview = Overview {
             tenants: Arc::clone(&tenants),
@@ -149,6 +155,7 @@ impl Services {
             refusals: Arc::clone(&refusals),
             recorder: Arc::clone(&recorder),
             copies: Arc::clone(&copies),
+            service_keeper: Arc::clone(&service_keeper),
             started: Instant::now(),
         };
         let audits = Audits {
@@ -175,6 +182,7 @@ impl Services {
             sleeping,
             timer_runner,
             init_watch,
+            service_keeper,
             overview,
             audits,
         }))
@@ -213,6 +221,7 @@ impl Services {
         tokio::spawn(Arc::clone(&self.copies).run());
         tokio::spawn(Arc::clone(&self.timer_runner).run());
         tokio::spawn(Arc::clone(&self.init_watch).run());
+        tokio::spawn(Arc::clone(&self.service_keeper).run());
         tokio::spawn(Arc::clone(&self.sleeping).run());
         tokio::spawn(Arc::clone(&self.ftp_entry).resume());
     }

@@ -5,10 +5,12 @@ use crate::sync::lock;
 use crate::warden_link::WardenLink;
 use bailiwick_observe::Meter;
 use bailiwick_policy::Tenant;
+use bailiwick_proto::init::MAX_ORDER_FDS;
 use bailiwick_proto::warden::{FtpProcess, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
-use bailiwick_types::{ExitStatus, HostFacts, InForce, Observed, TenantName};
+use bailiwick_types::{ExitStatus, HostFacts, InForce, Observed, ServiceName, TenantName};
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub(crate) type Roster = BTreeMap<TenantName, RosterEntry>;
@@ -32,6 +34,19 @@ impl WardenClient {
     /// Sends a request and waits for the reply.
     pub(crate) async fn ask(&self, request: &WardenRequest) -> Result<WardenReply, Failure> {
         self.link.ask(request).await
+    }
+
+    /// The files by which a process joins the control groups of a service, with its limits in force.
+    pub(crate) async fn service_groups(
+        &self,
+        tenant: &TenantName,
+        service: &ServiceName,
+    ) -> Result<Vec<OwnedFd>, Failure> {
+        let request = WardenRequest::ServiceGroups { tenant: tenant.clone(), service: service.clone() };
+        match self.link.ask_for_fds(&request, MAX_ORDER_FDS).await? {
+            (WardenReply::ServiceGroups, fds) => Ok(fds),
+            _ => Err(unexpected()),
+        }
     }
 
     /// The warden's last report of each tenant. Nothing is awaited while the lock is held.

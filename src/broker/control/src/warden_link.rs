@@ -9,6 +9,7 @@ use bailiwick_types::ExitStatus;
 use std::collections::HashSet;
 use std::io::{self, ErrorKind, Read};
 use std::mem::{Discriminant, discriminant};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 use std::time::Duration;
@@ -148,6 +149,26 @@ impl WardenLink {
                 () = sleep(time_limits::RETRY) => {}
                 failure = &mut no_warden => return Err(failure),
             }
+        }
+    }
+
+    /// As [`Self::ask`], for a request whose reply has descriptors, at most `max_fds`.
+    pub(crate) async fn ask_for_fds(
+        &self,
+        request: &WardenRequest,
+        max_fds: usize,
+    ) -> Result<(WardenReply, Vec<OwnedFd>), Failure> {
+        let ask = async {
+            let stream = UnixStream::connect(&self.socket).await?;
+            transport::send(&stream, request, MAX_REQUEST, &[]).await?;
+            transport::receive(&stream, &mut Incoming::new(MAX_REPLY, max_fds)).await
+        };
+        match timeout(time_limits::ANSWER, ask).await {
+            Ok(Ok((WardenReply::Failed(failure), _))) => Err(failure),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(TransportError::Ended)) => Err(too_old()),
+            Ok(Err(error)) => Err(Failure::new(ExitStatus::Failed, &error)),
+            Err(_) => Err(Failure::new(ExitStatus::Failed, &TransportError::Late)),
         }
     }
 

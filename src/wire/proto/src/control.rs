@@ -462,6 +462,9 @@ pub struct TenantServices {
     pub state: TenantState,
     /// The services that its policy declares.
     pub services: Vec<ServiceStatus>,
+    /// Why its services are not as declared; `None` if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// A declared service, and what init reports of it.

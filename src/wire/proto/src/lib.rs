@@ -16,6 +16,7 @@ pub mod refusal;
 pub mod time_limits;
 pub mod transport;
 pub mod warden;
+mod web_socket;
 
 pub use bytes::Bytes;
 pub use control::{ControlReply, ControlRequest};
@@ -24,6 +25,7 @@ pub use init::{InitReply, InitRequest, SessionEvent, SessionSignal};
 pub use refusal::Refusal;
 pub use transport::{Incoming, Outgoing, TransportError};
 pub use warden::{Hold, WardenReply, WardenRequest};
+pub use web_socket::{WEB_DIR, bound_web_socket, web_socket, web_socket_of};
 
 use bailiwick_types::{Access, ExitStatus};
 use serde::{Deserialize, Serialize};
@@ -32,8 +34,6 @@ use serde::{Deserialize, Serialize};
 pub const CONTROL_SOCKET: &str = "control/bailiwick.sock";
 /// The directory of the control socket, below the runtime directory. The user of `bailiwickd` owns it.
 pub const CONTROL_DIR: &str = "control";
-/// The directory of the sockets of tenants' services, below the runtime directory. The warden makes it.
-pub const WEB_DIR: &str = "web";
 /// The file in which a warden that cannot work says why, below the runtime directory.
 pub const WARDEN_ERROR: &str = "warden.error";
 /// The warden's socket, below the runtime directory.
@@ -89,14 +89,4 @@ impl Failure {
     pub fn of(status: ExitStatus, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), refusal: None }
     }
-}
-
-/// The path of a socket of a tenant's service, which the web server of the host connects to.
-#[must_use]
-pub fn web_socket(
-    runtime_dir: &std::path::Path,
-    tenant: &bailiwick_types::TenantName,
-    socket: &bailiwick_types::SocketName,
-) -> std::path::PathBuf {
-    runtime_dir.join(WEB_DIR).join(tenant).join(format!("{socket}.sock"))
 }

@@ -1,0 +1,383 @@
+//! Keeps the services of running jails as declared: gives each init its orders, and knows what the inits report.
+//!
+//! Danger: every report is a tenant's word. It is bounded, and shown as such.
+
+use crate::init_client::{self, InitError};
+use crate::inits::Inits;
+use crate::service_orders::{self, Draft};
+use crate::sync::{Turns, Wake, at_once, lock};
+use crate::tenants::Tenants;
+use crate::web_sockets::{Listener, WebSockets};
+use bailiwick_policy::Tenant;
+use bailiwick_proto::control::{ServiceStatus, SocketStatus, TenantServices};
+use bailiwick_proto::{Failure, Refusal, web_socket};
+use bailiwick_types::{
+    Access, Door, ExitStatus, IdRange, ServiceName, ServiceReport, ServiceState, ServiceVerb, TenantName, TenantState,
+    UnitName, service_log,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// The time between two rounds over all tenants with services.
+const ROUND_TIME: Duration = Duration::from_secs(30);
+/// The time between two looks for sockets that were shut down, and for jails that were started.
+const LOOK_TIME: Duration = Duration::from_millis(500);
+/// The first version of init's protocol with services.
+const WITH_SERVICES: u32 = 3;
+/// The most failing services that a status names.
+const MOST_NAMED: usize = 20;
+
+/// What is known of a tenant's services.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// The init that it is known of, as the host counts.
+    pid: Option<u32>,
+    reports: Vec<ServiceReport>,
+    /// Why the services are not as declared.
+    problem: Option<String>,
+    /// The services whose failure was logged.
+    failing: BTreeSet<UnitName>,
+}
+
+/// Keeps the services of the host.
+#[derive(Debug)]
+pub(crate) struct ServiceKeeper {
+    tenants: Arc<Tenants>,
+    inits: Arc<Inits>,
+    pub(crate) sockets: Arc<WebSockets>,
+    known: Mutex<BTreeMap<TenantName, Known>>,
+    turns: Turns,
+    wake: Wake,
+}
+
+impl ServiceKeeper {
+    pub(crate) fn new(tenants: Arc<Tenants>, inits: Arc<Inits>, sockets: Arc<WebSockets>, wake: Wake) -> Self {
+        Self { tenants, inits, sockets, known: Mutex::default(), turns: Turns::default(), wake }
+    }
+
+    /// Runs without end.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let (mut round, mut heard) = (Instant::now(), 0);
+        loop {
+            let runtime = {
+                let loaded = self.tenants.policy.loaded();
+                if loaded.readings != heard {
+                    self.sockets.follow(&loaded.policy);
+                    (heard, round) = (loaded.readings, Instant::now());
+                }
+                loaded.policy.host.runtime_dir.clone()
+            };
+            let is_round = Instant::now() >= round;
+            if is_round {
+                round = Instant::now() + ROUND_TIME;
+            }
+            // A tenant without a process breaks nothing; in each round it is looked at once more.
+            let may_break = |tenant: &TenantName| is_round || self.running(tenant).is_some();
+            let renewed = self.sockets.heal(&runtime, std::time::Instant::now(), may_break);
+            let due = self.due(is_round, &renewed);
+            at_once(due.iter().map(|tenant| self.serve(tenant)).collect()).await;
+            drop(tokio::time::timeout(LOOK_TIME, self.wake.wait()).await);
+        }
+    }
+
+    /// The tenants whose init is to be asked: all that have services, in a round; else those whose jail, or one of whose sockets, is
+    /// new, or whose orders failed.
+    fn due(&self, is_round: bool, renewed: &[TenantName]) -> Vec<Tenant> {
+        let loaded = self.tenants.policy.loaded();
+        let mut known = lock(&self.known);
+        known.retain(|name, _| loaded.policy.tenants.contains_key(name) && self.running(name).is_some());
+        let is_due = |tenant: &&Tenant| {
+            let known = known.get(&tenant.name);
+            if tenant.settings.services.is_empty() && known.is_none_or(|known| known.reports.is_empty()) {
+                return false;
+            }
+            let pid = self.running(&tenant.name);
+            let is_new = known.is_none_or(|known| known.pid != pid || known.problem.is_some());
+            pid.is_some() && (is_round || is_new || renewed.contains(&tenant.name))
+        };
+        loaded.policy.tenants.values().filter(is_due).cloned().collect()
+    }
+
+    /// The init of a tenant's running jail, by the warden's last report.
+    fn running(&self, tenant: &TenantName) -> Option<u32> {
+        self.tenants.warden.known().get(tenant).filter(|entry| !entry.frozen).and_then(|entry| entry.pid)
+    }
+
+    /// Gives the init of a tenant its orders, as far as it does not follow them, and learns what it reports.
+    pub(crate) async fn serve(&self, tenant: &Tenant) {
+        let _turn = self.turns.of(&tenant.name).await;
+        let pid = self.running(&tenant.name);
+        let done = self.give_orders(tenant).await;
+        let mut known = lock(&self.known);
+        let known = known.entry(tenant.name.clone()).or_default();
+        if known.pid != pid {
+            *known = Known { pid, ..Known::default() };
+        }
+        match done {
+            Ok(reports) => {
+                known.problem = None;
+                note_failures(&tenant.name, known, &reports);
+                known.reports = reports;
+            }
+            Err(failure) => {
+                if known.problem.as_ref() != Some(&failure.message) {
+                    warn!(target: "bailiwick::event", tenant = %tenant.name, event = "services-not-kept", "{failure}");
+                }
+                known.problem = Some(failure.message);
+            }
+        }
+    }
+
+    async fn give_orders(&self, tenant: &Tenant) -> Result<Vec<ServiceReport>, Failure> {
+        if tenant.access() != Some(Access::ReadWrite) {
+            return Ok(Vec::new());
+        }
+        let Some((socket, ids)) = self.tenants.init_of(tenant).await else { return Ok(Vec::new()) };
+        let name = &tenant.name;
+        let explain = |error: InitError| Failure::new(ExitStatus::Failed, &error);
+        let version = self.inits.talk(name, init_client::version(&socket, ids)).await.map_err(explain)?;
+        if version < WITH_SERVICES {
+            let message = "its jail is of an earlier version and runs no services; restart it";
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        let reports = self.inits.talk(name, init_client::services(&socket, ids)).await.map_err(explain)?;
+        let drafts = service_orders::drafts(tenant);
+        let mut problem = None;
+        let names: Vec<UnitName> = drafts.iter().map(|draft| draft.name().clone()).collect();
+        let mut has_changed = reports.iter().any(|report| !names.contains(&report.name));
+        if has_changed {
+            self.inits.talk(name, init_client::keep_services(&socket, ids, names)).await.map_err(explain)?;
+        }
+        for draft in drafts {
+            match self.give_order(tenant, draft, &reports, (&socket, ids)).await {
+                Ok(gave) => has_changed |= gave,
+                Err(failure) => problem = Some(failure),
+            }
+        }
+        if let Some(problem) = problem {
+            return Err(problem);
+        }
+        if !has_changed {
+            return Ok(reports);
+        }
+        self.inits.talk(name, init_client::services(&socket, ids)).await.map_err(explain)
+    }
+
+    /// Gives one order, unless init follows it already. Returns whether it was given.
+    async fn give_order(
+        &self,
+        tenant: &Tenant,
+        draft: Draft,
+        reports: &[ServiceReport],
+        (socket, ids): (&Path, IdRange),
+    ) -> Result<bool, Failure> {
+        let name = draft.name().clone();
+        let mut listeners: Vec<Listener> = Vec::new();
+        for wanted in &draft.sockets {
+            let listener = self.sockets.get(&tenant.name, wanted).ok_or_else(|| {
+                let why = self.sockets.problem(&tenant.name, wanted).unwrap_or_else(|| closed(tenant));
+                Failure::of(ExitStatus::Refused, format!("service {name} waits for its socket {wanted}: {why}"))
+            })?;
+            listeners.push(listener);
+        }
+        let groups_of = draft.groups.clone();
+        let order = draft.with(&listeners);
+        if reports.iter().any(|report| report.name == name && report.digest == order.digest) {
+            return Ok(false);
+        }
+        let groups = match groups_of {
+            // Without its limits the service does not start.
+            Some(service) => self.tenants.warden.service_groups(&tenant.name, &service).await.map_err(|failure| {
+                Failure::of(failure.status, format!("service {name} does not start without its limits: {failure}"))
+            })?,
+            None => Vec::new(),
+        };
+        let fds: Vec<_> =
+            listeners.iter().map(|listener| listener.fd.as_fd()).chain(groups.iter().map(AsFd::as_fd)).collect();
+        let given = self.inits.talk(&tenant.name, init_client::order(socket, ids, order, &fds)).await;
+        given.map_err(|error| Failure::of(ExitStatus::Failed, format!("service {name} was not ordered: {error}")))?;
+        Ok(true)
+    }
+
+    /// The services of tenants that have any, by name.
+    pub(crate) async fn list(&self, tenants: &[TenantName]) -> Result<Vec<TenantServices>, Failure> {
+        self.tenants.check_known(tenants)?;
+        let all = self.meant(tenants);
+        at_once(all.iter().map(|tenant| self.refresh(tenant)).collect()).await;
+        Ok(all.iter().map(|tenant| self.services_of(tenant)).collect())
+    }
+
+    fn meant(&self, tenants: &[TenantName]) -> Vec<Tenant> {
+        let loaded = self.tenants.policy.loaded();
+        let is_meant = |tenant: &&Tenant| {
+            !tenant.settings.services.is_empty() && (tenants.is_empty() || tenants.contains(&tenant.name))
+        };
+        loaded.policy.tenants.values().filter(is_meant).cloned().collect()
+    }
+
+    /// Learns what init reports now.
+    async fn refresh(&self, tenant: &Tenant) {
+        drop(self.tenants.warden.entry(&tenant.name).await);
+        let pid = self.running(&tenant.name);
+        if pid.is_none() {
+            lock(&self.known).remove(&tenant.name);
+            return;
+        }
+        if let Some((socket, ids)) = self.tenants.init_of(tenant).await
+            && let Ok(reports) = self.inits.talk(&tenant.name, init_client::services(&socket, ids)).await
+        {
+            let mut known = lock(&self.known);
+            let known = known.entry(tenant.name.clone()).or_default();
+            if known.pid == pid {
+                note_failures(&tenant.name, known, &reports);
+            }
+            known.reports = reports;
+        }
+    }
+
+    fn services_of(&self, tenant: &Tenant) -> TenantServices {
+        let known = lock(&self.known).get(&tenant.name).cloned().unwrap_or_default();
+        let report = |name: &UnitName| known.reports.iter().find(|report| report.name == *name).cloned();
+        let runtime = self.tenants.policy.host().runtime_dir;
+        let state = match self.running(&tenant.name) {
+            Some(_) => TenantState::Running,
+            None if self.tenants.was_frozen(&tenant.name) => TenantState::Frozen,
+            None if self.tenants.was_asleep(tenant) => TenantState::Asleep,
+            None => TenantState::Down,
+        };
+        let services = tenant.settings.services.iter().map(|service| {
+            let socket = |socket: &bailiwick_policy::ServiceSocket| SocketStatus {
+                name: socket.name.clone(),
+                path: web_socket(&runtime, &tenant.name, &socket.name).display().to_string(),
+                connections: None,
+                problem: match self.sockets.get(&tenant.name, &socket.name) {
+                    Some(_) => self.sockets.problem(&tenant.name, &socket.name),
+                    None => Some(self.sockets.problem(&tenant.name, &socket.name).unwrap_or_else(|| closed(tenant))),
+                },
+                relay: report(&UnitName { service: service.name.clone(), socket: Some(socket.name.clone()) }),
+            };
+            let name = UnitName::from(service.name.clone());
+            ServiceStatus {
+                name: service.name.clone(),
+                report: report(&name),
+                sockets: service.sockets.iter().map(socket).collect(),
+                log: service_log(&tenant.login.user, &name),
+            }
+        });
+        TenantServices {
+            tenant: tenant.name.clone(),
+            state,
+            services: services.collect(),
+            problem: known.problem.clone(),
+        }
+    }
+
+    /// Starts or stops services of a tenant; all of them when `names` is empty. Returns those that it was done for.
+    pub(crate) async fn verb(
+        &self,
+        tenant: &TenantName,
+        names: &[ServiceName],
+        verb: ServiceVerb,
+    ) -> Result<Vec<ServiceName>, Failure> {
+        let declared = self.tenants.policy.declared(tenant)?;
+        let there: Vec<&ServiceName> = declared.settings.services.iter().map(|service| &service.name).collect();
+        if let Some(missing) = names.iter().find(|name| !there.contains(name)) {
+            let known = there.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {known}") };
+            return Err(Failure::of(
+                ExitStatus::NotFound,
+                format!("\"{tenant}\" has no service \"{missing}\"; {known}"),
+            ));
+        }
+        drop(self.tenants.warden.entry(tenant).await);
+        if self.running(tenant).is_none() {
+            let why = self.tenants.was_asleep(&declared).then(|| "it is asleep; `bailiwick wake` starts it".to_owned());
+            return Err(Refusal::NotRunning { tenant: tenant.clone(), why }.into());
+        }
+        // The services of a jail that has just started may not be ordered yet.
+        self.serve(&declared).await;
+        let meant: Vec<ServiceName> =
+            if names.is_empty() { there.into_iter().cloned().collect() } else { names.to_vec() };
+        let Some((socket, ids)) = self.tenants.init_of(&declared).await else { return Ok(Vec::new()) };
+        for name in &meant {
+            let unit = UnitName::from(name.clone());
+            let done = self.inits.talk(tenant, init_client::service_verb(&socket, ids, unit, verb)).await;
+            match done.map_err(|error| Failure::new(ExitStatus::Failed, &error))? {
+                true => {}
+                false => {
+                    let known = lock(&self.known).get(tenant).and_then(|known| known.problem.clone());
+                    let why = known.map(|why| format!(": {why}")).unwrap_or_default();
+                    let message = format!("init of \"{tenant}\" does not run the service \"{name}\"{why}");
+                    return Err(Failure::of(ExitStatus::Failed, message));
+                }
+            }
+        }
+        info!(target: "bailiwick::event", tenant = %tenant, event = "service-verb", verb = %verb, "{verb} of {} services of {tenant}", meant.len());
+        self.wake.wake();
+        Ok(meant)
+    }
+
+    /// The failing services of the host, in sentences, for the status.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let known = lock(&self.known);
+        let mut all = Vec::new();
+        for (tenant, known) in known.iter() {
+            all.extend(known.problem.iter().map(|problem| format!("{tenant}: {problem}")));
+            for report in known.reports.iter().filter(|report| is_failing(report)) {
+                all.push(format!("{tenant}: service {} is in {}", report.name, report.state));
+            }
+        }
+        let more = all.len().saturating_sub(MOST_NAMED);
+        all.truncate(MOST_NAMED);
+        if more > 0 {
+            all.push(format!("{more} more services have problems; see `bailiwick service list`"));
+        }
+        all
+    }
+}
+
+/// Why a declared socket is not there.
+fn closed(tenant: &Tenant) -> String {
+    if tenant.is_open(Door::Socket) {
+        "it is not made yet".to_owned()
+    } else {
+        "the door \"socket\" is closed".to_owned()
+    }
+}
+
+fn is_failing(report: &ServiceReport) -> bool {
+    matches!(report.state, ServiceState::Failed) || (report.state == ServiceState::BackOff && report.restarts > 0)
+}
+
+/// Logs the first failure of each run, and its end.
+fn note_failures(tenant: &TenantName, known: &mut Known, reports: &[ServiceReport]) {
+    for report in reports {
+        let name = &report.name;
+        match report.state {
+            ServiceState::Failed | ServiceState::BackOff => {
+                if known.failing.insert(name.clone()) {
+                    let end = report.last_end;
+                    warn!(target: "bailiwick::event", tenant = %tenant, event = "service-failed", service = %name, end = ?end, "service {name} of {tenant} is in {}: {end:?}", report.state);
+                }
+            }
+            // A service that is started again and again is running for a moment each time.
+            ServiceState::Running if report.restarts == 0 || is_well(report) => {
+                if known.failing.remove(name) {
+                    info!(target: "bailiwick::event", tenant = %tenant, event = "service-recovered", service = %name, "service {name} of {tenant} runs again");
+                }
+            }
+            _ => {}
+        }
+    }
+    known.failing.retain(|name| reports.iter().any(|report| report.name == *name));
+}
+
+/// Whether a service has run for longer than init's last pause.
+fn is_well(report: &ServiceReport) -> bool {
+    crate::sessions::now().saturating_sub(report.since.0) >= 60
+}
