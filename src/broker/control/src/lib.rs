@@ -6,7 +6,7 @@
 //! The modules in order. Each uses only modules before it, and a test reads this list:
 //!
 //! - the ground: `audit_log`, `directory`, `incident`, `own_dir`, `pressure`, `reconcile`, `refusals`, `sync`,
-//!   `transport`, `web_sockets`
+//!   `transport`, `unavailable`, `web_sockets`
 //! - who asks, and what is open: `comparison`, `door`, `init_client`, `permission`, `places`, `sessions`,
 //!   `start_failures`, `warden_link`
 //! - clients of other programs: `ftp`, `init_health`, `job`, `service_orders`, `warden_client`
@@ -15,7 +15,7 @@
 //! - callers and ends: `callers`, `inits`, `records`, `session_end`
 //! - changes: `audits`, `reconciler`, `service_keeper`, `waking`
 //! - entries: `ftp_entry`, `session_entry`
-//! - rounds and views: `init_watch`, `overview`, `sleeping`, `timer_runner`
+//! - rounds and views: `init_watch`, `overview`, `sleeping`, `timer_runner`, `waker`
 //! - the wiring: `services`
 //! - the socket: `server`
 
@@ -62,6 +62,8 @@ mod tenants;
 mod timer_runner;
 mod timers;
 mod transport;
+mod unavailable;
+mod waker;
 mod waking;
 mod warden_client;
 mod warden_link;

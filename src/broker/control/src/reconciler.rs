@@ -42,6 +42,8 @@ pub(crate) struct Parts {
     pub(crate) failures: Arc<StartFailures>,
     /// Wakes the next round early.
     pub(crate) wake: Wake,
+    /// Wakes the keeper of services when a jail has changed.
+    pub(crate) wake_keeper: Wake,
     /// Turns true after the first round: each jail that should run was started, or its start failed.
     pub(crate) first_round: watch::Sender<bool>,
 }
@@ -58,6 +60,9 @@ pub(crate) struct Reconciler {
     failures: Arc<StartFailures>,
     wake: Wake,
     first_round: watch::Sender<bool>,
+    /// Woken after each round, and after each change of a jail.
+    pub(crate) changed: Wake,
+    wake_keeper: Wake,
     /// Held during a round, and while an operator's request is carried out: each begins with what all tenants are.
     changing: tokio::sync::Mutex<()>,
     /// Held during a change of a tenant: two changes must not start and stop the same jail. Whoever wakes a tenant, or
@@ -67,9 +72,24 @@ pub(crate) struct Reconciler {
 
 impl Reconciler {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { tenants, inits, sessions, session_end, timers, recorder, failures, wake, first_round } = parts;
-        let (changing, turns) = (tokio::sync::Mutex::default(), Turns::default());
-        Self { tenants, inits, sessions, session_end, timers, recorder, failures, wake, first_round, changing, turns }
+        let Parts { tenants, inits, sessions, session_end, timers, recorder, failures, wake, wake_keeper, first_round } =
+            parts;
+        let (changed, changing, turns) = (Wake::default(), tokio::sync::Mutex::default(), Turns::default());
+        Self {
+            tenants,
+            inits,
+            sessions,
+            session_end,
+            timers,
+            recorder,
+            failures,
+            wake,
+            first_round,
+            changed,
+            wake_keeper,
+            changing,
+            turns,
+        }
     }
 
     /// Runs rounds without end: starts jails that should run, and stops those that should not. Drift of a running jail
@@ -80,6 +100,7 @@ impl Reconciler {
             match self.reconcile(&mut failures).await {
                 Ok(()) => {
                     self.first_round.send_replace(true);
+                    self.changed.wake();
                     drop(tokio::time::timeout(RECONCILE_TIME, self.wake.wait()).await);
                     // A jail that ends right after its start must not keep this loop busy.
                     tokio::time::sleep(AGAIN_TIME).await;
@@ -251,6 +272,8 @@ impl Reconciler {
                 // Refreshes the entry, so that the first session need not ask for it and no frozen init is asked.
                 drop(self.tenants.warden.entry(tenant).await);
                 self.recorder.jails_changed();
+                self.changed.wake();
+                self.wake_keeper.wake();
                 Ok(done)
             }
         }

@@ -25,6 +25,7 @@ use crate::sync::Wake;
 use crate::tenants::Tenants;
 use crate::timer_runner::TimerRunner;
 use crate::timers::Timers;
+use crate::waker::Waker;
 use crate::waking::Waking;
 use crate::warden_client::WardenClient;
 use crate::warden_link::WardenLink;
@@ -55,6 +56,7 @@ pub struct Services {
     pub(crate) reconciler: Arc<Reconciler>,
     pub(crate) waking: Arc<Waking>,
     pub(crate) sleeping: Arc<Sleeping>,
+    pub(crate) waker: Arc<Waker>,
     pub(crate) timer_runner: Arc<TimerRunner>,
     pub(crate) init_watch: Arc<InitWatch>,
     pub(crate) service_keeper: Arc<ServiceKeeper>,
@@ -102,6 +104,7 @@ impl Services {
         let timers = Arc::new(Timers::new(wake_timers, own_dir.clone()));
         let session_end = Arc::new(SessionEnd::new(Arc::clone(&tenants), Arc::clone(&sessions)));
         let (first_round, first_round_over) = watch::channel(false);
+        let (sockets, wake_keeper) = (Arc::new(WebSockets::new(Wake::default())), Wake::default());
         let reconciler = Arc::new(Reconciler::new(Parts {
             tenants: Arc::clone(&tenants),
             inits: Arc::clone(&inits),
@@ -111,6 +114,7 @@ impl Services {
             recorder: Arc::clone(&recorder),
             failures: Arc::clone(&failures),
             wake: wake_reconciler.clone(),
+            wake_keeper: wake_keeper.clone(),
             first_round,
         }));
         let waking = Arc::new(Waking::new(Arc::clone(&tenants), Arc::clone(&reconciler), Arc::clone(&failures)));
@@ -119,6 +123,13 @@ impl Services {
             Arc::clone(&sessions),
             Arc::clone(&reconciler),
             Arc::clone(&waking),
+        ));
+        let waker = Arc::new(Waker::new(
+            Arc::clone(&tenants),
+            Arc::clone(&inits),
+            Arc::clone(&reconciler),
+            Arc::clone(&waking),
+            Arc::clone(&sockets) as Arc<dyn crate::waker::Listeners>,
         ));
         let session_entry = Arc::new(SessionEntry::new(
             Arc::clone(&tenants),
@@ -143,7 +154,6 @@ impl Services {
             first_round_over,
         ));
         let init_watch = Arc::new(InitWatch::new(Arc::clone(&tenants), Arc::clone(&inits), Arc::clone(&reconciler)));
-        let sockets = Arc::new(WebSockets::new(Wake::default()));
         let service_keeper =
             Arc::new(ServiceKeeper::new(Arc::clone(&tenants), Arc::clone(&inits), sockets, Wake::default()));
         let places = Places::new(bailiwick_sys::credential::open_files());
@@ -180,6 +190,7 @@ impl Services {
             reconciler,
             waking,
             sleeping,
+            waker,
             timer_runner,
             init_watch,
             service_keeper,
@@ -223,6 +234,7 @@ impl Services {
         tokio::spawn(Arc::clone(&self.init_watch).run());
         tokio::spawn(Arc::clone(&self.service_keeper).run());
         tokio::spawn(Arc::clone(&self.sleeping).run());
+        tokio::spawn(Arc::clone(&self.waker).run());
         tokio::spawn(Arc::clone(&self.ftp_entry).resume());
     }
 }

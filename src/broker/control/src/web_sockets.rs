@@ -74,6 +74,11 @@ impl WebSockets {
         Self { held: Mutex::default(), changed }
     }
 
+    /// Wakes whoever waits when a socket was made or removed.
+    pub(crate) fn changed(&self) -> Wake {
+        self.changed.clone()
+    }
+
     /// The socket, if it can be connected to.
     pub(crate) fn get(&self, tenant: &TenantName, socket: &SocketName) -> Option<Listener> {
         lock(&self.held).get(&(tenant.clone(), socket.clone()))?.listener.clone()
