@@ -1,7 +1,8 @@
 //! The files that are installed under `/etc/bailiwick`.
 
 use crate::directory::Directory;
-use bailiwick_types::{Limits, Profile};
+use bailiwick_policy::{Machine, Pass, Run, check};
+use bailiwick_types::{ByteSize, Limits, Profile};
 use std::path::Path;
 
 /// A copy, because the checkout may belong to anyone.
@@ -25,13 +26,37 @@ fn they_are_without_a_problem_and_need_no_quotas() {
     let reading = shipped().read();
     assert_eq!(reading.diagnostics, []);
     let policy = reading.policy.expect("a policy");
-    assert_eq!(policy.plans.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["shell", "small", "system"]);
+    assert_eq!(policy.plans.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["php", "shell", "small", "system"]);
     let tenants: Vec<_> = policy.tenants.values().map(|t| (t.name.as_str(), t.settings.profile)).collect();
     assert_eq!(tenants, [("alice", Profile::Web), ("bob", Profile::Shell), ("carol", Profile::System)]);
     for tenant in policy.tenants.values() {
         assert_eq!(tenant.settings.limits.disk.value(), None, "{}", tenant.name);
         assert_eq!(tenant.settings.limits.inodes.value(), None, "{}", tenant.name);
     }
+}
+
+/// One line makes a site: the plan has everything, and the configuration of PHP-FPM fits to it.
+#[test]
+fn a_tenant_with_the_plan_php_has_a_site() {
+    let shipped = shipped();
+    shipped.write("bailiwick.toml", "web = { group = \"www-data\" }\n");
+    shipped.write("tenants.d/alice.toml", "plan = \"php\"\n");
+    let machine = Machine {
+        memory: ByteSize(8 << 30),
+        tasks: 32_768,
+        disk: None,
+        users: vec![("root".to_owned(), 0)],
+        has_web_group: true,
+    };
+    assert_eq!(check(shipped.path(), &machine), []);
+    let policy = shipped.read().policy.expect("a policy");
+    let alice = policy.tenants.values().find(|tenant| tenant.plan.as_str() == "php").expect("alice");
+    let [php, files] = alice.settings.services.as_slice() else { panic!("{:?}", alice.settings.services) };
+    assert_eq!(files.run, Run::Files("www".to_owned()));
+    let Pass::Fpm(listen) = &php.sockets[0].pass else { panic!("{php:?}") };
+    let fpm = include_str!("../../../../../config/web/php-fpm.conf");
+    assert!(fpm.contains(&format!("\nlisten = {listen}\n")), "{listen}");
+    assert!(php.sockets[0].entries.is_some() && fpm.contains("\npm.max_children = ${BAILIWICK_ENTRIES}\n"));
 }
 
 #[test]
@@ -42,8 +67,9 @@ fn bailiwick_toml_holds_every_key_with_its_default() {
     assert_eq!(written, shipped.read().policy.expect("a policy").host);
 
     let text = include_str!("../../../../../config/bailiwick.toml");
-    for key in ["state_dir", "runtime_dir", "ids", "require", "admins", "user"] {
-        assert!(text.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key} is not shown");
+    for key in ["state_dir", "runtime_dir", "ids", "require", "admins", "user", "web"] {
+        let is_shown = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+        assert!(text.lines().any(is_shown), "{key} is not shown");
     }
 }
 
