@@ -216,6 +216,15 @@ fn nothing_outside_of_the_tree_is_served() {
 }
 
 #[test]
+fn links_of_the_kernel_lead_nowhere() {
+    let served = Served::new(|_| vec!["files".to_owned(), "/proc/self".to_owned()]);
+    assert_eq!(served.get("/status").status, 200, "a file of /proc");
+    for path in ["/exe", "/root/etc/passwd", "/cwd/Cargo.toml", "/fd/0", "/task/../exe"] {
+        assert_eq!(served.get(path).status, 404, "{path}");
+    }
+}
+
+#[test]
 fn what_is_hidden_special_or_a_program_is_not_served() {
     let served = Served::files();
     for name in [".env", ".git/config", "a/.htaccess", "wp-config.php", "wp-config.php.bak", "a.php~"] {
