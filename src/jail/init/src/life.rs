@@ -97,10 +97,11 @@ impl Life {
     pub(crate) fn due(&mut self, now: Instant, wall: Moment, may_start: bool) -> Deed {
         match self.phase {
             Phase::Waiting if may_start => Deed::Start,
-            Phase::BackOff { again } if now >= again && may_start => {
+            Phase::BackOff { again } if now >= again => {
                 self.restarts += 1;
+                // It is no longer the pause that it waits for.
                 self.enter(Phase::Waiting, wall);
-                Deed::Start
+                if may_start { Deed::Start } else { Deed::Nothing }
             }
             Phase::Starting { until } if now >= until => {
                 self.was_late = true;
@@ -390,7 +391,10 @@ mod tests {
         assert_eq!(life.due(now, WALL, true), Deed::Start);
         life.started(now, WALL);
         life.ended(ServiceEnd::NotStarted(2), RULES, now, WALL);
-        assert_eq!(life.due(now + LAST_PAUSE, WALL, false), Deed::Nothing);
-        assert_eq!((life.state(), life.restarts()), (ServiceState::BackOff, 0));
+        assert_eq!(life.deadline(), Some(now + FIRST_PAUSE));
+        assert_eq!(life.due(now + FIRST_PAUSE, WALL, false), Deed::Nothing);
+        // A deadline that has passed and does nothing would let init spin.
+        assert_eq!((life.state(), life.restarts(), life.deadline()), (ServiceState::Waiting, 1, None));
+        assert_eq!((life.due(now + LAST_PAUSE, WALL, true), life.restarts()), (Deed::Start, 1));
     }
 }

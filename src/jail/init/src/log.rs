@@ -7,8 +7,8 @@
 
 mod writer;
 
-use bailiwick_proto::transport;
-use bailiwick_sys::signal::{self, SIGKILL};
+use bailiwick_proto::{TransportError, transport};
+use bailiwick_sys::signal::{self, SIGHUP, SIGKILL, SIGTERM, Signals};
 use bailiwick_sys::{credential, process, socket};
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
@@ -21,8 +21,13 @@ use writer::Writer;
 const LOGIN: u32 = 1000;
 /// The pause before another helper takes the place of one that has died.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The pause before a helper that was busy is told the rest, and how long it may be busy.
+const BUSY: Duration = Duration::from_millis(50);
+const MAX_BUSY: Duration = Duration::from_secs(5);
 /// The most bytes that are read of one program before the next one's turn.
 const PORTION: usize = 64 << 10;
+/// The most portions that are read of one program when the log ends: more than a pipe holds.
+const LAST_PORTIONS: usize = 32;
 
 /// A program whose output is logged.
 #[derive(Debug)]
@@ -48,6 +53,8 @@ struct Helper {
     pid: u32,
     channel: OwnedFd,
     told: Vec<Entry>,
+    /// Since when its channel is full.
+    busy_since: Option<Instant>,
 }
 
 /// The helper, and what it was told.
@@ -62,8 +69,14 @@ impl Log {
         Self { helper: None, again: None }
     }
 
+    /// When [`Self::serve`] has something to do without another event.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.again
+    }
+
+    /// Lets the helper write what it still finds in the pipes, and end.
+    pub(crate) fn finish(&mut self) {
+        (self.helper, self.again) = (None, None);
     }
 
     /// A child has ended. Returns whether it was the helper.
@@ -76,11 +89,14 @@ impl Log {
         was_it
     }
 
-    /// Has the output of these programs logged, and of no others. With `may_start`, makes the helper when there is none.
-    pub(crate) fn serve<'a>(&mut self, programs: impl Iterator<Item = Logged<'a>>, now: Instant, may_start: bool) {
+    /// Has the output of these programs logged, and of no others. Makes the helper when there is none.
+    pub(crate) fn serve<'a>(&mut self, programs: impl Iterator<Item = Logged<'a>>, now: Instant) {
+        if self.again.is_some_and(|again| now < again) {
+            return;
+        }
+        self.again = None;
         let programs: Vec<Logged<'a>> = programs.collect();
-        if self.helper.is_none() && may_start && !programs.is_empty() && self.again.is_none_or(|again| now >= again) {
-            self.again = None;
+        if self.helper.is_none() {
             match start() {
                 Ok(helper) => self.helper = Some(helper),
                 Err(_) => self.again = Some(now + PAUSE),
@@ -94,11 +110,18 @@ impl Log {
             if helper.told.contains(&entry) {
                 continue;
             }
-            // A helper that does not read is stuck in a file of the tenant. Another takes its place.
-            if transport::send_datagram(&helper.channel, &entry, &[*pipe]).is_err() {
-                drop(signal::send_to_group(helper.pid, SIGKILL));
+            let sent = transport::send_datagram(&helper.channel, &entry, &[*pipe]);
+            if matches!(sent, Err(TransportError::Late)) && now < *helper.busy_since.get_or_insert(now) + MAX_BUSY {
+                self.again = Some(now + BUSY);
                 return;
             }
+            // A helper that does not read is stuck in a file of the tenant. Another takes its place.
+            if sent.is_err() {
+                drop(signal::send_to_group(helper.pid, SIGKILL));
+                self.again = Some(now + PAUSE);
+                return;
+            }
+            helper.busy_since = None;
             helper.told.retain(|told| told.name != entry.name);
             helper.told.push(entry);
         }
@@ -113,14 +136,16 @@ fn start() -> io::Result<Helper> {
             drop(help(&theirs));
             process::exit_now(1)
         }
-        Some(pid) => Ok(Helper { pid, channel: ours, told: Vec::new() }),
+        Some(pid) => Ok(Helper { pid, channel: ours, told: Vec::new(), busy_since: None }),
     }
 }
 
-/// The helper: runs until init has gone.
+/// The helper: runs until init has closed the channel.
 fn help(channel: &OwnedFd) -> io::Result<()> {
     process::keep_only(&[channel.as_fd()])?;
     signal::reset_all()?;
+    // When the jail ends, everybody gets these two. The helper writes down what the programs say then.
+    let _blocked = Signals::block(&[SIGTERM, SIGHUP])?;
     rustix::process::setsid()?;
     credential::become_for_good_in(LOGIN, LOGIN, &[])?;
     let mut writers: Vec<(String, OwnedFd, Writer)> = Vec::new();
@@ -148,7 +173,12 @@ fn help(channel: &OwnedFd) -> io::Result<()> {
             ready.next() != Some(&true) || copy(pipe, writer)
         });
         if is_ready[0] {
-            let Ok((entry, mut fds)) = transport::receive_datagram::<Entry>(channel, 1) else { return Ok(()) };
+            let Ok((entry, mut fds)) = transport::receive_datagram::<Entry>(channel, 1) else {
+                for (_, pipe, writer) in &mut writers {
+                    finish(pipe, writer);
+                }
+                return Ok(());
+            };
             let Some(pipe) = fds.pop() else { continue };
             let Entry { name, path, size, keep } = entry;
             match writers.iter_mut().find(|(other, ..)| *other == name) {
@@ -160,6 +190,18 @@ fn help(channel: &OwnedFd) -> io::Result<()> {
             }
         }
     }
+}
+
+/// Copies what is left in a pipe. A process that still prints does not hold up the end.
+fn finish(pipe: &OwnedFd, writer: &mut Writer) {
+    let mut portion = [0; PORTION];
+    for _ in 0..LAST_PORTIONS {
+        match rustix::io::read(pipe, &mut portion) {
+            Ok(0) | Err(_) => break,
+            Ok(len) => writer.write(&portion[..len], Instant::now()),
+        }
+    }
+    writer.finish(Instant::now());
 }
 
 /// Copies what a program has printed. Returns `false` when nothing can come any more.

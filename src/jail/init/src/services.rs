@@ -26,12 +26,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const MAX_UNITS: usize = MAX_SERVICES * (1 + MAX_SOCKETS);
 /// The longest digest of an order, in bytes.
 const MAX_DIGEST: usize = 64;
+/// The longest path of a log, in bytes.
+const MAX_LOG_PATH: usize = 256;
 /// The time between two attempts to connect to a program that is not ready.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Where the sockets for `sd_notify(3)` are, inside.
 const NOTIFY: &str = "/run/services";
 /// The longest message to such a socket that is read.
 const MAX_NOTICE: usize = 4096;
+/// The most messages that are read of one program before the others' turn.
+const MAX_NOTICES: usize = 16;
 /// Above every number that a child's listening sockets get.
 const HIGH: i32 = 16;
 /// The first number of the listening sockets (`sd_listen_fds(3)`).
@@ -165,9 +169,9 @@ impl Services {
     pub(crate) fn watched(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
         self.units.iter().enumerate().flat_map(|(index, unit)| {
             let report = unit.report.as_ref().map(|fd| (Source::Report(index), fd.as_fd(), PollFlags::IN));
-            let waits = unit.life.is_starting();
-            let notice = unit.notify.as_ref().filter(|_| waits);
-            report.into_iter().chain(notice.map(|fd| (Source::Notice(index), fd.as_fd(), PollFlags::IN)))
+            // A program that is ready still sends its state. If nobody read that, it would block in a full queue.
+            let notice = unit.notify.as_ref().map(|fd| (Source::Notice(index), fd.as_fd(), PollFlags::IN));
+            report.into_iter().chain(notice)
         })
     }
 
@@ -235,6 +239,12 @@ impl Services {
                 break;
             }
         }
+        // Until the last one has ended, the end of the jail is logged too.
+        let is_over = self.ending && self.units.iter().all(|unit| unit.pid.is_none());
+        if self.units.is_empty() || is_over {
+            self.log.finish();
+            return;
+        }
         let logged = self.units.iter().map(|unit| Logged {
             name: unit.order.name.to_string(),
             path: &unit.order.log,
@@ -242,7 +252,7 @@ impl Services {
             keep: unit.order.log_keep,
             pipe: unit.output.0.as_fd(),
         });
-        self.log.serve(logged, now, !self.ending);
+        self.log.serve(logged, now);
     }
 }
 
@@ -254,6 +264,7 @@ fn is_sound(order: &ServiceOrder) -> bool {
         && *sockets <= MAX_SOCKETS
         && (*ready == Readiness::Connect) == connect.is_some()
         && log.starts_with('/')
+        && log.len() <= MAX_LOG_PATH
 }
 
 /// The listening sockets and the files of control groups; `None` if a descriptor is anything else.
@@ -288,14 +299,20 @@ fn is_file_of_a_group(fd: &OwnedFd) -> bool {
 fn is_listening(address: SocketAddr) -> bool {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    rustix::net::socket_with(family, SocketType::STREAM, flags, None)
-        .is_ok_and(|socket| rustix::net::connect(&socket, &address).is_ok())
+    let Ok(socket) = rustix::net::socket_with(family, SocketType::STREAM, flags, None) else { return false };
+    match rustix::net::connect(&socket, &address) {
+        // The first call always says that the connection is being made (connect(2)); the second says how that ended.
+        Err(rustix::io::Errno::INPROGRESS) => rustix::net::connect(&socket, &address).is_ok(),
+        result => result.is_ok(),
+    }
 }
 
 impl Unit {
     fn new(successor: Successor) -> io::Result<Self> {
         let Successor { order, listeners, groups } = successor;
         let output = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // The program's user may open the pipe anew and take out what was printed. Then the log must not wait in a read.
+        rustix::io::ioctl_fionbio(&output.0, true)?;
         Ok(Self {
             order,
             listeners,
@@ -380,6 +397,9 @@ impl Unit {
         if self.order.ready == Readiness::Notify {
             self.notify = Some(notify_socket(&self.order)?);
         }
+        // Many programs open their log as /dev/stderr, which a pipe of root refuses to anybody else.
+        let (user, group) = owner(&self.order);
+        rustix::fs::fchown(&self.output.1, Some(user), Some(group))?;
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&read, true)?;
         match process::fork()? {
@@ -466,9 +486,12 @@ impl Unit {
     fn hear_notice(&mut self) {
         let Some(notify) = &self.notify else { return };
         let mut notice = [0; MAX_NOTICE];
-        while let Ok((len, _)) = socket::receive(notify, &mut notice, 0) {
-            if notice[..len].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
-                self.life.ready(wall());
+        for _ in 0..MAX_NOTICES {
+            match socket::receive(notify, &mut notice, 0) {
+                Ok((len, _)) if says_ready(&notice[..len]) => self.life.ready(wall()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // One that is too long is as good as none.
+                Ok(_) | Err(_) => {}
             }
         }
     }
@@ -503,6 +526,11 @@ impl Unit {
     }
 }
 
+/// Whether a message of `sd_notify(3)` says that its program is ready.
+fn says_ready(notice: &[u8]) -> bool {
+    notice.split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
+}
+
 /// Sends the main process its stop signal. It is not reaped, so its number is its own.
 fn signal_main(pid: u32, signal: StopSignal) -> io::Result<()> {
     use rustix::process::Signal;
@@ -517,6 +545,11 @@ fn signal_main(pid: u32, signal: StopSignal) -> io::Result<()> {
         StopSignal::Kill => Signal::KILL,
     };
     process::signal(process::open(pid)?, signal)
+}
+
+/// The user and group of a program.
+fn owner(order: &ServiceOrder) -> (rustix::fs::Uid, rustix::fs::Gid) {
+    (rustix::fs::Uid::from_raw(order.user.uid), rustix::fs::Gid::from_raw(order.user.gid))
 }
 
 fn notify_path(name: &UnitName) -> String {
@@ -538,7 +571,55 @@ fn notify_socket(order: &ServiceOrder) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_str())?)?;
     rustix::fs::chmod(&path, Mode::from_raw_mode(0o600))?;
-    let (user, group) = (rustix::fs::Uid::from_raw(order.user.uid), rustix::fs::Gid::from_raw(order.user.gid));
+    let (user, group) = owner(order);
     rustix::fs::chown(&path, Some(user), Some(group))?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn an_address_is_ready_when_somebody_listens_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = listener.local_addr().expect("an address");
+        assert!(is_listening(address));
+        drop(listener);
+        assert!(!is_listening(address));
+    }
+
+    #[test]
+    fn only_one_line_of_a_notice_counts() {
+        for notice in ["READY=1", "READY=1\n", "STATUS=up\nREADY=1\nMAINPID=1"] {
+            assert!(says_ready(notice.as_bytes()), "{notice}");
+        }
+        for notice in ["", "READY=0", "READY=10", " READY=1", "STOPPING=1", "STATUS=READY=1"] {
+            assert!(!says_ready(notice.as_bytes()), "{notice}");
+        }
+    }
+
+    #[test]
+    fn only_listening_unix_sockets_and_files_of_groups_come_in() {
+        use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| temp.path().join(name);
+        let listener: OwnedFd = UnixListener::bind(at("listener")).expect("binds").into();
+        assert!(is_unix_listener(&listener));
+        let netlink = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None);
+        let others: [OwnedFd; 7] = [
+            TcpListener::bind("127.0.0.1:0").expect("binds").into(),
+            std::net::UdpSocket::bind("127.0.0.1:0").expect("binds").into(),
+            UnixStream::pair().expect("a pair").0.into(),
+            UnixDatagram::bind(at("datagram")).expect("binds").into(),
+            std::fs::File::open("/").expect("opens").into(),
+            std::fs::File::create(at("file")).expect("makes").into(),
+            netlink.expect("a socket"),
+        ];
+        for other in &others {
+            assert!(!is_unix_listener(other) && !is_file_of_a_group(other), "{other:?}");
+        }
+        assert!(!is_file_of_a_group(&listener));
+    }
 }

@@ -458,7 +458,9 @@ mod tests {
         {
             assert!(!html.contains(outside), "{outside}");
         }
-        assert!(html.contains("content=\"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\""));
+        assert!(html.contains(
+            "content=\"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\""
+        ));
     }
 
     #[test]
