@@ -2,8 +2,8 @@
 
 use crate::host_files::etc_view::EtcView;
 use crate::jail::record::Record;
-use bailiwick_policy::EtcSettings;
-use bailiwick_proto::{CONTROL_DIR, JAILS, WARDEN_SOCKET, init_socket};
+use bailiwick_policy::{EtcSettings, Web};
+use bailiwick_proto::{CONTROL_DIR, JAILS, WARDEN_SOCKET, WEB_DIR, init_socket};
 use bailiwick_sys::{file, socket};
 use bailiwick_types::{Access, TenantName};
 use rustix::fs::{Gid, Mode, Uid};
@@ -51,6 +51,15 @@ pub(crate) struct Runtime {
     dir: OwnedFd,
     jails: OwnedFd,
     daemon: DaemonUser,
+    web: WebDirectory,
+}
+
+/// The directory of the sockets of tenants' services.
+#[derive(Debug, Default)]
+struct WebDirectory {
+    /// The settings that it follows; `None` before the first look.
+    follows: Option<Web>,
+    problem: Option<String>,
 }
 
 impl Runtime {
@@ -76,7 +85,38 @@ impl Runtime {
         give(&control, Some(daemon.uid), daemon.gid, 0o755).map_err(error(CONTROL_DIR))?;
         let jails = file::ensure_dir_at(&dir, JAILS, 0o750).map_err(error(JAILS))?;
         give(&jails, None, daemon.gid, 0o750).map_err(error(JAILS))?;
-        Ok(Self { dir, jails, daemon })
+        Ok(Self { dir, jails, daemon, web: WebDirectory::default() })
+    }
+
+    /// Makes the directory of the sockets of tenants' services, for the web server's group. `bailiwickd` owns it and makes
+    /// everything in it. What it makes there gets the group from the directory (`S_ISGID`, `inode(7)`): it has no right to give the
+    /// group itself. Looks again only when the settings have changed, or after a problem.
+    pub(crate) fn follow_web(&mut self, web: &Web) {
+        if self.web.follows.as_ref() == Some(web) && self.web.problem.is_none() {
+            return;
+        }
+        self.web.follows = Some(web.clone());
+        self.web.problem = match &web.group {
+            None => None,
+            Some(group) => self.make_web(group).err(),
+        };
+    }
+
+    fn make_web(&self, group: &str) -> Result<(), String> {
+        let gid = group.parse().ok().or_else(|| users::get_group_by_name(group).map(|group| group.gid()));
+        let gid = gid.ok_or_else(|| {
+            format!("the host has no group \"{group}\" (`web` in bailiwick.toml), so no site is served; make it, or name another")
+        })?;
+        let make = || -> io::Result<()> {
+            let dir = file::ensure_dir_at(&self.dir, WEB_DIR, 0o750)?;
+            give(&dir, Some(self.daemon.uid), gid, 0o2750)
+        };
+        make().map_err(|error| format!("the directory of web sockets cannot be made: {error}"))
+    }
+
+    /// Why there is no directory for web sockets; `None` if there is one, or none is wanted.
+    pub(crate) fn web_problem(&self) -> Option<&str> {
+        self.web.problem.as_deref()
     }
 
     /// Makes the warden's own socket. Only the daemon can reach it.

@@ -169,6 +169,7 @@ impl Warden {
     /// Takes over what an earlier warden left; returns lines for the log.
     fn begin_work(&mut self, inits: BTreeMap<String, OwnedFd>) -> Result<Vec<String>, OpenError> {
         let mut events = Vec::new();
+        self.runtime.follow_web(&self.policy.host.web);
         if let Err(error) = self.policy.keep_host() {
             events.push(format!("event=policy-not-kept reason={:?}", error.to_string()));
         }

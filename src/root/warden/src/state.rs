@@ -98,6 +98,7 @@ impl Warden {
         let mut events = self.watch.take(flags, owner);
         events.extend(self.reserve.check(&mut self.policy, &self.groups, &self.storage, &self.ledger));
         self.etc_view.look_again(&self.policy.host.etc);
+        self.runtime.follow_web(&self.policy.host.web);
         events
     }
 
@@ -123,6 +124,7 @@ impl Warden {
         problems.extend(self.removals.problems());
         problems.extend(self.preparations.problems(now));
         problems.extend(self.stale.iter().cloned());
+        problems.extend(self.runtime.web_problem().map(str::to_owned));
         problems
     }
 
