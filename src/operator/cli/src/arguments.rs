@@ -6,7 +6,7 @@ pub(crate) use options::{Format, NewTenantOptions, OptionalTenants, RequiredTena
 
 use crate::usage::Threshold;
 use crate::web::WebServer;
-use bailiwick_types::{ByteSize, Measure, Period, SessionId, TenantName};
+use bailiwick_types::{ByteSize, Measure, Period, ServiceName, SessionId, TenantName, UnitName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -139,6 +139,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Manage the long-running programs of tenants
+    Service {
+        #[command(subcommand)]
+        what: ServiceCommand,
+    },
+    /// Print what the services of a tenant wrote
+    Logs(LogOptions),
     /// Start jails
     Start {
         #[command(flatten)]
@@ -349,6 +356,63 @@ pub(crate) enum Command {
     },
 }
 
+/// A command about services.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// List services, with their state and what is wrong
+    List {
+        #[command(flatten)]
+        tenants: OptionalTenants,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show the services of a tenant, or one of them, with process, last end, log and sockets
+    Status {
+        /// Name of the tenant
+        tenant: TenantName,
+        /// Name of the service; default: all of the tenant
+        name: Option<ServiceName>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Start services, without waiting for the rest of a pause
+    Start(ServiceOptions),
+    /// Stop services; they stay stopped until `start`, or until the jail starts anew
+    Stop(ServiceOptions),
+    /// Stop services and start them again
+    Restart(ServiceOptions),
+}
+
+/// Selects services of a tenant.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceOptions {
+    /// Name of the tenant
+    pub(crate) tenant: TenantName,
+    /// Names of services; default: all of the tenant
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<ServiceName>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// Selects lines of logs.
+#[derive(Debug, Args)]
+pub(crate) struct LogOptions {
+    /// Name of the tenant
+    pub(crate) tenant: TenantName,
+    /// Name of a service, or SERVICE.SOCKET for the relay of a socket; default: all
+    pub(crate) name: Option<UnitName>,
+    /// Also print what is written from now on
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only lines since: 4h, 1h30m, 7d (ago), today, yesterday, 2026-11-01, "2026-11-01 14:30"
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<String>,
+    /// Last lines of each log; default: 100, or all with --since
+    #[arg(long, short = 'n', value_name = "NUMBER")]
+    pub(crate) lines: Option<u64>,
+}
+
 /// A command about sessions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionCommand {
@@ -448,8 +512,8 @@ mod tests {
             .take_while(|line| !line.is_empty())
             .filter_map(|line| line.split_whitespace().next())
             .collect();
-        let golden = "check dump doctor plan apply list show status exec shell sessions timers start stop restart suspend unsuspend \
-                      freeze thaw sleep wake create delete audit usage history top faults incidents reload password keys generate help";
+        let golden = "check dump doctor plan apply list show status exec shell sessions timers service logs start stop restart suspend unsuspend \
+                      freeze thaw sleep wake create delete audit usage history top faults incidents reload password keys web generate help";
         assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
     }
 

@@ -6,10 +6,12 @@ mod configuration;
 mod generate;
 mod inspect;
 mod limit_probe;
+mod logs;
 mod output;
 mod password;
 mod recorded;
 mod report;
+mod service;
 mod sessions;
 mod simulation;
 mod table;
@@ -95,6 +97,8 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
             done(sessions::list(&daemon()?, tenants.tenants, format.into()))?
         }
         Command::Timers { tenants, format } => done(sessions::timers(&daemon()?, tenants.tenants, format.into()))?,
+        Command::Service { what } => done(service::run(&daemon()?, what))?,
+        Command::Logs(options) => done(logs::run(&daemon()?, config, options))?,
         Command::List { format } => done(inspect::list(&daemon()?, format.into()))?,
         Command::Show { tenant, format } => done(inspect::show(&daemon()?, tenant, format.into()))?,
         Command::Status { format } => inspect::status(&daemon()?, config, format.into())?,

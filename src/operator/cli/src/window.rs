@@ -11,19 +11,26 @@ pub(crate) fn between(when: &WindowOptions) -> Result<Window, Failure> {
 }
 
 fn window(when: &WindowOptions, now: &Zoned) -> Result<Window, Failure> {
-    let invalid = |message: String| Failure::of(ExitStatus::Invalid, message);
-    let parse = |text: &str| {
-        let accepted = "use a duration such as 4h or 1h30m, today, yesterday, a date such as 2026-11-01, or \
-                        \"2026-11-01 14:30\"";
-        moment(text, now).ok_or_else(|| invalid(format!("invalid time {text:?}: {accepted}")))
-    };
-    let from = parse(&when.since)?;
+    let from = parse(&when.since, now)?;
     // The end is exclusive; the current second belongs to the window.
-    let until = when.until.as_deref().map_or_else(|| Ok(Moment(seconds(now.timestamp()) + 1)), parse)?;
+    let until =
+        when.until.as_deref().map_or_else(|| Ok(Moment(seconds(now.timestamp()) + 1)), |until| parse(until, now))?;
     if from >= until {
-        return Err(invalid("the window ends before it begins; check --since and --until".to_owned()));
+        let message = "the window ends before it begins; check --since and --until";
+        return Err(Failure::of(ExitStatus::Invalid, message.to_owned()));
     }
     Ok(Window { from, until })
+}
+
+/// The moment of a text, in the time zone of this machine.
+pub(crate) fn moment_of(text: &str) -> Result<Moment, Failure> {
+    parse(text, &Zoned::now())
+}
+
+fn parse(text: &str, now: &Zoned) -> Result<Moment, Failure> {
+    let accepted = "use a duration such as 4h or 1h30m, today, yesterday, a date such as 2026-11-01, or \
+                    \"2026-11-01 14:30\"";
+    moment(text, now).ok_or_else(|| Failure::of(ExitStatus::Invalid, format!("invalid time {text:?}: {accepted}")))
 }
 
 fn seconds(timestamp: Timestamp) -> u64 {
