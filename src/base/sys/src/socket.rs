@@ -15,8 +15,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// The most descriptors beside one message: two namespaces, and a control group in each hierarchy that Bailiwick uses.
-pub const MAX_FDS: usize = 8;
+/// The most descriptors beside one message. The message with the most is an order for a service: its listening sockets, and a
+/// control group in each hierarchy that Bailiwick uses.
+pub const MAX_FDS: usize = 16;
 
 /// The credentials of the peer of a Unix socket, from the time when the connection was made (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -103,6 +103,7 @@ pub struct ServiceOrder {
 
 /// The most descriptors beside an order: the listening sockets, and a file for each hierarchy of control groups.
 pub const MAX_ORDER_FDS: usize = MAX_SOCKETS + 6;
+const _: () = assert!(MAX_ORDER_FDS <= bailiwick_sys::socket::MAX_FDS, "an order would not arrive");
 /// The largest report of all supervised programs, in bytes.
 pub const MAX_SERVICES_REPLY: usize = MAX_SERVICES * (1 + MAX_SOCKETS) * 512;
 
