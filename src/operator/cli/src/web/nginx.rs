@@ -40,9 +40,14 @@ pub(super) fn files(sites: &[Site], options: &Options) -> Vec<File> {
 fn http(sites: &[Site]) -> String {
     let mut text = String::from(
         "# Include this file in the block http, and bailiwick.d/TENANT.conf in the block server of each tenant's domains.\n\
-         limit_conn_zone $bailiwick_socket zone=bailiwick:10m;\n\
          map $http_upgrade $bailiwick_connection {\n    default upgrade;\n    \"\"      \"\";\n}\n",
     );
+    let limited =
+        |site: &Site| site.php.iter().chain(&site.files).chain(&site.programs).any(|backend| backend.entries.is_some());
+    // Without a location that sets the variable, nginx does not know it.
+    if sites.iter().any(limited) {
+        text.push_str("limit_conn_zone $bailiwick_socket zone=bailiwick:10m;\n");
+    }
     for site in sites {
         let keeps = site.files.iter().chain(&site.programs).map(|backend| (backend, true));
         for (backend, keeps) in keeps.chain(site.php.iter().map(|backend| (backend, false))) {
