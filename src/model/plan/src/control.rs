@@ -2,6 +2,7 @@
 //! cgroup-v1).
 
 use crate::kernel_memory;
+use bailiwick_policy::ServiceLimits;
 use bailiwick_types::{
     BFQ_WEIGHT, Bound, Hierarchy, Holder, HostFacts, LimitKey, LimitUnit, LimitValue, Limits, WeightPolicy,
 };
@@ -169,6 +170,28 @@ pub fn controls(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
         FIRST.into_iter().chain(others).filter_map(|key| plain_control(key, limits, facts)).collect();
     rows.extend(devices(limits, facts));
     rows
+}
+
+/// The limits of a service that control groups enforce, below the tenant's groups. A service never gets more processor time than
+/// its tenant: version 1 refuses such a value, and it would mean nothing.
+#[must_use]
+pub fn service_controls(service: &ServiceLimits, tenant: &Limits, facts: &HostFacts) -> Vec<Control> {
+    let mut limits = tenant.clone();
+    let mut keys = Vec::new();
+    if let Some(memory) = service.memory {
+        limits.memory = Bound::At(memory);
+        keys.push(LimitKey::Memory);
+    }
+    if let Some(tasks) = service.tasks {
+        limits.tasks = Bound::At(tasks);
+        keys.push(LimitKey::Tasks);
+    }
+    if let Some(cpu) = service.cpu {
+        let most = tenant.cpu.value().map_or(cpu, |most| most.min(cpu));
+        limits.cpu = Bound::At(most);
+        keys.push(LimitKey::Cpu);
+    }
+    keys.into_iter().filter_map(|key| plain_control(key, &limits, facts)).collect()
 }
 
 /// The control of a limit that uses a whole file; `None` for any other limit, and for a limit that does not apply on

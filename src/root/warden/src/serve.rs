@@ -363,6 +363,15 @@ fn answer_one(warden: &mut Warden, connection: &mut Connection) -> bool {
             }
             Err(failure) => WardenReply::Failed(failure),
         },
+        Ok(Some((WardenRequest::ServiceGroups { tenant, service }, _))) => {
+            match warden.service_groups(&tenant, &service) {
+                Ok(files) => {
+                    fds = files;
+                    WardenReply::ServiceGroups
+                }
+                Err(failure) => WardenReply::Failed(failure),
+            }
+        }
         Ok(Some((request, _))) => {
             connection.watches |= request == WardenRequest::Watch;
             match warden.handle(request) {

@@ -7,11 +7,12 @@
 
 use crate::limits::tenant_groups::{GroupError, PIDS, TenantGroups, failed, has_line, open_events};
 use crate::limits::watch;
+use bailiwick_plan::control::Control;
 use bailiwick_plan::rescue;
 use bailiwick_policy::Reserve;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, proc};
-use bailiwick_types::{Hierarchy, HostFacts, LimitKey, Resource, TenantName, UNIFIED};
+use bailiwick_types::{Hierarchy, HostFacts, LimitKey, Resource, ServiceName, TenantName, UNIFIED};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,6 +26,8 @@ const CONTROLLERS: [(&str, bool); 4] = [("cpu", true), ("memory", true), ("pids"
 pub(super) const JAIL: &str = "jail";
 /// The group of FTP sessions, beside the jail's.
 const FTP: &str = "ftp";
+/// What the name of a service's group begins with, beside the jail's.
+pub(super) const SERVICE: &str = "svc-";
 /// The group of all tenants below a group that was handed over. Nobody else is there, so it needs no name of its own.
 const TENANTS: &str = "tenants";
 /// The warden's own leaf: a group with controlled children may hold no process.
@@ -223,6 +226,55 @@ impl Groups {
         }
         Ok(files)
     }
+
+    /// Makes the groups of a service beside the jail's, in each hierarchy that one of its limits needs, and writes the limits.
+    /// Returns, for each, the file by which a process moves itself into the group.
+    pub(crate) fn service(
+        &self,
+        tenant: &TenantName,
+        service: &ServiceName,
+        controls: &[Control],
+    ) -> Result<Vec<OwnedFd>, GroupError> {
+        let name = format!("{SERVICE}{service}");
+        let mut v1 = BTreeMap::new();
+        let mut unified = Vec::new();
+        for control in controls {
+            let controller = control.key.controller().unwrap_or_default();
+            match control.place.as_ref().map(|place| place.hierarchy) {
+                Some(Hierarchy::V1) => drop(v1.insert(controller.to_owned(), ())),
+                Some(Hierarchy::Unified) => unified.push(controller),
+                None => {
+                    let (word, declared) = (control.key.word(), control.key.in_words(control.declared));
+                    return Err(GroupError::Nominal { word, declared });
+                }
+            }
+        }
+        let paths = self.paths(tenant);
+        let own = &paths[UNIFIED];
+        self.enable(own, &unified)?;
+        let unified_dir = self.make(UNIFIED, &join(own, &name))?;
+        let mut dirs = BTreeMap::new();
+        for hierarchy in v1.into_keys() {
+            let path = paths.get(&hierarchy).ok_or(GroupError::NoUnified)?;
+            dirs.insert(hierarchy.clone(), self.make(&hierarchy, &join(path, &name))?);
+        }
+        let jail = file::open_dir_at(&unified_dir, ".").map_err(failed("open the control group", &name))?;
+        let groups = TenantGroups { unified: unified_dir, jail, v1: dirs, tasks_v1: None };
+        groups.limit(controls)?;
+        let open = |dir: &OwnedFd, file: &str| {
+            file::open_at(dir, file, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())
+                .map_err(failed("open a file of the control group", &name))
+        };
+        let mut files = Vec::new();
+        if !unified.is_empty() {
+            files.push(open(&groups.unified, "cgroup.procs")?);
+        }
+        for dir in groups.v1.values() {
+            files.push(open(dir, "tasks")?);
+        }
+        Ok(files)
+    }
+
     /// Kills everything in a tenant's groups and removes those that are empty, without waiting. `false` while
     /// something is left; it is no error if nothing is there. `events` keeps the file that reports the end of the
     /// last process, for the caller to wait for.

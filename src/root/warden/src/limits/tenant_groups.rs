@@ -25,6 +25,8 @@ pub enum GroupError {
     },
     #[error("limit \"{word} = {declared}\" was written to {file}, but the kernel reports {got:?}")]
     NotHeld { word: &'static str, declared: String, file: &'static str, got: String },
+    #[error("this host has no control group for \"{word} = {declared}\"")]
+    Nominal { word: &'static str, declared: String },
     #[error("`reserve` in bailiwick.toml keeps {kept} of \"{word}\", and the host has only {all}; lower it")]
     Reserve { word: &'static str, all: u64, kept: u64 },
     #[error("processes in \"{0}\" have not ended (uninterruptible in the kernel?)")]
