@@ -17,8 +17,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use writer::Writer;
 
-/// The login user inside: user and group.
-const LOGIN: u32 = 1000;
 /// The pause before another helper takes the place of one that has died.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The pause before a helper that was busy is told the rest, and how long it may be busy.
@@ -147,7 +145,7 @@ fn help(channel: &OwnedFd) -> io::Result<()> {
     // When the jail ends, everybody gets these two. The helper writes down what the programs say then.
     let _blocked = Signals::block(&[SIGTERM, SIGHUP])?;
     rustix::process::setsid()?;
-    credential::become_for_good_in(LOGIN, LOGIN, &[])?;
+    credential::become_for_good_in(crate::LOGIN, crate::LOGIN, &[])?;
     let mut writers: Vec<(String, OwnedFd, Writer)> = Vec::new();
     loop {
         let mut fds = vec![PollFd::new(channel, PollFlags::IN)];

@@ -1,5 +1,5 @@
 //! PID 1 of a jail: reaps processes, starts sessions for `bailiwickd`, and supervises the tenant's services. It is linked
-//! statically, so it loads no file of the tenant.
+//! statically, so it loads no file of the tenant. Under the name `bailiwick-service` it is the tenant's own client of PID 1.
 //!
 //! Danger: this program belongs to the tenant. Root inside cannot trace it, but may find a way to stop it or to speak for it.
 //! So nothing outside may rely on it, and it must hold no descriptor except the listening socket, which reaches only Bailiwick.
@@ -9,9 +9,11 @@ mod crontab;
 mod host_etc;
 mod life;
 mod log;
+mod own_socket;
 mod probe;
 mod services;
 mod session;
+mod tool;
 
 use bailiwick_proto::frame::{MAX_CRONTAB_REPLY, MAX_REQUEST};
 use bailiwick_proto::init::{MAX_ORDER_FDS, MAX_SERVICES_REPLY, VERSION};
@@ -19,6 +21,7 @@ use bailiwick_proto::{Incoming, InitReply, InitRequest, TransportError, time_lim
 use bailiwick_sys::signal::{self, SIGCHLD, SIGCONT, SIGHUP, SIGTERM, Signals};
 use bailiwick_sys::socket::SpareDescriptor;
 use bailiwick_sys::{credential, process, socket};
+use own_socket::OwnSocket;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitOptions;
@@ -32,6 +35,8 @@ use std::time::{Duration, Instant};
 
 /// Where the warden mounts the files that the host lends from its `/etc`.
 const HOST_ETC_INSIDE: &str = "/run/host/etc";
+/// The login user inside: user and group.
+const LOGIN: u32 = 1000;
 /// The number at which the warden leaves the listening socket.
 const LISTENER: i32 = 3;
 /// The most sessions at a time. It bounds what a hostile client of the tenant can pile up here.
@@ -51,6 +56,11 @@ const HOLD: &str = "--hold";
 const PROBE: &str = "--probe";
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    if Path::new(&name).file_name().is_some_and(|name| name == tool::NAME) {
+        return tool::run(arguments);
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody reads an error here. The warden sees that init has ended.
@@ -80,11 +90,12 @@ fn run() -> io::Result<()> {
     rustix::fs::symlink("/run/lock", "/var/lock").ok();
     let mut spare = SpareDescriptor::new(&listener);
     let mut children = Children { sessions: Vec::new(), services: Services::new() };
+    let mut own_socket = OwnSocket::new(own_socket::PATH);
     let mut stop_at: Option<Instant> = None;
     loop {
-        let deadline = stop_at.into_iter().chain(children.services.deadline()).min();
+        let deadline = stop_at.into_iter().chain(children.services.deadline()).chain(own_socket.deadline()).min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let events = wait(&listener, &signals, &children, timeout)?;
+        let events = wait(&listener, &signals, &children, &own_socket, timeout)?;
         if stop_at.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(());
         }
@@ -114,6 +125,9 @@ fn run() -> io::Result<()> {
             }
         }
         children.services.work();
+        if events.own_socket || own_socket.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+            own_socket.work(&mut children.services, &mut spare, Instant::now());
+        }
         if events.listener && stop_at.is_none() {
             serve(&listener, &mut spare, &mut children);
         }
@@ -142,9 +156,16 @@ struct Events {
     /// The processes of the sessions whose clients have sent something.
     sessions: Vec<u32>,
     services: Vec<Source>,
+    own_socket: bool,
 }
 
-fn wait(listener: &OwnedFd, signals: &Signals, children: &Children, timeout: Option<Duration>) -> io::Result<Events> {
+fn wait(
+    listener: &OwnedFd,
+    signals: &Signals,
+    children: &Children,
+    own_socket: &OwnSocket,
+    timeout: Option<Duration>,
+) -> io::Result<Events> {
     let mut fds = vec![PollFd::new(listener, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
     let mut sessions = Vec::new();
     for session in &children.sessions {
@@ -158,6 +179,7 @@ fn wait(listener: &OwnedFd, signals: &Signals, children: &Children, timeout: Opt
         fds.push(PollFd::from_borrowed_fd(fd, flags));
         services.push(source);
     }
+    fds.extend(own_socket.watched().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
     let timeout = timeout.map(|left| rustix::time::Timespec {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(left.subsec_nanos()),
@@ -167,7 +189,8 @@ fn wait(listener: &OwnedFd, signals: &Signals, children: &Children, timeout: Opt
         Err(error) => return Err(error.into()),
     }
     let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-    let (of_sessions, of_services) = fds[2..].split_at(sessions.len());
+    let (of_sessions, others) = fds[2..].split_at(sessions.len());
+    let (of_services, of_own_socket) = others.split_at(services.len());
     Ok(Events {
         listener: is_ready(&fds[0]),
         signals: is_ready(&fds[1]),
@@ -178,6 +201,7 @@ fn wait(listener: &OwnedFd, signals: &Signals, children: &Children, timeout: Opt
             .filter(|(_, fd)| is_ready(fd))
             .map(|(source, _)| source)
             .collect(),
+        own_socket: of_own_socket.iter().any(is_ready),
     })
 }
 
@@ -205,15 +229,7 @@ impl Children {
 
 /// Accepts one connection and serves its one request. An error concerns only the sender.
 fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, children: &mut Children) {
-    let connection = match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
-        Ok(connection) => connection,
-        Err(error) => {
-            if socket::is_shortage(&error.into()) && !spare.turn_away(listener) {
-                std::thread::sleep(PAUSE);
-            }
-            return;
-        }
-    };
+    let Some(connection) = accept(listener, spare) else { return };
     if children.sessions.len() >= MAX_SESSIONS {
         reply(&connection, InitReply::Refused);
         return;
@@ -233,6 +249,19 @@ fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, children: &mut Childre
         Ok((InitRequest::ServiceVerb { name, verb }, _)) => reply(&connection, children.services.verb(&name, verb)),
         Ok((InitRequest::Services, _)) => reply(&connection, children.services.report()),
         Err(_) => {}
+    }
+}
+
+/// Accepts a connection. When no descriptor is left, the client is turned away.
+fn accept(listener: &OwnedFd, spare: &mut SpareDescriptor) -> Option<OwnedFd> {
+    match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
+        Ok(connection) => Some(connection),
+        Err(error) => {
+            if socket::is_shortage(&error.into()) && !spare.turn_away(listener) {
+                std::thread::sleep(PAUSE);
+            }
+            None
+        }
     }
 }
 

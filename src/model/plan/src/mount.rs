@@ -140,7 +140,7 @@ impl Mount {
     }
 }
 
-/// A symbolic link in the jail's new root.
+/// A symbolic link below the jail's new root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// The absolute path of the link inside the jail.
@@ -190,6 +190,9 @@ pub const INIT: &str = "/run/host/init";
 
 /// The path of `bailiwick-web` inside the jail.
 pub const WEB: &str = "/run/host/bin/bailiwick-web";
+
+/// The path of the tenant's own command for its services, inside the jail. It is init under another name.
+pub const SERVICE_COMMAND: &str = "/run/host/bin/bailiwick-service";
 
 /// The profile that confines a jail: it decides about capabilities, system calls and `no_new_privs`. A jail with
 /// read-only storage gets `web`, because a process that can mount could remove `ro`. The kernel locks mount flags only
@@ -279,6 +282,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
         ("/dev/stdout", "/proc/self/fd/1"),
         ("/dev/stderr", "/proc/self/fd/2"),
         ("/dev/ptmx", "pts/ptmx"),
+        (SERVICE_COMMAND, "../init"),
     ] {
         links.push(Link { path: path.to_owned(), to: to.to_owned() });
     }
