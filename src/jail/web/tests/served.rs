@@ -444,8 +444,16 @@ fn what_it_cannot_serve_is_said() {
     let datagrams = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
     let file = fs::File::open("/dev/null").expect("opens");
     for fd in [OwnedFd::from(pair), tcp.into(), datagrams.into(), file.into()] {
-        let (status, text) = said(command(fd, &["files", "/"]).output().expect("runs"));
-        assert!(status == Some(1) && text.contains("no listening Unix stream socket"), "{text}");
+        let mut child = command(fd, &["files", "/"]).stderr(Stdio::piped()).spawn().expect("runs");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while child.try_wait().expect("wait").is_none() {
+            if Instant::now() > deadline {
+                child.kill().expect("a signal");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (status, text) = said(child.wait_with_output().expect("ended"));
+        assert!(status == Some(1) && text.contains("no listening Unix stream socket"), "{status:?}: {text}");
     }
     let alone = Command::new(env!("CARGO_BIN_EXE_bailiwick-web")).args(["files", "/"]).output().expect("runs");
     assert!(said(alone).1.contains("LISTEN_FDS"));
