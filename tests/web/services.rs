@@ -199,7 +199,7 @@ fn a_flood_of_output_is_bounded_and_a_session_still_enters() {
 
 #[test]
 fn a_limit_of_a_service_stops_it_and_not_its_neighbour() {
-    let line = "perl -e '$x = \"x\" x (1 << 20); push @a, $x . $_ for 1 .. 200; sleep 1000'";
+    let line = "exec perl -e '$x = \"x\" x (1 << 20); push @a, $x . $_ for 1 .. 200; sleep 1000'";
     let host = host(&[
         ("greedy", line, "restart = \"never\"\nlimits = { memory = \"24M\", tasks = 10 }"),
         ("calm", "exec sleep 1000", ""),
