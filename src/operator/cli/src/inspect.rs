@@ -3,6 +3,7 @@
 use crate::configuration;
 use crate::output::{self, Form, visible, word};
 use crate::report;
+use crate::service;
 use crate::table::{indented, pairs, render};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::{HostStatus, MemoryUse, TenantDetail, TenantState, TenantSummary};
@@ -21,10 +22,10 @@ pub(crate) fn list(daemon: &Daemon, form: Form) -> Result<(), Failure> {
 
 /// `bailiwick show`.
 pub(crate) fn show(daemon: &Daemon, tenant: TenantName, form: Form) -> Result<(), Failure> {
-    let ControlReply::Show(detail) = daemon.ask(&ControlRequest::Show { tenant })? else {
+    let ControlReply::Show(detail) = daemon.ask(&ControlRequest::Show { tenant: tenant.clone() })? else {
         return Err(AskError::Unexpected.into());
     };
-    output::show(form, &*detail, show_text)
+    output::show(form, &*detail, |detail| show_text(detail, service::summary(daemon, tenant)))
 }
 
 /// `bailiwick status`. Fails if the warden does not answer.
@@ -93,7 +94,7 @@ fn state_text(tenant: &TenantSummary) -> String {
     if tenant.invalid && tenant.state != TenantState::Invalid { format!("{state},invalid") } else { state.to_owned() }
 }
 
-fn show_text(tenant: &TenantDetail) -> String {
+fn show_text(tenant: &TenantDetail, services: Option<String>) -> String {
     let summary = &tenant.summary;
     let state = match &tenant.suspend_reason {
         Some(reason) => format!("{} ({reason})", state_text(summary)),
@@ -122,6 +123,7 @@ fn show_text(tenant: &TenantDetail) -> String {
         ("host user", text(tenant.host_user)),
         ("doors", doors),
     ];
+    rows.extend(services.map(|services| ("services", services)));
     rows.extend(summary.failure.as_ref().map(|failure| ("failure", failure.clone())));
     if let Some(MemoryUse { used, cache }) = tenant.memory {
         let (used, cache) = (ByteSize(used).rounded(), ByteSize(cache).rounded());
@@ -294,11 +296,15 @@ mod tests {
         };
         let unknown = TenantSummary { state: TenantState::Invalid, invalid: true, ..deleted };
         assert_eq!(list_text(&[TenantSummary { invalid: true, ..summary() }, unknown, down.clone()]), golden);
-        let shown = show_text(&TenantDetail { summary: down, ..detail() });
+        let shown = show_text(&TenantDetail { summary: down, ..detail() }, None);
         assert!(shown.contains("failure    no quotas\n"), "{shown}");
-        let shown = show_text(&TenantDetail { suspend_reason: Some("unpaid\u{7}".to_owned()), ..detail() });
+        let shown = show_text(
+            &TenantDetail { suspend_reason: Some("unpaid\u{7}".to_owned()), ..detail() },
+            Some("php running".to_owned()),
+        );
         assert!(shown.contains("state      running (unpaid\\u{7})\n"), "{shown}");
         assert!(shown.contains("cgroup     unified: /bailiwick/alice\n"), "{shown}");
+        assert!(shown.contains("\nservices   php running\n"), "{shown}");
         assert!(shown.contains("doors      exec, ssh; read-only while suspended: sftp\n"), "{shown}");
         let golden = "memory     256.0K in use, 768.0K reclaimable cache\n";
         assert!(shown.contains(golden), "{shown}");

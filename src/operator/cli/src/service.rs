@@ -80,6 +80,19 @@ fn tell(
     if form == Form::Json { output::print_json(&done) } else { Ok(()) }
 }
 
+/// The services of a tenant in one line; `None` when it has none, or when they are not known.
+pub(crate) fn summary(daemon: &Daemon, tenant: TenantName) -> Option<String> {
+    let services = of_tenant(daemon, tenant, None).ok()?;
+    let words = services.services.iter().map(|service| {
+        let state = format!("{} {}", service.name, state_text(&services, service.report.as_ref()));
+        match problem(service) {
+            none if none.is_empty() => state,
+            problem => format!("{state} ({problem})"),
+        }
+    });
+    Some(words.collect::<Vec<_>>().join(", "))
+}
+
 fn list_text(tenants: &[TenantServices], zone: &TimeZone) -> String {
     if tenants.is_empty() {
         return String::new();
@@ -300,7 +313,8 @@ alice: init\\u{1b}
     #[test]
     fn what_is_not_there_is_not_found() {
         let temp = tempfile::tempdir().expect("temporary directory");
-        let answers = [vec![alice()], vec![alice()], Vec::new()].map(|services| vec![ControlReply::Services(services)]);
+        let answers = [vec![alice()], vec![alice()], Vec::new(), vec![alice()], Vec::new()]
+            .map(|services| vec![ControlReply::Services(services)]);
         let (daemon, served) = fake(temp.path(), answers.to_vec());
         let (name, other) = ("db".parse().expect("valid"), "dbb".parse().expect("valid"));
         let tenant: TenantName = "alice".parse().expect("valid");
@@ -311,6 +325,10 @@ alice: init\\u{1b}
         assert_eq!(failure.message, "\"alice\" has no service \"dbb\"; it has db, node");
         let failure = of_tenant(&daemon, tenant.clone(), None).expect_err("no services");
         assert_eq!((failure.status, &*failure.message), (ExitStatus::NotFound, "\"alice\" has no services"));
+        let golden = "db back-off (it cannot be started: No such file or directory (os error 2)), \
+                      node running (the relay of node.web: it ended with status 1; web: broken\u{1b})";
+        assert_eq!(summary(&daemon, tenant.clone()).as_deref(), Some(golden));
+        assert_eq!(summary(&daemon, tenant.clone()), None);
         assert_eq!(served.join().expect("served")[0], ControlRequest::Services { tenants: vec![tenant] });
     }
 
