@@ -56,7 +56,11 @@ fn settings_that_cannot_work_are_found_at_their_places() {
             "ids.first = 20000000\nweb = { group = \"apache\" }\n",
             "2: the host has no group \"apache\"",
         ),
-        ("tenants.d/a.toml", "plan = \"small\"\n[sleep]\nafter = \"1h\"\n", "2: nothing puts a tenant to sleep yet"),
+        (
+            "tenants.d/a.toml",
+            "plan = \"small\"\n[sleep]\nafter = \"1h\"\nfreeze_after = \"1m\"\n",
+            "4: nothing freezes an idle tenant yet",
+        ),
         ("tenants.d/a.toml", &hash("$6$rounds=999999999$salt$", 86), "4: comparing the password of"),
         (
             "tenants.d/ldap.toml",
@@ -125,7 +129,7 @@ fn a_service_without_a_socket_keeps_its_tenant_awake() {
     let service = "plan = \"small\"\n[[service]]\nname = \"queue\"\ncommand = [\"/queue\"]\n";
     let found = of_site("", plan, service);
     let golden = "alice.toml:2: the service \"queue\" has no socket, so its tenant never sleeps";
-    assert!(found.iter().any(|problem| problem == golden), "{found:?}");
+    assert_eq!(found, [golden]);
     assert_eq!(
         of_site("", plan, &format!("{service}[sleep]\nafter = \"never\"\n")),
         of_site("", plan, "plan = \"small\"\n")
