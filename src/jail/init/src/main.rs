@@ -47,6 +47,8 @@ const MAX_REPLY: usize = if MAX_SERVICES_REPLY > MAX_CRONTAB_REPLY { MAX_SERVICE
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long processes may run between `SIGTERM` and the end of the jail.
 const GRACE: Duration = Duration::from_secs(2);
+/// How much of it the services may have alone. Each has a stop signal of its own, and may take `SIGTERM` or `SIGHUP` for another.
+const SERVICES_FIRST: Duration = Duration::from_secs(1);
 
 /// The argument for doing nothing. `bailiwick-jails.service` runs this outside of all jails, so that the control group of the
 /// jails has a process while no jail runs.
@@ -92,8 +94,15 @@ fn run() -> io::Result<()> {
     let mut children = Children { sessions: Vec::new(), services: Services::new() };
     let mut own_socket = OwnSocket::new(own_socket::PATH);
     let mut stop_at: Option<Instant> = None;
+    // When everybody but the services is asked to end, if they were not yet.
+    let mut ask_all_at: Option<Instant> = None;
     loop {
-        let deadline = stop_at.into_iter().chain(children.services.deadline()).chain(own_socket.deadline()).min();
+        let deadline = stop_at
+            .into_iter()
+            .chain(ask_all_at)
+            .chain(children.services.deadline())
+            .chain(own_socket.deadline())
+            .min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let events = wait(&listener, &signals, &children, &own_socket, timeout)?;
         if stop_at.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -103,11 +112,8 @@ fn run() -> io::Result<()> {
             while let Some(arrived) = signals.take()? {
                 if arrived == SIGTERM && stop_at.is_none() {
                     stop_at = Some(Instant::now() + GRACE);
+                    ask_all_at = Some(Instant::now() + SERVICES_FIRST);
                     children.services.end();
-                    // SIGCONT lets a stopped process see the other two. No process at all is no error.
-                    for number in [SIGTERM, SIGHUP, SIGCONT] {
-                        drop(signal::send_to_all_others(number));
-                    }
                 }
             }
         }
@@ -125,6 +131,13 @@ fn run() -> io::Result<()> {
             }
         }
         children.services.work();
+        if ask_all_at.is_some_and(|deadline| Instant::now() >= deadline || children.services.have_ended()) {
+            ask_all_at = None;
+            // SIGCONT lets a stopped process see the other two. No process at all is no error.
+            for number in [SIGTERM, SIGHUP, SIGCONT] {
+                drop(signal::send_to_all_others(number));
+            }
+        }
         if events.own_socket || own_socket.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
             own_socket.work(&mut children.services, &mut spare, Instant::now());
         }

@@ -165,6 +165,11 @@ impl Services {
         }
     }
 
+    /// Whether no program runs.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.units.iter().all(|unit| unit.pid.is_none())
+    }
+
     /// The descriptors to wait for.
     pub(crate) fn watched(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
         self.units.iter().enumerate().flat_map(|(index, unit)| {
@@ -240,8 +245,7 @@ impl Services {
             }
         }
         // Until the last one has ended, the end of the jail is logged too.
-        let is_over = self.ending && self.units.iter().all(|unit| unit.pid.is_none());
-        if self.units.is_empty() || is_over {
+        if self.units.is_empty() || (self.ending && self.have_ended()) {
             self.log.finish();
             return;
         }
