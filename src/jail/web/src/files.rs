@@ -19,11 +19,14 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use tree::Tree;
 
 /// How long a client may take for the head of a request. The time between two requests of one connection counts.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a new connection may take for its first request, once this program is asked to end.
+const FIRST_TIME: Duration = Duration::from_secs(2);
 /// The most bytes of a request's head.
 const MAX_HEAD: usize = 16 << 10;
 
@@ -35,7 +38,9 @@ pub(crate) async fn serve(listener: Listener, dir: PathBuf) -> Result<(), String
 
 /// Answers the requests of one connection.
 async fn serve_one(stream: UnixStream, tree: Rc<Tree>, mut stopping: watch::Receiver<bool>) {
+    let first = Notify::new();
     let service = service_fn(|request| {
+        first.notify_one();
         let response = answer::answer(&tree, &request);
         async { Ok::<_, Infallible>(response) }
     });
@@ -44,11 +49,19 @@ async fn serve_one(stream: UnixStream, tree: Rc<Tree>, mut stopping: watch::Rece
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stall::Bounded::new(stream)), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stopping.wait_for(|stops| *stops) => {
+        () = may_end(&first, &mut stopping) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     // The client broke off, was too slow, or sent what is not HTTP. Nobody is left to tell then.
     ended.ok();
+}
+
+/// Ends when this program is asked to end and the connection has had a request. The proxy does not ask twice over a new
+/// connection, so closing it before that would fail a visitor.
+async fn may_end(first: &Notify, stopping: &mut watch::Receiver<bool>) {
+    if stopping.wait_for(|stops| *stops).await.is_ok() {
+        timeout(FIRST_TIME, first.notified()).await.ok();
+    }
 }

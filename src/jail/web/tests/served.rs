@@ -545,3 +545,51 @@ fn a_relay_that_is_stopped_finishes_what_runs() {
     assert_eq!(text, "last");
     assert_eq!(served.child.wait().expect("ends").code(), Some(0));
 }
+
+#[test]
+fn a_relay_that_is_stopped_closes_what_waits_for_nothing() {
+    let (mut served, inside) = relayed();
+    let mut idle = served.connect();
+    let (mut inner_of_idle, _) = inside.accept().expect("a connection");
+    let mut busy = served.connect();
+    let (mut inner_of_busy, _) = inside.accept().expect("a connection");
+    for (outer, inner) in [(&mut idle, &mut inner_of_idle), (&mut busy, &mut inner_of_busy)] {
+        outer.write_all(b"ask").expect("sends");
+        inner.read_exact(&mut [0; 3]).expect("reads");
+    }
+    inner_of_idle.write_all(b"answer").expect("sends");
+    idle.read_exact(&mut [0; 6]).expect("reads");
+    served.terminate();
+    assert_eq!(idle.read(&mut [0]).expect("it is closed"), 0);
+    // The other one still waits for its answer.
+    inner_of_busy.write_all(b"answer").expect("sends");
+    let mut text = String::new();
+    busy.read_to_string(&mut text).expect("reads");
+    assert_eq!(text, "answer");
+    assert_eq!(served.child.wait().expect("ends").code(), Some(0));
+}
+
+#[test]
+fn a_connection_that_was_accepted_before_a_stop_is_answered_after_it() {
+    let mut served = Served::files();
+    served.write("a", "x");
+    // No body, so no thread that reads.
+    assert_eq!(served.ask("HEAD /a HTTP/1.1").status, 200);
+    let open = |served: &Served| fs::read_dir(format!("/proc/{}/fd", served.child.id())).expect("descriptors").count();
+    until("the first connection is closed", || {
+        let before = open(&served);
+        std::thread::sleep(Duration::from_millis(20));
+        before == open(&served)
+    });
+    let before = open(&served);
+    let mut early = served.connect();
+    until("it is accepted", || open(&served) > before);
+    served.terminate();
+    // The pipe that ends the thread, and the thread itself, are gone: nothing is accepted any more.
+    until("it stops", || fs::read_dir(format!("/proc/{}/task", served.child.id())).expect("threads").count() == 1);
+    write!(early, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n").expect("sends");
+    let mut bytes = Vec::new();
+    early.read_to_end(&mut bytes).expect("reads");
+    assert_eq!(Answer::read(&bytes).text(), "x");
+    assert_eq!(served.child.wait().expect("ends").code(), Some(0));
+}
