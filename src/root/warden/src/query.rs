@@ -6,14 +6,10 @@ use crate::requests::failed;
 use crate::state::Warden;
 use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_proto::warden::RosterEntry;
-use bailiwick_proto::{Failure, WardenReply, web_socket_of};
-use bailiwick_types::{DiskFact, ExitStatus, IdRange, SocketName, TenantName};
+use bailiwick_proto::{Failure, WardenReply};
+use bailiwick_types::{DiskFact, ExitStatus, IdRange, TenantName};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 impl Warden {
     pub(crate) fn facts(&mut self) -> Result<WardenReply, Failure> {
@@ -92,26 +88,6 @@ impl Warden {
         }
         let size = self.storage.size().unwrap_or(u64::MAX);
         WardenReply::Problems { reserve: self.reserve.problem(&self.policy.host, size), tenants }
-    }
-
-    /// The connections to the sockets of tenants' services, from clients in the host's network namespace.
-    pub(crate) fn connections(&self) -> Result<WardenReply, Failure> {
-        let failed = |error: io::Error| {
-            let message =
-                format!("the host's kernel lists no Unix sockets (CONFIG_UNIX_DIAG, module unix_diag): {error}");
-            Failure::of(ExitStatus::HostCannot, message)
-        };
-        let diag = self.unix_diag.as_ref().ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))?;
-        let mut found: BTreeMap<TenantName, BTreeMap<SocketName, u64>> = BTreeMap::new();
-        let runtime = &self.policy.host.runtime_dir;
-        diag.connected(|name| {
-            let path = Path::new(OsStr::from_bytes(name));
-            if let Some((tenant, socket)) = web_socket_of(runtime, path) {
-                *found.entry(tenant).or_default().entry(socket).or_default() += 1;
-            }
-        })
-        .map_err(failed)?;
-        Ok(WardenReply::Connections(found))
     }
 
     pub(crate) fn roster(&self) -> WardenReply {
