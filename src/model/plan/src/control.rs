@@ -172,26 +172,42 @@ pub fn controls(limits: &Limits, facts: &HostFacts) -> Vec<Control> {
     rows
 }
 
-/// The limits of a service that control groups enforce, below the tenant's groups. A service never gets more processor time than
-/// its tenant: version 1 refuses such a value, and it would mean nothing.
+/// The control group of a service is named after it, with this before its name. It is beside the group of the jail, so the
+/// limits of the tenant hold above its own.
+pub const SERVICE_GROUP: &str = "svc-";
+
+/// The limits of a service's group, in the order in which they must be written; none if the service declares no limits.
+///
+/// What it does not declare is the tenant's, so that a limit of an earlier declaration is replaced. No limit is above the
+/// tenant's: version 1 refuses processor time above that of the group above, and a service gets no task of the allowance of
+/// an emergency session ([`crate::rescue`]).
 #[must_use]
 pub fn service_controls(service: &ServiceLimits, tenant: &Limits, facts: &HostFacts) -> Vec<Control> {
-    let mut limits = tenant.clone();
-    let mut keys = Vec::new();
-    if let Some(memory) = service.memory {
-        limits.memory = Bound::At(memory);
-        keys.push(LimitKey::Memory);
+    if *service == ServiceLimits::default() {
+        return Vec::new();
     }
-    if let Some(tasks) = service.tasks {
-        limits.tasks = Bound::At(tasks);
-        keys.push(LimitKey::Tasks);
+    let limits = Limits {
+        memory: lower(service.memory, tenant.memory),
+        tasks: lower(service.tasks, tenant.tasks),
+        cpu: lower(service.cpu, tenant.cpu),
+        ..tenant.clone()
+    };
+    let keys = [
+        (LimitKey::Memory, service.memory.is_some()),
+        (LimitKey::Tasks, service.tasks.is_some()),
+        (LimitKey::Cpu, service.cpu.is_some()),
+    ];
+    let controls = keys.into_iter().filter_map(|(key, is_own)| Some((plain_control(key, &limits, facts)?, is_own)));
+    controls.filter(|(control, is_own)| *is_own || control.place.is_some()).map(|(control, _)| control).collect()
+}
+
+/// The lower of a service's limit and the tenant's.
+fn lower<T: Ord>(own: Option<T>, tenant: Bound<T>) -> Bound<T> {
+    match (own, tenant) {
+        (None, tenant) => tenant,
+        (Some(own), Bound::Unlimited) => Bound::At(own),
+        (Some(own), Bound::At(tenant)) => Bound::At(own.min(tenant)),
     }
-    if let Some(cpu) = service.cpu {
-        let most = tenant.cpu.value().map_or(cpu, |most| most.min(cpu));
-        limits.cpu = Bound::At(most);
-        keys.push(LimitKey::Cpu);
-    }
-    keys.into_iter().filter_map(|key| plain_control(key, &limits, facts)).collect()
 }
 
 /// The control of a limit that uses a whole file; `None` for any other limit, and for a limit that does not apply on
@@ -339,7 +355,7 @@ impl Untouched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bailiwick_types::{BlockDevice, ByteSize, QuotaFacts, Resource, StorageFacts};
+    use bailiwick_types::{BlockDevice, ByteSize, CpuShare, QuotaFacts, Resource, StorageFacts};
 
     fn facts(hierarchy: Hierarchy) -> HostFacts {
         let device =
@@ -362,6 +378,24 @@ mod tests {
     fn text(limits: &Limits, hierarchy: Hierarchy, key: LimitKey) -> Option<String> {
         let rows = controls(limits, &facts(hierarchy));
         rows.into_iter().find(|row| row.key == key)?.place.map(|place| place.text())
+    }
+
+    #[test]
+    fn a_services_limits_are_its_own_and_never_above_the_tenants() {
+        let tenant = Limits { tasks: Bound::At(50), ..Limits::default() };
+        let texts = |service: &ServiceLimits, hierarchy| -> Vec<String> {
+            let rows = service_controls(service, &tenant, &facts(hierarchy));
+            rows.into_iter().map(|row| row.place.expect("the host has the file").text()).collect()
+        };
+        let memory = ServiceLimits { memory: Some(ByteSize(8 << 20)), ..ServiceLimits::default() };
+        let all = ServiceLimits { tasks: Some(99), cpu: Some(CpuShare(50_000)), ..memory };
+        assert_eq!(texts(&memory, Hierarchy::V1), ["8388608", "50", "100000"]);
+        assert_eq!(texts(&memory, Hierarchy::Unified), ["8388608", "50", "100000 100000"]);
+        assert_eq!(texts(&all, Hierarchy::V1), ["8388608", "50", "50000"]);
+        assert_eq!(texts(&all, Hierarchy::Unified), ["8388608", "50", "50000 100000"]);
+        for hierarchy in [Hierarchy::V1, Hierarchy::Unified] {
+            assert_eq!(texts(&ServiceLimits::default(), hierarchy), [""; 0]);
+        }
     }
 
     #[test]

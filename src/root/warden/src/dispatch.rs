@@ -70,10 +70,8 @@ impl Warden {
             // The reply has descriptors: see `ftp_view`.
             WardenRequest::FtpView { .. } => Err(Failure::of(ExitStatus::Refused, "only root lets an FTP server in")),
             // The reply has descriptors: see `service_groups`.
-            WardenRequest::ServiceGroups { .. } => {
-                Err(Failure::of(ExitStatus::Refused, "this is answered with descriptors"))
-            }
-            WardenRequest::Connections => Err(Failure::of(ExitStatus::Refused, "connections are not counted yet")),
+            WardenRequest::ServiceGroups { .. } => unreachable!("the loop answers it"),
+            WardenRequest::Connections => Err(Failure::of(ExitStatus::Refused, "services are not served yet")),
             WardenRequest::Facts => self.facts(),
             WardenRequest::Disks => self.disks(),
             WardenRequest::Evidence { tenant } => self.evidence(&tenant),

@@ -8,7 +8,7 @@
 //!
 //! - the outside: `helper`, `systemd`, `policy_view`, `host_files::md5`, `host_files::etc_view`
 //! - limits: `limits::quota`, `limits::disk_note`, `limits::watch`, `limits::tenant_groups`, `limits::cgroups`,
-//!   `limits::emergency_group`, `limits::emergency_session`
+//!   `limits::service_groups`, `limits::emergency_group`, `limits::emergency_session`
 //! - identity: `identity::ledger`, `identity::host_user`
 //! - one jail: `jail::step`, `jail::record`, `jail::child_mounts`, `jail::child_setup`, `jail::resize`, `jail::stop`
 //! - storage: `runtime`, `storage::grave`, `storage::purge`, `storage::removals`, `storage::seed`,

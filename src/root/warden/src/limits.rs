@@ -7,5 +7,6 @@ pub(crate) mod emergency_group;
 pub(crate) mod emergency_session;
 pub(crate) mod host_reserve;
 pub(crate) mod quota;
+pub(crate) mod service_groups;
 pub(crate) mod tenant_groups;
 pub(crate) mod watch;

@@ -365,8 +365,8 @@ fn answer_one(warden: &mut Warden, connection: &mut Connection) -> bool {
         },
         Ok(Some((WardenRequest::ServiceGroups { tenant, service }, _))) => {
             match warden.service_groups(&tenant, &service) {
-                Ok(files) => {
-                    fds = files;
+                Ok(beside) => {
+                    fds = beside;
                     WardenReply::ServiceGroups
                 }
                 Err(failure) => WardenReply::Failed(failure),

@@ -630,6 +630,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_process_of_a_service_is_at_home_in_a_group_of_its_own() {
+        let tenant = tenant(Profile::Web);
+        for (group, want) in [("svc-web", [].as_slice()), ("svc", &["BW081"]), ("other", &["BW081"])] {
+            let mut observed = healthy(&tenant);
+            let path = format!("/bailiwick/alice/{group}");
+            jail(&mut observed).processes.last_mut().expect("a process").cgroups = groups(&path, &path);
+            assert_eq!(ids(&judged(&tenant, &observed)), want, "{group}");
+        }
+    }
+
     /// A process of an FTP server that serves a client.
     fn in_ftp(observed: &Observed) -> ProcessFacts {
         let init = &observed.jail.as_ref().expect("healthy").init;

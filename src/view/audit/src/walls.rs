@@ -3,6 +3,7 @@
 
 use crate::finding::{self, FindingKind, Violation, list, quoted};
 use bailiwick_plan::capability::CapabilitySet;
+use bailiwick_plan::control::SERVICE_GROUP;
 use bailiwick_plan::{OOM_SCORE, rescue};
 use bailiwick_types::{
     ForeignSocket, IdRange, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, UNIFIED, Visitor,
@@ -302,14 +303,17 @@ pub(crate) fn stray_violation(strays: &[ProcessFacts]) -> Option<Violation> {
     (!strays.is_empty()).then(|| finding::STRAY.violation(list(strays.iter().map(shown))))
 }
 
-/// Whether a process is in the tenant's control groups. In the unified hierarchy it must be in the group of the jail or
-/// of the emergency session, or below one of them. In another hierarchy it may also be directly in the tenant's group.
+/// Whether a process is in the tenant's control groups. In the unified hierarchy it must be in the group of the jail, of
+/// a service or of the emergency session, or below one of them. In another hierarchy it may also be directly in the tenant's group.
 fn is_home(jail: &ObservedJail, process: &ProcessFacts) -> bool {
     jail.cgroups.contains_key(UNIFIED)
         && jail.cgroups.iter().all(|(hierarchy, group)| {
             let below = process.cgroups.get(hierarchy).and_then(|path| path.strip_prefix(group.as_str()));
             below.is_some_and(|below| match below.strip_prefix('/') {
-                Some(below) => ["jail", rescue::GROUP].contains(&below.split('/').next().unwrap_or_default()),
+                Some(below) => {
+                    let name = below.split('/').next().unwrap_or_default();
+                    ["jail", rescue::GROUP].contains(&name) || name.starts_with(SERVICE_GROUP)
+                }
                 None => hierarchy != UNIFIED && below.is_empty(),
             })
         })

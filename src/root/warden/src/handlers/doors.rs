@@ -5,16 +5,13 @@ use crate::identity::host_user::HostUserError;
 use crate::jail::registry::Jails;
 use crate::jail::stop::CLEAR_TIME;
 use crate::limits::cgroups::Groups;
-use crate::limits::tenant_groups::GroupError;
 use crate::requests::{Begins, Ticket, WaitingRequests, WaitsFor, failed, failure, has_ended};
 use crate::state::Warden;
 use bailiwick_plan::JailPlan;
-use bailiwick_plan::control::service_controls;
-use bailiwick_policy::ServiceLimits;
 use bailiwick_proto::warden::{FtpProcess, FtpView};
 use bailiwick_proto::{Failure, Refusal, WardenReply};
 use bailiwick_sys::process;
-use bailiwick_types::{Door, ExitStatus, FtpUser, ServiceName, TenantName};
+use bailiwick_types::{Door, ExitStatus, FtpUser, TenantName};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -44,24 +41,6 @@ impl Warden {
             return Err(has_ended(name));
         }
         Ok((FtpView { profile: plan.profile, open_files: tenant.settings.limits.open_files }, fds))
-    }
-
-    /// Makes the control groups of a service in a running jail. Returns the files by which its process joins them.
-    pub(crate) fn service_groups(&mut self, name: &TenantName, service: &ServiceName) -> Result<Vec<OwnedFd>, Failure> {
-        let (_, tenant) = self.policy.declared(name)?;
-        let declared = tenant.settings.services.iter().find(|declared| declared.name == *service);
-        let declared = declared
-            .ok_or_else(|| Failure::of(ExitStatus::NotFound, format!("\"{name}\" has no service \"{service}\"")))?;
-        self.jails.require(name)?;
-        if declared.limits == ServiceLimits::default() {
-            return Ok(Vec::new());
-        }
-        let controls = service_controls(&declared.limits, &tenant.settings.limits, &self.policy.facts);
-        self.groups.service(name, service, &controls).map_err(|error| {
-            let status =
-                if matches!(error, GroupError::Nominal { .. }) { ExitStatus::HostCannot } else { ExitStatus::Failed };
-            failure(status, name, "limit a service of", &error)
-        })
     }
 
     /// A tenant with a door of sshd has a host user, even while suspended: the login then says why it is refused.

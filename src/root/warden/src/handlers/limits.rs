@@ -1,16 +1,19 @@
-//! Limits of a running jail: new limits, and the reserve of an emergency session.
+//! Limits of a running jail: new limits, those of services, and the reserve of an emergency session.
 
 use crate::jail::registry::Jails;
 use crate::jail::resize;
 use crate::limits::cgroups::Groups;
 use crate::limits::disk;
 use crate::limits::emergency_session::{EmergencyError, EmergencySessions};
-use crate::requests::{Begins, Ticket, WaitsFor, failed, has_ended};
+use crate::limits::tenant_groups::GroupError;
+use crate::requests::{Begins, Ticket, WaitsFor, failed, failure, has_ended};
 use crate::state::Warden;
-use bailiwick_plan::control::controls;
+use bailiwick_plan::control::{controls, service_controls};
 use bailiwick_plan::disk::DiskPlan;
+use bailiwick_policy::{ServiceLimits, Tenant};
 use bailiwick_proto::{Failure, Refusal, WardenReply};
-use bailiwick_types::{ExitStatus, TenantName};
+use bailiwick_types::{ExitStatus, HostFacts, ServiceName, TenantName};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// How long a child may take to resize tmpfs mounts.
@@ -33,13 +36,39 @@ impl Warden {
             self.reserve.clamp(&self.storage, quota, name, ids);
         }
         let controls = controls(limits, facts);
-        self.emergencies.limit(&self.groups, name, controls).map_err(failed(name, "limit"))?;
+        self.groups.free_service_cpu(name).map_err(failed(name, "limit"))?;
+        let written = self.emergencies.limit(&self.groups, name, controls);
+        let of_services = limit_services(&self.groups, &tenant, facts);
+        written.and(of_services).map_err(failed(name, "limit"))?;
         let Some(jail) = self.jails.get(name) else { return Ok(Some(WardenReply::Unchanged)) };
         let sizes = [("/tmp", limits.tmp_size()), ("/dev/shm", limits.shm_size())];
         let resizing = resize::begin(jail.record.pid, sizes).map_err(failed(name, "limit"))?;
         let what = WaitsFor::Resized { tenant: name.clone(), resizing };
         self.waiting.add(ticket, Instant::now() + RESIZE_TIME, what);
         Ok(None)
+    }
+
+    /// For each hierarchy in which a service has limits of its own, the file by which a process moves itself to the
+    /// service's group. The limits are in force. Groups of services that the policy does not have are removed.
+    pub(crate) fn service_groups(&mut self, name: &TenantName, service: &ServiceName) -> Result<Vec<OwnedFd>, Failure> {
+        let (_, tenant) = self.policy.declared(name)?;
+        let limits = tenant
+            .settings
+            .services
+            .iter()
+            .find(|declared| declared.name == *service)
+            .ok_or_else(|| Failure::of(ExitStatus::NotFound, format!("\"{name}\" has no service \"{service}\"")))?;
+        self.jails.require(name)?;
+        if self.jails.get(name).is_none() {
+            return Err(Failure::of(ExitStatus::Refused, format!("\"{name}\" has no jail")));
+        }
+        self.groups.remove_services_except(name, |group| declares_limits(&tenant, group));
+        let controls = service_controls(&limits.limits, &tenant.settings.limits, &self.policy.facts);
+        self.groups.service(name, service, &controls).map_err(|error| {
+            let status =
+                if matches!(error, GroupError::Nominal { .. }) { ExitStatus::HostCannot } else { ExitStatus::Failed };
+            failure(status, name, "limit a service of", &error)
+        })
     }
 
     /// Gives a tenant the reserve for a session that could not start without it.
@@ -62,6 +91,23 @@ impl Warden {
         })?;
         still_runs(&self.jails, name)
     }
+}
+
+/// Whether a service has limits of its own.
+fn declares_limits(tenant: &Tenant, service: &str) -> bool {
+    let of_that_name = tenant.settings.services.iter().find(|declared| declared.name.as_str() == service);
+    of_that_name.is_some_and(|declared| declared.limits != ServiceLimits::default())
+}
+
+/// Writes the limits that are declared now to the groups of services, as far as they have one.
+fn limit_services(groups: &Groups, tenant: &Tenant, facts: &HostFacts) -> Result<(), GroupError> {
+    groups.remove_services_except(&tenant.name, |group| declares_limits(tenant, group));
+    let made = groups.service_names(&tenant.name);
+    for service in tenant.settings.services.iter().filter(|service| made.contains(service.name.as_str())) {
+        let controls = service_controls(&service.limits, &tenant.settings.limits, facts);
+        groups.service(&tenant.name, &service.name, &controls)?;
+    }
+    Ok(())
 }
 
 /// Init has forked the emergency session.

@@ -5,14 +5,13 @@
 //! 6.12 and 6.18). So each jail gets a fresh group. A process moves between groups of version 1 without a global lock
 //! only if it moves itself, by writing `0` to `tasks`.
 
-use crate::limits::tenant_groups::{GroupError, PIDS, TenantGroups, failed, has_line, open_events};
+use crate::limits::tenant_groups::{GroupError, LimitedGroups, PIDS, TenantGroups, failed, has_line, open_events};
 use crate::limits::watch;
-use bailiwick_plan::control::Control;
 use bailiwick_plan::rescue;
 use bailiwick_policy::Reserve;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::{file, proc};
-use bailiwick_types::{Hierarchy, HostFacts, LimitKey, Resource, ServiceName, TenantName, UNIFIED};
+use bailiwick_types::{Hierarchy, HostFacts, LimitKey, Resource, TenantName, UNIFIED};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,8 +25,6 @@ const CONTROLLERS: [(&str, bool); 4] = [("cpu", true), ("memory", true), ("pids"
 pub(super) const JAIL: &str = "jail";
 /// The group of FTP sessions, beside the jail's.
 const FTP: &str = "ftp";
-/// What the name of a service's group begins with, beside the jail's.
-pub(super) const SERVICE: &str = "svc-";
 /// The group of all tenants below a group that was handed over. Nobody else is there, so it needs no name of its own.
 const TENANTS: &str = "tenants";
 /// The warden's own leaf: a group with controlled children may hold no process.
@@ -193,7 +190,7 @@ impl Groups {
         let jail = self.make(UNIFIED, &self.jail_path(tenant))?;
         let tasks_v1 = v1.get(PIDS).map(|tenant| file::ensure_dir_at(tenant, JAIL, 0o755)).transpose();
         let tasks_v1 = tasks_v1.map_err(failed("make the control group", JAIL))?;
-        Ok(TenantGroups { unified, jail, v1, tasks_v1 })
+        Ok(TenantGroups { all: LimitedGroups { unified, v1 }, jail, tasks_v1 })
     }
 
     /// Opens the groups of a running jail.
@@ -206,7 +203,7 @@ impl Groups {
         let jail = file::open_dir_at(&unified, JAIL).map_err(failed("open the control group", JAIL))?;
         // Jails of earlier versions have none.
         let tasks_v1 = v1.get(PIDS).and_then(|tenant| file::open_dir_at(tenant, JAIL).ok());
-        Ok(TenantGroups { unified, jail, v1, tasks_v1 })
+        Ok(TenantGroups { all: LimitedGroups { unified, v1 }, jail, tasks_v1 })
     }
 
     /// The group of a tenant's FTP sessions; `None` if there was none yet.
@@ -220,57 +217,7 @@ impl Groups {
         for (hierarchy, path) in self.paths(tenant) {
             let (path, name) = if hierarchy == UNIFIED { (join(&path, FTP), "cgroup.procs") } else { (path, "tasks") };
             let dir = self.make(&hierarchy, &path)?;
-            let flags = rustix::fs::OFlags::WRONLY;
-            let file = file::open_at(&dir, name, flags, rustix::fs::Mode::empty());
-            files.push(file.map_err(failed("open a file of the control group", &path))?);
-        }
-        Ok(files)
-    }
-
-    /// Makes the groups of a service beside the jail's, in each hierarchy that one of its limits needs, and writes the limits.
-    /// Returns, for each, the file by which a process moves itself into the group.
-    pub(crate) fn service(
-        &self,
-        tenant: &TenantName,
-        service: &ServiceName,
-        controls: &[Control],
-    ) -> Result<Vec<OwnedFd>, GroupError> {
-        let name = format!("{SERVICE}{service}");
-        let mut v1 = BTreeMap::new();
-        let mut unified = Vec::new();
-        for control in controls {
-            let controller = control.key.controller().unwrap_or_default();
-            match control.place.as_ref().map(|place| place.hierarchy) {
-                Some(Hierarchy::V1) => drop(v1.insert(controller.to_owned(), ())),
-                Some(Hierarchy::Unified) => unified.push(controller),
-                None => {
-                    let (word, declared) = (control.key.word(), control.key.in_words(control.declared));
-                    return Err(GroupError::Nominal { word, declared });
-                }
-            }
-        }
-        let paths = self.paths(tenant);
-        let own = &paths[UNIFIED];
-        self.enable(own, &unified)?;
-        let unified_dir = self.make(UNIFIED, &join(own, &name))?;
-        let mut dirs = BTreeMap::new();
-        for hierarchy in v1.into_keys() {
-            let path = paths.get(&hierarchy).ok_or(GroupError::NoUnified)?;
-            dirs.insert(hierarchy.clone(), self.make(&hierarchy, &join(path, &name))?);
-        }
-        let jail = file::open_dir_at(&unified_dir, ".").map_err(failed("open the control group", &name))?;
-        let groups = TenantGroups { unified: unified_dir, jail, v1: dirs, tasks_v1: None };
-        groups.limit(controls)?;
-        let open = |dir: &OwnedFd, file: &str| {
-            file::open_at(dir, file, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())
-                .map_err(failed("open a file of the control group", &name))
-        };
-        let mut files = Vec::new();
-        if !unified.is_empty() {
-            files.push(open(&groups.unified, "cgroup.procs")?);
-        }
-        for dir in groups.v1.values() {
-            files.push(open(dir, "tasks")?);
+            files.push(entrance(&dir, name).map_err(failed("open a file of the control group", &path))?);
         }
         Ok(files)
     }
@@ -388,7 +335,7 @@ impl Groups {
     /// moves the warden back.
     pub(crate) fn visit<'a>(&'a self, groups: &TenantGroups) -> Result<Visit<'a>, GroupError> {
         let visit = Visit { own: &self.own };
-        for (controller, dir) in &groups.v1 {
+        for (controller, dir) in &groups.all.v1 {
             let dir = groups.tasks_v1.as_ref().filter(|_| controller == PIDS).unwrap_or(dir);
             cgroup::write(dir, "tasks", "0").map_err(failed("enter the control group", controller))?;
         }
@@ -412,7 +359,13 @@ impl Drop for Visit<'_> {
         }
     }
 }
-fn directories(dir: &OwnedFd) -> io::Result<Vec<String>> {
+
+/// The file of a group to which a process writes `0` to move itself there. It can only be written to.
+pub(super) fn entrance(dir: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    file::open_at(dir, name, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())
+}
+
+pub(super) fn directories(dir: &OwnedFd) -> io::Result<Vec<String>> {
     let names = file::directories(file::open_dir_at(dir, ".")?)?;
     Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }

@@ -54,7 +54,7 @@ impl Groups {
     }
 
     /// Removes an empty emergency group. `false` while the kernel still has its last process. The tenant's group
-    /// alone counts tasks again.
+    /// alone counts tasks again, unless a service has a group of its own.
     pub(crate) fn remove_rescue(&self, tenant: &TenantName) -> Result<bool, GroupError> {
         let hierarchy = self.of_tasks();
         let path = &self.paths(tenant)[hierarchy];
@@ -67,7 +67,7 @@ impl Groups {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result.map_err(failed("write to", path))?,
         }
-        if hierarchy == UNIFIED {
+        if hierarchy == UNIFIED && self.service_names(tenant).is_empty() {
             // If this is refused, the kernel keeps counting below, where nothing has a bound any more.
             cgroup::write(&group, "cgroup.subtree_control", &format!("-{PIDS}")).ok();
         }

@@ -41,26 +41,25 @@ pub(super) fn failed(what: &'static str, path: impl Into<String>) -> impl FnOnce
 /// The contents of control files, by name.
 type Files = BTreeMap<&'static str, String>;
 
+/// Groups of one name in several hierarchies: those of a tenant, or of a service.
+#[derive(Debug)]
+pub(crate) struct LimitedGroups {
+    pub(super) unified: OwnedFd,
+    /// By controller.
+    pub(super) v1: BTreeMap<String, OwnedFd>,
+}
+
 /// The open groups of one tenant.
 #[derive(Debug)]
 pub(crate) struct TenantGroups {
-    pub(super) unified: OwnedFd,
+    pub(super) all: LimitedGroups,
     /// Where init is cloned into.
     pub(crate) jail: OwnedFd,
-    pub(super) v1: BTreeMap<String, OwnedFd>,
     /// The jail's own group in the hierarchy of version 1 that counts tasks.
     pub(super) tasks_v1: Option<OwnedFd>,
 }
 
-impl TenantGroups {
-    /// The tenant's group in a hierarchy, which has the limits.
-    pub(crate) fn shown(&self, hierarchy: &str) -> io::Result<&OwnedFd> {
-        let found = if hierarchy == UNIFIED { Some(&self.unified) } else { self.v1.get(hierarchy) };
-        found.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-impl TenantGroups {
+impl LimitedGroups {
     /// Writes every limit and reads it back.
     pub(crate) fn limit(&self, controls: &[Control]) -> Result<(), GroupError> {
         // A limit of memory and swap cannot be below that of memory alone, so the right order depends on whether they
@@ -121,24 +120,37 @@ impl TenantGroups {
         cgroup::write(self.directory(control, place), place.file, &text)
             .map_err(failed("write a limit to", format!("{} = {text}", place.file)))
     }
+}
+
+impl TenantGroups {
+    /// The tenant's group in a hierarchy, which has the limits.
+    pub(crate) fn shown(&self, hierarchy: &str) -> io::Result<&OwnedFd> {
+        let found = if hierarchy == UNIFIED { Some(&self.all.unified) } else { self.all.v1.get(hierarchy) };
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Writes every limit of the tenant and reads it back.
+    pub(crate) fn limit(&self, controls: &[Control]) -> Result<(), GroupError> {
+        self.all.limit(controls)
+    }
 
     /// Freezes or thaws the group. [`Freezing::is_done`] reports when this is complete.
     pub(crate) fn freeze(&self, frozen: bool) -> Result<Freezing, GroupError> {
         let text = if frozen { "1" } else { "0" };
-        let events = open_events(&self.unified).map_err(failed("watch", "cgroup.events"))?;
-        cgroup::write(&self.unified, "cgroup.freeze", text).map_err(failed("write", "cgroup.freeze"))?;
+        let events = open_events(&self.all.unified).map_err(failed("watch", "cgroup.events"))?;
+        cgroup::write(&self.all.unified, "cgroup.freeze", text).map_err(failed("write", "cgroup.freeze"))?;
         Ok(Freezing { events, line: if frozen { "frozen 1" } else { "frozen 0" } })
     }
 
     /// The file that says whether the group is frozen. It can be read again and again.
     pub(crate) fn freezer(&self) -> Result<Freezer, GroupError> {
-        let file = file::open_file_at(&self.unified, "cgroup.freeze").map_err(failed("open", "cgroup.freeze"))?;
+        let file = file::open_file_at(&self.all.unified, "cgroup.freeze").map_err(failed("open", "cgroup.freeze"))?;
         Ok(Freezer(file))
     }
 
     /// Whether an earlier version made the jail, without a group for its tasks.
     pub(crate) fn is_of_an_earlier_version(&self) -> bool {
-        self.v1.contains_key(PIDS) && self.tasks_v1.is_none()
+        self.all.v1.contains_key(PIDS) && self.tasks_v1.is_none()
     }
 }
 
