@@ -25,4 +25,5 @@ pub mod signal;
 pub mod socket;
 pub mod stream;
 pub mod terminal;
+pub mod unix_diag;
 pub mod watch;

@@ -98,7 +98,7 @@ impl AsFd for QuotaWarnings {
 }
 
 /// Receives a datagram and returns its length; `None` when it does not come from the kernel.
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let (_, len, from) = rustix::net::recvfrom(socket, &mut *buffer, RecvFlags::empty())?;
     let from = from.and_then(|from| rustix::net::netlink::SocketAddrNetlink::try_from(from).ok());
     let is_kernel = from.is_some_and(|from| from.pid() == 0);
@@ -144,7 +144,7 @@ mod option {
 }
 
 /// The attributes in a message, each as its kind and content.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::from(number16(rest.get(0..2)?)?);
         // NLA_F_NESTED and NLA_F_NET_BYTEORDER are flags in the kind.
@@ -167,11 +167,11 @@ fn group_of(groups: &[u8]) -> Option<u32> {
     })
 }
 
-fn number16(bytes: &[u8]) -> Option<u16> {
+pub(crate) fn number16(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.try_into().ok()?))
 }
 
-fn number32(bytes: &[u8]) -> Option<u32> {
+pub(crate) fn number32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 

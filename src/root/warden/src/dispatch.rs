@@ -71,7 +71,7 @@ impl Warden {
             WardenRequest::FtpView { .. } => Err(Failure::of(ExitStatus::Refused, "only root lets an FTP server in")),
             // The reply has descriptors: see `service_groups`.
             WardenRequest::ServiceGroups { .. } => unreachable!("the loop answers it"),
-            WardenRequest::Connections => Err(Failure::of(ExitStatus::Refused, "services are not served yet")),
+            WardenRequest::Connections => self.connections(),
             WardenRequest::Facts => self.facts(),
             WardenRequest::Disks => self.disks(),
             WardenRequest::Evidence { tenant } => self.evidence(&tenant),

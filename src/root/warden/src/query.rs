@@ -6,8 +6,9 @@ use crate::requests::failed;
 use crate::state::Warden;
 use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_proto::warden::RosterEntry;
-use bailiwick_proto::{Failure, WardenReply};
-use bailiwick_types::{DiskFact, ExitStatus, IdRange, TenantName};
+use bailiwick_proto::{Failure, WardenReply, web_socket_of};
+use bailiwick_sys::unix_diag;
+use bailiwick_types::{DiskFact, ExitStatus, IdRange, MAX_SERVICES, MAX_SOCKETS, SocketName, TenantName};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
@@ -78,6 +79,24 @@ impl Warden {
         let processes =
             bailiwick_observe::process_snapshots(&self.groups.paths(name)).map_err(failed(name, "observe"))?;
         Ok(WardenReply::Evidence(processes))
+    }
+
+    /// The connections to the sockets of tenants' services. Only those of this network namespace can be seen, which is that
+    /// of the host's web server.
+    pub(crate) fn connections(&self) -> Result<WardenReply, Failure> {
+        let mut all: BTreeMap<TenantName, BTreeMap<SocketName, u64>> = BTreeMap::new();
+        unix_diag::connections(|path, count| {
+            let Some((tenant, socket)) = web_socket_of(&self.policy.host.runtime_dir, path) else { return };
+            // A user of the host may name a socket like this, so the answer is bounded.
+            if self.ledger.ids(&tenant).is_some() {
+                let sockets = all.entry(tenant).or_default();
+                if sockets.len() < MAX_SERVICES * MAX_SOCKETS || sockets.contains_key(&socket) {
+                    *sockets.entry(socket).or_default() += count;
+                }
+            }
+        })
+        .map_err(|error| Failure::of(ExitStatus::HostCannot, format!("cannot list Unix sockets: {error}")))?;
+        Ok(WardenReply::Connections(all))
     }
 
     /// What is stuck, and the state of the host's reserve.
