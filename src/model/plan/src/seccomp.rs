@@ -401,6 +401,23 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_socket_shows_neither_its_network_nor_its_peer() {
+        use linux_raw_sys::general::__NR_getsockopt;
+        for profile in Profile::ALL {
+            for rubbish in RUBBISH {
+                // SIOCGIFNAME, SIOCGIFCONF, SIOCGIFADDR, SIOCGIFHWADDR, SIOCGIFINDEX, SIOCETHTOOL, SIOCGSKNS, SIOCGARP, a device's.
+                for command in [0x8910, 0x8912, 0x8915, 0x8927, 0x8933, 0x8946, 0x894c, 0x8954, 0x89f0] {
+                    let verdict = call(*profile, __NR_ioctl, &[3, rubbish | command]);
+                    assert_eq!(verdict, Verdict::Errno(25), "{command:#x}");
+                }
+                let option = |level, name| call(*profile, __NR_getsockopt, &[3, rubbish | level, rubbish | name]);
+                assert_eq!(option(1, 77), Verdict::Errno(92), "SO_PEERPIDFD");
+                assert_eq!((option(1, 17), option(6, 77)), (Verdict::Allow, Verdict::Allow), "SO_PEERCRED and TCP");
+            }
+        }
+    }
+
+    #[test]
     fn no_command_loads_a_module_for_bridges_or_vlans() {
         const NO_PACKAGE: Verdict = Verdict::Errno(65);
         for profile in Profile::ALL {
@@ -408,8 +425,8 @@ mod tests {
                 for command in [0x8940, 0x8941, 0x89a0, 0x89a1, 0x8982, 0x8983] {
                     assert_eq!(call(*profile, __NR_ioctl, &[3, rubbish | command]), NO_PACKAGE, "{command:#x}");
                 }
-                // SIOCGIFCONF, SIOCGIFADDR, SIOCATMARK.
-                for command in [0x8912, 0x8915, 0x8905] {
+                // SIOCGPGRP, SIOCATMARK.
+                for command in [0x8904, 0x8905] {
                     assert_eq!(call(*profile, __NR_ioctl, &[3, rubbish | command]), Verdict::Allow);
                 }
             }

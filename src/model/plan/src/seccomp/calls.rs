@@ -11,7 +11,8 @@
 use super::{Check, Half, Rule, Verdict, errno};
 use bailiwick_types::Profile;
 use linux_raw_sys::errno::{
-    EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOPKG, ENOPROTOOPT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT,
+    EACCES, EAFNOSUPPORT, EINVAL, ENOMEM, ENOPKG, ENOPROTOOPT, ENOSPC, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM,
+    EPROTONOSUPPORT,
 };
 use linux_raw_sys::general::{
     self, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
@@ -211,7 +212,22 @@ const BRIDGES_AND_VLANS: [u32; 6] = [0x8940, 0x8941, 0x89a0, 0x89a1, 0x8982, 0x8
 const COMMAND: Rule = check!(argument 1;
     BRIDGES_AND_VLANS[0], BRIDGES_AND_VLANS[1], BRIDGES_AND_VLANS[2], BRIDGES_AND_VLANS[3], BRIDGES_AND_VLANS[4],
     BRIDGES_AND_VLANS[5];
-    errno(ENOPKG); IOCTL);
+    errno(ENOPKG);
+    check!(argument 1 & IOCTL_TYPE; SOCKET_TYPE;
+        // From `linux/sockios.h`: names, addresses and routes of the network namespace that the socket belongs to, the namespace
+        // itself (`SIOCGSKNS`), and the commands of protocols and devices. The socket of an accepted connection belongs to the
+        // namespace of whoever connected, which may be the host's. The error is that of no such command. `getifaddrs(3)` and
+        // `ip(8)` use netlink, whose sockets are the jail's own. Commands from 0x8900 to 0x890f (owner of a socket, mark, time)
+        // tell of the socket alone.
+        check!(argument 1 & 0xf0; 0; ALLOW; errno(ENOTTY)); IOCTL));
+
+/// From `asm-generic/socket.h`.
+const SO_PEERPIDFD: u32 = 77;
+/// A descriptor of the process that has connected, which may be the host's. `SO_PEERCRED` stays: it shows a number that is 0 for a
+/// process outside. The error is that of an older kernel.
+const SOCKET_OPTION_READ: Rule = check!(argument 1; SOL_SOCKET;
+    check!(argument 2; SO_PEERPIDFD; errno(ENOPROTOOPT); ALLOW);
+    ALLOW);
 
 /// The byte of a command that names its owner (`asm-generic/ioctl.h`).
 const IOCTL_TYPE: u32 = 0xff00;
@@ -608,13 +624,14 @@ pub(super) const GROUPS: &[Group] = &[
         "sockets that exist",
         calls![
             __NR_connect __NR_accept __NR_accept4 __NR_sendto __NR_recvfrom __NR_sendmsg __NR_recvmsg __NR_sendmmsg
-            __NR_recvmmsg __NR_shutdown __NR_bind __NR_listen __NR_getsockname __NR_getpeername __NR_getsockopt
+            __NR_recvmmsg __NR_shutdown __NR_bind __NR_listen __NR_getsockname __NR_getpeername
         ],
     ),
+    group(SOCKET_OPTION_READ, "no descriptor of the process at the other end", calls![__NR_getsockopt]),
     group(
         COMMAND,
-        "terminal injection class; what a file system may be asked of the whole; module class: bridges and VLANs; other commands \
-         pass",
+        "terminal injection class; what a file system may be asked of the whole; module class: bridges and VLANs; the \
+         interfaces of a socket's network; other commands pass",
         calls![__NR_ioctl],
     ),
     group_by_profile(
