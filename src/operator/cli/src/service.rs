@@ -5,7 +5,7 @@ use crate::output::{self, Form, visible};
 use crate::table::{pairs, render};
 use crate::usage::{clock, local};
 use bailiwick_client::{AskError, Daemon};
-use bailiwick_proto::control::{ServiceStatus, SocketStatus, TenantServices};
+use bailiwick_proto::control::{ServiceStatus, SocketStatus, TenantServices, TenantState};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, ServiceEnd, ServiceName, ServiceReport, ServiceState, ServiceVerb, TenantName};
 use jiff::tz::TimeZone;
@@ -120,10 +120,11 @@ fn list_text(tenants: &[TenantServices], zone: &TimeZone) -> String {
     text
 }
 
-/// The state of a service. Without a report it is that of the tenant, if this explains it.
+/// The state of a service. Without a report it is the state of the tenant, if this explains why there is none.
 fn state_text(tenant: &TenantServices, report: Option<&ServiceReport>) -> String {
     match report {
         Some(report) => report.state.to_string(),
+        None if tenant.state == TenantState::Running => "unknown".to_owned(),
         None => tenant.state.word().to_owned(),
     }
 }
@@ -169,7 +170,7 @@ fn service_text(tenant: &TenantServices, service: &ServiceStatus, zone: &TimeZon
     let mut rows =
         vec![("service", service.name.to_string()), ("tenant", format!("{}, {}", tenant.tenant, tenant.state.word()))];
     match &service.report {
-        None => rows.push(("state", "unknown: its jail is down, or its init does not answer".to_owned())),
+        None => rows.push(("state", state_text(tenant, None))),
         Some(report) => rows.extend(report_rows(report, zone)),
     }
     rows.push(("log", service.log.clone()));
@@ -205,7 +206,6 @@ mod tests {
     use super::*;
     use crate::arguments::{Format, OptionalTenants, ServiceOptions};
     use bailiwick_client::fake;
-    use bailiwick_proto::control::TenantState;
     use bailiwick_types::Moment;
 
     fn report(name: &str, state: ServiceState, last_end: Option<ServiceEnd>) -> ServiceReport {
@@ -261,14 +261,17 @@ mod tests {
             problem: None,
             services: vec![service("php", None, Vec::new())],
         };
+        let carol =
+            TenantServices { tenant: "carol".parse().expect("valid"), state: TenantState::Running, ..bob.clone() };
         let golden = "\
 TENANT  SERVICE  STATE     SINCE                      RESTARTS  SOCKETS  PROBLEM
 alice   db       back-off  2026-09-21T14:13:20+00:00  3         -        it cannot be started: No such file or directory (os error 2)
 alice   node     running   2026-09-21T14:13:20+00:00  3         web      the relay of node.web: it ended with status 1; web: broken\\u{1b}
 bob     php      asleep    -                          -         -        -
+carol   php      unknown   -                          -         -        -
 alice: init\\u{1b}
 ";
-        assert_eq!(list_text(&[alice(), bob], &TimeZone::UTC), golden);
+        assert_eq!(list_text(&[alice(), bob, carol], &TimeZone::UTC), golden);
         assert_eq!(list_text(&[], &TimeZone::UTC), "");
     }
 
