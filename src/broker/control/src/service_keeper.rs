@@ -79,6 +79,7 @@ impl ServiceKeeper {
             // A tenant without a process breaks nothing; in each round it is looked at once more.
             let may_break = |tenant: &TenantName| is_round || self.running(tenant).is_some();
             let renewed = self.sockets.heal(&runtime, std::time::Instant::now(), may_break);
+            self.sockets.store().await;
             let due = self.due(is_round, &renewed);
             at_once(due.iter().map(|tenant| self.serve(tenant)).collect()).await;
             drop(tokio::time::timeout(LOOK_TIME, self.wake.wait()).await);
@@ -358,20 +359,14 @@ fn is_failing(report: &ServiceReport) -> bool {
 fn note_failures(tenant: &TenantName, known: &mut Known, reports: &[ServiceReport]) {
     for report in reports {
         let name = &report.name;
-        match report.state {
-            ServiceState::Failed | ServiceState::BackOff => {
-                if known.failing.insert(name.clone()) {
-                    let end = report.last_end;
-                    warn!(target: "bailiwick::event", tenant = %tenant, event = "service-failed", service = %name, end = ?end, "service {name} of {tenant} is in {}: {end:?}", report.state);
-                }
-            }
-            // A service that is started again and again is running for a moment each time.
-            ServiceState::Running if report.restarts == 0 || is_well(report) => {
-                if known.failing.remove(name) {
-                    info!(target: "bailiwick::event", tenant = %tenant, event = "service-recovered", service = %name, "service {name} of {tenant} runs again");
-                }
-            }
-            _ => {}
+        // A service that is started again and again is running for a moment each time.
+        let runs = report.state == ServiceState::Running && (report.restarts == 0 || is_well(report));
+        let fails = matches!(report.state, ServiceState::Failed | ServiceState::BackOff);
+        if fails && known.failing.insert(name.clone()) {
+            let end = report.last_end;
+            warn!(target: "bailiwick::event", tenant = %tenant, event = "service-failed", service = %name, end = ?end, "service {name} of {tenant} is in {}: {end:?}", report.state);
+        } else if runs && known.failing.remove(name) {
+            info!(target: "bailiwick::event", tenant = %tenant, event = "service-recovered", service = %name, "service {name} of {tenant} runs again");
         }
     }
     known.failing.retain(|name| reports.iter().any(|report| report.name == *name));
