@@ -338,6 +338,23 @@ pub fn place(fd: impl AsFd, number: i32) -> io::Result<()> {
     if unsafe { libc::dup2(from, number) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Makes the program of a command inherit descriptors. The first has the number 3 there (`sd_listen_fds(3)`).
+///
+/// # Errors
+/// `EMFILE` when the process has too few descriptors for the copies that it needs until then.
+pub fn inherit(command: &mut Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    const FIRST: i32 = 3;
+    let count = i32::try_from(fds.len()).map_err(io::Error::other)?;
+    // None of the copies is at a number that is overwritten below.
+    let copies = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, FIRST.saturating_add(count)));
+    let copies: Vec<OwnedFd> = copies.collect::<Result<_, _>>()?;
+    let prepare = move || (FIRST..).zip(&copies).try_for_each(|(number, fd)| place(fd, number));
+    // SAFETY: between fork and exec, `prepare` only makes system calls, as in `become_apart`. What it overwrites is used by
+    // nobody else but the library, for the report that exec failed: that report is then lost, and the child ends.
+    unsafe { command.pre_exec(prepare) };
+    Ok(())
+}
+
 /// Takes ownership of a descriptor that the parent has placed at `number`. A program may call this once for each number, before
 /// it opens anything.
 ///
@@ -358,6 +375,22 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_inherits_descriptors_in_their_order() {
+        let pipes: Vec<_> =
+            (0..5).map(|_| rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe")).collect();
+        let mut command = Command::new("sh");
+        command.args(["-c", "for n in 3 4 5 6 7; do echo $n >&$n; done"]);
+        let fds: Vec<_> = pipes.iter().rev().map(|(_, write)| write.as_fd()).collect();
+        inherit(&mut command, &fds).expect("prepared");
+        assert!(command.status().expect("runs").success());
+        for ((read, _), golden) in pipes.iter().zip([b"7", b"6", b"5", b"4", b"3"]) {
+            let mut byte = [0];
+            rustix::io::read(read, &mut byte).expect("reads");
+            assert_eq!(&byte, golden);
+        }
+    }
 
     #[test]
     fn a_held_process_has_a_number_until_it_is_reaped() {

@@ -98,13 +98,38 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], max_fds: usize) -> io::Resu
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     // Without room for control data the kernel closes the descriptors that come, so that a peer cannot plant one here.
     let space = if max_fds == 0 { &mut space[..0] } else { &mut space[..] };
+    let (len, fds, _) = receive_into(socket, buffer, space, max_fds)?;
+    Ok((len, fds))
+}
+
+/// As [`receive`], with the user that sent the message. The socket must have `SO_PASSCRED`.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_from(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    max_fds: usize,
+) -> io::Result<(usize, Vec<OwnedFd>, Option<u32>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1))];
+    receive_into(socket, buffer, &mut space, max_fds)
+}
+
+fn receive_into(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    space: &mut [MaybeUninit<u8>],
+    max_fds: usize,
+) -> io::Result<(usize, Vec<OwnedFd>, Option<u32>)> {
     let mut ancillary = RecvAncillaryBuffer::new(space);
     let message =
         rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let mut fds = Vec::new();
+    let (mut fds, mut user) = (Vec::new(), None);
     for item in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(items) = item {
-            fds.extend(items);
+        match item {
+            RecvAncillaryMessage::ScmRights(items) => fds.extend(items),
+            RecvAncillaryMessage::ScmCredentials(sender) => user = Some(sender.uid.as_raw()),
+            _ => {}
         }
     }
     if message.flags.contains(ReturnFlags::TRUNC) {
@@ -113,7 +138,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], max_fds: usize) -> io::Resu
     if fds.len() > max_fds || (max_fds > 0 && message.flags.contains(ReturnFlags::CTRUNC)) {
         return Err(io::Error::from_raw_os_error(libc::E2BIG));
     }
-    Ok((message.bytes, fds))
+    Ok((message.bytes, fds, user))
 }
 
 /// Whether a call failed because this process or the host lacks descriptors or memory. Such a failure passes, and the peer
@@ -280,6 +305,22 @@ mod tests {
         assert_eq!(receive(&b, &mut buffer, 0).expect("bytes only").1.len(), 0);
         send(&a, b"x", &[read.as_fd(), write.as_fd()]).expect("sends");
         assert_eq!(receive(&b, &mut buffer, 1).unwrap_err().raw_os_error(), Some(libc::E2BIG));
+    }
+
+    #[test]
+    fn a_message_tells_who_sent_it() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("socket");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("binds");
+        rustix::net::sockopt::set_socket_passcred(&socket, true).expect("sets");
+        let sender = std::os::unix::net::UnixDatagram::unbound().expect("makes");
+        sender.connect(&path).expect("connects");
+        let (read, _write) = rustix::pipe::pipe().expect("pipe");
+        send(&sender, b"x", &[read.as_fd()]).expect("sends");
+        let (len, fds, user) = receive_from(&socket, &mut [0; 8], 1).expect("receives");
+        assert_eq!((len, fds.len(), user), (1, 1, Some(rustix::process::geteuid().as_raw())));
+        send(&sender, b"x", &[read.as_fd(), read.as_fd()]).expect("sends");
+        assert_eq!(receive_from(&socket, &mut [0; 8], 1).unwrap_err().raw_os_error(), Some(libc::E2BIG));
     }
 
     #[test]
