@@ -72,3 +72,4 @@ mod web_sockets;
 pub use policy_store::OpenError;
 pub use server::serve;
 pub use services::Services;
+pub use web_sockets::{DescriptorStore, MAX_STORED};

@@ -29,9 +29,10 @@ use crate::waker::Waker;
 use crate::waking::Waking;
 use crate::warden_client::WardenClient;
 use crate::warden_link::WardenLink;
-use crate::web_sockets::WebSockets;
+use crate::web_sockets::{DescriptorStore, WebSockets};
 use bailiwick_policy::Host;
 use bailiwick_proto::{CONTROL_DIR, Failure, WARDEN_SOCKET};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -224,6 +225,12 @@ impl Services {
             reconciler: self.wake_reconciler.clone(),
             own_dir: self.own_dir.clone(),
         })
+    }
+
+    /// Takes the listening sockets that an earlier process of this program left in the store, each with its name there. Call it
+    /// before [`Self::spawn`].
+    pub fn restore_sockets(&self, kept: Vec<(String, OwnedFd)>, store: Box<dyn DescriptorStore>) {
+        self.service_keeper.sockets.restore(&self.tenants.policy.loaded().policy, kept, store);
     }
 
     /// Spawns the services that run as long as this program. Needs a runtime.

@@ -7,14 +7,16 @@
 
 use crate::sync::{Wake, lock};
 use bailiwick_policy::{Host, Policy};
-use bailiwick_proto::{WEB_DIR, bound_web_socket, web_socket};
+use bailiwick_proto::{WEB_DIR, bound_web_socket, web_socket, web_socket_of};
 use bailiwick_types::{Door, SocketName, TenantName};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,6 +27,38 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// A socket that was whole this long has the first pause again.
 const WELL: Duration = Duration::from_secs(600);
+
+/// The most sockets in the store: `FileDescriptorStoreMax=` in `bailiwickd.service`.
+pub const MAX_STORED: u16 = 16384;
+/// How many sockets are stored before a pause. A manager that gets thousands at once does nothing else meanwhile
+/// (systemd#11112).
+const STORED_AT_ONCE: usize = 64;
+const STORE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Holds descriptors for the next process of this program, so that nobody is refused after a `kill -9`.
+pub trait DescriptorStore: std::fmt::Debug + Send + Sync {
+    /// Keeps a descriptor under a name that no other has.
+    fn keep(&self, name: &str, fd: BorrowedFd<'_>);
+    /// Forgets the descriptor of a name.
+    fn forget(&self, name: &str);
+}
+
+/// What the store has: for each socket its number there and its cookie.
+#[derive(Debug)]
+struct Stored {
+    store: Box<dyn DescriptorStore>,
+    sockets: BTreeMap<Key, (u16, u64)>,
+}
+
+/// The name of a descriptor in the store. All names must fit into one variable, `LISTEN_FDNAMES`, which has at most 128 KiB.
+fn stored_name(number: u16) -> String {
+    format!("w{number}")
+}
+
+fn stored_number(name: &str) -> Option<u16> {
+    let number = name.strip_prefix('w')?.parse().ok()?;
+    (number < MAX_STORED && stored_name(number) == name).then_some(number)
+}
 
 /// Names a socket of a tenant.
 pub(crate) type Key = (TenantName, SocketName);
@@ -52,6 +86,7 @@ struct Held {
 #[derive(Debug)]
 pub(crate) struct WebSockets {
     held: Mutex<BTreeMap<Key, Held>>,
+    stored: Mutex<Option<Stored>>,
     changed: Wake,
 }
 
@@ -71,7 +106,7 @@ fn declared(policy: &Policy) -> BTreeMap<Key, u32> {
 
 impl WebSockets {
     pub(crate) fn new(changed: Wake) -> Self {
-        Self { held: Mutex::default(), changed }
+        Self { held: Mutex::default(), stored: Mutex::default(), changed }
     }
 
     /// Wakes whoever waits when a socket was made or removed.
@@ -98,16 +133,63 @@ impl WebSockets {
         lock(&self.held).get(&(tenant.clone(), socket.clone()))?.problem.clone()
     }
 
-    /// Takes the sockets that an earlier process of this program kept. What does not belong to the policy, or is no longer what is
-    /// at its path, is closed.
-    pub(crate) fn restore(&self, policy: &Policy, kept: Vec<(Key, OwnedFd)>) {
-        let wanted = declared(policy);
-        let mut held = lock(&self.held);
-        for (key, fd) in kept {
-            if let Some(backlog) = wanted.get(&key).filter(|_| is_at(&fd, &policy.host.runtime_dir, &key))
-                && let Ok(listener) = Listener::of(fd)
-            {
-                held.insert(key, Held::new(Ok(listener), *backlog));
+    /// Takes the sockets that an earlier process of this program left in the store, each with its name there. What does not belong
+    /// to the policy, or is no longer what is at its path, is closed, and the store forgets it.
+    pub(crate) fn restore(&self, policy: &Policy, kept: Vec<(String, OwnedFd)>, store: Box<dyn DescriptorStore>) {
+        let (wanted, runtime) = (declared(policy), &policy.host.runtime_dir);
+        let mut found: BTreeMap<Key, Vec<(u16, OwnedFd)>> = BTreeMap::new();
+        for (name, fd) in kept {
+            let key = socket_of(&fd, runtime).filter(|key| wanted.contains_key(key));
+            match (stored_number(&name), key) {
+                (Some(number), Some(key)) => found.entry(key).or_default().push((number, fd)),
+                _ => store.forget(&name),
+            }
+        }
+        let (mut held, mut sockets) = (lock(&self.held), BTreeMap::new());
+        for (key, mut all) in found {
+            // Of two, it cannot be told which one is at the path.
+            let is_one = all.len() == 1;
+            for (number, fd) in all.drain(..) {
+                let listener = (is_one && is_at(&fd, runtime, &key)).then(|| Listener::of(fd));
+                match listener {
+                    Some(Ok(listener)) => {
+                        sockets.insert(key.clone(), (number, listener.cookie));
+                        held.insert(key.clone(), Held::new(Ok(listener), wanted[&key]));
+                    }
+                    _ => store.forget(&stored_name(number)),
+                }
+            }
+        }
+        *lock(&self.stored) = Some(Stored { store, sockets });
+    }
+
+    /// Has the store keep the sockets that are held, and no others. Only differences are sent.
+    pub(crate) async fn store(&self) {
+        let all: BTreeMap<Key, Listener> = self.all().into_iter().collect();
+        let mut missing = {
+            let mut stored = lock(&self.stored);
+            let Some(Stored { store, sockets }) = stored.as_mut() else { return };
+            sockets.retain(|key, (number, cookie)| {
+                let stays = all.get(key).is_some_and(|listener| listener.cookie == *cookie);
+                if !stays {
+                    store.forget(&stored_name(*number));
+                }
+                stays
+            });
+            let used: BTreeSet<u16> = sockets.values().map(|(number, _)| *number).collect();
+            let free = (0..MAX_STORED).filter(|number| !used.contains(number));
+            let missing = all.into_iter().filter(|(key, _)| !sockets.contains_key(key));
+            missing.zip(free).collect::<Vec<_>>()
+        };
+        while !missing.is_empty() {
+            if let Some(Stored { store, sockets }) = lock(&self.stored).as_mut() {
+                for ((key, listener), number) in missing.drain(..missing.len().min(STORED_AT_ONCE)) {
+                    store.keep(&stored_name(number), listener.fd.as_fd());
+                    sockets.insert(key, (number, listener.cookie));
+                }
+            }
+            if !missing.is_empty() {
+                tokio::time::sleep(STORE_PAUSE).await;
             }
         }
     }
@@ -197,8 +279,7 @@ impl WebSockets {
         renewed
     }
 
-    /// All sockets that are held, for the keeper of descriptors.
-    pub(crate) fn all(&self) -> Vec<(Key, Listener)> {
+    fn all(&self) -> Vec<(Key, Listener)> {
         let held = lock(&self.held);
         held.iter().filter_map(|(key, held)| Some((key.clone(), held.listener.clone()?))).collect()
     }
@@ -236,16 +317,22 @@ fn is_broken(fd: impl AsFd) -> bool {
     rustix::event::poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0 && fds[0].revents().intersects(broken))
 }
 
-/// Whether a connection to a socket's path would reach this one: the kernel knows it by the path that it was bound to, and the path
-/// names a socket.
+/// The socket that a descriptor is, by the path that it was bound to. `None` for any other descriptor.
+fn socket_of(fd: &OwnedFd, runtime: &Path) -> Option<Key> {
+    let address = SocketAddrUnix::try_from(rustix::net::getsockname(fd).ok()?).ok()?;
+    web_socket_of(runtime, Path::new(OsStr::from_bytes(address.path_bytes()?)))
+}
+
+/// Whether a connection to a socket's path would reach this one, as far as that can be told.
 fn is_at(fd: &OwnedFd, runtime: &Path, key: &Key) -> bool {
-    let path = web_socket(runtime, &key.0, &key.1);
-    let is_socket = rustix::fs::lstat(&path)
-        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket);
-    let bound = rustix::net::getsockname(fd).ok().and_then(|address| SocketAddrUnix::try_from(address).ok());
-    let wanted = bound_web_socket(runtime, &key.0, &key.1).into_os_string().into_encoded_bytes();
-    let is_bound = bound.is_some_and(|address| address.path_bytes() == Some(wanted.as_slice()));
-    is_socket && is_bound && !is_broken(fd)
+    let is_socket = |path: &Path| {
+        rustix::fs::lstat(path)
+            .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket)
+    };
+    // With a file at the other path, the process ended before this socket, or its successor, was renamed.
+    is_socket(&web_socket(runtime, &key.0, &key.1))
+        && !is_socket(&bound_web_socket(runtime, &key.0, &key.1))
+        && !is_broken(fd)
 }
 
 /// Makes a listening socket. It is bound at another name and renamed, so that at each moment somebody can connect to the path. The
@@ -379,26 +466,112 @@ mod tests {
         }
     }
 
+    /// What a store was told.
+    #[derive(Debug, Default, Clone)]
+    struct Told(Arc<Mutex<BTreeMap<String, OwnedFd>>>);
+
+    impl DescriptorStore for Told {
+        fn keep(&self, name: &str, fd: BorrowedFd<'_>) {
+            let fd = fd.try_clone_to_owned().expect("duplicates");
+            assert!(lock(&self.0).insert(name.to_owned(), fd).is_none(), "{name} is stored twice");
+        }
+        fn forget(&self, name: &str) {
+            lock(&self.0).remove(name);
+        }
+    }
+
+    impl Told {
+        fn kept(&self) -> Vec<(String, OwnedFd)> {
+            lock(&self.0).iter().map(|(name, fd)| (name.clone(), fd.try_clone().expect("duplicates"))).collect()
+        }
+
+        /// The sockets of a process that gets these descriptors from the store.
+        fn restored(&self, policy: &Policy, kept: Vec<(String, OwnedFd)>) -> WebSockets {
+            let sockets = WebSockets::new(Wake::default());
+            sockets.restore(policy, kept, Box::new(self.clone()));
+            sockets
+        }
+    }
+
     #[test]
-    fn only_what_is_at_its_path_is_taken_from_an_earlier_process() {
+    fn names_in_the_store_fit_into_one_variable() {
+        let all: usize = (0..MAX_STORED).map(|number| stored_name(number).len() + 1).sum();
+        assert!(all < (128 << 10) - 100, "{all}");
+        for number in [0, 7, MAX_STORED - 1] {
+            assert_eq!(stored_number(&stored_name(number)), Some(number));
+        }
+        for name in ["", "w", "control", "w01", "w+1", "w16384", "w99999", "x1"] {
+            assert_eq!(stored_number(name), None, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_at_its_path_is_taken_from_an_earlier_process() {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let runtime = temp.path().canonicalize().expect("a path").join("run");
         std::fs::create_dir_all(runtime.join(WEB_DIR)).expect("makes");
-        let policy = policy(&runtime, &service("web"));
-        let first = WebSockets::new(Wake::default());
+        let both = service("web") + &service("api").replace("\"app\"", "\"other\"");
+        let policy = policy(&runtime, &both);
+        let store = Told::default();
+        let first = store.restored(&policy, Vec::new());
         first.follow(&policy);
+        first.store().await;
+        first.store().await;
+        assert_eq!(lock(&store.0).keys().collect::<Vec<_>>(), ["w0", "w1"]);
         let key: Key = (name("alice"), name("web"));
-        let kept = |listener: &Listener| listener.fd.as_fd().try_clone_to_owned().expect("duplicates");
-        let listener = first.get(&key.0, &key.1).expect("held");
-        let second = WebSockets::new(Wake::default());
-        let other: Key = (name("alice"), name("other"));
-        let udp = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("a socket");
-        second.restore(&policy, vec![(key.clone(), kept(&listener)), (other, kept(&listener)), (key.clone(), udp)]);
-        assert_eq!(second.get(&key.0, &key.1).expect("held").cookie, listener.cookie);
+        let cookie = first.get(&key.0, &key.1).expect("held").cookie;
+        drop(first);
+        // The store alone holds them now.
+        let path = runtime.join("web/alice/web.sock");
+        UnixStream::connect(&path).expect("connects");
+        let second = store.restored(&policy, store.kept());
+        assert_eq!(second.get(&key.0, &key.1).expect("held").cookie, cookie);
         assert!(!second.follow(&policy));
+        // What is none of them is forgotten: another kind of socket, one that does not listen, one that is there twice.
+        let udp = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("a socket");
+        let unbound = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
+        let twice = store.kept().swap_remove(1).1;
+        for (name, fd) in [("w7", udp), ("w8", unbound), ("w9", twice)] {
+            store.keep(name, fd.as_fd());
+        }
+        let third = store.restored(&policy, store.kept());
+        assert_eq!(lock(&store.0).keys().collect::<Vec<_>>(), ["w0"]);
+        assert!(third.get(&key.0, &key.1).is_none() && third.follow(&policy));
+        third.store().await;
+        UnixStream::connect(&path).expect("connects");
+        // A process that ended between bind(2) and rename(2), and a socket that its tenant shut down.
+        let bound = bound_web_socket(&runtime, &key.0, &key.1);
+        std::fs::write(&bound, "").expect("makes");
+        assert!(store.restored(&policy, store.kept()).get(&key.0, &key.1).is_some(), "this is no socket");
+        std::fs::remove_file(&bound).expect("removes");
+        let _other = std::os::unix::net::UnixListener::bind(&bound).expect("binds");
+        assert!(store.restored(&policy, store.kept()).get(&key.0, &key.1).is_none());
+        std::fs::remove_file(&bound).expect("removes");
+        let listener = third.get(&key.0, &key.1).expect("held");
         rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Read).expect("shuts it down");
-        let third = WebSockets::new(Wake::default());
-        third.restore(&policy, vec![(key.clone(), kept(&listener))]);
-        assert!(third.get(&key.0, &key.1).is_none());
+        let kept = vec![("w1".to_owned(), listener.fd.try_clone().expect("duplicates"))];
+        assert!(store.restored(&policy, kept).get(&key.0, &key.1).is_none());
+    }
+
+    #[tokio::test]
+    async fn the_store_has_what_is_held_and_nothing_else() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let runtime = temp.path().canonicalize().expect("a path").join("run");
+        std::fs::create_dir_all(runtime.join(WEB_DIR)).expect("makes");
+        let (web, other) = (policy(&runtime, &service("web")), policy(&runtime, &service("other")));
+        let store = Told::default();
+        let sockets = store.restored(&web, Vec::new());
+        sockets.follow(&web);
+        sockets.store().await;
+        let cookie = || rustix::net::sockopt::socket_cookie(&lock(&store.0)["w0"]).expect("a cookie");
+        let first = cookie();
+        sockets.follow(&other);
+        sockets.store().await;
+        assert_ne!(cookie(), first);
+        let listener = sockets.get(&name("alice"), &name("other")).expect("held");
+        rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Read).expect("shuts it down");
+        sockets.heal(&runtime, Instant::now(), |_| true);
+        sockets.store().await;
+        assert!(lock(&store.0).is_empty());
     }
 }

@@ -1,5 +1,7 @@
 //! `bailiwickd`: its arguments, its two modes, and its exit status.
 
+mod descriptors;
+mod fd_store;
 mod log;
 mod service;
 mod supervisor;

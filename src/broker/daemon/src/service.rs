@@ -1,12 +1,14 @@
 //! The daemon itself: one thread without privileges that serves the control socket.
 
 use crate::Ended;
+use crate::descriptors::{Inherited, Manager};
 use bailiwick_control::{OpenError, Services, serve};
 use bailiwick_proto::CONTROL_SOCKET;
 use bailiwick_sys::socket;
 use bailiwick_types::ExitStatus;
 use sd_notify::NotifyState;
 use std::fs::Permissions;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +24,6 @@ const STOP_TIME: Duration = Duration::from_secs(20);
 const DYING_TIME: Duration = Duration::from_secs(1);
 /// The time between two checks that the control socket still exists.
 const LOOK_TIME: Duration = Duration::from_secs(1);
-/// The name of the control socket's descriptor: `FileDescriptorName=` in `bailiwickd.socket`.
-const HANDED: &str = "control";
 
 /// Serves until it gets a signal to end.
 pub(crate) fn run(config: &Path) -> Result<(), Ended> {
@@ -42,10 +42,12 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
         .enable_all()
         .build()
         .map_err(|error| Ended::failed("start the runtime", &error))?;
-    runtime.block_on(service(config))
+    let inherited = Inherited::take()
+        .map_err(|error| Ended::failed("take over the descriptors that the service manager kept", &error))?;
+    runtime.block_on(service(config, inherited))
 }
 
-async fn service(config: &Path) -> Result<(), Ended> {
+async fn service(config: &Path, inherited: Inherited) -> Result<(), Ended> {
     let services = Services::open(config).map_err(|error| match error {
         OpenError::Policy(_) => Ended::new(ExitStatus::Invalid, error.to_string()),
     })?;
@@ -53,7 +55,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
         crate::log::to_syslog();
     }
     let path = services.host().runtime_dir.join(CONTROL_SOCKET);
-    let (listener, place) = match handed(&path)? {
+    let (listener, place) = match handed(&path, inherited.control)? {
         Some(listener) => (listener, Place::of_the_manager(path.clone()).await),
         None => {
             let listener = listen(&path, DYING_TIME).await?;
@@ -64,6 +66,7 @@ async fn service(config: &Path) -> Result<(), Ended> {
     let mut reload = signal(SignalKind::hangup()).map_err(failed)?;
     let mut end = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    services.restore_sockets(inherited.stored, Box::new(Manager));
     services.start_recorder().map_err(|error| Ended::failed("start the recorder", &error))?;
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(keep_serving(Arc::clone(&services), listener, place, stopped));
@@ -210,12 +213,10 @@ fn notify(states: &[NotifyState<'_>]) {
 
 /// The listening control socket, if the service manager made it and passed it to this program. Then a client that
 /// connects while no daemon runs waits for the next one (`sd_listen_fds(3)`).
-fn handed(path: &Path) -> Result<Option<UnixListener>, Ended> {
+fn handed(path: &Path, control: Option<OwnedFd>) -> Result<Option<UnixListener>, Ended> {
     let failed = |error| Ended::failed("take over the socket of bailiwickd.socket", &error);
-    // Without passed descriptors the library returns an error. That is usual without a service manager.
-    let Ok(mut named) = sd_notify::listen_fds_with_names() else { return Ok(None) };
-    let Some((number, _)) = named.find(|(_, name)| name == HANDED) else { return Ok(None) };
-    let listener = std::os::unix::net::UnixListener::from(bailiwick_sys::process::inherited(number).map_err(failed)?);
+    let Some(control) = control else { return Ok(None) };
+    let listener = std::os::unix::net::UnixListener::from(control);
     let address = listener.local_addr().map_err(failed)?;
     if address.as_pathname() != Some(path) {
         let message = format!(

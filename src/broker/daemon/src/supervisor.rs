@@ -1,19 +1,23 @@
 //! `--standalone`: starts the warden as root and the daemon as its own user. Restarts each when it dies or does not
 //! answer.
 //!
-//! Danger: this process keeps root. It accepts no connection. It reads only the root-owned policy and the exit statuses
-//! of its children. It checks that they answer, and reads nothing of their answers.
+//! Danger: this process keeps root. It accepts no connection. It reads only the root-owned policy, the exit statuses of
+//! its children, and what the daemon has it keep (`fd_store`). It checks that they answer, and reads nothing of their
+//! answers.
 
 use crate::Ended;
+use crate::fd_store::FdStore;
 use bailiwick_proto::{CONTROL_SOCKET, WARDEN_SOCKET};
 use bailiwick_sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, Signals};
 use bailiwick_sys::stream::{self, Interest};
 use bailiwick_sys::{process, socket};
 use bailiwick_types::ExitStatus;
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// A program that ran this long counts as healthy. One that ended earlier is restarted after a growing pause.
@@ -182,19 +186,33 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
         command.arg("--config").arg(&warden_config).env_clear();
         command
     });
+    // Filled when the warden has made the runtime directory.
+    let store = Rc::new(RefCell::new(None::<FdStore>));
+    let kept = Rc::clone(&store);
     let mut daemon = Program::new("bailiwickd", control, DAEMON_TIME, move || {
         let mut command = Command::new(&own);
         command.arg("--config").arg(&config).env_clear().current_dir("/");
         // Sockets that the daemon makes and passes into jails must not expose the host's network. Under systemd
         // `PrivateNetwork=` ensures this.
         process::become_apart(&mut command, uid, gid);
+        if let Some(store) = kept.borrow_mut().as_mut()
+            && let Err(error) = store.hand_over(&mut command)
+        {
+            tracing::warn!(event = "descriptors-lost", "the sockets of services are made anew: {error}");
+        }
         command
     });
 
     warden.start()?;
     let result = wait_for_warden(&mut warden, &host.runtime_dir.join(WARDEN_SOCKET))
-        .and_then(|()| daemon.start())
-        .and_then(|()| supervise(&signals, &mut warden, &mut daemon));
+        .and_then(|()| {
+            let made = FdStore::new(&host.runtime_dir, uid, gid);
+            *store.borrow_mut() = Some(made.map_err(|error| Ended::failed("keep descriptors for bailiwickd", &error))?);
+            daemon.start()
+        })
+        .and_then(|()| supervise(&signals, &mut warden, &mut daemon, &store));
+    // Nobody reads messages any more, and nobody must wait for that.
+    *store.borrow_mut() = None;
     daemon.end();
     warden.end();
     result
@@ -217,20 +235,31 @@ fn wait_for_warden(warden: &mut Program, socket: &Path) -> Result<(), Ended> {
     Ok(())
 }
 
-fn supervise(signals: &Signals, warden: &mut Program, daemon: &mut Program) -> Result<(), Ended> {
+fn supervise(
+    signals: &Signals,
+    warden: &mut Program,
+    daemon: &mut Program,
+    store: &RefCell<Option<FdStore>>,
+) -> Result<(), Ended> {
     loop {
         let next = [&*warden, &*daemon].iter().filter_map(|program| program.again).min();
         let wait = next.map_or(LOOK_TIME, |again| again.saturating_duration_since(Instant::now()).min(LOOK_TIME));
         let answers: Vec<_> = [&*warden, &*daemon].iter().map(|program| program.answer()).collect();
+        let kept = store.borrow();
         let mut watched = vec![(signals.as_fd(), Interest::Read)];
         watched.extend(answers.iter().flatten().map(|fd| (*fd, Interest::Read)));
+        watched.extend(kept.iter().map(|store| (store.as_fd(), Interest::Read)));
         let heard = stream::wait(&watched, Some(wait)).map_err(|error| Ended::failed("wait", &error))?;
+        drop(kept);
         let mut heard = heard.into_iter().skip(1);
         let answered: Vec<bool> = answers.iter().map(|fd| fd.is_some() && heard.next() == Some(true)).collect();
         for (program, answered) in [&mut *warden, &mut *daemon].into_iter().zip(answered) {
             if answered {
                 program.answered();
             }
+        }
+        if let Some(store) = store.borrow_mut().as_mut() {
+            store.hear();
         }
         while let Some(number) = signals.take().map_err(|error| Ended::failed("read a signal", &error))? {
             match number {
