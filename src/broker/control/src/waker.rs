@@ -77,8 +77,8 @@ struct Listener {
 struct Watch {
     listeners: Vec<Listener>,
     task: JoinHandle<()>,
-    /// Whether the jail runs, and the task looks whether a service takes what waits.
-    is_up: Arc<AtomicBool>,
+    /// Whether a connection has come, and the task is not done with it. The jail may run meanwhile.
+    is_at_work: Arc<AtomicBool>,
 }
 
 /// Wakes the tenants of the host for connections.
@@ -122,9 +122,10 @@ impl Waker {
         let asleep = self.asleep();
         let mut watches = lock(&self.watches);
         watches.retain(|name, watch| {
-            let is_meant = asleep
-                .get(name)
-                .map_or_else(|| watch.is_up.load(Ordering::Relaxed), |listeners| is_same(listeners, &watch.listeners));
+            let is_meant = asleep.get(name).map_or_else(
+                || watch.is_at_work.load(Ordering::Relaxed),
+                |listeners| is_same(listeners, &watch.listeners),
+            );
             if !is_meant {
                 watch.task.abort();
             }
@@ -132,11 +133,11 @@ impl Waker {
         });
         for (name, listeners) in asleep {
             if !watches.contains_key(&name) && !listeners.is_empty() {
-                let is_up = Arc::new(AtomicBool::new(false));
-                let (waker, noted, of) = (Arc::clone(self), Arc::clone(&is_up), listeners.clone());
+                let is_at_work = Arc::new(AtomicBool::new(false));
+                let (waker, noted, of) = (Arc::clone(self), Arc::clone(&is_at_work), listeners.clone());
                 let tenant = name.clone();
                 let task = tokio::spawn(async move { waker.watch(&tenant, of, &noted).await });
-                watches.insert(name, Watch { listeners, task, is_up });
+                watches.insert(name, Watch { listeners, task, is_at_work });
             }
         }
     }
@@ -172,7 +173,7 @@ impl Waker {
     }
 
     /// Waits for connections to a tenant that is asleep, until one has woken it and its service has taken what waits.
-    async fn watch(self: Arc<Self>, tenant: &TenantName, listeners: Vec<Listener>, is_up: &AtomicBool) {
+    async fn watch(self: Arc<Self>, tenant: &TenantName, listeners: Vec<Listener>, is_at_work: &AtomicBool) {
         let waiting = match listeners.into_iter().map(Waiting::new).collect::<io::Result<Vec<_>>>() {
             Ok(waiting) => waiting,
             Err(error) => {
@@ -181,26 +182,26 @@ impl Waker {
             }
         };
         while somebody(&waiting).await {
+            // A jail that was just started must not look like one that somebody else started, who needs no watch.
+            is_at_work.store(true, Ordering::Relaxed);
             // The start goes on if this task ends meanwhile.
             let (waking, name) = (Arc::clone(&self.waking), tenant.clone());
             let woken = tokio::spawn(async move { waking.wake(&name, Cause::Door(Door::Socket)).await });
-            let refused = match woken.await {
-                Ok(Ok(_)) => {
-                    is_up.store(true, Ordering::Relaxed);
-                    self.not_taken(tenant, &waiting).await
-                }
-                Ok(Err(_)) => {
-                    is_up.store(false, Ordering::Relaxed);
-                    waiting.iter().collect()
-                }
+            let woken = woken.await;
+            let refused = match &woken {
+                Ok(Ok(_)) => self.not_taken(tenant, &waiting).await,
+                Ok(Err(_)) => waiting.iter().collect(),
                 Err(_) => return,
             };
+            let is_up = matches!(woken, Ok(Ok(_)));
             if refused.is_empty() {
                 return;
             }
             for one in refused {
-                self.refuse(tenant, &one.listener, is_up.load(Ordering::Relaxed)).await;
+                self.refuse(tenant, &one.listener, is_up).await;
             }
+            // While the service fails in a jail that runs, this goes on, and answers whoever comes next.
+            is_at_work.store(is_up, Ordering::Relaxed);
             tokio::time::sleep(ROUND_TIME).await;
         }
     }
@@ -450,6 +451,8 @@ mod tests {
         until(is_watched).await;
         let connection = UnixStream::connect(&path).await.expect("connects");
         until(|| *lock(&starts) == 1).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(is_watched(), "nobody has taken it yet");
         assert_eq!(unavailable::accept(&*fd, 9).len(), 1, "the service does this");
         until(|| !is_watched()).await;
         drop(connection);
