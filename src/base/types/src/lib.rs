@@ -22,6 +22,7 @@ mod service;
 mod session;
 mod tenant;
 mod usage;
+mod web_socket;
 
 pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB};
 pub use display::{is_dangerous, part, percent, visible, visible_lines};
@@ -55,3 +56,4 @@ pub use usage::{
     Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSnapshot, Snapshot, TenantUsage, Unit,
     UnknownMeasure, Usage, Window,
 };
+pub use web_socket::{WEB_DIR, bound_web_socket, is_bound_web_socket, web_socket, web_socket_of};

@@ -8,10 +8,14 @@
 
 use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_sys::{proc, process, socket};
-use bailiwick_types::{ForeignSocket, MAX_FOREIGN, ProcessFacts, SocketFacts, UNIFIED};
+use bailiwick_types::{ForeignSocket, MAX_FOREIGN, ProcessFacts, SocketFacts, UNIFIED, is_bound_web_socket};
+use rustix::net::SocketAddrUnix;
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// The deadline of the child process: a thousand times the usual duration.
@@ -103,6 +107,17 @@ fn is_foreign(network: u64, host: u64, neighbours: &BTreeSet<u64>, shows: bool) 
     network == host || neighbours.contains(&network) || shows
 }
 
+/// Whether a socket is a connection of the host's web server to a service: a Unix socket of connections that was accepted at the
+/// path of a tenant's socket. It has the network namespace of the web server, and the filter of every jail refuses to show that one.
+fn is_web_connection(socket: impl AsFd) -> bool {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    let bound = rustix::net::getsockname(&socket).ok().and_then(|name| SocketAddrUnix::try_from(name).ok());
+    let path = bound.as_ref().and_then(SocketAddrUnix::path_bytes).map(|path| Path::new(OsStr::from_bytes(path)));
+    sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(&socket) == Ok(SocketType::STREAM)
+        && path.is_some_and(is_bound_web_socket)
+}
+
 fn look(processes: &[&ProcessFacts], networks: &BTreeSet<u64>) -> io::Result<SocketFacts> {
     let host = socket::network(socket::unbound()?)?;
     let init = processes.first().ok_or(io::ErrorKind::InvalidInput)?;
@@ -141,10 +156,14 @@ fn look(processes: &[&ProcessFacts], networks: &BTreeSet<u64>) -> io::Result<Soc
             let network = socket::network(&copy);
             // A socket that cannot be queried may show anything.
             let shows = socket::shows_addresses(&copy).unwrap_or(true);
+            let is_web = is_web_connection(&copy);
             // The copy is not closed here: see the head of this file.
             std::mem::forget(copy);
             let Ok(network) = network else { continue };
             seen.insert(inode);
+            if is_web {
+                continue;
+            }
             let room = if network == host { MAX_FOREIGN } else { MAX_FOREIGN / 2 };
             if network == own || !is_foreign(network, host, networks, shows) {
                 continue;

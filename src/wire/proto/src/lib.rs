@@ -16,8 +16,8 @@ pub mod refusal;
 pub mod time_limits;
 pub mod transport;
 pub mod warden;
-mod web_socket;
 
+pub use bailiwick_types::{WEB_DIR, bound_web_socket, web_socket, web_socket_of};
 pub use bytes::Bytes;
 pub use control::{ControlReply, ControlRequest};
 pub use frame::{Decoder, FrameError, decode, encode};
@@ -25,7 +25,6 @@ pub use init::{InitReply, InitRequest, SessionEvent, SessionSignal};
 pub use refusal::Refusal;
 pub use transport::{Incoming, Outgoing, TransportError};
 pub use warden::{Hold, WardenReply, WardenRequest};
-pub use web_socket::{WEB_DIR, bound_web_socket, web_socket, web_socket_of};
 
 use bailiwick_types::{Access, ExitStatus};
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! Where the sockets of tenants' services are.
 
-use bailiwick_types::{SocketName, TenantName};
+use crate::{SocketName, TenantName};
 use std::path::{Path, PathBuf};
 
 /// The directory of the sockets of tenants' services, below the runtime directory. The warden makes it.
@@ -27,6 +27,13 @@ pub fn web_socket_of(runtime_dir: &Path, bound: &Path) -> Option<(TenantName, So
     Some((tenant.parse().ok()?, socket.parse().ok()?))
 }
 
+/// Whether the kernel knows a socket by a path of this kind, below any runtime directory: a connection to a tenant's service.
+#[must_use]
+pub fn is_bound_web_socket(bound: &Path) -> bool {
+    let web = bound.parent().filter(|directory| directory.ends_with(WEB_DIR));
+    web.and_then(Path::parent).is_some_and(|runtime| web_socket_of(runtime, bound).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +46,7 @@ mod tests {
         let bound = bound_web_socket(runtime, &tenant, &socket);
         assert_eq!(bound.as_os_str().len(), web_socket(runtime, &tenant, &socket).as_os_str().len());
         assert_eq!(web_socket_of(runtime, &bound), Some((tenant, socket)));
+        assert!(is_bound_web_socket(&bound) && !is_bound_web_socket(Path::new("/run/bailiwick/web/alice/web.sock")));
         for other in [
             "/run/bailiwick/web/alice/web.sock",
             "/run/bailiwick/.alice.web.new",
