@@ -79,6 +79,8 @@ struct Held {
     pause: Duration,
     /// When it is made anew, while it is broken.
     again: Option<Instant>,
+    /// When its tenant last broke it.
+    broken: Option<Instant>,
     problem: Option<String>,
 }
 
@@ -128,9 +130,12 @@ impl WebSockets {
             .collect()
     }
 
-    /// Why a socket cannot be connected to.
+    /// Why a socket cannot be connected to, or that its tenant broke it a short time ago.
     pub(crate) fn problem(&self, tenant: &TenantName, socket: &SocketName) -> Option<String> {
-        lock(&self.held).get(&(tenant.clone(), socket.clone()))?.problem.clone()
+        let held = lock(&self.held);
+        let one = held.get(&(tenant.clone(), socket.clone()))?;
+        let before = || "the tenant shut it down before".to_owned();
+        one.problem.clone().or_else(|| one.broken.filter(|broken| broken.elapsed() < WELL).map(|_| before()))
     }
 
     /// Takes the sockets that an earlier process of this program left in the store, each with its name there. What does not belong
@@ -249,7 +254,7 @@ impl WebSockets {
             if now.duration_since(one.made) >= WELL {
                 one.pause = FIRST_PAUSE;
             }
-            one.again = Some(now + one.pause);
+            (one.again, one.broken) = (Some(now + one.pause), Some(now));
             let seconds = one.pause.as_secs();
             one.pause = (one.pause * 2).min(LAST_PAUSE);
             one.problem = Some(format!("the tenant shut the socket down; it is made anew in {seconds} s"));
@@ -266,11 +271,8 @@ impl WebSockets {
                 info!(target: "bailiwick::event", tenant = %key.0, event = "listener-made", socket = %key.1, "the socket {} of {} was made anew", key.1, key.0);
                 renewed.push(key.0.clone());
             }
-            let (pause, backlog) = (one.pause, one.backlog);
-            let (again, problem) = (one.again, one.problem.take());
-            *one = Held { pause, again, ..Held::new(made, backlog) };
-            // Until it has been whole for a while, the operator should see it.
-            one.problem = one.problem.take().or(problem.map(|_| "the tenant shut it down before".to_owned()));
+            let Held { pause, backlog, again, broken, .. } = *one;
+            *one = Held { pause, again, broken, ..Held::new(made, backlog) };
         }
         drop(held);
         if !renewed.is_empty() {
@@ -292,7 +294,7 @@ impl Held {
             Ok(listener) => (Some(listener), None, None),
             Err(error) => (None, Some(format!("it cannot be made: {error}")), Some(now + FIRST_PAUSE)),
         };
-        Self { listener, backlog, made: now, pause: FIRST_PAUSE, again, problem }
+        Self { listener, backlog, made: now, pause: FIRST_PAUSE, again, broken: None, problem }
     }
 }
 
@@ -491,6 +493,26 @@ mod tests {
             sockets.restore(policy, kept, Box::new(self.clone()));
             sockets
         }
+    }
+
+    #[test]
+    fn a_socket_that_could_not_be_made_at_first_has_no_problem_later() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let runtime = temp.path().join("run");
+        let sockets = WebSockets::new(Wake::default());
+        sockets.follow(&policy(&runtime, &service("web")));
+        let problem = || sockets.problem(&name("alice"), &name("web"));
+        assert!(problem().is_some_and(|problem| problem.contains("cannot be made")));
+        std::fs::create_dir_all(runtime.join(WEB_DIR)).expect("makes");
+        let later = Instant::now() + FIRST_PAUSE;
+        assert_eq!(sockets.heal(&runtime, later, |_| true), [name::<TenantName>("alice")]);
+        assert_eq!(problem(), None);
+        let listener = sockets.get(&name("alice"), &name("web")).expect("held");
+        rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Read).expect("shuts it down");
+        sockets.heal(&runtime, later, |_| true);
+        sockets.heal(&runtime, later + FIRST_PAUSE, |_| true);
+        assert!(sockets.get(&name("alice"), &name("web")).is_some());
+        assert!(problem().is_some_and(|problem| problem.contains("shut it down before")));
     }
 
     #[test]
