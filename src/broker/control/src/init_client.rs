@@ -335,6 +335,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_an_init_tells_of_its_services_is_bounded() {
+        use bailiwick_types::{Moment, ServiceState};
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let ids = IdRange { first: 0, count: 1 };
+        let report = |digest: String| ServiceReport {
+            name: "app".parse().expect("a name"),
+            digest,
+            state: ServiceState::Running,
+            pid: Some(2),
+            since: Moment(1),
+            restarts: 0,
+            last_end: None,
+            again: None,
+        };
+        let frame = |reply: &InitReply| encode(reply, 1 << 22).expect("small");
+        let one = report("1".repeat(MAX_DIGEST));
+        for (answer, is_good) in [
+            (frame(&InitReply::Services(vec![one.clone()])), true),
+            (frame(&InitReply::Services(Vec::new())), true),
+            (frame(&InitReply::Services(vec![report("1".repeat(MAX_DIGEST + 1))])), false),
+            (frame(&InitReply::Services(vec![one; MAX_SERVICES_REPLY / 64])), false),
+            (frame(&InitReply::Ordered), false),
+            (frame(&InitReply::Ready), false),
+            (vec![0xff; 4096], false),
+        ] {
+            let path = temp.path().join("init.sock");
+            let listener = tokio::net::UnixListener::bind(&path).expect("binds");
+            let init = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                stream.write_all(&encode(&InitReply::Ready, MAX_EVENT).expect("small")).await.ok();
+                assert!(stream.read(&mut [0; 4096]).await.expect("reads") > 0);
+                stream.write_all(&answer).await.ok();
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            });
+            assert_eq!(services(&path, ids).await.is_ok(), is_good);
+            init.abort();
+            std::fs::remove_file(&path).expect("removes");
+        }
+    }
+
+    #[tokio::test]
     async fn an_init_of_the_first_version_is_known_by_its_silence() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let temp = tempfile::tempdir().expect("temporary directory");
