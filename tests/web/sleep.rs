@@ -61,7 +61,15 @@ fn becomes(host: &Host, tenant: &str, wanted: &str) {
 
 /// Puts a tenant to sleep as soon as nothing holds it awake.
 fn to_sleep(host: &Host, tenant: &str) {
-    until("it may sleep", || host.cli(&["sleep", tenant]).status.success());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let asked = host.cli(&["sleep", tenant]);
+        if asked.status.success() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{tenant} does not fall asleep: {asked:?}\n{}", host.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
     becomes(host, tenant, "asleep");
 }
 

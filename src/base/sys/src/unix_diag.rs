@@ -3,9 +3,10 @@
 //! Danger: any process of the namespace chooses the names of its sockets. A name decides nothing but the count under it.
 
 use crate::netlink::{attributes, number16, number32, receive};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -29,28 +30,44 @@ const MAX_DATAGRAM: usize = 64 << 10;
 /// How long the kernel may take for one datagram.
 const TIME: Duration = Duration::from_secs(5);
 
-/// Calls `each` with the path of a socket and a number of connections: 1 for a connection that was accepted from a listener with
-/// that path, and the length of the queue for the listener itself. A connection that waits is in the queue alone.
-///
-/// The kernel shows a socket in the network namespace that it belongs to. An accepted socket belongs to the namespace of
-/// whoever connected, so connections from other namespaces are not counted here.
-///
-/// # Errors
-/// The errors of socket calls; `InvalidData` when the kernel's answer is no dump; the kernel's error when it has no `unix_diag`.
-pub fn connections(mut each: impl FnMut(&Path, u64)) -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(rustix::net::netlink::SOCK_DIAG),
-    )?;
-    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(TIME))?;
-    rustix::net::send(&socket, &request(), SendFlags::empty())?;
-    let mut buffer = vec![0; MAX_DATAGRAM];
-    loop {
-        let Some(len) = receive(&socket, &mut buffer)? else { continue };
-        if parse(&buffer[..len], &mut each)? {
-            return Ok(());
+/// A socket that asks the kernel. A program can open it before a filter refuses such sockets.
+#[derive(Debug)]
+pub struct UnixDiag {
+    socket: OwnedFd,
+}
+
+impl UnixDiag {
+    /// Opens the socket. It asks about the network namespace that it is opened in.
+    ///
+    /// # Errors
+    /// `EPROTONOSUPPORT` when the kernel has no `sock_diag`, else the error of a socket call.
+    pub fn open() -> io::Result<Self> {
+        let protocol = Some(rustix::net::netlink::SOCK_DIAG);
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(TIME))?;
+        Ok(Self { socket })
+    }
+
+    /// Calls `each` with the path of a socket and a number of connections: 1 for a connection that was accepted from a listener
+    /// with that path, and the length of the queue for the listener itself. A connection that waits is in the queue alone.
+    ///
+    /// The kernel shows a socket in the network namespace that it belongs to. An accepted socket belongs to the namespace of
+    /// whoever connected, so connections from other namespaces are not counted here.
+    ///
+    /// # Errors
+    /// The errors of socket calls; `InvalidData` when the kernel's answer is no dump; the kernel's error when it has no
+    /// `unix_diag`.
+    pub fn connections(&self, mut each: impl FnMut(&Path, u64)) -> io::Result<()> {
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        // What is left of an answer that was given up.
+        let at_once = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        while rustix::net::recv(&self.socket, &mut buffer[..], at_once).is_ok() {}
+        rustix::net::send(&self.socket, &request(), SendFlags::empty())?;
+        loop {
+            let Some(len) = receive(&self.socket, &mut buffer)? else { continue };
+            if parse(&buffer[..len], &mut each)? {
+                return Ok(());
+            }
         }
     }
 }
@@ -150,7 +167,10 @@ mod tests {
         let listener = UnixListener::bind(&path).expect("binds");
         let count = || {
             let mut all = 0;
-            connections(|found, count| all += if found == path { count } else { 0 }).expect("dumps");
+            UnixDiag::open()
+                .expect("opens")
+                .connections(|found, count| all += if found == path { count } else { 0 })
+                .expect("dumps");
             all
         };
         assert_eq!(count(), 0);

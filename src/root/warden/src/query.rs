@@ -7,9 +7,9 @@ use crate::state::Warden;
 use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
 use bailiwick_proto::warden::RosterEntry;
 use bailiwick_proto::{Failure, WardenReply, web_socket_of};
-use bailiwick_sys::unix_diag;
 use bailiwick_types::{DiskFact, ExitStatus, IdRange, MAX_SERVICES, MAX_SOCKETS, SocketName, TenantName};
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsFd;
 
 impl Warden {
@@ -85,7 +85,12 @@ impl Warden {
     /// of the host's web server.
     pub(crate) fn connections(&self) -> Result<WardenReply, Failure> {
         let mut all: BTreeMap<TenantName, BTreeMap<SocketName, u64>> = BTreeMap::new();
-        unix_diag::connections(|path, count| {
+        let failed = |error: io::Error| {
+            let message = format!("the kernel of this host lists no Unix sockets (module unix_diag): {error}");
+            Failure::of(ExitStatus::HostCannot, message)
+        };
+        let diag = self.unix_diag.as_ref().ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))?;
+        diag.connections(|path, count| {
             let Some((tenant, socket)) = web_socket_of(&self.policy.host.runtime_dir, path) else { return };
             // A user of the host may name a socket like this, so the answer is bounded.
             if self.ledger.ids(&tenant).is_some() {
@@ -95,7 +100,7 @@ impl Warden {
                 }
             }
         })
-        .map_err(|error| Failure::of(ExitStatus::HostCannot, format!("cannot list Unix sockets: {error}")))?;
+        .map_err(failed)?;
         Ok(WardenReply::Connections(all))
     }
 

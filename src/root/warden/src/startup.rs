@@ -23,6 +23,7 @@ use crate::systemd::InheritedFds;
 use bailiwick_plan::capability::CapabilitySet;
 use bailiwick_policy::{Host, Store};
 use bailiwick_proto::{Failure, WARDEN_ERROR};
+use bailiwick_sys::unix_diag::UnixDiag;
 use bailiwick_sys::{credential, file};
 use bailiwick_types::{ExitStatus, Profile};
 use std::collections::BTreeMap;
@@ -135,6 +136,8 @@ impl Warden {
         let host_users = HostUsers::open(&host)?;
         let etc_view = runtime.etc_view(&host.etc).map_err(system("show jails the host's /etc"))?;
         let watch = Watch::new();
+        // The filter refuses such a socket later.
+        let unix_diag = UnixDiag::open().ok();
         runtime.note_groups(groups.bases()).map_err(system("note where the control groups are"))?;
         confine()?;
         let mut warden = Self {
@@ -155,6 +158,7 @@ impl Warden {
             reserve: HostReserve::default(),
             emergencies: EmergencySessions::default(),
             watch,
+            unix_diag,
             etc_view,
             listener: inherited.listener,
             stale: Vec::new(),

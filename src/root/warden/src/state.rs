@@ -20,6 +20,7 @@ use crate::storage::removals::Removals;
 use bailiwick_proto::Failure;
 use bailiwick_proto::WardenRequest;
 use bailiwick_proto::warden::WardenEvent;
+use bailiwick_sys::unix_diag::UnixDiag;
 use bailiwick_types::{ExitStatus, TenantName};
 use rustix::event::PollFlags;
 use std::io;
@@ -48,6 +49,8 @@ pub struct Warden {
     pub(crate) reserve: HostReserve,
     pub(crate) emergencies: EmergencySessions,
     pub(crate) watch: Watch,
+    /// Lists Unix sockets; `None` on a kernel that cannot.
+    pub(crate) unix_diag: Option<UnixDiag>,
     pub(crate) etc_view: EtcView,
     /// The service manager's socket, until the loop takes it.
     pub(crate) listener: Option<OwnedFd>,
