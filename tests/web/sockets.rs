@@ -3,7 +3,7 @@
 use bailiwick_tests::{Host, profiles, until};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -128,6 +128,30 @@ fn a_socket_belongs_to_the_web_servers_group_alone() {
     // EACCES, for another user and for the tenant's own ids.
     assert_eq!(connects(65534, 65534), Some(13));
     assert_eq!(connects(host.ids().end - 1, host.ids().end - 1), Some(13));
+}
+
+#[test]
+fn a_socket_that_others_may_use_is_a_finding() {
+    let host = host(&service("app", SERVER, "web"));
+    answers(&host, "web");
+    let ids = || {
+        let report: Value = serde_json::from_slice(&host.cli(&["audit", tenant(), "--json"]).stdout).expect("JSON");
+        let findings = report["tenants"][0]["findings"].as_array().expect("findings").clone();
+        findings.iter().map(|finding| finding["id"].as_str().expect("an id").to_owned()).collect::<Vec<_>>()
+    };
+    assert!(!ids().iter().any(|id| id.starts_with("BW13") || id == "BW004"), "{:?}", ids());
+    let mode = |bits| std::fs::Permissions::from_mode(bits);
+    // It may be put right before the audit looks.
+    until("it is told", || {
+        std::fs::set_permissions(path(&host, "web"), mode(0o666)).expect("chmod");
+        ids().contains(&"BW130".to_owned())
+    });
+    until("it is put right", || !ids().contains(&"BW130".to_owned()));
+    std::fs::remove_file(path(&host, "web")).expect("removes");
+    until("it is made anew", || path(&host, "web").exists());
+    answers(&host, "web");
+    let shown: Value = serde_json::from_str(&host.ok(&["service", "status", tenant(), "--json"])).expect("JSON");
+    assert_eq!(shown[0]["services"][0]["sockets"][0]["connections"], 0, "{shown}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::init_client;
 use crate::inits::Inits;
 use crate::permission::OperatorPermission;
 use crate::records::Records;
+use crate::service_keeper::ServiceKeeper;
 use crate::sessions::Sessions;
 use crate::tenants::Tenants;
 use bailiwick_plan::mount::confinement;
@@ -21,6 +22,7 @@ pub(crate) struct Audits {
     pub(crate) inits: Arc<Inits>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) records: Arc<Records>,
+    pub(crate) service_keeper: Arc<ServiceKeeper>,
 }
 
 impl Audits {
@@ -48,6 +50,7 @@ impl Audits {
                     bailiwick_audit::add_silence(&mut report, silent.as_secs());
                 }
                 self.add_state_of_file(&mut report, tenant);
+                bailiwick_audit::add_services(&mut report, self.service_keeper.seen(tenant));
                 if let (Depth::Probe, Some(jail), Some(ids)) = (depth, &observed.jail, observed.ids)
                     && !jail.frozen
                 {

@@ -13,9 +13,9 @@
 //! - the policy: `crontabs`, `policy_store`
 //! - what is kept: `policy_copies`, `recorder`, `tenants`, `timers`
 //! - callers and ends: `callers`, `inits`, `records`, `session_end`
-//! - changes: `audits`, `reconciler`, `service_keeper`, `waking`
+//! - changes: `reconciler`, `service_keeper`, `waking`
 //! - entries: `ftp_entry`, `session_entry`
-//! - rounds and views: `init_watch`, `overview`, `sleeping`, `timer_runner`, `waker`
+//! - rounds and views: `audits`, `init_watch`, `overview`, `sleeping`, `timer_runner`, `waker`
 //! - the wiring: `services`
 //! - the socket: `server`
 

@@ -8,12 +8,13 @@ use crate::service_orders::{self, Draft};
 use crate::sync::{Turns, Wake, at_once, lock};
 use crate::tenants::Tenants;
 use crate::web_sockets::{Listener, WebSockets};
+use bailiwick_audit::ServicesSeen;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::control::{ServiceStatus, SocketStatus, TenantServices};
-use bailiwick_proto::{Failure, Refusal, web_socket};
+use bailiwick_proto::{Failure, Refusal, WardenReply, WardenRequest, web_socket};
 use bailiwick_types::{
-    Access, Door, ExitStatus, IdRange, ServiceName, ServiceReport, ServiceState, ServiceVerb, TenantName, TenantState,
-    UnitName, service_log,
+    Access, Door, ExitStatus, IdRange, ServiceName, ServiceReport, ServiceState, ServiceVerb, SocketName, TenantName,
+    TenantState, UnitName, service_log,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -31,6 +32,9 @@ const LOOK_TIME: Duration = Duration::from_millis(500);
 const WITH_SERVICES: u32 = 3;
 /// The most failing services that a status names.
 const MOST_NAMED: usize = 20;
+
+/// The connections to the sockets of tenants, as the warden counts them.
+type Connections = BTreeMap<TenantName, BTreeMap<SocketName, u64>>;
 
 /// What is known of a tenant's services.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +79,7 @@ impl ServiceKeeper {
             let is_round = Instant::now() >= round;
             if is_round {
                 round = Instant::now() + ROUND_TIME;
+                self.sockets.mend(&runtime);
             }
             // A tenant without a process breaks nothing; in each round it is looked at once more.
             let may_break = |tenant: &TenantName| is_round || self.running(tenant).is_some();
@@ -210,7 +215,11 @@ impl ServiceKeeper {
         self.tenants.check_known(tenants)?;
         let all = self.meant(tenants);
         at_once(all.iter().map(|tenant| self.refresh(tenant)).collect()).await;
-        Ok(all.iter().map(|tenant| self.services_of(tenant)).collect())
+        let connections = match self.tenants.warden.ask(&WardenRequest::Connections).await {
+            Ok(WardenReply::Connections(connections)) => Some(connections),
+            Ok(_) | Err(_) => None,
+        };
+        Ok(all.iter().map(|tenant| self.services_of(tenant, connections.as_ref())).collect())
     }
 
     fn meant(&self, tenants: &[TenantName]) -> Vec<Tenant> {
@@ -241,7 +250,7 @@ impl ServiceKeeper {
         }
     }
 
-    fn services_of(&self, tenant: &Tenant) -> TenantServices {
+    fn services_of(&self, tenant: &Tenant, connections: Option<&Connections>) -> TenantServices {
         let known = lock(&self.known).get(&tenant.name).cloned().unwrap_or_default();
         let report = |name: &UnitName| known.reports.iter().find(|report| report.name == *name).cloned();
         let runtime = self.tenants.policy.host().runtime_dir;
@@ -255,7 +264,8 @@ impl ServiceKeeper {
             let socket = |socket: &bailiwick_policy::ServiceSocket| SocketStatus {
                 name: socket.name.clone(),
                 path: web_socket(&runtime, &tenant.name, &socket.name).display().to_string(),
-                connections: None,
+                connections: connections
+                    .map(|all| all.get(&tenant.name).and_then(|own| own.get(&socket.name)).copied().unwrap_or(0)),
                 problem: match self.sockets.get(&tenant.name, &socket.name) {
                     Some(_) => self.sockets.problem(&tenant.name, &socket.name),
                     None => Some(self.sockets.problem(&tenant.name, &socket.name).unwrap_or_else(|| closed(tenant))),
@@ -321,6 +331,33 @@ impl ServiceKeeper {
         info!(target: "bailiwick::event", tenant = %tenant, event = "service-verb", verb = %verb, "{verb} of {} services of {tenant}", meant.len());
         self.wake.wake();
         Ok(meant)
+    }
+
+    /// What is wrong with the services of a tenant, for an audit.
+    pub(crate) fn seen(&self, tenant: &Tenant) -> ServicesSeen {
+        let runtime = self.tenants.policy.host().runtime_dir;
+        let mut seen = ServicesSeen::default();
+        for socket in tenant.settings.services.iter().flat_map(|service| &service.sockets) {
+            if !tenant.is_open(Door::Socket) {
+                continue;
+            }
+            match self.sockets.problem(&tenant.name, &socket.name) {
+                Some(problem) => seen.broken_sockets.push(format!("{}: {problem}", socket.name)),
+                None => seen.wrong_sockets.extend(self.sockets.wrong(&runtime, &tenant.name, &socket.name)),
+            }
+        }
+        let known = lock(&self.known);
+        if let Some(known) = known.get(&tenant.name) {
+            let failing = known.reports.iter().filter(|report| is_failing(report));
+            seen.failing.extend(failing.map(|report| {
+                format!(
+                    "{} is in {} after {} restarts: {:?}",
+                    report.name, report.state, report.restarts, report.last_end
+                )
+            }));
+            seen.failing.extend(known.problem.clone());
+        }
+        seen
     }
 
     /// The failing services of the host, in sentences, for the status.

@@ -174,6 +174,7 @@ impl Services {
             inits,
             sessions: Arc::clone(&sessions),
             records: Arc::clone(&records),
+            service_keeper: Arc::clone(&service_keeper),
         };
         Ok(Arc::new(Self {
             own_dir,

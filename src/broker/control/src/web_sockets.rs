@@ -138,6 +138,40 @@ impl WebSockets {
         one.problem.clone().or_else(|| one.broken.filter(|broken| broken.elapsed() < WELL).map(|_| before()))
     }
 
+    /// What is wrong with the file of a socket that is held; `None` if nothing is. It must be the socket that is held, owned by this
+    /// program, with the group of the directory above, for both of them alone.
+    pub(crate) fn wrong(&self, runtime: &Path, tenant: &TenantName, socket: &SocketName) -> Option<String> {
+        let listener = self.get(tenant, socket)?;
+        let key = (tenant.clone(), socket.clone());
+        let path = web_socket(runtime, tenant, socket);
+        let at = path.display();
+        if !is_at(&listener.fd, runtime, &key) {
+            return Some(format!("{at} is not the socket that bailiwickd holds"));
+        }
+        let own = rustix::process::geteuid().as_raw();
+        let (file, above) = (rustix::fs::lstat(&path).ok()?, rustix::fs::lstat(runtime.join(WEB_DIR)).ok()?);
+        let mode = file.st_mode & 0o7777;
+        let is_right = file.st_uid == own && file.st_gid == above.st_gid && mode == 0o660;
+        (!is_right).then(|| format!("{at} has owner {}, group {} and mode {mode:o}", file.st_uid, file.st_gid))
+    }
+
+    /// Puts files of sockets right that somebody has changed. One that was replaced or removed is made anew by the next
+    /// [`Self::heal`].
+    pub(crate) fn mend(&self, runtime: &Path) {
+        let keys: Vec<Key> = lock(&self.held).keys().cloned().collect();
+        for key in keys {
+            let Some(wrong) = self.wrong(runtime, &key.0, &key.1) else { continue };
+            warn!(target: "bailiwick::event", tenant = %key.0, event = "socket-changed", socket = %key.1, "somebody has changed a socket of {}: {wrong}; it is put right", key.0);
+            let mut held = lock(&self.held);
+            let Some(one) = held.get_mut(&key) else { continue };
+            let is_there = one.listener.as_ref().is_some_and(|listener| is_at(&listener.fd, runtime, &key));
+            let mode = Mode::from_raw_mode(0o660);
+            if !is_there || rustix::fs::chmod(web_socket(runtime, &key.0, &key.1), mode).is_err() {
+                (one.listener, one.again) = (None, None);
+            }
+        }
+    }
+
     /// Takes the sockets that an earlier process of this program left in the store, each with its name there. What does not belong
     /// to the policy, or is no longer what is at its path, is closed, and the store forgets it.
     pub(crate) fn restore(&self, policy: &Policy, kept: Vec<(String, OwnedFd)>, store: Box<dyn DescriptorStore>) {
@@ -442,6 +476,32 @@ mod tests {
         assert!(!path.exists() && runtime.join("web/alice/other.sock").exists());
         assert!(sockets.follow(&policy(&runtime, "")));
         assert!(!runtime.join("web/alice").exists());
+    }
+
+    #[test]
+    fn a_file_that_somebody_changed_is_told_and_put_right() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let runtime = temp.path().canonicalize().expect("a path").join("run");
+        std::fs::create_dir_all(runtime.join(WEB_DIR)).expect("makes");
+        let sockets = WebSockets::new(Wake::default());
+        sockets.follow(&policy(&runtime, &service("web")));
+        let key: Key = (name("alice"), name("web"));
+        let wrong = || sockets.wrong(&runtime, &key.0, &key.1);
+        let cookie = || sockets.get(&key.0, &key.1).expect("held").cookie;
+        let path = runtime.join("web/alice/web.sock");
+        assert_eq!(wrong(), None);
+        let first = cookie();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("chmod");
+        assert!(wrong().expect("told").contains("mode 666"));
+        sockets.mend(&runtime);
+        assert_eq!((wrong(), cookie()), (None, first), "the same socket");
+        std::fs::remove_file(&path).expect("removes");
+        std::fs::write(&path, "").expect("writes");
+        assert!(wrong().expect("told").contains("not the socket"));
+        sockets.mend(&runtime);
+        assert_eq!(sockets.heal(&runtime, Instant::now(), |_| true), [name::<TenantName>("alice")]);
+        assert_eq!(wrong(), None);
+        UnixStream::connect(&path).expect("connects");
     }
 
     #[test]

@@ -110,6 +110,11 @@ kinds! {
         "audit again; if init stays silent, restart the tenant: its own root may have stopped or replaced it";
     METADATA_FREE = "BW114" "limits" Notice,
         "nothing bounds it but `cpu` and `inodes`: declare them, or give the tenant a disk of its own";
+    WEB_SOCKET_WRONG = "BW130" "services" Warning,
+        "bailiwickd puts it right within a minute; find out who has changed it: only root can";
+    LISTENER_BROKEN = "BW132" "services" Notice,
+        "look at the service's log: a program of the tenant shut the socket down, and it is made anew after growing pauses";
+    SERVICE_FAILING = "BW133" "services" Notice, "`bailiwick service status` and `bailiwick logs` say why";
 }
 
 /// A wall or a limit that is not as declared: a finding without the name of its tenant.

@@ -1,6 +1,6 @@
 //! Judges one tenant: every wall, every limit, and the verdict.
 
-use crate::finding::{self, Violation, findings, list};
+use crate::finding::{self, FindingKind, Violation, findings, list};
 use crate::walls::{self, Wall};
 use crate::{ftp, limit, mounts};
 use bailiwick_plan::lifecycle::{self, Declaration, DesiredJail};
@@ -116,6 +116,33 @@ pub fn add_last_good(report: &mut TenantReport) {
     let violation = finding::LAST_GOOD.violation("its file, or its plan, has an error".to_owned());
     report.findings.extend(findings(&report.name.clone(), &[violation]));
     report.verdict = report.verdict.max(finding::LAST_GOOD.verdict());
+}
+
+/// What `bailiwickd` knows of a tenant's services, each item as evidence of one finding.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServicesSeen {
+    /// Sockets that are not as declared.
+    pub wrong_sockets: Vec<String>,
+    /// Sockets that the tenant shut down.
+    pub broken_sockets: Vec<String>,
+    /// Services that have failed or are started again and again.
+    pub failing: Vec<String>,
+}
+
+/// Adds to a report what is wrong with the tenant's services. Only `bailiwickd` holds their sockets and asks init about them.
+pub fn add_services(report: &mut TenantReport, seen: ServicesSeen) {
+    let ServicesSeen { wrong_sockets, broken_sockets, failing } = seen;
+    let kinds = [
+        (finding::WEB_SOCKET_WRONG, wrong_sockets),
+        (finding::LISTENER_BROKEN, broken_sockets),
+        (finding::SERVICE_FAILING, failing),
+    ];
+    let of_kind = |(kind, evidence): (FindingKind, Vec<String>)| {
+        (!evidence.is_empty()).then(|| kind.violation(list(evidence.into_iter())))
+    };
+    let violations: Vec<Violation> = kinds.into_iter().filter_map(of_kind).collect();
+    report.verdict = report.verdict.max(verdict(&violations));
+    report.findings.extend(findings(&report.name, &violations));
 }
 
 #[cfg(test)]
@@ -825,9 +852,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_services_is_one_finding_for_each_kind() {
+        let tenant = tenant(Profile::Web);
+        let healthy = judged(&tenant, &healthy(&tenant));
+        let mut report = healthy.clone();
+        add_services(&mut report, ServicesSeen::default());
+        assert_eq!(report, healthy);
+        let some = |text: &str| vec![text.to_owned(), "another".to_owned()];
+        let tenants_own = ServicesSeen { broken_sockets: some("web"), failing: some("php"), ..ServicesSeen::default() };
+        add_services(&mut report, tenants_own);
+        assert_eq!((ids(&report), report.verdict), (vec!["BW132", "BW133"], healthy.verdict), "no wall is down");
+        add_services(&mut report, ServicesSeen { wrong_sockets: some("mode 666"), ..ServicesSeen::default() });
+        assert_eq!((ids(&report).last(), report.verdict), (Some(&"BW130"), Verdict::Drift));
+        let all = report.findings.iter().filter(|finding| finding.id.starts_with("BW13"));
+        assert_eq!(all.filter(|finding| finding.evidence.contains("another")).count(), 3, "{:?}", report.findings);
+    }
+
+    #[test]
     fn every_kind_of_finding_has_a_case() {
-        let elsewhere =
-            ["BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW105", "BW110", "BW111", "BW114"];
+        let elsewhere = [
+            "BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW105", "BW110", "BW111", "BW114", "BW130",
+            "BW132", "BW133",
+        ];
         for kind in crate::FINDINGS {
             let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);
             assert!(known, "{} is never shown to appear", kind.id);
