@@ -115,13 +115,13 @@ impl Response {
     }
 }
 
-/// One request over a connection that the server closes after it.
+/// One request over a connection that the server closes after it. Version 1.0, so that no body comes in chunks.
 ///
 /// # Errors
 /// When the connection breaks, or what comes is no answer.
 pub fn request<S: Read + Write>(stream: &mut S, path: &str, header: &[&str]) -> std::io::Result<Response> {
     let more: String = header.iter().map(|line| format!("{line}\r\n")).collect();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{more}\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n");

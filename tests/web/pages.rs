@@ -91,7 +91,7 @@ fn a_php_page_of_a_jail_is_served_through_nginx() {
 fn more_requests_than_entries_are_answered_508_with_a_time_to_retry() {
     let host = host(&php(2));
     site(&host, "fpm.conf", POOL);
-    site(&host, "www/index.php", "<?php sleep(2); echo 'done';");
+    site(&host, "www/index.php", "<?php sleep(5); echo 'done';");
     host.ok(&["service", "restart", tenant()]);
     let nginx = nginx(&host);
     answers(&nginx, "/index.php");
@@ -173,6 +173,37 @@ fn a_program_that_listens_itself_is_relayed_with_websockets() {
     let mut echo = [0; 4];
     stream.read_exact(&mut echo).expect("reads");
     assert_eq!(&echo, b"echo");
+}
+
+#[test]
+fn python_servers_take_over_the_socket() {
+    let home = format!("/home/{}", tenant());
+    let service = |command: &str| {
+        format!(
+            "[[service]]\nname = \"app\"\ncommand = [{command}]\ndirectory = \"{home}\"\n\
+             [[service.socket]]\nname = \"web\"\npass = \"fd\"\n"
+        )
+    };
+    let wsgi = "def app(request, start):\n    start('200 OK', [('Content-Type', 'text/plain')])\n    \
+                return [b'gunicorn ' + request['PATH_INFO'].encode()]\n";
+    let asgi = "async def app(scope, receive, send):\n    assert scope['type'] == 'http'\n    \
+                await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n    \
+                await send({'type': 'http.response.body', 'body': b'uvicorn ' + scope['path'].encode()})\n";
+    let host = host(&service("\"/usr/bin/gunicorn\", \"wsgi:app\""));
+    site(&host, "wsgi.py", wsgi);
+    site(&host, "asgi.py", asgi);
+    host.ok(&["service", "restart", tenant()]);
+    let nginx = nginx(&host);
+    assert_eq!(answers(&nginx, "/a/page").text(), "gunicorn /a/page");
+    let text = service("\"/usr/bin/uvicorn\", \"--lifespan\", \"off\", \"--fd\", \"3\", \"asgi:app\"");
+    let file = format!("etc/tenants.d/{}.toml", tenant());
+    let before = fs::read_to_string(host.path(&file)).expect("a file");
+    let (head, _) = before.split_once("[[service]]").expect("a service");
+    host.write(&file, &format!("{head}{text}"));
+    host.ok(&["apply"]);
+    until("the other server answers", || {
+        nginx.get("/b", &[]).is_ok_and(|answer| answer.status == 200 && answer.text() == "uvicorn /b")
+    });
 }
 
 #[test]
