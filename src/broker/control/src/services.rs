@@ -156,7 +156,7 @@ impl Services {
         ));
         let init_watch = Arc::new(InitWatch::new(Arc::clone(&tenants), Arc::clone(&inits), Arc::clone(&reconciler)));
         let service_keeper =
-            Arc::new(ServiceKeeper::new(Arc::clone(&tenants), Arc::clone(&inits), sockets, Wake::default()));
+            Arc::new(ServiceKeeper::new(Arc::clone(&tenants), Arc::clone(&inits), sockets, wake_keeper));
         let places = Places::new(bailiwick_sys::credential::open_files());
         let overview = Overview {
             tenants: Arc::clone(&tenants),
