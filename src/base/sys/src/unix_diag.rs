@@ -136,10 +136,10 @@ mod tests {
     use proptest::prelude::*;
     use std::os::unix::net::{UnixListener, UnixStream};
 
-    /// Two messages of a kernel 6.18: a socket accepted from `/tmp/m4diag.sock`, and its listener with one that waits.
+    /// Two messages of a kernel 6.18: a socket accepted from `/tmp/unixdg.sock`, and its listener with one that waits.
     const CAPTURED: [&[u8]; 2] = [
-        b"\x4c\0\0\0\x14\0\x02\0\x01\0\0\0\x8f\x10\0\0\x01\x01\x01\0\xdb\x3b\xb7\0\x1b\0\0\0\0\0\0\0\x15\0\0\0/tmp/m4diag.sock\0\0\0\0\x0c\0\x04\0\0\0\0\0\0\0\0\0\x05\0\x06\0\0\0\0\0",
-        b"\x4c\0\0\0\x14\0\x02\0\x01\0\0\0\x8f\x10\0\0\x01\x01\x0a\0\xd4\x3b\xb7\0\x38\0\0\0\0\0\0\0\x15\0\0\0/tmp/m4diag.sock\0\0\0\0\x0c\0\x04\0\x01\0\0\0\x05\0\0\0\x05\0\x06\0\0\0\0\0",
+        b"\x4c\0\0\0\x14\0\x02\0\x01\0\0\0\x8f\x10\0\0\x01\x01\x01\0\xdb\x3b\xb7\0\x1b\0\0\0\0\0\0\0\x15\0\0\0/tmp/unixdg.sock\0\0\0\0\x0c\0\x04\0\0\0\0\0\0\0\0\0\x05\0\x06\0\0\0\0\0",
+        b"\x4c\0\0\0\x14\0\x02\0\x01\0\0\0\x8f\x10\0\0\x01\x01\x0a\0\xd4\x3b\xb7\0\x38\0\0\0\0\0\0\0\x15\0\0\0/tmp/unixdg.sock\0\0\0\0\x0c\0\x04\0\x01\0\0\0\x05\0\0\0\x05\0\x06\0\0\0\0\0",
     ];
     const END: &[u8] = b"\x14\0\0\0\x03\0\x02\0\x01\0\0\0\x8f\x10\0\0\0\0\0\0";
 
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn accepted_and_waiting_connections_are_counted() {
-        let path = || "/tmp/m4diag.sock".to_owned();
+        let path = || "/tmp/unixdg.sock".to_owned();
         let both = CAPTURED.concat();
         assert_eq!(seen(&both).expect("parses"), (false, vec![(path(), 1), (path(), 1)]));
         assert_eq!(seen(&[CAPTURED[0], END].concat()).expect("parses"), (true, vec![(path(), 1)]));

@@ -172,6 +172,19 @@ pub enum ServiceEnd {
     NotReady,
 }
 
+impl fmt::Display for ServiceEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "it ended with status {status}"),
+            Self::Killed(signal) => write!(f, "signal {signal} ended it"),
+            Self::NotStarted(errno) => {
+                write!(f, "it cannot be started: {}", std::io::Error::from_raw_os_error(*errno))
+            }
+            Self::NotReady => write!(f, "it was not ready in time"),
+        }
+    }
+}
+
 /// What init reports of one supervised program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceReport {
@@ -210,6 +223,18 @@ mod tests {
         }
         for text in ["", ".", "a.", ".a", "a.b.c", "A", "a/b", "a.b\n", "../x"] {
             assert!(text.parse::<UnitName>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_is_told_in_words() {
+        for (end, golden) in [
+            (ServiceEnd::Exited(0), "it ended with status 0"),
+            (ServiceEnd::Killed(9), "signal 9 ended it"),
+            (ServiceEnd::NotStarted(13), "it cannot be started: Permission denied (os error 13)"),
+            (ServiceEnd::NotReady, "it was not ready in time"),
+        ] {
+            assert_eq!(end.to_string(), golden);
         }
     }
 

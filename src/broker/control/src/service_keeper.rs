@@ -350,10 +350,7 @@ impl ServiceKeeper {
         if let Some(known) = known.get(&tenant.name) {
             let failing = known.reports.iter().filter(|report| is_failing(report));
             seen.failing.extend(failing.map(|report| {
-                format!(
-                    "{} is in {} after {} restarts: {:?}",
-                    report.name, report.state, report.restarts, report.last_end
-                )
+                format!("{} is in {} after {} restarts: {}", report.name, report.state, report.restarts, end_of(report))
             }));
             seen.failing.extend(known.problem.clone());
         }
@@ -400,8 +397,8 @@ fn note_failures(tenant: &TenantName, known: &mut Known, reports: &[ServiceRepor
         let runs = report.state == ServiceState::Running && (report.restarts == 0 || is_well(report));
         let fails = matches!(report.state, ServiceState::Failed | ServiceState::BackOff);
         if fails && known.failing.insert(name.clone()) {
-            let end = report.last_end;
-            warn!(target: "bailiwick::event", tenant = %tenant, event = "service-failed", service = %name, end = ?end, "service {name} of {tenant} is in {}: {end:?}", report.state);
+            let end = end_of(report);
+            warn!(target: "bailiwick::event", tenant = %tenant, event = "service-failed", service = %name, end, "service {name} of {tenant} is in {}: {end}", report.state);
         } else if runs && known.failing.remove(name) {
             info!(target: "bailiwick::event", tenant = %tenant, event = "service-recovered", service = %name, "service {name} of {tenant} runs again");
         }
@@ -409,7 +406,34 @@ fn note_failures(tenant: &TenantName, known: &mut Known, reports: &[ServiceRepor
     known.failing.retain(|name| reports.iter().any(|report| report.name == *name));
 }
 
+/// How a service has ended the last time, in words.
+fn end_of(report: &ServiceReport) -> String {
+    report.last_end.map_or_else(|| "it has not ended yet".to_owned(), |end| end.to_string())
+}
+
 /// Whether a service has run for longer than init's last pause.
 fn is_well(report: &ServiceReport) -> bool {
     crate::sessions::now().saturating_sub(report.since.0) >= 60
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{self, Answer};
+
+    #[tokio::test]
+    async fn a_jail_that_was_started_wakes_the_keeper_at_once() {
+        let (_temp, services) = fake::host();
+        let alice: TenantName = "alice".parse().expect("a name");
+        let up = fake::up(&services);
+        fake::warden(&services, move |request| match request {
+            WardenRequest::Entry { .. } => Answer::Reply(WardenReply::Entry(Some(Box::new(up.clone())))),
+            WardenRequest::Start { .. } => Answer::Reply(WardenReply::Done),
+            _ => Answer::Never,
+        });
+        let turn = services.reconciler.turn(&alice).await;
+        services.reconciler.wake(&turn, &alice, "test").await.expect("starts");
+        let heard = tokio::time::timeout(Duration::from_secs(5), services.service_keeper.wake.wait()).await;
+        assert!(heard.is_ok(), "it would look only after {LOOK_TIME:?}");
+    }
 }

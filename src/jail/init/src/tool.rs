@@ -9,7 +9,7 @@ use bailiwick_proto::init::MAX_SERVICES_REPLY;
 use bailiwick_proto::{Failure, Incoming, InitReply, InitRequest, TransportError, time_limits, transport};
 use bailiwick_sys::socket;
 use bailiwick_types::visible_lines;
-use bailiwick_types::{ExitStatus, Moment, ServiceEnd, ServiceReport, ServiceState, ServiceVerb, UnitName};
+use bailiwick_types::{ExitStatus, Moment, ServiceReport, ServiceState, ServiceVerb, UnitName};
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
@@ -143,7 +143,7 @@ fn list(reports: &[ServiceReport]) -> String {
     let mut rows = vec![["NAME", "STATE", "SINCE", "PID", "RESTARTS", "PROBLEM"].map(str::to_owned)];
     rows.extend(reports.iter().map(|report| {
         let is_failing = matches!(report.state, ServiceState::BackOff | ServiceState::Failed);
-        let problem = report.last_end.filter(|_| is_failing).map(end_text);
+        let problem = report.last_end.filter(|_| is_failing).map(|end| end.to_string());
         [
             report.name.to_string(),
             report.state.to_string(),
@@ -174,18 +174,8 @@ fn paragraph(report: &ServiceReport) -> String {
     rows.extend(report.again.map(|again| ["again".to_owned(), clock(again)]));
     rows.extend(report.pid.map(|pid| ["pid".to_owned(), pid.to_string()]));
     rows.push(["restarts".to_owned(), report.restarts.to_string()]);
-    rows.extend(report.last_end.map(|end| ["last end".to_owned(), end_text(end)]));
+    rows.extend(report.last_end.map(|end| ["last end".to_owned(), end.to_string()]));
     aligned(&rows)
-}
-
-/// How a program has ended, in words.
-fn end_text(end: ServiceEnd) -> String {
-    match end {
-        ServiceEnd::Exited(status) => format!("it ended with status {status}"),
-        ServiceEnd::Killed(signal) => format!("signal {signal} ended it"),
-        ServiceEnd::NotStarted(number) => format!("it cannot be started: {}", io::Error::from_raw_os_error(number)),
-        ServiceEnd::NotReady => "it was not ready in time".to_owned(),
-    }
 }
 
 /// A moment in UTC; `-` for one that has no name.
@@ -217,6 +207,7 @@ fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bailiwick_types::ServiceEnd;
 
     fn report(name: &str, state: ServiceState, last_end: Option<ServiceEnd>) -> ServiceReport {
         ServiceReport {

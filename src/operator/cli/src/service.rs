@@ -7,9 +7,8 @@ use crate::usage::{clock, local};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::{ServiceStatus, SocketStatus, TenantServices, TenantState};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{ExitStatus, ServiceEnd, ServiceName, ServiceReport, ServiceState, ServiceVerb, TenantName};
+use bailiwick_types::{ExitStatus, ServiceName, ServiceReport, ServiceState, ServiceVerb, TenantName};
 use jiff::tz::TimeZone;
-use std::io;
 
 /// `bailiwick service`.
 pub(crate) fn run(daemon: &Daemon, command: ServiceCommand) -> Result<(), Failure> {
@@ -134,8 +133,8 @@ fn problem(service: &ServiceStatus) -> String {
     let relays = service.sockets.iter().filter_map(|socket| socket.relay.as_ref());
     let reports = service.report.iter().chain(relays);
     let failures = reports.filter(|report| is_failing(report)).map(|report| match &report.last_end {
-        Some(end) if report.name.socket.is_some() => format!("the relay of {}: {}", report.name, end_text(*end)),
-        Some(end) => end_text(*end),
+        Some(end) if report.name.socket.is_some() => format!("the relay of {}: {}", report.name, end),
+        Some(end) => end.to_string(),
         None => report.state.to_string(),
     });
     let sockets = service.sockets.iter();
@@ -146,18 +145,6 @@ fn problem(service: &ServiceStatus) -> String {
 
 fn is_failing(report: &ServiceReport) -> bool {
     matches!(report.state, ServiceState::BackOff | ServiceState::Failed)
-}
-
-/// How a program has ended, in words.
-fn end_text(end: ServiceEnd) -> String {
-    match end {
-        ServiceEnd::Exited(status) => format!("it ended with status {status}"),
-        ServiceEnd::Killed(signal) => format!("signal {signal} ended it"),
-        ServiceEnd::NotStarted(number) => {
-            format!("it cannot be started: {}", io::Error::from_raw_os_error(number))
-        }
-        ServiceEnd::NotReady => "it was not ready in time".to_owned(),
-    }
 }
 
 fn status_text(tenant: &TenantServices, zone: &TimeZone) -> String {
@@ -185,7 +172,7 @@ fn report_rows(report: &ServiceReport, zone: &TimeZone) -> Vec<(&'static str, St
     rows.extend(report.again.map(|again| ("again", clock(again, zone))));
     rows.extend(report.pid.map(|pid| ("pid", format!("{pid} inside"))));
     rows.push(("restarts", report.restarts.to_string()));
-    rows.extend(report.last_end.map(|end| ("last end", end_text(end))));
+    rows.extend(report.last_end.map(|end| ("last end", end.to_string())));
     rows
 }
 
@@ -195,7 +182,7 @@ fn socket_rows(socket: &SocketStatus, zone: &TimeZone) -> Vec<(&'static str, Str
     rows.extend(socket.problem.as_ref().map(|problem| ("problem", problem.clone())));
     if let Some(relay) = &socket.relay {
         let since = clock(relay.since, zone);
-        let end = relay.last_end.filter(|_| is_failing(relay)).map(|end| format!(": {}", end_text(end)));
+        let end = relay.last_end.filter(|_| is_failing(relay)).map(|end| format!(": {}", end));
         rows.push(("relay", format!("{}, since {since}{}", relay.state, end.unwrap_or_default())));
     }
     rows
@@ -206,7 +193,7 @@ mod tests {
     use super::*;
     use crate::arguments::{Format, OptionalTenants, ServiceOptions};
     use bailiwick_client::fake;
-    use bailiwick_types::Moment;
+    use bailiwick_types::{Moment, ServiceEnd};
 
     fn report(name: &str, state: ServiceState, last_end: Option<ServiceEnd>) -> ServiceReport {
         ServiceReport {
@@ -299,18 +286,6 @@ relay     back-off, since 2026-09-21T14:13:20+00:00: it ended with status 1
 alice: init\\u{1b}
 ";
         assert_eq!(status_text(&alice(), &TimeZone::UTC), golden);
-    }
-
-    #[test]
-    fn how_a_program_ended() {
-        for (end, golden) in [
-            (ServiceEnd::Exited(0), "it ended with status 0"),
-            (ServiceEnd::Killed(9), "signal 9 ended it"),
-            (ServiceEnd::NotStarted(13), "it cannot be started: Permission denied (os error 13)"),
-            (ServiceEnd::NotReady, "it was not ready in time"),
-        ] {
-            assert_eq!(end_text(end), golden);
-        }
     }
 
     #[test]
