@@ -139,7 +139,13 @@ fn a_socket_that_others_may_use_is_a_finding() {
         let findings = report["tenants"][0]["findings"].as_array().expect("findings").clone();
         findings.iter().map(|finding| finding["id"].as_str().expect("an id").to_owned()).collect::<Vec<_>>()
     };
+    // A connection that the service has accepted and still serves: it belongs to the host's network namespace.
+    let open = UnixStream::connect(path(&host, "web")).expect("connects");
+    let status = || host.ok(&["service", "status", tenant(), "--json"]);
+    until("it is accepted", || status().contains("\"connections\": 1"));
     assert!(!ids().iter().any(|id| id.starts_with("BW13") || id == "BW004"), "{:?}", ids());
+    drop(open);
+    until("it is over", || status().contains("\"connections\": 0"));
     let mode = |bits| std::fs::Permissions::from_mode(bits);
     // It may be put right before the audit looks.
     until("it is told", || {
