@@ -80,6 +80,73 @@ impl Drop for Nginx {
     }
 }
 
+/// A running Apache on a port of the loopback.
+#[derive(Debug)]
+pub struct Apache {
+    folder: tempfile::TempDir,
+    child: Child,
+    port: u16,
+}
+
+impl Apache {
+    /// Starts Apache. `host` goes into its only virtual host.
+    ///
+    /// # Panics
+    /// When Apache refuses the configuration or does not begin to listen.
+    #[must_use]
+    pub fn start(host: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        let (port, own) = (free_port(), folder.path().display());
+        let modules: String = ["mpm_event", "authz_core", "proxy", "proxy_http", "proxy_fcgi", "rewrite", "headers"]
+            .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
+            .concat();
+        let text = format!(
+            "ServerRoot {own}\nServerName localhost\nPidFile {own}/pid\nErrorLog {own}/error.log\n\
+             DefaultRuntimeDir {own}\nListen 127.0.0.1:{port}\n{modules}User www-data\nGroup www-data\n\
+             <VirtualHost 127.0.0.1:{port}>\n{host}\n</VirtualHost>\n"
+        );
+        fs::write(folder.path().join("apache.conf"), text).expect("writes");
+        let child = Command::new("/usr/sbin/apache2")
+            .arg("-DFOREGROUND")
+            .arg("-f")
+            .arg(folder.path().join("apache.conf"))
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("Apache runs");
+        let mut apache = Self { folder, child, port };
+        until("Apache listens", || {
+            let ended = apache.child.try_wait().expect("wait");
+            assert!(ended.is_none(), "Apache ended: {}", apache.errors());
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        apache
+    }
+
+    /// What Apache has written into its log of errors.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        fs::read_to_string(self.folder.path().join("error.log")).unwrap_or_default()
+    }
+
+    /// Requests a path.
+    ///
+    /// # Errors
+    /// When the connection breaks, or what comes is no answer.
+    pub fn get(&self, path: &str) -> std::io::Result<Response> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        request(&mut stream, path, &[])
+    }
+}
+
+impl Drop for Apache {
+    fn drop(&mut self) {
+        drop(Command::new("kill").arg(self.child.id().to_string()).status());
+        drop(self.child.wait());
+    }
+}
+
 /// A port of the loopback that nobody listens on.
 ///
 /// # Panics

@@ -1,6 +1,6 @@
 //! Sites: a real nginx of the host serves pages of jails, with the configuration that Bailiwick prints.
 
-use bailiwick_tests::web::{Nginx, Response};
+use bailiwick_tests::web::{Apache, Nginx, Response};
 use bailiwick_tests::{Host, profiles, until};
 use std::fs;
 use std::io::{Read, Write};
@@ -85,6 +85,33 @@ fn a_php_page_of_a_jail_is_served_through_nginx() {
     let nginx = nginx(&host);
     let page = answers(&nginx, "/index.php?a=b");
     assert!(page.text().contains("1000 /index.php?a=b"), "{page:?}\n{}", nginx.errors());
+}
+
+#[test]
+fn apache_serves_the_same_site() {
+    let files = "[[service]]\nname = \"files\"\nfiles = \"www\"\n[[service.socket]]\nname = \"files\"\n";
+    let host = host(&(php(20) + files));
+    site(&host, "fpm.conf", POOL);
+    site(&host, "www/index.php", "<?php echo posix_getuid(), ' ', $_SERVER['REQUEST_URI'];");
+    site(&host, "www/style.css", "p { color: blue }");
+    host.ok(&["service", "restart", tenant()]);
+    let folder = host.path("apache");
+    host.ok(&["web", "apache", "--write", &folder.display().to_string()]);
+    let apache = Apache::start(&format!("Include {}/bailiwick.d/{}.conf", folder.display(), tenant()));
+    for (path, golden) in [
+        ("/index.php?a=b", "1000 /index.php?a=b"),
+        ("/a/pretty/name", "1000 /a/pretty/name"),
+        ("/style.css", "p { color: blue }"),
+    ] {
+        let mut last = None;
+        until("Apache answers", || {
+            last = apache.get(path).ok();
+            last.as_ref().is_some_and(|answer| answer.status == 200)
+        });
+        assert_eq!(last.expect("an answer").text(), golden, "{path}: {}", apache.errors());
+    }
+    let missing = apache.get("/nothing.css").expect("an answer");
+    assert_eq!(missing.status, 404, "{missing:?}");
 }
 
 #[test]
