@@ -431,12 +431,27 @@ fn a_socket_that_accepts_no_more_ends_the_program() {
 }
 
 #[test]
+fn a_missing_directory_is_made_and_a_link_that_leads_nowhere_is_told() {
+    let mut served =
+        Served::new(|dir| vec!["files".to_owned(), dir.join("www/new").to_str().expect("text").to_owned()]);
+    assert_eq!(served.get("/").status, 404);
+    served.write("new/index.html", "<p>hello</p>");
+    assert_eq!(served.get("/").status, 200);
+    assert_eq!(served.stop().code(), Some(0));
+    symlink("nowhere", served.www("dangling")).expect("a link");
+    let listener = UnixListener::bind(served.dir.path().join("other")).expect("listens");
+    let output = command(listener, &["files", served.www("dangling").to_str().expect("text")]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No such file"), "{output:?}");
+}
+
+#[test]
 fn what_it_cannot_serve_is_said() {
     let dir = tempfile::tempdir().expect("a folder");
     let unix =
         || OwnedFd::from(UnixListener::bind(tempfile::tempdir().expect("a folder").keep().join("s")).expect("listens"));
     let said = |output: Output| (output.status.code(), String::from_utf8(output.stderr).expect("text"));
-    let missing = dir.path().join("missing");
+    let missing = dir.path().join("missing/www");
     let (status, text) = said(command(unix(), &["files", missing.to_str().expect("text")]).output().expect("runs"));
     assert!(status == Some(1) && text.contains("cannot serve") && text.contains("missing"), "{text}");
     let (pair, _other) = UnixStream::pair().expect("a pair");

@@ -4,7 +4,7 @@
 //! rename at the wrong moment can lead to nothing outside the tree.
 
 use super::path::Wanted;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdir, open, openat2};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -40,10 +40,19 @@ pub(crate) struct Opened {
 }
 
 impl Tree {
-    /// The directory `dir`, which must exist.
+    /// The directory `dir`. It is made if it is missing and the directory above is there, so that a new site works before
+    /// its first file is uploaded.
     pub(crate) fn new(dir: PathBuf) -> Result<Self, String> {
         let tree = Self { dir };
-        tree.root().map_err(|error| format!("cannot serve {:?}: {error}", tree.dir))?;
+        let root = match tree.root() {
+            Err(Errno::NOENT) => match mkdir(&tree.dir, Mode::from_raw_mode(0o755)) {
+                // A symbolic link that leads nowhere exists.
+                Ok(()) | Err(Errno::EXIST) => tree.root(),
+                Err(error) => Err(error),
+            },
+            other => other,
+        };
+        root.map_err(|error| format!("cannot serve {:?}: {error}", tree.dir))?;
         Ok(tree)
     }
 
