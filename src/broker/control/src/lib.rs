@@ -5,8 +5,8 @@
 //!
 //! The modules in order. Each uses only modules before it, and a test reads this list:
 //!
-//! - the ground: `audit_log`, `directory`, `incident`, `own_dir`, `pressure`, `reconcile`, `refusals`, `sync`,
-//!   `transport`, `unavailable`, `web_sockets`
+//! - the ground: `audit_log`, `broken_listeners`, `directory`, `incident`, `own_dir`, `pressure`, `reconcile`,
+//!   `refusals`, `sync`, `transport`, `unavailable`, `web_sockets`
 //! - who asks, and what is open: `comparison`, `door`, `init_client`, `permission`, `places`, `sessions`,
 //!   `start_failures`, `warden_link`
 //! - clients of other programs: `ftp`, `init_health`, `job`, `service_orders`, `warden_client`
@@ -21,6 +21,7 @@
 
 mod audit_log;
 mod audits;
+mod broken_listeners;
 mod callers;
 mod comparison;
 mod crontabs;

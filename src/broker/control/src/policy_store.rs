@@ -62,8 +62,8 @@ pub(crate) struct PolicyStore {
     loaded: Mutex<Loaded>,
     /// The directory of the FTP servers' database of logins, which each reading writes again.
     logins_dir: PathBuf,
-    /// Wakes the timers after each reading.
-    timers: Wake,
+    /// Wakes those who follow the policy, after each reading.
+    followers: Vec<Wake>,
     /// Wakes the service that has the policy copied.
     was_read: Wake,
 }
@@ -74,7 +74,7 @@ impl PolicyStore {
     /// # Errors
     /// When `bailiwick.toml` is unusable and no earlier version of it is known. A tenant's file with errors affects
     /// that tenant alone.
-    pub(crate) fn open(config: &Path, timers: Wake) -> Result<Self, OpenError> {
+    pub(crate) fn open(config: &Path, followers: Vec<Wake>) -> Result<Self, OpenError> {
         let mut store = Store::new(config);
         let fingerprint = bailiwick_policy::fingerprint(config);
         let Reading { policy, diagnostics, invalid, last_good } = store.read();
@@ -97,7 +97,7 @@ impl PolicyStore {
             store: Mutex::new(store),
             loaded: Mutex::new(loaded),
             logins_dir,
-            timers,
+            followers,
             was_read: Wake::default(),
         })
     }
@@ -158,7 +158,7 @@ impl PolicyStore {
             loaded.policy = policy;
             loaded.invalid = invalid;
             loaded.last_good = last_good;
-            self.timers.wake();
+            self.followers.iter().for_each(Wake::wake);
             self.write_logins(&loaded.policy);
         }
         drop(loaded);

@@ -21,13 +21,15 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// The time between two rounds over all tenants with services.
 const ROUND_TIME: Duration = Duration::from_secs(30);
-/// The time between two looks for sockets that were shut down, and for jails that were started.
-const LOOK_TIME: Duration = Duration::from_millis(500);
+/// The pause before orders that failed are given again.
+const RETRY_TIME: Duration = Duration::from_millis(500);
 /// The first version of init's protocol with services.
 const WITH_SERVICES: u32 = 3;
 /// The most failing services that a status names.
@@ -65,35 +67,57 @@ impl ServiceKeeper {
     }
 
     /// Runs without end.
+    ///
+    /// # Panics
+    /// When the runtime has no reactor for descriptors, at its start.
     pub(crate) async fn run(self: Arc<Self>) {
+        let broken = self.sockets.broken().try_clone_to_owned();
+        #[expect(
+            deprecated,
+            reason = "what is deprecated about it are descriptors that somebody else may close: this one is owned"
+        )]
+        let broken =
+            broken.and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE)).expect("a descriptor is free");
         let (mut round, mut heard) = (Instant::now(), 0);
         loop {
-            let runtime = {
+            let (runtime, is_read) = {
                 let loaded = self.tenants.policy.loaded();
-                if loaded.readings != heard {
+                let is_read = loaded.readings != heard;
+                if is_read {
                     self.sockets.follow(&loaded.policy);
-                    (heard, round) = (loaded.readings, Instant::now());
+                    heard = loaded.readings;
                 }
-                loaded.policy.host.runtime_dir.clone()
+                (loaded.policy.host.runtime_dir.clone(), is_read)
             };
+            // An audit reads the policy, and must see a changed file before it is put right.
             let is_round = Instant::now() >= round;
             if is_round {
                 round = Instant::now() + ROUND_TIME;
                 self.sockets.mend(&runtime);
             }
-            // A tenant without a process breaks nothing; in each round it is looked at once more.
-            let may_break = |tenant: &TenantName| is_round || self.running(tenant).is_some();
-            let renewed = self.sockets.heal(&runtime, std::time::Instant::now(), may_break);
+            let renewed = self.sockets.heal(&runtime, std::time::Instant::now());
             self.sockets.store().await;
-            let due = self.due(is_round, &renewed);
+            let due = self.due(is_round || is_read, &renewed);
             at_once(due.iter().map(|tenant| self.serve(tenant)).collect()).await;
-            drop(tokio::time::timeout(LOOK_TIME, self.wake.wait()).await);
+            tokio::select! {
+                () = self.wake.wait() => {}
+                () = tokio::time::sleep_until(self.next_look(round)) => {}
+                Ok(mut ready) = broken.readable() => ready.clear_ready(),
+            }
         }
     }
 
-    /// The tenants whose init is to be asked: all that have services, in a round; else those whose jail, or one of whose sockets, is
+    /// When there is something to do at the latest, if nothing happens before.
+    fn next_look(&self, round: Instant) -> Instant {
+        let heal = self.sockets.next_heal().map_or(round, Instant::from_std);
+        let has_problem = lock(&self.known).values().any(|known| known.problem.is_some());
+        let retry = if has_problem { Instant::now() + RETRY_TIME } else { round };
+        round.min(heal).min(retry)
+    }
+
+    /// The tenants whose init is to be asked: all that have services, if `all`; else those whose jail, or one of whose sockets, is
     /// new, or whose orders failed.
-    fn due(&self, is_round: bool, renewed: &[TenantName]) -> Vec<Tenant> {
+    fn due(&self, all: bool, renewed: &[TenantName]) -> Vec<Tenant> {
         let loaded = self.tenants.policy.loaded();
         let mut known = lock(&self.known);
         known.retain(|name, _| loaded.policy.tenants.contains_key(name) && self.running(name).is_some());
@@ -104,7 +128,7 @@ impl ServiceKeeper {
             }
             let pid = self.running(&tenant.name);
             let is_new = known.is_none_or(|known| known.pid != pid || known.problem.is_some());
-            pid.is_some() && (is_round || is_new || renewed.contains(&tenant.name))
+            pid.is_some() && (all || is_new || renewed.contains(&tenant.name))
         };
         loaded.policy.tenants.values().filter(is_due).cloned().collect()
     }
@@ -434,6 +458,6 @@ mod tests {
         let turn = services.reconciler.turn(&alice).await;
         services.reconciler.wake(&turn, &alice, "test").await.expect("starts");
         let heard = tokio::time::timeout(Duration::from_secs(5), services.service_keeper.wake.wait()).await;
-        assert!(heard.is_ok(), "it would look only after {LOOK_TIME:?}");
+        assert!(heard.is_ok(), "it would look only after {ROUND_TIME:?}");
     }
 }

@@ -86,8 +86,8 @@ impl Services {
     /// When `bailiwick.toml` is unusable and no earlier version of it is known. A tenant's file with errors affects
     /// that tenant alone.
     pub fn open(config: &Path) -> Result<Arc<Self>, OpenError> {
-        let (wake_timers, wake_reconciler) = (Wake::default(), Wake::default());
-        let policy = Arc::new(PolicyStore::open(config, wake_timers.clone())?);
+        let (wake_timers, wake_keeper, wake_reconciler) = (Wake::default(), Wake::default(), Wake::default());
+        let policy = Arc::new(PolicyStore::open(config, vec![wake_timers.clone(), wake_keeper.clone()])?);
         let host = policy.host();
         let own_dir = own_dir::find(&host.state_dir);
         move_history(&own_dir::below(&host.state_dir), &own_dir);
@@ -105,7 +105,7 @@ impl Services {
         let timers = Arc::new(Timers::new(wake_timers, own_dir.clone()));
         let session_end = Arc::new(SessionEnd::new(Arc::clone(&tenants), Arc::clone(&sessions)));
         let (first_round, first_round_over) = watch::channel(false);
-        let (sockets, wake_keeper) = (Arc::new(WebSockets::new(Wake::default())), Wake::default());
+        let sockets = Arc::new(WebSockets::new(Wake::default()));
         let reconciler = Arc::new(Reconciler::new(Parts {
             tenants: Arc::clone(&tenants),
             inits: Arc::clone(&inits),

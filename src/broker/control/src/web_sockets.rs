@@ -5,6 +5,7 @@
 //! empty one of its own (`PrivateNetwork=`, or `--standalone`). A tenant that has a listening socket can shut it down, and then
 //! nobody can connect any more: such a socket is made anew, after growing pauses.
 
+use crate::broken_listeners::{BrokenListeners, Watched};
 use crate::sync::{Wake, lock};
 use bailiwick_policy::{Host, Policy};
 use bailiwick_proto::{WEB_DIR, bound_web_socket, web_socket, web_socket_of};
@@ -74,6 +75,8 @@ pub(crate) struct Listener {
 #[derive(Debug)]
 struct Held {
     listener: Option<Listener>,
+    /// Tells when the tenant shuts the listener down.
+    watched: Option<Watched>,
     backlog: u32,
     made: Instant,
     pause: Duration,
@@ -88,6 +91,7 @@ struct Held {
 #[derive(Debug)]
 pub(crate) struct WebSockets {
     held: Mutex<BTreeMap<Key, Held>>,
+    broken: BrokenListeners,
     stored: Mutex<Option<Stored>>,
     changed: Wake,
 }
@@ -108,7 +112,12 @@ fn declared(policy: &Policy) -> BTreeMap<Key, u32> {
 
 impl WebSockets {
     pub(crate) fn new(changed: Wake) -> Self {
-        Self { held: Mutex::default(), stored: Mutex::default(), changed }
+        Self { held: Mutex::default(), broken: BrokenListeners::new(), stored: Mutex::default(), changed }
+    }
+
+    /// A descriptor that is readable when a tenant has shut a socket down, until the next [`Self::heal`].
+    pub(crate) fn broken(&self) -> BorrowedFd<'_> {
+        self.broken.as_fd()
     }
 
     /// Wakes whoever waits when a socket was made or removed.
@@ -167,7 +176,7 @@ impl WebSockets {
             let is_there = one.listener.as_ref().is_some_and(|listener| is_at(&listener.fd, runtime, &key));
             let mode = Mode::from_raw_mode(0o660);
             if !is_there || rustix::fs::chmod(web_socket(runtime, &key.0, &key.1), mode).is_err() {
-                (one.listener, one.again) = (None, None);
+                (one.listener, one.watched, one.again) = (None, None, None);
             }
         }
     }
@@ -193,7 +202,7 @@ impl WebSockets {
                 match listener {
                     Some(Ok(listener)) => {
                         sockets.insert(key.clone(), (number, listener.cookie));
-                        held.insert(key.clone(), Held::new(Ok(listener), wanted[&key]));
+                        held.insert(key.clone(), Held::new(Ok(listener), wanted[&key], &self.broken));
                     }
                     _ => store.forget(&stored_name(number)),
                 }
@@ -261,7 +270,7 @@ impl WebSockets {
                 None => {
                     has_changed = true;
                     let made = make(runtime, &key, backlog);
-                    held.insert(key, Held::new(made, backlog));
+                    held.insert(key, Held::new(made, backlog, &self.broken));
                 }
             }
         }
@@ -273,17 +282,15 @@ impl WebSockets {
         has_changed
     }
 
-    /// Looks for sockets that their tenants have shut down, and makes those anew whose pause is over. Returns the tenants whose
-    /// sockets are new. Only sockets of tenants that `may_break` are looked at, because each look is a system call.
-    pub(crate) fn heal(
-        &self,
-        runtime: &Path,
-        now: Instant,
-        may_break: impl Fn(&TenantName) -> bool,
-    ) -> Vec<TenantName> {
+    /// Drops the sockets that their tenants have shut down since the last call, and makes those anew whose pause is over. Returns
+    /// the tenants whose sockets are new.
+    pub(crate) fn heal(&self, runtime: &Path, now: Instant) -> Vec<TenantName> {
+        let told = self.broken.told();
         let mut held = lock(&self.held);
-        for ((tenant, socket), one) in held.iter_mut().filter(|((tenant, _), _)| may_break(tenant)) {
-            let Some(listener) = one.listener.take_if(|listener| is_broken(&listener.fd)) else { continue };
+        for ((tenant, socket), one) in held.iter_mut() {
+            let is_told = |listener: &mut Listener| told.contains(&listener.cookie) && is_broken(&listener.fd);
+            let Some(listener) = one.listener.take_if(is_told) else { continue };
+            one.watched = None;
             drop(listener);
             if now.duration_since(one.made) >= WELL {
                 one.pause = FIRST_PAUSE;
@@ -306,13 +313,19 @@ impl WebSockets {
                 renewed.push(key.0.clone());
             }
             let Held { pause, backlog, again, broken, .. } = *one;
-            *one = Held { pause, again, broken, ..Held::new(made, backlog) };
+            *one = Held { pause, again, broken, ..Held::new(made, backlog, &self.broken) };
         }
         drop(held);
         if !renewed.is_empty() {
             self.changed.wake();
         }
         renewed
+    }
+
+    /// When [`Self::heal`] can make the next socket anew; `None` while none is to be made.
+    pub(crate) fn next_heal(&self) -> Option<Instant> {
+        let held = lock(&self.held);
+        held.values().filter(|held| held.listener.is_none()).map(|held| held.again.unwrap_or(held.made)).min()
     }
 
     fn all(&self) -> Vec<(Key, Listener)> {
@@ -322,13 +335,14 @@ impl WebSockets {
 }
 
 impl Held {
-    fn new(made: io::Result<Listener>, backlog: u32) -> Self {
+    fn new(made: io::Result<Listener>, backlog: u32, all: &BrokenListeners) -> Self {
         let now = Instant::now();
-        let (listener, problem, again) = match made {
-            Ok(listener) => (Some(listener), None, None),
-            Err(error) => (None, Some(format!("it cannot be made: {error}")), Some(now + FIRST_PAUSE)),
+        let made = made.and_then(|listener| Ok((all.watch(&listener.fd, listener.cookie)?, listener)));
+        let (listener, watched, problem, again) = match made {
+            Ok((watched, listener)) => (Some(listener), Some(watched), None, None),
+            Err(error) => (None, None, Some(format!("it cannot be made: {error}")), Some(now + FIRST_PAUSE)),
         };
-        Self { listener, backlog, made: now, pause: FIRST_PAUSE, again, broken: None, problem }
+        Self { listener, watched, backlog, made: now, pause: FIRST_PAUSE, again, broken: None, problem }
     }
 }
 
@@ -499,7 +513,7 @@ mod tests {
         std::fs::write(&path, "").expect("writes");
         assert!(wrong().expect("told").contains("not the socket"));
         sockets.mend(&runtime);
-        assert_eq!(sockets.heal(&runtime, Instant::now(), |_| true), [name::<TenantName>("alice")]);
+        assert_eq!(sockets.heal(&runtime, Instant::now()), [name::<TenantName>("alice")]);
         assert_eq!(wrong(), None);
         UnixStream::connect(&path).expect("connects");
     }
@@ -515,14 +529,14 @@ mod tests {
         let mut now = Instant::now();
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             let listener = sockets.get(&name("alice"), &name("web")).expect("held");
-            assert_eq!(sockets.heal(&runtime, now, |_| true), []);
+            assert_eq!(sockets.heal(&runtime, now), []);
             rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Read).expect("shuts it down");
             assert!(UnixStream::connect(&path).is_err());
-            assert_eq!(sockets.heal(&runtime, now, |_| true), []);
+            assert_eq!(sockets.heal(&runtime, now), []);
             assert!(sockets.problem(&name("alice"), &name("web")).is_some());
             now += Duration::from_secs(seconds);
-            assert_eq!(sockets.heal(&runtime, now - Duration::from_millis(1), |_| true), [], "{seconds}");
-            assert_eq!(sockets.heal(&runtime, now, |_| true), [name::<TenantName>("alice")]);
+            assert_eq!(sockets.heal(&runtime, now - Duration::from_millis(1)), [], "{seconds}");
+            assert_eq!(sockets.heal(&runtime, now), [name::<TenantName>("alice")]);
             UnixStream::connect(&path).expect("connects");
             assert_ne!(sockets.get(&name("alice"), &name("web")).expect("held").cookie, listener.cookie);
         }
@@ -565,12 +579,12 @@ mod tests {
         assert!(problem().is_some_and(|problem| problem.contains("cannot be made")));
         std::fs::create_dir_all(runtime.join(WEB_DIR)).expect("makes");
         let later = Instant::now() + FIRST_PAUSE;
-        assert_eq!(sockets.heal(&runtime, later, |_| true), [name::<TenantName>("alice")]);
+        assert_eq!(sockets.heal(&runtime, later), [name::<TenantName>("alice")]);
         assert_eq!(problem(), None);
         let listener = sockets.get(&name("alice"), &name("web")).expect("held");
         rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Read).expect("shuts it down");
-        sockets.heal(&runtime, later, |_| true);
-        sockets.heal(&runtime, later + FIRST_PAUSE, |_| true);
+        sockets.heal(&runtime, later);
+        sockets.heal(&runtime, later + FIRST_PAUSE);
         assert!(sockets.get(&name("alice"), &name("web")).is_some());
         assert!(problem().is_some_and(|problem| problem.contains("shut it down before")));
     }
@@ -652,7 +666,7 @@ mod tests {
         assert_ne!(cookie(), first);
         let listener = sockets.get(&name("alice"), &name("other")).expect("held");
         rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Read).expect("shuts it down");
-        sockets.heal(&runtime, Instant::now(), |_| true);
+        sockets.heal(&runtime, Instant::now());
         sockets.store().await;
         assert!(lock(&store.0).is_empty());
     }
