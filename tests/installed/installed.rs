@@ -5,59 +5,19 @@
 //! tenants. They run only in the virtual machine (`make vm-test`). `BAILIWICK_DEB` and `BAILIWICK_DEB_NEXT` name
 //! the packages.
 
-use bailiwick_tests::{profiles, supports, without_waiting};
+use bailiwick_tests::machine::{install, journal, main_pid, ok, package, print_measurement, sh, until, version};
+use bailiwick_tests::{profiles, supports};
 use bailiwick_types::Profile;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const TENANTS: [&str; 2] = ["alice", "bob"];
 
-/// The path of a package under test, from an environment variable.
-fn package(variable: &str) -> PathBuf {
-    std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} is not set: see `make vm-test`")).into()
-}
-
-/// Runs a shell line. Returns its exit status and output.
-fn sh(line: &str) -> (i32, String) {
-    let output = Command::new("bash").args(["-c", line]).stdin(Stdio::null()).output().expect("bash runs");
-    let text = [output.stdout, without_waiting(&output.stderr)].concat();
-    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
-}
-
-/// Runs a shell line that must succeed. Returns its output.
-fn ok(line: &str) -> String {
-    let (status, text) = sh(line);
-    assert_eq!(status, 0, "{line}\n{text}\n{}", journal());
-    text
-}
-
-/// Prints a measurement directly to standard error, because the test harness captures `eprintln!`.
-fn print_measurement(text: &str) {
-    std::io::stderr().write_all(format!("  {text}\n").as_bytes()).ok();
-}
-
-fn journal() -> String {
-    sh("journalctl -b --no-pager -o short-monotonic -u 'bailiwick*' | tail -n 60").1
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !done() {
-        assert!(Instant::now() < deadline, "waited for: {what}\n{}", journal());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// A host with two tenants whose jails run.
 fn host() {
-    let deb = package("BAILIWICK_DEB");
-    if sh("dpkg-query -W -f '${db:Status-Abbrev} ${Version}' bailiwick").1 != format!("ii  {}", version(&deb)) {
-        ok(&format!("apt-get install -y --allow-downgrades {}", deb.display()));
-    }
-    ok("rm -rf /etc/systemd/system/bailiwick*.d; systemctl daemon-reload");
+    install();
     std::fs::write("/etc/bailiwick/bailiwick.toml", "require = [\"cpu\", \"memory\", \"tasks\"]\n").expect("writes");
     for tenant in TENANTS {
         std::fs::write(format!("/etc/bailiwick/tenants.d/{tenant}.toml"), "plan = \"small\"\n").expect("writes");
@@ -65,10 +25,6 @@ fn host() {
     ok("systemctl reset-failed; systemctl enable --now bailiwick.target; systemctl start bailiwickd bailiwick-warden");
     ok("bailiwick apply; bailiwick unsuspend alice bob; bailiwick start alice bob");
     assert_eq!(running(), TENANTS.map(str::to_owned).into());
-}
-
-fn version(deb: &std::path::Path) -> String {
-    ok(&format!("dpkg-deb -f {} Version", deb.display())).trim().to_owned()
 }
 
 fn running() -> BTreeSet<String> {
@@ -128,10 +84,6 @@ impl Session {
         drop(self.child.stdin.take());
         assert_eq!(self.child.wait().expect("ends").code(), Some(7));
     }
-}
-
-fn main_pid(unit: &str) -> String {
-    ok(&format!("systemctl show -p MainPID --value {unit}")).trim().to_owned()
 }
 
 #[test]

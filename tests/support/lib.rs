@@ -2,6 +2,7 @@
 //! Dropping it removes everything it created, also after a failure.
 
 mod ids;
+pub mod machine;
 mod pool;
 mod ssh;
 pub mod web;
