@@ -34,7 +34,9 @@ pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use known_items::known_items;
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use limit_key::{BFQ_WEIGHT, Holder, LimitKey, LimitKind, LimitUnit, LimitValue, UnknownLimit};
-pub use name::{FtpName, ImageName, LoginName, NameError, PlanName, ServiceName, SocketName, TenantName, TimerName};
+pub use name::{
+    FtpName, HostSocketName, ImageName, LoginName, NameError, PlanName, ServiceName, SocketName, TenantName, TimerName,
+};
 pub use observed::{
     DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,
     MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, NotTmpfsSize, Observed, ObservedJail, ProcessFacts, ProcessRank,

@@ -145,6 +145,11 @@ name!(
     &["inherit", "unlimited"]
 );
 name!(
+    /// The name of a socket of the host that can be lent to tenants. Plans and tenants name it.
+    HostSocketName,
+    &["inherit", "unlimited"]
+);
+name!(
     /// The name of a timer of a tenant.
     TimerName,
     &["inherit", "unlimited"]

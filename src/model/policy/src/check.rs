@@ -9,7 +9,8 @@ use crate::host;
 use crate::model::{Host, Policy, ServiceSocket, Settings, Tenant};
 use crate::read::{read, sorted};
 use crate::source::Source;
-use bailiwick_types::{ByteSize, Door, LimitKey, PlanName};
+use crate::suggest::nearest;
+use bailiwick_types::{ByteSize, Door, HostSocketName, LimitKey, PlanName};
 use std::path::{Path, PathBuf};
 
 /// The facts about the machine that the checks need.
@@ -199,13 +200,14 @@ impl Findings<'_> {
     }
 
     fn settings(&mut self, policy: &Policy, machine: &Machine) {
+        let host = &policy.host;
         let has = |plan: &PlanName, key: &str| {
             let plan = policy.plans.get(plan);
-            plan.is_some_and(|plan| impossible(&plan.settings, machine).iter().any(|(other, _)| *other == key))
+            plan.is_some_and(|plan| impossible(&plan.settings, host, machine).iter().any(|(other, _)| *other == key))
         };
         for plan in policy.plans.values() {
             let file = format!("{PLANS}/{}", file_name(&plan.name));
-            for (key, problem) in impossible(&plan.settings, machine) {
+            for (key, problem) in impossible(&plan.settings, host, machine) {
                 // A problem is reported only where the setting is written, and not where it is inherited.
                 if !plan.parent.as_ref().is_some_and(|parent| has(parent, key)) {
                     self.add(&file, key, problem);
@@ -214,7 +216,7 @@ impl Findings<'_> {
         }
         for tenant in policy.tenants.values() {
             let file = format!("{TENANTS}/{}", file_name(&tenant.name));
-            for (key, problem) in impossible(&tenant.settings, machine) {
+            for (key, problem) in impossible(&tenant.settings, host, machine) {
                 if !has(&tenant.plan, key) {
                     self.add(&file, key, problem);
                 }
@@ -258,8 +260,21 @@ impl Findings<'_> {
 }
 
 /// The settings that cannot work, each with its key.
-fn impossible(settings: &Settings, machine: &Machine) -> Vec<(&'static str, Problem)> {
+fn impossible(settings: &Settings, host: &Host, machine: &Machine) -> Vec<(&'static str, Problem)> {
     let mut all = Vec::new();
+    let known = &host.host_sockets;
+    if let Some(name) = settings.host_sockets.iter().find(|name| !known.contains_key(*name)) {
+        let problem = Problem::new(format!("the host lends no socket \"{name}\""));
+        all.push((
+            "host_sockets",
+            match nearest(name.as_str(), known.keys().map(HostSocketName::as_str)) {
+                Some(meant) => problem.hint(format!("did you mean \"{meant}\"?")),
+                None => problem.hint("declare it as [[host_socket]] in bailiwick.toml, or remove it"),
+            },
+        ));
+    } else if !settings.host_sockets.is_empty() {
+        all.push(("host_sockets", Problem::new("nothing lends a socket of the host yet").hint("remove host_sockets")));
+    }
     let awake = settings.services.iter().find(|service| service.sockets.is_empty());
     if let Some(service) = awake.filter(|_| settings.sleep.is_some()) {
         let problem =

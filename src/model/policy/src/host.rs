@@ -2,10 +2,12 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::host_etc::is_barred;
+use crate::host_sockets::{self, HOST_SOCKET};
 use crate::model::{EtcSettings, Host, Principal, Reserve, Web};
 use crate::reader::{NEVER, Report, Section, Span, Table, distinct, expected, line, number, parsed, switch, text};
 use crate::source::Source;
 use bailiwick_types::{ByteSize, IdPool, Period, Resource};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -29,12 +31,13 @@ const TOP: Section = Section {
         "web",
         "etc_extra",
         "etc_never",
+        "host_socket",
     ],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
 const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
 const WEB: Section = Section { title: "in \"web\"", keys: &["group"] };
-const SECTIONS: &[Section] = &[TOP, IDS, RESERVE, WEB];
+const SECTIONS: &[Section] = &[TOP, IDS, RESERVE, WEB, HOST_SOCKET];
 
 /// The values of the settings that the file does not have.
 pub(crate) fn defaults() -> Host {
@@ -51,6 +54,7 @@ pub(crate) fn defaults() -> Host {
         replace_silent_init: Some(Period(300)),
         web: Web { group: None },
         etc: EtcSettings::default(),
+        host_sockets: BTreeMap::new(),
     }
 }
 
@@ -94,6 +98,7 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         if let Some(never) = top.list(&mut report, "etc_never", below_etc) {
             host.etc.never = distinct(&mut report, never.into_inner(), Clone::clone);
         }
+        host.host_sockets = host_sockets::read(&mut report, &top, SECTIONS, &[&host.state_dir, &host.runtime_dir]);
     }
     if report.is_clean() { Ok(host) } else { Err(report.finish()) }
 }
@@ -115,7 +120,7 @@ fn read_directories(report: &mut Report<'_>, top: &Table<'_, '_>, host: &mut Hos
 }
 
 /// Reads an absolute path in its normal form, so that paths can be compared.
-fn directory(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
+pub(crate) fn directory(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
     let path = line(value)?;
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     let normal = format!("/{}", parts.join("/"));
@@ -264,7 +269,7 @@ fn account(name: &str) -> Result<String, Problem> {
 pub(crate) fn write(host: &Host) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let list = |items: Vec<String>| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
-    format!(
+    let text = format!(
         "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\n\
          reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\nlogin_group = {}\n\
          replace_silent_init = \"{}\"\nweb = {{ {} }}\n\
@@ -285,5 +290,6 @@ pub(crate) fn write(host: &Host) -> String {
         host.web.group.as_ref().map(|group| format!("group = {}", quoted(group))).unwrap_or_default(),
         list(host.etc.extra.clone()),
         list(host.etc.never.clone()),
-    )
+    );
+    text + &host_sockets::write(&host.host_sockets)
 }

@@ -11,6 +11,7 @@ mod diagnostic;
 mod folder;
 mod host;
 pub mod host_etc;
+mod host_sockets;
 mod items;
 mod limits;
 mod model;
@@ -29,8 +30,8 @@ mod tenants;
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, lines, printable};
 pub use model::{
-    Declared, EtcSettings, FtpLogin, Host, Log, Login, Pass, Plan, Policy, Principal, Reserve, Run, Service,
-    ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
+    Declared, EtcSettings, FtpLogin, Host, HostSocket, Log, Login, Pass, Plan, Policy, Principal, Reserve, Run,
+    Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
 };
 pub use read::{LastGood, Reading, dump, parse, read, read_host, read_tenant};
 pub use store::{Store, fingerprint};

@@ -1,8 +1,9 @@
 //! The policy after parsing and inheritance. Every setting has a value, so nothing is left to look up.
 
 use bailiwick_types::{
-    Access, ByteSize, CpuShare, Door, FtpName, IdPool, ImageName, Limits, LoginName, PasswordHash, Period, PlanName,
-    Profile, Readiness, Resource, Restart, ServiceName, SocketName, StopSignal, TenantName, TimerName, When,
+    Access, ByteSize, CpuShare, Door, FtpName, HostSocketName, IdPool, ImageName, Limits, LoginName, PasswordHash,
+    Period, PlanName, Profile, Readiness, Resource, Restart, ServiceName, SocketName, StopSignal, TenantName,
+    TimerName, When,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +48,24 @@ pub struct Host {
     pub web: Web,
     /// The parts of the host's `/etc` that jails see, or do not see, apart from unchanged files of packages.
     pub etc: EtcSettings,
+    /// The sockets of the host that plans and tenants may name.
+    pub host_sockets: BTreeMap<HostSocketName, HostSocket>,
+}
+
+/// A socket of the host that can be lent to tenants, such as that of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostSocket {
+    /// Where it is on the host: an absolute path of a file in a directory of its own.
+    pub path: PathBuf,
+    /// The most connections of one tenant at a time.
+    pub connections: u32,
+}
+
+impl HostSocket {
+    /// The default of `connections`.
+    pub const CONNECTIONS: u32 = 20;
+    /// The most that `connections` can be.
+    pub const MAX_CONNECTIONS: u32 = 1000;
 }
 
 /// Parts of the host's `/etc`, as paths below `/etc`.
@@ -86,10 +105,12 @@ impl Tenant {
         doors.contains(&door) && (self.state == Declared::Active || suspended_doors.contains(&door))
     }
 
-    /// Whether the tenant has a host user. This is so when it has a door of sshd, open or not.
+    /// Whether the tenant has a host user. This is so when it has a door of sshd, open or not, or a socket of the host: the
+    /// program behind that socket sees the host user.
     #[must_use]
     pub fn has_host_user(&self) -> bool {
-        self.settings.doors.iter().any(|door| matches!(door, Door::Ssh | Door::Sftp))
+        let has_door = self.settings.doors.iter().any(|door| matches!(door, Door::Ssh | Door::Sftp));
+        has_door || !self.settings.host_sockets.is_empty()
     }
 }
 
@@ -141,6 +162,8 @@ pub struct Settings {
     pub services: Vec<Service>,
     /// When an idle tenant sleeps; `None` for never.
     pub sleep: Option<Sleep>,
+    /// The sockets of the host that the tenant may use. A tenant's list replaces that of its plan.
+    pub host_sockets: BTreeSet<HostSocketName>,
 }
 
 /// A tenant after inheritance.

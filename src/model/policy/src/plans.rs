@@ -17,7 +17,18 @@ const MAX_DEPTH: usize = 16;
 
 const TOP: Section = Section {
     title: "at the top of the file",
-    keys: &["plan", "image", "profile", "doors", "suspended_doors", "inherit_services", "limits", "sleep", "service"],
+    keys: &[
+        "plan",
+        "image",
+        "profile",
+        "doors",
+        "suspended_doors",
+        "inherit_services",
+        "host_sockets",
+        "limits",
+        "sleep",
+        "service",
+    ],
 };
 const SECTIONS: &[Section] = &[
     TOP,

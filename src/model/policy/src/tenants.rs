@@ -23,6 +23,7 @@ const TOP: Section = Section {
         "doors",
         "suspended_doors",
         "inherit_services",
+        "host_sockets",
         "limits",
         "sleep",
         "login",

@@ -174,3 +174,36 @@ fn a_problem_of_a_plan_is_reported_once() {
     let [only] = found.as_slice() else { panic!("{found:?}") };
     assert!(only.file.ends_with("plans.d/small.toml"), "{only}");
 }
+
+#[test]
+fn a_plan_and_a_tenant_name_only_what_the_host_lends() {
+    let lent = "[[host_socket]]\nname = \"mysql\"\npath = \"/run/mysqld/mysqld.sock\"\n";
+    let of = |host: &str, plan: &str, tenant: &str| {
+        let directory = Directory::with(&[
+            ("bailiwick.toml", host),
+            ("plans.d/p.toml", plan),
+            ("tenants.d/alice.toml", &format!("plan = \"p\"\n{tenant}")),
+        ]);
+        let found = check(directory.path(), &Machine { users: Vec::new(), ..machine() });
+        let name = |problem: &Diagnostic| problem.file.file_name().expect("a file").to_string_lossy().into_owned();
+        let line = |problem: &Diagnostic| {
+            let hint = problem.hint.as_deref().unwrap_or_default();
+            format!("{}:{}: {} ({hint})", name(problem), problem.line, problem.message)
+        };
+        found.iter().map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of(lent, "host_sockets = [\"mysq\"]\n", ""),
+        ["p.toml:1: the host lends no socket \"mysq\" (did you mean \"mysql\"?)"]
+    );
+    assert_eq!(
+        of("", "", "host_sockets = [\"redis\"]\n"),
+        [
+            "alice.toml:2: the host lends no socket \"redis\" (declare it as [[host_socket]] in bailiwick.toml, or remove it)"
+        ]
+    );
+    assert_eq!(
+        of(lent, "host_sockets = [\"mysql\"]\n", "host_sockets = []\n"),
+        ["p.toml:1: nothing lends a socket of the host yet (remove host_sockets)"]
+    );
+}

@@ -629,6 +629,36 @@ fn bailiwick_toml() {
         ("web = \"www-data\"", "1:7: expected a table (what is in \"web\"), found a text in quotes"),
         ("[web]\nusers = \"x\"", "2:1: unknown key \"users\" (in \"web\" there are: group)"),
         ("user = \"4294967295\"", "1:8: no user can have the number 4294967295"),
+        ("[[host_socket]]\nname = \"db\"", "1:1: the host socket has no \"path\""),
+        (
+            "host_socket = \"/run/db/s\"",
+            "1:15: expected a list of tables, found a text in quotes (write [[host_socket]], in two pairs of brackets)",
+        ),
+        (
+            "[[host_socket]]\nname = \"db\"\npath = \"/run/db.sock\"",
+            "3:8: \"/run/db.sock\" is in a directory of the whole host \
+             (have the program make its socket in a directory of its own, such as /run/mysqld)",
+        ),
+        (
+            "[[host_socket]]\nname = \"db\"\npath = \"/run/bailiwick/warden.sock\"",
+            "3:8: \"/run/bailiwick/warden.sock\" is a socket of Bailiwick (no tenant may use one)",
+        ),
+        (
+            "[[host_socket]]\nname = \"db\"\npath = \"run/db/s\"",
+            "3:8: the path \"run/db/s\" is not absolute (a path starts with \"/\")",
+        ),
+        (
+            "[[host_socket]]\nname = \"db\"\npath = \"/run/db/s\"\nconnections = 0",
+            "4:15: 0 connections of one tenant (write a number from 1 to 1000)",
+        ),
+        (
+            "[[host_socket]]\nname = \"db\"\npath = \"/run/db/s\"\n[[host_socket]]\nname = \"db\"\npath = \"/run/x/s\"",
+            "5:8: there are two host sockets \"db\"",
+        ),
+        (
+            "[[host_socket]]\nname = \"db\"\npath = \"/run/db/s\"\nbacklog = 1",
+            "4:1: unknown key \"backlog\" (below [[host_socket]] there are: name, path, connections)",
+        ),
     ] {
         assert_eq!(host(content), [complaint], "{content}");
     }

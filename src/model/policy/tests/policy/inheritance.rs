@@ -29,6 +29,7 @@ fn settings_that_nobody_makes_have_their_defaults() {
             limits: Limits::default(),
             services: Vec::new(),
             sleep: None,
+            host_sockets: BTreeSet::new(),
         }
     );
     assert_eq!(alice.state, Declared::Active);
@@ -41,22 +42,23 @@ fn the_nearest_setting_wins() {
     let directory = Directory::with(&[
         (
             "plans.d/base.toml",
-            "profile = \"system\"\nimage = \"debian-12\"\n[limits]\ncpu = \"50%\"\nmemory = \"1G\"\ntasks = 50",
+            "profile = \"system\"\nimage = \"debian-12\"\nhost_sockets = [\"mysql\"]\n[limits]\ncpu = \"50%\"\nmemory = \"1G\"\ntasks = 50",
         ),
         (
             "plans.d/big.toml",
-            "plan = \"base\"\ndoors = []\nsuspended_doors = [\"ftp\"]\n[limits]\nmemory = \"4G\"\ntasks = \"inherit\"",
+            "plan = \"base\"\ndoors = []\nhost_sockets = [\"pg\"]\nsuspended_doors = [\"ftp\"]\n[limits]\nmemory = \"4G\"\ntasks = \"inherit\"",
         ),
         (
             "tenants.d/alice.toml",
             "plan = \"big\"\nprofile = \"web\"\n[limits]\ntasks = \"unlimited\"\nmemory = \"inherit\"\nswap = \"1G\"",
         ),
     ]);
-    let Settings { image, profile, doors, suspended_doors, limits, services, sleep } =
+    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, host_sockets } =
         tenant(&directory, "alice").settings;
     assert!(services.is_empty() && sleep.is_none());
     assert_eq!((image.as_str(), profile, doors.len()), ("debian-12", Profile::Web, 0));
     assert_eq!(suspended_doors, BTreeSet::from([Door::Ftp]));
+    assert_eq!(host_sockets, BTreeSet::from(["pg".parse().expect("a name")]), "a list replaces the inherited one");
     let expected = Limits {
         cpu: Bound::At(CpuShare(50_000)),
         memory: Bound::At(ByteSize(4 << 30)),

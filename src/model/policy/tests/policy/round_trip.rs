@@ -2,8 +2,8 @@
 
 use bailiwick_diagnostics::render;
 use bailiwick_policy::{
-    Declared, EtcSettings, FtpLogin, Host, Log, Login, Pass, Plan, Policy, Principal, Reading, Reserve, Run, Service,
-    ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
+    Declared, EtcSettings, FtpLogin, Host, HostSocket, Log, Login, Pass, Plan, Policy, Principal, Reading, Reserve,
+    Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
 };
 use bailiwick_policy::{dump, parse};
 use bailiwick_types::{
@@ -82,10 +82,11 @@ prop_compose! {
         limits in storage(),
         services in services(),
         sleep in option::of((70u64..30 * 86_400, option::of(10u64..60))),
+        host_sockets in btree_set(name(), 0..3),
     ) -> Settings {
         let (doors, suspended_doors) = (doors.into_iter().collect(), suspended.into_iter().collect());
         let sleep = sleep.map(|(after, freeze_after)| Sleep { after: Period(after), freeze_after: freeze_after.map(Period) });
-        Settings { image, profile, doors, suspended_doors, limits, services, sleep }
+        Settings { image, profile, doors, suspended_doors, limits, services, sleep, host_sockets }
     }
 }
 
@@ -231,7 +232,10 @@ prop_compose! {
         (user, login_group) in ("[a-z]{1,8}_", "[a-z]{1,8}_"),
         silent in option::of(1u64..=86_400),
         group in option::of("[a-z]{1,8}_"),
+        lent in btree_map(name(), ("/run/[a-z]{1,8}_/[ -.0-~]{1,8}_", 1u32..=HostSocket::MAX_CONNECTIONS), 0..3),
     ) -> Host {
+        let lent = lent.into_iter();
+
         Host {
             state_dir: PathBuf::from(dirs.0),
             runtime_dir: PathBuf::from(dirs.1),
@@ -245,6 +249,9 @@ prop_compose! {
             web: Web { group },
             replace_silent_init: silent.map(Period),
             etc: EtcSettings { extra: vec!["php/8.4".to_owned()], never: vec!["fonts".to_owned(), "x\"y".to_owned()] },
+            host_sockets: lent
+                .map(|(name, (path, connections))| (name, HostSocket { path: path.into(), connections }))
+                .collect(),
         }
     }
 }
@@ -290,7 +297,7 @@ proptest! {
         let files: Vec<(PathBuf, String)> = dump(&policy)
             .into_iter()
             .map(|(path, content)| {
-                let needed = ["plan ", "[", "name ", "command ", "files ", "pass ", "to ", "state ", "suspend_reason "];
+                let needed = ["plan ", "[", "name ", "command ", "files ", "pass ", "path ", "to ", "state ", "suspend_reason "];
                 let keep = |line: &&str| needed.iter().any(|start| line.starts_with(start)) || kept.next() == Some(true);
                 (path, content.lines().filter(keep).map(|line| format!("{line}\n")).collect())
             })
