@@ -147,6 +147,71 @@ impl Drop for Apache {
     }
 }
 
+/// A running Caddy on a port of the loopback.
+#[derive(Debug)]
+pub struct Caddy {
+    folder: tempfile::TempDir,
+    child: Child,
+    port: u16,
+}
+
+impl Caddy {
+    /// Starts Caddy as the web server's user. `site` goes into its only site.
+    ///
+    /// # Panics
+    /// When Caddy refuses the configuration or does not begin to listen.
+    #[must_use]
+    pub fn start(site: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        let port = free_port();
+        let text = format!(
+            "{{\n\tadmin off\n\tauto_https off\n}}\nhttp://localhost:{port} {{\n\tbind 127.0.0.1\n{site}\n}}\n"
+        );
+        fs::write(folder.path().join("Caddyfile"), text).expect("writes");
+        let log = fs::File::create(folder.path().join("log")).expect("a log");
+        let child = Command::new("setpriv")
+            .args(["--reuid", "www-data", "--regid", "www-data", "--clear-groups", "/usr/bin/caddy", "run", "--config"])
+            .arg(folder.path().join("Caddyfile"))
+            // It keeps its files below these, and www-data has no home of its own.
+            .envs(["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"].map(|name| (name, "/nonexistent")))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("Caddy runs");
+        let mut caddy = Self { folder, child, port };
+        until("Caddy listens", || {
+            let ended = caddy.child.try_wait().expect("wait");
+            assert!(ended.is_none(), "Caddy ended: {}", caddy.errors());
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        caddy
+    }
+
+    /// What Caddy has said.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Requests a path.
+    ///
+    /// # Errors
+    /// When the connection breaks, or what comes is no answer.
+    pub fn get(&self, path: &str) -> std::io::Result<Response> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        request(&mut stream, path, &[])
+    }
+}
+
+impl Drop for Caddy {
+    fn drop(&mut self) {
+        drop(Command::new("kill").arg(self.child.id().to_string()).status());
+        drop(self.child.wait());
+    }
+}
+
 /// A port of the loopback that nobody listens on.
 ///
 /// # Panics

@@ -1,10 +1,11 @@
 //! Sites: a real nginx of the host serves pages of jails, with the configuration that Bailiwick prints.
 
-use bailiwick_tests::web::{Apache, Nginx, Response};
+use bailiwick_tests::web::{Apache, Caddy, Nginx, Response, request, socket_path};
 use bailiwick_tests::{Host, profiles, until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -87,31 +88,87 @@ fn a_php_page_of_a_jail_is_served_through_nginx() {
     assert!(page.text().contains("1000 /index.php?a=b"), "{page:?}\n{}", nginx.errors());
 }
 
-#[test]
-fn apache_serves_the_same_site() {
+/// A host with a site in PHP and files, and the folder of a web server's configuration of it.
+fn php_and_files(server: &str) -> (Host, PathBuf) {
     let files = "[[service]]\nname = \"files\"\nfiles = \"www\"\n[[service.socket]]\nname = \"files\"\n";
     let host = host(&(php(20) + files));
     site(&host, "fpm.conf", POOL);
     site(&host, "www/index.php", "<?php echo posix_getuid(), ' ', $_SERVER['REQUEST_URI'];");
     site(&host, "www/style.css", "p { color: blue }");
     host.ok(&["service", "restart", tenant()]);
-    let folder = host.path("apache");
-    host.ok(&["web", "apache", "--write", &folder.display().to_string()]);
-    let apache = Apache::start(&format!("Include {}/bailiwick.d/{}.conf", folder.display(), tenant()));
+    let folder = host.path(server);
+    host.ok(&["web", server, "--write", &folder.display().to_string()]);
+    (host, folder)
+}
+
+/// Checks what a web server makes of that site.
+fn check_site(get: impl Fn(&str) -> std::io::Result<Response>, errors: impl Fn() -> String) {
     for (path, golden) in [
         ("/index.php?a=b", "1000 /index.php?a=b"),
         ("/a/pretty/name", "1000 /a/pretty/name"),
         ("/style.css", "p { color: blue }"),
     ] {
         let mut last = None;
-        until("Apache answers", || {
-            last = apache.get(path).ok();
+        until("the web server answers", || {
+            last = get(path).ok();
             last.as_ref().is_some_and(|answer| answer.status == 200)
         });
-        assert_eq!(last.expect("an answer").text(), golden, "{path}: {}", apache.errors());
+        assert_eq!(last.expect("an answer").text(), golden, "{path}: {}", errors());
     }
-    let missing = apache.get("/nothing.css").expect("an answer");
+    let missing = get("/nothing.css").expect("an answer");
     assert_eq!(missing.status, 404, "{missing:?}");
+}
+
+#[test]
+fn apache_serves_the_same_site() {
+    let (_host, folder) = php_and_files("apache");
+    let apache = Apache::start(&format!("Include {}/bailiwick.d/{}.conf", folder.display(), tenant()));
+    check_site(|path| apache.get(path), || apache.errors());
+}
+
+#[test]
+fn caddy_serves_the_same_site() {
+    let (_host, folder) = php_and_files("caddy");
+    let caddy = Caddy::start(&format!("\timport {}/bailiwick.d/{}.conf", folder.display(), tenant()));
+    check_site(|path| caddy.get(path), || caddy.errors());
+}
+
+/// A page like that of a large content management system: 300 files are included, each with a class, and a database is
+/// asked and written.
+const LARGE_PAGE: &str = r#"<?php
+    $parts = __DIR__ . '/parts';
+    if (!is_dir($parts)) {
+        mkdir($parts);
+        for ($i = 0; $i < 300; $i++)
+            file_put_contents("$parts/$i.php", "<?php class Part$i { function value() { return $i; } }");
+    }
+    $sum = 0;
+    for ($i = 0; $i < 300; $i++) { require_once "$parts/$i.php"; $name = "Part$i"; $sum += (new $name)->value(); }
+    $db = new SQLite3(__DIR__ . '/site.db');
+    $db->busyTimeout(30000);
+    $db->exec('PRAGMA journal_mode = WAL');
+    $db->exec('CREATE TABLE IF NOT EXISTS post (id INTEGER PRIMARY KEY, title TEXT)');
+    $db->exec("INSERT INTO post (title) VALUES ('hello')");
+    echo $sum, ' ', count(get_included_files()), ' ', $db->querySingle('SELECT count(*) FROM post');
+"#;
+
+#[test]
+fn a_page_of_many_files_with_a_database_works_for_many_visitors() {
+    let host = host(&php(20));
+    site(&host, "fpm.conf", POOL);
+    site(&host, "www/index.php", LARGE_PAGE);
+    host.ok(&["service", "restart", tenant()]);
+    let nginx = nginx(&host);
+    assert_eq!(answers(&nginx, "/index.php").text(), "44850 301 1");
+    let visit = || (0..10).map(|_| nginx.get("/index.php", &[]).expect("an answer").text()).collect::<Vec<_>>();
+    let mut all: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(visit)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("ends")).collect()
+    });
+    all.sort();
+    let seen = all.iter().filter(|text| text.starts_with("44850 301 ")).count();
+    assert_eq!(seen, 40, "{all:?}\n{}", nginx.errors());
+    assert_eq!(answers(&nginx, "/index.php").text(), "44850 301 42");
 }
 
 #[test]
@@ -231,6 +288,29 @@ fn python_servers_take_over_the_socket() {
     until("the other server answers", || {
         nginx.get("/b", &[]).is_ok_and(|answer| answer.status == 200 && answer.text() == "uvicorn /b")
     });
+}
+
+#[test]
+fn node_listens_on_a_port_or_takes_over_the_socket() {
+    let service = |name: &str, listen: &str, socket: &str| {
+        let program = format!("require('http').createServer((q, r) => r.end('{name} ' + q.url)).listen({listen})");
+        format!(
+            "[[service]]\nname = \"{name}\"\ncommand = [\"/usr/bin/node\", \"-e\", {program:?}]\n\
+             [[service.socket]]\nname = \"{name}\"\n{socket}\n"
+        )
+    };
+    let relayed = service("relayed", "process.env.PORT", "pass = \"relay\"\nto = \"127.0.0.1:3000\"");
+    let host = host(&(relayed + &service("passed", "{fd: 3}", "pass = \"fd\"")));
+    for (name, golden) in [("relayed", "relayed /a"), ("passed", "passed /a")] {
+        let socket = socket_path(&host.path("run"), tenant(), name);
+        let mut last = None;
+        until("node answers", || {
+            let stream = UnixStream::connect(&socket);
+            last = stream.and_then(|mut stream| request(&mut stream, "/a", &[])).ok();
+            last.as_ref().is_some_and(|answer| answer.status == 200)
+        });
+        assert_eq!(last.expect("an answer").text(), golden);
+    }
 }
 
 #[test]
