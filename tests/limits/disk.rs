@@ -299,6 +299,39 @@ fn df_shows_a_tenant_its_own_limit() {
 }
 
 #[test]
+fn a_full_disk_costs_lines_of_a_log_and_no_service() {
+    let bounded = bounded("disk = \"16M\"");
+    let service = "[[service]]\nname = \"loud\"\nlog = { size = \"64K\", keep = 1 }\n\
+                   command = [\"/bin/sh\", \"-c\", \"while :; do echo $$ $(date +%s.%N); sleep 0.01; done\"]\n";
+    let file = bounded.host.path("etc/tenants.d/web.toml");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    std::fs::write(&file, text + service).expect("writes");
+    bounded.host.ok(&["apply"]);
+    let log = "cat /home/web/.local/state/services/loud.log*";
+    let last = || bounded.host.inside("web", &format!("{log} | sort | tail -n 1")).1.trim().to_owned();
+    until("it logs", || !last().is_empty());
+    let report = || {
+        let shown: Value =
+            serde_json::from_str(&bounded.host.ok(&["service", "status", "web", "--json"])).expect("JSON");
+        shown[0]["services"][0]["report"].clone()
+    };
+    let before = report();
+    bounded.fills("web", "head -c 40M /dev/zero > /home/big; while echo x; do :; done >> /home/big; exit 1");
+    until("no line fits any more", || {
+        let seen = last();
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        last() == seen
+    });
+    assert_eq!(bounded.host.inside("web", "rm /home/big && sync").0, 0);
+    let full = last();
+    until("it logs again", || last() != full);
+    let after = report();
+    assert_eq!((&after["pid"], &after["state"]), (&before["pid"], &before["state"]), "{after}");
+    let dropped = bounded.host.inside("web", &format!("{log} | grep -c dropped")).1;
+    assert_ne!(dropped.trim(), "0", "what is missing is told");
+}
+
+#[test]
 fn a_tenant_stops_at_its_limit_of_inodes() {
     let bounded = bounded("disk = \"64M\"\ninodes = \"1k\"");
     if !has_projects(&bounded) {
