@@ -160,6 +160,19 @@ pub fn filter_of_ftp() -> Vec<Instruction> {
     program::compile(&rules)
 }
 
+/// The filter of the program that lends a socket of the host to a tenant. It runs on the host, beside the jail.
+#[must_use]
+pub fn filter_of_lending() -> Vec<Instruction> {
+    let mut rules = rules(Profile::Web);
+    rules.fill(calls::REFUSE);
+    for group in calls::OF_LENDING {
+        for &(number, _) in group.calls {
+            rules[number as usize] = group.rule(Profile::Web);
+        }
+    }
+    program::compile(&rules)
+}
+
 fn rules(profile: Profile) -> Vec<Rule> {
     let mut rules = Vec::new();
     for group in calls::GROUPS {
@@ -258,6 +271,51 @@ mod tests {
                 assert_eq!(call(*profile, X32_BIT | number, &[]), ABSENT);
             }
         }
+    }
+
+    #[test]
+    fn whoever_lends_a_socket_opens_nothing_and_reaches_nobody() {
+        let program = filter_of_lending();
+        let verdict = |number: u32, arguments: [u64; 6]| {
+            evaluate(&program, &SeccompData { number, architecture: ARCHITECTURE, arguments })
+        };
+        let stream = |family: u32, kind: u64| verdict(__NR_socket, [u64::from(family), kind, 0, 0, 0, 0]);
+        assert_eq!(stream(net::AF_UNIX, 1 | 0o2_004_000), Verdict::Allow);
+        for (family, kind) in [(net::AF_UNIX, 2), (net::AF_UNIX, 5), (net::AF_INET, 1), (net::AF_NETLINK, 3)] {
+            assert_eq!(stream(family, kind), PERMISSION);
+        }
+        let named = |number: &u32| name(*number).is_some();
+        let allowed = (0..=600).filter(named).filter(|number| verdict(*number, [1; 6]) == Verdict::Allow);
+        let allowed: Vec<&str> = allowed.filter_map(name).collect();
+        let golden = calls::OF_LENDING.iter().flat_map(|group| group.calls).map(|call| call.1);
+        assert_eq!(allowed.iter().copied().collect::<std::collections::BTreeSet<_>>(), golden.collect());
+        for refused in [
+            "open",
+            "openat",
+            "openat2",
+            "execve",
+            "execveat",
+            "clone",
+            "clone3",
+            "kill",
+            "ptrace",
+            "ioctl",
+            "sendmsg",
+            "recvmsg",
+            "bind",
+            "listen",
+            "prctl",
+            "mprotect",
+            "memfd_create",
+            "setns",
+            "unshare",
+            "chroot",
+        ] {
+            assert!(!allowed.contains(&refused), "{refused}");
+        }
+        let foreign = SeccompData { number: __NR_getpid, architecture: 0x4000_0003, arguments: [0; 6] };
+        assert_eq!(evaluate(&program, &foreign), Verdict::Kill);
+        assert_eq!(verdict(X32_BIT | 1, [0; 6]), ABSENT);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Group {
 }
 
 const ALLOW: Rule = Rule::Always(Verdict::Allow);
-const REFUSE: Rule = errno(EPERM);
+pub(super) const REFUSE: Rule = errno(EPERM);
 const ABSENT: Rule = errno(ENOSYS);
 const DONE: Rule = Rule::Always(Verdict::Errno(0));
 
@@ -798,6 +798,33 @@ pub(super) const OF_FTP: &[Group] = &[
         calls![
             __NR_io_setup __NR_io_submit __NR_inotify_init __NR_inotify_init1 __NR_inotify_add_watch
             __NR_name_to_handle_at __NR_personality __NR_mknod __NR_mknodat
+        ],
+    ),
+];
+
+/// Unix stream sockets only, with any flags.
+const SOCKET_OF_LENDING: Rule = check!(argument 0; net::AF_UNIX;
+    check!(argument 1 & SOCK_TYPE_MASK; net::SOCK_STREAM; ALLOW; REFUSE); REFUSE);
+
+/// The calls of the program that lends a socket of the host. Every other call is refused: it opens no file, starts no
+/// program and signals nobody.
+pub(super) const OF_LENDING: &[Group] = &[
+    group(SOCKET_OF_LENDING, "it connects to one socket of the host, which is a Unix socket", calls![__NR_socket]),
+    group(
+        ALLOW,
+        "connections, and their bytes without descriptors beside them (so no sendmsg and no recvmsg)",
+        calls![
+            __NR_connect __NR_accept4 __NR_recvfrom __NR_sendto __NR_shutdown __NR_close __NR_epoll_ctl __NR_epoll_wait
+            __NR_epoll_pwait __NR_epoll_pwait2
+        ],
+    ),
+    group(ALLOW, "its counts", calls![__NR_pwrite64]),
+    group(
+        ALLOW,
+        "memory, time and the end of any program",
+        calls![
+            __NR_brk __NR_mmap __NR_munmap __NR_mremap __NR_madvise __NR_futex __NR_clock_gettime __NR_sigaltstack
+            __NR_rt_sigreturn __NR_restart_syscall __NR_exit __NR_exit_group
         ],
     ),
 ];
