@@ -319,7 +319,7 @@ fn a_full_disk_costs_lines_of_a_log_and_no_service() {
     bounded.fills("web", "head -c 40M /dev/zero > /home/big; while echo x; do :; done >> /home/big; exit 1");
     until("no line fits any more", || {
         let seen = last();
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(1));
         last() == seen
     });
     assert_eq!(bounded.host.inside("web", "rm /home/big && sync").0, 0);

@@ -168,7 +168,7 @@ fn two_hundred_sleepers_survive_the_daemon_and_fifty_wake_at_once() {
     let asleep = || host.ok(&["list", "--json"]).matches("\"asleep\"").count();
     let verb: Vec<&str> = ["sleep"].iter().chain(&names).copied().collect();
     until("all are asleep", || {
-        host.cli(&verb);
+        drop(host.cli(&verb));
         asleep() == 200
     });
     let pid = host.program("bailiwickd");

@@ -275,6 +275,9 @@ fn impossible(settings: &Settings, host: &Host, machine: &Machine) -> Vec<(&'sta
     } else if !settings.host_sockets.is_empty() {
         all.push(("host_sockets", Problem::new("nothing lends a socket of the host yet").hint("remove host_sockets")));
     }
+    if settings.mail.is_some() {
+        all.push(("mail", Problem::new("nothing sends a tenant's mail yet").hint("remove mail")));
+    }
     let awake = settings.services.iter().find(|service| service.sockets.is_empty());
     if let Some(service) = awake.filter(|_| settings.sleep.is_some()) {
         let problem =

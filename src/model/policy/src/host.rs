@@ -3,7 +3,8 @@
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::host_etc::is_barred;
 use crate::host_sockets::{self, HOST_SOCKET};
-use crate::model::{EtcSettings, Host, Principal, Reserve, Web};
+use crate::mail::{self, HOST_MAIL};
+use crate::model::{EtcSettings, Host, HostMail, Principal, Reserve, Web};
 use crate::reader::{NEVER, Report, Section, Span, Table, distinct, expected, line, number, parsed, switch, text};
 use crate::source::Source;
 use bailiwick_types::{ByteSize, IdPool, Period, Resource};
@@ -31,13 +32,14 @@ const TOP: Section = Section {
         "web",
         "etc_extra",
         "etc_never",
+        "mail",
         "host_socket",
     ],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
 const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
 const WEB: Section = Section { title: "in \"web\"", keys: &["group"] };
-const SECTIONS: &[Section] = &[TOP, IDS, RESERVE, WEB, HOST_SOCKET];
+const SECTIONS: &[Section] = &[TOP, IDS, RESERVE, WEB, HOST_MAIL, HOST_SOCKET];
 
 /// The values of the settings that the file does not have.
 pub(crate) fn defaults() -> Host {
@@ -54,6 +56,7 @@ pub(crate) fn defaults() -> Host {
         replace_silent_init: Some(Period(300)),
         web: Web { group: None },
         etc: EtcSettings::default(),
+        mail: HostMail::default(),
         host_sockets: BTreeMap::new(),
     }
 }
@@ -98,6 +101,7 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         if let Some(never) = top.list(&mut report, "etc_never", below_etc) {
             host.etc.never = distinct(&mut report, never.into_inner(), Clone::clone);
         }
+        host.mail = mail::read_host(&mut report, &top, SECTIONS);
         host.host_sockets = host_sockets::read(&mut report, &top, SECTIONS, &[&host.state_dir, &host.runtime_dir]);
     }
     if report.is_clean() { Ok(host) } else { Err(report.finish()) }
@@ -291,5 +295,5 @@ pub(crate) fn write(host: &Host) -> String {
         list(host.etc.extra.clone()),
         list(host.etc.never.clone()),
     );
-    text + &host_sockets::write(&host.host_sockets)
+    text + &mail::write_host(&host.mail) + &host_sockets::write(&host.host_sockets)
 }

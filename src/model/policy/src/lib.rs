@@ -14,6 +14,7 @@ pub mod host_etc;
 mod host_sockets;
 mod items;
 mod limits;
+mod mail;
 mod model;
 mod plans;
 mod read;
@@ -30,8 +31,8 @@ mod tenants;
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, lines, printable};
 pub use model::{
-    Declared, EtcSettings, FtpLogin, Host, HostSocket, Log, Login, Pass, Plan, Policy, Principal, Reserve, Run,
-    Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
+    Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Mail, Pass, Plan, Policy, Principal,
+    Reserve, Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
 };
 pub use read::{LastGood, Reading, dump, parse, read, read_host, read_tenant};
 pub use store::{Store, fingerprint};

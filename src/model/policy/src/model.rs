@@ -48,6 +48,8 @@ pub struct Host {
     pub web: Web,
     /// The parts of the host's `/etc` that jails see, or do not see, apart from unchanged files of packages.
     pub etc: EtcSettings,
+    /// How tenants' mail leaves the host.
+    pub mail: HostMail,
     /// The sockets of the host that plans and tenants may name.
     pub host_sockets: BTreeMap<HostSocketName, HostSocket>,
 }
@@ -66,6 +68,45 @@ impl HostSocket {
     pub const CONNECTIONS: u32 = 20;
     /// The most that `connections` can be.
     pub const MAX_CONNECTIONS: u32 = 1000;
+}
+
+/// How the host sends tenants' mail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostMail {
+    /// The absolute path of a program with the interface of sendmail (`sendmail(8)`, `sendmail(1)` of Postfix).
+    pub command: PathBuf,
+    /// The domain of the senders' addresses; `None` for what `/etc/mailname` says, or else the host's name.
+    pub domain: Option<String>,
+}
+
+impl Default for HostMail {
+    fn default() -> Self {
+        Self { command: PathBuf::from("/usr/sbin/sendmail"), domain: None }
+    }
+}
+
+/// How much mail a tenant may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Mail {
+    /// The most messages in any hour; at least 1.
+    pub per_hour: u32,
+    /// The most recipients of one message.
+    pub recipients: u32,
+    /// The most bytes of one message.
+    pub size: ByteSize,
+}
+
+impl Mail {
+    /// The most that `per_hour` can be.
+    pub const MOST_PER_HOUR: u32 = 10_000;
+    /// The most that `recipients` can be.
+    pub const MOST_RECIPIENTS: u32 = 1000;
+}
+
+impl Default for Mail {
+    fn default() -> Self {
+        Self { per_hour: 100, recipients: 50, size: ByteSize(10 << 20) }
+    }
 }
 
 /// Parts of the host's `/etc`, as paths below `/etc`.
@@ -105,12 +146,12 @@ impl Tenant {
         doors.contains(&door) && (self.state == Declared::Active || suspended_doors.contains(&door))
     }
 
-    /// Whether the tenant has a host user. This is so when it has a door of sshd, open or not, or a socket of the host: the
-    /// program behind that socket sees the host user.
+    /// Whether the tenant has a host user. This is so when it has a door of sshd, open or not, a socket of the host, or mail:
+    /// the programs of the host behind these see the host user.
     #[must_use]
     pub fn has_host_user(&self) -> bool {
         let has_door = self.settings.doors.iter().any(|door| matches!(door, Door::Ssh | Door::Sftp));
-        has_door || !self.settings.host_sockets.is_empty()
+        has_door || !self.settings.host_sockets.is_empty() || self.settings.mail.is_some()
     }
 }
 
@@ -162,6 +203,8 @@ pub struct Settings {
     pub services: Vec<Service>,
     /// When an idle tenant sleeps; `None` for never.
     pub sleep: Option<Sleep>,
+    /// The mail that the tenant may send; `None` for none.
+    pub mail: Option<Mail>,
     /// The sockets of the host that the tenant may use. A tenant's list replaces that of its plan.
     pub host_sockets: BTreeSet<HostSocketName>,
 }

@@ -7,7 +7,7 @@ use crate::reader::{Report, Section, Table, parsed};
 use crate::source::Source;
 use crate::store::Fallback;
 use crate::suggest::nearest;
-use crate::{services, settings, sleep};
+use crate::{mail, services, settings, sleep};
 use bailiwick_types::PlanName;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
@@ -27,6 +27,7 @@ const TOP: Section = Section {
         "host_sockets",
         "limits",
         "sleep",
+        "mail",
         "service",
     ],
 };
@@ -34,6 +35,7 @@ const SECTIONS: &[Section] = &[
     TOP,
     settings::LIMITS,
     sleep::SLEEP,
+    mail::MAIL,
     services::SERVICE,
     services::SOCKET,
     services::STOP,

@@ -3,7 +3,7 @@
 use crate::diagnostic::Problem;
 use crate::model::Settings;
 use crate::reader::{Report, Section, Table, distinct, parsed, text};
-use crate::{host_sockets, limits, services, sleep};
+use crate::{host_sockets, limits, mail, services, sleep};
 use bailiwick_types::{Door, HostSocketName, ImageName, Limits, LoginName, Profile};
 use std::collections::BTreeSet;
 use toml::Spanned;
@@ -22,6 +22,7 @@ pub(crate) fn defaults() -> Settings {
         limits: Limits::default(),
         services: Vec::new(),
         sleep: None,
+        mail: None,
         host_sockets: BTreeSet::new(),
     }
 }
@@ -36,6 +37,7 @@ pub(crate) struct Declared {
     limits: limits::Declared,
     services: services::Declared,
     sleep: sleep::Declared,
+    mail: mail::Declared,
     host_sockets: Option<BTreeSet<HostSocketName>>,
 }
 
@@ -63,6 +65,7 @@ impl Declared {
             },
             services: services::Declared::read(report, top, file, login),
             sleep: sleep::Declared::read(report, top, file),
+            mail: mail::Declared::read(report, top, file),
             host_sockets: host_sockets::read_names(report, top),
         }
     }
@@ -79,6 +82,7 @@ impl Declared {
             limits,
             services: self.services.apply(report, &inherited.services),
             sleep: self.sleep.apply(report, inherited.sleep),
+            mail: self.mail.apply(inherited.mail),
             host_sockets: self.host_sockets.unwrap_or_else(|| inherited.host_sockets.clone()),
         }
     }
@@ -97,12 +101,12 @@ fn suspended_door(value: &DeValue<'_>) -> Result<Door, Problem> {
 /// tables must come after all keys of the top. They hold all services, so the plan's own are not to be inherited again.
 pub(crate) fn write(settings: &Settings) -> (String, String) {
     let list = |doors: &BTreeSet<Door>| doors.iter().map(|door| format!("\"{door}\"")).collect::<Vec<_>>().join(", ");
-    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, host_sockets } = settings;
+    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets } = settings;
     let (doors, suspended_doors) = (list(doors), list(suspended_doors));
     let top = format!(
         "image = \"{image}\"\nprofile = \"{profile}\"\ndoors = [{doors}]\nsuspended_doors = [{suspended_doors}]\n\
          inherit_services = false\n{}",
         host_sockets::write_names(host_sockets)
     );
-    (top, [limits::write(limits), sleep::write(*sleep), services::write(services)].concat())
+    (top, [limits::write(limits), sleep::write(*sleep), mail::write(*mail), services::write(services)].concat())
 }

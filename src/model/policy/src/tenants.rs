@@ -6,7 +6,7 @@ use crate::model::{Declared, FtpLogin, Login, Settings, Tenant, Timer};
 use crate::plans::{Found, Plans};
 use crate::reader::{Report, Section, Table, line, number, parsed, text};
 use crate::source::Source;
-use crate::{items, services, settings, sleep, sshkey};
+use crate::{items, mail, services, settings, sleep, sshkey};
 use bailiwick_types::{CRONTAB_JOB, NotHash, PasswordHash, PlanName, TenantName, TimerName, When};
 use std::collections::BTreeSet;
 use toml::Spanned;
@@ -26,6 +26,7 @@ const TOP: Section = Section {
         "host_sockets",
         "limits",
         "sleep",
+        "mail",
         "login",
         "service",
         "timer",
@@ -39,6 +40,7 @@ const SECTIONS: &[Section] = &[
     TOP,
     settings::LIMITS,
     sleep::SLEEP,
+    mail::MAIL,
     LOGIN,
     services::SERVICE,
     services::SOCKET,

@@ -585,6 +585,7 @@ mod tests {
             replace_silent_init: None,
             web: bailiwick_policy::Web { group: None },
             etc: bailiwick_policy::EtcSettings::default(),
+            mail: bailiwick_policy::HostMail::default(),
             host_sockets: [].into(),
         }
     }

@@ -188,6 +188,7 @@ mod tests {
             replace_silent_init: None,
             web: bailiwick_policy::Web { group: None },
             etc: bailiwick_policy::EtcSettings::default(),
+            mail: bailiwick_policy::HostMail::default(),
             host_sockets: BTreeMap::new(),
         }
     }
@@ -205,6 +206,7 @@ mod tests {
                 limits: Limits { disk: Bound::At("1G".parse().expect("a pair")), ..Limits::default() },
                 services: Vec::new(),
                 sleep: None,
+                mail: None,
                 host_sockets: [].into(),
             },
             login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },

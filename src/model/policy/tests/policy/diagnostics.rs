@@ -510,6 +510,14 @@ fn a_service_that_cannot_be() {
         ),
         ("[sleep]\nafter = \"1s\"", &["6:9: the value is below 1m (from 1m to 30d, or \"never\")"]),
         (
+            "[mail]\nper_hour = 10001\nrecipients = 0\nsize = \"1K\"",
+            &[
+                "6:12: 10001 messages in an hour (write a number from 0 to 10000)",
+                "7:14: 0 recipients of one message (write a number from 1 to 1000)",
+                "8:8: the value is below 64K (from 64K to 100M)",
+            ],
+        ),
+        (
             "[sleep]\nafter = \"31d\"\nfreeze_after = \"1s\"",
             &[
                 "6:9: the value is above 30d (from 1m to 30d, or \"never\")",
@@ -629,6 +637,10 @@ fn bailiwick_toml() {
         ("web = \"www-data\"", "1:7: expected a table (what is in \"web\"), found a text in quotes"),
         ("[web]\nusers = \"x\"", "2:1: unknown key \"users\" (in \"web\" there are: group)"),
         ("user = \"4294967295\"", "1:8: no user can have the number 4294967295"),
+        ("mail = { command = \"sendmail\" }", "1:20: the path \"sendmail\" is not absolute (a path starts with \"/\")"),
+        ("mail = { domain = \"a b\" }", "1:19: \"a b\" is no domain (write one such as \"example.org\")"),
+        ("mail = { domain = \"-a.org\" }", "1:19: \"-a.org\" is no domain (write one such as \"example.org\")"),
+        ("mail = { from = \"x\" }", "1:10: unknown key \"from\" (in \"mail\" there are: command, domain)"),
         ("[[host_socket]]\nname = \"db\"", "1:1: the host socket has no \"path\""),
         (
             "host_socket = \"/run/db/s\"",

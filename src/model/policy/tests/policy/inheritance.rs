@@ -1,7 +1,7 @@
 //! Inheritance: from defaults over parents and plan to the tenant.
 
 use crate::directory::Directory;
-use bailiwick_policy::{Declared, Run, Service, Settings, Sleep, Tenant, read_tenant};
+use bailiwick_policy::{Declared, Mail, Run, Service, Settings, Sleep, Tenant, read_tenant};
 use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Period, Profile};
 use std::collections::BTreeSet;
 
@@ -29,6 +29,7 @@ fn settings_that_nobody_makes_have_their_defaults() {
             limits: Limits::default(),
             services: Vec::new(),
             sleep: None,
+            mail: None,
             host_sockets: BTreeSet::new(),
         }
     );
@@ -42,7 +43,7 @@ fn the_nearest_setting_wins() {
     let directory = Directory::with(&[
         (
             "plans.d/base.toml",
-            "profile = \"system\"\nimage = \"debian-12\"\nhost_sockets = [\"mysql\"]\n[limits]\ncpu = \"50%\"\nmemory = \"1G\"\ntasks = 50",
+            "profile = \"system\"\nimage = \"debian-12\"\nhost_sockets = [\"mysql\"]\n[mail]\nper_hour = 7\nsize = \"1M\"\n[limits]\ncpu = \"50%\"\nmemory = \"1G\"\ntasks = 50",
         ),
         (
             "plans.d/big.toml",
@@ -50,14 +51,15 @@ fn the_nearest_setting_wins() {
         ),
         (
             "tenants.d/alice.toml",
-            "plan = \"big\"\nprofile = \"web\"\n[limits]\ntasks = \"unlimited\"\nmemory = \"inherit\"\nswap = \"1G\"",
+            "plan = \"big\"\nprofile = \"web\"\n[limits]\ntasks = \"unlimited\"\nmemory = \"inherit\"\nswap = \"1G\"\n[mail]\nrecipients = 3",
         ),
     ]);
-    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, host_sockets } =
+    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets } =
         tenant(&directory, "alice").settings;
     assert!(services.is_empty() && sleep.is_none());
     assert_eq!((image.as_str(), profile, doors.len()), ("debian-12", Profile::Web, 0));
     assert_eq!(suspended_doors, BTreeSet::from([Door::Ftp]));
+    assert_eq!(mail, Some(Mail { per_hour: 7, recipients: 3, size: ByteSize(1 << 20) }), "each key by itself");
     assert_eq!(host_sockets, BTreeSet::from(["pg".parse().expect("a name")]), "a list replaces the inherited one");
     let expected = Limits {
         cpu: Bound::At(CpuShare(50_000)),

@@ -2,8 +2,9 @@
 
 use bailiwick_diagnostics::render;
 use bailiwick_policy::{
-    Declared, EtcSettings, FtpLogin, Host, HostSocket, Log, Login, Pass, Plan, Policy, Principal, Reading, Reserve,
-    Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
+    Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Mail, Pass, Plan, Policy, Principal,
+    Reading, Reserve, Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer,
+    Web,
 };
 use bailiwick_policy::{dump, parse};
 use bailiwick_types::{
@@ -83,10 +84,12 @@ prop_compose! {
         services in services(),
         sleep in option::of((70u64..30 * 86_400, option::of(10u64..60))),
         host_sockets in btree_set(name(), 0..3),
+        mail in option::of((1..=Mail::MOST_PER_HOUR, 1..=Mail::MOST_RECIPIENTS, (64u64 << 10)..(100 << 20))),
     ) -> Settings {
         let (doors, suspended_doors) = (doors.into_iter().collect(), suspended.into_iter().collect());
+        let mail = mail.map(|(per_hour, recipients, size)| Mail { per_hour, recipients, size: ByteSize(size) });
         let sleep = sleep.map(|(after, freeze_after)| Sleep { after: Period(after), freeze_after: freeze_after.map(Period) });
-        Settings { image, profile, doors, suspended_doors, limits, services, sleep, host_sockets }
+        Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets }
     }
 }
 
@@ -232,6 +235,7 @@ prop_compose! {
         (user, login_group) in ("[a-z]{1,8}_", "[a-z]{1,8}_"),
         silent in option::of(1u64..=86_400),
         group in option::of("[a-z]{1,8}_"),
+        mail in ("(/[a-z]{1,4}){1,3}_", option::of("[a-z]{1,8}\\.[a-z0-9]{1,3}")),
         lent in btree_map(name(), ("/run/[a-z]{1,8}_/[ -.0-~]{1,8}_", 1u32..=HostSocket::MAX_CONNECTIONS), 0..3),
     ) -> Host {
         let lent = lent.into_iter();
@@ -249,6 +253,7 @@ prop_compose! {
             web: Web { group },
             replace_silent_init: silent.map(Period),
             etc: EtcSettings { extra: vec!["php/8.4".to_owned()], never: vec!["fonts".to_owned(), "x\"y".to_owned()] },
+            mail: HostMail { command: mail.0.into(), domain: mail.1 },
             host_sockets: lent
                 .map(|(name, (path, connections))| (name, HostSocket { path: path.into(), connections }))
                 .collect(),

@@ -1,0 +1,103 @@
+//! Reads and writes `mail` of `bailiwick.toml`, and `[mail]` of plans and tenants: whether a tenant may send mail through the
+//! host's `sendmail`, and how much.
+
+use crate::diagnostic::Problem;
+use crate::host::directory;
+use crate::limits::bounded;
+use crate::model::{HostMail, Mail};
+use crate::reader::{Report, Section, Table, number, text};
+use bailiwick_types::ByteSize;
+use std::path::PathBuf;
+use toml::Spanned;
+use toml::de::DeValue;
+
+pub(crate) const HOST_MAIL: Section = Section { title: "in \"mail\"", keys: &["command", "domain"] };
+pub(crate) const MAIL: Section = Section { title: "below [mail]", keys: &["per_hour", "recipients", "size"] };
+
+/// The most bytes of a domain (RFC 1035, 2.3.4).
+const MAX_DOMAIN: usize = 253;
+const SIZE: &str = "from 64K to 100M";
+
+/// Reads how the host sends mail.
+pub(crate) fn read_host(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static [Section]) -> HostMail {
+    let mut mail = HostMail::default();
+    if let Some(table) = top.table(report, "mail", &HOST_MAIL, file) {
+        if let Some(command) = table.read(report, "command", command) {
+            mail.command = command.into_inner();
+        }
+        mail.domain = table.read(report, "domain", domain).map(Spanned::into_inner);
+    }
+    mail
+}
+
+fn command(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
+    directory(value)
+}
+
+fn domain(value: &DeValue<'_>) -> Result<String, Problem> {
+    let domain = text(value)?;
+    let label = |label: &str| {
+        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !label.is_empty() && label.bytes().all(is_inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    if domain.len() <= MAX_DOMAIN && domain.split('.').all(label) {
+        Ok(domain.to_owned())
+    } else {
+        Err(Problem::new(format!("{domain:?} is no domain")).hint("write one such as \"example.org\""))
+    }
+}
+
+/// What one file says of a tenant's mail.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    per_hour: Option<u32>,
+    recipients: Option<u32>,
+    size: Option<ByteSize>,
+}
+
+impl Declared {
+    /// Reads `[mail]` from the top table of a file.
+    pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static [Section]) -> Self {
+        let Some(table) = top.table(report, "mail", &MAIL, file) else {
+            return Self { per_hour: None, recipients: None, size: None };
+        };
+        let most = Mail::MOST_PER_HOUR;
+        let per_hour = table.read(report, "per_hour", |value| up_to(value, 0, most, "messages in an hour"));
+        let most = Mail::MOST_RECIPIENTS;
+        let recipients = table.read(report, "recipients", |value| up_to(value, 1, most, "recipients of one message"));
+        let size = table.read(report, "size", |value| bounded(value, ByteSize(64 << 10), ByteSize(100 << 20), SIZE));
+        let (per_hour, recipients) = (per_hour.map(Spanned::into_inner), recipients.map(Spanned::into_inner));
+        Self { per_hour, recipients, size: size.map(Spanned::into_inner) }
+    }
+
+    /// Returns these settings, with the inherited ones for those that are missing.
+    pub(crate) fn apply(self, inherited: Option<Mail>) -> Option<Mail> {
+        let per_hour = self.per_hour.or(inherited.map(|mail| mail.per_hour))?;
+        let base = inherited.unwrap_or_default();
+        let (recipients, size) = (self.recipients.unwrap_or(base.recipients), self.size.unwrap_or(base.size));
+        (per_hour > 0).then_some(Mail { per_hour, recipients, size })
+    }
+}
+
+fn up_to(value: &DeValue<'_>, least: u32, most: u32, what: &str) -> Result<u32, Problem> {
+    let wanted: u32 = number(value)?;
+    if (least..=most).contains(&wanted) {
+        Ok(wanted)
+    } else {
+        Err(Problem::new(format!("{wanted} {what}")).hint(format!("write a number from {least} to {most}")))
+    }
+}
+
+/// Writes how the host sends mail.
+pub(crate) fn write_host(mail: &HostMail) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let command = quoted(&mail.command.to_string_lossy());
+    let domain = mail.domain.as_ref().map(|domain| format!(", domain = {}", quoted(domain))).unwrap_or_default();
+    format!("mail = {{ command = {command}{domain} }}\n")
+}
+
+/// Writes a tenant's mail. No mail is written too: an inherited table must not come back.
+pub(crate) fn write(mail: Option<Mail>) -> String {
+    let Some(Mail { per_hour, recipients, size }) = mail else { return "\n[mail]\nper_hour = 0\n".to_owned() };
+    format!("\n[mail]\nper_hour = {per_hour}\nrecipients = {recipients}\nsize = \"{size}\"\n")
+}
