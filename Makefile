@@ -27,19 +27,19 @@ build:
 ## stage: build every program of one profile into one directory, as an installation has them
 stage: deps
 	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-daemon -p bailiwick-warden -p bailiwick-pam
-	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-cli -p bailiwick-init -p bailiwick-shell -p bailiwick-web -p bailiwick-lend --target $(TARGET)
+	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-cli -p bailiwick-init -p bailiwick-shell -p bailiwick-web -p bailiwick-lend -p bailiwick-mail --target $(TARGET)
 	mkdir -p $(STAGE)
 	install -m 0755 $(addprefix target/$(OUT)/,bailiwickd bailiwick-warden) $(STAGE)
 	install -m 0644 target/$(OUT)/libpam_bailiwick.so $(STAGE)/pam_bailiwick.so
 	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick bailiwick-shell) $(STAGE)
-	install -m 0711 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick-init bailiwick-web bailiwick-lend) $(STAGE)
+	install -m 0711 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick-init bailiwick-web bailiwick-lend bailiwick-mail) $(STAGE)
 
 ## stage-failpoints: the same, plus a warden whose steps a test can make fail
 stage-failpoints: stage
 	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-warden --features failpoints --target-dir target/failpoints
 	mkdir -p $(STAGE)/failpoints
 	install -m 0755 target/failpoints/$(OUT)/bailiwick-warden $(STAGE)/failpoints
-	install -m 0711 $(addprefix $(STAGE)/,bailiwick-init bailiwick-web bailiwick-lend) $(STAGE)/failpoints
+	install -m 0711 $(addprefix $(STAGE)/,bailiwick-init bailiwick-web bailiwick-lend bailiwick-mail) $(STAGE)/failpoints
 
 ## deps: install the Debian packages that the build and the tests need
 deps:

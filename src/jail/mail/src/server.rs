@@ -1,0 +1,231 @@
+//! The server on the host. The warden starts it as the tenant's host user, in the tenant's control groups, with the listening
+//! socket as descriptor 3 and the file of the rate as descriptor 4.
+//!
+//! Danger: it may have no filter of system calls and no `no_new_privs`, because the host's `sendmail` inherits them, and that may
+//! need its group (`postdrop`). So it does little: it reads a bounded request, and starts one program whose path, options and
+//! sender it was started with. The message goes to its standard input.
+
+use crate::rate::{Rate, now};
+use crate::request::{self, Bounds, Refusal, Request, reply};
+use crate::status;
+use bailiwick_sys::{credential, process};
+use rustix::fs::MemfdFlags;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LISTENER: i32 = 3;
+const RATE: i32 = 4;
+/// How many messages are handled at a time. Others wait in the queue of the socket.
+const AT_ONCE: usize = 4;
+/// How long a client may send nothing, and how long its message may take.
+const SILENCE: Duration = Duration::from_secs(30);
+const MESSAGE_TIME: Duration = Duration::from_secs(120);
+/// How long the host's `sendmail` may take.
+const SEND_TIME: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(10);
+/// The most bytes that are kept of what it prints.
+const MAX_SAID: usize = 400;
+
+/// What the warden has started it with.
+#[derive(Debug)]
+struct Orders {
+    command: OsString,
+    /// The sender of every message.
+    sender: String,
+    bounds: Bounds,
+}
+
+/// Serves without end. Returns an exit status when it cannot.
+#[must_use]
+pub fn main(arguments: &[OsString]) -> u8 {
+    let [command, sender, per_hour, recipients, size] = arguments else { return status::USAGE };
+    let number = |word: &OsString| word.to_str().and_then(|word| word.parse().ok());
+    let (Some(per_hour), Some(recipients), Some(size)) = (number(per_hour), number(recipients), number(size)) else {
+        return status::USAGE;
+    };
+    let sender = sender.to_string_lossy().into_owned();
+    let orders = Orders { command: command.clone(), sender, bounds: Bounds { recipients, size } };
+    let fds = process::inherited(LISTENER).and_then(|listener| Ok((listener, process::inherited(RATE)?)));
+    match fds.and_then(|(listener, rate)| serve(&orders, listener, Rate::new(rate, per_hour))) {
+        Ok(()) => status::OK,
+        // Nobody reads what it prints: the warden sees that it has ended, and starts it again.
+        Err(_) => status::OS,
+    }
+}
+
+fn serve(orders: &Orders, listener: OwnedFd, rate: Rate) -> io::Result<()> {
+    credential::set_undumpable()?;
+    let (listener, rate, log) = (UnixListener::from(listener), Mutex::new(rate), Mutex::new(Log::default()));
+    listener.set_nonblocking(false)?;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(|| accept(orders, &listener, &rate, &log))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+    })
+}
+
+fn accept(orders: &Orders, listener: &UnixListener, rate: &Mutex<Rate>, log: &Mutex<Log>) -> io::Result<()> {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => handle(orders, stream, rate, log),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
+            // The kernel is short of something, or the client has gone.
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}
+
+fn handle(orders: &Orders, mut stream: UnixStream, rate: &Mutex<Rate>, log: &Mutex<Log>) {
+    let timed = stream.set_read_timeout(Some(SILENCE)).and_then(|()| stream.set_write_timeout(Some(SILENCE)));
+    if timed.is_err() {
+        return;
+    }
+    let request = request::read(Timed { stream: &stream, until: Instant::now() + MESSAGE_TIME }, orders.bounds);
+    let (count, bytes) = request.as_ref().map_or((0, 0), |request| (request.recipients.len(), request.message.len()));
+    let result = request.and_then(|request| {
+        place(rate)?;
+        send(orders, request)
+    });
+    lock(log).write(&orders.sender, count, bytes, &result);
+    // The client may have gone.
+    stream.write_all(reply(&result).as_bytes()).ok();
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a place within the rate.
+fn place(rate: &Mutex<Rate>) -> Result<(), Refusal> {
+    match lock(rate).take(now()) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(seconds)) => {
+            let minutes = seconds.div_ceil(60);
+            let why = format!("the limit of messages in an hour is reached; try again in {minutes} min");
+            Err(Refusal::new(status::TEMPORARY, why))
+        }
+        Err(error) => Err(Refusal::new(status::TEMPORARY, format!("messages cannot be counted: {error}"))),
+    }
+}
+
+/// Reads from a client until a point in time.
+struct Timed<'a> {
+    stream: &'a UnixStream,
+    until: Instant,
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() >= self.until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.read(buffer)
+    }
+}
+
+/// Hands a message to the host's `sendmail`.
+fn send(orders: &Orders, request: Request) -> Result<(), Refusal> {
+    let failed =
+        |what: &str, error: &io::Error| Refusal::new(status::OS, format!("the host's sendmail {what}: {error}"));
+    // Files and no pipes: whatever the program leaves behind, nobody waits for it.
+    let (mut message, said) = memory("message")
+        .and_then(|message| Ok((message, memory("said")?)))
+        .map_err(|error| failed("has no memory", &error))?;
+    let Request { recipients, message: bytes } = request;
+    message.write_all(&bytes).and_then(|()| message.rewind()).map_err(|error| failed("has no memory", &error))?;
+    drop(bytes);
+    let told = said.try_clone().map_err(|error| failed("has no memory", &error))?;
+    let mut command = Command::new(&orders.command);
+    command.args(["-i", "-f", &orders.sender, "--"]).args(recipients);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
+    command.stdin(message).stdout(Stdio::null()).stderr(told);
+    let mut child = command.spawn().map_err(|error| failed("cannot be started", &error))?;
+    let ended = wait(&mut child).map_err(|error| failed("does not end", &error))?;
+    let mut kept = vec![0; MAX_SAID];
+    let len = said.read_at(&mut kept, 0).unwrap_or(0);
+    judge(ended, &String::from_utf8_lossy(&kept[..len]))
+}
+
+/// A file in memory.
+fn memory(name: &str) -> io::Result<File> {
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+}
+
+/// Waits for the end of the program, and ends it when its time is over. `None` then.
+fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let until = Instant::now() + SEND_TIME;
+    while Instant::now() < until {
+        if let Some(ended) = child.try_wait()? {
+            return Ok(Some(ended));
+        }
+        thread::sleep(PAUSE);
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}
+
+fn judge(ended: Option<ExitStatus>, said: &str) -> Result<(), Refusal> {
+    let said = said.trim();
+    let told = if said.is_empty() { String::new() } else { format!(": {said}") };
+    match ended.map(|ended| (ended.code(), ended.signal())) {
+        Some((Some(0), _)) => Ok(()),
+        Some((Some(code @ 64..=78), _)) => {
+            Err(Refusal::new(u8::try_from(code).unwrap_or(status::OS), format!("the host's sendmail refused it{told}")))
+        }
+        Some((Some(code), _)) => {
+            Err(Refusal::new(status::TEMPORARY, format!("the host's sendmail ended with {code}{told}")))
+        }
+        Some((None, signal)) => {
+            let signal = signal.unwrap_or_default();
+            Err(Refusal::new(status::TEMPORARY, format!("the host's sendmail was ended by signal {signal}{told}")))
+        }
+        None => {
+            let seconds = SEND_TIME.as_secs();
+            Err(Refusal::new(status::TEMPORARY, format!("the host's sendmail took more than {seconds} s{told}")))
+        }
+    }
+}
+
+/// The host's log of mail. Refused messages are written once a second at most: a tenant can make thousands.
+#[derive(Debug, Default)]
+struct Log {
+    last_refused: Option<Instant>,
+    left_out: u64,
+}
+
+impl Log {
+    fn write(&mut self, sender: &str, recipients: usize, bytes: usize, result: &Result<(), Refusal>) {
+        let outcome = match result {
+            Ok(()) => "sent".to_owned(),
+            Err(Refusal { status, why }) => {
+                if self.last_refused.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+                    self.left_out += 1;
+                    return;
+                }
+                self.last_refused = Some(Instant::now());
+                let more = std::mem::take(&mut self.left_out);
+                let others = if more > 0 { format!(" ({more} others were refused before)") } else { String::new() };
+                format!("refused status={status}{others}: {}", why.escape_default())
+            }
+        };
+        let format = syslog::Formatter3164 {
+            facility: syslog::Facility::LOG_MAIL,
+            hostname: None,
+            process: "bailiwick-mail".to_owned(),
+            pid: std::process::id(),
+        };
+        // A host without a log of its own has that of its sendmail.
+        if let Ok(mut log) = syslog::unix(format) {
+            log.info(format!("from={sender} recipients={recipients} bytes={bytes} {outcome}")).ok();
+        }
+    }
+}
