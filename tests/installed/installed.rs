@@ -106,9 +106,11 @@ fn a_package_and_one_command_make_a_working_host() {
     for page in [
         "man1/bailiwick.1",
         "man1/bailiwick-exec.1",
+        "man1/bailiwick-service.1",
         "man5/bailiwick.toml.5",
         "man5/bailiwick-tenants.5",
         "man8/bailiwickd.8",
+        "man8/bailiwick-web.8",
     ] {
         assert!(files.contains(&format!("/usr/share/man/{page}.gz")), "{files}");
     }
