@@ -59,6 +59,8 @@ pub enum Holder {
     Process,
     /// `bailiwickd`, which counts the sessions of one door; `None` is the sum of all doors.
     Sessions(Option<Door>),
+    /// The web server of the host, which tells `bailiwickd` of the requests that it refused.
+    WebServer,
 }
 
 const fn group(controller: &'static str, unified: Option<&'static str>, v1: Option<&'static str>) -> Holder {
@@ -77,7 +79,7 @@ pub const BFQ_WEIGHT: &str = "io.bfq.weight";
 macro_rules! limits {
     ($($(#[$doc:meta])* $key:ident = $word:literal [$($field:ident)?] $unit:ident $kind:ident $resource:ident
        $holder:expr $(=> $measure:ident)?;)*) => {
-        /// The key of one limit: the words of `[limits]`, and two limits that follow from others.
+        /// The key of one limit: the words of `[limits]`, two limits that follow from others, and one of sockets.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum LimitKey { $(#[doc = $word] $(#[$doc])* $key,)* }
@@ -124,7 +126,7 @@ macro_rules! limits {
         }
 
         impl Limits {
-            /// The value of a limit; `None` for a limit that follows from others.
+            /// The value of a limit; `None` for one that is no word of `[limits]`.
             #[must_use]
             pub fn value(&self, key: LimitKey) -> Option<LimitValue> {
                 // The pattern has no `..`, so a field without a row does not compile.
@@ -163,6 +165,8 @@ limits! {
     SessionsSftp = "sessions_sftp" [sessions_sftp] Number Hard Sessions Holder::Sessions(Some(Door::Sftp));
     SessionsFtp = "sessions_ftp" [sessions_ftp] Number Hard Sessions Holder::Sessions(Some(Door::Ftp));
     SessionsCron = "sessions_cron" [sessions_cron] Number Hard Sessions Holder::Sessions(Some(Door::Cron));
+    /// Each socket of a service has this limit separately (`[[service.socket]]`).
+    Entries = "entries" [] Number Hard Sessions Holder::WebServer;
     OpenFiles = "open_files" [open_files] Number Hard OpenFiles Holder::Process;
     Tmp = "tmp" [tmp] Bytes Hard Memory Holder::Tmpfs("/tmp");
     Shm = "shm" [shm] Bytes Hard Memory Holder::Tmpfs("/dev/shm");
@@ -367,7 +371,8 @@ mod tests {
                 assert_eq!(key.value_of(&key.in_words(value)), Some(value), "{key}");
             }
             assert_eq!(key.value_of(""), None);
-            assert_eq!(limits.value(key).is_none(), [LimitKey::MemorySockets, LimitKey::DiskSoft].contains(&key));
+            let others = [LimitKey::MemorySockets, LimitKey::DiskSoft, LimitKey::Entries];
+            assert_eq!(limits.value(key).is_none(), others.contains(&key));
         }
         assert_eq!(LimitKey::Disk.in_words(SoftHard { soft: 10 << 30, hard: 11_u64 << 30 }.into()), "10G:11G");
         assert_eq!(LimitKey::Swap.in_words(LimitValue::WithMemory(2 << 30)), "2G with memory");

@@ -1,6 +1,6 @@
 //! What tenants used: the measures of the history, faults and incidents.
 
-use crate::{LimitKey, Limits, Resource, TenantName};
+use crate::{LimitKey, Limits, Resource, SocketName, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -160,7 +160,8 @@ pub struct TenantUsage {
     pub faults: BTreeMap<String, u64>,
 }
 
-/// Hits of one limit. The kernel counts them; for sessions, `bailiwickd` does.
+/// Hits of one limit. The kernel counts them; for sessions, `bailiwickd` does; for `entries`, the host's web server tells of them, so
+/// that there may be more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// When the count was read.
@@ -205,6 +206,20 @@ pub struct Snapshot {
     pub processes: Vec<ProcessSnapshot>,
     /// For each resource, how long the tenant waited because of itself and because of others.
     pub pressure: Vec<PressureShare>,
+    /// The sockets of its services that had connections or refused requests; empty unless the incident is about `entries`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<SocketUse>,
+}
+
+/// A socket of a service in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketUse {
+    /// The socket.
+    pub socket: SocketName,
+    /// The connections that were accepted or waited; `None` when they could not be counted.
+    pub connections: Option<u64>,
+    /// The requests that the web server refused since the report before, which came a second earlier if there was one.
+    pub refused: u64,
 }
 
 /// A process in a snapshot.

@@ -6,6 +6,12 @@ use std::path::{Path, PathBuf};
 /// The directory of the sockets of tenants' services, below the runtime directory. The warden makes it.
 pub const WEB_DIR: &str = "web";
 
+/// The path of the socket on which `bailiwickd` hears of requests that the web server of the host refused. No tenant has this name.
+#[must_use]
+pub fn refused_socket(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join(WEB_DIR).join("refused.sock")
+}
+
 /// The path of a socket, which the web server of the host connects to.
 #[must_use]
 pub fn web_socket(runtime_dir: &Path, tenant: &TenantName, socket: &SocketName) -> PathBuf {

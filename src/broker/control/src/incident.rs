@@ -139,7 +139,13 @@ mod tests {
     }
 
     fn snapshot(at: u64) -> Snapshot {
-        Snapshot { at: Moment(at), usage: Usage::default(), processes: Vec::new(), pressure: Vec::new() }
+        Snapshot {
+            at: Moment(at),
+            usage: Usage::default(),
+            processes: Vec::new(),
+            pressure: Vec::new(),
+            sockets: Vec::new(),
+        }
     }
 
     #[test]

@@ -24,8 +24,8 @@ use bailiwick_proto::{
 use bailiwick_sys::proc;
 use bailiwick_sys::watch::{Changes, Watched};
 use bailiwick_types::{
-    AuditReport, DiskFact, ExitStatus, Fault, LimitKey, Measure, Moment, Resource, Snapshot, TenantName, TenantUsage,
-    Usage, Window,
+    AuditReport, DiskFact, ExitStatus, Fault, LimitKey, Measure, Moment, Resource, Snapshot, SocketName, SocketUse,
+    TenantName, TenantUsage, Usage, Window,
 };
 use rustix::event::{PollFd, PollFlags};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +47,9 @@ const REFRESH_TIME: Duration = Duration::from_secs(1);
 const COMPLAINT_TIME: Duration = Duration::from_secs(600);
 
 type Command = Box<dyn FnOnce(&mut RecorderState) + Send>;
+
+/// Numbers of requests that the web server refused, by tenant and socket.
+pub(crate) type Refused = BTreeMap<TenantName, BTreeMap<SocketName, u64>>;
 
 /// The handle of the thread. Nothing is recorded before `start`.
 #[derive(Debug, Default)]
@@ -110,6 +113,13 @@ impl Recorder {
             drop(sender.send(command(state)));
         }));
         receiver.await.map_err(|_| Failure::of(ExitStatus::Failed, "the recorder of the history has ended"))
+    }
+
+    /// Tells the thread of requests that the web server refused.
+    pub(crate) fn refused_requests(&self, refused: Refused) {
+        if let Some(thread) = self.thread.get() {
+            thread.send(Box::new(|state| state.refused_requests(refused)));
+        }
     }
 
     /// Tells the thread that jails have started or ended.
@@ -456,11 +466,7 @@ impl RecorderState {
 
     /// Records that a limit was hit `count` times.
     fn fault(&mut self, tenant: &TenantName, limit: LimitKey, count: u64) {
-        let at = now();
-        match self.pending.iter_mut().find(|fault| fault.tenant == *tenant && fault.limit == limit) {
-            Some(fault) => fault.count = fault.count.saturating_add(count),
-            None => self.pending.push(Pending { at, tenant: tenant.clone(), limit, count }),
-        }
+        self.count(tenant, limit, count);
         // Reclaim at `memory_high` and processor throttling are the normal effect of those limits and happen every
         // minute. They are counted, and they make no incident here.
         if !matches!(limit, LimitKey::Cpu | LimitKey::MemoryHigh) {
@@ -468,12 +474,43 @@ impl RecorderState {
         }
     }
 
+    /// Records requests that the web server refused as hits of `entries`.
+    fn refused_requests(&mut self, refused: Refused) {
+        for (tenant, sockets) in refused {
+            let count = sockets.values().fold(0, |sum: u64, count| sum.saturating_add(*count));
+            self.count(&tenant, LimitKey::Entries, count);
+            self.incident_at(&tenant, IncidentKind::Limit(LimitKey::Entries), count, &sockets);
+        }
+    }
+
+    /// Counts hits of a limit for the next sample.
+    fn count(&mut self, tenant: &TenantName, limit: LimitKey, count: u64) {
+        match self.pending.iter_mut().find(|fault| fault.tenant == *tenant && fault.limit == limit) {
+            Some(fault) => fault.count = fault.count.saturating_add(count),
+            None => self.pending.push(Pending { at: now(), tenant: tenant.clone(), limit, count }),
+        }
+    }
+
     fn incident(&mut self, tenant: &TenantName, kind: IncidentKind, count: u64) {
+        self.incident_at(tenant, kind, count, &BTreeMap::new());
+    }
+
+    /// An incident at sockets, each with the number of requests that were refused there.
+    fn incident_at(
+        &mut self,
+        tenant: &TenantName,
+        kind: IncidentKind,
+        count: u64,
+        refused: &BTreeMap<SocketName, u64>,
+    ) {
         let at = now();
         if !self.incidents.note(tenant, kind, count, at) {
             return;
         }
-        let snapshot = self.snapshot(tenant, at);
+        let mut snapshot = self.snapshot(tenant, at);
+        if !refused.is_empty() {
+            snapshot.sockets = self.sockets_of(tenant, refused);
+        }
         let Some(incident) = self.incidents.add(tenant, kind, snapshot) else { return };
         if incident.id == 0 {
             info!(target: "bailiwick::event", tenant = %tenant, event = "incident", limit = incident.kind, "{tenant} has an incident: {kind}");

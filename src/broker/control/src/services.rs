@@ -15,6 +15,7 @@ use crate::reconciler::{Parts, Reconciler};
 use crate::recorder::{Recorder, Sources};
 use crate::records::Records;
 use crate::refusals::Refusals;
+use crate::refused_requests::RefusedRequests;
 use crate::service_keeper::ServiceKeeper;
 use crate::session_end::SessionEnd;
 use crate::session_entry::SessionEntry;
@@ -215,17 +216,19 @@ impl Services {
         self.tenants.policy.reload()
     }
 
-    /// Starts the recorder, which measures tenants on its own thread.
+    /// Starts the recorder, which measures tenants on its own thread, and the thread that hears of refused requests.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// When a thread cannot be started.
     pub fn start_recorder(&self) -> std::io::Result<()> {
         self.recorder.start(Sources {
             policy: Arc::clone(&self.tenants.policy),
             sessions: Arc::clone(&self.sessions),
             reconciler: self.wake_reconciler.clone(),
             own_dir: self.own_dir.clone(),
-        })
+        })?;
+        let (policy, recorder) = (Arc::clone(&self.tenants.policy), Arc::clone(&self.recorder));
+        RefusedRequests { policy, recorder }.start()
     }
 
     /// Takes the listening sockets that an earlier process of this program left in the store, each with its name there. Call it

@@ -151,8 +151,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
             done(recorded::incidents(&daemon()?, tenants.tenants, window::between(&window)?, format.into()))?
         }
         Command::Web { server, tenant, write, upload, format } => {
-            let options = web::Options { upload };
-            done(web::run(config, server, tenant.as_ref(), write.as_deref(), &options, format.into()))?
+            done(web::run(config, server, tenant.as_ref(), write.as_deref(), upload, format.into()))?
         }
         Command::Reload { format } => change::reload(&daemon()?, format.into())?,
         Command::Generate { what: Generate::Man { output } } => done(generate::man(&output))?,

@@ -13,7 +13,7 @@ mod nginx;
 use crate::configuration::{invalid, listing};
 use crate::output::{self, Form};
 use bailiwick_policy::{Host, Pass, Policy, Run, Tenant};
-use bailiwick_proto::{Failure, web_socket};
+use bailiwick_proto::{Failure, refused_socket, web_socket};
 use bailiwick_sys::file::{self, Outlives};
 use bailiwick_types::{ByteSize, ExitStatus, TenantName};
 use clap::ValueEnum;
@@ -40,11 +40,13 @@ pub(crate) enum WebServer {
     Caddy,
 }
 
-/// What the configuration depends on beside the policy.
+/// What all sites have in common.
 #[derive(Debug, Clone)]
-pub(crate) struct Options {
+struct Options {
     /// The largest body of a request.
-    pub(crate) upload: ByteSize,
+    upload: ByteSize,
+    /// The path of the socket that hears of refused requests.
+    refused: String,
 }
 
 /// A file: its path below the folder that is written, and its text.
@@ -72,6 +74,13 @@ struct Backend {
     /// The path on the host.
     path: String,
     entries: Option<u64>,
+}
+
+impl Site {
+    /// Whether requests beyond a number at a time are refused.
+    fn has_entries(&self) -> bool {
+        self.php.iter().chain(&self.files).chain(&self.programs).any(|backend| backend.entries.is_some())
+    }
 }
 
 /// The site of a tenant; `None` when it has no socket, or none that is open.
@@ -105,12 +114,12 @@ fn site(host: &Host, tenant: &Tenant) -> Result<Option<Site>, Failure> {
 
 /// A path that stands in a configuration as one word.
 fn quoted(path: &str) -> Result<&str, Failure> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ',' | '@' | ':');
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | '@' | ':');
     if path.chars().all(is_plain) {
         return Ok(path);
     }
     let message = format!(
-        "the path {path:?} cannot stand in a web server's configuration; name a directory of letters, digits and \"._-+,@:\""
+        "the path {path:?} cannot stand in a web server's configuration; name a directory of letters, digits and \"._-+@:\""
     );
     Err(Failure::of(ExitStatus::Invalid, message))
 }
@@ -121,7 +130,7 @@ pub(crate) fn run(
     server: WebServer,
     only: Option<&TenantName>,
     folder: Option<&Path>,
-    options: &Options,
+    upload: ByteSize,
     form: Form,
 ) -> Result<(), Failure> {
     let reading = bailiwick_policy::read(config);
@@ -129,7 +138,7 @@ pub(crate) fn run(
         Some(policy) if reading.diagnostics.is_empty() => policy,
         _ => return Err(invalid(&reading.diagnostics)),
     };
-    let files = render(&policy, server, only, options)?;
+    let files = render(&policy, server, only, upload)?;
     match folder {
         None if form == Form::Json => {
             let by_name: BTreeMap<_, _> = files.iter().map(|(path, text)| (path.display().to_string(), text)).collect();
@@ -148,7 +157,7 @@ fn render(
     policy: &Policy,
     server: WebServer,
     only: Option<&TenantName>,
-    options: &Options,
+    upload: ByteSize,
 ) -> Result<Vec<File>, Failure> {
     if let Some(name) = only.filter(|name| !policy.tenants.contains_key(*name)) {
         return Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\"")));
@@ -166,10 +175,12 @@ fn render(
             format!("\"{name}\" has no [[service.socket]], so there is nothing for a web server to connect to");
         return Err(Failure::of(ExitStatus::Refused, message));
     }
+    let refused = quoted(&refused_socket(&policy.host.runtime_dir).to_string_lossy())?.to_owned();
+    let options = Options { upload, refused };
     let mut files = match server {
-        WebServer::Nginx => nginx::files(&sites, options),
-        WebServer::Apache => apache::files(&sites, options),
-        WebServer::Caddy => caddy::files(&sites, options),
+        WebServer::Nginx => nginx::files(&sites, &options),
+        WebServer::Apache => apache::files(&sites, &options),
+        WebServer::Caddy => caddy::files(&sites, &options),
     };
     for (_, text) in &mut files {
         *text = format!("{MARK}\n{text}");
@@ -294,9 +305,32 @@ mod tests {
         ]
     }
 
+    fn options() -> Options {
+        Options { upload: ByteSize(64 << 20), refused: "/run/bailiwick/web/refused.sock".to_owned() }
+    }
+
+    #[test]
+    fn nginx_tells_of_refused_requests_where_there_are_entries() {
+        for mut site in sites() {
+            let text = |site: &Site| -> String {
+                nginx::files(std::slice::from_ref(site), &options()).into_iter().map(|(_, text)| text).collect()
+            };
+            let log =
+                "access_log syslog:server=unix:/run/bailiwick/web/refused.sock,nohostname,tag=bailiwick bailiwick;";
+            let limited = text(&site);
+            assert_eq!(limited.matches(log).count(), 1, "{limited}");
+            assert!(limited.contains("log_format bailiwick $bailiwick_socket;"), "{limited}");
+            for backend in site.php.iter_mut().chain(&mut site.files).chain(&mut site.programs) {
+                backend.entries = None;
+            }
+            let free = text(&site);
+            assert!(!free.contains("log") && !free.contains("busy") && !free.contains("limit_conn"), "{free}");
+        }
+    }
+
     #[test]
     fn each_kind_of_site_leads_to_its_sockets() {
-        let options = Options { upload: ByteSize(64 << 20) };
+        let options = options();
         for site in sites() {
             let sites = [site.clone()];
             for server in
@@ -316,9 +350,10 @@ mod tests {
     #[test]
     fn a_path_that_is_more_than_one_word_is_refused() {
         assert!(quoted("/run/bailiwick/web/alice/web.sock").is_ok());
-        for path in
-            ["/run/x y", "/run/x;", "/run/x\"", "/run/{x}", "/run/$x", "/run/\n", "/run/ü", "/run/x#", "/run/x'"]
-        {
+        for path in [
+            "/run/x y", "/run/x;", "/run/x\"", "/run/{x}", "/run/$x", "/run/\n", "/run/ü", "/run/x#", "/run/x'",
+            "/run/x,y",
+        ] {
             let failure = quoted(path).expect_err(path);
             assert_eq!(failure.status, ExitStatus::Invalid);
         }

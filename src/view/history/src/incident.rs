@@ -114,7 +114,7 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
 mod tests {
     use super::*;
     use crate::tests::{fresh, name};
-    use bailiwick_types::{PressureShare, ProcessSnapshot, Resource, Snapshot, Usage};
+    use bailiwick_types::{PressureShare, ProcessSnapshot, Resource, Snapshot, SocketUse, Usage};
 
     #[test]
     fn incidents_are_stored_changed_and_found() {
@@ -137,6 +137,7 @@ mod tests {
                 neighbour: Some(name("b")),
                 host: false,
             }],
+            sockets: vec![SocketUse { socket: "web".parse().expect("a name"), connections: Some(20), refused: 7 }],
         };
         let mut incident = Incident {
             id: 0,

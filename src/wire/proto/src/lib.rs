@@ -13,16 +13,18 @@ mod done;
 pub mod frame;
 pub mod init;
 pub mod refusal;
+pub mod refused_request;
 pub mod time_limits;
 pub mod transport;
 pub mod warden;
 
-pub use bailiwick_types::{WEB_DIR, bound_web_socket, web_socket, web_socket_of};
+pub use bailiwick_types::{WEB_DIR, bound_web_socket, refused_socket, web_socket, web_socket_of};
 pub use bytes::Bytes;
 pub use control::{ControlReply, ControlRequest};
 pub use frame::{Decoder, FrameError, decode, encode};
 pub use init::{InitReply, InitRequest, SessionEvent, SessionSignal};
 pub use refusal::Refusal;
+pub use refused_request::RefusedRequest;
 pub use transport::{Incoming, Outgoing, TransportError};
 pub use warden::{Hold, WardenReply, WardenRequest};
 

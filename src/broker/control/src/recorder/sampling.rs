@@ -29,7 +29,23 @@ impl RecorderState {
             usage: span.used.get(tenant).cloned().unwrap_or_default(),
             processes,
             pressure: pressure::split(tenant, &span, &bounds),
+            sockets: Vec::new(),
         }
+    }
+
+    /// The sockets of a tenant that have connections now, or refused requests.
+    pub(super) fn sockets_of(&self, tenant: &TenantName, refused: &BTreeMap<SocketName, u64>) -> Vec<SocketUse> {
+        let connections = match self.ask(&WardenRequest::Connections) {
+            Ok(WardenReply::Connections(mut all)) => Some(all.remove(tenant).unwrap_or_default()),
+            _ => None,
+        };
+        let used: BTreeSet<&SocketName> = refused.keys().chain(connections.iter().flat_map(BTreeMap::keys)).collect();
+        let one = |socket: &SocketName| SocketUse {
+            socket: socket.clone(),
+            connections: connections.as_ref().map(|all| all.get(socket).copied().unwrap_or(0)),
+            refused: refused.get(socket).copied().unwrap_or(0),
+        };
+        used.into_iter().map(one).collect()
     }
 
     /// The usage since the last sample.

@@ -5,7 +5,7 @@
 use super::clock;
 use crate::output::{Form, in_form, visible};
 use crate::table::{indented, pairs, render};
-use bailiwick_types::{Incident, Kind, Measure, Period, PressureShare, ProcessSnapshot, Snapshot};
+use bailiwick_types::{Incident, Kind, Measure, Period, PressureShare, ProcessSnapshot, Snapshot, SocketUse};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,6 +75,14 @@ fn snapshot_text(snapshot: &Snapshot) -> String {
         let header = ["WAITED-FOR", "BY-ITSELF", "BY-OTHERS", "NEIGHBOUR"];
         let table = render(&header, snapshot.pressure.iter().map(pressure_row));
         out.push_str(&format!("pressure\n{}", indented(&table)));
+    }
+    if !snapshot.sockets.is_empty() {
+        let row = |one: &SocketUse| {
+            let connections = one.connections.map(|count| count.to_string()).unwrap_or_default();
+            vec![one.socket.to_string(), connections, one.refused.to_string()]
+        };
+        let table = render(&["SOCKET", "CONNECTIONS", "REFUSED"], snapshot.sockets.iter().map(row));
+        out.push_str(&format!("sockets\n{}", indented(&table)));
     }
     if !snapshot.processes.is_empty() {
         out.push_str(&format!("processes\n{}", indented(&tree(&snapshot.processes))));
@@ -161,6 +169,7 @@ mod tests {
                     neighbour: Some("bob".parse().expect("valid")),
                     host: false,
                 }],
+                sockets: vec![SocketUse { socket: "web".parse().expect("valid"), connections: Some(20), refused: 7 }],
             }],
         }
     }
@@ -206,6 +215,9 @@ faults    4
   pressure
     WAITED-FOR  BY-ITSELF  BY-OTHERS  NEIGHBOUR
     io          0.250s     3.000s     bob
+  sockets
+    SOCKET  CONNECTIONS  REFUSED
+    web     20           7
   processes
            PID     MEMORY  COMMAND
             10       1.0M  init

@@ -1,6 +1,7 @@
 //! The configuration of nginx: `bailiwick.conf` for its block `http`, and for each tenant a file for a block `server`.
 
 use super::{BUSY, Backend, DOWN, File, Options, RETRY_AFTER, Site};
+use bailiwick_proto::refused_request::TAG;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -43,11 +44,11 @@ fn http(sites: &[Site]) -> String {
         "# Include this file in the block http, and bailiwick.d/TENANT.conf in the block server of each tenant's domains.\n\
          map $http_upgrade $bailiwick_connection {\n    default upgrade;\n    \"\"      \"\";\n}\n",
     );
-    let limited =
-        |site: &Site| site.php.iter().chain(&site.files).chain(&site.programs).any(|backend| backend.entries.is_some());
     // Without a location that sets the variable, nginx does not know it.
-    if sites.iter().any(limited) {
-        text.push_str("limit_conn_zone $bailiwick_socket zone=bailiwick:10m;\n");
+    if sites.iter().any(Site::has_entries) {
+        text.push_str(
+            "limit_conn_zone $bailiwick_socket zone=bailiwick:10m;\nlog_format bailiwick $bailiwick_socket;\n",
+        );
     }
     for site in sites {
         let keeps = site.files.iter().chain(&site.programs).map(|backend| (backend, true));
@@ -110,11 +111,20 @@ fn server(site: &Site, options: &Options) -> String {
         }
         (None, None, None) => {}
     }
+    if site.has_entries() {
+        // Here is nobody but requests that were refused, so each line of this log is one.
+        write!(
+            out,
+            "# Each refused request is told to bailiwickd, in place of your access log. Your error log has it too.\n\
+             location @bailiwick.{tenant}.busy {{\n    access_log syslog:server=unix:{},nohostname,tag={TAG} bailiwick;\n    \
+             default_type text/html;\n    add_header Retry-After {RETRY_AFTER} always;\n    return 508 \"{BUSY}\";\n}}\n",
+            options.refused
+        )
+        .expect("text");
+    }
     write!(
         out,
-        "location @bailiwick.{tenant}.busy {{\n    default_type text/html;\n    add_header Retry-After {RETRY_AFTER} always;\n    \
-         return 508 \"{BUSY}\";\n}}\n\
-         location @bailiwick.{tenant}.down {{\n    default_type text/html;\n    add_header Retry-After {RETRY_AFTER} always;\n    \
+        "location @bailiwick.{tenant}.down {{\n    default_type text/html;\n    add_header Retry-After {RETRY_AFTER} always;\n    \
          return 503 \"{DOWN}\";\n}}\n"
     )
     .expect("text");

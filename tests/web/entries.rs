@@ -1,0 +1,154 @@
+//! Entries: requests beyond the limit of a socket are refused by the web server, and counted as faults of the tenant.
+
+use bailiwick_tests::web::{Nginx, Response};
+use bailiwick_tests::{Host, profiles, until};
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+/// Answers each connection in a process of its own. A request for `/hold` is not answered.
+const SERVER: &str = r#"use IO::Socket::UNIX; my $l = IO::Socket::UNIX->new_from_fd(3, "r+") or die $!; $SIG{CHLD} = "IGNORE"; $SIG{PIPE} = "IGNORE";
+    while (1) { my $c = $l->accept or next; next if fork; my $first = <$c>; while (my $r = <$c>) { last if $r eq "\r\n"; }
+        sleep 300 if $first =~ /hold/; print $c "HTTP/1.0 200 OK\r\n\r\nhello\n"; close $c; exit; }"#;
+
+/// The longest wait for what the sample of a minute writes.
+const SAMPLE_TIME: Duration = Duration::from_secs(120);
+
+fn tenant() -> &'static str {
+    profiles()[0]
+}
+
+/// A host with a tenant whose only socket takes one request at a time.
+fn host() -> Host {
+    let mut host = Host::new();
+    host.write("etc/bailiwick.toml", &host.default_config("web = { group = \"www-data\" }\n"));
+    let text = format!(
+        "plan = \"{}\"\ndoors = [\"exec\", \"socket\"]\n\
+         [[service]]\nname = \"app\"\ncommand = [\"/usr/bin/perl\", \"-e\", {SERVER:?}]\n\
+         [[service.socket]]\nname = \"web\"\npass = \"fd\"\nentries = 1\n",
+        tenant()
+    );
+    host.write(&format!("etc/tenants.d/{}.toml", tenant()), &text);
+    host.start();
+    host.ok(&["apply"]);
+    host
+}
+
+fn nginx(host: &Host) -> Nginx {
+    let folder = host.path("nginx");
+    host.ok(&["web", "nginx", "--write", &folder.display().to_string()]);
+    let http = format!("include {}/bailiwick.conf;", folder.display());
+    let locations = format!("include {}/bailiwick.d/{}.conf;", folder.display(), tenant());
+    Nginx::start(&http, &locations)
+}
+
+fn json(host: &Host, command: &[&str]) -> Value {
+    serde_json::from_str(&host.ok(&[command, &["--json"]].concat())).expect("JSON")
+}
+
+/// The incident of the limit `entries`, if there is one.
+fn incident(host: &Host) -> Option<Value> {
+    let all = json(host, &["incidents"]);
+    all.as_array().expect("rows").iter().find(|incident| incident["kind"] == "entries").cloned()
+}
+
+/// The same with its evidence.
+fn evidence(host: &Host) -> Value {
+    let id = incident(host).expect("an incident")["id"].to_string();
+    json(host, &["incidents", "--show", &id])
+}
+
+/// Takes the only place: a request that is not answered as long as the stream is open.
+fn hold(nginx: &Nginx) -> TcpStream {
+    until("the site answers", || nginx.get("/", &[]).is_ok_and(|answer| answer.status == 200));
+    let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).expect("connects");
+    stream.write_all(b"GET /hold HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("writes");
+    stream
+}
+
+fn refused(nginx: &Nginx) -> Response {
+    let mut last = None;
+    until("a request is refused", || {
+        last = nginx.get("/", &[]).ok();
+        last.as_ref().is_some_and(|answer| answer.status == 508)
+    });
+    last.expect("an answer")
+}
+
+#[test]
+fn a_request_that_nginx_refuses_is_a_fault_with_evidence() {
+    let host = host();
+    let nginx = nginx(&host);
+    let held = hold(&nginx);
+    assert!(refused(&nginx).field("Retry-After").is_some());
+    until("there is an incident", || incident(&host).is_some());
+    let found = evidence(&host);
+    assert_eq!(found["tenant"], tenant());
+    let evidence = &found["snapshots"][0];
+    let sockets = evidence["sockets"].as_array().expect("sockets");
+    assert_eq!(sockets.len(), 1, "{found}");
+    assert_eq!((&sockets[0]["socket"], &sockets[0]["connections"]), (&Value::from("web"), &Value::from(1)), "{found}");
+    assert!(sockets[0]["refused"].as_u64() >= Some(1), "{found}");
+    let perl = |process: &Value| process["command"] == "perl";
+    assert!(evidence["processes"].as_array().expect("processes").iter().any(perl), "{found}");
+    let shown = host.ok(&["incidents", "--show", &found["id"].to_string()]);
+    assert!(shown.contains("SOCKET") && shown.contains("web"), "{shown}");
+    // The sample of a minute writes the count.
+    let deadline = Instant::now() + SAMPLE_TIME;
+    let usage = loop {
+        let usage = json(&host, &["usage"]);
+        if usage[0]["faults"]["entries"].as_u64() >= Some(1) {
+            break usage;
+        }
+        assert!(Instant::now() < deadline, "{usage}\n{}", host.log());
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert_eq!(usage[0]["tenant"], tenant());
+    let faults = json(&host, &["faults"]);
+    let of_entries = |fault: &&Value| fault["limit"] == "entries" && fault["tenant"] == tenant();
+    assert!(faults.as_array().expect("rows").iter().any(|fault| of_entries(&fault)), "{faults}");
+    drop(held);
+    until("there is a place again", || nginx.get("/", &[]).is_ok_and(|answer| answer.status == 200));
+}
+
+#[test]
+fn the_count_goes_on_after_a_killed_daemon_and_nonsense_counts_nothing() {
+    let host = host();
+    let nginx = nginx(&host);
+    let path = host.path("run/web/refused.sock");
+    until("there is a socket", || path.exists());
+    let stat = rustix::fs::stat(&path).expect("a file");
+    let above = rustix::fs::stat(path.parent().expect("a directory")).expect("a directory");
+    assert_eq!((stat.st_mode & 0o7777, stat.st_gid), (0o660, above.st_gid));
+    let client = UnixDatagram::unbound().expect("a socket");
+    client.connect(&path).expect("connects");
+    let other = "<190>Nov 29 06:31:15 bailiwick: nobody-here.web";
+    for datagram in [&b"x"[..], &[0; 2000], other.as_bytes()] {
+        client.send(datagram).expect("sends");
+    }
+    assert_eq!(incident(&host), None);
+    let _held = hold(&nginx);
+    refused(&nginx);
+    let faults = || incident(&host).and_then(|incident| incident["faults"].as_u64()).unwrap_or(0);
+    until("it is counted", || faults() > 0);
+    let daemon = host.program("bailiwickd");
+    let inode = fs::metadata(&path).map(|file| std::os::unix::fs::MetadataExt::ino(&file)).expect("a file");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(daemon).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kills");
+    // Nobody listens, and nginx answers.
+    refused(&nginx);
+    until("there is another socket", || {
+        fs::metadata(&path).is_ok_and(|file| std::os::unix::fs::MetadataExt::ino(&file) != inode)
+    });
+    let before = {
+        until("bailiwickd answers", || host.cli(&["status"]).status.success());
+        faults()
+    };
+    until("it is counted again", || {
+        refused(&nginx);
+        faults() > before
+    });
+}
