@@ -5,6 +5,7 @@ use bailiwick_proto::warden::RosterEntry;
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
 use bailiwick_sys::process;
 use bailiwick_tests::{Host, Pool, name, until};
+use bailiwick_types::FrozenBy;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -108,8 +109,8 @@ fn a_jail_whose_process_cannot_be_killed_is_clearing_and_delays_nobody() {
     let entry = roster(&host).remove("alice").expect("known");
     assert_eq!((entry.pid, entry.access), (None, None), "it is not reported as running");
     // All other tenants are served meanwhile.
-    assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob") }), WardenReply::Done);
-    assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob") }), WardenReply::Done);
+    assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob"), by: FrozenBy::Operator }), WardenReply::Done);
+    assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob"), by: FrozenBy::Operator }), WardenReply::Done);
     assert_eq!(host.warden(&stop("bob")), WardenReply::Done);
     let reply = stopping.reply();
     assert!(reply_text(&reply).contains("clearing"), "{reply:?}");

@@ -4,7 +4,7 @@
 use bailiwick_proto::frame::{MAX_REQUEST, encode};
 use bailiwick_proto::{Hold, WardenReply, WardenRequest};
 use bailiwick_tests::{Host, name, profiles, stage, until};
-use bailiwick_types::QuotaFacts;
+use bailiwick_types::{FrozenBy, QuotaFacts};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -223,8 +223,8 @@ fn a_jail_whose_cached_names_the_kernel_keeps_delays_nobody() {
     let installed = Installed::new(&inits);
     until("its neighbour is renewed", || installed.is_seen_by(bob));
     assert!(!installed.is_seen_by(alice));
-    assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob") }), WardenReply::Done);
-    assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob") }), WardenReply::Done);
+    assert_eq!(host.warden(&WardenRequest::Freeze { tenant: name("bob"), by: FrozenBy::Operator }), WardenReply::Done);
+    assert_eq!(host.warden(&WardenRequest::Thaw { tenant: name("bob"), by: FrozenBy::Operator }), WardenReply::Done);
     until("it is told", || host.log().contains("tenant=alice event=not-renewed"));
     let stale = || {
         let WardenReply::Problems { tenants, .. } = host.warden(&WardenRequest::Problems) else { panic!("problems") };

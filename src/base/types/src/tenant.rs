@@ -94,6 +94,25 @@ pub enum Access {
     ReadOnly,
 }
 
+/// Who had the processes of a jail frozen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrozenBy {
+    /// An operator. This is the default, because records and requests of earlier versions have no such field.
+    #[default]
+    Operator,
+    /// `bailiwickd`, because the tenant was idle. Whatever needs the jail thaws it.
+    Idle,
+}
+
+impl FrozenBy {
+    /// Whether an operator did it.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        *self == Self::Operator
+    }
+}
+
 impl Door {
     /// The doors that may stay open while a tenant is suspended. They transfer files, which works on read-only storage.
     pub const OF_THE_SUSPENDED: &'static [Self] = &[Self::Sftp, Self::Ftp];

@@ -1,7 +1,7 @@
 //! The warden's last report of each tenant: what a session needs to know without waiting for the warden.
 
 use bailiwick_proto::warden::RosterEntry;
-use bailiwick_types::{HostUid, IdPool, IdRange, TenantName};
+use bailiwick_types::{FrozenBy, HostUid, IdPool, IdRange, TenantName};
 use std::collections::BTreeMap;
 
 /// What is known of one tenant.
@@ -13,8 +13,8 @@ pub(crate) struct Known {
     /// The control groups by hierarchy. Empty if the jail was down at the last report. They are the same whenever it
     /// runs.
     pub(crate) cgroups: BTreeMap<String, String>,
-    /// Whether an operator has frozen the jail. Then no process in it runs, and its init cannot answer.
-    pub(crate) frozen: bool,
+    /// Who had the jail frozen. Then no process in it runs, and its init cannot answer.
+    pub(crate) frozen: Option<FrozenBy>,
 }
 
 /// All tenants.
@@ -30,8 +30,8 @@ impl Directory {
     pub(crate) fn put(&mut self, name: &TenantName, entry: &RosterEntry) {
         self.remove(name);
         self.owners.insert(entry.ids.first, name.clone());
-        let RosterEntry { ids, pid, cgroups, frozen, .. } = entry;
-        let known = Known { ids: *ids, pid: *pid, cgroups: cgroups.clone(), frozen: *frozen };
+        let RosterEntry { ids, pid, cgroups, .. } = entry;
+        let known = Known { ids: *ids, pid: *pid, cgroups: cgroups.clone(), frozen: entry.frozen() };
         self.tenants.insert(name.clone(), known);
     }
 
@@ -50,7 +50,13 @@ impl Directory {
 
     /// The tenants whose jail runs and is not frozen, so its init can answer.
     pub(crate) fn awake(&self) -> impl Iterator<Item = (&TenantName, &Known)> {
-        self.tenants.iter().filter(|(_, known)| known.pid.is_some() && !known.frozen)
+        self.tenants.iter().filter(|(_, known)| known.pid.is_some() && known.frozen.is_none())
+    }
+
+    /// The tenants whose jail runs, and those that are frozen because they are idle.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (&TenantName, &Known)> {
+        let is_meant = |known: &Known| known.pid.is_some() && known.frozen != Some(FrozenBy::Operator);
+        self.tenants.iter().filter(move |(_, known)| is_meant(known))
     }
 
     /// Whether the jail of a tenant was down.
@@ -58,8 +64,16 @@ impl Directory {
         self.tenants.get(name).is_some_and(|known| known.pid.is_none())
     }
 
-    pub(crate) fn is_frozen(&self, name: &TenantName) -> bool {
-        self.tenants.get(name).is_some_and(|known| known.frozen)
+    /// Who had the jail of a tenant frozen; `None` if it was not frozen.
+    pub(crate) fn frozen(&self, name: &TenantName) -> Option<FrozenBy> {
+        self.tenants.get(name).and_then(|known| known.frozen)
+    }
+
+    /// Notes that a jail was frozen, or thawed.
+    pub(crate) fn note_frozen(&mut self, name: &TenantName, frozen: Option<FrozenBy>) {
+        if let Some(known) = self.tenants.get_mut(name) {
+            known.frozen = frozen;
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -88,6 +102,7 @@ pub(crate) fn entry_of(ids: IdRange) -> RosterEntry {
         pid: None,
         access: None,
         frozen: false,
+        frozen_by: FrozenBy::Operator,
         clearing: false,
         preparing: false,
         held: false,
@@ -124,7 +139,10 @@ mod tests {
         assert_eq!(owner(&directory, range(1).first), None);
         assert_eq!(directory.get(&name("carol")), None);
         directory.put(&name("carol"), &RosterEntry { frozen: true, ..entry_of(range(1)) });
-        assert!(directory.is_frozen(&name("carol")) && !directory.is_frozen(&name("alice")));
+        assert_eq!(
+            (directory.frozen(&name("carol")), directory.frozen(&name("alice"))),
+            (Some(FrozenBy::Operator), None)
+        );
         assert!(directory.is_down(&name("alice")) && !directory.is_down(&name("dave")));
         directory.put(&name("alice"), &RosterEntry { pid: Some(1), ..entry_of(range(0)) });
         assert_eq!(directory.awake().map(|(name, _)| name).collect::<Vec<_>>(), [&name("alice")]);

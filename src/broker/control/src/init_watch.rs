@@ -74,7 +74,9 @@ impl InitWatch {
             return self.inits.health.forget(tenant);
         };
         let error = init_client::connect(&socket, ids).await.err();
-        if matches!(error, Some(InitError::Silent | InitError::Broken(_))) && self.tenants.is_frozen(tenant).await {
+        if matches!(error, Some(InitError::Silent | InitError::Broken(_)))
+            && self.tenants.frozen(tenant).await.is_some()
+        {
             // A frozen tenant does not cause the silence, so it is not counted. A thaw makes this program forget it too.
             return self.inits.health.forget(tenant);
         }

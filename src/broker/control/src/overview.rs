@@ -63,7 +63,7 @@ impl Overview {
             match in_time(self.tenants.warden.roster()).await {
                 Ok(roster) => {
                     for summary in self.summaries(&roster) {
-                        *tenants.entry(summary.state.word().to_owned()).or_default() += 1;
+                        *tenants.entry(summary.state_word().to_owned()).or_default() += 1;
                         let down = |why| format!("the jail of \"{}\" is down: {why}", summary.name);
                         problems.extend(summary.failure.map(down));
                     }
@@ -134,6 +134,7 @@ impl Overview {
             profile: tenant.map(|tenant| tenant.settings.profile),
             invalid: loaded.invalid.contains(name),
             failure: matches!(state, TenantState::Down | TenantState::Asleep).then(|| self.failures.of(name)).flatten(),
+            frozen_by: entry.and_then(RosterEntry::frozen),
         }
     }
 

@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) enum Action {
     /// Start the jail.
     Start,
+    /// Thaw the jail, which was idle.
+    Thaw,
     /// Stop the jail and start the declared one.
     Replace,
     /// Stop the jail.
@@ -40,8 +42,7 @@ pub(crate) fn actual(entry: Option<&RosterEntry>) -> Actual {
     let Some(entry) = entry else { return Actual::NEVER_RAN };
     let jail = match entry.access {
         _ if entry.clearing => JailState::Clearing,
-        Some(access) if entry.frozen => JailState::Frozen(access),
-        Some(access) => JailState::Running(access),
+        Some(access) => entry.frozen().map_or(JailState::Running(access), |by| JailState::Frozen(access, by)),
         None if entry.preparing => JailState::Preparing,
         None => JailState::Down,
     };
@@ -74,6 +75,7 @@ pub(crate) fn decide(
 fn actions(next: lifecycle::Next) -> BTreeSet<Action> {
     let jail = match next.jail {
         JailStep::Start => Some(Action::Start),
+        JailStep::Thaw => Some(Action::Thaw),
         JailStep::Replace => Some(Action::Replace),
         JailStep::Stop => Some(Action::Stop),
         // The warden reports when it has finished. A wait here would delay all other tenants.
@@ -218,6 +220,7 @@ mod tests {
                 for action in actions {
                     match action {
                         Action::Start | Action::Replace => entry.access = declared,
+                        Action::Thaw => entry.frozen = false,
                         Action::Stop => entry.access = None,
                         Action::HostUser => entry.host_user = !entry.host_user,
                     }

@@ -15,7 +15,7 @@ use crate::tenants::Tenants;
 use crate::timers::Timers;
 use bailiwick_proto::control::{Done, TenantOutcome, Verb};
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
-use bailiwick_types::{ExitStatus, HostUid, TenantName};
+use bailiwick_types::{ExitStatus, FrozenBy, HostUid, TenantName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,6 +158,7 @@ impl Reconciler {
             reconcile::Action::Start => {
                 self.change(tenant, WardenRequest::Start { tenant: tenant.clone() }, Done::Started).await
             }
+            reconcile::Action::Thaw => self.thaw_for_policy(tenant).await,
             reconcile::Action::Replace => self.restart(tenant).await,
             reconcile::Action::Stop => self.change(tenant, stop(tenant, Hold::Keep), Done::Stopped).await,
             reconcile::Action::HostUser => self.host_user(tenant).await,
@@ -222,6 +223,46 @@ impl Reconciler {
             info!(target: "bailiwick::event", tenant = %tenant, event = "asleep", cause, "{tenant} is asleep: {cause}");
         }
         Ok(done)
+    }
+
+    /// Freezes the jail of an idle tenant until something needs it.
+    pub(crate) async fn freeze_idle(&self, _turn: &Turn, tenant: &TenantName) -> Result<Done, Failure> {
+        let request = WardenRequest::Freeze { tenant: tenant.clone(), by: FrozenBy::Idle };
+        if self.tenants.warden.ask(&request).await? == WardenReply::Unchanged {
+            return Ok(Done::Unchanged);
+        }
+        info!(target: "bailiwick::event", tenant = %tenant, event = "frozen", cause = "idle", "the jail of {tenant} was frozen: idle");
+        self.noted_frozen(tenant, Some(FrozenBy::Idle));
+        Ok(Done::Frozen)
+    }
+
+    /// Thaws the jail of an idle tenant. `cause` says for whom, in the log. This is one request, because somebody waits.
+    ///
+    /// # Errors
+    /// Also when an operator has frozen the jail, or it has ended.
+    pub(crate) async fn thaw_idle(&self, _turn: &Turn, tenant: &TenantName, cause: &str) -> Result<Done, Failure> {
+        let request = WardenRequest::Thaw { tenant: tenant.clone(), by: FrozenBy::Idle };
+        let reply = self.tenants.warden.ask(&request).await?;
+        self.noted_frozen(tenant, None);
+        if reply == WardenReply::Unchanged {
+            return Ok(Done::Unchanged);
+        }
+        info!(target: "bailiwick::event", tenant = %tenant, event = "thawed", cause, "the jail of {tenant} was thawed: {cause}");
+        Ok(Done::Thawed)
+    }
+
+    /// The jail of a tenant was frozen or thawed, and is otherwise the same.
+    fn noted_frozen(&self, tenant: &TenantName, frozen: Option<FrozenBy>) {
+        self.tenants.warden.known().note_frozen(tenant, frozen);
+        self.inits.health.forget(tenant);
+        self.changed.wake();
+        self.wake_keeper.wake();
+    }
+
+    /// Thaws the jail of a tenant that was idle and may not be frozen any more.
+    async fn thaw_for_policy(&self, tenant: &TenantName) -> Result<Done, Failure> {
+        let turn = self.turn(tenant).await;
+        self.thaw_idle(&turn, tenant, "policy").await
     }
 
     /// Asks the warden for a change, and returns what was done.
@@ -303,14 +344,31 @@ impl Reconciler {
         }
         let tenant = || name.clone();
         match verb {
-            Verb::Start => self.change(name, WardenRequest::Start { tenant: tenant() }, Done::Started).await,
+            Verb::Start => self.start(name).await,
             Verb::Stop => self.change(name, stop(name, Hold::Hold), Done::Stopped).await,
             Verb::Restart => self.restart(name).await,
-            Verb::Freeze => self.change(name, WardenRequest::Freeze { tenant: tenant() }, Done::Frozen).await,
-            Verb::Thaw => self.change(name, WardenRequest::Thaw { tenant: tenant() }, Done::Thawed).await,
+            Verb::Freeze => {
+                let request = WardenRequest::Freeze { tenant: tenant(), by: FrozenBy::Operator };
+                self.change(name, request, Done::Frozen).await
+            }
+            Verb::Thaw => {
+                let request = WardenRequest::Thaw { tenant: tenant(), by: FrozenBy::Operator };
+                self.change(name, request, Done::Thawed).await
+            }
             // `sleeping` and `waking` carry these out, without the wait for a round.
             Verb::Sleep | Verb::Wake => Err(Failure::of(ExitStatus::Invalid, "this is no change of a jail alone")),
         }
+    }
+
+    /// Starts a jail for an operator. One that runs and was frozen because it was idle is thawed.
+    async fn start(&self, name: &TenantName) -> Result<Done, Failure> {
+        let turn = self.turn(name).await;
+        let done =
+            self.change_in_turn(&turn, name, WardenRequest::Start { tenant: name.clone() }, Done::Started).await?;
+        if done == Done::Unchanged && self.tenants.frozen(name).await == Some(FrozenBy::Idle) {
+            return self.thaw_idle(&turn, name, "operator").await;
+        }
+        Ok(done)
     }
 
     /// Restarts a jail whose init has been silent for long. Returns whether it was restarted.

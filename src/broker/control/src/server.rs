@@ -6,6 +6,7 @@ use crate::reconciler::ApplyOptions;
 use crate::services::Services;
 use crate::sessions::SessionGuard;
 use crate::transport;
+use crate::waking::Cause;
 use bailiwick_proto::control::{TenantOutcome, Verb};
 use bailiwick_proto::frame::{Decoder, MAX_REPLY, MAX_REQUEST, encode};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure, Incoming, Refusal, TransportError, time_limits};
@@ -309,6 +310,7 @@ impl Connection {
             }
             Request::ServiceVerb { tenant, names, verb } => {
                 caller.scope().of(vec![tenant.clone()])?;
+                let _awake = services.waking.keep_thawed(&tenant, Cause::Service).await?;
                 Reply::ServicesDone(services.service_keeper.verb(&tenant, &names, verb).await?)
             }
             Request::Timers { tenants } => Reply::Timers(services.timer_runner.list(caller.operator()?, &tenants)?),

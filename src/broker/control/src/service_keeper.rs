@@ -135,7 +135,7 @@ impl ServiceKeeper {
 
     /// The init of a tenant's running jail, by the warden's last report.
     fn running(&self, tenant: &TenantName) -> Option<u32> {
-        self.tenants.warden.known().get(tenant).filter(|entry| !entry.frozen).and_then(|entry| entry.pid)
+        self.tenants.warden.known().get(tenant).filter(|entry| entry.frozen.is_none()).and_then(|entry| entry.pid)
     }
 
     /// Gives the init of a tenant its orders, as far as it does not follow them, and learns what it reports.
@@ -280,7 +280,7 @@ impl ServiceKeeper {
         let runtime = self.tenants.policy.host().runtime_dir;
         let state = match self.running(&tenant.name) {
             Some(_) => TenantState::Running,
-            None if self.tenants.was_frozen(&tenant.name) => TenantState::Frozen,
+            None if self.tenants.was_frozen(&tenant.name).is_some() => TenantState::Frozen,
             None if self.tenants.was_asleep(tenant) => TenantState::Asleep,
             None => TenantState::Down,
         };

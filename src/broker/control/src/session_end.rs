@@ -92,7 +92,8 @@ impl SessionEnd {
             let actual = reconcile::actual(roster.get(&tenant.name));
             let is_replaced = match next(desired(Declaration::Known(tenant)), &actual).jail {
                 JailStep::Replace | JailStep::Stop => true,
-                JailStep::None | JailStep::Held | JailStep::Asleep | JailStep::Wait | JailStep::Start => false,
+                JailStep::None | JailStep::Held | JailStep::Asleep => false,
+                JailStep::Thaw | JailStep::Wait | JailStep::Start => false,
             };
             match &tenant.state {
                 Declared::Suspended { reason } if is_replaced || !tenant.is_open(record.door) => {

@@ -18,7 +18,7 @@ use bailiwick_proto::control::{Exec, Login};
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::{Failure, Refusal, WardenRequest};
 use bailiwick_sys::proc;
-use bailiwick_types::{Door, ExitStatus, HostUid, LimitKey, Moment, SessionRecord, TenantName, visible};
+use bailiwick_types::{Door, ExitStatus, FrozenBy, HostUid, LimitKey, Moment, SessionRecord, TenantName, visible};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tracing::{info, warn};
@@ -186,9 +186,10 @@ impl SessionEntry {
         greet.await.inspect_err(|failure| self.refusals.log(&by_timer(), tenant, failure))
     }
 
-    /// Refuses a frozen tenant at once, because its init cannot answer.
+    /// Refuses a tenant that an operator has frozen at once, because its init cannot answer.
     async fn check_awake(&self, name: &TenantName) -> Result<(), Failure> {
-        if self.tenants.was_frozen(name) && self.tenants.is_frozen(name).await {
+        let by_operator = Some(FrozenBy::Operator);
+        if self.tenants.was_frozen(name) == by_operator && self.tenants.frozen(name).await == by_operator {
             return Err(Refusal::Frozen { tenant: name.clone() }.into());
         }
         Ok(())
@@ -238,8 +239,9 @@ impl SessionEntry {
             most: None,
         };
         let mut counted = self.sessions.enter(tenant, request)?;
-        // The session is counted, so the tenant stays awake. It may just be falling asleep, though.
+        // The session is counted, so the tenant stays awake. It may just be falling asleep, though, or be frozen.
         drop(self.waking.keep_awake(name).await);
+        self.waking.thaw_if_idle(name, Cause::Door(door)).await?;
         let user = spawn.user.uid;
         // A timer cannot help the tenant out of its limits, so it gets no allowance.
         let reached = if door == Door::Cron { Vec::new() } else { self.reached(tenant).await };
@@ -330,7 +332,7 @@ impl SessionEntry {
     /// Says in the operator's words why a session could not be opened.
     async fn explain(&self, tenant: &Tenant, error: InitError) -> Failure {
         let name = &tenant.name;
-        let is_frozen = matches!(error, InitError::Silent) && self.tenants.is_frozen(name).await;
+        let is_frozen = matches!(error, InitError::Silent) && self.tenants.frozen(name).await.is_some();
         let failure = self.failures.of(name);
         let tenant_name = || name.clone();
         let refusal = match (error, &tenant.state) {

@@ -5,7 +5,7 @@ use crate::warden_client::{Roster, WardenClient};
 use bailiwick_plan::lifecycle;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::{Failure, JAILS, init_socket};
-use bailiwick_types::{Access, IdRange, TenantName};
+use bailiwick_types::{Access, FrozenBy, IdRange, TenantName};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,14 +38,20 @@ impl Tenants {
         lifecycle::sleep(tenant).is_ok() && self.warden.known().is_down(&tenant.name)
     }
 
-    /// Whether a tenant was frozen at the warden's last report. Its init cannot answer then.
-    pub(crate) fn was_frozen(&self, name: &TenantName) -> bool {
-        self.warden.known().is_frozen(name)
+    /// Who had a tenant frozen at the warden's last report; `None` if it was not frozen. Its init cannot answer while it
+    /// is.
+    pub(crate) fn was_frozen(&self, name: &TenantName) -> Option<FrozenBy> {
+        self.warden.known().frozen(name)
     }
 
-    /// Whether a tenant is frozen now, by the warden's entry.
-    pub(crate) async fn is_frozen(&self, tenant: &TenantName) -> bool {
-        matches!(self.warden.entry(tenant).await, Ok(Some(entry)) if entry.frozen)
+    /// The same for now, by the warden's entry.
+    pub(crate) async fn frozen(&self, tenant: &TenantName) -> Option<FrozenBy> {
+        self.warden.entry(tenant).await.ok().flatten()?.frozen()
+    }
+
+    /// Whether a tenant was frozen because it was idle, at the warden's last report.
+    pub(crate) fn was_idle(&self, name: &TenantName) -> bool {
+        self.was_frozen(name) == Some(FrozenBy::Idle)
     }
 
     /// The tenants of a request, each with its declaration: the named ones, or all.

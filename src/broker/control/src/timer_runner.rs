@@ -136,8 +136,8 @@ impl TimerRunner {
 
     /// Returns whether init answered.
     async fn read_crontab(self: Arc<Self>, tenant: &Arc<Tenant>, now: Moment) -> bool {
-        // A sleeping tenant has no init. Its last known crontab stays.
-        if self.tenants.was_frozen(&tenant.name) || self.tenants.was_asleep(tenant) {
+        // A sleeping tenant has no init, and that of a frozen one does not answer. Its last known crontab stays.
+        if self.tenants.was_frozen(&tenant.name).is_some() || self.tenants.was_asleep(tenant) {
             return false;
         }
         let crontabs = &self.timers.crontabs;

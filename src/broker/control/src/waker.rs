@@ -1,5 +1,5 @@
-//! Wakes tenants for connections: waits on the listening sockets of those that are asleep, and answers for a service that
-//! cannot come up.
+//! Wakes tenants for connections: waits on the listening sockets of those that are asleep or frozen, and answers for a
+//! service that cannot come up.
 //!
 //! Danger: a tenant can break its service and its sockets at will, and anybody may send requests. A tenant that cannot be
 //! woken is tried again after pauses that grow ([`crate::waking`]). Its connections are answered in rounds with a pause
@@ -15,7 +15,7 @@ use crate::waking::{Cause, Waking};
 use crate::web_sockets::WebSockets;
 use bailiwick_plan::lifecycle;
 use bailiwick_policy::{Pass, Tenant};
-use bailiwick_types::{Door, ServiceName, ServiceState, SocketName, TenantName};
+use bailiwick_types::{Door, FrozenBy, ServiceName, ServiceState, SocketName, TenantName};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -63,7 +63,7 @@ impl Listeners for WebSockets {
     }
 }
 
-/// A listening socket of a tenant that sleeps.
+/// A listening socket of a tenant that sleeps or is frozen.
 #[derive(Debug, Clone)]
 struct Listener {
     service: ServiceName,
@@ -117,7 +117,7 @@ impl Waker {
         }
     }
 
-    /// Begins to wait on the listeners of tenants that are asleep now, and no longer waits on those of others.
+    /// Begins to wait on the listeners of tenants that are asleep or frozen now, and no longer waits on those of others.
     fn renew(self: &Arc<Self>) {
         let asleep = self.asleep();
         let mut watches = lock(&self.watches);
@@ -142,13 +142,16 @@ impl Waker {
         }
     }
 
-    /// The tenants that may sleep and whose jail is down, with their listeners. One that an operator stopped is among
-    /// them: nobody wakes it, and its connections are answered.
+    /// The tenants that may sleep and whose jail is down, and those that are frozen because they are idle, with their
+    /// listeners. One that an operator stopped is among them: nobody wakes it, and its connections are answered.
     fn asleep(&self) -> BTreeMap<TenantName, Vec<Listener>> {
         let loaded = self.tenants.policy.loaded();
         let known = self.tenants.warden.known();
-        let may_sleep = loaded.policy.tenants.values().filter(|tenant| lifecycle::sleep(tenant).is_ok());
-        let asleep = may_sleep.filter(|tenant| known.is_down(&tenant.name));
+        let is_asleep = |tenant: &&Tenant| match known.frozen(&tenant.name) {
+            Some(by) => by == FrozenBy::Idle,
+            None => known.is_down(&tenant.name) && lifecycle::sleep(tenant).is_ok(),
+        };
+        let asleep = loaded.policy.tenants.values().filter(is_asleep);
         asleep.map(|tenant| (tenant.name.clone(), self.listeners_of(tenant))).collect()
     }
 

@@ -1,4 +1,5 @@
-//! Wakes tenants that sleep, for whoever needs their jail: a session, a timer, a connection or an operator.
+//! Wakes tenants that sleep, and thaws those that are frozen because they are idle, for whoever needs their jail: a
+//! session, a timer, a connection or an operator.
 //!
 //! Danger: a client can ask for this as often as it likes. At most [`AT_ONCE`] tenants are woken at a time, each by one
 //! start whoever waits for it, and after a failed start nobody but an operator makes another one before a pause is over.
@@ -13,7 +14,7 @@ use bailiwick_plan::lifecycle::{self, Actual, Hold, JailState};
 use bailiwick_policy::Tenant;
 use bailiwick_proto::control::{Done, TenantOutcome};
 use bailiwick_proto::{Failure, Refusal};
-use bailiwick_types::{Door, ExitStatus, TenantName};
+use bailiwick_types::{Door, ExitStatus, FrozenBy, TenantName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,8 +37,10 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) enum Cause {
     /// Somebody who came by this door; by `socket` it is a connection to a service.
     Door(Door),
-    /// An operator, with `bailiwick wake`.
+    /// An operator, with `bailiwick wake` or another command.
     Operator,
+    /// Somebody who starts or stops a service.
+    Service,
 }
 
 impl Cause {
@@ -45,13 +48,15 @@ impl Cause {
         match self {
             Self::Door(door) => door.word(),
             Self::Operator => "operator",
+            Self::Service => "service",
         }
     }
 
     fn patience(self) -> Duration {
         match self {
             Self::Door(Door::Cron) => PATIENCE_OF_TIMERS,
-            Self::Door(Door::Exec | Door::Ssh | Door::Sftp | Door::Ftp | Door::Socket) | Self::Operator => PATIENCE,
+            Self::Door(Door::Exec | Door::Ssh | Door::Sftp | Door::Ftp | Door::Socket) => PATIENCE,
+            Self::Operator | Self::Service => PATIENCE,
         }
     }
 }
@@ -63,7 +68,7 @@ struct Pause {
     time: Duration,
 }
 
-/// What keeps a tenant awake although no session is counted yet, and whether its jail is just being ended.
+/// What keeps a tenant awake although no session is counted yet, and whether its jail is just being ended or frozen.
 #[derive(Debug, Default)]
 struct Claims {
     count: u64,
@@ -86,7 +91,7 @@ pub(crate) struct Waking {
     state: Arc<Mutex<State>>,
 }
 
-/// Keeps a tenant from falling asleep until it is dropped.
+/// Keeps a tenant from falling asleep, and from being frozen, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
     state: Arc<Mutex<State>>,
@@ -105,7 +110,7 @@ impl Drop for Claim {
     }
 }
 
-/// The jail of a tenant is being ended: whoever makes a [`Claim`] meanwhile waits until that is over.
+/// The jail of a tenant is being ended or frozen: whoever makes a [`Claim`] meanwhile waits until that is over.
 #[derive(Debug)]
 pub(crate) struct FallsAsleep {
     state: Arc<Mutex<State>>,
@@ -129,8 +134,8 @@ impl Waking {
         Self { tenants, reconciler, failures, places: Semaphore::new(AT_ONCE), state: Arc::default() }
     }
 
-    /// Keeps a tenant from falling asleep. If its jail is just being ended for this, waits until that is over. The jail
-    /// may be down afterwards.
+    /// Keeps a tenant from falling asleep and from being frozen. If its jail is just being ended or frozen for this, waits
+    /// until that is over. The jail may be down or frozen afterwards.
     pub(crate) async fn keep_awake(&self, tenant: &TenantName) -> Claim {
         let (claim, falls_asleep) = {
             let mut state = lock(&self.state);
@@ -144,7 +149,7 @@ impl Waking {
         claim
     }
 
-    /// Begins to end the jail of a tenant for its sleep, unless there is a [`Claim`]. Whoever counts a session first and
+    /// Begins to end the jail of a tenant for its sleep, or to freeze it, unless there is a [`Claim`]. Whoever counts a session first and
     /// then makes a claim is seen by one who begins this first and then looks at the sessions, or waits for it.
     pub(crate) fn begin_sleep(&self, _turn: &Turn, tenant: &TenantName) -> Option<FallsAsleep> {
         let mut state = lock(&self.state);
@@ -156,25 +161,67 @@ impl Waking {
         Some(FallsAsleep { state: Arc::clone(&self.state), tenant: tenant.clone() })
     }
 
-    /// Makes the jail of a tenant run if it is asleep. Does nothing for a tenant that may not sleep: the reconciler
-    /// starts its jail.
+    /// Makes the jail of a tenant run if it is asleep, and thaws it if it is frozen because it was idle. Does nothing else
+    /// for a tenant that may not sleep: the reconciler starts its jail.
     ///
     /// # Errors
     /// When the jail cannot be started, was stopped by an operator, or is not reached in time.
     pub(crate) async fn wake_if_asleep(&self, tenant: &Tenant, cause: Cause) -> Result<(), Failure> {
+        self.thaw_if_idle(&tenant.name, cause).await?;
         if lifecycle::sleep(tenant).is_err() {
             return Ok(());
         }
         // Without an answer of the warden the start would fail, and its failure says why.
-        let runs = self.actual(&tenant.name).await.is_ok_and(|actual| actual.jail.access().is_some());
+        let runs = self.actual(&tenant.name).await.is_ok_and(|actual| match actual.jail {
+            JailState::Running(_) | JailState::Silent(_) | JailState::Frozen(_, FrozenBy::Operator) => true,
+            JailState::Frozen(_, FrozenBy::Idle) | JailState::Down | JailState::Preparing | JailState::Clearing => {
+                false
+            }
+        });
         if runs { Ok(()) } else { self.wake(&tenant.name, cause).await.map(drop) }
     }
 
-    /// Starts the jail of a tenant that is asleep; one that runs is left alone.
+    /// Thaws the jail of a tenant that is frozen because it was idle. Returns what was done; `None` if it is not frozen
+    /// so. It takes no place of those who are woken: a thaw takes a millisecond.
+    ///
+    /// # Errors
+    /// When its turn does not come in time, or the warden cannot do it.
+    pub(crate) async fn thaw_if_idle(&self, name: &TenantName, cause: Cause) -> Result<Option<Done>, Failure> {
+        if !self.tenants.was_idle(name) {
+            return Ok(None);
+        }
+        let Ok(turn) = tokio::time::timeout(cause.patience(), self.reconciler.turn(name)).await else {
+            let seconds = cause.patience().as_secs();
+            let message =
+                format!("\"{name}\" is frozen, and its turn to be thawed has not come in {seconds} s; try again");
+            return Err(Failure::of(ExitStatus::OverLimit, message));
+        };
+        // Another caller may just have done it, or an operator has frozen or ended the jail.
+        if !self.tenants.was_idle(name) {
+            return Ok(None);
+        }
+        match self.reconciler.thaw_idle(&turn, name, cause.word()).await {
+            Err(Failure { refusal: Some(Refusal::NotRunning { .. } | Refusal::Clearing { .. }), .. }) => Ok(None),
+            done => done.map(Some),
+        }
+    }
+
+    /// Keeps a tenant from falling asleep and from being frozen, and thaws it if it is frozen because it was idle.
+    pub(crate) async fn keep_thawed(&self, name: &TenantName, cause: Cause) -> Result<Claim, Failure> {
+        let claim = self.keep_awake(name).await;
+        self.thaw_if_idle(name, cause).await?;
+        Ok(claim)
+    }
+
+    /// Starts the jail of a tenant that is asleep, or thaws it if it is frozen because it was idle; one that runs is left
+    /// alone.
     ///
     /// # Errors
     /// As [`Self::wake_if_asleep`], and for a tenant that may not sleep.
     pub(crate) async fn wake(&self, name: &TenantName, cause: Cause) -> Result<Done, Failure> {
+        if let Some(done) = self.thaw_if_idle(name, cause).await? {
+            return Ok(done);
+        }
         self.check_pause(name, cause)?;
         // First the turn, so that all who wait for one tenant take one place.
         let wait = async { (self.reconciler.turn(name).await, self.places.acquire().await) };
@@ -196,7 +243,10 @@ impl Waking {
         let tenant = || name.clone();
         match (actual.jail, actual.hold) {
             (JailState::Running(_) | JailState::Silent(_), _) => return Ok(Done::Unchanged),
-            (JailState::Frozen(_), _) => return Err(Refusal::Frozen { tenant: tenant() }.into()),
+            (JailState::Frozen(_, FrozenBy::Idle), _) => {
+                return self.reconciler.thaw_idle(turn, name, cause.word()).await;
+            }
+            (JailState::Frozen(_, FrozenBy::Operator), _) => return Err(Refusal::Frozen { tenant: tenant() }.into()),
             (JailState::Down | JailState::Preparing | JailState::Clearing, Hold::Held) => {
                 let why = Some("an operator stopped it".to_owned());
                 return Err(Refusal::NotRunning { tenant: tenant(), why }.into());
@@ -271,6 +321,7 @@ pub(crate) fn never_sleeps(name: &TenantName, why: &lifecycle::StaysAwake) -> Fa
 mod tests {
     use super::*;
     use crate::fake::{self, Answer};
+    use bailiwick_proto::warden::RosterEntry;
     use bailiwick_proto::{WardenReply, WardenRequest};
 
     const BY_SSH: Cause = Cause::Door(Door::Ssh);
@@ -364,7 +415,7 @@ mod tests {
         let failure = services.waking.wake(&alice, Cause::Operator).await.expect_err("may not sleep");
         assert!(failure.message.contains("may not sleep: neither its file nor its plan"), "{failure}");
         fake::sleepers(&services, &[]);
-        let held = bailiwick_proto::warden::RosterEntry { held: true, ..fake::down(&services) };
+        let held = RosterEntry { held: true, ..fake::down(&services) };
         fake::warden(&services, move |request| match request {
             WardenRequest::Entry { .. } => Answer::Reply(WardenReply::Entry(Some(Box::new(held.clone())))),
             _ => panic!("{request:?}"),
@@ -374,6 +425,50 @@ mod tests {
             assert!(failure.message.contains("an operator stopped it; `bailiwick start alice`"), "{failure}");
         }
         assert_eq!(services.waking.pause(&alice), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_frozen_because_it_was_idle_is_thawed_by_one_request_and_what_an_operator_froze_is_not() {
+        let (_temp, services) = fake::host();
+        let alice = name("alice");
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (noted, up) = (Arc::clone(&requests), fake::up(&services));
+        let entry = move |by| RosterEntry { frozen: true, frozen_by: by, ..up.clone() };
+        let of_operator = entry(FrozenBy::Operator);
+        fake::warden(&services, move |request| {
+            lock(&noted).push(request.clone());
+            match request {
+                WardenRequest::Entry { .. } => Answer::Reply(WardenReply::Entry(Some(Box::new(of_operator.clone())))),
+                WardenRequest::Thaw { by: FrozenBy::Idle, .. } => Answer::Reply(WardenReply::Done),
+                _ => panic!("{request:?}"),
+            }
+        });
+        let tenant = services.tenants.policy.declared(&alice).expect("declared");
+        let idle = entry(FrozenBy::Idle);
+        let put = |entry: &RosterEntry| services.tenants.warden.known().put(&alice, entry);
+        // All start places are taken, and it is a tenant that may not sleep any more.
+        let places = services.waking.places.acquire_many(16).await.expect("is open");
+        put(&idle);
+        assert_eq!(services.waking.wake(&alice, Cause::Door(Door::Socket)).await, Ok(Done::Thawed));
+        assert_eq!(lock(&requests).len(), 1);
+        assert_eq!(services.tenants.was_frozen(&alice), None, "it is known at once");
+        put(&idle);
+        services.waking.wake_if_asleep(&tenant, BY_SSH).await.expect("thawed");
+        assert_eq!(lock(&requests).len(), 2);
+        put(&idle);
+        let (one, two) =
+            tokio::join!(services.waking.thaw_if_idle(&alice, BY_SSH), services.waking.thaw_if_idle(&alice, BY_SSH));
+        assert_eq!([one, two], [Ok(Some(Done::Thawed)), Ok(None)], "one request for all who wait");
+        drop(places);
+        fake::sleepers(&services, &[]);
+        put(&entry(FrozenBy::Operator));
+        let failure = services.waking.wake(&alice, Cause::Operator).await.expect_err("an operator's");
+        assert!(failure.message.contains("`bailiwick thaw alice`"), "{failure}");
+        services
+            .waking
+            .wake_if_asleep(&services.tenants.policy.declared(&alice).expect("declared"), BY_SSH)
+            .await
+            .expect("left alone");
     }
 
     #[tokio::test]

@@ -27,7 +27,8 @@ pub fn difference(
     let step = next(desired, actual);
     let jail = in_force.and_then(|in_force| in_force.jail.as_ref().map(|jail| (in_force, jail)));
     let mut changes: Vec<Change> = jail_row(name, desired.jail, actual, step.jail).into_iter().collect();
-    if let (Declaration::Known(tenant), JailStep::None, Some((in_force, jail))) = (declaration, step.jail, jail) {
+    let stays = matches!(step.jail, JailStep::None | JailStep::Thaw);
+    if let (Declaration::Known(tenant), true, Some((in_force, jail))) = (declaration, stays, jail) {
         changes.extend(settings(tenant, facts, in_force, jail));
     }
     changes.extend(host_user_row(name, step.host_user));
@@ -47,7 +48,8 @@ fn jail_row(name: &TenantName, desired: DesiredJail, actual: &Actual, step: Jail
         | (DesiredJail::Deleted, _) => "running",
     };
     let (actual, action) = match step {
-        JailStep::None | JailStep::Asleep => return None,
+        // `bailiwickd` thaws an idle jail in its next round, so nobody need act.
+        JailStep::None | JailStep::Asleep | JailStep::Thaw => return None,
         JailStep::Held => ("stopped by an operator", Action::None),
         // `apply` waits until the warden has finished, and then starts the jail.
         JailStep::Wait | JailStep::Start => ("down", Action::Start),

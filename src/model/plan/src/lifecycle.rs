@@ -8,22 +8,26 @@
 //! ```text
 //!        start (bailiwickd, or an operator with `start`); a wake, if the jail runs on demand
 //!   +--------------------------------------------------------------+
-//!   |                                                              v
-//! +-+----+ start, no storage yet  +-----------+              +-----------+ freeze (operator)  +--------+
-//! | Down +----------------------->| Preparing |              |  Running  +------------------->| Frozen |
-//! +------+       (bailiwickd)     +-----+-----+              |           |<-------------------+        |
-//!   ^ ^                                 |                    +-+---+---+-+  thaw (operator)   +---+----+
-//!   | |   storage is there (warden)     |      does not answer |   ^   |                          |
-//!   | +---------------------------------+             (tenant) v   |   |                          |
-//!   |                                                   +------+---+-+ |                          |
-//!   |                                                   |   Silent   | | answers (tenant)         |
-//!   |                                                   +------+-----+ |                          |
-//!   |                                                          |       |                          |
-//!   |  every process is gone (kernel), groups are (warden)     v       v                          v
+//!   |                                                              v      freeze (operator; or
+//! +-+----+ start, no storage yet  +-----------+              +-----------+ bailiwickd, if idle) +--------+
+//! | Down +----------------------->| Preparing |              |  Running  +--------------------->| Frozen |
+//! +------+       (bailiwickd)     +-----+-----+              |           |<---------------------+        |
+//!   ^ ^                                 |                    +-+---+---+-+  thaw (operator; or  +---+----+
+//!   | |   storage is there (warden)     |      does not answer |   ^   |      a wake, if idle)       |
+//!   | +---------------------------------+             (tenant) v   |   |                            |
+//!   |                                                   +------+---+-+ |                            |
+//!   |                                                   |   Silent   | | answers (tenant)           |
+//!   |                                                   +------+-----+ |                            |
+//!   |                                                          |       |                            |
+//!   |  every process is gone (kernel), groups are (warden)     v       v                            v
 //!   |  +----------+     stop or replace (bailiwickd), stop or restart (operator), sleep (both),
 //!   +--+ Clearing |<--- init ends (tenant), processes are killed for memory (kernel)
 //!      +----------+
 //! ```
+//!
+//! [`JailState::Frozen`] tells who froze the jail. What an operator froze only an operator thaws. `bailiwickd` freezes
+//! only a jail that runs on demand and is idle, and whatever needs that jail thaws it: such a freeze refuses nobody. An
+//! operator's freeze of a jail that is frozen already makes the freeze the operator's.
 //!
 //! A jail that runs on demand and is [`JailState::Down`] is asleep. There is no mark for this: the policy says that the
 //! jail runs on demand ([`sleep`]), and the warden says that it is down. A first start is a start in any case, because it
@@ -39,7 +43,8 @@
 //! | `Clearing` | the warden, when the kernel says that the last process is gone; it tells `bailiwickd` |
 //! | `Running` | the policy (a replacement or a stop), `bailiwickd` (sleep), an operator, or the jail's own init |
 //! | `Silent` | the tenant, whose init answers again; or `bailiwickd`, after `replace_silent_init` |
-//! | `Frozen` | an operator |
+//! | `Frozen` by an operator | an operator |
+//! | `Frozen` by `bailiwickd` | whatever needs the jail, `bailiwickd` (sleep, or the jail no longer runs on demand), or an operator |
 //!
 //! To add a state (such as one that moves to another image):
 //!
@@ -53,7 +58,7 @@
 //! `steps_lead_to_the_desired_state_and_none_is_taken_twice` must know every state.
 
 use bailiwick_policy::{Declared, Sleep, Tenant};
-use bailiwick_types::{Access, ServiceName, TenantState};
+use bailiwick_types::{Access, FrozenBy, ServiceName, TenantState};
 
 /// What the policy knows of a tenant.
 #[derive(Debug, Clone, Copy)]
@@ -191,8 +196,8 @@ pub enum JailState {
     Running(Access),
     /// Its init runs and does not answer.
     Silent(Access),
-    /// Its processes are frozen.
-    Frozen(Access),
+    /// Its processes are frozen, by whom it says.
+    Frozen(Access, FrozenBy),
 }
 
 impl JailState {
@@ -200,7 +205,7 @@ impl JailState {
     #[must_use]
     pub fn access(self) -> Option<Access> {
         match self {
-            Self::Running(access) | Self::Silent(access) | Self::Frozen(access) => Some(access),
+            Self::Running(access) | Self::Silent(access) | Self::Frozen(access, _) => Some(access),
             Self::Down | Self::Preparing | Self::Clearing => None,
         }
     }
@@ -211,10 +216,10 @@ impl JailState {
     pub fn seen_again(self, access: Option<Access>) -> Self {
         match (self, access) {
             (Self::Down | Self::Preparing | Self::Clearing, _) => self,
-            (Self::Running(_) | Self::Silent(_) | Self::Frozen(_), None) => Self::Down,
+            (Self::Running(_) | Self::Silent(_) | Self::Frozen(..), None) => Self::Down,
             (Self::Running(_), Some(access)) => Self::Running(access),
             (Self::Silent(_), Some(access)) => Self::Silent(access),
-            (Self::Frozen(_), Some(access)) => Self::Frozen(access),
+            (Self::Frozen(_, by), Some(access)) => Self::Frozen(access, by),
         }
     }
 }
@@ -269,6 +274,8 @@ pub enum JailStep {
     Wait,
     /// Start it.
     Start,
+    /// Thaw it: it was frozen because it was idle, and it no longer runs on demand.
+    Thaw,
     /// Stop it, and start the desired jail.
     Replace,
     /// Stop it.
@@ -299,20 +306,21 @@ fn jail_step(desired: DesiredJail, actual: &Actual) -> JailStep {
         DesiredJail::Suspended | DesiredJail::Deleted => match actual.jail {
             // The warden refuses a pending start as soon as the storage is ready.
             Down | Preparing | Clearing => JailStep::None,
-            Running(_) | Silent(_) | Frozen(_) => JailStep::Stop,
+            Running(_) | Silent(_) | Frozen(..) => JailStep::Stop,
         },
         DesiredJail::Running(access) => match (actual.jail, actual.hold) {
-            (Running(is) | Silent(is) | Frozen(is), _) if is == access => JailStep::None,
-            (Running(_) | Silent(_) | Frozen(_), Hold::Free) => JailStep::Replace,
-            (Running(_) | Silent(_) | Frozen(_), Hold::Held) => JailStep::Stop,
+            (Frozen(is, FrozenBy::Idle), _) if is == access => JailStep::Thaw,
+            (Running(is) | Silent(is) | Frozen(is, _), _) if is == access => JailStep::None,
+            (Running(_) | Silent(_) | Frozen(..), Hold::Free) => JailStep::Replace,
+            (Running(_) | Silent(_) | Frozen(..), Hold::Held) => JailStep::Stop,
             (Down | Preparing | Clearing, Hold::Held) => JailStep::Held,
             (Preparing | Clearing, Hold::Free) => JailStep::Wait,
             (Down, Hold::Free) => JailStep::Start,
         },
         DesiredJail::OnDemand(access) => match (actual.jail, actual.hold, actual.ids) {
-            (Running(is) | Silent(is) | Frozen(is), _, _) if is == access => JailStep::None,
-            (Running(_) | Silent(_) | Frozen(_), Hold::Free, _) => JailStep::Replace,
-            (Running(_) | Silent(_) | Frozen(_), Hold::Held, _) => JailStep::Stop,
+            (Running(is) | Silent(is) | Frozen(is, _), _, _) if is == access => JailStep::None,
+            (Running(_) | Silent(_) | Frozen(..), Hold::Free, _) => JailStep::Replace,
+            (Running(_) | Silent(_) | Frozen(..), Hold::Held, _) => JailStep::Stop,
             (Down | Preparing | Clearing, Hold::Held, _) => JailStep::Held,
             (Down, Hold::Free, Ids::None) => JailStep::Start,
             // Whoever asked for the start of a jail that is being prepared asks again.
@@ -340,7 +348,7 @@ fn host_user_step(desired: Desired, actual: &Actual) -> HostUserStep {
 pub fn tenant_state(desired: DesiredJail, actual: &Actual) -> TenantState {
     match actual.jail {
         JailState::Clearing => TenantState::Clearing,
-        JailState::Frozen(_) => TenantState::Frozen,
+        JailState::Frozen(..) => TenantState::Frozen,
         JailState::Silent(_) => TenantState::Unresponsive,
         JailState::Running(Access::ReadOnly) => TenantState::SuspendedReadOnly,
         JailState::Running(Access::ReadWrite) => TenantState::Running,
@@ -381,7 +389,7 @@ mod tests {
         DesiredJail::Deleted,
         DesiredJail::Unknown,
     ];
-    const JAILS: [JailState; 9] = [
+    const JAILS: [JailState; 11] = [
         Down,
         Preparing,
         Clearing,
@@ -389,8 +397,10 @@ mod tests {
         Running(ReadOnly),
         Silent(ReadWrite),
         Silent(ReadOnly),
-        Frozen(ReadWrite),
-        Frozen(ReadOnly),
+        Frozen(ReadWrite, FrozenBy::Operator),
+        Frozen(ReadOnly, FrozenBy::Operator),
+        Frozen(ReadWrite, FrozenBy::Idle),
+        Frozen(ReadOnly, FrozenBy::Idle),
     ];
 
     /// Every possible combination. Without ids there is no jail, no host user and no hold.
@@ -424,6 +434,7 @@ mod tests {
         match step.jail {
             JailStep::None | JailStep::Held | JailStep::Asleep => {}
             JailStep::Wait => actual.jail = Down,
+            JailStep::Thaw => actual.jail = Running(actual.jail.access().expect("only a jail that runs is thawed")),
             JailStep::Start | JailStep::Replace => {
                 let access = desired.jail.access().expect("only a jail that should run is started");
                 (actual.jail, actual.hold, actual.ids) = (Running(access), Hold::Free, Ids::Given);
@@ -444,7 +455,8 @@ mod tests {
     fn is_as_desired(desired: Desired, actual: &Actual) -> bool {
         let jail = match desired.jail {
             DesiredJail::Running(access) => {
-                actual.jail.access() == Some(access) || (actual.hold == Hold::Held && actual.jail.access().is_none())
+                (actual.jail.access() == Some(access) && !matches!(actual.jail, Frozen(_, FrozenBy::Idle)))
+                    || (actual.hold == Hold::Held && actual.jail.access().is_none())
             }
             DesiredJail::OnDemand(access) => actual.jail.access().is_none_or(|is| is == access),
             DesiredJail::Suspended | DesiredJail::Deleted => actual.jail.access().is_none(),
@@ -491,7 +503,7 @@ mod tests {
         for (desired, actual) in all().into_iter().filter(|(_, actual)| actual.hold == Hold::Held) {
             let step = next(desired, &actual).jail;
             assert!(
-                matches!(step, JailStep::None | JailStep::Held | JailStep::Stop),
+                matches!(step, JailStep::None | JailStep::Held | JailStep::Stop | JailStep::Thaw),
                 "{desired:?} {actual:?} {step:?}"
             );
         }
@@ -510,6 +522,19 @@ mod tests {
                 (Ids::Given, Some(_), Hold::Held) => JailStep::Stop,
             };
             assert_eq!(next(desired, &actual).jail, golden, "{desired:?} {actual:?}");
+        }
+    }
+
+    #[test]
+    fn an_idle_freeze_ends_when_the_jail_no_longer_runs_on_demand_and_an_operators_never_does() {
+        for (desired, actual) in all() {
+            let step = next(desired, &actual).jail;
+            match (desired.jail, actual.jail) {
+                (DesiredJail::Running(access), Frozen(is, FrozenBy::Idle)) if is == access => {
+                    assert_eq!(step, JailStep::Thaw, "{actual:?}");
+                }
+                _ => assert_ne!(step, JailStep::Thaw, "{desired:?} {actual:?}"),
+            }
         }
     }
 
@@ -567,7 +592,8 @@ mod tests {
             (on_demand, Running(ReadWrite), Hold::Free, TenantState::Running),
             (active, Running(ReadWrite), Hold::Free, TenantState::Running),
             (active, Silent(ReadWrite), Hold::Free, TenantState::Unresponsive),
-            (active, Frozen(ReadOnly), Hold::Free, TenantState::Frozen),
+            (active, Frozen(ReadOnly, FrozenBy::Operator), Hold::Free, TenantState::Frozen),
+            (on_demand, Frozen(ReadWrite, FrozenBy::Idle), Hold::Free, TenantState::Frozen),
             (readable, Down, Hold::Held, TenantState::Suspended),
             (readable, Running(ReadOnly), Hold::Free, TenantState::SuspendedReadOnly),
             (DesiredJail::Suspended, Running(ReadWrite), Hold::Free, TenantState::Running),

@@ -90,7 +90,7 @@ fn list_row(tenant: &TenantSummary) -> Vec<String> {
 
 /// The state of a tenant, with a note if its file has errors.
 fn state_text(tenant: &TenantSummary) -> String {
-    let state = tenant.state.word();
+    let state = tenant.state_word();
     if tenant.invalid && tenant.state != TenantState::Invalid { format!("{state},invalid") } else { state.to_owned() }
 }
 
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use bailiwick_client::fake;
     use bailiwick_proto::control::PolicyStatus;
-    use bailiwick_types::{ByteSize, HostUid, IdRange, LimitKey, LimitReport, Verdict};
+    use bailiwick_types::{ByteSize, FrozenBy, HostUid, IdRange, LimitKey, LimitReport, Verdict};
     use std::collections::BTreeMap;
 
     fn name(text: &str) -> TenantName {
@@ -218,6 +218,7 @@ mod tests {
             profile: Some(bailiwick_types::Profile::Web),
             invalid: false,
             failure: None,
+            frozen_by: None,
         }
     }
 
@@ -279,6 +280,7 @@ mod tests {
             profile: None,
             invalid: false,
             failure: None,
+            frozen_by: None,
         };
         let golden = "NAME   STATE    PLAN   IMAGE  PROFILE\n\
                       alice  running  small  host   web\n\
@@ -294,6 +296,10 @@ mod tests {
             failure: Some("no quotas".to_owned()),
             ..summary()
         };
+        let frozen = |by| TenantSummary { state: TenantState::Frozen, frozen_by: Some(by), ..summary() };
+        for (by, word) in [(FrozenBy::Operator, "frozen"), (FrozenBy::Idle, "frozen (idle)")] {
+            assert_eq!(state_text(&frozen(by)), word);
+        }
         let unknown = TenantSummary { state: TenantState::Invalid, invalid: true, ..deleted };
         assert_eq!(list_text(&[TenantSummary { invalid: true, ..summary() }, unknown, down.clone()]), golden);
         let shown = show_text(&TenantDetail { summary: down, ..detail() }, None);

@@ -25,9 +25,15 @@ impl Warden {
         let begins = match request {
             WardenRequest::Start { tenant } => self.start(&tenant, ticket),
             WardenRequest::Restart { tenant } => self.restart(&tenant, ticket),
-            WardenRequest::Stop { tenant, hold } => stop(&mut self.ledger, jails, waiting, (&tenant, hold), ticket),
-            WardenRequest::Freeze { tenant } => freeze(groups, jails, waiting, (&tenant, Freeze::Stand), ticket),
-            WardenRequest::Thaw { tenant } => freeze(groups, jails, waiting, (&tenant, Freeze::GoOn), ticket),
+            WardenRequest::Stop { tenant, hold } => {
+                stop((&mut self.ledger, groups), jails, waiting, (&tenant, hold), ticket)
+            }
+            WardenRequest::Freeze { tenant, by } => {
+                freeze((groups, &self.runtime), jails, waiting, (&tenant, Freeze::Stand, by), ticket)
+            }
+            WardenRequest::Thaw { tenant, by } => {
+                freeze((groups, &self.runtime), jails, waiting, (&tenant, Freeze::GoOn, by), ticket)
+            }
             WardenRequest::Purge { tenant } => self.purge(&tenant, ticket),
             WardenRequest::Limit { tenant } => self.limit(&tenant, ticket),
             WardenRequest::EndFtp { process } => end_ftp(groups, jails, waiting, &process, ticket),

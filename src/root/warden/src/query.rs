@@ -1,5 +1,6 @@
 //! Replies about tenants and the host. Nothing is changed, except the end of a grace period.
 
+use crate::jail::registry::Jail;
 use crate::limits::disk;
 use crate::policy_view::{MOVED, bounded};
 use crate::requests::failed;
@@ -125,7 +126,8 @@ impl Warden {
             ids,
             pid: jail.map(|jail| jail.record.pid),
             access: jail.map(|jail| jail.record.access),
-            frozen: self.jails.is_frozen(name),
+            frozen: jail.is_some_and(Jail::is_frozen),
+            frozen_by: jail.and_then(Jail::frozen).unwrap_or_default(),
             clearing: self.jails.clears(name),
             preparing: self.preparations.has(name),
             held: self.ledger.held(name),

@@ -185,6 +185,11 @@ impl Runtime {
         file::remove_dir_at(&self.jails, tenant)
     }
 
+    /// Replaces the record of a jail that runs.
+    pub(crate) fn record(&self, tenant: &TenantName, record: &Record) -> io::Result<()> {
+        record.write(&file::open_dir_at(&self.jails, tenant.as_str())?)
+    }
+
     /// Every jail's directory, with its record if that can be read.
     pub(crate) fn found(&self) -> io::Result<Vec<(String, Option<Record>)>> {
         let mut found = Vec::new();

@@ -5,9 +5,9 @@ use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 pub use bailiwick_types::TenantState;
 use bailiwick_types::{
-    AuditReport, Change, Door, ExitStatus, Fault, FtpUser, HostUid, IdRange, ImageName, Incident, LimitReport, Measure,
-    PasswordHash, PlanName, Point, Profile, ServiceName, ServiceReport, ServiceVerb, SessionId, SessionRecord,
-    SocketName, TenantName, TenantUsage, TimerReport, Usage, Window,
+    AuditReport, Change, Door, ExitStatus, Fault, FrozenBy, FtpUser, HostUid, IdRange, ImageName, Incident,
+    LimitReport, Measure, PasswordHash, PlanName, Point, Profile, ServiceName, ServiceReport, ServiceVerb, SessionId,
+    SessionRecord, SocketName, TenantName, TenantUsage, TimerReport, Usage, Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -409,6 +409,20 @@ pub struct TenantSummary {
     /// Why the last start of its jail failed; `None` unless the jail is down or asleep, and its last start failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// Who had its jail frozen; `None` unless it is frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_by: Option<FrozenBy>,
+}
+
+impl TenantSummary {
+    /// The state in words. It tells a tenant that is frozen because it is idle from one that an operator has frozen.
+    #[must_use]
+    pub fn state_word(&self) -> &'static str {
+        match (self.state, self.frozen_by) {
+            (TenantState::Frozen, Some(FrozenBy::Idle)) => "frozen (idle)",
+            (state, _) => state.word(),
+        }
+    }
 }
 
 /// A tenant as `show` shows it.

@@ -7,8 +7,8 @@
 
 use crate::Failure;
 use bailiwick_types::{
-    Access, DiskFact, FtpUser, HostFacts, IdRange, InForce, LimitKey, Observed, ProcessSnapshot, Profile, Resource,
-    ServiceName, SocketName, TenantName,
+    Access, DiskFact, FrozenBy, FtpUser, HostFacts, IdRange, InForce, LimitKey, Observed, ProcessSnapshot, Profile,
+    Resource, ServiceName, SocketName, TenantName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,15 +44,23 @@ pub enum WardenRequest {
         /// The tenant.
         tenant: TenantName,
     },
-    /// Freeze all processes of the jail (`cgroup.freeze`). Safe: nothing is lost.
+    /// Freeze all processes of the jail (`cgroup.freeze`). A freeze by an operator makes an earlier one the operator's; an idle
+    /// freeze leaves an operator's alone. Safe: nothing is lost.
     Freeze {
         /// The tenant.
         tenant: TenantName,
+        /// Whose freeze it is.
+        #[serde(default, skip_serializing_if = "FrozenBy::is_operator")]
+        by: FrozenBy,
     },
     /// Thaw the processes of the jail. Safe: it only takes a freeze back.
     Thaw {
         /// The tenant.
         tenant: TenantName,
+        /// Who asks. An operator ends every freeze. Who needs an idle tenant ends only an idle freeze, and is refused when an
+        /// operator has frozen the jail.
+        #[serde(default, skip_serializing_if = "FrozenBy::is_operator")]
+        by: FrozenBy,
     },
     /// Grant the reserve for an emergency session, and make init fork in it until `Rescued`. Safe: the reserve is small, one
     /// tenant has it at a time, and the warden takes it back when no session is in it.
@@ -304,6 +312,9 @@ pub struct RosterEntry {
     pub access: Option<Access>,
     /// Whether the jail is frozen.
     pub frozen: bool,
+    /// Who had it frozen. Without a meaning unless it is frozen.
+    #[serde(default, skip_serializing_if = "FrozenBy::is_operator")]
+    pub frozen_by: FrozenBy,
     /// Whether the jail is ending: it was asked to end or killed, and is not gone yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clearing: bool,
@@ -318,9 +329,28 @@ pub struct RosterEntry {
     pub cgroups: BTreeMap<String, String>,
 }
 
+impl RosterEntry {
+    /// Who had the jail frozen; `None` if it is not frozen.
+    #[must_use]
+    pub fn frozen(&self) -> Option<FrozenBy> {
+        self.frozen.then_some(self.frozen_by)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_freeze_of_an_operator_has_the_words_of_earlier_versions() {
+        let tenant: TenantName = "alice".parse().expect("a name");
+        let (operator, idle) = (r#"{"freeze":{"tenant":"alice"}}"#, r#"{"freeze":{"tenant":"alice","by":"idle"}}"#);
+        for (text, by) in [(operator, FrozenBy::Operator), (idle, FrozenBy::Idle)] {
+            let request = WardenRequest::Freeze { tenant: tenant.clone(), by };
+            assert_eq!(serde_json::to_string(&request).expect("JSON"), text);
+            assert_eq!(serde_json::from_str::<WardenRequest>(text).expect("reads"), request);
+        }
+    }
 
     #[test]
     fn a_limit_of_a_later_warden_does_not_make_a_reply_unreadable() {

@@ -128,6 +128,11 @@ impl Reconciler {
             }
             JailStep::Held => Ok(Done::Unchanged),
             JailStep::Asleep => Ok(Done::Asleep),
+            JailStep::Thaw => {
+                let thawed = self.thaw_for_policy(name).await?;
+                let done = self.apply_settings(name, changes, options).await?;
+                Ok(if done == Done::Unchanged { thawed } else { done })
+            }
             JailStep::None => self.apply_settings(name, changes, options).await,
         }
     }

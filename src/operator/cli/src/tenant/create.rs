@@ -147,6 +147,7 @@ mod tests {
                 profile: None,
                 invalid: false,
                 failure: None,
+                frozen_by: None,
             },
             suspend_reason: None,
             pid: None,

@@ -9,6 +9,7 @@ use crate::jail::stop::CLEAR_TIME;
 use crate::limits::cgroups::Groups;
 use crate::limits::disk;
 use crate::requests::{Begins, Ticket, WaitingRequests, WaitsFor, failed, failure};
+use crate::runtime::Runtime;
 use crate::state::Warden;
 use crate::storage::grave;
 use crate::storage::preparing::PREPARE_TIME;
@@ -17,7 +18,7 @@ use crate::storage::seed::Preparation;
 use bailiwick_plan::JailPlan;
 use bailiwick_policy::{Declared, Host};
 use bailiwick_proto::{Failure, Hold, Refusal, WardenReply, WardenRequest};
-use bailiwick_types::{DiskFact, ExitStatus, TenantName};
+use bailiwick_types::{DiskFact, ExitStatus, FrozenBy, TenantName};
 use std::time::{Duration, Instant};
 
 /// How long the kernel may take to freeze a group.
@@ -122,7 +123,7 @@ impl Warden {
                 .map_err(|error| failure(ExitStatus::HostCannot, name, "restart", &error))?;
         }
         if self.jails.runs(name) {
-            self.jails.end(name, End::Ask);
+            ask_to_end(&self.groups, &mut self.jails, name);
         }
         if self.is_put_off(ticket, &WardenRequest::Start { tenant: name.clone() }) {
             return Ok(None);
@@ -182,7 +183,7 @@ fn await_clear(jails: &Jails, waiting: &mut WaitingRequests, name: &TenantName, 
 
 /// Ends a jail. `Hold` also notes that an operator keeps it down.
 pub(crate) fn stop(
-    ledger: &mut Ledger,
+    (ledger, groups): (&mut Ledger, &Groups),
     jails: &mut Jails,
     waiting: &mut WaitingRequests,
     (name, hold): (&TenantName, Hold),
@@ -192,13 +193,23 @@ pub(crate) fn stop(
         ledger.set_held(name, true);
     }
     if jails.runs(name) {
-        jails.end(name, End::Ask);
+        ask_to_end(groups, jails, name);
     }
     if !jails.clears(name) {
         return Ok(Some(WardenReply::Unchanged));
     }
     await_clear(jails, waiting, name, WardenReply::Done, ticket);
     Ok(None)
+}
+
+/// Asks a running jail to end. One that was frozen because it was idle is thawed first: its services get their stop
+/// signals, as those of a jail that was never frozen.
+fn ask_to_end(groups: &Groups, jails: &mut Jails, name: &TenantName) {
+    if jails.frozen(name) == Some(FrozenBy::Idle) {
+        // Without a thaw its processes are killed.
+        groups.of(name).and_then(|groups| groups.freeze(false)).ok();
+    }
+    jails.end(name, End::Ask);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,20 +219,36 @@ pub(crate) enum Freeze {
 }
 
 /// Freezes or thaws a jail.
+///
+/// Danger: the record is written before the jail is frozen. A warden that is killed between the two must not leave an
+/// idle freeze that looks like an operator's, because nobody would thaw it, nor the other way round.
 pub(crate) fn freeze(
-    groups: &Groups,
+    (groups, runtime): (&Groups, &Runtime),
     jails: &mut Jails,
     waiting: &mut WaitingRequests,
-    (name, freeze): (&TenantName, Freeze),
+    (name, freeze, by): (&TenantName, Freeze, FrozenBy),
     ticket: Ticket,
 ) -> Begins {
     jails.require(name)?;
-    let is_to_stand = freeze == Freeze::Stand;
-    let verb = if is_to_stand { "freeze" } else { "thaw" };
-    if jails.is_frozen(name) == is_to_stand {
-        return Ok(Some(WardenReply::Unchanged));
+    let verb = if freeze == Freeze::Stand { "freeze" } else { "thaw" };
+    match (freeze, jails.frozen(name), by) {
+        (Freeze::GoOn, Some(FrozenBy::Operator), FrozenBy::Idle) => {
+            return Err(Refusal::Frozen { tenant: name.clone() }.into());
+        }
+        (Freeze::Stand, Some(FrozenBy::Idle), FrozenBy::Operator) => {
+            jails.note_frozen_by(runtime, name, by).map_err(failed(name, verb))?;
+            return Ok(Some(WardenReply::Done));
+        }
+        (Freeze::Stand, Some(_), _) | (Freeze::GoOn, None, _) => return Ok(Some(WardenReply::Unchanged)),
+        (Freeze::Stand, None, _) => jails.note_frozen_by(runtime, name, by).map_err(failed(name, verb))?,
+        (Freeze::GoOn, Some(_), _) => {}
     }
-    let freezing = groups.of(name).and_then(|groups| groups.freeze(is_to_stand)).map_err(failed(name, verb))?;
+    let freezing =
+        groups.of(name).and_then(|groups| groups.freeze(freeze == Freeze::Stand)).map_err(failed(name, verb))?;
+    if freeze == Freeze::GoOn {
+        // A freeze that nobody notes is an operator's.
+        jails.note_frozen_by(runtime, name, FrozenBy::Operator).map_err(failed(name, verb))?;
+    }
     waiting.add(ticket, Instant::now() + FREEZE_TIME, WaitsFor::Frozen { tenant: name.clone(), freezing });
     Ok(None)
 }

@@ -3,7 +3,7 @@
 use crate::host_files::md5::md5;
 use bailiwick_plan::{kernel_memory, seccomp};
 use bailiwick_sys::{file, namespace, proc, process};
-use bailiwick_types::{Access, Profile, UNIFIED};
+use bailiwick_types::{Access, FrozenBy, Profile, UNIFIED};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -39,6 +39,9 @@ pub(crate) struct Record {
     /// Which network namespace it has (`SO_NETNS_COOKIE`). An earlier version has not noted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) network: Option<u64>,
+    /// Who froze the jail. It counts only while the kernel says that the jail is frozen.
+    #[serde(default, skip_serializing_if = "FrozenBy::is_operator")]
+    pub(crate) frozen_by: FrozenBy,
 }
 
 /// A digest of the seccomp filter and of the counters of a jail's user namespace. It differs between versions that
@@ -62,6 +65,7 @@ impl Record {
             landlock: false,
             confinement: None,
             network: None,
+            frozen_by: FrozenBy::Operator,
             control_group: file::metadata(group)?.inode,
             pid,
             start_time: proc::start_time(pid)?,
@@ -135,7 +139,8 @@ mod tests {
         let text = r#"{"pid":7,"start_time":8,"user_namespace":9,"pid_namespace":10,"control_group":11}"#;
         let record: Record = serde_json::from_str(text).expect("is read");
         assert_eq!((record.access, record.landlock, &record.confinement), (Access::ReadWrite, false, &None));
-        let read_only = Record { access: Access::ReadOnly, ..record };
+        assert_eq!(record.frozen_by, FrozenBy::Operator, "nobody thaws it but who froze it");
+        let read_only = Record { access: Access::ReadOnly, frozen_by: FrozenBy::Idle, ..record };
         let text = serde_json::to_string(&read_only).expect("is written");
         assert_eq!(serde_json::from_str::<Record>(&text).expect("is read"), read_only);
     }
@@ -144,7 +149,13 @@ mod tests {
     fn a_process_is_the_recorded_one_only_if_its_whole_identity_matches() {
         let text = r#"{"pid":7,"start_time":8,"user_namespace":9,"pid_namespace":10,"control_group":11}"#;
         let record: Record = serde_json::from_str(text).expect("is read");
-        let noted = Record { landlock: true, network: Some(1), access: Access::ReadOnly, ..record.clone() };
+        let noted = Record {
+            landlock: true,
+            network: Some(1),
+            frozen_by: FrozenBy::Idle,
+            access: Access::ReadOnly,
+            ..record.clone()
+        };
         assert!(record.is_of(&noted), "notes are no identity");
         for other in [
             Record { pid: 6, ..record.clone() },

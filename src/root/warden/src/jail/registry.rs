@@ -14,12 +14,14 @@ use crate::jail::stop::{CLEAR_TIME, Ending};
 use crate::limits::cgroups::Groups;
 use crate::limits::tenant_groups::Freezer;
 use crate::requests::Ticket;
+use crate::runtime::Runtime;
 use bailiwick_proto::{Failure, Refusal, WardenRequest};
 use bailiwick_sys::process;
-use bailiwick_types::{IdRange, TenantName};
+use bailiwick_types::{FrozenBy, IdRange, TenantName};
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -41,6 +43,11 @@ impl Jail {
     /// Whether it is frozen, or about to be.
     pub(crate) fn is_frozen(&self) -> bool {
         self.freezer.as_ref().is_some_and(Freezer::is_frozen)
+    }
+
+    /// Who had it frozen; `None` if it is not frozen.
+    pub(crate) fn frozen(&self) -> Option<FrozenBy> {
+        self.is_frozen().then_some(self.record.frozen_by)
     }
 
     /// Whether its init still runs, so that its number is certainly its own.
@@ -118,6 +125,20 @@ impl Jails {
     /// Whether a tenant's jail is frozen, or about to be.
     pub(crate) fn is_frozen(&self, tenant: &TenantName) -> bool {
         self.get(tenant).is_some_and(Jail::is_frozen)
+    }
+
+    /// Who had a tenant's jail frozen; `None` if it is not frozen.
+    pub(crate) fn frozen(&self, tenant: &TenantName) -> Option<FrozenBy> {
+        self.get(tenant).and_then(Jail::frozen)
+    }
+
+    /// Notes in the record of a jail who has it frozen, so that a later warden knows it too.
+    pub(crate) fn note_frozen_by(&mut self, runtime: &Runtime, tenant: &TenantName, by: FrozenBy) -> io::Result<()> {
+        let Some(jail) = self.running.get_mut(tenant).filter(|jail| jail.record.frozen_by != by) else { return Ok(()) };
+        let record = Record { frozen_by: by, ..jail.record.clone() };
+        runtime.record(tenant, &record)?;
+        jail.record = record;
+        Ok(())
     }
 
     /// Begins to end a jail.
@@ -221,7 +242,7 @@ fn changes_jail(request: &WardenRequest) -> Option<(&TenantName, bool)> {
     use WardenRequest::{Freeze, Limit, Purge, Rescue, Rescued, Restart, Start, Stop, Thaw};
     match request {
         Start { tenant } | Restart { tenant } | Purge { tenant } => Some((tenant, true)),
-        Stop { tenant, .. } | Limit { tenant } | Freeze { tenant } | Thaw { tenant } => Some((tenant, false)),
+        Stop { tenant, .. } | Limit { tenant } | Freeze { tenant, .. } | Thaw { tenant, .. } => Some((tenant, false)),
         Rescue { tenant } | Rescued { tenant } => Some((tenant, false)),
         _ => None,
     }
