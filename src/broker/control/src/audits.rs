@@ -3,17 +3,29 @@
 use crate::init_client;
 use crate::inits::Inits;
 use crate::permission::OperatorPermission;
+use crate::reconcile;
 use crate::records::Records;
 use crate::service_keeper::ServiceKeeper;
 use crate::sessions::Sessions;
+use crate::sync::at_once;
 use crate::tenants::Tenants;
+use crate::waking::{Cause, Claim, Waking};
+use bailiwick_plan::lifecycle::{Declaration, JailStep, desired, next};
 use bailiwick_plan::mount::confinement;
 use bailiwick_policy::Tenant;
-use bailiwick_proto::Failure;
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::warden::MOST_OBSERVED;
-use bailiwick_types::{AuditReport, TenantName, TenantReport};
+use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_types::{AuditReport, SocketName, TenantName, TenantReport};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The connections to the sockets of tenants, by tenant and socket.
+type Connections = BTreeMap<TenantName, BTreeMap<SocketName, u64>>;
+
+/// A connection that thaws a tenant has done so after this time.
+const THAW_TIME: Duration = Duration::from_millis(500);
 
 /// Audits tenants.
 #[derive(Debug)]
@@ -23,6 +35,7 @@ pub(crate) struct Audits {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) records: Arc<Records>,
     pub(crate) service_keeper: Arc<ServiceKeeper>,
+    pub(crate) waking: Arc<Waking>,
 }
 
 impl Audits {
@@ -41,6 +54,8 @@ impl Audits {
         let mut tenants = Vec::new();
         for portion in declared.chunks(MOST_OBSERVED) {
             let names: Vec<TenantName> = portion.iter().map(|tenant| tenant.name.clone()).collect();
+            let waiting = self.connected_although_frozen(&names).await;
+            let _awake = if depth == Depth::Probe { self.keep_thawed(&names).await } else { Vec::new() };
             let mut all = self.tenants.warden.observe(&names).await?;
             self.inits.ask_inits(&mut all).await;
             for (tenant, observed) in portion.iter().zip(all) {
@@ -51,6 +66,13 @@ impl Audits {
                 }
                 self.add_state_of_file(&mut report, tenant);
                 bailiwick_audit::add_services(&mut report, self.service_keeper.seen(tenant));
+                let actual = reconcile::actual(roster.get(&tenant.name));
+                if next(desired(Declaration::Known(tenant)), &actual).jail == JailStep::Asleep {
+                    bailiwick_audit::add_asleep(&mut report, &observed);
+                }
+                if let Some(connections) = waiting.get(&tenant.name) {
+                    bailiwick_audit::add_frozen(&mut report, connections);
+                }
                 if let (Depth::Probe, Some(jail), Some(ids)) = (depth, &observed.jail, observed.ids)
                     && !jail.frozen
                 {
@@ -66,6 +88,35 @@ impl Audits {
         let report = AuditReport { tenants, host };
         self.records.log_audit(report.clone()).await;
         Ok(report)
+    }
+
+    /// The tenants that are frozen because they were idle, although their sockets have connections that stay, with these.
+    async fn connected_although_frozen(&self, names: &[TenantName]) -> Connections {
+        let mut stay: Option<Connections> = None;
+        for pause in [Duration::ZERO, THAW_TIME] {
+            if stay.as_ref().map_or_else(|| !names.iter().any(|name| self.tenants.was_idle(name)), BTreeMap::is_empty) {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            let Ok(WardenReply::Connections(mut all)) = self.tenants.warden.ask(&WardenRequest::Connections).await
+            else {
+                return BTreeMap::new();
+            };
+            all.retain(|name, _| {
+                names.contains(name)
+                    && self.tenants.was_idle(name)
+                    && stay.as_ref().is_none_or(|before| before.contains_key(name))
+            });
+            stay = Some(all);
+        }
+        stay.unwrap_or_default()
+    }
+
+    /// Thaws tenants that are frozen because they are idle: probes run inside. A tenant that cannot be thawed is judged
+    /// without them.
+    async fn keep_thawed(&self, names: &[TenantName]) -> Vec<Claim> {
+        let all = names.iter().map(|name| self.waking.keep_thawed(name, Cause::Operator));
+        at_once(all.collect()).await.into_iter().filter_map(Result::ok).collect()
     }
 
     fn add_state_of_file(&self, report: &mut TenantReport, tenant: &Tenant) {

@@ -176,6 +176,7 @@ impl Services {
             sessions: Arc::clone(&sessions),
             records: Arc::clone(&records),
             service_keeper: Arc::clone(&service_keeper),
+            waking: Arc::clone(&waking),
         };
         Ok(Arc::new(Self {
             own_dir,

@@ -115,6 +115,10 @@ kinds! {
     LISTENER_BROKEN = "BW132" "services" Notice,
         "look at the service's log: a program of the tenant shut the socket down, and it is made anew after growing pauses";
     SERVICE_FAILING = "BW133" "services" Notice, "`bailiwick service status` and `bailiwick logs` say why";
+    ASLEEP_WITH_PROCESSES = "BW134" "state" Warning,
+        "end these processes, then find out what started them: a tenant that is asleep has none";
+    FROZEN_WITH_CONNECTIONS = "BW135" "state" Warning,
+        "run `bailiwick thaw`; if it comes back, report it as a defect: a connection thaws a tenant that is frozen because it is idle";
 }
 
 /// A wall or a limit that is not as declared: a finding without the name of its tenant.

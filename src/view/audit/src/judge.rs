@@ -6,7 +6,8 @@ use crate::{ftp, limit, mounts};
 use bailiwick_plan::lifecycle::{self, Declaration, DesiredJail};
 use bailiwick_plan::mount::{confinement, table};
 use bailiwick_policy::{Host, Tenant};
-use bailiwick_types::{Access, HostFacts, Observed, TenantReport, Verdict, WallReport};
+use bailiwick_types::{Access, HostFacts, Observed, SocketName, TenantReport, Verdict, WallReport};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Judges one tenant by an observation of it. For a tenant that is down, it reports the disk limits and the processes
@@ -143,6 +144,34 @@ pub fn add_services(report: &mut TenantReport, seen: ServicesSeen) {
     let violations: Vec<Violation> = kinds.into_iter().filter_map(of_kind).collect();
     report.verdict = report.verdict.max(verdict(&violations));
     report.findings.extend(findings(&report.name, &violations));
+}
+
+/// Adds to the report of a tenant that is asleep that it has processes. Only `bailiwickd` knows whether an operator
+/// stopped it.
+pub fn add_asleep(report: &mut TenantReport, observed: &Observed) {
+    if observed.jail.is_some() || observed.strays.is_empty() {
+        return;
+    }
+    let pids = list(observed.strays.iter().map(|process| format!("process {}", process.pid)));
+    add(report, finding::ASLEEP_WITH_PROCESSES.violation(format!("it is asleep, and has {pids}")));
+}
+
+/// Adds to the report of a tenant that is frozen because it is idle that its sockets have connections, by socket.
+pub fn add_frozen(report: &mut TenantReport, connections: &BTreeMap<SocketName, u64>) {
+    let busy: Vec<String> = connections
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(socket, count)| format!("{count} of its socket \"{socket}\""))
+        .collect();
+    if !busy.is_empty() {
+        let evidence = format!("it is frozen because it was idle, and connections wait: {}", list(busy.into_iter()));
+        add(report, finding::FROZEN_WITH_CONNECTIONS.violation(evidence));
+    }
+}
+
+fn add(report: &mut TenantReport, violation: Violation) {
+    report.verdict = report.verdict.max(violation.kind.verdict());
+    report.findings.extend(findings(&report.name, &[violation]));
 }
 
 #[cfg(test)]
@@ -873,10 +902,35 @@ mod tests {
     }
 
     #[test]
+    fn processes_of_a_sleeper_and_connections_to_a_frozen_tenant_are_told() {
+        let tenant = tenant(Profile::Web);
+        let mut observed = healthy(&tenant);
+        let mut report = judged(&tenant, &observed);
+        add_asleep(&mut report, &observed);
+        let web: SocketName = "web".parse().expect("a name");
+        add_frozen(&mut report, &BTreeMap::from([(web.clone(), 0)]));
+        assert_eq!(ids(&report), [""; 0]);
+        add_frozen(&mut report, &BTreeMap::from([(web, 2)]));
+        assert_eq!((ids(&report), report.verdict), (vec!["BW135"], Verdict::Drift));
+        let told = |report: &TenantReport, text: &str| {
+            report.findings.last().is_some_and(|finding| finding.evidence.contains(text))
+        };
+        assert!(told(&report, "2 of its socket \"web\""), "{:?}", report.findings);
+        observed.jail = None;
+        let mut report = judged(&tenant, &observed);
+        add_asleep(&mut report, &observed);
+        assert_eq!(ids(&report), [""; 0]);
+        observed.strays.push(process(Profile::Web, 99));
+        add_asleep(&mut report, &observed);
+        assert_eq!(ids(&report).last(), Some(&"BW134"));
+        assert!(told(&report, "process 99"), "{:?}", report.findings);
+    }
+
+    #[test]
     fn every_kind_of_finding_has_a_case() {
         let elsewhere = [
             "BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW105", "BW110", "BW111", "BW114", "BW130",
-            "BW132", "BW133",
+            "BW132", "BW133", "BW134", "BW135",
         ];
         for kind in crate::FINDINGS {
             let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);

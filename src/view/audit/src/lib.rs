@@ -25,7 +25,7 @@ mod walls;
 
 pub use finding::{FINDINGS, FindingKind};
 pub use host::{doctor, host_report, host_report_with};
-pub use judge::{ServicesSeen, add_last_good, add_services, add_silence, judge};
+pub use judge::{ServicesSeen, add_asleep, add_frozen, add_last_good, add_services, add_silence, judge};
 pub use limit::add_sessions;
 pub use page::page;
 pub use probe::add_probes;

@@ -211,7 +211,9 @@ pub(crate) fn landlock(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
                 .to_owned(),
         );
     }
-    if profile != Profile::System {
+    if jail.frozen && jail.landlock_denies_canary.is_none() {
+        evidence.push("the jail is frozen, so no process inside was asked".to_owned());
+    } else if profile != Profile::System {
         evidence.push(format!("a process inside was refused {canary:?}, which only Landlock guards"));
     }
     let mut wall = Wall::new("landlock", evidence.join("; "));
@@ -226,6 +228,8 @@ pub(crate) fn landlock(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
         Some(false) => {
             wall.violations.push(finding::LANDLOCK_DOWN.violation(format!("a process inside could read {canary:?}")));
         }
+        // Its init cannot answer, and no process of it runs.
+        None if jail.frozen => {}
         None => wall.violations.push(finding::LANDLOCK_SILENT.violation("init did not answer".to_owned())),
     }
     Some(wall)
