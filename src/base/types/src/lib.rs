@@ -11,6 +11,7 @@ mod ftp;
 mod group_file;
 mod id;
 mod known_items;
+mod lent_socket;
 mod limit;
 mod limit_key;
 mod name;
@@ -32,6 +33,7 @@ pub use ftp::{FtpUser, NotFtpUser, NotHash, PasswordHash};
 pub use group_file::{MAX_GROUP_FILE, MAX_GROUPS, groups_of};
 pub use id::{HostGid, HostUid, IDS_PER_TENANT, IdPool, IdPoolError, IdRange};
 pub use known_items::known_items;
+pub use lent_socket::LentSocket;
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use limit_key::{BFQ_WEIGHT, Holder, LimitKey, LimitKind, LimitUnit, LimitValue, UnknownLimit};
 pub use name::{

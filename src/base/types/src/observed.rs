@@ -3,7 +3,7 @@
 //! Danger: a tenant can choose some texts (`command`, mount points). They are bounded and must be escaped before
 //! display. No decision may depend on them.
 
-use crate::{Access, ByteSize, IdRange, LimitKey, TenantName};
+use crate::{Access, ByteSize, HostSocketName, IdRange, LimitKey, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -59,6 +59,9 @@ pub struct JailInForce {
     pub rescue: bool,
     /// The size of the tmpfs at each of the paths `/tmp` and `/dev/shm`.
     pub tmpfs: BTreeMap<String, TmpfsSize>,
+    /// The sockets of the host that are lent to it; `None` from a warden of an earlier version.
+    #[serde(default)]
+    pub host_sockets: Option<BTreeSet<HostSocketName>>,
 }
 
 /// A tenant's disk quota, as the kernel reports it.

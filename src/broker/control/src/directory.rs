@@ -98,6 +98,7 @@ impl Directory {
 #[cfg(test)]
 pub(crate) fn entry_of(ids: IdRange) -> RosterEntry {
     RosterEntry {
+        host_sockets: Default::default(),
         ids,
         pid: None,
         access: None,

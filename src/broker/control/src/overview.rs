@@ -21,7 +21,7 @@ use bailiwick_policy::{Declared, Settings, Tenant};
 use bailiwick_proto::control::{HostStatus, MemoryUse, TenantDetail, TenantState, TenantSummary};
 use bailiwick_proto::warden::{MOST_COMPARED, RosterEntry};
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
-use bailiwick_types::{Action, Change, Door, ExitStatus, HostFacts, LimitKey, TenantName};
+use bailiwick_types::{Action, Change, Door, ExitStatus, HostFacts, HostSocketName, LentSocket, LimitKey, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -169,6 +169,12 @@ impl Overview {
             Some(tenant) => choice(&tenant.settings).iter().map(ToString::to_string).collect(),
             None => Vec::new(),
         };
+        let mut host_sockets: BTreeMap<HostSocketName, LentSocket> = tenant
+            .iter()
+            .flat_map(|tenant| &tenant.settings.host_sockets)
+            .map(|name| (name.clone(), LentSocket::default()))
+            .collect();
+        host_sockets.extend(entry.into_iter().flat_map(|entry| entry.host_sockets.clone()));
         let (doors, suspended_doors) = (doors(|all| &all.doors), doors(|all| &all.suspended_doors));
         let init_version = match (&tenant, entry) {
             (Some(tenant), Some(entry)) if entry.pid.is_some() && !entry.frozen => {
@@ -214,6 +220,7 @@ impl Overview {
             suspended_doors,
             limits,
             memory,
+            host_sockets,
         })
     }
 

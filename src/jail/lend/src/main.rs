@@ -15,6 +15,8 @@ use serve::Server;
 use std::io;
 use std::process::ExitCode;
 
+/// Its name in listings of processes.
+const NAME: &std::ffi::CStr = c"bailiwick-lend";
 /// The listening socket.
 const LISTENER: i32 = 3;
 /// The file for the counts.
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
 
 fn run(file: String, most: usize) -> io::Result<()> {
     let server = Server::new(process::inherited(LISTENER)?, process::inherited(COUNTS)?, file, most)?;
+    // A kernel before 6.14 calls a program that was executed by its descriptor after the number of that.
+    rustix::thread::set_name(NAME)?;
     credential::set_undumpable()?;
     credential::set_no_new_privs()?;
     let filter = bailiwick_plan::seccomp::filter_of_lending();

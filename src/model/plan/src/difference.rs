@@ -9,9 +9,10 @@ use crate::mount::confinement;
 use crate::rescue;
 use bailiwick_policy::Tenant;
 use bailiwick_types::{
-    Access, Action, Change, Holder, HostFacts, InForce, JailInForce, LimitFact, LimitKey, LimitValue, Profile,
-    TenantName, TmpfsSize,
+    Access, Action, Change, Holder, HostFacts, HostSocketName, InForce, JailInForce, LimitFact, LimitKey, LimitValue,
+    Profile, TenantName, TmpfsSize,
 };
+use std::collections::BTreeSet;
 
 /// The differences of a tenant on this host. `in_force` is what the warden read in the tenant's jail; without it, only
 /// the state and the host user are compared.
@@ -129,6 +130,16 @@ fn settings(tenant: &Tenant, facts: &HostFacts, actual: &InForce, jail: &JailInF
             add(&what(differs.key), words(differs.actual), words(differs.declared), Action::Live);
         }
     }
+    let none = BTreeSet::new();
+    let declared = if jail.access == Access::ReadWrite { &tenant.settings.host_sockets } else { &none };
+    if let Some(lent) = jail.host_sockets.as_ref().filter(|lent| *lent != declared) {
+        let words =
+            |names: &BTreeSet<HostSocketName>| match names.iter().map(HostSocketName::as_str).collect::<Vec<_>>() {
+                names if names.is_empty() => "none".to_owned(),
+                names => names.join(", "),
+            };
+        add("host sockets", words(lent), words(declared), Action::Live);
+    }
     if !actual.strays.is_empty() {
         let pids: Vec<String> = actual.strays.iter().take(8).map(u32::to_string).collect();
         add(
@@ -205,6 +216,7 @@ mod tests {
                 limits: Vec::new(),
                 rescue: false,
                 tmpfs: [].into(),
+                host_sockets: Some([].into()),
             }
         });
         let in_force = InForce { tenant: tenant.name.clone(), jail, strays: Vec::new(), disk: None };
@@ -255,6 +267,7 @@ mod tests {
             limits: of_groups.chain([open_files]).collect(),
             rescue: false,
             tmpfs: sizes.map(size).into(),
+            host_sockets: Some([].into()),
         };
         let plan = DiskPlan::new(limits, facts);
         let quota = |pair: Option<SoftHard<u64>>| QuotaFact {
@@ -314,6 +327,28 @@ mod tests {
         assert_eq!(said_of("active", "", Some(Access::ReadWrite), false, Some(before)), [""; 0]);
         let another = said_of("active", "", Some(Access::ReadWrite), false, Some(before | 1 << 24));
         assert!(another.len() == 1 && another[0].contains("Restart"), "{another:?}");
+    }
+
+    #[test]
+    fn another_list_of_lent_sockets_is_a_change_of_a_running_jail() {
+        let facts = bare_host();
+        let (_, mut tenant) = limited("");
+        let mut actual = as_declared(&tenant, &facts);
+        let running = Actual { jail: JailState::Running(Access::ReadWrite), ids: Ids::Given, ..Actual::NEVER_RAN };
+        let differs = |tenant: &Tenant, actual: &InForce| -> Vec<String> {
+            let rows = difference(&tenant.name, Declaration::Known(tenant), &running, Some(actual), &facts).into_iter();
+            let rows = rows.filter(|row| row.action != Action::HostUser);
+            rows.map(|row| format!("{}: {} -> {} ({:?})", row.what, row.actual, row.declared, row.action)).collect()
+        };
+        tenant.settings.host_sockets = ["redis", "mysql"].map(|name| name.parse().expect("a name")).into();
+        assert_eq!(differs(&tenant, &actual), ["host sockets: none -> mysql, redis (Live)"]);
+        let jail = actual.jail.as_mut().expect("runs");
+        jail.host_sockets = Some(tenant.settings.host_sockets.clone());
+        assert_eq!(differs(&tenant, &actual), [""; 0]);
+        tenant.settings.host_sockets.clear();
+        assert_eq!(differs(&tenant, &actual), ["host sockets: mysql, redis -> none (Live)"]);
+        actual.jail.as_mut().expect("runs").host_sockets = None;
+        assert_eq!(differs(&tenant, &actual), [""; 0], "an earlier warden does not say");
     }
 
     #[test]

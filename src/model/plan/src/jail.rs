@@ -4,13 +4,15 @@ use crate::capability::CapabilitySet;
 use crate::control::{Control, controls};
 use crate::disk::DiskPlan;
 use crate::landlock::{Domain, TooOld};
+use crate::lending;
 use crate::mount::{Link, Mount, confinement, table};
 use crate::seed::{Seed, seeds};
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{
-    Access, Bound, Hierarchy, HostFacts, IdRange, LimitKey, LimitValue, Limits, Profile, QuotaFacts, Resource,
-    TenantName,
+    Access, Bound, Hierarchy, HostFacts, HostSocketName, IdRange, LimitKey, LimitValue, Limits, Profile, QuotaFacts,
+    Resource, TenantName,
 };
+use std::collections::BTreeSet;
 
 /// A resource limit that each process of a jail has (`getrlimit(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct JailPlan {
     pub mounts: Vec<Mount>,
     /// The links in its root.
     pub links: Vec<Link>,
+    /// The sockets of the host that are lent to it.
+    pub host_sockets: BTreeSet<HostSocketName>,
     /// Its bounding set of capabilities.
     pub capabilities: CapabilitySet,
     /// Whether `no_new_privs` is set, so that set-user-id programs have no effect.
@@ -113,7 +117,12 @@ impl JailPlan {
         let Held { access, profile, landlock, controls } = hold(tenant, host, facts)?;
         let settings = &tenant.settings;
         let limits = &settings.limits;
-        let (mounts, links) = table(settings.profile, access, limits, facts);
+        let (mounts, mut links) = table(settings.profile, access, limits, facts);
+        // A suspended tenant runs nothing that could use one.
+        let is_lent = access == Access::ReadWrite;
+        if is_lent {
+            links.extend(lending::links(settings, host));
+        }
         Ok(Self {
             tenant: tenant.name.clone(),
             ids,
@@ -123,6 +132,7 @@ impl JailPlan {
             seeds: seeds(tenant, &facts.host_etc, &facts.root_links),
             mounts,
             links,
+            host_sockets: if is_lent { settings.host_sockets.clone() } else { BTreeSet::new() },
             capabilities: CapabilitySet::of(profile),
             no_new_privs: profile == Profile::Web,
             landlock,

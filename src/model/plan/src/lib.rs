@@ -14,6 +14,7 @@ mod jail;
 pub mod kernel;
 pub mod kernel_memory;
 pub mod landlock;
+pub mod lending;
 pub mod lifecycle;
 pub mod mount;
 pub mod probe;

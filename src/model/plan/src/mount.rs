@@ -9,6 +9,7 @@
 //! `web` ([`confinement`]).
 
 use crate::kernel::{ANSWERED, Answer, SYSFS};
+use crate::lending::SOCKETS;
 use crate::seed::LOGIN_ID;
 use bailiwick_types::{Access, ByteSize, Hierarchy, HostFacts, Limits, Profile, UNIFIED};
 use std::fmt;
@@ -24,6 +25,8 @@ pub enum Source {
     Init,
     /// The static program behind sockets of services: static files, and the relay.
     Web,
+    /// The directory of the host with the sockets that are lent to the tenant. The warden makes one for each jail.
+    HostSockets,
     /// A directory of the tenant's storage, mounted with the jail's id map.
     Storage(&'static str),
     /// An overlay (overlayfs, mounted inside the user namespace): the host's directory is the lower layer, and the
@@ -234,6 +237,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
     add(HOST_ETC_INSIDE, Source::HostEtc, RO.and(QUIET));
     add(INIT, Source::Init, RO.and(Flags::NO_SUID).and(DATA));
     add(WEB, Source::Web, RO.and(Flags::NO_SUID).and(DATA));
+    add(SOCKETS, Source::HostSockets, RO.and(QUIET));
     add("/dev", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, Flags::NO_SUID.and(Flags::NO_EXEC));
     for device in DEVICES {
         add(&format!("/dev/{device}"), Source::Device(device), Flags::NO_SUID.and(Flags::NO_EXEC));
@@ -334,7 +338,9 @@ mod tests {
                         assert_eq!(row.flags.has(RO), upper.is_none(), "{}", row.target);
                         assert_eq!(upper.is_some(), *profile == Profile::System, "{}", row.target);
                     }
-                    Source::HostEtc | Source::Init | Source::Web => assert!(row.flags.has(RO), "{}", row.target),
+                    Source::HostEtc | Source::Init | Source::Web | Source::HostSockets => {
+                        assert!(row.flags.has(RO), "{}", row.target)
+                    }
                     _ => {}
                 }
             }

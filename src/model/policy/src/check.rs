@@ -272,8 +272,6 @@ fn impossible(settings: &Settings, host: &Host, machine: &Machine) -> Vec<(&'sta
                 None => problem.hint("declare it as [[host_socket]] in bailiwick.toml, or remove it"),
             },
         ));
-    } else if !settings.host_sockets.is_empty() {
-        all.push(("host_sockets", Problem::new("nothing lends a socket of the host yet").hint("remove host_sockets")));
     }
     if settings.mail.is_some() {
         all.push(("mail", Problem::new("nothing sends a tenant's mail yet").hint("remove mail")));

@@ -9,7 +9,7 @@ use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::{HostStatus, MemoryUse, TenantDetail, TenantState, TenantSummary};
 use bailiwick_proto::init::VERSION;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{Action, ByteSize, Change, ExitStatus, Period, TenantName};
+use bailiwick_types::{Action, ByteSize, Change, ExitStatus, HostSocketName, LentSocket, Period, TenantName};
 use std::path::Path;
 
 /// `bailiwick list`.
@@ -124,6 +124,7 @@ fn show_text(tenant: &TenantDetail, services: Option<String>) -> String {
         ("doors", doors),
     ];
     rows.extend(services.map(|services| ("services", services)));
+    rows.extend(tenant.host_sockets.iter().map(|(name, socket)| ("host socket", lent_text(name, *socket))));
     rows.extend(summary.failure.as_ref().map(|failure| ("failure", failure.clone())));
     if let Some(MemoryUse { used, cache }) = tenant.memory {
         let (used, cache) = (ByteSize(used).rounded(), ByteSize(cache).rounded());
@@ -136,6 +137,15 @@ fn show_text(tenant: &TenantDetail, services: Option<String>) -> String {
         out.push_str(&report::limits_table(&tenant.limits));
     }
     out
+}
+
+fn lent_text(name: &HostSocketName, socket: LentSocket) -> String {
+    let LentSocket { served, connections, refused } = socket;
+    match (served, refused) {
+        (false, _) => format!("{name}: not served now"),
+        (true, 0) => format!("{name}: {connections} connection(s)"),
+        (true, refused) => format!("{name}: {connections} connection(s), {refused} too many were refused"),
+    }
 }
 
 fn status_text(status: &HostStatus) -> String {
@@ -244,6 +254,7 @@ mod tests {
                 verdict: Verdict::Enforced,
             }],
             memory: Some(MemoryUse { used: 256 << 10, cache: 768 << 10 }),
+            host_sockets: BTreeMap::new(),
         }
     }
 
@@ -302,6 +313,12 @@ mod tests {
         }
         let unknown = TenantSummary { state: TenantState::Invalid, invalid: true, ..deleted };
         assert_eq!(list_text(&[TenantSummary { invalid: true, ..summary() }, unknown, down.clone()]), golden);
+        let lent = LentSocket { served: true, connections: 3, refused: 2 };
+        let host_sockets = [("mysql", lent), ("redis", LentSocket::default())];
+        let host_sockets = host_sockets.map(|(name, socket)| (name.parse().expect("a name"), socket)).into();
+        let shown = show_text(&TenantDetail { host_sockets, ..detail() }, None);
+        assert!(shown.contains("host socket  mysql: 3 connection(s), 2 too many were refused\n"), "{shown}");
+        assert!(shown.contains("host socket  redis: not served now\n"), "{shown}");
         let shown = show_text(&TenantDetail { summary: down, ..detail() }, None);
         assert!(shown.contains("failure    no quotas\n"), "{shown}");
         let shown = show_text(

@@ -5,7 +5,7 @@ use crate::handlers::lifecycle::{Freeze, freeze, stop};
 use crate::handlers::limits::emergency_forked;
 use crate::requests::{Answer, Ticket};
 use crate::state::Warden;
-use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED};
+use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
 use bailiwick_types::ExitStatus;
 
@@ -86,7 +86,9 @@ impl Warden {
             WardenRequest::Problems => Ok(self.all_problems()),
             WardenRequest::Roster => Ok(self.roster()),
             WardenRequest::Entry { tenant } => {
-                Ok(WardenReply::Entry(self.ledger.ids(&tenant).map(|ids| Box::new(self.entry(&tenant, ids)))))
+                let entry = self.ledger.ids(&tenant).map(|ids| Box::new(self.entry(&tenant, ids)));
+                let host_sockets = self.lending.of(&tenant);
+                Ok(WardenReply::Entry(entry.map(|entry| Box::new(RosterEntry { host_sockets, ..*entry }))))
             }
         };
         result.unwrap_or_else(WardenReply::Failed)

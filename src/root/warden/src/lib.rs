@@ -8,13 +8,13 @@
 //!
 //! - the outside: `helper`, `systemd`, `policy_view`, `host_files::md5`, `host_files::etc_view`
 //! - limits: `limits::quota`, `limits::disk_note`, `limits::watch`, `limits::tenant_groups`, `limits::cgroups`,
-//!   `limits::service_groups`, `limits::emergency_group`, `limits::emergency_session`
+//!   `limits::service_groups`, `limits::lending_groups`, `limits::emergency_group`, `limits::emergency_session`
 //! - identity: `identity::ledger`, `identity::host_user`
 //! - one jail: `jail::step`, `jail::record`, `jail::child_mounts`, `jail::child_setup`, `jail::resize`, `jail::stop`
 //! - storage: `runtime`, `storage::grave`, `storage::purge`, `storage::removals`, `storage::seed`,
 //!   `storage::preparing`, `storage::layout`
 //! - what needs storage: `jail::start`, `limits::host_reserve`, `ftp`
-//! - the state: `requests`, `jail::registry`, `limits::disk`, `state`
+//! - the state: `requests`, `jail::registry`, `limits::disk`, `lending::places`, `lending::proxy`, `lending`, `state`
 //! - requests: `handlers::doors`, `handlers::limits`, `handlers::lifecycle`, `query`, `dispatch`, `progress`
 //! - the program: `startup::error`, `startup::adopt`, `startup`, `repair`, `host_files::renew`, `serve`
 
@@ -25,6 +25,7 @@ mod helper;
 mod host_files;
 mod identity;
 mod jail;
+mod lending;
 mod limits;
 mod policy_view;
 mod progress;

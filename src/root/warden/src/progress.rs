@@ -35,16 +35,20 @@ impl Warden {
         self.look_at_removals(&mut progress);
         self.look_at_preparations(&mut progress);
         self.look_at_waiting(&mut progress);
+        progress.lines.extend(self.check_lending());
         progress
     }
 
     fn look_at_children(&mut self, progress: &mut Progress) {
-        for (name, Starting { child, ids, ticket }) in self.jails.take_children() {
+        for (name, Starting { child, ids, host_sockets, ticket }) in self.jails.take_children() {
             match child.advance(&self.init, &self.runtime) {
-                Ok(Advanced::NotYet(child)) => self.jails.add_child(name, Starting { child, ids, ticket }),
+                Ok(Advanced::NotYet(child)) => {
+                    self.jails.add_child(name, Starting { child, ids, host_sockets, ticket });
+                }
                 Ok(Advanced::Runs { record, pidfd }) => {
                     systemd::keep(&name, &pidfd);
                     self.jails.add(name.clone(), Jail::new(&self.groups, &name, record, pidfd));
+                    self.lending.follow(&self.groups, &name, &host_sockets);
                     self.ledger.set_held(&name, false);
                     self.reserve.clamp(&self.storage, &self.policy.facts.storage.quota, &name, ids);
                     progress.replies.push((ticket, WardenReply::Done));
@@ -87,6 +91,9 @@ impl Warden {
         }
         let removed = self.runtime.remove(name.as_str());
         removed.map_err(|error| format!("cannot remove the jail's runtime directory: {error}"))?;
+        self.lending
+            .forget(name)
+            .map_err(|error| format!("cannot remove the directory of its lent sockets: {error}"))?;
         self.emergencies.forget(name);
         systemd::forget(name.as_str());
         if self.jails.is_empty() {

@@ -133,6 +133,7 @@ impl Warden {
             held: self.ledger.held(name),
             host_user: self.host_users.has(name, self.policy.host.ids.host_user(ids)),
             cgroups: if jail.is_some() { self.groups.paths(name) } else { BTreeMap::new() },
+            host_sockets: BTreeMap::new(),
         }
     }
 }

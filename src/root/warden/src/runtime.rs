@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 const GROUPS: &str = "groups.json";
+const LENT: &str = "lent";
 const MAX_GROUPS: usize = 64 << 10;
 /// Length of the queue of connections. The daemon makes one connection for each new session.
 const BACKLOG: i32 = 128;
@@ -155,6 +156,13 @@ impl Runtime {
         file::replace_at(&self.dir, GROUPS, &serde_json::to_vec(bases)?, 0o600, file::Outlives::Process)
     }
 
+    /// The directory of the sockets of the host that are lent to tenants. No user of the host may enter it.
+    pub(crate) fn lending(&self) -> io::Result<OwnedFd> {
+        let dir = file::ensure_dir_at(&self.dir, LENT, 0o700)?;
+        give(&dir, Some(0), 0, 0o700)?;
+        Ok(dir)
+    }
+
     /// What jails see of the host's `/etc`.
     pub(crate) fn etc_view(&self, wishes: &EtcSettings) -> io::Result<EtcView> {
         EtcView::open(&self.dir, wishes)
@@ -209,7 +217,7 @@ fn give(fd: impl AsFd, uid: Option<u32>, gid: u32, mode: u32) -> io::Result<()> 
 }
 
 /// A path through a descriptor, so neither its length nor a swapped directory matters.
-fn path_of(dir: BorrowedFd<'_>, name: &str) -> String {
+pub(crate) fn path_of(dir: BorrowedFd<'_>, name: &str) -> String {
     format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())
 }
 

@@ -7,6 +7,8 @@ use crate::identity::host_user::{self, HostUsers};
 use crate::identity::ledger::Ledger;
 use crate::jail::record::confinement_digest;
 use crate::jail::registry::Jails;
+use crate::lending::Lending;
+use crate::lending::places::Places;
 use crate::limits::cgroups::Groups;
 use crate::limits::emergency_session::EmergencySessions;
 use crate::limits::host_reserve::HostReserve;
@@ -21,6 +23,7 @@ use crate::storage::preparing::Preparations;
 use crate::storage::removals::Removals;
 use crate::systemd::InheritedFds;
 use bailiwick_plan::capability::CapabilitySet;
+use bailiwick_plan::lending::COMMAND;
 use bailiwick_policy::{Host, Store};
 use bailiwick_proto::{Failure, WARDEN_ERROR};
 use bailiwick_sys::unix_diag::UnixDiag;
@@ -123,6 +126,7 @@ impl Warden {
         let daemon = DaemonUser::find(&host.user).ok_or_else(|| OpenError::User(host.user.clone()))?;
         let init = open_program("init", init)?;
         let web = open_program("bailiwick-web", &bailiwick_observe::program("bailiwick-web"))?;
+        let lend = open_program(COMMAND, &bailiwick_observe::program(COMMAND))?;
         give_up_rights()?;
         // First, so that a later failure can be written there.
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
@@ -134,6 +138,7 @@ impl Warden {
         let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
         groups.reserve(&facts, &host.reserve)?;
         let host_users = HostUsers::open(&host)?;
+        let places = Places::new(runtime.lending().map_err(system("make the directory of lent sockets"))?);
         let etc_view = runtime.etc_view(&host.etc).map_err(system("show jails the host's /etc"))?;
         let watch = Watch::new();
         // The filter refuses such a socket later.
@@ -151,6 +156,7 @@ impl Warden {
             ledger,
             host_users,
             jails: Jails::default(),
+            lending: Lending::new(lend, places),
             preparations: Preparations::default(),
             removals: Removals::default(),
             waiting: WaitingRequests::default(),

@@ -7,6 +7,7 @@ use crate::host_files::etc_view::EtcView;
 use crate::identity::host_user::HostUsers;
 use crate::identity::ledger::Ledger;
 use crate::jail::registry::{End, Jails};
+use crate::lending::{Around, Lending};
 use crate::limits::cgroups::Groups;
 use crate::limits::emergency_session::EmergencySessions;
 use crate::limits::host_reserve::HostReserve;
@@ -42,6 +43,7 @@ pub struct Warden {
     pub(crate) ledger: Ledger,
     pub(crate) host_users: HostUsers,
     pub(crate) jails: Jails,
+    pub(crate) lending: Lending,
     pub(crate) preparations: Preparations,
     pub(crate) removals: Removals,
     pub(crate) waiting: WaitingRequests,
@@ -109,6 +111,7 @@ impl Warden {
     pub(crate) fn slow_fds(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let mut fds: Vec<_> = self.jails.changing_fds().chain(self.preparations.fds()).collect();
         fds.extend(self.waiting.fds());
+        fds.extend(self.lending.fds());
         fds
     }
 
@@ -116,7 +119,7 @@ impl Warden {
     pub(crate) fn due(&self) -> Option<Instant> {
         let now = Instant::now();
         let reserve = self.reserve.is_due().then_some(now);
-        let due = [self.jails.due(), self.removals.due(), self.waiting.due(now), reserve];
+        let due = [self.jails.due(), self.removals.due(), self.waiting.due(now), self.lending.due(), reserve];
         due.into_iter().flatten().min()
     }
 
@@ -128,7 +131,14 @@ impl Warden {
         problems.extend(self.preparations.problems(now));
         problems.extend(self.stale.iter().cloned());
         problems.extend(self.runtime.web_problem().map(str::to_owned));
+        problems.extend(self.lending.problems(&self.policy.host));
         problems
+    }
+
+    /// Looks at the processes that serve lent sockets of the host; returns lines for the log.
+    pub(crate) fn check_lending(&mut self) -> Vec<String> {
+        let Self { lending, groups, jails, ledger, host_users, policy, .. } = self;
+        lending.check(&Around { groups, jails, host: &policy.host, ledger, host_users })
     }
 
     /// Makes a request wait while the tenant's jail starts or ends, if the request needs that. Returns whether it

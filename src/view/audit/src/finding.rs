@@ -119,6 +119,10 @@ kinds! {
         "end these processes, then find out what started them: a tenant that is asleep has none";
     FROZEN_WITH_CONNECTIONS = "BW135" "state" Warning,
         "run `bailiwick thaw`; if it comes back, report it as a defect: a connection thaws a tenant that is frozen because it is idle";
+    LENT_OTHER = "BW136" "lending" Warning,
+        "run `bailiwick apply`: a socket of the host is lent to the tenant, and its file and plan do not name it";
+    LENDER_FOREIGN = "BW137" "lending" Critical,
+        "stop the tenant, which ends the process; find out what has put it there: only root can";
 }
 
 /// A wall or a limit that is not as declared: a finding without the name of its tenant.

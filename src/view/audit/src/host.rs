@@ -7,12 +7,13 @@ use bailiwick_observe::{
 use bailiwick_plan as plan;
 use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_plan::mount::TERMINALS;
-use bailiwick_policy::Host;
+use bailiwick_policy::{Host, HostSocket};
 use bailiwick_types::{
-    Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, Limits, Profile, QuotaFacts,
-    Resource,
+    Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, HostSocketName, Limits, Profile,
+    QuotaFacts, Resource,
 };
 use std::error::Error;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// The oldest supported kernel.
@@ -432,7 +433,7 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
         Ok(sources) => host_users(&host.login_group, group_exists(&host.login_group), &sources),
         Err(error) => missing("host-users", chain(&error), "make /etc/nsswitch.conf readable"),
     };
-    vec![
+    let mut features = vec![
         storage("storage", &host.state_dir),
         storage("image", Path::new("/usr")),
         reserve(host),
@@ -444,7 +445,26 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
             format!("user = \"{}\" in bailiwick.toml", host.user),
             "create it (systemd-sysusers), or name another",
         ),
-    ]
+    ];
+    let is_socket = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    features.extend(host_sockets(host, is_socket));
+    features
+}
+
+/// Reports whether the sockets that the host may lend are there; `None` when it lends none.
+fn host_sockets(host: &Host, is_socket: impl Fn(&Path) -> bool) -> Option<FeatureReport> {
+    let all = host.host_sockets.iter();
+    let (there, missing): (Vec<_>, Vec<_>) = all.partition(|(_, socket)| is_socket(&socket.path));
+    let shown = |sockets: &[(&HostSocketName, &HostSocket)]| {
+        let shown = sockets.iter().map(|(name, socket)| format!("\"{name}\" ({})", socket.path.display()));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    let remedy = "start the program that makes it, or remove its [[host_socket]] from bailiwick.toml";
+    match (there.is_empty(), missing.is_empty()) {
+        (true, true) => None,
+        (_, true) => Some(works("host-sockets", format!("can be lent: {}", shown(&there)))),
+        _ => Some(limited("host-sockets", format!("not there: {}", shown(&missing)), remedy)),
+    }
 }
 
 /// Reports whether the reserve of disk space leaves enough of the file system to tenants, and whether less than the
@@ -588,6 +608,21 @@ mod tests {
             mail: bailiwick_policy::HostMail::default(),
             host_sockets: [].into(),
         }
+    }
+
+    #[test]
+    fn a_socket_that_is_not_there_cannot_be_lent() {
+        let mut host = host();
+        assert_eq!(host_sockets(&host, |_| false), None);
+        for (name, path) in [("mysql", "/run/mysqld/mysqld.sock"), ("redis", "/run/redis/redis.sock")] {
+            let socket = HostSocket { path: path.into(), connections: 20 };
+            host.host_sockets.insert(name.parse().expect("a name"), socket);
+        }
+        let report = |is_there: fn(&Path) -> bool| host_sockets(&host, is_there).expect("it lends some");
+        assert_eq!(report(|_| true).state, FeatureState::Works);
+        let some = report(|path| path.starts_with("/run/redis"));
+        assert_eq!(some.state, FeatureState::Limited);
+        assert_eq!(some.evidence, "not there: \"mysql\" (/run/mysqld/mysqld.sock)");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::finding::{self, FindingKind, Violation, findings, list};
 use crate::walls::{self, Wall};
-use crate::{ftp, limit, mounts};
+use crate::{ftp, lending, limit, mounts};
 use bailiwick_plan::lifecycle::{self, Declaration, DesiredJail};
 use bailiwick_plan::mount::{confinement, table};
 use bailiwick_policy::{Host, Tenant};
@@ -42,6 +42,7 @@ fn judge_where(
         };
     };
     let (apart, sessions) = ftp::apart(jail);
+    let (apart, lenders) = lending::apart(&apart);
     let jail = &*apart;
     // The jail is compared with the plan for the access that it was made with. A jail with another access than declared
     // is a finding of its own.
@@ -62,6 +63,7 @@ fn judge_where(
     .chain(walls::priorities(jail))
     .chain([walls::membership(&observed.strays, jail)])
     .chain(ftp::wall(jail, &sessions))
+    .chain(lending::wall(tenant, host, observed.ids, jail, &lenders))
     .collect();
     let (limits, limit_violations) = limit::limits(tenant, host, facts, jail, observed.disk.as_ref());
 
@@ -287,6 +289,7 @@ mod tests {
             Source::Overlay { .. } | Source::HostEtc => ("overlay", "/", false),
             Source::Storage(path) => ("ext4", *path, true),
             Source::Init | Source::Web => ("ext4", "/some/file", false),
+            Source::HostSockets => ("tmpfs", "/bailiwick/lent/alice/sockets", false),
             Source::Device(_) => ("devtmpfs", row.target.trim_start_matches("/dev"), false),
         };
         let mut options: Vec<String> = row.flags.words().into_iter().map(str::to_owned).collect();
@@ -529,6 +532,33 @@ mod tests {
         jail(observed).mounts.iter_mut().find(|mount| mount.target == target).expect("planned")
     }
 
+    /// A process that serves the lent socket `mysql`, as it should be.
+    fn lender(observed: &mut Observed) -> ProcessFacts {
+        let user = host().ids.host_user(IDS).0;
+        let mut process = process(Profile::Web, 73);
+        process.uids = [user; 4];
+        process.command = bailiwick_plan::lending::COMMAND.to_owned();
+        (process.cap_bounding, process.cap_permitted) = (0, 0);
+        (process.no_new_privs, process.seccomp_filters) = (true, 2);
+        process.namespaces.insert("mnt".to_owned(), 900);
+        process.namespaces.insert("user".to_owned(), 5);
+        process.cgroups = groups("/bailiwick/alice/lent-mysql", "/bailiwick/alice");
+        jail(observed).entered.push(process.pid);
+        process
+    }
+
+    #[test]
+    fn a_process_that_serves_a_lent_socket_is_a_wall_and_no_stranger() {
+        let mut tenant = tenant(Profile::Web);
+        tenant.settings.host_sockets = ["mysql".parse().expect("a name")].into();
+        let mut observed = healthy(&tenant);
+        let process = lender(&mut observed);
+        jail(&mut observed).processes.push(process);
+        let report = judged(&tenant, &observed);
+        assert_eq!(ids(&report), [""; 0], "{:#?}", report.findings);
+        assert_eq!(report.walls.last().map(|wall| wall.wall.as_str()), Some("lending"));
+    }
+
     fn disk(observed: &mut Observed) -> &mut DiskFact {
         observed.disk.as_mut().expect("healthy")
     }
@@ -639,6 +669,14 @@ mod tests {
             ("outside a limit", Web, "BW081", Breached, |o| { second(o).cgroups.insert("memory".into(), "/".into()); }),
             ("init is elsewhere", Web, "BW081", Breached, |o| { jail(o).processes.remove(0); }),
             ("a server with rights", Shell, "BW085", Breached, |o| { let mut process = in_ftp(o); process.cap_permitted |= 1 << 21; jail(o).processes.push(process); }),
+            ("what serves a lent socket is another program", Web, "BW137", Breached, |o| { let mut process = lender(o); process.command = "sh".into(); jail(o).processes.push(process); }),
+            ("it is another user", Web, "BW137", Breached, |o| { let mut process = lender(o); process.uids[1] = 0; jail(o).processes.push(process); }),
+            ("it has a capability", System, "BW137", Breached, |o| { let mut process = lender(o); process.cap_permitted |= 1 << 21; jail(o).processes.push(process); }),
+            ("it has no filter of its own", Web, "BW137", Breached, |o| { let mut process = lender(o); process.seccomp_filters = 1; jail(o).processes.push(process); }),
+            ("it sees the host's files", Web, "BW137", Breached, |o| { let mut process = lender(o); process.namespaces.insert("mnt".into(), 1); jail(o).processes.push(process); }),
+            ("it sees the host's network", Web, "BW137", Breached, |o| { let mut process = lender(o); process.namespaces.insert("net".into(), 6); jail(o).processes.push(process); }),
+            ("it is outside a limit", Web, "BW137", Breached, |o| { let mut process = lender(o); process.cgroups.insert("memory".into(), "/".into()); jail(o).processes.push(process); }),
+            ("a socket that nobody declared", Web, "BW136", Drift, |o| { let mut process = lender(o); process.cgroups.insert("unified".into(), "/bailiwick/alice/lent-redis".into()); jail(o).processes.push(process); }),
             ("too many", Web, "BW082", Drift, |o| jail(o).processes_cut = true),
             ("a limit was raised", Web, "BW090", Drift, |o| limit(o, LimitKey::Memory).enforced = Some(8 << 30)),
             ("a limit was removed", Web, "BW090", Drift, |o| limit(o, LimitKey::Tasks).enforced = None),

@@ -16,6 +16,7 @@ mod finding;
 mod ftp;
 mod host;
 mod judge;
+mod lending;
 mod limit;
 mod mounts;
 mod page;

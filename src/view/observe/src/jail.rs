@@ -4,12 +4,14 @@ use crate::sockets::sockets;
 use crate::storage::{charged_below, disk_fact};
 use crate::{ObserveError, limit, unless_gone};
 use bailiwick_plan::control::Control;
+use bailiwick_plan::lending;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{file, namespace};
 use bailiwick_types::{
-    Access, DiskFact, IdPool, IdRange, InForce, JailInForce, LimitKey, MAX_INTERFACES, MAX_MOUNTS, MAX_PROCESSES,
-    MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName, UNIFIED, Visitor,
+    Access, DiskFact, HostSocketName, IdPool, IdRange, InForce, JailInForce, LimitKey, MAX_INTERFACES, MAX_MOUNTS,
+    MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName,
+    UNIFIED, Visitor,
 };
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -176,6 +178,7 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
         limits,
         rescue: limit::rescue(subject, &census.hierarchies),
         tmpfs: sized.collect(),
+        host_sockets: lent(subject, &census.hierarchies)?,
     }))
 }
 
@@ -331,6 +334,14 @@ fn shorten(text: &mut String) {
         text.truncate(end);
         text.push('…');
     }
+}
+
+/// The sockets of the host that are lent to a tenant. Each has a group below the tenant's.
+fn lent(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<BTreeSet<HostSocketName>>, ObserveError> {
+    let Some(group) = group(subject, hierarchies)? else { return Ok(None) };
+    let names =
+        file::directories(group).map_err(|source| ObserveError::Group { path: lending::GROUP.to_owned(), source })?;
+    Ok(Some(names.iter().filter_map(|name| name.to_str()?.strip_prefix(lending::GROUP)?.parse().ok()).collect()))
 }
 
 /// The tenant's group in the unified hierarchy; `None` when it does not exist.

@@ -5,9 +5,9 @@ use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 pub use bailiwick_types::TenantState;
 use bailiwick_types::{
-    AuditReport, Change, Door, ExitStatus, Fault, FrozenBy, FtpUser, HostUid, IdRange, ImageName, Incident,
-    LimitReport, Measure, PasswordHash, PlanName, Point, Profile, ServiceName, ServiceReport, ServiceVerb, SessionId,
-    SessionRecord, SocketName, TenantName, TenantUsage, TimerReport, Usage, Window,
+    AuditReport, Change, Door, ExitStatus, Fault, FrozenBy, FtpUser, HostSocketName, HostUid, IdRange, ImageName,
+    Incident, LentSocket, LimitReport, Measure, PasswordHash, PlanName, Point, Profile, ServiceName, ServiceReport,
+    ServiceVerb, SessionId, SessionRecord, SocketName, TenantName, TenantUsage, TimerReport, Usage, Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -456,6 +456,10 @@ pub struct TenantDetail {
     /// The use of its memory; `None` when it is down, or when the kernel does not count it.
     #[serde(default)]
     pub memory: Option<MemoryUse>,
+    /// The sockets of the host that it may use. One that is not lent now, because the jail is down or was not told of it yet, has
+    /// no process and no connection.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_sockets: BTreeMap<HostSocketName, LentSocket>,
 }
 
 /// The memory of a tenant, in bytes. The sum of both counts against its limit.

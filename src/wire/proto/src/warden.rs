@@ -7,8 +7,8 @@
 
 use crate::Failure;
 use bailiwick_types::{
-    Access, DiskFact, FrozenBy, FtpUser, HostFacts, IdRange, InForce, LimitKey, Observed, ProcessSnapshot, Profile,
-    Resource, ServiceName, SocketName, TenantName,
+    Access, DiskFact, FrozenBy, FtpUser, HostFacts, HostSocketName, IdRange, InForce, LentSocket, LimitKey, Observed,
+    ProcessSnapshot, Profile, Resource, ServiceName, SocketName, TenantName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -327,6 +327,9 @@ pub struct RosterEntry {
     pub host_user: bool,
     /// Control group by hierarchy; empty when down.
     pub cgroups: BTreeMap<String, String>,
+    /// The sockets of the host that are lent to it. Only in the reply to `Entry`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_sockets: BTreeMap<HostSocketName, LentSocket>,
 }
 
 impl RosterEntry {

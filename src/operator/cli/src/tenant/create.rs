@@ -160,6 +160,7 @@ mod tests {
             suspended_doors: Vec::new(),
             limits: Vec::new(),
             memory: None,
+            host_sockets: BTreeMap::new(),
         };
         vec![ControlReply::Show(Box::new(detail))]
     }

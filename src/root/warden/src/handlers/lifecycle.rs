@@ -61,6 +61,8 @@ impl Warden {
             self.watch.listen_to(self.groups.pressure_triggers());
         }
         self.etc_view.look_again(&self.policy.host.etc);
+        let host_sockets =
+            self.lending.make_place(name).map_err(BuildError::at(Step::Runtime)).map_err(failed(name, "start"))?;
         let builder = Builder {
             plan,
             storage: &self.storage,
@@ -68,13 +70,17 @@ impl Warden {
             groups: &self.groups,
             init: &self.init,
             web: &self.web,
+            host_sockets: &host_sockets,
             host_etc: self.etc_view.dir(),
             quota: &facts.storage.quota,
         };
         match builder.begin() {
             Ok(child) => {
                 self.note_disk(plan, before);
-                self.jails.add_child(name.clone(), Starting { child, ids: plan.ids, ticket });
+                self.jails.add_child(
+                    name.clone(),
+                    Starting { child, ids: plan.ids, host_sockets: plan.host_sockets.clone(), ticket },
+                );
             }
             Err(failed) => start_failed(&mut self.jails, &mut self.waiting, name, failed, ticket),
         }

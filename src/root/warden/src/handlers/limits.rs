@@ -12,7 +12,7 @@ use bailiwick_plan::control::{controls, service_controls};
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_policy::{ServiceLimits, Tenant};
 use bailiwick_proto::{Failure, Refusal, WardenReply};
-use bailiwick_types::{ExitStatus, HostFacts, ServiceName, TenantName};
+use bailiwick_types::{Access, ExitStatus, HostFacts, ServiceName, TenantName};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,9 @@ impl Warden {
         self.policy.read_facts()?;
         let (facts, limits) = (&self.policy.facts, &tenant.settings.limits);
         self.groups.reserve(facts, &host.reserve).map_err(failed(name, "limit"))?;
+        if self.jails.get(name).is_some_and(|jail| jail.record.access == Access::ReadWrite) {
+            self.lending.follow(&self.groups, name, &tenant.settings.host_sockets);
+        }
         if let Some(ids) = self.ledger.ids(name) {
             let (plan, quota) = (DiskPlan::new(limits, facts), &facts.storage.quota);
             let before = disk::now(&self.storage, quota, name, ids);

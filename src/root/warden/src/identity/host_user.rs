@@ -108,12 +108,17 @@ impl HostUsers {
         self.known.get(tenant) == Some(&uid)
     }
 
+    /// The group of all host users.
+    pub(crate) fn gid(&self) -> Result<u32, HostUserError> {
+        self.gid.ok_or_else(|| HostUserError::NoGroup(self.group.clone()))
+    }
+
     /// Makes a host user; `false` if it existed.
     pub(crate) fn make(&mut self, tenant: &TenantName, uid: HostUid) -> Result<bool, HostUserError> {
         if self.has(tenant, uid) {
             return Ok(false);
         }
-        let gid = self.gid.ok_or_else(|| HostUserError::NoGroup(self.group.clone()))?;
+        let gid = self.gid()?;
         let users = bailiwick_observe::user_readings()?.users;
         if let Some((name, uid)) = users.into_iter().find(|(name, other)| name == tenant.as_str() || *other == uid.0) {
             return Err(HostUserError::Taken { name, uid });

@@ -17,7 +17,7 @@ use crate::requests::Ticket;
 use crate::runtime::Runtime;
 use bailiwick_proto::{Failure, Refusal, WardenRequest};
 use bailiwick_sys::process;
-use bailiwick_types::{FrozenBy, IdRange, TenantName};
+use bailiwick_types::{FrozenBy, HostSocketName, IdRange, TenantName};
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +61,8 @@ impl Jail {
 pub(crate) struct Starting {
     pub(crate) child: StartingChild,
     pub(crate) ids: IdRange,
+    /// The sockets of the host that are lent to it once it runs.
+    pub(crate) host_sockets: BTreeSet<HostSocketName>,
     pub(crate) ticket: Ticket,
 }
 

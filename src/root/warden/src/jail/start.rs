@@ -61,6 +61,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) groups: &'a Groups,
     pub(crate) init: &'a OwnedFd,
     pub(crate) web: &'a OwnedFd,
+    /// The directory of the lent sockets of the host.
+    pub(crate) host_sockets: &'a OwnedFd,
     /// The copies of the host's `/etc` that jails see.
     pub(crate) host_etc: BorrowedFd<'a>,
     pub(crate) quota: &'a QuotaFacts,
@@ -175,6 +177,7 @@ impl Builder<'_> {
                 Source::HostEtc => Sources::Plain(mount::detached_copy_of(self.host_etc)?),
                 Source::Init => Sources::Plain(mount::detached_copy_of(self.init)?),
                 Source::Web => Sources::Plain(mount::detached_copy_of(self.web)?),
+                Source::HostSockets => Sources::Plain(mount::detached_copy_of(self.host_sockets)?),
                 Source::Storage(name) => Sources::Mapped(storage(name)?),
                 Source::Overlay { lower, upper } => Sources::Overlay {
                     lower: mount::detached_copy(rustix::fs::CWD, lower)?,

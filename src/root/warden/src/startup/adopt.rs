@@ -78,6 +78,7 @@ impl Warden {
                         let why = Failure::new(ExitStatus::Failed, &error).message;
                         events.push(format!("tenant={tenant} event=reserve-not-taken-back reason={why:?}"));
                     }
+                    self.lending.adopt(groups, &tenant);
                     let jail = Jail::new(groups, &tenant, record, pidfd);
                     self.jails.add(tenant, jail);
                 }
@@ -92,6 +93,8 @@ impl Warden {
             events.push(format!("tenant={tenant} event=cleared reason=\"control group without a record\""));
             self.jails.clear_away(&tenant, None);
         }
+        let has_jail = |tenant: &TenantName| self.jails.get(tenant).is_some() || self.jails.clears(tenant);
+        self.lending.remove_others(|name| name.parse().is_ok_and(|tenant| has_jail(&tenant)));
         kept.keys().for_each(|name| systemd::forget(name));
         if self.jails.running().next().is_some() {
             self.watch.listen_to(self.groups.pressure_triggers());

@@ -1,0 +1,339 @@
+//! Sockets of the host that are lent to tenants: which process serves each, and when it is started again.
+//!
+//! ```text
+//!            the host's socket is there           the process ended, or serves another directory
+//!   absent -----------------------------> served -----------------------------------------------> pause --> absent
+//! ```
+//!
+//! The list of a tenant is that of its policy when its jail starts, and after that of its last `Limit`. What the host declares of
+//! a socket is followed at once. A process outlives the warden: its control group tells the next warden what it serves.
+
+pub(crate) mod places;
+pub(crate) mod proxy;
+
+use crate::identity::host_user::HostUsers;
+use crate::identity::ledger::Ledger;
+use crate::jail::registry::Jails;
+use crate::lending::places::Places;
+use crate::lending::proxy::{Proxy, Target};
+use crate::limits::cgroups::Groups;
+use bailiwick_policy::{Host, HostSocket};
+use bailiwick_proto::Failure;
+use bailiwick_types::{ExitStatus, HostSocketName, HostUid, LentSocket, TenantName};
+use rustix::event::{PollFd, PollFlags};
+use rustix::time::Timespec;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How often to look for the host's sockets.
+const LOOK: Duration = Duration::from_secs(1);
+/// The first pause before a process is started again. Each further one is twice as long.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+const MOST_PAUSE: Duration = Duration::from_secs(10);
+/// A process that ran this long was well.
+const WELL: Duration = Duration::from_secs(10);
+
+/// What lending needs of the rest of the warden.
+pub(crate) struct Around<'a> {
+    pub(crate) groups: &'a Groups,
+    pub(crate) jails: &'a Jails,
+    pub(crate) host: &'a Host,
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) host_users: &'a HostUsers,
+}
+
+impl Around<'_> {
+    /// The host user of a tenant, and its group.
+    fn user(&self, tenant: &TenantName) -> Result<(HostUid, u32), String> {
+        let ids = self.ledger.ids(tenant).ok_or_else(|| "it has no ids".to_owned())?;
+        Ok((self.host.ids.host_user(ids), self.host_users.gid().map_err(|error| error.to_string())?))
+    }
+}
+
+/// One socket of one tenant.
+#[derive(Debug)]
+struct Lent {
+    proxy: Option<Proxy>,
+    /// When the process was started, or may be.
+    from: Instant,
+    pause: Duration,
+    /// Why no process serves it, or did not the last time.
+    why: Option<String>,
+}
+
+impl Lent {
+    fn new(proxy: Option<Proxy>) -> Self {
+        Self { proxy, from: Instant::now(), pause: LEAST_PAUSE, why: None }
+    }
+
+    /// The process has ended: another one may be started after a pause. Returns whether this is news.
+    fn ended(&mut self, now: Instant, why: String) -> bool {
+        let was_well = now.duration_since(self.from) >= WELL;
+        self.pause = if was_well { LEAST_PAUSE } else { (self.pause * 2).min(MOST_PAUSE) };
+        self.from = now + self.pause;
+        let is_news = was_well || self.why.as_ref() != Some(&why);
+        self.why = Some(why);
+        is_news
+    }
+}
+
+/// All sockets that are lent.
+#[derive(Debug)]
+pub(crate) struct Lending {
+    program: OwnedFd,
+    places: Places,
+    tenants: BTreeMap<TenantName, BTreeMap<HostSocketName, Lent>>,
+    /// Processes that were killed because their socket is not lent any more.
+    leaving: Vec<(TenantName, HostSocketName, Proxy)>,
+    /// The sockets of the host that were there at the last look.
+    there: BTreeMap<HostSocketName, Target>,
+    looked: Option<Instant>,
+}
+
+impl Lending {
+    pub(crate) fn new(program: OwnedFd, places: Places) -> Self {
+        let (tenants, leaving, there) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        Self { program, places, tenants, leaving, there, looked: None }
+    }
+
+    /// The directory that a new jail of a tenant sees. Nothing is in it.
+    pub(crate) fn make_place(&self, tenant: &TenantName) -> io::Result<OwnedFd> {
+        self.places.remove(tenant.as_str())?;
+        self.places.make(tenant)
+    }
+
+    /// Lends a running jail these sockets, and no others.
+    pub(crate) fn follow(&mut self, groups: &Groups, tenant: &TenantName, names: &BTreeSet<HostSocketName>) {
+        let lent = self.tenants.entry(tenant.clone()).or_default();
+        let (stays, goes) = std::mem::take(lent).into_iter().partition(|(name, _)| names.contains(name));
+        *lent = stays;
+        for name in names.iter().filter(|name| !lent.contains_key(name)).collect::<Vec<_>>() {
+            // If it cannot be made now, the start of the process tells why.
+            groups.lending(tenant, name).ok();
+            lent.insert(name.clone(), Lent::new(None));
+            self.looked = None;
+        }
+        let goes: BTreeMap<HostSocketName, Lent> = goes;
+        for (name, lent) in goes {
+            // Nobody connects any more, whatever becomes of the process.
+            self.places.remove_socket(tenant, &name).ok();
+            match lent.proxy {
+                Some(proxy) => {
+                    proxy.kill();
+                    self.leaving.push((tenant.clone(), name, proxy));
+                }
+                None => groups.remove_lending(tenant, &name),
+            }
+        }
+        if names.is_empty() {
+            self.tenants.remove(tenant);
+        }
+    }
+
+    /// Takes over what an earlier warden has lent to a running jail.
+    pub(crate) fn adopt(&mut self, groups: &Groups, tenant: &TenantName) {
+        let names = groups.lending_names(tenant);
+        let lent = names.into_iter().map(|name| {
+            let proxy = Proxy::adopt(groups, tenant, &name);
+            (name, Lent::new(proxy))
+        });
+        let lent: BTreeMap<_, _> = lent.collect();
+        if !lent.is_empty() {
+            self.tenants.insert(tenant.clone(), lent);
+        }
+    }
+
+    /// Removes the directories of tenants that have no jail.
+    pub(crate) fn remove_others(&self, has_jail: impl Fn(&str) -> bool) {
+        for name in self.places.names().into_iter().filter(|name| !has_jail(name)) {
+            self.places.remove(&name).ok();
+        }
+    }
+
+    /// The jail is gone, with every process in its groups.
+    pub(crate) fn forget(&mut self, tenant: &TenantName) -> io::Result<()> {
+        let lent = self.tenants.remove(tenant).into_iter().flatten().filter_map(|(_, lent)| lent.proxy);
+        let left = std::mem::take(&mut self.leaving).into_iter();
+        let (gone, stays): (Vec<_>, Vec<_>) = left.partition(|(other, ..)| other == tenant);
+        self.leaving = stays;
+        lent.chain(gone.into_iter().map(|(.., proxy)| proxy)).for_each(|proxy| proxy.reap());
+        self.places.remove(tenant.as_str())
+    }
+
+    /// Starts processes that are missing and ends those that serve something else. Returns lines for the log.
+    pub(crate) fn check(&mut self, around: &Around<'_>) -> Vec<String> {
+        if self.tenants.is_empty() && self.leaving.is_empty() {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        if self.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK) {
+            self.look(around.host, now);
+        }
+        let ended = self.ended();
+        let has_ended = |proxy: &Proxy| ended.contains(&proxy.pid);
+        let left = std::mem::take(&mut self.leaving).into_iter();
+        let (gone, stays): (Vec<_>, Vec<_>) = left.partition(|(.., proxy)| has_ended(proxy));
+        self.leaving = stays;
+        for (tenant, name, proxy) in gone {
+            proxy.reap();
+            around.groups.remove_lending(&tenant, &name);
+        }
+        let mut lines = Vec::new();
+        for (tenant, all) in &mut self.tenants {
+            let jail = around.jails.get(tenant);
+            for (name, lent) in all {
+                if let Some(proxy) = lent.proxy.take_if(|proxy| has_ended(proxy)) {
+                    proxy.reap();
+                    let why = proxy.why();
+                    // It ends with its jail, and by itself when the host's socket is gone.
+                    let is_meant = proxy.is_replaced() || jail.is_none() || target_now(around.host, name).is_none();
+                    if !is_meant && lent.ended(now, why.clone()) {
+                        lines.push(format!("tenant={tenant} event=host-socket-ended socket={name} reason={why:?}"));
+                    }
+                }
+                if let Some(proxy) = lent.proxy.as_mut().filter(|_| !around.host.host_sockets.contains_key(name)) {
+                    proxy.replace();
+                }
+                let Some(target) = self.there.get(name) else { continue };
+                if let Some(proxy) = &mut lent.proxy {
+                    if proxy.target != *target {
+                        proxy.replace();
+                    }
+                    continue;
+                }
+                if now < lent.from {
+                    continue;
+                }
+                // In a frozen group the process would stay a copy of this one.
+                let Some(jail) = jail.filter(|jail| !jail.is_frozen()) else {
+                    lent.from = now + LOOK;
+                    continue;
+                };
+                match start(&self.program, &self.places, around, (tenant, jail.record.pid, name), target) {
+                    Ok(proxy) => (lent.proxy, lent.from) = (Some(proxy), now),
+                    Err(why) if lent.ended(now, why.clone()) => {
+                        lines.push(format!("tenant={tenant} event=host-socket-not-lent socket={name} reason={why:?}"));
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        lines
+    }
+
+    /// Looks which sockets of the host are there, of those that somebody may use.
+    fn look(&mut self, host: &Host, now: Instant) {
+        self.looked = Some(now);
+        let names: BTreeSet<&HostSocketName> = self.tenants.values().flat_map(BTreeMap::keys).collect();
+        self.there = names.into_iter().filter_map(|name| Some((name.clone(), target_now(host, name)?))).collect();
+    }
+
+    /// The processes that have ended.
+    fn ended(&self) -> BTreeSet<u32> {
+        let proxies: Vec<&Proxy> = self.proxies().collect();
+        let mut fds: Vec<PollFd<'_>> = proxies.iter().map(|proxy| PollFd::new(&proxy.pidfd, PollFlags::IN)).collect();
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if rustix::event::poll(&mut fds, Some(&at_once)).is_err() {
+            return BTreeSet::new();
+        }
+        let ended = proxies.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        ended.map(|(proxy, _)| proxy.pid).collect()
+    }
+
+    fn proxies(&self) -> impl Iterator<Item = &Proxy> {
+        let lent = self.tenants.values().flat_map(BTreeMap::values).filter_map(|lent| lent.proxy.as_ref());
+        lent.chain(self.leaving.iter().map(|(.., proxy)| proxy))
+    }
+
+    /// Descriptors that report the ends of processes.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        self.proxies().map(|proxy| (proxy.pidfd.as_fd(), PollFlags::IN))
+    }
+
+    /// The time of the next start at the latest.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let all = self.tenants.values().flatten();
+        all.filter(|(name, lent)| lent.proxy.is_none() && self.there.contains_key(*name))
+            .map(|(_, lent)| lent.from)
+            .min()
+    }
+
+    /// What is lent to a tenant.
+    pub(crate) fn of(&self, tenant: &TenantName) -> BTreeMap<HostSocketName, LentSocket> {
+        let lent = self.tenants.get(tenant).into_iter().flatten();
+        let state = |(name, lent): (&HostSocketName, &Lent)| {
+            let counts = self.places.read_counts(tenant, name).unwrap_or_default();
+            let connections = if lent.proxy.is_some() { counts.0 } else { 0 };
+            (name.clone(), LentSocket { served: lent.proxy.is_some(), connections, refused: counts.1 })
+        };
+        lent.map(state).collect()
+    }
+
+    /// What an operator should know, for `status`.
+    pub(crate) fn problems(&self, host: &Host) -> Vec<String> {
+        let mut missing: BTreeMap<&HostSocketName, usize> = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (tenant, name, lent) in
+            self.tenants.iter().flat_map(|(tenant, all)| all.iter().map(move |(name, lent)| (tenant, name, lent)))
+        {
+            if !self.there.contains_key(name) {
+                *missing.entry(name).or_default() += 1;
+            } else if let (None, Some(why)) = (&lent.proxy, &lent.why) {
+                problems.push(format!(
+                    "the host's socket \"{name}\" is not lent to \"{tenant}\": {why}; it is tried again"
+                ));
+            }
+        }
+        let of_host = missing.into_iter().map(|(name, count)| match host.host_sockets.get(name) {
+            Some(HostSocket { path, .. }) => format!(
+                "the host's socket \"{name}\" is not there ({}), and {count} tenant(s) may use it: start the program that makes it",
+                path.display()
+            ),
+            None => format!("bailiwick.toml has no socket \"{name}\", and {count} tenant(s) may use it"),
+        });
+        of_host.chain(problems).collect()
+    }
+}
+
+/// Starts the process for a socket of a tenant, whose init is `init`.
+fn start(
+    program: &OwnedFd,
+    places: &Places,
+    around: &Around<'_>,
+    (tenant, init, name): (&TenantName, u32, &HostSocketName),
+    target: &Target,
+) -> Result<Proxy, String> {
+    let socket = around.host.host_sockets.get(name).ok_or_else(|| "it is not declared any more".to_owned())?;
+    let user = around.user(tenant)?;
+    let started = Proxy::start(program, places, around.groups, (tenant, init, name), user, (socket, target));
+    started.map_err(|error| Failure::new(ExitStatus::Failed, &*error).message)
+}
+
+/// The host's socket as it is now; `None` when it is not declared, or nothing is there.
+fn target_now(host: &Host, name: &HostSocketName) -> Option<Target> {
+    Target::find(host.host_sockets.get(name)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_ends_again_and_again_is_started_more_and_more_slowly_and_logged_once() {
+        let begin = Instant::now();
+        let mut lent = Lent { from: begin, ..Lent::new(None) };
+        assert!(lent.ended(begin, "it was killed".to_owned()));
+        assert_eq!((lent.from - begin, lent.why.as_deref()), (LEAST_PAUSE * 2, Some("it was killed")));
+        let mut now = begin;
+        for _ in 0..20 {
+            now = lent.from;
+            assert!(!lent.ended(now, "it was killed".to_owned()), "it is no news");
+        }
+        assert_eq!(lent.from - now, MOST_PAUSE);
+        lent.from = now;
+        assert!(lent.ended(now + WELL, "it was killed".to_owned()));
+        assert_eq!(lent.from, now + WELL + LEAST_PAUSE, "after it was well, the pauses begin anew");
+    }
+}
