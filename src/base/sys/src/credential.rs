@@ -71,6 +71,20 @@ pub fn reset_secure_bits() -> io::Result<()> {
     Ok(rustix::thread::set_capabilities_secure_bits(rustix::thread::CapabilitiesSecureBits::empty())?)
 }
 
+/// Empties every set but the bounding one, so that only a set-user-id program of the host could have capabilities again. Then
+/// reads the permitted and inheritable sets back.
+///
+/// # Errors
+/// The errors of `prctl(2)` and `capset(2)`; `EPERM` when a set is not empty.
+pub fn give_up_capabilities() -> io::Result<()> {
+    rustix::thread::clear_ambient_capability_set()?;
+    let none = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    let after = rustix::thread::capabilities(None)?;
+    let has_none = after.permitted.is_empty() && after.inheritable.is_empty();
+    if has_none { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+}
+
 /// Limits the bounding, permitted and effective sets to `keep`, which has one bit for each capability. Empties the inheritable
 /// and the ambient set. Then reads the permitted and inheritable sets back.
 ///

@@ -4,6 +4,7 @@
 use crate::capability::CapabilitySet;
 use crate::control::{Value, controls};
 use crate::disk::DiskPlan;
+use crate::lending;
 use crate::lifecycle::{Actual, Declaration, DesiredJail, HostUserStep, JailStep, desired, next};
 use crate::mount::confinement;
 use crate::rescue;
@@ -130,15 +131,14 @@ fn settings(tenant: &Tenant, facts: &HostFacts, actual: &InForce, jail: &JailInF
             add(&what(differs.key), words(differs.actual), words(differs.declared), Action::Live);
         }
     }
-    let none = BTreeSet::new();
-    let declared = if jail.access == Access::ReadWrite { &tenant.settings.host_sockets } else { &none };
-    if let Some(lent) = jail.host_sockets.as_ref().filter(|lent| *lent != declared) {
+    let declared = if jail.access == Access::ReadWrite { lending::names(&tenant.settings) } else { BTreeSet::new() };
+    if let Some(lent) = jail.host_sockets.as_ref().filter(|lent| **lent != declared) {
         let words =
             |names: &BTreeSet<HostSocketName>| match names.iter().map(HostSocketName::as_str).collect::<Vec<_>>() {
                 names if names.is_empty() => "none".to_owned(),
                 names => names.join(", "),
             };
-        add("host sockets", words(lent), words(declared), Action::Live);
+        add("host sockets", words(lent), words(&declared), Action::Live);
     }
     if !actual.strays.is_empty() {
         let pids: Vec<String> = actual.strays.iter().take(8).map(u32::to_string).collect();

@@ -7,7 +7,7 @@ use crate::landlock::{Domain, TooOld};
 use crate::lending;
 use crate::mount::{Link, Mount, confinement, table};
 use crate::seed::{Seed, seeds};
-use bailiwick_policy::{Host, Tenant};
+use bailiwick_policy::{Host, Mail, Tenant};
 use bailiwick_types::{
     Access, Bound, Hierarchy, HostFacts, HostSocketName, IdRange, LimitKey, LimitValue, Limits, Profile, QuotaFacts,
     Resource, TenantName,
@@ -67,8 +67,10 @@ pub struct JailPlan {
     pub mounts: Vec<Mount>,
     /// The links in its root.
     pub links: Vec<Link>,
-    /// The sockets of the host that are lent to it.
+    /// What is lent to it ([`lending::names`]).
     pub host_sockets: BTreeSet<HostSocketName>,
+    /// The mail that it may send; `None` for none.
+    pub mail: Option<Mail>,
     /// Its bounding set of capabilities.
     pub capabilities: CapabilitySet,
     /// Whether `no_new_privs` is set, so that set-user-id programs have no effect.
@@ -132,7 +134,8 @@ impl JailPlan {
             seeds: seeds(tenant, &facts.host_etc, &facts.root_links),
             mounts,
             links,
-            host_sockets: if is_lent { settings.host_sockets.clone() } else { BTreeSet::new() },
+            host_sockets: if is_lent { lending::names(settings) } else { BTreeSet::new() },
+            mail: settings.mail.filter(|_| is_lent),
             capabilities: CapabilitySet::of(profile),
             no_new_privs: profile == Profile::Web,
             landlock,

@@ -7,6 +7,7 @@
 use crate::mount::{HOST_ETC_INSIDE, Link, RUN};
 use bailiwick_policy::{Host, HostSocket, Settings};
 use bailiwick_types::HostSocketName;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The directory of a jail with the sockets that are lent to it: `NAME/FILE`.
@@ -18,6 +19,15 @@ pub const GROUP: &str = "lent-";
 
 /// The name of the program, as `/proc/PID/comm` has it.
 pub const COMMAND: &str = "bailiwick-lend";
+
+/// The name of the lent socket behind which the server of the tenant's mail is. No socket of the host has it.
+pub const MAIL: &str = bailiwick_policy::MAIL_SOCKET;
+
+/// The name of the server of mail, as `/proc/PID/comm` has it.
+pub const MAIL_COMMAND: &str = "bailiwick-mail";
+
+/// The file of its socket.
+pub const MAIL_FILE: &str = "mail.sock";
 
 /// The bytes of the file with the counts of a lent socket: its open connections and those that were refused, as numbers of the
 /// machine.
@@ -48,6 +58,13 @@ pub fn links(settings: &Settings, host: &Host) -> Vec<Link> {
         }
     }
     links
+}
+
+/// What a tenant is lent: the sockets of the host that it may use, and that of its mail.
+#[must_use]
+pub fn names(settings: &Settings) -> BTreeSet<HostSocketName> {
+    let mail = settings.mail.iter().map(|_| MAIL.parse().expect("a name"));
+    settings.host_sockets.iter().cloned().chain(mail).collect()
 }
 
 /// The directory of a lent socket inside.

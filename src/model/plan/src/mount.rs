@@ -25,6 +25,8 @@ pub enum Source {
     Init,
     /// The static program behind sockets of services: static files, and the relay.
     Web,
+    /// The static program that is `sendmail` inside.
+    Mail,
     /// The directory of the host with the sockets that are lent to the tenant. The warden makes one for each jail.
     HostSockets,
     /// A directory of the tenant's storage, mounted with the jail's id map.
@@ -197,6 +199,12 @@ pub const WEB: &str = "/run/host/bin/bailiwick-web";
 /// The path of the tenant's own command for its services, inside the jail. It is init under another name.
 pub const SERVICE_COMMAND: &str = "/run/host/bin/bailiwick-service";
 
+/// The path of the program that hands mail to the host, inside the jail.
+pub const MAIL: &str = "/run/host/bin/bailiwick-mail";
+
+/// The same under the name that programs look for.
+pub const SENDMAIL: &str = "/run/host/bin/sendmail";
+
 /// The profile that confines a jail: it decides about capabilities, system calls and `no_new_privs`. A jail with
 /// read-only storage gets `web`, because a process that can mount could remove `ro`. The kernel locks mount flags only
 /// when it copies mounts into a user namespace, and the warden moves these mounts in.
@@ -237,6 +245,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
     add(HOST_ETC_INSIDE, Source::HostEtc, RO.and(QUIET));
     add(INIT, Source::Init, RO.and(Flags::NO_SUID).and(DATA));
     add(WEB, Source::Web, RO.and(Flags::NO_SUID).and(DATA));
+    add(MAIL, Source::Mail, RO.and(Flags::NO_SUID).and(DATA));
     add(SOCKETS, Source::HostSockets, RO.and(QUIET));
     add("/dev", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, Flags::NO_SUID.and(Flags::NO_EXEC));
     for device in DEVICES {
@@ -287,6 +296,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
         ("/dev/stderr", "/proc/self/fd/2"),
         ("/dev/ptmx", "pts/ptmx"),
         (SERVICE_COMMAND, "../init"),
+        (SENDMAIL, "bailiwick-mail"),
     ] {
         links.push(Link { path: path.to_owned(), to: to.to_owned() });
     }
@@ -338,7 +348,7 @@ mod tests {
                         assert_eq!(row.flags.has(RO), upper.is_none(), "{}", row.target);
                         assert_eq!(upper.is_some(), *profile == Profile::System, "{}", row.target);
                     }
-                    Source::HostEtc | Source::Init | Source::Web | Source::HostSockets => {
+                    Source::HostEtc | Source::Init | Source::Web | Source::Mail | Source::HostSockets => {
                         assert!(row.flags.has(RO), "{}", row.target)
                     }
                     _ => {}

@@ -273,9 +273,6 @@ fn impossible(settings: &Settings, host: &Host, machine: &Machine) -> Vec<(&'sta
             },
         ));
     }
-    if settings.mail.is_some() {
-        all.push(("mail", Problem::new("nothing sends a tenant's mail yet").hint("remove mail")));
-    }
     let awake = settings.services.iter().find(|service| service.sockets.is_empty());
     if let Some(service) = awake.filter(|_| settings.sleep.is_some()) {
         let problem =

@@ -18,6 +18,9 @@ use toml::de::DeValue;
 pub(crate) const HOST_SOCKET: Section =
     Section { title: "below [[host_socket]]", keys: &["name", "path", "connections"] };
 
+/// What the server of a tenant's mail is called among the sockets that are lent.
+pub const MAIL_SOCKET: &str = "mail";
+
 /// The most sockets of the host that can be declared.
 const MAX_HOST_SOCKETS: usize = 32;
 /// The most bytes of the name of a socket's file. A tenant reaches it by a longer path (`sun_path` of `unix(7)` has 107).
@@ -35,7 +38,7 @@ pub(crate) fn read(
     let mut names = BTreeSet::new();
     let all = items::tables(report, top, "host_socket", &HOST_SOCKET, |report, entry| {
         let table = items::table(report, entry, "host socket", &HOST_SOCKET, file, 2)?;
-        let name = items::name(report, &table, "host socket", &mut names, parsed::<HostSocketName>);
+        let name = items::name(report, &table, "host socket", &mut names, name);
         let path = table.read(report, "path", |value| path(value, own));
         let connections = match table.get("connections") {
             None => Some(HostSocket::CONNECTIONS),
@@ -47,6 +50,14 @@ pub(crate) fn read(
         report.error(list.span(), || Problem::new(format!("more than {MAX_HOST_SOCKETS} sockets of the host")));
     }
     all.into_iter().collect()
+}
+
+fn name(value: &DeValue<'_>) -> Result<HostSocketName, Problem> {
+    let name: HostSocketName = parsed(value)?;
+    if name.as_str() == MAIL_SOCKET {
+        return Err(Problem::new("\"mail\" is the socket of tenants' own mail").hint("choose another name"));
+    }
+    Ok(name)
 }
 
 fn path(value: &DeValue<'_>, own: &[&Path]) -> Result<PathBuf, Problem> {

@@ -30,6 +30,7 @@ mod tenants;
 
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, lines, printable};
+pub use host_sockets::MAIL_SOCKET;
 pub use model::{
     Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Mail, Pass, Plan, Policy, Principal,
     Reserve, Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,

@@ -15,9 +15,10 @@ use crate::identity::host_user::HostUsers;
 use crate::identity::ledger::Ledger;
 use crate::jail::registry::Jails;
 use crate::lending::places::Places;
-use crate::lending::proxy::{Proxy, Target};
+use crate::lending::proxy::{Programs, Proxy, Target};
 use crate::limits::cgroups::Groups;
-use bailiwick_policy::{Host, HostSocket};
+use bailiwick_plan::lending::MAIL;
+use bailiwick_policy::{Host, HostSocket, Mail};
 use bailiwick_proto::Failure;
 use bailiwick_types::{ExitStatus, HostSocketName, HostUid, LentSocket, TenantName};
 use rustix::event::{PollFd, PollFlags};
@@ -82,9 +83,13 @@ impl Lent {
 /// All sockets that are lent.
 #[derive(Debug)]
 pub(crate) struct Lending {
-    program: OwnedFd,
+    programs: Programs,
     places: Places,
     tenants: BTreeMap<TenantName, BTreeMap<HostSocketName, Lent>>,
+    /// The mail of the tenants that may send any.
+    mail: BTreeMap<TenantName, Mail>,
+    /// The domain of senders, as it was at the last look.
+    domain: String,
     /// Processes that were killed because their socket is not lent any more.
     leaving: Vec<(TenantName, HostSocketName, Proxy)>,
     /// The sockets of the host that were there at the last look.
@@ -93,9 +98,9 @@ pub(crate) struct Lending {
 }
 
 impl Lending {
-    pub(crate) fn new(program: OwnedFd, places: Places) -> Self {
-        let (tenants, leaving, there) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        Self { program, places, tenants, leaving, there, looked: None }
+    pub(crate) fn new(programs: Programs, places: Places) -> Self {
+        let (tenants, mail, leaving) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { programs, places, tenants, mail, domain: String::new(), leaving, there: BTreeMap::new(), looked: None }
     }
 
     /// The directory that a new jail of a tenant sees. Nothing is in it.
@@ -105,7 +110,14 @@ impl Lending {
     }
 
     /// Lends a running jail these sockets, and no others.
-    pub(crate) fn follow(&mut self, groups: &Groups, tenant: &TenantName, names: &BTreeSet<HostSocketName>) {
+    pub(crate) fn follow(
+        &mut self,
+        groups: &Groups,
+        tenant: &TenantName,
+        names: &BTreeSet<HostSocketName>,
+        mail: Option<Mail>,
+    ) {
+        self.note_mail(tenant, mail);
         let lent = self.tenants.entry(tenant.clone()).or_default();
         let (stays, goes) = std::mem::take(lent).into_iter().partition(|(name, _)| names.contains(name));
         *lent = stays;
@@ -132,8 +144,16 @@ impl Lending {
         }
     }
 
+    fn note_mail(&mut self, tenant: &TenantName, mail: Option<Mail>) {
+        match mail {
+            Some(mail) => drop(self.mail.insert(tenant.clone(), mail)),
+            None => drop(self.mail.remove(tenant)),
+        }
+    }
+
     /// Takes over what an earlier warden has lent to a running jail.
-    pub(crate) fn adopt(&mut self, groups: &Groups, tenant: &TenantName) {
+    pub(crate) fn adopt(&mut self, groups: &Groups, tenant: &TenantName, mail: Option<Mail>) {
+        self.note_mail(tenant, mail);
         let names = groups.lending_names(tenant);
         let lent = names.into_iter().map(|name| {
             let proxy = Proxy::adopt(groups, tenant, &name);
@@ -159,6 +179,7 @@ impl Lending {
         let (gone, stays): (Vec<_>, Vec<_>) = left.partition(|(other, ..)| other == tenant);
         self.leaving = stays;
         lent.chain(gone.into_iter().map(|(.., proxy)| proxy)).for_each(|proxy| proxy.reap());
+        self.mail.remove(tenant);
         self.places.remove(tenant.as_str())
     }
 
@@ -168,10 +189,15 @@ impl Lending {
             return Vec::new();
         }
         let now = Instant::now();
-        if self.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK) {
+        let is_look = self.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK);
+        if is_look {
             self.look(around.host, now);
         }
         let ended = self.ended();
+        // This is asked at each turn of the loop.
+        if !is_look && ended.is_empty() && self.due().is_none_or(|due| due > now) {
+            return Vec::new();
+        }
         let has_ended = |proxy: &Proxy| ended.contains(&proxy.pid);
         let left = std::mem::take(&mut self.leaving).into_iter();
         let (gone, stays): (Vec<_>, Vec<_>) = left.partition(|(.., proxy)| has_ended(proxy));
@@ -181,38 +207,36 @@ impl Lending {
             around.groups.remove_lending(&tenant, &name);
         }
         let mut lines = Vec::new();
-        for (tenant, all) in &mut self.tenants {
-            let jail = around.jails.get(tenant);
+        let Self { programs, places, tenants, mail, domain, there, .. } = self;
+        for (tenant, all) in tenants {
             for (name, lent) in all {
+                let target = match name.as_str() {
+                    MAIL => mail.get(tenant).map(|mail| Target::mail(tenant, domain, around.host, *mail)),
+                    _ => there.get(name).cloned(),
+                };
                 if let Some(proxy) = lent.proxy.take_if(|proxy| has_ended(proxy)) {
                     proxy.reap();
                     let why = proxy.why();
-                    // It ends with its jail, and by itself when the host's socket is gone.
-                    let is_meant = proxy.is_replaced() || jail.is_none() || target_now(around.host, name).is_none();
-                    if !is_meant && lent.ended(now, why.clone()) {
+                    // Without the host's socket it has nothing to do, and ends by itself.
+                    let is_gone = name.as_str() != MAIL && target_now(around.host, name).is_none();
+                    if !(proxy.is_replaced() || is_gone) && lent.ended(now, why.clone()) {
                         lines.push(format!("tenant={tenant} event=host-socket-ended socket={name} reason={why:?}"));
                     }
                 }
-                if let Some(proxy) = lent.proxy.as_mut().filter(|_| !around.host.host_sockets.contains_key(name)) {
+                if let Some(proxy) = lent.proxy.as_mut().filter(|_| !is_declared(around.host, name)) {
                     proxy.replace();
                 }
-                let Some(target) = self.there.get(name) else { continue };
+                let Some(target) = target else { continue };
                 if let Some(proxy) = &mut lent.proxy {
-                    if proxy.target != *target {
+                    if proxy.target != target {
                         proxy.replace();
                     }
                     continue;
                 }
-                if now < lent.from {
-                    continue;
-                }
-                // In a frozen group the process would stay a copy of this one.
-                let Some(jail) = jail.filter(|jail| !jail.is_frozen()) else {
-                    lent.from = now + LOOK;
-                    continue;
-                };
-                match start(&self.program, &self.places, around, (tenant, jail.record.pid, name), target) {
-                    Ok(proxy) => (lent.proxy, lent.from) = (Some(proxy), now),
+                let jail = around.jails.get(tenant).filter(|jail| now >= lent.from && !jail.is_frozen());
+                let Some(jail) = jail else { continue };
+                match start(programs, places, around, (tenant, jail.record.pid, name), &target) {
+                    Ok(proxy) => (lent.proxy, lent.from, lent.why) = (Some(proxy), now, None),
                     Err(why) if lent.ended(now, why.clone()) => {
                         lines.push(format!("tenant={tenant} event=host-socket-not-lent socket={name} reason={why:?}"));
                     }
@@ -226,6 +250,9 @@ impl Lending {
     /// Looks which sockets of the host are there, of those that somebody may use.
     fn look(&mut self, host: &Host, now: Instant) {
         self.looked = Some(now);
+        if !self.mail.is_empty() {
+            self.domain = host.mail.domain.clone().unwrap_or_else(proxy::mail_domain);
+        }
         let names: BTreeSet<&HostSocketName> = self.tenants.values().flat_map(BTreeMap::keys).collect();
         self.there = names.into_iter().filter_map(|name| Some((name.clone(), target_now(host, name)?))).collect();
     }
@@ -255,9 +282,11 @@ impl Lending {
     /// The time of the next start at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
         let all = self.tenants.values().flatten();
-        all.filter(|(name, lent)| lent.proxy.is_none() && self.there.contains_key(*name))
-            .map(|(_, lent)| lent.from)
-            .min()
+        all.filter(|(name, lent)| lent.proxy.is_none() && self.is_there(name)).map(|(_, lent)| lent.from).min()
+    }
+
+    fn is_there(&self, name: &HostSocketName) -> bool {
+        name.as_str() == MAIL || self.there.contains_key(name)
     }
 
     /// What is lent to a tenant.
@@ -278,7 +307,7 @@ impl Lending {
         for (tenant, name, lent) in
             self.tenants.iter().flat_map(|(tenant, all)| all.iter().map(move |(name, lent)| (tenant, name, lent)))
         {
-            if !self.there.contains_key(name) {
+            if !self.is_there(name) {
                 *missing.entry(name).or_default() += 1;
             } else if let (None, Some(why)) = (&lent.proxy, &lent.why) {
                 problems.push(format!(
@@ -293,22 +322,34 @@ impl Lending {
             ),
             None => format!("bailiwick.toml has no socket \"{name}\", and {count} tenant(s) may use it"),
         });
-        of_host.chain(problems).collect()
+        let count = self.mail.len();
+        let command = &host.mail.command;
+        let no_command = (count > 0 && !command.exists()).then(|| {
+            format!(
+                "the mail of {count} tenant(s) cannot be sent: there is no {}; install a mail server, or set \"mail\" in bailiwick.toml",
+                command.display()
+            )
+        });
+        of_host.chain(problems).chain(no_command).collect()
     }
 }
 
 /// Starts the process for a socket of a tenant, whose init is `init`.
 fn start(
-    program: &OwnedFd,
+    programs: &Programs,
     places: &Places,
     around: &Around<'_>,
     (tenant, init, name): (&TenantName, u32, &HostSocketName),
     target: &Target,
 ) -> Result<Proxy, String> {
-    let socket = around.host.host_sockets.get(name).ok_or_else(|| "it is not declared any more".to_owned())?;
+    let socket = around.host.host_sockets.get(name);
     let user = around.user(tenant)?;
-    let started = Proxy::start(program, places, around.groups, (tenant, init, name), user, (socket, target));
+    let started = Proxy::start(programs, places, around.groups, (tenant, init, name), user, (socket, target));
     started.map_err(|error| Failure::new(ExitStatus::Failed, &*error).message)
+}
+
+fn is_declared(host: &Host, name: &HostSocketName) -> bool {
+    name.as_str() == MAIL || host.host_sockets.contains_key(name)
 }
 
 /// The host's socket as it is now; `None` when it is not declared, or nothing is there.

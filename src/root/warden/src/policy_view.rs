@@ -21,8 +21,8 @@ pub(crate) const MOVED: &str =
 pub(crate) struct PolicyView {
     config: PathBuf,
     store: Store,
-    /// Directories and ids are those of the warden's start. Reserve, `etc`, `web` and the sockets of the host are those
-    /// last read.
+    /// Directories and ids are those of the warden's start. Reserve, `etc`, `web`, `mail` and the sockets of the host are
+    /// those last read.
     pub(crate) host: Host,
     pub(crate) facts: HostFacts,
     /// The group that may read the copies of the policy in force.
@@ -47,6 +47,7 @@ impl PolicyView {
         self.host.etc.clone_from(&host.etc);
         self.host.web.clone_from(&host.web);
         self.host.host_sockets.clone_from(&host.host_sockets);
+        self.host.mail.clone_from(&host.mail);
         let tenant = tenant.ok_or_else(|| Refusal::UnknownTenant { tenant: name.clone() })?;
         Ok((host, tenant))
     }
@@ -89,7 +90,7 @@ impl PolicyView {
         self.read = now;
         let Ok((host, _)) = self.store.host() else { return false };
         (self.host.reserve, self.host.etc, self.host.web) = (host.reserve, host.etc, host.web);
-        self.host.host_sockets = host.host_sockets;
+        (self.host.host_sockets, self.host.mail) = (host.host_sockets, host.mail);
         true
     }
 

@@ -40,15 +40,15 @@ impl Warden {
     }
 
     fn look_at_children(&mut self, progress: &mut Progress) {
-        for (name, Starting { child, ids, host_sockets, ticket }) in self.jails.take_children() {
+        for (name, Starting { child, ids, host_sockets, mail, ticket }) in self.jails.take_children() {
             match child.advance(&self.init, &self.runtime) {
                 Ok(Advanced::NotYet(child)) => {
-                    self.jails.add_child(name, Starting { child, ids, host_sockets, ticket });
+                    self.jails.add_child(name, Starting { child, ids, host_sockets, mail, ticket });
                 }
                 Ok(Advanced::Runs { record, pidfd }) => {
                     systemd::keep(&name, &pidfd);
                     self.jails.add(name.clone(), Jail::new(&self.groups, &name, record, pidfd));
-                    self.lending.follow(&self.groups, &name, &host_sockets);
+                    self.lending.follow(&self.groups, &name, &host_sockets, mail);
                     self.ledger.set_held(&name, false);
                     self.reserve.clamp(&self.storage, &self.policy.facts.storage.quota, &name, ids);
                     progress.replies.push((ticket, WardenReply::Done));

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 const GROUPS: &str = "groups.json";
 const LENT: &str = "lent";
+const MAIL_RATES: &str = "mail-rates";
 const MAX_GROUPS: usize = 64 << 10;
 /// Length of the queue of connections. The daemon makes one connection for each new session.
 const BACKLOG: i32 = 128;
@@ -161,6 +162,11 @@ impl Runtime {
         let dir = file::ensure_dir_at(&self.dir, LENT, 0o700)?;
         give(&dir, Some(0), 0, 0o700)?;
         Ok(dir)
+    }
+
+    /// The directory with the times of tenants' last messages.
+    pub(crate) fn mail_rates(&self) -> io::Result<OwnedFd> {
+        file::ensure_dir_at(&self.dir, MAIL_RATES, 0o700)
     }
 
     /// What jails see of the host's `/etc`.

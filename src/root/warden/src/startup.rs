@@ -9,6 +9,7 @@ use crate::jail::record::confinement_digest;
 use crate::jail::registry::Jails;
 use crate::lending::Lending;
 use crate::lending::places::Places;
+use crate::lending::proxy::Programs;
 use crate::limits::cgroups::Groups;
 use crate::limits::emergency_session::EmergencySessions;
 use crate::limits::host_reserve::HostReserve;
@@ -23,7 +24,7 @@ use crate::storage::preparing::Preparations;
 use crate::storage::removals::Removals;
 use crate::systemd::InheritedFds;
 use bailiwick_plan::capability::CapabilitySet;
-use bailiwick_plan::lending::COMMAND;
+use bailiwick_plan::lending::{COMMAND, MAIL_COMMAND};
 use bailiwick_policy::{Host, Store};
 use bailiwick_proto::{Failure, WARDEN_ERROR};
 use bailiwick_sys::unix_diag::UnixDiag;
@@ -127,6 +128,8 @@ impl Warden {
         let init = open_program("init", init)?;
         let web = open_program("bailiwick-web", &bailiwick_observe::program("bailiwick-web"))?;
         let lend = open_program(COMMAND, &bailiwick_observe::program(COMMAND))?;
+        let mail = open_program(MAIL_COMMAND, &bailiwick_observe::program(MAIL_COMMAND))?;
+        let programs = Programs::new(lend, &mail).map_err(system("hold the programs of lent sockets"))?;
         give_up_rights()?;
         // First, so that a later failure can be written there.
         let runtime = Runtime::open(&host.runtime_dir, daemon)?;
@@ -138,7 +141,8 @@ impl Warden {
         let groups = Groups::open(&facts, group, ledger.instance(), &runtime.known_groups())?;
         groups.reserve(&facts, &host.reserve)?;
         let host_users = HostUsers::open(&host)?;
-        let places = Places::new(runtime.lending().map_err(system("make the directory of lent sockets"))?);
+        let places = runtime.lending().and_then(|lent| Ok(Places::new(lent, runtime.mail_rates()?)));
+        let places = places.map_err(system("make the directory of lent sockets"))?;
         let etc_view = runtime.etc_view(&host.etc).map_err(system("show jails the host's /etc"))?;
         let watch = Watch::new();
         // The filter refuses such a socket later.
@@ -150,13 +154,14 @@ impl Warden {
             daemon,
             init,
             web,
+            mail,
             runtime,
             groups,
             storage,
             ledger,
             host_users,
             jails: Jails::default(),
-            lending: Lending::new(lend, places),
+            lending: Lending::new(programs, places),
             preparations: Preparations::default(),
             removals: Removals::default(),
             waiting: WaitingRequests::default(),

@@ -37,6 +37,8 @@ pub struct Warden {
     pub(crate) init: OwnedFd,
     /// The program that jails find at `mount::WEB`.
     pub(crate) web: OwnedFd,
+    /// The program that jails find at `mount::MAIL`.
+    pub(crate) mail: OwnedFd,
     pub(crate) runtime: Runtime,
     pub(crate) groups: Groups,
     pub(crate) storage: Storage,

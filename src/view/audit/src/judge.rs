@@ -288,7 +288,7 @@ mod tests {
             Source::Mqueue => ("mqueue", "/", false),
             Source::Overlay { .. } | Source::HostEtc => ("overlay", "/", false),
             Source::Storage(path) => ("ext4", *path, true),
-            Source::Init | Source::Web => ("ext4", "/some/file", false),
+            Source::Init | Source::Web | Source::Mail => ("ext4", "/some/file", false),
             Source::HostSockets => ("tmpfs", "/bailiwick/lent/alice/sockets", false),
             Source::Device(_) => ("devtmpfs", row.target.trim_start_matches("/dev"), false),
         };

@@ -3,7 +3,7 @@
 
 use crate::finding;
 use crate::walls::{Wall, shown};
-use bailiwick_plan::lending::{COMMAND, GROUP};
+use bailiwick_plan::lending::{COMMAND, GROUP, MAIL, MAIL_COMMAND, names};
 use bailiwick_policy::{Host, Tenant};
 use bailiwick_types::{IdRange, ObservedJail, ProcessFacts, UNIFIED};
 use std::borrow::Cow;
@@ -50,7 +50,7 @@ pub(crate) fn wall(
         wall.violations.push(finding::LENDER_FOREIGN.violation(finding::list(foreign.into_iter())));
     }
     let served: BTreeSet<&str> = lenders.iter().filter_map(|process| socket_of(jail, process)).collect();
-    let declared = |name: &&str| tenant.settings.host_sockets.iter().any(|own| own.as_str() == *name);
+    let declared = |name: &&str| names(&tenant.settings).iter().any(|own| own.as_str() == *name);
     let undeclared: Vec<String> =
         served.into_iter().filter(|name| !declared(name)).map(|name| format!("\"{name}\" is lent")).collect();
     if !undeclared.is_empty() {
@@ -70,6 +70,12 @@ fn is_ours(jail: &ObservedJail, user: Option<u32>, process: &ProcessFacts) -> bo
         let below = process.cgroups.get(hierarchy).and_then(|path| path.strip_prefix(own.as_str()));
         below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
     });
+    if socket_of(jail, process) == Some(MAIL) {
+        // The server of mail, and what the host's sendmail has started, which may be of any user.
+        let is_server = process.command == MAIL_COMMAND;
+        let is_users = user.is_some_and(|user| process.uids == [user; 4]) && process.cap_permitted == 0;
+        return is_limited && !is_jails("user") && (is_users || !is_server);
+    }
     process.command == COMMAND
         && user.is_some_and(|user| process.uids == [user; 4])
         && capabilities == 0

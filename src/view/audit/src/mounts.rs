@@ -89,9 +89,13 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
         Source::Devpts => Some("devpts"),
         Source::Mqueue => Some("mqueue"),
         Source::Overlay { .. } | Source::HostEtc => Some("overlay"),
-        Source::Init | Source::Web | Source::HostSockets | Source::Storage(_) | Source::Device(_) | Source::Mask => {
-            None
-        }
+        Source::Init
+        | Source::Web
+        | Source::Mail
+        | Source::HostSockets
+        | Source::Storage(_)
+        | Source::Device(_)
+        | Source::Mask => None,
     };
     let mapped = mount.options.iter().any(|option| option == "idmapped");
     // The kernel appends this to the root of a mount that was replaced or removed after it was mounted.
@@ -114,7 +118,7 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
     }
     match &row.source {
         Source::Storage(_) if !mapped => return other("not id-mapped".to_owned()),
-        Source::HostEtc | Source::Init | Source::Web | Source::HostSockets if mapped => {
+        Source::HostEtc | Source::Init | Source::Web | Source::Mail | Source::HostSockets if mapped => {
             return other("id-mapped".to_owned());
         }
         Source::Mask if ["proc", "sysfs"].contains(&fs_type) => {

@@ -70,6 +70,7 @@ impl Warden {
             groups: &self.groups,
             init: &self.init,
             web: &self.web,
+            mail: &self.mail,
             host_sockets: &host_sockets,
             host_etc: self.etc_view.dir(),
             quota: &facts.storage.quota,
@@ -79,7 +80,7 @@ impl Warden {
                 self.note_disk(plan, before);
                 self.jails.add_child(
                     name.clone(),
-                    Starting { child, ids: plan.ids, host_sockets: plan.host_sockets.clone(), ticket },
+                    Starting { child, ids: plan.ids, host_sockets: plan.host_sockets.clone(), mail: plan.mail, ticket },
                 );
             }
             Err(failed) => start_failed(&mut self.jails, &mut self.waiting, name, failed, ticket),

@@ -10,6 +10,7 @@ use crate::requests::{Begins, Ticket, WaitsFor, failed, failure, has_ended};
 use crate::state::Warden;
 use bailiwick_plan::control::{controls, service_controls};
 use bailiwick_plan::disk::DiskPlan;
+use bailiwick_plan::lending;
 use bailiwick_policy::{ServiceLimits, Tenant};
 use bailiwick_proto::{Failure, Refusal, WardenReply};
 use bailiwick_types::{Access, ExitStatus, HostFacts, ServiceName, TenantName};
@@ -28,7 +29,7 @@ impl Warden {
         let (facts, limits) = (&self.policy.facts, &tenant.settings.limits);
         self.groups.reserve(facts, &host.reserve).map_err(failed(name, "limit"))?;
         if self.jails.get(name).is_some_and(|jail| jail.record.access == Access::ReadWrite) {
-            self.lending.follow(&self.groups, name, &tenant.settings.host_sockets);
+            self.lending.follow(&self.groups, name, &lending::names(&tenant.settings), tenant.settings.mail);
         }
         if let Some(ids) = self.ledger.ids(name) {
             let (plan, quota) = (DiskPlan::new(limits, facts), &facts.storage.quota);

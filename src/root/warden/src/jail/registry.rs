@@ -15,6 +15,7 @@ use crate::limits::cgroups::Groups;
 use crate::limits::tenant_groups::Freezer;
 use crate::requests::Ticket;
 use crate::runtime::Runtime;
+use bailiwick_policy::Mail;
 use bailiwick_proto::{Failure, Refusal, WardenRequest};
 use bailiwick_sys::process;
 use bailiwick_types::{FrozenBy, HostSocketName, IdRange, TenantName};
@@ -63,6 +64,7 @@ pub(crate) struct Starting {
     pub(crate) ids: IdRange,
     /// The sockets of the host that are lent to it once it runs.
     pub(crate) host_sockets: BTreeSet<HostSocketName>,
+    pub(crate) mail: Option<Mail>,
     pub(crate) ticket: Ticket,
 }
 

@@ -61,6 +61,7 @@ pub(crate) struct Builder<'a> {
     pub(crate) groups: &'a Groups,
     pub(crate) init: &'a OwnedFd,
     pub(crate) web: &'a OwnedFd,
+    pub(crate) mail: &'a OwnedFd,
     /// The directory of the lent sockets of the host.
     pub(crate) host_sockets: &'a OwnedFd,
     /// The copies of the host's `/etc` that jails see.
@@ -177,6 +178,7 @@ impl Builder<'_> {
                 Source::HostEtc => Sources::Plain(mount::detached_copy_of(self.host_etc)?),
                 Source::Init => Sources::Plain(mount::detached_copy_of(self.init)?),
                 Source::Web => Sources::Plain(mount::detached_copy_of(self.web)?),
+                Source::Mail => Sources::Plain(mount::detached_copy_of(self.mail)?),
                 Source::HostSockets => Sources::Plain(mount::detached_copy_of(self.host_sockets)?),
                 Source::Storage(name) => Sources::Mapped(storage(name)?),
                 Source::Overlay { lower, upper } => Sources::Overlay {

@@ -18,16 +18,20 @@ const NEW: &str = ".new";
 
 /// The open directory of all tenants. Only root may enter it, so no user of the host reaches a socket in it.
 #[derive(Debug)]
-pub(crate) struct Places(OwnedFd);
+pub(crate) struct Places {
+    lent: OwnedFd,
+    /// The times of tenants' last messages. They stay when a jail ends.
+    rates: OwnedFd,
+}
 
 impl Places {
-    pub(crate) fn new(dir: OwnedFd) -> Self {
-        Self(dir)
+    pub(crate) fn new(lent: OwnedFd, rates: OwnedFd) -> Self {
+        Self { lent, rates }
     }
 
     /// Makes the directories of a tenant; returns the one that its jail sees.
     pub(crate) fn make(&self, tenant: &TenantName) -> io::Result<OwnedFd> {
-        let own = file::ensure_dir_at(&self.0, tenant, 0o755)?;
+        let own = file::ensure_dir_at(&self.lent, tenant, 0o755)?;
         ensure(&own, SOCKETS)
     }
 
@@ -38,14 +42,20 @@ impl Places {
 
     /// The file with the counts of one socket.
     pub(crate) fn counts(&self, tenant: &TenantName, name: &HostSocketName) -> io::Result<OwnedFd> {
-        let own = file::open_dir_at(&self.0, tenant)?;
+        let own = file::open_dir_at(&self.lent, tenant)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
         file::open_at(own, counts_name(name), flags, Mode::from_raw_mode(0o600))
     }
 
+    /// The file with the times of a tenant's last messages.
+    pub(crate) fn rate(&self, tenant: &TenantName) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
+        file::open_at(&self.rates, tenant.as_str(), flags, Mode::from_raw_mode(0o600))
+    }
+
     /// The open and the refused connections of one socket.
     pub(crate) fn read_counts(&self, tenant: &TenantName, name: &HostSocketName) -> Option<(u64, u64)> {
-        let own = file::open_dir_at(&self.0, tenant).ok()?;
+        let own = file::open_dir_at(&self.lent, tenant).ok()?;
         let bytes = file::open_file_at(own, counts_name(name))
             .and_then(|fd| file::read_bounded(fd, usize::try_from(COUNTS_SIZE).map_err(io::Error::other)?));
         let bytes: [u8; 16] = bytes.ok()?.try_into().ok()?;
@@ -55,14 +65,14 @@ impl Places {
 
     /// Removes one socket, so that nobody can connect any more.
     pub(crate) fn remove_socket(&self, tenant: &TenantName, name: &HostSocketName) -> io::Result<()> {
-        let own = file::open_dir_at(&self.0, tenant)?;
+        let own = file::open_dir_at(&self.lent, tenant)?;
         file::remove_file_at(&own, counts_name(name))?;
         remove_with_files(&file::open_dir_at(&own, SOCKETS)?, name.as_str())
     }
 
     /// Removes all of a tenant. It is no error if nothing is there.
     pub(crate) fn remove(&self, tenant: &str) -> io::Result<()> {
-        let own = match file::open_dir_at(&self.0, tenant) {
+        let own = match file::open_dir_at(&self.lent, tenant) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             own => own?,
         };
@@ -72,12 +82,12 @@ impl Places {
             }
             file::remove_dir_at(&own, SOCKETS)?;
         }
-        remove_with_files(&self.0, tenant)
+        remove_with_files(&self.lent, tenant)
     }
 
     /// The names of all tenants that have a directory.
     pub(crate) fn names(&self) -> Vec<String> {
-        let names = file::open_dir_at(&self.0, ".").and_then(file::names).unwrap_or_default();
+        let names = file::open_dir_at(&self.lent, ".").and_then(file::names).unwrap_or_default();
         names.into_iter().filter_map(|name| name.into_string().ok()).collect()
     }
 }
@@ -125,7 +135,7 @@ mod tests {
     fn a_place_is_made_and_removed_with_all_that_is_in_it() {
         let temp = tempfile::tempdir().expect("a directory");
         let real = temp.path().canonicalize().expect("a path");
-        let places = Places::new(file::open_dir(&real).expect("opens"));
+        let places = Places::new(file::open_dir(&real).expect("opens"), file::open_dir(&real).expect("opens"));
         let (alice, mysql): (TenantName, HostSocketName) =
             ("alice".parse().expect("a name"), "mysql".parse().expect("a name"));
         let dir = places.socket_dir(&alice, &mysql).expect("makes");

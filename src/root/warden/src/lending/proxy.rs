@@ -7,27 +7,30 @@
 
 use crate::lending::places::{Places, listen};
 use crate::limits::cgroups::Groups;
-use bailiwick_plan::lending::{COMMAND, COUNTS_SIZE};
+use bailiwick_plan::lending::{COMMAND, COUNTS_SIZE, MAIL, MAIL_COMMAND, MAIL_FILE};
 use bailiwick_plan::{CORE_LIMIT, OOM_SCORE};
-use bailiwick_policy::HostSocket;
+use bailiwick_policy::{Host, HostSocket, Mail};
 use bailiwick_sys::mount::attr;
 use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_sys::process::{self, Cloned, MOUNT_NAMESPACE};
 use bailiwick_sys::{credential, file, mount};
-use bailiwick_types::{HostSocketName, HostUid, TenantName};
+use bailiwick_types::{ByteSize, HostSocketName, HostUid, TenantName};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::Resource;
 use std::error::Error;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 /// A directory that every host has. The directory of the host's socket is mounted there before it becomes the root.
 const STAGE: &str = "/usr";
 /// The descriptors of the program.
 const LISTENER: i32 = 3;
-const COUNTS: i32 = 4;
+const NOTES: i32 = 4;
+/// The word with which the server of mail is started.
+const SERVE: &str = "serve";
 /// Descriptors that the program needs beside two for each connection.
 const OTHER_FILES: u64 = 64;
 /// The most bytes of a report, and of the arguments of a process.
@@ -35,7 +38,15 @@ const MAX_TEXT: usize = 4096;
 
 /// What a process serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) enum Target {
+    /// A socket of the host.
+    Socket(SocketTarget),
+    /// The tenant's mail.
+    Mail(MailTarget),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SocketTarget {
     /// Device and inode of the directory of the host's socket.
     directory: (u64, u64),
     /// The name of its file.
@@ -43,19 +54,95 @@ pub(crate) struct Target {
     connections: u32,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MailTarget {
+    /// The host's `sendmail`.
+    command: String,
+    /// The sender of every message.
+    sender: String,
+    mail: Mail,
+}
+
 impl Target {
-    /// What is there now; `None` when it is no socket.
+    /// A socket of the host as it is now; `None` when it is no socket.
     pub(crate) fn find(socket: &HostSocket) -> Option<Self> {
         let is_socket =
             rustix::fs::stat(&socket.path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
         let stat = rustix::fs::stat(socket.path.parent()?).ok().filter(|_| is_socket)?;
         let file = socket.path.file_name()?.to_str()?.to_owned();
-        Some(Self { directory: (stat.st_dev, stat.st_ino), file, connections: socket.connections })
+        let directory = (stat.st_dev, stat.st_ino);
+        Some(Self::Socket(SocketTarget { directory, file, connections: socket.connections }))
+    }
+
+    /// The mail of a tenant. Its host user has its name.
+    pub(crate) fn mail(tenant: &TenantName, domain: &str, host: &Host, mail: Mail) -> Self {
+        let command = host.mail.command.to_string_lossy().into_owned();
+        Self::Mail(MailTarget { command, sender: format!("{tenant}@{domain}"), mail })
+    }
+
+    /// The file of the socket that the tenant sees.
+    fn file(&self) -> &str {
+        match self {
+            Self::Socket(socket) => &socket.file,
+            Self::Mail(_) => MAIL_FILE,
+        }
     }
 
     /// The arguments of the program, which `ps` shows.
-    fn arguments(&self, name: &HostSocketName) -> [String; 4] {
-        [COMMAND.to_owned(), name.to_string(), self.file.clone(), self.connections.to_string()]
+    fn arguments(&self, name: &HostSocketName) -> Vec<String> {
+        match self {
+            Self::Socket(SocketTarget { file, connections, .. }) => {
+                vec![COMMAND.to_owned(), name.to_string(), file.clone(), connections.to_string()]
+            }
+            Self::Mail(MailTarget { command, sender, mail: Mail { per_hour, recipients, size } }) => {
+                let numbers = [u64::from(*per_hour), u64::from(*recipients), size.0].map(|number| number.to_string());
+                let words = [MAIL_COMMAND, SERVE, command, sender].map(str::to_owned);
+                words.into_iter().chain(numbers).collect()
+            }
+        }
+    }
+
+    /// What a process with these arguments and this root serves.
+    fn read(arguments: &[&str], name: &HostSocketName, root: (u64, u64)) -> Option<Self> {
+        match *arguments {
+            [COMMAND, socket, file, connections] if socket == name.as_str() => {
+                let (file, connections) = (file.to_owned(), connections.parse().ok()?);
+                Some(Self::Socket(SocketTarget { directory: root, file, connections }))
+            }
+            [MAIL_COMMAND, SERVE, command, sender, per_hour, recipients, size] if name.as_str() == MAIL => {
+                let (per_hour, recipients) = (per_hour.parse().ok()?, recipients.parse().ok()?);
+                let mail = Mail { per_hour, recipients, size: ByteSize(size.parse().ok()?) };
+                Some(Self::Mail(MailTarget { command: command.to_owned(), sender: sender.to_owned(), mail }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The domain of addresses that are made here: what Debian's mail programs use, or else the name of the host.
+pub(crate) fn mail_domain() -> String {
+    let is_plain = |text: &str| {
+        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b".-".contains(&byte);
+        text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.bytes().all(is_inner)
+    };
+    let named = file::open_dir(Path::new("/etc")).and_then(|etc| file::open_file_at(etc, "mailname"));
+    let named = named.and_then(|fd| file::read_bounded(fd, MAX_TEXT)).ok();
+    let named = named.and_then(|text| String::from_utf8(text).ok()).map(|text| text.trim().to_owned());
+    let node = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let all = named.into_iter().chain([node()]);
+    all.into_iter().find(|text| is_plain(text)).unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// The programs that serve.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    lend: OwnedFd,
+    mail: OwnedFd,
+}
+
+impl Programs {
+    pub(crate) fn new(lend: OwnedFd, mail: &OwnedFd) -> io::Result<Self> {
+        Ok(Self { lend, mail: mail.try_clone()? })
     }
 }
 
@@ -72,46 +159,48 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts a process for a socket of a tenant, whose init is `init`.
+    /// Starts a process for a socket of a tenant, whose init is `init`. `socket` is that of the host, if it is one.
     pub(crate) fn start(
-        program: &OwnedFd,
+        programs: &Programs,
         places: &Places,
         groups: &Groups,
         (tenant, init, name): (&TenantName, u32, &HostSocketName),
-        (uid, gid): (HostUid, u32),
-        (socket, target): (&HostSocket, &Target),
+        user: (HostUid, u32),
+        (socket, target): (Option<&HostSocket>, &Target),
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let parent = socket.path.parent().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
-        let root = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let found = file::metadata(&root)?;
-        if (found.device, found.inode) != target.directory {
-            return Err(format!("\"{}\" is another directory than a moment ago", parent.display()).into());
-        }
-        let root = mount::detached_copy_of(&root)?;
-        mount::replace_attributes(&root, attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC)?;
-        let network = namespace::open(init, "net")?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        let (dir, counts) = (places.socket_dir(tenant, name)?, places.counts(tenant, name)?);
+        let dir = places.socket_dir(tenant, name)?;
         let (group, entrances) = groups.lending(tenant, name)?;
         let (report, child_report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&report, true)?;
         let text = |text: String| CString::new(text).map_err(io::Error::other);
-        let arguments = target.arguments(name).map(text).into_iter().collect::<io::Result<Vec<_>>>()?;
+        let arguments = target.arguments(name).into_iter().map(text).collect::<io::Result<Vec<_>>>()?;
+        let (program, notes, walls, flags) = match target {
+            Target::Socket(target) => {
+                let socket = socket.ok_or("it is not declared any more")?;
+                let walls = Walls {
+                    root: root_of(socket, target)?,
+                    network: namespace::open(init, "net")?,
+                    open_files: u64::from(target.connections) * 2 + OTHER_FILES,
+                };
+                (&programs.lend, places.counts(tenant, name)?, Some(walls), MOUNT_NAMESPACE)
+            }
+            // The host's sendmail needs the host's files and network, and perhaps its own group.
+            Target::Mail(_) => (&programs.mail, places.rate(tenant)?, None, 0),
+        };
         let child = Child {
             program,
-            root: &root,
-            network: &network,
+            walls: walls.as_ref(),
             null: &null,
             dir: &dir,
-            counts: &counts,
+            notes: &notes,
             entrances: &entrances,
             report: &child_report,
-            file: &target.file,
+            file: target.file(),
             arguments: &arguments,
-            user: (uid.0, gid),
-            open_files: u64::from(target.connections) * 2 + OTHER_FILES,
+            user: (user.0.0, user.1),
         };
-        match process::clone_into(MOUNT_NAMESPACE, Some(group.as_fd()), &child.fds())? {
+        match process::clone_into(flags, Some(group.as_fd()), &child.fds())? {
             Cloned::Child => child.run(),
             Cloned::Parent { pid, pidfd } => {
                 Ok(Self { pid, pidfd, target: target.clone(), report: Some(report), is_replaced: false })
@@ -127,16 +216,20 @@ impl Proxy {
             members.into_iter().filter_map(|pid| Some((pid, process::open(pid).ok()?))).collect();
         // Only what is still there is what was opened.
         let still = groups.lending_members(tenant, name);
-        let mut held: Vec<_> = held.into_iter().filter(|(pid, _)| still.contains(pid)).collect();
-        if let [(pid, _)] = held[..]
-            && let Some(target) = target_of(pid, name)
-        {
-            let (pid, pidfd) = held.pop()?;
-            return Some(Self { pid, pidfd, target, report: None, is_replaced: false });
+        let held: Vec<_> = held.into_iter().filter(|(pid, _)| still.contains(pid)).collect();
+        let mut servers: Vec<Self> = Vec::new();
+        for (pid, pidfd) in held {
+            match target_of(pid, name) {
+                Some(target) => servers.push(Self { pid, pidfd, target, report: None, is_replaced: false }),
+                // What the host's sendmail has started goes on by itself.
+                None if name.as_str() == MAIL => {}
+                None => drop(process::kill(pidfd)),
+            }
         }
-        for (_, pidfd) in held {
-            process::kill(pidfd).ok();
+        if servers.len() == 1 {
+            return servers.pop();
         }
+        servers.iter().for_each(Self::kill);
         None
     }
 
@@ -172,36 +265,54 @@ impl Proxy {
 
 /// What a process serves. It was started by our code, which chose its arguments and its root.
 fn target_of(pid: u32, name: &HostSocketName) -> Option<Target> {
-    let dir = file::open_dir(std::path::Path::new(&format!("/proc/{pid}"))).ok()?;
+    let dir = file::open_dir(Path::new(&format!("/proc/{pid}"))).ok()?;
     let text = file::read_bounded(file::open_file_at(&dir, "cmdline").ok()?, MAX_TEXT).ok()?;
     let arguments: Vec<&str> = std::str::from_utf8(&text).ok()?.split_terminator('\0').collect();
-    let [COMMAND, socket, file, connections] = arguments[..] else { return None };
     let root = rustix::fs::stat(format!("/proc/{pid}/root")).ok()?;
-    let connections = connections.parse().ok()?;
-    let directory = (root.st_dev, root.st_ino);
-    (socket == name.as_str()).then(|| Target { directory, file: file.to_owned(), connections })
+    Target::read(&arguments, name, (root.st_dev, root.st_ino))
+}
+
+/// The directory of a host's socket, as the root of the process that serves it.
+fn root_of(socket: &HostSocket, target: &SocketTarget) -> Result<OwnedFd, Box<dyn Error + Send + Sync>> {
+    let parent = socket.path.parent().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
+    let root = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let found = file::metadata(&root)?;
+    if (found.device, found.inode) != target.directory {
+        return Err(format!("\"{}\" is another directory than a moment ago", parent.display()).into());
+    }
+    let root = mount::detached_copy_of(&root)?;
+    mount::replace_attributes(&root, attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC)?;
+    Ok(root)
+}
+
+/// What confines a process that serves a socket of the host, beside its user.
+struct Walls {
+    root: OwnedFd,
+    network: OwnedFd,
+    open_files: u64,
 }
 
 /// What the child has. It runs in a copy of the warden and ends by becoming the program.
 struct Child<'a> {
     program: &'a OwnedFd,
-    root: &'a OwnedFd,
-    network: &'a OwnedFd,
+    /// `None` for the server of mail.
+    walls: Option<&'a Walls>,
     null: &'a OwnedFd,
     dir: &'a OwnedFd,
-    counts: &'a OwnedFd,
+    /// The file of counts, or of the times of messages.
+    notes: &'a OwnedFd,
     entrances: &'a [OwnedFd],
     report: &'a OwnedFd,
     file: &'a str,
     arguments: &'a [CString],
     user: (u32, u32),
-    open_files: u64,
 }
 
 impl Child<'_> {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let own = [self.program, self.root, self.network, self.null, self.dir, self.counts, self.report];
-        own.into_iter().chain(self.entrances).map(AsFd::as_fd).collect()
+        let own = [self.program, self.null, self.dir, self.notes, self.report];
+        let walls = self.walls.iter().flat_map(|walls| [&walls.root, &walls.network]);
+        own.into_iter().chain(walls).chain(self.entrances).map(AsFd::as_fd).collect()
     }
 
     fn run(&self) -> ! {
@@ -221,32 +332,35 @@ impl Child<'_> {
             rustix::io::write(entrance, b"0").map_err(|error| at("join the tenant's control groups")(error.into()))?;
         }
         std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string()).map_err(at("set oom_score_adj"))?;
-        namespace::enter(self.network, Kind::Network).map_err(at("enter the jail's network"))?;
+        if let Some(walls) = self.walls {
+            namespace::enter(&walls.network, Kind::Network).map_err(at("enter the jail's network"))?;
+        }
         // Here the network is the jail's: a socket keeps the network that it was made in.
         let listener = listen(self.dir.as_fd(), self.file).map_err(at("listen for the tenant"))?;
-        self.change_root().map_err(at("make the directory of the host's socket its root"))?;
+        if let Some(walls) = self.walls {
+            change_root(&walls.root).map_err(at("make the directory of the host's socket its root"))?;
+        }
         self.limit().map_err(at("limit itself"))?;
         let (uid, gid) = self.user;
         credential::become_for_good(uid, gid).map_err(at("become the tenant's host user"))?;
         credential::reset_secure_bits().map_err(at("give up capabilities"))?;
-        credential::limit_capabilities(0).map_err(at("give up capabilities"))?;
-        credential::set_no_new_privs().map_err(at("set no_new_privs"))?;
+        if self.walls.is_some() {
+            credential::limit_capabilities(0).map_err(at("give up capabilities"))?;
+            credential::set_no_new_privs().map_err(at("set no_new_privs"))?;
+        } else {
+            credential::give_up_capabilities().map_err(at("give up capabilities"))?;
+        }
         Ok(listener)
-    }
-
-    fn change_root(&self) -> io::Result<()> {
-        mount::make_all_private()?;
-        mount::attach(self.root, rustix::fs::open(STAGE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)?;
-        rustix::process::fchdir(self.root)?;
-        mount::pivot_to_current_directory()
     }
 
     fn limit(&self) -> io::Result<()> {
         rustix::process::setsid()?;
         rustix::process::umask(Mode::from_raw_mode(0o077));
-        credential::set_rlimit(Resource::Nofile, self.open_files)?;
-        // It can write to the file of its counts alone, and no more than they are.
-        credential::set_rlimit(Resource::Fsize, COUNTS_SIZE)?;
+        if let Some(walls) = self.walls {
+            credential::set_rlimit(Resource::Nofile, walls.open_files)?;
+            // It can write to the file of its counts alone, and no more than they are.
+            credential::set_rlimit(Resource::Fsize, COUNTS_SIZE)?;
+        }
         credential::set_rlimit(Resource::Core, CORE_LIMIT)
     }
 
@@ -255,14 +369,14 @@ impl Child<'_> {
         let prepare = || -> io::Result<OwnedFd> {
             // Away from the numbers that are overwritten below.
             let away = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 16);
-            let (program, null, listener, counts) =
-                (away(self.program)?, away(self.null)?, away(listener)?, away(self.counts)?);
+            let (program, null, listener, notes) =
+                (away(self.program)?, away(self.null)?, away(listener)?, away(self.notes)?);
             process::close_on_exec_from(3)?;
             for stream in 0..3 {
                 process::place(&null, stream)?;
             }
             process::place(&listener, LISTENER)?;
-            process::place(&counts, COUNTS)?;
+            process::place(&notes, NOTES)?;
             Ok(program)
         };
         match prepare() {
@@ -270,4 +384,11 @@ impl Child<'_> {
             Err(error) => error,
         }
     }
+}
+
+fn change_root(root: &OwnedFd) -> io::Result<()> {
+    mount::make_all_private()?;
+    mount::attach(root, rustix::fs::open(STAGE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)?;
+    rustix::process::fchdir(root)?;
+    mount::pivot_to_current_directory()
 }

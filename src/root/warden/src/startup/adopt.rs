@@ -78,7 +78,8 @@ impl Warden {
                         let why = Failure::new(ExitStatus::Failed, &error).message;
                         events.push(format!("tenant={tenant} event=reserve-not-taken-back reason={why:?}"));
                     }
-                    self.lending.adopt(groups, &tenant);
+                    let mail = self.policy.find(&tenant).and_then(|tenant| tenant.settings.mail);
+                    self.lending.adopt(groups, &tenant, mail);
                     let jail = Jail::new(groups, &tenant, record, pidfd);
                     self.jails.add(tenant, jail);
                 }

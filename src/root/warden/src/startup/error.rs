@@ -28,7 +28,7 @@ pub enum OpenError {
     /// A program that jails are lent cannot be used.
     #[error("cannot use \"{path}\" as {name}: {why}", path = path.display())]
     Program {
-        /// What it is for: `init`, `bailiwick-web` or `bailiwick-lend`.
+        /// What it is for: `init`, `bailiwick-web`, `bailiwick-lend` or `bailiwick-mail`.
         name: &'static str,
         /// Where it was looked for.
         path: PathBuf,
