@@ -83,6 +83,14 @@ fn a_request_that_nginx_refuses_is_a_fault_with_evidence() {
     let host = host();
     let nginx = nginx(&host);
     let held = hold(&nginx);
+    let counted = || {
+        let open = json(&host, &["sessions"]);
+        open.as_array().expect("rows").iter().any(|one| one["door"] == "socket" && one["connections"] == 1)
+    };
+    until("the connection is a row of the sessions", counted);
+    assert!(host.ok(&["sessions", tenant()]).contains("web: 1 connection"));
+    let running = || json(&host, &["usage", "--now"])[0]["services"]["running"] == 1;
+    until("the service is counted", running);
     assert!(refused(&nginx).field("Retry-After").is_some());
     until("there is an incident", || incident(&host).is_some());
     let found = evidence(&host);

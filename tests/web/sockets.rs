@@ -105,6 +105,29 @@ impl Load {
 }
 
 #[test]
+fn a_group_that_the_host_does_not_have_is_told_by_every_command() {
+    let mut host = Host::new();
+    host.write("etc/bailiwick.toml", &host.default_config("web = { group = \"no-such-group\" }\n"));
+    declare(&host, tenant(), &service("app", SERVER, "web"));
+    host.start();
+    let told = |arguments: &[&str]| {
+        let output = host.cli(arguments);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains("no-such-group"), "{arguments:?}: {said}");
+        output.status.code()
+    };
+    assert_eq!(told(&["apply"]), Some(0));
+    assert_eq!(told(&["check"]), Some(2));
+    told(&["status"]);
+    told(&["doctor"]);
+    // The warden looks again by itself.
+    host.write("etc/bailiwick.toml", &host.default_config("web = { group = \"www-data\" }\n"));
+    host.ok(&["reload"]);
+    until("the site is served", || get(&path(&host, "web")).is_ok());
+}
+
+#[test]
 fn a_socket_belongs_to_the_web_servers_group_alone() {
     let host = host(&service("app", SERVER, "web"));
     answers(&host, "web");

@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(Point { seconds: 0, ..total.clone() }.rate(Measure::Memory), None);
 
         let tenant = "alice".parse().expect("valid");
-        let usage = TenantUsage { tenant, total, limits, faults: BTreeMap::new() };
+        let usage = TenantUsage { tenant, total, limits, faults: BTreeMap::new(), services: None };
         assert_eq!(usage.part(Measure::Cpu), Some(500));
         assert_eq!(usage.part(Measure::Memory), Some(900));
         assert_eq!((usage.part(Measure::Disk), usage.part(Measure::Tasks)), (None, None));

@@ -57,7 +57,7 @@ pub use service::{
 pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};
 pub use tenant::{Access, Door, FrozenBy, Profile, UnknownWord};
 pub use usage::{
-    Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSnapshot, Snapshot, SocketUse, TenantUsage,
-    Unit, UnknownMeasure, Usage, Window,
+    Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSnapshot, ServiceCounts, Snapshot, SocketUse,
+    TenantUsage, Unit, UnknownMeasure, Usage, Window,
 };
 pub use web_socket::{WEB_DIR, bound_web_socket, is_bound_web_socket, refused_socket, web_socket, web_socket_of};

@@ -158,6 +158,20 @@ pub struct TenantUsage {
     pub limits: Usage,
     /// The number of faults in the window, by the word of the limit.
     pub faults: BTreeMap<String, u64>,
+    /// Its services, for the use at present; `None` when it has none, or when nothing is known of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<ServiceCounts>,
+}
+
+/// How many services of a tenant there are, by what init last reported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceCounts {
+    /// The services that are ready.
+    pub running: u64,
+    /// The services that failed, or that are started again and again.
+    pub failing: u64,
+    /// All declared services.
+    pub declared: u64,
 }
 
 /// Hits of one limit. The kernel counts them; for sessions, `bailiwickd` does; for `entries`, the host's web server tells of them, so

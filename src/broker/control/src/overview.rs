@@ -52,7 +52,7 @@ impl Overview {
         let no_history = self.recorder.problem();
         problems.extend(no_history.map(|why| format!("what tenants use is not recorded: {why}")));
         problems.extend(self.service_keeper.problems());
-        let (mut warden, mut tenants, mut kept) = (None, BTreeMap::new(), None);
+        let (mut warden, mut tenants, mut kept, mut no_web) = (None, BTreeMap::new(), None, None);
         match in_time(self.tenants.warden.ask(&WardenRequest::Hello)).await {
             Ok(WardenReply::Hello { version }) => warden = Some(version),
             Ok(_) => problems.push(unexpected().message),
@@ -74,11 +74,11 @@ impl Overview {
                 Err(failure) => problems.push(failure.message),
             }
             // An older warden does not know this request.
-            if let Ok(WardenReply::Problems { reserve, tenants }) =
+            if let Ok(WardenReply::Problems { reserve, tenants, web }) =
                 in_time(self.tenants.warden.ask(&WardenRequest::Problems)).await
             {
                 problems.extend(reserve.iter().cloned().chain(tenants));
-                kept = reserve;
+                (kept, no_web) = (reserve, web);
             }
         }
         let policy = Box::new(self.tenants.policy.status(self.refusals.total()));
@@ -94,6 +94,7 @@ impl Overview {
             tenants,
             problems,
             reserve: kept,
+            web: no_web,
             sessions: self.sessions.total(),
             policy,
         }

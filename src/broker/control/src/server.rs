@@ -299,6 +299,10 @@ impl Connection {
             }
             // Sessions and timers.
             Request::Sessions { tenants } => Reply::Sessions(services.session_end.list(caller.operator()?, &tenants)?),
+            Request::Connections { tenants } => {
+                let permission = caller.operator()?;
+                Reply::Connections(services.service_keeper.connections(permission, &tenants).await?)
+            }
             Request::EndSessions { sessions, tenants, reason } => {
                 let permission = caller.operator()?;
                 let (ended, left) = services.session_end.end(permission, &sessions, &tenants, reason).await?;
@@ -338,7 +342,11 @@ impl Connection {
             }
             // Recorded data: operators read that of all tenants, a tenant's user that of its own tenant.
             Request::Usage { tenants, window } => {
-                Reply::Usage(services.records.usage(&caller.scope(), tenants, window).await?)
+                let mut usage = services.records.usage(&caller.scope(), tenants, window).await?;
+                if window.is_none() {
+                    services.service_keeper.add_counts(&mut usage);
+                }
+                Reply::Usage(usage)
             }
             Request::History { tenant, window, step } => {
                 Reply::History(services.records.history(&caller.scope(), tenant, window, step).await?)
@@ -484,9 +492,10 @@ mod tests {
             R::EndSessions { .. } => 27,
             R::Services { .. } => 28,
             R::ServiceVerb { .. } => 29,
+            R::Connections { .. } => 30,
         }
     }
-    const KINDS: usize = 30;
+    const KINDS: usize = 31;
 
     fn requests() -> Vec<(ControlRequest, May)> {
         use ControlRequest as R;
@@ -542,6 +551,7 @@ mod tests {
             (R::Ended { status: 0 }, Nobody),
             (R::Timers { tenants: own() }, Operators),
             (R::Sessions { tenants: own() }, Operators),
+            (R::Connections { tenants: own() }, Operators),
             (R::EndSessions { sessions: Vec::new(), tenants: own(), reason: None }, Operators),
             (R::Services { tenants: own() }, Everybody),
             (R::Services { tenants: others() }, Operators),

@@ -4,17 +4,19 @@
 
 use crate::init_client::{self, InitError};
 use crate::inits::Inits;
+use crate::permission::OperatorPermission;
 use crate::service_orders::{self, Draft};
 use crate::sync::{Turns, Wake, at_once, lock};
 use crate::tenants::Tenants;
+use crate::warden_client::unexpected;
 use crate::web_sockets::{Listener, WebSockets};
 use bailiwick_audit::ServicesSeen;
-use bailiwick_policy::Tenant;
+use bailiwick_policy::{Service, Tenant};
 use bailiwick_proto::control::{ServiceStatus, SocketStatus, TenantServices};
 use bailiwick_proto::{Failure, Refusal, WardenReply, WardenRequest, web_socket};
 use bailiwick_types::{
-    Access, Door, ExitStatus, IdRange, ServiceName, ServiceReport, ServiceState, ServiceVerb, SocketName, TenantName,
-    TenantState, UnitName, service_log,
+    Access, Door, ExitStatus, IdRange, ServiceCounts, ServiceName, ServiceReport, ServiceState, ServiceVerb,
+    SocketName, TenantName, TenantState, TenantUsage, UnitName, service_log,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -239,11 +241,37 @@ impl ServiceKeeper {
         self.tenants.check_known(tenants)?;
         let all = self.meant(tenants);
         at_once(all.iter().map(|tenant| self.refresh(tenant)).collect()).await;
-        let connections = match self.tenants.warden.ask(&WardenRequest::Connections).await {
-            Ok(WardenReply::Connections(connections)) => Some(connections),
-            Ok(_) | Err(_) => None,
-        };
+        let connections = self.all_connections().await.ok();
         Ok(all.iter().map(|tenant| self.services_of(tenant, connections.as_ref())).collect())
+    }
+
+    /// The connections to the sockets of these tenants, or of all.
+    pub(crate) async fn connections(
+        &self,
+        _permission: OperatorPermission,
+        tenants: &[TenantName],
+    ) -> Result<Connections, Failure> {
+        self.tenants.check_known(tenants)?;
+        let mut all = self.all_connections().await?;
+        all.retain(|tenant, _| tenants.is_empty() || tenants.contains(tenant));
+        Ok(all)
+    }
+
+    async fn all_connections(&self) -> Result<Connections, Failure> {
+        match self.tenants.warden.ask(&WardenRequest::Connections).await? {
+            WardenReply::Connections(connections) => Ok(connections),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Adds to each tenant how many services it has, by the last reports of the inits. Nobody is asked.
+    pub(crate) fn add_counts(&self, tenants: &mut [TenantUsage]) {
+        let (loaded, known) = (self.tenants.policy.loaded(), lock(&self.known));
+        for usage in tenants {
+            let Some(tenant) = loaded.policy.tenants.get(&usage.tenant) else { continue };
+            let (services, reports) = (&tenant.settings.services, known.get(&usage.tenant).map(|known| &known.reports));
+            usage.services = reports.filter(|_| !services.is_empty()).map(|reports| counts(services, reports));
+        }
     }
 
     fn meant(&self, tenants: &[TenantName]) -> Vec<Tenant> {
@@ -409,6 +437,21 @@ fn closed(tenant: &Tenant) -> String {
     }
 }
 
+/// How many of these services run, and how many fail.
+fn counts(services: &[Service], reports: &[ServiceReport]) -> ServiceCounts {
+    let mut counts = ServiceCounts::default();
+    for service in services {
+        counts.declared += 1;
+        let is_own = |report: &&ServiceReport| report.name.service == service.name && report.name.socket.is_none();
+        match reports.iter().find(is_own) {
+            Some(report) if is_failing(report) => counts.failing += 1,
+            Some(report) if report.state == ServiceState::Running => counts.running += 1,
+            Some(_) | None => {}
+        }
+    }
+    counts
+}
+
 fn is_failing(report: &ServiceReport) -> bool {
     matches!(report.state, ServiceState::Failed) || (report.state == ServiceState::BackOff && report.restarts > 0)
 }
@@ -444,6 +487,32 @@ fn is_well(report: &ServiceReport) -> bool {
 mod tests {
     use super::*;
     use crate::fake::{self, Answer};
+    use bailiwick_policy::Run;
+    use bailiwick_types::Moment;
+
+    #[test]
+    fn services_that_run_and_fail_are_counted_and_relays_are_not() {
+        let service = |name: &str| Service::new(name.parse().expect("a name"), Run::Command(vec!["/bin/true".into()]));
+        let report = |name: &str, state, restarts| ServiceReport {
+            name: name.parse().expect("a name"),
+            digest: String::new(),
+            state,
+            pid: None,
+            since: Moment(0),
+            restarts,
+            last_end: None,
+            again: None,
+        };
+        let services = ["a", "b", "c", "d"].map(service);
+        let reports = [
+            report("a", ServiceState::Running, 0),
+            report("a.web", ServiceState::Failed, 0),
+            report("b", ServiceState::BackOff, 1),
+            report("c", ServiceState::Stopped, 0),
+            report("gone", ServiceState::Running, 0),
+        ];
+        assert_eq!(counts(&services, &reports), ServiceCounts { running: 1, failing: 1, declared: 4 });
+    }
 
     #[tokio::test]
     async fn a_jail_that_was_started_wakes_the_keeper_at_once() {

@@ -26,17 +26,17 @@ pub(crate) fn apply(
     form: Form,
 ) -> Result<ExitStatus, Failure> {
     let outcomes = ask(daemon, &ControlRequest::Apply { tenants, now, restart })?;
-    warn_about_reserve(daemon, &outcomes);
+    warn_about_host(daemon, &outcomes);
     print_outcomes(&outcomes, Printed::Changes, form)
 }
 
-/// Warns if a tenant was changed while the host's reserve is reached, so that it can take no disk space.
-pub(crate) fn warn_about_reserve(daemon: &Daemon, outcomes: &[TenantOutcome]) {
+/// Warns if a tenant was changed while the host's reserve is reached, so that it can take no disk space, or while no site can be
+/// served.
+pub(crate) fn warn_about_host(daemon: &Daemon, outcomes: &[TenantOutcome]) {
     if outcomes.iter().any(|outcome| outcome.failure.is_none())
         && let Ok(ControlReply::Status(status)) = daemon.ask(&ControlRequest::Status)
-        && let Some(reserve) = status.reserve
     {
-        output::complain(&reserve);
+        status.reserve.iter().chain(&status.web).for_each(|problem| output::complain(problem));
     }
 }
 

@@ -342,6 +342,7 @@ mod tests {
             tenants: BTreeMap::new(),
             problems: vec!["tenants.d/x.toml:1:1: bad\u{1b}".to_owned()],
             reserve: None,
+            web: None,
             sessions: 3,
             policy: Box::new(PolicyStatus { last_good_tenants: vec![name("x")], ..PolicyStatus::default() }),
         };

@@ -88,11 +88,13 @@ pub(crate) fn top(daemon: &Daemon, by: Option<Measure>) -> Result<(), Failure> {
 fn top_data(daemon: &Daemon, drilled: Option<&TenantName>) -> Result<Data, Failure> {
     let request = ControlRequest::Usage { tenants: Vec::new(), window: None };
     let ControlReply::Usage(tenants) = daemon.ask(&request)? else { return Err(AskError::Unexpected.into()) };
-    let points = match drilled {
-        Some(tenant) => series(daemon, tenant.clone(), recent(TOP_HISTORY), TOP_STEP)?,
-        None => Vec::new(),
+    let Some(tenant) = drilled else { return Ok(Data { tenants, ..Data::default() }) };
+    let points = series(daemon, tenant.clone(), recent(TOP_HISTORY), TOP_STEP)?;
+    let ControlReply::Services(services) = daemon.ask(&ControlRequest::Services { tenants: vec![tenant.clone()] })?
+    else {
+        return Err(AskError::Unexpected.into());
     };
-    Ok(Data { tenants, points })
+    Ok(Data { tenants, points, services: services.into_iter().flat_map(|of_tenant| of_tenant.services).collect() })
 }
 
 /// The window of the last `seconds` seconds, up to now.

@@ -6,15 +6,58 @@ use crate::table::render;
 use crate::usage::{clock, local};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{ExitStatus, Moment, SessionRecord, TenantName, TimerReport, TimerRun};
+use bailiwick_types::{Door, ExitStatus, Moment, SessionRecord, SocketName, TenantName, TimerReport, TimerRun};
 use jiff::tz::TimeZone;
+use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// `bailiwick sessions`.
 pub(crate) fn list(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Result<(), Failure> {
-    let ControlReply::Sessions(sessions) = daemon.ask(&ControlRequest::Sessions { tenants })? else {
+    let ControlReply::Sessions(sessions) = daemon.ask(&ControlRequest::Sessions { tenants: tenants.clone() })? else {
         return Err(AskError::Unexpected.into());
     };
-    output::show(form, &sessions, |sessions| sessions_text(sessions, &local()))
+    let sockets = match daemon.ask(&ControlRequest::Connections { tenants }) {
+        Ok(ControlReply::Connections(connections)) => sockets_of(connections),
+        Ok(_) => return Err(AskError::Unexpected.into()),
+        // The kernel may list no sockets. The sessions are known anyway.
+        Err(error) => {
+            output::complain(&format!(
+                "the connections by the door \"socket\" are not counted: {}",
+                Failure::from(error)
+            ));
+            Vec::new()
+        }
+    };
+    let all: Vec<Open> = sessions.into_iter().map(Open::Session).chain(sockets.into_iter().map(Open::Socket)).collect();
+    output::show(form, &all, |all| sessions_text(all, &local()))
+}
+
+/// What is open by a door.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Open {
+    Session(SessionRecord),
+    Socket(OpenSocket),
+}
+
+/// The connections to a socket of a service: all that is known of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct OpenSocket {
+    tenant: TenantName,
+    /// Always `socket`.
+    door: Door,
+    socket: SocketName,
+    connections: u64,
+}
+
+fn sockets_of(connections: BTreeMap<TenantName, BTreeMap<SocketName, u64>>) -> Vec<OpenSocket> {
+    let mut all = Vec::new();
+    for (tenant, sockets) in connections {
+        for (socket, connections) in sockets {
+            all.push(OpenSocket { tenant: tenant.clone(), door: Door::Socket, socket, connections });
+        }
+    }
+    all
 }
 
 /// `bailiwick sessions kill`.
@@ -83,11 +126,14 @@ fn run_status(run: &TimerRun) -> String {
     }
 }
 
-fn sessions_text(sessions: &[SessionRecord], zone: &TimeZone) -> String {
-    if sessions.is_empty() {
+fn sessions_text(all: &[Open], zone: &TimeZone) -> String {
+    if all.is_empty() {
         return String::new();
     }
-    let rows = sessions.iter().map(|session| session_row(session, zone));
+    let rows = all.iter().map(|one| match one {
+        Open::Session(session) => session_row(session, zone),
+        Open::Socket(socket) => socket_row(socket),
+    });
     render(&["SESSION", "TENANT", "DOOR", "USER", "FROM", "SINCE", "PID", "COMMAND"], rows)
 }
 
@@ -104,12 +150,19 @@ fn session_row(session: &SessionRecord, zone: &TimeZone) -> Vec<String> {
     ]
 }
 
+fn socket_row(OpenSocket { tenant, door, socket, connections }: &OpenSocket) -> Vec<String> {
+    let word = if *connections == 1 { "connection" } else { "connections" };
+    let empty = String::new;
+    let what = format!("{socket}: {connections} {word}");
+    vec![empty(), tenant.to_string(), door.to_string(), empty(), empty(), empty(), empty(), what]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::arguments::Format;
     use bailiwick_client::fake;
-    use bailiwick_types::{Door, SessionId};
+    use bailiwick_types::SessionId;
 
     fn session(id: u32) -> SessionRecord {
         SessionRecord {
@@ -134,12 +187,36 @@ SESSION   TENANT  DOOR  USER   FROM       SINCE                      PID   COMMA
 00000007  alice   ssh   alice  192.0.2.7  2026-09-21T14:13:20+00:00  4711  sh -c \\u{1b}[2J
 00000008  alice   ssh   alice  -          2026-09-21T14:13:20+00:00  4711  -
 ";
-        assert_eq!(sessions_text(&[session(7), login], &TimeZone::UTC), golden);
+        assert_eq!(sessions_text(&[Open::Session(session(7)), Open::Session(login)], &TimeZone::UTC), golden);
         assert_eq!(sessions_text(&[], &TimeZone::UTC), "");
         let json = serde_json::to_value(session(7)).expect("serialises");
         for key in ["id", "tenant", "door", "user", "source", "key", "command", "since", "uid", "pid"] {
             assert!(json.get(key).is_some(), "{key}");
         }
+    }
+
+    #[test]
+    fn connections_to_sockets_follow_the_sessions() {
+        let name = |text: &str| text.parse::<TenantName>().expect("valid");
+        let socket = |text: &str| text.parse::<SocketName>().expect("valid");
+        let counted = BTreeMap::from([
+            (name("alice"), BTreeMap::from([(socket("api"), 1), (socket("web"), 20)])),
+            (name("bob"), BTreeMap::from([(socket("web"), 2)])),
+        ]);
+        let all: Vec<Open> =
+            [Open::Session(session(7))].into_iter().chain(sockets_of(counted).into_iter().map(Open::Socket)).collect();
+        let golden = "\
+SESSION   TENANT  DOOR    USER   FROM       SINCE                      PID   COMMAND
+00000007  alice   ssh     alice  192.0.2.7  2026-09-21T14:13:20+00:00  4711  sh -c \\u{1b}[2J
+-         alice   socket  -      -          -                          -     api: 1 connection
+-         alice   socket  -      -          -                          -     web: 20 connections
+-         bob     socket  -      -          -                          -     web: 2 connections
+";
+        assert_eq!(sessions_text(&all, &TimeZone::UTC), golden);
+        let json = serde_json::to_value(&all).expect("serialises");
+        assert_eq!(json[0]["id"], "00000007");
+        let golden = serde_json::json!({ "tenant": "bob", "door": "socket", "socket": "web", "connections": 2 });
+        assert_eq!(json[3], golden);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod screen;
 
 use bailiwick_proto::Failure;
+use bailiwick_proto::control::ServiceStatus;
 use bailiwick_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals};
 use bailiwick_sys::stream::{self, Interest};
 use bailiwick_types::{ExitStatus, Measure, Point, TenantName, TenantUsage};
@@ -26,6 +27,8 @@ pub(crate) struct Data {
     pub(crate) tenants: Vec<TenantUsage>,
     /// The history of the tenant shown in detail, oldest first; empty if there is none.
     pub(crate) points: Vec<Point>,
+    /// The services of the tenant shown in detail.
+    pub(crate) services: Vec<ServiceStatus>,
 }
 
 /// Why `top` failed.

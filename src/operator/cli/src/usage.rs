@@ -265,6 +265,7 @@ pub(crate) mod tests {
             total: Point { at: Moment(0), seconds: 100, usage: used.clone(), peak: used },
             limits: Usage(limits.iter().copied().collect()),
             faults: BTreeMap::new(),
+            services: None,
         }
     }
 

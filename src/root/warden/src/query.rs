@@ -112,7 +112,8 @@ impl Warden {
             tenants.push(format!("no jail can start: {MOVED}"));
         }
         let size = self.storage.size().unwrap_or(u64::MAX);
-        WardenReply::Problems { reserve: self.reserve.problem(&self.policy.host, size), tenants }
+        let web = self.runtime.web_problem().map(str::to_owned);
+        WardenReply::Problems { reserve: self.reserve.problem(&self.policy.host, size), tenants, web }
     }
 
     pub(crate) fn roster(&self) -> WardenReply {

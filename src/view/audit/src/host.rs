@@ -433,6 +433,14 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
         Ok(sources) => host_users(&host.login_group, group_exists(&host.login_group), &sources),
         Err(error) => missing("host-users", chain(&error), "make /etc/nsswitch.conf readable"),
     };
+    let web_group = host.web.group.as_ref().map(|group| {
+        either(
+            "web-group",
+            group_exists(group),
+            format!("web = {{ group = \"{group}\" }} in bailiwick.toml"),
+            "make the group (the package of the web server has it), or name another: no site is served without it",
+        )
+    });
     let mut features = vec![
         storage("storage", &host.state_dir),
         storage("image", Path::new("/usr")),
@@ -446,6 +454,7 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
             "create it (systemd-sysusers), or name another",
         ),
     ];
+    features.extend(web_group);
     let is_socket = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
     features.extend(host_sockets(host, is_socket));
     features

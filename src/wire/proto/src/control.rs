@@ -171,6 +171,11 @@ pub enum ControlRequest {
         /// The tenants.
         tenants: Vec<TenantName>,
     },
+    /// Count the connections to the sockets of tenants' services.
+    Connections {
+        /// The tenants.
+        tenants: Vec<TenantName>,
+    },
     /// End these sessions, and all sessions of these tenants. At least one of the lists is not empty.
     EndSessions {
         /// The sessions.
@@ -313,6 +318,8 @@ pub enum ControlReply {
     ServicesDone(Vec<ServiceName>),
     /// To `Sessions`, by tenant, the oldest first.
     Sessions(Vec<SessionRecord>),
+    /// To `Connections`: those that were accepted or wait, by tenant and socket. Only sockets with connections.
+    Connections(BTreeMap<TenantName, BTreeMap<SocketName, u64>>),
     /// To `EndSessions`.
     EndedSessions {
         /// The sessions that have ended.
@@ -360,6 +367,9 @@ pub struct HostStatus {
     /// The problem of the host's reserve of disk space, which `problems` holds too. Commands that change tenants show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserve: Option<String>,
+    /// Why no site is served although `bailiwick.toml` has `web`, which `problems` holds too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub web: Option<String>,
     /// How many sessions are open and have a client that is connected.
     pub sessions: u64,
     /// The policy that is in force.

@@ -232,6 +232,9 @@ pub enum WardenReply {
         reserve: Option<String>,
         /// Problems of one tenant each, or of all.
         tenants: Vec<String>,
+        /// Why there is no directory for the sockets of services, which `tenants` holds too.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        web: Option<String>,
     },
     /// To `ServiceGroups`. Descriptors: the files. None when the service has no limits of its own.
     ServiceGroups,

@@ -213,7 +213,7 @@ impl RecorderState {
             }
             let total = bailiwick_types::Point { at: now(), seconds, peak: usage.clone(), usage };
             let limits = self.sources.policy.limits(tenant).map(|limits| Usage::bounds(&limits)).unwrap_or_default();
-            found.push(TenantUsage { tenant: tenant.clone(), total, limits, faults: BTreeMap::new() });
+            found.push(TenantUsage { tenant: tenant.clone(), total, limits, faults: BTreeMap::new(), services: None });
         }
         Ok(found)
     }
@@ -236,6 +236,7 @@ impl RecorderState {
         let row = |(tenant, total): (TenantName, _)| TenantUsage {
             limits: limits(&tenant),
             faults: faults.remove(&tenant).unwrap_or_default(),
+            services: None,
             tenant,
             total,
         };

@@ -1,7 +1,7 @@
 //! `create`: writes the file of a new tenant and starts its jail. Undoes both on failure.
 
 use super::{Requests, Stopped, failure, outcome};
-use crate::change::{Printed, ask, print_outcomes, warn_about_reserve};
+use crate::change::{Printed, ask, print_outcomes, warn_about_host};
 use crate::configuration;
 use crate::output::{self, Form};
 use bailiwick_client::{AskError, Daemon};
@@ -31,7 +31,7 @@ pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: F
             print_outcomes(&started, Printed::Nothing, form)
         }
         Ok(outcomes) => {
-            warn_about_reserve(&daemon, &outcomes);
+            warn_about_host(&daemon, &outcomes);
             print_outcomes(&outcomes, Printed::Nothing, form)
         }
         Err(error) if error.is_no_answer() => {

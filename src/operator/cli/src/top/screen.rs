@@ -204,7 +204,7 @@ impl Top {
 pub(super) mod tests {
     use super::*;
     use crate::usage::tests::tenant;
-    use bailiwick_types::{ExitStatus, Moment, Point, Usage};
+    use bailiwick_types::{ExitStatus, Moment, Point, ServiceCounts, Usage};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use std::collections::BTreeMap;
@@ -214,8 +214,9 @@ pub(super) mod tests {
         let used = |cpu: u64, memory: u64| [(Measure::Cpu, cpu * 1_000_000), (Measure::Memory, memory << 20)];
         let mut carol = tenant("carol", &used(50, 1000), &limits);
         carol.faults = BTreeMap::from([("memory".to_owned(), 3), ("x\u{1b}[2J".to_owned(), 1)]);
+        carol.services = Some(ServiceCounts { running: 3, failing: 1, declared: 4 });
         let tenants = vec![tenant("alice", &used(10, 300), &limits), tenant("bob", &used(90, 100), &limits), carol];
-        Data { tenants, points: Vec::new() }
+        Data { tenants, ..Data::default() }
     }
 
     pub(in crate::top) fn points() -> Vec<Point> {
@@ -301,7 +302,7 @@ pub(super) mod tests {
         }
         press(&mut top, "m");
         assert_eq!(top.listed()[top.selected_index(&top.listed())].tenant.as_str(), "alice");
-        top.update(Ok(Data { tenants: data().tenants[1..].to_vec(), points: Vec::new() }));
+        top.update(Ok(Data { tenants: data().tenants[1..].to_vec(), ..Data::default() }));
         assert_eq!(top.selected_index(&top.listed()), 0);
         top.update(Ok(Data::default()));
         assert_eq!((press(&mut top, "down"), press(&mut top, "enter")), (Action::Continue, Action::Continue));

@@ -3,7 +3,8 @@
 use super::{KEYS, Mode, Order, SORTS, Top};
 use crate::output::visible;
 use crate::usage::{NO_IO, average, cache, fault_words, fullest, lacks_io, limit, peak};
-use bailiwick_types::{Measure, Point, TenantName, TenantUsage, percent};
+use bailiwick_proto::control::ServiceStatus;
+use bailiwick_types::{Measure, Point, ServiceState, TenantName, TenantUsage, percent};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -14,39 +15,42 @@ use ratatui::widgets::{Clear, Paragraph, Row, Sparkline, Table, TableState};
 struct Column {
     title: &'static str,
     width: u16,
-    measure: Measure,
     what: What,
 }
 
-/// What a column shows of its measure.
+/// What a column shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
-    Used,
-    Limit,
+    Used(Measure),
+    Limit(Measure),
     Cache,
+    /// The services that run, and those that fail.
+    Services,
 }
 
 /// Columns of the list after the name. If the terminal is too narrow, the rightmost ones are left out.
 #[rustfmt::skip]
 const COLUMNS: &[Column] = &[
-    Column { title: "CPU", width: 8, measure: Measure::Cpu, what: What::Used },
-    Column { title: "MEMORY", width: 8, measure: Measure::Memory, what: What::Used },
-    Column { title: "TASKS", width: 7, measure: Measure::Tasks, what: What::Used },
-    Column { title: "READ", width: 9, measure: Measure::IoRead, what: What::Used },
-    Column { title: "WRITE", width: 9, measure: Measure::IoWrite, what: What::Used },
-    Column { title: "DISK", width: 8, measure: Measure::Disk, what: What::Used },
-    Column { title: "CACHE", width: 8, measure: Measure::Memory, what: What::Cache },
-    Column { title: "CPU-LIM", width: 8, measure: Measure::Cpu, what: What::Limit },
-    Column { title: "MEM-LIM", width: 8, measure: Measure::Memory, what: What::Limit },
-    Column { title: "DISK-LIM", width: 8, measure: Measure::Disk, what: What::Limit },
+    Column { title: "CPU", width: 8, what: What::Used(Measure::Cpu) },
+    Column { title: "MEMORY", width: 8, what: What::Used(Measure::Memory) },
+    Column { title: "TASKS", width: 7, what: What::Used(Measure::Tasks) },
+    Column { title: "READ", width: 9, what: What::Used(Measure::IoRead) },
+    Column { title: "WRITE", width: 9, what: What::Used(Measure::IoWrite) },
+    Column { title: "DISK", width: 8, what: What::Used(Measure::Disk) },
+    Column { title: "RUN/FAIL", width: 8, what: What::Services },
+    Column { title: "CACHE", width: 8, what: What::Cache },
+    Column { title: "CPU-LIM", width: 8, what: What::Limit(Measure::Cpu) },
+    Column { title: "MEM-LIM", width: 8, what: What::Limit(Measure::Memory) },
+    Column { title: "DISK-LIM", width: 8, what: What::Limit(Measure::Disk) },
 ];
 
 impl Column {
     fn cell(&self, tenant: &TenantUsage) -> String {
         let text = match self.what {
-            What::Used => average(&tenant.total, self.measure),
-            What::Limit => limit(&tenant.limits, self.measure),
+            What::Used(measure) => average(&tenant.total, measure),
+            What::Limit(measure) => limit(&tenant.limits, measure),
             What::Cache => cache(&tenant.total),
+            What::Services => service_counts(tenant),
         };
         self.aligned(&text)
     }
@@ -127,8 +131,8 @@ impl Top {
         let mut titles = vec![self.marked("TENANT", None)];
         for column in columns {
             let title = match column.what {
-                What::Used => self.marked(column.title, Some(column.measure)),
-                What::Limit | What::Cache => column.title.to_owned(),
+                What::Used(measure) => self.marked(column.title, Some(measure)),
+                What::Limit(_) | What::Cache | What::Services => column.title.to_owned(),
             };
             titles.push(column.aligned(&title));
         }
@@ -150,7 +154,8 @@ impl Top {
             frame.render_widget(Paragraph::new("not measured at present"), area);
             return;
         };
-        let limits = tenant_lines(tenant);
+        let mut limits = tenant_lines(tenant);
+        limits.lines.extend(self.data.services.iter().map(service_line));
         // Side by side on a wide terminal, else one below the other.
         let [numbers, histories] = if area.width >= 100 {
             Layout::horizontal([Constraint::Length(56), Constraint::Min(0)]).spacing(2).areas(area)
@@ -185,13 +190,18 @@ impl Top {
     }
 }
 
+/// The services that run and that fail: `3/1`.
+fn service_counts(tenant: &TenantUsage) -> String {
+    tenant.services.map(|counts| format!("{}/{}", counts.running, counts.failing)).unwrap_or_default()
+}
+
 /// The columns that fit into a width, in characters.
 fn fitting_columns(width: u16) -> &'static [Column] {
     /// Width kept free for the nearest limit, which is more useful than the columns of limits and cache.
     const NEAREST: u16 = 24;
     let mut left = width;
     for (index, column) in COLUMNS.iter().enumerate() {
-        let spare = if column.what == What::Used { 0 } else { NEAREST };
+        let spare = if matches!(column.what, What::Used(_)) { 0 } else { NEAREST };
         if left <= column.width + spare {
             return &COLUMNS[..index];
         }
@@ -253,6 +263,16 @@ fn tenant_lines(tenant: &TenantUsage) -> Text<'static> {
     Text::from(lines)
 }
 
+/// A service with its state, which is the tenant's word.
+fn service_line(service: &ServiceStatus) -> Line<'static> {
+    let state = service.report.as_ref().map_or("unknown", |report| report.state.word());
+    let style = match service.report.as_ref().map(|report| report.state) {
+        Some(ServiceState::Failed | ServiceState::BackOff) => Style::new().fg(Color::Red),
+        _ => Style::new(),
+    };
+    Line::styled(format!("service {}: {state}", service.name), style)
+}
+
 /// The latest values of a history, one per character of `width`; `None` where nothing was measured.
 fn sparkline_values(points: &[Point], measure: Measure, width: usize) -> Vec<Option<u64>> {
     let step = points.windows(2).map(|pair| pair[1].at.0.saturating_sub(pair[0].at.0)).filter(|step| *step > 0).min();
@@ -287,10 +307,10 @@ mod tests {
     fn the_list_has_a_row_for_each_tenant() {
         let golden = [
             "bailiwick top: 3 tenants. READ, WRITE: not measured; only version 2 of control groups counts them for each tenant",
-            "TENANT       CPUv   MEMORY   TASKS      READ     WRITE     DISK    CACHE  CPU-LIM  MEM-LIM DISK-LIM  NEAREST LIMIT, FAULTS",
-            "bob         90.0%   100.0M                                                 100.0%     1.0G           cpu 90.0%",
-            "carol       50.0%  1000.0M                                                 100.0%     1.0G           memory 97.6% memory=3,x\\u{1b}[2J=1",
-            "alice       10.0%   300.0M                                                 100.0%     1.0G           memory 29.2%",
+            "TENANT       CPUv   MEMORY   TASKS      READ     WRITE     DISK RUN/FAIL    CACHE  CPU-LIM  MEM-LIM DISK-LIM  NEAREST LIMIT, FAULTS",
+            "bob         90.0%   100.0M                                                          100.0%     1.0G           cpu 90.0%",
+            "carol       50.0%  1000.0M                                           3/1            100.0%     1.0G           memory 97.6% memory=3,x\\u{1b}[2J=1",
+            "alice       10.0%   300.0M                                                          100.0%     1.0G           memory 29.2%",
             "",
             "enter details, / filter, ? help, q quit",
         ];
@@ -317,7 +337,7 @@ mod tests {
     fn the_selected_row_is_visible_among_many() {
         let many = (0..500).map(|number| tenant(&format!("t{number:03}"), &[], &[])).collect();
         let mut top = Top::new(None);
-        top.update(Ok(Data { tenants: many, points: Vec::new() }));
+        top.update(Ok(Data { tenants: many, ..Data::default() }));
         press(&mut top, "end");
         assert!(screen(&top, 40, 10).iter().any(|line| line.starts_with("t499")));
     }
