@@ -49,12 +49,16 @@ impl Rate {
         Ok(Ok(()))
     }
 
+    /// The times of the latest messages, as many as can matter.
     fn read(&self) -> io::Result<Vec<u64>> {
-        let mut bytes = vec![0; (self.most + 1) * ENTRY];
-        let len = usize::min(self.count()?, bytes.len() / ENTRY) * ENTRY;
+        let count = self.count()?;
+        let latest = usize::min(count, self.most + 1);
+        let begin = ENTRY * (1 + count - latest);
+        let len = latest * ENTRY;
+        let mut bytes = vec![0; len];
         let mut done = 0;
         while done < len {
-            match pread(&self.file, &mut bytes[done..len], (ENTRY + done) as u64)? {
+            match pread(&self.file, &mut bytes[done..len], (begin + done) as u64)? {
                 0 => break,
                 more => done += more,
             }
@@ -63,11 +67,13 @@ impl Rate {
         Ok(times.map(|time| u64::from_le_bytes(time.try_into().expect("of this length"))).collect())
     }
 
-    /// How many times the file has: its first number.
+    /// How many times the file has: its first number, but never more than there is room for.
     fn count(&self) -> io::Result<usize> {
         let mut number = [0; ENTRY];
         let len = pread(&self.file, &mut number, 0)?;
-        Ok(if len == ENTRY { usize::try_from(u64::from_le_bytes(number)).unwrap_or(0) } else { 0 })
+        let said = if len == ENTRY { usize::try_from(u64::from_le_bytes(number)).unwrap_or(usize::MAX) } else { 0 };
+        let room = usize::try_from(rustix::fs::fstat(&self.file)?.st_size).unwrap_or(0) / ENTRY;
+        Ok(said.min(room.saturating_sub(1)))
     }
 
     fn write(&self, times: &[u64]) -> io::Result<()> {
@@ -116,6 +122,17 @@ mod tests {
         assert_eq!(rate.take(4600).expect("works"), Err(500));
         assert_eq!(rate.take(100_000).expect("works"), Ok(()));
         assert_eq!(rate.take(50).expect("works"), Ok(()), "the clock was set back");
+    }
+
+    #[test]
+    fn a_lower_limit_counts_the_latest_messages() {
+        let file = tempfile::tempfile().expect("a file");
+        let before = [0, 10, 20, 3000, 3010, 3020, 3030];
+        assert!(before.iter().all(|now| rate(&file, 100).take(*now).expect("works") == Ok(())));
+        // The first three do not count any more, and the last four are more than enough.
+        assert!(rate(&file, 2).take(3700).expect("works").is_err());
+        assert!(rate(&file, 2).take(6619).expect("works").is_err());
+        assert_eq!(rate(&file, 2).take(6620).expect("works"), Ok(()));
     }
 
     #[test]
