@@ -2,7 +2,7 @@
 
 use crate::request::{self, MAX_REPLY, Refusal, read_reply};
 use crate::{SOCKET, status};
-use mailparse::{MailAddr, MailHeader};
+use mailparse::{MailAddr, MailHeader, SingleInfo};
 use std::ffi::OsString;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -137,13 +137,15 @@ fn recipients(message: &[u8]) -> Result<Vec<String>, Refusal> {
     let is_list = |header: &&MailHeader<'_>| {
         ["to", "cc", "bcc"].iter().any(|name| header.get_key_ref().eq_ignore_ascii_case(name))
     };
+    // Programs write lists with nothing between two commas.
+    let plain = |one: &SingleInfo| one.addr.trim_start_matches([',', ' ', '\t']).to_owned();
     let mut found = Vec::new();
     for header in headers.iter().filter(is_list) {
         let list = mailparse::addrparse_header(header).map_err(|error| wrong(&error.to_string()))?;
         for address in list.iter() {
             match address {
-                MailAddr::Single(one) => found.push(one.addr.clone()),
-                MailAddr::Group(group) => found.extend(group.addrs.iter().map(|one| one.addr.clone())),
+                MailAddr::Single(one) => found.push(plain(one)),
+                MailAddr::Group(group) => found.extend(group.addrs.iter().map(plain)),
             }
         }
     }
@@ -255,6 +257,24 @@ mod tests {
         let left = String::from_utf8(without_bcc(message)).expect("text");
         assert!(!left.contains("hidden") && !left.contains("more@") && left.contains("Bcc: text@x"), "{left}");
         assert!(left.contains("cc: list") && left.contains("Subject: x"), "{left}");
+    }
+
+    #[test]
+    fn headers_as_programs_write_them_name_their_recipients() {
+        for (header, golden) in [
+            ("To: a@b.org,\n", &["a@b.org"][..]),
+            ("To: a@b.org , ,c@d.org\n", &["a@b.org", "c@d.org"]),
+            ("To: undisclosed-recipients:;\nBcc: a@b.org\n", &["a@b.org"]),
+            ("To: \"Doe, Jane\" <a@b.org>\n", &["a@b.org"]),
+            ("To: =?utf-8?Q?A=2C_B?= <a@b.org>\n", &["a@b.org"]),
+            ("To: J\u{e4}ne <a@b.org>\n", &["a@b.org"]),
+            ("To: <a@b.org>\n", &["a@b.org"]),
+            ("To:\nCc: a@b.org\n", &["a@b.org"]),
+            ("To: a@b.org (a comment)\n", &["a@b.org"]),
+        ] {
+            let found = recipients(format!("{header}\nbody\n").as_bytes());
+            assert_eq!(found.expect(header), golden, "{header}");
+        }
     }
 
     #[test]
