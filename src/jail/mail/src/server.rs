@@ -8,7 +8,7 @@
 use crate::rate::{Rate, now};
 use crate::request::{self, Bounds, Refusal, Request, reply};
 use crate::status;
-use bailiwick_sys::{credential, process};
+use bailiwick_sys::{credential, process, signal};
 use rustix::fs::MemfdFlags;
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,7 +16,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -146,6 +146,8 @@ fn send(orders: &Orders, request: Request) -> Result<(), Refusal> {
     let mut command = Command::new(&orders.command);
     command.args(["-i", "-f", &orders.sender, "--"]).args(recipients);
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
+    // A group of its own, so that all of it can be ended.
+    command.process_group(0);
     command.stdin(message).stdout(Stdio::null()).stderr(told);
     let mut child = command.spawn().map_err(|error| failed("cannot be started", &error))?;
     let ended = wait(&mut child).map_err(|error| failed("does not end", &error))?;
@@ -168,6 +170,8 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
         }
         thread::sleep(PAUSE);
     }
+    signal::send_to_group(child.id(), signal::SIGKILL).ok();
+    // A program that has left its group is ended too.
     child.kill()?;
     child.wait()?;
     Ok(None)
