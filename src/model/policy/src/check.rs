@@ -282,10 +282,6 @@ fn impossible(settings: &Settings, host: &Host, machine: &Machine) -> Vec<(&'sta
             problem.hint("nothing could wake it; write after = \"never\" below [sleep], or take the service away"),
         ));
     }
-    if settings.sleep.is_some_and(|sleep| sleep.freeze_after.is_some()) {
-        let problem = Problem::new("nothing freezes an idle tenant yet");
-        all.push(("freeze_after", problem.hint("remove freeze_after")));
-    }
     for (key, size) in [(LimitKey::Tmp, settings.limits.tmp), (LimitKey::Shm, settings.limits.shm)] {
         if size > machine.memory {
             let problem =

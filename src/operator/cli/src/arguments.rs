@@ -210,7 +210,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Start the jails of tenants that are asleep
+    /// Start the jails of tenants that are asleep, and thaw those that are frozen because they are idle
     Wake {
         #[command(flatten)]
         tenants: RequiredTenants,

@@ -56,11 +56,6 @@ fn settings_that_cannot_work_are_found_at_their_places() {
             "ids.first = 20000000\nweb = { group = \"apache\" }\n",
             "2: the host has no group \"apache\"",
         ),
-        (
-            "tenants.d/a.toml",
-            "plan = \"small\"\n[sleep]\nafter = \"1h\"\nfreeze_after = \"1m\"\n",
-            "4: nothing freezes an idle tenant yet",
-        ),
         ("tenants.d/a.toml", &hash("$6$rounds=999999999$salt$", 86), "4: comparing the password of"),
         (
             "tenants.d/ldap.toml",
