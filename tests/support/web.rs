@@ -85,7 +85,8 @@ impl Drop for Nginx {
 pub struct Apache {
     folder: tempfile::TempDir,
     child: Child,
-    port: u16,
+    /// The port that it listens on.
+    pub port: u16,
 }
 
 impl Apache {
@@ -95,6 +96,15 @@ impl Apache {
     /// When Apache refuses the configuration or does not begin to listen.
     #[must_use]
     pub fn start(host: &str) -> Self {
+        Self::start_with("", host)
+    }
+
+    /// Like [`Self::start`], with settings of the server itself.
+    ///
+    /// # Panics
+    /// When Apache refuses the configuration or does not begin to listen.
+    #[must_use]
+    pub fn start_with(server: &str, host: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
         let (port, own) = (free_port(), folder.path().display());
@@ -103,7 +113,7 @@ impl Apache {
             .concat();
         let text = format!(
             "ServerRoot {own}\nServerName localhost\nPidFile {own}/pid\nErrorLog {own}/error.log\n\
-             DefaultRuntimeDir {own}\nListen 127.0.0.1:{port}\n{modules}User www-data\nGroup www-data\n\
+             DefaultRuntimeDir {own}\nListen 127.0.0.1:{port}\n{modules}User www-data\nGroup www-data\n{server}\n\
              <VirtualHost 127.0.0.1:{port}>\n{host}\n</VirtualHost>\n"
         );
         fs::write(folder.path().join("apache.conf"), text).expect("writes");

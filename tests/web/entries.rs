@@ -1,6 +1,6 @@
 //! Entries: requests beyond the limit of a socket are refused by the web server, and counted as faults of the tenant.
 
-use bailiwick_tests::web::{Nginx, Response};
+use bailiwick_tests::web::{Apache, Nginx, Response};
 use bailiwick_tests::{Host, profiles, until};
 use serde_json::Value;
 use std::fs;
@@ -9,10 +9,10 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-/// Answers each connection in a process of its own. A request for `/hold` is not answered.
+/// Answers each connection in a process of its own. A request for `/hold` is not answered, and one for `/own` with 503.
 const SERVER: &str = r#"use IO::Socket::UNIX; my $l = IO::Socket::UNIX->new_from_fd(3, "r+") or die $!; $SIG{CHLD} = "IGNORE"; $SIG{PIPE} = "IGNORE";
     while (1) { my $c = $l->accept or next; next if fork; my $first = <$c>; while (my $r = <$c>) { last if $r eq "\r\n"; }
-        sleep 300 if $first =~ /hold/; print $c "HTTP/1.0 200 OK\r\n\r\nhello\n"; close $c; exit; }"#;
+        sleep 300 if $first =~ /hold/; print $c "HTTP/1.0 503 No\r\n\r\nown" if $first =~ /own/; print $c "HTTP/1.0 200 OK\r\n\r\nhello\n"; close $c; exit; }"#;
 
 /// The longest wait for what the sample of a minute writes.
 const SAMPLE_TIME: Duration = Duration::from_secs(120);
@@ -120,6 +120,36 @@ fn a_request_that_nginx_refuses_is_a_fault_with_evidence() {
     assert!(faults.as_array().expect("rows").iter().any(|fault| of_entries(&fault)), "{faults}");
     drop(held);
     until("there is a place again", || nginx.get("/", &[]).is_ok_and(|answer| answer.status == 200));
+}
+
+#[test]
+fn a_request_that_apache_refuses_is_a_fault_and_an_answer_of_the_service_is_none() {
+    let host = host();
+    let folder = host.path("apache");
+    host.ok(&["web", "apache", "--write", &folder.display().to_string()]);
+    // Each process of Apache has a count of its own.
+    let server = format!(
+        "StartServers 1\nServerLimit 1\nThreadsPerChild 25\nMaxRequestWorkers 25\nInclude {}/bailiwick.conf",
+        folder.display()
+    );
+    let apache = Apache::start_with(&server, &format!("Include {}/bailiwick.d/{}.conf", folder.display(), tenant()));
+    until("the site answers", || apache.get("/").is_ok_and(|answer| answer.status == 200));
+    let own = apache.get("/own").expect("an answer");
+    assert_eq!((own.status, own.field("X-Bailiwick")), (503, None), "{own:?}");
+    assert!(own.text().starts_with("own"), "{own:?}");
+    assert_eq!(incident(&host), None);
+    let mut held = TcpStream::connect(("127.0.0.1", apache.port)).expect("connects");
+    held.write_all(b"GET /hold HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("writes");
+    let mut refused = None;
+    until("a request is refused", || {
+        refused = apache.get("/").ok();
+        refused.as_ref().is_some_and(|answer| answer.status == 503)
+    });
+    assert_eq!(refused.expect("an answer").field("Retry-After"), Some("5"));
+    until("there is an incident", || incident(&host).is_some());
+    let found = evidence(&host);
+    assert_eq!((&found["tenant"], &found["faults"]), (&Value::from(tenant()), &Value::from(1)), "{found}");
+    assert_eq!(found["snapshots"][0]["sockets"][0]["socket"], "web", "{found}");
 }
 
 #[test]

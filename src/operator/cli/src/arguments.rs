@@ -330,6 +330,12 @@ pub(crate) enum Command {
         /// Name of the tenant
         tenant: TenantName,
     },
+    /// Tell bailiwickd of the requests that Apache refused; Apache starts this itself
+    #[command(hide = true)]
+    RefusedRequests {
+        /// Socket of bailiwickd
+        socket: PathBuf,
+    },
     /// Print a web server's configuration that leads requests to tenants' services
     ///
     /// It reads the configuration files, and needs no running daemon. What is printed has no domains and no certificates: your own

@@ -150,6 +150,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Incidents { tenants, window, show: None, format } => {
             done(recorded::incidents(&daemon()?, tenants.tenants, window::between(&window)?, format.into()))?
         }
+        Command::RefusedRequests { socket } => done(web::refused::run(&socket, std::io::stdin().lock()))?,
         Command::Web { server, tenant, write, upload, format } => {
             done(web::run(config, server, tenant.as_ref(), write.as_deref(), upload, format.into()))?
         }

@@ -9,6 +9,7 @@
 mod apache;
 mod caddy;
 mod nginx;
+pub(crate) mod refused;
 
 use crate::configuration::{invalid, listing};
 use crate::output::{self, Form};
@@ -47,6 +48,8 @@ struct Options {
     upload: ByteSize,
     /// The path of the socket that hears of refused requests.
     refused: String,
+    /// The path of this program, which Apache starts.
+    program: String,
 }
 
 /// A file: its path below the folder that is written, and its text.
@@ -176,7 +179,9 @@ fn render(
         return Err(Failure::of(ExitStatus::Refused, message));
     }
     let refused = quoted(&refused_socket(&policy.host.runtime_dir).to_string_lossy())?.to_owned();
-    let options = Options { upload, refused };
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/bailiwick"));
+    let program = quoted(&program.to_string_lossy())?.to_owned();
+    let options = Options { upload, refused, program };
     let mut files = match server {
         WebServer::Nginx => nginx::files(&sites, &options),
         WebServer::Apache => apache::files(&sites, &options),
@@ -306,7 +311,11 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { upload: ByteSize(64 << 20), refused: "/run/bailiwick/web/refused.sock".to_owned() }
+        Options {
+            upload: ByteSize(64 << 20),
+            refused: "/run/bailiwick/web/refused.sock".to_owned(),
+            program: "/usr/bin/bailiwick".to_owned(),
+        }
     }
 
     #[test]
@@ -325,6 +334,28 @@ mod tests {
             }
             let free = text(&site);
             assert!(!free.contains("log") && !free.contains("busy") && !free.contains("limit_conn"), "{free}");
+        }
+    }
+
+    #[test]
+    fn apache_has_a_program_tell_of_refused_requests_where_there_are_entries() {
+        for mut site in sites() {
+            let text = |site: &Site| -> String {
+                apache::files(std::slice::from_ref(site), &options()).into_iter().map(|(_, text)| text).collect()
+            };
+            let log =
+                "GlobalLog \"|/usr/bin/bailiwick refused-requests /run/bailiwick/web/refused.sock\" bailiwick \"expr=";
+            let limited = text(&site);
+            assert_eq!(limited.matches(log).count(), 1, "{limited}");
+            assert!(
+                limited.contains("E=BAILIWICK_SOCKET:alice.") && limited.contains("bailiwick-answered"),
+                "{limited}"
+            );
+            for backend in site.php.iter_mut().chain(&mut site.files).chain(&mut site.programs) {
+                backend.entries = None;
+            }
+            let free = text(&site);
+            assert!(!free.contains("GlobalLog") && !free.contains("onsuccess"), "{free}");
         }
     }
 
