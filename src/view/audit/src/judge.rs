@@ -238,7 +238,7 @@ mod tests {
                 services: Vec::new(),
                 sleep: None,
                 mail: None,
-                host_sockets: [].into(),
+                host_sockets: ["mysql".parse().expect("name")].into(),
             },
             login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },
             timers: Vec::new(),
@@ -549,8 +549,7 @@ mod tests {
 
     #[test]
     fn a_process_that_serves_a_lent_socket_is_a_wall_and_no_stranger() {
-        let mut tenant = tenant(Profile::Web);
-        tenant.settings.host_sockets = ["mysql".parse().expect("a name")].into();
+        let tenant = tenant(Profile::Web);
         let mut observed = healthy(&tenant);
         let process = lender(&mut observed);
         jail(&mut observed).processes.push(process);
