@@ -30,14 +30,12 @@ pub(crate) fn apply(
     print_outcomes(&outcomes, Printed::Changes, form)
 }
 
-/// Warns if a tenant was changed while the host's reserve is reached, so that it can take no disk space, or while no site can be
-/// served.
+/// Warns if no site can be served; and, if a tenant was changed, that the host's reserve is reached, so that it can take no disk
+/// space.
 pub(crate) fn warn_about_host(daemon: &Daemon, outcomes: &[TenantOutcome]) {
-    if outcomes.iter().any(|outcome| outcome.failure.is_none())
-        && let Ok(ControlReply::Status(status)) = daemon.ask(&ControlRequest::Status)
-    {
-        status.reserve.iter().chain(&status.web).for_each(|problem| output::complain(problem));
-    }
+    let Ok(ControlReply::Status(status)) = daemon.ask(&ControlRequest::Status) else { return };
+    let was_changed = outcomes.iter().any(|outcome| outcome.failure.is_none());
+    status.reserve.iter().filter(|_| was_changed).chain(&status.web).for_each(|problem| output::complain(problem));
 }
 
 /// `bailiwick start`, `stop`, `restart`, `freeze`, `thaw`, `sleep` and `wake`.
