@@ -13,7 +13,7 @@ pub(crate) mod proxy;
 
 use crate::identity::host_user::HostUsers;
 use crate::identity::ledger::Ledger;
-use crate::jail::registry::Jails;
+use crate::jail::registry::{Jail, Jails};
 use crate::lending::places::Places;
 use crate::lending::proxy::{Programs, Proxy, Target};
 use crate::limits::cgroups::Groups;
@@ -219,7 +219,9 @@ impl Lending {
                     let why = proxy.why();
                     // Without the host's socket it has nothing to do, and ends by itself.
                     let is_gone = name.as_str() != MAIL && target_now(around.host, name).is_none();
-                    if !(proxy.is_replaced() || is_gone) && lent.ended(now, why.clone()) {
+                    // It ends with its jail.
+                    let jail_ends = !around.jails.get(tenant).is_some_and(Jail::still_runs);
+                    if !(proxy.is_replaced() || is_gone || jail_ends) && lent.ended(now, why.clone()) {
                         lines.push(format!("tenant={tenant} event=host-socket-ended socket={name} reason={why:?}"));
                     }
                 }
