@@ -65,7 +65,7 @@ mod tests {
         let pool = services.host().ids;
         let alice: TenantName = "alice".parse().expect("a name");
         let ids = pool.range(0).expect("a range");
-        services.tenants.warden.known().put(&alice, &crate::directory::entry_of(ids));
+        services.tenants.warden.known().learn(&alice, &crate::directory::entry_of(ids));
         for uid in [ids.first, pool.host_user(ids).0] {
             let caller = services.callers.caller(uid, &[]).await;
             assert!(matches!(caller, Ok(Caller::Tenant(own)) if own.tenant == alice), "{uid}");

@@ -368,7 +368,7 @@ mod tests {
         let alice: TenantName = "alice".parse().expect("a name");
         let ids = services.host().ids.range(0).expect("a range");
         let entry = RosterEntry { pid: Some(1), frozen: true, ..crate::directory::entry_of(ids) };
-        services.tenants.warden.known().put(&alice, &entry);
+        services.tenants.warden.known().learn(&alice, &entry);
         // This init listens and never answers, as a frozen one.
         let socket = services.tenants.init_socket(&alice, Access::ReadWrite);
         std::fs::create_dir_all(socket.parent().expect("a directory")).expect("makes");

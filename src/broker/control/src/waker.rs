@@ -378,7 +378,7 @@ mod tests {
             alice.settings.services = vec![service];
         }
         let (down, up) = (fake::down(&services), fake::up(&services));
-        services.tenants.warden.known().put(&alice(), &down);
+        services.tenants.warden.known().learn(&alice(), &down);
         let starts = Arc::new(Mutex::new(0));
         let counted = Arc::clone(&starts);
         fake::warden(&services, move |request| match request {
@@ -461,14 +461,14 @@ mod tests {
         drop(connection);
         // It falls asleep again, after it has shut down its listener.
         rustix::net::shutdown(&*fd, Shutdown::Read).expect("shuts");
-        services.tenants.warden.known().put(&alice(), &fake::down(&services));
+        services.tenants.warden.known().learn(&alice(), &fake::down(&services));
         changed.wake();
         until(is_watched).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(is_watched(), "it waits for another listener");
         assert_eq!(*lock(&starts), 1);
         // Tenants that run are not watched.
-        services.tenants.warden.known().put(&alice(), &fake::up(&services));
+        services.tenants.warden.known().learn(&alice(), &fake::up(&services));
         changed.wake();
         until(|| !is_watched()).await;
     }

@@ -445,7 +445,7 @@ mod tests {
         });
         let tenant = services.tenants.policy.declared(&alice).expect("declared");
         let idle = entry(FrozenBy::Idle);
-        let put = |entry: &RosterEntry| services.tenants.warden.known().put(&alice, entry);
+        let put = |entry: &RosterEntry| services.tenants.warden.known().learn(&alice, entry);
         // All start places are taken, and it is a tenant that may not sleep any more.
         let places = services.waking.places.acquire_many(16).await.expect("is open");
         put(&idle);

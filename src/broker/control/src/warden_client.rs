@@ -56,9 +56,10 @@ impl WardenClient {
 
     /// Reads the entries of all tenants that have ids.
     pub(crate) async fn roster(&self) -> Result<Roster, Failure> {
+        let asked = self.known().ask();
         match self.link.ask(&WardenRequest::Roster).await? {
             WardenReply::Roster(roster) => {
-                self.known().replace(&roster);
+                self.known().replace(&roster, asked);
                 Ok(roster)
             }
             _ => Err(unexpected()),
@@ -67,12 +68,13 @@ impl WardenClient {
 
     /// Reads the entry of one tenant; `None` when it has no ids.
     pub(crate) async fn entry(&self, name: &TenantName) -> Result<Option<RosterEntry>, Failure> {
+        let asked = self.known().ask();
         match self.link.ask(&WardenRequest::Entry { tenant: name.clone() }).await? {
             WardenReply::Entry(entry) => {
                 match &entry {
-                    Some(entry) => self.known().put(name, entry),
-                    None => self.known().remove(name),
-                };
+                    Some(entry) => self.known().put(name, entry, asked),
+                    None => self.known().remove(name, asked),
+                }
                 Ok(entry.map(|entry| *entry))
             }
             _ => Err(unexpected()),
