@@ -130,12 +130,16 @@ mod tests {
         let good = outcome("b", "unchanged", None);
         let answers = [vec![bad.clone()], vec![bad, good.clone()], vec![good]]
             .map(|outcomes| vec![ControlReply::Progress { done: 0, total: 1 }, ControlReply::Outcome(outcomes)]);
-        let (daemon, served) = fake(temp.path(), answers.to_vec());
+        let [applied, reloaded, frozen] = answers;
+        // `apply` then asks for the host's state, and goes without.
+        let no_status = vec![ControlReply::Outcome(Vec::new())];
+        let (daemon, served) = fake(temp.path(), vec![applied, no_status, reloaded, frozen]);
         assert_eq!(apply(&daemon, Vec::new(), false, false, Form::Text), Ok(ExitStatus::HostCannot));
         assert_eq!(reload(&daemon, Form::Text), Ok(ExitStatus::Partly));
         let tenants: Vec<TenantName> = vec!["b".parse().expect("valid")];
         assert_eq!(lifecycle(&daemon, Verb::Freeze, tenants.clone(), Form::Text), Ok(ExitStatus::Done));
         let asked = served.join().expect("served");
-        assert_eq!(asked[2], ControlRequest::Lifecycle { verb: Verb::Freeze, tenants });
+        assert_eq!(asked[1], ControlRequest::Status);
+        assert_eq!(asked[3], ControlRequest::Lifecycle { verb: Verb::Freeze, tenants });
     }
 }
