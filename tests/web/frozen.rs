@@ -65,10 +65,11 @@ fn state(host: &Host, tenant: &str) -> String {
 }
 
 fn becomes(host: &Host, tenant: &str, wanted: &str) {
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while state(host, tenant) != wanted {
         assert!(Instant::now() < deadline, "{tenant} is {}, not {wanted}\n{}", state(host, tenant), host.log());
-        std::thread::sleep(Duration::from_millis(20));
+        // Each look asks the tenant's init, and what that uses is the tenant's work: many looks keep it awake.
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 
@@ -236,7 +237,7 @@ fn who_connects_in_the_moment_of_the_freeze_is_answered() {
         until("it answers", || get(&path(&host, name)).is_ok_and(|answer| answer.contains("200")));
     }
     let visits = |number: usize, path: PathBuf| {
-        for round in 0..6 {
+        for round in 0..4 {
             // A look each 10 s: the visits of one tenant, and of all together, are spread over this time.
             std::thread::sleep(Duration::from_millis(10_100 + 130 * ((number * 7 + round * 3) % 77) as u64));
             let answer = get(&path).expect("an answer");
