@@ -78,6 +78,12 @@ fn server(site: &Site, options: &Options) -> String {
         }
         (None, Some(php), files) => {
             let script = |script: &str| format!("{upload}{}", fastcgi(tenant.as_str(), php, root, script));
+            // nginx checks one limit of connections for each request, the first that it meets. That must be the limit of PHP:
+            // a page whose name is no file comes through the files.
+            if let Some(Backend { name, entries: Some(_), .. }) = files {
+                writeln!(out, "# The `entries` of {name} do not hold here: nginx can check one limit for a request, and checks that of PHP.")
+                    .expect("text");
+            }
             match files {
                 Some(files) => write!(
                     out,
@@ -86,7 +92,7 @@ fn server(site: &Site, options: &Options) -> String {
                      proxy_intercept_errors on;\n{upload}{}}}\n\
                      location @bailiwick.{tenant}.directory {{\n    recursive_error_pages on;\n    \
                      fastcgi_intercept_errors on;\n    error_page 404 = @bailiwick.{tenant}.front;\n{}}}\n",
-                    proxy(tenant.as_str(), files),
+                    proxy(tenant.as_str(), &Backend { entries: None, ..files.clone() }),
                     script("$uri/index.php"),
                 ),
                 None => write!(
