@@ -270,16 +270,19 @@ fn a_silent_daemon_is_reported_while_waiting_and_replaced_even_without_systemd()
     large.args(["--", "true"]).args([&"x".repeat(120 << 10), &"y".repeat(120 << 10)]);
     let mut all = vec![(host.command(&["list"]), 1), (exec, 125), (large, 125)];
     let mut all: Vec<_> = all.drain(..).map(|(command, status)| (Waiting::new(command), status)).collect();
+    let says_so = |waiting: &mut Waiting| {
+        assert_eq!(waiting.first().replace(" and init of the jail;", ";"), WAITING);
+    };
+    // Whoever has said this is connected, so none of them has to wait for a place in the queue.
+    all.iter_mut().for_each(|(waiting, _)| says_so(waiting));
     // The same with a full queue of connections.
     let mut queue = Vec::new();
     while let Ok(connection) = connect_at_once(&host.path(CONTROL)) {
         queue.push(connection);
     }
-    all.push((Waiting::new(host.command(&["status"])), 1));
-    for (waiting, _) in &mut all {
-        let said = waiting.first().replace(" and init of the jail;", ";");
-        assert_eq!(said, WAITING);
-    }
+    let mut late = Waiting::new(host.command(&["status"]));
+    says_so(&mut late);
+    all.push((late, 1));
     // Waiting clients get an error, later ones a reply.
     for (waiting, status) in all {
         let (ended, rest) = waiting.end();
