@@ -80,7 +80,8 @@ fn one_line_makes_a_site_that_sleeps_and_wakes() {
     assert!(ok("bailiwick list").contains("asleep"), "{}", journal());
     assert_eq!(sh("find /sys/fs/cgroup -path '*tenants/site*' -name cgroup.procs").1, "", "it has a process");
     assert_eq!(get("/index.php").expect("an answer").text(), "site1000", "the first request wakes it");
-    assert!(ok("journalctl -b -u bailiwickd --no-pager -o json").contains("\"socket\""));
+    let told = ok("journalctl -b --no-pager -o cat BAILIWICK_EVENT=awake BAILIWICK_TENANT=site");
+    assert!(told.contains("site is awake: socket"), "{told}");
 }
 
 #[test]
