@@ -388,6 +388,27 @@ fn nobody_sends_more_within_an_hour_whatever_is_killed() {
 }
 
 #[test]
+fn a_changed_limit_is_in_force_after_apply() {
+    let mail = Mail::new(&[("web", "web", "[mail]\nper_hour = 1\n")]);
+    mail.sent("web", "a@b.org");
+    assert_eq!(mail.send("web", "a@b.org").0, 75, "one an hour");
+    mail.declare("web", "web", "[mail]\nper_hour = 3\nrecipients = 1\n");
+    let planned = mail.host.cli(&["plan"]);
+    let planned = String::from_utf8_lossy(&planned.stdout).into_owned();
+    assert!(
+        planned.contains("1 an hour, up to 50 recipients") && planned.contains("3 an hour, up to 1 recipients"),
+        "{planned}"
+    );
+    mail.host.ok(&["apply"]);
+    until("the new limits are in force", || mail.host.cli(&["plan"]).stdout.is_empty());
+    mail.sent("web", "a@b.org");
+    assert_eq!(mail.send("web", "a@b.org c@d.org").0, 65, "one recipient");
+    mail.sent("web", "a@b.org");
+    assert_eq!(mail.send("web", "a@b.org").0, 75, "three an hour, with that of before");
+    assert!(mail.host.ok(&["show", "web"]).contains("3 an hour, up to 1 recipients"));
+}
+
+#[test]
 fn a_program_of_the_host_that_fails_or_hangs_is_told_and_harms_nobody_else() {
     let mail = Mail::new(&[("alice", "web", MAIL), ("bob", "web", MAIL)]);
     for (script, status, word) in [

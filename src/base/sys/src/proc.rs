@@ -7,6 +7,7 @@
 //! long as the kernel allows. Every read must be bounded, every parser must accept arbitrary bytes, and nothing may panic.
 
 mod cgroups;
+mod command_line;
 mod facts;
 mod id_map;
 mod limits;
@@ -18,6 +19,7 @@ mod stat;
 mod status;
 
 pub use cgroups::{cgroups, parse_cgroups};
+pub use command_line::{command_line, parse_command_line};
 pub use facts::facts;
 pub use id_map::{IdKind, id_map, parse_id_map};
 pub use limits::{open_files, parse_hard_limit, parse_open_files};

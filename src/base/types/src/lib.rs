@@ -14,6 +14,7 @@ mod known_items;
 mod lent_socket;
 mod limit;
 mod limit_key;
+mod mail;
 mod name;
 mod observed;
 mod quantity;
@@ -36,6 +37,7 @@ pub use known_items::known_items;
 pub use lent_socket::LentSocket;
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use limit_key::{BFQ_WEIGHT, Holder, LimitKey, LimitKind, LimitUnit, LimitValue, UnknownLimit};
+pub use mail::Mail;
 pub use name::{
     FtpName, HostSocketName, ImageName, LoginName, NameError, PlanName, ServiceName, SocketName, TenantName, TimerName,
 };

@@ -3,7 +3,7 @@
 //! Danger: a tenant can choose some texts (`command`, mount points). They are bounded and must be escaped before
 //! display. No decision may depend on them.
 
-use crate::{Access, ByteSize, HostSocketName, IdRange, LimitKey, TenantName};
+use crate::{Access, ByteSize, HostSocketName, IdRange, LimitKey, Mail, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -62,6 +62,9 @@ pub struct JailInForce {
     /// The sockets of the host that are lent to it; `None` from a warden of an earlier version.
     #[serde(default)]
     pub host_sockets: Option<BTreeSet<HostSocketName>>,
+    /// The mail that it may send, as the server of its mail was started; `None` while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<Mail>,
 }
 
 /// A tenant's disk quota, as the kernel reports it.

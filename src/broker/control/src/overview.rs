@@ -222,6 +222,7 @@ impl Overview {
             limits,
             memory,
             host_sockets,
+            mail: tenant.as_ref().and_then(|tenant| tenant.settings.mail),
         })
     }
 

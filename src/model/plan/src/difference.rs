@@ -11,7 +11,7 @@ use crate::rescue;
 use bailiwick_policy::Tenant;
 use bailiwick_types::{
     Access, Action, Change, Holder, HostFacts, HostSocketName, InForce, JailInForce, LimitFact, LimitKey, LimitValue,
-    Profile, TenantName, TmpfsSize,
+    Mail, Profile, TenantName, TmpfsSize,
 };
 use std::collections::BTreeSet;
 
@@ -131,14 +131,30 @@ fn settings(tenant: &Tenant, facts: &HostFacts, actual: &InForce, jail: &JailInF
             add(&what(differs.key), words(differs.actual), words(differs.declared), Action::Live);
         }
     }
-    let declared = if jail.access == Access::ReadWrite { lending::names(&tenant.settings) } else { BTreeSet::new() };
-    if let Some(lent) = jail.host_sockets.as_ref().filter(|lent| **lent != declared) {
+    let may_use = jail.access == Access::ReadWrite;
+    let declared = if may_use { lending::names(&tenant.settings) } else { BTreeSet::new() };
+    let (sends, lent) = match &jail.host_sockets {
+        Some(lent) => (lent.iter().any(|name| name.as_str() == lending::MAIL), Some(lent)),
+        None => (false, None),
+    };
+    let mail = tenant.settings.mail.filter(|_| may_use);
+    // A server that is just being started says nothing yet.
+    let is_as_declared = sends == mail.is_some() && (jail.mail.is_none() || jail.mail == mail);
+    if lent.is_some() && !is_as_declared {
+        let words = |mail: Option<Mail>| mail.map_or_else(|| "none".to_owned(), |mail| mail.to_string());
+        add("mail", words(jail.mail), words(mail), Action::Live);
+    }
+    let without_mail = |names: &BTreeSet<HostSocketName>| -> BTreeSet<HostSocketName> {
+        names.iter().filter(|name| name.as_str() != lending::MAIL).cloned().collect()
+    };
+    let declared = without_mail(&declared);
+    if let Some(lent) = lent.map(without_mail).filter(|lent| *lent != declared) {
         let words =
             |names: &BTreeSet<HostSocketName>| match names.iter().map(HostSocketName::as_str).collect::<Vec<_>>() {
                 names if names.is_empty() => "none".to_owned(),
                 names => names.join(", "),
             };
-        add("host sockets", words(lent), words(&declared), Action::Live);
+        add("host sockets", words(&lent), words(&declared), Action::Live);
     }
     if !actual.strays.is_empty() {
         let pids: Vec<String> = actual.strays.iter().take(8).map(u32::to_string).collect();
@@ -217,6 +233,7 @@ mod tests {
                 rescue: false,
                 tmpfs: [].into(),
                 host_sockets: Some([].into()),
+                mail: None,
             }
         });
         let in_force = InForce { tenant: tenant.name.clone(), jail, strays: Vec::new(), disk: None };
@@ -268,6 +285,7 @@ mod tests {
             rescue: false,
             tmpfs: sizes.map(size).into(),
             host_sockets: Some([].into()),
+            mail: None,
         };
         let plan = DiskPlan::new(limits, facts);
         let quota = |pair: Option<SoftHard<u64>>| QuotaFact {
@@ -349,6 +367,22 @@ mod tests {
         assert_eq!(differs(&tenant, &actual), ["host sockets: mysql, redis -> none (Live)"]);
         actual.jail.as_mut().expect("runs").host_sockets = None;
         assert_eq!(differs(&tenant, &actual), [""; 0], "an earlier warden does not say");
+        let declared = Mail { per_hour: 7, ..Mail::default() };
+        tenant.settings.mail = Some(declared);
+        let jail = actual.jail.as_mut().expect("runs");
+        jail.host_sockets = Some(BTreeSet::new());
+        assert_eq!(differs(&tenant, &actual), ["mail: none -> 7 an hour, up to 50 recipients, 10M (Live)"]);
+        let jail = actual.jail.as_mut().expect("runs");
+        (jail.host_sockets, jail.mail) = (Some(lending::names(&tenant.settings)), Some(Mail::default()));
+        let changed = "mail: 100 an hour, up to 50 recipients, 10M -> 7 an hour, up to 50 recipients, 10M (Live)";
+        assert_eq!(differs(&tenant, &actual), [changed]);
+        for served in [Some(declared), None] {
+            actual.jail.as_mut().expect("runs").mail = served;
+            assert_eq!(differs(&tenant, &actual), [""; 0], "{served:?}");
+        }
+        tenant.settings.mail = None;
+        actual.jail.as_mut().expect("runs").mail = Some(declared);
+        assert_eq!(differs(&tenant, &actual), ["mail: 7 an hour, up to 50 recipients, 10M -> none (Live)"]);
     }
 
     #[test]

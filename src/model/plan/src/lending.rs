@@ -6,7 +6,7 @@
 
 use crate::mount::{HOST_ETC_INSIDE, Link, RUN};
 use bailiwick_policy::{Host, HostSocket, Settings};
-use bailiwick_types::HostSocketName;
+use bailiwick_types::{ByteSize, HostSocketName, Mail};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -60,6 +60,28 @@ pub fn links(settings: &Settings, host: &Host) -> Vec<Link> {
     links
 }
 
+/// The word with which the server of mail is started.
+const SERVE: &str = "serve";
+
+/// The command line of the server of mail: what runs the host's `sendmail`, the sender of every message, and the limits.
+#[must_use]
+pub fn mail_command_line(command: &str, sender: &str, mail: Mail) -> Vec<String> {
+    let Mail { per_hour, recipients, size } = mail;
+    let words = [MAIL_COMMAND, SERVE, command, sender].map(str::to_owned);
+    words
+        .into_iter()
+        .chain([u64::from(per_hour), u64::from(recipients), size.0].map(|number| number.to_string()))
+        .collect()
+}
+
+/// Reads such a command line: the program, the sender and the limits.
+#[must_use]
+pub fn read_mail_command_line<'a>(words: &[&'a str]) -> Option<(&'a str, &'a str, Mail)> {
+    let [MAIL_COMMAND, SERVE, command, sender, per_hour, recipients, size] = *words else { return None };
+    let (per_hour, recipients, size) = (per_hour.parse().ok()?, recipients.parse().ok()?, ByteSize(size.parse().ok()?));
+    Some((command, sender, Mail { per_hour, recipients, size }))
+}
+
 /// What a tenant is lent: the sockets of the host that it may use, and that of its mail.
 #[must_use]
 pub fn names(settings: &Settings) -> BTreeSet<HostSocketName> {
@@ -99,5 +121,15 @@ mod tests {
         let links = links(&plan.settings, &policy.host).into_iter().map(|link| (link.path, link.to));
         let golden = [("/run/postgresql", "host/sockets/cluster"), ("/run/mysqld", "host/sockets/mysql")];
         assert_eq!(links.collect::<Vec<_>>(), golden.map(|(path, to)| (path.to_owned(), to.to_owned())));
+    }
+    #[test]
+    fn a_command_line_of_mail_reads_to_itself_and_no_other_does() {
+        let mail = Mail { per_hour: 7, recipients: 3, size: ByteSize(1 << 20) };
+        let line = mail_command_line("/usr/sbin/sendmail", "alice@example.org", mail);
+        let mut words: Vec<&str> = line.iter().map(String::as_str).collect();
+        assert_eq!(read_mail_command_line(&words), Some(("/usr/sbin/sendmail", "alice@example.org", mail)));
+        words[4] = "many";
+        assert_eq!(read_mail_command_line(&words), None);
+        assert_eq!(read_mail_command_line(&words[..4]), None);
     }
 }

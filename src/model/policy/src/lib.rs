@@ -28,12 +28,13 @@ mod store;
 mod suggest;
 mod tenants;
 
+pub use bailiwick_types::Mail;
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, lines, printable};
 pub use host_sockets::MAIL_SOCKET;
 pub use model::{
-    Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Mail, Pass, Plan, Policy, Principal,
-    Reserve, Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
+    Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Pass, Plan, Policy, Principal, Reserve,
+    Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
 };
 pub use read::{LastGood, Reading, dump, parse, read, read_host, read_tenant};
 pub use store::{Store, fingerprint};

@@ -4,9 +4,9 @@
 use crate::diagnostic::Problem;
 use crate::host::directory;
 use crate::limits::bounded;
-use crate::model::{HostMail, Mail};
+use crate::model::HostMail;
 use crate::reader::{Report, Section, Table, number, text};
-use bailiwick_types::ByteSize;
+use bailiwick_types::{ByteSize, Mail};
 use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::DeValue;

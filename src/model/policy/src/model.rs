@@ -1,9 +1,9 @@
 //! The policy after parsing and inheritance. Every setting has a value, so nothing is left to look up.
 
 use bailiwick_types::{
-    Access, ByteSize, CpuShare, Door, FtpName, HostSocketName, IdPool, ImageName, Limits, LoginName, PasswordHash,
-    Period, PlanName, Profile, Readiness, Resource, Restart, ServiceName, SocketName, StopSignal, TenantName,
-    TimerName, When,
+    Access, ByteSize, CpuShare, Door, FtpName, HostSocketName, IdPool, ImageName, Limits, LoginName, Mail,
+    PasswordHash, Period, PlanName, Profile, Readiness, Resource, Restart, ServiceName, SocketName, StopSignal,
+    TenantName, TimerName, When,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,30 +82,6 @@ pub struct HostMail {
 impl Default for HostMail {
     fn default() -> Self {
         Self { command: PathBuf::from("/usr/sbin/sendmail"), domain: None }
-    }
-}
-
-/// How much mail a tenant may send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Mail {
-    /// The most messages in any hour; at least 1.
-    pub per_hour: u32,
-    /// The most recipients of one message.
-    pub recipients: u32,
-    /// The most bytes of one message.
-    pub size: ByteSize,
-}
-
-impl Mail {
-    /// The most that `per_hour` can be.
-    pub const MOST_PER_HOUR: u32 = 10_000;
-    /// The most that `recipients` can be.
-    pub const MOST_RECIPIENTS: u32 = 1000;
-}
-
-impl Default for Mail {
-    fn default() -> Self {
-        Self { per_hour: 100, recipients: 50, size: ByteSize(10 << 20) }
     }
 }
 

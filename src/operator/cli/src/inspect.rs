@@ -125,6 +125,7 @@ fn show_text(tenant: &TenantDetail, services: Option<String>) -> String {
     ];
     rows.extend(services.map(|services| ("services", services)));
     rows.extend(tenant.host_sockets.iter().map(|(name, socket)| ("host socket", lent_text(name, *socket))));
+    rows.extend(tenant.mail.map(|mail| ("mail", mail.to_string())));
     rows.extend(summary.failure.as_ref().map(|failure| ("failure", failure.clone())));
     if let Some(MemoryUse { used, cache }) = tenant.memory {
         let (used, cache) = (ByteSize(used).rounded(), ByteSize(cache).rounded());
@@ -255,6 +256,7 @@ mod tests {
             }],
             memory: Some(MemoryUse { used: 256 << 10, cache: 768 << 10 }),
             host_sockets: BTreeMap::new(),
+            mail: None,
         }
     }
 

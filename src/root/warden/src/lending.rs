@@ -291,9 +291,9 @@ impl Lending {
         name.as_str() == MAIL || self.there.contains_key(name)
     }
 
-    /// What is lent to a tenant.
+    /// The sockets of the host that are lent to a tenant.
     pub(crate) fn of(&self, tenant: &TenantName) -> BTreeMap<HostSocketName, LentSocket> {
-        let lent = self.tenants.get(tenant).into_iter().flatten();
+        let lent = self.tenants.get(tenant).into_iter().flatten().filter(|(name, _)| name.as_str() != MAIL);
         let state = |(name, lent): (&HostSocketName, &Lent)| {
             let counts = self.places.read_counts(tenant, name).unwrap_or_default();
             let connections = if lent.proxy.is_some() { counts.0 } else { 0 };
@@ -312,9 +312,10 @@ impl Lending {
             if !self.is_there(name) {
                 *missing.entry(name).or_default() += 1;
             } else if let (None, Some(why)) = (&lent.proxy, &lent.why) {
-                problems.push(format!(
-                    "the host's socket \"{name}\" is not lent to \"{tenant}\": {why}; it is tried again"
-                ));
+                problems.push(match name.as_str() {
+                    MAIL => format!("\"{tenant}\" cannot send mail: {why}; it is tried again"),
+                    _ => format!("the host's socket \"{name}\" is not lent to \"{tenant}\": {why}; it is tried again"),
+                });
             }
         }
         let of_host = missing.into_iter().map(|(name, count)| match host.host_sockets.get(name) {

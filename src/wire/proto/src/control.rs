@@ -6,8 +6,9 @@ use crate::{Bytes, Failure};
 pub use bailiwick_types::TenantState;
 use bailiwick_types::{
     AuditReport, Change, Door, ExitStatus, Fault, FrozenBy, FtpUser, HostSocketName, HostUid, IdRange, ImageName,
-    Incident, LentSocket, LimitReport, Measure, PasswordHash, PlanName, Point, Profile, ServiceName, ServiceReport,
-    ServiceVerb, SessionId, SessionRecord, SocketName, TenantName, TenantUsage, TimerReport, Usage, Window,
+    Incident, LentSocket, LimitReport, Mail, Measure, PasswordHash, PlanName, Point, Profile, ServiceName,
+    ServiceReport, ServiceVerb, SessionId, SessionRecord, SocketName, TenantName, TenantUsage, TimerReport, Usage,
+    Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -470,6 +471,9 @@ pub struct TenantDetail {
     /// no process and no connection.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub host_sockets: BTreeMap<HostSocketName, LentSocket>,
+    /// The mail that it may send; `None` for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<Mail>,
 }
 
 /// The memory of a tenant, in bytes. The sum of both counts against its limit.

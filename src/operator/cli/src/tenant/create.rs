@@ -161,6 +161,7 @@ mod tests {
             limits: Vec::new(),
             memory: None,
             host_sockets: BTreeMap::new(),
+            mail: None,
         };
         vec![ControlReply::Show(Box::new(detail))]
     }

@@ -3,18 +3,19 @@
 //! Danger: the process is on the host, beside the jail, and reads what the tenant sends. It must have nothing that could be
 //! worth taking: the host user of the tenant, no capability, no way to gain one, no file but the directory of the host's socket,
 //! read-only, the network of the jail, the limits of the tenant. It takes the program that filters its own system calls
-//! before it reads a byte. Nothing of the tenant runs before that.
+//! before it reads a byte. Nothing of the tenant runs before that. The server of mail has fewer walls, because the host's
+//! `sendmail` would inherit them: its user, no capability, and the limits of the tenant (docs/decisions/0044).
 
 use crate::lending::places::{Places, listen};
 use crate::limits::cgroups::Groups;
-use bailiwick_plan::lending::{COMMAND, COUNTS_SIZE, MAIL, MAIL_COMMAND, MAIL_FILE};
+use bailiwick_plan::lending::{COMMAND, COUNTS_SIZE, MAIL, MAIL_FILE, mail_command_line, read_mail_command_line};
 use bailiwick_plan::{CORE_LIMIT, OOM_SCORE};
 use bailiwick_policy::{Host, HostSocket, Mail};
 use bailiwick_sys::mount::attr;
 use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_sys::process::{self, Cloned, MOUNT_NAMESPACE};
-use bailiwick_sys::{credential, file, mount};
-use bailiwick_types::{ByteSize, HostSocketName, HostUid, TenantName};
+use bailiwick_sys::{credential, file, mount, proc};
+use bailiwick_types::{HostSocketName, HostUid, TenantName};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::Resource;
 use std::error::Error;
@@ -29,11 +30,9 @@ const STAGE: &str = "/usr";
 /// The descriptors of the program.
 const LISTENER: i32 = 3;
 const NOTES: i32 = 4;
-/// The word with which the server of mail is started.
-const SERVE: &str = "serve";
 /// Descriptors that the program needs beside two for each connection.
 const OTHER_FILES: u64 = 64;
-/// The most bytes of a report, and of the arguments of a process.
+/// The most bytes of a report, and of `/etc/mailname`.
 const MAX_TEXT: usize = 4096;
 
 /// What a process serves.
@@ -94,11 +93,7 @@ impl Target {
             Self::Socket(SocketTarget { file, connections, .. }) => {
                 vec![COMMAND.to_owned(), name.to_string(), file.clone(), connections.to_string()]
             }
-            Self::Mail(MailTarget { command, sender, mail: Mail { per_hour, recipients, size } }) => {
-                let numbers = [u64::from(*per_hour), u64::from(*recipients), size.0].map(|number| number.to_string());
-                let words = [MAIL_COMMAND, SERVE, command, sender].map(str::to_owned);
-                words.into_iter().chain(numbers).collect()
-            }
+            Self::Mail(MailTarget { command, sender, mail }) => mail_command_line(command, sender, *mail),
         }
     }
 
@@ -109,9 +104,8 @@ impl Target {
                 let (file, connections) = (file.to_owned(), connections.parse().ok()?);
                 Some(Self::Socket(SocketTarget { directory: root, file, connections }))
             }
-            [MAIL_COMMAND, SERVE, command, sender, per_hour, recipients, size] if name.as_str() == MAIL => {
-                let (per_hour, recipients) = (per_hour.parse().ok()?, recipients.parse().ok()?);
-                let mail = Mail { per_hour, recipients, size: ByteSize(size.parse().ok()?) };
+            _ if name.as_str() == MAIL => {
+                let (command, sender, mail) = read_mail_command_line(arguments)?;
                 Some(Self::Mail(MailTarget { command: command.to_owned(), sender: sender.to_owned(), mail }))
             }
             _ => None,
@@ -265,9 +259,8 @@ impl Proxy {
 
 /// What a process serves. It was started by our code, which chose its arguments and its root.
 fn target_of(pid: u32, name: &HostSocketName) -> Option<Target> {
-    let dir = file::open_dir(Path::new(&format!("/proc/{pid}"))).ok()?;
-    let text = file::read_bounded(file::open_file_at(&dir, "cmdline").ok()?, MAX_TEXT).ok()?;
-    let arguments: Vec<&str> = std::str::from_utf8(&text).ok()?.split_terminator('\0').collect();
+    let line = proc::command_line(pid).ok()?;
+    let arguments: Vec<&str> = line.iter().map(String::as_str).collect();
     let root = rustix::fs::stat(format!("/proc/{pid}/root")).ok()?;
     Target::read(&arguments, name, (root.st_dev, root.st_ino))
 }
