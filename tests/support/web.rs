@@ -1,4 +1,4 @@
-//! A web server of the host in front of jails: a real nginx with a folder of its own, and requests to it.
+//! A web server of the host in front of jails: a real nginx, Apache or Caddy with a folder of its own, and requests to it.
 
 use crate::until;
 use std::fs;
@@ -8,57 +8,107 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A running nginx on a port of the loopback.
+/// A web server that runs on a port of the loopback.
 #[derive(Debug)]
-pub struct Nginx {
+pub struct WebServer {
+    name: &'static str,
     folder: tempfile::TempDir,
     child: Child,
+    /// Where it writes its errors, in its folder.
+    log: &'static str,
     /// The port that it listens on.
     pub port: u16,
 }
 
-impl Nginx {
+impl WebServer {
     /// Starts nginx. `http` goes into its block `http`, `locations` into its only server.
     ///
     /// # Panics
     /// When nginx refuses the configuration or does not begin to listen.
     #[must_use]
-    pub fn start(http: &str, locations: &str) -> Self {
+    pub fn nginx(http: &str, locations: &str) -> Self {
+        Self::start("nginx", "error.log", |folder, port| {
+            let own = folder.display();
+            let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                .map(|kind| format!("{kind}_temp_path {own}/{kind};\n"))
+                .concat();
+            let text = format!(
+                "user www-data;\nworker_processes 2;\ndaemon off;\npid {own}/pid;\nerror_log {own}/error.log warn;\n\
+                 events {{ worker_connections 1024; }}\n\
+                 http {{\n{temporary}access_log {own}/access.log;\n{http}\n\
+                 server {{ listen 127.0.0.1:{port};\nserver_name localhost;\n{locations}\n}}\n}}\n"
+            );
+            fs::write(folder.join("nginx.conf"), text).expect("writes");
+            let mut command = Command::new("/usr/sbin/nginx");
+            command.arg("-c").arg(folder.join("nginx.conf")).arg("-e").arg(folder.join("error.log"));
+            command
+        })
+    }
+
+    /// Starts Apache. `host` goes into its only virtual host, `server` into what is outside of it.
+    ///
+    /// # Panics
+    /// When Apache refuses the configuration or does not begin to listen.
+    #[must_use]
+    pub fn apache(server: &str, host: &str) -> Self {
+        Self::start("Apache", "error.log", |folder, port| {
+            let own = folder.display();
+            let modules: String =
+                ["mpm_event", "authz_core", "proxy", "proxy_http", "proxy_fcgi", "rewrite", "headers"]
+                    .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
+                    .concat();
+            let text = format!(
+                "ServerRoot {own}\nServerName localhost\nPidFile {own}/pid\nErrorLog {own}/error.log\n\
+                 DefaultRuntimeDir {own}\nListen 127.0.0.1:{port}\n{modules}User www-data\nGroup www-data\n{server}\n\
+                 <VirtualHost 127.0.0.1:{port}>\n{host}\n</VirtualHost>\n"
+            );
+            fs::write(folder.join("apache.conf"), text).expect("writes");
+            let mut command = Command::new("/usr/sbin/apache2");
+            command.arg("-DFOREGROUND").arg("-f").arg(folder.join("apache.conf"));
+            command
+        })
+    }
+
+    /// Starts Caddy as the web server's user. `site` goes into its only site.
+    ///
+    /// # Panics
+    /// When Caddy refuses the configuration or does not begin to listen.
+    #[must_use]
+    pub fn caddy(site: &str) -> Self {
+        Self::start("Caddy", "log", |folder, port| {
+            let text = format!(
+                "{{\n\tadmin off\n\tauto_https off\n}}\nhttp://localhost:{port} {{\n\tbind 127.0.0.1\n{site}\n}}\n"
+            );
+            fs::write(folder.join("Caddyfile"), text).expect("writes");
+            let mut command = Command::new("setpriv");
+            let user = ["--reuid", "www-data", "--regid", "www-data", "--clear-groups"];
+            command.args(user).args(["/usr/bin/caddy", "run", "--config"]).arg(folder.join("Caddyfile"));
+            // It keeps its files below these, and www-data has no home of its own.
+            command.envs(["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"].map(|name| (name, "/nonexistent")));
+            command.stderr(fs::File::create(folder.join("log")).expect("a log"));
+            command
+        })
+    }
+
+    fn start(name: &'static str, log: &'static str, configured: impl FnOnce(&Path, u16) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
         let port = free_port();
-        let own = folder.path().display();
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {own}/{kind};\n"))
-            .concat();
-        let text = format!(
-            "user www-data;\nworker_processes 2;\ndaemon off;\npid {own}/pid;\nerror_log {own}/error.log warn;\n\
-             events {{ worker_connections 1024; }}\n\
-             http {{\n{temporary}access_log {own}/access.log;\n{http}\n\
-             server {{ listen 127.0.0.1:{port};\nserver_name localhost;\n{locations}\n}}\n}}\n"
-        );
-        fs::write(folder.path().join("nginx.conf"), text).expect("writes");
-        let child = Command::new("/usr/sbin/nginx")
-            .arg("-c")
-            .arg(folder.path().join("nginx.conf"))
-            .arg("-e")
-            .arg(folder.path().join("error.log"))
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("nginx runs");
-        let mut nginx = Self { folder, child, port };
-        until("nginx listens", || {
-            let ended = nginx.child.try_wait().expect("wait");
-            assert!(ended.is_none(), "nginx ended: {}", nginx.errors());
+        let mut command = configured(folder.path(), port);
+        let child = command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{name} runs: {error}"));
+        let mut server = Self { name, folder, child, log, port };
+        until(&format!("{name} listens"), || {
+            let ended = server.child.try_wait().expect("wait");
+            assert!(ended.is_none(), "{} ended: {}", server.name, server.errors());
             TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
-        nginx
+        server
     }
 
-    /// What nginx has written into its log of errors.
+    /// What it has written into its log of errors.
     #[must_use]
     pub fn errors(&self) -> String {
-        fs::read_to_string(self.folder.path().join("error.log")).unwrap_or_default()
+        fs::read_to_string(self.folder.path().join(self.log)).unwrap_or_default()
     }
 
     /// Requests a path with more lines of the header.
@@ -72,151 +122,9 @@ impl Nginx {
     }
 }
 
-impl Drop for Nginx {
+impl Drop for WebServer {
     fn drop(&mut self) {
         // The master ends its workers on SIGTERM, and not when it is killed.
-        drop(Command::new("kill").arg(self.child.id().to_string()).status());
-        drop(self.child.wait());
-    }
-}
-
-/// A running Apache on a port of the loopback.
-#[derive(Debug)]
-pub struct Apache {
-    folder: tempfile::TempDir,
-    child: Child,
-    /// The port that it listens on.
-    pub port: u16,
-}
-
-impl Apache {
-    /// Starts Apache. `host` goes into its only virtual host.
-    ///
-    /// # Panics
-    /// When Apache refuses the configuration or does not begin to listen.
-    #[must_use]
-    pub fn start(host: &str) -> Self {
-        Self::start_with("", host)
-    }
-
-    /// Like [`Self::start`], with settings of the server itself.
-    ///
-    /// # Panics
-    /// When Apache refuses the configuration or does not begin to listen.
-    #[must_use]
-    pub fn start_with(server: &str, host: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        let (port, own) = (free_port(), folder.path().display());
-        let modules: String = ["mpm_event", "authz_core", "proxy", "proxy_http", "proxy_fcgi", "rewrite", "headers"]
-            .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
-            .concat();
-        let text = format!(
-            "ServerRoot {own}\nServerName localhost\nPidFile {own}/pid\nErrorLog {own}/error.log\n\
-             DefaultRuntimeDir {own}\nListen 127.0.0.1:{port}\n{modules}User www-data\nGroup www-data\n{server}\n\
-             <VirtualHost 127.0.0.1:{port}>\n{host}\n</VirtualHost>\n"
-        );
-        fs::write(folder.path().join("apache.conf"), text).expect("writes");
-        let child = Command::new("/usr/sbin/apache2")
-            .arg("-DFOREGROUND")
-            .arg("-f")
-            .arg(folder.path().join("apache.conf"))
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("Apache runs");
-        let mut apache = Self { folder, child, port };
-        until("Apache listens", || {
-            let ended = apache.child.try_wait().expect("wait");
-            assert!(ended.is_none(), "Apache ended: {}", apache.errors());
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        apache
-    }
-
-    /// What Apache has written into its log of errors.
-    #[must_use]
-    pub fn errors(&self) -> String {
-        fs::read_to_string(self.folder.path().join("error.log")).unwrap_or_default()
-    }
-
-    /// Requests a path.
-    ///
-    /// # Errors
-    /// When the connection breaks, or what comes is no answer.
-    pub fn get(&self, path: &str) -> std::io::Result<Response> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        request(&mut stream, path, &[])
-    }
-}
-
-impl Drop for Apache {
-    fn drop(&mut self) {
-        drop(Command::new("kill").arg(self.child.id().to_string()).status());
-        drop(self.child.wait());
-    }
-}
-
-/// A running Caddy on a port of the loopback.
-#[derive(Debug)]
-pub struct Caddy {
-    folder: tempfile::TempDir,
-    child: Child,
-    port: u16,
-}
-
-impl Caddy {
-    /// Starts Caddy as the web server's user. `site` goes into its only site.
-    ///
-    /// # Panics
-    /// When Caddy refuses the configuration or does not begin to listen.
-    #[must_use]
-    pub fn start(site: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        let port = free_port();
-        let text = format!(
-            "{{\n\tadmin off\n\tauto_https off\n}}\nhttp://localhost:{port} {{\n\tbind 127.0.0.1\n{site}\n}}\n"
-        );
-        fs::write(folder.path().join("Caddyfile"), text).expect("writes");
-        let log = fs::File::create(folder.path().join("log")).expect("a log");
-        let child = Command::new("setpriv")
-            .args(["--reuid", "www-data", "--regid", "www-data", "--clear-groups", "/usr/bin/caddy", "run", "--config"])
-            .arg(folder.path().join("Caddyfile"))
-            // It keeps its files below these, and www-data has no home of its own.
-            .envs(["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"].map(|name| (name, "/nonexistent")))
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("Caddy runs");
-        let mut caddy = Self { folder, child, port };
-        until("Caddy listens", || {
-            let ended = caddy.child.try_wait().expect("wait");
-            assert!(ended.is_none(), "Caddy ended: {}", caddy.errors());
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        caddy
-    }
-
-    /// What Caddy has said.
-    #[must_use]
-    pub fn errors(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    /// Requests a path.
-    ///
-    /// # Errors
-    /// When the connection breaks, or what comes is no answer.
-    pub fn get(&self, path: &str) -> std::io::Result<Response> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        request(&mut stream, path, &[])
-    }
-}
-
-impl Drop for Caddy {
-    fn drop(&mut self) {
         drop(Command::new("kill").arg(self.child.id().to_string()).status());
         drop(self.child.wait());
     }

@@ -1,6 +1,6 @@
 //! Entries: requests beyond the limit of a socket are refused by the web server, and counted as faults of the tenant.
 
-use bailiwick_tests::web::{Apache, Nginx, Response};
+use bailiwick_tests::web::{Response, WebServer};
 use bailiwick_tests::{Host, profiles, until};
 use serde_json::Value;
 use std::fs;
@@ -37,12 +37,12 @@ fn host() -> Host {
     host
 }
 
-fn nginx(host: &Host) -> Nginx {
+fn nginx(host: &Host) -> WebServer {
     let folder = host.path("nginx");
     host.ok(&["web", "nginx", "--write", &folder.display().to_string()]);
     let http = format!("include {}/bailiwick.conf;", folder.display());
     let locations = format!("include {}/bailiwick.d/{}.conf;", folder.display(), tenant());
-    Nginx::start(&http, &locations)
+    WebServer::nginx(&http, &locations)
 }
 
 fn json(host: &Host, command: &[&str]) -> Value {
@@ -62,14 +62,14 @@ fn evidence(host: &Host) -> Value {
 }
 
 /// Takes the only place: a request that is not answered as long as the stream is open.
-fn hold(nginx: &Nginx) -> TcpStream {
+fn hold(nginx: &WebServer) -> TcpStream {
     until("the site answers", || nginx.get("/", &[]).is_ok_and(|answer| answer.status == 200));
     let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).expect("connects");
     stream.write_all(b"GET /hold HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("writes");
     stream
 }
 
-fn refused(nginx: &Nginx) -> Response {
+fn refused(nginx: &WebServer) -> Response {
     let mut last = None;
     until("a request is refused", || {
         last = nginx.get("/", &[]).ok();
@@ -132,9 +132,9 @@ fn a_request_that_apache_refuses_is_a_fault_and_an_answer_of_the_service_is_none
         "StartServers 1\nServerLimit 1\nThreadsPerChild 25\nMaxRequestWorkers 25\nInclude {}/bailiwick.conf",
         folder.display()
     );
-    let apache = Apache::start_with(&server, &format!("Include {}/bailiwick.d/{}.conf", folder.display(), tenant()));
-    until("the site answers", || apache.get("/").is_ok_and(|answer| answer.status == 200));
-    let own = apache.get("/own").expect("an answer");
+    let apache = WebServer::apache(&server, &format!("Include {}/bailiwick.d/{}.conf", folder.display(), tenant()));
+    until("the site answers", || apache.get("/", &[]).is_ok_and(|answer| answer.status == 200));
+    let own = apache.get("/own", &[]).expect("an answer");
     assert_eq!((own.status, own.field("X-Bailiwick")), (503, None), "{own:?}");
     assert!(own.text().starts_with("own"), "{own:?}");
     assert_eq!(incident(&host), None);
@@ -142,7 +142,7 @@ fn a_request_that_apache_refuses_is_a_fault_and_an_answer_of_the_service_is_none
     held.write_all(b"GET /hold HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("writes");
     let mut refused = None;
     until("a request is refused", || {
-        refused = apache.get("/").ok();
+        refused = apache.get("/", &[]).ok();
         refused.as_ref().is_some_and(|answer| answer.status == 503)
     });
     assert_eq!(refused.expect("an answer").field("Retry-After"), Some("5"));

@@ -1,6 +1,6 @@
 //! Sites: a real nginx of the host serves pages of jails, with the configuration that Bailiwick prints.
 
-use bailiwick_tests::web::{Apache, Caddy, Nginx, Response, request, socket_path};
+use bailiwick_tests::web::{Response, WebServer, request, socket_path};
 use bailiwick_tests::{Host, profiles, until};
 use std::fs;
 use std::io::{Read, Write};
@@ -39,16 +39,16 @@ fn site(host: &Host, name: &str, text: &str) {
 }
 
 /// An nginx with the printed configuration.
-fn nginx(host: &Host) -> Nginx {
+fn nginx(host: &Host) -> WebServer {
     let folder = host.path("nginx");
     fs::create_dir_all(&folder).expect("mkdir");
     host.ok(&["web", "nginx", "--write", &folder.display().to_string()]);
     let http = format!("include {}/bailiwick.conf;", folder.display());
     let locations = format!("include {}/bailiwick.d/{}.conf;", folder.display(), tenant());
-    Nginx::start(&http, &locations)
+    WebServer::nginx(&http, &locations)
 }
 
-fn answers(nginx: &Nginx, path: &str) -> Response {
+fn answers(nginx: &WebServer, path: &str) -> Response {
     let mut last = None;
     until("the site answers", || {
         last = nginx.get(path, &[]).ok();
@@ -94,6 +94,7 @@ fn php_and_files(server: &str) -> (Host, PathBuf) {
     let host = host(&(php(20) + files));
     site(&host, "fpm.conf", POOL);
     site(&host, "www/index.php", "<?php echo posix_getuid(), ' ', $_SERVER['REQUEST_URI'];");
+    site(&host, "www/busy.php", "<?php http_response_code(503); header('Retry-After: 77'); echo 'busy';");
     site(&host, "www/style.css", "p { color: blue }");
     host.ok(&["service", "restart", tenant()]);
     let folder = host.path(server);
@@ -101,8 +102,10 @@ fn php_and_files(server: &str) -> (Host, PathBuf) {
     (host, folder)
 }
 
-/// Checks what a web server makes of that site.
-fn check_site(get: impl Fn(&str) -> std::io::Result<Response>, errors: impl Fn() -> String) {
+/// Checks what a web server makes of that site. `missing_file` is the status for the name of a file that is not there: only
+/// nginx asks PHP then.
+fn check_site(server: &WebServer, missing_file: u16) {
+    let get = |path: &str| server.get(path, &[]);
     for (path, golden) in [
         ("/index.php?a=b", "1000 /index.php?a=b"),
         ("/a/pretty/name", "1000 /a/pretty/name"),
@@ -113,24 +116,35 @@ fn check_site(get: impl Fn(&str) -> std::io::Result<Response>, errors: impl Fn()
             last = get(path).ok();
             last.as_ref().is_some_and(|answer| answer.status == 200)
         });
-        assert_eq!(last.expect("an answer").text(), golden, "{path}: {}", errors());
+        assert_eq!(last.expect("an answer").text(), golden, "{path}: {}", server.errors());
     }
     let missing = get("/nothing.css").expect("an answer");
-    assert_eq!(missing.status, 404, "{missing:?}");
+    assert_eq!(missing.status, missing_file, "{missing:?}");
+    let busy = get("/busy.php").expect("an answer");
+    let waits = busy.header.to_lowercase().matches("retry-after:").count();
+    let told = (busy.status, waits, busy.field("Retry-After"), busy.text());
+    assert_eq!(told, (503, 1, Some("77"), "busy".to_owned()), "a service's own answer is left alone: {busy:?}");
+}
+
+#[test]
+fn nginx_serves_it() {
+    let (host, _folder) = php_and_files("nginx");
+    let nginx = nginx(&host);
+    check_site(&nginx, 200);
 }
 
 #[test]
 fn apache_serves_the_same_site() {
     let (_host, folder) = php_and_files("apache");
-    let apache = Apache::start(&format!("Include {}/bailiwick.d/{}.conf", folder.display(), tenant()));
-    check_site(|path| apache.get(path), || apache.errors());
+    let apache = WebServer::apache("", &format!("Include {}/bailiwick.d/{}.conf", folder.display(), tenant()));
+    check_site(&apache, 404);
 }
 
 #[test]
 fn caddy_serves_the_same_site() {
     let (_host, folder) = php_and_files("caddy");
-    let caddy = Caddy::start(&format!("\timport {}/bailiwick.d/{}.conf", folder.display(), tenant()));
-    check_site(|path| caddy.get(path), || caddy.errors());
+    let caddy = WebServer::caddy(&format!("\timport {}/bailiwick.d/{}.conf", folder.display(), tenant()));
+    check_site(&caddy, 404);
 }
 
 /// A page like that of a large content management system: 300 files are included, each with a class, and a database is

@@ -43,7 +43,7 @@ fn host(site: &Site, options: &Options) -> String {
          ProxyTimeout 300\nProxyPreserveHost On\nLimitRequestBody {}\nRequestHeader unset Proxy early\n\
          RequestHeader set X-Forwarded-Proto expr=%{{REQUEST_SCHEME}}\n\
          ErrorDocument 502 '{DOWN}'\nErrorDocument 503 '{DOWN}'\n\
-         Header always set Retry-After {RETRY_AFTER} \"expr=%{{REQUEST_STATUS}} -ge 502\"\n",
+         Header always set Retry-After {RETRY_AFTER} \"expr=%{{REQUEST_STATUS}} -ge 502 && -z resp('Retry-After')\"\n",
         options.upload.0
     );
     if site.has_entries() {
