@@ -40,6 +40,8 @@ const ROUND_TIME: Duration = Duration::from_millis(50);
 const TAKE_TIME: Duration = Duration::from_secs(10);
 /// How long it may take to accept the connections of a round.
 const ACCEPT_TIME: Duration = Duration::from_secs(1);
+/// The pause after a look at all tenants, as a multiple of the time that it took.
+const RENEW_PAUSE: u32 = 9;
 /// The pause between two looks whether it has, and before init is asked.
 const TAKE_PAUSE: Duration = Duration::from_millis(20);
 const ASK_PAUSE: Duration = Duration::from_millis(200);
@@ -109,7 +111,11 @@ impl Waker {
     pub(crate) async fn run(self: Arc<Self>) {
         let changed = self.listeners.changed();
         loop {
+            let begun = Instant::now();
             self.renew();
+            // With 10,000 tenants this takes milliseconds, and nobody else is served meanwhile. Who connects in the pause waits for
+            // its end.
+            tokio::time::sleep(begun.elapsed() * RENEW_PAUSE).await;
             tokio::select! {
                 () = changed.wait() => {}
                 () = self.reconciler.changed.wait() => {}

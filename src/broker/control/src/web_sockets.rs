@@ -64,6 +64,11 @@ fn stored_number(name: &str) -> Option<u16> {
 /// Names a socket of a tenant.
 pub(crate) type Key = (TenantName, SocketName);
 
+/// The name of a socket that no other comes before.
+fn least_name() -> SocketName {
+    "_".parse().expect("a name")
+}
+
 /// A listening socket.
 #[derive(Debug, Clone)]
 pub(crate) struct Listener {
@@ -133,7 +138,7 @@ impl WebSockets {
     /// The sockets of a tenant.
     pub(crate) fn of(&self, tenant: &TenantName) -> Vec<(SocketName, Arc<OwnedFd>)> {
         let held = lock(&self.held);
-        let of_tenant = held.iter().filter(|((name, _), _)| name == tenant);
+        let of_tenant = held.range((tenant.clone(), least_name())..).take_while(|((name, _), _)| name == tenant);
         of_tenant
             .filter_map(|((_, socket), held)| Some((socket.clone(), Arc::clone(&held.listener.as_ref()?.fd))))
             .collect()
