@@ -154,12 +154,14 @@ pub fn open_files() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
-/// Raises this process's soft limit on open descriptors to the hard one.
+/// Raises this process's soft limit on open descriptors to the hard one, and the hard one to at least `wanted` if the process may
+/// do that.
 ///
 /// # Errors
 /// The error of `setrlimit(2)`.
-pub fn raise_open_files() -> io::Result<()> {
+pub fn raise_open_files(wanted: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let raise = |maximum| setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let maximum = getrlimit(Resource::Nofile).maximum;
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+    Ok(raise(maximum.map(|maximum| maximum.max(wanted))).or_else(|_| raise(maximum))?)
 }

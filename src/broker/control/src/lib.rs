@@ -5,7 +5,7 @@
 //!
 //! The modules in order. Each uses only modules before it, and a test reads this list:
 //!
-//! - the ground: `audit_log`, `broken_listeners`, `directory`, `incident`, `own_dir`, `pressure`, `reconcile`,
+//! - the ground: `audit_log`, `directory`, `incident`, `listener_set`, `own_dir`, `pressure`, `reconcile`,
 //!   `refusals`, `sync`, `transport`, `unavailable`, `web_sockets`
 //! - who asks, and what is open: `comparison`, `door`, `init_client`, `permission`, `places`, `sessions`,
 //!   `start_failures`, `warden_link`
@@ -21,7 +21,6 @@
 
 mod audit_log;
 mod audits;
-mod broken_listeners;
 mod callers;
 mod comparison;
 mod crontabs;
@@ -37,6 +36,7 @@ mod init_health;
 mod init_watch;
 mod inits;
 mod job;
+mod listener_set;
 mod overview;
 mod own_dir;
 mod permission;

@@ -23,8 +23,6 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -73,13 +71,7 @@ impl ServiceKeeper {
     /// # Panics
     /// When the runtime has no reactor for descriptors, at its start.
     pub(crate) async fn run(self: Arc<Self>) {
-        let broken = self.sockets.broken().try_clone_to_owned();
-        #[expect(
-            deprecated,
-            reason = "what is deprecated about it are descriptors that somebody else may close: this one is owned"
-        )]
-        let broken =
-            broken.and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE)).expect("a descriptor is free");
+        let broken = self.sockets.broken();
         let (mut round, mut heard) = (Instant::now(), 0);
         loop {
             let (runtime, is_read) = {
@@ -424,6 +416,7 @@ impl ServiceKeeper {
         if more > 0 {
             all.push(format!("{more} more services have problems; see `bailiwick service list`"));
         }
+        all.extend(self.sockets.too_many());
         all
     }
 }

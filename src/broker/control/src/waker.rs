@@ -7,6 +7,7 @@
 
 use crate::init_client;
 use crate::inits::Inits;
+use crate::listener_set::{ListenerSet, Watched};
 use crate::reconciler::Reconciler;
 use crate::sync::{Wake, lock};
 use crate::tenants::Tenants;
@@ -22,10 +23,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -74,13 +72,49 @@ struct Listener {
     speaks: Speaks,
 }
 
-/// The task that waits on the listeners of one tenant.
+/// The wait on the listeners of one tenant.
 #[derive(Debug)]
 struct Watch {
     listeners: Vec<Listener>,
-    task: JoinHandle<()>,
-    /// Whether a connection has come, and the task is not done with it. The jail may run meanwhile.
-    is_at_work: Arc<AtomicBool>,
+    _watched: Vec<Watched>,
+    /// What a connection has caused.
+    work: Option<(Arc<Work>, JoinHandle<()>)>,
+}
+
+/// Where the task is that wakes a tenant and has its connections answered.
+#[derive(Debug, Default)]
+struct Work {
+    /// The jail is being started, or runs.
+    is_up: AtomicBool,
+    is_done: AtomicBool,
+}
+
+impl Watch {
+    /// Whether a task is at work, for which the jail may run.
+    fn is_at_work(&self) -> bool {
+        self.work.as_ref().is_some_and(|(work, _)| work.is_up.load(Ordering::Relaxed))
+    }
+
+    fn is_done(&self) -> bool {
+        self.work.as_ref().is_some_and(|(work, task)| work.is_done.load(Ordering::Relaxed) || task.is_finished())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some((_, task)) = &self.work {
+            task.abort();
+        }
+    }
+}
+
+/// The tenants that are waited for.
+#[derive(Debug, Default)]
+struct Watches {
+    of: BTreeMap<TenantName, Watch>,
+    /// Whom a number in the set means.
+    numbers: BTreeMap<u64, TenantName>,
+    next: u64,
 }
 
 /// Wakes the tenants of the host for connections.
@@ -92,7 +126,10 @@ pub(crate) struct Waker {
     waking: Arc<Waking>,
     listeners: Arc<dyn Listeners>,
     places: Arc<Semaphore>,
-    watches: Mutex<BTreeMap<TenantName, Watch>>,
+    set: ListenerSet,
+    watches: Mutex<Watches>,
+    /// Wakes the loop when a task is done.
+    done: Wake,
 }
 
 impl Waker {
@@ -104,46 +141,97 @@ impl Waker {
         listeners: Arc<dyn Listeners>,
     ) -> Self {
         let places = Arc::new(Semaphore::new(ANSWERED_AT_ONCE));
-        Self { tenants, inits, reconciler, waking, listeners, places, watches: Mutex::default() }
+        let (set, done) = (ListenerSet::of_connections(), Wake::default());
+        Self { tenants, inits, reconciler, waking, listeners, places, set, watches: Mutex::default(), done }
     }
 
     /// Runs without end.
+    ///
+    /// # Panics
+    /// When the process has no descriptor left, at its start.
     pub(crate) async fn run(self: Arc<Self>) {
+        tokio::join!(self.follow(), self.listen());
+    }
+
+    /// Keeps the set as the tenants are.
+    async fn follow(self: &Arc<Self>) {
         let changed = self.listeners.changed();
         loop {
             let begun = Instant::now();
             self.renew();
-            // With 10,000 tenants this takes milliseconds, and nobody else is served meanwhile. Who connects in the pause waits for
-            // its end.
+            // With 10,000 tenants this takes milliseconds, and nobody else is served meanwhile. Who connects to a tenant that has
+            // just fallen asleep waits for the end of the pause.
             tokio::time::sleep(begun.elapsed() * RENEW_PAUSE).await;
             tokio::select! {
                 () = changed.wait() => {}
                 () = self.reconciler.changed.wait() => {}
+                () = self.done.wait() => {}
             }
         }
+    }
+
+    /// Begins to work for whoever connects.
+    async fn listen(self: &Arc<Self>) {
+        let ready = self.set.ready();
+        loop {
+            match ready.readable().await {
+                // What comes from now on makes it readable again.
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => return,
+            }
+            for number in self.set.told() {
+                self.begin(number);
+            }
+        }
+    }
+
+    /// Begins to wake a tenant, unless that goes on already.
+    fn begin(self: &Arc<Self>, number: u64) {
+        let mut watches = lock(&self.watches);
+        let Watches { of, numbers, .. } = &mut *watches;
+        let Some((tenant, watch)) = numbers.get(&number).and_then(|name| Some((name, of.get_mut(name)?))) else {
+            return;
+        };
+        // A listener that was shut down is told too, and wakes nobody.
+        if watch.work.is_some() || !watch.listeners.iter().any(|one| waits_at(one) == Waits::Somebody) {
+            return;
+        }
+        // A jail that was just started must not look like one that somebody else started, who needs no watch.
+        let work = Arc::new(Work { is_up: true.into(), is_done: false.into() });
+        let (waker, noted, tenant, listeners) =
+            (Arc::clone(self), Arc::clone(&work), tenant.clone(), watch.listeners.clone());
+        let task = tokio::spawn(async move {
+            waker.work(&tenant, listeners, &noted.is_up).await;
+            noted.is_done.store(true, Ordering::Relaxed);
+            waker.done.wake();
+        });
+        watch.work = Some((work, task));
     }
 
     /// Begins to wait on the listeners of tenants that are asleep or frozen now, and no longer waits on those of others.
     fn renew(self: &Arc<Self>) {
         let asleep = self.asleep();
         let mut watches = lock(&self.watches);
-        watches.retain(|name, watch| {
-            let is_meant = asleep.get(name).map_or_else(
-                || watch.is_at_work.load(Ordering::Relaxed),
-                |listeners| is_same(listeners, &watch.listeners),
-            );
-            if !is_meant {
-                watch.task.abort();
-            }
-            is_meant && !watch.task.is_finished()
+        let Watches { of, numbers, next } = &mut *watches;
+        of.retain(|name, watch| {
+            let is_meant =
+                asleep.get(name).map_or_else(|| watch.is_at_work(), |listeners| is_same(listeners, &watch.listeners));
+            is_meant && !watch.is_done()
         });
+        numbers.retain(|_, name| of.contains_key(name));
         for (name, listeners) in asleep {
-            if !watches.contains_key(&name) && !listeners.is_empty() {
-                let is_at_work = Arc::new(AtomicBool::new(false));
-                let (waker, noted, of) = (Arc::clone(self), Arc::clone(&is_at_work), listeners.clone());
-                let tenant = name.clone();
-                let task = tokio::spawn(async move { waker.watch(&tenant, of, &noted).await });
-                watches.insert(name, Watch { listeners, task, is_at_work });
+            if of.contains_key(&name) || listeners.is_empty() {
+                continue;
+            }
+            *next += 1;
+            match listeners.iter().map(|one| self.set.watch(&one.fd, *next)).collect::<io::Result<Vec<_>>>() {
+                Ok(watched) => {
+                    numbers.insert(*next, name.clone());
+                    of.insert(name, Watch { listeners, _watched: watched, work: None });
+                }
+                Err(error) => {
+                    warn!(target: "bailiwick::event", tenant = %name, event = "not-watched", "connections do not wake {name} now: {error}");
+                }
             }
         }
     }
@@ -181,54 +269,45 @@ impl Waker {
         all
     }
 
-    /// Waits for connections to a tenant that is asleep, until one has woken it and its service has taken what waits.
-    async fn watch(self: Arc<Self>, tenant: &TenantName, listeners: Vec<Listener>, is_at_work: &AtomicBool) {
-        let waiting = match listeners.into_iter().map(Waiting::new).collect::<io::Result<Vec<_>>>() {
-            Ok(waiting) => waiting,
-            Err(error) => {
-                warn!(target: "bailiwick::event", tenant = %tenant, event = "not-watched", "connections do not wake {tenant} now: {error}");
-                return;
-            }
-        };
-        while somebody(&waiting).await {
-            // A jail that was just started must not look like one that somebody else started, who needs no watch.
-            is_at_work.store(true, Ordering::Relaxed);
+    /// Wakes a tenant for its connections, and ends when its service has taken what waits, or all have been answered.
+    async fn work(self: &Arc<Self>, tenant: &TenantName, listeners: Vec<Listener>, is_up: &AtomicBool) {
+        while listeners.iter().any(|one| waits_at(one) == Waits::Somebody) {
+            is_up.store(true, Ordering::Relaxed);
             // The start goes on if this task ends meanwhile.
             let (waking, name) = (Arc::clone(&self.waking), tenant.clone());
             let woken = tokio::spawn(async move { waking.wake(&name, Cause::Door(Door::Socket)).await });
             let woken = woken.await;
             let refused = match &woken {
-                Ok(Ok(_)) => self.not_taken(tenant, &waiting).await,
-                Ok(Err(_)) => waiting.iter().collect(),
+                Ok(Ok(_)) => self.not_taken(tenant, &listeners).await,
+                Ok(Err(_)) => listeners.iter().collect(),
                 Err(_) => return,
             };
-            let is_up = matches!(woken, Ok(Ok(_)));
+            let runs = matches!(woken, Ok(Ok(_)));
             if refused.is_empty() {
                 return;
             }
             for one in refused {
-                self.refuse(tenant, &one.listener, is_up).await;
+                self.refuse(tenant, one, runs).await;
             }
             // While the service fails in a jail that runs, this goes on, and answers whoever comes next.
-            is_at_work.store(is_up, Ordering::Relaxed);
+            is_up.store(runs, Ordering::Relaxed);
             tokio::time::sleep(ROUND_TIME).await;
         }
     }
 
     /// The listeners of a jail that runs whose connections no service takes, because it failed or was stopped. Empty once
     /// a service has taken all, or has had enough time.
-    async fn not_taken<'a>(&self, tenant: &TenantName, all: &'a [Waiting]) -> Vec<&'a Waiting> {
+    async fn not_taken<'a>(&self, tenant: &TenantName, all: &'a [Listener]) -> Vec<&'a Listener> {
         let begun = Instant::now();
         let mut asked = begun;
         while begun.elapsed() < TAKE_TIME {
-            let left: Vec<&Waiting> = all.iter().filter(|one| waits_at(one) == Waits::Somebody).collect();
+            let left: Vec<&Listener> = all.iter().filter(|one| waits_at(one) == Waits::Somebody).collect();
             if left.is_empty() {
                 return Vec::new();
             }
             if asked.elapsed() >= ASK_PAUSE {
                 let failed = self.failed(tenant).await;
-                let hopeless: Vec<&Waiting> =
-                    left.into_iter().filter(|one| failed.contains(&one.listener.service)).collect();
+                let hopeless: Vec<&Listener> = left.into_iter().filter(|one| failed.contains(&one.service)).collect();
                 if !hopeless.is_empty() {
                     return hopeless;
                 }
@@ -292,52 +371,8 @@ fn is_same(one: &[Listener], other: &[Listener]) -> bool {
     one.len() == other.len() && one.iter().zip(other).all(same)
 }
 
-/// A listener that is waited on. Its descriptor is a copy, because others may wait on the held one.
-#[derive(Debug)]
-struct Waiting {
-    listener: Listener,
-    ready: AsyncFd<OwnedFd>,
-}
-
-impl Waiting {
-    fn new(listener: Listener) -> io::Result<Self> {
-        #[expect(
-            deprecated,
-            reason = "what is deprecated about it are descriptors that somebody else may close: this one is owned"
-        )]
-        let ready = AsyncFd::with_interest(listener.fd.try_clone()?, Interest::READABLE)?;
-        Ok(Self { listener, ready })
-    }
-
-    /// Whether a connection waits; a broken listener never has one.
-    fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let Poll::Ready(guard) = self.ready.poll_read_ready(context) else { return Poll::Pending };
-            let mut guard = guard?;
-            match waits_at(self) {
-                Waits::Somebody => return Poll::Ready(Ok(())),
-                Waits::Broken => return Poll::Pending,
-                Waits::Nobody => guard.clear_ready(),
-            }
-        }
-    }
-}
-
-fn waits_at(one: &Waiting) -> Waits {
-    unavailable::waits(one.ready.get_ref().as_fd())
-}
-
-/// Waits until somebody connects to one of the listeners. Returns whether the wait was possible.
-async fn somebody(all: &[Waiting]) -> bool {
-    std::future::poll_fn(|context| {
-        for one in all {
-            if let Poll::Ready(result) = one.poll(context) {
-                return Poll::Ready(result.is_ok());
-            }
-        }
-        Poll::Pending
-    })
-    .await
+fn waits_at(one: &Listener) -> Waits {
+    unavailable::waits(one.fd.as_fd())
 }
 
 #[cfg(test)]
@@ -427,7 +462,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thousand_connections_to_a_tenant_that_cannot_start_are_answered_and_it_is_hardly_tried() {
-        bailiwick_sys::credential::raise_open_files().expect("raises");
+        bailiwick_sys::credential::raise_open_files(0).expect("raises");
         let failed = WardenReply::Failed(Failure::of(ExitStatus::HostCannot, "no disk"));
         let (temp, services, starts) = asleep(failed);
         let (path, fd) = listen(temp.path());
@@ -456,7 +491,7 @@ mod tests {
         let (temp, services, starts) = asleep(WardenReply::Done);
         let (path, fd) = listen(temp.path());
         let (waker, changed) = waker(&services, &fd);
-        let is_watched = || lock(&waker.watches).get(&alice()).is_some_and(|watch| !watch.task.is_finished());
+        let is_watched = || lock(&waker.watches).of.get(&alice()).is_some_and(|watch| !watch.is_done());
         until(is_watched).await;
         let connection = UnixStream::connect(&path).await.expect("connects");
         until(|| *lock(&starts) == 1).await;

@@ -5,7 +5,7 @@
 //! empty one of its own (`PrivateNetwork=`, or `--standalone`). A tenant that has a listening socket can shut it down, and then
 //! nobody can connect any more: such a socket is made anew, after growing pauses.
 
-use crate::broken_listeners::{BrokenListeners, Watched};
+use crate::listener_set::{ListenerSet, Watched};
 use crate::sync::{Wake, lock};
 use bailiwick_policy::{Host, Policy};
 use bailiwick_proto::{WEB_DIR, bound_web_socket, web_socket, web_socket_of};
@@ -21,6 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 
 /// The pause before a broken socket is made anew. It doubles each time up to `LAST_PAUSE`.
@@ -35,6 +36,25 @@ pub const MAX_STORED: u16 = 16384;
 /// (systemd#11112).
 const STORED_AT_ONCE: usize = 64;
 const STORE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How many descriptors are left for everything else: sessions, requests, files.
+const OTHER_FILES: u64 = 4096;
+
+/// What is wrong with so many sockets; `None` if nothing is. `files` is how many descriptors this process may have.
+fn too_many(sockets: usize, files: Option<u64>) -> Option<String> {
+    let sockets = sockets as u64;
+    match files {
+        Some(files) if files < sockets + OTHER_FILES => Some(format!(
+            "{sockets} sockets of services leave less than {OTHER_FILES} of the {files} descriptors that bailiwickd may have: raise \
+             LimitNOFILE= of bailiwickd.service"
+        )),
+        _ if sockets > u64::from(MAX_STORED) => Some(format!(
+            "{sockets} sockets of services are more than the {MAX_STORED} that outlive bailiwickd: connections to the others are \
+             refused when it ends"
+        )),
+        _ => None,
+    }
+}
 
 /// Holds descriptors for the next process of this program, so that nobody is refused after a `kill -9`.
 pub trait DescriptorStore: std::fmt::Debug + Send + Sync {
@@ -96,7 +116,7 @@ struct Held {
 #[derive(Debug)]
 pub(crate) struct WebSockets {
     held: Mutex<BTreeMap<Key, Held>>,
-    broken: BrokenListeners,
+    broken: ListenerSet,
     stored: Mutex<Option<Stored>>,
     changed: Wake,
 }
@@ -117,12 +137,12 @@ fn declared(policy: &Policy) -> BTreeMap<Key, u32> {
 
 impl WebSockets {
     pub(crate) fn new(changed: Wake) -> Self {
-        Self { held: Mutex::default(), broken: BrokenListeners::new(), stored: Mutex::default(), changed }
+        Self { held: Mutex::default(), broken: ListenerSet::of_shutdowns(), stored: Mutex::default(), changed }
     }
 
     /// A descriptor that is readable when a tenant has shut a socket down, until the next [`Self::heal`].
-    pub(crate) fn broken(&self) -> BorrowedFd<'_> {
-        self.broken.as_fd()
+    pub(crate) fn broken(&self) -> AsyncFd<OwnedFd> {
+        self.broken.ready()
     }
 
     /// Wakes whoever waits when a socket was made or removed.
@@ -150,6 +170,11 @@ impl WebSockets {
         let one = held.get(&(tenant.clone(), socket.clone()))?;
         let before = || "the tenant shut it down before".to_owned();
         one.problem.clone().or_else(|| one.broken.filter(|broken| broken.elapsed() < WELL).map(|_| before()))
+    }
+
+    /// What is wrong with the number of sockets; `None` if nothing is.
+    pub(crate) fn too_many(&self) -> Option<String> {
+        too_many(lock(&self.held).len(), bailiwick_sys::credential::open_files())
     }
 
     /// What is wrong with the file of a socket that is held; `None` if nothing is. It must be the socket that is held, owned by this
@@ -340,7 +365,7 @@ impl WebSockets {
 }
 
 impl Held {
-    fn new(made: io::Result<Listener>, backlog: u32, all: &BrokenListeners) -> Self {
+    fn new(made: io::Result<Listener>, backlog: u32, all: &ListenerSet) -> Self {
         let now = Instant::now();
         let made = made.and_then(|listener| Ok((all.watch(&listener.fd, listener.cookie)?, listener)));
         let (listener, watched, problem, again) = match made {
@@ -592,6 +617,14 @@ mod tests {
         sockets.heal(&runtime, later + FIRST_PAUSE);
         assert!(sockets.get(&name("alice"), &name("web")).is_some());
         assert!(problem().is_some_and(|problem| problem.contains("shut it down before")));
+    }
+
+    #[test]
+    fn more_sockets_than_there_is_room_for_are_told() {
+        assert_eq!(too_many(10_000, Some(65_536)), None);
+        assert_eq!(too_many(10_000, None), None);
+        assert!(too_many(10_000, Some(12_000)).is_some_and(|text| text.contains("LimitNOFILE=")));
+        assert!(too_many(16_385, Some(65_536)).is_some_and(|text| text.contains("16384")));
     }
 
     #[test]

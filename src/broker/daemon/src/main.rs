@@ -40,10 +40,13 @@ impl Ended {
     }
 }
 
+/// How many descriptors it may have: as many as `LimitNOFILE=` of the units. Each socket of a service is one.
+const OPEN_FILES: u64 = 65536;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log::begin();
-    if let Err(error) = bailiwick_sys::credential::raise_open_files() {
+    if let Err(error) = bailiwick_sys::credential::raise_open_files(OPEN_FILES) {
         tracing::warn!("cannot allow itself more descriptors, ignoring: {error}");
     }
     if let Err(error) = bailiwick_sys::signal::unblock_all() {
