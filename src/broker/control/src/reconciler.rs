@@ -101,6 +101,8 @@ impl Reconciler {
                 Ok(()) => {
                     self.first_round.send_replace(true);
                     self.changed.wake();
+                    // After a restart of this program it learns here which jails run.
+                    self.wake_keeper.wake();
                     drop(tokio::time::timeout(RECONCILE_TIME, self.wake.wait()).await);
                     // A jail that ends right after its start must not keep this loop busy.
                     tokio::time::sleep(AGAIN_TIME).await;

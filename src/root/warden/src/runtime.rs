@@ -6,7 +6,7 @@ use bailiwick_policy::{EtcSettings, Web};
 use bailiwick_proto::{CONTROL_DIR, JAILS, WARDEN_SOCKET, WEB_DIR, init_socket};
 use bailiwick_sys::{file, socket};
 use bailiwick_types::{Access, TenantName};
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::net::SocketAddrUnix;
 use std::collections::BTreeMap;
 use std::io;
@@ -111,7 +111,11 @@ impl Runtime {
         })?;
         let make = || -> io::Result<()> {
             let dir = file::ensure_dir_at(&self.dir, WEB_DIR, 0o750)?;
-            give(&dir, Some(self.daemon.uid), gid, 0o2750)
+            let before = file::metadata(&dir)?.gid;
+            give(&dir, Some(self.daemon.uid), gid, 0o2750)?;
+            // What is there was made for another group, or could not be given before.
+            let is_whole = before == gid && self.web.problem.is_none();
+            if is_whole { Ok(()) } else { give_sockets(&dir, self.daemon.uid, Gid::from_raw(gid)) }
         };
         make().map_err(|error| format!("the directory of web sockets cannot be made: {error}"))
     }
@@ -139,7 +143,7 @@ impl Runtime {
 
     /// Device and inode of the warden's socket; `None` when there is none.
     pub(crate) fn socket(&self) -> Option<(u64, u64)> {
-        let stat = rustix::fs::statat(&self.dir, WARDEN_SOCKET, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let stat = rustix::fs::statat(&self.dir, WARDEN_SOCKET, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         Some((stat.st_dev, stat.st_ino))
     }
 
@@ -222,6 +226,28 @@ fn give(fd: impl AsFd, uid: Option<u32>, gid: u32, mode: u32) -> io::Result<()> 
     Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?)
 }
 
+/// Gives a group the sockets and the directories in a directory of `bailiwickd`, and in each of those.
+///
+/// Danger: `bailiwickd` can put anything there meanwhile. Only what it owns is given away, and no link is followed.
+fn give_sockets(dir: &OwnedFd, owner: u32, gid: Gid) -> io::Result<()> {
+    for name in file::names(dir)? {
+        let entry = match file::open_at(dir, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        let stat = rustix::fs::fstat(&entry)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if stat.st_uid != owner || !matches!(kind, FileType::Socket | FileType::Directory) {
+            continue;
+        }
+        rustix::fs::chownat(&entry, "", None, Some(gid), AtFlags::EMPTY_PATH)?;
+        if kind == FileType::Directory {
+            give_sockets(&file::open_dir_at(dir, &name)?, owner, gid)?;
+        }
+    }
+    Ok(())
+}
+
 /// A path through a descriptor, so neither its length nor a swapped directory matters.
 pub(crate) fn path_of(dir: BorrowedFd<'_>, name: &str) -> String {
     format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())
@@ -233,8 +259,8 @@ fn bind(dir: BorrowedFd<'_>, name: &str, gid: u32, socket: &OwnedFd) -> io::Resu
     // Without any permission at first, so that nobody connects before the right ones are set.
     rustix::fs::fchmod(socket, Mode::empty())?;
     rustix::net::bind(socket, &SocketAddrUnix::new(path_of(dir, name).as_str())?)?;
-    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::chownat(dir, name, None, Some(Gid::from_raw(gid)), flags)?;
-    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o660), rustix::fs::AtFlags::empty())?;
+    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o660), AtFlags::empty())?;
     Ok(rustix::net::listen(socket, BACKLOG)?)
 }
