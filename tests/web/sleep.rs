@@ -139,6 +139,50 @@ fn it_does_not_sleep_while_somebody_is_there() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("session"), "{refused:?}");
     session.kill().expect("kills");
     session.wait().expect("ends");
+    // The service keeps what it accepted, and nobody is at the other end.
+    to_sleep(&host, tenant());
+}
+
+#[test]
+fn whoever_waits_for_a_service_keeps_its_tenant_awake() {
+    let host = host(&[(tenant(), sleeper(tenant(), "sleep 100000", ""))]);
+    host.ok(&["apply"]);
+    until("its socket is there", || path(&host, tenant()).exists());
+    host.ok(&["wake", tenant()]);
+    let _waiting = UnixStream::connect(path(&host, tenant())).expect("connects");
+    let refused = host.cli(&["sleep", tenant()]);
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("its socket \"web\" has 1 connection"), "{refused:?}");
+    let told: Value = serde_json::from_str(&host.ok(&["service", "status", tenant(), "--json"])).expect("JSON");
+    assert!(told.to_string().contains("\"connections\":1"), "{told}");
+}
+
+#[test]
+fn who_waits_while_the_jail_ends_is_served_by_the_next_one() {
+    // It takes nothing in its first life.
+    let program = format!(
+        "if (!-e \"$ENV{{HOME}}/again\") {{ open my $f, \">\", \"$ENV{{HOME}}/again\"; close $f; sleep 100000 }} {SERVER}"
+    );
+    let host = host(&[(tenant(), sleeper(tenant(), &program, ""))]);
+    host.ok(&["apply"]);
+    until("its socket is there", || path(&host, tenant()).exists());
+    // Its storage is there, and nobody has run the service.
+    to_sleep(&host, tenant());
+    drop(host.inside(tenant(), "rm -f /home/*/again"));
+    to_sleep(&host, tenant());
+    let socket = path(&host, tenant());
+    let visitor = std::thread::spawn(move || {
+        let begun = Instant::now();
+        (get(&socket), begun.elapsed())
+    });
+    until("the service has begun its first life", || {
+        state(&host, tenant()) == "running" && host.inside(tenant(), "ls /home/*/again").0 == 0
+    });
+    let init = host.init(tenant()).to_string();
+    assert!(std::process::Command::new("kill").args(["-9", &init]).status().expect("kill").success());
+    let (answer, taken) = visitor.join().expect("ends");
+    assert!(answer.expect("an answer").starts_with("HTTP/1.0 200"), "{}", host.log());
+    assert!(taken < Duration::from_secs(9), "it waited {taken:?}, as long as for a service that accepts nothing");
 }
 
 #[test]

@@ -12,7 +12,7 @@
 //! - clients of other programs: `ftp`, `init_health`, `job`, `service_orders`, `warden_client`
 //! - the policy: `crontabs`, `policy_store`
 //! - what is kept: `policy_copies`, `recorder`, `tenants`, `timers`
-//! - callers and ends: `callers`, `inits`, `records`, `refused_requests`, `session_end`
+//! - callers and ends: `callers`, `connections`, `inits`, `records`, `refused_requests`, `session_end`
 //! - changes: `reconciler`, `service_keeper`, `waking`
 //! - entries: `ftp_entry`, `session_entry`
 //! - rounds and views: `audits`, `init_watch`, `overview`, `sleeping`, `timer_runner`, `waker`
@@ -23,6 +23,7 @@ mod audit_log;
 mod audits;
 mod callers;
 mod comparison;
+mod connections;
 mod crontabs;
 mod directory;
 mod door;

@@ -231,6 +231,10 @@ impl Reconciler {
     pub(crate) async fn freeze_idle(&self, _turn: &Turn, tenant: &TenantName) -> Result<Done, Failure> {
         let request = WardenRequest::Freeze { tenant: tenant.clone(), by: FrozenBy::Idle };
         if self.tenants.warden.ask(&request).await? == WardenReply::Unchanged {
+            // It is frozen already: the warden did this, and ended before it could reply. Or an operator did. The entry tells.
+            drop(self.tenants.warden.entry(tenant).await);
+            self.inits.health.forget(tenant);
+            self.changed.wake();
             return Ok(Done::Unchanged);
         }
         info!(target: "bailiwick::event", tenant = %tenant, event = "frozen", cause = "idle", "the jail of {tenant} was frozen: idle");

@@ -2,21 +2,21 @@
 //!
 //! Danger: every report is a tenant's word. It is bounded, and shown as such.
 
+use crate::connections::{Connections, Counter};
 use crate::init_client::{self, InitError};
 use crate::inits::Inits;
 use crate::permission::OperatorPermission;
 use crate::service_orders::{self, Draft};
 use crate::sync::{Turns, Wake, at_once, lock};
 use crate::tenants::Tenants;
-use crate::warden_client::unexpected;
 use crate::web_sockets::{Listener, WebSockets};
 use bailiwick_audit::ServicesSeen;
 use bailiwick_policy::{Service, Tenant};
 use bailiwick_proto::control::{ServiceStatus, SocketStatus, TenantServices};
-use bailiwick_proto::{Failure, Refusal, WardenReply, WardenRequest, web_socket};
+use bailiwick_proto::{Failure, Refusal, web_socket};
 use bailiwick_types::{
     Access, Door, ExitStatus, IdRange, ServiceCounts, ServiceName, ServiceReport, ServiceState, ServiceVerb,
-    SocketName, TenantName, TenantState, TenantUsage, UnitName, service_log,
+    TenantName, TenantState, TenantUsage, UnitName, service_log,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -34,9 +34,6 @@ const RETRY_TIME: Duration = Duration::from_millis(500);
 const WITH_SERVICES: u32 = 3;
 /// The most failing services that a status names.
 const MOST_NAMED: usize = 20;
-
-/// The connections to the sockets of tenants, as the warden counts them.
-type Connections = BTreeMap<TenantName, BTreeMap<SocketName, u64>>;
 
 /// What is known of a tenant's services.
 #[derive(Debug, Clone, Default)]
@@ -56,14 +53,21 @@ pub(crate) struct ServiceKeeper {
     tenants: Arc<Tenants>,
     inits: Arc<Inits>,
     pub(crate) sockets: Arc<WebSockets>,
+    counter: Arc<Counter>,
     known: Mutex<BTreeMap<TenantName, Known>>,
     turns: Turns,
     wake: Wake,
 }
 
 impl ServiceKeeper {
-    pub(crate) fn new(tenants: Arc<Tenants>, inits: Arc<Inits>, sockets: Arc<WebSockets>, wake: Wake) -> Self {
-        Self { tenants, inits, sockets, known: Mutex::default(), turns: Turns::default(), wake }
+    pub(crate) fn new(
+        tenants: Arc<Tenants>,
+        inits: Arc<Inits>,
+        sockets: Arc<WebSockets>,
+        counter: Arc<Counter>,
+        wake: Wake,
+    ) -> Self {
+        Self { tenants, inits, sockets, counter, known: Mutex::default(), turns: Turns::default(), wake }
     }
 
     /// Runs without end.
@@ -233,7 +237,7 @@ impl ServiceKeeper {
         self.tenants.check_known(tenants)?;
         let all = self.meant(tenants);
         at_once(all.iter().map(|tenant| self.refresh(tenant)).collect()).await;
-        let connections = self.all_connections().await.ok();
+        let connections = self.counter.of(all.iter().map(|tenant| &tenant.name)).await.ok();
         Ok(all.iter().map(|tenant| self.services_of(tenant, connections.as_ref())).collect())
     }
 
@@ -244,16 +248,8 @@ impl ServiceKeeper {
         tenants: &[TenantName],
     ) -> Result<Connections, Failure> {
         self.tenants.check_known(tenants)?;
-        let mut all = self.all_connections().await?;
-        all.retain(|tenant, _| tenants.is_empty() || tenants.contains(tenant));
-        Ok(all)
-    }
-
-    async fn all_connections(&self) -> Result<Connections, Failure> {
-        match self.tenants.warden.ask(&WardenRequest::Connections).await? {
-            WardenReply::Connections(connections) => Ok(connections),
-            _ => Err(unexpected()),
-        }
+        let meant = self.meant(tenants);
+        self.counter.of(meant.iter().map(|tenant| &tenant.name)).await
     }
 
     /// Adds to each tenant how many services it has, by the last reports of the inits. Nobody is asked.
@@ -481,6 +477,7 @@ mod tests {
     use super::*;
     use crate::fake::{self, Answer};
     use bailiwick_policy::Run;
+    use bailiwick_proto::{WardenReply, WardenRequest};
     use bailiwick_types::Moment;
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::audits::Audits;
 use crate::callers::Callers;
+use crate::connections::Counter;
 use crate::ftp::Ftp;
 use crate::ftp_entry::FtpEntry;
 use crate::init_watch::InitWatch;
@@ -107,6 +108,7 @@ impl Services {
         let session_end = Arc::new(SessionEnd::new(Arc::clone(&tenants), Arc::clone(&sessions)));
         let (first_round, first_round_over) = watch::channel(false);
         let sockets = Arc::new(WebSockets::new(Wake::default()));
+        let counter = Arc::new(Counter::new(Arc::clone(&tenants), Arc::clone(&sockets)));
         let reconciler = Arc::new(Reconciler::new(Parts {
             tenants: Arc::clone(&tenants),
             inits: Arc::clone(&inits),
@@ -125,6 +127,7 @@ impl Services {
             Arc::clone(&sessions),
             Arc::clone(&reconciler),
             Arc::clone(&waking),
+            Arc::clone(&counter),
         ));
         let waker = Arc::new(Waker::new(
             Arc::clone(&tenants),
@@ -157,7 +160,7 @@ impl Services {
         ));
         let init_watch = Arc::new(InitWatch::new(Arc::clone(&tenants), Arc::clone(&inits), Arc::clone(&reconciler)));
         let service_keeper =
-            Arc::new(ServiceKeeper::new(Arc::clone(&tenants), Arc::clone(&inits), sockets, wake_keeper));
+            Arc::new(ServiceKeeper::new(Arc::clone(&tenants), Arc::clone(&inits), sockets, counter, wake_keeper));
         let places = Places::new(bailiwick_sys::credential::open_files());
         let overview = Overview {
             tenants: Arc::clone(&tenants),

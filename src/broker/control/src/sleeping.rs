@@ -3,6 +3,7 @@
 //! Danger: whoever is there must not lose the jail, nor wait for a frozen one. What cannot be read counts as somebody
 //! there, and the last look is made while nobody can enter.
 
+use crate::connections::{Connections, Counter};
 use crate::permission::OperatorPermission;
 use crate::reconcile::actual;
 use crate::reconciler::Reconciler;
@@ -10,11 +11,10 @@ use crate::sessions::Sessions;
 use crate::sync::{Turn, at_once, lock};
 use crate::tenants::Tenants;
 use crate::waking::{FallsAsleep, Waking, never_sleeps};
-use crate::warden_client::unexpected;
 use bailiwick_plan::lifecycle::{self, JailState};
 use bailiwick_policy::{Sleep, Tenant};
 use bailiwick_proto::control::{Done, TenantOutcome};
-use bailiwick_proto::{Failure, Refusal, WardenReply, WardenRequest};
+use bailiwick_proto::{Failure, Refusal};
 use bailiwick_types::{ExitStatus, FrozenBy, Period, SocketName, TenantName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -28,9 +28,6 @@ const LOOK_TIME: Duration = Duration::from_secs(30);
 const WORK: u64 = 50_000;
 /// The most tenants that are frozen or put to sleep after one look. The others follow after the next one.
 const AT_A_LOOK: usize = 100;
-
-/// The connections to the sockets of services, by tenant.
-type Connections = BTreeMap<TenantName, BTreeMap<SocketName, u64>>;
 
 /// A tenant that may sleep and runs, or is frozen because it is idle.
 #[derive(Debug)]
@@ -68,6 +65,7 @@ pub(crate) struct Sleeping {
     sessions: Arc<Sessions>,
     reconciler: Arc<Reconciler>,
     waking: Arc<Waking>,
+    counter: Arc<Counter>,
     idle: Mutex<BTreeMap<TenantName, Idle>>,
 }
 
@@ -77,8 +75,9 @@ impl Sleeping {
         sessions: Arc<Sessions>,
         reconciler: Arc<Reconciler>,
         waking: Arc<Waking>,
+        counter: Arc<Counter>,
     ) -> Self {
-        Self { tenants, sessions, reconciler, waking, idle: Mutex::default() }
+        Self { tenants, sessions, reconciler, waking, counter, idle: Mutex::default() }
     }
 
     /// Looks without end.
@@ -96,7 +95,7 @@ impl Sleeping {
         let soonest = quiet.iter().filter_map(|awake| awake.sleep.freeze_after).min();
         quiet.retain(|awake| self.sessions.inside(&awake.name) == 0);
         let connections = match quiet.iter().any(|awake| awake.has_sockets) {
-            true => self.connections().await.ok(),
+            true => self.counter.of(quiet.iter().map(|awake| &awake.name)).await.ok(),
             false => None,
         };
         let used = self.processor_times(&quiet).await;
@@ -131,13 +130,6 @@ impl Sleeping {
             Some(Awake { name: name.clone(), sleep, is_frozen, has_sockets, cgroups: known.cgroups.clone() })
         };
         known.running().filter_map(of).collect()
-    }
-
-    async fn connections(&self) -> Result<Connections, Failure> {
-        match self.tenants.warden.ask(&WardenRequest::Connections).await? {
-            WardenReply::Connections(connections) => Ok(connections),
-            _ => Err(unexpected()),
-        }
     }
 
     /// The processor time of each of these tenants, where it can be read.
@@ -185,11 +177,13 @@ impl Sleeping {
         }
         let _falls = self.begin(&turn, &tenant).await?;
         let done = self.reconciler.freeze_idle(&turn, name).await;
-        // Its service may just have accepted a connection. Those that it has not accepted are seen by the waker too.
-        let is_connected =
-            has_sockets(&tenant) && self.connections().await.map_or(true, |all| most_connected(&all, name).is_some());
+        // Somebody may just have come.
+        let is_connected = has_sockets(&tenant)
+            && self.counter.of([name]).await.map_or(true, |all| most_connected(&all, name).is_some());
         match done {
-            Ok(Done::Frozen) if is_connected => self.reconciler.thaw_idle(&turn, name, "socket").await,
+            Ok(Done::Frozen | Done::Unchanged) if is_connected => {
+                self.reconciler.thaw_idle(&turn, name, "socket").await
+            }
             Ok(done) => Ok(done),
             // Part of it may be frozen.
             Err(failure) => {
@@ -220,10 +214,10 @@ impl Sleeping {
             return Err(refused(format!("{inside} {sessions} in it; `bailiwick sessions {name}` lists them")));
         }
         if has_sockets(tenant) {
-            let connections = self
-                .connections()
-                .await
-                .map_err(|failure| refused(format!("the connections to its sockets cannot be counted: {failure}")))?;
+            let connections =
+                self.counter.of([name]).await.map_err(|failure| {
+                    refused(format!("the connections to its sockets cannot be counted: {failure}"))
+                })?;
             if let Some((socket, count)) = most_connected(&connections, name) {
                 let connections = if count == 1 { "connection" } else { "connections" };
                 return Err(refused(format!("its socket \"{socket}\" has {count} {connections}")));
@@ -301,6 +295,7 @@ mod tests {
     use super::*;
     use crate::fake::{self, Answer};
     use bailiwick_proto::warden::RosterEntry;
+    use bailiwick_proto::{WardenReply, WardenRequest};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     fn name(text: &str) -> TenantName {
@@ -450,6 +445,42 @@ mod tests {
                 }
                 Err(why) => assert!(done.is_err_and(|failure| failure.message.contains(why))),
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_warden_that_froze_it_and_ended_before_its_reply_hides_nothing() {
+        use bailiwick_types::FrozenBy::Idle;
+        for (count, golden) in [(0, Done::Unchanged), (1, Done::Thawed)] {
+            let (_temp, services) = fake::host();
+            fake::sleepers(&services, &[]);
+            with_socket(&services);
+            let (frozen, up) = (Arc::new(AtomicBool::new(false)), fake::up(&services));
+            let looks = Arc::new(Mutex::new(0));
+            let (is_frozen, asked) = (Arc::clone(&frozen), Arc::clone(&looks));
+            fake::warden(&services, move |request| match request {
+                WardenRequest::Entry { .. } => {
+                    let frozen = is_frozen.load(Ordering::SeqCst);
+                    let entry = RosterEntry { frozen, frozen_by: Idle, ..up.clone() };
+                    Answer::Reply(WardenReply::Entry(Some(Box::new(entry))))
+                }
+                WardenRequest::Connections => {
+                    *lock(&asked) += 1;
+                    let count = if *lock(&asked) > 1 { count } else { 0 };
+                    Answer::Reply(WardenReply::Connections(connected(&name("alice"), count)))
+                }
+                WardenRequest::Freeze { .. } => {
+                    is_frozen.store(true, Ordering::SeqCst);
+                    Answer::Reply(WardenReply::Unchanged)
+                }
+                WardenRequest::Thaw { .. } => {
+                    is_frozen.store(false, Ordering::SeqCst);
+                    Answer::Reply(WardenReply::Done)
+                }
+                request => panic!("{request:?}"),
+            });
+            assert_eq!(services.sleeping.freeze(&name("alice")).await, Ok(golden));
+            assert_eq!(services.tenants.was_idle(&name("alice")), count == 0, "the waker knows it");
         }
     }
 

@@ -38,6 +38,8 @@ const ROUND_TIME: Duration = Duration::from_millis(50);
 const TAKE_TIME: Duration = Duration::from_secs(10);
 /// How long it may take to accept the connections of a round.
 const ACCEPT_TIME: Duration = Duration::from_secs(1);
+/// The longest pause before a jail that ended with connections at its sockets is started again.
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// The pause after a look at all tenants, as a multiple of the time that it took.
 const RENEW_PAUSE: u32 = 9;
 /// The pause between two looks whether it has, and before init is asked.
@@ -271,6 +273,7 @@ impl Waker {
 
     /// Wakes a tenant for its connections, and ends when its service has taken what waits, or all have been answered.
     async fn work(self: &Arc<Self>, tenant: &TenantName, listeners: Vec<Listener>, is_up: &AtomicBool) {
+        let mut pause = ROUND_TIME;
         while listeners.iter().any(|one| waits_at(one) == Waits::Somebody) {
             is_up.store(true, Ordering::Relaxed);
             // The start goes on if this task ends meanwhile.
@@ -278,7 +281,15 @@ impl Waker {
             let woken = tokio::spawn(async move { waking.wake(&name, Cause::Door(Door::Socket)).await });
             let woken = woken.await;
             let refused = match &woken {
-                Ok(Ok(_)) => self.not_taken(tenant, &listeners).await,
+                Ok(Ok(_)) => match self.not_taken(tenant, &listeners).await {
+                    Some(refused) => refused,
+                    // It is woken again for those that still wait. A jail that ends each time must not keep this loop busy.
+                    None => {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(LAST_PAUSE);
+                        continue;
+                    }
+                },
                 Ok(Err(_)) => listeners.iter().collect(),
                 Err(_) => return,
             };
@@ -296,26 +307,29 @@ impl Waker {
     }
 
     /// The listeners of a jail that runs whose connections no service takes, because it failed or was stopped. Empty once
-    /// a service has taken all, or has had enough time.
-    async fn not_taken<'a>(&self, tenant: &TenantName, all: &'a [Listener]) -> Vec<&'a Listener> {
+    /// a service has taken all, or has had enough time; `None` when the jail has ended meanwhile.
+    async fn not_taken<'a>(&self, tenant: &TenantName, all: &'a [Listener]) -> Option<Vec<&'a Listener>> {
         let begun = Instant::now();
         let mut asked = begun;
         while begun.elapsed() < TAKE_TIME {
             let left: Vec<&Listener> = all.iter().filter(|one| waits_at(one) == Waits::Somebody).collect();
             if left.is_empty() {
-                return Vec::new();
+                return Some(Vec::new());
+            }
+            if self.tenants.warden.known().is_down(tenant) {
+                return None;
             }
             if asked.elapsed() >= ASK_PAUSE {
                 let failed = self.failed(tenant).await;
                 let hopeless: Vec<&Listener> = left.into_iter().filter(|one| failed.contains(&one.service)).collect();
                 if !hopeless.is_empty() {
-                    return hopeless;
+                    return Some(hopeless);
                 }
                 asked = Instant::now();
             }
             tokio::time::sleep(TAKE_PAUSE).await;
         }
-        Vec::new()
+        Some(Vec::new())
     }
 
     /// The services of a tenant that do not run and are not about to. Init says so, which is the tenant's word: it

@@ -91,13 +91,13 @@ impl Warden {
             Failure::of(ExitStatus::HostCannot, message)
         };
         let diag = self.unix_diag.as_ref().ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))?;
-        diag.connections(|path, count| {
+        diag.connections(|path| {
             let Some((tenant, socket)) = web_socket_of(&self.policy.host.runtime_dir, path) else { return };
             // A user of the host may name a socket like this, so the answer is bounded.
             if self.ledger.ids(&tenant).is_some() {
                 let sockets = all.entry(tenant).or_default();
                 if sockets.len() < MAX_SERVICES * MAX_SOCKETS || sockets.contains_key(&socket) {
-                    *sockets.entry(socket).or_default() += count;
+                    *sockets.entry(socket).or_default() += 1;
                 }
             }
         })
