@@ -249,3 +249,22 @@ fn programs_that_cannot_start_say_why() {
     let shown = host.ok(&["service", "status", tenant()]);
     assert!(shown.contains("No such file"), "{shown}");
 }
+
+#[test]
+fn services_have_their_own_time_to_end_with_the_jail() {
+    let saves = "trap 'sleep 4; echo saved >> /home/$USER/saved; exit 0' TERM; echo up >> /home/$USER/up; while :; do sleep 0.1; done";
+    let deaf = "trap '' TERM; while :; do sleep 0.1; done";
+    let host =
+        host(&[("saves", saves, "stop = { within = \"1m\" }\n"), ("deaf", deaf, "stop = { within = \"1s\" }\n")]);
+    let lines = |file: &str| {
+        let text = inside(&host, &format!("cat /home/*/{file} 2>/dev/null || true"));
+        text.lines().count()
+    };
+    for (verbs, count) in [(&["restart"][..], 1), (&["stop", "start"], 2)] {
+        until("the service runs", || lines("up") == count);
+        for verb in verbs {
+            host.ok(&[verb, tenant()]);
+        }
+        assert_eq!(lines("saved"), count, "{verbs:?}: it was killed while it saved");
+    }
+}

@@ -45,10 +45,9 @@ const MAX_SESSIONS: usize = 512;
 const MAX_REPLY: usize = if MAX_SERVICES_REPLY > MAX_CRONTAB_REPLY { MAX_SERVICES_REPLY } else { MAX_CRONTAB_REPLY };
 /// The pause after a connection that could not even be refused.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long processes may run between `SIGTERM` and the end of the jail.
+/// How long processes may run between `SIGTERM` and the end of the jail. Services have their own time before that, alone: each has a
+/// stop signal of its own, and may take `SIGTERM` or `SIGHUP` for another.
 const GRACE: Duration = Duration::from_secs(2);
-/// How much of it the services may have alone. Each has a stop signal of its own, and may take `SIGTERM` or `SIGHUP` for another.
-const SERVICES_FIRST: Duration = Duration::from_secs(1);
 
 /// The argument for doing nothing. `bailiwick-jails.service` runs this outside of all jails, so that the control group of the
 /// jails has a process while no jail runs.
@@ -111,8 +110,9 @@ fn run() -> io::Result<()> {
         if events.signals {
             while let Some(arrived) = signals.take()? {
                 if arrived == SIGTERM && stop_at.is_none() {
-                    stop_at = Some(Instant::now() + GRACE);
-                    ask_all_at = Some(Instant::now() + SERVICES_FIRST);
+                    let services = children.services.time_to_end();
+                    stop_at = Some(Instant::now() + services + GRACE);
+                    ask_all_at = Some(Instant::now() + services);
                     children.services.end();
                 }
             }
@@ -132,7 +132,7 @@ fn run() -> io::Result<()> {
         }
         children.services.work();
         if ask_all_at.is_some_and(|deadline| Instant::now() >= deadline || children.services.have_ended()) {
-            ask_all_at = None;
+            (ask_all_at, stop_at) = (None, Some(Instant::now() + GRACE));
             // SIGCONT lets a stopped process see the other two. No process at all is no error.
             for number in [SIGTERM, SIGHUP, SIGCONT] {
                 drop(signal::send_to_all_others(number));

@@ -165,6 +165,12 @@ impl Services {
         }
     }
 
+    /// How long the programs that run may take to end: the longest of their own times.
+    pub(crate) fn time_to_end(&self) -> Duration {
+        let running = self.units.iter().filter(|unit| unit.pid.is_some());
+        running.map(|unit| unit.rules().stop_within).max().unwrap_or_default()
+    }
+
     /// Whether no program runs.
     pub(crate) fn have_ended(&self) -> bool {
         self.units.iter().all(|unit| unit.pid.is_none())

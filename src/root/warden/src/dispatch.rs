@@ -1,13 +1,14 @@
 //! Calls the handler of each request.
 
 use crate::handlers::doors::{end_ftp, ftp_processes};
-use crate::handlers::lifecycle::{Freeze, freeze, stop};
+use crate::handlers::lifecycle::{Freeze, freeze, stop, time_of_services};
 use crate::handlers::limits::emergency_forked;
 use crate::requests::{Answer, Ticket};
 use crate::state::Warden;
 use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
 use bailiwick_types::ExitStatus;
+use std::time::Duration;
 
 impl Warden {
     /// Handles a request, or begins to.
@@ -21,12 +22,19 @@ impl Warden {
         if self.is_put_off(ticket, &request) {
             return Answer::Later(ticket);
         }
+        let services = match &request {
+            // It runs what the policy declares, or declared a short time ago.
+            WardenRequest::Stop { tenant, .. } if self.jails.runs(tenant) => {
+                self.policy.find(tenant).as_ref().map_or(Duration::ZERO, time_of_services)
+            }
+            _ => Duration::ZERO,
+        };
         let (groups, jails, waiting) = (&self.groups, &mut self.jails, &mut self.waiting);
         let begins = match request {
             WardenRequest::Start { tenant } => self.start(&tenant, ticket),
             WardenRequest::Restart { tenant } => self.restart(&tenant, ticket),
             WardenRequest::Stop { tenant, hold } => {
-                stop((&mut self.ledger, groups), jails, waiting, (&tenant, hold), ticket)
+                stop((&mut self.ledger, groups), jails, waiting, (&tenant, hold, services), ticket)
             }
             WardenRequest::Freeze { tenant, by } => {
                 freeze((groups, &self.runtime), jails, waiting, (&tenant, Freeze::Stand, by), ticket)

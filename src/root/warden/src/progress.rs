@@ -230,6 +230,13 @@ fn report_cleared(tenant: TenantName, ending: &Ending, progress: &mut Progress) 
 /// The reply to a request that has waited too long for a jail. `done` is the reply that it would get; if that is a
 /// failure, the message tells both.
 fn not_cleared(name: &TenantName, ending: Option<&Ending>, done: Option<&WardenReply>) -> WardenReply {
+    if ending.is_some_and(Ending::has_time) {
+        if done == Some(&WardenReply::Done) {
+            return WardenReply::GoesOn;
+        }
+        let message = format!("services of \"{name}\" have not ended yet, and may take longer; try again");
+        return WardenReply::Failed(Failure::of(ExitStatus::Failed, message));
+    }
     let why = ending.and_then(|ending| ending.problem.as_deref()).unwrap_or(STUCK);
     let message = format!("cannot clear the jail of \"{name}\": {why}; it is \"clearing\" and tried again");
     WardenReply::Failed(match done {

@@ -16,7 +16,7 @@ use crate::storage::preparing::PREPARE_TIME;
 use crate::storage::removals::PURGE_TIME;
 use crate::storage::seed::Preparation;
 use bailiwick_plan::JailPlan;
-use bailiwick_policy::{Declared, Host};
+use bailiwick_policy::{Declared, Host, Tenant};
 use bailiwick_proto::{Failure, Hold, Refusal, WardenReply, WardenRequest};
 use bailiwick_types::{DiskFact, ExitStatus, FrozenBy, TenantName};
 use std::time::{Duration, Instant};
@@ -130,7 +130,7 @@ impl Warden {
                 .map_err(|error| failure(ExitStatus::HostCannot, name, "restart", &error))?;
         }
         if self.jails.runs(name) {
-            ask_to_end(&self.groups, &mut self.jails, name);
+            ask_to_end(&self.groups, &mut self.jails, name, time_of_services(&tenant));
         }
         if self.is_put_off(ticket, &WardenRequest::Start { tenant: name.clone() }) {
             return Ok(None);
@@ -188,19 +188,25 @@ fn await_clear(jails: &Jails, waiting: &mut WaitingRequests, name: &TenantName, 
     waiting.add(ticket, late, WaitsFor::Cleared { tenant: name.clone(), done });
 }
 
-/// Ends a jail. `Hold` also notes that an operator keeps it down.
+/// The longest time that a service of a tenant may take to end.
+pub(crate) fn time_of_services(tenant: &Tenant) -> Duration {
+    let longest = tenant.settings.services.iter().map(|service| service.stop.within.0).max();
+    Duration::from_secs(longest.unwrap_or(0))
+}
+
+/// Ends a jail. `Hold` also notes that an operator keeps it down. `services` is how long its services may take.
 pub(crate) fn stop(
     (ledger, groups): (&mut Ledger, &Groups),
     jails: &mut Jails,
     waiting: &mut WaitingRequests,
-    (name, hold): (&TenantName, Hold),
+    (name, hold, services): (&TenantName, Hold, Duration),
     ticket: Ticket,
 ) -> Begins {
     if hold == Hold::Hold {
         ledger.set_held(name, true);
     }
     if jails.runs(name) {
-        ask_to_end(groups, jails, name);
+        ask_to_end(groups, jails, name, services);
     }
     if !jails.clears(name) {
         return Ok(Some(WardenReply::Unchanged));
@@ -211,12 +217,12 @@ pub(crate) fn stop(
 
 /// Asks a running jail to end. One that was frozen because it was idle is thawed first: its services get their stop
 /// signals, as those of a jail that was never frozen.
-fn ask_to_end(groups: &Groups, jails: &mut Jails, name: &TenantName) {
+fn ask_to_end(groups: &Groups, jails: &mut Jails, name: &TenantName, services: Duration) {
     if jails.frozen(name) == Some(FrozenBy::Idle) {
         // Without a thaw its processes are killed.
         groups.of(name).and_then(|groups| groups.freeze(false)).ok();
     }
-    jails.end(name, End::Ask);
+    jails.end(name, End::Ask(services));
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -71,8 +71,8 @@ pub(crate) struct Starting {
 /// How a jail ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Ask init first, so that databases can close their files.
-    Ask,
+    /// Ask init first, so that databases can close their files. Its services may take this long.
+    Ask(Duration),
     /// Init has ended.
     ByItself,
 }
@@ -149,11 +149,10 @@ impl Jails {
     pub(crate) fn end(&mut self, tenant: &TenantName, how: End) {
         let Some(jail) = self.running.remove(tenant) else { return };
         let now = Instant::now();
-        let was_asked = how == End::Ask && !jail.is_frozen() && process::signal(&jail.pidfd, Signal::TERM).is_ok();
-        let ending = if was_asked {
-            Ending::asked(jail.pidfd, now)
-        } else {
-            Ending::new(Some(jail.pidfd), how == End::ByItself, now)
+        let asked = || !jail.is_frozen() && process::signal(&jail.pidfd, Signal::TERM).is_ok();
+        let ending = match how {
+            End::Ask(services) if asked() => Ending::asked(jail.pidfd, services, now),
+            _ => Ending::new(Some(jail.pidfd), how == End::ByItself, now),
         };
         self.ending.insert(tenant.clone(), ending);
     }
@@ -232,12 +231,12 @@ impl Jails {
 
     /// The jails that do not end, for `status`.
     pub(crate) fn problems(&self, now: Instant) -> Vec<String> {
-        let late = self.ending.iter().filter(|(_, ending)| now >= ending.late());
+        let stuck = self.ending.iter().filter(|(_, ending)| ending.is_stuck(now));
         let problem = |(tenant, ending): (&TenantName, &Ending)| {
             let why = ending.problem.as_deref().unwrap_or("its processes do not end");
             format!("the jail of \"{tenant}\" cannot be cleared: {why}; it is tried again")
         };
-        late.map(problem).collect()
+        stuck.map(problem).collect()
     }
 }
 

@@ -18,8 +18,10 @@ use rustix::event::PollFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long a jail has to end by itself. Init gives its processes two seconds.
+/// How long a jail has to end by itself, beside the time of its services. Init gives its other processes two seconds.
 const STOP_TIME: Duration = Duration::from_secs(3);
+/// How long requests wait for a jail whose services take their time. It is less than their clients wait.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// How long the kernel may take to empty a killed group before waiting requests get a failure.
 pub(crate) const CLEAR_TIME: Duration = Duration::from_secs(5);
 /// Between two looks at a group that is not empty. Its file reports sooner.
@@ -36,6 +38,8 @@ pub(crate) struct Ending {
     pub(crate) init: Option<OwnedFd>,
     /// Until when init may end by itself; `None` once everything is killed.
     asked_until: Option<Instant>,
+    /// When it began to end.
+    begun: Instant,
     /// When everything was killed, or will be at the latest.
     killed: Instant,
     due: Instant,
@@ -55,6 +59,7 @@ impl Ending {
         Self {
             init,
             asked_until: None,
+            begun: now,
             killed: now,
             due: now,
             pause: LEAST_PAUSE,
@@ -66,15 +71,25 @@ impl Ending {
         }
     }
 
-    /// A jail whose init was asked to end.
-    pub(crate) fn asked(init: OwnedFd, now: Instant) -> Self {
-        let until = now + STOP_TIME;
+    /// A jail whose init was asked to end. `services` is how long its services may take.
+    pub(crate) fn asked(init: OwnedFd, services: Duration, now: Instant) -> Self {
+        let until = now + services + STOP_TIME;
         Self { asked_until: Some(until), killed: until, ..Self::new(Some(init), false, now) }
     }
 
-    /// From then on, waiting requests get a failure.
+    /// From then on, nobody waits for it any more.
     pub(crate) fn late(&self) -> Instant {
-        self.killed + CLEAR_TIME
+        self.killed.min(self.begun + PATIENCE) + CLEAR_TIME
+    }
+
+    /// Whether everything was killed a while ago, and something is left.
+    pub(crate) fn is_stuck(&self, now: Instant) -> bool {
+        now >= self.killed + CLEAR_TIME
+    }
+
+    /// Whether its services still have time to end by themselves.
+    pub(crate) fn has_time(&self) -> bool {
+        self.asked_until.is_some()
     }
 
     /// The time of the next look at the latest.
@@ -111,7 +126,7 @@ impl Ending {
         self.problem = problem;
         self.is_empty = is_empty;
         self.pause = (self.pause * 2).min(LOOK_TIME);
-        let is_late = now >= self.late();
+        let is_late = self.is_stuck(now);
         self.due = now
             + match () {
                 () if is_late => LATE_LOOK_TIME,
@@ -156,11 +171,17 @@ mod tests {
     fn the_time_limit_of_a_stop_begins_with_the_kill() {
         let begin = Instant::now();
         let init = process::open(std::process::id()).expect("this process");
-        let mut ending = Ending::asked(init, begin);
+        let services = Duration::from_secs(300);
+        let long = Ending::asked(init.try_clone().expect("duplicates"), services, begin);
+        assert_eq!(long.late(), begin + PATIENCE + CLEAR_TIME, "nobody waits that long");
+        assert!(!long.is_due(begin + services) && long.is_due(begin + services + STOP_TIME));
+        assert!(!long.is_stuck(long.late()) && long.is_stuck(begin + services + STOP_TIME + CLEAR_TIME));
+        let mut ending = Ending::asked(init, Duration::ZERO, begin);
         assert_eq!(ending.late(), begin + STOP_TIME + CLEAR_TIME);
-        assert!(!ending.is_due(begin) && ending.is_due(begin + STOP_TIME));
+        assert!(!ending.is_due(begin) && ending.is_due(begin + STOP_TIME) && ending.has_time());
         let soon = begin + Duration::from_millis(1);
         ending.kill(soon);
+        assert!(!ending.has_time());
         assert_eq!((ending.late(), ending.is_due(soon)), (soon + CLEAR_TIME, true));
         ending.kill(soon + STOP_TIME);
         assert_eq!(ending.late(), soon + CLEAR_TIME, "later kills change nothing");
