@@ -147,18 +147,45 @@ fn a_restart_that_would_fail_stops_nothing_and_the_reason_of_a_down_tenant_is_sh
 fn impossible_settings_are_reported_by_the_commands_that_use_them() {
     let mut host = Host::new();
     host.declare("bob", "web");
-    let service = "[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n[[service.socket]]\nname = \"w\"\n";
-    host.write("etc/tenants.d/games.toml", &format!("plan = \"web\"\ndoors = [\"exec\", \"ssh\"]\n{service}"));
+    host.write("etc/tenants.d/games.toml", "plan = \"web\"\ndoors = [\"exec\", \"ssh\"]\n");
     host.start();
     host.write("etc/bailiwick.toml", &host.default_config("reserve = { memory = \"900T\" }\n"));
-    let words = ["reserve of 900T", "\"socket\" is closed", "user \"games\""];
+    let words = ["reserve of 900T", "user \"games\""];
     assert_fails(&host, &["check"], 2, &words);
+    assert_fails(&host, &["check"], 2, &["have no error, so `bailiwick apply` puts them in force as they are"]);
     let (_, text) = status_and_text(&host, &["apply"]);
     assert!(words.iter().all(|word| text.contains(word)), "{text}");
     assert_fails(&host, &["status"], 0, &words);
     // A restart of an unaffected tenant reports only the problems that concern everyone.
     let (_, text) = status_and_text(&host, &["restart", "bob"]);
     assert!(text.contains(words[0]) && words[1..].iter().all(|word| !text.contains(word)), "{text}");
+}
+
+/// What `check` calls an error, `apply` does not put in force.
+#[test]
+fn check_and_apply_agree_about_words_that_nothing_serves() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.start();
+    host.ok(&["apply"]);
+    let service = "[[service]]\nname = \"w\"\ncommand = [\"/bin/w\"]\n";
+    let timer = "[[timer]]\nname = \"t\"\nschedule = \"daily\"\ncommand = [\"/bin/true\"]\n";
+    for (words, golden) in [
+        (&format!("{service}[[service.socket]]\nname = \"w\"\n")[..], "the door \"socket\" is closed"),
+        (&format!("{service}[sleep]\nafter = \"15m\"\n"), "its tenant never sleeps"),
+        ("host_sockets = [\"nope\"]\n", "the host lends no socket \"nope\""),
+        (timer, "the door \"cron\" is closed"),
+    ] {
+        host.write("etc/tenants.d/alice.toml", &format!("plan = \"web\"\nlogin.user = \"al\"\n{words}"));
+        assert_fails(&host, &["check"], 2, &[golden, "the last valid version of these files is in force"]);
+        assert_fails(&host, &["apply", "alice"], 2, &[golden, "the file of \"alice\" has errors"]);
+        assert_fails(&host, &["status"], 0, &["the last valid versions of these tenants are in force: alice"]);
+        assert_eq!(host.inside("alice", "id -un").1.trim(), "root");
+        assert_ne!(host.inside("alice", "id al").0, 0, "{golden}: the file is not in force");
+    }
+    host.declare("alice", "web");
+    host.ok(&["apply"]);
+    host.ok(&["check"]);
 }
 
 #[test]

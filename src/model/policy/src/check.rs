@@ -1,6 +1,6 @@
 //! Finds settings that are valid but cannot work on this machine, for `bailiwick check`.
 //!
-//! The policy in force does not depend on these checks. A file that was accepted yesterday must not be refused today because
+//! The policy in force does not depend on these checks, because they depend on the machine and not on the files alone. A file that was accepted yesterday must not be refused today because
 //! the machine has lost some memory.
 
 use crate::diagnostic::{Diagnostic, Problem};
@@ -9,8 +9,7 @@ use crate::host;
 use crate::model::{Host, Policy, ServiceSocket, Settings, Tenant};
 use crate::read::{read, sorted};
 use crate::source::Source;
-use crate::suggest::nearest;
-use bailiwick_types::{ByteSize, Door, HostSocketName, LimitKey, PlanName};
+use bailiwick_types::{ByteSize, LimitKey, PlanName};
 use std::path::{Path, PathBuf};
 
 /// The facts about the machine that the checks need.
@@ -89,9 +88,9 @@ impl Findings<'_> {
     fn add(&mut self, file: impl AsRef<Path>, key: &str, problem: Problem) {
         let path: PathBuf = self.config_dir.join(file);
         let source = std::fs::read(&path).ok().and_then(|bytes| Source::new(path.clone(), bytes).ok());
-        let place = source.as_ref().and_then(|source| Some((source, place(source.text(), key)?)));
+        let place = source.as_ref().and_then(|source| Some((source, source.place_of(key)?)));
         self.diagnostics.push(match place {
-            Some((source, at)) => Diagnostic::at(source, &(at..at + key.len()), problem),
+            Some((source, place)) => Diagnostic::at(source, &place, problem),
             None => Diagnostic::whole(&path, problem),
         });
     }
@@ -200,14 +199,13 @@ impl Findings<'_> {
     }
 
     fn settings(&mut self, policy: &Policy, machine: &Machine) {
-        let host = &policy.host;
         let has = |plan: &PlanName, key: &str| {
             let plan = policy.plans.get(plan);
-            plan.is_some_and(|plan| impossible(&plan.settings, host, machine).iter().any(|(other, _)| *other == key))
+            plan.is_some_and(|plan| impossible(&plan.settings, machine).iter().any(|(other, _)| *other == key))
         };
         for plan in policy.plans.values() {
             let file = format!("{PLANS}/{}", file_name(&plan.name));
-            for (key, problem) in impossible(&plan.settings, host, machine) {
+            for (key, problem) in impossible(&plan.settings, machine) {
                 // A problem is reported only where the setting is written, and not where it is inherited.
                 if !plan.parent.as_ref().is_some_and(|parent| has(parent, key)) {
                     self.add(&file, key, problem);
@@ -216,7 +214,7 @@ impl Findings<'_> {
         }
         for tenant in policy.tenants.values() {
             let file = format!("{TENANTS}/{}", file_name(&tenant.name));
-            for (key, problem) in impossible(&tenant.settings, host, machine) {
+            for (key, problem) in impossible(&tenant.settings, machine) {
                 if !has(&tenant.plan, key) {
                     self.add(&file, key, problem);
                 }
@@ -235,18 +233,6 @@ impl Findings<'_> {
                 problem.hint("rename the tenant or the user: one of them would be taken for the other"),
             );
         }
-        // Timers, FTP logins and sockets are of no use behind a closed door.
-        let has_sockets = tenant.settings.services.iter().any(|service| !service.sockets.is_empty());
-        for (door, key, header, is_there) in [
-            (Door::Cron, "timer", "timer", !tenant.timers.is_empty()),
-            (Door::Ftp, "ftp", "ftp", !tenant.ftp.is_empty()),
-            (Door::Socket, "socket", "service.socket", has_sockets),
-        ] {
-            if is_there && !tenant.settings.doors.contains(&door) {
-                let problem = Problem::new(format!("the door \"{door}\" is closed, so no [[{header}]] is of use"));
-                self.add(file, key, problem.hint(format!("add \"{door}\" to `doors`, or remove it")));
-            }
-        }
         for login in &tenant.ftp {
             if login.password.rounds().is_some_and(|rounds| rounds > MAX_ROUNDS) {
                 let problem = Problem::new(format!(
@@ -260,28 +246,8 @@ impl Findings<'_> {
 }
 
 /// The settings that cannot work, each with its key.
-fn impossible(settings: &Settings, host: &Host, machine: &Machine) -> Vec<(&'static str, Problem)> {
+fn impossible(settings: &Settings, machine: &Machine) -> Vec<(&'static str, Problem)> {
     let mut all = Vec::new();
-    let known = &host.host_sockets;
-    if let Some(name) = settings.host_sockets.iter().find(|name| !known.contains_key(*name)) {
-        let problem = Problem::new(format!("the host lends no socket \"{name}\""));
-        all.push((
-            "host_sockets",
-            match nearest(name.as_str(), known.keys().map(HostSocketName::as_str)) {
-                Some(meant) => problem.hint(format!("did you mean \"{meant}\"?")),
-                None => problem.hint("declare it as [[host_socket]] in bailiwick.toml, or remove it"),
-            },
-        ));
-    }
-    let awake = settings.services.iter().find(|service| service.sockets.is_empty());
-    if let Some(service) = awake.filter(|_| settings.sleep.is_some()) {
-        let problem =
-            Problem::new(format!("the service \"{}\" has no socket, so its tenant never sleeps", service.name));
-        all.push((
-            "service",
-            problem.hint("nothing could wake it; write after = \"never\" below [sleep], or take the service away"),
-        ));
-    }
     for (key, size) in [(LimitKey::Tmp, settings.limits.tmp), (LimitKey::Shm, settings.limits.shm)] {
         if size > machine.memory {
             let problem =
@@ -290,15 +256,4 @@ fn impossible(settings: &Settings, host: &Host, machine: &Machine) -> Vec<(&'sta
         }
     }
     all
-}
-
-/// The offset of a key in the text of a file.
-fn place(text: &str, key: &str) -> Option<usize> {
-    let is_key = |at: &usize| {
-        let (before, after) = (&text[..*at], &text[at + key.len()..]);
-        let line = before.rsplit('\n').next().unwrap_or_default();
-        let starts = !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        starts && !line.contains('#') && after.trim_start_matches(' ').starts_with(['=', ']'])
-    };
-    text.match_indices(key).map(|(at, _)| at).find(is_key)
 }

@@ -27,6 +27,7 @@ mod sshkey;
 mod store;
 mod suggest;
 mod tenants;
+mod unserved;
 
 pub use bailiwick_types::Mail;
 pub use check::{Machine, check};

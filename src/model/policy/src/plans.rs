@@ -2,12 +2,12 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{Folder, PLANS, file_name, names};
-use crate::model::{Plan, Settings};
+use crate::model::{Host, Plan, Settings};
 use crate::reader::{Report, Section, Table, parsed};
 use crate::source::Source;
 use crate::store::Fallback;
 use crate::suggest::nearest;
-use crate::{mail, services, settings, sleep};
+use crate::{mail, services, settings, sleep, unserved};
 use bailiwick_types::PlanName;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
@@ -49,6 +49,9 @@ pub(crate) struct Plans<'f, F> {
     folder: Availability<'f, F>,
     /// The last good versions for plans with an error.
     fallback: &'f Fallback<'f>,
+    /// The host that serves what the files declare. It is `None` for the copy of what is in force, whose words are not judged
+    /// again.
+    host: Option<&'f Host>,
     fallen_back: BTreeSet<PlanName>,
     read: BTreeMap<PlanName, Outcome>,
     diagnostics: Vec<Diagnostic>,
@@ -125,8 +128,13 @@ impl Draft {
 }
 
 impl<'f, F: Folder> Plans<'f, F> {
-    pub(crate) fn new(folder: Availability<'f, F>, fallback: &'f Fallback<'f>) -> Self {
-        Self { folder, fallback, fallen_back: BTreeSet::new(), read: BTreeMap::new(), diagnostics: Vec::new() }
+    pub(crate) fn new(folder: Availability<'f, F>, fallback: &'f Fallback<'f>, host: Option<&'f Host>) -> Self {
+        Self { folder, fallback, host, fallen_back: BTreeSet::new(), read: BTreeMap::new(), diagnostics: Vec::new() }
+    }
+
+    /// The host that serves what the files declare.
+    pub(crate) fn host(&self) -> Option<&'f Host> {
+        self.host
     }
 
     /// Reads a plan and all plans that it inherits from.
@@ -233,6 +241,11 @@ impl<'f, F: Folder> Plans<'f, F> {
         };
         let plan = inherited.zip(declared).map(|((settings, depth), declared)| {
             let settings = declared.apply(&mut report, settings);
+            if let Some(host) = self.host.filter(|_| diagnostics.is_empty() && report.is_clean()) {
+                for (key, problem) in unserved::of_settings(&settings, host) {
+                    report.error_at_key(key, problem);
+                }
+            }
             (Plan { name: name.clone(), parent: parent.map(Spanned::into_inner), settings }, depth + 1)
         });
         let clean = diagnostics.is_empty() && report.is_clean();

@@ -5,7 +5,7 @@ use crate::folder::{Directory, Folder, Memory, PLANS, TENANTS, file_name, names}
 use crate::model::{Host, Policy, Tenant};
 use crate::plans::{Availability, Plans};
 use crate::store::Fallback;
-use crate::tenants::Broken;
+use crate::tenants::{Broken, Taken};
 use crate::{host, plans, tenants};
 use bailiwick_types::{PlanName, TenantName};
 use std::collections::btree_map::Entry;
@@ -125,7 +125,7 @@ pub fn read_tenant(config_dir: &Path, name: &TenantName) -> Result<(Host, Option
     if let Some(source) = &source {
         let folder = take_or_report(top.folder(PLANS), &mut diagnostics);
         let nothing = Fallback::nothing();
-        let mut plans = Plans::new(availability(&folder), &nothing);
+        let mut plans = Plans::new(availability(&folder), &nothing, host.as_ref());
         let read = tenants::read(source, name, &mut plans).map_err(|broken| broken.diagnostics);
         tenant = take_or_report(read, &mut diagnostics).flatten();
         diagnostics.extend(plans.finish().diagnostics);
@@ -163,7 +163,7 @@ pub(crate) fn read_all<F: Folder>(top: &F, fallback: &Fallback<'_>) -> Reading {
     let mut folder = |name| take_or_report(top.folder(name), &mut diagnostics);
     let (plans_folder, tenants_folder) = (folder(PLANS), folder(TENANTS));
 
-    let mut plans = Plans::new(availability(&plans_folder), fallback);
+    let mut plans = Plans::new(availability(&plans_folder), fallback, host.as_ref());
     plans.find_all();
     let (mut good, mut invalid) = (BTreeMap::new(), BTreeSet::new());
     // Without a list of the directory it is unknown who is declared. An empty list means that nobody is.
@@ -176,20 +176,20 @@ pub(crate) fn read_all<F: Folder>(top: &F, fallback: &Fallback<'_>) -> Reading {
                 // The file was removed after the directory was listed.
                 Ok(None) => continue,
                 Ok(Some(source)) => tenants::read(&source, &name, &mut plans),
-                Err(diagnostics) => Err(Broken { diagnostics, suspended: None }),
+                Err(diagnostics) => Err(Broken { diagnostics, taken: Taken::default() }),
             };
-            let suspended = match read {
+            let taken = match read {
                 Ok(Some(tenant)) => {
                     good.insert(name, tenant);
                     continue;
                 }
-                Ok(None) => None,
+                Ok(None) => Taken::default(),
                 Err(broken) => {
                     diagnostics.extend(broken.diagnostics);
-                    broken.suspended
+                    broken.taken
                 }
             };
-            if let Some(tenant) = fallback.tenant_instead(&name, suspended) {
+            if let Some(tenant) = fallback.tenant_instead(&name, taken) {
                 good.insert(name.clone(), tenant);
                 last_good.tenants.insert(name.clone());
             }

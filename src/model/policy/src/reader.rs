@@ -43,6 +43,12 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// Records a problem at the place of a key. It may be that of another file from which the setting is inherited, and then it
+    /// is a problem of the whole file.
+    pub(crate) fn error_at_key(&mut self, key: &str, problem: Problem) {
+        self.error(self.source.place_of(key).unwrap_or_default(), || problem);
+    }
+
     /// Returns the value of `result`, or records its problem.
     pub(crate) fn accept<T>(&mut self, span: Span, result: Result<T, Problem>) -> Option<Spanned<T>> {
         match result {

@@ -49,6 +49,17 @@ impl Source {
         &self.text
     }
 
+    /// The first place of a key or a header that is not in a comment.
+    pub(crate) fn place_of(&self, key: &str) -> Option<Range<usize>> {
+        let is_key = |at: &usize| {
+            let (before, after) = (&self.text[..*at], &self.text[at + key.len()..]);
+            let line = before.rsplit('\n').next().unwrap_or_default();
+            let starts = !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+            starts && !line.contains('#') && after.trim_start_matches(' ').starts_with(['=', ']'])
+        };
+        self.text.match_indices(key).map(|(at, _)| at).find(is_key).map(|at| at..at + key.len())
+    }
+
     /// The range of the line that holds a byte, without its line end.
     pub(crate) fn line_of(&self, byte: usize) -> Range<usize> {
         let place = self.text.floor_char_boundary(byte);

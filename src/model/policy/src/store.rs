@@ -10,10 +10,10 @@
 
 use crate::diagnostic::Diagnostic;
 use crate::folder::{Directory, Folder, PLANS, TENANTS, file_name, names};
-use crate::model::{Declared, Host, Plan, Policy, Tenant};
+use crate::model::{Host, Plan, Policy, Tenant};
 use crate::plans::{Availability, Found, Plans};
 use crate::read::{Reading, availability, host_of, read_all, sorted, take_or_report};
-use crate::tenants::Broken;
+use crate::tenants::{Broken, Taken};
 use crate::{host, plans, tenants};
 use bailiwick_sys::file::{self, Outlives};
 use bailiwick_types::{PlanName, TenantName};
@@ -66,7 +66,7 @@ impl Fallback<'_> {
         self.last.and_then(|last| last.plans.get(name).cloned()).or_else(|| {
             let folder = self.copy()?.folder(PLANS).ok()??;
             let nothing = Fallback::nothing();
-            let mut plans = Plans::new(Availability::Ready(&folder), &nothing);
+            let mut plans = Plans::new(Availability::Ready(&folder), &nothing, None);
             match plans.find(name) {
                 Found::Good(_) => plans.finish().good.remove(name),
                 _ => None,
@@ -80,19 +80,19 @@ impl Fallback<'_> {
             let source = top.folder(TENANTS).ok()??.file(&file_name(name)).ok()??;
             let folder = top.folder(PLANS).ok();
             let nothing = Fallback::nothing();
-            tenants::read(&source, name, &mut Plans::new(availability(&folder), &nothing)).ok()?
+            tenants::read(&source, name, &mut Plans::new(availability(&folder), &nothing, None)).ok()?
         })
     }
 
-    /// The version of a tenant to use in place of a file with an error. When that file says that the tenant is suspended, this
-    /// counts all the same, because the operator wrote it and it only takes rights away. It holds until a file without an error
-    /// says otherwise.
-    pub(crate) fn tenant_instead(&self, name: &TenantName, suspended: Option<Declared>) -> Option<Tenant> {
-        let tenant = self.tenant(name)?;
-        Some(match suspended {
-            Some(state) => Tenant { state, ..tenant },
-            None => tenant,
-        })
+    /// The version of a tenant to use in place of a file with an error. What that file takes away holds until a file without an
+    /// error says otherwise.
+    pub(crate) fn tenant_instead(&self, name: &TenantName, taken: Taken) -> Option<Tenant> {
+        let mut tenant = self.tenant(name)?;
+        if let Some(open) = taken.doors {
+            tenant.settings.doors.retain(|door| open.contains(door));
+        }
+        let state = taken.suspended.unwrap_or(tenant.state);
+        Some(Tenant { state, ..tenant })
     }
 
     /// All tenants with a last good version, for the case that the directory cannot be listed.
@@ -209,13 +209,13 @@ impl Store {
             None => return (host, fallback.tenant(name).map(Some)),
         };
         let folder = take_or_report(top.folder(PLANS), diagnostics);
-        let mut plans = Plans::new(availability(&folder), &fallback);
+        let mut plans = Plans::new(availability(&folder), &fallback, host.as_ref());
         let tenant = match tenants::read(&source, name, &mut plans) {
             Ok(Some(tenant)) => Some(tenant),
             Ok(None) => fallback.tenant(name),
-            Err(Broken { diagnostics: problems, suspended }) => {
+            Err(Broken { diagnostics: problems, taken }) => {
                 diagnostics.extend(problems);
-                fallback.tenant_instead(name, suspended)
+                fallback.tenant_instead(name, taken)
             }
         };
         diagnostics.extend(plans.finish().diagnostics);
@@ -233,7 +233,7 @@ impl Store {
     }
 
     /// Saves `bailiwick.toml`, the file of one tenant and its plan into the copy, as far as they have no error. The copy of a
-    /// tenant without a file is removed. From a file with an error only its suspension is saved. Only root may call this.
+    /// tenant without a file is removed. From a file with an error only what it takes away is saved. Only root may call this.
     /// `group` may read the tenants' files in the copy.
     ///
     /// # Errors
@@ -241,8 +241,9 @@ impl Store {
     pub fn save(&self, name: Option<&TenantName>, group: u32) -> io::Result<()> {
         let Ok(top) = Directory::open(&self.config) else { return Ok(()) };
         let copy = top.ensure(COPY, 0o755, None)?;
-        if let Ok(host) = host_of(&top) {
-            write(&copy, host::FILE, &host::write(&host), 0o644, Outlives::PowerCut)?;
+        let host = host_of(&top).ok();
+        if let Some(host) = &host {
+            write(&copy, host::FILE, &host::write(host), 0o644, Outlives::PowerCut)?;
         }
         let Some(name) = name else { return Ok(()) };
         let (plans_copy, tenants_copy) = (copy.ensure(PLANS, 0o755, None)?, copy.ensure(TENANTS, 0o750, Some(group))?);
@@ -255,13 +256,16 @@ impl Store {
         let Ok(folder) = top.folder(PLANS) else { return Ok(()) };
         let folder = Some(folder);
         let nothing = Fallback::nothing();
-        let mut plans = Plans::new(availability(&folder), &nothing);
+        let host = host.or_else(|| self.fallback().host());
+        let mut plans = Plans::new(availability(&folder), &nothing, host.as_ref());
         let tenant = match tenants::read(&source, name, &mut plans) {
             Ok(Some(tenant)) => tenant,
-            Err(Broken { suspended: Some(state), .. }) => match self.fallback().tenant(name) {
-                Some(last) => Tenant { state, ..last },
-                None => return Ok(()),
-            },
+            Err(Broken { taken, .. }) if taken != Taken::default() => {
+                match self.fallback().tenant_instead(name, taken) {
+                    Some(last) => last,
+                    None => return Ok(()),
+                }
+            }
             _ => return Ok(()),
         };
         if let Some(plan) = plans.finish().good.remove(&tenant.plan) {

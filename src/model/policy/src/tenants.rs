@@ -2,12 +2,12 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::Folder;
-use crate::model::{Declared, FtpLogin, Login, Settings, Tenant, Timer};
+use crate::model::{Declared, FtpLogin, Host, Login, Settings, Tenant, Timer};
 use crate::plans::{Found, Plans};
 use crate::reader::{Report, Section, Table, line, number, parsed, text};
 use crate::source::Source;
-use crate::{items, mail, services, settings, sleep, sshkey};
-use bailiwick_types::{CRONTAB_JOB, NotHash, PasswordHash, PlanName, TenantName, TimerName, When};
+use crate::{items, mail, services, settings, sleep, sshkey, unserved};
+use bailiwick_types::{CRONTAB_JOB, Door, NotHash, PasswordHash, PlanName, TenantName, TimerName, When};
 use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -58,8 +58,16 @@ const MAX_FTP: usize = 256;
 pub(crate) struct Broken {
     /// The problems of the file.
     pub(crate) diagnostics: Vec<Diagnostic>,
-    /// The suspension that the file declares, if it could be read all the same.
+    pub(crate) taken: Taken,
+}
+
+/// What a file with an error takes from its tenant all the same, because somebody wrote it and it only takes rights away.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// The suspension that the file declares, if it could be read.
     pub(crate) suspended: Option<Declared>,
+    /// The doors that the file leaves open, if it has no other error than words that nothing serves.
+    pub(crate) doors: Option<BTreeSet<Door>>,
 }
 
 /// Reads the tenant of a file. Returns `None` when only its plan has problems, which `plans` reports.
@@ -69,11 +77,19 @@ pub(crate) fn read<F: Folder>(
     plans: &mut Plans<'_, F>,
 ) -> Result<Option<Tenant>, Broken> {
     let mut report = Report::new(source);
-    let mut tenant = None;
+    let (mut tenant, mut doors) = (None, None);
     let state = if let Some(entries) = report.parse() {
         let top = Table::new(&mut report, &entries, &TOP, SECTIONS);
         let state = read_state(&mut report, &top);
-        tenant = read_top(&mut report, &top, state.clone(), name, plans);
+        let read = read_top(&mut report, &top, state.clone(), name, plans);
+        if let (Some((read, inherited)), Some(host)) = (&read, plans.host()) {
+            // A setting that could not be read would make others look useless.
+            if report.is_clean() {
+                doors = Some(read.settings.doors.clone());
+                report_unserved(&mut report, read, inherited, host);
+            }
+        }
+        tenant = read.map(|(read, _)| read);
         state
     } else {
         // The problems of the file are reported already.
@@ -83,16 +99,27 @@ pub(crate) fn read<F: Folder>(
         read_state(&mut ignored, &top)
     };
     let suspended = Some(state).filter(|state| *state != Declared::Active);
-    if report.is_clean() { Ok(tenant) } else { Err(Broken { diagnostics: report.finish(), suspended }) }
+    let taken = Taken { suspended, doors };
+    if report.is_clean() { Ok(tenant) } else { Err(Broken { diagnostics: report.finish(), taken }) }
 }
 
+/// Reports the words of a tenant that nothing serves. Those of its plan are reported there.
+fn report_unserved(report: &mut Report<'_>, tenant: &Tenant, inherited: &Settings, host: &Host) {
+    let of_plan = unserved::of_settings(inherited, host);
+    let own = unserved::of_settings(&tenant.settings, host).into_iter().filter(|found| !of_plan.contains(found));
+    for (key, problem) in own.chain(unserved::of_doors(tenant)) {
+        report.error_at_key(key, problem);
+    }
+}
+
+/// Reads the tenant, and what it inherits.
 fn read_top<F: Folder>(
     report: &mut Report<'_>,
     top: &Table<'_, '_>,
     state: Declared,
     name: &TenantName,
     plans: &mut Plans<'_, F>,
-) -> Option<Tenant> {
+) -> Option<(Tenant, Settings)> {
     let login = read_login(report, top, name);
     let declared = settings::Declared::read(report, top, SECTIONS, Some(&login.user));
     let mut names = BTreeSet::new();
@@ -108,15 +135,17 @@ fn read_top<F: Folder>(
         });
     }
     let plan: Spanned<PlanName> = top.read(report, "plan", parsed)?;
-    let settings: Settings = match plans.find(plan.get_ref()) {
-        Found::Good(inherited) => declared.apply(report, inherited),
+    let inherited: Settings = match plans.find(plan.get_ref()) {
+        Found::Good(inherited) => inherited.clone(),
         Found::Bad => return None,
         Found::Missing(problem) => {
             report.error(plan.span(), || problem);
             return None;
         }
     };
-    Some(Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, timers, ftp })
+    let settings = declared.apply(report, &inherited);
+    let tenant = Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, timers, ftp };
+    Some((tenant, inherited))
 }
 
 fn read_state(report: &mut Report<'_>, top: &Table<'_, '_>) -> Declared {

@@ -144,9 +144,13 @@ pub(crate) fn check(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
     if diagnostics.is_empty() {
         return Ok(ExitStatus::Done);
     }
+    let of_machine = bailiwick_policy::read(config).diagnostics.is_empty();
     let in_force = Store::new(config).read();
     match (form, &in_force.policy) {
         (Form::Json, _) => {}
+        (Form::Text, _) if of_machine => {
+            output::complain("these files have no error, so `bailiwick apply` puts them in force as they are");
+        }
         (Form::Text, None) => output::complain("there is no earlier valid version of these files"),
         (Form::Text, Some(policy)) => {
             let lost: Vec<String> = in_force

@@ -319,7 +319,8 @@ name = "static"
 after = "15m"
 freeze_after = "2m"
 "#;
-    assert_eq!(service(good), [""; 0]);
+    let door = "plan = \"small\"\ndoors = [\"socket\"]\n[[service]]\nname = \"php\"\ncommand = [\"/bin/php\"]\n";
+    assert_eq!(tenant(&format!("{door}{good}")), [""; 0]);
 }
 
 #[test]

@@ -40,7 +40,9 @@ fn settings_that_nobody_makes_have_their_defaults() {
 
 #[test]
 fn the_nearest_setting_wins() {
+    let lent = |name: &str| format!("[[host_socket]]\nname = \"{name}\"\npath = \"/run/{name}/socket\"\n");
     let directory = Directory::with(&[
+        ("bailiwick.toml", &(lent("mysql") + &lent("pg"))),
         (
             "plans.d/base.toml",
             "profile = \"system\"\nimage = \"debian-12\"\nhost_sockets = [\"mysql\"]\n[mail]\nper_hour = 7\nsize = \"1M\"\n[limits]\ncpu = \"50%\"\nmemory = \"1G\"\ntasks = 50",
@@ -74,7 +76,7 @@ fn the_nearest_setting_wins() {
 #[test]
 fn every_key_of_a_tenants_file_is_read() {
     let directory = Directory::with(&[
-        ("plans.d/p.toml", ""),
+        ("plans.d/p.toml", "doors = [\"cron\"]"),
         (
             "tenants.d/alice.toml",
             r#"
@@ -163,7 +165,7 @@ fn a_service_of_a_tenant_replaces_that_of_the_plan() {
     }
     directory.write(
         "plans.d/p.toml",
-        "[[service]]\nname = \"php\"\ncommand = [\"/php\"]\n[[service.socket]]\nname = \"web\"\n",
+        "doors = [\"socket\"]\n[[service]]\nname = \"php\"\ncommand = [\"/php\"]\n[[service.socket]]\nname = \"web\"\n",
     );
     directory.write(
         "tenants.d/alice.toml",

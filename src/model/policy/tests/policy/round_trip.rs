@@ -261,6 +261,22 @@ prop_compose! {
     }
 }
 
+/// Settings without a word that nothing serves.
+fn served(settings: Settings, host: &Host) -> Settings {
+    let host_sockets = settings.host_sockets.into_iter().filter(|name| host.host_sockets.contains_key(name)).collect();
+    let is_awake = settings.services.iter().any(|service| service.sockets.is_empty());
+    Settings { host_sockets, sleep: settings.sleep.filter(|_| !is_awake), ..settings }
+}
+
+/// A tenant with the door of each of its timers, logins and sockets.
+fn with_doors(mut tenant: Tenant) -> Tenant {
+    let has_sockets = tenant.settings.services.iter().any(|service| !service.sockets.is_empty());
+    let needs =
+        [(Door::Cron, !tenant.timers.is_empty()), (Door::Ftp, !tenant.ftp.is_empty()), (Door::Socket, has_sockets)];
+    tenant.settings.doors.extend(needs.into_iter().filter(|(_, is_needed)| *is_needed).map(|(door, _)| door));
+    tenant
+}
+
 prop_compose! {
     fn policy()(
         host in host(),
@@ -270,15 +286,17 @@ prop_compose! {
         let mut parent = None;
         let mut made = BTreeMap::new();
         for (name, (settings, inherits)) in plans {
+            let settings = served(settings, &host);
             let plan = Plan { name: name.clone(), parent: parent.take().filter(|_| inherits), settings };
             parent = Some(name.clone());
             made.insert(name, plan);
         }
         let plan_names: Vec<_> = made.keys().cloned().collect();
-        let tenants = tenants.into_iter().map(|(name, (plan, tenant)): (TenantName, _)| {
-            (name.clone(), Tenant { name, plan: plan.get(&plan_names).clone(), ..tenant })
-        });
-        Policy { host, tenants: tenants.collect(), plans: made }
+        let tenants: BTreeMap<_, _> = tenants.into_iter().map(|(name, (plan, tenant)): (TenantName, _)| {
+            let settings = served(tenant.settings.clone(), &host);
+            (name.clone(), with_doors(Tenant { name, plan: plan.get(&plan_names).clone(), settings, ..tenant }))
+        }).collect();
+        Policy { host, tenants, plans: made }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The policy in force when files have errors, before and after a restart.
 
 use bailiwick_policy::{Declared, Reading, Store, fingerprint};
-use bailiwick_types::{Bound, ByteSize, TenantName};
+use bailiwick_types::{Bound, ByteSize, Door, TenantName};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::fs;
@@ -84,6 +84,90 @@ fn a_wrong_line_locks_nobody_out() {
         }
         assert!(!bailiwick_policy::read(dir.path()).diagnostics.is_empty(), "the files alone are what they are");
     }
+}
+
+const CRON: &str = "doors = [\"exec\", \"cron\"]\n";
+const TIMER: &str = "[[timer]]\nname = \"t\"\nschedule = \"daily\"\ncommand = [\"/bin/true\"]\n";
+
+/// What reads as if it had an effect and has none is an error like any other. The last good version stays in force.
+#[test]
+fn a_word_that_nothing_serves_is_an_error_for_every_program() {
+    let service = "[[service]]\nname = \"s\"\ncommand = [\"/bin/s\"]\n";
+    let socket = format!("{service}[[service.socket]]\nname = \"web\"\n");
+    let more = "limits.memory = \"2G\"\n";
+    let cases = [
+        (format!("{more}{TIMER}"), 3, "the door \"cron\" is closed, so no [[timer]] is of use"),
+        (format!("{more}{socket}"), 6, "the door \"socket\" is closed, so no [[service.socket]] is of use"),
+        (format!("{more}host_sockets = [\"nope\"]\n"), 3, "the host lends no socket \"nope\""),
+        (
+            format!("{more}[sleep]\nafter = \"15m\"\n{service}"),
+            5,
+            "the service \"s\" has no socket, so its tenant never sleeps",
+        ),
+    ];
+    for (text, line, golden) in &cases {
+        let (dir, running) = kept();
+        write(dir.path(), "tenants.d/alice.toml", &format!("plan = \"small\"\n{text}"));
+        for (mut store, which) in [(running, "running"), (Store::new(dir.path()), "started")] {
+            let reading = store.read();
+            let [only] = reading.diagnostics.as_slice() else { panic!("{which}: {:?}", reading.diagnostics) };
+            assert_eq!((only.line, only.message.as_str()), (*line, *golden), "{which}: {text:?}");
+            assert!(reading.invalid.contains(&name("alice")), "{which}: {text:?}");
+            assert_eq!(both(&mut store, "alice"), Some(Bound::At(ByteSize(256 << 20))), "{which}: {text:?}");
+        }
+        assert!(bailiwick_policy::read_tenant(dir.path(), &name("alice")).is_err(), "{text:?}");
+    }
+    // In a plan, it is an error of the plan alone.
+    let (dir, mut store) = kept();
+    write(dir.path(), "plans.d/small.toml", &format!("plan = \"base\"\n{}", cases[2].0));
+    let reading = store.read();
+    let [only] = reading.diagnostics.as_slice() else { panic!("{:?}", reading.diagnostics) };
+    assert!(
+        only.file.ends_with("plans.d/small.toml")
+            && reading.last_good.plans.contains(&"small".parse().expect("a name"))
+    );
+    assert_eq!(both(&mut store, "alice"), Some(Bound::At(ByteSize(256 << 20))));
+}
+
+/// Whoever closes a door does not wait until nothing behind it is declared any more.
+#[test]
+fn a_closed_door_is_closed_although_something_is_behind_it() {
+    let (dir, mut store) = kept();
+    let has_cron = |store: &mut Store| {
+        let tenant = store.tenant(&name("alice")).expect("known").1.expect("declared");
+        assert_eq!(store.read().policy.expect("known").tenants[&name("alice")], tenant);
+        assert_eq!(tenant.timers.len(), 1, "what it last declared without an error");
+        tenant.settings.doors.contains(&Door::Cron)
+    };
+    let declare = |doors: &str| write(dir.path(), "tenants.d/alice.toml", &format!("plan = \"small\"\n{doors}{TIMER}"));
+    declare(CRON);
+    assert!(has_cron(&mut store));
+    store.save(Some(&name("alice")), 0).expect("keeps");
+    declare("doors = [\"exec\"]\n");
+    assert!(!has_cron(&mut store) && !has_cron(&mut Store::new(dir.path())));
+    store.save(Some(&name("alice")), 0).expect("keeps");
+    // A file with another error does not open it again, and cannot close another.
+    declare("doors = [\"cron\", \"exc\"]\n");
+    assert!(!has_cron(&mut store) && !has_cron(&mut Store::new(dir.path())));
+    declare(CRON);
+    assert!(has_cron(&mut store));
+    // So it is if the plan closes the door.
+    declare("");
+    write(dir.path(), "plans.d/small.toml", "plan = \"base\"\ndoors = [\"cron\"]\n");
+    assert!(has_cron(&mut store));
+    write(dir.path(), "plans.d/small.toml", "plan = \"base\"\ndoors = []\n");
+    assert!(!has_cron(&mut store));
+}
+
+/// A version that judges more words than an earlier one keeps what that one had put in force.
+#[test]
+fn what_is_in_force_is_not_judged_again() {
+    let (dir, _) = kept();
+    let copy = dir.path().join(".in-force/tenants.d/alice.toml");
+    let saved = fs::read_to_string(&copy).expect("is there");
+    fs::write(&copy, format!("{saved}{TIMER}")).expect("writes");
+    write(dir.path(), "tenants.d/alice.toml", &format!("plan = \"small\"\n{TIMER}"));
+    assert_eq!(both(&mut Store::new(dir.path()), "alice"), Some(Bound::At(ByteSize(256 << 20))));
 }
 
 #[test]
