@@ -92,8 +92,9 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         host.login_group = group.map_or(host.login_group, Spanned::into_inner);
         let silent = top.read(&mut report, "replace_silent_init", silence);
         host.replace_silent_init = silent.map_or(host.replace_silent_init, Spanned::into_inner);
-        if let Some(web) = top.table(&mut report, "web", &WEB, SECTIONS) {
-            host.web.group = web.read(&mut report, "group", web_group).map(Spanned::into_inner);
+        if let Some(web) = top.filled_table(&mut report, "web", &WEB, SECTIONS) {
+            let group = web.read(&mut report, "group", |value| web_group(value, &host.login_group));
+            host.web.group = group.map(Spanned::into_inner);
         }
         if let Some(extra) = top.list(&mut report, "etc_extra", extra_of_etc) {
             host.etc.extra = distinct(&mut report, extra.into_inner(), Clone::clone);
@@ -235,10 +236,16 @@ fn login_group(value: &DeValue<'_>) -> Result<String, Problem> {
     not_root(value, "group", hint)
 }
 
-/// Reads the group that may connect to tenants' sockets. It must not be root's group, which most daemons of a host are not in.
-fn web_group(value: &DeValue<'_>) -> Result<String, Problem> {
+/// Reads the group that may connect to tenants' sockets. It must not be root's group, which most daemons of a host are not in,
+/// nor that of tenants' host users.
+fn web_group(value: &DeValue<'_>, login_group: &str) -> Result<String, Problem> {
     let hint = || Problem::new("the web server's group must not be root's").hint("write \"www-data\"");
-    not_root(value, "group", hint)
+    let group = not_root(value, "group", hint)?;
+    if group == login_group {
+        let problem = Problem::new(format!("\"{group}\" is the group of all tenants' host users (login_group)"));
+        return Err(problem.hint("each tenant could connect to the sockets of all others; write \"www-data\""));
+    }
+    Ok(group)
 }
 
 fn not_root(value: &DeValue<'_>, kind: &str, is_root: impl Fn() -> Problem) -> Result<String, Problem> {
@@ -276,7 +283,7 @@ pub(crate) fn write(host: &Host) -> String {
     let text = format!(
         "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\n\
          reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\nlogin_group = {}\n\
-         replace_silent_init = \"{}\"\nweb = {{ {} }}\n\
+         replace_silent_init = \"{}\"\n{}\
          etc_extra = [{}]\netc_never = [{}]\n",
         quoted(&host.state_dir.to_string_lossy()),
         quoted(&host.runtime_dir.to_string_lossy()),
@@ -291,7 +298,7 @@ pub(crate) fn write(host: &Host) -> String {
         quoted(&host.user),
         quoted(&host.login_group),
         host.replace_silent_init.map_or_else(|| NEVER.to_owned(), |period| period.to_string()),
-        host.web.group.as_ref().map(|group| format!("group = {}", quoted(group))).unwrap_or_default(),
+        host.web.group.as_ref().map(|group| format!("web = {{ group = {} }}\n", quoted(group))).unwrap_or_default(),
         list(host.etc.extra.clone()),
         list(host.etc.never.clone()),
     );

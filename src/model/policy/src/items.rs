@@ -52,9 +52,22 @@ pub(crate) fn table<'t, 'i>(
     };
     let table = Table::new(report, entries, section, file);
     for key in section.keys[..must].iter().filter(|key| table.get(key).is_none()) {
-        report.error(item.span(), || Problem::new(format!("the {what} has no \"{key}\"")));
+        report.error(item.span(), || missing(what, key));
     }
     Some(table)
+}
+
+/// The problem of an item without a key that it must have.
+fn missing(what: &str, key: &str) -> Problem {
+    let problem = Problem::new(format!("the {what} has no \"{key}\""));
+    match key {
+        "name" => problem.hint("write a short word, such as name = \"main\""),
+        "schedule" => problem.hint("write when it runs, such as schedule = \"daily\""),
+        "command" => problem.hint("write the program and its arguments: command = [\"/usr/bin/php\", \"cron.php\"]"),
+        "password" => problem.hint("`bailiwick password` makes the line"),
+        "path" => problem.hint("write where it is on the host, such as path = \"/run/mysqld/mysqld.sock\""),
+        _ => problem,
+    }
 }
 
 /// Reads the name of an item, and records a problem when another item has the same name.

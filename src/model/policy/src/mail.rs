@@ -5,7 +5,7 @@ use crate::diagnostic::Problem;
 use crate::host::directory;
 use crate::limits::bounded;
 use crate::model::HostMail;
-use crate::reader::{Report, Section, Table, number, text};
+use crate::reader::{Report, Section, Span, Table, number, text};
 use bailiwick_types::{ByteSize, Mail};
 use std::path::PathBuf;
 use toml::Spanned;
@@ -53,26 +53,38 @@ pub(crate) struct Declared {
     per_hour: Option<u32>,
     recipients: Option<u32>,
     size: Option<ByteSize>,
+    /// The place of a limit without a `per_hour` of this file. It has no effect without an inherited one.
+    others: Option<Span>,
 }
 
 impl Declared {
     /// Reads `[mail]` from the top table of a file.
     pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static [Section]) -> Self {
-        let Some(table) = top.table(report, "mail", &MAIL, file) else {
-            return Self { per_hour: None, recipients: None, size: None };
+        let Some(table) = top.filled_table(report, "mail", &MAIL, file) else {
+            return Self { per_hour: None, recipients: None, size: None, others: None };
         };
+        let of = |key| table.get(key).filter(|_| table.get("per_hour").is_none()).map(Spanned::span);
+        let others = of("recipients").or_else(|| of("size"));
         let most = Mail::MOST_PER_HOUR;
         let per_hour = table.read(report, "per_hour", |value| up_to(value, 0, most, "messages in an hour"));
         let most = Mail::MOST_RECIPIENTS;
         let recipients = table.read(report, "recipients", |value| up_to(value, 1, most, "recipients of one message"));
         let size = table.read(report, "size", |value| bounded(value, ByteSize(64 << 10), ByteSize(100 << 20), SIZE));
         let (per_hour, recipients) = (per_hour.map(Spanned::into_inner), recipients.map(Spanned::into_inner));
-        Self { per_hour, recipients, size: size.map(Spanned::into_inner) }
+        Self { per_hour, recipients, size: size.map(Spanned::into_inner), others }
     }
 
     /// Returns these settings, with the inherited ones for those that are missing.
-    pub(crate) fn apply(self, inherited: Option<Mail>) -> Option<Mail> {
-        let per_hour = self.per_hour.or(inherited.map(|mail| mail.per_hour))?;
+    pub(crate) fn apply(self, report: &mut Report<'_>, inherited: Option<Mail>) -> Option<Mail> {
+        let Some(per_hour) = self.per_hour.or(inherited.map(|mail| mail.per_hour)) else {
+            if let Some(place) = self.others {
+                report.error(place, || {
+                    Problem::new("a limit of mail, but the tenant may send none")
+                        .hint("add a number such as per_hour = 100, or remove [mail]")
+                });
+            }
+            return None;
+        };
         let base = inherited.unwrap_or_default();
         let (recipients, size) = (self.recipients.unwrap_or(base.recipients), self.size.unwrap_or(base.size));
         (per_hour > 0).then_some(Mail { per_hour, recipients, size })

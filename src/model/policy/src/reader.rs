@@ -120,6 +120,16 @@ pub(crate) struct Section {
     pub(crate) keys: &'static [&'static str],
 }
 
+impl Section {
+    /// The keys, for a hint.
+    fn listed(&self) -> String {
+        match self.keys {
+            [only] => format!("{} there is only \"{only}\"", self.title),
+            keys => format!("{} there are: {}", self.title, keys.join(", ")),
+        }
+    }
+}
+
 /// Words of other systems, each with the key that it means here.
 const SYNONYMS: &[(&str, &str)] = &[
     ("Environment", "env"),
@@ -222,11 +232,35 @@ impl<'t, 'i> Table<'t, 'i> {
     ) -> Option<Spanned<Vec<Spanned<T>>>> {
         let list = self.get(key)?;
         let Some(items) = list.get_ref().as_array() else {
-            report.error(list.span(), || expected("a list in square brackets", list.get_ref()));
+            report.error(list.span(), || {
+                let problem = expected("a list in square brackets", list.get_ref());
+                match list.get_ref().as_str() {
+                    Some(words) => {
+                        problem.hint(format!("write {key} = {:?}", Vec::from_iter(words.split_whitespace())))
+                    }
+                    None => problem,
+                }
+            });
             return None;
         };
         let items = items.iter().filter_map(|item| report.accept(item.span(), parse(item.get_ref()))).collect();
         Some(Spanned::new(list.span(), items))
+    }
+
+    /// Reads the value of a key that is a table, which has no effect without a key.
+    pub(crate) fn filled_table(
+        &self,
+        report: &mut Report<'_>,
+        key: &'static str,
+        section: &'static Section,
+        file: &'static [Section],
+    ) -> Option<Table<'t, 'i>> {
+        let table = self.table(report, key, section, file)?;
+        if let Some(value) = self.get(key).filter(|_| table.entries.is_empty()) {
+            let problem = || Problem::new(format!("nothing is {}", section.title));
+            report.error(value.span(), || problem().hint(format!("{}; or remove it", section.listed())));
+        }
+        Some(table)
     }
 
     /// Reads the value of a key that is a table.
@@ -239,7 +273,13 @@ impl<'t, 'i> Table<'t, 'i> {
     ) -> Option<Table<'t, 'i>> {
         let value = self.get(key)?;
         let Some(entries) = value.get_ref().as_table() else {
-            report.error(value.span(), || expected(&format!("a table (what is {})", section.title), value.get_ref()));
+            report.error(value.span(), || {
+                let problem = expected(&format!("a table (what is {})", section.title), value.get_ref());
+                match value.get_ref().as_str() {
+                    Some(text) => problem.hint(format!("write {key} = {{ {} = {text:?} }}", section.keys[0])),
+                    None => problem,
+                }
+            });
             return None;
         };
         Some(Table::new(report, entries, section, file))
@@ -250,6 +290,9 @@ fn unknown_key(key: &str, section: &Section, file: &[Section]) -> Problem {
     let problem = Problem::new(format!("unknown key {key:?}"));
     let synonym = SYNONYMS.iter().find(|(word, _)| *word == key).map(|(_, meant)| *meant);
     let meant = synonym.unwrap_or(key);
+    if section.keys.len() == 1 {
+        return problem.hint(section.listed());
+    }
     if let Some(other) = file.iter().find(|other| !section.keys.contains(&meant) && other.keys.contains(&meant)) {
         let above = if other.title == file[0].title { ", above the first [table]" } else { "" };
         problem.hint(format!("\"{meant}\" belongs {}{above}", other.title))
@@ -258,7 +301,7 @@ fn unknown_key(key: &str, section: &Section, file: &[Section]) -> Problem {
     } else if let Some(meant) = nearest(key, section.keys.iter().copied()) {
         problem.hint(format!("did you mean \"{meant}\"?"))
     } else {
-        problem.hint(format!("{} there are: {}", section.title, section.keys.join(", ")))
+        problem.hint(section.listed())
     }
 }
 

@@ -329,7 +329,10 @@ fn read_run(report: &mut Report<'_>, table: &Table<'_, '_>, place: Span) -> Opti
             None
         }
         (None, None) => {
-            report.error(place, || Problem::new("the service has no \"command\" and no \"files\""));
+            report.error(place, || {
+                Problem::new("the service has no \"command\" and no \"files\"")
+                    .hint("write a program and its arguments, such as command = [\"/usr/bin/node\", \"app.js\"]")
+            });
             None
         }
     }

@@ -82,7 +82,7 @@ impl Declared {
             limits,
             services: self.services.apply(report, &inherited.services),
             sleep: self.sleep.apply(report, inherited.sleep),
-            mail: self.mail.apply(inherited.mail),
+            mail: self.mail.apply(report, inherited.mail),
             host_sockets: self.host_sockets.unwrap_or_else(|| inherited.host_sockets.clone()),
         }
     }

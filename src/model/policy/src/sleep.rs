@@ -29,7 +29,7 @@ impl Declared {
     pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static [Section]) -> Self {
         let problems = report.count();
         let mut declared = Self { after: None, freeze_after: None, is_unreadable: false };
-        if let Some(table) = top.table(report, "sleep", &SLEEP, file) {
+        if let Some(table) = top.filled_table(report, "sleep", &SLEEP, file) {
             let most = Period(30 * 86_400);
             declared.after = table.read(report, "after", |value| time(value, Period(60), most, AFTER));
             declared.freeze_after =

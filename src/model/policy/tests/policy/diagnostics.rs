@@ -165,7 +165,7 @@ fn doors_that_cannot_stay_open() {
     assert_eq!(tenant(&format!("{top}suspended_doors = [\"ftp\", \"ftp\"]\n")), ["2:27: \"ftp\" is in the list twice"]);
     assert_eq!(
         tenant(&format!("{top}suspended_doors = \"sftp\"\n")),
-        ["2:19: expected a list in square brackets, found a text in quotes"]
+        ["2:19: expected a list in square brackets, found a text in quotes (write suspended_doors = [\"sftp\"])"]
     );
     let misplaced = tenant(&format!("{top}[limits]\nsuspended_doors = []\n"));
     assert!(misplaced[0].contains("belongs at the top of the file"), "{misplaced:?}");
@@ -222,9 +222,28 @@ fn wrong_shapes() {
         ("plan = \"small\"\nstate = false", "2:9: expected a text in quotes, found true or false"),
         (
             "plan = \"small\"\nlimits = \"none\"",
-            "2:10: expected a table (what is below [limits]), found a text in quotes",
+            "2:10: expected a table (what is below [limits]), found a text in quotes (write limits = { cpu = \"none\" })",
         ),
-        ("plan = \"small\"\ndoors = \"ssh\"", "2:9: expected a list in square brackets, found a text in quotes"),
+        (
+            "plan = \"small\"\ndoors = \"ssh  sftp\"",
+            "2:9: expected a list in square brackets, found a text in quotes (write doors = [\"ssh\", \"sftp\"])",
+        ),
+        (
+            "plan = \"small\"\nsleep = \"15m\"",
+            "2:9: expected a table (what is below [sleep]), found a text in quotes (write sleep = { after = \"15m\" })",
+        ),
+        (
+            "plan = \"small\"\n[sleep]",
+            "2:1: nothing is below [sleep] (below [sleep] there are: after, freeze_after; or remove it)",
+        ),
+        (
+            "plan = \"small\"\n[mail]",
+            "2:1: nothing is below [mail] (below [mail] there are: per_hour, recipients, size; or remove it)",
+        ),
+        (
+            "plan = \"small\"\n[mail]\nrecipients = 3",
+            "3:14: a limit of mail, but the tenant may send none (add a number such as per_hour = 100, or remove [mail])",
+        ),
         (
             "plan = \"small\"\n[service]",
             "2:1: expected a list of tables, found a table (write [[service]], in two pairs of brackets)",
@@ -233,8 +252,18 @@ fn wrong_shapes() {
             "plan = \"small\"\nservice = [1.5]",
             "2:12: expected a table, found a number with a fraction (write [[service]], and its keys below)",
         ),
-        ("plan = \"small\"\n[[service]]\nname = \"a\"", "2:1: the service has no \"command\" and no \"files\""),
-        ("plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]", "2:1: the timer has no \"schedule\""),
+        (
+            "plan = \"small\"\n[[service]]\nname = \"a\"",
+            "2:1: the service has no \"command\" and no \"files\" (write a program and its arguments, such as command = [\"/usr/bin/node\", \"app.js\"])",
+        ),
+        (
+            "plan = \"small\"\n[[service]]\ncommand = [\"/a\"]",
+            "2:1: the service has no \"name\" (write a short word, such as name = \"main\")",
+        ),
+        (
+            "plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]",
+            "2:1: the timer has no \"schedule\" (write when it runs, such as schedule = \"daily\")",
+        ),
         (
             "plan = \"small\"\n[[timer]]\nname = \"crontab-1\"\ncommand = [\"/a\"]\nschedule = \"daily\"",
             "3:8: a timer must not be called \"crontab-1\" (names that begin so are those of lines of the tenant's own crontab)",
@@ -247,7 +276,10 @@ fn wrong_shapes() {
             "plan = \"small\"\n[[timer]]\nname = \"a\"\ncommand = [\"/a\"]\nschedule = \"often\"",
             "5:12: the day of the week \"often\" is none: it is no number in its range",
         ),
-        ("plan = \"small\"\n[[ftp]]\nname = \"a\"", "2:1: the ftp login has no \"password\""),
+        (
+            "plan = \"small\"\n[[ftp]]\nname = \"a\"",
+            "2:1: the ftp login has no \"password\" (`bailiwick password` makes the line)",
+        ),
         (
             "plan = \"small\"\n[[ftp]]\nname = \"a\"\npassword = \"hunter2\"",
             "4:12: this is no hash of crypt(5) by yescrypt, bcrypt, SHA-512 or SHA-256 (`bailiwick password` makes one; a password itself must never stand here)",
@@ -353,7 +385,12 @@ fn a_service_that_cannot_be() {
             ],
         ),
         ("restart = \"yes\"", &["5:11: expected one of always, on-failure, never"]),
-        ("stop = \"QUIT\"", &["5:8: expected a table (what is in \"stop\"), found a text in quotes"]),
+        (
+            "stop = \"QUIT\"",
+            &[
+                "5:8: expected a table (what is in \"stop\"), found a text in quotes (write stop = { signal = \"QUIT\" })",
+            ],
+        ),
         (
             "stop = { signal = \"SIGQUIT\" }",
             &["5:19: expected one of TERM, QUIT, INT, HUP, USR1, USR2, WINCH, KILL (write \"QUIT\")"],
@@ -408,7 +445,10 @@ fn a_service_that_cannot_be() {
             "[service.socket]\nname = \"a\"",
             &["5:1: expected a list of tables, found a table (write [[service.socket]], in two pairs of brackets)"],
         ),
-        ("[[service.socket]]\npass = \"fd\"", &["5:1: the socket has no \"name\""]),
+        (
+            "[[service.socket]]\npass = \"fd\"",
+            &["5:1: the socket has no \"name\" (write a short word, such as name = \"main\")"],
+        ),
         (
             "[[service.socket]]\nname = \"../a\"",
             &["6:8: a name starts with a lower-case letter or \"_\", not with '.'"],
@@ -507,7 +547,9 @@ fn a_service_that_cannot_be() {
         // A service that has problems is still there for those that come after it.
         (
             "[[service]]\nname = \"b\"\nafter = [\"d\"]\ncommand = [\"/b\"]\n[[service]]\nname = \"d\"",
-            &["9:1: the service has no \"command\" and no \"files\""],
+            &[
+                "9:1: the service has no \"command\" and no \"files\" (write a program and its arguments, such as command = [\"/usr/bin/node\", \"app.js\"])",
+            ],
         ),
         ("[sleep]\nafter = \"1s\"", &["6:9: the value is below 1m (from 1m to 30d, or \"never\")"]),
         (
@@ -635,14 +677,29 @@ fn bailiwick_toml() {
         ("user = \"root\"", "1:8: bailiwickd must not run as root (give it a user of its own, such as \"bailiwick\")"),
         ("user = \"00\"", "1:8: bailiwickd must not run as root (give it a user of its own, such as \"bailiwick\")"),
         ("web = { group = \"root\" }", "1:17: the web server's group must not be root's (write \"www-data\")"),
-        ("web = \"www-data\"", "1:7: expected a table (what is in \"web\"), found a text in quotes"),
-        ("[web]\nusers = \"x\"", "2:1: unknown key \"users\" (in \"web\" there are: group)"),
+        (
+            "web = { group = \"bailiwick-tenants\" }",
+            "1:17: \"bailiwick-tenants\" is the group of all tenants' host users (login_group) (each tenant could connect to the sockets of all others; write \"www-data\")",
+        ),
+        (
+            "login_group = \"g\"\nweb = { group = \"g\" }",
+            "2:17: \"g\" is the group of all tenants' host users (login_group) (each tenant could connect to the sockets of all others; write \"www-data\")",
+        ),
+        (
+            "web = \"www-data\"",
+            "1:7: expected a table (what is in \"web\"), found a text in quotes (write web = { group = \"www-data\" })",
+        ),
+        ("web = {}", "1:7: nothing is in \"web\" (in \"web\" there is only \"group\"; or remove it)"),
+        ("[web]\nuser = \"x\"", "2:1: unknown key \"user\" (in \"web\" there is only \"group\")"),
         ("user = \"4294967295\"", "1:8: no user can have the number 4294967295"),
         ("mail = { command = \"sendmail\" }", "1:20: the path \"sendmail\" is not absolute (a path starts with \"/\")"),
         ("mail = { domain = \"a b\" }", "1:19: \"a b\" is no domain (write one such as \"example.org\")"),
         ("mail = { domain = \"-a.org\" }", "1:19: \"-a.org\" is no domain (write one such as \"example.org\")"),
         ("mail = { from = \"x\" }", "1:10: unknown key \"from\" (in \"mail\" there are: command, domain)"),
-        ("[[host_socket]]\nname = \"db\"", "1:1: the host socket has no \"path\""),
+        (
+            "[[host_socket]]\nname = \"db\"",
+            "1:1: the host socket has no \"path\" (write where it is on the host, such as path = \"/run/mysqld/mysqld.sock\")",
+        ),
         (
             "host_socket = \"/run/db/s\"",
             "1:15: expected a list of tables, found a text in quotes (write [[host_socket]], in two pairs of brackets)",

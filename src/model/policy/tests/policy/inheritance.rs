@@ -186,7 +186,6 @@ fn a_tenant_sleeps_as_its_plan_says_unless_it_says_otherwise() {
     for (plan, own, golden) in [
         ("", "", None),
         (plan, "", times(3600, Some(300))),
-        (plan, "[sleep]\n", times(3600, Some(300))),
         (plan, "[sleep]\nafter = \"2h\"", times(7200, Some(300))),
         (plan, "[sleep]\nfreeze_after = \"1m\"", times(3600, Some(60))),
         (plan, "[sleep]\nfreeze_after = \"never\"", times(3600, None)),
