@@ -109,6 +109,7 @@ fn a_package_and_one_command_make_a_working_host() {
         "man1/bailiwick-service.1",
         "man5/bailiwick.toml.5",
         "man5/bailiwick-tenants.5",
+        "man7/bailiwick-service.7",
         "man8/bailiwickd.8",
         "man8/bailiwick-web.8",
     ] {

@@ -58,6 +58,18 @@ mod tests {
         }
     }
 
+    /// The package puts both kinds of pages into one tree, where a second page of the same name replaces the first.
+    #[test]
+    fn no_page_that_is_written_by_hand_has_the_name_of_a_generated_one() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        man(temp.path()).expect("writes");
+        let by_hand = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/man");
+        for page in std::fs::read_dir(by_hand).expect("is there") {
+            let name = page.expect("an entry").file_name();
+            assert!(!temp.path().join(&name).exists(), "{name:?}");
+        }
+    }
+
     #[test]
     fn completions_include_every_command() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
