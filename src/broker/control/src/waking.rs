@@ -11,7 +11,7 @@ use crate::start_failures::StartFailures;
 use crate::sync::{Turn, at_once, lock};
 use crate::tenants::Tenants;
 use bailiwick_plan::lifecycle::{self, Actual, Hold, JailState};
-use bailiwick_policy::Tenant;
+use bailiwick_policy::{Declared, Tenant};
 use bailiwick_proto::control::{Done, TenantOutcome};
 use bailiwick_proto::{Failure, Refusal};
 use bailiwick_types::{Door, ExitStatus, FrozenBy, TenantName};
@@ -217,7 +217,7 @@ impl Waking {
     /// alone.
     ///
     /// # Errors
-    /// As [`Self::wake_if_asleep`], and for a tenant that may not sleep.
+    /// As [`Self::wake_if_asleep`], for a suspended tenant, and for one that does not run and may not sleep.
     pub(crate) async fn wake(&self, name: &TenantName, cause: Cause) -> Result<Done, Failure> {
         if let Some(done) = self.thaw_if_idle(name, cause).await? {
             return Ok(done);
@@ -238,7 +238,11 @@ impl Waking {
 
     async fn wake_in_turn(&self, turn: &Turn, name: &TenantName, cause: Cause) -> Result<Done, Failure> {
         let tenant = self.tenants.policy.declared(name)?;
-        lifecycle::sleep(&tenant).map_err(|why| never_sleeps(name, &why))?;
+        if let Declared::Suspended { .. } = tenant.state {
+            let message = format!("\"{name}\" is suspended; `bailiwick unsuspend {name}` ends that");
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        let may_sleep = lifecycle::sleep(&tenant).map_err(|why| never_sleeps(name, &why));
         let actual = self.actual(name).await?;
         let tenant = || name.clone();
         match (actual.jail, actual.hold) {
@@ -253,6 +257,7 @@ impl Waking {
             }
             (JailState::Down | JailState::Preparing | JailState::Clearing, Hold::Free) => {}
         }
+        may_sleep?;
         match self.reconciler.wake(turn, name, cause.word()).await {
             Ok(Done::BeingPrepared) => Err(Refusal::Preparing { tenant: tenant() }.into()),
             Ok(done) => {
@@ -412,14 +417,26 @@ mod tests {
     async fn what_an_operator_stopped_and_what_may_not_sleep_is_not_woken() {
         let (_temp, services) = fake::host();
         let alice = name("alice");
-        let failure = services.waking.wake(&alice, Cause::Operator).await.expect_err("may not sleep");
-        assert!(failure.message.contains("may not sleep: neither its file nor its plan"), "{failure}");
-        fake::sleepers(&services, &[]);
-        let held = RosterEntry { held: true, ..fake::down(&services) };
+        let entry = Arc::new(Mutex::new(fake::up(&services)));
+        let answered = Arc::clone(&entry);
         fake::warden(&services, move |request| match request {
-            WardenRequest::Entry { .. } => Answer::Reply(WardenReply::Entry(Some(Box::new(held.clone())))),
+            WardenRequest::Entry { .. } => Answer::Reply(WardenReply::Entry(Some(Box::new(lock(&answered).clone())))),
             _ => panic!("{request:?}"),
         });
+        let wake = || services.waking.wake(&alice, Cause::Operator);
+        assert_eq!(wake().await, Ok(Done::Unchanged), "it runs, as the operator asks");
+        *lock(&entry) = fake::down(&services);
+        let failure = wake().await.expect_err("may not sleep");
+        assert!(failure.message.contains("may not sleep: neither its file nor its plan"), "{failure}");
+        fake::sleepers(&services, &[]);
+        let set = |state| {
+            services.tenants.policy.loaded().policy.tenants.get_mut(&alice).expect("alice").state = state;
+        };
+        set(Declared::Suspended { reason: None });
+        let failure = wake().await.expect_err("suspended");
+        assert_eq!(failure.message, "\"alice\" is suspended; `bailiwick unsuspend alice` ends that");
+        set(Declared::Active);
+        *lock(&entry) = RosterEntry { held: true, ..fake::down(&services) };
         for cause in [Cause::Operator, BY_SSH, Cause::Door(Door::Cron)] {
             let failure = services.waking.wake(&alice, cause).await.expect_err("held");
             assert!(failure.message.contains("an operator stopped it; `bailiwick start alice`"), "{failure}");

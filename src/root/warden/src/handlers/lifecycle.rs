@@ -202,6 +202,7 @@ pub(crate) fn stop(
     (name, hold, services): (&TenantName, Hold, Duration),
     ticket: Ticket,
 ) -> Begins {
+    let was_held = ledger.held(name);
     if hold == Hold::Hold {
         ledger.set_held(name, true);
     }
@@ -209,7 +210,9 @@ pub(crate) fn stop(
         ask_to_end(groups, jails, name, services);
     }
     if !jails.clears(name) {
-        return Ok(Some(WardenReply::Unchanged));
+        // A tenant that sleeps is down, but not stopped: from now on nothing wakes it.
+        let is_new = ledger.held(name) && !was_held;
+        return Ok(Some(if is_new { WardenReply::Done } else { WardenReply::Unchanged }));
     }
     await_clear(jails, waiting, name, WardenReply::Done, ticket);
     Ok(None)
