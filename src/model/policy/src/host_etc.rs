@@ -8,6 +8,7 @@
 //! link to a path that does not pass, because the name of the target may be that of a customer.
 
 use crate::model::EtcSettings;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The entries that the host makes from packages. They hold nothing private. A directory stands for everything in it.
 pub const GENERATED: &[&str] = &[
@@ -162,7 +163,7 @@ pub fn conffiles(status: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// The configuration files that packages' scripts have installed, each as its path below `/etc` and its MD5 digest. `hashes` is
 /// the content of `/var/lib/ucf/hashfile`. Such a file may hold an answer of the operator. So its digest counts only if a file
-/// of the package has the same digest ([`digests`]).
+/// of a package of the same source has the same digest ([`digests`], [`packages_by_source`]).
 pub fn ucf_files(hashes: &str) -> impl Iterator<Item = (&str, &str)> {
     hashes.lines().filter_map(|line| {
         let (digest, path) = line.split_once("  ")?;
@@ -176,9 +177,28 @@ pub fn ucf_owners(registry: &str) -> impl Iterator<Item = (&str, &str)> {
     registry.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         let (package, path) = (words.next()?, words.next()?);
-        let is_name = package.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-        is_name.then_some((path.strip_prefix("/etc/")?, package))
+        is_package(package).then_some((path.strip_prefix("/etc/")?, package))
     })
+}
+
+/// The packages of each source package, by the name of the source. `status` is the content of `/var/lib/dpkg/status`.
+pub fn packages_by_source(status: &str) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for stanza in status.split("\n\n") {
+        let field = |name: &str| {
+            let mut values = stanza.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            values.next().and_then(|value| value.split_ascii_whitespace().next())
+        };
+        // A version may follow the name of the source. Without a source, the package has the source's name.
+        if let Some(package) = field("Package").filter(|package| is_package(package)) {
+            all.entry(field("Source").unwrap_or(package)).or_default().insert(package);
+        }
+    }
+    all
+}
+
+fn is_package(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
 /// The MD5 digests of a package's files. `md5sums` is the content of `/var/lib/dpkg/info/PACKAGE.md5sums`.
@@ -281,6 +301,10 @@ mod tests {
         assert_eq!(ucf_files("00cc  /etc/php/c.ini\nnonsense\n").collect::<Vec<_>>(), [("php/c.ini", "00cc")]);
         let registry = "php8.2-cli \t /etc/php/c.ini\n../evil /etc/x\nlone\n";
         assert_eq!(ucf_owners(registry).collect::<Vec<_>>(), [("php/c.ini", "php8.2-cli")]);
+        let status = "Package: php8.2-fpm\nSource: php8.2 (8.2.1)\nDescription: a\n Package: b\n\nPackage: php8.2-common\nSource: php8.2\n\nPackage: ../x\n\nPackage: nginx\n";
+        let of = |names: &[&'static str]| BTreeSet::from_iter(names.iter().copied());
+        let golden = [("nginx", of(&["nginx"])), ("php8.2", of(&["php8.2-common", "php8.2-fpm"]))];
+        assert_eq!(packages_by_source(status), golden.into());
         assert_eq!(digests("00cc  usr/lib/php/c.ini\nnonsense\n").collect::<Vec<_>>(), ["00cc"]);
     }
 }

@@ -8,8 +8,8 @@
 use crate::host_files::md5::md5;
 use bailiwick_policy::EtcSettings;
 use bailiwick_policy::host_etc::{
-    GENERATED, LinkTarget, conffiles, digests, holds_private_key, is_barred, is_taken_whole, link_target, ucf_files,
-    ucf_owners,
+    GENERATED, LinkTarget, conffiles, digests, holds_private_key, is_barred, is_taken_whole, link_target,
+    packages_by_source, ucf_files, ucf_owners,
 };
 use bailiwick_sys::file::{self, Metadata};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -237,13 +237,19 @@ fn brought(root: &Path) -> BTreeMap<String, BTreeSet<String>> {
     }
     let registry = read("var/lib/ucf/registry");
     let owners: BTreeMap<&str, &str> = ucf_owners(&registry).collect();
+    let sources = packages_by_source(&status);
+    // The name without or with the architecture: packages that can be installed for two have the latter.
+    let sums_of = |package: &&str| {
+        ["", ":amd64"].map(|suffix| read(&format!("var/lib/dpkg/info/{package}{suffix}.md5sums"))).concat()
+    };
     let mut shipped: BTreeMap<&str, String> = BTreeMap::new();
     for (path, digest) in ucf_files(&hashes) {
         let Some(package) = owners.get(path) else { continue };
-        // The name without or with the architecture: packages that can be installed for two have the latter.
-        let sums = shipped.entry(package).or_insert_with(|| {
-            ["", ":amd64"].map(|suffix| read(&format!("var/lib/dpkg/info/{package}{suffix}.md5sums"))).concat()
-        });
+        // The script of a package may install a file of another one: php-fpm's php.ini is in the package php-common.
+        let Some((source, packages)) = sources.iter().find(|(_, packages)| packages.contains(package)) else {
+            continue;
+        };
+        let sums = shipped.entry(source).or_insert_with(|| packages.iter().map(sums_of).collect());
         if digests(sums).any(|known| known == digest) {
             note(path, digest);
         }
@@ -395,15 +401,19 @@ mod tests {
         write("etc/php/8.4/cli/php.ini", own);
         write("etc/php/8.4/cli/secret.ini", other);
         write("etc/php/8.4/cli/nobodys.ini", own);
-        write("var/lib/dpkg/status", "Package: php8.4-cli\nStatus: install ok installed\n");
-        // ucf's digest counts if the package itself ships a file with the same digest.
-        let hashes =
+        write("etc/php/8.4/cli/alien.ini", "; of another package\n");
+        let packages = ["php8.4-cli", "php8.4-common"].map(|name| format!("Package: {name}\nSource: php8.4\n\n"));
+        write("var/lib/dpkg/status", &(packages.concat() + "Package: alien\n"));
+        // ucf's digest counts if a package of the same source ships a file with the same digest.
+        let mut hashes =
             format!("{}  /etc/php/8.4/cli/php.ini\n{}  /etc/php/8.4/cli/secret.ini\n", digest(own), digest(other));
+        hashes += &format!("{}  /etc/php/8.4/cli/alien.ini\n", digest("; of another package\n"));
+        write("var/lib/dpkg/info/alien.md5sums", &format!("{}  usr/x\n", digest("; of another package\n")));
         write("var/lib/ucf/hashfile", &hashes);
-        let owners = "php8.4-cli /etc/php/8.4/cli/php.ini\nphp8.4-cli /etc/php/8.4/cli/secret.ini\n";
-        write("var/lib/ucf/registry", owners);
+        let owned = ["php", "secret", "alien"].map(|name| format!("php8.4-cli /etc/php/8.4/cli/{name}.ini\n"));
+        write("var/lib/ucf/registry", &owned.concat());
         let shipped = format!("{}  usr/lib/php/8.4/php.ini-production.cli\n", digest(own));
-        write("var/lib/dpkg/info/php8.4-cli.md5sums", &shipped);
+        write("var/lib/dpkg/info/php8.4-common.md5sums", &shipped);
         fs::create_dir(root.join("runtime")).expect("mkdir");
         let runtime = file::open_dir(&root.join("runtime")).expect("opens");
         let mut view = EtcView::of(&root, &runtime, &EtcSettings::default()).expect("opens");
