@@ -6,14 +6,15 @@
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{PLANS, TENANTS, file_name};
 use crate::host;
-use crate::model::{Host, Policy, ServiceSocket, Settings, Tenant};
+use crate::model::{Host, Plan, Policy, Run, ServiceSocket, Settings, Tenant};
 use crate::read::{read, sorted};
 use crate::source::Source;
-use bailiwick_types::{ByteSize, LimitKey, PlanName};
+use bailiwick_types::{ByteSize, LimitKey, PlanName, Profile};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The facts about the machine that the checks need.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Machine {
     /// The size of its memory.
     pub memory: ByteSize,
@@ -25,6 +26,8 @@ pub struct Machine {
     pub users: Vec<(String, u32)>,
     /// Whether it has the group of the web server that `bailiwick.toml` names; `true` when that names none.
     pub has_web_group: bool,
+    /// Whether it has a file or a directory.
+    pub has_path: fn(&Path) -> bool,
 }
 
 /// Directories that belong to the host or to all its users. Directories below them may be used.
@@ -138,6 +141,10 @@ impl Findings<'_> {
             let problem = Problem::new(format!("bailiwickd would have the id {uid}, which is a tenant's"));
             self.add(host::FILE, "user", problem.hint(format!("ids from {first} on are tenants'; choose one below")));
         }
+        for path in host.etc.extra.iter().filter(|path| !(machine.has_path)(&Path::new("/etc").join(path))) {
+            let problem = Problem::new(format!("the host has no /etc/{path}, so no jail sees it"));
+            self.add(host::FILE, &format!("\"{path}\""), problem.hint("correct the path in etc_extra, or remove it"));
+        }
         if let Some((name, uid)) = machine.users.iter().find(|(name, uid)| *uid >= first && *name != host.user) {
             let problem = Problem::new(format!("the host's user {name:?} has the id {uid}, which is a tenant's"));
             self.add(host::FILE, "ids", problem.hint("raise `first` above every id of the host, and 65536 more"));
@@ -199,24 +206,33 @@ impl Findings<'_> {
     }
 
     fn settings(&mut self, policy: &Policy, machine: &Machine) {
+        // A plan for programs that the host does not have is none's problem until a tenant has it.
+        let used: BTreeSet<&PlanName> = policy.tenants.values().map(|tenant| &tenant.plan).collect();
+        let of_plan = |plan: &Plan| {
+            let mut all = impossible(&plan.settings, machine);
+            if used.contains(&plan.name) {
+                all.extend(missing_files(&plan.settings, machine));
+            }
+            all
+        };
         let has = |plan: &PlanName, key: &str| {
-            let plan = policy.plans.get(plan);
-            plan.is_some_and(|plan| impossible(&plan.settings, machine).iter().any(|(other, _)| *other == key))
+            policy.plans.get(plan).is_some_and(|plan| of_plan(plan).iter().any(|(other, _)| other == key))
         };
         for plan in policy.plans.values() {
             let file = format!("{PLANS}/{}", file_name(&plan.name));
-            for (key, problem) in impossible(&plan.settings, machine) {
+            for (key, problem) in of_plan(plan) {
                 // A problem is reported only where the setting is written, and not where it is inherited.
-                if !plan.parent.as_ref().is_some_and(|parent| has(parent, key)) {
-                    self.add(&file, key, problem);
+                if !plan.parent.as_ref().is_some_and(|parent| has(parent, &key)) {
+                    self.add(&file, &key, problem);
                 }
             }
         }
         for tenant in policy.tenants.values() {
             let file = format!("{TENANTS}/{}", file_name(&tenant.name));
-            for (key, problem) in impossible(&tenant.settings, machine) {
-                if !has(&tenant.plan, key) {
-                    self.add(&file, key, problem);
+            let own = impossible(&tenant.settings, machine).into_iter().chain(missing_files(&tenant.settings, machine));
+            for (key, problem) in own {
+                if !has(&tenant.plan, &key) {
+                    self.add(&file, &key, problem);
                 }
             }
             self.tenant(&file, tenant, machine);
@@ -246,13 +262,38 @@ impl Findings<'_> {
 }
 
 /// The settings that cannot work, each with its key.
-fn impossible(settings: &Settings, machine: &Machine) -> Vec<(&'static str, Problem)> {
+fn impossible(settings: &Settings, machine: &Machine) -> Vec<(String, Problem)> {
     let mut all = Vec::new();
     for (key, size) in [(LimitKey::Tmp, settings.limits.tmp), (LimitKey::Shm, settings.limits.shm)] {
         if size > machine.memory {
             let problem =
                 Problem::new(format!("{key} = \"{size}\" is more than the machine's memory of {}", machine.memory));
-            all.push((key.word(), problem.hint("what lies there is memory of the tenant")));
+            all.push((key.word().to_owned(), problem.hint("what lies there is memory of the tenant")));
+        }
+    }
+    all
+}
+
+/// The programs and files of services that the host does not have, each with its text in the file. A jail has the host's `/usr`,
+/// without its `/usr/local`; in `system` the tenant may have added to it.
+fn missing_files(settings: &Settings, machine: &Machine) -> Vec<(String, Problem)> {
+    if settings.profile == Profile::System || settings.image.as_str() != "host" {
+        return Vec::new();
+    }
+    let is_of_host = |word: &str| {
+        let starts = ["/bin/", "/lib/", "/sbin/", "/usr/"].iter().any(|start| word.starts_with(start));
+        starts && !word.starts_with("/usr/local/")
+    };
+    let mut all = Vec::new();
+    for service in &settings.services {
+        let Run::Command(command) = &service.run else { continue };
+        let missing = command.iter().find(|word| is_of_host(word) && !(machine.has_path)(Path::new(word)));
+        if let Some(missing) = missing {
+            let problem = Problem::new(format!(
+                "the service \"{}\" needs {missing:?}, which the host does not have",
+                service.name
+            ));
+            all.push((format!("{missing:?}"), problem.hint("install it on the host, or write another path")));
         }
     }
     all

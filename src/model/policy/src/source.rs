@@ -49,13 +49,14 @@ impl Source {
         &self.text
     }
 
-    /// The first place of a key or a header that is not in a comment.
+    /// The first place of a key or a header that is not in a comment. A text in quotes is found as it is.
     pub(crate) fn place_of(&self, key: &str) -> Option<Range<usize>> {
         let is_key = |at: &usize| {
             let (before, after) = (&self.text[..*at], &self.text[at + key.len()..]);
             let line = before.rsplit('\n').next().unwrap_or_default();
             let starts = !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-            starts && !line.contains('#') && after.trim_start_matches(' ').starts_with(['=', ']'])
+            let ends = key.starts_with('"') || after.trim_start_matches(' ').starts_with(['=', ']']);
+            starts && !line.contains('#') && ends
         };
         self.text.match_indices(key).map(|(at, _)| at).find(is_key).map(|at| at..at + key.len())
     }

@@ -130,6 +130,8 @@ fn machine_of(
         tasks: proc::max_tasks().map_err(failed)?,
         disk,
         users,
+        // What cannot be looked at may be there.
+        has_path: |path| path.try_exists().unwrap_or(true),
         has_web_group: host.and_then(|host| host.web.group).is_none_or(|group| group_exists(&group)),
     })
 }

@@ -3,11 +3,19 @@
 use crate::directory::Directory;
 use bailiwick_policy::{Diagnostic, Machine, check};
 use bailiwick_types::ByteSize;
+use std::path::Path;
 
 fn machine() -> Machine {
     let users = [("root", 0), ("bailiwick", 990), ("nobody", 65_534), ("ldap", 10_000_007)];
     let users = users.map(|(name, uid)| (name.to_owned(), uid)).into();
-    Machine { memory: ByteSize(8 << 30), tasks: 32_768, disk: Some(ByteSize(40 << 30)), users, has_web_group: false }
+    Machine {
+        memory: ByteSize(8 << 30),
+        tasks: 32_768,
+        disk: Some(ByteSize(40 << 30)),
+        users,
+        has_web_group: false,
+        has_path: |_| true,
+    }
 }
 
 /// The problems of one file, each as its place and its message.
@@ -140,6 +148,41 @@ fn the_path_of_a_socket_fits_into_an_address() {
     let found = of_site(&host(108 - 19), door, SITE);
     let golden = "bailiwick.toml:3: the path of a socket has 108 bytes, and the kernel allows 107: \"/rrr";
     assert!(found.len() == 1 && found[0].starts_with(golden), "{found:?}");
+}
+
+#[test]
+fn a_service_whose_program_the_host_lacks_is_named_where_it_is_written() {
+    fn has_path(path: &Path) -> bool {
+        ["/bin/sh", "/etc/php/8.2"].iter().any(|known| path == Path::new(known))
+    }
+    let plan = "# \"/usr/share/x.conf\"\n[[service]]\nname = \"php\"\ncommand = [\"/bin/sh\", \"/usr/share/x.conf\", \"/usr/local/y\"]\n";
+    let of = |host: &str, small: &str, tenant: &str| {
+        let directory = Directory::with(&[
+            ("bailiwick.toml", &format!("ids.first = 20000000\n{host}")),
+            ("plans.d/php.toml", plan),
+            ("plans.d/small.toml", small),
+            ("tenants.d/alice.toml", tenant),
+        ]);
+        let found = check(directory.path(), &Machine { has_path, ..machine() });
+        let line = |problem: &Diagnostic| {
+            let name = problem.file.file_name().expect("a file").to_string_lossy().into_owned();
+            format!("{name}:{}: {}", problem.line, problem.message)
+        };
+        found.iter().map(line).collect::<Vec<_>>()
+    };
+    let golden = "php.toml:4: the service \"php\" needs \"/usr/share/x.conf\", which the host does not have";
+    assert_eq!(of("", "", "plan = \"php\"\n"), [golden]);
+    assert_eq!(of("", "", "plan = \"small\"\n"), [""; 0], "nobody has the plan php");
+    assert_eq!(of("", "plan = \"php\"\nprofile = \"system\"\n", "plan = \"small\"\n"), [""; 0]);
+    let own = "[[service]]\nname = \"own\"\ncommand = [\"/usr/bin/own\"]\n";
+    assert_eq!(
+        of("", "", &format!("plan = \"small\"\n{own}")),
+        ["alice.toml:4: the service \"own\" needs \"/usr/bin/own\", which the host does not have"]
+    );
+    assert_eq!(
+        of("etc_extra = [\"php/8.2\", \"php/8.9\"]\n", "", "plan = \"small\"\n"),
+        ["bailiwick.toml:2: the host has no /etc/php/8.9, so no jail sees it"]
+    );
 }
 
 #[test]
