@@ -401,6 +401,39 @@ fn a_database_may_come_and_go() {
 }
 
 #[test]
+fn an_old_connection_keeps_nobody_from_a_server_that_was_started_again() {
+    let place = Place::new();
+    place.serve();
+    let host = lent(&place, 20);
+    // The server ends, but a client keeps its connection: here the server's thread goes on, elsewhere a client reads nothing.
+    let open = connect(&host, "alice");
+    let pid = served(&host, "alice");
+    fs::remove_file(place.socket()).expect("removes");
+    for _ in 0..3 {
+        let refused = ask(&host, "alice", "alice", inside());
+        assert!(!refused.contains("hello"), "{refused}");
+    }
+    goes_on(&open);
+    place.serve();
+    until("the new server is reached", || ask(&host, "alice", "alice", inside()).ends_with("hello\n"));
+    goes_on(&open);
+    assert_eq!(served(&host, "alice"), pid, "the process goes on with both");
+    // Another directory in its place: the process that has the old one is replaced.
+    let aside = place.0.with_extension("aside");
+    fs::rename(&place.0, &aside).expect("renames");
+    assert!(!ask(&host, "alice", "alice", inside()).is_empty());
+    fs::create_dir(&place.0).expect("makes");
+    place.serve();
+    until("the new server is reached", || lender(&host, "alice").is_some_and(|other| other != pid));
+    until("it is served", || ask(&host, "alice", "alice", inside()).ends_with("hello\n"));
+    fs::remove_dir_all(&aside).expect("removes");
+    drop(open);
+    // With nobody connected, who comes is refused as without a database.
+    fs::remove_file(place.socket()).expect("removes");
+    until("who comes is refused", || ask(&host, "alice", "alice", inside()).contains("connect: Connection refused"));
+}
+
+#[test]
 fn a_process_that_is_killed_comes_back_and_ends_with_its_jail() {
     let place = Place::new();
     place.serve();

@@ -29,7 +29,7 @@ struct Waiting {
 
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// `None` once the host's socket is not there any more: who comes is refused, as without a database.
+    /// `None` once the host's socket is not there and nobody is connected: who comes is refused, as without a database.
     listener: Option<OwnedFd>,
     counts: OwnedFd,
     host: SocketAddrUnix,
@@ -78,7 +78,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves until the host's socket is gone, with all connections to it.
+    /// Serves until the host's socket is gone while nobody is connected.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut scratch = vec![0; BUFFER];
         let mut events = [MaybeUninit::<Event>::uninit(); 64];
@@ -186,7 +186,8 @@ impl Server {
             Err(error) => {
                 drop(waiting);
                 self.count(-1, 0);
-                if error == Errno::NOENT {
+                // As long as somebody is connected it goes on: the server may only be starting again.
+                if error == Errno::NOENT && self.open == 0 {
                     self.listener = None;
                 }
             }
