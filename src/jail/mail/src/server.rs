@@ -4,16 +4,21 @@
 //! Danger: it may have no filter of system calls and no `no_new_privs`, because the host's `sendmail` inherits them, and that may
 //! need its group (`postdrop`). So it does little: it reads a bounded request, and starts one program whose path, options and
 //! sender it was started with. The message goes to its standard input.
+//!
+//! SIGTERM ends it: it takes no more messages, finishes those that it has, and ends. Its listener goes on with the next server.
 
 use crate::rate::{Rate, now};
 use crate::request::{self, Bounds, Refusal, Request, reply};
 use crate::status;
-use bailiwick_sys::{credential, process, signal};
+use bailiwick_sys::signal::{self, Signals};
+use bailiwick_sys::{credential, process};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::MemfdFlags;
+use rustix::time::Timespec;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -29,6 +34,8 @@ const AT_ONCE: usize = 4;
 /// How long a client may send nothing, and how long its message may take.
 const SILENCE: Duration = Duration::from_secs(30);
 const MESSAGE_TIME: Duration = Duration::from_secs(120);
+/// How long it may still take when the server is told to end.
+const LAST_TIME: Duration = Duration::from_secs(10);
 /// How long the host's `sendmail` may take.
 const SEND_TIME: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
@@ -44,7 +51,18 @@ struct Orders {
     bounds: Bounds,
 }
 
-/// Serves without end. Returns an exit status when it cannot.
+/// What all threads share.
+#[derive(Debug)]
+struct Server {
+    orders: Orders,
+    listener: UnixListener,
+    /// Reports SIGTERM to every thread, because nobody takes it from there.
+    end: Signals,
+    rate: Mutex<Rate>,
+    log: Mutex<Log>,
+}
+
+/// Serves until SIGTERM. Returns an exit status.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> u8 {
     let [command, sender, per_hour, recipients, size] = arguments else { return status::USAGE };
@@ -55,46 +73,67 @@ pub fn main(arguments: &[OsString]) -> u8 {
     let sender = sender.to_string_lossy().into_owned();
     let orders = Orders { command: command.clone(), sender, bounds: Bounds { recipients, size } };
     let fds = process::inherited(LISTENER).and_then(|listener| Ok((listener, process::inherited(RATE)?)));
-    match fds.and_then(|(listener, rate)| serve(&orders, listener, Rate::new(rate, per_hour))) {
+    match fds.and_then(|(listener, rate)| serve(orders, listener, Rate::new(rate, per_hour))) {
         Ok(()) => status::OK,
         // Nobody reads what it prints: the warden sees that it has ended, and starts it again.
         Err(_) => status::OS,
     }
 }
 
-fn serve(orders: &Orders, listener: OwnedFd, rate: Rate) -> io::Result<()> {
+fn serve(orders: Orders, listener: OwnedFd, rate: Rate) -> io::Result<()> {
     credential::set_undumpable()?;
+    // The programs that it starts get an empty mask again (`Command`).
+    let end = Signals::block(&[signal::SIGTERM])?;
     let (listener, rate, log) = (UnixListener::from(listener), Mutex::new(rate), Mutex::new(Log::default()));
-    listener.set_nonblocking(false)?;
+    listener.set_nonblocking(true)?;
+    let server = Server { orders, listener, end, rate, log };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(|| accept(orders, &listener, &rate, &log))).collect();
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(|| accept(&server))).collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
     })
 }
 
-fn accept(orders: &Orders, listener: &UnixListener, rate: &Mutex<Rate>, log: &Mutex<Log>) -> io::Result<()> {
+/// Handles messages until SIGTERM.
+fn accept(server: &Server) -> io::Result<()> {
     loop {
-        match listener.accept() {
-            Ok((stream, _)) => handle(orders, stream, rate, log),
+        let [_, ends] = wait_for([server.listener.as_fd(), server.end.as_fd()], None)?;
+        if ends {
+            return Ok(());
+        }
+        match server.listener.accept() {
+            Ok((stream, _)) => handle(server, stream),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
+            // Another thread was faster.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The kernel is short of something, or the client has gone.
             Err(_) => thread::sleep(PAUSE),
         }
     }
 }
 
-fn handle(orders: &Orders, mut stream: UnixStream, rate: &Mutex<Rate>, log: &Mutex<Log>) {
-    let timed = stream.set_read_timeout(Some(SILENCE)).and_then(|()| stream.set_write_timeout(Some(SILENCE)));
-    if timed.is_err() {
+/// Waits until one of two descriptors can be read, or a time is over. Returns which of them can.
+fn wait_for(fds: [BorrowedFd<'_>; 2], most: Option<Duration>) -> io::Result<[bool; 2]> {
+    let mut fds = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let most = most.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    match rustix::event::poll(&mut fds, most.as_ref()) {
+        Ok(_) => Ok(fds.map(|fd| !fd.revents().is_empty())),
+        Err(rustix::io::Errno::INTR) => Ok([false; 2]),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn handle(server: &Server, mut stream: UnixStream) {
+    if stream.set_write_timeout(Some(SILENCE)).is_err() {
         return;
     }
-    let request = request::read(Timed { stream: &stream, until: Instant::now() + MESSAGE_TIME }, orders.bounds);
+    let from = Timed { stream: &stream, end: &server.end, until: Instant::now() + MESSAGE_TIME, is_last: false };
+    let request = request::read(from, server.orders.bounds);
     let (count, bytes) = request.as_ref().map_or((0, 0), |request| (request.recipients.len(), request.message.len()));
     let result = request.and_then(|request| {
-        place(rate)?;
-        send(orders, request)
+        place(&server.rate)?;
+        send(&server.orders, request)
     });
-    lock(log).write(&orders.sender, count, bytes, &result);
+    lock(&server.log).write(&server.orders.sender, count, bytes, &result);
     // The client may have gone.
     stream.write_all(reply(&result).as_bytes()).ok();
 }
@@ -116,18 +155,32 @@ fn place(rate: &Mutex<Rate>) -> Result<(), Refusal> {
     }
 }
 
-/// Reads from a client until a point in time.
+/// Reads from a client until a point in time, which is near when the server is told to end.
 struct Timed<'a> {
     stream: &'a UnixStream,
+    end: &'a Signals,
     until: Instant,
+    is_last: bool,
 }
 
 impl Read for Timed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if Instant::now() >= self.until {
-            return Err(io::ErrorKind::TimedOut.into());
+        let silence = Instant::now() + SILENCE;
+        loop {
+            let left = self.until.min(silence).saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let end = if self.is_last { self.stream.as_fd() } else { self.end.as_fd() };
+            let [comes, ends] = wait_for([self.stream.as_fd(), end], Some(left))?;
+            if ends && !self.is_last {
+                self.is_last = true;
+                self.until = self.until.min(Instant::now() + LAST_TIME);
+            }
+            if comes {
+                return (&mut &*self.stream).read(buffer);
+            }
         }
-        self.stream.read(buffer)
     }
 }
 

@@ -10,11 +10,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// A server, and a folder with its socket and what its `sendmail` has got.
 struct Served {
     dir: tempfile::TempDir,
     child: Child,
+    /// As the warden has it.
+    listener: UnixListener,
 }
 
 impl Served {
@@ -26,18 +30,24 @@ impl Served {
         fs::set_permissions(&command, fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::write(dir.path().join("rate"), "").expect("writes");
         let listener = UnixListener::bind(dir.path().join("socket")).expect("listens");
-        let mut served = Self { child: Command::new("true").spawn().expect("runs"), dir };
-        served.start(listener, per_hour);
+        let mut served = Self { child: Command::new("true").spawn().expect("runs"), dir, listener };
+        served.start(per_hour);
         served
     }
 
-    fn start(&mut self, listener: UnixListener, per_hour: u32) {
+    fn start(&mut self, per_hour: u32) {
         self.child.wait().expect("ends");
+        self.child = self.serve(per_hour);
+    }
+
+    /// One more server.
+    fn serve(&self, per_hour: u32) -> Child {
+        let listener = self.listener.try_clone().expect("a descriptor");
         let mut command = Command::new("sh");
         let line = format!("exec \"$0\" \"$@\" 3<&0 4<>{} < /dev/null", self.path("rate").display());
         command.args(["-c", &line, env!("CARGO_BIN_EXE_bailiwick-mail"), "serve"]);
         command.arg(self.path("sendmail")).args(["alice@host.example", &per_hour.to_string(), "3", "100000"]);
-        self.child = command.stdin(Stdio::from(OwnedFd::from(listener))).spawn().expect("runs");
+        command.stdin(Stdio::from(OwnedFd::from(listener))).spawn().expect("runs")
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -51,6 +61,16 @@ impl Served {
     fn send(&self, arguments: &[&str], message: &str) -> Result<(), Refusal> {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         client::run(&arguments, message.as_bytes(), &self.path("socket"))
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -104,10 +124,37 @@ fn the_rate_holds_over_a_new_server() {
     };
     full(served.send(&["a@b.org"], "x").expect_err("full"));
     served.child.kill().expect("kills");
-    fs::remove_file(served.path("socket")).expect("removes");
-    let listener = UnixListener::bind(served.path("socket")).expect("listens");
-    served.start(listener, 3);
+    served.start(3);
     full(served.send(&["a@b.org"], "x").expect_err("still full"));
+}
+
+#[test]
+fn a_server_that_is_told_to_end_finishes_what_it_has_and_the_next_one_takes_the_rest() {
+    let script = "case \"$*\" in *slow*) : > $DIR/waits; until [ -e $DIR/go ]; do sleep 0.02; done ;; esac\n\
+        grep SigBlk /proc/self/status > $DIR/mask; echo \"$5\" >> $DIR/got";
+    let mut served = Served::new(script, 10);
+    let mut half = UnixStream::connect(served.path("socket")).expect("connects");
+    half.write_all(b"6\nhalf@b.org\n\nhel").expect("writes");
+    let next = thread::scope(|scope| {
+        let slow = scope.spawn(|| served.send(&["slow@b.org"], "x"));
+        until("one is with the host's sendmail", || served.path("waits").exists());
+        assert!(Command::new("kill").arg(served.child.id().to_string()).status().expect("kill").success());
+        // Nobody takes this one until there is a new server.
+        let waits = scope.spawn(|| served.send(&["next@b.org"], "x"));
+        half.write_all(b"lo\n").expect("writes");
+        let mut reply = String::new();
+        half.read_to_string(&mut reply).expect("a reply");
+        assert_eq!((reply.as_str(), served.text("got").as_str()), ("0\n", "half@b.org\n"));
+        let next = served.serve(10);
+        assert_eq!(waits.join().expect("ends"), Ok(()));
+        fs::write(served.path("go"), "").expect("writes");
+        assert_eq!(slow.join().expect("ends"), Ok(()));
+        next
+    });
+    let mut old = std::mem::replace(&mut served.child, next);
+    assert!(old.wait().expect("ends").success());
+    assert_eq!(served.text("got"), "half@b.org\nnext@b.org\nslow@b.org\n", "each of them once");
+    assert_eq!(served.text("mask"), "SigBlk:\t0000000000000000\n");
 }
 
 #[test]
@@ -153,7 +200,7 @@ fn clients_that_send_nothing_or_go_away_hold_nobody_for_long() {
 fn a_thousand_messages_at_once_are_taken_or_told() {
     let served = Served::new("cat > /dev/null; echo >> $DIR/count", 500);
     let some = || (0..50).map(|_| served.send(&["a@b.org"], "x")).collect::<Vec<_>>();
-    let all: Vec<Result<(), Refusal>> = std::thread::scope(|scope| {
+    let all: Vec<Result<(), Refusal>> = thread::scope(|scope| {
         let threads: Vec<_> = (0..20).map(|_| scope.spawn(some)).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("ends")).collect()
     });
