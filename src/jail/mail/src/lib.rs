@@ -6,6 +6,7 @@
 //! program and its options are the operator's.
 
 pub mod client;
+mod log;
 pub mod rate;
 pub mod request;
 pub mod server;

@@ -7,6 +7,7 @@
 //!
 //! SIGTERM ends it: it takes no more messages, finishes those that it has, and ends. Its listener goes on with the next server.
 
+use crate::log::Log;
 use crate::rate::{Rate, now};
 use crate::request::{self, Bounds, Refusal, Request, reply};
 use crate::status;
@@ -133,9 +134,10 @@ fn handle(server: &Server, mut stream: UnixStream) {
         place(&server.rate)?;
         send(&server.orders, request)
     });
-    lock(&server.log).write(&server.orders.sender, count, bytes, &result);
-    // The client may have gone.
+    // The client may have gone. It hears first: nothing that may hang is between the message and its reply.
     stream.write_all(reply(&result).as_bytes()).ok();
+    drop(stream);
+    lock(&server.log).write(&server.orders.sender, count, bytes, &result);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -248,41 +250,6 @@ fn judge(ended: Option<ExitStatus>, said: &str) -> Result<(), Refusal> {
         None => {
             let seconds = SEND_TIME.as_secs();
             Err(Refusal::new(status::TEMPORARY, format!("the host's sendmail took more than {seconds} s{told}")))
-        }
-    }
-}
-
-/// The host's log of mail. Refused messages are written once a second at most: a tenant can make thousands.
-#[derive(Debug, Default)]
-struct Log {
-    last_refused: Option<Instant>,
-    left_out: u64,
-}
-
-impl Log {
-    fn write(&mut self, sender: &str, recipients: usize, bytes: usize, result: &Result<(), Refusal>) {
-        let outcome = match result {
-            Ok(()) => "sent".to_owned(),
-            Err(Refusal { status, why }) => {
-                if self.last_refused.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
-                    self.left_out += 1;
-                    return;
-                }
-                self.last_refused = Some(Instant::now());
-                let more = std::mem::take(&mut self.left_out);
-                let others = if more > 0 { format!(" ({more} others were refused before)") } else { String::new() };
-                format!("refused status={status}{others}: {}", why.escape_default())
-            }
-        };
-        let format = syslog::Formatter3164 {
-            facility: syslog::Facility::LOG_MAIL,
-            hostname: None,
-            process: "bailiwick-mail".to_owned(),
-            pid: std::process::id(),
-        };
-        // A host without a log of its own has that of its sendmail.
-        if let Ok(mut log) = syslog::unix(format) {
-            log.info(format!("from={sender} recipients={recipients} bytes={bytes} {outcome}")).ok();
         }
     }
 }
