@@ -10,6 +10,7 @@ fuzz_target!(|bytes: &[u8]| {
     match read(bytes, bounds) {
         Ok(request) => {
             assert!((1..=3).contains(&request.recipients.len()) && request.message.len() <= 100);
+            assert!(!request.message.iter().any(|byte| b"\r\0".contains(byte)));
             assert!(request.recipients.iter().all(|recipient| check_recipient(recipient).is_ok()));
             // None of them is an option, and none ends a line.
             assert!(request.recipients.iter().all(|recipient| !recipient.starts_with('-') && !recipient.contains('\n')));

@@ -319,6 +319,9 @@ fn what_is_no_recipient_reaches_nobody() {
         "6\\n\\nhello\\n",
         "\\0\\0\\0\\0",
         "",
+        // What a relay could take for the end of a line, or of the message.
+        "6\\na@example.org\\n\\nhe\\r.\\r\\n",
+        "6\\na@example.org\\n\\nhell\\0\\n",
     ] {
         let said = raw(head);
         assert!(!said.starts_with('0') || said.is_empty(), "{head}: {said}");

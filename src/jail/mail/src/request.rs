@@ -14,7 +14,7 @@ pub const MAX_REPLY: usize = 1024;
 pub struct Request {
     /// The addresses, each as [`check_recipient`] wants it.
     pub recipients: Vec<String>,
-    /// The message with its header.
+    /// The message with its header. Its lines end in a line feed alone.
     pub message: Vec<u8>,
 }
 
@@ -88,7 +88,22 @@ pub fn read(from: impl Read, bounds: Bounds) -> Result<Request, Refusal> {
         // Its client was ended meanwhile. A part of a message is never sent.
         return Err(broken(io::ErrorKind::UnexpectedEof.into()));
     }
-    Ok(Request { recipients, message })
+    Ok(Request { recipients, message: uniform(message)? })
+}
+
+/// Gives all lines of a message the same end. What some program could take for the end of a line, and another one not, is
+/// refused: a relay would see commands in the middle of a text.
+fn uniform(mut message: Vec<u8>) -> Result<Vec<u8>, Refusal> {
+    if message.contains(&0) {
+        return Err(Refusal::new(status::DATA, "the message has a zero byte, which no mail may have"));
+    }
+    let is_bare = |pair: &[u8]| pair[0] == b'\r' && pair[1] != b'\n';
+    if message.ends_with(b"\r") || message.windows(2).any(is_bare) {
+        let why = "the message has a carriage return without a line feed; end lines with a line feed alone";
+        return Err(Refusal::new(status::DATA, why));
+    }
+    message.retain(|byte| *byte != b'\r');
+    Ok(message)
 }
 
 /// The beginning of a request, before the message.
@@ -192,6 +207,25 @@ mod tests {
         assert_eq!(refused(b"6\na@b\n\nhello").0, status::TEMPORARY, "a part of a message");
         let long = [b"1\na@".as_slice(), &[b'b'; 400], b"\n\n"].concat();
         assert_eq!(refused(&long).1, "a recipient has more than 320 bytes");
+    }
+
+    #[test]
+    fn lines_of_a_message_end_in_one_way() {
+        let message = |text: &str| read(format!("{}\na@b\n\n{text}", text.len()).as_bytes(), BOUNDS);
+        for (text, golden) in [("a\r\nb\r\n", "a\nb\n"), ("\r\n\r\n", "\n\n"), ("a\n.\n", "a\n.\n"), ("", "")] {
+            assert_eq!(message(text).expect(text).message, golden.as_bytes(), "{text:?}");
+        }
+        for (text, why) in [
+            ("q\r.\r\nM:", "carriage return"),
+            ("a\r\r\n", "carriage return"),
+            ("a\n\rb", "carriage return"),
+            ("a\r", "carriage return"),
+            ("\r", "carriage return"),
+            ("a\0b\n", "zero byte"),
+        ] {
+            let refusal = message(text).expect_err(text);
+            assert!(refusal.status == status::DATA && refusal.why.contains(why), "{text:?}: {refusal:?}");
+        }
     }
 
     #[test]
