@@ -53,7 +53,7 @@ pub fn run(arguments: &[OsString], input: impl BufRead, socket: &Path) -> Result
     if wanted.reads_header {
         let found = recipients(&message)?;
         wanted.recipients.extend(found);
-        message = without_bcc(&message);
+        message = without_hidden(&message);
     }
     wanted.recipients.sort();
     wanted.recipients.dedup();
@@ -130,17 +130,30 @@ fn read(input: impl BufRead, ignores_dots: bool) -> Result<Vec<u8>, Refusal> {
     Ok(message)
 }
 
-/// The recipients that the header names (RFC 5322, 3.6.3).
+/// The names of headers with recipients (RFC 5322, 3.6.3), and with those of a message that is sent on (3.6.6).
+const LISTS: [&str; 3] = ["to", "cc", "bcc"];
+const LISTS_AGAIN: [&str; 3] = ["resent-to", "resent-cc", "resent-bcc"];
+/// Those that nobody else may see.
+const HIDDEN: [&str; 2] = ["bcc", "resent-bcc"];
+
+/// Whether a header has one of these names. There may be space before the colon (RFC 5322, 4.5.3).
+fn is_named(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|one| name.trim_end().eq_ignore_ascii_case(one))
+}
+
+/// The recipients that the header names. When a message is sent on, these are no others, as with every `sendmail`.
 fn recipients(message: &[u8]) -> Result<Vec<String>, Refusal> {
     let wrong = |what: &str| Refusal::new(status::DATA, format!("the header of the message is wrong: {what}"));
     let (headers, _) = mailparse::parse_headers(message).map_err(|error| wrong(&error.to_string()))?;
-    let is_list = |header: &&MailHeader<'_>| {
-        ["to", "cc", "bcc"].iter().any(|name| header.get_key_ref().eq_ignore_ascii_case(name))
+    let with = |names: [&'static str; 3]| {
+        headers.iter().filter(move |header| is_named(&header.get_key_ref(), &names)).collect::<Vec<&MailHeader<'_>>>()
     };
+    let again = with(LISTS_AGAIN);
+    let lists = if again.is_empty() { with(LISTS) } else { again };
     // Programs write lists with nothing between two commas.
     let plain = |one: &SingleInfo| one.addr.trim_start_matches([',', ' ', '\t']).to_owned();
     let mut found = Vec::new();
-    for header in headers.iter().filter(is_list) {
+    for header in lists {
         let list = mailparse::addrparse_header(header).map_err(|error| wrong(&error.to_string()))?;
         for address in list.iter() {
             match address {
@@ -152,14 +165,15 @@ fn recipients(message: &[u8]) -> Result<Vec<String>, Refusal> {
     Ok(found)
 }
 
-/// The message without the lines of `Bcc:`, which nobody else may see.
-fn without_bcc(message: &[u8]) -> Vec<u8> {
+/// The message without the lines of `Bcc:` and `Resent-Bcc:`.
+fn without_hidden(message: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(message.len());
     let (mut is_header, mut drops) = (true, false);
     for line in message.split_inclusive(|byte| *byte == b'\n') {
         if is_header {
             let continues = line.starts_with(b" ") || line.starts_with(b"\t");
-            let begins = line.get(..4).is_some_and(|begin| begin.eq_ignore_ascii_case(b"bcc:"));
+            let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+            let begins = is_named(&String::from_utf8_lossy(name), &HIDDEN);
             is_header = !matches!(line, b"\n" | b"\r\n");
             drops = is_header && if continues { drops } else { begins };
         }
@@ -254,9 +268,32 @@ mod tests {
             recipients(message).expect("reads"),
             ["a@b.org", "c@d.org", "hidden@e.org", "more@e.org", "x@y.org", "z@y.org"]
         );
-        let left = String::from_utf8(without_bcc(message)).expect("text");
+        let left = String::from_utf8(without_hidden(message)).expect("text");
         assert!(!left.contains("hidden") && !left.contains("more@") && left.contains("Bcc: text@x"), "{left}");
         assert!(left.contains("cc: list") && left.contains("Subject: x"), "{left}");
+    }
+
+    #[test]
+    fn what_is_hidden_is_taken_out_however_it_is_written() {
+        for header in
+            ["Bcc : h@e.org\n", "BCC\t: h@e.org\n", "bcc:h@e.org\n", "Bcc \t :\n h@e.org\n", "Bcc: h@e.org\r\n"]
+        {
+            let message = format!("To: a@b.org\n{header}Subject: x\n\nhello\n");
+            assert_eq!(recipients(message.as_bytes()).expect(header), ["a@b.org", "h@e.org"], "{header:?}");
+            assert_eq!(without_hidden(message.as_bytes()), b"To: a@b.org\nSubject: x\n\nhello\n", "{header:?}");
+        }
+        // A line without a colon is left alone with its next line, and so is a name that only begins like it.
+        for text in ["Bccx: a@b.org\n\n", "X\n\tBcc: h@e.org\n\n", "X-Bcc: h@e.org\n\n"] {
+            assert_eq!(recipients(text.as_bytes()).expect(text), [""; 0], "{text:?}");
+            assert_eq!(without_hidden(text.as_bytes()), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_sent_on_has_its_new_recipients_alone() {
+        let message = b"Resent-To: a@b.org\nResent-Bcc: h@e.org\nTo: first@c.org\nBcc: old@c.org\n\nhello\n";
+        assert_eq!(recipients(message).expect("reads"), ["a@b.org", "h@e.org"]);
+        assert_eq!(without_hidden(message), b"Resent-To: a@b.org\nTo: first@c.org\n\nhello\n");
     }
 
     #[test]
