@@ -4,8 +4,13 @@
 use crate::status;
 use std::io::{self, BufRead, Read};
 
-/// The most bytes of a recipient (RFC 5321, 4.5.3.1: 64 of the local part, 255 of the domain, and "@").
-pub const MAX_RECIPIENT: usize = 320;
+/// The most bytes of the part before "@", and of the domain behind it (RFC 5321, 4.5.3.1).
+const MAX_LOCAL: usize = 64;
+const MAX_DOMAIN: usize = 255;
+/// The most bytes between two dots of a domain (RFC 1035, 2.3.4).
+const MAX_LABEL: usize = 63;
+/// The most bytes of a recipient.
+pub const MAX_RECIPIENT: usize = MAX_LOCAL + 1 + MAX_DOMAIN;
 /// The most bytes of a reply.
 pub const MAX_REPLY: usize = 1024;
 
@@ -128,18 +133,21 @@ pub fn check_recipient(text: &str) -> Result<(), Refusal> {
         return Err(not_plain());
     }
     let Some((local, domain)) = text.split_once('@') else { return wrong("it has no domain") };
-    // Of the characters of an atom, some programs take these for a route over another host, a command or a file: ! % | /
-    let is_atom = |byte: u8| byte.is_ascii_alphanumeric() || b"#$&'*+-=?^_`{}~.".contains(&byte);
+    // Of the characters of an atom, some program takes each of these for something else: a route over another host, a command,
+    // a file, or a variable of a shell or of an MTA: ! % | / & ` $ { }
+    let is_atom = |byte: u8| byte.is_ascii_alphanumeric() || b"#'*+-=?^_~".contains(&byte);
+    let mut atoms = local.split('.');
     // A name that begins with one of these is an option, a command or a file to some program.
     let begins_well = local.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_');
-    if !begins_well || !local.bytes().all(is_atom) || local.len() > 64 {
+    if !begins_well || !atoms.all(|atom| !atom.is_empty() && atom.bytes().all(is_atom)) || local.len() > MAX_LOCAL {
         return wrong("the part before \"@\" is no plain name");
     }
     let is_label = |label: &str| {
         let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_inner)
+        let is_long = label.len() > MAX_LABEL;
+        !(label.is_empty() || is_long || label.starts_with('-') || label.ends_with('-')) && label.bytes().all(is_inner)
     };
-    if domain.len() > 255 || !domain.split('.').all(is_label) {
+    if domain.len() > MAX_DOMAIN || !domain.split('.').all(is_label) {
         return wrong("the part behind \"@\" is no domain");
     }
     Ok(())
@@ -255,9 +263,26 @@ mod tests {
             "a%inner.org@b.org",
             "a|b@c.org",
             "a/b@c.org",
+            "a`id`@b.org",
+            "a${run{x}}@b.org",
+            "a$b@c.org",
+            "a{b@c.org",
+            "a}b@c.org",
+            "a&b@c.org",
+            "a;b@c.org",
+            "a<b@c.org",
+            "a>b@c.org",
+            "a!b@c.org",
+            "a..b@c.org",
+            "a.@c.org",
+            ".a@c.org",
         ] {
             assert!(check_recipient(text).is_err(), "{text}");
         }
+        let (name, label) = ("n".repeat(64), "l".repeat(63));
+        assert_eq!(check_recipient(&format!("{name}@{label}.org")), Ok(()));
+        assert!(check_recipient(&format!("{name}n@{label}.org")).is_err());
+        assert!(check_recipient(&format!("{name}@{label}l.org")).is_err());
         for text in ["a@b", "first.last+tag@example.org", "o'brien@x-y.example", "_x@y.org", "1@2.org"] {
             assert_eq!(check_recipient(text), Ok(()), "{text}");
         }
