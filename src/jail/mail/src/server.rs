@@ -148,8 +148,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn place(rate: &Mutex<Rate>) -> Result<(), Refusal> {
     match lock(rate).take(now()) {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(seconds)) => {
-            let minutes = seconds.div_ceil(60);
+        Ok(Err(wait)) => {
+            let minutes = wait.div_ceil(60_000);
             let why = format!("the limit of messages in an hour is reached; try again in {minutes} min");
             Err(Refusal::new(status::TEMPORARY, why))
         }
