@@ -47,7 +47,10 @@ pub(crate) fn read(
         Some((name?.into_inner(), HostSocket { path: path?.into_inner(), connections: connections? }))
     });
     if let Some(list) = top.get("host_socket").filter(|_| all.len() > MAX_HOST_SOCKETS) {
-        report.error(list.span(), || Problem::new(format!("more than {MAX_HOST_SOCKETS} sockets of the host")));
+        report.error(list.span(), || {
+            Problem::new(format!("more than {MAX_HOST_SOCKETS} sockets of the host"))
+                .hint("take out those that nobody uses")
+        });
     }
     all.into_iter().collect()
 }
@@ -72,7 +75,8 @@ fn path(value: &DeValue<'_>, own: &[&Path]) -> Result<PathBuf, Problem> {
         return Err(Problem::new(format!("\"{shown}\" is a socket of Bailiwick")).hint("no tenant may use one"));
     }
     if name.len() > MAX_FILE_NAME {
-        return Err(Problem::new(format!("the name of the socket's file is longer than {MAX_FILE_NAME} bytes")));
+        return Err(Problem::new(format!("the name of the socket's file is longer than {MAX_FILE_NAME} bytes"))
+            .hint("have the program that makes it give it a shorter one"));
     }
     Ok(path)
 }

@@ -1,7 +1,7 @@
 //! Reads lists of tables, such as `[[timer]]`: the tables, their names and their commands.
 
 use crate::diagnostic::Problem;
-use crate::reader::{Report, Section, Table, expected, line, text};
+use crate::reader::{Report, Section, Table, expected, line, meant, text};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use toml::Spanned;
@@ -51,7 +51,9 @@ pub(crate) fn table<'t, 'i>(
         return None;
     };
     let table = Table::new(report, entries, section, file);
-    for key in section.keys[..must].iter().filter(|key| table.get(key).is_none()) {
+    // A key that is written wrongly is one mistake, and is reported already.
+    let is_meant = |key: &str| entries.keys().any(|other| meant(other.get_ref(), section) == Some(key));
+    for key in section.keys[..must].iter().filter(|key| table.get(key).is_none() && !is_meant(key)) {
         report.error(item.span(), || missing(what, key));
     }
     Some(table)
@@ -80,7 +82,10 @@ pub(crate) fn name<N: Display + Ord + Clone>(
 ) -> Option<Spanned<N>> {
     let name: Spanned<N> = table.read(report, "name", read)?;
     if !names.insert(name.get_ref().clone()) {
-        report.error(name.span(), || Problem::new(format!("there are two {what}s \"{}\"", name.get_ref())));
+        report.error(name.span(), || {
+            Problem::new(format!("there are two {what}s \"{}\"", name.get_ref()))
+                .hint("give one of them another name, or take it out")
+        });
     }
     Some(name)
 }

@@ -238,7 +238,7 @@ impl<'t, 'i> Table<'t, 'i> {
                     Some(words) => {
                         problem.hint(format!("write {key} = {:?}", Vec::from_iter(words.split_whitespace())))
                     }
-                    None => problem,
+                    None => problem.hint(format!("write {key} = [...]")),
                 }
             });
             return None;
@@ -286,6 +286,15 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 }
 
+/// The key of a section that somebody means who writes another one.
+pub(crate) fn meant(key: &str, section: &Section) -> Option<&'static str> {
+    if section.keys.contains(&key) {
+        return None;
+    }
+    let synonym = SYNONYMS.iter().find(|(word, _)| *word == key).map(|(_, meant)| *meant);
+    synonym.filter(|meant| section.keys.contains(meant)).or_else(|| nearest(key, section.keys.iter().copied()))
+}
+
 fn unknown_key(key: &str, section: &Section, file: &[Section]) -> Problem {
     let problem = Problem::new(format!("unknown key {key:?}"));
     let synonym = SYNONYMS.iter().find(|(word, _)| *word == key).map(|(_, meant)| *meant);
@@ -310,7 +319,9 @@ pub(crate) fn distinct<T: Ord>(report: &mut Report<'_>, items: Vec<Spanned<T>>, 
     let mut known = BTreeSet::new();
     for item in &items {
         if !known.insert(item.get_ref()) {
-            report.error(item.span(), || Problem::new(format!("\"{}\" is in the list twice", show(item.get_ref()))));
+            report.error(item.span(), || {
+                Problem::new(format!("\"{}\" is in the list twice", show(item.get_ref()))).hint("take one of them out")
+            });
         }
     }
     items.into_iter().map(Spanned::into_inner).collect()

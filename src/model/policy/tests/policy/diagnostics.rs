@@ -119,7 +119,7 @@ comand = 1
         r#"4:9: a name starts with a lower-case letter or "_", not with '.'"#,
         r#"5:11: expected one of web, shell, system"#,
         r#"6:17: expected one of exec, ssh, sftp, ftp, cron, socket"#,
-        r#"6:27: "ssh" is in the list twice"#,
+        r#"6:27: "ssh" is in the list twice (take one of them out)"#,
         r#"7:1: unknown key "cpu" ("cpu" belongs below [limits])"#,
         r#"9:8: this name is reserved"#,
         r#"10:13: expected a text in quotes, found a whole number"#,
@@ -142,7 +142,7 @@ comand = 1
         r#"26:7: expected a size such as "512M", found a list"#,
         r#"27:1: unknown key "state" ("state" belongs at the top of the file, above the first [table])"#,
         r#"30:12: the program "nginx" is not an absolute path (write where it is inside the jail, such as "/usr/sbin/nginx")"#,
-        r#"32:8: there are two services "web""#,
+        r#"32:8: there are two services "web" (give one of them another name, or take it out)"#,
         r#"33:11: the command is empty (a program and its arguments: ["/usr/sbin/nginx", "-g"])"#,
         r#"34:1: unknown key "comand" (did you mean "command"?)"#,
     ];
@@ -162,7 +162,10 @@ fn doors_that_cannot_stay_open() {
         assert_eq!(tenant(&format!("{top}suspended_doors = [\"sftp\", \"{word}\"]\n")), [expected]);
     }
     assert_eq!(tenant(&format!("{top}suspended_doors = [\"ftp\", \"sftp\"]\n")), [""; 0]);
-    assert_eq!(tenant(&format!("{top}suspended_doors = [\"ftp\", \"ftp\"]\n")), ["2:27: \"ftp\" is in the list twice"]);
+    assert_eq!(
+        tenant(&format!("{top}suspended_doors = [\"ftp\", \"ftp\"]\n")),
+        ["2:27: \"ftp\" is in the list twice (take one of them out)"]
+    );
     assert_eq!(
         tenant(&format!("{top}suspended_doors = \"sftp\"\n")),
         ["2:19: expected a list in square brackets, found a text in quotes (write suspended_doors = [\"sftp\"])"]
@@ -243,6 +246,10 @@ fn wrong_shapes() {
         (
             "plan = \"small\"\n[mail]\nrecipients = 3",
             "3:14: a limit of mail, but the tenant may send none (add a number such as per_hour = 100, or remove [mail])",
+        ),
+        (
+            "plan = \"small\"\ndoors = \"ssh\"",
+            "2:9: expected a list in square brackets, found a text in quotes (write doors = [\"ssh\"])",
         ),
         (
             "plan = \"small\"\n[service]",
@@ -453,7 +460,10 @@ fn a_service_that_cannot_be() {
             "[[service.socket]]\nname = \"../a\"",
             &["6:8: a name starts with a lower-case letter or \"_\", not with '.'"],
         ),
-        ("[[service.socket]]\nname = \"a\"\n[[service.socket]]\nname = \"a\"", &["8:8: there are two sockets \"a\""]),
+        (
+            "[[service.socket]]\nname = \"a\"\n[[service.socket]]\nname = \"a\"",
+            &["8:8: there are two sockets \"a\" (give one of them another name, or take it out)"],
+        ),
         (
             "[[service.socket]]\nname = \"a\"\npass = \"tcp\"",
             &[
@@ -519,7 +529,10 @@ fn a_service_that_cannot_be() {
                 "10:11: the value is below 1 (from 1 to 100000; leave it out for no limit of its own)",
             ],
         ),
-        ("[[service]]\nname = \"php\"\ncommand = [\"/a\"]", &["6:8: there are two services \"php\""]),
+        (
+            "[[service]]\nname = \"php\"\ncommand = [\"/a\"]",
+            &["6:8: there are two services \"php\" (give one of them another name, or take it out)"],
+        ),
         (
             "[[service]]\nname = \"w\"\nfiles = \"../www\"",
             &["7:9: \"../www\" is no plain path (write it from the login user's home on, such as \"www/blog\")"],
@@ -668,8 +681,8 @@ fn bailiwick_toml() {
             "require = [\"ram\"]",
             "1:12: no such resource; one of cpu, memory, swap, tasks, io, disk, inodes, sessions, open_files",
         ),
-        ("require = [\"cpu\", \"cpu\"]", "1:19: \"cpu\" is in the list twice"),
-        ("admins = [\"group:a\", \"a\", \"group:a\"]", "1:27: \"group:a\" is in the list twice"),
+        ("require = [\"cpu\", \"cpu\"]", "1:19: \"cpu\" is in the list twice (take one of them out)"),
+        ("admins = [\"group:a\", \"a\", \"group:a\"]", "1:27: \"group:a\" is in the list twice (take one of them out)"),
         (
             "admins = [\"user:a\"]",
             "1:11: the name of a user or a group must not hold ':' (write \"name\" for a user or \"group:name\" for a group)",
@@ -723,15 +736,26 @@ fn bailiwick_toml() {
         ),
         (
             "[[host_socket]]\nname = \"db\"\npath = \"/run/db/s\"\n[[host_socket]]\nname = \"db\"\npath = \"/run/x/s\"",
-            "5:8: there are two host sockets \"db\"",
+            "5:8: there are two host sockets \"db\" (give one of them another name, or take it out)",
         ),
         (
             "[[host_socket]]\nname = \"db\"\npath = \"/run/db/s\"\nbacklog = 1",
             "4:1: unknown key \"backlog\" (below [[host_socket]] there are: name, path, connections)",
         ),
+        ("[[host_socket]]\nnam = \"db\"\npath = \"/run/db/s\"", "2:1: unknown key \"nam\" (did you mean \"name\"?)"),
     ] {
         assert_eq!(host(content), [complaint], "{content}");
     }
+    let socket = |index: usize| format!("[[host_socket]]\nname = \"s{index}\"\npath = \"/run/db/s{index}\"\n");
+    let many: String = (0..33).map(socket).collect();
+    assert_eq!(host(&many), ["1:1: more than 32 sockets of the host (take out those that nobody uses)"]);
+    let long = format!("[[host_socket]]\nname = \"db\"\npath = \"/run/db/{}\"", "x".repeat(65));
+    assert_eq!(
+        host(&long),
+        [
+            "3:8: the name of the socket's file is longer than 64 bytes (have the program that makes it give it a shorter one)"
+        ]
+    );
 }
 
 #[test]
@@ -779,7 +803,10 @@ fn a_login_for_ftp_is_locked_to_a_place_below_the_home_and_none_is_there_twice()
     let complaints = tenant(&format!("plan = \"small\"\n{}{}", login(""), login("sessions = 0")));
     assert_eq!(
         complaints,
-        ["6:8: there are two ftp logins \"a\"", "8:12: no session at all (take the whole [[ftp]] out to close it)"]
+        [
+            "6:8: there are two ftp logins \"a\" (give one of them another name, or take it out)",
+            "8:12: no session at all (take the whole [[ftp]] out to close it)"
+        ]
     );
     let secret = tenant(&format!("plan = \"small\"\n{}", login("").replace("$5$", "$1$")));
     assert!(secret.len() == 1 && !secret[0].contains("xxx"), "{secret:?}");
