@@ -6,7 +6,7 @@ use crate::host::directory;
 use crate::limits::bounded;
 use crate::model::HostMail;
 use crate::reader::{Report, Section, Span, Table, number, text};
-use bailiwick_types::{ByteSize, Mail};
+use bailiwick_types::{ByteSize, Mail, TenantName};
 use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -16,6 +16,8 @@ pub(crate) const MAIL: Section = Section { title: "below [mail]", keys: &["per_h
 
 /// The most bytes of a domain (RFC 1035, 2.3.4).
 const MAX_DOMAIN: usize = 253;
+/// Names that every domain has for its operator (RFC 2142), or that mail programs use themselves.
+const OF_THE_OPERATOR: &[&str] = &["abuse", "hostmaster", "mailer-daemon", "postmaster", "webmaster"];
 const SIZE: &str = "from 64K to 100M";
 
 /// Reads how the host sends mail.
@@ -98,6 +100,16 @@ fn up_to(value: &DeValue<'_>, least: u32, most: u32, what: &str) -> Result<u32, 
     } else {
         Err(Problem::new(format!("{wanted} {what}")).hint(format!("write a number from {least} to {most}")))
     }
+}
+
+/// Why a tenant may not send mail under its name, if it may not. The name is that of the sender of each message.
+pub(crate) fn taken(name: &TenantName) -> Option<Problem> {
+    OF_THE_OPERATOR.contains(&name.as_str()).then(|| {
+        Problem::new(format!(
+            "mail from a tenant \"{name}\" would look like the host's own: every domain has such an address"
+        ))
+        .hint("give the tenant another name, or write per_hour = 0 below [mail]")
+    })
 }
 
 /// Writes how the host sends mail.

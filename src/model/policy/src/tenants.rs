@@ -144,6 +144,9 @@ fn read_top<F: Folder>(
         }
     };
     let settings = declared.apply(report, &inherited);
+    if let Some(problem) = settings.mail.and_then(|_| mail::taken(name)) {
+        report.error(top.get("mail").map_or_else(|| plan.span(), Spanned::span), || problem);
+    }
     let tenant = Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, timers, ftp };
     Some((tenant, inherited))
 }

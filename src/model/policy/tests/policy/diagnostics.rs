@@ -759,6 +759,30 @@ fn bailiwick_toml() {
 }
 
 #[test]
+fn a_name_that_every_domain_has_for_its_operator_sends_no_mail() {
+    let hint = "(give the tenant another name, or write per_hour = 0 below [mail])";
+    for name in ["abuse", "hostmaster", "mailer-daemon", "postmaster", "webmaster"] {
+        let complaint = |at: &str| {
+            format!(
+                "CONFIG/tenants.d/{name}.toml:{at}: mail from a tenant \"{name}\" would look like the host's own: \
+                 every domain has such an address {hint}"
+            )
+        };
+        let file = format!("tenants.d/{name}.toml");
+        let directory = Directory::with(&[("plans.d/small.toml", ""), ("plans.d/mail.toml", "[mail]\nper_hour = 1\n")]);
+        for (text, golden) in [
+            ("plan = \"small\"\n[mail]\nper_hour = 5\n", vec![complaint("2:1")]),
+            ("plan = \"mail\"\n", vec![complaint("1:8")]),
+            ("plan = \"mail\"\n[mail]\nper_hour = 0\n", vec![]),
+            ("plan = \"small\"\n", vec![]),
+        ] {
+            directory.write(&file, text);
+            assert_eq!(directory.complaints(), golden, "{text}");
+        }
+    }
+}
+
+#[test]
 fn bytes_that_are_no_text() {
     let directory = Directory::with(&[("plans.d/small.toml", "")]);
     directory.write("tenants.d/alice.toml", b"plan = \"small\"\n# \xc3\xa4\xff");
