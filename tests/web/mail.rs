@@ -365,8 +365,6 @@ fn nobody_sends_more_within_an_hour_whatever_is_killed() {
     };
     refused(&mail);
     mail.sent("bob", "you@example.org");
-    let pid = |pid: u32| rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
-    let kill = |number: u32| rustix::process::kill_process(pid(number), rustix::process::Signal::KILL).expect("kill");
     for program in ["bailiwickd", "bailiwick-warden"] {
         let before = mail.host.program(program);
         kill(before);
@@ -412,6 +410,37 @@ fn a_changed_limit_is_in_force_after_apply() {
 }
 
 #[test]
+fn what_a_delivery_has_left_behind_keeps_nobody_from_mail() {
+    let mail = Mail::new(&[("alice", "web", MAIL)]);
+    let plan = || String::from_utf8_lossy(&mail.host.cli(&["plan"]).stdout).into_owned();
+    mail.script("first", "case \"$*\" in *left@*) sleep 1000 > /dev/null 2>&1 < /dev/null & esac");
+    mail.sent("alice", "left@example.org");
+    assert_eq!(hangs(&mail), 1);
+    mail.declare("alice", "web", "");
+    mail.host.ok(&["apply"]);
+    until("nothing is served", || mail.servers().is_empty());
+    assert_eq!(plan(), "", "it is as declared");
+    mail.declare("alice", "web", MAIL);
+    assert!(plan().contains("mail"), "{}", plan());
+    mail.host.ok(&["apply"]);
+    until("it can send again", || mail.send("alice", "you@example.org").0 == 0);
+    assert_eq!(hangs(&mail), 1);
+    // The next warden knows as much.
+    mail.declare("alice", "web", "");
+    mail.host.ok(&["apply"]);
+    until("nothing is served", || mail.servers().is_empty());
+    let warden = mail.host.program("bailiwick-warden");
+    kill(warden);
+    until("it is back", || mail.host.find_program("bailiwick-warden").is_some_and(|now| now != warden));
+    until("it is as declared", || mail.host.cli(&["status"]).status.success() && plan().is_empty());
+    let [left] = hanging(&mail)[..] else { panic!("it hangs") };
+    let group = group_of(left);
+    assert!(group.ends_with("lent-mail") && group.exists(), "{}", group.display());
+    kill(left);
+    until("its group is gone", || !group.exists());
+}
+
+#[test]
 fn a_program_of_the_host_that_fails_or_hangs_is_told_and_harms_nobody_else() {
     let mail = Mail::new(&[("alice", "web", MAIL), ("bob", "web", MAIL)]);
     for (script, status, word) in [
@@ -453,8 +482,26 @@ fn a_program_of_the_host_that_fails_or_hangs_is_told_and_harms_nobody_else() {
 
 /// How many of the host's `sendmail` hang.
 fn hangs(mail: &Mail) -> usize {
-    let is_it = |pid: &&u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000\0");
-    mail.host.processes().iter().filter(is_it).count()
+    hanging(mail).len()
+}
+
+fn hanging(mail: &Mail) -> Vec<u32> {
+    let is_it = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000\0");
+    mail.host.processes().into_iter().filter(is_it).collect()
+}
+
+fn kill(number: u32) {
+    let pid = rustix::process::Pid::from_raw(number.cast_signed()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kills");
+}
+
+/// The control group of a process.
+fn group_of(pid: u32) -> PathBuf {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("groups");
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).expect("the unified hierarchy").to_owned();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
+    PathBuf::from(format!("{}{own}", mount.expect("it is mounted")))
 }
 
 #[test]

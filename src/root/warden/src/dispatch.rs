@@ -5,7 +5,7 @@ use crate::handlers::lifecycle::{Freeze, freeze, stop, time_of_services};
 use crate::handlers::limits::emergency_forked;
 use crate::requests::{Answer, Ticket};
 use crate::state::Warden;
-use bailiwick_proto::warden::{MOST_COMPARED, MOST_OBSERVED, RosterEntry};
+use bailiwick_proto::warden::{MOST_OBSERVED, RosterEntry};
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
 use bailiwick_types::ExitStatus;
 use std::time::Duration;
@@ -75,9 +75,7 @@ impl Warden {
             WardenRequest::Observe { tenants } => self
                 .look(&tenants, MOST_OBSERVED, bailiwick_observe::observe_with, |all| &mut all.disk)
                 .map(WardenReply::Observed),
-            WardenRequest::InForce { tenants } => self
-                .look(&tenants, MOST_COMPARED, bailiwick_observe::in_force, |all| &mut all.disk)
-                .map(WardenReply::InForce),
+            WardenRequest::InForce { tenants } => self.in_force(&tenants).map(WardenReply::InForce),
             WardenRequest::FtpProcesses { tenant } => {
                 Ok(WardenReply::FtpProcesses(ftp_processes(&self.groups, &self.jails, tenant.as_ref())))
             }

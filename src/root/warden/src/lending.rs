@@ -80,6 +80,28 @@ impl Lent {
     }
 }
 
+/// A process that serves nobody any more and has not ended yet.
+#[derive(Debug)]
+struct Leaving {
+    tenant: TenantName,
+    name: HostSocketName,
+    proxy: Proxy,
+    /// It is killed then; `None` when it was.
+    until: Option<Instant>,
+}
+
+impl Leaving {
+    /// Ends a process.
+    fn end((tenant, name): (&TenantName, &HostSocketName), proxy: Proxy) -> Self {
+        let until = proxy.end().map(|time| Instant::now() + time);
+        Self { tenant: tenant.clone(), name: name.clone(), proxy, until }
+    }
+
+    fn is_killed(&self, tenant: &TenantName, name: &HostSocketName) -> bool {
+        self.until.is_none() && (&self.tenant, &self.name) == (tenant, name)
+    }
+}
+
 /// All sockets that are lent.
 #[derive(Debug)]
 pub(crate) struct Lending {
@@ -90,8 +112,10 @@ pub(crate) struct Lending {
     mail: BTreeMap<TenantName, Mail>,
     /// The domain of senders, as it was at the last look.
     domain: String,
-    /// Processes that were killed because their socket is not lent any more.
-    leaving: Vec<(TenantName, HostSocketName, Proxy)>,
+    /// Processes that were ended because their socket is not lent any more, or is served by another one.
+    leaving: Vec<Leaving>,
+    /// Groups of sockets that are not lent any more. What the host's sendmail has started may still be there.
+    emptying: BTreeSet<(TenantName, HostSocketName)>,
     /// The sockets of the host that were there at the last look.
     there: BTreeMap<HostSocketName, Target>,
     looked: Option<Instant>,
@@ -99,8 +123,17 @@ pub(crate) struct Lending {
 
 impl Lending {
     pub(crate) fn new(programs: Programs, places: Places) -> Self {
-        let (tenants, mail, leaving) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { programs, places, tenants, mail, domain: String::new(), leaving, there: BTreeMap::new(), looked: None }
+        Self {
+            programs,
+            places,
+            tenants: BTreeMap::new(),
+            mail: BTreeMap::new(),
+            domain: String::new(),
+            leaving: Vec::new(),
+            emptying: BTreeSet::new(),
+            there: BTreeMap::new(),
+            looked: None,
+        }
     }
 
     /// The directory that a new jail of a tenant sees. Nothing is in it.
@@ -125,18 +158,16 @@ impl Lending {
             // If it cannot be made now, the start of the process tells why.
             groups.lending(tenant, name).ok();
             lent.insert(name.clone(), Lent::new(None));
+            self.emptying.remove(&(tenant.clone(), name.clone()));
             self.looked = None;
         }
         let goes: BTreeMap<HostSocketName, Lent> = goes;
         for (name, lent) in goes {
             // Nobody connects any more, whatever becomes of the process.
             self.places.remove_socket(tenant, &name).ok();
-            match lent.proxy {
-                Some(proxy) => {
-                    proxy.kill();
-                    self.leaving.push((tenant.clone(), name, proxy));
-                }
-                None => groups.remove_lending(tenant, &name),
+            self.leaving.extend(lent.proxy.map(|proxy| Leaving::end((tenant, &name), proxy)));
+            if !groups.remove_lending(tenant, &name) {
+                self.emptying.insert((tenant.clone(), name));
             }
         }
         if names.is_empty() {
@@ -155,11 +186,13 @@ impl Lending {
     pub(crate) fn adopt(&mut self, groups: &Groups, tenant: &TenantName, mail: Option<Mail>) {
         self.note_mail(tenant, mail);
         let names = groups.lending_names(tenant);
-        let lent = names.into_iter().map(|name| {
-            let proxy = Proxy::adopt(groups, tenant, &name);
-            (name, Lent::new(proxy))
-        });
-        let lent: BTreeMap<_, _> = lent.collect();
+        let mut lent = BTreeMap::new();
+        for name in names {
+            let mut servers = Proxy::adopt(groups, tenant, &name);
+            let last = servers.pop();
+            self.leaving.extend(servers.into_iter().map(|proxy| Leaving::end((tenant, &name), proxy)));
+            lent.insert(name, Lent::new(last));
+        }
         if !lent.is_empty() {
             self.tenants.insert(tenant.clone(), lent);
         }
@@ -175,17 +208,16 @@ impl Lending {
     /// The jail is gone, with every process in its groups.
     pub(crate) fn forget(&mut self, tenant: &TenantName) -> io::Result<()> {
         let lent = self.tenants.remove(tenant).into_iter().flatten().filter_map(|(_, lent)| lent.proxy);
-        let left = std::mem::take(&mut self.leaving).into_iter();
-        let (gone, stays): (Vec<_>, Vec<_>) = left.partition(|(other, ..)| other == tenant);
-        self.leaving = stays;
-        lent.chain(gone.into_iter().map(|(.., proxy)| proxy)).for_each(|proxy| proxy.reap());
+        let gone = self.leaving.extract_if(.., |old| old.tenant == *tenant).map(|old| old.proxy);
+        lent.chain(gone).for_each(|proxy| proxy.reap());
+        self.emptying.retain(|(other, _)| other != tenant);
         self.mail.remove(tenant);
         self.places.remove(tenant.as_str())
     }
 
     /// Starts processes that are missing and ends those that serve something else. Returns lines for the log.
     pub(crate) fn check(&mut self, around: &Around<'_>) -> Vec<String> {
-        if self.tenants.is_empty() && self.leaving.is_empty() {
+        if self.tenants.is_empty() && self.leaving.is_empty() && self.emptying.is_empty() {
             return Vec::new();
         }
         let now = Instant::now();
@@ -199,16 +231,17 @@ impl Lending {
             return Vec::new();
         }
         let has_ended = |proxy: &Proxy| ended.contains(&proxy.pid);
-        let left = std::mem::take(&mut self.leaving).into_iter();
-        let (gone, stays): (Vec<_>, Vec<_>) = left.partition(|(.., proxy)| has_ended(proxy));
-        self.leaving = stays;
-        for (tenant, name, proxy) in gone {
-            proxy.reap();
-            around.groups.remove_lending(&tenant, &name);
+        for old in self.leaving.extract_if(.., |old| has_ended(&old.proxy)) {
+            old.proxy.reap();
         }
+        for old in self.leaving.iter_mut().filter(|old| old.until.is_some_and(|until| until <= now)) {
+            old.proxy.kill();
+            old.until = None;
+        }
+        self.emptying.retain(|(tenant, name)| !around.groups.remove_lending(tenant, name));
         let mut lines = Vec::new();
-        let Self { programs, places, tenants, mail, domain, there, .. } = self;
-        for (tenant, all) in tenants {
+        let Self { programs, places, tenants, mail, domain, leaving, emptying, there, .. } = self;
+        for (tenant, all) in &mut *tenants {
             for (name, lent) in all {
                 let target = match name.as_str() {
                     MAIL => mail.get(tenant).map(|mail| Target::mail(tenant, domain, around.host, *mail)),
@@ -221,22 +254,25 @@ impl Lending {
                     let is_gone = name.as_str() != MAIL && target_now(around.host, name).is_none();
                     // It ends with its jail.
                     let jail_ends = !around.jails.get(tenant).is_some_and(Jail::still_runs);
-                    if !(proxy.is_replaced() || is_gone || jail_ends) && lent.ended(now, why.clone()) {
+                    if !(is_gone || jail_ends) && lent.ended(now, why.clone()) {
                         lines.push(format!("tenant={tenant} event=host-socket-ended socket={name} reason={why:?}"));
                     }
                 }
-                if let Some(proxy) = lent.proxy.as_mut().filter(|_| !is_declared(around.host, name)) {
-                    proxy.replace();
+                let is_frozen = around.jails.get(tenant).is_none_or(Jail::is_frozen);
+                // In a frozen jail nobody waits for another one.
+                let is_other = |proxy: &mut Proxy| {
+                    let target = target.as_ref().filter(|_| !is_frozen);
+                    !is_declared(around.host, name) || target.is_some_and(|target| proxy.target != *target)
+                };
+                if let Some(proxy) = lent.proxy.take_if(is_other) {
+                    leaving.push(Leaving::end((tenant, name), proxy));
                 }
-                let Some(target) = target else { continue };
-                if let Some(proxy) = &mut lent.proxy {
-                    if proxy.target != target {
-                        proxy.replace();
-                    }
-                    continue;
+                let Some(target) = target.filter(|_| lent.proxy.is_none()) else { continue };
+                // One that was killed has ended in a moment.
+                if is_frozen || leaving.iter().any(|old| old.is_killed(tenant, name)) {
+                    lent.from = lent.from.max(now + LEAST_PAUSE);
                 }
-                let jail = around.jails.get(tenant).filter(|jail| now >= lent.from && !jail.is_frozen());
-                let Some(jail) = jail else { continue };
+                let Some(jail) = around.jails.get(tenant).filter(|_| now >= lent.from) else { continue };
                 match start(programs, places, around, (tenant, jail.record.pid, name), &target) {
                     Ok(proxy) => (lent.proxy, lent.from, lent.why) = (Some(proxy), now, None),
                     Err(why) if lent.ended(now, why.clone()) => {
@@ -245,6 +281,11 @@ impl Lending {
                     Err(_) => {}
                 }
             }
+        }
+        // Its policy has changed, and its server, which outlived a warden, has ended.
+        for (tenant, all) in tenants.iter_mut().filter(|(tenant, _)| !mail.contains_key(*tenant)) {
+            let is_over = |name: &HostSocketName, lent: &mut Lent| name.as_str() == MAIL && lent.proxy.is_none();
+            emptying.extend(all.extract_if(.., is_over).map(|(name, _)| (tenant.clone(), name)));
         }
         lines
     }
@@ -273,7 +314,7 @@ impl Lending {
 
     fn proxies(&self) -> impl Iterator<Item = &Proxy> {
         let lent = self.tenants.values().flat_map(BTreeMap::values).filter_map(|lent| lent.proxy.as_ref());
-        lent.chain(self.leaving.iter().map(|(.., proxy)| proxy))
+        lent.chain(self.leaving.iter().map(|old| &old.proxy))
     }
 
     /// Descriptors that report the ends of processes.
@@ -300,6 +341,13 @@ impl Lending {
             (name.clone(), LentSocket { served: lent.proxy.is_some(), connections, refused: counts.1 })
         };
         lent.map(state).collect()
+    }
+
+    /// What is lent to a tenant, and the mail that it may send as far as a server is there.
+    pub(crate) fn in_force(&self, tenant: &TenantName) -> (BTreeSet<HostSocketName>, Option<Mail>) {
+        let lent = self.tenants.get(tenant);
+        let mail = lent.into_iter().flatten().find_map(|(_, lent)| lent.proxy.as_ref()?.mail());
+        (lent.into_iter().flat_map(BTreeMap::keys).cloned().collect(), mail)
     }
 
     /// What an operator should know, for `status`.

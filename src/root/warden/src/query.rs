@@ -6,9 +6,9 @@ use crate::policy_view::{MOVED, bounded};
 use crate::requests::failed;
 use crate::state::Warden;
 use bailiwick_observe::{Census, InitSubject, ObserveError, Subject};
-use bailiwick_proto::warden::RosterEntry;
+use bailiwick_proto::warden::{MOST_COMPARED, RosterEntry};
 use bailiwick_proto::{Failure, WardenReply, web_socket_of};
-use bailiwick_types::{DiskFact, ExitStatus, IdRange, MAX_SERVICES, MAX_SOCKETS, SocketName, TenantName};
+use bailiwick_types::{DiskFact, ExitStatus, IdRange, InForce, MAX_SERVICES, MAX_SOCKETS, SocketName, TenantName};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
@@ -43,6 +43,18 @@ impl Warden {
                 disk::explain(&self.ledger, self.reserve.is_reached(), name, fact);
             }
             all.push(seen);
+        }
+        Ok(all)
+    }
+
+    /// What can differ from the declaration. What is lent is known here alone: a control group may outlive it.
+    pub(crate) fn in_force(&mut self, names: &[TenantName]) -> Result<Vec<InForce>, Failure> {
+        let mut all = self.look(names, MOST_COMPARED, bailiwick_observe::in_force, |all| &mut all.disk)?;
+        for InForce { tenant, jail, .. } in &mut all {
+            if let Some(jail) = jail {
+                let (host_sockets, mail) = self.lending.in_force(tenant);
+                (jail.host_sockets, jail.mail) = (Some(host_sockets), mail);
+            }
         }
         Ok(all)
     }

@@ -4,14 +4,12 @@ use crate::sockets::sockets;
 use crate::storage::{charged_below, disk_fact};
 use crate::{ObserveError, limit, unless_gone};
 use bailiwick_plan::control::Control;
-use bailiwick_plan::lending;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::proc::{self, IdKind};
 use bailiwick_sys::{file, namespace};
 use bailiwick_types::{
-    Access, DiskFact, HostSocketName, IdPool, IdRange, InForce, JailInForce, LimitKey, MAX_INTERFACES, MAX_MOUNTS,
-    MAX_PROCESSES, MAX_STRAYS, Mail, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts,
-    TenantName, UNIFIED, Visitor,
+    Access, DiskFact, IdPool, IdRange, InForce, JailInForce, LimitKey, MAX_INTERFACES, MAX_MOUNTS, MAX_PROCESSES,
+    MAX_STRAYS, MountFact, NAMESPACES, Observed, ObservedJail, ProcessFacts, QuotaFacts, TenantName, UNIFIED, Visitor,
 };
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -178,8 +176,9 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
         limits,
         rescue: limit::rescue(subject, &census.hierarchies),
         tmpfs: sized.collect(),
-        host_sockets: lent(subject, &census.hierarchies)?,
-        mail: mail(subject, &census.hierarchies)?,
+        // The warden knows.
+        host_sockets: None,
+        mail: None,
     }))
 }
 
@@ -335,30 +334,6 @@ fn shorten(text: &mut String) {
         text.truncate(end);
         text.push('…');
     }
-}
-
-/// The sockets of the host that are lent to a tenant. Each has a group below the tenant's.
-fn lent(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<BTreeSet<HostSocketName>>, ObserveError> {
-    let Some(group) = group(subject, hierarchies)? else { return Ok(None) };
-    let names =
-        file::directories(group).map_err(|source| ObserveError::Group { path: lending::GROUP.to_owned(), source })?;
-    Ok(Some(names.iter().filter_map(|name| name.to_str()?.strip_prefix(lending::GROUP)?.parse().ok()).collect()))
-}
-
-/// The mail that a tenant may send, by the command line of the server of its mail.
-fn mail(subject: &Subject<'_>, hierarchies: &Hierarchies) -> Result<Option<Mail>, ObserveError> {
-    let Some(group) = group(subject, hierarchies)? else { return Ok(None) };
-    let path = format!("{}{}", lending::GROUP, lending::MAIL);
-    let members = match file::open_dir_at(group, &path).and_then(cgroup::members) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        members => members.map_err(|source| ObserveError::Group { path, source })?,
-    };
-    // Others are what the host's sendmail has started.
-    Ok(members.into_iter().find_map(|pid| {
-        let line = proc::command_line(pid).ok()?;
-        let words: Vec<&str> = line.iter().map(String::as_str).collect();
-        lending::read_mail_command_line(&words).map(|(.., mail)| mail)
-    }))
 }
 
 /// The tenant's group in the unified hierarchy; `None` when it does not exist.

@@ -17,7 +17,7 @@ use bailiwick_sys::process::{self, Cloned, MOUNT_NAMESPACE};
 use bailiwick_sys::{credential, file, mount, proc};
 use bailiwick_types::{HostSocketName, HostUid, TenantName};
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::process::Resource;
+use rustix::process::{Resource, Signal};
 use std::error::Error;
 use std::ffi::CString;
 use std::io;
@@ -32,6 +32,8 @@ const LISTENER: i32 = 3;
 const NOTES: i32 = 4;
 /// Descriptors that the program needs beside two for each connection.
 const OTHER_FILES: u64 = 64;
+/// How long a server of mail may deliver what it has begun. The host's `sendmail` has a minute.
+const DRAIN_TIME: Duration = Duration::from_secs(75);
 /// The most bytes of a report, and of `/etc/mailname`.
 const MAX_TEXT: usize = 4096;
 
@@ -148,8 +150,6 @@ pub(crate) struct Proxy {
     pub(crate) target: Target,
     /// Has the reason when the process ended before it was the program.
     report: Option<OwnedFd>,
-    /// It was killed, because it served something else.
-    is_replaced: bool,
 }
 
 impl Proxy {
@@ -196,49 +196,54 @@ impl Proxy {
         };
         match process::clone_into(flags, Some(group.as_fd()), &child.fds())? {
             Cloned::Child => child.run(),
-            Cloned::Parent { pid, pidfd } => {
-                Ok(Self { pid, pidfd, target: target.clone(), report: Some(report), is_replaced: false })
-            }
+            Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd, target: target.clone(), report: Some(report) }),
         }
     }
 
-    /// The process that an earlier warden has started for a socket. Only root can put a process into its group. Whatever else is
-    /// there is killed: another one is started then.
-    pub(crate) fn adopt(groups: &Groups, tenant: &TenantName, name: &HostSocketName) -> Option<Self> {
+    /// The processes that an earlier warden has started for a socket, the last one last. Only root can put a process into its
+    /// group. Whatever else is there is killed.
+    pub(crate) fn adopt(groups: &Groups, tenant: &TenantName, name: &HostSocketName) -> Vec<Self> {
         let members = groups.lending_members(tenant, name);
         let held: Vec<(u32, OwnedFd)> =
             members.into_iter().filter_map(|pid| Some((pid, process::open(pid).ok()?))).collect();
         // Only what is still there is what was opened.
         let still = groups.lending_members(tenant, name);
         let held: Vec<_> = held.into_iter().filter(|(pid, _)| still.contains(pid)).collect();
-        let mut servers: Vec<Self> = Vec::new();
+        let mut servers: Vec<(Option<u64>, Self)> = Vec::new();
         for (pid, pidfd) in held {
             match target_of(pid, name) {
-                Some(target) => servers.push(Self { pid, pidfd, target, report: None, is_replaced: false }),
+                Some(target) => servers.push((proc::start_time(pid).ok(), Self { pid, pidfd, target, report: None })),
                 // What the host's sendmail has started goes on by itself.
                 None if name.as_str() == MAIL => {}
                 None => drop(process::kill(pidfd)),
             }
         }
-        if servers.len() == 1 {
-            return servers.pop();
-        }
-        servers.iter().for_each(Self::kill);
-        None
+        servers.sort_by_key(|(began, _)| *began);
+        servers.into_iter().map(|(_, server)| server).collect()
     }
 
     pub(crate) fn kill(&self) {
         process::kill(&self.pidfd).ok();
     }
 
-    /// Ends it, so that another process can serve what is declared now.
-    pub(crate) fn replace(&mut self) {
-        self.is_replaced = true;
-        self.kill();
+    /// Ends it. A server of mail first delivers what it has begun, or somebody would send that again: this is the time that it
+    /// has for that.
+    pub(crate) fn end(&self) -> Option<Duration> {
+        match self.target {
+            Target::Mail(_) => process::signal(&self.pidfd, Signal::TERM).ok().map(|()| DRAIN_TIME),
+            Target::Socket(_) => {
+                self.kill();
+                None
+            }
+        }
     }
 
-    pub(crate) fn is_replaced(&self) -> bool {
-        self.is_replaced
+    /// The limits of mail that it was started with.
+    pub(crate) fn mail(&self) -> Option<Mail> {
+        match &self.target {
+            Target::Mail(target) => Some(target.mail),
+            Target::Socket(_) => None,
+        }
     }
 
     /// Why it has ended.

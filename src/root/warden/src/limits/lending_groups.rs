@@ -41,13 +41,11 @@ impl Groups {
         self.directory(UNIFIED, &path).ok().and_then(|dir| cgroup::members(dir).ok()).unwrap_or_default()
     }
 
-    /// Removes the group of a socket that is not lent any more. If the kernel still has a process there, the group goes with
-    /// the jail.
-    pub(crate) fn remove_lending(&self, tenant: &TenantName, socket: &HostSocketName) {
+    /// Removes the group of a socket that is not lent any more. `false` while a process is there.
+    pub(crate) fn remove_lending(&self, tenant: &TenantName, socket: &HostSocketName) -> bool {
         let path = &self.paths(tenant)[UNIFIED];
-        if let Ok(dir) = self.directory(UNIFIED, path) {
-            drop(remove_if_empty(&dir, &group_name(socket), path));
-        }
+        let Ok(dir) = self.directory(UNIFIED, path) else { return true };
+        remove_if_empty(&dir, &group_name(socket), path).unwrap_or(false)
     }
 }
 
