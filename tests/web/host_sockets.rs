@@ -434,6 +434,31 @@ fn an_old_connection_keeps_nobody_from_a_server_that_was_started_again() {
 }
 
 #[test]
+fn nothing_is_lent_as_a_user_of_the_host() {
+    let place = Place::new();
+    place.serve();
+    let host = lent(&place, 20);
+    declare(&host, "sys", profiles()[0], "\"db\"");
+    assert_eq!(host.cli(&["apply"]).status.code(), Some(4));
+    let told = |what: &str| host.ok(&["status"]).contains(what);
+    until("the status names it", || told("is not lent to \"sys\": the host has a user \"sys\" with the id 3"));
+    assert_eq!(
+        (lender(&host, "sys"), shown(&host, "sys")["host_sockets"]["db"]["served"].clone()),
+        (None, false.into())
+    );
+    // Somebody else takes the id of a tenant that is connected.
+    let open = connect(&host, "alice");
+    let record = host.path(&format!("userdb/{}.user", shown(&host, "alice")["host_user"]));
+    fs::remove_file(&record).expect("removes");
+    std::os::unix::fs::symlink("bob.user", &record).expect("links");
+    assert_eq!(line(&open), None, "it ends at once");
+    until("the status names it", || told("is not lent to \"alice\": ") && told("is a record of another service"));
+    assert_eq!(lender(&host, "alice"), None);
+    fs::remove_file(&record).expect("removes");
+    until("it is lent again", || ask(&host, "alice", "alice", inside()).ends_with("hello\n"));
+}
+
+#[test]
 fn a_process_that_is_killed_comes_back_and_ends_with_its_jail() {
     let place = Place::new();
     place.serve();

@@ -266,6 +266,30 @@ fn two_tenants_send_each_as_itself() {
 }
 
 #[test]
+fn nobody_sends_as_a_user_of_the_host() {
+    let mail = Mail::new(&[("alice", "web", MAIL)]);
+    mail.sent("alice", "you@example.org");
+    mail.take();
+    // On every Debian, `sys` is user 3.
+    mail.declare("sys", "web", MAIL);
+    assert_eq!(mail.host.cli(&["apply"]).status.code(), Some(4));
+    let told = |what: &str| mail.host.ok(&["status"]).contains(what);
+    until("the status names it", || told("\"sys\" cannot send mail: the host has a user \"sys\" with the id 3"));
+    assert_ne!(mail.send("sys", "you@example.org").0, 0);
+    assert_eq!(mail.servers().len(), 1);
+    // Somebody else takes the name of a tenant that has sent mail before.
+    let record = mail.host.path("userdb/alice.user");
+    fs::remove_file(&record).expect("removes");
+    fs::write(&record, "{\"userName\":\"alice\",\"uid\":7000,\"service\":\"other\"}").expect("writes");
+    until("nobody serves", || mail.servers().is_empty());
+    assert_ne!(mail.send("alice", "you@example.org").0, 0);
+    assert!(told("\"alice\" cannot send mail: ") && told("is a record of another service"));
+    assert_eq!(mail.got().len(), 0);
+    fs::remove_file(&record).expect("removes");
+    until("it can send again", || mail.send("alice", "you@example.org").0 == 0);
+}
+
+#[test]
 fn what_is_no_recipient_reaches_nobody() {
     let mail = Mail::new(&[("alice", "web", MAIL)]);
     for recipient in [

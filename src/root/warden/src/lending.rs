@@ -10,12 +10,14 @@
 
 pub(crate) mod places;
 pub(crate) mod proxy;
+pub(crate) mod users;
 
 use crate::identity::host_user::HostUsers;
 use crate::identity::ledger::Ledger;
 use crate::jail::registry::{Jail, Jails};
 use crate::lending::places::Places;
 use crate::lending::proxy::{Programs, Proxy, Target};
+use crate::lending::users::{Known, NotOurs, Users};
 use crate::limits::cgroups::Groups;
 use bailiwick_plan::lending::MAIL;
 use bailiwick_policy::{Host, HostSocket, Mail};
@@ -45,11 +47,9 @@ pub(crate) struct Around<'a> {
     pub(crate) host_users: &'a HostUsers,
 }
 
-impl Around<'_> {
-    /// The host user of a tenant, and its group.
-    fn user(&self, tenant: &TenantName) -> Result<(HostUid, u32), String> {
-        let ids = self.ledger.ids(tenant).ok_or_else(|| "it has no ids".to_owned())?;
-        Ok((self.host.ids.host_user(ids), self.host_users.gid().map_err(|error| error.to_string())?))
+impl<'a> Around<'a> {
+    fn known(&self) -> Known<'a> {
+        Known { host: self.host, ledger: self.ledger, host_users: self.host_users }
     }
 }
 
@@ -118,6 +118,7 @@ pub(crate) struct Lending {
     emptying: BTreeSet<(TenantName, HostSocketName)>,
     /// The sockets of the host that were there at the last look.
     there: BTreeMap<HostSocketName, Target>,
+    users: Users,
     looked: Option<Instant>,
 }
 
@@ -132,6 +133,7 @@ impl Lending {
             leaving: Vec::new(),
             emptying: BTreeSet::new(),
             there: BTreeMap::new(),
+            users: Users::default(),
             looked: None,
         }
     }
@@ -212,6 +214,7 @@ impl Lending {
         lent.chain(gone).for_each(|proxy| proxy.reap());
         self.emptying.retain(|(other, _)| other != tenant);
         self.mail.remove(tenant);
+        self.users.forget(tenant);
         self.places.remove(tenant.as_str())
     }
 
@@ -224,6 +227,7 @@ impl Lending {
         let is_look = self.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK);
         if is_look {
             self.look(around.host, now);
+            self.users.look(around.host_users, now);
         }
         let ended = self.ended();
         // This is asked at each turn of the loop.
@@ -240,7 +244,7 @@ impl Lending {
         }
         self.emptying.retain(|(tenant, name)| !around.groups.remove_lending(tenant, name));
         let mut lines = Vec::new();
-        let Self { programs, places, tenants, mail, domain, leaving, emptying, there, .. } = self;
+        let Self { programs, places, tenants, mail, domain, leaving, emptying, there, users, .. } = self;
         for (tenant, all) in &mut *tenants {
             for (name, lent) in all {
                 let target = match name.as_str() {
@@ -258,6 +262,23 @@ impl Lending {
                         lines.push(format!("tenant={tenant} event=host-socket-ended socket={name} reason={why:?}"));
                     }
                 }
+                let user = match users.of(around.known(), tenant) {
+                    Ok(user) => user,
+                    Err(NotOurs { why, is_taken }) => {
+                        if let Some(proxy) = lent.proxy.take() {
+                            lines.push(format!(
+                                "tenant={tenant} event=host-socket-not-lent socket={name} reason={why:?}"
+                            ));
+                            if is_taken {
+                                // Nothing more may happen in the name of somebody else.
+                                proxy.kill();
+                            }
+                            leaving.push(Leaving::end((tenant, name), proxy));
+                        }
+                        lent.why = Some(why);
+                        continue;
+                    }
+                };
                 let is_frozen = around.jails.get(tenant).is_none_or(Jail::is_frozen);
                 // In a frozen jail nobody waits for another one.
                 let is_other = |proxy: &mut Proxy| {
@@ -273,7 +294,7 @@ impl Lending {
                     lent.from = lent.from.max(now + LEAST_PAUSE);
                 }
                 let Some(jail) = around.jails.get(tenant).filter(|_| now >= lent.from) else { continue };
-                match start(programs, places, around, (tenant, jail.record.pid, name), &target) {
+                match start(programs, places, around, (tenant, jail.record.pid, name), (user, &target)) {
                     Ok(proxy) => (lent.proxy, lent.from, lent.why) = (Some(proxy), now, None),
                     Err(why) if lent.ended(now, why.clone()) => {
                         lines.push(format!("tenant={tenant} event=host-socket-not-lent socket={name} reason={why:?}"));
@@ -324,8 +345,14 @@ impl Lending {
 
     /// The time of the next start at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let all = self.tenants.values().flatten();
+        let may_serve = self.tenants.iter().filter(|(tenant, _)| self.users.may_serve(tenant));
+        let all = may_serve.flat_map(|(_, all)| all);
         all.filter(|(name, lent)| lent.proxy.is_none() && self.is_there(name)).map(|(_, lent)| lent.from).min()
+    }
+
+    /// The host user of a tenant was made or removed.
+    pub(crate) fn note_host_user(&mut self, tenant: &TenantName) {
+        self.users.forget(tenant);
     }
 
     fn is_there(&self, name: &HostSocketName) -> bool {
@@ -391,10 +418,9 @@ fn start(
     places: &Places,
     around: &Around<'_>,
     (tenant, init, name): (&TenantName, u32, &HostSocketName),
-    target: &Target,
+    (user, target): ((HostUid, u32), &Target),
 ) -> Result<Proxy, String> {
     let socket = around.host.host_sockets.get(name);
-    let user = around.user(tenant)?;
     let started = Proxy::start(programs, places, around.groups, (tenant, init, name), user, (socket, target));
     started.map_err(|error| Failure::new(ExitStatus::Failed, &*error).message)
 }

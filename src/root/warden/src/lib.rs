@@ -14,7 +14,8 @@
 //! - storage: `runtime`, `storage::grave`, `storage::purge`, `storage::removals`, `storage::seed`,
 //!   `storage::preparing`, `storage::layout`
 //! - what needs storage: `jail::start`, `limits::host_reserve`, `ftp`
-//! - the state: `requests`, `jail::registry`, `limits::disk`, `lending::places`, `lending::proxy`, `lending`, `state`
+//! - the state: `requests`, `jail::registry`, `limits::disk`, `lending::places`, `lending::proxy`,
+//!   `lending::users`, `lending`, `state`
 //! - requests: `handlers::doors`, `handlers::limits`, `handlers::lifecycle`, `query`, `dispatch`, `progress`
 //! - the program: `startup::error`, `startup::adopt`, `startup`, `repair`, `host_files::renew`, `serve`
 

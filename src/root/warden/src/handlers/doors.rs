@@ -54,6 +54,7 @@ impl Warden {
             Some(ids) => self.host_users.make(name, self.policy.host.ids.host_user(ids)),
             None => self.host_users.remove(name),
         };
+        self.lending.note_host_user(name);
         let changed = changed.map_err(|error| {
             let status = match error {
                 HostUserError::Taken { .. } | HostUserError::Foreign(_) => ExitStatus::Conflict,

@@ -38,6 +38,8 @@ pub enum HostUserError {
     Taken { name: String, uid: u32 },
     #[error("\"{}\" is a record of another service; rename the tenant or remove the record", .0.display())]
     Foreign(PathBuf),
+    #[error("there is no host user \"{0}\" yet; `bailiwick apply` makes it")]
+    Missing(TenantName),
     #[error(transparent)]
     Users(#[from] ObserveError),
     #[error("cannot use \"{}\"", path.display())]
@@ -47,6 +49,9 @@ pub enum HostUserError {
         source: io::Error,
     },
 }
+
+/// Time of change, inode and size of the files that say who is who: if they are the same, nobody has changed them.
+pub(crate) type State = [Option<(i128, u64, u64)>; 2];
 
 /// Our records.
 #[derive(Debug)]
@@ -113,16 +118,44 @@ impl HostUsers {
         self.gid.ok_or_else(|| HostUserError::NoGroup(self.group.clone()))
     }
 
+    /// The group of a tenant's host user, if that is there and nobody else has its name or its id. `users` are those of
+    /// `/etc/passwd`.
+    pub(crate) fn require(
+        &self,
+        tenant: &TenantName,
+        uid: HostUid,
+        users: &[(String, u32)],
+    ) -> Result<u32, HostUserError> {
+        not_taken(tenant, uid, users)?;
+        if let Ok(dir) = file::open_dir(&self.path) {
+            let (name, link) = (file_name(tenant), link_name(uid));
+            let is_ours = own_record(&dir, tenant).is_some_and(|(_, own)| own == uid);
+            let is_there = |name: &str| file::metadata_at(&dir, name).is_ok();
+            if is_there(&name) && !is_ours {
+                return Err(HostUserError::Foreign(self.path.join(name)));
+            }
+            if is_there(&link) && !is_linked(&dir, tenant, uid) {
+                return Err(HostUserError::Foreign(self.path.join(link)));
+            }
+        }
+        if self.has(tenant, uid) { self.gid() } else { Err(HostUserError::Missing(tenant.clone())) }
+    }
+
+    /// The state of `/etc/passwd` and of the directory of records.
+    pub(crate) fn state(&self) -> State {
+        let of = |metadata: file::Metadata| (metadata.modified, metadata.inode, metadata.size);
+        let passwd = file::open_dir(Path::new("/etc")).and_then(|etc| file::metadata_at(etc, "passwd"));
+        let records = file::open_dir(&self.path).and_then(file::metadata);
+        [passwd, records].map(|metadata| metadata.ok().map(of))
+    }
+
     /// Makes a host user; `false` if it existed.
     pub(crate) fn make(&mut self, tenant: &TenantName, uid: HostUid) -> Result<bool, HostUserError> {
         if self.has(tenant, uid) {
             return Ok(false);
         }
         let gid = self.gid()?;
-        let users = bailiwick_observe::user_readings()?.users;
-        if let Some((name, uid)) = users.into_iter().find(|(name, other)| name == tenant.as_str() || *other == uid.0) {
-            return Err(HostUserError::Taken { name, uid });
-        }
+        not_taken(tenant, uid, &bailiwick_observe::user_readings()?.users)?;
         let dir = self.dir()?;
         if let Some((_, stale)) = own_record(&dir, tenant) {
             self.erase(&dir, tenant, stale)?;
@@ -197,6 +230,14 @@ impl HostUsers {
     fn at(&self, name: Option<&str>) -> impl FnOnce(io::Error) -> HostUserError {
         let path = name.map_or_else(|| self.path.clone(), |name| self.path.join(name));
         move |source| HostUserError::File { path, source }
+    }
+}
+
+/// Refuses the name and the id of a user of the host.
+fn not_taken(tenant: &TenantName, uid: HostUid, users: &[(String, u32)]) -> Result<(), HostUserError> {
+    match users.iter().find(|(name, other)| name == tenant.as_str() || *other == uid.0) {
+        Some((name, uid)) => Err(HostUserError::Taken { name: name.clone(), uid: *uid }),
+        None => Ok(()),
     }
 }
 
@@ -353,6 +394,38 @@ mod tests {
         }
         assert_eq!(names(&dir), ["9934465.user", "alice.user", "carol.user"]);
         assert_eq!(fs::read_to_string(dir.join("alice.user")).expect("reads"), foreign);
+    }
+
+    #[test]
+    fn a_host_user_that_became_somebody_elses_is_not_ours_any_more() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let dir = temp.path().join("userdb");
+        let mut users = HostUsers::open(&host(temp.path(), "64998")).expect("opens");
+        let (alice, uid) = (tenant("alice"), HostUid(9_934_464));
+        let passwd = |name: &str, uid: u32| vec![("root".to_owned(), 0), (name.to_owned(), uid)];
+        let ask = |users: &HostUsers, passwd: &[(String, u32)]| match users.require(&alice, uid, passwd) {
+            Ok(gid) => gid.to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert!(ask(&users, &[]).contains("no host user \"alice\" yet"));
+        assert!(ask(&users, &passwd("alice", 1)).contains("the host has a user \"alice\""), "that comes first");
+        users.make(&alice, uid).expect("made");
+        let before = users.state();
+        assert_eq!(ask(&users, &passwd("bob", 1)), "64998");
+        // Added later, by name or by number.
+        assert!(ask(&users, &passwd("alice", 1)).contains("with the id 1 in /etc/passwd"));
+        assert!(ask(&users, &passwd("bob", uid.0)).contains("the host has a user \"bob\""));
+        // By another service.
+        fs::remove_file(dir.join("alice.user")).expect("removes");
+        fs::write(dir.join("alice.user"), "{\"userName\":\"alice\",\"uid\":7000,\"service\":\"other\"}")
+            .expect("writes");
+        assert!(ask(&users, &[]).contains("is a record of another service"));
+        fs::remove_file(dir.join("alice.user"))
+            .and_then(|()| fs::remove_file(dir.join("9934464.user")))
+            .expect("removes");
+        std::os::unix::fs::symlink("bob.user", dir.join("9934464.user")).expect("symlink");
+        assert!(ask(&users, &[]).contains("9934464.user\" is a record of another service"));
+        assert_ne!(users.state()[1], before[1]);
     }
 
     #[test]
