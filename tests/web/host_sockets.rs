@@ -459,6 +459,36 @@ fn nothing_is_lent_as_a_user_of_the_host() {
 }
 
 #[test]
+fn a_saved_file_changes_nothing_before_it_is_read_by_command() {
+    let (place, other) = (Place::new(), Place::new());
+    for place in [&place, &other] {
+        place.serve();
+    }
+    let sockets = [("db", place.socket()), ("other", other.socket())];
+    let sockets: Vec<(&str, &Path)> = sockets.iter().map(|(name, path)| (*name, path.as_path())).collect();
+    let mut host = Host::new();
+    configure(&host, &sockets, 20);
+    declare(&host, "alice", profiles()[0], "\"db\", \"other\"");
+    host.start();
+    host.ok(&["apply"]);
+    let (pid, open) = (served(&host, "alice"), connect(&host, "alice"));
+    let path = host.path("etc/bailiwick.toml");
+    configure(&host, &sockets[1..], 1);
+    let text = fs::read_to_string(&path).expect("reads");
+    let (before, after) = text.split_at(text.find("[[").expect("a socket"));
+    fs::write(&path, format!("{before}reserve = {{ disk = \"900T\" }}\n{after}")).expect("writes");
+    // The warden has read the file, and has looked for sockets since.
+    until("the reserve is read", || host.ok(&["status"]).contains("900T"));
+    fs::remove_file(other.socket()).expect("removes");
+    until("the warden has looked", || host.ok(&["status"]).contains("\"other\" is not there"));
+    goes_on(&open);
+    assert_eq!(lender(&host, "alice"), Some(pid));
+    host.ok(&["reload"]);
+    assert_eq!(line(&open), None, "it is not declared any more");
+    until("nobody serves it", || lender(&host, "alice").is_none());
+}
+
+#[test]
 fn a_process_that_is_killed_comes_back_and_ends_with_its_jail() {
     let place = Place::new();
     place.serve();

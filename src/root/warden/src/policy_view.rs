@@ -21,8 +21,8 @@ pub(crate) const MOVED: &str =
 pub(crate) struct PolicyView {
     config: PathBuf,
     store: Store,
-    /// Directories and ids are those of the warden's start. Reserve, `etc`, `web`, `mail` and the sockets of the host are
-    /// those last read.
+    /// Directories and ids are those of the warden's start. Reserve, `etc` and `web` are those last read. `mail` and the
+    /// sockets of the host are those that `bailiwickd` has put in force ([`Self::keep`]).
     pub(crate) host: Host,
     pub(crate) facts: HostFacts,
     /// The group that may read the copies of the policy in force.
@@ -46,8 +46,6 @@ impl PolicyView {
         self.host.reserve = host.reserve;
         self.host.etc.clone_from(&host.etc);
         self.host.web.clone_from(&host.web);
-        self.host.host_sockets.clone_from(&host.host_sockets);
-        self.host.mail.clone_from(&host.mail);
         let tenant = tenant.ok_or_else(|| Refusal::UnknownTenant { tenant: name.clone() })?;
         Ok((host, tenant))
     }
@@ -90,13 +88,16 @@ impl PolicyView {
         self.read = now;
         let Ok((host, _)) = self.store.host() else { return false };
         (self.host.reserve, self.host.etc, self.host.web) = (host.reserve, host.etc, host.web);
-        (self.host.host_sockets, self.host.mail) = (host.host_sockets, host.mail);
         true
     }
 
-    /// Stores the policy that is in force, for the host and for tenants.
-    pub(crate) fn keep(&self, names: &[TenantName]) -> Result<(), Failure> {
+    /// Stores the policy that is in force, for the host and for tenants. `bailiwickd` asks for this once it has read the
+    /// policy anew.
+    pub(crate) fn keep(&mut self, names: &[TenantName]) -> Result<(), Failure> {
         bounded(names, MOST_KEPT)?;
+        if let Ok((host, _)) = self.store.host() {
+            (self.host.host_sockets, self.host.mail) = (host.host_sockets, host.mail);
+        }
         let failed = |error: io::Error| {
             let mut failure = Failure::new(ExitStatus::Failed, &error);
             failure.message = format!("cannot write down the policy that is in force: {}", failure.message);
