@@ -134,6 +134,51 @@ fn nginx_serves_it() {
 }
 
 #[test]
+fn an_answer_of_a_tenant_leads_nginx_nowhere_else() {
+    let redirect = "X-Accel-Redirect";
+    let (host, _folder) = php_and_files("nginx");
+    site(&host, "www/to.php", &format!("<?php header('{redirect}: ' . $_GET['to']); echo 'own';"));
+    let program = format!(
+        r#"use IO::Socket::UNIX; my $l = IO::Socket::UNIX->new_from_fd(3, "r+"); while (my $c = $l->accept) {{ my ($to) = <$c> =~ /to=(\S+)/; while (<$c> =~ /\S/) {{}} print $c "HTTP/1.0 200 OK\r\n{redirect}: $to\r\n\r\nown"; close $c }}"#
+    );
+    let text = format!(
+        "plan = \"{}\"\ndoors = [\"exec\", \"socket\"]\n[[service]]\nname = \"app\"\ncommand = [\"/usr/bin/perl\", \"-e\", {program:?}]\n\
+         [[service.socket]]\nname = \"web\"\npass = \"fd\"\nentries = 9\n",
+        tenant()
+    );
+    host.write("etc/tenants.d/other.toml", &text);
+    host.ok(&["apply"]);
+    let folder = host.path("nginx");
+    host.ok(&["web", "nginx", "--write", &folder.display().to_string()]);
+    let secret = host.path("secret");
+    fs::create_dir_all(&secret).expect("mkdir");
+    fs::write(secret.join("file"), "the operator's").expect("writes");
+    let http = format!(
+        "include {0}/bailiwick.conf; server {{ listen unix:{1}/other.sock; include {0}/bailiwick.d/other.conf; \
+         location /internal/ {{ internal; alias {2}/; }} }}",
+        folder.display(),
+        host.path("nginx").display(),
+        secret.display()
+    );
+    let locations = format!(
+        "include {}/bailiwick.d/{}.conf; location /internal/ {{ internal; alias {}/; }}",
+        folder.display(),
+        tenant(),
+        secret.display()
+    );
+    let nginx = WebServer::nginx(&http, &locations);
+    answers(&nginx, "/index.php");
+    let other = host.path("nginx/other.sock");
+    for to in ["/internal/file", &format!("@bailiwick.{}.busy", tenant()), "@bailiwick.other.busy"] {
+        let answer = nginx.get(&format!("/to.php?to={to}"), &[]).expect("an answer");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "own"), "{to}: {answer:?}");
+        let mut stream = UnixStream::connect(&other).expect("connects");
+        let answer = request(&mut stream, &format!("/?to={to}"), &[]).expect("an answer");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "own"), "{to}: {answer:?}");
+    }
+}
+
+#[test]
 fn apache_serves_the_same_site() {
     let (_host, folder) = php_and_files("apache");
     let apache = WebServer::apache("", &format!("Include {}/bailiwick.d/{}.conf", folder.display(), tenant()));

@@ -153,12 +153,16 @@ fn common(tenant: &str, backend: &Backend) -> String {
     text
 }
 
+/// With this field of its answer a tenant would have nginx serve any location that the operator keeps for nginx itself (`internal`).
+const OWN_HEADER: &str = "X-Accel-Redirect";
+
 fn proxy(tenant: &str, backend: &Backend) -> String {
     format!(
         "{}    proxy_pass http://bailiwick.{};\n    proxy_http_version 1.1;\n    proxy_set_header Host $http_host;\n    \
          proxy_set_header X-Real-IP $remote_addr;\n    proxy_set_header X-Forwarded-For $remote_addr;\n    \
          proxy_set_header X-Forwarded-Proto $scheme;\n    proxy_set_header Upgrade $http_upgrade;\n    \
-         proxy_set_header Connection $bailiwick_connection;\n    proxy_read_timeout 300s;\n",
+         proxy_set_header Connection $bailiwick_connection;\n    proxy_read_timeout 300s;\n    \
+         proxy_ignore_headers {OWN_HEADER};\n",
         common(tenant, backend),
         backend.name
     )
@@ -173,6 +177,7 @@ fn fastcgi(tenant: &str, backend: &Backend, root: &str, script: &str) -> String 
     for (name, value) in PARAMETERS {
         writeln!(text, "    fastcgi_param {name} {value};").expect("text");
     }
-    writeln!(text, "    fastcgi_read_timeout 300s;\n    fastcgi_pass bailiwick.{};", backend.name).expect("text");
+    writeln!(text, "    fastcgi_read_timeout 300s;\n    fastcgi_ignore_headers {OWN_HEADER};").expect("text");
+    writeln!(text, "    fastcgi_pass bailiwick.{};", backend.name).expect("text");
     text
 }
