@@ -89,6 +89,15 @@ fn a_service_runs_as_the_login_user_and_comes_back_when_it_is_killed() {
 }
 
 #[test]
+fn a_log_that_is_no_file_holds_nobody_up() {
+    let host = host(&[("app", "echo here; exec sleep 1000", "")]);
+    until("its output is in the log", || log(&host, "app").contains("here"));
+    inside(&host, &format!("cd /home/{}/.local/state/services && rm app.log && mkfifo app.log", tenant()));
+    let mut logs = host.command(&["logs", tenant(), "app"]).spawn().expect("runs");
+    until("it ends", || logs.try_wait().expect("waits").is_some());
+}
+
+#[test]
 fn a_changed_service_restarts_alone_and_one_that_left_is_ended() {
     let host = host(&[("one", "exec sleep 1000", ""), ("two", "exec sleep 1001", ""), ("gone", "exec sleep 1002", "")]);
     for name in ["one", "two", "gone"] {

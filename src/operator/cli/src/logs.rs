@@ -33,7 +33,9 @@ const LOGIN: &str = "1000";
 const PRINT: &str = "lines=$1; oldest=$2; shift 2\n\
     for log do\n\
       echo \"==> $log <==\"\n\
-      { i=$oldest; while [ $i -gt 0 ]; do cat \"$log.$i\"; i=$((i - 1)); done; cat \"$log\"; } 2> /dev/null |\n\
+      # The tenant may have put a FIFO there, and nobody writes into it.\n\
+      { i=$oldest; while [ $i -gt 0 ]; do [ -f \"$log.$i\" ] && cat \"$log.$i\"; i=$((i - 1)); done\n\
+        [ -f \"$log\" ] && cat \"$log\"; } 2> /dev/null |\n\
         tail -n \"$lines\"\n\
     done";
 /// The same, and then what is added. A file that is rotated or made later is opened again.
