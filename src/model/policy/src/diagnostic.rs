@@ -46,6 +46,11 @@ impl Problem {
         self.hint = Some(hint.into());
         self
     }
+
+    /// A hint for a problem that has none.
+    pub(crate) fn or_hint(self, hint: &str) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
+    }
 }
 
 impl<E: std::error::Error> From<E> for Problem {

@@ -33,6 +33,7 @@ pub use bailiwick_types::Mail;
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, lines, printable};
 pub use host_sockets::MAIL_SOCKET;
+pub use mail::is_domain;
 pub use model::{
     Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Pass, Plan, Policy, Principal, Reserve,
     Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,

@@ -14,10 +14,11 @@ use toml::de::DeValue;
 pub(crate) const HOST_MAIL: Section = Section { title: "in \"mail\"", keys: &["command", "domain"] };
 pub(crate) const MAIL: Section = Section { title: "below [mail]", keys: &["per_hour", "recipients", "size"] };
 
-/// The most bytes of a domain (RFC 1035, 2.3.4).
+/// The most bytes of a domain, and of what is between two dots of it (RFC 1035, 2.3.4).
 const MAX_DOMAIN: usize = 253;
 /// Names that every domain has for its operator (RFC 2142), or that mail programs use themselves.
 const OF_THE_OPERATOR: &[&str] = &["abuse", "hostmaster", "mailer-daemon", "postmaster", "webmaster"];
+const MAX_LABEL: usize = 63;
 const SIZE: &str = "from 64K to 100M";
 
 /// Reads how the host sends mail.
@@ -33,16 +34,31 @@ pub(crate) fn read_host(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'st
 }
 
 fn command(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
-    directory(value)
+    let command = directory(value)?;
+    let text = command.to_string_lossy();
+    match text.split_once(char::is_whitespace) {
+        Some((program, _)) => Err(Problem::new(format!("{text:?} is a program with arguments"))
+            .hint(format!("write the program alone, such as {program:?}: its arguments are always the same"))),
+        None => Ok(command),
+    }
+}
+
+/// Whether a text is a domain that can stand behind the `@` of an address.
+#[must_use]
+pub fn is_domain(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let is_label = |label: &str| {
+        (1..=MAX_LABEL).contains(&label.len())
+            && label.bytes().all(is_inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= MAX_DOMAIN && text.split('.').all(is_label)
 }
 
 fn domain(value: &DeValue<'_>) -> Result<String, Problem> {
     let domain = text(value)?;
-    let label = |label: &str| {
-        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        !label.is_empty() && label.bytes().all(is_inner) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    if domain.len() <= MAX_DOMAIN && domain.split('.').all(label) {
+    if is_domain(domain) {
         Ok(domain.to_owned())
     } else {
         Err(Problem::new(format!("{domain:?} is no domain")).hint("write one such as \"example.org\""))
@@ -94,12 +110,9 @@ impl Declared {
 }
 
 fn up_to(value: &DeValue<'_>, least: u32, most: u32, what: &str) -> Result<u32, Problem> {
-    let wanted: u32 = number(value)?;
-    if (least..=most).contains(&wanted) {
-        Ok(wanted)
-    } else {
-        Err(Problem::new(format!("{wanted} {what}")).hint(format!("write a number from {least} to {most}")))
-    }
+    let hint = format!("write a number from {least} to {most}");
+    let wanted: u32 = number(value).map_err(|problem: Problem| problem.or_hint(&hint))?;
+    if (least..=most).contains(&wanted) { Ok(wanted) } else { Err(Problem::new(format!("{wanted} {what}")).hint(hint)) }
 }
 
 /// Why a tenant may not send mail under its name, if it may not. The name is that of the sender of each message.

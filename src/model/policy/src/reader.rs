@@ -275,9 +275,10 @@ impl<'t, 'i> Table<'t, 'i> {
         let Some(entries) = value.get_ref().as_table() else {
             report.error(value.span(), || {
                 let problem = expected(&format!("a table (what is {})", section.title), value.get_ref());
-                match value.get_ref().as_str() {
-                    Some(text) => problem.hint(format!("write {key} = {{ {} = {text:?} }}", section.keys[0])),
-                    None => problem,
+                match (value.get_ref().as_str(), section.title.starts_with("in ")) {
+                    (Some(text), _) => problem.hint(format!("write {key} = {{ {} = {text:?} }}", section.keys[0])),
+                    (None, true) => problem.hint(format!("write {key} = {{ {} = ... }}", section.keys[0])),
+                    (None, false) => problem.hint(format!("write [{key}], and its keys below")),
                 }
             });
             return None;

@@ -574,6 +574,32 @@ fn a_service_that_cannot_be() {
             ],
         ),
         (
+            "[mail]\nper_hour = -1\nrecipients = 1.5\nsize = -1",
+            &[
+                "6:12: a negative number is not possible here (write a number from 0 to 10000)",
+                "7:14: expected a whole number, found a number with a fraction (write a number from 1 to 1000)",
+                "8:8: expected a size such as \"512M\", found a whole number (write it in quotes, with its unit)",
+            ],
+        ),
+        (
+            "[mail]\nper_hour = 99999999999999999999\nrecipients = \"5\"",
+            &[
+                "6:12: the value is too large (write a number from 0 to 10000)",
+                "7:14: expected a whole number, found a text in quotes (write it without quotes)",
+            ],
+        ),
+        // Nothing says how many, so this would be no mail.
+        (
+            "[mail]\nrecipients = 5",
+            &[
+                "6:14: a limit of mail, but the tenant may send none (add a number such as per_hour = 100, or remove [mail])",
+            ],
+        ),
+        (
+            "[[mail]]\nper_hour = 5",
+            &["5:1: expected a table (what is below [mail]), found a list (write [mail], and its keys below)"],
+        ),
+        (
             "[sleep]\nafter = \"31d\"\nfreeze_after = \"1s\"",
             &[
                 "6:9: the value is above 30d (from 1m to 30d, or \"never\")",
@@ -706,6 +732,22 @@ fn bailiwick_toml() {
         ("[web]\nuser = \"x\"", "2:1: unknown key \"user\" (in \"web\" there is only \"group\")"),
         ("user = \"4294967295\"", "1:8: no user can have the number 4294967295"),
         ("mail = { command = \"sendmail\" }", "1:20: the path \"sendmail\" is not absolute (a path starts with \"/\")"),
+        (
+            "mail = { command = \"/usr/sbin/sendmail -t\" }",
+            "1:20: \"/usr/sbin/sendmail -t\" is a program with arguments (write the program alone, such as \"/usr/sbin/sendmail\": its arguments are always the same)",
+        ),
+        (
+            "mail = \"/usr/sbin/sendmail\"",
+            "1:8: expected a table (what is in \"mail\"), found a text in quotes (write mail = { command = \"/usr/sbin/sendmail\" })",
+        ),
+        (
+            "mail = true",
+            "1:8: expected a table (what is in \"mail\"), found true or false (write mail = { command = ... })",
+        ),
+        (
+            "mail = { domain = \"a.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\" }",
+            "1:19: \"a.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\" is no domain (write one such as \"example.org\")",
+        ),
         ("mail = { domain = \"a b\" }", "1:19: \"a b\" is no domain (write one such as \"example.org\")"),
         ("mail = { domain = \"-a.org\" }", "1:19: \"-a.org\" is no domain (write one such as \"example.org\")"),
         ("mail = { from = \"x\" }", "1:10: unknown key \"from\" (in \"mail\" there are: command, domain)"),
