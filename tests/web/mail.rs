@@ -413,6 +413,29 @@ fn nobody_sends_more_within_an_hour_whatever_is_killed() {
 }
 
 #[test]
+fn a_new_tenant_of_the_same_name_begins_anew() {
+    let one = "[mail]\nper_hour = 1\n";
+    let mut mail = Mail::new(&[("alice", "web", one), ("bob", "web", one)]);
+    for tenant in ["alice", "bob"] {
+        mail.sent(tenant, "a@b.org");
+        assert_eq!(mail.send(tenant, "a@b.org").0, 75, "one an hour");
+    }
+    let rates = mail.host.path("run/mail-rates");
+    mail.host.ok(&["delete", "alice", "--purge"]);
+    assert!(!rates.join("alice").exists());
+    mail.declare("alice", "web", one);
+    mail.host.ok(&["apply"]);
+    mail.sent("alice", "a@b.org");
+    // What an earlier version has left goes with the next start, and nothing else does.
+    fs::write(rates.join("gone"), "").expect("writes");
+    mail.host.kill();
+    mail.host.start();
+    until("it answers", || mail.host.cli(&["status"]).status.success());
+    assert!(!rates.join("gone").exists());
+    assert_eq!(mail.send("bob", "a@b.org").0, 75, "one an hour");
+}
+
+#[test]
 fn a_changed_limit_is_in_force_after_apply() {
     let mail = Mail::new(&[("web", "web", "[mail]\nper_hour = 1\n")]);
     mail.sent("web", "a@b.org");

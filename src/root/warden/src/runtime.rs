@@ -173,6 +173,22 @@ impl Runtime {
         file::ensure_dir_at(&self.dir, MAIL_RATES, 0o700)
     }
 
+    /// Forgets the times of a tenant's last messages. It is no error if it has sent none.
+    pub(crate) fn forget_mail(&self, tenant: &TenantName) -> io::Result<()> {
+        file::remove_file_at(self.mail_rates()?, tenant.as_str())
+    }
+
+    /// Forgets those of tenants that are gone.
+    pub(crate) fn forget_mail_of_others(&self, is_known: impl Fn(&TenantName) -> bool) -> io::Result<()> {
+        let rates = self.mail_rates()?;
+        let names = file::names(file::open_dir_at(&rates, ".")?)?;
+        let is_gone = |name: &&std::ffi::OsString| {
+            let name = name.to_str().and_then(|name| name.parse().ok());
+            !name.is_some_and(|name| is_known(&name))
+        };
+        names.iter().filter(is_gone).try_for_each(|name| file::remove_file_at(&rates, name))
+    }
+
     /// What jails see of the host's `/etc`.
     pub(crate) fn etc_view(&self, wishes: &EtcSettings) -> io::Result<EtcView> {
         EtcView::open(&self.dir, wishes)

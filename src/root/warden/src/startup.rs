@@ -191,6 +191,9 @@ impl Warden {
         let quota = &self.policy.facts.storage.quota;
         events.extend(adopt::resume_removals(&self.storage, &mut self.ledger, &mut self.removals, quota));
         events.extend(self.adopt_running_jails(inits)?);
+        if let Err(error) = self.runtime.forget_mail_of_others(|name| self.ledger.ids(name).is_some()) {
+            events.push(format!("event=mail-not-forgotten reason={:?}", error.to_string()));
+        }
         Ok(events)
     }
 }

@@ -154,6 +154,7 @@ impl Warden {
             return Err(Failure::of(ExitStatus::NotFound, format!("there is no data of a tenant \"{name}\"")));
         }
         self.host_users.remove(name).map_err(failed(name, "purge"))?;
+        self.runtime.forget_mail(name).map_err(failed(name, "purge"))?;
         self.preparations.cancel(name);
         // First the storage, then the ledger: a warden that finds storage set aside without a ledger row knows it by
         // its name (`resume_removals`).
