@@ -436,6 +436,31 @@ fn a_new_tenant_of_the_same_name_begins_anew() {
 }
 
 #[test]
+fn a_sendmail_that_nobody_can_run_is_told_everywhere() {
+    let mail = Mail::new(&[("alice", "web", MAIL)]);
+    let told = |arguments: &[&str]| {
+        let output = mail.host.cli(arguments);
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let row = |word: &str| told(&["doctor"]).lines().any(|line| line.starts_with("mail ") && line.contains(word));
+    assert!(row("TENANT@host.example"), "{}", told(&["doctor"]));
+    assert!(!told(&["check"]).contains("mail") && !told(&["status"]).contains("mail"));
+    let command = mail.dir.join("sendmail");
+    fs::set_permissions(&command, fs::Permissions::from_mode(0o644)).expect("chmod");
+    let expect = |why: &str| {
+        assert!(row(why), "{}", told(&["doctor"]));
+        assert!(told(&["check"]).contains(why), "{}", told(&["check"]));
+        until("status tells it", || told(&["status"]).contains(why));
+    };
+    expect("cannot be executed by every user");
+    assert_eq!(mail.send("alice", "a@b.org").0, 71);
+    fs::remove_file(&command).expect("removes");
+    expect("there is no ");
+    fs::create_dir(&command).expect("mkdir");
+    expect("is a directory");
+}
+
+#[test]
 fn a_changed_limit_is_in_force_after_apply() {
     let mail = Mail::new(&[("web", "web", "[mail]\nper_hour = 1\n")]);
     mail.sent("web", "a@b.org");

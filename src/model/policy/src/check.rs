@@ -28,6 +28,8 @@ pub struct Machine {
     pub has_web_group: bool,
     /// Whether it has a file or a directory.
     pub has_path: fn(&Path) -> bool,
+    /// What is wrong with the host's `sendmail`; `None` when every user can run it.
+    pub mail_problem: Option<String>,
 }
 
 /// Directories that belong to the host or to all its users. Directories below them may be used.
@@ -75,6 +77,7 @@ pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
         found.host(&policy.host, machine);
         found.ids(policy);
         found.web(policy, machine);
+        found.mail(policy, machine);
         found.settings(policy, machine);
     }
     sorted(found.diagnostics)
@@ -157,6 +160,16 @@ impl Findings<'_> {
         if last.and_then(|last| policy.host.ids.range(last)).is_none() {
             let problem = Problem::new(format!("there are not ids for all of the {count} tenants from `first` on"));
             self.add(host::FILE, "ids", problem.hint("lower `first`: each tenant has 65536"));
+        }
+    }
+
+    /// The host's `sendmail`, when somebody may use it.
+    fn mail(&mut self, policy: &Policy, machine: &Machine) {
+        let count = policy.tenants.values().filter(|tenant| tenant.settings.mail.is_some()).count();
+        if let Some(why) = machine.mail_problem.as_ref().filter(|_| count > 0) {
+            let problem = Problem::new(format!("the mail of {count} tenant(s) cannot be sent: {why}"));
+            let hint = "install a mail server, or name its program: mail = { command = \"/usr/sbin/sendmail\" }";
+            self.add(host::FILE, "mail", problem.hint(hint));
         }
     }
 

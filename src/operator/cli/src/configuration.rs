@@ -123,6 +123,7 @@ fn machine_of(
     };
     // The state directory, or its nearest existing ancestor.
     let host = Store::new(config).host().ok().map(|(host, _)| host);
+    let mail_problem = host.as_ref().and_then(|host| bailiwick_observe::sendmail_problem(&host.mail.command));
     let stat = host.iter().flat_map(|host| host.state_dir.ancestors()).find_map(|dir| rustix::fs::statvfs(dir).ok());
     let disk = stat.map(|stat| ByteSize(stat.f_blocks.saturating_mul(stat.f_frsize)));
     Ok(Machine {
@@ -133,6 +134,7 @@ fn machine_of(
         // What cannot be looked at may be there.
         has_path: |path| path.try_exists().unwrap_or(true),
         has_web_group: host.and_then(|host| host.web.group).is_none_or(|group| group_exists(&group)),
+        mail_problem,
     })
 }
 

@@ -401,12 +401,9 @@ impl Lending {
             None => format!("bailiwick.toml has no socket \"{name}\", and {count} tenant(s) may use it"),
         });
         let count = self.mail.len();
-        let command = &host.mail.command;
-        let no_command = (count > 0 && !command.exists()).then(|| {
-            format!(
-                "the mail of {count} tenant(s) cannot be sent: there is no {}; install a mail server, or set \"mail\" in bailiwick.toml",
-                command.display()
-            )
+        let command = bailiwick_observe::sendmail_problem(&host.mail.command).filter(|_| count > 0);
+        let no_command = command.map(|why| {
+            format!("the mail of {count} tenant(s) cannot be sent: {why}; install a mail server, or set \"mail\" in bailiwick.toml")
         });
         of_host.chain(problems).chain(no_command).collect()
     }

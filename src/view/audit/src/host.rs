@@ -1,8 +1,8 @@
 //! Reports what the host can enforce, feature by feature, with a remedy for each feature that does not work.
 
 use bailiwick_observe::{
-    HostReadings, Linkage, StorageReadings, Trial, UserReadings, group_exists, host_readings, storage_readings,
-    user_exists, user_readings, user_sources,
+    HostReadings, Linkage, StorageReadings, Trial, UserReadings, group_exists, host_readings, mail_domain,
+    sendmail_problem, storage_readings, user_exists, user_readings, user_sources,
 };
 use bailiwick_plan as plan;
 use bailiwick_plan::landlock::lowest_abi;
@@ -418,6 +418,19 @@ fn require(host: &Host, features: &mut [FeatureReport]) {
     }
 }
 
+/// What sends tenants' mail, and as whom.
+fn mail(host: &Host) -> FeatureReport {
+    let domain = host.mail.domain.clone().unwrap_or_else(mail_domain);
+    match sendmail_problem(&host.mail.command) {
+        None => works("mail", format!("\"{}\" sends it, from TENANT@{domain}", host.mail.command.display())),
+        Some(why) => missing(
+            "mail",
+            why,
+            "install a mail server, or name its program: mail = { command = \"/usr/sbin/sendmail\" } in bailiwick.toml; until then no tenant can send",
+        ),
+    }
+}
+
 fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
     let kernel = version(kernel);
     let remedy = "move it to ext4, XFS or btrfs";
@@ -445,6 +458,7 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
         storage("storage", &host.state_dir),
         storage("image", Path::new("/usr")),
         reserve(host),
+        mail(host),
         ids,
         host_users,
         either(

@@ -11,6 +11,7 @@
 mod host;
 mod jail;
 mod limit;
+mod mail;
 mod process_snapshot;
 mod sockets;
 mod storage;
@@ -19,6 +20,7 @@ mod user;
 
 pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings, program};
 pub use jail::{Census, InitSubject, Subject, in_force, observe_with};
+pub use mail::{mail_domain, sendmail_problem};
 pub use process_snapshot::process_snapshots;
 pub use storage::{StorageReadings, Trial, disk_fact, space, storage_readings};
 pub use usage::{Gauge, Meter, Reading};

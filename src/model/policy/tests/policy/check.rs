@@ -15,6 +15,7 @@ fn machine() -> Machine {
         users,
         has_web_group: false,
         has_path: |_| true,
+        mail_problem: None,
     }
 }
 
@@ -241,4 +242,24 @@ fn a_plan_and_a_tenant_name_only_what_the_host_lends() {
         ]
     );
     assert_eq!(of(lent, "host_sockets = [\"mysql\"]\n", "host_sockets = []\n"), [""; 0]);
+}
+
+#[test]
+fn a_sendmail_that_cannot_be_run_is_told_when_somebody_may_send() {
+    let config = "mail = { command = \"/usr/sbin/sendmial\" }\n";
+    let found = |plan: &str| {
+        let host = format!("ids.first = 20000000\n{config}");
+        let files = [
+            ("bailiwick.toml", host.as_str()),
+            ("plans.d/small.toml", plan),
+            ("tenants.d/a.toml", "plan = \"small\"\n"),
+        ];
+        let directory = Directory::with(&files);
+        let machine = Machine { mail_problem: Some("there is no \"/usr/sbin/sendmial\"".to_owned()), ..machine() };
+        let found = check(directory.path(), &machine);
+        found.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(found(""), [""; 0]);
+    let golden = "2: the mail of 1 tenant(s) cannot be sent: there is no \"/usr/sbin/sendmial\"";
+    assert_eq!(found("[mail]\nper_hour = 5\n"), [golden]);
 }

@@ -48,6 +48,7 @@ fn a_tenant_with_the_plan_php_has_a_site() {
         users: vec![("root".to_owned(), 0)],
         has_web_group: true,
         has_path: |_| true,
+        mail_problem: None,
     };
     assert_eq!(check(shipped.path(), &machine), []);
     let policy = shipped.read().policy.expect("a policy");

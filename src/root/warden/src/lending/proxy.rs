@@ -22,7 +22,6 @@ use std::error::Error;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::time::Duration;
 
 /// A directory that every host has. The directory of the host's socket is mounted there before it becomes the root.
@@ -34,7 +33,7 @@ const NOTES: i32 = 4;
 const OTHER_FILES: u64 = 64;
 /// How long a server of mail may deliver what it has begun. The host's `sendmail` has a minute.
 const DRAIN_TIME: Duration = Duration::from_secs(75);
-/// The most bytes of a report, and of `/etc/mailname`.
+/// The most bytes of a report.
 const MAX_TEXT: usize = 4096;
 
 /// What a process serves.
@@ -115,18 +114,9 @@ impl Target {
     }
 }
 
-/// The domain of addresses that are made here: what Debian's mail programs use, or else the name of the host.
+/// The domain of addresses that are made here.
 pub(crate) fn mail_domain() -> String {
-    let is_plain = |text: &str| {
-        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b".-".contains(&byte);
-        text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.bytes().all(is_inner)
-    };
-    let named = file::open_dir(Path::new("/etc")).and_then(|etc| file::open_file_at(etc, "mailname"));
-    let named = named.and_then(|fd| file::read_bounded(fd, MAX_TEXT)).ok();
-    let named = named.and_then(|text| String::from_utf8(text).ok()).map(|text| text.trim().to_owned());
-    let node = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let all = named.into_iter().chain([node()]);
-    all.into_iter().find(|text| is_plain(text)).unwrap_or_else(|| "localhost".to_owned())
+    bailiwick_observe::mail_domain()
 }
 
 /// The programs that serve.
