@@ -8,7 +8,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// The group of tenants' host users in these tests.
 const LOGIN_GROUP: &str = "64998";
@@ -531,21 +530,13 @@ fn a_program_of_the_host_that_fails_or_hangs_is_told_and_harms_nobody_else() {
     mail.script("first", "head -c 300000 /dev/zero | tr '\\0' x >&2; sleep 999 & ");
     mail.sent("alice", "you@example.org");
     mail.take();
-    // It hangs: others of the tenant get through, and the neighbour, and after a minute the message is refused.
+    // It hangs: others of the tenant get through, and the neighbour. How long it may is a test of the server (`mailed`).
     mail.script("first", "case \"$*\" in *hang@*) sleep 1000 ;; esac");
-    let begun = Instant::now();
     let hanging = mail.begin("alice", &format!("echo x | {SENDMAIL} hang@example.org"));
     until("it hangs", || !mail.servers().is_empty() && hangs(&mail) == 1);
     mail.sent("alice", "you@example.org");
     mail.sent("bob", "you@example.org");
-    let ended = hanging.wait_with_output().expect("ends");
-    assert_eq!(ended.status.code(), Some(75), "{ended:?}");
-    assert!(String::from_utf8_lossy(&ended.stderr).contains("60 s"), "{ended:?}");
-    assert!(begun.elapsed() >= Duration::from_secs(59), "it had its minute");
-    until("nothing of it is left", || hangs(&mail) == 0);
     // What hangs ends with the jail.
-    let hanging = mail.begin("alice", &format!("echo x | {SENDMAIL} hang@example.org"));
-    until("it hangs", || hangs(&mail) == 1);
     mail.host.ok(&["stop", "alice"]);
     until("nothing of it is left", || hangs(&mail) == 0);
     drop(hanging.wait_with_output());

@@ -50,6 +50,8 @@ struct Orders {
     /// The sender of every message.
     sender: String,
     bounds: Bounds,
+    /// How long the host's `sendmail` may take.
+    send_time: Duration,
 }
 
 /// What all threads share.
@@ -63,16 +65,29 @@ struct Server {
     log: Mutex<Log>,
 }
 
+impl Orders {
+    /// Reads the arguments. The second value is how many messages an hour may have. A test gives the seconds of the host's
+    /// `sendmail` too.
+    fn read(arguments: &[OsString]) -> Option<(Self, usize)> {
+        let [command, sender, numbers @ ..] = arguments else { return None };
+        let number = |word: &OsString| word.to_str()?.parse().ok();
+        let numbers: Vec<usize> = numbers.iter().map(number).collect::<Option<_>>()?;
+        let (per_hour, recipients, size, send_time) = match *numbers.as_slice() {
+            [per_hour, recipients, size] => (per_hour, recipients, size, SEND_TIME),
+            [per_hour, recipients, size, seconds] => {
+                (per_hour, recipients, size, Duration::from_secs(u64::try_from(seconds).ok()?))
+            }
+            _ => return None,
+        };
+        let (command, sender) = (command.clone(), sender.to_str()?.to_owned());
+        Some((Self { command, sender, bounds: Bounds { recipients, size }, send_time }, per_hour))
+    }
+}
+
 /// Serves until SIGTERM. Returns an exit status.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> u8 {
-    let [command, sender, per_hour, recipients, size] = arguments else { return status::USAGE };
-    let number = |word: &OsString| word.to_str().and_then(|word| word.parse().ok());
-    let (Some(per_hour), Some(recipients), Some(size)) = (number(per_hour), number(recipients), number(size)) else {
-        return status::USAGE;
-    };
-    let sender = sender.to_string_lossy().into_owned();
-    let orders = Orders { command: command.clone(), sender, bounds: Bounds { recipients, size } };
+    let Some((orders, per_hour)) = Orders::read(arguments) else { return status::USAGE };
     let fds = process::inherited(LISTENER).and_then(|listener| Ok((listener, process::inherited(RATE)?)));
     match fds.and_then(|(listener, rate)| serve(orders, listener, Rate::new(rate, per_hour))) {
         Ok(()) => status::OK,
@@ -205,10 +220,10 @@ fn send(orders: &Orders, request: Request) -> Result<(), Refusal> {
     command.process_group(0);
     command.stdin(message).stdout(Stdio::null()).stderr(told);
     let mut child = command.spawn().map_err(|error| failed("cannot be started", &error))?;
-    let ended = wait(&mut child).map_err(|error| failed("does not end", &error))?;
+    let ended = wait(&mut child, orders.send_time).map_err(|error| failed("does not end", &error))?;
     let mut kept = vec![0; MAX_SAID];
     let len = said.read_at(&mut kept, 0).unwrap_or(0);
-    judge(ended, &String::from_utf8_lossy(&kept[..len]))
+    judge(ended, &String::from_utf8_lossy(&kept[..len]), orders.send_time)
 }
 
 /// A file in memory.
@@ -217,8 +232,8 @@ fn memory(name: &str) -> io::Result<File> {
 }
 
 /// Waits for the end of the program, and ends it when its time is over. `None` then.
-fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
-    let until = Instant::now() + SEND_TIME;
+fn wait(child: &mut Child, most: Duration) -> io::Result<Option<ExitStatus>> {
+    let until = Instant::now() + most;
     while Instant::now() < until {
         if let Some(ended) = child.try_wait()? {
             return Ok(Some(ended));
@@ -232,7 +247,7 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     Ok(None)
 }
 
-fn judge(ended: Option<ExitStatus>, said: &str) -> Result<(), Refusal> {
+fn judge(ended: Option<ExitStatus>, said: &str, most: Duration) -> Result<(), Refusal> {
     let said = said.trim();
     let told = if said.is_empty() { String::new() } else { format!(": {said}") };
     match ended.map(|ended| (ended.code(), ended.signal())) {
@@ -248,8 +263,29 @@ fn judge(ended: Option<ExitStatus>, said: &str) -> Result<(), Refusal> {
             Err(Refusal::new(status::TEMPORARY, format!("the host's sendmail was ended by signal {signal}{told}")))
         }
         None => {
-            let seconds = SEND_TIME.as_secs();
+            let seconds = most.as_secs();
             Err(Refusal::new(status::TEMPORARY, format!("the host's sendmail took more than {seconds} s{told}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orders(line: &str) -> Option<(Orders, usize)> {
+        Orders::read(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_hosts_sendmail_has_a_minute_unless_a_test_says_otherwise() {
+        let (wardens, per_hour) = orders("/usr/sbin/sendmail a@b.org 7 3 100").expect("orders");
+        assert_eq!((wardens.send_time, per_hour, wardens.sender.as_str()), (Duration::from_secs(60), 7, "a@b.org"));
+        assert_eq!((wardens.bounds.recipients, wardens.bounds.size), (3, 100));
+        let (quick, _) = orders("/usr/sbin/sendmail a@b.org 7 3 100 1").expect("orders");
+        assert_eq!(quick.send_time, Duration::from_secs(1));
+        for line in ["/s a@b 7 3", "/s a@b 7 3 x", "/s a@b 7 3 1 1 1", "/s"] {
+            assert!(orders(line).is_none(), "{line}");
         }
     }
 }

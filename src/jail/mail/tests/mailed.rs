@@ -19,18 +19,25 @@ struct Served {
     child: Child,
     /// As the warden has it.
     listener: UnixListener,
+    /// More arguments of the server.
+    more: Vec<&'static str>,
 }
 
 impl Served {
     /// `script` is the host's sendmail, whose folder is `$DIR`.
     fn new(script: &str, per_hour: u32) -> Self {
+        Self::with(script, per_hour, &[])
+    }
+
+    fn with(script: &str, per_hour: u32, more: &[&'static str]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let command = dir.path().join("sendmail");
         fs::write(&command, format!("#!/bin/sh\nDIR={}\n{script}\n", dir.path().display())).expect("writes");
         fs::set_permissions(&command, fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::write(dir.path().join("rate"), "").expect("writes");
         let listener = UnixListener::bind(dir.path().join("socket")).expect("listens");
-        let mut served = Self { child: Command::new("true").spawn().expect("runs"), dir, listener };
+        let mut served =
+            Self { child: Command::new("true").spawn().expect("runs"), dir, listener, more: more.to_vec() };
         served.start(per_hour);
         served
     }
@@ -47,6 +54,7 @@ impl Served {
         let line = format!("exec \"$0\" \"$@\" 3<&0 4<>{} < /dev/null", self.path("rate").display());
         command.args(["-c", &line, env!("CARGO_BIN_EXE_bailiwick-mail"), "serve"]);
         command.arg(self.path("sendmail")).args(["alice@host.example", &per_hour.to_string(), "3", "100000"]);
+        command.args(&self.more);
         command.stdin(Stdio::from(OwnedFd::from(listener))).spawn().expect("runs")
     }
 
@@ -168,6 +176,26 @@ fn what_the_hosts_sendmail_says_reaches_the_sender() {
     fs::remove_file(served.path("sendmail")).expect("removes");
     let refusal = served.send(&["a@b.org"], "x").expect_err("missing");
     assert!(refusal.status == status::OS && refusal.why.contains("cannot be started"), "{refusal:?}");
+}
+
+#[test]
+fn a_program_that_hangs_has_its_time_and_harms_nobody_else() {
+    let hangs = "case \"$*\" in *hang@*) echo $$ > $DIR/hangs; echo it waits >&2; sleep 1000 & wait ;; esac";
+    let served = Served::with(hangs, 10, &["2"]);
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let hanging = scope.spawn(|| served.send(&["hang@b.org"], "x"));
+        until("it hangs", || served.text("hangs").ends_with('\n'));
+        assert_eq!(served.send(&["a@b.org"], "x"), Ok(()), "others get through");
+        let refusal = hanging.join().expect("ends").expect_err("its time is over");
+        let why = "the host's sendmail took more than 2 s: it waits";
+        assert_eq!((refusal.status, refusal.why.as_str()), (status::TEMPORARY, why));
+    });
+    assert!(begun.elapsed() >= Duration::from_secs(2), "it had its time");
+    let group = format!("-{}", served.text("hangs").trim());
+    let is_left =
+        || Command::new("kill").args(["-0", "--", &group]).stderr(Stdio::null()).status().expect("kill").success();
+    until("nothing of it is left", || !is_left());
 }
 
 #[test]
