@@ -634,6 +634,19 @@ mod tests {
     }
 
     #[test]
+    fn what_sends_mail_and_as_whom_is_told_or_what_is_wrong_with_it() {
+        let mut host = host();
+        host.mail = bailiwick_policy::HostMail { command: "/bin/sh".into(), domain: Some("example.org".to_owned()) };
+        let row = mail(&host);
+        assert_eq!(row.state, FeatureState::Works);
+        assert_eq!(row.evidence, "\"/bin/sh\" sends it, from TENANT@example.org");
+        host.mail.command = "/usr".into();
+        let row = mail(&host);
+        assert_eq!((row.state, row.evidence.as_str()), (FeatureState::Missing, "\"/usr\" is a directory"));
+        assert!(!row.remedy.is_empty());
+    }
+
+    #[test]
     fn a_socket_that_is_not_there_cannot_be_lent() {
         let mut host = host();
         assert_eq!(host_sockets(&host, |_| false), None);
@@ -823,7 +836,8 @@ mod tests {
         assert_eq!((configuration.feature.as_str(), configuration.state), ("configuration", FeatureState::Missing));
         for feature in configured(&host(), "6.18") {
             assert!(
-                ["storage", "image", "reserve", "ids", "host-users", "daemon-user"].contains(&feature.feature.as_str())
+                ["storage", "image", "reserve", "mail", "ids", "host-users", "daemon-user"]
+                    .contains(&feature.feature.as_str())
             );
         }
     }
