@@ -220,7 +220,8 @@ pub fn nominal(tenant: &Tenant, controls: &[Control], facts: &HostFacts) -> Vec<
             if let Bound::At(pair) = limits.disk
                 && pair.soft != pair.hard
             {
-                add(LimitKey::DiskSoft, pair.soft.into(), "btrfs knows no soft limit");
+                let why = format!("btrfs knows no soft limit; write one value, disk = \"{}\"", pair.hard);
+                add(LimitKey::DiskSoft, pair.soft.into(), &why);
             }
         }
         QuotaFacts::Nothing { why, .. } => {
