@@ -257,6 +257,12 @@ fn programs_that_cannot_start_say_why() {
     }
     let shown = host.ok(&["service", "status", tenant()]);
     assert!(shown.contains("No such file"), "{shown}");
+    for (name, golden) in [
+        ("none", "cannot execute \"/no/such/program\": No such file"),
+        ("nowhere", "cannot enter the directory \"/no/such/directory\": No such file"),
+    ] {
+        until("its log says what", || host.ok(&["logs", tenant(), name]).contains(golden));
+    }
 }
 
 #[test]

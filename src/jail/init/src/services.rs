@@ -429,9 +429,20 @@ impl Unit {
     /// Turns the child into the program. Returns only an error.
     fn become_program(&self) -> io::Error {
         match self.prepare() {
-            Ok(env) => command::execute(&self.order.argv, None, &env),
+            Ok(env) => {
+                let error = command::execute(&self.order.argv, None, &env);
+                if let Some(program) = self.order.argv.first() {
+                    self.say(&format!("cannot execute {:?}: {error}", String::from_utf8_lossy(program.as_bytes())));
+                }
+                error
+            }
             Err(error) => error,
         }
+    }
+
+    /// Writes why the program does not start into the log of the service.
+    fn say(&self, why: &str) {
+        rustix::io::write(&self.output.1, format!("bailiwick: {why}\n").as_bytes()).ok();
     }
 
     fn prepare(&self) -> io::Result<Vec<(Bytes, Bytes)>> {
@@ -449,7 +460,10 @@ impl Unit {
         command::set_oom_score()?;
         command::become_user(user)?;
         if let Some(directory) = directory {
-            rustix::process::chdir(directory.as_bytes())?;
+            rustix::process::chdir(directory.as_bytes()).inspect_err(|error| {
+                let directory = String::from_utf8_lossy(directory.as_bytes()).into_owned();
+                self.say(&format!("cannot enter the directory {directory:?}: {error}"));
+            })?;
         }
         let mut env = env.clone();
         let mut add = |name: &str, value: String| -> io::Result<()> {

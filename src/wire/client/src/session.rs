@@ -87,6 +87,13 @@ impl Caller {
         first.map_or_else(|| "the login shell".to_owned(), |name| name.to_string_lossy().into_owned())
     }
 
+    fn directory(&self) -> String {
+        match self {
+            Self::Operator { cwd: Some(cwd), .. } => cwd.to_string_lossy().into_owned(),
+            Self::Operator { cwd: None, .. } | Self::Login { .. } => String::new(),
+        }
+    }
+
     fn stream_owner(&self) -> StreamOwner {
         match self {
             Self::Operator { .. } => StreamOwner::Operator,
@@ -141,7 +148,7 @@ pub fn run(daemon: &Daemon, spec: SessionSpec) -> Result<u8, Failure> {
         StreamOwner::Operator => exec_failure,
         StreamOwner::Tenant => |failure| failure,
     };
-    let command = spec.caller.command();
+    let (command, directory) = (spec.caller.command(), spec.caller.directory());
     let local = LocalStreams::duplicate().map_err(SessionError::local("use the standard streams"))?;
     let (pumps, remote) = match kind {
         StreamKind::Pipes => connect_streams(&local, owner).map_err(SessionError::local("make pipes"))?,
@@ -172,6 +179,7 @@ pub fn run(daemon: &Daemon, spec: SessionSpec) -> Result<u8, Failure> {
         io::stderr().write_all(format!("bailiwick: {notice}\n").as_bytes()).ok();
     }
     let mut session = Session::new(channel, &local, kind, owner, pumps, command);
+    session.directory = directory;
     session.link = Some(Link::new(daemon, *record, answer.connection.into()));
     let result = session.attend(&signals);
     // For `bailiwickd`, an abandoned session ends with its connection and without a status.

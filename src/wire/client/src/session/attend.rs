@@ -50,6 +50,8 @@ pub(super) struct Session<'a> {
     master: Option<OwnedFd>,
     /// The name of the command, for messages.
     command: String,
+    /// The working directory that was asked for, for messages.
+    pub(super) directory: String,
     pub(super) started: bool,
     /// Until when init may begin the session.
     begin_until: Instant,
@@ -87,6 +89,7 @@ impl<'a> Session<'a> {
             raw: None,
             master: None,
             command,
+            directory: String::new(),
             started: false,
             begin_until: Instant::now() + BEGIN_TIME,
             early_signal: None,
@@ -359,7 +362,8 @@ impl<'a> Session<'a> {
                 source: io::Error::from_raw_os_error(errno),
             }),
             SessionEvent::DirectoryFailed { errno } => {
-                Err(SessionError::Directory(io::Error::from_raw_os_error(errno)))
+                let source = io::Error::from_raw_os_error(errno);
+                Err(SessionError::Directory { directory: self.directory.clone(), source })
             }
             SessionEvent::SetupFailed { errno } => Err(SessionError::Setup(io::Error::from_raw_os_error(errno))),
             SessionEvent::Exited(status) => Ok(Some(status)),

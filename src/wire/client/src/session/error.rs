@@ -23,8 +23,12 @@ pub(super) enum SessionError {
     NotBegun,
     #[error("the session could not be set up")]
     Setup(#[source] io::Error),
-    #[error("cannot enter the directory that the command is to run in")]
-    Directory(#[source] io::Error),
+    #[error("cannot enter the directory \"{directory}\" that the command is to run in")]
+    Directory {
+        directory: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot execute \"{command}\"")]
     NotExecuted {
         command: String,
