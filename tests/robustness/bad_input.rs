@@ -356,8 +356,7 @@ fn a_second_service_on_one_state_directory_is_refused() {
     host.declare("alice", "web");
     host.start();
     host.ok(&["apply"]);
-    // The message depends on which of the two finds the other first.
-    assert_refuses_to_start(&mut host, 4, &["another bailiwick"]);
+    assert_refuses_to_start(&mut host, 4, &["another bailiwickd answers"]);
     let second = Command::new(stage().join("bailiwick-warden")).arg("--config").arg(host.path("etc")).output();
     let second = second.expect("runs");
     assert_eq!(second.status.code(), Some(4), "{}", output_text(&second));

@@ -11,7 +11,7 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// The unprivileged daemon of Bailiwick: decides, lets sessions in, and asks the warden for every change.
+/// The service of Bailiwick: decides, lets sessions in, and asks the warden for every change.
 #[derive(Debug, Parser)]
 #[command(name = "bailiwickd", version, about)]
 struct Arguments {

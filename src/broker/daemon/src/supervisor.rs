@@ -181,6 +181,7 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
 
     let warden_config = config.clone();
     let (warden_socket, control) = (host.runtime_dir.join(WARDEN_SOCKET), host.runtime_dir.join(CONTROL_SOCKET));
+    let control_socket = control.clone();
     let mut warden = Program::new("bailiwick-warden", warden_socket, WARDEN_ANSWER_TIME, move || {
         let mut command = Command::new(&warden_path);
         command.arg("--config").arg(&warden_config).env_clear();
@@ -203,6 +204,11 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
         command
     });
 
+    // A second warden would begin its work before it is refused.
+    if UnixStream::connect(&control_socket).is_ok() {
+        let message = format!("another bailiwickd answers on \"{}\"", control_socket.display());
+        return Err(Ended::new(ExitStatus::Conflict, message));
+    }
     warden.start()?;
     let result = wait_for_warden(&mut warden, &host.runtime_dir.join(WARDEN_SOCKET))
         .and_then(|()| {
