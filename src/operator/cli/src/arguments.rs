@@ -6,7 +6,8 @@ pub(crate) use options::{Format, NewTenantOptions, OptionalTenants, RequiredTena
 
 use crate::usage::Threshold;
 use crate::web::WebServer;
-use bailiwick_types::{ByteSize, Measure, Period, ServiceName, SessionId, TenantName, UnitName};
+use bailiwick_types::{ByteSize, Measure, Period, ServiceName, TenantName, UnitName};
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -313,7 +314,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         window: WindowOptions,
         /// Show the evidence of the incident with this number
-        #[arg(long, value_name = "NUMBER", conflicts_with_all = ["tenants", "since", "until"])]
+        #[arg(long, value_name = "NUMBER", value_parser = incident_number, conflicts_with_all = ["tenants", "since", "until"])]
         show: Option<u64>,
         #[command(flatten)]
         format: Format,
@@ -431,7 +432,7 @@ pub(crate) enum SessionCommand {
 pub(crate) struct KillOptions {
     /// Session ids, as shown by `bailiwick sessions`
     #[arg(value_name = "SESSION", required_unless_present = "tenants")]
-    pub(crate) sessions: Vec<SessionId>,
+    pub(crate) sessions: Vec<String>,
     /// End all sessions of this tenant; can be repeated
     #[arg(long = "tenant", value_name = "TENANT")]
     pub(crate) tenants: Vec<TenantName>,
@@ -440,6 +441,23 @@ pub(crate) struct KillOptions {
     pub(crate) reason: Option<String>,
     #[command(flatten)]
     pub(crate) format: Format,
+}
+
+fn incident_number(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "this is no number; `bailiwick incidents` lists the numbers")
+}
+
+/// What is said beside a message about wrong arguments: the arguments of a command for a jail would be those of `bailiwick`.
+pub(crate) fn tip(arguments: &[OsString], kind: ErrorKind) -> Option<&'static str> {
+    let is_exec = arguments
+        .iter()
+        .skip(1)
+        .find(|word| !word.as_encoded_bytes().starts_with(b"-"))
+        .is_some_and(|word| word == "exec");
+    let has_command = arguments.iter().any(|word| word == "--");
+    let is_about_it = matches!(kind, ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument);
+    (is_exec && !has_command && is_about_it)
+        .then_some("write `--` before the command: bailiwick exec TENANT -- COMMAND ARGUMENTS")
 }
 
 /// A kind of generated text.
@@ -475,7 +493,6 @@ pub(crate) enum Shell {
 mod tests {
     use super::*;
     use clap::CommandFactory;
-    use clap::error::ErrorKind;
 
     fn parse(line: &str) -> Result<Arguments, clap::Error> {
         Arguments::try_parse_from(std::iter::once("bailiwick").chain(line.split_whitespace()))
@@ -565,6 +582,20 @@ mod tests {
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn who_forgets_the_dashes_before_a_command_gets_a_tip() {
+        let tip_of = |line: &str| {
+            let words: Vec<OsString> =
+                std::iter::once("bailiwick").chain(line.split(' ')).map(OsString::from).collect();
+            tip(&words, parse(line).expect_err(line).kind())
+        };
+        let golden = "write `--` before the command: bailiwick exec TENANT -- COMMAND ARGUMENTS";
+        assert_eq!([tip_of("exec alice id"), tip_of("exec alice")], [Some(golden); 2]);
+        assert_eq!([tip_of("exec alice --nope -- id"), tip_of("list exec"), tip_of("exec Alice -- id")], [None; 3]);
+        let shown = parse("incidents --show x").expect_err("no number").to_string();
+        assert!(shown.contains("this is no number; `bailiwick incidents` lists the numbers"), "{shown}");
     }
 
     #[test]

@@ -42,6 +42,9 @@ fn main() -> ExitCode {
         Err(message) => {
             // Help and version are no errors. A failure to print cannot be reported anywhere.
             message.print().ok();
+            if let Some(tip) = arguments::tip(&std::env::args_os().collect::<Vec<_>>(), message.kind()) {
+                output::complain(tip);
+            }
             return if message.use_stderr() { ExitStatus::Invalid } else { ExitStatus::Done }.into();
         }
     };

@@ -126,12 +126,17 @@ fn doctor_status(report: &HostReport, required: impl IntoIterator<Item = Resourc
 }
 
 fn doctor_text(report: &HostReport) -> String {
-    let table = render(&["FEATURE", "STATE", "EVIDENCE", "REMEDY"], report.features.iter().map(feature_row));
-    format!("kernel {}\n\n{table}", visible(&report.kernel))
+    let table = render(&["FEATURE", "STATE", "EVIDENCE"], report.features.iter().map(feature_row));
+    let lacking = report.features.iter().filter(|feature| !feature.remedy.is_empty());
+    let remedies: Vec<_> = lacking.map(|feature| vec![feature.feature.clone(), feature.remedy.clone()]).collect();
+    // In a table of their own: beside the remedies, each line would be as long as the longest evidence.
+    let remedies =
+        if remedies.is_empty() { String::new() } else { format!("\n{}", render(&["FEATURE", "REMEDY"], remedies)) };
+    format!("kernel {}\n\n{table}{remedies}", visible(&report.kernel))
 }
 
 fn feature_row(feature: &FeatureReport) -> Vec<String> {
-    vec![feature.feature.clone(), word(feature.state), feature.evidence.clone(), feature.remedy.clone()]
+    vec![feature.feature.clone(), word(feature.state), feature.evidence.clone()]
 }
 
 fn audit_text(report: &AuditReport) -> String {
@@ -366,9 +371,11 @@ mod tests {
         assert_eq!(doctor_status(&missing, []), ExitStatus::Done);
         assert_eq!(doctor_status(&limited, [Resource::Disk]), ExitStatus::Done);
         let golden = "kernel 6.12.0\n\n\
-                      FEATURE  STATE    EVIDENCE  REMEDY\n\
-                      disk     missing  read      mount with prjquota\n\
-                      memory   works    read      -\n";
+                      FEATURE  STATE    EVIDENCE\n\
+                      disk     missing  read\n\
+                      memory   works    read\n\n\
+                      FEATURE  REMEDY\n\
+                      disk     mount with prjquota\n";
         assert_eq!(doctor_text(&missing), golden);
     }
 }

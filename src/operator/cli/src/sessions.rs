@@ -6,7 +6,9 @@ use crate::table::render;
 use crate::usage::{clock, local};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{Door, ExitStatus, Moment, SessionRecord, SocketName, TenantName, TimerReport, TimerRun};
+use bailiwick_types::{
+    Door, ExitStatus, Moment, SessionId, SessionRecord, SocketName, TenantName, TimerReport, TimerRun,
+};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -68,6 +70,7 @@ pub(crate) fn kill(daemon: &Daemon, options: KillOptions) -> Result<ExitStatus, 
         left: Vec<SessionRecord>,
     }
     let KillOptions { sessions, tenants, reason, format } = options;
+    let sessions = sessions.iter().map(|text| session_id(text)).collect::<Result<_, Failure>>()?;
     let ControlReply::EndedSessions { ended, left } =
         daemon.ask(&ControlRequest::EndSessions { sessions, tenants, reason })?
     else {
@@ -88,6 +91,14 @@ pub(crate) fn kill(daemon: &Daemon, options: KillOptions) -> Result<ExitStatus, 
     })
 }
 
+/// A word that is no id of a session is the id of none.
+fn session_id(text: &str) -> Result<SessionId, Failure> {
+    text.parse().map_err(|_| {
+        let message = format!("there is no session {text:?}; `bailiwick sessions` lists them");
+        Failure::of(ExitStatus::NotFound, message)
+    })
+}
+
 /// `bailiwick timers`.
 pub(crate) fn timers(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> Result<(), Failure> {
     let ControlReply::Timers(timers) = daemon.ask(&ControlRequest::Timers { tenants })? else {
@@ -97,9 +108,6 @@ pub(crate) fn timers(daemon: &Daemon, tenants: Vec<TenantName>, form: Form) -> R
 }
 
 fn timers_text(timers: &[TimerReport], zone: &TimeZone) -> String {
-    if timers.is_empty() {
-        return String::new();
-    }
     let rows = timers.iter().map(|timer| timer_row(timer, zone));
     render(&["TENANT", "TIMER", "SCHEDULE", "NEXT", "LAST", "STATUS", "COMMAND"], rows)
 }
@@ -127,9 +135,6 @@ fn run_status(run: &TimerRun) -> String {
 }
 
 fn sessions_text(all: &[Open], zone: &TimeZone) -> String {
-    if all.is_empty() {
-        return String::new();
-    }
     let rows = all.iter().map(|one| match one {
         Open::Session(session) => session_row(session, zone),
         Open::Socket(socket) => socket_row(socket),
@@ -162,7 +167,6 @@ mod tests {
     use super::*;
     use crate::arguments::Format;
     use bailiwick_client::fake;
-    use bailiwick_types::SessionId;
 
     fn session(id: u32) -> SessionRecord {
         SessionRecord {
@@ -188,7 +192,8 @@ SESSION   TENANT  DOOR  USER   FROM       SINCE                      PID   COMMA
 00000008  alice   ssh   alice  -          2026-09-21T14:13:20+00:00  4711  -
 ";
         assert_eq!(sessions_text(&[Open::Session(session(7)), Open::Session(login)], &TimeZone::UTC), golden);
-        assert_eq!(sessions_text(&[], &TimeZone::UTC), "");
+        assert_eq!(sessions_text(&[], &TimeZone::UTC), "SESSION  TENANT  DOOR  USER  FROM  SINCE  PID  COMMAND\n");
+        assert_eq!(session_id("nosuch").expect_err("none").status, ExitStatus::NotFound);
         let json = serde_json::to_value(session(7)).expect("serialises");
         for key in ["id", "tenant", "door", "user", "source", "key", "command", "since", "uid", "pid"] {
             assert!(json.get(key).is_some(), "{key}");
@@ -250,7 +255,7 @@ alice   e      daily     door closed                -                          -
             TimerReport { door_closed: true, ..timer("e", None, None) },
         ];
         assert_eq!(timers_text(&timers, &TimeZone::UTC), golden);
-        assert_eq!(timers_text(&[], &TimeZone::UTC), "");
+        assert_eq!(timers_text(&[], &TimeZone::UTC), "TENANT  TIMER  SCHEDULE  NEXT  LAST  STATUS  COMMAND\n");
     }
 
     #[test]
@@ -265,7 +270,7 @@ alice   e      daily     door closed                -                          -
         let (daemon, served) = fake(temp.path(), answers.to_vec());
         for (.., status) in cases {
             let options = KillOptions {
-                sessions: vec![SessionId(1)],
+                sessions: vec!["00000001".to_owned()],
                 tenants: Vec::new(),
                 reason: Some("enough".to_owned()),
                 format: Format { json: false },

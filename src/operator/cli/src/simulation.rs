@@ -55,7 +55,9 @@ fn policy_with(config: &Path, file: &Path) -> Result<(PlanName, Policy), Failure
     files.insert(place.clone(), read(file)?);
     let files: Vec<(PathBuf, Vec<u8>)> = files.into_iter().collect();
     let reading = bailiwick_policy::parse(&files);
-    let of_plan: Vec<_> = reading.diagnostics.into_iter().filter(|problem| problem.file == place).collect();
+    let mut of_plan: Vec<_> = reading.diagnostics.into_iter().filter(|problem| problem.file == place).collect();
+    // The operator's file is the one to be mended.
+    of_plan.iter_mut().for_each(|problem| file.clone_into(&mut problem.file));
     match reading.policy {
         Some(policy) if of_plan.is_empty() => Ok((name, policy)),
         _ => Err(crate::configuration::invalid(&of_plan)),
@@ -153,7 +155,7 @@ mod tests {
     fn an_invalid_plan_is_an_error_with_its_position() {
         let temp = config();
         let failure = policy_with(temp.path(), &temp.path().join("new/bad.toml")).expect_err("invalid");
-        assert!(failure.message.contains("bad.toml:1:1"), "{failure}");
+        assert!(failure.message.contains("/new/bad.toml:1:1"), "{failure}");
         assert!(policy_with(temp.path(), &temp.path().join("new/none.toml")).is_err());
         assert!(policy_with(temp.path(), Path::new("/dev/zero")).is_err());
     }

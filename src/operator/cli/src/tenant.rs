@@ -115,12 +115,25 @@ pub(crate) fn delete(config: &Path, name: &TenantName, data: Data, form: Form) -
             Err(Failure::of(ExitStatus::NotFound, message))
         }
         (Data::Keep, Deletion::NoTenant) => Err(failure(DeclareError::NoTenant { tenant: name.clone() })),
-        (Data::Destroy, _) => purge(&daemon, config, name, form),
+        (Data::Destroy, deletion) => purge(&daemon, config, name, &deletion, form),
     }
 }
 
-fn purge(daemon: &Daemon, config: &Path, name: &TenantName, form: Form) -> Result<ExitStatus, Failure> {
-    let outcomes = ask(daemon, &ControlRequest::Purge { tenant: name.clone() })?;
+fn purge(
+    daemon: &Daemon,
+    config: &Path,
+    name: &TenantName,
+    deletion: &Deletion,
+    form: Form,
+) -> Result<ExitStatus, Failure> {
+    let mut outcomes = ask(daemon, &ControlRequest::Purge { tenant: name.clone() })?;
+    // A tenant whose file never was without an error has no data, and its file is all that there is to remove.
+    if *deletion != Deletion::NoTenant {
+        let has_no_data = |failure: &Failure| failure.status == ExitStatus::NotFound;
+        for done in outcomes.iter_mut().filter(|done| done.failure.as_ref().is_some_and(has_no_data)) {
+            *done = outcome(name, Done::Deleted);
+        }
+    }
     if outcomes.iter().all(|outcome| outcome.failure.is_none()) {
         TenantFiles::open(config).and_then(|files| files.remove_deleted(name)).map_err(failure)?;
     }
@@ -285,6 +298,10 @@ mod tests {
             failure: Some(Failure::of(ExitStatus::Refused, "it runs")),
             ..outcome(&alice, Done::Failed)
         };
+        let no_data = TenantOutcome {
+            failure: Some(Failure::of(ExitStatus::NotFound, "there is no data")),
+            ..outcome(&alice, Done::Failed)
+        };
         let (_, served) = fake(
             &config.path().join("run"),
             vec![
@@ -292,6 +309,8 @@ mod tests {
                 outcomes(&[]),
                 outcomes(&[refused]),
                 outcomes(&[outcome(&alice, Done::Purged)]),
+                outcomes(std::slice::from_ref(&no_data)),
+                outcomes(&[no_data]),
             ],
         );
         let delete = |data| delete(config.path(), &alice, data, Form::Text);
@@ -308,10 +327,15 @@ mod tests {
         assert!(tenant_file(&config, ".alice.toml.deleted").is_some(), "kept until the data is gone");
         assert_eq!(delete(Data::Destroy), Ok(ExitStatus::Done));
         assert_eq!(tenant_file(&config, ".alice.toml.deleted"), None);
+        assert_eq!(delete(Data::Destroy), Ok(ExitStatus::NotFound), "there is nothing left");
+        fs::write(config.path().join("tenants.d/.alice.toml.deleted"), "plan = 7\n").expect("writes");
+        assert_eq!(delete(Data::Destroy), Ok(ExitStatus::Done), "it had no data");
+        assert_eq!(tenant_file(&config, ".alice.toml.deleted"), None);
 
         let asked = served.join().expect("served");
         let stop = ControlRequest::Lifecycle { verb: Verb::Stop, tenants: vec![alice.clone()] };
-        assert_eq!(asked, [stop, ControlRequest::Reload, purge.clone(), purge]);
+        let purges = [purge.clone(), purge.clone(), purge.clone(), purge];
+        assert_eq!((&asked[..2], &asked[2..]), (&[stop, ControlRequest::Reload][..], &purges[..]));
     }
 
     #[test]

@@ -170,11 +170,12 @@ impl Reconciler {
 fn last_good_failure(name: &TenantName, state: Option<&Declared>) -> Failure {
     if matches!(state, Some(Declared::Suspended { .. })) {
         let message = format!(
-            "suspended until a file without errors says otherwise; that of \"{name}\" has errors, and all else is as it last said without; see `bailiwick check`"
+            "suspended until a file without errors says otherwise; that of \"{name}\" has errors, and all else is as in its last version without an error; see `bailiwick check`"
         );
         return Failure::of(ExitStatus::Partly, message);
     }
-    let message =
-        format!("the file of \"{name}\" has errors, so what it last said without is in force; see `bailiwick check`");
+    let message = format!(
+        "the file of \"{name}\" has errors, so its last version without an error is in force; see `bailiwick check`"
+    );
     Failure::of(ExitStatus::Invalid, message)
 }
