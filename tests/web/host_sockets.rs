@@ -334,7 +334,9 @@ fn another_list_needs_no_restart() {
         Some(Some(0))
     );
     configure(&host, &[], 1);
-    host.ok(&["reload"]);
+    // The tenant's file now names what the host does not lend. That is an error of this file, and lends nothing.
+    let reload = host.cli(&["reload"]);
+    assert_eq!(reload.status.code(), Some(2), "{}", String::from_utf8_lossy(&reload.stderr));
     until("nobody serves what is not declared", || lender(&host, "alice").is_none());
 }
 
