@@ -30,7 +30,7 @@ const VERDICTS: [(Verdict, &str, &str); 5] = [
     (Verdict::Breached, "breached", "a wall is down"),
     (Verdict::Drift, "drift", "a wall or limit is not as declared, or could not be looked at"),
     (Verdict::Nominal, "nominal", "as declared, but for a limit that this host cannot hold"),
-    (Verdict::Down, "down", "not running: there is nothing to look at"),
+    (Verdict::Down, "down", "not running, stopped or asleep: there is nothing to look at"),
     (Verdict::Enforced, "enforced", "every wall and every limit is as declared, by the kernel's own word"),
 ];
 

@@ -93,7 +93,7 @@ impl Top {
                 } else {
                     String::new()
                 };
-                format!("bailiwick top: {} tenants{note}", self.data.tenants.len())
+                format!("bailiwick top: {} running tenants{note}", self.data.tenants.len())
             }
         }
     }
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn the_list_has_a_row_for_each_tenant() {
         let golden = [
-            "bailiwick top: 3 tenants. READ, WRITE: not measured; only version 2 of control groups counts them for each tenant",
+            "bailiwick top: 3 running tenants. READ, WRITE: not measured; only version 2 of control groups counts them for each tenant",
             "TENANT       CPUv   MEMORY   TASKS      READ     WRITE     DISK RUN/FAIL    CACHE  CPU-LIM  MEM-LIM DISK-LIM  NEAREST LIMIT, FAULTS",
             "bob         90.0%   100.0M                                                          100.0%     1.0G           cpu 90.0%",
             "carol       50.0%  1000.0M                                           3/1            100.0%     1.0G           memory 97.6% memory=3,x\\u{1b}[2J=1",
