@@ -126,6 +126,32 @@ fn check_site(server: &WebServer, missing_file: u16) {
     assert_eq!(told, (503, 1, Some("77"), "busy".to_owned()), "a service's own answer is left alone: {busy:?}");
 }
 
+/// Says the names of a script as a script reads them, with its own.
+fn names(script: &str) -> String {
+    format!(
+        "<?php echo '{script} ', $_SERVER['SCRIPT_NAME'], ' ', $_SERVER['PHP_SELF'], ' ', $_SERVER['SCRIPT_FILENAME'];"
+    )
+}
+
+#[test]
+fn nginx_names_the_script_of_a_directory_as_it_is_called() {
+    let (host, _folder) = php_and_files("nginx");
+    site(&host, "www/index.php", &names("front"));
+    site(&host, "www/sub/index.php", &names("sub"));
+    let nginx = nginx(&host);
+    let root = format!("/home/{}/www", tenant());
+    for (path, script, name) in [
+        ("/", "front", "/index.php"),
+        ("/sub/", "sub", "/sub/index.php"),
+        ("/s%75b/?a=b", "sub", "/sub/index.php"),
+        ("/a/pretty/name", "front", "/index.php"),
+        ("/a%0Aline%0A/", "front", "/index.php"),
+        ("/sub/index.php", "sub", "/sub/index.php"),
+    ] {
+        assert_eq!(answers(&nginx, path).text(), format!("{script} {name} {name} {root}{name}"), "{path}");
+    }
+}
+
 #[test]
 fn nginx_serves_it() {
     let (host, _folder) = php_and_files("nginx");

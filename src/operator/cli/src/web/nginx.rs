@@ -78,6 +78,8 @@ fn server(site: &Site, options: &Options) -> String {
         }
         (None, Some(php), files) => {
             let script = |script: &str| format!("{upload}{}", fastcgi(tenant.as_str(), php, root, script));
+            let rewritten =
+                |pattern: &str, to: &str| format!("    rewrite \"{pattern}\" {to} break;\n{}", script("$uri"));
             // nginx checks one limit of connections for each request, the first that it meets. That must be the limit of PHP:
             // a page whose name is no file comes through the files.
             if let Some(Backend { name, entries: Some(_), .. }) = files {
@@ -93,7 +95,7 @@ fn server(site: &Site, options: &Options) -> String {
                      location @bailiwick.{tenant}.directory {{\n    recursive_error_pages on;\n    \
                      fastcgi_intercept_errors on;\n    error_page 404 = @bailiwick.{tenant}.front;\n{}}}\n",
                     proxy(tenant.as_str(), &Backend { entries: None, ..files.clone() }),
-                    script("$uri/index.php"),
+                    rewritten(r"(?s)^(.*?)/*\z", "$1/index.php"),
                 ),
                 None => write!(
                     out,
@@ -107,7 +109,7 @@ fn server(site: &Site, options: &Options) -> String {
                 "location @bailiwick.{tenant}.front {{\n{}}}\n\
                  location ~ [^/]\\.php(/|$) {{\n    fastcgi_split_path_info ^(.+?\\.php)(/.*)$;\n    \
                  fastcgi_param PATH_INFO $fastcgi_path_info;\n{}}}\n",
-                script("/index.php"),
+                rewritten("^", "/index.php"),
                 script("$fastcgi_script_name"),
             )
             .expect("text");
