@@ -124,11 +124,19 @@ fn a_restarted_server_is_found_and_without_its_file_everybody_is_refused() {
     std::fs::remove_file(&file).expect("removes");
     let mut turned_away = lent.connect();
     assert!(!matches!(turned_away.read(&mut [0]), Ok(1..)));
-    until("it listens no more", || UnixStream::connect(lent.path()).is_err());
     served.write_all(b"y").expect("an open connection goes on");
     client.read_exact(&mut [0]).expect("it goes on");
-    drop(client);
-    assert!(lent.child.wait().expect("ends").success(), "then it ends");
+    // It keeps nobody from a server that is started again.
+    let host = UnixListener::bind(&file).expect("binds");
+    let mut second = lent.connect();
+    host.accept().expect("accepts").0.write_all(b"x").expect("writes");
+    second.read_exact(&mut [0]).expect("it is served");
+    std::fs::remove_file(&file).expect("removes");
+    drop((client, served, second));
+    until("without any it ends", || {
+        UnixStream::connect(lent.path()).is_err() && lent.child.try_wait().expect("waits").is_some()
+    });
+    assert!(lent.child.wait().expect("ends").success());
 }
 
 #[test]
