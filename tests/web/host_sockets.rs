@@ -257,7 +257,7 @@ fn the_program_between_both_has_nothing_to_take() {
     };
     assert_eq!(
         (limit("Max file size"), limit("Max open files"), limit("Max core file size")),
-        ("16".into(), "70".into(), "1".into())
+        ("24".into(), "70".into(), "1".into())
     );
     assert!(fs::read_to_string(format!("/proc/{pid}/environ")).expect("its environment").is_empty());
     // It is in every group of the tenant, so the tenant pays for it.
@@ -488,6 +488,81 @@ fn a_saved_file_changes_nothing_before_it_is_read_by_command() {
     host.ok(&["reload"]);
     assert_eq!(line(&open), None, "it is not declared any more");
     until("nobody serves it", || lender(&host, "alice").is_none());
+}
+
+#[test]
+fn a_socket_that_tenants_cannot_use_is_told() {
+    let place = Place::new();
+    place.serve();
+    let host = lent(&place, 20);
+    let told = |what: &str| host.ok(&["status"]).contains(what);
+    let doctor = |host: &Host| String::from_utf8_lossy(&host.cli(&["doctor"]).stdout).into_owned();
+    served(&host, "alice");
+    let chmod = |mode| fs::set_permissions(place.socket(), std::os::unix::fs::PermissionsExt::from_mode(mode));
+    let all = "1 tenant(s), \"alice\" first,";
+    // The server does not let the host user in.
+    chmod(0o600).expect("chmod");
+    assert!(!ask(&host, "alice", "alice", inside()).contains("hello"));
+    let remedy = "make it writable for the group \"64998\", or for everybody";
+    until("the status names it", || told(&format!("{all} may not open the host's socket \"db\"")) && told(remedy));
+    assert!(doctor(&host).contains(remedy), "{}", doctor(&host));
+    chmod(0o666).expect("chmod");
+    assert!(ask(&host, "alice", "alice", inside()).ends_with("hello\n"));
+    assert!(!told("may not open") && !doctor(&host).contains(remedy));
+    // It is no stream socket.
+    fs::remove_file(place.socket()).expect("removes");
+    let _datagrams = std::os::unix::net::UnixDatagram::bind(place.socket()).expect("binds");
+    chmod(0o666).expect("chmod");
+    until("the status names it", || {
+        ask(&host, "alice", "alice", inside());
+        told("it is no stream socket")
+    });
+    assert!(doctor(&host).contains("it is no stream socket"), "{}", doctor(&host));
+    // It is a link.
+    fs::rename(place.socket(), place.0.join("real")).expect("renames");
+    std::os::unix::fs::symlink(place.0.join("real"), place.socket()).expect("links");
+    until("the status names it", || told("s.sock\" is a link; write the path of the socket that it leads to"));
+    assert!(lender(&host, "alice").is_none() && doctor(&host).contains("is a link"), "{}", doctor(&host));
+}
+
+#[test]
+fn no_alias_and_no_user_of_the_host_leads_a_tenant_elsewhere() {
+    let place = Place::new();
+    place.serve();
+    let mut host = Host::new();
+    let (alias, deep) = (place.0.join("alias"), place.0.join("deep"));
+    std::os::unix::fs::symlink(host.path("run"), &alias).expect("links");
+    fs::create_dir(&deep).expect("makes");
+    let listener = UnixListener::bind(deep.join("s.sock")).expect("binds");
+    fs::set_permissions(deep.join("s.sock"), std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            echo(stream);
+        }
+    });
+    let paths = [("db", place.socket()), ("deep", deep.join("s.sock")), ("own", alias.join("control.sock"))];
+    let paths: Vec<(&str, &Path)> = paths.iter().map(|(name, path)| (*name, path.as_path())).collect();
+    configure(&host, &paths, 20);
+    declare(&host, "alice", profiles()[0], "\"db\", \"deep\", \"own\"");
+    host.start();
+    host.ok(&["apply"]);
+    let check = host.cli(&["check"]);
+    let check = String::from_utf8_lossy(&[check.stdout, check.stderr].concat()).into_owned();
+    assert!(check.contains("leads to a directory of Bailiwick"), "{check}");
+    let told = |what: &str| host.ok(&["status"]).contains(what);
+    let asked = |name: &str| ask(&host, "alice", "alice", &format!("/run/host/sockets/{name}"));
+    until("the others are lent", || {
+        asked("db/s.sock").ends_with("hello\n") && asked("deep/s.sock").ends_with("hello\n")
+    });
+    until("the status names it", || told("\"own\" is lent to nobody") && told("leads to a directory of Bailiwick"));
+    assert!(asked("own/control.sock").contains("connect: "));
+    // The directory of the socket may be the server's. One above it may not: its owner could put another in its place.
+    std::os::unix::fs::chown(&place.0, Some(12_345), None).expect("chown");
+    until("the status names it", || told("\"deep\" is lent to nobody") && told("others than root may change"));
+    assert!(asked("deep/s.sock").contains("connect: "));
+    assert!(asked("db/s.sock").ends_with("hello\n"));
+    let doctor = String::from_utf8_lossy(&host.cli(&["doctor"]).stdout).into_owned();
+    assert!(doctor.contains("others than root may change"), "{doctor}");
 }
 
 #[test]

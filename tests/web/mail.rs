@@ -491,6 +491,8 @@ fn what_a_delivery_has_left_behind_keeps_nobody_from_mail() {
     mail.host.ok(&["apply"]);
     until("nothing is served", || mail.servers().is_empty());
     assert_eq!(plan(), "", "it is as declared");
+    let audit = mail.host.cli(&["audit", "alice", "--json"]).stdout;
+    assert!(!String::from_utf8_lossy(&audit).contains("BW136"), "{}", String::from_utf8_lossy(&audit));
     mail.declare("alice", "web", MAIL);
     assert!(plan().contains("mail"), "{}", plan());
     mail.host.ok(&["apply"]);

@@ -190,6 +190,12 @@ pub fn connect_at_once(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Whether nobody could connect because the socket is no stream socket (`EPROTOTYPE`).
+#[must_use]
+pub fn is_no_stream(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::PROTOTYPE.raw_os_error())
+}
+
 /// Connects to a socket, and waits for room in its queue for at most `time`, or without a limit. The same limit holds for each
 /// write to the returned socket (`SO_SNDTIMEO`).
 ///

@@ -46,6 +46,8 @@ pub(crate) struct Server {
     is_short: bool,
     open: u64,
     refused: u64,
+    /// Why the last connection to the host's socket was not made; 0 when it was.
+    error: u64,
 }
 
 impl Server {
@@ -56,7 +58,7 @@ impl Server {
         let mut before = [0; 16];
         // The count of refused clients goes on where an earlier process has left it.
         let refused = match rustix::io::pread(&counts, &mut before, 0) {
-            Ok(16) => u64::from_ne_bytes(std::array::from_fn(|index| before[8 + index])),
+            Ok(16..) => u64::from_ne_bytes(std::array::from_fn(|index| before[8 + index])),
             _ => 0,
         };
         let server = Self {
@@ -73,6 +75,7 @@ impl Server {
             is_short: false,
             open: 0,
             refused,
+            error: 0,
         };
         server.write_counts();
         Ok(server)
@@ -177,6 +180,7 @@ impl Server {
         let connected = made.and_then(|host| rustix::net::connect(&host, &self.host).map(|()| host));
         match connected {
             Ok(host) => {
+                self.note_error(0);
                 if self.add(waiting.client, host).is_err() {
                     self.count(-1, 0);
                 }
@@ -186,6 +190,7 @@ impl Server {
             Err(error) => {
                 drop(waiting);
                 self.count(-1, 0);
+                self.note_error(u64::from(error.raw_os_error().unsigned_abs()));
                 // As long as somebody is connected it goes on: the server may only be starting again.
                 if error == Errno::NOENT && self.open == 0 {
                     self.listener = None;
@@ -217,10 +222,17 @@ impl Server {
         self.write_counts();
     }
 
-    /// Writes both counts for the warden: open connections, and those that were refused.
+    fn note_error(&mut self, error: u64) {
+        if self.error != error {
+            self.error = error;
+            self.write_counts();
+        }
+    }
+
+    /// Writes for the warden: the open connections, those that were refused, and the last error.
     fn write_counts(&self) {
-        let [open, refused] = [self.open, self.refused].map(u64::to_ne_bytes);
+        let all = [self.open, self.refused, self.error].map(u64::to_ne_bytes);
         // Nobody is served worse for a count that cannot be written.
-        rustix::io::pwrite(&self.counts, &[open, refused].concat(), 0).ok();
+        rustix::io::pwrite(&self.counts, &all.concat(), 0).ok();
     }
 }

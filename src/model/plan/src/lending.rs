@@ -29,9 +29,9 @@ pub const MAIL_COMMAND: &str = "bailiwick-mail";
 /// The file of its socket.
 pub const MAIL_FILE: &str = "mail.sock";
 
-/// The bytes of the file with the counts of a lent socket: its open connections and those that were refused, as numbers of the
-/// machine.
-pub const COUNTS_SIZE: u64 = 16;
+/// The bytes of the file with the counts of a lent socket: its open connections, those that were refused, and the number of the
+/// error of its last connection to the host's socket (0 when that was made), as numbers of the machine.
+pub const COUNTS_SIZE: u64 = 24;
 
 /// The directories of the host that hold run-time files. Inside, `/var/run` leads to `/run` too.
 const RUN_DIRS: [&str; 2] = ["/run", "/var/run"];

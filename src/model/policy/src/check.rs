@@ -8,6 +8,7 @@ use crate::folder::{PLANS, TENANTS, file_name};
 use crate::host;
 use crate::model::{Host, Plan, Policy, Run, ServiceSocket, Settings, Tenant};
 use crate::read::{read, sorted};
+use crate::socket_place::{NotLent, find_socket};
 use crate::source::Source;
 use bailiwick_types::{ByteSize, LimitKey, PlanName, Profile};
 use std::collections::BTreeSet;
@@ -75,6 +76,7 @@ pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
     let mut found = Findings { config_dir, diagnostics: reading.diagnostics };
     if let Some(policy) = &reading.policy {
         found.host(&policy.host, machine);
+        found.host_sockets(&policy.host);
         found.ids(policy);
         found.web(policy, machine);
         found.mail(policy, machine);
@@ -99,6 +101,22 @@ impl Findings<'_> {
             Some((source, place)) => Diagnostic::at(source, &place, problem),
             None => Diagnostic::whole(&path, problem),
         });
+    }
+
+    /// Refuses sockets that may not be lent from where they are now. One that is not there yet may come.
+    fn host_sockets(&mut self, host: &Host) {
+        for socket in host.host_sockets.values() {
+            let Err(NotLent::Refused { why, remedy }) = find_socket(host, socket) else { continue };
+            let path = self.config_dir.join(host::FILE);
+            let source = std::fs::read(&path).ok().and_then(|bytes| Source::new(path.clone(), bytes).ok());
+            let written = format!("\"{}\"", socket.path.display());
+            let place = source.and_then(|source| Some((source.text().find(&written)?, source)));
+            let problem = Problem::new(why).hint(remedy);
+            self.diagnostics.push(match place {
+                Some((at, source)) => Diagnostic::at(&source, &(at..at + written.len()), problem),
+                None => Diagnostic::whole(&path, problem),
+            });
+        }
     }
 
     fn host(&mut self, host: &Host, machine: &Machine) {

@@ -26,7 +26,9 @@ const MAX_HOST_SOCKETS: usize = 32;
 /// The most bytes of the name of a socket's file. A tenant reaches it by a longer path (`sun_path` of `unix(7)` has 107).
 const MAX_FILE_NAME: usize = 64;
 /// Directories that all daemons of the host share.
-const SHARED: &[&str] = &["/", "/dev", "/dev/shm", "/etc", "/run", "/run/lock", "/tmp", "/var", "/var/run", "/var/tmp"];
+const SHARED: &[&str] = &["/", "/dev", "/dev/shm", "/etc", "/run", "/run/lock", "/tmp", "/var", "/var/tmp"];
+/// Directories of the host's managers: a tenant that talks to one of them has a way out.
+const MANAGERS: &[&str] = &["/proc", "/run/dbus", "/run/systemd", "/run/user", "/sys"];
 
 /// Reads the sockets that the host may lend. None may be below the directories `own` of Bailiwick.
 pub(crate) fn read(
@@ -63,15 +65,28 @@ fn name(value: &DeValue<'_>) -> Result<HostSocketName, Problem> {
     Ok(name)
 }
 
+/// Why no socket of a directory may be lent, and what to do; `None` when one may.
+pub(crate) fn shared_directory(dir: &Path) -> Option<(&'static str, &'static str)> {
+    if SHARED.iter().any(|shared| dir == Path::new(shared)) {
+        let remedy = "have the program make its socket in a directory of its own, such as /run/mysqld";
+        return Some(("is in a directory of the whole host", remedy));
+    }
+    let is_manager = MANAGERS.iter().any(|manager| dir.starts_with(manager));
+    is_manager.then_some(("is the host's own", "no tenant may use what manages the host"))
+}
+
 fn path(value: &DeValue<'_>, own: &[&Path]) -> Result<PathBuf, Problem> {
     let path = directory(value)?;
     let shown = path.display();
     let (dir, name) = path.parent().zip(path.file_name()).ok_or_else(|| Problem::new("a socket is a file"))?;
-    if SHARED.iter().any(|shared| dir == Path::new(shared)) {
-        return Err(Problem::new(format!("\"{shown}\" is in a directory of the whole host"))
-            .hint("have the program make its socket in a directory of its own, such as /run/mysqld"));
+    // On every Debian, `/var/run` is a link to `/run`.
+    let plain = |path: &Path| {
+        path.strip_prefix("/var/run").map_or_else(|_| path.to_owned(), |rest| Path::new("/run").join(rest))
+    };
+    if let Some((why, remedy)) = shared_directory(&plain(dir)) {
+        return Err(Problem::new(format!("\"{shown}\" {why}")).hint(remedy));
     }
-    if own.iter().any(|own| path.starts_with(own)) {
+    if own.iter().any(|own| plain(&path).starts_with(plain(own))) {
         return Err(Problem::new(format!("\"{shown}\" is a socket of Bailiwick")).hint("no tenant may use one"));
     }
     if name.len() > MAX_FILE_NAME {

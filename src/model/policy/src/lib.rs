@@ -22,6 +22,7 @@ mod reader;
 mod services;
 mod settings;
 mod sleep;
+mod socket_place;
 mod source;
 mod sshkey;
 mod store;
@@ -39,4 +40,5 @@ pub use model::{
     Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
 };
 pub use read::{LastGood, Reading, dump, parse, read, read_host, read_tenant};
+pub use socket_place::{NotLent, SocketPlace, find_socket};
 pub use store::{Store, fingerprint};

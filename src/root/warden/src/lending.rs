@@ -20,10 +20,11 @@ use crate::lending::proxy::{Programs, Proxy, Target};
 use crate::lending::users::{Known, NotOurs, Users};
 use crate::limits::cgroups::Groups;
 use bailiwick_plan::lending::MAIL;
-use bailiwick_policy::{Host, HostSocket, Mail};
+use bailiwick_policy::{Host, HostSocket, Mail, NotLent};
 use bailiwick_proto::Failure;
 use bailiwick_types::{ExitStatus, HostSocketName, HostUid, LentSocket, TenantName};
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::time::Timespec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -116,8 +117,8 @@ pub(crate) struct Lending {
     leaving: Vec<Leaving>,
     /// Groups of sockets that are not lent any more. What the host's sendmail has started may still be there.
     emptying: BTreeSet<(TenantName, HostSocketName)>,
-    /// The sockets of the host that were there at the last look.
-    there: BTreeMap<HostSocketName, Target>,
+    /// The sockets of the host that tenants may use, as they were at the last look.
+    there: BTreeMap<HostSocketName, Result<Target, NotLent>>,
     users: Users,
     looked: Option<Instant>,
 }
@@ -249,13 +250,14 @@ impl Lending {
             for (name, lent) in all {
                 let target = match name.as_str() {
                     MAIL => mail.get(tenant).map(|mail| Target::mail(tenant, domain, around.host, *mail)),
-                    _ => there.get(name).cloned(),
+                    _ => there.get(name).and_then(|found| found.clone().ok()),
                 };
                 if let Some(proxy) = lent.proxy.take_if(|proxy| has_ended(proxy)) {
                     proxy.reap();
                     let why = proxy.why();
                     // Without the host's socket it has nothing to do, and ends by itself.
-                    let is_gone = name.as_str() != MAIL && target_now(around.host, name).is_none();
+                    let now_there = around.host.host_sockets.get(name).map(|socket| Target::find(around.host, socket));
+                    let is_gone = name.as_str() != MAIL && !matches!(now_there, Some(Ok(_)));
                     // It ends with its jail.
                     let jail_ends = !around.jails.get(tenant).is_some_and(Jail::still_runs);
                     if !(is_gone || jail_ends) && lent.ended(now, why.clone()) {
@@ -281,9 +283,12 @@ impl Lending {
                 };
                 let is_frozen = around.jails.get(tenant).is_none_or(Jail::is_frozen);
                 // In a frozen jail nobody waits for another one.
+                let is_refused = matches!(there.get(name), Some(Err(NotLent::Refused { .. })));
                 let is_other = |proxy: &mut Proxy| {
                     let target = target.as_ref().filter(|_| !is_frozen);
-                    !is_declared(around.host, name) || target.is_some_and(|target| proxy.target != *target)
+                    is_refused
+                        || !is_declared(around.host, name)
+                        || target.is_some_and(|target| proxy.target != *target)
                 };
                 if let Some(proxy) = lent.proxy.take_if(is_other) {
                     leaving.push(Leaving::end((tenant, name), proxy));
@@ -318,7 +323,8 @@ impl Lending {
             self.domain = host.mail.domain.clone().unwrap_or_else(proxy::mail_domain);
         }
         let names: BTreeSet<&HostSocketName> = self.tenants.values().flat_map(BTreeMap::keys).collect();
-        self.there = names.into_iter().filter_map(|name| Some((name.clone(), target_now(host, name)?))).collect();
+        let found = |name: &HostSocketName| Some((name.clone(), Target::find(host, host.host_sockets.get(name)?)));
+        self.there = names.into_iter().filter_map(found).collect();
     }
 
     /// The processes that have ended.
@@ -356,7 +362,7 @@ impl Lending {
     }
 
     fn is_there(&self, name: &HostSocketName) -> bool {
-        name.as_str() == MAIL || self.there.contains_key(name)
+        name.as_str() == MAIL || self.there.get(name).is_some_and(Result::is_ok)
     }
 
     /// The sockets of the host that are lent to a tenant.
@@ -364,8 +370,8 @@ impl Lending {
         let lent = self.tenants.get(tenant).into_iter().flatten().filter(|(name, _)| name.as_str() != MAIL);
         let state = |(name, lent): (&HostSocketName, &Lent)| {
             let counts = self.places.read_counts(tenant, name).unwrap_or_default();
-            let connections = if lent.proxy.is_some() { counts.0 } else { 0 };
-            (name.clone(), LentSocket { served: lent.proxy.is_some(), connections, refused: counts.1 })
+            let connections = if lent.proxy.is_some() { counts.connections } else { 0 };
+            (name.clone(), LentSocket { served: lent.proxy.is_some(), connections, refused: counts.refused })
         };
         lent.map(state).collect()
     }
@@ -381,6 +387,8 @@ impl Lending {
     pub(crate) fn problems(&self, host: &Host) -> Vec<String> {
         let mut missing: BTreeMap<&HostSocketName, usize> = BTreeMap::new();
         let mut problems = Vec::new();
+        // The first tenant of each, and how many there are.
+        let mut failed: BTreeMap<(&HostSocketName, i32), (&TenantName, usize)> = BTreeMap::new();
         for (tenant, name, lent) in
             self.tenants.iter().flat_map(|(tenant, all)| all.iter().map(move |(name, lent)| (tenant, name, lent)))
         {
@@ -391,9 +399,29 @@ impl Lending {
                     MAIL => format!("\"{tenant}\" cannot send mail: {why}; it is tried again"),
                     _ => format!("the host's socket \"{name}\" is not lent to \"{tenant}\": {why}; it is tried again"),
                 });
+            } else if let Some(error) = self.places.read_counts(tenant, name).and_then(|counts| counts.error) {
+                // A server that is just starting again is no problem.
+                if ![Errno::NOENT, Errno::CONNREFUSED, Errno::AGAIN].contains(&error) {
+                    failed.entry((name, error.raw_os_error())).or_insert((tenant, 0)).1 += 1;
+                }
             }
         }
+        problems.extend(failed.into_iter().map(|((name, error), (tenant, count))| {
+            let path = host.host_sockets.get(name).map(|socket| socket.path.display().to_string()).unwrap_or_default();
+            let (of, error) = (format!("{count} tenant(s), \"{tenant}\" first,"), Errno::from_raw_os_error(error));
+            match error {
+                Errno::ACCESS | Errno::PERM => format!(
+                    "{of} may not open the host's socket \"{name}\" ({path}): make it writable for the group \"{}\", or for everybody",
+                    host.login_group
+                ),
+                Errno::PROTOTYPE => format!("{of} cannot use the host's socket \"{name}\" ({path}): it is no stream socket; only such can be lent"),
+                _ => format!("{of} cannot use the host's socket \"{name}\" ({path}): {error}"),
+            }
+        }));
         let of_host = missing.into_iter().map(|(name, count)| match host.host_sockets.get(name) {
+            Some(_) if let Some(Err(NotLent::Refused { why, remedy })) = self.there.get(name) => {
+                format!("the host's socket \"{name}\" is lent to nobody, and {count} tenant(s) may use it: {why}; {remedy}")
+            }
             Some(HostSocket { path, .. }) => format!(
                 "the host's socket \"{name}\" is not there ({}), and {count} tenant(s) may use it: start the program that makes it",
                 path.display()
@@ -417,18 +445,12 @@ fn start(
     (tenant, init, name): (&TenantName, u32, &HostSocketName),
     (user, target): ((HostUid, u32), &Target),
 ) -> Result<Proxy, String> {
-    let socket = around.host.host_sockets.get(name);
-    let started = Proxy::start(programs, places, around.groups, (tenant, init, name), user, (socket, target));
+    let started = Proxy::start(programs, places, around.groups, (tenant, init, name), user, (around.host, target));
     started.map_err(|error| Failure::new(ExitStatus::Failed, &*error).message)
 }
 
 fn is_declared(host: &Host, name: &HostSocketName) -> bool {
     name.as_str() == MAIL || host.host_sockets.contains_key(name)
-}
-
-/// The host's socket as it is now; `None` when it is not declared, or nothing is there.
-fn target_now(host: &Host, name: &HostSocketName) -> Option<Target> {
-    Target::find(host.host_sockets.get(name)?)
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! Reports what the host can enforce, feature by feature, with a remedy for each feature that does not work.
 
 use bailiwick_observe::{
-    HostReadings, Linkage, StorageReadings, Trial, UserReadings, group_exists, host_readings, mail_domain,
+    HostReadings, Linkage, StorageReadings, Trial, UserReadings, group_exists, group_id, host_readings, mail_domain,
     sendmail_problem, storage_readings, user_exists, user_readings, user_sources,
 };
 use bailiwick_plan as plan;
 use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_plan::mount::TERMINALS;
-use bailiwick_policy::{Host, HostSocket};
+use bailiwick_policy::{Host, HostSocket, NotLent};
 use bailiwick_types::{
-    Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, HostSocketName, Limits, Profile,
-    QuotaFacts, Resource,
+    Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, Limits, Profile, QuotaFacts,
+    Resource,
 };
+use std::collections::BTreeSet;
 use std::error::Error;
-use std::os::unix::fs::FileTypeExt;
+use std::io;
 use std::path::Path;
 
 /// The oldest supported kernel.
@@ -469,25 +470,60 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
         ),
     ];
     features.extend(web_group);
-    let is_socket = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    features.extend(host_sockets(host, is_socket));
+    if !host.host_sockets.is_empty() {
+        let group = group_id(&host.login_group);
+        let trial = |socket: &HostSocket| try_socket(host, socket, group);
+        features.push(host_sockets(host, trial));
+    }
     features
 }
 
-/// Reports whether the sockets that the host may lend are there; `None` when it lends none.
-fn host_sockets(host: &Host, is_socket: impl Fn(&Path) -> bool) -> Option<FeatureReport> {
-    let all = host.host_sockets.iter();
-    let (there, missing): (Vec<_>, Vec<_>) = all.partition(|(_, socket)| is_socket(&socket.path));
-    let shown = |sockets: &[(&HostSocketName, &HostSocket)]| {
-        let shown = sockets.iter().map(|(name, socket)| format!("\"{name}\" ({})", socket.path.display()));
-        shown.collect::<Vec<_>>().join(", ")
-    };
-    let remedy = "start the program that makes it, or remove its [[host_socket]] from bailiwick.toml";
-    match (there.is_empty(), missing.is_empty()) {
-        (true, true) => None,
-        (_, true) => Some(works("host-sockets", format!("can be lent: {}", shown(&there)))),
-        _ => Some(limited("host-sockets", format!("not there: {}", shown(&missing)), remedy)),
+/// Reports whether tenants can use the sockets that the host may lend.
+fn host_sockets(host: &Host, trial: impl Fn(&HostSocket) -> Result<(), NotLent>) -> FeatureReport {
+    let (mut good, mut bad, mut remedies) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for (name, socket) in &host.host_sockets {
+        let shown = format!("\"{name}\" ({})", socket.path.display());
+        match trial(socket) {
+            Ok(()) => good.push(shown),
+            Err(NotLent::Missing) => {
+                bad.push(format!("{shown} is not there"));
+                remedies.insert(
+                    "start the program that makes it, or remove its [[host_socket]] from bailiwick.toml".to_owned(),
+                );
+            }
+            Err(NotLent::Refused { why, remedy }) => {
+                bad.push(format!("{shown}: {why}"));
+                remedies.insert(remedy);
+            }
+        }
     }
+    if bad.is_empty() {
+        return works("host-sockets", format!("can be lent: {}", good.join(", ")));
+    }
+    limited("host-sockets", bad.join("; "), &remedies.into_iter().collect::<Vec<_>>().join("; "))
+}
+
+/// Whether a tenant could use a socket of the host. `group` is that of all host users.
+fn try_socket(host: &Host, socket: &HostSocket, group: Option<u32>) -> Result<(), NotLent> {
+    let place = bailiwick_policy::find_socket(host, socket)?;
+    let may =
+        |(_, gid, mode): (u32, u32, u32), right: u32| mode & if group == Some(gid) { right << 3 } else { right } != 0;
+    if !may(place.of_directory, 0o1) || !may(place.of_socket, 0o2) {
+        let remedy = format!("make it writable for the group \"{}\", or for everybody", host.login_group);
+        return Err(NotLent::Refused { why: "tenants may not open it".to_owned(), remedy });
+    }
+    let file = socket.path.file_name().map(|file| place.directory.join(file)).ok_or(NotLent::Missing)?;
+    // Whoever asks may have fewer rights than a tenant: then it is not tried.
+    let (why, remedy) = match bailiwick_sys::socket::connect_at_once(&file) {
+        Err(error) if bailiwick_sys::socket::is_no_stream(&error) => {
+            ("it is no stream socket", "name another: only stream sockets can be lent")
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            ("nobody serves it", "start the program that makes it")
+        }
+        _ => return Ok(()),
+    };
+    Err(NotLent::Refused { why: why.to_owned(), remedy: remedy.to_owned() })
 }
 
 /// Reports whether the reserve of disk space leaves enough of the file system to tenants, and whether less than the
@@ -647,18 +683,25 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_not_there_cannot_be_lent() {
+    fn a_socket_that_tenants_cannot_use_is_told_with_a_remedy() {
         let mut host = host();
-        assert_eq!(host_sockets(&host, |_| false), None);
         for (name, path) in [("mysql", "/run/mysqld/mysqld.sock"), ("redis", "/run/redis/redis.sock")] {
             let socket = HostSocket { path: path.into(), connections: 20 };
             host.host_sockets.insert(name.parse().expect("a name"), socket);
         }
-        let report = |is_there: fn(&Path) -> bool| host_sockets(&host, is_there).expect("it lends some");
-        assert_eq!(report(|_| true).state, FeatureState::Works);
-        let some = report(|path| path.starts_with("/run/redis"));
-        assert_eq!(some.state, FeatureState::Limited);
-        assert_eq!(some.evidence, "not there: \"mysql\" (/run/mysqld/mysqld.sock)");
+        assert_eq!(host_sockets(&host, |_| Ok(())).state, FeatureState::Works);
+        let of = |redis: NotLent| {
+            host_sockets(
+                &host,
+                |socket| if socket.path.starts_with("/run/redis") { Err(redis.clone()) } else { Ok(()) },
+            )
+        };
+        let missing = of(NotLent::Missing);
+        assert_eq!(missing.state, FeatureState::Limited);
+        assert_eq!(missing.evidence, "\"redis\" (/run/redis/redis.sock) is not there");
+        let refused = of(NotLent::Refused { why: "it is a link".to_owned(), remedy: "write another".to_owned() });
+        assert_eq!(refused.evidence, "\"redis\" (/run/redis/redis.sock): it is a link");
+        assert_eq!(refused.remedy, "write another");
     }
 
     #[test]

@@ -49,7 +49,9 @@ pub(crate) fn wall(
     if !foreign.is_empty() {
         wall.violations.push(finding::LENDER_FOREIGN.violation(finding::list(foreign.into_iter())));
     }
-    let served: BTreeSet<&str> = lenders.iter().filter_map(|process| socket_of(jail, process)).collect();
+    // What the host's sendmail has started may outlive the server of mail.
+    let serves = |process: &&ProcessFacts| socket_of(jail, process) != Some(MAIL) || process.command == MAIL_COMMAND;
+    let served: BTreeSet<&str> = lenders.iter().filter(serves).filter_map(|process| socket_of(jail, process)).collect();
     let declared = |name: &&str| names(&tenant.settings).iter().any(|own| own.as_str() == *name);
     let undeclared: Vec<String> =
         served.into_iter().filter(|name| !declared(name)).map(|name| format!("\"{name}\" is lent")).collect();

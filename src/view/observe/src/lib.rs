@@ -25,7 +25,7 @@ pub use process_snapshot::process_snapshots;
 pub use storage::{StorageReadings, Trial, disk_fact, space, storage_readings};
 pub use usage::{Gauge, Meter, Reading};
 pub use user::{
-    DirectoryUsers, SubordinateIds, UserReadings, directories, directory_users, group_exists, user_exists,
+    DirectoryUsers, SubordinateIds, UserReadings, directories, directory_users, group_exists, group_id, user_exists,
     user_readings, user_sources,
 };
 

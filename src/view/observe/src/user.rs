@@ -135,6 +135,16 @@ pub fn group_exists(group: &str) -> bool {
     group.parse::<u32>().is_ok() || is_known("group", group)
 }
 
+/// The number of a group, from any database of the host.
+#[must_use]
+pub fn group_id(group: &str) -> Option<u32> {
+    let asked = || {
+        let output = Command::new("getent").args(["group", group]).stdin(Stdio::null()).output().ok()?;
+        String::from_utf8(output.stdout).ok()?.split(':').nth(2)?.parse().ok()
+    };
+    group.parse().ok().or_else(asked)
+}
+
 /// Whether any database of the host has this user. Every number counts as a user.
 #[must_use]
 pub fn user_exists(user: &str) -> bool {

@@ -215,6 +215,24 @@ fn a_problem_of_a_plan_is_reported_once() {
 }
 
 #[test]
+fn no_alias_makes_a_socket_of_bailiwick_one_that_can_be_lent() {
+    let directory = Directory::with(&[]);
+    let base = directory.path().join("base");
+    std::fs::create_dir_all(base.join("run")).expect("makes");
+    std::os::unix::fs::symlink("run", base.join("alias")).expect("links");
+    let text = format!(
+        "runtime_dir = \"{0}/run\"\nstate_dir = \"{0}/state\"\n[[host_socket]]\nname = \"db\"\npath = \"/run/no-such-place/s\"\n\
+         [[host_socket]]\nname = \"own\"\npath = \"{0}/alias/control.sock\"\n",
+        base.display()
+    );
+    directory.write("bailiwick.toml", text);
+    let found = check(directory.path(), &machine());
+    let [only] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(only.line, 8, "{only}");
+    assert!(only.message.ends_with("leads to a directory of Bailiwick") && only.hint.is_some(), "{only}");
+}
+
+#[test]
 fn a_plan_and_a_tenant_name_only_what_the_host_lends() {
     let lent = "[[host_socket]]\nname = \"mysql\"\npath = \"/run/mysqld/mysqld.sock\"\n";
     let of = |host: &str, plan: &str, tenant: &str| {

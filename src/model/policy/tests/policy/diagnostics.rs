@@ -769,6 +769,14 @@ fn bailiwick_toml() {
             "3:8: \"/run/bailiwick/warden.sock\" is a socket of Bailiwick (no tenant may use one)",
         ),
         (
+            "[[host_socket]]\nname = \"db\"\npath = \"/var/run/bailiwick/lent/alice/s\"",
+            "3:8: \"/var/run/bailiwick/lent/alice/s\" is a socket of Bailiwick (no tenant may use one)",
+        ),
+        (
+            "[[host_socket]]\nname = \"bus\"\npath = \"/var/run/dbus/system_bus_socket\"",
+            "3:8: \"/var/run/dbus/system_bus_socket\" is the host's own (no tenant may use what manages the host)",
+        ),
+        (
             "[[host_socket]]\nname = \"db\"\npath = \"run/db/s\"",
             "3:8: the path \"run/db/s\" is not absolute (a path starts with \"/\")",
         ),

@@ -5,6 +5,7 @@ use bailiwick_plan::lending::COUNTS_SIZE;
 use bailiwick_sys::{file, socket};
 use bailiwick_types::{HostSocketName, TenantName};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +16,17 @@ const SOCKETS: &str = "sockets";
 const BACKLOG: i32 = 128;
 /// The name of a new socket before it takes its place.
 const NEW: &str = ".new";
+
+/// What the process of one socket has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// The open connections.
+    pub(crate) connections: u64,
+    /// The connections that were refused.
+    pub(crate) refused: u64,
+    /// Why the last connection to the host's socket was not made.
+    pub(crate) error: Option<Errno>,
+}
 
 /// The open directory of all tenants. Only root may enter it, so no user of the host reaches a socket in it.
 #[derive(Debug)]
@@ -53,14 +65,17 @@ impl Places {
         file::open_at(&self.rates, tenant.as_str(), flags, Mode::from_raw_mode(0o600))
     }
 
-    /// The open and the refused connections of one socket.
-    pub(crate) fn read_counts(&self, tenant: &TenantName, name: &HostSocketName) -> Option<(u64, u64)> {
+    /// What the process of one socket has counted.
+    pub(crate) fn read_counts(&self, tenant: &TenantName, name: &HostSocketName) -> Option<Counts> {
         let own = file::open_dir_at(&self.lent, tenant).ok()?;
         let bytes = file::open_file_at(own, counts_name(name))
             .and_then(|fd| file::read_bounded(fd, usize::try_from(COUNTS_SIZE).map_err(io::Error::other)?));
-        let bytes: [u8; 16] = bytes.ok()?.try_into().ok()?;
-        let half = |from: usize| u64::from_ne_bytes(std::array::from_fn(|index| bytes[from + index]));
-        Some((half(0), half(8)))
+        let bytes = bytes.ok()?;
+        let mut numbers = bytes.as_chunks().0.iter().map(|number| u64::from_ne_bytes(*number));
+        let (connections, refused) = (numbers.next()?, numbers.next()?);
+        // A process of an earlier version does not say.
+        let error = numbers.next().and_then(|error| i32::try_from(error).ok()).filter(|error| *error != 0);
+        Some(Counts { connections, refused, error: error.map(Errno::from_raw_os_error) })
     }
 
     /// Removes one socket, so that nobody can connect any more.
@@ -148,7 +163,10 @@ mod tests {
         let counts = places.counts(&alice, &mysql).expect("makes");
         assert_eq!(places.read_counts(&alice, &mysql), None, "nothing was counted");
         rustix::io::pwrite(&counts, &[7_u64.to_ne_bytes(), 9_u64.to_ne_bytes()].concat(), 0).expect("writes");
-        assert_eq!(places.read_counts(&alice, &mysql), Some((7, 9)));
+        let golden = Counts { connections: 7, refused: 9, error: None };
+        assert_eq!(places.read_counts(&alice, &mysql), Some(golden), "of an earlier version");
+        rustix::io::pwrite(&counts, &13_u64.to_ne_bytes(), 16).expect("writes");
+        assert_eq!(places.read_counts(&alice, &mysql), Some(Counts { error: Some(Errno::ACCESS), ..golden }));
         assert_eq!(places.names(), ["alice"]);
         places.remove_socket(&alice, &mysql).expect("removes");
         assert!(!path.exists() && real.join("alice/sockets").exists());

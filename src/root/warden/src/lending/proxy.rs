@@ -10,16 +10,16 @@ use crate::lending::places::{Places, listen};
 use crate::limits::cgroups::Groups;
 use bailiwick_plan::lending::{COMMAND, COUNTS_SIZE, MAIL, MAIL_FILE, mail_command_line, read_mail_command_line};
 use bailiwick_plan::{CORE_LIMIT, OOM_SCORE};
-use bailiwick_policy::{Host, HostSocket, Mail};
+use bailiwick_policy::{Host, HostSocket, Mail, NotLent};
 use bailiwick_sys::mount::attr;
 use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_sys::process::{self, Cloned, MOUNT_NAMESPACE};
 use bailiwick_sys::{credential, file, mount, proc};
 use bailiwick_types::{HostSocketName, HostUid, TenantName};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Signal};
 use std::error::Error;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -64,14 +64,11 @@ pub(crate) struct MailTarget {
 }
 
 impl Target {
-    /// A socket of the host as it is now; `None` when it is no socket.
-    pub(crate) fn find(socket: &HostSocket) -> Option<Self> {
-        let is_socket =
-            rustix::fs::stat(&socket.path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
-        let stat = rustix::fs::stat(socket.path.parent()?).ok().filter(|_| is_socket)?;
-        let file = socket.path.file_name()?.to_str()?.to_owned();
-        let directory = (stat.st_dev, stat.st_ino);
-        Some(Self::Socket(SocketTarget { directory, file, connections: socket.connections }))
+    /// A socket of the host as it is now.
+    pub(crate) fn find(host: &Host, socket: &HostSocket) -> Result<Self, NotLent> {
+        let place = bailiwick_policy::find_socket(host, socket)?;
+        let file = socket.path.file_name().and_then(OsStr::to_str).ok_or(NotLent::Missing)?.to_owned();
+        Ok(Self::Socket(SocketTarget { directory: place.id, file, connections: socket.connections }))
     }
 
     /// The mail of a tenant. Its host user has its name.
@@ -143,14 +140,14 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts a process for a socket of a tenant, whose init is `init`. `socket` is that of the host, if it is one.
+    /// Starts a process for a socket of a tenant, whose init is `init`.
     pub(crate) fn start(
         programs: &Programs,
         places: &Places,
         groups: &Groups,
         (tenant, init, name): (&TenantName, u32, &HostSocketName),
         user: (HostUid, u32),
-        (socket, target): (Option<&HostSocket>, &Target),
+        (host, target): (&Host, &Target),
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let dir = places.socket_dir(tenant, name)?;
@@ -161,9 +158,9 @@ impl Proxy {
         let arguments = target.arguments(name).into_iter().map(text).collect::<io::Result<Vec<_>>>()?;
         let (program, notes, walls, flags) = match target {
             Target::Socket(target) => {
-                let socket = socket.ok_or("it is not declared any more")?;
+                let socket = host.host_sockets.get(name).ok_or("it is not declared any more")?;
                 let walls = Walls {
-                    root: root_of(socket, target)?,
+                    root: root_of(host, socket, target)?,
                     network: namespace::open(init, "net")?,
                     open_files: u64::from(target.connections) * 2 + OTHER_FILES,
                 };
@@ -261,12 +258,15 @@ fn target_of(pid: u32, name: &HostSocketName) -> Option<Target> {
 }
 
 /// The directory of a host's socket, as the root of the process that serves it.
-fn root_of(socket: &HostSocket, target: &SocketTarget) -> Result<OwnedFd, Box<dyn Error + Send + Sync>> {
-    let parent = socket.path.parent().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
-    let root = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+fn root_of(host: &Host, socket: &HostSocket, target: &SocketTarget) -> Result<OwnedFd, Box<dyn Error + Send + Sync>> {
+    let changed = || format!("\"{}\" is in another directory than a moment ago", socket.path.display());
+    // Nobody but root can change what this path means.
+    let place = bailiwick_policy::find_socket(host, socket).map_err(|_| changed())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&place.directory, flags, Mode::empty())?;
     let found = file::metadata(&root)?;
     if (found.device, found.inode) != target.directory {
-        return Err(format!("\"{}\" is another directory than a moment ago", parent.display()).into());
+        return Err(changed().into());
     }
     let root = mount::detached_copy_of(&root)?;
     mount::replace_attributes(&root, attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC)?;
