@@ -514,6 +514,26 @@ fn what_a_delivery_has_left_behind_keeps_nobody_from_mail() {
 }
 
 #[test]
+fn a_message_that_is_being_delivered_outlives_a_changed_limit() {
+    let mail = Mail::new(&[("alice", "web", MAIL)]);
+    mail.script("first", "case \"$*\" in *slow@*) while [ ! -e $dir/go ]; do sleep 0.05; done; esac");
+    let slow = mail.begin("alice", &format!("echo x | {SENDMAIL} slow@example.org"));
+    until("it is being delivered", || mail.running().len() == 1);
+    mail.declare("alice", "web", "[mail]\nper_hour = 10000\nrecipients = 1\n");
+    mail.host.ok(&["apply"]);
+    // Others go on beside it, by the new limits.
+    until("the new limits are in force", || mail.send("alice", "a@example.org b@example.org").0 == 65);
+    mail.sent("alice", "you@example.org");
+    mail.declare("alice", "web", "");
+    mail.host.ok(&["apply"]);
+    assert_eq!(mail.running().len(), 1, "it is still being delivered");
+    fs::write(mail.dir.join("go"), "").expect("writes");
+    let ended = slow.wait_with_output().expect("ends");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    until("nobody serves", || mail.servers().is_empty());
+}
+
+#[test]
 fn a_program_of_the_host_that_fails_or_hangs_is_told_and_harms_nobody_else() {
     let mail = Mail::new(&[("alice", "web", MAIL), ("bob", "web", MAIL)]);
     for (script, status, word) in [
