@@ -108,7 +108,7 @@ mod tests {
             ("far", "/var/lib/mysql/mysql.sock"),
             ("mysql", "/var/run/mysqld/mysqld.sock"),
             ("postgresql", "/run/postgresql/.s.PGSQL.5432"),
-            ("taken", "/run/user/s"),
+            ("taken", "/run/screen/s"),
             ("theirs", "/run/host/s"),
         ];
         let names: Vec<String> = all.iter().map(|(name, _)| format!("\"{name}\"")).collect();
