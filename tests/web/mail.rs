@@ -412,6 +412,26 @@ fn nobody_sends_more_within_an_hour_whatever_is_killed() {
 }
 
 #[test]
+fn a_server_that_is_told_to_end_tells_the_truth_first() {
+    let mail = Mail::new(&[("alice", "web", MAIL)]);
+    mail.script(
+        "first",
+        "case \"$*\" in *slow@*) : > $dir/got/waits; until [ -e $dir/go ]; do sleep 0.02; done ;; esac",
+    );
+    let slow = mail.begin("alice", &format!("echo x | {SENDMAIL} slow@example.org"));
+    until("it has the message", || mail.dir.join("got/waits").exists());
+    let server = mail.servers()[0];
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
+    fs::write(mail.dir.join("go"), "").expect("writes");
+    let ended = slow.wait_with_output().expect("ends");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(mail.take()["arguments"].lines().last(), Some("slow@example.org"));
+    until("another one serves", || mail.servers().first().is_some_and(|now| *now != server));
+    mail.sent("alice", "you@example.org");
+}
+
+#[test]
 fn a_new_tenant_of_the_same_name_begins_anew() {
     let one = "[mail]\nper_hour = 1\n";
     let mut mail = Mail::new(&[("alice", "web", one), ("bob", "web", one)]);
