@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Bound;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -30,6 +31,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// A socket that was whole this long has the first pause again.
 const WELL: Duration = Duration::from_secs(600);
 
+/// How many files of sockets are looked at together.
+const MENDED_AT_ONCE: usize = 1000;
 /// The most sockets in the store: `FileDescriptorStoreMax=` in `bailiwickd.service`.
 pub const MAX_STORED: u16 = 16384;
 /// How many sockets are stored before a pause. A manager that gets thousands at once does nothing else meanwhile
@@ -118,6 +121,8 @@ pub(crate) struct WebSockets {
     held: Mutex<BTreeMap<Key, Held>>,
     broken: ListenerSet,
     stored: Mutex<Option<Stored>>,
+    /// The last socket of which the last [`Self::mend`] looked at the file, unless there was none after it.
+    mended: Mutex<Option<Key>>,
     changed: Wake,
 }
 
@@ -137,7 +142,13 @@ fn declared(policy: &Policy) -> BTreeMap<Key, u32> {
 
 impl WebSockets {
     pub(crate) fn new(changed: Wake) -> Self {
-        Self { held: Mutex::default(), broken: ListenerSet::of_shutdowns(), stored: Mutex::default(), changed }
+        Self {
+            held: Mutex::default(),
+            broken: ListenerSet::of_shutdowns(),
+            stored: Mutex::default(),
+            mended: Mutex::default(),
+            changed,
+        }
     }
 
     /// A descriptor that is readable when a tenant has shut a socket down, until the next [`Self::heal`].
@@ -195,9 +206,16 @@ impl WebSockets {
     }
 
     /// Puts files of sockets right that somebody has changed. One that was replaced or removed is made anew by the next
-    /// [`Self::heal`].
+    /// [`Self::heal`]. On a host with very many sockets each call looks at some of them, and the next one at those after them.
     pub(crate) fn mend(&self, runtime: &Path) {
-        let keys: Vec<Key> = lock(&self.held).keys().cloned().collect();
+        let keys = {
+            let (held, mut mended) = (lock(&self.held), lock(&self.mended));
+            let from = mended.take().map_or(Bound::Unbounded, Bound::Excluded);
+            let keys: Vec<Key> =
+                held.range((from, Bound::Unbounded)).map(|(key, _)| key).take(MENDED_AT_ONCE).cloned().collect();
+            *mended = keys.last().filter(|_| keys.len() == MENDED_AT_ONCE).cloned();
+            keys
+        };
         for key in keys {
             let Some(wrong) = self.wrong(runtime, &key.0, &key.1) else { continue };
             warn!(target: "bailiwick::event", tenant = %key.0, event = "socket-changed", socket = %key.1, "somebody has changed a socket of {}: {wrong}; it is put right", key.0);
@@ -473,6 +491,7 @@ fn remove_directories(host: &Host, is_known: impl Fn(&TenantName) -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bailiwick_policy::Tenant;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
     use std::path::PathBuf;
@@ -546,6 +565,36 @@ mod tests {
         assert_eq!(sockets.heal(&runtime, Instant::now()), [name::<TenantName>("alice")]);
         assert_eq!(wrong(), None);
         UnixStream::connect(&path).expect("connects");
+    }
+
+    #[test]
+    fn of_very_many_files_each_round_looks_at_the_next_ones() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let runtime = temp.path().canonicalize().expect("a path").join("run");
+        std::fs::create_dir_all(runtime.join(WEB_DIR)).expect("makes");
+        bailiwick_sys::credential::raise_open_files(0).expect("raises");
+        let mut policy = policy(&runtime, &service("web"));
+        let alice = policy.tenants[&name::<TenantName>("alice")].clone();
+        let names = (0..MENDED_AT_ONCE).map(|number| name::<TenantName>(&format!("t{number}")));
+        policy.tenants.extend(names.map(|name| (name.clone(), Tenant { name, ..alice.clone() })));
+        let sockets = WebSockets::new(Wake::default());
+        sockets.follow(&policy);
+        let [first, last]: [Key; 2] = ["alice", "t999"].map(|tenant| (name(tenant), name("web")));
+        for key in [&first, &last] {
+            std::fs::set_permissions(web_socket(&runtime, &key.0, &key.1), std::fs::Permissions::from_mode(0o666))
+                .expect("chmod");
+        }
+        let wrong = |key: &Key| sockets.wrong(&runtime, &key.0, &key.1).is_some();
+        for golden in [[true, true], [false, true], [false, false]] {
+            assert_eq!([wrong(&first), wrong(&last)], golden);
+            sockets.mend(&runtime);
+        }
+        std::fs::set_permissions(web_socket(&runtime, &first.0, &first.1), std::fs::Permissions::from_mode(0o666))
+            .expect("chmod");
+        for _ in 0..2 {
+            sockets.mend(&runtime);
+        }
+        assert!(!wrong(&first), "it begins again");
     }
 
     #[test]
