@@ -449,11 +449,12 @@ fn incident_number(text: &str) -> Result<u64, &'static str> {
 
 /// What is said beside a message about wrong arguments: the arguments of a command for a jail would be those of `bailiwick`.
 pub(crate) fn tip(arguments: &[OsString], kind: ErrorKind) -> Option<&'static str> {
-    let is_exec = arguments
-        .iter()
-        .skip(1)
-        .find(|word| !word.as_encoded_bytes().starts_with(b"-"))
-        .is_some_and(|word| word == "exec");
+    let mut words = arguments.iter().skip(1);
+    let mut verb = words.next();
+    while let Some(option) = verb.filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
+        verb = if option == "--config" { words.nth(1) } else { words.next() };
+    }
+    let is_exec = verb.is_some_and(|word| word == "exec");
     let has_command = arguments.iter().any(|word| word == "--");
     let is_about_it = matches!(kind, ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument);
     (is_exec && !has_command && is_about_it)
@@ -592,7 +593,9 @@ mod tests {
             tip(&words, parse(line).expect_err(line).kind())
         };
         let golden = "write `--` before the command: bailiwick exec TENANT -- COMMAND ARGUMENTS";
-        assert_eq!([tip_of("exec alice id"), tip_of("exec alice")], [Some(golden); 2]);
+        for line in ["exec alice id", "exec alice", "--config /etc exec alice id", "--config=/etc exec alice id"] {
+            assert_eq!(tip_of(line), Some(golden), "{line}");
+        }
         assert_eq!([tip_of("exec alice --nope -- id"), tip_of("list exec"), tip_of("exec Alice -- id")], [None; 3]);
         let shown = parse("incidents --show x").expect_err("no number").to_string();
         assert!(shown.contains("this is no number; `bailiwick incidents` lists the numbers"), "{shown}");
