@@ -113,7 +113,7 @@ fn a_closed_door_runs_nothing_and_an_operator_can_end_a_run() {
     assert!(sessions()[0]["command"].as_str().is_some_and(|command| command.contains("sleep 600")), "{:?}", sessions());
     declare(&host, "doors = [\"exec\"]\n", &[("long", "*:*:0/1", "echo begin >> out; exec sleep 600")]);
     // A timer behind a closed door is an error of the file, and the door is closed all the same.
-    assert_eq!(host.cli(&["apply", "--now"]).status.code(), Some(2));
+    assert_eq!(host.cli(&["apply", "--now"]).status.code(), Some(7));
     until("it is out", &host, || sessions().is_empty());
     assert!(timers(&host)[0]["next"].is_null() && timers(&host)[0]["door_closed"] == true);
     assert!(host.ok(&["timers"]).contains("door closed"));

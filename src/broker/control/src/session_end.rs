@@ -83,7 +83,8 @@ impl SessionEnd {
     pub(crate) async fn end_unwanted(&self, names: &[TenantName], roster: &Roster) -> Vec<TenantOutcome> {
         let unwanted = |record: &SessionRecord| -> Option<String> {
             let loaded = self.tenants.policy.loaded();
-            if loaded.invalid.contains(&record.tenant) {
+            // Of a file with an error, what it last said without one is in force, and what it takes away.
+            if loaded.has_nothing_of(&record.tenant) {
                 return None;
             }
             let Some(tenant) = loaded.policy.tenants.get(&record.tenant) else {
