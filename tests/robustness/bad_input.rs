@@ -785,7 +785,7 @@ fn a_refused_create_destroys_no_existing_data() {
 #[test]
 fn stopping_needs_no_disk() {
     let file_systems: [(&str, &[&str]); 2] =
-        [("2M", &["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"]), ("128M", &["mkfs.btrfs", "-q"])];
+        [("2M", &["mkfs.ext4", "-q", "-m", "0", "-N", "1024", "-O", "^has_journal"]), ("128M", &["mkfs.btrfs", "-q"])];
     for (size, make) in file_systems {
         let mut host = Host::new();
         let pool = Pool::for_state_of(&host, size, make);
