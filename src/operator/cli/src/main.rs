@@ -155,7 +155,7 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         }
         Command::RefusedRequests { socket } => done(web::refused::run(&socket, std::io::stdin().lock()))?,
         Command::Web { server, tenant, write, upload, format } => {
-            done(web::run(config, server, tenant.as_ref(), write.as_deref(), upload, format.into()))?
+            web::run(config, server, tenant.as_ref(), write.as_deref(), upload, format.into())?
         }
         Command::Reload { format } => change::reload(&daemon()?, format.into())?,
         Command::Generate { what: Generate::Man { output } } => done(generate::man(&output))?,

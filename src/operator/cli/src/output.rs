@@ -36,6 +36,11 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Text of several lines, in which tabs stay too: those of a Caddyfile.
+pub(crate) fn visible_text(text: &str) -> String {
+    text.split('\t').map(visible_lines).collect::<Vec<_>>().join("\t")
+}
+
 /// Prints a value as JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&json(value))
@@ -98,6 +103,11 @@ mod tests {
         let text = json(&[hostile]);
         assert!(!text.trim_end().contains(|c| c != '\n' && is_dangerous(c)), "{text:?}");
         assert_eq!(serde_json::from_str::<Vec<String>>(&text).expect("valid"), [hostile]);
+    }
+
+    #[test]
+    fn tabs_and_line_breaks_of_a_text_stay() {
+        assert_eq!(visible_text("a {\n\tb\u{1b}\n}\n"), "a {\n\tb\\u{1b}\n}\n");
     }
 
     #[test]

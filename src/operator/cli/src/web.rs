@@ -18,6 +18,7 @@ use bailiwick_proto::{Failure, refused_socket, web_socket};
 use bailiwick_sys::file::{self, Outlives};
 use bailiwick_types::{ByteSize, ExitStatus, TenantName};
 use clap::ValueEnum;
+use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,6 +28,10 @@ use std::path::{Path, PathBuf};
 
 /// The first line of every file that is written. A file without it is the operator's, and is left alone.
 const MARK: &str = "# Written by `bailiwick web`. Changes here are lost.";
+/// The file that all tenants share.
+const SHARED: &str = "bailiwick.conf";
+/// The folder of tenants' files.
+const TENANTS: &str = "bailiwick.d";
 /// The largest file that is compared with what would be written, in bytes.
 const LARGEST: usize = 16 << 20;
 
@@ -135,62 +140,125 @@ pub(crate) fn run(
     folder: Option<&Path>,
     upload: ByteSize,
     form: Form,
-) -> Result<(), Failure> {
+) -> Result<ExitStatus, Failure> {
     let reading = bailiwick_policy::read(config);
-    let policy = match reading.policy {
-        Some(policy) if reading.diagnostics.is_empty() => policy,
-        _ => return Err(invalid(&reading.diagnostics)),
-    };
-    let files = render(&policy, server, only, upload)?;
+    let Some(policy) = &reading.policy else { return Err(invalid(&reading.diagnostics)) };
+    if let Some(name) = only.filter(|name| reading.invalid.contains(*name)) {
+        return Err(invalid(&bailiwick_policy::read_tenant(config, name).err().unwrap_or(reading.diagnostics)));
+    }
+    let left_out: Vec<&TenantName> = reading.invalid.iter().collect();
+    let sites = Sites { all: sites(policy)?, only };
+    sites.check(policy)?;
+    let options = options(policy, upload)?;
     match folder {
-        None if form == Form::Json => {
-            let by_name: BTreeMap<_, _> = files.iter().map(|(path, text)| (path.display().to_string(), text)).collect();
-            output::print_json(&by_name)
+        None => {
+            let files = files(server, &sites.wanted(), &sites.wanted(), &options, &Earlier::nothing());
+            if form == Form::Json {
+                let by_name: BTreeMap<_, _> =
+                    files.iter().map(|(path, text)| (path.display().to_string(), text)).collect();
+                output::print_json(&by_name)?;
+            } else {
+                output::print(&output::visible_text(&listing(&files)))?;
+            }
         }
-        None => output::print(&output::visible_lines(&listing(&files))),
         Some(folder) => {
-            let written = write(folder, &files, only.is_none())?;
-            output::show(form, &written, |written| written.in_words(server, folder))
+            let earlier = Earlier { shared: earlier(folder)?, kept: &left_out };
+            let files = files(server, &sites.wanted(), &sites.all.iter().collect::<Vec<_>>(), &options, &earlier);
+            let written = write(folder, &files, &left_out, only.is_none())?;
+            output::show(form, &written, |written| written.in_words(server, folder))?;
         }
+    }
+    if only.is_some() || reading.diagnostics.is_empty() {
+        return Ok(ExitStatus::Done);
+    }
+    output::complain_raw(&bailiwick_diagnostics::render(&reading.diagnostics));
+    if !left_out.is_empty() {
+        let names: Vec<&str> = left_out.iter().map(|name| name.as_str()).collect();
+        output::complain(&format!("left out, and what was written for them before stays: {}", names.join(", ")));
+    }
+    Ok(ExitStatus::Partly)
+}
+
+/// The sites of all tenants that have one.
+fn sites(policy: &Policy) -> Result<Vec<Site>, Failure> {
+    let of_tenants = policy.tenants.values().map(|tenant| site(&policy.host, tenant));
+    of_tenants.filter_map(Result::transpose).collect()
+}
+
+/// The sites, and the tenant that the operator named.
+struct Sites<'a> {
+    all: Vec<Site>,
+    only: Option<&'a TenantName>,
+}
+
+impl Sites<'_> {
+    /// Those that the operator wants.
+    fn wanted(&self) -> Vec<&Site> {
+        self.all.iter().filter(|site| self.only.is_none_or(|only| site.tenant == *only)).collect()
+    }
+
+    /// Refuses what can lead nowhere.
+    fn check(&self, policy: &Policy) -> Result<(), Failure> {
+        if let Some(name) = self.only.filter(|name| !policy.tenants.contains_key(*name)) {
+            return Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\"")));
+        }
+        if policy.host.web.group.is_none() {
+            let message =
+                "bailiwick.toml has no `web`, so no web server may connect; write web = { group = \"www-data\" }";
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        if let (Some(name), true) = (self.only, self.wanted().is_empty()) {
+            let message =
+                format!("\"{name}\" has no [[service.socket]], so there is nothing for a web server to connect to");
+            return Err(Failure::of(ExitStatus::Refused, message));
+        }
+        Ok(())
     }
 }
 
-/// The files for all tenants, or for one.
-fn render(
-    policy: &Policy,
-    server: WebServer,
-    only: Option<&TenantName>,
-    upload: ByteSize,
-) -> Result<Vec<File>, Failure> {
-    if let Some(name) = only.filter(|name| !policy.tenants.contains_key(*name)) {
-        return Err(Failure::of(ExitStatus::NotFound, format!("there is no tenant \"{name}\"")));
-    }
-    if policy.host.web.group.is_none() {
-        let message = "bailiwick.toml has no `web`, so no web server may connect; write web = { group = \"www-data\" }";
-        return Err(Failure::of(ExitStatus::Refused, message));
-    }
-    let mut sites = Vec::new();
-    for tenant in policy.tenants.values().filter(|tenant| only.is_none_or(|only| tenant.name == *only)) {
-        sites.extend(site(&policy.host, tenant)?);
-    }
-    if let (Some(name), true) = (only, sites.is_empty()) {
-        let message =
-            format!("\"{name}\" has no [[service.socket]], so there is nothing for a web server to connect to");
-        return Err(Failure::of(ExitStatus::Refused, message));
-    }
+fn options(policy: &Policy, upload: ByteSize) -> Result<Options, Failure> {
     let refused = quoted(&refused_socket(&policy.host.runtime_dir).to_string_lossy())?.to_owned();
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/bailiwick"));
     let program = quoted(&program.to_string_lossy())?.to_owned();
-    let options = Options { upload, refused, program };
-    let mut files = match server {
-        WebServer::Nginx => nginx::files(&sites, &options),
-        WebServer::Apache => apache::files(&sites, &options),
-        WebServer::Caddy => caddy::files(&sites, &options),
-    };
-    for (_, text) in &mut files {
-        *text = format!("{MARK}\n{text}");
+    Ok(Options { upload, refused, program })
+}
+
+/// What was written before, for tenants whose declaration has an error now.
+struct Earlier<'a> {
+    /// `bailiwick.conf`.
+    shared: String,
+    /// The tenants, whose own files stay as they are.
+    kept: &'a [&'a TenantName],
+}
+
+impl Earlier<'_> {
+    fn nothing() -> Self {
+        Self { shared: String::new(), kept: &[] }
     }
-    Ok(files)
+}
+
+/// The file that all tenants share, if the web server needs one, and a file for each of `sites`.
+fn files(server: WebServer, sites: &[&Site], all: &[&Site], options: &Options, earlier: &Earlier<'_>) -> Vec<File> {
+    let shared = match server {
+        WebServer::Nginx => Some(nginx::shared(all, &earlier.shared, earlier.kept)),
+        WebServer::Apache => apache::shared(all, options),
+        WebServer::Caddy => None,
+    };
+    let of_site = |site: &&Site| {
+        let text = match server {
+            WebServer::Nginx => nginx::site(site, options),
+            WebServer::Apache => apache::site(site, options),
+            WebServer::Caddy => caddy::site(site, options),
+        };
+        (PathBuf::from(of_tenant(&site.tenant)), text)
+    };
+    let shared = shared.map(|text| (PathBuf::from(SHARED), text));
+    shared.into_iter().chain(sites.iter().map(of_site)).map(|(name, text)| (name, format!("{MARK}\n{text}"))).collect()
+}
+
+/// The name of a tenant's file below the folder.
+fn of_tenant(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}.conf")
 }
 
 /// What was written.
@@ -209,33 +277,59 @@ impl Written {
         if !self.changed {
             return format!("{}: nothing has changed, no reload is needed\n", folder.display());
         }
-        let reload = match server {
-            WebServer::Nginx => "nginx -t && systemctl reload nginx",
-            WebServer::Apache => "apachectl configtest && systemctl reload apache2",
-            WebServer::Caddy => "systemctl reload caddy",
+        let (include, reload) = match server {
+            WebServer::Nginx => ("include", "nginx -t && systemctl reload nginx"),
+            WebServer::Apache => ("Include", "apachectl configtest && systemctl reload apache2"),
+            WebServer::Caddy => ("import", "systemctl reload caddy"),
         };
+        let removed = self.removed.iter().map(|path| {
+            let name = path.file_name().unwrap_or_default().display();
+            format!("{name} is removed: take its `{include}` away\n")
+        });
         let count = self.written.len() + self.removed.len();
-        format!("{}: {count} files have changed; now run: {reload}\n", folder.display())
+        let changed = format!("{}: {count} files have changed; now run: {reload}\n", folder.display());
+        removed.chain([changed]).collect()
     }
 }
 
-/// Writes the files that differ, each in one step. With `all`, removes files of ours that are not among them.
-fn write(folder: &Path, files: &[File], all: bool) -> Result<Written, Failure> {
-    let failed = |path: &Path| {
-        let path = path.display().to_string();
-        move |error: io::Error| Failure::of(ExitStatus::Failed, format!("cannot write \"{path}\": {error}"))
+/// The failure of writing a file or a folder.
+fn failed(path: &Path) -> impl Fn(io::Error) -> Failure {
+    let path = path.display().to_string();
+    move |error| {
+        let (status, message) = match Errno::from_io_error(&error) {
+            Some(Errno::EXIST | Errno::NOTDIR) => (ExitStatus::Conflict, format!("\"{path}\" is no directory")),
+            Some(Errno::LOOP) => (ExitStatus::Conflict, format!("\"{path}\" is a symbolic link; move it away first")),
+            _ => (ExitStatus::Failed, format!("cannot write \"{path}\": {error}")),
+        };
+        Failure::of(status, message)
+    }
+}
+
+/// The file that all tenants share, as it is now. It is empty when there is none.
+fn earlier(folder: &Path) -> Result<String, Failure> {
+    let path = folder.join(SHARED);
+    let dir = match folder.canonicalize().and_then(|folder| file::open_dir(&folder)) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(failed(folder)(error)),
     };
+    let text = read(&dir, SHARED).map_err(failed(&path))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Writes the files that differ, each in one step. With `all`, removes files of ours that are not among them, but not those of
+/// tenants that are `kept`.
+fn write(folder: &Path, files: &[File], kept: &[&TenantName], all: bool) -> Result<Written, Failure> {
     let mut outcome = Written { changed: false, written: Vec::new(), removed: Vec::new() };
-    let mut folders: BTreeMap<PathBuf, OwnedFd> = BTreeMap::new();
+    let open = |parent: &Path| -> Result<OwnedFd, Failure> {
+        fs::create_dir_all(parent).map_err(failed(parent))?;
+        parent.canonicalize().and_then(|real| file::open_dir(&real)).map_err(failed(parent))
+    };
+    let folders = [folder.to_owned(), folder.join(TENANTS)];
+    let dirs = [open(&folders[0])?, open(&folders[1])?];
     for (name, text) in files {
         let path = folder.join(name);
-        let parent = path.parent().expect("it is below the folder").to_owned();
-        if !folders.contains_key(&parent) {
-            fs::create_dir_all(&parent).map_err(failed(&parent))?;
-            let real = parent.canonicalize().map_err(failed(&parent))?;
-            folders.insert(parent.clone(), file::open_dir(&real).map_err(failed(&parent))?);
-        }
-        let dir = &folders[&parent];
+        let dir = &dirs[usize::from(name.starts_with(TENANTS))];
         let name = path.file_name().expect("files have names").to_string_lossy().into_owned();
         let present = read(dir, &name).map_err(failed(&path))?;
         if present.as_deref() == Some(text.as_bytes()) {
@@ -249,11 +343,13 @@ fn write(folder: &Path, files: &[File], all: bool) -> Result<Written, Failure> {
         outcome.written.push(path);
     }
     if all {
-        for (parent, dir) in &folders {
+        let stay: Vec<PathBuf> = kept.iter().map(|tenant| PathBuf::from(of_tenant(tenant))).collect();
+        for (parent, dir) in folders.iter().zip(&dirs) {
             for name in file::names(dir).map_err(failed(parent))? {
                 let Some(name) = name.to_str().filter(|name| name.ends_with(".conf")) else { continue };
                 let path = parent.join(name);
-                let is_planned = files.iter().any(|(planned, _)| folder.join(planned) == path);
+                let is_planned =
+                    files.iter().map(|(planned, _)| planned).chain(&stay).any(|planned| folder.join(planned) == path);
                 let is_ours =
                     read(dir, name).is_ok_and(|text| text.is_some_and(|text| text.starts_with(MARK.as_bytes())));
                 if !is_planned && is_ours {
@@ -318,21 +414,23 @@ mod tests {
         }
     }
 
+    /// All that is printed for a site.
+    fn text(server: WebServer, site: &Site) -> String {
+        files(server, &[site], &[site], &options(), &Earlier::nothing()).into_iter().map(|(_, text)| text).collect()
+    }
+
     #[test]
     fn nginx_tells_of_refused_requests_where_there_are_entries() {
         for mut site in sites() {
-            let text = |site: &Site| -> String {
-                nginx::files(std::slice::from_ref(site), &options()).into_iter().map(|(_, text)| text).collect()
-            };
             let log =
                 "access_log syslog:server=unix:/run/bailiwick/web/refused.sock,nohostname,tag=bailiwick bailiwick;";
-            let limited = text(&site);
+            let limited = text(WebServer::Nginx, &site);
             assert_eq!(limited.matches(log).count(), 1, "{limited}");
             assert!(limited.contains("log_format bailiwick $bailiwick_socket;"), "{limited}");
             for backend in site.php.iter_mut().chain(&mut site.files).chain(&mut site.programs) {
                 backend.entries = None;
             }
-            let free = text(&site);
+            let free = text(WebServer::Nginx, &site);
             assert!(!free.contains("log") && !free.contains("busy") && !free.contains("limit_conn"), "{free}");
         }
     }
@@ -340,12 +438,9 @@ mod tests {
     #[test]
     fn apache_has_a_program_tell_of_refused_requests_where_there_are_entries() {
         for mut site in sites() {
-            let text = |site: &Site| -> String {
-                apache::files(std::slice::from_ref(site), &options()).into_iter().map(|(_, text)| text).collect()
-            };
             let log =
                 "GlobalLog \"|/usr/bin/bailiwick refused-requests /run/bailiwick/web/refused.sock\" bailiwick \"expr=";
-            let limited = text(&site);
+            let limited = text(WebServer::Apache, &site);
             assert_eq!(limited.matches(log).count(), 1, "{limited}");
             assert!(
                 limited.contains("E=BAILIWICK_SOCKET:alice.") && limited.contains("bailiwick-answered"),
@@ -354,28 +449,87 @@ mod tests {
             for backend in site.php.iter_mut().chain(&mut site.files).chain(&mut site.programs) {
                 backend.entries = None;
             }
-            let free = text(&site);
+            let free = text(WebServer::Apache, &site);
             assert!(!free.contains("GlobalLog") && !free.contains("onsuccess"), "{free}");
         }
     }
 
     #[test]
     fn each_kind_of_site_leads_to_its_sockets() {
-        let options = options();
         for site in sites() {
-            let sites = [site.clone()];
-            for server in
-                [nginx::files(&sites, &options), apache::files(&sites, &options), caddy::files(&sites, &options)]
-            {
-                let text: String = server.into_iter().map(|(_, text)| text).collect();
+            for server in WebServer::value_variants() {
+                let text = text(*server, &site);
                 assert_eq!(text.matches('{').count(), text.matches('}').count(), "{text}");
                 assert!(text.contains("67108864") && text.contains("Retry-After"), "{text}");
-                let used = site.php.iter().filter(|_| site.programs.is_empty()).chain(&site.programs);
-                for backend in used {
+                for backend in site.php.iter().chain(&site.programs) {
                     assert!(text.contains(&backend.path), "{}: {text}", backend.path);
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_program_beside_php_does_not_take_the_site() {
+        let site = sites().pop().expect("PHP, files and a program");
+        for server in WebServer::value_variants() {
+            let text = text(*server, &site);
+            let in_force: String = text.lines().filter(|line| !line.starts_with('#')).collect();
+            assert!(in_force.contains("alice.php") || in_force.contains("alice/php.sock"), "{text}");
+            assert!(in_force.contains("alice.files") || in_force.contains("alice/files.sock"), "{text}");
+            assert!(!in_force.contains("proxy_pass http://bailiwick.alice.app0"), "{text}");
+            assert!(!in_force.contains("ProxyPass /"), "{text}");
+            assert!(text.lines().any(|line| line.starts_with('#') && line.contains("app0")), "{text}");
+        }
+    }
+
+    #[test]
+    fn nginx_knows_the_variable_of_entries_only_where_a_location_sets_it() {
+        let mut site = sites().remove(0);
+        site.php.as_mut().expect("PHP").entries = None;
+        let text = text(WebServer::Nginx, &site);
+        assert!(!text.contains("$bailiwick_socket"), "{text}");
+    }
+
+    #[test]
+    fn nginx_keeps_what_the_file_of_a_broken_tenant_needs() {
+        let (site, tenant) = (sites().remove(0), "alice".parse().expect("a name"));
+        let shared = nginx::shared(&[&site], "", &[]);
+        let kept = nginx::shared(&[], &shared, &[&tenant]);
+        for part in ["upstream bailiwick.alice.php {", "upstream bailiwick.alice.files {", "limit_conn_zone"] {
+            assert_eq!(kept.matches(part).count(), 1, "{kept}");
+        }
+        assert_eq!(kept.matches('{').count(), kept.matches('}').count(), "{kept}");
+        assert!(!nginx::shared(&[], &shared, &[]).contains("alice"), "nobody is kept");
+    }
+
+    #[test]
+    fn each_obstacle_has_an_error_of_its_own() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let files = [(PathBuf::from("bailiwick.d/alice.conf"), format!("{MARK}\n"))];
+        let failure = |folder: &Path| write(folder, &files, &[], true).expect_err("an obstacle");
+        for (folder, golden) in [("/dev/null", "\"/dev/null\" is no directory"), ("/dev/null/a", "is no directory")] {
+            let failure = failure(Path::new(folder));
+            assert!(failure.message.contains(golden), "{failure:?}");
+            let before = earlier(Path::new(folder)).expect_err("an obstacle");
+            assert!(before.message.contains(golden), "{before:?}");
+        }
+        fs::create_dir(temp.path().join("bailiwick.d")).expect("mkdir");
+        std::os::unix::fs::symlink("/dev/null", temp.path().join("bailiwick.d/alice.conf")).expect("a link");
+        let failure = failure(temp.path());
+        assert_eq!(failure.status, ExitStatus::Conflict);
+        assert!(failure.message.contains("is a symbolic link"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_removed_file_is_named() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let files = [(PathBuf::from("bailiwick.d/erin.conf"), format!("{MARK}\n"))];
+        let erin = "erin".parse().expect("a name");
+        write(temp.path(), &files, &[], true).expect("writes");
+        assert!(!write(temp.path(), &[], &[&erin], true).expect("writes").changed, "a broken tenant keeps its file");
+        let written = write(temp.path(), &[], &[], true).expect("writes");
+        let words = written.in_words(WebServer::Nginx, temp.path());
+        assert!(words.starts_with("erin.conf is removed: take its `include` away\n"), "{words}");
     }
 
     #[test]
@@ -397,16 +551,17 @@ mod tests {
         let file = |name: &str, text: &str| (PathBuf::from(name), format!("{MARK}\n{text}"));
         let files =
             vec![file("bailiwick.conf", "a"), file("bailiwick.d/alice.conf", "b"), file("bailiwick.d/bob.conf", "c")];
-        let written = write(&folder, &files, true).expect("writes");
+        let written = write(&folder, &files, &[], true).expect("writes");
         assert_eq!((written.changed, written.written.len()), (true, 3));
-        assert!(!write(&folder, &files, true).expect("writes").changed);
+        assert!(!write(&folder, &files, &[], true).expect("writes").changed);
         fs::write(folder.join("bailiwick.d/mine.conf"), "mine").expect("writes");
         let fewer = &files[..2];
-        assert!(!write(&folder, fewer, false).expect("writes").changed);
-        let written = write(&folder, fewer, true).expect("writes");
+        assert!(!write(&folder, fewer, &[], false).expect("writes").changed);
+        let written = write(&folder, fewer, &[], true).expect("writes");
         assert_eq!(written.removed, [folder.join("bailiwick.d/bob.conf")]);
         assert!(folder.join("bailiwick.d/mine.conf").exists());
-        let failure = write(&folder, &[file("bailiwick.d/mine.conf", "ours")], false).expect_err("it is another's");
+        let failure =
+            write(&folder, &[file("bailiwick.d/mine.conf", "ours")], &[], false).expect_err("it is another's");
         assert_eq!(failure.status, ExitStatus::Conflict);
     }
 }

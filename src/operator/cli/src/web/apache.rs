@@ -4,21 +4,16 @@
 //! Apache has one status, 503, for a request that finds no place among `entries` and for a service that answers so itself. An answer
 //! of a service has passed through `Header onsuccess`, which leaves a note; Apache's own has not.
 //!
-//! Apache cannot ask the jail first whether a file is there. So a name with an extension is a file, and any other name is for PHP.
+//! Apache cannot ask the jail first whether a file is there. So a name with an extension is a file, and any other name is for the
+//! `index.php` at the top. An `ErrorDocument` is no way to try one after the other: it would lose the body of a request, and PHP's
+//! answer would keep the status 404.
 
-use super::{Backend, DOWN, File, Options, RETRY_AFTER, Site};
+use super::{Backend, DOWN, Options, RETRY_AFTER, Site};
 use std::fmt::Write;
-use std::path::PathBuf;
 
-pub(super) fn files(sites: &[Site], options: &Options) -> Vec<File> {
-    let mut files = Vec::new();
-    if sites.iter().any(Site::has_entries) {
-        files.push((PathBuf::from("bailiwick.conf"), server(options)));
-    }
-    for site in sites {
-        files.push((PathBuf::from(format!("bailiwick.d/{}.conf", site.tenant)), host(site, options)));
-    }
-    files
+/// `bailiwick.conf`, if it is needed.
+pub(super) fn shared(sites: &[&Site], options: &Options) -> Option<String> {
+    sites.iter().any(|site| site.has_entries()).then(|| server(options))
 }
 
 /// Has a program tell bailiwickd of the requests that Apache refused. A log of the server is also one of every `<VirtualHost>`.
@@ -32,19 +27,25 @@ fn server(options: &Options) -> String {
     )
 }
 
+/// What enables the modules, which Debian leaves off.
+const MODULES: &str = "a2enmod proxy_http proxy_fcgi rewrite headers";
 /// The variable of a request with the socket that it is for.
 const SOCKET: &str = "BAILIWICK_SOCKET";
+/// The variable of a request with the name of the script that it runs. Apache itself takes the name that was asked for.
+const SCRIPT: &str = "BAILIWICK_SCRIPT";
 
-fn host(site: &Site, options: &Options) -> String {
+pub(super) fn site(site: &Site, options: &Options) -> String {
     let Site { php, files, programs, root, .. } = site;
     let mut out = format!(
-        "# Include this file in a <VirtualHost>. Apache counts requests for each of its processes, so a tenant may have\n\
-         # as many at a time as `entries` times the number of processes.\n\
+        "# Include this file in a <VirtualHost>, so that it may be missing: IncludeOptional FOLDER/bailiwick.d/{}.conf\n\
+         # It needs these modules: {MODULES}\n\
+         # Apache counts requests for each of its processes, so a tenant may have as many\n\
+         # at a time as `entries` times the number of processes.\n\
          ProxyTimeout 300\nProxyPreserveHost On\nLimitRequestBody {}\nRequestHeader unset Proxy early\n\
          RequestHeader set X-Forwarded-Proto expr=%{{REQUEST_SCHEME}}\n\
          ErrorDocument 502 '{DOWN}'\nErrorDocument 503 '{DOWN}'\n\
          Header always set Retry-After {RETRY_AFTER} \"expr=%{{REQUEST_STATUS}} -ge 502 && -z resp('Retry-After')\"\n",
-        options.upload.0
+        site.tenant, options.upload.0
     );
     if site.has_entries() {
         out.push_str(
@@ -52,8 +53,40 @@ fn host(site: &Site, options: &Options) -> String {
              Header onsuccess unset X-Bailiwick\n",
         );
     }
-    match (programs.split_first(), php, files) {
-        (Some((first, others)), _, _) => {
+    match (php, programs.split_first(), files) {
+        (Some(php), _, files) => {
+            worker(&mut out, "fcgi", php);
+            write!(
+                out,
+                "RewriteEngine On\n# A directory with an index of its own needs a line above the one that includes this file:\n\
+                 #   RewriteEngine On\n#   RewriteRule \"^(/wp-admin/)$\" \"$1index.php\"\n\
+                 #   RewriteRule \"^(/manual/)$\" \"$1index.html\"\n\
+                 ProxyFCGISetEnvIf \"-n reqenv('{SCRIPT}')\" SCRIPT_NAME \"%{{reqenv:{SCRIPT}}}\"\n"
+            )
+            .expect("text");
+            let script = |script: &str, rest: &str| {
+                let Backend { path, name, .. } = php;
+                let flags = format!("P,L,E={SOCKET}:{name},E={SCRIPT}:{script}");
+                format!("\"unix:{path}|fcgi://bailiwick.{name}{root}{script}{rest}\" [{flags}]")
+            };
+            writeln!(out, "RewriteRule \"^(/.+\\.php)(/.*)?$\" {}", script("$1", "$2")).expect("text");
+            if let Some(files) = files {
+                worker(&mut out, "http", files);
+                writeln!(out, "RewriteRule \"^/(.*\\.[A-Za-z0-9]+)$\" {}", relayed(files, "$1")).expect("text");
+            }
+            writeln!(out, "RewriteRule \"^\" {}", script("/index.php", "")).expect("text");
+            for other in programs {
+                worker(&mut out, "http", other);
+                let rule = relayed(other, "PATH/$1");
+                writeln!(
+                    out,
+                    "# For a path of your own, above the line that includes this file:\n#   RewriteEngine On\n\
+                               #   RewriteRule \"^/PATH/(.*)$\" {rule}"
+                )
+                .expect("text");
+            }
+        }
+        (None, Some((first, others)), _) => {
             program(&mut out, first);
             for other in others {
                 writeln!(
@@ -64,30 +97,16 @@ fn host(site: &Site, options: &Options) -> String {
                 .expect("text");
             }
         }
-        (None, Some(php), files) => {
-            worker(&mut out, "fcgi", php);
-            out.push_str("RewriteEngine On\n");
-            let script = |script: &str| {
-                let Backend { path, name, .. } = php;
-                format!("\"unix:{path}|fcgi://bailiwick.{name}{root}/{script}\" [P,L,E={SOCKET}:{name}]")
-            };
-            writeln!(out, "RewriteRule \"^/(.+\\.php)(/.*)?$\" {}", script("$1$2")).expect("text");
-            if let Some(files) = files {
-                worker(&mut out, "http", files);
-                writeln!(
-                    out,
-                    "RewriteRule \"^/(.*\\.[A-Za-z0-9]+)$\" \"unix:{}|http://bailiwick.{name}/$1\" [P,L,E={SOCKET}:{name}]",
-                    files.path,
-                    name = files.name
-                )
-                .expect("text");
-            }
-            writeln!(out, "RewriteRule \"^\" {}", script("index.php")).expect("text");
-        }
         (None, None, Some(files)) => program(&mut out, files),
         (None, None, None) => {}
     }
     out
+}
+
+/// The rest of a rule that hands requests for a path to a program.
+fn relayed(backend: &Backend, to: &str) -> String {
+    let Backend { path, name, .. } = backend;
+    format!("\"unix:{path}|http://bailiwick.{name}/{to}\" [P,L,E={SOCKET}:{name}]")
 }
 
 /// Sets what connections to a socket have in common. `retry=0`: there is no other server to turn to, and one refused request must

@@ -1,13 +1,17 @@
 //! The configuration of nginx: `bailiwick.conf` for its block `http`, and for each tenant a file for a block `server`.
 
-use super::{BUSY, Backend, DOWN, File, Options, RETRY_AFTER, Site};
+use super::{BUSY, Backend, DOWN, Options, RETRY_AFTER, Site};
 use bailiwick_proto::refused_request::TAG;
+use bailiwick_types::TenantName;
 use std::fmt::Write;
-use std::path::PathBuf;
 
 /// Connections that nginx keeps open to a program. nginx closes them first: a program that closes one (node after five seconds) could
 /// do so while a request is on its way. They keep nobody awake for long.
 const KEEPALIVE: &str = "keepalive 8;\n    keepalive_timeout 4s;";
+
+/// What the block `http` has for sites with `entries`.
+const ENTRIES: &str =
+    "limit_conn_zone $bailiwick_socket zone=bailiwick:10m;\nlog_format bailiwick $bailiwick_socket;\n";
 
 /// What PHP gets of a request (RFC 3875). `HTTP_PROXY` is emptied: some programs take a client's header for a setting.
 const PARAMETERS: &[(&str, &str)] = &[
@@ -31,24 +35,16 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("HTTP_PROXY", "\"\""),
 ];
 
-pub(super) fn files(sites: &[Site], options: &Options) -> Vec<File> {
-    let mut files = vec![(PathBuf::from("bailiwick.conf"), http(sites))];
-    for site in sites {
-        files.push((PathBuf::from(format!("bailiwick.d/{}.conf", site.tenant)), server(site, options)));
-    }
-    files
-}
-
-fn http(sites: &[Site]) -> String {
+/// `bailiwick.conf`. `earlier` is what is in it for the tenants `kept`, whose own files stay as they are.
+pub(super) fn shared(sites: &[&Site], earlier: &str, kept: &[&TenantName]) -> String {
     let mut text = String::from(
-        "# Include this file in the block http, and bailiwick.d/TENANT.conf in the block server of each tenant's domains.\n\
+        "# Include this file in the block http, and the file of a tenant in the block server of each of its domains,\n\
+         # so that it may be missing: include FOLDER/bailiwick.d/TENANT.con[f];\n\
          map $http_upgrade $bailiwick_connection {\n    default upgrade;\n    \"\"      \"\";\n}\n",
     );
     // Without a location that sets the variable, nginx does not know it.
-    if sites.iter().any(Site::has_entries) {
-        text.push_str(
-            "limit_conn_zone $bailiwick_socket zone=bailiwick:10m;\nlog_format bailiwick $bailiwick_socket;\n",
-        );
+    if sites.iter().any(|site| has_entries(site)) || (!kept.is_empty() && earlier.contains(ENTRIES)) {
+        text.push_str(ENTRIES);
     }
     for site in sites {
         let keeps = site.files.iter().chain(&site.programs).map(|backend| (backend, true));
@@ -60,23 +56,44 @@ fn http(sites: &[Site]) -> String {
                 .expect("text");
         }
     }
+    // A file that stays as it is needs what it names.
+    for tenant in kept {
+        let start = format!("upstream bailiwick.{tenant}.");
+        let mut is_inside = false;
+        for line in earlier.lines() {
+            is_inside |= line.starts_with(&start);
+            if is_inside {
+                text.push_str(line);
+                text.push('\n');
+            }
+            is_inside &= line != "}";
+        }
+    }
     text
 }
 
-fn server(site: &Site, options: &Options) -> String {
+/// Whether nginx refuses requests beyond a number at a time. It checks one limit for each request.
+fn has_entries(site: &Site) -> bool {
+    let limited = site.php.as_ref().or(site.programs.first()).or(site.files.as_ref());
+    limited.is_some_and(|backend| backend.entries.is_some())
+}
+
+pub(super) fn site(site: &Site, options: &Options) -> String {
     let Site { tenant, php, files, programs, root } = site;
-    let mut out =
-        String::from("# Include this file in a block server. The server's own locations go before it or after it.\n");
+    let mut out = format!(
+        "# Include this file in a block server, so that it may be missing: include FOLDER/bailiwick.d/{tenant}.con[f];\n\
+                 # The server's own locations go before it or after it.\n"
+    );
     let upload = format!("    client_max_body_size {};\n", options.upload.0);
-    match (programs.split_first(), php, files) {
-        (Some((first, others)), _, _) => {
+    let program = |out: &mut String, backend: &Backend| {
+        writeln!(out, "# For a location of your own: proxy_pass http://bailiwick.{};", backend.name).expect("text");
+    };
+    match (php, programs.split_first(), files) {
+        (None, Some((first, others)), _) => {
             write!(out, "location / {{\n{upload}{}}}\n", proxy(tenant.as_str(), first)).expect("text");
-            for other in others {
-                writeln!(out, "# For a location of your own: proxy_pass http://bailiwick.{};", other.name)
-                    .expect("text");
-            }
+            others.iter().for_each(|other| program(&mut out, other));
         }
-        (None, Some(php), files) => {
+        (Some(php), _, files) => {
             let script = |script: &str| format!("{upload}{}", fastcgi(tenant.as_str(), php, root, script));
             let rewritten =
                 |pattern: &str, to: &str| format!("    rewrite \"{pattern}\" {to} break;\n{}", script("$uri"));
@@ -113,13 +130,14 @@ fn server(site: &Site, options: &Options) -> String {
                 script("$fastcgi_script_name"),
             )
             .expect("text");
+            programs.iter().for_each(|other| program(&mut out, other));
         }
         (None, None, Some(files)) => {
             write!(out, "location / {{\n{upload}{}}}\n", proxy(tenant.as_str(), files)).expect("text");
         }
         (None, None, None) => {}
     }
-    if site.has_entries() {
+    if has_entries(site) {
         // Here is nobody but requests that were refused, so each line of this log is one.
         write!(
             out,
