@@ -95,8 +95,9 @@ pub(super) fn site(site: &Site, options: &Options) -> String {
         }
         (Some(php), _, files) => {
             let script = |script: &str| format!("{upload}{}", fastcgi(tenant.as_str(), php, root, script));
+            // Last: after `break` nginx passes over every `set` of the location, and so over the limit of requests.
             let rewritten =
-                |pattern: &str, to: &str| format!("    rewrite \"{pattern}\" {to} break;\n{}", script("$uri"));
+                |pattern: &str, to: &str| format!("{}    rewrite \"{pattern}\" {to} break;\n", script("$uri"));
             // nginx checks one limit of connections for each request, the first that it meets. That must be the limit of PHP:
             // a page whose name is no file comes through the files.
             if let Some(Backend { name, entries: Some(_), .. }) = files {
