@@ -162,6 +162,8 @@ impl PolicyStore {
             self.write_logins(&loaded.policy);
         }
         drop(loaded);
+        // The text of all files, and what was declared before.
+        bailiwick_sys::process::give_back_memory();
         self.was_read.wake();
         failure.map_or(Ok(()), Err)
     }
