@@ -167,7 +167,7 @@ mod tests {
         let login = |name: &str| format!("[[ftp]]\nname = \"{name}\"\npassword = \"{hash}\"\n");
         let files = [
             (PathBuf::from("bailiwick.toml"), String::new()),
-            (PathBuf::from("plans.d/small.toml"), String::new()),
+            (PathBuf::from("plans.d/small.toml"), "doors = [\"ftp\"]\n".to_owned()),
             (PathBuf::from("tenants.d/alice.toml"), format!("plan = \"small\"\n{}{}", login("blog"), login("shop"))),
             (PathBuf::from("tenants.d/bob.toml"), "plan = \"small\"\n".to_owned()),
         ];

@@ -211,7 +211,7 @@ mod tests {
             format!("plan = \"small\"\n[[ftp]]\nname = \"blog\"\npassword = \"{setting}{}\"\n", "x".repeat(len))
         };
         write("bailiwick.toml", String::new());
-        write("plans.d/small.toml", String::new());
+        write("plans.d/small.toml", "doors = [\"ftp\"]\n".to_owned());
         for tenant in ["alice", "bob", "carol"] {
             write(&format!("tenants.d/{tenant}.toml"), "plan = \"small\"\n".to_owned());
         }
