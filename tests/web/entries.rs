@@ -9,10 +9,11 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-/// Answers each connection in a process of its own. A request for `/hold` is not answered, and one for `/own` with 503.
+/// Answers each connection in a process of its own. A request for `/hold` leaves a file and is not answered, and one for `/own` is
+/// answered with 503.
 const SERVER: &str = r#"use IO::Socket::UNIX; my $l = IO::Socket::UNIX->new_from_fd(3, "r+") or die $!; $SIG{CHLD} = "IGNORE"; $SIG{PIPE} = "IGNORE";
     while (1) { my $c = $l->accept or next; next if fork; my $first = <$c>; while (my $r = <$c>) { last if $r eq "\r\n"; }
-        sleep 300 if $first =~ /hold/; print $c "HTTP/1.0 503 No\r\n\r\nown" if $first =~ /own/; print $c "HTTP/1.0 200 OK\r\n\r\nhello\n"; close $c; exit; }"#;
+        if ($first =~ /hold/) { open my $f, ">", "$ENV{HOME}/held"; close $f; sleep 300 } print $c "HTTP/1.0 503 No\r\n\r\nown" if $first =~ /own/; print $c "HTTP/1.0 200 OK\r\n\r\nhello\n"; close $c; exit; }"#;
 
 /// The longest wait for what the sample of a minute writes.
 const SAMPLE_TIME: Duration = Duration::from_secs(120);
@@ -62,10 +63,22 @@ fn evidence(host: &Host) -> Value {
 }
 
 /// Takes the only place: a request that is not answered as long as the stream is open.
-fn hold(nginx: &WebServer) -> TcpStream {
-    until("the site answers", || nginx.get("/", &[]).is_ok_and(|answer| answer.status == 200));
-    let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).expect("connects");
-    stream.write_all(b"GET /hold HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("writes");
+fn hold(host: &Host, server: &WebServer) -> TcpStream {
+    until("the site answers", || server.get("/", &[]).is_ok_and(|answer| answer.status == 200));
+    let open = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).expect("connects");
+        stream.set_nonblocking(true).expect("set");
+        stream.write_all(b"GET /hold HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("writes");
+        stream
+    };
+    let mut stream = open();
+    until("the service holds it", || {
+        // The web server may not have forgotten the request before yet, and then it refuses this one.
+        if stream.peek(&mut [0]).is_ok() {
+            stream = open();
+        }
+        host.inside(tenant(), &format!("rm /home/{}/held", tenant())).0 == 0
+    });
     stream
 }
 
@@ -82,7 +95,7 @@ fn refused(nginx: &WebServer) -> Response {
 fn a_request_that_nginx_refuses_is_a_fault_with_evidence() {
     let host = host();
     let nginx = nginx(&host);
-    let held = hold(&nginx);
+    let held = hold(&host, &nginx);
     let counted = || {
         let open = json(&host, &["sessions"]);
         open.as_array().expect("rows").iter().any(|one| one["door"] == "socket" && one["connections"] == 1)
@@ -138,8 +151,7 @@ fn a_request_that_apache_refuses_is_a_fault_and_an_answer_of_the_service_is_none
     assert_eq!((own.status, own.field("X-Bailiwick")), (503, None), "{own:?}");
     assert!(own.text().starts_with("own"), "{own:?}");
     assert_eq!(incident(&host), None);
-    let mut held = TcpStream::connect(("127.0.0.1", apache.port)).expect("connects");
-    held.write_all(b"GET /hold HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("writes");
+    let _held = hold(&host, &apache);
     let mut refused = None;
     until("a request is refused", || {
         refused = apache.get("/", &[]).ok();
@@ -148,7 +160,8 @@ fn a_request_that_apache_refuses_is_a_fault_and_an_answer_of_the_service_is_none
     assert_eq!(refused.expect("an answer").field("Retry-After"), Some("5"));
     until("there is an incident", || incident(&host).is_some());
     let found = evidence(&host);
-    assert_eq!((&found["tenant"], &found["faults"]), (&Value::from(tenant()), &Value::from(1)), "{found}");
+    assert_eq!(found["tenant"], tenant());
+    assert!(found["faults"].as_u64() >= Some(1), "{found}");
     assert_eq!(found["snapshots"][0]["sockets"][0]["socket"], "web", "{found}");
 }
 
@@ -168,7 +181,7 @@ fn the_count_goes_on_after_a_killed_daemon_and_nonsense_counts_nothing() {
         client.send(datagram).expect("sends");
     }
     assert_eq!(incident(&host), None);
-    let _held = hold(&nginx);
+    let _held = hold(&host, &nginx);
     refused(&nginx);
     let faults = || incident(&host).and_then(|incident| incident["faults"].as_u64()).unwrap_or(0);
     until("it is counted", || faults() > 0);

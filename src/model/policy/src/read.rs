@@ -212,7 +212,9 @@ pub(crate) fn read_all<F: Folder>(top: &F, fallback: &Fallback<'_>) -> Reading {
         known = !good.is_empty();
     }
 
-    let policy = host.filter(|_| known).map(|host| Policy { host, plans, tenants: good });
+    // A map that grew name by name is half empty. One that is made at once is full, and so are its copies.
+    let tenants = good.into_iter().collect();
+    let policy = host.filter(|_| known).map(|host| Policy { host, plans, tenants });
     Reading { policy, diagnostics: sorted(diagnostics), invalid, last_good }
 }
 
