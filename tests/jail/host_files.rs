@@ -130,7 +130,7 @@ fn a_part_of_etc_that_is_always_hidden_is_an_error() {
         host.write("etc/bailiwick.toml", &host.default_config(&format!("etc_extra = [\"{entry}\"]\n")));
         assert_eq!(host.cli(&["check"]).status.code(), Some(2), "{entry:?}");
     }
-    host.write("etc/bailiwick.toml", &host.default_config("etc_extra = [\"php/8.4\"]\netc_never = [\"fonts\"]\n"));
+    host.write("etc/bailiwick.toml", &host.default_config("etc_extra = [\"php\"]\netc_never = [\"fonts\"]\n"));
     assert_eq!(host.cli(&["check"]).status.code(), Some(0));
 }
 

@@ -485,7 +485,7 @@ fn a_saved_file_changes_nothing_before_it_is_read_by_command() {
     until("the warden has looked", || host.ok(&["status"]).contains("\"other\" is not there"));
     goes_on(&open);
     assert_eq!(lender(&host, "alice"), Some(pid));
-    host.ok(&["reload"]);
+    assert_eq!(host.cli(&["reload"]).status.code(), Some(2), "alice's file names a socket that the host lends no more");
     assert_eq!(line(&open), None, "it is not declared any more");
     until("nobody serves it", || lender(&host, "alice").is_none());
 }
