@@ -9,6 +9,9 @@ CARGO     ?= cargo
 # nothing that its environment names. It and the command line also start faster this way.
 STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
 
+# Tests wait much of the time, so more of them run at once than there are processors.
+TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
+
 FUZZ_TIME ?= 60
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
@@ -55,7 +58,7 @@ check:
 
 ## test: run every test on this machine
 test: stage-failpoints
-	BAILIWICK_STAGE=$(CURDIR)/$(STAGE) $(CARGO) test --locked --workspace --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE))
+	BAILIWICK_STAGE=$(CURDIR)/$(STAGE) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked --workspace --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE))
 
 ## vm-test: test what the kernel, systemd and the file system decide, in emulated Debian hosts (XFS, ext4, old and new kernels, power failures)
 vm-test: deps
