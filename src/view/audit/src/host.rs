@@ -7,7 +7,7 @@ use bailiwick_observe::{
 use bailiwick_plan as plan;
 use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_plan::mount::TERMINALS;
-use bailiwick_policy::{Host, HostSocket, NotLent};
+use bailiwick_policy::{Host, HostMail, HostSocket, NotLent};
 use bailiwick_types::{
     Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, Limits, Profile, QuotaFacts,
     Resource,
@@ -419,12 +419,13 @@ fn require(host: &Host, features: &mut [FeatureReport]) {
     }
 }
 
-/// What sends tenants' mail, and as whom.
+/// What sends tenants' mail, and as whom. A host without a mail server lacks something only if its operator has named one.
 fn mail(host: &Host) -> FeatureReport {
+    let lacks = if host.mail.command == HostMail::default().command { limited } else { missing };
     let domain = host.mail.domain.clone().unwrap_or_else(mail_domain);
     match sendmail_problem(&host.mail.command) {
         None => works("mail", format!("\"{}\" sends it, from TENANT@{domain}", host.mail.command.display())),
-        Some(why) => missing(
+        Some(why) => lacks(
             "mail",
             why,
             "install a mail server, or name its program: mail = { command = \"/usr/sbin/sendmail\" } in bailiwick.toml; until then no tenant can send",
@@ -664,7 +665,7 @@ mod tests {
             replace_silent_init: None,
             web: bailiwick_policy::Web { group: None },
             etc: bailiwick_policy::EtcSettings::default(),
-            mail: bailiwick_policy::HostMail::default(),
+            mail: HostMail::default(),
             host_sockets: [].into(),
         }
     }
@@ -672,7 +673,7 @@ mod tests {
     #[test]
     fn what_sends_mail_and_as_whom_is_told_or_what_is_wrong_with_it() {
         let mut host = host();
-        host.mail = bailiwick_policy::HostMail { command: "/bin/sh".into(), domain: Some("example.org".to_owned()) };
+        host.mail = HostMail { command: "/bin/sh".into(), domain: Some("example.org".to_owned()) };
         let row = mail(&host);
         assert_eq!(row.state, FeatureState::Works);
         assert_eq!(row.evidence, "\"/bin/sh\" sends it, from TENANT@example.org");
@@ -680,6 +681,11 @@ mod tests {
         let row = mail(&host);
         assert_eq!((row.state, row.evidence.as_str()), (FeatureState::Missing, "\"/usr\" is a directory"));
         assert!(!row.remedy.is_empty());
+        let default = HostMail::default().command;
+        if !default.exists() {
+            host.mail.command = default;
+            assert_eq!(mail(&host).state, FeatureState::Limited, "nobody has asked for mail");
+        }
     }
 
     #[test]
