@@ -237,13 +237,16 @@ impl Findings<'_> {
     }
 
     fn settings(&mut self, policy: &Policy, machine: &Machine) {
-        // A plan for programs that the host does not have is none's problem until a tenant has it.
-        let used: BTreeSet<&PlanName> = policy.tenants.values().map(|tenant| &tenant.plan).collect();
+        // A plan for programs that the host does not have is no problem until a tenant has it, and has no such service of its own.
+        let needed: BTreeSet<(&PlanName, String)> = policy
+            .tenants
+            .values()
+            .flat_map(|tenant| missing_files(&tenant.settings, machine).into_iter().map(|(key, _)| (&tenant.plan, key)))
+            .collect();
         let of_plan = |plan: &Plan| {
             let mut all = impossible(&plan.settings, machine);
-            if used.contains(&plan.name) {
-                all.extend(missing_files(&plan.settings, machine));
-            }
+            let missing = missing_files(&plan.settings, machine).into_iter();
+            all.extend(missing.filter(|(key, _)| needed.contains(&(&plan.name, key.clone()))));
             all
         };
         let has = |plan: &PlanName, key: &str| {

@@ -174,6 +174,8 @@ fn a_service_whose_program_the_host_lacks_is_named_where_it_is_written() {
     let golden = "php.toml:4: the service \"php\" needs \"/usr/share/x.conf\", which the host does not have";
     assert_eq!(of("", "", "plan = \"php\"\n"), [golden]);
     assert_eq!(of("", "", "plan = \"small\"\n"), [""; 0], "nobody has the plan php");
+    let other = "plan = \"php\"\n[[service]]\nname = \"php\"\ncommand = [\"/bin/sh\"]\n";
+    assert_eq!(of("", "", other), [""; 0], "its service of that name is another one");
     assert_eq!(of("", "plan = \"php\"\nprofile = \"system\"\n", "plan = \"small\"\n"), [""; 0]);
     let own = "[[service]]\nname = \"own\"\ncommand = [\"/usr/bin/own\"]\n";
     assert_eq!(
