@@ -54,6 +54,18 @@ pub fn become_for_good_in(user: u32, group: u32, others: &[u32]) -> io::Result<(
     if same { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
+/// Becomes root of the user namespace that this thread has entered: user 0 and group 0 there. The supplementary groups stay,
+/// because a namespace whose map lacks them cannot name them. Then reads the ids back.
+///
+/// # Errors
+/// The error of a call; `EPERM` when an id is not the requested one.
+pub fn become_root_inside() -> io::Result<()> {
+    rustix::thread::set_thread_res_gid(gid(0), gid(0), gid(0))?;
+    rustix::thread::set_thread_res_uid(uid(0), uid(0), uid(0))?;
+    let same = rustix::process::geteuid() == uid(0) && rustix::process::getegid() == gid(0);
+    if same { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+}
+
 /// Makes this thread keep its capabilities when its effective user changes (`SECBIT_NO_SETUID_FIXUP`, `capabilities(7)`).
 ///
 /// # Errors

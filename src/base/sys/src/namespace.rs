@@ -5,7 +5,7 @@ use crate::proc::{self, IdKind};
 use rustix::fs::{Mode, OFlags};
 use std::fmt::Write;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// The inode that identifies a namespace of a process; `kind` is one of [`bailiwick_types::NAMESPACES`].
 ///
@@ -62,6 +62,32 @@ pub fn owner_uid(user_namespace: impl AsFd) -> io::Result<u32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(uid) }
 }
 
+/// The user namespace that a namespace belongs to (`NS_GET_USERNS`). Who has capabilities in it has power over that namespace.
+///
+/// # Errors
+/// `EPERM` when it is neither that of this process nor below it, `ENOTTY` when the descriptor is no namespace.
+pub fn user_of(namespace: impl AsFd) -> io::Result<OwnedFd> {
+    let fd = namespace.as_fd().as_raw_fd();
+    // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor (ioctl_nsfs(2)). Neither rustix nor nix has a safe call
+    // for it.
+    let result = unsafe { libc::ioctl(fd, libc::NS_GET_USERNS) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made the descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+/// Whether a descriptor is of a network namespace (`NS_GET_NSTYPE`).
+#[must_use]
+pub fn is_network(namespace: impl AsFd) -> bool {
+    let fd = namespace.as_fd().as_raw_fd();
+    // SAFETY: NS_GET_NSTYPE takes no argument and writes nothing (ioctl_nsfs(2)); a descriptor that is no namespace is answered
+    // with ENOTTY. Neither rustix nor nix has a safe call for it.
+    let kind = unsafe { libc::ioctl(fd, libc::NS_GET_NSTYPE) };
+    kind == libc::CLONE_NEWNET
+}
+
 /// Sets an id map of the user namespace of a process. Each row is the first id inside, the first id outside, and the count. The
 /// kernel accepts a map once, as one write of at most a page (`user_namespaces(7)`).
 ///
@@ -81,6 +107,23 @@ pub fn set_id_map(pid: u32, kind: IdKind, rows: &[[u32; 3]]) -> io::Result<()> {
 mod tests {
     use super::*;
     use bailiwick_types::NAMESPACES;
+
+    #[test]
+    fn a_namespace_tells_its_kind_and_the_user_namespace_it_belongs_to() {
+        let pid = std::process::id();
+        let own = inode(pid, "user").expect("inode");
+        for kind in NAMESPACES {
+            let fd = open(pid, kind).expect("opens");
+            assert_eq!(is_network(&fd), kind == "net", "{kind}");
+            // The initial user namespace belongs to none.
+            match user_of(&fd).and_then(file::metadata) {
+                Ok(user) => assert!(kind != "user" && user.inode == own, "{kind}"),
+                Err(error) => assert_eq!((kind, error.raw_os_error()), ("user", Some(libc::EPERM))),
+            }
+        }
+        let file = std::fs::File::open("/proc/self/status").expect("opens");
+        assert!(!is_network(&file) && user_of(&file).is_err());
+    }
 
     #[test]
     fn an_inode_identifies_a_namespace_and_only_a_user_namespace_has_an_owner() {

@@ -29,6 +29,9 @@ pub const MOUNT_NAMESPACE: u64 = kernel::CLONE_NEWNS as u64;
 /// The flag for a user namespace alone, for [`clone_into`].
 pub const USER_NAMESPACE: u64 = kernel::CLONE_NEWUSER as u64;
 
+/// The flag for a network namespace, for [`clone_into`].
+pub const NETWORK_NAMESPACE: u64 = kernel::CLONE_NEWNET as u64;
+
 /// The side of a clone that the caller is on.
 #[derive(Debug)]
 pub enum Cloned {
