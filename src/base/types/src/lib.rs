@@ -16,6 +16,7 @@ mod limit;
 mod limit_key;
 mod mail;
 mod name;
+mod network_facts;
 mod observed;
 mod quantity;
 mod report;
@@ -41,6 +42,7 @@ pub use mail::Mail;
 pub use name::{
     FtpName, HostSocketName, ImageName, LoginName, NameError, PlanName, ServiceName, SocketName, TenantName, TimerName,
 };
+pub use network_facts::{NetworkConnection, NetworkFacts, NetworkTraffic, RefusedPacket, Traffic, Volume};
 pub use observed::{
     DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,
     MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, NotTmpfsSize, Observed, ObservedJail, ProcessFacts, ProcessRank,

@@ -1,0 +1,144 @@
+//! Requests to `bailiwick-net`, which connects jails to the network: a verb and a tenant's name.
+//!
+//! The warden asks for changes. `bailiwickd` asks for what the kernel says. `bailiwick-net` reads from the root-owned policy what
+//! a tenant may do.
+//!
+//! Danger: only root may ask for a change. The check is by the kernel's word on the peer (`SO_PEERCRED`), for each request.
+
+use crate::Failure;
+use bailiwick_types::{NetworkConnection, NetworkFacts, NetworkTraffic, TenantName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The socket of `bailiwick-net`, below the runtime directory.
+pub const NET_SOCKET: &str = "network/net.sock";
+/// The directory of that socket, below the runtime directory.
+pub const NET_DIR: &str = "network";
+/// The most bytes of a request.
+pub const MAX_NET_REQUEST: usize = 16 << 10;
+/// The most tenants of one `Observe`.
+pub const MOST_NETWORKS: usize = 64;
+/// The most connections in a reply.
+pub const MOST_CONNECTIONS: usize = 1000;
+
+/// A request to `bailiwick-net`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NetRequest {
+    /// Ask for the version. Safe: the reply tells nothing that the binary does not.
+    Hello,
+    /// Connect a jail that is being made, as the policy says. One descriptor: the jail's network namespace. Only from root.
+    Connect {
+        /// The tenant.
+        tenant: TenantName,
+        /// The number of its range of ids, from which its addresses follow.
+        number: u32,
+    },
+    /// Put the policy of a tenant in force for the jail that runs. Only from root.
+    Update {
+        /// The tenant.
+        tenant: TenantName,
+    },
+    /// Forget the walls of a tenant whose jail is gone. What it has used is kept. Only from root.
+    Disconnect {
+        /// The tenant.
+        tenant: TenantName,
+    },
+    /// Read what the kernel says of tenants' networks.
+    Observe {
+        /// The tenants, each once, at most [`MOST_NETWORKS`]. The reply has the same order.
+        tenants: Vec<TenantName>,
+    },
+    /// Read what every tenant has sent and received.
+    Traffic,
+    /// List the open connections of a tenant.
+    Connections {
+        /// The tenant.
+        tenant: TenantName,
+    },
+    /// Compare the router with what it should be.
+    Problems,
+}
+
+impl NetRequest {
+    /// Whether it changes something, so that only root may ask.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Update { .. } | Self::Disconnect { .. } => true,
+            Self::Hello | Self::Observe { .. } | Self::Traffic | Self::Connections { .. } | Self::Problems => false,
+        }
+    }
+}
+
+/// A reply of `bailiwick-net`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NetReply {
+    /// To `Hello`.
+    Hello {
+        /// The version.
+        version: String,
+    },
+    /// The request was carried out and changed something.
+    Done,
+    /// The request had nothing to change.
+    Unchanged,
+    /// To `Observe`.
+    Observed(Vec<NetworkFacts>),
+    /// To `Traffic`.
+    Traffic(BTreeMap<TenantName, NetworkTraffic>),
+    /// To `Connections`.
+    Connections {
+        /// At most [`MOST_CONNECTIONS`].
+        connections: Vec<NetworkConnection>,
+        /// Whether there are more.
+        cut: bool,
+    },
+    /// To `Problems`: differences between the router and what it should be, each by its finding.
+    Problems(Vec<NetProblem>),
+    /// The request failed and left nothing half done.
+    Failed(Failure),
+}
+
+/// A difference between the router and what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetProblem {
+    /// The id of the finding of an audit, such as `BW122`.
+    pub finding: String,
+    /// What differs.
+    pub text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_types::RefusedPacket;
+
+    #[test]
+    fn a_reason_is_the_same_word_in_messages_and_in_counters() {
+        for reason in RefusedPacket::ALL {
+            assert_eq!(serde_json::to_string(reason).expect("JSON"), format!("\"{}\"", reason.word()));
+        }
+    }
+
+    #[test]
+    fn only_what_changes_something_is_roots() {
+        let tenant: TenantName = "alice".parse().expect("a name");
+        let free = [
+            NetRequest::Hello,
+            NetRequest::Observe { tenants: vec![tenant.clone()] },
+            NetRequest::Traffic,
+            NetRequest::Connections { tenant: tenant.clone() },
+            NetRequest::Problems,
+        ];
+        assert!(free.iter().all(|request| !request.changes()));
+        let changes = [
+            NetRequest::Connect { tenant: tenant.clone(), number: 1 },
+            NetRequest::Update { tenant: tenant.clone() },
+            NetRequest::Disconnect { tenant },
+        ];
+        assert!(changes.iter().all(NetRequest::changes));
+    }
+}
