@@ -16,6 +16,7 @@ mod limit;
 mod limit_key;
 mod mail;
 mod name;
+mod network;
 mod network_facts;
 mod observed;
 mod quantity;
@@ -41,6 +42,11 @@ pub use limit_key::{BFQ_WEIGHT, Holder, LimitKey, LimitKind, LimitUnit, LimitVal
 pub use mail::Mail;
 pub use name::{
     FtpName, HostSocketName, ImageName, LoginName, NameError, PlanName, ServiceName, SocketName, TenantName, TimerName,
+};
+pub use network::{
+    ALWAYS_BLOCKED, Allow, BlockedPrefix, ByteRate, Destination, DestinationError, DomainName, HostNetwork, Ipv6Pool,
+    Link, LinkDirection, MonthlyVolume, Network, NetworkMode, NotDomainName, Port, PortError, PortRange, Ports, Prefix,
+    PrefixError, Publish, SMTP_PORTS, Transport, WhenOver, WhenOverError, is_domain,
 };
 pub use network_facts::{NetworkConnection, NetworkFacts, NetworkTraffic, RefusedPacket, Traffic, Volume};
 pub use observed::{

@@ -30,11 +30,10 @@ mod suggest;
 mod tenants;
 mod unserved;
 
-pub use bailiwick_types::Mail;
+pub use bailiwick_types::{Mail, is_domain};
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, lines, printable};
 pub use host_sockets::MAIL_SOCKET;
-pub use mail::is_domain;
 pub use model::{
     Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Pass, Plan, Policy, Principal, Reserve,
     Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,

@@ -6,7 +6,7 @@ use crate::host::directory;
 use crate::limits::bounded;
 use crate::model::HostMail;
 use crate::reader::{Report, Section, Span, Table, number, text};
-use bailiwick_types::{ByteSize, Mail, TenantName};
+use bailiwick_types::{ByteSize, Mail, TenantName, is_domain};
 use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -14,11 +14,8 @@ use toml::de::DeValue;
 pub(crate) const HOST_MAIL: Section = Section { title: "in \"mail\"", keys: &["command", "domain"] };
 pub(crate) const MAIL: Section = Section { title: "below [mail]", keys: &["per_hour", "recipients", "size"] };
 
-/// The most bytes of a domain, and of what is between two dots of it (RFC 1035, 2.3.4).
-const MAX_DOMAIN: usize = 253;
 /// Names that every domain has for its operator (RFC 2142), or that mail programs use themselves.
 const OF_THE_OPERATOR: &[&str] = &["abuse", "hostmaster", "mailer-daemon", "postmaster", "webmaster"];
-const MAX_LABEL: usize = 63;
 const SIZE: &str = "from 64K to 100M";
 
 /// Reads how the host sends mail.
@@ -41,19 +38,6 @@ fn command(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
             .hint(format!("write the program alone, such as {program:?}: its arguments are always the same"))),
         None => Ok(command),
     }
-}
-
-/// Whether a text is a domain that can stand behind the `@` of an address.
-#[must_use]
-pub fn is_domain(text: &str) -> bool {
-    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    let is_label = |label: &str| {
-        (1..=MAX_LABEL).contains(&label.len())
-            && label.bytes().all(is_inner)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    text.len() <= MAX_DOMAIN && text.split('.').all(is_label)
 }
 
 fn domain(value: &DeValue<'_>) -> Result<String, Problem> {
