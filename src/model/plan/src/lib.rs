@@ -17,6 +17,7 @@ pub mod landlock;
 pub mod lending;
 pub mod lifecycle;
 pub mod mount;
+pub mod network;
 pub mod probe;
 pub mod rescue;
 pub mod seccomp;
