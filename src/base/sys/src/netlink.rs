@@ -1,4 +1,5 @@
-//! The kernel's warnings about disk quotas (`linux/quota.h`, family `VFS_DQUOT` of generic netlink, `netlink(7)`).
+//! Netlink sockets (`netlink(7)`), and the kernel's warnings about disk quotas (`linux/quota.h`, family `VFS_DQUOT` of generic
+//! netlink).
 //!
 //! Danger: any process can send to a netlink socket. Only messages from the kernel may be read.
 
@@ -136,15 +137,45 @@ fn join(socket: &OwnedFd, group: u32) -> io::Result<()> {
     Ok(nix::sys::socket::setsockopt(socket, option::AddMembership, &group)?)
 }
 
-/// An option of sockets that nix does not have.
+/// Options of sockets that nix does not have.
 mod option {
     use nix::{setsockopt_impl, sockopt_impl};
 
     sockopt_impl!(AddMembership, SetOnly, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, u32);
+    sockopt_impl!(CapAck, SetOnly, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, u32);
+    sockopt_impl!(ExtAck, SetOnly, libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, u32);
+    sockopt_impl!(StrictCheck, SetOnly, libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, u32);
 }
 
-/// The attributes in a message, each as its kind and content.
-pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+/// What a socket of [`open`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Links, addresses, routes, rules, neighbours and queues (`rtnetlink(7)`).
+    Route,
+    /// nftables, connection tracking and packet logs (`linux/netfilter/nfnetlink.h`).
+    Netfilter,
+}
+
+/// Opens a socket of a protocol. An error of the kernel has its words, and not all of the request. What a list may contain is
+/// checked strictly.
+///
+/// # Errors
+/// `EPROTONOSUPPORT` when the kernel has no such protocol, else the errors of `socket(2)` and `setsockopt(2)`.
+pub fn open(protocol: Protocol) -> io::Result<OwnedFd> {
+    let protocol = match protocol {
+        // NETLINK_ROUTE is 0.
+        Protocol::Route => None,
+        Protocol::Netfilter => Some(rustix::net::netlink::NETFILTER),
+    };
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    nix::sys::socket::setsockopt(&socket, option::CapAck, &1)?;
+    nix::sys::socket::setsockopt(&socket, option::ExtAck, &1)?;
+    nix::sys::socket::setsockopt(&socket, option::StrictCheck, &1)?;
+    Ok(socket)
+}
+
+/// The attributes in a message, each as its kind and content. A cut one, which the kernel does not send, ends them.
+pub fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::from(number16(rest.get(0..2)?)?);
         // NLA_F_NESTED and NLA_F_NET_BYTEORDER are flags in the kind.
@@ -167,11 +198,15 @@ fn group_of(groups: &[u8]) -> Option<u32> {
     })
 }
 
-pub(crate) fn number16(bytes: &[u8]) -> Option<u16> {
+/// A number in the byte order of this machine; `None` for another length.
+#[must_use]
+pub fn number16(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.try_into().ok()?))
 }
 
-pub(crate) fn number32(bytes: &[u8]) -> Option<u32> {
+/// A number in the byte order of this machine; `None` for another length.
+#[must_use]
+pub fn number32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 

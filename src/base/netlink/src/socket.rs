@@ -1,0 +1,301 @@
+//! A socket that asks the kernel and waits for its answer (`netlink(7)`, `linux/netlink.h`).
+//!
+//! Danger: any process of the namespace can send to a netlink socket. Only messages from port 0, the kernel, are read.
+
+use crate::message::{ACK, DUMP, DUMP_INTERRUPTED, Received, Writer, find_text, messages, number32};
+use bailiwick_sys::netlink::{self, Protocol};
+use rustix::net::{RecvFlags, SendFlags, sockopt};
+use std::fmt::Display;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// How long the kernel may take for one datagram of an answer.
+pub const TIME: Duration = Duration::from_secs(5);
+/// How often a dump is begun again because what it lists changed meanwhile, or because answers were lost.
+const TRIES: usize = 8;
+/// What the kernel puts into one datagram at most is 32 KiB, however much it has to say.
+const MAX_DATAGRAM: usize = 64 << 10;
+/// Answers that may wait for us, in bytes.
+const RECEIVE_BUFFER: usize = 4 << 20;
+// The kinds of messages, and the attributes of an error, of linux/netlink.h.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const CAPPED: u16 = 0x100;
+const HAS_WORDS: u16 = 0x200;
+const WORDS: u16 = 1;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused a request. A batch can have several refusals, in the order of its operations.
+    #[error("{}", list(.0))]
+    Refused(Vec<Refusal>),
+    /// A call on the socket failed. `ETIMEDOUT` says that the kernel did not answer within [`TIME`].
+    #[error("cannot {what}: netlink socket")]
+    Socket {
+        /// What was tried.
+        what: String,
+        /// The error of the call.
+        source: io::Error,
+    },
+    /// What is read kept changing.
+    #[error("cannot {what}: it changed during each of {TRIES} attempts; try again when fewer changes are made")]
+    Busy {
+        /// What was tried.
+        what: String,
+    },
+    /// The kernel has more of it than the caller wants to read.
+    #[error("cannot {what}: there are more than {limit}")]
+    TooMany {
+        /// What was tried.
+        what: String,
+        /// What the caller wants to read at most.
+        limit: usize,
+    },
+    /// A value cannot be written into a message.
+    #[error("cannot {what}: {why}")]
+    Invalid {
+        /// What was tried.
+        what: String,
+        /// What is wrong with the value.
+        why: String,
+    },
+}
+
+/// A request that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What was tried: `add route 100.64.0.9/32 dev bw9`.
+    pub what: String,
+    /// The error number, such as `libc::EEXIST`.
+    pub errno: i32,
+    /// The kernel's own words (`NLMSGERR_ATTR_MSG`).
+    pub words: Option<String>,
+}
+
+impl Display for Refusal {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "cannot {}: {}", self.what, io::Error::from_raw_os_error(self.errno))?;
+        self.words.as_ref().map_or(Ok(()), |words| write!(out, ": {words}"))
+    }
+}
+
+fn list(refusals: &[Refusal]) -> String {
+    match refusals {
+        [] => "the kernel refused a request".to_owned(),
+        [one] => one.to_string(),
+        [first, more @ ..] => format!("{first} (and {} more)", more.len()),
+    }
+}
+
+impl Error {
+    /// The number of the error, such as `libc::EEXIST`; that of the first refusal.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused(refusals) => refusals.first().map(|refusal| refusal.errno),
+            Self::Socket { source, .. } => source.raw_os_error(),
+            Self::Busy { .. } | Self::TooMany { .. } | Self::Invalid { .. } => None,
+        }
+    }
+}
+
+/// The socket of one protocol.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    pub(crate) fn open(protocol: Protocol) -> Result<Self, Error> {
+        let open = || -> io::Result<OwnedFd> {
+            let fd = netlink::open(protocol)?;
+            sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TIME))?;
+            // Without the right to exceed the host's limit, that limit must do.
+            if sockopt::set_socket_recv_buffer_size_force(&fd, RECEIVE_BUFFER).is_err() {
+                sockopt::set_socket_recv_buffer_size(&fd, RECEIVE_BUFFER)?;
+            }
+            Ok(fd)
+        };
+        let fd = open().map_err(|source| Error::Socket { what: format!("open a socket for {protocol:?}"), source })?;
+        Ok(Self { fd, sequence: 0, buffer: vec![0; MAX_DATAGRAM] })
+    }
+
+    /// Sends a request and waits until the kernel acknowledges it. Calls `each` with every message before that.
+    pub(crate) fn ask(
+        &mut self,
+        what: &dyn Display,
+        request: &mut Writer,
+        mut each: impl FnMut(Received<'_>),
+    ) -> Result<(), Error> {
+        request.add_flags(ACK);
+        let sequence = self.send(what, request)?;
+        loop {
+            let len = self.receive(what, RecvFlags::empty())?;
+            for message in messages(&self.buffer[..len]).filter(|message| message.sequence == sequence) {
+                if message.kind != ERROR {
+                    each(message);
+                    continue;
+                }
+                return refusal(&message, what).map_or(Ok(()), |refusal| Err(Error::Refused(vec![refusal])));
+            }
+        }
+    }
+
+    /// Sends a request and waits until the kernel acknowledges it.
+    pub(crate) fn tell(&mut self, what: &dyn Display, request: &mut Writer) -> Result<(), Error> {
+        self.ask(what, request, |_| ())
+    }
+
+    /// Asks for a list. Makes a `T` with `new` and adds each message to it with `each`, from the beginning when the list changed
+    /// meanwhile.
+    pub(crate) fn dump<T>(
+        &mut self,
+        what: &dyn Display,
+        request: &mut Writer,
+        new: impl Fn() -> T,
+        mut each: impl FnMut(&mut T, Received<'_>) -> Result<(), Error>,
+    ) -> Result<T, Error> {
+        request.add_flags(DUMP);
+        for _ in 0..TRIES {
+            let mut all = new();
+            if self.dump_once(what, request, |message| each(&mut all, message))? {
+                return Ok(all);
+            }
+        }
+        Err(Error::Busy { what: what.to_string() })
+    }
+
+    /// Returns whether the list is consistent.
+    fn dump_once(
+        &mut self,
+        what: &dyn Display,
+        request: &mut Writer,
+        mut each: impl FnMut(Received<'_>) -> Result<(), Error>,
+    ) -> Result<bool, Error> {
+        let sequence = self.send(what, request)?;
+        let mut consistent = true;
+        loop {
+            let len = match self.receive(what, RecvFlags::empty()) {
+                Ok(len) => len,
+                Err(error) if error.errno() == Some(libc::ENOBUFS) => {
+                    consistent = false;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for message in messages(&self.buffer[..len]).filter(|message| message.sequence == sequence) {
+                consistent &= message.flags & DUMP_INTERRUPTED == 0;
+                if let Some(refusal) = refusal(&message, what) {
+                    // A list of nftables that changes ends with EINTR.
+                    if refusal.errno == libc::EINTR {
+                        return Ok(false);
+                    }
+                    return Err(Error::Refused(vec![refusal]));
+                }
+                if message.kind == DONE {
+                    return Ok(consistent);
+                }
+                if message.kind != ERROR && consistent {
+                    each(message)?;
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, what: &dyn Display, request: &mut Writer) -> Result<u32, Error> {
+        self.drain();
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        request.set_sequence(self.sequence);
+        request.end();
+        let Some(bytes) = request.bytes() else {
+            return Err(Error::Invalid {
+                what: what.to_string(),
+                why: "it is longer than a message can be".to_owned(),
+            });
+        };
+        match rustix::net::send(&self.fd, bytes, SendFlags::empty()) {
+            Ok(_) => Ok(self.sequence),
+            Err(source) => Err(Error::Socket { what: what.to_string(), source: source.into() }),
+        }
+    }
+
+    /// Forgets what is left of an answer that was given up.
+    fn drain(&mut self) {
+        let at_once = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        while matches!(
+            rustix::net::recv(&self.fd, &mut self.buffer[..], at_once),
+            Ok(_) | Err(rustix::io::Errno::NOBUFS)
+        ) {}
+    }
+
+    /// Receives one datagram of the kernel into the buffer, and returns its length.
+    pub(crate) fn receive(&mut self, what: &dyn Display, flags: RecvFlags) -> Result<usize, Error> {
+        loop {
+            let source = match rustix::net::recvfrom(&self.fd, &mut self.buffer[..], flags | RecvFlags::TRUNC) {
+                Ok((_, len, from)) => {
+                    let from = from.and_then(|from| rustix::net::netlink::SocketAddrNetlink::try_from(from).ok());
+                    match from {
+                        Some(from) if from.pid() == 0 && len <= self.buffer.len() => return Ok(len),
+                        Some(from) if from.pid() == 0 => io::Error::from(rustix::io::Errno::MSGSIZE),
+                        _ => continue,
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::AGAIN) if !flags.contains(RecvFlags::DONTWAIT) => {
+                    io::Error::from_raw_os_error(libc::ETIMEDOUT)
+                }
+                Err(error) => error.into(),
+            };
+            return Err(Error::Socket { what: what.to_string(), source });
+        }
+    }
+}
+
+/// The refusal in a message, if it is one.
+fn refusal(message: &Received<'_>, what: &dyn Display) -> Option<Refusal> {
+    if message.kind != ERROR && message.kind != DONE {
+        return None;
+    }
+    let errno = message.body.get(0..4).and_then(number32)?.cast_signed();
+    if errno >= 0 {
+        return None;
+    }
+    // After the number, an error repeats the header of the request, or all of it.
+    let repeated = match message.kind {
+        DONE => 0,
+        _ if message.flags & CAPPED != 0 => crate::message::HEADER,
+        _ => message.body.get(4..8).and_then(number32).and_then(|len| usize::try_from(len).ok()).unwrap_or_default(),
+    };
+    let words = message.body.get(4 + repeated.next_multiple_of(4)..).filter(|_| message.flags & HAS_WORDS != 0);
+    let words = words.and_then(|attributes| find_text(attributes, WORDS));
+    Some(Refusal { what: what.to_string(), errno: errno.wrapping_neg(), words })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_the_kernels_words() {
+        let mut body = (-17i32).to_ne_bytes().to_vec();
+        body.extend([0; 16]);
+        let mut words = Writer::default();
+        words.put_text(WORDS, "Route exists");
+        body.extend(words.bytes().expect("short"));
+        let message = Received { kind: ERROR, flags: CAPPED | HAS_WORDS, sequence: 1, body: &body };
+        let refusal = refusal(&message, &"add route 100.64.0.9/32 dev bw9").expect("a refusal");
+        let text = Error::Refused(vec![refusal]).to_string();
+        assert_eq!(text, "cannot add route 100.64.0.9/32 dev bw9: File exists (os error 17): Route exists");
+    }
+
+    #[test]
+    fn an_acknowledgement_is_no_refusal() {
+        let message = Received { kind: ERROR, flags: CAPPED, sequence: 1, body: &[0; 20] };
+        assert_eq!(refusal(&message, &"x"), None);
+        assert_eq!(refusal(&Received { body: &[255], ..message }, &"x"), None);
+    }
+}
