@@ -12,6 +12,7 @@ mod host;
 mod jail;
 mod limit;
 mod mail;
+pub mod network;
 mod process_snapshot;
 mod sockets;
 mod storage;
