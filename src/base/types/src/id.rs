@@ -138,6 +138,12 @@ impl IdPool {
         self.first - HOST_USERS
     }
 
+    /// How many ranges there are.
+    #[must_use]
+    pub fn ranges(self) -> u32 {
+        (u32::MAX - 1 - self.first) / self.per_tenant
+    }
+
     /// The range with this index; `None` if it passes the last id. The kernel uses 4294967295 as "no id", so no range
     /// contains it.
     #[must_use]
@@ -166,6 +172,10 @@ mod tests {
         assert_eq!(a.first + a.count, b.first);
         assert!(a.contains(10_065_535) && !a.contains(10_065_536) && !a.contains(9_999_999));
         assert_eq!(pool.range(u32::MAX), None);
+        for first in [165_536, 10_000_000, 4_294_901_758, 4_294_901_758 - 65_536, 4_294_901_758 - 65_535] {
+            let pool = IdPool::new(first, 65_536).expect("valid");
+            assert!(pool.range(pool.ranges() - 1).is_some() && pool.range(pool.ranges()).is_none(), "{first}");
+        }
         for first in [u32::MAX - 65_536, u32::MAX - 65_535, u32::MAX] {
             assert_eq!(
                 IdPool::new(first, 65_536),

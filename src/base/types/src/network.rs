@@ -239,6 +239,14 @@ pub struct BlockedPrefix {
     pub source: &'static str,
 }
 
+impl BlockedPrefix {
+    /// Whether its addresses are for whoever wants them, so that jails can have them.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        ["RFC 1918", "RFC 4193", "RFC 6598"].contains(&self.source)
+    }
+}
+
 macro_rules! blocked {
     ($($family:ident $start:tt / $length:literal $what:literal $source:literal;)*) => {
         &[$(BlockedPrefix { prefix: Prefix::$family($start, $length), what: $what, source: $source }),*]
@@ -716,6 +724,10 @@ pub struct Network {
 impl Network {
     /// The default of `connections`.
     pub const CONNECTIONS: u32 = 2000;
+    /// The least that `connections` can be.
+    pub const MIN_CONNECTIONS: u32 = 16;
+    /// The most that `connections` can be.
+    pub const MAX_CONNECTIONS: u32 = 100_000;
 
     /// A network with the default of every other setting: the Web, and names.
     #[must_use]

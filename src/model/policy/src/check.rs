@@ -1,18 +1,21 @@
-//! Finds settings that are valid but cannot work on this machine, for `bailiwick check`.
+//! Finds settings that are valid but cannot work on this machine, or with another tenant's file, for `bailiwick check`.
 //!
-//! The policy in force does not depend on these checks, because they depend on the machine and not on the files alone. A file that was accepted yesterday must not be refused today because
-//! the machine has lost some memory.
+//! The policy in force does not depend on these checks, because they depend on more than the file of a tenant and those of its
+//! plans. A file that was accepted yesterday must not be refused today because the machine has lost some memory, or because
+//! another tenant has gone.
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{PLANS, TENANTS, file_name};
 use crate::host;
+use crate::links;
 use crate::model::{Host, Plan, Policy, Run, ServiceSocket, Settings, Tenant};
 use crate::read::{read, sorted};
 use crate::socket_place::{NotLent, find_socket};
 use crate::source::Source;
-use bailiwick_types::{ByteSize, LimitKey, PlanName, Profile};
+use bailiwick_types::{ByteSize, LimitKey, PlanName, Profile, TenantName};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use toml::de::DeTable;
 
 /// The facts about the machine that the checks need.
 #[derive(Debug, Clone)]
@@ -81,6 +84,7 @@ pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
         found.web(policy, machine);
         found.mail(policy, machine);
         found.settings(policy, machine);
+        found.tenants(policy, &reading.invalid);
     }
     sorted(found.diagnostics)
 }
@@ -101,6 +105,20 @@ impl Findings<'_> {
             Some((source, place)) => Diagnostic::at(source, &place, problem),
             None => Diagnostic::whole(&path, problem),
         });
+    }
+
+    /// What two tenants' files contradict each other about.
+    fn tenants(&mut self, policy: &Policy, invalid: &BTreeSet<TenantName>) {
+        for (tenant, place, problem) in links::contradictions(policy, invalid) {
+            let path = self.config_dir.join(TENANTS).join(file_name(tenant));
+            let source = std::fs::read(&path).ok().and_then(|bytes| Source::new(path.clone(), bytes).ok());
+            let find = |source: &Source| place.find(DeTable::parse(source.text()).ok()?.get_ref());
+            let place = source.as_ref().and_then(|source| Some((source, find(source)?)));
+            self.diagnostics.push(match place {
+                Some((source, place)) => Diagnostic::at(source, &place, problem),
+                None => Diagnostic::whole(&path, problem),
+            });
+        }
     }
 
     /// Refuses sockets that may not be lent from where they are now. One that is not there yet may come.

@@ -2,12 +2,14 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::host_etc::is_barred;
+use crate::host_network::{self, HOST_NETWORK};
 use crate::host_sockets::{self, HOST_SOCKET};
 use crate::mail::{self, HOST_MAIL};
 use crate::model::{EtcSettings, Host, HostMail, Principal, Reserve, Web};
 use crate::reader::{NEVER, Report, Section, Span, Table, distinct, expected, line, number, parsed, switch, text};
 use crate::source::Source;
-use bailiwick_types::{ByteSize, IdPool, Period, Resource};
+use crate::unserved;
+use bailiwick_types::{ByteSize, HostNetwork, IdPool, Period, Resource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use toml::Spanned;
@@ -33,13 +35,14 @@ const TOP: Section = Section {
         "etc_extra",
         "etc_never",
         "mail",
+        "network",
         "host_socket",
     ],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
 const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
 const WEB: Section = Section { title: "in \"web\"", keys: &["group"] };
-const SECTIONS: &[Section] = &[TOP, IDS, RESERVE, WEB, HOST_MAIL, HOST_SOCKET];
+const SECTIONS: &[Section] = &[TOP, IDS, RESERVE, WEB, HOST_MAIL, HOST_SOCKET, HOST_NETWORK];
 
 /// The values of the settings that the file does not have.
 pub(crate) fn defaults() -> Host {
@@ -58,6 +61,7 @@ pub(crate) fn defaults() -> Host {
         etc: EtcSettings::default(),
         mail: HostMail::default(),
         host_sockets: BTreeMap::new(),
+        network: HostNetwork::default(),
     }
 }
 
@@ -103,7 +107,11 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
             host.etc.never = distinct(&mut report, never.into_inner(), Clone::clone);
         }
         host.mail = mail::read_host(&mut report, &top, SECTIONS);
+        host.network = host_network::read(&mut report, &top, SECTIONS, host.ids);
         host.host_sockets = host_sockets::read(&mut report, &top, SECTIONS, &[&host.state_dir, &host.runtime_dir]);
+        if let Some((key, problem)) = unserved::of_host(&host).filter(|_| report.is_clean()) {
+            report.error_at_key(key, problem);
+        }
     }
     if report.is_clean() { Ok(host) } else { Err(report.finish()) }
 }
@@ -302,5 +310,7 @@ pub(crate) fn write(host: &Host) -> String {
         list(host.etc.extra.clone()),
         list(host.etc.never.clone()),
     );
-    text + &mail::write_host(&host.mail) + &host_sockets::write(&host.host_sockets)
+    text + &mail::write_host(&host.mail)
+        + &host_network::write(&host.network)
+        + &host_sockets::write(&host.host_sockets)
 }

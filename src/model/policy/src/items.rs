@@ -67,6 +67,7 @@ fn missing(what: &str, key: &str) -> Problem {
         "schedule" => problem.hint("write when it runs, such as schedule = \"daily\""),
         "command" => problem.hint("write the program and its arguments: command = [\"/usr/bin/php\", \"cron.php\"]"),
         "password" => problem.hint("`bailiwick password` makes the line"),
+        "port" => problem.hint("write the port that is connected to, such as port = \"tcp/5432\""),
         "path" => problem.hint("write where it is on the host, such as path = \"/run/mysqld/mysqld.sock\""),
         _ => problem,
     }

@@ -2,7 +2,7 @@
 
 use crate::diagnostic::Problem;
 use crate::reader::{Report, Span, Table, expected, number, parsed};
-use bailiwick_types::{Bound, ByteSize, Count, CpuShare, LimitKey, Limits, Period, SoftHard};
+use bailiwick_types::{Bound, ByteRate, ByteSize, Count, CpuShare, LimitKey, Limits, Period, SoftHard};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -59,6 +59,7 @@ quantities! {
     ByteSize = "a size such as \"512M\"",
     Count = "a count such as \"200k\"",
     Period = "a length of time such as \"7d\"",
+    ByteRate = "a rate such as \"20M\"",
 }
 
 macro_rules! numbers {

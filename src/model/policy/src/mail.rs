@@ -93,7 +93,8 @@ impl Declared {
     }
 }
 
-fn up_to(value: &DeValue<'_>, least: u32, most: u32, what: &str) -> Result<u32, Problem> {
+/// Reads a number between two ends.
+pub(crate) fn up_to(value: &DeValue<'_>, least: u32, most: u32, what: &str) -> Result<u32, Problem> {
     let hint = format!("write a number from {least} to {most}");
     let wanted: u32 = number(value).map_err(|problem: Problem| problem.or_hint(&hint))?;
     if (least..=most).contains(&wanted) { Ok(wanted) } else { Err(Problem::new(format!("{wanted} {what}")).hint(hint)) }

@@ -1,9 +1,9 @@
 //! The policy after parsing and inheritance. Every setting has a value, so nothing is left to look up.
 
 use bailiwick_types::{
-    Access, ByteSize, CpuShare, Door, FtpName, HostSocketName, IdPool, ImageName, Limits, LoginName, Mail,
-    PasswordHash, Period, PlanName, Profile, Readiness, Resource, Restart, ServiceName, SocketName, StopSignal,
-    TenantName, TimerName, When,
+    Access, ByteSize, CpuShare, Door, FtpName, HostNetwork, HostSocketName, IdPool, ImageName, Limits, Link,
+    LinkDirection, LoginName, Mail, Network, PasswordHash, Period, PlanName, Port, Profile, Readiness, Resource,
+    Restart, ServiceName, SocketName, StopSignal, TenantName, TimerName, When,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,23 @@ pub struct Policy {
     pub plans: BTreeMap<PlanName, Plan>,
     /// The tenants of `tenants.d`, each after inheritance from its plan.
     pub tenants: BTreeMap<TenantName, Tenant>,
+}
+
+impl Policy {
+    /// The connections between tenants that both of them declare: who connects, to whom, and to which port.
+    pub fn links(&self) -> impl Iterator<Item = (&TenantName, &TenantName, Port)> {
+        self.tenants.values().flat_map(|tenant| {
+            let to = tenant.links.iter().filter(|link| link.direction == LinkDirection::To);
+            let both = to.filter(|link| self.consents(&tenant.name, link));
+            both.map(|link| (&tenant.name, &link.peer, link.port))
+        })
+    }
+
+    /// Whether the other tenant of a link lets `name` connect.
+    pub(crate) fn consents(&self, name: &TenantName, link: &Link) -> bool {
+        let half = Link { peer: name.clone(), direction: LinkDirection::From, port: link.port };
+        self.tenants.get(&link.peer).is_some_and(|peer| peer.links.contains(&half))
+    }
 }
 
 /// The settings of the host, from `bailiwick.toml`.
@@ -52,6 +69,8 @@ pub struct Host {
     pub mail: HostMail,
     /// The sockets of the host that plans and tenants may name.
     pub host_sockets: BTreeMap<HostSocketName, HostSocket>,
+    /// What it has for the networks of jails.
+    pub network: HostNetwork,
 }
 
 /// A socket of the host that can be lent to tenants, such as that of a database.
@@ -183,6 +202,8 @@ pub struct Settings {
     pub mail: Option<Mail>,
     /// The sockets of the host that the tenant may use. A tenant's list replaces that of its plan.
     pub host_sockets: BTreeSet<HostSocketName>,
+    /// The network of its jail.
+    pub network: Network,
 }
 
 /// A tenant after inheritance.
@@ -202,6 +223,8 @@ pub struct Tenant {
     pub timers: Vec<Timer>,
     /// Its logins for FTP.
     pub ftp: Vec<FtpLogin>,
+    /// Its halves of connections to and from other tenants. [`Policy::links`] has those with both halves.
+    pub links: Vec<Link>,
 }
 
 /// An FTP login. It has the files of the login user.

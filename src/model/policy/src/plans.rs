@@ -7,7 +7,7 @@ use crate::reader::{Report, Section, Table, parsed};
 use crate::source::Source;
 use crate::store::Fallback;
 use crate::suggest::nearest;
-use crate::{mail, services, settings, sleep, unserved};
+use crate::{mail, network, services, settings, sleep, unserved};
 use bailiwick_types::PlanName;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
@@ -28,6 +28,7 @@ const TOP: Section = Section {
         "limits",
         "sleep",
         "mail",
+        "network",
         "service",
     ],
 };
@@ -41,6 +42,10 @@ const SECTIONS: &[Section] = &[
     services::STOP,
     services::LOG,
     services::LIMITS,
+    network::NETWORK,
+    network::ALLOW,
+    network::PUBLISH,
+    network::MONTH,
 ];
 
 /// The plans. Each is read when it is first needed, because the warden needs those of one tenant and not all.
@@ -243,7 +248,7 @@ impl<'f, F: Folder> Plans<'f, F> {
             let settings = declared.apply(&mut report, settings);
             if let Some(host) = self.host.filter(|_| diagnostics.is_empty() && report.is_clean()) {
                 for (key, problem) in unserved::of_settings(&settings, host) {
-                    report.error_at_key(key, problem);
+                    report.error_at_key(&key, problem);
                 }
             }
             (Plan { name: name.clone(), parent: parent.map(Spanned::into_inner), settings }, depth + 1)

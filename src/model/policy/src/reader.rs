@@ -149,14 +149,17 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("cwd", "directory"),
     ("depends_on", "after"),
     ("disabled", "enabled"),
+    ("download", "down"),
     ("docroot", "files"),
     ("environment", "env"),
     ("exec", "command"),
     ("exec_start", "command"),
+    ("expose", "publish"),
     ("idle", "after"),
     ("listen", "to"),
     ("logs", "log"),
     ("max_children", "entries"),
+    ("nameservers", "resolvers"),
     ("port", "to"),
     ("readiness", "ready"),
     ("requires", "after"),
@@ -180,6 +183,7 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("threads", "tasks"),
     ("timeout_stop", "stop"),
     ("timers", "timer"),
+    ("upload", "up"),
     ("working_directory", "directory"),
     ("workdir", "directory"),
 ];
@@ -212,6 +216,11 @@ impl<'t, 'i> Table<'t, 'i> {
         self.entries.get(key)
     }
 
+    /// The keys that are there.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(|key| key.get_ref().as_ref())
+    }
+
     /// Reads the value of a key with `parse`.
     pub(crate) fn read<T>(
         &self,
@@ -230,6 +239,16 @@ impl<'t, 'i> Table<'t, 'i> {
         key: &'static str,
         mut parse: impl FnMut(&DeValue<'_>) -> Result<T, Problem>,
     ) -> Option<Spanned<Vec<Spanned<T>>>> {
+        self.items(report, key, |report, item| report.accept(item.span(), parse(item.get_ref())))
+    }
+
+    /// Reads the value of a key that is a list, each item with `read`. Items that it returns nothing for are left out.
+    pub(crate) fn items<T>(
+        &self,
+        report: &mut Report<'_>,
+        key: &'static str,
+        mut read: impl FnMut(&mut Report<'_>, &Spanned<DeValue<'_>>) -> Option<Spanned<T>>,
+    ) -> Option<Spanned<Vec<Spanned<T>>>> {
         let list = self.get(key)?;
         let Some(items) = list.get_ref().as_array() else {
             report.error(list.span(), || {
@@ -243,7 +262,7 @@ impl<'t, 'i> Table<'t, 'i> {
             });
             return None;
         };
-        let items = items.iter().filter_map(|item| report.accept(item.span(), parse(item.get_ref()))).collect();
+        let items = items.iter().filter_map(|item| read(report, item)).collect();
         Some(Spanned::new(list.span(), items))
     }
 
@@ -300,15 +319,18 @@ fn unknown_key(key: &str, section: &Section, file: &[Section]) -> Problem {
     let problem = Problem::new(format!("unknown key {key:?}"));
     let synonym = SYNONYMS.iter().find(|(word, _)| *word == key).map(|(_, meant)| *meant);
     let meant = synonym.unwrap_or(key);
+    let near = nearest(key, section.keys.iter().copied());
     if section.keys.len() == 1 {
         return problem.hint(section.listed());
     }
-    if let Some(other) = file.iter().find(|other| !section.keys.contains(&meant) && other.keys.contains(&meant)) {
+    // A letter too few is more likely than the word of another system in a wrong place.
+    let is_elsewhere = !section.keys.contains(&meant) && (meant == key || near.is_none());
+    if let Some(other) = file.iter().find(|other| is_elsewhere && other.keys.contains(&meant)) {
         let above = if other.title == file[0].title { ", above the first [table]" } else { "" };
         problem.hint(format!("\"{meant}\" belongs {}{above}", other.title))
     } else if let Some(meant) = synonym.filter(|meant| section.keys.contains(meant)) {
         problem.hint(format!("use \"{meant}\""))
-    } else if let Some(meant) = nearest(key, section.keys.iter().copied()) {
+    } else if let Some(meant) = near {
         problem.hint(format!("did you mean \"{meant}\"?"))
     } else {
         problem.hint(section.listed())

@@ -3,8 +3,8 @@
 use crate::diagnostic::Problem;
 use crate::model::Settings;
 use crate::reader::{Report, Section, Table, distinct, parsed, text};
-use crate::{host_sockets, limits, mail, services, sleep};
-use bailiwick_types::{Door, HostSocketName, ImageName, Limits, LoginName, Profile};
+use crate::{host_sockets, limits, mail, network, services, sleep};
+use bailiwick_types::{Door, HostSocketName, ImageName, Limits, LoginName, Network, NetworkMode, Profile};
 use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -24,6 +24,7 @@ pub(crate) fn defaults() -> Settings {
         sleep: None,
         mail: None,
         host_sockets: BTreeSet::new(),
+        network: Network::default(),
     }
 }
 
@@ -39,6 +40,7 @@ pub(crate) struct Declared {
     sleep: sleep::Declared,
     mail: mail::Declared,
     host_sockets: Option<BTreeSet<HostSocketName>>,
+    network: network::Declared,
 }
 
 impl Declared {
@@ -67,6 +69,7 @@ impl Declared {
             sleep: sleep::Declared::read(report, top, file),
             mail: mail::Declared::read(report, top, file),
             host_sockets: host_sockets::read_names(report, top),
+            network: network::Declared::read(report, top, file),
         }
     }
 
@@ -74,6 +77,13 @@ impl Declared {
     pub(crate) fn apply(self, report: &mut Report<'_>, inherited: &Settings) -> Settings {
         let mut limits = inherited.limits.clone();
         self.limits.apply(report, &mut limits);
+        let place = self.network.mode_place().or(self.sleep.after_place());
+        let (sleep, network) =
+            (self.sleep.apply(report, inherited.sleep), self.network.apply(report, &inherited.network));
+        // What both files before this one say was judged there.
+        if let Some(place) = place.filter(|_| sleep.is_some() && network.mode == NetworkMode::Published) {
+            report.error(place, network::published_sleeper);
+        }
         Settings {
             image: self.image.unwrap_or_else(|| inherited.image.clone()),
             profile: self.profile.unwrap_or(inherited.profile),
@@ -81,9 +91,10 @@ impl Declared {
             suspended_doors: self.suspended_doors.unwrap_or_else(|| inherited.suspended_doors.clone()),
             limits,
             services: self.services.apply(report, &inherited.services),
-            sleep: self.sleep.apply(report, inherited.sleep),
+            sleep,
             mail: self.mail.apply(report, inherited.mail),
             host_sockets: self.host_sockets.unwrap_or_else(|| inherited.host_sockets.clone()),
+            network,
         }
     }
 }
@@ -101,12 +112,14 @@ fn suspended_door(value: &DeValue<'_>) -> Result<Door, Problem> {
 /// tables must come after all keys of the top. They hold all services, so the plan's own are not to be inherited again.
 pub(crate) fn write(settings: &Settings) -> (String, String) {
     let list = |doors: &BTreeSet<Door>| doors.iter().map(|door| format!("\"{door}\"")).collect::<Vec<_>>().join(", ");
-    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets } = settings;
+    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets, network } =
+        settings;
     let (doors, suspended_doors) = (list(doors), list(suspended_doors));
     let top = format!(
         "image = \"{image}\"\nprofile = \"{profile}\"\ndoors = [{doors}]\nsuspended_doors = [{suspended_doors}]\n\
          inherit_services = false\n{}",
         host_sockets::write_names(host_sockets)
     );
-    (top, [limits::write(limits), sleep::write(*sleep), mail::write(*mail), services::write(services)].concat())
+    let (sleep, mail, network) = (sleep::write(*sleep), mail::write(*mail), network::write(network));
+    (top, [limits::write(limits), sleep, mail, network, services::write(services)].concat())
 }

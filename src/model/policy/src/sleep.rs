@@ -39,6 +39,11 @@ impl Declared {
         declared
     }
 
+    /// The place of `after`.
+    pub(crate) fn after_place(&self) -> Option<Span> {
+        self.after.as_ref().map(Spanned::span)
+    }
+
     /// Returns these times, with the inherited ones for those that are missing.
     pub(crate) fn apply(self, report: &mut Report<'_>, inherited: Option<Sleep>) -> Option<Sleep> {
         let Self { after, freeze_after, is_unreadable } = self;

@@ -6,8 +6,8 @@ use crate::model::{Declared, FtpLogin, Host, Login, Settings, Tenant, Timer};
 use crate::plans::{Found, Plans};
 use crate::reader::{Report, Section, Table, line, number, parsed, text};
 use crate::source::Source;
-use crate::{items, mail, services, settings, sleep, sshkey, unserved};
-use bailiwick_types::{CRONTAB_JOB, Door, NotHash, PasswordHash, PlanName, TenantName, TimerName, When};
+use crate::{items, links, mail, network, services, settings, sleep, sshkey, unserved};
+use bailiwick_types::{CRONTAB_JOB, Door, NetworkMode, NotHash, PasswordHash, PlanName, TenantName, TimerName, When};
 use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -27,10 +27,12 @@ const TOP: Section = Section {
         "limits",
         "sleep",
         "mail",
+        "network",
         "login",
         "service",
         "timer",
         "ftp",
+        "link",
     ],
 };
 const LOGIN: Section = Section { title: "below [login]", keys: &["user", "ssh_keys"] };
@@ -49,6 +51,11 @@ const SECTIONS: &[Section] = &[
     services::LIMITS,
     TIMER,
     FTP,
+    network::NETWORK,
+    network::ALLOW,
+    network::PUBLISH,
+    network::MONTH,
+    links::LINK,
 ];
 /// The most FTP logins of a tenant.
 const MAX_FTP: usize = 256;
@@ -107,8 +114,8 @@ pub(crate) fn read<F: Folder>(
 fn report_unserved(report: &mut Report<'_>, tenant: &Tenant, inherited: &Settings, host: &Host) {
     let of_plan = unserved::of_settings(inherited, host);
     let own = unserved::of_settings(&tenant.settings, host).into_iter().filter(|found| !of_plan.contains(found));
-    for (key, problem) in own.chain(unserved::of_doors(tenant)) {
-        report.error_at_key(key, problem);
+    for (key, problem) in own.chain(unserved::of_tenant(tenant)) {
+        report.error_at_key(&key, problem);
     }
 }
 
@@ -129,6 +136,7 @@ fn read_top<F: Folder>(
     if let Some(list) = top.get("ftp").filter(|_| ftp.len() > MAX_FTP) {
         report.error(list.span(), || Problem::new(format!("more than {MAX_FTP} logins for FTP")));
     }
+    let links = links::read(report, top, SECTIONS, name);
     if top.get("plan").is_none() {
         report.error(0..0, || {
             Problem::new("no plan: every tenant has one").hint("start the file with a line such as plan = \"small\"")
@@ -147,7 +155,15 @@ fn read_top<F: Folder>(
     if let Some(problem) = settings.mail.and_then(|_| mail::taken(name)) {
         report.error(top.get("mail").map_or_else(|| plan.span(), Spanned::span), || problem);
     }
-    let tenant = Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, timers, ftp };
+    let publishes = settings.network.mode == NetworkMode::Published;
+    if publishes && settings.network.publish.is_empty() && report.is_clean() {
+        report.error(top.get("network").map_or_else(|| plan.span(), Spanned::span), network::nothing_published);
+    }
+    let has_network = settings.network.mode != NetworkMode::None;
+    if let Some(list) = top.get("link").filter(|_| !links.is_empty() && !has_network && report.is_clean()) {
+        report.error(list.span(), links::without_network);
+    }
+    let tenant = Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, timers, ftp, links };
     Some((tenant, inherited))
 }
 
@@ -265,5 +281,5 @@ pub(crate) fn write(tenant: &Tenant) -> String {
             text.push_str(&format!("sessions = {sessions}\n"));
         }
     }
-    text
+    text + &links::write(&tenant.links)
 }

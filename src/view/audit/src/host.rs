@@ -667,6 +667,7 @@ mod tests {
             etc: bailiwick_policy::EtcSettings::default(),
             mail: HostMail::default(),
             host_sockets: [].into(),
+            network: bailiwick_types::HostNetwork::default(),
         }
     }
 

@@ -221,6 +221,7 @@ mod tests {
             etc: bailiwick_policy::EtcSettings::default(),
             mail: bailiwick_policy::HostMail::default(),
             host_sockets: BTreeMap::new(),
+            network: bailiwick_types::HostNetwork::default(),
         }
     }
 
@@ -239,10 +240,12 @@ mod tests {
                 sleep: None,
                 mail: None,
                 host_sockets: ["mysql".parse().expect("name")].into(),
+                network: bailiwick_types::Network::default(),
             },
             login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },
             timers: Vec::new(),
             ftp: Vec::new(),
+            links: Vec::new(),
         }
     }
 

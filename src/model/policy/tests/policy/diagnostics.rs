@@ -885,3 +885,496 @@ fn a_login_for_ftp_is_locked_to_a_place_below_the_home_and_none_is_there_twice()
     let secret = tenant(&format!("plan = \"small\"\n{}", login("").replace("$5$", "$1$")));
     assert!(secret.len() == 1 && !secret[0].contains("xxx"), "{secret:?}");
 }
+
+/// Takes away the one problem that every network has as long as nothing serves it.
+fn below_the_gate(complaints: Vec<String>) -> Vec<String> {
+    complaints.into_iter().filter(|complaint| !complaint.contains("this version makes no network yet")).collect()
+}
+
+/// The complaints about the host's `[network]` with these lines, from line 2 on.
+fn host_network(lines: &str) -> Vec<String> {
+    below_the_gate(host(&format!("[network]\n{lines}")))
+}
+
+/// The complaints about a tenant with a network and these lines, from line 4 on.
+fn network(lines: &str) -> Vec<String> {
+    below_the_gate(tenant(&format!("plan = \"small\"\n[network]\nmode = \"outbound\"\n{lines}")))
+}
+
+#[test]
+fn nothing_that_asks_for_a_network_is_accepted_yet() {
+    let complaint = |place: &str| {
+        let hint = "remove what asks for one; a jail has a loopback of its own";
+        [format!("CONFIG/{place}: this version makes no network yet ({hint})")]
+    };
+    let (outbound, published) = ("[network]\nmode = \"outbound\"\n", "[network]\nmode = \"published\"\n");
+    let ports = "network = { ports = \"40000-49999\" }\n";
+    for (files, golden) in [
+        ([("bailiwick.toml", ports), ("plans.d/p.toml", "")], complaint("bailiwick.toml:1:1")),
+        ([("bailiwick.toml", "[network]\nipv6 = \"off\"\n"), ("plans.d/p.toml", "")], complaint("bailiwick.toml:1:2")),
+        ([("bailiwick.toml", ""), ("plans.d/p.toml", outbound)], complaint("plans.d/p.toml:1:2")),
+        ([("bailiwick.toml", ""), ("plans.d/p.toml", published)], complaint("plans.d/p.toml:1:2")),
+    ] {
+        assert_eq!(Directory::with(&files).complaints(), golden, "{files:?}");
+    }
+    let alice = format!("plan = \"p\"\n{outbound}");
+    let directory = Directory::with(&[("plans.d/p.toml", ""), ("tenants.d/alice.toml", &alice)]);
+    assert_eq!(directory.complaints(), complaint("tenants.d/alice.toml:2:2"));
+    assert_eq!(directory.read().invalid.len(), 1);
+    directory.write("tenants.d/alice.toml", format!("{alice}[[link]]\nfrom = \"bob\"\nport = \"tcp/1\"\n"));
+    let places = ["tenants.d/alice.toml:2:2", "tenants.d/alice.toml:4:3"];
+    assert_eq!(directory.complaints(), places.map(|place| complaint(place)[0].clone()));
+    directory.write("tenants.d/alice.toml", "plan = \"p\"\n[network]\nmode = \"none\"\n");
+    assert_eq!(directory.complaints(), [""; 0]);
+}
+
+#[test]
+fn a_network_that_cannot_be() {
+    let good = r#"
+allow = ["0.0.0.0/0", "::/0", "9.9.9.9", "example.org", { to = "a.b", ports = ["tcp/25", "ping"] }]
+ports = ["tcp/587", "udp/1-65535", "dns", "ping"]
+smtp = true
+up = "8K"
+down = "unlimited"
+month = { bytes = "1M", then = "notify", notify = [1, 100] }
+connections = 100_000
+"#;
+    assert_eq!(network(good), [""; 0]);
+    assert_eq!(network("allow = []\nports = []\nmonth = \"unlimited\""), [""; 0]);
+    let always = "(remove it; [[link]] leads to another tenant, and host_sockets to a service of the host)";
+    let rate = "(from 8K a second, such as \"20M\" (bytes) or \"100Mbit\", or \"unlimited\")";
+    let volume = "(from 1M to 1024T; for no bound write month = \"unlimited\")";
+    let cases: &[(&str, &[&str])] = &[
+        (
+            "colour = 1",
+            &["4:1: unknown key \"colour\" (below [network] there are: mode, allow, ports, smtp, \
+             publish, up, down, month, connections)"],
+        ),
+        ("port = \"tcp/80\"", &["4:1: unknown key \"port\" (did you mean \"ports\"?)"]),
+        (
+            "allow = \"a.b\"",
+            &["4:9: expected a list in square brackets, found a text in quotes (write allow = [\"a.b\"])"],
+        ),
+        (
+            "allow = [7, \"\", \"localhost\", \"10.0.0.1/8\", \"::ffff:9.9.9.9\", \"1.2.3\", \
+             \"a.b/8\", \"9.0.0.0/33\"]",
+            &[
+                "4:10: expected a text in quotes, found a whole number",
+                "4:13: \"\" is no address, no prefix and no name of a host such as \"example.org\"",
+                "4:17: \"localhost\" is no address, no prefix and no name of a host such as \"example.org\"",
+                "4:30: \"10.0.0.1/8\" has bits set after the first 8 (write \"10.0.0.0/8\", or \
+             \"10.0.0.1\" for the one address)",
+                "4:44: the prefix is IPv4, written as IPv6 (write \"9.9.9.9\")",
+                "4:62: \"1.2.3\" is no address and no prefix (write one such as \"192.0.2.0/24\" or \
+             \"2001:db8::/32\")",
+                "4:71: \"a.b/8\" is no address and no prefix (write one such as \"192.0.2.0/24\" or \
+             \"2001:db8::/32\")",
+                "4:80: an address of this family has 32 bits, and the prefix has 33 (write one such as \
+             \"192.0.2.0/24\" or \"2001:db8::/32\")",
+            ],
+        ),
+        ("allow = [\"a.b\", { to = \"A.B\" }]", &["4:17: \"a.b\" is in the list twice (take one of them out)"]),
+        (
+            "allow = [{ ports = [\"dns\"] }, { to = \"a.b\", ports = [] }, { tos = \"a.b\" }, { to \
+             = \"b.c\", ports = [\"tcp/0\"] }]",
+            &[
+                "4:10: the entry has no \"to\" (write where it leads, such as to = \"example.org\")",
+                "4:21: \"dns\" leads to the resolvers, and not to this destination (write it into \
+             \"ports\" below [network])",
+                "4:53: nothing may be sent there (remove the whole entry)",
+                "4:61: unknown key \"tos\" (did you mean \"to\"?)",
+                "4:99: \"0\" is no port: ports are from 1 to 65535",
+            ],
+        ),
+        (
+            "ports = [\"http\", \"sctp/80\", \"tcp/9-8\", \"tcp/65536\", \"udp/0\", \"ping\", \
+             \"ping\", 80]",
+            &[
+                "4:10: \"http\" is none of \"tcp/443\", \"udp/443\", \"tcp/8000-8999\", \"dns\" and \
+             \"ping\"",
+                "4:18: unknown transport \"sctp\"; \"tcp\" or \"udp\"",
+                "4:29: the range starts above its end; write 8-9",
+                "4:40: \"65536\" is no port: ports are from 1 to 65535",
+                "4:53: \"0\" is no port: ports are from 1 to 65535",
+                "4:70: \"ping\" is in the list twice (take one of them out)",
+                "4:78: expected a text in quotes, found a whole number",
+            ],
+        ),
+        (
+            "ports = [\"tcp/25\", \"udp/25\", \"tcp/1-1024\"]\nallow = [{ to = \"a.b\", ports = \
+             [\"tcp/465\"] }]",
+            &[
+                "4:10: \"tcp/25\" is for mail, which smtp = false refuses (write smtp = true, or remove \
+             it: [mail] sends through the host)",
+                "5:10: \"tcp/465\" is for mail, which smtp = false refuses (write smtp = true, or \
+             remove it: [mail] sends through the host)",
+            ],
+        ),
+        ("smtp = \"yes\"", &["4:8: expected true or false, found a text in quotes"]),
+        (
+            "publish = [{ host = \"tcp/40000\", to = \"tcp/1\" }]",
+            &["4:11: \"publish\" with mode = \"outbound\" (write mode = \"published\", or remove this \
+             line)"],
+        ),
+        (
+            "up = 20",
+            &["4:6: expected a rate such as \"20M\", found a whole number (write it in quotes, with \
+             its unit)"],
+        ),
+        (
+            "up = \"20mbit\"\ndown = \"many\"",
+            &[
+                "4:6: unknown unit \"mbit\"; use K, M, G or T (bytes, 1024-based), or kbit, Mbit or Gbit",
+                "5:8: expected a number with a unit, such as \"20M\"",
+            ],
+        ),
+        (
+            "month = \"200G\"",
+            &["4:9: expected a table (what is in \"month\"), found a text in quotes (write month = { \
+             bytes = \"200G\" })"],
+        ),
+        (
+            "month = {}",
+            &[
+                "4:9: the month has no \"bytes\" (write one such as bytes = \"200G\")",
+                "4:9: the month has no \"then\" (write one such as then = \"stop\")",
+            ],
+        ),
+        (
+            "month = { bytes = \"1G\", then = \"end\", notify = [0, 101, 80, 80, 300] }",
+            &[
+                "4:32: \"end\" is none of \"stop\", \"shape RATE\" and \"notify\"",
+                "4:49: 0 per cent of a volume (write numbers from 1 to 100, such as [80, 95])",
+                "4:52: 101 per cent of a volume (write numbers from 1 to 100, such as [80, 95])",
+                "4:61: 80 comes after 80 (write them in ascending order)",
+                "4:65: the value is too large (write numbers from 1 to 100, such as [80, 95])",
+            ],
+        ),
+        (
+            "month = { bytes = \"1G\", then = \"notify\", notify = [] }",
+            &["4:32: then = \"notify\" without a share to notify at (write notify = [80, 100])"],
+        ),
+        (
+            "month = { bytes = \"1G\", then = \"shape 1K\" }",
+            &["4:32: the value is below 8K (a rate from 8K a second, such as \"shape 1M\" or \"shape \
+             10Mbit\")"],
+        ),
+        (
+            "month = { bytes = \"1G\", then = \"shape fast\" }",
+            &["4:32: the rate after \"shape\": expected a number with a unit, such as \"20M\""],
+        ),
+        ("connections = 15", &["4:15: 15 connections at a time (write a number from 16 to 100000)"]),
+        ("connections = 100_001", &["4:15: 100001 connections at a time (write a number from 16 to 100000)"]),
+    ];
+    for (lines, complaints) in cases {
+        assert_eq!(network(lines), *complaints, "{lines}");
+    }
+    for (lines, complaint) in [
+        (
+            "allow = [\"169.254.169.254\"]",
+            format!(
+                "4:10: \"169.254.169.254\" is always blocked: \"169.254.0.0/16\" is link-local, with \
+             the metadata services of clouds (RFC 3927) {always}"
+            ),
+        ),
+        (
+            "allow = [{ to = \"fd00:ec2::254\" }]",
+            format!(
+                "4:17: \"fd00:ec2::254\" is always blocked: \"fc00::/7\" is private, with the metadata \
+             service fd00:ec2::254 (RFC 4193) {always}"
+            ),
+        ),
+        ("up = \"8191\"", format!("4:6: the value is below 8K {rate}")),
+        ("down = \"2048T\"", format!("4:8: the value is above 1024T {rate}")),
+        ("month = { bytes = \"1023K\", then = \"stop\" }", format!("4:19: the value is below 1M {volume}")),
+        (
+            "month = { bytes = \"unlimited\", then = \"stop\" }",
+            format!("4:19: \"unlimited\" is not possible here {volume}"),
+        ),
+    ] {
+        assert_eq!(network(lines), [complaint], "{lines}");
+    }
+}
+
+#[test]
+fn a_network_without_a_mode() {
+    for (content, complaint) in [
+        (
+            "[network]",
+            "2:1: nothing is below [network] (below [network] there are: mode, allow, ports, smtp, \
+             publish, up, down, month, connections; or remove it)",
+        ),
+        (
+            "network = \"outbound\"",
+            "2:11: expected a table (what is below [network]), found a text in quotes (write \
+             network = { mode = \"outbound\" })",
+        ),
+        ("[network]\nmode = \"host\"", "3:8: expected one of none, outbound, published"),
+        (
+            "[network]\nup = \"1M\"",
+            "3:6: \"up\", but the tenant has no network (add mode = \"outbound\" or mode = \
+             \"published\", or remove this line)",
+        ),
+        (
+            "[network]\nsmtp = true\nmode = \"none\"",
+            "3:8: \"smtp\", but the tenant has no network (add mode = \"outbound\" or mode = \
+             \"published\", or remove this line)",
+        ),
+    ] {
+        assert_eq!(tenant(&format!("plan = \"small\"\n{content}")), [complaint], "{content}");
+    }
+}
+
+#[test]
+fn ports_that_cannot_be_published() {
+    let published = |entries: &str| {
+        below_the_gate(tenant(&format!("plan = \"small\"\n[network]\nmode = \"published\"\npublish = [{entries}]")))
+    };
+    let example = "{ host = \"tcp/40132\", to = \"tcp/22\" }";
+    for (entries, complaints) in [
+        ("\"tcp/40132\"", &[format!("4:12: expected a table such as {example}, found a text in quotes")][..]),
+        (
+            "{ hots = \"tcp/40132\" }",
+            &[
+                format!("4:12: the entry has no \"to\" (write both ports, such as {example})"),
+                "4:14: unknown key \"hots\" (did you mean \"host\"?)".to_owned(),
+            ],
+        ),
+        (
+            "{ host = \"udp/40132\", to = \"tcp/22\" }",
+            &["4:39: \"udp/40132\" cannot lead to \"tcp/22\" (write \"udp/22\": both ports have one \
+             transport)"
+                .to_owned()],
+        ),
+        (
+            "{ host = \"40132\", to = \"tcp/22-23\" }",
+            &[
+                "4:21: \"40132\" has no transport; write one such as \"tcp/443\"".to_owned(),
+                "4:35: \"22-23\" is no port: ports are from 1 to 65535".to_owned(),
+            ],
+        ),
+        (
+            "{ host = \"tcp/40132\", to = \"tcp/22\" }, { host = \"tcp/40132\", to = \"tcp/23\" }",
+            &["4:51: \"tcp/40132\" is in the list twice (take one of them out)".to_owned()],
+        ),
+        (
+            example,
+            &["4:1: the host has no ports that tenants may publish (name them in bailiwick.toml, such \
+             as network = { ports = \"40000-49999\" })"
+                .to_owned()],
+        ),
+    ] {
+        assert_eq!(published(entries), complaints, "{entries}");
+    }
+}
+
+#[test]
+fn a_link_that_cannot_be() {
+    let link = |lines: &str| network(&format!("[[link]]\n{lines}"));
+    for (lines, complaint) in [
+        (
+            "to = \"bob\"",
+            "4:1: the link has no \"port\" (write the port that is connected to, such as port = \
+             \"tcp/5432\")",
+        ),
+        (
+            "port = \"tcp/1\"",
+            "4:1: the link has no \"to\" and no \"from\" (write to = \"bob\" to connect to bob, or \
+             from = \"bob\" to let bob connect)",
+        ),
+        (
+            "port = \"tcp/1\"\nto = \"bob\"\nfrom = \"bob\"",
+            "4:1: the link has \"to\" and \"from\" (write two [[link]], one for each direction)",
+        ),
+        (
+            "port = \"tcp/1\"\nto = \"alice\"",
+            "6:6: a link of \"alice\" to itself (remove it: programs of one jail reach each other \
+             without one)",
+        ),
+        ("port = \"tcp/1\"\nto = \"Bob\"", "6:6: a name starts with a lower-case letter or \"_\", not with 'B'"),
+        ("port = \"5432\"\nto = \"bob\"", "5:8: \"5432\" has no transport; write one such as \"tcp/443\""),
+        ("port = \"tcp/1-2\"\nto = \"bob\"", "5:8: \"1-2\" is no port: ports are from 1 to 65535"),
+        ("port = \"tcp/1\"\ntoo = \"bob\"", "6:1: unknown key \"too\" (did you mean \"to\"?)"),
+        (
+            "port = \"tcp/1\"\nto = \"bob\"\n[[link]]\nport = \"tcp/1\"\nto = \"bob\"",
+            "7:1: the same link is there twice (take one of them out)",
+        ),
+    ] {
+        assert_eq!(link(lines), [complaint], "{lines}");
+    }
+    let offline = "plan = \"small\"\n[[link]]\nto = \"bob\"\nport = \"tcp/1\"";
+    assert_eq!(
+        tenant(offline),
+        ["2:1: a link, but the tenant has no network (add mode = \"outbound\" below [network], \
+             or remove the link)"]
+    );
+    let plan = Directory::with(&[("plans.d/small.toml", "[[link]]\nto = \"bob\"\nport = \"tcp/1\"")]);
+    assert!(plan.complaints()[0].starts_with("CONFIG/plans.d/small.toml:1:3: unknown key \"link\""));
+}
+
+#[test]
+fn too_many_items_of_a_network() {
+    let list = |count: usize, item: fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(", ");
+    let allow = |count| network(&format!("allow = [{}]", list(count, |n| format!("\"h{n}.example\""))));
+    assert_eq!(allow(256), [""; 0]);
+    assert_eq!(allow(257), ["4:9: more than 256 destinations (take out those that nobody uses)"]);
+    let ports = |count| network(&format!("ports = [{}]", list(count, |n| format!("\"udp/{}\"", n + 1))));
+    assert_eq!(ports(64), [""; 0]);
+    assert_eq!(ports(65), ["4:9: more than 64 ports (take out those that nobody uses)"]);
+    let publish = list(65, |n| format!("{{ host = \"tcp/{}\", to = \"tcp/1\" }}", 40_000 + n));
+    assert_eq!(
+        tenant(&format!("plan = \"small\"\n[network]\nmode = \"published\"\npublish = [{publish}]")),
+        ["4:11: more than 64 published ports (take out those that nobody uses)"]
+    );
+    let notify = list(17, |n| (n + 1).to_string());
+    assert_eq!(
+        network(&format!("month = {{ bytes = \"1G\", then = \"stop\", notify = [{notify}] }}")),
+        ["4:49: more than 16 shares (take out those that nobody uses)"]
+    );
+    let links = |count: usize| {
+        network(&(0..count).map(|n| format!("[[link]]\nto = \"t{n}\"\nport = \"tcp/1\"\n")).collect::<String>())
+    };
+    assert_eq!(links(64), [""; 0]);
+    assert_eq!(links(65), ["4:1: more than 64 links (take out those that nobody uses)"]);
+    let block = list(257, |n| format!("\"5.{}.{}.0/24\"", n / 256, n % 256));
+    assert_eq!(
+        host_network(&format!("block = [{block}]")),
+        ["2:9: more than 256 blocked prefixes (take out those that nobody uses)"]
+    );
+}
+
+#[test]
+fn a_network_of_the_host_that_cannot_be() {
+    let good = "ipv4 = \"10.64.0.0/16\"\nipv6 = \"2a00:1:2:3::/64\"\nresolvers = [\"10.0.0.53\", \"2a00::53\"]\n\
+                block = [\"5.0.0.0/8\", \"9.9.9.9\"]\nports = \"1024-65535\"";
+    assert_eq!(host_network(good), [""; 0]);
+    assert_eq!(host_network("ipv4 = \"5.0.0.0/8\"\nipv6 = \"off\"\nports = \"2000\""), [""; 0]);
+    let high = "ids = { first = 4293918720 }\n[network]\nipv4 = \"192.168.7.0/24\"\nipv6 = \"fd00:1::/48\"";
+    assert_eq!(below_the_gate(host(high)), [""; 0]);
+    let upstream = "(write the resolver that the host itself asks, or resolvers = [] for all of these)";
+    let (v4, v6) = ("write one such as \"100.64.0.0/10\"", "write one such as \"fd12:3456:789a::/48\"");
+    let range = "(write a range such as \"40000-49999\", from 1024 on)";
+    for (lines, complaints) in [
+        (
+            "ipv4 = \"10.0.0.1/8\"",
+            vec![
+                "2:8: \"10.0.0.1/8\" has bits set after the first 8 (write \"10.0.0.0/8\", or \
+             \"10.0.0.1\" for the one address)"
+                    .to_owned(),
+            ],
+        ),
+        ("ipv4 = \"fd00::/48\"", vec![format!("2:8: \"fd00::/48\" is of the other family ({v4})")]),
+        (
+            "ipv4 = \"10.0.0.0/7\"",
+            vec![
+                "2:8: \"10.0.0.0/7\" has a length of 7 (write a length from /8 to /24, such as \
+             \"100.64.0.0/10\")"
+                    .to_owned(),
+            ],
+        ),
+        (
+            "ipv4 = \"10.0.0.0/25\"",
+            vec![
+                "2:8: \"10.0.0.0/25\" has a length of 25 (write a length from /8 to /24, such as \
+             \"100.64.0.0/10\")"
+                    .to_owned(),
+            ],
+        ),
+        (
+            "ipv4 = \"10.0.0.0/17\"",
+            vec![
+                "2:8: \"10.0.0.0/17\" has 32768 addresses, and there are ids for 65383 tenants (write a \
+             prefix of /16 or shorter: \"100.64.0.0/16\")"
+                    .to_owned(),
+            ],
+        ),
+        (
+            "ipv4 = \"127.0.0.0/8\"",
+            vec![format!(
+                "2:8: \"127.0.0.0/8\" overlaps \"127.0.0.0/8\", which is loopback (RFC 1122, 3.2.1.3) \
+             ({v4})"
+            )],
+        ),
+        (
+            "ipv4 = \"172.0.0.0/8\"",
+            vec![format!("2:8: \"172.0.0.0/8\" overlaps \"172.16.0.0/12\", which is private (RFC 1918) ({v4})")],
+        ),
+        (
+            "ipv6 = \"on\"",
+            vec![
+                "2:8: unknown word \"on\" (\"auto\", \"off\", or a prefix such as \"fd12:3456:789a::/48\")".to_owned(),
+            ],
+        ),
+        (
+            "ipv6 = \"fd00::/40\"",
+            vec![
+                "2:8: \"fd00::/40\" has a length of 40 (write a length from /48 to /64, such as \
+             \"fd12:3456:789a::/48\")"
+                    .to_owned(),
+            ],
+        ),
+        (
+            "ipv6 = \"fe80::/64\"",
+            vec![format!("2:8: \"fe80::/64\" overlaps \"fe80::/10\", which is link-local (RFC 4291, 2.5.6) ({v6})")],
+        ),
+        (
+            "resolvers = [\"127.0.0.53\", \"::\", \"ff02::1\"]",
+            vec![
+                format!("2:14: \"127.0.0.53\" is the jail itself, inside a jail {upstream}"),
+                format!("2:28: \"::\" is no address of a host {upstream}"),
+                format!("2:34: \"ff02::1\" is multicast {upstream}"),
+            ],
+        ),
+        (
+            "resolvers = [\"fe80::1\", \"::ffff:9.9.9.9\", \"9.9.9.9:53\"]",
+            vec![
+                format!("2:14: \"fe80::1\" is link-local, and a jail has another link {upstream}"),
+                format!("2:25: \"::ffff:9.9.9.9\" is IPv4, written as IPv6 {upstream}"),
+                "2:43: \"9.9.9.9:53\" is no address (write one such as \"9.9.9.9\", without a port)".to_owned(),
+            ],
+        ),
+        (
+            "resolvers = [\"9.9.9.9\", \"9.9.9.9\"]",
+            vec!["2:25: \"9.9.9.9\" is in the list twice (take one of them out)".to_owned()],
+        ),
+        (
+            "resolvers = [\"9.0.0.1\", \"9.0.0.2\", \"9.0.0.3\", \"9.0.0.4\"]",
+            vec!["2:13: more than 3 resolvers (take out those that nobody uses)".to_owned()],
+        ),
+        (
+            "resolvers = [\"100.100.100.100\"]",
+            vec![
+                "2:14: \"100.100.100.100\" is in \"100.64.0.0/10\": a resolver inside a tenant (choose \
+             another pool for jails, such as ipv4 = \"10.128.0.0/10\")"
+                    .to_owned(),
+            ],
+        ),
+        (
+            "ipv6 = \"fd00:1::/48\"\nresolvers = [\"fd00:1::53\"]",
+            vec![format!("3:14: \"fd00:1::53\" is in \"fd00:1::/48\": a resolver inside a tenant {upstream}")],
+        ),
+        (
+            "block = [\"5.0.0.1/8\", \"6.0.0.0/8\", \"6.0.0.0/8\"]",
+            vec![
+                "2:10: \"5.0.0.1/8\" has bits set after the first 8 (write \"5.0.0.0/8\", or \
+             \"5.0.0.1\" for the one address)"
+                    .to_owned(),
+                "2:36: \"6.0.0.0/8\" is in the list twice (take one of them out)".to_owned(),
+            ],
+        ),
+        ("ports = \"1023-2000\"", vec![format!("2:9: \"1023-2000\" has ports of the host's own services {range}")]),
+        ("ports = \"2000-1999\"", vec![format!("2:9: the range starts above its end; write 1999-2000 {range}")]),
+        ("ports = \"tcp/2000\"", vec![format!("2:9: \"tcp/2000\" is no port: ports are from 1 to 65535 {range}")]),
+        ("ports = [40000, 49999]", vec![format!("2:9: expected a text in quotes, found a list {range}")]),
+        (
+            "",
+            vec![
+                "1:1: nothing is in \"network\" (in \"network\" there are: ipv4, ipv6, resolvers, \
+             block, ports; or remove it)"
+                    .to_owned(),
+            ],
+        ),
+    ] {
+        assert_eq!(host_network(lines), complaints, "{lines}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::directory::Directory;
 use bailiwick_policy::{Declared, Mail, Run, Service, Settings, Sleep, Tenant, read_tenant};
-use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Period, Profile};
+use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Network, Period, Profile};
 use std::collections::BTreeSet;
 
 fn tenant(directory: &Directory, name: &str) -> Tenant {
@@ -31,6 +31,7 @@ fn settings_that_nobody_makes_have_their_defaults() {
             sleep: None,
             mail: None,
             host_sockets: BTreeSet::new(),
+            network: Network::default(),
         }
     );
     assert_eq!(alice.state, Declared::Active);
@@ -56,9 +57,9 @@ fn the_nearest_setting_wins() {
             "plan = \"big\"\nprofile = \"web\"\n[limits]\ntasks = \"unlimited\"\nmemory = \"inherit\"\nswap = \"1G\"\n[mail]\nrecipients = 3",
         ),
     ]);
-    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets } =
+    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets, network } =
         tenant(&directory, "alice").settings;
-    assert!(services.is_empty() && sleep.is_none());
+    assert!(services.is_empty() && sleep.is_none() && network == Network::default());
     assert_eq!((image.as_str(), profile, doors.len()), ("debian-12", Profile::Web, 0));
     assert_eq!(suspended_doors, BTreeSet::from([Door::Ftp]));
     assert_eq!(mail, Some(Mail { per_hour: 7, recipients: 3, size: ByteSize(1 << 20) }), "each key by itself");

@@ -8,8 +8,8 @@ use bailiwick_policy::{
 };
 use bailiwick_policy::{dump, parse};
 use bailiwick_types::{
-    Bound, ByteSize, Count, CpuShare, Door, IdPool, Limits, Period, PlanName, Profile, Readiness, Resource, Restart,
-    SoftHard, StopSignal, TenantName,
+    Bound, ByteSize, Count, CpuShare, Door, HostNetwork, IdPool, Limits, Network, Period, PlanName, Profile, Readiness,
+    Resource, Restart, SoftHard, StopSignal, TenantName,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -89,7 +89,9 @@ prop_compose! {
         let (doors, suspended_doors) = (doors.into_iter().collect(), suspended.into_iter().collect());
         let mail = mail.map(|(per_hour, recipients, size)| Mail { per_hour, recipients, size: ByteSize(size) });
         let sleep = sleep.map(|(after, freeze_after)| Sleep { after: Period(after), freeze_after: freeze_after.map(Period) });
-        Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets }
+        // No network is served yet. The unit tests of the crate write and read one.
+        let network = Network::default();
+        Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets, network }
     }
 }
 
@@ -217,7 +219,7 @@ prop_compose! {
         let login = Login { user, ssh_keys };
         // The names are set when the tenant is added to the policy.
         let name = "placeholder".parse().expect("a name");
-        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, timers, ftp })
+        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, timers, ftp, links: Vec::new() })
     }
 }
 
@@ -257,6 +259,7 @@ prop_compose! {
             host_sockets: lent
                 .map(|(name, (path, connections))| (name, HostSocket { path: path.into(), connections }))
                 .collect(),
+            network: HostNetwork::default(),
         }
     }
 }
