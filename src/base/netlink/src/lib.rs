@@ -9,6 +9,7 @@
 mod message;
 mod socket;
 
+pub mod nft;
 pub mod route;
 
 pub use socket::{Error, Refusal, TIME};

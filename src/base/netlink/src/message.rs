@@ -15,6 +15,8 @@ pub(crate) const DUMP: u16 = 0x300;
 pub(crate) const REPLACE: u16 = 0x100;
 pub(crate) const EXCLUSIVE: u16 = 0x200;
 pub(crate) const CREATE: u16 = 0x400;
+pub(crate) const APPEND: u16 = 0x800;
+
 /// Messages that are being written, one after the other.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Writer {
@@ -65,6 +67,10 @@ impl Writer {
         (!self.too_long).then_some(&self.bytes)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Writes bytes, such as the header of a family.
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
@@ -81,6 +87,16 @@ impl Writer {
     /// Writes a number in the byte order of this machine.
     pub(crate) fn put_u32(&mut self, kind: u16, number: u32) {
         self.put(kind, &number.to_ne_bytes());
+    }
+
+    /// Writes a number in the byte order of networks.
+    pub(crate) fn put_be32(&mut self, kind: u16, number: u32) {
+        self.put(kind, &number.to_be_bytes());
+    }
+
+    /// Writes a number in the byte order of networks.
+    pub(crate) fn put_be64(&mut self, kind: u16, number: u64) {
+        self.put(kind, &number.to_be_bytes());
     }
 
     /// Writes a text with its final zero.
@@ -150,9 +166,27 @@ pub(crate) fn find_u32(attributes_of: &[u8], kind: u16) -> Option<u32> {
     find(attributes_of, kind).and_then(number32)
 }
 
+/// A number in the byte order of networks.
+pub(crate) fn find_be32(attributes_of: &[u8], kind: u16) -> Option<u32> {
+    find(attributes_of, kind).and_then(be32)
+}
+
+/// A number in the byte order of networks.
+pub(crate) fn find_be64(attributes_of: &[u8], kind: u16) -> Option<u64> {
+    find(attributes_of, kind).and_then(be64)
+}
+
 /// A text, up to its first zero. Bytes that are no UTF-8 are replaced.
 pub(crate) fn find_text(attributes_of: &[u8], kind: u16) -> Option<String> {
     find(attributes_of, kind).map(text)
+}
+
+pub(crate) fn be32(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+}
+
+pub(crate) fn be64(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
 /// A text, up to its first zero. Bytes that are no UTF-8 are replaced.
@@ -173,7 +207,7 @@ mod tests {
         writer.put_text(3, "bw9");
         writer.nest(4, |inner| {
             inner.put_u32(1, 5);
-            inner.put_u32(2, 6);
+            inner.put_be64(2, 6);
         });
         writer.end();
         writer.begin(8, 0, 9);
@@ -185,7 +219,7 @@ mod tests {
         let attributes = &all[0].body[4..];
         assert_eq!(find_text(attributes, 3).as_deref(), Some("bw9"));
         let nested = find(attributes, 4).expect("nested");
-        assert_eq!((find_u32(nested, 1), find_u32(nested, 2)), (Some(5), Some(6)));
+        assert_eq!((find_u32(nested, 1), find_be64(nested, 2)), (Some(5), Some(6)));
     }
 
     #[test]

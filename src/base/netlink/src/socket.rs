@@ -18,6 +18,11 @@ const TRIES: usize = 8;
 const MAX_DATAGRAM: usize = 64 << 10;
 /// Answers that may wait for us, in bytes.
 const RECEIVE_BUFFER: usize = 4 << 20;
+/// Refusals of one batch that are kept; what follows one is mostly its consequence.
+const MAX_REFUSALS: usize = 64;
+/// What the kernel reserves of the send buffer, in bytes, and some more.
+const SEND_RESERVE: usize = 4 << 10;
+
 // The kinds of messages, and the attributes of an error, of linux/netlink.h.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -204,6 +209,41 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Sends all messages of a batch at once, and returns the refusals of the kernel, which has decided when the call returns.
+    /// `name` names the operation of a sequence number.
+    pub(crate) fn commit(
+        &mut self,
+        bytes: &[u8],
+        what: &str,
+        name: impl Fn(u32) -> String,
+    ) -> Result<Vec<Refusal>, Error> {
+        let failed = |source: rustix::io::Errno| Error::Socket { what: what.to_owned(), source: source.into() };
+        self.drain();
+        let needed = bytes.len() + SEND_RESERVE;
+        if sockopt::set_socket_send_buffer_size_force(&self.fd, needed).is_err() {
+            sockopt::set_socket_send_buffer_size(&self.fd, needed).map_err(failed)?;
+        }
+        rustix::net::send(&self.fd, bytes, SendFlags::empty()).map_err(failed)?;
+        let mut refusals = Vec::new();
+        let mut is_decided = false;
+        loop {
+            let len = match self.receive(&what, RecvFlags::DONTWAIT) {
+                Ok(len) => len,
+                Err(error) if error.errno() == Some(libc::EAGAIN) => break,
+                // So many refusals that some were lost.
+                Err(error) if error.errno() == Some(libc::ENOBUFS) && !refusals.is_empty() => continue,
+                Err(error) => return Err(error),
+            };
+            for message in messages(&self.buffer[..len]).filter(|message| message.kind == ERROR) {
+                is_decided = true;
+                if refusals.len() < MAX_REFUSALS {
+                    refusals.extend(refusal(&message, &name(message.sequence)));
+                }
+            }
+        }
+        if is_decided { Ok(refusals) } else { Err(failed(rustix::io::Errno::TIMEDOUT)) }
     }
 
     fn send(&mut self, what: &dyn Display, request: &mut Writer) -> Result<u32, Error> {
