@@ -121,7 +121,13 @@ impl IdPool {
     /// The id of the host user of the tenant that has this range.
     #[must_use]
     pub fn host_user(self, range: IdRange) -> HostUid {
-        HostUid(self.host_users() + (range.first - self.first) / self.per_tenant)
+        HostUid(self.host_users() + self.number(range))
+    }
+
+    /// The number of a range of this pool, which is the index for [`Self::range`].
+    #[must_use]
+    pub fn number(self, range: IdRange) -> u32 {
+        (range.first - self.first) / self.per_tenant
     }
 
     /// The range that belongs to the id of a host user: the reverse of [`Self::host_user`]. The range may belong to no

@@ -797,6 +797,8 @@ pub enum Ipv6Pool {
 /// What the host has for the networks of jails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostNetwork {
+    /// The user that is root in the router: a name of the host's user database, or a number.
+    pub user: String,
     /// The addresses of IPv4 that jails get.
     pub ipv4: Prefix,
     /// The addresses of IPv6 that jails get.
@@ -820,6 +822,7 @@ impl HostNetwork {
 impl Default for HostNetwork {
     fn default() -> Self {
         Self {
+            user: "bailiwick-net".to_owned(),
             ipv4: Prefix::v4([100, 64, 0, 0], 10),
             ipv6: Ipv6Pool::Auto,
             resolvers: Vec::new(),

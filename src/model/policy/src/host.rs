@@ -256,7 +256,7 @@ fn web_group(value: &DeValue<'_>, login_group: &str) -> Result<String, Problem> 
     Ok(group)
 }
 
-fn not_root(value: &DeValue<'_>, kind: &str, is_root: impl Fn() -> Problem) -> Result<String, Problem> {
+pub(crate) fn not_root(value: &DeValue<'_>, kind: &str, is_root: impl Fn() -> Problem) -> Result<String, Problem> {
     let name = account(text(value)?)?;
     let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
     let id = name.parse::<u32>();

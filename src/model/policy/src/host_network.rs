@@ -2,6 +2,7 @@
 //! ports of the host that tenants may publish.
 
 use crate::diagnostic::Problem;
+use crate::host::not_root;
 use crate::network::{at_most, list, prefix, quoted};
 use crate::reader::{Report, Section, Span, Table, distinct, parsed, text};
 use bailiwick_types::{ALWAYS_BLOCKED, HostNetwork, IdPool, Ipv6Pool, PortRange, Prefix};
@@ -11,7 +12,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 pub(crate) const HOST_NETWORK: Section =
-    Section { title: "in \"network\"", keys: &["ipv4", "ipv6", "resolvers", "block", "ports"] };
+    Section { title: "in \"network\"", keys: &["user", "ipv4", "ipv6", "resolvers", "block", "ports"] };
 
 /// The C library asks no more (`resolv.conf(5)`).
 const MAX_RESOLVERS: usize = 3;
@@ -26,6 +27,7 @@ const UPSTREAM: &str = "write the resolver that the host itself asks, or resolve
 pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static [Section], ids: IdPool) -> HostNetwork {
     let mut network = HostNetwork::default();
     let Some(table) = top.filled_table(report, "network", &HOST_NETWORK, file) else { return network };
+    network.user = table.read(report, "user", user).map_or(network.user, Spanned::into_inner);
     let ipv4 = table.read(report, "ipv4", |value| ipv4(value, ids));
     let ipv6 = table.read(report, "ipv6", ipv6);
     let pool_place: Option<Span> = ipv4.as_ref().map(Spanned::span).or(ipv6.as_ref().map(Spanned::span));
@@ -47,6 +49,14 @@ pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static 
     }
     network.ports = table.read(report, "ports", ports).map(Spanned::into_inner);
     network
+}
+
+/// Reads the user that is root in the router. It must not be root of the host.
+fn user(value: &DeValue<'_>) -> Result<String, Problem> {
+    let hint = || {
+        Problem::new("the router must not belong to root").hint("give it a user of its own, such as \"bailiwick-net\"")
+    };
+    not_root(value, "user", hint)
 }
 
 /// Reads a pool, and checks that its addresses are nobody else's.
@@ -141,7 +151,7 @@ fn ports(value: &DeValue<'_>) -> Result<PortRange, Problem> {
 
 /// Writes what the host has for networks.
 pub(crate) fn write(network: &HostNetwork) -> String {
-    let HostNetwork { ipv4, ipv6, resolvers, block, ports } = network;
+    let HostNetwork { user, ipv4, ipv6, resolvers, block, ports } = network;
     let ipv6 = match ipv6 {
         Ipv6Pool::Auto => "auto".to_owned(),
         Ipv6Pool::Off => "off".to_owned(),
@@ -149,5 +159,8 @@ pub(crate) fn write(network: &HostNetwork) -> String {
     };
     let (resolvers, block) = (list(resolvers.iter().map(quoted)), list(block.iter().map(quoted)));
     let ports = ports.map(|ports| format!(", ports = \"{ports}\"")).unwrap_or_default();
-    format!("network = {{ ipv4 = \"{ipv4}\", ipv6 = \"{ipv6}\", resolvers = {resolvers}, block = {block}{ports} }}\n")
+    let user = quoted(user);
+    format!(
+        "network = {{ user = {user}, ipv4 = \"{ipv4}\", ipv6 = \"{ipv6}\", resolvers = {resolvers}, block = {block}{ports} }}\n"
+    )
 }

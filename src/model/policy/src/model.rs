@@ -122,6 +122,15 @@ impl Host {
     }
 }
 
+impl Host {
+    /// The file that holds the router, the network namespace through which jails reach the network. It is beside the runtime
+    /// directory. With the default settings this is that of `ip netns exec bailiwick` (`ip-netns(8)`).
+    #[must_use]
+    pub fn router_namespace(&self) -> PathBuf {
+        self.runtime_dir.with_file_name("netns").join("bailiwick")
+    }
+}
+
 impl Tenant {
     /// How the tenant's jail may use its storage; `None` when no jail shall run. Only this function decides it.
     #[must_use]

@@ -398,6 +398,7 @@ prop_compose! {
             resolvers: resolvers.into_iter().map(|part| IpAddr::from([9, 9, part.to_be_bytes()[0], part.to_be_bytes()[1]])).collect(),
             block: block.into_iter().map(|part| Prefix::new(IpAddr::from([6, part, 0, 0]), 16).expect("a prefix")).collect(),
             ports: Some(PortRange::new(1024, last).expect("in order")),
+            user: format!("user-{length}"),
         }
     }
 }

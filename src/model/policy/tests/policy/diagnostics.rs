@@ -1369,7 +1369,7 @@ fn a_network_of_the_host_that_cannot_be() {
         (
             "",
             vec![
-                "1:1: nothing is in \"network\" (in \"network\" there are: ipv4, ipv6, resolvers, \
+                "1:1: nothing is in \"network\" (in \"network\" there are: user, ipv4, ipv6, resolvers, \
              block, ports; or remove it)"
                     .to_owned(),
             ],
