@@ -12,7 +12,7 @@ use super::expression::{
 };
 use super::model::Value;
 use crate::route::{Family, octets};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// The expressions of one term.
@@ -356,6 +356,16 @@ pub fn dnat_to(to: SocketAddr) -> Term {
         Expr::Immediate { to: Register::FIRST, value: octets(to.ip()) },
         Expr::Immediate { to: port, value: to.port().to_be_bytes().to_vec() },
         nat,
+    ]
+}
+
+/// Changes the address of the destination, and leaves its port.
+#[must_use]
+pub fn dnat_to_address(to: IpAddr) -> Term {
+    let family = Family::of(to);
+    vec![
+        Expr::Immediate { to: Register::FIRST, value: octets(to) },
+        Expr::Nat { kind: NatKind::Destination, family, address: Register::FIRST, port: None },
     ]
 }
 
