@@ -132,10 +132,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             Ok(socket.commit(batch)?)
         })?;
         let rules = median(|_| Ok(socket.table(TABLE, LIMIT)?))?;
-        writeln!(
-            out,
-            "{count} tenants, {bytes} bytes: write {written:.1?}, write and load {loaded:.1?}, read counters and quotas {read:.1?}, read all {everything:.1?}, change one element {changed:.1?}, add a tenant {tenant:.1?}, read the table {rules:.1?}"
-        )?;
+        writeln!(out, "{count} tenants, {bytes} bytes: write {written:.1?}, write and load {loaded:.1?}")?;
+        writeln!(out, "  read counters and quotas {read:.1?}, all elements {everything:.1?}, the table {rules:.1?}")?;
+        writeln!(out, "  change one element {changed:.1?}, add a tenant {tenant:.1?}")?;
     }
     Ok(())
 }

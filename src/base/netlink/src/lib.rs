@@ -9,6 +9,7 @@
 mod message;
 mod socket;
 
+pub mod conntrack;
 pub mod nft;
 pub mod route;
 

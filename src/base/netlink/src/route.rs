@@ -105,7 +105,7 @@ pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-/// Writes a number or a name as an interface's index that messages have as a signed number.
+/// The number of a link, which messages have as a signed number of the same bytes.
 fn index_bytes(index: u32) -> [u8; 4] {
     index.to_ne_bytes()
 }

@@ -451,7 +451,7 @@ pub enum Expr {
         prefix: String,
         /// Bytes of the packet; `None` for all.
         snap_len: Option<u32>,
-        /// Records that are sent together; 0 for one by one.
+        /// Records that are sent together; 0 for what the listener's socket has.
         threshold: u16,
     },
     /// Changes the source to the address of the link that the packet leaves by.
@@ -863,7 +863,7 @@ mod tests {
         #[test]
         fn no_bytes_make_the_parser_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
-            name in "meta|payload|bitwise|cmp|range|immediate|lookup|ct|connlimit|counter|quota|limit|log|masq|nat|reject|dynset|fib",
+            name in "meta|payload|bitwise|cmp|range|immediate|lookup|ct|connlimit|counter|quota|limit|log|nat|reject|dynset|fib",
         ) {
             let _any = Expr::parse(&bytes);
             let _some = parse_own(&name, &bytes);

@@ -350,7 +350,7 @@ pub enum Field {
 impl Field {
     /// Bytes of a value; 0 for [`Field::Other`].
     #[must_use]
-    pub fn len(self) -> usize {
+    pub fn width(self) -> usize {
         match self {
             Self::Nfproto | Self::Protocol => 1,
             Self::Service => 2,
@@ -358,12 +358,6 @@ impl Field {
             Self::Ipv6 | Self::Ifname => 16,
             Self::Other(_) => 0,
         }
-    }
-
-    /// Whether a value has no bytes, which is so when the field is not known.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
     }
 
     fn number(self) -> u32 {
@@ -418,8 +412,8 @@ fn fields_of(mut number: u32) -> Vec<Field> {
 /// Bytes of a key or value. In a concatenation, each field takes a multiple of 4.
 fn len_of(fields: &[Field]) -> u32 {
     let len = match fields {
-        [one] => one.len(),
-        several => several.iter().map(|field| field.len().next_multiple_of(4)).sum(),
+        [one] => one.width(),
+        several => several.iter().map(|field| field.width().next_multiple_of(4)).sum(),
     };
     u32::try_from(len).unwrap_or(u32::MAX)
 }
@@ -609,7 +603,7 @@ impl Set {
                 if is_concatenation {
                     description.nest(DESCRIPTION_FIELDS, |fields| {
                         for field in &self.key {
-                            let len = u32::try_from(field.len()).unwrap_or(u32::MAX);
+                            let len = u32::try_from(field.width()).unwrap_or(u32::MAX);
                             fields.nest(LIST_ITEM, |item| item.put_be32(FIELD_LEN, len));
                         }
                     });
@@ -654,14 +648,14 @@ pub(super) fn write_set_name(table: &str, set: &str, writer: &mut Writer) {
 pub enum Data {
     /// A verdict.
     Verdict(Verdict),
-    /// A value, as [`concat`] makes it.
+    /// A value, as [`concat()`] makes it.
     Value(Vec<u8>),
 }
 
 /// An element of a set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Element {
-    /// The key, or the first key of a range, as [`concat`] makes it.
+    /// The key, or the first key of a range, as [`concat()`] makes it.
     pub key: Vec<u8>,
     /// The last key of a range.
     pub last: Option<Vec<u8>>,

@@ -1,7 +1,7 @@
 //! Links (`rtnetlink(7)`, `linux/if_link.h`, `linux/veth.h`).
 
 use super::{RouteSocket, index_bytes, request};
-use crate::message::{CREATE, EXCLUSIVE, Received, Writer, attributes, find, find_text, find_u32, number32};
+use crate::message::{CREATE, EXCLUSIVE, Received, Writer, attributes, find, find_text, number32};
 use crate::socket::Error;
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -334,9 +334,4 @@ fn statistics(bytes: &[u8]) -> Option<Statistics> {
         rx_dropped: number(6)?,
         tx_dropped: number(7)?,
     })
-}
-
-/// The number of an interface in an attribute.
-pub(super) fn device(attributes_of: &[u8], kind: u16) -> Option<u32> {
-    find_u32(attributes_of, kind)
 }

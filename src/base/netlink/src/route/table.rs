@@ -1,6 +1,5 @@
 //! Routes (`rtnetlink(7)`, `linux/rtnetlink.h`).
 
-use super::link::device;
 use super::{Family, RouteSocket, address, octets, request};
 use crate::message::{CREATE, EXCLUSIVE, REPLACE, Writer, find, find_u32};
 use crate::socket::Error;
@@ -284,7 +283,7 @@ fn parse(body: &[u8]) -> Option<Route> {
     let flags = u32::from_ne_bytes(head[8..12].try_into().ok()?);
     let default = if family == Family::V6 { IPV6_PRIORITY } else { 0 };
     // A route of IPv6 that ends packets is on the loopback.
-    let link = device(body, DEVICE).filter(|_| !matches!(kind, RouteKind::Blackhole | RouteKind::Unreachable));
+    let link = find_u32(body, DEVICE).filter(|_| !matches!(kind, RouteKind::Blackhole | RouteKind::Unreachable));
     Some(Route {
         destination: Prefix { address: base, len: head[1] },
         table: find_u32(body, TABLE).unwrap_or(u32::from(head[4])),

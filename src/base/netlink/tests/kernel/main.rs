@@ -1,5 +1,6 @@
 //! What the kernel makes of this crate's messages, in network namespaces of the tests' own.
 
+mod conntrack;
 mod namespace;
 mod nft;
 mod route;

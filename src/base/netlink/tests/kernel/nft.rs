@@ -125,6 +125,7 @@ fn elements() -> Vec<(Set, Vec<Element>)> {
             set("blocked"),
             vec![
                 Element::range(&[ip("10.0.0.0")], &[ip("10.255.255.255")]),
+                Element::range(&[ip("11.0.0.0")], &[ip("11.0.0.255")]),
                 Element::new(&[ip("169.254.169.254")]),
                 Element::range(&[ip("224.0.0.0")], &[ip("255.255.255.255")]),
             ],
@@ -201,7 +202,7 @@ fn nft_says_the_same() {
         for line in [
             r#"elements = { "bw1" . 100.64.0.1, "bw2" . 100.64.0.2 }"#,
             r#"elements = { "bw1" : jump tenant, "bw2" : accept }"#,
-            "elements = { 10.0.0.0/8, 169.254.169.254, 224.0.0.0/3 }",
+            "elements = { 10.0.0.0/8, 11.0.0.0/24, 169.254.169.254, 224.0.0.0/3 }",
             r#"elements = { "bw1" . 192.0.2.0/24 . 6 . 80-443 }"#,
             r#"elements = { "bw1" counter packets 3 bytes 300 quota over 195312500 kbytes used 300 bytes }"#,
             "elements = { 6 . 40132 : 100.64.0.1 . 22 }",
@@ -350,7 +351,8 @@ fn sender() -> Namespace {
     namespace
 }
 
-/// Sends packets of 72 bytes of IPv4, beside what the kernel itself sends of IPv6, with IP and UDP headers, to 10.0.1.1, port 9; from a port of its own each.
+/// Sends packets to 10.0.1.1, port 9, each from a port of its own. With the headers of IP and UDP they have 72 bytes. The
+/// kernel itself sends a few of IPv6.
 fn send(namespace: &Namespace, last: u8, count: usize) {
     namespace.run(move || {
         for _ in 0..count {

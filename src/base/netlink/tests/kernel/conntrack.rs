@@ -1,0 +1,61 @@
+//! Connections: what packets have begun is listed, counted and deleted, and nothing else is.
+
+use crate::namespace::{Namespace, in_namespace, join};
+use bailiwick_netlink::conntrack::{Connection, Conntrack};
+use bailiwick_netlink::nft::terms::{accept, ct_state, state};
+use bailiwick_netlink::nft::{BaseChain, Batch, Chain, ChainKind, Hook, NftSocket, Policy, Rule, Table};
+use bailiwick_netlink::route::Family;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+#[test]
+fn connections_of_one_source_are_listed_counted_and_deleted() {
+    in_namespace(|| {
+        // Connections are tracked where a rule asks for them.
+        let rule = Rule::new([ct_state().has(state::NEW), accept()]);
+        let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 0, policy: Policy::Accept };
+        let table = Table { chains: vec![Chain::base("in", base, vec![rule])], ..Table::new("tracked") };
+        let mut batch = Batch::new();
+        batch.replace_table(&table);
+        NftSocket::open().expect("opens").commit(batch).expect("adds");
+        std::fs::write("/proc/sys/net/netfilter/nf_conntrack_acct", "1").expect("counts");
+        let tenants = [Namespace::new(), Namespace::new()];
+        let receiver = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9)).expect("binds");
+        let mut sources = Vec::new();
+        for (tenant, net, count) in [(&tenants[0], 1u8, 6usize), (&tenants[1], 2, 3)] {
+            join(&format!("bw{net}"), tenant, net);
+            let own = Ipv4Addr::new(10, 0, net, 2);
+            tenant.run(move || {
+                for _ in 0..count {
+                    let socket = UdpSocket::bind((own, 0)).expect("binds");
+                    socket.send_to(&[0; 44], (Ipv4Addr::new(10, 0, net, 1), 9)).expect("sends");
+                }
+            });
+            for _ in 0..count {
+                receiver.recv(&mut [0; 44]).expect("receives");
+            }
+            sources.push(IpAddr::V4(own));
+        }
+        let mut conntrack = Conntrack::open().expect("opens");
+        let all = conntrack.connections(Family::V4, 100).expect("lists");
+        assert_eq!((all.total, all.connections.len()), (9, 9));
+        assert_eq!(conntrack.connections(Family::V4, 4).expect("lists").connections.len(), 4);
+        assert_eq!(conntrack.connections_of(sources[0], 2).expect("lists").total, 6);
+        let second = conntrack.connections_of(sources[1], 10).expect("lists");
+        let is_as_sent = |one: &Connection| {
+            let ports = one.ports.expect("ports");
+            (one.source, one.destination, one.protocol, ports.1, one.sent, one.received)
+                == (sources[1], IpAddr::from([10, 0, 2, 1]), 17, 9, Some((1, 72)), Some((0, 0)))
+        };
+        assert!(second.total == 3 && second.connections.iter().all(is_as_sent), "{second:?}");
+        let counts = conntrack.count_by_source(Family::V4, 10).expect("counts");
+        assert_eq!(counts.into_iter().collect::<Vec<_>>(), [(sources[0], 6), (sources[1], 3)]);
+        assert!(conntrack.count_by_source(Family::V4, 1).is_err());
+
+        assert_eq!(conntrack.delete_of(IpAddr::from([10, 0, 9, 9])).expect("none"), 0);
+        assert_eq!(conntrack.delete_of("fd00::1".parse().expect("an address")).expect("none"), 0);
+        assert_eq!(conntrack.connections(Family::V4, 0).expect("lists").total, 9);
+        assert_eq!(conntrack.delete_of(sources[0]).expect("deletes"), 6);
+        let left = conntrack.count_by_source(Family::V4, 10).expect("counts");
+        assert_eq!(left.into_iter().collect::<Vec<_>>(), [(sources[1], 3)]);
+    });
+}
