@@ -10,7 +10,9 @@ mod message;
 mod socket;
 
 pub mod conntrack;
+pub mod nflog;
 pub mod nft;
+pub mod packet;
 pub mod route;
 
 pub use socket::{Error, Refusal, TIME};

@@ -129,6 +129,10 @@ impl Socket {
         Ok(Self { fd, sequence: 0, buffer: vec![0; MAX_DATAGRAM] })
     }
 
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     /// Sends a request and waits until the kernel acknowledges it. Calls `each` with every message before that.
     pub(crate) fn ask(
         &mut self,
@@ -292,6 +296,11 @@ impl Socket {
             };
             return Err(Error::Socket { what: what.to_string(), source });
         }
+    }
+
+    /// The datagram that was received last.
+    pub(crate) fn received(&self, len: usize) -> &[u8] {
+        &self.buffer[..len]
     }
 }
 

@@ -2,5 +2,6 @@
 
 mod conntrack;
 mod namespace;
+mod nflog;
 mod nft;
 mod route;
