@@ -54,15 +54,15 @@ pub fn become_for_good_in(user: u32, group: u32, others: &[u32]) -> io::Result<(
     if same { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
-/// Becomes root of the user namespace that this thread has entered: user 0 and group 0 there. The supplementary groups stay,
-/// because a namespace whose map lacks them cannot name them. Then reads the ids back.
+/// Becomes a user and a group of the user namespace that this thread has entered, for good. The supplementary groups stay: a
+/// namespace whose map lacks them cannot name them. Then reads the ids back.
 ///
 /// # Errors
 /// The error of a call; `EPERM` when an id is not the requested one.
-pub fn become_root_inside() -> io::Result<()> {
-    rustix::thread::set_thread_res_gid(gid(0), gid(0), gid(0))?;
-    rustix::thread::set_thread_res_uid(uid(0), uid(0), uid(0))?;
-    let same = rustix::process::geteuid() == uid(0) && rustix::process::getegid() == gid(0);
+pub fn become_inside(user: u32, group: u32) -> io::Result<()> {
+    rustix::thread::set_thread_res_gid(gid(group), gid(group), gid(group))?;
+    rustix::thread::set_thread_res_uid(uid(user), uid(user), uid(user))?;
+    let same = rustix::process::geteuid() == uid(user) && rustix::process::getegid() == gid(group);
     if same { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 

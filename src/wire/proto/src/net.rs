@@ -3,16 +3,19 @@
 //! The warden asks for changes. `bailiwickd` asks for what the kernel says. `bailiwick-net` reads from the root-owned policy what
 //! a tenant may do.
 //!
-//! Danger: only root may ask for a change. The check is by the kernel's word on the peer (`SO_PEERCRED`), for each request.
+//! Danger: only root may ask for a change. Requests that change something come over a socket of their own, which only root can
+//! connect to.
 
 use crate::Failure;
 use bailiwick_types::{NetworkConnection, NetworkFacts, NetworkTraffic, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The socket of `bailiwick-net`, below the runtime directory.
+/// The socket of `bailiwick-net` for requests that change nothing, below the runtime directory.
 pub const NET_SOCKET: &str = "network/net.sock";
-/// The directory of that socket, below the runtime directory.
+/// Its socket for all requests, which only root can connect to.
+pub const NET_ROOT_SOCKET: &str = "network/root.sock";
+/// The directory of these sockets, below the runtime directory.
 pub const NET_DIR: &str = "network";
 /// The most bytes of a request.
 pub const MAX_NET_REQUEST: usize = 16 << 10;
