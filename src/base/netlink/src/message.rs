@@ -1,25 +1,33 @@
 //! Messages and attributes, as bytes (`netlink(7)`, `linux/netlink.h`).
 
-pub(crate) use bailiwick_sys::netlink::{attributes, number16, number32};
+pub use bailiwick_sys::netlink::{attributes, number16, number32};
 
 /// The length of `nlmsghdr` in bytes.
-pub(crate) const HEADER: usize = 16;
+pub const HEADER: usize = 16;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
 
 // Flags of `nlmsghdr` (linux/netlink.h).
-pub(crate) const REQUEST: u16 = 0x1;
-pub(crate) const ACK: u16 = 0x4;
-pub(crate) const DUMP_INTERRUPTED: u16 = 0x10;
-pub(crate) const DUMP: u16 = 0x300;
-pub(crate) const REPLACE: u16 = 0x100;
-pub(crate) const EXCLUSIVE: u16 = 0x200;
-pub(crate) const CREATE: u16 = 0x400;
-pub(crate) const APPEND: u16 = 0x800;
+/// `NLM_F_REQUEST`.
+pub const REQUEST: u16 = 0x1;
+/// `NLM_F_ACK`: the kernel acknowledges it.
+pub const ACK: u16 = 0x4;
+/// `NLM_F_DUMP_INTR`: a list changed while it was read.
+pub const DUMP_INTERRUPTED: u16 = 0x10;
+/// `NLM_F_DUMP`: a list.
+pub const DUMP: u16 = 0x300;
+/// `NLM_F_REPLACE`: in place of what is there.
+pub const REPLACE: u16 = 0x100;
+/// `NLM_F_EXCL`: nothing like it may be there.
+pub const EXCLUSIVE: u16 = 0x200;
+/// `NLM_F_CREATE`: it is made.
+pub const CREATE: u16 = 0x400;
+/// `NLM_F_APPEND`: at the end.
+pub const APPEND: u16 = 0x800;
 
 /// Messages that are being written, one after the other.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Writer {
+pub struct Writer {
     bytes: Vec<u8>,
     start: usize,
     too_long: bool,
@@ -27,14 +35,14 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// One request of this kind.
-    pub(crate) fn request(kind: u16, flags: u16) -> Self {
+    pub fn request(kind: u16, flags: u16) -> Self {
         let mut writer = Self::default();
         writer.begin(kind, flags, 0);
         writer
     }
 
     /// Begins a message. The one before it must have been ended.
-    pub(crate) fn begin(&mut self, kind: u16, flags: u16, sequence: u32) {
+    pub fn begin(&mut self, kind: u16, flags: u16, sequence: u32) {
         self.start = self.bytes.len();
         self.bytes.extend([0; 4]);
         self.bytes.extend(kind.to_ne_bytes());
@@ -44,63 +52,65 @@ impl Writer {
     }
 
     /// Writes the length of the message into its header.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         let len = u32::try_from(self.bytes.len() - self.start).unwrap_or_default();
         self.too_long |= len == 0;
         self.bytes[self.start..self.start + 4].copy_from_slice(&len.to_ne_bytes());
     }
 
     /// Sets the sequence number of the message that was begun last.
-    pub(crate) fn set_sequence(&mut self, sequence: u32) {
+    pub fn set_sequence(&mut self, sequence: u32) {
         self.bytes[self.start + 8..self.start + 12].copy_from_slice(&sequence.to_ne_bytes());
     }
 
     /// Sets further flags of the message that was begun last.
-    pub(crate) fn add_flags(&mut self, flags: u16) {
+    pub fn add_flags(&mut self, flags: u16) {
         let at = self.start + 6;
         let old = u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]);
         self.bytes[at..at + 2].copy_from_slice(&(old | flags).to_ne_bytes());
     }
 
     /// The bytes of all messages; `None` when one has an attribute of more than 64 KiB.
-    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+    pub fn bytes(&self) -> Option<&[u8]> {
         (!self.too_long).then_some(&self.bytes)
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// The bytes of all messages so far.
+    #[must_use]
+    pub fn size(&self) -> usize {
         self.bytes.len()
     }
 
     /// Writes bytes, such as the header of a family.
-    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+    pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
         self.pad();
     }
 
     /// Writes an attribute.
-    pub(crate) fn put(&mut self, kind: u16, content: &[u8]) {
+    pub fn put(&mut self, kind: u16, content: &[u8]) {
         let at = self.open(kind);
         self.bytes.extend(content);
         self.close(at);
     }
 
     /// Writes a number in the byte order of this machine.
-    pub(crate) fn put_u32(&mut self, kind: u16, number: u32) {
+    pub fn put_u32(&mut self, kind: u16, number: u32) {
         self.put(kind, &number.to_ne_bytes());
     }
 
     /// Writes a number in the byte order of networks.
-    pub(crate) fn put_be32(&mut self, kind: u16, number: u32) {
+    pub fn put_be32(&mut self, kind: u16, number: u32) {
         self.put(kind, &number.to_be_bytes());
     }
 
     /// Writes a number in the byte order of networks.
-    pub(crate) fn put_be64(&mut self, kind: u16, number: u64) {
+    pub fn put_be64(&mut self, kind: u16, number: u64) {
         self.put(kind, &number.to_be_bytes());
     }
 
     /// Writes a text with its final zero.
-    pub(crate) fn put_text(&mut self, kind: u16, text: &str) {
+    pub fn put_text(&mut self, kind: u16, text: &str) {
         let at = self.open(kind);
         self.bytes.extend(text.as_bytes());
         self.bytes.push(0);
@@ -108,7 +118,7 @@ impl Writer {
     }
 
     /// Writes an attribute made of attributes.
-    pub(crate) fn nest(&mut self, kind: u16, write: impl FnOnce(&mut Self)) {
+    pub fn nest(&mut self, kind: u16, write: impl FnOnce(&mut Self)) {
         let at = self.open(kind | NESTED);
         write(self);
         self.close(at);
@@ -135,16 +145,19 @@ impl Writer {
 
 /// One message of the kernel.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Received<'a> {
-    pub(crate) kind: u16,
-    pub(crate) flags: u16,
-    pub(crate) sequence: u32,
+pub struct Received<'a> {
+    /// What it is about.
+    pub kind: u16,
+    /// `NLM_F_…`.
+    pub flags: u16,
+    /// The number of the request that it answers.
+    pub sequence: u32,
     /// What follows `nlmsghdr`.
-    pub(crate) body: &'a [u8],
+    pub body: &'a [u8],
 }
 
 /// The messages of a datagram. A cut message, which the kernel does not send, ends them.
-pub(crate) fn messages(mut rest: &[u8]) -> impl Iterator<Item = Received<'_>> {
+pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let len = usize::try_from(rest.get(0..4).and_then(number32)?).ok()?;
         let message = rest.get(..len).filter(|message| message.len() >= HEADER)?;
@@ -157,40 +170,44 @@ pub(crate) fn messages(mut rest: &[u8]) -> impl Iterator<Item = Received<'_>> {
 }
 
 /// The content of the first attribute of a kind.
-pub(crate) fn find(attributes_of: &[u8], kind: u16) -> Option<&[u8]> {
+pub fn find(attributes_of: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(attributes_of).find(|(found, _)| *found == kind).map(|(_, content)| content)
 }
 
 /// A number in the byte order of this machine.
-pub(crate) fn find_u32(attributes_of: &[u8], kind: u16) -> Option<u32> {
+pub fn find_u32(attributes_of: &[u8], kind: u16) -> Option<u32> {
     find(attributes_of, kind).and_then(number32)
 }
 
 /// A number in the byte order of networks.
-pub(crate) fn find_be32(attributes_of: &[u8], kind: u16) -> Option<u32> {
+pub fn find_be32(attributes_of: &[u8], kind: u16) -> Option<u32> {
     find(attributes_of, kind).and_then(be32)
 }
 
 /// A number in the byte order of networks.
-pub(crate) fn find_be64(attributes_of: &[u8], kind: u16) -> Option<u64> {
+pub fn find_be64(attributes_of: &[u8], kind: u16) -> Option<u64> {
     find(attributes_of, kind).and_then(be64)
 }
 
 /// A text, up to its first zero. Bytes that are no UTF-8 are replaced.
-pub(crate) fn find_text(attributes_of: &[u8], kind: u16) -> Option<String> {
+pub fn find_text(attributes_of: &[u8], kind: u16) -> Option<String> {
     find(attributes_of, kind).map(text)
 }
 
-pub(crate) fn be32(bytes: &[u8]) -> Option<u32> {
+/// A number in the byte order of networks.
+#[must_use]
+pub fn be32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
-pub(crate) fn be64(bytes: &[u8]) -> Option<u64> {
+/// A number in the byte order of networks.
+#[must_use]
+pub fn be64(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
 /// A text, up to its first zero. Bytes that are no UTF-8 are replaced.
-pub(crate) fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }

@@ -56,14 +56,16 @@ impl Family {
     }
 
     /// `AF_INET` or `AF_INET6`, which are `NFPROTO_IPV4` and `NFPROTO_IPV6` too.
-    pub(crate) fn number(self) -> u8 {
+    pub fn number(self) -> u8 {
         match self {
             Self::V4 => 2,
             Self::V6 => 10,
         }
     }
 
-    pub(crate) fn from_number(number: u8) -> Option<Self> {
+    /// The family of such a number; `None` for another one.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
         match number {
             2 => Some(Self::V4),
             10 => Some(Self::V6),
@@ -72,7 +74,7 @@ impl Family {
     }
 
     /// Bits of an address.
-    pub(crate) fn bits(self) -> u8 {
+    pub fn bits(self) -> u8 {
         match self {
             Self::V4 => 32,
             Self::V6 => 128,
@@ -90,7 +92,7 @@ impl fmt::Display for Family {
 }
 
 /// The bytes of an address in the order of networks.
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -98,7 +100,7 @@ pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// The address with these bytes in the order of networks; `None` unless they are 4 or 16.
-pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub fn address(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(four) = <[u8; 4]>::try_from(bytes) {
         return Some(IpAddr::from(four));
     }

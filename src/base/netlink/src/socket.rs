@@ -108,14 +108,18 @@ impl Error {
 
 /// The socket of one protocol.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
 impl Socket {
-    pub(crate) fn open(protocol: Protocol) -> Result<Self, Error> {
+    /// Opens a socket in the network namespace of this thread.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn open(protocol: Protocol) -> Result<Self, Error> {
         let open = || -> io::Result<OwnedFd> {
             let fd = netlink::open(protocol)?;
             sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TIME))?;
@@ -129,12 +133,14 @@ impl Socket {
         Ok(Self { fd, sequence: 0, buffer: vec![0; MAX_DATAGRAM] })
     }
 
-    pub(crate) fn fd(&self) -> &OwnedFd {
+    /// The socket.
+    #[must_use]
+    pub fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
     /// Sends a request and waits until the kernel acknowledges it. Calls `each` with every message before that.
-    pub(crate) fn ask(
+    pub fn ask(
         &mut self,
         what: &dyn Display,
         request: &mut Writer,
@@ -155,13 +161,13 @@ impl Socket {
     }
 
     /// Sends a request and waits until the kernel acknowledges it.
-    pub(crate) fn tell(&mut self, what: &dyn Display, request: &mut Writer) -> Result<(), Error> {
+    pub fn tell(&mut self, what: &dyn Display, request: &mut Writer) -> Result<(), Error> {
         self.ask(what, request, |_| ())
     }
 
     /// Asks for a list. Makes a `T` with `new` and adds each message to it with `each`, from the beginning when the list changed
     /// meanwhile.
-    pub(crate) fn dump<T>(
+    pub fn dump<T>(
         &mut self,
         what: &dyn Display,
         request: &mut Writer,
@@ -217,12 +223,7 @@ impl Socket {
 
     /// Sends all messages of a batch at once, and returns the refusals of the kernel, which has decided when the call returns.
     /// `name` names the operation of a sequence number.
-    pub(crate) fn commit(
-        &mut self,
-        bytes: &[u8],
-        what: &str,
-        name: impl Fn(u32) -> String,
-    ) -> Result<Vec<Refusal>, Error> {
+    pub fn commit(&mut self, bytes: &[u8], what: &str, name: impl Fn(u32) -> String) -> Result<Vec<Refusal>, Error> {
         let failed = |source: rustix::io::Errno| Error::Socket { what: what.to_owned(), source: source.into() };
         self.drain();
         let needed = bytes.len() + SEND_RESERVE;
@@ -277,7 +278,7 @@ impl Socket {
     }
 
     /// Receives one datagram of the kernel into the buffer, and returns its length.
-    pub(crate) fn receive(&mut self, what: &dyn Display, flags: RecvFlags) -> Result<usize, Error> {
+    pub fn receive(&mut self, what: &dyn Display, flags: RecvFlags) -> Result<usize, Error> {
         loop {
             let source = match rustix::net::recvfrom(&self.fd, &mut self.buffer[..], flags | RecvFlags::TRUNC) {
                 Ok((_, len, from)) => {
@@ -299,7 +300,7 @@ impl Socket {
     }
 
     /// The datagram that was received last.
-    pub(crate) fn received(&self, len: usize) -> &[u8] {
+    pub fn received(&self, len: usize) -> &[u8] {
         &self.buffer[..len]
     }
 }

@@ -110,6 +110,12 @@ impl Domain {
         Ok(domain)
     }
 
+    /// The file-system rights that the domain of the router's process handles; `None` on a kernel without Landlock.
+    #[must_use]
+    pub fn of_router(kernel_abi: u32) -> Option<u64> {
+        (kernel_abi > 0).then(|| rights(kernel_abi.min(NEWEST_KNOWN_ABI)))
+    }
+
     /// The domain of a profile on a kernel with this ABI.
     ///
     /// # Errors

@@ -163,9 +163,26 @@ pub fn filter_of_ftp() -> Vec<Instruction> {
 /// The filter of the program that lends a socket of the host to a tenant. It runs on the host, beside the jail.
 #[must_use]
 pub fn filter_of_lending() -> Vec<Instruction> {
+    only(calls::OF_LENDING)
+}
+
+/// The filter of the process that makes the links between jails and the router.
+#[must_use]
+pub fn filter_of_link_maker() -> Vec<Instruction> {
+    only(calls::OF_LINK_MAKER)
+}
+
+/// The filter of the router's process.
+#[must_use]
+pub fn filter_of_router() -> Vec<Instruction> {
+    only(calls::OF_ROUTER)
+}
+
+/// A filter that refuses every call without a row in these groups.
+fn only(groups: &[calls::Group]) -> Vec<Instruction> {
     let mut rules = rules(Profile::Web);
     rules.fill(calls::REFUSE);
-    for group in calls::OF_LENDING {
+    for group in groups {
         for &(number, _) in group.calls {
             rules[number as usize] = group.rule(Profile::Web);
         }

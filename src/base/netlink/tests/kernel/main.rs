@@ -1,7 +1,4 @@
 //! What the kernel makes of this crate's messages, in network namespaces of the tests' own.
 
-mod conntrack;
 mod namespace;
-mod nflog;
-mod nft;
 mod route;

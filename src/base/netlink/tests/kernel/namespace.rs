@@ -1,11 +1,10 @@
 //! Network namespaces of a test's own, which end with the test; pairs of interfaces between them; second readers.
 
-use bailiwick_netlink::route::{Address, LinkEnd, Mac, Neighbour, Prefix, Route, RouteSocket, State, Veth};
+use bailiwick_netlink::route::{LinkEnd, Mac, RouteSocket};
 use nix::sched::{CloneFlags, unshare};
 use std::fs::File;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -84,28 +83,4 @@ pub(crate) fn index(name: &str) -> u32 {
 pub(crate) fn end(name: &str, last: u8) -> LinkEnd {
     let mac = Mac([2, 0, 0, 0, 0, last]);
     LinkEnd { name: name.to_owned(), mac, mtu: 1500, tx_queue_len: 0, queues: 1 }
-}
-
-/// Joins a namespace to this one: `near` here with 10.0.`net`.1, `far` there with 10.0.`net`.2 and the route to all.
-pub(crate) fn join(near: &str, namespace: &Namespace, net: u8) {
-    let far = format!("{near}-far");
-    let veth = Veth { near: end(near, net * 2), far: end(&far, net * 2 + 1), near_state: State::Up };
-    let mut socket = RouteSocket::open().expect("opens");
-    socket.add_veth(&veth, namespace.fd.as_fd()).expect("adds");
-    let (here, there) = (Ipv4Addr::new(10, 0, net, 1), Ipv4Addr::new(10, 0, net, 2));
-    let link = index(near);
-    socket.add_address(&Address::new(link, IpAddr::V4(here), 32)).expect("adds");
-    socket.add_route(&Route::over(Prefix::host(IpAddr::V4(there)), link)).expect("adds");
-    socket.add_neighbour(&Neighbour::permanent(link, IpAddr::V4(there), veth.far.mac)).expect("adds");
-    namespace.run(move || {
-        let mut socket = RouteSocket::open().expect("opens");
-        let (loopback, link) = (index("lo"), index(&far));
-        socket.set_link_state(loopback, State::Up).expect("starts");
-        socket.set_link_state(link, State::Up).expect("starts");
-        socket.add_address(&Address::new(link, IpAddr::V4(there), 32)).expect("adds");
-        socket.add_neighbour(&Neighbour::permanent(link, IpAddr::V4(here), veth.near.mac)).expect("adds");
-        let all =
-            Route::over(Prefix { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), len: 0 }, link).via(IpAddr::V4(here));
-        socket.add_route(&all).expect("adds");
-    });
 }

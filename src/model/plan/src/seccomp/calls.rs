@@ -828,3 +828,56 @@ pub(super) const OF_LENDING: &[Group] = &[
         ],
     ),
 ];
+
+/// Memory, time and the end of any program.
+const OF_ANY_PROGRAM: Group = group(
+    ALLOW,
+    "memory, time and the end of any program",
+    calls![
+        __NR_brk __NR_mmap __NR_munmap __NR_mremap __NR_madvise __NR_futex __NR_clock_gettime __NR_sigaltstack
+        __NR_rt_sigreturn __NR_restart_syscall __NR_exit __NR_exit_group
+    ],
+);
+
+/// What a namespace is, and the user namespace that it belongs to (`ioctl_nsfs(2)`). `NSIO` is 0xb7 in linux/nsfs.h.
+const OF_NAMESPACES: Rule = check!(argument 1; 0xb701, 0xb703; ALLOW; REFUSE);
+
+/// The calls of the process that makes links between jails and the router. It can open nothing: no file, no socket, no namespace.
+pub(super) const OF_LINK_MAKER: &[Group] = &[
+    group(
+        ALLOW,
+        "requests with one descriptor, and messages over the one socket for links that it has",
+        calls![
+            __NR_recvmsg __NR_sendmsg __NR_recvfrom __NR_sendto __NR_poll __NR_ppoll __NR_close __NR_fstat
+            __NR_newfstatat __NR_statx
+        ],
+    ),
+    group(OF_NAMESPACES, "whether a descriptor is of a jail's network", calls![__NR_ioctl]),
+    OF_ANY_PROGRAM,
+];
+
+/// The calls of the router's process. Its sockets are open when the filter is loaded. It starts no program, connects to nobody and
+/// changes no right. Its Landlock domain says which files it can open.
+pub(super) const OF_ROUTER: &[Group] = &[
+    group(
+        ALLOW,
+        "connections to its socket, and messages over the sockets that it has",
+        calls![
+            __NR_accept4 __NR_recvmsg __NR_sendmsg __NR_recvfrom __NR_sendto __NR_getsockopt __NR_setsockopt __NR_poll __NR_ppoll
+            __NR_shutdown __NR_close
+        ],
+    ),
+    group(check!(argument 0; net::AF_UNIX; ALLOW; REFUSE), "its messages to the service manager", calls![__NR_socket]),
+    group(
+        ALLOW,
+        "the policy, the report of the host's side, and its own file",
+        calls![
+            __NR_openat __NR_openat2 __NR_read __NR_pread64 __NR_lseek __NR_write __NR_fsync __NR_fdatasync
+            __NR_renameat __NR_renameat2 __NR_unlinkat __NR_fchmod __NR_fstat __NR_newfstatat __NR_statx
+            __NR_getdents64 __NR_readlinkat __NR_readlink __NR_fcntl __NR_dup __NR_getrandom
+        ],
+    ),
+    group(check!(argument 1; ioctl::FIONBIO; ALLOW; REFUSE), "sockets that never block", calls![__NR_ioctl]),
+    group(ALLOW, "who it is, for the policy", calls![__NR_geteuid __NR_getuid __NR_getpid __NR_gettid]),
+    OF_ANY_PROGRAM,
+];

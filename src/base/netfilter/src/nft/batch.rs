@@ -7,8 +7,8 @@ use super::{
     DELETE_CHAIN, DELETE_ELEMENTS, DELETE_RULE, DELETE_SET, DELETE_TABLE, INET_HEADER, NEW_CHAIN, NEW_ELEMENTS,
     NEW_RULE, NEW_SET, NEW_TABLE, SUBSYSTEM, TABLE_NAME,
 };
-use crate::message::{ACK, APPEND, CREATE, EXCLUSIVE, Writer};
-use crate::socket::{Error, Refusal, Socket};
+use bailiwick_netlink::message::{ACK, APPEND, CREATE, EXCLUSIVE, Writer};
+use bailiwick_netlink::socket::{Error, Refusal, Socket};
 
 // The names and numbers of linux/netfilter/nfnetlink.h.
 const BEGIN: u16 = 16;
@@ -68,7 +68,7 @@ impl Batch {
     /// Its length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.writer.len()
+        self.writer.size()
     }
 
     fn operation(&mut self, kind: u16, flags: u16, what: String, write: impl FnOnce(&mut Writer)) {
@@ -209,8 +209,8 @@ impl Batch {
             self.operation(kind, flags, String::new(), |to| {
                 write_set_name(table, &set.name, to);
                 to.nest(ELEMENTS, |list| {
-                    let start = list.len();
-                    while list.len() - start < MAX_ELEMENTS
+                    let start = list.size();
+                    while list.size() - start < MAX_ELEMENTS
                         && let Some(element) = rest.next()
                     {
                         element.write(set.splits_ranges(), list);

@@ -2,9 +2,9 @@
 //!
 //! Danger: whoever sends a packet chooses what is in its record. Only the prefix and the links are the kernel's word.
 
-use crate::message::{ACK, Writer, find, find_be32, find_text, messages};
 use crate::packet::{Packet, parse_packet};
-use crate::socket::{Error, Socket};
+use bailiwick_netlink::message::{ACK, Writer, find, find_be32, find_text, messages};
+use bailiwick_netlink::socket::{Error, Socket};
 use bailiwick_sys::netlink::Protocol;
 use rustix::net::RecvFlags;
 use std::os::fd::{AsFd, BorrowedFd};

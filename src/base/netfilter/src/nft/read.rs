@@ -6,8 +6,8 @@ use super::{
     GET_CHAIN, GET_ELEMENTS, GET_GENERATION, GET_RULE, GET_SET, GET_TABLE, HEADER, INET, NEW_CHAIN, NEW_ELEMENTS,
     NEW_GENERATION, NEW_RULE, NEW_SET, NEW_TABLE, TABLE_NAME, request,
 };
-use crate::message::{Received, Writer, attributes, find, find_be32, find_text};
-use crate::socket::{Error, Socket};
+use bailiwick_netlink::message::{Received, Writer, attributes, find, find_be32, find_text};
+use bailiwick_netlink::socket::{Error, Socket};
 use bailiwick_sys::netlink::Protocol;
 use std::collections::BTreeMap;
 

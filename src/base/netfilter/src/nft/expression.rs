@@ -1,8 +1,8 @@
 //! The expressions that rules and elements are made of, as data and as bytes (`linux/netfilter/nf_tables.h`).
 
 use super::LIST_ITEM;
-use crate::message::{Writer, attributes, find, find_be32, find_be64, find_text};
-use crate::route::Family;
+use bailiwick_netlink::message::{Writer, attributes, find, find_be32, find_be64, find_text};
+use bailiwick_netlink::route::Family;
 use std::time::Duration;
 
 const NAME: u16 = 1;

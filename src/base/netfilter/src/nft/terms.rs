@@ -1,7 +1,7 @@
 //! What rules are made of, in the words and the order of `nft(8)`'s text.
 //!
 //! ```
-//! use bailiwick_netlink::nft::{Rule, terms::*};
+//! use bailiwick_netfilter::nft::{Rule, terms::*};
 //! // meta nfproto ipv4 iifname . ip saddr != @own4 drop
 //! let rule = Rule::new([is_ipv4(), iifname().concat(ip_saddr()).lookup_not("own4"), drop()]);
 //! ```
@@ -11,7 +11,7 @@ use super::expression::{
     Rejection, Verdict,
 };
 use super::model::Value;
-use crate::route::{Family, octets};
+use bailiwick_netlink::route::{Family, octets};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -336,7 +336,7 @@ pub fn set_mark(mark: u32) -> Term {
     vec![Expr::Immediate { to: Register::FIRST, value }, Expr::MetaSet { key: MetaKey::Mark, from: Register::FIRST }]
 }
 
-/// Sets the class of the queue that the packet is sent by, as [`crate::route::handle`] makes it.
+/// Sets the class of the queue that the packet is sent by, as [`bailiwick_netlink::route::handle`] makes it.
 #[must_use]
 pub fn set_priority(class: u32) -> Term {
     let value = Value::Mark(class).bytes();

@@ -1,8 +1,8 @@
 //! Measures tables of many tenants, in a network namespace of its own: `cargo run --release -p bailiwick-netlink --example
 //! measure`. Each time is the median of 5.
 
-use bailiwick_netlink::nft::terms::*;
-use bailiwick_netlink::nft::{
+use bailiwick_netfilter::nft::terms::*;
+use bailiwick_netfilter::nft::{
     BaseChain, Batch, Chain, ChainKind, Element, Field, Hook, NftSocket, Policy, Rule, Set, Table, Value, Verdict,
 };
 use bailiwick_netlink::route::Family;

@@ -3,9 +3,9 @@
 //! Danger: a request to delete without a connection's addresses would delete all connections of all tenants. This crate deletes
 //! only what it has just read, with all of its addresses.
 
-use crate::message::{Received, Writer, find, find_be32, find_be64};
-use crate::route::{Family, address, octets};
-use crate::socket::{Error, Socket};
+use bailiwick_netlink::message::{Received, Writer, find, find_be32, find_be64};
+use bailiwick_netlink::route::{Family, address, octets};
+use bailiwick_netlink::socket::{Error, Socket};
 use bailiwick_sys::netlink::Protocol;
 use std::collections::BTreeMap;
 use std::net::IpAddr;

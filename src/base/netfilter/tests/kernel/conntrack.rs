@@ -1,9 +1,9 @@
 //! Connections: what packets have begun is listed, counted and deleted, and nothing else is.
 
 use crate::namespace::{Namespace, in_namespace, join};
-use bailiwick_netlink::conntrack::{Connection, Conntrack};
-use bailiwick_netlink::nft::terms::{accept, ct_state, state};
-use bailiwick_netlink::nft::{BaseChain, Batch, Chain, ChainKind, Hook, NftSocket, Policy, Rule, Table};
+use bailiwick_netfilter::conntrack::{Connection, Conntrack};
+use bailiwick_netfilter::nft::terms::{accept, ct_state, state};
+use bailiwick_netfilter::nft::{BaseChain, Batch, Chain, ChainKind, Hook, NftSocket, Policy, Rule, Table};
 use bailiwick_netlink::route::Family;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 

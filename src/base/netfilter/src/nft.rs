@@ -23,7 +23,7 @@ pub use model::{
 };
 pub use read::{NftSocket, TableDump};
 
-use crate::message::Writer;
+use bailiwick_netlink::message::Writer;
 
 // The names and numbers of linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h and linux/netfilter.h.
 const SUBSYSTEM: u16 = 10 << 8;

@@ -1,8 +1,8 @@
 //! Tables: what was written is read back the same, and `nft(8)` says the same; real packets meet what was written.
 
 use crate::namespace::{Namespace, in_namespace, join, second_reader};
-use bailiwick_netlink::nft::terms::*;
-use bailiwick_netlink::nft::{
+use bailiwick_netfilter::nft::terms::*;
+use bailiwick_netfilter::nft::{
     BaseChain, Batch, Bound, Chain, ChainKind, Direction, Element, Expr, Field, Hook, LimitUnit, NftSocket, Policy,
     Rejection, Rule, Set, Table, Value, Verdict,
 };

@@ -4,8 +4,8 @@ use super::expression::{
     Expr, Verdict, milliseconds, parse_list, parse_some, value, write_list, write_some, write_value,
 };
 use super::{LIST_ITEM, TABLE_NAME};
-use crate::message::{Writer, find, find_be32, find_be64, find_text};
-use crate::route::{Family, octets};
+use bailiwick_netlink::message::{Writer, find, find_be32, find_be64, find_text};
+use bailiwick_netlink::route::{Family, octets};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -293,7 +293,9 @@ impl Rule {
     /// Reads a rule, its handle and the name of its chain.
     pub(super) fn parse(body: &[u8]) -> Option<(Self, u64, String)> {
         let expressions = find(body, RULE_EXPRESSIONS).map(parse_list).unwrap_or_default();
-        let comment = find(body, RULE_USER_DATA).and_then(|all| find_user_data(all, COMMENT)).map(crate::message::text);
+        let comment = find(body, RULE_USER_DATA)
+            .and_then(|all| find_user_data(all, COMMENT))
+            .map(bailiwick_netlink::message::text);
         Some((Self { expressions, comment }, find_be64(body, RULE_HANDLE)?, find_text(body, RULE_CHAIN)?))
     }
 }
@@ -844,7 +846,7 @@ mod tests {
                 let mut writer = Writer::default();
                 range.write(true, &mut writer);
                 let bytes = writer.bytes().expect("short").to_vec();
-                parts.extend(crate::message::attributes(&bytes).filter_map(|(_, item)| Element::parse(item)));
+                parts.extend(bailiwick_netlink::message::attributes(&bytes).filter_map(|(_, item)| Element::parse(item)));
             }
             parts.reverse();
             prop_assert_eq!(Element::join(parts), ranges);

@@ -1,10 +1,10 @@
 //! Records of packets: a rule says which, and the record says who sent what where.
 
 use crate::namespace::{Namespace, in_namespace, index, join};
-use bailiwick_netlink::nflog::PacketLog;
-use bailiwick_netlink::nft::terms::{drop, is_ipv4, log, protocol};
-use bailiwick_netlink::nft::{BaseChain, Batch, Chain, ChainKind, Hook, NftSocket, Policy, Rule, Table};
-use bailiwick_netlink::packet::Service;
+use bailiwick_netfilter::nflog::PacketLog;
+use bailiwick_netfilter::nft::terms::{drop, is_ipv4, log, protocol};
+use bailiwick_netfilter::nft::{BaseChain, Batch, Chain, ChainKind, Hook, NftSocket, Policy, Rule, Table};
+use bailiwick_netfilter::packet::Service;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};

@@ -1,0 +1,6 @@
+//! What the kernel makes of this crate's messages, in network namespaces of the tests' own.
+
+mod conntrack;
+mod namespace;
+mod nflog;
+mod nft;

@@ -1,0 +1,616 @@
+//! The rules of the router: one table, in which each tenant is a few elements of sets and maps.
+//!
+//! ```text
+//!                      raw: source         forward
+//!   jail --> bwN  -->  own address? -mark-> stopped? known? blocked? allowed? --> counted --> up0
+//!   up0           -->  not a jail's -mark-> known, or published? ----------------> counted --> bwN --> jail
+//!   bwN           -->  own address? -mark-> a link to that port? ----------------> counted --> bwM
+//! ```
+//!
+//! Danger: every rule here is a wall. A packet passes only by a rule that says so: the chains of the forward hook end in a drop. What
+//! an established connection may do was decided with its first packet, but its source, its volume and its count are looked at with
+//! each. The mark is set here alone, and packets without it have no route.
+
+use crate::ranges::{ends, merged, merged_ports};
+use bailiwick_netfilter::nft::terms::{
+    accept, connections_over, counted, ct_state, ct_status, drop, goto, icmp_type, iifname, ip_daddr, ip_saddr,
+    ip6_daddr, ip6_saddr, is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, protocol, quota_over, reject,
+    set_mark, state, status, th_dport,
+};
+use bailiwick_netfilter::nft::{
+    BaseChain, Bound, Chain, ChainKind, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection, Rule, Set, Table,
+    Value, Verdict,
+};
+use bailiwick_netlink::route::{Family, handle};
+use bailiwick_plan::network::{Addresses, MARK, Pools, ROUTER_LINK, link_name, number_of_link};
+use bailiwick_types::{
+    ALWAYS_BLOCKED, Destination, DomainName, Network, NetworkMode, Port, Ports, Prefix, RefusedPacket, SMTP_PORTS,
+    Transport, WhenOver,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The table of the router.
+pub const TABLE: &str = "bailiwick";
+/// The group of records of refused packets (`NFLOG`).
+pub const RECORDS: u16 = 0x6277;
+/// How much of a refused packet is in its record, in bytes: the headers.
+const RECORD_BYTES: u32 = 128;
+/// Records of one tenant: this many a second, after this many at once.
+const RECORDS_RATE: u64 = 1;
+const RECORDS_BURST: u32 = 5;
+/// How long the kernel remembers how many records a tenant had.
+const RECORDS_TIME: Duration = Duration::from_secs(60);
+/// The most tenants that a set grows to by itself.
+const MOST_TENANTS: u32 = 1 << 17;
+/// The major number of the queue on the way out, whose classes hold back what a tenant sends.
+const QUEUE: u16 = 1;
+
+const OWN_V4: &str = "own4";
+const OWN_V6: &str = "own6";
+/// The set that counts what each jail has sent, by family.
+pub const SENT: &str = "sent";
+/// The set that counts what each jail has received, by family.
+pub const RECEIVED: &str = "received";
+/// The set with the volume of the month of tenants that stop when it is used up.
+pub const MONTH: &str = "month";
+const CONNECTIONS: &str = "connections";
+const POLICY: &str = "rules";
+const PUBLISHED_V4: &str = "published4";
+const PUBLISHED_V6: &str = "published6";
+const LINKS: &str = "links";
+const CLASSES: &str = "classes";
+const BLOCKED_V4: &str = "blocked4";
+const BLOCKED_V6: &str = "blocked6";
+const RESOLVERS_V4: &str = "resolvers4";
+const RESOLVERS_V6: &str = "resolvers6";
+const SMTP: &str = "smtp";
+const RECORDED: &str = "recorded";
+
+const OUTBOUND: &str = "outbound";
+const INBOUND: &str = "inbound";
+const NEW_INBOUND: &str = "inbound-new";
+const BETWEEN: &str = "between";
+const NEW_BETWEEN: &str = "between-new";
+const BOTH: &str = "both";
+const PASSED: &str = "passed";
+
+/// IANA's numbers of protocols.
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+/// The types of echo requests (RFC 792, RFC 4443).
+const ECHO: u8 = 8;
+const ECHO_V6: u8 = 128;
+
+/// What the rules need to know of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterSettings {
+    /// The addresses of jails.
+    pub pools: Pools,
+    /// The resolvers of jails.
+    pub resolvers: Vec<IpAddr>,
+    /// What no jail reaches, beside [`ALWAYS_BLOCKED`]: `block`, and the addresses of the host.
+    pub blocked: Vec<Prefix>,
+    /// The addresses of names in `allow`.
+    pub names: BTreeMap<DomainName, Vec<IpAddr>>,
+}
+
+/// What the rules need to know of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantRules<'a> {
+    /// The number of its range of ids.
+    pub number: u32,
+    /// Its addresses.
+    pub addresses: Addresses,
+    /// What it may do.
+    pub network: &'a Network,
+    /// The tenants that it may connect to, by number, with the port.
+    pub links: Vec<(u32, Port)>,
+    /// Bytes of this month so far.
+    pub used: u64,
+}
+
+/// The elements of a set.
+pub type Elements = BTreeMap<String, Vec<Element>>;
+
+/// Whether a set counts, so that it outlives everything around it.
+#[must_use]
+pub fn counts(set: &str) -> bool {
+    [SENT, RECEIVED].contains(&set) || set.starts_with(REFUSED_PREFIX)
+}
+
+/// Whether the kernel adds elements to a set, when packets come.
+#[must_use]
+pub fn grows_by_itself(set: &str) -> bool {
+    set == RECORDED || set.starts_with(REFUSED_PREFIX)
+}
+
+const REFUSED_PREFIX: &str = "refused-";
+
+/// The name of the set that counts what was refused for a reason.
+#[must_use]
+pub fn refused_set(reason: RefusedPacket) -> String {
+    format!("{REFUSED_PREFIX}{}", reason.word())
+}
+
+/// The name of the chain that refuses for a reason.
+fn refuse_chain(reason: RefusedPacket) -> String {
+    format!("refuse-{}", reason.word())
+}
+
+fn refuse(reason: RefusedPacket) -> Vec<Expr> {
+    goto(&refuse_chain(reason))
+}
+
+fn ifname(number: u32) -> String {
+    link_name(number)
+}
+
+/// The class of a tenant in the queue on the way out. No class has the number 0.
+#[must_use]
+pub fn class(number: u32) -> Option<u32> {
+    let minor = u16::try_from(number.checked_add(1)?).ok()?;
+    Some(handle(QUEUE, minor))
+}
+
+/// The handle of the queue on the way out.
+#[must_use]
+pub fn queue() -> u32 {
+    handle(QUEUE, 0)
+}
+
+/// The table with what all tenants have in common.
+#[must_use]
+pub fn table(settings: &RouterSettings) -> Table {
+    Table { sets: sets(), chains: chains(settings), ..Table::new(TABLE) }
+}
+
+fn sets() -> Vec<Set> {
+    use Field::{Ifname, Ipv4, Ipv6, Mark, Nfproto, Protocol, Service};
+    let mut all = vec![
+        Set::new(OWN_V4, &[Ifname, Ipv4]),
+        Set::new(OWN_V6, &[Ifname, Ipv6]),
+        Set::new(SENT, &[Ifname, Nfproto]).with(counted(0, 0)),
+        Set::new(RECEIVED, &[Ifname, Nfproto]).with(counted(0, 0)),
+        Set::new(MONTH, &[Ifname]).with(quota_over(0, 0)),
+        Set::new(CONNECTIONS, &[Ifname]).dynamic().size(MOST_TENANTS).with(connections_over(1)),
+        Set::verdicts(POLICY, &[Ifname]),
+        Set::map(PUBLISHED_V4, &[Protocol, Service], &[Ipv4, Service]),
+        Set::map(PUBLISHED_V6, &[Protocol, Service], &[Ipv6, Service]),
+        Set::new(LINKS, &[Ifname, Ifname, Protocol, Service]),
+        Set::map(CLASSES, &[Ifname], &[Mark]),
+        Set::new(BLOCKED_V4, &[Ipv4]).intervals(),
+        Set::new(BLOCKED_V6, &[Ipv6]).intervals(),
+        Set::new(RESOLVERS_V4, &[Ipv4]),
+        Set::new(RESOLVERS_V6, &[Ipv6]),
+        Set::new(SMTP, &[Service]),
+        Set::new(RECORDED, &[Ifname]).dynamic().size(MOST_TENANTS).timeout(RECORDS_TIME).with(records()),
+    ];
+    for reason in RefusedPacket::ALL {
+        let set = Set::new(&refused_set(*reason), &[Ifname]).dynamic().size(MOST_TENANTS).with(counted(0, 0));
+        all.push(set);
+    }
+    all
+}
+
+fn records() -> Expr {
+    limit(LimitUnit::Packets, RECORDS_RATE, RECORDS_BURST, Bound::Within)
+}
+
+/// The elements of the sets that all tenants have in common.
+#[must_use]
+pub fn common(settings: &RouterSettings) -> Elements {
+    let mut all = Elements::new();
+    let blocked = ALWAYS_BLOCKED.iter().map(|blocked| blocked.prefix);
+    let pools = [Some(settings.pools.ipv4()), settings.pools.ipv6()].into_iter().flatten();
+    for (first, last) in merged(blocked.chain(settings.blocked.iter().copied()).chain(pools)) {
+        let set = if first.is_ipv4() { BLOCKED_V4 } else { BLOCKED_V6 };
+        add(&mut all, set, Element::range(&[Value::Ip(first)], &[Value::Ip(last)]));
+    }
+    for resolver in settings.resolvers.iter().collect::<BTreeSet<_>>() {
+        let set = if resolver.is_ipv4() { RESOLVERS_V4 } else { RESOLVERS_V6 };
+        add(&mut all, set, Element::new(&[Value::Ip(*resolver)]));
+    }
+    for port in SMTP_PORTS {
+        add(&mut all, SMTP, Element::new(&[Value::Service(port)]));
+    }
+    all
+}
+
+fn add(all: &mut Elements, set: &str, element: Element) {
+    all.entry(set.to_owned()).or_default().push(element);
+}
+
+fn chains(settings: &RouterSettings) -> Vec<Chain> {
+    let base = |kind, hook, priority, policy| BaseChain { kind, hook, priority, policy };
+    let mut all = vec![
+        Chain::called(PASSED, passed()),
+        Chain::called(BOTH, both()),
+        Chain::called(OUTBOUND, outbound()),
+        Chain::called(NEW_INBOUND, new_inbound()),
+        Chain::called(INBOUND, inbound()),
+        Chain::called(NEW_BETWEEN, new_between()),
+        Chain::called(BETWEEN, between()),
+        Chain::base("source", base(ChainKind::Filter, Hook::Prerouting, -300, Policy::Drop), source(settings.pools)),
+        Chain::base("publish", base(ChainKind::Nat, Hook::Prerouting, -100, Policy::Accept), publish(settings.pools)),
+        Chain::base("forward", base(ChainKind::Filter, Hook::Forward, 0, Policy::Drop), forward()),
+        // Nothing is for the router itself.
+        Chain::base("input", base(ChainKind::Filter, Hook::Input, 0, Policy::Drop), Vec::new()),
+    ];
+    // A chain must be there before a rule leads to it.
+    all.splice(0..0, RefusedPacket::ALL.iter().map(|reason| refusing(*reason)));
+    all
+}
+
+/// Counts a refused packet, records some, and tells its sender.
+fn refusing(reason: RefusedPacket) -> Chain {
+    let none = Duration::ZERO;
+    let mut rules = vec![
+        Rule::new([iifname().add_to(&refused_set(reason), none, vec![counted(0, 0)])]),
+        Rule::new([iifname().add_to(RECORDED, none, vec![records()]), log(RECORDS, reason.word(), RECORD_BYTES, 1)]),
+    ];
+    match reason {
+        // Who sends these is told nothing: no honest program does.
+        RefusedPacket::Spoofed | RefusedPacket::Invalid => rules.push(Rule::new([drop()])),
+        _ => rules.push(Rule::new([reject(Rejection::PROHIBITED)])),
+    }
+    Chain::called(&refuse_chain(reason), rules)
+}
+
+/// Whether a packet may come from where it came, before its route is looked up.
+fn source(pools: Pools) -> Vec<Rule> {
+    let from_host = || iifname().eq(Value::Ifname(ROUTER_LINK));
+    let (first, last) = ends(pools.ipv4());
+    let mut rules = vec![
+        Rule::new([is_ipv4(), iifname().concat(ip_saddr()).lookup(OWN_V4), set_mark(MARK), accept()]),
+        Rule::new([is_ipv6(), iifname().concat(ip6_saddr()).lookup(OWN_V6), set_mark(MARK), accept()]),
+        Rule::new([is_ipv4(), from_host(), ip_saddr().within(Value::Ip(first), Value::Ip(last)), drop()])
+            .comment("no jail is behind the host"),
+    ];
+    if let Some((first, last)) = pools.ipv6().map(ends) {
+        rules.push(Rule::new([is_ipv6(), from_host(), ip6_saddr().within(Value::Ip(first), Value::Ip(last)), drop()]));
+    }
+    let multicast: Prefix = MULTICAST_V6.parse().expect("a prefix");
+    let (first, last) = ends(multicast);
+    rules.extend([
+        Rule::new([from_host(), set_mark(MARK), accept()]),
+        Rule::new([is_ipv6(), ip6_daddr().within(Value::Ip(first), Value::Ip(last)), drop()])
+            .comment("what every system sends when a link comes up (RFC 3810)"),
+        Rule::new([refuse(RefusedPacket::Spoofed)]),
+    ]);
+    rules
+}
+
+/// All multicast of IPv6 (RFC 4291, 2.7).
+const MULTICAST_V6: &str = "ff00::/8";
+
+/// Leads published ports, which the host has led to the router, into jails.
+fn publish(pools: Pools) -> Vec<Rule> {
+    let router = pools.router();
+    let from_host = || iifname().eq(Value::Ifname(ROUTER_LINK));
+    let port = || l4proto().concat(th_dport());
+    let mut rules = vec![Rule::new([
+        is_ipv4(),
+        from_host(),
+        ip_daddr().eq(Value::Ip(router.ipv4.into())),
+        port().dnat(Family::V4, PUBLISHED_V4),
+    ])];
+    if let Some(ipv6) = router.ipv6 {
+        rules.push(Rule::new([
+            is_ipv6(),
+            from_host(),
+            ip6_daddr().eq(Value::Ip(ipv6.into())),
+            port().dnat(Family::V6, PUBLISHED_V6),
+        ]));
+    }
+    rules
+}
+
+fn forward() -> Vec<Rule> {
+    vec![
+        Rule::new([iifname().eq(Value::Ifname(ROUTER_LINK)), goto(INBOUND)]),
+        Rule::new([iifname().lookup(MONTH), refuse(RefusedPacket::Month)]),
+        Rule::new([ct_state().has(state::INVALID), refuse(RefusedPacket::Invalid)]),
+        Rule::new([oifname().eq(Value::Ifname(ROUTER_LINK)), goto(OUTBOUND)]),
+        Rule::new([goto(BETWEEN)]),
+    ]
+}
+
+/// From a jail to the host and beyond.
+fn outbound() -> Vec<Rule> {
+    vec![
+        Rule::new([ct_state().has(state::ESTABLISHED | state::RELATED), goto(PASSED)]),
+        Rule::new([iifname().lookup(CONNECTIONS), refuse(RefusedPacket::Connections)]),
+        Rule::new([iifname().vmap(POLICY)]),
+        Rule::new([refuse(RefusedPacket::NotAllowed)]),
+    ]
+}
+
+/// From the host and beyond to a jail.
+fn inbound() -> Vec<Rule> {
+    vec![
+        Rule::new([ct_state().has(state::INVALID), drop()]),
+        Rule::new([oifname().lookup(MONTH), drop()]),
+        Rule::new([ct_state().has_not(state::ESTABLISHED | state::RELATED), jump(NEW_INBOUND)]),
+        Rule::new([oifname().concat(nfproto()).lookup(RECEIVED), accept()]),
+    ]
+}
+
+/// The first packet of a connection from outside.
+fn new_inbound() -> Vec<Rule> {
+    vec![
+        Rule::new([ct_status().has_not(status::DESTINATION_NAT), drop()]).comment("only to published ports"),
+        Rule::new([oifname().lookup(CONNECTIONS), drop()]),
+    ]
+}
+
+/// From one jail to another.
+fn between() -> Vec<Rule> {
+    vec![
+        Rule::new([oifname().lookup(MONTH), drop()]),
+        Rule::new([ct_state().has(state::ESTABLISHED | state::RELATED), goto(BOTH)]),
+        Rule::new([iifname().concat(oifname()).concat(l4proto()).concat(th_dport()).lookup(LINKS), jump(NEW_BETWEEN)]),
+        Rule::new([refuse(RefusedPacket::Tenant)]),
+    ]
+}
+
+/// The first packet of a connection between two jails.
+fn new_between() -> Vec<Rule> {
+    vec![
+        Rule::new([iifname().lookup(CONNECTIONS), refuse(RefusedPacket::Connections)]),
+        Rule::new([oifname().lookup(CONNECTIONS), refuse(RefusedPacket::Connections)]),
+        Rule::new([goto(BOTH)]),
+    ]
+}
+
+/// Counts for both jails.
+fn both() -> Vec<Rule> {
+    vec![Rule::new([oifname().concat(nfproto()).lookup(RECEIVED), goto(PASSED)])]
+}
+
+/// Counts what a jail sends, and lets it pass. A jail without a counter sends nothing.
+fn passed() -> Vec<Rule> {
+    vec![Rule::new([iifname().set_priority(CLASSES)]), Rule::new([iifname().concat(nfproto()).lookup(SENT), accept()])]
+}
+
+/// The rules that tenants with the same policy share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyRules {
+    /// The sets that its chain looks into.
+    pub sets: Vec<Set>,
+    /// Their elements.
+    pub elements: Elements,
+    /// The chain that decides about the first packet of a connection.
+    pub chain: Chain,
+}
+
+/// What all chains of policies are called, before a number that follows from their content.
+const POLICY_PREFIX: &str = "policy-";
+
+/// Whether a chain or a set is one of a policy.
+#[must_use]
+pub fn is_of_policy(name: &str) -> bool {
+    name.starts_with(POLICY_PREFIX)
+}
+
+/// The rules of a policy. Tenants whose policies say the same have the same chain.
+#[must_use]
+pub fn policy(network: &Network, names: &BTreeMap<DomainName, Vec<IpAddr>>) -> PolicyRules {
+    let draft = PolicyDraft::new(network, names);
+    // FNV-1a over everything that the rules follow from. Two policies with one number would share rules, so it is not short.
+    let hash = |start: u64| {
+        format!("{draft:?}").bytes().fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    };
+    let name = format!("{POLICY_PREFIX}{:016x}{:016x}", hash(0xcbf2_9ce4_8422_2325), hash(0x6c62_272e_07bb_0142));
+    draft.rules(&name)
+}
+
+/// What may be sent to which addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Group {
+    to: Vec<(IpAddr, IpAddr)>,
+    tcp: Vec<(u16, u16)>,
+    udp: Vec<(u16, u16)>,
+    ping: bool,
+}
+
+/// What the rules of a policy follow from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PolicyDraft {
+    dns: bool,
+    smtp: bool,
+    groups: Vec<Group>,
+}
+
+impl PolicyDraft {
+    fn new(network: &Network, names: &BTreeMap<DomainName, Vec<IpAddr>>) -> Self {
+        let mut by_ports: BTreeMap<&[Ports], Vec<Prefix>> = BTreeMap::new();
+        for allow in &network.allow {
+            let ports = allow.ports.as_deref().unwrap_or(&network.ports);
+            let to = by_ports.entry(ports).or_default();
+            match &allow.to {
+                Destination::Prefix(prefix) => to.push(*prefix),
+                Destination::Name(name) => {
+                    let addresses = names.get(name).into_iter().flatten();
+                    let prefix =
+                        |address: &IpAddr| Prefix::new(*address, if address.is_ipv4() { 32 } else { 128 }).ok();
+                    to.extend(addresses.filter_map(prefix));
+                }
+            }
+        }
+        let groups = by_ports.into_iter().map(|(ports, to)| Group::new(ports, to)).filter(|group| !group.to.is_empty());
+        Self { dns: network.ports.contains(&Ports::Dns), smtp: network.smtp, groups: groups.collect() }
+    }
+
+    fn rules(self, name: &str) -> PolicyRules {
+        let Self { dns, smtp, groups } = self;
+        let mut rules = Vec::new();
+        let (mut sets, mut elements) = (Vec::new(), Elements::new());
+        for number in [UDP, TCP] {
+            let to_dns = || [protocol(number), th_dport().eq(Value::Service(DNS))].concat();
+            if dns {
+                rules.push(Rule::new([is_ipv4(), to_dns(), ip_daddr().lookup(RESOLVERS_V4), goto(PASSED)]));
+                rules.push(Rule::new([is_ipv6(), to_dns(), ip6_daddr().lookup(RESOLVERS_V6), goto(PASSED)]));
+            }
+            rules.push(Rule::new([to_dns(), refuse(RefusedPacket::Dns)]));
+        }
+        rules.push(Rule::new([is_ipv4(), ip_daddr().lookup(BLOCKED_V4), refuse(RefusedPacket::Blocked)]));
+        rules.push(Rule::new([is_ipv6(), ip6_daddr().lookup(BLOCKED_V6), refuse(RefusedPacket::Blocked)]));
+        if !smtp {
+            rules.push(Rule::new([protocol(TCP), th_dport().lookup(SMTP), refuse(RefusedPacket::Smtp)]));
+        }
+        for (index, group) in groups.into_iter().enumerate() {
+            group.add_to(&format!("{name}-{index}"), &mut rules, &mut sets, &mut elements);
+        }
+        rules.push(Rule::new([refuse(RefusedPacket::NotAllowed)]));
+        PolicyRules { sets, elements, chain: Chain::called(name, rules) }
+    }
+}
+
+/// The port of resolvers (RFC 1035).
+const DNS: u16 = 53;
+
+impl Group {
+    fn new(ports: &[Ports], to: Vec<Prefix>) -> Self {
+        let ranges = |wanted: Transport| {
+            let of = |ports: &Ports| match ports {
+                Ports::Range { transport, range } if *transport == wanted => Some((range.first(), range.last())),
+                _ => None,
+            };
+            merged_ports(ports.iter().filter_map(of).collect())
+        };
+        let (tcp, udp) = (ranges(Transport::Tcp), ranges(Transport::Udp));
+        Self { to: merged(to), tcp, udp, ping: ports.contains(&Ports::Ping) }
+    }
+
+    /// Adds the rules of a group. `name` is that of its sets.
+    fn add_to(self, name: &str, rules: &mut Vec<Rule>, sets: &mut Vec<Set>, elements: &mut Elements) {
+        let Self { to, tcp, udp, ping } = self;
+        let ports = format!("{name}-ports");
+        if !tcp.is_empty() || !udp.is_empty() {
+            sets.push(Set::new(&ports, &[Field::Protocol, Field::Service]).intervals());
+        }
+        for (number, ranges) in [(TCP, &tcp), (UDP, &udp)] {
+            for (first, last) in ranges {
+                let of = |port| [Value::Protocol(number), Value::Service(port)];
+                add(elements, &ports, Element::range(&of(*first), &of(*last)));
+            }
+        }
+        let families = [(Family::V4, Field::Ipv4, ICMP, ECHO), (Family::V6, Field::Ipv6, ICMPV6, ECHO_V6)];
+        for (family, field, icmp, echo) in families {
+            let ranges: Vec<_> = to.iter().filter(|(first, _)| Family::of(*first) == family).collect();
+            if ranges.is_empty() {
+                continue;
+            }
+            let is_family = if family == Family::V4 { is_ipv4() } else { is_ipv6() };
+            let address = if family == Family::V4 { ip_daddr() } else { ip6_daddr() };
+            let mut is_there = is_family;
+            if !is_everything(&ranges) {
+                let set = format!("{name}-to{}", if family == Family::V4 { 4 } else { 6 });
+                is_there.extend(address.lookup(&set));
+                for (first, last) in ranges {
+                    add(elements, &set, Element::range(&[Value::Ip(*first)], &[Value::Ip(*last)]));
+                }
+                sets.push(Set::new(&set, &[field]).intervals());
+            }
+            if !tcp.is_empty() || !udp.is_empty() {
+                let port = l4proto().concat(th_dport()).lookup(&ports);
+                rules.push(Rule::new([is_there.clone(), port, goto(PASSED)]));
+            }
+            if ping {
+                let is_echo = icmp_type().eq(Value::Protocol(echo));
+                rules.push(Rule::new([is_there, protocol(icmp), is_echo, goto(PASSED)]));
+            }
+        }
+    }
+}
+
+/// Whether ranges of one family are all its addresses.
+fn is_everything(ranges: &[&(IpAddr, IpAddr)]) -> bool {
+    let is_all = |range: &(IpAddr, IpAddr)| {
+        let everything = match range.0 {
+            IpAddr::V4(_) => "0.0.0.0/0",
+            IpAddr::V6(_) => "::/0",
+        };
+        everything.parse().is_ok_and(|prefix| ends(prefix) == *range)
+    };
+    matches!(ranges, [one] if is_all(one))
+}
+
+/// The elements that make up a tenant, without those that count ([`counters`]). `policy` is the name of its chain.
+#[must_use]
+pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
+    let TenantRules { number, addresses, network, links, used } = rules;
+    let name = ifname(*number);
+    let link = Value::Ifname(&name);
+    let mut all = Elements::new();
+    if network.mode == NetworkMode::None {
+        return all;
+    }
+    for address in addresses.all() {
+        let set = if address.is_ipv4() { OWN_V4 } else { OWN_V6 };
+        add(&mut all, set, Element::new(&[link, Value::Ip(address)]));
+    }
+    add(&mut all, POLICY, Element::new(&[link]).verdict(Verdict::Goto(policy.to_owned())));
+    add(&mut all, CONNECTIONS, Element::new(&[link]).with(connections_over(network.connections)));
+    if let Some(month) = network.month.as_ref().filter(|month| month.then == WhenOver::Stop) {
+        add(&mut all, MONTH, Element::new(&[link]).with(quota_over(month.bytes.0, (*used).min(month.bytes.0))));
+    }
+    for published in &network.publish {
+        let key = [Value::Protocol(number_of(published.transport)), Value::Service(published.host)];
+        for address in addresses.all() {
+            let set = if address.is_ipv4() { PUBLISHED_V4 } else { PUBLISHED_V6 };
+            add(&mut all, set, Element::new(&key).value(&[Value::Ip(address), Value::Service(published.to)]));
+        }
+    }
+    for (peer, port) in links {
+        let peer = ifname(*peer);
+        let key = [link, Value::Ifname(&peer), Value::Protocol(number_of(port.transport)), Value::Service(port.number)];
+        add(&mut all, LINKS, Element::new(&key));
+    }
+    all
+}
+
+/// The elements that count what a tenant sends and receives, from zero.
+#[must_use]
+pub fn counters(number: u32) -> Elements {
+    let name = ifname(number);
+    let mut all = Elements::new();
+    for set in [SENT, RECEIVED] {
+        for family in [Family::V4, Family::V6] {
+            let element = Element::new(&[Value::Ifname(&name), Value::Nfproto(family)]).with(counted(0, 0));
+            add(&mut all, set, element);
+        }
+    }
+    all
+}
+
+/// The element that puts what a tenant sends into its class of the queue on the way out.
+#[must_use]
+pub fn classified(number: u32) -> Option<(&'static str, Element)> {
+    let name = ifname(number);
+    Some((CLASSES, Element::new(&[Value::Ifname(&name)]).value(&[Value::Mark(class(number)?)])))
+}
+
+fn number_of(transport: Transport) -> u8 {
+    match transport {
+        Transport::Tcp => TCP,
+        Transport::Udp => UDP,
+    }
+}
+
+/// The number of the link in the key of an element, and the family after it, if there is one.
+#[must_use]
+pub fn parse_key(key: &[u8]) -> Option<(u32, Option<Family>)> {
+    let (name, rest) = key.split_at_checked(16)?;
+    let name = std::str::from_utf8(name).ok()?.trim_end_matches('\0');
+    let family = match rest.first() {
+        Some(2) => Some(Family::V4),
+        Some(10) => Some(Family::V6),
+        _ => None,
+    };
+    Some((number_of_link(name)?, family))
+}
