@@ -29,10 +29,10 @@ build:
 
 ## stage: build every program of one profile into one directory, as an installation has them
 stage: deps
-	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-daemon -p bailiwick-warden -p bailiwick-pam
+	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-daemon -p bailiwick-warden -p bailiwick-network -p bailiwick-pam
 	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-cli -p bailiwick-init -p bailiwick-shell -p bailiwick-web -p bailiwick-lend -p bailiwick-mail --target $(TARGET)
 	mkdir -p $(STAGE)
-	install -m 0755 $(addprefix target/$(OUT)/,bailiwickd bailiwick-warden) $(STAGE)
+	install -m 0755 $(addprefix target/$(OUT)/,bailiwickd bailiwick-warden bailiwick-net) $(STAGE)
 	install -m 0644 target/$(OUT)/libpam_bailiwick.so $(STAGE)/pam_bailiwick.so
 	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick bailiwick-shell) $(STAGE)
 	install -m 0711 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick-init bailiwick-web bailiwick-lend bailiwick-mail) $(STAGE)

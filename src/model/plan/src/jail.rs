@@ -9,8 +9,8 @@ use crate::mount::{Link, Mount, confinement, table};
 use crate::seed::{Seed, seeds};
 use bailiwick_policy::{Host, Mail, Tenant};
 use bailiwick_types::{
-    Access, Bound, Hierarchy, HostFacts, HostSocketName, IdRange, LimitKey, LimitValue, Limits, Profile, QuotaFacts,
-    Resource, TenantName,
+    Access, Bound, Hierarchy, HostFacts, HostSocketName, IdRange, LimitKey, LimitValue, Limits, NetworkMode, Profile,
+    QuotaFacts, Resource, TenantName,
 };
 use std::collections::BTreeSet;
 
@@ -71,6 +71,8 @@ pub struct JailPlan {
     pub host_sockets: BTreeSet<HostSocketName>,
     /// The mail that it may send; `None` for none.
     pub mail: Option<Mail>,
+    /// Whether it has a network beside its loopback.
+    pub network: NetworkMode,
     /// Its bounding set of capabilities.
     pub capabilities: CapabilitySet,
     /// Whether `no_new_privs` is set, so that set-user-id programs have no effect.
@@ -136,6 +138,7 @@ impl JailPlan {
             links,
             host_sockets: if is_lent { lending::names(settings) } else { BTreeSet::new() },
             mail: settings.mail.filter(|_| is_lent),
+            network: if is_lent { settings.network.mode } else { NetworkMode::None },
             capabilities: CapabilitySet::of(profile),
             no_new_privs: profile == Profile::Web,
             landlock,

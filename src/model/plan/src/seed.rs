@@ -4,6 +4,13 @@
 use bailiwick_policy::Tenant;
 use bailiwick_types::Profile;
 
+/// The file below `/etc` that says where names are looked up (`resolv.conf(5)`).
+pub const RESOLV_CONF: &str = "resolv.conf";
+/// Where it leads: a file that is made at each start.
+pub const RUN_RESOLV_CONF: &str = "/run/resolv.conf";
+/// What earlier versions wrote there. It is replaced by that link.
+pub const RESOLV_CONF_BEFORE: &str = "# No name server yet: a jail has a network of its own.\n";
+
 /// One file, directory or link of the first content. Seeds are in the order in which they are made: parents come first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seed {
@@ -97,7 +104,7 @@ pub fn seeds(
     add("etc/shadow", text(format!("root:*:20000:0:99999:7:::\n{user}:*:20000:0:99999:7:::\n")), 0o600, 0);
     add("etc/hostname", text(format!("{}\n", tenant.name)), 0o644, 0);
     add("etc/hosts", text(format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost\n", tenant.name)), 0o644, 0);
-    add("etc/resolv.conf", text("# No name server yet: a jail has a network of its own.\n".into()), 0o644, 0);
+    add(&format!("etc/{RESOLV_CONF}"), Kind::Link(RUN_RESOLV_CONF.into()), 0, 0);
     add("etc/nsswitch.conf", text("passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n".into()), 0o644, 0);
     add("etc/host.conf", text("multi on\n".into()), 0o644, 0);
     add("etc/shells", text("/bin/sh\n/bin/bash\n/bin/dash\n".into()), 0o644, 0);

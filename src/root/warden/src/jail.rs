@@ -1,6 +1,7 @@
 //! Jails: making one, recording it, resizing it, ending it, and the list of all.
 
 pub(crate) mod child_mounts;
+pub(crate) mod child_network;
 pub(crate) mod child_setup;
 pub(crate) mod record;
 pub(crate) mod registry;

@@ -10,9 +10,10 @@
 //! - limits: `limits::quota`, `limits::disk_note`, `limits::watch`, `limits::tenant_groups`, `limits::cgroups`,
 //!   `limits::service_groups`, `limits::lending_groups`, `limits::emergency_group`, `limits::emergency_session`
 //! - identity: `identity::ledger`, `identity::host_user`
-//! - one jail: `jail::step`, `jail::record`, `jail::child_mounts`, `jail::child_setup`, `jail::resize`, `jail::stop`
+//! - one jail: `jail::step`, `jail::record`, `jail::child_mounts`, `jail::child_network`, `jail::child_setup`, `jail::resize`, `jail::stop`
 //! - storage: `runtime`, `storage::grave`, `storage::purge`, `storage::removals`, `storage::seed`,
 //!   `storage::preparing`, `storage::layout`
+//! - what needs the runtime directory: `net_client`
 //! - what needs storage: `jail::start`, `limits::host_reserve`, `ftp`
 //! - the state: `requests`, `jail::registry`, `limits::disk`, `lending::places`, `lending::proxy`,
 //!   `lending::users`, `lending`, `state`
@@ -28,6 +29,7 @@ mod identity;
 mod jail;
 mod lending;
 mod limits;
+mod net_client;
 mod policy_view;
 mod progress;
 mod query;

@@ -13,6 +13,7 @@ use crate::jail::registry::{Jail, Jails, Starting};
 use crate::jail::start::Advanced;
 use crate::jail::stop::{Ending, STUCK};
 use crate::limits::tenant_groups::{self, Freezing};
+use crate::net_client::NetAsk;
 use crate::requests::{Answer, Progress, WaitingRequest, WaitsFor, failure, has_ended};
 use crate::state::Warden;
 use crate::storage::grave;
@@ -150,9 +151,9 @@ impl Warden {
 
     fn look_at_waiting(&mut self, progress: &mut Progress) {
         let now = Instant::now();
-        for waiting in self.waiting.take() {
+        for mut waiting in self.waiting.take() {
             let ticket = waiting.ticket;
-            match self.outcome(&waiting, now) {
+            match self.outcome(&mut waiting, now) {
                 Outcome::Reply(reply) => progress.replies.push((ticket, reply)),
                 Outcome::Wait => self.waiting.keep(waiting),
                 Outcome::Handle => {
@@ -168,10 +169,10 @@ impl Warden {
         }
     }
 
-    fn outcome(&mut self, waiting: &WaitingRequest, now: Instant) -> Outcome {
+    fn outcome(&mut self, waiting: &mut WaitingRequest, now: Instant) -> Outcome {
         let is_late = waiting.is_late(now);
         let when_late = |reply: WardenReply| if is_late { Outcome::Reply(reply) } else { Outcome::Wait };
-        match &waiting.what {
+        match &mut waiting.what {
             WaitsFor::Cleared { tenant, done } => match self.jails.ending(tenant) {
                 None => Outcome::Reply(done.clone()),
                 ending => when_late(not_cleared(tenant, ending, Some(done))),
@@ -186,7 +187,20 @@ impl Warden {
                 let (verb, error) = ("end the FTP session of", FtpError::Stuck);
                 when_late(WardenReply::Failed(failure(ExitStatus::Failed, leaving.tenant(), verb, &error)))
             }
-            WaitsFor::Resized { tenant, resizing } => resized(tenant, resizing, is_late).into(),
+            WaitsFor::Resized { tenant, resizing, network } => {
+                let connected = network.as_mut().map_or(Some(Ok(())), NetAsk::answer);
+                match connected {
+                    None => Outcome::Wait,
+                    Some(Ok(())) => {
+                        *network = None;
+                        resized(tenant, resizing, is_late).into()
+                    }
+                    Some(Err(error)) => {
+                        let failed = failure(ExitStatus::Failed, tenant, "change the network of", &error);
+                        Outcome::Reply(WardenReply::Failed(failed))
+                    }
+                }
+            }
             WaitsFor::Purged { tenant } => match self.removals.state(tenant, now) {
                 PurgeState::Gone => Outcome::Reply(WardenReply::Done),
                 PurgeState::Stuck(why) => Outcome::Reply(not_purged(tenant, &why)),

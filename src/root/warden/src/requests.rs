@@ -3,6 +3,7 @@
 use crate::ftp::Leaving;
 use crate::helper::Helper;
 use crate::limits::tenant_groups::Freezing;
+use crate::net_client::NetAsk;
 use bailiwick_proto::warden::WardenEvent;
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
 use bailiwick_types::{ExitStatus, TenantName};
@@ -64,8 +65,8 @@ pub(crate) enum WaitsFor {
     Frozen { tenant: TenantName, freezing: Freezing },
     /// A process of an FTP server has ended, with its children.
     Left { leaving: Leaving },
-    /// The tmpfs mounts of a jail have their new size.
-    Resized { tenant: TenantName, resizing: Helper },
+    /// The tmpfs mounts of a jail have their new size, and its network has its new rules.
+    Resized { tenant: TenantName, resizing: Helper, network: Option<NetAsk> },
     /// Nothing of a purged tenant is left.
     Purged { tenant: TenantName },
     /// A tenant's storage is prepared; then the request is handled.
@@ -96,7 +97,10 @@ impl WaitingRequests {
         for waiting in &self.0 {
             match &waiting.what {
                 WaitsFor::Frozen { freezing, .. } => fds.push((freezing.events().as_fd(), PollFlags::PRI)),
-                WaitsFor::Resized { resizing, .. } => fds.push((resizing.report().as_fd(), PollFlags::IN)),
+                WaitsFor::Resized { resizing, network, .. } => {
+                    fds.push((resizing.report().as_fd(), PollFlags::IN));
+                    fds.extend(network.iter().map(|ask| (ask.fd(), PollFlags::IN)));
+                }
                 _ => {}
             }
         }

@@ -3,7 +3,7 @@
 use crate::host_files::etc_view::EtcView;
 use crate::jail::record::Record;
 use bailiwick_policy::{EtcSettings, Web};
-use bailiwick_proto::{CONTROL_DIR, JAILS, WARDEN_SOCKET, WEB_DIR, init_socket};
+use bailiwick_proto::{CONTROL_DIR, JAILS, NET_ROOT_SOCKET, WARDEN_SOCKET, WEB_DIR, init_socket};
 use bailiwick_sys::{file, socket};
 use bailiwick_types::{Access, TenantName};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
@@ -139,6 +139,11 @@ impl Runtime {
             // The queue is full.
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
+    }
+
+    /// The socket of `bailiwick-net` for changes.
+    pub(crate) fn net_socket(&self) -> PathBuf {
+        path_of(self.dir.as_fd(), NET_ROOT_SOCKET).into()
     }
 
     /// Device and inode of the warden's socket; `None` when there is none.

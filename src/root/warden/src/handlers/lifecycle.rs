@@ -2,6 +2,7 @@
 
 use crate::ftp;
 use crate::identity::ledger::Ledger;
+use crate::jail::child_setup::JailNetwork;
 use crate::jail::registry::{End, Jails, Starting};
 use crate::jail::start::{BuildError, Builder, FailedStart};
 use crate::jail::step::{Step, reach};
@@ -15,10 +16,11 @@ use crate::storage::grave;
 use crate::storage::preparing::PREPARE_TIME;
 use crate::storage::removals::PURGE_TIME;
 use crate::storage::seed::Preparation;
+use bailiwick_observe::network::NetworkError;
 use bailiwick_plan::JailPlan;
 use bailiwick_policy::{Declared, Host, Tenant};
 use bailiwick_proto::{Failure, Hold, Refusal, WardenReply, WardenRequest};
-use bailiwick_types::{DiskFact, ExitStatus, FrozenBy, TenantName};
+use bailiwick_types::{DiskFact, ExitStatus, FrozenBy, NetworkMode, TenantName};
 use std::time::{Duration, Instant};
 
 /// How long the kernel may take to freeze a group.
@@ -51,11 +53,19 @@ impl Warden {
         if self.is_preparing(&plan, ticket)? {
             return Ok(None);
         }
-        self.build(&plan, &host, before.as_ref(), ticket)
+        let network = self.network_of(&plan, &host)?;
+        self.build(&plan, network.as_ref(), &host, before.as_ref(), ticket)
     }
 
     /// Makes the jail as far as its child, which then becomes init.
-    fn build(&mut self, plan: &JailPlan, host: &Host, before: Option<&DiskFact>, ticket: Ticket) -> Begins {
+    fn build(
+        &mut self,
+        plan: &JailPlan,
+        network: Option<&JailNetwork>,
+        host: &Host,
+        before: Option<&DiskFact>,
+        ticket: Ticket,
+    ) -> Begins {
         let (name, facts) = (&plan.tenant, &self.policy.facts);
         if self.groups.ensure_bases(facts, &host.reserve).map_err(failed(name, "start"))? {
             self.watch.listen_to(self.groups.pressure_triggers());
@@ -74,6 +84,7 @@ impl Warden {
             host_sockets: &host_sockets,
             host_etc: self.etc_view.dir(),
             quota: &facts.storage.quota,
+            network,
         };
         match builder.begin() {
             Ok(child) => {
@@ -86,6 +97,20 @@ impl Warden {
             Err(failed) => start_failed(&mut self.jails, &mut self.waiting, name, failed, ticket),
         }
         Ok(None)
+    }
+
+    /// The network of a jail; `None` for a loopback alone.
+    fn network_of(&self, plan: &JailPlan, host: &Host) -> Result<Option<JailNetwork>, Failure> {
+        if plan.network == NetworkMode::None {
+            return Ok(None);
+        }
+        let name = &plan.tenant;
+        let invalid = |error: NetworkError| failure(ExitStatus::HostCannot, name, "start", &error);
+        let pools = bailiwick_observe::network::pools(&host.network).map_err(invalid)?;
+        let resolvers = bailiwick_observe::network::resolvers(&host.network).map_err(invalid)?;
+        let number = host.ids.number(plan.ids);
+        let addresses = pools.tenant(number).map_err(|error| failure(ExitStatus::HostCannot, name, "start", &error))?;
+        Ok(Some(JailNetwork { number, addresses, resolvers }))
     }
 
     fn note_disk(&mut self, plan: &JailPlan, before: Option<&DiskFact>) {

@@ -7,8 +7,10 @@
 //! name.
 
 use crate::jail::child_mounts::{Masks, Sources, hide_unlisted, make_run, mount_row, stage, stage_sysfs};
+use crate::jail::child_network;
 use crate::jail::step::{Step, reach};
 use bailiwick_plan::mount::{CANARY, Flags, INIT};
+use bailiwick_plan::network::Addresses;
 use bailiwick_plan::{CORE_LIMIT, JailPlan, Rlimit, kernel_memory, seccomp};
 use bailiwick_sys::mount::attr;
 use bailiwick_sys::signal::{SIGTERM, Signals};
@@ -16,6 +18,7 @@ use bailiwick_sys::{credential, file, landlock, mount, network, process, signal,
 use rustix::fs::{Mode, OFlags};
 use std::ffi::CString;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -25,11 +28,25 @@ const LISTENER: i32 = 3;
 /// it.
 pub(crate) const LANDLOCKED: u8 = b'L';
 
+/// The network of a jail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JailNetwork {
+    /// The number of the tenant's range of ids.
+    pub(crate) number: u32,
+    /// What follows from that.
+    pub(crate) addresses: Addresses,
+    /// Where names are looked up.
+    pub(crate) resolvers: Vec<IpAddr>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Inside<'a> {
     pub(crate) plan: &'a JailPlan,
     pub(crate) sources: Vec<Sources>,
-    /// One byte means that the ids are mapped. An end without it means that the warden gave up.
+    /// Its network; `None` for a loopback alone.
+    pub(crate) network: Option<&'a JailNetwork>,
+    /// One byte means that the ids are mapped, and a second one that it is connected. An end without it means that the warden gave
+    /// up.
     pub(crate) go: OwnedFd,
     /// First brings out the listening socket, then the failure, if any.
     pub(crate) report: OwnedFd,
@@ -96,6 +113,7 @@ impl Inside<'_> {
 
         step(Step::Settings)?;
         self.settings().map_err(at(Step::Settings, ""))?;
+        self.set_up_network().map_err(at(Step::Settings, "network"))?;
 
         step(Step::Confine)?;
         let init = file::open_at(
@@ -173,6 +191,15 @@ impl Inside<'_> {
             }
         }
         Ok(())
+    }
+
+    fn set_up_network(&self) -> io::Result<()> {
+        let Some(JailNetwork { addresses, resolvers, .. }) = self.network else {
+            return child_network::name_resolvers(&[]);
+        };
+        self.wait()?;
+        child_network::set_up(*addresses).map_err(io::Error::other)?;
+        child_network::name_resolvers(resolvers)
     }
 
     fn confine(&self) -> Result<(), Failed> {

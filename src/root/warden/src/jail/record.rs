@@ -39,6 +39,9 @@ pub(crate) struct Record {
     /// Which network namespace it has (`SO_NETNS_COOKIE`). An earlier version has not noted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) network: Option<u64>,
+    /// Whether it was connected to the router.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) connected: bool,
     /// Who froze the jail. It counts only while the kernel says that the jail is frozen.
     #[serde(default, skip_serializing_if = "FrozenBy::is_operator")]
     pub(crate) frozen_by: FrozenBy,
@@ -65,6 +68,7 @@ impl Record {
             landlock: false,
             confinement: None,
             network: None,
+            connected: false,
             frozen_by: FrozenBy::Operator,
             control_group: file::metadata(group)?.inode,
             pid,

@@ -204,13 +204,13 @@ impl Jails {
 
     /// Descriptors that report changes of starting and ending jails.
     pub(crate) fn changing_fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let starting = self.starting.values().map(|starting| (starting.child.report().as_fd(), PollFlags::IN));
+        let starting = self.starting.values().flat_map(|starting| starting.child.fds()).map(|fd| (fd, PollFlags::IN));
         starting.chain(self.ending.values().filter_map(Ending::fd))
     }
 
     /// The time of the next look at starting and ending jails at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let starting = self.starting.values().map(|starting| starting.child.deadline);
+        let starting = self.starting.values().map(|starting| starting.child.due());
         starting.chain(self.ending.values().map(Ending::due)).min()
     }
 
@@ -222,6 +222,11 @@ impl Jails {
     /// The running jails, with the numbers of their inits.
     pub(crate) fn init_numbers(&self) -> BTreeSet<(TenantName, u32)> {
         self.running.iter().map(|(tenant, jail)| (tenant.clone(), jail.record.pid)).collect()
+    }
+
+    /// Whether a tenant's jail runs and is connected to the router.
+    pub(crate) fn is_connected(&self, tenant: &TenantName) -> bool {
+        self.get(tenant).is_some_and(|jail| jail.record.connected)
     }
 
     /// The network namespaces of running jails, as far as their records have them.

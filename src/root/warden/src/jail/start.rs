@@ -5,19 +5,21 @@
 //! nothing that belongs to another tenant may be within reach.
 
 use crate::jail::child_mounts::{self, Sources};
-use crate::jail::child_setup::{self, Inside};
+use crate::jail::child_setup::{self, Inside, JailNetwork};
 use crate::jail::record::{Record, confinement_digest};
 use crate::jail::step::{Step, reach};
 use crate::limits::cgroups::Groups;
 use crate::limits::tenant_groups::{GroupError, TenantGroups};
+use crate::net_client::NetAsk;
 use crate::runtime::Runtime;
 use crate::storage::layout::Storage;
 use bailiwick_plan::mount::{Flags, Mount, Source};
 use bailiwick_plan::{JailPlan, OOM_SCORE};
+use bailiwick_proto::NetRequest;
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process, socket};
-use bailiwick_types::{Access, IdRange, Profile, QuotaFacts};
-use std::io::{self, Write};
+use bailiwick_types::{Access, IdRange, Profile, QuotaFacts, TenantName};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -67,6 +69,8 @@ pub(crate) struct Builder<'a> {
     /// The copies of the host's `/etc` that jails see.
     pub(crate) host_etc: BorrowedFd<'a>,
     pub(crate) quota: &'a QuotaFacts,
+    /// Its network; `None` for a loopback alone.
+    pub(crate) network: Option<&'a JailNetwork>,
 }
 
 /// A jail whose child is becoming init.
@@ -80,6 +84,10 @@ pub(crate) struct StartingChild {
     report: OwnedFd,
     /// What the warden must do before the child may go on; `None` once it may.
     held: Option<Held>,
+    connection: Connection,
+    /// Whether it has a network beside its loopback.
+    is_connected: bool,
+    tenant: TenantName,
     /// Whether the child reported its Landlock domain. Nothing that runs later can leave the domain, and the kernel
     /// never shows it again.
     landlock: bool,
@@ -92,6 +100,17 @@ pub(crate) struct StartingChild {
     profile: Profile,
     /// When the child's time is over.
     pub(crate) deadline: Instant,
+}
+
+/// How far the connection of a jail to the router is. The child makes its root meanwhile.
+#[derive(Debug)]
+enum Connection {
+    /// It needs one, with this number.
+    Wanted(u32),
+    /// `bailiwick-net` was asked. A second byte tells the child that it is connected.
+    Asked { ask: NetAsk, go: OwnedFd },
+    /// It is connected, or needs no connection.
+    Whole,
 }
 
 /// What a child waits for after it has made its socket.
@@ -140,7 +159,7 @@ impl Builder<'_> {
         let keep: Vec<_> = keep.collect();
         let (pid, pidfd) = match self.clone(&groups, &keep).map_err(BuildError::at(Step::Clone))? {
             Cloned::Child => {
-                let inside = Inside { plan, sources, go: go_read, report: report_write };
+                let inside = Inside { plan, sources, network: self.network, go: go_read, report: report_write };
                 child_setup::run(inside)
             }
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
@@ -156,6 +175,9 @@ impl Builder<'_> {
             pidfd: pidfd.try_clone().map_err(BuildError::at(Step::Socket))?,
             report: report_read,
             held: Some(held),
+            connection: self.network.map_or(Connection::Whole, |network| Connection::Wanted(network.number)),
+            is_connected: false,
+            tenant: plan.tenant.clone(),
             landlock: false,
             network: None,
             runtime,
@@ -269,9 +291,18 @@ impl StartingChild {
         Ok(false)
     }
 
-    /// Becomes readable when the child has reported.
-    pub(crate) fn report(&self) -> &OwnedFd {
-        &self.report
+    /// Become readable when the child has reported, and when it is connected.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let ask = if let Connection::Asked { ask, .. } = &self.connection { Some(ask.fd()) } else { None };
+        std::iter::once(self.report.as_fd()).chain(ask)
+    }
+
+    /// The time of the next look at the latest.
+    pub(crate) fn due(&self) -> Instant {
+        match &self.connection {
+            Connection::Asked { ask, .. } => self.deadline.min(ask.until),
+            Connection::Wanted(_) | Connection::Whole => self.deadline,
+        }
     }
 
     /// Does what a child waits for that has made its socket, and tells it to go on.
@@ -298,7 +329,37 @@ impl StartingChild {
         }
         write_proc(self.pid, "oom_score_adj", &OOM_SCORE.to_string()).map_err(BuildError::at(Step::MapMounts))?;
 
-        (&std::fs::File::from(go)).write_all(b"1").map_err(BuildError::at(Step::Identity))
+        take(Step::Network)?;
+        let connection = std::mem::replace(&mut self.connection, Connection::Whole);
+        let ask = match connection {
+            Connection::Wanted(number) => Some(self.ask_for_network(runtime, number)?),
+            Connection::Asked { .. } | Connection::Whole => None,
+        };
+        tell(&go).map_err(BuildError::at(Step::Identity))?;
+        if let Some(ask) = ask {
+            self.connection = Connection::Asked { ask, go };
+        }
+        Ok(())
+    }
+
+    fn ask_for_network(&self, runtime: &Runtime, number: u32) -> Result<NetAsk, BuildError> {
+        let network = namespace::open(self.pid, "net").map_err(BuildError::at(Step::Network))?;
+        let request = NetRequest::Connect { tenant: self.tenant.clone(), number };
+        NetAsk::begin(runtime, &request, Some(network.as_fd()))
+            .map_err(|error| BuildError::new(Step::Network, "", error))
+    }
+
+    /// Tells the child when it is connected.
+    fn look_at_connection(&mut self) -> Result<(), BuildError> {
+        let Connection::Asked { ask, go } = &mut self.connection else { return Ok(()) };
+        match ask.answer() {
+            None => return Ok(()),
+            Some(Ok(())) => tell(go).map_err(BuildError::at(Step::Network))?,
+            Some(Err(error)) => return Err(BuildError::new(Step::Network, "", error)),
+        }
+        self.connection = Connection::Whole;
+        self.is_connected = true;
+        Ok(())
     }
 
     /// Reads the reports so far; returns whether the child is init.
@@ -306,7 +367,11 @@ impl StartingChild {
         if self.held.is_some() {
             self.release(runtime)?;
         }
-        if self.held.is_some() { Ok(false) } else { self.read_reports() }
+        if self.held.is_some() {
+            return Ok(false);
+        }
+        self.look_at_connection()?;
+        self.read_reports()
     }
 
     /// Takes the next steps if the child has reported or its time is over.
@@ -326,7 +391,13 @@ impl StartingChild {
             reach(Step::Record).map_err(BuildError::at(Step::Record))?;
             let record = Record::of(self.pid, &self.group, self.access).map_err(BuildError::at(Step::Record))?;
             let confinement = Some(confinement_digest(self.profile));
-            let record = Record { landlock: self.landlock, confinement, network: self.network, ..record };
+            let record = Record {
+                landlock: self.landlock,
+                confinement,
+                network: self.network,
+                connected: self.is_connected,
+                ..record
+            };
             record.write(&self.runtime).map_err(BuildError::at(Step::Record))?;
             Ok(record)
         };
@@ -361,6 +432,14 @@ fn prove_init(pid: u32, init: &OwnedFd) -> io::Result<()> {
     };
     let init = bailiwick_sys::file::metadata(init)?;
     if (runs.st_dev, runs.st_ino) == (init.device, init.inode) { Ok(()) } else { Err(silent()) }
+}
+
+/// Tells a child to go on. A child that has ended is noticed by its report.
+fn tell(go: &OwnedFd) -> io::Result<()> {
+    match rustix::io::write(go, b"1") {
+        Ok(_) | Err(rustix::io::Errno::PIPE) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn silent() -> io::Error {

@@ -61,6 +61,8 @@ steps! {
     IdMaps = "id-maps", "map the ids";
     /// Apply that map to the mounts.
     MapMounts = "map-mounts", "map the mounts";
+    /// Connect it to the router, if it has a network.
+    Network = "network", "connect it to the network";
     /// Inside: take the tenant's identity.
     Identity = "identity", "take the tenant's identity";
     /// Inside: make the root.

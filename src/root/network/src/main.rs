@@ -1,0 +1,87 @@
+//! `bailiwick-net`: arguments, wiring, exit status.
+//!
+//! It connects jails to the network through a router of its own, a network namespace that belongs to a user namespace of its own
+//! (`docs/network.md`). With `--uplink` it makes that router and its link to the host, and ends.
+
+mod link_maker;
+mod router;
+mod serve;
+mod settings;
+mod start;
+mod uplink;
+mod usage;
+
+use bailiwick_proto::Failure;
+use bailiwick_types::ExitStatus;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: bailiwick-net [--config DIR] [--uplink]
+
+Connects jails to the network. Started by systemd or by `bailiwickd --standalone`.
+
+  --config DIR   where bailiwick.toml, plans.d and tenants.d are (default: /etc/bailiwick)
+  --uplink       make the router and its link to the host, or put back what is missing, print what was missing, and exit
+  --version      print the version and exit
+";
+
+enum Wanted {
+    Serve(PathBuf),
+    Uplink(PathBuf),
+    Print(String),
+}
+
+fn main() -> ExitCode {
+    match arguments() {
+        Err(message) => {
+            say(&format!("bailiwick-net: {message}\n{USAGE}"));
+            ExitStatus::Invalid.into()
+        }
+        Ok(Wanted::Print(text)) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitStatus::Failed.into(),
+        },
+        Ok(Wanted::Uplink(config)) => match uplink::run(&config) {
+            Ok(repaired) => {
+                let text: String = repaired.iter().map(|what| format!("{what}\n")).collect();
+                // The work is done, even if nobody reads it.
+                std::io::stdout().write_all(text.as_bytes()).ok();
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(error.status(), &error),
+        },
+        Ok(Wanted::Serve(config)) => match start::run(&config, |event| say(&format!("bailiwick-net: {event}\n"))) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(error.status(), &error),
+        },
+    }
+}
+
+fn arguments() -> Result<Wanted, String> {
+    let mut config = PathBuf::from("/etc/bailiwick");
+    let mut is_uplink = false;
+    let mut arguments = std::env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy().into_owned();
+        match text.as_str() {
+            "--config" => config = arguments.next().ok_or_else(|| format!("{text} needs a value"))?.into(),
+            "--uplink" => is_uplink = true,
+            "--help" | "-h" => return Ok(Wanted::Print(USAGE.to_owned())),
+            "--version" => return Ok(Wanted::Print(format!("bailiwick-net {}\n", env!("CARGO_PKG_VERSION")))),
+            _ => return Err(format!("unknown argument {text:?}")),
+        }
+    }
+    Ok(if is_uplink { Wanted::Uplink(config) } else { Wanted::Serve(config) })
+}
+
+fn failed(status: ExitStatus, error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    say(&format!("bailiwick-net: {}\n", Failure::new(status, error)));
+    status.into()
+}
+
+/// Writes to standard error: the journal, or the terminal of the caller. An error here has no reader.
+fn say(text: &str) {
+    std::io::stderr().write_all(text.as_bytes()).ok();
+}

@@ -1,0 +1,342 @@
+//! The router's process: what is in force for whom, and the requests that change or read it.
+//!
+//! ```text
+//!               Connect: rules, then the link, then up            its link is gone
+//!   (no link) -----------------------------------------> connected ----------------> (no link)
+//!                                                          |    ^
+//!                                                          +----+ Update: the difference of the rules
+//! ```
+//!
+//! The kernel holds everything that is in force. A new process reads it back and changes what differs. Counts stay.
+//!
+//! Danger: rules come before a link and go after it. A change is one transaction: if it fails, what was in force stays.
+
+mod desired;
+mod force;
+mod host_side;
+mod jail_link;
+mod read;
+
+use crate::link_maker::LinkMaker;
+use crate::uplink::{self, Report};
+use crate::usage::{self, Usage};
+use bailiwick_netfilter::nft::NftSocket;
+use bailiwick_netlink::route::RouteSocket;
+use bailiwick_observe::network::NetworkError;
+use bailiwick_plan::network::{NoAddress, Pools};
+use bailiwick_policy::{Host, Store};
+use bailiwick_proto::net::NetProblem;
+use bailiwick_proto::{Failure, NetReply, NetRequest};
+use bailiwick_rules::router::RouterSettings;
+use bailiwick_types::{ExitStatus, NetworkMode, TenantName};
+use desired::Desired;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often everything in the kernel is compared with what it should be.
+const COMPARE: Duration = Duration::from_secs(60);
+/// A report of the host's side that is older says that nobody looks after it any more.
+const REPORT_AGE: Duration = Duration::from_secs(300);
+
+/// Why the router cannot be set up, or a change of it was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RouterError {
+    /// What is used cannot be read or written.
+    #[error("cannot keep what tenants use of their monthly volumes")]
+    Usage(#[source] io::Error),
+    /// The report of the host's side cannot be read.
+    #[error("cannot read what `bailiwick-net --uplink` found")]
+    Report(#[source] io::Error),
+    /// The host has never had its side made.
+    #[error("`bailiwick-net --uplink` has not run yet, which makes the link to the host")]
+    NoReport,
+    /// The settings do not fit the machine.
+    #[error(transparent)]
+    Machine(#[from] NetworkError),
+    /// The pool is too small.
+    #[error(transparent)]
+    Address(#[from] NoAddress),
+    /// The kernel refused a change.
+    #[error(transparent)]
+    Netlink(#[from] bailiwick_netlink::Error),
+    /// No link was made.
+    #[error("cannot make the link between the jail and the router")]
+    Link(#[source] io::Error),
+}
+
+/// What the process that starts the router has opened for it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    pub(crate) host: Host,
+    /// The directory of the socket and of the host's report.
+    pub(crate) runtime: OwnedFd,
+    /// The directory of what this program must remember.
+    pub(crate) state: OwnedFd,
+    pub(crate) maker: LinkMaker,
+}
+
+/// The router.
+#[derive(Debug)]
+pub(crate) struct Router {
+    store: Store,
+    host: Host,
+    runtime: OwnedFd,
+    maker: LinkMaker,
+    usage: Usage,
+    nft: NftSocket,
+    route: RouteSocket,
+    pools: Pools,
+    report: Report,
+    settings: RouterSettings,
+    /// What should be in force for each tenant with a link.
+    tenants: BTreeMap<TenantName, Desired>,
+    /// The number of nftables' changes after the last one of ours.
+    generation: u32,
+    compared: Instant,
+    /// What the last comparison found and put right.
+    found: Vec<String>,
+    broken: Option<io::Error>,
+}
+
+impl Router {
+    /// Takes over what the kernel has, and puts right what differs from the policy.
+    pub(crate) fn open(opened: Opened, log: &mut impl FnMut(&str)) -> Result<Self, RouterError> {
+        let Opened { store, host, runtime, state, maker } = opened;
+        let usage = Usage::open(state).map_err(RouterError::Usage)?;
+        let report = uplink::read_report(&runtime).map_err(RouterError::Report)?.ok_or(RouterError::NoReport)?;
+        let pools = bailiwick_observe::network::pools(&host.network)?;
+        let settings = host_side::settings(&host, pools, &report);
+        let (nft, route) = (NftSocket::open()?, RouteSocket::open()?);
+        let tenants = BTreeMap::new();
+        let mut router = Self {
+            store,
+            host,
+            runtime,
+            maker,
+            usage,
+            nft,
+            route,
+            pools,
+            report,
+            settings,
+            tenants,
+            generation: 0,
+            compared: Instant::now(),
+            found: Vec::new(),
+            broken: None,
+        };
+        router.adopt(log)?;
+        for what in router.compare()? {
+            log(&format!("event=repaired what={what:?}"));
+        }
+        Ok(router)
+    }
+
+    pub(crate) fn runtime(&self) -> &OwnedFd {
+        &self.runtime
+    }
+
+    pub(crate) fn state(&self) -> BorrowedFd<'_> {
+        self.usage.directory()
+    }
+
+    /// A problem after which this process must end, because it no longer knows what is in force.
+    pub(crate) fn broken(&mut self) -> Option<io::Error> {
+        self.broken.take()
+    }
+
+    /// Writes down what was used, before the process ends.
+    pub(crate) fn end(mut self) -> io::Result<()> {
+        self.count().map_err(io::Error::other)?;
+        self.usage.save()
+    }
+
+    /// Finds the tenants whose links are there.
+    fn adopt(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
+        let linked = jail_link::numbers(&mut self.route)?;
+        let known: Vec<_> = self.usage.numbers().map(|(name, number)| (name.clone(), number)).collect();
+        for (name, number) in known.into_iter().filter(|(_, number)| linked.contains(number)) {
+            match self.desired(&name, number) {
+                Ok(Some(desired)) => drop(self.tenants.insert(name, desired)),
+                Ok(None) => log(&format!("tenant={name} event=not-declared what=\"its link has no rules\"")),
+                Err(failure) => log(&format!("tenant={name} event=policy-problem reason={:?}", failure.message)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at everything that may have changed by itself. Once a second.
+    pub(crate) fn look(&mut self, log: &mut impl FnMut(&str)) {
+        if let Err(error) = self.look_at_report().and_then(|()| self.look_at_kernel(log)) {
+            log(&format!("event=not-compared reason={:?}", Failure::new(ExitStatus::Failed, &error).message));
+        }
+    }
+
+    fn look_at_report(&mut self) -> Result<(), RouterError> {
+        let report = uplink::read_report(&self.runtime).map_err(RouterError::Report)?.ok_or(RouterError::NoReport)?;
+        if report == self.report {
+            return Ok(());
+        }
+        let settings = host_side::settings(&self.host, self.pools, &report);
+        if settings != self.settings {
+            self.put_common_in_force(&settings)?;
+            self.settings = settings;
+        }
+        self.report = report;
+        Ok(())
+    }
+
+    fn look_at_kernel(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
+        let is_changed = self.nft.generation()? != self.generation;
+        if !is_changed && self.compared.elapsed() < COMPARE {
+            return Ok(());
+        }
+        self.compared = Instant::now();
+        self.forget_unlinked()?;
+        self.found = self.compare()?;
+        for what in &self.found {
+            log(&format!("event=repaired what={what:?}"));
+        }
+        self.count()?;
+        self.usage.save().map_err(RouterError::Usage)
+    }
+
+    /// Takes the rules of tenants away whose links are gone with their jails.
+    fn forget_unlinked(&mut self) -> Result<(), RouterError> {
+        let linked = jail_link::numbers(&mut self.route)?;
+        let gone = self.tenants.iter().filter(|(_, desired)| !linked.contains(&desired.number));
+        for name in gone.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.disconnect(&name)?;
+        }
+        Ok(())
+    }
+
+    /// Adds to the volumes of the month what the kernel has counted since the last time.
+    fn count(&mut self) -> Result<(), RouterError> {
+        let month = usage::month(SystemTime::now());
+        for (name, traffic) in self.traffic()? {
+            self.usage.add(&name, traffic.bytes(), month);
+        }
+        Ok(())
+    }
+
+    /// Handles a request. Changes come from root only, which the caller has checked.
+    pub(crate) fn answer(&mut self, request: NetRequest, fds: Vec<OwnedFd>) -> NetReply {
+        let result = match request {
+            NetRequest::Hello => Ok(NetReply::Hello { version: env!("CARGO_PKG_VERSION").to_owned() }),
+            NetRequest::Connect { tenant, number } => self.connect(&tenant, number, fds),
+            NetRequest::Update { tenant } => self.update(&tenant),
+            NetRequest::Disconnect { tenant } => {
+                self.disconnect(&tenant).map(|()| NetReply::Done).map_err(|error| failed(&tenant, "disconnect", &error))
+            }
+            NetRequest::Observe { tenants } => self.observe(&tenants),
+            NetRequest::Traffic => {
+                self.traffic().map(NetReply::Traffic).map_err(|error| Failure::new(ExitStatus::Failed, &error))
+            }
+            NetRequest::Connections { tenant } => self.connections(&tenant),
+            NetRequest::Problems => Ok(NetReply::Problems(self.problems())),
+        };
+        result.unwrap_or_else(NetReply::Failed)
+    }
+
+    /// Connects a jail that is being made.
+    fn connect(&mut self, name: &TenantName, number: u32, mut fds: Vec<OwnedFd>) -> Result<NetReply, Failure> {
+        let jail =
+            fds.pop().ok_or_else(|| Failure::of(ExitStatus::Invalid, "no network namespace came with the request"))?;
+        let desired = self.desired(name, number)?.ok_or_else(|| no_network(name))?;
+        let connected = self.make_connection(name, desired, &jail);
+        if let Err(error) = &connected
+            && let RouterError::Link(source) = error
+            && source.kind() == io::ErrorKind::TimedOut
+        {
+            // The link may come into being later, and its answer would be taken for that of the next request.
+            self.broken = Some(io::Error::other("the process that makes links does not answer"));
+        }
+        connected.map(|()| NetReply::Done).map_err(|error| failed(name, "connect", &error))
+    }
+
+    fn make_connection(&mut self, name: &TenantName, desired: Desired, jail: &OwnedFd) -> Result<(), RouterError> {
+        let number = desired.number;
+        if let Some(earlier) = self.usage.note(name, number).map_err(RouterError::Usage)? {
+            self.disconnect(&earlier)?;
+            self.count_from_zero(number)?;
+        }
+        // A link of an earlier jail with this number leads nowhere any more.
+        jail_link::remove(&mut self.route, number)?;
+        // Whatever was changed by others is put right before anybody can send.
+        if self.nft.generation()? != self.generation {
+            self.found = self.compare()?;
+        }
+        self.put_in_force(name, &desired)?;
+        self.maker.connect(number, jail.as_fd()).map_err(RouterError::Link)?;
+        jail_link::set_up(&mut self.route, &desired)?;
+        self.tenants.insert(name.clone(), desired);
+        self.link_peers(name)
+    }
+
+    /// Puts the policy of today in force for a jail that runs.
+    fn update(&mut self, name: &TenantName) -> Result<NetReply, Failure> {
+        let number = self.tenants.get(name).map(|desired| desired.number).ok_or_else(|| no_network(name))?;
+        let desired = self.desired(name, number)?.ok_or_else(|| no_network(name))?;
+        if self.tenants.get(name).is_some_and(|old| old.is_as(&desired)) {
+            return Ok(NetReply::Unchanged);
+        }
+        let mut put = || -> Result<(), RouterError> {
+            self.put_in_force(name, &desired)?;
+            if let Some(old) = self.tenants.get(name) {
+                jail_link::change_rates(&mut self.route, old, &desired)?;
+            }
+            self.tenants.insert(name.clone(), desired.clone());
+            self.remove_unused_policies()?;
+            self.link_peers(name)
+        };
+        put().map(|()| NetReply::Done).map_err(|error| failed(name, "change the network of", &error))
+    }
+
+    /// Puts links in force that other tenants have to a tenant whose number has just become known.
+    fn link_peers(&mut self, name: &TenantName) -> Result<(), RouterError> {
+        let others = self.tenants.iter().filter(|(_, desired)| desired.peers.contains(name));
+        for (other, number) in others.map(|(other, desired)| (other.clone(), desired.number)).collect::<Vec<_>>() {
+            let Ok(Some(desired)) = self.desired(&other, number) else { continue };
+            if self.tenants.get(&other).is_none_or(|old| !old.is_as(&desired)) {
+                self.put_in_force(&other, &desired)?;
+                self.tenants.insert(other, desired);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the rules of a tenant away. What it has used stays.
+    fn disconnect(&mut self, name: &TenantName) -> Result<(), RouterError> {
+        let Some(old) = self.tenants.remove(name) else { return Ok(()) };
+        self.take_out_of_force(&old)?;
+        self.remove_unused_policies()
+    }
+
+    fn problems(&self) -> Vec<NetProblem> {
+        let problem = |finding: &str, text: String| NetProblem { finding: finding.to_owned(), text };
+        let mut all: Vec<_> = self.report.problems.iter().map(|text| problem("BW124", text.clone())).collect();
+        if let Some(age) = self.report.age(SystemTime::now()).filter(|age| *age > REPORT_AGE) {
+            let text = format!(
+                "the host's side was last looked at {} minutes ago; `systemctl status bailiwick-uplink.timer`",
+                age.as_secs() / 60
+            );
+            all.push(problem("BW124", text));
+        }
+        all.extend(self.found.iter().map(|what| problem("BW122", what.clone())));
+        all
+    }
+}
+
+fn no_network(name: &TenantName) -> Failure {
+    Failure::of(ExitStatus::Refused, format!("\"{name}\" has no network: mode = \"{}\"", NetworkMode::None))
+}
+
+fn failed(name: &TenantName, verb: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let mut failure = Failure::new(ExitStatus::Failed, error);
+    failure.message = format!("cannot {verb} \"{name}\": {}", failure.message);
+    failure
+}

@@ -1,0 +1,245 @@
+//! What is in force, in the kernel: changed by the difference, compared with what should be, and made anew as a whole.
+//!
+//! Danger: counts are money. The sets that count stay whatever is made anew around them.
+
+use super::desired::Desired;
+use super::{Router, RouterError};
+use bailiwick_netfilter::nft::{Batch, Element, Set, Table, TableDump};
+use bailiwick_netlink::Error;
+use bailiwick_rules::router::{self, Elements, RouterSettings, TABLE};
+use bailiwick_types::TenantName;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The most rules of the table: a policy has some tens, and there are as many policies as tenants at most.
+const MOST_RULES: usize = 4_000_000;
+/// The most elements of one set.
+const MOST_ELEMENTS: usize = 8_000_000;
+/// What the kernel says when somebody else has changed nftables since the number of changes was read (`errno(3)`).
+const ERESTART: i32 = 85;
+/// How often a change is tried that others disturb.
+const TRIES: usize = 3;
+
+impl Router {
+    /// Puts the rules of a tenant in force, in place of its last ones.
+    pub(super) fn put_in_force(&mut self, name: &TenantName, desired: &Desired) -> Result<(), RouterError> {
+        let old = self.tenants.get(name).map(|old| old.elements.clone()).unwrap_or_default();
+        let is_there = self.tenants.values().any(|other| other.policy.chain.name == desired.policy.chain.name);
+        let policy = (!is_there).then_some(&desired.policy);
+        let sets = sets_of(&self.settings);
+        self.commit(|batch| {
+            if let Some(policy) = policy {
+                for set in &policy.sets {
+                    batch.add_set(TABLE, set);
+                    batch.add_elements(TABLE, set, policy.elements.get(&set.name).into_iter().flatten());
+                }
+                batch.add_chain(TABLE, &policy.chain);
+                batch.replace_rules(TABLE, &policy.chain.name, &policy.chain.rules);
+            }
+            change(batch, &sets, &old, &desired.elements);
+            // Those that are there go on counting.
+            change(batch, &sets, &Elements::new(), &router::counters(desired.number));
+        })
+    }
+
+    /// Takes the rules of a tenant away, but not its counts.
+    pub(super) fn take_out_of_force(&mut self, old: &Desired) -> Result<(), RouterError> {
+        let sets = sets_of(&self.settings);
+        self.commit(|batch| change(batch, &sets, &old.elements, &Elements::new()))
+    }
+
+    /// Makes the counts of a number begin from zero: it belongs to another tenant now.
+    pub(super) fn count_from_zero(&mut self, number: u32) -> Result<(), RouterError> {
+        let sets = sets_of(&self.settings);
+        let counters = router::counters(number);
+        let gone = self.commit(|batch| change(batch, &sets, &counters, &Elements::new()));
+        match gone {
+            Err(RouterError::Netlink(error)) if error.errno() == Some(NO_ENTRY) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Puts what all tenants have in common in force.
+    pub(super) fn put_common_in_force(&mut self, settings: &RouterSettings) -> Result<(), RouterError> {
+        let (old, new) = (router::common(&self.settings), router::common(settings));
+        let sets = sets_of(settings);
+        self.commit(|batch| change(batch, &sets, &old, &new))
+    }
+
+    /// Removes the chains of policies that no tenant has any more.
+    pub(super) fn remove_unused_policies(&mut self) -> Result<(), RouterError> {
+        let used: BTreeSet<_> = self.tenants.values().map(|desired| desired.policy.chain.name.clone()).collect();
+        let Some(dump) = self.nft.table(TABLE, MOST_RULES)? else { return Ok(()) };
+        let is_unused =
+            |name: &str| router::is_of_policy(name) && !used.iter().any(|used| name.starts_with(used.as_str()));
+        let chains: Vec<_> = dump.table.chains.iter().filter(|chain| is_unused(&chain.name)).collect();
+        if chains.is_empty() {
+            return Ok(());
+        }
+        self.commit(|batch| {
+            for chain in &chains {
+                batch.flush_chain(TABLE, &chain.name);
+                batch.delete_chain(TABLE, &chain.name);
+            }
+            for set in dump.table.sets.iter().filter(|set| is_unused(&set.name)) {
+                batch.delete_set(TABLE, &set.name);
+            }
+        })
+    }
+
+    /// Makes the changes, if nobody else has changed anything since; puts that right otherwise, and tries again.
+    fn commit(&mut self, changes: impl Fn(&mut Batch)) -> Result<(), RouterError> {
+        for _ in 0..TRIES {
+            let mut batch = Batch::if_unchanged(self.generation);
+            changes(&mut batch);
+            if batch.is_empty() {
+                return Ok(());
+            }
+            match self.nft.commit(batch) {
+                Ok(()) => {
+                    self.generation = self.nft.generation()?;
+                    return Ok(());
+                }
+                Err(error) if error.errno() == Some(ERESTART) => self.found = self.compare()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Busy { what: "change the router's rules".to_owned() }.into())
+    }
+
+    /// Compares everything in the kernel with what should be there, and puts it right; returns what differed.
+    pub(super) fn compare(&mut self) -> Result<Vec<String>, RouterError> {
+        let wanted = self.wanted_table();
+        let dump = self.nft.table(TABLE, MOST_RULES)?;
+        let found = match dump {
+            Some(dump) if dump.table.clone().comparable() == wanted.clone().comparable() => {
+                self.compare_elements(&wanted, dump.generation)?
+            }
+            dump => vec![self.make_anew(&wanted, dump)?],
+        };
+        self.generation = self.nft.generation()?;
+        Ok(found)
+    }
+
+    /// The table with the chains of all policies.
+    fn wanted_table(&self) -> Table {
+        let mut table = router::table(&self.settings);
+        let policies: BTreeMap<_, _> =
+            self.tenants.values().map(|desired| (&desired.policy.chain.name, &desired.policy)).collect();
+        for policy in policies.into_values() {
+            table.sets.extend(policy.sets.iter().cloned());
+            table.chains.push(policy.chain.clone());
+        }
+        table
+    }
+
+    /// The elements of all sets but those that count.
+    fn wanted_elements(&self) -> Elements {
+        let mut all = router::common(&self.settings);
+        let policies: BTreeMap<_, _> =
+            self.tenants.values().map(|desired| (&desired.policy.chain.name, &desired.policy)).collect();
+        let of_policies = policies.into_values().map(|policy| &policy.elements);
+        for elements in of_policies.chain(self.tenants.values().map(|desired| &desired.elements)) {
+            for (set, elements) in elements {
+                all.entry(set.clone()).or_default().extend(elements.iter().cloned());
+            }
+        }
+        all
+    }
+
+    /// Makes the table as it should be, whatever it was. Sets that count stay.
+    fn make_anew(&mut self, wanted: &Table, dump: Option<TableDump>) -> Result<String, RouterError> {
+        let mut batch = Batch::new();
+        let what = match dump {
+            None => "the router had no rules".to_owned(),
+            Some(dump) => {
+                let keeps =
+                    |set: &&Set| router::counts(&set.name) && wanted.sets.iter().any(|other| is_same(other, set));
+                batch.flush_table(TABLE);
+                for set in dump.table.sets.iter().filter(|set| !keeps(set)) {
+                    batch.delete_set(TABLE, &set.name);
+                }
+                for chain in &dump.table.chains {
+                    batch.delete_chain(TABLE, &chain.name);
+                }
+                "the rules of the router were not as they should be".to_owned()
+            }
+        };
+        batch.add_table(TABLE);
+        batch.add_contents(wanted);
+        let sets: BTreeMap<_, _> = wanted.sets.iter().map(|set| (set.name.as_str(), set)).collect();
+        let elements = self.wanted_elements();
+        let counters: Vec<_> = self.tenants.values().map(|desired| router::counters(desired.number)).collect();
+        for (set, elements) in std::iter::once(&elements).chain(&counters).flatten() {
+            if let Some(set) = sets.get(set.as_str()) {
+                batch.add_elements(TABLE, set, elements);
+            }
+        }
+        self.nft.commit(batch)?;
+        Ok(what)
+    }
+
+    /// Puts elements right that are missing or that nobody planned; returns what differed.
+    fn compare_elements(&mut self, wanted: &Table, generation: u32) -> Result<Vec<String>, RouterError> {
+        let planned = self.wanted_elements();
+        let counters: Elements = self.tenants.values().flat_map(|desired| router::counters(desired.number)).fold(
+            Elements::new(),
+            |mut all, (set, elements)| {
+                all.entry(set).or_default().extend(elements);
+                all
+            },
+        );
+        let mut found = Vec::new();
+        let mut batch = Batch::if_unchanged(generation);
+        for set in wanted.sets.iter().filter(|set| !router::grows_by_itself(&set.name)) {
+            let there = self.nft.elements(TABLE, set, MOST_ELEMENTS)?;
+            let plain =
+                |elements: &[Element]| elements.iter().cloned().map(Element::without_state).collect::<BTreeSet<_>>();
+            let there = plain(&there);
+            let of = |all: &Elements| plain(all.get(&set.name).map_or(&[][..], Vec::as_slice));
+            let wanted = if router::counts(&set.name) { of(&counters) } else { of(&planned) };
+            let missing: Vec<_> = wanted.difference(&there).cloned().collect();
+            // Who was a tenant keeps its counts.
+            let foreign: Vec<_> = there.difference(&wanted).filter(|_| !router::counts(&set.name)).cloned().collect();
+            if !foreign.is_empty() {
+                found.push(format!("{} elements of \"{}\" were nobody's", foreign.len(), set.name));
+                batch.delete_elements(TABLE, set, &foreign);
+            }
+            if !missing.is_empty() {
+                found.push(format!("{} elements of \"{}\" were missing", missing.len(), set.name));
+                // With what was used until now.
+                let keys: BTreeSet<_> = missing.iter().map(|element| &element.key).collect();
+                let planned = planned.get(&set.name).into_iter().chain(counters.get(&set.name)).flatten();
+                batch.add_elements(TABLE, set, planned.filter(|element| keys.contains(&element.key)));
+            }
+        }
+        if !found.is_empty() {
+            self.nft.commit(batch)?;
+        }
+        Ok(found)
+    }
+}
+
+const NO_ENTRY: i32 = 2;
+
+fn sets_of(settings: &RouterSettings) -> BTreeMap<String, Set> {
+    router::table(settings).sets.into_iter().map(|set| (set.name.clone(), set)).collect()
+}
+
+fn is_same(one: &Set, other: &Set) -> bool {
+    let plain = |set: &Set| Table { sets: vec![set.clone()], ..Table::default() }.comparable();
+    plain(one) == plain(other)
+}
+
+/// Deletes the elements that are only in `old`, and adds those that are only in `new`. Counts and quotas of the others go on.
+fn change(batch: &mut Batch, sets: &BTreeMap<String, Set>, old: &Elements, new: &Elements) {
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    for (name, set) in names.into_iter().filter_map(|name| Some((name, sets.get(name)?))) {
+        let of = |all: &Elements| all.get(name).cloned().unwrap_or_default();
+        let (old, new) = (of(old), of(new));
+        let is_in = |all: &[Element], element: &Element| {
+            all.iter().any(|other| other.clone().without_state() == element.clone().without_state())
+        };
+        batch.delete_elements(TABLE, set, old.iter().filter(|element| !is_in(&new, element)));
+        batch.add_elements(TABLE, set, new.iter().filter(|element| !is_in(&old, element)));
+    }
+}

@@ -1,0 +1,107 @@
+//! The router's end of a jail's link: its route, its neighbour, and the queues that hold traffic back.
+
+use super::desired::Desired;
+use bailiwick_netlink::Error;
+use bailiwick_netlink::route::{
+    AddressGeneration, Class, Link, Mac, Neighbour, Prefix, Queue, QueueKind, Route, RouteSocket, State,
+};
+use bailiwick_plan::network::{JAIL_MAC, MTU, ROUTER_LINK, ROUTES, link_name, number_of_link};
+use bailiwick_rules::router::{class, queue};
+use bailiwick_types::ByteRate;
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+
+/// How long a packet may wait for its turn, as bytes at the rate: a twentieth of a second.
+const WAIT: u64 = 20;
+/// The least bytes that pass at once: some packets, so that a timer's tick is enough for them.
+const LEAST_BURST: u32 = 16 * MTU;
+
+/// The numbers of the links that are there.
+pub(super) fn numbers(socket: &mut RouteSocket) -> Result<BTreeSet<u32>, Error> {
+    Ok(socket.links()?.iter().filter_map(|link| number_of_link(&link.name)).collect())
+}
+
+/// Removes a link that an earlier jail has left.
+pub(super) fn remove(socket: &mut RouteSocket, number: u32) -> Result<(), Error> {
+    match socket.link(&link_name(number))? {
+        Some(old) => socket.delete_link(old.index),
+        None => Ok(()),
+    }
+}
+
+/// Sets up a new link, and brings it up last.
+pub(super) fn set_up(socket: &mut RouteSocket, desired: &Desired) -> Result<(), Error> {
+    let link = find(socket, desired.number)?;
+    socket.set_address_generation(link.index, AddressGeneration::None)?;
+    for address in desired.addresses.all() {
+        socket.replace_neighbour(&Neighbour::permanent(link.index, address, Mac(JAIL_MAC)))?;
+    }
+    set_rates(socket, &link, desired)?;
+    socket.set_link_state(link.index, State::Up)?;
+    // The kernel refuses routes over a link that is down.
+    for address in desired.addresses.all() {
+        socket.replace_route(&Route::over(Prefix::host(address), link.index).in_table(ROUTES))?;
+    }
+    Ok(())
+}
+
+/// Changes the rates of a link that is there.
+pub(super) fn change_rates(socket: &mut RouteSocket, old: &Desired, new: &Desired) -> Result<(), Error> {
+    let link = find(socket, new.number)?;
+    if let (Some(rate), None) = (old.down, new.down) {
+        socket.delete_queue(&inward(link.index, rate))?;
+    }
+    set_rates(socket, &link, new)?;
+    match (old.up, new.up, class(new.number), socket.link(ROUTER_LINK)?) {
+        (Some(rate), None, Some(handle), Some(uplink)) => socket.delete_class(&outward(uplink.index, handle, rate)),
+        _ => Ok(()),
+    }
+}
+
+fn find(socket: &mut RouteSocket, number: u32) -> Result<Link, Error> {
+    let name = link_name(number);
+    socket
+        .link(&name)?
+        .ok_or_else(|| Error::Invalid { what: format!("set up {name}"), why: "there is no such link".to_owned() })
+}
+
+/// The queue into a jail, at the router's end of its link.
+fn inward(link: u32, rate: ByteRate) -> Queue {
+    let (rate, burst, waiting) = (rate.0, burst(rate), waiting(rate));
+    let kind = QueueKind::Tbf { rate, burst, limit: burst.saturating_add(waiting) };
+    Queue { link, handle: queue(), parent: Queue::ROOT, kind }
+}
+
+/// The class of what a jail sends, in the queue to the host.
+fn outward(link: u32, handle: u32, rate: ByteRate) -> Class {
+    let burst = burst(rate);
+    Class { link, handle, parent: queue(), rate: rate.0, ceil: rate.0, burst, ceil_burst: burst, quantum: MTU }
+}
+
+fn set_rates(socket: &mut RouteSocket, link: &Link, desired: &Desired) -> Result<(), Error> {
+    if let Some(rate) = desired.down {
+        socket.replace_queue(&inward(link.index, rate))?;
+    }
+    let (Some(rate), Some(handle)) = (desired.up, class(desired.number)) else { return Ok(()) };
+    let uplink = socket.link(ROUTER_LINK)?.ok_or_else(|| Error::Invalid {
+        what: format!("hold back {}", link.name),
+        why: format!("there is no {ROUTER_LINK}"),
+    })?;
+    // What belongs to no class is not held back.
+    let kind = QueueKind::Htb { default_class: 0 };
+    match socket.add_queue(&Queue { link: uplink.index, handle: queue(), parent: Queue::ROOT, kind }) {
+        Err(error) if error.errno() != Some(Errno::EXIST.raw_os_error()) => return Err(error),
+        _ => {}
+    }
+    socket.replace_class(&outward(uplink.index, handle, rate))
+}
+
+/// What passes at once: a hundredth of a second, and some packets at least.
+fn burst(rate: ByteRate) -> u32 {
+    u32::try_from(rate.0 / 100).unwrap_or(u32::MAX / 2).clamp(LEAST_BURST, u32::MAX / 2)
+}
+
+/// What may wait.
+fn waiting(rate: ByteRate) -> u32 {
+    u32::try_from(rate.0 / WAIT).unwrap_or(u32::MAX / 2).clamp(LEAST_BURST, u32::MAX / 2)
+}

@@ -1,0 +1,149 @@
+//! What the kernel says: counts, addresses, links, and differences from the policy.
+
+use super::desired::Desired;
+use super::{Router, RouterError};
+use bailiwick_netfilter::nft::{Element, Set};
+use bailiwick_netlink::route::{Family, Link, Mac, Neighbour, Prefix, Route};
+use bailiwick_plan::network::{GATEWAY_MAC, JAIL_MAC, ROUTES, link_name};
+use bailiwick_proto::net::MOST_NETWORKS;
+use bailiwick_proto::{Failure, NetReply};
+use bailiwick_rules::router::{self, RECEIVED, SENT, TABLE, parse_key, refused_set};
+use bailiwick_types::{ExitStatus, NetworkFacts, NetworkTraffic, RefusedPacket, TenantName, Traffic, Volume};
+use std::collections::{BTreeMap, BTreeSet};
+
+const MOST_ELEMENTS: usize = 8_000_000;
+
+impl Router {
+    /// What every tenant has sent and received since the router counts.
+    pub(super) fn traffic(&mut self) -> Result<BTreeMap<TenantName, NetworkTraffic>, RouterError> {
+        let mut by_number: BTreeMap<u32, NetworkTraffic> = BTreeMap::new();
+        for name in [SENT, RECEIVED] {
+            for element in self.elements_of(name)? {
+                let (Some((number, Some(family))), Some((packets, bytes))) =
+                    (parse_key(&element.key), element.counter())
+                else {
+                    continue;
+                };
+                let traffic = by_number.entry(number).or_default();
+                let of_family = if family == Family::V4 { &mut traffic.ipv4 } else { &mut traffic.ipv6 };
+                let Traffic { sent, received } = of_family;
+                *(if name == SENT { sent } else { received }) = Volume { bytes, packets };
+            }
+        }
+        let numbers = self.usage.numbers();
+        Ok(numbers.filter_map(|(name, number)| Some((name.clone(), *by_number.get(&number)?))).collect())
+    }
+
+    fn elements_of(&mut self, name: &str) -> Result<Vec<Element>, RouterError> {
+        let sets = router::table(&self.settings).sets;
+        let set: Option<Set> = sets.into_iter().find(|set| set.name == name);
+        match set {
+            Some(set) => Ok(self.nft.elements(TABLE, &set, MOST_ELEMENTS)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// How many packets of each tenant were refused, by reason and number.
+    fn refused(&mut self) -> Result<BTreeMap<u32, BTreeMap<RefusedPacket, u64>>, RouterError> {
+        let mut all: BTreeMap<u32, BTreeMap<RefusedPacket, u64>> = BTreeMap::new();
+        for reason in RefusedPacket::ALL {
+            for element in self.elements_of(&refused_set(*reason))? {
+                if let (Some((number, _)), Some((packets, _))) = (parse_key(&element.key), element.counter()) {
+                    all.entry(number).or_default().insert(*reason, packets);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// What the kernel says of tenants' networks.
+    pub(super) fn observe(&mut self, names: &[TenantName]) -> Result<NetReply, Failure> {
+        if names.len() > MOST_NETWORKS {
+            let message = format!("{} tenants are more than one request may name", names.len());
+            return Err(Failure::of(ExitStatus::Invalid, message));
+        }
+        let error = |error: RouterError| Failure::new(ExitStatus::Failed, &error);
+        let traffic = self.traffic().map_err(error)?;
+        let refused = self.refused().map_err(error)?;
+        let seen = self.look_at_links().map_err(error)?;
+        let mut all = Vec::with_capacity(names.len());
+        for name in names {
+            let number = self.usage.number(name);
+            let link = number.and_then(|number| seen.links.iter().find(|link| link.name == link_name(number)));
+            let mut facts = NetworkFacts {
+                tenant: name.clone(),
+                link: link.map(|link| link.name.clone()),
+                is_up: link.is_some_and(Link::is_up),
+                addresses: Vec::new(),
+                traffic: traffic.get(name).copied().unwrap_or_default(),
+                month: self.usage.used(name),
+                refused: number.and_then(|number| refused.get(&number)).cloned().unwrap_or_default(),
+                differences: Vec::new(),
+            };
+            if let (Some(desired), Some(number)) = (self.tenants.get(name).cloned(), number) {
+                facts.addresses = desired.addresses.all().collect();
+                facts.differences = seen.differences(link, &desired);
+                match self.desired(name, number) {
+                    Ok(Some(declared)) if declared.is_as(&desired) => {}
+                    Ok(_) => {
+                        facts.differences.push("the policy has changed; `bailiwick apply` puts it in force".to_owned())
+                    }
+                    Err(failure) => facts.differences.push(failure.message),
+                }
+            }
+            all.push(facts);
+        }
+        Ok(NetReply::Observed(all))
+    }
+
+    fn look_at_links(&mut self) -> Result<Seen, RouterError> {
+        let mut routes = self.route.routes(Family::V4, Some(ROUTES))?;
+        routes.extend(self.route.routes(Family::V6, Some(ROUTES))?);
+        Ok(Seen { links: self.route.links()?, routes, neighbours: self.route.neighbours()? })
+    }
+
+    /// The open connections of a tenant.
+    pub(super) fn connections(&mut self, name: &TenantName) -> Result<NetReply, Failure> {
+        let _desired = self.tenants.get(name).cloned().ok_or_else(|| super::no_network(name))?;
+        Ok(NetReply::Connections { connections: Vec::new(), cut: false })
+    }
+}
+
+/// The links of the router, with what leads over them.
+struct Seen {
+    links: Vec<Link>,
+    routes: Vec<Route>,
+    neighbours: Vec<Neighbour>,
+}
+
+impl Seen {
+    /// What differs from what should be, as sentences.
+    fn differences(&self, link: Option<&Link>, desired: &Desired) -> Vec<String> {
+        let name = link_name(desired.number);
+        let Some(link) = link else { return vec![format!("the router has no link {name}")] };
+        let mut all = Vec::new();
+        if !link.is_up() {
+            all.push(format!("{name} is down"));
+        }
+        if link.mac != Some(Mac(GATEWAY_MAC)) || link.kind.as_deref() != Some("veth") {
+            all.push(format!("{name} is not the link that was made"));
+        }
+        let routes: BTreeSet<_> = self.routes.iter().filter(|route| route.link == Some(link.index)).collect();
+        for address in desired.addresses.all() {
+            if !routes.iter().any(|route| route.destination == Prefix::host(address) && route.via.is_none()) {
+                all.push(format!("no route leads to {address}"));
+            }
+            let is_there = |other: &Neighbour| {
+                (other.link, other.address, other.mac) == (link.index, address, Some(Mac(JAIL_MAC)))
+                    && other.is_permanent()
+            };
+            if !self.neighbours.iter().any(is_there) {
+                all.push(format!("{address} is no permanent neighbour on {name}"));
+            }
+        }
+        let own: BTreeSet<_> = desired.addresses.all().map(Prefix::host).collect();
+        let foreign = routes.iter().filter(|route| !own.contains(&route.destination));
+        all.extend(foreign.map(|route| format!("a route leads {} over {name}", route.destination)));
+        all
+    }
+}

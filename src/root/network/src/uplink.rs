@@ -1,0 +1,199 @@
+//! `bailiwick-net --uplink`: makes the router, its link to the host, and the host's rules; puts back what is missing.
+//!
+//! It runs before `bailiwick-net`, each minute, and after everything that replaces the host's rules (nftables, firewalld). It
+//! changes only what is ours: the link `bwk0`, the table `bailiwick_uplink`, routes to the addresses of jails, and forwarding.
+//!
+//! Danger: it is root on the host's network. It reads the operator's file and the kernel, and nothing of a tenant.
+
+mod conflicts;
+mod forwarding;
+mod report;
+mod router_namespace;
+mod rules;
+mod side;
+
+pub(crate) use report::{Report, read as read_report};
+pub(crate) use router_namespace::{USER_INSIDE, open as open_router};
+
+use crate::settings::{self, SettingsError};
+use bailiwick_netlink::route::{AddressGeneration, Link, LinkEnd, Mac, RouteSocket, State, Veth};
+use bailiwick_observe::network::{self as observed, NetworkError};
+use bailiwick_plan::network;
+use bailiwick_policy::{Diagnostic, Host, Store};
+use bailiwick_sys::namespace::{self, Kind};
+use bailiwick_types::ExitStatus;
+use forwarding::Families;
+use side::Side;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Packets that may wait on the link: it has no rate, so none ever do.
+const NO_QUEUE: u32 = 0;
+/// Packets that may wait on the router's end, in each class of a tenant with a rate.
+const ROUTER_QUEUE: u32 = 1000;
+
+/// Why the host has no link to the router.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UplinkError {
+    /// `bailiwick.toml` has errors.
+    #[error("{}", bailiwick_policy::lines(.0))]
+    Policy(Vec<Diagnostic>),
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// What the policy asks for does not fit the machine.
+    #[error(transparent)]
+    Machine(#[from] NetworkError),
+    /// The addresses of jails are used already.
+    #[error(transparent)]
+    Conflict(#[from] conflicts::Conflict),
+    /// The kernel refused a change.
+    #[error(transparent)]
+    Netlink(#[from] bailiwick_netlink::Error),
+    /// Another call failed.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl UplinkError {
+    /// The exit status for the service manager.
+    pub(crate) fn status(&self) -> ExitStatus {
+        match self {
+            Self::Policy(_) | Self::Settings(_) | Self::Machine(_) => ExitStatus::Invalid,
+            Self::Conflict(_) => ExitStatus::Conflict,
+            Self::Netlink(_) | Self::System { .. } => ExitStatus::Failed,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> UplinkError {
+    move |source| UplinkError::System { what, source }
+}
+
+/// Makes everything, or puts back what is missing; returns what that was. What came of it is also left for `bailiwick-net`.
+pub(crate) fn run(config: &Path) -> Result<Vec<String>, UplinkError> {
+    let (host, _) = Store::new(config).host().map_err(UplinkError::Policy)?;
+    let user = settings::user(&host)?;
+    let made = make(&host, user);
+    // Jails must not reach the host, whatever else is wrong.
+    let report = Report::new(addresses()?, observed::resolvers(&host.network), made.as_ref().err());
+    report.write(&host, user).map_err(system("leave word for bailiwick-net"))?;
+    made
+}
+
+/// All addresses of the host.
+fn addresses() -> Result<Vec<IpAddr>, UplinkError> {
+    let mut addresses: Vec<_> = RouteSocket::open()?.addresses()?.into_iter().map(|address| address.address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkError> {
+    let pools = observed::pools(&host.network)?;
+    let families = if pools.ipv6().is_some() { Families::Both } else { Families::Ipv4 };
+    let mut socket = RouteSocket::open()?;
+    conflicts::check(&mut socket, pools)?;
+
+    let path = host.router_namespace();
+    let (router, is_new) = router_namespace::ensure(&path, user).map_err(system("make the router"))?;
+    let mut repaired = Vec::new();
+    if is_new {
+        repaired.push(format!("the router \"{}\" was missing", path.display()));
+    }
+    let mut inside = in_router(&router, RouteSocket::open)??;
+    let (ours, theirs) = ensure_pair(&mut socket, &mut inside, &router, &mut repaired)?;
+
+    for setting in in_router(&router, || forwarding::of_router(families))? {
+        let is_changed = in_router(&router, || setting.ensure())?.map_err(system("set up the router"))?;
+        if is_changed && !is_new {
+            repaired.push(format!("{} of the router was not {}", setting.path.display(), setting.value));
+        }
+    }
+    repaired.extend(ensure_side(&side::of_router(pools), &mut inside, &theirs, is_new)?);
+    repaired.extend(ensure_side(&side::of_host(pools), &mut socket, &ours, is_new)?);
+    let missing = rules::ensure(pools, host)?;
+    repaired.extend(if is_new { Vec::new() } else { missing });
+    // The host forwards last: until then nothing passes that the rules do not know.
+    for setting in forwarding::of_host(families, network::HOST_LINK).map_err(system("read the host's settings"))? {
+        if setting.ensure().map_err(system("let the host forward"))? {
+            repaired.push(format!("{} was not {}", setting.path.display(), setting.value));
+        }
+    }
+    Ok(repaired)
+}
+
+fn ensure_side(side: &Side, socket: &mut RouteSocket, link: &Link, is_new: bool) -> Result<Vec<String>, UplinkError> {
+    let added = side.ensure(socket, link)?;
+    Ok(if is_new { Vec::new() } else { added })
+}
+
+/// Does something in the router's network namespace, and comes back.
+fn in_router<T>(router: &OwnedFd, work: impl FnOnce() -> T) -> Result<T, UplinkError> {
+    let back = namespace::open(std::process::id(), "net").map_err(system("open the host's network namespace"))?;
+    namespace::enter(router, Kind::Network).map_err(system("enter the router"))?;
+    let result = work();
+    namespace::enter(back, Kind::Network).map_err(system("come back from the router"))?;
+    Ok(result)
+}
+
+/// The two ends of the link between the host and the router. Half a pair, or one that leads elsewhere, is made anew.
+fn ensure_pair(
+    host: &mut RouteSocket,
+    router: &mut RouteSocket,
+    namespace: &OwnedFd,
+    repaired: &mut Vec<String>,
+) -> Result<(Link, Link), UplinkError> {
+    let find = |host: &mut RouteSocket, router: &mut RouteSocket| -> Result<_, UplinkError> {
+        Ok((host.link(network::HOST_LINK)?, router.link(network::ROUTER_LINK)?))
+    };
+    match find(host, router)? {
+        (Some(ours), Some(theirs)) if is_pair(&ours, &theirs) => return Ok((ours, theirs)),
+        (ours, theirs) => {
+            for (socket, link) in [(&mut *host, ours), (&mut *router, theirs)] {
+                if let Some(link) = link {
+                    repaired.push(format!("{} led nowhere", link.name));
+                    socket.delete_link(link.index)?;
+                }
+            }
+        }
+    }
+    let end = |name: &str, mac, tx_queue_len| LinkEnd {
+        name: name.to_owned(),
+        mac: Mac(mac),
+        mtu: network::MTU,
+        tx_queue_len,
+        queues: 1,
+    };
+    let veth = Veth {
+        near: end(network::HOST_LINK, network::HOST_MAC, NO_QUEUE),
+        far: end(network::ROUTER_LINK, network::ROUTER_MAC, ROUTER_QUEUE),
+        near_state: State::Down,
+    };
+    host.add_veth(&veth, namespace.as_fd())?;
+    match find(host, router)? {
+        (Some(ours), Some(theirs)) => {
+            // Neither needs an address of its own making.
+            host.set_address_generation(ours.index, AddressGeneration::None)?;
+            router.set_address_generation(theirs.index, AddressGeneration::None)?;
+            Ok((ours, theirs))
+        }
+        _ => Err(system("make the link between the host and the router")(io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// Whether two interfaces are the ends of one pair. Each end knows the number of the other.
+fn is_pair(ours: &Link, theirs: &Link) -> bool {
+    let is_ours = |link: &Link, mac| link.kind.as_deref() == Some("veth") && link.mac == Some(Mac(mac));
+    is_ours(ours, network::HOST_MAC)
+        && is_ours(theirs, network::ROUTER_MAC)
+        && (ours.peer, theirs.peer) == (Some(theirs.index), Some(ours.index))
+}

@@ -1,0 +1,81 @@
+//! What came of the last `--uplink`, for `bailiwick-net`: it does not see the host's network itself.
+
+use crate::settings::RouterUser;
+use crate::uplink::UplinkError;
+use bailiwick_observe::network::NetworkError;
+use bailiwick_policy::Host;
+use bailiwick_proto::{Failure, NET_DIR};
+use bailiwick_sys::file::{self, Outlives};
+use bailiwick_types::{DomainName, ExitStatus};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime};
+
+const FILE: &str = "uplink.json";
+const MAX_FILE: usize = 4 << 20;
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Report {
+    /// When, in seconds since 1970.
+    pub(crate) at: u64,
+    /// All addresses of the host. No jail reaches one.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The resolvers of jails.
+    pub(crate) resolvers: Vec<IpAddr>,
+    /// The addresses of names that policies allow.
+    #[serde(default)]
+    pub(crate) names: BTreeMap<DomainName, Vec<IpAddr>>,
+    /// What is wrong with the host's side.
+    pub(crate) problems: Vec<String>,
+}
+
+impl Report {
+    /// What was found, and why the link is not whole.
+    pub(crate) fn new(
+        addresses: Vec<IpAddr>,
+        resolvers: Result<Vec<IpAddr>, NetworkError>,
+        error: Option<&UplinkError>,
+    ) -> Self {
+        let text = |error: &(dyn std::error::Error + 'static)| Failure::new(ExitStatus::Failed, error).message;
+        let mut problems: Vec<_> = error.map(|error| text(error)).into_iter().collect();
+        let resolvers = resolvers.unwrap_or_else(|error| {
+            problems.push(text(&error));
+            Vec::new()
+        });
+        Self { at: now(), addresses, resolvers, names: BTreeMap::new(), problems }
+    }
+
+    /// How long ago it was made.
+    pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
+        now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(self.at)).ok()
+    }
+
+    /// Leaves the report in the directory of `bailiwick-net`'s socket, which is made if it is missing.
+    pub(crate) fn write(&self, host: &Host, user: RouterUser) -> io::Result<()> {
+        let runtime = file::open_dir(&host.runtime_dir)?;
+        let dir = file::ensure_dir_at(&runtime, NET_DIR, 0o755)?;
+        rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755))?;
+        let text = serde_json::to_vec(self)?;
+        file::replace_at(&dir, FILE, &text, 0o640, Outlives::Process)?;
+        let file = file::open_file_at(&dir, FILE)?;
+        Ok(rustix::fs::fchown(&file, None, Some(rustix::fs::Gid::from_raw(user.gid)))?)
+    }
+}
+
+/// Reads the last report; `None` when there is none.
+pub(crate) fn read(dir: impl AsFd) -> io::Result<Option<Report>> {
+    match file::open_file_at(dir, FILE).and_then(|file| file::read_bounded(file, MAX_FILE)) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}

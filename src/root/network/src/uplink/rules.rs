@@ -1,0 +1,25 @@
+//! The host's table: compared with what it should be, and replaced as a whole when it differs.
+
+use bailiwick_netfilter::nft::{Batch, NftSocket};
+use bailiwick_netlink::Error;
+use bailiwick_plan::network::Pools;
+use bailiwick_policy::Host;
+use bailiwick_rules::uplink;
+
+/// More rules than the table has.
+const MOST: usize = 1000;
+
+/// Puts the table in force; returns what was wrong. One transaction replaces it, so no packet meets half of it.
+pub(super) fn ensure(pools: Pools, host: &Host) -> Result<Vec<String>, Error> {
+    let wanted = uplink::table(pools, host.network.ports);
+    let mut socket = NftSocket::open()?;
+    let what = match socket.table(uplink::TABLE, MOST)? {
+        Some(there) if there.table.clone().comparable() == wanted.clone().comparable() => return Ok(Vec::new()),
+        Some(_) => format!("the table {} was not as it should be", uplink::TABLE),
+        None => format!("the table {} was missing", uplink::TABLE),
+    };
+    let mut batch = Batch::new();
+    batch.replace_table(&wanted);
+    socket.commit(batch)?;
+    Ok(vec![what])
+}

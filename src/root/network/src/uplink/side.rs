@@ -1,0 +1,120 @@
+//! One side of the link between the host and the router: its interface, addresses, neighbours, routes and rules, as they should be,
+//! and what is done about a difference.
+
+use bailiwick_netlink::Error;
+use bailiwick_netlink::route::{Address, Family, Link, Mac, Neighbour, Prefix, Route, RouteSocket, Rule, State};
+use bailiwick_plan::network::{self, Addresses, Pools};
+use std::net::IpAddr;
+
+/// Before the rules of the kernel itself for the tables `main` and `default`, and after that for `local`.
+const RULE_PRIORITY: u32 = 1000;
+
+/// One side, as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Side {
+    /// The name of its interface.
+    pub(crate) link: &'static str,
+    addresses: Vec<IpAddr>,
+    /// The other side: its addresses are those of neighbours for ever.
+    neighbours: Vec<IpAddr>,
+    neighbour_mac: Mac,
+    /// Prefix, and the neighbour that leads there.
+    routes: Vec<(Prefix, IpAddr)>,
+    /// The table of these routes.
+    table: u32,
+    rules: Vec<Rule>,
+}
+
+/// The host's side: the addresses of jails are behind the router.
+pub(crate) fn of_host(pools: Pools) -> Side {
+    let (host, router) = (pools.host(), pools.router());
+    let pool = |prefix: bailiwick_types::Prefix| Prefix { address: prefix.address(), len: prefix.length() };
+    let ipv6 = pools.ipv6().zip(router.ipv6);
+    let routes = std::iter::once((pool(pools.ipv4()), IpAddr::V4(router.ipv4)));
+    Side {
+        link: network::HOST_LINK,
+        addresses: host.all().collect(),
+        neighbours: router.all().collect(),
+        neighbour_mac: Mac(network::ROUTER_MAC),
+        routes: routes.chain(ipv6.map(|(prefix, router)| (pool(prefix), IpAddr::V6(router)))).collect(),
+        table: Route::MAIN,
+        rules: Vec::new(),
+    }
+}
+
+/// The router's side: everything else is behind the host, for packets with the mark.
+pub(crate) fn of_router(pools: Pools) -> Side {
+    let (host, router) = (pools.host(), pools.router());
+    let families = |addresses: Addresses| addresses.all().map(Family::of).collect::<Vec<_>>();
+    let to_host = |address| (Prefix::all(Family::of(address)), address);
+    let rule = |family| Rule::for_mark(family, RULE_PRIORITY, network::MARK, u32::MAX, network::ROUTES);
+    Side {
+        link: network::ROUTER_LINK,
+        addresses: router.all().collect(),
+        neighbours: host.all().collect(),
+        neighbour_mac: Mac(network::HOST_MAC),
+        routes: host.all().map(to_host).collect(),
+        table: network::ROUTES,
+        rules: families(router).into_iter().map(rule).collect(),
+    }
+}
+
+impl Side {
+    /// Makes this side what it should be; returns what was missing. Nothing that is right is touched. `link` is its interface.
+    pub(crate) fn ensure(&self, socket: &mut RouteSocket, link: &Link) -> Result<Vec<String>, Error> {
+        let mut added = Vec::new();
+        if !link.is_up() {
+            socket.set_link_state(link.index, State::Up)?;
+            added.push(format!("{} was down", self.link));
+        }
+        let there = socket.addresses()?;
+        for address in &self.addresses {
+            let len = if address.is_ipv4() { 32 } else { 128 };
+            let wanted = Address::new(link.index, *address, len);
+            let is_there =
+                |other: &Address| (other.link, other.address, other.prefix_len) == (link.index, *address, len);
+            if !there.iter().any(is_there) {
+                socket.add_address(&wanted)?;
+                added.push(format!("{} lacked the address {address}", self.link));
+            }
+        }
+        let there = socket.neighbours()?;
+        for address in &self.neighbours {
+            let wanted = Neighbour::permanent(link.index, *address, self.neighbour_mac);
+            let is_there = |other: &Neighbour| {
+                (other.link, other.address, other.mac) == (wanted.link, wanted.address, wanted.mac)
+                    && other.is_permanent()
+            };
+            if !there.iter().any(is_there) {
+                socket.replace_neighbour(&wanted)?;
+                added.push(format!("{} lacked the neighbour {address}", self.link));
+            }
+        }
+        added.extend(self.ensure_routes(socket, link)?);
+        for rule in &self.rules {
+            if !socket.rules(rule.family)?.contains(rule) {
+                socket.add_rule(rule)?;
+                added.push(format!("the {rule} was missing"));
+            }
+        }
+        Ok(added)
+    }
+
+    fn ensure_routes(&self, socket: &mut RouteSocket, link: &Link) -> Result<Vec<String>, Error> {
+        let mut added = Vec::new();
+        for (destination, via) in &self.routes {
+            let family = Family::of(*via);
+            let is_there = |other: &Route| {
+                (other.destination, other.link, other.via) == (*destination, Some(link.index), Some(*via))
+            };
+            if !socket.routes(family, Some(self.table))?.iter().any(is_there) {
+                let mut route = Route::over(*destination, link.index).via(*via).in_table(self.table);
+                // The host itself reaches jails from its address on this link.
+                route.source = self.addresses.iter().copied().find(|own| Family::of(*own) == family);
+                socket.replace_route(&route)?;
+                added.push(format!("the route to {destination} over {} was missing", self.link));
+            }
+        }
+        Ok(added)
+    }
+}

@@ -1,0 +1,188 @@
+//! What each tenant has used of its volume this month, and which number its link has. The only facts that no kernel keeps.
+//!
+//! The kernel counts while the router lives, and forgets with a reboot. Each minute, and before this program ends, the counts are
+//! added to the file. A count that is lower than the last one is that of a new router, and is added whole. So the sum is never
+//! less than what was sent, but for the last minute before a loss of power.
+
+use bailiwick_sys::file::{self, Outlives};
+use bailiwick_types::TenantName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, SystemTime};
+
+const FILE: &str = "usage.json";
+/// The most bytes of the file: more than 65,536 tenants with the longest names need.
+const MAX_FILE: usize = 32 << 20;
+
+/// What is known of one tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Used {
+    /// The number of its range of ids, after which its link is named.
+    pub(crate) number: u32,
+    /// The month that `bytes` counts: years since 0 times twelve, plus the months.
+    month: u32,
+    /// Bytes of both directions in that month, up to `counted`.
+    bytes: u64,
+    /// The kernel's count that was added last.
+    counted: u64,
+}
+
+impl Used {
+    /// Adds what the kernel has counted since the last time.
+    fn add(&mut self, count: u64, month: u32) {
+        let new = count.checked_sub(self.counted).unwrap_or(count);
+        if self.month != month {
+            (self.month, self.bytes) = (month, 0);
+        }
+        self.bytes = self.bytes.saturating_add(new);
+        self.counted = count;
+    }
+}
+
+/// All tenants that ever had a network, until their data is purged.
+#[derive(Debug)]
+pub(crate) struct Usage {
+    dir: OwnedFd,
+    tenants: BTreeMap<TenantName, Used>,
+    changed: bool,
+}
+
+impl Usage {
+    /// Reads the file in a directory; a missing one is empty.
+    pub(crate) fn open(dir: OwnedFd) -> io::Result<Self> {
+        let tenants = match file::open_file_at(dir.as_fd(), FILE).and_then(|file| file::read_bounded(file, MAX_FILE)) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("\"{FILE}\": {error}")))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { dir, tenants, changed: false })
+    }
+
+    /// The tenants with their numbers.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = (&TenantName, u32)> {
+        self.tenants.iter().map(|(tenant, used)| (tenant, used.number))
+    }
+
+    /// The number of a tenant.
+    pub(crate) fn number(&self, tenant: &TenantName) -> Option<u32> {
+        self.tenants.get(tenant).map(|used| used.number)
+    }
+
+    /// Notes which number a tenant has, and writes that down before its jail is connected. Returns the tenant that had it before:
+    /// its data was purged.
+    pub(crate) fn note(&mut self, tenant: &TenantName, number: u32) -> io::Result<Option<TenantName>> {
+        if self.number(tenant) == Some(number) {
+            return Ok(None);
+        }
+        let earlier = self.numbers().find(|(_, other)| *other == number).map(|(name, _)| name.clone());
+        if let Some(earlier) = &earlier {
+            self.tenants.remove(earlier);
+        }
+        self.tenants.insert(tenant.clone(), Used { number, ..Used::default() });
+        self.changed = true;
+        self.save()?;
+        Ok(earlier)
+    }
+
+    /// What a tenant has used this month, up to the last count, in bytes.
+    pub(crate) fn used(&self, tenant: &TenantName) -> u64 {
+        self.tenants.get(tenant).map_or(0, |used| used.bytes)
+    }
+
+    /// The directory of the file.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Adds what the kernel has counted for a tenant; returns what it has used this month.
+    pub(crate) fn add(&mut self, tenant: &TenantName, count: u64, month: u32) -> u64 {
+        let Some(used) = self.tenants.get_mut(tenant) else { return 0 };
+        let before = used.clone();
+        used.add(count, month);
+        self.changed |= *used != before;
+        used.bytes
+    }
+
+    /// Writes the file, if anything has changed.
+    pub(crate) fn save(&mut self) -> io::Result<()> {
+        if self.changed {
+            let text = serde_json::to_vec(&self.tenants)?;
+            file::replace_at(&self.dir, FILE, &text, 0o600, Outlives::PowerCut)?;
+            self.changed = false;
+        }
+        Ok(())
+    }
+}
+
+/// The month of a time, in UTC: years since 0 times twelve, plus the months since January.
+pub(crate) fn month(time: SystemTime) -> u32 {
+    let days = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs() / 86_400;
+    // The calendar repeats each 400 years of 146,097 days. Years begin in March here, so that a leap day is the last day.
+    let from_march = days + 719_468;
+    let (era, day) = (from_march / 146_097, from_march % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let months_from_march = (5 * day + 2) / 153;
+    u32::try_from((era * 400 + year) * 12 + months_from_march + 2).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> TenantName {
+        text.parse().expect("a name")
+    }
+
+    #[test]
+    fn a_new_router_and_a_new_month_lose_nothing() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let open = || Usage::open(file::open_dir(temp.path()).expect("opens")).expect("reads");
+        let mut usage = open();
+        let (alice, bob) = (name("alice"), name("bob"));
+        assert_eq!(usage.note(&alice, 3).expect("writes"), None);
+        assert_eq!(usage.add(&alice, 100, 7), 100);
+        assert_eq!(usage.add(&alice, 150, 7), 150);
+        usage.save().expect("writes");
+        let mut usage = open();
+        assert_eq!(usage.add(&alice, 160, 7), 160, "the same router");
+        assert_eq!(usage.add(&alice, 40, 7), 200, "a new router has counted 40");
+        assert_eq!(usage.add(&alice, 45, 8), 5, "a new month");
+        assert_eq!(usage.add(&bob, 45, 8), 0, "nobody");
+        assert_eq!(usage.note(&bob, 3).expect("writes"), Some(alice.clone()), "its data was purged");
+        assert_eq!((usage.number(&alice), usage.number(&bob)), (None, Some(3)));
+        assert_eq!(open().number(&bob), Some(3), "it is written down at once");
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_and_stays() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        std::fs::write(temp.path().join(FILE), "{").expect("writes");
+        let error = Usage::open(file::open_dir(temp.path()).expect("opens")).expect_err("damaged");
+        assert!(error.to_string().contains(FILE), "{error}");
+        assert_eq!(std::fs::read(temp.path().join(FILE)).expect("is there"), b"{");
+    }
+
+    #[test]
+    fn months_are_those_of_the_calendar() {
+        let at = |seconds| month(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        // date -u -d @SECONDS
+        for (seconds, year, of_year) in [
+            (0, 1970, 1),
+            (2_678_399, 1970, 1),
+            (2_678_400, 1970, 2),
+            (951_782_400, 2000, 2),
+            (951_868_799, 2000, 2),
+            (951_868_800, 2000, 3),
+            (1_798_761_599, 2026, 12),
+            (1_798_761_600, 2027, 1),
+            (4_107_542_400, 2100, 3),
+        ] {
+            assert_eq!(at(seconds), year * 12 + of_year - 1, "{seconds}");
+        }
+    }
+}
