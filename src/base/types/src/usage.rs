@@ -1,6 +1,6 @@
 //! What tenants used: the measures of the history, faults and incidents.
 
-use crate::{LimitKey, Limits, Resource, SocketName, TenantName};
+use crate::{LimitKey, Limits, NetworkTraffic, Resource, SocketName, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -81,6 +81,12 @@ measures! {
     MemoryPressure = "memory_pressure" Sum Microseconds, "Time for which some process waited for memory (PSI).";
     IoPressure = "io_pressure" Sum Microseconds, "Time for which some process waited for a block device (PSI).";
     MemoryUsed = "memory_used" Level Bytes, "Memory that the kernel cannot take back: without page cache.";
+    NetSent = "net_sent" Sum Bytes, "Bytes sent over the network, with the headers of IP.";
+    NetReceived = "net_received" Sum Bytes, "Bytes received over the network, with the headers of IP.";
+    NetSentPackets = "net_sent_packets" Sum Count, "Packets sent over the network.";
+    NetReceivedPackets = "net_received_packets" Sum Count, "Packets received over the network.";
+    Net6Sent = "net6_sent" Sum Bytes, "The part of `net_sent` that was sent by IPv6.";
+    Net6Received = "net6_received" Sum Bytes, "The part of `net_received` that was received by IPv6.";
 }
 
 impl fmt::Display for Measure {
@@ -125,6 +131,20 @@ impl Usage {
     #[must_use]
     pub fn bounds(limits: &Limits) -> Self {
         Self(LimitKey::ALL.into_iter().filter_map(|key| key.bound(limits.value(key)?)).collect())
+    }
+
+    /// What a tenant has sent and received, in the measures of traffic.
+    #[must_use]
+    pub fn of_traffic(traffic: NetworkTraffic) -> Self {
+        let NetworkTraffic { ipv4, ipv6 } = traffic;
+        Self(BTreeMap::from([
+            (Measure::NetSent, ipv4.sent.bytes.saturating_add(ipv6.sent.bytes)),
+            (Measure::NetReceived, ipv4.received.bytes.saturating_add(ipv6.received.bytes)),
+            (Measure::NetSentPackets, ipv4.sent.packets.saturating_add(ipv6.sent.packets)),
+            (Measure::NetReceivedPackets, ipv4.received.packets.saturating_add(ipv6.received.packets)),
+            (Measure::Net6Sent, ipv6.sent.bytes),
+            (Measure::Net6Received, ipv6.received.bytes),
+        ]))
     }
 
     /// The value of a measure; `None` if it was not measured.
@@ -271,6 +291,7 @@ pub struct PressureShare {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Traffic, Volume};
 
     #[test]
     fn every_measure_has_its_own_word_and_reads_as_it_is_written() {
@@ -279,6 +300,23 @@ mod tests {
             assert_eq!(format!("{:?}", measure.word()), serde_word(measure));
         }
         assert!("CPU".parse::<Measure>().is_err());
+    }
+
+    #[test]
+    fn the_measures_of_traffic_hold_both_versions_of_ip_and_the_share_of_the_sixth() {
+        let volume = |bytes, packets| Volume { bytes, packets };
+        let ipv4 = Traffic { sent: volume(1000, 10), received: volume(2000, 20) };
+        let ipv6 = Traffic { sent: volume(u64::MAX, 1), received: volume(5, 2) };
+        let usage = Usage::of_traffic(NetworkTraffic { ipv4, ipv6 });
+        let golden = [
+            (Measure::NetSent, u64::MAX),
+            (Measure::NetReceived, 2005),
+            (Measure::NetSentPackets, 11),
+            (Measure::NetReceivedPackets, 22),
+            (Measure::Net6Sent, u64::MAX),
+            (Measure::Net6Received, 5),
+        ];
+        assert_eq!(usage.0, golden.into());
     }
 
     fn serde_word(measure: Measure) -> String {

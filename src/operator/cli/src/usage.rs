@@ -108,6 +108,12 @@ pub(crate) fn lacks_io<'a>(points: impl Iterator<Item = &'a Point>) -> bool {
     measured.peek().is_some() && measured.all(|point| point.usage.get(Measure::IoRead).is_none())
 }
 
+/// Whether anyone has sent or received something over the network. Only then do tables have columns for it.
+pub(crate) fn has_traffic<'a>(mut points: impl Iterator<Item = &'a Point>) -> bool {
+    let is_some = |point: &Point, measure| point.usage.get(measure).is_some_and(|amount| amount > 0);
+    points.any(|point| is_some(point, Measure::NetSent) || is_some(point, Measure::NetReceived))
+}
+
 /// `bailiwick history TENANT`.
 pub(crate) fn history(points: &[Point], zone: &TimeZone, form: Form) -> String {
     match form {
@@ -202,6 +208,19 @@ const HISTORY: &[(&str, Measure, Cell)] = &[
     ("SESSIONS", Measure::Sessions, Average),
 ];
 
+/// The columns that follow those of both tables when there is traffic.
+const TRAFFIC: &[(&str, Measure, Cell)] =
+    &[("SENT", Measure::NetSent, Average), ("RECEIVED", Measure::NetReceived, Average)];
+
+/// The columns of a table of these points.
+fn columns<'a>(
+    always: &'a [(&'static str, Measure, Cell)],
+    points: impl Iterator<Item = &'a Point>,
+) -> Vec<(&'static str, Measure, Cell)> {
+    let traffic = if has_traffic(points) { TRAFFIC } else { &[] };
+    always.iter().chain(traffic).copied().collect()
+}
+
 fn cell(point: &Point, limits: &Usage, (_, measure, cell): (&str, Measure, Cell)) -> String {
     match cell {
         Average => average(point, measure),
@@ -212,38 +231,40 @@ fn cell(point: &Point, limits: &Usage, (_, measure, cell): (&str, Measure, Cell)
 }
 
 fn usage_text(tenants: &[TenantUsage]) -> String {
+    let columns = columns(USAGE, tenants.iter().map(|tenant| &tenant.total));
     let mut header = vec!["TENANT"];
-    header.extend(USAGE.iter().map(|(name, ..)| *name));
+    header.extend(columns.iter().map(|(name, ..)| *name));
     header.extend(["FULLEST", "FAULTS"]);
-    let mut out = render(&header, tenants.iter().map(usage_row));
+    let mut out = render(&header, tenants.iter().map(|tenant| usage_row(&columns, tenant)));
     if lacks_io(tenants.iter().map(|tenant| &tenant.total)) {
         out.push_str(&format!("{NO_IO}\n"));
     }
     out
 }
 
-fn usage_row(tenant: &TenantUsage) -> Vec<String> {
+fn usage_row(columns: &[(&str, Measure, Cell)], tenant: &TenantUsage) -> Vec<String> {
     let mut row = vec![tenant.tenant.to_string()];
-    row.extend(USAGE.iter().map(|column| cell(&tenant.total, &tenant.limits, *column)));
+    row.extend(columns.iter().map(|column| cell(&tenant.total, &tenant.limits, *column)));
     let fullest = fullest(tenant).map(|(measure, share)| format!("{measure}={}", percent(share)));
     row.extend([fullest.unwrap_or_default(), fault_words(&tenant.faults)]);
     row
 }
 
 fn history_text(points: &[Point], zone: &TimeZone) -> String {
+    let columns = columns(HISTORY, points.iter());
     let mut header = vec!["TIME", "MEASURED"];
-    header.extend(HISTORY.iter().map(|(name, ..)| *name));
-    let mut out = render(&header, points.iter().map(|point| history_row(point, zone)));
+    header.extend(columns.iter().map(|(name, ..)| *name));
+    let mut out = render(&header, points.iter().map(|point| history_row(&columns, point, zone)));
     if lacks_io(points.iter()) {
         out.push_str(&format!("{NO_IO}\n"));
     }
     out
 }
 
-fn history_row(point: &Point, zone: &TimeZone) -> Vec<String> {
+fn history_row(columns: &[(&str, Measure, Cell)], point: &Point, zone: &TimeZone) -> Vec<String> {
     let no_limits = Usage::default();
     let mut row = vec![clock(point.at, zone), Period(point.seconds).to_string()];
-    row.extend(HISTORY.iter().map(|column| cell(point, &no_limits, *column)));
+    row.extend(columns.iter().map(|column| cell(point, &no_limits, *column)));
     row
 }
 
@@ -364,6 +385,26 @@ pub(crate) mod tests {
         // The note appears once if nobody's reads were measured.
         let text = usage(&[tenant("carol", &[(Measure::Cpu, 1)], &[]), tenant("bob", &[], &[])], Form::Text);
         assert!(text.ends_with(&format!("{NO_IO}\n")) && text.matches(NO_IO).count() == 1, "{text}");
+    }
+
+    #[test]
+    fn traffic_has_columns_when_there_is_some() {
+        let quiet = tenant("alice", &[(Measure::NetSent, 0), (Measure::IoRead, 1)], &[]);
+        let busy =
+            tenant("bob", &[(Measure::NetSent, 100 << 20), (Measure::NetReceived, 7), (Measure::IoRead, 1)], &[]);
+        assert!(!usage(std::slice::from_ref(&quiet), Form::Text).contains("SENT"));
+        let golden = "\
+            TENANT  CPU  CPU-LIMIT  MEMORY  CACHE  PEAK  LIMIT  TASKS  READ  WRITE  DISK  DISK-LIMIT  SENT    RECEIVED  FULLEST  FAULTS\n\
+            alice   -    -          -       -      -     -      -      1/s   -      -     -           0/s     -         -        -\n\
+            bob     -    -          -       -      -     -      -      1/s   -      -     -           1.0M/s  1/s       -        -\n";
+        assert_eq!(usage(&[quiet.clone(), busy.clone()], Form::Text), golden);
+        let text = |point: Point| history(&[point], &TimeZone::UTC, Form::Text);
+        let shown = text(busy.total);
+        assert!(shown.lines().next().is_some_and(|header| header.ends_with("SESSIONS  SENT    RECEIVED")), "{shown}");
+        assert!(shown.contains("1.0M/s  1/s\n") && !text(quiet.total.clone()).contains("SENT"), "{shown}");
+        let json: serde_json::Value = serde_json::from_str(&usage(&[quiet], Form::Json)).expect("valid");
+        assert_eq!(json[0]["total"]["usage"]["net_sent"], 0);
+        assert!(json[0]["total"]["usage"]["net6_received"].is_null());
     }
 
     #[test]

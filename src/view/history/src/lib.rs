@@ -178,7 +178,8 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn sample(cpu: u64, memory: u64) -> Sample {
-        Sample { seconds: 60, usage: Usage([(Measure::Cpu, cpu), (Measure::Memory, memory)].into()) }
+        let usage = Usage([(Measure::Cpu, cpu), (Measure::Memory, memory)].into());
+        Sample { seconds: 60, usage, counters: Usage::default() }
     }
 
     pub(crate) fn fresh() -> (tempfile::TempDir, History) {

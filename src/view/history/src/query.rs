@@ -387,7 +387,7 @@ mod tests {
             let (_temp, mut history) = fresh();
             for (minute, cpu, memory) in minutes {
                 let usage = Usage([(Measure::Cpu, cpu), (Measure::Memory, memory)].into());
-                let sample = Sample { seconds: 60, usage };
+                let sample = Sample { seconds: 60, usage, counters: Usage::default() };
                 history.write(Moment(START + minute * 60), &[(name("a"), sample)], &[]).expect("writes");
             }
             let window = window(from * HOUR, (from + len) * HOUR);

@@ -4,6 +4,7 @@ use crate::{History, HistoryError, failed, schema};
 use bailiwick_types::{Fault, Kind, Measure, Moment, TenantName, Usage};
 use rusqlite::types::Value;
 use rusqlite::{Connection, Transaction, params, params_from_iter};
+use std::collections::BTreeMap;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
@@ -17,7 +18,15 @@ pub struct Sample {
     pub seconds: u64,
     /// Sums over these seconds, and levels at their end.
     pub usage: Usage,
+    /// Readings of counters that nobody resets when this program ends, by the measure that they count. The history keeps the last
+    /// reading of each and stores the growth, which includes what grew while nobody wrote. A counter that is lower than before
+    /// was made anew and counts whole, and so does the first one. Such a measure in `usage` is ignored.
+    pub counters: Usage,
 }
+
+/// The most that a counter may grow in one minute; the rest counts in the minutes after it. The sum over a whole retention of
+/// minutes and hours stays below what SQLite can add up, whatever a counter says.
+const MOST_GROWTH: i64 = 1 << 43;
 
 /// The value for a column of SQLite, which has no unsigned integers.
 pub(crate) fn number(value: u64) -> i64 {
@@ -55,7 +64,7 @@ impl History {
     pub fn forget(&mut self, tenant: &TenantName) -> Result<(), HistoryError> {
         let what = "forget a tenant";
         let transaction = self.connection.transaction().map_err(failed(what))?;
-        for table in ["minute", "hour", "fault", "incident"] {
+        for table in ["minute", "hour", "fault", "incident", "counter"] {
             let sql = format!("DELETE FROM {table} WHERE tenant = (SELECT id FROM tenant WHERE name = ?1)");
             transaction.execute(&sql, [tenant.as_str()]).map_err(failed(what))?;
         }
@@ -163,8 +172,10 @@ fn write_minute(
     )?;
     let mut insert = transaction.prepare_cached(&insert_minute())?;
     for (tenant, sample) in samples {
-        let head = [number(minute), tenant_id(transaction, tenant)?, number(sample.seconds)];
-        let values = Measure::ALL.map(|measure| sample.usage.get(measure).map(number));
+        let id = tenant_id(transaction, tenant)?;
+        let grown = count_up(transaction, id, &sample.counters)?;
+        let head = [number(minute), id, number(sample.seconds)];
+        let values = Measure::ALL.map(|measure| grown.get(&measure).copied().or(sample.usage.get(measure).map(number)));
         let row = head.map(Value::Integer).into_iter();
         insert.execute(params_from_iter(row.chain(values.into_iter().map(Value::from))))?;
     }
@@ -177,6 +188,28 @@ fn write_minute(
         insert.execute(params![at, tenant_id(transaction, &fault.tenant)?, fault.limit, number(fault.count)])?;
     }
     Ok(())
+}
+
+/// Replaces the last readings of a tenant's counters and returns how much each has grown.
+fn count_up(transaction: &Transaction<'_>, tenant: i64, counters: &Usage) -> rusqlite::Result<BTreeMap<Measure, i64>> {
+    if counters.0.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut statement = transaction.prepare_cached("SELECT measure, value FROM counter WHERE tenant = ?1")?;
+    let last: BTreeMap<String, i64> =
+        statement.query_map([tenant], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    let mut replace = transaction.prepare_cached("INSERT OR REPLACE INTO counter VALUES (?1, ?2, ?3)")?;
+    let mut grown = BTreeMap::new();
+    for (measure, value) in &counters.0 {
+        let (last, value) = (last.get(measure.word()).copied(), number(*value));
+        let before = last.filter(|last| *last <= value).unwrap_or(0);
+        let growth = (value - before).min(MOST_GROWTH);
+        if last != Some(before + growth) {
+            replace.execute(params![tenant, measure.word(), before + growth])?;
+        }
+        grown.insert(*measure, growth);
+    }
+    Ok(grown)
 }
 
 fn insert_minute() -> String {
@@ -327,13 +360,95 @@ mod tests {
         assert_eq!(history.faults(None, window, 10).expect("reads").len(), 1);
     }
 
+    /// A sample of a tenant whose counter of sent bytes has this reading.
+    fn counted(value: u64) -> Sample {
+        Sample { counters: Usage([(Measure::NetSent, value)].into()), ..sample(1, 1) }
+    }
+
+    fn sent(history: &History, minute: u64) -> Option<u64> {
+        let window = Window { from: Moment(START + minute * 60), until: Moment(START + minute * 60 + 60) };
+        history.series(&name("a"), window, 60).expect("reads").first()?.usage.get(Measure::NetSent)
+    }
+
+    #[test]
+    fn a_counter_counts_once_whoever_restarts_and_whole_when_it_is_new() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("history.db");
+        let open = || History::open(&path, Retention::default()).expect("opens").0;
+        let mut history = open();
+        let write = |history: &mut History, minute: u64, sample: Sample| {
+            history.write(Moment(START + minute * 60), &[(name("a"), sample)], &[]).expect("writes");
+        };
+        write(&mut history, 0, counted(100));
+        write(&mut history, 1, counted(130));
+        write(&mut history, 2, counted(130));
+        // Nobody writes for an hour, and the counter goes on.
+        drop(history);
+        let mut history = open();
+        write(&mut history, 62, counted(1000));
+        // A minute without a reading is not measured, and loses nothing.
+        write(&mut history, 63, sample(1, 1));
+        write(&mut history, 64, counted(1001));
+        // The counter is made anew.
+        write(&mut history, 65, counted(7));
+        write(&mut history, 66, counted(9));
+        // The clock is set back by a minute.
+        write(&mut history, 66, counted(10));
+        let golden = [(0, Some(100)), (1, Some(30)), (2, Some(0)), (62, Some(870)), (63, None)];
+        let golden = golden.into_iter().chain([(64, Some(1)), (65, Some(7)), (66, Some(3))]);
+        for (minute, golden) in golden {
+            assert_eq!(sent(&history, minute), golden, "{minute}");
+        }
+        assert_eq!(count(&history, "counter"), 1);
+        history.forget(&name("a")).expect("forgets");
+        assert_eq!(count(&history, "counter"), 0);
+    }
+
+    #[test]
+    fn a_minute_that_was_not_written_moves_no_counter() {
+        let (_temp, mut history) = fresh();
+        history.write(Moment(START), &[(name("a"), counted(5))], &[]).expect("writes");
+        history.connection.execute_batch("ALTER TABLE fault RENAME TO elsewhere").expect("renames");
+        let fault = Fault { at: Moment(START), tenant: name("a"), limit: "tasks".to_owned(), count: 2 };
+        history.write(Moment(START + 60), &[(name("a"), counted(50))], &[fault]).expect_err("no table of faults");
+        history.connection.execute_batch("ALTER TABLE elsewhere RENAME TO fault").expect("renames");
+        history.write(Moment(START + 120), &[(name("a"), counted(60))], &[]).expect("writes");
+        assert_eq!((sent(&history, 1), sent(&history, 2)), (None, Some(55)));
+    }
+
+    #[test]
+    fn a_counter_that_says_nonsense_breaks_no_sum() {
+        let (_temp, mut history) = fresh();
+        let most = u64::try_from(MOST_GROWTH).expect("positive");
+        for minute in 0..150 {
+            let value = if minute % 3 == 2 { 0 } else { u64::MAX - minute };
+            history.write(Moment(START + minute * 60), &[(name("a"), counted(value))], &[]).expect("writes");
+        }
+        history.maintain().expect("maintains");
+        let window = Window { from: Moment(START), until: Moment(START + 3 * HOUR) };
+        let total = history.totals(window, None).expect("reads").remove(0).1;
+        assert_eq!(total.usage.get(Measure::NetSent), Some(100 * most));
+        // Growth over the bound is not lost.
+        let mut write = |minute: u64, value| {
+            history.write(Moment(START + minute * 60), &[(name("a"), counted(value))], &[]).expect("writes");
+            sent(&history, minute)
+        };
+        write(200, 0);
+        assert_eq!([201, 202, 203].map(|minute| write(minute, most + 5)), [Some(most), Some(5), Some(0)]);
+        // A retention of minutes and hours of such growth can be added up.
+        let minutes = u64::from(Retention::default().hours) * 60;
+        assert!(minutes.checked_mul(most).is_some_and(|sum| i64::try_from(sum).is_ok()));
+    }
+
     #[test]
     #[ignore = "prints how long it takes; run with --release"]
     fn a_thousand_tenants() {
         let (_temp, mut history) = fresh();
         let usage = Usage(Measure::ALL.map(|measure| (measure, 123_456_789)).into());
         let many: Vec<_> = (0..1000)
-            .map(|tenant| (name(&format!("t{tenant}")), Sample { seconds: 60, usage: usage.clone() }))
+            .map(|tenant| {
+                (name(&format!("t{tenant}")), Sample { seconds: 60, usage: usage.clone(), counters: Usage::default() })
+            })
             .collect();
         let mut times = Vec::new();
         for minute in 0..180 {

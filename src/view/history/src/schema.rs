@@ -1,4 +1,5 @@
-//! The tables of the file. Each measure has a column, and in the table of hours a second one for its peak.
+//! The tables of the file. Each measure has a column, and in the table of hours a second one for its peak. `counter` has the last
+//! readings of counters that go on while nobody writes the history.
 
 use crate::{HistoryError, VERSION, failed};
 use bailiwick_types::Measure;
@@ -36,6 +37,8 @@ pub(crate) fn prepare(connection: &Connection, version: i64) -> Result<(), Histo
              CREATE TABLE IF NOT EXISTS incident (id INTEGER PRIMARY KEY AUTOINCREMENT, tenant INTEGER NOT NULL,
                  kind TEXT NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL, faults INTEGER NOT NULL,
                  snapshots TEXT NOT NULL);
+             CREATE TABLE IF NOT EXISTS counter (tenant INTEGER, measure TEXT, value INTEGER NOT NULL,
+                 PRIMARY KEY (tenant, measure)) WITHOUT ROWID;
              CREATE INDEX IF NOT EXISTS incident_since ON incident (since);
              COMMIT;",
             numbers(""),
@@ -63,4 +66,41 @@ fn add_missing(connection: &Connection, table: &str) -> rusqlite::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::{name, sample};
+    use crate::{History, Retention};
+    use bailiwick_types::{Measure, Moment, Window};
+    use rusqlite::Connection;
+
+    #[test]
+    fn a_file_from_before_the_last_measures_is_read_and_continued() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("history.db");
+        let open = || History::open(&path, Retention::default()).expect("opens");
+        let (mut history, _) = open();
+        history.write(Moment(7200), &[(name("a"), sample(5, 9))], &[]).expect("writes");
+        drop(history);
+        let earlier = Connection::open(&path).expect("opens");
+        for measure in Measure::ALL.into_iter().filter(|measure| measure.word().starts_with("net")) {
+            let columns = [("minute", ""), ("hour", ""), ("hour", "peak_")];
+            for (table, prefix) in columns {
+                earlier.execute_batch(&format!("ALTER TABLE {table} DROP COLUMN {prefix}{measure}")).expect("drops");
+            }
+        }
+        earlier.execute_batch("DROP TABLE counter").expect("drops");
+        drop(earlier);
+        let (mut history, notice) = open();
+        assert_eq!(notice, None, "the file is not damaged");
+        let mut later = sample(7, 1);
+        later.counters.0.insert(Measure::NetSent, 40);
+        history.write(Moment(7260), &[(name("a"), later)], &[]).expect("writes");
+        history.maintain().expect("maintains");
+        let window = Window { from: Moment(7200), until: Moment(7320) };
+        let total = history.totals(window, None).expect("reads").remove(0).1;
+        assert_eq!((total.usage.get(Measure::Cpu), total.usage.get(Measure::NetSent)), (Some(12), Some(40)));
+        assert_eq!(total.usage.get(Measure::Net6Sent), None, "not measured is no zero");
+    }
 }

@@ -11,6 +11,11 @@ const WORTH_TELLING: u64 = 10;
 /// A tenant that its processor limit held back for less than 1/`THROTTLED` of the time has no incident.
 const THROTTLED: u64 = 10;
 
+/// The sample of a tenant that is down, for what is known of it nevertheless.
+fn unmeasured() -> Sample {
+    Sample { seconds: PERIOD.as_secs(), usage: Usage::default(), counters: Usage::default() }
+}
+
 impl RecorderState {
     pub(super) fn snapshot(&mut self, tenant: &TenantName, at: Moment) -> Snapshot {
         // Just after a sample the time since it is too short, so the sample itself is used.
@@ -119,7 +124,7 @@ impl RecorderState {
             }
             live.sampled = (Instant::now(), reading.clone());
             live.seen = reading;
-            samples.insert(tenant.clone(), Sample { seconds, usage });
+            samples.insert(tenant.clone(), Sample { seconds, usage, counters: Usage::default() });
         }
         let used = samples.iter().map(|(tenant, sample)| (tenant.clone(), sample.usage.clone())).collect();
         let seconds = samples.values().map(|sample| sample.seconds).max().unwrap_or(1);
@@ -128,9 +133,7 @@ impl RecorderState {
         self.busy = busy;
         for (tenant, disk) in &self.disks {
             // The files of a tenant that is down still use disk space.
-            let sample = samples
-                .entry(tenant.clone())
-                .or_insert_with(|| Sample { seconds: PERIOD.as_secs(), usage: Usage::default() });
+            let sample = samples.entry(tenant.clone()).or_insert_with(unmeasured);
             sample.usage.0.insert(Measure::Disk, disk.bytes.used);
             sample.usage.0.extend(disk.inodes.map(|inodes| (Measure::Inodes, inodes.used)));
         }

@@ -47,6 +47,8 @@ const SORTS: &[(char, Option<Measure>)] = &[
     ('r', Some(Measure::IoRead)),
     ('w', Some(Measure::IoWrite)),
     ('d', Some(Measure::Disk)),
+    ('s', Some(Measure::NetSent)),
+    ('v', Some(Measure::NetReceived)),
     ('n', None),
 ];
 
@@ -318,7 +320,7 @@ pub(super) mod tests {
         let shown = screen(&top, 120, 30).join("\n");
         for part in [
             "bailiwick top: carol",
-            "memory             1000.0M   1000.0M      1.0G     97.6%",
+            "memory                 1000.0M   1000.0M      1.0G     97.6%",
             "faults: memory=3, x\\u{1b}[2J=1",
             "cpu: up to 100.0% of 100.0%",
             "memory: not measured",

@@ -2,7 +2,7 @@
 
 use super::{KEYS, Mode, Order, SORTS, Top};
 use crate::output::visible;
-use crate::usage::{NO_IO, average, cache, fault_words, fullest, lacks_io, limit, peak};
+use crate::usage::{NO_IO, average, cache, fault_words, fullest, has_traffic, lacks_io, limit, peak};
 use bailiwick_proto::control::ServiceStatus;
 use bailiwick_types::{Measure, Point, ServiceState, TenantName, TenantUsage, percent};
 use ratatui::Frame;
@@ -22,6 +22,8 @@ struct Column {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
     Used(Measure),
+    /// The same, if somebody has sent or received something.
+    Traffic(Measure),
     Limit(Measure),
     Cache,
     /// The services that run, and those that fail.
@@ -37,6 +39,8 @@ const COLUMNS: &[Column] = &[
     Column { title: "READ", width: 9, what: What::Used(Measure::IoRead) },
     Column { title: "WRITE", width: 9, what: What::Used(Measure::IoWrite) },
     Column { title: "DISK", width: 8, what: What::Used(Measure::Disk) },
+    Column { title: "SENT", width: 9, what: What::Traffic(Measure::NetSent) },
+    Column { title: "RECEIVED", width: 9, what: What::Traffic(Measure::NetReceived) },
     Column { title: "RUN/FAIL", width: 8, what: What::Services },
     Column { title: "CACHE", width: 8, what: What::Cache },
     Column { title: "CPU-LIM", width: 8, what: What::Limit(Measure::Cpu) },
@@ -47,7 +51,7 @@ const COLUMNS: &[Column] = &[
 impl Column {
     fn cell(&self, tenant: &TenantUsage) -> String {
         let text = match self.what {
-            What::Used(measure) => average(&tenant.total, measure),
+            What::Used(measure) | What::Traffic(measure) => average(&tenant.total, measure),
             What::Limit(measure) => limit(&tenant.limits, measure),
             What::Cache => cache(&tenant.total),
             What::Services => service_counts(tenant),
@@ -66,6 +70,9 @@ const REST: &str = " NEAREST LIMIT, FAULTS";
 /// The measures whose history is drawn for one tenant.
 const HISTORIES: &[Measure] =
     &[Measure::Cpu, Measure::Memory, Measure::Tasks, Measure::IoRead, Measure::IoWrite, Measure::Disk];
+
+/// Those that follow when its traffic is measured.
+const TRAFFIC: &[Measure] = &[Measure::NetSent, Measure::NetReceived];
 
 impl Top {
     /// Draws the whole screen, on a terminal of any size.
@@ -114,7 +121,9 @@ impl Top {
         let listed = self.listed();
         let longest = listed.iter().map(|tenant| tenant.tenant.as_str().len()).max().unwrap_or(0);
         let name_width = u16::try_from(longest).unwrap_or(u16::MAX).clamp(8, 32);
-        let columns = fitting_columns(area.width.saturating_sub(name_width));
+        let traffic = has_traffic(listed.iter().map(|tenant| &tenant.total));
+        let shown = COLUMNS.iter().filter(|column| traffic || !matches!(column.what, What::Traffic(_)));
+        let columns = &fitting_columns(shown, area.width.saturating_sub(name_width));
         let mut widths = vec![Constraint::Length(name_width)];
         widths.extend(columns.iter().map(|column| Constraint::Length(column.width)));
         widths.push(Constraint::Min(0));
@@ -127,11 +136,11 @@ impl Top {
     }
 
     /// The titles of the columns.
-    fn header(&self, columns: &[Column]) -> Vec<String> {
+    fn header(&self, columns: &[&Column]) -> Vec<String> {
         let mut titles = vec![self.marked("TENANT", None)];
         for column in columns {
             let title = match column.what {
-                What::Used(measure) => self.marked(column.title, Some(measure)),
+                What::Used(measure) | What::Traffic(measure) => self.marked(column.title, Some(measure)),
                 What::Limit(_) | What::Cache | What::Services => column.title.to_owned(),
             };
             titles.push(column.aligned(&title));
@@ -158,17 +167,19 @@ impl Top {
         limits.lines.extend(self.data.services.iter().map(service_line));
         // Side by side on a wide terminal, else one below the other.
         let [numbers, histories] = if area.width >= 100 {
-            Layout::horizontal([Constraint::Length(56), Constraint::Min(0)]).spacing(2).areas(area)
+            Layout::horizontal([Constraint::Length(60), Constraint::Min(0)]).spacing(2).areas(area)
         } else {
             let height = u16::try_from(limits.lines.len()).unwrap_or(u16::MAX).min(area.height / 2 + area.height % 2);
             Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(area)
         };
         frame.render_widget(Paragraph::new(limits), numbers);
-        let height = if usize::from(histories.height) >= HISTORIES.len() * 4 { 4 } else { 2 };
+        let traffic = if tenant.total.usage.get(Measure::NetSent).is_some() { TRAFFIC } else { &[] };
+        let measures: Vec<Measure> = HISTORIES.iter().chain(traffic).copied().collect();
+        let height = if usize::from(histories.height) >= measures.len() * 4 { 4 } else { 2 };
         let areas =
             (0..histories.height / height).map(|number| Rect { y: histories.y + number * height, height, ..histories });
-        for (measure, area) in HISTORIES.iter().zip(areas) {
-            self.draw_history(*measure, tenant, frame, area);
+        for (measure, area) in measures.into_iter().zip(areas) {
+            self.draw_history(measure, tenant, frame, area);
         }
     }
 
@@ -195,22 +206,24 @@ fn service_counts(tenant: &TenantUsage) -> String {
     tenant.services.map(|counts| format!("{}/{}", counts.running, counts.failing)).unwrap_or_default()
 }
 
-/// The columns that fit into a width, in characters.
-fn fitting_columns(width: u16) -> &'static [Column] {
+/// The first of these columns that fit into a width, in characters.
+fn fitting_columns(columns: impl Iterator<Item = &'static Column>, width: u16) -> Vec<&'static Column> {
     /// Width kept free for the nearest limit, which is more useful than the columns of limits and cache.
     const NEAREST: u16 = 24;
     let mut left = width;
-    for (index, column) in COLUMNS.iter().enumerate() {
-        let spare = if matches!(column.what, What::Used(_)) { 0 } else { NEAREST };
+    let mut fitting = Vec::new();
+    for column in columns {
+        let spare = if matches!(column.what, What::Used(_) | What::Traffic(_)) { 0 } else { NEAREST };
         if left <= column.width + spare {
-            return &COLUMNS[..index];
+            break;
         }
         left = left.saturating_sub(column.width + 1);
+        fitting.push(column);
     }
-    COLUMNS
+    fitting
 }
 
-fn list_row<'a>(columns: &[Column], tenant: &TenantUsage) -> Row<'a> {
+fn list_row<'a>(columns: &[&Column], tenant: &TenantUsage) -> Row<'a> {
     let mut cells = vec![tenant.tenant.to_string()];
     cells.extend(columns.iter().map(|column| column.cell(tenant)));
     cells.push(nearest_limit(tenant));
@@ -243,7 +256,7 @@ fn help() -> Text<'static> {
 fn tenant_lines(tenant: &TenantUsage) -> Text<'static> {
     let row = |cells: [&str; 5]| {
         let [name, rest @ ..] = cells;
-        format!("{name:<16}{}", rest.map(|cell| format!("{cell:>10}")).concat())
+        format!("{name:<20}{}", rest.map(|cell| format!("{cell:>10}")).concat())
     };
     let bold = Style::new().add_modifier(Modifier::UNDERLINED);
     let mut lines = vec![Line::styled(row(["MEASURE", "AVERAGE", "PEAK", "LIMIT", "PART"]), bold)];
@@ -315,6 +328,26 @@ mod tests {
             "enter details, / filter, ? help, q quit",
         ];
         assert_eq!(screen(&loaded(), 200, 7), golden);
+    }
+
+    #[test]
+    fn traffic_is_shown_when_there_is_some() {
+        let mut with = data();
+        with.tenants[0].total.usage.0.extend([(Measure::NetSent, 100 << 20), (Measure::NetReceived, 0)]);
+        let mut top = loaded();
+        assert!(!screen(&top, 200, 7)[1].contains("SENT"));
+        top.update(Ok(Data { points: points(), ..with }));
+        press(&mut top, "s");
+        let shown = screen(&top, 200, 7);
+        assert!(shown[1].contains("     DISK     SENTv  RECEIVED RUN/FAIL "), "{shown:?}");
+        assert!(shown[2].contains("     1.0M/s       0/s "), "{shown:?}");
+        assert!(shown[2].starts_with("alice"), "{shown:?}");
+        press(&mut top, "enter");
+        let shown = screen(&top, 120, 30).join("\n");
+        assert!(
+            shown.contains("net_sent: not measured") && shown.contains("net_sent                1.0M/s"),
+            "{shown}"
+        );
     }
 
     #[test]
