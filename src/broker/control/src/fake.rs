@@ -1,14 +1,18 @@
-//! For tests: the services of a host with one tenant, and a warden with given replies.
+//! For tests: the services of a host with one tenant, a warden and a `bailiwick-net` with given replies.
 
 use crate::services::Services;
 use crate::transport;
 use bailiwick_policy::{Sleep, Tenant};
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
+use bailiwick_proto::net::MAX_NET_REQUEST;
 use bailiwick_proto::warden::RosterEntry;
-use bailiwick_proto::{Incoming, WARDEN_SOCKET, WardenReply, WardenRequest};
-use bailiwick_types::{Access, Period, TenantName};
+use bailiwick_proto::{Incoming, NetReply, NetRequest, WARDEN_SOCKET, WardenReply, WardenRequest};
+use bailiwick_types::{Access, NetworkConnection, NetworkFacts, NetworkTraffic, Period, TenantName};
+use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -82,6 +86,76 @@ pub(crate) fn warden_at(
             all.spawn(async move { serve(stream, &*answer).await });
         }
     })
+}
+
+/// The answer of the fake `bailiwick-net` to a request.
+#[derive(Debug)]
+pub(crate) enum NetAnswer {
+    Reply(NetReply),
+    /// Send these bytes, which may be no message.
+    Bytes(Vec<u8>),
+    /// Close the connection.
+    Close,
+}
+
+/// Starts a fake `bailiwick-net` at a socket, on threads that end with the process. Returns how many connections it had.
+pub(crate) fn net_at(
+    socket: &Path,
+    answer: impl Fn(NetRequest) -> NetAnswer + Send + Sync + 'static,
+) -> Arc<AtomicU32> {
+    std::fs::create_dir_all(socket.parent().expect("a directory")).expect("makes");
+    let listener = std::os::unix::net::UnixListener::bind(socket).expect("binds");
+    let (answer, made) = (Arc::new(answer), Arc::<AtomicU32>::default());
+    let count = Arc::clone(&made);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            count.fetch_add(1, Ordering::Relaxed);
+            let (stream, answer) = (stream.expect("accepts"), Arc::clone(&answer));
+            std::thread::spawn(move || serve_net(&stream, &*answer));
+        }
+    });
+    made
+}
+
+fn serve_net(mut stream: &std::os::unix::net::UnixStream, answer: &impl Fn(NetRequest) -> NetAnswer) {
+    let mut incoming = Incoming::new(MAX_NET_REQUEST, 0);
+    let soon = || std::time::Instant::now() + std::time::Duration::from_secs(3600);
+    while let Ok((request, _)) = bailiwick_proto::transport::receive(stream, &mut incoming, soon()) {
+        match answer(request) {
+            NetAnswer::Reply(reply) => {
+                bailiwick_proto::transport::send(stream, &reply, MAX_REPLY, &[]).expect("sends");
+            }
+            NetAnswer::Bytes(bytes) => stream.write_all(&bytes).expect("sends"),
+            NetAnswer::Close => return,
+        }
+    }
+}
+
+/// The network of a tenant whose jail is connected.
+pub(crate) fn facts(tenant: &TenantName) -> NetworkFacts {
+    NetworkFacts {
+        tenant: tenant.clone(),
+        link: Some("bw0".to_owned()),
+        is_up: true,
+        addresses: vec!["100.64.0.2".parse().expect("an address")],
+        traffic: NetworkTraffic::default(),
+        month: 0,
+        refused: BTreeMap::new(),
+        differences: Vec::new(),
+    }
+}
+
+/// A connection of a jail.
+pub(crate) fn connection() -> NetworkConnection {
+    NetworkConnection {
+        protocol: "tcp".to_owned(),
+        source: "100.64.0.2".parse().expect("an address"),
+        source_port: Some(40_000),
+        destination: "192.0.2.1".parse().expect("an address"),
+        destination_port: Some(443),
+        state: Some("ESTABLISHED".to_owned()),
+        expires: 300,
+    }
 }
 
 async fn serve(stream: UnixStream, answer: &(impl Fn(WardenRequest) -> Answer + Sync)) {

@@ -9,13 +9,14 @@
 //!   `refusals`, `sync`, `transport`, `unavailable`, `web_sockets`
 //! - who asks, and what is open: `comparison`, `door`, `init_client`, `permission`, `places`, `sessions`,
 //!   `start_failures`, `warden_link`
-//! - clients of other programs: `ftp`, `init_health`, `job`, `service_orders`, `warden_client`
+//! - clients of other programs: `ftp`, `init_health`, `job`, `net_client`, `service_orders`,
+//!   `warden_client`
 //! - the policy: `crontabs`, `policy_store`
 //! - what is kept: `policy_copies`, `recorder`, `tenants`, `timers`
 //! - callers and ends: `callers`, `connections`, `inits`, `records`, `refused_requests`, `session_end`
 //! - changes: `reconciler`, `service_keeper`, `waking`
 //! - entries: `ftp_entry`, `session_entry`
-//! - rounds and views: `audits`, `init_watch`, `overview`, `sleeping`, `timer_runner`, `waker`
+//! - rounds and views: `audits`, `init_watch`, `networks`, `overview`, `sleeping`, `timer_runner`, `waker`
 //! - the wiring: `services`
 //! - the socket: `server`
 
@@ -38,6 +39,8 @@ mod init_watch;
 mod inits;
 mod job;
 mod listener_set;
+mod net_client;
+mod networks;
 mod overview;
 mod own_dir;
 mod permission;

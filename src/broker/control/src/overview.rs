@@ -4,6 +4,7 @@ use crate::audits::add_sessions;
 use crate::comparison::{actual_now, cannot_start, declared};
 use crate::init_client;
 use crate::inits::Inits;
+use crate::net_client::{NetClient, NetError};
 use crate::permission::OperatorPermission;
 use crate::policy_copies::PolicyCopies;
 use crate::policy_store::{Loaded, unknown};
@@ -41,6 +42,7 @@ pub(crate) struct Overview {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) copies: Arc<PolicyCopies>,
     pub(crate) service_keeper: Arc<ServiceKeeper>,
+    pub(crate) net: Arc<NetClient>,
     /// When this program started.
     pub(crate) started: Instant,
 }
@@ -81,6 +83,7 @@ impl Overview {
                 (kept, no_web) = (reserve, web);
             }
         }
+        problems.extend(self.network_problems().await);
         let policy = Box::new(self.tenants.policy.status(self.refusals.total()));
         // Without a warden no copy can be written, and that problem is already in the list.
         let no_copy = self.copies.problem().filter(|_| warden.is_some());
@@ -97,6 +100,15 @@ impl Overview {
             web: no_web,
             sessions: self.sessions.total(),
             policy,
+        }
+    }
+
+    /// What is wrong with the network, as sentences. Nothing on a host without a socket of `bailiwick-net`.
+    async fn network_problems(&self) -> Vec<String> {
+        let asked = self.net.with(|link| Ok(link.problems()));
+        match tokio::time::timeout(STATUS_TIME, asked).await {
+            Ok(problems) => problems.unwrap_or_else(|failure| vec![failure.message]),
+            Err(_) => vec![NetError::Late.to_string()],
         }
     }
 

@@ -297,6 +297,15 @@ impl Connection {
             Request::Purge { tenant } => {
                 Reply::Outcome(vec![services.reconciler.purge(caller.operator()?, &tenant).await])
             }
+            Request::Network { tenant, connections } => {
+                let permission = caller.operator()?;
+                let mut network = services.networks.of(permission, &tenant).await?;
+                if connections {
+                    let (listed, cut) = services.networks.connections(permission, tenant).await?;
+                    (network.connections, network.cut) = (Some(listed), cut);
+                }
+                Reply::Network(Box::new(network))
+            }
             // Sessions and timers.
             Request::Sessions { tenants } => Reply::Sessions(services.session_end.list(caller.operator()?, &tenants)?),
             Request::Connections { tenants } => {
@@ -493,9 +502,10 @@ mod tests {
             R::Services { .. } => 28,
             R::ServiceVerb { .. } => 29,
             R::Connections { .. } => 30,
+            R::Network { .. } => 31,
         }
     }
-    const KINDS: usize = 31;
+    const KINDS: usize = 32;
 
     fn requests() -> Vec<(ControlRequest, May)> {
         use ControlRequest as R;
@@ -552,6 +562,7 @@ mod tests {
             (R::Timers { tenants: own() }, Operators),
             (R::Sessions { tenants: own() }, Operators),
             (R::Connections { tenants: own() }, Operators),
+            (R::Network { tenant: alice(), connections: true }, Operators),
             (R::EndSessions { sessions: Vec::new(), tenants: own(), reason: None }, Operators),
             (R::Services { tenants: own() }, Everybody),
             (R::Services { tenants: others() }, Operators),

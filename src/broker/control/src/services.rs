@@ -7,6 +7,8 @@ use crate::ftp::Ftp;
 use crate::ftp_entry::FtpEntry;
 use crate::init_watch::InitWatch;
 use crate::inits::Inits;
+use crate::net_client::{NetClient, NetLink};
+use crate::networks::Networks;
 use crate::overview::Overview;
 use crate::own_dir;
 use crate::places::Places;
@@ -33,7 +35,7 @@ use crate::warden_client::WardenClient;
 use crate::warden_link::WardenLink;
 use crate::web_sockets::{DescriptorStore, WebSockets};
 use bailiwick_policy::Host;
-use bailiwick_proto::{CONTROL_DIR, Failure, WARDEN_SOCKET};
+use bailiwick_proto::{CONTROL_DIR, Failure, NET_SOCKET, WARDEN_SOCKET};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,6 +65,7 @@ pub struct Services {
     pub(crate) timer_runner: Arc<TimerRunner>,
     pub(crate) init_watch: Arc<InitWatch>,
     pub(crate) service_keeper: Arc<ServiceKeeper>,
+    pub(crate) networks: Networks,
     pub(crate) overview: Overview,
     pub(crate) audits: Audits,
 }
@@ -162,6 +165,8 @@ impl Services {
         let service_keeper =
             Arc::new(ServiceKeeper::new(Arc::clone(&tenants), Arc::clone(&inits), sockets, counter, wake_keeper));
         let places = Places::new(bailiwick_sys::credential::open_files());
+        let net = Arc::new(NetClient::new(NetLink::new(host.runtime_dir.join(NET_SOCKET))));
+        let networks = Networks::new(Arc::clone(&tenants), Arc::clone(&net));
         let overview = Overview {
             tenants: Arc::clone(&tenants),
             inits: Arc::clone(&inits),
@@ -171,6 +176,7 @@ impl Services {
             recorder: Arc::clone(&recorder),
             copies: Arc::clone(&copies),
             service_keeper: Arc::clone(&service_keeper),
+            net,
             started: Instant::now(),
         };
         let audits = Audits {
@@ -201,6 +207,7 @@ impl Services {
             timer_runner,
             init_watch,
             service_keeper,
+            networks,
             overview,
             audits,
         }))

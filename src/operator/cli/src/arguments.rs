@@ -147,6 +147,16 @@ pub(crate) enum Command {
     },
     /// Print what the services of a tenant wrote
     Logs(LogOptions),
+    /// Show the network of a tenant: addresses, traffic, and what was refused
+    Network {
+        /// Name of the tenant
+        tenant: TenantName,
+        /// Also list its open connections
+        #[arg(long)]
+        connections: bool,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Start jails
     Start {
         #[command(flatten)]
@@ -536,7 +546,7 @@ mod tests {
             .take_while(|line| !line.is_empty())
             .filter_map(|line| line.split_whitespace().next())
             .collect();
-        let golden = "check dump doctor plan apply list show status exec shell sessions timers service logs start stop restart suspend unsuspend \
+        let golden = "check dump doctor plan apply list show status exec shell sessions timers service logs network start stop restart suspend unsuspend \
                       freeze thaw sleep wake create delete audit usage history top faults incidents reload password keys web generate help";
         assert_eq!(listed, golden.split_whitespace().collect::<Vec<_>>());
     }
@@ -573,6 +583,7 @@ mod tests {
             "sessions kill --tenant a --json",
             "sessions --config /tmp kill 0f3a91c7",
             "show a",
+            "network a --connections --json",
             "shell a --user root",
             "suspend a --reason unpaid",
             "create a --plan small --profile shell --login b",

@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod limit_probe;
 mod logs;
+mod network;
 mod output;
 mod password;
 mod recorded;
@@ -24,9 +25,9 @@ mod window;
 use arguments::{Arguments, Command, Generate, SessionCommand, SessionOptions, WindowOptions};
 use bailiwick_client::{Daemon, SessionSpec, StreamKind, exec_failure};
 use bailiwick_declare::StateChange;
-use bailiwick_proto::Failure;
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::control::Verb;
+use bailiwick_proto::{ControlRequest, Failure};
 use bailiwick_types::{ExitStatus, TenantName};
 use clap::Parser;
 use output::Form;
@@ -102,6 +103,9 @@ fn run(config: &Path, command: Command) -> Result<u8, Failure> {
         Command::Timers { tenants, format } => done(sessions::timers(&daemon()?, tenants.tenants, format.into()))?,
         Command::Service { what } => done(service::run(&daemon()?, what))?,
         Command::Logs(options) => done(logs::run(&daemon()?, config, options))?,
+        Command::Network { tenant, connections, format } => {
+            done(network::run(&daemon()?, ControlRequest::Network { tenant, connections }, format.into()))?
+        }
         Command::List { format } => done(inspect::list(&daemon()?, format.into()))?,
         Command::Show { tenant, format } => done(inspect::show(&daemon()?, tenant, format.into()))?,
         Command::Status { format } => inspect::status(&daemon()?, config, format.into())?,

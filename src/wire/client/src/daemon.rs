@@ -23,6 +23,7 @@ fn waited_for(request: &ControlRequest) -> &'static str {
     match request {
         ControlRequest::Exec(_) | ControlRequest::Login(_) => "bailiwickd and init of the jail",
         ControlRequest::EndSessions { .. } => "bailiwickd and the clients of the sessions",
+        ControlRequest::Network { .. } => "bailiwickd and bailiwick-net",
         _ => "bailiwickd",
     }
 }

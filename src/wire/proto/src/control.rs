@@ -6,9 +6,9 @@ use crate::{Bytes, Failure};
 pub use bailiwick_types::TenantState;
 use bailiwick_types::{
     AuditReport, Change, Door, ExitStatus, Fault, FrozenBy, FtpUser, HostSocketName, HostUid, IdRange, ImageName,
-    Incident, LentSocket, LimitReport, Mail, Measure, PasswordHash, PlanName, Point, Profile, ServiceName,
-    ServiceReport, ServiceVerb, SessionId, SessionRecord, SocketName, TenantName, TenantUsage, TimerReport, Usage,
-    Window,
+    Incident, LentSocket, LimitReport, Mail, Measure, NetworkConnection, NetworkFacts, PasswordHash, PlanName, Point,
+    Profile, ServiceName, ServiceReport, ServiceVerb, SessionId, SessionRecord, SocketName, TenantName, TenantUsage,
+    TimerReport, Usage, Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -177,6 +177,14 @@ pub enum ControlRequest {
         /// The tenants.
         tenants: Vec<TenantName>,
     },
+    /// Get the network of a tenant.
+    Network {
+        /// The tenant.
+        tenant: TenantName,
+        /// Whether to list its open connections.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        connections: bool,
+    },
     /// End these sessions, and all sessions of these tenants. At least one of the lists is not empty.
     EndSessions {
         /// The sessions.
@@ -321,6 +329,8 @@ pub enum ControlReply {
     Sessions(Vec<SessionRecord>),
     /// To `Connections`: those that were accepted or wait, by tenant and socket. Only sockets with connections.
     Connections(BTreeMap<TenantName, BTreeMap<SocketName, u64>>),
+    /// To `Network`.
+    Network(Box<TenantNetwork>),
     /// To `EndSessions`.
     EndedSessions {
         /// The sessions that have ended.
@@ -525,6 +535,20 @@ pub struct SocketStatus {
     pub problem: Option<String>,
     /// What init reports of its relay; `None` when it has none.
     pub relay: Option<ServiceReport>,
+}
+
+/// The network of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantNetwork {
+    /// What the router says of it.
+    #[serde(flatten)]
+    pub facts: NetworkFacts,
+    /// Its open connections, at most [`crate::net::MOST_CONNECTIONS`]; `None` when they were not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Vec<NetworkConnection>>,
+    /// Whether there are more connections.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
 }
 
 /// What was done for one tenant.

@@ -16,6 +16,8 @@ pub const UNREAD: Duration = Duration::from_secs(5);
 pub const CHANGE: Duration = Duration::from_secs(60);
 /// A program without a user in front of it (the recorder, the PAM module) waits for one answer.
 pub const ANSWER: Duration = Duration::from_secs(30);
+/// `bailiwickd` waits for `bailiwick-net` to answer a question.
+pub const NET_ANSWER: Duration = Duration::from_secs(5);
 /// A client waits for a daemon that is being restarted to listen again.
 pub const RESTART: Duration = Duration::from_secs(5);
 /// The pause between two attempts to reach a daemon that is being restarted.

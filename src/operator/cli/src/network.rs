@@ -1,0 +1,186 @@
+//! `network`: prints what the router says of a tenant's network.
+//!
+//! Danger: others choose whom a jail is connected to, and texts come from another program. Tables escape them.
+
+use crate::output::{self, Form, visible};
+use crate::table::{pairs, render};
+use bailiwick_client::{AskError, Daemon};
+use bailiwick_proto::control::TenantNetwork;
+use bailiwick_proto::{ControlReply, ControlRequest, Failure};
+use bailiwick_types::{ByteSize, NetworkConnection, NetworkFacts, Period, Traffic};
+use std::net::{IpAddr, SocketAddr};
+
+/// `bailiwick network`. `request` is [`ControlRequest::Network`].
+pub(crate) fn run(daemon: &Daemon, request: ControlRequest, form: Form) -> Result<(), Failure> {
+    let ControlReply::Network(network) = daemon.ask(&request)? else { return Err(AskError::Unexpected.into()) };
+    output::show(form, &*network, text)
+}
+
+fn text(network: &TenantNetwork) -> String {
+    let facts = &network.facts;
+    let addresses: Vec<String> = facts.addresses.iter().map(IpAddr::to_string).collect();
+    let mut out = pairs([
+        ("tenant", facts.tenant.to_string()),
+        ("link", link(facts)),
+        ("addresses", addresses.join(", ")),
+        ("this month", ByteSize(facts.month).rounded()),
+    ]);
+    let header = ["FAMILY", "SENT", "SENT-PACKETS", "RECEIVED", "RECEIVED-PACKETS"];
+    let families = [family("ipv4", facts.traffic.ipv4), family("ipv6", facts.traffic.ipv6)];
+    out.push_str(&format!("\n{}", render(&header, families)));
+    if !facts.refused.is_empty() {
+        let row = |(reason, count): (&bailiwick_types::RefusedPacket, &u64)| {
+            vec![reason.word().to_owned(), count.to_string(), reason.text().to_owned()]
+        };
+        out.push_str(&format!("\n{}", render(&["REFUSED", "PACKETS", "BECAUSE"], facts.refused.iter().map(row))));
+    }
+    if let Some(connections) = &network.connections {
+        let header = ["PROTOCOL", "SOURCE", "DESTINATION", "STATE", "EXPIRES"];
+        out.push_str(&format!("\n{}", render(&header, connections.iter().map(connection))));
+        if network.cut {
+            out.push_str(&format!("there are more than these {} connections\n", connections.len()));
+        }
+    }
+    if !facts.differences.is_empty() {
+        out.push('\n');
+    }
+    for difference in &facts.differences {
+        out.push_str(&format!("warning: {}\n", visible(difference)));
+    }
+    out
+}
+
+fn link(facts: &NetworkFacts) -> String {
+    match (&facts.link, facts.is_up) {
+        (None, _) => String::new(),
+        (Some(link), true) => format!("{link}, up"),
+        (Some(link), false) => format!("{link}, down"),
+    }
+}
+
+fn family(name: &str, traffic: Traffic) -> Vec<String> {
+    let Traffic { sent, received } = traffic;
+    let volumes = [sent, received].map(|volume| [ByteSize(volume.bytes).rounded(), volume.packets.to_string()]);
+    std::iter::once(name.to_owned()).chain(volumes.into_iter().flatten()).collect()
+}
+
+fn connection(connection: &NetworkConnection) -> Vec<String> {
+    let NetworkConnection { protocol, source, source_port, destination, destination_port, state, expires } = connection;
+    vec![
+        protocol.clone(),
+        end(*source, *source_port),
+        end(*destination, *destination_port),
+        state.clone().unwrap_or_default(),
+        Period(u64::from(*expires)).to_string(),
+    ]
+}
+
+/// An address with its port, if it has one: `192.0.2.1:443`, `[2001:db8::1]:443`.
+fn end(address: IpAddr, port: Option<u16>) -> String {
+    port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_client::fake;
+    use bailiwick_types::{ExitStatus, NetworkTraffic, RefusedPacket, TenantName, Volume};
+    use std::collections::BTreeMap;
+
+    fn alice() -> TenantName {
+        "alice".parse().expect("valid")
+    }
+
+    fn network() -> TenantNetwork {
+        let volume = |bytes, packets| Volume { bytes, packets };
+        let ipv4 = Traffic { sent: volume(1536, 3), received: volume(3 << 30, 2_000_000) };
+        let connection =
+            |protocol: &str, destination: &str, port: Option<u16>, state: Option<&str>| NetworkConnection {
+                protocol: protocol.to_owned(),
+                source: "100.64.0.2".parse().expect("valid"),
+                source_port: port.map(|_| 40_000),
+                destination: destination.parse().expect("valid"),
+                destination_port: port,
+                state: state.map(str::to_owned),
+                expires: 90,
+            };
+        TenantNetwork {
+            facts: NetworkFacts {
+                tenant: alice(),
+                link: Some("bw3".to_owned()),
+                is_up: true,
+                addresses: vec!["100.64.0.2".parse().expect("valid"), "fd00::2".parse().expect("valid")],
+                traffic: NetworkTraffic { ipv4, ipv6: Traffic::default() },
+                month: 5 << 30,
+                refused: BTreeMap::from([(RefusedPacket::Dns, 12), (RefusedPacket::Smtp, 1)]),
+                differences: vec!["the limit of connections is 5\u{1b}[2J".to_owned()],
+            },
+            connections: Some(vec![
+                connection("tcp", "2001:db8::1", Some(443), Some("ESTABLISHED\u{1b}")),
+                connection("1", "192.0.2.1", None, None),
+            ]),
+            cut: true,
+        }
+    }
+
+    #[test]
+    fn a_network_is_shown() {
+        let golden = "\
+tenant      alice
+link        bw3, up
+addresses   100.64.0.2, fd00::2
+this month  5.0G
+
+FAMILY  SENT  SENT-PACKETS  RECEIVED  RECEIVED-PACKETS
+ipv4    1.5K  3             3.0G      2000000
+ipv6    0     0             0         0
+
+REFUSED  PACKETS  BECAUSE
+dns      12       to port 53 of a host that is not a resolver of the tenant
+smtp     1        to a port of SMTP
+
+PROTOCOL  SOURCE            DESTINATION        STATE              EXPIRES
+tcp       100.64.0.2:40000  [2001:db8::1]:443  ESTABLISHED\\u{1b}  1m30s
+1         100.64.0.2        192.0.2.1          -                  1m30s
+there are more than these 2 connections
+
+warning: the limit of connections is 5\\u{1b}[2J
+";
+        assert_eq!(text(&network()), golden);
+        let down = NetworkFacts { link: None, is_up: false, addresses: Vec::new(), ..network().facts };
+        let quiet = NetworkFacts { refused: BTreeMap::new(), differences: Vec::new(), ..down };
+        let shown = text(&TenantNetwork { facts: quiet, connections: None, cut: false });
+        let golden = "tenant      alice\nlink        -\naddresses   -\nthis month  5.0G\n\nFAMILY";
+        assert!(shown.starts_with(golden) && shown.ends_with("ipv6    0     0             0         0\n"), "{shown}");
+    }
+
+    #[test]
+    fn json_is_flat_and_reads_as_it_is_written() {
+        let json = output::in_form(Form::Json, &network(), text);
+        assert!(!json.contains('\u{1b}'));
+        assert_eq!(serde_json::from_str::<TenantNetwork>(&json).expect("valid"), network());
+        let json: serde_json::Value = serde_json::from_str(&json).expect("valid");
+        assert_eq!((&json["link"], &json["refused"]["dns"]), (&"bw3".into(), &12.into()));
+        assert_eq!(json["connections"][0]["destination_port"], 443);
+        let without = TenantNetwork { connections: None, cut: false, ..network() };
+        let json = serde_json::to_value(without).expect("JSON");
+        assert!(json.get("connections").is_none() && json.get("cut").is_none());
+    }
+
+    #[test]
+    fn the_status_is_that_of_bailiwickd() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let refused = Failure::of(ExitStatus::Refused, "alice has no network: write mode");
+        let answers = vec![
+            vec![ControlReply::Network(Box::new(network()))],
+            vec![ControlReply::Failed(refused.clone())],
+            vec![ControlReply::Noted],
+        ];
+        let (daemon, served) = fake(temp.path(), answers);
+        let request = || ControlRequest::Network { tenant: alice(), connections: true };
+        let statuses = [0, 1, 2].map(|_| run(&daemon, request(), Form::Text));
+        assert_eq!(statuses[..2], [Ok(()), Err(refused)]);
+        assert_eq!(statuses[2].as_ref().expect_err("another reply").status, ExitStatus::Failed);
+        assert_eq!(served.join().expect("served"), [request(), request(), request()]);
+    }
+}
