@@ -89,6 +89,15 @@ measures! {
     Net6Received = "net6_received" Sum Bytes, "The part of `net_received` that was received by IPv6.";
 }
 
+impl Measure {
+    /// Whether it counts what a tenant sends or receives over the network.
+    #[must_use]
+    pub fn is_traffic(self) -> bool {
+        matches!(self, Self::NetSent | Self::NetReceived | Self::NetSentPackets | Self::NetReceivedPackets)
+            || matches!(self, Self::Net6Sent | Self::Net6Received)
+    }
+}
+
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.word())
@@ -317,6 +326,7 @@ mod tests {
             (Measure::Net6Received, 5),
         ];
         assert_eq!(usage.0, golden.into());
+        assert!(Measure::ALL.into_iter().all(|measure| measure.is_traffic() == usage.get(measure).is_some()));
     }
 
     fn serde_word(measure: Measure) -> String {

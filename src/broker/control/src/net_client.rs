@@ -1,6 +1,7 @@
 //! Questions to `bailiwick-net`, the program that connects jails to the network. Only what reads is asked.
 //!
-//! A link is one connection. It is made for the first question, and anew when it breaks.
+//! A link is one connection. It is made for the first question, and anew when it breaks. The recorder has one on its own
+//! thread, and the other services share another, so that nobody's question waits for the measurement of all tenants.
 //!
 //! Danger: a reply is believed about the tenants that it was asked for, and about no others. Lists are bounded.
 
@@ -8,7 +9,8 @@ use bailiwick_proto::frame::MAX_REPLY;
 use bailiwick_proto::net::{MAX_NET_REQUEST, MOST_CONNECTIONS, MOST_NETWORKS};
 use bailiwick_proto::{Failure, Incoming, NetReply, NetRequest, TransportError, time_limits, transport};
 use bailiwick_sys::socket;
-use bailiwick_types::{ExitStatus, NetworkConnection, NetworkFacts, TenantName};
+use bailiwick_types::{ExitStatus, NetworkConnection, NetworkFacts, NetworkTraffic, TenantName};
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -82,6 +84,14 @@ impl NetLink {
     /// A link to the socket at this path. It does not connect yet.
     pub(crate) fn new(socket: PathBuf) -> Self {
         Self { socket, stream: None, limit: time_limits::NET_ANSWER }
+    }
+
+    /// What every tenant with a network has sent and received since its counters were made.
+    pub(crate) fn traffic(&mut self) -> Result<BTreeMap<TenantName, NetworkTraffic>, NetError> {
+        match self.ask(&NetRequest::Traffic)? {
+            NetReply::Traffic(traffic) => Ok(traffic),
+            _ => Err(NetError::Unexpected),
+        }
     }
 
     /// The networks of these tenants, each named once, in their order. Those that have none may be left out.

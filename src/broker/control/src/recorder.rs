@@ -5,9 +5,11 @@
 //! size of an incident is bounded, and of faults only the number is kept.
 
 mod sampling;
+mod traffic;
 
 use crate::audit_log::{self, AuditLog, Looked};
 use crate::incident::{IncidentKind, Incidents};
+use crate::net_client::NetLink;
 use crate::policy_store::PolicyStore;
 use crate::pressure::{self, Span};
 use crate::sessions::Sessions;
@@ -19,7 +21,7 @@ use bailiwick_observe::{Gauge, Meter, Reading};
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::warden::{QuotaHit, RosterEntry, WardenEvent};
 use bailiwick_proto::{
-    Failure, Incoming, TransportError, WARDEN_SOCKET, WardenReply, WardenRequest, time_limits, transport,
+    Failure, Incoming, NET_SOCKET, TransportError, WARDEN_SOCKET, WardenReply, WardenRequest, time_limits, transport,
 };
 use bailiwick_sys::proc;
 use bailiwick_sys::watch::{Changes, Watched};
@@ -37,6 +39,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
+use traffic::TrafficMeter;
 
 /// The time between two samples.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -173,6 +176,7 @@ pub(crate) struct RecorderState {
     meter: Option<Meter>,
     live: BTreeMap<TenantName, TenantSampler>,
     disks: BTreeMap<TenantName, DiskFact>,
+    traffic: TrafficMeter,
     /// Faults since the last sample.
     pending: Vec<Pending>,
     incidents: Incidents,
@@ -192,6 +196,8 @@ pub(crate) struct RecorderState {
     busy: u64,
     pressed: BTreeMap<Resource, Instant>,
     complained: Option<Instant>,
+    /// The same for traffic that is not measured.
+    complained_of_traffic: Option<Instant>,
 }
 
 /// Takes the events that have arrived.
@@ -222,6 +228,7 @@ impl RecorderState {
             meter: None,
             live: BTreeMap::new(),
             disks: BTreeMap::new(),
+            traffic: TrafficMeter::new(NetLink::new(host.runtime_dir.join(NET_SOCKET))),
             pending: Vec::new(),
             incidents: Incidents::default(),
             audits: AuditLog::new(sources.own_dir.clone()),
@@ -237,6 +244,7 @@ impl RecorderState {
             busy: proc::busy_micros().unwrap_or(0),
             pressed: BTreeMap::new(),
             complained: None,
+            complained_of_traffic: None,
         })
     }
 

@@ -104,13 +104,15 @@ impl RecorderState {
         for (tenant, count) in self.sources.sessions.take_refused() {
             self.fault(&tenant, LimitKey::Sessions, count);
         }
+        self.read_traffic();
         let mut samples: BTreeMap<TenantName, Sample> = BTreeMap::new();
         let mut faults: Vec<(TenantName, LimitKey, u64)> = Vec::new();
         let mut throttled = Vec::new();
         for (tenant, live) in &mut self.live {
             let Some(meter) = &self.meter else { break };
-            let reading = meter.read(&live.gauge);
-            let mut usage = reading.since(&live.sampled.1);
+            let mut reading = meter.read(&live.gauge);
+            self.traffic.add_to(tenant, &mut reading);
+            let mut usage = traffic::since(&reading, &live.sampled.1);
             usage.0.insert(Measure::Sessions, sessions.get(tenant).copied().unwrap_or(0));
             let seconds = live.sampled.0.elapsed().as_secs().max(1);
             faults.extend(
@@ -131,6 +133,10 @@ impl RecorderState {
         let busy = proc::busy_micros().unwrap_or(self.busy);
         self.last = Some((Instant::now(), Span { seconds, used, busy: busy.saturating_sub(self.busy) }));
         self.busy = busy;
+        for (tenant, counters) in self.traffic.counters() {
+            // A tenant that is down now may have sent something before.
+            samples.entry(tenant.clone()).or_insert_with(unmeasured).counters = counters.clone();
+        }
         for (tenant, disk) in &self.disks {
             // The files of a tenant that is down still use disk space.
             let sample = samples.entry(tenant.clone()).or_insert_with(unmeasured);
@@ -145,6 +151,21 @@ impl RecorderState {
         }
         self.full_disks();
         self.store(samples);
+    }
+
+    /// Reads the counters of traffic. Tenants that nobody knows are ignored.
+    fn read_traffic(&mut self) {
+        if let Err(failure) = self.traffic.read() {
+            let due = self.complained_of_traffic.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME);
+            if due {
+                self.complained_of_traffic = Some(Instant::now());
+                warn!(event = "traffic-not-measured", "what tenants send and receive is not measured: {failure}");
+            }
+        }
+        let (live, disks, loaded) = (&self.live, &self.disks, self.sources.policy.loaded());
+        self.traffic.retain(|tenant| {
+            loaded.policy.tenants.contains_key(tenant) || live.contains_key(tenant) || disks.contains_key(tenant)
+        });
     }
 
     /// btrfs reports no hit of a quota. So a tenant whose usage is at its limit counts as having hit it.
@@ -192,14 +213,18 @@ impl RecorderState {
         const MOST: Duration = Duration::from_secs(30);
         let refreshed = self.refresh();
         refreshed.map_err(|error| Failure::of(ExitStatus::Failed, format!("the warden does not answer: {error}")))?;
+        if self.traffic.answers() {
+            self.read_traffic();
+        }
         let sessions = self.sources.sessions.now();
         let mut found = Vec::new();
         for (tenant, live) in &mut self.live {
             let Some(meter) = &self.meter else { break };
-            let reading = meter.read(&live.gauge);
+            let mut reading = meter.read(&live.gauge);
+            self.traffic.add_to(tenant, &mut reading);
             let recent = live.looked.take().filter(|(at, _)| (LEAST..MOST).contains(&at.elapsed()));
             let (at, before) = recent.unwrap_or_else(|| live.sampled.clone());
-            let mut usage = reading.since(&before);
+            let mut usage = traffic::since(&reading, &before);
             usage.0.insert(Measure::Sessions, sessions.get(tenant).copied().unwrap_or(0));
             if let Some(disk) = self.disks.get(tenant) {
                 usage.0.insert(Measure::Disk, disk.bytes.used);
